@@ -287,10 +287,6 @@ def test_other_results_and_feature_files_are_shown_by_their_history(tmp_path):
 
 def test_arguments_that_make_no_sense_are_refused(tmp_path):
     a = write_result(tmp_path / "a.h5", 150)
-    assert "including the folder" in fails("report", a, tmp_path, exit_code=2)
-    assert "expected a results folder with --untrained, got files" in fails(
-        "report", a, "--untrained", tmp_path, exit_code=2
-    )
     assert "got standard input; hint: name the files" in fails("report", "-", exit_code=2)
     nothing = "got none: none.h5: there is no such file"
     assert nothing in fails("report", tmp_path / "none.h5")
@@ -307,6 +303,13 @@ def test_a_folder_of_other_results_is_reported_as_its_files(tmp_path):
     a = write_result(tmp_path / "a.h5", 120)
     b = write_result(tmp_path / "b.h5", 150, name="another")
     assert ok("report", tmp_path).stdout == ok("report", a, b).stdout
+
+
+def test_files_may_be_named_beside_folders(tmp_path):
+    (tmp_path / "more").mkdir()
+    a = write_result(tmp_path / "a.h5", 120)
+    write_result(tmp_path / "more" / "b.h5", 150)
+    assert {"a.h5", "b.h5"} <= tables(ok("report", a, tmp_path / "more").stdout).keys()
 
 
 def test_files_of_one_name_have_the_folders_that_tell_them_apart(tmp_path):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from clipkit.analysis.ranking import Ranking
     from clipkit.base.tables import View
     from clipkit.features import FeatureFile
+    from clipkit.report.command_lines import Option
 
 T = TypeVar("T")
 OUTPUT = ("--output", "-o")
@@ -41,6 +42,7 @@ EARLIER_NAMES = {
     "compare": {"--by": "--table", "--column": "--attribute"},
     "relabel": {"--column": "--attribute"},
     "split": {"--attributes": "--table", "--group-column": "--attribute"},
+    "report": {"--untrained": "--control"},
     "plot nearest": {"--images": "--count"},
 }
 
@@ -109,6 +111,24 @@ def options_with_value(command: Any) -> set[str]:
             if parameter.param_type_name == "option" and not parameter.is_flag:
                 names.update(parameter.opts)
     return names
+
+
+def option_table(app: Any) -> dict[str, dict[str, Option]]:
+    """Return the options of each command, by the names of their parameters."""
+    from clipkit.report.command_lines import Option
+
+    table: dict[str, dict[str, Option]] = {}
+    for name, command in app.commands.items():
+        table[name] = {}
+        for parameter in command.params:
+            if parameter.param_type_name == "option":
+                flag = max(parameter.opts, key=len)
+                off = "".join(parameter.secondary_opts)
+                has_lists = "," in (parameter.metavar or "")
+                repeats = parameter.multiple and not has_lists
+                option = Option(flag, off, not parameter.is_flag, repeats)
+                table[name][parameter.name] = option
+    return table
 
 
 def replace_earlier_names(command_path: str, words: list[str]) -> list[str]:

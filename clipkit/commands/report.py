@@ -1,4 +1,4 @@
-"""`clipkit report`: report a results folder, or results, as one page."""
+"""`clipkit report`: report results as one page."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ import typer
 
 from clipkit.base.errors import UsageError
 from clipkit.commands import _completion as completion
-from clipkit.commands._options import OUTPUT, SKIPPED, Force, check_output, option
+from clipkit.commands._options import (
+    OUTPUT,
+    SKIPPED,
+    Force,
+    check_output,
+    option,
+    option_table,
+)
 
 HTML_ENDINGS = (".html", ".htm")
 MARKDOWN_ENDINGS = (".md", "")
@@ -35,29 +42,32 @@ def _check_names(names: list[str]) -> list[str]:
     if "" in names:
         raise UsageError("expected the name of a folder, got ''")
     if "-" in names:
-        raise UsageError(
-            "expected a results folder or result files, got standard input", "name the files"
-        )
+        raise UsageError("expected folders or result files, got standard input", "name the files")
     return names
 
 
 def report(
+    ctx: typer.Context,
     what: Annotated[
         list[str],
         typer.Argument(
-            metavar="FOLDER|RESULT...",
-            help="Results folder of the Makefile's chapters, or result files.",
+            metavar="FOLDER|FILE...",
+            help="Result files, or folders of them. The pictures in a folder are shown, too.",
             callback=_check_names,
         ),
     ],
-    untrained: Annotated[
+    control: Annotated[
         list[str],
         option(
             "FOLDER",
-            "Results folder of an untrained control, shown in a column; repeatable.",
+            "Folder with the results of an untrained control, to compare with; repeatable.",
             callback=_check_names,
         ),
     ] = [],  # noqa: B006
+    expected: Annotated[
+        str | None,
+        option("TABLE", "A .tsv of published figures, to set beside what was measured."),
+    ] = None,
     output: Annotated[
         str,
         option(
@@ -92,17 +102,15 @@ def report(
 ) -> int:
     """Report results as one page: Markdown, or HTML that holds the pictures and needs no server.
 
-    For a folder, the page says what ran, compares each experiment with the thesis, adds the
-    controls that the thesis lacks, and shows the pictures. For files, it says what they hold, and
-    compares results on the same images with each other. Files that are missing, damaged or not what
-    their names say are left out and named, and the exit code is then 3.
+    The page says what the files hold, compares results on the same images with each other and with
+    untrained controls, and sets them beside published figures. Files that are missing or damaged
+    are left out and named, and the exit code is then 3.
 
-    Example: clipkit report results/tiny-shapes -o results/tiny-shapes/report.html
+    Example: clipkit report results --control untrained --expected paper.tsv -o page.html
     """
     from clipkit.base import files
-    from clipkit.report import as_html, as_markdown, of_files, of_folder
+    from clipkit.report import as_html, as_markdown, of_files
 
-    paths = [Path(name) for name in what]
     is_html = _is_html(output)
     if images and not is_html:
         raise UsageError(
@@ -112,14 +120,11 @@ def report(
     for name, value in (("--root", root), ("--album", album)):
         if value is not None and not images:
             raise UsageError(f"{name} is for --images, which is not given")
-    if _are_files(paths):
-        if untrained:
-            raise UsageError("expected a results folder with --untrained, got files")
-        if output != "-":
-            files.check_output(output, force=force, inputs=what)
-        page = of_files(paths)
-    else:
-        page = of_folder(paths[0], [Path(name) for name in untrained])
+    if output != "-":
+        inputs = [*what, expected] if expected else what
+        files.check_output(output, force=force, inputs=inputs)
+    commands = option_table(ctx.find_root().command)
+    page = of_files(list(map(Path, what)), list(map(Path, control)), expected, commands)
     shown = None
     if images:
         from clipkit.report.album import LIMIT, read_album
@@ -132,14 +137,3 @@ def report(
         with files.atomic_write(output, force=force) as path:
             path.write_text(text, encoding="utf-8")
     return SKIPPED if page.left_out else 0
-
-
-def _are_files(paths: list[Path]) -> bool:
-    """Whether the arguments are files. A single name without an ending is that of a folder."""
-    folders = [path for path in paths if path.is_dir()]
-    if len(paths) > 1 and folders:
-        raise UsageError(
-            f"expected one results folder, or files, got {len(paths)} names, including the folder "
-            f"{folders[0]}"
-        )
-    return len(paths) > 1 or paths[0].is_file() or (paths[0].suffix != "" and not folders)

@@ -6,28 +6,30 @@ are printable, but they are not HTML.
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from clipkit.analysis.results import caveat_note
 from clipkit.base import console
 from clipkit.base.console import escaped
-from clipkit.base.errors import ClipkitError
+from clipkit.base.errors import ClipkitError, ImageError
 from clipkit.base.files import STREAM
-from clipkit.datasets import REGISTRY, Dataset, ImageDataset
-from clipkit.datasets.matching import HINT, load_images, match_images, warn_of_other_name
+from clipkit.datasets import REGISTRY, Dataset, ImageDataset, images
+from clipkit.datasets.matching import HINT, load_images, match_images, thumbnail, warn_of_other_name
 from clipkit.datasets.remote import is_url
 from clipkit.features import FeatureFile, Int64, Split, open_file
 from clipkit.features.annotations import read_annotations
 from clipkit.features.history import dataset_entries
 from clipkit.plots.images import Nearest
 from clipkit.report.blocks import Page
-from clipkit.report.nearest import find_nearest
 from clipkit.report.predictions import (
     Bools,
     Floats,
@@ -40,45 +42,44 @@ from clipkit.report.predictions import (
     read_others,
     read_predictions,
 )
-from clipkit.report.selection import IMAGES_PER_CLASS, select_rows
-from clipkit.report.thumbnails import Thumbnail, thumbnails
+from clipkit.report.selection import IMAGES_PER_CLASS, find_nearest, select_rows
 
+MAX_BYTES = 2_900_000  # of all pictures of a page, as base64
+# Longest side in pixels and quality: the first whose picture is small enough is taken.
+STEPS = ((128, 80), (128, 55), (96, 55), (96, 30), (64, 30), (48, 20), (24, 10))
+SMALL_PIXELS = 64  # below this side, a browser enlarges pixels without smoothing them
 LIMIT = 200  # images, unless the caller says otherwise
 WITH_ATTRIBUTES = ("shapes",)  # data sets whose attributes are bundled
 
 
 @dataclass(frozen=True)
-class AlbumImage:
-    """An image of an album.
+class Thumbnail:
+    """A small picture as a `data:` URI of a WebP, or the problem with the image."""
 
-    Attributes
-    ----------
-    id : str
-    thumbnail : Thumbnail
-    true : str or None
-        Its class; None without labels.
-    predicted : str
-    score : float or None
-        How sure the prediction is; None if the files do not say.
-    score_text : str
-        For people, such as "93 %", or "".
-    control : str or None
-        What the control predicts; None if it does not have the image.
-    values : tuple of int
-        The numbers of its values in `Album.attributes`.
-    number : int, optional
-        Its own number, for references in a page, if another place may show the same picture.
-    """
+    uri: str = ""
+    width: int = 0
+    height: int = 0
+    problem: str = ""
+
+    @property
+    def is_small(self) -> bool:
+        """Whether a page enlarges the picture."""
+        return 0 < max(self.width, self.height) < SMALL_PIXELS
+
+
+@dataclass(frozen=True)
+class AlbumImage:
+    """An image of an album. What is not known is None or ""."""
 
     id: str
     thumbnail: Thumbnail
     true: str | None
     predicted: str
-    score: float | None = None
-    score_text: str = ""
-    control: str | None = None
-    values: tuple[int, ...] = ()
-    number: int | None = None
+    score: float | None = None  # how sure the prediction is
+    score_text: str = ""  # for people, such as "93 %"
+    control: str | None = None  # what the control predicts
+    values: tuple[int, ...] = ()  # the numbers of its values in `Album.attributes`
+    number: int | None = None  # for references in a page, if another place shows the same picture
 
     @property
     def outcome(self) -> str:
@@ -127,49 +128,22 @@ class ClassAccuracy(NamedTuple):
 
 @dataclass(frozen=True)
 class Album:
-    """Images with their predictions, and the images nearest to prompts.
+    """Images with their predictions, and the images nearest to prompts."""
 
-    Attributes
-    ----------
-    images : list of AlbumImage
-        The most confident errors first, then the right predictions. Without labels, the least
-        confident predictions first.
-    total : int
-        Images of the split from which `images` were chosen.
-    name, control_name : str
-        The result, and the control or "".
-    label : str
-        The settings of the result, and what its accuracy does not say.
-    score_name : str
-        What the scores are, or "".
-    split, dataset : str
-    classes : list of ClassAccuracy
-        Of all images of the split, the least accurate first; empty without labels.
-    attributes : dict of str to dict of int to str
-        The values of each attribute that the images have, by their numbers.
-    prompts : list of PromptImages
-    prompt_count : int
-        Number of prompts in the file from which `prompts` are the first.
-    missing : str
-        Which images the data set lacks, or "".
-    examples : list of AlbumImage
-        Images of the class that the summary of the page names, with what its main result predicts.
-    """
-
-    images: list[AlbumImage]
-    total: int
-    name: str
+    images: list[AlbumImage]  # in the order of `select_rows`
+    total: int  # images of the split from which `images` were chosen
+    name: str  # of the result
     control_name: str
-    label: str
-    score_name: str
+    label: str  # the settings of the result
+    score_name: str  # what the scores are
     split: str
     dataset: str
-    classes: list[ClassAccuracy]
-    attributes: dict[str, dict[int, str]]
+    classes: list[ClassAccuracy]  # the least accurate first; empty without labels
+    attributes: dict[str, dict[int, str]]  # the numbered values of each attribute
     prompts: list[PromptImages]
-    prompt_count: int
-    missing: str
-    examples: Sequence[AlbumImage] = ()
+    prompt_count: int  # of the file from which `prompts` are the first
+    missing: str  # which images the data set lacks
+    examples: Sequence[AlbumImage] = ()  # of the class that the summary of the page names
 
     @property
     def predicted_classes(self) -> list[str]:
@@ -186,24 +160,23 @@ def read_album(
 ) -> Album | None:
     """Collect an album of the files that a page uses, with examples for its summary.
 
-    See `collect`. The data set may be given by its names, for `matching.load_images`. Without
-    predicted classes, warn and return None.
+    The data set may be given by its names, for `matching.load_images`. Without predicted classes,
+    warn and return None.
     """
     with contextlib.ExitStack() as stack:
-        results = dict(zip(page.files, _open([*page.files.values()], stack), strict=True))
-        files = list(results.values())
+        files = [*page.results.values(), *_open([*page.feature_files.values()], stack)]
         if not any(map(has_predictions, files)):
             _check_exists(files, dataset, root)
             console.warn("left out the album of images: no result has predicted classes")
             return None
-        sources = choose_sources(files, _open(page.controls, stack))
+        sources = choose_sources(files, page.controls)
         if not isinstance(dataset, Dataset):
             dataset = load_images(sources.main, dataset, root=root)
-        album = _collect(sources, dataset, limit)
+        album = collect(sources, dataset, limit)
         warn_of_other_name(sources.main, dataset)
         for fact in page.summary:
-            if fact.class_name and fact.source in results:
-                file = results[fact.source]
+            if fact.class_name and fact.source in page.results:
+                file = page.results[fact.source]
                 return replace(album, examples=find_examples(file, fact.class_name, dataset))
     return album
 
@@ -256,45 +229,11 @@ def find_examples(result: FeatureFile, class_name: str, dataset: Dataset) -> lis
     ]
 
 
-def collect(
-    results: Sequence[FeatureFile],
-    controls: Sequence[FeatureFile],
-    dataset: Dataset,
-    limit: int = LIMIT,
-) -> Album:
-    """Choose at most `limit` images of a data set, and those nearest to prompts.
+def collect(sources: Sources, dataset: Dataset, limit: int = LIMIT) -> Album:
+    """Choose at most `limit` images of a data set, and those nearest to prompts, by their ids.
 
-    Parameters
-    ----------
-    results : sequence of FeatureFile
-        See `choose_sources` for the result that the album is about: on its split `test`, else its
-        first split, and of several runs the most accurate. Scores come from the logits or
-        embeddings that it was made from. Prompts are those of the first logits whose prompts belong
-        to no class, else of the first logits. Without logits, they come from the embeddings of
-        images and prompts. Other files are not used.
-    controls : sequence of FeatureFile
-        Files of untrained controls; those among `results` are added. The control is the first
-        with the settings of the result. Without one, it is another of `results`, a probe on
-        embeddings if possible.
-    dataset : Dataset
-        The images. Rows are matched by their ids.
-    limit : int
-        At most 1,000, so that the thumbnails have at most `thumbnails.MAX_BYTES`.
-
-    Raises
-    ------
-    ClipkitError
-        If no result has predicted classes, or the data set is not that of the result.
-
-    Warns
-    -----
-    On standard error: if the data set lacks images.
+    A data set that lacks images gives a warning, and one that is not the result's an error.
     """
-    return _collect(choose_sources(results, controls), dataset, limit)
-
-
-def _collect(sources: Sources, dataset: Dataset, limit: int) -> Album:
-    """Collect an album from chosen files; see `collect`."""
     main = read_predictions(sources.main, sources.split, sources.results)
     total = len(main.ids)
     known, data = _match(main, dataset)
@@ -311,10 +250,10 @@ def _collect(sources: Sources, dataset: Dataset, limit: int) -> Album:
     nearest, prompt_count = find_nearest(main, sources.results)
     used = np.unique(np.concatenate([rows, *(prompt.rows.ravel() for prompt in nearest)]))
     attributes, values = _attributes(main, dataset, used)
-    pictures = _thumbnails(data.take(used))
-    images = {}
+    pictures = thumbnails(data.take(used))
+    album_images = {}
     for row, picture, row_values in zip(used.tolist(), pictures, values, strict=True):
-        images[row] = AlbumImage(
+        album_images[row] = AlbumImage(
             id=escaped(main.ids[row]),
             thumbnail=picture,
             true=main.true_class(row),
@@ -328,7 +267,7 @@ def _collect(sources: Sources, dataset: Dataset, limit: int) -> Album:
     name, control_name = distinguish(main, control)
     caveat = caveat_note(main.file, main.split).rstrip(".")
     return Album(
-        images=[images[row] for row in rows.tolist()],
+        images=[album_images[row] for row in rows.tolist()],
         total=total,
         name=escaped(name),
         control_name=escaped(control_name),
@@ -338,7 +277,7 @@ def _collect(sources: Sources, dataset: Dataset, limit: int) -> Album:
         dataset=escaped(dataset.name),
         classes=_class_accuracies(main),
         attributes=attributes,
-        prompts=_tiles(nearest, images, rows.tolist()),
+        prompts=_tiles(nearest, album_images, rows.tolist()),
         prompt_count=prompt_count,
         missing=escaped(missing),
     )
@@ -455,10 +394,34 @@ def _tiles(
     ]
 
 
-def _thumbnails(data: ImageDataset) -> list[Thumbnail]:
+def thumbnails(data: ImageDataset) -> list[Thumbnail]:
+    """Return a thumbnail of each image. Together, up to 2,000 have at most MAX_BYTES."""
+    budget = MAX_BYTES * 3 // 4 // max(1, len(data))  # base64 writes three bytes as four
     pictures = []
     with console.progress("reading images for the album", "images") as update:
-        for picture in thumbnails(data):
+        for row in range(len(data)):
+            try:
+                picture = encode(data.image(row), budget)
+            except ImageError as error:
+                picture = Thumbnail(problem=_reason(error))
             pictures.append(picture)
             update(len(pictures), len(data))
     return pictures
+
+
+def encode(image: Image.Image, budget: int) -> Thumbnail:
+    """Encode an image in `budget` bytes, or in as few as possible."""
+    for side, quality in STEPS:
+        data = thumbnail(image, side, quality)
+        if len(data) <= budget:
+            break
+    text = base64.b64encode(data).decode()
+    return Thumbnail(f"data:image/webp;base64,{text}", *Image.open(io.BytesIO(data)).size)
+
+
+def _reason(error: ImageError) -> str:
+    """Return why an image cannot be used, without its path: a page may be sent to others."""
+    cause = error.__cause__
+    if isinstance(cause, Exception):
+        return images.reason(cause)
+    return error.message.partition(": ")[2] or error.message

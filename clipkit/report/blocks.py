@@ -1,12 +1,12 @@
 """The blocks of a report: headings, prose, tables with typed cells, pictures.
 
-Prose, headings and cells are Markdown. `formatting` renders a page as Markdown, `html` as HTML.
+Prose, headings and cells are Markdown. `markdown` renders a page as Markdown, `html` as HTML.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,20 +14,25 @@ from clipkit.features import FeatureFile
 
 
 @dataclass(frozen=True)
-class Bar:
-    """A bar beside a number: the number and its interval on a scale.
-
-    NaN marks what is not known. `low` and `high` are the ends of the interval, and `span` those of
-    the scale. `reference_name` says what the reference is. `control` is the number of an untrained
-    control.
-    """
+class Measurement:
+    """A number of a report, with Wilson's 95 % interval or the lowest and highest of several."""
 
     value: float
+    unit: str = "%"  # or "nats" or ""; the value of a % is a fraction (0..1)
     low: float = math.nan
     high: float = math.nan
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A bar beside a number, on a scale. NaN marks what is not known."""
+
+    value: float
+    low: float = math.nan  # the interval
+    high: float = math.nan
     reference: float = math.nan
-    control: float = math.nan
-    span: tuple[float, float] = (0.0, 1.0)
+    control: float = math.nan  # the number of an untrained control
+    span: tuple[float, float] = (0.0, 1.0)  # the scale
     reference_name: str = "chance"
 
 
@@ -55,46 +60,12 @@ class Table:
     """A table whose first columns hold text, and whose other columns hold numbers.
 
     `sources` names, for each row, the result that it comes from; it is empty if rows have none.
-    `missing` names the results of further rows, which are not there.
     """
 
     header: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     text_columns: int = 1
     sources: Sequence[str] = ()
-    missing: Sequence[str] = ()
-
-
-Sourced = tuple[str, Sequence[Cell]]  # a row behind the name of the result that it comes from
-
-
-class Rows:
-    """Rows of a table, with the results that they come from, while a table is made."""
-
-    def __init__(self) -> None:
-        self._rows: list[Sequence[Cell]] = []
-        self._sources: list[str] = []
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def add(self, cells: Sequence[Cell], source: str) -> None:
-        """Add a row."""
-        self._rows.append(cells)
-        self._sources.append(source)
-
-    def add_all(self, rows: Iterable[Sourced], suffix: str) -> None:
-        """Add rows with a suffix behind their first cells: "", or that of a control."""
-        for source, (label, *cells) in rows:
-            if suffix:  # the page does not say how the results of a control were made
-                source = ""
-            self.add([f"{label}{suffix}", *cells], source)
-
-    def tables(self, header: Sequence[str], missing: Sequence[str] = ()) -> list[Block]:
-        """Return a table of the rows, or [] without any."""
-        if not self._rows:
-            return []
-        return [Table(header, self._rows, sources=self._sources, missing=missing)]
 
 
 @dataclass(frozen=True)
@@ -118,21 +89,11 @@ Block = str | Heading | Table | Picture
 
 @dataclass(frozen=True)
 class Origin:
-    """Command lines and facts that tell how a result was made.
+    """How a result was made."""
 
-    Attributes
-    ----------
-    file : str
-        Name of the result.
-    commands : list of str
-        Command lines, in the order in which they run.
-    facts : dict of str to str
-        Model, its digest, and rows.
-    """
-
-    file: str
-    commands: Sequence[str]
-    facts: Mapping[str, str]
+    file: str  # its name
+    commands: Sequence[str]  # command lines, in the order in which they run
+    facts: Mapping[str, str]  # model, its digest, and rows
 
 
 @dataclass(frozen=True)
@@ -151,36 +112,18 @@ class Fact:
 
 @dataclass(frozen=True)
 class Page:
-    """A report.
-
-    Attributes
-    ----------
-    title : str
-    preamble, blocks : list of Block
-        What comes before the chapters, and the chapters.
-    left_out : list of str
-        What is not shown, with the reasons.
-    summary : list of Fact
-    lead : Picture or Drawing, optional
-        The picture that comes first.
-    origins : dict of str to Origin
-        How the sources of tables were made.
-    files : dict of str to Path
-        Results that the page shows and the files that they were made from, by the names of sources.
-        An album of images uses no others.
-    controls : list of Path
-        Such files of untrained controls that have their own folders.
-    """
+    """A report. Results and files have the names that the page shows."""
 
     title: str
-    preamble: Sequence[Block]
+    preamble: Sequence[Block]  # what comes before the results
     blocks: Sequence[Block]
-    left_out: Sequence[str] = ()
+    left_out: Sequence[str] = ()  # what is not shown, with the reasons
     summary: Sequence[Fact] = ()
-    lead: Picture | Drawing | None = None
-    origins: Mapping[str, Origin] = field(default_factory=dict)
-    files: Mapping[str, Path] = field(default_factory=dict)
-    controls: Sequence[Path] = ()
+    lead: Drawing | None = None  # the picture that comes first
+    origins: Mapping[str, Origin] = field(default_factory=dict)  # of the sources of tables
+    results: Mapping[str, FeatureFile] = field(default_factory=dict)
+    feature_files: Mapping[str, Path] = field(default_factory=dict)  # other files, to read features
+    controls: Sequence[FeatureFile] = ()  # results that were given as those of untrained models
 
 
 def text_of(cell: Cell) -> str:

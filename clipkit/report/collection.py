@@ -1,4 +1,4 @@
-"""Report any set of result files. Their histories say what they hold; their names do not matter."""
+"""Report files of results. Their histories say what they hold; their names do not matter."""
 
 from __future__ import annotations
 
@@ -19,15 +19,19 @@ from clipkit.base.names import distinct_names
 from clipkit.base.tables import Column
 from clipkit.features import FeatureFile
 from clipkit.features.compatibility import origin
-from clipkit.features.history import identities, provenance
+from clipkit.features.history import identities, is_untrained, provenance
 from clipkit.features.model import RESULTS
-from clipkit.report import understanding
-from clipkit.report.blocks import Block, Drawing, Fact, Heading, Page, Table
-from clipkit.report.chapters import ATTRIBUTES_CAPTION
-from clipkit.report.command_lines import make_origin
-from clipkit.report.folder import TABLES
-from clipkit.report.formatting import escape
+from clipkit.report.blocks import Block, Drawing, Fact, Heading, Page, Picture, Table
+from clipkit.report.command_lines import NO_COMMANDS, Commands, make_origin
+from clipkit.report.expected import compare_figures, read_table
+from clipkit.report.markdown import escape
 from clipkit.report.same_images import MOST_RUNS, Scored, group_by_images, sum_up_first
+from clipkit.report.tables import (
+    RESULT_COLUMNS,
+    attribute_table,
+    provenance_table,
+    variance_table,
+)
 
 MOST_CLASSES = 3  # that are predicted most often for images without labels
 NUMERIC = re.compile(r"-|[-+]?\d.*|")  # a cell of a column of numbers
@@ -50,48 +54,110 @@ class _Source(NamedTuple):
     labels: str
 
 
-def of_files(paths: Sequence[Path]) -> Page:
+def of_files(
+    paths: Sequence[Path],
+    controls: Sequence[Path] = (),
+    expected: str | None = None,
+    commands: Commands = NO_COMMANDS,
+) -> Page:
     """Report feature files, most of them results.
 
     A file that is damaged or missing is left out, with the reason.
 
+    Parameters
+    ----------
+    paths : sequence of Path
+        Files, or folders of `.h5` files and of pictures.
+    controls : sequence of Path
+        Folders with results of untrained models, or such results.
+    expected : str, optional
+        A table of published figures; see `expected.read_table`.
+    commands : mapping, optional
+        The options of each command, for the command lines that made the files; see `Commands`.
+
     Raises
     ------
     ClipkitError
-        If no file can be reported.
+        If no file can be reported, the table is malformed, or a control is a trained model's.
     """
+    figures = read_table(expected) if expected else []
+    path_of = _named(paths)
+    control_paths = _files(controls)
+    names = [f"{path.resolve().parent.name}/{path.name}" for path in control_paths]
+    control_of = dict(zip(distinct_names(names), control_paths, strict=True))
     unreadable: dict[str, str] = {}
     files: dict[str, FeatureFile] = {}
-    path_of = dict(zip(_names(paths), paths, strict=True))
-    for name, path in path_of.items():
+    for name, path in (path_of | control_of).items():
         try:
             files[name] = _read(path)
         except ClipkitError as error:
             unreadable[name] = _reason(error, str(path))
-    sections = _Sections(files)
+    for name in filter(files.__contains__, control_of):
+        _check_is_control(files[name])
+    shown = {name: file for name, file in files.items() if name in path_of or file.kind in RESULTS}
+    sections = _Sections(shown)
     left_out = unreadable | sections.left_out
     reasons = [f"{name}: {reason}" for name, reason in left_out.items()]
-    if not sections.blocks:
-        raise ClipkitError(f"expected files that can be reported, got none: {'; '.join(reasons)}")
+    used = {name: file for name, file in shown.items() if name not in left_out}
+    reported = {name: file for name, file in used.items() if name in path_of}
+    if not reported:
+        got = "; ".join(reasons) or f"no .h5 file in {', '.join(map(str, paths))}"
+        raise ClipkitError(f"expected files that can be reported, got none: {got}")
     for reason in reasons:
         console.warn(f"left out {reason}")
-    name_of = {file.digest: name for name, file in files.items()}
-    reported = [file for name, file in files.items() if name not in left_out]
-    title = escape(results.sources_label(reported))
-    number = sum(file.kind in RESULTS for file in reported)
-    counts = count(number, "result")
-    if number < len(reported):
-        counts += f" and {count(len(reported) - number, 'feature file')}"
+    facts, blocks = sections.facts, sections.blocks + _pictures(paths)
+    if expected:
+        table, fact = compare_figures(figures, used)
+        facts, blocks = [fact, *facts], table + blocks
+    name_of = {file.digest: name for name, file in files.items()}.get
+    title = escape(results.sources_label([*reported.values()]))
     return Page(
         title,
-        [ABOUT],
-        sections.blocks,
+        [provenance_table(used.values()), ABOUT],
+        blocks,
         [escape(reason) for reason in reasons],
-        lead=_lead(files.values()),
-        summary=[Fact("What was run", f"{title}: {counts}"), *sections.facts],
-        origins={name: make_origin(file, name, name_of.get) for name, file in files.items()},
-        files={name: path for name, path in path_of.items() if name not in left_out},
+        lead=_lead(reported.values()),
+        summary=[_count(title, reported), *facts],
+        origins={name: make_origin(file, name, name_of, commands) for name, file in used.items()},
+        results={name: file for name, file in reported.items() if file.kind in RESULTS},
+        feature_files={
+            name: path_of[name] for name, file in reported.items() if file.kind not in RESULTS
+        },
+        controls=[file for name, file in used.items() if name in control_of],
     )
+
+
+def _files(paths: Iterable[Path]) -> list[Path]:
+    """Return the given files, and the feature files in the given folders."""
+    found: list[Path] = []
+    for path in paths:
+        found += sorted(path.glob("*.h5")) if path.is_dir() else [path]
+    return found
+
+
+def _pictures(paths: Iterable[Path]) -> list[Block]:
+    """Return the pictures in the given folders."""
+    found = [picture for path in paths for picture in sorted(path.glob("*.png"))]
+    pictures: list[Block] = [Picture(path, escape(path.stem)) for path in found]
+    return [Heading(2, "Pictures"), *pictures] if pictures else []
+
+
+def _check_is_control(file: FeatureFile) -> None:
+    if file.kind in RESULTS and not is_untrained(file):
+        model = provenance(file).model or "a model that the history does not name"
+        raise ClipkitError(
+            f"{file.display_name}: expected a result of an untrained model, got one of {model}",
+            "embed the images with: clipkit embed --untrained 7",
+        )
+
+
+def _count(title: str, reported: Mapping[str, FeatureFile]) -> Fact:
+    """Return what was run: the title with the number of files."""
+    number = sum(file.kind in RESULTS for file in reported.values())
+    text = f"{title}: {count(number, 'result')}"
+    if number < len(reported):
+        text += f" and {count(len(reported) - number, 'feature file')}"
+    return Fact("What was run", text)
 
 
 def _reason(error: ClipkitError, file: str) -> str:
@@ -101,21 +167,22 @@ def _reason(error: ClipkitError, file: str) -> str:
 
 def _lead(files: Iterable[FeatureFile]) -> Drawing | None:
     """Return the picture of the first result of `attributes`."""
-    columns = set(TABLES["attributes"].split())
+    columns = set(RESULT_COLUMNS["attributes"].split())
     for file in files:
         if results.newest_entry(file)["command"] == "attributes" and columns.issubset(file.runs):
-            return Drawing(file, ATTRIBUTES_CAPTION)
+            return Drawing(file, "Recall of each attribute")
     return None
 
 
-def _names(paths: Sequence[Path]) -> list[str]:
-    """Return the files' names or, if names are equal, their paths in the folder of all."""
-    names = [path.name for path in paths]
-    if len(set(names)) == len(names):
-        return names
-    absolute = [path.absolute() for path in paths]
-    folder = os.path.commonpath([path.parent for path in absolute])
-    return [str(path.relative_to(folder)) for path in absolute]
+def _named(paths: Sequence[Path]) -> dict[str, Path]:
+    """Return the files by their names or, if names are equal, their paths in the folder of all."""
+    files = _files(paths)
+    names = [path.name for path in files]
+    if len(set(names)) < len(names):
+        absolute = [path.absolute() for path in files]
+        folder = os.path.commonpath([path.parent for path in absolute])
+        names = [str(path.relative_to(folder)) for path in absolute]
+    return dict(zip(names, files, strict=True))
 
 
 def _read(path: Path) -> FeatureFile:
@@ -219,15 +286,13 @@ def _unlabelled_table(files: dict[str, FeatureFile]) -> list[Block]:
 def _recognised_table(command: str, name: str, file: FeatureFile) -> list[Block]:
     """Return the table of `attributes` or `variance`, with bars."""
     if command == "attributes":
-        results.columns_of(file, command, TABLES[command])
-        return understanding.attribute_table(file.rows(), name)
+        return attribute_table(file, name)
     if "prompt" in file.runs:
         shares = results.columns_of(file, command, "share above")["share"]
         cells = int(np.isfinite(shares).sum())
         note = f"About {0.01 * cells:.2g} of the {cells:,} cells are above by chance (1 %)."
         return [_joined_table({name: file}), note]
-    results.columns_of(file, command, TABLES[command])
-    return understanding.variance_table(file.rows(), name)
+    return variance_table(file, name)
 
 
 def _joined_table(files: dict[str, FeatureFile]) -> Table:

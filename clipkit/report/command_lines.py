@@ -11,7 +11,7 @@ import re
 import shlex
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from clipkit.base import files
 from clipkit.base.console import escaped
@@ -23,125 +23,51 @@ from clipkit.report.blocks import Origin
 from clipkit.report.steps import Entry, NameOf, Step, digests, list_of, member, steps
 
 LONGEST = 2000  # characters of a word, since a history may hold any text
-MODEL = {
-    "model.name": "--model",
-    "model.untrained": "--untrained",
-    "model.precision": "--precision",
-    "model.layer": "--layer",
-    "model.norm": "--norm",
-    "normalize": "--normalize",
-}
-SCORED = {"fit_split": "--fit-split", "eval_split": "--eval-split", "val": "--val"}
-# Command -> member of its settings -> option; a member without a name is an argument
-OPTIONS: dict[str, dict[str, str]] = {
-    "embed": {
-        "dataset.name": "",
-        "dataset.columns.path": "--path-column",
-        "dataset.columns.label": "--label-column",
-        "dataset.columns.split": "--split-column",
-        "splits": "--split",
-        "dataset.draw.limit": "--limit",
-        "dataset.draw.classes": "--max-classes",
-        "dataset.split_off.fractions": "--split-off",
-        **MODEL,
-        "model.pool": "--pool",
-        "model.projection": "--no-projection",
-    },
-    "textembed": {
-        "prompts": "",
-        "classes": "--classes",
-        "templates": "--template",
-        "readable": "--readable",
-        **MODEL,
-        "truncate": "--truncate",
-    },
-    "logits": {
-        "random": "--random",
-        "seed": "--seed",
-        "temperature": "--temperature",
-        "whiten": "--whiten",
-    },
-    "probe": {
-        "classifier": "--classifier",
-        "C": "-C",
-        "temperature": "--temperature",
-        "features": "--features",
-        "standardize": "--standardize",
-        **SCORED,
-        "shots": "--shots",
-        "repeat": "--repeat",
-        "seed": "--seed",
-        "kept": "--keep",
-    },
-    "zeroshot": {"splits": "--split"},
-    "predict": {"splits": "--split"},
-    "entropy": {"temperature": "--temperature", "link": "--link", "splits": "--split"},
-    "cluster": {"splits": "--split", "k": "-k", "seed": "--seed"},
-    "attributes": {
-        "attributes": "--table",
-        "column": "--attribute",
-        "random": "--random-sets",
-        "C": "-C",
-        **{key: SCORED[key] for key in ("fit_split", "eval_split")},
-        "seed": "--seed",
-    },
-    "variance": {
-        "attributes": "--table",
-        "column": "--attribute",
-        "null": "--null",
-        "split": "--split",
-        "seed": "--seed",
-    },
-    "calibrate": {"temperature": "--temperature", **SCORED, "bins": "--bins", "seed": "--seed"},
-    "compare": {
-        "split": "--split",
-        "run": "--run",
-        "by": "--table",
-        "column": "--attribute",
-        "groups": "--groups",
-        "common": "--common",
-        "same_rows": "--same-rows",
-        "seed": "--seed",
-    },
-    "relabel": {
-        "attributes": "--table",
-        "column": "--attribute",
-        "groups": "--groups",
-        "shuffle": "--shuffle",
-        "seed": "--seed",
-    },
-    "split": {
-        "source": "--from",
-        "fractions.test": "--test",
-        "fractions.val": "--val",
-        "attributes": "--table",
-        "column": "--attribute",
-        "by_folder": "--group-folder",
-        "seed": "--seed",
-    },
-    "importance": {
-        "split": "--split",
-        "repeat": "--repeat",
-        "groups": "--groups",
-        "weights": "--weights",
-        "seed": "--seed",
-    },
-    "concat": {"prefix": "--prefix", "keep_apart": "--keep-apart"},
-    "convert": {
-        "model.name": "--model",
-        "split": "--split",
-        "labels": "--labels",
-        "prompts": "--prompts",
-    },
-}
-REPEATED = {"--split", "--template", "--attribute", "--run", "-k"}  # options of one value each
-FLAGS = {"kept", "model.projection"}  # members of which a command line shows only the option
-NEGATED = {"standardize"}  # members whose false is an option, too
 DEFAULTS = {("features", "logits"), ("link", "softmax")}  # not options for embeddings
+# Option -> the member of an entry that holds its value, where the names differ
+MEMBERS = {
+    "model": "model.name",
+    **{name: f"model.{name}" for name in ("untrained", "precision", "layer", "pool", "norm")},
+    "layers": "model.layer",
+    "no_projection": "model.projection",
+    "template": "templates",
+    "regularization": "C",
+    "keep": "kept",
+    "table": "attributes",
+    "attribute": "column",
+}
+# The same for single commands; None if a line does not need the option
+MEMBERS_OF: dict[str, dict[str, str | None]] = {
+    "embed": {
+        **{f"{name}_column": f"dataset.columns.{name}" for name in ("path", "label", "split")},
+        "limit": "dataset.draw.limit",
+        "max_classes": "dataset.draw.classes",
+        "split_off": "dataset.split_off.fractions",
+        "batch_size": None,
+    },
+    "attributes": {"random_sets": "random"},
+    "compare": {"table": "by"},
+    "split": {"test": "fractions.test", "val": "fractions.val", "group_folder": "by_folder"},
+}
 CHOSEN_RUN = re.compile(r"\(run (\d+) of \d+, chosen by number\)$")
 
 
-def make_origin(file: FeatureFile, name: str, name_of: NameOf) -> Origin:
+class Option(NamedTuple):
+    """An option of a command."""
+
+    flag: str
+    off: str = ""  # the flag that means false
+    takes_value: bool = True
+    repeats: bool = False  # whether each value needs the flag
+
+
+Commands = Mapping[str, Mapping[str, Option]]  # command -> name of a parameter -> its option
+NO_COMMANDS: Commands = {}
+
+
+def make_origin(
+    file: FeatureFile, name: str, name_of: NameOf, commands: Commands = NO_COMMANDS
+) -> Origin:
     """Describe how a file was made; see `command_lines`."""
     facts = {}
     model = file.model() or {}
@@ -156,27 +82,19 @@ def make_origin(file: FeatureFile, name: str, name_of: NameOf) -> Origin:
                 rows = f"{described.get('images')} images, sha256:{described.get('rows')}"
                 facts[f"rows of {split}"] = rows
     facts["digest of the file"] = file.digest
-    return Origin(name, command_lines(file.history, name, name_of), facts)
+    return Origin(name, command_lines(file.history, name, name_of, commands), facts)
 
 
-def command_lines(history: History, output: str, name_of: NameOf) -> list[str]:
-    """Return the command lines that make a file, in the order in which they run.
+def command_lines(history: History, output: str, name_of: NameOf, commands: Commands) -> list[str]:
+    """Return the command lines that make the file `output`, in the order in which they run.
 
-    Inputs are made, too, if the history holds theirs. What it does not say stands in comments.
-
-    Parameters
-    ----------
-    history : list of dict
-        Of the file.
-    output : str
-        Name of the file.
-    name_of : callable
-        Returns the name of the file with a digest, or None if it is not known.
+    Inputs are made, too, if the history holds theirs. What it does not say stands in comments, and
+    so does a command that `commands` lacks.
     """
     lines: dict[str, None] = {}  # each once
     known_files: set[str] = set()
     for step in steps(history, output, name_of):
-        lines |= dict.fromkeys(_Command(step, known_files).lines)
+        lines |= dict.fromkeys(_Command(step, known_files, commands).lines)
         known_files |= {*step.inputs.values(), step.output}
     return list(lines)
 
@@ -196,8 +114,9 @@ class _Command:
     `known_files` are those that earlier commands made or read.
     """
 
-    def __init__(self, step: Step, known_files: Collection[str]) -> None:
+    def __init__(self, step: Step, known_files: Collection[str], commands: Commands) -> None:
         self._step = step
+        self._commands = commands
         self._entry = step.entry
         self._digests = digests(step.entry)
         self._unsaid: list[str] = []  # what the history does not say, as the words need it
@@ -221,15 +140,19 @@ class _Command:
             if role == "classes" or role.startswith("control "):
                 words.append(f"--{role.partition(' ')[0]}")
             words.append(name)
-        if command not in OPTIONS:
+        if command not in self._commands:
             return _comment(f"{self._join(words)}, with options that only clipkit info shows")
         settings = {**self._entry, **self._unnamed()}
         if command in SETTINGS:
             settings |= SETTINGS[command](self)
-        if "input" in settings:
-            words.append(settings["input"])
-        for path, option in OPTIONS[command].items():
-            words += _option(settings, path, option)
+        settings.setdefault("split", settings.get("splits"))
+        if settings.get("argument") is not None:
+            words.append(str(settings["argument"]))
+        members = {**MEMBERS, **MEMBERS_OF.get(command, {})}
+        for name, option in self._commands[command].items():
+            path = members.get(name, name)
+            if path is not None:
+                words += _option(settings, path, option)
         output = self._step.output
         words += [output] if command == "convert" else ["-o", output]
         line = self._join(words)
@@ -270,16 +193,17 @@ class _Command:
         dataset = self._entry.get("dataset")
         if not isinstance(dataset, dict) or "name" not in dataset:
             self._unsaid.append("which images were embedded")
-            return {"dataset": {"name": "images"}}
+            return {"argument": "images"}
         name, source = str(dataset["name"]), dataset.get("source")
-        settings: dict[str, Any] = {"splits": _splits(self._entry, is_named=name in REGISTRY)}
+        splits = _splits(self._entry, is_named=name in REGISTRY)
+        settings: dict[str, Any] = {"splits": splits, "argument": name}
         if source == "manifest":
             self._unsaid.append(f"where the manifest {name} is, or how its name ends")
             return settings
         settings["dataset"] = {**dataset, "columns": None}  # those of Parquet files are found
         if source == "list":
             self._unsaid.append(f"which paths were listed, {dataset.get('list')}")
-            settings["dataset"]["name"] = "-"
+            settings["argument"] = "-"
             settings["stdin"] = "paths.txt"
         elif "format" in dataset:
             self._unsaid.append(f"where the {dataset.get('files')} files of {name} are")
@@ -291,19 +215,19 @@ class _Command:
         """Return the prompt file, or the source of the classes."""
         classes, label = self._entry.get("classes"), self._entry.get("prompts")
         if classes == "feature file":  # one of the inputs
-            return {"prompts": None, "classes": None}
+            return {"classes": None}
         if classes is not None and classes != "file":
-            return {"prompts": None}
+            return {}
         if classes == "file":
-            return {"prompts": None, "classes": self._class_file(label)}
+            return {"classes": self._class_file(label)}
         prompts = self._digests.get("prompts")
         digest = f", {prompts}" if prompts else ""
         if label is None:
             self._unsaid.append(f"which prompts came from standard input{digest}")
-            return {"prompts": "-", "stdin": "prompts.txt"}
+            return {"argument": "-", "stdin": "prompts.txt"}
         if str(label) not in bundled.list_files():
             self._unsaid.append(f"where the prompt file {label} is, or how its name ends{digest}")
-        return {}
+        return {"argument": label}
 
     def _class_file(self, label: Any) -> str:
         digest = self._digests.get("classes")
@@ -336,7 +260,7 @@ class _Command:
         """Return names for the files that were imported."""
         ending = str(self._entry.get("source", ""))
         self._unsaid.append(f"which {ending} file was imported, {self._digests.get('features')}")
-        settings: dict[str, Any] = {"input": f"features{ending}"}
+        settings: dict[str, Any] = {"argument": f"features{ending}"}
         for role, name in (("labels", "labels.npy"), ("prompts", "prompts.txt")):
             if role in self._digests:
                 self._unsaid.append(f"which file has the {role}, {self._digests[role]}")
@@ -366,21 +290,19 @@ SETTINGS: dict[str, Callable[[_Command], dict[str, Any]]] = {
 }
 
 
-def _option(settings: Mapping[str, Any], path: str, option: str) -> list[str]:
+def _option(settings: Mapping[str, Any], path: str, option: Option) -> list[str]:
     """Return the words of an option; none if its member is absent, null or false."""
     value = member(settings, path)
-    if value is False and path in NEGATED:
-        return [option.replace("--", "--no-")]
+    if value is False and option.off:
+        return [option.off]
     if value is None or value is False or (path, str(value)) in DEFAULTS:
         return []
-    if value is True or path in FLAGS:
-        return [option]
-    if option in REPEATED and isinstance(value, list):
-        return [word for item in value for word in (option, _word(item))]
+    if value is True or not option.takes_value:
+        return [option.flag]
+    if option.repeats and isinstance(value, list):
+        return [word for item in value for word in (option.flag, _word(item))]
     text = _word(value)
-    if not text:
-        return []
-    return [option, text] if option else [text]
+    return [option.flag, text] if text else []
 
 
 def _word(value: Any) -> str:

@@ -34,7 +34,7 @@ from clipkit.report.blocks import (
     Table,
     text_of,
 )
-from clipkit.report.formatting import escape
+from clipkit.report.markdown import escape
 
 if TYPE_CHECKING:
     from clipkit.report.album import Album
@@ -68,14 +68,7 @@ _templates.filters["escaped"] = console.escaped
 
 
 def as_html(page: Page, album: Album | None = None) -> str:
-    """Render a report as HTML.
-
-    Parameters
-    ----------
-    page : Page
-    album : Album, optional
-        Images, which come after the summary.
-    """
+    """Render a report as HTML, with the images of an album after the summary."""
     pictures = _Pictures()
     nodes = [*_nodes(page, pictures)]
     scripts = [_source("page.js")]
@@ -123,15 +116,14 @@ def _inline(markdown: str) -> Markup:
 
 
 def _nodes(page: Page, pictures: _Pictures) -> Iterator[dict[str, Any]]:
-    """Yield what the template shows for each block; the picture that comes first is left out."""
+    """Yield what the template shows for each block."""
     heading = ""
     for number, block in enumerate(page.blocks):
         if isinstance(block, Heading):
             heading = block.text
-        if block != page.lead:
-            node = _node(block, pictures, f"b{number}", heading)
-            if node:
-                yield node
+        node = _node(block, pictures, f"b{number}", heading)
+        if node:
+            yield node
 
 
 def _node(block: Block, pictures: _Pictures, key: str, heading: str = "") -> Any:

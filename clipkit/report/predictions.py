@@ -39,34 +39,18 @@ SCORE_NAMES = {
 class ImagePredictions:
     """The predictions of one run of a result for N images of a split.
 
-    Attributes
-    ----------
-    file : FeatureFile
-        The result.
-    split : str
-    label : str
-        The settings of the run.
-    ids : list of N str
-    true : array (N,) of str, or None
-        Names of classes, printable and distinct; None without labels.
-    predicted : array (N,) of str
-    scores : array (N,)
-        How sure each prediction is; NaN if the files do not say.
-    score_name : str
-        What the scores are, or "".
-    worst_class : str
-        The class with the lowest F1, as the summary of a report names it, or "" without labels.
+    Names of classes are printable and distinct.
     """
 
-    file: FeatureFile
+    file: FeatureFile  # the result
     split: str
-    label: str
+    label: str  # the settings of the run
     ids: list[str]
-    true: Names | None
-    predicted: Names
-    scores: Floats
+    true: Names | None  # (N); None without labels
+    predicted: Names  # (N)
+    scores: Floats  # (N), how sure each prediction is; NaN if the files do not say
     score_name: str = ""
-    worst_class: str = ""
+    worst_class: str = ""  # that with the lowest F1, as the summary of a report names it
 
     def take(self, rows: Int64) -> ImagePredictions:
         """Return the predictions for the given rows (n,)."""
@@ -103,25 +87,13 @@ class ImagePredictions:
 
 @dataclass(frozen=True)
 class Sources:
-    """The files of an album: the result that it is about, and the other results and controls.
-
-    Attributes
-    ----------
-    main : FeatureFile
-    results, controls : list of FeatureFile
-        `main` is one of the results. Results of untrained models count as controls, unless no
-        other result has predictions.
-    split : str, optional
-        The split of `main`; see `read_predictions`.
-    reason : str
-        Why `main` was chosen among several results, or "".
-    """
+    """The files of an album: the result `main` that it is about, all results, and controls."""
 
     main: FeatureFile
     results: list[FeatureFile]
     controls: list[FeatureFile]
-    split: str | None = None
-    reason: str = ""
+    split: str | None = None  # of `main`; see `read_predictions`
+    reason: str = ""  # why `main` was chosen among several results
 
 
 def choose_sources(files: Sequence[FeatureFile], controls: Sequence[FeatureFile]) -> Sources:
@@ -130,13 +102,17 @@ def choose_sources(files: Sequence[FeatureFile], controls: Sequence[FeatureFile]
     It is the first result of `zeroshot`. Without one, it is the most accurate result for the
     images of the first result with predicted classes, or that result if there are no labels.
     Results whose accuracy is not tested count only among themselves.
+    Results of untrained models are controls, unless no other result has predictions.
 
     Raises
     ------
     ClipkitError
         If no result has predicted classes.
     """
-    results, controls = _set_apart_controls(files, controls)
+    trained = [file for file in files if not is_untrained(file)]
+    results, controls = list(files), list(controls)
+    if any(map(has_predictions, trained)):
+        results, controls = trained, [*controls, *filter(is_untrained, files)]
     candidates = list(filter(has_predictions, results))
     if not candidates:
         raise ClipkitError(
@@ -162,19 +138,6 @@ def choose_sources(files: Sequence[FeatureFile], controls: Sequence[FeatureFile]
     return Sources(best.file, results, controls, best.split, reason)
 
 
-def _set_apart_controls(
-    results: Sequence[FeatureFile], controls: Sequence[FeatureFile]
-) -> tuple[list[FeatureFile], list[FeatureFile]]:
-    """Return results and controls, where results of untrained models count as controls.
-
-    If no other result has predictions, all stay results.
-    """
-    trained = [file for file in results if not is_untrained(file)]
-    if not any(map(has_predictions, trained)):
-        return list(results), list(controls)
-    return trained, [*controls, *filter(is_untrained, results)]
-
-
 def has_predictions(file: FeatureFile) -> bool:
     """Whether a file has predicted classes, not clusters."""
     has_classes = file.is_result and not file.holds_clusters
@@ -188,15 +151,9 @@ def _command(file: FeatureFile) -> str:
 def read_predictions(
     result: FeatureFile, split: str | None = None, sources: Iterable[FeatureFile] = ()
 ) -> ImagePredictions:
-    """Read the predictions of a result: of several runs, those of the most accurate.
+    """Read the predictions of a result on a split: of several runs, those of the most accurate.
 
-    Parameters
-    ----------
-    result : FeatureFile
-    split : str, optional
-        `test` by default, else the first split.
-    sources : iterable of FeatureFile
-        There are scores if the files from which the result was made are among these.
+    There are scores if the files from which the result was made are among `sources`.
     """
     split = result_files.choose_split(result, split)
     scored_split = result.splits[split]
@@ -319,7 +276,7 @@ def distinguish(main: ImagePredictions, control: ImagePredictions | None) -> tup
     """Name a result and its control by what tells them apart: models, kinds, settings or files."""
     if control is None:
         return _model(main) or main.label, ""
-    for name in (_model, _kind, _label, _file_name):
+    for name in (_model, _kind, lambda one: one.label, _file_name):
         names = name(main), name(control)
         if all(names) and names[0] != names[1]:
             return names
@@ -333,10 +290,6 @@ def _model(predictions: ImagePredictions) -> str:
 def _kind(predictions: ImagePredictions) -> str:
     command, _, classifier = _settings(predictions.file)
     return classifier or command
-
-
-def _label(predictions: ImagePredictions) -> str:
-    return predictions.label
 
 
 def _file_name(predictions: ImagePredictions) -> str:

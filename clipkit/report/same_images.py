@@ -12,17 +12,16 @@ import numpy as np
 
 from clipkit.analysis import comparison, metrics, results
 from clipkit.analysis.comparison import Bools
+from clipkit.analysis.results import Row, newest_entry
 from clipkit.base.errors import ClipkitError
 from clipkit.features import FeatureFile, Int64
 from clipkit.features.compatibility import SAME_IMAGES, Origin, origin, relate
 from clipkit.features.history import is_untrained, provenance
 from clipkit.report import summary
-from clipkit.report.blocks import Bar, Block, Cell, Fact, Heading, Number, Table
-from clipkit.report.claims import Run
-from clipkit.report.controls import are_prompts_known, run_settings, settings
-from clipkit.report.differences import Pair, difference_table, differences_from_base
-from clipkit.report.folder import Measurement
-from clipkit.report.formatting import escape, format_measurement
+from clipkit.report.blocks import Bar, Block, Cell, Fact, Heading, Measurement, Number, Table
+from clipkit.report.markdown import escape, format_measurement, format_measurements
+from clipkit.report.steps import are_prompts_known, newest_settings, run_settings, settings
+from clipkit.report.tables import Pair, difference_table, layer_table
 
 MOST_RUNS = 100  # of a file in a table
 NUMBERED = (
@@ -30,6 +29,7 @@ NUMBERED = (
     "imports are in tables of their own, even if the row numbers are equal."
 )
 TEXT_COLUMNS = {"file", "model", "prompts", "result of", "classifier"}
+TRAINING_IMAGES = "another draw of training images"
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Scored:
     name: str
     file: FeatureFile
     split: str
-    runs: list[Run]
+    runs: list[Row]
     ids: list[str]
     labels: Int64
     right: Bools  # (R, N)
@@ -80,9 +80,13 @@ class Scored:
         is_alike = np.array([run_settings(self.file, run) == wanted for run in self.runs])
         return replace(self, runs=list(compress(self.runs, is_alike)), right=self.right[is_alike])
 
-    def best_accuracy(self) -> float:
-        """Return the accuracy of the most accurate run."""
-        return float(self.right.mean(axis=1).max())
+    def measure(self, run: int | None = None) -> Measurement:
+        """Return the accuracy of a run, by default of the most accurate."""
+        accuracies = self.right.mean(axis=1)
+        value = float(accuracies.max() if run is None else accuracies[run])
+        if self.untestable:
+            return Measurement(value, "%")
+        return Measurement(value, "%", *metrics.wilson(value, len(self.ids)))
 
     @cached_property
     def origin(self) -> Origin:
@@ -170,6 +174,7 @@ class SameImages:
         if first.origin.is_numbered:
             blocks.append(NUMBERED)
         single = [one for one in self.results if one.has_one_run and not one.untestable]
+        blocks += self._layers()
         blocks += SameImages(single)._paired_differences()
         several = [scored for scored in self.results if not scored.has_one_run]
         if several and len(self.results) > 1:
@@ -181,10 +186,16 @@ class SameImages:
         return blocks
 
     def _accuracies(self) -> Table:
-        """Return the table of all runs, without the columns that are empty."""
+        """Return the table of all runs, without the columns that are empty.
+
+        The control of a result is a column.
+        """
         rows = []
         sources = []
+        matched = {control.name for one in self.trained for control in self.controls_of(one)}
         for scored in self.results:
+            if scored.name in matched:
+                continue
             for run in range(min(MOST_RUNS, len(scored.runs))):
                 rows.append(self._accuracy_cells(scored, run))
                 sources.append(scored.name)
@@ -199,27 +210,33 @@ class SameImages:
             "file": escape(scored.name),
             "model": escape(source.model or "-"),
             "prompts": escape(source.prompts),
-            "result of": escape(results.newest_entry(scored.file)["command"]),
+            "result of": escape(newest_entry(scored.file)["command"]),
             "classifier": escape(run.get("classifier", "")),
         }
         for name in ("C", "temperature", "shots", "draw"):
             cells[name] = _number(run.get(name), "g")
-        cells["accuracy (%)"] = self._accuracy(scored, number)
+        controls = [] if scored.is_control else self.controls_of(scored, number)
+        of_controls = [control.measure() for control in controls]
+        best = max((measured.value for measured in of_controls), default=np.nan)
+        measured = scored.measure(number)
+        bar = Bar(measured.value, measured.low, measured.high, results.chance(scored.labels), best)
+        cells["accuracy (%)"] = Number(format_measurement(measured), bar)
+        cells["untrained control (%)"] = format_measurements(of_controls)
         cells["top 5 (%)"] = _number(100 * run.get("acc5", np.nan), ".2f")
         cells["mean recall (%)"] = _number(100 * run.get("mean_per_class_recall", np.nan), ".2f")
         return cells
 
-    def _accuracy(self, scored: Scored, run: int) -> Number:
-        value = float(scored.right[run].mean())
-        low, high = metrics.wilson(value, len(scored.ids))
-        if scored.untestable:
-            low = high = np.nan
-        best = np.nan
-        if not scored.is_control:
-            controls = self.controls_of(scored, run)
-            best = max((control.best_accuracy() for control in controls), default=np.nan)
-        text = format_measurement(Measurement(value, "%", low, high))
-        return Number(text, Bar(value, low, high, results.chance(scored.labels), best))
+    def _layers(self) -> list[Block]:
+        """Return the accuracy by layer, if there are results of layers."""
+        single = [one for one in self.results if one.has_one_run]
+        probes = {newest_settings(one.file) for one in single if _has_layer(one.file)}
+        files = [one.file for one in single if newest_settings(one.file) in probes]
+        if not probes:
+            return []
+        try:
+            return layer_table(files)
+        except ClipkitError as error:
+            return [f"There is no table of accuracy by layer: {escape(error.message)}"]
 
     def _paired_differences(self) -> list[Block]:
         """Return the differences of results of one run: from the first, and from controls."""
@@ -261,6 +278,10 @@ def group_by_images(scored: Iterable[Scored]) -> list[SameImages]:
     return found
 
 
+def _has_layer(file: FeatureFile) -> bool:
+    return "layer" in (file.model() or {})
+
+
 def _names(group: Iterable[Scored]) -> str:
     return ", ".join(escape(scored.name) for scored in group)
 
@@ -279,8 +300,15 @@ def _differences_from_first(single: Sequence[Scored]) -> list[Block]:
         paired = comparison.pair([scored.file for scored in single], single[0].split)
     except ClipkitError as error:
         return [f"The results are not compared: {escape(error.message)}"]
-    first, *others = [scored.name for scored in single]
-    return differences_from_base(paired, escape(first), {name: escape(name) for name in others})
+    first, *others = single
+    base, *of_others = paired.right
+    pairs = []
+    for scored, right in zip(others, of_others, strict=True):
+        pairs.append(Pair([escape(scored.name)], scored.name, right, base))
+    name = escape(first.name)
+    images = f"the {len(base):,} images that all have" if paired.common else paired.images
+    which = f"from {name} ({100 * base.mean():.2f} %) on {images}"
+    return difference_table(pairs, [f"against {name}"], name, which, TRAINING_IMAGES)
 
 
 def _differences_from_controls(pairs: Sequence[tuple[Scored, Scored]]) -> list[Block]:
@@ -295,7 +323,7 @@ def _differences_from_controls(pairs: Sequence[tuple[Scored, Scored]]) -> list[B
         ["against its control", "control"],
         "the control",
         "of results from their own untrained controls on the same images",
-        "another draw of training images or of random weights",
+        f"{TRAINING_IMAGES} or of random weights",
     )
 
 
@@ -308,7 +336,7 @@ def sum_up_first(groups: Iterable[SameImages]) -> list[Fact]:
     predictions = results.predictions(scored.file, scored.split)  # of several runs, the best
     untrained = [control for control in group.controls_of(scored) if not control.untestable]
     controls = [results.predictions(control.file, control.split) for control in untrained]
-    means = f"{results.newest_entry(scored.file)['command']} ({scored.name})"
+    means = f"{newest_entry(scored.file)['command']} ({scored.name})"
     if not scored.has_one_run:
         runs = f"{len(scored.runs):,} runs by its accuracy on {scored.split}"
         means += f", the best of {runs} (optimistic)"

@@ -1,7 +1,8 @@
-"""Divide a history into steps: which command made which file of which inputs.
+"""Read histories: which command made which file of which inputs, and what a control shares.
 
 The history of a file holds those of some of its inputs: of the main one, of the prompts of logits
-and of all joined files.
+and of all joined files. A control was made in the same way, from the same prompts: only the weights
+of the model differ.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clipkit.analysis.results import Row, newest_entry
+from clipkit.features import FeatureFile
+
 Entry = Mapping[str, Any]
 History = Sequence[Entry]
 NameOf = Callable[[str], str | None]  # returns the name of the file with a digest, if it is known
@@ -20,6 +24,15 @@ LONGEST_NAME = 200  # of a file that is named after its role, which may be any t
 MAIN_INPUTS = ("probe", "images", "features", "logits", "texts", "words", "file 1", "a")
 NO_INPUTS = ("attributes", "groups", "classes", "labels", "prompts")  # digests of other files
 FIRST = ("embed", "textembed", "convert")  # commands with which a history begins
+# Members of an entry of a history that a result and its control need not share, and members of its
+# model that they do
+NOT_SHARED = ("clipkit", "inputs", "model", "machines", "batch_size", "kept", "caveats")
+FEATURES = ("layer", "pool", "norm", "projection")
+SETTINGS = ("classifier", "standardize", "shots", "draw")  # of a run
+CHOSEN = ("C", "temperature")  # settings, too, unless `probe --val` chose them among several
+# Commands whose entries list all that was tried. A control may try fewer temperatures, since an SVM
+# on features without information takes very long at low ones.
+WITH_CANDIDATES = ("calibrate", "entropy", "probe")
 
 
 @dataclass(frozen=True)
@@ -101,16 +114,7 @@ def member(entry: Entry, path: str) -> Any:
 
 
 def steps(history: History, output: str, name_of: NameOf) -> list[Step]:
-    """Return the steps that make a file, in the order in which they run.
-
-    Parameters
-    ----------
-    history : list of dict
-        Of the file.
-    output : str
-        Name of the file.
-    name_of : callable
-    """
+    """Return the steps that make the file `output`, in the order in which they run."""
     names = _Names(history, output, name_of)
     last_first = []
     pending = [(history, output)] if history else []  # a history may be too long for recursion
@@ -180,3 +184,75 @@ def _start_of_texts(history: History) -> int:
         return commands.index("textembed")
     imported = [number for number, command in enumerate(commands) if command == "convert"]
     return imported[-1] if imported else len(history)
+
+
+def _features_of(model: Entry) -> list[Any]:
+    """Return which features of which architecture an entry of a history names."""
+    return [Path(str(model.get("name"))).name, *map(model.get, FEATURES)]
+
+
+def settings(file: FeatureFile) -> str:
+    """Return what a result and its control share: all parameters but the model's weights."""
+    return repr([_shared(entry, file.class_names) for entry in file.history])
+
+
+def run_settings(file: FeatureFile, run: Row) -> list[str]:
+    """Return what a run of a result and that of its control share.
+
+    What each chose on validation rows may differ, since `settings` has the way of choosing.
+    """
+    names = list(SETTINGS)
+    if newest_entry(file).get("val") is None:
+        names += CHOSEN
+    return [str(run.get(name)) for name in names]
+
+
+def newest_settings(file: FeatureFile) -> str:
+    """Return how a result was made from features, whatever they are."""
+    return repr(_shared(newest_entry(file), None))
+
+
+def are_prompts_known(file: FeatureFile) -> bool:
+    """Whether a history tells from which texts a result was made, if it was made from prompts.
+
+    That of an earlier clipkit has the name of a prompt file alone.
+    """
+    for entry in file.history:
+        is_from_file = entry["command"] == "textembed" and "classes" not in entry
+        if is_from_file and not _prompt_digests(entry):
+            return False
+    return True
+
+
+def _shared(entry: Entry, class_names: list[str] | None) -> dict[str, Any]:
+    """Return what an entry of a history and that of a control share."""
+    not_shared = set(NOT_SHARED)
+    if entry["command"] in WITH_CANDIDATES:  # each run names what it was made at
+        not_shared.update(CHOSEN)
+    if entry["command"] == "probe" and not _is_random(entry):
+        not_shared.add("seed")
+    shared = {key: value for key, value in entry.items() if key not in not_shared}
+    model = entry.get("model")
+    if isinstance(model, dict):
+        shared["model"] = _features_of(model)
+    if entry["command"] == "textembed":
+        shared["prompts of"] = _prompt_digests(entry) or class_names
+    return shared
+
+
+def _prompt_digests(entry: Entry) -> list[str]:
+    """Return the digests of prompts that were read from a file; [] if class names make them."""
+    if entry.get("classes", "file") != "file":
+        return []
+    digest_of = digests(entry)
+    return [digest_of[role] for role in ("prompts", "classes") if role in digest_of]
+
+
+def _is_random(probe: Entry) -> bool:
+    """Whether the seed of a probe matters: for an MLP, and to draw few shots or validation rows."""
+    if probe.get("classifier") == "mlp" or probe.get("shots") is not None:
+        return True
+    try:
+        return float(probe.get("val", "nan")) > 0
+    except (TypeError, ValueError):  # the name of a split
+        return False

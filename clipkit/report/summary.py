@@ -9,44 +9,13 @@ from scipy.stats import binomtest
 
 from clipkit.analysis import metrics, results
 from clipkit.analysis.comparison import compare_right
-from clipkit.analysis.results import Predictions
+from clipkit.analysis.results import Predictions, Row
 from clipkit.base import console
 from clipkit.base.names import distinct_names
 from clipkit.report.blocks import Bar, Fact
-from clipkit.report.claims import Run
-from clipkit.report.experiments import Comparison
-from clipkit.report.formatting import escape
+from clipkit.report.markdown import escape
 
 SIGNIFICANT = 0.05  # p below it is shown to be a difference
-# Results that a summary names, the main one first: name -> title, and what gives the accuracy
-RESULTS = {
-    "img.svm": ("Baseline", "an SVM on the image embeddings"),
-    "classes.logits.zeroshot": ("Zero-shot", "the prompts of the classes, without training"),
-    "generic32.logits.svm": ("Generic prompts", "an SVM on the cosines with 32 generic prompts"),
-}
-
-
-def sum_up_folder(comparison: Comparison, what: str) -> list[Fact]:
-    """Sum up a results folder of the model and data set that `what` names."""
-    counts = sorted(comparison.results.row_counts.items(), reverse=True)  # train before test
-    images = " and ".join(f"{count:,} {split}" for split, count in counts)
-    classes = len(comparison.results.class_names)
-    facts = [Fact("What was run", f"{what}: {images} images, {classes} classes")]
-    worst: list[Fact] = []
-    for name, (title, means) in RESULTS.items():
-        runs = comparison.results.runs(name)
-        if not runs:
-            continue
-        scored = comparison.results.predictions(name, runs[0])
-        controls = []
-        for control in comparison.controls:
-            controls += [control.predictions(name, run) for run in control.runs(name)[:1]]
-        why = comparison.results.untestable(name, runs[0])
-        if len(facts) == 1:
-            title = "Main result"
-            worst = [] if why else [worst_class(scored, name)]
-        facts.append(against_references(title, means, scored, controls, name, untestable=why))
-    return facts + worst
 
 
 def against_references(
@@ -89,7 +58,7 @@ def against_references(
     return Fact(title, text, source, Bar(accuracy, low, high, chance, row["acc_b"]))
 
 
-def _compare_with(controls: Sequence[Predictions], scored: Predictions) -> list[Run]:
+def _compare_with(controls: Sequence[Predictions], scored: Predictions) -> list[Row]:
     """Compare a result with each control that has the same images."""
     right = scored.predicted == scored.labels
     rows = []

@@ -35,8 +35,8 @@ textembed --classes F -o out.h5
 textembed --classes F --readable --normalize -o out.h5
 textembed --classes F --template 'a {}' --template 'the {c}' -o out.h5
 report results
-report results --untrained base -o report.md
-report base --untrained results
+report results --control base -o report.md
+report base --control results
 """
 COMMANDS = {
     "images": """\
@@ -99,7 +99,7 @@ plot temperature F --split S -o out.png
 plot grid F -o out.png
 plot grid F --split S -o out.png
 report results
-report results --untrained base -o report.md
+report results --control base -o report.md
 """,
     "probe": """\
 predict F img.h5

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import re
 import textwrap
+from collections.abc import Sequence
 from urllib.parse import quote
 
 from clipkit.base.console import escaped
-from clipkit.report.blocks import Block, Heading, Page, Picture, Table, text_of
-from clipkit.report.folder import Measurement
+from clipkit.report.blocks import Block, Heading, Measurement, Page, Picture, Table, text_of
 
 FACTORS = {"%": 100, "nats": 1, "": 1}
 DECIMALS = {"%": 2, "nats": 4, "": 4}
@@ -24,33 +24,42 @@ MARKDOWN = re.compile(
 )
 
 
-def format_measurement(measurement: Measurement | None) -> str:
-    """Format a number with its interval and note; an empty string for None.
+def format_measurement(measurement: Measurement) -> str:
+    """Format a number with its interval.
 
-    >>> format_measurement(Measurement(0.5, "%", 0.4, 0.6, "τ 0.07"))
-    '50.00 (40.00–60.00), τ 0.07'
+    >>> format_measurement(Measurement(0.5, "%", 0.4, 0.6))
+    '50.00 (40.00–60.00)'
     >>> format_measurement(Measurement(3.46561, "nats"))
     '3.4656'
     """
-    if measurement is None:
-        return ""
     text = _format_number(measurement.value, measurement.unit)
     if not math.isnan(measurement.low):
         low = _format_number(measurement.low, measurement.unit)
         high = _format_number(measurement.high, measurement.unit)
         text += f" ({low}–{high})"
-    if measurement.note:
-        text += f", {measurement.note}"
     return text
 
 
-def format_difference(measurement: Measurement, thesis: float) -> str:
-    """Format a number minus the thesis's, in percentage points where the unit is percent.
+def format_measurements(measurements: Sequence[Measurement]) -> str:
+    """Format the number of a control, or the mean of several with the lowest and the highest.
+
+    >>> format_measurements([Measurement(0.5), Measurement(0.6)]), format_measurements([])
+    ('55.00 (50.00–60.00)', '')
+    """
+    if len(measurements) < 2:
+        return "".join(map(format_measurement, measurements))
+    values = [measurement.value for measurement in measurements]
+    mean = sum(values) / len(values)
+    return format_measurement(Measurement(mean, measurements[0].unit, min(values), max(values)))
+
+
+def format_difference(measurement: Measurement, figure: float) -> str:
+    """Format a number minus a published one, in percentage points where the unit is percent.
 
     >>> format_difference(Measurement(0.79), 0.7801)
     '+0.99'
     """
-    difference = FACTORS[measurement.unit] * (measurement.value - thesis)
+    difference = FACTORS[measurement.unit] * (measurement.value - figure)
     return f"{difference:+.{DECIMALS[measurement.unit]}f}"
 
 

@@ -1,0 +1,291 @@
+"""Set what was measured beside published figures, which a table holds.
+
+The table is a .tsv with the columns of `COLUMNS`. `where` selects a result by what its history and
+its runs say, in words such as `command=probe prompts=generic32 temperature=0.5`.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from clipkit.analysis import metrics, results
+from clipkit.analysis.results import Row
+from clipkit.base import csv_rows, files, tables
+from clipkit.base.errors import ClipkitError
+from clipkit.features import FeatureFile
+from clipkit.features.compatibility import origin
+from clipkit.features.history import dataset_entries, is_untrained, provenance
+from clipkit.report.blocks import Bar, Block, Cell, Fact, Heading, Measurement, Number, Table
+from clipkit.report.markdown import (
+    escape,
+    format_difference,
+    format_measurement,
+    format_measurements,
+)
+from clipkit.report.steps import member
+
+COLUMNS = ("section", "title", "where", "column", "value", "comparable", "source")
+HISTORY_WORDS = (
+    "command",
+    "model",
+    "dataset",
+    "prompts",
+    "features",
+    "seed",
+    "pool",
+    "norm",
+    "link",
+)
+RUN_WORDS = ("classifier", "C", "temperature", "standardize", "k", "shots", "draw")
+# What makes another experiment: a result that has one of these has to be selected by it
+VARIATIONS = ("val", "shots", "random", "whiten", "labels", "layer", "projection")
+CHOICES = ("split", "images")  # which runs count, and how many images they must have
+WORDS = tuple(dict.fromkeys((*HISTORY_WORDS, *RUN_WORDS, *VARIATIONS, *CHOICES)))
+SHARES = ("acc1", "acc5", "purity")  # of the images, so that they have Wilson's interval
+CONTROL, VERDICT = "untrained control", "in the interval"
+HEADER = ("result", "source", "measured", CONTROL, "published", "difference", VERDICT)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A published figure, or an experiment without one."""
+
+    section: str
+    title: str
+    where: Mapping[str, str]  # what selects the result
+    column: str
+    value: float  # NaN without a figure
+    reason: str  # why a result is not comparable with it, or ""
+    source: str
+
+    @property
+    def unit(self) -> str:
+        """The unit of the value: %, nats or ""."""
+        return tables.COLUMNS.get(self.column, "")
+
+
+class _Run(NamedTuple):
+    """A run of a result that a figure selects."""
+
+    name: str
+    file: FeatureFile
+    split: str
+    row: Row
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """What a run shares with another one on the same images."""
+        return origin(self.file, self.split).key
+
+
+def read_table(path: str) -> list[Figure]:
+    """Read published figures. An error names the line and the column."""
+    stream = io.BytesIO(files.read_bytes(path))
+    lines = csv_rows.read_rows(stream, path, "\t", quotes=False)
+    _, header = next(lines, (1, [""]))
+    if header != list(COLUMNS):
+        columns = f"the columns {', '.join(COLUMNS)} between tabs"
+        raise _error(f"{path}, line 1", columns, ", ".join(header))
+    figures: list[Figure] = []
+    for number, cells in lines:
+        place = f"{path}, line {number}"
+        if len(cells) != len(COLUMNS):
+            raise _error(place, f"{len(COLUMNS)} cells", len(cells))
+        figures.append(_parse(dict(zip(COLUMNS, cells, strict=True)), place))
+    return figures
+
+
+def _parse(cells: Mapping[str, str], place: str) -> Figure:
+    where = _parse_where(cells["where"], f"{place}, where")
+    if cells["column"] not in tables.COLUMNS:
+        raise _error(f"{place}, column", "a column of a result, such as acc1", cells["column"])
+    try:
+        value = float(cells["value"] or "nan")
+    except ValueError:
+        value = math.inf
+    if math.isinf(value):
+        raise _error(f"{place}, value", "a number, or nothing", cells["value"])
+    answer, _, reason = cells["comparable"].partition(":")
+    is_answer = cells["comparable"] == "yes" or (answer == "no" and reason.strip())
+    if cells["value"] and not is_answer:
+        raise _error(f"{place}, comparable", "yes, or no: REASON", cells["comparable"])
+    for name in ("section", "title"):
+        if not cells[name].strip():
+            raise _error(f"{place}, {name}", "a text", cells[name])
+    section, title = cells["section"], cells["title"]
+    return Figure(section, title, where, cells["column"], value, reason.strip(), cells["source"])
+
+
+def _parse_where(text: str, place: str) -> dict[str, str]:
+    try:
+        words = shlex.split(text)
+    except ValueError:  # an open quote
+        words = [""]
+    where: dict[str, str] = {}
+    for word in words:
+        key, _, value = word.partition("=")
+        key = "temperature" if key == "tau" else key
+        if key not in WORDS or not value or key in where:
+            raise _error(place, f"words such as command=probe, of {', '.join(WORDS)}", text)
+        where[key] = value
+    return where
+
+
+def _error(place: str, expected: str, got: object) -> ClipkitError:
+    return ClipkitError(f"{place}: expected {expected}, got {got!r}")
+
+
+def compare_figures(
+    figures: Sequence[Figure], named: Mapping[str, FeatureFile]
+) -> tuple[list[Block], Fact]:
+    """Return the section of published figures beside results by their names, and its summary."""
+    described = [(name, file, _describe(file)) for name, file in named.items() if file.runs]
+    trained = [one for one in described if not is_untrained(one[1])]
+    controls = [one for one in described if is_untrained(one[1])]
+    header = [name for name in HEADER if controls or name != CONTROL]
+    sections: dict[str, list[dict[str, Cell]]] = {}
+    for figure in figures:
+        row = _row(figure, _select(figure, trained), _select(figure, controls))
+        sections.setdefault(figure.section, []).append(row)
+    verdicts = [cells.get(VERDICT) for rows in sections.values() for cells in rows]
+    total = verdicts.count("yes") + verdicts.count("no")
+    text = f"{verdicts.count('yes')} of {total} comparable figures lie within the interval."
+    blocks: list[Block] = [Heading(2, "Published figures"), text]
+    for section, rows in sections.items():
+        sources = [str(cells.get("file", "")) for cells in rows]
+        lines = [[cells.get(name, "") for name in header] for cells in rows]
+        blocks += [Heading(3, escape(section)), Table(header, lines, 2, sources)]
+    return blocks, Fact("Published figures", text)
+
+
+def _row(figure: Figure, runs: Sequence[_Run], controls: Sequence[_Run]) -> dict[str, Cell]:
+    """Return the cells of a figure's row, with the name of the result as `file`."""
+    cells: dict[str, Cell] = {"result": escape(figure.title), "source": escape(figure.source)}
+    if not math.isnan(figure.value):
+        cells["published"] = format_measurement(Measurement(figure.value, figure.unit))
+    values = {run.row[figure.column] for run in runs}
+    if len(values) != 1:
+        names = ", ".join(dict.fromkeys(run.name for run in runs))
+        cells["measured"] = escape(f"several fit: {names}" if runs else "not measured")
+        return cells
+    run = runs[0]
+    cells["file"] = run.name
+    controls = [control for control in controls if control.images == run.images]
+    measured = _measure(figure, run)
+    cells["measured"] = format_measurement(measured)
+    if figure.unit == "%":
+        best = max((control.row[figure.column] for control in controls), default=math.nan)
+        bar = Bar(measured.value, measured.low, measured.high, control=best)
+        cells["measured"] = Number(format_measurement(measured), bar)
+    cells[CONTROL] = format_measurements([_measure(figure, control) for control in controls])
+    reason = figure.reason or _reservation(figure, run)
+    if not math.isnan(figure.value):
+        cells[VERDICT] = escape(f"not comparable: {reason}")
+        if not reason:
+            cells["difference"] = format_difference(measured, figure.value)
+            cells[VERDICT] = "yes" if _is_within(figure, measured) else "no"
+    return cells
+
+
+def _measure(figure: Figure, run: _Run) -> Measurement:
+    """Return a number of a run with its 95 % interval, if it is a share of the images."""
+    value = float(run.row[figure.column])
+    if figure.column not in SHARES or run.split not in run.file.splits:
+        return Measurement(value, figure.unit)
+    return Measurement(value, figure.unit, *metrics.wilson(value, len(run.file.splits[run.split])))
+
+
+def _is_within(figure: Figure, measured: Measurement) -> bool:
+    """Whether a figure lies in the interval or, without one, is what was measured, rounded."""
+    if math.isnan(measured.low):
+        published = Measurement(figure.value, figure.unit)
+        return format_measurement(published) == format_measurement(measured)
+    return measured.low <= figure.value <= measured.high
+
+
+def _reservation(figure: Figure, run: _Run) -> str:
+    """Say why a result is no repetition, whatever the table says; "" if it is one."""
+    images, count = figure.where.get("images"), _image_count(run)
+    if images is not None and str(count) != images:
+        return f"{count} images, not {images}"
+    return results.untestable(run.file, run.split)
+
+
+def _image_count(run: _Run) -> int | None:
+    """Return the number of images of a run's split; None if neither file nor history has it."""
+    if run.split in run.file.splits:
+        return len(run.file.splits[run.split])
+    counts = [member(data, f"splits.{run.split}.images") for data in dataset_entries(run.file)]
+    return next((count for count in counts if isinstance(count, int)), None)
+
+
+def _select(
+    figure: Figure, described: Iterable[tuple[str, FeatureFile, dict[str, Any]]]
+) -> list[_Run]:
+    """Return the runs that a figure selects, which have a number in its column."""
+    selected = []
+    for name, file, facts in described:
+        split, rows = _runs(file, figure.where.get("split"))
+        for row in rows:
+            number = row.get(figure.column)
+            known = {word: row[word] for word in RUN_WORDS if word in row}
+            is_number = isinstance(number, float) and not math.isnan(number)
+            if is_number and _fits(facts | known, figure.where):
+                selected.append(_Run(name, file, split, row))
+    return selected
+
+
+def _runs(file: FeatureFile, split: str | None) -> tuple[str, list[Row]]:
+    """Return the split that counts, by default `test` or else the first, and the runs on it."""
+    column = next((name for name in ("eval_split", "split") if name in file.runs), None)
+    if column is None:
+        return split or "", file.rows()
+    split = split or results.default_split(map(str, file.runs[column]))
+    return split, file.runs_on(split)
+
+
+def _fits(facts: Mapping[str, Any], where: Mapping[str, str]) -> bool:
+    """Whether facts have what `where` says, and no variation that it does not name."""
+    if any(facts.get(word) is not None for word in VARIATIONS if word not in where):
+        return False
+    for word, wanted in where.items():
+        if word not in CHOICES and not _is_equal(word, facts.get(word), wanted):
+            return False
+    return True
+
+
+def _is_equal(word: str, fact: Any, wanted: str) -> bool:
+    """Whether a fact is what is wanted: equal as a number, or a text in any case."""
+    names = [str(fact).lower()]
+    if word in ("model", "dataset"):  # which may be paths
+        names.append(Path(names[0]).name)
+    try:
+        return float(fact) == float(wanted)
+    except (TypeError, ValueError):
+        return wanted.lower() in names
+
+
+def _describe(file: FeatureFile) -> dict[str, Any]:
+    """Return what the history of a result says, by the words of `where`."""
+    newest, model = results.newest_entry(file), file.model() or {}
+    commands = [entry["command"] for entry in file.history]
+    facts: dict[str, Any] = {}
+    for entry in file.history:
+        facts |= {word: entry.get(word) for word in ("random", "whiten") if entry.get(word)}
+    facts |= {word: newest.get(word) for word in ("val", "shots", "link", "seed")}
+    facts |= {word: model.get(word) for word in ("layer", "pool", "norm", "projection")}
+    datasets = [data["name"] for data in dataset_entries(file) if "name" in data]
+    return facts | {
+        "command": newest["command"],
+        "model": model.get("name"),
+        "dataset": " + ".join(map(str, datasets)),
+        "prompts": provenance(file).prompts,
+        "features": newest.get("features", "logits") if "logits" in commands else "embeddings",
+        "labels": results.labels_suffix(file).removeprefix("; labels: ") or None,
+    }

@@ -1,0 +1,221 @@
+"""Tables of a report: paired differences, attributes, variance, layers, and what ran."""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata
+from typing import TYPE_CHECKING, NamedTuple
+
+from clipkit.analysis import comparison, metrics
+from clipkit.analysis.comparison import Bools
+from clipkit.analysis.for_people import attribute_rows
+from clipkit.analysis.results import Row, columns_of
+from clipkit.base.version import __version__
+from clipkit.features import FeatureFile
+from clipkit.plots.layer_curves import layer_curves
+from clipkit.report.blocks import Bar, Block, Cell, Measurement, Number, Table
+from clipkit.report.markdown import escape, format_measurement, format_percent, format_points
+from clipkit.report.steps import Entry, list_of, member
+
+if TYPE_CHECKING:
+    from clipkit.plots import LayerPoints
+
+LIBRARIES = ("numpy", "scikit-learn", "torch", "transformers")
+EMBEDDING = math.inf  # the layer of its row, which is the last
+# Command -> columns of its results
+RESULT_COLUMNS = {
+    "attributes": "attribute values rows chance zeroshot names random probe control reach "
+    "reach_low reach_high",
+    "variance": "attribute share unique null95 control_share control_low control_high",
+}
+ATTRIBUTES = (
+    "The table has the mean recall per value of each attribute, in percent. *Zeroshot* is by words "
+    "alone. The other columns are of probes: *names* on the cosines with the words, *random* on "
+    "as many random directions, *probe* on the whole embedding, and *control* on the untrained "
+    "control. *Reach* is (zeroshot − chance) / (probe − chance). Brackets have a 95 % interval "
+    "over test images or, for random directions and controls, the range."
+)
+SHARES = (
+    "The share is the part of the variance of the embeddings that an attribute explains, in "
+    "percent (adjusted R²). *Unique* is what the regression on all attributes loses without this "
+    "one. 95 % of unrelated attributes have a share below *null*."
+)
+LAYERS = (
+    "Accuracy of a probe on the hidden states after each layer. Layer 0 is the input of the first "
+    "layer, and the last row is the embedding. Of several controls, the table has the mean."
+)
+
+
+class Pair(NamedTuple):
+    """A row: its labels, the name of a result, and which of N images it and another get right."""
+
+    labels: Sequence[str]
+    source: str
+    right: Bools
+    other: Bools
+
+
+def difference_table(
+    pairs: Sequence[Pair], label_header: Sequence[str], other: str, which: str, not_covered: str
+) -> list[Block]:
+    """Return a table of differences with its text.
+
+    `label_header` is the header of the labels of pairs. `other` names what each result is compared
+    with, in the header, and `which` the same with the images, in the text. `not_covered` is what
+    the interval does not cover.
+    """
+    rows = [comparison.compare_right(pair.right, pair.other) for pair in pairs]
+    p_values = metrics.holm([row["p"] for row in rows])
+    cells: list[list[Cell]] = []
+    for pair, row, difference, p in zip(pairs, rows, _differences(rows), p_values, strict=True):
+        counts = [f"{row['only_a']}", f"{row['only_b']}"]
+        cells.append([*pair.labels, difference, *counts, f"{p:.2g}"])
+    header = [*label_header, "difference (points)", "only this", f"only {other}", "p"]
+    p_name = "McNemar's exact p"
+    if len(pairs) > 1:
+        p_name += ", corrected for all rows by Holm's method"
+    text = (
+        f"Differences {which}: the paired difference with its 95 % interval, "
+        f"the number of images that only one of the two gets right, and {p_name}. The interval "
+        f"covers another draw of test images, but not {not_covered}."
+    )
+    return [text, Table(header, cells, len(label_header), [pair.source for pair in pairs])]
+
+
+def _differences(rows: Sequence[Row]) -> list[Number]:
+    """Return the differences with their intervals. The bars have one scale."""
+    furthest = max(max(abs(row["low"]), abs(row["high"])) for row in rows)
+    cells = []
+    for row in rows:
+        interval = row["difference"], row["low"], row["high"]
+        span = (-furthest, furthest)
+        bar = Bar(*interval, reference=0.0, span=span, reference_name="no difference")
+        cells.append(Number(format_points(*interval), bar))
+    return cells
+
+
+def attribute_table(result: FeatureFile, source: str) -> list[Block]:
+    """Return the table of a result of `clipkit attributes`."""
+    columns_of(result, "attributes", RESULT_COLUMNS["attributes"])
+    rows = result.rows()
+    formatted = attribute_rows(rows)
+    header = [name.removesuffix(" %") for name in formatted[0]]
+    cells = []
+    for row, texts in zip(rows, formatted, strict=True):
+        cells.append([_attribute_cell(row, title, text) for title, text in texts.items()])
+    return [ATTRIBUTES, Table(header, cells, sources=[source] * len(cells))]
+
+
+def _attribute_cell(row: Row, title: str, text: object) -> Cell:
+    """Return a cell with the bar of its recall, if the column holds a recall."""
+    if text is None:
+        return ""
+    name = title.removesuffix(" %")
+    if name == title or name in ("chance", "control"):
+        return escape(text)
+    low, high = row.get(f"{name}_low", math.nan), row.get(f"{name}_high", math.nan)
+    return Number(escape(text), Bar(row[name], low, high, row["chance"], row["control"]))
+
+
+def variance_table(result: FeatureFile, source: str) -> list[Block]:
+    """Return the table of a result of `clipkit variance` on images."""
+    columns_of(result, "variance", RESULT_COLUMNS["variance"])
+    header = ["attribute", "share", "null", "unique", "share in the control"]
+    rows = result.rows()
+    has_null = "unique_null95" in rows[0]  # not in results of an earlier clipkit
+    header[4:4] = ["null of unique"] * has_null
+    cells: list[list[Cell]] = []
+    for row in rows:
+        bar = Bar(
+            row["share"],
+            reference=row["null95"],
+            control=row["control_share"],
+            reference_name="95 % of unrelated attributes",
+        )
+        share = Number(format_percent(row["share"]), bar)
+        unique, null = format_percent(row["unique"]), format_percent(row["null95"])
+        cells.append([escape(row["attribute"]), share, null, unique, _control_share(row)])
+        if has_null:
+            cells[-1].insert(4, format_percent(row["unique_null95"]))
+    return [SHARES, Table(header, cells, sources=[source] * len(cells))]
+
+
+def _control_share(row: Row) -> str:
+    """Return the mean share of the controls, with its range if there are several."""
+    mean, low, high = row["control_share"], row["control_low"], row["control_high"]
+    if low < high:
+        return format_measurement(Measurement(mean, "%", low, high))
+    return format_percent(mean)
+
+
+def layer_table(files: Sequence[FeatureFile]) -> list[Block]:
+    """Return the table of accuracy by layer, with columns for each probe and its control.
+
+    Raises
+    ------
+    ClipkitError
+        See `layer_curves`.
+    """
+    curves, _ = layer_curves(files)
+    columns: dict[str, Mapping[float, str]] = {}
+    for curve in curves:
+        label = escape(curve.label) if len(curves) > 1 else "accuracy"
+        for suffix, points in (("", curve.trained), (", untrained", curve.control)):
+            if points is not None:
+                columns[f"{label}{suffix} (%)"] = _layer_cells(points)
+    rows = []
+    for layer in sorted(set().union(*columns.values())):
+        name = "embedding" if layer == EMBEDDING else f"{layer}"
+        rows.append([name, *(column.get(layer, "") for column in columns.values())])
+    return [LAYERS, Table(["layer", *columns], rows)]
+
+
+def _layer_cells(points: LayerPoints) -> dict[float, str]:
+    """Return the accuracy after each layer, and that of the embedding."""
+    cells: dict[float, str] = {}
+    for layer, accuracy in zip(points.layers, points.values, strict=True):
+        cells[layer] = format_percent(accuracy)
+    if points.embedding is not None:
+        cells[EMBEDDING] = format_percent(points.embedding[0])
+    return cells
+
+
+def provenance_table(files: Iterable[FeatureFile]) -> Table:
+    """Return the table of what ran: models and data sets, as histories name them, and versions."""
+    rows: dict[tuple[str, str], None] = {}  # each once
+    for file in files:
+        for entry in file.history:
+            if entry["command"] == "embed":
+                rows |= dict.fromkeys(_embedding_rows(entry))
+    versions = [f"clipkit {__version__}", f"Python {platform.python_version()}"]
+    versions += [f"{name} {metadata.version(name)}" for name in LIBRARIES]
+    cells = [list(map(escape, row)) for row in [*rows, ("reported by", ", ".join(versions))]]
+    return Table(["what ran", ""], cells, text_columns=2)
+
+
+def _embedding_rows(entry: Entry) -> list[tuple[str, str]]:
+    """Return the facts of an entry of `embed`, each with its name."""
+    name = str(member(entry, "model.name"))
+    role = "model"
+    if member(entry, "model.untrained") is not None:
+        role, name = "untrained control", f"{name}, untrained (seed {entry['model']['untrained']})"
+    weights = member(entry, "model.weights") or member(entry, "model.digest")
+    computed = f"{member(entry, 'model.precision')} on {member(entry, 'model.device')}"
+    rows = [
+        (role, f"{name}, {weights}, {computed}"),
+        ("embedded by", f"clipkit {entry.get('clipkit')}"),
+    ]
+    dataset = str(member(entry, "dataset.name"))
+    splits = member(entry, "dataset.splits")
+    for split in splits if isinstance(splits, dict) else ():
+        count, digest = (member(splits[split], name) for name in ("images", "rows"))
+        rows.append((f"rows of {split}", f"{dataset}: {count} images, sha256:{digest}"))
+    draw = member(entry, "dataset.draw")
+    if isinstance(draw, dict):
+        rows.append(("draw", ", ".join(f"{key} {value}" for key, value in draw.items())))
+    skipped = list_of(entry, "skipped")
+    if skipped:
+        rows.append(("skipped images", f"{len(skipped)}"))
+    return rows
