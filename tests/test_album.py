@@ -216,7 +216,7 @@ def test_a_probe_of_an_untrained_model_is_no_control_of_zero_shot(photos: datase
     control = result(CONTROL, IDS)
     control.history[0] |= {"model": {**MODEL, "untrained": 1}}
     control.history[1]["command"] = "probe"
-    assert album.collect([result(WRONG, IDS)], [control], photos).control_name == ""
+    assert collect([result(WRONG, IDS)], [control], photos).control_name == ""
 
 
 def test_a_control_among_the_results_is_recognised(photos: datasets.Dataset) -> None:
@@ -255,10 +255,10 @@ def test_a_fitted_result_leads_only_an_album_of_its_own_and_is_named_as_such(
     fair.history[1]["command"] = "probe"
     caveat = {"kind": "fitted", "split": "test", "count": 8, "rows": 8}
     fitted.history[1] |= {"command": "probe", "caveats": [caveat]}
-    shown = album.collect([fitted, fair], [], photos)
+    shown = collect([fitted, fair], [], photos)
     assert shown.label == "probe, on test"
     assert {image.predicted for image in shown.images} == {NAMES[number] for number in CONTROL}
-    alone = album.collect([fitted], [], photos)
+    alone = collect([fitted], [], photos)
     assert "on test; test was fitted: the accuracy" in alone.label
     assert alone.label in render(alone)
 

@@ -15,7 +15,7 @@ from clipkit.analysis import attributes, importance, prediction, results
 from clipkit.analysis.evaluation import evaluate_grid
 from clipkit.analysis.results import Predictions
 from clipkit.features import FeatureFile, Split, concatenation, read, row_ids, splitting, write
-from clipkit.plots import panels
+from clipkit.plots.attributes import draw_attributes
 from clipkit.report.summary import against_references
 
 HISTORY = [{"command": "embed", "model": {"name": "m", "digest": "sha256:1"}}]
@@ -210,7 +210,7 @@ def test_info_and_pictures_repeat_the_note(folder):
     assert "(" not in rows(done.stdout)[0]["probe"]
     assert FITTED in ok("info", "--runs", folder / "a.h5").stderr
     assert f"a.h5: {FITTED}" in ok("report", folder / "a.h5").stdout.replace("\\", "")
-    assert panels.draw_attributes(read(folder / "a.h5"))[1].endswith(FITTED)
+    assert draw_attributes(read(folder / "a.h5"))[1].endswith(FITTED)
     assert results.source_label(read(folder / "fitted.h5"), "test").endswith(f", test. {FITTED}")
 
 

@@ -41,11 +41,10 @@ MEMBERS_OF: dict[str, dict[str, str | None]] = {
     "embed": {
         **{f"{name}_column": f"dataset.columns.{name}" for name in ("path", "label", "split")},
         "limit": "dataset.draw.limit",
-        "max_classes": "dataset.draw.classes",
+        "classes": "dataset.draw.classes",
         "split_off": "dataset.split_off.fractions",
         "batch_size": None,
     },
-    "attributes": {"random_sets": "random"},
     "compare": {"table": "by"},
     "split": {"test": "fractions.test", "val": "fractions.val", "group_folder": "by_folder"},
 }
