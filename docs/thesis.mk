@@ -1,0 +1,195 @@
+# The results of CHAPTERS for one model and one data set, in the folder OUT. The Makefile calls this
+# file for a model and for its untrained controls, whose seed is in SEED and whose pictures are not
+# drawn. It sets the other variables, and finds clipkit on the PATH, so that a dry run reads like a
+# session.
+.DELETE_ON_ERROR:
+.SUFFIXES:
+SHELL = /bin/bash
+.SHELLFLAGS = -euo pipefail -c
+.DEFAULT_GOAL := results
+comma := ,
+option = $(if $2,--$1 $2)
+MODEL_OPTIONS = $(strip --model $(MODEL) $(call option,untrained,$(SEED)) \
+  $(call option,precision,$(PRECISION)) $(call option,device,$(DEVICE)))
+DATA_OPTIONS = $(strip $(call option,root,$(ROOT)) $(call option,limit,$(LIMIT)) \
+  $(call option,split-off,$(SPLIT_OFF)) $(if $(filter tiny-imagenet,$(DATASET)),--max-classes 100))
+# An SVM on features without information takes very long at lower temperatures.
+TEMPERATURES := 1,0.5,0.07,0.05,0.03,0.02,0.01$(if $(SEED),,$(comma)0.005)
+FIRST := $(firstword $(SEEDS))
+LAST := $(lastword $(SEEDS))
+for_seeds = for seed in $(SEEDS); do
+
+# Chapter 2. A linear SVM on image embeddings is the supervised baseline. Zero-shot classification
+# predicts the class of the most similar prompt.
+FILES_chapter2 := img.svm.h5 img.svm.confusion.png img.svm.classes.png img.svm-c.h5 img.logreg.h5 \
+  $(addprefix classes.logits.zeroshot.,h5 confusion.png classes.png)
+
+# Exit code 3 says that images were skipped, or that a report leaves files out. The report names them.
+$(OUT)/img.h5:
+	clipkit embed $(strip $(DATASET) $(DATA_OPTIONS) $(MODEL_OPTIONS)) -o $@ || test $$? = 3
+$(OUT)/%.svm.h5: $(OUT)/%.h5 ; clipkit probe $< -f -o $@
+$(OUT)/%.svm-c.h5: $(OUT)/%.h5 ; clipkit probe $< -C 0.0001,0.001,0.01,0.1,1 --val 0.1 -f -o $@
+$(OUT)/%.logreg.h5: $(OUT)/%.h5 ; clipkit probe $< --classifier logreg -f -o $@
+$(OUT)/classes.h5: $(OUT)/img.h5
+	clipkit textembed --classes $< --template "a photo of a {}" $(MODEL_OPTIONS) -f -o $@
+$(OUT)/%.logits.h5: $(OUT)/img.h5 $(OUT)/%.h5 ; clipkit logits $^ -f -o $@
+$(OUT)/%.zeroshot.h5: $(OUT)/%.h5 ; clipkit zeroshot $< -f -o $@
+
+# Chapter 3. The same SVM on the logits of prompts that name no class, and the entropy of their
+# softmax.
+FILES_chapter3 := $(addprefix generic16.logits.,svm.h5 entropy.h5) $(addprefix generic32.logits.,\
+  svm.h5 logreg.h5 entropy.h5 entropy.png confidence.png logits.png similarity.png)
+
+$(OUT)/%.h5: prompts/%.txt ; clipkit textembed $< $(MODEL_OPTIONS) -f -o $@
+$(OUT)/%.entropy.h5: $(OUT)/%.h5 ; clipkit entropy $< -t $(TEMPERATURES) -f -o $@
+
+# Chapter 4. The effect of temperature, classifier and number of prompts. The controls are a grid of
+# tau and C, random directions, prompts of the same words in random order, and whitened prompts with
+# few shots. A rule makes the results of all SEEDS, and make knows it by the last.
+RANDOM := $(SETS:generic%=random%)
+FILES_chapter4 := $(addprefix generic32.logits.,sweep.h5 sweep.temperature.png c-tau-grid.h5 \
+  c-tau-grid.grid.png c-tau-grid-probs.h5 c-tau-grid-probs.grid.png svm-val.h5 logreg-val.h5 \
+  mlp-val.h5) classifiers.png spectrum.png salad32.fewshot-$(LAST).h5 \
+  $(foreach set,$(SETS),$(addprefix $(set),.h5 .logits.svm.h5 .logits.entropy.h5 \
+    .logits.fewshot-$(LAST).h5 .whitened.fewshot-$(LAST).h5)) \
+  $(foreach set,$(RANDOM),$(set).svm-$(LAST).h5 $(set).fewshot-$(LAST).h5)
+FILES_resolution := $(foreach set,generic32 food32,$(set).logits.svm.h5 $(set).logits.entropy.h5)
+ifneq ($(filter $(DATASET),$(HIGH_RESOLUTION)),)
+FILES_chapter4 += $(FILES_resolution)
+endif
+FEWSHOT := --classifier logreg --shots 20 -t 1,0.3,0.1,0.03,0.01 --val 0.1
+
+$(OUT)/%.sweep.h5: $(OUT)/%.h5 ; clipkit probe $< -t $(TEMPERATURES) -f -o $@
+# tau falls by a factor of 2 and C grows by a factor of 4, so that values of C / tau^2 recur.
+# Probabilities are about 32 times smaller than cosines, so their C is 32^2 times larger.
+C_TAU_GRID = clipkit probe $< --shots 20 -t 1,0.5,0.25,0.125,0.0625
+$(OUT)/%.c-tau-grid.h5: $(OUT)/%.h5 ; $(C_TAU_GRID) -C 0.25,1,4,16 -f -o $@
+$(OUT)/%.c-tau-grid-probs.h5: $(OUT)/%.h5
+	$(C_TAU_GRID) --features probs -C 256,1024,4096,16384 -f -o $@
+VALIDATED = clipkit probe $< -t $(TEMPERATURES) --val 0.1 -f -o $@ --classifier
+$(OUT)/%.svm-val.h5: $(OUT)/%.h5 ; $(VALIDATED) svm
+$(OUT)/%.logreg-val.h5: $(OUT)/%.h5 ; $(VALIDATED) logreg
+$(OUT)/%.mlp-val.h5: $(OUT)/%.h5 ; $(VALIDATED) mlp
+$(OUT)/%.whitened.h5: $(OUT)/img.h5 $(OUT)/%.h5 ; clipkit logits $^ --whiten -f -o $@
+$(OUT)/%.fewshot-$(LAST).h5: $(OUT)/%.h5
+	$(for_seeds) clipkit probe $< $(FEWSHOT) --seed $$seed -f -o $(OUT)/$*.fewshot-$$seed.h5; done
+$(OUT)/random%.svm-$(LAST).h5: $(OUT)/img.h5
+	$(for_seeds) clipkit logits $< --random $* --seed $$seed | \
+	  clipkit probe -f -o $(OUT)/random$*.svm-$$seed.h5; done
+$(OUT)/random%.fewshot-$(LAST).h5: $(OUT)/img.h5
+	$(for_seeds) clipkit logits $< --random $* --seed $$seed | \
+	  clipkit probe $(FEWSHOT) --seed $$seed -f -o $(OUT)/random$*.fewshot-$$seed.h5; done
+$(OUT)/salad32.fewshot-$(LAST).h5: $(OUT)/img.h5 prompts/generic32.txt prompts/word-salad.awk
+	$(for_seeds) awk -v seed=$$seed -f prompts/word-salad.awk prompts/generic32.txt | \
+	  clipkit textembed - $(MODEL_OPTIONS) | clipkit logits $< - | \
+	  clipkit probe $(FEWSHOT) --seed $$seed -f -o $(OUT)/salad32.fewshot-$$seed.h5; done
+
+# Chapter 5. k-means on image embeddings and on logits.
+FILES_chapter5 := $(foreach features,img generic32.logits generic415.logits,\
+  $(features).cluster-$(LAST).h5 $(features).clusters.png)
+
+$(OUT)/%.cluster-$(LAST).h5: $(OUT)/%.h5
+	$(for_seeds) clipkit cluster $< --seed $$seed -f -o $(OUT)/$*.cluster-$$seed.h5; done
+$(OUT)/%.clusters.png: $(OUT)/%.cluster-$(LAST).h5
+	clipkit plot clusters $(OUT)/$*.cluster-$(FIRST).h5 -f -o $@
+
+# Chapter 6. Measure for each attribute what probes, words and controls recognise. TABLE has the
+# attributes of the images, and WORDS has the words for their values. Without them, the only
+# attribute is the class. The results include the controls, so that these have none.
+FILES_chapter6 := classes.logits.zeroshot.h5 classes.logits.calibrate.h5 reliability.png \
+  img.shots.h5 shots.png $(if $(SEED),,img.attributes.h5 img.variance.h5) \
+  $(if $(TABLE),variance.png attributes.png)
+
+CONTROL_IMAGES := $(wildcard $(CONTROLS:%=%/img.h5))
+MEASURED = $(strip $(call option,table,$(TABLE)) $(CONTROLS:%=--control %/img.h5)) -f -o $@
+WORD_FILE := $(OUT)/$(if $(WORDS),words,classes).h5
+$(OUT)/words.h5: $(WORDS) $(OUT)/table
+	clipkit textembed --classes $< --template "{}" $(MODEL_OPTIONS) -f -o $@
+$(OUT)/img.attributes.h5: $(OUT)/img.h5 $(WORD_FILE) $(OUT)/table $(CONTROL_IMAGES)
+	clipkit attributes $< $(WORD_FILE) $(MEASURED)
+$(OUT)/img.variance.h5: $(OUT)/img.h5 $(OUT)/table $(CONTROL_IMAGES)
+	clipkit variance $< $(MEASURED)
+$(OUT)/%.calibrate.h5: $(OUT)/%.h5 ; clipkit calibrate $< -t 1,model -f -o $@
+$(OUT)/%.shots.h5: $(OUT)/%.h5
+	clipkit probe $< --classifier logreg --shots 1,2,4,8,16 --repeat 5 -f -o $@
+
+# Layers. The same SVM on the hidden states of each layer, for the class and for each of ATTRIBUTES,
+# which TABLE must have. One pass embeds all layers. Only then it is known how many there are.
+FILES_layers := img.svm.h5 layers.class.stamp $(ATTRIBUTES:%=layers.%.stamp) $(if $(SEED),,layers.png)
+
+$(OUT)/layers.stamp:
+	clipkit embed $(strip $(DATASET) $(DATA_OPTIONS) $(MODEL_OPTIONS)) --layers all \
+	  -f -o '$(OUT)/img.l{layer}.h5' || test $$? = 3
+	touch $@
+$(OUT)/layers.class.stamp: $(OUT)/layers.stamp
+	for file in $(OUT)/img.l*[0-9].h5; do clipkit probe $$file -f -o $${file%.h5}.svm.h5; done
+	touch $@
+$(OUT)/layers.%.stamp: $(OUT)/layers.stamp $(OUT)/img.h5
+	for file in $(OUT)/img.h5 $(OUT)/img.l*[0-9].h5; do \
+	  clipkit probe $$file --table $(TABLE) --attribute $* -f -o $${file%.h5}.$*.svm.h5; done
+	touch $@
+LAYER_RESULTS = img.svm.h5 img.l*[0-9].svm.h5 \
+  $(foreach attribute,$(ATTRIBUTES),img.$(attribute).svm.h5 img.l*.$(attribute).svm.h5)
+$(OUT)/layers.png: $(filter %.h5 %.stamp,$(FILES_layers:%=$(OUT)/%))
+	clipkit plot layers $(foreach in,$(OUT) $(CONTROLS),$(LAYER_RESULTS:%=$(in)/%)) -f -o $@
+
+# Pictures
+$(OUT)/%.confusion.png: $(OUT)/%.h5 ; clipkit plot confusion $< -f -o $@
+$(OUT)/%.classes.png: $(OUT)/%.h5 ; clipkit plot classes $< -f -o $@
+$(OUT)/%.entropy.png: $(OUT)/%.h5 ; clipkit plot entropy $< -t 1,0.07,0.02 -f -o $@
+$(OUT)/%.confidence.png: $(OUT)/%.h5 ; clipkit plot confidence $< -t 1,0.07,0.02 -f -o $@
+$(OUT)/%.logits.png: $(OUT)/%.h5 ; clipkit plot logits $< -f -o $@
+$(OUT)/%.similarity.png: $(OUT)/%.h5 ; clipkit plot similarity $< -f -o $@
+$(OUT)/%.temperature.png: $(OUT)/%.h5 ; clipkit plot temperature $< -f -o $@
+$(OUT)/%.grid.png: $(OUT)/%.h5 ; clipkit plot grid $< -f -o $@
+$(OUT)/%.outlines.png: $(OUT)/%.h5
+	clipkit plot confusion $< --groups prompts/groups/shapes-outlines.tsv -f -o $@
+$(OUT)/classifiers.png: $(foreach name,svm logreg mlp,$(OUT)/generic32.logits.$(name)-val.h5)
+	clipkit plot temperature $^ -f -o $@
+$(OUT)/spectrum.png: $(SETS:%=$(OUT)/%.h5) ; clipkit plot spectrum $^ -f -o $@
+$(OUT)/attributes.png: $(OUT)/img.attributes.h5 ; clipkit plot attributes $< -f -o $@
+$(OUT)/variance.png: $(OUT)/img.variance.h5 ; clipkit plot variance $< -f -o $@
+$(OUT)/reliability.png: $(OUT)/classes.logits.h5 ; clipkit plot reliability $< -t 1,model -f -o $@
+$(OUT)/shots.png: $(OUT)/img.shots.h5 $(OUT)/classes.logits.zeroshot.h5
+	clipkit plot shots $(foreach in,$(OUT) $(CONTROLS),$(in)/img.shots.h5) \
+	  --zeroshot $(OUT)/classes.logits.zeroshot.h5 -f -o $@
+$(OUT)/images.png: ; clipkit plot images $(strip $(DATASET) $(call option,root,$(ROOT))) -f -o $@
+
+# The report on everything in the folder, as Markdown and for a browser
+FILES_tour := images.png img.svm.h5 classes.logits.zeroshot.h5 classes.logits.zeroshot.outlines.png \
+  $(addprefix generic32.logits.,sweep.h5 sweep.temperature.png entropy.h5 similarity.png) \
+  $(if $(SEED),,img.attributes.h5) attributes.png
+FILES := $(addprefix $(OUT)/,img.h5 $(foreach chapter,$(CHAPTERS),$(FILES_$(chapter))))
+FILES := $(if $(SEED),$(filter-out %.png,$(FILES)),$(FILES))
+REPORT = clipkit report $(strip $(OUT) $(CONTROLS:%=--control %)) --expected $(EXPECTED)
+.PHONY: results
+results: $(FILES) $(if $(SEED),,$(OUT)/report.html)
+$(OUT)/report.md: $(FILES) $(OUT)/table $(wildcard $(CONTROLS:%=%/*.h5))
+	$(REPORT) -f -o $@ || test $$? = 3
+$(OUT)/report.html: $(OUT)/report.md
+	$(REPORT) $(strip --images $(DATASET) $(call option,root,$(ROOT))) -f -o $@ || test $$? = 3
+	@echo 'Open the report in a browser: $@'
+
+# Keep intermediate files, but do not rebuild them if only they are missing.
+SET_FILES := $(foreach set,$(SETS) food32,$(addprefix $(set).,h5 logits.h5 whitened.h5))
+.SECONDARY: $(addprefix $(OUT)/,img.h5 classes.h5 classes.logits.h5 words.h5 $(SET_FILES))
+
+# The file `settings` records what the embeddings are made of. Others are refused, since results
+# would mix. `table` records what chapter 6 and the report are made of, which are then made again.
+SETTINGS := $(strip MODEL=$(MODEL:%/=%) DATASET=$(DATASET:%/=%) ROOT=$(ROOT) LIMIT=$(LIMIT) \
+  PRECISION=$(PRECISION) $(addprefix SPLIT_OFF=,$(SPLIT_OFF)))
+TABLE_SETTINGS := TABLE=$(TABLE) WORDS=$(WORDS) UNTRAINED=$(UNTRAINED)
+RECORDED := $(shell cat $(OUT)/settings 2> /dev/null)
+ifneq ($(RECORDED),$(SETTINGS))
+$(if $(wildcard $(OUT)/img*.h5),$(error $(OUT)/settings: expected $(SETTINGS), got $(RECORDED); \
+  hint: remove the folder, or choose another one with RESULTS=))
+.PHONY: $(OUT)/settings
+endif
+ifneq ($(shell cat $(OUT)/table 2> /dev/null),$(TABLE_SETTINGS))
+.PHONY: $(OUT)/table
+endif
+$(FILES): | $(OUT)/settings
+$(OUT)/settings:
+	mkdir -p $(OUT)
+	echo '$(SETTINGS)' > $@
+$(OUT)/table: $(wildcard $(TABLE)) $(WORDS) | $(OUT)/settings ; echo '$(TABLE_SETTINGS)' > $@
