@@ -1,11 +1,12 @@
 """Run the examples of README.md and docs/ page by page, and write down what they print.
 
 A block marked `console` holds commands after `$ ` and, below each, its output. The commands of a
-page run in one new folder that sees `prompts/`. A picture that the page shows (docs/images/NAME) is
-what its commands make under that name. The tables of options and of models are written, too.
+page run in a new folder that sees `prompts/`. The pages of docs/commands/ share one folder, since
+each uses the files of those before it. A picture that the page shows (docs/images/NAME) is what its
+commands make under that name. The tables of options and of models are written, too.
 
     python docs/examples.py            # run every page, write the outputs into it
-    python docs/examples.py README.md  # one page
+    python docs/examples.py README.md  # one page, or all pages of commands if it is one of them
 """
 
 from __future__ import annotations
@@ -21,7 +22,16 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAMS = Path(sys.executable).parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+# The pages of commands, in the order in which their examples run
+COMMANDS = (
+    "embed textembed logits entropy probe predict zeroshot calibrate cluster split concat relabel "
+    "importance variance attributes compare plot report info convert"
+)
+COMMAND_PAGES = [ROOT / "docs" / "commands" / f"{name}.md" for name in COMMANDS.split()]
+OTHER_PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*OTHER_PAGES, *COMMAND_PAGES]
+# Pages whose examples run in one folder
+SESSIONS = [*([page] for page in OTHER_PAGES), COMMAND_PAGES]
 OPTIONS = re.compile(r"^<!-- options (\w+(?: \w+)?) -->\n(?:.+\n)*", re.MULTILINE)
 MODELS = re.compile(r"^<!-- models -->\n(?:.+\n)*", re.MULTILINE)
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -31,7 +41,7 @@ COMMAND = re.compile(r"^\$ ((?:.*\\\n)*.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
 PROGRESS = re.compile(
     r"^clipkit: .*(?: left| in \d+ s|running for \d+ s|/s|images with .* to .*)\n", re.MULTILINE
 )
-PICTURE = re.compile(r"\]\((?:docs/)?images/([\w.-]+)\)")
+PICTURE = re.compile(r"\]\((?:docs/|\.\./)?images/([\w.-]+)\)")
 
 
 def examples(block: str) -> list[tuple[str, str]]:
@@ -130,32 +140,36 @@ def models() -> str:
     return "<!-- models -->\n" + "\n".join(rows) + "\n"
 
 
-def refresh(page: Path) -> str:
+def refresh(page: Path, folder: Path) -> str:
     """Return the page with its commands' current output, and copy its pictures to docs/images."""
     text = OPTIONS.sub(lambda match: options(match[1]), page.read_text())
     text = MODELS.sub(lambda _: models(), text)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / "prompts").symlink_to(ROOT / "prompts")
 
-        def again(match: re.Match[str]) -> str:
-            shown = [f"$ {line}\n{run(line, folder)}" for line, _ in examples(match[1])]
-            return f"```console\n{''.join(shown)}```"
+    def again(match: re.Match[str]) -> str:
+        shown = [f"$ {line}\n{run(line, folder)}" for line, _ in examples(match[1])]
+        return f"```console\n{''.join(shown)}```"
 
-        text = BLOCK.sub(again, text)
-        for picture in set(PICTURE.findall(text)):
-            if (folder / picture).exists():
-                shutil.copyfile(folder / picture, ROOT / "docs" / "images" / picture)
+    text = BLOCK.sub(again, text)
+    for picture in set(PICTURE.findall(text)):
+        if (folder / picture).exists():
+            shutil.copyfile(folder / picture, ROOT / "docs" / "images" / picture)
     return text
 
 
 def main() -> None:
     """Refresh the pages named on the command line, all by default."""
     (ROOT / "docs" / "images").mkdir(exist_ok=True)
-    for page in [ROOT / name for name in sys.argv[1:]] or PAGES:
-        if BLOCK.search(page.read_text()) or OPTIONS.search(page.read_text()):
-            print(page.relative_to(ROOT), file=sys.stderr)
-            page.write_text(refresh(page))
+    chosen = {ROOT / name for name in sys.argv[1:]} or set(PAGES)
+    for session in SESSIONS:
+        if not chosen.intersection(session):
+            continue
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            (folder / "prompts").symlink_to(ROOT / "prompts")
+            for page in session:
+                if BLOCK.search(page.read_text()) or OPTIONS.search(page.read_text()):
+                    print(page.relative_to(ROOT), file=sys.stderr)
+                    page.write_text(refresh(page, folder))
 
 
 if __name__ == "__main__":

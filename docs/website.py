@@ -19,6 +19,7 @@ PAGES = [
     *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "SECURITY", "CHANGELOG")),
     ROOT / "prompts" / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs" / "commands").glob("*.md")),
 ]
 # Code, which stays as it is, or a link: its text and its target
 CODE_OR_LINK = re.compile(

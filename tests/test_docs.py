@@ -22,8 +22,18 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "docs"))
 import examples  # noqa: E402
 
+
+def fenced(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
 README = ROOT / "README.md"
 PAGES = [*examples.PAGES, ROOT / "prompts" / "README.md"]
+SESSIONS = [
+    pages
+    for pages in [*examples.SESSIONS, [ROOT / "prompts" / "README.md"]]
+    if any(fenced(page, "console") for page in pages)
+]
 OTHER_PAGES = [ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")]
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e-?\d+)?")
 DIGEST = re.compile(r"sha256:[0-9a-f]+|\b[0-9a-f]{64}\b")
@@ -41,29 +51,26 @@ def name(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
-def fenced(page: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
-
-
 @pytest.fixture
-def programs(page: Path, fork_server: ForkServer) -> Path:
+def programs(request: pytest.FixtureRequest, fork_server: ForkServer) -> Path:
     """The folder of `clipkit`: the installed one for README.md, the fast one for longer pages."""
-    if page == README:
+    if request.node.callspec.params.get("pages") == [README]:
         return Path(sys.executable).parent
     fork_server.launch()
     return fork_server.venv / "bin"
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("page", [page for page in PAGES if fenced(page, "console")], ids=name)
-def test_console_examples_print_what_the_page_shows(page, programs, tmp_path):
+@pytest.mark.parametrize("pages", SESSIONS, ids=lambda pages: name(pages[0]))
+def test_console_examples_print_what_the_page_shows(pages, programs, tmp_path):
     (tmp_path / "prompts").symlink_to(ROOT / "prompts")
-    for block in fenced(page, "console"):
-        for command, output in examples.examples(block):
-            same(command, output, examples.run(command, tmp_path, programs))
-    for block in fenced(page, "python"):  # in the folder that the commands above have filled
-        run = shell(f"python - <<'END'\n{block}\nEND", tmp_path)
-        assert run.returncode == 0, f"{block}\n{run.stderr}"
+    for page in pages:
+        for block in fenced(page, "console"):
+            for command, output in examples.examples(block):
+                same(command, output, examples.run(command, tmp_path, programs))
+        for block in fenced(page, "python"):  # in the folder that the commands above have filled
+            run = shell(f"python - <<'END'\n{block}\nEND", tmp_path)
+            assert run.returncode == 0, f"{block}\n{run.stderr}"
 
 
 def same(command: str, shown: str, printed: str) -> None:
@@ -113,14 +120,15 @@ def test_other_commands_run_on_what_is_at_hand(page, programs, tmp_path):
 
 
 def make_photos(folder: Path) -> None:
-    """Make a folder of photos, and a table of their attributes as a spreadsheet writes it."""
-    (folder / "photos").mkdir()
+    """Make photos of two classes, and a table of attributes as a spreadsheet writes it."""
     lines = ["filename;colour"]
     for number in range(40):
         colour = ("red", "blue")[number % 2]
         image = Image.new("RGB", (40, 30), colour)
         image.putpixel((number, 0), (255, 255, 255))
-        image.save(folder / "photos" / f"IMG_{number:04}.png")
+        path = folder / "photos" / ("cat" if number < 20 else "dog") / f"IMG_{number:04}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path)
         lines.append(f"IMG_{number:04};{colour}")
     (folder / "table.csv").write_text("\n".join(lines))
 
@@ -149,23 +157,22 @@ def test_no_command_line_uses_an_earlier_name_of_an_option(page):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_its_section_with_options_and_python(command):
-    text = (ROOT / "docs" / "commands.md").read_text()
-    section = text.split(f"\n## {command}\n", 1)[1].split("\n## ", 1)[0]
-    assert "```console" in section
-    assert "```python" in section
-    assert examples.options(command) in section, "make docs brings the page up to date"
+def test_every_command_has_its_page_with_options_and_python(command):
+    text = (ROOT / "docs" / "commands" / f"{command}.md").read_text()
+    assert "```console" in text
+    assert "```python" in text
+    assert examples.options(command) in text, "make docs brings the page up to date"
 
 
 def test_every_picture_has_its_section_with_options():
-    text = (ROOT / "docs" / "commands.md").read_text()
+    text = (ROOT / "docs" / "commands" / "plot.md").read_text()
     pictures = get_command(app).commands["plot"].commands  # type: ignore[attr-defined]
     for picture in pictures:
         assert examples.options(f"plot {picture}") in text, "make docs brings the page up to date"
 
 
 def test_the_models_that_are_read_are_listed():
-    text = (ROOT / "docs" / "commands.md").read_text()
+    text = (ROOT / "docs" / "commands" / "embed.md").read_text()
     assert examples.models() in text, "make docs brings the page up to date"
 
 
@@ -206,13 +213,9 @@ def resolves(package: object, path: str) -> bool:
 
 def test_the_design_page_names_every_module():
     text = (ROOT / "docs" / "design.md").read_text()
-    top = {path.name for path in (ROOT / "clipkit").glob("*.py")}
-    packages = ("features", "probes", "report", "embedding")
-    inner = {
-        path.name for package in packages for path in (ROOT / "clipkit" / package).glob("*.py")
-    }
+    modules = {path for path in (ROOT / "clipkit").rglob("*.py") if path.parent.name != "commands"}
     named = set(re.findall(r"[\w]+\.py", text))
-    assert sorted((top | inner) - named - {"__init__.py"}) == []
+    assert sorted({path.name for path in modules} - named) == []
 
 
 def test_the_citation_has_the_version_and_the_changelog_what_comes_next():

@@ -38,7 +38,12 @@ class Page(HTMLParser):
 
 def test_the_navigation_names_every_page() -> None:
     config = tomllib.loads((ROOT / "docs" / "zensical.toml").read_text())
-    named = [ROOT / page for entry in config["project"]["nav"] for page in entry.values()]
+    entries = [page for entry in config["project"]["nav"] for page in entry.values()]
+    *others, commands = sorted(entries, key=lambda page: isinstance(page, list))
+    index, *pages = commands
+    named = [
+        ROOT / page for page in [*others, index, *(path for p in pages for path in p.values())]
+    ]
     assert sorted(named) == sorted(website.PAGES)
 
 
@@ -76,8 +81,8 @@ def test_the_site_is_whole_and_loads_nothing_from_elsewhere(tmp_path: Path) -> N
             assert target.exists(), f"{path}: {address}"
             if target in pages:
                 assert url.fragment in pages[target].ids, f"{path}: {address}"
-    commands = (first.parent / "docs" / "commands.html").read_text()
-    source = (ROOT / "docs" / "commands.md").read_text()
+    commands = (first.parent / "docs" / "commands" / "embed.html").read_text()
+    source = (ROOT / "docs" / "commands" / "embed.md").read_text()
     source = re.sub(r"^```.*?^```$", "", source, flags=re.MULTILINE | re.DOTALL)
     assert commands.count("<table>") == len(
         re.findall(r"^\|[-:| ]*-[-:| ]*\|$", source, re.MULTILINE)
@@ -87,7 +92,7 @@ def test_the_site_is_whole_and_loads_nothing_from_elsewhere(tmp_path: Path) -> N
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("link", ["[a](nowhere.md)", "[a](commands.md#nowhere)"])
+@pytest.mark.parametrize("link", ["[a](nowhere.md)", "[a](commands/embed.md#nowhere)"])
 def test_a_broken_link_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, link: str
 ) -> None:

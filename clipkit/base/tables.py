@@ -12,7 +12,7 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rich.cells import cell_len
@@ -149,15 +149,24 @@ def _write_json(rows: Iterable[Row], names: Sequence[str]) -> None:
 
 
 def _write_lines(rows: Iterable[Row], names: Sequence[str], format: str, header: bool) -> None:
-    lines: Iterable[Sequence[str]] = (
+    """Write many lines at once, since `head` leaves once it has read the first of them."""
+    lines: Iterator[Sequence[str]] = (
         [_text(_rounded(row[name])) for name in names] for row in rows
     )
     if header:
-        lines = itertools.chain([names], lines)
-    if format == "csv":
-        csv.writer(sys.stdout, lineterminator="\n").writerows(lines)
-    else:
-        sys.stdout.writelines("\t".join(line) + "\n" for line in lines)
+        lines = itertools.chain([list(names)], lines)
+    block = list(itertools.islice(lines, MAX_TABLE))
+    while block:
+        sys.stdout.write(_join_lines(block, format))
+        block = list(itertools.islice(lines, MAX_TABLE))
+
+
+def _join_lines(lines: Iterable[Sequence[str]], format: str) -> str:
+    if format == "tsv":
+        return "".join("\t".join(line) + "\n" for line in lines)
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    return text.getvalue()
 
 
 def _choose(rows: Sequence[Row], chosen: list[str]) -> list[str]:
