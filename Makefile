@@ -108,7 +108,7 @@ GOALS := $(filter $(CHAPTERS) layers resolution tour,$(patsubst thesis,$(CHAPTER
 # Refuse unknown variables, since a misspelt DATASET would run all data sets. Refuse spaces, since
 # make would take a path with a space for two targets.
 VARIABLES := MODEL DATASET ROOT LIMIT SPLIT_OFF PRECISION DEVICE UNTRAINED TABLE WORDS ATTRIBUTES \
-  RESULTS SEEDS SETS EXPECTED VENV PYTHON INSTALLED CIFAR10
+  RESULTS SEEDS SETS EXPECTED VENV PYTHON INSTALLED
 unknown := $(strip $(foreach name,$(filter-out $(VARIABLES),$(.VARIABLES)),\
   $(if $(findstring command line,$(origin $(name))),$(name))))
 ifneq ($(and $(GOALS),$(unknown)),)
@@ -154,18 +154,3 @@ $(info # chapter 4, higher resolution: skipped, since $(DATASET) is none of $(HI
 endif
 
 endif
-
-# ---- The numbers and pictures of docs/thesis.md --------------------------------------------------
-CIFAR10 =
-PAGE := build/thesis
-VIT_B32 := $(PAGE)/vit-b-32
-.PHONY: thesis-page
-thesis-page: $(INSTALLED)  ## Update docs/thesis.md, in about an hour (CIFAR10=FOLDER of images)
-	test -d '$(CIFAR10)'
-	rm -rf $(PAGE)
-	$(MAKE) chapter3 MODEL=tiny DATASET=shapes LIMIT=500 PRECISION=fp32 RESULTS=$(PAGE)/small
-	$(MAKE) thesis MODEL=tiny DATASET=shapes RESULTS=$(PAGE)
-	PYTHONPATH=tests $(BIN)/python -c \
-	  'import pathlib, clip_factory; clip_factory.vit_b32(pathlib.Path("$(VIT_B32)"))'
-	$(MAKE) thesis MODEL=$(VIT_B32) DATASET=$(CIFAR10) LIMIT=2000 UNTRAINED= RESULTS=$(PAGE)
-	$(BIN)/python docs/thesis.py $(PAGE)

@@ -150,8 +150,19 @@ def test_a_published_figure_stands_beside_what_was_measured_with_its_interval(tm
     ],
 )
 def test_a_result_is_selected_by_what_its_history_and_its_runs_say(where, is_measured, tmp_path):
-    row = measure(write_results(tmp_path / "r"), f"SVM\t{where}\tacc1\t0.7\tyes\t")["SVM"]
-    assert (row["measured"] != "not measured") == is_measured
+    found = measure(write_results(tmp_path / "r"), f"SVM\t{where}\tacc1\t0.7\tyes\t")
+    assert ("SVM" in found) == is_measured
+
+
+def test_a_table_of_which_nothing_was_measured_is_one_sentence(tmp_path):
+    folder = write_results(tmp_path / "r")
+    rows = [f"a\tcommand={name}\tacc1\t0.7\tyes\t" for name in ("zeroshot", "cluster")]
+    write_table(folder, *rows)
+    page = of_files([folder], expected=str(folder / "figures.tsv"))
+    text = "None of the 2 published figures of figures.tsv was measured here: "
+    assert page.summary[1].text.startswith(text)
+    assert page.blocks[:2] == [blocks.Heading(2, "Published figures"), page.summary[1].text]
+    assert not any(isinstance(block, blocks.Table) for block in page.blocks[:3])
 
 
 @pytest.mark.parametrize(("name", "value"), [("val", "0.1"), ("shots", 5), ("random", 32)])

@@ -107,7 +107,7 @@ def of_files(
         console.warn(f"left out {reason}")
     facts, blocks = sections.facts, sections.blocks + _pictures(paths)
     if expected:
-        table, fact = compare_figures(figures, used)
+        table, fact = compare_figures(figures, used, expected)
         facts, blocks = [fact, *facts], table + blocks
     name_of = {file.digest: name for name, file in files.items()}.get
     title = escape(results.sources_label([*reported.values()]))

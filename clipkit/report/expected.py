@@ -49,6 +49,8 @@ CHOICES = ("split", "images")  # which runs count, and how many images they must
 WORDS = tuple(dict.fromkeys((*HISTORY_WORDS, *RUN_WORDS, *VARIATIONS, *CHOICES)))
 SHARES = ("acc1", "acc5", "purity")  # of the images, so that they have Wilson's interval
 CONTROL, VERDICT = "untrained control", "in the interval"
+NOT_MEASURED = "not measured"
+HEADING = Heading(2, "Published figures")
 HEADER = ("result", "source", "measured", CONTROL, "published", "difference", VERDICT)
 
 
@@ -142,9 +144,9 @@ def _error(place: str, expected: str, got: object) -> ClipkitError:
 
 
 def compare_figures(
-    figures: Sequence[Figure], named: Mapping[str, FeatureFile]
+    figures: Sequence[Figure], named: Mapping[str, FeatureFile], table: str
 ) -> tuple[list[Block], Fact]:
-    """Return the section of published figures beside results by their names, and its summary."""
+    """Return the section of a table's figures beside results by their names, and its summary."""
     described = [(name, file, _describe(file)) for name, file in named.items() if file.runs]
     trained = [one for one in described if not is_untrained(one[1])]
     controls = [one for one in described if is_untrained(one[1])]
@@ -153,15 +155,21 @@ def compare_figures(
     for figure in figures:
         row = _row(figure, _select(figure, trained), _select(figure, controls))
         sections.setdefault(figure.section, []).append(row)
+    if all(cells["measured"] == NOT_MEASURED for rows in sections.values() for cells in rows):
+        text = (
+            f"None of the {len(figures)} published figures of {escape(Path(table).name)} was "
+            "measured here: no result fits any of them."
+        )
+        return [HEADING, text], Fact(HEADING.text, text)
     verdicts = [cells.get(VERDICT) for rows in sections.values() for cells in rows]
     total = verdicts.count("yes") + verdicts.count("no")
     text = f"{verdicts.count('yes')} of {total} comparable figures lie within the interval."
-    blocks: list[Block] = [Heading(2, "Published figures"), text]
+    blocks: list[Block] = [HEADING, text]
     for section, rows in sections.items():
         sources = [str(cells.get("file", "")) for cells in rows]
         lines = [[cells.get(name, "") for name in header] for cells in rows]
         blocks += [Heading(3, escape(section)), Table(header, lines, 2, sources)]
-    return blocks, Fact("Published figures", text)
+    return blocks, Fact(HEADING.text, text)
 
 
 def _row(figure: Figure, runs: Sequence[_Run], controls: Sequence[_Run]) -> dict[str, Cell]:
@@ -172,7 +180,7 @@ def _row(figure: Figure, runs: Sequence[_Run], controls: Sequence[_Run]) -> dict
     values = {run.row[figure.column] for run in runs}
     if len(values) != 1:
         names = ", ".join(dict.fromkeys(run.name for run in runs))
-        cells["measured"] = escape(f"several fit: {names}" if runs else "not measured")
+        cells["measured"] = escape(f"several fit: {names}" if runs else NOT_MEASURED)
         return cells
     run = runs[0]
     cells["file"] = run.name
