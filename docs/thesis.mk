@@ -166,7 +166,8 @@ FILES := $(if $(SEED),$(filter-out %.png,$(FILES)),$(FILES))
 REPORT = clipkit report $(strip $(OUT) $(CONTROLS:%=--control %)) --expected $(EXPECTED)
 
 # Keep intermediate files, but do not rebuild them if only they are missing.
-SET_FILES := $(foreach set,$(SETS) food32,$(addprefix $(set).,h5 logits.h5 whitened.h5))
+SET_FILES := $(foreach set,$(sort $(SETS) generic32 generic415 food32),\
+  $(addprefix $(set).,h5 logits.h5 whitened.h5))
 FEATURES := $(addprefix $(OUT)/,img.h5 classes.h5 classes.logits.h5 words.h5 $(SET_FILES))
 .SECONDARY: $(FEATURES)
 .PHONY: results
