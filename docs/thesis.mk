@@ -101,14 +101,14 @@ FILES_chapter6 := classes.logits.zeroshot.h5 classes.logits.calibrate.h5 reliabi
   $(if $(TABLE),variance.png attributes.png)
 
 CONTROL_IMAGES := $(wildcard $(CONTROLS:%=%/img.h5))
-MEASURED = $(strip $(call option,table,$(TABLE)) $(CONTROLS:%=--control %/img.h5)) -f -o $@
+MEASURED = $(call option,table,$(TABLE)) $(CONTROLS:%=--control %/img.h5) -f -o $@
 WORD_FILE := $(OUT)/$(if $(WORDS),words,classes).h5
 $(OUT)/words.h5: $(WORDS) $(OUT)/table
 	clipkit textembed --classes $< --template "{}" $(MODEL_OPTIONS) -f -o $@
 $(OUT)/img.attributes.h5: $(OUT)/img.h5 $(WORD_FILE) $(OUT)/table $(CONTROL_IMAGES)
-	clipkit attributes $< $(WORD_FILE) $(MEASURED)
+	clipkit attributes $(strip $< $(WORD_FILE) $(MEASURED))
 $(OUT)/img.variance.h5: $(OUT)/img.h5 $(OUT)/table $(CONTROL_IMAGES)
-	clipkit variance $< $(MEASURED)
+	clipkit variance $(strip $< $(MEASURED))
 $(OUT)/%.calibrate.h5: $(OUT)/%.h5 ; clipkit calibrate $< -t 1,model -f -o $@
 $(OUT)/%.shots.h5: $(OUT)/%.h5
 	clipkit probe $< --classifier logreg --shots 1,2,4,8,16 --repeat 5 -f -o $@
@@ -130,7 +130,8 @@ $(OUT)/layers.%.stamp: $(OUT)/layers.stamp $(OUT)/img.h5
 	touch $@
 LAYER_RESULTS = img.svm.h5 img.l*[0-9].svm.h5 \
   $(foreach attribute,$(ATTRIBUTES),img.$(attribute).svm.h5 img.l*.$(attribute).svm.h5)
-$(OUT)/layers.png: $(filter %.h5 %.stamp,$(FILES_layers:%=$(OUT)/%))
+$(OUT)/layers.png: $(filter %.h5 %.stamp,$(FILES_layers:%=$(OUT)/%)) $(OUT)/table \
+  $(wildcard $(foreach in,$(CONTROLS),$(in)/img.svm.h5 $(in)/layers.*.stamp))
 	clipkit plot layers $(foreach in,$(OUT) $(CONTROLS),$(LAYER_RESULTS:%=$(in)/%)) -f -o $@
 
 # Pictures
@@ -150,7 +151,8 @@ $(OUT)/spectrum.png: $(SETS:%=$(OUT)/%.h5) ; clipkit plot spectrum $^ -f -o $@
 $(OUT)/attributes.png: $(OUT)/img.attributes.h5 ; clipkit plot attributes $< -f -o $@
 $(OUT)/variance.png: $(OUT)/img.variance.h5 ; clipkit plot variance $< -f -o $@
 $(OUT)/reliability.png: $(OUT)/classes.logits.h5 ; clipkit plot reliability $< -t 1,model -f -o $@
-$(OUT)/shots.png: $(OUT)/img.shots.h5 $(OUT)/classes.logits.zeroshot.h5
+$(OUT)/shots.png: $(OUT)/img.shots.h5 $(OUT)/classes.logits.zeroshot.h5 $(OUT)/table \
+  $(wildcard $(CONTROLS:%=%/img.shots.h5))
 	clipkit plot shots $(foreach in,$(OUT) $(CONTROLS),$(in)/img.shots.h5) \
 	  --zeroshot $(OUT)/classes.logits.zeroshot.h5 -f -o $@
 $(OUT)/images.png: ; clipkit plot images $(strip $(DATASET) $(call option,root,$(ROOT))) -f -o $@
@@ -162,17 +164,19 @@ FILES_tour := images.png img.svm.h5 classes.logits.zeroshot.h5 classes.logits.ze
 FILES := $(addprefix $(OUT)/,img.h5 $(foreach chapter,$(CHAPTERS),$(FILES_$(chapter))))
 FILES := $(if $(SEED),$(filter-out %.png,$(FILES)),$(FILES))
 REPORT = clipkit report $(strip $(OUT) $(CONTROLS:%=--control %)) --expected $(EXPECTED)
+
+# Keep intermediate files, but do not rebuild them if only they are missing.
+SET_FILES := $(foreach set,$(sort $(SETS) generic32 generic415 food32),\
+  $(addprefix $(set).,h5 logits.h5 whitened.h5))
+FEATURES := $(addprefix $(OUT)/,img.h5 classes.h5 classes.logits.h5 words.h5 $(SET_FILES))
+.SECONDARY: $(FEATURES)
 .PHONY: results
-results: $(FILES) $(if $(SEED),,$(OUT)/report.html)
+results: $(filter-out $(FEATURES),$(FILES)) $(if $(SEED),,$(OUT)/report.html)
 $(OUT)/report.md: $(FILES) $(OUT)/table $(wildcard $(CONTROLS:%=%/*.h5))
 	$(REPORT) -f -o $@ || test $$? = 3
 $(OUT)/report.html: $(OUT)/report.md
 	$(REPORT) $(strip --images $(DATASET) $(call option,root,$(ROOT))) -f -o $@ || test $$? = 3
 	@echo 'Open the report in a browser: $@'
-
-# Keep intermediate files, but do not rebuild them if only they are missing.
-SET_FILES := $(foreach set,$(SETS) food32,$(addprefix $(set).,h5 logits.h5 whitened.h5))
-.SECONDARY: $(addprefix $(OUT)/,img.h5 classes.h5 classes.logits.h5 words.h5 $(SET_FILES))
 
 # The file `settings` records what the embeddings are made of. Others are refused, since results
 # would mix. `table` records what chapter 6 and the report are made of, which are then made again.

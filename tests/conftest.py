@@ -108,10 +108,10 @@ def make(fork_server: ForkServer, tiny_clip_dir: Path) -> Make:
 
 @pytest.fixture(scope="session")
 def thesis_results(make: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The results of all chapters, and of chapters 2 and 3 with an untrained control."""
+    """The results of all chapters, and beside them a control's of chapters 2 and 3."""
     out = tmp_path_factory.mktemp("results")
-    make("thesis", "-j2", out=out)
     make("chapter2", "chapter3", "-j2", out=out, UNTRAINED=7)
+    make("thesis", "-j2", out=out)
     return out / "tiny-clip-digits"
 
 
