@@ -16,7 +16,8 @@ from clipkit.base.version import __version__
 
 if TYPE_CHECKING:
     from clipkit.datasets import load as load_dataset
-    from clipkit.features import FeatureFile, read, write
+    from clipkit.features.hdf5 import read, write
+    from clipkit.features.model import FeatureFile
     from clipkit.models import load as load_model
 
 __all__ = ["FeatureFile", "__version__", "load_dataset", "load_model", "read", "write"]

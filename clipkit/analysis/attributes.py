@@ -29,10 +29,11 @@ from clipkit.analysis.held_out import EVAL_SPLIT, FIT_SPLIT, choose_held_out, ho
 from clipkit.analysis.results import Row
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, check_positive
-from clipkit.features import FeatureFile, Float32, Int64, compatibility
+from clipkit.features import compatibility
 from clipkit.features.annotations import CLASS, Attribute, read_annotations
 from clipkit.features.compatibility import check_control, check_same_images
 from clipkit.features.history import prompts_entry
+from clipkit.features.model import FeatureFile, Float32, Int64
 from clipkit.features.splitting import count_shared_rows, hash_rows
 
 MAX_VALUES = 5000  # of an attribute

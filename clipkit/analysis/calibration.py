@@ -18,7 +18,7 @@ from clipkit.analysis import held_out, metrics, softmax, zeroshot
 from clipkit.analysis.results import chance, make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, check_positive
-from clipkit.features import BlockMatrix, FeatureFile, Floats, Int64
+from clipkit.features.model import BlockMatrix, FeatureFile, Floats, Int64
 
 BINS = 15
 UNEVEN = 1.5  # times 1 / C, the share of the most frequent class is noted

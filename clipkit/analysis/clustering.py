@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
-from clipkit.features import FeatureFile, Int64, Split
+from clipkit.features.model import FeatureFile, Int64, Split
 
 N_INIT = 10  # starts of k-means, the best of which counts (the thesis's protocol)
 N_PERMUTATIONS = 20

@@ -25,7 +25,7 @@ from clipkit.analysis.results import Caveat, as_result, find_caveats, make_resul
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, check_positive, unknown
 from clipkit.base.names import class_name
-from clipkit.features import FeatureFile, Int64, Split
+from clipkit.features.model import FeatureFile, Int64, Split
 from clipkit.features.splitting import count_shared_rows, hash_rows
 from clipkit.features.validation import MAX_PROBE_CLASSES
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from clipkit.analysis.results import Row, newest_entry
-from clipkit.features import FeatureFile
+from clipkit.features.model import FeatureFile
 
 SHOWN = 3  # attributes of each prompt
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
-from clipkit.features import FeatureFile, Int64, Split
+from clipkit.features.model import FeatureFile, Int64, Split
 from clipkit.features.splitting import rows_by_class, stratified_split
 
 V = TypeVar("V")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from clipkit.features import Floats, Int64
+from clipkit.features.model import Floats, Int64
 
 QUANTILE = 1.959964  # of the normal distribution, for 95 % confidence
 N_PERMUTATIONS = 1_000

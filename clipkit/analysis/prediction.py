@@ -15,8 +15,9 @@ from clipkit.analysis.results import Caveat, find_caveats, make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError
 from clipkit.base.names import class_name
-from clipkit.features import FeatureFile, Int64, Split, compatibility
+from clipkit.features import compatibility
 from clipkit.features.history import shots
+from clipkit.features.model import FeatureFile, Int64, Split
 from clipkit.features.splitting import count_shared_rows
 
 EMBEDDING_SETTINGS = ("normalize",)  # what decides an embedding besides the model

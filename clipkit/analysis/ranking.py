@@ -11,7 +11,7 @@ import numpy as np
 
 from clipkit.base.names import distinct_names
 from clipkit.base.tables import SCORE
-from clipkit.features import FeatureFile, Floats, Int64
+from clipkit.features.model import FeatureFile, Floats, Int64
 
 Names = Sequence[str | int]
 

@@ -18,8 +18,8 @@ from clipkit.analysis import metrics
 from clipkit.analysis.results import as_result, read_groups
 from clipkit.base import console, files
 from clipkit.base.errors import ClipkitError, UsageError
-from clipkit.features import FeatureFile, Int64, Split
 from clipkit.features.annotations import Attribute, read_attribute
+from clipkit.features.model import FeatureFile, Int64, Split
 from clipkit.features.splitting import take
 
 # acc5 needs the scores of the classes, which a result does not hold.

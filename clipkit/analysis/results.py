@@ -18,8 +18,8 @@ from clipkit.analysis import metrics
 from clipkit.base import console, files
 from clipkit.base.errors import ClipkitError, UsageError, shorten
 from clipkit.base.names import distinct_names
-from clipkit.features import FeatureFile, History, Int64
-from clipkit.features.history import provenance
+from clipkit.features.history import History, provenance
+from clipkit.features.model import FeatureFile, Int64
 from clipkit.prompts import bundled
 from clipkit.prompts import texts as prompts
 

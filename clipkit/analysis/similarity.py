@@ -10,21 +10,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from clipkit.base.errors import ClipkitError, check_positive
-from clipkit.features import (
-    BlockMatrix,
-    FeatureFile,
-    Float32,
-    Floats,
-    History,
-    Split,
-    history_entry,
-)
 from clipkit.features.compatibility import (
     align_classes,
     check_widths,
     common_logit_scale,
     note_earlier_files,
 )
+from clipkit.features.history import History, history_entry
+from clipkit.features.model import BlockMatrix, FeatureFile, Float32, Floats, Split
 
 CACHE_ROWS = 64  # that are normalised at once, small enough for a processor's cache
 

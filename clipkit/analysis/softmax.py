@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from clipkit.base import console
 from clipkit.base.errors import UsageError, check_positive, unknown
-from clipkit.features import BlockMatrix, FeatureFile
+from clipkit.features.model import BlockMatrix, FeatureFile
 
 LINKS = ("softmax", "sigmoid")
 CACHE_ROWS = 256  # of a block, small enough for a processor's cache

@@ -21,10 +21,11 @@ from clipkit.analysis import similarity
 from clipkit.analysis.results import Row, choose_split, column, make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
-from clipkit.features import FeatureFile, Floats, Int64, compatibility
+from clipkit.features import compatibility
 from clipkit.features.annotations import Attribute, read_annotations
 from clipkit.features.compatibility import check_control, check_same_images
 from clipkit.features.history import prompts_entry
+from clipkit.features.model import FeatureFile, Floats, Int64
 
 NO_UNIQUE = {"unique": np.nan, "unique_rows": 0, "unique_null95": np.nan}
 ROWS_PER_PARAMETER = 2  # with fewer complete rows, `unique` is left empty

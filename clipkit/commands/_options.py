@@ -18,7 +18,7 @@ from clipkit.commands import _completion as completion
 if TYPE_CHECKING:
     from clipkit.analysis.ranking import Ranking
     from clipkit.base.tables import View
-    from clipkit.features import FeatureFile
+    from clipkit.features.model import FeatureFile
     from clipkit.report.command_lines import Option
 
 T = TypeVar("T")

@@ -41,7 +41,7 @@ def calibrate(
     Example: clipkit calibrate class-logits.h5 -t 1,model
     """
     from clipkit.analysis import calibration
-    from clipkit.features import open_file
+    from clipkit.features.hdf5 import open_file
 
     report.check_output(file)
     with open_file(file, kinds=["logits"]) as logits:

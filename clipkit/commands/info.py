@@ -22,7 +22,7 @@ from clipkit.commands._options import (
 
 if TYPE_CHECKING:
     from clipkit.base.tables import Row, View
-    from clipkit.features import FeatureFile
+    from clipkit.features.model import FeatureFile
 
 T = TypeVar("T")
 

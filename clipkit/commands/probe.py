@@ -88,7 +88,7 @@ def probe(
     counts = parse_counts(shots, "shots")
     Cs = parse_numbers(regularization, "C")
     from clipkit.analysis import evaluation, relabeling  # loads scikit-learn
-    from clipkit.features import open_file
+    from clipkit.features.hdf5 import open_file
 
     spec = evaluation.ProbeSpec(classifier, features, standardize, seed, counts, repeat)
     # by default, images are listed if there is no accuracy to print

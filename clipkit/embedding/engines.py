@@ -23,7 +23,7 @@ from clipkit.base import console
 from clipkit.base.errors import ImageError
 from clipkit.base.prefetch import prefetch_map
 from clipkit.embedding.checkpoint import Skipped
-from clipkit.features import Float32
+from clipkit.features.model import Float32
 from clipkit.models import RunOptions
 
 if TYPE_CHECKING:

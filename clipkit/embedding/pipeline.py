@@ -42,8 +42,8 @@ from clipkit.embedding.engines import (
     default_workers,
     load_encoder,
 )
-from clipkit.features import FeatureFile, Float32, Split
 from clipkit.features.history import feature_name
+from clipkit.features.model import FeatureFile, Float32, Split
 from clipkit.models import RunOptions
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from clipkit.base import console, files
 from clipkit.base.errors import ClipkitError, UsageError, unknown
 from clipkit.base.names import escape
 from clipkit.datasets.registry import CLASS_NAMES
-from clipkit.features import FeatureFile, Float32, Int64
 from clipkit.features.checked_file import SIGNATURE
+from clipkit.features.model import FeatureFile, Float32, Int64
 from clipkit.prompts import bundled
 from clipkit.prompts import formats as prompt_files
 from clipkit.prompts import texts as prompts

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from clipkit.analysis import metrics, results
-from clipkit.features import FeatureFile
+from clipkit.features.model import FeatureFile
 from clipkit.plots import heatmap, style
 from clipkit.plots.style import Drawn, Floats, clipkit_style
 

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from clipkit.analysis import results, softmax
 from clipkit.base import console
 from clipkit.base.errors import UsageError, check_positive
-from clipkit.features import FeatureFile
+from clipkit.features.model import FeatureFile
 from clipkit.plots import style
 from clipkit.plots.style import Drawn, Floats, clipkit_style
 

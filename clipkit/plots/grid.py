@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from clipkit.analysis import results
 from clipkit.base.errors import ClipkitError
-from clipkit.features import FeatureFile
+from clipkit.features.model import FeatureFile
 from clipkit.plots import heatmap, style
 from clipkit.plots.style import Drawn, Floats, clipkit_style
 from clipkit.plots.temperature import check_sweep, rows_on

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from clipkit.analysis import results
 from clipkit.base import console
 from clipkit.base.errors import ImageError, unknown
-from clipkit.features import FeatureFile, Int64
+from clipkit.features.model import FeatureFile, Int64
 from clipkit.plots import style
 from clipkit.plots.logits import choose_prompts
 from clipkit.plots.style import Drawn, Floats, clipkit_style

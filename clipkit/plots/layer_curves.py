@@ -15,9 +15,9 @@ import numpy as np
 from clipkit.analysis import metrics, results
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.base.names import differing, is_shared
-from clipkit.features import FeatureFile
 from clipkit.features.compatibility import origin
 from clipkit.features.history import History, dataset_entries, provenance
+from clipkit.features.model import FeatureFile
 from clipkit.plots.attributes import attribute_recalls
 from clipkit.plots.layers import LayerCurve, LayerPoints, layers
 from clipkit.plots.style import Drawn

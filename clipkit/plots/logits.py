@@ -14,7 +14,7 @@ from clipkit.analysis import results
 from clipkit.analysis import similarity as cosine
 from clipkit.base.errors import ClipkitError, unknown
 from clipkit.base.names import distinct_names
-from clipkit.features import FeatureFile
+from clipkit.features.model import FeatureFile
 from clipkit.plots import heatmap, style
 from clipkit.plots.style import Drawn, Floats, clipkit_style
 

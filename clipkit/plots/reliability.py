@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from clipkit.analysis import calibration
 from clipkit.analysis.metrics import Reliability
-from clipkit.features import FeatureFile
+from clipkit.features.model import FeatureFile
 from clipkit.plots import style
 from clipkit.plots.entropy import counted_source
 from clipkit.plots.style import Drawn, clipkit_style

@@ -19,8 +19,8 @@ from numpy.typing import ArrayLike
 from clipkit.analysis import metrics, results
 from clipkit.base.errors import ClipkitError, unknown
 from clipkit.base.names import differing, tell_apart
-from clipkit.features import FeatureFile
 from clipkit.features.history import provenance
+from clipkit.features.model import FeatureFile
 from clipkit.plots import style
 from clipkit.plots.style import Drawn, Floats, clipkit_style
 

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from clipkit.analysis import results
 from clipkit.base.errors import ClipkitError
-from clipkit.features import FeatureFile
+from clipkit.features.model import FeatureFile
 from clipkit.plots import heatmap, style
 from clipkit.plots.style import Drawn, clipkit_style
 

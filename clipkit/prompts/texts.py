@@ -22,7 +22,7 @@ from clipkit.base.console import count
 from clipkit.base.errors import ClipkitError, UsageError
 
 if TYPE_CHECKING:
-    from clipkit.features import Int64
+    from clipkit.features.model import Int64
 
 # A line of 60 MB crashes the tokenizer. Texts are stored at the length of the longest.
 MAX_CHARACTERS = 10_000  # of a prompt; a model reads 77 tokens

@@ -25,9 +25,10 @@ from clipkit.base.files import STREAM
 from clipkit.datasets import REGISTRY, Dataset, ImageDataset, images
 from clipkit.datasets.matching import HINT, load_images, match_images, thumbnail, warn_of_other_name
 from clipkit.datasets.remote import is_url
-from clipkit.features import FeatureFile, Int64, Split, open_file
 from clipkit.features.annotations import read_annotations
+from clipkit.features.hdf5 import open_file
 from clipkit.features.history import dataset_entries
+from clipkit.features.model import FeatureFile, Int64, Split
 from clipkit.plots.images import Nearest
 from clipkit.report.blocks import Page
 from clipkit.report.predictions import (

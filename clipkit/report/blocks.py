@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from clipkit.features import FeatureFile
+from clipkit.features.model import FeatureFile
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,9 @@ from clipkit.base.console import count
 from clipkit.base.errors import ClipkitError
 from clipkit.base.names import distinct_names
 from clipkit.base.tables import Column
-from clipkit.features import FeatureFile
 from clipkit.features.compatibility import origin
 from clipkit.features.history import identities, is_untrained, provenance
-from clipkit.features.model import RESULTS
+from clipkit.features.model import RESULTS, FeatureFile
 from clipkit.report.blocks import Block, Drawing, Fact, Heading, Page, Picture, Table
 from clipkit.report.command_lines import NO_COMMANDS, Commands, make_origin
 from clipkit.report.expected import compare_figures, read_table

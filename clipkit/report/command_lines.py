@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 from clipkit.base import files
 from clipkit.base.console import escaped
-from clipkit.features import FeatureFile, History
 from clipkit.features.annotations import CLASS
-from clipkit.features.history import dataset_entries, original_split, provenance
+from clipkit.features.history import History, dataset_entries, original_split, provenance
+from clipkit.features.model import FeatureFile
 from clipkit.prompts import bundled
 from clipkit.report.blocks import Origin
 from clipkit.report.steps import Entry, NameOf, Step, digests, list_of, member, steps

@@ -21,7 +21,7 @@ from PIL import Image
 
 from clipkit.base import console, files
 from clipkit.base.errors import ClipkitError
-from clipkit.features import FeatureFile
+from clipkit.features.model import FeatureFile
 from clipkit.plots.attributes import draw_attributes
 from clipkit.report.blocks import (
     Bar,

@@ -16,9 +16,9 @@ from clipkit.analysis.softmax import softmax
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError
 from clipkit.base.names import distinct_names
-from clipkit.features import FeatureFile, Int64
 from clipkit.features.compatibility import matching_split
 from clipkit.features.history import is_untrained, provenance
+from clipkit.features.model import FeatureFile, Int64
 from clipkit.report.steps import digests
 
 Bools = NDArray[np.bool_]

@@ -9,8 +9,8 @@ import numpy as np
 
 from clipkit.analysis import similarity
 from clipkit.base.errors import ClipkitError
-from clipkit.features import FeatureFile, Int64
 from clipkit.features.compatibility import matching_split
+from clipkit.features.model import FeatureFile, Int64
 from clipkit.plots.images import Nearest, nearest_rows
 from clipkit.report.predictions import Bools, Floats, ImagePredictions, Names
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from clipkit.analysis.results import Row, newest_entry
-from clipkit.features import FeatureFile
+from clipkit.features.model import FeatureFile
 
 Entry = Mapping[str, Any]
 History = Sequence[Entry]

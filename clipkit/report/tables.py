@@ -13,7 +13,7 @@ from clipkit.analysis.comparison import Bools
 from clipkit.analysis.for_people import attribute_rows
 from clipkit.analysis.results import Row, columns_of
 from clipkit.base.version import __version__
-from clipkit.features import FeatureFile
+from clipkit.features.model import FeatureFile
 from clipkit.plots.layer_curves import layer_curves
 from clipkit.report.blocks import Bar, Block, Cell, Measurement, Number, Table
 from clipkit.report.markdown import escape, format_measurement, format_percent, format_points

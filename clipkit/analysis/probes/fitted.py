@@ -26,7 +26,7 @@ from threadpoolctl import threadpool_limits
 
 from clipkit.analysis.softmax import softmax
 from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError, UsageError
-from clipkit.features import Floats, Int64
+from clipkit.features.model import Floats, Int64
 
 PAIRS = 64  # of classes, which vote together
 NEIGHBOURS = 20  # as in DINOv2's kNN protocol

@@ -22,7 +22,7 @@ from scipy.optimize import OptimizeResult, minimize
 
 from clipkit.analysis.probes.fitted import Coefficients
 from clipkit.analysis.probes.sweep_context import Setting, Solution, SweepContext
-from clipkit.features import Floats, Int64
+from clipkit.features.model import Floats, Int64
 
 MAX_ITER = 200  # Newton steps
 MAX_LBFGS_ITER = 100

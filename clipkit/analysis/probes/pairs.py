@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
-from clipkit.features import Floats, Int64
+from clipkit.features.model import Floats, Int64
 
 Float64 = NDArray[np.float64]
 

@@ -26,7 +26,7 @@ from sklearn.svm import SVC
 from clipkit.analysis.probes.fitted import PAIRS, Hyperplanes, Pair, count_votes
 from clipkit.analysis.probes.pairs import fit_overlapping, fit_separable
 from clipkit.analysis.probes.sweep_context import Setting, Solution, SweepContext
-from clipkit.features import Floats, Int64
+from clipkit.features.model import Floats, Int64
 
 GRAM_ROWS = 4096  # of the largest Gram matrix: 128 MiB in float64
 NORMALS = 2**24  # numbers in the normals of all pairs that are in memory at once

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from joblib import cpu_count  # type: ignore[import-untyped]
 from threadpoolctl import threadpool_limits
 
-from clipkit.features import Floats, Int64
+from clipkit.features.model import Floats, Int64
 
 ProgressCallback = Callable[[int, int], None]
 

@@ -34,7 +34,7 @@ from clipkit.analysis.probes.sweep_context import (
     Workers,
 )
 from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError, UsageError, check_positive, unknown
-from clipkit.features import Floats, Int64
+from clipkit.features.model import Floats, Int64
 
 HIDDEN = 256  # units of the MLP
 BATCH = 200  # rows in a step of Adam
