@@ -24,7 +24,7 @@ PICKLE = b"not to be opened"
 NOWHERE = "http://127.0.0.1:9"
 FIND = """
 import json, sys
-from clipkit.errors import ClipkitError
+from clipkit.base.errors import ClipkitError
 from clipkit.models import hub
 try:
     files = hub.find(sys.argv[1], weights=len(sys.argv) < 3)

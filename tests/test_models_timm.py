@@ -373,7 +373,7 @@ import importlib.util
 find = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *rest: None if name == "timm" else find(name, *rest)
 from clipkit import models
-from clipkit.errors import ClipkitError
+from clipkit.base.errors import ClipkitError
 try:
     models.load(sys.argv[1], tower="image")
 except ClipkitError as error:

@@ -232,7 +232,9 @@ def test_what_the_encoding_of_a_stream_lacks_is_escaped(
 
 NOISY = """
 import logging, sys, warnings
-from clipkit import cli, console, softmax
+from clipkit import cli
+from clipkit.analysis import softmax
+from clipkit.base import console
 
 def noisy(*words, summary=softmax.entropy_summary):
     warnings.warn("a library's warning")
