@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import ExifTags, Image
 from shell import clipkit, fails, ok, shell
 from test_datasets import labels_of, red_values, sizes_of, write_images
 
@@ -852,3 +852,25 @@ def test_a_note_names_a_class_that_is_called_like_no_value(photos, capsys):
     rows = [{"path": f"{path}.png", "label": label} for path, label in labels.items()]
     assert datasets.load(write_manifest(photos / "m.csv", rows)).class_names == ["NA", "dog"]
     assert "m: 'NA' is a class; hint: leave cells without a label empty" in capsys.readouterr().err
+
+
+def test_images_that_their_exif_data_turn_are_counted(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    for number in range(3):
+        path = tmp_path / "photos" / f"{number}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        image = Image.new("RGB", (40, 30), (80 * number, 0, 0))
+        image.save(path, exif=exif if number else Image.Exif())
+    line = ("embed", tmp_path / "photos", "--model", "tiny", "-o", tmp_path / "img.h5")
+    assert "the EXIF data turn 2 images, which is ignored" in ok(*line).stderr
+
+
+def test_many_classes_that_are_numbers_get_a_note(tmp_path: Path) -> None:
+    lines = ["path\tlabel"]
+    for number in range(30):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"{number}.png")
+        lines.append(f"{number}.png\t{20 + number}")
+    (tmp_path / "ages.tsv").write_text("\n".join(lines) + "\n")
+    line = ("embed", tmp_path / "ages.tsv", "--model", "tiny", "-o", tmp_path / "img.h5")
+    assert "30 classes are numbers; hint: if they are measurements" in ok(*line).stderr

@@ -26,6 +26,7 @@ from clipkit.datasets.images import readable_suffixes
 from clipkit.datasets.manifests import names_images, read_manifest
 from clipkit.datasets.registry import REGISTRY
 from clipkit.datasets.rows import Columns
+from clipkit.features.annotations import has_many_numbers
 from clipkit.features.formats import import_parquet
 from clipkit.features.history import drop_none
 
@@ -103,9 +104,7 @@ def load(  # noqa: PLR0913 (the options of `clipkit embed`)
     """
     names = [name] if isinstance(name, str | Path) else list(name)
     data = read_source(names, SourceOptions(root, path_column, label_column, split_column))
-    console.note_spellings(data.name, data.class_names)
-    for name in filter(is_no_value, data.class_names):
-        console.note(f"{data.name}: {name!r} is a class; hint: leave cells without a label empty")
+    _note_odd_classes(data.name, data.class_names)
     draw: dict[str, int] = {}
     if splits is not None:
         data = data.select_splits(splits)
@@ -148,6 +147,16 @@ class Source(NamedTuple):
     accepts: Callable[[str], bool]  # whether a name stands for it; it does not read the file
     read: Callable[[Sequence[str], SourceOptions], Dataset]
     takes: str = ""  # what it may have: `several` names, a `root`, or named `columns`
+
+
+def _note_odd_classes(where: str, names: list[str]) -> None:
+    """Note classes that are spellings of one name, stand for no value, or are measurements."""
+    console.note_spellings(where, names)
+    for name in filter(is_no_value, names):
+        console.note(f"{where}: {name!r} is a class; hint: leave cells without a label empty")
+    if has_many_numbers(names) and names != list(map(str, range(len(names)))):
+        hint = "if they are measurements, cut them into ranges"
+        console.note(f"{where}: {len(names):,} classes are numbers; hint: {hint}")
 
 
 def _read_named(names: Sequence[str], options: SourceOptions) -> Dataset:

@@ -13,10 +13,10 @@ import stat
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError, _imaging, features
+from PIL import ExifTags, Image, UnidentifiedImageError, _imaging, features
 
 from clipkit.base.errors import ImageError
 from clipkit.base.names import escape
@@ -150,6 +150,18 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # the same colours; Pillow warns about P straight to RGB
     return image.convert("RGB")
+
+
+def is_turned(image: Any) -> bool:
+    """Return True if the EXIF data of an image say that it is to be shown turned or mirrored.
+
+    `read` ignores them, so that a model sees the image as it is stored.
+    """
+    if "exif" not in getattr(image, "info", ()):
+        return False
+    with contextlib.suppress(Exception):  # damaged EXIF data say nothing
+        return bool(image.getexif().get(ExifTags.Base.Orientation, 1) != 1)
+    return False
 
 
 def reason(error: Exception) -> str:

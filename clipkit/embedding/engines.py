@@ -53,6 +53,7 @@ class Encoded:
     rows: list[int]  # of the split: the n images that can be used
     embeddings: Float32 | None  # (n, D), None if n is 0
     skipped: list[Skipped]
+    turned: int = 0  # images that their EXIF data turn, which is ignored
 
 
 class RayOptions(NamedTuple):
@@ -136,6 +137,7 @@ class LocalEngine:
         rows: list[int] = []
         skipped: list[Skipped] = []
         embeddings: list[NDArray[np.float32]] = []
+        turned = 0
         while len(rows) + len(skipped) < len(shard.rows):  # no batch crosses its edge
             batch = next(batches)
             if batch.rows:
@@ -143,10 +145,11 @@ class LocalEngine:
                     embeddings.append(self.encoder.encode_images(batch.pixels))
             rows += batch.rows
             skipped += batch.skipped
+            turned += batch.turned
             report(len(batch.rows) + len(batch.skipped), batch.skipped)
         # (B, D) each -> (n, D); waits for the device
         joined = np.concatenate(embeddings) if embeddings else None
-        return Encoded(shard.number, rows, joined, skipped)
+        return Encoded(shard.number, rows, joined, skipped, turned)
 
 
 @dataclass(frozen=True)
@@ -156,6 +159,7 @@ class Batch:
     rows: list[int]  # of the split: the B images that can be used
     pixels: Any  # Tensor (B, 3, H, W), or None if B is 0
     skipped: list[Skipped]
+    turned: int = 0  # see `Encoded`
 
 
 def _cut_into_batches(
@@ -169,6 +173,8 @@ def _cut_into_batches(
 
 def _prepare_batch(encoder: Encoder, task: tuple[ShardImages, range]) -> Batch:
     """Decode and preprocess the images of a batch."""
+    from clipkit.datasets.images import is_turned  # loads Pillow
+
     shard, batch_rows = task
     images: list[Any] = []
     rows: list[int] = []
@@ -181,4 +187,4 @@ def _prepare_batch(encoder: Encoder, task: tuple[ShardImages, range]) -> Batch:
             image = {"split": shard.split, "id": shard.images.ids[row], "reason": error.message}
             skipped.append(image)
     pixels = encoder.preprocess(images) if images else None
-    return Batch(rows, pixels, skipped)
+    return Batch(rows, pixels, skipped, sum(map(is_turned, images)))

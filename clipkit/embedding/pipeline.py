@@ -338,10 +338,17 @@ class _Run:
             for shard in pending:
                 images = self.dataset.splits[shard.split]
                 shards.append(ShardImages(shard.number, shard.split, images, shard.rows))
+            turned = 0
             with contextlib.closing(self.engine.encode(shards, report)) as results:
                 for encoded in results:
+                    turned += encoded.turned
                     shard = checkpoint.shards[encoded.shard]
                     checkpoint.save(shard, self._label_rows(shard, encoded), encoded.skipped)
+        if turned:
+            console.note(
+                f"the EXIF data turn {console.count(turned, 'image')}, which is ignored: the model "
+                "sees them as they are stored; hint: mogrify -auto-orient turns the files"
+            )
         assert not checkpoint.pending(), "expected the engine to encode every shard"
 
     def _label_rows(self, shard: Shard, encoded: Encoded) -> Split:

@@ -201,7 +201,7 @@ def _leave_numbers_out(
     table: str, attributes: list[Attribute], columns: Sequence[str]
 ) -> list[Attribute]:
     """Leave out columns of numbers that are no categories; refuse the ones that are asked for."""
-    numeric = [attribute for attribute in attributes if _has_many_numbers(attribute.values)]
+    numeric = [attribute for attribute in attributes if has_many_numbers(attribute.values)]
     names = [attribute.name for attribute in numeric]
     asked = {part for column in columns for part in (column, *column.split(INTERACTION))}
     if len(numeric) == len(attributes) and not columns:
@@ -216,8 +216,8 @@ def _leave_numbers_out(
     return [attribute for attribute in attributes if attribute.name not in names]
 
 
-def _has_many_numbers(values: Sequence[str]) -> bool:
-    """Whether nearly all of many values are numbers; a few others may stand for no value."""
+def has_many_numbers(values: Sequence[str]) -> bool:
+    """Return True if nearly all of many values are numbers; a few others may be no value."""
     return sum(map(_is_number, values)) > max(MAX_NUMBERS, MOST * len(values))
 
 
