@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Self
 
 
@@ -133,3 +134,14 @@ def shorten(value: object, most: int = MAX_REASON) -> str:
     """Return a value as text, cut to `most` characters: a message quotes what may be very long."""
     text = str(value)
     return f"{text[:most]} ..." if len(text) > most else text
+
+
+@contextlib.contextmanager
+def read_errors(name: str) -> Iterator[None]:
+    """Turn the many exceptions of zipfile, NumPy and Arrow into one error that names the file."""
+    try:
+        yield
+    except (ClipkitError, MemoryError):
+        raise
+    except Exception as error:
+        raise ClipkitError(f"cannot read {name}: {system_reason(error)}") from error

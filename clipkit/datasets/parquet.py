@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from clipkit.base import console
-from clipkit.base.errors import ClipkitError, ImageError
+from clipkit.base.errors import ClipkitError, ImageError, read_errors
 from clipkit.base.names import escape
 from clipkit.datasets import images, remote, shards
 from clipkit.datasets.dataset import Dataset, ImageDataset
@@ -46,7 +46,7 @@ from clipkit.datasets.rows import (
     labels_from_texts,
 )
 from clipkit.features.model import Int64
-from clipkit.features.parquet import column_chunks, is_number, read_errors, value_type
+from clipkit.features.parquet import column_chunks, is_number, value_type
 from clipkit.features.validation import MAX_CLASSES
 
 ENDING = ".parquet"

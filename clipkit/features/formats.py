@@ -25,7 +25,7 @@ import numpy as np
 
 from clipkit.base import console
 from clipkit.base.csv_rows import is_no_value
-from clipkit.base.errors import ClipkitError, UsageError, system_reason, unknown
+from clipkit.base.errors import ClipkitError, UsageError, read_errors, unknown
 from clipkit.base.files import atomic_write, spool_input
 from clipkit.base.names import distinct_names
 from clipkit.features import npz
@@ -231,19 +231,8 @@ def report_rows(file: FeatureFile, report: Callable[[int, int], None]) -> Featur
     return file.map_features(lambda matrix: matrix.map(count))
 
 
-@contextlib.contextmanager
-def reading_errors(name: str) -> Iterator[None]:
-    """Turn the many exceptions of zipfile, NumPy and Arrow into one error that names the file."""
-    try:
-        yield
-    except (ClipkitError, MemoryError):
-        raise
-    except Exception as error:
-        raise ClipkitError(f"cannot read {name}: {system_reason(error)}") from error
-
-
 def _digest(path: Path, source: str) -> str:
-    with reading_errors(source), path.open("rb") as file:
+    with read_errors(source), path.open("rb") as file:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
@@ -254,7 +243,7 @@ def _read_arrays(
     ending = Path(source).suffix.lower()
     if path.stat().st_size == 0:
         raise ClipkitError(f"{source}: empty input", "check whether the command before it failed")
-    with reading_errors(source):
+    with read_errors(source):
         if ending == ".npy":
             return {"features": npz.open_npy(path)}
         if ending == ".npz":
@@ -371,7 +360,7 @@ def _value(key: str, array: Any, name: str) -> Any:
     """Return an array as a feature file holds it. Labels may still be names."""
     if isinstance(array, BlockMatrix):  # of a file that was just exported
         return array
-    with reading_errors(name):
+    with read_errors(name):
         if callable(array):
             array = array()
         if key == "features":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from clipkit.base.errors import ClipkitError, system_reason
+from clipkit.base.errors import ClipkitError, read_errors
 from clipkit.features.describe import abridged
 from clipkit.features.model import BlockMatrix, FeatureFile, Float32, as_float32
 from clipkit.features.npz import MATRICES, OTHERS
@@ -38,17 +37,6 @@ COLUMNS_OF_TEXTS = {
 IMAGE = "image"  # the column of thumbnails, in the form of Hugging Face `datasets`
 IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 IMAGE_ROWS = 1024  # with thumbnails in memory at once
-
-
-@contextlib.contextmanager
-def read_errors(name: str) -> Iterator[None]:
-    """Turn the many exceptions of Arrow into one error that names the file."""
-    try:
-        yield
-    except (ClipkitError, MemoryError):
-        raise
-    except Exception as error:
-        raise ClipkitError(f"cannot read {name}: {system_reason(error)}") from error
 
 
 def column_chunks(

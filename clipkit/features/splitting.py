@@ -166,7 +166,7 @@ def split_rows(
     New splits are drawn in the order of their names: ``test`` has the same rows with and
     without ``val``. Of each class, a split gets the nearest whole number of rows, but at least one,
     as long as one is left for the rest. Unlabelled rows count as one class. Groups are assigned as
-    a whole: see `assign_groups`; a row with the group -1 is a group of its own. Return row numbers,
+    a whole: see `assign_groups`; a row with the group -1 is a separate group. Return row numbers,
     ascending, first of the rest, which is called `train` if no other split is.
     """
     rest = source if TRAIN in splits else TRAIN
