@@ -13,7 +13,7 @@ from clipkit.analysis.results import Predictions, Row
 from clipkit.base import console
 from clipkit.base.names import distinct_names
 from clipkit.report.blocks import Bar, Fact
-from clipkit.report.markdown import escape
+from clipkit.report.markdown import escape, format_p
 
 SIGNIFICANT = 0.05  # p below it is shown to be a difference
 
@@ -50,10 +50,13 @@ def against_references(
     which = "the untrained control" if len(rows) == 1 else "the best untrained control"
     is_above = row["difference"] > 0 and row["p"] < SIGNIFICANT
     verdict = "above" if is_above else "not shown to be above"
+    p = format_p(row["p"])
+    if not p.startswith("<"):
+        p = f"= {p}"
     text += (
         f"It is {verdict} {which} ({_percent(row['acc_b'])}): on the same images, the "
         f"difference is {100 * row['difference']:+.2f} points ({100 * row['low']:+.2f} to "
-        f"{100 * row['high']:+.2f}; McNemar's exact p = {row['p']:.2g})."
+        f"{100 * row['high']:+.2f}; McNemar's exact p {p})."
     )
     return Fact(title, text, source, Bar(accuracy, low, high, chance, row["acc_b"]))
 

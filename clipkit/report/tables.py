@@ -16,7 +16,13 @@ from clipkit.base.version import __version__
 from clipkit.features.model import FeatureFile
 from clipkit.plots.layer_curves import layer_curves
 from clipkit.report.blocks import Bar, Block, Cell, Measurement, Number, Table
-from clipkit.report.markdown import escape, format_measurement, format_percent, format_points
+from clipkit.report.markdown import (
+    escape,
+    format_measurement,
+    format_p,
+    format_percent,
+    format_points,
+)
 from clipkit.report.steps import Entry, list_of, member
 
 if TYPE_CHECKING:
@@ -71,7 +77,7 @@ def difference_table(
     cells: list[list[Cell]] = []
     for pair, row, difference, p in zip(pairs, rows, _differences(rows), p_values, strict=True):
         counts = [f"{row['only_a']}", f"{row['only_b']}"]
-        cells.append([*pair.labels, difference, *counts, f"{p:.2g}"])
+        cells.append([*pair.labels, difference, *counts, format_p(p)])
     header = [*label_header, "difference (points)", "only this", f"only {other}", "p"]
     p_name = "McNemar's exact p"
     if len(pairs) > 1:
