@@ -18,7 +18,7 @@ from clipkit.analysis import metrics
 from clipkit.base import console, files
 from clipkit.base.errors import ClipkitError, UsageError, shorten
 from clipkit.base.names import distinct_names
-from clipkit.features.history import History, provenance
+from clipkit.features.history import Entry, History, provenance
 from clipkit.features.model import FeatureFile, Int64
 from clipkit.prompts import bundled
 from clipkit.prompts import texts as prompts
@@ -116,9 +116,9 @@ def choose_split(file: FeatureFile, split: str | None = None) -> str:
     return file.choose_splits([split])[0]
 
 
-def newest_entry(result: FeatureFile) -> dict[str, Any]:
+def newest_entry(result: FeatureFile) -> Entry:
     """Return the history's entry about the command that made a result."""
-    return result.history[-1] if result.history else {"command": "an unknown command"}
+    return result.history[-1] if result.history else Entry(command="an unknown command")
 
 
 def find_caveats(kind: str, split: str, count: int, rows: int) -> list[Caveat]:

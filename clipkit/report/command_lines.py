@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 from clipkit.base import files
 from clipkit.base.console import escaped
 from clipkit.features.annotations import CLASS
-from clipkit.features.history import History, dataset_entries, original_split, provenance
+from clipkit.features.history import Entry, History, dataset_entries, original_split, provenance
 from clipkit.features.model import FeatureFile
 from clipkit.prompts import bundled
 from clipkit.report.blocks import Origin
-from clipkit.report.steps import Entry, NameOf, Step, digests, list_of, member, steps
+from clipkit.report.steps import NameOf, Step, steps
 
 LONGEST = 2000  # characters of a word, since a history may hold any text
 DEFAULTS = {("features", "logits"), ("link", "softmax")}  # not options for embeddings
@@ -117,7 +117,7 @@ class _Command:
         self._step = step
         self._commands = commands
         self._entry = step.entry
-        self._digests = digests(step.entry)
+        self._digests = step.entry.inputs
         self._unsaid: list[str] = []  # what the history does not say, as the words need it
         for role, name in step.inputs.items():
             if name not in known_files:
@@ -241,7 +241,7 @@ class _Command:
 
     def _compare(self) -> dict[str, Any]:
         """Return the numbers of the runs, if one was chosen."""
-        chosen = [CHOSEN_RUN.search(str(run)) for run in list_of(self._entry, "runs")]
+        chosen = [CHOSEN_RUN.search(str(run)) for run in self._entry.list_of("runs")]
         if not any(chosen):
             return {}
         return {"run": [match[1] if match else 0 for match in chosen]}
@@ -291,7 +291,7 @@ SETTINGS: dict[str, Callable[[_Command], dict[str, Any]]] = {
 
 def _option(settings: Mapping[str, Any], path: str, option: Option) -> list[str]:
     """Return the words of an option; none if its member is absent, null or false."""
-    value = member(settings, path)
+    value = Entry(settings).member(path)
     if value is False and option.off:
         return [option.off]
     if value is None or value is False or (path, str(value)) in DEFAULTS:

@@ -19,7 +19,7 @@ from clipkit.analysis.results import Row
 from clipkit.base import csv_rows, files, tables
 from clipkit.base.errors import ClipkitError
 from clipkit.features.compatibility import origin
-from clipkit.features.history import dataset_entries, is_untrained, provenance
+from clipkit.features.history import Entry, dataset_entries, is_untrained, provenance
 from clipkit.features.model import FeatureFile
 from clipkit.report.blocks import Bar, Block, Cell, Fact, Heading, Measurement, Number, Table
 from clipkit.report.markdown import (
@@ -28,7 +28,6 @@ from clipkit.report.markdown import (
     format_measurement,
     format_measurements,
 )
-from clipkit.report.steps import member
 
 COLUMNS = ("section", "title", "where", "column", "value", "comparable", "source")
 HISTORY_WORDS = (
@@ -229,7 +228,9 @@ def _image_count(run: _Run) -> int | None:
     """Return the number of images of a run's split; None if neither file nor history has it."""
     if run.split in run.file.splits:
         return len(run.file.splits[run.split])
-    counts = [member(data, f"splits.{run.split}.images") for data in dataset_entries(run.file)]
+    counts = [
+        Entry(data).member(f"splits.{run.split}.images") for data in dataset_entries(run.file)
+    ]
     return next((count for count in counts if isinstance(count, int)), None)
 
 

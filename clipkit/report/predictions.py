@@ -19,7 +19,6 @@ from clipkit.base.names import distinct_names
 from clipkit.features.compatibility import matching_split
 from clipkit.features.history import is_untrained, provenance
 from clipkit.features.model import FeatureFile, Int64
-from clipkit.report.steps import digests
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -184,7 +183,7 @@ def _scores(
 ) -> tuple[Floats, str]:
     """Return the score (N) of each predicted class, and what it is; NaN and "" without any."""
     unknown = np.full(len(predicted), np.nan), ""
-    inputs = digests(result_files.newest_entry(result)).values()
+    inputs = result_files.newest_entry(result).inputs.values()
     sources = {file.kind: file for file in files if file.digest in inputs}
     probe = result if result.kind == "probe" else sources.get("probe")
     features = sources.get("logits") or sources.get("images")

@@ -8,16 +8,15 @@ of the model differ.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from clipkit.analysis.results import Row, newest_entry
+from clipkit.features.history import Entry, History
 from clipkit.features.model import FeatureFile
 
-Entry = Mapping[str, Any]
-History = Sequence[Entry]
 NameOf = Callable[[str], str | None]  # returns the name of the file with a digest, if it is known
 
 LONGEST_NAME = 200  # of a file that is named after its role, which may be any text
@@ -47,10 +46,10 @@ class Step:
 class _Names:
     """Names of files by their digests: those that are known, and else those of their roles."""
 
-    def __init__(self, history: History, output: str, name_of: NameOf) -> None:
+    def __init__(self, history: Sequence[Entry], output: str, name_of: NameOf) -> None:
         self._names: dict[str, str] = {}
         for entry in history:
-            for digest in digests(entry).values():
+            for digest in entry.inputs.values():
                 name = name_of(digest)
                 if name is not None:
                     self._names[digest] = name
@@ -61,8 +60,8 @@ class _Names:
 
     def _use_joined_names(self, entry: Entry) -> None:
         """Name joined files as they were named: their rows and splits may be called so, too."""
-        digest_of = digests(entry)
-        for number, name in enumerate(list_of(entry, "files"), 1):
+        digest_of = entry.inputs
+        for number, name in enumerate(entry.list_of("files"), 1):
             digest = digest_of.get(f"file {number}", "")
             known = self._names.get(digest)
             if known is None or Path(known).stem != Path(str(name)).name:
@@ -85,42 +84,17 @@ class _Names:
         return self._names[digest]
 
 
-def digests(entry: Entry) -> dict[str, str]:
-    """Return the digests of an entry's inputs, by their roles."""
-    inputs = entry.get("inputs")
-    if not isinstance(inputs, dict):
-        return {}
-    return {role: str(digest) for role, digest in inputs.items()}
-
-
-def list_of(entry: Entry, name: str) -> list[Any]:
-    """Return a list of an entry, or [] for anything else."""
-    value = entry.get(name)
-    return value if isinstance(value, list) else []
-
-
-def member(entry: Entry, path: str) -> Any:
-    """Return a member of an entry by its dotted path, or None.
-
-    >>> member({"model": {"name": "tiny"}}, "model.name"), member({}, "model.name")
-    ('tiny', None)
-    """
-    value: Any = entry
-    for key in path.split("."):
-        if not isinstance(value, Mapping):
-            return None
-        value = value.get(key)
-    return value
-
-
-def steps(history: History, output: str, name_of: NameOf) -> list[Step]:
+def steps(history: Iterable[Mapping[str, Any]], output: str, name_of: NameOf) -> list[Step]:
     """Return the steps that make the file `output`, in the order in which they run."""
-    names = _Names(history, output, name_of)
+    entries = History(history)
+    names = _Names(entries, output, name_of)
     last_first = []
-    pending = [(history, output)] if history else []  # a history may be too long for recursion
+    pending: list[tuple[Sequence[Entry], str]] = (
+        [(entries, output)] if entries else []
+    )  # a history may be too long for recursion
     while pending:
         chain, target = pending.pop()
-        entry, digest_of = chain[-1], digests(chain[-1])
+        entry, digest_of = chain[-1], chain[-1].inputs
         inputs = {role: names.get(digest_of[role], role) for role in _roles(entry)}
         for role, input_chain in _chains(chain[:-1], entry).items():
             if role not in inputs:
@@ -132,7 +106,7 @@ def steps(history: History, output: str, name_of: NameOf) -> list[Step]:
 
 def _roles(entry: Entry) -> list[str]:
     """Return the roles of an entry's feature files, in the order of the command's arguments."""
-    digest_of = digests(entry)
+    digest_of = entry.inputs
     if entry["command"] == "convert":  # its input is no feature file
         return []
     if entry.get("classes") == "feature file":
@@ -150,7 +124,7 @@ def _natural(text: str) -> list[str]:
     return [part.zfill(9) for part in re.split(r"(\d+)", text)]
 
 
-def _chains(earlier: History, entry: Entry) -> dict[str, History]:
+def _chains(earlier: Sequence[Entry], entry: Entry) -> dict[str, Sequence[Entry]]:
     """Return the histories of an entry's inputs, by their roles, if the earlier entries are theirs.
 
     They are not empty.
@@ -169,15 +143,15 @@ def _chains(earlier: History, entry: Entry) -> dict[str, History]:
     return {role: earlier}
 
 
-def _joined_chains(earlier: History, entry: Entry) -> dict[str, History]:
+def _joined_chains(earlier: Sequence[Entry], entry: Entry) -> dict[str, Sequence[Entry]]:
     chains = {}
-    for number, count in enumerate(list_of(entry, "entries"), 1):
+    for number, count in enumerate(entry.list_of("entries"), 1):
         if isinstance(count, int) and 0 < count <= len(earlier):
             chains[f"file {number}"], earlier = earlier[:count], earlier[count:]
     return chains
 
 
-def _start_of_texts(history: History) -> int:
+def _start_of_texts(history: Sequence[Entry]) -> int:
     """Return the number of the first entry of the prompts, in the earlier entries of logits."""
     commands = [entry["command"] for entry in history]
     if "textembed" in commands:
@@ -186,7 +160,7 @@ def _start_of_texts(history: History) -> int:
     return imported[-1] if imported else len(history)
 
 
-def _features_of(model: Entry) -> list[Any]:
+def _features_of(model: Mapping[str, Any]) -> list[Any]:
     """Return which features of which architecture an entry of a history names."""
     return [Path(str(model.get("name"))).name, *map(model.get, FEATURES)]
 
@@ -244,7 +218,7 @@ def _prompt_digests(entry: Entry) -> list[str]:
     """Return the digests of prompts that were read from a file; [] if class names make them."""
     if entry.get("classes", "file") != "file":
         return []
-    digest_of = digests(entry)
+    digest_of = entry.inputs
     return [digest_of[role] for role in ("prompts", "classes") if role in digest_of]
 
 

@@ -13,6 +13,7 @@ from clipkit.analysis.comparison import Bools
 from clipkit.analysis.for_people import attribute_rows
 from clipkit.analysis.results import Row, columns_of
 from clipkit.base.version import __version__
+from clipkit.features.history import Entry
 from clipkit.features.model import FeatureFile
 from clipkit.plots.layer_curves import layer_curves
 from clipkit.report.blocks import Bar, Block, Cell, Measurement, Number, Table
@@ -23,7 +24,6 @@ from clipkit.report.markdown import (
     format_percent,
     format_points,
 )
-from clipkit.report.steps import Entry, list_of, member
 
 if TYPE_CHECKING:
     from clipkit.plots import LayerPoints
@@ -203,25 +203,25 @@ def provenance_table(files: Iterable[FeatureFile]) -> Table:
 
 def _embedding_rows(entry: Entry) -> list[tuple[str, str]]:
     """Return the facts of an entry of `embed`, each with its name."""
-    name = str(member(entry, "model.name"))
+    name = str(entry.member("model.name"))
     role = "model"
-    if member(entry, "model.untrained") is not None:
+    if entry.member("model.untrained") is not None:
         role, name = "untrained control", f"{name}, untrained (seed {entry['model']['untrained']})"
-    weights = member(entry, "model.weights") or member(entry, "model.digest")
-    computed = f"{member(entry, 'model.precision')} on {member(entry, 'model.device')}"
+    weights = entry.member("model.weights") or entry.member("model.digest")
+    computed = f"{entry.member('model.precision')} on {entry.member('model.device')}"
     rows = [
         (role, f"{name}, {weights}, {computed}"),
         ("embedded by", f"clipkit {entry.get('clipkit')}"),
     ]
-    dataset = str(member(entry, "dataset.name"))
-    splits = member(entry, "dataset.splits")
+    dataset = str(entry.member("dataset.name"))
+    splits = entry.member("dataset.splits")
     for split in splits if isinstance(splits, dict) else ():
-        count, digest = (member(splits[split], name) for name in ("images", "rows"))
+        count, digest = (Entry(splits[split]).member(name) for name in ("images", "rows"))
         rows.append((f"rows of {split}", f"{dataset}: {count} images, sha256:{digest}"))
-    draw = member(entry, "dataset.draw")
+    draw = entry.member("dataset.draw")
     if isinstance(draw, dict):
         rows.append(("draw", ", ".join(f"{key} {value}" for key, value in draw.items())))
-    skipped = list_of(entry, "skipped")
+    skipped = entry.list_of("skipped")
     if skipped:
         rows.append(("skipped images", f"{len(skipped)}"))
     return rows
