@@ -122,8 +122,18 @@ class Page:
     lead: Drawing | None = None  # the picture that comes first
     origins: Mapping[str, Origin] = field(default_factory=dict)  # of the sources of tables
     results: Mapping[str, FeatureFile] = field(default_factory=dict)
-    feature_files: Mapping[str, Path] = field(default_factory=dict)  # other files, to read features
+    feature_files: Sequence[FeatureFile] = ()  # other files that are open, for an album
     controls: Sequence[FeatureFile] = ()  # results that were given as those of untrained models
+
+    @property
+    def main(self) -> str:
+        """The name of the result that the summary and an album are about, or ""."""
+        return next((fact.source for fact in self.summary if fact.source), "")
+
+    @property
+    def worst_class(self) -> str:
+        """The class of which the summary shows images, or ""."""
+        return next((fact.class_name for fact in self.summary if fact.class_name), "")
 
 
 def text_of(cell: Cell) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,7 +25,7 @@ from clipkit.report.blocks import Block, Drawing, Fact, Heading, Page, Picture, 
 from clipkit.report.command_lines import NO_COMMANDS, Commands, make_origin
 from clipkit.report.expected import compare_figures, read_table
 from clipkit.report.markdown import escape
-from clipkit.report.same_images import MOST_RUNS, Scored, group_by_images, sum_up_first
+from clipkit.report.same_images import MOST_RUNS, Scored, group_by_images, sum_up
 from clipkit.report.tables import (
     RESULT_COLUMNS,
     attribute_table,
@@ -58,6 +59,7 @@ def of_files(
     controls: Sequence[Path] = (),
     expected: str | None = None,
     commands: Commands = NO_COMMANDS,
+    stack: contextlib.ExitStack | None = None,
 ) -> Page:
     """Report feature files, most of them results.
 
@@ -73,6 +75,8 @@ def of_files(
         A table of published figures; see `expected.read_table`.
     commands : mapping, optional
         The options of each command, for the command lines that made the files; see `Commands`.
+    stack : ExitStack, optional
+        Keeps feature files open, so that an album can have scores and images of prompts.
 
     Raises
     ------
@@ -88,7 +92,7 @@ def of_files(
     files: dict[str, FeatureFile] = {}
     for name, path in (path_of | control_of).items():
         try:
-            files[name] = _read(path)
+            files[name] = _read(path, stack)
         except ClipkitError as error:
             unreadable[name] = _reason(error, str(path))
     for name in filter(files.__contains__, control_of):
@@ -119,9 +123,7 @@ def of_files(
         summary=[_count(title, reported), *facts],
         origins={name: make_origin(file, name, name_of, commands) for name, file in used.items()},
         results={name: file for name, file in reported.items() if file.kind in RESULTS},
-        feature_files={
-            name: path_of[name] for name, file in reported.items() if file.kind not in RESULTS
-        },
+        feature_files=[] if stack is None else _other_than_results(reported.values()),
         controls=[file for name, file in used.items() if name in control_of],
     )
 
@@ -139,6 +141,10 @@ def _pictures(paths: Iterable[Path]) -> list[Block]:
     found = [picture for path in paths for picture in sorted(path.glob("*.png"))]
     pictures: list[Block] = [Picture(path, escape(path.stem)) for path in found]
     return [Heading(2, "Pictures"), *pictures] if pictures else []
+
+
+def _other_than_results(files: Iterable[FeatureFile]) -> list[FeatureFile]:
+    return [file for file in files if file.kind not in RESULTS]
 
 
 def _check_is_control(file: FeatureFile) -> None:
@@ -184,12 +190,15 @@ def _named(paths: Sequence[Path]) -> dict[str, Path]:
     return dict(zip(names, files, strict=True))
 
 
-def _read(path: Path) -> FeatureFile:
-    """Read a result into memory; of another file, all but the features."""
-    with features.open_file(str(path)) as file:
+def _read(path: Path, stack: contextlib.ExitStack | None) -> FeatureFile:
+    """Read a result into memory, and other files without their features, kept open by a stack."""
+    with contextlib.ExitStack() as opened:
+        file = opened.enter_context(features.open_file(str(path)))
         if file.kind in RESULTS:
             results.check_run_count(file)
             return file.in_memory()
+        if stack is not None:
+            stack.enter_context(opened.pop_all())
         return file
 
 
@@ -204,7 +213,7 @@ class _Sections:
         for name, file in files.items():
             self._add(name, file)
         groups = group_by_images(self._scored)
-        self.facts = sum_up_first(groups)
+        self.facts = sum_up(groups)
         self.blocks: list[Block] = []
         for group in groups:
             self.blocks += group.section()

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit.analysis import metrics, prediction, zeroshot
+from clipkit.analysis import prediction, zeroshot
 from clipkit.analysis import results as result_files
 from clipkit.analysis.softmax import softmax
 from clipkit.base import console
@@ -49,7 +49,6 @@ class ImagePredictions:
     predicted: Names  # (N)
     scores: Floats  # (N), how sure each prediction is; NaN if the files do not say
     score_name: str = ""
-    worst_class: str = ""  # that with the lowest F1, as the summary of a report names it
 
     def take(self, rows: Int64) -> ImagePredictions:
         """Return the predictions for the given rows (n,)."""
@@ -60,10 +59,6 @@ class ImagePredictions:
             predicted=self.predicted[rows],
             scores=self.scores[rows],
         )
-
-    def accuracy(self) -> float:
-        """Return the accuracy on images with labels."""
-        return float(np.mean(self.true == self.predicted))
 
     def true_class(self, row: int) -> str | None:
         """Return the class of an image; None without labels."""
@@ -91,17 +86,17 @@ class Sources:
     main: FeatureFile
     results: list[FeatureFile]
     controls: list[FeatureFile]
-    split: str | None = None  # of `main`; see `read_predictions`
-    reason: str = ""  # why `main` was chosen among several results
 
 
-def choose_sources(files: Sequence[FeatureFile], controls: Sequence[FeatureFile]) -> Sources:
-    """Choose the result that an album is about.
+def choose_sources(
+    files: Sequence[FeatureFile],
+    controls: Sequence[FeatureFile],
+    main: FeatureFile | None = None,
+) -> Sources:
+    """Choose the files of an album about a result, by default the first with predicted classes.
 
-    It is the first result of `zeroshot`. Without one, it is the most accurate result for the
-    images of the first result with predicted classes, or that result if there are no labels.
-    Results whose accuracy is not tested count only among themselves.
-    Results of untrained models are controls, unless no other result has predictions.
+    Without `main`, a result whose accuracy is not tested comes after the others. Results of
+    untrained models are controls, unless no other result has predictions.
 
     Raises
     ------
@@ -118,23 +113,11 @@ def choose_sources(files: Sequence[FeatureFile], controls: Sequence[FeatureFile]
             "expected a result with predicted classes for an album of images, got none",
             "make one with: clipkit zeroshot -o, or clipkit probe -o",
         )
-    for file in candidates:
-        if _command(file) == "zeroshot":
-            return Sources(file, results, controls)
-    fair = [f for f in candidates if not result_files.untestable(f, result_files.choose_split(f))]
-    candidates = fair or candidates
-    first = read_predictions(candidates[0])
-    if first.true is None:
-        return Sources(first.file, results, controls)
-    rivals = [first]
-    for other in read_others(first, candidates):
-        if set(other.ids) == set(first.ids):
-            rivals.append(other)
-    best = max(rivals, key=ImagePredictions.accuracy)  # of equals, the first
-    reason = ""
-    if len(rivals) > 1:
-        reason = f"the most accurate of {len(rivals)} results for these images"
-    return Sources(best.file, results, controls, best.split, reason)
+    return Sources(main or min(candidates, key=_is_untestable), results, controls)
+
+
+def _is_untestable(result: FeatureFile) -> bool:
+    return bool(result_files.untestable(result, result_files.choose_split(result)))
 
 
 def has_predictions(file: FeatureFile) -> bool:
@@ -168,13 +151,10 @@ def read_predictions(
         if runs > 1:
             label += f", the best of {runs:,} runs by its accuracy on {split}"
     names = np.array(distinct_names(list(map(console.escaped, class_names))))
-    true, worst = None, ""
-    if labels is not None:
-        true = names[labels]
-        worst = str(names[np.nanargmin(metrics.f1_per_class(labels, predicted, len(names)))])
+    true = None if labels is None else names[labels]
     scores, score_name = _scores(result, split, predicted, sources)
     return ImagePredictions(
-        result, split, label, scored_split.ids, true, names[predicted], scores, score_name, worst
+        result, split, label, scored_split.ids, true, names[predicted], scores, score_name
     )
 
 

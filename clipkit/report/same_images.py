@@ -327,13 +327,38 @@ def _differences_from_controls(pairs: Sequence[tuple[Scored, Scored]]) -> list[B
     )
 
 
-def sum_up_first(groups: Iterable[SameImages]) -> list[Fact]:
-    """Sum up the first result: one of one run if possible, and one that has a control."""
-    candidates = [(scored, group) for group in groups for scored in group.trained]
-    if not candidates:
-        return []
-    scored, group = min(candidates, key=_rank)
-    predictions = results.predictions(scored.file, scored.split)  # of several runs, the best
+def sum_up(groups: Iterable[SameImages]) -> list[Fact]:
+    """Sum up the main result on each data set, and name the worst class of the first one.
+
+    The main result is the first: one of one run if possible, and one that has a control.
+    """
+    by_dataset: dict[str, list[tuple[Scored, SameImages]]] = {}
+    for group in groups:
+        for scored in group.trained:
+            by_dataset.setdefault(provenance(scored.file).dataset, []).append((scored, group))
+    facts: list[Fact] = []
+    for dataset, candidates in by_dataset.items():
+        title = "Main result"
+        if len(by_dataset) > 1:
+            title += f" on {escape(dataset) or 'other images'}"
+        scored, group = min(candidates, key=_rank)
+        predictions = results.predictions(scored.file, scored.split)  # of several runs, the best
+        fact = _main_fact(title, scored, group, predictions)
+        if len(candidates) > 1:
+            chosen = f" It is the first of {len(candidates)} results here."
+            if scored is not candidates[0][0]:
+                chosen += " Results of one run, and with a control, come before others."
+            fact = replace(fact, text=fact.text + chosen)
+        facts.append(fact)
+        if len(facts) == 1 and not scored.untestable:
+            facts += summary.worst_class(predictions, scored.name)
+    return facts
+
+
+def _main_fact(
+    title: str, scored: Scored, group: SameImages, predictions: results.Predictions
+) -> Fact:
+    """Compare a result with chance and with its controls."""
     untrained = [control for control in group.controls_of(scored) if not control.untestable]
     controls = [results.predictions(control.file, control.split) for control in untrained]
     means = f"{newest_entry(scored.file)['command']} ({scored.name})"
@@ -345,11 +370,11 @@ def sum_up_first(groups: Iterable[SameImages]) -> list[Fact]:
         missing = "No untrained control was made in the same way from the same prompts."
     why = escape(scored.untestable)
     fact = summary.against_references(
-        "Main result", escape(means), predictions, controls, scored.name, missing, why
+        title, escape(means), predictions, controls, scored.name, missing, why
     )
     if controls and not scored.has_one_run:
         fact = replace(fact, text=f"{fact.text} The control's run is the best of its runs, too.")
-    return [fact] if why else [fact, summary.worst_class(predictions, scored.name)]
+    return fact
 
 
 def _rank(candidate: tuple[Scored, SameImages]) -> tuple[bool, bool, bool]:
