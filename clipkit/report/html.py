@@ -70,11 +70,17 @@ _templates.filters["escaped"] = console.escaped
 def as_html(page: Page, album: Album | None = None) -> str:
     """Render a report as HTML, with the images of an album after the summary."""
     pictures = _Pictures()
-    nodes = [*_nodes(page, pictures)]
+    lead, drawn = None, None
+    if page.lead:
+        lead = pictures.node(page.lead)
+    if page.lead and lead:
+        drawn = Path(page.lead.result.display_name)
+    nodes = [*_nodes(page, pictures, drawn)]
+    if nodes and nodes[-1]["kind"] == "heading":  # none of the pictures below it is shown
+        nodes.pop()
     scripts = [_source("page.js")]
     if album:
         scripts.append(_source("album.js"))
-    lead = pictures.node(page.lead) if page.lead else None
     return _templates.get_template("page.html").render(
         page=page,
         title=_inline(page.title),
@@ -115,15 +121,23 @@ def _inline(markdown: str) -> Markup:
     return Markup(_markdown.renderInline(markdown))
 
 
-def _nodes(page: Page, pictures: _Pictures) -> Iterator[dict[str, Any]]:
-    """Yield what the template shows for each block."""
+def _nodes(page: Page, pictures: _Pictures, drawn: Path | None) -> Iterator[dict[str, Any]]:
+    """Yield what the template shows for each block, but no picture of the result `drawn`."""
     heading = ""
     for number, block in enumerate(page.blocks):
+        if drawn and isinstance(block, Picture) and _is_named_after(block.path, drawn):
+            continue
         if isinstance(block, Heading):
             heading = block.text
         node = _node(block, pictures, f"b{number}", heading)
         if node:
             yield node
+
+
+def _is_named_after(picture: Path, result: Path) -> bool:
+    """Whether a picture is named after a result: a.b.png or b.png after a.b.h5 in its folder."""
+    names = (result.stem, result.stem.rpartition(".")[2])
+    return picture.parent == result.parent and picture.stem in names
 
 
 def _node(block: Block, pictures: _Pictures, key: str, heading: str = "") -> Any:

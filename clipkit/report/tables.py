@@ -115,14 +115,15 @@ def attribute_table(result: FeatureFile, source: str) -> list[Block]:
 
 
 def _attribute_cell(row: Row, title: str, text: object) -> Cell:
-    """Return a cell with the bar of its recall, if the column holds a recall."""
+    """Return a cell with the bar of its recall, if it is one; the control is that of the probe."""
     if text is None:
         return ""
     name = title.removesuffix(" %")
     if name == title or name in ("chance", "control"):
         return escape(text)
     low, high = row.get(f"{name}_low", math.nan), row.get(f"{name}_high", math.nan)
-    return Number(escape(text), Bar(row[name], low, high, row["chance"], row["control"]))
+    control = row["control"] if name == "probe" else math.nan
+    return Number(escape(text), Bar(row[name], low, high, row["chance"], control))
 
 
 def variance_table(result: FeatureFile, source: str) -> list[Block]:
