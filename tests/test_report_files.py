@@ -377,7 +377,7 @@ def test_a_page_shows_the_attributes_once_with_the_control_beside_the_probe(tmp_
     for name in ("attributes.png", "other.png"):
         Image.new("RGB", (30, 20), "white").save(tmp_path / name)
     page = as_html(collection.of_files([tmp_path]))
-    assert [caption.split(".")[0] for caption in re.findall("<figcaption>(.*)", page)] == [
+    assert [caption.split(".")[0] for caption in re.findall("<figcaption>(.+)", page)] == [
         "Recall of each attribute",
         "other",
     ]
