@@ -257,16 +257,41 @@ def test_the_accuracy_of_groups_is_named_beside_that_of_classes() -> None:
     assert ax.get_title(loc="left") == "2 groups, mean F1 0.600 (dashed)"
 
 
-@pytest.mark.long
-def test_confusion_of_100_classes_names_them_all_and_has_no_numbers() -> None:
-    fig = plots.confusion(np.eye(100, dtype=int), [f"class_{i}" for i in range(100)])
-    ax = fig.axes[0]
-    assert len(tick_texts(ax.xaxis)) == len(tick_texts(ax.yaxis)) == 100
-    assert not ax.texts
-    png(fig)
-    boxes = [label.get_window_extent() for label in ax.get_yticklabels()]
-    pitch = (boxes[0].y0 - boxes[-1].y0) / 99 / fig.dpi * 72  # points
-    assert 6 <= ax.get_yticklabels()[0].get_fontsize() < pitch
+def test_confusion_of_many_classes_shows_the_largest_confusions_by_name() -> None:
+    counts = 9 * np.eye(100, dtype=int)
+    counts[3, 7], counts[7, 3], counts[5, 6] = 4, 1, 2
+    ax = plots.confusion(counts, [f"class_{i}" for i in range(100)]).axes[0]
+    assert tick_texts(ax.yaxis) == [
+        "class_3 as class_7",
+        "class_5 as class_6",
+        "class_7 as class_3",
+    ]
+    assert [bar.get_width() for bar in ax.patches] == [4, 2, 1]
+    assert ax.texts[0].get_text().strip() == "4 of 13"
+    assert ax.get_title("left").endswith("3 of 3 confusions: the largest")
+    png(plots.confusion(np.eye(41), odd_names(41)))  # without any confusion
+
+
+def test_of_many_equally_good_classes_none_is_shown_by_accident() -> None:
+    f1 = np.ones(1000)
+    f1[:89] = np.linspace(0, 0.9, 89)
+    ax = plots.classes(f1, [f"class {i}" for i in range(1000)], support=[1] * 1000).axes[0]
+    assert sorted(bar.get_width() for bar in ax.patches) == f1[:30].tolist()
+    assert ax.get_title("left").startswith("the 30 lowest of 1,000 classes")
+
+
+def test_of_many_prompts_those_that_differ_the_most_are_shown_by_name() -> None:
+    prompts = [f"prompt {i}" for i in range(1203)]
+    values = np.zeros((1203, 2))
+    values[::41, 0] = 0.5
+    expected = prompts[::41]
+    drawn = {
+        "differences": plots.similarity(values.T, ["cat", "dog"], prompts),
+        "shares": plots.prompt_variance(values, values > 0.1, prompts, ["size", "colour"]),
+    }
+    for name, fig in drawn.items():
+        assert tick_texts(fig.axes[0].yaxis) == expected
+        assert f"30 of 1,203 prompts: the largest {name}" in fig.axes[0].get_title("left")
 
 
 def test_clusters_are_numbers_below_the_classes_that_they_match() -> None:

@@ -76,8 +76,8 @@ def as_html(page: Page, album: Album | None = None) -> str:
     if page.lead and lead:
         drawn = Path(page.lead.result.display_name)
     nodes = [*_nodes(page, pictures, drawn)]
-    if nodes and nodes[-1]["kind"] == "heading":  # none of the pictures below it is shown
-        nodes.pop()
+    if nodes and nodes[-1]["kind"] == "heading" and isinstance(page.blocks[-1], Picture):
+        nodes.pop()  # none of the pictures below it is shown
     scripts = [_source("page.js")]
     if album:
         scripts.append(_source("album.js"))
