@@ -204,27 +204,13 @@ def _facts(result: FeatureFile, model: dict[str, Any], classifier: str) -> Facts
         pool = str(model.get("pool"))
         facts["pool"] = POOLS.get(pool, pool)
         facts["norm"] = "normed" if model.get("norm") else ""
-    facts["labels"] = _labels_name(result)
+    facts["labels"] = results.labels_suffix(result).removeprefix("; labels: ") or "class"
     if classifier:
         facts["classifier"] = classifier
     probe = result.last_entry("probe")
     for name in sorted(probe.keys() - NO_OPTIONS):
         facts.setdefault(name, str(probe[name]).strip("[]"))
     return facts
-
-
-def _labels_name(result: FeatureFile) -> str:
-    """Name the labels of a result: `class`, or what `relabel` made of them."""
-    name = "class"
-    for entry in result.history:
-        if entry["command"] != "relabel":
-            continue
-        name = str(entry.get("column", name))
-        if "groups" in entry.inputs:
-            name = f"groups of {name}"
-        if entry.get("shuffle"):
-            name += ", shuffled"
-    return name
 
 
 def _check_same_data(scores: Sequence[_Score], split: str) -> None:

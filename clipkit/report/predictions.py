@@ -19,6 +19,7 @@ from clipkit.base.names import distinct_names
 from clipkit.features.compatibility import matching_split
 from clipkit.features.history import is_untrained, provenance
 from clipkit.features.model import FeatureFile, Int64
+from clipkit.report.steps import settings
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -206,17 +207,16 @@ def choose_control(
 ) -> ImagePredictions | None:
     """Return the predictions that stand beside those of a result, or None if there are none.
 
-    It is the first of `controls` with the settings of the result. Without one, it is another of
+    It is the first of `controls` that was made as the result was. Without one, it is another of
     `results`: a probe on the embeddings of the same model if possible, else the first.
     """
-    settings = _settings(main.file)
-    model = _model(main)
+    made = settings(main.file)
 
     def rank(file: FeatureFile) -> tuple[bool, bool]:
         source = provenance(file)
-        return source.model != model, bool(source.prompts)
+        return source.model != _model(main), bool(source.prompts)
 
-    candidates = [file for file in controls if _settings(file) == settings]
+    candidates = [file for file in controls if made and settings(file) == made]
     candidates += sorted(filter(has_predictions, results), key=rank)
     return next(read_others(main, candidates), None)
 
@@ -233,12 +233,6 @@ def read_others(main: ImagePredictions, files: Iterable[FeatureFile]) -> Iterato
             continue
         if _has_same_classes(main, other):
             yield other
-
-
-def _settings(file: FeatureFile) -> tuple[str, ...]:
-    """Return what a result and its control share."""
-    classifiers = file.runs.get("classifier", ())
-    return _command(file), provenance(file).prompts, str(next(iter(classifiers), ""))
 
 
 def _has_same_classes(main: ImagePredictions, other: ImagePredictions) -> bool:
@@ -267,8 +261,8 @@ def _model(predictions: ImagePredictions) -> str:
 
 
 def _kind(predictions: ImagePredictions) -> str:
-    command, _, classifier = _settings(predictions.file)
-    return classifier or command
+    classifiers = predictions.file.runs.get("classifier", ())
+    return str(next(iter(classifiers), _command(predictions.file)))
 
 
 def _file_name(predictions: ImagePredictions) -> str:

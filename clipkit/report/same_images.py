@@ -20,7 +20,7 @@ from clipkit.features.model import FeatureFile, Int64
 from clipkit.report import summary
 from clipkit.report.blocks import Bar, Block, Cell, Fact, Heading, Measurement, Number, Table
 from clipkit.report.markdown import escape, format_measurement, format_measurements
-from clipkit.report.steps import are_prompts_known, newest_settings, run_settings, settings
+from clipkit.report.steps import newest_settings, run_settings, settings
 from clipkit.report.tables import Pair, difference_table, layer_table
 
 MOST_RUNS = 100  # of a file in a table
@@ -72,7 +72,7 @@ class Scored:
     @cached_property
     def settings(self) -> str:
         """What a result and its control share, or "" if the history does not tell the prompts."""
-        return settings(self.file) if are_prompts_known(self.file) else ""
+        return settings(self.file)
 
     def runs_like(self, other: Scored, run: int) -> Scored:
         """Return only the runs with the settings of a run of another result."""
@@ -94,9 +94,9 @@ class Scored:
         return origin(self.file, self.split)
 
     def images(self) -> list[tuple[str, str]]:
-        """Return the sorted ids of the images, each with the name of its class."""
-        names = results.class_names(self.file, self.labels.max())
-        return sorted(zip(self.ids, [names[label] for label in self.labels], strict=True))
+        """Return the ids of the images, each with the name of its class."""
+        names = np.array(results.class_names(self.file, self.labels.max()))
+        return list(zip(self.ids, names[self.labels].tolist(), strict=True))
 
     def images_digest(self) -> str:
         """Return a digest of the images, their classes and the data set that they are from."""
@@ -137,20 +137,27 @@ class SameImages:
     def controls_of(self, scored: Scored, run: int | None = None) -> list[Scored]:
         """Return the results of untrained models that were made as a result was.
 
-        Of each, only the runs with the settings of the given run are kept. If none is given, they
-        are those of the only run, or all of a result with several runs.
+        They keep the runs with the settings of the given run, by default of the only run. Without
+        either, they keep all.
         """
-        if not scored.settings:
-            return []
+        controls = []
         if run is None and scored.has_one_run:
             run = 0
-        controls = []
         for other in self.results:
-            if other.is_control and other.settings == scored.settings:
-                control = other if run is None else other.runs_like(scored, run)
-                if control.runs:
-                    controls.append(control)
+            if not other.is_control or other.settings != scored.settings or not scored.settings:
+                continue
+            control = other if run is None else other.runs_like(scored, run)
+            if control.runs:
+                controls.append(control)
         return controls
+
+    def pairs(self) -> list[tuple[Scored, Scored]]:
+        """Return each result with each of its controls."""
+        pairs = []
+        for scored in self.trained:
+            for control in self.controls_of(scored):
+                pairs.append((scored, control))
+        return pairs
 
     def section(self) -> list[Block]:
         """Return the accuracies and their paired differences, below a heading."""
@@ -163,14 +170,15 @@ class SameImages:
         for scored in self.results:
             blocks += map(escape, results.caveat_notes({scored.name: scored.file}, scored.split))
             if len(scored.runs) > MOST_RUNS:
-                runs = f"{len(scored.runs):,} runs on {escape(scored.split)}"
-                blocks.append(
-                    f"{escape(scored.name)} has {runs}. The table has the first {MOST_RUNS}."
-                )
+                runs = f"{escape(scored.name)} has {len(scored.runs):,} runs on "
+                runs += f"{escape(scored.split)}. The table has the first {MOST_RUNS}."
+                blocks.append(runs)
         if self.wholes:
-            names = ", ".join(map(escape, self.wholes))
-            some = f"These images are some of the split {escape(first.origin.split)}."
-            blocks.append(f"{some} Of {names}, only the predictions for these are counted here.")
+            names, split = ", ".join(map(escape, self.wholes)), escape(first.origin.split)
+            blocks.append(
+                f"These images are some of the split {split}. "
+                f"Of {names}, only the predictions for these are counted here."
+            )
         if first.origin.is_numbered:
             blocks.append(NUMBERED)
         single = [one for one in self.results if one.has_one_run and not one.untestable]
@@ -192,7 +200,7 @@ class SameImages:
         """
         rows = []
         sources = []
-        matched = {control.name for one in self.trained for control in self.controls_of(one)}
+        matched = {control.name for _, control in self.pairs()}
         for scored in self.results:
             if scored.name in matched:
                 continue
@@ -240,9 +248,7 @@ class SameImages:
 
     def _paired_differences(self) -> list[Block]:
         """Return the differences of results of one run: from the first, and from controls."""
-        pairs = []
-        for scored in self.trained:
-            pairs += [(scored, control) for control in self.controls_of(scored)]
+        pairs = self.pairs()
         blocks = _differences_from_first(self.trained or self.results)
         blocks += _differences_from_controls(pairs)
         matched = {control.name for _, control in pairs}
@@ -266,13 +272,13 @@ def group_by_images(scored: Iterable[Scored]) -> list[SameImages]:
 
     If the images were held out of a split, results on the whole split are in both groups.
     """
+    scored = list(scored)
     groups: dict[str, list[Scored]] = {}
     for one in scored:
         groups.setdefault(one.images_digest(), []).append(one)
-    everything = [one for group in groups.values() for one in group]
     found = []
     for group in groups.values():
-        wholes = [one for one in everything if one.holds(group[0])]
+        wholes = [one for one in scored if one.holds(group[0])]
         taken = [one.take_images_of(group[0]) for one in wholes]
         found.append(SameImages([*group, *taken], [one.name for one in wholes]))
     return found
@@ -312,8 +318,6 @@ def _differences_from_first(single: Sequence[Scored]) -> list[Block]:
 
 
 def _differences_from_controls(pairs: Sequence[tuple[Scored, Scored]]) -> list[Block]:
-    if not pairs:
-        return []
     compared = []
     for scored, control in pairs:
         labels = [escape(scored.name), escape(control.name)]

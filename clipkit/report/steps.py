@@ -166,7 +166,12 @@ def _features_of(model: Mapping[str, Any]) -> list[Any]:
 
 
 def settings(file: FeatureFile) -> str:
-    """Return what a result and its control share: all parameters but the model's weights."""
+    """Return what a result and its control share: all parameters but the model's weights.
+
+    It is "" if the history does not tell the prompts.
+    """
+    if not _are_prompts_known(file):
+        return ""
     return repr([_shared(entry, file.class_names) for entry in file.history])
 
 
@@ -186,7 +191,7 @@ def newest_settings(file: FeatureFile) -> str:
     return repr(_shared(newest_entry(file), None))
 
 
-def are_prompts_known(file: FeatureFile) -> bool:
+def _are_prompts_known(file: FeatureFile) -> bool:
     """Whether a history tells from which texts a result was made, if it was made from prompts.
 
     That of an earlier clipkit has the name of a prompt file alone.

@@ -68,10 +68,11 @@ def difference_table(
 ) -> list[Block]:
     """Return a table of differences with its text.
 
-    `label_header` is the header of the labels of pairs. `other` names what each result is compared
-    with, in the header, and `which` the same with the images, in the text. `not_covered` is what
-    the interval does not cover.
+    `other` names what each result is compared with, in the header, and `which` the same with the
+    images, in the text. `not_covered` is what the interval does not cover.
     """
+    if not pairs:
+        return []
     rows = [comparison.compare_right(pair.right, pair.other) for pair in pairs]
     p_values = metrics.holm([row["p"] for row in rows])
     cells: list[list[Cell]] = []
@@ -158,13 +159,7 @@ def _control_share(row: Row) -> str:
 
 
 def layer_table(files: Sequence[FeatureFile]) -> list[Block]:
-    """Return the table of accuracy by layer, with columns for each probe and its control.
-
-    Raises
-    ------
-    ClipkitError
-        See `layer_curves`.
-    """
+    """Return the table of accuracy by layer, with columns for each probe and its control."""
     curves, _ = layer_curves(files)
     columns: dict[str, Mapping[float, str]] = {}
     for curve in curves:
