@@ -204,7 +204,7 @@ def _facts(result: FeatureFile, model: dict[str, Any], classifier: str) -> Facts
         pool = str(model.get("pool"))
         facts["pool"] = POOLS.get(pool, pool)
         facts["norm"] = "normed" if model.get("norm") else ""
-    facts["labels"] = results.labels_suffix(result).removeprefix("; labels: ") or "class"
+    facts["labels"] = results.labels_suffix(result).removeprefix("; labels: ") or "classes"
     if classifier:
         facts["classifier"] = classifier
     probe = result.last_entry("probe")

@@ -214,7 +214,7 @@ def temperature(
         handles.append(top.axhline(chance, color=style.GREY, linestyle=":", linewidth=1.4))
         labels.append(f"chance: {chance:.2f} %")
     _name_best(top, sweeps, moves)
-    facts = "bars: 95 % intervals; star: best, chosen on these images; band: in its interval"
+    facts = "bars: 95 % intervals; star: best on these images; band: as good"
     if len(sweeps) > 1:
         facts += "; points at one τ are set apart"
     top.set_title(facts, loc="left", color=style.GREY)

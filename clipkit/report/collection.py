@@ -88,21 +88,18 @@ def of_files(
     control_paths = _files(controls)
     names = [f"{path.resolve().parent.name}/{path.name}" for path in control_paths]
     control_of = dict(zip(distinct_names(names), control_paths, strict=True))
-    unreadable: dict[str, str] = {}
-    files: dict[str, FeatureFile] = {}
-    for name, path in (path_of | control_of).items():
-        try:
-            files[name] = _read(path, stack)
-        except ClipkitError as error:
-            unreadable[name] = _reason(error, str(path))
+    files, left_out = _read_all(path_of | control_of, stack)
+    name_of = {file.digest: name for name, file in files.items()}.get
     for name in filter(files.__contains__, control_of):
         _check_is_control(files[name])
-    shown = {name: file for name, file in files.items() if name in path_of or file.kind in RESULTS}
-    sections = _Sections(shown)
-    left_out = unreadable | sections.left_out
+        if files[name].kind not in RESULTS and name not in path_of:
+            del files[name]
+    sections = _Sections(files)
+    left_out |= sections.left_out
+    for name in sections.left_out:
+        del files[name]
     reasons = [f"{name}: {reason}" for name, reason in left_out.items()]
-    used = {name: file for name, file in shown.items() if name not in left_out}
-    reported = {name: file for name, file in used.items() if name in path_of}
+    reported = {name: files[name] for name in path_of if name in files}
     if not reported:
         got = "; ".join(reasons) or f"no .h5 file in {', '.join(map(str, paths))}"
         raise ClipkitError(f"expected files that can be reported, got none: {got}")
@@ -110,21 +107,22 @@ def of_files(
         console.warn(f"left out {reason}")
     facts, blocks = sections.facts, sections.blocks + _pictures(paths)
     if expected:
-        table, fact = compare_figures(figures, used, expected)
+        table, fact = compare_figures(figures, files, expected)
         facts, blocks = [fact, *facts], table + blocks
-    name_of = {file.digest: name for name, file in files.items()}.get
     title = escape(results.sources_label([*reported.values()]))
+    found = {name: file for name, file in reported.items() if file.kind in RESULTS}
+    others = [file for file in reported.values() if file.kind not in RESULTS]
     return Page(
         title,
-        [provenance_table(used.values()), ABOUT],
+        [provenance_table(files.values()), ABOUT],
         blocks,
-        [escape(reason) for reason in reasons],
+        list(map(escape, reasons)),
         lead=_lead(reported.values()),
-        summary=[_count(title, reported), *facts],
-        origins={name: make_origin(file, name, name_of, commands) for name, file in used.items()},
-        results={name: file for name, file in reported.items() if file.kind in RESULTS},
-        feature_files=[] if stack is None else _other_than_results(reported.values()),
-        controls=[file for name, file in used.items() if name in control_of],
+        summary=[_count(title, len(found), len(others)), *facts],
+        origins={name: make_origin(file, name, name_of, commands) for name, file in files.items()},
+        results=found,
+        feature_files=others if stack is not None else (),
+        controls=[files[name] for name in control_of if name in files],
     )
 
 
@@ -143,10 +141,6 @@ def _pictures(paths: Iterable[Path]) -> list[Block]:
     return [Heading(2, "Pictures"), *pictures] if pictures else []
 
 
-def _other_than_results(files: Iterable[FeatureFile]) -> list[FeatureFile]:
-    return [file for file in files if file.kind not in RESULTS]
-
-
 def _check_is_control(file: FeatureFile) -> None:
     if file.kind in RESULTS and not is_untrained(file):
         model = provenance(file).model or "a model that the history does not name"
@@ -156,12 +150,11 @@ def _check_is_control(file: FeatureFile) -> None:
         )
 
 
-def _count(title: str, reported: Mapping[str, FeatureFile]) -> Fact:
-    """Return what was run: the title with the number of files."""
-    number = sum(file.kind in RESULTS for file in reported.values())
-    text = f"{title}: {count(number, 'result')}"
-    if number < len(reported):
-        text += f" and {count(len(reported) - number, 'feature file')}"
+def _count(title: str, found: int, others: int) -> Fact:
+    """Return what was run: the title with the number of results and of other files."""
+    text = f"{title}: {count(found, 'result')}"
+    if others:
+        text += f" and {count(others, 'feature file')}"
     return Fact("What was run", text)
 
 
@@ -188,6 +181,20 @@ def _named(paths: Sequence[Path]) -> dict[str, Path]:
         folder = os.path.commonpath([path.parent for path in absolute])
         names = [str(path.relative_to(folder)) for path in absolute]
     return dict(zip(names, files, strict=True))
+
+
+def _read_all(
+    path_of: Mapping[str, Path], stack: contextlib.ExitStack | None
+) -> tuple[dict[str, FeatureFile], dict[str, str]]:
+    """Read files by their names; return them, and the reasons why others cannot be read."""
+    files: dict[str, FeatureFile] = {}
+    left_out: dict[str, str] = {}
+    for name, path in path_of.items():
+        try:
+            files[name] = _read(path, stack)
+        except ClipkitError as error:
+            left_out[name] = _reason(error, str(path))
+    return files, left_out
 
 
 def _read(path: Path, stack: contextlib.ExitStack | None) -> FeatureFile:
