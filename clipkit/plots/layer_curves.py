@@ -66,24 +66,12 @@ def draw_layers(files: Sequence[FeatureFile], split: str | None) -> Drawn:
 def layer_curves(
     files: Sequence[FeatureFile], split: str | None = None
 ) -> tuple[list[LayerCurve], str]:
-    """Collect the accuracies of results by layer.
+    """Collect a curve for each model, pooling, set of labels and probe, and name what all share.
 
-    Parameters
-    ----------
-    files : sequence of FeatureFile
-        Results of `probe`, each with one run on the split, or of `attributes`, on layers of models
-        or on their embeddings. Results of untrained controls belong to the curves of their models.
-    split : str, optional
-        By default `test`, else the first split of the first result. A result of `attributes` has
-        only the split that was scored.
-
-    Returns
-    -------
-    curves : list of LayerCurve
-        One per model, pooling, labels and probe. Intervals are Wilson's 95 % ones; for the mean of
-        several controls, the range. Chance is the accuracy of the most frequent class.
-    source : str
-        Models, data set, split, and what all curves share, for a subtitle.
+    Results of `probe` have one run on the split, by default `test` or else the first one. Results
+    of `attributes` have only the split that was scored. Results of untrained controls belong to
+    the curves of their models. Intervals are Wilson's 95 % ones; for the mean of several controls,
+    the range. Chance is the accuracy of the most frequent class.
 
     Raises
     ------
@@ -107,8 +95,8 @@ def layer_curves(
     facts = [line.facts for line in lines]
     curves = []
     for line, own in zip(lines, differing(facts), strict=True):
-        label = ", ".join(_describe(own) or _describe({"model": line.facts["model"]}))
-        curves.append(_curve(label, line.scores))
+        words = _describe(own) or _describe({"model": line.facts["model"]})
+        curves.append(_curve(", ".join(words), line.scores))
     return curves, _source(files, name, facts)
 
 

@@ -86,10 +86,10 @@ class AlbumImage:
         """
         if self.true is None:
             return ""
-        predictions = [self.predicted]
+        outcome = str(int(self.predicted == self.true))
         if self.control is not None:
-            predictions.append(self.control)
-        return "".join(str(int(predicted == self.true)) for predicted in predictions)
+            outcome += str(int(self.control == self.true))
+        return outcome
 
     @property
     def alt(self) -> str:

@@ -96,13 +96,8 @@ def choose_sources(
 ) -> Sources:
     """Choose the files of an album about a result, by default the first with predicted classes.
 
-    Without `main`, a result whose accuracy is not tested comes after the others. Results of
-    untrained models are controls, unless no other result has predictions.
-
-    Raises
-    ------
-    ClipkitError
-        If no result has predicted classes.
+    Results whose accuracy is not tested come after the others. Results of untrained models are
+    controls, unless no other result has predictions.
     """
     trained = [file for file in files if not is_untrained(file)]
     results, controls = list(files), list(controls)
@@ -114,11 +109,10 @@ def choose_sources(
             "expected a result with predicted classes for an album of images, got none",
             "make one with: clipkit zeroshot -o, or clipkit probe -o",
         )
-    return Sources(main or min(candidates, key=_is_untestable), results, controls)
-
-
-def _is_untestable(result: FeatureFile) -> bool:
-    return bool(result_files.untestable(result, result_files.choose_split(result)))
+    for file in candidates:
+        if not result_files.untestable(file, result_files.choose_split(file)):
+            return Sources(main or file, results, controls)
+    return Sources(main or candidates[0], results, controls)
 
 
 def has_predictions(file: FeatureFile) -> bool:

@@ -237,7 +237,10 @@ class SameImages:
     def _layers(self) -> list[Block]:
         """Return the accuracy by layer, if there are results of layers."""
         single = [one for one in self.results if one.has_one_run]
-        probes = {newest_settings(one.file) for one in single if _has_layer(one.file)}
+        probes = set()
+        for one in single:
+            if "layer" in (one.file.model() or {}):
+                probes.add(newest_settings(one.file))
         files = [one.file for one in single if newest_settings(one.file) in probes]
         if not probes:
             return []
@@ -282,10 +285,6 @@ def group_by_images(scored: Iterable[Scored]) -> list[SameImages]:
         taken = [one.take_images_of(group[0]) for one in wholes]
         found.append(SameImages([*group, *taken], [one.name for one in wholes]))
     return found
-
-
-def _has_layer(file: FeatureFile) -> bool:
-    return "layer" in (file.model() or {})
 
 
 def _names(group: Iterable[Scored]) -> str:

@@ -130,10 +130,8 @@ def _attribute_cell(row: Row, title: str, text: object) -> Cell:
 def variance_table(result: FeatureFile, source: str) -> list[Block]:
     """Return the table of a result of `clipkit variance` on images."""
     columns_of(result, "variance", RESULT_COLUMNS["variance"])
-    header = ["attribute", "share", "null", "unique", "share in the control"]
+    header = ["attribute", "share", "null", "unique", "null of unique", "share in the control"]
     rows = result.rows()
-    has_null = "unique_null95" in rows[0]  # not in results of an earlier clipkit
-    header[4:4] = ["null of unique"] * has_null
     cells: list[list[Cell]] = []
     for row in rows:
         bar = Bar(
@@ -143,10 +141,9 @@ def variance_table(result: FeatureFile, source: str) -> list[Block]:
             reference_name="95 % of unrelated attributes",
         )
         share = Number(format_percent(row["share"]), bar)
-        unique, null = format_percent(row["unique"]), format_percent(row["null95"])
-        cells.append([escape(row["attribute"]), share, null, unique, _control_share(row)])
-        if has_null:
-            cells[-1].insert(4, format_percent(row["unique_null95"]))
+        names = ("null95", "unique", "unique_null95")
+        others = [format_percent(row.get(name, math.nan)) for name in names]
+        cells.append([escape(row["attribute"]), share, *others, _control_share(row)])
     return [SHARES, Table(header, cells, sources=[source] * len(cells))]
 
 
