@@ -105,8 +105,8 @@ def compare(
     """Draw accuracies with intervals, and beside them the first one's lead over the others.
 
     With groups, each has a line with a mark for every result, the group with the lowest accuracy
-    of the first result at the top. Of more than 30 groups, the lowest 30 are shown. Without groups,
-    each result has a line.
+    of the first result at the top. The lowest 30 groups are shown if there are more. Without
+    groups, each result has a line.
 
     Parameters
     ----------

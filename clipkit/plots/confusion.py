@@ -56,8 +56,8 @@ def confusion(
     """Draw a confusion matrix in percent of each true class, with accuracy and N above it.
 
     With up to 20 classes, cells hold their percentages; zeros are left blank. Colours follow the
-    square root, so that a confusion of 2 % is visible. Of more than 40 classes, the 20 largest
-    confusions are drawn as bars.
+    square root, so that a confusion of 2 % is visible. For more than 40 classes, the 20
+    largest confusions are drawn as bars.
 
     Parameters
     ----------
@@ -206,7 +206,7 @@ def classes(
 ) -> Figure:
     """Draw F1 per class as bars, the best first, and mark the mean of all classes.
 
-    Of more than 30 classes, the 15 best and the 15 worst are shown. If the best are equal to
+    For more than 30 classes, the 15 best and the 15 worst are shown. If the best are equal to
     others, which would be shown by accident, the 30 worst are.
 
     Parameters

@@ -45,7 +45,7 @@ def cosine_lines(
 ) -> tuple[Floats, list[str]]:
     """Return cosines (M, K) of images, by their ids, and of classes, and M labels.
 
-    If neither are given, the first five classes are selected. Of a name, all classes are.
+    If neither are given, the first five classes are selected. A name selects all its classes.
     """
     split = results.choose_split(file, split)
     ids = file.splits[split].ids
@@ -93,8 +93,8 @@ def logits(
 ) -> Figure:
     """Draw a row per prompt, with a dot at the cosine of each image or class mean.
 
-    Of more than 40 prompts, those are drawn in which the images or classes differ the most; for a
-    single image or class, those with the highest cosines.
+    If there are more than 40 prompts, the 40 are drawn in which the images or classes differ the
+    most; for a single image or class, the 40 with the highest cosines.
 
     Parameters
     ----------
@@ -173,7 +173,7 @@ def similarity(
     means : array (C, K)
     class_names : sequence of C str
     texts : sequence of K str
-        Prompts. Of more than 128, the 30 are drawn in which classes differ the most.
+        If there are more than 128, the 30 are drawn in which classes differ the most.
     centred : bool
         Show each prompt's difference from its mean over classes, on a diverging scale. Prompts
         usually differ more from one another than classes do on one prompt; this shows the classes.

@@ -103,7 +103,7 @@ def prompt_variance(
 ) -> Figure:
     """Draw how much of the variance of each prompt's cosines each attribute explains.
 
-    Of more than 128 prompts, the 30 with the largest shares are drawn.
+    If there are more than 128 prompts, the 30 with the largest shares are drawn.
 
     Parameters
     ----------

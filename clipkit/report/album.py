@@ -42,11 +42,11 @@ from clipkit.report.predictions import (
 from clipkit.report.selection import IMAGES_PER_CLASS, find_nearest, select_rows
 
 MAX_BYTES = 2_900_000  # of all pictures of a page, as base64
-# Longest side in pixels and quality: the first whose picture is small enough is taken.
+# Longest side in pixels and quality; the first that makes the picture small enough is taken.
 STEPS = ((128, 80), (128, 55), (96, 55), (96, 30), (64, 30), (48, 20), (24, 10))
 SMALL_PIXELS = 64  # below this side, a browser enlarges pixels without smoothing them
 LIMIT = 200  # images, unless the caller says otherwise
-WITH_ATTRIBUTES = ("shapes",)  # data sets whose attributes are bundled
+WITH_ATTRIBUTES = ("shapes",)  # data sets with bundled attributes
 
 
 @dataclass(frozen=True)
@@ -254,7 +254,7 @@ def collect(sources: Sources, dataset: Dataset, limit: int = LIMIT, worst_class:
 def _match(
     predictions: ImagePredictions, dataset: Dataset
 ) -> tuple[ImagePredictions, ImageDataset]:
-    """Return the predictions whose images a data set has, and these images in the same order."""
+    """Return the predictions for the images of a data set, and these images in the same order."""
     file, split = predictions.file, predictions.split
     known, data = match_images(file, split, dataset, allow_missing=True)
     _check_labels(predictions, known, dataset, data)
@@ -264,7 +264,7 @@ def _match(
 def _check_labels(
     predictions: ImagePredictions, rows: Int64, dataset: Dataset, data: ImageDataset
 ) -> None:
-    """Refuse a data set (n) whose images do not have the classes of the result's rows (n).
+    """Refuse a data set (n) if its images do not have the classes of the result's rows (n).
 
     Row numbers are the ids of many data sets.
     """
@@ -319,7 +319,7 @@ def _class_accuracies(main: ImagePredictions) -> list[ClassAccuracy]:
 def _attributes(
     main: ImagePredictions, dataset: Dataset, rows: Int64
 ) -> tuple[dict[str, dict[int, str]], list[tuple[int, ...]]]:
-    """Return the attributes of images with a number for each value, and those of each row (n)."""
+    """Return attributes with a number for each value, and the numbers of each row (n)."""
     if dataset.name not in WITH_ATTRIBUTES:
         return {}, [()] * len(rows)
     splits = {main.split: Split(ids=[main.ids[row] for row in rows])}

@@ -57,7 +57,7 @@ class Heading:
 
 @dataclass(frozen=True)
 class Table:
-    """A table whose first columns hold text, and whose other columns hold numbers.
+    """A table: its first columns hold text, and the others hold numbers.
 
     `sources` names, for each row, the result that it comes from; it is empty if rows have none.
     """
@@ -123,7 +123,7 @@ class Page:
     origins: Mapping[str, Origin] = field(default_factory=dict)  # of the sources of tables
     results: Mapping[str, FeatureFile] = field(default_factory=dict)
     feature_files: Sequence[FeatureFile] = ()  # other files that are open, for an album
-    controls: Sequence[FeatureFile] = ()  # results that were given as those of untrained models
+    controls: Sequence[FeatureFile] = ()  # results of untrained models
 
     @property
     def main(self) -> str:

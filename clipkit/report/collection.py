@@ -40,8 +40,8 @@ ABOUT = (
     "Brackets after an accuracy hold Wilson's 95 % interval. The intervals of two results on the "
     "same images say little about their difference, so differences are paired. Chance is the "
     "share of the most frequent class. An untrained control belongs to the results that were made "
-    "in the same way from the same prompts. Of several controls, the summary and the bars have the "
-    "most accurate."
+    "in the same way from the same prompts. The summary and the bars have the most accurate of "
+    "several controls."
 )
 
 

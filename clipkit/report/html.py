@@ -265,7 +265,7 @@ def _embed(path: Path) -> tuple[str, int, int]:
     """Return a PNG as a data URI with its width and height.
 
     It is compressed again as WebP, without loss, if that is smaller. For matplotlib's pictures,
-    WebP has a third of the bytes of PNG and half of those of SVG.
+    WebP has a third of the bytes of PNG and half the bytes of SVG.
     """
     if not path.is_file():  # a FIFO would never end
         raise OSError("it is no file")

@@ -128,7 +128,7 @@ def _command(file: FeatureFile) -> str:
 def read_predictions(
     result: FeatureFile, split: str | None = None, sources: Iterable[FeatureFile] = ()
 ) -> ImagePredictions:
-    """Read the predictions of a result on a split: of several runs, those of the most accurate.
+    """Read the predictions of a result on a split, by default of its most accurate run.
 
     There are scores if the files from which the result was made are among `sources`.
     """
@@ -199,7 +199,7 @@ def _score_name(probe: FeatureFile) -> str:
 def choose_control(
     main: ImagePredictions, results: Iterable[FeatureFile], controls: Iterable[FeatureFile]
 ) -> ImagePredictions | None:
-    """Return the predictions that stand beside those of a result, or None if there are none.
+    """Return the predictions that stand beside a result, or None without any.
 
     It is the first of `controls` that was made as the result was. Without one, it is another of
     `results`: a probe on the embeddings of the same model if possible, else the first.

@@ -348,10 +348,10 @@ def sum_up(groups: Iterable[SameImages]) -> list[Fact]:
         predictions = results.predictions(scored.file, scored.split)  # of several runs, the best
         fact = _main_fact(title, scored, group, predictions)
         if len(candidates) > 1:
-            chosen = f" It is the first of {len(candidates)} results here."
+            chosen = f" It is the first of {len(candidates)} results here"
             if scored is not candidates[0][0]:
-                chosen += " Results of one run, and with a control, come before others."
-            fact = replace(fact, text=fact.text + chosen)
+                chosen += ", since results of one run and with a control come before others"
+            fact = replace(fact, text=f"{fact.text}{chosen}.")
         facts.append(fact)
         if len(facts) == 1 and not scored.untestable:
             facts += summary.worst_class(predictions, scored.name)

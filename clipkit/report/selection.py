@@ -102,7 +102,7 @@ def find_nearest(main: ImagePredictions, files: Sequence[FeatureFile]) -> tuple[
 
 
 def _choose_logits(main: ImagePredictions, files: Sequence[FeatureFile]) -> FeatureFile | None:
-    """Return the logits whose prompts are shown, or None without any of the result's model."""
+    """Return the logits of the result's model with the prompts to show, or None without any."""
     model_files = []
     for file in files:
         if matching_split(file, main.file, main.split) and file.model() == main.file.model():
@@ -118,7 +118,7 @@ def _choose_logits(main: ImagePredictions, files: Sequence[FeatureFile]) -> Feat
 
 
 def _with_prompts(files: Iterable[FeatureFile], kind: str) -> list[FeatureFile]:
-    """Return the files of a kind that hold prompts, those first whose prompts are of no class."""
+    """Return the files of a kind that hold prompts; prompts that are of no class come first."""
     with_prompts = [file for file in files if file.kind == kind and _has_prompts(file)]
     return sorted(with_prompts, key=_has_class_prompts)
 

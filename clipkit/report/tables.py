@@ -50,7 +50,7 @@ SHARES = (
 )
 LAYERS = (
     "Accuracy of a probe on the hidden states after each layer. Layer 0 is the input of the first "
-    "layer, and the last row is the embedding. Of several controls, the table has the mean."
+    "layer, and the last row is the embedding. The table has the mean of several controls."
 )
 
 
@@ -116,7 +116,7 @@ def attribute_table(result: FeatureFile, source: str) -> list[Block]:
 
 
 def _attribute_cell(row: Row, title: str, text: object) -> Cell:
-    """Return a cell with the bar of its recall, if it is one; the control is that of the probe."""
+    """Return a cell with the bar of its recall, if it is one. The control belongs to the probe."""
     if text is None:
         return ""
     name = title.removesuffix(" %")
@@ -172,7 +172,7 @@ def layer_table(files: Sequence[FeatureFile]) -> list[Block]:
 
 
 def _layer_cells(points: LayerPoints) -> dict[float, str]:
-    """Return the accuracy after each layer, and that of the embedding."""
+    """Return the accuracy after each layer, and of the embedding."""
     cells: dict[float, str] = {}
     for layer, accuracy in zip(points.layers, points.values, strict=True):
         cells[layer] = format_percent(accuracy)
