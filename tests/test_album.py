@@ -375,7 +375,7 @@ def test_the_summary_its_worst_class_and_the_album_are_about_one_result(
     write(str(tmp_path / "probe.h5"), probe)
     write(str(tmp_path / "zeroshot.h5"), result(CONTROL, IDS))
     page = of_files([tmp_path / "probe.h5", tmp_path / "zeroshot.h5"])
-    assert (page.main, page.worst_class) == ("probe.h5", NAMES[1])
+    assert page.main_result("photos") == (page.results["probe.h5"], NAMES[1])
     shown = album.read_album(page, photos)
     assert (shown.name, shown.control_name) == ("probe", "zeroshot")
     assert [(image.id, image.predicted) for image in shown.examples] == [

@@ -401,6 +401,9 @@ def test_each_data_set_has_its_main_result_which_says_of_how_many_it_is_the_firs
         ("Main result on photos", "c.h5"),
     ]
     assert [fact.source for fact in facts if fact.class_name] == ["a.h5"]
+    page = collection.of_files([*files, other])
+    assert page.main_result("photos")[0] is page.results["c.h5"]
+    assert page.main_result("others")[0] is page.results["a.h5"]
     assert "the first of 2 results here" in facts[1].text
     (single,) = [fact for fact in collection.of_files(files[:1]).summary if fact.bar]
     assert single.name == "Main result"

@@ -10,6 +10,7 @@ import base64
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -165,10 +166,12 @@ def read_album(
         _check_exists(files, dataset, root)
         console.warn("left out the album of images: no result has predicted classes")
         return None
-    sources = choose_sources(files, page.controls, page.results.get(page.main))
+    name = dataset.name if isinstance(dataset, Dataset) else Path(dataset[0]).name
+    main, worst_class = page.main_result(name)
+    sources = choose_sources(files, page.controls, main)
     if not isinstance(dataset, Dataset):
         dataset = load_images(sources.main, dataset, root=root)
-    album = collect(sources, dataset, limit, page.worst_class)
+    album = collect(sources, dataset, limit, worst_class)
     warn_of_other_name(sources.main, dataset)
     return album
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from clipkit.features.history import provenance
 from clipkit.features.model import FeatureFile
 
 
@@ -125,15 +126,14 @@ class Page:
     feature_files: Sequence[FeatureFile] = ()  # other files that are open, for an album
     controls: Sequence[FeatureFile] = ()  # results of untrained models
 
-    @property
-    def main(self) -> str:
-        """The name of the result that the summary and an album are about, or ""."""
-        return next((fact.source for fact in self.summary if fact.source), "")
-
-    @property
-    def worst_class(self) -> str:
-        """The class of which the summary shows images, or ""."""
-        return next((fact.class_name for fact in self.summary if fact.class_name), "")
+    def main_result(self, dataset: str) -> tuple[FeatureFile | None, str]:
+        """Return the main result on a data set, or else the first, and its worst class or ""."""
+        sources = [fact.source for fact in self.summary if fact.source]
+        on_dataset = [name for name in sources if provenance(self.results[name]).dataset == dataset]
+        for main in on_dataset + sources:
+            classes = [fact.class_name for fact in self.summary if fact.source == main]
+            return self.results[main], "".join(classes)
+        return None, ""
 
 
 def text_of(cell: Cell) -> str:
