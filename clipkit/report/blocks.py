@@ -77,14 +77,6 @@ class Picture:
     caption: str
 
 
-@dataclass(frozen=True)
-class Drawing:
-    """A picture that is drawn from a result of `attributes`."""
-
-    result: FeatureFile
-    caption: str
-
-
 Block = str | Heading | Table | Picture
 
 
@@ -120,7 +112,7 @@ class Page:
     blocks: Sequence[Block]
     left_out: Sequence[str] = ()  # what is not shown, with the reasons
     summary: Sequence[Fact] = ()
-    lead: Drawing | None = None  # the picture that comes first
+    lead: FeatureFile | None = None  # the result of `attributes` that the first picture draws
     origins: Mapping[str, Origin] = field(default_factory=dict)  # of the sources of tables
     results: Mapping[str, FeatureFile] = field(default_factory=dict)
     feature_files: Sequence[FeatureFile] = ()  # other files that are open, for an album

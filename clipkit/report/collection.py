@@ -21,7 +21,7 @@ from clipkit.base.tables import Column
 from clipkit.features.compatibility import origin
 from clipkit.features.history import identities, is_untrained, provenance
 from clipkit.features.model import RESULTS, FeatureFile
-from clipkit.report.blocks import Block, Drawing, Fact, Heading, Page, Picture, Table
+from clipkit.report.blocks import Block, Fact, Heading, Page, Picture, Table
 from clipkit.report.command_lines import NO_COMMANDS, Commands, make_origin
 from clipkit.report.expected import compare_figures, read_table
 from clipkit.report.markdown import escape
@@ -163,12 +163,12 @@ def _reason(error: ClipkitError, file: str) -> str:
     return error.message.removeprefix(f"{file}: ").removeprefix(f"cannot read {file}: ")
 
 
-def _lead(files: Iterable[FeatureFile]) -> Drawing | None:
-    """Return the picture of the first result of `attributes`."""
+def _lead(files: Iterable[FeatureFile]) -> FeatureFile | None:
+    """Return the first result of `attributes`."""
     columns = set(RESULT_COLUMNS["attributes"].split())
     for file in files:
         if results.newest_entry(file)["command"] == "attributes" and columns.issubset(file.runs):
-            return Drawing(file, "Recall of each attribute")
+            return file
     return None
 
 

@@ -26,7 +26,6 @@ from clipkit.plots.attributes import draw_attributes
 from clipkit.report.blocks import (
     Bar,
     Block,
-    Drawing,
     Heading,
     Number,
     Page,
@@ -70,11 +69,8 @@ _templates.filters["escaped"] = console.escaped
 def as_html(page: Page, album: Album | None = None) -> str:
     """Render a report as HTML, with the images of an album after the summary."""
     pictures = _Pictures()
-    lead, drawn = None, None
-    if page.lead:
-        lead = pictures.node(page.lead)
-    if page.lead and lead:
-        drawn = Path(page.lead.result.display_name)
+    lead = _draw(page.lead) if page.lead else None
+    drawn = Path(page.lead.display_name) if page.lead and lead else None
     nodes = [*_nodes(page, pictures, drawn)]
     if nodes and nodes[-1]["kind"] == "heading" and isinstance(page.blocks[-1], Picture):
         nodes.pop()  # none of the pictures below it is shown
@@ -223,13 +219,8 @@ class _Pictures:
     def __init__(self) -> None:
         self.left_out: list[str] = []
 
-    def node(self, picture: Picture | Drawing) -> dict[str, Any] | None:
-        """Return what the template shows of a picture, or None if it cannot be read or drawn."""
-        if isinstance(picture, Drawing):
-            try:
-                return _picture_node(*_draw(picture.result), picture.caption)
-            except ClipkitError:  # another program's columns, which are in no table either
-                return None
+    def node(self, picture: Picture) -> dict[str, Any] | None:
+        """Return what the template shows of a picture, or None if it cannot be read."""
         try:
             return _picture_node(*_embed(picture.path), picture.caption)
         except UNREADABLE as error:
@@ -244,17 +235,21 @@ def _picture_node(uri: str, width: int, height: int, caption: str) -> dict[str, 
     return {"kind": "picture", "uri": uri, "size": size, "caption": _inline(caption)}
 
 
-def _draw(result: FeatureFile) -> tuple[str, int, int]:
-    """Draw a result of `attributes` as SVG; return a data URI, and width and height in pixels."""
+def _draw(result: FeatureFile) -> dict[str, Any] | None:
+    """Draw a result of `attributes` as SVG, or return None if its columns are another program's."""
     from clipkit import plots  # loads matplotlib
 
-    figure, source = draw_attributes(result)
-    plots.finish(figure, source)
+    try:
+        figure, source = draw_attributes(result)
+        plots.finish(figure, source)
+    except ClipkitError:
+        return None
     with files.temporary_folder() as folder:
         plots.save(figure, folder / "picture.svg")
         content = (folder / "picture.svg").read_bytes()
     width, height = (round(SVG_DPI * inches) for inches in figure.get_size_inches())
-    return _data_uri("image/svg+xml", content), width, height
+    uri = _data_uri("image/svg+xml", content)
+    return _picture_node(uri, width, height, "Recall of each attribute")
 
 
 def _data_uri(mime_type: str, content: bytes) -> str:
