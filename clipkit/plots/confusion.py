@@ -99,7 +99,9 @@ def _largest_confusions(
     ax.margins(x=0.15)
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     ax.set_xlabel("images of the true class that are predicted as the other")
-    fact += f", N = {counts.sum():,.0f}; {len(labels)} of {found:,} confusions: the largest"
+    fact += f", N = {counts.sum():,.0f}"
+    if len(labels) < found:
+        fact += f"; {len(labels)} of {found:,} confusions: the largest"
     ax.set_title(fact, loc="left", color=style.GREY)
     return fig
 

@@ -105,7 +105,10 @@ def logits(
     """
     values = np.asarray(cosines, np.float64)
     M, K = values.shape
-    rows = heatmap.largest(_ranges(values) if M > 1 else values[0], MAX_ROWS)
+    size = values[0]
+    if M > 1:
+        size = _ranges(values)
+    rows = heatmap.largest(size, MAX_ROWS)
     prompts = style.sanitize_names(texts, 48, rows.tolist())
     row_inches = min(0.15 + 0.022 * M, 0.5)
     fig, ax = style.new_axes(7.5, row_inches * len(rows) + 0.8, title)

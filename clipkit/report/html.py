@@ -69,8 +69,11 @@ _templates.filters["escaped"] = console.escaped
 def as_html(page: Page, album: Album | None = None) -> str:
     """Render a report as HTML, with the images of an album after the summary."""
     pictures = _Pictures()
-    lead = _draw(page.lead) if page.lead else None
-    drawn = Path(page.lead.display_name) if page.lead and lead else None
+    lead, drawn = None, None
+    if page.lead:
+        lead = _draw(page.lead)
+    if page.lead and lead:
+        drawn = Path(page.lead.display_name)
     nodes = [*_nodes(page, pictures, drawn)]
     if nodes and nodes[-1]["kind"] == "heading" and isinstance(page.blocks[-1], Picture):
         nodes.pop()  # none of the pictures below it is shown
