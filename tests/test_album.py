@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -18,8 +19,8 @@ from shell import fails, ok, partly
 from clipkit import datasets
 from clipkit.analysis import prediction
 from clipkit.base.errors import ClipkitError
-from clipkit.features import FeatureFile, Split, read, write
-from clipkit.report import album, of_files, of_folder
+from clipkit.features import FeatureFile, Split, hdf5, read, write
+from clipkit.report import album, of_files, predictions
 from clipkit.report.album import Album
 from clipkit.report.blocks import Page
 from clipkit.report.html import as_html
@@ -180,11 +181,10 @@ def test_every_class_has_some_images() -> None:
     assert {997, 998, 999} <= set(rows)
 
 
-def test_the_worst_classes_have_three_images() -> None:
+def test_examples_are_among_the_images() -> None:
     true = np.array([f"class {row % 100}" for row in range(1000)])
-    rows = select(1000, 100, true=true, predicted=np.roll(true, 1), worst=["class 7", "class 8"])
-    assert sum(row % 100 == 7 for row in rows) >= 3
-    assert sum(row % 100 == 8 for row in rows) >= 3
+    rows = select(1000, 100, true=true, predicted=np.roll(true, 1), examples=[7, 108, 209])
+    assert {7, 108, 209} <= set(rows)
     assert len(set(rows)) == 100
 
 
@@ -230,22 +230,9 @@ def test_a_control_among_the_results_is_recognised(photos: datasets.Dataset) -> 
 def test_of_a_pair_the_second_result_stands_beside_the_first(photos: datasets.Dataset) -> None:
     second = result(CONTROL, IDS)
     second.history[1]["command"] = "probe"
-    shown = collect([second, result(WRONG, IDS)], [], photos)
+    shown = collect([result(WRONG, IDS), second], [], photos)
     assert shown.images[0].predicted == NAMES[0]  # of zero-shot
     assert (shown.name, shown.control_name) == ("zeroshot", "probe")
-
-
-def test_without_zero_shot_the_most_accurate_result_is_shown(photos: datasets.Dataset) -> None:
-    files = [result(CONTROL, IDS), result(WRONG, IDS), result(CONTROL[::-1], IDS)]
-    for file in files:
-        file.history[1]["command"] = "probe"
-    of_fewer_images = result([0, 1], IDS[:2])
-    of_fewer_images.history[1]["command"] = "probe"
-    shown = collect([*files, of_fewer_images], [], photos)
-    assert {image.id: image.predicted for image in shown.images} == {
-        row_id: NAMES[predicted] for row_id, predicted in zip(IDS, WRONG, strict=True)
-    }
-    assert shown.label == "probe, on test; the most accurate of 3 results for these images"
 
 
 def test_a_fitted_result_leads_only_an_album_of_its_own_and_is_named_as_such(
@@ -380,22 +367,25 @@ def test_names_of_classes_and_prompts_are_text(photos: datasets.Dataset) -> None
     assert "犬" in page
 
 
-def test_examples_are_errors_of_the_result_that_the_summary_is_about(
+def test_the_summary_its_worst_class_and_the_album_are_about_one_result(
     photos: datasets.Dataset, tmp_path: Path
 ) -> None:
-    """The album is about zero-shot, and the summary about a probe."""
     probe = result([0, 3, 2, 3, 0, 2, 2, 3], IDS)  # class 1 is wrong twice, once as class 3
     probe.history[1]["command"] = "probe"
     write(str(tmp_path / "probe.h5"), probe)
     write(str(tmp_path / "zeroshot.h5"), result(CONTROL, IDS))
     page = of_files([tmp_path / "probe.h5", tmp_path / "zeroshot.h5"])
-    assert [fact.class_name for fact in page.summary if fact.class_name] == [NAMES[1]]
+    assert page.main_result("photos") == (page.results["probe.h5"], NAMES[1])
     shown = album.read_album(page, photos)
-    assert shown.images[0].predicted == NAMES[CONTROL[0]]
+    assert (shown.name, shown.control_name) == ("probe", "zeroshot")
     assert [(image.id, image.predicted) for image in shown.examples] == [
         ("1.jpg", NAMES[3]),
         ("5.jpg", NAMES[2]),
     ]
+    predicted_in_album = {image.id: image.predicted for image in shown.images}
+    assert {image.id: image.predicted for image in shown.examples}.items() <= (
+        predicted_in_album.items()
+    )
     text = as_html(page, shown)
     summary = text[text.index('<dl class="summary">') : text.index("<section")]
     assert summary.count('src="data:image/webp') == 2
@@ -413,14 +403,30 @@ def test_a_manifest_is_read_by_the_columns_that_embed_read(
     assert 'id="album"' in (tmp_path / "a.html").read_text("utf-8")
 
 
-def test_examples_of_another_data_set_are_not_shown(photos: datasets.Dataset) -> None:
-    file = result(WRONG, [f"other {row_id}" for row_id in IDS])
-    assert album.find_examples(file, NAMES[0], photos) == []
+def test_the_most_frequent_error_comes_first_among_examples() -> None:
+    file = result([0, 1, 2, 2, 0], [f"{number}" for number in range(5)])
+    file.splits["test"].labels = np.zeros(5, np.int64)
+    main = predictions.read_predictions(file)
+    assert album._example_rows(main, str(main.true[0])).tolist() == [2, 3, 1]
 
 
-def test_errors_come_first_among_examples(photos: datasets.Dataset) -> None:
-    found = album.find_examples(result(WRONG, IDS), NAMES[2], photos)
-    assert [image.id for image in found] == ["6.jpg", "2.jpg"]
+def test_a_report_opens_and_checks_each_file_once(
+    photos: datasets.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(str(tmp_path / "a.h5"), result(WRONG, IDS))
+    write(str(tmp_path / "b.h5"), logits(IDS))
+    opened: list[str] = []
+    check = hdf5.CheckedFile.__init__
+
+    def count(self: Any, source: Any, name: str) -> None:
+        opened.append(Path(name).name)
+        check(self, source, name)
+
+    monkeypatch.setattr(hdf5.CheckedFile, "__init__", count)
+    page = tmp_path / "page.html"
+    ok("report", tmp_path, "--images", tmp_path / "photos.csv", "-o", page)
+    assert sorted(opened) == ["a.h5", "b.h5"]
+    assert "nearest to each prompt" in page.read_text("utf-8")  # which takes the features of b.h5
 
 
 def test_an_album_uses_no_file_that_the_report_left_out(
@@ -462,7 +468,9 @@ def shapes_folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path
 def shapes_album(shapes_folders: tuple[Path, Path]) -> Album:
     """An album of 60 images of `shapes`, with a control and attributes."""
     results, control = shapes_folders
-    shown = album.read_album(of_folder(results, [control]), datasets.load("shapes"), 60)
+    with contextlib.ExitStack() as stack:
+        page = of_files([results], [control], stack=stack)
+        shown = album.read_album(page, datasets.load("shapes"), 60)
     assert shown is not None
     return shown
 

@@ -257,7 +257,7 @@ def test_plot_without_a_picture_shows_the_help() -> None:
         ("layers shots.h5", 1, "shots.h5: expected one run on test, got 4; hint: probe with one C"),
         ("layers zeroshot.h5", 1, "expected a result of probe, got one of zeroshot; hint: make"),
         ("layers layer.h5 --split=", 2, "unknown split of layer.h5 ''"),
-        ("spectrum texts.h5 texts.h5", 2, "expected files with different names, got texts, texts"),
+        ("spectrum texts.h5 texts.h5", 2, "expected files with different names, got texts twice"),
         ("confusion zeroshot.h5 --split=", 2, "unknown split of zeroshot.h5 ''"),
         ("images digits --split=", 2, "unknown split"),
         ("temperature probe.h5 --split=", 2, "unknown split of probe.h5 ''"),

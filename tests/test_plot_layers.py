@@ -81,7 +81,7 @@ def test_a_line_has_the_accuracy_of_each_layer_with_wilsons_interval() -> None:
     assert [*zip(points.low, points.high, strict=True)] == [
         wilson(accuracy, N) for accuracy in (0.25, 0.5, 0.75)
     ]
-    assert source == "m on shapes, test, CLS token, labels: class, svm"
+    assert source == "m on shapes, test, CLS token, labels: classes, svm"
 
 
 def test_chance_is_the_accuracy_of_always_predicting_the_most_frequent_class() -> None:
@@ -118,9 +118,9 @@ def test_several_controls_are_drawn_as_their_mean_and_range() -> None:
         (line(6, 7, pool="mean"), ["CLS token", "mean of patches"]),
         (line(6, 7, classifier="knn"), ["svm", "knn"]),
         (line(6, 7, C=0.1), ["C 1.0", "C 0.1"]),
-        (colour_line(6, 7), ["class", "colour"]),
-        (line(6, 7, relabel={"shuffle": True}), ["class", "class, shuffled"]),
-        (line(6, 7, relabel={"inputs": {"groups": "x"}}), ["class", "groups of class"]),
+        (colour_line(6, 7), ["classes", "colour"]),
+        (line(6, 7, relabel={"shuffle": True}), ["classes", "classes, shuffled"]),
+        (line(6, 7, relabel={"inputs": {"groups": "x"}}), ["classes", "groups of classes"]),
         (line(6, 7, name="org/n", pool="mean"), ["m, CLS token", "n, mean of patches"]),
     ],
 )
@@ -146,7 +146,7 @@ def test_accuracies_of_a_result_by_groups_are_those_of_its_rows() -> None:
     ((curve,), source) = layer_curves(files)
     assert curve.trained is not None
     assert curve.trained.values == (0.25, 0.75)
-    assert "labels: groups of class" in source
+    assert "labels: groups of classes" in source
 
 
 @pytest.mark.parametrize(

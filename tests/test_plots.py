@@ -257,16 +257,43 @@ def test_the_accuracy_of_groups_is_named_beside_that_of_classes() -> None:
     assert ax.get_title(loc="left") == "2 groups, mean F1 0.600 (dashed)"
 
 
-@pytest.mark.long
-def test_confusion_of_100_classes_names_them_all_and_has_no_numbers() -> None:
-    fig = plots.confusion(np.eye(100, dtype=int), [f"class_{i}" for i in range(100)])
-    ax = fig.axes[0]
-    assert len(tick_texts(ax.xaxis)) == len(tick_texts(ax.yaxis)) == 100
-    assert not ax.texts
-    png(fig)
-    boxes = [label.get_window_extent() for label in ax.get_yticklabels()]
-    pitch = (boxes[0].y0 - boxes[-1].y0) / 99 / fig.dpi * 72  # points
-    assert 6 <= ax.get_yticklabels()[0].get_fontsize() < pitch
+def test_confusion_of_many_classes_shows_the_largest_confusions_by_name() -> None:
+    counts = 9 * np.eye(100, dtype=int)
+    counts[3, 7], counts[7, 3], counts[5, 6] = 4, 1, 2
+    ax = plots.confusion(counts, [f"class_{i}" for i in range(100)]).axes[0]
+    assert tick_texts(ax.yaxis) == [
+        "class_3 as class_7",
+        "class_5 as class_6",
+        "class_7 as class_3",
+    ]
+    assert [bar.get_width() for bar in ax.patches] == [4, 2, 1]
+    assert ax.texts[0].get_text().strip() == "4 of 13"
+    assert ax.get_title("left") == "accuracy 99.23 %, N = 907"
+    many = plots.confusion(np.ones((41, 41)), odd_names(41))
+    assert many.axes[0].get_title("left").endswith("20 of 1,640 confusions: the largest")
+    png(plots.confusion(np.eye(41), odd_names(41)))  # without any confusion
+
+
+def test_of_many_equally_good_classes_none_is_shown_by_accident() -> None:
+    f1 = np.ones(1000)
+    f1[:89] = np.linspace(0, 0.9, 89)
+    ax = plots.classes(f1, [f"class {i}" for i in range(1000)], support=[1] * 1000).axes[0]
+    assert sorted(bar.get_width() for bar in ax.patches) == f1[:30].tolist()
+    assert ax.get_title("left").startswith("the 30 lowest of 1,000 classes")
+
+
+def test_of_many_prompts_those_that_differ_the_most_are_shown_by_name() -> None:
+    prompts = [f"prompt {i}" for i in range(1203)]
+    values = np.zeros((1203, 2))
+    values[::41, 0] = 0.5
+    expected = prompts[::41]
+    drawn = {
+        "differences": plots.similarity(values.T, ["cat", "dog"], prompts),
+        "shares": plots.prompt_variance(values, values > 0.1, prompts, ["size", "colour"]),
+    }
+    for name, fig in drawn.items():
+        assert tick_texts(fig.axes[0].yaxis) == expected
+        assert f"30 of 1,203 prompts: the largest {name}" in fig.axes[0].get_title("left")
 
 
 def test_clusters_are_numbers_below_the_classes_that_they_match() -> None:
@@ -289,7 +316,7 @@ def test_temperature_falls_on_a_log_axis_and_the_best_point_is_starred() -> None
     for ax in (accuracy, entropy):
         assert ax.get_xscale() == "log"
         assert ax.xaxis_inverted()
-    curve, star = accuracy.lines
+    curve, star, _ = accuracy.lines
     np.testing.assert_allclose(curve.get_xydata(), [[0.02, 63], [0.07, 64], [0.5, 51], [1, 29]])
     assert star.get_xydata().tolist() == [[0.07, 64.0]]
     assert star.get_marker() == "*"
@@ -297,12 +324,27 @@ def test_temperature_falls_on_a_log_axis_and_the_best_point_is_starred() -> None
     assert tick_texts(entropy.xaxis) == ["1", "0.5", "0.07", "0.02"]
     assert entropy.get_ylabel() == "mean entropy (nats)"
     assert accuracy.get_ylabel() == "accuracy (%)"
-    assert "svm, C = 1, test: best 64.00 % at τ = 0.07" in texts(fig)
+    assert "svm, C = 1, test: best 64.00 % at τ = 0.02 to 0.07" in texts(fig)
 
 
-def test_of_equal_accuracies_the_first_given_is_starred() -> None:
-    star = plots.temperature([sweep("svm", [0.1, 0.2, 0.2, 0.1])]).axes[0].lines[1]
-    assert star.get_xydata().tolist() == [[1.0, 20.0]]
+def test_a_band_covers_the_temperatures_with_accuracies_in_the_interval_of_the_best() -> None:
+    equal = sweep("svm", [0.1, 0.2, 0.2, 0.1])  # at 0.02, 1, 0.07 and 0.5
+    _, star, band = plots.temperature([equal]).axes[0].lines
+    assert star.get_xdata().tolist() == band.get_xdata().tolist() == [0.07]
+    wide = Sweep("svm", [4, 3, 2, 1], [0.1, 0.5, 0.6, 0.5], [1] * 4, [0.0, 0.4, 0.5, 0.4], [1] * 4)
+    assert plots.temperature([wide]).axes[0].lines[-1].get_xdata().tolist() == [1, 2, 3]
+
+
+def test_a_sweep_shows_chance_and_its_control_without_a_star() -> None:
+    numbers = ([1, 2], [0.3, 0.2], [1, 1], [0.2, 0.1], [0.4, 0.3])
+    control = Sweep("untrained a", *numbers, chance=0.25, is_control=True)
+    fig = plots.temperature([Sweep("a", *numbers, chance=0.25), control])
+    lines = fig.axes[0].lines
+    assert [line.get_marker() for line in lines].count("*") == 1
+    (control,) = [line for line in lines if line.get_linestyle() == "--"]
+    assert control.get_markerfacecolor() == "white"
+    assert lines[-1].get_ydata() == [25, 25]
+    assert "chance: 25.00 %" in texts(fig)
 
 
 @pytest.mark.parametrize("n_prompts", [16, 32])
@@ -325,7 +367,7 @@ def test_an_entropy_that_all_sweeps_share_is_one_line() -> None:
 
 
 def test_sweeps_differ_in_colour_and_marker() -> None:
-    curves = plots.temperature([sweep(f"{i}") for i in range(7)]).axes[0].lines[::2]
+    curves = plots.temperature([sweep(f"{i}") for i in range(7)]).axes[0].lines[::3]
     assert len({line.get_color() for line in curves}) == 7
     assert len({line.get_marker() for line in curves}) == 7
 
@@ -333,10 +375,8 @@ def test_sweeps_differ_in_colour_and_marker() -> None:
 def test_points_of_several_curves_at_one_x_are_set_apart_in_order() -> None:
     sweeps = [sweep(f"{i}") for i in range(20)]
     ax = plots.temperature(sweeps).axes[0]
-    assert ax.get_title("left") == (
-        "bars: 95 % intervals over images; stars: best of each curve; points at one τ are set apart"
-    )
-    curves = np.array([line.get_xdata() for line in ax.lines[::2]])
+    assert ax.get_title("left").endswith("; points at one τ are set apart")
+    curves = np.array([line.get_xdata() for line in ax.lines[::3]])
     assert (np.diff(curves, axis=0) < 0).all()  # τ falls to the right
     logs = np.log(curves)
     assert (logs[0, :-1] < logs[-1, 1:]).all()  # no curve reaches the next temperature
@@ -358,7 +398,7 @@ def test_points_of_several_curves_at_one_x_are_set_apart_in_order() -> None:
 def test_a_single_curve_is_not_moved() -> None:
     fig = plots.temperature([sweep()])
     assert fig.axes[0].lines[0].get_xdata().tolist() == sorted(TAU)
-    assert fig.axes[0].get_title("left") == "bars: 95 % intervals over images; star: best"
+    assert "set apart" not in fig.axes[0].get_title("left")
 
 
 def test_intervals_are_drawn_around_the_accuracies() -> None:

@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 from factories import result_file, write_feature_file
+from PIL import Image
 from shell import fails, ok, partly, rows
 from test_report import DATASET, LABELS, MODEL, RUN, tables
 
 from clipkit.analysis import results
 from clipkit.features import FeatureFile, Split, history_entry, read, write
-from clipkit.report import collection
+from clipkit.report import as_html, collection
 from clipkit.report.blocks import Number, Table
+from clipkit.report.tables import RESULT_COLUMNS
 
 HOSTILE = "<b>|x|`$*_[a](b)\x1b\n"
 
@@ -361,3 +363,53 @@ def test_tables_of_variance_have_the_null_of_each_share_and_the_number_of_marks_
     write(tmp_path / "p.h5", results.make_result(entry, runs))
     note = "About 0.42 of the 42 cells are above by chance (1 %)."
     assert note in ok("report", tmp_path / "p.h5").stdout.replace("\\", "")
+
+
+def test_a_page_shows_the_attributes_once_with_the_control_beside_the_probe(tmp_path):
+    images = Path(write_result(tmp_path / "img.svm.h5", 150))
+    made = {"command": "attributes", "inputs": {}}
+    result = FeatureFile("result", [*read(images).history, made])
+    names = ["zeroshot", "names", "random", "probe", "control"]
+    row = dict.fromkeys(RESULT_COLUMNS["attributes"].split(), 0.5)
+    row |= {f"{name}_{end}": 0.5 for name in names for end in ("low", "high")}
+    result.set_rows([row | {"attribute": "colour", "values": 2, "rows": 200, "control": 0.25}])
+    write(tmp_path / "img.attributes.h5", result)
+    for name in ("attributes.png", "other.png"):
+        Image.new("RGB", (30, 20), "white").save(tmp_path / name)
+    page = as_html(collection.of_files([tmp_path]))
+    assert [caption.split(".")[0] for caption in re.findall("<figcaption>(.+)", page)] == [
+        "Recall of each attribute",
+        "other",
+    ]
+    (table,) = [
+        block
+        for block in collection.of_files([tmp_path]).blocks
+        if isinstance(block, Table) and "probe" in block.header
+    ]
+    shown = dict(zip(table.header, table.rows[0], strict=True))
+    controls = {name: cell.bar.control for name, cell in shown.items() if isinstance(cell, Number)}
+    assert controls.pop("probe") == 0.25
+    assert np.isnan([*controls.values()]).all()
+
+
+def test_each_data_set_has_its_main_result_which_says_of_how_many_it_is_the_first(tmp_path):
+    files = [write_result(tmp_path / f"{name}.h5", 150, seed) for seed, name in enumerate("ab")]
+    other = write_result(tmp_path / "c.h5", 90, dataset=DATASET | {"name": "photos"})
+    facts = collection.of_files([*files, other]).summary
+    assert [(fact.name, fact.source) for fact in facts if fact.bar] == [
+        ("Main result on cifar100", "a.h5"),
+        ("Main result on photos", "c.h5"),
+    ]
+    assert [fact.source for fact in facts if fact.class_name] == ["a.h5"]
+    page = collection.of_files([*files, other])
+    assert page.main_result("photos")[0] is page.results["c.h5"]
+    assert page.main_result("others")[0] is page.results["a.h5"]
+    assert "the first of 2 results here" in facts[1].text
+    (single,) = [fact for fact in collection.of_files(files[:1]).summary if fact.bar]
+    assert single.name == "Main result"
+    assert "first of" not in single.text
+
+
+def test_without_errors_no_class_is_the_worst(tmp_path):
+    facts = collection.of_files([write_result(tmp_path / "a.h5", 200)]).summary
+    assert not any(fact.class_name for fact in facts)

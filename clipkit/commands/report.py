@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -124,12 +125,14 @@ def report(
         inputs = [*what, expected] if expected else what
         files.check_output(output, force=force, inputs=inputs)
     commands = option_table(ctx.find_root().command)
-    page = of_files(list(map(Path, what)), list(map(Path, control)), expected, commands)
-    shown = None
-    if images:
-        from clipkit.report.album import LIMIT, read_album
+    with contextlib.ExitStack() as stack:  # an album reads features of files that are checked once
+        kept = stack if images else None
+        page = of_files(list(map(Path, what)), list(map(Path, control)), expected, commands, kept)
+        shown = None
+        if images:
+            from clipkit.report.album import LIMIT, read_album
 
-        shown = read_album(page, images, album or LIMIT, root=root)
+            shown = read_album(page, images, album or LIMIT, root=root)
     text = as_html(page, shown) if is_html else as_markdown(page)
     if output == "-":
         sys.stdout.write(text)

@@ -22,7 +22,7 @@ LEGEND = {
     "zeroshot": "zero-shot, by words",
     "probe": "probe",
     "random": "random directions",
-    "control": "untrained control",
+    "control": "probe of the untrained control",
 }
 
 
@@ -45,8 +45,8 @@ class _Look(NamedTuple):
 LOOKS = (
     _Look(style.PALETTE[0], "o", 7, -0.3),
     _Look(style.PALETTE[6], "s", 6, -0.1),
-    _Look(style.PALETTE[2], "D", 5, 0.1),
-    _Look(style.PALETTE[1], "^", 6, 0.3),
+    _Look(style.PALETTE[2], "D", 5, 0.3),
+    _Look(style.PALETTE[1], "^", 6, 0.1),
 )
 
 

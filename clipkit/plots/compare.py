@@ -39,14 +39,15 @@ class Comparison(NamedTuple):
 def draw_comparison(file: FeatureFile) -> Drawn:
     """Draw a result of `compare`; name the models beside the results if they differ."""
     names, groups, accuracy, difference, null5, title, images = read_comparison(file)
-    models, prompts = _texts_of(file, "models"), _texts_of(file, "prompts")
+    entry = results.newest_entry(file)
+    models, prompts = list(map(str, entry.list_of("models"))), entry.list_of("prompts")
     if len(models) == len(names) and len(set(models)) > 1:
         names = [f"{name} ({model})" for name, model in zip(names, models, strict=True)]
     figure = compare(accuracy, difference, names, groups=groups, null5=null5, title=title)
     on_data = [results.join_names(models) or "no model", provenance(file).dataset]
     facts = [" on ".join(filter(None, on_data)), file.rows()[0]["split"], f"{images:,} images"]
     if any(prompts):
-        facts.append(results.NAMED_PROMPTS + results.join_names(prompts))
+        facts.append(results.NAMED_PROMPTS + results.join_names(list(map(str, prompts))))
     return figure, ". ".join(filter(None, [", ".join(facts), results.caveat_note(file)]))
 
 
@@ -86,14 +87,6 @@ def read_comparison(file: FeatureFile) -> Comparison:
     return Comparison(names, groups, np.array(accuracy), difference, null5, label, images)
 
 
-def _texts_of(file: FeatureFile, name: str) -> list[str]:
-    """Return a list of texts of the last command, which may have written anything there."""
-    value = results.newest_entry(file).get(name)
-    if not isinstance(value, list):
-        return []
-    return [str(text)[: results.MAX_NAME] for text in value]
-
-
 def _accuracies(rows: Sequence[results.Row], column: str) -> list[tuple[float, float, float]]:
     """Return the accuracies of rows with the ends of Wilson's 95 % interval."""
     return [(row[column], *metrics.wilson(row[column], int(row["rows"]))) for row in rows]
@@ -112,8 +105,8 @@ def compare(
     """Draw accuracies with intervals, and beside them the first one's lead over the others.
 
     With groups, each has a line with a mark for every result, the group with the lowest accuracy
-    of the first result at the top. Of more than 30 groups, the lowest 30 are shown. Without groups,
-    each result has a line.
+    of the first result at the top. The lowest 30 groups are shown if there are more. Without
+    groups, each result has a line.
 
     Parameters
     ----------

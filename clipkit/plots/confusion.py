@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from clipkit.analysis import metrics, results
@@ -17,6 +18,8 @@ from clipkit.plots import heatmap, style
 from clipkit.plots.style import Drawn, Floats, clipkit_style
 
 MAX_BARS = 30  # of more classes, the best and the worst half as many are shown
+MAX_CLASSES = 40  # of more, the largest confusions are shown instead of the matrix
+MAX_CONFUSIONS = 20
 
 
 def _read_predictions(
@@ -53,7 +56,8 @@ def confusion(
     """Draw a confusion matrix in percent of each true class, with accuracy and N above it.
 
     With up to 20 classes, cells hold their percentages; zeros are left blank. Colours follow the
-    square root, so that a confusion of 2 % is visible.
+    square root, so that a confusion of 2 % is visible. For more than 40 classes, the 20
+    largest confusions are drawn as bars.
 
     Parameters
     ----------
@@ -70,7 +74,36 @@ def confusion(
     if class_accuracy is not None:
         noun = "group"
         fact = f"accuracy by group {accuracy}, accuracy by class {100 * class_accuracy:.2f} %"
+    if len(counts) > MAX_CLASSES:
+        return _largest_confusions(counts, class_names, fact, title)
     return _row_percentages(counts, names, names, f"predicted {noun}", fact, title, noun)
+
+
+def _largest_confusions(
+    counts: Floats, class_names: Sequence[str], fact: str, title: str | None
+) -> Figure:
+    """Draw a bar for each of the largest counts of images of one class predicted as another."""
+    errors = counts * (1 - np.eye(len(counts)))
+    found = np.count_nonzero(errors)
+    pairs = np.argsort(-errors, axis=None, kind="stable")[: min(found, MAX_CONFUSIONS)]
+    true, predicted = np.unravel_index(pairs, errors.shape)
+    names = style.sanitize_names(class_names, 24)
+    labels = [f"{names[i]} as {names[j]}" for i, j in zip(true, predicted, strict=True)]
+    fig, ax = style.new_axes(7.5, 0.24 * max(len(labels), 4) + 0.95, title)
+    y = np.arange(len(labels), dtype=np.float64)
+    images, of_class = errors[true, predicted], counts[true].sum(axis=1)
+    ax.barh(y, images, height=0.75, color=style.VERMILLION)
+    for position, n, total in zip(y, images, of_class, strict=True):
+        ax.text(n, position, f" {n:,.0f} of {total:,.0f}", va="center", fontsize=8.5)
+    style.name_rows(ax, y, labels, 0.7, fontsize=9)
+    ax.margins(x=0.15)
+    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    ax.set_xlabel("images of the true class that are predicted as the other")
+    fact += f", N = {counts.sum():,.0f}"
+    if len(labels) < found:
+        fact += f"; {len(labels)} of {found:,} confusions: the largest"
+    ax.set_title(fact, loc="left", color=style.GREY)
+    return fig
 
 
 def draw_clusters(result: FeatureFile, split: str | None, run: int) -> Drawn:
@@ -134,9 +167,7 @@ def _row_percentages(
     has_numbers = max(C, K) <= heatmap.MAX_NUMBERS
     heatmap.label_cells(ax, "x", columns, width, slanted=has_numbers)
     heatmap.label_cells(ax, "y", rows, height)
-    if not has_numbers:
-        _rule_every_tenth(ax, C, K)
-    else:
+    if has_numbers:
         decimals, size = (1, 8.5) if max(C, K) <= 12 else (0, 7.5)
         heatmap.write_numbers(ax, image, percent, decimals, size, zeros=False)
     ax.set(xlabel=xlabel, ylabel=f"true {noun}")
@@ -147,14 +178,6 @@ def _row_percentages(
         facts += " (grey: no images)"
     ax.set_title(facts, loc="left", color=style.GREY)
     return fig
-
-
-def _rule_every_tenth(ax: Axes, rows: int, columns: int) -> None:
-    """Draw lines that help to follow a row or a column to its name."""
-    for edge in np.arange(10, rows, 10) - 0.5:
-        ax.axhline(edge, color="#cccccc", linewidth=0.5)
-    for edge in np.arange(10, columns, 10) - 0.5:
-        ax.axvline(edge, color="#cccccc", linewidth=0.5)
 
 
 def draw_classes(
@@ -185,7 +208,8 @@ def classes(
 ) -> Figure:
     """Draw F1 per class as bars, the best first, and mark the mean of all classes.
 
-    Of more than 30 classes, the 15 best and the 15 worst are shown.
+    For more than 30 classes, the 15 best and the 15 worst are shown. If the best are equal to
+    others, which would be shown by accident, the 30 worst are.
 
     Parameters
     ----------
@@ -201,6 +225,8 @@ def classes(
     order = np.argsort(-f1, kind="stable")[: np.isfinite(f1).sum()]  # NaN sorts last
     omitted = max(len(order) - MAX_BARS, 0)
     half = MAX_BARS // 2
+    if omitted and f1[order[half - 1]] == f1[order[half]]:
+        half = 0
     rows = np.delete(order, slice(half, half + omitted)).tolist()
     counts = np.asarray(support)
     names = style.sanitize_names(class_names, 28, rows)
@@ -208,7 +234,7 @@ def classes(
     y = np.arange(len(rows), dtype=np.float64)
     colors = [style.BLUE] * len(rows)
     height = 0.215 * len(rows) + 0.95
-    if omitted:
+    if omitted and half:
         y[half:] += 1.2  # leaves a gap between the best and the worst
         colors[half:] = [style.VERMILLION] * half
         height += 0.3
@@ -222,16 +248,19 @@ def classes(
     ax.set_xlim(0, 1.08)
     ax.set_xticks(np.linspace(0, 1, 6))
     ax.set_xlabel("F1")
-    if omitted:
+    which = ""
+    if omitted and half:
         _mark_omitted(ax, half + 0.1, f"{_counted(omitted, noun)} between")
-    _mark_mean(ax, f1, noun)
+    elif omitted:
+        which = f"the {MAX_BARS} lowest of "
+    _mark_mean(ax, f1, noun, which)
     return fig
 
 
 def _counted(n: int, noun: str) -> str:
     """Return `1 class` or `2 classes`."""
     plural = {"class": "classes", "group": "groups"}
-    return f"{n} {noun if n == 1 else plural[noun]}"
+    return f"{n:,} {noun if n == 1 else plural[noun]}"
 
 
 def _mark_omitted(ax: Axes, y: float, text: str) -> None:
@@ -240,10 +269,10 @@ def _mark_omitted(ax: Axes, y: float, text: str) -> None:
     ax.text(1.08, y, text, fontsize=8.5, color=style.GREY, **look)
 
 
-def _mark_mean(ax: Axes, f1: Floats, noun: str) -> None:
+def _mark_mean(ax: Axes, f1: Floats, noun: str, which: str) -> None:
     """Mark the mean, and state how many classes it is of and how many have no images."""
     finite = f1[np.isfinite(f1)]
-    facts = [_counted(len(finite), noun)]
+    facts = [which + _counted(len(finite), noun)]
     if len(finite):
         ax.axvline(float(finite.mean()), color="black", linestyle="--", linewidth=1.2)
         facts.append(f"mean F1 {finite.mean():.3f} (dashed)")

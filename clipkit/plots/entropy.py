@@ -133,15 +133,14 @@ def confidence(
 def _histograms(values: Mapping[float, Floats], quantity: _Quantity, title: str | None) -> Figure:
     if len(values) > MAX_PANELS:
         raise UsageError(f"expected at most {MAX_PANELS} temperatures to draw, got {len(values)}")
-    panels = {tau: values[tau][np.isfinite(values[tau])] for tau in sorted(values, reverse=True)}
-    near = set()
-    for tau, panel in panels.items():
-        if (np.abs(panel - quantity.bound) < quantity.near).all():
-            near.add(tau)
-    far = [tau for tau in panels if tau not in near]
+    panels: dict[float, Floats] = {}
+    far = []
+    for tau in sorted(values, reverse=True):
+        panels[tau] = values[tau][np.isfinite(values[tau])]
+        if (np.abs(panels[tau] - quantity.bound) >= quantity.near).any():
+            far.append(tau)
     span = _span([panels[tau] for tau in far], quantity.bound)
-    narrow = {tau for tau in far if _is_narrow(panels[tau], span)}
-    wide = [tau for tau in far if tau not in narrow]
+    wide = [tau for tau in far if not _is_narrow(panels[tau], span)]
     span = _span([panels[tau] for tau in wide], quantity.bound)
 
     height = 1.75 * len(panels) - 0.25 * max(len(wide) - 1, 0) + 0.3
@@ -155,14 +154,14 @@ def _histograms(values: Mapping[float, Floats], quantity: _Quantity, title: str 
         ax.set_title(mean, loc="right", color=style.VERMILLION)
         ax.set_ylabel("images (%)")
         ax.yaxis.set_major_locator(MaxNLocator(4))
-        if tau in near:
-            _distance_histogram(ax, panel, quantity)
-        elif tau in narrow:
+        if tau in wide:
+            _histogram(ax, panel, quantity.bound, span)
+        elif tau in far:
             _narrow_histogram(ax, panel, quantity)
         else:
-            _histogram(ax, panel, quantity.bound, span)
-        if wide and tau == wide[-1]:
-            ax.set_xlabel(quantity.axis_label)
+            _distance_histogram(ax, panel, quantity)
+    if wide:
+        axes[[*panels].index(wide[-1])].set_xlabel(quantity.axis_label)
     marks = [Line2D([], [], color="black", linestyle="--"), Line2D([], [], color=style.VERMILLION)]
     style.add_legend(fig, marks, [quantity.bound_label, "mean"])
     return fig
@@ -176,8 +175,6 @@ def _span(panels: Sequence[Floats], bound: float) -> tuple[float, float]:
 
 def _is_narrow(values: Floats, span: tuple[float, float]) -> bool:
     """Return whether 90 % of the values would fill less than two bins, and all less than 15."""
-    if not len(values):
-        return False
     bin_width = (span[1] - span[0]) / BINS
     low, high = np.quantile(values, [0.05, 0.95])
     return bool(high - low < 2 * bin_width and np.ptp(values) < 15 * bin_width)

@@ -11,12 +11,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
 from clipkit.plots import style
 from clipkit.plots.style import Floats
 
 CHARACTER_INCHES = 0.062  # width of a character of a 7 pt label, about
-MAX_PROMPTS = 128  # more prompts than this are numbered
+MAX_PROMPTS = 128  # of more, those with the largest values are shown
+FEW_PROMPTS = 30
 MAX_NUMBERS = 20  # with more rows or columns, cells hold no numbers
 
 
@@ -90,3 +92,20 @@ def limits(values: Floats) -> tuple[float, float]:
     if high - low <= 1e-9:
         return low - 1e-3, high + 1e-3
     return low, high
+
+
+def choose_prompts(size: Floats) -> tuple[NDArray[np.int64], str]:
+    """Return the rows (n,) to show of K prompts, and `30 of 1,203 prompts` if these are some.
+
+    Of too many prompts, the rows with the largest `size` (K,) are chosen. They keep their order.
+    """
+    K = len(size)
+    if K <= MAX_PROMPTS:
+        return np.arange(K), ""
+    return largest(size, FEW_PROMPTS), f"{FEW_PROMPTS} of {K:,} prompts"
+
+
+def largest(size: Floats, most: int) -> NDArray[np.int64]:
+    """Return the places of at most `most` largest numbers, in their order. NaN counts as least."""
+    falling = np.argsort(-np.nan_to_num(size, nan=-np.inf), kind="stable")
+    return np.sort(falling[:most])

@@ -66,24 +66,12 @@ def draw_layers(files: Sequence[FeatureFile], split: str | None) -> Drawn:
 def layer_curves(
     files: Sequence[FeatureFile], split: str | None = None
 ) -> tuple[list[LayerCurve], str]:
-    """Collect the accuracies of results by layer.
+    """Collect a curve for each model, pooling, set of labels and probe, and name what all share.
 
-    Parameters
-    ----------
-    files : sequence of FeatureFile
-        Results of `probe`, each with one run on the split, or of `attributes`, on layers of models
-        or on their embeddings. Results of untrained controls belong to the curves of their models.
-    split : str, optional
-        By default `test`, else the first split of the first result. A result of `attributes` has
-        only the split that was scored.
-
-    Returns
-    -------
-    curves : list of LayerCurve
-        One per model, pooling, labels and probe. Intervals are Wilson's 95 % ones; for the mean of
-        several controls, the range. Chance is the accuracy of the most frequent class.
-    source : str
-        Models, data set, split, and what all curves share, for a subtitle.
+    Results of `probe` have one run on the split, by default `test` or else the first one. Results
+    of `attributes` have only the split that was scored. Results of untrained controls belong to
+    the curves of their models. Intervals are Wilson's 95 % ones; for the mean of several controls,
+    the range. Chance is the accuracy of the most frequent class.
 
     Raises
     ------
@@ -107,8 +95,8 @@ def layer_curves(
     facts = [line.facts for line in lines]
     curves = []
     for line, own in zip(lines, differing(facts), strict=True):
-        label = ", ".join(_describe(own) or _describe({"model": line.facts["model"]}))
-        curves.append(_curve(label, line.scores))
+        words = _describe(own) or _describe({"model": line.facts["model"]})
+        curves.append(_curve(", ".join(words), line.scores))
     return curves, _source(files, name, facts)
 
 
@@ -204,27 +192,13 @@ def _facts(result: FeatureFile, model: dict[str, Any], classifier: str) -> Facts
         pool = str(model.get("pool"))
         facts["pool"] = POOLS.get(pool, pool)
         facts["norm"] = "normed" if model.get("norm") else ""
-    facts["labels"] = _labels_name(result)
+    facts["labels"] = results.labels_suffix(result).removeprefix("; labels: ") or "classes"
     if classifier:
         facts["classifier"] = classifier
     probe = result.last_entry("probe")
     for name in sorted(probe.keys() - NO_OPTIONS):
         facts.setdefault(name, str(probe[name]).strip("[]"))
     return facts
-
-
-def _labels_name(result: FeatureFile) -> str:
-    """Name the labels of a result: `class`, or what `relabel` made of them."""
-    name = "class"
-    for entry in result.history:
-        if entry["command"] != "relabel":
-            continue
-        name = str(entry.get("column", name))
-        if "groups" in entry.inputs:
-            name = f"groups of {name}"
-        if entry.get("shuffle"):
-            name += ", shuffled"
-    return name
 
 
 def _check_same_data(scores: Sequence[_Score], split: str) -> None:

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from clipkit.analysis import results
 from clipkit.analysis import similarity as cosine
@@ -46,7 +45,7 @@ def cosine_lines(
 ) -> tuple[Floats, list[str]]:
     """Return cosines (M, K) of images, by their ids, and of classes, and M labels.
 
-    If neither are given, the first five classes are selected. Of a name, all classes are.
+    If neither are given, the first five classes are selected. A name selects all its classes.
     """
     split = results.choose_split(file, split)
     ids = file.splits[split].ids
@@ -94,8 +93,8 @@ def logits(
 ) -> Figure:
     """Draw a row per prompt, with a dot at the cosine of each image or class mean.
 
-    Of more than 40 prompts, those are drawn in which the images or classes differ the most; for a
-    single image or class, those with the highest cosines.
+    If there are more than 40 prompts, the 40 are drawn in which the images or classes differ the
+    most; for a single image or class, the 40 with the highest cosines.
 
     Parameters
     ----------
@@ -106,7 +105,10 @@ def logits(
     """
     values = np.asarray(cosines, np.float64)
     M, K = values.shape
-    rows = _most_different(values)
+    size = values[0]
+    if M > 1:
+        size = _ranges(values)
+    rows = heatmap.largest(size, MAX_ROWS)
     prompts = style.sanitize_names(texts, 48, rows.tolist())
     row_inches = min(0.15 + 0.022 * M, 0.5)
     fig, ax = style.new_axes(7.5, row_inches * len(rows) + 0.8, title)
@@ -127,17 +129,10 @@ def logits(
     return fig
 
 
-def _most_different(values: Floats) -> NDArray[np.int64]:
-    """Return the columns to draw of (M, K) values, at most 40, in their order."""
-    M, K = values.shape
-    if K <= MAX_ROWS:
-        return np.arange(K)
-    size = values[0]
-    if M > 1:
-        filled = np.ma.masked_invalid(values)
-        size = np.ma.filled(filled.max(axis=0) - filled.min(axis=0), -np.inf)
-    largest = np.argsort(-np.nan_to_num(size, nan=-np.inf), kind="stable")[:MAX_ROWS]
-    return np.sort(largest)
+def _ranges(values: Floats) -> Floats:
+    """Return the range of each column of (M, K) values, without those that are missing."""
+    filled = np.ma.masked_invalid(values)
+    return np.ma.filled(np.ma.ptp(filled, axis=0), np.nan)
 
 
 def draw_similarity(file: FeatureFile, split: str | None, centred: bool) -> Drawn:
@@ -181,18 +176,18 @@ def similarity(
     means : array (C, K)
     class_names : sequence of C str
     texts : sequence of K str
-        Prompts; above 128 they are numbered from 0 instead.
+        If there are more than 128, the 30 are drawn in which classes differ the most.
     centred : bool
         Show each prompt's difference from its mean over classes, on a diverging scale. Prompts
         usually differ more from one another than classes do on one prompt; this shows the classes.
     """
-    cosines = np.asarray(means, np.float64).T  # (K, C)
-    K, C = cosines.shape
+    rows, fact = heatmap.choose_prompts(_ranges(np.asarray(means, np.float64)))
+    cosines = np.asarray(means, np.float64).T[rows]  # (n, C)
+    n, C = cosines.shape
     names = style.sanitize_names(class_names, 24)
     width = heatmap.axis_inches(C, 0.4, 2.5)
-    prompts, height = [], 12.0
-    if K <= heatmap.MAX_PROMPTS:
-        prompts, height = style.sanitize_names(texts, 40), heatmap.axis_inches(K, 0.2, 2.4)
+    prompts = style.sanitize_names(texts, 40, rows.tolist())
+    height = heatmap.axis_inches(n, 0.2, 2.4)
     figure_width = max(width + heatmap.text_inches(prompts) + 2.0, 5.0)
     fig, ax = style.new_axes(figure_width, height + heatmap.text_inches(names) + 0.6, title)
     label, colours = "mean cosine similarity", "viridis"
@@ -205,11 +200,8 @@ def similarity(
         low = -high
     heatmap.draw(fig, ax, cosines, label, cmap=colours, vmin=low, vmax=high)
     heatmap.label_cells(ax, "x", names, width, slanted=C <= heatmap.MAX_NUMBERS)
-    ax.set_xlabel("class")
-    if prompts:
-        heatmap.label_cells(ax, "y", prompts, height)
-        ax.set_ylabel("prompt")
-    else:
-        ax.yaxis.set_major_locator(MaxNLocator(24, steps=[1, 2, 5, 10]))
-        ax.set_ylabel("number of the prompt, from 0")
+    heatmap.label_cells(ax, "y", prompts, height)
+    ax.set(xlabel="class", ylabel="prompt")
+    if fact:
+        ax.set_title(f"{fact}: the largest differences", loc="left", color=style.GREY)
     return fig

@@ -23,25 +23,27 @@ from clipkit.plots.temperature import name_curves
 def draw_spectra(texts: Sequence[FeatureFile]) -> Drawn:
     """Draw the singular values of prompt sets."""
     values = prompt_spectra(texts)
-    ranks = {name: similarity.effective_rank(sigma) for name, sigma in values.items()}
     title = "Singular values of the prompts' directions"
+    ranks = {name: similarity.effective_rank(sigma) for name, sigma in values.items()}
     return spectrum(values, ranks, title=title), results.sources_label(texts)
 
 
 def prompt_spectra(texts: Sequence[FeatureFile]) -> dict[str, Floats]:
     """Compute the singular values of prompt sets, each named after its model, its file and size."""
-    paths = [file.display_name for file in texts]
-    names = [Path(path).stem for path in paths]
-    if len(set(paths)) < len(paths):
-        raise UsageError(f"expected files with different names, got {', '.join(names)}")
-    labels = [f"{name} ({len(file.features)})" for name, file in zip(names, texts, strict=True)]
-    models = [provenance(file).model or "no model" for file in texts]
-    if len(set(models)) > 1:
-        labels = [f"{model}: {label}" for model, label in zip(models, labels, strict=True)]
-    if len(set(labels)) < len(labels):
-        labels = name_curves(texts, list(enumerate(labels)))
-    values = [similarity.singular_values(file.features) for file in texts]
-    return dict(zip(labels, values, strict=True))
+    values = {}
+    labels = []
+    models = set()
+    for number, file in enumerate(texts):
+        path = Path(file.display_name)
+        if path in values:
+            raise UsageError(f"expected files with different names, got {path.stem} twice")
+        values[path] = similarity.singular_values(file.features)
+        labels.append((number, f"{path.stem} ({len(file.features)})"))
+        models.add(provenance(file).model)
+    names = [label for _, label in labels]
+    if len(models) > 1 or len(set(names)) < len(names):
+        names = name_curves(texts, labels)
+    return dict(zip(names, values.values(), strict=True))
 
 
 @clipkit_style
@@ -64,8 +66,8 @@ def spectrum(
     handles: list[Artist] = []
     labels = []
     for i, (name, sigma) in enumerate(values.items()):
-        falling = np.sort(np.asarray(sigma, np.float64))[::-1]
-        falling = np.where(falling > 0, falling, np.nan)
+        falling = np.sort(np.array(sigma, np.float64))[::-1]
+        falling[falling <= 0] = np.nan
         index = np.arange(1, len(falling) + 1)
         look = style.line_style(i)
         handles += ax.plot(index, falling, **{**look, "marker": ""})

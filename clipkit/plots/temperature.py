@@ -6,6 +6,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,13 @@ from numpy.typing import ArrayLike
 from clipkit.analysis import metrics, results
 from clipkit.base.errors import ClipkitError, unknown
 from clipkit.base.names import differing, tell_apart
-from clipkit.features.history import provenance
+from clipkit.features.history import is_untrained, provenance
 from clipkit.features.model import FeatureFile
 from clipkit.plots import style
 from clipkit.plots.style import Drawn, Floats, clipkit_style
 
 MAX_CURVES = 100
+MAX_LABEL = 48
 MAX_TICKS = 200  # more temperatures than this have no minor ticks
 COLUMNS = {"classifier", "C", "temperature", "eval_split", "acc1", "mean_entropy"}
 
@@ -42,17 +44,21 @@ class Sweep:
         Fractions, with the ends of their intervals. NaN leaves a gap.
     entropy : array (R,)
         Mean entropies in nats.
+    chance : float, optional
+        Fraction.
+    is_control : bool
+        Whether the model is untrained.
 
     Attributes
     ----------
     tau, percent, entropy, low, high : (R,) float64, rising in tau
-    best : (float, float) or None
-        Temperature and highest accuracy in percent; of equals, the first that was given.
+    best : int or None
+        Index of the highest accuracy.
+    plateau : slice
+        The temperatures around the best one with accuracies in its interval.
     """
 
-    MAX_LABEL = 48
-
-    def __init__(
+    def __init__(  # noqa: PLR0913 - a documented constructor
         self,
         label: str,
         tau: ArrayLike,
@@ -60,19 +66,21 @@ class Sweep:
         entropy: ArrayLike,
         low: ArrayLike,
         high: ArrayLike,
+        *,
+        chance: float = math.nan,
+        is_control: bool = False,
     ) -> None:
-        given, percent = np.asarray(tau, np.float64), 100 * np.asarray(accuracy, np.float64)
-        order = np.argsort(given)
-        self.label = label
-        self.tau = given[order]
-        self.percent = percent[order]
-        self.entropy = np.asarray(entropy, np.float64)[order]
-        self.low = 100 * np.asarray(low, np.float64)[order]
-        self.high = 100 * np.asarray(high, np.float64)[order]
-        self.best: tuple[float, float] | None = None
-        if not np.isnan(percent).all():
-            best = np.nanargmax(percent)
-            self.best = float(given[best]), float(percent[best])
+        columns = np.array([tau, accuracy, entropy, low, high], np.float64)
+        columns[[1, 3, 4]] *= 100
+        self.label, self.chance, self.is_control = label, 100 * chance, is_control
+        self.tau, self.percent, self.entropy, self.low, self.high = columns[:, np.argsort(tau)]
+        self.best: int | None = None
+        self.plateau = slice(0)
+        if np.isfinite(self.percent).any():
+            self.best = best = int(np.nanargmax(self.percent))
+            worse = np.flatnonzero(~(self.percent >= self.low[best]))
+            first = worse[worse < best].max(initial=-1) + 1
+            self.plateau = slice(int(first), int(worse[worse > best].min(initial=len(self.tau))))
 
 
 def draw_sweeps(files: Sequence[FeatureFile], split: str | None) -> Drawn:
@@ -158,15 +166,16 @@ def name_curves(files: Sequence[FeatureFile], curves: Sequence[tuple[int, str]])
     paths = [Path(file.display_name).with_suffix("").parts for file in files]
     stems = [path[-1] for path in paths]
     with_folders = ["/".join(path[-2:]) for path in paths]
-    return tell_apart(curves, (sources, stems, with_folders), Sweep.MAX_LABEL - 1)
+    return tell_apart(curves, (sources, stems, with_folders), MAX_LABEL - 1)
 
 
 def _sweep(file: FeatureFile, label: str, rows: list[results.Row]) -> Sweep:
     names = ("temperature", "acc1", "mean_entropy")
     taus, accuracies, entropies = [results.column(rows, name) for name in names]
-    n = len(results.scored_runs(file, rows[0]["eval_split"]).labels)
-    low, high = np.transpose([metrics.wilson(accuracy, n) for accuracy in accuracies])
-    return Sweep(label, taus, accuracies, entropies, low, high)
+    labels = results.scored_runs(file, rows[0]["eval_split"]).labels
+    low, high = np.transpose([metrics.wilson(accuracy, len(labels)) for accuracy in accuracies])
+    facts: dict[str, Any] = {"chance": results.chance(labels), "is_control": is_untrained(file)}
+    return Sweep(label, taus, accuracies, entropies, low, high, **facts)
 
 
 def common_prompt_count(files: Sequence[FeatureFile]) -> int | None:
@@ -182,8 +191,10 @@ def temperature(
     """Draw accuracy against temperature, and below it mean entropy with its maximum ln K.
 
     A star marks each curve's best accuracy, which the legend states; the best of all is written
-    next to its star. Temperature is on a log axis and falls to the right; the points of several
-    curves at one temperature are moved apart. Entropies that all sweeps share are drawn once.
+    next to its star. A band covers the temperatures around it with accuracies in its interval.
+    Untrained controls are dashed and have neither, and chance is dotted. Temperature is on a log
+    axis and falls to the right; the points of several curves at one temperature are moved apart.
+    Entropies that all sweeps share are drawn once.
 
     Parameters
     ----------
@@ -198,19 +209,24 @@ def temperature(
     handles = []
     for i, sweep in enumerate(sweeps):
         handles.append(_draw_accuracy(top, sweep, i, moves[i]))
+    labels = list(map(_legend_label, sweeps))
+    for chance in sorted({sweep.chance for sweep in sweeps if math.isfinite(sweep.chance)}):
+        handles.append(top.axhline(chance, color=style.GREY, linestyle=":", linewidth=1.4))
+        labels.append(f"chance: {chance:.2f} %")
     _name_best(top, sweeps, moves)
-    facts = "bars: 95 % intervals over images; star: best"
+    facts = "bars: 95 % intervals; star: best on these images; band: as good"
     if len(sweeps) > 1:
-        facts = f"{facts.replace('star', 'stars')} of each curve; points at one τ are set apart"
+        facts += "; points at one τ are set apart"
     top.set_title(facts, loc="left", color=style.GREY)
     top.set_ylabel("accuracy (%)")
     top.margins(y=0.16)
+    top.set_ylim(bottom=max(top.get_ylim()[0], -2))
     style.use_plain_numbers(top.yaxis)
     _draw_entropies(bottom, sweeps)
     if n_prompts is not None:
         _mark_maximum(bottom, n_prompts)
     _set_tau_axis(bottom, np.concatenate([sweep.tau for sweep in sweeps]))
-    style.add_legend(fig, handles, [_legend_label(sweep) for sweep in sweeps])
+    style.add_legend(fig, handles, labels)
     return fig
 
 
@@ -227,12 +243,16 @@ def _moves(sweeps: Sequence[Sweep]) -> list[float]:
 
 def _draw_accuracy(ax: Axes, sweep: Sweep, i: int, move: float) -> Artist:
     look = style.line_style(i)
+    if sweep.is_control:
+        look |= {"linestyle": "--", "markerfacecolor": "white"}
     tau, color = sweep.tau * move, look["color"]
     (line,) = ax.plot(tau, sweep.percent, **look)
     ax.vlines(tau, sweep.low, sweep.high, color=color, linewidth=1.2, alpha=0.7)
-    if sweep.best is not None:
-        best = (sweep.best[0] * move, sweep.best[1])
+    if sweep.best is not None and not sweep.is_control:
+        best = (tau[sweep.best], sweep.percent[sweep.best])
         ax.plot(*best, "*", color=color, zorder=5, markersize=15, markeredgecolor="white")
+        plateau = tau[sweep.plateau], sweep.percent[sweep.plateau]
+        ax.plot(*plateau, color=color, linewidth=11, alpha=0.25, solid_capstyle="round")
     return line
 
 
@@ -240,23 +260,26 @@ def _name_best(ax: Axes, sweeps: Sequence[Sweep], moves: Sequence[float]) -> Non
     """Write the best accuracy of all sweeps above its star and its interval."""
     bests = []
     for sweep, move in zip(sweeps, moves, strict=True):
-        if sweep.best is not None:
-            tau, accuracy = sweep.best
-            high = np.nanmax(np.append(sweep.high[sweep.tau == tau], accuracy))
-            bests.append((accuracy, tau * move, float(high)))
+        if sweep.best is not None and not sweep.is_control:
+            high = float(np.fmax(sweep.high, sweep.percent)[sweep.best])
+            bests.append((sweep.percent[sweep.best], sweep.tau[sweep.best] * move, high))
     if bests:
-        accuracy, tau, high = max(bests, key=lambda best: best[0])
+        accuracy, tau, high = max(bests, key=itemgetter(0))
         up = 9 if high == accuracy else 4
         offset: dict[str, Any] = {"xytext": (0, up), "textcoords": "offset points", "va": "bottom"}
         ax.annotate(f"{accuracy:.2f} %", (tau, high), ha="center", fontweight="bold", **offset)
 
 
 def _legend_label(sweep: Sweep) -> str:
+    """Return the label of a curve with its best accuracy and the temperatures of its plateau."""
     if sweep.best is None:
         return sweep.label
-    tau, accuracy = sweep.best
-    label = style.sanitize_label(sweep.label, sweep.MAX_LABEL)
-    return f"{label}: best {accuracy:.2f} % at τ = {tau:g}"
+    label = style.sanitize_label(sweep.label, MAX_LABEL)
+    label += f": best {sweep.percent[sweep.best]:.2f} % at τ = "
+    taus = sweep.tau[sweep.plateau]
+    if len(taus) < 2 or sweep.is_control:
+        return f"{label}{sweep.tau[sweep.best]:g}"
+    return f"{label}{taus[0]:g} to {taus[-1]:g}"
 
 
 def _draw_entropies(ax: Axes, sweeps: Sequence[Sweep]) -> None:

@@ -103,6 +103,8 @@ def prompt_variance(
 ) -> Figure:
     """Draw how much of the variance of each prompt's cosines each attribute explains.
 
+    If there are more than 128 prompts, the 30 with the largest shares are drawn.
+
     Parameters
     ----------
     share : array (K, A)
@@ -112,23 +114,26 @@ def prompt_variance(
     prompts : sequence of K str
     attributes : sequence of A str
     """
-    percent = 100 * np.asarray(share, np.float64)
-    K, A = percent.shape
-    texts = style.sanitize_names(prompts, 40)
+    shares = 100 * np.asarray(share, np.float64)
+    rows, fact = heatmap.choose_prompts(np.nan_to_num(shares, nan=-np.inf).max(axis=1))
+    percent = shares[rows]
+    n, A = percent.shape
+    texts = style.sanitize_names(prompts, 40, rows.tolist())
     names = style.sanitize_names(attributes, 24)
     width = heatmap.axis_inches(A, 0.42, 2.5)
-    height = heatmap.axis_inches(K, 0.22, 1.5)
+    height = heatmap.axis_inches(n, 0.22, 1.5)
     figure_width = width + heatmap.text_inches(texts) + 2.0
     fig, ax = style.new_axes(figure_width, height + heatmap.text_inches(names) + 0.9, title)
     label = "share of variance (%)"
     image = heatmap.draw(fig, ax, percent, label, cmap="Blues", vmin=0, vmax=100)
     heatmap.label_cells(ax, "x", names, width, slanted=True)
     heatmap.label_cells(ax, "y", texts, height)
-    if K <= heatmap.MAX_PROMPTS:
-        shown = np.where(np.asarray(above, bool), percent, np.nan)
-        heatmap.write_numbers(ax, image, shown, decimals=0, size=7.5)
-        cells = int(np.isfinite(percent).sum())
-        fact = f"numbers: above both nulls; by chance {0.01 * cells:.2g} of {cells:,} cells"
-        ax.set_title(fact, loc="left", color=style.GREY)
+    shown = np.where(np.asarray(above, bool)[rows], percent, np.nan)
+    heatmap.write_numbers(ax, image, shown, decimals=0, size=7.5)
+    if fact:
+        fact += ": the largest shares; "
+    cells = int(np.isfinite(shares).sum())
+    fact += f"numbers: above both nulls; by chance {0.01 * cells:.2g} of {cells:,} cells"
+    ax.set_title(fact, loc="left", color=style.GREY)
     ax.set(xlabel="attribute", ylabel="prompt")
     return fig

@@ -7,7 +7,6 @@ are printable, but they are not HTML.
 from __future__ import annotations
 
 import base64
-import contextlib
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +25,6 @@ from clipkit.datasets import REGISTRY, Dataset, ImageDataset, images
 from clipkit.datasets.matching import HINT, load_images, match_images, thumbnail, warn_of_other_name
 from clipkit.datasets.remote import is_url
 from clipkit.features.annotations import read_annotations
-from clipkit.features.hdf5 import open_file
 from clipkit.features.history import dataset_entries
 from clipkit.features.model import FeatureFile, Int64, Split
 from clipkit.plots.images import Nearest
@@ -40,17 +38,16 @@ from clipkit.report.predictions import (
     choose_sources,
     distinguish,
     has_predictions,
-    read_others,
     read_predictions,
 )
 from clipkit.report.selection import IMAGES_PER_CLASS, find_nearest, select_rows
 
 MAX_BYTES = 2_900_000  # of all pictures of a page, as base64
-# Longest side in pixels and quality: the first whose picture is small enough is taken.
+# Longest side in pixels and quality; the first that makes the picture small enough is taken.
 STEPS = ((128, 80), (128, 55), (96, 55), (96, 30), (64, 30), (48, 20), (24, 10))
 SMALL_PIXELS = 64  # below this side, a browser enlarges pixels without smoothing them
 LIMIT = 200  # images, unless the caller says otherwise
-WITH_ATTRIBUTES = ("shapes",)  # data sets whose attributes are bundled
+WITH_ATTRIBUTES = ("shapes",)  # data sets with bundled attributes
 
 
 @dataclass(frozen=True)
@@ -90,10 +87,10 @@ class AlbumImage:
         """
         if self.true is None:
             return ""
-        predictions = [self.predicted]
+        outcome = str(int(self.predicted == self.true))
         if self.control is not None:
-            predictions.append(self.control)
-        return "".join(str(int(predicted == self.true)) for predicted in predictions)
+            outcome += str(int(self.control == self.true))
+        return outcome
 
     @property
     def alt(self) -> str:
@@ -164,21 +161,18 @@ def read_album(
     The data set may be given by its names, for `matching.load_images`. Without predicted classes,
     warn and return None.
     """
-    with contextlib.ExitStack() as stack:
-        files = [*page.results.values(), *_open([*page.feature_files.values()], stack)]
-        if not any(map(has_predictions, files)):
-            _check_exists(files, dataset, root)
-            console.warn("left out the album of images: no result has predicted classes")
-            return None
-        sources = choose_sources(files, page.controls)
-        if not isinstance(dataset, Dataset):
-            dataset = load_images(sources.main, dataset, root=root)
-        album = collect(sources, dataset, limit)
-        warn_of_other_name(sources.main, dataset)
-        for fact in page.summary:
-            if fact.class_name and fact.source in page.results:
-                file = page.results[fact.source]
-                return replace(album, examples=find_examples(file, fact.class_name, dataset))
+    files = [*page.results.values(), *page.feature_files]
+    if not any(map(has_predictions, files)):
+        _check_exists(files, dataset, root)
+        console.warn("left out the album of images: no result has predicted classes")
+        return None
+    name = dataset.name if isinstance(dataset, Dataset) else Path(dataset[0]).name
+    main, worst_class = page.main_result(name)
+    sources = choose_sources(files, page.controls, main)
+    if not isinstance(dataset, Dataset):
+        dataset = load_images(sources.main, dataset, root=root)
+    album = collect(sources, dataset, limit, worst_class)
+    warn_of_other_name(sources.main, dataset)
     return album
 
 
@@ -194,48 +188,24 @@ def _check_exists(
     load_images(embedded[0] if embedded else FeatureFile("images"), dataset, root=root)
 
 
-def _open(paths: Sequence[Path], stack: contextlib.ExitStack) -> list[FeatureFile]:
-    """Open files until the stack is closed."""
-    files = []
-    with console.progress("opening files for the album", "files") as update:
-        for path in paths:
-            files.append(stack.enter_context(open_file(path)))
-            update(len(files), len(paths))
-    return files
+def _example_rows(main: ImagePredictions, class_name: str) -> Int64:
+    """Return a few rows of a class: errors first, the most frequent one before all others."""
+    if main.true is None:
+        return np.empty(0, np.int64)
+    rows = np.flatnonzero(main.true == class_name)
+    predicted = main.predicted[rows]
+    _, numbers, counts = np.unique(predicted, return_inverse=True, return_counts=True)
+    order = np.lexsort((-counts[numbers], predicted == class_name))
+    return rows[order[:IMAGES_PER_CLASS]]
 
 
-def find_examples(result: FeatureFile, class_name: str, dataset: Dataset) -> list[AlbumImage]:
-    """Return a few images of a class, those first that a result takes for other classes.
-
-    The list is empty if the data set is not that of the result, which is then not the result that
-    the album is about.
-    """
-    try:
-        predictions, data = _match(read_predictions(result), dataset)
-    except ClipkitError:
-        return []
-    if predictions.true is None:
-        return []
-    class_rows = np.flatnonzero(predictions.true == class_name)
-    is_right = predictions.predicted[class_rows] == class_name
-    rows = class_rows[np.argsort(is_right, kind="stable")][:IMAGES_PER_CLASS]
-    return [
-        AlbumImage(
-            id=escaped(predictions.ids[row]),
-            thumbnail=picture,
-            true=class_name,
-            predicted=str(predictions.predicted[row]),
-        )
-        for row, picture in zip(rows, thumbnails(data.take(rows)), strict=True)
-    ]
-
-
-def collect(sources: Sources, dataset: Dataset, limit: int = LIMIT) -> Album:
+def collect(sources: Sources, dataset: Dataset, limit: int = LIMIT, worst_class: str = "") -> Album:
     """Choose at most `limit` images of a data set, and those nearest to prompts, by their ids.
 
+    Images of `worst_class` are among them, and the examples of the album.
     A data set that lacks images gives a warning, and one that is not the result's an error.
     """
-    main = read_predictions(sources.main, sources.split, sources.results)
+    main = read_predictions(sources.main, sources=sources.results)
     total = len(main.ids)
     known, data = _match(main, dataset)
     missing = _describe_missing(main, known, dataset)
@@ -245,11 +215,10 @@ def collect(sources: Sources, dataset: Dataset, limit: int = LIMIT) -> Album:
     if control is not None:
         control_of = dict(zip(control.ids, control.predicted.tolist(), strict=True))
     control_is_right = _control_is_right(main, control_of)
-    others = read_others(main, sources.results)
-    worst = list(dict.fromkeys([main.worst_class, *(other.worst_class for other in others)]))
-    rows = select_rows(main.true, main.predicted, main.scores, control_is_right, limit, worst)
+    examples = _example_rows(main, worst_class)
+    rows = select_rows(main.true, main.predicted, main.scores, control_is_right, limit, examples)
     nearest, prompt_count = find_nearest(main, sources.results)
-    used = np.unique(np.concatenate([rows, *(prompt.rows.ravel() for prompt in nearest)]))
+    used = np.unique(np.concatenate([rows, examples, *(one.rows.ravel() for one in nearest)]))
     attributes, values = _attributes(main, dataset, used)
     pictures = thumbnails(data.take(used))
     album_images = {}
@@ -272,7 +241,7 @@ def collect(sources: Sources, dataset: Dataset, limit: int = LIMIT) -> Album:
         total=total,
         name=escaped(name),
         control_name=escaped(control_name),
-        label=escaped("; ".join(filter(None, [main.label, sources.reason, caveat]))),
+        label=escaped("; ".join(filter(None, [main.label, caveat]))),
         score_name=main.score_name,
         split=escaped(main.split),
         dataset=escaped(dataset.name),
@@ -281,13 +250,14 @@ def collect(sources: Sources, dataset: Dataset, limit: int = LIMIT) -> Album:
         prompts=_tiles(nearest, album_images, rows.tolist()),
         prompt_count=prompt_count,
         missing=escaped(missing),
+        examples=[replace(album_images[row], number=None) for row in examples.tolist()],
     )
 
 
 def _match(
     predictions: ImagePredictions, dataset: Dataset
 ) -> tuple[ImagePredictions, ImageDataset]:
-    """Return the predictions whose images a data set has, and these images in the same order."""
+    """Return the predictions for the images of a data set, and these images in the same order."""
     file, split = predictions.file, predictions.split
     known, data = match_images(file, split, dataset, allow_missing=True)
     _check_labels(predictions, known, dataset, data)
@@ -297,7 +267,7 @@ def _match(
 def _check_labels(
     predictions: ImagePredictions, rows: Int64, dataset: Dataset, data: ImageDataset
 ) -> None:
-    """Refuse a data set (n) whose images do not have the classes of the result's rows (n).
+    """Refuse a data set (n) if its images do not have the classes of the result's rows (n).
 
     Row numbers are the ids of many data sets.
     """
@@ -352,7 +322,7 @@ def _class_accuracies(main: ImagePredictions) -> list[ClassAccuracy]:
 def _attributes(
     main: ImagePredictions, dataset: Dataset, rows: Int64
 ) -> tuple[dict[str, dict[int, str]], list[tuple[int, ...]]]:
-    """Return the attributes of images with a number for each value, and those of each row (n)."""
+    """Return attributes with a number for each value, and the numbers of each row (n)."""
     if dataset.name not in WITH_ATTRIBUTES:
         return {}, [()] * len(rows)
     splits = {main.split: Split(ids=[main.ids[row] for row in rows])}

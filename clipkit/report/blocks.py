@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from clipkit.features.history import provenance
 from clipkit.features.model import FeatureFile
 
 
@@ -57,7 +58,7 @@ class Heading:
 
 @dataclass(frozen=True)
 class Table:
-    """A table whose first columns hold text, and whose other columns hold numbers.
+    """A table: its first columns hold text, and the others hold numbers.
 
     `sources` names, for each row, the result that it comes from; it is empty if rows have none.
     """
@@ -73,14 +74,6 @@ class Picture:
     """A picture in a file."""
 
     path: Path
-    caption: str
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A picture that is drawn from a result of `attributes`."""
-
-    result: FeatureFile
     caption: str
 
 
@@ -119,11 +112,20 @@ class Page:
     blocks: Sequence[Block]
     left_out: Sequence[str] = ()  # what is not shown, with the reasons
     summary: Sequence[Fact] = ()
-    lead: Drawing | None = None  # the picture that comes first
+    lead: FeatureFile | None = None  # the result of `attributes` that the first picture draws
     origins: Mapping[str, Origin] = field(default_factory=dict)  # of the sources of tables
     results: Mapping[str, FeatureFile] = field(default_factory=dict)
-    feature_files: Mapping[str, Path] = field(default_factory=dict)  # other files, to read features
-    controls: Sequence[FeatureFile] = ()  # results that were given as those of untrained models
+    feature_files: Sequence[FeatureFile] = ()  # other files that are open, for an album
+    controls: Sequence[FeatureFile] = ()  # results of untrained models
+
+    def main_result(self, dataset: str) -> tuple[FeatureFile | None, str]:
+        """Return the main result on a data set, or else the first, and its worst class or ""."""
+        sources = [fact.source for fact in self.summary if fact.source]
+        on_dataset = [name for name in sources if provenance(self.results[name]).dataset == dataset]
+        for main in on_dataset + sources:
+            classes = [fact.class_name for fact in self.summary if fact.source == main]
+            return self.results[main], "".join(classes)
+        return None, ""
 
 
 def text_of(cell: Cell) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,11 +21,11 @@ from clipkit.base.tables import Column
 from clipkit.features.compatibility import origin
 from clipkit.features.history import identities, is_untrained, provenance
 from clipkit.features.model import RESULTS, FeatureFile
-from clipkit.report.blocks import Block, Drawing, Fact, Heading, Page, Picture, Table
+from clipkit.report.blocks import Block, Fact, Heading, Page, Picture, Table
 from clipkit.report.command_lines import NO_COMMANDS, Commands, make_origin
 from clipkit.report.expected import compare_figures, read_table
 from clipkit.report.markdown import escape
-from clipkit.report.same_images import MOST_RUNS, Scored, group_by_images, sum_up_first
+from clipkit.report.same_images import MOST_RUNS, Scored, group_by_images, sum_up
 from clipkit.report.tables import (
     RESULT_COLUMNS,
     attribute_table,
@@ -39,8 +40,8 @@ ABOUT = (
     "Brackets after an accuracy hold Wilson's 95 % interval. The intervals of two results on the "
     "same images say little about their difference, so differences are paired. Chance is the "
     "share of the most frequent class. An untrained control belongs to the results that were made "
-    "in the same way from the same prompts. Of several controls, the summary and the bars have the "
-    "most accurate."
+    "in the same way from the same prompts. The summary and the bars have the most accurate of "
+    "several controls."
 )
 
 
@@ -58,6 +59,7 @@ def of_files(
     controls: Sequence[Path] = (),
     expected: str | None = None,
     commands: Commands = NO_COMMANDS,
+    stack: contextlib.ExitStack | None = None,
 ) -> Page:
     """Report feature files, most of them results.
 
@@ -73,6 +75,8 @@ def of_files(
         A table of published figures; see `expected.read_table`.
     commands : mapping, optional
         The options of each command, for the command lines that made the files; see `Commands`.
+    stack : ExitStack, optional
+        Keeps feature files open, so that an album can have scores and images of prompts.
 
     Raises
     ------
@@ -84,21 +88,18 @@ def of_files(
     control_paths = _files(controls)
     names = [f"{path.resolve().parent.name}/{path.name}" for path in control_paths]
     control_of = dict(zip(distinct_names(names), control_paths, strict=True))
-    unreadable: dict[str, str] = {}
-    files: dict[str, FeatureFile] = {}
-    for name, path in (path_of | control_of).items():
-        try:
-            files[name] = _read(path)
-        except ClipkitError as error:
-            unreadable[name] = _reason(error, str(path))
+    files, left_out = _read_all(path_of | control_of, stack)
+    name_of = {file.digest: name for name, file in files.items()}.get
     for name in filter(files.__contains__, control_of):
         _check_is_control(files[name])
-    shown = {name: file for name, file in files.items() if name in path_of or file.kind in RESULTS}
-    sections = _Sections(shown)
-    left_out = unreadable | sections.left_out
+        if files[name].kind not in RESULTS and name not in path_of:
+            del files[name]
+    sections = _Sections(files)
+    left_out |= sections.left_out
+    for name in sections.left_out:
+        del files[name]
     reasons = [f"{name}: {reason}" for name, reason in left_out.items()]
-    used = {name: file for name, file in shown.items() if name not in left_out}
-    reported = {name: file for name, file in used.items() if name in path_of}
+    reported = {name: files[name] for name in path_of if name in files}
     if not reported:
         got = "; ".join(reasons) or f"no .h5 file in {', '.join(map(str, paths))}"
         raise ClipkitError(f"expected files that can be reported, got none: {got}")
@@ -106,23 +107,22 @@ def of_files(
         console.warn(f"left out {reason}")
     facts, blocks = sections.facts, sections.blocks + _pictures(paths)
     if expected:
-        table, fact = compare_figures(figures, used, expected)
+        table, fact = compare_figures(figures, files, expected)
         facts, blocks = [fact, *facts], table + blocks
-    name_of = {file.digest: name for name, file in files.items()}.get
     title = escape(results.sources_label([*reported.values()]))
+    found = {name: file for name, file in reported.items() if file.kind in RESULTS}
+    others = [file for file in reported.values() if file.kind not in RESULTS]
     return Page(
         title,
-        [provenance_table(used.values()), ABOUT],
+        [provenance_table(files.values()), ABOUT],
         blocks,
-        [escape(reason) for reason in reasons],
+        list(map(escape, reasons)),
         lead=_lead(reported.values()),
-        summary=[_count(title, reported), *facts],
-        origins={name: make_origin(file, name, name_of, commands) for name, file in used.items()},
-        results={name: file for name, file in reported.items() if file.kind in RESULTS},
-        feature_files={
-            name: path_of[name] for name, file in reported.items() if file.kind not in RESULTS
-        },
-        controls=[file for name, file in used.items() if name in control_of],
+        summary=[_count(title, len(found), len(others)), *facts],
+        origins={name: make_origin(file, name, name_of, commands) for name, file in files.items()},
+        results=found,
+        feature_files=others if stack is not None else (),
+        controls=[files[name] for name in control_of if name in files],
     )
 
 
@@ -150,12 +150,11 @@ def _check_is_control(file: FeatureFile) -> None:
         )
 
 
-def _count(title: str, reported: Mapping[str, FeatureFile]) -> Fact:
-    """Return what was run: the title with the number of files."""
-    number = sum(file.kind in RESULTS for file in reported.values())
-    text = f"{title}: {count(number, 'result')}"
-    if number < len(reported):
-        text += f" and {count(len(reported) - number, 'feature file')}"
+def _count(title: str, found: int, others: int) -> Fact:
+    """Return what was run: the title with the number of results and of other files."""
+    text = f"{title}: {count(found, 'result')}"
+    if others:
+        text += f" and {count(others, 'feature file')}"
     return Fact("What was run", text)
 
 
@@ -164,12 +163,12 @@ def _reason(error: ClipkitError, file: str) -> str:
     return error.message.removeprefix(f"{file}: ").removeprefix(f"cannot read {file}: ")
 
 
-def _lead(files: Iterable[FeatureFile]) -> Drawing | None:
-    """Return the picture of the first result of `attributes`."""
+def _lead(files: Iterable[FeatureFile]) -> FeatureFile | None:
+    """Return the first result of `attributes`."""
     columns = set(RESULT_COLUMNS["attributes"].split())
     for file in files:
         if results.newest_entry(file)["command"] == "attributes" and columns.issubset(file.runs):
-            return Drawing(file, "Recall of each attribute")
+            return file
     return None
 
 
@@ -184,12 +183,29 @@ def _named(paths: Sequence[Path]) -> dict[str, Path]:
     return dict(zip(names, files, strict=True))
 
 
-def _read(path: Path) -> FeatureFile:
-    """Read a result into memory; of another file, all but the features."""
-    with features.open_file(str(path)) as file:
+def _read_all(
+    path_of: Mapping[str, Path], stack: contextlib.ExitStack | None
+) -> tuple[dict[str, FeatureFile], dict[str, str]]:
+    """Read files by their names; return them, and the reasons why others cannot be read."""
+    files: dict[str, FeatureFile] = {}
+    left_out: dict[str, str] = {}
+    for name, path in path_of.items():
+        try:
+            files[name] = _read(path, stack)
+        except ClipkitError as error:
+            left_out[name] = _reason(error, str(path))
+    return files, left_out
+
+
+def _read(path: Path, stack: contextlib.ExitStack | None) -> FeatureFile:
+    """Read a result into memory, and other files without their features, kept open by a stack."""
+    with contextlib.ExitStack() as opened:
+        file = opened.enter_context(features.open_file(str(path)))
         if file.kind in RESULTS:
             results.check_run_count(file)
             return file.in_memory()
+        if stack is not None:
+            stack.enter_context(opened.pop_all())
         return file
 
 
@@ -204,7 +220,7 @@ class _Sections:
         for name, file in files.items():
             self._add(name, file)
         groups = group_by_images(self._scored)
-        self.facts = sum_up_first(groups)
+        self.facts = sum_up(groups)
         self.blocks: list[Block] = []
         for group in groups:
             self.blocks += group.section()

@@ -199,7 +199,7 @@ class _Command:
         if source == "manifest":
             self._unsaid.append(f"where the manifest {name} is, or how its name ends")
             return settings
-        settings["dataset"] = {**dataset, "columns": None}  # those of Parquet files are found
+        settings["dataset"] = {**dataset, "columns": None}  # Parquet columns are found
         if source == "list":
             self._unsaid.append(f"which paths were listed, {dataset.get('list')}")
             settings["argument"] = "-"

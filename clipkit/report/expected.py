@@ -31,16 +31,8 @@ from clipkit.report.markdown import (
 
 COLUMNS = ("section", "title", "where", "column", "value", "comparable", "source")
 HISTORY_WORDS = (
-    "command",
-    "model",
-    "dataset",
-    "prompts",
-    "features",
-    "seed",
-    "pool",
-    "norm",
-    "link",
-)
+    "command", "model", "dataset", "prompts", "features", "seed", "pool", "norm", "link",
+)  # fmt: skip
 RUN_WORDS = ("classifier", "C", "temperature", "standardize", "k", "shots", "draw")
 # What makes another experiment: a result that has one of these has to be selected by it
 VARIATIONS = ("val", "shots", "random", "whiten", "labels", "layer", "projection")
@@ -69,6 +61,9 @@ class Figure:
     def unit(self) -> str:
         """The unit of the value: %, nats or ""."""
         return tables.COLUMNS.get(self.column, "")
+
+
+_Described = tuple[str, FeatureFile, dict[str, Any]]  # a result with its name and facts
 
 
 class _Run(NamedTuple):
@@ -146,9 +141,12 @@ def compare_figures(
     figures: Sequence[Figure], named: Mapping[str, FeatureFile], table: str
 ) -> tuple[list[Block], Fact]:
     """Return the section of a table's figures beside results by their names, and its summary."""
-    described = [(name, file, _describe(file)) for name, file in named.items() if file.runs]
-    trained = [one for one in described if not is_untrained(one[1])]
-    controls = [one for one in described if is_untrained(one[1])]
+    trained: list[_Described] = []
+    controls: list[_Described] = []
+    for name, file in named.items():
+        kind = controls if is_untrained(file) else trained
+        if file.runs:
+            kind.append((name, file, _describe(file)))
     header = [name for name in HEADER if controls or name != CONTROL]
     sections: dict[str, list[dict[str, Cell]]] = {}
     for figure in figures:
@@ -228,15 +226,14 @@ def _image_count(run: _Run) -> int | None:
     """Return the number of images of a run's split; None if neither file nor history has it."""
     if run.split in run.file.splits:
         return len(run.file.splits[run.split])
-    counts = [
-        Entry(data).member(f"splits.{run.split}.images") for data in dataset_entries(run.file)
-    ]
-    return next((count for count in counts if isinstance(count, int)), None)
+    for data in dataset_entries(run.file):
+        count = Entry(data).member(f"splits.{run.split}.images")
+        if isinstance(count, int):
+            return count
+    return None
 
 
-def _select(
-    figure: Figure, described: Iterable[tuple[str, FeatureFile, dict[str, Any]]]
-) -> list[_Run]:
+def _select(figure: Figure, described: Iterable[_Described]) -> list[_Run]:
     """Return the runs that a figure selects, which have a number in its column."""
     selected = []
     for name, file, facts in described:
@@ -283,18 +280,20 @@ def _is_equal(word: str, fact: Any, wanted: str) -> bool:
 def _describe(file: FeatureFile) -> dict[str, Any]:
     """Return what the history of a result says, by the words of `where`."""
     newest, model = results.newest_entry(file), file.model() or {}
-    commands = [entry["command"] for entry in file.history]
-    facts: dict[str, Any] = {}
+    facts: dict[str, Any] = {"features": "embeddings"}
     for entry in file.history:
-        facts |= {word: entry.get(word) for word in ("random", "whiten") if entry.get(word)}
-    facts |= {word: newest.get(word) for word in ("val", "shots", "link", "seed")}
-    facts |= {word: model.get(word) for word in ("layer", "pool", "norm", "projection")}
-    datasets = [data["name"] for data in dataset_entries(file) if "name" in data]
+        if entry["command"] == "logits":
+            facts["features"] = newest.get("features", "logits")
+        for word in ("random", "whiten"):
+            facts[word] = entry.get(word) or facts.get(word)
+    for word in ("val", "shots", "link", "seed"):
+        facts[word] = newest.get(word)
+    for word in ("layer", "pool", "norm", "projection"):
+        facts[word] = model.get(word)
     return facts | {
         "command": newest["command"],
         "model": model.get("name"),
-        "dataset": " + ".join(map(str, datasets)),
+        "dataset": " + ".join(origin(file, "").datasets),
         "prompts": provenance(file).prompts,
-        "features": newest.get("features", "logits") if "logits" in commands else "embeddings",
         "labels": results.labels_suffix(file).removeprefix("; labels: ") or None,
     }

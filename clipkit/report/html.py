@@ -26,7 +26,6 @@ from clipkit.plots.attributes import draw_attributes
 from clipkit.report.blocks import (
     Bar,
     Block,
-    Drawing,
     Heading,
     Number,
     Page,
@@ -70,11 +69,17 @@ _templates.filters["escaped"] = console.escaped
 def as_html(page: Page, album: Album | None = None) -> str:
     """Render a report as HTML, with the images of an album after the summary."""
     pictures = _Pictures()
-    nodes = [*_nodes(page, pictures)]
+    lead, drawn = None, None
+    if page.lead:
+        lead = _draw(page.lead)
+    if page.lead and lead:
+        drawn = Path(page.lead.display_name)
+    nodes = [*_nodes(page, pictures, drawn)]
+    if nodes and nodes[-1]["kind"] == "heading" and isinstance(page.blocks[-1], Picture):
+        nodes.pop()  # none of the pictures below it is shown
     scripts = [_source("page.js")]
     if album:
         scripts.append(_source("album.js"))
-    lead = pictures.node(page.lead) if page.lead else None
     return _templates.get_template("page.html").render(
         page=page,
         title=_inline(page.title),
@@ -115,15 +120,23 @@ def _inline(markdown: str) -> Markup:
     return Markup(_markdown.renderInline(markdown))
 
 
-def _nodes(page: Page, pictures: _Pictures) -> Iterator[dict[str, Any]]:
-    """Yield what the template shows for each block."""
+def _nodes(page: Page, pictures: _Pictures, drawn: Path | None) -> Iterator[dict[str, Any]]:
+    """Yield what the template shows for each block, but no picture of the result `drawn`."""
     heading = ""
     for number, block in enumerate(page.blocks):
+        if drawn and isinstance(block, Picture) and _is_named_after(block.path, drawn):
+            continue
         if isinstance(block, Heading):
             heading = block.text
         node = _node(block, pictures, f"b{number}", heading)
         if node:
             yield node
+
+
+def _is_named_after(picture: Path, result: Path) -> bool:
+    """Whether a picture is named after a result: a.b.png or b.png after a.b.h5 in its folder."""
+    names = (result.stem, result.stem.rpartition(".")[2])
+    return picture.parent == result.parent and picture.stem in names
 
 
 def _node(block: Block, pictures: _Pictures, key: str, heading: str = "") -> Any:
@@ -209,13 +222,8 @@ class _Pictures:
     def __init__(self) -> None:
         self.left_out: list[str] = []
 
-    def node(self, picture: Picture | Drawing) -> dict[str, Any] | None:
-        """Return what the template shows of a picture, or None if it cannot be read or drawn."""
-        if isinstance(picture, Drawing):
-            try:
-                return _picture_node(*_draw(picture.result), picture.caption)
-            except ClipkitError:  # another program's columns, which are in no table either
-                return None
+    def node(self, picture: Picture) -> dict[str, Any] | None:
+        """Return what the template shows of a picture, or None if it cannot be read."""
         try:
             return _picture_node(*_embed(picture.path), picture.caption)
         except UNREADABLE as error:
@@ -230,17 +238,21 @@ def _picture_node(uri: str, width: int, height: int, caption: str) -> dict[str, 
     return {"kind": "picture", "uri": uri, "size": size, "caption": _inline(caption)}
 
 
-def _draw(result: FeatureFile) -> tuple[str, int, int]:
-    """Draw a result of `attributes` as SVG; return a data URI, and width and height in pixels."""
+def _draw(result: FeatureFile) -> dict[str, Any] | None:
+    """Draw a result of `attributes` as SVG, or return None if its columns are another program's."""
     from clipkit import plots  # loads matplotlib
 
-    figure, source = draw_attributes(result)
-    plots.finish(figure, source)
+    try:
+        figure, source = draw_attributes(result)
+        plots.finish(figure, source)
+    except ClipkitError:
+        return None
     with files.temporary_folder() as folder:
         plots.save(figure, folder / "picture.svg")
         content = (folder / "picture.svg").read_bytes()
     width, height = (round(SVG_DPI * inches) for inches in figure.get_size_inches())
-    return _data_uri("image/svg+xml", content), width, height
+    uri = _data_uri("image/svg+xml", content)
+    return _picture_node(uri, width, height, "Recall of each attribute")
 
 
 def _data_uri(mime_type: str, content: bytes) -> str:
@@ -251,7 +263,7 @@ def _embed(path: Path) -> tuple[str, int, int]:
     """Return a PNG as a data URI with its width and height.
 
     It is compressed again as WebP, without loss, if that is smaller. For matplotlib's pictures,
-    WebP has a third of the bytes of PNG and half of those of SVG.
+    WebP has a third of the bytes of PNG and half the bytes of SVG.
     """
     if not path.is_file():  # a FIFO would never end
         raise OSError("it is no file")

@@ -15,7 +15,6 @@ FACTORS = {"%": 100, "nats": 1, "": 1}
 DECIMALS = {"%": 2, "nats": 4, "": 4}
 WIDTH = 100
 LONGEST_NAME = 300
-LEFT_OUT = "These results are left out:"
 # What Markdown, with GitHub's extensions, may read as more than a character: punctuation, an
 # underscore outside a word, the scheme of a link, and what begins a list or underlines a heading
 MARKDOWN = re.compile(
@@ -112,7 +111,7 @@ def as_markdown(page: Page) -> str:
     """Render a report as Markdown."""
     blocks: list[Block] = [Heading(1, page.title), *page.preamble]
     if page.left_out:
-        blocks.append("\n".join([LEFT_OUT, "", *(f"- {reason}" for reason in page.left_out)]))
+        blocks.append("These results are left out:\n\n- " + "\n- ".join(page.left_out))
     return "\n\n".join(map(block_as_markdown, [*blocks, *page.blocks])) + "\n"
 
 
@@ -130,24 +129,20 @@ def block_as_markdown(block: Block) -> str:
         return _table(block)
     if isinstance(block, Picture):
         return f"![{block.caption}]({quote(block.path.name)})"
-    return block if "\n" in block else _wrap(block)
+    if "\n" in block:
+        return block
+    return textwrap.fill(block, WIDTH, break_on_hyphens=False, break_long_words=False)
 
 
 def _table(table: Table) -> str:
     """Format a table with padded columns."""
     columns = []
-    rows = [map(text_of, row) for row in table.rows]
-    for number, column in enumerate(zip(table.header, *rows, strict=True)):
+    for number, (title, *cells) in enumerate(zip(table.header, *table.rows, strict=True)):
+        column = [title, *map(text_of, cells)]
         width = max(2, *map(len, column))
-        if number < table.text_columns:
-            rule = "-" * (width + 2)
-            padded = [f" {cell:<{width}} " for cell in column]
-        else:
-            rule = "-" * (width + 1) + ":"
-            padded = [f" {cell:>{width}} " for cell in column]
-        columns.append([padded[0], rule, *padded[1:]])
+        end, align = "-", str.ljust
+        if number >= table.text_columns:
+            end, align = ":", str.rjust
+        padded = [f" {align(cell, width)} " for cell in column]
+        columns.append([padded[0], "-" * (width + 1) + end, *padded[1:]])
     return "\n".join(f"|{'|'.join(line)}|" for line in zip(*columns, strict=True))
-
-
-def _wrap(paragraph: str) -> str:
-    return textwrap.fill(paragraph, WIDTH, break_on_hyphens=False, break_long_words=False)

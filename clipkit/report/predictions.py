@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit.analysis import metrics, prediction, zeroshot
+from clipkit.analysis import prediction, zeroshot
 from clipkit.analysis import results as result_files
 from clipkit.analysis.softmax import softmax
 from clipkit.base import console
@@ -19,6 +19,7 @@ from clipkit.base.names import distinct_names
 from clipkit.features.compatibility import matching_split
 from clipkit.features.history import is_untrained, provenance
 from clipkit.features.model import FeatureFile, Int64
+from clipkit.report.steps import settings
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -49,7 +50,6 @@ class ImagePredictions:
     predicted: Names  # (N)
     scores: Floats  # (N), how sure each prediction is; NaN if the files do not say
     score_name: str = ""
-    worst_class: str = ""  # that with the lowest F1, as the summary of a report names it
 
     def take(self, rows: Int64) -> ImagePredictions:
         """Return the predictions for the given rows (n,)."""
@@ -60,10 +60,6 @@ class ImagePredictions:
             predicted=self.predicted[rows],
             scores=self.scores[rows],
         )
-
-    def accuracy(self) -> float:
-        """Return the accuracy on images with labels."""
-        return float(np.mean(self.true == self.predicted))
 
     def true_class(self, row: int) -> str | None:
         """Return the class of an image; None without labels."""
@@ -91,22 +87,17 @@ class Sources:
     main: FeatureFile
     results: list[FeatureFile]
     controls: list[FeatureFile]
-    split: str | None = None  # of `main`; see `read_predictions`
-    reason: str = ""  # why `main` was chosen among several results
 
 
-def choose_sources(files: Sequence[FeatureFile], controls: Sequence[FeatureFile]) -> Sources:
-    """Choose the result that an album is about.
+def choose_sources(
+    files: Sequence[FeatureFile],
+    controls: Sequence[FeatureFile],
+    main: FeatureFile | None = None,
+) -> Sources:
+    """Choose the files of an album about a result, by default the first with predicted classes.
 
-    It is the first result of `zeroshot`. Without one, it is the most accurate result for the
-    images of the first result with predicted classes, or that result if there are no labels.
-    Results whose accuracy is not tested count only among themselves.
-    Results of untrained models are controls, unless no other result has predictions.
-
-    Raises
-    ------
-    ClipkitError
-        If no result has predicted classes.
+    Results whose accuracy is not tested come after the others. Results of untrained models are
+    controls, unless no other result has predictions.
     """
     trained = [file for file in files if not is_untrained(file)]
     results, controls = list(files), list(controls)
@@ -119,22 +110,9 @@ def choose_sources(files: Sequence[FeatureFile], controls: Sequence[FeatureFile]
             "make one with: clipkit zeroshot -o, or clipkit probe -o",
         )
     for file in candidates:
-        if _command(file) == "zeroshot":
-            return Sources(file, results, controls)
-    fair = [f for f in candidates if not result_files.untestable(f, result_files.choose_split(f))]
-    candidates = fair or candidates
-    first = read_predictions(candidates[0])
-    if first.true is None:
-        return Sources(first.file, results, controls)
-    rivals = [first]
-    for other in read_others(first, candidates):
-        if set(other.ids) == set(first.ids):
-            rivals.append(other)
-    best = max(rivals, key=ImagePredictions.accuracy)  # of equals, the first
-    reason = ""
-    if len(rivals) > 1:
-        reason = f"the most accurate of {len(rivals)} results for these images"
-    return Sources(best.file, results, controls, best.split, reason)
+        if not result_files.untestable(file, result_files.choose_split(file)):
+            return Sources(main or file, results, controls)
+    return Sources(main or candidates[0], results, controls)
 
 
 def has_predictions(file: FeatureFile) -> bool:
@@ -150,7 +128,7 @@ def _command(file: FeatureFile) -> str:
 def read_predictions(
     result: FeatureFile, split: str | None = None, sources: Iterable[FeatureFile] = ()
 ) -> ImagePredictions:
-    """Read the predictions of a result on a split: of several runs, those of the most accurate.
+    """Read the predictions of a result on a split, by default of its most accurate run.
 
     There are scores if the files from which the result was made are among `sources`.
     """
@@ -168,13 +146,10 @@ def read_predictions(
         if runs > 1:
             label += f", the best of {runs:,} runs by its accuracy on {split}"
     names = np.array(distinct_names(list(map(console.escaped, class_names))))
-    true, worst = None, ""
-    if labels is not None:
-        true = names[labels]
-        worst = str(names[np.nanargmin(metrics.f1_per_class(labels, predicted, len(names)))])
+    true = None if labels is None else names[labels]
     scores, score_name = _scores(result, split, predicted, sources)
     return ImagePredictions(
-        result, split, label, scored_split.ids, true, names[predicted], scores, score_name, worst
+        result, split, label, scored_split.ids, true, names[predicted], scores, score_name
     )
 
 
@@ -224,19 +199,18 @@ def _score_name(probe: FeatureFile) -> str:
 def choose_control(
     main: ImagePredictions, results: Iterable[FeatureFile], controls: Iterable[FeatureFile]
 ) -> ImagePredictions | None:
-    """Return the predictions that stand beside those of a result, or None if there are none.
+    """Return the predictions that stand beside a result, or None without any.
 
-    It is the first of `controls` with the settings of the result. Without one, it is another of
+    It is the first of `controls` that was made as the result was. Without one, it is another of
     `results`: a probe on the embeddings of the same model if possible, else the first.
     """
-    settings = _settings(main.file)
-    model = _model(main)
+    made = settings(main.file)
 
     def rank(file: FeatureFile) -> tuple[bool, bool]:
         source = provenance(file)
-        return source.model != model, bool(source.prompts)
+        return source.model != _model(main), bool(source.prompts)
 
-    candidates = [file for file in controls if _settings(file) == settings]
+    candidates = [file for file in controls if made and settings(file) == made]
     candidates += sorted(filter(has_predictions, results), key=rank)
     return next(read_others(main, candidates), None)
 
@@ -253,12 +227,6 @@ def read_others(main: ImagePredictions, files: Iterable[FeatureFile]) -> Iterato
             continue
         if _has_same_classes(main, other):
             yield other
-
-
-def _settings(file: FeatureFile) -> tuple[str, ...]:
-    """Return what a result and its control share."""
-    classifiers = file.runs.get("classifier", ())
-    return _command(file), provenance(file).prompts, str(next(iter(classifiers), ""))
 
 
 def _has_same_classes(main: ImagePredictions, other: ImagePredictions) -> bool:
@@ -287,8 +255,8 @@ def _model(predictions: ImagePredictions) -> str:
 
 
 def _kind(predictions: ImagePredictions) -> str:
-    command, _, classifier = _settings(predictions.file)
-    return classifier or command
+    classifiers = predictions.file.runs.get("classifier", ())
+    return str(next(iter(classifiers), _command(predictions.file)))
 
 
 def _file_name(predictions: ImagePredictions) -> str:

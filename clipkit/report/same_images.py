@@ -20,7 +20,7 @@ from clipkit.features.model import FeatureFile, Int64
 from clipkit.report import summary
 from clipkit.report.blocks import Bar, Block, Cell, Fact, Heading, Measurement, Number, Table
 from clipkit.report.markdown import escape, format_measurement, format_measurements
-from clipkit.report.steps import are_prompts_known, newest_settings, run_settings, settings
+from clipkit.report.steps import newest_settings, run_settings, settings
 from clipkit.report.tables import Pair, difference_table, layer_table
 
 MOST_RUNS = 100  # of a file in a table
@@ -72,7 +72,7 @@ class Scored:
     @cached_property
     def settings(self) -> str:
         """What a result and its control share, or "" if the history does not tell the prompts."""
-        return settings(self.file) if are_prompts_known(self.file) else ""
+        return settings(self.file)
 
     def runs_like(self, other: Scored, run: int) -> Scored:
         """Return only the runs with the settings of a run of another result."""
@@ -94,9 +94,9 @@ class Scored:
         return origin(self.file, self.split)
 
     def images(self) -> list[tuple[str, str]]:
-        """Return the sorted ids of the images, each with the name of its class."""
-        names = results.class_names(self.file, self.labels.max())
-        return sorted(zip(self.ids, [names[label] for label in self.labels], strict=True))
+        """Return the ids of the images, each with the name of its class."""
+        names = np.array(results.class_names(self.file, self.labels.max()))
+        return list(zip(self.ids, names[self.labels].tolist(), strict=True))
 
     def images_digest(self) -> str:
         """Return a digest of the images, their classes and the data set that they are from."""
@@ -137,20 +137,27 @@ class SameImages:
     def controls_of(self, scored: Scored, run: int | None = None) -> list[Scored]:
         """Return the results of untrained models that were made as a result was.
 
-        Of each, only the runs with the settings of the given run are kept. If none is given, they
-        are those of the only run, or all of a result with several runs.
+        They keep the runs with the settings of the given run, by default of the only run. Without
+        either, they keep all.
         """
-        if not scored.settings:
-            return []
+        controls = []
         if run is None and scored.has_one_run:
             run = 0
-        controls = []
         for other in self.results:
-            if other.is_control and other.settings == scored.settings:
-                control = other if run is None else other.runs_like(scored, run)
-                if control.runs:
-                    controls.append(control)
+            if not other.is_control or other.settings != scored.settings or not scored.settings:
+                continue
+            control = other if run is None else other.runs_like(scored, run)
+            if control.runs:
+                controls.append(control)
         return controls
+
+    def pairs(self) -> list[tuple[Scored, Scored]]:
+        """Return each result with each of its controls."""
+        pairs = []
+        for scored in self.trained:
+            for control in self.controls_of(scored):
+                pairs.append((scored, control))
+        return pairs
 
     def section(self) -> list[Block]:
         """Return the accuracies and their paired differences, below a heading."""
@@ -163,14 +170,15 @@ class SameImages:
         for scored in self.results:
             blocks += map(escape, results.caveat_notes({scored.name: scored.file}, scored.split))
             if len(scored.runs) > MOST_RUNS:
-                runs = f"{len(scored.runs):,} runs on {escape(scored.split)}"
-                blocks.append(
-                    f"{escape(scored.name)} has {runs}. The table has the first {MOST_RUNS}."
-                )
+                runs = f"{escape(scored.name)} has {len(scored.runs):,} runs on "
+                runs += f"{escape(scored.split)}. The table has the first {MOST_RUNS}."
+                blocks.append(runs)
         if self.wholes:
-            names = ", ".join(map(escape, self.wholes))
-            some = f"These images are some of the split {escape(first.origin.split)}."
-            blocks.append(f"{some} Of {names}, only the predictions for these are counted here.")
+            names, split = ", ".join(map(escape, self.wholes)), escape(first.origin.split)
+            blocks.append(
+                f"These images are some of the split {split}. "
+                f"Of {names}, only the predictions for these are counted here."
+            )
         if first.origin.is_numbered:
             blocks.append(NUMBERED)
         single = [one for one in self.results if one.has_one_run and not one.untestable]
@@ -192,7 +200,7 @@ class SameImages:
         """
         rows = []
         sources = []
-        matched = {control.name for one in self.trained for control in self.controls_of(one)}
+        matched = {control.name for _, control in self.pairs()}
         for scored in self.results:
             if scored.name in matched:
                 continue
@@ -229,7 +237,10 @@ class SameImages:
     def _layers(self) -> list[Block]:
         """Return the accuracy by layer, if there are results of layers."""
         single = [one for one in self.results if one.has_one_run]
-        probes = {newest_settings(one.file) for one in single if _has_layer(one.file)}
+        probes = set()
+        for one in single:
+            if "layer" in (one.file.model() or {}):
+                probes.add(newest_settings(one.file))
         files = [one.file for one in single if newest_settings(one.file) in probes]
         if not probes:
             return []
@@ -240,9 +251,7 @@ class SameImages:
 
     def _paired_differences(self) -> list[Block]:
         """Return the differences of results of one run: from the first, and from controls."""
-        pairs = []
-        for scored in self.trained:
-            pairs += [(scored, control) for control in self.controls_of(scored)]
+        pairs = self.pairs()
         blocks = _differences_from_first(self.trained or self.results)
         blocks += _differences_from_controls(pairs)
         matched = {control.name for _, control in pairs}
@@ -266,20 +275,16 @@ def group_by_images(scored: Iterable[Scored]) -> list[SameImages]:
 
     If the images were held out of a split, results on the whole split are in both groups.
     """
+    scored = list(scored)
     groups: dict[str, list[Scored]] = {}
     for one in scored:
         groups.setdefault(one.images_digest(), []).append(one)
-    everything = [one for group in groups.values() for one in group]
     found = []
     for group in groups.values():
-        wholes = [one for one in everything if one.holds(group[0])]
+        wholes = [one for one in scored if one.holds(group[0])]
         taken = [one.take_images_of(group[0]) for one in wholes]
         found.append(SameImages([*group, *taken], [one.name for one in wholes]))
     return found
-
-
-def _has_layer(file: FeatureFile) -> bool:
-    return "layer" in (file.model() or {})
 
 
 def _names(group: Iterable[Scored]) -> str:
@@ -312,8 +317,6 @@ def _differences_from_first(single: Sequence[Scored]) -> list[Block]:
 
 
 def _differences_from_controls(pairs: Sequence[tuple[Scored, Scored]]) -> list[Block]:
-    if not pairs:
-        return []
     compared = []
     for scored, control in pairs:
         labels = [escape(scored.name), escape(control.name)]
@@ -327,13 +330,38 @@ def _differences_from_controls(pairs: Sequence[tuple[Scored, Scored]]) -> list[B
     )
 
 
-def sum_up_first(groups: Iterable[SameImages]) -> list[Fact]:
-    """Sum up the first result: one of one run if possible, and one that has a control."""
-    candidates = [(scored, group) for group in groups for scored in group.trained]
-    if not candidates:
-        return []
-    scored, group = min(candidates, key=_rank)
-    predictions = results.predictions(scored.file, scored.split)  # of several runs, the best
+def sum_up(groups: Iterable[SameImages]) -> list[Fact]:
+    """Sum up the main result on each data set, and name the worst class of the first one.
+
+    The main result is the first: one of one run if possible, and one that has a control.
+    """
+    by_dataset: dict[str, list[tuple[Scored, SameImages]]] = {}
+    for group in groups:
+        for scored in group.trained:
+            by_dataset.setdefault(provenance(scored.file).dataset, []).append((scored, group))
+    facts: list[Fact] = []
+    for dataset, candidates in by_dataset.items():
+        title = "Main result"
+        if len(by_dataset) > 1:
+            title += f" on {escape(dataset) or 'other images'}"
+        scored, group = min(candidates, key=_rank)
+        predictions = results.predictions(scored.file, scored.split)  # of several runs, the best
+        fact = _main_fact(title, scored, group, predictions)
+        if len(candidates) > 1:
+            chosen = f" It is the first of {len(candidates)} results here"
+            if scored is not candidates[0][0]:
+                chosen += ", since results of one run and with a control come before others"
+            fact = replace(fact, text=f"{fact.text}{chosen}.")
+        facts.append(fact)
+        if len(facts) == 1 and not scored.untestable:
+            facts += summary.worst_class(predictions, scored.name)
+    return facts
+
+
+def _main_fact(
+    title: str, scored: Scored, group: SameImages, predictions: results.Predictions
+) -> Fact:
+    """Compare a result with chance and with its controls."""
     untrained = [control for control in group.controls_of(scored) if not control.untestable]
     controls = [results.predictions(control.file, control.split) for control in untrained]
     means = f"{newest_entry(scored.file)['command']} ({scored.name})"
@@ -345,11 +373,11 @@ def sum_up_first(groups: Iterable[SameImages]) -> list[Fact]:
         missing = "No untrained control was made in the same way from the same prompts."
     why = escape(scored.untestable)
     fact = summary.against_references(
-        "Main result", escape(means), predictions, controls, scored.name, missing, why
+        title, escape(means), predictions, controls, scored.name, missing, why
     )
     if controls and not scored.has_one_run:
         fact = replace(fact, text=f"{fact.text} The control's run is the best of its runs, too.")
-    return [fact] if why else [fact, summary.worst_class(predictions, scored.name)]
+    return fact
 
 
 def _rank(candidate: tuple[Scored, SameImages]) -> tuple[bool, bool, bool]:

@@ -14,7 +14,7 @@ from clipkit.features.model import FeatureFile, Int64
 from clipkit.plots.images import Nearest, nearest_rows
 from clipkit.report.predictions import Bools, Floats, ImagePredictions, Names
 
-IMAGES_PER_CLASS = 3  # of the worst classes
+IMAGES_PER_CLASS = 3  # of the worst class
 MAX_PROMPTS = 32
 IMAGES_PER_PROMPT = 3  # on each side
 
@@ -25,14 +25,14 @@ def select_rows(
     scores: Floats,
     control_is_right: Bools | None,
     limit: int,
-    worst: Sequence[str] = (),
+    examples: Int64 | Sequence[int] = (),
 ) -> Int64:
     """Choose rows for an album, in its order.
 
-    All rows are chosen if there are at most `limit`. Otherwise, up to an eighth are three images of
-    each of the `worst` classes. Half are the most confident other errors, and up to a quarter the
-    most confident of the images that only the result gets right. The rest are taken in turns from
-    all classes, those first that have the fewest yet.
+    All rows are chosen if there are at most `limit`. Otherwise, up to an eighth are `examples`.
+    Half are the most confident other errors, and up to a quarter the most confident of the images
+    that only the result gets right. The rest are taken in turns from all classes, those first that
+    have the fewest yet.
 
     Without classes in `true` (N), there are no errors, and turns go by `predicted` (N). A score
     (N) is NaN if it is not known.
@@ -53,9 +53,7 @@ def select_rows(
         order = falling
     chosen = np.full(len(predicted), limit >= len(predicted))
     if not chosen.all():
-        errors_first = np.concatenate([_among(falling, wrong), _among(falling, ~wrong)])
-        for name in worst[: limit // (8 * IMAGES_PER_CLASS)]:
-            chosen[_among(errors_first, classes == name)[:IMAGES_PER_CLASS]] = True
+        chosen[np.asarray(examples[: limit // 8], np.int64)] = True
         chosen[_among(falling, wrong & ~chosen)[: limit // 2]] = True
         if control_is_right is not None:
             only_result = ~wrong & ~control_is_right
@@ -104,7 +102,7 @@ def find_nearest(main: ImagePredictions, files: Sequence[FeatureFile]) -> tuple[
 
 
 def _choose_logits(main: ImagePredictions, files: Sequence[FeatureFile]) -> FeatureFile | None:
-    """Return the logits whose prompts are shown, or None without any of the result's model."""
+    """Return the logits of the result's model with the prompts to show, or None without any."""
     model_files = []
     for file in files:
         if matching_split(file, main.file, main.split) and file.model() == main.file.model():
@@ -120,7 +118,7 @@ def _choose_logits(main: ImagePredictions, files: Sequence[FeatureFile]) -> Feat
 
 
 def _with_prompts(files: Iterable[FeatureFile], kind: str) -> list[FeatureFile]:
-    """Return the files of a kind that hold prompts, those first whose prompts are of no class."""
+    """Return the files of a kind that hold prompts; prompts that are of no class come first."""
     with_prompts = [file for file in files if file.kind == kind and _has_prompts(file)]
     return sorted(with_prompts, key=_has_class_prompts)
 

@@ -1,7 +1,7 @@
 """Read histories: which command made which file of which inputs, and what a control shares.
 
-The history of a file holds those of some of its inputs: of the main one, of the prompts of logits
-and of all joined files. A control was made in the same way, from the same prompts: only the weights
+The history of a file holds the histories of its main input, of the prompts of logits and of all
+joined files. A control was made in the same way, from the same prompts: only the weights
 of the model differ.
 """
 
@@ -44,7 +44,7 @@ class Step:
 
 
 class _Names:
-    """Names of files by their digests: those that are known, and else those of their roles."""
+    """Names of files by their digests. A file without a known name is named after its role."""
 
     def __init__(self, history: Sequence[Entry], output: str, name_of: NameOf) -> None:
         self._names: dict[str, str] = {}
@@ -166,12 +166,17 @@ def _features_of(model: Mapping[str, Any]) -> list[Any]:
 
 
 def settings(file: FeatureFile) -> str:
-    """Return what a result and its control share: all parameters but the model's weights."""
+    """Return what a result and its control share: all parameters but the model's weights.
+
+    It is "" if the history does not tell the prompts.
+    """
+    if not _are_prompts_known(file):
+        return ""
     return repr([_shared(entry, file.class_names) for entry in file.history])
 
 
 def run_settings(file: FeatureFile, run: Row) -> list[str]:
-    """Return what a run of a result and that of its control share.
+    """Return what a run of a result and the run of its control share.
 
     What each chose on validation rows may differ, since `settings` has the way of choosing.
     """
@@ -186,7 +191,7 @@ def newest_settings(file: FeatureFile) -> str:
     return repr(_shared(newest_entry(file), None))
 
 
-def are_prompts_known(file: FeatureFile) -> bool:
+def _are_prompts_known(file: FeatureFile) -> bool:
     """Whether a history tells from which texts a result was made, if it was made from prompts.
 
     That of an earlier clipkit has the name of a prompt file alone.
@@ -199,7 +204,7 @@ def are_prompts_known(file: FeatureFile) -> bool:
 
 
 def _shared(entry: Entry, class_names: list[str] | None) -> dict[str, Any]:
-    """Return what an entry of a history and that of a control share."""
+    """Return what an entry of a history and the entry of a control share."""
     not_shared = set(NOT_SHARED)
     if entry["command"] in WITH_CANDIDATES:  # each run names what it was made at
         not_shared.update(CHOSEN)

@@ -73,20 +73,25 @@ def _compare_with(controls: Sequence[Predictions], scored: Predictions) -> list[
     return rows
 
 
-def worst_class(scored: Predictions, source: str) -> Fact:
-    """Name the class with the lowest F1, and the wrong class predicted most often for it."""
+def worst_class(scored: Predictions, source: str) -> list[Fact]:
+    """Name the class with the lowest F1, and the wrong class predicted most often for it.
+
+    If no prediction is wrong, no class is the worst.
+    """
     C = len(scored.class_names)
     f1 = metrics.f1_per_class(scored.labels, scored.predicted, C)
     worst = int(np.nanargmin(f1))
-    names = [escape(name) for name in distinct_names(scored.class_names)]
+    if f1[worst] == 1:
+        return []
+    printable = distinct_names(list(map(console.escaped, scored.class_names)))
+    names = list(map(escape, printable))
     predicted = scored.predicted[scored.labels == worst]
     wrong = np.bincount(predicted[predicted != worst], minlength=C)
     right = int((predicted == worst).sum())
     text = f"**{names[worst]}**: F1 {f1[worst]:.2f}, {right} of {len(predicted)} images right"
     if wrong.any():
         text += f"; most often predicted as {names[int(wrong.argmax())]} ({wrong.max()})"
-    printable = distinct_names(list(map(console.escaped, scored.class_names)))
-    return Fact("Worst class", f"{text}.", source, class_name=printable[worst])
+    return [Fact("Worst class", f"{text}.", source, class_name=printable[worst])]
 
 
 def _percent(fraction: float) -> str:

@@ -50,7 +50,7 @@ SHARES = (
 )
 LAYERS = (
     "Accuracy of a probe on the hidden states after each layer. Layer 0 is the input of the first "
-    "layer, and the last row is the embedding. Of several controls, the table has the mean."
+    "layer, and the last row is the embedding. The table has the mean of several controls."
 )
 
 
@@ -68,10 +68,11 @@ def difference_table(
 ) -> list[Block]:
     """Return a table of differences with its text.
 
-    `label_header` is the header of the labels of pairs. `other` names what each result is compared
-    with, in the header, and `which` the same with the images, in the text. `not_covered` is what
-    the interval does not cover.
+    `other` names what each result is compared with, in the header, and `which` the same with the
+    images, in the text. `not_covered` is what the interval does not cover.
     """
+    if not pairs:
+        return []
     rows = [comparison.compare_right(pair.right, pair.other) for pair in pairs]
     p_values = metrics.holm([row["p"] for row in rows])
     cells: list[list[Cell]] = []
@@ -115,23 +116,22 @@ def attribute_table(result: FeatureFile, source: str) -> list[Block]:
 
 
 def _attribute_cell(row: Row, title: str, text: object) -> Cell:
-    """Return a cell with the bar of its recall, if the column holds a recall."""
+    """Return a cell with the bar of its recall, if it is one. The control belongs to the probe."""
     if text is None:
         return ""
     name = title.removesuffix(" %")
     if name == title or name in ("chance", "control"):
         return escape(text)
     low, high = row.get(f"{name}_low", math.nan), row.get(f"{name}_high", math.nan)
-    return Number(escape(text), Bar(row[name], low, high, row["chance"], row["control"]))
+    control = row["control"] if name == "probe" else math.nan
+    return Number(escape(text), Bar(row[name], low, high, row["chance"], control))
 
 
 def variance_table(result: FeatureFile, source: str) -> list[Block]:
     """Return the table of a result of `clipkit variance` on images."""
     columns_of(result, "variance", RESULT_COLUMNS["variance"])
-    header = ["attribute", "share", "null", "unique", "share in the control"]
+    header = ["attribute", "share", "null", "unique", "null of unique", "share in the control"]
     rows = result.rows()
-    has_null = "unique_null95" in rows[0]  # not in results of an earlier clipkit
-    header[4:4] = ["null of unique"] * has_null
     cells: list[list[Cell]] = []
     for row in rows:
         bar = Bar(
@@ -141,10 +141,9 @@ def variance_table(result: FeatureFile, source: str) -> list[Block]:
             reference_name="95 % of unrelated attributes",
         )
         share = Number(format_percent(row["share"]), bar)
-        unique, null = format_percent(row["unique"]), format_percent(row["null95"])
-        cells.append([escape(row["attribute"]), share, null, unique, _control_share(row)])
-        if has_null:
-            cells[-1].insert(4, format_percent(row["unique_null95"]))
+        names = ("null95", "unique", "unique_null95")
+        others = [format_percent(row.get(name, math.nan)) for name in names]
+        cells.append([escape(row["attribute"]), share, *others, _control_share(row)])
     return [SHARES, Table(header, cells, sources=[source] * len(cells))]
 
 
@@ -157,13 +156,7 @@ def _control_share(row: Row) -> str:
 
 
 def layer_table(files: Sequence[FeatureFile]) -> list[Block]:
-    """Return the table of accuracy by layer, with columns for each probe and its control.
-
-    Raises
-    ------
-    ClipkitError
-        See `layer_curves`.
-    """
+    """Return the table of accuracy by layer, with columns for each probe and its control."""
     curves, _ = layer_curves(files)
     columns: dict[str, Mapping[float, str]] = {}
     for curve in curves:
@@ -179,7 +172,7 @@ def layer_table(files: Sequence[FeatureFile]) -> list[Block]:
 
 
 def _layer_cells(points: LayerPoints) -> dict[float, str]:
-    """Return the accuracy after each layer, and that of the embedding."""
+    """Return the accuracy after each layer, and of the embedding."""
     cells: dict[float, str] = {}
     for layer, accuracy in zip(points.layers, points.values, strict=True):
         cells[layer] = format_percent(accuracy)
