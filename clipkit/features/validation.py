@@ -51,10 +51,11 @@ PROBE_ARRAYS: dict[str, tuple[set[str], str]] = {
     "row_classes": ({"<i8"}, "M"),
     "row_hashes": ({"<i8"}, "F"),
 }
+# The arrays of each classifier's model. All models but kNN's have a `centre`, too.
 MODEL_ARRAYS = {
-    "svm": ("hyperplanes", "centre"),
-    "logreg": ("coefficients", "centre"),
-    "mlp": ("hidden", "output", "centre"),
+    "svm": ("hyperplanes",),
+    "logreg": ("coefficients",),
+    "mlp": ("hidden", "output"),
     "knn": ("rows", "row_classes"),
 }
 PROBE_INPUTS = ("embeddings", "logits", "probs")
@@ -395,6 +396,8 @@ def _check_probe(file: FeatureFile) -> None:
 def _check_probe_names(file: FeatureFile, classifier: str, source: str) -> None:
     expected = {"classifier", "input", "classes", "balanced", "rms", "factor"}
     expected.update(MODEL_ARRAYS[classifier])
+    if classifier != "knn":
+        expected.add("centre")
     if source != "embeddings":
         expected.add("temperature")
     if "mean" in file.fitted:
