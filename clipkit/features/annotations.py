@@ -21,7 +21,7 @@ import numpy as np
 
 from clipkit.base import console, files
 from clipkit.base.csv_rows import find_delimiter, is_no_value, read_objects, read_rows
-from clipkit.base.errors import ClipkitError, UsageError, unknown
+from clipkit.base.errors import ClipkitError, UsageError, shorten, unknown
 from clipkit.features.formats import import_parquet
 from clipkit.features.history import original_split
 from clipkit.features.model import FeatureFile, Int64
@@ -273,8 +273,9 @@ def _check_dataset(file: FeatureFile, name: str) -> None:
     if not names:
         console.note(f"{file.display_name} does not say that its images are those of {name}")
     elif names[0] != name:
+        got = f"those of {shorten(names[0], 100)}"
         raise ClipkitError(
-            f"{file.display_name}: expected images of {name}, got those of {names[0][:100]}",
+            f"{file.display_name}: expected images of {name}, got {got}",
             f"name a table of their attributes: a {', '.join(TABLES)} file",
         )
 
@@ -350,14 +351,14 @@ def _match_ids(table: str, wanted: Iterable[Key], known: Iterable[Key]) -> dict[
 def _id_forms(folders: int) -> Iterator[tuple[str, Callable[[str], str]]]:
     """Yield what an id may lack on one of the two sides, and a function for the rest of it."""
 
-    def shorten(name: str, parts: int, endings: str) -> str:
+    def reduce(name: str, parts: int, endings: str) -> str:
         name = "/".join(name.split("/")[-parts:])
         return posixpath.splitext(name)[0] if endings else name
 
     for endings in ("", "endings"):
         for parts in (0, *range(min(folders, 8), 0, -1)):  # each is a pass over the ids
             left_out = filter(None, ["leading folders" if parts else "", endings])
-            yield " and ".join(left_out), partial(shorten, parts=parts, endings=endings)
+            yield " and ".join(left_out), partial(reduce, parts=parts, endings=endings)
 
 
 def _clear(table: str, columns: Columns) -> None:
@@ -431,5 +432,5 @@ def _as_text(cell: Any, where: str) -> str:
     if isinstance(cell, float) and cell.is_integer():
         cell = int(cell)
     if isinstance(cell, (list, dict)):
-        raise ClipkitError(f"{where}: expected texts and numbers, got {str(cell)[:40]}")
+        raise ClipkitError(f"{where}: expected texts and numbers, got {shorten(cell, 40)}")
     return str(cell).strip()

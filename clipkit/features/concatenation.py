@@ -107,7 +107,7 @@ def _check_alike(files: Sequence[FeatureFile]) -> None:
         if first.kind == "logits":
             compatibility.check_same_prompts(first, file)
     compatibility.note_earlier_files(*files)
-    precisions = {str((file.model() or {}).get("precision")) for file in files} - {"None"}
+    precisions = {str(file.history.model.get("precision")) for file in files} - {"None"}
     if len(precisions) > 1:
         console.note(
             f"files were computed in different precisions: {', '.join(sorted(precisions))}"

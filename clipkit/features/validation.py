@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError
+from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError, shorten
 from clipkit.features.history import check_history, check_scale
 from clipkit.features.model import (
     KINDS,
@@ -304,7 +304,7 @@ def _utf8_lengths(name: str, texts: list[Any]) -> list[int]:
 
 def _utf8_length(name: str, text: Any) -> int:
     if not isinstance(text, str):
-        raise ClipkitError(f"{name}: expected texts, got {str(text)[:40]!r}")
+        raise ClipkitError(f"{name}: expected texts, got {shorten(text, 40)!r}")
     if "\0" in text:
         raise ClipkitError(f"{name}: expected texts without NUL characters, got {text!r}")
     try:
@@ -379,7 +379,9 @@ def _check_probe(file: FeatureFile) -> None:
         ("input", source, PROBE_INPUTS),
     ):
         if value not in known:
-            raise ClipkitError(f"fitted/{name}: expected {', '.join(known)}, got {value[:40]!r}")
+            raise ClipkitError(
+                f"fitted/{name}: expected {', '.join(known)}, got {shorten(value, 40)!r}"
+            )
     _check_probe_names(file, classifier, source)
     sizes = _probe_sizes(file, classifier)
     for name in fitted.keys() - {"classifier", "input"}:

@@ -19,7 +19,7 @@ from clipkit.analysis.results import Row
 from clipkit.base import csv_rows, files, tables
 from clipkit.base.errors import ClipkitError
 from clipkit.features.compatibility import origin
-from clipkit.features.history import Entry, dataset_entries, is_untrained, provenance
+from clipkit.features.history import is_untrained, provenance
 from clipkit.features.model import FeatureFile
 from clipkit.report.blocks import Bar, Block, Cell, Fact, Heading, Measurement, Number, Table
 from clipkit.report.markdown import (
@@ -228,10 +228,11 @@ def _image_count(run: _Run) -> int | None:
     """Return the number of images of a run's split; None if neither file nor history has it."""
     if run.split in run.file.splits:
         return len(run.file.splits[run.split])
-    counts = [
-        Entry(data).member(f"splits.{run.split}.images") for data in dataset_entries(run.file)
-    ]
-    return next((count for count in counts if isinstance(count, int)), None)
+    for dataset in run.file.history.datasets:
+        count = dataset.object("splits", run.split).get("images")
+        if isinstance(count, int):
+            return count
+    return None
 
 
 def _select(
@@ -282,14 +283,14 @@ def _is_equal(word: str, fact: Any, wanted: str) -> bool:
 
 def _describe(file: FeatureFile) -> dict[str, Any]:
     """Return what the history of a result says, by the words of `where`."""
-    newest, model = results.newest_entry(file), file.model() or {}
+    newest, model = results.newest_entry(file), file.history.model
     commands = [entry["command"] for entry in file.history]
     facts: dict[str, Any] = {}
     for entry in file.history:
         facts |= {word: entry.get(word) for word in ("random", "whiten") if entry.get(word)}
     facts |= {word: newest.get(word) for word in ("val", "shots", "link", "seed")}
     facts |= {word: model.get(word) for word in ("layer", "pool", "norm", "projection")}
-    datasets = [data["name"] for data in dataset_entries(file) if "name" in data]
+    datasets = [data["name"] for data in file.history.datasets if "name" in data]
     return facts | {
         "command": newest["command"],
         "model": model.get("name"),

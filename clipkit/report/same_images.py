@@ -279,7 +279,7 @@ def group_by_images(scored: Iterable[Scored]) -> list[SameImages]:
 
 
 def _has_layer(file: FeatureFile) -> bool:
-    return "layer" in (file.model() or {})
+    return "layer" in file.history.model
 
 
 def _names(group: Iterable[Scored]) -> str:
