@@ -137,13 +137,13 @@ def _renumber(file: FeatureFile, number: Int64 | None) -> FeatureFile:
 
 
 def _join_texts(files: Sequence[FeatureFile]) -> FeatureFile:
-    joined = FeatureFile("texts", texts=[])
+    texts: list[str] = []
     features, indices = [], []
     for file in files:
         features.append(file.features)
-        joined.texts += file.texts or []
+        texts += file.texts or []
         indices.append(np.asarray(file.class_index))
-    joined.features = _join_matrices(features)
+    joined = FeatureFile("texts", texts=texts, features=_join_matrices(features))
     joined.class_index = np.concatenate(indices)
     return joined
 

@@ -252,7 +252,7 @@ def _assemble(arrays: Arrays, source: str, split: str | None, added: Arrays) -> 
         raise UsageError(f"{source}: {message}")
     arrays = {**arrays, **added}
     is_export = METADATA in arrays  # its labels stay as they are
-    about: dict[str, Any] = {"kind": "images", "history": []}
+    about: Any = {"kind": "images", "history": []}
     if is_export:
         about = _parse_metadata(arrays.pop(METADATA), source)
         arrays |= {name: about[name] for name in NO_ROWS if name in about}
@@ -286,10 +286,10 @@ def _assemble(arrays: Arrays, source: str, split: str | None, added: Arrays) -> 
     return file
 
 
-def _parse_metadata(metadata: Any, source: str) -> dict[str, Any]:
+def _parse_metadata(metadata: Any, source: str) -> Any:
     """Return the metadata that clipkit exported, of a version and kind that can be imported."""
     try:
-        about: dict[str, Any] = json.loads(str(metadata()) if callable(metadata) else metadata)
+        about = json.loads(str(metadata()) if callable(metadata) else metadata)
         version = about.get("version")
     except (ValueError, AttributeError, RecursionError):
         version = None

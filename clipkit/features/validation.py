@@ -299,18 +299,21 @@ def _utf8_lengths(name: str, texts: list[Any]) -> list[int]:
         joined = "".join(texts)
         if joined.isascii() and "\0" not in joined:  # nearly always, and six times as fast
             return list(map(len, texts))
-    return [_utf8_length(name, text) for text in texts]
+    lengths = []
+    for text in texts:
+        if not isinstance(text, str):
+            raise _text_error(name, "texts", text)
+        if "\0" in text:
+            raise _text_error(name, "texts without NUL characters", text)
+        try:
+            lengths.append(len(text.encode()))
+        except UnicodeEncodeError:
+            raise _text_error(name, "UTF-8 text", text) from None
+    return lengths
 
 
-def _utf8_length(name: str, text: Any) -> int:
-    if not isinstance(text, str):
-        raise ClipkitError(f"{name}: expected texts, got {shorten(text, 40)!r}")
-    if "\0" in text:
-        raise ClipkitError(f"{name}: expected texts without NUL characters, got {text!r}")
-    try:
-        return len(text.encode())
-    except UnicodeEncodeError:
-        raise ClipkitError(f"{name}: expected UTF-8 text, got {text!r}") from None
+def _text_error(name: str, expected: str, got: object) -> ClipkitError:
+    return ClipkitError(f"{name}: expected {expected}, got {shorten(got, 40)!r}")
 
 
 def _check_scales(file: FeatureFile) -> None:
