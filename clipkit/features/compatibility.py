@@ -334,10 +334,10 @@ def _words_of_attribute(images: FeatureFile, texts: FeatureFile) -> Int64 | None
     """Return the value (K) of prompts such as `colour: red`, if images are relabelled by colour."""
     column = images.last_entry("relabel").get("column")
     code_of = {f"{column}: {value}": code for code, value in enumerate(images.class_names or [])}
-    codes = np.array([*(code_of.get(name, -1) for name in texts.class_names or []), -1], np.int64)
-    if column is None or not set(code_of.values()) <= set(codes.tolist()):
+    codes = [code_of.get(name, -1) for name in texts.class_names or []]
+    if column is None or not set(code_of.values()) <= set(codes):
         return None
-    return np.asarray(codes[texts.class_index], np.int64)  # -1 is the last
+    return np.array([*codes, -1], np.int64)[texts.class_index]  # -1 is the last
 
 
 def unite_classes(files: Sequence[FeatureFile]) -> tuple[list[str] | None, list[Int64 | None]]:
