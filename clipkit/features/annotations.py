@@ -168,7 +168,7 @@ def _labels(file: FeatureFile) -> dict[str, Attribute]:
         codes[name] = np.full(len(split), -1)
         if split.labels is not None:
             codes[name] = split.labels
-            largest = max(largest, int(split.labels.max()))
+        largest = max(largest, int(codes[name].max()))
     if largest < 0:
         return {}
     names = file.class_names or list(map(str, range(largest + 1)))
@@ -179,25 +179,18 @@ def _leave_numbers_out(
     table: str, attributes: list[Attribute], columns: Sequence[str]
 ) -> list[Attribute]:
     """Leave out columns of numbers that are no categories; refuse the ones that are asked for."""
-    asked: set[str] = set()
-    for column in columns:
-        asked |= {column, *column.split(INTERACTION)}
-    numeric, categories = [], []
-    for attribute in attributes:
-        if has_many_numbers(attribute.values):
-            numeric.append(attribute)
-        else:
-            categories.append(attribute)
-    needs_all = not columns and not categories
+    numeric = {a.name: len(a.values) for a in attributes if has_many_numbers(a.values)}
+    asked = {*columns, *INTERACTION.join(columns).split(INTERACTION)}
+    if not columns and len(numeric) == len(attributes):
+        asked.update(numeric)
     hint = f"bin them into at most {MAX_NUMBERS} named ranges, such as young and old"
-    for attribute in numeric:
-        if needs_all or attribute.name in asked:
-            got = f"{len(attribute.values):,} numbers"
-            raise ClipkitError(f"{table}: expected categories in {attribute.name}, got {got}", hint)
+    for name, count in numeric.items():
+        if name in asked:
+            got = f"{count:,} numbers"
+            raise ClipkitError(f"{table}: expected categories in {name}, got {got}", hint)
     if numeric and not columns:
-        names = ", ".join(attribute.name for attribute in numeric)
-        console.note(f"{table}: left out the numbers of {names}; hint: {hint}")
-    return categories
+        console.note(f"{table}: left out the numbers of {', '.join(numeric)}; hint: {hint}")
+    return [attribute for attribute in attributes if attribute.name not in numeric]
 
 
 def has_many_numbers(values: Sequence[str]) -> bool:

@@ -83,21 +83,18 @@ class Column(NamedTuple):
     high: float = LARGEST
 
 
-SETTINGS = ("C", "temperature")
-COUNTS = ("rows", "shots")
-FRACTIONS = (
-    *("acc1", "acc5", "acc_a", "acc_b", "mean_per_class_recall", "mean_confidence"),
-    *("purity", "purity_chance", "acc1_low", "acc1_high"),
-)
-SCORES = ("mean_entropy", "max_entropy", "nmi", "nmi_chance", "ami", "ari")
 NUMBER = Column({"<i8", "<f8"})
+FRACTION = NUMBER._replace(low=0, high=1)
 # The columns that clipkit writes, and reads without another check. Others may hold anything.
 COLUMNS: dict[str, Column] = {
     **dict.fromkeys(("classifier", "split", "fit_split", "eval_split"), Column({"S"})),
-    **dict.fromkeys(("k", "standardize", *SCORES), NUMBER),
-    **dict.fromkeys(SETTINGS, NUMBER._replace(low=SMALLEST)),
-    **dict.fromkeys(COUNTS, NUMBER._replace(low=0)),
-    **dict.fromkeys(FRACTIONS, NUMBER._replace(low=0, high=1)),
+    **dict.fromkeys(("k", "standardize", "mean_entropy", "max_entropy"), NUMBER),
+    **dict.fromkeys(("nmi", "nmi_chance", "ami", "ari"), NUMBER),
+    **dict.fromkeys(("C", "temperature"), NUMBER._replace(low=SMALLEST)),
+    **dict.fromkeys(("rows", "shots"), NUMBER._replace(low=0)),
+    **dict.fromkeys(("acc1", "acc5", "acc_a", "acc_b", "acc1_low", "acc1_high"), FRACTION),
+    **dict.fromkeys(("mean_per_class_recall", "mean_confidence"), FRACTION),
+    **dict.fromkeys(("purity", "purity_chance"), FRACTION),
 }
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 RESERVED = {"features", "texts", "class_index", "class_names", "runs"}
