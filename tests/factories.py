@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from clipkit.features import FeatureFile, History, Split, row_ids, write
+from clipkit.features.model import KINDS
+from clipkit.features.validation import MODEL_ARRAYS
 
 MODEL = {"name": "m", "digest": "sha256:1", "weights": "sha256:2", "logit_scale": 100.0}
 ROWS = 6
@@ -68,17 +70,17 @@ def content(kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
     attributes = {"format": "clipkit", "version": version, "kind": kind, "history": history}
     if kind == "logits":
         attributes |= {"temperature": 1.0, "logit_scale": 100.0}
-    datasets: dict[str, Any] = {"class_names": ["cat", "dog"]}
-    if kind in ("texts", "logits"):
-        datasets |= {"texts": ["a", "b", "c"], "class_index": np.array([0, 1, -1])}
-    if kind == "texts":
-        datasets["features"] = random_features(3)
+    layout = KINDS[kind]
+    arrays = {"texts": ["a", "b", "c"], "class_index": np.array([0, 1, -1])}
+    arrays["features"] = random_features(3)
+    datasets = {name: arrays[name] for name in layout.root}
+    datasets["class_names"] = ["cat", "dog"]
     if kind == "probe":
         datasets |= {f"fitted/{name}": array for name, array in fitted().items()}
-    if kind in ("result", "probe"):
+    if "predicted" in layout.split:
         datasets |= {"runs/acc1": np.array([0.5, 0.25]), **split("test")}
         datasets["test/predicted"] = np.zeros((2, ROWS), int)
-    if kind in ("images", "logits"):
+    if "features" in layout.split:
         datasets |= split("train") | split("test")
         for seed, name in enumerate(("train", "test")):
             features = random_features(seed=seed)
@@ -88,11 +90,13 @@ def content(kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def fitted(classifier: str = "logreg") -> dict[str, Any]:
     """Return the arrays of a probe of 2 classes that reads 4 columns of embeddings."""
-    models: dict[str, dict[str, Any]] = {
-        "svm": {"hyperplanes": random_features(1, 5)},
-        "logreg": {"coefficients": random_features(5, 2).astype("<f8")},
-        "mlp": {"hidden": random_features(5, 3), "output": random_features(4, 2)},
-        "knn": {"rows": random_features(3, 4), "row_classes": np.array([0, 1, 1])},
+    of_models: dict[str, Any] = {
+        "hyperplanes": random_features(1, 5),
+        "coefficients": random_features(5, 2).astype("<f8"),
+        "hidden": random_features(5, 3),
+        "output": random_features(4, 2),
+        "rows": random_features(3, 4),
+        "row_classes": np.array([0, 1, 1]),
     }
     arrays = {
         "classifier": [classifier],
@@ -103,8 +107,9 @@ def fitted(classifier: str = "logreg") -> dict[str, Any]:
         "deviation": np.ones(4, "<f4"),
         "rms": np.array([1.5]),
         "factor": np.array([1.0]),
-        **models[classifier],
     }
+    for name in MODEL_ARRAYS[classifier]:
+        arrays[name] = of_models[name]
     if classifier != "knn":
         arrays["centre"] = np.zeros(4, "<f4")
     return arrays

@@ -26,6 +26,7 @@ from clipkit.analysis import results
 from clipkit.base.errors import ClipkitError, UsageError, WriteError
 from clipkit.features import (
     BlockMatrix,
+    Entry,
     FeatureFile,
     Split,
     checked_file,
@@ -371,6 +372,7 @@ INVALID = [
     (FeatureFile("result", splits={"a": Split(ids=["x"], predicted=HUGE)}), "0..1048575, got 4611"),
     (images(ids=["x\0"]), "a/ids: expected texts without NUL characters, got 'x\\x00'"),
     (images(ids=["\ud800"]), "a/ids: expected UTF-8 text, got '\\ud800'"),
+    (images(ids=["y" * 99 + "\0"]), f"NUL characters, got '{'y' * 40} ...'"),
     (images(ids=[1]), "a/ids: expected texts, got '1'"),
     (images(labels=[0, 1]), "a/labels: expected an array, got list"),
     (FeatureFile("images", splits={"a": Split([[1.0]], None, ["x"])}), "expected an array, got li"),
@@ -616,3 +618,11 @@ def test_splits_are_chosen_by_name() -> None:
     assert results.choose_split(file) == "test"
     with pytest.raises(UsageError, match="unknown split of the file 'tset'"):
         file.choose_splits(["tset"])
+
+
+def test_an_object_of_a_history_is_found_by_names_that_may_have_dots() -> None:
+    entry = Entry(dataset={"splits": {"v1.0": {"images": 6}}, "name": "birds"})
+    assert entry.object("dataset", "splits", "v1.0") == {"images": 6}
+    assert entry.object("dataset", "name", "v1.0") == {}
+    assert entry.member("dataset.name") == "birds"
+    assert entry.member("dataset.name.first") is None

@@ -480,7 +480,7 @@ def test_spreadsheets_write_csv_in_many_ways(photos):
             "or an http(s) URL, got file:",
         ),
         ("m.csv", 'path\na\n"b\n', "line 3: expected a row of a table, got unexpected end of data"),
-        ("m.csv", f"path\n{'x' * 99}\n{'x' * 99}\n", f"once, got {'x' * 80} as in line 2"),
+        ("m.csv", f"path\n{'x' * 99}\n{'x' * 99}\n", f"once, got {'x' * 80} ... as in line 2"),
         ("m.csv", "path\na\nb\0\n", "line 3: expected UTF-8 text, got the byte 0x00"),
         ("m.csv", b"path\na\n\xff\n", "line 3: expected UTF-8 text, got the byte 0xff"),
         ("m.csv", "path,label\na," + "x" * 2000, "expected a label of at most 1,000 characters"),

@@ -18,7 +18,7 @@ from clipkit.analysis import metrics
 from clipkit.base import console, files
 from clipkit.base.errors import ClipkitError, UsageError, shorten
 from clipkit.base.names import distinct_names
-from clipkit.features.history import Entry, History, provenance
+from clipkit.features.history import Entry, History, as_object, provenance
 from clipkit.features.model import FeatureFile, Int64
 from clipkit.prompts import bundled
 from clipkit.prompts import texts as prompts
@@ -168,9 +168,10 @@ def caveats(result: FeatureFile, split: str | None = None) -> list[Caveat]:
 def _is_caveat(value: Any) -> bool:
     """Return True if an object of a history, where anything may be written, is a caveat."""
     types = {"kind": str, "split": str, "count": int, "rows": int}
-    if isinstance(value, dict) and value.get("kind") == "few":
+    caveat = as_object(value)
+    if caveat.get("kind") == "few":
         types["attributes"] = list
-    return isinstance(value, dict) and all(isinstance(value.get(k), t) for k, t in types.items())
+    return all(isinstance(caveat.get(name), kind) for name, kind in types.items())
 
 
 def caveat_note(result: FeatureFile, split: str | None = None) -> str:

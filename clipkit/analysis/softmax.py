@@ -132,7 +132,7 @@ def learned_bias(logits: FeatureFile) -> float | None:
     """
     if any(entry.get("random") or entry.get("whiten") for entry in logits.history):
         return None
-    bias = (logits.model() or {}).get("logit_bias")
+    bias = logits.history.model.get("logit_bias")
     return None if bias is None else float(bias)
 
 

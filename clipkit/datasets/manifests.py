@@ -15,7 +15,7 @@ from typing import Any
 
 from clipkit.base import files
 from clipkit.base.csv_rows import BOM, check_text, read_objects, read_rows
-from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.base.errors import ClipkitError, UsageError, shorten
 from clipkit.base.names import escape
 from clipkit.datasets.dataset import Dataset
 from clipkit.datasets.rows import Columns, Content, Row, Table, as_text, check_columns, collect
@@ -222,6 +222,6 @@ def _json_rows(stream: BytesIO, name: str, columns: Sequence[str]) -> Iterator[R
         where = f"{name}, line {line}"
         path = content.get(columns[0])
         if path is not None and not isinstance(path, str):
-            raise ClipkitError(f"{where}: expected a path, got {str(path)[:40]!r}")
+            raise ClipkitError(f"{where}: expected a path, got {shorten(path, 40)!r}")
         texts = [as_text(content.get(column), f"{where}: {column}") for column in columns]
         yield Row(line, *texts)

@@ -15,7 +15,7 @@ from clipkit.datasets import SourceOptions, read_source
 from clipkit.datasets.dataset import Dataset, ImageDataset
 from clipkit.datasets.registry import REGISTRY
 from clipkit.datasets.rows import ColumnError, Columns
-from clipkit.features.history import as_object, original_split
+from clipkit.features.history import original_split
 from clipkit.features.model import FeatureFile, Int64
 
 SIZE = 128  # pixels of the longer side
@@ -55,7 +55,7 @@ def _embedded_columns(file: FeatureFile) -> dict[str, str]:
     embedded: dict[str, str] = {}
     for entry in file.history.datasets:
         if entry.get("source") == "manifest" and "columns" in entry:
-            named = as_object(entry["columns"])
+            named = entry.object("columns")
             embedded = {role: str(named[role]) for role in Columns._fields if role in named}
     return embedded
 

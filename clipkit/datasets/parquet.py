@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from clipkit.base import console
-from clipkit.base.errors import ClipkitError, ImageError, read_errors
+from clipkit.base.errors import ClipkitError, ImageError, read_errors, shorten
 from clipkit.base.names import escape
 from clipkit.datasets import images, remote, shards
 from clipkit.datasets.dataset import Dataset, ImageDataset
@@ -357,7 +357,7 @@ def _declared(
 
 
 def _listed(names: Sequence[str]) -> str:
-    text = ", ".join(escape(name[:40]) for name in names[:MAX_LISTED])
+    text = ", ".join(escape(shorten(name, 40)) for name in names[:MAX_LISTED])
     return f"{text} and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else text
 
 

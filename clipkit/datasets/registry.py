@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipkit.base import files, names
-from clipkit.base.errors import ClipkitError
+from clipkit.base.errors import ClipkitError, shorten
 from clipkit.datasets import images
 from clipkit.datasets.dataset import Dataset, ImageDataset, RenderedImages
 from clipkit.datasets.folders import IdAndPath, find_images
@@ -237,7 +237,7 @@ def _read_annotations(top: Path, label_of: Mapping[str, int]) -> dict[IdAndPath,
         if wnid not in label_of or "/" in name or file in labels:
             raise ClipkitError(
                 f"{top / ANNOTATIONS}, line {number}: "
-                f"expected a new file name and a class of wnids.txt, got {line[:80]!r}",
+                f"expected a new file name and a class of wnids.txt, got {shorten(line, 80)!r}",
                 "unpack tiny-imagenet-200.zip again",
             )
         labels[file] = label_of[wnid]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipkit.base import console
-from clipkit.base.errors import ClipkitError
+from clipkit.base.errors import ClipkitError, shorten
 from clipkit.base.names import escape
 from clipkit.datasets import remote
 from clipkit.datasets.dataset import ImageDataset, ImageFiles, split_name
@@ -173,7 +173,7 @@ def check_columns(present: Sequence[str], required: set[str], where: str) -> Non
     for column in sorted(required):
         if column in present:
             continue
-        names = [repr(escape(name[:40])) for name in present[:LISTED_COLUMNS]]
+        names = [repr(escape(shorten(name, 40))) for name in present[:LISTED_COLUMNS]]
         if len(present) > LISTED_COLUMNS:
             names.append(f"and {len(present) - LISTED_COLUMNS} more")
         hint = (
@@ -210,7 +210,7 @@ def as_text(value: Any, where: str) -> str:
             raise ClipkitError(f"{where}: expected UTF-8 text, got {reason(error)}") from None
         return value
     raise ClipkitError(
-        f"{where}: expected a text or a whole number, got {escape(str(value)[:40])!r}",
+        f"{where}: expected a text or a whole number, got {escape(shorten(value, 40))!r}",
         "store it as a text",
     )
 
@@ -306,10 +306,12 @@ def _check_path(path: str, where: str) -> None:
             f"{where}: expected a path of at most {MAX_PATH:,} characters, got {len(path):,}"
         )
     if "\0" in path:
-        raise ClipkitError(f"{where}: expected a path without NUL characters, got {path[:40]!r}")
+        raise ClipkitError(
+            f"{where}: expected a path without NUL characters, got {shorten(path, 40)!r}"
+        )
     if remote.protocol_of(path) is not None and not remote.is_http(path):
         raise ClipkitError(
-            f"{where}: expected a local path or an http(s) URL, got {escape(path[:100])}",
+            f"{where}: expected a local path or an http(s) URL, got {escape(shorten(path, 100))}",
             "download the images first, and name their files",
         )
 
@@ -320,7 +322,7 @@ def _split_of(name: str, splits: dict[str, _Split], where: str) -> str:
     split = split_name(name)
     if not is_split_name(split):
         characters = "letters, digits, '.', '_' and '-'"
-        got = repr(name[:40]) if name else "none"
+        got = repr(shorten(name, 40)) if name else "none"
         raise ClipkitError(f"{where}: expected a split, named by {characters}, got {got}")
     if len(splits) >= MAX_NAMES and split not in splits:
         raise ClipkitError(f"{where}: expected at most {MAX_NAMES:,} splits, got more")
@@ -354,7 +356,7 @@ def _refuse_duplicate(split: _Split, name: str, unit: str, what: str) -> None:
         if first != place:
             raise ClipkitError(
                 f"{name}, {unit} {place}: expected each {what} once, "
-                f"got {row_id[:80]} as in {unit} {first}"
+                f"got {shorten(row_id, 80)} as in {unit} {first}"
             )
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clipkit.base import console
-from clipkit.base.errors import ClipkitError, ImageError
+from clipkit.base.errors import ClipkitError, ImageError, shorten
 from clipkit.base.names import escape
 from clipkit.datasets import images, remote, shards
 from clipkit.datasets.dataset import Dataset, ImageDataset
@@ -199,7 +199,7 @@ def read_tars(patterns: Sequence[str]) -> Dataset:
     if not any(map(len, splits.values())):
         seen = ", ".join(escape(scan.example) for scan in scans if scan.example) or "no files"
         raise ClipkitError(
-            f"{display_url(names[0])}: expected images in the tar, got {seen[:200]}",
+            f"{display_url(names[0])}: expected images in the tar, got {shorten(seen, 200)}",
             f"image files end in {' '.join(images.readable_suffixes())}",
         )
     splits = {name: split for name, split in splits.items() if len(split)}

@@ -23,7 +23,7 @@ import numpy as np
 
 from clipkit import models
 from clipkit.base import console, signals
-from clipkit.base.errors import ClipkitError, ImageError, UsageError
+from clipkit.base.errors import ClipkitError, ImageError, UsageError, shorten
 from clipkit.base.version import __version__
 from clipkit.datasets import remote
 from clipkit.datasets.images import readable_formats
@@ -391,7 +391,8 @@ def _check_same(host: str, facts: dict[str, Any], first: str, expected: dict[str
         if name in CHOSEN:
             hint = "set --device and --precision"
         raise ClipkitError(
-            f"{host}: expected the {name} of {first}, {str(wanted)[:80]}, got {str(got)[:80]}",
+            f"{host}: expected the {name} of {first}, {shorten(wanted, 80)}, "
+            f"got {shorten(got, 80)}",
             hint,
         )
 

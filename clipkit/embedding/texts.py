@@ -15,7 +15,7 @@ import numpy as np
 from clipkit import features
 from clipkit.analysis import similarity
 from clipkit.base import console, files
-from clipkit.base.errors import ClipkitError, UsageError, unknown
+from clipkit.base.errors import ClipkitError, UsageError, shorten, unknown
 from clipkit.base.names import escape
 from clipkit.datasets.registry import CLASS_NAMES
 from clipkit.features.checked_file import SIGNATURE
@@ -169,7 +169,7 @@ def _warn_of_complete_wordings(classes: ClassNames) -> None:
         return
     complete = [wording for wording in classes.wordings if BEGINS_WITH_ARTICLE.match(wording)]
     if complete:
-        example = classes.template.replace(COMPLETE, complete[0][:60])
+        example = classes.template.replace(COMPLETE, shorten(complete[0], 60))
         console.warn(
             f"wordings fill the template {classes.template!r}, as in {example!r}; "
             f"hint: if they are complete prompts, add --template {COMPLETE!r}"

@@ -21,7 +21,7 @@ import numpy as np
 
 from clipkit.base import console, files
 from clipkit.base.csv_rows import find_delimiter, is_no_value, read_objects, read_rows
-from clipkit.base.errors import ClipkitError, UsageError, unknown
+from clipkit.base.errors import ClipkitError, UsageError, shorten, unknown
 from clipkit.features.formats import import_parquet
 from clipkit.features.history import original_split
 from clipkit.features.model import FeatureFile, Int64
@@ -37,50 +37,28 @@ MAX_NUMBERS = 20  # values of a column of numbers that are categories
 MOST = 0.9  # of the values of a column of numbers are numbers
 INTERACTION = "*"
 
-Columns = dict[str, dict[str, list[str]]]  # attribute -> split -> value of each row, or ""
+Columns = dict[str, list[str]]  # attribute -> value of each row of all splits, or ""
 Key = tuple[str, ...]  # the id of a row and, if the table has splits, its split
 
 
 @dataclass(frozen=True)
 class Attribute:
-    """An attribute of a file's rows.
-
-    Attributes
-    ----------
-    name : str
-    values : list of K str
-        The values that occur, sorted. For the attribute `class`, all class names.
-    codes : dict of str to (N,) int64 array
-        Per split, the position of each row's value in `values`, or -1 if it has none.
-    parts : list of Attribute
-        Of an interaction: the attributes that it combines.
-    is_class : bool
-        Whether it is the class of the images, as the labels or the data set have it.
-    """
+    """An attribute of a file's rows."""
 
     name: str
-    values: list[str]
-    codes: dict[str, Int64]
-    parts: list[Attribute] = field(default_factory=list)
-    is_class: bool = False
+    values: list[str]  # the K values that occur, sorted; of `class`, all class names
+    codes: dict[str, Int64]  # split -> place (N,) of each row's value in `values`, -1 for none
+    parts: list[Attribute] = field(default_factory=list)  # that an interaction combines
+    is_class: bool = False  # whether the labels or the data set say that it is the class
 
 
 @dataclass(frozen=True)
 class Annotations:
-    """The attributes of a file's rows, with their provenance.
-
-    Attributes
-    ----------
-    attributes : list of Attribute
-    source : str
-        What the history records: a data set, ``table`` or ``labels``.
-    inputs : dict of str to str
-        The digest of the table, if it is a file.
-    """
+    """The attributes of a file's rows, with their provenance."""
 
     attributes: list[Attribute]
-    source: str
-    inputs: dict[str, str] = field(default_factory=dict)
+    source: str  # what the history records: a data set, `table` or `labels`
+    inputs: dict[str, str] = field(default_factory=dict)  # the digest of the table, if it is a file
 
 
 def read_annotations(
@@ -119,22 +97,22 @@ def read_annotations(
     elif Path(table).suffix.lower() in TABLES or Path(table).is_file():
         data = files.read_bytes(table)
         inputs["attributes"] = files.digest(data)
-        source, attributes = "table", _number_all(_match(file, table, data))
+        source, attributes = "table", _number_all(file, _match(file, table, data))
         if categories:
             attributes = _leave_numbers_out(table, attributes, columns)
     else:
-        source, attributes = table, _number_all(_bundled(file, table))
+        source, attributes = table, _number_all(file, _bundled(file, table))
         attributes[-1] = replace(attributes[-1], is_class=True)
-    if all(attribute.name != CLASS for attribute in attributes):
-        attributes += _labels(file)
-    if not attributes:
+    known = {attribute.name: attribute for attribute in attributes}
+    if CLASS not in known:
+        known |= _labels(file)
+    if not known:
         raise ClipkitError(
             f"{file.display_name}: expected labels, got none",
             "name a table of attributes with --table",
         )
-    by_name = {attribute.name: attribute for attribute in attributes}
     where = table or file.display_name
-    chosen = [_choose(by_name, name, where) for name in dict.fromkeys(columns)] or attributes
+    chosen = [_choose(known, name, where) for name in dict.fromkeys(columns or known)]
     for attribute in chosen:
         if source == "table" and not attribute.is_class:
             console.note_spellings(f"{table}: {attribute.name}", attribute.values)
@@ -171,49 +149,48 @@ def _interaction(name: str, first: Attribute, second: Attribute) -> Attribute:
     for split, a in first.codes.items():
         b = second.codes[split]
         numbers[split] = np.where((a >= 0) & (b >= 0), a * len(second.values) + b, -1)
-    occurring = np.unique(np.concatenate(list(numbers.values())))
-    occurring = occurring[occurring >= 0]
+    occurring = np.unique(np.concatenate([[-1], *numbers.values()]))
     codes = {}
     for split, indices in numbers.items():
-        codes[split] = np.where(indices >= 0, np.searchsorted(occurring, indices), -1)
+        codes[split] = np.searchsorted(occurring, indices) - 1  # -1 stays
     values = []
-    for number in occurring.tolist():
+    for number in occurring[1:].tolist():
         a, b = divmod(number, len(second.values))
         values.append(f"{first.values[a]} {INTERACTION} {second.values[b]}")
     return Attribute(name, values, codes, [first, second])
 
 
-def _labels(file: FeatureFile) -> list[Attribute]:
+def _labels(file: FeatureFile) -> dict[str, Attribute]:
+    """Return the attribute `class`, or {} if no row has a label."""
     codes = {}
     largest = -1
     for name, split in file.splits.items():
         codes[name] = np.full(len(split), -1)
         if split.labels is not None:
             codes[name] = split.labels
-            largest = max(largest, int(split.labels.max()))
+        largest = max(largest, int(codes[name].max()))
     if largest < 0:
-        return []
+        return {}
     names = file.class_names or list(map(str, range(largest + 1)))
-    return [Attribute(CLASS, names, codes, is_class=True)]
+    return {CLASS: Attribute(CLASS, names, codes, is_class=True)}
 
 
 def _leave_numbers_out(
     table: str, attributes: list[Attribute], columns: Sequence[str]
 ) -> list[Attribute]:
     """Leave out columns of numbers that are no categories; refuse the ones that are asked for."""
-    numeric = [attribute for attribute in attributes if has_many_numbers(attribute.values)]
-    names = [attribute.name for attribute in numeric]
-    asked = {part for column in columns for part in (column, *column.split(INTERACTION))}
-    if len(numeric) == len(attributes) and not columns:
-        asked.update(names)
+    numeric = {a.name: len(a.values) for a in attributes if has_many_numbers(a.values)}
+    asked = {*columns, *INTERACTION.join(columns).split(INTERACTION)}
+    if not columns and len(numeric) == len(attributes):
+        asked.update(numeric)
     hint = f"bin them into at most {MAX_NUMBERS} named ranges, such as young and old"
-    for attribute in numeric:
-        if attribute.name in asked:
-            got = f"{len(attribute.values):,} numbers"
-            raise ClipkitError(f"{table}: expected categories in {attribute.name}, got {got}", hint)
+    for name, count in numeric.items():
+        if name in asked:
+            got = f"{count:,} numbers"
+            raise ClipkitError(f"{table}: expected categories in {name}, got {got}", hint)
     if numeric and not columns:
-        console.note(f"{table}: left out the numbers of {', '.join(names)}; hint: {hint}")
-    return [attribute for attribute in attributes if attribute.name not in names]
+        console.note(f"{table}: left out the numbers of {', '.join(numeric)}; hint: {hint}")
+    return [attribute for attribute in attributes if attribute.name not in numeric]
 
 
 def has_many_numbers(values: Sequence[str]) -> bool:
@@ -228,28 +205,24 @@ def _is_number(value: str) -> bool:
     return False
 
 
-def _number_all(columns: Columns) -> list[Attribute]:
-    return [_number(name, values) for name, values in columns.items()]
-
-
-def _number(name: str, columns: dict[str, list[str]]) -> Attribute:
-    """Assign numbers from 0 to the sorted values of a column, and -1 to empty cells."""
-    values = sorted(set().union(*columns.values()) - {""})
-    code_of = {value: code for code, value in enumerate(values)} | {"": -1}
-    codes = {}
-    for split, rows in columns.items():
-        codes[split] = np.array([code_of[value] for value in rows], np.int64)
-    return Attribute(name, values, codes)
+def _number_all(file: FeatureFile, columns: Columns) -> list[Attribute]:
+    """Assign numbers from 0 to the sorted values of each column, and -1 to empty cells."""
+    ends = np.cumsum(list(map(len, file.splits.values())))
+    attributes = []
+    for name, cells in columns.items():
+        values = sorted(set(cells) - {""})
+        code_of = dict(zip(["", *values], range(-1, len(values)), strict=True))
+        codes = np.array(list(map(code_of.get, cells)), np.int64)
+        of_splits = np.split(codes, ends[:-1])
+        attributes.append(Attribute(name, values, dict(zip(file.splits, of_splits, strict=True))))
+    return attributes
 
 
 def _bundled(file: FeatureFile, name: str) -> Columns:
     """Return the attributes of a bundled data set."""
     if name != "shapes":
-        raise unknown(
-            f"table of attributes ({' '.join(TABLES)}) or data set with attributes",
-            name,
-            ["shapes"],
-        )
+        what = f"table of attributes ({' '.join(TABLES)}) or data set with attributes"
+        raise unknown(what, name, ["shapes"])
     from clipkit import shapes
     from clipkit.shapes.attributes import attributes
 
@@ -260,10 +233,11 @@ def _bundled(file: FeatureFile, name: str) -> Columns:
         count = shapes.DEFAULT_SPLITS.get(original, 0)
         for row_id in split.ids:
             if not row_id.isdecimal() or int(row_id) >= count:
-                raise _missing_row(name, split_name, row_id)
-        indices = [int(row_id) for row_id in split.ids]
+                expected = f"a line for {row_id!r} of {split_name}"
+                raise ClipkitError(f"{name}: expected {expected}, got none")
+        indices = list(map(int, split.ids))
         for attribute, values in attributes(indices, split=original, seed=0).items():
-            columns.setdefault(attribute, {})[split_name] = values.tolist()
+            columns.setdefault(attribute, []).extend(values.tolist())
     return columns
 
 
@@ -273,23 +247,20 @@ def _check_dataset(file: FeatureFile, name: str) -> None:
     if not names:
         console.note(f"{file.display_name} does not say that its images are those of {name}")
     elif names[0] != name:
+        got = f"those of {shorten(names[0], 100)}"
         raise ClipkitError(
-            f"{file.display_name}: expected images of {name}, got those of {names[0][:100]}",
+            f"{file.display_name}: expected images of {name}, got {got}",
             f"name a table of their attributes: a {', '.join(TABLES)} file",
         )
-
-
-def _missing_row(table: str, split: str, row_id: str) -> ClipkitError:
-    return ClipkitError(f"{table}: expected a line for {row_id!r} of {split}, got none")
 
 
 def _match(file: FeatureFile, table: str, data: bytes) -> Columns:
     """Return the columns of a table for the rows of a file, matched by split and id."""
     names, lines = _parse(table, data)
-    keys = [names.index(name) for name in KEYS if name in names]
+    places = [names.index(name) for name in KEYS if name in names]
     line_of: dict[Key, Sequence[str]] = {}
     for number, line in lines:
-        key = tuple(line[column] for column in keys)
+        key = tuple(line[place] for place in places)
         if key in line_of:
             raise ClipkitError(
                 f"{table}, line {number}: expected each row once, got {key[0]!r} again",
@@ -298,17 +269,15 @@ def _match(file: FeatureFile, table: str, data: bytes) -> Columns:
         line_of[key] = line
     if not line_of:
         raise ClipkitError(f"{table}: expected a line for each image, got none")
-    keys_of: dict[str, list[Key]] = {}  # without a split, ids are of all splits
-    for split_name, split in file.splits.items():
-        keys_of[split_name] = [(row_id, split_name)[: len(keys)] for row_id in split.ids]
-    wanted = dict.fromkeys(key for split_keys in keys_of.values() for key in split_keys)
-    match_of = _match_ids(table, wanted, line_of)
-    columns: Columns = {name: {} for name in names if name not in NO_ATTRIBUTES}
-    for split_name, split_keys in keys_of.items():
-        rows = [line_of[match_of[key]] for key in split_keys]
-        cells = dict(zip(names, zip(*rows, strict=True), strict=True))
-        for name, values in columns.items():
-            values[split_name] = list(cells[name])
+    keys: list[Key] = []
+    for split_name, split in file.splits.items():  # in a table without splits, ids are of all
+        keys += [(row_id, split_name)[: len(places)] for row_id in split.ids]
+    match_of = _match_ids(table, dict.fromkeys(keys), line_of)
+    rows = [line_of[match_of[key]] for key in keys]
+    columns: Columns = {}
+    for name, cells in zip(names, zip(*rows, strict=True), strict=True):
+        if name not in NO_ATTRIBUTES:
+            columns[name] = list(cells)
     extra = len(line_of) - len(match_of)
     if extra and not file.is_result:  # which has the scored rows alone
         unused = console.count(extra, "line")
@@ -333,9 +302,10 @@ def _match_ids(table: str, wanted: Iterable[Key], known: Iterable[Key]) -> dict[
             return matched
         best = max(best, matched, key=len)
     missing = [key for key in wanted if key not in best]
-    unused = set(known).difference(best.values())
-    example = next((key for key in known if key in unused), known[0])
-    ours, theirs = (" of ".join(map(repr, key)) for key in (missing[0], example))
+    used = set(best.values())
+    unused = [key for key in known if key not in used] or known
+    ours = " of ".join(map(repr, missing[0]))
+    theirs = " of ".join(map(repr, unused[0]))
     verb = "has" if len(missing) == 1 else "have"
     hint = "if nothing is known of an image, write a line with empty cells"
     if not best:
@@ -350,28 +320,26 @@ def _match_ids(table: str, wanted: Iterable[Key], known: Iterable[Key]) -> dict[
 def _id_forms(folders: int) -> Iterator[tuple[str, Callable[[str], str]]]:
     """Yield what an id may lack on one of the two sides, and a function for the rest of it."""
 
-    def shorten(name: str, parts: int, endings: str) -> str:
+    def reduce(name: str, parts: int, endings: str) -> str:
         name = "/".join(name.split("/")[-parts:])
         return posixpath.splitext(name)[0] if endings else name
 
     for endings in ("", "endings"):
         for parts in (0, *range(min(folders, 8), 0, -1)):  # each is a pass over the ids
             left_out = filter(None, ["leading folders" if parts else "", endings])
-            yield " and ".join(left_out), partial(shorten, parts=parts, endings=endings)
+            yield " and ".join(left_out), partial(reduce, parts=parts, endings=endings)
 
 
 def _clear(table: str, columns: Columns) -> None:
     """Empty the cells that stand for no value, and drop the .0 of columns of whole numbers."""
     cleared = []
-    for name, values_of in columns.items():
-        for values in values_of.values():
-            for row, value in enumerate(values):
-                if value and is_no_value(value):
-                    cleared.append(f"{value!r} of {name}")
-                    values[row] = ""
-        if all(not v or WHOLE.fullmatch(v) for values in values_of.values() for v in values):
-            for values in values_of.values():
-                values[:] = [value.removesuffix(".0") for value in values]
+    for name, values in columns.items():
+        for row, value in enumerate(values):
+            if value and is_no_value(value):
+                cleared.append(f"{value!r} of {name}")
+                values[row] = ""
+        if all(map(WHOLE.fullmatch, filter(None, values))):
+            columns[name] = [value.removesuffix(".0") for value in values]
     if cleared:
         console.note(f"{table}: {len(cleared):,} cells, first {cleared[0]}, are read as no value")
 
@@ -383,7 +351,10 @@ def _parse(table: str, data: bytes) -> tuple[list[str], list[tuple[int, list[str
         names, lines = import_parquet().read_cells(Path(table), table)
     elif ending == ".jsonl":
         objects = list(read_objects(io.BytesIO(data), table, '{"id": "a.jpg", "colour": "red"}'))
-        names = list(dict.fromkeys(name for _, row in objects for name in row))
+        seen: dict[str, Any] = {}
+        for _, row in objects:
+            seen |= row
+        names = list(seen)
         lines = [(number, list(map(row.get, names))) for number, row in objects]
     else:
         if data.startswith(b"PK\3\4"):
@@ -415,12 +386,13 @@ def _parse(table: str, data: bytes) -> tuple[list[str], list[tuple[int, list[str
 
 def _name_ids(names: list[str]) -> list[str]:
     """Call the column of ids `id`, and the column of an index that has no ids ""."""
-    lower = [name.lower() for name in names]
-    candidates = [lower.index(name) for name in IDS if name in lower]
+    lower = list(map(str.lower, names))
     if lower and lower[0] in INDEX:
         names[0] = ""
-    if candidates:
-        names[candidates[0]] = "id"
+    for name in IDS:
+        if name in lower:
+            names[lower.index(name)] = "id"
+            break
     return names
 
 
@@ -431,5 +403,5 @@ def _as_text(cell: Any, where: str) -> str:
     if isinstance(cell, float) and cell.is_integer():
         cell = int(cell)
     if isinstance(cell, (list, dict)):
-        raise ClipkitError(f"{where}: expected texts and numbers, got {str(cell)[:40]}")
+        raise ClipkitError(f"{where}: expected texts and numbers, got {shorten(cell, 40)}")
     return str(cell).strip()

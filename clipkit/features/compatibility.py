@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clipkit.base import console
-from clipkit.base.errors import ClipkitError
+from clipkit.base.errors import ClipkitError, shorten
 from clipkit.features.history import (
     IMAGES_ALONE_HINT,
     Entry,
-    as_object,
     feature_name,
     has_text_tower,
     is_untrained,
@@ -59,7 +58,7 @@ def origin(file: FeatureFile, split: str) -> Origin:
 
 def _rows_digest(file: FeatureFile, split: str) -> str:
     for data in file.history.datasets:
-        described = as_object(as_object(data.get("splits")).get(split))
+        described = data.object("splits", split)
         if described:
             return str(described.get("rows"))
     return ""
@@ -167,7 +166,7 @@ def common_logit_scale(images: FeatureFile, texts: FeatureFile) -> float | None:
     return None if scale is None else float(scale)
 
 
-def _named_model(file: FeatureFile) -> dict[str, Any]:
+def _named_model(file: FeatureFile) -> Entry:
     """Return what a history records of a file's model."""
     model = file.model()
     if model is None:
@@ -238,7 +237,7 @@ def check_same_prompts(first: FeatureFile, other: FeatureFile) -> None:
         raise ClipkitError(f"{both}: expected {len(texts)} prompts, got {len(others)}", hint)
     for number, (a, b) in enumerate(zip(texts, others, strict=True), 1):
         if a != b:
-            message = f"prompt {number}: expected {a[:60]!r}, got {b[:60]!r}"
+            message = f"prompt {number}: expected {shorten(a, 60)!r}, got {shorten(b, 60)!r}"
             raise ClipkitError(f"{both} have different prompts: {message}", hint)
     for command, names in PROMPT_SETTINGS.items():
         check_same_settings(first, other, command, names)
@@ -269,7 +268,7 @@ def check_same_settings(
         return
     for name in names:
         if a.get(name) != b.get(name):
-            values = f"{str(a.get(name))[:60]}, got {str(b.get(name))[:60]}"
+            values = f"{shorten(a.get(name), 60)}, got {shorten(b.get(name), 60)}"
             raise ClipkitError(
                 f"{first.display_name} and {other.display_name}: expected {name} of {command} to "
                 f"be {values}",
@@ -289,7 +288,7 @@ def note_earlier_files(*files: FeatureFile) -> None:
             return
 
 
-def _describe_model(model: dict[str, Any]) -> str:
+def _describe_model(model: Entry) -> str:
     name = str(model["name"])
     if model.get("untrained") is not None:
         name += f" untrained {model['untrained']}"
@@ -335,10 +334,10 @@ def _words_of_attribute(images: FeatureFile, texts: FeatureFile) -> Int64 | None
     """Return the value (K) of prompts such as `colour: red`, if images are relabelled by colour."""
     column = images.last_entry("relabel").get("column")
     code_of = {f"{column}: {value}": code for code, value in enumerate(images.class_names or [])}
-    codes = np.array([*(code_of.get(name, -1) for name in texts.class_names or []), -1], np.int64)
-    if column is None or not set(code_of.values()) <= set(codes.tolist()):
+    codes = [code_of.get(name, -1) for name in texts.class_names or []]
+    if column is None or not set(code_of.values()) <= set(codes):
         return None
-    return np.asarray(codes[texts.class_index], np.int64)  # -1 is the last
+    return np.array([*codes, -1], np.int64)[texts.class_index]  # -1 is the last
 
 
 def unite_classes(files: Sequence[FeatureFile]) -> tuple[list[str] | None, list[Int64 | None]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.base.names import distinct_names
 from clipkit.features import compatibility
-from clipkit.features.history import History, history_entry
+from clipkit.features.history import History
 from clipkit.features.model import BlockMatrix, FeatureFile, Float32, Int64, Split
 
 NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
@@ -70,6 +70,7 @@ def concat(
     else:
         joined = _join_splits(numbered, names, prefix=prefix, keep_apart=keep_apart)
     joined.class_names = class_names
+    joined.display_name = ", ".join(file.display_name for file in files)
     joined.history = _join_histories(files, names, prefix=prefix, keep_apart=keep_apart)
     return joined
 
@@ -88,30 +89,29 @@ def _check_alike(files: Sequence[FeatureFile]) -> None:
     first = files[0]
     for file in files[1:]:
         both = f"{first.display_name} and {file.display_name}"
-        if file.kind != first.kind:
-            raise ClipkitError(f"{both}: expected one kind, got {first.kind} and {file.kind}")
+        _check_equal(both, "kind", first.kind, file.kind)
         compatibility.common_logit_scale(first, file)
-        widths = [_width(first), _width(file)]
-        if widths[0] != widths[1]:
-            raise ClipkitError(f"{both}: expected one dimension, got {widths[0]} and {widths[1]}")
+        _check_equal(both, "dimension", _width(first), _width(file))
         if first.kind == "images" and _is_normalized(first) != _is_normalized(file):
             raise ClipkitError(
                 f"{both}: expected normalised embeddings in all files or in none",
                 "embed one of them again",
             )
-        if first.temperature != file.temperature:
-            raise ClipkitError(
-                f"{both}: expected one temperature, got {first.temperature} and {file.temperature}",
-                "make logits of both at one temperature",
-            )
+        hint = "make logits of both at one temperature"
+        _check_equal(both, "temperature", first.temperature, file.temperature, hint)
         if first.kind == "logits":
             compatibility.check_same_prompts(first, file)
     compatibility.note_earlier_files(*files)
-    precisions = {str((file.model() or {}).get("precision")) for file in files} - {"None"}
+    precisions = {str(file.history.model.get("precision")) for file in files} - {"None"}
     if len(precisions) > 1:
         console.note(
             f"files were computed in different precisions: {', '.join(sorted(precisions))}"
         )
+
+
+def _check_equal(both: str, what: str, a: object, b: object, hint: str | None = None) -> None:
+    if a != b:
+        raise ClipkitError(f"{both}: expected one {what}, got {a} and {b}", hint)
 
 
 def _width(file: FeatureFile) -> int:
@@ -138,15 +138,14 @@ def _renumber(file: FeatureFile, number: Int64 | None) -> FeatureFile:
 
 def _join_texts(files: Sequence[FeatureFile]) -> FeatureFile:
     texts: list[str] = []
+    features, indices = [], []
     for file in files:
+        features.append(file.features)
         texts += file.texts or []
-    return FeatureFile(
-        "texts",
-        features=_join_matrices([file.features for file in files]),
-        texts=texts,
-        class_index=np.concatenate([np.asarray(file.class_index) for file in files]),
-        display_name=_display_name(files),
-    )
+        indices.append(np.asarray(file.class_index))
+    joined = FeatureFile("texts", texts=texts, features=_join_matrices(features))
+    joined.class_index = np.concatenate(indices)
+    return joined
 
 
 def _join_splits(
@@ -169,19 +168,15 @@ def _join_splits(
                 split = replace(split, ids=[f"{name}/{row_id}" for row_id in split.ids])
             if keep_apart:
                 split_name = _name_after(name, split_name, len(file.splits))
-                _check_new(file, split_name, parts)
+                if split_name in parts:
+                    raise ClipkitError(
+                        f"{file.display_name}: expected files whose names differ, got the split "
+                        f"{split_name} twice",
+                        "rename a file",
+                    )
             parts.setdefault(split_name, []).append(_FileSplit(file.display_name, split))
     splits = {name: _join_rows(name, rows) for name, rows in parts.items()}
-    return replace(first, splits=splits, display_name=_display_name(files), digest_read="")
-
-
-def _check_new(file: FeatureFile, split_name: str, taken: Collection[str]) -> None:
-    if split_name in taken:
-        raise ClipkitError(
-            f"{file.display_name}: expected files whose names differ, got the split {split_name} "
-            "twice",
-            "rename a file",
-        )
+    return replace(first, splits=splits, digest_read="")
 
 
 def _name_after(file: str, split: str, count: int) -> str:
@@ -196,19 +191,18 @@ def _name_after(file: str, split: str, count: int) -> str:
 
 def _join_rows(name: str, parts: Sequence[_FileSplit]) -> Split:
     """Join splits of several files into one."""
-    joined = Split(_join_matrices([part.split.features for part in parts]))
-    with_labels = [part for part in parts if part.split.labels is not None]
-    without = [part for part in parts if part.split.labels is None]
-    if with_labels and without:
-        raise ClipkitError(
-            f"{with_labels[0].file} and {without[0].file}: {name}: expected labels in both or in "
-            "neither",
-            "keep their splits apart with --keep-apart",
-        )
-    if with_labels:
-        joined.labels = np.concatenate([np.asarray(part.split.labels) for part in parts])
+    features, labels = [], []
+    first = parts[0]
     file_of: dict[str, str] = {}
     for file, split in parts:
+        features.append(split.features)
+        if (split.labels is None) != (first.split.labels is None):
+            raise ClipkitError(
+                f"{first.file} and {file}: {name}: expected labels in both or in neither",
+                "keep their splits apart with --keep-apart",
+            )
+        if split.labels is not None:
+            labels.append(split.labels)
         for row_id in split.ids:
             if row_id in file_of:
                 raise ClipkitError(
@@ -217,13 +211,15 @@ def _join_rows(name: str, parts: Sequence[_FileSplit]) -> Split:
                     "put the file's name before each id with --prefix",
                 )
         file_of |= dict.fromkeys(split.ids, file)
-    joined.ids = list(file_of)
+    joined = Split(_join_matrices(features), ids=list(file_of))
+    if labels:
+        joined.labels = np.concatenate(labels)
     return joined
 
 
 def _join_matrices(matrices: Sequence[Any]) -> BlockMatrix:
     """Return the rows of all matrices (N, D), one after another."""
-    parts = [BlockMatrix.from_array(matrix) for matrix in matrices]
+    parts = list(map(BlockMatrix.from_array, matrices))
 
     def iter_blocks() -> Iterator[Float32]:
         for part in parts:
@@ -232,21 +228,20 @@ def _join_matrices(matrices: Sequence[Any]) -> BlockMatrix:
     return BlockMatrix((sum(map(len, parts)), parts[0].shape[1]), iter_blocks)
 
 
-def _display_name(files: Sequence[FeatureFile]) -> str:
-    return ", ".join(file.display_name for file in files)
-
-
 def _join_histories(
     files: Sequence[FeatureFile], names: Sequence[str], *, prefix: bool, keep_apart: bool
 ) -> History:
-    history = [entry for file in files for entry in file.history]
-    inputs = {f"file {number}": file.digest for number, file in enumerate(files, 1)}
-    entry = history_entry(
+    history = History()
+    entries, inputs = [], {}
+    for number, file in enumerate(files, 1):
+        history += file.history
+        entries.append(len(file.history))
+        inputs[f"file {number}"] = file.digest
+    return history.extended(
         "concat",
         files=list(names),
-        entries=[len(file.history) for file in files],
+        entries=entries,
         prefix=prefix or None,
         keep_apart=keep_apart or None,
         inputs=inputs,
     )
-    return History([*history, entry])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from clipkit.base.errors import shorten
 from clipkit.features.model import FeatureFile, Split
 
 MOST_NAMES = 5  # of a list, before the rest is counted
@@ -66,14 +67,12 @@ def abridge(description: dict[str, Any]) -> list[dict[str, Any]]:
     for number, entry in enumerate(description["history"], 1):
         parameters = {key: value for key, value in entry.items() if key != "command"}
         rows += _history_rows(f"{number} {entry['command']}", parameters)
-    return [{"field": _cut(field), "value": _cut(value)} for field, value in rows]
-
-
-def _cut(value: Any) -> Any:
-    """Cut a text that would fill the terminal."""
-    if isinstance(value, str) and len(value) > LONGEST:
-        return value[: LONGEST - 1] + "…"
-    return value
+    cut = []
+    for field, value in rows:
+        if isinstance(value, str):
+            value = shorten(value, LONGEST)  # a longer one would fill the terminal
+        cut.append({"field": shorten(field, LONGEST), "value": value})
+    return cut
 
 
 def _array_rows(description: dict[str, Any]) -> list[tuple[str, str]]:

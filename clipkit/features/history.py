@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
 
 import numpy as np
 
-from clipkit.base.errors import ClipkitError
+from clipkit.base.errors import ClipkitError, shorten
 from clipkit.base.version import __version__
 
 if TYPE_CHECKING:
@@ -39,12 +39,12 @@ class Entry(dict[str, Any]):
         return str(self.get("command", ""))
 
     @property
-    def model(self) -> dict[str, Any]:
+    def model(self) -> Entry:
         """What is known of the model, or {}."""
         return self.object("model")
 
     @property
-    def dataset(self) -> dict[str, Any]:
+    def dataset(self) -> Entry:
         """What is known of the data set, or {}."""
         return self.object("dataset")
 
@@ -53,9 +53,16 @@ class Entry(dict[str, Any]):
         """The digests of the inputs by their role, or {}."""
         return {role: str(digest) for role, digest in self.object("inputs").items()}
 
-    def object(self, name: str) -> dict[str, Any]:
-        """Return an object, or {} for anything else."""
-        return as_object(self.get(name))
+    def object(self, *path: str) -> Entry:
+        """Return the object at a path of names, or {} for anything else.
+
+        >>> Entry(dataset={"splits": {"test": {"images": 6}}}).object("dataset", "splits", "test")
+        {'images': 6}
+        """
+        value: Any = self
+        for name in path:
+            value = as_object(value).get(name)
+        return Entry(as_object(value))
 
     def list_of(self, name: str) -> list[Any]:
         """Return a list, or [] for anything else."""
@@ -68,12 +75,8 @@ class Entry(dict[str, Any]):
         >>> Entry(model={"name": "tiny"}).member("model.name")
         'tiny'
         """
-        value: Any = self
-        for key in path.split("."):
-            if not isinstance(value, dict):
-                return None
-            value = value.get(key)
-        return value
+        *parents, name = path.split(".")
+        return self.object(*parents).get(name)
 
 
 class History(list[Entry]):
@@ -102,12 +105,12 @@ class History(list[Entry]):
         super().__setitem__(index, History(entry) if isinstance(index, slice) else Entry(entry))
 
     @property
-    def model(self) -> dict[str, Any]:
+    def model(self) -> Entry:
         """What the first entry with a model says of it, or {}."""
-        return next((entry.model for entry in self if entry.model), {})
+        return next((entry.model for entry in self if entry.model), Entry())
 
     @property
-    def datasets(self) -> list[dict[str, Any]]:
+    def datasets(self) -> list[Entry]:
         """What is said of each data set that was embedded."""
         return [entry.dataset for entry in self if "dataset" in entry]
 
@@ -157,7 +160,7 @@ def check_history(history: Any) -> None:
     for integer in integers:
         if not is_finite(integer):
             message = "history: expected numbers in the range of a 64-bit float, got"
-            raise ClipkitError(f"{message} {str(integer)[:40]}")
+            raise ClipkitError(f"{message} {shorten(integer, 40)}")
 
 
 def _walk(value: Any, levels: int, integers: list[int]) -> None:
@@ -184,14 +187,14 @@ def _check_entry(where: str, entry: Any) -> None:
     if "logit_scale" in model:
         check_scale(f"{where}: logit_scale", model["logit_scale"])
     if "logit_bias" in model and not is_finite(model["logit_bias"]):
-        got = str(model["logit_bias"])[:40]
+        got = shorten(model["logit_bias"], 40)
         raise ClipkitError(f"{where}: logit_bias: expected a finite number, got {got}")
 
 
 def check_scale(name: str, value: Any) -> None:
     """Refuse a scale or temperature that is not finite and positive."""
     if not is_finite(value) or value <= 0:
-        raise ClipkitError(f"{name}: expected a finite number above 0, got {str(value)[:40]}")
+        raise ClipkitError(f"{name}: expected a finite number above 0, got {shorten(value, 40)}")
 
 
 def is_finite(value: Any) -> bool:
@@ -220,15 +223,10 @@ def provenance(file: FeatureFile) -> Provenance:
     >>> provenance(FeatureFile("images", [entry]))
     Provenance(model='m', dataset='shapes', prompts='')
     """
-    named = [_text(data["name"]) for data in file.history.datasets if "name" in data]
+    named = [shorten(data["name"], LONGEST) for data in file.history.datasets if "name" in data]
     datasets = dict.fromkeys(Path(name).name for name in named)  # in the order of the history
     texts = [entry for entry in file.history if entry.command == "textembed"]
     return Provenance(_model(file), _join(datasets), _join(dict.fromkeys(map(_prompts, texts))))
-
-
-def dataset_entries(file: FeatureFile) -> list[dict[str, Any]]:
-    """Return what the history says of each data set that was embedded."""
-    return file.history.datasets
 
 
 def is_untrained(file: FeatureFile) -> bool:
@@ -242,7 +240,7 @@ def prompts_entry(texts: FeatureFile) -> str | int:
 
 
 def _join(names: Iterable[str]) -> str:
-    return _text(" + ".join(name for name in names if name))
+    return shorten(" + ".join(filter(None, names)), LONGEST)
 
 
 def add_provenance(
@@ -314,10 +312,11 @@ def _division(file: FeatureFile, entry: Entry) -> tuple[str, list[str]]:
         return str(entry.get("fit_split")), held_out
     if entry.command == "split":
         return str(entry.get("source")), [*entry.object("rows")]
-    split_off, splits = as_object(entry.dataset.get("split_off")), entry.dataset.get("splits")
-    source, parts = str(split_off.get("from")), [*as_object(split_off.get("fractions"))]
-    if not parts or not isinstance(splits, dict):
+    splits = entry.dataset.object("splits")
+    parts = [*entry.dataset.object("split_off", "fractions")]
+    if not parts or not splits:
         return "", []
+    source = str(entry.dataset.object("split_off").get("from"))
     if source in parts or source not in splits:
         parts.append("train")  # what is left of a split of another name
     return source, parts
@@ -325,7 +324,7 @@ def _division(file: FeatureFile, entry: Entry) -> tuple[str, list[str]]:
 
 def _model(file: FeatureFile) -> str:
     model = file.history.model
-    name = Path(_text(model.get("name", ""))).name
+    name = Path(shorten(model.get("name", ""), LONGEST)).name
     if name and "untrained" in model:
         name = f"untrained {name}"
     return " ".join(filter(None, [name, feature_name(model)]))
@@ -348,7 +347,7 @@ def feature_name(model: Mapping[str, Any]) -> str:
     parts = [number, str(model.get("pool", ""))]
     if model.get("norm"):
         parts.append("normed")
-    return _text(" ".join(filter(None, parts)))
+    return shorten(" ".join(filter(None, parts)), LONGEST)
 
 
 def _prompts(entry: Entry) -> str:
@@ -356,12 +355,7 @@ def _prompts(entry: Entry) -> str:
     templates = entry.list_of("templates")
     if len(templates) > 1:
         return f"{len(templates)} templates"
-    return _text(templates[0] if templates else entry.get("prompts", ""))
-
-
-def _text(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+    return shorten(templates[0] if templates else entry.get("prompts", ""), LONGEST)
 
 
 def has_text_tower(file: FeatureFile) -> bool:

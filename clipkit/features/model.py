@@ -310,7 +310,7 @@ class FeatureFile:
             value = History(value)
         super().__setattr__(name, value)
 
-    def model(self) -> dict[str, Any] | None:
+    def model(self) -> Entry | None:
         """Return what the history says of the model that made the features, if it names one."""
         return self.history.model or None
 

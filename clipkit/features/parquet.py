@@ -81,8 +81,8 @@ def read_table(path: Path, name: str, *, with_features: bool = True) -> dict[str
     known = COLUMNS_OF_TEXTS if is_of_texts else COLUMNS_OF_IMAGES
     metadata = (schema.metadata or {}).get(METADATA.encode())
     feature = _feature_column(schema, name)
-    present = _present(schema, known, metadata is not None, name)
-    with _open(path, name, present, feature) as file:
+    present = [column for column in known if column in schema.names]
+    with _open(path, schema, name, present, feature) as file:
         columns = _values(file, present, name, path.stat().st_size)
         n = file.metadata.num_rows
         features = None
@@ -107,35 +107,29 @@ def read_table(path: Path, name: str, *, with_features: bool = True) -> dict[str
     return arrays
 
 
-def _present(schema: pa.Schema, known: Mapping[str, Any], is_export: bool, name: str) -> list[str]:
-    """Return the known columns of a table; check their types."""
-    present = [column for column in known if column in schema.names]
-    if is_export and "label" in present and "class_name" in present:
-        present.remove("class_name")  # the metadata holds each name once
-    for column in present:
-        arrow_type = schema.field(column).type
-        if not _is_scalar(arrow_type):
-            got = value_type(arrow_type)
-            raise ClipkitError(f"{name}: {column}: expected texts or numbers, got {got}")
-    return present
-
-
 def read_cells(path: Path, name: str) -> tuple[list[str], list[tuple[int, list[Any]]]]:
     """Read the columns of texts, numbers and truth values; return their names, and each row."""
     with read_errors(name):
-        names = [field.name for field in pq.read_schema(path) if _is_scalar(field.type)]
-        with _open(path, name, names) as file:
+        schema = pq.read_schema(path)
+        names = [field.name for field in schema if _is_scalar(field.type)]
+        with _open(path, schema, name, names) as file:
             values = _values(file, names, name, path.stat().st_size)
     rows = zip(*(values[column] for column in names), strict=True)
     return names, list(enumerate(map(list, rows)))
 
 
-def _open(path: Path, name: str, columns: list[str], feature: str = "") -> pq.ParquetFile:
+def _open(
+    path: Path, schema: pa.Schema, name: str, columns: list[str], feature: str = ""
+) -> pq.ParquetFile:
     """Open a file; refuse columns that would unpack to much more than the file.
 
     Texts are read as dictionaries, so that one that fills many rows is in memory once.
     """
-    schema = pq.read_schema(path)
+    for column in columns:
+        arrow_type = schema.field(column).type
+        if not _is_scalar(arrow_type):
+            got = value_type(arrow_type)
+            raise ClipkitError(f"{name}: {column}: expected texts or numbers, got {got}")
     texts = [column for column in columns if is_text(schema.field(column).type)]
     file = pq.ParquetFile(path, page_checksum_verification=True, read_dictionary=texts)
     if feature and not file.metadata.num_rows:
@@ -233,30 +227,31 @@ def write_features(
     Thumbnails, for each split one per row, become structs of `bytes` and `path`, which is the id.
     """
     known = COLUMNS_OF_TEXTS if file.kind == "texts" else COLUMNS_OF_IMAGES
-    columns = _schema({column: kind for column, (kind, _) in known.items()})
+    fields = [(column, ARROW_TYPES[kind]) for column, (kind, _) in known.items()]
     matrices = file.matrices()
     width = next(iter(matrices.values())).shape[1]
-    feature = pa.field("feature", pa.list_(pa.float32(), width))
-    schema = columns.append(feature)
+    fields.append(("feature", pa.list_(pa.float32(), width)))
     if thumbnails is not None:
-        schema = schema.append(pa.field(IMAGE, IMAGE_TYPE))
-    schema = schema.with_metadata({METADATA: metadata})
+        fields.append((IMAGE, IMAGE_TYPE))
+    schema = pa.schema(fields, {METADATA: metadata})
     with pq.ParquetWriter(
         path, schema, use_dictionary=["split", "class_name"], write_page_checksum=True
     ) as writer:
         for name, matrix in matrices.items():
             split = name.rpartition("/")[0]
-            others = pa.table(_row_columns(file, split), columns)
+            columns = _row_columns(file, split)
             start = 0
             for block in _blocks(matrix, None if thumbnails is None else IMAGE_ROWS):
+                stop = start + len(block)
+                rows = {column: values[start:stop] for column, values in columns.items()}
                 numbers = pa.array(np.ascontiguousarray(block).reshape(-1))
-                lists = pa.FixedSizeListArray.from_arrays(numbers, width)
-                rows = others.slice(start, len(block)).append_column(feature, lists)
+                rows["feature"] = pa.FixedSizeListArray.from_arrays(numbers, width)
                 if thumbnails is not None:
-                    encoded = itertools.islice(thumbnails[split], len(block))
-                    rows = rows.append_column(IMAGE, _image_column(encoded, rows["id"]))
-                writer.write_table(rows.replace_schema_metadata(schema.metadata))
-                start += len(block)
+                    encoded = pa.array(itertools.islice(thumbnails[split], len(block)), pa.binary())
+                    images = [encoded, pa.array(rows["id"])]
+                    rows[IMAGE] = pa.StructArray.from_arrays(images, fields=list(IMAGE_TYPE))
+                writer.write_table(pa.table(rows, schema))
+                start = stop
 
 
 def _blocks(matrix: BlockMatrix, most: int | None) -> Iterator[Float32]:
@@ -267,13 +262,7 @@ def _blocks(matrix: BlockMatrix, most: int | None) -> Iterator[Float32]:
             yield block[start : start + step]
 
 
-def _image_column(encoded: Iterable[bytes], ids: pa.ChunkedArray) -> pa.Array:
-    return pa.StructArray.from_arrays(
-        [pa.array(encoded, pa.binary()), ids.combine_chunks()], fields=list(IMAGE_TYPE)
-    )
-
-
-def _row_columns(file: FeatureFile, split_name: str) -> dict[str, list[Any]]:
+def _row_columns(file: FeatureFile, split_name: str) -> dict[str, Any]:
     """Return the other columns of a split or, for the name "", of the prompts."""
     if split_name:
         split = file.splits[split_name]
@@ -287,15 +276,11 @@ def _row_columns(file: FeatureFile, split_name: str) -> dict[str, list[Any]]:
     return {**columns, "class_name": [class_names.get(label) for label in labels]}
 
 
-def _schema(columns: dict[str, type]) -> pa.Schema:
-    return pa.schema([(name, ARROW_TYPES[kind]) for name, kind in columns.items()])
-
-
 def write_table(
     path: Path, columns: dict[str, type], frames: Iterable[dict[str, list[Any]]]
 ) -> None:
     """Write columns of str, bool, int or float that come some rows at a time; NaN becomes null."""
-    schema = _schema(columns)
+    schema = pa.schema([(name, ARROW_TYPES[kind]) for name, kind in columns.items()])
     with pq.ParquetWriter(path, schema, write_page_checksum=True) as writer:
         for frame in frames:
             arrays = [pa.array(frame[f.name], f.type, from_pandas=True) for f in schema]

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError
+from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError, shorten
 from clipkit.features.history import check_history, check_scale
 from clipkit.features.model import (
     KINDS,
@@ -51,10 +51,11 @@ PROBE_ARRAYS: dict[str, tuple[set[str], str]] = {
     "row_classes": ({"<i8"}, "M"),
     "row_hashes": ({"<i8"}, "F"),
 }
+# The arrays of each classifier's model. All models but kNN's have a `centre`, too.
 MODEL_ARRAYS = {
-    "svm": ("hyperplanes", "centre"),
-    "logreg": ("coefficients", "centre"),
-    "mlp": ("hidden", "output", "centre"),
+    "svm": ("hyperplanes",),
+    "logreg": ("coefficients",),
+    "mlp": ("hidden", "output"),
     "knn": ("rows", "row_classes"),
 }
 PROBE_INPUTS = ("embeddings", "logits", "probs")
@@ -82,21 +83,18 @@ class Column(NamedTuple):
     high: float = LARGEST
 
 
-SETTINGS = ("C", "temperature")
-COUNTS = ("rows", "shots")
-FRACTIONS = (
-    *("acc1", "acc5", "acc_a", "acc_b", "mean_per_class_recall", "mean_confidence"),
-    *("purity", "purity_chance", "acc1_low", "acc1_high"),
-)
-SCORES = ("mean_entropy", "max_entropy", "nmi", "nmi_chance", "ami", "ari")
 NUMBER = Column({"<i8", "<f8"})
+FRACTION = NUMBER._replace(low=0, high=1)
 # The columns that clipkit writes, and reads without another check. Others may hold anything.
 COLUMNS: dict[str, Column] = {
     **dict.fromkeys(("classifier", "split", "fit_split", "eval_split"), Column({"S"})),
-    **dict.fromkeys(("k", "standardize", *SCORES), NUMBER),
-    **dict.fromkeys(SETTINGS, NUMBER._replace(low=SMALLEST)),
-    **dict.fromkeys(COUNTS, NUMBER._replace(low=0)),
-    **dict.fromkeys(FRACTIONS, NUMBER._replace(low=0, high=1)),
+    **dict.fromkeys(("k", "standardize", "mean_entropy", "max_entropy"), NUMBER),
+    **dict.fromkeys(("nmi", "nmi_chance", "ami", "ari"), NUMBER),
+    **dict.fromkeys(("C", "temperature"), NUMBER._replace(low=SMALLEST)),
+    **dict.fromkeys(("rows", "shots"), NUMBER._replace(low=0)),
+    **dict.fromkeys(("acc1", "acc5", "acc_a", "acc_b", "acc1_low", "acc1_high"), FRACTION),
+    **dict.fromkeys(("mean_per_class_recall", "mean_confidence"), FRACTION),
+    **dict.fromkeys(("purity", "purity_chance"), FRACTION),
 }
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 RESERVED = {"features", "texts", "class_index", "class_names", "runs"}
@@ -298,18 +296,21 @@ def _utf8_lengths(name: str, texts: list[Any]) -> list[int]:
         joined = "".join(texts)
         if joined.isascii() and "\0" not in joined:  # nearly always, and six times as fast
             return list(map(len, texts))
-    return [_utf8_length(name, text) for text in texts]
+    lengths = []
+    for text in texts:
+        if not isinstance(text, str):
+            raise _text_error(name, "texts", text)
+        if "\0" in text:
+            raise _text_error(name, "texts without NUL characters", text)
+        try:
+            lengths.append(len(text.encode()))
+        except UnicodeEncodeError:
+            raise _text_error(name, "UTF-8 text", text) from None
+    return lengths
 
 
-def _utf8_length(name: str, text: Any) -> int:
-    if not isinstance(text, str):
-        raise ClipkitError(f"{name}: expected texts, got {str(text)[:40]!r}")
-    if "\0" in text:
-        raise ClipkitError(f"{name}: expected texts without NUL characters, got {text!r}")
-    try:
-        return len(text.encode())
-    except UnicodeEncodeError:
-        raise ClipkitError(f"{name}: expected UTF-8 text, got {text!r}") from None
+def _text_error(name: str, expected: str, got: object) -> ClipkitError:
+    return ClipkitError(f"{name}: expected {expected}, got {shorten(got, 40)!r}")
 
 
 def _check_scales(file: FeatureFile) -> None:
@@ -337,14 +338,16 @@ def _check_lengths(file: FeatureFile, datasets: dict[str, Any]) -> None:
         if key == "features":
             widths[name] = value.shape[1]
     for group_lengths in lengths.values():
-        if len(set(group_lengths.values())) > 1:
-            listed = ", ".join(f"{name} {rows}" for name, rows in group_lengths.items())
-            raise ClipkitError(f"expected equal lengths, got {listed}")
+        _check_equal("equal lengths", group_lengths)
     if file.kind == "logits":
         widths["texts"] = len(file.texts or [])
-    if len(set(widths.values())) > 1:
-        listed = ", ".join(f"{name} {width}" for name, width in widths.items())
-        raise ClipkitError(f"expected features of equal width, got {listed}")
+    _check_equal("features of equal width", widths)
+
+
+def _check_equal(expected: str, sizes: dict[str, int]) -> None:
+    if len(set(sizes.values())) > 1:
+        listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        raise ClipkitError(f"expected {expected}, got {listed}")
 
 
 def _check_classes(file: FeatureFile, datasets: dict[str, Any]) -> None:
@@ -356,38 +359,30 @@ def _check_classes(file: FeatureFile, datasets: dict[str, Any]) -> None:
         names = file.class_names
         if key == "predicted" and file.holds_clusters:
             names = None
-        classes = len(names) if names else MAX_CLASSES
+        classes = len(names or []) or MAX_CLASSES
+        known = f" ({classes} class names)" if names else ""
         lowest = -1 if key == "class_index" else 0
-        low, high = int(np.min(index)), int(np.max(index))
-        if low < lowest or high >= classes:
-            known = f" ({classes} class names)" if names else ""
-            raise ClipkitError(
-                f"{name}: expected values in {lowest}..{classes - 1}{known}, got {low}..{high}"
-            )
+        _check_class_range(name, index, classes, known, lowest=lowest)
 
 
 def _check_probe(file: FeatureFile) -> None:
     """Check what was fitted: the arrays that a classifier has, their shapes and their values."""
     fitted = file.fitted
-    for name in ("classifier", "input"):
-        if len(fitted.get(name, ())) != 1:
+    for name, known in (("classifier", tuple(MODEL_ARRAYS)), ("input", PROBE_INPUTS)):
+        texts = fitted.get(name, ())
+        if len(texts) != 1:
             raise ClipkitError(f"fitted/{name}: expected one text")
-    classifier, source = fitted["classifier"][0], fitted["input"][0]
-    for name, value, known in (
-        ("classifier", classifier, tuple(MODEL_ARRAYS)),
-        ("input", source, PROBE_INPUTS),
-    ):
-        if value not in known:
-            raise ClipkitError(f"fitted/{name}: expected {', '.join(known)}, got {value[:40]!r}")
-    _check_probe_names(file, classifier, source)
+        if texts[0] not in known:
+            got = repr(shorten(texts[0], 40))
+            raise ClipkitError(f"fitted/{name}: expected {', '.join(known)}, got {got}")
+    classifier = fitted["classifier"][0]
+    _check_probe_names(file, classifier, fitted["input"][0])
     sizes = _probe_sizes(file, classifier)
-    for name in fitted.keys() - {"classifier", "input"}:
-        axes = PROBE_ARRAYS[name][1].split()
-        expected = tuple(sizes[axis] for axis in axes)
+    for name in sorted(fitted.keys() - {"classifier", "input"}):
+        expected = tuple(sizes[axis] for axis in PROBE_ARRAYS[name][1].split())
         if fitted[name].shape != expected:
             got = fitted[name].shape
             raise ClipkitError(f"fitted/{name}: expected the shape {expected}, got {got}")
-    for name in sorted(fitted.keys() - {"classifier", "input"}):
         _check_probe_values(name, fitted[name])
     _check_probe_classes(file, sizes["n"])
 
@@ -395,6 +390,8 @@ def _check_probe(file: FeatureFile) -> None:
 def _check_probe_names(file: FeatureFile, classifier: str, source: str) -> None:
     expected = {"classifier", "input", "classes", "balanced", "rms", "factor"}
     expected.update(MODEL_ARRAYS[classifier])
+    if classifier != "knn":
+        expected.add("centre")
     if source != "embeddings":
         expected.add("temperature")
     if "mean" in file.fitted:
@@ -449,16 +446,19 @@ def _check_probe_classes(file: FeatureFile, count: int) -> None:
     classes = file.fitted["classes"]
     if (classes[1:] <= classes[:-1]).any():
         raise ClipkitError("fitted/classes: expected ascending numbers without repeats")
-    most = len(file.class_names) if file.class_names else MAX_CLASSES
+    most = len(file.class_names or []) or MAX_CLASSES
     _check_class_range("fitted/classes", classes, most)
     if "row_classes" in file.fitted:
         _check_class_range("fitted/row_classes", file.fitted["row_classes"], count)
 
 
-def _check_class_range(name: str, numbers: NDArray[Any], count: int) -> None:
+def _check_class_range(
+    name: str, numbers: NDArray[Any], count: int, known: str = "", *, lowest: int = 0
+) -> None:
     low, high = int(numbers.min()), int(numbers.max())
-    if low < 0 or high >= count:
-        raise ClipkitError(f"{name}: expected values in 0..{count - 1}, got {low}..{high}")
+    if low < lowest or high >= count:
+        expected = f"values in {lowest}..{count - 1}{known}"
+        raise ClipkitError(f"{name}: expected {expected}, got {low}..{high}")
 
 
 def finite_blocks(blocks: Iterator[Float32], name: str) -> Iterator[Float32]:

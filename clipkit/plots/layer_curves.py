@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clipkit.analysis import metrics, results
-from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.base.errors import ClipkitError, UsageError, shorten
 from clipkit.base.names import differing, is_shared
 from clipkit.features.compatibility import origin
-from clipkit.features.history import History, dataset_entries, provenance
+from clipkit.features.history import Entry, History, provenance
 from clipkit.features.model import FeatureFile
 from clipkit.plots.attributes import attribute_recalls
 from clipkit.plots.layers import LayerCurve, LayerPoints, layers
@@ -137,7 +137,7 @@ def _score(result: FeatureFile, split: str) -> _Score:
     if not np.isfinite(value):
         raise ClipkitError(f"{result.display_name}: expected an accuracy, got none")
     labels = results.scored_runs(result, split).labels
-    model = result.model() or {}
+    model = result.history.model
     layer, depth = _layer_of(model, result)
     facts = _facts(result, model, str(rows[0]["classifier"]))
     numbers = (value, metrics.wilson(value, len(labels)), results.chance(labels))
@@ -150,7 +150,7 @@ def _attribute_scores(result: FeatureFile, split: str) -> list[_Score]:
     scored = str(results.newest_entry(result).get("eval_split"))
     if scored != split:
         raise ClipkitError(f"{result.display_name}: expected recalls on {split}, got {scored}")
-    model = result.model() or {}
+    model = result.history.model
     layer, depth = _layer_of(model, result)
     scores = []
     for row in result.rows():
@@ -163,7 +163,7 @@ def _attribute_scores(result: FeatureFile, split: str) -> list[_Score]:
     return scores
 
 
-def _layer_of(model: dict[str, Any], result: FeatureFile) -> tuple[int | None, int]:
+def _layer_of(model: Entry, result: FeatureFile) -> tuple[int | None, int]:
     """Return layer and depth of a model's entry in a history, where anything may be written."""
     if "name" not in model or "projection" in model:
         raise _no_layer(result)
@@ -175,7 +175,7 @@ def _layer_of(model: dict[str, Any], result: FeatureFile) -> tuple[int | None, i
     if not are_numbers or not 0 <= layer <= depth <= MAX_DEPTH or not depth:
         raise ClipkitError(
             f"{result.display_name}: expected a layer of a model, got "
-            f"layer {str(layer)[:20]} of {str(depth)[:20]}"
+            f"layer {shorten(layer, 20)} of {shorten(depth, 20)}"
         )
     return layer, depth
 
@@ -185,7 +185,7 @@ def _no_layer(result: FeatureFile) -> ClipkitError:
     return ClipkitError(message, HINT)
 
 
-def _facts(result: FeatureFile, model: dict[str, Any], classifier: str) -> Facts:
+def _facts(result: FeatureFile, model: Entry, classifier: str) -> Facts:
     """Return what tells the lines of results apart. Embeddings have no pooling."""
     facts = {"model": str(model.get("name"))}
     if "layer" in model:
@@ -227,7 +227,7 @@ def _images(result: FeatureFile, split: str) -> tuple[Any, ...]:
         rows = result.splits[split]
         labels = None if rows.labels is None else rows.labels.tolist()
         return origin(result, split).key, rows.ids, labels
-    return tuple(data.get("splits") for data in dataset_entries(result))
+    return tuple(data.get("splits") for data in result.history.datasets)
 
 
 def _check_same_weights(scores: Sequence[_Score]) -> None:
@@ -235,7 +235,7 @@ def _check_same_weights(scores: Sequence[_Score]) -> None:
     by_model: dict[tuple[str, str], tuple[_Score, Any]] = {}
     depths: dict[str, int] = {}
     for score in scores:
-        model = score.result.model() or {}
+        model = score.result.history.model
         name = score.facts["model"]
         weights = model.get("weights", model.get("digest"))
         other, expected = by_model.setdefault((name, str(score.seed)), (score, weights))

@@ -19,7 +19,7 @@ import numpy as np
 
 from clipkit.base import console, files
 from clipkit.base.console import count
-from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.base.errors import ClipkitError, UsageError, shorten
 
 if TYPE_CHECKING:
     from clipkit.features.model import Int64
@@ -206,7 +206,7 @@ def from_classes(class_names: Sequence[str], templates: Sequence[str]) -> tuple[
 
 def quote(text: str) -> str:
     """Return the beginning of a text as messages show it."""
-    return repr(text[:60])
+    return repr(shorten(text, 60))
 
 
 def check_not_empty(data: bytes, name: str) -> None:

@@ -25,7 +25,6 @@ from clipkit.datasets import REGISTRY, Dataset, ImageDataset, images
 from clipkit.datasets.matching import HINT, load_images, match_images, thumbnail, warn_of_other_name
 from clipkit.datasets.remote import is_url
 from clipkit.features.annotations import read_annotations
-from clipkit.features.history import dataset_entries
 from clipkit.features.model import FeatureFile, Int64, Split
 from clipkit.plots.images import Nearest
 from clipkit.report.blocks import Page
@@ -184,7 +183,7 @@ def _check_exists(
         return
     if dataset[0] in REGISTRY or dataset[0] == STREAM or any(map(is_url, dataset)):
         return
-    embedded = [file for file in files if dataset_entries(file)]
+    embedded = [file for file in files if file.history.datasets]
     load_images(embedded[0] if embedded else FeatureFile("images"), dataset, root=root)
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from clipkit.base import files
 from clipkit.base.console import escaped
 from clipkit.features.annotations import CLASS
-from clipkit.features.history import Entry, History, dataset_entries, original_split, provenance
+from clipkit.features.history import Entry, History, original_split, provenance
 from clipkit.features.model import FeatureFile
 from clipkit.prompts import bundled
 from clipkit.report.blocks import Origin
@@ -69,15 +69,13 @@ def make_origin(
 ) -> Origin:
     """Describe how a file was made; see `command_lines`."""
     facts = {}
-    model = file.model() or {}
+    model = file.history.model
     if model:
         facts["model"] = f"{provenance(file).model}, {model.get('digest', 'without a digest')}"
-    for dataset in dataset_entries(file):
-        splits = dataset.get("splits")
-        if not isinstance(splits, dict):
-            continue
-        for split, described in splits.items():
-            if isinstance(described, dict) and (split in file.splits or not file.splits):
+    for dataset in file.history.datasets:
+        for split in dataset.object("splits"):
+            described = dataset.object("splits", split)
+            if described and (split in file.splits or not file.splits):
                 rows = f"{described.get('images')} images, sha256:{described.get('rows')}"
                 facts[f"rows of {split}"] = rows
     facts["digest of the file"] = file.digest
@@ -189,8 +187,8 @@ class _Command:
         """Return the splits to embed, and the data set as it can be named."""
         from clipkit.datasets import REGISTRY  # loads Pillow
 
-        dataset = self._entry.get("dataset")
-        if not isinstance(dataset, dict) or "name" not in dataset:
+        dataset = self._entry.dataset
+        if "name" not in dataset:
             self._unsaid.append("which images were embedded")
             return {"argument": "images"}
         name, source = str(dataset["name"]), dataset.get("source")
@@ -269,8 +267,8 @@ class _Command:
 
 def _splits(entry: Entry, *, is_named: bool) -> list[str] | None:
     """Return the splits that were embedded; None if they are probably all."""
-    splits = entry["dataset"].get("splits")
-    if not isinstance(splits, dict):
+    splits = entry.object("dataset", "splits")
+    if not splits:
         return None
     file = FeatureFile("images", History([entry]))
     original = {original_split(file, split): None for split in splits}

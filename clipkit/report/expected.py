@@ -19,7 +19,7 @@ from clipkit.analysis.results import Row
 from clipkit.base import csv_rows, files, tables
 from clipkit.base.errors import ClipkitError
 from clipkit.features.compatibility import origin
-from clipkit.features.history import Entry, dataset_entries, is_untrained, provenance
+from clipkit.features.history import is_untrained, provenance
 from clipkit.features.model import FeatureFile
 from clipkit.report.blocks import Bar, Block, Cell, Fact, Heading, Measurement, Number, Table
 from clipkit.report.markdown import (
@@ -226,8 +226,8 @@ def _image_count(run: _Run) -> int | None:
     """Return the number of images of a run's split; None if neither file nor history has it."""
     if run.split in run.file.splits:
         return len(run.file.splits[run.split])
-    for data in dataset_entries(run.file):
-        count = Entry(data).member(f"splits.{run.split}.images")
+    for dataset in run.file.history.datasets:
+        count = dataset.object("splits", run.split).get("images")
         if isinstance(count, int):
             return count
     return None
@@ -279,7 +279,7 @@ def _is_equal(word: str, fact: Any, wanted: str) -> bool:
 
 def _describe(file: FeatureFile) -> dict[str, Any]:
     """Return what the history of a result says, by the words of `where`."""
-    newest, model = results.newest_entry(file), file.model() or {}
+    newest, model = results.newest_entry(file), file.history.model
     facts: dict[str, Any] = {"features": "embeddings"}
     for entry in file.history:
         if entry["command"] == "logits":

@@ -211,9 +211,8 @@ def _shared(entry: Entry, class_names: list[str] | None) -> dict[str, Any]:
     if entry["command"] == "probe" and not _is_random(entry):
         not_shared.add("seed")
     shared = {key: value for key, value in entry.items() if key not in not_shared}
-    model = entry.get("model")
-    if isinstance(model, dict):
-        shared["model"] = _features_of(model)
+    if "model" in entry:
+        shared["model"] = _features_of(entry.model)
     if entry["command"] == "textembed":
         shared["prompts of"] = _prompt_digests(entry) or class_names
     return shared

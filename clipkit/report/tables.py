@@ -207,12 +207,12 @@ def _embedding_rows(entry: Entry) -> list[tuple[str, str]]:
         ("embedded by", f"clipkit {entry.get('clipkit')}"),
     ]
     dataset = str(entry.member("dataset.name"))
-    splits = entry.member("dataset.splits")
-    for split in splits if isinstance(splits, dict) else ():
-        count, digest = (Entry(splits[split]).member(name) for name in ("images", "rows"))
+    splits = entry.object("dataset", "splits")
+    for split in splits:
+        count, digest = map(splits.object(split).get, ("images", "rows"))
         rows.append((f"rows of {split}", f"{dataset}: {count} images, sha256:{digest}"))
-    draw = entry.member("dataset.draw")
-    if isinstance(draw, dict):
+    draw = entry.object("dataset", "draw")
+    if draw:
         rows.append(("draw", ", ".join(f"{key} {value}" for key, value in draw.items())))
     skipped = entry.list_of("skipped")
     if skipped:

@@ -18,6 +18,8 @@ import h5py
 import numpy as np
 from factories import write_content
 
+from clipkit.features.model import KINDS
+
 PLANTED = "# planted"  # a heading, if a page takes a name as it is
 TEXTS = [
     "", " ", "a", "A", "été", "犬", "a\tb", "a\nb", f"x\n{PLANTED}\ny", "| x |", "a\rb", "a,b", '"',
@@ -38,7 +40,6 @@ JSON = [
 ]  # fmt: skip
 TYPES = ["<f8", "<f4", "<f2", ">f4", ">f8", "<i8", "<i4", "|i1", "|u1", "<u8", ">i8", "|b1", "<c8"]
 COMMANDS = ["embed", "textembed", "logits", "entropy", "probe", "zeroshot", "cluster", "convert"]
-KINDS = ["images", "texts", "logits", "result", "probe"]
 COLUMNS = [
     "acc1",
     "acc5",

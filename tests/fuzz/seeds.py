@@ -10,14 +10,14 @@ from fuzz.commands import Runner
 from PIL import Image
 
 from clipkit.features import FeatureFile, Split, write
+from clipkit.features.model import KINDS
 
 NAMES = ["cat", "été"]
 
 
 def files() -> dict[str, FeatureFile]:
     """Return one file of every kind, one of two chunks, one whose history exceeds 64 KiB."""
-    kinds = ("images", "texts", "logits", "result", "probe")
-    named = {kind: feature_file(kind, datasets={"class_names": NAMES}) for kind in kinds}
+    named = {kind: feature_file(kind, datasets={"class_names": NAMES}) for kind in KINDS}
     named["texts"].texts = ["a", "ein ü", "犬"]
     named["result"].runs = {
         "split": np.array(["train", "test"]),

@@ -27,6 +27,7 @@ from threadpoolctl import threadpool_limits
 from clipkit.analysis.softmax import softmax
 from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError, UsageError
 from clipkit.features.model import Floats, Int64
+from clipkit.features.validation import MODEL_ARRAYS
 
 PAIRS = 64  # of classes, which vote together
 NEIGHBOURS = 20  # as in DINOv2's kNN protocol
@@ -197,12 +198,12 @@ def unit_rows(rows: Floats) -> Floats:
 
 
 Model = Hyperplanes | Coefficients | MLPWeights | Neighbours
-# Of each classifier: its model, and the arrays of a file that it takes in this order
-MODELS: dict[str, tuple[type[Model], tuple[str, ...]]] = {
-    "svm": (Hyperplanes, ("hyperplanes",)),
-    "logreg": (Coefficients, ("coefficients",)),
-    "mlp": (MLPWeights, ("hidden", "output")),
-    "knn": (Neighbours, ("rows", "row_classes")),
+# Each takes the arrays of `MODEL_ARRAYS` in their order
+MODELS: dict[str, type[Model]] = {
+    "svm": Hyperplanes,
+    "logreg": Coefficients,
+    "mlp": MLPWeights,
+    "knn": Neighbours,
 }
 
 
@@ -367,7 +368,7 @@ class FittedProbe:
         prepared, model = self.preparation, self.model
         arrays |= {"mean": prepared.mean, "deviation": prepared.deviation}
         arrays["centre"] = prepared.centre
-        for name in MODELS[self.classifier][1]:
+        for name in MODEL_ARRAYS[self.classifier]:
             arrays[name] = getattr(model, name)
         return {name: value for name, value in arrays.items() if value is not None}
 
@@ -375,8 +376,7 @@ class FittedProbe:
     def from_arrays(cls, arrays: Mapping[str, Any]) -> FittedProbe:
         """Return the probe of these `to_arrays`. A feature file has checked them."""
         classifier = arrays["classifier"][0]
-        model_class, names = MODELS[classifier]
-        parts = [arrays[name] for name in names]
+        parts = [arrays[name] for name in MODEL_ARRAYS[classifier]]
         if classifier in ("svm", "knn"):  # these arrays do not tell the number of classes
             parts.append(len(arrays["classes"]))
         columns = {name: arrays.get(name) for name in ("mean", "deviation", "centre")}
@@ -384,7 +384,7 @@ class FittedProbe:
         return cls(
             classifier,
             arrays["classes"],
-            model_class(*parts),
+            MODELS[classifier](*parts),
             Preparation(**columns, rms=float(arrays["rms"][0])),
             float(arrays["factor"][0]),
             arrays["input"][0],
