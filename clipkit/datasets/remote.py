@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import math
 import os
 import re
 import stat
@@ -38,8 +39,9 @@ PACKAGES = {
 }
 # of what a storage says of a file, what changes with its content
 STATES = ("ETag", "etag", "blob_id", "mtime", "LastModified", "updated", "created")
-TIMEOUT_SECONDS = 20.0  # without a byte from the server
-SLOWEST_RATE = 2**15  # bytes per second; a server may not trickle forever
+# A request has these seconds, and one more for each so many bytes that come. A file that is read
+# whole, such as an image of a list, has the last number at most: 512 MB would take 4.6 hours.
+TIMEOUT_SECONDS, SLOWEST_RATE, WHOLE_SECONDS = 20.0, 2**15, 600.0
 ATTEMPTS = 3
 PAUSE_SECONDS = 0.5  # before the second attempt, and twice as long before the third
 TRANSIENT = {
@@ -346,6 +348,7 @@ async def _request(system: Any, url: str, offset: int | None, size: int) -> _Rep
     session = await system.set_session()
     data = bytearray()
     start = asyncio.get_running_loop().time()
+    most = WHOLE_SECONDS if offset is None else math.inf
     try:
         async with (
             asyncio.timeout(TIMEOUT_SECONDS) as deadline,
@@ -354,7 +357,7 @@ async def _request(system: Any, url: str, offset: int | None, size: int) -> _Rep
             total = _check_answer(response, offset)
             async for block in response.content.iter_any():
                 data += block
-                deadline.reschedule(start + TIMEOUT_SECONDS + len(data) / SLOWEST_RATE)
+                deadline.reschedule(start + min(TIMEOUT_SECONDS + len(data) / SLOWEST_RATE, most))
                 if len(data) >= size:
                     break
     except aiohttp.InvalidUrlRedirectClientError:
@@ -420,7 +423,10 @@ def read_error(name: str, error: Exception) -> ClipkitError:
     elif status is not None:  # its own text holds the whole URL
         text = f"the server answers {status} {escape(str(getattr(error, 'message', '')))}".strip()
     elif isinstance(error, TimeoutError):
-        text = f"the server sent nothing for {TIMEOUT_SECONDS:g} s"
+        text = (
+            f"the server was silent for {TIMEOUT_SECONDS:g} s, or sent less than "
+            f"{SLOWEST_RATE >> 10} kB a second"
+        )
     elif isinstance(error, FileNotFoundError):
         text = "there is no such file"
     else:
