@@ -679,17 +679,24 @@ def test_damaged_parquet_files_are_refused_in_one_line(tmp_path, keep):
         assert "\n" not in caught.value.message
 
 
-def test_a_footer_that_states_fewer_rows_than_its_columns_is_refused(tmp_path):
+@pytest.mark.parametrize("kind", ["images", "manifest"])
+def test_a_footer_that_states_fewer_rows_than_its_columns_is_refused(tmp_path, kind):
     path = write_parquet(tmp_path / "a.parquet", [png(red) for red in range(20)], group=20)
+    if kind == "manifest":
+        pq.write_table(pa.table({"path": [f"{i}.png" for i in range(20)]}), path)
     data = path.read_bytes()
     twenty, nineteen = b"\x16\x28", b"\x16\x26"  # as Thrift writes them
-    first, last = data.index(twenty, len(data) - 720), data.rindex(twenty)
-    for place in (first, last):  # of the file and of its row group; the columns' lie between
+    first, last = data.index(twenty, max(0, len(data) - 720)), data.rindex(twenty)
+    # of the file and of its row group; the columns' lie between
+    for place, message in (
+        (first, r"a\.parquet: expected 19 rows, as the file states, got 20 in its row groups"),
+        (last, r"row group 0: expected 20 rows, as in .*, got 19"),
+    ):
         data = data[:place] + nineteen + data[place + 2 :]
-    path.write_bytes(data)
-    assert pq.read_metadata(path).num_rows == 19
-    with pytest.raises(ClipkitError, match=r"row group 0: expected 20 rows, as in .*, got 19"):
-        datasets.load(path)
+        path.write_bytes(data)
+        assert pq.read_metadata(path).num_rows == 19
+        with pytest.raises(ClipkitError, match=message):
+            datasets.load(path)
 
 
 def images_of(count: int) -> pa.Array:

@@ -297,19 +297,21 @@ def _read_table(name: str) -> _Table:
         column = _image_column(types, features, where)
         is_struct = pa.types.is_struct(types[column])
         content = f"{column}.bytes" if is_struct else column
-        _check_leaf(metadata, content, where)
-        lengths = _check_groups(metadata, content, where)
+        lengths = _check_column(metadata, content, where)
+        for number in range(len(lengths)):
+            size = _largest(_chunks(metadata, content, [number]))
+            _check_group_size(size, f"{where}, row group {number}")
     part = ParquetPart(file, column, is_struct, _starts(lengths))
     _check_unpacked(ROW_BYTES * len(part), file.size, where)
     paths = None
     if is_struct and types[column].get_field_index("path") >= 0:
-        _check_leaf(metadata, f"{column}.path", where)
+        _check_column(metadata, f"{column}.path", where)
         paths = _read_paths(part)
     label = _label_column(types, features, where)
     pa.default_memory_pool().release_unused()  # Arrow would keep more memory than the paths take
     if label is None:
         return _Table(part, paths, None, np.full(len(part), NO_LABEL, np.int64), None, None)
-    _check_leaf(metadata, label, where)
+    _check_column(metadata, label, where)
     codes, texts = _read_labels(part, label)
     class_names = _class_names(features.get(label), f"{where}: {label}")
     return _Table(part, paths, label, codes, texts, class_names)
@@ -324,12 +326,16 @@ def _features(metadata: Mapping[bytes, bytes]) -> dict[str, dict[str, Any]]:
         return {}
 
 
-def _check_leaf(metadata: pq.FileMetaData, column: str, where: str) -> None:
-    """Refuse a name by which Arrow would read several columns, as `a.b` with `a`."""
+def _check_column(metadata: pq.FileMetaData, column: str, where: str) -> list[int]:
+    """Return the rows of each row group of a column.
+
+    Refuse a name by which Arrow would read several columns, as `a.b` with `a`.
+    """
     names = [metadata.schema.column(number).path for number in range(metadata.num_columns)]
     names = [name for name in names if f"{name}.".startswith(f"{column}.")]
     if len(names) != 1:
         raise ClipkitError(f"{where}: expected one column {column!r}, got {_listed(names)}")
+    return _check_rows(metadata, column, where)
 
 
 def _check_unpacked(size: int, packed: int, where: str) -> None:
@@ -403,19 +409,17 @@ def _listed(names: Sequence[str]) -> str:
     return f"{text} and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else text
 
 
-def _check_groups(metadata: pq.FileMetaData, column: str, where: str) -> list[int]:
-    """Return the rows of each row group. Refuse one that is too large or states other rows."""
-    lengths = []
-    for number in range(metadata.num_row_groups):
-        place = f"{where}, row group {number}"
-        chunks = _chunks(metadata, column, [number])
-        _check_group_size(_largest(chunks), place)
-        rows = metadata.row_group(number).num_rows
-        for chunk in chunks:  # with a value or a null in each row
+def _check_rows(metadata: pq.FileMetaData, column: str, where: str) -> list[int]:
+    """Return the rows of each row group, of which a column must have as many and the file all."""
+    lengths = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+    if sum(lengths) != metadata.num_rows:
+        expected = f"expected {metadata.num_rows:,} rows, as the file states"
+        raise ClipkitError(f"{where}: {expected}, got {sum(lengths):,} in its row groups")
+    for number, rows in enumerate(lengths):
+        for chunk in _chunks(metadata, column, [number]):  # with a value or a null in each row
             if chunk.num_values != rows:
                 expected = f"expected {chunk.num_values:,} rows, as in {column}"
-                raise ClipkitError(f"{place}: {expected}, got {rows:,}")
-        lengths.append(rows)
+                raise ClipkitError(f"{where}, row group {number}: {expected}, got {rows:,}")
     return lengths
 
 
@@ -601,6 +605,8 @@ def _iter_rows(path: Path, name: str, columns: Columns, present: list[str]) -> I
             if f"{chunk.path_in_schema}.".startswith(read)
         ]
         batch_rows = _rows_at_once(chunks, MANIFEST_ROWS)
+        for column in present:
+            _check_rows(file.metadata, column, name)
         for batch in file.iter_batches(batch_rows, columns=present, use_threads=False):
             arrays = {column: _decode(batch.column(column)) for column in present}
             size += sum(map(_unpacked_bytes, arrays.values()))
