@@ -1363,6 +1363,13 @@ def test_an_answer_may_go_from_http_to_https_but_not_back():
         remote._check_answer(answer("https", "http"), None)
 
 
+def test_the_brackets_of_a_host_are_no_wildcard():
+    url = "http://[::1]:8000/a.tar"
+    assert shards.find_files([url], ".tar") == [url]
+    with pytest.raises(UsageError, match="cannot be searched for a wildcard"):
+        shards.find_files(["http://[::1]:8000/[ab].tar"], ".tar")
+
+
 def test_a_url_may_hold_letters_spaces_and_a_user(server):
     url, handler = server
     write_tar(handler.root / "a b é.tar", *sample("0", 7))

@@ -169,7 +169,7 @@ def _read_group(part: ParquetPart, number: int) -> _Group:
     """Read the images of a row group."""
     where = f"{display_url(part.file.name)}, row group {number}"
     column = f"{part.column}.bytes" if part.is_struct else part.column
-    chunks = []
+    chunks: list[pa.Array] = []
     size = 0
     for array in _iter_arrays(part.file, column, [number], IMAGE_ROWS):
         chunks.append(array)
