@@ -605,12 +605,25 @@ def test_a_small_parquet_manifest_that_unpacks_to_gigabytes_is_refused(
     assert max(sizes) < 2**25
 
 
-def test_a_parquet_manifest_that_repeats_long_paths_is_refused(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("column", "most"),
+    [
+        ({"path": ["x" * 4000] * 300}, 2**20),
+        ({"path": ["\U0001f600" + "x" * 1000] * 300}, 2**20),  # 4 bytes a character in Python
+        ({"path": [str(i) for i in range(1500)], "label": ["x" * 800] * 1500}, 2**20),
+        ({"path": ["x"] * 70_000}, 2**20),
+    ],
+)
+def test_a_parquet_manifest_that_unpacks_to_much_more_than_its_size_is_refused(
+    tmp_path, monkeypatch, column, most
+):
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     path = tmp_path / "m.parquet"
-    pq.write_table(pa.table({"path": ["x" * 4000] * 300}), path)
-    monkeypatch.setattr(manifests, "MAX_BYTES", 2**20)
-    with pytest.raises(ClipkitError, match="expected paths and ids of at most 1 MiB, got more"):
+    pq.write_table(pa.table(column), path)
+    parquet = manifests.import_parquet(manifests.PARQUET_READER)
+    monkeypatch.setattr(parquet, "SMALL_BYTES", most)
+    monkeypatch.setattr(parquet, "MAX_RATIO", 2)
+    with pytest.raises(ClipkitError, match=r"m\.parquet: expected rows that unpack to at most 1 M"):
         datasets.load(path)
 
 

@@ -160,9 +160,7 @@ def _read_rows(source: str, columns: Columns, required: set[str]) -> tuple[Conte
         with files.spool_input(source) as file:
             with file.path.open("rb") as content:
                 digest = f"sha256:{hashlib.file_digest(content, 'sha256').hexdigest()}"
-            table = import_parquet(PARQUET_READER).read_table(
-                file.path, name, columns, required, MAX_BYTES
-            )
+            table = import_parquet(PARQUET_READER).read_table(file.path, name, columns, required)
             return collect(table, name, unit="row", folder=folder), digest
     most = MAX_BYTES
     if Path(source).is_file():  # Python allocates at once as much as it is asked to read

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
@@ -49,20 +50,24 @@ from clipkit.features.model import Int64
 from clipkit.features.parquet import column_chunks, is_number, value_type
 from clipkit.features.validation import MAX_CLASSES
 
+Types = Mapping[str, pa.DataType]  # of the columns of a file
+
 ENDING = ".parquet"
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "fine_label", "labels")  # fine_label: CIFAR-100
 # A dictionary may repeat a huge value in every row, so few rows are read at once: at most these
 # numbers, and fewer if a column is large. (A batch of one row takes 0.01 ms.)
 IMAGE_ROWS, OTHER_ROWS = 4, 4096
-BATCH_BYTES = 2**28
+BATCH_BYTES = 2**27
 KEPT_GROUPS = 3  # at least
 KEPT_BYTES = 2**29
 MAX_GROUP_BYTES = 2**30
-MAX_OTHER_BYTES = 2**28  # the paths or labels of a file
+# The rows of a manifest, and the paths or labels of images, may unpack to the first number of
+# bytes, or to as many times the file's size, but to at most the last number.
+SMALL_BYTES, MAX_RATIO, MAX_OTHER_BYTES = 2**26, 100, 2**29
+ROW_BYTES = 16  # that a row takes beside its texts
 MAX_LISTED = 10
 MANIFEST_ROWS = 1 << 10
-ROW_BYTES = 16  # of a manifest, beside its texts
 READ_BYTES = 1 << 16  # of a manifest's column at a time; without it, Arrow reads all of it
 
 
@@ -164,12 +169,9 @@ def _read_group(part: ParquetPart, number: int) -> _Group:
     """Read the images of a row group."""
     where = f"{display_url(part.file.name)}, row group {number}"
     column = f"{part.column}.bytes" if part.is_struct else part.column
-    chunks = []
+    chunks: list[pa.Array] = []
     size = 0
-    for batch in _iter_batches(part.file, column, [number], IMAGE_ROWS):
-        array = batch.column(0)
-        if part.is_struct:
-            array = array.flatten()[0]  # null where the struct is null
+    for array in _iter_arrays(part.file, column, [number], IMAGE_ROWS):
         chunks.append(array)
         size += array.nbytes
         _check_group_size(size, where)
@@ -185,18 +187,22 @@ _groups: SharedCache[tuple[ParquetPart, int], _Group] = SharedCache(
 )
 
 
-def _iter_batches(
+def _iter_arrays(
     file: StoredFile, column: str, groups: Sequence[int], most: int
-) -> Iterator[pa.RecordBatch]:
-    """Yield a column of row groups, at most so many rows at a time."""
+) -> Iterator[pa.Array]:
+    """Yield a column of row groups, or a field of a struct, at most so many rows at a time."""
     name = display_url(file.name)
     chunks = _chunks(_metadata(file), column, groups)
     rows = _rows_at_once(chunks, most)
     file.check_unchanged()
     with read_errors(name), pq.ParquetFile(_source(file), metadata=_metadata(file)) as content:
-        yield from content.iter_batches(
+        for batch in content.iter_batches(
             rows, row_groups=groups, columns=[column], use_threads=False
-        )
+        ):
+            array = batch.column(0)
+            if pa.types.is_struct(array.type):
+                array = array.flatten()[0]  # null where the struct is null
+            yield array
     file.check_unchanged()
 
 
@@ -286,20 +292,26 @@ def _read_table(name: str) -> _Table:
     where = display_url(name)
     metadata = _metadata(file)
     with read_errors(where):
-        schema = metadata.schema.to_arrow_schema()
+        types = {field.name: field.type for field in metadata.schema.to_arrow_schema()}
         features = _features(metadata.metadata or {})
-        column = _image_column(schema, features, where)
-        is_struct = pa.types.is_struct(schema.field(column).type)
+        column = _image_column(types, features, where)
+        is_struct = pa.types.is_struct(types[column])
         content = f"{column}.bytes" if is_struct else column
-        lengths = _check_groups(metadata, content, where)
+        lengths = _check_column(metadata, content, where)
+        for number in range(len(lengths)):
+            size = _largest(_chunks(metadata, content, [number]))
+            _check_group_size(size, f"{where}, row group {number}")
     part = ParquetPart(file, column, is_struct, _starts(lengths))
+    _check_unpacked(ROW_BYTES * len(part), file.size, where)
     paths = None
-    if is_struct and schema.field(column).type.get_field_index("path") >= 0:
+    if is_struct and types[column].get_field_index("path") >= 0:
+        _check_column(metadata, f"{column}.path", where)
         paths = _read_paths(part)
-    label = _label_column(schema, features, where)
+    label = _label_column(types, features, where)
     pa.default_memory_pool().release_unused()  # Arrow would keep more memory than the paths take
     if label is None:
         return _Table(part, paths, None, np.full(len(part), NO_LABEL, np.int64), None, None)
+    _check_column(metadata, label, where)
     codes, texts = _read_labels(part, label)
     class_names = _class_names(features.get(label), f"{where}: {label}")
     return _Table(part, paths, label, codes, texts, class_names)
@@ -314,35 +326,71 @@ def _features(metadata: Mapping[bytes, bytes]) -> dict[str, dict[str, Any]]:
         return {}
 
 
-def _image_column(schema: pa.Schema, features: Mapping[str, Mapping[str, Any]], where: str) -> str:
+def _check_column(metadata: pq.FileMetaData, column: str, where: str) -> list[int]:
+    """Return the rows of each row group of a column.
+
+    Refuse a name by which Arrow would read several columns, as `a.b` with `a`.
+    """
+    names = [metadata.schema.column(number).path for number in range(metadata.num_columns)]
+    names = [name for name in names if f"{name}.".startswith(f"{column}.")]
+    if len(names) != 1:
+        raise ClipkitError(f"{where}: expected one column {column!r}, got {_listed(names)}")
+    return _check_rows(metadata, column, where)
+
+
+def _check_unpacked(size: int, packed: int, where: str) -> None:
+    """Refuse rows that unpack to `size` bytes, from a file of `packed` bytes, if they are many."""
+    limit = min(MAX_OTHER_BYTES, max(SMALL_BYTES, MAX_RATIO * packed))
+    if size > limit:
+        raise ClipkitError(
+            f"{where}: expected rows that unpack to at most {limit >> 20} MiB, got more",
+            f"less than {SMALL_BYTES >> 20} MiB, or {MAX_RATIO} times the file's size, are read",
+        )
+
+
+def _unpacked_bytes(array: pa.Array) -> int:
+    """Return about the bytes that values take in Python, where a character takes up to four."""
+    size = ROW_BYTES * len(array)
+    if not is_text(array.type):
+        return size
+    if pc.all(pc.string_is_ascii(array)).as_py() in (True, None):
+        return size + int(array.nbytes)
+    return size + 4 * (pc.sum(pc.utf8_length(array)).as_py() or 0)
+
+
+def _decode(array: pa.Array) -> pa.Array:
+    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+
+
+def _image_column(types: Types, features: Mapping[str, Mapping[str, Any]], where: str) -> str:
     """Return the column of the images."""
-    columns: list[str] = [field.name for field in schema if is_image_type(field.type)]
+    columns = [name for name in types if is_image_type(types[name])]
     for name in IMAGE_COLUMNS:
-        if columns.count(name) == 1:
+        if name in columns:
             return name
     declared = _declared(columns, features, "Image")
-    structs = [name for name in columns if pa.types.is_struct(schema.field(name).type)]
+    structs = [name for name in columns if pa.types.is_struct(types[name])]
     for candidates in (declared, structs, columns):
         if len(candidates) == 1:
             return candidates[0]
     hint = f"call the column {IMAGE_COLUMNS[0]!r}"
-    got = _listed(columns or schema.names)
+    got = _listed(columns or list(types))
     raise ClipkitError(f"{where}: expected one column of images, got {got}", hint)
 
 
 def _label_column(
-    schema: pa.Schema, features: Mapping[str, Mapping[str, Any]], where: str
+    types: Types, features: Mapping[str, Mapping[str, Any]], where: str
 ) -> str | None:
     """Return the column of the labels, or None."""
-    columns = [name for name in LABEL_COLUMNS if name in schema.names]
+    columns = [name for name in LABEL_COLUMNS if name in types]
     if not columns:
-        columns = _declared(schema.names, features, "ClassLabel")
+        columns = _declared(types, features, "ClassLabel")
     if not columns:
         return None
     if len(columns) > 1 and columns[0] not in LABEL_COLUMNS:
         console.warn(f"{where}: no labels are read: several columns hold them, none called label")
         return None
-    arrow_type = schema.field(columns[0]).type
+    arrow_type = types[columns[0]]
     if pa.types.is_integer(arrow_type) or is_text(arrow_type):
         return columns[0]
     console.warn(f"{where}: {columns[0]}: labels of type {arrow_type} are not read")
@@ -361,19 +409,17 @@ def _listed(names: Sequence[str]) -> str:
     return f"{text} and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else text
 
 
-def _check_groups(metadata: pq.FileMetaData, column: str, where: str) -> list[int]:
-    """Return the rows of each row group. Refuse one that is too large or states other rows."""
-    lengths = []
-    for number in range(metadata.num_row_groups):
-        place = f"{where}, row group {number}"
-        chunks = _chunks(metadata, column, [number])
-        _check_group_size(_largest(chunks), place)
-        rows = metadata.row_group(number).num_rows
-        for chunk in chunks:  # with a value or a null in each row
+def _check_rows(metadata: pq.FileMetaData, column: str, where: str) -> list[int]:
+    """Return the rows of each row group, of which a column must have as many and the file all."""
+    lengths = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+    if sum(lengths) != metadata.num_rows:
+        expected = f"expected {metadata.num_rows:,} rows, as the file states"
+        raise ClipkitError(f"{where}: {expected}, got {sum(lengths):,} in its row groups")
+    for number, rows in enumerate(lengths):
+        for chunk in _chunks(metadata, column, [number]):  # with a value or a null in each row
             if chunk.num_values != rows:
                 expected = f"expected {chunk.num_values:,} rows, as in {column}"
-                raise ClipkitError(f"{place}: {expected}, got {rows:,}")
-        lengths.append(rows)
+                raise ClipkitError(f"{where}, row group {number}: {expected}, got {rows:,}")
     return lengths
 
 
@@ -382,17 +428,16 @@ def _iter_column(part: ParquetPart, column: str) -> Iterator[pa.Array]:
     where = f"{display_url(part.file.name)}: {column}"
     size = rows = 0
     groups = range(len(part.starts) - 1)
-    for batch in _iter_batches(part.file, column, groups, OTHER_ROWS):
+    for array in _iter_arrays(part.file, column, groups, OTHER_ROWS):
         with read_errors(display_url(part.file.name)):
-            batch.validate(full=True)  # texts are UTF-8
-        rows += len(batch)
-        size += batch.nbytes
-        if size > MAX_OTHER_BYTES or rows > len(part):
-            raise ClipkitError(
-                f"{where}: expected {len(part):,} values in at most "
-                f"{MAX_OTHER_BYTES >> 20} MiB, got more"
-            )
-        yield batch.column(0)
+            array.validate(full=True)  # texts are UTF-8
+            array = _decode(array)
+        rows += len(array)
+        size += _unpacked_bytes(array)
+        _check_unpacked(size, part.file.size, where)
+        if rows > len(part):
+            break
+        yield array
     if rows != len(part):
         raise ClipkitError(f"{where}: expected {len(part):,} values, got {rows:,}")
 
@@ -400,8 +445,7 @@ def _iter_column(part: ParquetPart, column: str) -> Iterator[pa.Array]:
 def _read_paths(part: ParquetPart) -> list[str] | None:
     """Return the path of each image, or None if one is missing."""
     paths: list[str] = []
-    for array in _iter_column(part, f"{part.column}.path"):
-        values = array.flatten()[0]
+    for values in _iter_column(part, f"{part.column}.path"):
         if values.null_count or not pa.types.is_string(values.type):
             return None
         paths += map(escape, values.to_pylist())
@@ -438,7 +482,7 @@ def _class_names(feature: Mapping[str, Any] | None, where: str) -> list[str] | N
         return None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ClipkitError(f"{where}: expected a list of class names in the file's metadata")
-    return [escape(name) for name in names]
+    return [escape(as_text(name, where)) for name in names]
 
 
 def _check_same(tables: Sequence[_Table]) -> None:
@@ -522,9 +566,7 @@ def _is_binary(arrow_type: pa.DataType) -> bool:
     return str(arrow_type) in ("binary", "large_binary")
 
 
-def read_table(
-    path: Path, name: str, columns: Columns, required: set[str], max_bytes: int
-) -> Table:
+def read_table(path: Path, name: str, columns: Columns, required: set[str]) -> Table:
     """Read the columns of a manifest."""
     with read_errors(name):
         schema = pq.read_schema(path)
@@ -532,7 +574,7 @@ def read_table(
     present = [column for column in columns if column in schema.names]
     for column in present:
         _check_type(schema.field(column).type, f"{name}: {column}", is_path=column == columns.path)
-    rows = _iter_rows(path, name, columns, present, max_bytes)
+    rows = _iter_rows(path, name, columns, present)
     return Table(rows, columns.split in present, columns.id in present)
 
 
@@ -551,48 +593,35 @@ def is_text(arrow_type: pa.DataType) -> bool:
     return str(value_type(arrow_type)) in ("string", "large_string")
 
 
-def _iter_rows(
-    path: Path, name: str, columns: Columns, present: list[str], max_bytes: int
-) -> Iterator[Row]:
-    start = kept = 0
+def _iter_rows(path: Path, name: str, columns: Columns, present: list[str]) -> Iterator[Row]:
+    """Yield the rows. Their sum is checked before Python's texts are made of them."""
+    start = size = 0
+    packed = path.stat().st_size
     with read_errors(name), pq.ParquetFile(path, buffer_size=READ_BYTES) as file:
-        batch_rows = _check_size(file.metadata, present, name, max_bytes)
+        read = tuple(f"{column}." for column in present)  # Arrow reads `a.b` with `a`
+        chunks = [
+            chunk
+            for chunk in column_chunks(file.metadata)
+            if f"{chunk.path_in_schema}.".startswith(read)
+        ]
+        batch_rows = _rows_at_once(chunks, MANIFEST_ROWS)
+        for column in present:
+            _check_rows(file.metadata, column, name)
         for batch in file.iter_batches(batch_rows, columns=present, use_threads=False):
-            for row in _batch_rows(batch, name, columns, start):
-                kept += ROW_BYTES + len(row.path) + len(row.id)
-                yield row
+            arrays = {column: _decode(batch.column(column)) for column in present}
+            size += sum(map(_unpacked_bytes, arrays.values()))
+            _check_unpacked(size, packed, name)
+            yield from _batch_rows(arrays, name, columns, range(start, start + len(batch)))
             start += len(batch)
-            if kept > max_bytes:
-                most = f"{max_bytes >> 20} MiB"
-                raise ClipkitError(f"{name}: expected paths and ids of at most {most}, got more")
 
 
-def _check_size(metadata: pq.FileMetaData, present: list[str], name: str, max_bytes: int) -> int:
-    """Check the size of all columns, and return the number of rows to read at once.
-
-    A dictionary may repeat a text as long as the column in each row.
-    """
-    chunks = [chunk for chunk in column_chunks(metadata) if chunk.path_in_schema in present]
-    size = sum(chunk.total_uncompressed_size for chunk in chunks)
-    if size > max_bytes:
-        raise ClipkitError(
-            f"{name}: expected columns of at most {max_bytes >> 20} MiB, got {size >> 20} MiB"
-        )
-    return _rows_at_once(chunks, MANIFEST_ROWS)
-
-
-def _batch_rows(batch: pa.RecordBatch, name: str, columns: Columns, start: int) -> Iterator[Row]:
+def _batch_rows(
+    arrays: Mapping[str, pa.Array], name: str, columns: Columns, places: range
+) -> Iterator[Row]:
     values = {}
-    for column in batch.schema.names:
-        values[column] = _texts(batch.column(column), f"{name}: {column}")
-    empty = [""] * len(batch)
+    for column, array in arrays.items():
+        where = f"{name}: {column}"
+        values[column] = [as_text(value, where) for value in array.to_pylist()]
+    empty = [""] * len(places)
     texts = [values.get(column, empty) for column in columns]
-    places = range(start, start + len(batch))
     yield from map(Row, places, *texts)
-
-
-def _texts(array: Any, where: str) -> list[str]:
-    """Return the values of a column as texts; null is ""."""
-    if pa.types.is_dictionary(array.type):
-        array = array.dictionary_decode()
-    return [as_text(value, where) for value in array.to_pylist()]

@@ -7,7 +7,9 @@ bytes at once. Only the protocols that are listed here are opened.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
+import math
 import os
 import re
 import stat
@@ -15,7 +17,7 @@ import threading
 import time
 import urllib.parse
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -38,8 +40,9 @@ PACKAGES = {
 }
 # of what a storage says of a file, what changes with its content
 STATES = ("ETag", "etag", "blob_id", "mtime", "LastModified", "updated", "created")
-TIMEOUT_SECONDS = 20.0  # without a byte from the server
-SLOWEST_RATE = 2**15  # bytes per second; a server may not trickle forever
+# A request has these seconds, and one more for each so many bytes that come. A file that is read
+# whole, such as an image of a list, has the last number at most: 512 MB would take 4.6 hours.
+TIMEOUT_SECONDS, SLOWEST_RATE, WHOLE_SECONDS = 20.0, 2**15, 600.0
 ATTEMPTS = 3
 PAUSE_SECONDS = 0.5  # before the second attempt, and twice as long before the third
 TRANSIENT = {
@@ -101,13 +104,10 @@ class LocalFile(StoredFile):
     is_remote = False
 
     def _read(self, offset: int, size: int) -> bytes:
-        try:
-            # opened for each read, as image files are: nothing to close, share or pickle
-            with Path(self.name).open("rb") as stream:
-                stream.seek(offset)
-                return stream.read(size)
-        except OSError as error:
-            raise read_error(self.name, error) from error
+        # opened for each read, as image files are: nothing to close, share or pickle
+        with _read_errors(self.name), Path(self.name).open("rb") as stream:
+            stream.seek(offset)
+            return stream.read(size)
 
 
 class HttpFile(StoredFile):
@@ -128,15 +128,13 @@ class FilesystemFile(StoredFile):
 
     def _read(self, offset: int, size: int) -> bytes:
         system, path = filesystem(self.name)
-        try:
+        with _read_errors(self.name):
             if protocol_of(self.name) == "hf":
                 # its `cat_file` would read 5 MB ahead, and throw that away
                 with system.open(path, cache_type="none") as stream:
                     stream.seek(offset)
                     return bytes(stream.read(size))
             return bytes(system.cat_file(path, start=offset, end=offset + size))
-        except Exception as error:  # the errors of storage clients have no common base
-            raise read_error(self.name, error) from error
 
 
 def protocol_of(name: str) -> str | None:
@@ -210,14 +208,12 @@ def open_file(name: str) -> StoredFile:
     if is_http(name):
         return _open_http(name)
     system, path = filesystem(name)
-    try:
+    with _read_errors(name):
         info = system.info(path)
         if info["type"] != "file":
             raise ClipkitError(f"expected a file, got the folder {display_url(name)}")
         state = next((str(info[key]) for key in STATES if info.get(key)), "")
         return FilesystemFile(name, int(info["size"]), state)
-    except Exception as error:  # the errors of storage clients have no common base
-        raise read_error(name, error) from error
 
 
 def read_whole(name: str, limit: int) -> bytes:
@@ -284,12 +280,8 @@ class RangeReader(io.RawIOBase):
 
 
 def _open_local(name: str) -> LocalFile:
-    try:
+    with _read_errors(name):
         info = Path(name).stat()
-    except FileNotFoundError:
-        raise ClipkitError(f"cannot read {escape(name)}: there is no such file") from None
-    except (OSError, ValueError) as error:
-        raise read_error(name, error) from error
     if not stat.S_ISREG(info.st_mode):
         raise ClipkitError(f"{escape(name)}: expected a regular file, got a folder, FIFO or device")
     return LocalFile(name, info.st_size, str(info.st_mtime_ns))
@@ -346,6 +338,7 @@ async def _request(system: Any, url: str, offset: int | None, size: int) -> _Rep
     session = await system.set_session()
     data = bytearray()
     start = asyncio.get_running_loop().time()
+    most = WHOLE_SECONDS if offset is None else math.inf
     try:
         async with (
             asyncio.timeout(TIMEOUT_SECONDS) as deadline,
@@ -354,7 +347,7 @@ async def _request(system: Any, url: str, offset: int | None, size: int) -> _Rep
             total = _check_answer(response, offset)
             async for block in response.content.iter_any():
                 data += block
-                deadline.reschedule(start + TIMEOUT_SECONDS + len(data) / SLOWEST_RATE)
+                deadline.reschedule(start + min(TIMEOUT_SECONDS + len(data) / SLOWEST_RATE, most))
                 if len(data) >= size:
                     break
     except aiohttp.InvalidUrlRedirectClientError:
@@ -410,6 +403,17 @@ def _changed(name: str) -> ClipkitError:
     return ClipkitError(f"{display_url(name)}: the file changed while it was read")
 
 
+@contextlib.contextmanager
+def _read_errors(name: str) -> Iterator[None]:
+    """Turn any error into one line: those of storage clients have no common base."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise read_error(name, error) from error
+
+
 def read_error(name: str, error: Exception) -> ClipkitError:
     """Return one line on why a file cannot be read."""
     if isinstance(error, ClipkitError):
@@ -420,7 +424,10 @@ def read_error(name: str, error: Exception) -> ClipkitError:
     elif status is not None:  # its own text holds the whole URL
         text = f"the server answers {status} {escape(str(getattr(error, 'message', '')))}".strip()
     elif isinstance(error, TimeoutError):
-        text = f"the server sent nothing for {TIMEOUT_SECONDS:g} s"
+        text = (
+            f"the server was silent for {TIMEOUT_SECONDS:g} s, or sent less than "
+            f"{SLOWEST_RATE >> 10} kB a second"
+        )
     elif isinstance(error, FileNotFoundError):
         text = "there is no such file"
     else:

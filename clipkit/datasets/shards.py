@@ -93,7 +93,8 @@ def _find(name: str, suffix: str) -> list[str]:
     if not remote.is_url(name):
         return _find_local(name, suffix)
     if remote.is_http(name):
-        if "*" in name or "[" in name:
+        path = remote.path_of(name).split("/", 3)[-1]  # a host may be [::1]
+        if "*" in path or "[" in path:
             hint = "write a range instead: {0000..0099}"
             message = f"{display_url(name)}: a web server cannot be searched for a wildcard"
             raise UsageError(message, hint)
@@ -161,14 +162,14 @@ def split_names(files: Sequence[str]) -> list[str]:
     splits = [_split_name(file) for file in files]
     if not any(splits):
         return ["all"] * len(files)
-    for file, split in zip(files, splits, strict=True):
-        if not split:
-            named = next(other for other, its in zip(files, splits, strict=True) if its)
-            raise ClipkitError(
-                f"{display_url(file)}: expected train, val or test in its name, "
-                f"as in {display_url(named)}",
-                "rename it, or embed the files separately",
-            )
+    if not all(splits):
+        unnamed = files[splits.index("")]
+        named = files[next(number for number, split in enumerate(splits) if split)]
+        raise ClipkitError(
+            f"{display_url(unnamed)}: expected train, val or test in its name, "
+            f"as in {display_url(named)}",
+            "rename it, or embed the files separately",
+        )
     return splits
 
 
@@ -204,16 +205,11 @@ def _split_name(file: str) -> str:
     if word:
         return split_name(word[1])
     if numbered:
-        return _checked_split(numbered[1], file)
+        if not is_split_name(numbered[1]):
+            raise ClipkitError(f"{display_url(file)}: {numbered[1]!r} cannot name a split")
+        return numbered[1]
     parent = _folder_and_name(folder)[1].lower()
     return split_name(parent) if _SPLIT.fullmatch(parent) else ""
-
-
-def _checked_split(name: str, file: str) -> str:
-    """Refuse the name of a split that no feature file may hold."""
-    if not is_split_name(name):
-        raise ClipkitError(f"{display_url(file)}: {name!r} cannot be the name of a split")
-    return name
 
 
 def _folder_and_name(file: str) -> tuple[str, str]:

@@ -73,7 +73,7 @@ class TarImages:
         self.sizes = sizes
         self._spans: _Spans | None = None
         if any(file.is_remote for file in files):
-            self._spans = _Spans(files, file_of, offsets, sizes)
+            self._spans = _Spans(self)
 
     def image(self, i: int) -> Image.Image:
         """Decode image `i`."""
@@ -115,14 +115,10 @@ class TarImages:
 class _Spans:
     """The images of remote tars in spans: parts of a tar that are read in one request."""
 
-    def __init__(
-        self, files: Sequence[StoredFile], file_of: NDArray[np.int32], offsets: Int64, sizes: Int64
-    ) -> None:
-        self._files = files
-        self._file_of = file_of
-        self._offsets = offsets
-        self._sizes = sizes
-        self._span_of = _find_spans(file_of, offsets, sizes)
+    def __init__(self, source: TarImages) -> None:
+        self._files, self._file_of = source.files, source.file_of
+        self._offsets, self._sizes = source.offsets, source.sizes
+        self._span_of = _find_spans(source.file_of, source.offsets, source.sizes)
         self._cache: SharedCache[int, bytes] = SharedCache(
             self._load, len, count=KEPT_SPANS, budget=KEPT_BYTES
         )
@@ -261,7 +257,8 @@ class _Member(NamedTuple):
 def _members(headers: _Headers) -> Iterator[_Member]:
     """Yield the members of a tar that have an ending and are not hidden."""
     where = display_url(headers.file.name)
-    _check_uncompressed(headers, where)
+    _check_uncompressed(headers.read(tarfile.BLOCKSIZE), where)
+    headers.seek(0)
     count = 0
     try:
         tar = tarfile.TarFile(fileobj=headers, encoding="utf-8", errors="surrogateescape")
@@ -285,9 +282,7 @@ def _members(headers: _Headers) -> Iterator[_Member]:
     _check_end(headers.file, tar.offset, count)
 
 
-def _check_uncompressed(headers: _Headers, where: str) -> None:
-    start = headers.read(tarfile.BLOCKSIZE)
-    headers.seek(0)
+def _check_uncompressed(start: bytes, where: str) -> None:
     for magic, (name, tool) in COMPRESSED.items():
         if start.startswith(magic):
             raise ClipkitError(
