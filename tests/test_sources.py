@@ -122,9 +122,20 @@ def test_a_hint_says_what_to_type_for_a_name_that_is_no_data_set(photos):
     ):
         message = fails("embed", name, "-m", "tiny", "-o", "x.h5", exit_code=exit_code)
         assert f"hint: {hint}" in message
-    Path("m.csv").write_text("path;label\nphotos/cat/1.png;cat\n")
-    message = fails("embed", "m.csv", "-m", "tiny", "-o", "x.h5")
-    assert "got 'path;label'; hint: separate the columns by commas in a .csv file" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "separator"),
+    [("m.csv", ";"), ("m.csv", "\t"), ("m.csv", ","), ("m.tsv", ";"), ("m.tsv", "\t")],
+)
+def test_the_header_of_a_manifest_shows_what_separates_its_columns(photos, name, separator):
+    rows = [["\ufeffpath", "label"], ["photos/cat/1.png", "a, cat"], ["photos/dog/1.png", "dog"]]
+    with Path(name).open("w", newline="") as file:
+        csv.writer(file, delimiter=separator).writerows(rows)
+    assert manifests.names_images(name)
+    data = datasets.load(name)
+    assert data.class_names == ["a, cat", "dog"]
+    assert data.splits["all"].ids == ["photos/cat/1.png", "photos/dog/1.png"]
 
 
 # Endings
@@ -485,7 +496,7 @@ def test_spreadsheets_write_csv_in_many_ways(photos):
         ("m.csv", b"path\na\n\xff\n", "line 3: expected UTF-8 text, got the byte 0xff"),
         ("m.csv", "path,label\na," + "x" * 2000, "expected a label of at most 1,000 characters"),
         ("m.csv", "path\n" + "x" * 200_000, "line 2: expected a row of a table, got field larger"),
-        ("m.tsv", "path,label\n", "m.tsv, line 1: expected a column 'path', got 'path,label'"),
+        ("m.tsv", "path|label\n", "m.tsv, line 1: expected a column 'path', got 'path|label'"),
         ("m.jsonl", '{"path": "a"}\n[1]\n', "line 2: expected a JSON object, got '[1]'"),
         ("m.jsonl", "path\n", "line 1: expected a JSON object, got 'path'"),
         ("m.jsonl", "[" * 99_999, "line 1: expected a JSON object, got '[[["),

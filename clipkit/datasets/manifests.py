@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from clipkit.base import files
-from clipkit.base.csv_rows import BOM, check_text, read_objects, read_rows
+from clipkit.base.csv_rows import BOM, check_text, find_delimiter, read_objects, read_table
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.base.names import escape
 from clipkit.datasets.dataset import Dataset
@@ -72,7 +72,6 @@ def _rows(entries: Iterable[bytes]) -> Iterator[Row]:
 
 
 ENDINGS = (".csv", ".tsv", ".parquet", ".jsonl")
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
 DEFAULTS = Columns()
 PARQUET_READER = "clipkit.datasets.parquet"
 MAX_HEADER = 1 << 16
@@ -98,11 +97,12 @@ def names_images(name: str) -> bool:
     ending = Path(name).suffix.lower()
     if not is_manifest(name) or not Path(name).is_file():
         return False
-    if ending not in DELIMITERS:
+    if ending not in (".csv", ".tsv"):
         return True
-    with Path(name).open(encoding="utf-8-sig", errors="replace") as file:
-        header = file.readline(MAX_HEADER).split(DELIMITERS[ending])
-    return DEFAULTS.path in [column.strip(' "\n') for column in header]
+    with Path(name).open("rb") as file:
+        line = file.readline(MAX_HEADER)
+    header = line.removeprefix(BOM).decode(errors="replace").split(find_delimiter(line, ending))
+    return DEFAULTS.path in [column.strip(' "\r\n') for column in header]
 
 
 def read_manifest(
@@ -174,14 +174,14 @@ def _read_rows(source: str, columns: Columns, required: set[str]) -> tuple[Conte
     if ending == ".jsonl":
         table = _read_jsonl(BytesIO(data), name, columns, required)
     else:
-        table = _read_csv(BytesIO(data), name, columns, required, DELIMITERS[ending])
+        table = _read_csv(data, name, columns, required, ending)
     return collect(table, name, folder=folder), files.digest(data)
 
 
 def _read_csv(
-    stream: BytesIO, name: str, columns: Columns, required: set[str], delimiter: str
+    data: bytes, name: str, columns: Columns, required: set[str], ending: str
 ) -> Table:
-    records = read_rows(stream, name, delimiter)
+    records = read_table(data, name, ending)
     line, header = next(records, (1, []))
     header = [column.strip() for column in header]
     check_columns(header, required, f"{name}, line {line}")

@@ -180,8 +180,6 @@ def check_columns(present: Sequence[str], required: set[str], where: str) -> Non
             "name the column of the images' files with --path-column, and others with "
             "--label-column and --split-column"
         )
-        if len(present) == 1 and any(mark in present[0] for mark in "\t;,"):
-            hint = "separate the columns by commas in a .csv file, and by tabs in a .tsv file"
         got = ", ".join(names) or "none"
         raise ColumnError(f"{where}: expected a column {escape(column)!r}, got {got}", hint, column)
     for column in present:
