@@ -124,6 +124,22 @@ def test_a_hint_says_what_to_type_for_a_name_that_is_no_data_set(photos):
         assert f"hint: {hint}" in message
 
 
+def test_an_input_that_is_no_file_or_folder_is_called_what_it_is(photos):
+    os.mkfifo("pipe")
+    os.mkfifo("pipe.jpg")
+    Path("loop").symlink_to("loop")
+    Path("loop.jpg").symlink_to("loop.jpg")
+    list_hint = "hint: if it lists paths: clipkit embed - <"
+    for name, message in (
+        ("pipe", f"expected a folder of images, got the FIFO or device pipe; {list_hint} pipe"),
+        ("pipe.jpg", "expected a folder of images, got the FIFO or device pipe.jpg"),
+        ("/dev/null", "expected a folder of images, got the FIFO or device /dev/null"),
+        ("loop", "cannot read loop: Too many levels of symbolic links"),
+        ("loop.jpg", "cannot read loop.jpg: Too many levels of symbolic links"),
+    ):
+        assert message in fails("embed", name, "-m", "tiny", "-o", "x.h5")
+
+
 @pytest.mark.parametrize(
     ("name", "separator"),
     [("m.csv", ";"), ("m.csv", "\t"), ("m.csv", ","), ("m.tsv", ";"), ("m.tsv", "\t")],

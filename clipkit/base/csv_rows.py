@@ -43,9 +43,9 @@ def read_rows(
 ) -> Iterator[tuple[int, list[str]]]:
     r"""Yield the line and the cells of each row that is not empty.
 
-    The stream is read from its start, and `name` is what messages call it. Spaces are
-    skipped after a comma or semicolon. With `quotes`, a quote begins a quoted cell, as spreadsheets write it in .tsv files
-    too; in a table of prompts or words, a quote may belong to a text.
+    The stream is read from its start, and `name` is what messages call it. Spaces after a
+    comma or semicolon are skipped. With `quotes`, a quote begins a quoted cell, as spreadsheets
+    write it in .tsv files too; in a table of prompts or words, a quote may belong to a text.
 
     Raises
     ------

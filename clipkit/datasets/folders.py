@@ -15,6 +15,7 @@ import numpy as np
 
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.base.files import file_kind
 from clipkit.base.names import escape
 from clipkit.datasets.dataset import SPLIT_NAMES, Dataset, ImageDataset, ImageFiles, split_name
 from clipkit.datasets.images import installation_hint, readable_suffixes
@@ -59,10 +60,13 @@ def read_folder(path: Path) -> Dataset:
         folders, or the class index is damaged.
     """
     where = escape(str(path))
-    if path.is_file():
-        raise ClipkitError(f"expected a folder of images, got the file {where}")
-    if not path.is_dir():
+    kind = file_kind(path)
+    if kind == "nothing":
         raise ClipkitError(f"cannot read {where}: there is no such folder")
+    if kind != "folder":
+        hint = f"if it lists paths: clipkit embed - < {where}"
+        what = {"file": "file", "stream": "FIFO or device"}[kind]
+        raise ClipkitError(f"expected a folder of images, got the {what} {where}", hint)
     tree = _Tree()
     _add_folder(tree, str(path), "")
     return _to_dataset(tree, escape(path.resolve().name))

@@ -178,9 +178,7 @@ def _read_rows(source: str, columns: Columns, required: set[str]) -> tuple[Conte
     return collect(table, name, folder=folder), files.digest(data)
 
 
-def _read_csv(
-    data: bytes, name: str, columns: Columns, required: set[str], ending: str
-) -> Table:
+def _read_csv(data: bytes, name: str, columns: Columns, required: set[str], ending: str) -> Table:
     records = read_table(data, name, ending)
     line, header = next(records, (1, []))
     header = [column.strip() for column in header]
