@@ -190,7 +190,7 @@ def check_columns(present: Sequence[str], required: set[str], where: str) -> Non
         if len(present) > LISTED_COLUMNS:
             names.append(f"and {len(present) - LISTED_COLUMNS} more")
         hint = (
-            "rename it, or name the columns to clipkit embed with --path-column, --label-column and "
+            "rename it, or name the columns by clipkit embed --path-column, --label-column and "
             "--split-column"
         )
         got = ", ".join(names) or "none"
