@@ -548,7 +548,7 @@ def test_rows_without_a_label_are_left_out_of_every_source_where_others_have_one
     data = labelled("dog", "", "cat")
     assert data.splits["all"].labels.tolist() == [1, 0]
     assert reds(data.splits["all"]) == [0, 2]
-    assert "all: left out 1 image without a label (" in capsys.readouterr().err
+    assert "all: left out 1 image without a label, first " in capsys.readouterr().err
     assert labelled("", "").splits["all"].labels is None
 
 

@@ -222,18 +222,16 @@ def _check_unique(ids: Sequence[str]) -> None:
     if len(set(ids)) == len(ids):
         return
     row_id, count = Counter(ids).most_common(1)[0]
-    raise UsageError(
-        f"expected each image once, got {row_id} {count} times", "name each file and folder once"
-    )
+    message = f"expected each image once, got {row_id} {count} times"
+    raise UsageError(message, "name each file and folder once")
 
 
 def _report_left_out(left_out: Mapping[str, int]) -> None:
     """Count the files that were left out because of their ending, in one line."""
     if not left_out:
         return
-    total = sum(left_out.values())
-    files = "1 file" if total == 1 else f"{total:,} files"
-    text = f"left out {files}: {_list_endings(left_out)}"
+    total = console.count(sum(left_out.values()), "file")
+    text = f"left out {total}: {_list_endings(left_out)}"
     hint = installation_hint(left_out)
     if hint:
         console.warn(f"{text}; hint: {hint}")
@@ -304,14 +302,11 @@ def subfolders(folder: str) -> dict[str, str]:
     for entry in _entries(folder):
         if not _is_folder(entry, links=True):
             continue
-        if entry.is_symlink() and _holds(os.path.realpath(entry.path), real):
+        target = os.path.realpath(entry.path)
+        if entry.is_symlink() and os.path.commonpath([target, real]) == target:
             continue
         folders[escape(entry.name)] = entry.path
     return dict(sorted(folders.items()))
-
-
-def _holds(folder: str, path: str) -> bool:
-    return os.path.commonpath([folder, path]) == folder
 
 
 def _entries(folder: str) -> Iterator[os.DirEntry[str]]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from clipkit.base import files
 from clipkit.base.csv_rows import BOM, check_text, find_delimiter, read_objects, read_table
-from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.base.errors import ClipkitError, UsageError, read_errors
 from clipkit.base.names import escape
 from clipkit.datasets.dataset import Dataset
 from clipkit.datasets.rows import Columns, Content, Row, Table, as_text, check_columns, collect
@@ -80,9 +80,9 @@ MAX_BYTES = 1 << 28  # a million rows of 256 bytes
 
 
 def is_manifest(name: str) -> bool:
-    """Whether a name stands for a manifest, by its ending.
+    """Return whether the ending of a name is a manifest's.
 
-    A folder is none. Of Parquet files, those that hold images are none.
+    A folder is no manifest, nor is a Parquet file that holds images.
     """
     ending = os.path.splitext(name)[1].lower()  # noqa: PTH122
     if ending not in ENDINGS or Path(name).is_dir():
@@ -99,7 +99,7 @@ def names_images(name: str) -> bool:
         return False
     if ending not in (".csv", ".tsv"):
         return True
-    with Path(name).open("rb") as file:
+    with read_errors(escape(name)), Path(name).open("rb") as file:
         line = file.readline(MAX_HEADER)
     header = line.removeprefix(BOM).decode(errors="replace").split(find_delimiter(line, ending))
     return DEFAULTS.path in [column.strip(' "\r\n') for column in header]

@@ -123,13 +123,10 @@ def attach_labels(
             continue
         if len(missing):
             first = split.ids[int(missing[0])]
-            count = f"{len(missing):,} images without a label, first {first}"
-            if len(missing) == 1:
-                count = f"1 image without a label ({first})"
-            console.warn(f"{name}: left out {count}")
+            left_out = console.count(len(missing), "image")
+            console.warn(f"{name}: left out {left_out} without a label, first {first}")
             rows = np.flatnonzero(its != NO_LABEL)
-            split = split.take(rows)
-            its = its[rows]
+            split, its = split.take(rows), its[rows]
         labelled[name] = replace(split, labels=its)
     return labelled
 
