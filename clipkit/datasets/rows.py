@@ -116,8 +116,8 @@ def attach_labels(
     """
     labelled = {}
     for name, split in splits.items():
-        its = labels[name]
-        missing = np.flatnonzero(its == NO_LABEL)
+        numbers = labels[name]
+        missing = np.flatnonzero(numbers == NO_LABEL)
         if len(missing) == len(split):
             labelled[name] = replace(split, labels=None)
             continue
@@ -125,14 +125,14 @@ def attach_labels(
             first = split.ids[int(missing[0])]
             left_out = console.count(len(missing), "image")
             console.warn(f"{name}: left out {left_out} without a label, first {first}")
-            rows = np.flatnonzero(its != NO_LABEL)
-            split, its = split.take(rows), its[rows]
-        labelled[name] = replace(split, labels=its)
+            rows = np.flatnonzero(numbers != NO_LABEL)
+            split, numbers = split.take(rows), numbers[rows]
+        labelled[name] = replace(split, labels=numbers)
     return labelled
 
 
 def has_duplicates(ids: Sequence[str]) -> bool:
-    """Whether an id occurs twice. It takes 8 bytes for each, a set takes about 60."""
+    """Return True if an id occurs twice. This takes 8 bytes for each id, a set about 60."""
     hashes = np.fromiter(map(hash, ids), np.int64, len(ids))
     hashes.sort()
     return bool((hashes[1:] == hashes[:-1]).any()) and len(set(ids)) < len(ids)
@@ -351,19 +351,15 @@ def _add(split: _Split, row: Row, where: str, texts: LabelCodes) -> None:
 def _check_unique(splits: dict[str, _Split], name: str, unit: str, what: str) -> None:
     """Refuse an id that a split has twice. Checked after reading, since a set takes much memory."""
     for split in splits.values():
-        if has_duplicates(split.ids):
-            _refuse_duplicate(split, name, unit, what)
-
-
-def _refuse_duplicate(split: _Split, name: str, unit: str, what: str) -> None:
-    known: dict[str, int] = {}
-    for row_id, place in zip(split.ids, split.places, strict=True):
-        first = known.setdefault(row_id, place)
-        if first != place:
-            raise ClipkitError(
-                f"{name}, {unit} {place}: expected each {what} once, "
-                f"got {row_id[:80]} as in {unit} {first}"
-            )
+        if not has_duplicates(split.ids):
+            continue
+        known: dict[str, int] = {}
+        for row_id, place in zip(split.ids, split.places, strict=True):
+            first = known.setdefault(row_id, place)
+            if first != place:
+                got = f"{row_id[:80]} as in {unit} {first}"
+                message = f"{name}, {unit} {place}: expected each {what} once, got {got}"
+                raise ClipkitError(message)
 
 
 def _first_place(splits: dict[str, _Split], code: int) -> int:

@@ -108,7 +108,7 @@ class ClassNames:
 
 
 def is_json(data: bytes) -> bool:
-    """Whether data is a JSON list or object: of standard input, no ending says so."""
+    """Return True for a JSON list or object: standard input has no ending that says so."""
     if not data.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"[", b"{")):
         return False
     try:
@@ -248,9 +248,7 @@ def parse_table(
     rows = _rows(data, name, ending)
     _, cells = next(rows, (0, []))
     header = [_column_name(cell) for cell in cells]
-    if column is not None:
-        column = _column_name(column)
-    chosen = _choose_column(header, column, name)
+    chosen = _choose_column(header, column and _column_name(column), name)
     class_column = next((name for name in CLASS_COLUMNS if name in header), chosen)
     at, class_at = header.index(chosen), header.index(class_column)
     collected = _Collected(name)
@@ -275,7 +273,7 @@ def parse_table(
 
 
 def has_known_header(data: bytes) -> bool:
-    """Whether the first line between tabs names a column of `KNOWN_COLUMNS`.
+    """Return True if the first line, divided at tabs, has a column of `KNOWN_COLUMNS`.
 
     A .tsv file of classes needs no header: its lines are a name, or a name and a wording.
     """
