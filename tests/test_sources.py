@@ -138,6 +138,8 @@ def test_an_input_that_is_no_file_or_folder_is_called_what_it_is(photos):
         ("loop.jpg", "cannot read loop.jpg: Too many levels of symbolic links"),
     ):
         assert message in fails("embed", name, "-m", "tiny", "-o", "x.h5")
+    message = fails("embed", "photos", "loop", "-m", "tiny", "-o", "x.h5")
+    assert "cannot read loop: Too many levels of symbolic links" in message
 
 
 @pytest.mark.parametrize(

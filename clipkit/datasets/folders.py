@@ -59,6 +59,14 @@ def read_folder(path: Path) -> Dataset:
         If there is no such folder, it or a class folder holds no image, images are next to class
         folders, or the class index is damaged.
     """
+    _check_folder(path)
+    tree = _Tree()
+    _add_folder(tree, str(path), "")
+    return _to_dataset(tree, escape(path.resolve().name))
+
+
+def _check_folder(path: Path) -> None:
+    """Refuse what is no folder, and say what it is."""
     where = escape(str(path))
     kind = file_kind(path)
     if kind == "nothing":
@@ -67,9 +75,6 @@ def read_folder(path: Path) -> Dataset:
         hint = f"if it lists paths: clipkit embed - < {where}"
         what = {"file": "file", "stream": "FIFO or device"}[kind]
         raise ClipkitError(f"expected a folder of images, got the {what} {where}", hint)
-    tree = _Tree()
-    _add_folder(tree, str(path), "")
-    return _to_dataset(tree, escape(path.resolve().name))
 
 
 def read_images(names: Sequence[str]) -> Dataset:
@@ -104,6 +109,8 @@ def read_images(names: Sequence[str]) -> Dataset:
             by_class = {UNLABELLED: [(row_id, str(path))]}
             tree.splits.setdefault("all", []).append(by_class)
         else:
+            if not path.is_file():
+                _check_folder(path)
             tree.left_out[_ending(path.name)] += 1
     if not tree.splits:
         hint = _endings_hint(tree.left_out)
