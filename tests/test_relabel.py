@@ -428,7 +428,7 @@ def test_rows_that_shapes_does_not_have_are_refused(tmp_path: Path) -> None:
     words = ("shapes", "--attribute", "size", "-o", tmp_path / "out.h5")
     for name, message in (
         ("shapes", "expected a line for '0.png' of test"),
-        ("cifar10", "expected images of shapes, got images of cifar10"),
+        ("cifar10", "expected images of shapes, got those of cifar10"),
     ):
         history = [{"command": "embed", "dataset": {"name": name}}]
         source = write_feature_file(tmp_path / f"{name}.h5", attributes={"history": history})
