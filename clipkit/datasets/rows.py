@@ -351,15 +351,19 @@ def _add(split: _Split, row: Row, where: str, texts: LabelCodes) -> None:
 def _check_unique(splits: dict[str, _Split], name: str, unit: str, what: str) -> None:
     """Refuse an id that a split has twice. Checked after reading, since a set takes much memory."""
     for split in splits.values():
-        if not has_duplicates(split.ids):
-            continue
-        known: dict[str, int] = {}
-        for row_id, place in zip(split.ids, split.places, strict=True):
-            first = known.setdefault(row_id, place)
-            if first != place:
-                got = f"{row_id[:80]} as in {unit} {first}"
-                message = f"{name}, {unit} {place}: expected each {what} once, got {got}"
-                raise ClipkitError(message)
+        if has_duplicates(split.ids):
+            _refuse_duplicate(split, name, unit, what)
+
+
+def _refuse_duplicate(split: _Split, name: str, unit: str, what: str) -> None:
+    known: dict[str, int] = {}
+    for row_id, place in zip(split.ids, split.places, strict=True):
+        first = known.setdefault(row_id, place)
+        if first != place:
+            raise ClipkitError(
+                f"{name}, {unit} {place}: expected each {what} once, "
+                f"got {row_id[:80]} as in {unit} {first}"
+            )
 
 
 def _first_place(splits: dict[str, _Split], code: int) -> int:
