@@ -549,7 +549,7 @@ def test_files_and_folders_get_the_same_album(
 @pytest.mark.parametrize(
     ("words", "exit_code", "message"),
     [
-        (["--images", "cifar10", "-o", "no.html"], 2, "images of shapes, got those of cifar10"),
+        (["--images", "cifar10", "-o", "no.html"], 2, "images of shapes, got images of cifar10"),
         (["--images", "shape", "-o", "no.html"], 2, "unknown data set 'shape'; hint: did you mean"),
         (["--images", "shapes", "-o", "no.md"], 2, "expected an output that ends in .html"),
         (["--images", "shapes"], 2, "expected an output that ends in .html"),

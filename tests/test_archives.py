@@ -231,7 +231,7 @@ def test_integers_are_named_by_a_file_beside_the_tars_or_above(tmp_path, name, c
     assert capsys.readouterr().err == ""
     assert data.splits["train"].labels.tolist() == [2, 0]
     write_tar(tmp_path / "train" / "0.tar", *sample("a", 1, 3))
-    with pytest.raises(ClipkitError, match="a label from 0 to 2, since there are 3 class names"):
+    with pytest.raises(ClipkitError, match=f"since .*/{name} names 3 classes, got 3"):
         datasets.load(tmp_path / "train" / "0.tar")
 
 
@@ -239,6 +239,11 @@ def test_integers_are_named_by_a_file_beside_the_tars_or_above(tmp_path, name, c
     ("name", "content", "message"),
     [
         ("classnames.txt", b"bird\n\ncat\n", "expected a class name for each label 0, 1, 2"),
+        (
+            "classnames.txt",
+            b"x" * 2000,
+            "names of at most 1,000 characters, got 1 lines, the longest",
+        ),
         ("classnames.txt", b"bird\n\xff\n", "line 2: expected UTF-8 text, got the byte 0xff"),
         ("class_index.json", b'{"n01440764": "tench"}', "expected a class name for each label 0"),
         ("class_index.json", b'{"1": ["n01440764", "tench"]}', "expected a class name for each"),
@@ -543,7 +548,7 @@ def test_rows_without_a_label_are_left_out_of_every_source_where_others_have_one
     data = labelled("dog", "", "cat")
     assert data.splits["all"].labels.tolist() == [1, 0]
     assert reds(data.splits["all"]) == [0, 2]
-    assert "all: left out 1 image without a label (" in capsys.readouterr().err
+    assert "all: left out 1 image without a label, first " in capsys.readouterr().err
     assert labelled("", "").splits["all"].labels is None
 
 
@@ -1345,6 +1350,10 @@ def test_a_web_page_is_no_data(server, tmp_path, capsys):
     (handler.root / "classnames.txt").write_text("cat")
     assert datasets.load(f"{url}/a.tar").class_names == ["cat"]
     assert "classnames.txt names the 1 classes" in capsys.readouterr().err
+    (handler.root / "classnames.txt").write_text("Please\nlog in\n")
+    assert datasets.load(f"{url}/a.tar").class_names == ["Please", "log in"]
+    warning = "/classnames.txt names 2 classes, but no label is above 0; hint: check that file"
+    assert warning in capsys.readouterr().err
 
 
 def test_an_answer_may_go_from_http_to_https_but_not_back():

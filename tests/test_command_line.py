@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
@@ -335,3 +336,39 @@ def test_a_mistyped_column_does_not_list_the_columns_of_all_commands() -> None:
 def test_the_usage_line_has_no_hidden_argument() -> None:
     usage = ok("relabel", "--help").stdout.split("Usage: ")[1].splitlines()[0]
     assert usage.split() == ["clipkit", "relabel", "[OPTIONS]", "[FILE]"]
+
+
+OPTION = re.compile(r"--[a-z][a-z-]+")
+
+
+def options_of(name: str) -> set[str]:
+    """Return the options of a command and of its sub-commands."""
+    options: set[str] = set()
+    for words, command in commands():
+        if words.split()[0] == name:
+            for parameter in command.params:
+                options.update(parameter.opts, parameter.secondary_opts)
+    return options
+
+
+def hints_of(path: Path) -> Iterator[str]:
+    """Yield the strings of a module that are arguments of errors and warnings."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        name = getattr(node, "func", None)
+        name = getattr(name, "id", getattr(name, "attr", ""))
+        if not name.endswith("Error") and name not in ("warn", "note", "unknown"):
+            continue
+        for part in ast.walk(node):
+            if isinstance(part, ast.Constant) and isinstance(part.value, str):
+                yield part.value
+
+
+def test_a_message_names_only_options_that_the_command_has() -> None:
+    package = Path(cli.__file__).parent
+    others = {"--upgrade", "--head", "--debug", "--help"}  # of pip, of Ray, of clipkit itself
+    everywhere = others.union(*[options_of(name.split()[0]) for name, _ in commands()])
+    for path in package.rglob("*.py"):
+        is_command = path.parent.name == "commands" and not path.name.startswith("_")
+        known = others | options_of(path.stem) if is_command else everywhere
+        for text in hints_of(path):
+            assert known.issuperset(OPTION.findall(text)), (path.name, text)

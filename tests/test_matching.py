@@ -72,7 +72,7 @@ def test_another_named_data_set_is_refused_before_it_is_loaded(
     embedded: FeatureFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(REGISTRY, "cifar10", None)  # not even called
-    with pytest.raises(UsageError, match="expected images of birds, got those of cifar10") as one:
+    with pytest.raises(UsageError, match="expected images of birds, got images of cifar10") as one:
         load_images(embedded, ["cifar10"])
     assert one.value.hint == "name the data set that was embedded"
 
@@ -82,7 +82,7 @@ def test_the_warning_of_another_name_says_what_was_done(
 ) -> None:
     other = manifest.rename(tmp_path / "other.csv")
     line = ("convert", tmp_path / "a.h5", tmp_path / "a.parquet", "--thumbnails", other)
-    text = "a.h5: expected images of birds, got those of other: matched them by their ids"
+    text = "a.h5: expected images of birds, got images of other: matched them by their ids"
     assert text in ok(*line).stderr
     other.write_text("file,part\nx.png,test\n")
     assert "expected images of birds" not in refused(clipkit(*line, "-f"), 1, "got no '0.png'")

@@ -56,7 +56,7 @@ def test_unknown_names_are_refused(logits_h5: Path, words: list[str], message: s
 
 def test_images_of_another_data_set_are_refused(logits_h5: Path, tmp_path: Path) -> None:
     line = ("plot", "nearest", logits_h5, "shapes", "-o", tmp_path / "n.png")
-    assert "expected images of digits, got those of shapes" in fails(*line, exit_code=2)
+    assert "expected images of digits, got images of shapes" in fails(*line, exit_code=2)
 
 
 def test_a_sheet_is_drawn(logits_h5: Path, tmp_path: Path) -> None:

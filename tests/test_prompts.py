@@ -623,6 +623,34 @@ def test_rows_of_a_name_are_one_class_only_where_there_are_wordings():
     assert classes.wordings == ["a bird", "a neck", "fox"]
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "names", "wordings"),
+    [
+        ("x.tsv", "class\tprompt\ncat\ta cat\ndog\ta dog\n", ["cat", "dog"], ["a cat", "a dog"]),
+        ("x.tsv", "\ufeffName\tWording\ncat\tkitty\n", ["cat"], ["kitty"]),
+        ("x.tsv", "id\tname\n1\tcat\n2\tdog\n", ["cat", "dog"], ["cat", "dog"]),
+        ("x.tsv", "name\ncat\ndog\n", ["cat", "dog"], ["cat", "dog"]),
+        ("x.tsv", "crane\ta bird\nfox\n", ["crane", "fox"], ["a bird", "fox"]),
+        ("x.csv", "class;prompt\ncat;a cat, asleep\n", ["cat"], ["a cat, asleep"]),
+        ("x.csv", "id\tname\n1\tcat\n", ["cat"], ["cat"]),
+    ],
+)
+def test_a_table_of_classes_is_read_by_its_header(tmp_path, capsys, name, content, names, wordings):
+    (tmp_path / name).write_text(content)
+    classes = embedding.read_class_names(str(tmp_path / name))
+    assert (classes.names, classes.wordings) == (names, wordings)
+    has_note = "the first line is taken as the header" in capsys.readouterr().err
+    assert has_note == (name == "x.tsv" and names[0] != "crane")
+
+
+def test_a_table_of_classes_without_a_known_header_is_refused(tmp_path):
+    (tmp_path / "x.tsv").write_text("id\tlabel\tcount\n1\tcat\t5\n")
+    with pytest.raises(ClipkitError) as caught:
+        embedding.read_class_names(str(tmp_path / "x.tsv"))
+    assert "x.tsv, line 1: expected a name, a tab and a wording, got 3 c" in caught.value.message
+    assert caught.value.hint == "choose a column of a table with --column"
+
+
 CSV = "class,prompt\n" + "".join(f"{name},{text}\n" for name, ts in CUPL.items() for text in ts)
 TSV = "".join(f"{name}\t{text}\n" for name, texts in CUPL.items() for text in texts)
 

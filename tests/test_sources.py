@@ -122,9 +122,38 @@ def test_a_hint_says_what_to_type_for_a_name_that_is_no_data_set(photos):
     ):
         message = fails("embed", name, "-m", "tiny", "-o", "x.h5", exit_code=exit_code)
         assert f"hint: {hint}" in message
-    Path("m.csv").write_text("path;label\nphotos/cat/1.png;cat\n")
-    message = fails("embed", "m.csv", "-m", "tiny", "-o", "x.h5")
-    assert "got 'path;label'; hint: separate the columns by commas in a .csv file" in message
+
+
+def test_an_input_that_is_no_file_or_folder_is_called_what_it_is(photos):
+    os.mkfifo("pipe")
+    os.mkfifo("pipe.jpg")
+    Path("loop").symlink_to("loop")
+    Path("loop.jpg").symlink_to("loop.jpg")
+    list_hint = "hint: if it lists paths: clipkit embed - <"
+    for name, message in (
+        ("pipe", f"expected a folder of images, got the FIFO or device pipe; {list_hint} pipe"),
+        ("pipe.jpg", "expected a folder of images, got the FIFO or device pipe.jpg"),
+        ("/dev/null", "expected a folder of images, got the FIFO or device /dev/null"),
+        ("loop", "cannot read loop: Too many levels of symbolic links"),
+        ("loop.jpg", "cannot read loop.jpg: Too many levels of symbolic links"),
+    ):
+        assert message in fails("embed", name, "-m", "tiny", "-o", "x.h5")
+    message = fails("embed", "photos", "loop", "-m", "tiny", "-o", "x.h5")
+    assert "cannot read loop: Too many levels of symbolic links" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "separator"),
+    [("m.csv", ";"), ("m.csv", "\t"), ("m.csv", ","), ("m.tsv", ";"), ("m.tsv", "\t")],
+)
+def test_the_header_of_a_manifest_shows_what_separates_its_columns(photos, name, separator):
+    rows = [["\ufeffpath", "label"], ["photos/cat/1.png", "a, cat"], ["photos/dog/1.png", "dog"]]
+    with Path(name).open("w", newline="") as file:
+        csv.writer(file, delimiter=separator).writerows(rows)
+    assert manifests.names_images(name)
+    data = datasets.load(name)
+    assert data.class_names == ["a, cat", "dog"]
+    assert data.splits["all"].ids == ["photos/cat/1.png", "photos/dog/1.png"]
 
 
 # Endings
@@ -485,7 +514,7 @@ def test_spreadsheets_write_csv_in_many_ways(photos):
         ("m.csv", b"path\na\n\xff\n", "line 3: expected UTF-8 text, got the byte 0xff"),
         ("m.csv", "path,label\na," + "x" * 2000, "expected a label of at most 1,000 characters"),
         ("m.csv", "path\n" + "x" * 200_000, "line 2: expected a row of a table, got field larger"),
-        ("m.tsv", "path,label\n", "m.tsv, line 1: expected a column 'path', got 'path,label'"),
+        ("m.tsv", "path|label\n", "m.tsv, line 1: expected a column 'path', got 'path|label'"),
         ("m.jsonl", '{"path": "a"}\n[1]\n', "line 2: expected a JSON object, got '[1]'"),
         ("m.jsonl", "path\n", "line 1: expected a JSON object, got 'path'"),
         ("m.jsonl", "[" * 99_999, "line 1: expected a JSON object, got '[[["),

@@ -114,7 +114,7 @@ def test_splits_that_embed_divided_are_found_and_one_can_be_chosen(tmp_path: Pat
 
 
 REFUSED = [
-    (2, "digits", ["0000"], ["shapes"], "expected images of digits, got those of shapes"),
+    (2, "digits", ["0000"], ["shapes"], "expected images of digits, got images of shapes"),
     (1, "digits", ["nine"], ["digits"], "digits: expected the test images of"),
     (1, "photos", ["a/9.jpg"], ["photos"], "got no 'a/9.jpg'; hint: name the data set"),
     (1, "photos", ["b/1.jpg"], ["photos"], "b/1.jpg"),  # damaged

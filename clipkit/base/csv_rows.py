@@ -43,9 +43,9 @@ def read_rows(
 ) -> Iterator[tuple[int, list[str]]]:
     r"""Yield the line and the cells of each row that is not empty.
 
-    The stream is read from its start, and `name` is what messages call it. After a comma, spaces
-    are skipped. With `quotes`, a quote begins a quoted cell, as spreadsheets write it in .tsv files
-    too; in a table of prompts or words, a quote may belong to a text.
+    The stream is read from its start, and `name` is what messages call it. Spaces after a
+    comma or semicolon are skipped. With `quotes`, a quote begins a quoted cell, as spreadsheets
+    write it in .tsv files too; in a table of prompts or words, a quote may belong to a text.
 
     Raises
     ------
@@ -65,7 +65,7 @@ def read_rows(
         io.TextIOWrapper(stream, "utf-8-sig", newline=""),
         delimiter=delimiter,
         quoting=csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE,
-        skipinitialspace=delimiter == ",",
+        skipinitialspace=delimiter != "\t",
         strict=True,
     )
     line = 1
@@ -78,13 +78,26 @@ def read_rows(
         raise ClipkitError(f"{name}, line {line}: expected a row of a table, got {error}") from None
 
 
+def read_table(
+    data: bytes, name: str, ending: str = "", *, quotes: bool = True
+) -> Iterator[tuple[int, list[str]]]:
+    """Yield the line and the cells of each row, by the separator that the header has.
+
+    See `read_rows`. Without `quotes`, no cell between tabs is quoted. A header that commas or
+    semicolons would divide as well as tabs is divided as the `ending` of the file says.
+    """
+    delimiter = find_delimiter(data, ending)
+    quotes = quotes or delimiter != "\t"
+    return read_rows(io.BytesIO(data), name, delimiter, quotes=quotes)
+
+
 def find_delimiter(data: bytes, ending: str = "") -> str:
     r"""Return what separates the cells of a header: commas, semicolons or tabs.
 
     >>> find_delimiter(b"id;size\n1;0,5\n"), find_delimiter(b"id\tsize\n"), find_delimiter(b"id")
     (';', '\t', ',')
     """
-    header = data.removeprefix(BOM).lstrip().partition(b"\n")[0].decode(errors="replace")
+    header = data.removeprefix(BOM).lstrip(b" \r\n").partition(b"\n")[0].decode(errors="replace")
     delimiters = "\t,;" if ending == ".tsv" else ",;\t"
     return max(delimiters, key=header.count)
 

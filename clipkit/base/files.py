@@ -81,7 +81,7 @@ def temporary_folder(parent: Path | None = None) -> Iterator[Path]:
         _unfinished.discard(path)
 
 
-def _file_kind(path: Path) -> str:
+def file_kind(path: Path) -> str:
     """Return what is at a path, links followed: nothing, file, folder or stream (FIFO, device)."""
     try:
         mode = path.stat().st_mode
@@ -102,7 +102,7 @@ def check_one_stream(sources: Sequence[str]) -> None:
 
 def goes_to_stream(output: str) -> bool:
     """Return True for standard output, a FIFO or a device, which get the bytes of a file."""
-    return output == STREAM or _file_kind(Path(output)) == "stream"
+    return output == STREAM or file_kind(Path(output)) == "stream"
 
 
 def check_feature_output(
@@ -151,7 +151,7 @@ def check_output(output: str, *, force: bool = False, inputs: Iterable[str | Non
     if not output:
         raise UsageError("expected the name of an output, got ''")
     path = Path(output)
-    kind = _file_kind(path)
+    kind = file_kind(path)
     if kind == "folder":
         hint = f"add a file name: -o {output}/NAME.h5"
         raise UsageError(f"expected a file as output, got the folder {output}", hint)
@@ -402,7 +402,7 @@ def spool_input(source: str, signature: bytes = b"") -> Iterator[OpenFile]:
             yield redirected
             return
     else:
-        kind = _file_kind(Path(source))
+        kind = file_kind(Path(source))
         if kind == "nothing":
             raise ClipkitError(f"cannot read {source}: there is no such file")
         if kind == "folder":

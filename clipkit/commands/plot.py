@@ -515,7 +515,7 @@ def nearest(
         list[str], option("TEXT", "Draw the images of this prompt; repeatable.")
     ] = [],  # noqa: B006
     class_: Annotated[
-        list[str], option("NAME", "Draw those of this class's prompts; repeatable.", "--class")
+        list[str], option("NAME", "Draw the images of this class's prompts; repeatable.", "--class")
     ] = [],  # noqa: B006
     count: Annotated[
         int, option("N", "Number of images on each side.", "--count", min=1, max=20)

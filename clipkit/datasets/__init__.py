@@ -181,17 +181,17 @@ def _read_images(names: Sequence[str], options: SourceOptions) -> Dataset:
 
 
 def _are_tars(name: str) -> bool:
-    """Whether a name stands for tars: by its ending, or as a folder that holds tars, not images.
+    """Return True for the name of a tar, and for a folder that holds tars and no images.
 
-    Compressed tars are among them: their error says what to do.
+    Compressed tars are accepted: their error says what to do.
     """
     return _TAR.search(remote.path_of(name).lower()) is not None or _holds(name, ".tar")
 
 
 def _are_parquet(name: str) -> bool:
-    """Whether a name stands for Parquet files that hold images, or for a folder of them.
+    """Return True for Parquet files that hold images, and for a folder of them.
 
-    A file on this machine is opened. Of a URL or a pattern, the ending decides.
+    A file on this machine is opened. The ending decides for a URL or a pattern.
     """
     if not remote.path_of(name).lower().endswith(".parquet"):
         return _holds(name, ".parquet")
@@ -203,10 +203,7 @@ def _are_parquet(name: str) -> bool:
 
 
 def _holds(folder: str, suffix: str) -> bool:
-    """Whether a folder holds files with a suffix, at any depth, and no images.
-
-    The search ends at the first image.
-    """
+    """Return True if a folder holds, at any depth, files with a suffix and no images."""
     if remote.protocol_of(folder) in ("hf", "s3", "gs"):
         return not _PATTERN.search(folder) and _stored_holds(folder, suffix)
     is_present = False
@@ -220,7 +217,7 @@ def _holds(folder: str, suffix: str) -> bool:
 
 
 def _stored_holds(url: str, suffix: str) -> bool:
-    """Whether a folder of a storage holds files with a suffix."""
+    """Return True if a folder of a storage holds files with a suffix."""
     try:
         return bool(shards.find_stored(url, suffix))
     except ClipkitError:

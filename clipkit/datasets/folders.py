@@ -15,6 +15,7 @@ import numpy as np
 
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.base.files import file_kind
 from clipkit.base.names import escape
 from clipkit.datasets.dataset import SPLIT_NAMES, Dataset, ImageDataset, ImageFiles, split_name
 from clipkit.datasets.images import installation_hint, readable_suffixes
@@ -58,14 +59,22 @@ def read_folder(path: Path) -> Dataset:
         If there is no such folder, it or a class folder holds no image, images are next to class
         folders, or the class index is damaged.
     """
-    where = escape(str(path))
-    if path.is_file():
-        raise ClipkitError(f"expected a folder of images, got the file {where}")
-    if not path.is_dir():
-        raise ClipkitError(f"cannot read {where}: there is no such folder")
+    _check_folder(path)
     tree = _Tree()
     _add_folder(tree, str(path), "")
     return _to_dataset(tree, escape(path.resolve().name))
+
+
+def _check_folder(path: Path) -> None:
+    """Refuse what is no folder, and say what it is."""
+    where = escape(str(path))
+    kind = file_kind(path)
+    if kind == "nothing":
+        raise ClipkitError(f"cannot read {where}: there is no such folder")
+    if kind != "folder":
+        hint = f"if it lists paths: clipkit embed - < {where}"
+        what = {"file": "file", "stream": "FIFO or device"}[kind]
+        raise ClipkitError(f"expected a folder of images, got the {what} {where}", hint)
 
 
 def read_images(names: Sequence[str]) -> Dataset:
@@ -100,6 +109,8 @@ def read_images(names: Sequence[str]) -> Dataset:
             by_class = {UNLABELLED: [(row_id, str(path))]}
             tree.splits.setdefault("all", []).append(by_class)
         else:
+            if not path.is_file():
+                _check_folder(path)
             tree.left_out[_ending(path.name)] += 1
     if not tree.splits:
         hint = _endings_hint(tree.left_out)
@@ -218,18 +229,16 @@ def _check_unique(ids: Sequence[str]) -> None:
     if len(set(ids)) == len(ids):
         return
     row_id, count = Counter(ids).most_common(1)[0]
-    raise UsageError(
-        f"expected each image once, got {row_id} {count} times", "name each file and folder once"
-    )
+    message = f"expected each image once, got {row_id} {count} times"
+    raise UsageError(message, "name each file and folder once")
 
 
 def _report_left_out(left_out: Mapping[str, int]) -> None:
     """Count the files that were left out because of their ending, in one line."""
     if not left_out:
         return
-    total = sum(left_out.values())
-    files = "1 file" if total == 1 else f"{total:,} files"
-    text = f"left out {files}: {_list_endings(left_out)}"
+    total = console.count(sum(left_out.values()), "file")
+    text = f"left out {total}: {_list_endings(left_out)}"
     hint = installation_hint(left_out)
     if hint:
         console.warn(f"{text}; hint: {hint}")
@@ -300,14 +309,11 @@ def subfolders(folder: str) -> dict[str, str]:
     for entry in _entries(folder):
         if not _is_folder(entry, links=True):
             continue
-        if entry.is_symlink() and _holds(os.path.realpath(entry.path), real):
+        target = os.path.realpath(entry.path)
+        if entry.is_symlink() and os.path.commonpath([target, real]) == target:
             continue
         folders[escape(entry.name)] = entry.path
     return dict(sorted(folders.items()))
-
-
-def _holds(folder: str, path: str) -> bool:
-    return os.path.commonpath([folder, path]) == folder
 
 
 def _entries(folder: str) -> Iterator[os.DirEntry[str]]:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from clipkit.base import files
-from clipkit.base.csv_rows import BOM, check_text, read_objects, read_rows
-from clipkit.base.errors import ClipkitError, UsageError, shorten
+from clipkit.base.csv_rows import BOM, check_text, find_delimiter, read_objects, read_table
+from clipkit.base.errors import ClipkitError, UsageError, read_errors, shorten
 from clipkit.base.names import escape
 from clipkit.datasets.dataset import Dataset
 from clipkit.datasets.rows import Columns, Content, Row, Table, as_text, check_columns, collect
@@ -72,7 +72,6 @@ def _rows(entries: Iterable[bytes]) -> Iterator[Row]:
 
 
 ENDINGS = (".csv", ".tsv", ".parquet", ".jsonl")
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
 DEFAULTS = Columns()
 PARQUET_READER = "clipkit.datasets.parquet"
 MAX_HEADER = 1 << 16
@@ -81,9 +80,9 @@ MAX_BYTES = 1 << 28  # a million rows of 256 bytes
 
 
 def is_manifest(name: str) -> bool:
-    """Whether a name stands for a manifest, by its ending.
+    """Return whether the ending of a name is a manifest's.
 
-    A folder is none. Of Parquet files, those that hold images are none.
+    A folder is no manifest, nor is a Parquet file that holds images.
     """
     ending = os.path.splitext(name)[1].lower()  # noqa: PTH122
     if ending not in ENDINGS or Path(name).is_dir():
@@ -98,11 +97,12 @@ def names_images(name: str) -> bool:
     ending = Path(name).suffix.lower()
     if not is_manifest(name) or not Path(name).is_file():
         return False
-    if ending not in DELIMITERS:
+    if ending not in (".csv", ".tsv"):
         return True
-    with Path(name).open(encoding="utf-8-sig", errors="replace") as file:
-        header = file.readline(MAX_HEADER).split(DELIMITERS[ending])
-    return DEFAULTS.path in [column.strip(' "\n') for column in header]
+    with read_errors(escape(name)), Path(name).open("rb") as file:
+        line = file.readline(MAX_HEADER)
+    header = line.removeprefix(BOM).decode(errors="replace").split(find_delimiter(line, ending))
+    return DEFAULTS.path in [column.strip(' "\r\n') for column in header]
 
 
 def read_manifest(
@@ -172,14 +172,12 @@ def _read_rows(source: str, columns: Columns, required: set[str]) -> tuple[Conte
     if ending == ".jsonl":
         table = _read_jsonl(BytesIO(data), name, columns, required)
     else:
-        table = _read_csv(BytesIO(data), name, columns, required, DELIMITERS[ending])
+        table = _read_csv(data, name, columns, required, ending)
     return collect(table, name, folder=folder), files.digest(data)
 
 
-def _read_csv(
-    stream: BytesIO, name: str, columns: Columns, required: set[str], delimiter: str
-) -> Table:
-    records = read_rows(stream, name, delimiter)
+def _read_csv(data: bytes, name: str, columns: Columns, required: set[str], ending: str) -> Table:
+    records = read_table(data, name, ending)
     line, header = next(records, (1, []))
     header = [column.strip() for column in header]
     check_columns(header, required, f"{name}, line {line}")

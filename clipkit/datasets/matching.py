@@ -80,7 +80,7 @@ def _embedded_names(file: FeatureFile) -> list[str]:
 
 def _other_name(file: FeatureFile, name: str) -> str:
     embedded = " or ".join(_embedded_names(file))
-    return f"{file.display_name}: expected images of {embedded}, got those of {name}"
+    return f"{file.display_name}: expected images of {embedded}, got images of {name}"
 
 
 def match_images(
@@ -136,29 +136,15 @@ def read_thumbnails(
     root: str | None = None,
     split: str | None = None,
 ) -> dict[str, Iterator[bytes]]:
-    """Find the images of a file's rows in a data set, by their ids.
+    """Return, for each split, the thumbnail of each row of a file of images or logits, in order.
 
-    Parameters
-    ----------
-    file : FeatureFile
-        Of kind images or logits.
-    dataset : sequence of str
-        As for `datasets.load`. A manifest is read by the columns that the history names.
-    root : str, optional
-        The folder that holds a named data set.
-    split : str, optional
-        Only this split; all by default.
-
-    Returns
-    -------
-    dict of str to iterator of bytes
-        For each split, the thumbnail of each row, in order. Iterating decodes a few images ahead,
-        and raises `ImageError` for one that cannot be read.
+    The images are found in the `dataset` of `load_images` by their ids. Iterating decodes a few
+    images ahead, and raises `ImageError` for one that cannot be read.
 
     Raises
     ------
     UsageError
-        If the file has no images, there is no such split, or the file is of another named data set.
+        If the file has no images, there is no such `split`, or the file is of another data set.
     ClipkitError
         If an image is not in the data set.
     """

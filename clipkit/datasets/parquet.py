@@ -38,6 +38,7 @@ from clipkit.datasets.rows import (
     NO_LABEL,
     Columns,
     LabelCodes,
+    NamedClasses,
     Row,
     Table,
     as_text,
@@ -533,11 +534,12 @@ def _labels(
     codes: dict[str, Any] = {}
     for split, tables in tables_of.items():
         codes[split] = np.concatenate([_code(table, texts, numbers) for table in tables])
+    own_names = first.class_names
     return labels_from_texts(
         codes,
         texts,
         lambda _: f"labels of {display_url(name)}",
-        lambda: first.class_names or shards.read_class_names(name),
+        lambda: NamedClasses(own_names) if own_names else shards.read_class_names(name),
     )
 
 

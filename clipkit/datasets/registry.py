@@ -1,7 +1,7 @@
 """The named data sets: from torchvision, scikit-learn, Debian, an unpacked archive or clipkit.
 
-Each function takes the folder of the files, or None for the default, and returns a `Dataset` whose
-rows are in their published order. `CLASS_NAMES` has the names of the classes, in the order of the
+Each function takes the folder of the files, or None for the default, and returns a `Dataset` with
+rows in their published order. `CLASS_NAMES` has the names of the classes, in the order of the
 data, so that prompts for them need no download.
 """
 
@@ -314,7 +314,7 @@ def _download(name: str, kind: Any, home: Path, folder: str, hint: str) -> None:
     """Download a data set of torchvision to `home/folder`: all of it or nothing.
 
     An archive that already lies in `home` is used. torchvision itself takes a half unpacked archive
-    for a complete one, so it works in a scratch folder, whose content is then moved.
+    for a complete one, so it works in a scratch folder, from which the content is then moved.
     """
     try:
         home.mkdir(parents=True, exist_ok=True)

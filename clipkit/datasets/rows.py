@@ -41,10 +41,17 @@ class LabelCodes(dict[str, int]):
         return table[codes]
 
 
+class NamedClasses(NamedTuple):
+    """The names of the classes 0, 1, 2, ... and the file that gives them."""
+
+    names: list[str]
+    file: str = ""  # "" where the data themselves name their classes
+
+
 def number_labels(
     labels: Collection[str],
     place_of: Callable[[str], str],
-    names_of_numbers: Callable[[], list[str] | None] = lambda: None,
+    names_of_numbers: Callable[[], NamedClasses | None] = lambda: None,
 ) -> tuple[list[str], dict[str, int]]:
     """Return the class names, and the class of each label: the rule for every source.
 
@@ -54,7 +61,8 @@ def number_labels(
 
     `labels` are distinct. `place_of` returns what an error calls the place of one, and
     `names_of_numbers` the class names where labels are numbers, or None. Names are sorted by code
-    point, as class folders are.
+    point, as class folders are. A file that names more classes than the labels have is warned
+    about: a part of a data set may lack classes.
     """
     matches = [WHOLE_NUMBER.fullmatch(label) for label in labels]
     numbers = [int(match[1]) for match in matches if match]
@@ -65,24 +73,29 @@ def number_labels(
         return class_names, {label: number_of[name] for label, name in name_of.items()}
     if not numbers:
         return [], {}
-    names = names_of_numbers()
-    for label, number in zip(labels, numbers, strict=True):
-        if number < 0:
-            raise ClipkitError(f"{place_of(label)}: expected a label from 0, got {label}")
-        if names is not None and number >= len(names):
-            expected = f"a label from 0 to {len(names) - 1:,}, since there are {len(names):,} class"
-            raise ClipkitError(f"{place_of(label)}: expected {expected} names, got {label}")
-    if names is None:
+    number_of = dict(zip(labels, numbers, strict=True))
+    lowest, highest = (choose(number_of, key=number_of.__getitem__) for choose in (min, max))
+    if number_of[lowest] < 0:
+        raise ClipkitError(f"{place_of(lowest)}: expected a label from 0, got {lowest}")
+    classes = names_of_numbers()
+    if classes is None:
         distinct, ranks = np.unique(numbers, return_inverse=True)
-        names, numbers = list(map(str, distinct.tolist())), ranks.tolist()
-    return names, dict(zip(labels, numbers, strict=True))
+        return list(map(str, distinct.tolist())), dict(zip(labels, ranks.tolist(), strict=True))
+    last = len(classes.names) - 1
+    named_by = f"{classes.file or 'the file'} names {last + 1:,} classes"
+    if number_of[highest] > last:
+        expected = f"a label from 0 to {last:,}, since {named_by}"
+        raise ClipkitError(f"{place_of(highest)}: expected {expected}, got {highest}")
+    if number_of[highest] < last and classes.file:
+        console.warn(f"{named_by}, but no label is above {highest}; hint: check that file")
+    return classes.names, number_of
 
 
 def labels_from_texts(
     codes: Mapping[str, NDArray[np.int32] | Int64],
     texts: Collection[str],
     place_of: Callable[[str], str],
-    names_of_numbers: Callable[[], list[str] | None] = lambda: None,
+    names_of_numbers: Callable[[], NamedClasses | None] = lambda: None,
 ) -> tuple[dict[str, Int64], list[str]]:
     """Return labels and class names where each row has the number of a text, or `NO_LABEL`.
 
@@ -103,26 +116,23 @@ def attach_labels(
     """
     labelled = {}
     for name, split in splits.items():
-        its = labels[name]
-        missing = np.flatnonzero(its == NO_LABEL)
+        numbers = labels[name]
+        missing = np.flatnonzero(numbers == NO_LABEL)
         if len(missing) == len(split):
             labelled[name] = replace(split, labels=None)
             continue
         if len(missing):
             first = split.ids[int(missing[0])]
-            count = f"{len(missing):,} images without a label, first {first}"
-            if len(missing) == 1:
-                count = f"1 image without a label ({first})"
-            console.warn(f"{name}: left out {count}")
-            rows = np.flatnonzero(its != NO_LABEL)
-            split = split.take(rows)
-            its = its[rows]
-        labelled[name] = replace(split, labels=its)
+            left_out = console.count(len(missing), "image")
+            console.warn(f"{name}: left out {left_out} without a label, first {first}")
+            rows = np.flatnonzero(numbers != NO_LABEL)
+            split, numbers = split.take(rows), numbers[rows]
+        labelled[name] = replace(split, labels=numbers)
     return labelled
 
 
 def has_duplicates(ids: Sequence[str]) -> bool:
-    """Whether an id occurs twice. It takes 8 bytes for each, a set takes about 60."""
+    """Return True if an id occurs twice. This takes 8 bytes for each id, a set about 60."""
     hashes = np.fromiter(map(hash, ids), np.int64, len(ids))
     hashes.sort()
     return bool((hashes[1:] == hashes[:-1]).any()) and len(set(ids)) < len(ids)
@@ -177,11 +187,9 @@ def check_columns(present: Sequence[str], required: set[str], where: str) -> Non
         if len(present) > LISTED_COLUMNS:
             names.append(f"and {len(present) - LISTED_COLUMNS} more")
         hint = (
-            "name the column of the images' files with --path-column, and others with "
-            "--label-column and --split-column"
+            "rename it, or name the columns by clipkit embed --path-column, --label-column and "
+            "--split-column"
         )
-        if len(present) == 1 and any(mark in present[0] for mark in "\t;,"):
-            hint = "separate the columns by commas in a .csv file, and by tabs in a .tsv file"
         got = ", ".join(names) or "none"
         raise ColumnError(f"{where}: expected a column {escape(column)!r}, got {got}", hint, column)
     for column in present:

@@ -16,10 +16,13 @@ from clipkit.base.prefetch import prefetch_map
 from clipkit.datasets import remote
 from clipkit.datasets.dataset import SPLIT_ALIASES, SPLIT_NAMES, split_name
 from clipkit.datasets.remote import display_url
-from clipkit.features.validation import is_split_name
+from clipkit.datasets.rows import NamedClasses
+from clipkit.features.validation import MAX_CLASSES, is_split_name
 from clipkit.prompts.class_index import (
     FILE_NAMES,
+    MAX_NAME,
     ClassIndex,
+    escape_text,
     load_class_index,
     rename_classes,
     wordnet_names,
@@ -269,7 +272,7 @@ def _is_part(folder: str) -> bool:
     return folder == "data" or _SPLIT.fullmatch(folder.lower()) is not None
 
 
-def read_class_names(file: str) -> list[str] | None:
+def read_class_names(file: str) -> NamedClasses | None:
     """Read the class names in ``classnames.txt`` or ``class_index.json`` beside a file.
 
     See `_read_beside`. If there are none, a note says so, and None is returned.
@@ -279,7 +282,7 @@ def read_class_names(file: str) -> list[str] | None:
         names = parse_class_names(*content)
         if remote.is_url(file):  # a server may answer anything
             console.note(f"{content[1]} names the {len(names):,} classes")
-        return names
+        return NamedClasses(names, content[1])
     console.note(
         f"{display_url(file)}: the labels are numbers; a file classnames.txt beside it with a name "
         "per line names the classes"
@@ -332,10 +335,15 @@ def parse_class_names(data: bytes, where: str) -> list[str]:
         has_all = [entry.number for entry in entries] == list(range(len(entries)))
     else:
         check_text(io.BytesIO(data), where)
-        names = [line.strip() for line in data.decode("utf-8-sig").split("\n")]
+        names = list(map(escape_text, data.decode("utf-8-sig").split("\n")))
         while names and not names[-1]:
             names.pop()
         has_all = bool(names) and all(names)
     if not has_all:
         raise ClipkitError(f"{where}: expected a class name for each label 0, 1, 2, ...")
+    longest = max(map(len, names))
+    if len(names) > MAX_CLASSES or longest > MAX_NAME:
+        expected = f"at most {MAX_CLASSES:,} class names of at most {MAX_NAME:,} characters"
+        got = f"{len(names):,} lines, the longest of {longest:,} characters"
+        raise ClipkitError(f"{where}: expected {expected}, got {got}")
     return names

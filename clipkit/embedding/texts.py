@@ -277,10 +277,11 @@ def _parse(data: bytes, path: str, name: str, column: str | None) -> Prompts | C
     ending = Path(path).suffix.lower()
     if ending == ".json" or (not Path(path).is_file() and prompt_files.is_json(data)):
         return prompt_files.parse_json(data, name, column)
-    if ending == ".tsv" and column is not None:
-        return prompt_files.parse_table(data, name, column, delimiter="\t")
     if ending == ".csv" or column is not None:
-        return prompt_files.parse_table(data, name, column)
+        return prompt_files.parse_table(data, name, column, ending=ending)
+    if ending == ".tsv" and prompt_files.has_known_header(data):
+        console.note(f"{name}: the first line is taken as the header")
+        return prompt_files.parse_table(data, name, ending=ending)
     return None
 
 

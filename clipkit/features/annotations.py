@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from clipkit.base import console, files
-from clipkit.base.csv_rows import find_delimiter, is_no_value, read_objects, read_rows
+from clipkit.base.csv_rows import is_no_value, read_objects, read_table
 from clipkit.base.errors import ClipkitError, UsageError, shorten, unknown
 from clipkit.features.formats import import_parquet
 from clipkit.features.history import original_split
@@ -359,8 +359,7 @@ def _parse(table: str, data: bytes) -> tuple[list[str], list[tuple[int, list[str
     else:
         if data.startswith(b"PK\3\4"):
             raise ClipkitError(f"{table}: expected text, got a spreadsheet", "save it as CSV UTF-8")
-        delimiter = find_delimiter(data, ending)
-        records = read_rows(io.BytesIO(data), table, delimiter, quotes=delimiter != "\t")
+        records = read_table(data, table, ending, quotes=False)
         _, names = next(records, (0, []))
         lines = list(records)
     names = _name_ids(list(map(str.strip, names)))

@@ -31,23 +31,16 @@ def list_files(kind: str = "") -> dict[str, Path]:
     return {}
 
 
-def find(source: str, kind: str = "") -> Path | None:
-    """Return the bundled file that a source names, or None. A local file of that name wins.
+def locate(source: str, kind: str = "") -> str:
+    """Return the path of the bundled file that a source names, or else the source.
 
-    The folder of a kind and, with it, the ending may be given: ``small-images``,
-    ``templates/small-images`` and ``templates/small-images.txt`` name one file.
+    A local file of that name wins. The folder of a kind and, with it, the ending may be given:
+    ``small-images``, ``templates/small-images`` and ``templates/small-images.txt`` name one file.
     """
-    if source == STREAM or os.path.lexists(source):
-        return None
     folder, _, name = source.rpartition("/")
-    if folder not in ("", kind):
-        return None
+    if source == STREAM or os.path.lexists(source) or folder not in ("", kind):
+        return source
     bundled = list_files(kind)
     if folder:
         bundled |= {path.name: path for path in bundled.values()}
-    return bundled.get(name)
-
-
-def locate(source: str, kind: str = "") -> str:
-    """Return the path of the bundled file that a source names, or else the source."""
-    return str(find(source, kind) or source)
+    return str(bundled.get(name, source))

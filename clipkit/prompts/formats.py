@@ -13,7 +13,6 @@ What `clipkit.prompts.texts` refuses in a prompt file is refused here too.
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 import re
@@ -26,7 +25,7 @@ import numpy as np
 
 from clipkit.base import console
 from clipkit.base.console import count
-from clipkit.base.csv_rows import read_rows
+from clipkit.base.csv_rows import BOM, read_table
 from clipkit.base.errors import ClipkitError, UsageError, unknown
 from clipkit.prompts.class_index import Entry, parse_class_index
 from clipkit.prompts.texts import (
@@ -44,8 +43,10 @@ from clipkit.prompts.texts import (
 
 DEFAULT_TEMPLATE = "a photo of a {}"
 COMPLETE = "{}"  # the template of wordings that are complete prompts
-PROMPT_COLUMNS = ("prompt", "text")
+WORDING = "wording"  # a column that fills the default template, unlike complete prompts
+PROMPT_COLUMNS = ("prompt", "text", WORDING)
 CLASS_COLUMNS = ("class", "name")
+KNOWN_COLUMNS = (*PROMPT_COLUMNS, *CLASS_COLUMNS)
 INDEX_COLUMNS = ("name", "wnid")  # of a class index
 LINE_BREAK = re.compile(r"\s*[\r\n]\s*")
 SURROGATE = re.compile("[\ud800-\udfff]")  # JSON may hold half a pair, which is no text
@@ -107,7 +108,7 @@ class ClassNames:
 
 
 def is_json(data: bytes) -> bool:
-    """Whether data is a JSON list or object: of standard input, no ending says so."""
+    """Return True for a JSON list or object: standard input has no ending that says so."""
     if not data.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"[", b"{")):
         return False
     try:
@@ -230,23 +231,24 @@ def parse_table(
     name: str,
     column: str | None = None,
     *,
-    delimiter: str = ",",
+    ending: str = ".csv",
 ) -> Prompts | ClassNames:
     r"""Parse prompts or class names from a column of a table with a header.
 
-    By default, the column is the first of ``prompt``, ``text``, ``class`` and ``name`` that the
-    table has, or else its only one. If a column ``class`` or ``name`` stands beside the prompts,
-    they are the descriptions of each class, with classes in the order of their first rows. Between
-    tabs, no cell is quoted.
+    By default, the column is the first of `KNOWN_COLUMNS` that the table has, or else its only one.
+    If a column ``class`` or ``name`` stands beside the prompts, they are the descriptions of each
+    class, with classes in the order of their first rows. The header shows what separates the cells;
+    between tabs, no cell is quoted.
 
     >>> parse_table(b"id,text\n1,a dot\n2,a line\n", "mine.csv").texts
     ['a dot', 'a line']
     >>> parse_table(b"class,prompt\nbird,it flies\nbird,it sings\n", "mine.csv").names
     ['bird']
     """
-    rows = _rows(data, name, delimiter)
-    _, header = next(rows, (0, []))
-    chosen = _choose_column(header, column, name)
+    rows = _rows(data, name, ending)
+    _, cells = next(rows, (0, []))
+    header = [_column_name(cell) for cell in cells]
+    chosen = _choose_column(header, column and _column_name(column), name)
     class_column = next((name for name in CLASS_COLUMNS if name in header), chosen)
     at, class_at = header.index(chosen), header.index(class_column)
     collected = _Collected(name)
@@ -266,8 +268,23 @@ def parse_table(
             collected.add(_clean(cells[class_at], where), text, where)
     if class_at != at and texts:
         collected.blank = blank
-        return collected.classes(COMPLETE)
+        return collected.classes(DEFAULT_TEMPLATE if chosen == WORDING else COMPLETE)
     return from_lines(name, texts, lines, blank)
+
+
+def has_known_header(data: bytes) -> bool:
+    """Return True if the first line, divided at tabs, has a column of `KNOWN_COLUMNS`.
+
+    A .tsv file of classes needs no header: its lines are a name, or a name and a wording.
+    """
+    line = data.removeprefix(BOM).lstrip(b"\r\n").partition(b"\n")[0]
+    cells = line.decode(errors="replace").split("\t")
+    return any(_column_name(cell.strip(STRIPPED)) in KNOWN_COLUMNS for cell in cells)
+
+
+def _column_name(cell: str) -> str:
+    """Return the name of a column: a known one may be written with capitals."""
+    return cell.lower() if cell.lower() in KNOWN_COLUMNS else cell
 
 
 def _choose_column(header: list[str], column: str | None, name: str) -> str:
@@ -278,7 +295,7 @@ def _choose_column(header: list[str], column: str | None, name: str) -> str:
         if column not in header:
             raise unknown(f"column of {name}", column, header)
         return column
-    for known in (*PROMPT_COLUMNS, *CLASS_COLUMNS):
+    for known in KNOWN_COLUMNS:
         if known in header:
             return known
     if len(header) == 1:
@@ -291,10 +308,10 @@ def _choose_column(header: list[str], column: str | None, name: str) -> str:
     )
 
 
-def _rows(data: bytes, name: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+def _rows(data: bytes, name: str, ending: str) -> Iterator[tuple[int, list[str]]]:
     """Yield the number and the stripped cells of each line that is not empty."""
     check_not_empty(data, name)
-    for line, cells in read_rows(io.BytesIO(data), name, delimiter, quotes=delimiter != "\t"):
+    for line, cells in read_table(data, name, ending, quotes=False):
         yield line, [cell.strip(STRIPPED) for cell in cells]
 
 
@@ -313,9 +330,13 @@ def parse_class_lines(data: bytes, name: str) -> tuple[ClassNames, list[str]]:
         return ClassNames(lines.texts), lines.warnings()
     collected = _Collected(name)
     for text, where in zip(lines.texts, lines.places(), strict=True):
-        class_name, _, wording = text.partition("\t")
-        class_name = class_name.strip(STRIPPED)
-        collected.add(class_name, wording.strip(STRIPPED) or class_name, where)
+        cells = [cell.strip(STRIPPED) for cell in text.split("\t")]
+        if len(cells) > 2:
+            raise ClipkitError(
+                f"{where}: expected a name, a tab and a wording, got {len(cells)} cells",
+                "choose a column of a table with --column",
+            )
+        collected.add(cells[0], cells[-1] or cells[0], where)
     return collected.classes(DEFAULT_TEMPLATE), lines.warnings()
 
 
