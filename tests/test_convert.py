@@ -418,16 +418,17 @@ BAD_ARRAYS: list[tuple[dict[str, Any], str]] = [
     ({"features": TWO, "labels": [0.5, 1]}, "labels: expected whole numbers, got 0.5 in row 0"),
     ({"features": TWO, "labels": [1, np.nan]}, "labels: expected whole numbers, got nan in row 1"),
     ({"features": TWO, "labels": np.eye(2)}, "labels: expected numbers or texts (N), got float64"),
+    ({"features": TWO, "labels": ["cat", "nan"]}, "a class for each row, got 'nan'; hint: leave"),
+    ({"features": TWO, "labels": ["cat", "N/A"]}, "a class for each row, got 'N/A'; hint: leave"),
+    ({"features": TWO, "labels": ["cat", ""]}, "a class for each row, got ''; hint: leave these"),
     ({"features": ONE, "labels": ["b"], "class_names": ["a"]}, "expected class names, got 'b'"),
     ({"a_features": ONE, "a_labels": [0], "b_features": ONE, "b_labels": ["x"]}, "got names and"),
     ({"X": TWO, "y": np.ones(2)}, "expected features, got X, y; hint: name them features"),
     ({f"x{i}": ONE for i in range(9)}, "expected features, got x0, x1, x2, x3, x4, ... (4 more)"),
-    ({"train_labels": np.ones(2, int)}, "expected features, got train_labels"),
     ({"features": ONE, "all_features": ONE}, "expected all/features once, got features and"),
     ({"features": ONE, "ids": [0.5]}, "all/ids: expected texts, got '0.5'"),
     ({"features": ONE, "ids": "a"}, "ids: expected numbers or texts (N), got <U1 of shape ()"),
     ({"features": ONE, "ids": [b"\xff"]}, "a.npz: ids: 'utf-8' codec can't decode byte 0xff"),
-    ({"runs_features": ONE}, "name of a split: expected no reserved name, got 'runs'"),
     ({"features": ONE, "clipkit": "{}"}, JSON_HINT),
     ({"features": ONE, "clipkit": "[" * 100_000}, JSON_HINT),
     (exported([], version=math.inf), JSON_HINT),
@@ -438,12 +439,6 @@ BAD_ARRAYS: list[tuple[dict[str, Any], str]] = [
     (exported([], class_names=[["a"]]), "class_names: expected texts, got \"['a']\""),
     (exported([], kind="logits", class_index=[[1], 2]), "class_index: setting an array element"),
 ]  # fmt: skip
-
-
-@pytest.mark.parametrize(("arrays", "message"), BAD_ARRAYS, ids=[text for _, text in BAD_ARRAYS])
-def test_arrays_that_make_no_valid_file(tmp_path, arrays, message):
-    np.savez(tmp_path / "a.npz", **arrays)
-    convert_refused(tmp_path / "a.npz", tmp_path / "x.h5", 1, "a.npz", message)
 
 
 def test_what_convert_writes_info_accepts(tmp_path):
@@ -472,10 +467,17 @@ BAD_TABLES: list[tuple[dict[str, Any], str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("columns", "message"), BAD_TABLES, ids=[text for _, text in BAD_TABLES])
-def test_tables_that_make_no_valid_file(tmp_path, columns, message):
-    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
-    convert_refused(tmp_path / "a.parquet", tmp_path / "x.h5", 1, "a.parquet", message)
+BAD = [("npz", *case) for case in BAD_ARRAYS] + [("parquet", *case) for case in BAD_TABLES]
+
+
+@pytest.mark.parametrize(("ending", "columns", "message"), BAD, ids=[case[2] for case in BAD])
+def test_content_that_makes_no_valid_file(tmp_path, ending, columns, message):
+    source = tmp_path / f"a.{ending}"
+    if ending == "npz":
+        np.savez(source, **columns)
+    else:
+        pq.write_table(pa.table(columns), source)
+    convert_refused(source, tmp_path / "x.h5", 1, source.name, message)
 
 
 def test_a_table_with_two_columns_of_one_name_is_refused(tmp_path):
@@ -586,13 +588,6 @@ def test_whole_numbers_with_gaps_are_names_unless_they_have_names(
     np.savez(tmp_path / "x.npz", features=np.eye(4, dtype="f4"), labels=labels, **arrays)
     file = formats.import_file(tmp_path / "x.npz")
     assert (file.class_names, labels_of(file)) == (expected_names, {"all": expected})
-
-
-@pytest.mark.parametrize("label", ["nan", "N/A", ""])
-def test_labels_that_stand_for_none_are_no_class_unless_they_are_class_names(tmp_path, label):
-    np.savez(tmp_path / "x.npz", features=np.eye(3, dtype="f4"), labels=["cat", label, "cat"])
-    message = f"labels: expected a class for each row, got {label!r}; hint: leave these"
-    convert_refused(tmp_path / "x.npz", tmp_path / "x.h5", 1, message)
 
 
 @pytest.mark.parametrize("ending", ["npz", "parquet"])
