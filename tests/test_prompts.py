@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from shell import clipkit, environment, fails, ok
 
 from clipkit import datasets, embedding, read
-from clipkit.analysis import similarity, zeroshot
+from clipkit.analysis import similarity
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.base.version import __version__
 from clipkit.datasets.registry import CLASS_NAMES
@@ -104,13 +104,6 @@ def test_any_bytes_give_prompts_or_an_error_of_one_line(data):
         assert all(parsed.texts)
         assert len(parsed.texts) + parsed.blank == data.count(b"\n") + (not data.endswith(b"\n"))
     assert re.fullmatch("mine.txt.+", message)
-
-
-@pytest.mark.parametrize("character", list("\u2028\u2029\x85\x0b\x0c\x1c\x1d\x1e\t"))
-def test_only_line_feeds_end_a_line(character):
-    parsed = parse(f"a{character}b\nc\n")
-    assert parsed.texts == [f"a{character}b", "c"]
-    assert parsed.lines == [1, 2]
 
 
 LONG = "a" * (prompts.MAX_CHARACTERS + 1)
@@ -634,20 +627,6 @@ def test_several_descriptions_fill_several_templates(tmp_path):
     alone = embed(tmp_path, stdin="\n".join(texts).encode())
     np.testing.assert_allclose(file.features[0], unit(unit(alone.features).mean(0)), atol=1e-6)
     assert file.texts == ["ball (6 prompts)", "box (2 prompts)"]
-
-
-@pytest.mark.long
-def test_descriptions_line_up_with_the_classes_of_images_by_name(tmp_path):
-    ok("embed", "shapes", "--limit", 100, *TINY, "-o", tmp_path / "img.h5")
-    images = read(tmp_path / "img.h5")
-    content = {name: [f"a photo of a {name}"] for name in images.class_names[::-1]}
-    (tmp_path / "cupl.json").write_text(json.dumps(content))
-    texts = embed(tmp_path, "--classes", tmp_path / "cupl.json")
-    assert texts.class_names == images.class_names[::-1]
-    plain = embed(tmp_path, "--classes", tmp_path / "img.h5")
-    runs = [zeroshot.evaluate(similarity.compute_logits(images, file)) for file in (texts, plain)]
-    assert runs[0].rows() == runs[1].rows()
-    assert runs[0].rows()[0]["acc1"] > 0.3
 
 
 def test_prompts_of_a_json_object_are_embedded_one_by_one_with_a_note(tmp_path):

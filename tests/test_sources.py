@@ -129,9 +129,8 @@ def test_an_input_that_is_no_data_set_is_called_what_it_is(photos, name, exit_co
     [("m.csv", ";"), ("m.csv", "\t"), ("m.csv", ","), ("m.tsv", ";"), ("m.tsv", "\t")],
 )
 def test_the_header_of_a_manifest_shows_what_separates_its_columns(photos, name, separator):
-    rows = [["\ufeffpath", "label"], ["photos/cat/1.png", "a, cat"], ["photos/dog/1.png", "dog"]]
-    with Path(name).open("w", newline="") as file:
-        csv.writer(file, delimiter=separator).writerows(rows)
+    rows = [["\ufeffpath", "label"], ["photos/cat/1.png", '"a, cat"'], ["photos/dog/1.png", "dog"]]
+    Path(name).write_text("\n".join(map(separator.join, rows)))
     assert manifests.names_images(name)
     data = datasets.load(name)
     assert data.class_names == ["a, cat", "dog"]
@@ -383,22 +382,10 @@ def test_columns_may_have_other_names(photos, ending):
 
 
 @pytest.mark.parametrize("ending", manifests.ENDINGS)
-@pytest.mark.parametrize(
-    ("first", "labels", "class_names"),
-    [
-        (10, [2, 1, 0], ["0", "2", "10"]),
-        ("10.0", [2, 1, 0], ["0", "2", "10"]),
-        ("ten", [2, 1, 0], ["0", "2", "ten"]),
-    ],
-)
-def test_labels_that_are_all_whole_numbers_are_names_sorted_as_numbers(
-    photos, ending, first, labels, class_names
-):
-    if ending == ".parquet" and first != 10:
-        pytest.skip("a column of Parquet has one type")
-    rows = [{"path": f"{label}.png", "label": label} for label in (first, 2, 0)]
+def test_labels_that_are_all_whole_numbers_are_names_sorted_as_numbers(photos, ending):
+    rows = [{"path": f"{label}.png", "label": label} for label in (10, 2, 0)]
     data = datasets.load(write_manifest(photos / f"m{ending}", rows))
-    assert (labels_of(data), data.class_names) == ({"all": labels}, class_names)
+    assert (labels_of(data), data.class_names) == ({"all": [2, 1, 0]}, ["0", "2", "10"])
 
 
 @pytest.mark.parametrize("ending", manifests.ENDINGS)
@@ -524,31 +511,6 @@ def test_texts_of_parquet_may_be_encoded_in_any_way(tmp_path, encoding):
 
 
 @pytest.mark.parametrize(
-    "options",
-    [
-        {"dictionary_pagesize_limit": 2**30},
-        {"use_dictionary": False, "column_encoding": {"label": "DELTA_BYTE_ARRAY"}},
-    ],
-)
-@pytest.mark.long
-def test_a_small_parquet_manifest_that_unpacks_to_gigabytes_is_refused(
-    tmp_path, monkeypatch, options
-):
-    """A file of kilobytes may hold a text of a megabyte in each of many rows."""
-    labels = ["a", *["x" * 2**20] * 299]  # the first row is harmless
-    table = pa.table({"path": [str(i) for i in range(300)], "label": labels})
-    path = tmp_path / "m.parquet"
-    pq.write_table(table, path, compression="zstd", store_schema=False, **options)
-    assert path.stat().st_size < 10_000
-    del table
-    monkeypatch.setattr(manifests.import_parquet(manifests.PARQUET_READER), "BATCH_BYTES", 2**23)
-    sizes = sizes_of_batches(monkeypatch)
-    with fails_with("row 1: expected a label of at most 1,000 characters"):
-        datasets.load(path)
-    assert max(sizes) < 2**25
-
-
-@pytest.mark.parametrize(
     "column",
     [
         {"path": ["x" * 4000] * 300},
@@ -670,12 +632,10 @@ def test_lists_and_manifests_are_drawn_from_like_folders(photos):
     write_images(photos, *names)
     rows = [{"path": name, "label": Path(name).parent.name} for name in names]
     manifest = write_manifest(photos / "m.jsonl", rows)
-    for draw in ({"limit": 5}, {"classes": 2}, {"limit": 3, "classes": 2}):
-        folder, listed = datasets.load("x", **draw), datasets.load(manifest, **draw)
-        assert listed.class_names == folder.class_names
-        assert labels_of(listed) == labels_of(folder)
-        assert red_values(listed.splits["all"]) == red_values(folder.splits["all"])
-        assert listed.details["draw"] == folder.details["draw"]
+    folder, listed = (datasets.load(name, limit=3, classes=2) for name in ("x", manifest))
+    assert (listed.class_names, labels_of(listed)) == (folder.class_names, labels_of(folder))
+    assert red_values(listed.splits["all"]) == red_values(folder.splits["all"])
+    assert listed.details["draw"] == folder.details["draw"]
 
 
 @pytest.mark.parametrize("form", ["list", "manifest"])
@@ -703,8 +663,7 @@ def test_an_interrupted_run_over_a_list_or_manifest_is_continued(photos, monkeyp
 def test_a_changed_manifest_does_not_continue_an_interrupted_run(photos):
     rows = [{"path": name, "split": "train"} for name in NAMES]
     rows[0]["split"] = "bad"
-    manifest = write_manifest(photos / "m.csv", rows)
-    write = ["embed", manifest, "-m", "tiny", "-o", "img.h5"]
+    write = ["embed", write_manifest(photos / "m.csv", rows), "-m", "tiny", "-o", "img.h5"]
     content = (photos / NAMES[0]).read_bytes()
     (photos / NAMES[0]).write_bytes(b"damaged")
     assert "hint: fix the images, and add --restart" in fails(*write)
@@ -729,7 +688,7 @@ def test_a_run_that_ended_before_its_first_shard_is_replaced_by_another(photos, 
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint.Checkpoint, "save", stop)
-        assert "stopped" in fails(*write)
+        fails(*write)
     assert (photos / "img.h5.partial" / "manifest.json").exists()
     ok(*write, "--normalize")
 
@@ -780,11 +739,6 @@ def test_a_note_names_classes_that_may_be_a_mistake(photos, labels, note):
     manifest = write_manifest(photos / "m.csv", rows)
     assert note in ok("embed", manifest, "-m", "tiny", "-o", "img.h5").stderr
     assert features.read("img.h5").class_names == [str(label) for label in labels]
-
-
-def test_options_of_manifests_are_refused_for_other_sources(photos):
-    line = fails("embed", "photos", "--label-column", "x", "-o", "img.h5", exit_code=2)
-    assert "label-column: expected a manifest, got images and folders photos" in line
 
 
 def test_images_that_their_exif_data_turn_are_counted(tmp_path):

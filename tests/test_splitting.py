@@ -567,11 +567,3 @@ def test_50_000_rows_are_compared_in_about_half_a_second():
     start = time.process_time()
     assert shared(X, X[:10_000]) == 10_000
     assert time.process_time() - start < 1.5
-
-
-def test_a_warning_says_how_many_rows_the_smallest_class_has(capsys):
-    file = both(0)
-    file.splits["train"] = file.splits["train"].take([0, 4, 8, 1, 5, 9, 13, 2, 3, 7])
-    evaluate_grid(file, ProbeSpec("knn", shots=[3]))
-    message = "2 of 4 classes of train have fewer than 3 rows (the smallest: 1): all of their rows"
-    assert message in capsys.readouterr().err
