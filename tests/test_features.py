@@ -51,6 +51,10 @@ FEW = settings(
 )
 
 
+def one_split(features: Any) -> FeatureFile:
+    return FeatureFile("images", splits={"all": Split(features, None, row_ids(len(features)))})
+
+
 @pytest.fixture(scope="module")
 def kept_files() -> dict[str, FeatureFile]:
     """The content of the files in tests/data."""
@@ -151,10 +155,6 @@ def test_bytes_depend_neither_on_the_time_nor_on_the_blocks_of_the_source(tmp_pa
         time.sleep(1.1)  # HDF5 keeps times in seconds
     assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
     assert np.array_equal(read(tmp_path / "a.h5").splits["all"].features, features)
-
-
-def one_split(features: Any) -> FeatureFile:
-    return FeatureFile("images", splits={"all": Split(features, None, row_ids(len(features)))})
 
 
 def test_storage_is_as_the_format_says(tmp_path):

@@ -26,7 +26,6 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from clipkit.analysis.evaluation import ProbeSpec, evaluate_grid
 from clipkit.base.errors import UsageError
-from clipkit.datasets import read_folder
 from clipkit.features import (
     BlockMatrix,
     FeatureFile,
@@ -341,15 +340,6 @@ def test_splits_that_were_divided_and_then_joined_have_no_original():
         original_split(file, "test")
 
 
-def test_a_data_set_is_divided_like_its_file(photos):
-    data = read_folder(photos)
-    divided = data.split_off({"test": 0.3}, seed=3)
-    rows = data.splits["all"]
-    expected = splitting.split(images(rows.labels, rows.ids), {"test": 0.3}, seed=3)
-    for name, split in expected.splits.items():
-        assert divided.splits[name].ids == split.ids
-
-
 # ---- concat ----
 
 
@@ -394,9 +384,6 @@ def test_an_id_in_two_files_is_refused_unless_prefixed():
     assert joined.splits["all"].ids == ["a/1", "a/2", "a/3", "b/4", "b/2", "b/6"]
 
 
-ALL = {"features": random_features(3, 8), "labels": np.arange(3), "ids": list("456")}
-
-
 def test_the_history_holds_the_entries_of_all_inputs():
     a, b = pair(history=[*HISTORY, {"command": "relabel"}])
     b.history[0]["dataset"] = {"name": "/data/more"}
@@ -409,6 +396,9 @@ def test_the_history_holds_the_entries_of_all_inputs():
 
 
 OTHER = [{"command": "embed", "model": {**MODEL, "name": "other", "digest": "sha256:9"}}]
+
+
+ALL = {"features": random_features(3, 8), "labels": np.arange(3), "ids": list("456")}
 
 
 @pytest.mark.parametrize(
@@ -515,6 +505,10 @@ def both(shared: int, seed: int = 0) -> FeatureFile:
     return FeatureFile("images", HISTORY, splits, class_names=list("abcd"))
 
 
+def shared(X: Any, X_eval: Any) -> int:
+    return splitting.count_shared_rows(splitting.hash_rows(X), X_eval)
+
+
 @pytest.mark.parametrize("shared", [0, 1, 7])
 def test_an_image_that_is_fitted_and_scored_is_a_warning(shared, capsys):
     evaluate_grid(both(shared), ProbeSpec("knn"))
@@ -547,10 +541,6 @@ def test_features_of_few_values_cause_no_false_alarm(width, bits):
     X, X_eval = cosines[:50_000], cosines[50_000:]
     assert set(map(bytes, X)) & set(map(bytes, X_eval))
     assert shared(X, X_eval) == 0
-
-
-def shared(X: Any, X_eval: Any) -> int:
-    return splitting.count_shared_rows(splitting.hash_rows(X), X_eval)
 
 
 def test_constant_rows_and_columns_without_variance_cause_no_false_alarm():
