@@ -184,16 +184,29 @@ def _explain(error: Exception, command: str) -> ClipkitError:
         interrupted = ClipkitError("interrupted")
         interrupted.exit_code = 128 + signal.SIGINT
         return interrupted
+    if isinstance(error, io.UnsupportedOperation) and not sys.stdout.writable():
+        return ClipkitError(files.CLOSED)
     if isinstance(error, OSError):
         reason = system_reason(error)
         if error.filename:
             reason = f"{error.filename}: {reason}"
+        elif _is_output_broken():
+            return ClipkitError(f"cannot write standard output: {reason}")
         return ClipkitError(f"I/O error: {reason}")
     if isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY):
         hint = "use --limit, fewer prompts or a smaller batch"
         return ClipkitError("not enough memory for the data", hint)
     hint = "this is a bug in clipkit: run with --debug to see where"
     return ClipkitError(f"unexpected {type(error).__name__}: {error}", hint)
+
+
+def _is_output_broken() -> bool:
+    """Whether standard output refuses what is left to write: its errors name no file."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        return True
+    return False
 
 
 def _describe_usage(error: Any) -> str:
@@ -297,10 +310,8 @@ def _open_streams() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
     sys.stdin = sys.stdin or os.fdopen(0)
+    sys.stdout = sys.stdout or os.fdopen(1)  # for reading, so that a write is an error
     sys.stderr = sys.stderr or os.fdopen(2, "w")
-    if sys.stdout is None:
-        console.write_line("clipkit: cannot write standard output: it is closed")
-        sys.exit(1)
     raw = sys.stdout.buffer
     if isinstance(raw, io.RawIOBase):
         # under PYTHONUNBUFFERED, where a write may take a part and the rest would be lost

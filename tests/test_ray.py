@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import os
@@ -603,6 +604,21 @@ def test_what_ray_has_against_an_address_is_said_in_one_line(
         ray_cluster._check_address(address)
     expected = f"cannot connect to Ray at {address}: RuntimeError: Version mismatch"
     assert caught.value.message == expected
+
+
+def test_a_process_that_cannot_be_started_is_said_with_the_address(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: Any, **options: Any) -> Any:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "run", fail)
+    with socket.create_server(("127.0.0.1", 0)) as service:
+        address = f"127.0.0.1:{service.getsockname()[1]}"
+        with pytest.raises(ClipkitError) as caught:
+            ray_cluster._check_address(address)
+    reason = "cannot ask ray health-check: Resource temporarily unavailable"
+    assert caught.value.message == f"cannot connect to Ray at {address}: {reason}"
 
 
 @cluster_test

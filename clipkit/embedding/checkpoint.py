@@ -30,7 +30,7 @@ import numpy as np
 from clipkit import features
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
-from clipkit.base.files import atomic_write
+from clipkit.base.files import atomic_write, read_bytes
 from clipkit.features.describe import flatten
 from clipkit.features.model import BlockMatrix, FeatureFile, Float32, Split
 
@@ -478,7 +478,7 @@ def _read_manifest(folder: Path) -> Any:
 def _read_json(path: Path) -> Any:
     """Return the content of a JSON file; one that holds no JSON gives an empty object."""
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(read_bytes(str(path)))
     except (ValueError, RecursionError):
         return {}
 

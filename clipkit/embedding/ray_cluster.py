@@ -181,6 +181,8 @@ def _fault(address: str) -> str | None:
         )
     except subprocess.TimeoutExpired:
         return f"no answer within {HEALTH_SECONDS:g} s"
+    except OSError as error:  # the system starts no more processes
+        return f"cannot ask ray health-check: {system_reason(error)}"
     if done.returncode == 0:
         return None
     return done.stderr.strip() or f"exit code {done.returncode}"
