@@ -108,7 +108,7 @@ class ClipkitCommand(PlainHelp, TyperCommand):
         return super().parse_args(ctx, words)
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """Return the parameters, and those of `EVERYWHERE`, hidden."""
+        """Return the parameters, and `EVERYWHERE`, hidden."""
         parameters = list(super().get_params(ctx))
         for parameter in ctx.find_root().command.params:
             if parameter.name in EVERYWHERE:
@@ -128,7 +128,7 @@ class ClipkitCommand(PlainHelp, TyperCommand):
         return super().invoke(ctx)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """Return the words of the usage line without hidden arguments, whose names are empty."""
+        """Return the words of the usage line. Hidden arguments, which have no name, give none."""
         return [piece for piece in super().collect_usage_pieces(ctx) if piece != "[]"]
 
 

@@ -46,7 +46,6 @@ TEMPORARY = r"\.(manifest\.json|\d{5,}\.(h5|json))\..*\.tmp"
 LOCK = "lock"
 MANIFEST = "manifest.json"
 MANIFEST_KEY = "images per shard"  # which every manifest of a run has
-MAX_MANIFEST_BYTES = 2**24
 MAX_THREADS = 1024  # of PyTorch, that a manifest may ask for
 ALL_COLUMNS = slice(None)
 RETRIES = 100  # of opening a lock: other processes may remove its folder meanwhile
@@ -470,7 +469,7 @@ def _read_manifest(folder: Path) -> Any:
     path = folder / MANIFEST
     if not os.path.lexists(path):
         return None
-    if not path.is_file() or path.stat().st_size > MAX_MANIFEST_BYTES:
+    if not path.is_file():
         raise _foreign(folder, "another manifest.json")
     return _read_json(path)
 

@@ -28,9 +28,7 @@ HEALTH_SECONDS = 20.0  # for Ray to answer whether it runs there
 CONNECT_SECONDS = 60.0  # for Ray to answer or to start
 POLL_SECONDS = 0.05
 CLOSE_SECONDS = 20.0  # for Ray to end
-HINT = (
-    "does Ray run there? RAY_AUTH_MODE and the token must be those of the machine that started it"
-)
+HINT = "does Ray run there? RAY_AUTH_MODE and the token must be the same as where it was started"
 LOGS = "Ray's logs are on each machine in ray/session_latest/logs below TMPDIR, or else below /tmp"
 
 

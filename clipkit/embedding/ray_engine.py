@@ -280,11 +280,12 @@ class RayEngine:
 
     def _overdue(self, queue: _Queue) -> int | None:
         """Return a shard that all its workers may hang at, if there is one."""
-        is_overdue: dict[int, bool] = {}
-        for call in self._calls.values():
-            if call.shard in queue.unfinished:
-                is_overdue[call.shard] = is_overdue.get(call.shard, True) and queue.is_overdue(call)
-        return next((number for number, is_late in is_overdue.items() if is_late), None)
+        calls = self._calls.values()
+        punctual = {call.shard for call in calls if not queue.is_overdue(call)}
+        for call in calls:
+            if call.shard in queue.unfinished - punctual:
+                return call.shard
+        return None
 
     def _note_overdue(self, queue: _Queue) -> None:
         """Name each worker that may hang, once, and say what can be done."""
@@ -472,7 +473,7 @@ def _lost_shards(shards: Sequence[ShardImages]) -> ClipkitError:
     start = first.images.ids[first.rows.start]
     others = ""
     if len(shards) > 1:
-        others = f"; so did those of {len(shards) - 1:,} other shards"
+        others = f"; the workers of {len(shards) - 1:,} other shards died, too"
     return ClipkitError(
         f"{first.split}: {ATTEMPTS} workers died while they encoded shard {first.number}, "
         f"{len(first.rows):,} images from {start} on{others}",
