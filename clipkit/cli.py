@@ -49,6 +49,10 @@ EXPECTED = {  # what a number must be, by pydantic's type of an error
     "greater_than_equal": "at least {:.10g}",
     "less_than_equal": "at most {:.10g}",
 }
+LESS_MEMORY = {  # a hint, by the command
+    "clipkit embed": "use --limit or a smaller --batch-size",
+    "clipkit textembed": "embed fewer prompts at once",
+}
 NO_MEMORY = ("failed to map segment", "can't start new thread")  # of other errors like MemoryError
 
 
@@ -194,7 +198,7 @@ def _explain(error: Exception, command: str) -> ClipkitError:
             return ClipkitError(f"cannot write standard output: {reason}")
         return ClipkitError(f"I/O error: {reason}")
     if isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY):
-        hint = "use --limit, fewer prompts or a smaller batch"
+        hint = LESS_MEMORY.get(command, "use smaller inputs")
         return ClipkitError("not enough memory for the data", hint)
     hint = "this is a bug in clipkit: run with --debug to see where"
     return ClipkitError(f"unexpected {type(error).__name__}: {error}", hint)
