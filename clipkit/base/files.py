@@ -102,7 +102,7 @@ def check_one_stream(sources: Sequence[str]) -> None:
 
 
 def goes_to_stream(output: str) -> bool:
-    """Return True for standard output, a FIFO or a device, which get the bytes of a file."""
+    """Whether an output is standard output, a FIFO or a device, which get a finished file."""
     return output == STREAM or _file_kind(Path(output)) == "stream"
 
 
@@ -172,7 +172,7 @@ def check_output(output: str, *, force: bool = False, inputs: Iterable[str | Non
 
 
 def _is_terminal(output: str) -> bool:
-    """Return True for a terminal, also under a name such as /dev/stdout."""
+    """Whether an output is a terminal, also under a name such as /dev/stdout."""
     if output == STREAM:
         return sys.stdout.isatty()
     try:
@@ -188,7 +188,7 @@ def _is_terminal(output: str) -> bool:
 
 
 def _is_same_file(source: str | None, output: Path) -> bool:
-    """Return True if an input is the file at `output`, also through a link or standard input."""
+    """Whether an input is the file at `output`, also through a link or standard input."""
     if source is None:
         return False
     try:

@@ -235,7 +235,7 @@ def check_outputs(
 
 @dataclass(frozen=True)
 class _Run:
-    """What the processes of a run share, and the steps from images to files."""
+    """Hold what the processes of a run share, and do the steps from images to files."""
 
     dataset: Dataset
     engine: Engine

@@ -164,7 +164,7 @@ class _Queue:
         seconds = time.monotonic() - call.began
         if call.shard is None or seconds <= OVERDUE_SECONDS:
             return False
-        return seconds > OVERDUE_TIMES * np.median(self._seconds or [0.0])
+        return seconds > OVERDUE_TIMES * float(np.median(self._seconds or [0.0]))
 
 
 class RayEngine:
