@@ -22,10 +22,11 @@ import pytest
 from factories import contents, messages, random_features, refused, unchanged, write_feature_file
 from forkserver import ForkServer, Outcome
 from PIL import Image
-from shell import clipkit, ok, shell
+from shell import clipkit, fails, ok, shell
 
 from clipkit.base import files
 from clipkit.base.errors import UsageError, WriteError
+from clipkit.embedding import pipeline
 from clipkit.features import FeatureFile, formats, hdf5, read, write
 
 pytestmark = pytest.mark.long
@@ -794,4 +795,15 @@ def test_input_larger_than_the_memory_limit(fork_server: ForkServer, tmp_path: P
     )
     with unchanged(tmp_path):
         ended = fork_server.run(tmp_path, "probe", "big.h5", memory=150 << 20, fake=True)
-        refused(ended, 1, "not enough memory for the data", "use fewer images or prompts")
+        refused(ended, 1, "not enough memory for the data; hint: use smaller inputs")
+
+
+def test_a_hint_about_memory_names_options_that_the_command_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **options: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(pipeline, "embed_images", fail)
+    line = fails("embed", "digits", "-m", "tiny", "-o", tmp_path / "out.h5")
+    assert line.endswith("for the data; hint: use --limit or a smaller --batch-size\n")

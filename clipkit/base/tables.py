@@ -74,7 +74,7 @@ class Column(NamedTuple):
 
 
 class View(NamedTuple):
-    """What of a report is printed, and how.
+    """Select what of a report is printed, and how.
 
     By default, the format is a table on a terminal and TSV elsewhere, and all columns are printed.
     Each text of `columns` names one or more between commas, in the order of the print.
