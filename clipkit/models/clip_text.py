@@ -22,6 +22,7 @@ from torch.nn import functional
 from clipkit.models.architecture import MAX_LAYERS, Tensors
 from clipkit.models.families import FAMILIES, end_token
 from clipkit.models.hub import ModelFiles
+from clipkit.models.libraries import rust_panics
 from clipkit.models.tokenizer import Tokenizer, stored_class
 from clipkit.models.towers import Tower, TowerName
 from clipkit.models.transformers_models import TransformersModel
@@ -222,7 +223,8 @@ class ClipTokenizer(Tokenizer):
 
 def read_backend(files: ModelFiles) -> Backend | None:
     """Read a tokenizer; return None if transformers has to read it, or to say what is wrong."""
-    with contextlib.suppress(Exception):  # such as those of tokenizers, which have no common base
+    # errors of tokenizers have no common base
+    with contextlib.suppress(Exception), rust_panics():
         if _has_other_rules(files):
             return None
         settings = files.read_json("tokenizer_config.json")

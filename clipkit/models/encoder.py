@@ -183,6 +183,7 @@ class Encoder(EncoderDescription):
         for text, place in zip(texts, places, strict=True):
             check_length(len(text), place)
         texts = tokenizer.clean(texts, places)
+        tokenizer.check_growth(texts, places)
         if not truncate:
             tokenizer.check_lengths(texts, places)
         tokenizer.warn_of_other_tokens(texts)
@@ -390,7 +391,7 @@ def _check_and_measure(encoder: Encoder) -> Encoder:
 def _measure(encoder: Encoder) -> int:
     """Return the width D of the embedding of one image or prompt, which must be finite."""
     if encoder._preprocessor is None:
-        embedding = encoder.encode_texts("a photo")
+        embedding = encoder.encode_texts("a photo", places=["the text 'a photo'"])
     else:
         embedding = encoder.encode_images(encoder._preprocessor.example())
     if not np.isfinite(np.asarray(embedding)).all():

@@ -28,7 +28,7 @@ from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.models.acceleration import OPEN_CLIP_ACTIVATIONS
 from clipkit.models.architecture import BUFFERS, Architecture, Tensors, check_number_of_layers
 from clipkit.models.hub import ModelFiles, digest_file, fetch_config
-from clipkit.models.libraries import quiet_loading, single_line_errors
+from clipkit.models.libraries import quiet_loading, rust_panics, single_line_errors
 from clipkit.models.preprocessing import MAX_EDGE, TransformPreprocessor
 from clipkit.models.timm_models import find_patch_size, find_stack
 from clipkit.models.tokenizer import TextTokenizer, switch_dropout_off, tokenizer_errors
@@ -347,7 +347,7 @@ class OpenClipTokenizer(TextTokenizer):
 
     def lengths(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """Count the tokens of each text, special ones included: K texts -> (K,)."""
-        with single_line_errors(f"tokenize with {self.name}"):
+        with single_line_errors(f"tokenize with {self.name}"), rust_panics():
             return np.array([self._length(text) for text in texts], np.int64)
 
     def _length(self, text: str) -> int:
@@ -363,7 +363,7 @@ class OpenClipTokenizer(TextTokenizer):
 
     def tokens(self, texts: Sequence[str]) -> torch.Tensor:
         """Return the padded tokens (B, T) of B texts, cut to `context_length`."""
-        with single_line_errors(f"tokenize with {self.name}"):
+        with single_line_errors(f"tokenize with {self.name}"), rust_panics():
             tokens: torch.Tensor = self.tokenizer(list(texts))
         self.check_vocabulary(tokens, self.vocabulary)
         if self.takes_last:
