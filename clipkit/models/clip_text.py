@@ -8,6 +8,7 @@ the same bits. It reads models with known settings. transformers reads all other
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,15 +34,27 @@ ACTIVATIONS: dict[str, Any] = {  # by transformers' name
     "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
     "relu": functional.relu,
 }
-# What text_config must give, as the published ones do, and the type
-SIZES = (
+# What both towers must give, as the published ones do; what else a text tower, and an image tower
+TOWER_SETTINGS = (
     *("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers"),
-    *("vocab_size", "max_position_embeddings"),
+    *("hidden_act", "layer_norm_eps"),
 )
-SETTINGS = dict.fromkeys(SIZES, int) | {
-    "eos_token_id": int,
-    "hidden_act": str,
-    "layer_norm_eps": float,
+TEXT_SETTINGS = (*TOWER_SETTINGS, "vocab_size", "max_position_embeddings")
+IMAGE_SETTINGS = (*TOWER_SETTINGS, "image_size", "patch_size")
+# The types of settings: transformers checks them, even where they decide no embedding
+TYPES = (
+    dict.fromkeys((*TEXT_SETTINGS, *IMAGE_SETTINGS, "projection_dim", "num_channels"), int)
+    | dict.fromkeys(("layer_norm_eps", "attention_dropout", "logit_scale_init_value"), float)
+    | dict.fromkeys(("initializer_range", "initializer_factor"), float)
+    | {"hidden_act": str}
+)
+TOKENS = {"eos_token_id": None, "bos_token_id": 0, "pad_token_id": 0}  # and their defaults
+# Settings with values that are not the usual ones are left to transformers, too
+USUAL = {
+    "dtype": ("float16", "bfloat16", "float32"),
+    "torch_dtype": ("float16", "bfloat16", "float32"),
+    "id2label": ({"0": "LABEL_0", "1": "LABEL_1"},),
+    "hidden_act": tuple(ACTIVATIONS),
 }
 # Settings that replace others, or choose other operations
 OTHER_SETTINGS = (
@@ -86,23 +99,44 @@ class ClipText(TransformersModel):
 
 
 def _is_known(content: dict[str, Any]) -> bool:
-    """Return whether a config.json gives all that the text tower needs, and nothing unusual.
+    """Return whether a config.json gives all that a CLIP needs, and nothing unusual.
 
-    What that tower does not need, such as a vision_config, is not checked.
+    The image tower's settings count, too: `textembed` refuses what `embed` refuses.
     """
-    text = content.get("text_config")
-    if not isinstance(text, dict) or type(content.get("projection_dim")) is not int:
+    text, vision = content.get("text_config"), content.get("vision_config")
+    if not isinstance(text, dict) or not isinstance(vision, dict):
         return False
-    if any((content | text).get(name) is not None for name in OTHER_SETTINGS):
-        return False
-    if any(type(text.get(name)) is not kind for name, kind in SETTINGS.items()):
-        return False
+    for name, default in TOKENS.items():
+        if type(text.get(name, default)) is not int:
+            return False
     return (
-        min(text[size] for size in SIZES) >= 1
-        and text["num_hidden_layers"] <= MAX_LAYERS
-        and text["hidden_size"] % text["num_attention_heads"] == 0
-        and text["hidden_act"] in ACTIVATIONS
+        _has_known_types(content, ("projection_dim",))
+        and _is_known_tower(text, TEXT_SETTINGS)
+        and _is_known_tower(vision, IMAGE_SETTINGS)
     )
+
+
+def _is_known_tower(config: dict[str, Any], required: Iterable[str]) -> bool:
+    return (
+        _has_known_types(config, required)
+        and config["num_hidden_layers"] <= MAX_LAYERS
+        and config["hidden_size"] % config["num_attention_heads"] == 0
+    )
+
+
+def _has_known_types(config: dict[str, Any], required: Iterable[str]) -> bool:
+    """Return whether settings are there, of the types in TYPES, positive, and otherwise usual."""
+    if not config.keys() >= set(required):
+        return False
+    for name, value in config.items():
+        kind = TYPES.get(name)
+        if kind and type(value) is not kind:
+            return False
+        if (kind is int and value < 1) or (kind is float and not value >= 0):  # NaN, too
+            return False
+        if value is not None and (name in OTHER_SETTINGS or value not in USUAL.get(name, (value,))):
+            return False
+    return True
 
 
 class TextTower(torch.nn.Module):
