@@ -23,6 +23,7 @@ from clipkit.models.acceleration import (
     choose_precision,
     find_device,
     fixed_batches,
+    set_compiler_cache,
 )
 from clipkit.models.architecture import Architecture, read_architecture
 from clipkit.models.hub import ModelFiles, find
@@ -250,6 +251,7 @@ def load(
     """
     options = options or RunOptions(**settings)
     options.check()
+    set_compiler_cache()
     if not options.projection and tower == "text":
         raise UsageError("expected the image tower without projection, got the text tower")
     device = find_device(options.device)
