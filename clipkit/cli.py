@@ -190,7 +190,7 @@ def _explain(error: Exception, command: str) -> ClipkitError:
             reason = f"{error.filename}: {reason}"
         return ClipkitError(f"I/O error: {reason}")
     if isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY):
-        hint = "use --limit, fewer prompts or a smaller batch"
+        hint = "take fewer images, prompts or files at once"
         return ClipkitError("not enough memory for the data", hint)
     hint = "this is a bug in clipkit: run with --debug to see where"
     return ClipkitError(f"unexpected {type(error).__name__}: {error}", hint)

@@ -41,6 +41,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel, SiglipMod
 
 from clipkit import embedding, features, models
 from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.models import hub
 from clipkit.models.acceleration import DTYPES, choose_precision
 from clipkit.models.hub import TINY, combine_digests, find
 from clipkit.models.tokenizer import is_cleaned_by_openai
@@ -613,6 +614,7 @@ NO_FLOATS = [
     (torch.complex64, "C64"),
 ]
 BAD_SIZE = b'{"model_type": "clip", "vision_config": {"hidden_size": "x"}}'
+REMOTE_CODE = b'{"image_processor_type": "Own", "auto_map": {"AutoImageProcessor": "own.Own"}}'
 DAMAGED: list[tuple[Damage, str]] = [
     (
         remove("config.json"),
@@ -655,6 +657,10 @@ DAMAGED: list[tuple[Damage, str]] = [
     (remove("vocab.json"), "model: expected its tokenizer"),
     (remove("merges.txt"), "model: expected its tokenizer"),
     (write("vocab.json", b"no"), "cannot load the tokenizer of .*model: "),
+    (
+        write("preprocessor_config.json", REMOTE_CODE),
+        r"load the image processor of .*: it has code of its own \(auto_map\), which clipkit never",
+    ),
 ]
 
 
@@ -850,6 +856,15 @@ def test_a_side_file_is_a_small_regular_file(
     for untrained in (None, 1):
         with pytest.raises(ClipkitError, match=f"{file}: {message}"):
             load(copied, "image", untrained=untrained)
+
+
+def test_a_side_file_that_states_no_size_is_read_to_the_limit(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace_by_link("/proc/self/maps")(copied / "config.json")
+    monkeypatch.setattr(hub, "MAX_SETTINGS_BYTES", 1000)
+    with pytest.raises(ClipkitError, match="expected at most 0 MiB, got more than 1,000 bytes"):
+        load(copied, "image")
 
 
 def test_weights_that_git_lfs_has_not_fetched(copied: Path) -> None:

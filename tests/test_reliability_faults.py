@@ -794,4 +794,4 @@ def test_input_larger_than_the_memory_limit(fork_server: ForkServer, tmp_path: P
     )
     with unchanged(tmp_path):
         ended = fork_server.run(tmp_path, "probe", "big.h5", memory=150 << 20, fake=True)
-        refused(ended, 1, "not enough memory for the data", "use --limit")
+        refused(ended, 1, "not enough memory for the data", "take fewer images")
