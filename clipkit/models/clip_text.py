@@ -265,7 +265,9 @@ def read_backend(files: ModelFiles) -> Backend | None:
         backend = _read_vocabulary(files.folder, settings)
         is_known = _has_known_settings(files, settings) and _has_known_tokens(backend, settings)
         name = settings["tokenizer_class"]
-        if is_known and name in CLIP_CLASSES and _is_bpe_of_clip(backend.model):
+        model: Any = backend.model
+        is_bpe_of_clip = model.unk_token == END and model.end_of_word_suffix == SUFFIX
+        if is_known and name in CLIP_CLASSES and is_bpe_of_clip:
             return _with_rules_of_clip(backend)
         if is_known and name in OTHER_CLASSES and backend.post_processor is not None:
             return backend
@@ -318,12 +320,6 @@ def _has_known_tokens(backend: Backend, settings: dict[str, Any]) -> bool:
         if added.get(int(number)) != repr(AddedToken(**token)):
             return False
     return backend.get_vocab_size() < MAX_VOCABULARY
-
-
-def _is_bpe_of_clip(model: Any) -> bool:
-    """Return whether a file's BPE marks words as CLIP's does."""
-    is_bpe: bool = model.unk_token == END and model.end_of_word_suffix == SUFFIX
-    return is_bpe
 
 
 def _with_rules_of_clip(stored: Any) -> Backend:

@@ -127,11 +127,10 @@ class OpenClipModel(Architecture):
             model = self.new_model()
         keep_tower(model, self.prefixes(tower))
         with quiet_loading(f"the weights of {self.files.name}"):
-            weights = {
-                name: _in_memory(tensors.get(name, own))
-                for name, own in model.state_dict().items()
-                if name in tensors or BUFFERS.fullmatch(name)
-            }
+            weights = {}
+            for name, own in model.state_dict().items():
+                if name in tensors or BUFFERS.fullmatch(name):
+                    weights[name] = _in_memory(tensors.get(name, own))
             model.load_state_dict(weights, assign=True)
         model.requires_grad_(False).eval()
         encoder = ImageTower(model) if tower == "image" else TextTower(model)
@@ -294,7 +293,9 @@ def _in_memory(tensor: torch.Tensor) -> torch.Tensor:
     In a file, a tensor may begin at any address, and on some processors the last bits of a product
     depend on that.
     """
-    return tensor.to(torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True)
+    if tensor.is_floating_point():
+        return tensor.to(torch.float32, copy=True)
+    return tensor.clone()
 
 
 class OpenClipTokenizer(TextTokenizer):
@@ -448,8 +449,8 @@ def _text_stack(text: Any) -> Stack:
     """Return the layers of a text tower of open_clip's own."""
     if not hasattr(text.transformer, "resblocks"):
         raise UsageError(
-            "expected a text tower of open_clip's own, got one of transformers, whose pooled token "
-            "is not known",
+            "expected a text tower of open_clip's own, got one of transformers, which has no known "
+            "pooled token",
             "leave --layer out",
         )
     return Stack(_blocks(text.transformer), text.ln_final, pooled_token=_pooled_token(text))
@@ -477,7 +478,7 @@ def _blocks(transformer: Any) -> list[Any]:
     # what passes from layer to layer would be (T, B, width)
     if not getattr(transformer, "batch_first", False):
         raise ClipkitError(
-            "expected layers that take batches first, got those of an older open_clip",
+            "expected layers that take batches first, got layers of an older open_clip",
             "update it: pip install -U open-clip-torch",
         )
     return list(transformer.resblocks)
@@ -502,9 +503,10 @@ def _describe_trunk(trunk: Any) -> dict[str, Any]:
     blocks = list(getattr(trunk, "blocks", ()))
     for stage in getattr(trunk, "stages", ()):
         blocks += getattr(stage, "blocks", ())
-    heads = getattr(getattr(blocks[0], "attn", None), "num_heads", None) if blocks else None
-    if heads:
-        described["heads"] = heads
+    for block in blocks[:1]:
+        attention: Any = getattr(block, "attn", None)
+        if hasattr(attention, "num_heads"):
+            described["heads"] = attention.num_heads
     patch_size = find_patch_size(trunk)
     if patch_size:
         described["patch_size"] = _one_edge(patch_size)

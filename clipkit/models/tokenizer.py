@@ -174,9 +174,10 @@ class Tokenizer(TextTokenizer):
             )
         self.class_name = self._load(files)
         # transformers 5.4 reads Gemma's tokenizer by a class of another name
-        names = (self.class_name, stored_class(files))
-        is_trained_on_clean_texts = any(map(_is_canonicalizing, names))
-        self.cleaning = "canonicalize" if clean and is_trained_on_clean_texts else None
+        self.cleaning = None
+        for name in (self.class_name, stored_class(files)):
+            if clean and name.startswith(CANONICALIZING_TOKENIZERS):
+                self.cleaning = "canonicalize"
 
     def _load(self, files: ModelFiles) -> str:
         """Load the tokenizer, and return the name of its class in transformers."""
@@ -322,10 +323,6 @@ def is_cleaned_by_openai(text: str) -> bool:
     [False, True, True, True, False]
     """
     return html.unescape(text) != text or REPLACED_BY_FTFY.search(text) is not None
-
-
-def _is_canonicalizing(name: str) -> bool:
-    return name.startswith(CANONICALIZING_TOKENIZERS)
 
 
 def stored_class(files: ModelFiles) -> str:
