@@ -158,7 +158,19 @@ def test_layers_and_controls_are_left_to_transformers(tiny_clip_dir: Path) -> No
     assert not is_own(load(tiny_clip_dir, untrained=1))
 
 
+def with_vision(**changes: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda config: config["vision_config"].update(changes)
+
+
 BROKEN_CONFIGS = {
+    "image layers": with_vision(num_hidden_layers=0),
+    "image activation": with_vision(hidden_act="nothing"),
+    "dropout": with_text(attention_dropout="junk"),
+    "padding token": with_text(pad_token_id=True),
+    "no vision": lambda config: config.update(vision_config="junk"),
+    "labels": lambda config: config.update(id2label={"a": 1}),
+    "type of numbers": lambda config: config.update(dtype="junk"),
+    "scale": lambda config: config.update(logit_scale_init_value=[1]),
     "heads": with_text(num_attention_heads=3),
     "layers": with_text(num_hidden_layers=0),
     "type": with_text(hidden_size="32"),

@@ -318,10 +318,10 @@ def test_texts_of_aimv2_depend_on_their_padding(aimv2: Path) -> None:
 
 
 def test_texts_for_aimv2_are_refused_and_so_are_logits(aimv2: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="got aimv2, whose text embeddings depend on their padd"):
+    with pytest.raises(UsageError, match="got aimv2, with text embeddings that depend on their"):
         models.load(str(aimv2), tower="text")
     done = clipkit("textembed", "-m", aimv2, "-o", tmp_path / "t.h5", stdin=b"a dot\n")
-    refused(done, 2, "whose text embeddings depend on their padding")
+    refused(done, 2, "with text embeddings that depend on their padding")
     images, texts = tmp_path / "img.h5", tmp_path / "txt.h5"
     ok("embed", "digits", "--limit", 5, "-m", aimv2, "-o", images)
     ok("textembed", "-m", "tiny", "-o", texts, stdin=b"a dot\na line\n")
