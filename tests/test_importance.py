@@ -254,7 +254,7 @@ def test_the_command_reports_saves_and_draws(folder: Path) -> None:
     ok("plot", "importance", folder / "i.h5", "-o", folder / "i.png")
     weights = rows(ok("importance", folder / "p.h5", "--weights", 1).stdout)
     assert [row["prompt"] for row in weights] == ["prompt 2", "prompt 2"]
-    note = "train was fitted: the accuracy on it says nothing about other images"
+    note = "images of train were also fitted: the accuracy on them says nothing about other"
     assert note in ok(*words, "--split", "train", "-o", folder / "t.h5").stderr
     assert note in ok("info", "--runs", folder / "t.h5").stderr
     assert note in ok("report", folder / "t.h5").stdout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -415,20 +416,17 @@ def _split_validation(
     file: FeatureFile, fit: Subset, val: float | str, seed: int
 ) -> tuple[Subset, Subset]:
     """Return the rows to fit on and the rows to validate on."""
-    if val == fit.name:
-        raise UsageError(
-            f"val: expected a fraction or a split other than the one that is fitted, got {val!r}",
-            "hold out a fraction of it with --val 0.2",
-        )
-    if val in file.splits:
+    if val in file.splits and val != fit.name:
         return fit, _load_subset(file, str(val))
     try:
         fraction = float(val)
     except ValueError:
-        splits = ", ".join(file.splits)
+        fraction = math.nan
+    if not 0 < fraction < 1:
         raise UsageError(
-            f"val: expected a fraction such as 0.1 or one of the splits {splits}, got {val!r}"
-        ) from None
+            f"val: expected a fraction between 0 and 1 or a split other than {fit.name}, got {val}",
+            f"the splits are {', '.join(file.splits)}",
+        )
     name, train, held_out = hold_out(file, fit.name, fit.labels, fraction, seed)
     return Subset(f"{fit.name}-val", fit.rows.take(train)), Subset(name, fit.rows.take(held_out))
 

@@ -146,14 +146,12 @@ def describe_caveat(caveat: Caveat) -> str:
         names = join_names([f"{name}"[:MAX_NAME] for name in caveat["attributes"]])
         return f"{names}: {FEW_SCORED}"
     split, count, rows = caveat["split"], caveat["count"], caveat["rows"]
-    were, them = f"{count:,} of {rows:,} images of {split} were also", "them"
-    if count >= rows:
-        were, them = f"{split} was", "it"
+    were = f"{count:,} of {rows:,} images of {split} were also"
     if "result" in caveat:
         were = f"{caveat['result']}: {were}"
     if caveat["kind"] == "chosen":
         return f"{were} used to choose: the accuracy of the best run is optimistic"
-    return f"{were} fitted: the accuracy on {them} says nothing about other images"
+    return f"{were} fitted: the accuracy on them says nothing about other images"
 
 
 def caveats(result: FeatureFile, split: str | None = None) -> list[Caveat]:
