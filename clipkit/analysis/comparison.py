@@ -293,9 +293,10 @@ def compare(
         A result with a row per pair: `a`, `b`, `split`, `rows`, the accuracies `acc_a` and `acc_b`,
         their `difference` with `low` and `high` (see `metrics.difference_interval`), the number of
         images that `both`, `only_a`, `only_b` or `neither` gets right, `p` of McNemar's exact test
-        (see `metrics.mcnemar`), with several pairs `p_holm` (Holm's correction for all rows), and
-        `kappa` (see `metrics.error_consistency`). For one result: `acc_a` with Wilson's interval.
-        `p` and `kappa` are empty if one of the two results is not `results.is_testable`.
+        (see `metrics.mcnemar`) and its `log10_p`, with several pairs `p_holm` (Holm's correction
+        for all rows), and `kappa` (see `metrics.error_consistency`). For one result: `acc_a` with
+        Wilson's interval. `p`, `log10_p` and `kappa` are empty if one of the two results is not
+        `results.is_testable`.
 
         With groups, the rows of all images have the `scope` `all`. There follows a row per pair and
         `group`, with the scope `group`. For each result, a row of scope `worst` follows, with its
@@ -388,7 +389,7 @@ def _pair_rows(paired: PairedResults, **group: str) -> list[Row]:
     for number, second in enumerate(paired.right[1:], 1):
         row = head | {"b": paired.names[number]} | where | compare_right(first, second)
         if not is_testable(paired.caveats[0] + paired.caveats[number]):
-            row |= dict.fromkeys(("low", "high", "p", "kappa"), np.nan)
+            row |= dict.fromkeys(("low", "high", "p", "log10_p", "kappa"), np.nan)
         rows.append(row)
     return rows
 
@@ -413,6 +414,7 @@ def compare_right(first: Bools, second: Bools) -> Row:
         "only_b": only_b,
         "neither": neither,
         "p": metrics.mcnemar(only_a, only_b),
+        "log10_p": metrics.mcnemar_log10(only_a, only_b),
         "kappa": metrics.error_consistency(both, only_a, only_b, neither),
     }
 

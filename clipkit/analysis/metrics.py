@@ -18,6 +18,7 @@ from clipkit.features.model import Floats, Int64
 QUANTILE = 1.959964  # of the normal distribution, for 95 % confidence
 N_PERMUTATIONS = 1_000
 DRAWS = 1000  # of a calibrated model's outcomes
+SMALLEST_P = 1e-300  # smaller ones are not exact in float64, or 0
 DRAWN_AT_ONCE = 1 << 22  # numbers
 
 
@@ -156,6 +157,23 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
     trials = only_first + only_second
     return float(binomtest(only_first, trials).pvalue) if trials else 1.0
+
+
+def mcnemar_log10(only_first: int, only_second: int) -> float:
+    """Return log10 of `mcnemar`, also where it is too small for a float.
+
+    >>> round(mcnemar_log10(9, 1), 4), round(mcnemar_log10(1427, 8), 1)
+    (-1.6679, -411.0)
+    """
+    from scipy.special import logsumexp
+    from scipy.stats import binom
+
+    p = mcnemar(only_first, only_second)
+    if p > SMALLEST_P:
+        return float(np.log10(p))
+    fewer = np.arange(min(only_first, only_second) + 1)
+    tail = logsumexp(binom.logpmf(fewer, only_first + only_second, 0.5))
+    return float(np.log10(2) + tail / np.log(10))
 
 
 def difference_interval(only_a: int, only_b: int, n: int) -> tuple[float, float]:
