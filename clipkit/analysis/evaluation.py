@@ -464,8 +464,7 @@ def _evaluate(grid: Grid, fit: Subset, scored: Subset, draw: Draw, keep: bool) -
         row |= entropy_columns.get(tau, {})
         if draw.shots is not None:
             row |= {"shots": draw.shots, "draw": draw.number}
-        labels = scored.rows.labels
-        row["acc1_low"], row["acc1_high"] = metrics.accuracy_interval(labels, run.predicted)
+        row |= metrics.accuracy_interval(scored.rows.labels, run.predicted)
         fitted = run.fitted
         if fitted:
             source = "embeddings" if file.kind == "images" else spec.features
@@ -583,9 +582,7 @@ def _entropy_columns(grid: Grid, scored: Subset) -> dict[float | None, dict[str,
     """Return the columns that logits have at each temperature; none for image embeddings."""
     if grid.file.kind == "images":
         return {}
-    temperatures = [tau for tau in grid.taus if tau is not None]
-    columns: dict[float | None, dict[str, float]] = {}
-    pairs = softmax.mean_entropy_and_confidence(scored.rows.features, temperatures)
-    for tau, (entropy, confidence) in zip(temperatures, pairs, strict=True):
-        columns[tau] = {"mean_entropy": entropy, "mean_confidence": confidence}
-    return columns
+    taus = [tau for tau in grid.taus if tau is not None]
+    pairs = softmax.mean_entropy_and_confidence(scored.rows.features, taus)
+    names = ("mean_entropy", "mean_confidence")
+    return {tau: dict(zip(names, pair, strict=True)) for tau, pair in zip(taus, pairs, strict=True)}

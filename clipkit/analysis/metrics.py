@@ -296,11 +296,15 @@ def wilson(fraction: float, n: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def accuracy_interval(labels: Int64 | None, predicted: Int64) -> tuple[float, float]:
-    """Return Wilson's 95 % interval of `accuracy` over another draw of rows; NaN without labels."""
-    if labels is None:
-        return np.nan, np.nan
-    return wilson(accuracy(labels, predicted), len(labels))
+def accuracy_interval(labels: Int64 | None, predicted: Int64) -> dict[str, float]:
+    """Return `acc1_low` and `acc1_high`, Wilson's 95 % interval of `accuracy`.
+
+    It is for another draw of the rows. Both are NaN without labels.
+    """
+    low = high = np.nan
+    if labels is not None:
+        low, high = wilson(accuracy(labels, predicted), len(labels))
+    return {"acc1_low": low, "acc1_high": high}
 
 
 @dataclass(frozen=True)

@@ -88,9 +88,9 @@ def predict(
         predicted = ranking.classes[:, 0]
         rankings[name] = ranking
         scored[name] = Split(None, split.labels, split.ids, predicted[None])
-        row = {"split": name, **metrics.accuracies(split.labels, predicted)}
-        row["acc1_low"], row["acc1_high"] = metrics.accuracy_interval(split.labels, predicted)
-        rows.append(row)
+        accuracies = metrics.accuracies(split.labels, predicted)
+        limits = metrics.accuracy_interval(split.labels, predicted)
+        rows.append({"split": name, **accuracies, **limits})
         warn_of_unknown_classes(probe, split, name, class_names, number_of_class)
     history = file.extended_history(
         "predict",

@@ -74,7 +74,12 @@ class Regressions:
             values, positions = np.unique(codes, return_inverse=True)
             self._places[name] = slice(start, start + len(values))
             start += len(values)
-            _check_count(start)
+            if start > MAX_VALUES:
+                raise ClipkitError(
+                    f"attributes: expected at most {MAX_VALUES:,} values in all, got {start:,} or "
+                    "more",
+                    "choose attributes with --attribute",
+                )
             cells = (np.ones(self.count), (np.arange(self.count), positions))
             blocks.append(sparse.csr_array(cells, shape=(self.count, len(values))))
         indicators = sparse.hstack(blocks, format="csr")  # (N, P)
@@ -158,14 +163,6 @@ class Regressions:
         variance = (total - explained) / (self.count - rank)
         with np.errstate(invalid="ignore", divide="ignore"):  # all rows are equal
             return 1 - variance * (self.count - 1) / total
-
-
-def _check_count(values: int) -> None:
-    if values > MAX_VALUES:
-        raise ClipkitError(
-            f"attributes: expected at most {MAX_VALUES:,} values in all, got {values:,} or more",
-            "choose attributes with --attribute",
-        )
 
 
 class Term:
