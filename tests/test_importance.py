@@ -310,7 +310,7 @@ def test_bad_inputs_are_refused_in_one_line(folder: Path, img_h5: Path, logits_h
     file = read(logits)
     file.splits = {"test": Split(file.splits["test"].features, None, file.splits["test"].ids)}
     write(folder / "unlabelled.h5", file)
-    refuse("test: expected labels, got none", p, folder / "unlabelled.h5")
+    refuse("expected labels in test, got none", p, folder / "unlabelled.h5")
     ok("entropy", logits, "-o", folder / "entropy.h5")
     words = ("plot", "importance", folder / "entropy.h5", "-o", folder / "x.png")
     assert "expected a result of importance, got one of entropy" in fails(*words)

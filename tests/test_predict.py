@@ -516,7 +516,7 @@ def test_rows_are_of_classes_or_of_images(folder: Path) -> None:
 def test_rows_that_are_held_out_are_not_listed(folder: Path) -> None:
     options = ("--val", "0.2", "--eval-split", "train", "--per-image")
     message = fails("probe", folder / "img.h5", *options, exit_code=2)
-    assert "expected a split whose predictions to print, got rows that are held out" in message
+    assert "expected a split with predictions to print, got rows that are held out" in message
 
 
 @pytest.mark.long

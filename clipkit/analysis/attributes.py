@@ -4,7 +4,7 @@ All numbers are mean recalls per value. Chance is therefore 1 / K for K values, 
 frequencies. The values are those that occur in both the fitted and the scored rows. Rows with other
 values are left out.
 
-- `zeroshot` predicts the value whose words are the most similar. Nothing is fitted.
+- `zeroshot` predicts the value with the most similar words. Nothing is fitted.
 - `names` is a probe on the cosines with those words.
 - `random` is the same probe on as many random directions.
 - `probe` is the probe on the whole embedding.

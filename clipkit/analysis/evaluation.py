@@ -170,7 +170,7 @@ def evaluate(  # noqa: PLR0913
     if per_image:
         if eval_split not in result.splits:
             raise UsageError(
-                f"{file.display_name}: expected a split whose predictions to print, got "
+                f"{file.display_name}: expected a split with predictions to print, got "
                 "rows that are held out of the fitted split",
                 "divide the file first: clipkit split FILE --test 0.2",
             )
@@ -487,7 +487,7 @@ def _refit_best(
 
 
 def _check_kept_size(file: FeatureFile, spec: ProbeSpec, fit: Subset) -> None:
-    """Refuse to keep an SVM whose hyperplanes take more than a gigabyte."""
+    """Refuse to keep an SVM if its hyperplanes take more than a gigabyte."""
     n = len(np.unique(fit.labels))
     size = n * (n - 1) // 2 * (fit.rows.features.shape[1] + 1)
     if spec.classifier == "svm" and size > MAX_KEPT:
@@ -535,22 +535,17 @@ def _check_rows(file: FeatureFile, fit: Subset, scored: Subset | None) -> list[C
     """Warn of rows that no probe can get right or that were fitted, too, and return the latter."""
     if scored is None:
         return []
-    _warn_of_missing_classes(file, fit, scored)
-    count = len(scored.rows)
-    if fit.name != scored.name:
-        count = count_shared_rows(hash_rows(fit.rows.features), scored.rows.features)
-    return find_caveats("fitted", scored.name, count, len(scored.rows))
-
-
-def _warn_of_missing_classes(file: FeatureFile, fit: Subset, scored: Subset) -> None:
-    if scored.rows.labels is None:
-        return
-    missing = missing_classes(fit.labels, scored.labels)
+    labels = fit.labels if scored.rows.labels is None else scored.rows.labels
+    missing = missing_classes(fit.labels, labels)
     if len(missing):
         console.warn(
             f"{fit.name} lacks {len(missing)} of the classes of {scored.name} (for example "
             f"{class_name(file.class_names, missing[0])}), so all their rows count as wrong"
         )
+    count = len(scored.rows)
+    if fit.name != scored.name:
+        count = count_shared_rows(hash_rows(fit.rows.features), scored.rows.features)
+    return find_caveats("fitted", scored.name, count, len(scored.rows))
 
 
 def _fit_and_predict(grid: Grid, fit: Subset, scored: Subset, keep: bool) -> list[probes.Run]:

@@ -88,7 +88,7 @@ def recall_covariance(labels: Int64, predictions: Sequence[Int64]) -> NDArray[np
 
 
 def topk_accuracy(scores: Floats, labels: Int64, k: int) -> float:
-    """Return the fraction of rows whose class is among the `k` highest scores (N, C).
+    """Return the fraction of rows with their class among the `k` highest scores (N, C).
 
     Labels (N,) are columns of `scores`. Of equal scores, the lower class ranks first. With k >= C,
     every row counts as correct.

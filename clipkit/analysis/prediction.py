@@ -149,16 +149,12 @@ def check_fit(probe: FeatureFile, file: FeatureFile) -> None:
         compatibility.common_logit_scale(probe, file)
     if kind == "images":
         compatibility.check_same_settings(probe, file, "embed", EMBEDDING_SETTINGS)
-        _check_width(both, probe, file)
     else:
         compatibility.check_same_prompts(probe, file)
-
-
-def _check_width(both: str, probe: FeatureFile, file: FeatureFile) -> None:
     width = probes.FittedProbe.from_arrays(probe.fitted).width
     for split in file.splits.values():
-        if split.features.shape[1] != width:
-            got = split.features.shape[1]
+        got = split.features.shape[1]
+        if got != width:
             raise ClipkitError(f"{both}: expected {width} columns, got {got}")
 
 

@@ -161,7 +161,7 @@ def _prompts_of_values(file: FeatureFile, attribute: Attribute) -> Int64 | None:
 
 
 def use_groups(file: FeatureFile, groups: Sequence[str], seed: int | None = None) -> FeatureFile:
-    """Return a file whose classes are groups of its classes, sorted by name.
+    """Replace the classes of a file by groups of them, sorted by name.
 
     Labels, the classes of prompts, and predictions become groups. In a result, `acc1` with its
     interval and `mean_per_class_recall` are computed again, and `acc5` is NaN. A seed permutes the
@@ -213,7 +213,7 @@ def _scored_again(result: FeatureFile) -> dict[str, NDArray[Any]]:
 
 
 def shuffle_rows(file: FeatureFile, seed: int) -> FeatureFile:
-    """Return images or logits whose labels are permuted over the rows of each split."""
+    """Permute the labels of images or logits over the rows of each split."""
     if file.is_result:
         raise UsageError(
             f"{file.display_name}: expected images or logits to shuffle, got a result",

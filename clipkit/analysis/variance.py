@@ -325,16 +325,10 @@ def _attribute_rows(terms: Sequence[Term], images: FeatureFile, split: str) -> l
         )
     rows = []
     for term in terms:
-        row = {
-            "split": split,
-            "attribute": term.name,
-            "values": term.values,
-            "rows": int(term.known.sum()),
-            "share": float(term.share()),
-            "null95": float(term.null95()),
-            **unique.get(term.name, NO_UNIQUE),
-        }
-        rows.append(row)
+        row = {"split": split, "attribute": term.name, "values": term.values}
+        row |= {"rows": int(term.known.sum())}
+        row |= {"share": float(term.share()), "null95": float(term.null95())}
+        rows.append(row | unique.get(term.name, NO_UNIQUE))
     return rows
 
 

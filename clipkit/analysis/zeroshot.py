@@ -126,7 +126,7 @@ def _check_one_attribute(logits: FeatureFile) -> None:
     if is_labelled or len(attributes) < 2 or not all(value for _, _, value in names):
         return
     raise ClipkitError(
-        f"{logits.display_name}: expected words of one attribute, got those of {len(attributes)}: "
+        f"{logits.display_name}: expected words of one attribute, got {len(attributes)}: "
         f"{abridged(attributes)}",
         f"keep the lines '{attributes[0]}: ...' alone, or compare them with: clipkit attributes",
     )
