@@ -443,22 +443,18 @@ def _add_worst(
     nothing: Row = dict.fromkeys([*rows[0], *nulls], np.nan)
     for name in {"a", "b"} & rows[0].keys():
         nothing[name] = ""
-    worst = []
+    rows = [row | nulls for row in rows]
     for number, name in enumerate(paired.names):
-        key = "b" if number else "a"
-        where = {"split": paired.split, "scope": WORST, key: name}
-        values = _worst(paired, number, attribute, seed)
-        worst.append(nothing | where | values)
-    return [*(row | nulls for row in rows), *worst]
+        where = {"split": paired.split, "scope": WORST, "b" if number else "a": name}
+        rows.append(nothing | where | _worst(paired, number, attribute, seed))
+    return rows
 
 
 def _worst(paired: PairedResults, number: int, attribute: Attribute, seed: int) -> Row:
-    right, codes = paired.right[number], attribute.codes[paired.split]
+    codes = attribute.codes[paired.split]
     has_group = codes >= 0
-    sizes = np.bincount(codes[has_group])
-    counts = np.bincount(codes[has_group], weights=right[has_group])
-    present = np.flatnonzero(sizes)
-    sizes, counts = sizes[present], counts[present]
+    present, index, sizes = np.unique(codes[has_group], return_inverse=True, return_counts=True)
+    counts = np.bincount(index, weights=paired.right[number][has_group])
     worst = int(np.argmin(counts / sizes))
     null = metrics.worst_group_null(sizes, int(counts.sum()), seed)
     return {
