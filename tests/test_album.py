@@ -246,7 +246,7 @@ def test_a_fitted_result_leads_only_an_album_of_its_own_and_is_named_as_such(
     assert shown.label == "probe, on test"
     assert {image.predicted for image in shown.images} == {NAMES[number] for number in CONTROL}
     alone = collect([fitted], [], photos)
-    assert "on test; test was fitted: the accuracy" in alone.label
+    assert "on test; 8 of 8 images of test were also fitted: the accuracy" in alone.label
     assert alone.label in render(alone)
 
 

@@ -350,8 +350,16 @@ def test_of_pairs_of_image_and_text_any_rows_are_held_out(tmp_path: Path) -> Non
         (["--eval-split", "train"], 2, "expected different splits to fit and to score, got train"),
         (["--fit-split", "test"], 2, "got test twice; hint: hold rows out with --val 0.2"),
         (["--val", "0.2"], 2, "got train to fit and test to score; hint: leave out --val, or add"),
-        (["--eval-split", "train", "--val", "0"], 2, "a number between 0 and 1, got 0.0"),
-        (["--eval-split", "train", "--val", "nan"], 2, "a number between 0 and 1, got nan"),
+        (
+            ["--eval-split", "train", "--val", "0"],
+            2,
+            "val: expected a fraction between 0 and 1, got 0",
+        ),
+        (
+            ["--eval-split", "train", "--val", "nan"],
+            2,
+            "val: expected a fraction between 0 and 1, got nan",
+        ),
         (["--eval-split", "tset"], 1, "expected a split 'tset', got "),
         (["-t", "0"], 2, "temperature: expected a number between 1e-12 and 1e+12, got '0'"),
         (["--bins", "0"], 2, "--bins: expected at least 1, got 0"),

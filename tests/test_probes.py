@@ -346,6 +346,25 @@ def test_the_mlp_shuffles_its_rows_anew_in_every_epoch(monkeypatch):
     assert len({tuple(order) for order in orders}) == len(orders)
 
 
+def test_the_rate_of_the_mlp_rises_to_its_peak_and_falls_to_zero(monkeypatch):
+    rates = []
+    fit = sweeps.MLPClassifier.partial_fit
+
+    def record(network, *arguments, **settings):
+        fit(network, *arguments, **settings)
+        rates.append(network._optimizer.learning_rate_init)
+
+    monkeypatch.setattr(sweeps.MLPClassifier, "partial_fit", record)
+    X, y, X_eval, _ = overlapping()
+    predict(X, y, X_eval, "mlp")
+    top = int(np.argmax(rates))
+    assert top == pytest.approx(0.3 * len(rates), abs=1)
+    assert rates[top] == pytest.approx(0.01, rel=0.05)
+    assert (np.diff(rates[:top]) > 0).all()
+    assert (np.diff(rates[top:]) < 0).all()
+    assert max(rates[0], rates[-1]) < 0.001
+
+
 @pytest.mark.parametrize("classifier", ALL)
 @pytest.mark.parametrize("size", [1e-20, 1e20])
 @pytest.mark.long
