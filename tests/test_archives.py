@@ -439,6 +439,7 @@ def test_hostile_pax_records_are_refused(tmp_path):
             datasets.load(path)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_a_hundred_thousand_members_are_scanned_in_seconds(tmp_path):
     info = tarfile.TarInfo("0")

@@ -118,6 +118,7 @@ def test_only_logistic_regression_is_balanced() -> None:
         probes.sweep(np.eye(4), np.array([0, 0, 1, 1]), np.eye(4), balanced=True)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_the_interval_is_that_of_a_bootstrap_where_every_class_has_many_rows() -> None:
     labels = RNG.integers(0, 3, 300)
@@ -238,6 +239,7 @@ def test_a_value_with_fewer_than_five_scored_rows_is_warned_of(
     assert draw_attributes(result)[1].endswith(f"{warning}.")
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 @pytest.mark.filterwarnings("ignore")
 def test_random_columns_are_at_chance_however_rare_their_values_are(tmp_path: Path) -> None:
@@ -325,6 +327,7 @@ def test_bad_requests_are_refused(
     assert message in fails("attributes", source, *line, exit_code=code)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_what_the_bundled_world_holds_says_and_never_says(world: Path, tmp_path: Path) -> None:
     words, found = tmp_path / "words.h5", tmp_path / "attributes.h5"

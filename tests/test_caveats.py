@@ -163,6 +163,7 @@ FITTED = "test was fitted: the accuracy on it says nothing about other images."
 CHOSEN = "test was used to choose: the accuracy of the best run is optimistic."
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "note"), [("s", FITTED), ("fitted", FITTED), ("chosen", CHOSEN)])
 def test_a_page_has_the_note_and_no_verdict(folder, name, note):
     text = " ".join(ok("report", folder / f"{name}.h5", folder / "fair.h5").stdout.split())
@@ -179,6 +180,7 @@ def test_a_page_has_the_note_and_no_verdict(folder, name, note):
     assert "This is above chance" in (folder / "page.html").read_text()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("pair", [("fitted", "fair"), ("fair", "fitted")])
 def test_compare_does_not_test_a_fitted_result(folder, pair):
     paths = [folder / f"{name}.h5" for name in pair]
@@ -191,6 +193,7 @@ def test_compare_does_not_test_a_fitted_result(folder, pair):
     assert f"c.h5: fitted: {FITTED}" in ok("report", folder / "c.h5").stdout.replace("\\", "")
 
 
+@pytest.mark.long
 def test_a_correction_is_for_the_tests_that_are_made(folder):
     fair, other = folder / "fair.h5", folder / "other.h5"
     ok("probe", folder / "img.h5", "--classifier", "knn", "-o", other, "-f")
@@ -200,6 +203,7 @@ def test_a_correction_is_for_the_tests_that_are_made(folder):
     assert third["p"] == "1"
 
 
+@pytest.mark.long
 def test_info_and_pictures_repeat_the_note(folder):
     assert FITTED in ok("info", "--runs", folder / "fitted.h5").stderr
     assert not ok("info", "--runs", folder / "fair.h5").stderr
@@ -222,6 +226,7 @@ def test_few_copies_leave_the_tests_in_place_and_are_noted():
     assert results.is_testable(results.caveats(result))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("words", "labels"),
     [
@@ -261,6 +266,7 @@ def test_a_verdict_agrees_with_the_exact_tests():
     assert "This is not shown to be above chance" in against_references("", "", few, [], "").text
 
 
+@pytest.mark.long
 def test_the_page_of_a_folder_has_the_note_and_no_verdict(tmp_path):
     caveat = {"kind": "fitted", "split": "test", "count": 20, "rows": 200}
     folder = write_results(tmp_path / "results")

@@ -157,6 +157,7 @@ def test_features_equal_plain_transformers(form: Path, images: list[Image.Image]
     assert_features_equal(form, images, TEXTS)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_features_of_a_full_size_model(vit_b32_dir: Path, cifar10_root: Path) -> None:
     files = sorted(cifar10_root.glob("test/*/*0.jpg"))[::700]
