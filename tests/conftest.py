@@ -26,8 +26,9 @@ __all__ = ["tiny_clip_dir", "vit_b32_dir"]  # fixtures
 ROOT = Path(__file__).parents[1]
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 ADJECTIVES = "round straight thin dark bright open closed tall slanted curved small wide"
-STARTS_PROCESSES = {"browser", "fork_server", "make", "thesis_results", "world"}  # fixtures
-SAMPLE = 3  # of the long cases of a test in `make test`, and of its other cases in `test-quick`
+# fixtures that start processes or write many models
+LONG_FIXTURES = {"browser", "dual", "fork_server", "make", "thesis_results", "world", "zoo"}
+SAMPLE = 3  # of the long cases of a test in `make test`
 Tiers = dict[str, list[str]]
 TIERS = pytest.StashKey[Tiers]()
 
@@ -36,13 +37,13 @@ TIERS = pytest.StashKey[Tiers]()
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark cases `long` and `exhaustive`, and keep the tiers of all, also of those left out.
 
-    A test that starts processes is long. Of a test with many long cases, `make test` runs a sample
-    that is spread evenly. Of a test with many other cases, `make test-quick` does.
+    A test of a long fixture is long. Of a test with many long cases, `make test` runs a sample that
+    is spread evenly. Of a test with several other cases, `make test-quick` runs the first.
     """
     tests = defaultdict(list)
     for item in items:
         tests[item.nodeid.partition("[")[0]].append(item)
-        if STARTS_PROCESSES.intersection(getattr(item, "fixturenames", ())):
+        if LONG_FIXTURES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker("long")
     for cases in tests.values():
         if cases[0].get_closest_marker("whole"):
@@ -50,7 +51,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         is_long = [case.get_closest_marker("long") is not None for case in cases]
         for case in beyond_sample(itertools.compress(cases, is_long)):
             case.add_marker("exhaustive")
-        for case in beyond_sample(itertools.compress(cases, map(operator.not_, is_long))):
+        others = itertools.compress(cases, map(operator.not_, is_long))
+        for case in itertools.islice(others, 1, None):
             case.add_marker("long")
     config.stash[TIERS] = {name: [tier_of(case) for case in tests[name]] for name in tests}
 

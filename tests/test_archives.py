@@ -853,6 +853,7 @@ def test_the_fingerprint_changes_with_the_file_and_the_rows(folder_data):
         assert datasets.load(folder).splits["test"].source.fingerprint() != before
 
 
+@pytest.mark.long
 def test_an_interrupted_run_on_changed_tars_is_refused(tmp_path, monkeypatch):
     from clipkit.embedding.checkpoint import Checkpoint
 
@@ -873,6 +874,7 @@ def test_an_interrupted_run_on_changed_tars_is_refused(tmp_path, monkeypatch):
     assert "image files" in done.stderr
 
 
+@pytest.mark.long
 def test_bad_images_are_skipped_and_named(tmp_path):
     write_tar(tmp_path / "a.tar", *sample("0", 1, 0), ("1.png", b"x"), ("1.cls", b"1"))
     result = clipkit("embed", tmp_path / "a.tar", "-m", "tiny", "-o", tmp_path / "o.h5")
@@ -1157,6 +1159,7 @@ def test_a_file_that_is_replaced_while_it_is_read_stops_the_run(tmp_path, ending
     assert not isinstance(caught.value, ImageError)  # it is no image to be skipped
 
 
+@pytest.mark.long
 def test_an_embedding_of_a_tar_that_is_replaced_gives_one_line_and_no_file(tmp_path, monkeypatch):
     from clipkit.embedding.engines import LocalEngine
 

@@ -94,6 +94,7 @@ def pooled(states: list[torch.Tensor], pool: str, prefix: int) -> np.ndarray:
     return torch.cat([state[:, prefix:].mean(dim=1) for state in states], dim=1).numpy()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("pool", ["cls", "mean"])
 def test_hidden_states_are_those_of_plain_transformers(zoo: Path, pool: str) -> None:
     prefix = PREFIX.get(zoo.name, 0)
@@ -116,6 +117,7 @@ def test_hidden_states_are_those_of_plain_transformers(zoo: Path, pool: str) -> 
     assert not {"embedding", "logit_scale"} & default.details.keys()
 
 
+@pytest.mark.long
 def test_the_final_norm_is_that_of_the_library(zoo: Path) -> None:
     prefix = PREFIX.get(zoo.name, 0)
     options: dict[str, Any] = {"tower": "image", "device": "cpu", "precision": "fp32"}
@@ -145,6 +147,7 @@ def test_the_final_norm_is_that_of_the_library(zoo: Path) -> None:
     np.testing.assert_array_equal(rows, expected.numpy())
 
 
+@pytest.mark.long
 def test_half_precision_is_close_and_packed_layers_are_read(zoo: Path) -> None:
     options: dict[str, Any] = {"tower": "image", "device": "cpu"}
     plain = models.load(str(zoo), precision="bf16", **options)
