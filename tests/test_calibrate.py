@@ -396,6 +396,7 @@ def test_a_model_of_sigmoids_is_calibrated_as_a_softmax(tmp_path: Path) -> None:
     assert "the model's own probabilities are sigmoids; these are of a softmax" in sigmoid.stderr
 
 
+@pytest.mark.long
 def test_the_picture_shows_bins_the_diagonal_and_both_errors() -> None:
     scores, labels = draw(300, 4, 1.0)
     found = score_softmax(class_scores(scores, labels), 1.0)

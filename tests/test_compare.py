@@ -101,6 +101,7 @@ def test_the_order_of_rows_changes_nothing(tmp_path: Path) -> None:
     assert ok("compare", paths[0], other).stdout == ok("compare", *paths).stdout
 
 
+@pytest.mark.long
 def test_the_interval_is_that_of_a_bootstrap_over_rows_where_many_differ() -> None:
     a, b = RIGHT[:2].astype(int)
     drawn = np.random.default_rng(1).integers(0, 300, (20_000, 300))
