@@ -183,6 +183,7 @@ def unwrapped(page: str) -> str:
     return " ".join(page.split()).replace("\\", "")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "note"), [("s", FITTED), ("fitted", FITTED), ("chosen", CHOSEN)])
 def test_a_page_has_the_note_and_no_verdict(folder, name, note):
     text = unwrapped(ok("report", folder / f"{name}.h5", folder / "fair.h5").stdout)
@@ -199,6 +200,7 @@ def test_a_page_has_the_note_and_no_verdict(folder, name, note):
     assert "This is above chance" in (folder / "page.html").read_text()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("pair", [("fitted", "fair"), ("fair", "fitted")])
 def test_compare_does_not_test_a_fitted_result(folder, pair):
     paths = [folder / f"{name}.h5" for name in pair]
@@ -211,6 +213,7 @@ def test_compare_does_not_test_a_fitted_result(folder, pair):
     assert f"c.h5: fitted: {FITTED}" in unwrapped(ok("report", folder / "c.h5").stdout)
 
 
+@pytest.mark.long
 def test_a_correction_is_for_the_tests_that_are_made(folder):
     fair, other = folder / "fair.h5", folder / "other.h5"
     ok("probe", folder / "img.h5", "--classifier", "knn", "-o", other, "-f")
@@ -220,6 +223,7 @@ def test_a_correction_is_for_the_tests_that_are_made(folder):
     assert third["p"] == "1"
 
 
+@pytest.mark.long
 def test_info_and_pictures_repeat_the_note(folder):
     assert FITTED in ok("info", "--runs", folder / "fitted.h5").stderr
     assert not ok("info", "--runs", folder / "fair.h5").stderr
@@ -242,6 +246,7 @@ def test_few_copies_leave_the_tests_in_place_and_are_noted():
     assert results.is_testable(results.caveats(result))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("words", "labels"),
     [
@@ -281,6 +286,7 @@ def test_a_verdict_agrees_with_the_exact_tests():
     assert "This is not shown to be above chance" in against_references("", "", few, [], "").text
 
 
+@pytest.mark.long
 def test_the_page_of_a_folder_has_the_note_and_no_verdict(tmp_path):
     caveat = {"kind": "fitted", "split": "test", "count": 20, "rows": 200}
     folder = write_results(tmp_path / "results")

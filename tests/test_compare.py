@@ -103,6 +103,7 @@ def test_the_order_of_rows_changes_nothing(tmp_path: Path) -> None:
     assert ok("compare", paths[0], other).stdout == ok("compare", *paths).stdout
 
 
+@pytest.mark.long
 def test_the_interval_is_that_of_a_bootstrap_over_rows_where_many_differ() -> None:
     a, b = RIGHT[:2].astype(int)
     drawn = np.random.default_rng(1).integers(0, 300, (20_000, 300))
@@ -343,6 +344,7 @@ def test_a_run_of_a_sweep_is_chosen_by_number(tmp_path: Path) -> None:
     assert float(row["acc_b"]) == pytest.approx(RIGHT[1].mean())
 
 
+@pytest.mark.long
 def test_a_result_of_another_program_may_lack_the_split_of_its_runs(tmp_path: Path) -> None:
     path = write_feature_file(tmp_path / "other.h5", "result")
     (row,) = rows(ok("compare", path, "--run", 1).stdout)

@@ -562,6 +562,7 @@ def test_an_svm_of_a_huge_c_ends():
     assert run.predicted.tolist() == y.tolist()
 
 
+@pytest.mark.long
 def test_libsvm_ends_where_rounding_errors_exceed_its_tolerance(monkeypatch):
     fit_pairs_by_libsvm_alone(monkeypatch)
     rng = np.random.default_rng(0)
@@ -570,6 +571,7 @@ def test_libsvm_ends_where_rounding_errors_exceed_its_tolerance(monkeypatch):
     assert not run.converged
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:Solver terminated early")  # of the reference
 @pytest.mark.parametrize("n_classes", [2, 3])
 def test_equal_rows_of_different_classes_are_fitted_at_a_large_c(n_classes):
