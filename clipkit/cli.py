@@ -49,6 +49,10 @@ EXPECTED = {  # what a number must be, by pydantic's type of an error
     "greater_than_equal": "at least {:.10g}",
     "less_than_equal": "at most {:.10g}",
 }
+LESS_MEMORY = {  # a hint, by the command
+    "clipkit embed": "use --limit or a smaller --batch-size",
+    "clipkit textembed": "embed fewer prompts at once",
+}
 NO_MEMORY = ("failed to map segment", "can't start new thread")  # of other errors like MemoryError
 
 
@@ -108,7 +112,7 @@ class ClipkitCommand(PlainHelp, TyperCommand):
         return super().parse_args(ctx, words)
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """Return the parameters, and those of `EVERYWHERE`, hidden."""
+        """Return the parameters, and `EVERYWHERE`, hidden."""
         parameters = list(super().get_params(ctx))
         for parameter in ctx.find_root().command.params:
             if parameter.name in EVERYWHERE:
@@ -128,7 +132,7 @@ class ClipkitCommand(PlainHelp, TyperCommand):
         return super().invoke(ctx)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """Return the words of the usage line without hidden arguments, whose names are empty."""
+        """Return the words of the usage line. Hidden arguments, which have no name, give none."""
         return [piece for piece in super().collect_usage_pieces(ctx) if piece != "[]"]
 
 
@@ -184,16 +188,29 @@ def _explain(error: Exception, command: str) -> ClipkitError:
         interrupted = ClipkitError("interrupted")
         interrupted.exit_code = 128 + signal.SIGINT
         return interrupted
+    if isinstance(error, io.UnsupportedOperation) and not sys.stdout.writable():
+        return ClipkitError(files.CLOSED)
     if isinstance(error, OSError):
         reason = system_reason(error)
         if error.filename:
             reason = f"{error.filename}: {reason}"
+        elif _is_output_broken():
+            return ClipkitError(f"cannot write standard output: {reason}")
         return ClipkitError(f"I/O error: {reason}")
     if isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY):
-        hint = "use fewer images or prompts"
+        hint = LESS_MEMORY.get(command, "use smaller inputs")
         return ClipkitError("not enough memory for the data", hint)
     hint = "this is a bug in clipkit: run with --debug to see where"
     return ClipkitError(f"unexpected {type(error).__name__}: {error}", hint)
+
+
+def _is_output_broken() -> bool:
+    """Whether standard output refuses what is left to write: its errors name no file."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        return True
+    return False
 
 
 def _describe_usage(error: Any) -> str:
@@ -297,10 +314,8 @@ def _open_streams() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
     sys.stdin = sys.stdin or os.fdopen(0)
+    sys.stdout = sys.stdout or os.fdopen(1)  # for reading, so that a write is an error
     sys.stderr = sys.stderr or os.fdopen(2, "w")
-    if sys.stdout is None:
-        console.write_line("clipkit: cannot write standard output: it is closed")
-        sys.exit(1)
     raw = sys.stdout.buffer
     if isinstance(raw, io.RawIOBase):
         # under PYTHONUNBUFFERED, where a write may take a part and the rest would be lost

@@ -23,39 +23,54 @@ from clipkit.datasets import ImageDataset
 
 @dataclass
 class Deadly:
-    """Images of which some kill their process; `log` counts how often, and `most` limits it."""
+    """Images of which some send a signal to their process.
+
+    `log` counts how often, and `most` limits it.
+    """
 
     images: Any
     is_deadly: np.ndarray  # (N,) bool
     log: Path
     most: int
+    signal: int
 
     def image(self, i: int) -> Any:
         if self.is_deadly[i] and (not self.log.exists() or self.log.stat().st_size < self.most):
             with self.log.open("a") as log:
                 log.write("x")
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self.signal)
         return self.images.image(i)
 
     def take(self, rows: Any) -> Deadly:
-        return Deadly(self.images.take(rows), self.is_deadly[rows], self.log, self.most)
+        return Deadly(
+            self.images.take(rows), self.is_deadly[rows], self.log, self.most, self.signal
+        )
 
     def fingerprint(self) -> str:
         return self.images.fingerprint()
 
 
-def make_deadly(row: int, log: Path, most: int = 1000) -> None:
+def make_deadly(row: int, log: Path, most: int = 1000, number: int = signal.SIGKILL) -> None:
     """Let every data set from now on have one deadly image in its split test."""
     load = datasets.load
 
     def load_deadly(*names: Any, **options: Any) -> Any:
         data = load(*names, **options)
         split = data.splits["test"]
-        source = Deadly(split.source, np.arange(len(split)) == row, log, most)
+        source = Deadly(split.source, np.arange(len(split)) == row, log, most, number)
         data.splits["test"] = ImageDataset(split.ids, split.labels, source)
         return data
 
     datasets.load = load_deadly
+
+
+@dataclass(eq=False)
+class Call:
+    """A reference of Ray to the result of a call."""
+
+    worker: int
+    method: str
+    result: Callable[[], Any]
 
 
 class FakeRay:
@@ -65,8 +80,12 @@ class FakeRay:
     ----------
     dies : callable
         Whether the worker of this number dies of a call of this method.
+    hangs : callable
+        Whether the worker of this number gives no answer to a call of this method, for now.
     is_alive : bool
         Whether the node of this process lives.
+    seconds : float
+        The time, which passes only while all workers hang.
     """
 
     class exceptions:  # noqa: N801 (a module of Ray)
@@ -78,7 +97,9 @@ class FakeRay:
 
     def __init__(self, dies: Callable[[int, str], bool] = lambda *_: False) -> None:
         self.dies = dies
+        self.hangs: Callable[[int, str], bool] = lambda *_: False
         self.is_alive = True
+        self.seconds = 0.0
         self.workers = 0
         self.cpus = [2, 2]  # of the nodes
 
@@ -110,8 +131,8 @@ class FakeRay:
         self.workers += 1
 
         def method(name: str) -> SimpleNamespace:
-            def remote(*arguments: Any) -> Callable[[], Any]:
-                return lambda: self._call(actor, number, name, arguments)
+            def remote(*arguments: Any) -> Call:
+                return Call(number, name, lambda: self._call(actor, number, name, arguments))
 
             return SimpleNamespace(remote=remote)
 
@@ -125,11 +146,15 @@ class FakeRay:
         finally:
             console.set_quiet(False)  # the worker is in this process
 
-    def wait(self, references: list[Any], timeout: float) -> tuple[list[Any], list[Any]]:
-        return references[:1], references[1:]
+    def wait(self, references: list[Call], timeout: float) -> tuple[list[Call], list[Call]]:
+        for reference in references:
+            if not self.hangs(reference.worker, reference.method):
+                return [reference], [other for other in references if other is not reference]
+        self.seconds += 70
+        return [], references
 
-    def get(self, reference: Callable[[], Any]) -> Any:
-        return reference()
+    def get(self, reference: Call) -> Any:
+        return reference.result()
 
     def kill(self, actor: Any) -> None:
         pass

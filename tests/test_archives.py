@@ -372,6 +372,7 @@ def test_hostile_pax_records_are_refused(tmp_path):
             load_all(info, *sample("1", 1), path=tmp_path)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_a_hundred_thousand_members_are_scanned_in_seconds(tmp_path):
     path = tmp_path / "a.tar"
@@ -747,6 +748,7 @@ def test_the_fingerprint_changes_with_the_file_and_the_rows(folder_data):
         assert datasets.load(folder).splits["test"].source.fingerprint() != before
 
 
+@pytest.mark.long
 def test_an_interrupted_run_on_changed_tars_is_refused(tmp_path, monkeypatch):
     embed = ("embed", write_tars(tmp_path / "tars"), "-m", "tiny", "-o", tmp_path / "o.h5")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
@@ -18,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clipkit import embedding, features, models
+from clipkit.base import files
 from clipkit.base.errors import ClipkitError, ImageError, UsageError
 from clipkit.datasets import Dataset, ImageDataset
 from clipkit.embedding import checkpoint
@@ -96,6 +98,7 @@ def interrupt(folder: Path, splits: dict[str, ImageDataset], stop_at: int) -> Pa
     return folder / "out.h5.partial"
 
 
+@pytest.mark.long
 @settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=10
 )
@@ -271,6 +274,20 @@ def test_a_lock_in_a_removed_folder_is_not_held(tmp_path: Path) -> None:
         (folder / "lock").rename(tmp_path / "removed")
         with checkpoint._locked(folder):  # a new lock, of a new run
             assert (folder / "lock").exists()
+
+
+def test_a_manifest_that_the_system_cannot_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    folder = tmp_path / "out.h5.partial"
+    folder.mkdir()
+    (folder / "manifest.json").write_text("{}")
+    monkeypatch.setattr(files, "_open_stream", fail)
+    with pytest.raises(ClipkitError, match=f"cannot read {folder}/manifest.json: Stale file"):
+        checkpoint.earlier_threads(folder)
 
 
 def make_link(path: Path) -> None:

@@ -50,6 +50,39 @@ def test_a_name_that_is_too_long_is_reported(tmp_path):
         pass
 
 
+def test_a_quota_that_is_reported_at_close_publishes_nothing(tmp_path, monkeypatch):
+    close = os.close
+
+    def fail(descriptor: int) -> None:
+        close(descriptor)
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    def write() -> None:
+        with files.atomic_write(str(tmp_path / "x"), force=True) as path:
+            path.write_bytes(b"new")
+            monkeypatch.setattr(os, "close", fail)
+
+    (tmp_path / "x").write_bytes(b"earlier")
+    with unchanged(tmp_path), fails_with(f"cannot write {tmp_path}/x: Disk quota exceeded"):
+        write()
+    monkeypatch.undo()
+
+
+def test_an_error_when_an_input_is_closed_is_none_of_the_command(tmp_path, monkeypatch):
+    (tmp_path / "x").write_bytes(b"1234")
+    close, closed = os.close, []
+
+    def fail(descriptor: int) -> None:
+        close(descriptor)
+        closed.append(descriptor)
+        raise OSError(errno.EIO, "Input/output error")
+
+    with files.spool_input(str(tmp_path / "x")) as file:
+        monkeypatch.setattr(os, "close", fail)
+    monkeypatch.undo()
+    assert closed == [file.descriptor]
+
+
 def test_a_folder_that_disappears_meanwhile_is_reported(tmp_path):
     folder = tmp_path / "sub"
     folder.mkdir()

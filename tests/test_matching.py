@@ -33,6 +33,7 @@ def embedded(manifest: Path) -> FeatureFile:
     return read(manifest.parent / "a.h5")
 
 
+@pytest.mark.long
 def test_a_manifest_is_read_by_the_columns_that_embed_read(manifest, embedded):
     data = load_images(embedded, [str(manifest)])
     assert data.splits["test"].ids == [f"{number}.png" for number in range(4)]
@@ -42,6 +43,7 @@ def test_a_manifest_is_read_by_the_columns_that_embed_read(manifest, embedded):
     assert data.splits["all"].labels is None
 
 
+@pytest.mark.long
 def test_a_column_that_is_missing_is_named_with_what_to_do(manifest, embedded):
     manifest.write_text("image,label\n0.png,a\n")
     by_column = {"path_column": "image", "label_column": "species"}
@@ -57,6 +59,7 @@ def test_a_column_that_is_missing_is_named_with_what_to_do(manifest, embedded):
         assert hint in caught.value.hint
 
 
+@pytest.mark.long
 def test_another_named_data_set_is_refused_before_it_is_loaded(embedded, monkeypatch):
     monkeypatch.setitem(REGISTRY, "cifar10", None)  # not even called
     with fails_with("expected images of birds, got images of cifar10", UsageError) as caught:
@@ -64,6 +67,7 @@ def test_another_named_data_set_is_refused_before_it_is_loaded(embedded, monkeyp
     assert caught.value.hint == "name the data set that was embedded"
 
 
+@pytest.mark.long
 def test_the_warning_of_another_name_says_what_was_done(manifest, embedded, tmp_path):
     other = manifest.rename(tmp_path / "other.csv")
     line = ("convert", tmp_path / "a.h5", tmp_path / "a.parquet", "--thumbnails", other)

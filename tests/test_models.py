@@ -41,8 +41,9 @@ from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel, SiglipMod
 
 from clipkit import embedding, features, models
 from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.models import hub
 from clipkit.models.acceleration import DTYPES, choose_precision
-from clipkit.models.hub import combine_digests, find
+from clipkit.models.hub import TINY, combine_digests, find
 from clipkit.models.tokenizer import is_cleaned_by_openai
 
 TEXTS = [
@@ -157,6 +158,7 @@ def test_features_equal_plain_transformers(form: Path, images: list[Image.Image]
     assert_features_equal(form, images, TEXTS)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_features_of_a_full_size_model(vit_b32_dir: Path, cifar10_root: Path) -> None:
     files = sorted(cifar10_root.glob("test/*/*0.jpg"))[::700]
@@ -435,6 +437,7 @@ def test_the_characters_that_are_warned_of_are_those_that_ftfy_replaces() -> Non
         assert is_cleaned_by_openai(text) == (unicodedata.normalize("NFC", text).split() != fixed)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("form", ["tiny_clip_dir", "old_form_dir"], indirect=True)
 def test_batches_of_texts_do_not_mix_and_report_progress(form: Path) -> None:
     encoder = load(form, "text")
@@ -459,6 +462,7 @@ def test_a_long_text_is_refused_or_cut(tiny_clip_dir: Path) -> None:
     np.testing.assert_allclose(cut[0], cut[1], rtol=1e-5)
 
 
+@pytest.mark.long
 def test_a_single_text_or_image_is_one_row(tiny_clip_dir: Path, images: list[Image.Image]) -> None:
     text = load(tiny_clip_dir, "text")
     np.testing.assert_array_equal(text.encode_texts("a cat"), text.encode_texts(["a cat"]))
@@ -478,6 +482,7 @@ def test_no_texts_give_no_rows(tiny_clip_dir: Path) -> None:
 # the untrained control
 
 
+@pytest.mark.long
 def test_untrained_towers_come_from_one_seeded_model(
     copied: Path, images: list[Image.Image]
 ) -> None:
@@ -504,6 +509,7 @@ def test_untrained_towers_come_from_one_seeded_model(
     assert image.details["logit_scale"] == stored.details["logit_scale"]
 
 
+@pytest.mark.long
 def test_an_untrained_siglip(siglip_dir: Path, images: list[Image.Image]) -> None:
     untrained = load(siglip_dir, "image", untrained=0)  # the seed that made the stored weights
     expected = encode(load(siglip_dir, "image"), images)
@@ -613,6 +619,7 @@ NO_FLOATS = [
     (torch.complex64, "C64"),
 ]
 BAD_SIZE = b'{"model_type": "clip", "vision_config": {"hidden_size": "x"}}'
+REMOTE_CODE = b'{"image_processor_type": "Own", "auto_map": {"AutoImageProcessor": "own.Own"}}'
 DAMAGED: list[tuple[Damage, str]] = [
     (
         remove("config.json"),
@@ -655,6 +662,10 @@ DAMAGED: list[tuple[Damage, str]] = [
     (remove("vocab.json"), "model: expected its tokenizer"),
     (remove("merges.txt"), "model: expected its tokenizer"),
     (write("vocab.json", b"no"), "cannot load the tokenizer of .*model: "),
+    (
+        write("preprocessor_config.json", REMOTE_CODE),
+        r"load the image processor of .*: it has code of its own \(auto_map\), which clipkit never",
+    ),
 ]
 
 
@@ -852,6 +863,15 @@ def test_a_side_file_is_a_small_regular_file(
             load(copied, "image", untrained=untrained)
 
 
+def test_a_side_file_that_states_no_size_is_read_to_the_limit(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace_by_link("/proc/self/maps")(copied / "config.json")
+    monkeypatch.setattr(hub, "MAX_SETTINGS_BYTES", 1000)
+    with pytest.raises(ClipkitError, match="expected at most 0 MiB, got more than 1,000 bytes"):
+        load(copied, "image")
+
+
 def test_weights_that_git_lfs_has_not_fetched(copied: Path) -> None:
     (copied / "model.safetensors").write_bytes(POINTER)
     message = r"model.safetensors: expected the file, got a Git LFS pointer"
@@ -904,6 +924,40 @@ def test_a_tokenizer_of_another_model(copied: Path) -> None:
     edit_json(copied / "config.json", forget_tokens)
     with pytest.raises(ClipkitError, match="model: expected tokens below 400, got 49407"):
         load(copied, "text", untrained=0)
+
+
+REPLACE = {"type": "Replace", "pattern": {"String": "x"}}
+RULES: list[tuple[dict[str, Any], str, str]] = [
+    # 60 letters take more steps than Oniguruma allows
+    (
+        {"type": "Replace", "pattern": {"Regex": "(?:a|aa)+$b"}, "content": ""},
+        "a" * 60,
+        "cannot tokenize with .*model: tokenizers failed: Onig: Regex search error: .*over$",
+    ),
+    (
+        REPLACE | {"content": "y" * 3_000_000},
+        "x",
+        r"expected at most 10,000 .* up to 21,000,007$",
+    ),
+    (REPLACE | {"content": "y" * 3000}, "a xxxxx", r"10,000 characters after the .*, got 15,002$"),
+    ({"type": "NFKD"}, "\ufdfa" * 1000, r"10,000 characters after the .*, got 18,000$"),
+]
+
+
+@pytest.mark.parametrize(("rule", "text", "message"), RULES)
+def test_a_rule_of_tokenizer_json_that_panics_or_lets_a_text_grow_is_one_line(
+    rule: dict[str, Any],
+    text: str,
+    message: str,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    folder = shutil.copytree(TINY, tmp_path / "model")
+    edit_json(folder / "tokenizer.json", lambda content: content.update(normalizer=rule))
+    with pytest.raises(ClipkitError, match=message) as error:
+        load(folder, "text").encode_texts([text], truncate=True)
+    assert "\n" not in error.value.message
+    assert capfd.readouterr() == ("", "")
 
 
 # names, devices, precisions

@@ -120,12 +120,14 @@ def test_embeddings_of_images_depend_little_on_the_batch(zoo: Path) -> None:
     np.testing.assert_allclose(together, alone, rtol=0, atol=1e-6 * np.abs(alone).max())
 
 
+@pytest.mark.exhaustive
 def test_half_precision_is_close(zoo: Path) -> None:
     encoder = models.load(str(zoo), tower="image", device="cpu", precision="bf16")
     rows = encoder.encode_images(noise_images())
     assert cosines(rows, by_transformers(zoo, noise_images())).min() >= 0.999
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_only_layers_that_are_known_are_packed(zoo: Path) -> None:
     encoder = models.load(str(zoo), tower="image", device="cpu", precision="bf16")
@@ -262,6 +264,7 @@ def test_a_processor_that_does_not_fit_naflex_is_refused_in_one_line(
         models.load(str(folder), tower="image")
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 @pytest.mark.parametrize("has_head", [True, False])
 def test_the_vision_tower_of_naflex_alone(has_head: bool, tmp_path: Path) -> None:
@@ -318,10 +321,10 @@ def test_texts_of_aimv2_depend_on_their_padding(aimv2: Path) -> None:
 
 
 def test_texts_for_aimv2_are_refused_and_so_are_logits(aimv2: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="got aimv2, whose text embeddings depend on their padd"):
+    with pytest.raises(UsageError, match="got aimv2, with text embeddings that depend on their"):
         models.load(str(aimv2), tower="text")
     done = clipkit("textembed", "-m", aimv2, "-o", tmp_path / "t.h5", stdin=b"a dot\n")
-    refused(done, 2, "whose text embeddings depend on their padding")
+    refused(done, 2, "with text embeddings that depend on their padding")
     images, texts = tmp_path / "img.h5", tmp_path / "txt.h5"
     ok("embed", "digits", "--limit", 5, "-m", aimv2, "-o", images)
     ok("textembed", "-m", "tiny", "-o", texts, stdin=b"a dot\na line\n")

@@ -176,12 +176,11 @@ def test_a_part_says_what_is_missing(tmp_path: Path, expected: bytes) -> None:
         assert part(number, output)[0] == 0
     assert part(6, output) == (
         0,
-        "clipkit: part 6 of 7 is done; 2 of 5 shards are finished, "
-        "missing are those of parts 1, 3, 5\n",
+        "clipkit: part 6 of 7 is done; 2 of 5 shards are finished; unfinished parts: 1, 3, 5\n",
     )
     for number in (1, 3):
         part(number, output)
-    assert "missing are those of part 5\n" in part(3, output)[1]
+    assert "unfinished parts: 5\n" in part(3, output)[1]
     assert part(5, output)[0] == 0
     assert output.read_bytes() == expected
     message = f"clipkit: nothing to do for part 2 of 7: {output} is published\n"
@@ -212,7 +211,7 @@ def test_a_shard_that_is_listed_late_is_published_by_any_part_that_runs_again(
         part(number, output)
     with monkeypatch.context() as patch:
         patch.setattr(pipeline, "finished_shards", lambda _: {0, 1, 2, 4})
-        assert "missing are those of part 4\n" in part(5, output)[1]
+        assert "unfinished parts: 4\n" in part(5, output)[1]
     assert f"it published {output}\n" in part(1, output)[1]
     assert output.read_bytes() == expected
 
@@ -234,6 +233,7 @@ def digests(folder: Path) -> dict[str, str]:
     return {name: hashlib.sha256(data).hexdigest() for name, data in contents(folder).items()}
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_parts_publish_the_files_of_all_layers(
     layer_files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -448,7 +448,7 @@ def test_a_damaged_shard_is_said_to_be_missing_and_made_again(
         part(number, output)
     (tmp_path / "out.h5.partial" / "00001.h5").write_bytes(b"")
     message = part(5, output)[1]
-    assert "4 of 5 shards are finished, missing are those of part 2\n" in message
+    assert "4 of 5 shards are finished; unfinished parts: 2\n" in message
     part(2, output)
     assert output.read_bytes() == expected
 
@@ -484,7 +484,7 @@ def test_a_part_tries_images_again_if_it_could_use_none(pictures: Path, tmp_path
     for _ in range(2):
         result = clipkit(*words, "2/3")
         assert result.exit_code == 3
-        assert "1 of 3 shards are finished, missing are those of parts 1, 3" in result.stderr
+        assert "1 of 3 shards are finished; unfinished parts: 1, 3" in result.stderr
         assert "resuming" not in result.stderr
 
 
@@ -530,6 +530,7 @@ def all_good(pictures: Path) -> Path:
     return pictures
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_parts_that_run_at_once_publish_one_file(
     fork_server: ForkServer, all_good: Path, tmp_path: Path
@@ -548,6 +549,7 @@ def test_parts_that_run_at_once_publish_one_file(
     assert len(files) == 1
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_a_part_killed_between_any_two_changes_to_the_disk_is_continued(
     fork_server: ForkServer, all_good: Path, tmp_path: Path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import os
@@ -12,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -34,6 +36,7 @@ RUN = ("embed", "digits", "--split", "test", "--limit", 20, "-m", "tiny", "-b", 
 ON_RAY = (*RUN, "--engine", "ray")
 on_cluster = [
     pytest.mark.cluster,
+    pytest.mark.exhaustive,
     pytest.mark.long,
     pytest.mark.skipif(not HAS_RAY, reason="ray is not installed: pip install 'clipkit-vl[ray]'"),
 ]
@@ -251,6 +254,81 @@ def test_a_run_that_waits_for_a_worker_says_so_and_looks_for_its_node(
     assert "lost the connection to Ray" in last
 
 
+@pytest.fixture
+def clock(ray: FakeRay, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time of the fake, which passes only while all workers hang."""
+    monkeypatch.setattr(ray_engine, "time", SimpleNamespace(monotonic=lambda: ray.seconds))
+
+
+def notes_of_hanging(result: Any) -> list[str]:
+    return [line for line in result.stderr.splitlines() if "no answer from process" in line]
+
+
+def test_an_idle_replica_gets_copies_of_the_shards_whose_worker_hangs(
+    ray: FakeRay, clock: None, expected: bytes, tmp_path: Path
+) -> None:
+    ray.hangs = lambda number, method: (number, method) == (1, "encode")
+    result = ok(*ON_RAY, "-o", tmp_path / "out.h5", "--replicas", 2)
+    assert (tmp_path / "out.h5").read_bytes() == expected
+    assert ray.workers == 2
+    pid, host = os.getpid(), socket.gethostname()
+    assert notes_of_hanging(result) == [
+        f"clipkit: no answer from process {pid} on {host} for 70 s: an idle worker will encode its "
+        f"shards, too; hint: if it hangs, kill -KILL {pid} there ends it, and another takes its "
+        "place"
+    ]
+
+
+def test_an_answer_that_comes_after_that_of_a_copy_is_dropped(
+    ray: FakeRay, clock: None, expected: bytes, tmp_path: Path
+) -> None:
+    # the copies are made after 70 s: the worker that hung is the first to be asked again
+    ray.hangs = lambda number, method: number == 0 and method == "encode" and ray.seconds < 70
+    ok(*ON_RAY, "-o", tmp_path / "out.h5", "--replicas", 2)
+    assert (tmp_path / "out.h5").read_bytes() == expected
+
+
+def test_a_run_whose_only_worker_hangs_says_so_once(
+    ray: FakeRay, clock: None, expected: bytes, tmp_path: Path
+) -> None:
+    ray.hangs = lambda number, method: method == "encode" and ray.seconds < 700
+    result = ok(*ON_RAY, "-o", tmp_path / "out.h5", "--replicas", 1)
+    assert (tmp_path / "out.h5").read_bytes() == expected
+    (note,) = notes_of_hanging(result)
+    assert f"for 70 s; hint: if it hangs, kill -KILL {os.getpid()} there ends it" in note
+
+
+def test_a_worker_that_hangs_and_is_killed_is_replaced(
+    ray: FakeRay, clock: None, expected: bytes, tmp_path: Path
+) -> None:
+    ray.hangs = lambda number, method: method == "encode" and ray.seconds < 700
+    ray.dies = lambda number, method: method == "encode" and number == 0
+    ok(*ON_RAY, "-o", tmp_path / "out.h5", "--replicas", 1)
+    assert (tmp_path / "out.h5").read_bytes() == expected
+    assert ray.workers == 2
+
+
+@pytest.mark.parametrize(
+    ("finished", "seconds", "is_overdue"),
+    [
+        ([], 60, False),
+        ([], 61, True),
+        ([1, 2, 3], 61, True),
+        ([20, 30, 99], 150, False),
+        ([20, 30, 99], 151, True),
+    ],
+)
+def test_a_shard_is_overdue_after_a_minute_and_five_times_the_median_of_the_others(
+    ray: FakeRay, clock: None, finished: list[float], seconds: float, is_overdue: bool
+) -> None:
+    replica = ray_engine._Replica()
+    queue = ray_engine._Queue(len(finished) + 1)
+    for number, ray.seconds in enumerate(finished):
+        queue.finish(ray_engine._Call(replica, number, 0))
+    ray.seconds = seconds
+    assert queue.is_overdue(ray_engine._Call(replica, len(finished), 0)) == is_overdue
+
+
 @pytest.mark.parametrize("method", ["nodes", "_actor", "wait", "get"])
 def test_each_call_to_ray_reports_a_lost_connection(
     method: str, ray: FakeRay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -377,6 +455,18 @@ def test_a_file_on_standard_output_is_alone_there_although_a_worker_was_killed(
     assert done.stdout == expected
     assert (tmp_path / "log").read_text() == "x"
     assert all(line.startswith(b"clipkit: ") for line in done.stderr.splitlines()), done.stderr
+
+
+@cluster_test
+def test_a_worker_that_is_stopped_holds_up_no_run(
+    cluster: Any, expected: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_engine, "OVERDUE_SECONDS", 1.0)
+    monkeypatch.setattr(datasets, "load", datasets.load)
+    make_deadly(9, tmp_path / "log", 1, signal.SIGSTOP)
+    result = ok(*ON_RAY, "-o", tmp_path / "out.h5", "--replicas", 2)
+    assert (tmp_path / "out.h5").read_bytes() == expected
+    assert "no answer from process" in result.stderr
 
 
 @cluster_test
@@ -515,6 +605,21 @@ def test_what_ray_has_against_an_address_is_said_in_one_line(
         ray_cluster._check_address(address)
     expected = f"cannot connect to Ray at {address}: RuntimeError: Version mismatch"
     assert caught.value.message == expected
+
+
+def test_a_process_that_cannot_be_started_is_said_with_the_address(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: Any, **options: Any) -> Any:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "run", fail)
+    with socket.create_server(("127.0.0.1", 0)) as service:
+        address = f"127.0.0.1:{service.getsockname()[1]}"
+        with pytest.raises(ClipkitError) as caught:
+            ray_cluster._check_address(address)
+    reason = "cannot ask ray health-check: Resource temporarily unavailable"
+    assert caught.value.message == f"cannot connect to Ray at {address}: {reason}"
 
 
 @cluster_test

@@ -71,7 +71,7 @@ def test_a_full_disk_behind_standard_output(
 ) -> None:
     with unchanged(inputs):
         ended = fork_server.run(inputs, *words, stdout="/dev/full")
-        refused(ended, 1, "No space left on device")
+        refused(ended, 1, "cannot write standard output: No space left on device")
 
 
 def test_a_closed_standard_stream_is_an_error_or_unused(
@@ -83,6 +83,26 @@ def test_a_closed_standard_stream_is_an_error_or_unused(
         no_input = fork_server.run(inputs, "entropy", close=[0])
         refused(no_input, 1, "standard input: empty input; hint: check whether the command")
         assert fork_server.run(inputs, "entropy", "no.h5", close=[2]).exit_code == 1
+
+
+@pytest.mark.parametrize("close", [[1], [1, 2], [0, 1, 2]])
+def test_an_output_file_needs_no_standard_output(
+    fork_server: ForkServer, inputs: Path, close: list[int]
+) -> None:
+    assert fork_server.run(inputs, *LOGITS, "-o", "once.h5").exit_code == 0
+    ended = fork_server.run(inputs, *LOGITS, "-o", "out.h5", close=close)
+    assert (ended.exit_code, ended.stdout, ended.stderr) == (0, b"", "")
+    assert (inputs / "out.h5").read_bytes() == (inputs / "once.h5").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "words", [("entropy", "logits.h5"), ("info", "img.h5", "--format", "json"), ("--help",)]
+)
+def test_a_report_on_a_closed_standard_output_is_an_error(
+    fork_server: ForkServer, inputs: Path, words: tuple[str, ...]
+) -> None:
+    ended = fork_server.run(inputs, *words, close=[1])
+    refused(ended, 1, "cannot write standard output: it is closed")
 
 
 def test_messages_are_not_written_into_a_file_that_got_the_number_of_a_closed_stream(

@@ -6,6 +6,9 @@ Nothing here asserts a time.
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +27,6 @@ from clip_factory import (
 )
 from PIL import Image
 from shell import ok
-from torch._inductor.runtime.runtime_utils import default_cache_dir
 from transformers import AutoImageProcessor
 
 from clipkit import models
@@ -179,7 +181,7 @@ def compiled(
     """A tower compiled for four images at once."""
     with pytest.MonkeyPatch.context() as patch:
         cache = tmp_path_factory.mktemp("cache")
-        patch.setenv(acceleration.CACHE_VARIABLE, default_cache_dir())  # as PyTorch sets it
+        patch.delenv(acceleration.CACHE_VARIABLE, raising=False)
         patch.setenv("XDG_CACHE_HOME", str(cache))
         encoder = load(tiny_clip_dir, compile=True, batch_size=4)
         if not encoder.details["compile"]:
@@ -188,6 +190,7 @@ def compiled(
         yield encoder
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_compiled_gives_what_eager_gives(compiled, tiny_clip_dir, images):
     eager = load(tiny_clip_dir)
@@ -198,6 +201,7 @@ def test_compiled_gives_what_eager_gives(compiled, tiny_clip_dir, images):
     assert cosines(rows, eager.encode_images(pixels)).min() >= 0.9999
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_padding_does_not_change_rows(compiled, images):
     pixels = compiled.preprocess(images)
@@ -218,6 +222,23 @@ def test_a_note_says_that_compiling_failed(tiny_clip_dir, tmp_path, monkeypatch,
     assert capsys.readouterr().err == note
     pixels = encoder.preprocess([noise_image(32, 32)])
     assert encoder.encode_images(pixels).shape == (1, encoder.dim)
+
+
+COMPILE = pytest.param("--compile", marks=pytest.mark.long)
+
+
+@pytest.mark.parametrize("option", ["--no-compile", COMPILE])
+def test_pytorch_leaves_no_folder_in_tmpdir(option: str, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    variables = {"TMPDIR": str(temporary), "XDG_CACHE_HOME": str(cache)}
+    environment = {name: os.environ[name] for name in ("PATH", "HOME")} | variables
+    arguments = ["embed", "digits", "--limit", "4", "--split", "test", "--model", "tiny", option]
+    command = [sys.executable, "-m", "clipkit", *arguments, "-o", "e.h5"]
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True)
+    assert list(temporary.iterdir()) == []
+    assert (cache / "clipkit" / "inductor").is_dir()
 
 
 def test_nothing_is_compiled_unasked_on_a_cpu_or_for_few_images():

@@ -26,6 +26,7 @@ KNOWN_ENDINGS = (*FEATURE_ENDINGS, *OTHER_ENDINGS)
 NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 DISK_FULL_HINT = "free some space or write elsewhere; nothing was replaced"
+CLOSED = "cannot write standard output: it is closed"
 COPY_BYTES = 1 << 20
 MAX_TEXT_BYTES = 1 << 26
 PUNCH_HOLE = 0x01 | 0x02  # FALLOC_FL_KEEP_SIZE and FALLOC_FL_PUNCH_HOLE of Linux
@@ -146,6 +147,8 @@ def check_output(output: str, *, force: bool = False, inputs: Iterable[str | Non
     if _is_terminal(output):
         hint = "add -o FILE, or pipe it into the next command"
         raise UsageError("cannot write binary data to a terminal", hint)
+    if output == STREAM and not sys.stdout.buffer.writable():
+        raise ClipkitError(CLOSED)
     if output == STREAM:
         return
     if not output:
@@ -169,7 +172,7 @@ def check_output(output: str, *, force: bool = False, inputs: Iterable[str | Non
 
 
 def _is_terminal(output: str) -> bool:
-    """Return True for a terminal, also under a name such as /dev/stdout."""
+    """Whether an output is a terminal, also under a name such as /dev/stdout."""
     if output == STREAM:
         return sys.stdout.isatty()
     try:
@@ -185,7 +188,7 @@ def _is_terminal(output: str) -> bool:
 
 
 def _is_same_file(source: str | None, output: Path) -> bool:
-    """Return True if an input is the file at `output`, also through a link or standard input."""
+    """Whether an input is the file at `output`, also through a link or standard input."""
     if source is None:
         return False
     try:
@@ -276,7 +279,7 @@ def _temporary_file(folder: Path, name: str, mode: int) -> Iterator[OpenFile]:
         try:
             yield OpenFile(descriptor, path)
         finally:
-            os.close(descriptor)
+            _close(descriptor)
     finally:
         path.unlink(missing_ok=True)
         _unfinished.discard(path)
@@ -298,6 +301,8 @@ def _write_errors(where: str, only: Container[int | None] | None = None) -> Iter
 
 def _publish(temporary: OpenFile, target: Path, force: bool) -> None:
     os.fsync(temporary.descriptor)
+    # network file systems report a full disk or quota when any descriptor is closed
+    os.close(os.dup(temporary.descriptor))
     if force:
         os.replace(temporary.path, target)
     else:
@@ -367,6 +372,12 @@ def keep_open(source: str | Path) -> Iterator[OpenFile]:
     try:
         yield OpenFile(descriptor, path_to(descriptor, source))
     finally:
+        _close(descriptor)
+
+
+def _close(descriptor: int) -> None:
+    """Close a file that was read or published: an error of the system would come too late."""
+    with contextlib.suppress(OSError):
         os.close(descriptor)
 
 

@@ -30,7 +30,7 @@ import numpy as np
 from clipkit import features
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, shorten
-from clipkit.base.files import atomic_write
+from clipkit.base.files import atomic_write, read_bytes
 from clipkit.features.describe import flatten
 from clipkit.features.model import BlockMatrix, FeatureFile, Float32, Split
 
@@ -46,7 +46,6 @@ TEMPORARY = r"\.(manifest\.json|\d{5,}\.(h5|json))\..*\.tmp"
 LOCK = "lock"
 MANIFEST = "manifest.json"
 MANIFEST_KEY = "images per shard"  # which every manifest of a run has
-MAX_MANIFEST_BYTES = 2**24
 MAX_THREADS = 1024  # of PyTorch, that a manifest may ask for
 ALL_COLUMNS = slice(None)
 RETRIES = 100  # of opening a lock: other processes may remove its folder meanwhile
@@ -470,7 +469,7 @@ def _read_manifest(folder: Path) -> Any:
     path = folder / MANIFEST
     if not os.path.lexists(path):
         return None
-    if not path.is_file() or path.stat().st_size > MAX_MANIFEST_BYTES:
+    if not path.is_file():
         raise _foreign(folder, "another manifest.json")
     return _read_json(path)
 
@@ -478,7 +477,7 @@ def _read_manifest(folder: Path) -> Any:
 def _read_json(path: Path) -> Any:
     """Return the content of a JSON file; one that holds no JSON gives an empty object."""
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(read_bytes(str(path)))
     except (ValueError, RecursionError):
         return {}
 

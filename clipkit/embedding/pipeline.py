@@ -235,7 +235,7 @@ def check_outputs(
 
 @dataclass(frozen=True)
 class _Run:
-    """What the processes of a run share, and the steps from images to files."""
+    """Hold what the processes of a run share, and do the steps from images to files."""
 
     dataset: Dataset
     engine: Engine
@@ -421,7 +421,7 @@ class _Run:
             console.note(f"{part} is done; {all_shards}, and another part publishes {self.output}")
             return checkpoint.skipped()
         finished = f"{len(numbers) - len(missing):,} of {len(numbers):,} shards are finished"
-        console.note(f"{part} is done; {finished}{_name_parts(missing, part)}")
+        console.note(f"{part} is done; {finished}; unfinished parts: {_name_parts(missing, part)}")
         return checkpoint.skipped()
 
     def _check_existing(self) -> None:
@@ -482,14 +482,12 @@ def _is_published(output: str, file: FeatureFile) -> bool:
 
 
 def _name_parts(missing: set[int], part: Part) -> str:
-    """Return which parts have shards that are missing."""
+    """Return the numbers of the parts that have missing shards."""
     numbers = sorted({shard % part.count + 1 for shard in missing})
     names = ", ".join(map(str, numbers[:SHOWN_PARTS]))
-    if len(numbers) == 1:
-        return f", missing are those of part {names}"
     if len(numbers) > SHOWN_PARTS:
         names += ", ..."
-    return f", missing are those of parts {names}"
+    return names
 
 
 def use_earlier_threads(output: str) -> None:

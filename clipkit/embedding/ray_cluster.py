@@ -28,9 +28,7 @@ HEALTH_SECONDS = 20.0  # for Ray to answer whether it runs there
 CONNECT_SECONDS = 60.0  # for Ray to answer or to start
 POLL_SECONDS = 0.05
 CLOSE_SECONDS = 20.0  # for Ray to end
-HINT = (
-    "does Ray run there? RAY_AUTH_MODE and the token must be those of the machine that started it"
-)
+HINT = "does Ray run there? RAY_AUTH_MODE and the token must be the same as where it was started"
 LOGS = "Ray's logs are on each machine in ray/session_latest/logs below TMPDIR, or else below /tmp"
 
 
@@ -181,6 +179,8 @@ def _fault(address: str) -> str | None:
         )
     except subprocess.TimeoutExpired:
         return f"no answer within {HEALTH_SECONDS:g} s"
+    except OSError as error:  # the system starts no more processes
+        return f"cannot ask ray health-check: {system_reason(error)}"
     if done.returncode == 0:
         return None
     return done.stderr.strip() or f"exit code {done.returncode}"

@@ -50,6 +50,8 @@ AHEAD = 2  # shards of a replica: it decodes images of one while it encodes the 
 CHOSEN = ("model.device", "model.precision")  # by each machine, unless an option sets them
 POLL_SECONDS = 0.2  # how soon a signal is noticed
 NOTE_SECONDS = 30.0  # after which a note says what is waited for
+OVERDUE_SECONDS = 60.0  # a call to encode a shard that takes longer than this, and longer than
+OVERDUE_TIMES = 5.0  # so many times the median of those that are done, may hang
 SAME_FILES = "all machines must see the same files; rsync -a keeps the times of copies"
 
 
@@ -103,8 +105,10 @@ class _Replica:
 
     actor: Any = None
     host: str | None = None  # None while the worker waits for its place or loads the model
+    pid: int = 0  # of the worker
     shards: list[int] = field(default_factory=list)  # that it encodes
     failed_starts: int = 0  # one after the other
+    is_late: bool = False  # and a note has said so
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,54 @@ class _Call:
 
     replica: _Replica
     shard: int | None
+    began: float = field(default_factory=lambda: time.monotonic())
+
+
+class _Queue:
+    """The shards of a run, by their positions: which of them wait, are done or are given up."""
+
+    def __init__(self, count: int) -> None:
+        self.unfinished = set(range(count))
+        self.failed: list[int] = []  # of which ATTEMPTS workers died
+        self._waiting = deque(range(count))
+        self._suspects: deque[int] = deque()  # of which a worker died
+        self._deaths: Counter[int] = Counter()
+        self._seconds: list[float] = []  # that each shard took
+
+    def pop(self, *, is_idle: bool) -> int | None:
+        """Return the next shard for a replica. Only an idle one may have a suspect."""
+        if self._waiting:
+            return self._waiting.popleft()
+        while self._suspects and is_idle:
+            number = self._suspects.popleft()
+            if number in self.unfinished:  # a copy may have been encoded
+                return number
+        return None
+
+    def finish(self, call: _Call) -> bool:
+        """Take the answer to a call. Return False if one to a copy of the shard came first."""
+        if call.shard not in self.unfinished:
+            return False
+        self.unfinished.remove(call.shard)
+        self._seconds.append(time.monotonic() - call.began)
+        return True
+
+    def retry(self, lost: Sequence[int]) -> None:
+        """Queue the shards of a worker that died, or give them up."""
+        for number in self.unfinished.intersection(lost):
+            self._deaths[number] += 1
+            if self._deaths[number] < ATTEMPTS:
+                self._suspects.append(number)
+            else:
+                self.unfinished.remove(number)
+                self.failed.append(number)
+
+    def is_overdue(self, call: _Call) -> bool:
+        """Whether a call to encode takes so long that its worker may hang."""
+        seconds = time.monotonic() - call.began
+        if call.shard is None or seconds <= OVERDUE_SECONDS:
+            return False
+        return seconds > OVERDUE_TIMES * float(np.median(self._seconds or [0.0]))
 
 
 class RayEngine:
@@ -165,7 +217,8 @@ class RayEngine:
         """Yield the embeddings of each shard as they come, and disconnect from Ray at the end.
 
         What is written to standard output afterwards is alone there. A shard whose worker died is
-        tried again when all others are done, and alone, so that none is blamed for another.
+        tried again when all others are done, and alone, so that none is blamed for another. A shard
+        whose worker may hang is encoded by an idle replica, too, and the first answer counts.
 
         Raises
         ------
@@ -173,31 +226,28 @@ class RayEngine:
             If workers differ, a worker reports an error, the connection to Ray is lost, or ATTEMPTS
             workers died of one shard. In the last case all other shards come first.
         """
-        waiting = deque(range(len(shards)))
-        suspects: deque[int] = deque()
-        deaths: Counter[int] = Counter()
+        queue = _Queue(len(shards))
         with contextlib.closing(self):
             if shards:
                 self.start()
-            while waiting or suspects or self._is_encoding():
+            while queue.unfinished:
                 self._note_replicas()
-                self._hand_out(shards, waiting, suspects)
+                self._note_overdue(queue)
+                self._hand_out(shards, queue)
                 for call, reply in self._replies():
                     if isinstance(reply, str):
-                        lost = self._replace(call.replica, reply)
-                        deaths.update(lost)
-                        suspects += [one for one in lost if deaths[one] < ATTEMPTS]
+                        queue.retry(self._replace(call.replica, reply))
                     elif call.shard is None:
                         self._admit(call.replica, reply)
                     else:
                         call.replica.shards.remove(call.shard)
-                        shard = shards[call.shard]
-                        encoded = _encoded(shard, reply)
-                        report(len(shard.rows), encoded.skipped)
-                        yield encoded
-        failed = sorted(number for number, count in deaths.items() if count >= ATTEMPTS)
-        if failed:
-            raise _lost_shards([shards[number] for number in failed])
+                        if queue.finish(call):
+                            shard = shards[call.shard]
+                            encoded = _encoded(shard, reply)
+                            report(len(shard.rows), encoded.skipped)
+                            yield encoded
+        if queue.failed:
+            raise _lost_shards([shards[number] for number in sorted(queue.failed)])
 
     def _ready(self) -> list[_Replica]:
         """Return the replicas that have loaded the model."""
@@ -207,29 +257,51 @@ class RayEngine:
         return any(replica.shards for replica in self._replicas)
 
     def _start_worker(self, replica: _Replica) -> None:
-        replica.host, replica.shards = None, []
+        replica.host, replica.shards, replica.is_late = None, [], False
         with _ray_errors():
             replica.actor = self._cluster.new_actor()
             self._calls[replica.actor.start.remote()] = _Call(replica, None)
 
-    def _hand_out(
-        self, shards: Sequence[ShardImages], waiting: deque[int], suspects: deque[int]
-    ) -> None:
+    def _hand_out(self, shards: Sequence[ShardImages], queue: _Queue) -> None:
         """Give shards to replicas that have loaded the model."""
         for turn in range(AHEAD):
             for replica in self._ready():
                 if len(replica.shards) > turn:
                     continue
-                if waiting:
-                    number = waiting.popleft()
-                elif suspects and not replica.shards:
-                    number = suspects.popleft()
-                else:
+                number = queue.pop(is_idle=not replica.shards)
+                if number is None and not replica.shards:
+                    number = self._overdue(queue)
+                if number is None:
                     continue
                 replica.shards.append(number)
                 shard = _cut(shards[number])
                 with _ray_errors():
                     self._calls[replica.actor.encode.remote(shard)] = _Call(replica, number)
+
+    def _overdue(self, queue: _Queue) -> int | None:
+        """Return a shard that all its workers may hang at, if there is one."""
+        calls = self._calls.values()
+        punctual = {call.shard for call in calls if not queue.is_overdue(call)}
+        for call in calls:
+            if call.shard in queue.unfinished - punctual:
+                return call.shard
+        return None
+
+    def _note_overdue(self, queue: _Queue) -> None:
+        """Name each worker that may hang, once, and say what can be done."""
+        for call in self._calls.values():
+            replica = call.replica
+            if replica.is_late or not queue.is_overdue(call):
+                continue
+            replica.is_late = True
+            copies = ""
+            if len(self._replicas) > 1:
+                copies = ": an idle worker will encode its shards, too"
+            console.note(
+                f"no answer from process {replica.pid} on {replica.host} for "
+                f"{time.monotonic() - call.began:.0f} s{copies}; hint: if it hangs, "
+                f"kill -KILL {replica.pid} there ends it, and another takes its place"
+            )
 
     def _replies(self) -> Iterator[tuple[_Call, Reply | str]]:
         """Yield the replies that come within POLL_SECONDS, or why a worker died."""
@@ -288,7 +360,7 @@ class RayEngine:
     def _admit(self, replica: _Replica, reply: Reply) -> None:
         """Let a worker take part if it describes the model as the first one does."""
         started = _value(reply)
-        replica.host, replica.failed_starts = reply.host, 0
+        replica.host, replica.pid, replica.failed_starts = reply.host, started.pid, 0
         if self._first is None:
             for line in started.warnings.splitlines():
                 console.write_line(line)
@@ -402,7 +474,7 @@ def _lost_shards(shards: Sequence[ShardImages]) -> ClipkitError:
     start = first.images.ids[first.rows.start]
     others = ""
     if len(shards) > 1:
-        others = f"; so did those of {len(shards) - 1:,} other shards"
+        others = f"; the workers of {len(shards) - 1:,} other shards died, too"
     return ClipkitError(
         f"{first.split}: {ATTEMPTS} workers died while they encoded shard {first.number}, "
         f"{len(first.rows):,} images from {start} on{others}",
@@ -450,6 +522,7 @@ class Started:
     model: EncoderDescription
     facts: dict[str, Any]  # which all workers must share
     warnings: str
+    pid: int
 
 
 @dataclass(frozen=True)
@@ -508,7 +581,7 @@ class Worker:
         workers = self.options.num_workers or default_workers()
         self.engine = LocalEngine(encoder, self.options.batch_size, workers)
         model = models.EncoderDescription(encoder.details, encoder.parts, columns=encoder.columns)
-        return Started(model, facts_of(model), notes.getvalue())
+        return Started(model, facts_of(model), notes.getvalue(), os.getpid())
 
     def _encode(self, shard: ShardImages) -> ShardReply:
         assert self.engine is not None, "expected a worker that has started"

@@ -254,7 +254,7 @@ def read_prompts(source: str, column: str | None = None) -> Prompts:
         parsed = prompt_files.flatten(parsed, name)
         console.note(
             f"{name}: each of its {len(parsed.texts):,} prompts is embedded by itself; "
-            "--classes averages those of a class"
+            "--classes averages the prompts of a class"
         )
     for warning in parsed.warnings():
         console.warn(warning)

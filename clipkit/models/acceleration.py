@@ -7,6 +7,7 @@ residual are computed inside the products.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import math
 import os
@@ -356,8 +357,7 @@ def pack_layers(layers: TowerLayers) -> torch.nn.Module | None:
 def compile_tower(model: torch.nn.Module, shape: Sequence[int]) -> Any:
     """Compile a tower for batches of one shape and run it once; None, with a note, if that fails.
 
-    The compiled code is cached in the folder that TORCHINDUCTOR_CACHE_DIR names, by default
-    ``$XDG_CACHE_HOME/clipkit/inductor`` (``~/.cache/clipkit/inductor``).
+    The compiled code is cached in the folder that `set_compiler_cache` chose.
     """
     weight = next(model.parameters())
     pixels = weight.new_zeros(*shape)
@@ -369,8 +369,12 @@ def compile_tower(model: torch.nn.Module, shape: Sequence[int]) -> Any:
     }
     try:
         import torch._inductor.config as inductor
+        from torch._inductor import codecache
 
-        _set_compiler_cache()
+        # PyTorch keeps the headers that it compiles first below TMPDIR, whatever folder was chosen
+        folder = os.environ.get(CACHE_VARIABLE)
+        if folder:
+            vars(codecache)["_HEADER_DIR"] = f"{folder}/precompiled_headers"
         with warnings.catch_warnings(), inductor.patch(options), torch.inference_mode():
             warnings.simplefilter("ignore")
             compiled = torch.compile(model, dynamic=False)
@@ -382,14 +386,17 @@ def compile_tower(model: torch.nn.Module, shape: Sequence[int]) -> Any:
     return compiled
 
 
-def _set_compiler_cache() -> None:
-    """Choose a lasting cache unless the user named one; PyTorch sets its default on import."""
-    from torch._inductor.runtime import runtime_utils
+def set_compiler_cache() -> None:
+    """Cache compiled code in ``$XDG_CACHE_HOME/clipkit/inductor``, by default in ``~/.cache``.
 
-    default: Any = vars(runtime_utils)["default_cache_dir"]
-    if os.environ.get(CACHE_VARIABLE) in (None, default()):
-        home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-        os.environ[CACHE_VARIABLE] = str(home / "clipkit" / "inductor")
+    The user may name another folder in TORCHINDUCTOR_CACHE_DIR. PyTorch makes the folder, which
+    would be below TMPDIR, as soon as its compiler is imported, and transformers imports that.
+    """
+    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    with contextlib.suppress(OSError, RuntimeError):  # no home, or one that is read-only
+        folder = home.expanduser() / "clipkit" / "inductor"
+        folder.mkdir(parents=True, exist_ok=True)
+        os.environ.setdefault(CACHE_VARIABLE, str(folder))
 
 
 def fixed_batches(pixels: torch.Tensor, size: int) -> list[torch.Tensor]:

@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError, UsageError, brief
-from clipkit.models.acceleration import DTYPES
+from clipkit.models.acceleration import DTYPES, set_compiler_cache
 from clipkit.models.hub import (
     ModelFiles,
     check_no_pointer,
@@ -235,6 +235,7 @@ def describe_model(name: str) -> dict[str, Any]:
         ``parameters``, ``patch_size`` and ``image_size``, ``context_length`` and ``vocabulary``. A
         model for images alone has no scale, temperature and ``text``, and may have no ``dim``.
     """
+    set_compiler_cache()
     files = find(name)
     architecture = read_architecture(files)
     architecture.check_stored(*architecture.towers)

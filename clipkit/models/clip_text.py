@@ -8,6 +8,7 @@ the same bits. It reads models with known settings. transformers reads all other
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +23,7 @@ from torch.nn import functional
 from clipkit.models.architecture import MAX_LAYERS, Tensors
 from clipkit.models.families import FAMILIES, end_token
 from clipkit.models.hub import ModelFiles
+from clipkit.models.libraries import rust_panics
 from clipkit.models.tokenizer import Tokenizer, stored_class
 from clipkit.models.towers import Tower, TowerName
 from clipkit.models.transformers_models import TransformersModel
@@ -32,15 +34,27 @@ ACTIVATIONS: dict[str, Any] = {  # by transformers' name
     "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
     "relu": functional.relu,
 }
-# What text_config must give, as the published ones do, and the type
-SIZES = (
+# What both towers must give, as the published ones do; what else a text tower, and an image tower
+TOWER_SETTINGS = (
     *("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers"),
-    *("vocab_size", "max_position_embeddings"),
+    *("hidden_act", "layer_norm_eps"),
 )
-SETTINGS = dict.fromkeys(SIZES, int) | {
-    "eos_token_id": int,
-    "hidden_act": str,
-    "layer_norm_eps": float,
+TEXT_SETTINGS = (*TOWER_SETTINGS, "vocab_size", "max_position_embeddings")
+IMAGE_SETTINGS = (*TOWER_SETTINGS, "image_size", "patch_size")
+# The types of settings: transformers checks them, even where they decide no embedding
+TYPES = (
+    dict.fromkeys((*TEXT_SETTINGS, *IMAGE_SETTINGS, "projection_dim", "num_channels"), int)
+    | dict.fromkeys(("layer_norm_eps", "attention_dropout", "logit_scale_init_value"), float)
+    | dict.fromkeys(("initializer_range", "initializer_factor"), float)
+    | {"hidden_act": str}
+)
+TOKENS = {"eos_token_id": None, "bos_token_id": 0, "pad_token_id": 0}  # and their defaults
+# Settings with values that are not the usual ones are left to transformers, too
+USUAL = {
+    "dtype": ("float16", "bfloat16", "float32"),
+    "torch_dtype": ("float16", "bfloat16", "float32"),
+    "id2label": ({"0": "LABEL_0", "1": "LABEL_1"},),
+    "hidden_act": tuple(ACTIVATIONS),
 }
 # Settings that replace others, or choose other operations
 OTHER_SETTINGS = (
@@ -85,23 +99,44 @@ class ClipText(TransformersModel):
 
 
 def _is_known(content: dict[str, Any]) -> bool:
-    """Return whether a config.json gives all that the text tower needs, and nothing unusual.
+    """Return whether a config.json gives all that a CLIP needs, and nothing unusual.
 
-    What that tower does not need, such as a vision_config, is not checked.
+    The image tower's settings count, too: `textembed` refuses what `embed` refuses.
     """
-    text = content.get("text_config")
-    if not isinstance(text, dict) or type(content.get("projection_dim")) is not int:
+    text, vision = content.get("text_config"), content.get("vision_config")
+    if not isinstance(text, dict) or not isinstance(vision, dict):
         return False
-    if any((content | text).get(name) is not None for name in OTHER_SETTINGS):
-        return False
-    if any(type(text.get(name)) is not kind for name, kind in SETTINGS.items()):
-        return False
+    for name, default in TOKENS.items():
+        if type(text.get(name, default)) is not int:
+            return False
     return (
-        min(text[size] for size in SIZES) >= 1
-        and text["num_hidden_layers"] <= MAX_LAYERS
-        and text["hidden_size"] % text["num_attention_heads"] == 0
-        and text["hidden_act"] in ACTIVATIONS
+        _has_known_types(content, ("projection_dim",))
+        and _is_known_tower(text, TEXT_SETTINGS)
+        and _is_known_tower(vision, IMAGE_SETTINGS)
     )
+
+
+def _is_known_tower(config: dict[str, Any], required: Iterable[str]) -> bool:
+    return (
+        _has_known_types(config, required)
+        and config["num_hidden_layers"] <= MAX_LAYERS
+        and config["hidden_size"] % config["num_attention_heads"] == 0
+    )
+
+
+def _has_known_types(config: dict[str, Any], required: Iterable[str]) -> bool:
+    """Return whether settings are there, of the types in TYPES, positive, and otherwise usual."""
+    if not config.keys() >= set(required):
+        return False
+    for name, value in config.items():
+        kind = TYPES.get(name)
+        if kind and type(value) is not kind:
+            return False
+        if (kind is int and value < 1) or (kind is float and not value >= 0):  # NaN, too
+            return False
+        if value is not None and (name in OTHER_SETTINGS or value not in USUAL.get(name, (value,))):
+            return False
+    return True
 
 
 class TextTower(torch.nn.Module):
@@ -222,14 +257,17 @@ class ClipTokenizer(Tokenizer):
 
 def read_backend(files: ModelFiles) -> Backend | None:
     """Read a tokenizer; return None if transformers has to read it, or to say what is wrong."""
-    with contextlib.suppress(Exception):  # such as those of tokenizers, which have no common base
+    # errors of tokenizers have no common base
+    with contextlib.suppress(Exception), rust_panics():
         if _has_other_rules(files):
             return None
         settings = files.read_json("tokenizer_config.json")
         backend = _read_vocabulary(files.folder, settings)
         is_known = _has_known_settings(files, settings) and _has_known_tokens(backend, settings)
         name = settings["tokenizer_class"]
-        if is_known and name in CLIP_CLASSES and _is_bpe_of_clip(backend.model):
+        model: Any = backend.model
+        is_bpe_of_clip = model.unk_token == END and model.end_of_word_suffix == SUFFIX
+        if is_known and name in CLIP_CLASSES and is_bpe_of_clip:
             return _with_rules_of_clip(backend)
         if is_known and name in OTHER_CLASSES and backend.post_processor is not None:
             return backend
@@ -282,12 +320,6 @@ def _has_known_tokens(backend: Backend, settings: dict[str, Any]) -> bool:
         if added.get(int(number)) != repr(AddedToken(**token)):
             return False
     return backend.get_vocab_size() < MAX_VOCABULARY
-
-
-def _is_bpe_of_clip(model: Any) -> bool:
-    """Return whether a file's BPE marks words as CLIP's does."""
-    is_bpe: bool = model.unk_token == END and model.end_of_word_suffix == SUFFIX
-    return is_bpe
 
 
 def _with_rules_of_clip(stored: Any) -> Backend:

@@ -23,6 +23,7 @@ from clipkit.models.acceleration import (
     choose_precision,
     find_device,
     fixed_batches,
+    set_compiler_cache,
 )
 from clipkit.models.architecture import Architecture, read_architecture
 from clipkit.models.hub import ModelFiles, find
@@ -183,6 +184,7 @@ class Encoder(EncoderDescription):
         for text, place in zip(texts, places, strict=True):
             check_length(len(text), place)
         texts = tokenizer.clean(texts, places)
+        tokenizer.check_growth(texts, places)
         if not truncate:
             tokenizer.check_lengths(texts, places)
         tokenizer.warn_of_other_tokens(texts)
@@ -249,6 +251,7 @@ def load(
     """
     options = options or RunOptions(**settings)
     options.check()
+    set_compiler_cache()
     if not options.projection and tower == "text":
         raise UsageError("expected the image tower without projection, got the text tower")
     device = find_device(options.device)
@@ -390,7 +393,7 @@ def _check_and_measure(encoder: Encoder) -> Encoder:
 def _measure(encoder: Encoder) -> int:
     """Return the width D of the embedding of one image or prompt, which must be finite."""
     if encoder._preprocessor is None:
-        embedding = encoder.encode_texts("a photo")
+        embedding = encoder.encode_texts("a photo", places=["the text 'a photo'"])
     else:
         embedding = encoder.encode_images(encoder._preprocessor.example())
     if not np.isfinite(np.asarray(embedding)).all():

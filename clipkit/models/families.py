@@ -104,7 +104,7 @@ VISION_MODELS = {
         projection="visual_projection",
         example="apple/aimv2-large-patch14-224-lit",
         # without an attention mask it attends to the padding, with one only to earlier tokens
-        no_text="whose text embeddings depend on their padding, so that only images are read",
+        no_text="with text embeddings that depend on their padding, so that only images are read",
     ),
     "aimv2_vision_model": _vision("Aimv2Vision", "apple/aimv2-large-patch14-224"),
     "clip_vision_model": _vision("CLIPVision"),

@@ -142,10 +142,15 @@ def digest_file(path: Path) -> str:
 
 def _read_side_file(path: Path) -> bytes:
     _check_side_file(path)
+    limit = _most_bytes(path)
     try:
-        return path.read_bytes()
+        with path.open("rb") as stream:
+            content = stream.read(limit + 1)
     except OSError as error:
         raise ClipkitError(f"cannot read {path}: {error.strerror}") from None
+    if len(content) > limit:  # a file that grows, or one of a system that states no size
+        raise _too_large(path, f"more than {limit:,}")
+    return content
 
 
 def combine_digests(parts: Mapping[str, str]) -> str:
@@ -311,12 +316,19 @@ def _check_side_file(path: Path) -> None:
         return
     if not path.is_file():
         raise ClipkitError(f"{path}: expected a regular file, got a folder, FIFO or device")
-    is_vocabulary = VOCABULARY_FILES.fullmatch(path.name) is not None
-    limit = MAX_VOCABULARY_BYTES if is_vocabulary else MAX_SETTINGS_BYTES
     size = path.stat().st_size
-    if size > limit:
-        raise ClipkitError(f"{path}: expected at most {limit >> 20} MiB, got {size:,} bytes")
+    if size > _most_bytes(path):
+        raise _too_large(path, f"{size:,}")
     check_no_pointer(path)
+
+
+def _most_bytes(path: Path) -> int:
+    return MAX_VOCABULARY_BYTES if VOCABULARY_FILES.fullmatch(path.name) else MAX_SETTINGS_BYTES
+
+
+def _too_large(path: Path, size: str) -> ClipkitError:
+    limit = _most_bytes(path) >> 20
+    return ClipkitError(f"{path}: expected at most {limit} MiB, got {size} bytes")
 
 
 def check_no_pointer(path: Path) -> None:
@@ -360,7 +372,7 @@ def _no_safetensors(name: str, folder: Path, stem: str) -> ClipkitError:
     others = [other for other in names if other.endswith(".safetensors")]
     pickles = [other for other in names if Path(other).suffix in PICKLE_SUFFIXES]
     content = "no weights"
-    hint = "save the model again as safetensors, or use --untrained SEED, which needs no weights"
+    hint = "save the model again as safetensors"
     if others:
         content = ", ".join(others)
         hint = (

@@ -7,7 +7,9 @@ import importlib
 import importlib.metadata
 import importlib.util
 import logging
+import os
 import re
+import threading
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -16,6 +18,9 @@ from clipkit.base.errors import ClipkitError, brief
 
 EXTRAS = {"open_clip": "openclip", "timm": "timm"}  # library -> the extra that installs it
 OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory")  # of PyTorch's RuntimeErrors
+
+NO_CODE = "it has code of its own (auto_map), which clipkit never runs"
+_descriptor = threading.RLock()  # held while file descriptor 2 leads nowhere
 
 # What the Hub's library says of a setting, in some lines
 WRONG_TYPE = re.compile(r"Field '(\w+)' expected (\w+), got \w+ \(value: ([^\n]{1,60}?)\)")
@@ -60,9 +65,32 @@ def single_line_errors(what: str, hint: str | None = None) -> Iterator[None]:
             raise MemoryError from error
         field = WRONG_TYPE.search(str(error))
         reason = brief(error)
-        if field:
+        if "trust_remote_code" in str(error):
+            reason = NO_CODE
+        elif field:
             reason = f"{field[1]}: expected {TYPES.get(field[2], field[2])}, got {field[3]}"
         raise ClipkitError(f"cannot {what}: {reason}", hint) from error
+
+
+@contextlib.contextmanager
+def rust_panics() -> Iterator[None]:
+    """Raise a ValueError in place of a panic of tokenizers, of which nothing is printed.
+
+    A regex of tokenizer.json that backtracks too often panics. The exception is no `Exception`, and
+    Rust first writes a long traceback to file descriptor 2 itself, so that leads nowhere meanwhile.
+    """
+    with _descriptor, open(os.devnull, "wb") as nowhere:  # noqa: PTH123
+        stderr = os.dup(2)
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":
+                raise
+            raise ValueError(f"tokenizers failed: {error}") from error
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
 
 
 def check_installed(name: str, library: str) -> None:

@@ -28,7 +28,7 @@ from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.models.acceleration import OPEN_CLIP_ACTIVATIONS
 from clipkit.models.architecture import BUFFERS, Architecture, Tensors, check_number_of_layers
 from clipkit.models.hub import ModelFiles, digest_file, fetch_config
-from clipkit.models.libraries import quiet_loading, single_line_errors
+from clipkit.models.libraries import quiet_loading, rust_panics, single_line_errors
 from clipkit.models.preprocessing import MAX_EDGE, TransformPreprocessor
 from clipkit.models.timm_models import find_patch_size, find_stack
 from clipkit.models.tokenizer import TextTokenizer, switch_dropout_off, tokenizer_errors
@@ -127,11 +127,10 @@ class OpenClipModel(Architecture):
             model = self.new_model()
         keep_tower(model, self.prefixes(tower))
         with quiet_loading(f"the weights of {self.files.name}"):
-            weights = {
-                name: _in_memory(tensors.get(name, own))
-                for name, own in model.state_dict().items()
-                if name in tensors or BUFFERS.fullmatch(name)
-            }
+            weights = {}
+            for name, own in model.state_dict().items():
+                if name in tensors or BUFFERS.fullmatch(name):
+                    weights[name] = _in_memory(tensors.get(name, own))
             model.load_state_dict(weights, assign=True)
         model.requires_grad_(False).eval()
         encoder = ImageTower(model) if tower == "image" else TextTower(model)
@@ -294,7 +293,9 @@ def _in_memory(tensor: torch.Tensor) -> torch.Tensor:
     In a file, a tensor may begin at any address, and on some processors the last bits of a product
     depend on that.
     """
-    return tensor.to(torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True)
+    if tensor.is_floating_point():
+        return tensor.to(torch.float32, copy=True)
+    return tensor.clone()
 
 
 class OpenClipTokenizer(TextTokenizer):
@@ -347,7 +348,7 @@ class OpenClipTokenizer(TextTokenizer):
 
     def lengths(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """Count the tokens of each text, special ones included: K texts -> (K,)."""
-        with single_line_errors(f"tokenize with {self.name}"):
+        with single_line_errors(f"tokenize with {self.name}"), rust_panics():
             return np.array([self._length(text) for text in texts], np.int64)
 
     def _length(self, text: str) -> int:
@@ -363,7 +364,7 @@ class OpenClipTokenizer(TextTokenizer):
 
     def tokens(self, texts: Sequence[str]) -> torch.Tensor:
         """Return the padded tokens (B, T) of B texts, cut to `context_length`."""
-        with single_line_errors(f"tokenize with {self.name}"):
+        with single_line_errors(f"tokenize with {self.name}"), rust_panics():
             tokens: torch.Tensor = self.tokenizer(list(texts))
         self.check_vocabulary(tokens, self.vocabulary)
         if self.takes_last:
@@ -448,8 +449,8 @@ def _text_stack(text: Any) -> Stack:
     """Return the layers of a text tower of open_clip's own."""
     if not hasattr(text.transformer, "resblocks"):
         raise UsageError(
-            "expected a text tower of open_clip's own, got one of transformers, whose pooled token "
-            "is not known",
+            "expected a text tower of open_clip's own, got one of transformers, which has no known "
+            "pooled token",
             "leave --layer out",
         )
     return Stack(_blocks(text.transformer), text.ln_final, pooled_token=_pooled_token(text))
@@ -477,7 +478,7 @@ def _blocks(transformer: Any) -> list[Any]:
     # what passes from layer to layer would be (T, B, width)
     if not getattr(transformer, "batch_first", False):
         raise ClipkitError(
-            "expected layers that take batches first, got those of an older open_clip",
+            "expected layers that take batches first, got layers of an older open_clip",
             "update it: pip install -U open-clip-torch",
         )
     return list(transformer.resblocks)
@@ -502,9 +503,10 @@ def _describe_trunk(trunk: Any) -> dict[str, Any]:
     blocks = list(getattr(trunk, "blocks", ()))
     for stage in getattr(trunk, "stages", ()):
         blocks += getattr(stage, "blocks", ())
-    heads = getattr(getattr(blocks[0], "attn", None), "num_heads", None) if blocks else None
-    if heads:
-        described["heads"] = heads
+    for block in blocks[:1]:
+        attention: Any = getattr(block, "attn", None)
+        if hasattr(attention, "num_heads"):
+            described["heads"] = attention.num_heads
     patch_size = find_patch_size(trunk)
     if patch_size:
         described["patch_size"] = _one_edge(patch_size)

@@ -1,8 +1,8 @@
 """Preprocess images as a model's own processor does, in two steps.
 
 Images are resized and cropped to bytes where they are decoded, in threads. They are rescaled and
-normalised, which makes floats of four times the size, where the model runs. The operations are
-those of the processor, so the result equals its result to the last bit, with two exceptions. A
+normalised, which makes floats of four times the size, where the model runs. The processor's own
+operations are used, so the result equals its result to the last bit, with two exceptions. A
 GPU's resizing may differ by one in a byte. The centre crop is the one that CLIP was trained with:
 OpenAI's code and OpenCLIP round the crop's offset (half to even, by torchvision's `CenterCrop`),
 while transformers rounds it down. For a quarter of the lengths of the longer side, the two crops
@@ -207,10 +207,10 @@ class ImagePreprocessor(Preprocessor):
 
     def details(self) -> dict[str, Any]:
         """Return the settings that decide the result, in types that JSON has."""
-        if not getattr(self.processor, "do_center_crop", None):
-            return describe_processor(self.processor)
-        offset = "rounded" if self.is_standard else "rounded down"
-        return describe_processor(self.processor, crop_offset=offset)
+        more = {}
+        if getattr(self.processor, "do_center_crop", None):
+            more["crop_offset"] = "rounded" if self.is_standard else "rounded down"
+        return describe_processor(self.processor, **more)
 
 
 def describe_processor(processor: Any, **more: Any) -> dict[str, Any]:

@@ -226,8 +226,8 @@ def find_stack(model: Any) -> Stack:
         )
     if name not in MAP_MODELS:
         raise UsageError(
-            f"expected a model of timm whose layers are known, got {name}",
-            f"layers are known of {', '.join(sorted(TOKEN_MODELS | MAP_MODELS.keys()))}",
+            f"expected a model of timm with known layers, got {name}",
+            f"the layers are known for {', '.join(sorted(TOKEN_MODELS | MAP_MODELS.keys()))}",
         )
     stages: list[torch.nn.Module] = []
     for attribute in MAP_MODELS[name]:

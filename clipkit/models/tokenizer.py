@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import html
+import json
+import math
 import re
 import string
 from abc import ABC, abstractmethod
@@ -13,13 +16,20 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tokenizers.normalizers import Normalizer
 
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError
 from clipkit.models.families import LEGACY_END
 from clipkit.models.hub import ModelFiles
-from clipkit.models.libraries import import_library, is_installed, quiet_loading, single_line_errors
-from clipkit.prompts.texts import quote
+from clipkit.models.libraries import (
+    import_library,
+    is_installed,
+    quiet_loading,
+    rust_panics,
+    single_line_errors,
+)
+from clipkit.prompts.texts import MAX_CHARACTERS, quote
 
 # OpenAI's and OpenCLIP's code cleans a text by ftfy and html.unescape before it splits it into
 # tokens; transformers' CLIPTokenizer does not. What ftfy 6.3 replaces or removes: curly quotes,
@@ -35,6 +45,11 @@ POOLED_AT_END = ("clip", "metaclip_2")
 # transformers' tokenizer of its models with a fixed resolution, Gemma's, keeps both.
 CANONICALIZING_TOKENIZERS = ("Gemma", "Siglip2")
 NO_PUNCTUATION = str.maketrans("_", " ", string.punctuation.replace("_", ""))
+# The most characters of one character after these normalizers; after the others, it is at most one.
+GROWTH = {"BertNormalizer": 12, "ByteLevel": 4, "Lowercase": 2, "NFC": 3, "NFD": 4} | dict.fromkeys(
+    ("NFKC", "NFKD"), 18
+)
+MAX_NORMALIZED = 10_000_000  # characters of a text for which its normalizer may need memory
 TOKENIZED_AT_ONCE = 256  # texts: tokens with their places take far more memory than the texts
 SENTENCEPIECE_PACKAGES = ("sentencepiece", "protobuf")
 SENTENCEPIECE_FILES = {"spiece.model", "tokenizer.model", "sentencepiece.bpe.model"}
@@ -57,6 +72,7 @@ class TextTokenizer(ABC):
     name: str
     context_length: int
     cleaning: str | None
+    tokenizer: Any
 
     @abstractmethod
     def clean(self, texts: Sequence[str], places: Sequence[str]) -> list[str]:
@@ -72,6 +88,30 @@ class TextTokenizer(ABC):
     @abstractmethod
     def tokens(self, texts: Sequence[str]) -> torch.Tensor:
         """Return the padded tokens (B, T) of B texts, cut to `context_length`."""
+
+    def check_growth(self, texts: Sequence[str], places: Sequence[str]) -> None:
+        """Raise an error that names the place of the first text that normalization makes too long.
+
+        Only texts that may grow so much are normalized here.
+        """
+        tokenizer = getattr(self.tokenizer, "tokenizer", self.tokenizer)  # in open_clip's
+        normalizer = getattr(getattr(tokenizer, "backend_tokenizer", tokenizer), "normalizer", None)
+        if not isinstance(normalizer, Normalizer):
+            return
+        factor = growth(json.loads(normalizer.__getstate__()))
+        for text, place in zip(texts, places, strict=True):
+            length = len(text) * factor
+            got = f"up to {length:,}"
+            if MAX_CHARACTERS < length <= MAX_NORMALIZED:
+                with single_line_errors(f"tokenize with {self.name}"), rust_panics():
+                    length = len(normalizer.normalize_str(text))
+                got = f"{length:,}"
+            if length > MAX_CHARACTERS:
+                raise ClipkitError(
+                    f"{place}: expected at most {MAX_CHARACTERS:,} characters after the normalizer "
+                    f"of {self.name}, got {got}",
+                    "check the normalizer in its tokenizer.json",
+                )
 
     def check_lengths(self, texts: Sequence[str], places: Sequence[str]) -> None:
         """Raise an error that names the place of the first text that is too long, if one is."""
@@ -134,9 +174,10 @@ class Tokenizer(TextTokenizer):
             )
         self.class_name = self._load(files)
         # transformers 5.4 reads Gemma's tokenizer by a class of another name
-        names = (self.class_name, stored_class(files))
-        is_trained_on_clean_texts = any(map(_is_canonicalizing, names))
-        self.cleaning = "canonicalize" if clean and is_trained_on_clean_texts else None
+        self.cleaning = None
+        for name in (self.class_name, stored_class(files)):
+            if clean and name.startswith(CANONICALIZING_TOKENIZERS):
+                self.cleaning = "canonicalize"
 
     def _load(self, files: ModelFiles) -> str:
         """Load the tokenizer, and return the name of its class in transformers."""
@@ -165,7 +206,7 @@ class Tokenizer(TextTokenizer):
         lengths: list[int] = []
         for start in range(0, len(texts), TOKENIZED_AT_ONCE):
             batch = list(texts[start : start + TOKENIZED_AT_ONCE])
-            with single_line_errors(f"tokenize with {self.name}"):
+            with single_line_errors(f"tokenize with {self.name}"), rust_panics():
                 lengths += map(len, self._ids(batch))
         return np.array(lengths, np.int64)
 
@@ -191,7 +232,7 @@ class Tokenizer(TextTokenizer):
 
         There is no attention mask: CLIP's pooled token cannot see the padding, and SigLIP must.
         """
-        with single_line_errors(f"tokenize with {self.name}"):
+        with single_line_errors(f"tokenize with {self.name}"), rust_panics():
             tokens, mask = self._padded(list(texts))
         self.check_vocabulary(tokens, self.vocabulary)
         if self.is_pooled_at_end:
@@ -244,6 +285,26 @@ def switch_dropout_off(files: ModelFiles, tokenizer: Any) -> None:
         )
 
 
+def growth(rule: dict[str, Any]) -> int:
+    """Return how many characters a normalizer of tokenizer.json makes of one, at most.
+
+    >>> growth({"type": "Replace", "pattern": {"String": "&"}, "content": " and "})
+    6
+    """
+    kind = rule["type"]
+    if kind == "Sequence":
+        return math.prod(map(growth, rule["normalizers"]))
+    if kind == "Replace":  # a pattern may also match between two characters
+        return 1 + len(rule["content"])
+    if kind == "Prepend":
+        return 1 + len(rule["prepend"])
+    if kind == "Precompiled":  # SentencePiece's table: the size of a trie, the trie, and texts
+        table = base64.b64decode(rule["precompiled_charsmap"])
+        replacements = table[4 + int.from_bytes(table[:4], "little") :].split(b"\0")
+        return 1 + max(map(len, replacements))
+    return GROWTH.get(kind, 1)
+
+
 def canonicalize(text: str) -> str:
     """Return a text in lower case without ASCII punctuation, as big_vision cleans SigLIP 2's.
 
@@ -264,10 +325,6 @@ def is_cleaned_by_openai(text: str) -> bool:
     return html.unescape(text) != text or REPLACED_BY_FTFY.search(text) is not None
 
 
-def _is_canonicalizing(name: str) -> bool:
-    return name.startswith(CANONICALIZING_TOKENIZERS)
-
-
 def stored_class(files: ModelFiles) -> str:
     """Return the class of the tokenizer that a model's files name; "" if they name none."""
     if not (files.folder / "tokenizer_config.json").is_file():
@@ -286,7 +343,7 @@ def tokenizer_errors(files: ModelFiles) -> Iterator[None]:
             "got none"
         )
     try:
-        with quiet_loading(f"the tokenizer of {files.name}"):
+        with quiet_loading(f"the tokenizer of {files.name}"), rust_panics():
             yield
     except ClipkitError as error:
         missing = [name for name in SENTENCEPIECE_PACKAGES if not is_installed(name)]

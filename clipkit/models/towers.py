@@ -228,7 +228,7 @@ def choose_layers(model: Any, stack: Stack, tower: TowerName, options: RunOption
             )
         if stack.pooled_token is None:
             raise UsageError(
-                "expected a text tower whose pooled token is known, got another",
+                "expected a text tower with a known pooled token, got another",
                 "leave --layer out",
             )
         return LayerTower(model, stack, numbers, None, norm)

@@ -152,7 +152,7 @@ class TransformersModel(Architecture):
         prefixes = PREFIXES[tower]
         if not self.family.projection:
             return {key: value for key, value in tensors.items() if key.startswith(prefixes)}
-        # a tower whose class has no projection knows nothing of a larger model either
+        # the class of a tower without a projection knows nothing of a larger model either
         prefix = prefixes[0]
         weights = {}
         for key, value in tensors.items():
