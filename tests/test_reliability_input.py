@@ -315,22 +315,16 @@ def infinite_rows() -> dict[str, Any]:
 
 ATTRIBUTES = {"version", "kind", "history", "temperature", "logit_scale"}
 START = '[{"command":"a","x":'
-NUMBER = "expected a finite number above 0, got"
 # A few of the rules of content, which test_features.py covers, and those that only a reader meets.
 INVALID: list[tuple[str, dict[str, Any], str]] = [
     ("images", infinite_rows(), "got NaN or Inf in 2 of 9000 rows, the first is row 7"),
-    ("images", {LABELS: np.zeros(5, int)}, f"got {FEATURES} 6, {LABELS} 5, train/ids 6"),
     ("images", {LABELS: np.full(6, 2**62), "class_names": None}, "expected values in 0..1048575"),
     ("images", {"train/ids": None}, "train/ids: expected at least one row"),
     ("images", {"a b/ids": ["x"], "a b/features": random_features(1)}, "name of a split: expected"),
     ("images", {"train/ids": np.array([b"\xff"] * 6)}, "train/ids: expected UTF-8, got b'\\xff'"),
-    ("images", {"kind": "video"}, "kind: expected one of images, texts, logits, result, probe, "),
     ("images", {"version": 7}, "format version 7 was made by a newer clipkit"),
     ("images", {"version": 0}, "expected a format version from 1 to 2, got 0"),
-    ("logits", {"temperature": np.nan}, f"temperature: {NUMBER} nan"),
-    ("images", {"history": "hello"}, "history: expected valid JSON"),
     ("images", {"history": START + "NaN}]"}, "history: expected plain JSON"),
-    ("images", {"history": START + "1e999}]"}, "history: expected plain JSON"),
     ("images", {"history": START + '"\\ud800"}]'}, "history: expected plain JSON"),
     ("images", {"history": START + "9" * 5000 + "}]"}, "history: expected valid JSON"),
     ("images", {"history": START + "[" * 60000 + "]" * 60000 + "}]"}, "expected valid JSON"),

@@ -94,7 +94,6 @@ def test_labels_are_dropped_with_a_warning_if_an_image_has_none(photos, capsys):
         (["-", "photos"], "a list of paths - alone, got photos too"),
         (["m.csv", "m.csv"], "the manifest m.csv alone, got m.csv too"),
         (["photos", "s://x/a.png"], "expected a local path, got the URL s://x/a.png"),
-        (["photos", "cats"], "unknown data set 'cats'"),
         ([], "expected the name of a data set, got none"),
     ],
 )
@@ -427,7 +426,6 @@ ONE_LINE = ": expected a row of a table, got "
         ("m.csv", "a.png,cat\n", "m.csv, line 1: expected a column 'path', got 'a.png', 'cat'"),
         ("m.csv", "path,path\na,b\n", "line 1: expected the column 'path' once, got it twice"),
         ("m.csv", "path,label\na,x\nb\n", "line 3: expected 2 columns as in the header, got 1"),
-        ("m.csv", "path,label\n,x\n", "line 2: expected a path, got none"),
         ("m.csv", "path,label\na,0\nb,-1\n", "line 3: expected a label from 0, got -1"),
         ("m.csv", "path,id\na,1\nb,2\nc,1\n", "line 4: expected each id once, got 1 as in line 2"),
         ("m.csv", "path,id\na,1\nb,\n", "line 3: expected an id, got none"),
@@ -448,7 +446,6 @@ ONE_LINE = ": expected a row of a table, got "
         ("m.jsonl", '{"path": "a\\u0000b"}', "line 1: expected a path without NUL characters"),
         ("m.jsonl", '{"path": "\\ud800"}', "line 1: path: expected UTF-8 text"),
         ("m.jsonl", '{"path": "a", "label": NaN}', A_VALUE),
-        ("m.jsonl", '{"path": "a", "label": 1e999}', A_VALUE),
         ("m.jsonl", '{"path": "a", "label": true}', A_VALUE),
         ("m.jsonl", '{"path": "a", "label": ["x"]}', A_VALUE),
         ("m.parquet", "no Parquet", "cannot read m.parquet: "),
