@@ -12,8 +12,12 @@ from typing import Any
 
 import h5py
 import numpy as np
+import pytest
 from numpy.typing import ArrayLike, NDArray
+from PIL import Image
 
+from clipkit.base.errors import ClipkitError
+from clipkit.datasets.dataset import Dataset, ImageDataset
 from clipkit.features import FeatureFile, History, Split, row_ids, write
 from clipkit.features.model import KINDS
 from clipkit.features.validation import MODEL_ARRAYS
@@ -41,6 +45,15 @@ def refused(result: Any, exit_code: int, *parts: str) -> str:
     return stderr
 
 
+@contextlib.contextmanager
+def fails_with(message: str, error: type[ClipkitError] = ClipkitError) -> Iterator[Any]:
+    """Check that the block raises an error of one line that holds this text."""
+    with pytest.raises(error) as caught:
+        yield caught
+    assert message in caught.value.message
+    assert "\n" not in caught.value.message
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     """Return every file below a folder."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
@@ -57,6 +70,28 @@ def unchanged(folder: Path) -> Iterator[None]:
 
 def random_features(n: int = ROWS, width: int = 4, seed: int = 0) -> NDArray[np.float32]:
     return np.random.default_rng(seed).standard_normal((n, width)).astype("<f4")
+
+
+def write_images(root: Path, *names: str) -> Path:
+    """Write images of 4 x 4 pixels, each with its number as red value."""
+    for i, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4), (i, 0, 0)).save(root / name, "PNG")
+    return root
+
+
+def red_of(split: ImageDataset, row: int) -> int:
+    """Return the red value of an image's first pixel."""
+    return split.image(row).getpixel((0, 0))[0]
+
+
+def red_values(split: ImageDataset) -> list[int]:
+    return [red_of(split, row) for row in range(len(split))]
+
+
+def labels_of(data: Dataset) -> dict[str, list[int]]:
+    """Return the labels of each split."""
+    return {name: split.labels.tolist() for name, split in data.splits.items()}
 
 
 def content(kind: str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.server
 import io
+import itertools
 import json
 import os
 import pickle
@@ -26,6 +27,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from factories import fails_with, red_of, red_values, write_images
 from fsspec.implementations.dirfs import DirFileSystem
 from PIL import Image
 from shell import clipkit, fails, ok
@@ -35,28 +37,20 @@ from clipkit.base.errors import ClipkitError, ImageError, UsageError
 from clipkit.datasets import images, parquet, remote, shards, tars
 from clipkit.datasets.dataset import Dataset, ImageDataset
 from clipkit.datasets.remote import SharedCache
+from clipkit.embedding import checkpoint
 
 CLASSES = ["bird", "cat", "dog"]
 Member = tuple[str, bytes]
 
 
-def png(red: int, side: int = 8) -> bytes:
+def png(red: int) -> bytes:
     stream = io.BytesIO()
-    Image.new("RGB", (side, side), (red, 3 * red % 256, 0)).save(stream, "PNG")
+    Image.new("RGB", (8, 8), (red, 3 * red % 256, 0)).save(stream, "PNG")
     return stream.getvalue()
 
 
-def red_of(split: ImageDataset, row: int) -> int:
-    return split.image(row).getpixel((0, 0))[0]
-
-
-def reds(split: ImageDataset) -> list[int]:
-    return [red_of(split, row) for row in range(len(split))]
-
-
-def write_tar(
-    path: Path, *members: Member | tarfile.TarInfo, form: int = tarfile.PAX_FORMAT
-) -> Path:
+def write_tar(path: Path, *members: Any, form: int = tarfile.PAX_FORMAT) -> Path:
+    """Write a tar of (name, bytes) and of headers without content."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w", format=form) as tar:
         for member in members:
@@ -70,27 +64,37 @@ def write_tar(
     return path
 
 
+def load_all(*members: Any, path: Path) -> ImageDataset:
+    """Write a tar and return its only split."""
+    return datasets.load(write_tar(path / "a.tar", *members)).splits["all"]
+
+
 def sample(key: str, red: int, label: object | None = None) -> list[Member]:
     members = [(f"{key}.png", png(red))]
-    if label is not None:
-        members.append((f"{key}.cls", str(label).encode()))
-    return members
+    return members if label is None else [*members, (f"{key}.cls", str(label).encode())]
 
 
 def write_tars(folder: Path) -> Path:
     """Write three tars of two labelled images each: train-0, train-1 and test-0."""
-    red = 0
-    for name in ("train-0", "train-1", "test-0"):
-        members = []
-        for _ in range(2):
-            members += sample(f"{red:03}", red, red % 3)
-            red += 1
-        write_tar(folder / f"{name}.tar", *members)
+    for number, name in enumerate(("train-0", "train-1", "test-0")):
+        reds = (2 * number, 2 * number + 1)
+        write_tar(
+            folder / f"{name}.tar", *itertools.chain(*(sample(f"{r:03}", r, r % 3) for r in reds))
+        )
     return folder
 
 
 def class_label(names: list[str] = CLASSES) -> dict[str, Any]:
     return {"names": names, "_type": "ClassLabel"}
+
+
+def structs(pictures: list[Any], paths: list[Any]) -> pa.Array:
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    rows = zip(pictures, paths, strict=True)
+    return pa.array([{"bytes": data, "path": name} for data, name in rows], kind)
+
+
+TWO = structs([b"", b""], ["a", "b"])
 
 
 def write_parquet(
@@ -105,10 +109,7 @@ def write_parquet(
 ) -> Path:
     """Write a file as `datasets` does: a struct of bytes and path, and features in the metadata."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    paths = paths or [None] * len(pictures)
-    structs = [{"bytes": data, "path": name} for data, name in zip(pictures, paths, strict=True)]
-    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    table = pa.table({image: pa.array(structs, kind), **columns})
+    table = pa.table({image: structs(pictures, paths or [None] * len(pictures)), **columns})
     if described is not None:
         content = {"info": {"features": {image: {"_type": "Image"}, **described}}}
         table = table.replace_schema_metadata({"huggingface": json.dumps(content)})
@@ -118,14 +119,9 @@ def write_parquet(
 
 def write_hf(folder: Path) -> Path:
     """Write the files of a repository: two of train and one of test, with labels."""
-    data = folder / "data"
-    for name, numbers in (
-        ("train-00000-of-00002", (0, 1, 2)),
-        ("train-00001-of-00002", (3, 4)),
-        ("test-00000-of-00001", (5,)),
-    ):
+    for name, numbers in (("train-0", (0, 1, 2)), ("train-1", (3, 4)), ("test-0", (5,))):
         write_parquet(
-            data / f"{name}.parquet",
+            folder / "data" / f"{name}.parquet",
             [png(n) for n in numbers],
             [f"{n}.png" for n in numbers],
             label=pa.array([n % 3 for n in numbers]),
@@ -138,20 +134,14 @@ def write_hf(folder: Path) -> Path:
 
 
 def test_a_tar_gives_ids_labels_and_images_in_its_order(tmp_path):
-    write_tar(
-        tmp_path / "pets.tar",
-        *sample("b/x", 5, "dog"),
-        ("b/x.txt", b"a caption"),
-        *sample("./a/y.1", 6, "cat"),
-    )
-    data = datasets.load(tmp_path / "pets.tar")
-    assert data.name == "pets"
-    assert data.class_names == ["cat", "dog"]
+    members = [*sample("b/x", 5, "dog"), ("b/x.txt", b"a caption"), *sample("./a/y.1", 6, "cat")]
+    data = datasets.load(write_tar(tmp_path / "pets.tar", *members))
+    assert (data.name, data.class_names) == ("pets", ["cat", "dog"])
     split = data.splits["all"]
     assert split.ids == ["b/x", "a/y"]
     assert split.labels.tolist() == [1, 0]
     assert split.labels.dtype == np.int64
-    assert reds(split) == [5, 6]
+    assert red_values(split) == [5, 6]
     assert str(tmp_path) not in json.dumps(data.details)
 
 
@@ -162,33 +152,22 @@ def test_a_tar_gives_ids_labels_and_images_in_its_order(tmp_path):
         ["*.tar"],
         ["."],
         ["{train-0,train-1,test-0}.tar"],
-        ["train-0.tar", "train-1.tar", "train-*.tar", "test-0.tar"],
+        ["train-0.tar", "./train-0.tar", "train-1.tar", "train-*.tar", "test-0.tar"],
     ],
     ids=str,
 )
-def test_ranges_globs_folders_and_lists_name_the_same_tars(tmp_path, monkeypatch, arguments):
+def test_ranges_globs_folders_and_lists_name_the_same_tars_once(tmp_path, monkeypatch, arguments):
     monkeypatch.chdir(write_tars(tmp_path))
     data = datasets.load(arguments)
-    assert {name: split.ids for name, split in data.splits.items()} == {
-        "train": ["000", "001", "002", "003"],
-        "test": ["004", "005"],
-    }
+    assert data.splits["train"].ids == ["000", "001", "002", "003"]
     assert data.class_names == ["0", "1", "2"]
-    assert reds(data.splits["train"]) == [0, 1, 2, 3]
+    assert red_values(data.splits["train"]) == [0, 1, 2, 3]
     assert data.splits["test"].labels.tolist() == [1, 2]
-
-
-def test_a_file_that_is_named_twice_is_read_once(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    write_tar(tmp_path / "a.tar", *sample("x", 9))
-    assert shards.find_files(["a.tar", "./a.tar", str(tmp_path / "a.tar"), "*.tar"], ".tar") == [
-        "a.tar"
-    ]
 
 
 def test_a_path_that_exists_is_taken_as_it_is_written(tmp_path):
     path = write_tar(tmp_path / "odd[1]{a,b}.tar", *sample("x", 9))
-    assert reds(datasets.load(path).splits["all"]) == [9]
+    assert red_values(datasets.load(path).splits["all"]) == [9]
 
 
 @pytest.mark.parametrize(
@@ -208,7 +187,7 @@ def test_the_split_is_named_by_the_file_or_its_folder(files, expected):
 
 
 def test_files_of_which_only_some_name_a_split_are_refused():
-    with pytest.raises(ClipkitError, match=r"extra.tar: expected train, val or test in its name"):
+    with fails_with("extra.tar: expected train, val or test in its name"):
         shards.split_names(["train.tar", "extra.tar"])
 
 
@@ -221,89 +200,62 @@ def test_files_of_which_only_some_name_a_split_are_refused():
     ],
 )
 def test_integers_are_named_by_a_file_beside_the_tars_or_above(tmp_path, name, content, capsys):
-    write_tar(tmp_path / "train" / "0.tar", *sample("a", 1, 2), *sample("b", 2, 0))
-    assert datasets.load(tmp_path / "train" / "0.tar").class_names == ["0", "2"]
-    note = "0.tar: the labels are numbers; a file classnames.txt beside it"
-    assert note in capsys.readouterr().err
+    path = write_tar(tmp_path / "train" / "0.tar", *sample("a", 1, 2), *sample("b", 2, 0))
+    assert datasets.load(path).class_names == ["0", "2"]
+    assert "the labels are numbers" in capsys.readouterr().err
     (tmp_path / name).write_text(content)
-    data = datasets.load(tmp_path / "train" / "0.tar")
+    data = datasets.load(path)
     assert data.class_names == CLASSES
     assert capsys.readouterr().err == ""
     assert data.splits["train"].labels.tolist() == [2, 0]
-    write_tar(tmp_path / "train" / "0.tar", *sample("a", 1, 3))
-    with pytest.raises(ClipkitError, match=f"since .*/{name} names 3 classes, got 3"):
-        datasets.load(tmp_path / "train" / "0.tar")
+    write_tar(path, *sample("a", 1, 3))
+    with fails_with(f"{name} names 3 classes, got 3"):
+        datasets.load(path)
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("classnames.txt", b"bird\n\ncat\n", "expected a class name for each label 0, 1, 2"),
-        (
-            "classnames.txt",
-            b"x" * 2000,
-            "names of at most 1,000 characters, got 1 lines, the longest",
-        ),
+        ("classnames.txt", b"x" * 2000, "names of at most 1,000 characters, got 1 lines"),
         ("classnames.txt", b"bird\n\xff\n", "line 2: expected UTF-8 text, got the byte 0xff"),
         ("class_index.json", b'{"n01440764": "tench"}', "expected a class name for each label 0"),
         ("class_index.json", b'{"1": ["n01440764", "tench"]}', "expected a class name for each"),
         ("class_index.json", b'{"0": ["tench"]}', "expected a class index, got other content"),
-        ("class_index.json", b"tench", "expected a class index, got other content"),
     ],
 )
 def test_files_that_do_not_name_each_number_are_refused(tmp_path, name, content, message):
     path = write_tar(tmp_path / "0.tar", *sample("a", 1, 0))
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(ClipkitError, match=f"{name}.*{message}"):
+    with fails_with(message) as caught:
         datasets.load(path)
+    assert name in caught.value.message
 
 
-def test_a_label_in_json_counts_where_there_is_no_cls(tmp_path):
-    write_tar(
-        tmp_path / "a.tar",
-        ("0.json", b'{"label": 1}'),
-        *sample("0", 1),
-        *sample("1", 2, 0),
-        ("1.json", b'{"label": 1}'),
-    )
-    assert datasets.load(tmp_path / "a.tar").splits["all"].labels.tolist() == [1, 0]
+def test_a_label_in_json_counts_where_there_is_no_cls_of_text(tmp_path, capsys):
+    label = b'{"label": 1}'
+    members = [("0.json", label), *sample("0", 1), *sample("1", 2, 0), ("1.json", label)]
+    split = load_all(*members, ("2.png", png(3)), ("2.cls", b"\xff"), path=tmp_path)
+    assert split.labels.tolist() == [1, 0]
+    assert "all: left out 1 image without a label, first 2" in capsys.readouterr().err
 
 
 def test_members_of_a_key_may_lie_apart(tmp_path):
-    members = [(f"{n}.png", png(n)) for n in range(3)]
+    pictures = [(f"{n}.png", png(n)) for n in range(3)]
     labels = [(f"{n}.cls", str(n % 2).encode()) for n in (2, 0, 1)]
-    write_tar(tmp_path / "a.tar", *labels[:1], *members, *labels[1:])
-    split = datasets.load(tmp_path / "a.tar").splits["all"]
-    assert dict(zip(split.ids, split.labels.tolist(), strict=True)) == {"0": 0, "1": 1, "2": 0}
-    assert {name: red_of(split, row) for row, name in enumerate(split.ids)} == {
-        "0": 0,
-        "1": 1,
-        "2": 2,
-    }
-
-
-def test_rows_without_a_label_are_left_out_where_others_have_one(tmp_path, capsys):
-    write_tar(
-        tmp_path / "a.tar",
-        *sample("0", 1, "cat"),
-        *sample("1", 2),
-        *sample("2", 3, "dog"),
-        ("3.png", png(4)),
-        ("3.cls", b"\xff"),
-    )
-    split = datasets.load(tmp_path / "a.tar").splits["all"]
-    assert split.ids == ["0", "2"]
-    assert reds(split) == [1, 3]
-    assert "all: left out 2 images without a label, first 1" in capsys.readouterr().err
+    split = load_all(labels[0], *pictures, *labels[1:], path=tmp_path)
+    reds = red_values(split)
+    assert sorted(zip(split.ids, split.labels.tolist(), reds, strict=True)) == [
+        ("0", 0, 0), ("1", 1, 1), ("2", 0, 2)
+    ]  # fmt: skip
 
 
 def test_a_split_without_labels_is_unlabelled(tmp_path):
     write_tar(tmp_path / "train.tar", *sample("0", 1, "cat"))
     write_tar(tmp_path / "test.tar", *sample("0", 1), *sample("1", 2))
-    data = datasets.load(tmp_path)
-    assert data.splits["train"].labels.tolist() == [0]
-    assert data.splits["test"].labels is None
-    assert len(data.splits["test"]) == 2
+    splits = datasets.load(tmp_path).splits
+    assert splits["train"].labels.tolist() == [0]
+    assert (splits["test"].labels, len(splits["test"])) == (None, 2)
 
 
 def test_equal_keys_in_two_tars_get_the_names_of_their_tars(tmp_path, capsys):
@@ -317,36 +269,23 @@ def test_equal_keys_in_two_tars_get_the_names_of_their_tars(tmp_path, capsys):
 
 
 def test_of_several_images_of_a_key_the_first_is_read(tmp_path, capsys):
-    write_tar(
-        tmp_path / "a.tar",
-        ("0.left.png", png(1)),
-        ("0.right.png", png(2)),
-        *sample("1", 3),
-        *sample("0", 4),
-    )
-    split = datasets.load(tmp_path / "a.tar").splits["all"]
+    twice = [("0.left.png", png(1)), ("0.right.png", png(2))]
+    split = load_all(*twice, *sample("1", 3), *sample("0", 4), path=tmp_path)
     assert split.ids == ["0", "1"]
-    assert reds(split) == [1, 3]
+    assert red_values(split) == [1, 3]
     assert "left out 2 images: their keys have an image already" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT])
 def test_every_form_of_tar_is_read(tmp_path, form):
-    long_name = "/".join(["folder" * 4] * 6) + "/picture"
-    members = sample(long_name, 7, 1)
-    if form != tarfile.USTAR_FORMAT:
-        members += sample("é" * 120, 8, 0)
-    split = datasets.load(write_tar(tmp_path / "a.tar", *members, form=form)).splits["all"]
-    assert split.ids == [long_name, "é" * 120][: len(members) // 2]
-    assert reds(split) == [7, 8][: len(members) // 2]
-    assert split.labels.tolist() == [[0], [1, 0]][len(members) // 2 - 1]
-
-
-def test_hidden_files_and_folders_are_ignored(tmp_path):
-    folder = tarfile.TarInfo("a.png")
-    folder.type = tarfile.DIRTYPE
-    path = write_tar(tmp_path / "a.tar", folder, ("._0.png", b"x"), *sample("0", 1))
-    assert datasets.load(path).splits["all"].ids == ["0"]
+    names = ["/".join(["folder" * 4] * 6) + "/picture", "é" * 120]
+    if form == tarfile.USTAR_FORMAT:  # it has no room for the second
+        del names[1]
+    members = [(f"{name}.png", png(red)) for red, name in enumerate(names)]
+    path = write_tar(tmp_path / "a.tar", *members, form=form)
+    split = datasets.load(path).splits["all"]
+    assert split.ids == names
+    assert red_values(split) == [0, 1][: len(names)]
 
 
 def member_of(kind: bytes, name: str = "0.png", **fields: Any) -> tarfile.TarInfo:
@@ -358,28 +297,19 @@ def member_of(kind: bytes, name: str = "0.png", **fields: Any) -> tarfile.TarInf
 
 
 def test_links_sparse_empty_and_huge_members_are_rows_that_cannot_be_read(tmp_path, monkeypatch):
-    path = write_tar(
-        tmp_path / "a.tar",
+    reasons = "got a link|got a link|got a sparse file|the file is empty|got 5,|one of PNG"
+    members = [
         member_of(tarfile.SYMTYPE, "0.png", linkname="/etc/passwd"),
         member_of(tarfile.LNKTYPE, "1.png", linkname="0.png"),
         member_of(tarfile.GNUTYPE_SPARSE, "2.png"),
-        ("3.png", b""),
-        ("4.png", png(1) + bytes(5000)),
-        ("5.png", b"no image"),
-        *sample("6", 6),
-    )
-    monkeypatch.setattr(images, "MAX_BYTES", 4000)
-    split = datasets.load(path).splits["all"]
-    reasons = [
-        "expected a file, got a link",
-        "expected a file, got a link",
-        "expected a file, got a sparse file",
-        "the file is empty",
-        "expected at most 4,000 bytes, got 5,",
-        "expected one of PNG",
+        *[("3.png", b""), ("4.png", png(1) + bytes(5000)), ("5.png", b"no image")],
+        *[member_of(tarfile.DIRTYPE, "a.png"), ("._0.png", b"x")],  # no rows
     ]
-    for row, reason in enumerate(reasons):
-        with pytest.raises(ImageError, match=rf"cannot read .*a.tar at byte \d+: {reason}"):
+    monkeypatch.setattr(images, "MAX_BYTES", 4000)
+    split = load_all(*members, *sample("6", 6), path=tmp_path)
+    assert split.ids == [*"0123456"]
+    for row, reason in enumerate(reasons.split("|")):
+        with pytest.raises(ImageError, match=rf"cannot read .*a.tar at byte \d+: .*{reason}"):
             split.image(row)
     assert red_of(split, 6) == 6
 
@@ -394,23 +324,24 @@ def patched(data: bytes, start: int, new: bytes) -> bytes:
 
 
 SIZE, KIND = 124, 156  # where a header holds them
-HOSTILE = {
-    "empty": (lambda tar: b"", r"expected a tar file, got other content \(empty file"),
-    "text": (lambda tar: b"hello " * 200, "expected a tar file, got other content"),
+
+
+OTHER = "expected a tar file, got other content"
+
+HOSTILE: dict[str, tuple[Any, str]] = {
+    "empty": (lambda tar: b"", f"{OTHER} (empty file"),
+    "text": (lambda tar: b"hello " * 200, OTHER),
     "cut in a member": (lambda tar: tar[:550], "truncated: it has no end mark after 1 members"),
     "cut in a header": (lambda tar: tar[:1200], "truncated: it has no end mark after 1 members"),
     "cut after a member": (lambda tar: tar[:2048], "truncated: it has no end mark after 2"),
     "damaged": (lambda tar: tar[:1100] + b"!" + tar[1101:], "damaged at byte 1,024"),
     "two in one": (lambda tar: tar + tar, "nothing after its end at byte 2,048, got more"),
     "a hole": (lambda tar: tar[:1024] + bytes(2**21) + tar[1024:], "got more content"),
-    "gzip": (lambda tar: b"\x1f\x8b" + tar, "uncompressed tar, .* got gzip"),
+    "gzip": (lambda tar: b"\x1f\x8b" + tar, "got gzip"),
     "zstd": (lambda tar: b"\x28\xb5\x2f\xfd" + tar, "got zstd"),
     "negative": (lambda tar: patched(tar, SIZE, b"\xff" * 12), "a size of -1 bytes"),
     "minus": (lambda tar: patched(tar, SIZE, b"-0000000001\0"), "a size of -1 bytes"),
-    "nines": (
-        lambda tar: patched(tar, SIZE, b"99999999999\0"),
-        "expected a tar file, got other content",
-    ),
+    "nines": (lambda tar: patched(tar, SIZE, b"99999999999\0"), OTHER),
     "exabytes": (lambda tar: patched(tar, SIZE, b"\x80" + b"\1" * 11), "truncated"),
     "terabytes": (lambda tar: patched(tar, SIZE, b"77777777777\0"), "truncated"),
     "a negative pax header": (
@@ -430,36 +361,30 @@ def test_damaged_and_hostile_tars_are_refused_in_one_line(tmp_path, name):
     change, message = HOSTILE[name]
     good = write_tar(tmp_path / "good.tar", ("0.png", png(1)), ("1.png", png(2))).read_bytes()
     (tmp_path / "bad.tar").write_bytes(change(good))
-    with pytest.raises(ClipkitError, match=message) as caught:
+    with fails_with(message):
         datasets.load(tmp_path / "bad.tar").splits["all"].image(0)
-    assert "\n" not in caught.value.message
 
 
 def test_hostile_pax_records_are_refused(tmp_path):
-    for records in ({"size": "-5"}, {"size": "1" * 30}, {"size": str(2**40)}):
-        info = tarfile.TarInfo("0.png")
-        info.pax_headers = records
-        path = write_tar(tmp_path / "a.tar", info, *sample("1", 1))
-        with pytest.raises(ClipkitError, match=r"a\.tar: "):
-            datasets.load(path)
+    for size in ("-5", "1" * 30, str(2**40)):
+        info = member_of(tarfile.REGTYPE, pax_headers={"size": size})
+        with fails_with("a.tar: "):
+            load_all(info, *sample("1", 1), path=tmp_path)
 
 
 @pytest.mark.exhaustive
 @pytest.mark.long
 def test_a_hundred_thousand_members_are_scanned_in_seconds(tmp_path):
-    info = tarfile.TarInfo("0")
     path = tmp_path / "a.tar"
     with path.open("wb") as file:
         for number in range(100_000):
-            info.name = f"{number}.png"
-            file.write(info.tobuf(tarfile.USTAR_FORMAT))
+            file.write(tarfile.TarInfo(f"{number}.png").tobuf(tarfile.USTAR_FORMAT))
         file.write(bytes(1024))
     start = time.process_time()
     split = datasets.load(path).splits["all"]
     assert len(split) == 100_000
     assert time.process_time() - start < 15
     source = split.source
-    assert isinstance(source, tars.TarImages)
     arrays = (source.file_of, source.offsets, source.sizes)
     assert sum(array.nbytes for array in arrays) == 20 * len(split)
 
@@ -473,11 +398,11 @@ def test_a_hundred_thousand_members_are_scanned_in_seconds(tmp_path):
         (["{2..1}.tar"], "expected a rising range"),
         (["{0..9999999}.tar"], "at most 100,000 numbers"),
         (["{a..c}.tar"], "expected a range in braces, got 'a..c'"),
-        (["a.tar.gz"], r"expected an uncompressed tar.*got gzip"),
-        (["notes.tar"], r"expected images in the tar, got a.txt"),
+        (["a.tar.gz"], "got gzip"),
+        (["notes.tar"], "expected images in the tar, got a.txt"),
         (["https://host/*.tar"], "cannot be searched for a wildcard"),
+        (["http://[::1]:8000/[ab].tar"], "cannot be searched for a wildcard"),
         (["file:///etc/a.tar"], "expected a URL with https://"),
-        (["ftp://host/a.tar"], "expected a URL with https://"),
     ],
 )
 def test_wrong_names_of_tars_are_refused(tmp_path, monkeypatch, arguments, message):
@@ -485,26 +410,25 @@ def test_wrong_names_of_tars_are_refused(tmp_path, monkeypatch, arguments, messa
     write_tar(tmp_path / "notes.tar", ("a.txt", b"x"))
     with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as tar:
         tar.addfile(tarfile.TarInfo("0.png"))
-    with pytest.raises(ClipkitError, match=message):
+    with fails_with(message):
         datasets.load(arguments)
 
 
 @pytest.fixture(params=["csv", "tar", "parquet"])
-def labelled(request: pytest.FixtureRequest, tmp_path: Path):
+def labelled(request, tmp_path):
     """Return a function that reads images with these labels from one of the sources."""
 
     def read(*labels: str) -> Dataset:
         path = tmp_path / f"a.{request.param}"
         if request.param == "csv":
-            for i in range(len(labels)):
+            rows = ["path,label"]
+            for i, label in enumerate(labels):
                 (tmp_path / f"{i}.png").write_bytes(png(i))
-            path.write_text(
-                "path,label\n" + "".join(f"{i}.png,{x}\n" for i, x in enumerate(labels))
-            )
+                rows.append(f"{i}.png,{label}")
+            path.write_text("\n".join(rows))
         elif request.param == "tar":
-            write_tar(
-                path, *[member for i, x in enumerate(labels) for member in sample(str(i), i, x)]
-            )
+            samples = [sample(str(i), i, label) for i, label in enumerate(labels)]
+            write_tar(path, *itertools.chain(*samples))
         else:
             write_parquet(path, [png(i) for i in range(len(labels))], label=list(labels))
         return datasets.load(path)
@@ -533,22 +457,14 @@ def test_whole_numbers_are_sorted_as_numbers_and_a_gap_is_no_class(
 
 
 def test_a_negative_number_is_refused(labelled):
-    with pytest.raises(ClipkitError, match=r"expected a label from 0, got -1$"):
+    with fails_with("expected a label from 0, got -1"):
         labelled("0", "-1")
-
-
-def test_whole_numbers_of_a_parquet_file_with_gaps_are_names(tmp_path):
-    images = [png(number) for number in range(4)]
-    path = write_parquet(tmp_path / "a.parquet", images, label=[30000001, 7, None, 7])
-    data = datasets.load(path)
-    assert data.class_names == ["7", "30000001"]
-    assert data.splits["all"].labels.tolist() == [1, 0, 0]
 
 
 def test_rows_without_a_label_are_left_out_of_every_source_where_others_have_one(labelled, capsys):
     data = labelled("dog", "", "cat")
     assert data.splits["all"].labels.tolist() == [1, 0]
-    assert reds(data.splits["all"]) == [0, 2]
+    assert red_values(data.splits["all"]) == [0, 2]
     assert "all: left out 1 image without a label, first " in capsys.readouterr().err
     assert labelled("", "").splits["all"].labels is None
 
@@ -567,31 +483,12 @@ def test_wordnet_ids_of_every_source_get_the_names_of_a_class_index(labelled, tm
 
 def test_parquet_gives_paths_labels_and_class_names(tmp_path):
     data = datasets.load(write_hf(tmp_path / "pets"))
-    assert data.name == "pets"
-    assert data.class_names == CLASSES
-    assert {name: split.ids for name, split in data.splits.items()} == {
-        "test": ["5.png"],
-        "train": ["0.png", "1.png", "2.png", "3.png", "4.png"],
-    }
-    train = data.splits["train"]
-    assert reds(train) == [0, 1, 2, 3, 4]
+    assert (data.name, data.class_names) == ("pets", CLASSES)
+    train, test = data.splits["train"], data.splits["test"]
+    assert (train.ids, test.ids) == ([f"{i}.png" for i in range(5)], ["5.png"])
+    assert red_values(train) == [0, 1, 2, 3, 4]
     assert train.labels.tolist() == [0, 1, 2, 0, 1]
     assert str(tmp_path) not in json.dumps(data.details)
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["data/*.parquet"],
-        ["data"],
-        ["data/train-0000{0,1}-of-00002.parquet", "data/test-00000-of-00001.parquet"],
-    ],
-    ids=str,
-)
-def test_patterns_name_the_same_parquet_files(tmp_path, monkeypatch, arguments):
-    monkeypatch.chdir(write_hf(tmp_path))
-    sizes = {name: len(split) for name, split in datasets.load(arguments).splits.items()}
-    assert sizes == {"train": 5, "test": 1}
 
 
 def test_ids_are_rows_where_a_path_is_missing_or_there_twice(tmp_path):
@@ -606,44 +503,36 @@ def test_bytes_alone_are_images_too(tmp_path):
     data = datasets.load(tmp_path / "a.parquet")
     assert data.class_names == ["bird", "cat"]
     assert data.splits["all"].labels.tolist() == [1, 0]
-    assert reds(data.splits["all"]) == [1, 2]
+    assert red_values(data.splits["all"]) == [1, 2]
 
 
 @pytest.mark.parametrize(
     ("columns", "described", "expected"),
     [
-        ({"fine_label": [2, 1], "coarse_label": [0, 0]}, None, [1, 0]),
-        (
-            {"species": [2, 1]},
-            {"species": class_label()},
-            [2, 1],
-        ),
-        ({"label": [None, 1]}, None, [0]),
-        ({"label": [-1, -1]}, {"label": class_label()}, None),
-        ({"label": ["cat", "cat"]}, None, [0, 0]),
-        ({"text": ["a", "b"]}, None, None),
-        ({"label": [[1], [2]]}, None, None),
-        (
-            {"a": [0, 1], "b": [1, 1]},
-            {"a": class_label(), "b": class_label()},
-            None,
-        ),
+        ({"fine_label": [2, 1], "coarse_label": [0, 0]}, [], [1, 0]),
+        ({"species": [2, 1]}, ["species"], [2, 1]),
+        ({"label": [None, 1]}, [], [0]),
+        ({"label": [30000001, 7]}, [], [1, 0]),
+        ({"label": [-1, -1]}, ["label"], None),
+        ({"label": ["cat", "cat"]}, [], [0, 0]),
+        ({"text": ["a", "b"]}, [], None),
+        ({"label": [[1], [2]]}, [], None),
+        ({"a": [0, 1], "b": [1, 1]}, ["a", "b"], None),
     ],
 )
 def test_the_column_of_labels(tmp_path, columns, described, expected):
+    described = dict.fromkeys(described, class_label()) or None
     path = write_parquet(tmp_path / "a.parquet", [png(1), png(2)], described=described, **columns)
     labels = datasets.load(path).splits["all"].labels
-    assert (None if labels is None else labels.tolist()) == expected
+    assert expected == (None if labels is None else labels.tolist())
 
 
 def test_the_column_of_images_is_the_only_one_or_called_image(tmp_path):
-    path = write_parquet(tmp_path / "a.parquet", [png(1)], image="img")
-    assert reds(datasets.load(path).splits["all"]) == [1]
-    path = write_parquet(tmp_path / "b.parquet", [png(2)], image="photo", mask=[b"x"])
-    assert reds(datasets.load(path).splits["all"]) == [2]
-    table = pa.table({"left": [b"x"], "right": [b"y"]})
-    pq.write_table(table, tmp_path / "c.parquet")
-    with pytest.raises(ClipkitError, match=r"expected one column of images, got left, right"):
+    for name, more in (("img", {}), ("photo", {"mask": [b"x"]})):
+        path = write_parquet(tmp_path / f"{name}.parquet", [png(1)], image=name, **more)
+        assert red_values(datasets.load(path).splits["all"]) == [1]
+    pq.write_table(pa.table({"left": [b"x"], "right": [b"y"]}), tmp_path / "c.parquet")
+    with fails_with("expected one column of images, got left, right"):
         datasets.load(tmp_path / "c.parquet")
 
 
@@ -653,36 +542,32 @@ def test_rows_without_bytes_cannot_be_read(tmp_path):
     path = write_parquet(tmp_path / "a.parquet", [png(1), None, b"", png(4)], paths)
     split = datasets.load(path).splits["all"]  # a path is an id: nothing is opened there
     for row, reason in ((1, "expected the bytes of an image, got none"), (2, "the file is empty")):
-        with pytest.raises(ImageError, match=rf"a.parquet, row {row}: {reason}"):
+        with fails_with(f"a.parquet, row {row}: {reason}", ImageError):
             split.image(row)
-    assert red_of(split, 3) == 4
+    assert split.image(3).getpixel((0, 0))[0] == 4
 
 
 def test_files_with_other_class_names_or_labels_are_refused(tmp_path):
-    write_parquet(tmp_path / "a.parquet", [png(1)], label=[0], described={"label": class_label()})
-    others = {"label": class_label(["x", "y"])}
+    pets, others = {"label": class_label()}, {"label": class_label(["x", "y"])}
+    write_parquet(tmp_path / "a.parquet", [png(1)], label=[0], described=pets)
     write_parquet(tmp_path / "b.parquet", [png(1)], label=[0], described=others)
-    with pytest.raises(ClipkitError, match="expected the same class names, got different"):
+    with fails_with("expected the same class names, got different"):
         datasets.load(tmp_path)
     write_parquet(tmp_path / "b.parquet", [png(1)])
-    with pytest.raises(ClipkitError, match="expected the same column of labels, got different"):
+    with fails_with("expected the same column of labels, got different"):
         datasets.load(tmp_path)
+    path = write_parquet(tmp_path / "b.parquet", [png(1)], label=[3], described=pets)
     with pytest.raises(ClipkitError, match=r"expected a label from 0 to 2, .* got 3"):
-        datasets.load(
-            write_parquet(
-                tmp_path / "c.parquet", [png(1)], label=[3], described={"label": class_label()}
-            )
-        )
+        datasets.load(path)
 
 
 @pytest.mark.parametrize("keep", [0, 3, 100, -1, -9])
 def test_damaged_parquet_files_are_refused_in_one_line(tmp_path, keep):
     data = write_parquet(tmp_path / "train.parquet", [png(1), png(2)]).read_bytes()
     (tmp_path / "train.parquet").write_bytes(data[:keep])
-    for name in (tmp_path, tmp_path / "train.parquet", str(tmp_path / "tr*.parquet")):
-        with pytest.raises(ClipkitError, match=r"cannot read .*train.parquet: ") as caught:
+    for name in (tmp_path, str(tmp_path / "tr*.parquet")):
+        with fails_with("train.parquet: "):
             datasets.load(name)
-        assert "\n" not in caught.value.message
 
 
 @pytest.mark.parametrize("kind", ["images", "manifest"])
@@ -695,52 +580,43 @@ def test_a_footer_that_states_fewer_rows_than_its_columns_is_refused(tmp_path, k
     first, last = data.index(twenty, max(0, len(data) - 720)), data.rindex(twenty)
     # of the file and of its row group; the columns' lie between
     for place, message in (
-        (first, r"a\.parquet: expected 19 rows, as the file states, got 20 in its row groups"),
-        (last, r"row group 0: expected 20 rows, as in .*, got 19"),
+        (first, "expected 19 rows, as the file states, got 20 in its row groups"),
+        (last, "row group 0: expected 20 rows, as in "),
     ):
         data = data[:place] + nineteen + data[place + 2 :]
         path.write_bytes(data)
-        assert pq.read_metadata(path).num_rows == 19
-        with pytest.raises(ClipkitError, match=message):
+        with fails_with(message):
             datasets.load(path)
-
-
-def images_of(count: int) -> pa.Array:
-    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    return pa.array([{"bytes": png(red), "path": None} for red in range(count)], kind)
 
 
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ([("image", images_of(2)), ("label", [0, 1]), ("label", [1, 0])], "'label', got label, la"),
-        ([("image", images_of(2)), ("image", images_of(2))], "'image.bytes', got image.bytes, im"),
-        ([("image.bytes", [b"", b""]), ("image", images_of(2))], "'image.bytes', got image.bytes"),
-        ([("image", images_of(2)), ("label.x", [5, 6]), ("label", [0, 1])], "got label.x, label"),
+        ([("image", TWO), ("label", [0, 1]), ("label", [1, 0])], "'label', got label, la"),
+        ([("image", TWO), ("image", TWO)], "'image.bytes', got image.bytes, im"),
+        ([("image.bytes", [b"", b""]), ("image", TWO)], "'image.bytes', got image.bytes"),
+        ([("image", TWO), ("label.x", [5, 6]), ("label", [0, 1])], "got label.x, label"),
     ],
 )
 def test_columns_that_share_a_name_are_refused(tmp_path, columns, message):
     names, arrays = zip(*columns, strict=True)
     pq.write_table(pa.table(list(arrays), names=list(names)), tmp_path / "a.parquet")
-    line = fails("embed", tmp_path / "a.parquet", "-m", "tiny", "-o", tmp_path / "o.h5")
-    assert "a.parquet: expected one column" in line
-    assert message in line
+    with fails_with(message):
+        datasets.load(tmp_path / "a.parquet")
 
 
 def test_a_class_name_that_is_no_text_is_refused(tmp_path):
     described = {"label": class_label(["cat\ud800", "dog"])}
-    path = write_parquet(
-        tmp_path / "a.parquet", [png(1), png(2)], described=described, label=[0, 1]
-    )
-    line = fails("embed", path, "-m", "tiny", "-o", tmp_path / "o.h5")
-    assert "a.parquet: label: expected UTF-8 text, got" in line
+    path = write_parquet(tmp_path / "a.parquet", [png(1)], described=described, label=[0])
+    with fails_with("label: expected UTF-8 text, got"):
+        datasets.load(path)
 
 
 def test_more_rows_than_a_file_of_its_size_may_have_are_refused(tmp_path, monkeypatch):
     path = write_parquet(tmp_path / "a.parquet", [None] * 5000, group=5000)
     monkeypatch.setattr(parquet, "SMALL_BYTES", 2**16)
     monkeypatch.setattr(parquet, "MAX_RATIO", 10)
-    with pytest.raises(ClipkitError, match=r"a\.parquet: expected rows that unpack to at most 0"):
+    with fails_with("a.parquet: expected rows that unpack to at most 0"):
         datasets.load(path)
 
 
@@ -755,15 +631,14 @@ def test_texts_of_parquet_that_are_not_utf8_are_refused(tmp_path, text):
 
 def test_a_row_group_that_takes_too_much_memory_is_refused(tmp_path, monkeypatch):
     noise = np.random.default_rng(0).bytes(300_000)
-    path = write_parquet(tmp_path / "a.parquet", [noise] * 4, group=4)
     monkeypatch.setattr(parquet, "MAX_GROUP_BYTES", 1_000_000)
     # a dictionary holds the image once, so that only reading it shows the size
+    path = write_parquet(tmp_path / "a.parquet", [noise] * 4, group=4)
     split = datasets.load(path).splits["all"]
-    with pytest.raises(ClipkitError, match=r"row group 0: expected at most 0 MiB of images"):
+    with fails_with("row group 0: expected at most 0 MiB of images"):
         split.image(0)
-    different = [noise, noise[1:], noise[2:], noise[3:]]
-    path = write_parquet(tmp_path / "a.parquet", different, group=4)
-    with pytest.raises(ClipkitError, match=r"hint|smaller|row group 0: expected at most"):
+    path = write_parquet(path, [noise[start:] for start in range(4)], group=4)
+    with fails_with("row group 0: expected at most"):
         datasets.load(path)
 
 
@@ -772,23 +647,19 @@ def test_a_dictionary_that_repeats_a_huge_value_takes_little_memory(tmp_path, mo
     monkeypatch.setattr(parquet, "BATCH_BYTES", 2**21)
     monkeypatch.setattr(parquet, "MAX_OTHER_BYTES", 2**23)
     monkeypatch.setattr(parquet, "MAX_GROUP_BYTES", 2**23)
-    huge = b"x" * 2**20
     options = {"compression": "zstd", "dictionary_pagesize_limit": 2**30, "store_schema": False}
 
     def repeat(value: str | bytes) -> pa.DictionaryArray:
         return pa.DictionaryArray.from_arrays(pa.array([0] * 4096, pa.int32()), pa.array([value]))
 
+    label = {"image": [b"x"] * 4096, "label": repeat("x" * 2**20)}
     for table, message in (
-        (
-            {"image": [b"x"] * 4096, "label": repeat(huge.decode())},
-            "label: expected rows that unpack to at most 8 MiB, got more",
-        ),
-        ({"image": repeat(huge)}, "at most 8 MiB of images"),
+        (label, "label: expected rows that unpack to at most 8 MiB, got more"),
+        ({"image": repeat(b"x" * 2**20)}, "at most 8 MiB of images"),
     ):
         pq.write_table(pa.table(table), tmp_path / "a.parquet", **options)
-        assert (tmp_path / "a.parquet").stat().st_size < 2000
         before = pa.default_memory_pool().max_memory()
-        with pytest.raises(ClipkitError, match=message):
+        with fails_with(message):
             datasets.load(tmp_path / "a.parquet").splits["all"].image(0)
         most = pa.default_memory_pool().max_memory()
         assert most == before or most < 2**26
@@ -796,8 +667,7 @@ def test_a_dictionary_that_repeats_a_huge_value_takes_little_memory(tmp_path, mo
 
 def test_without_pyarrow_the_error_says_what_to_install(tmp_path, monkeypatch):
     write_hf(tmp_path)
-    for module in [name for name in sys.modules if name == "clipkit.datasets.parquet"]:
-        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.delitem(sys.modules, "clipkit.datasets.parquet", raising=False)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     line = fails("embed", tmp_path, "-m", "tiny", "-o", tmp_path / "o.h5")
     assert "needs pyarrow, which is not installed; hint: install it: pip install" in line
@@ -811,30 +681,25 @@ def folder_data(tmp_path) -> tuple[Path, Path, Path]:
     """The same images in class folders, tars and Parquet files."""
     rng = np.random.default_rng(1)
     folder, archives, parquet = (tmp_path / name for name in ("folder", "tars", "parquet"))
-    for split, n in (("train", 30), ("test", 9)):
-        members: list[Member] = []
-        pictures, paths, labels = [], [], []
-        for label, name in enumerate(CLASSES):
-            (folder / split / name).mkdir(parents=True)
-            for i in range(n // 3):
-                stream = io.BytesIO()
-                pixels = rng.integers(0, 256, (20 + i, 30, 3), np.uint8)
-                Image.fromarray(pixels).save(stream, "JPEG")
-                data = stream.getvalue()
-                (folder / split / name / f"{i:02}.jpg").write_bytes(data)
-                members += [(f"{name}/{i:02}.jpg", data), (f"{name}/{i:02}.cls", name.encode())]
-                pictures.append(data)
-                paths.append(f"{name}/{i:02}.jpg")
-                labels.append(label)
+    for split, n in (("train", 10), ("test", 3)):
+        members, pictures = [], {}
+        for name, i in itertools.product(CLASSES, range(n)):
+            stream = io.BytesIO()
+            Image.fromarray(rng.integers(0, 256, (20 + i, 30, 3), np.uint8)).save(stream, "JPEG")
+            path = f"{name}/{i:02}.jpg"
+            pictures[path] = stream.getvalue()
+            members += [(path, pictures[path]), (f"{name}/{i:02}.cls", name.encode())]
+            (folder / split / name).mkdir(parents=True, exist_ok=True)
+            (folder / split / path).write_bytes(pictures[path])
         half = len(members) // 4 * 2
         write_tar(archives / f"{split}-0.tar", *members[:half])
         write_tar(archives / f"{split}-1.tar", *members[half:])
         write_parquet(
-            parquet / f"{split}-00000-of-00001.parquet",
-            pictures,
-            paths,
+            parquet / f"{split}.parquet",
+            list(pictures.values()),
+            list(pictures),
             group=7,
-            label=labels,
+            label=np.repeat([0, 1, 2], n),
             described={"label": class_label()},
         )
     return folder, archives, parquet
@@ -845,36 +710,18 @@ def folder_data(tmp_path) -> tuple[Path, Path, Path]:
 def test_features_and_labels_equal_those_of_class_folders(folder_data, tmp_path, options):
     files = []
     for source in folder_data:
-        output = tmp_path / f"{source.name}.h5"
         model = ["-m", "tiny", "--precision", "fp32", "--num-workers", 4]
-        ok("embed", source, *model, *options, "-o", output)
-        files.append(features.read(output))
+        ok("embed", source, *model, *options, "-o", tmp_path / f"{source.name}.h5")
+        files.append(features.read(tmp_path / f"{source.name}.h5"))
     expected = files[0]
     for file in files[1:]:
         assert file.class_names == expected.class_names
         for name, split in expected.splits.items():
             other = file.splits[name]
-            assert (
-                np.asarray(other.features[:]).tobytes() == np.asarray(split.features[:]).tobytes()
-            )
-            assert np.array_equal(other.labels, split.labels)
+            np.testing.assert_array_equal(other.features, split.features, strict=True)
+            np.testing.assert_array_equal(other.labels, split.labels)
             keys = [entry.removesuffix(".jpg") for entry in split.ids]
             assert [entry.removesuffix(".jpg") for entry in other.ids] == keys
-
-
-def test_real_images_equal_those_of_class_folders(cifar10_root, tmp_path):
-    members, pictures, paths = [], [], []
-    for name in ("airplane", "cat"):
-        for path in sorted((cifar10_root / "test" / name).iterdir())[:50]:
-            members.append((f"{name}/{path.name}", path.read_bytes()))
-            pictures.append(path.read_bytes())
-            paths.append(f"{name}/{path.name}")
-    tar = datasets.load(write_tar(tmp_path / "a.tar", *members)).splits["all"]
-    parquet = datasets.load(write_parquet(tmp_path / "a.parquet", pictures, paths)).splits["all"]
-    folder = datasets.load(cifar10_root, splits=["test"]).splits["test"]
-    for row, name in enumerate(paths):
-        expected = folder.image(folder.ids.index(name)).tobytes()
-        assert tar.image(row).tobytes() == parquet.image(row).tobytes() == expected
 
 
 def test_sources_are_drawn_from_pickled_and_shared_by_threads(folder_data):
@@ -892,10 +739,7 @@ def test_sources_are_drawn_from_pickled_and_shared_by_threads(folder_data):
 
 
 def test_the_fingerprint_changes_with_the_file_and_the_rows(folder_data):
-    for folder, name in (
-        (folder_data[1], "test-0.tar"),
-        (folder_data[2], "test-00000-of-00001.parquet"),
-    ):
+    for folder, name in ((folder_data[1], "test-0.tar"), (folder_data[2], "test.parquet")):
         split = datasets.load(folder).splits["test"]
         before = split.source.fingerprint()
         assert datasets.load(folder).splits["test"].source.fingerprint() == before
@@ -906,46 +750,31 @@ def test_the_fingerprint_changes_with_the_file_and_the_rows(folder_data):
 
 @pytest.mark.long
 def test_an_interrupted_run_on_changed_tars_is_refused(tmp_path, monkeypatch):
-    from clipkit.embedding.checkpoint import Checkpoint
-
-    folder = write_tars(tmp_path / "tars")
-    options = ("-m", "tiny", "-o", tmp_path / "o.h5")
+    embed = ("embed", write_tars(tmp_path / "tars"), "-m", "tiny", "-o", tmp_path / "o.h5")
 
     def fail(*arguments: Any) -> None:
         raise ClipkitError("interrupted")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Checkpoint, "join", fail)  # after the shards were written
-        done = clipkit("embed", folder, *options)
-    assert done.exit_code == 1
-    assert done.stderr.endswith("clipkit embed: interrupted\n")
-    os.utime(folder / "train-0.tar", ns=(1, 1))
-    done = clipkit("embed", folder, *options)
-    assert done.exit_code == 2
-    assert "image files" in done.stderr
-
-
-@pytest.mark.long
-def test_bad_images_are_skipped_and_named(tmp_path):
-    write_tar(tmp_path / "a.tar", *sample("0", 1, 0), ("1.png", b"x"), ("1.cls", b"1"))
-    result = clipkit("embed", tmp_path / "a.tar", "-m", "tiny", "-o", tmp_path / "o.h5")
-    assert result.exit_code == 3
-    assert "skipped all/1: cannot read" in result.stderr
+        patch.setattr(checkpoint.Checkpoint, "join", fail)  # after the shards were written
+        assert clipkit(*embed).stderr.endswith("clipkit embed: interrupted\n")
+    os.utime(tmp_path / "tars" / "train-0.tar", ns=(1, 1))
+    again = clipkit(*embed)
+    assert again.exit_code == 2
+    assert "image files" in again.stderr
 
 
 def test_archives_and_folders_do_not_mix(tmp_path):
     write_tars(tmp_path / "tars")
     write_hf(tmp_path / "pq")
-    with pytest.raises(UsageError, match="alone"):
+    with fails_with("alone", UsageError):
         datasets.load([tmp_path / "tars" / "train-0.tar", tmp_path / "pq"])
-    with pytest.raises(UsageError, match=r"root: expected a named data set, got tars"):
+    with fails_with("root: expected a named data set, got tars", UsageError):
         datasets.load(tmp_path / "tars", root="x")
 
 
 def test_a_folder_of_images_with_an_archive_in_it_is_a_folder(tmp_path):
-    for name in ("cat", "dog"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "1.png").write_bytes(png(1))
+    write_images(tmp_path, "cat/1.png", "dog/1.png")
     write_tar(tmp_path / "all.tar", *sample("0", 1))
     assert datasets.load(tmp_path).class_names == ["cat", "dog"]
 
@@ -964,33 +793,13 @@ def test_what_threads_ask_for_is_loaded_once_and_the_last_is_kept():
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(cache.get, [1] * 8 + [2] * 8 + [3] * 8))
     assert sorted(loads) == [1, 2, 3]
-    cache.get(1)
-    cache.get(4)  # 2 was used longest ago
-    cache.get(1)
-    assert len(loads) == 4
-    cache.get(2)
-    assert len(loads) == 5
+    for key in (1, 4, 1, 2):  # 4 takes the place of 2, which was used longest ago
+        cache.get(key)
+    assert loads[3:] == [4, 2]
     for _ in range(2):  # an error is not kept
-        with pytest.raises(ClipkitError, match="no such group"):
+        with fails_with("no such group"):
             cache.get(99)
     assert loads.count(99) == 2
-
-
-def test_shards_of_one_process_read_a_row_group_of_parquet_once(tmp_path, monkeypatch):
-    reads: list[int] = []
-    read_group = parquet._read_group
-
-    def read_and_count(part: Any, number: int) -> Any:
-        reads.append(number)
-        return read_group(part, number)
-
-    monkeypatch.setattr(parquet, "_read_group", read_and_count)
-    write_parquet(tmp_path / "a.parquet", [png(red) for red in range(8)], group=4)
-    split = datasets.load(tmp_path / "a.parquet").splits["all"]
-    shards_of_two = [split.take(np.arange(start, start + 2)) for start in range(0, 8, 2)]
-    colours = [reds(pickle.loads(pickle.dumps(shard))) for shard in shards_of_two]
-    assert colours == [[0, 1], [2, 3], [4, 5], [6, 7]]
-    assert reads == [0, 1]
 
 
 def test_a_shard_of_parquet_holds_the_files_of_its_rows_alone(tmp_path):
@@ -1001,8 +810,8 @@ def test_a_shard_of_parquet_holds_the_files_of_its_rows_alone(tmp_path):
     rows = np.array([149, 3, 62, 60])
     taken = split.take(rows)
     assert [Path(part.file.name).stem for part in taken.source.parts] == ["00", "12", "29"]
-    assert reds(taken) == rows.tolist()
-    assert reds(taken.take(np.array([2, 0]))) == [62, 149]
+    assert red_values(taken) == rows.tolist()
+    assert red_values(taken.take(np.array([2, 0]))) == [62, 149]
     assert len(split.take(np.zeros(0, np.int64))) == 0
 
 
@@ -1019,32 +828,31 @@ class Handler(http.server.BaseHTTPRequestHandler):
     etag: ClassVar[str] = '"1"'
 
     def do_GET(self) -> None:
+        path = self.root / urllib.parse.unquote(self.path.split("?")[0].lstrip("/"))
         if self.mode == "silent":
             time.sleep(2)
-            return
-        if type(self).failures > 0:
+        elif type(self).failures > 0:
             type(self).failures -= 1
             self.send_error(503)
-            return
-        path = self.root / urllib.parse.unquote(self.path.split("?")[0].lstrip("/"))
-        if self.mode == "redirect" and not self.path.endswith("?again"):
-            self.send_response(302)
-            self.send_header("Location", f"{self.path}?again")
-            self.end_headers()
-            return
-        if self.mode == "to a file":
-            self.send_response(302)
-            self.send_header("Location", f"file://{path}")
-            self.end_headers()
-            return
-        if not path.is_file():
+        elif self.mode == "redirect" and not self.path.endswith("?again"):
+            self.redirect(f"{self.path}?again")
+        elif self.mode == "to a file":
+            self.redirect(f"file://{path}")
+        elif not path.is_file():
             self.send_error(404)
-            return
-        data = path.read_bytes()
+        else:
+            self.send_file(path.read_bytes())
+
+    def redirect(self, place: str) -> None:
+        self.send_response(302)
+        self.send_header("Location", place)
+        self.end_headers()
+
+    def send_file(self, data: bytes) -> None:
         total = len(data)
-        match = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range") or "")
-        if match and self.mode != "whole":
-            first, last = int(match[1]), min(int(match[2]), total - 1)
+        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range") or "")
+        if asked and self.mode != "whole":
+            first, last = int(asked[1]), min(int(asked[2]), total - 1)
             if first >= total:
                 self.send_error(416)
                 return
@@ -1055,8 +863,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         else:
             self.send_response(200)
         self.send_header("Content-Length", str(len(data)))
-        if self.etag:
-            self.send_header("ETag", self.etag)
+        self.send_header("ETag", self.etag)
         self.end_headers()
         if self.mode == "cut":
             data = data[: len(data) // 2]
@@ -1086,12 +893,10 @@ def server(tmp_path, monkeypatch) -> Iterator[tuple[str, type[Handler]]]:
 
 def same(a: Dataset, b: Dataset) -> bool:
     assert a.class_names == b.class_names
-    assert list(a.splits) == list(b.splits)
+    assert sorted(a.splits) == sorted(b.splits)
     for name, split in a.splits.items():
-        other = b.splits[name]
-        assert split.digest() == other.digest()
-        for row in range(len(split)):
-            assert split.image(row).tobytes() == other.image(row).tobytes()
+        assert split.digest() == b.splits[name].digest()
+        assert red_values(split) == red_values(b.splits[name])
     return True
 
 
@@ -1102,25 +907,17 @@ def test_tars_at_a_url_give_the_same_as_local_ones(server):
     patterns = ["train-{0..1}.tar", "test-0.tar"]
     data = datasets.load([f"{url}/{pattern}" for pattern in patterns])
     assert same(data, datasets.load([handler.root / pattern for pattern in patterns]))
-    assert data.class_names == CLASSES
     assert url not in json.dumps(data.details)
-
-
-def test_wordnet_ids_at_a_url_get_the_names_of_a_class_index(server):
-    url, handler = server
-    write_tar(handler.root / "train" / "0.tar", *sample("0", 1, "n01440764"))
-    (handler.root / "class_index.json").write_text(json.dumps({"n01440764": "tench"}))
-    assert datasets.load(f"{url}/train/0.tar").class_names == ["tench"]
 
 
 def test_parquet_at_a_url_gives_the_same_as_local_files(server):
     url, handler = server
     write_hf(handler.root)
-    names = ["train-0000{0..1}-of-00002.parquet", "test-00000-of-00001.parquet"]
+    names = ["train-{0..1}.parquet", "test-0.parquet"]
     data = datasets.load([f"{url}/data/{name}" for name in names])
     assert same(data, datasets.load([handler.root / "data" / name for name in names]))
     split = pickle.loads(pickle.dumps(data.splits["train"].take(np.array([4, 1]))))
-    assert reds(split) == [4, 1]
+    assert red_values(split) == [4, 1]
 
 
 def test_remote_tars_are_not_read_whole_and_neighbours_come_together(server):
@@ -1167,28 +964,21 @@ def test_rows_that_are_read_in_order_are_requested_ahead(server, monkeypatch):
     while len(handler.served) < 4 + tars.SPANS_AHEAD and time.monotonic() < deadline:
         time.sleep(0.01)
     assert len(handler.served) == 4 + tars.SPANS_AHEAD
-    assert reds(split) == list(range(20))
+    assert red_values(split) == list(range(20))
     assert len(handler.served) == 20  # each once
-    assert reds(pickle.loads(pickle.dumps(split.take(np.array([3, 18]))))) == [3, 18]
-
-
-def test_the_fingerprint_of_a_remote_file_is_its_size_and_etag(server):
-    url, handler = server
-    write_tars(handler.root)
-    before = datasets.load(f"{url}/train-0.tar").splits["train"].source.fingerprint()
-    again = datasets.load(f"{url}/train-0.tar").splits["train"].source.fingerprint()
-    assert again == before
-    handler.etag = '"2"'
-    assert datasets.load(f"{url}/train-0.tar").splits["train"].source.fingerprint() != before
+    assert red_values(pickle.loads(pickle.dumps(split.take(np.array([3, 18]))))) == [3, 18]
 
 
 def test_a_remote_file_that_changes_while_it_is_read_is_refused(server):
     url, handler = server
     write_tar(handler.root / "a.tar", *sample("0", 1))
-    split = datasets.load(f"{url}/a.tar").splits["all"]
+    split, again = (datasets.load(f"{url}/a.tar").splits["all"] for _ in range(2))
+    assert split.source.fingerprint() == again.source.fingerprint()
     handler.etag = '"2"'  # of other bytes, as many as before
-    with pytest.raises(ClipkitError, match=r"a\.tar: the file changed while it was read"):
+    with fails_with("a.tar: the file changed while it was read"):
         split.image(0)
+    changed = datasets.load(f"{url}/a.tar").splits["all"]
+    assert changed.source.fingerprint() != split.source.fingerprint()
 
 
 @pytest.mark.parametrize("ending", ["tar", "parquet"])
@@ -1205,47 +995,31 @@ def test_a_file_that_is_replaced_while_it_is_read_stops_the_run(tmp_path, ending
     split = datasets.load(path).splits["all"]
     assert red_of(split, 0) == 0
     write(range(100, 106))
-    with pytest.raises(ClipkitError, match="the file changed while it was read") as caught:
+    with fails_with("the file changed while it was read") as caught:
         split.image(5)
     assert not isinstance(caught.value, ImageError)  # it is no image to be skipped
 
 
-@pytest.mark.long
-def test_an_embedding_of_a_tar_that_is_replaced_gives_one_line_and_no_file(tmp_path, monkeypatch):
-    from clipkit.embedding.engines import LocalEngine
-
-    path = write_tar(tmp_path / "a.tar", *[(f"{red}.png", png(red)) for red in range(6)])
-    encode = LocalEngine.encode
-
-    def replace_and_encode(*arguments: Any) -> Any:
-        write_tar(path, *[(f"{red}.png", png(100 + red)) for red in range(6)])
-        return encode(*arguments)
-
-    monkeypatch.setattr(LocalEngine, "encode", replace_and_encode)
-    line = fails("embed", path, "-m", "tiny", "-o", tmp_path / "o.h5")
-    assert "a.tar: the file changed while it was read" in line
-    assert not (tmp_path / "o.h5").exists()
-
-
 def test_a_tar_that_was_cut_is_refused_wherever_it_was_cut(tmp_path):
-    whole = write_tar(tmp_path / "a.tar", *sample("0", 1, 0), *sample("1", 2, 1)).read_bytes()
+    path = write_tar(tmp_path / "a.tar", *sample("0", 1, 0), *sample("1", 2, 1))
+    whole = path.read_bytes()
     end = len(whole.rstrip(b"\0")) // 512 * 512 + 512
     for size in range(0, len(whole), 512):
-        (tmp_path / "b.tar").write_bytes(whole[:size])
+        path.write_bytes(whole[:size])
         if size > end:
-            assert datasets.load(tmp_path / "b.tar").splits["all"].ids == ["0", "1"]
+            assert datasets.load(path).splits["all"].ids == ["0", "1"]
             continue
-        with pytest.raises(ClipkitError, match=r"b\.tar: (truncated|expected a tar file)"):
-            datasets.load(tmp_path / "b.tar")
+        with pytest.raises(ClipkitError, match=r"a\.tar: (truncated|expected a tar file)"):
+            datasets.load(path)
 
 
 def test_a_redirect_is_followed_but_not_to_a_file(server):
     url, handler = server
     write_tars(handler.root)
     handler.mode = "redirect"
-    assert reds(datasets.load(f"{url}/train-0.tar").splits["train"]) == [0, 1]
+    assert red_values(datasets.load(f"{url}/train-0.tar").splits["train"]) == [0, 1]
     handler.mode = "to a file"
-    with pytest.raises(ClipkitError, match="cannot read http"):
+    with fails_with("cannot read http"):
         datasets.load(f"{url}/train-0.tar")
 
 
@@ -1253,9 +1027,9 @@ def test_errors_that_pass_are_tried_again(server):
     url, handler = server
     write_tars(handler.root)
     handler.failures = 2
-    assert reds(datasets.load(f"{url}/train-0.tar").splits["train"]) == [0, 1]
+    assert red_values(datasets.load(f"{url}/train-0.tar").splits["train"]) == [0, 1]
     handler.failures = 3
-    with pytest.raises(ClipkitError, match="the server answers 503"):
+    with fails_with("the server answers 503"):
         datasets.load(f"{url}/train-0.tar")
 
 
@@ -1266,16 +1040,8 @@ def test_errors_that_pass_are_tried_again(server):
         ("whole", "train-0.tar", "expected a server that sends parts of files"),
         ("cut", "train-0.tar", "cannot read|expected .* bytes, got"),
         ("short", "train-0.tar", "truncated: it has no end mark after 2 members"),
-        (
-            "silent",
-            "train-0.tar",
-            "the server was silent for 0.3 s, or sent less than 32 kB a second",
-        ),
-        (
-            "silent",
-            "train-0.parquet",
-            "the server was silent for 0.3 s, or sent less than 32 kB a second",
-        ),
+        ("silent", "train-0.tar", "silent for 0.3 s, or sent less than 32 kB a second"),
+        ("silent", "train-0.parquet", "the server was silent"),
         ("ranges", "empty.tar", "empty or has become shorter"),
         ("ranges", "text.tar", "expected a tar file, got other content"),
         ("ranges", "text.parquet", "cannot read http"),
@@ -1286,135 +1052,121 @@ def test_servers_that_fail_give_one_line(server, tmp_path, monkeypatch, mode, na
     monkeypatch.setattr(remote, "TIMEOUT_SECONDS", 0.3)
     write_tars(handler.root)
     (handler.root / "empty.tar").touch()
-    (handler.root / "text.tar").write_text("hello " * 200)
-    (handler.root / "text.parquet").write_text("hello " * 200)
+    for ending in ("tar", "parquet"):
+        (handler.root / f"text.{ending}").write_text("hello " * 200)
     handler.mode = mode
     line = fails("embed", f"{url}/{name}", "-m", "tiny", "-o", tmp_path / "o.h5")
     assert re.search(message, line)
 
 
-@pytest.mark.parametrize(
-    ("setting", "value", "start"),
-    [
-        ("TIMEOUT_SECONDS", 0.5, b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"),
-        ("TIMEOUT_SECONDS", 0.5, b"HTTP/1.1 200 OK\r\nX-Header: "),
-        ("WHOLE_SECONDS", 0.5, b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"),
-    ],
-)
-def test_a_server_that_trickles_is_given_up(monkeypatch, setting, value, start):
+@contextlib.contextmanager
+def slow_server(start: bytes, again: bytes) -> Iterator[str]:
+    """Serve an answer that begins so, and then a little more every 50 ms."""
     pytest.importorskip("aiohttp", reason="the extra remote is not installed")
-    monkeypatch.setattr(remote, setting, value)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def trickle() -> None:
-            connection, _ = listener.accept()
-            with connection, contextlib.suppress(OSError):
-                connection.recv(4096)
-                connection.sendall(start)
-                for _ in range(1000):  # all of the file, if the client waits
-                    connection.sendall(b"x")
-                    time.sleep(0.05)
-
-        thread = threading.Thread(target=trickle, daemon=True)
-        thread.start()
-        with pytest.raises(ClipkitError, match="the server was silent"):
-            remote.read_whole(f"http://127.0.0.1:{listener.getsockname()[1]}/a.txt", 1000)
-        thread.join(5)
-
-
-def test_a_server_that_only_says_continue_is_given_up(monkeypatch):
-    pytest.importorskip("aiohttp", reason="the extra remote is not installed")
-    monkeypatch.setattr(remote, "TIMEOUT_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def answer() -> None:
             connection, _ = listener.accept()
             with connection, contextlib.suppress(OSError):
                 connection.recv(4096)
+                connection.sendall(start)
                 for _ in range(200):
-                    connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+                    connection.sendall(again)
                     time.sleep(0.05)
 
         thread = threading.Thread(target=answer, daemon=True)
         thread.start()
-        with pytest.raises(ClipkitError, match="the server was silent"):
-            remote.open_file(f"http://127.0.0.1:{listener.getsockname()[1]}/a.tar")
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/a.tar"
         thread.join(15)
 
 
-def test_a_web_page_is_no_data(server, tmp_path, capsys):
+HEADER = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("setting", "start"),
+    [
+        ("TIMEOUT_SECONDS", HEADER),
+        ("TIMEOUT_SECONDS", b"HTTP/1.1 200 OK\r\nX-Header: "),
+        ("WHOLE_SECONDS", HEADER),
+    ],
+)
+def test_a_server_that_trickles_is_given_up(monkeypatch, setting, start):
+    monkeypatch.setattr(remote, setting, 0.5)
+    with slow_server(start, b"x") as url, fails_with("the server was silent"):
+        remote.read_whole(url, 1000)
+
+
+def test_a_server_that_only_says_continue_is_given_up(monkeypatch):
+    monkeypatch.setattr(remote, "TIMEOUT_SECONDS", 0.5)
+    line = b"HTTP/1.1 100 Continue\r\n\r\n"
+    with slow_server(line, line) as url, fails_with("the server was silent"):
+        remote.open_file(url)
+
+
+def test_a_web_page_is_no_data(server, capsys):
     url, handler = server
     write_tar(handler.root / "a.tar", *sample("0", 1, 0))
-    page = b"\n<!DOCTYPE html><title>Log in</title>"
-    (handler.root / "classnames.txt").write_bytes(page)
-    assert datasets.load(f"{url}/a.tar").class_names == ["0"]
-    assert "the labels are numbers" in capsys.readouterr().err
-    with pytest.raises(ClipkitError, match="expected data, got a web page"):
-        remote.read_whole(f"{url}/classnames.txt", 1000)
-    (handler.root / "classnames.txt").write_text("cat")
-    assert datasets.load(f"{url}/a.tar").class_names == ["cat"]
-    assert "classnames.txt names the 1 classes" in capsys.readouterr().err
-    (handler.root / "classnames.txt").write_text("Please\nlog in\n")
-    assert datasets.load(f"{url}/a.tar").class_names == ["Please", "log in"]
-    warning = "/classnames.txt names 2 classes, but no label is above 0; hint: check that file"
-    assert warning in capsys.readouterr().err
+    for content, names, note in (
+        ("\n<!DOCTYPE html><title>Log in</title>", ["0"], "the labels are numbers"),
+        ("cat", ["cat"], "classnames.txt names the 1 classes"),
+        ("Please\nlog in\n", ["Please", "log in"], "/classnames.txt names 2 classes, but no label"),
+    ):
+        (handler.root / "classnames.txt").write_text(content)
+        assert datasets.load(f"{url}/a.tar").class_names == names
+        assert note in capsys.readouterr().err
+    (handler.root / "page").write_text("<!DOCTYPE html>")
+    with fails_with("expected data, got a web page"):
+        remote.read_whole(f"{url}/page", 1000)
+
+
+def test_a_url_may_hold_letters_spaces_and_a_user_who_is_not_shown(server):
+    url, handler = server
+    write_tar(handler.root / "a b é.tar", *sample("0", 7))
+    for name in ("a b é.tar", "a%20b%20%C3%A9.tar?key=a%2Fb"):
+        place = url.replace("//", "//me:secret@")
+        assert red_values(datasets.load(f"{place}/{name}").splits["all"]) == [7]
+    assert handler.served[-1][0] == "/a%20b%20%C3%A9.tar?key=a%2Fb"  # as a signature covers it
+    with pytest.raises(ClipkitError) as caught:
+        remote.open_file("http://me:secret@127.0.0.1:1/a.tar?signature=secret")
+    assert "secret" not in caught.value.message
+
+
+def test_a_missing_package_or_extra_is_one_line_with_what_to_install(monkeypatch, tmp_path):
+    def line(source: object) -> str:
+        return fails("embed", source, "-m", "tiny", "-o", tmp_path / "o.h5")
+
+    for package in ("s3fs", "fsspec"):
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, package, None)
+            message = "the package s3fs is not installed; hint: pip install s3fs"
+            assert message in line("s3://bucket/a.tar")
+
+    def refuse(protocol: str, **options: Any) -> None:
+        raise ImportError("HTTPFileSystem requires aiohttp")
+
+    monkeypatch.setattr(fsspec, "filesystem", refuse)
+    (tmp_path / "m.csv").write_text("path\nhttps://host/a.png\n")
+    message = "the package aiohttp is not installed; hint: pip install 'clipkit-vl[remote"
+    for source in ("https://host/a.tar", "https://host/a.parquet", tmp_path / "m.csv"):
+        assert message in line(source)
 
 
 def test_an_answer_may_go_from_http_to_https_but_not_back():
     def answer(*schemes: str) -> SimpleNamespace:
         urls = [SimpleNamespace(url=SimpleNamespace(scheme=scheme)) for scheme in schemes]
         info = SimpleNamespace(url="https://host/a.tar?key=secret")
-        return SimpleNamespace(
-            **vars(urls[-1]),
-            history=urls[:-1],
-            request_info=info,
-            raise_for_status=lambda: None,
-        )
+        more = {"history": urls[:-1], "request_info": info, "raise_for_status": lambda: None}
+        return SimpleNamespace(url=urls[-1].url, **more)
 
     assert remote._check_answer(answer("http", "https", "https"), None) == 0
-    with pytest.raises(ClipkitError, match=r"^https://host/a.tar: the server redirects"):
+    with fails_with("https://host/a.tar: the server redirects"):
         remote._check_answer(answer("https", "http"), None)
 
 
 def test_the_brackets_of_a_host_are_no_wildcard():
     url = "http://[::1]:8000/a.tar"
     assert shards.find_files([url], ".tar") == [url]
-    with pytest.raises(UsageError, match="cannot be searched for a wildcard"):
-        shards.find_files(["http://[::1]:8000/[ab].tar"], ".tar")
-
-
-def test_a_url_may_hold_letters_spaces_and_a_user(server):
-    url, handler = server
-    write_tar(handler.root / "a b é.tar", *sample("0", 7))
-    for name in ("a b é.tar", "a%20b%20%C3%A9.tar?key=a%2Fb"):
-        place = url.replace("//", "//me:secret@")
-        assert reds(datasets.load(f"{place}/{name}").splits["all"]) == [7]
-    assert handler.served[-1][0] == "/a%20b%20%C3%A9.tar?key=a%2Fb"  # as a signature covers it
-
-
-def test_passwords_and_signatures_are_not_shown():
-    pytest.importorskip("aiohttp", reason="the extra remote is not installed")
-    with pytest.raises(ClipkitError) as caught:
-        remote.open_file("http://me:secret@127.0.0.1:1/a.tar?signature=secret")
-    assert "secret" not in caught.value.message
-
-
-@pytest.mark.parametrize("package", ["s3fs", "fsspec"])
-def test_a_missing_package_is_one_line(package, monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, package, None)
-    line = fails("embed", "s3://bucket/a.tar", "-m", "tiny", "-o", tmp_path / "o.h5")
-    assert "the package s3fs is not installed; hint: pip install s3fs" in line
-
-
-def test_without_the_extra_a_url_gives_one_line_with_what_to_install(monkeypatch, tmp_path):
-    def refuse(protocol: str, **options: Any) -> None:
-        raise ImportError("HTTPFileSystem requires aiohttp")
-
-    monkeypatch.setattr(fsspec, "filesystem", refuse)
-    (tmp_path / "m.csv").write_text("path\nhttps://host/a.png\n")
-    for source in ("https://host/a.tar", "https://host/a.parquet", tmp_path / "m.csv"):
-        line = fails("embed", source, "-m", "tiny", "-o", tmp_path / "o.h5")
-        assert "the package aiohttp is not installed; hint: pip install 'clipkit-vl[remote" in line
 
 
 def test_a_manifest_may_name_images_at_urls(server, tmp_path):
@@ -1432,10 +1184,10 @@ def test_a_manifest_may_name_images_at_urls(server, tmp_path):
 class RecordingFileSystem(DirFileSystem):
     """A folder in place of the Hugging Face Hub."""
 
+    blob_id = "abc"
+
     def info(self, path: str, **options: Any) -> dict[str, Any]:
         return {**super().info(path, **options), "blob_id": self.blob_id}
-
-    blob_id = "abc"
 
 
 @pytest.fixture
@@ -1452,28 +1204,23 @@ def hub(tmp_path, monkeypatch) -> Path:
     [
         "hf://datasets/org/pets",
         "hf://datasets/org/pets/data/*.parquet",
-        "hf://datasets/org/pets/data/{train-0000{0,1}-of-00002,test-00000-of-00001}.parquet",
+        "hf://datasets/org/pets/data/{train-{0,1},test-0}.parquet",
     ],
 )
 def test_a_repository_of_the_hub_gives_the_same_as_local_files(hub, name):
     write_hf(hub)
     data = datasets.load(name)
     assert data.name == "pets"
-    assert data.class_names == CLASSES
-    local = datasets.load(hub)
-    for split in ("train", "test"):
-        assert data.splits[split].ids == local.splits[split].ids
-        assert reds(data.splits[split]) == reds(local.splits[split])
+    assert same(data, datasets.load(hub))
 
 
 def test_tars_in_a_repository_are_read(hub):
     write_tars(hub)
     (hub / "classnames.txt").write_text("\n".join(CLASSES))
-    data = datasets.load("hf://datasets/org/pets")
-    assert same(data, datasets.load(hub))
-    with pytest.raises(ClipkitError, match=r"hf://datasets/org/none"):
+    assert same(datasets.load("hf://datasets/org/pets"), datasets.load(hub))
+    with fails_with("hf://datasets/org/none"):
         datasets.load("hf://datasets/org/none/*.tar")
-    with pytest.raises(ClipkitError, match=r"none.tar: there is no such file"):
+    with fails_with("none.tar: there is no such file"):
         datasets.load("hf://datasets/org/pets/none.tar")
 
 

@@ -11,7 +11,7 @@ from factories import MODEL, random_features, saved
 from PIL import Image
 from shell import fails, ok, rows
 
-from clipkit.features import FeatureFile, Split, read, write
+from clipkit.features import FeatureFile, Split, read
 from clipkit.features.compatibility import SAME_IDS, SAME_IMAGES, origin, relate
 from clipkit.features.history import original_split
 
@@ -51,9 +51,7 @@ DIVIDED = {"command": "split", "source": "test", "rows": {"test": 10, "val": 50}
         (imported("1", "row numbers"), embedded(), None),
     ],
 )
-def test_equal_ids_are_the_same_images_if_the_history_says_so(
-    a: FeatureFile, b: FeatureFile, expected: str | None
-) -> None:
+def test_equal_ids_are_the_same_images_if_the_history_says_so(a, b, expected):
     assert relate(origin(a, "test"), origin(b, "test")) == expected
     assert relate(origin(b, "test"), origin(a, "test")) == expected
     if expected is None and "convert" in str([*a.history, *b.history]):
@@ -63,30 +61,25 @@ def test_equal_ids_are_the_same_images_if_the_history_says_so(
 @pytest.fixture
 def imports(tmp_path: Path) -> Path:
     """Two probes on one import without ids, and one on another import."""
+    labels = {"train_labels": LABELS, "test_labels": LABELS}
     for name, seed in (("a", 0), ("b", 1)):
-        parts = {
-            "train": random_features(60, seed=seed + 2),
-            "test": random_features(60, seed=seed),
-        }
-        arrays = {f"{split}_features": features for split, features in parts.items()}
-        labels = {f"{split}_labels": LABELS for split in parts}
-        np.savez(tmp_path / f"{name}.npz", **arrays, **labels)
+        train, test = random_features(60, seed=seed + 2), random_features(60, seed=seed)
+        np.savez(tmp_path / f"{name}.npz", train_features=train, test_features=test, **labels)
         ok("convert", tmp_path / f"{name}.npz", tmp_path / f"{name}.h5", "--model", "m")
     for probe, images, C in (("pa", "a", 1), ("pb", "b", 1), ("qa", "a", 1e-4)):
         ok("probe", tmp_path / f"{images}.h5", "-C", C, "-o", tmp_path / f"{probe}.h5")
     return tmp_path
 
 
-def test_rows_of_imports_without_ids_are_compared_within_one_import_alone(imports: Path) -> None:
+def test_rows_of_imports_without_ids_are_compared_within_one_import_alone(imports):
     pa, pb, qa = (imports / f"{name}.h5" for name in ("pa", "pb", "qa"))
-    message = fails("compare", pa, pb)
-    assert "got row numbers of another import; hint: if rows are the same, add --same" in message
+    message = "got row numbers of another import; hint: if rows are the same, add --same"
+    assert message in fails("compare", pa, pb)
     named = read(pb)
     named.history = [entry for entry in named.history if entry["command"] != "convert"]
     for split in named.splits.values():
         split.ids = [f"{row_id}.png" for row_id in split.ids]
-    write(imports / "named.h5", named)
-    assert "--same-rows" not in fails("compare", imports / "named.h5", pa)
+    assert "--same-rows" not in fails("compare", saved(imports / "named.h5", named), pa)
     one_import = ok("compare", pa, qa)
     assert rows(one_import.stdout)[0]["rows"] == "60"
     assert "the same ids" not in one_import.stderr
@@ -100,9 +93,7 @@ def test_rows_of_imports_without_ids_are_compared_within_one_import_alone(import
     assert page.count("| pb.h5 ") == 1  # in its own table
 
 
-def test_the_mark_of_row_numbers_stays_when_rows_are_divided_joined_and_relabelled(
-    imports: Path,
-) -> None:
+def test_the_mark_of_row_numbers_stays_when_rows_are_divided_joined_and_relabelled(imports):
     table = "id,size\n" + "".join(f"{row:02d},{row % 2}\n" for row in range(60))
     (imports / "t.csv").write_text(table, encoding="utf-8")
     ok("split", imports / "a.h5", "--from", "train", "--val", 0.2, "-o", imports / "s.h5")
@@ -113,13 +104,9 @@ def test_the_mark_of_row_numbers_stays_when_rows_are_divided_joined_and_relabell
     for name in ("s", "r", "j", "e"):
         assert origin(read(imports / f"{name}.h5"), "test").is_numbered
     assert origin(read(imports / "e.h5"), "val") == origin(read(imports / "s.h5"), "val")
-
-
-def test_an_import_with_ids_has_no_mark(tmp_path: Path) -> None:
-    arrays = {"test_features": random_features(60), "test_labels": LABELS, "test_ids": IDS}
-    np.savez(tmp_path / "a.npz", **arrays)
-    ok("convert", tmp_path / "a.npz", tmp_path / "a.h5")
-    assert "ids" not in read(tmp_path / "a.h5").history[-1]
+    np.savez(imports / "n.npz", test_features=random_features(60), test_ids=IDS)
+    ok("convert", imports / "n.npz", imports / "n.h5")
+    assert not origin(read(imports / "n.h5"), "test").is_numbered
 
 
 @pytest.fixture
@@ -146,7 +133,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_held_out_rows_are_compared_with_those_of_the_whole_split(folder: Path) -> None:
+def test_held_out_rows_are_compared_with_those_of_the_whole_split(folder):
     probe, zs = folder / "probe.h5", folder / "zs.h5"
     assert original_split(read(probe), "val") == "all"
     run = ok("compare", probe, zs)
@@ -158,22 +145,14 @@ def test_held_out_rows_are_compared_with_those_of_the_whole_split(folder: Path) 
     places = [whole.ids.index(row_id) for row_id in scored.ids]
     right = whole.predicted[0, places] == whole.labels[places]
     assert float(row["acc_b"]) == pytest.approx(right.mean())
-
-
-def test_a_page_compares_held_out_rows_with_those_of_the_whole_split(folder: Path) -> None:
-    (row,) = rows(ok("compare", folder / "probe.h5", folder / "zs.h5").stdout)
-    page = " ".join(ok("report", folder / "probe.h5", folder / "zs.h5").stdout.split())
+    page = " ".join(ok("report", probe, zs).stdout.split())
     assert "## photos, val: 12 images" in page
     assert "## photos, all: 60 images" in page
-    assert "some of the split all. Of zs.h5, only the predictions for these are counted" in page
-    assert "on the 12 images that all have" in page
     assert f"| {row['only_b']} | {row['only_a']} |" in page
 
 
 @pytest.mark.parametrize("names", [["probe"], ["probe", "img", "txt"], ["probe", "zs", "logits"]])
-def test_the_pictures_of_held_out_rows_are_found_in_the_folder(
-    folder: Path, names: list[str]
-) -> None:
+def test_the_pictures_of_held_out_rows_are_found_in_the_folder(folder, names):
     files = [folder / f"{name}.h5" for name in names]
     ok("report", *files, "-o", folder / "page.html", "--images", folder / "photos")
     text = (folder / "page.html").read_text(encoding="utf-8")
@@ -182,7 +161,7 @@ def test_the_pictures_of_held_out_rows_are_found_in_the_folder(
         assert "a cat" in text  # with its nearest images
 
 
-def test_a_control_of_another_split_of_the_data_set_is_refused(folder: Path) -> None:
+def test_a_control_of_another_split_of_the_data_set_is_refused(folder):
     divided = {**DIVIDED, "source": "elsewhere", "rows": {"all": 60}}
     for name, more in (("control", []), ("divided", [divided])):
         control = embedded("photos", "all", *more)

@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from canary import Canary
-from factories import feature_file, random_features, refused, unchanged
+from factories import feature_file, labels_of, random_features, refused, unchanged
+from factories import saved as saved_file
 from fuzz import seeds
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -26,7 +27,7 @@ from numpy.lib import format as npy
 from shell import clipkit, fails, ok, rows
 from strategies import feature_files
 
-from clipkit.features import FeatureFile, Split, formats, npz, parquet, read, write
+from clipkit.features import FeatureFile, Split, formats, npz, parquet, read
 
 RNG = np.random.default_rng(0)
 
@@ -57,8 +58,7 @@ def result() -> FeatureFile:
 
 def saved(path: Path, file: FeatureFile | str) -> Path:
     """Write a file, or a small one of a kind, and return its path."""
-    write(path, feature_file(file) if isinstance(file, str) else file, force=True)
-    return path
+    return saved_file(path, feature_file(file) if isinstance(file, str) else file)
 
 
 def convert_refused(source: Path, output: Path, code: int, *parts: str, options: Any = ()) -> None:
@@ -73,8 +73,8 @@ def convert_refused(source: Path, output: Path, code: int, *parts: str, options:
 )
 @given(file=feature_files(), ending=st.sampled_from([".npz", ".parquet"]))
 def test_any_file_comes_back_equal_and_the_same_content_gives_the_same_bytes(
-    tmp_path: Path, file: FeatureFile, ending: str
-) -> None:
+    tmp_path, file, ending
+):
     source = saved(tmp_path / "a.h5", file)
     exported, imported = tmp_path / f"b{ending}", tmp_path / "c.h5"
     ok("convert", source, exported, "--force")
@@ -88,20 +88,17 @@ def test_any_file_comes_back_equal_and_the_same_content_gives_the_same_bytes(
 
 
 @pytest.mark.parametrize("ending", ["npz", "parquet"])
-def test_an_export_that_could_not_be_imported_is_not_published(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
-) -> None:
+def test_an_export_that_could_not_be_imported_is_not_published(tmp_path, monkeypatch, ending):
     """Staged: the export writes other metadata than the file's."""
-    source = saved(tmp_path / "a.h5", "images")
+    source, output = saved(tmp_path / "a.h5", "images"), tmp_path / f"a.{ending}"
     metadata: dict[str, Any] = {"kind": "images", "version": 1}
     monkeypatch.setattr(formats, "_metadata", lambda file, **arrays: json.dumps(metadata))
-    message = f"a.{ending}: history: expected a list, got NoneType"
-    convert_refused(source, tmp_path / f"a.{ending}", 1, message)
+    convert_refused(source, output, 1, f"a.{ending}: history: expected a list, got NoneType")
     metadata["history"] = []
-    convert_refused(source, tmp_path / f"a.{ending}", 1, f"a.{ending}: expected to hold ")
+    convert_refused(source, output, 1, f"a.{ending}: expected to hold ")
 
 
-def test_an_npz_is_what_numpy_reads(tmp_path: Path) -> None:
+def test_an_npz_is_what_numpy_reads(tmp_path):
     file = images()
     ok("convert", saved(tmp_path / "a.h5", file), tmp_path / "a.npz")
     with np.load(tmp_path / "a.npz", allow_pickle=False) as arrays:
@@ -114,7 +111,7 @@ def test_an_npz_is_what_numpy_reads(tmp_path: Path) -> None:
         assert json.loads(arrays["clipkit"].item())["history"] == file.history
 
 
-def test_a_parquet_file_is_a_table(tmp_path: Path) -> None:
+def test_a_parquet_file_is_a_table(tmp_path):
     ok("convert", saved(tmp_path / "a.h5", images()), tmp_path / "a.parquet")
     table = pq.read_table(tmp_path / "a.parquet").to_pydict()
     assert list(table) == ["split", "id", "label", "class_name", "feature"]
@@ -123,12 +120,10 @@ def test_a_parquet_file_is_a_table(tmp_path: Path) -> None:
     assert table["class_name"] == ["cat", "dog"] * 3 + [None] * 6
 
 
-def test_an_npy_is_one_matrix(tmp_path: Path) -> None:
+def test_an_npy_is_one_matrix(tmp_path):
     file = images()
     source = saved(tmp_path / "a.h5", file)
-    convert_refused(
-        source, tmp_path / "a.npy", 2, "got test, train_a; hint: choose one with --split"
-    )
+    convert_refused(source, tmp_path / "a.npy", 2, "got test, train_a; hint: choose one with --spl")
     ok("convert", source, tmp_path / "a.npy", "--split", "test")
     np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), file.splits["test"].features)
     ok("convert", saved(tmp_path / "t.h5", "texts"), tmp_path / "t.npy")
@@ -137,7 +132,7 @@ def test_an_npy_is_one_matrix(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ending", ["npz", "parquet"])
 @pytest.mark.long
-def test_split_restricts_both_ways(tmp_path: Path, ending: str) -> None:
+def test_split_restricts_both_ways(tmp_path, ending):
     source, exported = saved(tmp_path / "a.h5", images()), tmp_path / f"a.{ending}"
     ok("convert", source, exported, "--split", "test")
     ok("convert", exported, tmp_path / "one.h5")
@@ -159,64 +154,55 @@ def test_split_restricts_both_ways(tmp_path: Path, ending: str) -> None:
 @pytest.mark.parametrize("dtype", ["<f2", ">f4", "<f8", "<i4", "|u1"])
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.long
-def test_number_types_and_orders_become_float32_and_int64(
-    tmp_path: Path, dtype: str, order: Any
-) -> None:
+def test_number_types_and_orders_become_float32_and_int64(tmp_path, dtype, order):
     features = RNG.integers(0, 99, (700, 3)).astype(dtype, order=order)
     np.save(tmp_path / "a.npy", features)
     np.savez_compressed(tmp_path / "a.npz", features=features, labels=np.arange(700.0))
     for source in ("a.npy", "a.npz"):
-        ok("convert", tmp_path / source, tmp_path / f"{source}.h5")
-        split = read(tmp_path / f"{source}.h5").splits["all"]
-        np.testing.assert_array_equal(split.features, features.astype("f4"))
+        split = formats.import_file(tmp_path / source).splits["all"]
+        np.testing.assert_array_equal(split.features, features.astype("f4"), strict=True)
         assert split.ids[:2] == ["000", "001"]
-    assert split.labels is not None
-    np.testing.assert_array_equal(split.labels, np.arange(700))
+    np.testing.assert_array_equal(split.labels, np.arange(700), strict=True)
 
 
-def test_a_table_may_have_several_groups_of_rows_and_splits(tmp_path: Path) -> None:
-    features = RNG.normal(size=(1100, 5))
+def test_a_table_may_have_several_groups_of_rows_and_splits(tmp_path):
+    features = RNG.normal(size=(1100, 5)).astype("f4")
     table = pa.table({"feature": features.tolist(), "split": ["a", "b"] * 550})
     pq.write_table(table, tmp_path / "a.parquet", row_group_size=300)
     file = formats.import_file(tmp_path / "a.parquet")
-    np.testing.assert_array_equal(file.splits["a"].features, features[::2].astype("f4"))
-    np.testing.assert_array_equal(file.splits["b"].features, features[1::2].astype("f4"))
+    np.testing.assert_array_equal(file.splits["a"].features, features[::2])
+    np.testing.assert_array_equal(file.splits["b"].features, features[1::2])
 
 
-def test_labels_may_be_names(tmp_path: Path) -> None:
+def test_labels_may_be_names(tmp_path):
     ones = np.ones((3, 2), "f4")
-    arrays = {"train_features": ones, "test_features": ones, "test_labels": ["emu"] * 3}
-    np.savez(tmp_path / "a.npz", train_labels=["dog", "cat", "dog"], **arrays)
-    ok("convert", tmp_path / "a.npz", tmp_path / "a.h5")
-    file = read(tmp_path / "a.h5")
+    labels = {"train_labels": ["dog", "cat", "dog"], "test_labels": ["emu"] * 3}
+    np.savez(tmp_path / "a.npz", train_features=ones, test_features=ones, **labels)
+    file = formats.import_file(tmp_path / "a.npz")
     assert file.class_names == ["cat", "dog", "emu"]
-    labels = {name: np.asarray(split.labels).tolist() for name, split in file.splits.items()}
-    assert labels == {"test": [2, 2, 2], "train": [1, 0, 1]}
+    assert labels_of(file) == {"test": [2, 2, 2], "train": [1, 0, 1]}
 
 
-def test_a_name_of_two_classes_is_no_label(tmp_path: Path) -> None:
-    file = feature_file(datasets={"class_names": ["crane", "crane"]})
-    write(tmp_path / "a.h5", file)
+def test_a_name_of_two_classes_is_no_label(tmp_path):
+    saved(tmp_path / "a.h5", feature_file(datasets={"class_names": ["crane", "crane"]}))
     ok("convert", tmp_path / "a.h5", tmp_path / "a.npz")
     ok("convert", tmp_path / "a.npz", tmp_path / "again.h5")
     assert read(tmp_path / "again.h5").class_names == ["crane", "crane"]
-    arrays = dict(np.load(tmp_path / "a.npz")) | {"test_labels": ["crane"] * 6}
-    arrays |= {"train_labels": ["crane"] * 6}
-    np.savez(tmp_path / "b.npz", **arrays)
-    refusal = clipkit("convert", tmp_path / "b.npz", tmp_path / "b.h5")
-    assert "labels: expected numbers, since several classes are called 'crane'" in refusal.stderr
+    names = dict.fromkeys(("test_labels", "train_labels"), ["crane"] * 6)
+    np.savez(tmp_path / "b.npz", **{**np.load(tmp_path / "a.npz"), **names})
+    message = "labels: expected numbers, since several classes are called 'crane'"
+    convert_refused(tmp_path / "b.npz", tmp_path / "b.h5", 1, message)
 
 
-def test_predictions_of_two_classes_of_one_name_are_told_apart(tmp_path: Path) -> None:
+def test_predictions_of_two_classes_of_one_name_are_told_apart(tmp_path):
     file = feature_file("result", datasets={"class_names": ["crane", "crane"]})
     file.runs["split"] = np.array(["test", "test"])
-    write(tmp_path / "r.h5", file)
-    ok("convert", tmp_path / "r.h5", tmp_path / "r.csv")
-    assert "test,0.png,0: crane,0: crane" in (tmp_path / "r.csv").read_text()
-    assert "test,1.png,1: crane,0: crane" in (tmp_path / "r.csv").read_text()
+    ok("convert", saved(tmp_path / "r.h5", file), tmp_path / "r.csv")
+    for row in (0, 1):
+        assert f"test,{row}.png,{row}: crane,0: crane" in (tmp_path / "r.csv").read_text()
 
 
-def test_labels_and_prompts_may_come_from_files_of_their_own(tmp_path: Path) -> None:
+def test_labels_and_prompts_may_come_from_files_of_their_own(tmp_path):
     np.save(tmp_path / "f.npy", np.eye(2))
     np.save(tmp_path / "y.npy", ["b", "a"])
     (tmp_path / "p.txt").write_text("a dog\na cat\n")
@@ -225,13 +211,11 @@ def test_labels_and_prompts_may_come_from_files_of_their_own(tmp_path: Path) -> 
         words = ("--labels", tmp_path / "y.npy", "--split", "train", "--force")
         ok("convert", tmp_path / source, tmp_path / "f.h5", *words)
         file = read(tmp_path / "f.h5")
-        assert file.class_names == ["a", "b"]
-        assert np.asarray(file.splits["train"].labels).tolist() == [1, 0]
+        assert (file.class_names, labels_of(file)) == (["a", "b"], {"train": [1, 0]})
     words = ("--prompts", tmp_path / "p.txt", "--model", "ViT-B/32")
     ok("convert", tmp_path / "f.npy", tmp_path / "t.h5", *words)
     file = read(tmp_path / "t.h5", kinds=["texts"])
-    assert file.texts == ["a dog", "a cat"]
-    assert np.asarray(file.class_index).tolist() == [-1, -1]
+    assert (file.texts, file.class_index.tolist()) == (["a dog", "a cat"], [-1, -1])
     assert file.history[0]["model"] == {"name": "openai/clip-vit-base-patch32"}
     assert file.history[0]["inputs"].keys() == {"features", "prompts"}
     (tmp_path / "p.txt").write_text("a dog\n")
@@ -239,7 +223,7 @@ def test_labels_and_prompts_may_come_from_files_of_their_own(tmp_path: Path) -> 
     convert_refused(tmp_path / "f.npy", tmp_path / "x.h5", 1, message, options=words)
 
 
-def test_tables_of_other_tools(tmp_path: Path) -> None:
+def test_tables_of_other_tools(tmp_path):
     """Lists, categories, other integer types, names for some labels only, a column without use."""
     table = {
         "features": pa.array([[1.0, 2], [3, 4], [5, 6]]),
@@ -253,41 +237,35 @@ def test_tables_of_other_tools(tmp_path: Path) -> None:
     run = ok("convert", tmp_path / "a.parquet", tmp_path / "a.h5")
     assert "ignored, because a feature file cannot hold them: width" in run.stderr
     file = read(tmp_path / "a.h5")
-    assert file.class_names == ["cat", "1", "emu"]
-    assert file.splits["all"].ids == ["7", "8", "9"]
+    assert (file.class_names, file.splits["all"].ids) == (["cat", "1", "emu"], ["7", "8", "9"])
     np.testing.assert_array_equal(file.splits["all"].features, [[1, 2], [3, 4], [5, 6]])
     del table["label"]
     pq.write_table(pa.table(table), tmp_path / "b.parquet")
-    ok("convert", tmp_path / "b.parquet", tmp_path / "b.h5")
-    assert read(tmp_path / "b.h5").class_names == ["cat", "emu"]
+    assert formats.import_file(tmp_path / "b.parquet").class_names == ["cat", "emu"]
 
 
-def test_a_model_name_lets_logits_join_both_sides(tmp_path: Path) -> None:
+def test_a_model_name_lets_logits_join_both_sides(tmp_path):
     np.savez(tmp_path / "i.npz", features=RNG.normal(size=(4, 3)), X=[1])
     np.savez(tmp_path / "t.npz", features=RNG.normal(size=(2, 3)), texts=["a", "b"])
     for side, name in (("i", "ViT-B-32"), ("t", "openai/clip-vit-base-patch32")):
         ok("convert", tmp_path / f"{side}.npz", tmp_path / f"{side}.h5", "--model", name)
-        ok("convert", tmp_path / f"{side}.npz", tmp_path / f"{side}-unnamed.h5")
+    ok("convert", tmp_path / "i.npz", tmp_path / "unnamed.h5")
     ok("logits", tmp_path / "i.h5", tmp_path / "t.h5", "-o", tmp_path / "l.h5")
-    unnamed = clipkit(
-        "logits", tmp_path / "i-unnamed.h5", tmp_path / "t.h5", "-o", tmp_path / "x.h5"
-    )
-    refused(unnamed, 1, "clipkit convert --model")
+    line = fails("logits", tmp_path / "unnamed.h5", tmp_path / "t.h5", "-o", tmp_path / "x.h5")
+    assert "clipkit convert --model" in line
     ok("convert", saved(tmp_path / "known.h5", images()), tmp_path / "known.npz")
-    message = "known.npz says that m made the features"
-    convert_refused(
-        tmp_path / "known.npz", tmp_path / "x.h5", 2, message, options=["--model", "tiny"]
-    )
+    message, options = "known.npz says that m made the features", ["--model", "tiny"]
+    convert_refused(tmp_path / "known.npz", tmp_path / "x.h5", 2, message, options=options)
 
 
-def test_pipes(tmp_path: Path) -> None:
+def test_pipes(tmp_path):
     source = saved(tmp_path / "l.h5", "logits")
     ok("convert", "-", tmp_path / "l.npz", stdin=source.read_bytes())
     piped = ok("convert", tmp_path / "l.npz").stdout_bytes
     assert rows(ok("entropy", "-", stdin=piped).stdout) == rows(ok("entropy", source).stdout)
 
 
-def test_predictions_become_a_table_with_class_names(tmp_path: Path) -> None:
+def test_predictions_become_a_table_with_class_names(tmp_path):
     source = saved(tmp_path / "r.h5", result())
     ok("convert", source, tmp_path / "r.csv")
     with (tmp_path / "r.csv").open(newline="") as file:
@@ -306,26 +284,22 @@ def test_predictions_become_a_table_with_class_names(tmp_path: Path) -> None:
     exported = ok("convert", source, tmp_path / "r.npz")
     assert exported.stderr.endswith(f"r.npz: convert does not import results; keep {source}\n")
     assert np.load(tmp_path / "r.npz")["val_predicted"].tolist() == [[0, 0], [0, 1]]
-    convert_refused(
-        tmp_path / "r.npz",
-        tmp_path / "x.h5",
-        1,
-        "images, texts or logits, got result; hint: use the feature file",
-    )
+    message = "images, texts or logits, got result; hint: use the feature file"
+    convert_refused(tmp_path / "r.npz", tmp_path / "x.h5", 1, message)
 
 
-def test_a_csv_quotes_whatever_ends_a_line(tmp_path: Path) -> None:
+def test_a_csv_quotes_whatever_ends_a_line(tmp_path):
     file = result()
     ids = ["a\rb", "a\nb", "a\r\nb", 'a"b', "a,b", "a b"]
-    predicted = np.zeros((1, len(ids)), int)
-    file.splits = {"test": Split(labels=np.zeros(len(ids), int), ids=ids, predicted=predicted)}
+    zeros = np.zeros((1, len(ids)), int)
+    file.splits = {"test": Split(labels=zeros[0], ids=ids, predicted=zeros)}
     ok("convert", saved(tmp_path / "r.h5", file), tmp_path / "r.csv")
     text = (tmp_path / "r.csv").read_bytes().decode()
     assert text.endswith("test,a b,cat,cat,svm,1.0,,0\n")
     assert [row["id"] for row in csv.DictReader(io.StringIO(text, newline=""))] == ids
 
 
-def test_results_of_the_commands_become_tables(tmp_path: Path) -> None:
+def test_results_of_the_commands_become_tables(tmp_path):
     """zeroshot and cluster name a run's split; clusters have no names; entropy predicts nothing."""
     source = saved(tmp_path / "l.h5", "logits")
     lines = {}
@@ -341,33 +315,31 @@ def test_results_of_the_commands_become_tables(tmp_path: Path) -> None:
     assert [len(table) for table in lines.values()] == [13, 7, 3]
 
 
-def test_the_runs_of_a_result_are_a_table_in_the_order_of_its_report(tmp_path: Path) -> None:
+def test_the_runs_of_a_result_are_a_table_in_the_order_of_its_report(tmp_path):
     file = result()
     file.runs["standardize"] = np.array([True, False, True])
     source = saved(tmp_path / "r.h5", file)
     ok("convert", source, tmp_path / "r.csv", "--runs")
-    with (tmp_path / "r.csv").open(newline="") as stream:
-        assert list(csv.reader(stream)) == [
-            ["classifier", "C", "temperature", "eval_split", "acc1", "standardize"],
-            ["svm", "1.0", "", "val", "0.5", "true"],
-            ["svm", "10.0", "", "val", "1.0", "false"],
-            ["svm", "1.0", "", "test", "1.0", "true"],
-        ]
+    assert (tmp_path / "r.csv").read_text().splitlines() == [
+        "classifier,C,temperature,eval_split,acc1,standardize",
+        "svm,1.0,,val,0.5,true",
+        "svm,10.0,,val,1.0,false",
+        "svm,1.0,,test,1.0,true",
+    ]
     ok("convert", source, tmp_path / "r.parquet", "--runs", "--split", "test")
     table = pq.read_table(tmp_path / "r.parquet").to_pydict()
     assert (table["acc1"], table["temperature"], table["standardize"]) == ([1.0], [None], [True])
+    saved(tmp_path / "i.h5", "images")
     for name, output, options, message in (
         ("r.h5", "x.csv", ["--split", "tset"], "unknown split of"),
         ("i.h5", "x.csv", [], "--runs: expected a result, got images"),
         ("r.parquet", "x.h5", [], "--runs is for exports, but"),
     ):
-        saved(tmp_path / "i.h5", "images")
-        convert_refused(
-            tmp_path / name, tmp_path / output, 2, message, options=["--runs", *options]
-        )
+        words = ["--runs", *options]
+        convert_refused(tmp_path / name, tmp_path / output, 2, message, options=words)
 
 
-def test_conversions_that_are_refused(tmp_path: Path) -> None:
+def test_conversions_that_are_refused(tmp_path):
     ok("convert", saved(tmp_path / "a.h5", images()), tmp_path / "out.npz")
     ok("convert", tmp_path / "a.h5", tmp_path / "out.parquet")
     saved(tmp_path / "r.h5", FeatureFile("result", runs={"k": np.ones(1)}))
@@ -376,13 +348,10 @@ def test_conversions_that_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "own.npz", features=np.ones((6, 1)), labels=np.zeros(6))
     (tmp_path / "a.npz").write_bytes(b"mine")
     with_labels = ["--labels", tmp_path / "y.npy"]
-    exists = "a.npz exists; hint: choose another name, or add --force"
     one_side = "expected one feature file (.h5 or -), got"
     unnamed = "expected one unnamed matrix of features for labels"
-    own = "own.npz: expected no extra labels, because the file already holds them"
-    reserved = "x.npy: name of a split: expected no reserved name, got 'runs'"
     for source, output, options, code, message in (
-        ("a.h5", "a.npz", [], 2, exists),
+        ("a.h5", "a.npz", [], 2, "a.npz exists; hint: choose another name, or add --force"),
         ("a.h5", "b.h5", [], 2, one_side),
         ("a.npz", "b.parquet", [], 2, one_side),
         ("a.h5", "b.pt", [], 2, "unknown ending '.pt'"),
@@ -392,24 +361,21 @@ def test_conversions_that_are_refused(tmp_path: Path) -> None:
         ("a.h5", "b.npz", with_labels, 2, "--labels is for imports, but"),
         ("out.npz", "b.h5", with_labels, 2, unnamed),
         ("out.parquet", "b.h5", with_labels, 2, unnamed),
-        ("own.npz", "b.h5", with_labels, 2, own),
-        ("x.npy", "b.h5", ["--split", "runs"], 1, reserved),
+        ("own.npz", "b.h5", with_labels, 2, "own.npz: expected no extra labels, because the file"),
+        ("x.npy", "b.h5", ["--split", "runs"], 1, "x.npy: name of a split: expected no reserved"),
         ("r.h5", "r.csv", ["--split", "a"], 2, " 'a'; hint: there is none"),
         ("none.npz", "b.h5", [], 1, "none.npz: there is no such file"),
     ):
         convert_refused(tmp_path / source, tmp_path / output, code, message, options=options)
 
 
-def test_an_output_as_of_other_commands_is_refused_with_what_to_type() -> None:
+def test_an_output_as_of_other_commands_is_refused_with_what_to_type():
     hint = "hint: the output is the second argument: clipkit convert INPUT OUTPUT"
     for words in (["-o", "a.npz"], ["--output", "a.npz"], ["-o"]):
-        line = fails("convert", "a.h5", *words, exit_code=2)
-        assert f"No such option: --output, -o; {hint}" in line
+        assert hint in fails("convert", "a.h5", *words, exit_code=2)
 
 
-def test_without_pyarrow_only_parquet_is_missing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_pyarrow_only_parquet_is_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.delitem(sys.modules, "clipkit.features.parquet", raising=False)
     monkeypatch.delattr("clipkit.features.parquet", raising=False)
@@ -418,7 +384,7 @@ def test_without_pyarrow_only_parquet_is_missing(
     ok("convert", source, tmp_path / "a.npz")
 
 
-def test_pickles_are_never_loaded(tmp_path: Path) -> None:
+def test_pickles_are_never_loaded(tmp_path):
     canary = Canary(tmp_path / "canary")
     untrusted = np.array([canary], object)
     np.savez(tmp_path / "a.npz", allow_pickle=True, features=untrusted)
@@ -444,45 +410,34 @@ JSON_HINT = "clipkit: expected the JSON that clipkit convert writes; hint: remov
 BAD_ARRAYS: list[tuple[dict[str, Any], str]] = [
     ({"features": np.ones(4)}, "features: expected numbers (N, D), got float64 of shape (4,)"),
     ({"features": np.ones((2, 3, 4))}, "of shape (2, 3, 4); hint: flatten each row"),
-    ({"features": np.ones((0, 4))}, "of shape (0, 4)"),
     ({"features": np.array([["a"]])}, "features: expected numbers (N, D), got <U1 of shape (1, 1)"),
-    ({"features": np.ones((2, 2), complex)}, "got complex128 of shape (2, 2)"),
     ({"train_features": np.array([[1e300]])}, "in 1 of 1 rows, the first is row 0"),
     ({"features": TWO, "labels": np.arange(3)}, "got all/features 2, all/labels 3, all/ids 2"),
     ({"features": TWO, "labels": [0.5, 1]}, "labels: expected whole numbers, got 0.5 in row 0"),
     ({"features": TWO, "labels": [1, np.nan]}, "labels: expected whole numbers, got nan in row 1"),
     ({"features": TWO, "labels": np.eye(2)}, "labels: expected numbers or texts (N), got float64"),
+    ({"features": TWO, "labels": ["cat", "nan"]}, "a class for each row, got 'nan'; hint: leave"),
+    ({"features": TWO, "labels": ["cat", ""]}, "a class for each row, got ''; hint: leave these"),
     ({"features": ONE, "labels": ["b"], "class_names": ["a"]}, "expected class names, got 'b'"),
     ({"a_features": ONE, "a_labels": [0], "b_features": ONE, "b_labels": ["x"]}, "got names and"),
     ({"X": TWO, "y": np.ones(2)}, "expected features, got X, y; hint: name them features"),
     ({f"x{i}": ONE for i in range(9)}, "expected features, got x0, x1, x2, x3, x4, ... (4 more)"),
-    ({"train_labels": np.ones(2, int)}, "expected features, got train_labels"),
     ({"features": ONE, "all_features": ONE}, "expected all/features once, got features and"),
     ({"features": ONE, "ids": [0.5]}, "all/ids: expected texts, got '0.5'"),
     ({"features": ONE, "ids": "a"}, "ids: expected numbers or texts (N), got <U1 of shape ()"),
     ({"features": ONE, "ids": [b"\xff"]}, "a.npz: ids: 'utf-8' codec can't decode byte 0xff"),
-    ({"runs_features": ONE}, "name of a split: expected no reserved name, got 'runs'"),
     ({"features": ONE, "clipkit": "{}"}, JSON_HINT),
     ({"features": ONE, "clipkit": "[" * 100_000}, JSON_HINT),
     (exported([], version=math.inf), JSON_HINT),
     (exported([], version="1"), JSON_HINT),
     (exported([], version=3), "version 3 was made by a newer clipkit"),
-    (exported({}), "history: expected a list, got dict"),
     (exported([], class_names="ab"), "class_names: expected a list with a value for every row"),
     (exported([], class_names=[["a"]]), "class_names: expected texts, got \"['a']\""),
     (exported([], kind="logits", class_index=[[1], 2]), "class_index: setting an array element"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("arrays", "message"), BAD_ARRAYS, ids=[text for _, text in BAD_ARRAYS])
-def test_arrays_that_make_no_valid_file(
-    tmp_path: Path, arrays: dict[str, Any], message: str
-) -> None:
-    np.savez(tmp_path / "a.npz", **arrays)
-    convert_refused(tmp_path / "a.npz", tmp_path / "x.h5", 1, "a.npz", message)
-
-
-def test_what_convert_writes_info_accepts(tmp_path: Path) -> None:
+def test_what_convert_writes_info_accepts(tmp_path):
     for history in ([], feature_file().history, [{"command": "x", "y": DEEP}]):
         np.savez(tmp_path / "a.npz", **exported(history, logit_scale=5))
         ok("convert", tmp_path / "a.npz", tmp_path / "a.h5", "--force")
@@ -497,7 +452,6 @@ BAD_TABLES: list[tuple[dict[str, Any], str]] = [
     ({"feature": [1.0]}, "feature: expected lists of numbers, got double"),
     ({"feature": [["a"]]}, "feature: expected lists of numbers, got list<element: string>"),
     ({"feature": [[1.0], [1.0, 2.0]]}, "expected 1 numbers, as in the first row, got 2 in row 1"),
-    ({"feature": [[1.0], None]}, "expected 1 numbers, as in the first row, got 0 in row 1"),
     ({"feature": pa.array([None, [1.0]])}, "expected 0 numbers, as in the first row, got 1 in"),
     ({"feature": [[1.0], [None]]}, "NaN or Inf in 1 of 2 rows, the first is row 1"),
     ({"feature": NUMBERS, "id": ["a", None]}, "ids: expected a list with a value for every row"),
@@ -508,15 +462,20 @@ BAD_TABLES: list[tuple[dict[str, Any], str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("columns", "message"), BAD_TABLES, ids=[text for _, text in BAD_TABLES])
-def test_tables_that_make_no_valid_file(
-    tmp_path: Path, columns: dict[str, Any], message: str
-) -> None:
-    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
-    convert_refused(tmp_path / "a.parquet", tmp_path / "x.h5", 1, "a.parquet", message)
+BAD = [("npz", *case) for case in BAD_ARRAYS] + [("parquet", *case) for case in BAD_TABLES]
 
 
-def test_a_table_with_two_columns_of_one_name_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("ending", "columns", "message"), BAD, ids=[case[2] for case in BAD])
+def test_content_that_makes_no_valid_file(tmp_path, ending, columns, message):
+    source = tmp_path / f"a.{ending}"
+    if ending == "npz":
+        np.savez(source, **columns)
+    else:
+        pq.write_table(pa.table(columns), source)
+    convert_refused(source, tmp_path / "x.h5", 1, source.name, message)
+
+
+def test_a_table_with_two_columns_of_one_name_is_refused(tmp_path):
     columns = [[[1.0], [2.0]], [0, 1], [1, 0]]
     table = pa.table([pa.array(column) for column in columns], ["feature", "label", "label"])
     pq.write_table(table, tmp_path / "a.parquet")
@@ -525,7 +484,7 @@ def test_a_table_with_two_columns_of_one_name_is_refused(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("ending", ["npz", "npy", "parquet"])
-def test_damaged_files(tmp_path: Path, ending: str) -> None:
+def test_damaged_files(tmp_path, ending):
     source, bad = saved(tmp_path / "a.h5", "images"), tmp_path / f"bad.{ending}"
     ok("convert", source, tmp_path / f"a.{ending}", "--split", "test")
     data = (tmp_path / f"a.{ending}").read_bytes()
@@ -535,13 +494,9 @@ def test_damaged_files(tmp_path: Path, ending: str) -> None:
         convert_refused(bad, tmp_path / "x.h5", 1, str(bad))
 
 
-def test_a_flipped_bit_is_found_by_the_checksum(tmp_path: Path) -> None:
-    source, row = saved(tmp_path / "a.h5", "images"), random_features()[4]
-    for ending, value in (
-        ("npz", row.tobytes()),
-        ("npz", "5.png".encode("utf-32-le")),
-        ("parquet", row.tobytes()),
-    ):
+def test_a_flipped_bit_is_found_by_the_checksum(tmp_path):
+    source, row = saved(tmp_path / "a.h5", "images"), random_features()[4].tobytes()
+    for ending, value in (("npz", row), ("npz", "5.png".encode("utf-32-le")), ("parquet", row)):
         ok("convert", source, tmp_path / f"a.{ending}", "--force")
         data = bytearray((tmp_path / f"a.{ending}").read_bytes())
         data[data.index(value)] ^= 1
@@ -549,32 +504,29 @@ def test_a_flipped_bit_is_found_by_the_checksum(tmp_path: Path) -> None:
         convert_refused(tmp_path / f"bad.{ending}", tmp_path / "x.h5", 1, f"bad.{ending}: ", "CRC")
 
 
-def header(shape: tuple[int, ...]) -> bytes:
+def header(shape: tuple[int, ...], descr: str = "<f4") -> bytes:
     out = io.BytesIO()
-    npy.write_array_header_1_0(out, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    npy.write_array_header_1_0(out, {"descr": descr, "fortran_order": False, "shape": shape})
     return out.getvalue()
 
 
-def test_sizes_that_are_not_true_and_files_that_unpack_to_too_much(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sizes_that_are_not_true_and_files_that_unpack_to_too_much(tmp_path, monkeypatch):
     monkeypatch.setattr(npz, "MATRICES", npz.Bound(1 << 20, 100))
     monkeypatch.setattr(parquet, "MATRICES", npz.Bound(1 << 20, 100))
     (tmp_path / "short.npy").write_bytes(header((1 << 40, 1024)) + b"\0" * 64)
     (tmp_path / "long.npy").write_bytes(header((1, 1)) + b"\0" * 5)
-    with zipfile.ZipFile(tmp_path / "short.npz", "w") as archive:
-        archive.writestr("features.npy", header((1 << 40, 1024)))
-    with zipfile.ZipFile(tmp_path / "twice.npz", "w") as archive:
-        archive.writestr("features.npy", header((1, 0)))
-        archive.writestr("features", header((1, 0)))
-    no_bytes = {"descr": "<U0", "fortran_order": False, "shape": (1 << 40,)}
-    out = io.BytesIO()
-    npy.write_array_header_1_0(out, no_bytes)
-    np.savez(tmp_path / "nothing.npz", features=ONE)
-    with zipfile.ZipFile(tmp_path / "nothing.npz", "a") as archive:
-        archive.writestr("ids.npy", out.getvalue())
-    with zipfile.ZipFile(tmp_path / "bzip2.npz", "w", zipfile.ZIP_BZIP2) as archive:
-        archive.writestr("features.npy", header((1, 1)) + b"\0" * 4)
+    one = header((1, 1)) + b"\0" * 4
+    members = {
+        "short.npz": {"features.npy": header((1 << 40, 1024))},
+        "twice.npz": {"features.npy": header((1, 0)), "features": header((1, 0))},
+        "nothing.npz": {"features.npy": one, "ids.npy": header((1 << 40,), "<U0")},
+        "bzip2.npz": {"features.npy": one},
+    }
+    for name, contents in members.items():
+        method = zipfile.ZIP_BZIP2 if name == "bzip2.npz" else zipfile.ZIP_STORED
+        with zipfile.ZipFile(tmp_path / name, "w", method) as archive:
+            for member, data in contents.items():
+                archive.writestr(member, data)
     zeros = np.zeros((1 << 11, 1 << 10), "f4")
     np.savez_compressed(tmp_path / "bomb.npz", features=zeros)
     column = pa.FixedSizeListArray.from_arrays(pa.array(zeros.ravel()), 1 << 10)
@@ -592,7 +544,7 @@ def test_sizes_that_are_not_true_and_files_that_unpack_to_too_much(
         convert_refused(tmp_path / name, tmp_path / "x.h5", 1, name, message)
 
 
-def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -602,7 +554,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     convert_refused(source, output, 1, "No space left on device", options=["--force"])
 
 
-def test_a_header_that_asks_for_gigabytes_is_refused(tmp_path: Path) -> None:
+def test_a_header_that_asks_for_gigabytes_is_refused(tmp_path):
     np.save(tmp_path / "a.npy", np.ones((3, 4)))
     data = bytearray((tmp_path / "a.npy").read_bytes())
     data[6:12] = b"\x02\x00\x00\x00\x00\xf0"  # version 2, whose header may have 4 GiB
@@ -615,47 +567,29 @@ def test_a_header_that_asks_for_gigabytes_is_refused(tmp_path: Path) -> None:
         tracemalloc.stop()
 
 
-def test_whole_numbers_with_gaps_are_names_unless_they_have_names(tmp_path: Path) -> None:
-    for labels, names, expected in [
-        ([0, 10, 20, 10], None, (["0", "10", "20"], [0, 1, 2, 1])),
-        ([30000001, 7, 7, 7], None, (["7", "30000001"], [1, 0, 0, 0])),
-        ([1, 0, 2, 0], None, (None, [1, 0, 2, 0])),
-        ([0, 2, 2, 0], ["a", "b", "c"], (["a", "b", "c"], [0, 2, 2, 0])),
-    ]:
-        arrays = {} if names is None else {"class_names": names}
-        np.savez(tmp_path / "x.npz", features=np.eye(4, dtype="f4"), labels=labels, **arrays)
-        ok("convert", tmp_path / "x.npz", tmp_path / "x.h5", "-f")
-        file = read(tmp_path / "x.h5")
-        (split,) = file.splits.values()
-        assert split.labels is not None
-        assert (file.class_names, split.labels.tolist()) == expected
-
-
-@pytest.mark.parametrize("label", ["nan", "N/A", ""])
-def test_labels_that_stand_for_none_are_no_class_unless_they_are_class_names(
-    tmp_path: Path, label: str
-) -> None:
-    arrays = {"features": np.eye(3, dtype="f4"), "labels": ["cat", label, "cat"]}
-    np.savez(tmp_path / "x.npz", **arrays)
-    line = fails("convert", tmp_path / "x.npz", tmp_path / "x.h5")
-    assert f"labels: expected a class for each row, got {label!r}; hint: leave these" in line
+@pytest.mark.parametrize(
+    ("labels", "names", "expected_names", "expected"),
+    [
+        ([0, 10, 20, 10], None, ["0", "10", "20"], [0, 1, 2, 1]),
+        ([30000001, 7, 7, 7], None, ["7", "30000001"], [1, 0, 0, 0]),
+        ([1, 0, 2, 0], None, None, [1, 0, 2, 0]),
+        ([0, 2, 2, 0], ["a", "b", "c"], ["a", "b", "c"], [0, 2, 2, 0]),
+    ],
+)
+def test_whole_numbers_with_gaps_are_names_unless_they_have_names(
+    tmp_path, labels, names, expected_names, expected
+):
+    arrays = {} if names is None else {"class_names": names}
+    np.savez(tmp_path / "x.npz", features=np.eye(4, dtype="f4"), labels=labels, **arrays)
+    file = formats.import_file(tmp_path / "x.npz")
+    assert (file.class_names, labels_of(file)) == (expected_names, {"all": expected})
 
 
 @pytest.mark.parametrize("ending", ["npz", "parquet"])
-def test_a_class_called_none_survives_an_export(tmp_path: Path, ending: str) -> None:
-    split = Split(np.eye(2, dtype="f4"), labels=np.array([0, 1]), ids=["a", "b"])
-    file = FeatureFile("images", splits={"all": split}, class_names=["cat", "none"])
-    write(tmp_path / "x.h5", file)
+@pytest.mark.parametrize(("names", "last"), [(["cat", "none"], 1), (None, 5)])
+def test_labels_and_class_names_of_an_export_stay_as_they_are(tmp_path, ending, names, last):
+    split = Split(np.eye(2, dtype="f4"), labels=np.array([0, last]), ids=["a", "b"])
+    saved(tmp_path / "x.h5", FeatureFile("images", splits={"all": split}, class_names=names))
     ok("convert", tmp_path / "x.h5", tmp_path / f"x.{ending}")
-    ok("convert", tmp_path / f"x.{ending}", tmp_path / "y.h5")
-    assert read(tmp_path / "y.h5").class_names == ["cat", "none"]
-
-
-def test_labels_of_an_export_stay_as_they_are(tmp_path: Path) -> None:
-    split = Split(np.eye(2, dtype="f4"), labels=np.array([0, 5]), ids=["a", "b"])
-    write(tmp_path / "x.h5", FeatureFile("images", splits={"all": split}))
-    ok("convert", tmp_path / "x.h5", tmp_path / "x.npz")
-    ok("convert", tmp_path / "x.npz", tmp_path / "y.h5")
-    file = read(tmp_path / "y.h5")
-    assert file.class_names is None
-    assert np.asarray(file.splits["all"].labels).tolist() == [0, 5]
+    file = formats.import_file(tmp_path / f"x.{ending}")
+    assert (file.class_names, labels_of(file)) == (names, {"all": [0, last]})

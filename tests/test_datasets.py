@@ -18,35 +18,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torchvision
+from factories import fails_with, labels_of, red_values, write_images
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
-from clipkit import datasets
+from clipkit import datasets, shapes
 from clipkit.base.errors import ClipkitError, ImageError, UsageError
 from clipkit.datasets import registry
 from clipkit.datasets.dataset import CACHED_BLOCKS, Dataset, ImageDataset, RenderedImages
-
-
-def write_images(root: Path, *names: str) -> Path:
-    """Write images of 4 x 4 pixels, each with its number as red value."""
-    for i, name in enumerate(names):
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (4, 4), (i, 0, 0)).save(root / name, "PNG")
-    return root
-
-
-def red_values(split: ImageDataset) -> list[int]:
-    return [split.image(i).getpixel((0, 0))[0] for i in range(len(split))]
-
-
-def labels_of(data: Dataset) -> dict[str, list[int]]:
-    return {name: split.labels.tolist() for name, split in data.splits.items()}
-
-
-def sizes_of(data: Dataset) -> dict[str, int]:
-    return {name: len(split) for name, split in data.splits.items()}
-
 
 # Folders
 
@@ -54,12 +34,10 @@ def sizes_of(data: Dataset) -> dict[str, int]:
 def test_a_folder_of_class_folders_is_one_labelled_split(tmp_path):
     write_images(tmp_path, "b c/1.png", "b/2.png", "b/10.png", "a/deep/x.png")
     data = datasets.load(tmp_path)
-    assert data.name == tmp_path.name
-    assert data.class_names == ["a", "b", "b c"]
-    assert list(data.splits) == ["all"]
-    split = data.splits["all"]
+    assert (data.name, data.class_names) == (tmp_path.name, ["a", "b", "b c"])
+    (split,) = data.splits.values()
     assert split.ids == ["a/deep/x.png", "b/10.png", "b/2.png", "b c/1.png"]
-    assert split.labels.tolist() == [0, 1, 1, 2]
+    assert labels_of(data) == {"all": [0, 1, 1, 2]}
     assert split.labels.dtype == np.int64
     assert red_values(split) == [3, 2, 1, 0]
     assert str(tmp_path.parent) not in json.dumps(data.details)
@@ -79,9 +57,8 @@ def test_flat_folders_have_no_labels(tmp_path):
     write_images(tmp_path / "flat", "b.png", "a.png")
     (tmp_path / "flat" / "notes").mkdir()
     data = datasets.load(tmp_path / "flat")
-    assert data.class_names == []
-    assert data.splits["all"].labels is None
-    assert data.splits["all"].ids == ["a.png", "b.png"]
+    flat = data.splits["all"]
+    assert (data.class_names, flat.labels, flat.ids) == ([], None, ["a.png", "b.png"])
     data = datasets.load(write_images(tmp_path / "mixed", "train/x/1.png", "test/1.png"))
     assert data.splits["train"].labels.tolist() == [0]
     assert data.splits["test"].labels is None
@@ -95,15 +72,14 @@ def test_a_class_may_be_called_train(tmp_path):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["notes.txt"], "expected images or class folders of images, got none"),
         (["a/notes.txt"], "expected images or class folders of images, got none"),
-        (["a/1.png", "b/n.txt"], r"/b: expected an image in every class folder, got none"),
+        (["a/1.png", "b/n.txt"], "/b: expected an image in every class folder, got none"),
         (["a/1.png", "loose.png"], "got both: loose.png and a/"),
         (["train/a/1.png", "test/a/n.txt"], "/test: expected images or class folders"),
     ],
 )
 def test_folders_with_other_content_are_refused(tmp_path, names, message):
-    with pytest.raises(ClipkitError, match=message):
+    with fails_with(message):
         datasets.load(write_images(tmp_path, *names))
 
 
@@ -111,10 +87,9 @@ def test_images_that_cannot_be_read_keep_their_rows(tmp_path):
     write_images(tmp_path, "a/1.png", "a/2.png", "a/3.png")
     (tmp_path / "a" / "2.png").write_bytes(b"")
     split = datasets.load(tmp_path).splits["all"]
-    assert len(split) == 3
-    with pytest.raises(ImageError, match=r"cannot read .*a/2\.png: the file is empty"):
+    with fails_with("a/2.png: the file is empty", ImageError):
         split.image(1)
-    assert split.image(2).getpixel((0, 0)) == (2, 0, 0)
+    assert red_values(split.take(np.array([0, 2]))) == [0, 2]
 
 
 def test_the_fingerprint_of_files_changes_with_their_size_and_time(tmp_path):
@@ -144,52 +119,23 @@ def test_a_name_of_the_registry_comes_before_a_folder(tmp_path, monkeypatch):
         ("cifar1", {}, UsageError, "unknown data set 'cifar1'", "did you mean cifar10 or"),
         ("", {}, UsageError, "unknown data set ''", "known: cifar10"),
         ("no/such", {}, ClipkitError, "cannot read no/such: there is no such folder", ""),
-        ("b.png", {}, ClipkitError, "cannot read b.png: there is no such file or folder", ""),
         ("no/b.h5", {}, ClipkitError, "cannot read no/b.h5: there is no such file or folder", ""),
-        (
-            "n.txt",
-            {},
-            ClipkitError,
-            "or a folder of images, got the file n.txt",
-            "",
-        ),
-        (
-            ".",
-            {"label_column": "x"},
-            UsageError,
-            "label-column: expected a manifest",
-            "leave --lab",
-        ),
-        ("s://h/a.png", {}, UsageError, "expected a local path, got the URL s://h/a.png", ""),
+        ("n.txt", {}, ClipkitError, "or a folder of images, got the file n.txt", ""),
+        (".", {"label_column": "x"}, UsageError, "label-column: expected a man", "leave --lab"),
         (".", {"root": "x"}, UsageError, "root: expected a named data set", "leave --root out"),
         (".", {"classes": 1}, UsageError, "expected labels in all, got none", ""),
         ("digits", {"splits": ["tset"]}, UsageError, "split of digits 'tset'", "mean test?"),
         ("digits", {"limit": 0}, UsageError, "expected at least 1 row per split, got 0", ""),
         ("digits", {"classes": 0}, UsageError, "classes of digits: expected 1 to 10, got 0", ""),
-        ("digits", {"classes": 11}, UsageError, "expected 1 to 10, got 11", ""),
     ],
 )
 def test_wrong_names_and_options_are_refused(
     tmp_path, monkeypatch, name, options, error, message, hint
 ):
     monkeypatch.chdir(write_images(tmp_path, "a.png", "n.txt"))
-    with pytest.raises(error, match=message) as caught:
+    with fails_with(message, error) as caught:
         datasets.load(name, **options)
     assert hint in (caught.value.hint or "")
-
-
-def test_real_images_are_decoded_as_pillow_does_in_threads(cifar10_root):
-    data = datasets.load(cifar10_root, limit=300)
-    assert data.class_names[:3] == ["airplane", "automobile", "bird"]
-    for name, split in data.splits.items():
-        assert np.bincount(split.labels).tolist() == [30] * 10
-        assert split.ids == sorted(split.ids)
-        with ThreadPoolExecutor(4) as pool:
-            pictures = list(pool.map(split.image, range(len(split))))
-        assert {(picture.mode, picture.size) for picture in pictures} == {("RGB", (32, 32))}
-        with Image.open(cifar10_root / name / split.ids[17]) as same:
-            assert pictures[17].tobytes() == same.convert("RGB").tobytes()
-        assert data.class_names[split.labels[17]] == split.ids[17].split("/")[0]
 
 
 # Draws
@@ -197,21 +143,16 @@ def test_real_images_are_decoded_as_pillow_does_in_threads(cifar10_root):
 LABELS = st.lists(st.integers(0, 4), min_size=1, max_size=60)
 
 
-def toy_dataset(labels: list[int] | None, n: int | None = None) -> Dataset:
+def toy_dataset(labels: list[int]) -> Dataset:
     """Return a data set whose ids and red values are the row numbers."""
-    n = n or len(labels)
-    pixels = np.arange(n, dtype=np.uint8)[:, None, None].repeat(4, 1).repeat(4, 2)
-    split = ImageDataset.from_array(pixels, [0] * n if labels is None else labels)
-    if labels is None:
-        split = ImageDataset(split.ids, None, split.source)
-    return Dataset("toy", list("abcde"), {"all": split})
+    pixels = np.arange(len(labels), dtype=np.uint8)[:, None, None].repeat(4, 1).repeat(4, 2)
+    return Dataset("toy", list("abcde"), {"all": ImageDataset.from_array(pixels, labels)})
 
 
 @given(LABELS, st.integers(1, 70), st.integers(1, 70))
 def test_limits_are_balanced_nested_and_in_order(labels, a, b):
     small, large = sorted((a, b))
-    fewer = toy_dataset(labels).draw_rows(small, 42).splits["all"]
-    more = toy_dataset(labels).draw_rows(large, 42).splits["all"]
+    fewer, more = (toy_dataset(labels).draw_rows(n, 42).splits["all"] for n in (small, large))
     assert len(fewer) == min(small, len(labels))
     assert set(fewer.ids) <= set(more.ids)
     assert fewer.ids == sorted(fewer.ids)
@@ -223,15 +164,13 @@ def test_limits_are_balanced_nested_and_in_order(labels, a, b):
 
 
 def test_draws_never_change():
-    labelled = toy_dataset([0, 0, 0, 0, 1, 1, 2, 1]).splits["all"]
-    assert labelled.draw_order(42).tolist() == [1, 5, 6, 0, 7, 2, 4, 3]
-    unlabelled = toy_dataset(None, 8).splits["all"]
+    split = toy_dataset([0, 0, 0, 0, 1, 1, 2, 1]).splits["all"]
+    assert split.draw_order(42).tolist() == [1, 5, 6, 0, 7, 2, 4, 3]
+    unlabelled = ImageDataset(split.ids, None, split.source)
     assert unlabelled.draw_order(42).tolist() == [1, 5, 0, 7, 2, 4, 3, 6]
-    assert toy_dataset([0, 1, 2, 3, 4]).draw_classes(2, 42).class_names == ["b", "e"]
-
-
-def test_every_class_may_be_the_first_to_give_a_row():
-    data = toy_dataset(list(range(5)))
+    data = toy_dataset([0, 1, 2, 3, 4])
+    assert data.draw_classes(2, 42).class_names == ["b", "e"]
+    # every class may be the first to give a row
     assert len({data.draw_rows(1, seed).splits["all"].ids[0] for seed in range(40)}) == 5
 
 
@@ -266,7 +205,7 @@ def test_digits_are_scikit_learns_with_a_stratified_quarter_as_test():
 
     data, bunch = datasets.load("digits"), load_digits()
     rows = {name: np.array(split.ids, dtype=int) for name, split in data.splits.items()}
-    assert sizes_of(data) == {"train": 1347, "test": 450}
+    assert {name: len(ids) for name, ids in rows.items()} == {"train": 1347, "test": 450}
     assert sorted([*rows["train"], *rows["test"]]) == list(range(1797))
     for name, split in data.splits.items():
         assert (split.labels == bunch.target[rows[name]]).all()
@@ -279,8 +218,6 @@ def test_digits_are_scikit_learns_with_a_stratified_quarter_as_test():
 
 
 def test_shapes_are_rendered_the_same_in_threads_and_alone():
-    from clipkit import shapes
-
     data = datasets.load("shapes", limit=200)
     assert data.class_names == list(shapes.CLASS_NAMES)
     test = data.splits["test"]
@@ -292,7 +229,8 @@ def test_shapes_are_rendered_the_same_in_threads_and_alone():
     for i in (0, 63, 64, 199):
         alone = shapes.render([rows[i]], split="test", seed=data.details["seed"], size=64)[0]
         assert (np.asarray(rendered[i]) == alone).all()
-    assert sizes_of(datasets.load("shapes")) == {"train": 20_000, "test": 5_000}
+    full = datasets.load("shapes").splits
+    assert (len(full["train"]), len(full["test"])) == (20_000, 5_000)
 
 
 def test_blocks_are_rendered_once_and_few_are_cached():
@@ -309,15 +247,13 @@ def test_blocks_are_rendered_once_and_few_are_cached():
         pixels = [image.getpixel((0, 0))[0] for image in pool.map(source.image, range(500))]
     assert pixels == [index % 256 for index in range(0, 1000, 2)]
     assert calls == [64] * 7 + [52]
-    source.image(499)
-    source.image(0)
+    for row in (499, 0):  # the last is cached, and the first no more
+        source.image(row)
     assert len(calls) == 8
-    calls.clear()
     many = RenderedImages(render, np.arange(64 * (CACHED_BLOCKS + 1)))
-    for _ in range(2):
-        for block in range(CACHED_BLOCKS + 1):
-            many.image(64 * block)
-    assert len(calls) == 2 * (CACHED_BLOCKS + 1)
+    for block in [*range(CACHED_BLOCKS + 1)] * 2:
+        many.image(64 * block)
+    assert len(calls) == 8 + 2 * (CACHED_BLOCKS + 1)
 
 
 # Data sets that are downloaded
@@ -340,17 +276,13 @@ def offline(monkeypatch, tmp_path) -> Path:
     "name", ["cifar10", "cifar100", "food101", "imagenette", "fashion-mnist", "tiny-imagenet"]
 )
 def test_without_a_network_the_error_says_what_to_do(offline, tmp_path, name, capfd):
+    message = "cannot download {} to {}: "
+    if name == "tiny-imagenet":
+        message = "{0}: cannot read {1}/{0}-200/"
     for root, home in ((None, offline), (tmp_path / "mine", tmp_path / "mine")):
-        with pytest.raises(ClipkitError) as caught:
+        with fails_with(message.format(name, home)) as caught:
             datasets.load(name, root=root)
-        message, hint = caught.value.message, caught.value.hint
-        if name == "tiny-imagenet":
-            assert message.startswith(f"tiny-imagenet: cannot read {home}/tiny-imagenet-200/")
-        else:
-            assert message.startswith(f"cannot download {name} to {home}: ")
-            assert "Name or service not known" in message
-        assert "\n" not in message
-        assert str(home) in hint
+        assert str(home) in caught.value.hint
         assert not home.exists() or not list(home.iterdir())
     assert capfd.readouterr() == ("", "")
 
@@ -372,17 +304,17 @@ def test_a_silent_server_is_not_waited_for(offline, monkeypatch, tmp_path):
 def test_the_cache_follows_the_environment(monkeypatch):
     monkeypatch.setenv("TORCH_HOME", "/t")
     monkeypatch.setenv("XDG_CACHE_HOME", "/x")
-    assert registry.cache_folder() == Path("/t/datasets")
-    monkeypatch.delenv("TORCH_HOME")
-    assert registry.cache_folder() == Path("/x/torch/datasets")
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert registry.cache_folder() == Path.home() / ".cache" / "torch" / "datasets"
+    for name, expected in (
+        ("TORCH_HOME", Path("/t/datasets")),
+        ("XDG_CACHE_HOME", Path("/x/torch/datasets")),
+        ("OTHER", Path.home() / ".cache" / "torch" / "datasets"),
+    ):
+        assert registry.cache_folder() == expected
+        monkeypatch.delenv(name, raising=False)
 
 
 def write_cifar(folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
     """Write a miniature that torchvision takes for its own; return the training pixels."""
-    import torchvision
-
     dataset = getattr(torchvision.datasets, kind)
     prefix = "" if kind == "CIFAR10" else "fine_"
     labels, names = f"{prefix}labels", f"{prefix}label_names"
@@ -393,15 +325,14 @@ def write_cifar(folder: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> np.
         "meta": {names: ["aquarium_fish", "bear"]},
     }
     folder.mkdir(parents=True)
-    checksums = {}
+    md5 = {}
     for name, content in contents.items():
-        data = pickle.dumps(content)
-        (folder / name).write_bytes(data)
-        checksums[name] = hashlib.md5(data).hexdigest()
+        (folder / name).write_bytes(pickle.dumps(content))
+        md5[name] = hashlib.md5(pickle.dumps(content)).hexdigest()
     monkeypatch.setattr(dataset, "base_folder", folder.name)
-    monkeypatch.setattr(dataset, "train_list", [["one", checksums["one"]]])
-    monkeypatch.setattr(dataset, "test_list", [["two", checksums["two"]]])
-    meta = {"filename": "meta", "key": names, "md5": checksums["meta"]}
+    monkeypatch.setattr(dataset, "train_list", [["one", md5["one"]]])
+    monkeypatch.setattr(dataset, "test_list", [["two", md5["two"]]])
+    meta = {"filename": "meta", "key": names, "md5": md5["meta"]}
     monkeypatch.setattr(dataset, "meta", meta)
     return pixels
 
@@ -420,8 +351,7 @@ def test_cifar_is_read_by_torchvision(offline, tmp_path, monkeypatch, kind, name
         image = np.asarray(data.splits["train"].image(1))
         assert (image == pixels[1].reshape(3, 32, 32).transpose(1, 2, 0)).all()
     (folder / "one").write_bytes(b"other")
-    message = f"cannot read {kind.lower()} in {folder}: Dataset not found or corrupted"
-    with pytest.raises(ClipkitError, match=message) as caught:
+    with fails_with(f"cannot read {kind.lower()} in {folder}: ") as caught:
         datasets.load(kind.lower(), root=folder.parent)
     assert caught.value.hint == "remove that folder to download it again"
 
@@ -431,16 +361,14 @@ class Response(io.BytesIO):
 
 
 def test_downloads_appear_complete_or_not_at_all(tmp_path, monkeypatch, capfd):
-    from torchvision.datasets import CIFAR10
-
-    folder = tmp_path / "scratch" / "cifar-10-batches-py"
+    kind = torchvision.datasets.CIFAR10
+    folder, root = tmp_path / "scratch" / "cifar-10-batches-py", tmp_path / "root"
     write_cifar(folder, "CIFAR10", monkeypatch)
-    archive = tmp_path / CIFAR10.filename
+    archive = tmp_path / kind.filename
     with tarfile.open(archive, "w:gz") as tar:
         tar.add(folder, folder.name)
     complete = archive.read_bytes()
-    monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(complete).hexdigest())
-    root = tmp_path / "root"
+    monkeypatch.setattr(kind, "tgz_md5", hashlib.md5(complete).hexdigest())
 
     monkeypatch.setattr(urllib.request, "urlopen", lambda _: Response(complete[:-10]))
     with pytest.raises(ClipkitError, match=r"cannot download .*: File not found or corrupted"):
@@ -462,10 +390,11 @@ def test_food101_is_read_by_torchvision(offline, tmp_path):
     root = tmp_path / "food-101"
     write_images(root / "images", "waffles/1.jpg", "waffles/2.jpg", "apple_pie/7.jpg")
     (root / "meta").mkdir()
-    train = {"apple_pie": ["apple_pie/7"], "waffles": ["waffles/2"]}
-    test = {"apple_pie": [], "waffles": ["waffles/1"]}
-    (root / "meta" / "train.json").write_text(json.dumps(train))
-    (root / "meta" / "test.json").write_text(json.dumps(test))
+    for name, content in {
+        "train": {"apple_pie": ["apple_pie/7"], "waffles": ["waffles/2"]},
+        "test": {"apple_pie": [], "waffles": ["waffles/1"]},
+    }.items():
+        (root / "meta" / f"{name}.json").write_text(json.dumps(content))
     data = datasets.load("food101", root=tmp_path)
     assert data.class_names == ["apple_pie", "waffles"]
     assert data.splits["train"].ids == ["apple_pie/7.jpg", "waffles/2.jpg"]
@@ -478,12 +407,11 @@ def test_imagenette_is_read_by_torchvision(offline, tmp_path):
     for split in ("train", "val"):
         write_images(root / split, "n03000684/b.JPEG", "n01440764/a.JPEG")
     data = datasets.load("imagenette", root=tmp_path)
-    assert data.class_names == ["tench", "chain saw"]
-    assert list(data.splits) == ["train", "test"]
+    assert (list(data.splits), data.class_names) == (["train", "test"], ["tench", "chain saw"])
     assert data.splits["test"].ids == ["n01440764/a.JPEG", "n03000684/b.JPEG"]
     assert red_values(data.splits["test"]) == [1, 0]
     shutil.rmtree(root / "val")
-    with pytest.raises(ClipkitError, match=r"cannot read imagenette in .*/imagenette2: "):
+    with fails_with(f"cannot read imagenette in {root}: "):
         datasets.load("imagenette", root=tmp_path)
 
 
@@ -511,15 +439,14 @@ def test_fashion_mnist_is_read_from_idx_files(offline, tmp_path, monkeypatch, la
     assert data.class_names[0] == "T-shirt/top"
     assert labels_of(data) == {"train": [9, 0], "test": [9, 0]}
     assert (np.asarray(data.splits["test"].image(1)) == pixels[1][..., None]).all()
-    damaged = {
+    for content, message in {
         b"": "expected an IDX file of bytes, got other content",
         b"\0\0\x08\x01\0\0\0\x02\x01": "cannot reshape",
         b"\0\0\x0d\x01\0\0\0\0": "expected an IDX file of bytes, got other content",
         idx(np.zeros(3, np.uint8)): "expected a label for each train image, got shapes",
-    }
-    for content, message in damaged.items():
+    }.items():
         write("train-labels-idx1-ubyte", content)
-        with pytest.raises(ClipkitError, match=message):
+        with fails_with(message):
             datasets.load("fashion-mnist", root=root)
 
 
@@ -543,13 +470,10 @@ def test_tiny_imagenet_is_read_in_its_official_layout(tmp_path):
         train, test = data.splits["train"], data.splits["test"]
         names = ["n1/images/n1", "n2/images/a", "n2/images/n2", "n3/images/n3"]
         assert train.ids == [f"{name}.JPEG" for name in names]
-        assert red_values(train) == [1, 3, 0, 2]
         assert test.ids == ["images/val_0.JPEG", "images/val_1.JPEG"]
-        assert red_values(test) == [1, 0]
-    drawn = datasets.load("tiny-imagenet", root=tmp_path, classes=2)
-    again = datasets.load("tiny-imagenet", root=tmp_path, classes=2)
+        assert (red_values(train), red_values(test)) == ([1, 3, 0, 2], [1, 0])
+    drawn, again = (datasets.load("tiny-imagenet", root=top, classes=2) for _ in range(2))
     assert len(drawn.class_names) == 2
-    assert drawn.class_names == again.class_names
     assert drawn.details == again.details
     assert drawn.splits["train"].labels.max() == 1
 
@@ -560,7 +484,7 @@ def test_tiny_imagenet_is_read_in_its_official_layout(tmp_path):
 def test_annotations_of_tiny_imagenet_are_checked(tmp_path, line):
     with (write_tiny_imagenet(tmp_path) / "val" / "val_annotations.txt").open("a") as file:
         file.write(f"{line}\n")
-    with pytest.raises(ClipkitError, match=r"val_annotations.txt, line 3: expected a new file"):
+    with fails_with("val_annotations.txt, line 3: expected a new file"):
         datasets.load("tiny-imagenet", root=tmp_path)
 
 

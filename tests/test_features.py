@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import errno
-import importlib.util
 import os
+import runpy
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,7 +14,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from factories import content, feature_file, fitted, write_feature_file
+from factories import content, fails_with, feature_file, fitted, random_features, write_feature_file
 from fuzz import seeds
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -32,6 +32,7 @@ from clipkit.features import (
     checked_file,
     open_file,
     read,
+    row_ids,
     write,
 )
 from clipkit.features.model import BLOCK_BYTES, block_rows, chunk_rows
@@ -50,22 +51,20 @@ FEW = settings(
 )
 
 
+def one_split(features: Any) -> FeatureFile:
+    return FeatureFile("images", splits={"all": Split(features, None, row_ids(len(features)))})
+
+
 @pytest.fixture(scope="module")
 def kept_files() -> dict[str, FeatureFile]:
     """The content of the files in tests/data."""
-    spec = importlib.util.spec_from_file_location("make", DATA / "make.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    files: dict[str, FeatureFile] = module.files()
-    return files
+    return runpy.run_path(str(DATA / "make.py"))["files"]()
 
 
 @pytest.mark.parametrize("kind", DIGESTS)
 def test_files_of_every_version_are_read_and_written_with_the_same_bytes(
-    kind: str, kept_files: dict[str, FeatureFile], tmp_path: Path
-) -> None:
+    kind, kept_files, tmp_path
+):
     path = DATA / f"v{VERSIONS[kind]}-{kind}.h5"
     file = read(path)
     assert seeds.same(file, kept_files[kind])
@@ -77,9 +76,7 @@ def test_files_of_every_version_are_read_and_written_with_the_same_bytes(
 
 @FEW
 @given(file=feature_files())
-def test_what_is_written_is_read_back_and_written_again_with_the_same_bytes(
-    file: FeatureFile, tmp_path: Path
-) -> None:
+def test_what_is_written_is_read_back_and_written_again_with_the_same_bytes(file, tmp_path):
     path = tmp_path / "x.h5"
     digest = write(path, file, force=True)
     assert digest == file.digest
@@ -91,7 +88,7 @@ def test_what_is_written_is_read_back_and_written_again_with_the_same_bytes(
     assert path.read_bytes() == first
 
 
-def test_the_digest_follows_every_edit_of_what_was_read(tmp_path: Path) -> None:
+def test_the_digest_follows_every_edit_of_what_was_read(tmp_path):
     file = read(write_feature_file(tmp_path / "x.h5"))
     with h5py.File(tmp_path / "x.h5") as h5:
         stated = h5.attrs["digest"].decode()
@@ -125,17 +122,13 @@ VALUES = st.none() | st.integers(-3, 3) | st.floats() | TEXT | st.lists(st.integ
     datasets=st.dictionaries(st.sampled_from(PATHS.split()), st.none() | ARRAYS, max_size=6),
     attributes=st.dictionaries(st.sampled_from(ATTRIBUTES.split()), VALUES, max_size=2),
 )
-def test_any_structure_is_read_or_refused_in_one_line(
-    kind: str, keep: bool, datasets: dict[str, Any], attributes: dict[str, Any], tmp_path: Path
-) -> None:
+def test_any_structure_is_read_or_refused_in_one_line(kind, keep, datasets, attributes, tmp_path):
     base = "images" if kind == "video" else kind
-    valid = {} if keep else dict.fromkeys(content(base)[1])
+    datasets = {**({} if keep else dict.fromkeys(content(base)[1])), **datasets}
     path = tmp_path / "x.h5"
     path.unlink(missing_ok=True)
     try:
-        write_feature_file(
-            path, base, attributes={"kind": kind, **attributes}, datasets={**valid, **datasets}
-        )
+        write_feature_file(path, base, attributes={"kind": kind, **attributes}, datasets=datasets)
     except (TypeError, ValueError, OSError):  # what h5py itself does not write
         return
     message = ""
@@ -149,34 +142,31 @@ def test_any_structure_is_read_or_refused_in_one_line(
 
 
 @pytest.mark.long
-def test_bytes_depend_neither_on_the_time_nor_on_the_blocks_of_the_source(tmp_path: Path) -> None:
-    features = np.random.default_rng(0).standard_normal((3000, 2000)).astype(np.float32)
+def test_bytes_depend_neither_on_the_time_nor_on_the_blocks_of_the_source(tmp_path):
+    features = random_features(3000, 2000)
     assert features.nbytes > BLOCK_BYTES
 
     def blocks() -> Iterator[np.ndarray]:
         for start in range(0, 3000, 700):
             yield features[start : start + 700]
 
-    ids = [str(i) for i in range(3000)]
     for name, matrix in (("a", features), ("b", BlockMatrix(features.shape, blocks))):
-        splits = {"all": Split(matrix, None, ids)}
-        write(tmp_path / f"{name}.h5", FeatureFile("images", [{"command": "x"}], splits))
+        write(tmp_path / f"{name}.h5", one_split(matrix))
         time.sleep(1.1)  # HDF5 keeps times in seconds
     assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
     assert np.array_equal(read(tmp_path / "a.h5").splits["all"].features, features)
 
 
-def test_storage_is_as_the_format_says(tmp_path: Path) -> None:
-    split = Split(np.zeros((700, 8), "f4"), ids=[f"{row:04}.png" for row in range(700)])
-    write(tmp_path / "x.h5", FeatureFile("images", [{"command": "x"}], {"all": split}))
+def test_storage_is_as_the_format_says(tmp_path):
+    write(tmp_path / "x.h5", one_split(np.zeros((700, 8), "f4")))
     with h5py.File(tmp_path / "x.h5") as h5:
         features = h5["all/features"]
         assert (features.dtype, features.chunks) == ("<f4", (512, 8))
         assert (features.fletcher32, features.compression) == (True, None)
-        assert h5["all/ids"].dtype == "S8"
+        assert h5["all/ids"].dtype == "S3"
 
 
-def test_complete_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_complete_is_written_last(tmp_path, monkeypatch):
     order: list[str] = []
     real = hdf5._set_attribute
 
@@ -189,49 +179,40 @@ def test_complete_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert order[-2:] == ["digest", "complete"]
 
 
-def test_a_row_longer_than_a_chunk_may_be_is_written_and_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_row_longer_than_a_chunk_may_be_is_written_and_read(tmp_path, monkeypatch):
     for module in (hdf5, checked_file):
         monkeypatch.setattr(module, "MAX_CHUNK_BYTES", 1 << 10)
-    features = np.arange(2000, dtype="f4").reshape(2, 1000)
-    split = Split(features, None, ["a", "b"])
     monkeypatch.setattr(hdf5, "chunk_rows", lambda width: 1)
-    write(tmp_path / "x.h5", FeatureFile("images", splits={"all": split}))
+    features = np.arange(2000, dtype="f4").reshape(2, 1000)
+    write(tmp_path / "x.h5", one_split(features))
     np.testing.assert_array_equal(read(tmp_path / "x.h5").splits["all"].features, features)
 
 
-def test_a_file_that_a_reader_would_refuse_is_not_published(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_a_reader_would_refuse_is_not_published(tmp_path, monkeypatch):
     """Staged: the writer overlooks a rule that the reader knows."""
     checks = [lambda file: None, hdf5.validate]
     monkeypatch.setattr(hdf5, "validate", lambda file: checks.pop(0)(file))
-    file = changed("images", history=[{"command": "x", "model": "m"}])
-    with pytest.raises(ClipkitError, match="history, entry 1: expected a model with a name"):
-        write(tmp_path / "x.h5", file)
+    with fails_with("history, entry 1: expected a model with a name"):
+        write(tmp_path / "x.h5", history(model="m"))
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("width", [1, 512, 5000, 2_000_000])
-def test_blocks_are_whole_chunks_of_bounded_size(width: int) -> None:
+def test_blocks_are_whole_chunks_of_bounded_size(width):
     assert block_rows(width) % chunk_rows(width) == 0
     assert chunk_rows(width) * width * 4 <= max(1 << 22, width * 4)
     assert block_rows(width) * width * 4 <= max(BLOCK_BYTES, width * 4)
 
 
-def test_the_last_block_is_given_only_if_the_digest_matches(tmp_path: Path) -> None:
+def test_the_last_block_is_given_only_if_the_digest_matches(tmp_path):
     features = np.zeros((3000, 2000), np.float32)
-    rows = {"features": features, "ids": [str(i) for i in range(3000)], "labels": None}
-    datasets = {f"train/{key}": value for key, value in rows.items()}
-    path = write_feature_file(
-        tmp_path / "x.h5", datasets={**datasets, "test/features": features[:6]}
-    )
+    rows = {"train/features": features, "train/ids": row_ids(3000), "train/labels": None}
+    path = write_feature_file(tmp_path / "x.h5", datasets={**rows, "test/features": features[:6]})
     data = bytearray(path.read_bytes())
     data[data.find(features[:500].tobytes()) + 100] ^= 1
     path.write_bytes(data)
     blocks: list[np.ndarray] = []
-    with open_file(path) as file, pytest.raises(ClipkitError, match="does not match its SHA-256"):
+    with open_file(path) as file, fails_with("does not match its SHA-256"):
         blocks.extend(file.splits["train"].features.iter_blocks())
     assert 0 < sum(map(len, blocks)) < 3000
 
@@ -247,64 +228,49 @@ def test_the_last_block_is_given_only_if_the_digest_matches(tmp_path: Path) -> N
         {"chunks": (7, 8), "maxshape": (None, None)},
     ],
 )
-def test_features_are_read_however_they_are_stored(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, storage: dict[str, Any]
-) -> None:
-    features = np.arange(150, dtype="<f4").reshape(30, 5)
-    rows = {"features": features, "ids": [str(i) for i in range(30)], "labels": None}
-    datasets = {f"train/{key}": value for key, value in rows.items()}
-    others = {"test/features": np.ones((6, 5), "<f4")}
-    path = write_feature_file(tmp_path / "x.h5", datasets={**datasets, **others})
+def test_features_are_read_however_they_are_stored(tmp_path, monkeypatch, storage):
+    features, path = np.arange(150, dtype="<f4").reshape(30, 5), tmp_path / "x.h5"
+    write(path, one_split(features))
     with h5py.File(path, "r+", libver="v110") as h5:
-        sha256 = h5["train/features"].attrs["sha256"]
-        del h5["train/features"]
-        stored = h5.create_dataset("train/features", data=features, **storage)
+        sha256 = h5["all/features"].attrs["sha256"]
+        del h5["all/features"]
+        stored = h5.create_dataset("all/features", data=features, **storage)
         stored.attrs["sha256"] = sha256
     monkeypatch.setattr(hdf5, "block_rows", lambda width: 4)
     with open_file(path) as file:
-        blocks = list(file.splits["train"].features.iter_blocks())
+        blocks = list(file.splits["all"].features.iter_blocks())
     assert [len(block) for block in blocks] == [4] * 7 + [2]
     np.testing.assert_array_equal(np.concatenate(blocks), features)
 
 
-def test_a_file_that_ends_within_its_features_is_damaged(tmp_path: Path) -> None:
+def test_a_file_that_ends_within_its_features_is_damaged(tmp_path):
     """It was cut after it was opened."""
     path = tmp_path / "x.h5"
-    features = np.zeros((3000, 2000), np.float32)
-    split = Split(features, ids=[str(i) for i in range(3000)])
-    write(path, FeatureFile("images", splits={"all": split}))
+    write(path, one_split(np.zeros((3000, 2000), np.float32)))
     with open_file(path) as file:
         os.truncate(path, path.stat().st_size // 2)
-        with pytest.raises(ClipkitError, match="cannot read all/features: it is damaged"):
+        with fails_with("cannot read all/features: it is damaged"):
             file.in_memory()
 
 
-@pytest.fixture
-def syncs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Count the syncs of files; only the first one reports an error, as Linux does."""
-    numbers: list[int] = []
+@pytest.mark.parametrize("name", ["x.h5", "/dev/null"])
+def test_an_error_of_the_disk_while_a_file_is_written_is_not_lost(tmp_path, monkeypatch, name):
+    syncs: list[int] = []
 
     def sync(descriptor: int) -> None:
-        numbers.append(descriptor)
-        if len(numbers) == 1:
+        syncs.append(descriptor)
+        if len(syncs) == 1:  # as Linux reports it
             raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(os, "fsync", sync)
-    return numbers
-
-
-def test_an_error_of_the_disk_while_a_file_is_written_is_not_lost(
-    tmp_path: Path, syncs: list[int]
-) -> None:
-    with pytest.raises(WriteError, match=r"cannot write .*: Input/output error"):
-        write(tmp_path / "x.h5", feature_file("images"))
+    if name == "/dev/null":  # a stream is not synced
+        write(name, feature_file())
+        assert not syncs
+        return
+    with fails_with("Input/output error", WriteError):
+        write(tmp_path / name, feature_file())
     assert not list(tmp_path.iterdir())
     assert len(syncs) == 1
-
-
-def test_a_file_for_a_stream_is_not_synced(syncs: list[int]) -> None:
-    write("/dev/null", feature_file("images"))
-    assert not syncs
 
 
 def images(features: Any = ((1,),), labels: Any = None, ids: Any = ("x",), **rest: Any) -> Any:
@@ -345,30 +311,22 @@ INVALID = [
     (FeatureFile("images"), "expected at least one split, got none"),
     (FeatureFile("images", splits={"a": Split(ids=["x"])}), "expected a/features in a file of"),
     (images(texts=["x"]), "texts is not part of a file of images"),
-    (images(runs={"features": np.ones(1)}), "runs/features is not part of a file of images"),
     (images(predicted=np.zeros((1, 1), int)), "a/predicted is not part of a file of images"),
     (images(name="a/b"), "split: expected up to 100 letters, digits, '.', '_' and '-', got 'a/b'"),
-    (images(name="a" * 101), "name of a split: expected up to 100 letters"),
     (images(name="runs"), "name of a split: expected no reserved name, got 'runs'"),
     (FeatureFile("result", runs={"a b": np.ones(1)}), "name of a column: expected up to 100"),
-    (images([[np.nan]]), "the file: a/features: expected finite values, got NaN or Inf in 1 of"),
     (images([[1], [np.inf], [np.nan]], ids="xyz"), "in 2 of 3 rows, the first is row 1"),
     (images([[1], [1]]), "expected equal lengths, got a/features 2, a/ids 1"),
     (images(np.ones((0, 1)), ids=[]), f"a/features: {EMPTY} (0, 1)"),
-    (images(np.ones((1, 0))), f"a/features: {EMPTY} (1, 0)"),
-    (images(ids=[]), f"a/ids: {EMPTY} (0,)"),
     (images(class_names=[]), f"class_names: {EMPTY} (0,)"),
     (images([1]), "a/features: expected 2 dimensions, got 1"),
     (changed("texts", features=np.array([["x"]])), "features: expected numbers, got texts"),
-    (changed("texts", texts=["x"]), "equal lengths, got features 3, texts 1, class_index 3"),
     (changed("texts", texts=None), "expected texts in a file of texts, got none"),
     (changed("texts", class_index=np.full(3, -2)), "in -1..1 (2 class names), got -2..-2"),
-    (changed("texts", class_index=None), "expected class_index in a file of texts, got none"),
     (changed("logits", texts=list("abcd"), class_index=np.zeros(4, int)), "3, texts 4"),
     (feature_file(datasets={"test/features": np.ones((6, 2))}), f"{WIDTH} 2"),
     (changed("logits", temperature=None), "expected a temperature in a file of logits, got none"),
     (changed("logits", temperature=0.0), "temperature: expected a finite number above 0, got 0.0"),
-    (changed("logits", logit_scale=np.inf), f"{SCALE} inf"),
     (FeatureFile("result", runs=TWO_RUNS), "expected equal lengths, got runs/k 2, runs/acc1 1"),
     (FeatureFile("result", splits={"a": Split(ids=["x"], predicted=HUGE)}), "0..1048575, got 4611"),
     (images(ids=["x\0"]), "a/ids: expected texts without NUL characters, got 'x\\x00'"),
@@ -376,7 +334,6 @@ INVALID = [
     (images(ids=["y" * 99 + "\0"]), f"NUL characters, got '{'y' * 40} ...'"),
     (images(ids=[1]), "a/ids: expected texts, got '1'"),
     (images(labels=[0, 1]), "a/labels: expected an array, got list"),
-    (FeatureFile("images", splits={"a": Split([[1.0]], None, ["x"])}), "expected an array, got li"),
     (FeatureFile("images", splits={"a": Split(np.eye(1), None, ("x",))}), TUPLE),
     (images(labels=np.array([0.5])), "a/labels: expected whole numbers, got numbers"),
     (images(labels=np.array([{}])), "a/labels: expected whole numbers, got type object"),
@@ -385,25 +342,17 @@ INVALID = [
     (images(labels=np.array([-1])), "a/labels: expected values in 0..1048575, got -1..-1"),
     (images(temperature=1.0), "expected no temperature in a file of images, got 1.0"),
     (images(logit_scale=float("nan")), f"{SCALE} nan"),
-    (images(logit_scale=True), f"{SCALE} True"),
+    (images(logit_scale=10**400), f"{SCALE} 1000"),
     (images(history={}), "history: expected a list, got dict"),
     (images(history=[{}]), "history, entry 1: expected an object with the name of a command"),
     (history(x={1, 2}), "history: expected plain JSON, got Object of type set"),
     (history(x=float("nan")), "history: expected plain JSON, got Out of range float values"),
-    (history(x="\ud800"), "history: expected plain JSON, got 'utf-8' codec can't encode"),
     (history(x=nested(15)), "history: expected at most 16 levels, got more"),
     (history(x=nested(100_000)), "history: expected at most 16 levels, got more"),
-    (history(model="m"), "history, entry 1: expected a model with a name"),
     (history(model={"digest": "d"}), "history, entry 1: expected a model with a name"),
-    (history(model={"name": "m", "logit_scale": 0}), f"history, entry 1: {SCALE} 0"),
     (history(model={"name": "m", "logit_scale": "high"}), f"history, entry 1: {SCALE} high"),
-    (history(model={"name": "m", "logit_scale": True}), f"history, entry 1: {SCALE} True"),
-    (history(model={"name": "m", "logit_scale": 10**400}), f"history, entry 1: {SCALE} 1000"),
     (history(model={"name": "m", "logit_bias": True}), f"history, entry 1: {BIAS} True"),
-    (history(model={"name": "m", "logit_bias": 10**400}), f"history, entry 1: {BIAS} 1000"),
-    (history(model={"name": "m", "logit_bias": None}), f"history, entry 1: {BIAS} None"),
     (history(C=[1, {"x": -(10**400)}]), "expected numbers in the range of a 64-bit float, got -10"),
-    (images(logit_scale=10**400), f"{SCALE} 1000"),
     (changed("images", splits=MANY_SPLITS), "/: expected at most 4,096 names, got 4,097"),
     (FeatureFile("result", runs=MANY_COLUMNS), "runs: expected at most 4,096 names, got 4,097"),
     (FeatureFile("result", runs={"k": np.array([2**63], "u8")}), "whole numbers of 64 bits, got 9"),
@@ -411,61 +360,39 @@ INVALID = [
 
 
 @pytest.mark.parametrize(("file", "message"), INVALID, ids=[text for _, text in INVALID])
-def test_what_breaks_the_format_is_not_written(
-    file: FeatureFile, message: str, tmp_path: Path
-) -> None:
-    with pytest.raises(ClipkitError) as caught:
+def test_what_breaks_the_format_is_not_written(file, message, tmp_path):
+    with fails_with(message):
         write(tmp_path / "x.h5", file)
-    assert message in caught.value.message
     assert not list(tmp_path.iterdir())
 
 
-MANY_CLASSES = {
-    "classes": np.arange(5001),
-    "coefficients": np.zeros((5, 5001)),
-}
-KNN = fitted("knn")
+MANY_CLASSES = {"classes": np.arange(5001), "coefficients": np.zeros((5, 5001))}
 INVALID_PROBES: list[tuple[str, dict[str, Any], str]] = [
-    ("svm", {"classifier": None}, "fitted/classifier: expected one text"),
-    ("svm", {"classifier": ["svm", "svm"]}, "fitted/classifier: expected one text"),
     ("svm", {"classifier": ["forest"]}, "expected svm, logreg, mlp, knn, got 'forest'"),
     ("svm", {"input": ["pixels"]}, "fitted/input: expected embeddings, logits, probs, got 'pix"),
     ("svm", {"input": ["probs"]}, "expected fitted/temperature of svm on probs, got none"),
     ("svm", {"temperature": np.ones(1)}, "fitted/temperature is not part of svm on embeddings"),
     ("svm", {"classifier": ["knn"]}, "expected fitted/row_classes of knn on embeddings, got none"),
-    ("svm", {"rows": KNN["rows"]}, "fitted/rows is not part of svm on embeddings"),
     ("svm", {"more": np.ones(1)}, "fitted/more is not part of a file of probe"),
-    ("svm", {"classes": None}, "expected fitted/classes of svm on embeddings, got none"),
     ("svm", {"classes": np.array([0])}, "fitted/classes: expected 2 to 5,000 classes, got 1"),
     ("logreg", MANY_CLASSES, "fitted/classes: expected 2 to 5,000 classes, got 5001"),
-    ("svm", {"classes": np.array([1, 0])}, "fitted/classes: expected ascending numbers without"),
     ("svm", {"classes": np.array([1, 1])}, "fitted/classes: expected ascending numbers without"),
     ("svm", {"classes": np.array([0, 2])}, "fitted/classes: expected values in 0..1, got 0..2"),
-    ("svm", {"classes": np.array([-1, 0])}, "fitted/classes: expected values in 0..1, got -1..0"),
     ("svm", {"classes": np.arange(3)}, "fitted/hyperplanes: expected the shape (3, 5), got (1, 5)"),
-    ("svm", {"hyperplanes": np.ones(5, "f4")}, "fitted/hyperplanes: expected 2 dimensions, got 1"),
     ("svm", {"hyperplanes": np.ones((1, 5))}, "fitted/hyperplanes: expected "),
     ("svm", {"hyperplanes": np.ones((1, 1), "f4")}, "expected a probe of at least one column"),
     ("svm", {"hyperplanes": np.full((1, 5), np.nan, "f4")}, "hyperplanes: expected finite numbers"),
-    ("svm", {"hyperplanes": np.ones((1, 6), "f4")}, "expected the shape (5,), got (4,)"),
-    ("svm", {"centre": np.zeros(3, "f4")}, "fitted/centre: expected the shape (4,), got (3,)"),
-    ("svm", {"centre": None}, "expected fitted/centre of svm on embeddings, got none"),
     ("svm", {"deviation": None}, "expected fitted/deviation of svm on embeddings, got none"),
     ("svm", {"mean": None}, "fitted/deviation is not part of svm on embeddings"),
     ("svm", {"deviation": np.zeros(4, "f4")}, "fitted/deviation: expected numbers above 0, got 0"),
-    ("svm", {"mean": np.full(4, np.inf)}, "fitted/mean: expected finite numbers, got NaN or Inf"),
-    ("svm", {"rms": np.zeros(1)}, "fitted/rms: expected numbers above 0, got 0"),
     ("svm", {"rms": np.ones(2)}, "fitted/rms: expected the shape (1,), got (2,)"),
-    ("svm", {"rms": np.array([1])}, "fitted/rms: expected "),
     ("svm", {"factor": np.array([-1.0])}, "fitted/factor: expected numbers above 0, got -1"),
     ("svm", {"balanced": np.array([2])}, "fitted/balanced: expected 0 or 1, got 2"),
     ("logreg", {"coefficients": np.ones((5, 3))}, "expected the shape (5, 2), got (5, 3)"),
-    ("logreg", {"coefficients": np.full((5, 2), np.inf)}, "coefficients: expected finite numbers"),
     ("mlp", {"output": np.ones((3, 2), "f4")}, "fitted/output: expected the shape (4, 2), got (3"),
     ("mlp", {"hidden": np.ones((5, 65_537), "f4")}, "hidden: expected at most 65,536 units, got"),
     ("knn", {"row_classes": np.array([0, 1, 2])}, "row_classes: expected values in 0..1, got 0..2"),
     ("knn", {"row_classes": np.array([0, 1])}, "row_classes: expected the shape (3,), got (2,)"),
-    ("knn", {"centre": np.zeros(4, "f4")}, "fitted/centre is not part of knn on embeddings"),
 ]  # fmt: skip
 
 
@@ -475,29 +402,26 @@ INVALID_PROBES: list[tuple[str, dict[str, Any], str]] = [
     ids=[text for _, _, text in INVALID_PROBES],
 )
 def test_what_was_fitted_must_fit_together_when_it_is_written_and_read(
-    classifier: str, changes: dict[str, Any], message: str, tmp_path: Path
-) -> None:
+    classifier, changes, message, tmp_path
+):
     arrays = {"coefficients": None, "centre": None, **fitted(classifier), **changes}
     named = {f"fitted/{name}": array for name, array in arrays.items()}
-    with pytest.raises(ClipkitError) as caught:
+    with fails_with(message):
         read(write_feature_file(tmp_path / "x.h5", "probe", datasets=named))
-    assert message in caught.value.message
     file = feature_file("probe")
     file.fitted = {name: array for name, array in arrays.items() if array is not None}
-    with pytest.raises(ClipkitError) as caught:
+    with fails_with(message):
         write(tmp_path / "y.h5", file)
-    assert message in caught.value.message
 
 
 @pytest.mark.parametrize("classifier", ["svm", "logreg", "mlp", "knn"])
-def test_what_was_fitted_is_read_back_in_its_types(classifier: str, tmp_path: Path) -> None:
-    file = feature_file("probe")
-    file.fitted = fitted(classifier)
+def test_what_was_fitted_is_read_back_in_its_types(classifier, tmp_path):
+    file = replace(feature_file("probe"), fitted=fitted(classifier))
     write(tmp_path / "x.h5", file)
     back = read(tmp_path / "x.h5")
     assert seeds.same(back, file)
-    types = {name: np.asarray(array).dtype for name, array in file.fitted.items()}
-    assert {name: np.asarray(array).dtype for name, array in back.fitted.items()} == types
+    for name, array in file.fitted.items():
+        assert np.asarray(back.fitted[name]).dtype == np.asarray(array).dtype
 
 
 @pytest.mark.parametrize(
@@ -505,24 +429,19 @@ def test_what_was_fitted_is_read_back_in_its_types(classifier: str, tmp_path: Pa
     [
         ("probe", 1, "expected the format version 2 of a file of probe, got 1"),
         ("images", 2, "expected the format version 1 of a file of images, got 2"),
-        ("probe", 3, "format version 3 was made by a newer clipkit"),
     ],
 )
-def test_a_file_states_the_version_that_its_kind_needs(
-    kind: str, version: int, message: str, tmp_path: Path
-) -> None:
-    path = write_feature_file(tmp_path / "x.h5", kind, attributes={"version": version})
-    with pytest.raises(ClipkitError, match=message):
-        read(path)
+def test_a_file_states_the_version_that_its_kind_needs(kind, version, message, tmp_path):
+    with fails_with(message):
+        read(write_feature_file(tmp_path / "x.h5", kind, attributes={"version": version}))
 
 
-def test_a_split_called_fitted_is_reserved_in_probes_alone(tmp_path: Path) -> None:
-    images = feature_file(datasets={"fitted/features": np.ones((1, 4)), "fitted/ids": ["x"]})
-    write(tmp_path / "x.h5", images)
+def test_a_split_called_fitted_is_reserved_in_probes_alone(tmp_path):
+    write(tmp_path / "x.h5", images(name="fitted"))
     assert "fitted" in read(tmp_path / "x.h5").splits
     probe = feature_file("probe")
     probe.splits["fitted"] = probe.splits["test"]
-    with pytest.raises(ClipkitError, match="expected no reserved name, got 'fitted'"):
+    with fails_with("expected no reserved name, got 'fitted'"):
         write(tmp_path / "y.h5", probe)
 
 
@@ -541,30 +460,16 @@ def test_a_split_called_fitted_is_reserved_in_probes_alone(tmp_path: Path) -> No
     ],
 )
 @pytest.mark.long
-def test_what_only_just_follows_the_format_is_written_and_read(
-    file: FeatureFile, tmp_path: Path
-) -> None:
+def test_what_only_just_follows_the_format_is_written_and_read(file, tmp_path):
     write(tmp_path / "x.h5", file)
     assert read(tmp_path / "x.h5").history == file.history
 
 
-def test_cosines_undo_the_temperature_that_a_file_was_written_with(tmp_path: Path) -> None:
-    cosines = np.array([[0.25, -0.5]], "f4")
-    file = FeatureFile("logits", texts=["a", "b"], class_index=np.array([-1, -1]), temperature=1)
-    file.splits = {"all": Split(cosines, None, ["x"])}
-    write(tmp_path / "one.h5", file)  # a whole number is stored as a float
-    assert np.array_equal(read(tmp_path / "one.h5").cosines("all").read(), cosines)
-    file.temperature = 0.5
-    file.splits["all"].features = cosines / 0.5
-    assert np.array_equal(file.cosines("all").read(), cosines)
-
-
 @pytest.mark.parametrize(
-    ("temperature", "logit"), [(1e-46, 1e38), (1e-39, 1e38), (1e39, 1e-39), (1e300, 0), (1e-320, 1)]
+    ("temperature", "logit"),
+    [(0.5, 0.25), (1e-46, 1e38), (1e-39, 1e38), (1e39, 1e-39), (1e300, 0), (1e-320, 1)],
 )
-def test_a_temperature_that_float32_cannot_hold_is_undone_exactly(
-    temperature: float, logit: float
-) -> None:
+def test_a_temperature_that_float32_cannot_hold_is_undone_exactly(temperature, logit):
     file = changed("logits", temperature=temperature)
     stored = np.full((6, 3), logit, np.float32)
     file.splits["test"].features = stored
@@ -572,27 +477,29 @@ def test_a_temperature_that_float32_cannot_hold_is_undone_exactly(
     np.testing.assert_allclose(file.cosines("test").read(), expected, rtol=1e-6, atol=1e-45)
 
 
-def test_logits_that_are_no_cosines_at_their_temperature_are_refused() -> None:
-    file = changed("logits", temperature=1e45)
-    with pytest.raises(ClipkitError, match="test/features: expected logits of cosines, got values"):
-        file.cosines("test").read()
+def test_a_whole_number_as_temperature_is_stored_as_a_float(tmp_path):
+    file = changed("logits", temperature=1)
+    write(tmp_path / "one.h5", file)
+    cosines = read(tmp_path / "one.h5").cosines("test").read()
+    np.testing.assert_array_equal(cosines, file.splits["test"].features)
 
 
-def test_take_selects_rows_of_everything_that_a_split_holds() -> None:
-    split = Split(
-        BlockMatrix.from_array(np.eye(3)), np.arange(3), list("abc"), np.array([[3, 4, 5]])
-    )
-    few = split.take([2, 0])
+def test_logits_that_are_no_cosines_at_their_temperature_are_refused():
+    with fails_with("test/features: expected logits of cosines, got values"):
+        changed("logits", temperature=1e45).cosines("test").read()
+
+
+def test_take_selects_rows_of_everything_that_a_split_holds():
+    features = BlockMatrix.from_array(np.eye(3))
+    few = Split(features, np.arange(3), list("abc"), np.array([[3, 4, 5]])).take([2, 0])
     assert few.features.tolist() == [[0, 0, 1], [1, 0, 0]]
     assert few.ids == ["c", "a"]
-    assert few.labels is not None
-    assert few.predicted is not None
     assert (few.labels.tolist(), few.predicted.tolist()) == ([2, 0], [[5, 3]])
     assert Split(ids=["a", "b"]).take([1]).features is None
 
 
 @pytest.mark.parametrize("kind", DIGESTS)
-def test_a_file_is_shown_in_one_short_line(kind: str) -> None:
+def test_a_file_is_shown_in_one_short_line(kind):
     file = replace(feature_file(kind), class_names=["x" * 1000] * 1000)
     assert repr(file).startswith(f"FeatureFile({kind}, ")
     assert len(repr(file)) < 200
@@ -601,7 +508,7 @@ def test_a_file_is_shown_in_one_short_line(kind: str) -> None:
         assert len(repr(split)) < 100
 
 
-def test_rows_of_a_result_are_its_runs() -> None:
+def test_rows_of_a_result_are_its_runs():
     file = FeatureFile("result")
     rows = [{"split": "a", "k": 1, "acc1": 0.5}, {"split": "b", "k": 2, "acc1": 1.0}]
     file.set_rows(rows)
@@ -612,16 +519,16 @@ def test_rows_of_a_result_are_its_runs() -> None:
     assert (file.runs, file.rows()) == ({}, [])
 
 
-def test_splits_are_chosen_by_name() -> None:
+def test_splits_are_chosen_by_name():
     file = FeatureFile("images", splits={"train": Split(), "test": Split()})
     assert file.choose_splits(None) == ["train", "test"]
     assert file.choose_splits(["test", "test"]) == ["test"]
     assert results.choose_split(file) == "test"
-    with pytest.raises(UsageError, match="unknown split of the file 'tset'"):
+    with fails_with("unknown split of the file 'tset'", UsageError):
         file.choose_splits(["tset"])
 
 
-def test_an_object_of_a_history_is_found_by_names_that_may_have_dots() -> None:
+def test_an_object_of_a_history_is_found_by_names_that_may_have_dots():
     entry = Entry(dataset={"splits": {"v1.0": {"images": 6}}, "name": "birds"})
     assert entry.object("dataset", "splits", "v1.0") == {"images": 6}
     assert entry.object("dataset", "name", "v1.0") == {}

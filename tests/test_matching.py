@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from factories import refused
+from factories import fails_with, refused
 from PIL import Image
 from shell import clipkit, ok
 
-from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.base.errors import UsageError
 from clipkit.datasets import REGISTRY
 from clipkit.datasets.matching import load_images
 from clipkit.features import FeatureFile, read
@@ -34,57 +34,41 @@ def embedded(manifest: Path) -> FeatureFile:
 
 
 @pytest.mark.long
-def test_a_manifest_is_read_by_the_columns_that_embed_read(
-    manifest: Path, embedded: FeatureFile
-) -> None:
+def test_a_manifest_is_read_by_the_columns_that_embed_read(manifest, embedded):
     data = load_images(embedded, [str(manifest)])
     assert data.splits["test"].ids == [f"{number}.png" for number in range(4)]
     assert data.class_names == ["a", "b"]
-
-
-@pytest.mark.long
-def test_labels_and_splits_that_only_embed_read_may_be_missing(
-    manifest: Path, embedded: FeatureFile
-) -> None:
-    manifest.write_text("file\n0.png\n")
+    manifest.write_text("file\n0.png\n")  # labels and splits that only embed read
     data = load_images(embedded, [str(manifest)], label_column=None)
     assert data.splits["all"].labels is None
 
 
 @pytest.mark.long
-def test_a_column_that_is_missing_is_named_with_what_to_do(
-    manifest: Path, embedded: FeatureFile
-) -> None:
+def test_a_column_that_is_missing_is_named_with_what_to_do(manifest, embedded):
     manifest.write_text("image,label\n0.png,a\n")
-    names = [str(manifest)]
-    with pytest.raises(ClipkitError, match="expected a column 'file', got 'image', 'label'") as one:
-        load_images(embedded, names)
-    assert one.value.hint == "name the manifest that clipkit embed read by this column"
-    with pytest.raises(ClipkitError, match="expected a column 'file'") as one:
-        load_images(embedded, names, path_column=None)
-    assert str(one.value.hint).endswith(", or the column, with --path-column")
-    with pytest.raises(ClipkitError, match="expected a column 'path'") as one:
-        load_images(FeatureFile("images"), names)
-    assert one.value.hint == "name the data set that was embedded"
-    with pytest.raises(ClipkitError, match="expected a column 'species'") as one:
-        load_images(embedded, names, path_column="image", label_column="species")
-    assert "--label-column" in str(one.value.hint)
+    by_column = {"path_column": "image", "label_column": "species"}
+    for file, options, column, hint in (
+        (embedded, {}, "file", "name the manifest that clipkit embed read by this column"),
+        (embedded, {"path_column": None}, "file", ", or the column, with --path-column"),
+        (FeatureFile("images"), {}, "path", "name the data set that was embedded"),
+        (embedded, by_column, "species", "--label-column"),
+    ):
+        message = f"expected a column '{column}', got 'image', 'label'"
+        with fails_with(message) as caught:
+            load_images(file, [str(manifest)], **options)
+        assert hint in caught.value.hint
 
 
 @pytest.mark.long
-def test_another_named_data_set_is_refused_before_it_is_loaded(
-    embedded: FeatureFile, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_named_data_set_is_refused_before_it_is_loaded(embedded, monkeypatch):
     monkeypatch.setitem(REGISTRY, "cifar10", None)  # not even called
-    with pytest.raises(UsageError, match="expected images of birds, got images of cifar10") as one:
+    with fails_with("expected images of birds, got images of cifar10", UsageError) as caught:
         load_images(embedded, ["cifar10"])
-    assert one.value.hint == "name the data set that was embedded"
+    assert caught.value.hint == "name the data set that was embedded"
 
 
 @pytest.mark.long
-def test_the_warning_of_another_name_says_what_was_done(
-    manifest: Path, embedded: FeatureFile, tmp_path: Path
-) -> None:
+def test_the_warning_of_another_name_says_what_was_done(manifest, embedded, tmp_path):
     other = manifest.rename(tmp_path / "other.csv")
     line = ("convert", tmp_path / "a.h5", tmp_path / "a.parquet", "--thumbnails", other)
     text = "a.h5: expected images of birds, got images of other: matched them by their ids"

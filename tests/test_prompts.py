@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import itertools
 import json
@@ -15,13 +16,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from factories import MODEL, unchanged, write_feature_file
+from factories import MODEL, fails_with, messages, unchanged, write_feature_file
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from shell import clipkit, environment, fails, ok
 
-from clipkit import embedding, read
-from clipkit.analysis import similarity, zeroshot
+from clipkit import datasets, embedding, read
+from clipkit.analysis import similarity
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.base.version import __version__
 from clipkit.datasets.registry import CLASS_NAMES
@@ -41,28 +42,7 @@ def words(text: str) -> list[str]:
     return re.findall(r"[a-z_-]+", text.lower())  # "man-made" is one word
 
 
-GENERIC32 = """a photo of an object · a photo of something natural · a photo of something man-made
-· a blurry photo · a close-up photo · a photo taken during the day · a photo taken outdoors · a
-photo taken indoors · a small object · a large object · an animal · a machine · a thing that moves
-· a stationary object · a photo of a living thing · a photo of a synthetic thing · a colorful
-object · a grayscale image · a smooth surface · a textured object · a plastic object · a metallic
-object · a flying thing · a photo of something round · a rectangular object · a noisy image · an
-object with wheels · an object with wings · an underwater object · a photo from a low angle · a
-photo from a top view · a centered object""".replace("\n", " ").split(" · ")
 CIFAR10 = words("airplane automobile bird cat deer dog frog horse ship truck")
-FOOD101 = words("""apple_pie baby_back_ribs baklava beef_carpaccio beef_tartare beet_salad beignets
-bibimbap bread_pudding breakfast_burrito bruschetta caesar_salad cannoli caprese_salad carrot_cake
-ceviche cheesecake cheese_plate chicken_curry chicken_quesadilla chicken_wings chocolate_cake
-chocolate_mousse churros clam_chowder club_sandwich crab_cakes creme_brulee croque_madame
-cup_cakes deviled_eggs donuts dumplings edamame eggs_benedict escargots falafel filet_mignon
-fish_and_chips foie_gras french_fries french_onion_soup french_toast fried_calamari fried_rice
-frozen_yogurt garlic_bread gnocchi greek_salad grilled_cheese_sandwich grilled_salmon guacamole
-gyoza hamburger hot_and_sour_soup hot_dog huevos_rancheros hummus ice_cream lasagna lobster_bisque
-lobster_roll_sandwich macaroni_and_cheese macarons miso_soup mussels nachos omelette onion_rings
-oysters pad_thai paella pancakes panna_cotta peking_duck pho pizza pork_chop poutine prime_rib
-pulled_pork_sandwich ramen ravioli red_velvet_cake risotto samosa sashimi scallops seaweed_salad
-shrimp_and_grits spaghetti_bolognese spaghetti_carbonara spring_rolls steak strawberry_shortcake
-sushi tacos takoyaki tiramisu tuna_tartare waffles""")
 IRREGULAR = words(
     "men women mice wolves babies butterflies poppies cars planes fish tree trees pepper peppers"
 )
@@ -70,6 +50,10 @@ IRREGULAR = words(
 
 def parse(text: str | bytes) -> prompts.Prompts:
     return prompts.parse(text.encode() if isinstance(text, str) else text, "mine.txt")
+
+
+def digest(texts: list[str]) -> str:
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
 
 
 def bundled(name: str) -> list[str]:
@@ -122,13 +106,6 @@ def test_any_bytes_give_prompts_or_an_error_of_one_line(data):
     assert re.fullmatch("mine.txt.+", message)
 
 
-@pytest.mark.parametrize("character", list("\u2028\u2029\x85\x0b\x0c\x1c\x1d\x1e\t"))
-def test_only_line_feeds_end_a_line(character):
-    parsed = parse(f"a{character}b\nc\n")
-    assert parsed.texts == [f"a{character}b", "c"]
-    assert parsed.lines == [1, 2]
-
-
 LONG = "a" * (prompts.MAX_CHARACTERS + 1)
 MANY = b"a\n" * (prompts.MAX_PROMPTS + 1)
 TOO_LONG = "expected at most 10,000 characters, got 10,001"
@@ -138,22 +115,16 @@ TOO_MANY = "expected at most 1,048,576 prompts, got "
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: parse(f"a\n{LONG}\n"), f"^mine.txt, line 2: {TOO_LONG}"),
-        (lambda: parse(MANY), f"^mine.txt: {TOO_MANY}1,048,577"),
-        (
-            lambda: prompts.parse_templates(f"{{}}{LONG[2:]}".encode(), "t"),
-            f"t, line 1: {TOO_LONG}",
-        ),
-        (lambda: prompts.fill("{}", LONG), f"a prompt for the class 'a{{60}}': {TOO_LONG}"),
-        (
-            lambda: prompts.fill("{}" * 5000, "abc"),
-            "expected at most 10,000 characters, got 15,000",
-        ),
+        (lambda: parse(f"a\n{LONG}\n"), f"mine.txt, line 2: {TOO_LONG}"),
+        (lambda: parse(MANY), f"mine.txt: {TOO_MANY}1,048,577"),
+        (lambda: prompts.parse_templates(f"{{}}{LONG[2:]}".encode(), "t"), f"line 1: {TOO_LONG}"),
+        (lambda: prompts.fill("{}", LONG), f"aaaaaa ...': {TOO_LONG}"),
+        (lambda: prompts.fill("{}" * 5000, "abc"), "at most 10,000 characters, got 15,000"),
         (lambda: prompts.from_classes(["a"] * 10**4, ["{}"] * 10**4), f"{TOO_MANY}100,000,000"),
     ],
 )
 def test_prompts_are_bounded_before_they_are_made(call, message):
-    with pytest.raises(ClipkitError, match=message):
+    with fails_with(message):
         call()
 
 
@@ -202,43 +173,30 @@ CONTROL = "mine.txt, line {}: expected no control character, got U+{:04X}"
     [
         (b"", "mine.txt: empty input"),
         (b"\n", NO_PROMPT),
-        (b"\r\n", NO_PROMPT),
-        (b" \n\t\n", NO_PROMPT),
-        (b"\xef\xbb\xbf", NO_PROMPT),
+        (b" \r\n\t\n", NO_PROMPT),
         (b"\xef\xbb\xbf\n\xc2\xa0", NO_PROMPT),
         (b"\xff\xfea\0", NOT_UTF8.format(1, "0xff")),  # UTF-16, as some Windows shells write it
         (b"a\nb\r\ncaf\xe9\n", NOT_UTF8.format(3, "0xe9")),
         (b"a\n\n\xed\xa0\x80", NOT_UTF8.format(3, "0xed")),  # a surrogate
         (b"a\nb \xe2\x82", NOT_UTF8.format(2, "0xe2")),  # cut inside a character
         (b"\xc0\x80", NOT_UTF8.format(1, "0xc0")),  # an overlong NUL
-        (b"\x89HDF\r\n\x1a\n", NOT_UTF8.format(1, "0x89")),
         (b"a\rb\r", CONTROL.format(1, 0x0D)),
-        (b"a\r", CONTROL.format(1, 0x0D)),
         (b"a\r\r\n", CONTROL.format(1, 0x0D)),
-        (b"\ra\n", CONTROL.format(1, 0x0D)),
     ],
 )
 def test_a_refused_file_is_named_with_its_line_in_one_line(data, message):
-    with pytest.raises(ClipkitError) as caught:
+    with fails_with(message) as caught:
         parse(data)
-    assert caught.value.message == message
-
-
-@pytest.mark.parametrize(
-    ("data", "hint"), [(b"\xff", "save the file as plain text in UTF-8"), (b"a\r", r"\n or \r\n")]
-)
-def test_a_refused_file_comes_with_a_hint(data, hint):
-    with pytest.raises(ClipkitError) as caught:
-        parse(data)
-    assert hint in caught.value.hint
+    hints = {"UTF-8": "save the file as plain text in UTF-8", "control": r"\n or \r\n"}
+    for word, hint in hints.items():
+        assert word not in message or hint in caught.value.hint
 
 
 @pytest.mark.parametrize("code", [0x00, 0x07, 0x08, 0x0E, 0x1B, 0x7F, 0x80, 0x84, 0x86, 0x9F])
 def test_control_characters_are_refused_anywhere_in_a_line(code):
     for place in ("{}a", "a{}", "a{}b", "{}"):
-        with pytest.raises(ClipkitError) as caught:
+        with fails_with(CONTROL.format(3, code)):
             parse(f"fine\r\n\n{place.format(chr(code))}\nfine\n")
-        assert caught.value.message == CONTROL.format(3, code)
 
 
 # Templates
@@ -256,21 +214,16 @@ def test_control_characters_are_refused_anywhere_in_a_line(code):
 def test_only_the_placeholder_is_replaced(template, before, after):
     for name in ("fox", "pickup_truck", "{}", "{c}", "{0.__class__}", "%s", r"\1", "é"):
         assert prompts.fill(template, name) == before + name + after
-
-
-def test_a_placeholder_may_repeat():
     assert prompts.fill("a {} or no {}", "fox") == "a fox or no fox"
 
 
 @pytest.mark.parametrize("template", ["a photo", "{0} { } {C}", "{} and {c}"])
 def test_a_template_needs_one_kind_of_placeholder(template):
     message = f"expected either {{}} or {{c}} in a template, got {template!r}"
-    with pytest.raises(UsageError) as caught:
+    with fails_with(message, UsageError):
         prompts.fill(template, "fox")
-    assert caught.value.message == message
-    with pytest.raises(UsageError) as caught:
+    with fails_with(f"mine.txt, line 3: {message}", UsageError):
         prompts.parse_templates(f"a {{}}\n\n{template}\n".encode(), "mine.txt")
-    assert caught.value.message == f"mine.txt, line 3: {message}"
 
 
 def test_templates_are_parsed_as_prompts_are():
@@ -297,7 +250,7 @@ def test_class_prompts_are_ordered_by_class_then_template(class_names, templates
     [([], ["a {}"], "class name"), (["fox"], [], "template")],
 )
 def test_class_prompts_need_classes_and_templates(class_names, templates, missing):
-    with pytest.raises(UsageError, match=f"expected at least one {missing}, got none"):
+    with fails_with(f"expected at least one {missing}, got none", UsageError):
         prompts.from_classes(class_names, templates)
 
 
@@ -311,7 +264,7 @@ def runs_of_words(text: str) -> set[str]:
 
 def test_the_prompts_of_the_thesis_are_the_thesis_s():
     assert bundled("templates/thesis.txt") == ["a photo of a {}"]
-    assert bundled("generic32.txt") == GENERIC32
+    assert digest(bundled("generic32.txt")) == "64db6f00752d7e66"
 
 
 @pytest.mark.parametrize(("smaller", "larger"), [(32, 99), (99, 205), (205, 415)])
@@ -323,17 +276,14 @@ def test_each_generic_set_begins_with_the_smaller_one(smaller, larger):
 
 @pytest.mark.parametrize("size", [16, 415])  # the other generic sets are parts of the largest
 def test_no_generic_prompt_names_a_class_of_cifar(size):
-    cifar100 = [text.split("\t")[0] for text in bundled("groups/cifar100-superclasses.tsv")]
-    assert len(set(cifar100)) == 100
-    names = {prompts.readable(name) for name in [*CIFAR10, *cifar100]}
+    names = {prompts.readable(name) for name in [*CIFAR10, *CLASS_NAMES["cifar100"]()]}
     names |= {name + ending for name in names for ending in ("s", "es")} | set(IRREGULAR)
     for text in bundled(f"generic{size}.txt"):
         assert names.isdisjoint(runs_of_words(text)), text
 
 
 def test_no_food_prompt_names_a_dish_of_food101():
-    dishes = {prompts.readable(name) for name in FOOD101}
-    assert len(dishes) == 101
+    dishes = {prompts.readable(name) for name in CLASS_NAMES["food101"]()}
     dishes |= {name.removesuffix("s") for name in dishes} | {f"{name}s" for name in dishes}
     for text in bundled("food32.txt"):
         assert dishes.isdisjoint(runs_of_words(text)), text
@@ -347,16 +297,15 @@ def test_the_other_sets_share_no_prompt_with_the_generic_ones(name, size):
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_bundled_file_is_clean(name):
-    data = (FOLDER / name).read_bytes()
     texts = bundled(name)
     # LF, no byte order mark, no blank line, no whitespace at the ends
-    assert data == "".join(f"{text}\n" for text in texts).encode()
+    assert (FOLDER / name).read_bytes() == "".join(f"{text}\n" for text in texts).encode()
     assert all(text.isascii() and text.isprintable() for text in texts)
     # no duplicates but for case, articles and punctuation
     bare = [re.sub(r"\b(an?|the)\b|[^a-z ]", "", text.lower()).split() for text in texts]
     assert len(set(map(tuple, bare))) == len(texts)
     if name.startswith("templates/"):
-        assert prompts.parse_templates(data, name).texts == texts
+        assert prompts.parse_templates((FOLDER / name).read_bytes(), name).texts == texts
     # a byte-pair token is at least a byte, and start and end take 2 of CLIP's 77
     assert max(map(len, texts)) <= 75
 
@@ -374,7 +323,7 @@ def test_the_length_of_embeddings_does_not_overflow(size):
     assert np.allclose(similarity.normalize(rows * np.float32(size)), [[0.6, 0.8], [1, 0]])
 
 
-def test_a_normalised_row_depends_on_no_other_row_of_its_block() -> None:
+def test_a_normalised_row_depends_on_no_other_row_of_its_block():
     rows = np.random.default_rng(0).standard_normal((200, 512)).astype(np.float32)
     alone = similarity.normalize(rows)
     with_a_long_one = similarity.normalize(np.concatenate([rows, rows[:1] * np.float32(1e20)]))
@@ -382,23 +331,18 @@ def test_a_normalised_row_depends_on_no_other_row_of_its_block() -> None:
     np.testing.assert_array_equal(with_a_long_one[:-1], alone)
 
 
-def test_a_word_salad_has_the_words_and_lengths_of_its_prompts() -> None:
-    folder = Path(__file__).parents[1] / "prompts"
-
-    def words_of(lines: list[list[str]]) -> list[str]:
-        return sorted(word for words in lines for word in words)
-
+def test_a_word_salad_has_the_words_and_lengths_of_its_prompts():
     def salad(seed: int) -> list[list[str]]:
         line = ["awk", "-v", f"seed={seed}", "-f", "word-salad.awk", "generic32.txt"]
-        run = subprocess.run(line, cwd=folder, capture_output=True, text=True, check=True)
+        run = subprocess.run(line, cwd=FOLDER, capture_output=True, text=True, check=True)
         return [prompt.split() for prompt in run.stdout.splitlines()]
 
-    prompts = [prompt.split() for prompt in (folder / "generic32.txt").read_text().splitlines()]
+    expected = [prompt.split() for prompt in bundled("generic32.txt")]
     assert salad(1) == salad(1) != salad(2)
     for seed in (1, 2, 42):
-        assert [len(words) for words in salad(seed)] == [len(words) for words in prompts]
-        assert words_of(salad(seed)) == words_of(prompts)
-        assert salad(seed) != prompts
+        assert list(map(len, salad(seed))) == list(map(len, expected))
+        assert sorted(itertools.chain(*salad(seed))) == sorted(itertools.chain(*expected))
+        assert salad(seed) != expected
 
 
 # Prompts as JSON, CSV and TSV
@@ -484,18 +428,13 @@ def test_any_json_or_bytes_give_prompts_or_an_error(data):
         ("  ", "mine.json, line 1: expected JSON (Expecting value, column 3)"),
         ('{"a": ["b",\n]}', "mine.json, line 2: expected JSON (Expecting value, column 1)"),
         ("7", "mine.json: expected a list or an object, got a number"),
-        ("null", "mine.json: expected a list or an object, got null"),
         ("[]", "mine.json: expected at least one prompt, got an empty list"),
-        ("{}", "mine.json: expected at least one class, got an empty object"),
         ('["", " "]', "mine.json: expected at least one prompt, got blank prompts"),
-        ('["a", 7]', "mine.json, prompt 2: expected a text, got a number"),
         ('["a", ["b"]]', "mine.json, prompt 2: expected a text, got a list"),
         ('{"a": {"b": "c"}}', "mine.json, 'a': expected a list of prompts, got an object"),
         ('{"a": [true]}', "mine.json, 'a', prompt 1: expected a text, got true or false"),
-        ('{"a": ["b"], "c": []}', "mine.json, 'c': expected at least one prompt, got none"),
         ('{"a": ["b"], "c": [" "]}', "mine.json, 'c': expected at least one prompt, got none"),
         ('{"": ["b"]}', "mine.json, '': expected the name of a class, got an empty one"),
-        ('{"a": ["b"], "a": ["c"]}', "mine.json: expected each class once, got 'a' again"),
         ('{"a": ["b"], " a": ["c"]}', "mine.json: expected each class once, got 'a' again"),
         (r'["a\u0007"]', "mine.json, prompt 1: expected no control character, got U+0007"),
         (r'["a\ud800"]', "mine.json, prompt 1: expected text, got half a character, U+D800"),
@@ -508,9 +447,8 @@ def test_any_json_or_bytes_give_prompts_or_an_error(data):
     ],
 )
 def test_a_refused_json_file_is_named_with_its_place_in_one_line(data, message):
-    with pytest.raises(ClipkitError) as caught:
+    with fails_with(message):
         prompt_files.parse_json(data.encode(), "mine.json")
-    assert caught.value.message == message
 
 
 @pytest.mark.parametrize(
@@ -525,13 +463,11 @@ def test_a_refused_json_file_is_named_with_its_place_in_one_line(data, message):
         ("text\n", None, "mine.csv: expected at least one prompt, got blank lines"),
         ("class,prompt\n,b\n", None, "mine.csv, line 2: expected the name of a class, got an"),
         ("text\na\x07\n", None, "mine.csv, line 2: expected no control character, got U+0007"),
-        ("text\n" + LONG, None, f"mine.csv, line 2: {TOO_LONG}"),
     ],
 )
 def test_a_refused_table_is_named_with_its_line_in_one_line(data, column, message):
-    with pytest.raises(ClipkitError) as caught:
+    with fails_with(message):
         table(data, column)
-    assert caught.value.message.startswith(message)
 
 
 @pytest.mark.parametrize(
@@ -605,9 +541,8 @@ def test_an_object_that_only_resembles_a_class_index_holds_descriptions(content)
     ],
 )
 def test_a_column_of_json_is_a_part_of_a_class_index(content, column, message):
-    with pytest.raises(ClipkitError) as caught:
+    with fails_with(message):
         prompt_files.parse_json(json.dumps(content).encode(), "x.json", column)
-    assert caught.value.message == message
 
 
 def test_a_line_break_inside_a_prompt_becomes_a_space():
@@ -645,9 +580,8 @@ def test_a_table_of_classes_is_read_by_its_header(tmp_path, capsys, name, conten
 
 def test_a_table_of_classes_without_a_known_header_is_refused(tmp_path):
     (tmp_path / "x.tsv").write_text("id\tlabel\tcount\n1\tcat\t5\n")
-    with pytest.raises(ClipkitError) as caught:
+    with fails_with("x.tsv, line 1: expected a name, a tab and a wording, got 3 c") as caught:
         embedding.read_class_names(str(tmp_path / "x.tsv"))
-    assert "x.tsv, line 1: expected a name, a tab and a wording, got 3 c" in caught.value.message
     assert caught.value.hint == "choose a column of a table with --column"
 
 
@@ -678,8 +612,7 @@ def test_descriptions_of_a_class_are_normalised_averaged_and_normalised(
     alone = embed(tmp_path, stdin="\n".join(itertools.chain(*CUPL.values())).encode())
     expected = [unit(unit(alone.features[:3]).mean(0)), unit(alone.features[3])]
     np.testing.assert_allclose(file.features, expected, atol=1e-6)
-    assert file.class_names == ["ball", "box"]
-    assert file.class_index.tolist() == [0, 1]
+    assert (file.class_names, file.class_index.tolist()) == (["ball", "box"], [0, 1])
     assert file.texts == ["ball (3 prompts)", "box (1 prompt)"]
 
 
@@ -694,21 +627,6 @@ def test_several_descriptions_fill_several_templates(tmp_path):
     assert file.texts == ["ball (6 prompts)", "box (2 prompts)"]
 
 
-@pytest.mark.long
-def test_descriptions_line_up_with_the_classes_of_images_by_name(tmp_path):
-    ok("embed", "shapes", "--limit", 100, *TINY, "-o", tmp_path / "img.h5")
-    images = read(tmp_path / "img.h5")
-    reversed_names = images.class_names[::-1]
-    content = {name: [f"a photo of a {name}"] for name in reversed_names}
-    (tmp_path / "cupl.json").write_text(json.dumps(content))
-    texts = embed(tmp_path, "--classes", tmp_path / "cupl.json")
-    assert texts.class_names == reversed_names
-    plain = embed(tmp_path, "--classes", tmp_path / "img.h5")
-    runs = [zeroshot.evaluate(similarity.compute_logits(images, file)) for file in (texts, plain)]
-    assert runs[0].rows() == runs[1].rows()
-    assert runs[0].rows()[0]["acc1"] > 0.3
-
-
 def test_prompts_of_a_json_object_are_embedded_one_by_one_with_a_note(tmp_path):
     (tmp_path / "cupl.json").write_text(json.dumps(CUPL))
     result = ok("textembed", tmp_path / "cupl.json", *TINY, "-o", tmp_path / "o.h5")
@@ -718,18 +636,15 @@ def test_prompts_of_a_json_object_are_embedded_one_by_one_with_a_note(tmp_path):
     assert not file.class_names
 
 
-def test_lines_of_a_table_among_prompts_and_prompts_among_wordings_are_warned_about(
-    tmp_path, monkeypatch
-):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "two.tsv").write_text("cat\ta kitty\ncat\ta tabby cat\ndog\tpuppy\n")
-    out = ["-m", "tiny", "-f", "-o", "x.h5"]
-    message = ok("textembed", "two.tsv", *out).stderr
+def test_lines_of_a_table_among_prompts_and_prompts_among_wordings_are_warned_about(tmp_path):
+    table = tmp_path / "two.tsv"
+    table.write_text("cat\ta kitty\ncat\ta tabby cat\ndog\tpuppy\n")
+    out = ["-m", "tiny", "-f", "-o", tmp_path / "x.h5"]
+    message = ok("textembed", table, *out).stderr
     assert "two.tsv, line 1: the prompt holds a tab (3 of 3 do); hint: --classes reads" in message
-    message = ok("textembed", "--classes", "two.tsv", *out).stderr
+    message = ok("textembed", "--classes", table, *out).stderr
     assert "as in 'a photo of a a kitty'; hint: if they are complete prompts" in message
-    complete = ["textembed", "--classes", "two.tsv", "--template", "{}"]
-    assert "wordings" not in ok(*complete, *out).stderr
+    assert "wordings" not in ok("textembed", "--classes", table, "--template", "{}", *out).stderr
 
 
 @pytest.mark.long
@@ -763,7 +678,6 @@ def test_several_files_give_what_each_gives_alone(tmp_path, monkeypatch):
         ("a.txt b.txt", "{name}.json", "expected an output that ends in .h5, got a.json"),
         ("a.txt b.txt", "s/{name}.h5", "the output s/b.h5 exists"),
         ("a.txt s/b.h5", "s/{name}.h5", "the output s/b.h5 is an input"),
-        ("a photo of a dog", "x.h5", "hint: echo 'a photo of a dog' | clipkit textembed -"),
     ],
 )
 def test_outputs_of_several_files_are_checked_before_any_work(
@@ -789,19 +703,10 @@ def test_nothing_is_written_if_one_of_the_files_is_refused(tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("source", "exit_code", "message"),
     [
-        (
-            "a photo of a dog",
-            2,
-            "expected a prompt file, got 'a photo of a dog'; "
-            "hint: echo 'a photo of a dog' | clipkit textembed -\n",
-        ),
+        ("a photo of a dog", 2, "hint: echo 'a photo of a dog' | clipkit textembed -\n"),
         ("it's a dog", 2, "echo 'it'\"'\"'s a dog' | clipkit textembed -\n"),
         ("a dog " * 1000, 2, "hint: echo 'a dog "),
-        (
-            "generic3",
-            2,
-            "unknown prompt file or bundled set 'generic3'; hint: did you mean generic",
-        ),
+        ("generic3", 2, "unknown prompt file or bundled set 'generic3'; hint: did you mean gene"),
         ("dog", 2, "generic99; to embed it as a prompt: echo dog | clipkit textembed -\n"),
         ("dog.txt", 1, "cannot read dog.txt: there is no such file\n"),
         ("a/dog", 1, "cannot read a/dog: there is no such file\n"),
@@ -821,7 +726,7 @@ def test_prompts_that_are_no_file_are_refused_with_what_to_type(
 
 def test_bundled_files_are_found_by_name_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert embedding.read_prompts("generic32").texts == GENERIC32
+    assert embedding.read_prompts("generic32").texts == bundled("generic32.txt")
     words = bundled("attributes/shapes.tsv")
     for name in ("attributes/shapes", "attributes/shapes.tsv"):
         assert embedding.read_class_names(name).names == [line.split("\t")[0] for line in words]
@@ -830,11 +735,7 @@ def test_bundled_files_are_found_by_name_from_any_folder(tmp_path, monkeypatch):
         assert embedding.read_templates([name, "{}"]) == [*templates, "{}"]
     for name in ("shapes-outlines", "groups/shapes-outlines.tsv"):
         assert bundled_files.locate(name, "groups") == str(FOLDER / "groups/shapes-outlines.tsv")
-
-
-def test_a_local_file_wins_over_a_bundled_one(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path("generic32").write_text("a dot\n")
+    Path("generic32").write_text("a dot\n")  # a local file wins
     assert embedding.read_prompts("generic32").texts == ["a dot"]
 
 
@@ -843,13 +744,6 @@ def test_nothing_else_is_taken_for_a_bundled_file(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     for kind in ("", "templates", "groups"):
         assert bundled_files.locate(name, kind) == name
-
-
-@pytest.mark.long
-def test_bundled_groups_are_found_by_name(tmp_path):
-    ok("embed", "shapes", "--limit", 100, *TINY, "-o", tmp_path / "img.h5")
-    ok("relabel", tmp_path / "img.h5", "--groups", "shapes-outlines", "-o", tmp_path / "o.h5")
-    assert len(read(tmp_path / "o.h5").class_names) == 20
 
 
 ROOT = FOLDER.parent
@@ -868,76 +762,55 @@ def test_a_wheel_has_the_bundled_sets(tmp_path):
     setuptools = pytest.importorskip("setuptools")
     if int(setuptools.__version__.split(".")[0]) < 77:
         pytest.skip("pyproject.toml needs setuptools 77")
-    source = tmp_path / "source"
-    source.mkdir()
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
+        shutil.copy(ROOT / name, tmp_path)
     for name in ("clipkit", "prompts"):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     build = "from setuptools import build_meta; print(build_meta.build_wheel('.'))"
     line = [sys.executable, "-c", build]
-    run = subprocess.run(line, cwd=source, capture_output=True, text=True, check=True)
+    run = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=True)
     site = tmp_path / "site"
-    shutil.unpack_archive(source / run.stdout.split()[-1], site, "zip")
-    assert {path.name for path in site.iterdir()} == {
-        "clipkit",
-        f"clipkit_vl-{__version__}.dist-info",
-    }
+    shutil.unpack_archive(tmp_path / run.stdout.split()[-1], site, "zip")
+    packages = {path.name for path in site.iterdir()}
+    assert packages == {"clipkit", f"clipkit_vl-{__version__}.dist-info"}
     line = [sys.executable, "-m", "clipkit", "textembed", "generic32", *TINY, "-o", "txt.h5"]
-    variables = {**environment(), "PYTHONPATH": str(site)}
-    subprocess.run(line, cwd=tmp_path, env=variables, check=True)
-    file = read(tmp_path / "txt.h5")
-    assert file.texts == GENERIC32
-    assert provenance(file).prompts == "generic32"
+    subprocess.run(line, cwd=site, env={**environment(), "PYTHONPATH": str(site)}, check=True)
+    assert read(site / "txt.h5").texts == bundled("generic32.txt")
 
 
 # Class names of data sets
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("cifar10", CIFAR10),
-        ("food101", sorted(FOOD101)),  # torchvision sorts the names
-        ("digits", [str(i) for i in range(10)]),
-    ],
-)
-def test_class_names_of_data_sets_need_no_data(name, expected):
-    classes = embedding.read_class_names(name)
-    assert classes.names == expected
-    assert classes.source == {"classes": name}
-
-
-def test_the_100_names_of_cifar100_are_in_the_order_of_the_alphabet():
-    names = CLASS_NAMES["cifar100"]()
-    assert len(names) == 100
-    assert names == sorted(set(names))
-    groups = bundled("groups/cifar100-superclasses.tsv")
-    assert names == sorted(line.split("\t")[0] for line in groups)
-
-
-def test_class_names_are_those_of_torchvision_and_of_the_bundled_data():
+def test_class_names_of_data_sets_need_no_data():
     from torchvision.datasets import FashionMNIST, Imagenette
 
-    from clipkit import datasets
-
-    assert CLASS_NAMES["fashion-mnist"]() == FashionMNIST.classes
     imagenette = sorted(Imagenette._WNID_TO_CLASS.items())
-    assert CLASS_NAMES["imagenette"]() == [names[0] for _, names in imagenette]
-    for name in ("digits", "shapes"):
-        assert CLASS_NAMES[name]() == datasets.load(name).class_names
+    groups = bundled("groups/cifar100-superclasses.tsv")
+    expected = {
+        "cifar10": CIFAR10,
+        "cifar100": sorted(line.split("\t")[0] for line in groups),
+        "digits": [str(i) for i in range(10)],
+        "fashion-mnist": FashionMNIST.classes,
+        "imagenette": [names[0] for _, names in imagenette],
+        "shapes": datasets.load("shapes").class_names,
+    }
+    for name, names in expected.items():
+        classes = embedding.read_class_names(name)
+        assert classes.names == names
+        assert classes.source == {"classes": name}
+    assert len(set(expected["cifar100"])) == 100
+    food = CLASS_NAMES["food101"]()
+    assert food == sorted(food)  # as torchvision sorts them
+    assert digest(food) == "efe7060c0e6aa88c"
 
 
 @pytest.mark.long
-def test_with_a_root_class_names_are_those_of_the_data(tmp_path):
+def test_a_root_belongs_to_a_named_data_set_whose_class_names_are_those_of_the_data(tmp_path):
     (tmp_path / "cifar-10-batches-py").mkdir()
-    line = fails("textembed", "--classes", "cifar10", "--root", tmp_path, "-o", tmp_path / "o.h5")
-    assert f"cannot read cifar10 in {tmp_path}" in line
-
-
-def test_a_root_without_a_named_data_set_is_refused(tmp_path):
     (tmp_path / "names.txt").write_text("fox\n")
     words = ("--root", tmp_path, "-o", tmp_path / "o.h5")
+    line = fails("textembed", "--classes", "cifar10", *words)
+    assert f"cannot read cifar10 in {tmp_path}" in line
     line = fails("textembed", tmp_path / "names.txt", *words, exit_code=2)
     assert "expected --classes with --template, --readable or --root, got none" in line
     line = fails("textembed", "--classes", tmp_path / "names.txt", *words, exit_code=2)
@@ -957,12 +830,7 @@ def history(name: object, **details: object) -> dict[str, str]:
     [
         ({}, (), "tiny", "tiny, as in {}"),
         ({"untrained": 7}, (), "untrained tiny", "tiny, untrained with seed 7, as in {}"),
-        (
-            {},
-            ("--untrained", 8),
-            "untrained tiny",
-            "tiny, untrained with seed 8, as in {}",
-        ),
+        ({}, ("--untrained", 8), "untrained tiny", "tiny, untrained with seed 8, as in {}"),
         ({"untrained": 7}, ("--model", "tiny"), "tiny", ""),
     ],
 )
@@ -974,7 +842,8 @@ def test_classes_of_images_are_embedded_by_the_model_of_the_images(
     images = write_feature_file(tmp_path / "img.h5", attributes=history("tiny", **details))
     output = tmp_path / "o.h5"
     result = ok("textembed", "--classes", images, *options, "-o", output)
-    assert result.stderr == (f"clipkit: model: {note.format(images)}\n" if note else "")
+    shown = f"clipkit: model: {note.format(images)}\n" if note else ""
+    assert messages(result.stderr) == shown
     assert provenance(read(output)).model == model
 
 
@@ -982,18 +851,18 @@ def test_classes_of_images_are_embedded_by_the_model_of_the_images(
 def test_the_environment_s_model_wins_over_that_of_the_images(tmp_path, monkeypatch):
     monkeypatch.setenv("CLIPKIT_MODEL", "tiny")
     images = write_feature_file(tmp_path / "img.h5", attributes=history("org/other", untrained=7))
-    assert ok("textembed", "--classes", images, "-o", tmp_path / "o.h5").stderr == ""
+    assert not messages(ok("textembed", "--classes", images, "-o", tmp_path / "o.h5").stderr)
     assert provenance(read(tmp_path / "o.h5")).model == "tiny"
 
 
 def test_a_model_that_is_gone_is_refused_as_any_other(tmp_path, monkeypatch):
     monkeypatch.delenv("CLIPKIT_MODEL", raising=False)
     images = write_feature_file(tmp_path / "img.h5", attributes=history("/gone/model"))
-    with pytest.raises(ClipkitError) as caught:
-        find("/gone/model")
     result = clipkit("textembed", "--classes", images, "-o", tmp_path / "o.h5")
     note, line = result.stderr.splitlines()
     assert note == f"clipkit: model: /gone/model, as in {images}"
+    with pytest.raises(ClipkitError) as caught:
+        find("/gone/model")
     assert caught.value.message in line
 
 

@@ -58,10 +58,7 @@ DAMAGED: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "twice": (lambda data: data + data, ": something was added to it"),
     "newline": (lambda data: data + b"\n", ": something was added to it"),
     "junk before": (lambda data: b"\n" + data, "got an HDF5 file behind other bytes"),
-    "bit in features": (
-        flip_in(random_features().tobytes(), 50),
-        "features does not match its SHA-256",
-    ),
+    "bit in features": (flip_in(random_features().tobytes(), 50), "features does not match its"),
     "bit in labels": (flip_in((np.arange(6) % 2).tobytes(), 8), "labels does not match its SHA"),
     "bit in ids": (flip_in(b"5.png", 0), "ids does not match its SHA-256: it was changed"),
     "bit in history": (flip_in(b'"name"', 2), "it is damaged; hint: make the file again"),
@@ -72,16 +69,14 @@ DAMAGED: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 
 @pytest.mark.long
 @pytest.mark.parametrize(("damage", "message"), DAMAGED.values(), ids=DAMAGED)
-def test_a_file_that_is_not_whole(
-    tmp_path: Path, damage: Callable[[bytes], bytes], message: str
-) -> None:
+def test_a_file_that_is_not_whole(tmp_path, damage, message):
     path = write_feature_file(tmp_path / "img.h5")
     path.write_bytes(damage(path.read_bytes()))
     refused_everywhere(path, message)
 
 
 @pytest.mark.long
-def test_every_truncation_and_every_flipped_byte_of_the_head(tmp_path: Path) -> None:
+def test_every_truncation_and_every_flipped_byte_of_the_head(tmp_path):
     path = write_feature_file(tmp_path / "img.h5")
     data = path.read_bytes()
     truncated = [data[:length] for length in [*range(60), *range(60, len(data), 211)]]
@@ -90,24 +85,17 @@ def test_every_truncation_and_every_flipped_byte_of_the_head(tmp_path: Path) -> 
         refused(clipkit("info", path), 1)
 
 
-def test_an_endless_input_is_refused_by_its_start() -> None:
-    refused(
-        clipkit("entropy", "/dev/zero"), 1, "/dev/zero: expected a feature file, got other data"
-    )
-
-
-def test_missing_folder_and_unreadable(tmp_path: Path) -> None:
-    loop = tmp_path / "loop.h5"
+def test_missing_folder_and_unreadable(tmp_path):
+    loop, secret = tmp_path / "loop.h5", write_feature_file(tmp_path / "secret.h5")
     loop.symlink_to(loop)
     for path, message in (
         (tmp_path / "no.h5", f"cannot read {tmp_path}/no.h5: there is no such file"),
+        ("some/path.npz", "cannot read some/path.npz: there is no such file"),
         (tmp_path, f"expected a file as input, got the folder {tmp_path}"),
         (loop, f"cannot read {loop}: Too many levels of symbolic links"),
+        ("/dev/zero", "/dev/zero: expected a feature file, got other data"),  # it has no end
     ):
         refused(clipkit("entropy", path), 1, message)
-    for name in ("nope.h5", "some/path.npz", "a.b.parquet"):
-        refused(clipkit("info", name), 1, f"cannot read {name}: there is no such file")
-    secret = write_feature_file(tmp_path / "secret.h5")
     secret.chmod(0)
     if os.access(secret, os.R_OK):
         pytest.skip("this user may read every file")
@@ -244,9 +232,7 @@ STRANGE: dict[str, tuple[Callable[[h5py.File], Any], str]] = {
 
 @pytest.mark.long
 @pytest.mark.parametrize(("change", "message"), STRANGE.values(), ids=STRANGE)
-def test_an_untrusted_file(
-    tmp_path: Path, change: Callable[[h5py.File], Any], message: str
-) -> None:
+def test_an_untrusted_file(tmp_path, change, message):
     path = write_feature_file(tmp_path / "img.h5")
     with h5py.File(path, "r+") as h5:
         change(h5)
@@ -274,7 +260,7 @@ sys.stdin.read()
 
 
 @pytest.mark.long
-def test_a_file_that_another_process_has_open_is_read_or_said_to_be_open(tmp_path: Path) -> None:
+def test_a_file_that_another_process_has_open_is_read_or_said_to_be_open(tmp_path):
     readable = ("read", "read-swmr")
     writable = ("append", "append-unlocked", "append-swmr", "new", "locked")
     for name in (*readable, *writable):
@@ -293,28 +279,26 @@ def test_a_file_that_another_process_has_open_is_read_or_said_to_be_open(tmp_pat
         ok("info", tmp_path / f"{name}.h5")
 
 
-def test_a_lock_on_the_descriptor_that_is_read_stays(tmp_path: Path) -> None:
+def test_a_lock_on_the_descriptor_that_is_read_stays(tmp_path):
     path = write_feature_file(tmp_path / "img.h5")
     with path.open("ab") as damaged:
         damaged.write(b"more")
     with path.open("rb") as given, path.open("rb") as other:
         fcntl.flock(given, fcntl.LOCK_SH)
-        with pytest.raises(ClipkitError, match="something was added"):
+        with pytest.raises(ClipkitError):
             CheckedFile(OpenFile(given.fileno(), path), "img.h5")
         with pytest.raises(BlockingIOError):
             fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 @pytest.mark.parametrize("locking", [True, False, "best-effort", None])
-def test_a_file_that_a_notebook_has_open_is_read_in_the_notebook(
-    tmp_path: Path, locking: Any
-) -> None:
+def test_a_file_that_a_notebook_has_open_is_read_in_the_notebook(tmp_path, locking):
     path = write_feature_file(tmp_path / "x.h5")
     with h5py.File(path, locking=locking) as h5:
         assert read(path).splits["test"].features.shape == h5["test/features"].shape
 
 
-def test_another_superblock_and_a_user_block(tmp_path: Path) -> None:
+def test_another_superblock_and_a_user_block(tmp_path):
     for options in ({"libver": "earliest"}, {"libver": "v110", "userblock_size": 512}):
         with h5py.File(tmp_path / "x.h5", "w", **options) as h5:
             h5.attrs["format"] = np.bytes_("clipkit")
@@ -325,29 +309,22 @@ def infinite_rows() -> dict[str, Any]:
     """Return features in several blocks, with NaN in the first and Inf in the last."""
     matrix = random_features(9000, 600)
     matrix[[7, 8999], 5] = [np.nan, np.inf]
-    rows = {"features": matrix, "labels": np.arange(9000) % 2, "ids": ["x"] * 9000}
-    datasets: dict[str, Any] = {f"train/{key}": value for key, value in rows.items()}
-    return {**datasets, "test/features": random_features(6, 600)}
+    train = {"train/features": matrix, "train/labels": np.arange(9000) % 2}
+    return {**train, "train/ids": ["x"] * 9000, "test/features": random_features(6, 600)}
 
 
 ATTRIBUTES = {"version", "kind", "history", "temperature", "logit_scale"}
 START = '[{"command":"a","x":'
-NUMBER = "expected a finite number above 0, got"
 # A few of the rules of content, which test_features.py covers, and those that only a reader meets.
 INVALID: list[tuple[str, dict[str, Any], str]] = [
     ("images", infinite_rows(), "got NaN or Inf in 2 of 9000 rows, the first is row 7"),
-    ("images", {LABELS: np.zeros(5, int)}, f"got {FEATURES} 6, {LABELS} 5, train/ids 6"),
     ("images", {LABELS: np.full(6, 2**62), "class_names": None}, "expected values in 0..1048575"),
     ("images", {"train/ids": None}, "train/ids: expected at least one row"),
     ("images", {"a b/ids": ["x"], "a b/features": random_features(1)}, "name of a split: expected"),
     ("images", {"train/ids": np.array([b"\xff"] * 6)}, "train/ids: expected UTF-8, got b'\\xff'"),
-    ("images", {"kind": "video"}, "kind: expected one of images, texts, logits, result, probe, "),
     ("images", {"version": 7}, "format version 7 was made by a newer clipkit"),
     ("images", {"version": 0}, "expected a format version from 1 to 2, got 0"),
-    ("logits", {"temperature": np.nan}, f"temperature: {NUMBER} nan"),
-    ("images", {"history": "hello"}, "history: expected valid JSON"),
     ("images", {"history": START + "NaN}]"}, "history: expected plain JSON"),
-    ("images", {"history": START + "1e999}]"}, "history: expected plain JSON"),
     ("images", {"history": START + '"\\ud800"}]'}, "history: expected plain JSON"),
     ("images", {"history": START + "9" * 5000 + "}]"}, "history: expected valid JSON"),
     ("images", {"history": START + "[" * 60000 + "]" * 60000 + "}]"}, "expected valid JSON"),
@@ -358,29 +335,26 @@ INVALID: list[tuple[str, dict[str, Any], str]] = [
     ("kind", "changes", "message"), INVALID, ids=[message for _, _, message in INVALID]
 )
 @pytest.mark.long
-def test_content_that_breaks_the_format(
-    tmp_path: Path, kind: str, changes: dict[str, Any], message: str
-) -> None:
+def test_content_that_breaks_the_format(tmp_path, kind, changes, message):
     """Files whose digests are right, as a program that does not know the rules would write them."""
-    attributes = {name: changes[name] for name in changes.keys() & ATTRIBUTES}
-    datasets = {name: changes[name] for name in changes.keys() - ATTRIBUTES}
+    attributes = {name: value for name, value in changes.items() if name in ATTRIBUTES}
+    datasets = {name: value for name, value in changes.items() if name not in ATTRIBUTES}
     path = write_feature_file(tmp_path / "x.h5", kind, attributes=attributes, datasets=datasets)
     refused(clipkit("info", path), 1, f"clipkit info: {path}: ", message)
 
 
 @pytest.mark.parametrize("kind", ["images", "texts", "logits", "result", "probe"])
 @pytest.mark.long
-def test_a_file_made_by_hand_is_read(tmp_path: Path, kind: str) -> None:
-    result = clipkit("info", write_feature_file(tmp_path / "x.h5", kind))
-    assert (result.exit_code, result.stderr) == (0, "")
+def test_a_file_made_by_hand_is_read(tmp_path, kind):
+    result = ok("info", write_feature_file(tmp_path / "x.h5", kind))
+    assert result.stderr == ""
     assert result.stdout == escaped(result.stdout).replace("\\n", "\n").replace("\\t", "\t")
 
 
-def test_the_wrong_kind_names_the_command_that_makes_the_right_one(tmp_path: Path) -> None:
+def test_the_wrong_kind_names_the_command_that_makes_the_right_one(tmp_path):
     images = write_feature_file(tmp_path / "img.h5")
-    for words, kind, maker in (
-        (("entropy", images), "logits", "logits"),
-        (("logits", images, images), "texts", "textembed"),
+    for words, message in (
+        (("entropy", images), "expected logits, got images; hint: make one with: clipkit logits"),
+        (("logits", images, images), "expected texts, got images; hint: make one with: clipkit te"),
     ):
-        message = f"expected {kind}, got images; hint: make one with: clipkit {maker}"
         refused(clipkit(*words), 1, f"{images}: {message}")

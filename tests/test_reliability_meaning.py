@@ -44,10 +44,7 @@ def made_by(**model: Any) -> dict[str, str]:
             {"datasets": {"features": random_features(3, 5)}},
             ["img.h5 and ", "txt.h5: expected one dimension, got 4 and 5"],
         ),
-        (
-            {"attributes": made_by(digest="sha256:2")},
-            ["come from different models (m sha256:1, m sha256:2); hint: embed one of them again"],
-        ),
+        ({"attributes": made_by(digest="sha256:2")}, ["(m sha256:1, m sha256:2); hint: embed one"]),
         ({"attributes": made_by(untrained=3)}, ["(m sha256:1, m untrained 3 sha256:1); hint: "]),
         ({"attributes": made_by(name="n", digest=None)}, ["(m sha256:1, n); hint: "]),
         (
@@ -57,20 +54,18 @@ def made_by(**model: Any) -> dict[str, str]:
     ],
 )
 @pytest.mark.long
-def test_texts_that_do_not_belong_to_the_images_are_refused(
-    images: Path, tmp_path: Path, changes: dict[str, Any], parts: list[str]
-) -> None:
+def test_texts_that_do_not_belong_to_the_images_are_refused(images, tmp_path, changes, parts):
     texts = write_feature_file(tmp_path / "txt.h5", "texts", **changes)
     with unchanged(tmp_path):
         refused(clipkit("logits", images, texts, "-o", tmp_path / "o.h5"), 1, *parts)
 
 
-def test_a_probe_needs_labels(tmp_path: Path) -> None:
+def test_a_probe_needs_labels(tmp_path):
     images = write_feature_file(tmp_path / "x.h5", datasets={"train/labels": None})
     assert "x.h5: train: expected labels, got none; hint: " in fails("probe", images)
 
 
-def test_a_class_without_rows_to_fit_on_is_warned_about_and_counts_as_wrong(tmp_path: Path) -> None:
+def test_a_class_without_rows_to_fit_on_is_warned_about_and_counts_as_wrong(tmp_path):
     datasets = {"class_names": ["a", "b", "c"], "test/labels": np.array([0, 1, 2, 0, 1, 2])}
     result = ok("probe", write_feature_file(tmp_path / "x.h5", datasets=datasets))
     message = "clipkit: warning: train lacks 1 of the classes of test (for example c), "
@@ -79,25 +74,26 @@ def test_a_class_without_rows_to_fit_on_is_warned_about_and_counts_as_wrong(tmp_
 
 
 @pytest.mark.parametrize("tau", ["0", "-1", "nan", "inf", "1e-309", "-inf", "", "hot", "1,,2"])
-@pytest.mark.parametrize("command", ["logits", "entropy", "probe"])
 @pytest.mark.long
-def test_a_temperature_is_a_number_in_a_sensible_range(
-    tau: str, command: str, images: Path, texts: Path, logits: Path, tmp_path: Path
-) -> None:
-    inputs = (images, texts, "-o", tmp_path / "o.h5") if command == "logits" else (logits,)
-    with unchanged(tmp_path):
-        line = fails(command, *inputs, f"--temperature={tau}", exit_code=2)
+def test_a_temperature_is_a_number_in_a_sensible_range(tau, logits):
     got = "" if tau == "1,,2" else tau
-    assert f"temperature: expected a number between 1e-12 and 1e+12, got {got!r}" in line
+    message = f"temperature: expected a number between 1e-12 and 1e+12, got {got!r}"
+    assert message in fails("entropy", logits, f"--temperature={tau}", exit_code=2)
+
+
+@pytest.mark.parametrize("command", ["logits", "probe"])
+def test_other_commands_have_the_same_range_of_temperatures(command, images, texts, logits):
+    inputs = (images, texts) if command == "logits" else (logits,)
+    assert "temperature: expected" in fails(command, *inputs, "--temperature=0", exit_code=2)
 
 
 @pytest.mark.parametrize("C", ["0", "-1", "nan", "inf", "1e300"])
-def test_c_is_a_number_in_a_sensible_range(C: str, logits: Path) -> None:
+def test_c_is_a_number_in_a_sensible_range(C, logits):
     line = fails("probe", logits, f"-C{C}", exit_code=2)
     assert f"C: expected a number between 1e-12 and 1e+12, got {C!r}" in line
 
 
-def test_a_temperature_needs_logits(images: Path) -> None:
+def test_a_temperature_needs_logits(images):
     line = fails("probe", images, "-t", "model", exit_code=2)
     assert "temperature 'model': expected logits with a logit_scale, got none; hint: " in line
     assert "with: clipkit logits" in fails("probe", images, "-t", "0.5", exit_code=2)
@@ -105,44 +101,24 @@ def test_a_temperature_needs_logits(images: Path) -> None:
 
 @pytest.fixture
 def embed_texts(tmp_path: Path, model_options: list[object]) -> EmbedTexts:
-    def run(data: bytes, *words: object, name: str = "mine.txt") -> Result:
-        prompts = tmp_path / name
-        prompts.write_bytes(data)
-        output = tmp_path / f"{name}.h5"
-        return clipkit("textembed", prompts, *model_options, "-o", output, *words)
+    def run(data: bytes, *words: object) -> Result:
+        (tmp_path / "mine.txt").write_bytes(data)
+        output = tmp_path / "mine.h5"
+        return clipkit("textembed", tmp_path / "mine.txt", *model_options, "-o", output, *words)
 
     return run
 
 
-def test_blank_lines_and_duplicates_are_warned_about(
-    embed_texts: EmbedTexts, tmp_path: Path
-) -> None:
+def test_blank_lines_duplicates_and_long_prompts_are_named_by_their_lines(embed_texts, tmp_path):
     result = embed_texts(b"a dot\n\n  \na dot\n")
     assert result.exit_code == 0
-    assert result.stderr.splitlines() == [
-        f"clipkit: warning: {tmp_path}/mine.txt: 2 blank lines dropped",
-        f"clipkit: warning: {tmp_path}/mine.txt: 1 duplicate kept: line 4 repeats line 1",
-    ]
-    assert read(tmp_path / "mine.txt.h5").texts == ["a dot", "a dot"]
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        (b"a dot\ncaf\xe9\n", "mine.txt, line 2: expected UTF-8 text, got the byte 0xe9"),
-        (b"a dot\n" + b"word " * 90, "mine.txt, line 2: expected at most 77 tokens, got "),
-    ],
-)
-def test_an_invalid_prompt_file_is_refused(
-    embed_texts: EmbedTexts, tmp_path: Path, data: bytes, message: str
-) -> None:
-    refused(embed_texts(data), 1, message)
-    assert not (tmp_path / "mine.txt.h5").exists()
-
-
-def test_a_long_prompt_is_cut_on_request(embed_texts: EmbedTexts, tmp_path: Path) -> None:
+    for message in ("2 blank lines dropped", "1 duplicate kept: line 4 repeats line 1"):
+        assert f"clipkit: warning: {tmp_path}/mine.txt: {message}\n" in result.stderr
+    assert read(tmp_path / "mine.h5").texts == ["a dot", "a dot"]
+    (tmp_path / "mine.h5").unlink()
+    refused(embed_texts(b"a dot\n" + b"word " * 90), 1, "mine.txt, line 2: expected at most 77 t")
     assert embed_texts(b"word " * 90 + b"\n", "--truncate").exit_code == 0
-    assert read(tmp_path / "mine.txt.h5").history[0]["truncate"] is True
+    assert read(tmp_path / "mine.h5").history[0]["truncate"] is True
 
 
 @pytest.mark.parametrize(
@@ -152,10 +128,7 @@ def test_a_long_prompt_is_cut_on_request(embed_texts: EmbedTexts, tmp_path: Path
         ("plot temprature x.h5", "unknown plot 'temprature'; hint: did you mean temperature?"),
         ("probe LOGITS --classifier svn", "unknown classifier 'svn'; hint: did you mean svm"),
         ("probe LOGITS --features prob", "unknown features 'prob'; hint: did you mean"),
-        (
-            "textembed --classes digit --model tiny",
-            "unknown data set 'digit'; hint: did you mean digits?",
-        ),
+        ("textembed --classes digit --model tiny", "unknown data set 'digit'; hint: did you mean"),
         ("zeroshot LOGITS --split tset", "'tset'; hint: did you mean test?"),
         ("entropy LOGITS --format cvs", "unknown format 'cvs'; hint: did you mean"),
         ("embed", "Missing argument 'DATASET'"),
@@ -164,22 +137,18 @@ def test_a_long_prompt_is_cut_on_request(embed_texts: EmbedTexts, tmp_path: Path
     ],
 )
 @pytest.mark.long
-def test_an_unknown_name_is_refused_with_the_nearest(line: str, message: str, logits: Path) -> None:
+def test_an_unknown_name_is_refused_with_the_nearest(line, message, logits):
     words = line.replace("LOGITS", str(logits)).split()
     assert message in fails(*words, exit_code=2)
 
 
-def test_an_unknown_model_is_refused_with_a_hint(
-    embed_texts: EmbedTexts, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unknown_model_is_refused_with_a_hint(embed_texts, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     result = embed_texts(b"a dot\n", "--model", "tinny")
     assert result.exit_code in (1, 2)
     assert "hint: " in refused(result, result.exit_code, "tinny")
 
 
-def test_a_valid_chain_of_commands_warns_of_nothing(
-    images: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_a_valid_chain_of_commands_warns_of_nothing(images, texts, tmp_path):
     assert ok("logits", images, texts, "-o", tmp_path / "o.h5").stderr == ""
     assert ok("entropy", tmp_path / "o.h5").stderr == ""

@@ -17,19 +17,20 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from factories import fails_with, labels_of, red_values, write_images
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 from shell import clipkit, fails, ok, shell
-from test_datasets import labels_of, red_values, sizes_of, write_images
 
 from clipkit import datasets, features
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.datasets import images, manifests
 from clipkit.embedding import checkpoint
 from clipkit.prompts import class_index
-from clipkit.prompts.class_index import read_class_index
 
 NAMES = ["photos/cat/1.png", "photos/cat/2.png", "photos/dog/1.png", "photos/dog/3.png"]
 
@@ -54,26 +55,19 @@ def list_paths(data: bytes, monkeypatch: pytest.MonkeyPatch) -> datasets.Dataset
 def test_an_image_is_a_data_set_of_one_unlabelled_row(photos):
     for name in ("photos/cat/2.png", "./photos/cat/2.png"):
         data = datasets.load(name)
-        assert data.name == "2.png"
-        assert data.class_names == []
-        assert data.splits["all"].labels is None
-        assert data.splits["all"].ids == ["photos/cat/2.png"]
-        assert red_values(data.splits["all"]) == [1]
+        split = data.splits["all"]
+        assert (data.name, data.class_names, split.labels) == ("2.png", [], None)
+        assert split.ids == ["photos/cat/2.png"]
+        assert red_values(split) == [1]
 
 
 def test_images_and_folders_are_one_data_set_in_the_given_order(photos):
     write_images(photos, "a.png", "flat/z.png", "flat/y.png")
     data = datasets.load(["flat/", Path("a.png"), "photos/dog"])
     split = data.splits["all"]
-    assert data.name == "flat and 2 more"
-    assert split.ids == [
-        "flat/y.png",
-        "flat/z.png",
-        "a.png",
-        "photos/dog/1.png",
-        "photos/dog/3.png",
-    ]
-    assert split.labels is None
+    assert (data.name, split.labels) == ("flat and 2 more", None)
+    flat = ["flat/y.png", "flat/z.png", "a.png"]
+    assert split.ids == [*flat, "photos/dog/1.png", "photos/dog/3.png"]
     assert red_values(split) == [2, 1, 0, 2, 3]
 
 
@@ -87,8 +81,7 @@ def test_labelled_folders_share_the_union_of_their_classes_and_splits(photos):
 
 def test_labels_are_dropped_with_a_warning_if_an_image_has_none(photos, capsys):
     data = datasets.load(["photos", "photos/../photos/cat/1.png"])
-    assert data.splits["all"].labels is None
-    assert data.class_names == []
+    assert (data.splits["all"].labels, data.class_names) == (None, [])
     warning = "all: labels are dropped, because photos/../photos/cat/1.png has"
     assert warning in capsys.readouterr().err
 
@@ -98,48 +91,36 @@ def test_labels_are_dropped_with_a_warning_if_an_image_has_none(photos, capsys):
     [
         (["photos", "photos/cat/1.png"], "each image once, got photos/cat/1.png 2 times"),
         (["photos", "digits"], "the named data set digits alone, got photos too"),
-        (["digits", "photos"], "the named data set digits alone, got photos too"),
         (["-", "photos"], "a list of paths - alone, got photos too"),
         (["m.csv", "m.csv"], "the manifest m.csv alone, got m.csv too"),
         (["photos", "s://x/a.png"], "expected a local path, got the URL s://x/a.png"),
-        (["photos", "cats"], "unknown data set 'cats'"),
-        (["photoz"], "unknown data set 'photoz'"),
         ([], "expected the name of a data set, got none"),
     ],
 )
 def test_names_that_make_no_data_set_are_refused(photos, names, message):
-    with pytest.raises(UsageError, match=message):
+    with fails_with(message, UsageError):
         datasets.load(names)
 
 
-def test_a_hint_says_what_to_type_for_a_name_that_is_no_data_set(photos):
+@pytest.mark.parametrize(
+    ("name", "exit_code", "message"),
+    [
+        ("photoz", 2, "hint: there is no such file or folder either; known: cifar10"),
+        ("list.txt", 1, "hint: if it lists paths: clipkit embed - < list.txt"),
+        ("img.h5", 1, "hint: a feature file holds embeddings"),
+        ("pipe", 1, "got the FIFO or device pipe; hint: if it lists paths: clipkit embed - < pipe"),
+        ("pipe.jpg", 1, "expected a folder of images, got the FIFO or device pipe.jpg"),
+        ("loop", 1, "cannot read loop: Too many levels of symbolic links"),
+        ("loop.jpg", 1, "cannot read loop.jpg: Too many levels of symbolic links"),
+    ],
+)
+def test_an_input_that_is_no_data_set_is_called_what_it_is(photos, name, exit_code, message):
     Path("list.txt").write_text("photos/cat/1.png\n")
     Path("img.h5").touch()
-    for name, exit_code, hint in (
-        ("photoz", 2, "there is no such file or folder either; known: cifar10"),
-        ("list.txt", 1, "if it lists paths: clipkit embed - < list.txt"),
-        ("img.h5", 1, "a feature file holds embeddings"),
-    ):
-        message = fails("embed", name, "-m", "tiny", "-o", "x.h5", exit_code=exit_code)
-        assert f"hint: {hint}" in message
-
-
-def test_an_input_that_is_no_file_or_folder_is_called_what_it_is(photos):
-    os.mkfifo("pipe")
-    os.mkfifo("pipe.jpg")
-    Path("loop").symlink_to("loop")
-    Path("loop.jpg").symlink_to("loop.jpg")
-    list_hint = "hint: if it lists paths: clipkit embed - <"
-    for name, message in (
-        ("pipe", f"expected a folder of images, got the FIFO or device pipe; {list_hint} pipe"),
-        ("pipe.jpg", "expected a folder of images, got the FIFO or device pipe.jpg"),
-        ("/dev/null", "expected a folder of images, got the FIFO or device /dev/null"),
-        ("loop", "cannot read loop: Too many levels of symbolic links"),
-        ("loop.jpg", "cannot read loop.jpg: Too many levels of symbolic links"),
-    ):
-        assert message in fails("embed", name, "-m", "tiny", "-o", "x.h5")
-    message = fails("embed", "photos", "loop", "-m", "tiny", "-o", "x.h5")
-    assert "cannot read loop: Too many levels of symbolic links" in message
+    for ending in ("", ".jpg"):
+        os.mkfifo(f"pipe{ending}")
+        Path(f"loop{ending}").symlink_to(f"loop{ending}")
+    assert message in fails("embed", name, "-m", "tiny", "-o", "x.h5", exit_code=exit_code)
 
 
 @pytest.mark.parametrize(
@@ -147,9 +128,8 @@ def test_an_input_that_is_no_file_or_folder_is_called_what_it_is(photos):
     [("m.csv", ";"), ("m.csv", "\t"), ("m.csv", ","), ("m.tsv", ";"), ("m.tsv", "\t")],
 )
 def test_the_header_of_a_manifest_shows_what_separates_its_columns(photos, name, separator):
-    rows = [["\ufeffpath", "label"], ["photos/cat/1.png", "a, cat"], ["photos/dog/1.png", "dog"]]
-    with Path(name).open("w", newline="") as file:
-        csv.writer(file, delimiter=separator).writerows(rows)
+    rows = [["\ufeffpath", "label"], ["photos/cat/1.png", '"a, cat"'], ["photos/dog/1.png", "dog"]]
+    Path(name).write_text("\n".join(map(separator.join, rows)))
     assert manifests.names_images(name)
     data = datasets.load(name)
     assert data.class_names == ["a, cat", "dog"]
@@ -160,20 +140,15 @@ def test_the_header_of_a_manifest_shows_what_separates_its_columns(photos, name,
 
 
 def test_files_that_are_left_out_because_of_their_ending_are_counted_once(photos, capsys):
+    (photos / "photos" / "dog" / "deep").mkdir()
     for name in ("a.txt", "cat/b.TXT", "dog/deep/c", "dog/.hidden.txt", "class_index.json"):
-        (photos / "photos" / name).parent.mkdir(exist_ok=True)
         (photos / "photos" / name).touch()
-    data = datasets.load("photos")
+    assert len(datasets.load("photos").splits["all"]) == 4
     assert capsys.readouterr().err == "clipkit: left out 3 files: .txt 2, no ending 1\n"
-    assert len(data.splits["all"]) == 4
-    paths = [f"photos/cat/{name}" for name in ("1.png", "b.TXT", "2.png")]
-    assert datasets.load(paths).splits["all"].ids == ["photos/cat/1.png", "photos/cat/2.png"]
+    datasets.load(["photos/cat/1.png", "photos/cat/b.TXT"])
     assert capsys.readouterr().err == "clipkit: left out 1 file: .txt 1\n"
-
-
-def test_many_endings_are_summed_up(tmp_path, capsys):
-    write_images(tmp_path, "a.png", *(f"b.{i}" for i in range(12)))
-    datasets.load(tmp_path)
+    write_images(photos / "many", "a.png", *(f"b.{i}" for i in range(12)))
+    datasets.load(photos / "many")
     assert capsys.readouterr().err.endswith(", .4 1, .5 1, others 4\n")
 
 
@@ -182,11 +157,16 @@ def test_jfif_is_read(tmp_path):
     assert red_values(datasets.load(tmp_path).splits["all"]) == [9]
 
 
-@pytest.mark.skipif("AVIF" not in images.readable_formats(), reason="this Pillow reads no AVIF")
-def test_avif_is_read_where_pillow_can(tmp_path):
-    Image.new("RGB", (16, 16), (200, 10, 10)).save(tmp_path / "a.avif", quality=100)
+@pytest.mark.parametrize("ending", ["avif", "heic"])
+def test_avif_and_heic_are_read_where_pillow_or_the_extra_can(tmp_path, ending):
+    if ending == "heic":
+        extra = pytest.importorskip("pillow_heif", reason="the extra heic is not installed")
+        extra.register_heif_opener()
+    elif "AVIF" not in images.readable_formats():
+        pytest.skip("this Pillow reads no AVIF")
+    Image.new("RGB", (64, 64), (200, 10, 10)).save(tmp_path / f"a.{ending}", quality=100)
     (value,) = red_values(datasets.load(tmp_path).splits["all"])
-    assert abs(value - 200) < 4
+    assert abs(value - 200) < 6
 
 
 @pytest.fixture
@@ -205,23 +185,12 @@ def test_what_an_extra_would_read_is_a_warning_that_names_it(without_extras, tmp
         (tmp_path / name).touch()
     datasets.load(tmp_path)
     hint = "pip install 'clipkit-vl[heic]'"
-    warning = f"clipkit: warning: left out 3 files: .heic 2, .txt 1; hint: {hint}\n"
-    assert capsys.readouterr().err == warning
+    assert f": left out 3 files: .heic 2, .txt 1; hint: {hint}\n" in capsys.readouterr().err
     (tmp_path / "4.avif").touch()
     (tmp_path / "a.png").unlink()
     with pytest.raises(ClipkitError) as caught:
         datasets.load(tmp_path)
-    assert caught.value.hint == (
-        f"to read its .heic 2, .avif 1, .txt 1: {hint}, and pip install 'pillow>=11.3'"
-    )
-
-
-def test_heic_is_read_with_the_extra(tmp_path):
-    pillow_heif = pytest.importorskip("pillow_heif", reason="the extra heic is not installed")
-    pillow_heif.register_heif_opener()
-    Image.new("RGB", (64, 64), (200, 10, 10)).save(tmp_path / "a.heic", quality=100)
-    (value,) = red_values(datasets.load(tmp_path).splits["all"])
-    assert abs(value - 200) < 6
+    assert f".heic 2, .avif 1, .txt 1: {hint}, and pip install 'pi" in caught.value.hint
 
 
 # Folders of splits and of WordNet ids
@@ -249,7 +218,7 @@ def test_split_folders_have_the_usual_names(tmp_path, folders, splits):
 
 def test_two_folders_of_one_split_are_refused(tmp_path):
     write_images(tmp_path, "val/cat/1.png", "valid/cat/1.png")
-    with pytest.raises(ClipkitError, match="one folder for the split val, got val and valid"):
+    with fails_with("one folder for the split val, got val and valid"):
         datasets.load(tmp_path)
 
 
@@ -265,6 +234,7 @@ def test_wordnet_ids_get_the_names_of_a_class_index(tmp_path, index, place):
     names = ["n01440764/1.png", "n01443537/1.png", "n09999999/1.png"]
     write_images(tmp_path / "in" / "train", *names)
     write_images(tmp_path / "in" / "val", names[0])
+    assert datasets.load(tmp_path / "in").class_names == [name[:9] for name in names]
     (tmp_path / place).write_text(json.dumps(index))
     data = datasets.load(tmp_path / "in")
     assert data.class_names == ["tench", "goldfish", "n09999999"]
@@ -272,10 +242,6 @@ def test_wordnet_ids_get_the_names_of_a_class_index(tmp_path, index, place):
     assert data.details["class_index"].startswith("sha256:")
     if place.startswith("in/"):
         assert datasets.load(tmp_path / "in" / "val").class_names == ["tench"]
-    (tmp_path / place).unlink()
-    data = datasets.load(tmp_path / "in")
-    assert data.class_names == ["n01440764", "n01443537", "n09999999"]
-    assert "class_index" not in data.details
 
 
 def test_a_class_index_is_read_for_wordnet_ids_only(photos):
@@ -288,10 +254,9 @@ def test_a_class_index_is_read_for_wordnet_ids_only(photos):
     ["", "[1]", "{}", '{"0": 1}', '{"0": ["n1"]}', '{"0": [1, "x"]}', '{"n1": " "}', "[" * 99_999],
 )
 def test_other_class_indices_are_refused(tmp_path, content):
-    path = tmp_path / "class_index.json"
-    path.write_text(content)
-    with pytest.raises(ClipkitError, match=r"class_index\.json: expected") as caught:
-        read_class_index(path)
+    (tmp_path / "class_index.json").write_text(content)
+    with fails_with("class_index.json: expected") as caught:
+        class_index.read_class_index(tmp_path / "class_index.json")
     assert caught.value.hint == class_index.HINT
 
 
@@ -332,46 +297,33 @@ def test_names_in_a_list_that_are_not_utf8_are_files_too(photos, monkeypatch):
         (b"\n\n", "standard input: expected paths of images, got none"),
         (b"a.png\n\n./a.png\n", "line 3: expected each path once, got a.png as in line 1"),
         (b"a.png\0b\0a.png", "entry 3: expected each path once, got a.png as in entry 1"),
-        (
-            b"a.png\nfile:///etc/passwd",
-            "line 2: expected a local path or an http(s) URL, got file:///etc",
-        ),
-        (b"s3://h/a.png", "line 1: expected a local path or an http(s) URL, got s3://h/a.png"),
+        (b"a.png\nfile:///etc/passwd", "line 2: expected a local path or an http(s) URL, got file"),
         (b"a\n" + b"x" * 5000, "line 2: expected a path of at most 4,096 characters, got 5,000"),
+        (b"a" * (1 << 20) + b"b", "standard input: expected at most 1 MiB of text"),
     ],
 )
 def test_other_lists_are_refused_with_the_line(monkeypatch, data, message):
-    with pytest.raises(ClipkitError) as caught:
+    monkeypatch.setattr(manifests, "MAX_LIST_BYTES", 1 << 20)
+    with fails_with(message):
         list_paths(data, monkeypatch)
-    assert message in caught.value.message
 
 
 def test_a_list_is_not_awaited_from_a_terminal(monkeypatch):
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
-    with pytest.raises(UsageError, match="expected a list of paths on standard input, got a term"):
+    with fails_with("expected a list of paths on standard input, got a term", UsageError):
         datasets.load("-")
 
 
-def test_lists_have_a_bounded_size(monkeypatch):
-    monkeypatch.setattr(manifests, "MAX_LIST_BYTES", 1 << 20)
-    with pytest.raises(ClipkitError, match="standard input: expected at most 1 MiB of text"):
-        list_paths(b"a" * (1 << 20) + b"b", monkeypatch)
-
-
-def test_many_paths_open_fast(monkeypatch):
-    data = b"".join(b"photos/%d/%d.jpg\n" % (i % 100, i) for i in range(50_000))
+def test_a_row_of_a_list_takes_little_time_and_few_bytes(monkeypatch):
+    data = b"".join(b"photos/%02d/%06d.jpg\n" % (i % 100, i) for i in range(50_000))
     start = time.process_time()
     assert len(list_paths(data, monkeypatch).splits["all"]) == 50_000
     assert time.process_time() - start < 2
-
-
-def test_a_row_of_a_list_takes_few_bytes(monkeypatch):
-    data = b"".join(b"photos/%02d/%06d.jpg\n" % (i % 100, i) for i in range(50_000))
     tracemalloc.start()
-    split = list_paths(data, monkeypatch).splits["all"]
+    list_paths(data, monkeypatch)
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert most / len(split) < 170  # of which a text takes 70, and the list itself up to 46
+    assert most / 50_000 < 170  # of which a text takes 70, and the list itself up to 46
 
 
 # Manifests
@@ -384,21 +336,18 @@ ROWS = [
 ]
 
 
-def write_csv(path: Path, rows: list[dict[str, Any]], separator: str = ",") -> None:
-    lines = [separator.join(map(str, row.values())) for row in rows]
-    path.write_text("\n".join([separator.join(rows[0]), *lines]) + "\n")
-
-
 def write_manifest(path: Path, rows: list[dict[str, Any]]) -> str:
     """Write a manifest in the form that its ending names, and return its path."""
     if path.suffix == ".jsonl":
         path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     elif path.suffix == ".parquet":
-        pa = pytest.importorskip("pyarrow")
-        pq = pytest.importorskip("pyarrow.parquet")
         pq.write_table(pa.Table.from_pylist(rows), path)
     else:
-        write_csv(path, rows, "\t" if path.suffix == ".tsv" else ",")
+        separator = "\t" if path.suffix == ".tsv" else ","
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0], delimiter=separator)
+            writer.writeheader()
+            writer.writerows(rows)
     return str(path)
 
 
@@ -407,15 +356,13 @@ def test_every_form_of_manifest_gives_the_same_data_set(photos, monkeypatch, end
     manifest = write_manifest(photos / f"pets{ending}", ROWS)
     monkeypatch.chdir("/")
     data = datasets.load(manifest)
-    assert data.name == "pets"
-    assert data.class_names == ["cat", "dog"]
+    assert (data.name, data.class_names) == ("pets", ["cat", "dog"])
     assert labels_of(data) == {"train": [1, 0], "val": [1]}
-    assert data.splits["train"].ids == ["c", "a"]
-    assert red_values(data.splits["train"]) == [3, 0]
-    assert red_values(data.splits["val"]) == [2]
+    train, val = data.splits["train"], data.splits["val"]
+    assert train.ids == ["c", "a"]
+    assert (red_values(train), red_values(pickle.loads(pickle.dumps(val)))) == ([3, 0], [2])
     assert data.details["manifest"].startswith("sha256:")
     assert str(photos) not in json.dumps(data.details)
-    assert pickle.loads(pickle.dumps(data.splits["val"])).image(0).getpixel((0, 0))[0] == 2
 
 
 @pytest.mark.parametrize("ending", manifests.ENDINGS)
@@ -426,10 +373,10 @@ def test_columns_may_have_other_names(photos, ending):
     data = datasets.load(manifest, **columns)
     assert labels_of(data) == {"train": [1, 0], "val": [1]}
     assert data.details["columns"] == {"path": "file", "label": "kind", "split": "fold"}
-    assert sizes_of(datasets.load(manifest, path_column="file")) == {"all": 3}
-    with pytest.raises(ClipkitError, match="expected a column 'path', got 'file', 'kind', 'fold'"):
+    assert len(datasets.load(manifest, path_column="file").splits["all"]) == 3
+    with fails_with("expected a column 'path', got 'file', 'kind', 'fold'"):
         datasets.load(manifest)
-    with pytest.raises(ClipkitError, match="expected a column 'x', got 'file', 'kind', 'fold'"):
+    with fails_with("expected a column 'x', got 'file', 'kind', 'fold'"):
         datasets.load(manifest, **{**columns, "label_column": "x"})
 
 
@@ -437,15 +384,7 @@ def test_columns_may_have_other_names(photos, ending):
 def test_labels_that_are_all_whole_numbers_are_names_sorted_as_numbers(photos, ending):
     rows = [{"path": f"{label}.png", "label": label} for label in (10, 2, 0)]
     data = datasets.load(write_manifest(photos / f"m{ending}", rows))
-    labels = {"all": [2, 1, 0]}
-    assert labels_of(data) == labels
-    assert data.class_names == ["0", "2", "10"]
-    if ending != ".parquet":
-        rows[0]["label"] = "10.0"
-        assert labels_of(datasets.load(write_manifest(photos / f"m{ending}", rows))) == labels
-        rows[0]["label"] = "ten"
-        data = datasets.load(write_manifest(photos / f"m{ending}", rows))
-        assert data.class_names == ["0", "2", "ten"]
+    assert (labels_of(data), data.class_names) == ({"all": [2, 1, 0]}, ["0", "2", "10"])
 
 
 @pytest.mark.parametrize("ending", manifests.ENDINGS)
@@ -457,93 +396,66 @@ def test_a_split_of_a_manifest_may_be_unlabelled(photos, ending):
     assert data.class_names == ["cat", "dog"]
 
 
-def test_wordnet_ids_of_a_manifest_get_their_names(photos):
-    rows = [{"path": "a.png", "label": "n01443537"}, {"path": "b.png", "label": "n01440764"}]
-    (photos / "class_index.json").write_text(json.dumps(INDICES[0]))
-    data = datasets.load(write_manifest(photos / "m.csv", rows))
-    assert data.class_names == ["tench", "goldfish"]
-    assert labels_of(data) == {"all": [1, 0]}
-
-
 def test_spreadsheets_write_csv_in_many_ways(photos):
     text = '\ufeffpath, label ,note\r\n"a, b.png", cat ,"two\nlines"\r\n\r\n/tmp/c.png,dog,""\r\n'
-    text += ",,\r\n"  # an empty row
-    (photos / "m.csv").write_bytes(text.encode())
+    (photos / "m.csv").write_bytes(f"{text},,\r\n".encode())  # the last row is empty
     write_images(photos, "a, b.png")
     data = datasets.load("m.csv")
     assert data.splits["all"].ids == ["a, b.png", "/tmp/c.png"]
     assert data.class_names == ["cat", "dog"]
     assert data.splits["all"].image(0).size == (4, 4)
-    with pytest.raises(ClipkitError, match=r"cannot read /tmp/c\.png"):
+    with fails_with("cannot read /tmp/c.png"):
         data.splits["all"].image(1)
+
+
+A_VALUE = "line 1: label: expected a text or a whole"
+
+
+A_SPLIT = "expected a split, named by letters"
+
+
+ONE_LINE = ": expected a row of a table, got "
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("m.csv", "", "m.csv: expected a table with a row for each image, got none"),
+        ("m.csv", ",,\n", "m.csv"),
         ("m.csv", "path,label\n", "m.csv: expected paths of images, got none"),
         ("m.csv", "a.png,cat\n", "m.csv, line 1: expected a column 'path', got 'a.png', 'cat'"),
         ("m.csv", "path,path\na,b\n", "line 1: expected the column 'path' once, got it twice"),
         ("m.csv", "path,label\na,x\nb\n", "line 3: expected 2 columns as in the header, got 1"),
-        ("m.csv", "path,label\n,x\n", "line 2: expected a path, got none"),
-        (
-            "m.csv",
-            "path,label\na,0\nb,-1\n",
-            "line 3: expected a label from 0, got -1",
-        ),
+        ("m.csv", "path,label\na,0\nb,-1\n", "line 3: expected a label from 0, got -1"),
         ("m.csv", "path,id\na,1\nb,2\nc,1\n", "line 4: expected each id once, got 1 as in line 2"),
         ("m.csv", "path,id\na,1\nb,\n", "line 3: expected an id, got none"),
         ("m.csv", "path\na\nb\na\n", "line 4: expected each path once, got a as in line 2"),
-        ("m.csv", "path,split\na,train\nb,\n", "line 3: expected a split, named by letters"),
-        ("m.csv", "path,split\na,../x\n", "line 2: expected a split, named by letters"),
-        ("m.csv", "path,split\na,runs\n", "line 2: expected a split, named by letters"),
-        (
-            "m.csv",
-            "path\nhf://h/a.png\n",
-            "line 2: expected a local path or an http(s) URL",
-        ),
-        (
-            "m.csv",
-            "path\nfile:///etc/shadow\n",
-            "or an http(s) URL, got file:",
-        ),
-        ("m.csv", 'path\na\n"b\n', "line 3: expected a row of a table, got unexpected end of data"),
+        ("m.csv", "path,split\na,train\nb,\n", f"line 3: {A_SPLIT}"),
+        ("m.csv", "path,split\na,runs\n", f"line 2: {A_SPLIT}"),
+        ("m.csv", 'path\na\n"b\n', f"line 3{ONE_LINE}unexpected end of data"),
         ("m.csv", f"path\n{'x' * 99}\n{'x' * 99}\n", f"once, got {'x' * 80} ... as in line 2"),
         ("m.csv", "path\na\nb\0\n", "line 3: expected UTF-8 text, got the byte 0x00"),
         ("m.csv", b"path\na\n\xff\n", "line 3: expected UTF-8 text, got the byte 0xff"),
         ("m.csv", "path,label\na," + "x" * 2000, "expected a label of at most 1,000 characters"),
-        ("m.csv", "path\n" + "x" * 200_000, "line 2: expected a row of a table, got field larger"),
+        ("m.csv", "path\n" + "x" * 200_000, f"line 2{ONE_LINE}field larger"),
         ("m.tsv", "path|label\n", "m.tsv, line 1: expected a column 'path', got 'path|label'"),
         ("m.jsonl", '{"path": "a"}\n[1]\n', "line 2: expected a JSON object, got '[1]'"),
-        ("m.jsonl", "path\n", "line 1: expected a JSON object, got 'path'"),
         ("m.jsonl", "[" * 99_999, "line 1: expected a JSON object, got '[[["),
-        ("m.jsonl", '{"label": "a"}\n', "line 1: expected a column 'path', got 'label'"),
         ("m.jsonl", '{"path": "a"}\n\n{"x": 1}\n', "line 3: expected a path, got none"),
         ("m.jsonl", '{"path": 1}\n', "line 1: expected a path, got '1'"),
         ("m.jsonl", '{"path": "a\\u0000b"}', "line 1: expected a path without NUL characters"),
         ("m.jsonl", '{"path": "\\ud800"}', "line 1: path: expected UTF-8 text"),
-        ("m.jsonl", '{"path": "a", "label": NaN}', "line 1: label: expected a text or a whole"),
-        ("m.jsonl", '{"path": "a", "label": 1e999}', "line 1: label: expected a text or a whole"),
-        ("m.jsonl", '{"path": "a", "label": true}', "line 1: label: expected a text or a whole"),
-        ("m.jsonl", '{"path": "a", "label": ["x"]}', "line 1: label: expected a text or a whole"),
+        ("m.jsonl", '{"path": "a", "label": NaN}', A_VALUE),
+        ("m.jsonl", '{"path": "a", "label": true}', A_VALUE),
+        ("m.jsonl", '{"path": "a", "label": ["x"]}', A_VALUE),
         ("m.parquet", "no Parquet", "cannot read m.parquet: "),
-        ("m.parquet", "", "cannot read m.parquet: "),
     ],
 )
 def test_other_manifests_are_refused_with_the_line(tmp_path, monkeypatch, name, content, message):
     monkeypatch.chdir(tmp_path)
     Path(name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(ClipkitError) as caught:
+    with fails_with(message):
         datasets.load(name)
-    assert message in caught.value.message
-    assert "\n" not in caught.value.message
-
-
-@pytest.mark.parametrize("ending", manifests.ENDINGS)
-def test_a_manifest_that_is_missing_is_called_so_in_every_form(ending, tmp_path):
-    with pytest.raises(ClipkitError, match="there is no such file"):
-        datasets.load(str(tmp_path / f"none{ending}"))
 
 
 @pytest.mark.parametrize(
@@ -556,20 +468,15 @@ def test_a_manifest_that_is_missing_is_called_so_in_every_form(ending, tmp_path)
         ({"path": ["a"], "id": [None]}, "row 0: expected an id, got none"),
         ({"path": ["x" * 20_000] * 9}, "expected a path of at most 4,096 characters, got 20,000"),
         ({"path": ["a", "a"]}, "row 1: expected each path once, got a as in row 0"),
-        ({"file": ["a"]}, "m.parquet: expected a column 'path', got 'file'"),
     ],
 )
-def test_other_columns_of_parquet_are_refused(tmp_path, monkeypatch, columns, message):
-    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-    monkeypatch.chdir(tmp_path)
-    pq.write_table(pa.table(columns), "m.parquet")
-    with pytest.raises(ClipkitError) as caught:
-        datasets.load("m.parquet")
-    assert message in caught.value.message
+def test_other_columns_of_parquet_are_refused(tmp_path, columns, message):
+    pq.write_table(pa.table(columns), tmp_path / "m.parquet")
+    with fails_with(message):
+        datasets.load(tmp_path / "m.parquet")
 
 
 def test_a_parquet_of_images_is_no_manifest(tmp_path):
-    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     image = [{"bytes": b"", "path": "a.png"}]
     pq.write_table(pa.table({"image": image}), tmp_path / "images.parquet")
     pq.write_table(pa.table({"path": ["a.png"]}), tmp_path / "paths.parquet")
@@ -578,87 +485,50 @@ def test_a_parquet_of_images_is_no_manifest(tmp_path):
 
 
 def test_categories_and_nulls_of_parquet_are_texts(tmp_path):
-    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     n = 10_000  # more than a batch
-    labels = [None if i % 2 else f"class {i % 10}" for i in range(n)]
-    table = pa.table(
-        {
-            "path": [f"{i}.png" for i in range(n)],
-            "label": pa.array(labels).dictionary_encode(),
-            "split": ["test" if i % 2 else "train" for i in range(n)],
-        }
-    )
-    pq.write_table(table, tmp_path / "m.parquet")
+    columns = {
+        "path": [f"{i}.png" for i in range(n)],
+        "label": pa.array([f"class {i % 10}", None][i % 2] for i in range(n)).dictionary_encode(),
+        "split": ["train", "test"] * (n // 2),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "m.parquet")
     data = datasets.load(tmp_path / "m.parquet")
+    train, test = data.splits["train"], data.splits["test"]
     assert data.class_names == [f"class {i}" for i in range(0, 10, 2)]
-    assert data.splits["train"].labels.tolist() == [i % 10 // 2 for i in range(0, n, 2)]
-    assert data.splits["test"].labels is None
-    assert data.splits["test"].ids == [f"{i}.png" for i in range(1, n, 2)]
+    assert train.labels.tolist() == [*range(5)] * (n // 10)
+    assert (test.labels, test.ids) == (None, columns["path"][1::2])
 
 
 @pytest.mark.parametrize("encoding", ["DELTA_BYTE_ARRAY", "DELTA_LENGTH_BYTE_ARRAY", "PLAIN"])
 def test_texts_of_parquet_may_be_encoded_in_any_way(tmp_path, encoding):
-    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-    table = pa.table({"path": [f"photos/{i}.png" for i in range(3000)]})
+    paths = [f"photos/{i}.png" for i in range(3000)]
     options = {"use_dictionary": False, "column_encoding": {"path": encoding}}
-    pq.write_table(table, tmp_path / "m.parquet", **options)
-    ids = datasets.load(tmp_path / "m.parquet").splits["all"].ids
-    assert ids == [f"photos/{i}.png" for i in range(3000)]
+    pq.write_table(pa.table({"path": paths}), tmp_path / "m.parquet", **options)
+    assert datasets.load(tmp_path / "m.parquet").splits["all"].ids == paths
 
 
 @pytest.mark.parametrize(
-    "options",
+    "column",
     [
-        {"dictionary_pagesize_limit": 2**30},
-        {"use_dictionary": False, "column_encoding": {"label": "DELTA_BYTE_ARRAY"}},
-    ],
-)
-@pytest.mark.long
-def test_a_small_parquet_manifest_that_unpacks_to_gigabytes_is_refused(
-    tmp_path, monkeypatch, options
-):
-    """A file of kilobytes may hold a text of a megabyte in each of many rows."""
-    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-    n = 300
-    numbers = [0] + [1] * (n - 1)  # the first row is harmless
-    labels = pa.DictionaryArray.from_arrays(pa.array(numbers), pa.array(["a", "x" * 2**20]))
-    table = pa.table({"path": [str(i) for i in range(n)], "label": labels.dictionary_decode()})
-    path = tmp_path / "m.parquet"
-    pq.write_table(table, path, compression="zstd", store_schema=False, **options)
-    assert path.stat().st_size < 10_000
-    parquet = manifests.import_parquet(manifests.PARQUET_READER)
-    monkeypatch.setattr(parquet, "BATCH_BYTES", 2**23)
-    sizes = sizes_of_batches(monkeypatch)
-    with pytest.raises(ClipkitError, match="row 1: expected a label of at most 1,000 characters"):
-        datasets.load(path)
-    assert max(sizes) < 2**25
-
-
-@pytest.mark.parametrize(
-    ("column", "most"),
-    [
-        ({"path": ["x" * 4000] * 300}, 2**20),
-        ({"path": ["\U0001f600" + "x" * 1000] * 300}, 2**20),  # 4 bytes a character in Python
-        ({"path": [str(i) for i in range(1500)], "label": ["x" * 800] * 1500}, 2**20),
-        ({"path": ["x"] * 70_000}, 2**20),
+        {"path": ["x" * 4000] * 300},
+        {"path": ["\U0001f600" + "x" * 1000] * 300},  # 4 bytes a character in Python
+        {"path": [str(i) for i in range(1500)], "label": ["x" * 800] * 1500},
+        {"path": ["x"] * 70_000},
     ],
 )
 def test_a_parquet_manifest_that_unpacks_to_much_more_than_its_size_is_refused(
-    tmp_path, monkeypatch, column, most
+    tmp_path, monkeypatch, column
 ):
-    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-    path = tmp_path / "m.parquet"
-    pq.write_table(pa.table(column), path)
+    pq.write_table(pa.table(column), tmp_path / "m.parquet")
     parquet = manifests.import_parquet(manifests.PARQUET_READER)
-    monkeypatch.setattr(parquet, "SMALL_BYTES", most)
+    monkeypatch.setattr(parquet, "SMALL_BYTES", 2**20)
     monkeypatch.setattr(parquet, "MAX_RATIO", 2)
-    with pytest.raises(ClipkitError, match=r"m\.parquet: expected rows that unpack to at most 1 M"):
-        datasets.load(path)
+    with fails_with("m.parquet: expected rows that unpack to at most 1 M"):
+        datasets.load(tmp_path / "m.parquet")
 
 
-def sizes_of_batches(monkeypatch):
+def sizes_of_batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Return a list of the bytes that Arrow has in memory at each batch of a manifest's rows."""
-    pa = pytest.importorskip("pyarrow")
     parquet = manifests.import_parquet(manifests.PARQUET_READER)
     batch_rows = parquet._batch_rows
     before, sizes = pa.total_allocated_bytes(), []
@@ -673,13 +543,20 @@ def sizes_of_batches(monkeypatch):
 
 @pytest.mark.long
 def test_a_row_of_a_parquet_manifest_takes_few_bytes(tmp_path, monkeypatch):
-    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     table = pa.table({"path": [f"photos/{i % 100:02}/{i:06}.jpg" for i in range(300_000)]})
     pq.write_table(table, tmp_path / "m.parquet")  # one row group
     del table
     sizes = sizes_of_batches(monkeypatch)
     assert len(datasets.load(tmp_path / "m.parquet").splits["all"]) == 300_000
     assert max(sizes) < 2**23  # pages of 1 MiB; as a dictionary, all texts take 48 MiB
+
+
+def test_a_manifest_that_is_missing_is_refused_and_a_folder_of_its_name_is_read(tmp_path):
+    for ending in manifests.ENDINGS:
+        with fails_with(f"m{ending}: there is no such file"):
+            datasets.load(tmp_path / f"m{ending}")
+    write_images(tmp_path, "m.csv/cat/1.png")
+    assert datasets.load(tmp_path / "m.csv").class_names == ["cat"]
 
 
 @pytest.mark.long
@@ -695,38 +572,19 @@ def test_a_row_of_a_manifest_of_text_takes_few_bytes(photos):
         assert most / len(split) < 300  # the file has 110 or more for each row
 
 
-def test_a_table_without_a_filled_row_is_refused(tmp_path):
-    for content in ("\ufeff", "\ufeff\n", ",,\n", " \n"):
-        (tmp_path / "m.csv").write_text(content)
-        with pytest.raises(ClipkitError, match=r"m\.csv.*: expected a (table|column)"):
-            datasets.load(tmp_path / "m.csv")
-
-
-def test_a_manifest_that_is_missing_or_a_folder_is_refused(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for ending in manifests.ENDINGS:
-        with pytest.raises(ClipkitError, match=f"cannot read m{ending}: "):
-            datasets.load(f"m{ending}")
-    write_images(tmp_path, "m.csv/cat/1.png")
-    assert datasets.load("m.csv").class_names == ["cat"]
-
-
 @given(
     st.lists(st.tuples(st.text("ab,\"'\t \n;é", min_size=1), st.sampled_from("xyz")), max_size=9)
 )
 def test_any_path_survives_csv_and_jsonl(rows):
-    rows = list({path.strip(): label for path, label in rows if path.strip()}.items())
-    assume(rows)
+    labels = {path.strip(): label for path, label in rows if path.strip()}
+    assume(labels)
+    rows = [{"path": path, "label": label} for path, label in labels.items()]
+    classes = sorted(set(labels.values()))
     with tempfile.TemporaryDirectory() as folder:
-        with (Path(folder) / "m.csv").open("w", newline="") as file:
-            csv.writer(file).writerows([("path", "label"), *rows])
-        dicts = [{"path": path, "label": label} for path, label in rows]
-        write_manifest(Path(folder) / "m.jsonl", dicts)
         for name in ("m.csv", "m.jsonl"):
-            split = datasets.load(Path(folder) / name).splits["all"]
-            assert split.source.paths == [path for path, _ in rows]
-            classes = sorted({label for _, label in rows})
-            assert split.labels.tolist() == [classes.index(label) for _, label in rows]
+            split = datasets.load(write_manifest(Path(folder) / name, rows)).splits["all"]
+            assert split.source.paths == list(labels)
+            assert split.labels.tolist() == [classes.index(label) for label in labels.values()]
 
 
 # Commands
@@ -741,22 +599,18 @@ def test_every_source_gives_the_features_of_class_folders_bit_for_bit(photos):
     for i, name in enumerate(NAMES):  # pictures that differ
         pixels = np.random.default_rng(i).integers(0, 255, (40, 52, 3), np.uint8)
         Image.fromarray(pixels).save(photos / name)
-    ok("embed", "photos", "-m", "tiny", "-o", "folder.h5")
     rows = [{"path": name, "label": Path(name).parent.name} for name in NAMES]
-    for ending in manifests.ENDINGS:
-        manifest = write_manifest(photos / f"m{ending}", rows)
-        ok("embed", manifest, "-m", "tiny", "-o", f"manifest{ending}.h5")
-    ok("embed", "-", "-m", "tiny", "-o", "list.h5", stdin="\n".join(NAMES).encode())
-    ok("embed", *NAMES, "-m", "tiny", "-o", "images.h5")
-    expected = features_of(photos / "folder.h5")["all"]
-    for path in photos.glob("*.h5"):
-        split = features_of(path)["all"]
-        assert np.asarray(split.features).tobytes() == np.asarray(expected.features).tobytes()
-        if path.name.startswith("manifest"):
-            assert split.labels.tolist() == expected.labels.tolist()
-        elif path.name != "folder.h5":
-            assert split.labels is None
-            assert split.ids == NAMES
+    manifest = write_manifest(photos / "m.csv", rows)
+    sources = {"folder": ["photos"], "manifest": [manifest], "list": ["-"], "images": NAMES}
+    splits = {}
+    for name, words in sources.items():
+        ok("embed", *words, "-m", "tiny", "-o", f"{name}.h5", stdin="\n".join(NAMES).encode())
+        splits[name] = features_of(photos / f"{name}.h5")["all"]
+        expected = splits["folder"]
+        np.testing.assert_array_equal(splits[name].features, expected.features, strict=True)
+    assert splits["manifest"].labels.tolist() == expected.labels.tolist()
+    for name in ("list", "images"):
+        assert (splits[name].labels, splits[name].ids) == (None, NAMES)
 
 
 def test_rows_of_a_list_that_cannot_be_used_are_named_and_skipped(photos):
@@ -764,13 +618,9 @@ def test_rows_of_a_list_that_cannot_be_used_are_named_and_skipped(photos):
     paths = b"photos/cat/1.png\nphotos\nn.txt\nmissing.png\n"
     result = clipkit("embed", "-", "-m", "tiny", "-o", "img.h5", stdin=paths)
     assert result.exit_code == 3
-    for reason in (
-        "skipped all/photos: cannot read photos: not a regular file",
-        "skipped all/n.txt: cannot read n.txt: expected one of PNG",
-        "skipped all/missing.png: cannot read missing.png: No such file or directory",
-        "3 images skipped, 1 embedded",
-    ):
-        assert reason in result.stderr
+    for name in ("photos", "n.txt", "missing.png"):
+        assert f"skipped all/{name}: cannot read {name}: " in result.stderr
+    assert "3 images skipped, 1 embedded" in result.stderr
     assert features_of(photos / "img.h5")["all"].ids == ["photos/cat/1.png"]
 
 
@@ -779,12 +629,10 @@ def test_lists_and_manifests_are_drawn_from_like_folders(photos):
     write_images(photos, *names)
     rows = [{"path": name, "label": Path(name).parent.name} for name in names]
     manifest = write_manifest(photos / "m.jsonl", rows)
-    for draw in ({"limit": 5}, {"classes": 2}, {"limit": 3, "classes": 2}):
-        folder, listed = datasets.load("x", **draw), datasets.load(manifest, **draw)
-        assert listed.class_names == folder.class_names
-        assert labels_of(listed) == labels_of(folder)
-        assert red_values(listed.splits["all"]) == red_values(folder.splits["all"])
-        assert listed.details["draw"] == folder.details["draw"]
+    folder, listed = (datasets.load(name, limit=3, classes=2) for name in ("x", manifest))
+    assert (listed.class_names, labels_of(listed)) == (folder.class_names, labels_of(folder))
+    assert red_values(listed.splits["all"]) == red_values(folder.splits["all"])
+    assert listed.details["draw"] == folder.details["draw"]
 
 
 @pytest.mark.parametrize("form", ["list", "manifest"])
@@ -802,9 +650,9 @@ def test_an_interrupted_run_over_a_list_or_manifest_is_continued(photos, monkeyp
             raise ClipkitError("stopped")
         save(self, shard, *content)
 
-    monkeypatch.setattr(checkpoint.Checkpoint, "save", save_first)
-    assert "stopped" in fails(*words, "img.h5", stdin=paths)
-    monkeypatch.setattr(checkpoint.Checkpoint, "save", save)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.Checkpoint, "save", save_first)
+        fails(*words, "img.h5", stdin=paths)
     assert "resuming at 2 of 4" in ok(*words, "img.h5", stdin=paths).stderr
     assert (photos / "img.h5").read_bytes() == (photos / "whole.h5").read_bytes()
 
@@ -812,8 +660,7 @@ def test_an_interrupted_run_over_a_list_or_manifest_is_continued(photos, monkeyp
 def test_a_changed_manifest_does_not_continue_an_interrupted_run(photos):
     rows = [{"path": name, "split": "train"} for name in NAMES]
     rows[0]["split"] = "bad"
-    manifest = write_manifest(photos / "m.csv", rows)
-    write = ["embed", manifest, "-m", "tiny", "-o", "img.h5"]
+    write = ["embed", write_manifest(photos / "m.csv", rows), "-m", "tiny", "-o", "img.h5"]
     content = (photos / NAMES[0]).read_bytes()
     (photos / NAMES[0]).write_bytes(b"damaged")
     assert "hint: fix the images, and add --restart" in fails(*write)
@@ -824,10 +671,10 @@ def test_a_changed_manifest_does_not_continue_an_interrupted_run(photos):
 
 def test_a_run_without_a_usable_image_leaves_nothing_that_stops_the_corrected_one(photos):
     write = ["embed", "-", "-m", "tiny", "-o", "img.h5"]
-    message = fails(*write, stdin="missing.png\n")
-    assert "all: expected at least one usable image, got none" in message
+    message = "all: expected at least one usable image, got none"
+    assert message in fails(*write, stdin=b"missing.png\n")
     assert not (photos / "img.h5.partial").exists()
-    ok(*write, stdin=f"{NAMES[0]}\n")
+    ok(*write, stdin=NAMES[0].encode())
 
 
 def test_a_run_that_ended_before_its_first_shard_is_replaced_by_another(photos, monkeypatch):
@@ -838,7 +685,7 @@ def test_a_run_that_ended_before_its_first_shard_is_replaced_by_another(photos, 
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint.Checkpoint, "save", stop)
-        assert "stopped" in fails(*write)
+        fails(*write)
     assert (photos / "img.h5.partial" / "manifest.json").exists()
     ok(*write, "--normalize")
 
@@ -848,12 +695,11 @@ def test_pictures_and_class_names_come_from_the_same_sources(photos):
     manifest = write_manifest(photos / "m.csv", rows)
     ok("plot", "images", *NAMES, "-o", "images.png")
     ok("plot", "images", manifest, "--path-column", "file", "-o", "manifest.png")
-    assert (photos / "manifest.png").stat().st_size > 1000
     write_manifest(photos / "m.csv", [{"path": row["file"], **row} for row in rows])
-    assert datasets.names_images("m.csv")
     ok("textembed", "--classes", "m.csv", "-m", "tiny", "-o", "txt.h5")
     assert features.read("txt.h5").class_names == ["cat", "dog"]
     (photos / "names.tsv").write_text("cat\ta cat\n")
+    assert datasets.names_images("m.csv")
     assert not datasets.names_images("names.tsv")
 
 
@@ -866,53 +712,36 @@ def test_a_pipe_of_find_is_embedded(photos):
 
 
 @pytest.mark.parametrize("protocol", ["file", "ftp", "github", "memory", "sftp", "data", "zip"])
-def test_urls_of_other_protocols_are_opened_nowhere(tmp_path, monkeypatch, protocol):
-    monkeypatch.chdir(tmp_path)
+def test_urls_of_other_protocols_are_opened_nowhere(tmp_path, protocol):
     url = f"{protocol}://{tmp_path}/a"
     for ending in (".png", ".tar", ".parquet", ".csv", ""):
-        with pytest.raises(UsageError, match=r"expected a (local path, got the )?URL "):
+        with fails_with("URL ", UsageError):
             datasets.load(url + ending)
     for name in ("m.csv", "m.jsonl", "m.parquet"):
-        write_manifest(Path(name), [{"path": url}])
-        with pytest.raises(ClipkitError, match="expected a local path or an http"):
-            datasets.load(name)
+        with fails_with("expected a local path or an http"):
+            datasets.load(write_manifest(tmp_path / name, [{"path": url}]))
 
 
-def test_options_of_manifests_are_refused_for_other_sources(photos):
-    line = fails("embed", "photos", "--label-column", "x", "-o", "img.h5", exit_code=2)
-    assert "label-column: expected a manifest, got images and folders photos" in line
+@pytest.mark.parametrize(
+    ("labels", "note"),
+    [
+        (["Cat", "cat", "dog"], "m: 'Cat' and 'cat' are two classes: they differ in case"),
+        (["NA", "dog"], "m: 'NA' is a class; hint: leave cells without a label empty"),
+        ([*range(20, 50)], "30 classes are numbers; hint: if they are measurements"),
+    ],
+)
+def test_a_note_names_classes_that_may_be_a_mistake(photos, labels, note):
+    write_images(photos, *(f"x/{i}.png" for i in range(len(labels))))
+    rows = [{"path": f"x/{i}.png", "label": label} for i, label in enumerate(labels)]
+    manifest = write_manifest(photos / "m.csv", rows)
+    assert note in ok("embed", manifest, "-m", "tiny", "-o", "img.h5").stderr
+    assert features.read("img.h5").class_names == [str(label) for label in labels]
 
 
-def test_a_note_names_classes_that_differ_in_case_alone(photos, capsys):
-    rows = [{"path": f"{label}.png", "label": label} for label in ("Cat", "cat", "dog")]
-    assert len(datasets.load(write_manifest(photos / "m.csv", rows)).class_names) == 3
-    assert "m: 'Cat' and 'cat' are two classes: they differ in case" in capsys.readouterr().err
-
-
-def test_a_note_names_a_class_that_is_called_like_no_value(photos, capsys):
-    labels = {"Cat": "NA", "dog": "dog"}
-    rows = [{"path": f"{path}.png", "label": label} for path, label in labels.items()]
-    assert datasets.load(write_manifest(photos / "m.csv", rows)).class_names == ["NA", "dog"]
-    assert "m: 'NA' is a class; hint: leave cells without a label empty" in capsys.readouterr().err
-
-
-def test_images_that_their_exif_data_turn_are_counted(tmp_path: Path) -> None:
+def test_images_that_their_exif_data_turn_are_counted(tmp_path):
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
-    for number in range(3):
-        path = tmp_path / "photos" / f"{number}.jpg"
-        path.parent.mkdir(exist_ok=True)
-        image = Image.new("RGB", (40, 30), (80 * number, 0, 0))
-        image.save(path, exif=exif if number else Image.Exif())
-    line = ("embed", tmp_path / "photos", "--model", "tiny", "-o", tmp_path / "img.h5")
-    assert "the EXIF data turn 2 images, which is ignored" in ok(*line).stderr
-
-
-def test_many_classes_that_are_numbers_get_a_note(tmp_path: Path) -> None:
-    lines = ["path\tlabel"]
-    for number in range(30):
-        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"{number}.png")
-        lines.append(f"{number}.png\t{20 + number}")
-    (tmp_path / "ages.tsv").write_text("\n".join(lines) + "\n")
-    line = ("embed", tmp_path / "ages.tsv", "--model", "tiny", "-o", tmp_path / "img.h5")
-    assert "30 classes are numbers; hint: if they are measurements" in ok(*line).stderr
+    for number, tags in enumerate((Image.Exif(), exif, exif)):
+        Image.new("RGB", (40, 30), (80 * number, 0, 0)).save(tmp_path / f"{number}.jpg", exif=tags)
+    line = ok("embed", tmp_path, "--model", "tiny", "-o", tmp_path / "img.h5").stderr
+    assert "the EXIF data turn 2 images, which is ignored" in line

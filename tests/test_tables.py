@@ -38,9 +38,7 @@ def words_of(text: str) -> list[str]:
 
 @pytest.mark.parametrize("width", [40, 60, 80, 100, 200])
 @pytest.mark.parametrize("name", TABLES)
-def test_a_table_breaks_no_word_and_fits_if_its_words_do(
-    name: str, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_table_breaks_no_word_and_fits_if_its_words_do(name, width, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "5000")
     tables.emit(TABLES[name], tables.View("table", no_header=True))
     cells = words_of(capsys.readouterr().out)
@@ -54,8 +52,8 @@ def test_a_table_breaks_no_word_and_fits_if_its_words_do(
 
 
 def test_columns_that_are_the_same_in_all_rows_move_below_a_table_that_is_too_wide(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+    monkeypatch, capsys
+):
     monkeypatch.setenv("COLUMNS", "80")
     tables.emit(SWEEP, tables.View("table"))
     header, _, *rows, facts, more = capsys.readouterr().out.splitlines()
@@ -65,16 +63,14 @@ def test_columns_that_are_the_same_in_all_rows_move_below_a_table_that_is_too_wi
     assert more == "  mean_confidence 25.00 %"
 
 
-def test_one_row_that_is_too_wide_is_a_list(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_one_row_that_is_too_wide_is_a_list(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "60")
     tables.emit(SWEEP[:1], tables.View("table"))
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == list(SWEEP[0])
 
 
-def test_a_table_shows_an_interval_behind_its_number(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_table_shows_an_interval_behind_its_number(capsys):
     row = {"acc1": 0.71, "mean_per_class_recall": 0.5, "acc1_low": 0.68, "acc1_high": 0.74}
     tables.emit(
         [row, dict.fromkeys(row, None) | {"mean_per_class_recall": 0.25}], tables.View("table")
@@ -88,17 +84,13 @@ def test_a_table_shows_an_interval_behind_its_number(capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize("columns", ["", "x", "-5", "0", "1e3", "9" * 5000])
-def test_an_unusable_width_is_ignored(
-    columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unusable_width_is_ignored(columns, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", columns)
     tables.emit(SWEEP, tables.View("table"))
     assert len(capsys.readouterr().out.splitlines()) == 5
 
 
-def test_control_characters_neither_break_nor_steer_a_table(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_control_characters_neither_break_nor_steer_a_table(capsys):
     tables.emit([{"class": "a\n\x1b[31m", "f1": 1.0}], tables.View("table"))
     assert "\x1b" not in (shown := capsys.readouterr().out)
     assert len(shown.splitlines()) == 3
