@@ -91,11 +91,13 @@ ATTRIBUTES = $(if $(filter shapes,$(DATASET)),outline pattern colour)
 RESULTS = results
 SEEDS := 42 1 2 3 4
 SETS := generic16 generic32 generic99 generic205 generic415
+# Sizes below the native one, in pixels
+SIZES = $(if $(filter shapes tiny-imagenet,$(DATASET)),16 32,32 64 128)
 EXPECTED = docs/thesis.tsv
 HIGH_RESOLUTION := imagenette tiny-imagenet food101
 CHAPTERS := chapter2 chapter3 chapter4 chapter5 chapter6
 
-.PHONY: thesis $(CHAPTERS) layers resolution tour
+.PHONY: thesis $(CHAPTERS) layers resolution high-resolution tour
 thesis: $(CHAPTERS)  ## Run all chapters (MODEL=... DATASET=...)
 chapter2:  ## Run the supervised baseline and zero-shot classification
 chapter3:  ## Probe the logits of class-agnostic prompts and measure their entropy
@@ -103,12 +105,14 @@ chapter4:  ## Vary temperature, classifier, prompts and image resolution
 chapter5:  ## Cluster image embeddings and logits
 chapter6:  ## Measure attributes, calibration and few shots (TABLE=... WORDS=...)
 layers:  ## Probe every layer of a model (TABLE=... ATTRIBUTES="... ...")
-GOALS := $(filter $(CHAPTERS) layers resolution tour,$(patsubst thesis,$(CHAPTERS),$(MAKECMDGOALS)))
+resolution:  ## Probe the same images at several sizes (SIZES="32 64 128")
+tour:  ## Run the pipeline once, with pictures: embeddings, zero-shot, 32 prompts, attributes
+GOALS := $(filter $(CHAPTERS) layers resolution high-resolution tour,$(patsubst thesis,$(CHAPTERS),$(MAKECMDGOALS)))
 
 # Refuse unknown variables, since a misspelt DATASET would run all data sets. Refuse spaces, since
 # make would take a path with a space for two targets.
 VARIABLES := MODEL DATASET ROOT LIMIT SPLIT_OFF PRECISION DEVICE UNTRAINED TABLE WORDS ATTRIBUTES \
-  RESULTS SEEDS SETS EXPECTED VENV PYTHON INSTALLED
+  RESULTS SEEDS SETS SIZES EXPECTED VENV PYTHON INSTALLED
 unknown := $(strip $(foreach name,$(filter-out $(VARIABLES),$(.VARIABLES)),\
   $(if $(findstring command line,$(origin $(name))),$(name))))
 ifneq ($(and $(GOALS),$(unknown)),)
@@ -132,15 +136,16 @@ DATASETS := cifar10 cifar100 $(HIGH_RESOLUTION)
 .PHONY: $(DATASETS)
 $(GOALS): $(DATASETS)
 cifar10: goals := $(filter chapter2,$(GOALS))
-cifar100: goals := $(GOALS)
-$(HIGH_RESOLUTION): goals := $(if $(filter chapter4,$(GOALS)),resolution)
+cifar100: goals := $(filter-out resolution,$(GOALS))
+$(HIGH_RESOLUTION): goals := $(if $(filter chapter4,$(GOALS)),high-resolution) \
+  $(filter resolution,$(GOALS))
 $(DATASETS): | $(INSTALLED)
-	$(if $(goals),$(MAKE) --no-print-directory $(goals) DATASET=$@)
+	$(if $(strip $(goals)),$(MAKE) --no-print-directory $(goals) DATASET=$@)
 
 else
 # Run a separate make for the folder of each control, and then for the model's.
 export MODEL DATASET ROOT LIMIT SPLIT_OFF PRECISION DEVICE UNTRAINED TABLE WORDS ATTRIBUTES SEEDS \
-  SETS EXPECTED HIGH_RESOLUTION CONTROLS
+  SETS SIZES EXPECTED HIGH_RESOLUTION CONTROLS
 export PATH := $(abspath $(BIN)):$(PATH)
 IN_FOLDER = $(MAKE) --no-print-directory -f docs/thesis.mk CHAPTERS='$(GOALS)'
 .PHONY: trained $(CONTROL_SEEDS:%=untrained%)

@@ -53,9 +53,9 @@ FILES_chapter4 := $(addprefix generic32.logits.,sweep.h5 sweep.temperature.png c
   $(foreach set,$(SETS),$(addprefix $(set),.h5 .logits.svm.h5 .logits.entropy.h5 \
     .logits.fewshot-$(LAST).h5 .whitened.fewshot-$(LAST).h5)) \
   $(foreach set,$(RANDOM),$(set).svm-$(LAST).h5 $(set).fewshot-$(LAST).h5)
-FILES_resolution := $(foreach set,generic32 food32,$(set).logits.svm.h5 $(set).logits.entropy.h5)
+FILES_high-resolution := $(foreach set,generic32 food32,$(addprefix $(set).logits.,svm.h5 entropy.h5))
 ifneq ($(filter $(DATASET),$(HIGH_RESOLUTION)),)
-FILES_chapter4 += $(FILES_resolution)
+FILES_chapter4 += $(FILES_high-resolution)
 endif
 FEWSHOT := --classifier logreg --shots 20 -t 1,0.3,0.1,0.03,0.01 --val 0.1
 
@@ -134,6 +134,27 @@ $(OUT)/layers.png: $(filter %.h5 %.stamp,$(FILES_layers:%=$(OUT)/%)) $(OUT)/tabl
   $(wildcard $(foreach in,$(CONTROLS),$(in)/img.svm.h5 $(in)/layers.*.stamp))
 	clipkit plot layers $(foreach in,$(OUT) $(CONTROLS),$(LAYER_RESULTS:%=$(in)/%)) -f -o $@
 
+# Resolution. The same images at their native size and at SIZES, with the same two probes: on
+# embeddings and on the 32 prompts. Differences from the native size are paired.
+FILES_resolution := $(foreach probe,svm logits.svm,$(SIZES:%=px%.$(probe).h5)) img.svm.h5 \
+  generic32.logits.svm.h5 embeddings.sizes.h5 generic32.sizes.h5 \
+  $(if $(SEED),,resolution.png embeddings.sizes.png generic32.sizes.png)
+
+$(SIZES:%=$(OUT)/px%.h5): $(OUT)/px%.h5:
+	clipkit embed $(strip $(DATASET) $(DATA_OPTIONS) $(MODEL_OPTIONS)) --downsample $* -o $@ || \
+	  test $$? = 3
+$(SIZES:%=$(OUT)/px%.logits.h5): $(OUT)/%.logits.h5: $(OUT)/%.h5 $(OUT)/generic32.h5
+	clipkit logits $^ -f -o $@
+$(OUT)/embeddings.sizes.h5: $(OUT)/img.svm.h5 $(SIZES:%=$(OUT)/px%.svm.h5)
+	clipkit compare $^ -f -o $@
+$(OUT)/generic32.sizes.h5: $(OUT)/generic32.logits.svm.h5 $(SIZES:%=$(OUT)/px%.logits.svm.h5)
+	clipkit compare $^ -f -o $@
+$(OUT)/%.sizes.png: $(OUT)/%.sizes.h5 ; clipkit plot compare $< -f -o $@
+SIZE_RESULTS = $(filter %.svm.h5,$(FILES_resolution))
+$(OUT)/resolution.png: $(SIZE_RESULTS:%=$(OUT)/%) $(OUT)/table \
+  $(wildcard $(foreach in,$(CONTROLS),$(SIZE_RESULTS:%=$(in)/%)))
+	clipkit plot layers $(foreach in,$(OUT) $(CONTROLS),$(SIZE_RESULTS:%=$(in)/%)) -f -o $@
+
 # Pictures
 $(OUT)/%.confusion.png: $(OUT)/%.h5 ; clipkit plot confusion $< -f -o $@
 $(OUT)/%.classes.png: $(OUT)/%.h5 ; clipkit plot classes $< -f -o $@
@@ -168,7 +189,9 @@ REPORT = clipkit report $(strip $(OUT) $(CONTROLS:%=--control %)) --expected $(E
 # Keep intermediate files, but do not rebuild them if only they are missing.
 SET_FILES := $(foreach set,$(sort $(SETS) generic32 generic415 food32),\
   $(addprefix $(set).,h5 logits.h5 whitened.h5))
-FEATURES := $(addprefix $(OUT)/,img.h5 classes.h5 classes.logits.h5 words.h5 $(SET_FILES))
+SIZE_FILES := $(SIZES:%=px%.h5) $(SIZES:%=px%.logits.h5)
+FEATURES := $(addprefix $(OUT)/,img.h5 classes.h5 classes.logits.h5 words.h5 $(SET_FILES) \
+  $(SIZE_FILES))
 .SECONDARY: $(FEATURES)
 .PHONY: results
 results: $(filter-out $(FEATURES),$(FILES)) $(if $(SEED),,$(OUT)/report.html)
