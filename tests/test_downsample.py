@@ -15,6 +15,7 @@ from clipkit.base.errors import ClipkitError
 from clipkit.features.compatibility import check_same_images
 from clipkit.features.history import provenance
 from clipkit.plots.layer_curves import draw_layers, layer_curves
+from clipkit.report import expected
 from clipkit.report.command_lines import command_lines
 
 SHAPES = ("shapes", "--split", "test", "--model", "tiny", "--precision", "fp32")
@@ -141,6 +142,16 @@ def test_results_at_several_sizes_are_drawn_by_size_with_the_native_one_on_the_r
     (ax,) = figure.axes
     assert [label.get_text() for label in ax.get_xticklabels()] == ["16", "64", "native"]
     assert ax.get_xlabel() == "shorter side of the images (pixels)"
+
+
+def test_a_row_without_a_size_fits_no_images_that_were_made_smaller():
+    facts = [expected._describe(at_size(5, size)) for size in (None, 16)]
+    where = {"command": "probe", "dataset": "shapes"}
+    assert [expected._fits(of_one, where) for of_one in facts] == [True, False]
+    assert [expected._fits(of_one, {**where, "downsample": "16"}) for of_one in facts] == [
+        False,
+        True,
+    ]
 
 
 def test_embeddings_and_prompts_at_several_sizes_have_a_curve_each():
