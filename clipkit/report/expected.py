@@ -48,10 +48,7 @@ SAME_AS = (
     "If only the name differs, as for a model in a folder, say so with clipkit report --same-as "
     "model=NAME or dataset=NAME."
 )
-ROUNDED = (
-    "Of these, a figure without an interval, such as an entropy, counts as within it if the "
-    "measured number rounds to the figure."
-)
+ROUNDED = "A number without an interval, such as an entropy, counts if it rounds to the figure."
 HEADING = Heading(2, "Published figures")
 HEADER = ("result", "source", "measured", CONTROL, "published", "difference", VERDICT)
 
@@ -158,13 +155,12 @@ def compare_figures(
 
     `same_as` has values of `NAMES` that count in place of what the histories of the results say.
     """
-    same_as = same_as or {}
     trained: list[_Described] = []
     controls: list[_Described] = []
     for name, file in named.items():
         kind = controls if is_untrained(file) else trained
         if file.runs:
-            kind.append((name, file, _describe(file) | same_as))
+            kind.append((name, file, _describe(file) | dict(same_as or {})))
     header = [name for name in HEADER if controls or name != CONTROL]
     blocks: list[Block] = [HEADING]
     if same_as:
@@ -176,9 +172,9 @@ def compare_figures(
     for figure in figures:
         row = _row(figure, _select(figure, trained), _select(figure, controls))
         if row["measured"] == NOT_MEASURED:
-            missing = _absent_words(figure, trained)
+            missing = _absent_words(figure, trained)[:1]
             absent |= dict.fromkeys(missing)
-            row["measured"] = escape(": no ".join([NOT_MEASURED, *missing[:1]]))
+            row["measured"] = escape(": no ".join([NOT_MEASURED, *missing]))
         rows.append(row)
         sections.setdefault(figure.section, []).append(row)
     if all(str(row["measured"]).startswith(NOT_MEASURED) for row in rows):
@@ -194,7 +190,7 @@ def compare_figures(
     total = verdicts.count("yes") + verdicts.count("no")
     text = f"{verdicts.count('yes')} of {total} comparable figures lie within the interval."
     blocks.append(text)
-    if any(row.get("is rounded") for row in rows):
+    if any(figure.column not in SHARES and not figure.reason for figure in figures):
         blocks.append(ROUNDED)
     for section, rows in sections.items():
         sources = [str(cells.get("file", "")) for cells in rows]
@@ -239,8 +235,6 @@ def _row(figure: Figure, runs: Sequence[_Run], controls: Sequence[_Run]) -> dict
         cells[VERDICT] = escape(f"not comparable: {reason}")
         if not reason:
             cells["difference"] = format_difference(measured, figure.value)
-            if math.isnan(measured.low):
-                cells["is rounded"] = "yes"
             cells[VERDICT] = "yes" if _is_within(figure, measured) else "no"
     return cells
 
