@@ -102,7 +102,8 @@ HIGH_RESOLUTION := imagenette tiny-imagenet food101
 DATASETS := cifar10 cifar100 $(HIGH_RESOLUTION)
 CHAPTERS := chapter2 chapter3 chapter4 chapter5 chapter6
 
-.PHONY: thesis $(CHAPTERS) layers resolution high-resolution tour
+TARGETS := $(CHAPTERS) layers resolution high-resolution tour
+.PHONY: thesis $(TARGETS)
 thesis: $(CHAPTERS)  ## Run all chapters (MODEL=... DATASET=...)
 chapter2:  ## Run the supervised baseline and zero-shot classification
 chapter3:  ## Probe the logits of class-agnostic prompts and measure their entropy
@@ -112,7 +113,7 @@ chapter6:  ## Measure attributes, calibration and few shots (TABLE=... WORDS=...
 layers:  ## Probe every layer of a model (TABLE=... ATTRIBUTES="... ...")
 resolution:  ## Probe the same images at several sizes (SIZES="32 64 128")
 tour:  ## Run the pipeline once, with pictures: embeddings, zero-shot, 32 prompts, attributes
-GOALS := $(filter $(CHAPTERS) layers resolution high-resolution tour,$(patsubst thesis,$(CHAPTERS),$(MAKECMDGOALS)))
+GOALS := $(filter $(TARGETS),$(patsubst thesis,$(CHAPTERS),$(MAKECMDGOALS)))
 
 # Refuse unknown variables, since a misspelt DATASET would run all data sets. Refuse spaces, since
 # make would take a path with a space for two targets.
@@ -123,8 +124,8 @@ unknown := $(strip $(foreach name,$(filter-out $(VARIABLES),$(.VARIABLES)),\
 ifneq ($(and $(GOALS),$(unknown)),)
 $(error unknown variable $(firstword $(unknown)); known: $(VARIABLES))
 endif
-$(if $(GOALS),$(foreach name,MODEL DATASET ROOT LIMIT SPLIT_OFF UNTRAINED TABLE WORDS RESULTS PROMPTS,\
-  $(if $(word 2,$($(name))),$(error $(name): expected no space, got $($(name))))))
+$(if $(GOALS),$(foreach name,MODEL DATASET ROOT LIMIT SPLIT_OFF UNTRAINED TABLE WORDS RESULTS \
+  PROMPTS,$(if $(word 2,$($(name))),$(error $(name): expected no space, got $($(name))))))
 
 # The slug of a model or data set is its part in the folder's name: the last part of a path or of a
 # Hub id. The slash of a name such as ViT-B/32 becomes a hyphen.
@@ -144,7 +145,7 @@ cifar100: goals := $(filter-out resolution,$(GOALS))
 $(HIGH_RESOLUTION): goals := $(if $(filter chapter4,$(GOALS)),high-resolution) \
   $(filter resolution,$(GOALS))
 $(DATASETS): | $(INSTALLED)
-	$(if $(strip $(goals)),$(MAKE) --no-print-directory $(goals) DATASET=$@)
+	$(if $(strip $(goals)),$(MAKE) --no-print-directory $(strip $(goals)) DATASET=$@)
 
 else
 # Run a separate make for the folder of each control, and then for the model's.

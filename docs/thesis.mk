@@ -197,8 +197,8 @@ FILES_tour := images.png img.svm.h5 classes.logits.zeroshot.h5 classes.logits.ze
   $(if $(SEED),,img.attributes.h5) attributes.png
 FILES := $(addprefix $(OUT)/,img.h5 $(foreach chapter,$(CHAPTERS),$(FILES_$(chapter))))
 FILES := $(if $(SEED),$(filter-out %.png,$(FILES)),$(FILES))
-REPORT = clipkit report $(strip $(OUT) $(CONTROLS:%=--control %)) --expected $(EXPECTED) \
-  $(SAME_AS:%=--same-as %)
+REPORT = clipkit report $(strip $(OUT) $(CONTROLS:%=--control %) --expected $(EXPECTED) \
+  $(SAME_AS:%=--same-as %))
 
 # Keep intermediate files, but do not rebuild them if only they are missing.
 SET_FILES := $(foreach set,$(sort $(SETS) generic32 generic415 food32),\

@@ -213,7 +213,7 @@ def _embedding_rows(entry: Entry) -> list[tuple[str, str]]:
         rows.append((f"rows of {split}", f"{dataset}: {count} images, sha256:{digest}"))
     size = entry.member("dataset.downsample")
     if size is not None:
-        rows.append(("downsampled", f"shorter side of {size} pixels"))
+        rows.append((f"images at {size} px", "made smaller by --downsample"))
     draw = entry.object("dataset", "draw")
     if draw:
         rows.append(("draw", ", ".join(f"{key} {value}" for key, value in draw.items())))
