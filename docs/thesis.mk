@@ -64,7 +64,8 @@ FILES_chapter4 := $(addprefix generic32.logits.,sweep.h5 sweep.temperature.png c
   $(foreach set,$(SETS),$(addprefix $(set),.h5 .logits.svm.h5 .logits.entropy.h5 \
     .logits.fewshot-$(LAST).h5 .whitened.fewshot-$(LAST).h5)) \
   $(foreach set,$(RANDOM),$(set).svm-$(LAST).h5 $(set).fewshot-$(LAST).h5)
-FILES_high-resolution := $(foreach set,generic32 food32,$(addprefix $(set).logits.,svm.h5 entropy.h5))
+FILES_high-resolution := $(foreach set,generic32 food32,\
+  $(addprefix $(set).logits.,svm.h5 entropy.h5))
 ifneq ($(filter $(DATASET),$(HIGH_RESOLUTION)),)
 FILES_chapter4 += $(FILES_high-resolution)
 endif
@@ -219,7 +220,8 @@ $(OUT)/report.html: $(OUT)/report.md
 # would mix. `table` records what chapter 6 and the report are made of, which are then made again.
 SETTINGS := $(strip MODEL=$(MODEL:%/=%) DATASET=$(DATASET:%/=%) ROOT=$(ROOT) LIMIT=$(LIMIT) \
   PRECISION=$(PRECISION) $(addprefix SPLIT_OFF=,$(SPLIT_OFF)))
-TABLE_SETTINGS := TABLE=$(TABLE) WORDS=$(WORDS) UNTRAINED=$(UNTRAINED)$(if $(SAME_AS), SAME_AS=$(SAME_AS))
+TABLE_SETTINGS := $(strip TABLE=$(TABLE) WORDS=$(WORDS) UNTRAINED=$(UNTRAINED) \
+  $(if $(SAME_AS),SAME_AS=$(SAME_AS)))
 RECORDED := $(shell cat $(OUT)/settings 2> /dev/null)
 ifneq ($(RECORDED),$(SETTINGS))
 $(if $(wildcard $(OUT)/img*.h5),$(error $(OUT)/settings: expected $(SETTINGS), got $(RECORDED); \
