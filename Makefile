@@ -87,7 +87,9 @@ MODEL = openai/clip-vit-base-patch32
 DATASET =
 ROOT =
 LIMIT =
-PRECISION =
+# The thesis computed in float32, and reports compare its figures to a hundredth of a point.
+PRECISION = $(if $(and $(filter model=openai/clip-vit-base-patch32,model=$(MODEL) $(SAME_AS)),\
+  $(filter $(DATASETS:%=dataset=%),dataset=$(DATASET) $(SAME_AS))),fp32)
 DEVICE =
 UNTRAINED = 7
 # All chapters score the split test. In a folder without one, it is a fifth of the images.
@@ -99,11 +101,17 @@ ATTRIBUTES = $(if $(filter shapes,$(DATASET)),outline pattern colour)
 RESULTS = results
 SEEDS := 42 1 2 3 4
 SETS := generic16 generic32 generic99 generic205 generic415
+# Sizes below the native one, in pixels
+SIZES = $(if $(filter shapes tiny-imagenet,$(DATASET)),16 32,32 64 128)
+PROMPTS = prompts
 EXPECTED = docs/thesis.tsv
+SAME_AS =
 HIGH_RESOLUTION := imagenette tiny-imagenet food101
+DATASETS := cifar10 cifar100 $(HIGH_RESOLUTION)
 CHAPTERS := chapter2 chapter3 chapter4 chapter5 chapter6
 
-.PHONY: thesis $(CHAPTERS) layers resolution tour
+TARGETS := $(CHAPTERS) layers resolution high-resolution tour
+.PHONY: thesis $(TARGETS)
 thesis: $(CHAPTERS)  ## Run all chapters (MODEL=... DATASET=...)
 chapter2:  ## Run the supervised baseline and zero-shot classification
 chapter3:  ## Probe the logits of class-agnostic prompts and measure their entropy
@@ -111,19 +119,21 @@ chapter4:  ## Vary temperature, classifier, prompts and image resolution
 chapter5:  ## Cluster image embeddings and logits
 chapter6:  ## Measure attributes, calibration and few shots (TABLE=... WORDS=...)
 layers:  ## Probe every layer of a model (TABLE=... ATTRIBUTES="... ...")
-GOALS := $(filter $(CHAPTERS) layers resolution tour,$(patsubst thesis,$(CHAPTERS),$(MAKECMDGOALS)))
+resolution:  ## Probe the same images at several sizes (SIZES="32 64 128")
+tour:  ## Run the pipeline once, with pictures: embeddings, zero-shot, 32 prompts, attributes
+GOALS := $(filter $(TARGETS),$(patsubst thesis,$(CHAPTERS),$(MAKECMDGOALS)))
 
 # Refuse unknown variables, since a misspelt DATASET would run all data sets. Refuse spaces, since
 # make would take a path with a space for two targets.
 VARIABLES := MODEL DATASET ROOT LIMIT SPLIT_OFF PRECISION DEVICE UNTRAINED TABLE WORDS ATTRIBUTES \
-  RESULTS SEEDS SETS EXPECTED VENV PYTHON INSTALLED
+  RESULTS SEEDS SETS PROMPTS SIZES EXPECTED SAME_AS VENV PYTHON INSTALLED
 unknown := $(strip $(foreach name,$(filter-out $(VARIABLES),$(.VARIABLES)),\
   $(if $(findstring command line,$(origin $(name))),$(name))))
 ifneq ($(and $(GOALS),$(unknown)),)
 $(error unknown variable $(firstword $(unknown)); known: $(VARIABLES))
 endif
-$(if $(GOALS),$(foreach name,MODEL DATASET ROOT LIMIT SPLIT_OFF UNTRAINED TABLE WORDS RESULTS,\
-  $(if $(word 2,$($(name))),$(error $(name): expected no space, got $($(name))))))
+$(if $(GOALS),$(foreach name,MODEL DATASET ROOT LIMIT SPLIT_OFF UNTRAINED TABLE WORDS RESULTS \
+  PROMPTS,$(if $(word 2,$($(name))),$(error $(name): expected no space, got $($(name))))))
 
 # The slug of a model or data set is its part in the folder's name: the last part of a path or of a
 # Hub id. The slash of a name such as ViT-B/32 becomes a hyphen.
@@ -136,19 +146,19 @@ CONTROLS := $(foreach seed,$(CONTROL_SEEDS),$(call folder,-untrained$(seed)))
 
 ifeq ($(DATASET),)
 # Without DATASET, run a separate make for each of the thesis's data sets.
-DATASETS := cifar10 cifar100 $(HIGH_RESOLUTION)
 .PHONY: $(DATASETS)
 $(GOALS): $(DATASETS)
 cifar10: goals := $(filter chapter2,$(GOALS))
-cifar100: goals := $(GOALS)
-$(HIGH_RESOLUTION): goals := $(if $(filter chapter4,$(GOALS)),resolution)
+cifar100: goals := $(filter-out resolution,$(GOALS))
+$(HIGH_RESOLUTION): goals := $(if $(filter chapter4,$(GOALS)),high-resolution) \
+  $(filter resolution,$(GOALS))
 $(DATASETS): | $(INSTALLED)
-	$(if $(goals),$(MAKE) --no-print-directory $(goals) DATASET=$@)
+	$(if $(strip $(goals)),$(MAKE) --no-print-directory $(strip $(goals)) DATASET=$@)
 
 else
 # Run a separate make for the folder of each control, and then for the model's.
 export MODEL DATASET ROOT LIMIT SPLIT_OFF PRECISION DEVICE UNTRAINED TABLE WORDS ATTRIBUTES SEEDS \
-  SETS EXPECTED HIGH_RESOLUTION CONTROLS
+  SETS PROMPTS SIZES EXPECTED SAME_AS HIGH_RESOLUTION CONTROLS
 export PATH := $(abspath $(BIN)):$(PATH)
 IN_FOLDER = $(MAKE) --no-print-directory -f docs/thesis.mk CHAPTERS='$(GOALS)'
 .PHONY: trained $(CONTROL_SEEDS:%=untrained%)

@@ -17,6 +17,12 @@ DATA_OPTIONS = $(strip $(call option,root,$(ROOT)) $(call option,limit,$(LIMIT))
 TEMPERATURES := 1,0.5,0.07,0.05,0.03,0.02,0.01$(if $(SEED),,$(comma)0.005)
 FIRST := $(firstword $(SEEDS))
 LAST := $(lastword $(SEEDS))
+# The prompts of a set are in the folder PROMPTS or among the bundled ones.
+OWN_SETS := $(filter-out generic16 generic32 generic99 generic205 generic415,$(SETS))
+prompt_file = $(firstword $(wildcard $(PROMPTS:%/=%)/$1.txt prompts/$1.txt))
+$(foreach set,$(SETS),$(if $(call prompt_file,$(set)),,\
+  $(error SETS: expected a file $(PROMPTS:%/=%)/$(set).txt, got none)))
+count_prompts = $(shell grep -c '[^[:space:]]' $(call prompt_file,$1))
 for_seeds = for seed in $(SEEDS); do
 
 # Chapter 2. A linear SVM on image embeddings is the supervised baseline. Zero-shot classification
@@ -37,25 +43,31 @@ $(OUT)/%.zeroshot.h5: $(OUT)/%.h5 ; clipkit zeroshot $< -f -o $@
 
 # Chapter 3. The same SVM on the logits of prompts that name no class, and the entropy of their
 # softmax.
-FILES_chapter3 := $(addprefix generic16.logits.,svm.h5 entropy.h5) $(addprefix generic32.logits.,\
+FILES_chapter3 := $(foreach set,$(filter generic16,$(SETS)) $(OWN_SETS),\
+  $(addprefix $(set).logits.,svm.h5 entropy.h5)) $(addprefix generic32.logits.,\
   svm.h5 logreg.h5 entropy.h5 entropy.png confidence.png logits.png similarity.png)
 
+$(OUT)/%.h5: $(PROMPTS:%/=%)/%.txt ; clipkit textembed $< $(MODEL_OPTIONS) -f -o $@
+ifneq ($(PROMPTS:%/=%),prompts)
 $(OUT)/%.h5: prompts/%.txt ; clipkit textembed $< $(MODEL_OPTIONS) -f -o $@
+endif
 $(OUT)/%.entropy.h5: $(OUT)/%.h5 ; clipkit entropy $< -t $(TEMPERATURES) -f -o $@
 
 # Chapter 4. The effect of temperature, classifier and number of prompts. The controls are a grid of
 # tau and C, random directions, prompts of the same words in random order, and whitened prompts with
 # few shots. A rule makes the results of all SEEDS, and make knows it by the last.
-RANDOM := $(SETS:generic%=random%)
+RANDOM := $(sort $(filter random%,$(SETS:generic%=random%)) \
+  $(foreach set,$(OWN_SETS),random$(call count_prompts,$(set))))
 FILES_chapter4 := $(addprefix generic32.logits.,sweep.h5 sweep.temperature.png c-tau-grid.h5 \
   c-tau-grid.grid.png c-tau-grid-probs.h5 c-tau-grid-probs.grid.png svm-val.h5 logreg-val.h5 \
   mlp-val.h5) classifiers.png spectrum.png salad32.fewshot-$(LAST).h5 \
   $(foreach set,$(SETS),$(addprefix $(set),.h5 .logits.svm.h5 .logits.entropy.h5 \
     .logits.fewshot-$(LAST).h5 .whitened.fewshot-$(LAST).h5)) \
   $(foreach set,$(RANDOM),$(set).svm-$(LAST).h5 $(set).fewshot-$(LAST).h5)
-FILES_resolution := $(foreach set,generic32 food32,$(set).logits.svm.h5 $(set).logits.entropy.h5)
+FILES_high-resolution := $(foreach set,generic32 food32,\
+  $(addprefix $(set).logits.,svm.h5 entropy.h5))
 ifneq ($(filter $(DATASET),$(HIGH_RESOLUTION)),)
-FILES_chapter4 += $(FILES_resolution)
+FILES_chapter4 += $(FILES_high-resolution)
 endif
 FEWSHOT := --classifier logreg --shots 20 -t 1,0.3,0.1,0.03,0.01 --val 0.1
 
@@ -79,13 +91,15 @@ $(OUT)/random%.svm-$(LAST).h5: $(OUT)/img.h5
 $(OUT)/random%.fewshot-$(LAST).h5: $(OUT)/img.h5
 	$(for_seeds) clipkit logits $< --random $* --seed $$seed | \
 	  clipkit probe $(FEWSHOT) --seed $$seed -f -o $(OUT)/random$*.fewshot-$$seed.h5; done
-$(OUT)/salad32.fewshot-$(LAST).h5: $(OUT)/img.h5 prompts/generic32.txt prompts/word-salad.awk
-	$(for_seeds) awk -v seed=$$seed -f prompts/word-salad.awk prompts/generic32.txt | \
+SALAD_PROMPTS := $(call prompt_file,generic32)
+$(OUT)/salad32.fewshot-$(LAST).h5: $(OUT)/img.h5 $(SALAD_PROMPTS) prompts/word-salad.awk
+	$(for_seeds) awk -v seed=$$seed -f prompts/word-salad.awk $(SALAD_PROMPTS) | \
 	  clipkit textembed - $(MODEL_OPTIONS) | clipkit logits $< - | \
 	  clipkit probe $(FEWSHOT) --seed $$seed -f -o $(OUT)/salad32.fewshot-$$seed.h5; done
 
 # Chapter 5. k-means on image embeddings and on logits.
-FILES_chapter5 := $(foreach features,img generic32.logits generic415.logits,\
+FILES_chapter5 := $(foreach features,\
+  img generic32.logits $(addsuffix .logits,$(filter generic415,$(SETS)) $(OWN_SETS)),\
   $(features).cluster-$(LAST).h5 $(features).clusters.png)
 
 $(OUT)/%.cluster-$(LAST).h5: $(OUT)/%.h5
@@ -134,6 +148,27 @@ $(OUT)/layers.png: $(filter %.h5 %.stamp,$(FILES_layers:%=$(OUT)/%)) $(OUT)/tabl
   $(wildcard $(foreach in,$(CONTROLS),$(in)/img.svm.h5 $(in)/layers.*.stamp))
 	clipkit plot layers $(foreach in,$(OUT) $(CONTROLS),$(LAYER_RESULTS:%=$(in)/%)) -f -o $@
 
+# Resolution. The same images at their native size and at SIZES, with the same two probes: on
+# embeddings and on the 32 prompts. Differences from the native size are paired.
+FILES_resolution := $(foreach probe,svm logits.svm,$(SIZES:%=px%.$(probe).h5)) img.svm.h5 \
+  generic32.logits.svm.h5 embeddings.sizes.h5 generic32.sizes.h5 \
+  $(if $(SEED),,resolution.png embeddings.sizes.png generic32.sizes.png)
+
+$(SIZES:%=$(OUT)/px%.h5): $(OUT)/px%.h5:
+	clipkit embed $(strip $(DATASET) $(DATA_OPTIONS) $(MODEL_OPTIONS)) --downsample $* -o $@ || \
+	  test $$? = 3
+$(SIZES:%=$(OUT)/px%.logits.h5): $(OUT)/%.logits.h5: $(OUT)/%.h5 $(OUT)/generic32.h5
+	clipkit logits $^ -f -o $@
+$(OUT)/embeddings.sizes.h5: $(OUT)/img.svm.h5 $(SIZES:%=$(OUT)/px%.svm.h5)
+	clipkit compare $^ -f -o $@
+$(OUT)/generic32.sizes.h5: $(OUT)/generic32.logits.svm.h5 $(SIZES:%=$(OUT)/px%.logits.svm.h5)
+	clipkit compare $^ -f -o $@
+$(OUT)/%.sizes.png: $(OUT)/%.sizes.h5 ; clipkit plot compare $< -f -o $@
+SIZE_RESULTS = $(filter %.svm.h5,$(FILES_resolution))
+$(OUT)/resolution.png: $(SIZE_RESULTS:%=$(OUT)/%) $(OUT)/table \
+  $(wildcard $(foreach in,$(CONTROLS),$(SIZE_RESULTS:%=$(in)/%)))
+	clipkit plot layers $(foreach in,$(OUT) $(CONTROLS),$(SIZE_RESULTS:%=$(in)/%)) -f -o $@
+
 # Pictures
 $(OUT)/%.confusion.png: $(OUT)/%.h5 ; clipkit plot confusion $< -f -o $@
 $(OUT)/%.classes.png: $(OUT)/%.h5 ; clipkit plot classes $< -f -o $@
@@ -163,12 +198,15 @@ FILES_tour := images.png img.svm.h5 classes.logits.zeroshot.h5 classes.logits.ze
   $(if $(SEED),,img.attributes.h5) attributes.png
 FILES := $(addprefix $(OUT)/,img.h5 $(foreach chapter,$(CHAPTERS),$(FILES_$(chapter))))
 FILES := $(if $(SEED),$(filter-out %.png,$(FILES)),$(FILES))
-REPORT = clipkit report $(strip $(OUT) $(CONTROLS:%=--control %)) --expected $(EXPECTED)
+REPORT = clipkit report $(strip $(OUT) $(CONTROLS:%=--control %) --expected $(EXPECTED) \
+  $(SAME_AS:%=--same-as %))
 
 # Keep intermediate files, but do not rebuild them if only they are missing.
 SET_FILES := $(foreach set,$(sort $(SETS) generic32 generic415 food32),\
   $(addprefix $(set).,h5 logits.h5 whitened.h5))
-FEATURES := $(addprefix $(OUT)/,img.h5 classes.h5 classes.logits.h5 words.h5 $(SET_FILES))
+SIZE_FILES := $(SIZES:%=px%.h5) $(SIZES:%=px%.logits.h5)
+FEATURES := $(addprefix $(OUT)/,img.h5 classes.h5 classes.logits.h5 words.h5 $(SET_FILES) \
+  $(SIZE_FILES))
 .SECONDARY: $(FEATURES)
 .PHONY: results
 results: $(filter-out $(FEATURES),$(FILES)) $(if $(SEED),,$(OUT)/report.html)
@@ -182,7 +220,8 @@ $(OUT)/report.html: $(OUT)/report.md
 # would mix. `table` records what chapter 6 and the report are made of, which are then made again.
 SETTINGS := $(strip MODEL=$(MODEL:%/=%) DATASET=$(DATASET:%/=%) ROOT=$(ROOT) LIMIT=$(LIMIT) \
   PRECISION=$(PRECISION) $(addprefix SPLIT_OFF=,$(SPLIT_OFF)))
-TABLE_SETTINGS := TABLE=$(TABLE) WORDS=$(WORDS) UNTRAINED=$(UNTRAINED)
+TABLE_SETTINGS := $(strip TABLE=$(TABLE) WORDS=$(WORDS) UNTRAINED=$(UNTRAINED) \
+  $(if $(SAME_AS),SAME_AS=$(SAME_AS)))
 RECORDED := $(shell cat $(OUT)/settings 2> /dev/null)
 ifneq ($(RECORDED),$(SETTINGS))
 $(if $(wildcard $(OUT)/img*.h5),$(error $(OUT)/settings: expected $(SETTINGS), got $(RECORDED); \

@@ -223,6 +223,93 @@ def test_every_chapter_has_a_control_unless_it_is_asked_for_none(make, tmp_path)
             assert re.findall(r"--control (\S+)", line) == [f"{path}/img.h5" for path in folders]
 
 
+def test_the_thesis_is_repeated_in_float32_unless_a_precision_is_given(make, tmp_path):
+    clip, said = "openai/clip-vit-base-patch32", f"model={NAME} dataset=cifar100"
+    for variables, precision in (
+        ({"MODEL": clip, "DATASET": "cifar10"}, " --precision fp32 "),
+        ({"MODEL": "tiny", "DATASET": "photos", "SAME_AS": said}, " --precision fp32 "),
+        ({"MODEL": clip, "DATASET": "cifar10", "PRECISION": "bf16"}, " --precision bf16 "),
+        ({"MODEL": clip, "DATASET": "photos"}, ""),
+        ({"MODEL": "tiny", "DATASET": "cifar10"}, ""),
+    ):
+        variables = {"PRECISION": None, **variables}
+        lines = commands(make("-n", "chapter2", out=tmp_path, **variables).stdout)
+        (embed,) = [line for line in lines if line.startswith("clipkit embed")]
+        assert precision in embed
+        assert ("--precision" in embed) == bool(precision)
+        reports = [line for line in lines if line.startswith("clipkit report")]
+        same_as = f" --same-as model={clip} --same-as dataset=cifar100 "
+        assert all((same_as in line) == ("SAME_AS" in variables) for line in reports)
+
+
+def test_own_prompts_go_through_the_chapters(make, tmp_path):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "mine.txt").write_text("a cat\n\na dog\nred\n")
+    variables = {"PROMPTS": f"{tmp_path}/own/", "SETS": "generic32 mine"}
+    lines = commands(make("-n", "thesis", out=tmp_path / "r", **variables).stdout)
+    folder = f"{tmp_path}/r/tiny-clip-digits"
+    sources = [line.split()[2] for line in lines if line.startswith("clipkit textembed")]
+    assert f"{tmp_path}/own/mine.txt" in sources
+    assert "prompts/generic32.txt" in sources
+    assert not any("generic16" in line or "generic415" in line for line in lines)
+    of_mine = [line for line in lines if f"{folder}/mine." in line]
+    found = {re.findall(r"clipkit (\w+)", line)[0] for line in of_mine}
+    assert {"textembed", "logits", "probe", "entropy", "cluster", "plot"} <= found
+    assert any(f"logits {folder}/img.h5 --random 3 " in line for line in lines)
+    (tmp_path / "own" / "generic32.txt").write_text("a bird\n")
+    text = make("-n", "chapter3", out=tmp_path / "r", **variables).stdout
+    assert f"textembed {tmp_path}/own/generic32.txt " in text
+    done = make("-n", "chapter3", out=tmp_path / "r", SETS="nothing", check=False)
+    assert "SETS: expected a file prompts/nothing.txt, got none" in done.stderr
+
+
+def test_resolution_probes_the_same_images_at_several_sizes_with_a_control(make, tmp_path):
+    for dataset, sizes in (("shapes", ["16", "32"]), ("digits", ["32", "64", "128"])):
+        variables = {"DATASET": dataset, "UNTRAINED": 7}
+        lines = commands(make("-n", "resolution", out=tmp_path, **variables).stdout)
+        embed = [line for line in lines if line.startswith("clipkit embed")]
+        assert len(embed) == 2 * (len(sizes) + 1)
+        trained = [line for line in embed if "--untrained" not in line]
+        assert re.findall(r"--downsample (\d+) ", " ".join(trained)) == sizes
+        assert verbs("\n".join(lines)).count("probe") == 4 * (len(sizes) + 1)
+        compared = [line for line in lines if line.startswith("clipkit compare")]
+        assert all(line.count(".svm.h5") == len(sizes) + 1 for line in compared)
+        (picture,) = [line for line in lines if "plot layers" in line]
+        assert picture.count(".svm.h5") == 4 * (len(sizes) + 1)
+
+
+def test_without_a_data_set_resolution_runs_on_the_high_resolution_ones(make, tmp_path):
+    text = make("-n", "resolution", out=tmp_path, DATASET="", UNTRAINED="").stdout
+    embedded = [line.split()[2] for line in commands(text) if "--downsample 32" in line]
+    assert embedded == ["imagenette", "tiny-imagenet", "food101"]
+
+
+def test_help_lists_every_target_that_a_user_may_name():
+    done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    listed = {line.split()[0] for line in done.stdout.splitlines()}
+    assert {"thesis", "layers", "resolution", "tour", "demo"} <= listed
+    phony = re.findall(r"^\.PHONY: ([a-z].*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    named = {name for line in phony for name in line.split() if name.isalpha()}
+    assert named <= listed | {"trained"}
+
+
+@pytest.mark.long
+def test_resolution_ends_with_a_picture_and_paired_differences(make, tmp_path):
+    variables = {"MODEL": "tiny", "DATASET": "shapes", "LIMIT": 200, "UNTRAINED": 7}
+    make("resolution", out=tmp_path, **variables)
+    folder = tmp_path / "tiny-shapes"
+    assert (folder / "resolution.png").exists()
+    page = (folder / "report.md").read_text()
+    for name in ("resolution", "embeddings.sizes", "generic32.sizes"):
+        assert f"]({name}.png)" in page
+    table = tables(page.partition("## shapes, test")[2].partition("Differences from")[0])
+    assert table["px16.svm.h5"]["model"] == "tiny at 16 px"
+    assert table["px16.svm.h5"]["untrained control (%)"]
+    runs = read(folder / "embeddings.sizes.h5").rows()
+    assert [run["b"] for run in runs] == ["px16.svm", "px32.svm"]
+    assert all(run["low"] <= run["difference"] <= run["high"] for run in runs)
+
+
 def test_a_table_and_words_reach_chapter_6(make, tmp_path):
     (tmp_path / "t.csv").touch()
     (tmp_path / "w.tsv").touch()

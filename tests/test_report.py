@@ -14,7 +14,10 @@ from factories import result_file
 from scipy.stats import binomtest
 from shell import fails, ok, partly
 
-from clipkit.features import FeatureFile, Split, read, row_ids, write
+from clipkit.base import files
+from clipkit.features import FeatureFile, Split, canonical_json, read, row_ids, write
+from clipkit.prompts import bundled
+from clipkit.prompts.texts import read_with_digest
 from clipkit.report import blocks, expected, of_files, of_folder, steps
 
 Table = dict[str, dict[str, str]]  # first cell -> column -> cell
@@ -165,6 +168,57 @@ def test_a_table_of_which_nothing_was_measured_is_one_sentence(tmp_path):
     assert not any(isinstance(block, blocks.Table) for block in page.blocks[:3])
 
 
+def test_the_command_may_say_which_published_model_and_data_set_results_are_of(tmp_path):
+    named = {"model": {"name": "/weights/mine"}, "dataset": {"name": "photos"}}
+    folder = write_results(tmp_path / "r", **named)
+    where = WHERE + " model=openai/clip-vit-base-patch32"
+    table = write_table(folder, f"SVM\t{where}\tacc1\t0.75\tyes\t2.2")
+    text = ok("report", folder, "--expected", table).stdout
+    assert "no result has model=openai/clip-vit-base-patch32. If only" in unwrap(text)
+    names = ("--same-as", "model=openai/clip-vit-base-patch32", "--same-as", "dataset=cifar100")
+    text = ok("report", folder, "--expected", table, *names).stdout
+    assert tables(text)["SVM"]["in the interval"] == "yes"
+    said = "all results count as results of the model openai/clip-vit-base-patch32 and dataset cif"
+    assert f"As --same-as says, {said}ar100." in unwrap(text)
+    for words, message in (
+        (("--same-as", "dataset=x"), "--same-as is for --expected, which is not given"),
+        (("--expected", table, "--same-as", "x"), "expected model=NAME or dataset=NAME, each onc"),
+        (("--expected", table, "--same-as", "model="), "expected model=NAME or dataset=NAME, eac"),
+    ):
+        assert message in fails("report", folder, *words, exit_code=2)
+
+
+def unwrap(text: str) -> str:
+    return " ".join(text.replace("\\", "").split())
+
+
+def test_a_row_with_a_digest_of_prompts_fits_no_other_prompts_of_the_same_name(tmp_path):
+    folder = write_results(tmp_path / "r")
+    images = read(folder / "img.h5")
+    prompts = {"command": "textembed", "clipkit": "0.1.0", "prompts": "generic32"}
+    images.history.append(prompts | {"inputs": {"prompts": "sha256:ab12cd34"}})
+    write(folder / "img.h5", images, force=True)
+    write_baseline(folder)
+    where = "command=probe prompts=generic32"
+    own = f"own\t{where} prompts_sha256=ab12\tacc1\t0.7\tyes\t"
+    other = f"other\t{where} prompts_sha256=ab13\tacc1\t0.7\tyes\t"
+    found = measure(folder, own, other, f"name\t{where}\tacc1\t0.7\tyes\t")
+    assert found["own"]["measured"] == found["name"]["measured"]
+    assert found["own"]["measured"].startswith("75.00 (")
+    assert unwrap(found["other"]["measured"]) == "not measured: no prompts_sha256=ab13"
+    assert found["other"]["difference"] == ""
+
+
+def test_a_column_that_stays_empty_gives_its_reason(tmp_path):
+    folder = write_results(tmp_path / "r")
+    control = write_results(tmp_path / "c", model={"untrained": 3})
+    write_baseline(control, {"C": 10.0})
+    rows = [f"SVM\t{WHERE}\tacc1\t0.7801\tyes\t", "far\tdataset=cifar10\tacc1\t0.5\tyes\t"]
+    found = measure(folder, *rows, control=control)
+    assert found["SVM"]["untrained control"] == "not measured"
+    assert found["far"]["measured"] == "not measured: no dataset=cifar10"
+
+
 @pytest.mark.parametrize(("name", "value"), [("val", "0.1"), ("shots", 5), ("random", 32)])
 def test_a_variation_has_to_be_named(name, value, tmp_path):
     folder = write_results(tmp_path / "r")
@@ -205,7 +259,9 @@ def test_a_number_without_an_interval_is_compared_as_the_figure_is_rounded(tmp_p
     found = measure(folder, f"a\t{words}\t3.4656\tyes\t", f"b\t{words}\t3.4657\tyes\t")
     assert found["a"]["measured"] == "3.4656"
     assert [found[name]["in the interval"] for name in "ab"] == ["yes", "no"]
-    assert found["b"]["difference"] == "-0.0001"
+    assert [found[name]["difference"] for name in "ab"] == ["0.0000", "-0.0001"]
+    text = unwrap(ok("report", folder, "--expected", folder / "figures.tsv").stdout)
+    assert "1 of 2 comparable figures lie within the interval. A number without an interval" in text
 
 
 @pytest.mark.parametrize(
@@ -236,6 +292,29 @@ def test_the_table_of_the_thesis_is_well_formed():
     comparable = [figure.value for figure in figures if not figure.reason]
     assert comparable == [0.9324, 0.888, 0.7801, 0.6171, 0.293, 3.4656, 0.4455, 0.2976]
     assert len(figures) == 30
+    for figure in figures:
+        name = figure.where.get("prompts", "")
+        if name.startswith(("generic", "food")):
+            texts, _ = read_with_digest(bundled.locate(name))
+            digest = files.digest(canonical_json(texts).encode())
+            assert digest.startswith(f"sha256:{figure.where['prompts_sha256']}")
+            assert len(figure.where["prompts_sha256"]) == 12
+
+
+def test_each_figure_of_the_thesis_of_another_experiment_gives_its_reason():
+    figures = expected.read_table(str(Path(__file__).parents[1] / "docs" / "thesis.tsv"))
+    words = {
+        "3.1": ["script"],
+        "table 4.1": ["32 other prompts"],
+        "table 4.2": ["share only 32 or 33 lines"],
+        "table 4.3": ["squashed images to 224 x 224"],
+        "table 5.1": ["share only 32 or 33 lines"],
+    }
+    for figure in figures:
+        if figure.reason:
+            assert any(word in figure.reason for word in words[figure.source]), figure
+        else:
+            assert figure.source in ("2.2", "2.3", "3.1", "3.2", "table 5.1")
 
 
 def test_a_control_has_a_column(tmp_path):

@@ -102,6 +102,14 @@ def embed(
             "Split off this fraction of the images, stratified by label; repeatable.",
         ),
     ] = [],  # noqa: B006
+    downsample: Annotated[
+        int | None,
+        option(
+            "N",
+            "First shrink images to N pixels on the shorter side; smaller ones stay as they are.",
+            min=1,
+        ),
+    ] = None,
     normalize: Annotated[
         bool, typer.Option("--normalize/--no-normalize", help="Scale each embedding to length 1.")
     ] = False,
@@ -194,6 +202,8 @@ def embed(
         )
         if split_off:
             data = data.split_off(parse_fractions(split_off))
+        if downsample is not None:
+            data = data.downsample(downsample)
     skipped = embedding.embed(
         data,
         output,

@@ -47,6 +47,18 @@ def _check_names(names: list[str]) -> list[str]:
     return names
 
 
+def _parse_names(values: list[str]) -> dict[str, str]:
+    """Parse the published names of the model and the data set of results."""
+    names: dict[str, str] = {}
+    for value in values:
+        key, _, name = value.partition("=")
+        if key not in ("model", "dataset") or not name or key in names:
+            expected = "model=NAME or dataset=NAME, each once"
+            raise UsageError(f"--same-as: expected {expected}, got {value!r}")
+        names[key] = name
+    return names
+
+
 def report(
     ctx: typer.Context,
     what: Annotated[
@@ -69,6 +81,14 @@ def report(
         str | None,
         option("TABLE", "A .tsv of published figures, to set beside what was measured."),
     ] = None,
+    same_as: Annotated[
+        list[str],
+        option(
+            "KEY=NAME",
+            "With --expected: the published name of the model (model=NAME) or data set "
+            "(dataset=NAME) of all results; repeatable.",
+        ),
+    ] = [],  # noqa: B006
     output: Annotated[
         str,
         option(
@@ -121,13 +141,17 @@ def report(
     for name, value in (("--root", root), ("--album", album)):
         if value is not None and not images:
             raise UsageError(f"{name} is for --images, which is not given")
+    names = _parse_names(same_as)
+    if names and not expected:
+        raise UsageError("--same-as is for --expected, which is not given")
     if output != "-":
         inputs = [*what, expected] if expected else what
         files.check_output(output, force=force, inputs=inputs)
     commands = option_table(ctx.find_root().command)
     with contextlib.ExitStack() as stack:  # an album reads features of files that are checked once
         kept = stack if images else None
-        page = of_files(list(map(Path, what)), list(map(Path, control)), expected, commands, kept)
+        paths, controls = list(map(Path, what)), list(map(Path, control))
+        page = of_files(paths, controls, expected, commands, kept, names)
         shown = None
         if images:
             from clipkit.report.album import LIMIT, read_album

@@ -170,11 +170,14 @@ class ImageDataset:
         Indices into the class names of the data set; None without labels.
     source : ImageSource
         The images.
+    downsample : int, optional
+        Larger images are made smaller when they are read: their shorter side then has this length.
     """
 
     ids: Sequence[str]
     labels: Int64 | None
     source: ImageSource
+    downsample: int | None = None
 
     @classmethod
     def from_files(
@@ -205,12 +208,18 @@ class ImageDataset:
         ImageError
             If the file cannot be used. The message names it and gives the reason.
         """
-        return self.source.image(i)
+        image = self.source.image(i)
+        shorter = min(image.size)
+        if self.downsample is None or shorter <= self.downsample:
+            return image
+        width, height = (round(side * self.downsample / shorter) for side in image.size)
+        return image.resize((width, height), Image.Resampling.BICUBIC)  # which is antialiased
 
     def take(self, rows: Int64) -> ImageDataset:
         """Return the data set that holds the given rows (n,), in their order."""
         labels = None if self.labels is None else self.labels[rows]
-        return ImageDataset([self.ids[row] for row in rows], labels, self.source.take(rows))
+        ids = [self.ids[row] for row in rows]
+        return replace(self, ids=ids, labels=labels, source=self.source.take(rows))
 
     def digest(self) -> str:
         """Return the SHA-256 over the ids and labels, in order."""
@@ -321,6 +330,16 @@ class Dataset:
             "splits": describe_splits(splits),
         }
         return replace(self, splits=splits, details=details)
+
+    def downsample(self, pixels: int) -> Dataset:
+        """Shrink images to `pixels` on the shorter side: what `clipkit embed --downsample` does.
+
+        Smaller images stay as they are.
+        """
+        splits = {}
+        for name, split in self.splits.items():
+            splits[name] = replace(split, downsample=pixels)
+        return replace(self, splits=splits, details={**self.details, "downsample": pixels})
 
     def draw_rows(self, limit: int, seed: int) -> Dataset:
         """Draw at most `limit` rows per split, balanced by class, and keep their order.

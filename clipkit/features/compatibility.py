@@ -14,6 +14,7 @@ from clipkit.base.errors import ClipkitError, shorten
 from clipkit.features.history import (
     IMAGES_ALONE_HINT,
     Entry,
+    downsample,
     feature_name,
     has_text_tower,
     is_untrained,
@@ -182,7 +183,8 @@ def check_same_images(control: FeatureFile, images: FeatureFile, splits: Sequenc
     for split in splits:
         wanted = origin(images, split)  # that rows are the same is what the user says of a control
         is_same = split in control.splits and relate(origin(control, split), wanted, same_rows=True)
-        if not is_same or control.splits[split].ids != images.splits[split].ids:
+        sizes = {downsample(control), downsample(images)}
+        if not is_same or len(sizes) > 1 or control.splits[split].ids != images.splits[split].ids:
             raise ClipkitError(
                 f"{control.display_name}: expected the {split} images of {images.display_name}, "
                 "got others"

@@ -14,7 +14,7 @@ from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.base.names import distinct_names
 from clipkit.features import compatibility
-from clipkit.features.history import History
+from clipkit.features.history import History, downsample
 from clipkit.features.model import BlockMatrix, FeatureFile, Float32, Int64, Split
 
 NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
@@ -97,6 +97,7 @@ def _check_alike(files: Sequence[FeatureFile]) -> None:
                 f"{both}: expected normalised embeddings in all files or in none",
                 "embed one of them again",
             )
+        _check_equal(both, "--downsample", downsample(first), downsample(file))
         hint = "make logits of both at one temperature"
         _check_equal(both, "temperature", first.temperature, file.temperature, hint)
         if first.kind == "logits":

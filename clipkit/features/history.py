@@ -208,7 +208,7 @@ def is_finite(value: Any) -> bool:
 class Provenance(NamedTuple):
     """The provenance of a file. A part that the history does not name is empty."""
 
-    model: str  # `clip-vit-base-patch32`, `untrained tiny` for a control, or `tiny layer 4 cls`
+    model: str  # `clip-vit-base-patch32`, `untrained tiny`, `tiny layer 4 cls`, `tiny at 32 px`
     dataset: str
     prompts: str  # the name of a prompt file, or the templates of the classes' prompts
 
@@ -227,6 +227,12 @@ def provenance(file: FeatureFile) -> Provenance:
     datasets = dict.fromkeys(Path(name).name for name in named)  # in the order of the history
     texts = [entry for entry in file.history if entry.command == "textembed"]
     return Provenance(_model(file), _join(datasets), _join(dict.fromkeys(map(_prompts, texts))))
+
+
+def downsample(file: FeatureFile) -> int | None:
+    """Return the length that `embed --downsample` gave the shorter side of images, or None."""
+    sizes = [data.get("downsample") for data in file.history.datasets]
+    return next((size for size in sizes if type(size) is int), None)
 
 
 def is_untrained(file: FeatureFile) -> bool:
@@ -327,7 +333,9 @@ def _model(file: FeatureFile) -> str:
     name = Path(shorten(model.get("name", ""), LONGEST)).name
     if name and "untrained" in model:
         name = f"untrained {name}"
-    return " ".join(filter(None, [name, feature_name(model)]))
+    size = downsample(file)
+    at_size = "" if size is None else f"at {shorten(size, LONGEST)} px"
+    return " ".join(filter(None, [name, feature_name(model), at_size]))
 
 
 def feature_name(model: Mapping[str, Any]) -> str:

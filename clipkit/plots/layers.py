@@ -1,4 +1,4 @@
-"""Curves of accuracy by layer, each with its untrained control and the model's embedding."""
+"""Curves of accuracy by layer or by size of images, with controls and the model's embedding."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from clipkit.plots.style import Floats, clipkit_style
 MAX_LABEL = 48
 MOST_TICKS = 16
 STEPS = (1, 2, 4, 5, 10, 20, 50, 100)  # layers between ticks
+MOST_SIZES = 8  # whose points are set apart as those of layers are
 EMBEDDING = 1.12  # where its column is, in depths
 MARK = 0.035  # half the width of its mark, in depths
 CONTROL: dict[str, Any] = {"linestyle": "--", "markerfacecolor": "white"}
@@ -26,7 +27,8 @@ CHANCE: dict[str, Any] = {"linestyle": ":", "linewidth": 1.4, "zorder": 1}
 class LayerPoints(NamedTuple):
     """Fractions (S,) by layer, rising from 0, the input of the first, with their intervals.
 
-    `embedding` is the value of the model's embedding with its interval. If the values are means of
+    By size, sizes take the place of layers. `embedding` is the value of the model's embedding, of
+    images at their native size, with its interval. If the values are means of
     several controls, `seeds` is their number, and the intervals are ranges.
     """
 
@@ -57,13 +59,18 @@ class _Line(NamedTuple):
 
 @clipkit_style
 def layers(
-    curves: Sequence[LayerCurve], *, ylabel: str = "accuracy (%)", title: str | None = None
+    curves: Sequence[LayerCurve],
+    *,
+    by_size: bool = False,
+    ylabel: str = "accuracy (%)",
+    title: str | None = None,
 ) -> Figure:
     """Draw accuracy by layer: a solid line per curve, and its control dashed in the same colour.
 
     Short marks on the right are the accuracies of the embeddings, and dotted lines are chance.
     A chance that several curves share is grey. Models of different depth are drawn by the share of
-    their depth. The points of several lines at one layer are moved apart.
+    their depth. The points of several lines at one layer are moved apart. `by_size` says that the
+    numbers of layers are sizes of images.
 
     Parameters
     ----------
@@ -72,22 +79,25 @@ def layers(
     """
     fig, ax = style.new_axes(7.0, 4.0, title)
     depths = {curve.depth for curve in curves}
-    is_share = len(depths) > 1
+    is_share = len(depths) > 1 and not by_size
     unit = 100 if is_share else max(depths)
-    room = 0.3 * unit / max(depths)
+    room = 0.3 * unit / (MOST_SIZES if by_size else max(depths))
     lines = _lines(curves)
     handles: dict[int, Artist] = {}
     for number, line in enumerate(lines):
-        x = np.asarray(line.points.layers, np.float64) * unit / line.depth
+        x = np.asarray(line.points.layers, np.float64)
+        if is_share:
+            x *= unit / line.depth
         x += style.dodge(number, len(lines), 0.012 * unit, room)
         handles.setdefault(line.number, _draw_points(ax, x, line.points, line.look))
     _draw_chances(ax, curves)
     _draw_embeddings(ax, curves, unit)
-    _set_layer_axis(ax, unit, is_share, any(line.points.embedding for line in lines))
+    sizes = sorted({size for line in lines for size in line.points.layers}) if by_size else []
+    _set_layer_axis(ax, unit, is_share, sizes, any(line.points.embedding for line in lines))
     ax.set_ylim(-0.02 * ax.get_ylim()[1])  # so that marks near 0 are whole
     ax.set_ylabel(ylabel)
     ax.set_title(_facts(lines), loc="left", color=style.GREY)
-    labels = [_legend_label(curve, is_share) for curve in curves]
+    labels = [_legend_label(curve, is_share, by_size) for curve in curves]
     if any(curve.trained and curve.control for curve in curves):
         labels.append("untrained control")
         handles[-1] = Line2D([], [], color=style.GREY, marker="o", **CONTROL)
@@ -152,8 +162,13 @@ def _color(i: int, count: int) -> str:
     return str(_style(i)["color"]) if count == 1 else style.GREY
 
 
-def _set_layer_axis(ax: Axes, unit: float, is_share: bool, has_embedding: bool) -> None:
-    if is_share:
+def _set_layer_axis(
+    ax: Axes, unit: float, is_share: bool, sizes: Sequence[int], has_embedding: bool
+) -> None:
+    if sizes:
+        ticks = list(map(float, sizes))
+        ax.set_xlabel("shorter side of the images (pixels)")
+    elif is_share:
         ticks = [0.0, 25.0, 50.0, 75.0, 100.0]
         ax.set_xlabel("layer, as a share of the model's depth (%)")
     else:
@@ -164,7 +179,7 @@ def _set_layer_axis(ax: Axes, unit: float, is_share: bool, has_embedding: bool) 
     right = 1.05 * unit
     if has_embedding:
         ticks.append(unit * EMBEDDING)
-        labels.append("embedding")
+        labels.append("native" if sizes else "embedding")
         right = ticks[-1] + 0.07 * unit
     ax.set_xticks(ticks, labels)
     ax.set_xlim(-0.05 * unit, right)
@@ -179,11 +194,12 @@ def _facts(lines: Sequence[_Line]) -> str:
     return facts
 
 
-def _legend_label(curve: LayerCurve, is_share: bool) -> str:
+def _legend_label(curve: LayerCurve, is_share: bool, by_size: bool) -> str:
     """Return the label of a curve with its highest value; of equals, the first layer's."""
     label = style.sanitize_label(curve.label, MAX_LABEL)
     points = curve.trained or curve.control
     assert points is not None
     best = int(np.argmax(points.values))
     of = f" of {curve.depth}" if is_share else ""
-    return f"{label}: highest {100 * points.values[best]:.1f} % at layer {points.layers[best]}{of}"
+    place = f"{points.layers[best]} pixels" if by_size else f"layer {points.layers[best]}{of}"
+    return f"{label}: highest {100 * points.values[best]:.1f} % at {place}"

@@ -60,6 +60,7 @@ def of_files(
     expected: str | None = None,
     commands: Commands = NO_COMMANDS,
     stack: contextlib.ExitStack | None = None,
+    same_as: Mapping[str, str] | None = None,
 ) -> Page:
     """Report feature files, most of them results.
 
@@ -77,6 +78,8 @@ def of_files(
         The options of each command, for the command lines that made the files; see `Commands`.
     stack : ExitStack, optional
         Keeps feature files open, so that an album can have scores and images of prompts.
+    same_as : mapping, optional
+        The published names of the `model` and the `dataset` of the results; see `expected`.
 
     Raises
     ------
@@ -107,7 +110,7 @@ def of_files(
         console.warn(f"left out {reason}")
     facts, blocks = sections.facts, sections.blocks + _pictures(paths)
     if expected:
-        table, fact = compare_figures(figures, files, expected)
+        table, fact = compare_figures(figures, files, expected, same_as)
         facts, blocks = [fact, *facts], table + blocks
     title = escape(results.sources_label([*reported.values()]))
     found = {name: file for name, file in reported.items() if file.kind in RESULTS}

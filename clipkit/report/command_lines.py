@@ -43,6 +43,7 @@ MEMBERS_OF: dict[str, dict[str, str | None]] = {
         "limit": "dataset.draw.limit",
         "classes": "dataset.draw.classes",
         "split_off": "dataset.split_off.fractions",
+        "downsample": "dataset.downsample",
         "batch_size": None,
     },
     "compare": {"table": "by"},

@@ -19,7 +19,7 @@ from clipkit.analysis.results import Row
 from clipkit.base import csv_rows, files, tables
 from clipkit.base.errors import ClipkitError
 from clipkit.features.compatibility import origin
-from clipkit.features.history import is_untrained, provenance
+from clipkit.features.history import downsample, is_untrained, provenance
 from clipkit.features.model import FeatureFile
 from clipkit.report.blocks import Bar, Block, Cell, Fact, Heading, Measurement, Number, Table
 from clipkit.report.markdown import (
@@ -31,16 +31,24 @@ from clipkit.report.markdown import (
 
 COLUMNS = ("section", "title", "where", "column", "value", "comparable", "source")
 HISTORY_WORDS = (
-    "command", "model", "dataset", "prompts", "features", "seed", "pool", "norm", "link",
+    "command", "model", "dataset", "prompts", "prompts_sha256", "features", "seed", "pool", "norm",
+    "link",
 )  # fmt: skip
 RUN_WORDS = ("classifier", "C", "temperature", "standardize", "k", "shots", "draw")
 # What makes another experiment: a result that has one of these has to be selected by it
-VARIATIONS = ("val", "shots", "random", "whiten", "labels", "layer", "projection")
+VARIATIONS = ("val", "shots", "random", "whiten", "labels", "layer", "projection", "downsample")
+NAMES = ("model", "dataset")  # words of which the value may be a path
+IDENTITIES = (*NAMES, "prompts", "prompts_sha256")
 CHOICES = ("split", "images")  # which runs count, and how many images they must have
 WORDS = tuple(dict.fromkeys((*HISTORY_WORDS, *RUN_WORDS, *VARIATIONS, *CHOICES)))
 SHARES = ("acc1", "acc5", "purity")  # of the images, so that they have Wilson's interval
 CONTROL, VERDICT = "untrained control", "in the interval"
 NOT_MEASURED = "not measured"
+SAME_AS = (
+    "If only the name differs, as for a model in a folder, say so with clipkit report --same-as "
+    "model=NAME or dataset=NAME."
+)
+ROUNDED = "A number without an interval, such as an entropy, counts if it rounds to the figure."
 HEADING = Heading(2, "Published figures")
 HEADER = ("result", "source", "measured", CONTROL, "published", "difference", VERDICT)
 
@@ -138,35 +146,67 @@ def _error(place: str, expected: str, got: object) -> ClipkitError:
 
 
 def compare_figures(
-    figures: Sequence[Figure], named: Mapping[str, FeatureFile], table: str
+    figures: Sequence[Figure],
+    named: Mapping[str, FeatureFile],
+    table: str,
+    same_as: Mapping[str, str] | None = None,
 ) -> tuple[list[Block], Fact]:
-    """Return the section of a table's figures beside results by their names, and its summary."""
+    """Return the section of a table's figures beside results by their names, and its summary.
+
+    `same_as` has values of `NAMES` that count in place of what the histories of the results say.
+    """
     trained: list[_Described] = []
     controls: list[_Described] = []
     for name, file in named.items():
         kind = controls if is_untrained(file) else trained
         if file.runs:
-            kind.append((name, file, _describe(file)))
+            kind.append((name, file, _describe(file) | dict(same_as or {})))
     header = [name for name in HEADER if controls or name != CONTROL]
+    blocks: list[Block] = [HEADING]
+    if same_as:
+        said = " and ".join(f"{word} {name}" for word, name in same_as.items())
+        blocks.append(f"As --same-as says, all results count as results of the {escape(said)}.")
     sections: dict[str, list[dict[str, Cell]]] = {}
+    rows = []
+    absent: dict[str, None] = {}  # words that no result has, each once
     for figure in figures:
         row = _row(figure, _select(figure, trained), _select(figure, controls))
+        if row["measured"] == NOT_MEASURED:
+            missing = _absent_words(figure, trained)[:1]
+            absent |= dict.fromkeys(missing)
+            row["measured"] = escape(": no ".join([NOT_MEASURED, *missing]))
+        rows.append(row)
         sections.setdefault(figure.section, []).append(row)
-    if all(cells["measured"] == NOT_MEASURED for rows in sections.values() for cells in rows):
+    if all(str(row["measured"]).startswith(NOT_MEASURED) for row in rows):
+        reason = "no result fits any of them"
+        if absent:
+            reason = f"no result has {escape(', '.join(absent))}"
         text = (
             f"None of the {len(figures)} published figures of {escape(Path(table).name)} was "
-            "measured here: no result fits any of them."
+            f"measured here: {reason}."
         )
-        return [HEADING, text], Fact(HEADING.text, text)
-    verdicts = [cells.get(VERDICT) for rows in sections.values() for cells in rows]
+        return [*blocks, text, *([SAME_AS] if absent else [])], Fact(HEADING.text, text)
+    verdicts = [row.get(VERDICT) for row in rows]
     total = verdicts.count("yes") + verdicts.count("no")
     text = f"{verdicts.count('yes')} of {total} comparable figures lie within the interval."
-    blocks: list[Block] = [HEADING, text]
+    blocks.append(text)
+    if any(figure.column not in SHARES and not figure.reason for figure in figures):
+        blocks.append(ROUNDED)
     for section, rows in sections.items():
         sources = [str(cells.get("file", "")) for cells in rows]
         lines = [[cells.get(name, "") for name in header] for cells in rows]
         blocks += [Heading(3, escape(section)), Table(header, lines, 2, sources)]
     return blocks, Fact(HEADING.text, text)
+
+
+def _absent_words(figure: Figure, described: Sequence[_Described]) -> list[str]:
+    """Return the words of a figure that name a model, data set or prompts that no result has."""
+    absent = []
+    for word in IDENTITIES:
+        wanted = figure.where.get(word)
+        if wanted and not any(_is_equal(word, facts[word], wanted) for *_, facts in described):
+            absent.append(f"{word}={wanted}")
+    return absent
 
 
 def _row(figure: Figure, runs: Sequence[_Run], controls: Sequence[_Run]) -> dict[str, Cell]:
@@ -188,7 +228,8 @@ def _row(figure: Figure, runs: Sequence[_Run], controls: Sequence[_Run]) -> dict
         best = max((control.row[figure.column] for control in controls), default=math.nan)
         bar = Bar(measured.value, measured.low, measured.high, control=best)
         cells["measured"] = Number(format_measurement(measured), bar)
-    cells[CONTROL] = format_measurements([_measure(figure, control) for control in controls])
+    of_controls = [_measure(figure, control) for control in controls]
+    cells[CONTROL] = format_measurements(of_controls) or NOT_MEASURED
     reason = figure.reason or _reservation(figure, run)
     if not math.isnan(figure.value):
         cells[VERDICT] = escape(f"not comparable: {reason}")
@@ -269,7 +310,9 @@ def _fits(facts: Mapping[str, Any], where: Mapping[str, str]) -> bool:
 def _is_equal(word: str, fact: Any, wanted: str) -> bool:
     """Whether a fact is what is wanted: equal as a number, or a text in any case."""
     names = [str(fact).lower()]
-    if word in ("model", "dataset"):  # which may be paths
+    if word == "prompts_sha256":
+        return names[0].startswith(f"sha256:{wanted.lower()}")
+    if word in NAMES:  # which may be paths
         names.append(Path(names[0]).name)
     try:
         return float(fact) == float(wanted)
@@ -295,5 +338,7 @@ def _describe(file: FeatureFile) -> dict[str, Any]:
         "model": model.get("name"),
         "dataset": " + ".join(origin(file, "").datasets),
         "prompts": provenance(file).prompts,
+        "prompts_sha256": file.last_entry("textembed").inputs.get("prompts"),
+        "downsample": downsample(file),
         "labels": results.labels_suffix(file).removeprefix("; labels: ") or None,
     }

@@ -55,11 +55,13 @@ def format_measurements(measurements: Sequence[Measurement]) -> str:
 def format_difference(measurement: Measurement, figure: float) -> str:
     """Format a number minus a published one, in percentage points where the unit is percent.
 
-    >>> format_difference(Measurement(0.79), 0.7801)
-    '+0.99'
+    >>> format_difference(Measurement(0.79), 0.7801), format_difference(Measurement(0.78), 0.78001)
+    ('+0.99', '0.00')
     """
-    difference = FACTORS[measurement.unit] * (measurement.value - figure)
-    return f"{difference:+.{DECIMALS[measurement.unit]}f}"
+    decimals = DECIMALS[measurement.unit]
+    difference = round(FACTORS[measurement.unit] * (measurement.value - figure), decimals)
+    sign = "+" if difference else ""
+    return f"{difference or 0:{sign}.{decimals}f}"
 
 
 def format_points(value: float, low: float, high: float) -> str:

@@ -211,6 +211,9 @@ def _embedding_rows(entry: Entry) -> list[tuple[str, str]]:
     for split in splits:
         count, digest = map(splits.object(split).get, ("images", "rows"))
         rows.append((f"rows of {split}", f"{dataset}: {count} images, sha256:{digest}"))
+    size = entry.member("dataset.downsample")
+    if size is not None:
+        rows.append((f"images at {size} px", "made smaller by --downsample"))
     draw = entry.object("dataset", "draw")
     if draw:
         rows.append(("draw", ", ".join(f"{key} {value}" for key, value in draw.items())))
