@@ -344,29 +344,12 @@ def test_without_a_network_the_error_says_what_to_do(offline, tmp_path, name, ca
         with pytest.raises(ClipkitError) as caught:
             datasets.load(name, root=root)
         message, hint = caught.value.message, caught.value.hint
-        if name == "tiny-imagenet":
-            assert message.startswith(f"tiny-imagenet: cannot read {home}/tiny-imagenet-200/")
-        else:
-            assert message.startswith(f"cannot download {name} to {home}: ")
-            assert "Name or service not known" in message
+        assert message.startswith(f"cannot download {name} to {home}")
+        assert "Name or service not known" in message
         assert "\n" not in message
         assert str(home) in hint
-        assert not home.exists() or not list(home.iterdir())
+        assert not [path for path in home.rglob("*") if path.is_file()]
     assert capfd.readouterr() == ("", "")
-
-
-def test_a_silent_server_is_not_waited_for(offline, monkeypatch, tmp_path):
-    timeouts = []
-
-    def time_out(*args: object, **options: object) -> None:
-        timeouts.append(socket.getdefaulttimeout())
-        raise TimeoutError("timed out")
-
-    monkeypatch.setattr(urllib.request, "urlopen", time_out)
-    with pytest.raises(ClipkitError, match=r"cannot download imagenette to .*: timed out"):
-        datasets.load("imagenette", root=tmp_path / "root")
-    assert set(timeouts) == {registry.TIMEOUT_SECONDS}
-    assert socket.getdefaulttimeout() is None
 
 
 def test_the_cache_follows_the_environment(monkeypatch):
@@ -424,38 +407,6 @@ def test_cifar_is_read_by_torchvision(offline, tmp_path, monkeypatch, kind, name
     with pytest.raises(ClipkitError, match=message) as caught:
         datasets.load(kind.lower(), root=folder.parent)
     assert caught.value.hint == "remove that folder to download it again"
-
-
-class Response(io.BytesIO):
-    url = length = None  # what torchvision looks at
-
-
-def test_downloads_appear_complete_or_not_at_all(tmp_path, monkeypatch, capfd):
-    from torchvision.datasets import CIFAR10
-
-    folder = tmp_path / "scratch" / "cifar-10-batches-py"
-    write_cifar(folder, "CIFAR10", monkeypatch)
-    archive = tmp_path / CIFAR10.filename
-    with tarfile.open(archive, "w:gz") as tar:
-        tar.add(folder, folder.name)
-    complete = archive.read_bytes()
-    monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(complete).hexdigest())
-    root = tmp_path / "root"
-
-    monkeypatch.setattr(urllib.request, "urlopen", lambda _: Response(complete[:-10]))
-    with pytest.raises(ClipkitError, match=r"cannot download .*: File not found or corrupted"):
-        datasets.load("cifar10", root=root)
-    assert list(root.iterdir()) == []
-
-    monkeypatch.setattr(urllib.request, "urlopen", lambda _: Response(complete))
-    assert len(datasets.load("cifar10", root=root).splits["train"]) == 2
-    assert [path.name for path in root.iterdir()] == [folder.name]
-
-    monkeypatch.delattr(urllib.request, "urlopen")
-    shutil.rmtree(root / folder.name)
-    archive.rename(root / archive.name)  # what the hint advises: the archive, brought by hand
-    assert len(datasets.load("cifar10", root=root).splits["train"]) == 2
-    assert capfd.readouterr() == ("", "")
 
 
 def test_food101_is_read_by_torchvision(offline, tmp_path):
