@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import io
 import json
 import pickle
 import shutil
-import socket
-import tarfile
 import time
 import urllib.error
 import urllib.request

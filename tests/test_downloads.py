@@ -191,7 +191,7 @@ def test_a_whole_part_is_not_downloaded_again_and_a_half_unpacked_folder_is_remo
 def test_an_archive_with_another_checksum_is_not_unpacked(stand_in, published, tmp_path):
     root = tmp_path / "root"
     stand_in.files[published.name] = stand_in.files[published.name][:-1] + b"x"
-    with pytest.raises(ClipkitError, match="expected the MD5 checksum .*, got ") as caught:
+    with pytest.raises(ClipkitError, match=r"expected the MD5 checksum .*, got ") as caught:
         datasets.load("tiny-imagenet", root=root)
     assert caught.value.message.startswith(f"cannot download tiny-imagenet to {root}: ")
     assert names_in(root) == []
