@@ -341,7 +341,7 @@ def test_a_chapter_with_feature_files_and_without_images_ends_without_the_album(
     shutil.copy(there / "tiny-clip-photos" / "settings", here / "tiny-clip-photos")
     done = make("chapter2", "chapter3", "chapter5", out=here, **variables)
     assert "embed" not in verbs(done.stdout)
-    warning = "left out the album of images: the images of photos are not on this machine"
+    warning = "left out the album: the images of photos are not on this machine"
     assert done.stderr.count(f"clipkit: warning: {warning}") == 1
     page = (here / "tiny-clip-photos" / "report.html").read_text()
     assert "img.svm.h5" in page

@@ -10,14 +10,14 @@ import contextlib
 import fcntl
 import hashlib
 import os
-import re
+import shutil
 import tarfile
 import time
 import urllib.error
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http import HTTPStatus
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
@@ -30,9 +30,7 @@ from clipkit.datasets import images
 
 TIMEOUT_SECONDS = 30  # without a byte from the server
 PAUSE_SECONDS = 1.0  # before the rest is asked for again
-BLOCK_BYTES = 1 << 18
-UNPACK_ERRORS = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error)
-ERRORS = (OSError, HTTPException, *UNPACK_ERRORS)
+ERRORS = (OSError, HTTPException, tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error)
 
 
 class Download(NamedTuple):
@@ -47,57 +45,44 @@ class Download(NamedTuple):
         return self.url.rpartition("/")[2]
 
 
-def provide_folder(dataset: str, archive: Download, target: Path) -> None:
-    """Make a data set's folder from its archive, unless it exists: all of it or nothing.
+def provide(dataset: str, file: Download, target: Path) -> None:
+    """Make `target`, unless it exists: the file itself, or the folder that it unpacks.
 
-    An archive that already lies beside the folder is used and kept.
+    It appears when it is complete. An archive that already lies beside its folder is used and kept.
     """
     if target.exists():
         return
-    path = target.with_name(archive.name)
-    with _one_line_errors(dataset, archive, target.parent):
-        if path.exists():
-            _check(path, archive)
-            _unpack(path, target)
-        else:
-            _fetch(archive, target, _unpack)
-
-
-def provide_file(dataset: str, file: Download, target: Path) -> None:
-    """Download a file of a data set, unless it exists."""
-    if not target.exists():
-        with _one_line_errors(dataset, file, target.parent):
-            _fetch(file, target, Path.rename)
-
-
-@contextlib.contextmanager
-def _one_line_errors(dataset: str, file: Download, folder: Path) -> Iterator[None]:
+    part = target.with_name(f"{file.name}.part")
     try:
-        yield
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _fetch(file, part, target)
     except ERRORS as error:
-        hint = f"put {file.url} in {folder} by other means, or name another folder with --root"
-        if (folder / f"{file.name}.part").exists():
+        hint = f"put {file.url} in {part.parent} by other means, or name another folder with --root"
+        if part.exists():
             hint = f"the same command continues the download; or {hint}"
-        message = f"cannot download {dataset} to {folder}: {images.reason(error)}"
+        message = f"cannot download {dataset} to {part.parent}: {images.reason(error)}"
         raise ClipkitError(message, hint) from error
 
 
-def _fetch(file: Download, target: Path, finish: Callable[[Path, Path], object]) -> None:
-    """Download a file, and `finish` makes `target` of it. Another process may be faster."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f"{file.name}.part")
+def _fetch(file: Download, part: Path, target: Path) -> None:
+    """Download a file as `part`, and make `target` of it. Another process may be faster."""
+    source = target.with_name(file.name)
     with _lock(part) as stream:
         try:
             if not target.exists():
-                while not _append(file, stream, target.parent):
-                    time.sleep(PAUSE_SECONDS)
-                stream.flush()
-                _check(part, file)
-                finish(part, target)
-            part.unlink(missing_ok=True)
+                if not source.exists():
+                    source = part
+                    while not _append(file, stream, part.parent):
+                        time.sleep(PAUSE_SECONDS)
+                    stream.flush()
+                _check(source, file)
+                if target.name == file.name:
+                    source.rename(target)
+                else:
+                    _unpack(source, target)
         finally:
-            if part.exists() and stream.tell() == 0:  # no server answered
-                part.unlink()
+            if target.exists() or stream.tell() == 0:  # or no server answered
+                part.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -105,13 +90,8 @@ def _lock(path: Path) -> Iterator[IO[bytes]]:
     """Open a file to append to it. Other processes wait until the block ends."""
     while True:
         with path.open("ab") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                console.note(f"waiting for another process that writes {path}")
+            with contextlib.suppress(OSError):  # a file system without locks
                 fcntl.flock(stream, fcntl.LOCK_EX)
-            except OSError:  # a file system without locks
-                pass
             # the process before may have removed the file
             if path.exists() and os.path.samestat(os.fstat(stream.fileno()), path.stat()):
                 stream.seek(0, os.SEEK_END)  # it may have grown meanwhile
@@ -137,11 +117,13 @@ def _append(file: Download, stream: IO[bytes], folder: Path) -> bool:
             return True  # there is no rest
         raise
     with response:
-        total = _total(file, response)
+        if response.headers.get_content_type() == "text/html":
+            raise ConnectionError(f"expected {file.name}, got a web page")
         if start and response.status != HTTPStatus.PARTIAL_CONTENT:  # it sends whole files only
             stream.truncate(0)
             stream.seek(0)
         done = stream.tell()
+        total = done + (response.length or 0)  # None if the server does not say it
         text = f"downloading {file.url} ({_megabytes(total)}) to {folder}"
         console.note(f"{text}; {_megabytes(done)} of it are there" if done else text)
         with console.progress(f"downloading {file.name}", "megabytes", done // 10**6) as update:
@@ -154,18 +136,10 @@ def _append(file: Download, stream: IO[bytes], folder: Path) -> bool:
     return stream.tell() >= total
 
 
-def _total(file: Download, response: HTTPResponse) -> int:
-    """Return the size of the whole file, or 0 if the server does not say it."""
-    if response.headers.get_content_type() == "text/html":
-        raise ConnectionError(f"expected {file.name}, got a web page")
-    match = re.fullmatch(r"bytes \d+-\d+/(\d+)", response.headers.get("Content-Range") or "")
-    return int(match[1] if match else response.headers.get("Content-Length") or 0)
-
-
 def _read(response: HTTPResponse) -> bytes:
     """Read what has come, or nothing at the end and where the connection is cut."""
     try:
-        return response.read1(BLOCK_BYTES)
+        return response.read1(1 << 18)
     except (ConnectionError, TimeoutError, HTTPException):
         return b""
 
@@ -194,9 +168,7 @@ def _unpack(path: Path, target: Path) -> None:
         files.temporary_folder(target.parent, f"{target.name}.part") as scratch,
     ):
         if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                archive.extractall(scratch)
+            shutil.unpack_archive(path, scratch, "zip")
         else:
-            with tarfile.open(path) as archive:
-                archive.extractall(scratch, filter="data")
+            shutil.unpack_archive(path, scratch, "gztar", filter="data")
         (scratch / target.name).rename(target)

@@ -86,7 +86,7 @@ def cache_folder() -> Path:
 def is_stored(name: str, root: Path | None) -> bool:
     """Return whether the files of a named data set are there, so that it needs no download."""
     if name == "fashion-mnist":
-        return _idx_folder(root) is not None
+        return _idx_folder(root).exists()
     return name not in FOLDERS or _folder(name, root).exists()
 
 
@@ -161,18 +161,17 @@ def imagenette(root: Path | None) -> Dataset:
 def fashion_mnist(root: Path | None) -> Dataset:
     """Load Fashion-MNIST: 60,000 + 10,000 grey images, 28 px, 10 classes. Ids are row numbers.
 
-    Its four IDX files, gzipped or not, are read from torchvision's ``FashionMNIST/raw`` in `root`,
-    from `root` itself or, without a root, from Debian's package dataset-fashion-mnist. If there are
-    none, they are downloaded to the first of these folders.
+    Its four IDX files, gzipped or not, are read from `root` or, without a root, from Debian's
+    package dataset-fashion-mnist. If there are none, they are read from torchvision's
+    ``FashionMNIST/raw`` in `root`, to which they are downloaded.
     """
     from torchvision.datasets import FashionMNIST
 
     folder = _idx_folder(root)
-    if folder is None:
-        folder = _raw_folder(root)
-        for name, md5 in FashionMNIST.resources:
+    for name, md5 in FashionMNIST.resources:
+        if not (folder / name.removesuffix(".gz")).exists():
             file = Download(f"{FashionMNIST.mirrors[0]}{name}", md5)
-            downloads.provide_file("fashion-mnist", file, folder / name)
+            downloads.provide("fashion-mnist", file, folder / name)
     splits = {}
     for split, prefix in (("train", "train"), ("test", "t10k")):
         pixels = _read_idx(folder, f"{prefix}-images-idx3-ubyte")
@@ -186,18 +185,12 @@ def fashion_mnist(root: Path | None) -> Dataset:
     return Dataset("fashion-mnist", list(FashionMNIST.classes), splits)
 
 
-def _raw_folder(root: Path | None) -> Path:
-    """Return torchvision's folder of Fashion-MNIST."""
+def _idx_folder(root: Path | None) -> Path:
+    """Return the folder that has the files of Fashion-MNIST, or else torchvision's folder."""
+    folder = root or DEBIAN_FASHION_MNIST
+    if any(folder.glob("train-images-idx3-ubyte*")):
+        return folder
     return (root or cache_folder()) / "FashionMNIST" / "raw"
-
-
-def _idx_folder(root: Path | None) -> Path | None:
-    """Return the folder of the files of Fashion-MNIST, or None."""
-    for folder in (_raw_folder(root), root or DEBIAN_FASHION_MNIST):
-        last = folder / "t10k-labels-idx1-ubyte"  # of a download
-        if last.exists() or last.with_name(f"{last.name}.gz").exists():
-            return folder
-    return None
 
 
 def _read_idx(folder: Path, name: str) -> NDArray[np.uint8]:
@@ -231,7 +224,7 @@ def tiny_imagenet(root: Path | None) -> Dataset:
     its names in ``words.txt``. Ids are the paths of the files in `train` and `val`.
     """
     top = _folder("tiny-imagenet", root)
-    downloads.provide_folder("tiny-imagenet", TINY_IMAGENET, top)
+    downloads.provide("tiny-imagenet", TINY_IMAGENET, top)
     wnids = sorted(set(_read_lines(top, "wnids.txt")) - {""})
     names = dict(line.split("\t", 1) for line in _read_lines(top, "words.txt") if "\t" in line)
     label_of = {wnid: label for label, wnid in enumerate(wnids)}
@@ -322,7 +315,7 @@ def _load_torchvision(
     """
     name = kind.__name__.lower()
     folder = _folder(name, root)
-    downloads.provide_folder(name, archive, folder)
+    downloads.provide(name, archive, folder)
     try:
         return {split: kind(folder.parent, **selection) for split, selection in options.items()}
     except (OSError, RuntimeError, EOFError, KeyError, ValueError) as error:

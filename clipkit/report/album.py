@@ -177,8 +177,7 @@ def read_album(
     sources = choose_sources(files, page.controls, main)
     if not isinstance(dataset, Dataset):
         if are_absent(sources.main, dataset, root):
-            reason = f"the images of {name} are not on this machine"
-            console.warn(f"left out the album of images: {reason}")
+            console.warn(f"left out the album: the images of {name} are not on this machine")
             return None
         dataset = load_images(sources.main, dataset, root=root)
     album = collect(sources, dataset, limit, worst_class)
