@@ -92,7 +92,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     state = StandIn()
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler_of(state)) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         state.url = f"http://127.0.0.1:{server.server_port}"
         yield state
         server.shutdown()
