@@ -179,9 +179,10 @@ $(OUT)/report.html: $(OUT)/report.md
 	@echo 'Open the report in a browser: $@'
 
 # The file `settings` records what the embeddings are made of. Others are refused, since results
-# would mix. Embeddings without this file, from another machine, are taken as they are. `table` records what chapter 6 and the report are made of, which are then made again.
+# would mix. Embeddings without this file, from another machine, are taken as they are. `table`
+# records what chapter 6 and the report are made of, which are then made again.
 RECORDED := $(shell cat $(OUT)/settings 2> /dev/null)
-# Without its images, a folder cannot be seen to lack a split test: its embeddings were split then.
+# Without the images, the embeddings were made as it is recorded.
 ifeq ($(wildcard $(DATASET)/.),)
 SPLIT_OFF := $(or $(SPLIT_OFF),$(patsubst SPLIT_OFF=%,%,$(filter SPLIT_OFF=%,$(RECORDED))))
 endif
@@ -189,7 +190,8 @@ SETTINGS := $(strip MODEL=$(MODEL:%/=%) DATASET=$(DATASET:%/=%) ROOT=$(ROOT) LIM
   PRECISION=$(PRECISION) $(addprefix SPLIT_OFF=,$(SPLIT_OFF)))
 TABLE_SETTINGS := TABLE=$(TABLE) WORDS=$(WORDS) UNTRAINED=$(UNTRAINED)
 ifneq ($(RECORDED),$(SETTINGS))
-$(if $(and $(RECORDED),$(wildcard $(OUT)/img*.h5)),$(error $(OUT)/settings: expected $(SETTINGS), got $(RECORDED); \
+$(if $(and $(RECORDED),$(wildcard $(OUT)/img*.h5)),\
+  $(error $(OUT)/settings: expected $(SETTINGS), got $(RECORDED); \
   hint: remove the folder, or choose another one with RESULTS=))
 .PHONY: $(OUT)/settings
 endif
