@@ -145,15 +145,20 @@ CONTROL_SEEDS := $(subst $(comma), ,$(UNTRAINED))
 CONTROLS := $(foreach seed,$(CONTROL_SEEDS),$(call folder,-untrained$(seed)))
 
 ifeq ($(DATASET),)
-# Without DATASET, run a separate make for each of the thesis's data sets.
-.PHONY: $(DATASETS)
-$(GOALS): $(DATASETS)
-cifar10: goals := $(filter chapter2,$(GOALS))
-cifar100: goals := $(filter-out resolution,$(GOALS))
-$(HIGH_RESOLUTION): goals := $(if $(filter chapter4,$(GOALS)),high-resolution) \
-  $(filter resolution,$(GOALS))
-$(DATASETS): | $(INSTALLED)
-	$(if $(strip $(goals)),$(MAKE) --no-print-directory $(strip $(goals)) DATASET=$@)
+# Without DATASET, run a separate make for each of the thesis's data sets, one after another. One
+# that fails does not stop the others. The last line names those that are missing.
+$(if $(filter thesis,$(MAKECMDGOALS)),$(info # data sets are downloaded unless they are there: \
+  cifar10 170 MB, cifar100 169 MB, imagenette 1.6 GB, tiny-imagenet 248 MB, food101 5.0 GB))
+run = $(if $2,$(MAKE) --no-print-directory $2 DATASET=$1 || missing+=" $1";)
+LARGE_GOALS := $(strip $(if $(filter chapter4,$(GOALS)),high-resolution) $(filter resolution,$(GOALS)))
+RUNS = $(strip $(call run,cifar10,$(filter chapter2,$(GOALS))) \
+  $(call run,cifar100,$(filter-out resolution,$(GOALS))) \
+  $(foreach data,$(HIGH_RESOLUTION),$(call run,$(data),$(LARGE_GOALS))))
+.PHONY: data-sets
+$(GOALS): data-sets
+data-sets: | $(INSTALLED)
+	+@missing=; $(RUNS) [ -z "$$missing" ] || \
+	  { echo "missing:$$missing; hint: the same command continues with them" >&2; exit 1; }
 
 else
 # Run a separate make for the folder of each control, and then for the model's.

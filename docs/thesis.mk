@@ -217,14 +217,20 @@ $(OUT)/report.html: $(OUT)/report.md
 	@echo 'Open the report in a browser: $@'
 
 # The file `settings` records what the embeddings are made of. Others are refused, since results
-# would mix. `table` records what chapter 6 and the report are made of, which are then made again.
+# would mix. Embeddings without this file, from another machine, are taken as they are. `table`
+# records what chapter 6 and the report are made of, which are then made again.
+RECORDED := $(shell cat $(OUT)/settings 2> /dev/null)
+# Without the images, the embeddings were made as it is recorded.
+ifeq ($(wildcard $(DATASET)/.),)
+SPLIT_OFF := $(or $(SPLIT_OFF),$(patsubst SPLIT_OFF=%,%,$(filter SPLIT_OFF=%,$(RECORDED))))
+endif
 SETTINGS := $(strip MODEL=$(MODEL:%/=%) DATASET=$(DATASET:%/=%) ROOT=$(ROOT) LIMIT=$(LIMIT) \
   PRECISION=$(PRECISION) $(addprefix SPLIT_OFF=,$(SPLIT_OFF)))
 TABLE_SETTINGS := $(strip TABLE=$(TABLE) WORDS=$(WORDS) UNTRAINED=$(UNTRAINED) \
   $(if $(SAME_AS),SAME_AS=$(SAME_AS)))
-RECORDED := $(shell cat $(OUT)/settings 2> /dev/null)
 ifneq ($(RECORDED),$(SETTINGS))
-$(if $(wildcard $(OUT)/img*.h5),$(error $(OUT)/settings: expected $(SETTINGS), got $(RECORDED); \
+$(if $(and $(RECORDED),$(wildcard $(OUT)/img*.h5)),\
+  $(error $(OUT)/settings: expected $(SETTINGS), got $(RECORDED); \
   hint: remove the folder, or choose another one with RESULTS=))
 .PHONY: $(OUT)/settings
 endif

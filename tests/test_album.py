@@ -404,6 +404,26 @@ def test_a_manifest_is_read_by_the_columns_that_embed_read(
     assert 'id="album"' in (tmp_path / "a.html").read_text("utf-8")
 
 
+def test_without_the_images_a_report_has_no_album_and_downloads_none(
+    photos: datasets.Dataset, tmp_path: Path
+) -> None:
+    page, gone = tmp_path / "a.html", tmp_path / "gone"
+    file = result(WRONG, IDS)
+    for name, words in (
+        ("photos", [gone / "photos.csv"]),
+        ("cifar10", ["cifar10", "--root", gone]),
+    ):
+        file.history[0]["dataset"]["name"] = name
+        write(str(tmp_path / "a.h5"), file, force=True)
+        run = ok("report", tmp_path / "a.h5", "-f", "-o", page, "--images", *words)
+        warning = f"left out the album: the images of {Path(words[0]).name} are not on this machine"
+        assert run.stderr == f"clipkit: warning: {warning}\n"
+        assert 'id="album"' not in page.read_text("utf-8")
+        assert not gone.exists()
+    message = fails("report", tmp_path / "a.h5", "-f", "-o", page, "--images", gone / "other.csv")
+    assert "there is no such file" in message
+
+
 def test_the_most_frequent_error_comes_first_among_examples() -> None:
     file = result([0, 1, 2, 2, 0], [f"{number}" for number in range(5)])
     file.splits["test"].labels = np.zeros(5, np.int64)

@@ -59,7 +59,8 @@ def test_a_dry_run_of_the_thesis_reads_like_its_method(make, tmp_path):
     text = make("-n", "thesis", out=tmp_path, **variables).stdout
     assert not list(tmp_path.iterdir())
     for line in lines_of(text):
-        assert line.startswith(("clipkit ", "mkdir -p ", "echo ", "for ", "make", "# chapter 4, "))
+        starts = ("clipkit ", "mkdir -p ", "echo ", "for ", "make", "missing=; make", "# ")
+        assert line.startswith(starts)
         assert "  " not in line
     lines = commands(text)
     embedded = [line.split()[2] for line in lines if line.startswith("clipkit embed")]
@@ -402,6 +403,56 @@ def test_the_environment_is_made_once_for_all_data_sets(make, tmp_path):
 
 
 @pytest.mark.exhaustive
+@pytest.mark.long
+def test_one_data_set_that_fails_does_not_stop_the_others(make, fork_server, tmp_path):
+    (tmp_path / "venv" / "bin").mkdir(parents=True)
+    script, log = tmp_path / "venv" / "bin" / "clipkit", tmp_path / "log"
+    fail = 'case "$*" in *cifar100*|*tiny-imagenet*) exit 1;; esac'
+    script.write_text(f'#!/bin/bash\necho "$*" >> {log}\n{fail}\n')
+    script.chmod(0o755)
+    done = make("thesis", out=tmp_path, DATASET="", VENV=tmp_path / "venv", check=False)
+    assert done.returncode == 2
+    embedded = [line.split()[1] for line in log.read_text().splitlines() if "embed " in line]
+    names = ["cifar10", "cifar100", "imagenette", "tiny-imagenet", "food101"]
+    assert [name for name in embedded if name in names] == names
+    missing = "missing: cifar100 tiny-imagenet; hint: the same command continues with them"
+    assert done.stderr.splitlines()[-2] == missing
+    assert "# data sets are downloaded unless they are there: cifar10 170 MB, " in done.stdout
+
+
+@pytest.mark.long
+def test_a_chapter_with_feature_files_and_without_images_ends_without_the_album(make, tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("dark", "light"):
+        folder = tmp_path / "photos" / name
+        folder.mkdir(parents=True)
+        for i in range(10):
+            pixels = rng.integers(0, 100, (8, 8, 3), dtype=np.uint8) + 155 * (name == "light")
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
+    there, here = tmp_path / "there", tmp_path / "here"
+    variables = {"DATASET": tmp_path / "photos", "LIMIT": "", "UNTRAINED": 7}
+    make("chapter2", out=there, **variables)
+    shutil.rmtree(tmp_path / "photos")
+    for folder in there.iterdir():  # copied from another machine
+        (here / folder.name).mkdir(parents=True)
+        shutil.copy(folder / "img.h5", here / folder.name)
+    shutil.copy(there / "tiny-clip-photos" / "settings", here / "tiny-clip-photos")
+    done = make("chapter2", "chapter3", "chapter5", out=here, **variables)
+    assert "embed" not in verbs(done.stdout)
+    warning = "left out the album: the images of photos are not on this machine"
+    assert done.stderr.count(f"clipkit: warning: {warning}") == 1
+    page = (here / "tiny-clip-photos" / "report.html").read_text()
+    assert "img.svm.h5" in page
+    assert 'id="album"' not in page
+    assert commands(make("chapter2", "chapter3", out=here, **variables).stdout) == []
+    shutil.rmtree(here / "tiny-clip-photos")
+    (here / "tiny-clip-photos").mkdir()
+    shutil.copy(there / "tiny-clip-photos" / "img.h5", here / "tiny-clip-photos")
+    done = make("chapter5", out=here, **variables)  # whose results predict no classes
+    assert "embed" not in verbs(done.stdout)
+    assert (here / "tiny-clip-photos" / "report.html").exists()
+
+
 @pytest.mark.long
 def test_an_interrupted_run_continues_where_it_stopped(thesis_results, make, tmp_path):
     line = make("-n", "chapter3", out=tmp_path).args

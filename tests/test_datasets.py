@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import io
 import json
 import pickle
 import shutil
-import socket
-import tarfile
 import time
 import urllib.error
 import urllib.request
@@ -276,29 +273,12 @@ def offline(monkeypatch, tmp_path) -> Path:
     "name", ["cifar10", "cifar100", "food101", "imagenette", "fashion-mnist", "tiny-imagenet"]
 )
 def test_without_a_network_the_error_says_what_to_do(offline, tmp_path, name, capfd):
-    message = "cannot download {} to {}: "
-    if name == "tiny-imagenet":
-        message = "{0}: cannot read {1}/{0}-200/"
     for root, home in ((None, offline), (tmp_path / "mine", tmp_path / "mine")):
-        with fails_with(message.format(name, home)) as caught:
+        with fails_with(f"cannot download {name} to {home}") as caught:
             datasets.load(name, root=root)
         assert str(home) in caught.value.hint
-        assert not home.exists() or not list(home.iterdir())
+        assert not [path for path in home.rglob("*") if path.is_file()]
     assert capfd.readouterr() == ("", "")
-
-
-def test_a_silent_server_is_not_waited_for(offline, monkeypatch, tmp_path):
-    timeouts = []
-
-    def time_out(*args: object, **options: object) -> None:
-        timeouts.append(socket.getdefaulttimeout())
-        raise TimeoutError("timed out")
-
-    monkeypatch.setattr(urllib.request, "urlopen", time_out)
-    with pytest.raises(ClipkitError, match=r"cannot download imagenette to .*: timed out"):
-        datasets.load("imagenette", root=tmp_path / "root")
-    assert set(timeouts) == {registry.TIMEOUT_SECONDS}
-    assert socket.getdefaulttimeout() is None
 
 
 def test_the_cache_follows_the_environment(monkeypatch):
@@ -354,36 +334,6 @@ def test_cifar_is_read_by_torchvision(offline, tmp_path, monkeypatch, kind, name
     with fails_with(f"cannot read {kind.lower()} in {folder}: ") as caught:
         datasets.load(kind.lower(), root=folder.parent)
     assert caught.value.hint == "remove that folder to download it again"
-
-
-class Response(io.BytesIO):
-    url = length = None  # what torchvision looks at
-
-
-def test_downloads_appear_complete_or_not_at_all(tmp_path, monkeypatch, capfd):
-    kind = torchvision.datasets.CIFAR10
-    folder, root = tmp_path / "scratch" / "cifar-10-batches-py", tmp_path / "root"
-    write_cifar(folder, "CIFAR10", monkeypatch)
-    archive = tmp_path / kind.filename
-    with tarfile.open(archive, "w:gz") as tar:
-        tar.add(folder, folder.name)
-    complete = archive.read_bytes()
-    monkeypatch.setattr(kind, "tgz_md5", hashlib.md5(complete).hexdigest())
-
-    monkeypatch.setattr(urllib.request, "urlopen", lambda _: Response(complete[:-10]))
-    with pytest.raises(ClipkitError, match=r"cannot download .*: File not found or corrupted"):
-        datasets.load("cifar10", root=root)
-    assert list(root.iterdir()) == []
-
-    monkeypatch.setattr(urllib.request, "urlopen", lambda _: Response(complete))
-    assert len(datasets.load("cifar10", root=root).splits["train"]) == 2
-    assert [path.name for path in root.iterdir()] == [folder.name]
-
-    monkeypatch.delattr(urllib.request, "urlopen")
-    shutil.rmtree(root / folder.name)
-    archive.rename(root / archive.name)  # what the hint advises: the archive, brought by hand
-    assert len(datasets.load("cifar10", root=root).splits["train"]) == 2
-    assert capfd.readouterr() == ("", "")
 
 
 def test_food101_is_read_by_torchvision(offline, tmp_path):

@@ -70,11 +70,16 @@ def user_cache() -> Path:
 
 
 @contextlib.contextmanager
-def temporary_folder(parent: Path | None = None) -> Iterator[Path]:
-    """Yield a folder that is removed at the end, also of an interrupted process."""
-    path = (parent or Path(tempfile.gettempdir())) / f".clipkit-{secrets.token_hex(8)}"
+def temporary_folder(parent: Path | None = None, name: str = "") -> Iterator[Path]:
+    """Yield a folder that is removed at the end, also of an interrupted process.
+
+    With a `name`, what a killed process left under this name is removed first.
+    """
+    name = name or f".clipkit-{secrets.token_hex(8)}"
+    path = (parent or Path(tempfile.gettempdir())) / name
     _unfinished.add(path)  # before it exists: a signal may come in between
     try:
+        shutil.rmtree(path, ignore_errors=True)
         path.mkdir(0o700)
         yield path
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -13,7 +14,8 @@ from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.base.prefetch import prefetch_map
 from clipkit.datasets import SourceOptions, read_source
 from clipkit.datasets.dataset import Dataset, ImageDataset
-from clipkit.datasets.registry import REGISTRY
+from clipkit.datasets.registry import REGISTRY, is_stored
+from clipkit.datasets.remote import protocol_of
 from clipkit.datasets.rows import ColumnError, Columns
 from clipkit.features.history import original_split
 from clipkit.features.model import FeatureFile, Int64
@@ -48,6 +50,19 @@ def load_images(
         raise ClipkitError(error.message, hint) from error
     _check_name(file, loaded.name)
     return loaded
+
+
+def are_absent(file: FeatureFile, dataset: Sequence[str], root: str | None = None) -> bool:
+    """Return whether the images of a file are not on this machine, as after `embed` on another one.
+
+    That is certain of the data set that was embedded alone: another name may be misspelt.
+    """
+    path = Path(dataset[0]).expanduser()
+    if {path.name, path.stem}.isdisjoint(_embedded_names(file) or REGISTRY):
+        return False
+    if dataset[0] in REGISTRY:
+        return not is_stored(dataset[0], Path(root).expanduser() if root else None)
+    return protocol_of(dataset[0]) is None and not path.exists()
 
 
 def _embedded_columns(file: FeatureFile) -> dict[str, str]:

@@ -7,18 +7,11 @@ data, so that prompts for them need no download.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import gzip
-import io
 import os
-import socket
-import sys
-import tarfile
-import warnings
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from http.client import HTTPException
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +20,9 @@ from numpy.typing import NDArray
 
 from clipkit.base import files, names
 from clipkit.base.errors import ClipkitError, shorten
-from clipkit.datasets import images
+from clipkit.datasets import downloads, images
 from clipkit.datasets.dataset import Dataset, ImageDataset, RenderedImages
+from clipkit.datasets.downloads import Download
 from clipkit.datasets.folders import IdAndPath, find_images
 from clipkit.features.model import row_ids
 
@@ -66,11 +60,17 @@ IMAGENETTE = (
 FASHION_MNIST = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # package dataset-fashion-mnist
-TINY_IMAGENET_URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
+TINY_IMAGENET = Download(
+    "http://cs231n.stanford.edu/tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de"
+)
 ANNOTATIONS = "val/val_annotations.txt"  # of Tiny ImageNet
-# torchvision raises RuntimeError for an archive with another checksum
-DOWNLOAD_ERRORS = (OSError, RuntimeError, HTTPException, tarfile.TarError, EOFError, zlib.error)
-TIMEOUT_SECONDS = 30  # without a byte from the server
+FOLDERS = {  # that the published archives unpack
+    "cifar10": "cifar-10-batches-py",
+    "cifar100": "cifar-100-python",
+    "food101": "food-101",
+    "imagenette": "imagenette2",
+    "tiny-imagenet": "tiny-imagenet-200",
+}
 
 
 def cache_folder() -> Path:
@@ -81,6 +81,20 @@ def cache_folder() -> Path:
     """
     home = Path(os.environ.get("TORCH_HOME") or files.user_cache() / "torch")
     return home.expanduser() / "datasets"
+
+
+def is_stored(name: str, root: Path | None) -> bool:
+    """Return whether the files of a named data set are there, so that it needs no download."""
+    if name == "fashion-mnist":
+        return _idx_folder(root).exists()
+    return name not in FOLDERS or _folder(name, root).exists()
+
+
+def _folder(name: str, root: Path | None) -> Path:
+    """Return the folder of a data set, which may be missing: in `root`, or `root` itself."""
+    home = root or cache_folder()
+    is_top = name == "tiny-imagenet" and (home / "wnids.txt").exists()
+    return home if is_top or home.name == FOLDERS[name] else home / FOLDERS[name]
 
 
 def cifar10(root: Path | None) -> Dataset:
@@ -99,7 +113,8 @@ def cifar100(root: Path | None) -> Dataset:
 
 def _cifar(kind: Any, root: Path | None) -> Dataset:
     options = {"train": {"train": True}, "test": {"train": False}}
-    parts = _load_torchvision(kind, kind.base_folder, kind.url, root, options)
+    archive = Download(kind.url, kind.tgz_md5)
+    parts = _load_torchvision(kind, archive, root, options)
     splits = {}
     for name, part in parts.items():
         splits[name] = ImageDataset.from_array(part.data, part.targets)
@@ -113,9 +128,9 @@ def food101(root: Path | None) -> Dataset:
     """
     from torchvision.datasets import Food101
 
-    url = "http://data.vision.ee.ethz.ch/cvl/food-101.tar.gz"
+    archive = Download(Food101._URL, Food101._MD5)
     options = {"train": {"split": "train"}, "test": {"split": "test"}}
-    parts = _load_torchvision(Food101, "food-101", url, root, options)
+    parts = _load_torchvision(Food101, archive, root, options)
     splits = {}
     for name, part in parts.items():
         files = [(f"{path.parent.name}/{path.name}", str(path)) for path in part._image_files]
@@ -131,9 +146,9 @@ def imagenette(root: Path | None) -> Dataset:
     """
     from torchvision.datasets import Imagenette
 
-    url = "https://s3.amazonaws.com/fast-ai-imageclas/imagenette2.tgz"
+    archive = Download(*Imagenette._ARCHIVES["full"])
     options = {"train": {"split": "train"}, "test": {"split": "val"}}
-    parts = _load_torchvision(Imagenette, "imagenette2", url, root, options)
+    parts = _load_torchvision(Imagenette, archive, root, options)
     splits = {}
     for name, part in parts.items():
         files = [("/".join(Path(path).parts[-2:]), path) for path, _ in part._samples]
@@ -146,22 +161,17 @@ def imagenette(root: Path | None) -> Dataset:
 def fashion_mnist(root: Path | None) -> Dataset:
     """Load Fashion-MNIST: 60,000 + 10,000 grey images, 28 px, 10 classes. Ids are row numbers.
 
-    Its four IDX files, gzipped or not, are read from torchvision's ``FashionMNIST/raw`` in `root`,
-    from `root` itself or, without a root, from Debian's package dataset-fashion-mnist. If there are
-    none, torchvision downloads them.
+    Its four IDX files, gzipped or not, are read from `root` or, without a root, from Debian's
+    package dataset-fashion-mnist. If there are none, they are read from torchvision's
+    ``FashionMNIST/raw`` in `root`, to which they are downloaded.
     """
     from torchvision.datasets import FashionMNIST
 
-    home = root or cache_folder()
-    raw = home / "FashionMNIST" / "raw"
-    folder = raw
-    for candidate in (raw, root or DEBIAN_FASHION_MNIST):
-        if any(candidate.glob("train-images-idx3-ubyte*")):
-            folder = candidate
-            break
-    if not folder.exists():
-        hint = f"apt-get install dataset-fashion-mnist, or put its four files in {raw}"
-        _download("fashion-mnist", FashionMNIST, home, "FashionMNIST", hint)
+    folder = _idx_folder(root)
+    for name, md5 in FashionMNIST.resources:
+        if not (folder / name.removesuffix(".gz")).exists():
+            file = Download(f"{FashionMNIST.mirrors[0]}{name}", md5)
+            downloads.provide("fashion-mnist", file, folder / name)
     splits = {}
     for split, prefix in (("train", "train"), ("test", "t10k")):
         pixels = _read_idx(folder, f"{prefix}-images-idx3-ubyte")
@@ -173,6 +183,14 @@ def fashion_mnist(root: Path | None) -> Dataset:
             )
         splits[split] = ImageDataset.from_array(pixels, labels)
     return Dataset("fashion-mnist", list(FashionMNIST.classes), splits)
+
+
+def _idx_folder(root: Path | None) -> Path:
+    """Return the folder that has the files of Fashion-MNIST, or else torchvision's folder."""
+    folder = root or DEBIAN_FASHION_MNIST
+    if any(folder.glob("train-images-idx3-ubyte*")):
+        return folder
+    return (root or cache_folder()) / "FashionMNIST" / "raw"
 
 
 def _read_idx(folder: Path, name: str) -> NDArray[np.uint8]:
@@ -200,13 +218,13 @@ def _read_idx(folder: Path, name: str) -> NDArray[np.uint8]:
 def tiny_imagenet(root: Path | None) -> Dataset:
     """Load Tiny ImageNet in its official layout: 100,000 + 10,000 images, 64 px, 200 classes.
 
-    `root` holds ``wnids.txt`` or ``tiny-imagenet-200/wnids.txt``. The split `test` holds the
-    labelled validation images, as in the literature: the official test images have no labels.
-    Classes are in the order of their WordNet ids, and each has the first of its names in
-    ``words.txt``. Ids are the paths of the files in `train` and `val`.
+    `root` holds ``wnids.txt``, or ``tiny-imagenet-200/``, which is downloaded if it is absent. The
+    split `test` holds the labelled validation images, as in the literature: the official test
+    images have no labels. Classes are in the order of their WordNet ids, and each has the first of
+    its names in ``words.txt``. Ids are the paths of the files in `train` and `val`.
     """
-    home = root or cache_folder()
-    top = home if (home / "wnids.txt").exists() else home / "tiny-imagenet-200"
+    top = _folder("tiny-imagenet", root)
+    downloads.provide("tiny-imagenet", TINY_IMAGENET, top)
     wnids = sorted(set(_read_lines(top, "wnids.txt")) - {""})
     names = dict(line.split("\t", 1) for line in _read_lines(top, "words.txt") if "\t" in line)
     label_of = {wnid: label for label, wnid in enumerate(wnids)}
@@ -238,7 +256,7 @@ def _read_annotations(top: Path, label_of: Mapping[str, int]) -> dict[IdAndPath,
             raise ClipkitError(
                 f"{top / ANNOTATIONS}, line {number}: "
                 f"expected a new file name and a class of wnids.txt, got {shorten(line, 80)!r}",
-                "unpack tiny-imagenet-200.zip again",
+                f"remove {top} to download it again",
             )
         labels[file] = label_of[wnid]
     return labels
@@ -250,7 +268,7 @@ def _read_lines(top: Path, name: str) -> list[str]:
     except (OSError, ValueError) as error:
         raise ClipkitError(
             f"tiny-imagenet: cannot read {top / name}: {images.reason(error)}",
-            f"unpack {TINY_IMAGENET_URL} in {top.parent}, or name another folder with --root",
+            f"remove {top} to download it again, or name another folder with --root",
         ) from error
 
 
@@ -287,65 +305,24 @@ def shapes(root: Path | None) -> Dataset:
 
 
 def _load_torchvision(
-    kind: Any, folder: str, url: str, root: Path | None, options: Mapping[str, dict[str, Any]]
+    kind: Any, archive: Download, root: Path | None, options: Mapping[str, dict[str, Any]]
 ) -> dict[str, Any]:
     """Load each split of a data set of torchvision, which is downloaded if it is absent.
 
-    `kind` is a class of torchvision and `folder` the name of the folder that it unpacks. `root`
-    holds that folder or is that folder. `options` select each split.
+    `kind` is a class of torchvision. `root` holds the folder of the data set or is that folder.
+    `options` select each split. torchvision's own download starts over after an interruption, and
+    takes a half unpacked archive for a complete one.
     """
     name = kind.__name__.lower()
-    home = root or cache_folder()
-    if home.name == folder:
-        home = home.parent
-    if not (home / folder).exists():
-        hint = f"put {url} in {home} by other means, or name another folder with --root"
-        _download(name, kind, home, folder, hint)
+    folder = _folder(name, root)
+    downloads.provide(name, archive, folder)
     try:
-        return {split: kind(home, **selection) for split, selection in options.items()}
-    except (*DOWNLOAD_ERRORS, KeyError, ValueError) as error:
+        return {split: kind(folder.parent, **selection) for split, selection in options.items()}
+    except (OSError, RuntimeError, EOFError, KeyError, ValueError) as error:
         raise ClipkitError(
-            f"cannot read {name} in {home / folder}: {images.reason(error)}",
+            f"cannot read {name} in {folder}: {images.reason(error)}",
             "remove that folder to download it again",
         ) from error
-
-
-def _download(name: str, kind: Any, home: Path, folder: str, hint: str) -> None:
-    """Download a data set of torchvision to `home/folder`: all of it or nothing.
-
-    An archive that already lies in `home` is used. torchvision itself takes a half unpacked archive
-    for a complete one, so it works in a scratch folder, from which the content is then moved.
-    """
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        with files.temporary_folder(home) as scratch:
-            for archive in home.glob("*.t*gz"):
-                (scratch / archive.name).symlink_to(archive.resolve())
-            with _quiet_download():
-                kind(str(scratch), download=True)
-            (scratch / folder).rename(home / folder)
-    except DOWNLOAD_ERRORS as error:
-        if not (home / folder).exists():  # another process may have been faster
-            message = f"cannot download {name} to {home}: {images.reason(error)}"
-            raise ClipkitError(message, hint) from error
-
-
-@contextlib.contextmanager
-def _quiet_download() -> Iterator[None]:
-    """Show torchvision's progress on a terminal only, and stop waiting for a silent server."""
-    output = sys.stderr if sys.stderr.isatty() else io.StringIO()
-    timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(TIMEOUT_SECONDS)
-    try:
-        with (
-            contextlib.redirect_stdout(output),
-            contextlib.redirect_stderr(output),
-            warnings.catch_warnings(),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        socket.setdefaulttimeout(timeout)
 
 
 REGISTRY: dict[str, Callable[[Path | None], Dataset]] = {

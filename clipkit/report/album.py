@@ -22,7 +22,14 @@ from clipkit.base.console import escaped
 from clipkit.base.errors import ClipkitError, ImageError
 from clipkit.base.files import STREAM
 from clipkit.datasets import REGISTRY, Dataset, ImageDataset, images
-from clipkit.datasets.matching import HINT, load_images, match_images, thumbnail, warn_of_other_name
+from clipkit.datasets.matching import (
+    HINT,
+    are_absent,
+    load_images,
+    match_images,
+    thumbnail,
+    warn_of_other_name,
+)
 from clipkit.datasets.remote import is_url
 from clipkit.features.annotations import read_annotations
 from clipkit.features.model import FeatureFile, Int64, Split
@@ -158,7 +165,7 @@ def read_album(
     """Collect an album of the files that a page uses, with examples for its summary.
 
     The data set may be given by its names, for `matching.load_images`. Without predicted classes,
-    warn and return None.
+    or where its images are not on this machine, warn and return None.
     """
     files = [*page.results.values(), *page.feature_files]
     if not any(map(has_predictions, files)):
@@ -169,6 +176,9 @@ def read_album(
     main, worst_class = page.main_result(name)
     sources = choose_sources(files, page.controls, main)
     if not isinstance(dataset, Dataset):
+        if are_absent(sources.main, dataset, root):
+            console.warn(f"left out the album: the images of {name} are not on this machine")
+            return None
         dataset = load_images(sources.main, dataset, root=root)
     album = collect(sources, dataset, limit, worst_class)
     warn_of_other_name(sources.main, dataset)
@@ -184,7 +194,9 @@ def _check_exists(
     if dataset[0] in REGISTRY or dataset[0] == STREAM or any(map(is_url, dataset)):
         return
     embedded = [file for file in files if file.history.datasets]
-    load_images(embedded[0] if embedded else FeatureFile("images"), dataset, root=root)
+    file = embedded[0] if embedded else FeatureFile("images")
+    if not are_absent(file, dataset, root):
+        load_images(file, dataset, root=root)
 
 
 def _example_rows(main: ImagePredictions, class_name: str) -> Int64:

@@ -1,0 +1,174 @@
+"""Download the files of a data set. An interrupted download continues where it stopped.
+
+A file is downloaded as NAME.part, which one process at a time may write, and is complete if it has
+the published checksum. Whoever finds a NAME.part asks the server for the rest of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import tarfile
+import time
+import urllib.error
+import urllib.request
+import zipfile
+import zlib
+from collections.abc import Iterator
+from http import HTTPStatus
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from clipkit.base import console, files
+from clipkit.base.errors import ClipkitError
+from clipkit.base.version import __version__
+from clipkit.datasets import images
+
+TIMEOUT_SECONDS = 30  # without a byte from the server
+PAUSE_SECONDS = 1.0  # before the rest is asked for again
+ERRORS = (OSError, HTTPException, tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error)
+
+
+class Download(NamedTuple):
+    """A published file: its URL and its MD5 checksum."""
+
+    url: str
+    md5: str
+
+    @property
+    def name(self) -> str:
+        """The name of the file."""
+        return self.url.rpartition("/")[2]
+
+
+def provide(dataset: str, file: Download, target: Path) -> None:
+    """Make `target`, unless it exists: the file itself, or the folder that it unpacks.
+
+    It appears when it is complete. An archive that already lies beside its folder is used and kept.
+    """
+    if target.exists():
+        return
+    part = target.with_name(f"{file.name}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _fetch(file, part, target)
+    except ERRORS as error:
+        hint = f"put {file.url} in {part.parent} by other means, or name another folder with --root"
+        if part.exists():
+            hint = f"the same command continues the download; or {hint}"
+        message = f"cannot download {dataset} to {part.parent}: {images.reason(error)}"
+        raise ClipkitError(message, hint) from error
+
+
+def _fetch(file: Download, part: Path, target: Path) -> None:
+    """Download a file as `part`, and make `target` of it. Another process may be faster."""
+    source = target.with_name(file.name)
+    with _lock(part) as stream:
+        try:
+            if not target.exists():
+                if not source.exists():
+                    source = part
+                    while not _append(file, stream, part.parent):
+                        time.sleep(PAUSE_SECONDS)
+                    stream.flush()
+                _check(source, file)
+                if target.name == file.name:
+                    source.rename(target)
+                else:
+                    _unpack(source, target)
+        finally:
+            if target.exists() or stream.tell() == 0:  # or no server answered
+                part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file to append to it. Other processes wait until the block ends."""
+    while True:
+        with path.open("ab") as stream:
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(stream, fcntl.LOCK_EX)
+            # the process before may have removed the file
+            if path.exists() and os.path.samestat(os.fstat(stream.fileno()), path.stat()):
+                stream.seek(0, os.SEEK_END)  # it may have grown meanwhile
+                yield stream
+                return
+
+
+def _append(file: Download, stream: IO[bytes], folder: Path) -> bool:
+    """Append to `stream` what it lacks of a file; return False if the connection was cut.
+
+    A connection that was cut before any byte came is an error.
+    """
+    start = stream.tell()
+    headers = {"User-Agent": f"clipkit/{__version__}", "Accept-Encoding": "identity"}
+    if start:
+        headers["Range"] = f"bytes={start}-"
+    request = urllib.request.Request(file.url, headers=headers)
+    try:
+        response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
+    except urllib.error.HTTPError as error:
+        error.close()
+        if start and error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            return True  # there is no rest
+        raise
+    with response:
+        if response.headers.get_content_type() == "text/html":
+            raise ConnectionError(f"expected {file.name}, got a web page")
+        if start and response.status != HTTPStatus.PARTIAL_CONTENT:  # it sends whole files only
+            stream.truncate(0)
+            stream.seek(0)
+        done = stream.tell()
+        total = done + (response.length or 0)  # None if the server does not say it
+        text = f"downloading {file.url} ({_megabytes(total)}) to {folder}"
+        console.note(f"{text}; {_megabytes(done)} of it are there" if done else text)
+        with console.progress(f"downloading {file.name}", "megabytes", done // 10**6) as update:
+            while block := _read(response):
+                stream.write(block)
+                update(stream.tell() // 10**6, total // 10**6)
+    if stream.tell() < total and stream.tell() <= start:
+        cut = f"the connection was cut, or silent for {TIMEOUT_SECONDS:g} s"
+        raise ConnectionResetError(f"{cut}, at {stream.tell():,} of {total:,} bytes")
+    return stream.tell() >= total
+
+
+def _read(response: HTTPResponse) -> bytes:
+    """Read what has come, or nothing at the end and where the connection is cut."""
+    try:
+        return response.read1(1 << 18)
+    except (ConnectionError, TimeoutError, HTTPException):
+        return b""
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB" if size else "of unknown size"
+
+
+def _check(path: Path, file: Download) -> None:
+    """Refuse a file with another checksum. A download with another one is removed."""
+    with path.open("rb") as stream:
+        md5 = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    if md5 != file.md5:
+        if path.name != file.name:
+            path.unlink()
+        raise OSError(f"{path}: expected the MD5 checksum {file.md5}, got {md5}")
+
+
+def _unpack(path: Path, target: Path) -> None:
+    """Unpack an archive beside its folder, and move the folder when it is whole.
+
+    A process that was killed while it unpacked left its folder, which is removed first.
+    """
+    with (
+        console.progress(f"unpacking {path.name.removesuffix('.part')}"),
+        files.temporary_folder(target.parent, f"{target.name}.part") as scratch,
+    ):
+        if zipfile.is_zipfile(path):
+            shutil.unpack_archive(path, scratch, "zip")
+        else:
+            shutil.unpack_archive(path, scratch, "gztar", filter="data")
+        (scratch / target.name).rename(target)
