@@ -26,6 +26,7 @@ from clipkit.report.command_lines import NO_COMMANDS, Commands, make_origin
 from clipkit.report.expected import compare_figures, read_table
 from clipkit.report.markdown import escape
 from clipkit.report.same_images import MOST_RUNS, Scored, group_by_images, sum_up
+from clipkit.report.summary import answer
 from clipkit.report.tables import (
     RESULT_COLUMNS,
     attribute_table,
@@ -109,6 +110,9 @@ def of_files(
     if expected:
         table, fact = compare_figures(figures, files, expected)
         facts, blocks = [fact, *facts], table + blocks
+    lead = _lead(reported.values())
+    if lead is not None:
+        facts = facts + answer(lead)
     title = escape(results.sources_label([*reported.values()]))
     found = {name: file for name, file in reported.items() if file.kind in RESULTS}
     others = [file for file in reported.values() if file.kind not in RESULTS]
@@ -117,7 +121,7 @@ def of_files(
         [provenance_table(files.values()), ABOUT],
         blocks,
         list(map(escape, reasons)),
-        lead=_lead(reported.values()),
+        lead=lead,
         summary=[_count(title, len(found), len(others)), *facts],
         origins={name: make_origin(file, name, name_of, commands) for name, file in files.items()},
         results=found,

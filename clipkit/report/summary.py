@@ -8,13 +8,16 @@ import numpy as np
 from scipy.stats import binomtest
 
 from clipkit.analysis import metrics, results
+from clipkit.analysis.attribute_groups import group_attributes
 from clipkit.analysis.comparison import compare_right
 from clipkit.analysis.results import Predictions, Row
 from clipkit.base import console
 from clipkit.base.names import distinct_names
+from clipkit.features.model import FeatureFile
 from clipkit.report.blocks import Bar, Fact
 from clipkit.report.markdown import escape, format_p
 
+MOST_NAMES = 20  # attributes of a group that are named
 SIGNIFICANT = 0.05  # p below it is shown to be a difference
 
 
@@ -92,6 +95,20 @@ def worst_class(scored: Predictions, source: str) -> list[Fact]:
     if wrong.any():
         text += f"; most often predicted as {names[int(wrong.argmax())]} ({wrong.max()})"
     return [Fact("Worst class", f"{text}.", source, class_name=printable[worst])]
+
+
+def answer(result: FeatureFile) -> list[Fact]:
+    """Name the attributes of each group; return nothing if no attribute is in one."""
+    groups = group_attributes(result.rows())
+    if not any(groups.values()):
+        return []
+    facts = []
+    for group, attributes in groups.items():
+        names = ", ".join(map(escape, attributes[:MOST_NAMES]))
+        if len(attributes) > MOST_NAMES:
+            names += f" and {len(attributes) - MOST_NAMES:,} more"
+        facts.append(Fact(group.capitalize(), names or "none of the attributes"))
+    return facts
 
 
 def _percent(fraction: float) -> str:
