@@ -390,3 +390,40 @@ def test_a_source_names_each_part_once_and_shortens_long_lists() -> None:
     prompts = {"command": "textembed", "prompts": "generic32.txt"}
     files[0].history.append(prompts)
     assert results.source_label(files[0]) == "a on shapes, prompts: generic32.txt"
+
+
+@pytest.mark.parametrize("picture", ["entropy", "confidence"])
+def test_a_title_states_the_finding_above_the_quantity(picture: str, folder: Path) -> None:
+    from clipkit.commands import plot
+
+    figure, subtitle = getattr(plot, picture)(str(folder / "logits.h5"))
+    assert figure.get_suptitle().startswith("At τ ")
+    assert subtitle.lower().startswith(picture)
+
+
+def test_a_finding_names_what_stands_out_and_nothing_in_a_tie() -> None:
+    from clipkit.plots.confusion import _classes_finding, _confusion_finding
+
+    names = ["cat", "dog", "car"]
+    counts = np.array([[6, 4, 0], [1, 9, 0], [0, 0, 10]])
+    assert _confusion_finding(counts, names, None) == (
+        "cat is predicted as dog for 40 % of its images"
+    )
+    assert _confusion_finding(np.eye(3), names, None) == ""
+    assert _confusion_finding([[1, 1], [1, 1]], names[:2], None) == ""
+    grouped = [[18, 2], [0, 10]]  # animals and cars; 8 errors by class, 2 of them between groups
+    assert (
+        _confusion_finding(grouped, ["animal", "car"], 22 / 30)
+        == "75 % of the errors keep the group"
+    )
+    assert (
+        _classes_finding(np.array([0.5, 0.9, 0.7]), names) == "Best F1 0.90 (dog), worst 0.50 (cat)"
+    )
+    assert _classes_finding(np.array([0.5, 0.9, 0.9]), names) == ""
+
+
+def test_the_title_of_a_picture_is_its_caption_in_a_report(folder: Path, tmp_path: Path) -> None:
+    from clipkit.report.html import _embed
+
+    ok("plot", "entropy", folder / "logits.h5", "-t", "0.01", "-o", tmp_path / "e.png")
+    assert _embed(tmp_path / "e.png")[-1].startswith("At τ 0.01, the entropy is ")

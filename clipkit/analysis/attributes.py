@@ -39,7 +39,8 @@ from clipkit.features.model import FeatureFile, Float32, Int64
 from clipkit.features.splitting import count_shared_rows, hash_rows
 
 MAX_VALUES = 5000  # of an attribute
-OF_OTHER_IMAGES = "probe_low probe_high reach reach_low reach_high gain gain_low gain_high".split()
+OF_OTHER_IMAGES = ["probe_low", "probe_high", "reach", "reach_low", "reach_high"]
+OF_OTHER_IMAGES += ["gain", "gain_low", "gain_high"]
 NAMED = 3  # attributes that a warning names
 DOUBLED_ARTICLE = re.compile(r"\b(an?|the) (an?|the) ", re.IGNORECASE)
 
@@ -122,7 +123,8 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
         `metrics.recall_interval`); `names`; `random` and `control` with their range; and `reach`,
         (zeroshot - chance) / (probe - chance), with its 95 % interval (delta method). With
         controls, `gain` is the paired difference of the probe to the control for which the lower
-        limit of its 95 % interval is lowest. NaN marks what does not apply; `reach` is NaN if the lower limit of `probe` is not 0.02 above chance,
+        limit of its 95 % interval is lowest. NaN marks what does not apply; `reach` is NaN if the
+        lower limit of `probe` is not 0.02 above chance,
         and so are `gain` and the interval of `probe` if over 1 % of the scored images were fitted.
         Values count if they occur in both the fitted and the scored rows; with fewer than two of
         them, nothing is measured.

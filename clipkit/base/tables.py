@@ -34,11 +34,11 @@ UNITS = {
     "": (
         "a above acc_a acc_b ami ari attribute b both brier C changed chance class classifier "
         "control cost dataset difference draw eval_split file fit_split fitted gain gain_high "
-        "gain_low group high id information k kappa label low model names names_high names_low neither nll nmi nmi_chance "
-        "null null5 only_a only_b p p_holm prediction probe probe_high probe_low prompt prompts "
-        "random random_high random_low rank reach reach_high reach_low rows runner_up "
-        "runner_up_score scope score shots split standardize support temperature unique_rows unit "
-        "values weight zeroshot zeroshot_high zeroshot_low"
+        "gain_low group high id information k kappa label low model names names_high names_low "
+        "neither nll nmi nmi_chance null null5 only_a only_b p p_holm prediction probe probe_high "
+        "probe_low prompt prompts random random_high random_low rank reach reach_high reach_low "
+        "rows runner_up runner_up_score scope score shots split standardize support temperature "
+        "unique_rows unit values weight zeroshot zeroshot_high zeroshot_low"
     ),
 }
 COLUMNS: dict[str, str] = {}

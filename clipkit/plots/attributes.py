@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from clipkit.analysis import results
-from clipkit.analysis.attribute_groups import GROUPS, group_of
+from clipkit.analysis.attribute_groups import GROUPS, NOT_REACHED, REACHED, group_of
 from clipkit.features.model import FeatureFile
 from clipkit.plots import style
 from clipkit.plots.style import Drawn, Floats, clipkit_style
@@ -71,11 +71,20 @@ def draw_attributes(result: FeatureFile) -> Drawn:
     groups = list(map(group_of, result.rows()))
     split = str(results.newest_entry(result).get("eval_split"))
     source = results.source_label(result, split)
-    title = "Recall of each attribute"
+    title, source = style.headline(_finding(groups), "Recall of each attribute", source)
     figure = attributes(
         names, columns["chance"], series, columns["reach"], groups=groups, title=title
     )
     return figure, source
+
+
+def _finding(groups: Sequence[str]) -> str:
+    """Count the attributes that are learned, by whether words reach them."""
+    reached, others = groups.count(REACHED), groups.count(NOT_REACHED)
+    if not any(groups):
+        return ""
+    finding = f"{reached} of {len(groups)} attributes are learned and reached by words"
+    return f"{finding}; {others} are learned, but not reached" if others else finding
 
 
 @clipkit_style

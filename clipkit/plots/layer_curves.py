@@ -18,6 +18,7 @@ from clipkit.base.names import differing, is_shared
 from clipkit.features.compatibility import origin
 from clipkit.features.history import History, dataset_entries, provenance
 from clipkit.features.model import FeatureFile
+from clipkit.plots import style
 from clipkit.plots.attributes import attribute_recalls
 from clipkit.plots.layers import LayerCurve, LayerPoints, layers
 from clipkit.plots.style import Drawn
@@ -60,7 +61,23 @@ def draw_layers(files: Sequence[FeatureFile], split: str | None) -> Drawn:
     ylabel, title = "accuracy (%)", "Accuracy by layer"
     if _holds_attributes(files[0]):
         ylabel, title = "mean recall per value (%)", "Recall by layer"
+    title, source = style.headline(_finding(curves), title, source)
     return layers(curves, ylabel=ylabel, title=title), source
+
+
+def _finding(curves: Sequence[LayerCurve]) -> str:
+    """State where the only trained curve is highest, and its control there."""
+    if len(curves) != 1 or curves[0].trained is None:
+        return ""
+    trained, control = curves[0].trained, curves[0].control
+    best = int(np.argmax(trained.values))
+    layer = trained.layers[best]
+    finding = f"Layer {layer} is the best with {100 * trained.values[best]:.1f} %"
+    if control is None or layer not in control.layers:
+        return finding
+    return (
+        f"{finding}; untrained has {100 * control.values[list(control.layers).index(layer)]:.1f} %"
+    )
 
 
 def layer_curves(

@@ -78,7 +78,7 @@ _STYLE = {
 }
 # Without time stamps and version numbers, the same figure gives the same bytes.
 _SAVE_OPTIONS: dict[str, dict[str, Any]] = {
-    "png": {"metadata": {"Software": None}},
+    "png": {},
     "svg": {"metadata": {"Date": None, "Creator": None}},
     "pdf": {"metadata": {"CreationDate": None, "Creator": None, "Producer": None}},
     "jpg": {"pil_kwargs": {"quality": 92, "subsampling": 0}},  # sharp edges of coloured text
@@ -91,6 +91,17 @@ _SAVE_OPTIONS: dict[str, dict[str, Any]] = {
 clipkit_style = matplotlib.style.context(["default", _STYLE])
 
 Drawn = tuple[Figure, str]  # a figure, and what it is of for its subtitle
+
+
+def headline(finding: str, quantity: str, source: str) -> tuple[str, str]:
+    """Return title and subtitle: a finding above its quantity, or the quantity alone.
+
+    >>> headline("Only half is right", "Accuracy", "tiny, test")
+    ('Only half is right', 'Accuracy: tiny, test')
+    """
+    if not finding:
+        return quantity, source
+    return finding, f"{quantity}: {source}"
 
 
 def new_figure(width: float, height: float, title: str | None) -> Figure:
@@ -376,6 +387,11 @@ def use_plain_numbers(axis: Axis) -> None:
     axis.set_major_formatter(formatter)
 
 
+def title_of(fig: Figure) -> str:
+    """Return the title of a figure in one line."""
+    return fig.get_suptitle().replace("\n", " ")
+
+
 def format_of(path: str | Path) -> str:
     """Return the format that a picture's name ends in; refuse others with a `UsageError`.
 
@@ -423,7 +439,10 @@ def save(
     buffer = io.BytesIO()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        fig.savefig(buffer, format=format, dpi=dpi, **_SAVE_OPTIONS[format])
+        options = _SAVE_OPTIONS[format]
+        if format == "png":  # `report` shows the title below the picture, and in its place
+            options = {"metadata": {"Software": None, "Title": title_of(fig)}}
+        fig.savefig(buffer, format=format, dpi=dpi, **options)
     _warn_of_boxes(caught)
     Path(path).write_bytes(buffer.getvalue())
 

@@ -225,7 +225,8 @@ class _Pictures:
     def node(self, picture: Picture) -> dict[str, Any] | None:
         """Return what the template shows of a picture, or None if it cannot be read."""
         try:
-            return _picture_node(*_embed(picture.path), picture.caption)
+            *embedded, title = _embed(picture.path)
+            return _picture_node(*embedded, escape(title) or picture.caption)
         except UNREADABLE as error:
             reason = f"{picture.path.name}: expected a PNG picture, got one that cannot be read"
             console.warn(f"left out {reason} ({error})")
@@ -252,15 +253,15 @@ def _draw(result: FeatureFile) -> dict[str, Any] | None:
         content = (folder / "picture.svg").read_bytes()
     width, height = (round(SVG_DPI * inches) for inches in figure.get_size_inches())
     uri = _data_uri("image/svg+xml", content)
-    return _picture_node(uri, width, height, "Recall of each attribute")
+    return _picture_node(uri, width, height, escape(plots.title_of(figure)))
 
 
 def _data_uri(mime_type: str, content: bytes) -> str:
     return f"data:{mime_type};base64,{base64.b64encode(content).decode()}"
 
 
-def _embed(path: Path) -> tuple[str, int, int]:
-    """Return a PNG as a data URI with its width and height.
+def _embed(path: Path) -> tuple[str, int, int, str]:
+    """Return a PNG as a data URI with its width and height, and its title or "".
 
     It is compressed again as WebP, without loss, if that is smaller. For matplotlib's pictures,
     WebP has a third of the bytes of PNG and half the bytes of SVG.
@@ -276,9 +277,10 @@ def _embed(path: Path) -> tuple[str, int, int]:
         if width * height > MAX_PIXELS:
             raise ValueError(f"{width} x {height} pixels")
         image.load()
+        title = str(image.info.get("Title", ""))
         webp = io.BytesIO()
         if max(width, height) < 1 << 14:  # what the format can hold
             image.save(webp, "WEBP", lossless=True)
             content["image/webp"] = webp.getvalue()
     mime_type = min(content, key=lambda name: len(content[name]))
-    return _data_uri(mime_type, content[mime_type]), width, height
+    return _data_uri(mime_type, content[mime_type]), width, height, title
