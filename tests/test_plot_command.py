@@ -191,6 +191,25 @@ def test_options_may_come_before_the_picture(
 # -- help and usage ------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("file", "picture"),
+    [("zeroshot.h5", "confusion"), ("logits.h5", "entropy"), ("texts.h5", "spectrum")],
+)
+def test_a_file_alone_is_drawn_as_what_it_is_for(file: str, picture: str, folder: Path, tmp_path):
+    named = draw(folder, tmp_path / "named.png", picture, str(folder / file))
+    run = ok("plot", "-o", tmp_path / "a.png", folder / file)
+    assert (tmp_path / "a.png").read_bytes() == named
+    assert f"clipkit: drawing {picture}" in run.stderr
+    run = ok("plot", folder / file, "-o", tmp_path / "a.png", "-f")
+    assert (tmp_path / "a.png").read_bytes() == named
+
+
+def test_a_file_without_a_picture_is_refused_with_where_to_look(folder: Path) -> None:
+    assert "expected a file with a picture, got one of images" in fails(
+        "plot", folder / "images.h5", exit_code=2
+    )
+
+
 def test_help_lists_every_picture_with_a_sentence_and_an_example() -> None:
     overview = ok("plot", "--help").stdout
     assert "Example: clipkit plot " in overview
@@ -357,7 +376,8 @@ def test_every_picture_names_its_model_its_split_and_its_prompts(
     monkeypatch.setattr(plots, "finish", record)
     draw(folder, tmp_path / "p.png", picture, PICTURES[picture][0])
     (subtitle,) = subtitles
-    assert subtitle.startswith(f"{read(folder / PICTURES[picture][0]).model()['name']}")
+    model = read(folder / PICTURES[picture][0]).model()["name"]
+    assert f": {model}" in f": {subtitle}"  # behind the quantity, if the title is a finding
     if picture != "spectrum":
         assert ", test" in subtitle or ", val" in subtitle
     if picture in ("temperature", "grid", "entropy", "reliability", "logits", "shots", "spectrum"):

@@ -112,7 +112,7 @@ def of_files(
         facts, blocks = [fact, *facts], table + blocks
     lead = _lead(reported.values())
     if lead is not None:
-        facts = facts + answer(lead)
+        facts = [*facts[:1], *answer(lead), *facts[1:]]
     title = escape(results.sources_label([*reported.values()]))
     found = {name: file for name, file in reported.items() if file.kind in RESULTS}
     others = [file for file in reported.values() if file.kind not in RESULTS]
@@ -122,7 +122,7 @@ def of_files(
         blocks,
         list(map(escape, reasons)),
         lead=lead,
-        summary=[_count(title, len(found), len(others)), *facts],
+        summary=[*facts, _count(title, len(found), len(others))],
         origins={name: make_origin(file, name, name_of, commands) for name, file in files.items()},
         results=found,
         feature_files=others if stack is not None else (),

@@ -8,7 +8,7 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +19,13 @@ from markdown_it.token import Token
 from markupsafe import Markup
 from PIL import Image
 
+from clipkit.analysis.results import choose_split, newest_entry
 from clipkit.base import console, files
 from clipkit.base.errors import ClipkitError
 from clipkit.features.model import FeatureFile
 from clipkit.plots.attributes import draw_attributes
+from clipkit.plots.compare import draw_comparison
+from clipkit.plots.confusion import draw_classes, draw_confusion
 from clipkit.report.blocks import (
     Bar,
     Block,
@@ -71,9 +74,10 @@ def as_html(page: Page, album: Album | None = None) -> str:
     pictures = _Pictures()
     lead, drawn = None, None
     if page.lead:
-        lead = _draw(page.lead)
+        lead = _draw(draw_attributes, page.lead)
     if page.lead and lead:
         drawn = Path(page.lead.display_name)
+    drawings = [lead, *_drawings(page)]
     nodes = [*_nodes(page, pictures, drawn)]
     if nodes and nodes[-1]["kind"] == "heading" and isinstance(page.blocks[-1], Picture):
         nodes.pop()  # none of the pictures below it is shown
@@ -83,7 +87,7 @@ def as_html(page: Page, album: Album | None = None) -> str:
     return _templates.get_template("page.html").render(
         page=page,
         title=_inline(page.title),
-        lead=lead,
+        drawings=list(filter(None, drawings)),
         preamble=[_node(block, pictures, f"p{i}") for i, block in enumerate(page.preamble)],
         nodes=nodes,
         left_out=[*page.left_out, *pictures.left_out],
@@ -239,12 +243,30 @@ def _picture_node(uri: str, width: int, height: int, caption: str) -> dict[str, 
     return {"kind": "picture", "uri": uri, "size": size, "caption": _inline(caption)}
 
 
-def _draw(result: FeatureFile) -> dict[str, Any] | None:
-    """Draw a result of `attributes` as SVG, or return None if its columns are another program's."""
+def _drawings(page: Page) -> list[dict[str, Any] | None]:
+    """Draw the main result's confusion and classes, and what `compare` found, without a folder."""
+    if any(isinstance(block, Picture) for block in page.blocks):
+        return []
+    main, _ = page.main_result("")
+    drawings = []
+    if main is not None:
+        split = choose_split(main)
+        for draw in (draw_confusion, draw_classes):
+            drawings.append(_draw(draw, main, split, None, None))
+    for result in page.results.values():
+        if newest_entry(result)["command"] == "compare":
+            drawings.append(_draw(draw_comparison, result))
+    return drawings
+
+
+def _draw(
+    draw: Callable[..., tuple[Any, str]], result: FeatureFile, *options: Any
+) -> dict[str, Any] | None:
+    """Draw a result as SVG, or return None if its columns are another program's."""
     from clipkit import plots  # loads matplotlib
 
     try:
-        figure, source = draw_attributes(result)
+        figure, source = draw(result, *options)
         plots.finish(figure, source)
     except ClipkitError:
         return None
