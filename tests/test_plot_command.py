@@ -205,9 +205,7 @@ def test_a_file_alone_is_drawn_as_what_it_is_for(file: str, picture: str, folder
 
 
 def test_a_file_without_a_picture_is_refused_with_where_to_look(folder: Path) -> None:
-    assert "expected a file with a picture, got one of images" in fails(
-        "plot", folder / "images.h5", exit_code=2
-    )
+    assert "describe it by: clipkit info" in fails("plot", folder / "images.h5", exit_code=1)
 
 
 def test_help_lists_every_picture_with_a_sentence_and_an_example() -> None:
@@ -430,8 +428,10 @@ def test_a_finding_names_what_stands_out_and_nothing_in_a_tie() -> None:
         "cat is predicted as dog for 40 % of its images"
     )
     assert _confusion_finding(np.eye(3), names, None) == ""
-    assert _confusion_finding([[1, 1], [1, 1]], names[:2], None) == ""
-    grouped = [[18, 2], [0, 10]]  # animals and cars; 8 errors by class, 2 of them between groups
+    assert _confusion_finding(np.ones((2, 2)), names[:2], None) == ""
+    grouped = np.array(
+        [[18, 2], [0, 10]]
+    )  # animals and cars; 8 errors by class, 2 of them between groups
     assert (
         _confusion_finding(grouped, ["animal", "car"], 22 / 30)
         == "75 % of the errors keep the group"

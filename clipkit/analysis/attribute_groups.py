@@ -1,17 +1,12 @@
 """Sort attributes into groups: learned or not, and reached by words or not.
 
-This is the rule, for recalls above chance:
-
-- An attribute is not there if the 95 % interval of the probe begins below chance + 2 points.
-- It is there without training if the paired difference of the probe to some control is not shown
-  to be above 0, or is less than half of the probe's recall above chance.
-- All others are learned. Words reach an attribute if `reach` is at least one half.
+docs/commands/attributes.md states the rule in words.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 ABOVE_CHANCE = 0.02  # by which the probe's interval must exceed chance
@@ -21,19 +16,6 @@ NOT_REACHED = "in the embedding, but not reached by words"
 WITHOUT_TRAINING = "there without training"
 NOT_THERE = "not there"
 GROUPS = (REACHED, NOT_REACHED, WITHOUT_TRAINING, NOT_THERE)
-
-
-def group_attributes(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """Return the attributes of each group, from the rows of a result of `attributes`.
-
-    An attribute without a control, a test or words is in no group if its group depends on them.
-    """
-    groups: dict[str, list[str]] = {name: [] for name in GROUPS}
-    for row in rows:
-        group = group_of(row)
-        if group:
-            groups[group].append(row["attribute"])
-    return groups
 
 
 def group_of(row: Mapping[str, Any]) -> str:

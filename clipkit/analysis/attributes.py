@@ -124,8 +124,8 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
         (zeroshot - chance) / (probe - chance), with its 95 % interval (delta method). With
         controls, `gain` is the paired difference of the probe to the control for which the lower
         limit of its 95 % interval is lowest. NaN marks what does not apply; `reach` is NaN if the
-        lower limit of `probe` is not 0.02 above chance,
-        and so are `gain` and the interval of `probe` if over 1 % of the scored images were fitted.
+        lower limit of `probe` is not 0.02 above chance, and so are `gain` and the interval of
+        `probe` if over 1 % of the scored images were fitted.
         Values count if they occur in both the fitted and the scored rows; with fewer than two of
         them, nothing is measured.
 

@@ -36,18 +36,15 @@ from clipkit.commands._options import (
 )
 
 SHEET_IMAGES = 40
-# What made a file, or else its kind -> its pictures; `clipkit plot FILE` draws the first
+# What made a file, or its kind -> its pictures, the default first
 PICTURES_OF = {
     "probe": ["confusion", "classes", "temperature", "grid", "shots", "layers"],
-    "predict": ["confusion", "classes"],
     "zeroshot": ["confusion", "classes"],
     "cluster": ["clusters"],
-    "compare": ["compare"],
     "attributes": ["attributes", "layers"],
-    "importance": ["importance"],
-    "variance": ["variance"],
     "logits": ["entropy", "confidence", "reliability", "logits", "similarity", "nearest"],
     "texts": ["spectrum"],
+    **{name: [name] for name in ("compare", "importance", "variance")},
 }
 Drawn = tuple[Any, str]  # a figure, and what it is of
 
@@ -137,8 +134,7 @@ class PlotGroup(PlainHelp, TyperGroup):
         """Return the place of the first picture or file that is not the value of an option."""
         with_value = options_with_value(self)
         for place, (before, word) in enumerate(itertools.pairwise(args), start=1):
-            is_named = word in self.commands or Path(word).is_file()
-            if is_named and before not in with_value:
+            if before not in with_value and (word in self.commands or Path(word).is_file()):
                 return place
         return 0
 
@@ -154,16 +150,10 @@ def _default_picture(path: str) -> str:
     from clipkit import features
     from clipkit.analysis.results import newest_entry
     from clipkit.base import console
-    from clipkit.features.model import RESULTS
 
     with features.open_file(path) as file:
-        maker = newest_entry(file)["command"] if file.kind in RESULTS else file.kind
-    if maker not in PICTURES_OF:
-        raise UsageError(
-            f"{path}: expected a file with a picture, got one of {maker}",
-            "clipkit plot --help lists the pictures and their files",
-        )
-    first, *others = PICTURES_OF[maker]
+        maker = newest_entry(file)["command"]
+    first, *others = PICTURES_OF.get(file.kind) or PICTURES_OF.get(maker, ["images"])
     more = f"; also: clipkit plot {'|'.join(others)} {path}" if others else ""
     console.note(f"drawing {first}{more}")
     return first

@@ -67,15 +67,12 @@ def draw_attributes(result: FeatureFile) -> Drawn:
     series = {}
     for name, label in LEGEND.items():
         series[label] = Dots(columns[name], columns[f"{name}_low"], columns[f"{name}_high"])
-    names = columns["attribute"].tolist()
+    names, title = columns["attribute"].tolist(), "Recall of each attribute"
     groups = list(map(group_of, result.rows()))
+    facts = columns["chance"], series, columns["reach"]
+    figure = attributes(names, *facts, groups=groups, title=title)
     split = str(results.newest_entry(result).get("eval_split"))
-    source = results.source_label(result, split)
-    title, source = style.headline(_finding(groups), "Recall of each attribute", source)
-    figure = attributes(
-        names, columns["chance"], series, columns["reach"], groups=groups, title=title
-    )
-    return figure, source
+    return style.state(figure, _finding(groups), results.source_label(result, split))
 
 
 def _finding(groups: Sequence[str]) -> str:
@@ -144,17 +141,15 @@ def attributes(
 
 def _draw_bands(fig: Figure, ax: Axes, places: NDArray[np.int64]) -> Floats:
     """Draw a band with a name for each group of rows; return the rows' places below the names."""
-    firsts = np.searchsorted(places, np.unique(places)).tolist()
-    y = np.arange(len(places)) + BAND * (1 + np.searchsorted(np.unique(places), places))
-    fig.set_figheight(fig.get_figheight() + ROW_INCHES * BAND * len(firsts))
-    for number, first in enumerate(firsts):
-        last = [*firsts, len(places)][number + 1] - 1
-        top = y[first] - 0.5 - BAND
-        if number % 2 == 0:
-            ax.axhspan(top, y[last] + 0.5, color="#f1f4f6", zorder=0)
-        name = [*GROUPS, NO_GROUP][places[first]]
-        place = ax.get_yaxis_transform()
-        ax.text(0.01, top + 0.1, name, transform=place, va="top", fontsize=9.5, fontweight="bold")
+    present, bands = np.unique(places, return_inverse=True)
+    y = np.arange(len(places)) + BAND * (1 + bands)
+    fig.set_figheight(fig.get_figheight() + ROW_INCHES * BAND * len(present))
+    look: dict[str, Any] = {"va": "top", "fontsize": 9.5, "fontweight": "bold"}
+    for number, place in enumerate(present):
+        top, bottom = y[bands == number][[0, -1]] + [-0.5 - BAND, 0.5]
+        ax.axhspan(top, bottom, color=("#f1f4f6", "white")[number % 2], zorder=0)
+        name = [*GROUPS, NO_GROUP][place]
+        ax.text(0.01, top + 0.1, name, transform=ax.get_yaxis_transform(), **look)
     return y
 
 
@@ -172,9 +167,8 @@ def _draw_dots(
 def _write_reach(ax: Axes, y: Floats, reach: Floats) -> None:
     """Write the reach of each row at the right edge."""
     place = ax.get_yaxis_transform()
-    ax.text(
-        1.02, y.min() - 0.75, "reach", transform=place, fontsize=9, color=style.GREY, va="bottom"
-    )
+    head: dict[str, Any] = {"fontsize": 9, "color": style.GREY, "va": "bottom"}
+    ax.text(1.02, y.min() - 0.75, "reach", transform=place, **head)
     for position, value in zip(y, reach, strict=True):
         text = "–" if np.isnan(value) else f"{value:.2f}"
         ax.text(1.02, position, text, transform=place, fontsize=9, va="center")

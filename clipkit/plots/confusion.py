@@ -41,23 +41,18 @@ def draw_confusion(
     matrix = results.count(scored)
     counts, names, by_class = matrix.counts, matrix.class_names, matrix.class_accuracy
     of = "" if groups is None else " of groups"
-    finding = _confusion_finding(counts, names, by_class)
-    title, source = style.headline(finding, f"Confusion{of} ({matrix.label})", source)
-    return confusion(counts, names, class_accuracy=by_class, title=title), source
+    title = f"Confusion{of} ({matrix.label})"
+    figure = confusion(counts, names, class_accuracy=by_class, title=title)
+    return style.state(figure, _confusion_finding(counts, names, by_class), source)
 
 
-def _confusion_finding(
-    counts: ArrayLike, names: Sequence[str], class_accuracy: float | None
-) -> str:
+def _confusion_finding(counts: NDArray[Any], names: Sequence[str], by_class: float | None) -> str:
     """Say whether errors stay within groups or, of classes, which confusion is the largest."""
-    counts = np.asarray(counts, np.float64)
     errors = counts * (1 - np.eye(len(counts)))
-    if class_accuracy is not None:
-        wrong = counts.sum() * (1 - class_accuracy)
-        share = 1 - errors.sum() / wrong if wrong > 0.5 else 0.0
-        verb = "keep" if share > 0.5 else "change"
-        share = max(share, 1 - share)
-        return f"{100 * share:.0f} % of the errors {verb} the group" if wrong > 0.5 else ""
+    if by_class is not None:
+        wrong = counts.sum() * (1 - by_class)
+        share = 1 - errors.sum() / max(wrong, 1)
+        return f"{100 * share:.0f} % of the errors keep the group" if wrong > 0.5 else ""
     if np.count_nonzero(errors == errors.max(initial=0)) != 1:  # none, or a tie
         return ""
     true, predicted = np.unravel_index(errors.argmax(), errors.shape)
@@ -209,16 +204,14 @@ def draw_classes(
     noun = "class" if groups is None else "group"
     labels, names = scored.labels, scored.class_names
     f1 = metrics.f1_per_class(labels, scored.predicted, len(names))
-    quantity = f"F1 of each {noun} ({scored.label})"
-    title, source = style.headline(_classes_finding(f1, names), quantity, source)
     figure = classes(
         f1,
         names,
         support=np.bincount(labels, minlength=len(names)),
         noun=noun,
-        title=title,
+        title=f"F1 of each {noun} ({scored.label})",
     )
-    return figure, source
+    return style.state(figure, _classes_finding(f1, names), source)
 
 
 def _classes_finding(f1: NDArray[np.floating], names: Sequence[str]) -> str:

@@ -40,10 +40,10 @@ def draw_softmax(
     if statistic == "confidence":
         of_softmax, draw = softmax.confidence, confidence
     values = {tau: of_softmax(cosines, tau) for tau in taus}
-    quantity = f"{statistic.capitalize()} of the softmax over prompts, per image"
+    title = f"{statistic.capitalize()} of the softmax over prompts, per image"
+    figure = draw(values, cosines.shape[1], title=title)
     finding = _finding(values, statistic, cosines.shape[1])
-    title, source = style.headline(finding, quantity, counted_source(file, split))
-    return draw(values, cosines.shape[1], title=title), source
+    return style.state(figure, finding, counted_source(file, split))
 
 
 def _finding(values: Mapping[float, Floats], statistic: str, n_prompts: int) -> str:
@@ -53,12 +53,8 @@ def _finding(values: Mapping[float, Floats], statistic: str, n_prompts: int) -> 
     if not math.isfinite(mean) or n_prompts < 2:
         return ""
     if statistic == "entropy":
-        return (
-            f"At τ {tau:g}, the entropy is {100 * mean / math.log(n_prompts):.1f} % of its maximum"
-        )
-    return (
-        f"At τ {tau:g}, the top prompt gets {100 * mean:.1f} %; uniform is {100 / n_prompts:.1f} %"
-    )
+        return f"At τ {tau:g}, entropy is {100 * mean / math.log(n_prompts):.1f} % of its maximum"
+    return f"At τ {tau:g}, the top prompt gets {100 * mean:.1f} %; 1/K is {100 / n_prompts:.1f} %"
 
 
 def counted_source(file: FeatureFile, split: str) -> str:

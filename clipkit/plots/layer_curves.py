@@ -61,8 +61,7 @@ def draw_layers(files: Sequence[FeatureFile], split: str | None) -> Drawn:
     ylabel, title = "accuracy (%)", "Accuracy by layer"
     if _holds_attributes(files[0]):
         ylabel, title = "mean recall per value (%)", "Recall by layer"
-    title, source = style.headline(_finding(curves), title, source)
-    return layers(curves, ylabel=ylabel, title=title), source
+    return style.state(layers(curves, ylabel=ylabel, title=title), _finding(curves), source)
 
 
 def _finding(curves: Sequence[LayerCurve]) -> str:
@@ -71,13 +70,10 @@ def _finding(curves: Sequence[LayerCurve]) -> str:
         return ""
     trained, control = curves[0].trained, curves[0].control
     best = int(np.argmax(trained.values))
-    layer = trained.layers[best]
-    finding = f"Layer {layer} is the best with {100 * trained.values[best]:.1f} %"
-    if control is None or layer not in control.layers:
+    finding = f"Layer {trained.layers[best]} is the best with {100 * trained.values[best]:.1f} %"
+    if control is None or list(control.layers) != list(trained.layers):
         return finding
-    return (
-        f"{finding}; untrained has {100 * control.values[list(control.layers).index(layer)]:.1f} %"
-    )
+    return f"{finding}; untrained has {100 * control.values[best]:.1f} %"
 
 
 def layer_curves(

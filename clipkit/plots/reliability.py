@@ -30,9 +30,8 @@ def draw_reliability(
     """Draw the calibration of logits with labels, by default at the file's temperature."""
     taus = temperatures or [file.default_temperature]
     diagrams = calibration.reliability(file, split, taus, bins)
-    quantity, source = "Accuracy against confidence", counted_source(file, split)
-    title, source = style.headline(_finding(diagrams), quantity, source)
-    return reliability(diagrams, notes=notes, title=title), source
+    figure = reliability(diagrams, notes=notes, title="Accuracy against confidence")
+    return style.state(figure, _finding(diagrams), counted_source(file, split))
 
 
 def _finding(diagrams: Mapping[float, Reliability]) -> str:
@@ -41,10 +40,7 @@ def _finding(diagrams: Mapping[float, Reliability]) -> str:
     if calibrated:
         return f"Calibrated at τ {', '.join(f'{tau:g}' for tau in calibrated)}"
     tau = min(diagrams, key=lambda tau: diagrams[tau].ece)
-    points = 100 * float(np.mean(diagrams[tau].confidence - diagrams[tau].accuracy))
-    if len(diagrams) > 1:
-        return f"Not calibrated: the error is at least {100 * diagrams[tau].ece:.1f} % (τ {tau:g})"
-    return f"{'Over' if points > 0 else 'Under'}confident by {abs(points):.1f} points at τ {tau:g}"
+    return f"Not calibrated: the error is {100 * diagrams[tau].ece:.1f} % at best (τ {tau:g})"
 
 
 @clipkit_style

@@ -37,20 +37,9 @@ def draw_shots(probes: Sequence[FeatureFile], zeroshot: FeatureFile | None) -> D
     line = None
     if zeroshot is not None:
         line = zeroshot_line(zeroshot, probes[0], curves[0])
-    quantity = "Accuracy by labelled images per class"
-    title, source = style.headline(_finding(curves, line), quantity, source)
-    return shots(curves, line, title=title), source
-
-
-def _finding(curves: Sequence[ShotCurve], line: tuple[float, str] | None) -> str:
-    """State what zero-shot is worth, or else the best accuracy with the most images."""
-    if line is not None:
-        return line[1].replace("zero-shot, ", "Zero-shot has ").replace(" %: worth", " %, worth")
-    last = [
-        (float(np.asarray(curve.mean)[-1]), int(np.asarray(curve.shots)[-1])) for curve in curves
-    ]
-    accuracy, count = max(last)
-    return f"{100 * accuracy:.1f} % with {count} labelled images per class"
+    figure = shots(curves, line, title="Accuracy by labelled images per class")
+    finding = line[1].replace("zero-shot, ", "Zero-shot has ") if line else ""
+    return style.state(figure, finding.replace(" %: worth", " %, worth"), source)
 
 
 def _scored_split(probe: FeatureFile) -> str:

@@ -93,17 +93,6 @@ clipkit_style = matplotlib.style.context(["default", _STYLE])
 Drawn = tuple[Figure, str]  # a figure, and what it is of for its subtitle
 
 
-def headline(finding: str, quantity: str, source: str) -> tuple[str, str]:
-    """Return title and subtitle: a finding above its quantity, or the quantity alone.
-
-    >>> headline("Only half is right", "Accuracy", "tiny, test")
-    ('Only half is right', 'Accuracy: tiny, test')
-    """
-    if not finding:
-        return quantity, source
-    return finding, f"{quantity}: {source}"
-
-
 def new_figure(width: float, height: float, title: str | None) -> Figure:
     """Create an empty figure of `width` x `height` inches.
 
@@ -182,6 +171,17 @@ def finish(
             f"expected a size with room for labels and axes, got {width:g} x {height:g} inches",
             "choose a larger --size, or leave it out",
         )
+
+
+@clipkit_style
+def state(fig: Figure, finding: str, source: str) -> Drawn:
+    """Put a finding, if any, in place of a figure's title, which moves into the subtitle."""
+    quantity = title_of(fig)
+    if not finding:
+        return fig, source
+    _, added = _fit_title(fig, finding, 1.0)
+    fig.set_figheight(fig.get_figheight() + added)
+    return fig, f"{quantity}: {source}"
 
 
 def check_size(size: tuple[float, float]) -> tuple[float, float]:

@@ -86,11 +86,11 @@ class Sweep:
 def draw_sweeps(files: Sequence[FeatureFile], split: str | None) -> Drawn:
     """Draw results of `probe`; see `temperature_sweeps`."""
     sweeps = temperature_sweeps(files, split)
+    title = "Accuracy and entropy against temperature"
+    figure = temperature(sweeps, common_prompt_count(files), title=title)
     rows = itertools.chain.from_iterable(_rows_of_sweeps(file, split) for file in files)
     source = results.sources_label(files, results.column(rows, "eval_split"))
-    quantity = "Accuracy and entropy against temperature"
-    title, source = style.headline(_finding(sweeps), quantity, source)
-    return temperature(sweeps, common_prompt_count(files), title=title), source
+    return style.state(figure, _finding(sweeps), source)
 
 
 def _finding(sweeps: Sequence[Sweep]) -> str:

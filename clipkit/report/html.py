@@ -72,11 +72,8 @@ _templates.filters["escaped"] = console.escaped
 def as_html(page: Page, album: Album | None = None) -> str:
     """Render a report as HTML, with the images of an album after the summary."""
     pictures = _Pictures()
-    lead, drawn = None, None
-    if page.lead:
-        lead = _draw(draw_attributes, page.lead)
-    if page.lead and lead:
-        drawn = Path(page.lead.display_name)
+    lead = page.lead and _draw(draw_attributes, page.lead)
+    drawn = Path(page.lead.display_name) if page.lead and lead else None
     drawings = [lead, *_drawings(page)]
     nodes = [*_nodes(page, pictures, drawn)]
     if nodes and nodes[-1]["kind"] == "heading" and isinstance(page.blocks[-1], Picture):
@@ -229,8 +226,8 @@ class _Pictures:
     def node(self, picture: Picture) -> dict[str, Any] | None:
         """Return what the template shows of a picture, or None if it cannot be read."""
         try:
-            *embedded, title = _embed(picture.path)
-            return _picture_node(*embedded, escape(title) or picture.caption)
+            uri, width, height, title = _embed(picture.path)
+            return _picture_node(uri, width, height, escape(title) or picture.caption)
         except UNREADABLE as error:
             reason = f"{picture.path.name}: expected a PNG picture, got one that cannot be read"
             console.warn(f"left out {reason} ({error})")
@@ -250,9 +247,8 @@ def _drawings(page: Page) -> list[dict[str, Any] | None]:
     main, _ = page.main_result("")
     drawings = []
     if main is not None:
-        split = choose_split(main)
-        for draw in (draw_confusion, draw_classes):
-            drawings.append(_draw(draw, main, split, None, None))
+        options = main, choose_split(main), None, None
+        drawings = [_draw(draw_confusion, *options), _draw(draw_classes, *options)]
     for result in page.results.values():
         if newest_entry(result)["command"] == "compare":
             drawings.append(_draw(draw_comparison, result))

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.stats import binomtest
 
 from clipkit.analysis import metrics, results
-from clipkit.analysis.attribute_groups import group_attributes
+from clipkit.analysis.attribute_groups import GROUPS, group_of
 from clipkit.analysis.comparison import compare_right
 from clipkit.analysis.results import Predictions, Row
 from clipkit.base import console
@@ -17,7 +17,6 @@ from clipkit.features.model import FeatureFile
 from clipkit.report.blocks import Bar, Fact
 from clipkit.report.markdown import escape, format_p
 
-MOST_NAMES = 20  # attributes of a group that are named
 SIGNIFICANT = 0.05  # p below it is shown to be a difference
 
 
@@ -103,16 +102,12 @@ def worst_class(scored: Predictions, source: str) -> list[Fact]:
 
 def answer(result: FeatureFile) -> list[Fact]:
     """Name the attributes of each group; return nothing if no attribute is in one."""
-    groups = group_attributes(result.rows())
-    if not any(groups.values()):
-        return []
+    rows = result.rows()
     facts = []
-    for group, attributes in groups.items():
-        names = ", ".join(map(escape, attributes[:MOST_NAMES]))
-        if len(attributes) > MOST_NAMES:
-            names += f" and {len(attributes) - MOST_NAMES:,} more"
+    for group in GROUPS:
+        names = ", ".join(escape(row["attribute"]) for row in rows if group_of(row) == group)
         facts.append(Fact(group.capitalize(), names or "none of the attributes"))
-    return facts
+    return facts if any(map(group_of, rows)) else []
 
 
 def _percent(fraction: float) -> str:
