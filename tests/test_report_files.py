@@ -334,7 +334,7 @@ def test_numbers_with_a_sign_are_plain_text_and_costs_are_in_points(tmp_path):
     write(str(tmp_path / "y.h5"), entropy)
     text = ok("report", tmp_path / "x.h5", tmp_path / "y.h5").stdout
     found = tables(text)
-    assert found["x.h5"]["acc1 %"] == "50.00"
+    assert found["x.h5"]["accuracy %"] == "50.00"
     assert found["x.h5"]["cost (points)"] == "-1.00 (-2.00 to +4.00)"
     assert found["x.h5"]["changed %"] == "25.00"
     assert found["x.h5"]["prompt"] == r"\- a"
