@@ -38,8 +38,7 @@ def _calibration_rows(rows: Rows) -> list[Row]:
     """Format the rows of `calibrate` for 80 columns; the fitted temperature has an interval."""
     formatted = []
     for row in rows:
-        limits = ("low", "high")
-        temperature = _cell(row, "temperature", ".4g", scale=1, limits=limits)
+        temperature = _cell(row, "temperature", ".4g", scale=1, limits=("low", "high"))
         hidden = dict.fromkeys(("fitted", "low", "high", "information", "ece_null"))
         formatted.append({**row, **hidden, "temperature": temperature})
     return formatted

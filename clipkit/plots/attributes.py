@@ -20,7 +20,6 @@ from clipkit.plots.style import Drawn, Floats, clipkit_style
 ROW_INCHES, PROMPT_INCHES = 0.42, 0.24
 MOST_PROMPTS = 30
 BAND = 0.8  # rows that the name of a group takes
-NO_GROUP = "not sorted"
 LEGEND = {
     "zeroshot": "zero-shot, by words",
     "probe": "probe",
@@ -148,7 +147,7 @@ def _draw_bands(fig: Figure, ax: Axes, places: NDArray[np.int64]) -> Floats:
     for number, place in enumerate(present):
         top, bottom = y[bands == number][[0, -1]] + [-0.5 - BAND, 0.5]
         ax.axhspan(top, bottom, color=("#f1f4f6", "white")[number % 2], zorder=0)
-        name = [*GROUPS, NO_GROUP][place]
+        name = [*GROUPS, "not sorted"][place]
         ax.text(0.01, top + 0.1, name, transform=ax.get_yaxis_transform(), **look)
     return y
 
