@@ -15,12 +15,14 @@ REACHED = "learned and reached by words"
 NOT_REACHED = "in the embedding, but not reached by words"
 WITHOUT_TRAINING = "there without training"
 NOT_THERE = "not there"
+NEEDED = ("chance", "probe", "probe_low", "gain", "gain_low", "reach")
 GROUPS = (REACHED, NOT_REACHED, WITHOUT_TRAINING, NOT_THERE)
 
 
 def group_of(row: Mapping[str, Any]) -> str:
     """Return the group of an attribute, or "" if the row does not tell it."""
-    if not math.isfinite(row.get("gain_low", math.nan) + row.get("probe_low", math.nan)):
+    is_known = all(isinstance(row.get(name), float) for name in NEEDED)
+    if not is_known or not math.isfinite(row["gain_low"] + row["probe_low"]):
         return ""
     if row["probe_low"] <= row["chance"] + ABOVE_CHANCE:
         return NOT_THERE

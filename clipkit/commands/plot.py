@@ -41,10 +41,9 @@ PICTURES_OF = {
     "probe": ["confusion", "classes", "temperature", "grid", "shots", "layers"],
     "zeroshot": ["confusion", "classes"],
     "cluster": ["clusters"],
-    "attributes": ["attributes", "layers"],
     "logits": ["entropy", "confidence", "reliability", "logits", "similarity", "nearest"],
     "texts": ["spectrum"],
-    **{name: [name] for name in ("compare", "importance", "variance")},
+    **{name: [name] for name in ("attributes", "compare", "importance", "variance")},
 }
 Drawn = tuple[Any, str]  # a figure, and what it is of
 

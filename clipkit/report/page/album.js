@@ -7,8 +7,7 @@
   const count = album.querySelector(".album-count");
   const images = [...list.children]; // in the order of the page
   const more = album.querySelector(".album-more");
-  const STEP = 24;
-  let limit = STEP;
+  let limit = 24;
 
   const matches = {
     true: (data, value) => data.true === value,
@@ -47,8 +46,8 @@
     if (first) later.src = first.src;
   }
   form.hidden = false;
-  form.addEventListener("change", () => { limit = STEP; update(); });
-  more.addEventListener("click", () => { limit += STEP; update(); });
+  form.addEventListener("change", () => { limit = 24; update(); });
+  more.addEventListener("click", () => { limit += 24; update(); });
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("reset", () => setTimeout(update));
   update(); // a browser may keep the choices of a page that is opened again
