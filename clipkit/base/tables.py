@@ -243,7 +243,7 @@ def _table(cells: Cells, header: bool) -> str:
     """Return a table that fits the terminal, unless a single word or number is wider.
 
     If it is too wide, a single row becomes a list. With several rows, columns with one value in all
-    of them move to a line below the table.
+    of them move to a line below the table. If that does not do, titles are broken between words.
     """
     columns = _columns(cells)
     if not columns:
@@ -262,7 +262,8 @@ def _table(cells: Cells, header: bool) -> str:
         shared, others = [], columns
     text = _grid(others, UNLIMITED, header)
     if not _fits(text, width):
-        text = _grid(others, width, header)
+        narrow = [column._replace(name=column.name.replace(" ", "\n")) for column in others]
+        text = _grid(narrow, width, header)
     return text + _caption(shared, width)
 
 
