@@ -281,7 +281,7 @@ def test_other_results_and_feature_files_are_shown_by_their_history(tmp_path):
     write(str(tmp_path / "z.h5"), strange)
     text = ok("report", images, tmp_path / "y.h5", tmp_path / "z.h5").stdout
     found = tables(text)
-    assert found["y.h5"]["mean_entropy (nats)"] == "0.5000"
+    assert found["y.h5"]["mean entropy (nats)"] == "0.5000"
     assert found["x.h5"]["kind"] == "images"
     assert r"\<b\>" in text
     assert "<b>" not in text

@@ -1,7 +1,4 @@
-"""Sort attributes into groups: learned or not, and reached by words or not.
-
-docs/commands/attributes.md states the rule in words.
-"""
+"""Sort attributes into groups by the rule that docs/commands/attributes.md states in words."""
 
 from __future__ import annotations
 
