@@ -205,7 +205,7 @@ def test_a_file_alone_is_drawn_as_what_it_is_for(file: str, picture: str, folder
 
 
 def test_a_file_without_a_picture_is_refused_with_where_to_look(folder: Path) -> None:
-    assert "describe it by: clipkit info" in fails("plot", folder / "images.h5", exit_code=1)
+    assert "describe it by: clipkit info" in fails("plot", folder / "images.h5", exit_code=2)
 
 
 def test_help_lists_every_picture_with_a_sentence_and_an_example() -> None:
@@ -446,4 +446,4 @@ def test_the_title_of_a_picture_is_its_caption_in_a_report(folder: Path, tmp_pat
     from clipkit.report.html import _embed
 
     ok("plot", "entropy", folder / "logits.h5", "-t", "0.01", "-o", tmp_path / "e.png")
-    assert _embed(tmp_path / "e.png")[-1].startswith("At τ 0.01, the entropy is ")
+    assert _embed(tmp_path / "e.png")[-1].startswith("At τ 0.01, entropy is ")
