@@ -153,8 +153,8 @@ def _default_picture(path: str) -> str:
     with features.open_file(path) as file:
         maker = newest_entry(file)["command"]
     first, *others = PICTURES_OF.get(file.kind) or PICTURES_OF.get(maker, ["images"])
-    more = f"; also: clipkit plot {'|'.join(others)} {path}" if others else ""
-    console.note(f"drawing {first}{more}")
+    if others:
+        console.note(f"drawing {first}; also: clipkit plot {'|'.join(others)} {path}")
     return first
 
 
