@@ -13,8 +13,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import recall_score
 
 from clipkit.analysis import attributes, metrics, probes, results
+from clipkit.analysis.attribute_groups import GROUPS, REACHED, group_of
 from clipkit.features import FeatureFile, Split, row_ids
 from clipkit.plots.attributes import draw_attributes
+from clipkit.report.summary import answer
 
 RNG = np.random.default_rng(0)
 WORDS = Path(__file__).parents[1] / "prompts" / "attributes" / "shapes.tsv"
@@ -80,6 +82,49 @@ def test_a_picture_of_attributes_names_the_words() -> None:
     words.history = [{**words.history[0], "prompts": "shapes"}]
     result = attributes.measure(world_of(np.arange(60) % 3), words)
     assert results.source_label(result, "test") == "m, test, prompts: shapes"
+
+
+# probe_low, chance, probe, gain, gain_low, reach
+GROUPED = [
+    ("learned and reached by words", 0.7, 0.2, 0.8, 0.5, 0.4, 0.5),
+    ("in the embedding, but not reached by words", 0.7, 0.2, 0.8, 0.5, 0.4, 0.49),
+    ("there without training", 0.7, 0.2, 0.8, 0.29, 0.2, 0.9),  # less than half of 0.6
+    ("there without training", 0.3, 0.2, 0.4, 0.2, -0.01, 0.9),  # not shown to be above 0
+    ("not there", 0.22, 0.2, 0.3, 0.2, 0.1, 0.9),
+    ("", 0.7, 0.2, 0.8, np.nan, np.nan, 0.9),  # no control
+    ("", 0.7, 0.2, 0.8, 0.5, 0.4, np.nan),  # no words
+]
+
+
+@pytest.mark.parametrize("case", GROUPED)
+def test_an_attribute_is_learned_if_the_probe_is_above_every_control_by_half(case) -> None:
+    group, *numbers = case
+    names = ("probe_low", "chance", "probe", "gain", "gain_low", "reach")
+    assert group_of(dict(zip(names, numbers, strict=True))) == group
+
+
+def test_the_gain_is_the_paired_difference_to_the_control_that_comes_closest() -> None:
+    y = np.arange(600) % 3
+    weak, strong = control_of(y), world_of(y, noise=1.0)
+    strong.history = weak.history
+    images = world_of(y)
+    both = only(attributes.measure(images, words_for(3), controls=[weak, strong]))
+    alone = only(attributes.measure(images, words_for(3), controls=[strong]))
+    assert both["gain"] == alone["gain"] == pytest.approx(both["probe"] - both["control_high"])
+    assert both["gain_low"] < both["gain"] < both["gain_high"]
+    assert "gain" not in only(attributes.measure(images, words_for(3)))
+
+
+def test_the_picture_and_the_summary_have_a_band_and_a_fact_for_each_group() -> None:
+    y = np.arange(600) % 3
+    result = attributes.measure(world_of(y), words_for(3), controls=[control_of(y)])
+    figure, _ = draw_attributes(result)
+    assert REACHED in [text.get_text() for text in figure.axes[0].texts]
+    facts = {fact.name.lower(): fact.text for fact in answer(result)}
+    assert list(facts) == list(GROUPS)
+    assert facts[REACHED] == "class"
+    without = attributes.measure(world_of(y), words_for(3))
+    assert answer(without) == []
 
 
 @pytest.mark.long

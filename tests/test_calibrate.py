@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -464,3 +465,14 @@ def test_a_trained_model_has_information_and_its_control_has_none(
     control = reports["control"][-1]
     assert control["information"] == pytest.approx(0, abs=0.01)
     assert np.isnan(control["high"])
+
+
+def test_the_table_of_a_terminal_fits_80_columns_and_shows_chance_beside_accuracy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    path = saved(tmp_path, logits_file())
+    lines = ok("calibrate", path, "-t", "1,model", "--format", "table").stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    header = ok("zeroshot", path, "--format", "table").stdout.splitlines()[0]
+    assert re.search(r"accuracy % +chance % ", header)

@@ -280,10 +280,10 @@ def test_a_verdict_agrees_with_the_exact_tests():
         predicted = control.predicted.copy()
         predicted[32 : 32 + more] = labels[32 : 32 + more]
         scored = replace(control, predicted=predicted)
-        text = against_references("t", "x", scored, [control], "s").text
+        text = against_references("t", "x", scored, [control], "s").details
         assert f"It is {verdict} the untrained control" in text
     few = Predictions(ids[:4], labels[:4], labels[:4], names, "", "")
-    assert "This is not shown to be above chance" in against_references("", "", few, [], "").text
+    assert "This is not shown to be above chance" in against_references("", "", few, [], "").details
 
 
 @pytest.mark.long

@@ -191,6 +191,23 @@ def test_options_may_come_before_the_picture(
 # -- help and usage ------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("file", "picture"),
+    [("zeroshot.h5", "confusion"), ("logits.h5", "entropy"), ("texts.h5", "spectrum")],
+)
+def test_a_file_alone_is_drawn_as_what_it_is_for(file: str, picture: str, folder: Path, tmp_path):
+    named = draw(folder, tmp_path / "named.png", picture, str(folder / file))
+    run = ok("plot", "-o", tmp_path / "a.png", folder / file)
+    assert (tmp_path / "a.png").read_bytes() == named
+    assert f"drawing {picture}; also: " in run.stderr or picture == "spectrum"
+    run = ok("plot", folder / file, "-o", tmp_path / "a.png", "-f")
+    assert (tmp_path / "a.png").read_bytes() == named
+
+
+def test_a_file_without_a_picture_is_refused_with_where_to_look(folder: Path) -> None:
+    assert "describe it by: clipkit info" in fails("plot", folder / "images.h5", exit_code=1)
+
+
 def test_help_lists_every_picture_with_a_sentence_and_an_example() -> None:
     overview = ok("plot", "--help").stdout
     assert "Example: clipkit plot " in overview
@@ -357,7 +374,8 @@ def test_every_picture_names_its_model_its_split_and_its_prompts(
     monkeypatch.setattr(plots, "finish", record)
     draw(folder, tmp_path / "p.png", picture, PICTURES[picture][0])
     (subtitle,) = subtitles
-    assert subtitle.startswith(f"{read(folder / PICTURES[picture][0]).model()['name']}")
+    model = read(folder / PICTURES[picture][0]).model()["name"]
+    assert f": {model}" in f": {subtitle}"  # behind the quantity, if the title is a finding
     if picture != "spectrum":
         assert ", test" in subtitle or ", val" in subtitle
     if picture in ("temperature", "grid", "entropy", "reliability", "logits", "shots", "spectrum"):
@@ -390,3 +408,42 @@ def test_a_source_names_each_part_once_and_shortens_long_lists() -> None:
     prompts = {"command": "textembed", "prompts": "generic32.txt"}
     files[0].history.append(prompts)
     assert results.source_label(files[0]) == "a on shapes, prompts: generic32.txt"
+
+
+@pytest.mark.parametrize("picture", ["entropy", "confidence"])
+def test_a_title_states_the_finding_above_the_quantity(picture: str, folder: Path) -> None:
+    from clipkit.commands import plot
+
+    figure, subtitle = getattr(plot, picture)(str(folder / "logits.h5"))
+    assert figure.get_suptitle().startswith("At τ ")
+    assert subtitle.lower().startswith(picture)
+
+
+def test_a_finding_names_what_stands_out_and_nothing_in_a_tie() -> None:
+    from clipkit.plots.confusion import _classes_finding, _confusion_finding
+
+    names = ["cat", "dog", "car"]
+    counts = np.array([[6, 4, 0], [1, 9, 0], [0, 0, 10]])
+    assert _confusion_finding(counts, names, None) == (
+        "cat is predicted as dog for 40 % of its images"
+    )
+    assert _confusion_finding(np.eye(3), names, None) == ""
+    assert _confusion_finding(np.ones((2, 2)), names[:2], None) == ""
+    grouped = np.array(
+        [[18, 2], [0, 10]]
+    )  # animals and cars; 8 errors by class, 2 of them between groups
+    assert (
+        _confusion_finding(grouped, ["animal", "car"], 22 / 30)
+        == "75 % of the errors keep the group"
+    )
+    assert (
+        _classes_finding(np.array([0.5, 0.9, 0.7]), names) == "Best F1 0.90 (dog), worst 0.50 (cat)"
+    )
+    assert _classes_finding(np.array([0.5, 0.9, 0.9]), names) == ""
+
+
+def test_the_title_of_a_picture_is_its_caption_in_a_report(folder: Path, tmp_path: Path) -> None:
+    from clipkit.report.html import _embed
+
+    ok("plot", "entropy", folder / "logits.h5", "-t", "0.01", "-o", tmp_path / "e.png")
+    assert _embed(tmp_path / "e.png")[-1].startswith("At τ 0.01, entropy is ")

@@ -253,15 +253,24 @@ def test_recalls_of_attributes_have_a_line_each_with_the_control_beside_it() -> 
 def test_the_picture_of_attributes_says_recall(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn = []
+    drawn, sources = [], []
     finish = plots.finish
-    monkeypatch.setattr(plots, "finish", lambda *words: (drawn.append(words[0]), finish(*words)))
+
+    def record(figure: Any, source: str, *words: Any) -> None:
+        drawn.append(figure)
+        sources.append(source)
+        finish(figure, source, *words)
+
+    monkeypatch.setattr(plots, "finish", record)
     for file, name in ((recalls(1, hue=0.2), "recalls"), (result(5, 1), "accuracy")):
         write(str(tmp_path / f"{name}.h5"), file)
         ok("plot", "layers", tmp_path / f"{name}.h5", "-o", tmp_path / f"{name}.png")
     labels = [figure.axes[0].get_ylabel() for figure in drawn]
     assert labels == ["mean recall per value (%)", "accuracy (%)"]
-    assert [figure.get_suptitle() for figure in drawn] == ["Recall by layer", "Accuracy by layer"]
+    assert [source.partition(":")[0] for source in sources] == [
+        "Recall by layer",
+        "Accuracy by layer",
+    ]
 
 
 def test_recalls_are_not_mixed_with_accuracies_or_other_splits_or_rows() -> None:

@@ -134,7 +134,7 @@ def test_a_published_figure_stands_beside_what_was_measured_with_its_interval(tm
     assert (found["Absent"]["measured"], found["Absent"]["published"]) == ("not measured", "60.00")
     page = of_files([folder], expected=str(folder / "figures.tsv"))
     text = "1 of 2 comparable figures lie within the interval."
-    assert page.blocks[1] == page.summary[1].text == text
+    assert page.blocks[1] == page.summary[0].text == text
 
 
 @pytest.mark.parametrize(
@@ -163,8 +163,8 @@ def test_a_table_of_which_nothing_was_measured_is_one_sentence(tmp_path):
     write_table(folder, *rows)
     page = of_files([folder], expected=str(folder / "figures.tsv"))
     text = "None of the 2 published figures of figures.tsv was measured here: "
-    assert page.summary[1].text.startswith(text)
-    assert page.blocks[:2] == [blocks.Heading(2, "Published figures"), page.summary[1].text]
+    assert page.summary[0].text.startswith(text)
+    assert page.blocks[:2] == [blocks.Heading(2, "Published figures"), page.summary[0].text]
     assert not any(isinstance(block, blocks.Table) for block in page.blocks[:3])
 
 
@@ -385,7 +385,7 @@ def test_bars_and_summary_have_the_best_of_several_controls(tmp_path):
         write(control / "img.svm.h5", result, force=True)
         folders.append(control)
     page = of_folder(folders[0], folders[1:])
-    fact = page.summary[1]
+    fact = page.summary[0]
     assert "the best untrained control (30.00" in fact.text
     row = next(block for block in page.blocks if isinstance(block, blocks.Table)).rows[0]
     (number,) = [cell for cell in row if isinstance(cell, blocks.Number)]
@@ -524,4 +524,4 @@ def test_names_make_no_markdown(tmp_path: Path) -> None:
 def test_two_classes_of_one_name_are_told_apart(tmp_path: Path) -> None:
     names = ["crane", "bee", "crane", "dog", "eel"]
     page = of_folder(write_results(tmp_path / "r", names))
-    assert page.summary[-1].class_name == "0: crane"
+    assert page.summary[1].class_name == "0: crane"

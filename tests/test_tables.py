@@ -57,17 +57,18 @@ def test_columns_that_are_the_same_in_all_rows_move_below_a_table_that_is_too_wi
     monkeypatch.setenv("COLUMNS", "80")
     tables.emit(SWEEP, tables.View("table"))
     header, _, *rows, facts, more = capsys.readouterr().out.splitlines()
-    assert header.split() == ["temperature", "acc1", "%", "mean_entropy", "(nats)"]
+    assert header.split() == ["temperature", "accuracy", "%", "mean", "entropy", "(nats)"]
     assert [row.split()[0] for row in rows] == ["1", "0.5", "0.07"]
-    assert facts == "  In all rows: classifier svm, C 1, fit_split train, eval_split test,"
-    assert more == "  mean_confidence 25.00 %"
+    assert facts == "  In all rows: classifier svm, C 1, fit split train, eval split test, mean"
+    assert more == "  confidence 25.00 %"
 
 
 def test_one_row_that_is_too_wide_is_a_list(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "60")
     tables.emit(SWEEP[:1], tables.View("table"))
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == list(SWEEP[0])
+    words = [tables.TITLES.get(name, name.replace("_", " ")) for name in SWEEP[0]]
+    assert all(line.startswith(f"  {name}") for line, name in zip(lines, words, strict=True))
 
 
 def test_a_table_shows_an_interval_behind_its_number(capsys):
@@ -76,11 +77,21 @@ def test_a_table_shows_an_interval_behind_its_number(capsys):
         [row, dict.fromkeys(row, None) | {"mean_per_class_recall": 0.25}], tables.View("table")
     )
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["acc1", "%", "mean_per_class_recall", "%"]
+    assert lines[0].split() == ["accuracy", "%", "mean", "recall", "%"]
     assert lines[2].split() == ["71.00", "(68.00–74.00)", "50.00"]
     assert lines[3].split() == ["-", "25.00"]
     tables.emit([row], tables.View("table", columns=["acc1", "acc1_low, acc1_high"]))
     assert capsys.readouterr().out.splitlines()[2].split() == ["71.00", "68.00", "74.00"]
+
+
+def test_a_table_shows_the_start_of_a_digest_and_a_file_all_of_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    row = {"field": "digest", "value": f"sha256:{'0123456789ab' + 52 * 'c'}"}
+    tables.emit([row], tables.View("table"))
+    assert "sha256:0123456789ab…" in capsys.readouterr().out
+    tables.emit([row], tables.View("tsv"))
+    assert row["value"] in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("columns", ["", "x", "-5", "0", "1e3", "9" * 5000])

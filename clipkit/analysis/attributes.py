@@ -20,11 +20,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from clipkit.analysis import metrics, probes, results, similarity, zeroshot
+from clipkit.analysis.attribute_groups import ABOVE_CHANCE
 from clipkit.analysis.held_out import EVAL_SPLIT, FIT_SPLIT, choose_held_out, hold_out
 from clipkit.analysis.results import Row
 from clipkit.base import console
@@ -37,8 +39,8 @@ from clipkit.features.model import FeatureFile, Float32, Int64
 from clipkit.features.splitting import count_shared_rows, hash_rows
 
 MAX_VALUES = 5000  # of an attribute
-ABOVE_CHANCE = 0.02  # by which the probe's interval must exceed chance for `reach`
-OF_OTHER_IMAGES = ("probe_low", "probe_high", "reach", "reach_low", "reach_high")
+OF_OTHER_IMAGES = ["probe_low", "probe_high", "reach", "reach_low", "reach_high"]
+OF_OTHER_IMAGES += ["gain", "gain_low", "gain_high"]
 NAMED = 3  # attributes that a warning names
 DOUBLED_ARTICLE = re.compile(r"\b(an?|the) (an?|the) ", re.IGNORECASE)
 
@@ -119,9 +121,11 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
         A result with one run per attribute: `attribute`, `values`, `rows` (scored), `chance`;
         `zeroshot` and `probe` with the limits of their 95 % interval (`_low`, `_high`, see
         `metrics.recall_interval`); `names`; `random` and `control` with their range; and `reach`,
-        (zeroshot - chance) / (probe - chance), with its 95 % interval (delta method). NaN marks
-        what does not apply; `reach` is NaN if the lower limit of `probe` is not 0.02 above chance,
-        and so is the interval of `probe` if over 1 % of the scored images were fitted.
+        (zeroshot - chance) / (probe - chance), with its 95 % interval (delta method). With
+        controls, `gain` is the paired difference of the probe to the control for which the lower
+        limit of its 95 % interval is lowest. NaN marks what does not apply; `reach` is NaN if the
+        lower limit of `probe` is not 0.02 above chance, and so are `gain` and the interval of
+        `probe` if over 1 % of the scored images were fitted.
         Values count if they occur in both the fitted and the scored rows; with fewer than two of
         them, nothing is measured.
 
@@ -159,7 +163,8 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
             measured = _Attribute(images, attribute, fit, scored, C, seed)
             for problem in measured.problems:
                 problems.setdefault(problem, []).append(attribute.name)
-            rows.append(measured.row(attribute_words, controls, random) | untested)
+            row = measured.row(attribute_words, controls, random)
+            rows.append({name: untested.get(name, value) for name, value in row.items()})
             report_progress(number + 1, len(annotations.attributes))
     few = problems.pop(results.FEW_SCORED, [])
     caveats += results.find_caveats("few", scored.split, len(few), len(rows), few)
@@ -337,13 +342,15 @@ class _Attribute:
             directions = similarity.random_directions(count, self.X.shape[1], draw_seed)
             draws.append(self._recall(self._on_directions(directions.astype(np.float32))))
         predicted = self._probe(self.X, self.X_scored)
-        control_recalls = [self._recall(self._probe(*self._embeddings(file))) for file in controls]
+        of_controls = [self._probe(*self._embeddings(file)) for file in controls]
         row |= self._with_interval("zeroshot", zero)
         row["names"] = names
         row |= _with_range("random", draws)
         row |= self._with_interval("probe", predicted)
-        row |= _with_range("control", control_recalls)
-        return row | self._reach(row, zero, predicted)
+        row |= _with_range("control", list(map(self._recall, of_controls)))
+        row |= self._reach(row, zero, predicted)
+        gains = [self._gain(predicted, of_control) for of_control in of_controls]
+        return row | min(gains, key=itemgetter("gain_low"), default={})
 
     def _reach(self, row: Row, zeroshot: Int64 | None, probe: Int64 | None) -> Row:
         """Return the reach with its interval, by the delta method for a ratio."""
@@ -357,6 +364,15 @@ class _Attribute:
         variance = gradient @ metrics.recall_covariance(self.labels, [zeroshot, probe]) @ gradient
         half = metrics.QUANTILE * math.sqrt(variance)
         return {"reach": reach, "reach_low": reach - half, "reach_high": reach + half}
+
+    def _gain(self, probe: Int64 | None, control: Int64 | None) -> Row:
+        """Return the paired difference of the probe to a control with its interval."""
+        if probe is None or control is None:
+            return dict.fromkeys(("gain", "gain_low", "gain_high"), math.nan)
+        gain = self._recall(probe) - self._recall(control)
+        of_both = metrics.recall_covariance(self.labels, [probe, control])
+        half = metrics.QUANTILE * math.sqrt(of_both.trace() - 2 * of_both[0, 1])
+        return {"gain": gain, "gain_low": gain - half, "gain_high": gain + half}
 
     def _embeddings(self, file: FeatureFile) -> tuple[Float32, Float32]:
         return self.fit.embeddings(file), self.scored.embeddings(file)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from clipkit.analysis.results import Row, newest_entry
+from clipkit.analysis.results import Row, chance, newest_entry
 from clipkit.features.model import FeatureFile
 
 SHOWN = 3  # attributes of each prompt
@@ -17,9 +17,31 @@ Rows = Sequence[Mapping[str, Any]]
 def rows_for_people(result: FeatureFile) -> Rows:
     """Return the runs, formatted for reading if the command that made them is one of FORMATTERS."""
     rows = result.rows()
+    rows = [_with_chance(result, row) for row in rows]
     needed, formatter = FORMATTERS.get(newest_entry(result)["command"], ("", list))
     # another program's columns are shown as they are
     return formatter(rows) if rows and needed in rows[0] else rows
+
+
+def _with_chance(result: FeatureFile, row: Row) -> Row:
+    """Put the share of the most frequent class beside an accuracy."""
+    split = result.splits.get(str(row.get("eval_split", row.get("split"))))
+    if "acc1" not in row or split is None or split.labels is None:
+        return row
+    names = list(row)
+    names.insert(names.index("acc1") + 1, "chance")
+    with_chance = row | {"chance": chance(split.labels)}
+    return {name: with_chance[name] for name in names}
+
+
+def _calibration_rows(rows: Rows) -> list[Row]:
+    """Format the rows of `calibrate` for 80 columns; the fitted temperature has an interval."""
+    formatted = []
+    for row in rows:
+        temperature = _cell(row, "temperature", ".4g", scale=1, limits=("low", "high"))
+        hidden = dict.fromkeys(("fitted", "low", "high", "information", "ece_null"))
+        formatted.append({**row, **hidden, "temperature": temperature})
+    return formatted
 
 
 def attribute_rows(rows: Rows) -> list[Row]:
@@ -84,6 +106,7 @@ def _share(row: Mapping[str, Any]) -> float:
 # Of each command: a column that its results have, and what formats them
 FORMATTERS: dict[str, tuple[str, Callable[[Rows], Rows]]] = {
     "attributes": ("reach", attribute_rows),
+    "calibrate": ("nll", _calibration_rows),
     "compare": ("acc_a", _comparison_rows),
     "importance": ("cost", _importance_rows),
     "variance": ("prompt", _variance_rows),

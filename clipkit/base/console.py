@@ -196,12 +196,12 @@ def _bar(what: str, counter: _Counter) -> Iterator[Update]:
     columns = (
         progress.TextColumn("{task.description}", markup=False),
         progress.BarColumn(),
-        progress.MofNCompleteColumn(),
+        progress.TextColumn("{task.fields[count]}"),
         progress.TextColumn("{task.fields[rate]}"),
         progress.TimeRemainingColumn(),
     )
     with progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(escaped(what), total=None, rate="")
+        task = bar.add_task(escaped(what), total=None, rate="", count="")
 
         def update(done: int, total: int) -> None:
             counter.update(done, total)
@@ -209,7 +209,7 @@ def _bar(what: str, counter: _Counter) -> Iterator[Update]:
             rate = ""
             if seconds > 0.5:
                 rate = f"{counter.rate(seconds):,.0f} {counter.unit}/s"
-            bar.update(task, completed=done, total=total, rate=rate)
+            bar.update(task, completed=done, total=total, rate=rate, count=f"{done}/{total}")
 
         yield update
 

@@ -26,24 +26,27 @@ FORMATS = ("table", "tsv", "csv", "json")
 # The columns of all reports by their unit. A wrong name is found with them before the work.
 UNITS = {
     "%": (
-        "acc1 acc1_high acc1_low acc5 confidence control_high control_low control_share ece "
+        "acc1 acc1_high acc1_low acc5 chance confidence control_high control_low control_share ece "
         "ece_null ece_null95 embedding f1 mean_confidence mean_per_class_recall null95 precision "
         "purity purity_chance random99 recall share unique unique_null95"
     ),
     "nats": "entropy max_entropy mean_entropy",
     "": (
-        "a above acc_a acc_b ami ari attribute b both brier C changed chance class classifier "
-        "control cost dataset difference draw eval_split file fit_split fitted group high id "
-        "information k kappa label log10_p low model names names_high names_low neither nll "
-        "nmi nmi_chance null null5 only_a only_b p p_holm prediction probe probe_high probe_low "
-        "prompt prompts random random_high random_low rank reach reach_high reach_low rows "
-        "runner_up runner_up_score scope score shots split standardize support temperature "
+        "a above acc_a acc_b ami ari attribute b both brier C changed class classifier "
+        "control cost dataset difference draw eval_split file fit_split fitted gain gain_high "
+        "gain_low group high id information k kappa label log10_p low model names names_high "
+        "names_low neither nll nmi nmi_chance null null5 only_a only_b p p_holm prediction probe "
+        "probe_high probe_low prompt prompts random random_high random_low rank reach reach_high "
+        "reach_low rows runner_up runner_up_score scope score shots split standardize support temperature "
         "unique_rows unit values weight zeroshot zeroshot_high zeroshot_low"
     ),
 }
 COLUMNS: dict[str, str] = {}
 for _unit, _names in UNITS.items():
     COLUMNS |= dict.fromkeys(_names.split(), _unit)
+# What people read above a column; other names are words between underscores
+TITLES = {"acc1": "accuracy", "acc5": "top 5", "mean_per_class_recall": "mean recall"}
+DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")  # a table shows its start
 SCORE = "score_"  # before the class, in the columns of zeroshot --scores
 WIDTH = 200  # of a table that goes to a file or a pipe
 UNLIMITED = 1 << 20
@@ -53,7 +56,7 @@ Cells = dict[str, list[Any]]  # the values of each column, by its name
 
 
 class Column(NamedTuple):
-    """A column: its name, the unit of its numbers, if any, and the texts of its cells."""
+    """A column: its name in words, the unit of its numbers, if any, and the texts of its cells."""
 
     name: str
     unit: str
@@ -238,8 +241,9 @@ def _columns(cells: Cells) -> list[Column]:
         if not types:
             continue  # an empty column would only take room
         texts = [_table_text(name, value) for value in values]
+        words = TITLES.get(name, name.replace("_", " "))
         columns.append(
-            Column(name, COLUMNS.get(name, ""), texts, types <= {bool, int, float, tuple})
+            Column(words, COLUMNS.get(name, ""), texts, types <= {bool, int, float, tuple})
         )
     return columns
 
@@ -248,7 +252,7 @@ def _table(cells: Cells, header: bool) -> str:
     """Return a table that fits the terminal, unless a single word or number is wider.
 
     If it is too wide, a single row becomes a list. With several rows, columns with one value in all
-    of them move to a line below the table. If that does not do, names are broken at underscores.
+    of them move to a line below the table. If that does not do, titles are broken between words.
     """
     columns = _columns(cells)
     if not columns:
@@ -267,7 +271,7 @@ def _table(cells: Cells, header: bool) -> str:
         shared, others = [], columns
     text = _grid(others, UNLIMITED, header)
     if not _fits(text, width):
-        narrow = [column._replace(name=column.name.replace("_", "_\n")) for column in others]
+        narrow = [column._replace(name=column.name.replace(" ", "\n")) for column in others]
         text = _grid(narrow, width, header)
     return text + _caption(shared, width)
 
@@ -303,8 +307,7 @@ def _caption(columns: Sequence[Column], width: int) -> str:
         return ""
     facts = []
     for column in columns:
-        words = (column.name, column.cells[0], column.unit)
-        facts.append(" ".join(filter(None, words)))
+        facts.append(" ".join(filter(None, (column.name, column.cells[0], column.unit))))
     text = f"In all rows: {', '.join(facts)}"
     wrapper = textwrap.TextWrapper(width - 2, break_long_words=False, break_on_hyphens=False)
     return textwrap.indent(join_lines(wrapper.wrap(text)), "  ")
@@ -348,7 +351,7 @@ def _table_text(name: str, value: Any) -> str:
         estimate, low, high = [_table_text(name, number) for number in value]
         return f"{estimate} ({low}–{high})"
     if not isinstance(value, float):
-        return _text(value)
+        return DIGEST.sub("\\1…", _text(value))
     unit = COLUMNS.get(name)
     if unit == "%":
         return f"{100 * value:.2f}"

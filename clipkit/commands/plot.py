@@ -10,6 +10,7 @@ import functools
 import inspect
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -35,6 +36,15 @@ from clipkit.commands._options import (
 )
 
 SHEET_IMAGES = 40
+# What made a file, or its kind -> its pictures, the default first
+PICTURES_OF = {
+    "probe": ["confusion", "classes", "temperature", "grid", "shots", "layers"],
+    "zeroshot": ["confusion", "classes"],
+    "cluster": ["clusters"],
+    "logits": ["entropy", "confidence", "reliability", "logits", "similarity", "nearest"],
+    "texts": ["spectrum"],
+    **{name: [name] for name in ("attributes", "compare", "importance", "variance")},
+}
 Drawn = tuple[Any, str]  # a figure, and what it is of
 
 
@@ -111,17 +121,19 @@ class PlotGroup(PlainHelp, TyperGroup):
     """Accept options before the picture, and suggest similar names if there is no such picture."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Move the picture to the front of the arguments."""
+        """Move the picture to the front of the arguments, or find the one of a file."""
         if args and args[0].startswith("-"):
             place = self._find_picture(args)
             args = [*args[place : place + 1], *args[:place], *args[place + 1 :]]
+        if args and args[0] not in self.commands and Path(args[0]).is_file():
+            args = [_default_picture(args[0]), *args]
         return super().parse_args(ctx, args)
 
     def _find_picture(self, args: list[str]) -> int:
-        """Return the place of the first word that is a picture, and not the value of an option."""
+        """Return the place of the first picture or file that is not the value of an option."""
         with_value = options_with_value(self)
         for place, (before, word) in enumerate(itertools.pairwise(args), start=1):
-            if word in self.commands and before not in with_value:
+            if before not in with_value and (word in self.commands or Path(word).is_file()):
                 return place
         return 0
 
@@ -132,11 +144,25 @@ class PlotGroup(PlainHelp, TyperGroup):
         return super().resolve_command(ctx, args)
 
 
+def _default_picture(path: str) -> str:
+    """Return the picture that a file is for, and say how to draw its others."""
+    from clipkit import features
+    from clipkit.analysis.results import newest_entry
+    from clipkit.base import console
+
+    with features.open_file(path) as file:
+        maker = newest_entry(file)["command"]
+    first, *others = PICTURES_OF.get(file.kind) or PICTURES_OF.get(maker, ["images"])
+    if others:
+        console.note(f"drawing {first}; also: clipkit plot {'|'.join(others)} {path}")
+    return first
+
+
 plot = typer.Typer(
     cls=PlotGroup,
     no_args_is_help=True,
     subcommand_metavar="PICTURE [ARGS]...",
-    help="""Draw what a feature file holds.
+    help="""Draw what a feature file holds: the named picture, or the one that the file is for.
 
     Example: clipkit plot temperature probe.h5 -o tau.png
     """,

@@ -22,7 +22,7 @@ from clipkit.plots.logits import logits, similarity
 from clipkit.plots.reliability import reliability
 from clipkit.plots.shots import ShotCurve, shots
 from clipkit.plots.spectrum import spectrum
-from clipkit.plots.style import check_size, finish, format_of, overlapping_texts, save
+from clipkit.plots.style import check_size, finish, format_of, overlapping_texts, save, title_of
 from clipkit.plots.temperature import Sweep, temperature
 from clipkit.plots.variance import prompt_variance, variance
 
@@ -31,5 +31,5 @@ __all__ = [
     "check_size", "classes", "clusters", "compare", "confidence", "confusion", "contact_sheet",
     "entropy", "finish", "format_of", "grid", "importance", "layers", "logits", "nearest",
     "overlapping_texts", "prompt_variance", "reliability", "save", "shots", "similarity",
-    "spectrum", "temperature", "variance",
+    "spectrum", "temperature", "title_of", "variance",
 ]  # fmt: skip

@@ -12,12 +12,14 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from clipkit.analysis import results
+from clipkit.analysis.attribute_groups import GROUPS, NOT_REACHED, REACHED, group_of
 from clipkit.features.model import FeatureFile
 from clipkit.plots import style
 from clipkit.plots.style import Drawn, Floats, clipkit_style
 
 ROW_INCHES, PROMPT_INCHES = 0.42, 0.24
 MOST_PROMPTS = 30
+BAND = 0.8  # rows that the name of a group takes
 LEGEND = {
     "zeroshot": "zero-shot, by words",
     "probe": "probe",
@@ -65,9 +67,20 @@ def draw_attributes(result: FeatureFile) -> Drawn:
     for name, label in LEGEND.items():
         series[label] = Dots(columns[name], columns[f"{name}_low"], columns[f"{name}_high"])
     names, title = columns["attribute"].tolist(), "Recall of each attribute"
-    figure = attributes(names, columns["chance"], series, columns["reach"], title=title)
+    groups = list(map(group_of, result.rows()))
+    facts = columns["chance"], series, columns["reach"]
+    figure = attributes(names, *facts, groups=groups, title=title)
     split = str(results.newest_entry(result).get("eval_split"))
-    return figure, results.source_label(result, split)
+    return style.state(figure, _finding(groups), results.source_label(result, split))
+
+
+def _finding(groups: Sequence[str]) -> str:
+    """Count the attributes that are learned, by whether words reach them."""
+    reached, others = groups.count(REACHED), groups.count(NOT_REACHED)
+    if not any(groups):
+        return ""
+    finding = f"{reached} of {len(groups)} attributes are learned and reached by words"
+    return f"{finding}; {others} are learned, but not reached" if others else finding
 
 
 @clipkit_style
@@ -77,11 +90,13 @@ def attributes(
     series: Mapping[str, Dots],
     reach: ArrayLike,
     *,
+    groups: Sequence[str] = (),
     title: str | None = None,
 ) -> Figure:
     """Draw a line per attribute, from chance to 100 %, with up to four kinds of numbers on it.
 
     Attributes come by falling reach, which is written beside them; those without it come last.
+    With groups, each group is a band with its name.
 
     Parameters
     ----------
@@ -92,12 +107,17 @@ def attributes(
         Legend text -> fractions. Those without a number are left out.
     reach : array (A,)
         NaN where it is not defined.
+    groups : sequence of A str, optional
+        Of `attribute_groups.GROUPS`, or "" for an attribute without a group.
     """
     reached = np.asarray(reach, np.float64)
-    order = np.argsort(-np.nan_to_num(reached, nan=-np.inf), kind="stable")
+    places = np.array([[*GROUPS, ""].index(group) for group in groups or [""] * len(reached)])
+    order = np.lexsort((-np.nan_to_num(reached, nan=-np.inf), places))
     y = np.arange(len(order), dtype=np.float64)
     at_chance = 100 * np.asarray(chance, np.float64)[order]
     fig, ax = style.new_axes(7.0, ROW_INCHES * len(order) + 0.9, title)
+    if any(groups):
+        y = _draw_bands(fig, ax, places[order])
     ax.hlines(y, at_chance, 100, color="#cccccc", linewidth=1.0, zorder=1)
     handles: list[Artist] = [
         *ax.plot(at_chance, y, "|", color=style.GREY, ms=13, mew=1.8, zorder=2)
@@ -118,6 +138,20 @@ def attributes(
     return fig
 
 
+def _draw_bands(fig: Figure, ax: Axes, places: NDArray[np.int64]) -> Floats:
+    """Draw a band with a name for each group of rows; return the rows' places below the names."""
+    present, bands = np.unique(places, return_inverse=True)
+    y = np.arange(len(places)) + BAND * (1 + bands)
+    fig.set_figheight(fig.get_figheight() + ROW_INCHES * BAND * len(present))
+    look: dict[str, Any] = {"va": "top", "fontsize": 9.5, "fontweight": "bold"}
+    for number, place in enumerate(present):
+        top, bottom = y[bands == number][[0, -1]] + [-0.5 - BAND, 0.5]
+        ax.axhspan(top, bottom, color=("#f1f4f6", "white")[number % 2], zorder=0)
+        name = [*GROUPS, "not sorted"][place]
+        ax.text(0.01, top + 0.1, name, transform=ax.get_yaxis_transform(), **look)
+    return y
+
+
 def _draw_dots(
     ax: Axes, y: Floats, dots: Dots, order: NDArray[np.int64], look: _Look, zorder: int
 ) -> Artist:
@@ -132,7 +166,8 @@ def _draw_dots(
 def _write_reach(ax: Axes, y: Floats, reach: Floats) -> None:
     """Write the reach of each row at the right edge."""
     place = ax.get_yaxis_transform()
-    ax.text(1.02, -0.75, "reach", transform=place, fontsize=9, color=style.GREY, va="bottom")
+    head: dict[str, Any] = {"fontsize": 9, "color": style.GREY, "va": "bottom"}
+    ax.text(1.02, y.min() - 0.75, "reach", transform=place, **head)
     for position, value in zip(y, reach, strict=True):
         text = "–" if np.isnan(value) else f"{value:.2f}"
         ax.text(1.02, position, text, transform=place, fontsize=9, va="center")

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from clipkit.analysis import metrics, results
 from clipkit.features.model import FeatureFile
@@ -42,7 +42,23 @@ def draw_confusion(
     counts, names, by_class = matrix.counts, matrix.class_names, matrix.class_accuracy
     of = "" if groups is None else " of groups"
     title = f"Confusion{of} ({matrix.label})"
-    return confusion(counts, names, class_accuracy=by_class, title=title), source
+    figure = confusion(counts, names, class_accuracy=by_class, title=title)
+    return style.state(figure, _confusion_finding(counts, names, by_class), source)
+
+
+def _confusion_finding(counts: NDArray[Any], names: Sequence[str], by_class: float | None) -> str:
+    """Say whether errors stay within groups or, of classes, which confusion is the largest."""
+    errors = counts * (1 - np.eye(len(counts)))
+    if by_class is not None:
+        wrong = counts.sum() * (1 - by_class)
+        share = 1 - errors.sum() / max(wrong, 1)
+        return f"{100 * share:.0f} % of the errors keep the group" if wrong > 0.5 else ""
+    if np.count_nonzero(errors == errors.max(initial=0)) != 1:  # none, or a tie
+        return ""
+    true, predicted = np.unravel_index(errors.argmax(), errors.shape)
+    names = style.sanitize_names(names, 24)
+    share = errors[true, predicted] / counts[true].sum()
+    return f"{names[true]} is predicted as {names[predicted]} for {100 * share:.0f} % of its images"
 
 
 @clipkit_style
@@ -187,14 +203,25 @@ def draw_classes(
     scored, source = _read_predictions(result, split, run, groups)
     noun = "class" if groups is None else "group"
     labels, names = scored.labels, scored.class_names
+    f1 = metrics.f1_per_class(labels, scored.predicted, len(names))
     figure = classes(
-        metrics.f1_per_class(labels, scored.predicted, len(names)),
+        f1,
         names,
         support=np.bincount(labels, minlength=len(names)),
         noun=noun,
         title=f"F1 of each {noun} ({scored.label})",
     )
-    return figure, source
+    return style.state(figure, _classes_finding(f1, names), source)
+
+
+def _classes_finding(f1: NDArray[np.floating], names: Sequence[str]) -> str:
+    """Name the best and the worst class, if no other has the same F1."""
+    names = style.sanitize_names(names, 28)
+    order = np.argsort(f1, kind="stable")[: np.isfinite(f1).sum()]
+    if len(order) < 2 or len(set(f1[order[[0, 1]]])) < 2 or len(set(f1[order[[-1, -2]]])) < 2:
+        return ""
+    worst, best = order[0], order[-1]
+    return f"Best F1 {f1[best]:.2f} ({names[best]}), worst {f1[worst]:.2f} ({names[worst]})"
 
 
 @clipkit_style

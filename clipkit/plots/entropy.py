@@ -41,7 +41,20 @@ def draw_softmax(
         of_softmax, draw = softmax.confidence, confidence
     values = {tau: of_softmax(cosines, tau) for tau in taus}
     title = f"{statistic.capitalize()} of the softmax over prompts, per image"
-    return draw(values, cosines.shape[1], title=title), counted_source(file, split)
+    figure = draw(values, cosines.shape[1], title=title)
+    finding = _finding(values, statistic, cosines.shape[1])
+    return style.state(figure, finding, counted_source(file, split))
+
+
+def _finding(values: Mapping[float, Floats], statistic: str, n_prompts: int) -> str:
+    """State the mean at the lowest temperature, as a share of what is possible."""
+    tau = min(values)
+    mean = float(values[tau].mean())
+    if not math.isfinite(mean) or n_prompts < 2:
+        return ""
+    if statistic == "entropy":
+        return f"At τ {tau:g}, entropy is {100 * mean / math.log(n_prompts):.1f} % of its maximum"
+    return f"At τ {tau:g}, the top prompt gets {100 * mean:.1f} %; 1/K is {100 / n_prompts:.1f} %"
 
 
 def counted_source(file: FeatureFile, split: str) -> str:

@@ -19,6 +19,7 @@ from clipkit.base.names import differing, is_shared
 from clipkit.features.compatibility import origin
 from clipkit.features.history import Entry, History, downsample, provenance
 from clipkit.features.model import FeatureFile
+from clipkit.plots import style
 from clipkit.plots.attributes import attribute_recalls
 from clipkit.plots.layers import LayerCurve, LayerPoints, layers
 from clipkit.plots.style import Drawn
@@ -63,13 +64,26 @@ def draw_layers(files: Sequence[FeatureFile], split: str | None) -> Drawn:
         ylabel, title = "mean recall per value (%)", "Recall"
     by_size = _differ_in_size(files)
     title += " by size of the images" if by_size else " by layer"
-    return layers(curves, by_size=by_size, ylabel=ylabel, title=title), source
+    figure = layers(curves, by_size=by_size, ylabel=ylabel, title=title)
+    return style.state(figure, "" if by_size else _finding(curves), source)
 
 
 def _differ_in_size(files: Sequence[FeatureFile]) -> bool:
     """Whether results are of embeddings of images at several sizes."""
     sizes = {downsample(file) for file in files}
     return len(sizes) > 1 and not any("layer" in file.history.model for file in files)
+
+
+def _finding(curves: Sequence[LayerCurve]) -> str:
+    """State where the only trained curve is highest, and its control there."""
+    if len(curves) != 1 or curves[0].trained is None:
+        return ""
+    trained, control = curves[0].trained, curves[0].control
+    best = int(np.argmax(trained.values))
+    finding = f"Layer {trained.layers[best]} is the best with {100 * trained.values[best]:.1f} %"
+    if control is None or list(control.layers) != list(trained.layers):
+        return finding
+    return f"{finding}; untrained has {100 * control.values[best]:.1f} %"
 
 
 def layer_curves(

@@ -31,7 +31,16 @@ def draw_reliability(
     taus = temperatures or [file.default_temperature]
     diagrams = calibration.reliability(file, split, taus, bins)
     figure = reliability(diagrams, notes=notes, title="Accuracy against confidence")
-    return figure, counted_source(file, split)
+    return style.state(figure, _finding(diagrams), counted_source(file, split))
+
+
+def _finding(diagrams: Mapping[float, Reliability]) -> str:
+    """Say at which temperatures the error is a calibrated model's, or name the smallest error."""
+    calibrated = [tau for tau, one in diagrams.items() if one.ece <= one.ece_null95]
+    if calibrated:
+        return f"Calibrated at τ {', '.join(f'{tau:g}' for tau in calibrated)}"
+    tau = min(diagrams, key=lambda tau: diagrams[tau].ece)
+    return f"Not calibrated: the error is {100 * diagrams[tau].ece:.1f} % at best (τ {tau:g})"
 
 
 @clipkit_style

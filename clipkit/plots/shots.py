@@ -37,7 +37,9 @@ def draw_shots(probes: Sequence[FeatureFile], zeroshot: FeatureFile | None) -> D
     line = None
     if zeroshot is not None:
         line = zeroshot_line(zeroshot, probes[0], curves[0])
-    return shots(curves, line, title="Labelled images per class"), source
+    figure = shots(curves, line, title="Accuracy by labelled images per class")
+    finding = line[1].replace("zero-shot, ", "Zero-shot has ") if line else ""
+    return style.state(figure, finding.replace(" %: worth", " %, worth"), source)
 
 
 def _scored_split(probe: FeatureFile) -> str:

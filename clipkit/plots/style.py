@@ -78,7 +78,7 @@ _STYLE = {
 }
 # Without time stamps and version numbers, the same figure gives the same bytes.
 _SAVE_OPTIONS: dict[str, dict[str, Any]] = {
-    "png": {"metadata": {"Software": None}},
+    "png": {},
     "svg": {"metadata": {"Date": None, "Creator": None}},
     "pdf": {"metadata": {"CreationDate": None, "Creator": None, "Producer": None}},
     "jpg": {"pil_kwargs": {"quality": 92, "subsampling": 0}},  # sharp edges of coloured text
@@ -171,6 +171,17 @@ def finish(
             f"expected a size with room for labels and axes, got {width:g} x {height:g} inches",
             "choose a larger --size, or leave it out",
         )
+
+
+@clipkit_style
+def state(fig: Figure, finding: str, source: str) -> Drawn:
+    """Put a finding, if any, in place of a figure's title, which moves into the subtitle."""
+    quantity = title_of(fig)
+    if not finding:
+        return fig, source
+    _, added = _fit_title(fig, finding, 1.0)
+    fig.set_figheight(fig.get_figheight() + added)
+    return fig, f"{quantity}: {source}"
 
 
 def check_size(size: tuple[float, float]) -> tuple[float, float]:
@@ -376,6 +387,11 @@ def use_plain_numbers(axis: Axis) -> None:
     axis.set_major_formatter(formatter)
 
 
+def title_of(fig: Figure) -> str:
+    """Return the title of a figure in one line."""
+    return fig.get_suptitle().replace("\n", " ")
+
+
 def format_of(path: str | Path) -> str:
     """Return the format that a picture's name ends in; refuse others with a `UsageError`.
 
@@ -423,7 +439,10 @@ def save(
     buffer = io.BytesIO()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        fig.savefig(buffer, format=format, dpi=dpi, **_SAVE_OPTIONS[format])
+        options = _SAVE_OPTIONS[format]
+        if format == "png":  # `report` shows the title below the picture, and in its place
+            options = {"metadata": {"Software": None, "Title": title_of(fig)}}
+        fig.savefig(buffer, format=format, dpi=dpi, **options)
     _warn_of_boxes(caught)
     Path(path).write_bytes(buffer.getvalue())
 

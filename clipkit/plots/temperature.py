@@ -89,7 +89,25 @@ def draw_sweeps(files: Sequence[FeatureFile], split: str | None) -> Drawn:
     title = "Accuracy and entropy against temperature"
     figure = temperature(sweeps, common_prompt_count(files), title=title)
     rows = itertools.chain.from_iterable(_rows_of_sweeps(file, split) for file in files)
-    return figure, results.sources_label(files, results.column(rows, "eval_split"))
+    source = results.sources_label(files, results.column(rows, "eval_split"))
+    return style.state(figure, _finding(sweeps), source)
+
+
+def _finding(sweeps: Sequence[Sweep]) -> str:
+    """State the best accuracy with its temperature, beside the best of controls or chance."""
+    bests = {one: one.percent[one.best] for one in sweeps if one.best is not None}
+    controls = [one for one in bests if one.is_control]
+    trained = [one for one in bests if not one.is_control]
+    if not trained:
+        return ""
+    sweep = max(trained, key=bests.__getitem__)
+    finding = f"{bests[sweep]:.1f} % at τ {sweep.tau[sweep.best]:g}"
+    if not controls:
+        return finding + (f"; chance is {sweep.chance:.1f} %" if sweep.chance > 0 else "")
+    control = max(controls, key=bests.__getitem__)
+    if control.low[control.best] <= control.chance:
+        return f"{finding}; untrained stays at chance"
+    return f"{finding}; untrained reaches {bests[control]:.1f} %"
 
 
 def temperature_sweeps(files: Sequence[FeatureFile], split: str | None = None) -> list[Sweep]:

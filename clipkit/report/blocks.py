@@ -93,7 +93,7 @@ class Origin:
 class Fact:
     """A sentence of the summary with its name, its bar, and the result it comes from.
 
-    An album shows images of the class `class_name` beside it.
+    An album shows images of the class `class_name` beside it. A page folds the details.
     """
 
     name: str
@@ -101,6 +101,7 @@ class Fact:
     source: str = ""
     bar: Bar | None = None
     class_name: str = ""
+    details: str = ""
 
 
 @dataclass(frozen=True)

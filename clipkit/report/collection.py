@@ -26,6 +26,7 @@ from clipkit.report.command_lines import NO_COMMANDS, Commands, make_origin
 from clipkit.report.expected import compare_figures, read_table
 from clipkit.report.markdown import escape
 from clipkit.report.same_images import MOST_RUNS, Scored, group_by_images, sum_up
+from clipkit.report.summary import answer
 from clipkit.report.tables import (
     RESULT_COLUMNS,
     attribute_table,
@@ -112,6 +113,9 @@ def of_files(
     if expected:
         table, fact = compare_figures(figures, files, expected, same_as)
         facts, blocks = [fact, *facts], table + blocks
+    lead = _lead(reported.values())
+    if lead is not None:
+        facts = [*facts[:1], *answer(lead), *facts[1:]]
     title = escape(results.sources_label([*reported.values()]))
     found = {name: file for name, file in reported.items() if file.kind in RESULTS}
     others = [file for file in reported.values() if file.kind not in RESULTS]
@@ -120,8 +124,8 @@ def of_files(
         [provenance_table(files.values()), ABOUT],
         blocks,
         list(map(escape, reasons)),
-        lead=_lead(reported.values()),
-        summary=[_count(title, len(found), len(others)), *facts],
+        lead=lead,
+        summary=[*facts, _count(title, len(found), len(others))],
         origins={name: make_origin(file, name, name_of, commands) for name, file in files.items()},
         results=found,
         feature_files=others if stack is not None else (),

@@ -8,7 +8,7 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +19,13 @@ from markdown_it.token import Token
 from markupsafe import Markup
 from PIL import Image
 
+from clipkit.analysis.results import choose_split, newest_entry
 from clipkit.base import console, files
 from clipkit.base.errors import ClipkitError
 from clipkit.features.model import FeatureFile
 from clipkit.plots.attributes import draw_attributes
+from clipkit.plots.compare import draw_comparison
+from clipkit.plots.confusion import draw_classes, draw_confusion
 from clipkit.report.blocks import (
     Bar,
     Block,
@@ -69,11 +72,9 @@ _templates.filters["escaped"] = console.escaped
 def as_html(page: Page, album: Album | None = None) -> str:
     """Render a report as HTML, with the images of an album after the summary."""
     pictures = _Pictures()
-    lead, drawn = None, None
-    if page.lead:
-        lead = _draw(page.lead)
-    if page.lead and lead:
-        drawn = Path(page.lead.display_name)
+    lead = page.lead and _draw(draw_attributes, page.lead)
+    drawn = Path(page.lead.display_name) if page.lead and lead else None
+    drawings = [lead, *_drawings(page)]
     nodes = [*_nodes(page, pictures, drawn)]
     if nodes and nodes[-1]["kind"] == "heading" and isinstance(page.blocks[-1], Picture):
         nodes.pop()  # none of the pictures below it is shown
@@ -83,7 +84,7 @@ def as_html(page: Page, album: Album | None = None) -> str:
     return _templates.get_template("page.html").render(
         page=page,
         title=_inline(page.title),
-        lead=lead,
+        drawings=list(filter(None, drawings)),
         preamble=[_node(block, pictures, f"p{i}") for i, block in enumerate(page.preamble)],
         nodes=nodes,
         left_out=[*page.left_out, *pictures.left_out],
@@ -225,7 +226,8 @@ class _Pictures:
     def node(self, picture: Picture) -> dict[str, Any] | None:
         """Return what the template shows of a picture, or None if it cannot be read."""
         try:
-            return _picture_node(*_embed(picture.path), picture.caption)
+            uri, width, height, title = _embed(picture.path)
+            return _picture_node(uri, width, height, escape(title) or picture.caption)
         except UNREADABLE as error:
             reason = f"{picture.path.name}: expected a PNG picture, got one that cannot be read"
             console.warn(f"left out {reason} ({error})")
@@ -238,12 +240,29 @@ def _picture_node(uri: str, width: int, height: int, caption: str) -> dict[str, 
     return {"kind": "picture", "uri": uri, "size": size, "caption": _inline(caption)}
 
 
-def _draw(result: FeatureFile) -> dict[str, Any] | None:
-    """Draw a result of `attributes` as SVG, or return None if its columns are another program's."""
+def _drawings(page: Page) -> list[dict[str, Any] | None]:
+    """Draw the main result's confusion and classes, and what `compare` found, without a folder."""
+    if any(isinstance(block, Picture) for block in page.blocks):
+        return []
+    main, _ = page.main_result("")
+    drawings = []
+    if main is not None:
+        options = main, choose_split(main), None, None
+        drawings = [_draw(draw_confusion, *options), _draw(draw_classes, *options)]
+    for result in page.results.values():
+        if newest_entry(result)["command"] == "compare":
+            drawings.append(_draw(draw_comparison, result))
+    return drawings
+
+
+def _draw(
+    draw: Callable[..., tuple[Any, str]], result: FeatureFile, *options: Any
+) -> dict[str, Any] | None:
+    """Draw a result as SVG, or return None if its columns are another program's."""
     from clipkit import plots  # loads matplotlib
 
     try:
-        figure, source = draw_attributes(result)
+        figure, source = draw(result, *options)
         plots.finish(figure, source)
     except ClipkitError:
         return None
@@ -252,15 +271,15 @@ def _draw(result: FeatureFile) -> dict[str, Any] | None:
         content = (folder / "picture.svg").read_bytes()
     width, height = (round(SVG_DPI * inches) for inches in figure.get_size_inches())
     uri = _data_uri("image/svg+xml", content)
-    return _picture_node(uri, width, height, "Recall of each attribute")
+    return _picture_node(uri, width, height, escape(plots.title_of(figure)))
 
 
 def _data_uri(mime_type: str, content: bytes) -> str:
     return f"data:{mime_type};base64,{base64.b64encode(content).decode()}"
 
 
-def _embed(path: Path) -> tuple[str, int, int]:
-    """Return a PNG as a data URI with its width and height.
+def _embed(path: Path) -> tuple[str, int, int, str]:
+    """Return a PNG as a data URI with its width and height, and its title or "".
 
     It is compressed again as WebP, without loss, if that is smaller. For matplotlib's pictures,
     WebP has a third of the bytes of PNG and half the bytes of SVG.
@@ -276,9 +295,10 @@ def _embed(path: Path) -> tuple[str, int, int]:
         if width * height > MAX_PIXELS:
             raise ValueError(f"{width} x {height} pixels")
         image.load()
+        title = str(image.info.get("Title", ""))
         webp = io.BytesIO()
         if max(width, height) < 1 << 14:  # what the format can hold
             image.save(webp, "WEBP", lossless=True)
             content["image/webp"] = webp.getvalue()
     mime_type = min(content, key=lambda name: len(content[name]))
-    return _data_uri(mime_type, content[mime_type]), width, height
+    return _data_uri(mime_type, content[mime_type]), width, height, title

@@ -351,7 +351,7 @@ def sum_up(groups: Iterable[SameImages]) -> list[Fact]:
             chosen = f" It is the first of {len(candidates)} results here"
             if scored is not candidates[0][0]:
                 chosen += ", since results of one run and with a control come before others"
-            fact = replace(fact, text=f"{fact.text}{chosen}.")
+            fact = replace(fact, details=f"{fact.details}{chosen}.")
         facts.append(fact)
         if len(facts) == 1 and not scored.untestable:
             facts += summary.worst_class(predictions, scored.name)
@@ -376,7 +376,8 @@ def _main_fact(
         title, escape(means), predictions, controls, scored.name, missing, why
     )
     if controls and not scored.has_one_run:
-        fact = replace(fact, text=f"{fact.text} The control's run is the best of its runs, too.")
+        best = " The control's run is the best of its runs, too."
+        fact = replace(fact, details=fact.details + best)
     return fact
 
 

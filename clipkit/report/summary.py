@@ -8,11 +8,13 @@ import numpy as np
 from scipy.stats import binomtest
 
 from clipkit.analysis import metrics, results
+from clipkit.analysis.attribute_groups import GROUPS, group_of
 from clipkit.analysis.comparison import compare_right
 from clipkit.analysis.results import Predictions, Row
 from clipkit.base import console
 from clipkit.base.names import distinct_names
 from clipkit.base.tables import format_p
+from clipkit.features.model import FeatureFile
 from clipkit.report.blocks import Bar, Fact
 from clipkit.report.markdown import escape
 
@@ -37,16 +39,18 @@ def against_references(
     accuracy, n = float(right.mean()), len(right)
     low, high = metrics.wilson(accuracy, n)
     chance = results.chance(scored.labels)
-    text = f"**{_percent(accuracy)}** of {n:,} images are classified correctly by {means}. "
+    number = f"**{_percent(accuracy)}** of {n:,} images are classified correctly by {means}"
     if untestable:
-        return Fact(title, f"{text}{untestable}", source, Bar(accuracy))
-    text += f"The 95 % interval is {_percent(low)} to {_percent(high)}. "
+        return Fact(title, f"{number}. {untestable}", source, Bar(accuracy))
+    text = f"The 95 % interval is {_percent(low)} to {_percent(high)}. "
     is_above = low > chance and binomtest(right.sum(), n, chance).pvalue < SIGNIFICANT
-    verdict = "This is above chance" if is_above else "This is not shown to be above chance"
-    text += f"{verdict} ({_percent(chance)}, the share of the most frequent class). "
+    verdict = "above chance" if is_above else "not shown to be above chance"
+    number += f": {verdict}"
+    text += f"This is {verdict} ({_percent(chance)}, the share of the most frequent class). "
     rows = _compare_with(controls, scored)
     if not rows:
-        return Fact(title, text + missing, source, Bar(accuracy, low, high, chance))
+        bar = Bar(accuracy, low, high, chance)
+        return Fact(title, f"{number}. {missing}", source, bar, details=text)
     row = min(rows, key=lambda row: row["difference"])  # against the best of the controls
     which = "the untrained control" if len(rows) == 1 else "the best untrained control"
     is_above = row["difference"] > 0 and row["p"] < SIGNIFICANT
@@ -59,7 +63,9 @@ def against_references(
         f"difference is {100 * row['difference']:+.2f} points ({100 * row['low']:+.2f} to "
         f"{100 * row['high']:+.2f}; McNemar's exact p {p})."
     )
-    return Fact(title, text, source, Bar(accuracy, low, high, chance, row["acc_b"]))
+    number += f", {verdict} {which} ({_percent(row['acc_b'])})."
+    bar = Bar(accuracy, low, high, chance, row["acc_b"])
+    return Fact(title, number, source, bar, details=text)
 
 
 def _compare_with(controls: Sequence[Predictions], scored: Predictions) -> list[Row]:
@@ -93,6 +99,16 @@ def worst_class(scored: Predictions, source: str) -> list[Fact]:
     if wrong.any():
         text += f"; most often predicted as {names[int(wrong.argmax())]} ({wrong.max()})"
     return [Fact("Worst class", f"{text}.", source, class_name=printable[worst])]
+
+
+def answer(result: FeatureFile) -> list[Fact]:
+    """Name the attributes of each group; return nothing if no attribute is in one."""
+    rows = result.rows()
+    facts = []
+    for group in GROUPS:
+        names = ", ".join(escape(row["attribute"]) for row in rows if group_of(row) == group)
+        facts.append(Fact(group.capitalize(), names or "none of the attributes"))
+    return facts if any(map(group_of, rows)) else []
 
 
 def _percent(fraction: float) -> str:

@@ -6,6 +6,8 @@
   const list = album.querySelector(".album-images");
   const count = album.querySelector(".album-count");
   const images = [...list.children]; // in the order of the page
+  const more = album.querySelector(".album-more");
+  let limit = 24;
 
   const matches = {
     true: (data, value) => data.true === value,
@@ -28,14 +30,14 @@
   const update = () => {
     const chosen = [...new FormData(form)].filter(([, value]) => value !== "");
     const filters = chosen.filter(([name]) => name in matches);
-    let shown = 0;
-    for (const image of images) {
-      image.hidden = !filters.every(([name, value]) => matches[name](image.dataset, value));
-      shown += !image.hidden;
-    }
     const order = orders[form.elements.order.value];
-    list.append(...(order ? [...images].sort(order) : images));
-    count.value = `${shown} of ${images.length} images shown`;
+    const fits = (image) => filters.every(([name, value]) => matches[name](image.dataset, value));
+    const fitting = (order ? [...images].sort(order) : images).filter(fits);
+    const shown = fitting.slice(0, limit);
+    for (const image of images) image.hidden = !shown.includes(image);
+    list.prepend(...shown);
+    more.hidden = shown.length === fitting.length;
+    count.value = `${shown.length} of ${fitting.length} images shown`;
   };
 
   // A picture is stored once; later places show the same one.
@@ -44,7 +46,8 @@
     if (first) later.src = first.src;
   }
   form.hidden = false;
-  form.addEventListener("change", update);
+  form.addEventListener("change", () => { limit = 24; update(); });
+  more.addEventListener("click", () => { limit += 24; update(); });
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("reset", () => setTimeout(update));
   update(); // a browser may keep the choices of a page that is opened again

@@ -42,6 +42,12 @@ function sortBy(table, header) {
   announce(order === "none" ? "Original order" : `Sorted by ${textOf(header)}, ${order}`);
 }
 
+// Where a table is wider than its box, as on a telephone, its results are seen first.
+for (const box of all(".scroll")) {
+  const cell = box.querySelector("tbody .n:has(.bar)") || box.querySelector("tbody .n");
+  if (cell && box.scrollWidth > box.clientWidth) box.scrollLeft = cell.offsetLeft - cell.parentElement.cells[0].offsetWidth;
+}
+
 for (const table of all("table.sortable")) {
   table.originalRows = [...table.tBodies[0].rows];
   for (const header of table.tHead.rows[0].cells) {
