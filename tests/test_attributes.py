@@ -60,7 +60,7 @@ def only(result: FeatureFile) -> dict[str, Any]:
     return row
 
 
-def test_a_world_that_words_name_has_a_reach_of_one() -> None:
+def test_a_world_that_words_name_has_a_reach_of_one():
     y = np.arange(600) % 3
     row = only(attributes.measure(world_of(y), words_for(3), controls=[control_of(y)]))
     assert row["chance"] == pytest.approx(1 / 3)
@@ -71,7 +71,7 @@ def test_a_world_that_words_name_has_a_reach_of_one() -> None:
     assert row["control"] == pytest.approx(1 / 3, abs=0.08)
 
 
-def test_a_picture_of_attributes_names_the_words() -> None:
+def test_a_picture_of_attributes_names_the_words():
     words = words_for(3)
     result = attributes.measure(world_of(np.arange(60) % 3), words)
     assert results.source_label(result, "test") == "m, test, 3 prompts"
@@ -80,7 +80,7 @@ def test_a_picture_of_attributes_names_the_words() -> None:
     assert results.source_label(result, "test") == "m, test, prompts: shapes"
 
 
-def test_labels_that_are_not_held_are_at_chance_and_have_no_reach() -> None:
+def test_labels_that_are_not_held_are_at_chance_and_have_no_reach():
     images = world_of(RNG.integers(0, 4, 1000))
     for split in images.splits.values():
         split.labels = RNG.integers(0, 4, 1000)
@@ -91,7 +91,7 @@ def test_labels_that_are_not_held_are_at_chance_and_have_no_reach() -> None:
     assert row["random_low"] <= row["random"] <= row["random_high"]
 
 
-def test_as_many_random_directions_as_dimensions_hold_what_the_embedding_holds() -> None:
+def test_as_many_random_directions_as_dimensions_hold_what_the_embedding_holds():
     """By an unpenalised fit, any basis of the space tells the same; only the lengths are lost."""
     y = np.arange(600) % 6
     images = world_of(y)
@@ -101,7 +101,7 @@ def test_as_many_random_directions_as_dimensions_hold_what_the_embedding_holds()
     assert row["random"] == pytest.approx(row["probe"], abs=0.01)
 
 
-def test_a_rare_value_counts_as_much_as_a_frequent_one() -> None:
+def test_a_rare_value_counts_as_much_as_a_frequent_one():
     """The balanced fit is that of scikit-learn, and its recall is far above the unbalanced one."""
     y = (RNG.random(1500) < 0.05).astype(int)
     X = RNG.standard_normal((1500, 3)) + y[:, None]
@@ -113,13 +113,13 @@ def test_a_rare_value_counts_as_much_as_a_frequent_one() -> None:
     assert gain > metrics.mean_per_class_recall(y, unbalanced.predicted) + 0.2
 
 
-def test_only_logistic_regression_is_balanced() -> None:
+def test_only_logistic_regression_is_balanced():
     with pytest.raises(Exception, match="balanced: expected the classifier logreg, got svm"):
         probes.sweep(np.eye(4), np.array([0, 0, 1, 1]), np.eye(4), balanced=True)
 
 
 @pytest.mark.long
-def test_the_interval_is_that_of_a_bootstrap_where_every_class_has_many_rows() -> None:
+def test_the_interval_is_that_of_a_bootstrap_where_every_class_has_many_rows():
     labels = RNG.integers(0, 3, 300)
     predicted = np.where(RNG.random(300) < 0.7, labels, 0)
     draws = []
@@ -131,9 +131,7 @@ def test_the_interval_is_that_of_a_bootstrap_where_every_class_has_many_rows() -
 
 
 @pytest.mark.parametrize("counts", [[20] * 100, [3] * 100, [1000, 5], [1000, 10], [200] * 3])
-def test_the_interval_covers_the_recall_with_few_rows_and_many_classes_too(
-    counts: list[int],
-) -> None:
+def test_the_interval_covers_the_recall_with_few_rows_and_many_classes_too(counts):
     labels = np.repeat(np.arange(len(counts)), counts)
     covered = 0
     for _ in range(200):
@@ -143,7 +141,7 @@ def test_the_interval_covers_the_recall_with_few_rows_and_many_classes_too(
     assert covered / 200 > 0.9
 
 
-def test_the_covariance_of_two_recalls_is_that_of_draws() -> None:
+def test_the_covariance_of_two_recalls_is_that_of_draws():
     labels = np.repeat([0, 1], [400, 100])
     recalls = []
     for _ in range(600):
@@ -157,7 +155,7 @@ def test_the_covariance_of_two_recalls_is_that_of_draws() -> None:
 
 
 @pytest.mark.parametrize("value", [["a"] * 12, [""] * 12])
-def test_attributes_of_one_value_or_none_are_left_empty(tmp_path: Path, value: list[str]) -> None:
+def test_attributes_of_one_value_or_none_are_left_empty(tmp_path, value):
     cells = zip(row_ids(12), value, "pq" * 6, strict=True)
     lines = [",".join(line) for line in cells]
     (tmp_path / "t.csv").write_text("id,constant,other\n" + "\n".join(lines) + "\n")
@@ -180,9 +178,7 @@ def write_values(path: Path, train: dict[str, list[Any]], test: dict[str, list[A
     return str(path)
 
 
-def test_recall_and_chance_are_over_the_values_with_fitted_and_scored_rows(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_recall_and_chance_are_over_the_values_with_fitted_and_scored_rows(tmp_path, capsys):
     """The value c is never fitted and d is never scored: as if their rows were not there."""
     train, test = list("ababd" * 20), list("ababc" * 20)
     table = write_values(tmp_path / "t.csv", {"letter": train}, {"letter": test})
@@ -206,9 +202,7 @@ def test_recall_and_chance_are_over_the_values_with_fitted_and_scored_rows(
     )
 
 
-def test_attributes_that_are_scored_in_one_value_are_empty_and_few_of_them_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_attributes_that_are_scored_in_one_value_are_empty_and_few_of_them_named(tmp_path, capsys):
     """Six random columns with 1 % of ones, which no test image has, had a recall of 0.98."""
     fitted = [int(row == 7) for row in range(100)]
     train = {f"rare{number}": fitted for number in range(6)}
@@ -225,9 +219,7 @@ def test_attributes_that_are_scored_in_one_value_are_empty_and_few_of_them_named
     assert len(figure.axes[0].get_yticklabels()) == 7
 
 
-def test_a_value_with_fewer_than_five_scored_rows_is_warned_of(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_value_with_fewer_than_five_scored_rows_is_warned_of(tmp_path, capsys):
     values = {"few": [int(row < 4) for row in range(60)], "enough": [int(r < 5) for r in range(60)]}
     table = write_values(tmp_path / "t.csv", values, values)
     result = attributes.measure(world_of(np.arange(60) % 2), table=table)
@@ -240,7 +232,7 @@ def test_a_value_with_fewer_than_five_scored_rows_is_warned_of(
 
 @pytest.mark.long
 @pytest.mark.filterwarnings("ignore")
-def test_random_columns_are_at_chance_however_rare_their_values_are(tmp_path: Path) -> None:
+def test_random_columns_are_at_chance_however_rare_their_values_are(tmp_path):
     zeroshot, probe, above = [], [], 0
     for seed in range(60):
         images = world_of(np.arange(300) % 2)
@@ -259,7 +251,7 @@ def test_random_columns_are_at_chance_however_rare_their_values_are(tmp_path: Pa
     assert above <= 0.025 * np.isfinite(probe).sum()
 
 
-def test_a_file_with_one_split_holds_a_fifth_out(tmp_path: Path) -> None:
+def test_a_file_with_one_split_holds_a_fifth_out(tmp_path):
     images = world_of(np.arange(100) % 2)
     del images.splits["test"]
     run = ok("attributes", saved(tmp_path / "img.h5", images))
@@ -267,7 +259,7 @@ def test_a_file_with_one_split_holds_a_fifth_out(tmp_path: Path) -> None:
     assert rows(run.stdout)[0]["rows"] == "20"
 
 
-def test_words_of_the_classes_themselves_name_the_class(tmp_path: Path) -> None:
+def test_words_of_the_classes_themselves_name_the_class(tmp_path):
     images = saved(tmp_path / "img.h5", world_of(np.arange(60) % 2))
     words = words_for(2)
     words.class_names = ["0", "1"]
@@ -282,7 +274,7 @@ def test_words_of_the_classes_themselves_name_the_class(tmp_path: Path) -> None:
         (["colour: 0", "colour: 1"], 0, "words.h5 has no words for class"),
     ],
 )
-def test_words_that_do_not_fit(tmp_path: Path, names: list[str], code: int, message: str) -> None:
+def test_words_that_do_not_fit(tmp_path, names, code, message):
     images = saved(tmp_path / "img.h5", world_of(np.arange(60) % 2))
     words = words_for(2)
     words.class_names = names
@@ -290,7 +282,7 @@ def test_words_that_do_not_fit(tmp_path: Path, names: list[str], code: int, mess
     assert message in (fails(*line, exit_code=code) if code else ok(*line).stderr)
 
 
-def test_a_doubled_article_tells_that_the_template_is_missing(tmp_path: Path) -> None:
+def test_a_doubled_article_tells_that_the_template_is_missing(tmp_path):
     words = words_for(2)
     words.texts = ["a photo of a a red object", "a photo of a an orange object"]
     images = saved(tmp_path / "img.h5", world_of(np.arange(60) % 2))
@@ -310,9 +302,7 @@ def test_a_doubled_article_tells_that_the_template_is_missing(tmp_path: Path) ->
         (["--control", "-", "-"], 2, "expected only one file on standard input"),
     ],
 )
-def test_bad_requests_are_refused(
-    tmp_path: Path, words: list[str], code: int, message: str
-) -> None:
+def test_bad_requests_are_refused(tmp_path, words, code, message):
     source = saved(tmp_path / "img.h5", world_of(np.arange(60) % 2))
     history = [{"command": "embed", "model": {"name": "other"}}]
     files = {
@@ -326,7 +316,7 @@ def test_bad_requests_are_refused(
 
 
 @pytest.mark.long
-def test_what_the_bundled_world_holds_says_and_never_says(world: Path, tmp_path: Path) -> None:
+def test_what_the_bundled_world_holds_says_and_never_says(world, tmp_path):
     words, found = tmp_path / "words.h5", tmp_path / "attributes.h5"
     ok("textembed", "--classes", WORDS, "--template", "{}", "--model", "tiny", "-o", words)
     options = ["--table", "shapes", "--control", world / "control.h5"]

@@ -71,7 +71,7 @@ def saved(folder: Path, file: FeatureFile) -> Path:
 # -- the fit -------------------------------------------------------------------------------------
 
 
-def test_the_temperature_that_labels_were_drawn_at_is_found() -> None:
+def test_the_temperature_that_labels_were_drawn_at_is_found():
     fitted, low, high = fit_temperature(class_scores(*draw(20_000, 10, 2.0)))
     assert low < 2 < high
     assert fitted == pytest.approx(2, rel=0.02)
@@ -97,7 +97,7 @@ class _Scores(ClassifierMixin, BaseEstimator):
     tuple(map(int, sklearn.__version__.split(".")[:2])) < (1, 8),
     reason="scikit-learn scales temperatures from version 1.8 on",
 )
-def test_the_fit_is_scikit_learns() -> None:
+def test_the_fit_is_scikit_learns():
     scores, labels = draw(3000, 7, 0.03, scale=0.1)
     scaled = CalibratedClassifierCV(_Scores(), method="temperature", ensemble=False)
     scaled.fit(scores, labels)
@@ -108,7 +108,7 @@ def test_the_fit_is_scikit_learns() -> None:
     assert fitted == pytest.approx(1 / inverse, rel=1e-3)
 
 
-def test_the_interval_is_that_of_the_likelihood_ratio() -> None:
+def test_the_interval_is_that_of_the_likelihood_ratio():
     scores, labels = draw(500, 4, 1.0)
 
     def nll(tau: float) -> float:
@@ -121,16 +121,14 @@ def test_the_interval_is_that_of_the_likelihood_ratio() -> None:
 
 
 @pytest.mark.parametrize("scale", [1e-4, 1e4])
-def test_scores_of_any_size_are_fitted(scale: float) -> None:
+def test_scores_of_any_size_are_fitted(scale):
     scores, labels = draw(500, 4, 1.0)
     expected = fit_temperature(class_scores(scores, labels))
     fit = fit_temperature(class_scores(scores * np.float32(scale), labels))
     assert np.array(fit) / scale == pytest.approx(expected, rel=1e-4)
 
 
-def test_where_all_rows_are_right_the_interval_has_no_lower_end(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_where_all_rows_are_right_the_interval_has_no_lower_end(capsys):
     scores, _ = draw(300, 4, 1.0)
     _, low, high = fit_temperature(class_scores(scores, scores.argmax(axis=1)))
     assert np.isnan(low)
@@ -141,9 +139,7 @@ def test_where_all_rows_are_right_the_interval_has_no_lower_end(
 
 
 @pytest.mark.parametrize("sign", [-1, 1])
-def test_where_scores_say_nothing_the_interval_has_no_upper_end(
-    sign: int, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_where_scores_say_nothing_the_interval_has_no_upper_end(sign, capsys):
     """With one sign, scores happen to be a little higher for the label, with the other, lower."""
     scores, _ = draw(300, 4, 1.0)
     labels = np.random.default_rng(1).integers(0, 4, 300)
@@ -155,7 +151,7 @@ def test_where_scores_say_nothing_the_interval_has_no_upper_end(
     assert "the interval of the fitted temperature has no upper end" in capsys.readouterr().err
 
 
-def test_a_temperature_that_changes_nothing_is_refused() -> None:
+def test_a_temperature_that_changes_nothing_is_refused():
     file = logits_file(splits="all")
     file.splits["all"].features[:] = 0.2
     with pytest.raises(ClipkitError, match="all: expected scores that differ between"):
@@ -165,7 +161,7 @@ def test_a_temperature_that_changes_nothing_is_refused() -> None:
 # -- the measures --------------------------------------------------------------------------------
 
 
-def test_likelihood_and_brier_score_are_scikit_learns() -> None:
+def test_likelihood_and_brier_score_are_scikit_learns():
     scores, labels = draw(400, 6, 1.0)
     p = softmax(scores.astype(np.float64) / 0.7, axis=1)
     found = score_softmax(class_scores(scores, labels), 0.7)
@@ -177,9 +173,7 @@ def test_likelihood_and_brier_score_are_scikit_learns() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_images_that_are_independent_of_uneven_labels_have_no_information(
-    seed: int, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_images_that_are_independent_of_uneven_labels_have_no_information(seed, capsys):
     """One prompt has the higher cosine with every image, so a low temperature always names it."""
     rng = np.random.default_rng(seed)
     file = logits_file(2000, 2)
@@ -195,7 +189,7 @@ def test_images_that_are_independent_of_uneven_labels_have_no_information(
     assert "of the images have one of" not in capsys.readouterr().err
 
 
-def test_a_uniform_softmax_has_no_information() -> None:
+def test_a_uniform_softmax_has_no_information():
     n, n_classes = 600, 8
     labels = np.sort(np.arange(n) % n_classes)
     found = score_softmax(class_scores(np.zeros((n, n_classes), np.float32), labels), 1.0)
@@ -206,7 +200,7 @@ def test_a_uniform_softmax_has_no_information() -> None:
     assert error.ece < error.ece_null95
 
 
-def test_the_calibration_error_is_that_of_bins_of_equal_mass() -> None:
+def test_the_calibration_error_is_that_of_bins_of_equal_mass():
     rng = np.random.default_rng(0)
     confidence, right = rng.random(1001), rng.random(1001) < 0.6
     order = np.argsort(confidence)
@@ -219,7 +213,7 @@ def test_the_calibration_error_is_that_of_bins_of_equal_mass() -> None:
     assert again.ece == pytest.approx(found.ece)
 
 
-def test_the_error_of_a_model_that_is_always_90_percent_sure_and_so_often_right() -> None:
+def test_the_error_of_a_model_that_is_always_90_percent_sure_and_so_often_right():
     n = 10_000
     right = np.arange(n) % 10 > 0
     found = metrics.reliability(np.full(n, 0.9), right)
@@ -233,7 +227,7 @@ def test_the_error_of_a_model_that_is_always_90_percent_sure_and_so_often_right(
 
 
 @pytest.mark.long
-def test_five_percent_of_calibrated_models_exceed_the_null() -> None:
+def test_five_percent_of_calibrated_models_exceed_the_null():
     rng = np.random.default_rng(0)
     confidence = rng.beta(4, 2, 400)
     draws = [metrics.reliability(confidence, rng.random(400) < confidence) for _ in range(300)]
@@ -242,7 +236,7 @@ def test_five_percent_of_calibrated_models_exceed_the_null() -> None:
     assert mean == pytest.approx(draws[0].ece_null, rel=0.05)
 
 
-def test_a_bin_has_at_least_one_row() -> None:
+def test_a_bin_has_at_least_one_row():
     found = metrics.reliability([0.2, 0.6], [False, True], bins=15)
     assert found.confidence.tolist() == [0.2, 0.6]
     assert found.accuracy.tolist() == [0, 1]
@@ -252,7 +246,7 @@ def test_a_bin_has_at_least_one_row() -> None:
 # -- the command ---------------------------------------------------------------------------------
 
 
-def test_a_row_per_temperature_and_one_that_is_fitted(tmp_path: Path) -> None:
+def test_a_row_per_temperature_and_one_that_is_fitted(tmp_path):
     path = saved(tmp_path, logits_file())
     report = rows(ok("calibrate", path, "-t", "1,model", "-o", tmp_path / "result.h5").stdout)
     assert list(report[0]) == COLUMNS
@@ -278,7 +272,7 @@ def test_a_row_per_temperature_and_one_that_is_fitted(tmp_path: Path) -> None:
     assert entry["inputs"] == {"logits": read(path).digest}
 
 
-def test_temperatures_do_not_depend_on_the_one_that_the_file_was_stored_at(tmp_path: Path) -> None:
+def test_temperatures_do_not_depend_on_the_one_that_the_file_was_stored_at(tmp_path):
     reports = []
     for stored in (1.0, 0.25):
         file = logits_file()
@@ -291,7 +285,7 @@ def test_temperatures_do_not_depend_on_the_one_that_the_file_was_stored_at(tmp_p
     assert reports[0] == reports[1]
 
 
-def test_scores_that_do_not_fit_into_memory_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scores_that_do_not_fit_into_memory_give_the_same(monkeypatch):
     file = logits_file(splits="all")
     expected = calibrate(file, [1.0]).runs
     monkeypatch.setattr(calibration, "MAX_BYTES", 0)
@@ -300,7 +294,7 @@ def test_scores_that_do_not_fit_into_memory_give_the_same(monkeypatch: pytest.Mo
         np.testing.assert_array_equal(found[name], column)
 
 
-def test_the_best_prompt_of_each_class_counts() -> None:
+def test_the_best_prompt_of_each_class_counts():
     file = logits_file()
     doubled = logits_file()
     doubled.texts = [*doubled.texts, *doubled.texts]
@@ -310,7 +304,7 @@ def test_the_best_prompt_of_each_class_counts() -> None:
     np.testing.assert_equal(calibrate(doubled).runs, calibrate(file).runs)
 
 
-def test_of_a_single_split_a_fifth_is_held_out_and_scored(tmp_path: Path) -> None:
+def test_of_a_single_split_a_fifth_is_held_out_and_scored(tmp_path):
     path = saved(tmp_path, logits_file(splits="all"))
     run = ok("calibrate", path)
     assert "has one split, all: 20% of its rows are held out and scored" in run.stderr
@@ -321,7 +315,7 @@ def test_of_a_single_split_a_fifth_is_held_out_and_scored(tmp_path: Path) -> Non
     assert other.stderr == ""
 
 
-def test_held_out_rows_are_not_fitted() -> None:
+def test_held_out_rows_are_not_fitted():
     file = logits_file(splits="all")
     labels = file.splits["all"].labels
     assert labels is not None
@@ -334,7 +328,7 @@ def test_held_out_rows_are_not_fitted() -> None:
     np.testing.assert_equal(found, expected)
 
 
-def test_of_pairs_of_image_and_text_any_rows_are_held_out(tmp_path: Path) -> None:
+def test_of_pairs_of_image_and_text_any_rows_are_held_out(tmp_path):
     file = logits_file(n=100, n_classes=100, splits="pairs")
     split = file.splits["pairs"]
     split.labels = np.arange(100)
@@ -365,9 +359,7 @@ def test_of_pairs_of_image_and_text_any_rows_are_held_out(tmp_path: Path) -> Non
         (["--bins", "0"], 2, "--bins: expected at least 1, got 0"),
     ],
 )
-def test_what_cannot_be_asked_for(
-    tmp_path: Path, words: list[str], code: int, message: str
-) -> None:
+def test_what_cannot_be_asked_for(tmp_path, words, code, message):
     path = saved(tmp_path, logits_file())
     assert message in fails("calibrate", path, *words, exit_code=code)
 
@@ -384,14 +376,12 @@ def test_what_cannot_be_asked_for(
         ({"class_index": np.array([-1, -1, -1])}, "expected prompts of the images' classes"),
     ],
 )
-def test_files_that_cannot_be_calibrated(
-    tmp_path: Path, changes: dict[str, Any], message: str
-) -> None:
+def test_files_that_cannot_be_calibrated(tmp_path, changes, message):
     path = saved(tmp_path, feature_file("logits", datasets=changes))
     assert message in fails("calibrate", path)
 
 
-def test_a_model_of_sigmoids_is_calibrated_as_a_softmax(tmp_path: Path) -> None:
+def test_a_model_of_sigmoids_is_calibrated_as_a_softmax(tmp_path):
     file = logits_file()
     plain = ok("calibrate", saved(tmp_path, file), "-t", "model")
     file.history[0]["model"] = {**MODEL, "logit_bias": -10.0}
@@ -400,7 +390,7 @@ def test_a_model_of_sigmoids_is_calibrated_as_a_softmax(tmp_path: Path) -> None:
     assert "the model's own probabilities are sigmoids; these are of a softmax" in sigmoid.stderr
 
 
-def test_the_picture_shows_bins_the_diagonal_and_both_errors() -> None:
+def test_the_picture_shows_bins_the_diagonal_and_both_errors():
     scores, labels = draw(300, 4, 1.0)
     found = score_softmax(class_scores(scores, labels), 1.0)
     diagram = metrics.reliability(found.confidence, found.right, bins=5)
@@ -419,7 +409,7 @@ def test_the_picture_shows_bins_the_diagonal_and_both_errors() -> None:
         assert f"ECE {error:.1f} %, a calibrated model's {null:.1f} %" in words
 
 
-def test_the_title_names_the_model_and_the_data() -> None:
+def test_the_title_names_the_model_and_the_data():
     file = logits_file()
     assert source_label(file, "test") == "m, test, 5 prompts"
     file.history[0]["dataset"] = {"name": "shapes"}
@@ -431,9 +421,7 @@ def test_the_title_names_the_model_and_the_data() -> None:
 
 
 @pytest.mark.long
-def test_a_trained_model_has_information_and_its_control_has_none(
-    world: Path, tmp_path: Path
-) -> None:
+def test_a_trained_model_has_information_and_its_control_has_none(world, tmp_path):
     reports = {}
     for name, options in (("img", []), ("control", ["--untrained", 7])):
         images, words, logits = world / f"{name}.h5", tmp_path / "words.h5", tmp_path / "logits.h5"

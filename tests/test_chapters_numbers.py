@@ -86,10 +86,7 @@ class Reference:
         return self.accuracy(SVC(kernel="linear", C=C), scaled(features, tau))
 
     def accuracy_at_chosen_tau(
-        self,
-        make_model: Callable[[], Any],
-        features: Splits,
-        name: str,
+        self, make_model: Callable[[], Any], features: Splits, name: str
     ) -> Numbers:
         """Return the accuracy at the chosen tau; check that the validation rows choose it."""
         result = read(str(self.folder / f"{name}.h5"))

@@ -61,7 +61,7 @@ def cells(both: int, only_a: int, only_b: int, neither: int) -> NDArray[np.bool_
 
 
 @pytest.mark.parametrize(("b", "c"), [(121, 59), (0, 0), (1, 0), (0, 7), (5, 5), (85, 57)])
-def test_p_is_that_of_mcnemars_exact_test(b: int, c: int) -> None:
+def test_p_is_that_of_mcnemars_exact_test(b, c):
     (row,) = compared(*cells(300, b, c, 100))
     expected = binomtest(b, b + c, 0.5).pvalue if b + c else 1.0
     assert row["p"] == pytest.approx(expected, rel=1e-12)
@@ -70,19 +70,19 @@ def test_p_is_that_of_mcnemars_exact_test(b: int, c: int) -> None:
     assert row["difference"] == pytest.approx(row["acc_a"] - row["acc_b"], abs=1e-15)
 
 
-def test_p_of_121_against_59() -> None:
+def test_p_of_121_against_59():
     (row,) = compared(*cells(300, 121, 59, 100))
     assert row["p"] == pytest.approx(4.43445e-6, rel=1e-6)
 
 
-def test_a_result_against_itself_differs_in_nothing() -> None:
+def test_a_result_against_itself_differs_in_nothing():
     (row,) = compared(RIGHT[0], RIGHT[0])
     assert (row["difference"], row["p"], row["kappa"]) == (0, 1, 1)
     assert row["high"] == -row["low"] == pytest.approx(1.959964 / 302)
 
 
 @pytest.mark.parametrize("right", [RIGHT[:2], cells(9, 4, 4, 3)], ids=["different", "equal"])
-def test_exchanging_two_results_flips_every_sign(right: NDArray[np.bool_]) -> None:
+def test_exchanging_two_results_flips_every_sign(right):
     (row,), (exchanged,) = compared(*right), compared(*right[::-1])
     assert row["difference"] == -exchanged["difference"]
     assert [row["low"], row["high"]] == pytest.approx([-exchanged["high"], -exchanged["low"]])
@@ -93,7 +93,7 @@ def test_exchanging_two_results_flips_every_sign(right: NDArray[np.bool_]) -> No
     )
 
 
-def test_the_order_of_rows_changes_nothing(tmp_path: Path) -> None:
+def test_the_order_of_rows_changes_nothing(tmp_path):
     a, b = result(RIGHT[0]), result(RIGHT[1])
     shuffled = result(RIGHT[1])
     shuffled.splits["test"] = shuffled.splits["test"].take(RNG.permutation(300))
@@ -103,7 +103,7 @@ def test_the_order_of_rows_changes_nothing(tmp_path: Path) -> None:
     assert ok("compare", paths[0], other).stdout == ok("compare", *paths).stdout
 
 
-def test_the_interval_is_that_of_a_bootstrap_over_rows_where_many_differ() -> None:
+def test_the_interval_is_that_of_a_bootstrap_over_rows_where_many_differ():
     a, b = RIGHT[:2].astype(int)
     drawn = np.random.default_rng(1).integers(0, 300, (20_000, 300))
     expected = np.percentile((a - b)[drawn].mean(axis=1), [2.5, 97.5])
@@ -111,7 +111,7 @@ def test_the_interval_is_that_of_a_bootstrap_over_rows_where_many_differ() -> No
     assert [row["low"], row["high"]] == pytest.approx(expected, abs=1.5 / 300)
 
 
-def test_a_p_value_too_small_for_a_float_has_its_logarithm_and_is_not_0_in_a_table() -> None:
+def test_a_p_value_too_small_for_a_float_has_its_logarithm_and_is_not_0_in_a_table():
     right = cells(both=10, only_a=1427, only_b=8, neither=5).astype(bool)
     (row,) = compared(*right)
     expected = 2 * sum(math.comb(1435, i) for i in range(9))
@@ -124,14 +124,12 @@ def test_a_p_value_too_small_for_a_float_has_its_logarithm_and_is_not_0_in_a_tab
         assert metrics.mcnemar_log10(*counts) == pytest.approx(math.log10(p), abs=1e-12)
 
 
-def test_no_seed_changes_an_interval() -> None:
+def test_no_seed_changes_an_interval():
     assert compared(*RIGHT[:2], seed=1)[0] == compared(*RIGHT[:2], seed=2)[0]
 
 
 @pytest.mark.parametrize("cells", [(53, 16, 8, 9), (10, 0, 0, 0), (0, 1, 0, 0), (17, 3, 0, 0)])
-def test_the_interval_is_walds_after_half_a_row_is_added_to_each_cell(
-    cells: tuple[int, int, int, int],
-) -> None:
+def test_the_interval_is_walds_after_half_a_row_is_added_to_each_cell(cells):
     """Agresti and Min's (2005), by the covariance of the four shares of a multinomial."""
     _, only_a, only_b, _ = cells
     counts = np.array(cells) + 0.5
@@ -146,7 +144,7 @@ def test_the_interval_is_walds_after_half_a_row_is_added_to_each_cell(
 
 
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 40))
-def test_an_interval_holds_the_difference(only_a: int, only_b: int, others: int) -> None:
+def test_an_interval_holds_the_difference(only_a, only_b, others):
     n = max(1, only_a + only_b + others)
     low, high = metrics.difference_interval(only_a, only_b, n)
     assert low <= (only_a - only_b) / n <= high
@@ -163,22 +161,20 @@ def test_an_interval_holds_the_difference(only_a: int, only_b: int, others: int)
         (50, (0.1, 0.02), 0.93),
     ],
 )
-def test_intervals_of_few_rows_that_differ_cover_the_difference(
-    n: int, p: tuple[float, float], least: float
-) -> None:
+def test_intervals_of_few_rows_that_differ_cover_the_difference(n, p, least):
     counts = np.random.default_rng(0).multinomial(n, [*p, 1 - sum(p)], 1000)
     ends = np.array([metrics.difference_interval(a, b, n) for a, b, _ in counts])
     assert ((ends[:, 0] <= p[0] - p[1]) & (p[0] - p[1] <= ends[:, 1])).mean() >= least
 
 
-def test_kappa_is_cohens_of_what_is_right() -> None:
+def test_kappa_is_cohens_of_what_is_right():
     (row,) = compared(*RIGHT[:2])
     assert row["kappa"] == pytest.approx(cohen_kappa_score(*RIGHT[:2]), abs=1e-12)
     (row,) = compared([True, True], [True, True])
     assert np.isnan(row["kappa"])
 
 
-def test_several_results_have_holms_correction() -> None:
+def test_several_results_have_holms_correction():
     """Holm's is the closure of Bonferroni's: the largest of all sets of tests with this one."""
     p = np.array([0.01, 0.4, 0.012, 0.013, 0.9])
     sets = [s for size in range(1, 6) for s in itertools.combinations(range(5), size)]
@@ -194,7 +190,7 @@ def test_several_results_have_holms_correction() -> None:
     assert "p_holm" not in compared(*RIGHT[:2])[0]
 
 
-def test_one_result_has_its_accuracy_and_wilsons_interval(tmp_path: Path) -> None:
+def test_one_result_has_its_accuracy_and_wilsons_interval(tmp_path):
     (path,) = saved(tmp_path, a=result(cells(50, 0, 0, 50)[0]))
     (row,) = rows(ok("compare", path).stdout)
     assert list(row) == ["a", "split", "rows", "acc_a", "low", "high"]
@@ -215,7 +211,7 @@ def table(folder: Path, values: ArrayLike) -> Path:
     return path
 
 
-def test_groups_have_the_numbers_of_their_own_rows(tmp_path: Path) -> None:
+def test_groups_have_the_numbers_of_their_own_rows(tmp_path):
     values = np.array(["small", "", "large"] * 100)
     paths = saved(tmp_path, a=result(RIGHT[0]), b=result(RIGHT[1]))
     by = ("--table", table(tmp_path, values), "--attribute", "size")
@@ -239,7 +235,7 @@ def test_groups_have_the_numbers_of_their_own_rows(tmp_path: Path) -> None:
         assert row["p"] == row["low"] == ""
 
 
-def test_groups_of_classes(tmp_path: Path) -> None:
+def test_groups_of_classes(tmp_path):
     paths = saved(tmp_path, a=result(RIGHT[0]), b=result(RIGHT[1]))
     (tmp_path / "g.tsv").write_text("cat\tpet\ndog\tpet\n")
     report = rows(ok("compare", *paths, "--groups", tmp_path / "g.tsv").stdout)
@@ -247,7 +243,7 @@ def test_groups_of_classes(tmp_path: Path) -> None:
     assert report[2]["acc_a"] == report[2]["null"] == report[2]["null5"]  # nothing to permute
 
 
-def test_groups_may_be_called_as_the_rows_about_all_groups_are(tmp_path: Path) -> None:
+def test_groups_may_be_called_as_the_rows_about_all_groups_are(tmp_path):
     paths = saved(tmp_path, a=result(RIGHT[0]), b=result(RIGHT[1]))
     by = ("--table", table(tmp_path, ["worst", "all", "group"] * 100), "--attribute", "size")
     report = rows(ok("compare", *paths, *by, "-o", tmp_path / "c.h5").stdout)
@@ -258,7 +254,7 @@ def test_groups_may_be_called_as_the_rows_about_all_groups_are(tmp_path: Path) -
     assert drawn.accuracy.shape == (2, 3, 3)
 
 
-def test_the_null_of_the_worst_group_is_that_of_permuted_rows() -> None:
+def test_the_null_of_the_worst_group_is_that_of_permuted_rows():
     codes = np.repeat([0, 1, 2, 3], [150, 80, 60, 10])
     rng = np.random.default_rng(2)
     lowest = []
@@ -271,7 +267,7 @@ def test_the_null_of_the_worst_group_is_that_of_permuted_rows() -> None:
         assert np.percentile(null, q) == pytest.approx(np.percentile(lowest, q), abs=0.025)
 
 
-def test_one_group_in_twenty_that_says_nothing_is_below_the_5_percent() -> None:
+def test_one_group_in_twenty_that_says_nothing_is_below_the_5_percent():
     rng = np.random.default_rng(3)
     right = rng.random(900) < 0.7
     null5 = np.percentile(metrics.worst_group_null(np.full(6, 150), int(right.sum())), 5)
@@ -279,7 +275,7 @@ def test_one_group_in_twenty_that_says_nothing_is_below_the_5_percent() -> None:
     assert 0.015 < np.mean(np.array(drawn) < null5) < 0.085
 
 
-def test_a_group_of_one_row_and_a_group_that_is_absent(tmp_path: Path) -> None:
+def test_a_group_of_one_row_and_a_group_that_is_absent(tmp_path):
     values = ["one", *["many"] * 299]
     paths = saved(tmp_path, a=result(RIGHT[0]))
     report = rows(
@@ -298,7 +294,7 @@ def test_a_group_of_one_row_and_a_group_that_is_absent(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("which", "column"), [("only-a", 1), ("only-b", 2), ("neither", 3)])
-def test_ids_are_listed_one_a_line(which: str, column: int, tmp_path: Path) -> None:
+def test_ids_are_listed_one_a_line(which, column, tmp_path):
     paths = saved(tmp_path, a=result(RIGHT[0]), b=result(RIGHT[1]))
     a, b = RIGHT[:2]
     expected = [a & b, a & ~b, b & ~a, ~a & ~b][column]
@@ -307,7 +303,7 @@ def test_ids_are_listed_one_a_line(which: str, column: int, tmp_path: Path) -> N
     assert not listed.stderr
 
 
-def test_common_rows_are_compared_and_counted(tmp_path: Path) -> None:
+def test_common_rows_are_compared_and_counted(tmp_path):
     fewer = result(RIGHT[1])
     fewer.splits["test"] = fewer.splits["test"].take(range(100, 300))
     paths = saved(tmp_path, a=result(RIGHT[0]), b=fewer)
@@ -320,7 +316,7 @@ def test_common_rows_are_compared_and_counted(tmp_path: Path) -> None:
     assert int(row["only_a"]) == (RIGHT[0] & ~RIGHT[1])[100:].sum()
 
 
-def test_classes_are_compared_by_name(tmp_path: Path) -> None:
+def test_classes_are_compared_by_name(tmp_path):
     other = result(RIGHT[1])
     other.class_names = ["dog", "cat"]
     test = other.splits["test"]
@@ -330,7 +326,7 @@ def test_classes_are_compared_by_name(tmp_path: Path) -> None:
     assert first["only_a"] == second["only_a"]
 
 
-def test_a_run_of_a_sweep_is_chosen_by_number(tmp_path: Path) -> None:
+def test_a_run_of_a_sweep_is_chosen_by_number(tmp_path):
     paths = saved(tmp_path, sweep=result(RIGHT[:2]), b=result(RIGHT[2]))
     refusal = fails("compare", *paths, exit_code=2)
     assert "expected one run on test, got 2; hint: choose with --run 0 to 1" in refusal
@@ -343,14 +339,14 @@ def test_a_run_of_a_sweep_is_chosen_by_number(tmp_path: Path) -> None:
     assert float(row["acc_b"]) == pytest.approx(RIGHT[1].mean())
 
 
-def test_a_result_of_another_program_may_lack_the_split_of_its_runs(tmp_path: Path) -> None:
+def test_a_result_of_another_program_may_lack_the_split_of_its_runs(tmp_path):
     path = write_feature_file(tmp_path / "other.h5", "result")
     (row,) = rows(ok("compare", path, "--run", 1).stdout)
     assert float(row["acc_a"]) == 0.5
     ok("plot", "confusion", path, "-o", tmp_path / "confusion.png")
 
 
-def test_the_run_that_validation_chose_is_taken(tmp_path: Path) -> None:
+def test_the_run_that_validation_chose_is_taken(tmp_path):
     many = split("train", 60) | split("test", 60)
     for seed, name in enumerate(("train", "test")):
         many[f"{name}/features"] = random_features(60, 3, seed) / 10
@@ -396,8 +392,8 @@ def test_the_run_that_validation_chose_is_taken(tmp_path: Path) -> None:
 )  # fmt: skip
 @pytest.mark.long
 def test_what_cannot_be_compared_is_refused_in_one_line(
-    words: str, code: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    words, code, message, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     ids = [f"{row:03d}" for row in range(300)]
     labels = np.arange(300) % 2
@@ -443,7 +439,7 @@ def report(folder: Path, *words: object) -> list[dict[str, str]]:
 
 
 @pytest.mark.long
-def test_a_paired_test_sees_what_two_intervals_do_not(results_of_shapes: Path) -> None:
+def test_a_paired_test_sees_what_two_intervals_do_not(results_of_shapes):
     (templates,) = report(results_of_shapes, "sixteen", "one")
     assert float(templates["difference"]) == pytest.approx(-0.014, abs=0.006)
     assert float(templates["high"]) < 0.001
@@ -457,7 +453,7 @@ def test_a_paired_test_sees_what_two_intervals_do_not(results_of_shapes: Path) -
 
 
 @pytest.mark.long
-def test_which_patterns_the_words_miss(results_of_shapes: Path) -> None:
+def test_which_patterns_the_words_miss(results_of_shapes):
     groups = report(results_of_shapes, "svm", "one", "--table", "shapes", "--attribute", "pattern")
     accuracies = {r["group"]: (float(r["acc_a"]), float(r["acc_b"])) for r in groups[1:6]}
     expected = {
@@ -479,8 +475,8 @@ def test_which_patterns_the_words_miss(results_of_shapes: Path) -> None:
     [("background", None, None, False), ("size", "small", 0.5, True), ("grey", None, 0.455, True)],
 )
 def test_a_worst_group_is_real_if_its_null_is_not_as_bad(
-    column: str, group: str | None, accuracy: float | None, is_real: bool, results_of_shapes: Path
-) -> None:
+    column, group, accuracy, is_real, results_of_shapes
+):
     _, *groups, worst = report(results_of_shapes, "one", "--table", "shapes", "--attribute", column)
     lowest = min(groups, key=lambda row: float(row["acc_a"]))
     assert worst["acc_a"] == lowest["acc_a"]
@@ -493,5 +489,5 @@ def test_a_worst_group_is_real_if_its_null_is_not_as_bad(
         assert float(worst["acc_a"]) > float(worst["null5"]) - 0.01
 
 
-def test_standard_input_is_not_compared_with_itself() -> None:
+def test_standard_input_is_not_compared_with_itself():
     assert "expected only one file on standard input" in fails("compare", "-", "-", exit_code=2)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -113,9 +111,7 @@ def test_seeds_are_those_of_numpy(img_h5, command, seed, expected):
     ],
     ids=["trained", "silent", "untrained"],
 )
-def test_a_control_is_an_untrained_model_by_its_history(
-    tmp_path: Path, command: str, of_model: dict[str, Any], message: str | None
-) -> None:
+def test_a_control_is_an_untrained_model_by_its_history(tmp_path, command, of_model, message):
     images = write_feature_file(tmp_path / "img.h5")
     seeds = {"train": 5, "test": 6}
     other = {f"{name}/features": random_features(seed=seed) for name, seed in seeds.items()}
@@ -130,9 +126,7 @@ def test_a_control_is_an_untrained_model_by_its_history(
 
 
 @pytest.mark.parametrize("command", ["attributes", "variance"])
-def test_embeddings_are_no_control_of_themselves_whatever_the_history_says(
-    tmp_path: Path, command: str
-) -> None:
+def test_embeddings_are_no_control_of_themselves_whatever_the_history_says(tmp_path, command):
     images = write_feature_file(tmp_path / "img.h5")
     silent = {"history": [{"command": "convert"}]}
     copy = write_feature_file(tmp_path / "copy.h5", attributes=silent)

@@ -128,12 +128,7 @@ def test_the_best_run_on_held_out_rows_is_fitted_again_and_scored_once():
         (("train", "test"), "test", "test", [("train", "test")]),
         (("train", "test"), 0.5, "train", [("train-val", "val")]),
         (("train",), "0.5", "test", [("train-val", "val")]),
-        (
-            ("train", "val"),
-            0.5,
-            "val",
-            [("train-val", "train-held-out"), ("train", "val")],
-        ),
+        (("train", "val"), 0.5, "val", [("train-val", "train-held-out"), ("train", "val")]),
         (
             ("train", "val", "train-held-out"),
             0.5,

@@ -60,9 +60,7 @@ def world(n: int = 800, seed: int = 0) -> tuple[NDArray[np.float64], NDArray[np.
 @pytest.mark.parametrize("classifier", ["svm", "logreg", "mlp"])
 @pytest.mark.parametrize("features", ["logits", "probs"])
 @pytest.mark.long
-def test_the_only_prompt_that_decides_costs_all_and_the_others_nothing(
-    classifier: str, features: str
-) -> None:
+def test_the_only_prompt_that_decides_costs_all_and_the_others_nothing(classifier, features):
     file = logits_of(*world())
     result = prompt_importance(kept(file, classifier, features=features), file)
     (first, cost), *others = costs(result).items()
@@ -74,7 +72,7 @@ def test_the_only_prompt_that_decides_costs_all_and_the_others_nothing(
 
 @pytest.mark.parametrize("standardize", [False, True])
 @pytest.mark.long
-def test_costs_agree_with_scikit_learn_within_the_intervals(standardize: bool) -> None:
+def test_costs_agree_with_scikit_learn_within_the_intervals(standardize):
     rng = np.random.default_rng(1)
     labels = np.arange(3000) % 4
     columns = rng.normal(0, 1, (4, 6))[labels] * 0.1 + rng.normal(0, 0.12, (3000, 6))
@@ -95,7 +93,7 @@ def test_costs_agree_with_scikit_learn_within_the_intervals(standardize: bool) -
         assert run["low"] <= expected <= run["high"]
 
 
-def test_equal_prompts_hide_each_other_and_a_group_shows_them(tmp_path: Path) -> None:
+def test_equal_prompts_hide_each_other_and_a_group_shows_them(tmp_path):
     columns, labels = world()
     columns[:, 4] = columns[:, 2]
     file = logits_of(columns, labels)
@@ -109,7 +107,7 @@ def test_equal_prompts_hide_each_other_and_a_group_shows_them(tmp_path: Path) ->
     assert together.runs["prompts"].tolist() == [2, 1, 1, 1]
 
 
-def test_prompts_of_classes_are_grouped_by_their_class(tmp_path: Path) -> None:
+def test_prompts_of_classes_are_grouped_by_their_class(tmp_path):
     columns, labels = world()
     file = logits_of(columns[:, :2], labels)
     file.texts, file.class_index = ["a cat", "a dog"], np.array([0, 1])
@@ -120,9 +118,7 @@ def test_prompts_of_classes_are_grouped_by_their_class(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("features", ["logits", "probs"])
 @pytest.mark.parametrize("standardize", [False, True])
-def test_costs_are_those_of_the_probes_predictions_of_permuted_cosines(
-    features: str, standardize: bool
-) -> None:
+def test_costs_are_those_of_the_probes_predictions_of_permuted_cosines(features, standardize):
     columns, labels = world(200)
     file = logits_of(columns + 0.3 * columns[:, [1, 2, 3, 4, 0]], labels)
     probe = kept(file, "logreg", features=features, standardize=standardize)
@@ -139,14 +135,14 @@ def test_costs_are_those_of_the_probes_predictions_of_permuted_cosines(
         assert run["changed"] == (predicted != before).mean()
 
 
-def test_an_interval_is_the_paired_one_for_many_rows_and_one_permutation() -> None:
+def test_an_interval_is_the_paired_one_for_many_rows_and_one_permutation():
     lost = np.random.default_rng(1).permutation(np.repeat([1, 0, -1], [4000, 14_000, 2000]))
     interval = exchange_interval(lost[None], np.random.default_rng(0).permutation(20_000)[None])
     assert interval == pytest.approx(difference_interval(4000, 2000, 20_000), abs=2e-4)
 
 
 @pytest.mark.parametrize("repeat", [1, 5])
-def test_the_variance_is_that_of_all_differences_that_share_a_row(repeat: int) -> None:
+def test_the_variance_is_that_of_all_differences_that_share_a_row(repeat):
     rng = np.random.default_rng(repeat)
     n = 12
     donors = np.array([rng.permutation(np.arange(n)) for _ in range(repeat)])
@@ -167,9 +163,7 @@ def test_the_variance_is_that_of_all_differences_that_share_a_row(repeat: int) -
 @pytest.mark.parametrize("repeat", [1, 5, 50])
 @pytest.mark.parametrize("rare", [0.03, 0.05])
 @pytest.mark.parametrize("decides", [False, True])
-def test_intervals_hold_the_cost_on_other_images_where_few_have_a_value(
-    repeat: int, rare: float, decides: bool
-) -> None:
+def test_intervals_hold_the_cost_on_other_images_where_few_have_a_value(repeat, rare, decides):
     """A prompt has a rare value, which either is the class or makes the probe say the second."""
     n, held = 200, []
     for seed in range(400):
@@ -191,7 +185,7 @@ def test_intervals_hold_the_cost_on_other_images_where_few_have_a_value(
 
 @pytest.mark.parametrize("classifier", ["svm", "logreg"])
 @pytest.mark.parametrize("standardize", [False, True])
-def test_weights_are_what_a_unit_adds_to_a_score(classifier: str, standardize: bool) -> None:
+def test_weights_are_what_a_unit_adds_to_a_score(classifier, standardize):
     rng = np.random.default_rng(3)
     labels = np.arange(300) % 3
     columns = rng.normal(0, 1, (3, 4))[labels] * 0.1 + rng.normal(0, 0.2, (300, 4))
@@ -219,7 +213,7 @@ def test_weights_are_what_a_unit_adds_to_a_score(classifier: str, standardize: b
     assert magnitudes == sorted(magnitudes, reverse=True)
 
 
-def test_the_seed_decides_the_permutations() -> None:
+def test_the_seed_decides_the_permutations():
     file = logits_of(*world())
     probe = kept(file, "logreg")
     first = prompt_importance(probe, file, repeat=1).rows()
@@ -236,7 +230,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_command_reports_saves_and_draws(folder: Path) -> None:
+def test_the_command_reports_saves_and_draws(folder):
     words = ("importance", folder / "p.h5", folder / "logits.h5", "--repeat", 2)
     report = rows(ok(*words, "-o", folder / "i.h5").stdout)
     columns = ["split", "acc1", "prompt", "cost", "low", "high", "changed"]
@@ -261,9 +255,7 @@ def test_the_command_reports_saves_and_draws(folder: Path) -> None:
     assert note in results.source_label(read(folder / "t.h5"), "train")
 
 
-def test_images_of_unknown_classes_are_warned_about(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_images_of_unknown_classes_are_warned_about(folder, capsys):
     probe, logits = read(folder / "p.h5"), read(folder / "logits.h5")
     assert logits.class_names
     logits.class_names = ["another class", *logits.class_names[1:]]
@@ -273,7 +265,7 @@ def test_images_of_unknown_classes_are_warned_about(
 
 
 @pytest.mark.long
-def test_bad_inputs_are_refused_in_one_line(folder: Path, img_h5: Path, logits_h5: Path) -> None:
+def test_bad_inputs_are_refused_in_one_line(folder, img_h5, logits_h5):
     p, logits, groups = folder / "p.h5", folder / "logits.h5", folder / "g.tsv"
 
     def refuse(message: str, *words: object, exit_code: int = 1) -> None:
@@ -317,7 +309,7 @@ def test_bad_inputs_are_refused_in_one_line(folder: Path, img_h5: Path, logits_h
 
 
 @pytest.mark.long
-def test_every_classifier_has_an_importance() -> None:
+def test_every_classifier_has_an_importance():
     assert set(probes.CLASSIFIERS) == set(CLASSIFIERS)
     file = logits_of(*world(100))
     for classifier in CLASSIFIERS:

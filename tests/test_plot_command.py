@@ -109,7 +109,7 @@ def draw(folder: Path, out: Path, picture: str, *words: str) -> bytes:
 
 @pytest.mark.parametrize("picture", sorted(set(PICTURES) - {"images", "nearest"}))
 @pytest.mark.long
-def test_a_picture_of_standard_input_goes_to_standard_output(picture: str, folder: Path) -> None:
+def test_a_picture_of_standard_input_goes_to_standard_output(picture, folder):
     result = ok("plot", picture, stdin=(folder / PICTURES[picture][0]).read_bytes())
     assert result.stdout_bytes.startswith(b"\x89PNG")
 
@@ -141,9 +141,7 @@ def test_a_picture_of_standard_input_goes_to_standard_output(picture: str, folde
         ["images digits", "images digits --split train"],
     ],
 )  # fmt: skip
-def test_options_and_files_change_the_picture(
-    lines: list[str], folder: Path, tmp_path: Path
-) -> None:
+def test_options_and_files_change_the_picture(lines, folder, tmp_path):
     pictures = {draw(folder, tmp_path / "p.png", *line.split()) for line in lines}
     assert len(pictures) == len(lines)
 
@@ -161,9 +159,7 @@ def test_options_and_files_change_the_picture(
     ],
 )
 @pytest.mark.long
-def test_defaults_are_what_the_help_says(
-    line: str, same: str, folder: Path, tmp_path: Path
-) -> None:
+def test_defaults_are_what_the_help_says(line, same, folder, tmp_path):
     out = tmp_path / "p.png"
     assert draw(folder, out, *line.split()) == draw(folder, out, *same.split())
 
@@ -177,9 +173,7 @@ def test_defaults_are_what_the_help_says(
     ],
 )
 @pytest.mark.long
-def test_options_may_come_before_the_picture(
-    line: str, same: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_options_may_come_before_the_picture(line, same, folder, tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
     pictures = []
     for words, out in ((line, tmp_path / "a.png"), (same, tmp_path / "b.png")):
@@ -191,7 +185,7 @@ def test_options_may_come_before_the_picture(
 # -- help and usage ------------------------------------------------------------------------------
 
 
-def test_help_lists_every_picture_with_a_sentence_and_an_example() -> None:
+def test_help_lists_every_picture_with_a_sentence_and_an_example():
     overview = ok("plot", "--help").stdout
     assert "Example: clipkit plot " in overview
     for picture in PICTURES:
@@ -202,13 +196,13 @@ def test_help_lists_every_picture_with_a_sentence_and_an_example() -> None:
 
 
 @pytest.mark.parametrize("picture", PICTURES)
-def test_a_picture_has_its_own_options_and_no_other(picture: str) -> None:
+def test_a_picture_has_its_own_options_and_no_other(picture):
     group = typer.main.get_command(app).commands["plot"]  # type: ignore[attr-defined]
     flags = {flag for parameter in group.commands[picture].params for flag in parameter.opts}
     assert {flag for flag in flags if flag.startswith("-")} == PICTURES[picture][1] | COMMON
 
 
-def test_plot_without_a_picture_shows_the_help() -> None:
+def test_plot_without_a_picture_shows_the_help():
     result = clipkit("plot")
     assert result.exit_code == 2
     assert "temperature" in result.stderr + result.stdout
@@ -266,9 +260,7 @@ def test_plot_without_a_picture_shows_the_help() -> None:
     ],
 )  # fmt: skip
 @pytest.mark.long
-def test_what_cannot_be_drawn_is_refused_in_one_line(
-    line: str, code: int, message: str, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_be_drawn_is_refused_in_one_line(line, code, message, folder, monkeypatch):
     monkeypatch.chdir(folder)
     words = line.split()
     if "-o" not in words:
@@ -278,7 +270,7 @@ def test_what_cannot_be_drawn_is_refused_in_one_line(
     assert not (folder / "refused.png").exists()
 
 
-def test_a_broken_image_is_a_grey_tile_with_a_warning(tmp_path: Path) -> None:
+def test_a_broken_image_is_a_grey_tile_with_a_warning(tmp_path):
     for name in ("a", "b"):
         Image.new("RGB", (8, 8), "red").save(tmp_path / f"{name}.png")
     (tmp_path / "broken.png").write_bytes(b"no picture")
@@ -291,9 +283,7 @@ def test_a_broken_image_is_a_grey_tile_with_a_warning(tmp_path: Path) -> None:
     assert "broken.png is a grey tile" in ok("plot", "images", tmp_path, "-o", "-").stderr
 
 
-def test_an_image_that_is_not_square_keeps_its_shape_and_its_id_if_it_has_no_label(
-    tmp_path: Path,
-) -> None:
+def test_an_image_that_is_not_square_keeps_its_shape_and_its_id_if_it_has_no_label(tmp_path):
     sizes = {"square": (50, 50), "tall": (40, 120), "thread": (200, 2), "wide": (120, 40)}
     for name, size in sizes.items():
         Image.new("RGB", size, "black").save(tmp_path / f"{name}_20260102_030405.png")
@@ -311,8 +301,8 @@ def test_an_image_that_is_not_square_keeps_its_shape_and_its_id_if_it_has_no_lab
 
 @pytest.mark.parametrize("picture", ["attributes", "variance"])
 def test_a_result_without_history_or_split_is_drawn_or_refused_in_one_line(
-    picture: str, folder: Path, tmp_path: Path
-) -> None:
+    picture, folder, tmp_path
+):
     result = read(folder / f"{picture}.h5")
     result.history = []
     result.runs.pop("split", None)
@@ -326,16 +316,14 @@ def test_a_result_without_history_or_split_is_drawn_or_refused_in_one_line(
 
 
 @pytest.mark.parametrize("ending", ["jpg", "webp"])
-def test_size_and_resolution_are_those_of_the_options(
-    ending: str, folder: Path, tmp_path: Path
-) -> None:
+def test_size_and_resolution_are_those_of_the_options(ending, folder, tmp_path):
     out = tmp_path / f"p.{ending}"
     assert draw(folder, out, "grid", "grid.h5", "--size", "6x4.5", "--dpi", "50")
     with Image.open(out) as image:
         assert image.size == (300, 225)
 
 
-def test_a_size_at_which_texts_overlap_is_a_warning(folder: Path, tmp_path: Path) -> None:
+def test_a_size_at_which_texts_overlap_is_a_warning(folder, tmp_path):
     words = ("plot", "temperature", folder / "probe.h5", "-o", tmp_path / "p.png", "--size", "3x3")
     warning = "clipkit: warning: texts overlap at a size of 3x3; hint: choose a larger --size"
     assert warning in ok(*words).stderr
@@ -344,8 +332,8 @@ def test_a_size_at_which_texts_overlap_is_a_warning(folder: Path, tmp_path: Path
 @pytest.mark.parametrize("picture", sorted(set(PICTURES) - {"images", "nearest"}))
 @pytest.mark.long
 def test_every_picture_names_its_model_its_split_and_its_prompts(
-    picture: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    picture, folder, tmp_path, monkeypatch
+):
     subtitles = []
     finish = plots.finish
 
@@ -365,7 +353,7 @@ def test_every_picture_names_its_model_its_split_and_its_prompts(
         assert " prompts" in subtitle
 
 
-def test_a_trained_model_and_its_control_never_share_a_legend_text() -> None:
+def test_a_trained_model_and_its_control_never_share_a_legend_text():
     trained = {"name": "org/m"}
     untrained = {"name": "org/m", "untrained": 7}
     texts = []
@@ -378,7 +366,7 @@ def test_a_trained_model_and_its_control_never_share_a_legend_text() -> None:
     assert results.sources_label(texts) == "m and untrained m, 2 prompts"
 
 
-def test_a_source_names_each_part_once_and_shortens_long_lists() -> None:
+def test_a_source_names_each_part_once_and_shortens_long_lists():
     files = []
     for model in "aabcde":
         entry = {"command": "embed", "model": {"name": model}, "dataset": {"name": "shapes"}}

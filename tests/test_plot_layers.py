@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -69,7 +68,7 @@ def colour_line(*correct: int, **settings: Any) -> list[FeatureFile]:
 # -- which lines there are -------------------------------------------------------------------------
 
 
-def test_a_line_has_the_accuracy_of_each_layer_with_wilsons_interval() -> None:
+def test_a_line_has_the_accuracy_of_each_layer_with_wilsons_interval():
     files = [result(15, 4), result(5, 0), result(10, 2)]  # in no order
     ((curve,), source) = layer_curves(files)
     points = curve.trained
@@ -84,12 +83,12 @@ def test_a_line_has_the_accuracy_of_each_layer_with_wilsons_interval() -> None:
     assert source == "m on shapes, test, CLS token, labels: classes, svm"
 
 
-def test_chance_is_the_accuracy_of_always_predicting_the_most_frequent_class() -> None:
+def test_chance_is_the_accuracy_of_always_predicting_the_most_frequent_class():
     ((curve,), _) = layer_curves(line(10, 12))
     assert curve.chance == 12 / N
 
 
-def test_the_untrained_control_and_the_embeddings_belong_to_the_line_of_their_model() -> None:
+def test_the_untrained_control_and_the_embeddings_belong_to_the_line_of_their_model():
     files = [*line(5, 15), *line(4, 6, untrained=7), result(18), result(7, untrained=7)]
     ((curve,), source) = layer_curves(files)
     assert curve.trained is not None
@@ -101,7 +100,7 @@ def test_the_untrained_control_and_the_embeddings_belong_to_the_line_of_their_mo
     assert source.startswith("m and untrained m on shapes, test")
 
 
-def test_several_controls_are_drawn_as_their_mean_and_range() -> None:
+def test_several_controls_are_drawn_as_their_mean_and_range():
     controls = [*line(4, 6, untrained=7), *line(8, 6, untrained=8)]
     ((curve,), _) = layer_curves([*line(5, 15), *controls])
     assert curve.control is not None
@@ -124,21 +123,21 @@ def test_several_controls_are_drawn_as_their_mean_and_range() -> None:
         (line(6, 7, name="org/n", pool="mean"), ["m, CLS token", "n, mean of patches"]),
     ],
 )
-def test_lines_are_named_by_what_differs(others: list[FeatureFile], labels: list[str]) -> None:
+def test_lines_are_named_by_what_differs(others, labels):
     curves, source = layer_curves([*line(5, 15), *others])
     assert [curve.label for curve in curves] == labels
     for label in labels:
         assert label not in source.split(", ")
 
 
-def test_an_embedding_belongs_to_the_lines_of_all_poolings_but_only_of_its_labels() -> None:
+def test_an_embedding_belongs_to_the_lines_of_all_poolings_but_only_of_its_labels():
     lines = [*line(5, 15), *line(6, 7, pool="mean"), *colour_line(1, 2)]
     curves, _ = layer_curves([*lines, result(18)])
     embeddings = [curve.trained.embedding for curve in curves if curve.trained]
     assert embeddings == [(0.9, *wilson(0.9, N))] * 2 + [None]
 
 
-def test_accuracies_of_a_result_by_groups_are_those_of_its_rows() -> None:
+def test_accuracies_of_a_result_by_groups_are_those_of_its_rows():
     """`relabel --groups` adds its entry after that of `probe`."""
     files = line(5, 15)
     for file in files:
@@ -189,22 +188,20 @@ def test_accuracies_of_a_result_by_groups_are_those_of_its_rows() -> None:
         ),
     ],
 )
-def test_what_does_not_belong_into_one_picture_is_refused(
-    files: list[FeatureFile], message: str
-) -> None:
+def test_what_does_not_belong_into_one_picture_is_refused(files, message):
     with pytest.raises(ClipkitError) as caught:
         layer_curves(files)
     assert caught.value.message.endswith(message)
 
 
-def test_a_result_with_several_runs_is_refused() -> None:
+def test_a_result_with_several_runs_is_refused():
     file = result(5, 0)
     file.runs = {name: np.repeat(column, 2) for name, column in file.runs.items()}
     with pytest.raises(ClipkitError, match=r"l0.h5: expected one run on test, got 2"):
         layer_curves([file])
 
 
-def test_another_split_is_refused() -> None:
+def test_another_split_is_refused():
     other = result(5, 1)
     other.splits = {"val": other.splits["test"]}
     other.runs["eval_split"] = np.array(["val"])
@@ -232,7 +229,7 @@ def recalls(layer: int | None, eval_split: str = "test", **recall: float) -> Fea
     return file
 
 
-def test_recalls_of_attributes_have_a_line_each_with_the_control_beside_it() -> None:
+def test_recalls_of_attributes_have_a_line_each_with_the_control_beside_it():
     files = [recalls(0, hue=0.2, size=0.4), recalls(2, hue=0.6, size=0.8), recalls(None, hue=0.5)]
     curves, source = layer_curves(files)
     assert [curve.label for curve in curves] == ["hue", "size"]
@@ -250,9 +247,7 @@ def test_recalls_of_attributes_have_a_line_each_with_the_control_beside_it() -> 
     assert source == "m on shapes, test, CLS token"
 
 
-def test_the_picture_of_attributes_says_recall(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_picture_of_attributes_says_recall(tmp_path, monkeypatch):
     drawn = []
     finish = plots.finish
     monkeypatch.setattr(plots, "finish", lambda *words: (drawn.append(words[0]), finish(*words)))
@@ -264,7 +259,7 @@ def test_the_picture_of_attributes_says_recall(
     assert [figure.get_suptitle() for figure in drawn] == ["Recall by layer", "Accuracy by layer"]
 
 
-def test_recalls_are_not_mixed_with_accuracies_or_other_splits_or_rows() -> None:
+def test_recalls_are_not_mixed_with_accuracies_or_other_splits_or_rows():
     with pytest.raises(UsageError, match="expected results of probe or of attributes, got both"):
         layer_curves([recalls(0, hue=0.2), result(5, 1)])
     with pytest.raises(ClipkitError, match=r"l1.h5: expected recalls on test, got val"):
@@ -288,7 +283,7 @@ def legend(figure: Figure) -> list[str]:
     return [text.get_text() for text in figure.legends[0].get_texts()]
 
 
-def test_a_control_is_dashed_in_the_colour_of_its_model() -> None:
+def test_a_control_is_dashed_in_the_colour_of_its_model():
     curves = [
         LayerCurve("class", 2, 0.1, points(0.1, 0.3, 0.9), points(0.1, 0.1, 0.2)),
         LayerCurve("colour", 2, 0.2, points(0.2, 0.7, 0.6)),
@@ -316,7 +311,7 @@ def test_a_control_is_dashed_in_the_colour_of_its_model() -> None:
     assert np.ptp(x, axis=0).max() < 0.5  # no line reaches the next layer
 
 
-def test_intervals_and_embeddings_are_drawn() -> None:
+def test_intervals_and_embeddings_are_drawn():
     curve = LayerCurve(
         "m", 1, 0.1, points(0.1, 0.5, embedding=(0.7, 0.6, 0.8)), points(0.1, 0.1, seeds=2)
     )
@@ -334,7 +329,7 @@ def test_intervals_and_embeddings_are_drawn() -> None:
     assert "of several controls, their range" in ax.get_title("left")
 
 
-def test_a_shared_embedding_has_a_part_in_the_colour_of_each_line() -> None:
+def test_a_shared_embedding_has_a_part_in_the_colour_of_each_line():
     embedding = (0.7, 0.6, 0.8)
     curves = [LayerCurve(name, 1, 0.1, points(0.1, 0.5, embedding=embedding)) for name in "ab"]
     (ax,) = plots.layers(curves).axes
@@ -347,7 +342,7 @@ def test_a_shared_embedding_has_a_part_in_the_colour_of_each_line() -> None:
     assert chance.get_color() not in colors
 
 
-def test_models_of_different_depth_are_drawn_by_the_share_of_their_depth() -> None:
+def test_models_of_different_depth_are_drawn_by_the_share_of_their_depth():
     curves = [
         LayerCurve("small", 2, 0.1, points(0.1, 0.2, 0.3)),
         LayerCurve("large", 4, 0.1, points(0.1, 0.2, 0.3, 0.4, 0.5)),
@@ -362,7 +357,7 @@ def test_models_of_different_depth_are_drawn_by_the_share_of_their_depth() -> No
 
 @pytest.mark.parametrize(("depth", "last", "count"), [(4, 4, 5), (12, 12, 13), (27, 26, 14)])
 @pytest.mark.long
-def test_layers_are_labelled_where_there_is_room(depth: int, last: int, count: int) -> None:
+def test_layers_are_labelled_where_there_is_room(depth, last, count):
     fig = plots.layers([LayerCurve("m", depth, 0.1, points(*np.linspace(0, 1, depth + 1)))])
     ticks = fig.axes[0].get_xticks()
     assert (len(ticks), ticks[-1]) == (count, last)
@@ -370,7 +365,7 @@ def test_layers_are_labelled_where_there_is_room(depth: int, last: int, count: i
     assert plots.overlapping_texts(fig) == []
 
 
-def test_the_first_49_lines_differ_in_colour_or_marker() -> None:
+def test_the_first_49_lines_differ_in_colour_or_marker():
     curves = [LayerCurve(f"{i}", 1, 0.1, points(0.1, 0.5)) for i in range(49)]
     lines = plots.layers(curves).axes[0].lines[:49]
     assert len({(each.get_color(), each.get_marker()) for each in lines}) == 49
@@ -379,7 +374,7 @@ def test_the_first_49_lines_differ_in_colour_or_marker() -> None:
 # -- the command -----------------------------------------------------------------------------------
 
 
-def test_the_command_draws_files_and_refuses_in_one_line(tmp_path: Path) -> None:
+def test_the_command_draws_files_and_refuses_in_one_line(tmp_path):
     paths = []
     for number, file in enumerate([*line(5, 15), result(18), result(9, name="org/n")]):
         paths.append(tmp_path / f"{number}.h5")

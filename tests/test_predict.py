@@ -62,12 +62,10 @@ def reread(fitted: FittedProbe) -> FittedProbe:
 @pytest.mark.parametrize("standardize", [False, True])
 @pytest.mark.parametrize("classifier", SETTINGS)
 @pytest.mark.long
-def test_a_kept_probe_predicts_what_its_sweep_predicted(
-    classifier: str, standardize: bool, classes: int
-) -> None:
+def test_a_kept_probe_predicts_what_its_sweep_predicted(classifier, standardize, classes):
     X, y = world(classes)
     X_eval, _ = world(classes, 101, seed=1)
-    options: dict[str, Any] = {"classifier": classifier, "standardize": standardize}
+    options = {"classifier": classifier, "standardize": standardize}
     runs = probes.sweep(X, y, X_eval, keep=True, **SETTINGS[classifier], **options)
     for run in runs:
         assert run.fitted
@@ -80,14 +78,12 @@ def test_a_kept_probe_predicts_what_its_sweep_predicted(
         assert fitted.width == 12
 
 
-def test_a_sweep_that_keeps_nothing_has_no_fitted_probes() -> None:
+def test_a_sweep_that_keeps_nothing_has_no_fitted_probes():
     X, y = world(3)
     assert probes.sweep(X, y, X)[0].fitted is None
 
 
-def test_hyperplanes_that_are_fitted_pair_by_pair_are_kept_too(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_hyperplanes_that_are_fitted_pair_by_pair_are_kept_too(monkeypatch):
     monkeypatch.setattr(svm_module, "NORMALS", 10)
     X, y = world(14)
     X_eval, _ = world(14, 50, seed=1)
@@ -96,7 +92,7 @@ def test_hyperplanes_that_are_fitted_pair_by_pair_are_kept_too(
         np.testing.assert_array_equal(reread(run.fitted).predict(X_eval), run.predicted)
 
 
-def test_logits_and_probabilities_of_logreg_are_scikit_learns() -> None:
+def test_logits_and_probabilities_of_logreg_are_scikit_learns():
     X, y = world(4)
     (run,) = probes.sweep(X, y, X, classifier="logreg", C=(3.0,), keep=True)
     assert run.fitted
@@ -108,7 +104,7 @@ def test_logits_and_probabilities_of_logreg_are_scikit_learns() -> None:
     )
 
 
-def test_margins_of_two_classes_are_those_of_an_svm() -> None:
+def test_margins_of_two_classes_are_those_of_an_svm():
     X, y = world(2)
     (run,) = probes.sweep(X, y, X, C=(3.0,), keep=True)
     assert run.fitted
@@ -183,8 +179,8 @@ KINDS = {
 @pytest.mark.parametrize("standardize", ["--standardize", "--no-standardize"])
 @pytest.mark.parametrize("classifier", SETTINGS)
 def test_predict_gives_each_image_the_class_that_probe_gave_it(
-    classifier: str, standardize: str, source: str, tmp_path: Path
-) -> None:
+    classifier, standardize, source, tmp_path
+):
     file, words, C = KINDS[source]
     write(tmp_path / "x.h5", file)
     if classifier not in ("knn", "mlp"):
@@ -202,14 +198,14 @@ def test_predict_gives_each_image_the_class_that_probe_gave_it(
 
 @pytest.mark.parametrize("temperature", [0.01, 0.07, 4.0])
 @pytest.mark.long
-def test_the_temperature_of_the_logits_does_not_matter(folder: Path, temperature: float) -> None:
+def test_the_temperature_of_the_logits_does_not_matter(folder, temperature):
     write(folder / "other.h5", logits(temperature))
     a = ok("predict", folder / "pl.h5", folder / "logits.h5").stdout
     assert ok("predict", folder / "pl.h5", folder / "other.h5").stdout == a
 
 
 @pytest.mark.long
-def test_keeping_changes_neither_the_report_nor_what_is_stored_without_it(folder: Path) -> None:
+def test_keeping_changes_neither_the_report_nor_what_is_stored_without_it(folder):
     plain = ok("probe", folder / "img.h5", "-o", folder / "r.h5")
     kept = ok("probe", folder / "img.h5", "--keep", "-o", folder / "again.h5")
     assert plain.stdout == kept.stdout
@@ -221,7 +217,7 @@ def test_keeping_changes_neither_the_report_nor_what_is_stored_without_it(folder
 
 
 @pytest.mark.long
-def test_after_validation_the_best_run_is_kept_as_it_was_fitted_again(folder: Path) -> None:
+def test_after_validation_the_best_run_is_kept_as_it_was_fitted_again(folder):
     options = ("-C", "0.001,1", "--classifier", "logreg", "--val", "0.2")
     report = ok("probe", folder / "img.h5", *options, "--keep", "-o", folder / "best.h5")
     *_, final = rows(report.stdout)
@@ -231,9 +227,7 @@ def test_after_validation_the_best_run_is_kept_as_it_was_fitted_again(folder: Pa
     assert rows(predicted.stdout)[0]["acc1"] == final["acc1"]
 
 
-def test_without_an_evaluation_split_the_best_run_is_fitted_again_on_all_rows(
-    folder: Path,
-) -> None:
+def test_without_an_evaluation_split_the_best_run_is_fitted_again_on_all_rows(folder):
     file = images()
     del file.splits["test"]
     kept = evaluation.evaluate_grid(file, Cs=[0.01, 1], val=0.2, keep=True)
@@ -253,17 +247,17 @@ def test_without_an_evaluation_split_the_best_run_is_fitted_again_on_all_rows(
         (["--shots", "1", "--repeat", "3"], "expected one few-shot draw to keep or to print by im"),
     ],
 )
-def test_only_one_run_is_kept(folder: Path, words: list[str], message: str) -> None:
+def test_only_one_run_is_kept(folder, words, message):
     with unchanged(folder):
         out = ("--keep", "-o", folder / "new.h5")
         assert message in fails("probe", folder / "img.h5", *words, *out, exit_code=2)
 
 
-def test_keep_needs_an_output(folder: Path) -> None:
+def test_keep_needs_an_output(folder):
     assert "expected -o FILE for --keep" in fails("probe", folder / "img.h5", "--keep", exit_code=2)
 
 
-def test_an_svm_whose_hyperplanes_fill_the_memory_is_not_kept(monkeypatch: Any) -> None:
+def test_an_svm_whose_hyperplanes_fill_the_memory_is_not_kept(monkeypatch):
     monkeypatch.setattr(evaluation, "MAX_KEPT", 77)
     with pytest.raises(ClipkitError, match="expected at most 77 numbers to keep, got 78 in the"):
         evaluation.evaluate_grid(images(), keep=True)
@@ -307,9 +301,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("probe", "file", "message"), REFUSED, ids=[row[2] for row in REFUSED])
 @pytest.mark.long
-def test_a_file_that_the_probe_cannot_read_is_refused(
-    folder: Path, probe: str, file: FeatureFile, message: str
-) -> None:
+def test_a_file_that_the_probe_cannot_read_is_refused(folder, probe, file, message):
     write(folder / "new.h5", file)
     with unchanged(folder):
         words = ("predict", folder / probe, folder / "new.h5", "-o", folder / "out.h5")
@@ -338,16 +330,14 @@ def test_a_file_that_the_probe_cannot_read_is_refused(
         ),
     ],
 )
-def test_prompts_of_equal_texts_but_other_embeddings_are_refused(
-    ours: list[dict[str, Any]], theirs: list[dict[str, Any]], message: str
-) -> None:
+def test_prompts_of_equal_texts_but_other_embeddings_are_refused(ours, theirs, message):
     probe = evaluation.evaluate_grid(logits(history=ours), keep=True)
     with pytest.raises(ClipkitError) as caught:
         prediction.predict(probe, logits(history=theirs))
     assert message in caught.value.message
 
 
-def test_embeddings_of_another_length_are_refused() -> None:
+def test_embeddings_of_another_length_are_refused():
     raw = [{"command": "embed", "model": MODEL, "normalize": False}]
     unit = [{"command": "embed", "model": MODEL, "normalize": True}]
     probe = evaluation.evaluate_grid(images(history=raw), keep=True)
@@ -358,7 +348,7 @@ def test_embeddings_of_another_length_are_refused() -> None:
 @pytest.mark.parametrize(
     ("name", "value"), [("rms", np.array([1e-300])), ("hyperplanes", np.full((6, 13), 1e38, "f4"))]
 )
-def test_scores_that_overflow_are_refused(name: str, value: Any) -> None:
+def test_scores_that_overflow_are_refused(name, value):
     probe = evaluation.evaluate_grid(images(), keep=True)
     probe.fitted[name] = value
     with pytest.raises(ClipkitError, match="test: expected finite scores, got NaN or Inf"):
@@ -366,7 +356,7 @@ def test_scores_that_overflow_are_refused(name: str, value: Any) -> None:
 
 
 @pytest.mark.long
-def test_classes_are_matched_by_name(folder: Path) -> None:
+def test_classes_are_matched_by_name(folder):
     file = images()
     order = [2, 0, 3, 1]  # the old number of each class
     names = [CLASSES[number] for number in order]
@@ -380,7 +370,7 @@ def test_classes_are_matched_by_name(folder: Path) -> None:
 
 
 @pytest.mark.long
-def test_images_of_unknown_classes_are_warned_about_and_count_as_wrong(folder: Path) -> None:
+def test_images_of_unknown_classes_are_warned_about_and_count_as_wrong(folder):
     write(folder / "new.h5", images(class_names=["ant", "bee", "cow", "dog"]))
     run = ok("predict", folder / "p.h5", folder / "new.h5", "--split", "test", "--per-image")
     assert (
@@ -394,7 +384,7 @@ def test_images_of_unknown_classes_are_warned_about_and_count_as_wrong(folder: P
     assert 0.5 < float(report[0]["acc1"]) < 0.75
 
 
-def test_the_split_that_was_fitted_is_warned_about(folder: Path) -> None:
+def test_the_split_that_was_fitted_is_warned_about(folder):
     warning = "images of train were also fitted: the accuracy on them says nothing about other"
     assert warning in ok("predict", folder / "p.h5", folder / "img.h5").stderr
     assert warning in ok("predict", folder / "pl.h5", folder / "logits.h5").stderr
@@ -404,7 +394,7 @@ def test_the_split_that_was_fitted_is_warned_about(folder: Path) -> None:
 
 
 @pytest.mark.long
-def test_unlabelled_images_give_a_row_per_image(folder: Path) -> None:
+def test_unlabelled_images_give_a_row_per_image(folder):
     file = without_labels(images(class_names=None), "train", "test")
     write(folder / "new.h5", file)
     report = rows(ok("predict", folder / "p.h5", folder / "new.h5").stdout)
@@ -416,7 +406,7 @@ def test_unlabelled_images_give_a_row_per_image(folder: Path) -> None:
 
 @pytest.mark.parametrize("classifier", ["logreg", "mlp", "knn"])
 @pytest.mark.long
-def test_scores_are_probabilities_of_all_classes(folder: Path, classifier: str) -> None:
+def test_scores_are_probabilities_of_all_classes(folder, classifier):
     options = ("--classifier", classifier, "--keep", "-o", folder / "q.h5")
     ok("probe", folder / "img.h5", *options)
     report = rows(ok("predict", folder / "q.h5", folder / "img.h5", "--scores").stdout)
@@ -428,7 +418,7 @@ def test_scores_are_probabilities_of_all_classes(folder: Path, classifier: str) 
 
 
 @pytest.mark.long
-def test_top_gives_a_row_for_each_of_the_best_classes(folder: Path) -> None:
+def test_top_gives_a_row_for_each_of_the_best_classes(folder):
     words = ("predict", folder / "p.h5", folder / "img.h5", "--split", "test")
     plain = rows(ok(*words, "--per-image").stdout)
     ranked = rows(ok(*words, "--top", "3").stdout)
@@ -440,7 +430,7 @@ def test_top_gives_a_row_for_each_of_the_best_classes(folder: Path) -> None:
 
 
 @pytest.mark.long
-def test_zeroshot_prints_unlabelled_images_with_their_cosines(tmp_path: Path) -> None:
+def test_zeroshot_prints_unlabelled_images_with_their_cosines(tmp_path):
     index = np.arange(12) % 4
     file = without_labels(logits(0.5, class_index=index), "train", "test")
     write(tmp_path / "x.h5", file)
@@ -455,7 +445,7 @@ def test_zeroshot_prints_unlabelled_images_with_their_cosines(tmp_path: Path) ->
 
 
 @pytest.mark.long
-def test_probe_predicts_an_unlabelled_split(folder: Path) -> None:
+def test_probe_predicts_an_unlabelled_split(folder):
     write(folder / "semi.h5", without_labels(images(), "test"))
     labelled = ok("predict", folder / "p.h5", folder / "img.h5", "--split", "test", "--per-image")
     run = ok("probe", folder / "semi.h5", "-o", folder / "r.h5")
@@ -468,7 +458,7 @@ def test_probe_predicts_an_unlabelled_split(folder: Path) -> None:
 
 
 @pytest.mark.long
-def test_several_runs_on_an_unlabelled_split_give_their_report(folder: Path) -> None:
+def test_several_runs_on_an_unlabelled_split_give_their_report(folder):
     write(folder / "semi.h5", without_labels(images(), "test"))
     several = ok("probe", folder / "semi.h5", "-C", "0.1,1")
     assert [row["acc1"] for row in rows(several.stdout)] == ["", ""]
@@ -479,7 +469,7 @@ def test_several_runs_on_an_unlabelled_split_give_their_report(folder: Path) -> 
     assert len(rows(listed.stdout)) == 120
 
 
-def test_rows_of_images_have_the_columns_that_are_asked_for(folder: Path) -> None:
+def test_rows_of_images_have_the_columns_that_are_asked_for(folder):
     ok("probe", folder / "img.h5", "--shots", 4, "--keep", "-o", folder / "few.h5")
     columns = ("--columns", "id,prediction,model,shots")
     for command in ("predict", folder / "few.h5"), ("probe", "--shots", 4):
@@ -497,7 +487,7 @@ def test_rows_of_images_have_the_columns_that_are_asked_for(folder: Path) -> Non
     assert {row["shots"] for row in rows(report.stdout)} == {"4"}
 
 
-def test_rows_are_of_classes_or_of_images(folder: Path) -> None:
+def test_rows_are_of_classes_or_of_images(folder):
     write(folder / "zs.h5", logits(class_index=np.arange(12) % 4))
     write(folder / "new.h5", without_labels(images(), "test"))
     write(folder / "zs-new.h5", without_labels(logits(class_index=np.arange(12) % 4), "test"))
@@ -513,14 +503,14 @@ def test_rows_are_of_classes_or_of_images(folder: Path) -> None:
         assert f"{unlabelled}: expected labels in test, got none" in message
 
 
-def test_rows_that_are_held_out_are_not_listed(folder: Path) -> None:
+def test_rows_that_are_held_out_are_not_listed(folder):
     options = ("--val", "0.2", "--eval-split", "train", "--per-image")
     message = fails("probe", folder / "img.h5", *options, exit_code=2)
     assert "expected a split with predictions to print, got rows that are held out" in message
 
 
 @pytest.mark.long
-def test_a_probe_is_read_like_a_result(folder: Path) -> None:
+def test_a_probe_is_read_like_a_result(folder):
     probe = folder / "p.h5"
     ok("predict", probe, folder / "img.h5", "-o", folder / "out.h5")
     for number, name in enumerate(("p.h5", "out.h5")):
@@ -536,7 +526,7 @@ def test_a_probe_is_read_like_a_result(folder: Path) -> None:
 
 
 @pytest.mark.long
-def test_probe_and_predict_work_in_pipes(folder: Path) -> None:
+def test_probe_and_predict_work_in_pipes(folder):
     expected = ok("predict", folder / "p.h5", folder / "img.h5", "--split", "test").stdout
     lines = (
         "cat img.h5 | clipkit predict p.h5 --split test",
@@ -552,7 +542,7 @@ def test_probe_and_predict_work_in_pipes(folder: Path) -> None:
 
 
 @pytest.mark.long
-def test_a_long_list_of_images_is_printed_in_chunks(folder: Path) -> None:
+def test_a_long_list_of_images_is_printed_in_chunks(folder):
     rng = np.random.default_rng(0)
     file = without_labels(images(), "train", "test")
     X = rng.standard_normal((4001, 12)).astype("<f4")

@@ -510,24 +510,12 @@ def test_a_class_that_does_not_occur_in_the_fit_is_never_predicted():
             ClipkitError,
             "expected at least two classes to fit a probe on, got 1",
         ),
-        (
-            {"y": np.arange(5)},
-            ClipkitError,
-            "expected as many features as labels, got 4 and 5",
-        ),
-        (
-            {"X_eval": np.ones((2, 3))},
-            ClipkitError,
-            "X_eval: expected 4 columns, got 3",
-        ),
+        ({"y": np.arange(5)}, ClipkitError, "expected as many features as labels, got 4 and 5"),
+        ({"X_eval": np.ones((2, 3))}, ClipkitError, "X_eval: expected 4 columns, got 3"),
     ],
 )
 def test_errors_name_what_is_expected(options, error, message):
-    arguments = {
-        "X": np.eye(4),
-        "y": np.array([0, 0, 1, 1]),
-        "X_eval": np.eye(4),
-    }
+    arguments = {"X": np.eye(4), "y": np.array([0, 0, 1, 1]), "X_eval": np.eye(4)}
     with pytest.raises(error) as caught:
         probes.sweep(**arguments | options)
     assert caught.value.message == message

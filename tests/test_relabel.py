@@ -44,7 +44,7 @@ def relabeled(source: Path, *words: object) -> FeatureFile:
 
 
 @pytest.mark.long
-def test_an_attribute_replaces_labels_and_keeps_features_bit_for_bit(tmp_path: Path) -> None:
+def test_an_attribute_replaces_labels_and_keeps_features_bit_for_bit(tmp_path):
     source = saved(tmp_path)
     before, after = read(source), relabeled(source, table(tmp_path), "--attribute", "colour")
     assert after.class_names == ["blue", "red"]
@@ -63,14 +63,14 @@ def test_an_attribute_replaces_labels_and_keeps_features_bit_for_bit(tmp_path: P
 
 
 @pytest.mark.long
-def test_prompts_of_logits_belong_to_no_class_of_a_table(tmp_path: Path) -> None:
+def test_prompts_of_logits_belong_to_no_class_of_a_table(tmp_path):
     after = relabeled(saved(tmp_path, "logits"), table(tmp_path), "--attribute", "size")
     assert after.kind == "logits"
     assert np.asarray(after.class_index).tolist() == [-1, -1, -1]
     assert "prompt" in fails("zeroshot", tmp_path / "out.h5")
 
 
-def test_two_attributes_combine(tmp_path: Path) -> None:
+def test_two_attributes_combine(tmp_path):
     after = relabeled(saved(tmp_path), table(tmp_path), "--attribute", "colour*size")
     assert after.class_names == ["blue * a", "red * a", "red * b"]
 
@@ -85,7 +85,7 @@ def test_two_attributes_combine(tmp_path: Path) -> None:
     ids=["tabs", "a byte order mark and CRLF", "blank lines at the end"],
 )
 @pytest.mark.long
-def test_tables_of_other_programs_say_the_same(tmp_path: Path, text: bytes) -> None:
+def test_tables_of_other_programs_say_the_same(tmp_path, text):
     source = saved(tmp_path)
     expected = relabeled(source, table(tmp_path), "--attribute", "size")
     after = relabeled(source, table(tmp_path, text, "tsv"), "--attribute", "size")
@@ -94,7 +94,7 @@ def test_tables_of_other_programs_say_the_same(tmp_path: Path, text: bytes) -> N
     np.testing.assert_array_equal(after.splits["test"].labels, expected.splits["test"].labels)
 
 
-def test_a_table_without_splits_speaks_of_the_ids_of_all_splits(tmp_path: Path) -> None:
+def test_a_table_without_splits_speaks_of_the_ids_of_all_splits(tmp_path):
     text = "id,size\n" + "".join(f"{row}.png,{'ab'[row % 2]}\n" for row in range(9))
     source = saved(tmp_path)
     run = ok("relabel", source, table(tmp_path, text), "-o", tmp_path / "out.h5")
@@ -133,7 +133,7 @@ def test_a_table_without_splits_speaks_of_the_ids_of_all_splits(tmp_path: Path) 
     ],
 )
 @pytest.mark.long
-def test_bad_tables_are_refused(tmp_path: Path, text: str | bytes, message: str) -> None:
+def test_bad_tables_are_refused(tmp_path, text, message):
     source = saved(tmp_path)
     column = ("--attribute", "id2") if "id2" in str(text) else ()
     line = fails("relabel", source, table(tmp_path, text), *column, "-o", tmp_path / "out.h5")
@@ -162,16 +162,14 @@ SIZES = [{"id": f"{row}.png", "size": "ab"[row % 2]} for row in range(6)]
         ("jsonl", "\n".join(map(json.dumps, SIZES)), ""),
     ],
 )
-def test_a_table_is_read_as_people_write_it(
-    tmp_path: Path, ending: str, text: str, note: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_table_is_read_as_people_write_it(tmp_path, ending, text, note, capsys):
     file = read(saved(tmp_path))
     (size,) = read_attribute(file, str(table(tmp_path, text, ending))).attributes
     assert (size.name, size.values, size.codes["test"].tolist()) == ("size", ["a", "b"], [0, 1] * 3)
     assert capsys.readouterr().err.partition("without ")[2].strip() == note
 
 
-def test_a_table_in_parquet_is_read_without_its_pictures(tmp_path: Path) -> None:
+def test_a_table_in_parquet_is_read_without_its_pictures(tmp_path):
     pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     columns = {key: [row[key] for row in SIZES] for key in ("id", "size")}
     columns |= {"old": [True, None, True, False, False, True], "year": [1, 2, None, 2, 1, 1]}
@@ -188,16 +186,14 @@ def test_a_table_in_parquet_is_read_without_its_pictures(tmp_path: Path) -> None
     fails("relabel", saved(tmp_path), "--table", tmp_path / "t.parquet", "-o", tmp_path / "o.h5")
 
 
-def test_ids_that_are_not_unique_without_folders_are_not_matched(tmp_path: Path) -> None:
+def test_ids_that_are_not_unique_without_folders_are_not_matched(tmp_path):
     text = "id,size\n" + "".join(f"{folder}/{row}.png,a\n" for folder in "xy" for row in range(6))
     line = fails("relabel", saved(tmp_path), "--table", table(tmp_path, text), "-o", tmp_path / "o")
     assert "6 of 6 images have no line in" in line
     assert "hint: write the ids as the images have them" in line
 
 
-def test_leading_folders_are_left_out_where_names_alone_are_not_unique(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_leading_folders_are_left_out_where_names_alone_are_not_unique(tmp_path, capsys):
     ids = [f"{folder}/{row}.png" for folder in ("cat", "dog") for row in range(3)]
     split = Split(np.eye(6, dtype=np.float32), ids=ids)
     file = FeatureFile("images", splits={"all": split})
@@ -210,15 +206,13 @@ def test_leading_folders_are_left_out_where_names_alone_are_not_unique(
     assert "1 line without an image in" in notes
 
 
-def test_numbers_keep_their_fractions_unless_all_are_whole(tmp_path: Path) -> None:
+def test_numbers_keep_their_fractions_unless_all_are_whole(tmp_path):
     text = "id,size\n" + "".join(f"{row}.png,{row % 2}.{row % 3 // 2}\n" for row in range(6))
     (size,) = read_attribute(read(saved(tmp_path)), str(table(tmp_path, text))).attributes
     assert size.values == ["0.0", "0.1", "1.0", "1.1"]
 
 
-def test_cells_without_a_value_are_counted_in_one_note(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_cells_without_a_value_are_counted_in_one_note(tmp_path, capsys):
     text = (
         "id,size,flag\n0.png,NA,0\n1.png,#N/A,1\n2.png,none,\n3.png,<na>,0\n4.png,a,1\n5.png,A,0\n"
     )
@@ -231,7 +225,7 @@ def test_cells_without_a_value_are_counted_in_one_note(
     assert "size: 'A' and 'a' are two classes: they differ in case alone" in notes[1]
 
 
-def test_an_id_may_be_called_like_no_value(tmp_path: Path) -> None:
+def test_an_id_may_be_called_like_no_value(tmp_path):
     file = read(saved(tmp_path))
     for split in file.splits.values():
         split.ids[0] = "NA"
@@ -239,7 +233,7 @@ def test_an_id_may_be_called_like_no_value(tmp_path: Path) -> None:
     assert size.codes["test"].tolist() == [0, 1] * 3
 
 
-def test_many_numbers_are_no_categories(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_many_numbers_are_no_categories(tmp_path, capsys):
     rows = range(21)
     split = Split(np.eye(21, dtype=np.float32), ids=[str(row) for row in rows])
     file = FeatureFile("images", splits={"all": split})
@@ -258,7 +252,7 @@ def test_many_numbers_are_no_categories(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize("stray", ["n/a", "inf", "unknown"])
-def test_a_column_of_numbers_with_a_stray_value_is_no_category(tmp_path: Path, stray: str) -> None:
+def test_a_column_of_numbers_with_a_stray_value_is_no_category(tmp_path, stray):
     ids = [str(row) for row in range(25)]
     split = Split(np.eye(25, dtype=np.float32), ids=ids)
     lines = [f"{row},{row if number else stray}" for number, row in enumerate(ids)]
@@ -269,9 +263,7 @@ def test_a_column_of_numbers_with_a_stray_value_is_no_category(tmp_path: Path, s
 
 @pytest.mark.long
 @pytest.mark.parametrize("command", ["probe", "cluster -k 2", "zeroshot"])
-def test_a_table_gives_a_command_the_labels_that_relabel_gives(
-    tmp_path: Path, command: str
-) -> None:
+def test_a_table_gives_a_command_the_labels_that_relabel_gives(tmp_path, command):
     source = saved(tmp_path, "logits" if command == "zeroshot" else "images")
     if command == "zeroshot":
         file = read(source)
@@ -292,7 +284,7 @@ def test_a_table_gives_a_command_the_labels_that_relabel_gives(
 
 
 @pytest.mark.long
-def test_zeroshot_says_that_its_prompts_are_not_of_the_attribute(tmp_path: Path) -> None:
+def test_zeroshot_says_that_its_prompts_are_not_of_the_attribute(tmp_path):
     options = ("--table", table(tmp_path), "--attribute", "size")
     line = fails("zeroshot", saved(tmp_path, "logits"), *options)
     assert "expected prompts called after the values of size ('a' or 'size: a'), got none" in line
@@ -310,13 +302,13 @@ def test_zeroshot_says_that_its_prompts_are_not_of_the_attribute(tmp_path: Path)
     ],
 )
 @pytest.mark.long
-def test_what_cannot_be_asked_for(tmp_path: Path, words: list[str], message: str) -> None:
+def test_what_cannot_be_asked_for(tmp_path, words, message):
     line = [str(table(tmp_path)) if word == "TABLE" else word for word in words]
     refusal = fails("relabel", saved(tmp_path), *line, "-o", tmp_path / "out.h5", exit_code=2)
     assert message in refusal
 
 
-def test_a_result_takes_groups_and_no_table_or_shuffled_rows(tmp_path: Path) -> None:
+def test_a_result_takes_groups_and_no_table_or_shuffled_rows(tmp_path):
     result = saved(tmp_path, "result")
     for words in ([table(tmp_path), "--attribute", "size"], ["--shuffle"]):
         line = fails("relabel", result, *words, "-o", tmp_path / "out.h5", exit_code=2)
@@ -324,7 +316,7 @@ def test_a_result_takes_groups_and_no_table_or_shuffled_rows(tmp_path: Path) -> 
 
 
 @pytest.mark.long
-def test_shuffled_rows_keep_the_count_of_every_class(tmp_path: Path) -> None:
+def test_shuffled_rows_keep_the_count_of_every_class(tmp_path):
     source = write_feature_file(
         tmp_path / "many.h5",
         datasets={
@@ -348,7 +340,7 @@ def grouped_result() -> FeatureFile:
     return result_file([run], [0, 1, 2], [[0, 0, 2]], history, ["cat", "dog", "car"])
 
 
-def test_a_result_of_groups_has_the_accuracy_of_groups(tmp_path: Path) -> None:
+def test_a_result_of_groups_has_the_accuracy_of_groups(tmp_path):
     write(tmp_path / "r.h5", grouped_result())
     (tmp_path / "g.tsv").write_text("cat\tanimal\ndog\tanimal\ncar\tvehicle\n")
     after = relabeled(tmp_path / "r.h5", "--groups", tmp_path / "g.tsv")
@@ -359,14 +351,14 @@ def test_a_result_of_groups_has_the_accuracy_of_groups(tmp_path: Path) -> None:
     assert np.isnan(row["acc5"])
 
 
-def test_prompts_of_logits_take_the_groups_of_their_classes() -> None:
+def test_prompts_of_logits_take_the_groups_of_their_classes():
     logits = feature_file("logits", datasets={"class_index": np.array([1, -1, 0])})
     after = use_groups(logits, ["pet", "animal"])
     assert np.asarray(after.class_index).tolist() == [0, -1, 1]
     assert np.asarray(after.splits["test"].labels).tolist() == [1, 0] * 3
 
 
-def test_shuffled_groups_keep_their_sizes() -> None:
+def test_shuffled_groups_keep_their_sizes():
     images = feature_file(datasets={"class_names": list("abcdefgh")})
     images.splits["test"].labels = np.array([0, 1, 2, 3, 4, 7])
     groups = list("xxxyyyyz")
@@ -386,7 +378,7 @@ def accuracy(*commands: list[object]) -> float:
 
 
 @pytest.mark.long
-def test_the_two_controls_of_shapes(world: Path) -> None:
+def test_the_two_controls_of_shapes(world):
     """Groups that were dealt to classes are still learned from the classes; rows are not."""
     groups = ["relabel", world / "img.h5", "--groups", GROUPS / "shapes-outlines.tsv"]
     probe = ["probe", "--classifier", "logreg"]
@@ -399,7 +391,7 @@ def test_the_two_controls_of_shapes(world: Path) -> None:
 
 
 @pytest.mark.long
-def test_zeroshot_by_class_by_outline_and_by_pattern(world: Path) -> None:
+def test_zeroshot_by_class_by_outline_and_by_pattern(world):
     ok("textembed", "--classes", world / "img.h5", "--model", "tiny", "-o", world / "words.h5")
     ok("logits", world / "img.h5", world / "words.h5", "-o", world / "by-class.h5")
     logits = world / "by-class.h5"
@@ -411,7 +403,7 @@ def test_zeroshot_by_class_by_outline_and_by_pattern(world: Path) -> None:
         assert grouped == pytest.approx(expected, abs=0.01)
 
 
-def test_the_table_of_shapes_agrees_with_its_classes() -> None:
+def test_the_table_of_shapes_agrees_with_its_classes():
     images = feature_file(datasets={"test/ids": [f"{row:04}" for row in range(6)]})
     del images.splits["train"]
     found = {a.name: a for a in read_annotations(images, "shapes").attributes}
@@ -424,7 +416,7 @@ def test_the_table_of_shapes_agrees_with_its_classes() -> None:
     assert words["class"] == [" ".join(pair) for pair in pairs]
 
 
-def test_rows_that_shapes_does_not_have_are_refused(tmp_path: Path) -> None:
+def test_rows_that_shapes_does_not_have_are_refused(tmp_path):
     words = ("shapes", "--attribute", "size", "-o", tmp_path / "out.h5")
     for name, message in (
         ("shapes", "expected a line for '0.png' of test"),
@@ -459,7 +451,7 @@ def test_rows_that_shapes_does_not_have_are_refused(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_earlier_names_of_options_still_work(tmp_path: Path, earlier: str, now: str) -> None:
+def test_earlier_names_of_options_still_work(tmp_path, earlier, now):
     names = {"IMG": saved(tmp_path), "RESULT": saved(tmp_path, "result"), "TABLE": table(tmp_path)}
     digests = set()
     for line in (earlier, now):

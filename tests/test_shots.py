@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from factories import feature_file, result_file, saved
@@ -26,13 +24,13 @@ def images(n: int = 40, classes: int = 4, seed: int = 0) -> FeatureFile:
     return file
 
 
-def test_more_shots_add_rows_to_those_of_fewer() -> None:
+def test_more_shots_add_rows_to_those_of_fewer():
     labels = np.arange(40) % 4
     draws = [set(few_shot(labels, shots, seed=3).tolist()) for shots in (1, 2, 4, 8)]
     assert draws[0] < draws[1] < draws[2] < draws[3]
 
 
-def test_every_number_of_shots_is_drawn_as_often_as_asked() -> None:
+def test_every_number_of_shots_is_drawn_as_often_as_asked():
     file = images()
     spec = ProbeSpec("logreg", seed=5, shots=[1, 2], repeat=3)
     result = evaluate_grid(file, spec)
@@ -45,7 +43,7 @@ def test_every_number_of_shots_is_drawn_as_often_as_asked() -> None:
     )
 
 
-def test_every_draw_chooses_its_own_setting_on_the_same_validation_rows() -> None:
+def test_every_draw_chooses_its_own_setting_on_the_same_validation_rows():
     spec = ProbeSpec("logreg", shots=[1, 2], repeat=2)
     result = evaluate_grid(images(), spec, Cs=[0.1, 1], val=0.25)
     assert result.runs["eval_split"].tolist() == ["val", "val", "test"] * 4
@@ -55,7 +53,7 @@ def test_every_draw_chooses_its_own_setting_on_the_same_validation_rows() -> Non
         assert run["fit_split"] == f"train-val-{run['shots']}-shot"
 
 
-def test_shuffled_labels_stay_at_chance_with_any_number_of_shots(tmp_path: Path) -> None:
+def test_shuffled_labels_stay_at_chance_with_any_number_of_shots(tmp_path):
     source = saved(tmp_path / "img.h5", images(400))
     shuffled = ok("relabel", source, "--shuffle").stdout_bytes
     report = rows(ok("probe", "--shots", "1,4,16", "--repeat", 5, stdin=shuffled).stdout)
@@ -75,7 +73,7 @@ def test_shuffled_labels_stay_at_chance_with_any_number_of_shots(tmp_path: Path)
         (["--shots", "2", "--repeat", 0], "repeat"),
     ],
 )
-def test_bad_numbers_are_refused(tmp_path: Path, words: list[object], message: str) -> None:
+def test_bad_numbers_are_refused(tmp_path, words, message):
     assert message in fails("probe", saved(tmp_path / "i.h5", images()), *words, exit_code=2)
 
 
@@ -111,25 +109,23 @@ def curve_and_line(accuracy: float, *, ids: int = 10) -> str:
         (0.9, "worth more than 4 labelled images per class"),
     ],
 )
-def test_names_are_worth_as_many_images_as_reach_their_accuracy(
-    accuracy: float, worth: str
-) -> None:
+def test_names_are_worth_as_many_images_as_reach_their_accuracy(accuracy, worth):
     assert curve_and_line(accuracy).endswith(worth)
 
 
-def test_zeroshot_on_other_images_is_refused() -> None:
+def test_zeroshot_on_other_images_is_refused():
     with pytest.raises(Exception, match="expected zero-shot predictions of the images of"):
         curve_and_line(0.5, ids=3)
 
 
-def test_a_result_without_shots_is_refused(tmp_path: Path) -> None:
+def test_a_result_without_shots_is_refused(tmp_path):
     ok("probe", saved(tmp_path / "i.h5", images()), "-o", tmp_path / "p.h5")
     line = fails("plot", "shots", tmp_path / "p.h5", "-o", tmp_path / "s.png")
     assert "expected a result of probe --shots" in line
 
 
 @pytest.mark.long
-def test_what_the_names_of_the_bundled_world_are_worth(world: Path, tmp_path: Path) -> None:
+def test_what_the_names_of_the_bundled_world_are_worth(world, tmp_path):
     options = ("--classifier", "logreg", "--shots", "1,4,16", "--repeat", 3)
     ok("probe", world / "img.h5", *options, "-o", tmp_path / "shots.h5")
     result = read(tmp_path / "shots.h5")

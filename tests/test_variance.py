@@ -49,7 +49,7 @@ def regression(X: np.ndarray, codes: ArrayLike) -> variance.Regressions:
     return variance.Regressions(variance.centre(X), {"a": np.asarray(codes)})
 
 
-def test_a_world_of_two_independent_attributes_adds_up(tmp_path: Path) -> None:
+def test_a_world_of_two_independent_attributes_adds_up(tmp_path):
     """One-hot a, and twice one-hot b: their variances are as 1 to 4, and nothing is left over."""
     a, b = np.divmod(np.tile(np.arange(4), 500), 2)
     world = images(np.hstack([one_hot(a, 2), 2 * one_hot(b, 2)]))
@@ -61,7 +61,7 @@ def test_a_world_of_two_independent_attributes_adds_up(tmp_path: Path) -> None:
     assert found["a*b"]["share"] == pytest.approx(0, abs=1e-9)
 
 
-def test_in_a_world_of_xor_only_the_combination_counts(tmp_path: Path) -> None:
+def test_in_a_world_of_xor_only_the_combination_counts(tmp_path):
     a, b = np.divmod(np.tile(np.arange(4), 500), 2)
     table = write_table(tmp_path / "t.csv", a=a, b=b)
     found = shares(images(one_hot(a ^ b, 2)), table, "a", "b", "a*b")
@@ -71,7 +71,7 @@ def test_in_a_world_of_xor_only_the_combination_counts(tmp_path: Path) -> None:
     assert found["a*b"]["unique"] == pytest.approx(1, abs=2e-3)
 
 
-def test_a_shift_of_one_standard_deviation_is_a_fifth_of_the_variance() -> None:
+def test_a_shift_of_one_standard_deviation_is_a_fifth_of_the_variance():
     half = np.arange(200_000) % 2
     column = RNG.standard_normal((len(half), 1)) + half[:, None]
     model = regression(column, half)
@@ -79,7 +79,7 @@ def test_a_shift_of_one_standard_deviation_is_a_fifth_of_the_variance() -> None:
     assert share == pytest.approx(0.2, abs=0.005)
 
 
-def test_shares_are_those_of_an_analysis_of_variance() -> None:
+def test_shares_are_those_of_an_analysis_of_variance():
     codes = RNG.integers(0, 4, 120)
     X = RNG.standard_normal((120, 3)) + codes[:, None] * [0.5, 0, -0.2]
     model = regression(X, codes)
@@ -90,7 +90,7 @@ def test_shares_are_those_of_an_analysis_of_variance() -> None:
         assert share == pytest.approx(1 - (1 - eta) * 119 / 116, abs=1e-12)
 
 
-def test_directions_of_any_orthonormal_basis_add_up_to_the_whole_embedding() -> None:
+def test_directions_of_any_orthonormal_basis_add_up_to_the_whole_embedding():
     codes = RNG.integers(0, 5, 300)
     X = RNG.standard_normal((300, 6)) * [5, 3, 1, 1, 0.5, 0.1] + one_hot(codes, 6)
     model = regression(X, codes)
@@ -102,13 +102,13 @@ def test_directions_of_any_orthonormal_basis_add_up_to_the_whole_embedding() -> 
     assert weighted == pytest.approx(model.share(none, attribute), abs=1e-12)
 
 
-def test_a_picture_of_what_prompts_measure_names_the_prompts() -> None:
+def test_a_picture_of_what_prompts_measure_names_the_prompts():
     file = feature_file(datasets={"class_names": None})
     result = variance.decompose(file, feature_file("texts"), split="test")
     assert results.source_label(result, "test").endswith(", test, 3 prompts")
 
 
-def test_a_rotation_changes_nothing(tmp_path: Path) -> None:
+def test_a_rotation_changes_nothing(tmp_path):
     X, a = RNG.standard_normal((200, 8)), RNG.integers(0, 3, 200)
     table = write_table(tmp_path / "t.csv", a=a)
     rotation = np.linalg.qr(RNG.standard_normal((8, 8)))[0]
@@ -117,7 +117,7 @@ def test_a_rotation_changes_nothing(tmp_path: Path) -> None:
     assert after["null95"] == pytest.approx(before["null95"], abs=1e-6)
 
 
-def test_the_share_of_a_random_attribute_is_0_on_average_and_beta_distributed() -> None:
+def test_the_share_of_a_random_attribute_is_0_on_average_and_beta_distributed():
     """Of one column, eta squared is Beta(2, 997.5) for 5 values of 2,000 rows: mean 4 / 1,999."""
     column = RNG.standard_normal((2000, 1))
     draws = []
@@ -135,7 +135,7 @@ def test_the_share_of_a_random_attribute_is_0_on_average_and_beta_distributed() 
     assert model.null95(none, attribute, np.ones((1, 1))) == pytest.approx(null95, abs=1e-12)
 
 
-def test_the_null_of_whole_embeddings_is_that_of_shuffled_values() -> None:
+def test_the_null_of_whole_embeddings_is_that_of_shuffled_values():
     X = RNG.standard_normal((400, 5)) * [6, 3, 2, 1, 1]
     codes = np.arange(400) % 4
     model = regression(X, codes)
@@ -148,7 +148,7 @@ def test_the_null_of_whole_embeddings_is_that_of_shuffled_values() -> None:
 
 
 @pytest.mark.parametrize("n", [60, 400])
-def test_one_random_column_in_twenty_exceeds_the_null_of_what_it_alone_explains(n: int) -> None:
+def test_one_random_column_in_twenty_exceeds_the_null_of_what_it_alone_explains(n):
     """The others explain the two largest axes, so the residuals have another spectrum."""
     above = []
     for _ in range(600):
@@ -162,9 +162,7 @@ def test_one_random_column_in_twenty_exceeds_the_null_of_what_it_alone_explains(
     assert 0.02 < np.mean(above) < 0.085
 
 
-def test_a_column_of_few_rows_moves_nothing_that_others_explain(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_column_of_few_rows_moves_nothing_that_others_explain(tmp_path, capsys):
     """One that is known for 15 of 600 images moved the unique share of another to .06."""
     X, a, b = RNG.standard_normal((600, 20)), RNG.integers(0, 2, 600), RNG.integers(0, 3, 600)
     few = [str(row % 2) if row < 15 else "" for row in range(600)]
@@ -177,7 +175,7 @@ def test_a_column_of_few_rows_moves_nothing_that_others_explain(
     assert "unique: left out few: too few images would have all" in capsys.readouterr().err
 
 
-def test_what_an_attribute_alone_explains_needs_two_rows_a_parameter(tmp_path: Path) -> None:
+def test_what_an_attribute_alone_explains_needs_two_rows_a_parameter(tmp_path):
     X, names = RNG.standard_normal((40, 3)), [f"n{row % 21}" for row in range(40)]
     found = shares(images(X), write_table(tmp_path / "t.csv", a=np.arange(40) % 2, name=names))
     assert np.isfinite(found["a"]["unique"])
@@ -185,15 +183,13 @@ def test_what_an_attribute_alone_explains_needs_two_rows_a_parameter(tmp_path: P
     assert all(np.isnan(found["name"][name]) for name in ("unique", "unique_null95"))
 
 
-def test_an_interaction_of_few_rows_explains_no_more_than_everything(tmp_path: Path) -> None:
+def test_an_interaction_of_few_rows_explains_no_more_than_everything(tmp_path):
     a, b = np.divmod(np.tile(np.arange(4), 2), 2)
     found = shares(images(one_hot(a ^ b, 2)), write_table(tmp_path / "t.csv", a=a, b=b), "a*b")
     assert found["a*b"]["share"] == pytest.approx(1)
 
 
-def test_a_column_without_values_is_empty_and_warned_of(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_column_without_values_is_empty_and_warned_of(tmp_path, capsys):
     X, a = RNG.standard_normal((60, 3)), np.arange(60) % 3
     alone = shares(images(X), write_table(tmp_path / "t.csv", a=a), "a")
     table = write_table(tmp_path / "u.csv", a=a, nothing=[""] * 60)
@@ -212,7 +208,7 @@ def test_a_column_without_values_is_empty_and_warned_of(
         shares(images(X), table, "nothing")
 
 
-def test_a_prompt_measures_an_attribute_if_its_share_is_above_both_nulls(tmp_path: Path) -> None:
+def test_a_prompt_measures_an_attribute_if_its_share_is_above_both_nulls(tmp_path):
     """Of one axis, every random direction has the same share, which is luck alone."""
     a = np.arange(80) % 2
     X = np.stack([np.ones(80), 0.1 * RNG.standard_normal(80)], axis=1)
@@ -224,7 +220,7 @@ def test_a_prompt_measures_an_attribute_if_its_share_is_above_both_nulls(tmp_pat
         assert row["null95"] == pytest.approx(1 - (1 - eta) * 79 / 78, abs=1e-9)
 
 
-def test_attributes_that_say_the_same_have_nothing_unique(tmp_path: Path) -> None:
+def test_attributes_that_say_the_same_have_nothing_unique(tmp_path):
     a = RNG.integers(0, 3, 200)
     X = one_hot(a, 4) + 0.1 * RNG.standard_normal((200, 4))
     found = shares(images(X), write_table(tmp_path / "t.csv", a=a, again=a))
@@ -232,7 +228,7 @@ def test_attributes_that_say_the_same_have_nothing_unique(tmp_path: Path) -> Non
     assert found["a"]["unique"] == pytest.approx(0, abs=1e-9)
 
 
-def test_rows_without_a_value_are_left_out_of_that_attribute(tmp_path: Path) -> None:
+def test_rows_without_a_value_are_left_out_of_that_attribute(tmp_path):
     X, a = RNG.standard_normal((60, 3)), np.arange(60) % 3
     text = [str(value) if row < 40 else "" for row, value in enumerate(a)]
     table = write_table(tmp_path / "t.csv", some=text, all=a)
@@ -243,9 +239,7 @@ def test_rows_without_a_value_are_left_out_of_that_attribute(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("values", [["one"] * 40, [f"n{row}" for row in range(40)]])
-def test_an_attribute_of_one_value_or_of_as_many_as_rows_has_no_share(
-    tmp_path: Path, values: list[str]
-) -> None:
+def test_an_attribute_of_one_value_or_of_as_many_as_rows_has_no_share(tmp_path, values):
     table = write_table(tmp_path / "t.csv", a=values)
     row = shares(images(RNG.standard_normal((40, 3))), table)["a"]
     assert all(np.isnan(row[name]) for name in ("share", "unique", "null95"))
@@ -264,9 +258,7 @@ def test_an_attribute_of_one_value_or_of_as_many_as_rows_has_no_share(
         (["--control", "-", "-"], 2, "expected only one file on standard input"),
     ],
 )
-def test_bad_requests_are_refused(
-    tmp_path: Path, words: list[str], code: int, message: str
-) -> None:
+def test_bad_requests_are_refused(tmp_path, words, code, message):
     source = saved(tmp_path / "img.h5", images(np.eye(4), [0, 0, 1, 1]))
     other_model = [{"command": "embed", "model": {"name": "other"}}]
     texts, features = "texts", np.eye(4, dtype="f4")[:3]
@@ -282,19 +274,19 @@ def test_bad_requests_are_refused(
     assert message in fails("variance", source, *line, exit_code=code)
 
 
-def test_too_many_values_are_refused_before_a_matrix_of_their_count_is_made() -> None:
+def test_too_many_values_are_refused_before_a_matrix_of_their_count_is_made():
     codes = np.arange(6000)
     with pytest.raises(Exception, match="expected at most 5,000 values in all"):
         regression(np.zeros((6000, 1)), codes)
 
 
-def test_images_without_labels_ask_for_a_table(tmp_path: Path) -> None:
+def test_images_without_labels_ask_for_a_table(tmp_path):
     source = saved(tmp_path / "img.h5", images(np.eye(4)))
     assert "expected labels, got none; hint: name a table" in fails("variance", source)
 
 
 @pytest.mark.long
-def test_what_the_bundled_world_spends_its_variance_on(world: Path, tmp_path: Path) -> None:
+def test_what_the_bundled_world_spends_its_variance_on(world, tmp_path):
     words = ["--table", "shapes", "--control", world / "control.h5"]
     run = ok("variance", world / "img.h5", *words, "-o", tmp_path / "v.h5")
     found = {row["attribute"]: row for row in rows(run.stdout)}
@@ -319,7 +311,7 @@ def test_what_the_bundled_world_spends_its_variance_on(world: Path, tmp_path: Pa
 
 
 @pytest.mark.long
-def test_what_prompts_measure_in_the_bundled_world(world: Path, tmp_path: Path) -> None:
+def test_what_prompts_measure_in_the_bundled_world(world, tmp_path):
     """A low angle means a size here: an attribute's share tells what a prompt's name does not."""
     prompts = Path(__file__).parents[1] / "prompts" / "generic32.txt"
     ok("textembed", prompts, "--model", "tiny", "-o", tmp_path / "t.h5")
@@ -332,7 +324,7 @@ def test_what_prompts_measure_in_the_bundled_world(world: Path, tmp_path: Path) 
         "-o",
         tmp_path / "v.h5",
     )
-    share: dict[tuple[str, str], float] = {}
+    share = {}
     above = set()
     for row in rows(run.stdout):
         key = (row["prompt"], row["attribute"])
