@@ -112,13 +112,13 @@ def test_a_split_that_a_file_lacks_is_refused_with_those_that_it_has(line, logit
     paths = {"LOGITS": logits_h5, "IMAGES": img_h5, "PROBE": work / "kept.h5"}
     words = [paths.get(word, word) for word in line.split()]
     for name, hint in (("tset", "did you mean test?"), ("", "known: test, train")):
-        message = fails(*words, f"--split={name}", "-o", work / "no.h5", exit_code=2)
+        message = fails(*words, f"--split={name}", exit_code=2)
         assert "unknown split of" in message
         assert hint in message
 
 
 @pytest.mark.parametrize(
-    "line", ["compare - -", "predict - -", "importance - -", "logits - -", "variance - --control -"]
+    "line", ["compare - -", "predict - -", "importance - -", "variance - --control -"]
 )
 def test_standard_input_is_read_once(line):
     line = (*line.split(), "-o", "no.h5")

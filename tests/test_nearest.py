@@ -41,20 +41,13 @@ def test_few_images_are_shown_on_both_sides():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--prompt", "something roun"], "did you mean something round"),
-        (["--class", "9"], "unknown class with prompts of"),
-        (["--count", "0"], "count"),
-        (["--split", "tset"], "did you mean test?"),
+        (["digits", "--prompt", "something roun"], "did you mean something round"),
+        (["digits", "--class", "9"], "unknown class with prompts of"),
+        (["shapes"], "expected images of digits, got images of shapes"),
     ],
 )
-def test_unknown_names_are_refused(logits_h5, words, message):
-    line = ("plot", "nearest", logits_h5, "digits", *words, "-o", "no.png")
-    assert message in fails(*line, exit_code=2)
-
-
-def test_images_of_another_data_set_are_refused(logits_h5, tmp_path):
-    line = ("plot", "nearest", logits_h5, "shapes", "-o", tmp_path / "n.png")
-    assert "expected images of digits, got images of shapes" in fails(*line, exit_code=2)
+def test_other_names_and_images_are_refused(logits_h5, words, message):
+    assert message in fails("plot", "nearest", logits_h5, *words, "-o", "no.png", exit_code=2)
 
 
 def test_a_sheet_is_drawn(logits_h5, tmp_path):
