@@ -105,16 +105,6 @@ def test_a_rare_value_counts_as_much_as_a_frequent_one():
     assert gain > metrics.mean_per_class_recall(y, unbalanced.predicted) + 0.2
 
 
-@pytest.mark.long
-def test_the_interval_is_that_of_a_bootstrap_where_every_class_has_many_rows():
-    labels = RNG.integers(0, 3, 300)
-    predicted = np.where(RNG.random(300) < 0.7, labels, 0)
-    samples = RNG.integers(0, 300, (600, 300))
-    draws = [metrics.mean_per_class_recall(labels[rows], predicted[rows]) for rows in samples]
-    interval = metrics.recall_interval(labels, predicted)
-    assert interval == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=0.012)
-
-
 @pytest.mark.parametrize("counts", [[20] * 100, [3] * 100, [1000, 5], [1000, 10], [200] * 3])
 def test_the_interval_covers_the_recall_with_few_rows_and_many_classes_too(counts):
     labels = np.repeat(np.arange(len(counts)), counts)
@@ -206,26 +196,6 @@ def test_a_value_with_fewer_than_five_scored_rows_is_warned_of(tmp_path, capsys)
     assert results.caveat_note(result, "test") == f"{warning}."
     assert results.is_testable(results.caveats(result))
     assert draw_attributes(result)[1].endswith(f"{warning}.")
-
-
-@pytest.mark.long
-@pytest.mark.filterwarnings("ignore")
-def test_random_columns_are_at_chance_however_rare_their_values_are(tmp_path):
-    rows = []
-    for seed in range(60):
-        train, test = (
-            {f"rare{n}": (RNG.random(300) < 0.01).astype(int).tolist() for n in range(4)}
-            for _ in range(2)
-        )
-        table = write_values(tmp_path / f"{seed}.csv", train, test)
-        images, words = world_of(np.arange(300) % 2), words_for(2, attribute="rare0")
-        rows += attributes.measure(images, words, table=table, random=0).rows()[:-1]
-    zeroshot, probe, reach = (
-        np.array([row[name] for row in rows]) for name in ("zeroshot", "probe", "reach")
-    )
-    assert np.nanmean(zeroshot) == pytest.approx(0.5, abs=0.12)
-    assert np.nanmean(probe) == pytest.approx(0.5, abs=0.06)
-    assert np.isfinite(reach).sum() <= 0.025 * np.isfinite(probe).sum()
 
 
 def test_a_file_with_one_split_holds_a_fifth_out(tmp_path):

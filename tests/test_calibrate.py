@@ -8,14 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import sklearn
 from factories import MODEL, feature_file
 from scipy.special import softmax
 from scipy.stats import chi2, entropy
 from shell import fails, ok, rows
 from sklearn import metrics as reference
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.calibration import CalibratedClassifierCV
 
 from clipkit import plots
 from clipkit.analysis import calibration, metrics
@@ -76,35 +73,6 @@ def test_the_temperature_that_labels_were_drawn_at_is_found():
     assert low < 2 < high
     assert fitted == pytest.approx(2, rel=0.02)
     assert (low, high) == pytest.approx((fitted - 0.029, fitted + 0.029), abs=0.01)
-
-
-class _Scores(ClassifierMixin, BaseEstimator):
-    """A classifier whose decision function is its input."""
-
-    def fit(self, X: Any, y: Any) -> _Scores:
-        self.classes_ = np.unique(y)
-        return self
-
-    def decision_function(self, X: Any) -> Any:
-        return X
-
-    def predict(self, X: Any) -> Any:
-        return X.argmax(axis=1)
-
-
-@pytest.mark.skipif(
-    tuple(map(int, sklearn.__version__.split(".")[:2])) < (1, 8),
-    reason="scikit-learn scales temperatures from version 1.8 on",
-)
-def test_the_fit_is_scikit_learns():
-    scores, labels = draw(3000, 7, 0.03, scale=0.1)
-    scaled = CalibratedClassifierCV(_Scores(), method="temperature", ensemble=False)
-    scaled.fit(scores, labels)
-    fitted, _, _ = fit_temperature(class_scores(scores, labels))
-    expected = scaled.predict_proba(scores)
-    np.testing.assert_allclose(softmax(scores / fitted, axis=1), expected, atol=1e-3)
-    inverse = scaled.calibrated_classifiers_[0].calibrators[0].beta_
-    assert fitted == pytest.approx(1 / inverse, rel=1e-3)
 
 
 def test_the_interval_is_that_of_the_likelihood_ratio():

@@ -170,15 +170,24 @@ def test_a_temperature_is_absolute(img_h5, txt_h5, logits_h5, tmp_path):
     assert default["temperature"] == "0.07"
 
 
-def test_entropy_is_that_of_the_softmax(logits_h5):
-    report = rows(ok("entropy", logits_h5, "-t", "1,0.07", "-t", "0.01").stdout)
-    runs = [(split, tau) for split in ("test", "train") for tau in ("1", "0.07", "0.01")]
-    assert [(row["split"], row["temperature"]) for row in report] == runs
-    p = scipy.special.softmax(read(logits_h5).splits["test"].features / 0.07, axis=1)
-    entropy = scipy.stats.entropy(p, axis=1).mean()
-    assert float(report[1]["mean_entropy"]) == pytest.approx(entropy, abs=1e-6)
-    assert float(report[1]["mean_confidence"]) == pytest.approx(p.max(axis=1).mean(), abs=1e-6)
-    assert float(report[1]["max_entropy"]) == pytest.approx(np.log(12))
+def test_entropy_is_that_of_scipy_per_image_and_on_average(logits_h5):
+    words = ("entropy", logits_h5, "-t", "1", "-t", "0.07,0.01")
+    means = {(row["split"], row["temperature"]): row for row in rows(ok(*words).stdout)}
+    assert list(means) == [(name, t) for name in ("test", "train") for t in ("1", "0.07", "0.01")]
+    assert float(means["test", "1"]["max_entropy"]) == pytest.approx(np.log(12))
+    report = rows(ok(*words, "--split", "train", "--per-image").stdout)
+    logits = read(logits_h5)
+    train = logits.splits["train"]
+    prompts = [logits.texts[k] for k in train.features.argmax(axis=1)]
+    for number, tau in enumerate(("1", "0.07")):
+        of_tau = report[120 * number : 120 * (number + 1)]
+        p = scipy.special.softmax(train.features.astype(np.float64) / float(tau), axis=1)
+        expected = np.stack([scipy.stats.entropy(p, axis=1), p.max(axis=1)], axis=1)
+        found = [[float(row[name]) for name in ("entropy", "confidence")] for row in of_tau]
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+        found = [float(means["train", tau][name]) for name in ("mean_entropy", "mean_confidence")]
+        assert found == pytest.approx(expected.mean(axis=0), abs=1e-6)
+        assert [(r["id"], r["prompt"]) for r in of_tau] == [*zip(train.ids, prompts, strict=True)]
 
 
 # -- probes ----------------------------------------------------------------------------------------
@@ -202,16 +211,6 @@ def test_the_options_of_probe_reach_the_probe(logits_h5, tmp_path):
 # -- zeroshot and info -----------------------------------------------------------------------------
 
 
-def test_class_prompts_in_another_order_are_matched_by_name(
-    img_h5, class_logits_h5, model_options, tmp_path
-):
-    names = tmp_path / "names.txt"
-    names.write_text("".join(f"{i}\n" for i in reversed(range(10))))
-    ok("textembed", "--classes", names, *model_options, "-o", tmp_path / "t.h5")
-    ok("logits", img_h5, tmp_path / "t.h5", "-o", tmp_path / "l.h5")
-    assert ok("zeroshot", tmp_path / "l.h5").stdout == ok("zeroshot", class_logits_h5).stdout
-
-
 def test_info_of_a_file_names_its_content_and_history(logits_h5):
     info = {row["field"]: row["value"] for row in rows(ok("info", logits_h5).stdout)}
     assert info["kind"] == "logits"
@@ -232,18 +231,17 @@ def test_every_format_holds_the_same_number(format, logits_h5):
 
 
 @pytest.mark.parametrize(
-    ("words", "what"),
+    ("line", "what"),
     [
-        (["info", ""], "an input"),
-        (["entropy", ""], "an input"),
-        (["logits", "IMAGES", "", "-o", "OUT"], "an input"),
-        (["logits", "IMAGES", "TEXTS", "-o", ""], "an output"),
-        (["embed", "digits", "--limit", "2", "-m", "", "-o", "OUT"], "a model"),
+        ("info EMPTY", "an input"),
+        ("logits IMAGES EMPTY -o OUT", "an input"),
+        ("logits IMAGES TEXTS -o EMPTY", "an output"),
+        ("embed digits --limit 2 -m EMPTY -o OUT", "a model"),
     ],
 )
-def test_an_empty_name_is_named(words, what, img_h5, txt_h5, tmp_path):
-    paths = {"IMAGES": img_h5, "TEXTS": txt_h5, "OUT": tmp_path / "out.h5"}
-    line = [paths.get(word, word) for word in words]
+def test_an_empty_name_is_named(line, what, img_h5, txt_h5, tmp_path):
+    words = {"IMAGES": img_h5, "TEXTS": txt_h5, "OUT": tmp_path / "out.h5", "EMPTY": ""}
+    line = [words.get(word, word) for word in line.split()]
     assert f"expected the name of {what}, got ''" in fails(*line, exit_code=2)
 
 
@@ -350,25 +348,6 @@ def test_an_accuracy_has_wilsons_interval(command, class_logits_h5):
         acc1, low, high = (float(row[name]) for name in ("acc1", "acc1_low", "acc1_high"))
         expected = binomtest(round(120 * acc1), 120).proportion_ci(method="wilson")
         assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-6)
-
-
-def test_entropy_per_image_is_that_of_scipy(logits_h5):
-    words = ("entropy", logits_h5, "-t", "1,0.07", "--split", "train")
-    report = rows(ok(*words, "--per-image").stdout)
-    logits = read(logits_h5)
-    cosines = logits.splits["train"].features.astype(np.float64)
-    assert [row["id"] for row in report] == 2 * logits.splits["train"].ids
-    for number, tau in enumerate((1, 0.07)):
-        of_tau = report[120 * number : 120 * (number + 1)]
-        p = scipy.special.softmax(cosines / tau, axis=1)
-        values = [[float(row[name]) for name in ("entropy", "confidence")] for row in of_tau]
-        expected = np.stack([scipy.stats.entropy(p, axis=1), p.max(axis=1)], axis=1)
-        np.testing.assert_allclose(values, expected, rtol=1e-6)
-        assert [row["prompt"] for row in of_tau] == [logits.texts[k] for k in cosines.argmax(1)]
-    means = rows(ok(*words).stdout)
-    assert {row["split"] for row in means} == {"train"}
-    mean = np.mean([float(row["entropy"]) for row in report[:120]])
-    assert float(means[0]["mean_entropy"]) == pytest.approx(mean, abs=1e-6)
 
 
 def test_classes_are_reported_by_probe_zeroshot_and_info(class_logits_h5, zeroshot_h5):

@@ -87,14 +87,6 @@ def test_exchanging_two_results_flips_every_sign(right):
     assert (row["p"], row["kappa"]) == (exchanged["p"], exchanged["kappa"])
 
 
-def test_the_interval_is_that_of_a_bootstrap_over_rows_where_many_differ():
-    a, b = RIGHT[:2].astype(int)
-    drawn = np.random.default_rng(1).integers(0, 300, (20_000, 300))
-    expected = np.percentile((a - b)[drawn].mean(axis=1), [2.5, 97.5])
-    (row,) = compared(a > 0, b > 0)
-    assert [row["low"], row["high"]] == pytest.approx(expected, abs=1.5 / 300)
-
-
 def test_a_p_value_too_small_for_a_float_has_its_logarithm_and_is_not_0_in_a_table():
     (row,) = compared(*cells(both=10, only_a=1427, only_b=8, neither=5))
     expected = 2 * sum(math.comb(1435, i) for i in range(9))
@@ -125,21 +117,6 @@ def test_an_interval_holds_the_difference(only_a, only_b, others):
     assert low <= (only_a - only_b) / n <= high
     exchanged = metrics.difference_interval(only_b, only_a, n)
     assert exchanged == pytest.approx((-high, -low), abs=1e-15)
-
-
-@pytest.mark.parametrize(
-    ("n", "p", "least"),
-    [
-        (20, (0.02, 0.02), 0.97),
-        (50, (0.02, 0.02), 0.97),
-        (50, (0.04, 0), 0.88),
-        (50, (0.1, 0.02), 0.93),
-    ],
-)
-def test_intervals_of_few_rows_that_differ_cover_the_difference(n, p, least):
-    counts = np.random.default_rng(0).multinomial(n, [*p, 1 - sum(p)], 1000)
-    low, high = np.transpose([metrics.difference_interval(a, b, n) for a, b, _ in counts])
-    assert ((low <= p[0] - p[1]) & (p[0] - p[1] <= high)).mean() >= least
 
 
 def test_kappa_is_cohens_of_what_is_right():

@@ -12,13 +12,6 @@ from clipkit.analysis import similarity, zeroshot
 from clipkit.base.errors import ClipkitError
 
 
-def test_the_score_of_a_class_is_that_of_its_best_prompt():
-    cosines = np.array([[0.1, 0.3, 0.2, 0.9], [0.5, 0.1, 0.2, 0.9]], dtype=np.float32)
-    scores = zeroshot.class_scores(cosines, np.array([2, 0, 0, -1]), 3)
-    expected = np.array([[0.3, -np.inf, 0.1], [0.2, -np.inf, 0.5]], dtype=np.float32)
-    assert np.array_equal(scores, expected)
-
-
 def test_measures_that_do_not_apply_are_nan():
     file = feature_file("logits")  # 2 classes have no top 5
     file.splits["test"] = replace(file.splits["test"], labels=None)
