@@ -95,8 +95,6 @@ def test_margins_of_two_classes_are_those_of_an_svm():
     np.testing.assert_allclose(run.fitted.weights()[1], reference.coef_[0], atol=5e-3)
 
 
-# files
-
 CLASSES = ["ant", "bee", "cat", "dog"]
 
 
@@ -121,11 +119,9 @@ def logits(temperature: float = 1.0, **fields: Any) -> FeatureFile:
 
 
 def without_labels(file: FeatureFile, *names: str) -> FeatureFile:
-    splits = {
-        name: replace(split, labels=None) if name in names else split
-        for name, split in file.splits.items()
-    }
-    return replace(file, splits=splits)
+    for name in names:
+        file.splits[name].labels = None
+    return file
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +141,9 @@ def folder(originals: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-# features -> the file, the options that choose them, and C
+def predicted(folder: Path, *words: object, file: str = "img") -> list[dict[str, str]]:
+    """Return the report of the probe of embeddings on a file of the folder."""
+    return rows(ok("predict", folder / "p.h5", folder / f"{file}.h5", *words).stdout)
 
 
 @pytest.mark.long
@@ -192,12 +190,11 @@ def test_keeping_changes_neither_the_report_nor_what_is_stored_without_it(folder
 @pytest.mark.long
 def test_after_validation_the_best_run_is_kept_as_it_was_fitted_again(folder):
     options = ("-C", "0.001,1", "--classifier", "logreg", "--val", "0.2")
-    report = ok("probe", folder / "img.h5", *options, "--keep", "-o", folder / "best.h5")
+    report = ok("probe", folder / "img.h5", *options, "--keep", "-o", folder / "p.h5", "-f")
     *_, final = rows(report.stdout)
-    kept = read(folder / "best.h5")
-    assert kept.history[-1]["kept"] == {"C": float(final["C"]), "fit_split": "train"}
-    predicted = ok("predict", folder / "best.h5", folder / "img.h5", "--split", "test")
-    assert rows(predicted.stdout)[0]["acc1"] == final["acc1"]
+    kept = {"C": float(final["C"]), "fit_split": "train"}
+    assert read(folder / "p.h5").history[-1]["kept"] == kept
+    assert predicted(folder, "--split", "test")[0]["acc1"] == final["acc1"]
 
 
 def test_without_an_evaluation_split_the_best_run_is_fitted_again_on_all_rows():
@@ -220,6 +217,7 @@ def test_without_an_evaluation_split_the_best_run_is_fitted_again_on_all_rows():
         ("--keep -o NEW --shots 1 --repeat 3", "expected one few-shot draw to keep or to print"),
         ("--keep", "expected -o FILE for --keep"),
         ("--val 0.2 --eval-split train --per-image", "expected a split with predictions to print"),
+        ("--per-class --per-image", "expected rows of classes or of images"),
     ],
 )
 def test_only_one_run_is_kept_or_printed_by_image(folder, words, message):
@@ -318,71 +316,56 @@ def test_scores_that_overflow_are_refused(name, value):
 def test_classes_are_matched_by_name(folder):
     file = images()
     order = [2, 0, 3, 1]  # the old number of each class
-    names = [CLASSES[number] for number in order]
     for split in file.splits.values():
         split.labels = np.argsort(order)[split.labels]
-    write(folder / "new.h5", replace(file, class_names=names))
-    expected = ok("predict", folder / "p.h5", folder / "img.h5").stdout
-    assert ok("predict", folder / "p.h5", folder / "new.h5").stdout == expected
-    words = ("predict", folder / "p.h5", "--per-image")
-    assert ok(*words, folder / "new.h5").stdout == ok(*words, folder / "img.h5").stdout
+    write(folder / "new.h5", replace(file, class_names=[CLASSES[number] for number in order]))
+    assert predicted(folder, file="new") == predicted(folder)
+    assert predicted(folder, "--per-image", file="new") == predicted(folder, "--per-image")
 
 
 @pytest.mark.long
 def test_images_of_unknown_classes_are_warned_about_and_count_as_wrong(folder):
     write(folder / "new.h5", images(class_names=["ant", "bee", "cow", "dog"]))
-    run = ok("predict", folder / "p.h5", folder / "new.h5", "--split", "test", "--per-image")
-    assert "does not know 1 of the classes of test (for example cow), so that 30 " in run.stderr
-    of_images = rows(run.stdout)
+    warning = "does not know 1 of the classes of test (for example cow), so that 30 rows can only"
+    assert warning in ok("predict", folder / "p.h5", folder / "new.h5", "--split", "test").stderr
+    of_images = predicted(folder, "--split", "test", "--per-image", file="new")
     assert [row["label"] for row in of_images].count("cow") == 30
     assert {row["prediction"] for row in of_images} == set(CLASSES)
-    report = rows(ok("predict", folder / "p.h5", folder / "new.h5").stdout)
-    assert 0.5 < float(report[0]["acc1"]) < 0.75
-
-
-def test_the_split_that_was_fitted_is_warned_about(folder):
-    warning = "images of train were also fitted: the accuracy on them says nothing about other"
-    assert warning in ok("predict", folder / "p.h5", folder / "img.h5").stderr
-    assert warning in ok("predict", folder / "pl.h5", folder / "logits.h5").stderr
-    assert not ok("predict", folder / "p.h5", folder / "img.h5", "--split", "test").stderr
-    write(folder / "new.h5", images(seed=1))
-    assert not ok("predict", folder / "p.h5", folder / "new.h5").stderr
+    assert 0.5 < float(predicted(folder, file="new")[0]["acc1"]) < 0.75
 
 
 @pytest.mark.long
 def test_unlabelled_images_give_a_row_per_image(folder):
     file = without_labels(images(class_names=None), "train", "test")
     write(folder / "new.h5", file)
-    report = rows(ok("predict", folder / "p.h5", folder / "new.h5").stdout)
+    report = predicted(folder, file="new")
     assert list(report[0]) == ["split", "id", "prediction", "score", "runner_up", "runner_up_score"]
     assert [row["id"] for row in report] == [*file.splits["test"].ids, *file.splits["train"].ids]
     assert all(row["prediction"] in CLASSES for row in report)
     assert all(float(row["score"]) >= float(row["runner_up_score"]) for row in report)
+    assert "expected labels" in fails("predict", folder / "p.h5", folder / "new.h5", "--per-class")
 
 
 @pytest.mark.parametrize("classifier", ["logreg", "mlp", "knn"])
 @pytest.mark.long
 def test_scores_are_probabilities_of_all_classes(folder, classifier):
-    options = ("--classifier", classifier, "--keep", "-o", folder / "q.h5")
+    options = ("--classifier", classifier, "--keep", "-o", folder / "p.h5", "-f")
     ok("probe", folder / "img.h5", *options)
-    report = rows(ok("predict", folder / "q.h5", folder / "img.h5", "--scores").stdout)
-    for row in report:
+    for row in predicted(folder, "--scores"):
         scores = {name: float(row[f"score_{name}"]) for name in CLASSES}
         assert sum(scores.values()) == pytest.approx(1)
-        assert max(scores, key=lambda name: scores[name]) == row["prediction"]
+        assert max(scores, key=scores.get) == row["prediction"]
         assert row["score"] == row[f"score_{row['prediction']}"]
 
 
 @pytest.mark.long
 def test_top_gives_a_row_for_each_of_the_best_classes(folder):
-    words = ("predict", folder / "p.h5", folder / "img.h5", "--split", "test")
-    plain = rows(ok(*words, "--per-image").stdout)
-    ranked = rows(ok(*words, "--top", "3").stdout)
-    assert len(ranked) == 3 * len(plain)
-    assert [row["rank"] for row in ranked[:4]] == ["1", "2", "3", "1"]
+    plain = predicted(folder, "--split", "test", "--per-image")
+    ranked = predicted(folder, "--split", "test", "--top", "3")
+    assert [row["rank"] for row in ranked] == ["1", "2", "3"] * len(plain)
     assert [row["prediction"] for row in ranked[::3]] == [row["prediction"] for row in plain]
     assert [row["prediction"] for row in ranked[1::3]] == [row["runner_up"] for row in plain]
-    assert len(rows(ok(*words, "--top", "99").stdout)) == 4 * len(plain)
+    assert len(predicted(folder, "--split", "test", "--top", "99")) == 4 * len(plain)
 
 
 @pytest.mark.long
@@ -403,14 +386,11 @@ def test_zeroshot_prints_unlabelled_images_with_their_cosines(tmp_path):
 @pytest.mark.long
 def test_probe_predicts_an_unlabelled_split(folder):
     write(folder / "semi.h5", without_labels(images(), "test"))
-    labelled = ok("predict", folder / "p.h5", folder / "img.h5", "--split", "test", "--per-image")
-    run = ok("probe", folder / "semi.h5", "-o", folder / "r.h5")
-    expected = [row["prediction"] for row in rows(labelled.stdout)]
-    assert [row["prediction"] for row in rows(run.stdout)] == expected
-    result = read(folder / "r.h5")
-    assert result.kind == "result"
-    assert np.isnan(result.runs["acc1"]).all()
-    assert [CLASSES[number] for number in result.splits["test"].predicted[0]] == expected
+    found = rows(ok("probe", folder / "semi.h5", "-o", folder / "r.h5").stdout)
+    expected = predicted(folder, "--split", "test", "--per-image")
+    assert [row["prediction"] for row in found] == [row["prediction"] for row in expected]
+    assert read(folder / "r.h5").kind == "result"
+    assert np.isnan(read(folder / "r.h5").runs["acc1"]).all()
 
 
 @pytest.mark.long
@@ -426,27 +406,18 @@ def test_several_runs_on_an_unlabelled_split_give_their_report(folder):
 
 
 def test_rows_of_images_have_the_columns_that_are_asked_for(folder):
-    few, predicted, grouped = (folder / f"{name}.h5" for name in ("few", "predicted", "grouped"))
-    ok("probe", folder / "img.h5", "--shots", 4, "--keep", "-o", few)
-    columns = ("--columns", "id,prediction,model,shots")
-    for command in ("predict", few), ("probe", "--shots", 4):
-        row = rows(ok(*command, folder / "img.h5", "--per-image", *columns).stdout)[0]
+    few, result, grouped = (folder / f"{name}.h5" for name in ("p", "predicted", "grouped"))
+    ok("probe", folder / "img.h5", "--shots", 4, "--keep", "-o", few, "-f")
+    columns = ("--per-image", "--columns", "id,prediction,model,shots")
+    of_probe = rows(ok("probe", "--shots", 4, folder / "img.h5", *columns).stdout)
+    for row in (of_probe[0], predicted(folder, *columns)[0]):
         assert list(row) == ["id", "prediction", "model", "shots"]
         assert (row["model"], row["shots"]) == (MODEL["name"], "4")
-    ok("predict", few, folder / "img.h5", "-o", predicted)
+    ok("predict", few, folder / "img.h5", "-o", result)
     (folder / "groups.tsv").write_text("".join(f"{name}\tanimal\n" for name in CLASSES))
-    ok("relabel", predicted, "--groups", folder / "groups.tsv", "-o", grouped)
-    report = rows(ok("info", "--runs", predicted, grouped, "--columns", "acc1,shots").stdout)
+    ok("relabel", result, "--groups", folder / "groups.tsv", "-o", grouped)
+    report = rows(ok("info", "--runs", result, grouped, "--columns", "acc1,shots").stdout)
     assert {row["shots"] for row in report} == {"4"}
-
-
-def test_rows_are_of_classes_or_of_images(folder):
-    write(folder / "new.h5", without_labels(images(), "test"))
-    both = ("--per-class", "--per-image")
-    for command in ("probe",), ("predict", folder / "p.h5", "--split", "test"):
-        message = fails(*command, folder / "img.h5", *both, exit_code=2)
-        assert "expected rows of classes or of images" in message
-        fails(*command, folder / "new.h5", "--per-class")
 
 
 @pytest.mark.long
