@@ -65,9 +65,6 @@ def saved(folder: Path, file: FeatureFile) -> Path:
     return path
 
 
-# -- the fit -------------------------------------------------------------------------------------
-
-
 def test_the_temperature_that_labels_were_drawn_at_is_found():
     fitted, low, high = fit_temperature(scored(20_000, 10, 2.0))
     assert low < 2 < high
@@ -121,9 +118,6 @@ def test_a_temperature_that_changes_nothing_is_refused():
     file.splits["all"].features[:] = 0.2
     with pytest.raises(ClipkitError, match="all: expected scores that differ between"):
         calibrate(file)
-
-
-# -- the measures --------------------------------------------------------------------------------
 
 
 def test_likelihood_and_brier_score_are_scikit_learns():
@@ -196,9 +190,6 @@ def test_a_bin_has_at_least_one_row():
     assert found.confidence.tolist() == [0.2, 0.6]
     assert found.accuracy.tolist() == [0, 1]
     assert found.ece == pytest.approx(0.3)
-
-
-# -- the command ---------------------------------------------------------------------------------
 
 
 def test_a_row_per_temperature_and_one_that_is_fitted(tmp_path):
@@ -332,9 +323,6 @@ def test_the_picture_shows_bins_the_diagonal_and_both_errors():
     words = " ".join(text.get_text() for text in ax.texts)
     assert f"{100 * diagram.ece:.1f} %" in words
     assert f"{100 * diagram.ece_null:.1f} %" in words
-
-
-# -- trained and untrained -----------------------------------------------------------------------
 
 
 @pytest.mark.long

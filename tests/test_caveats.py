@@ -143,9 +143,6 @@ def logits(sizes: dict[str, int], **options: int) -> FeatureFile:
     return replace(images(sizes, **options), kind="logits", temperature=1.0, **prompts)
 
 
-# ---- what the commands say of it ----
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with results: fair, fitted on test, chosen on test, of shuffled labels."""

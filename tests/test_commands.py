@@ -125,9 +125,6 @@ def test_standard_input_is_read_once(line):
     assert "expected only one file on standard input" in fails(*line, exit_code=2)
 
 
-# -- embeddings ------------------------------------------------------------------------------------
-
-
 def test_an_ensemble_normalises_averages_and_normalises(img_h5, model_options, tmp_path):
     templates = ["a photo of a {}", "the digit {}"]
     (tmp_path / "both.txt").write_text("\n".join(templates))
@@ -141,9 +138,6 @@ def test_an_ensemble_normalises_averages_and_normalises(img_h5, model_options, t
     np.testing.assert_allclose(ensemble, normalize(first + second), atol=1e-6)
     np.testing.assert_allclose(file.features, ensemble, atol=1e-6)
     assert file.class_index.tolist() == list(range(10))
-
-
-# -- logits and their temperature ------------------------------------------------------------------
 
 
 def test_logits_are_cosines_whatever_the_order_of_arguments(img_h5, txt_h5, logits_h5, tmp_path):
@@ -190,9 +184,6 @@ def test_entropy_is_that_of_scipy_per_image_and_on_average(logits_h5):
         assert [(r["id"], r["prompt"]) for r in of_tau] == [*zip(train.ids, prompts, strict=True)]
 
 
-# -- probes ----------------------------------------------------------------------------------------
-
-
 def test_the_options_of_probe_reach_the_probe(logits_h5, tmp_path):
     options = ["--classifier", "logreg", "-C", "0.1,10", "-t", "1,0.05", "--features", "probs"]
     selection = ["--val", "0.25", "--shots", "3", "--seed", "7", "--standardize"]
@@ -206,9 +197,6 @@ def test_the_options_of_probe_reach_the_probe(logits_h5, tmp_path):
     entry = read(tmp_path / "p.h5").history[-1]
     expected = {"classifier": "logreg", "features": "probs", "standardize": True, "seed": 7}
     assert expected.items() <= entry.items()
-
-
-# -- zeroshot and info -----------------------------------------------------------------------------
 
 
 def test_info_of_a_file_names_its_content_and_history(logits_h5):
@@ -244,8 +232,6 @@ def test_an_empty_name_is_named(line, what, img_h5, txt_h5, tmp_path):
     line = [words.get(word, word) for word in line.split()]
     assert f"expected the name of {what}, got ''" in fails(*line, exit_code=2)
 
-
-# -- reports ---------------------------------------------------------------------------------------
 
 REPORTS = {
     "entropy": ["-t", "1,0.07"],

@@ -64,9 +64,6 @@ def cells(both: int, only_a: int, only_b: int, neither: int) -> NDArray[np.bool_
     return np.repeat(pairs, [both, only_a, only_b, neither], axis=0).T
 
 
-# -- the numbers of a pair -------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("b", "c"), [(121, 59), (0, 0), (1, 0), (0, 7), (5, 5), (85, 57)])
 def test_p_is_that_of_mcnemars_exact_test(b, c):
     (row,) = compared(*cells(300, b, c, 100))
@@ -148,9 +145,6 @@ def test_one_result_has_its_accuracy_and_wilsons_interval(pair_of):
     assert (float(row["low"]), float(row["high"])) == pytest.approx(interval, abs=1e-6)
 
 
-# -- groups ----------------------------------------------------------------------------------------
-
-
 def table(folder: Path, values: Sequence[str]) -> list[object]:
     """Write attributes of the rows of `result`; return the options that choose `size`."""
     lines = [f"{row:03d},{value},x" for row, value in enumerate(values)]
@@ -208,9 +202,6 @@ def test_a_group_of_one_row_and_a_group_that_is_absent(tmp_path):
     assert [r["rows"] for r in rows(ok("compare", path, *by).stdout)[:3]] == ["300", "299", "1"]
     report = rows(ok("compare", path, *by[:3], "class").stdout)
     assert [row["group"] for row in report[:-1]] == ["", "cat", "dog"]
-
-
-# -- which rows and which run ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("which", "column"), [("only-a", 1), ("only-b", 2), ("neither", 3)])
@@ -288,9 +279,6 @@ def test_the_run_that_validation_chose_is_taken(tmp_path):
     assert "expected one run on val, got 2" in refusal
 
 
-# -- what is refused -------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
@@ -333,9 +321,6 @@ def test_what_cannot_be_compared_is_refused_in_one_line(words, code, message, tm
     (tmp_path / "g.tsv").write_text("cat\tpet\n")
     paths = {path.name.removesuffix(".h5"): path for path in tmp_path.iterdir()}
     assert message in fails("compare", *[paths.get(w, w) for w in words.split()], exit_code=code)
-
-
-# -- the bundled data set --------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")

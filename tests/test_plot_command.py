@@ -85,9 +85,6 @@ def draw(line: str, folder: Path, out: Path) -> bytes:
     return out.read_bytes()
 
 
-# -- the pictures --------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("picture", PICTURES)
 @pytest.mark.long
 def test_a_picture_of_standard_input_goes_to_standard_output(picture, folder):
@@ -143,9 +140,6 @@ def test_options_and_files_change_the_picture(lines, folder, tmp_path):
 def test_defaults_are_what_the_help_says_and_options_may_come_first(line, same, folder, tmp_path):
     out = tmp_path / "p.png"
     assert draw(line, folder, out) == draw(same, folder, out)
-
-
-# -- help and usage ------------------------------------------------------------------------------
 
 
 def test_help_lists_every_picture_with_a_sentence_and_an_example():
@@ -249,9 +243,6 @@ def test_a_result_without_history_or_split_is_drawn_or_refused_in_one_line(
     line = ("plot", picture, saved(tmp_path / "r.h5", result), "-o", tmp_path / "p.png")
     run = ok(*line).stderr if picture == "attributes" else fails(*line)
     assert "bug" not in run
-
-
-# -- what a picture says ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("ending", ["jpg", "webp"])

@@ -73,9 +73,6 @@ def curve_of(files: list[FeatureFile]) -> tuple[LayerCurve, str]:
     return curve, source
 
 
-# -- which lines there are -------------------------------------------------------------------------
-
-
 def test_a_line_has_the_accuracy_of_each_layer_with_wilsons_interval():
     curve, source = curve_of([result(15, 4), result(5, 0), result(10, 2)])  # in no order
     points = curve.trained
@@ -170,9 +167,6 @@ def test_what_does_not_belong_into_one_picture_is_refused(files, message):
     assert message in caught.value.message
 
 
-# -- results of attributes -------------------------------------------------------------------------
-
-
 def recalls(layer: int | None, eval_split: str = "test", **recall: float) -> FeatureFile:
     """Return a result of `attributes` with a recall of each. That of the control is half of it."""
     file = result(5, layer)
@@ -220,9 +214,6 @@ def test_recalls_are_not_mixed_with_accuracies_or_other_splits_or_rows():
     other.history[0]["dataset"]["splits"] = {"test": {"rows": "cd"}}
     with pytest.raises(ClipkitError, match=r"l1.h5: expected the test images and labels of l0.h5"):
         layer_curves([recalls(0, hue=0.2), other])
-
-
-# -- what is drawn ---------------------------------------------------------------------------------
 
 
 def points(*values: float, **fields: Any) -> LayerPoints:
@@ -305,9 +296,6 @@ def test_layers_are_labelled_where_there_is_room(depth, last, count):
     assert (len(ticks), ticks[-1]) == (count, last)
     plots.finish(fig, "subtitle")
     assert plots.overlapping_texts(fig) == []
-
-
-# -- the command -----------------------------------------------------------------------------------
 
 
 def test_the_command_draws_files_and_refuses_in_one_line(tmp_path):
