@@ -105,11 +105,15 @@ def test_equal_prompts_hide_each_other_and_a_group_shows_them(tmp_path):
     assert costs(together)["twins"] == pytest.approx(0.5, abs=0.06)
     assert costs(together)["twins"] > alone["prompt 2"] + 0.1
     assert together.runs["prompts"].tolist() == [2, 1, 1, 1]
-    # a group may name the classes of prompts too
-    file.class_index = np.array([-1, -1, 0, -1, 1])
-    groups.write_text("class 0\ttwins\nclass 1\ttwins\n")
-    of_classes = prompt_importance(kept(file, "logreg"), file, groups=str(groups))
-    assert costs(of_classes)["twins"] == costs(together)["twins"]
+
+
+def test_prompts_of_classes_are_grouped_by_their_class(tmp_path):
+    columns, labels = world()
+    file = logits_of(columns[:, :2], labels)
+    file.texts, file.class_index = ["a cat", "a dog"], np.array([0, 1])
+    (tmp_path / "g.tsv").write_text("class 0\tpets\nclass 1\tpets\n")
+    result = prompt_importance(kept(file), file, groups=str(tmp_path / "g.tsv"))
+    assert result.runs["group"].tolist() == ["pets"]
 
 
 @pytest.mark.parametrize("features", ["logits", "probs"])
@@ -171,7 +175,8 @@ def test_weights_are_what_a_unit_adds_to_a_score(classifier, standardize):
     if classifier == "logreg":
         scores = fitted.model.scores(prepared)
     else:
-        first, second, third = prepared @ fitted.model.hyperplanes[:, :-1].T / 2  # of 0-1, 0-2, 1-2
+        of_pairs = prepared @ fitted.model.hyperplanes[:, :-1].T / 2
+        first, second, third = of_pairs.T  # of 0-1, 0-2 and 1-2
         scores = np.stack([-first - second, first - third, second + third], axis=1)
     listed = largest_weights(probe, 4).rows()
     for run in listed:
