@@ -78,6 +78,16 @@ def test_a_zero_vector_is_named_by_file_split_and_row(tmp_path, img_h5):
     assert "zero.h5: test: expected rows that are not zero, got zeros in row 9000" in line
 
 
+@pytest.mark.parametrize("command", [["logits", "--random", 3], ["probe"], ["cluster"]])
+@pytest.mark.parametrize(
+    ("seed", "expected"),
+    [(-1, "at least 0, got -1"), (2**32, "at most 4294967295, got 4294967296")],
+)
+def test_seeds_are_those_of_numpy(img_h5, command, seed, expected):
+    line = fails(*command, img_h5, "--seed", seed, exit_code=2)
+    assert f"--seed: expected {expected}" in line
+
+
 NO_CONTROL = "expected an untrained model's embeddings, got those of m; hint: make"
 
 
