@@ -247,6 +247,7 @@ def test_bad_requests_are_refused(tmp_path, words, code, message):
     assert message in fails("attributes", source, *line, exit_code=code)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_what_the_bundled_world_holds_says_and_never_says(world, tmp_path):
     words, found = tmp_path / "words.h5", tmp_path / "attributes.h5"

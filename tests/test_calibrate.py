@@ -175,6 +175,7 @@ def test_the_error_of_a_model_that_is_always_90_percent_sure_and_so_often_right(
     assert found.high == pytest.approx(np.full(15, 0.9 + 1.96 * deviation), abs=0.005)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_five_percent_of_calibrated_models_exceed_the_null():
     rng = np.random.default_rng(0)
@@ -271,6 +272,7 @@ def test_of_pairs_of_image_and_text_any_rows_are_held_out(tmp_path):
     assert float(report[-1]["information"]) > 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
@@ -286,6 +288,7 @@ def test_what_cannot_be_asked_for(tmp_path, words, code, message):
     assert message in fails("calibrate", path, *words.split(), exit_code=code)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

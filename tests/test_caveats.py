@@ -165,6 +165,7 @@ def unwrapped(page: str) -> str:
     return " ".join(page.split()).replace("\\", "")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "note"), [("s", FITTED), ("fitted", FITTED), ("chosen", CHOSEN)])
 def test_a_page_has_the_note_and_no_verdict(folder, name, note):
     result, page = folder / f"{name}.h5", folder / "page.html"
@@ -192,6 +193,7 @@ def test_the_page_of_a_folder_has_the_note_and_no_verdict(folder, tmp_path):
     assert "above chance" not in page
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("pair", [("fitted", "fair"), ("fair", "fitted")])
 def test_compare_does_not_test_a_fitted_result(folder, pair):
     paths = [folder / f"{name}.h5" for name in pair]
@@ -204,6 +206,7 @@ def test_compare_does_not_test_a_fitted_result(folder, pair):
     assert f"c.h5: fitted: {FITTED}" in unwrapped(ok("report", folder / "c.h5").stdout)
 
 
+@pytest.mark.long
 def test_a_correction_is_for_the_tests_that_are_made(folder):
     fair, other = folder / "fair.h5", folder / "other.h5"
     ok("probe", folder / "img.h5", "--classifier", "knn", "-o", other, "-f")
@@ -233,6 +236,7 @@ def test_info_pictures_and_reports_of_attributes_repeat_the_note(folder):
     assert draw_attributes(read(folder / "a.h5"))[1].endswith(FITTED)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("words", "labels"),
     [

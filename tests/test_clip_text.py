@@ -76,6 +76,7 @@ def assert_bits_equal(folder: Path, precision: str) -> None:
 # the tower
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("precision", some_quick(["fp32", "bf16", "fp16"], ["fp32"]))
 @pytest.mark.parametrize(
     "changes",
@@ -102,6 +103,7 @@ def test_embeddings_have_the_bits_of_transformers(
     assert_bits_equal(folder, precision)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_bundled_model_has_the_bits_of_transformers(precision: str) -> None:
     assert_bits_equal(TINY, precision)
@@ -152,6 +154,7 @@ def test_a_configuration_that_is_not_known_is_left_to_transformers(
     assert encoder.encode_texts(TEXTS[:2]).shape == (2, 512)
 
 
+@pytest.mark.long
 def test_layers_and_controls_are_left_to_transformers(tiny_clip_dir: Path) -> None:
     assert is_own(load(tiny_clip_dir))
     assert not isinstance(load(tiny_clip_dir, layers=[1])._tower.model, TextTower)
@@ -266,6 +269,7 @@ def tokenizers(form: Path) -> tuple[Any, Any]:
     return own, transformers.AutoTokenizer.from_pretrained(form)
 
 
+@pytest.mark.long
 def test_tokens_are_those_of_transformers(tokenizers: tuple[Any, Any]) -> None:
     own, theirs = tokenizers
     texts = TEXTS + WITH_SPECIAL_TOKENS
@@ -282,6 +286,7 @@ def test_tokens_of_any_text_are_those_of_transformers(
     assert own.encode(text).ids == theirs(text)["input_ids"]
 
 
+@pytest.mark.long
 def test_padded_and_cut_tokens_are_those_of_transformers(form: Path) -> None:
     own = load(form)._tokenizer
     theirs = load(form, untrained=1)._tokenizer
@@ -329,6 +334,7 @@ def test_a_tokenizer_that_is_not_known_is_left_to_transformers(
     assert read_backend(find(str(folder))) is None
 
 
+@pytest.mark.long
 def test_rules_that_would_crash_tokenizers_are_left_to_transformers(tmp_path: Path) -> None:
     published_form(tmp_path)
     assert read_backend(find(str(tmp_path))) is not None
@@ -339,6 +345,7 @@ def test_rules_that_would_crash_tokenizers_are_left_to_transformers(tmp_path: Pa
     assert read_backend(find(str(tmp_path))) is None
 
 
+@pytest.mark.long
 def test_bpe_dropout_is_switched_off(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = published_form(tmp_path)
     expected = load(folder).encode_texts(TEXTS[:4])

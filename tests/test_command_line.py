@@ -49,6 +49,7 @@ def test_quiet_may_stand_anywhere(embed_words: list[object], place: int, flag: s
     assert ok(*embed_words).stderr == ""
 
 
+@pytest.mark.long
 def test_quiet_may_be_one_of_several_letters(embed_words: list[object]) -> None:
     *words, flag, output = embed_words
     assert flag == "-o"
@@ -294,6 +295,7 @@ MISTYPED = (
 )
 
 
+@pytest.mark.long
 def test_a_mistyped_option_is_refused_before_any_large_library_is_loaded(tmp_path: Path) -> None:
     program = (
         "import sys\nfrom typer.testing import CliRunner\nfrom clipkit.cli import app\n"
@@ -310,6 +312,7 @@ def test_a_mistyped_option_is_refused_before_any_large_library_is_loaded(tmp_pat
     assert loaded == "[]"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_a_table_on_a_terminal_without_utf_8_has_no_escapes(encoding: str, tmp_path: Path) -> None:
     write_feature_file(tmp_path / "r.h5", "result")

@@ -124,6 +124,7 @@ def test_standard_input_is_read_once(line):
     assert "expected only one file on standard input" in fails(*line, exit_code=2)
 
 
+@pytest.mark.long
 def test_an_ensemble_normalises_averages_and_normalises(img_h5, model_options, tmp_path):
     templates = ["a photo of a {}", "the digit {}"]
     (tmp_path / "both.txt").write_text("\n".join(templates))

@@ -98,6 +98,7 @@ def interrupt(folder: Path, splits: dict[str, ImageDataset], stop_at: int) -> Pa
     return folder / "out.h5.partial"
 
 
+@pytest.mark.long
 @settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=10
 )

@@ -34,6 +34,7 @@ def encode(engine: LocalEngine, images: ImageDataset, *shards: range) -> list[En
     return list(engine.encode(tasks, lambda *_: None))
 
 
+@pytest.mark.long
 def test_a_shard_alone_has_the_embeddings_that_it_has_among_others(
     encoder: Any, digits: ImageDataset
 ) -> None:
@@ -47,6 +48,7 @@ def test_a_shard_alone_has_the_embeddings_that_it_has_among_others(
         assert second.embeddings.tobytes() == alone.embeddings.tobytes()
 
 
+@pytest.mark.long
 def test_only_the_rows_of_a_shard_are_needed(encoder: Any, digits: ImageDataset) -> None:
     rows = np.arange(15, 30)
     taken = ImageDataset([digits.ids[row] for row in rows], None, digits.source.take(rows))

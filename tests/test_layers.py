@@ -94,6 +94,7 @@ def pooled(states: list[torch.Tensor], pool: str, prefix: int) -> np.ndarray:
     return torch.cat([state[:, prefix:].mean(dim=1) for state in states], dim=1).numpy()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("pool", ["cls", "mean"])
 def test_hidden_states_are_those_of_plain_transformers(zoo: Path, pool: str) -> None:
     prefix = PREFIX.get(zoo.name, 0)
@@ -116,6 +117,7 @@ def test_hidden_states_are_those_of_plain_transformers(zoo: Path, pool: str) -> 
     assert not {"embedding", "logit_scale"} & default.details.keys()
 
 
+@pytest.mark.long
 def test_the_final_norm_is_that_of_the_library(zoo: Path) -> None:
     prefix = PREFIX.get(zoo.name, 0)
     options: dict[str, Any] = {"tower": "image", "device": "cpu", "precision": "fp32"}
@@ -145,6 +147,7 @@ def test_the_final_norm_is_that_of_the_library(zoo: Path) -> None:
     np.testing.assert_array_equal(rows, expected.numpy())
 
 
+@pytest.mark.long
 def test_half_precision_is_close_and_packed_layers_are_read(zoo: Path) -> None:
     options: dict[str, Any] = {"tower": "image", "device": "cpu"}
     plain = models.load(str(zoo), precision="bf16", **options)
@@ -156,6 +159,7 @@ def test_half_precision_is_close_and_packed_layers_are_read(zoo: Path) -> None:
         assert cosines(a[:, columns], b[:, columns]).min() >= 0.998
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["tiny", "clip", "clip-projected"])
 def test_the_last_layer_with_norm_and_projection_is_the_embedding(
     name: str, tmp_path: Path
@@ -188,6 +192,7 @@ def test_without_a_projection_there_is_none_to_leave_out(tmp_path: Path) -> None
         models.load(str(siglip), tower="image", projection=False)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "write_model", some_quick([tiny_clip, openai_form, tiny_siglip], [tiny_clip])
 )
@@ -451,6 +456,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("images", "texts", "named"),
     [
@@ -486,6 +492,7 @@ def test_other_features_of_a_model_are_not_mixed(other: str, small: Path, tmp_pa
     assert "hold different features of one model" in fails(*texts)
 
 
+@pytest.mark.long
 def test_probe_cluster_compare_and_variance_take_hidden_states(
     small: Path, shapes: Path, tmp_path: Path
 ) -> None:

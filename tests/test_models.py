@@ -158,6 +158,7 @@ def test_features_equal_plain_transformers(form: Path, images: list[Image.Image]
     assert_features_equal(form, images, TEXTS)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_features_of_a_full_size_model(vit_b32_dir: Path, cifar10_root: Path) -> None:
     files = sorted(cifar10_root.glob("test/*/*0.jpg"))[::700]
@@ -436,6 +437,7 @@ def test_the_characters_that_are_warned_of_are_those_that_ftfy_replaces() -> Non
         assert is_cleaned_by_openai(text) == (unicodedata.normalize("NFC", text).split() != fixed)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("form", ["tiny_clip_dir", "old_form_dir"], indirect=True)
 def test_batches_of_texts_do_not_mix_and_report_progress(form: Path) -> None:
     encoder = load(form, "text")
@@ -460,6 +462,7 @@ def test_a_long_text_is_refused_or_cut(tiny_clip_dir: Path) -> None:
     np.testing.assert_allclose(cut[0], cut[1], rtol=1e-5)
 
 
+@pytest.mark.long
 def test_a_single_text_or_image_is_one_row(tiny_clip_dir: Path, images: list[Image.Image]) -> None:
     text = load(tiny_clip_dir, "text")
     np.testing.assert_array_equal(text.encode_texts("a cat"), text.encode_texts(["a cat"]))
@@ -479,6 +482,7 @@ def test_no_texts_give_no_rows(tiny_clip_dir: Path) -> None:
 # the untrained control
 
 
+@pytest.mark.long
 def test_untrained_towers_come_from_one_seeded_model(
     copied: Path, images: list[Image.Image]
 ) -> None:
@@ -505,6 +509,7 @@ def test_untrained_towers_come_from_one_seeded_model(
     assert image.details["logit_scale"] == stored.details["logit_scale"]
 
 
+@pytest.mark.long
 def test_an_untrained_siglip(siglip_dir: Path, images: list[Image.Image]) -> None:
     untrained = load(siglip_dir, "image", untrained=0)  # the seed that made the stored weights
     expected = encode(load(siglip_dir, "image"), images)

@@ -120,12 +120,14 @@ def test_embeddings_of_images_depend_little_on_the_batch(zoo: Path) -> None:
     np.testing.assert_allclose(together, alone, rtol=0, atol=1e-6 * np.abs(alone).max())
 
 
+@pytest.mark.exhaustive
 def test_half_precision_is_close(zoo: Path) -> None:
     encoder = models.load(str(zoo), tower="image", device="cpu", precision="bf16")
     rows = encoder.encode_images(noise_images())
     assert cosines(rows, by_transformers(zoo, noise_images())).min() >= 0.999
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_only_layers_that_are_known_are_packed(zoo: Path) -> None:
     encoder = models.load(str(zoo), tower="image", device="cpu", precision="bf16")
@@ -262,6 +264,7 @@ def test_a_processor_that_does_not_fit_naflex_is_refused_in_one_line(
         models.load(str(folder), tower="image")
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 @pytest.mark.parametrize("has_head", [True, False])
 def test_the_vision_tower_of_naflex_alone(has_head: bool, tmp_path: Path) -> None:

@@ -198,6 +198,7 @@ def test_only_what_is_needed_is_fetched(hub: Hub) -> None:
     assert_answers_without_a_network(answer)
 
 
+@pytest.mark.exhaustive
 def test_no_weights_of_an_unknown_kind_are_fetched(hub: Hub) -> None:
     config = b'{"model_type": "bert"}'
     hub.trees["org/clip", "main"] = {"config.json": config, "model.safetensors": b"weights"}
@@ -205,6 +206,7 @@ def test_no_weights_of_an_unknown_kind_are_fetched(hub: Hub) -> None:
     assert set(hub.fetched) == {"config.json"}
 
 
+@pytest.mark.exhaustive
 def test_a_model_as_transformers_5_saves_it_is_loaded(hub: Hub, tmp_path: Path) -> None:
     folder = transformers_5_form(tmp_path / "model")
     hub.trees["org/clip", "main"] = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -221,6 +223,7 @@ sys.stdout.write(f"{encoder.details['name']} {encoder.dim}")
 """
 
 
+@pytest.mark.exhaustive
 def test_a_model_of_timm_is_loaded_by_its_short_name(hub: Hub, tmp_path: Path) -> None:
     from test_models_timm import write_model
 
@@ -241,6 +244,7 @@ def test_a_model_of_timm_is_loaded_by_its_short_name(hub: Hub, tmp_path: Path) -
     assert set(hub.fetched) == set(tree)
 
 
+@pytest.mark.exhaustive
 def test_a_name_that_timm_does_not_know_is_not_fetched(hub: Hub) -> None:
     answer = find("timm:vit_tiny_patch16_224.augreg_in21")
     assert answer["message"] == "unknown model of timm 'vit_tiny_patch16_224.augreg_in21'"
@@ -248,12 +252,14 @@ def test_a_name_that_timm_does_not_know_is_not_fetched(hub: Hub) -> None:
     assert hub.fetched == []
 
 
+@pytest.mark.exhaustive
 def test_aliases_lead_to_repositories(hub: Hub) -> None:
     hub.trees[models_hub.DEFAULT, "main"] = {"config.json": CONFIG, "model.safetensors": b"weights"}
     for alias in ("ViT-B/32", "ViT-B-32", "ViT-B-32/openai", models_hub.DEFAULT):
         assert find(alias)["name"] == "openai/clip-vit-base-patch32"
 
 
+@pytest.mark.exhaustive
 def test_weights_may_be_split_over_files(hub: Hub) -> None:
     shards = {f"model-0000{i}-of-00002.safetensors": b"part %d" % i for i in (1, 2)}
     index = json.dumps({"weight_map": {f"tensor {shard}": shard for shard in shards}}).encode()
@@ -263,6 +269,7 @@ def test_weights_may_be_split_over_files(hub: Hub) -> None:
     assert (answer["shards"], answer["digest"]) == (2, digest(b"part 1", b"part 2"))
 
 
+@pytest.mark.exhaustive
 def test_the_bots_newest_conversion_is_taken(pickles_only: Hub) -> None:
     hub = pickles_only
     newer = {"model.safetensors": b"newer", "config.json": b"{}", "pytorch_model.bin": PICKLE}
@@ -289,6 +296,7 @@ def test_pickles_alone_are_refused(pickles_only: Hub, author: str | None) -> Non
     assert set(pickles_only.fetched) == {"config.json"}
 
 
+@pytest.mark.exhaustive
 def test_an_empty_conversion(pickles_only: Hub) -> None:
     pickles_only.request(4, "SFconvertbot", {"pytorch_model.bin": PICKLE})
     assert find("org/clip")["message"] == (
@@ -296,6 +304,7 @@ def test_an_empty_conversion(pickles_only: Hub) -> None:
     )
 
 
+@pytest.mark.exhaustive
 def test_only_the_weights_of_the_form_that_is_read_are_fetched(hub: Hub) -> None:
     openclip = {"open_clip_config.json": b"{}", "open_clip_model.safetensors": b"w"}
     hub.trees["org/open", "main"] = openclip
@@ -312,6 +321,7 @@ def test_only_the_weights_of_the_form_that_is_read_are_fetched(hub: Hub) -> None
         assert other not in hub.fetched
 
 
+@pytest.mark.exhaustive
 def test_short_names_of_openclip_lead_to_repositories(hub: Hub) -> None:
     openclip = {"open_clip_config.json": b"{}", "open_clip_model.safetensors": b"w"}
     both = {**openclip, "config.json": CONFIG, "model.safetensors": b"v"}
@@ -328,6 +338,7 @@ def test_short_names_of_openclip_lead_to_repositories(hub: Hub) -> None:
         assert (answer["name"], answer["digest"]) == (found, digest(weights))
 
 
+@pytest.mark.exhaustive
 def test_repositories_that_do_not_exist(hub: Hub) -> None:
     name = "openai/clip-vit-base-patch23"
     assert find(name) == {
@@ -339,6 +350,7 @@ def test_repositories_that_do_not_exist(hub: Hub) -> None:
 OFFLINE = "cannot fetch org/clip: the local cache lacks files of it, and HF_HUB_OFFLINE is set"
 
 
+@pytest.mark.exhaustive
 def test_models_that_are_not_here_need_a_network(hub: Hub) -> None:
     answer = find("org/clip", HF_ENDPOINT=NOWHERE)
     assert answer["message"].startswith("cannot fetch org/clip from the Hugging Face Hub: ")
@@ -346,6 +358,7 @@ def test_models_that_are_not_here_need_a_network(hub: Hub) -> None:
     assert find("org/clip", HF_HUB_OFFLINE="1")["message"] == OFFLINE
 
 
+@pytest.mark.exhaustive
 def test_the_weights_of_a_half_fetched_model_need_a_network(hub: Hub) -> None:
     hub.trees["org/clip", "main"] = {"config.json": CONFIG, "model.safetensors": b"weights"}
     find("org/clip", "no weights")

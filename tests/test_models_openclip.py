@@ -183,6 +183,7 @@ def test_embeddings_are_those_of_plain_open_clip(zoo: Path) -> None:
     assert image.dim == text.dim == images.shape[1]
 
 
+@pytest.mark.exhaustive
 def test_hidden_states_are_those_of_plain_open_clip(zoo: Path) -> None:
     model, preprocess, tokenizer = reference(zoo)
     pixels, tokens = preprocess(pictures()[0])[None], tokenizer(TEXTS)
@@ -237,6 +238,7 @@ def test_norm_and_projection_of_the_last_hidden_state_are_the_embedding(
     torch.testing.assert_close(embeddings, expected)
 
 
+@pytest.mark.exhaustive
 def test_text_layers_and_features_without_projection(plain: Path) -> None:
     model, preprocess, tokenizer = reference(plain)
     options: dict[str, Any] = {"device": "cpu", "precision": "fp32"}
@@ -255,6 +257,7 @@ def test_text_layers_and_features_without_projection(plain: Path) -> None:
     assert unprojected.details["projection"] == "none"
 
 
+@pytest.mark.exhaustive
 def test_text_layers_end_with_the_pooled_token(zoo: Path) -> None:
     options: dict[str, Any] = {"tower": "text", "device": "cpu", "precision": "fp32"}
     rows = models.load(str(zoo), layers=[-1], norm=True, **options).encode_texts(TEXTS)
@@ -270,6 +273,7 @@ def test_text_layers_end_with_the_pooled_token(zoo: Path) -> None:
     np.testing.assert_allclose(rows, expected, atol=1e-5)
 
 
+@pytest.mark.exhaustive
 def test_half_precision_is_close(zoo: Path) -> None:
     images, texts = by_open_clip(zoo)
     assert cosines(load(zoo, "image", "bf16").encode_images(pictures()), images).min() >= 0.999
@@ -296,6 +300,7 @@ def test_a_model_is_described(zoo: Path) -> None:
     )
 
 
+@pytest.mark.exhaustive
 def test_one_tower_is_in_memory(plain: Path) -> None:
     described = models.describe_model(str(plain))
     for tower in ("image", "text"):
@@ -305,6 +310,7 @@ def test_one_tower_is_in_memory(plain: Path) -> None:
         assert numbers == described[tower]["parameters"]
 
 
+@pytest.mark.exhaustive
 def test_layers_are_packed_where_the_processor_has_bfloat16(
     plain: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -315,6 +321,7 @@ def test_layers_are_packed_where_the_processor_has_bfloat16(
     assert cosines(encoder.encode_images(pictures()), images).min() >= 0.999
 
 
+@pytest.mark.exhaustive
 def test_the_history_records_transform_and_cleaning(tmp_path: Path, plain: Path) -> None:
     image, text = load(plain, "image"), load(plain, "text")
     assert image.details["preprocessing"] == {
@@ -334,6 +341,7 @@ def test_the_history_records_transform_and_cleaning(tmp_path: Path, plain: Path)
         load(siglip, "text").encode_texts(["a", "?!"])
 
 
+@pytest.mark.exhaustive
 def test_threads_share_the_transform(plain: Path) -> None:
     encoder = load(plain, "image")
     expected = [encoder.preprocess(picture) for picture in noise_images()]
@@ -360,6 +368,7 @@ def test_long_prompts_are_refused_by_place_or_cut(plain: Path, tmp_path: Path) -
         np.testing.assert_array_equal(text.encode_texts(long, truncate=True), expected)
 
 
+@pytest.mark.exhaustive
 def test_an_end_token_within_a_prompt_is_refused(plain: Path) -> None:
     with pytest.raises(ClipkitError, match="expected the end token 49407 once"):
         load(plain, "text").encode_texts("a <end_of_text> b")
@@ -384,6 +393,7 @@ def test_the_untrained_control_has_the_architecture_and_no_weights(
     np.testing.assert_array_equal(text.encode_texts(TEXTS), expected)
 
 
+@pytest.mark.exhaustive
 def test_weights_may_be_split_over_files(copied: Path, plain: Path) -> None:
     tensors = load_file(copied / "open_clip_model.safetensors")
     (copied / "open_clip_model.safetensors").unlink()
@@ -397,6 +407,7 @@ def test_weights_may_be_split_over_files(copied: Path, plain: Path) -> None:
     np.testing.assert_array_equal(rows, load(plain, "image").encode_images(pictures()[0]))
 
 
+@pytest.mark.exhaustive
 def test_weights_in_half_precision_are_read(copied: Path) -> None:
     edit_weights(copied, lambda tensors: {name: t.half() for name, t in tensors.items()})
     images, _ = by_open_clip(copied)
@@ -496,6 +507,7 @@ def test_the_missing_extra_is_one_line(plain: Path, monkeypatch: pytest.MonkeyPa
     assert "pip install 'clipkit-vl[openclip]'" in str(caught.value.hint)
 
 
+@pytest.mark.exhaustive
 def test_a_folder_of_two_forms_is_read_by_config_json_unless_asked(tmp_path: Path) -> None:
     folder = tiny_clip(tmp_path / "both")
     own = write_model(tmp_path / "own", PLAIN)
@@ -508,6 +520,7 @@ def test_a_folder_of_two_forms_is_read_by_config_json_unless_asked(tmp_path: Pat
     np.testing.assert_array_equal(encoder.encode_images(pictures()[0]), images[:1])
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_a_hybrid_whose_stem_is_run_once_is_built(tmp_path: Path) -> None:
     config = trunk("vitamin_small_224", 224, "avg", "linear")
@@ -518,6 +531,7 @@ def test_a_hybrid_whose_stem_is_run_once_is_built(tmp_path: Path) -> None:
     assert encoder.encode_images(pictures()[0]).shape == (1, config["embed_dim"])
 
 
+@pytest.mark.exhaustive
 def test_counts_of_batches_may_be_missing(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "mobileclip2", ZOO["mobileclip2"])
     image = pictures()[0]
@@ -530,6 +544,7 @@ def test_counts_of_batches_may_be_missing(tmp_path: Path) -> None:
     np.testing.assert_array_equal(load(folder, "image").encode_images(image), expected)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("kind", ["roberta", "mt5"])
 def test_a_text_tower_of_transformers_is_built_from_the_local_cache(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -581,6 +596,7 @@ def test_short_names_are_those_of_open_clip() -> None:
         assert entry["hf_hub"] == repository.removeprefix("open_clip:") + "/"
 
 
+@pytest.mark.exhaustive
 def test_other_names_are_looked_up_in_the_table_of_open_clip() -> None:
     assert hub.look_up("coca_ViT-B-32/laion2b_s13b_b90k") == (
         "open_clip:laion/CoCa-ViT-B-32-laion2B-s13B-b90k"
@@ -593,6 +609,7 @@ def test_other_names_are_looked_up_in_the_table_of_open_clip() -> None:
     refused(clipkit("info", "ViT-B-32/laion2b_s34b_b79"), 2, "did you mean ViT-B-32/laion2b_s34b")
 
 
+@pytest.mark.exhaustive
 def test_the_commands_work_from_end_to_end(plain: Path, tmp_path: Path) -> None:
     images, texts = tmp_path / "img.h5", tmp_path / "txt.h5"
     ok("embed", "digits", "--limit", 40, "-m", plain, "-o", images)
@@ -605,12 +622,14 @@ def test_the_commands_work_from_end_to_end(plain: Path, tmp_path: Path) -> None:
     assert "activation" in ok("info", plain).stdout
 
 
+@pytest.mark.exhaustive
 def test_help_does_not_import_open_clip() -> None:
     script = "import sys; from clipkit.models import hub; print('open_clip' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout == "False\n"
 
 
+@pytest.mark.exhaustive
 def test_hidden_states_in_half_precision_are_close(plain: Path) -> None:
     options: dict[str, Any] = {"tower": "image", "device": "cpu", "layers": "all"}
     half = models.load(str(plain), precision="bf16", **options).encode_images(pictures())

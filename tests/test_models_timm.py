@@ -213,6 +213,7 @@ def test_hidden_states_of_tokens_are_those_of_timm(name: str, tmp_path: Path) ->
             assert prefix is None or torch.equal(normed[:, : stack.prefix], prefix)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["eva02", "beit"])
 def test_the_norm_of_the_pooled_tokens_gives_the_embedding(name: str, tmp_path: Path) -> None:
     folder = write_model(tmp_path / name, name)
@@ -220,6 +221,7 @@ def test_the_norm_of_the_pooled_tokens_gives_the_embedding(name: str, tmp_path: 
     np.testing.assert_array_equal(last, embed_noise(folder))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", some_quick(MAPS, QUICK))
 def test_hidden_states_of_maps_are_those_of_timm(name: str, tmp_path: Path) -> None:
     stack, states, model, pixels = hidden_states(write_model(tmp_path / name, name))
@@ -242,6 +244,7 @@ def test_models_without_known_layers_refuse_their_hidden_states(tmp_path: Path) 
     assert "VisionTransformer" in str(caught.value.hint)
 
 
+@pytest.mark.long
 def test_probe_and_cluster_take_the_embeddings_and_logits_do_not(vit: Path, tmp_path: Path) -> None:
     check_commands_for_images_alone(vit, tmp_path)
     ok("info", vit)

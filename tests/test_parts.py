@@ -233,6 +233,7 @@ def digests(folder: Path) -> dict[str, str]:
     return {name: hashlib.sha256(data).hexdigest() for name, data in contents(folder).items()}
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_parts_publish_the_files_of_all_layers(
     layer_files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -529,6 +530,7 @@ def all_good(pictures: Path) -> Path:
     return pictures
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_parts_that_run_at_once_publish_one_file(
     fork_server: ForkServer, all_good: Path, tmp_path: Path
@@ -547,6 +549,7 @@ def test_parts_that_run_at_once_publish_one_file(
     assert len(files) == 1
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_a_part_killed_between_any_two_changes_to_the_disk_is_continued(
     fork_server: ForkServer, all_good: Path, tmp_path: Path

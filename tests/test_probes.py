@@ -510,6 +510,7 @@ def test_an_svm_of_a_huge_c_ends(monkeypatch):
     assert not run.converged
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:Solver terminated early")  # of the reference
 @pytest.mark.parametrize("n_classes", [2, 3])
 def test_equal_rows_of_different_classes_are_fitted_at_a_large_c(n_classes):

@@ -36,6 +36,7 @@ RUN = ("embed", "digits", "--split", "test", "--limit", 20, "-m", "tiny", "-b", 
 ON_RAY = (*RUN, "--engine", "ray")
 on_cluster = [
     pytest.mark.cluster,
+    pytest.mark.exhaustive,
     pytest.mark.long,
     pytest.mark.skipif(not HAS_RAY, reason="ray is not installed: pip install 'clipkit-vl[ray]'"),
 ]

@@ -111,6 +111,7 @@ def finishes(embedding: Embedding, expected: bytes) -> None:
     assert visible == ["out.h5"]
 
 
+@pytest.mark.exhaustive
 def test_a_kill_between_any_two_changes_to_the_disk_is_continued(
     embedding: Embedding, expected: bytes
 ) -> None:
@@ -124,7 +125,7 @@ def test_a_kill_between_any_two_changes_to_the_disk_is_continued(
         finishes(embedding, expected)
 
 
-@pytest.mark.parametrize("kills", [5, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [5, pytest.param(50, marks=pytest.mark.fuzz)])
 def test_a_real_run_killed_at_random_points_is_continued(
     real_embedding: Embedding, kills: int
 ) -> None:
@@ -249,6 +250,7 @@ def test_a_signal_is_reported_wherever_libraries_lose_its_exception(
     assert re.fullmatch("clipkit( entropy)?: interrupted by SIGTERM\n", ended.stderr)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("function", ["here", "lambda: [here(), here()]"])
 def test_a_signal_after_the_end_of_a_command_changes_nothing(tmp_path: Path, function: str) -> None:
     write_feature_file(tmp_path / "logits.h5", "logits")
@@ -324,6 +326,7 @@ def test_a_signal_ends_a_command_inside_a_call_that_does_not_return(
     assert sorted(contents(tmp_path)) == ["ended by", "logits.h5", "out.h5", "stuck"]
 
 
+@pytest.mark.exhaustive
 def test_a_signal_ends_a_command_although_nobody_reads_its_messages(tmp_path: Path) -> None:
     write_feature_file(tmp_path / "logits.h5", "logits")
     line = [sys.executable, "-c", STUCK, "entropy", "logits.h5", "-o", "out.h5"]
@@ -601,6 +604,7 @@ def test_a_full_disk_with_nothing_on_it(
     refused(Embedding(fork_server, small_disk, pictures).run(), 1, "No space left on device")
 
 
+@pytest.mark.exhaustive
 def test_a_full_temporary_folder_while_spooling(
     fork_server: ForkServer, small_disk: Path, tmp_path: Path
 ) -> None:
@@ -781,6 +785,7 @@ def test_the_mode_follows_the_umask(logits_of: tuple[object, ...], tmp_path: Pat
     assert (tmp_path / "out.h5").stat().st_mode & 0o777 == 0o640
 
 
+@pytest.mark.exhaustive
 def test_input_larger_than_the_memory_limit(fork_server: ForkServer, tmp_path: Path) -> None:
     n = 100_000
     features = np.zeros((n, 512), "<f4")  # 205 MB

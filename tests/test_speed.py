@@ -190,6 +190,7 @@ def compiled(
         yield encoder
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_compiled_gives_what_eager_gives(compiled, tiny_clip_dir, images):
     eager = load(tiny_clip_dir)
@@ -200,6 +201,7 @@ def test_compiled_gives_what_eager_gives(compiled, tiny_clip_dir, images):
     assert cosines(rows, eager.encode_images(pixels)).min() >= 0.9999
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_padding_does_not_change_rows(compiled, images):
     pixels = compiled.preprocess(images)

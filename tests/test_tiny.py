@@ -168,6 +168,7 @@ def test_the_accuracies_are_ordered_as_in_clip(model, tokenizer):
     assert accuracy["generic, tau 0.02"] > accuracy["generic, tau 1"] + 0.1
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_the_untrained_control_knows_little(model, tokenizer):
     import torch
@@ -200,6 +201,7 @@ def train_short(training: Any, folder: Path, stop_after: int | None = None, seed
     return training.train(folder, recipe, stop_after=stop_after)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_training_again_gives_the_same_weights_also_after_interruptions(tmp_path, training):
     from transformers import CLIPModel
@@ -215,6 +217,7 @@ def test_training_again_gives_the_same_weights_also_after_interruptions(tmp_path
     assert not (tmp_path / "parts" / "checkpoint.pt").exists()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_a_checkpoint_of_another_recipe_is_refused(tmp_path, training, capsys):
     train_short(training, tmp_path, stop_after=1)
@@ -226,6 +229,7 @@ def test_a_checkpoint_of_another_recipe_is_refused(tmp_path, training, capsys):
     assert "hint: remove it, or choose another --out" in error
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_the_command_prints_the_digest(tmp_path, capsys, training):
     assert training.main(["--out", str(tmp_path), "--samples", "256"]) == 0
