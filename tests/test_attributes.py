@@ -62,6 +62,7 @@ def measured(*arguments: Any, **options: Any) -> dict[str, Any]:
     return row
 
 
+@pytest.mark.long
 def test_a_world_that_words_name_has_a_reach_of_one():
     y = np.arange(600) % 3
     row = measured(world_of(y), words_for(3), controls=[control_of(y)])
@@ -73,6 +74,7 @@ def test_a_world_that_words_name_has_a_reach_of_one():
     assert row["control"] == pytest.approx(1 / 3, abs=0.08)
 
 
+@pytest.mark.long
 def test_labels_that_are_not_held_are_at_chance_and_have_no_reach():
     images = world_of(RNG.integers(0, 4, 1000))
     for split in images.splits.values():
@@ -84,6 +86,7 @@ def test_labels_that_are_not_held_are_at_chance_and_have_no_reach():
     assert row["random_low"] <= row["random"] <= row["random_high"]
 
 
+@pytest.mark.long
 def test_as_many_random_directions_as_dimensions_hold_what_the_embedding_holds():
     """By an unpenalised fit, any basis of the space tells the same; only the lengths are lost."""
     images = world_of(np.arange(600) % 6)
@@ -149,6 +152,7 @@ def write_values(path: Path, train: dict[str, list[Any]], test: dict[str, list[A
     return str(path)
 
 
+@pytest.mark.long
 def test_recall_and_chance_are_over_the_values_with_fitted_and_scored_rows(tmp_path, capsys):
     """The value c is never fitted and d is never scored: as if their rows were not there."""
     train, test = list("ababd" * 20), list("ababc" * 20)
@@ -170,6 +174,7 @@ def test_recall_and_chance_are_over_the_values_with_fitted_and_scored_rows(tmp_p
     assert found == pytest.approx(expected, nan_ok=True)
 
 
+@pytest.mark.long
 def test_attributes_that_are_scored_in_one_value_are_empty_and_few_of_them_named(tmp_path, capsys):
     """Six random columns with 1 % of ones, which no test image has, had a recall of 0.98."""
     fitted = [int(row == 7) for row in range(100)]
@@ -187,6 +192,7 @@ def test_attributes_that_are_scored_in_one_value_are_empty_and_few_of_them_named
     assert len(figure.axes[0].get_yticklabels()) == 7
 
 
+@pytest.mark.long
 def test_a_value_with_fewer_than_five_scored_rows_is_warned_of(tmp_path, capsys):
     values = {"few": [1] * 4 + [0] * 56, "enough": [1] * 5 + [0] * 55}
     table = write_values(tmp_path / "t.csv", values, values)

@@ -193,6 +193,7 @@ def test_a_bin_has_at_least_one_row():
     assert found.ece == pytest.approx(0.3)
 
 
+@pytest.mark.long
 def test_a_row_per_temperature_and_one_that_is_fitted(tmp_path):
     path = saved(tmp_path, logits_file())
     report = rows(ok("calibrate", path, "-t", "1,model", "-o", tmp_path / "result.h5").stdout)
@@ -312,6 +313,7 @@ def test_a_model_of_sigmoids_is_calibrated_as_a_softmax(tmp_path):
     assert "the model's own probabilities are sigmoids; these are of a softmax" in sigmoid.stderr
 
 
+@pytest.mark.long
 def test_the_picture_shows_bins_the_diagonal_and_both_errors():
     found = score_softmax(scored(300, 4, 1.0), 1.0)
     diagram = metrics.reliability(found.confidence, found.right, bins=5)

@@ -182,6 +182,7 @@ def test_a_page_has_the_note_and_no_verdict(folder, name, note):
     assert "This is above chance" in page.read_text()
 
 
+@pytest.mark.long
 def test_the_page_of_a_folder_has_the_note_and_no_verdict(folder, tmp_path):
     (tmp_path / "results").mkdir()
     for source, name in (("img", "img"), ("fitted", "img.svm")):
@@ -223,6 +224,7 @@ def shapes_h5(work: Path) -> Path:
     return work / "shapes.h5"
 
 
+@pytest.mark.long
 def test_info_pictures_and_reports_of_attributes_repeat_the_note(folder):
     assert not ok("info", "--runs", folder / "fair.h5").stderr
     ok("plot", "confusion", folder / "fitted.h5", "-o", folder / "p.svg", "-f")

@@ -105,6 +105,7 @@ def test_only_clusters_may_be_numbered_beyond_the_classes():
         validate(clusters)
 
 
+@pytest.mark.long
 def test_agreement_by_chance_is_that_of_permuted_labels():
     labels = np.arange(300) % 5
     random = np.random.RandomState(0)

@@ -344,6 +344,7 @@ def test_classes_are_reported_by_probe_zeroshot_and_info(class_logits_h5, zerosh
     assert ok("info", zeroshot_h5, "--per-class").stdout == of_zeroshot
 
 
+@pytest.mark.long
 def test_skipped_images_are_described_in_plain_words(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     (tmp_path / "bad.png").write_bytes(b"no picture")

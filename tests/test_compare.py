@@ -261,6 +261,7 @@ def test_a_run_of_a_sweep_is_chosen_by_number(tmp_path):
     assert float(row["acc_b"]) == pytest.approx(RIGHT[1].mean())
 
 
+@pytest.mark.long
 def test_a_result_of_another_program_may_lack_the_split_of_its_runs(tmp_path):
     path = write_feature_file(tmp_path / "other.h5", "result")
     (row,) = rows(ok("compare", path, "--run", 1).stdout)
