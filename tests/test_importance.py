@@ -239,7 +239,6 @@ def test_costs_on_fitted_images_have_a_note_wherever_they_are_shown(folder):
         ("P --seed 1 --weights 3", 2, "expected --weights without LOGITS"),
     ],
 )
-@pytest.mark.long
 def test_bad_requests_are_refused_in_one_line(words, code, message, folder, img_h5, logits_h5):
     logits = read(folder / "logits.h5")
     files = {"IMAGES": img_h5, "OTHER_MODEL": logits_h5}
