@@ -289,8 +289,9 @@ def test_logreg_gives_the_same_weights_with_any_number_of_threads(monkeypatch, b
     assert (weights[0] == weights).all()
 
 
-@pytest.mark.parametrize("classifier", ["logreg", "svm"])
-@pytest.mark.parametrize("problem", [overlapping, two_classes])
+@pytest.mark.parametrize(
+    ("classifier", "problem"), [("logreg", digits), ("svm", overlapping), ("svm", two_classes)]
+)
 def test_a_fit_that_did_not_converge_says_so(monkeypatch, classifier, problem):
     monkeypatch.setattr(logistic, "MAX_ITER", 4)
     monkeypatch.setattr(svm, "MAX_WORK", 1_000_000)
