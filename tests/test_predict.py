@@ -343,7 +343,8 @@ def test_unlabelled_images_give_a_row_per_image(folder):
     assert [row["id"] for row in report] == [*file.splits["test"].ids, *file.splits["train"].ids]
     assert all(row["prediction"] in CLASSES for row in report)
     assert all(float(row["score"]) >= float(row["runner_up_score"]) for row in report)
-    assert "expected labels" in fails("predict", folder / "p.h5", folder / "new.h5", "--per-class")
+    words = (folder / "p.h5", folder / "new.h5", "--split", "test", "--per-class")
+    assert "expected labels in test, got none" in fails("predict", *words)
 
 
 @pytest.mark.parametrize("classifier", ["logreg", "mlp", "knn"])
