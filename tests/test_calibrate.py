@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import sklearn
 from factories import MODEL, feature_file
-from scipy.special import log_softmax, softmax
+from scipy.special import softmax
 from scipy.stats import chi2, entropy
 from shell import fails, ok, rows
 from sklearn import metrics as reference
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.calibration import CalibratedClassifierCV
 
 from clipkit import plots
 from clipkit.analysis import calibration, metrics
@@ -26,15 +24,9 @@ from clipkit.analysis.calibration import (
     mean_nll,
     score_softmax,
 )
-from clipkit.analysis.results import source_label
 from clipkit.base.errors import ClipkitError
 from clipkit.features import BlockMatrix, FeatureFile, Split, read, row_ids, write
 from clipkit.features.splitting import stratified_split
-
-COLUMNS = [
-    *("temperature", "fitted", "low", "high", "eval_split", "acc1", "mean_confidence"),
-    *("nll", "information", "brier", "ece", "ece_null", "ece_null95"),
-]
 
 
 def draw(n: int, n_classes: int, tau: float, seed: int = 0, scale: float = 4.0) -> tuple[Any, Any]:
@@ -48,6 +40,11 @@ def draw(n: int, n_classes: int, tau: float, seed: int = 0, scale: float = 4.0) 
 
 def class_scores(scores: Any, labels: Any) -> ClassScores:
     return ClassScores("train", BlockMatrix.from_array(scores), np.asarray(labels))
+
+
+def scored(*arguments: Any, **options: Any) -> ClassScores:
+    """Return the scores and labels of `draw`."""
+    return class_scores(*draw(*arguments, **options))
 
 
 def logits_file(n: int = 300, n_classes: int = 5, splits: str = "train test") -> FeatureFile:
@@ -69,69 +66,32 @@ def saved(folder: Path, file: FeatureFile) -> Path:
     return path
 
 
-# -- the fit -------------------------------------------------------------------------------------
-
-
-def test_the_temperature_that_labels_were_drawn_at_is_found() -> None:
-    fitted, low, high = fit_temperature(class_scores(*draw(20_000, 10, 2.0)))
+def test_the_temperature_that_labels_were_drawn_at_is_found():
+    fitted, low, high = fit_temperature(scored(20_000, 10, 2.0))
     assert low < 2 < high
     assert fitted == pytest.approx(2, rel=0.02)
-    assert low == pytest.approx(fitted - 0.029, abs=0.01)
-    assert high == pytest.approx(fitted + 0.029, abs=0.01)
+    assert (low, high) == pytest.approx((fitted - 0.029, fitted + 0.029), abs=0.01)
 
 
-class _Scores(ClassifierMixin, BaseEstimator):
-    """A classifier whose decision function is its input."""
-
-    def fit(self, X: Any, y: Any) -> _Scores:
-        self.classes_ = np.unique(y)
-        return self
-
-    def decision_function(self, X: Any) -> Any:
-        return X
-
-    def predict(self, X: Any) -> Any:
-        return X.argmax(axis=1)
-
-
-@pytest.mark.skipif(
-    tuple(map(int, sklearn.__version__.split(".")[:2])) < (1, 8),
-    reason="scikit-learn scales temperatures from version 1.8 on",
-)
-def test_the_fit_is_scikit_learns() -> None:
-    scores, labels = draw(3000, 7, 0.03, scale=0.1)
-    scaled = CalibratedClassifierCV(_Scores(), method="temperature", ensemble=False)
-    scaled.fit(scores, labels)
-    fitted, _, _ = fit_temperature(class_scores(scores, labels))
-    expected = scaled.predict_proba(scores)
-    np.testing.assert_allclose(softmax(scores / fitted, axis=1), expected, atol=1e-3)
-    inverse = scaled.calibrated_classifiers_[0].calibrators[0].beta_
-    assert fitted == pytest.approx(1 / inverse, rel=1e-3)
-
-
-def test_the_interval_is_that_of_the_likelihood_ratio() -> None:
-    scores, labels = draw(500, 4, 1.0)
-
-    def nll(tau: float) -> float:
-        return -float(log_softmax(scores / tau, axis=1)[np.arange(500), labels].sum())
-
-    fitted, low, high = fit_temperature(class_scores(scores, labels))
+def test_the_interval_is_that_of_the_likelihood_ratio():
+    scores = scored(500, 4, 1.0)
+    fitted, low, high = fit_temperature(scores)
+    least = mean_nll(scores, fitted)
     for end in (low, high):
-        assert 2 * (nll(end) - nll(fitted)) == pytest.approx(chi2.ppf(0.95, 1), rel=1e-3)
-    assert nll(fitted) <= min(nll(fitted * 0.999), nll(fitted * 1.001))
+        ratio = 2 * 500 * (mean_nll(scores, end) - least)
+        assert ratio == pytest.approx(chi2.ppf(0.95, 1), rel=1e-3)
+    assert least <= min(mean_nll(scores, fitted * 0.999), mean_nll(scores, fitted * 1.001))
 
 
 @pytest.mark.parametrize("scale", [1e-4, 1e4])
-def test_scores_of_any_size_are_fitted(scale: float) -> None:
+def test_scores_of_any_size_are_fitted(scale):
     scores, labels = draw(500, 4, 1.0)
     expected = fit_temperature(class_scores(scores, labels))
     fit = fit_temperature(class_scores(scores * np.float32(scale), labels))
     assert np.array(fit) / scale == pytest.approx(expected, rel=1e-4)
 
 
-def test_where_all_rows_are_right_the_interval_has_no_lower_end(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_where_all_rows_are_right_the_interval_has_no_lower_end(capsys):
     scores, _ = draw(300, 4, 1.0)
     _, low, high = fit_temperature(class_scores(scores, scores.argmax(axis=1)))
     assert np.isnan(low)
@@ -142,9 +102,7 @@ def test_where_all_rows_are_right_the_interval_has_no_lower_end(
 
 
 @pytest.mark.parametrize("sign", [-1, 1])
-def test_where_scores_say_nothing_the_interval_has_no_upper_end(
-    sign: int, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_where_scores_say_nothing_the_interval_has_no_upper_end(sign, capsys):
     """With one sign, scores happen to be a little higher for the label, with the other, lower."""
     scores, _ = draw(300, 4, 1.0)
     labels = np.random.default_rng(1).integers(0, 4, 300)
@@ -156,21 +114,19 @@ def test_where_scores_say_nothing_the_interval_has_no_upper_end(
     assert "the interval of the fitted temperature has no upper end" in capsys.readouterr().err
 
 
-def test_a_temperature_that_changes_nothing_is_refused() -> None:
+def test_a_temperature_that_changes_nothing_is_refused():
     file = logits_file(splits="all")
     file.splits["all"].features[:] = 0.2
     with pytest.raises(ClipkitError, match="all: expected scores that differ between"):
         calibrate(file)
 
 
-# -- the measures --------------------------------------------------------------------------------
-
-
-def test_likelihood_and_brier_score_are_scikit_learns() -> None:
+def test_likelihood_and_brier_score_are_scikit_learns():
     scores, labels = draw(400, 6, 1.0)
     p = softmax(scores.astype(np.float64) / 0.7, axis=1)
     found = score_softmax(class_scores(scores, labels), 0.7)
     assert found.nll == pytest.approx(reference.log_loss(labels, p), rel=1e-5)
+    assert mean_nll(class_scores(scores, labels), 0.7) == pytest.approx(found.nll, rel=1e-5)
     brier = ((p - np.eye(6)[labels]) ** 2).sum(axis=1).mean()
     assert found.brier == pytest.approx(brier, rel=1e-5)
     np.testing.assert_allclose(found.confidence, p.max(axis=1), rtol=1e-5)
@@ -178,9 +134,7 @@ def test_likelihood_and_brier_score_are_scikit_learns() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_images_that_are_independent_of_uneven_labels_have_no_information(
-    seed: int, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_images_that_are_independent_of_uneven_labels_have_no_information(seed, capsys):
     """One prompt has the higher cosine with every image, so a low temperature always names it."""
     rng = np.random.default_rng(seed)
     file = logits_file(2000, 2)
@@ -196,46 +150,35 @@ def test_images_that_are_independent_of_uneven_labels_have_no_information(
     assert "of the images have one of" not in capsys.readouterr().err
 
 
-def test_a_uniform_softmax_has_no_information() -> None:
-    n, n_classes = 600, 8
-    labels = np.sort(np.arange(n) % n_classes)
-    found = score_softmax(class_scores(np.zeros((n, n_classes), np.float32), labels), 1.0)
-    assert found.nll == pytest.approx(np.log(n_classes), abs=1e-12)
-    assert found.brier == pytest.approx(1 - 1 / n_classes, abs=1e-12)
-    # rows that are sorted by class do not put one class into each bin
-    error = metrics.reliability(found.confidence, found.right)
-    assert error.ece < error.ece_null95
-
-
-def test_the_calibration_error_is_that_of_bins_of_equal_mass() -> None:
+def test_the_calibration_error_is_that_of_bins_of_equal_mass():
     rng = np.random.default_rng(0)
     confidence, right = rng.random(1001), rng.random(1001) < 0.6
-    order = np.argsort(confidence)
-    bins = np.array_split(order, 15)
+    bins = np.array_split(np.argsort(confidence), 15)
     gaps = [len(b) * abs(right[b].mean() - confidence[b].mean()) for b in bins]
     found = metrics.reliability(confidence, right)
     assert found.ece == pytest.approx(sum(gaps) / 1001, rel=0.02)  # where the remainder goes
     shuffled = rng.permutation(1001)
     again = metrics.reliability(confidence[shuffled], right[shuffled])
     assert again.ece == pytest.approx(found.ece)
+    # rows that are sorted by class do not put one class into each bin
+    uniform = metrics.reliability(np.full(600, 1 / 8), np.arange(600) < 75)
+    assert uniform.ece < uniform.ece_null95
 
 
-def test_the_error_of_a_model_that_is_always_90_percent_sure_and_so_often_right() -> None:
+def test_the_error_of_a_model_that_is_always_90_percent_sure_and_so_often_right():
     n = 10_000
-    right = np.arange(n) % 10 > 0
-    found = metrics.reliability(np.full(n, 0.9), right)
-    expected = np.sqrt(2 / np.pi) * np.sqrt(0.09 / (n / 15))  # mean of |normal|
-    assert expected == pytest.approx(0.0093, abs=1e-4)
+    found = metrics.reliability(np.full(n, 0.9), np.arange(n) % 10 > 0)
+    deviation = np.sqrt(0.09 / (n / 15))
+    expected = np.sqrt(2 / np.pi) * deviation  # mean of |normal|
     assert found.ece == pytest.approx(expected, abs=0.004)
     assert found.ece_null == pytest.approx(expected, rel=0.02)
-    band = 1.96 * np.sqrt(0.09 / (n / 15))
-    assert found.low == pytest.approx(np.full(15, 0.9 - band), abs=0.005)
-    assert found.high == pytest.approx(np.full(15, 0.9 + band), abs=0.005)
+    assert found.low == pytest.approx(np.full(15, 0.9 - 1.96 * deviation), abs=0.005)
+    assert found.high == pytest.approx(np.full(15, 0.9 + 1.96 * deviation), abs=0.005)
 
 
 @pytest.mark.exhaustive
 @pytest.mark.long
-def test_five_percent_of_calibrated_models_exceed_the_null() -> None:
+def test_five_percent_of_calibrated_models_exceed_the_null():
     rng = np.random.default_rng(0)
     confidence = rng.beta(4, 2, 400)
     draws = [metrics.reliability(confidence, rng.random(400) < confidence) for _ in range(300)]
@@ -244,21 +187,17 @@ def test_five_percent_of_calibrated_models_exceed_the_null() -> None:
     assert mean == pytest.approx(draws[0].ece_null, rel=0.05)
 
 
-def test_a_bin_has_at_least_one_row() -> None:
+def test_a_bin_has_at_least_one_row():
     found = metrics.reliability([0.2, 0.6], [False, True], bins=15)
     assert found.confidence.tolist() == [0.2, 0.6]
     assert found.accuracy.tolist() == [0, 1]
     assert found.ece == pytest.approx(0.3)
 
 
-# -- the command ---------------------------------------------------------------------------------
-
-
 @pytest.mark.long
-def test_a_row_per_temperature_and_one_that_is_fitted(tmp_path: Path) -> None:
+def test_a_row_per_temperature_and_one_that_is_fitted(tmp_path):
     path = saved(tmp_path, logits_file())
     report = rows(ok("calibrate", path, "-t", "1,model", "-o", tmp_path / "result.h5").stdout)
-    assert list(report[0]) == COLUMNS
     assert [row["fitted"] for row in report] == ["false", "false", "true"]
     assert [row["temperature"] for row in report[:2]] == ["1", "0.01"]
     assert [row["low"] for row in report[:2]] == ["", ""]
@@ -270,50 +209,39 @@ def test_a_row_per_temperature_and_one_that_is_fitted(tmp_path: Path) -> None:
         assert float(row["information"]) == pytest.approx(label_entropy - float(row["nll"]))
     assert min(report, key=lambda row: float(row["nll"])) is report[2]
     entry = read(tmp_path / "result.h5").history[-1]
-    found = {name: entry[name] for name in ("command", "temperature", "bins", "seed", "eval_split")}
-    assert found == {
-        "command": "calibrate",
-        "temperature": [1, 0.01],
-        "bins": 15,
-        "seed": 42,
-        "eval_split": "test",
-    }
+    expected = {"command": "calibrate", "temperature": [1, 0.01], "bins": 15, "seed": 42}
+    assert (expected | {"eval_split": "test"}).items() <= entry.items()
     assert entry["inputs"] == {"logits": read(path).digest}
 
 
-def test_temperatures_do_not_depend_on_the_one_that_the_file_was_stored_at(tmp_path: Path) -> None:
-    reports = []
-    for stored in (1.0, 0.25):
-        file = logits_file()
-        file.temperature = stored
-        for split in file.splits.values():
-            split.features /= np.float32(stored)
-        reports.append(ok("calibrate", saved(tmp_path, file), "-t", "0.07").stdout)
-        default = rows(ok("calibrate", tmp_path / "logits.h5").stdout)[0]["temperature"]
-        assert float(default) == stored
-    assert reports[0] == reports[1]
-
-
-def test_scores_that_do_not_fit_into_memory_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    file = logits_file(splits="all")
-    expected = calibrate(file, [1.0]).runs
-    monkeypatch.setattr(calibration, "MAX_BYTES", 0)
-    found = calibrate(file, [1.0]).runs
-    for name, column in expected.items():
-        np.testing.assert_array_equal(found[name], column)
-
-
-def test_the_best_prompt_of_each_class_counts() -> None:
+@pytest.mark.parametrize("stored", [1.0, 0.25])
+def test_temperatures_are_absolute_and_the_default_is_that_of_the_file(stored):
+    expected = calibrate(logits_file(), [0.07]).runs
     file = logits_file()
+    file.temperature = stored
+    for split in file.splits.values():
+        split.features /= np.float32(stored)
+    np.testing.assert_equal(calibrate(file, [0.07]).runs, expected)
+    assert calibrate(file).rows()[0]["temperature"] == stored
+
+
+def test_scores_that_do_not_fit_into_memory_give_the_same(monkeypatch):
+    expected = calibrate(logits_file(splits="all"), [1.0]).runs
+    monkeypatch.setattr(calibration, "MAX_BYTES", 0)
+    np.testing.assert_equal(calibrate(logits_file(splits="all"), [1.0]).runs, expected)
+
+
+def test_the_best_prompt_of_each_class_counts():
+    expected = calibrate(logits_file()).runs
     doubled = logits_file()
-    doubled.texts = [*doubled.texts, *doubled.texts]
+    doubled.texts = doubled.texts * 2
     doubled.class_index = np.arange(10) % 5
     for split in doubled.splits.values():
         split.features = np.concatenate([split.features - 0.01, split.features], axis=1)
-    np.testing.assert_equal(calibrate(doubled).runs, calibrate(file).runs)
+    np.testing.assert_equal(calibrate(doubled).runs, expected)
 
 
-def test_of_a_single_split_a_fifth_is_held_out_and_scored(tmp_path: Path) -> None:
+def test_of_a_single_split_a_fifth_is_held_out_and_scored(tmp_path):
     path = saved(tmp_path, logits_file(splits="all"))
     run = ok("calibrate", path)
     assert "has one split, all: 20% of its rows are held out and scored" in run.stderr
@@ -324,20 +252,19 @@ def test_of_a_single_split_a_fifth_is_held_out_and_scored(tmp_path: Path) -> Non
     assert other.stderr == ""
 
 
-def test_held_out_rows_are_not_fitted() -> None:
+def test_held_out_rows_are_not_fitted():
     file = logits_file(splits="all")
-    labels = file.splits["all"].labels
-    assert labels is not None
-    fit, scored = stratified_split(labels, 0.5, seed=3)
-    parts = FeatureFile(**{**vars(file), "splits": {}})
-    for name, index in (("train", fit), ("test", scored)):
-        parts.splits[name] = file.splits["all"].take(index)
-    found, expected = calibrate(file, val=0.5, seed=3).runs, calibrate(parts, seed=3).runs
+    fit, held_out = stratified_split(file.splits["all"].labels, 0.5, seed=3)
+    parts = {"train": file.splits["all"].take(fit), "test": file.splits["all"].take(held_out)}
+    found, expected = (
+        calibrate(file, val=0.5, seed=3).runs,
+        calibrate(replace(file, splits=parts), seed=3).runs,
+    )
     del found["eval_split"], expected["eval_split"]
     np.testing.assert_equal(found, expected)
 
 
-def test_of_pairs_of_image_and_text_any_rows_are_held_out(tmp_path: Path) -> None:
+def test_of_pairs_of_image_and_text_any_rows_are_held_out(tmp_path):
     file = logits_file(n=100, n_classes=100, splits="pairs")
     split = file.splits["pairs"]
     split.labels = np.arange(100)
@@ -351,29 +278,16 @@ def test_of_pairs_of_image_and_text_any_rows_are_held_out(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["--eval-split", "train"], 2, "expected different splits to fit and to score, got train"),
-        (["--fit-split", "test"], 2, "got test twice; hint: hold rows out with --val 0.2"),
-        (["--val", "0.2"], 2, "got train to fit and test to score; hint: leave out --val, or add"),
-        (
-            ["--eval-split", "train", "--val", "0"],
-            2,
-            "val: expected a fraction between 0 and 1, got 0",
-        ),
-        (
-            ["--eval-split", "train", "--val", "nan"],
-            2,
-            "val: expected a fraction between 0 and 1, got nan",
-        ),
-        (["--eval-split", "tset"], 1, "expected a split 'tset', got "),
-        (["-t", "0"], 2, "temperature: expected a number between 1e-12 and 1e+12, got '0'"),
-        (["--bins", "0"], 2, "--bins: expected at least 1, got 0"),
+        ("--eval-split train", 2, "expected different splits to fit and to score, got train twice"),
+        ("--fit-split test", 2, "got test twice; hint: hold rows out with --val 0.2"),
+        ("--val 0.2", 2, "got train to fit and test to score; hint: leave out --val, or add"),
+        ("--eval-split train --val 0", 2, "val: expected a fraction between 0 and 1, got 0"),
+        ("--eval-split tset", 1, "expected a split 'tset', got "),
     ],
 )
-def test_what_cannot_be_asked_for(
-    tmp_path: Path, words: list[str], code: int, message: str
-) -> None:
+def test_what_cannot_be_asked_for(tmp_path, words, code, message):
     path = saved(tmp_path, logits_file())
-    assert message in fails("calibrate", path, *words, exit_code=code)
+    assert message in fails("calibrate", path, *words.split(), exit_code=code)
 
 
 @pytest.mark.long
@@ -382,21 +296,16 @@ def test_what_cannot_be_asked_for(
     [
         ({"train/labels": None}, "train: expected labels, got none"),
         ({"test/labels": None}, "test: expected labels, got none"),
-        (
-            {"class_index": np.array([0, -1, -1])},
-            "expected a prompt for every class, got none for 1",
-        ),
+        ({"class_index": np.array([0, -1, -1])}, "expected a prompt for every class, got none for"),
         ({"class_index": np.array([-1, -1, -1])}, "expected prompts of the images' classes"),
     ],
 )
-def test_files_that_cannot_be_calibrated(
-    tmp_path: Path, changes: dict[str, Any], message: str
-) -> None:
-    path = saved(tmp_path, feature_file("logits", datasets=changes))
-    assert message in fails("calibrate", path)
+def test_files_that_cannot_be_calibrated(changes, message):
+    with pytest.raises(ClipkitError, match=message):
+        calibrate(feature_file("logits", datasets=changes))
 
 
-def test_a_model_of_sigmoids_is_calibrated_as_a_softmax(tmp_path: Path) -> None:
+def test_a_model_of_sigmoids_is_calibrated_as_a_softmax(tmp_path):
     file = logits_file()
     plain = ok("calibrate", saved(tmp_path, file), "-t", "model")
     file.history[0]["model"] = {**MODEL, "logit_bias": -10.0}
@@ -406,62 +315,41 @@ def test_a_model_of_sigmoids_is_calibrated_as_a_softmax(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_the_picture_shows_bins_the_diagonal_and_both_errors() -> None:
-    scores, labels = draw(300, 4, 1.0)
-    found = score_softmax(class_scores(scores, labels), 1.0)
+def test_the_picture_shows_bins_the_diagonal_and_both_errors():
+    found = score_softmax(scored(300, 4, 1.0), 1.0)
     diagram = metrics.reliability(found.confidence, found.right, bins=5)
-    fig = plots.reliability({1.0: diagram, 0.5: diagram}, title="tiny")
-    assert len(fig.axes) == 2
-    for ax in fig.axes:
-        diagonal, points = ax.lines
-        assert diagonal.get_xydata().tolist() == [[0, 0], [100, 100]]
-        expected = 100 * np.stack([diagram.confidence, diagram.accuracy], axis=1)
-        np.testing.assert_allclose(points.get_xydata(), expected)
-        (band,) = ax.collections
-        bounds = band.get_datalim(ax.transData).bounds
-        assert bounds[1] == pytest.approx(100 * diagram.low.min())
-        words = [text.get_text() for text in ax.texts]
-        error, null = 100 * diagram.ece, 100 * diagram.ece_null
-        assert f"ECE {error:.1f} %, a calibrated model's {null:.1f} %" in words
-
-
-def test_the_title_names_the_model_and_the_data() -> None:
-    file = logits_file()
-    assert source_label(file, "test") == "m, test, 5 prompts"
-    file.history[0]["dataset"] = {"name": "shapes"}
-    file.history[0]["model"] = {**MODEL, "untrained": 7}
-    assert source_label(file, "test") == "untrained m on shapes, test, 5 prompts"
-
-
-# -- trained and untrained -----------------------------------------------------------------------
+    (ax, _) = plots.reliability({1.0: diagram, 0.5: diagram}, title="tiny").axes
+    diagonal, points = ax.lines
+    assert diagonal.get_xydata().tolist() == [[0, 0], [100, 100]]
+    expected = 100 * np.stack([diagram.confidence, diagram.accuracy], axis=1)
+    np.testing.assert_allclose(points.get_xydata(), expected)
+    (band,) = ax.collections
+    bounds = band.get_datalim(ax.transData).bounds
+    assert bounds[1] == pytest.approx(100 * diagram.low.min())
+    words = " ".join(text.get_text() for text in ax.texts)
+    assert f"{100 * diagram.ece:.1f} %" in words
+    assert f"{100 * diagram.ece_null:.1f} %" in words
 
 
 @pytest.mark.long
-def test_a_trained_model_has_information_and_its_control_has_none(
-    world: Path, tmp_path: Path
-) -> None:
+def test_a_trained_model_has_information_and_its_control_has_none(world, tmp_path):
     reports = {}
     for name, options in (("img", []), ("control", ["--untrained", 7])):
         images, words, logits = world / f"{name}.h5", tmp_path / "words.h5", tmp_path / "logits.h5"
         ok("textembed", "--classes", images, "--model", "tiny", *options, "-o", words, "--force")
         ok("logits", images, words, "-o", logits, "--force")
-        report = rows(ok("calibrate", logits, "-t", "1,model").stdout)
-        numbers = {"eval_split", "fitted"}
-        reports[name] = [
-            {key: float(row[key] or "nan") for key in row if key not in numbers} for row in report
-        ]
+        ok("calibrate", logits, "-t", "1,model", "-o", tmp_path / "c.h5", "--force")
+        reports[name] = read(tmp_path / "c.h5").rows()
     one, model, fitted = reports["img"]
     assert one["information"] == pytest.approx(0.43, abs=0.02)
     assert model["temperature"] == pytest.approx(0.0527, abs=1e-4)
     assert model["ece"] == pytest.approx(0.159, abs=0.01)
     assert model["ece_null"] == pytest.approx(0.032, abs=0.002)
-    assert fitted["temperature"] == pytest.approx(0.0318, abs=0.0005)
-    assert fitted["low"] == pytest.approx(0.0303, abs=0.0005)
-    assert fitted["high"] == pytest.approx(0.0334, abs=0.0005)
+    found = (fitted["low"], fitted["temperature"], fitted["high"])
+    assert found == pytest.approx((0.0303, 0.0318, 0.0334), abs=0.0005)
     assert fitted["information"] == pytest.approx(3.73, abs=0.03)
     assert fitted["ece"] == pytest.approx(0.028, abs=0.008)
     assert fitted["ece"] < fitted["ece_null95"]
-    assert fitted["ece_null"] == pytest.approx(0.029, abs=0.002)
     control = reports["control"][-1]
     assert control["information"] == pytest.approx(0, abs=0.01)
     assert np.isnan(control["high"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,6 @@ import numpy as np
 import pytest
 from factories import random_features
 from shell import ok, rows
-from test_report import write_baseline, write_results
 
 from clipkit.analysis import attributes, importance, prediction, results
 from clipkit.analysis.calibration import calibrate
@@ -20,15 +20,21 @@ from clipkit.plots.attributes import draw_attributes
 from clipkit.report.summary import against_references
 
 HISTORY = [{"command": "embed", "model": {"name": "m", "digest": "sha256:1"}}]
+SIZES = {"train": 60, "test": 40}
+ALL = "160 of 160 images of test were also"
+FITTED = f"{ALL} fitted: the accuracy on them says nothing about other images."
+CHOSEN = f"{ALL} used to choose: the accuracy of the best run is optimistic."
 
 
-def images(sizes: dict[str, int], width: int = 16, seed: int = 0) -> FeatureFile:
-    """Return images of two classes at random."""
+def images(sizes: dict[str, int], width: int = 16, seed: int = 0, copies: int = 0) -> FeatureFile:
+    """Return images of two classes at random; the first of test are copies of rows of train."""
     splits = {}
     for number, (name, n) in enumerate(sizes.items()):
         X = random_features(n, width, seed + number)
         ids = [f"{name}/{row_id}" for row_id in row_ids(n)]
         splits[name] = Split(X, np.arange(n) % 2, ids)
+    if copies:
+        splits["test"].features[:copies] = splits["train"].features[7 : 7 + copies]
     return FeatureFile("images", HISTORY, splits, class_names=["cat", "dog"])
 
 
@@ -38,24 +44,22 @@ def caveats(result: FeatureFile) -> list[tuple[str, str, int, int]]:
 
 
 def test_a_probe_that_scores_what_it_fitted_says_so_in_its_history():
-    file = images({"train": 60, "test": 40})
+    file = images(SIZES)
     result = evaluate_grid(file, fit_split="test")
     assert caveats(result) == [("fitted", "test", 40, 40)]
-    note = (
-        "40 of 40 images of test were also fitted: "
-        "the accuracy on them says nothing about other images."
-    )
-    assert results.caveat_note(result, "test") == note
+    assert results.caveat_note(result, "test") == FITTED.replace("160", "40")
     assert not results.is_testable(results.caveats(result))
     assert "caveats" not in evaluate_grid(file).history[-1]
 
 
 def test_copies_and_a_choice_on_the_scored_split_are_recorded():
-    file = images({"train": 60, "test": 40})
-    file.splits["test"].features[:3] = file.splits["train"].features[7:10]
+    file = images(SIZES, copies=3)
     assert caveats(evaluate_grid(file)) == [("fitted", "test", 3, 40)]
     chosen = evaluate_grid(file, Cs=[0.1, 1], val="test")
     assert caveats(chosen) == [("chosen", "test", 40, 40), ("fitted", "test", 3, 40)]
+    few = evaluate_grid(images({"train": 300, "test": 200}, copies=2))
+    assert "2 of 200 images of test were also fitted" in results.caveat_note(few, "test")
+    assert results.is_testable(results.caveats(few))
 
 
 def test_a_validation_split_that_holds_the_test_images_is_noticed(capsys):
@@ -77,27 +81,16 @@ def test_copies_are_found_although_training_rows_are_copies_across_classes(width
 
 
 def test_predict_knows_fitted_rows_in_other_files_and_under_other_names():
-    file = images({"train": 60, "test": 40})
+    file = images(SIZES)
     probe = evaluate_grid(file, keep=True)
     other = replace(file, splits={"all": file.splits["train"], "new": file.splits["test"]})
-    result = prediction.predict(probe, other).result
-    assert caveats(result) == [("fitted", "all", 60, 60)]
+    assert caveats(prediction.predict(probe, other).result) == [("fitted", "all", 60, 60)]
     fresh = images({"train": 50}, seed=9)
     joined = concatenation.concat([fresh, file], prefix=True)
     assert caveats(prediction.predict(probe, joined).result) == [("fitted", "train", 60, 110)]
     assert caveats(prediction.predict(probe, fresh).result) == []
-
-
-def test_predict_without_row_hashes_knows_the_fitted_file():
-    file = images({"train": 60, "test": 40})
-    probe = evaluate_grid(file, keep=True)
     del probe.fitted["row_hashes"]
     assert caveats(prediction.predict(probe, file).result) == [("fitted", "train", 60, 60)]
-
-
-def test_one_image_of_many_columns_is_recognised():
-    X = random_features(200, 64)
-    assert splitting.count_shared_rows(splitting.hash_rows(X), X[:1]) == 1
 
 
 @pytest.mark.parametrize(
@@ -117,7 +110,7 @@ def test_foreign_caveats_are_ignored(entry):
 
 @pytest.mark.parametrize(("copies", "is_tested"), [(0, True), (3, False), (40, False)])
 def test_attributes_of_fitted_images_have_no_interval_of_the_probe(copies, is_tested):
-    file = images({"train": 60, "test": 40})
+    file = images(SIZES)
     for split in file.splits.values():
         split.features[:, 0] += 5 * split.labels
     file.splits["test"].features[:copies] = file.splits["train"].features[:copies]
@@ -129,30 +122,25 @@ def test_attributes_of_fitted_images_have_no_interval_of_the_probe(copies, is_te
 
 
 def test_calibrate_records_scored_images_that_set_the_temperature(capsys):
-    file = logits({"train": 60, "test": 40})
-    file.class_index = np.arange(16) % 2
-    assert "caveats" not in calibrate(file).history[-1]
+    fair, copied = (logits(SIZES, copies=copies) for copies in (0, 5))
+    fair.class_index = copied.class_index = np.arange(16) % 2
+    assert "caveats" not in calibrate(fair).history[-1]
     assert "warning" not in capsys.readouterr().err
-    file.splits["test"].features[:5] = file.splits["train"].features[7:12]
-    assert caveats(calibrate(file)) == [("fitted", "test", 5, 40)]
+    assert caveats(calibrate(copied)) == [("fitted", "test", 5, 40)]
     assert "5 of 40 images of test were also fitted" in capsys.readouterr().err
 
 
 def test_importance_notices_fitted_images_in_another_file():
-    probe = evaluate_grid(logits({"train": 60, "test": 40}), keep=True)
+    probe = evaluate_grid(logits(SIZES), keep=True)
     assert not results.caveats(importance.prompt_importance(probe, logits({"all": 60}, seed=9)))
     renamed = importance.prompt_importance(probe, logits({"all": 60}))
     assert caveats(renamed) == [("fitted", "all", 60, 60)]
 
 
-def logits(sizes: dict[str, int], seed: int = 0) -> FeatureFile:
+def logits(sizes: dict[str, int], **options: int) -> FeatureFile:
     """Return logits of 16 prompts for images of two classes at random."""
-    file = images(sizes, seed=seed)
     prompts = {"texts": list("abcdefghijklmnop"), "class_index": np.full(16, -1)}
-    return replace(file, kind="logits", temperature=1.0, **prompts)
-
-
-# ---- what the commands say of it ----
+    return replace(images(sizes, **options), kind="logits", temperature=1.0, **prompts)
 
 
 @pytest.fixture(scope="module")
@@ -160,22 +148,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with results: fair, fitted on test, chosen on test, of shuffled labels."""
     folder = tmp_path_factory.mktemp("caveats")
     file = images({"train": 200, "test": 160})
-    file.splits["test"].features[::2, 0] += 2
-    file.splits["train"].features[::2, 0] += 2
+    for split in file.splits.values():
+        split.features[::2, 0] += 2
     write(folder / "img.h5", file)
-    shuffled = ok("relabel", folder / "img.h5", "--shuffle", "-o", folder / "shuffled.h5")
-    assert not shuffled.stderr
+    ok("relabel", folder / "img.h5", "--shuffle", "-o", folder / "shuffled.h5")
     fit = ("--fit-split", "test", "-C", "1000")
     ok("probe", folder / "img.h5", "-o", folder / "fair.h5")
     ok("probe", folder / "img.h5", *fit, "-o", folder / "fitted.h5")
     ok("probe", folder / "shuffled.h5", *fit, "-o", folder / "s.h5")
     ok("probe", folder / "img.h5", "-C", "0.01,1", "--val", "test", "-o", folder / "chosen.h5")
     return folder
-
-
-ALL = "160 of 160 images of test were also"
-FITTED = f"{ALL} fitted: the accuracy on them says nothing about other images."
-CHOSEN = f"{ALL} used to choose: the accuracy of the best run is optimistic."
 
 
 def unwrapped(page: str) -> str:
@@ -186,18 +168,30 @@ def unwrapped(page: str) -> str:
 @pytest.mark.long
 @pytest.mark.parametrize(("name", "note"), [("s", FITTED), ("fitted", FITTED), ("chosen", CHOSEN)])
 def test_a_page_has_the_note_and_no_verdict(folder, name, note):
-    text = unwrapped(ok("report", folder / f"{name}.h5", folder / "fair.h5").stdout)
+    result, page = folder / f"{name}.h5", folder / "page.html"
+    text = unwrapped(ok("report", result, folder / "fair.h5").stdout)
     assert f"{name}.h5: {note}" in text
     assert "McNemar" not in text
-    assert "Worst class" not in ok("report", folder / f"{name}.h5").stdout
-    (row,) = rows(ok("compare", folder / f"{name}.h5", "--run", 0).stdout)
+    assert "Worst class" not in ok("report", result).stdout
+    (row,) = rows(ok("compare", result, "--run", 0).stdout)
     assert row["low"] == row["high"] == ""
-    ok("report", folder / f"{name}.h5", "-f", "-o", folder / "page.html")
-    page = (folder / "page.html").read_text()
-    assert page.count(note) == 2  # in the summary and below the table
+    ok("report", result, "-f", "-o", page)
+    assert page.read_text().count(note) == 2  # in the summary and below the table
+    assert "above chance" not in page.read_text()
+    ok("report", folder / "fair.h5", "-f", "-o", page)
+    assert "This is above chance" in page.read_text()
+
+
+@pytest.mark.long
+def test_the_page_of_a_folder_has_the_note_and_no_verdict(folder, tmp_path):
+    (tmp_path / "results").mkdir()
+    for source, name in (("img", "img"), ("fitted", "img.svm")):
+        shutil.copy(folder / f"{source}.h5", tmp_path / "results" / f"{name}.h5")
+    assert f"img.svm.h5: {FITTED}" in unwrapped(ok("report", tmp_path / "results").stdout)
+    ok("report", tmp_path / "results", "-o", tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert page.count(FITTED) == 2
     assert "above chance" not in page
-    ok("report", folder / "fair.h5", "-f", "-o", folder / "page.html")
-    assert "This is above chance" in (folder / "page.html").read_text()
 
 
 @pytest.mark.long
@@ -223,53 +217,45 @@ def test_a_correction_is_for_the_tests_that_are_made(folder):
     assert third["p"] == "1"
 
 
+@pytest.fixture(scope="module")
+def shapes_h5(work: Path) -> Path:
+    """64 + 64 embeddings of `shapes` by `tiny`."""
+    ok("embed", "shapes", "--model", "tiny", "--limit", "64", "-o", work / "shapes.h5")
+    return work / "shapes.h5"
+
+
 @pytest.mark.long
-def test_info_and_pictures_repeat_the_note(folder):
-    assert FITTED in ok("info", "--runs", folder / "fitted.h5").stderr
+def test_info_pictures_and_reports_of_attributes_repeat_the_note(folder):
     assert not ok("info", "--runs", folder / "fair.h5").stderr
     ok("plot", "confusion", folder / "fitted.h5", "-o", folder / "p.svg", "-f")
+    assert results.source_label(read(folder / "fitted.h5"), "test").endswith(f", test. {FITTED}")
     both = ("--fit-split", "test", "--eval-split", "test")
     done = ok("attributes", folder / "img.h5", *both, "-o", folder / "a.h5", "-f")
     assert f"warning: {FITTED[:-1]}" in done.stderr
-    assert "(" not in rows(done.stdout)[0]["probe"]
-    assert FITTED in ok("info", "--runs", folder / "a.h5").stderr
+    for result in ("fitted", "a"):
+        assert FITTED in ok("info", "--runs", folder / f"{result}.h5").stderr
     assert f"a.h5: {FITTED}" in unwrapped(ok("report", folder / "a.h5").stdout)
     assert draw_attributes(read(folder / "a.h5"))[1].endswith(FITTED)
-    assert results.source_label(read(folder / "fitted.h5"), "test").endswith(f", test. {FITTED}")
-
-
-def test_few_copies_leave_the_tests_in_place_and_are_noted():
-    file = images({"train": 300, "test": 200})
-    file.splits["test"].features[:2] = file.splits["train"].features[7:9]
-    result = evaluate_grid(file)
-    assert "2 of 200 images of test were also fitted" in results.caveat_note(result, "test")
-    assert results.is_testable(results.caveats(result))
 
 
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("words", "labels"),
     [
-        (["--shuffle"], "classes, shuffled"),
-        (["shapes", "--column", "colour"], "colour"),
-        (["shapes", "--column", "colour", "--shuffle"], "colour, shuffled"),
-        (["--groups", "shapes-outlines"], "groups of classes"),
-        (["--groups", "shapes-outlines", "--shuffle"], "groups of classes, dealt at random"),
+        ("--shuffle", "classes, shuffled"),
+        ("shapes --column colour", "colour"),
+        ("shapes --column colour --shuffle", "colour, shuffled"),
+        ("--groups shapes-outlines", "groups of classes"),
+        ("--groups shapes-outlines --shuffle", "groups of classes, dealt at random"),
     ],
 )
-def test_a_heading_says_what_the_labels_are(tmp_path, words, labels):
-    file = read(_shapes(tmp_path))
-    heading = f"; labels: {labels}"
-    ok("relabel", tmp_path / "img.h5", *words, "-o", tmp_path / "new.h5")
+def test_a_heading_says_what_the_labels_are(tmp_path, shapes_h5, words, labels):
+    ok("relabel", shapes_h5, *words.split(), "-o", tmp_path / "new.h5")
     ok("probe", tmp_path / "new.h5", "--classifier", "knn", "-o", tmp_path / "p.h5")
-    text = ok("report", tmp_path / "p.h5").stdout
-    assert next(line for line in text.splitlines() if line.startswith("## ")).endswith(heading)
-    assert results.labels_suffix(file) == ""
-
-
-def _shapes(folder: Path) -> Path:
-    ok("embed", "shapes", "--model", "tiny", "--limit", "64", "-o", folder / "img.h5")
-    return folder / "img.h5"
+    lines = ok("report", tmp_path / "p.h5").stdout.splitlines()
+    heading = next(line for line in lines if line.startswith("## "))
+    assert heading.endswith(f"; labels: {labels}")
+    assert results.labels_suffix(read(shapes_h5)) == ""
 
 
 def test_a_verdict_agrees_with_the_exact_tests():
@@ -284,17 +270,3 @@ def test_a_verdict_agrees_with_the_exact_tests():
         assert f"It is {verdict} the untrained control" in text
     few = Predictions(ids[:4], labels[:4], labels[:4], names, "", "")
     assert "This is not shown to be above chance" in against_references("", "", few, [], "").details
-
-
-@pytest.mark.long
-def test_the_page_of_a_folder_has_the_note_and_no_verdict(tmp_path):
-    caveat = {"kind": "fitted", "split": "test", "count": 20, "rows": 200}
-    folder = write_results(tmp_path / "results")
-    write_baseline(folder, caveats=[caveat])
-    text = " ".join(ok("report", folder).stdout.split())
-    note = "20 of 200 images of test were also fitted: the accuracy on them says nothing"
-    assert f"img.svm.h5: {note}" in text.replace("\\", "")
-    ok("report", folder, "-o", tmp_path / "page.html")
-    page = (tmp_path / "page.html").read_text()
-    assert page.count(note) == 2
-    assert "above chance" not in page

@@ -43,18 +43,12 @@ def test_one_cluster_holds_all_rows_and_as_many_clusters_as_rows_hold_one_each()
     [
         (np.eye(3), 0, UsageError, "k: expected at least 1, got 0"),
         (np.eye(3), 4, ClipkitError, "expected at least as many rows as clusters, got 3 and 4"),
-        (
-            np.repeat(np.eye(2), 5, axis=0),
-            3,
-            ClipkitError,
-            "expected at least as many distinct rows as clusters, got 2 and 3",
-        ),
+        (np.eye(2)[[0, 1] * 5], 3, ClipkitError, "as many distinct rows as clusters, got 2 and 3"),
     ],
 )
 def test_more_clusters_than_distinct_rows_are_refused(features, k, error, message):
-    with pytest.raises(error) as caught:
+    with pytest.raises(error, match=message):
         clustering.kmeans(features, k)
-    assert caught.value.message == message
 
 
 @settings(deadline=None, max_examples=20)
@@ -74,13 +68,16 @@ def test_agreement_ignores_how_clusters_are_numbered(pairs, numbers):
     assert [perfect[name] for name in ("purity", "nmi", "ari", "ami")] == pytest.approx([1] * 4)
 
 
-def test_a_result_has_a_run_per_split_and_k():
+def test_a_result_has_a_run_per_split_and_k(capsys):
     file = feature_file("images")
     assert [(row["split"], row["k"]) for row in clustering.cluster(file).rows()] == [("test", 2)]
-    result = clustering.cluster(file, ["train", "test"], [2, 3])
+    result = clustering.cluster(file, ["train", "test"], [2, 5])
     points = [(row["split"], row["k"]) for row in result.rows()]
-    assert points == [("train", 2), ("train", 3), ("test", 2), ("test", 3)]
+    assert points == [("train", 2), ("train", 5), ("test", 2), ("test", 5)]
     assert result.splits["train"].predicted.shape == (2, 6)
+    assert capsys.readouterr().err == ""
+    clustering.cluster(file, k=[6])
+    assert "test: each of the 6 rows is a separate cluster" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("k", [2, 4])
@@ -88,17 +85,15 @@ def test_labels_keep_their_names_and_clusters_are_numbers(k, tmp_path):
     write_feature_file(tmp_path / "img.h5")
     ok("cluster", tmp_path / "img.h5", "-k", k, "-o", tmp_path / "c.h5")
     result = read(tmp_path / "c.h5")
-    assert result.class_names == ["cat", "dog"]
+    clusters = result.splits["test"].predicted[0].tolist()
+    assert result.class_names == results.cluster_counts(result).class_names == ["cat", "dog"]
     ok("convert", tmp_path / "c.h5", tmp_path / "c.csv")
-    _, *lines = (tmp_path / "c.csv").read_text().splitlines()
-    expected = [["cat", "dog"][label] for label in result.splits["test"].labels]
-    assert [line.split(",")[2] for line in lines] == expected
-    clusters = result.splits["test"].predicted[0]
-    assert [int(line.split(",")[3]) for line in lines] == clusters.tolist()
+    rows = [line.split(",") for line in (tmp_path / "c.csv").read_text().splitlines()[1:]]
+    assert [row[2] for row in rows] == [["cat", "dog"][c] for c in result.splits["test"].labels]
+    assert [int(row[3]) for row in rows] == clusters
     ok("convert", tmp_path / "c.h5", tmp_path / "c.parquet")
     columns = pyarrow.parquet.read_table(tmp_path / "c.parquet").to_pydict()
-    assert columns["predicted"] == clusters.tolist()
-    assert results.cluster_counts(result).class_names == ["cat", "dog"]
+    assert columns["predicted"] == clusters
 
 
 def test_only_clusters_may_be_numbered_beyond_the_classes():
@@ -108,15 +103,6 @@ def test_only_clusters_may_be_numbered_beyond_the_classes():
     clusters.history = [{"command": "probe"}]
     with pytest.raises(ClipkitError, match=r"test/predicted: expected values in 0\.\.1 "):
         validate(clusters)
-
-
-def test_as_many_clusters_as_rows_are_warned_of(tmp_path):
-    write_feature_file(tmp_path / "img.h5")
-    assert ok("cluster", tmp_path / "img.h5", "-k", 5).stderr == ""
-    assert ok("cluster", tmp_path / "img.h5", "-k", 6).stderr == (
-        "clipkit: warning: test: each of the 6 rows is a separate cluster, so the scores say "
-        "nothing about the classes\n"
-    )
 
 
 @pytest.mark.long
@@ -130,8 +116,6 @@ def test_agreement_by_chance_is_that_of_permuted_labels():
         values = [row[name] for row in permuted]
         assert agreement[f"{name}_chance"] == pytest.approx(np.mean(values), abs=np.std(values))
     assert agreement["ami"] == pytest.approx(adjusted_mutual_info_score(labels, clusters))
-    assert abs(agreement["ami"]) < 0.03
-    assert agreement["purity"] > 0.25  # one in five classes, but a cluster has few rows
     assert clustering.agreement(labels, clusters) == agreement  # the same permutations every time
 
 

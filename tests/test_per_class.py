@@ -24,7 +24,7 @@ def random_result(class_names: list[str] | None = None, **changes: Any) -> Featu
     return result_file(rows, labels, predicted, [{"command": "probe"}], class_names)
 
 
-def test_the_numbers_are_scikit_learns_with_zero_division_0() -> None:
+def test_the_numbers_are_scikit_learns_with_zero_division_0():
     result = random_result(NAMES)
     rows = per_class_rows(result)
     assert [row["C"] for row in rows] == [1.0] * 5 + [2.0] * 5
@@ -39,16 +39,16 @@ def test_the_numbers_are_scikit_learns_with_zero_division_0() -> None:
             np.testing.assert_allclose([row[name] for row in of_run], values, err_msg=name)
 
 
-def test_classes_of_one_name_are_told_apart_by_number() -> None:
+def test_classes_of_one_name_are_told_apart_by_number():
     rows = per_class_rows(random_result(NAMES))
     assert [row["class"] for row in rows[:5]] == ["0: crane", "cock", "2: crane", "owl", "egg"]
 
 
-def test_without_names_the_classes_that_occur_are_numbered() -> None:
+def test_without_names_the_classes_that_occur_are_numbered():
     assert [row["class"] for row in per_class_rows(random_result())[:4]] == ["0", "1", "2", "3"]
 
 
-def test_a_split_without_labels_is_left_out() -> None:
+def test_a_split_without_labels_is_left_out():
     result = random_result(NAMES)
     result.runs = {"split": np.array(["test", "test", "new"])}
     result.splits["new"] = Split(ids=["a"], predicted=np.array([[1]]))
@@ -59,7 +59,7 @@ def test_a_split_without_labels_is_left_out() -> None:
 
 
 @pytest.mark.parametrize("command", ["cluster", "entropy"])
-def test_a_result_without_predicted_classes_is_refused(command: str) -> None:
+def test_a_result_without_predicted_classes_is_refused(command):
     result = random_result(NAMES)
     result.history = [{"command": command}]
     if command == "entropy":
@@ -71,7 +71,7 @@ def test_a_result_without_predicted_classes_is_refused(command: str) -> None:
 
 
 @pytest.mark.long
-def test_too_many_rows_are_refused_before_they_are_made() -> None:
+def test_too_many_rows_are_refused_before_they_are_made():
     result = feature_file("result")
     result.class_names = [str(number) for number in range(1 << 20)]
     with pytest.raises(ClipkitError, match=r"expected at most 1,048,576 rows of runs and classes"):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.special import log_softmax
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, normalize
 from sklearn.svm import SVC
 from threadpoolctl import threadpool_limits
@@ -76,12 +78,15 @@ def predict(X, y, X_eval, classifier="svm", **options):
     return run.predicted
 
 
-def agreement(a, b):
-    return np.mean(a == b)
+def svc(X, y, X_eval, **options):
+    """Predict as scikit-learn's SVC does."""
+    model = SVC(kernel="linear", **options)
+    return model.fit(X.astype(float), y).predict(X_eval.astype(float))
 
 
-def fit_pairs_one_by_one(monkeypatch, gram_rows):
-    monkeypatch.setattr(svm, "GRAM_ROWS", gram_rows)
+def assert_agree(a, b, least=0.998):
+    """Check the share of equal predictions: rows on a margin may fall on either side."""
+    assert np.mean(a == b) >= least
 
 
 def fit_pairs_by_libsvm_alone(monkeypatch):
@@ -96,14 +101,13 @@ def fit_pairs_by_libsvm_alone(monkeypatch):
 def test_svm_predicts_as_svc_does(monkeypatch, problem, C, pairs):
     X, y, X_eval, _ = problem()
     if pairs != "at once":
-        fit_pairs_one_by_one(monkeypatch, len(y) - 1)
+        monkeypatch.setattr(svm, "GRAM_ROWS", len(y) - 1)
     if pairs == "one by one by libsvm":
         fit_pairs_by_libsvm_alone(monkeypatch)
         monkeypatch.setattr(svm, "MAX_WORK", 2**30)
-    reference = SVC(kernel="linear", C=C).fit(X.astype(float), y).predict(X_eval.astype(float))
     predicted = predict(X, y, X_eval, C=[C])
     assert predicted.dtype == np.int64
-    assert agreement(predicted, reference) >= 0.998
+    assert_agree(predicted, svc(X, y, X_eval, C=C))
 
 
 @pytest.mark.parametrize("gram_rows", [700, 300, 16])
@@ -111,11 +115,10 @@ def test_svm_predicts_as_svc_does(monkeypatch, problem, C, pairs):
 @pytest.mark.long
 def test_fitting_by_chunks_gives_the_same_hyperplane(monkeypatch, gram_rows, spread, C):
     X, y, X_eval, _ = split(*blobs(3000, 2, 12, spread), 1500)
-    reference = SVC(kernel="linear", C=C).fit(X.astype(float), y).predict(X_eval.astype(float))
-    fit_pairs_one_by_one(monkeypatch, gram_rows)
-    fit_pairs_by_libsvm_alone(monkeypatch)
+    monkeypatch.setattr(svm, "GRAM_ROWS", gram_rows)
     monkeypatch.setattr(svm, "FIRST_ROWS", 100)
-    assert agreement(predict(X, y, X_eval, C=[C]), reference) >= 0.998
+    fit_pairs_by_libsvm_alone(monkeypatch)
+    assert_agree(predict(X, y, X_eval, C=[C]), svc(X, y, X_eval, C=C))
 
 
 def separable():
@@ -123,34 +126,29 @@ def separable():
     return split(*blobs(700, 3, 300, 0.1), 400)
 
 
-def two_of(problem):
-    """Rows of the first two classes of a problem, of root mean square 1, and their signs."""
-    X, y, *_ = problem()
-    rows = X[y < 2] - X[y < 2].mean(axis=0)
-    return rows / np.sqrt((rows**2).mean()), np.where(y[y < 2] == 0, -1, 1).astype(np.float32)
+def assert_optimal(hyperplane, rows, signs, C, *, tolerance, **options):
+    """Compare the loss of a hyperplane with that of scikit-learn's SVC, and return the latter."""
 
+    def loss(plane):
+        losses = np.maximum(0, 1 - signs * (rows.astype(float) @ plane[:-1] + plane[-1]))
+        return plane[:-1] @ plane[:-1] / 2 + C * losses.sum()
 
-def hinge_objective(hyperplane, rows, signs, C):
-    normal, intercept = hyperplane[:-1], hyperplane[-1]
-    losses = np.maximum(0, 1 - signs * (rows.astype(float) @ normal + intercept))
-    return normal @ normal / 2 + C * losses.sum()
+    model = SVC(kernel="linear", C=C, **options).fit(rows.astype(float), signs)
+    expected = np.append(model.coef_[0], model.intercept_)
+    assert loss(hyperplane.astype(float)) <= loss(expected) * (1 + tolerance)
+    return expected
 
 
 @pytest.mark.parametrize("C", [1e-60, 1e-6, 1e-3, 1])
 @problems(digits, overlapping, two_classes, cosines)
 def test_the_interior_point_method_finds_the_optimum(problem, C):
-    rows, signs = two_of(problem)
+    X, y, *_ = problem()
+    rows = X[y < 2] - X[y < 2].mean(axis=0)
+    rows /= np.sqrt((rows**2).mean())
+    signs = np.where(y[y < 2] == 0, -1, 1).astype(np.float32)
     hyperplane = pairs.fit_overlapping(rows, signs, C)
-    svc = SVC(kernel="linear", C=C, tol=1e-6).fit(rows.astype(float), signs)
-    expected = np.append(svc.coef_[0], svc.intercept_)
-    minimum = hinge_objective(expected, rows, signs, C)
-    assert hinge_objective(hyperplane, rows, signs, C) <= minimum * (1 + 1e-5)
+    expected = assert_optimal(hyperplane, rows, signs, C, tolerance=1e-5, tol=1e-6)
     assert hyperplane == pytest.approx(expected, abs=1e-3 * np.abs(expected).max())
-
-
-@problems(digits, overlapping, two_classes, cosines)
-def test_the_interior_point_method_does_not_mind_a_huge_c(problem):
-    rows, signs = two_of(problem)
     large, huge = (pairs.fit_overlapping(rows, signs, C) for C in (1e8, 1e60))
     assert huge == pytest.approx(large, abs=1e-4 * np.abs(large).max())
 
@@ -181,37 +179,19 @@ def test_the_active_set_method_leaves_overlapping_and_equal_rows_to_libsvm(colum
 
 
 def test_each_pair_is_fitted_by_the_method_for_its_shape(monkeypatch):
-    used = []
-    for name in ("fit_overlapping", "fit_separable"):
-        method = getattr(svm, name)
-
-        def record(*arguments, name=name, method=method):
-            used.append(name)
-            return method(*arguments)
-
-        monkeypatch.setattr(svm, name, record)
-    for problem, name in ((cosines, "fit_overlapping"), (separable, "fit_separable")):
-        used.clear()
+    for problem, other in ((cosines, "fit_separable"), (separable, "fit_overlapping")):
         X, y, X_eval, _ = problem()
-        fit_pairs_one_by_one(monkeypatch, len(y) - 1)
-        reference = SVC(kernel="linear").fit(X.astype(float), y).predict(X_eval.astype(float))
-        assert agreement(predict(X, y, X_eval), reference) >= 0.998
-        assert set(used) == {name}
-
-
-def test_few_rows_of_fewer_columns_are_fitted_by_the_interior_point_method(monkeypatch):
-    """There, libsvm takes half a minute at C = 100, and need not converge."""
-    monkeypatch.setattr(svm, "_fit_libsvm", None)
-    X, y = blobs(2000, 10, 32, 0.1)
-    run, *_ = probes.sweep(X[:1600], y[:1600], X[1600:], classifier="svm", C=[100])
-    assert run.converged
+        with monkeypatch.context() as patch:
+            patch.setattr(svm, "GRAM_ROWS", len(y) - 1)
+            patch.setattr(svm, other, None)
+            assert_agree(predict(X, y, X_eval), svc(X, y, X_eval))
 
 
 @problems(separable, cosines)
 @pytest.mark.long
 def test_an_svm_of_one_pair_at_a_time_does_not_depend_on_other_settings(monkeypatch, problem):
     X, y, X_eval, _ = problem()
-    fit_pairs_one_by_one(monkeypatch, len(y) - 1)
+    monkeypatch.setattr(svm, "GRAM_ROWS", len(y) - 1)
     Cs = [1e-4, 1e-2, 1, 100]
     together = probes.sweep(X, y, X_eval, C=Cs, keep=True)
     for C, run in zip(Cs, together, strict=True):
@@ -224,8 +204,8 @@ def test_a_rare_class_is_not_lost_between_chunks(monkeypatch):
     monkeypatch.setattr(svm, "FIRST_ROWS", 100)
     X, y = blobs(3000, 2, 5, 5)
     chosen = (y == 0) | (np.cumsum(y) <= 3)
-    reference = SVC(kernel="linear").fit(X[chosen], y[chosen]).predict(X)
-    assert agreement(predict(X[chosen], y[chosen], X), reference) >= 0.998
+    reference = svc(X[chosen], y[chosen], X)
+    assert_agree(predict(X[chosen], y[chosen], X), reference)
     assert 0 < reference.mean() < 1
 
 
@@ -233,7 +213,7 @@ def test_the_first_class_wins_a_tie():
     X = np.array([[np.cos(a), np.sin(a)] for a in (0, 2 * np.pi / 3, 4 * np.pi / 3)] * 2)
     y = np.array([4, 5, 6] * 2)
     middle = np.zeros((1, 2)) + 1e-9
-    assert predict(X, y, middle) == SVC(kernel="linear").fit(X, y).predict(middle)
+    assert predict(X, y, middle) == svc(X, y, middle)
 
 
 @pytest.mark.parametrize("tau", [0.5, 0.07, 0.02])
@@ -241,8 +221,8 @@ def test_the_first_class_wins_a_tie():
 def test_a_temperature_is_another_c_to_an_svm(tau):
     X, y, X_eval, _ = cosines()
     reference = SVC(kernel="linear").fit(X / tau, y).predict(X_eval / tau)
-    assert agreement(predict(X, y, X_eval, scales=[1 / tau]), reference) >= 0.998
-    assert agreement(predict(X, y, X_eval, C=[1 / tau**2]), reference) >= 0.998
+    assert_agree(predict(X, y, X_eval, scales=[1 / tau]), reference)
+    assert_agree(predict(X, y, X_eval, C=[1 / tau**2]), reference)
 
 
 @pytest.mark.parametrize(
@@ -251,49 +231,49 @@ def test_a_temperature_is_another_c_to_an_svm(tau):
 )
 def test_standardising_equals_standard_scaler_at_every_scale(classifier, model):
     X, y, X_eval, _ = digits()  # some columns are constant
-    scaler = StandardScaler().fit(X)
-    reference = model.fit(scaler.transform(X), y).predict(scaler.transform(X_eval))
-    first, second = probes.sweep(
-        X, y, X_eval, classifier=classifier, scales=[1, 50], standardize=True
-    )
-    assert agreement(first.predicted, reference) >= 0.995
+    reference = make_pipeline(StandardScaler(), model).fit(X, y).predict(X_eval)
+    options = {"classifier": classifier, "scales": [1, 50], "standardize": True}
+    first, second = probes.sweep(X, y, X_eval, **options)
+    assert_agree(first.predicted, reference, 0.995)
     assert np.array_equal(first.predicted, second.predicted)
+
+
+def fit_logreg(X, y, C, tau=1):
+    """Fit by clipkit and by scikit-learn, check that both reach the same loss, and return both."""
+    options = {"classifier": "logreg", "C": [C], "scales": [1 / tau], "keep": True}
+    (run,) = probes.sweep(X, y, X, **options)
+    centred = (X - X.mean(axis=0, dtype=float)) / tau
+    exact = LogisticRegression(C=C, solver="newton-cg", tol=1e-9, max_iter=2000).fit(centred, y)
+    rows = np.arange(len(y))
+    minimum = 0.5 * (exact.coef_**2).sum() - C * exact.predict_log_proba(centred)[rows, y].sum()
+    # two classes have two weight vectors, each half of the one of scikit-learn
+    half = 1 if len(exact.classes_) == 2 else 0.5
+    penalty = half * ((run.fitted.weights() * tau) ** 2).sum()
+    loss = penalty - C * log_softmax(run.fitted.scores(X), axis=1)[rows, y].sum()
+    assert run.converged
+    assert loss == pytest.approx(minimum, rel=1e-3)
+    return run, exact
 
 
 @problems(overlapping, two_classes, cosines)
 @pytest.mark.parametrize("C", [1e-3, 1, 1e3, 1e6])
 @pytest.mark.parametrize("tau", [1, 0.07, 0.001])
 @pytest.mark.long
-def test_logreg_finds_the_optimum_in_any_order_of_rows(monkeypatch, problem, C, tau):
-    losses_at_the_end = []
-
-    minimize = logistic.minimize_objective
-
-    def record(objective, *callbacks):
-        v, converged = minimize(objective, *callbacks)
-        losses_at_the_end.append(objective.in_float64().at(v).loss)
-        return v, converged
-
-    monkeypatch.setattr(logistic, "minimize_objective", record)
+def test_logreg_finds_the_optimum_in_any_order_of_rows(problem, C, tau):
     X, y, X_eval, _ = problem()
     order = np.random.default_rng(1).permutation(len(y))
+    run, exact = fit_logreg(X, y, C, tau)
     options = {"classifier": "logreg", "C": [C], "scales": [1 / tau]}
-    (run,) = probes.sweep(X, y, X_eval, **options)
-    (permuted,) = probes.sweep(X[order], y[order], X_eval, **options)
+    permuted = predict(X[order], y[order], X_eval, **options)
+    expected = exact.predict((X_eval - X.mean(axis=0, dtype=float)) / tau)
+    assert_agree(run.fitted.predict(X_eval), expected, 0.995)
+    assert_agree(permuted, expected, 0.995)
 
-    centred = (X - X.mean(axis=0, dtype=float)) / tau
-    exact = LogisticRegression(C=C, solver="newton-cg", tol=1e-9, max_iter=2000).fit(centred, y)
-    losses = -exact.predict_log_proba(centred)[
-        np.arange(len(y)), np.searchsorted(exact.classes_, y)
-    ]
-    minimum = C * losses.sum() + 0.5 * (exact.coef_**2).sum()
-    # the sweep divides features by their root mean square, and two classes have two weight vectors
-    unit = (centred**2).mean() * (0.5 if len(exact.classes_) == 2 else 1)
-    assert run.converged
-    assert losses_at_the_end[0] == pytest.approx(minimum * unit, rel=1e-3)
-    predicted = exact.predict((X_eval - X.mean(axis=0, dtype=float)) / tau)
-    assert agreement(run.predicted, predicted) >= 0.995
-    assert agreement(run.predicted, permuted.predicted) >= 0.995
+
+@pytest.mark.parametrize("C", [1e-2, 1, 1e3])
+def test_logreg_finds_the_optimum_of_fewer_rows_than_columns(C):
+    X = np.random.default_rng(1).normal(size=(80, 300)) * np.geomspace(1, 1e-3, 300)
+    fit_logreg(X.astype("f4"), np.arange(80) % 4, C)
 
 
 @pytest.mark.parametrize("balanced", [False, True])
@@ -306,23 +286,18 @@ def test_logreg_gives_the_same_weights_with_any_number_of_threads(monkeypatch, b
         monkeypatch.setattr(sweep_context, "cpu_count", lambda threads=threads: threads)
         (run,) = probes.sweep(X, y, X_eval, **options)
         weights.append(run.fitted.model.coefficients)
-    assert np.array_equal(weights[0], weights[1])
-    assert np.array_equal(weights[0], weights[2])
+    assert (weights[0] == weights).all()
 
 
-def test_logreg_reports_that_it_did_not_converge(monkeypatch):
+@pytest.mark.parametrize(
+    ("classifier", "problem"), [("logreg", digits), ("svm", overlapping), ("svm", two_classes)]
+)
+def test_a_fit_that_did_not_converge_says_so(monkeypatch, classifier, problem):
     monkeypatch.setattr(logistic, "MAX_ITER", 4)
-    X, y, X_eval, _ = digits()
-    easy, hard = probes.sweep(X, y, X_eval, classifier="logreg", C=[1e-6, 1])
-    assert (easy.converged, hard.converged) == (True, False)
-
-
-@pytest.mark.parametrize("problem", [overlapping, two_classes])
-def test_an_svm_reports_that_it_did_not_converge(monkeypatch, problem):
     monkeypatch.setattr(svm, "MAX_WORK", 1_000_000)
     fit_pairs_by_libsvm_alone(monkeypatch)
     X, y, X_eval, _ = problem()
-    easy, hard = probes.sweep(X, y, X_eval, C=[1e-6, 1e6])
+    easy, hard = probes.sweep(X, y, X_eval, classifier=classifier, C=[1e-6, 1e6])
     assert (easy.converged, hard.converged) == (True, False)
 
 
@@ -414,10 +389,6 @@ def predicted(shared, classifier):
     return predict(*shared[:3], classifier)
 
 
-def test_accuracy_is_decent(shared, predicted):
-    assert metrics.accuracy(shared[3], predicted) > 0.8
-
-
 @pytest.mark.long
 def test_renaming_classes_renames_predictions(shared, classifier, predicted):
     X, y, X_eval, _ = shared
@@ -425,8 +396,8 @@ def test_renaming_classes_renames_predictions(shared, classifier, predicted):
     assert np.array_equal(renamed, predicted * 7 - 20)
     # another order of classes: ties of votes and the MLP's start differ
     shuffled = np.random.default_rng(1).permutation(10)
-    agree = agreement(predict(X, shuffled[y], X_eval, classifier), shuffled[predicted])
-    assert agree >= {"svm": 0.95, "mlp": 0.95}.get(classifier, 0.99)
+    again = predict(X, shuffled[y], X_eval, classifier)
+    assert_agree(again, shuffled[predicted], 0.95)
 
 
 @pytest.mark.long
@@ -436,11 +407,9 @@ def test_a_run_does_not_depend_on_its_company(monkeypatch, shared, classifier, p
     monkeypatch.setattr(sweep_context, "cpu_count", lambda: 3)
     company = np.concatenate([X_eval[:100], X_eval])
     runs = probes.sweep(X, y, company, classifier=classifier, C=Cs, scales=[2, 1])
-    assert [run.scale for run in runs] == [scale for scale in (2, 1) for _ in Cs]
-    if classifier == "knn":
-        assert np.isnan([run.C for run in runs]).all()
-    else:
-        assert [run.C for run in runs] == Cs * 2
+    expected = [(scale, C) for scale in (2, 1) for C in Cs]
+    assert [(run.scale, run.C) for run in runs] == expected or classifier == "knn"
+    assert np.isnan([run.C for run in runs]).all() == (classifier == "knn")
     assert np.array_equal(runs[-1].predicted, np.concatenate([predicted[:100], predicted]))
 
 
@@ -449,15 +418,15 @@ def test_a_run_does_not_depend_on_its_company(monkeypatch, shared, classifier, p
 def test_other_types_of_numbers_are_read_and_not_changed(shared, classifier, predicted, dtype):
     X, y, X_eval = shared[0].astype(dtype), shared[1], shared[2].astype(dtype)
     before = X.copy(), X_eval.copy()
-    assert agreement(predict(X, y, X_eval, classifier), predicted) > 0.97
-    assert np.array_equal(X, before[0])
-    assert np.array_equal(X_eval, before[1])
+    assert_agree(predict(X, y, X_eval, classifier), predicted, 0.97)
+    np.testing.assert_equal((X, X_eval), before)
 
 
 def test_linear_probes_do_not_mind_features_far_from_the_origin(shared, classifier, predicted):
+    X, y, X_eval, y_eval = shared
+    assert metrics.accuracy(y_eval, predicted) > 0.8
     if classifier in ("svm", "logreg"):
-        X, y, X_eval, _ = shared
-        assert agreement(predict(X + 100, y, X_eval + 100, classifier), predicted) > 0.99
+        assert_agree(predict(X + 100, y, X_eval + 100, classifier), predicted, 0.99)
 
 
 @pytest.mark.long
@@ -495,61 +464,38 @@ def test_a_class_that_does_not_occur_in_the_fit_is_never_predicted():
         ({"classifier": "smv"}, UsageError, "unknown classifier 'smv'"),
         ({"C": [1, 0]}, UsageError, "C: expected a number between 1e-12 and 1e+12, got 0"),
         ({"C": [1e300]}, UsageError, "C: expected a number between 1e-12 and 1e+12, got 1e+300"),
-        (
-            {"scales": [np.nan]},
-            UsageError,
-            "scale: expected a number between 1e-12 and 1e+12, got nan",
-        ),
-        (
-            {"classifier": "knn", "C": [5]},
-            UsageError,
-            "C: expected none for knn, which has no regularisation",
-        ),
-        (
-            {"y": np.zeros(4, int)},
-            ClipkitError,
-            "expected at least two classes to fit a probe on, got 1",
-        ),
-        (
-            {"y": np.arange(5)},
-            ClipkitError,
-            "expected as many features as labels, got 4 and 5",
-        ),
-        (
-            {"X_eval": np.ones((2, 3))},
-            ClipkitError,
-            "X_eval: expected 4 columns, got 3",
-        ),
+        ({"scales": [np.nan]}, UsageError, "scale: expected a number between 1e-12 and 1e+12"),
+        ({"classifier": "knn", "C": [5]}, UsageError, "C: expected none for knn, which has no"),
+        ({"balanced": True}, UsageError, "balanced: expected the classifier logreg, got svm"),
+        ({"y": np.zeros(4, int)}, ClipkitError, "expected at least two classes to fit a probe on"),
+        ({"y": np.arange(5)}, ClipkitError, "expected as many features as labels, got 4 and 5"),
+        ({"X_eval": np.ones((2, 3))}, ClipkitError, "X_eval: expected 4 columns, got 3"),
     ],
 )
 def test_errors_name_what_is_expected(options, error, message):
-    arguments = {
-        "X": np.eye(4),
-        "y": np.array([0, 0, 1, 1]),
-        "X_eval": np.eye(4),
-    }
+    arguments = {"X": np.eye(4), "y": np.array([0, 0, 1, 1]), "X_eval": np.eye(4)}
     with pytest.raises(error) as caught:
         probes.sweep(**arguments | options)
-    assert caught.value.message == message
+    assert caught.value.message.startswith(message)
 
 
 @pytest.mark.parametrize("classifier", ["svm", "logreg", "mlp"])
 @pytest.mark.parametrize("magnitude", [1e-44, 1e-20, 1e19, 3e38])
 @pytest.mark.long
 def test_features_of_an_extreme_magnitude_must_be_standardised(classifier, magnitude):
-    X = np.array([[-1], [-0.8], [0.5], [1]], "f4")
+    X, y = np.array([[-1], [-0.8], [0.5], [1]], "f4"), np.array([0, 0, 1, 1])
     extreme = X * np.float32(magnitude)
-    y = np.array([0, 0, 1, 1])
     message = "expected features of magnitude 1e-12 to 1e\\+12, got "
     for fitted, scored in ((extreme, X), (X, extreme)):
         with pytest.raises(ClipkitError, match=message):
             probes.sweep(fitted, y, scored, classifier=classifier)
-    (usual,) = probes.sweep(X, y, X, classifier=classifier, standardize=True)
-    (scaled,) = probes.sweep(extreme, y, extreme, classifier=classifier, standardize=True)
-    assert scaled.predicted.tolist() == usual.predicted.tolist()
+    usual, scaled = (
+        predict(rows, y, rows, classifier, standardize=True).tolist() for rows in (X, extreme)
+    )
+    assert scaled == usual
 
 
-def test_an_svm_of_a_huge_c_ends():
+def test_an_svm_of_a_huge_c_ends(monkeypatch):
     """Features of a size of 1e8 are as a C of 1e16."""
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(120, 4)).astype("f4"), np.arange(120) % 3
@@ -560,13 +506,7 @@ def test_an_svm_of_a_huge_c_ends():
     (run,) = probes.sweep(separable * 1e8, y, separable * 1e8)
     assert run.converged
     assert run.predicted.tolist() == y.tolist()
-
-
-@pytest.mark.long
-def test_libsvm_ends_where_rounding_errors_exceed_its_tolerance(monkeypatch):
-    fit_pairs_by_libsvm_alone(monkeypatch)
-    rng = np.random.default_rng(0)
-    X, y = rng.normal(size=(120, 4)).astype("f4"), np.arange(120) % 3
+    fit_pairs_by_libsvm_alone(monkeypatch)  # its rounding errors exceed its tolerance
     (run,) = probes.sweep(X * 1e8, y, X * 1e8)
     assert not run.converged
 
@@ -584,33 +524,5 @@ def test_equal_rows_of_different_classes_are_fitted_at_a_large_c(n_classes):
     (run,) = probes.sweep(X, y, X[:0], C=[1e4], keep=True)
     assert run.converged
     rows = np.flatnonzero(y < 2)  # of the first pair
-    signs = 2.0 * y[rows] - 1
-    Z = run.fitted.prepare(X[rows]).astype(np.float64)
-
-    def objective(normal, intercept):
-        losses = np.maximum(0, 1 - signs * (Z @ normal + intercept))
-        return 0.5 * normal @ normal + 1e4 * losses.sum()
-
-    plane = run.fitted.model.hyperplanes[0].astype(np.float64)
-    svc = SVC(kernel="linear", C=1e4, max_iter=200_000).fit(Z, signs)
-    assert objective(plane[:-1], plane[-1]) <= 1.001 * objective(svc.coef_[0], svc.intercept_[0])
-
-
-def test_fewer_rows_than_columns_give_the_weights_of_the_larger_decomposition(monkeypatch):
-    rng = np.random.default_rng(1)
-    X = (rng.normal(size=(80, 300)) * np.geomspace(1, 1e-3, 300)).astype("f4")
-    y = np.arange(80) % 4
-    options = {"classifier": "logreg", "C": [1e-2, 1, 1e3], "keep": True}
-    few = probes.sweep(X, y, X, **options)
-    variances, axes = np.linalg.eigh((X - X.mean(0)).astype(float).T @ (X - X.mean(0)))
-    resolved = variances > logistic.RESOLUTION * variances.max()
-    rms = few[0].fitted.preparation.rms
-    larger = (variances[resolved] / rms**2, axes[:, resolved])
-    monkeypatch.setattr(logistic, "_principal_axes", lambda *_: larger)
-    for run, other in zip(few, probes.sweep(X, y, X, **options), strict=True):
-        weights, expected = run.fitted.weights(), other.fitted.weights()
-        assert run.converged
-        assert other.converged
-        allowed = 2 * logistic.TOLERANCE * np.linalg.norm(expected)
-        assert np.linalg.norm(weights - expected) <= allowed
-        np.testing.assert_array_equal(run.predicted, other.predicted)
+    Z, plane = run.fitted.prepare(X[rows]).astype(np.float64), run.fitted.model.hyperplanes[0]
+    assert_optimal(plane, Z, 2.0 * y[rows] - 1, 1e4, tolerance=1e-3, max_iter=200_000)
