@@ -9,11 +9,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# of make fuzz: as many cases as the other targets try, and where they are drawn from
+FUZZ_TIMES = 30
+FUZZ_SEED = 0
 DEMO := results/demo/tiny-shapes
 # Two processes share the tests. Each begins with one half and helps the other at the end.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: help install demo test test-quick lint format docs site bench fuzz tiny clean
+.PHONY: help install demo test test-quick test-all lint format docs site bench fuzz tiny clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -34,11 +37,16 @@ demo: $(INSTALLED)  ## Run the pipeline on the bundled data set and model, with 
 	@echo "The same report with pictures, for a browser:"
 	@ls $(DEMO)/report.html
 
-test: lint  ## Run the linters and the tests
-	$(PYTEST) -m "not slow"
+test-quick: $(INSTALLED)  ## Check style and run the quick tests, in less than a minute
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(PYTEST) -m "not long and not exhaustive and not fuzz"
 
-test-quick: $(INSTALLED)  ## Run the quick tests, in about a minute on two cores
-	$(PYTEST) -m "not slow and not long"
+test: lint  ## Run the linters and the tests, in five minutes on two cores
+	$(PYTEST) -m "not exhaustive and not fuzz"
+
+test-all: lint  ## Run the linters and every case of every test, as CI does
+	$(PYTEST) -m "not fuzz"
 
 lint: $(INSTALLED)  ## Check style, formatting, types and the layers of imports
 	$(BIN)/ruff check
@@ -59,9 +67,9 @@ site: $(INSTALLED)  ## Build README.md and docs/ as a site in build/site/html
 bench: $(INSTALLED)  ## Time clipkit and the code that it replaces (BENCH="--only probes" ...)
 	$(BIN)/python tests/bench/bench.py $(BENCH)
 
-fuzz: $(INSTALLED)  ## Test hostile inputs, signals and full disks, in half an hour (FUZZ="--seed 1")
-	$(BIN)/python tests/fuzz/run.py $(FUZZ)
-	$(BIN)/python -m pytest -m slow
+fuzz: $(INSTALLED)  ## Test hostile inputs, servers, signals and disks (FUZZ="-k servers")
+	FUZZ_TIMES=$(FUZZ_TIMES) $(PYTEST) tests/fuzz --hypothesis-seed=$(FUZZ_SEED) $(FUZZ)
+	$(PYTEST) -m fuzz
 
 tiny: $(INSTALLED)  ## Train the bundled model again, in ten minutes on one idle core
 	PYTHONPATH=tests $(BIN)/python -m training.train --out build/tiny

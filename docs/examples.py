@@ -136,7 +136,8 @@ def models() -> str:
     ]
     for library, cells in zip(("open_clip", "timm"), others, strict=True):
         extra = f"{library}, by `pip install 'clipkit-vl[{EXTRAS[library]}]'`"
-        rows.append(f"| {' | '.join([*cells, 'that of the library', extra])} |")
+        row = [*cells, "the library's", extra]
+        rows.append(f"| {' | '.join(row)} |")
     return "<!-- models -->\n" + "\n".join(rows) + "\n"
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import operator
 import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,50 @@ __all__ = ["tiny_clip_dir", "vit_b32_dir"]  # fixtures
 ROOT = Path(__file__).parents[1]
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 ADJECTIVES = "round straight thin dark bright open closed tall slanted curved small wide"
+# fixtures that start processes or write many models
+LONG_FIXTURES = {"browser", "dual", "fork_server", "make", "thesis_results", "world", "zoo"}
+SAMPLE = 3  # of the long cases of a test in `make test`
+Tiers = dict[str, list[str]]
+TIERS = pytest.StashKey[Tiers]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark cases `long` and `exhaustive`, and keep the tiers of all, also of those left out.
+
+    A test of a long fixture is long. Of a test with many long cases, `make test` runs a sample that
+    is spread evenly. Of a test with several other cases, `make test-quick` runs the first.
+    """
+    tests = defaultdict(list)
+    for item in items:
+        tests[item.nodeid.partition("[")[0]].append(item)
+        if LONG_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker("long")
+    for cases in tests.values():
+        if cases[0].get_closest_marker("whole"):
+            continue
+        is_long = [case.get_closest_marker("long") is not None for case in cases]
+        for case in beyond_sample(itertools.compress(cases, is_long)):
+            case.add_marker("exhaustive")
+        others = itertools.compress(cases, map(operator.not_, is_long))
+        for case in itertools.islice(others, 1, None):
+            case.add_marker("long")
+    config.stash[TIERS] = {name: [tier_of(case) for case in tests[name]] for name in tests}
+
+
+def beyond_sample(cases: Iterable[pytest.Item]) -> list[pytest.Item]:
+    """Return the cases that are not in a sample of them."""
+    cases = list(cases)
+    kept = {row * len(cases) // SAMPLE for row in range(SAMPLE)}
+    return [case for row, case in enumerate(cases) if row not in kept]
+
+
+def tier_of(case: pytest.Item) -> str:
+    """Return the first target of make that runs a case."""
+    for marker, target in (("fuzz", "fuzz"), ("exhaustive", "test-all"), ("long", "test")):
+        if case.get_closest_marker(marker):
+            return target
+    return "test-quick"
 
 
 @pytest.hookimpl(optionalhook=True)

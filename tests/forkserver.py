@@ -72,6 +72,7 @@ class Request:
     fake: bool = False  # a model that costs nothing, and takes `slow` seconds per batch
     slow: float = 0
     shard: int | None = None  # rows of a shard
+    remote: dict[str, float] = field(default_factory=dict)  # such as {"TIMEOUT_SECONDS": 0.5}
 
 
 @dataclass
@@ -252,6 +253,7 @@ def become_clipkit(request: Request, streams: list[int]) -> NoReturn:
     """Run `clipkit.cli.main`, as the entry point does, with the request's streams and limits."""
     from clipkit import cli
     from clipkit.analysis.probes import sweeps
+    from clipkit.datasets import remote
     from clipkit.embedding import checkpoint
     from clipkit.plots import style
 
@@ -265,6 +267,8 @@ def become_clipkit(request: Request, streams: list[int]) -> NoReturn:
     _hold_signals()
     if request.shard:
         checkpoint.SHARD_ROWS = request.shard
+    for name, value in request.remote.items():
+        setattr(remote, name, value)
     if BRIEF in os.environ:
         sweeps.STEPS = 100
         style.DPI = 40

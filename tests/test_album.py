@@ -144,6 +144,7 @@ def test_a_damaged_image_is_a_placeholder_with_its_reason(photos: datasets.Datas
     assert "/tmp" not in page  # no path of this machine
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_noise_stays_within_the_budget() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (1200, 200, 200, 3), np.uint8)
@@ -246,7 +247,7 @@ def test_a_fitted_result_leads_only_an_album_of_its_own_and_is_named_as_such(
     assert shown.label == "probe, on test"
     assert {image.predicted for image in shown.images} == {NAMES[number] for number in CONTROL}
     alone = collect([fitted], [], photos)
-    assert "on test; test was fitted: the accuracy" in alone.label
+    assert "on test; 8 of 8 images of test were also fitted: the accuracy" in alone.label
     assert alone.label in render(alone)
 
 
@@ -533,6 +534,7 @@ def test_the_script_is_small() -> None:
     assert len(SCRIPT.read_bytes()) < 8_000
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_files_and_folders_get_the_same_album(
     shapes_folders: tuple[Path, Path], shapes_page: Path, tmp_path: Path
@@ -578,6 +580,7 @@ def page(browser: Any, shapes_page: Path) -> Iterator[Any]:
     tab.close()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_the_contents_say_that_the_album_is_read(page: Any) -> None:
     page.set_viewport_size({"width": 1600, "height": 800})
@@ -608,6 +611,7 @@ def test_a_page_filters_and_counts(page: Any, shapes_album: Album) -> None:
     assert visible(page) == sum(image.true == worst for image in shapes_album.images) > 0
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_a_page_sorts_by_score(page: Any, shapes_album: Album) -> None:
     page.get_by_label("Order").select_option("rising")
@@ -620,6 +624,7 @@ def test_a_page_sorts_by_score(page: Any, shapes_album: Album) -> None:
     assert ids == [image.id for image in shapes_album.images]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_a_page_is_used_by_keyboard_and_fits_a_phone(page: Any) -> None:
     page.locator("#album-true").focus()
@@ -634,6 +639,7 @@ def test_a_page_is_used_by_keyboard_and_fits_a_phone(page: Any) -> None:
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_album_has_no_accessibility_fault(page: Any, scheme: str) -> None:
@@ -643,6 +649,7 @@ def test_the_album_has_no_accessibility_fault(page: Any, scheme: str) -> None:
     assert [(violation["id"], violation["impact"]) for violation in found] == []
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_the_summary_shows_pictures_without_scripts(
     browser: Any, photos: datasets.Dataset, tmp_path: Path

@@ -40,6 +40,7 @@ def test_nothing_heavy_is_loaded(code):
     assert not loaded_modules(code) & HEAVY
 
 
+@pytest.mark.long
 def test_entropy_loads_no_model_classifier_or_plot(tmp_path):
     logits = write_feature_file(tmp_path / "logits.h5", "logits")
     modules = loaded_modules(running("entropy", logits))

@@ -444,6 +444,7 @@ def test_hostile_pax_records_are_refused(tmp_path):
             datasets.load(path)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_a_hundred_thousand_members_are_scanned_in_seconds(tmp_path):
     info = tarfile.TarInfo("0")
@@ -903,6 +904,7 @@ def test_the_fingerprint_changes_with_the_file_and_the_rows(folder_data):
         assert datasets.load(folder).splits["test"].source.fingerprint() != before
 
 
+@pytest.mark.long
 def test_an_interrupted_run_on_changed_tars_is_refused(tmp_path, monkeypatch):
     from clipkit.embedding.checkpoint import Checkpoint
 
@@ -923,6 +925,7 @@ def test_an_interrupted_run_on_changed_tars_is_refused(tmp_path, monkeypatch):
     assert "image files" in done.stderr
 
 
+@pytest.mark.long
 def test_bad_images_are_skipped_and_named(tmp_path):
     write_tar(tmp_path / "a.tar", *sample("0", 1, 0), ("1.png", b"x"), ("1.cls", b"1"))
     result = clipkit("embed", tmp_path / "a.tar", "-m", "tiny", "-o", tmp_path / "o.h5")
@@ -1207,6 +1210,7 @@ def test_a_file_that_is_replaced_while_it_is_read_stops_the_run(tmp_path, ending
     assert not isinstance(caught.value, ImageError)  # it is no image to be skipped
 
 
+@pytest.mark.long
 def test_an_embedding_of_a_tar_that_is_replaced_gives_one_line_and_no_file(tmp_path, monkeypatch):
     from clipkit.embedding.engines import LocalEngine
 

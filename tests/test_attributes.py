@@ -60,6 +60,7 @@ def only(result: FeatureFile) -> dict[str, Any]:
     return row
 
 
+@pytest.mark.long
 def test_a_world_that_words_name_has_a_reach_of_one() -> None:
     y = np.arange(600) % 3
     row = only(attributes.measure(world_of(y), words_for(3), controls=[control_of(y)]))
@@ -71,6 +72,7 @@ def test_a_world_that_words_name_has_a_reach_of_one() -> None:
     assert row["control"] == pytest.approx(1 / 3, abs=0.08)
 
 
+@pytest.mark.long
 def test_a_picture_of_attributes_names_the_words() -> None:
     words = words_for(3)
     result = attributes.measure(world_of(np.arange(60) % 3), words)
@@ -80,6 +82,7 @@ def test_a_picture_of_attributes_names_the_words() -> None:
     assert results.source_label(result, "test") == "m, test, prompts: shapes"
 
 
+@pytest.mark.long
 def test_labels_that_are_not_held_are_at_chance_and_have_no_reach() -> None:
     images = world_of(RNG.integers(0, 4, 1000))
     for split in images.splits.values():
@@ -91,6 +94,7 @@ def test_labels_that_are_not_held_are_at_chance_and_have_no_reach() -> None:
     assert row["random_low"] <= row["random"] <= row["random_high"]
 
 
+@pytest.mark.long
 def test_as_many_random_directions_as_dimensions_hold_what_the_embedding_holds() -> None:
     """By an unpenalised fit, any basis of the space tells the same; only the lengths are lost."""
     y = np.arange(600) % 6
@@ -118,6 +122,7 @@ def test_only_logistic_regression_is_balanced() -> None:
         probes.sweep(np.eye(4), np.array([0, 0, 1, 1]), np.eye(4), balanced=True)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_the_interval_is_that_of_a_bootstrap_where_every_class_has_many_rows() -> None:
     labels = RNG.integers(0, 3, 300)
@@ -180,6 +185,7 @@ def write_values(path: Path, train: dict[str, list[Any]], test: dict[str, list[A
     return str(path)
 
 
+@pytest.mark.long
 def test_recall_and_chance_are_over_the_values_with_fitted_and_scored_rows(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -206,6 +212,7 @@ def test_recall_and_chance_are_over_the_values_with_fitted_and_scored_rows(
     )
 
 
+@pytest.mark.long
 def test_attributes_that_are_scored_in_one_value_are_empty_and_few_of_them_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -225,6 +232,7 @@ def test_attributes_that_are_scored_in_one_value_are_empty_and_few_of_them_named
     assert len(figure.axes[0].get_yticklabels()) == 7
 
 
+@pytest.mark.long
 def test_a_value_with_fewer_than_five_scored_rows_is_warned_of(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -238,6 +246,7 @@ def test_a_value_with_fewer_than_five_scored_rows_is_warned_of(
     assert draw_attributes(result)[1].endswith(f"{warning}.")
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 @pytest.mark.filterwarnings("ignore")
 def test_random_columns_are_at_chance_however_rare_their_values_are(tmp_path: Path) -> None:
@@ -325,6 +334,7 @@ def test_bad_requests_are_refused(
     assert message in fails("attributes", source, *line, exit_code=code)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_what_the_bundled_world_holds_says_and_never_says(world: Path, tmp_path: Path) -> None:
     words, found = tmp_path / "words.h5", tmp_path / "attributes.h5"

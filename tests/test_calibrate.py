@@ -232,6 +232,7 @@ def test_the_error_of_a_model_that_is_always_90_percent_sure_and_so_often_right(
     assert found.high == pytest.approx(np.full(15, 0.9 + band), abs=0.005)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_five_percent_of_calibrated_models_exceed_the_null() -> None:
     rng = np.random.default_rng(0)
@@ -252,6 +253,7 @@ def test_a_bin_has_at_least_one_row() -> None:
 # -- the command ---------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_row_per_temperature_and_one_that_is_fitted(tmp_path: Path) -> None:
     path = saved(tmp_path, logits_file())
     report = rows(ok("calibrate", path, "-t", "1,model", "-o", tmp_path / "result.h5").stdout)
@@ -344,14 +346,23 @@ def test_of_pairs_of_image_and_text_any_rows_are_held_out(tmp_path: Path) -> Non
     assert float(report[-1]["information"]) > 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
         (["--eval-split", "train"], 2, "expected different splits to fit and to score, got train"),
         (["--fit-split", "test"], 2, "got test twice; hint: hold rows out with --val 0.2"),
         (["--val", "0.2"], 2, "got train to fit and test to score; hint: leave out --val, or add"),
-        (["--eval-split", "train", "--val", "0"], 2, "a number between 0 and 1, got 0.0"),
-        (["--eval-split", "train", "--val", "nan"], 2, "a number between 0 and 1, got nan"),
+        (
+            ["--eval-split", "train", "--val", "0"],
+            2,
+            "val: expected a fraction between 0 and 1, got 0",
+        ),
+        (
+            ["--eval-split", "train", "--val", "nan"],
+            2,
+            "val: expected a fraction between 0 and 1, got nan",
+        ),
         (["--eval-split", "tset"], 1, "expected a split 'tset', got "),
         (["-t", "0"], 2, "temperature: expected a number between 1e-12 and 1e+12, got '0'"),
         (["--bins", "0"], 2, "--bins: expected at least 1, got 0"),
@@ -364,6 +375,7 @@ def test_what_cannot_be_asked_for(
     assert message in fails("calibrate", path, *words, exit_code=code)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -392,6 +404,7 @@ def test_a_model_of_sigmoids_is_calibrated_as_a_softmax(tmp_path: Path) -> None:
     assert "the model's own probabilities are sigmoids; these are of a softmax" in sigmoid.stderr
 
 
+@pytest.mark.long
 def test_the_picture_shows_bins_the_diagonal_and_both_errors() -> None:
     scores, labels = draw(300, 4, 1.0)
     found = score_softmax(class_scores(scores, labels), 1.0)

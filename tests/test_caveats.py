@@ -12,6 +12,7 @@ from shell import ok, rows
 from test_report import write_baseline, write_results
 
 from clipkit.analysis import attributes, importance, prediction, results
+from clipkit.analysis.calibration import calibrate
 from clipkit.analysis.evaluation import evaluate_grid
 from clipkit.analysis.results import Predictions
 from clipkit.features import FeatureFile, Split, concatenation, read, row_ids, splitting, write
@@ -40,7 +41,10 @@ def test_a_probe_that_scores_what_it_fitted_says_so_in_its_history():
     file = images({"train": 60, "test": 40})
     result = evaluate_grid(file, fit_split="test")
     assert caveats(result) == [("fitted", "test", 40, 40)]
-    note = "test was fitted: the accuracy on it says nothing about other images."
+    note = (
+        "40 of 40 images of test were also fitted: "
+        "the accuracy on them says nothing about other images."
+    )
     assert results.caveat_note(result, "test") == note
     assert not results.is_testable(results.caveats(result))
     assert "caveats" not in evaluate_grid(file).history[-1]
@@ -124,6 +128,16 @@ def test_attributes_of_fitted_images_have_no_interval_of_the_probe(copies, is_te
     assert np.isfinite(row["probe_low"]) == np.isfinite(row["probe_high"]) == is_tested
 
 
+def test_calibrate_records_scored_images_that_set_the_temperature(capsys):
+    file = logits({"train": 60, "test": 40})
+    file.class_index = np.arange(16) % 2
+    assert "caveats" not in calibrate(file).history[-1]
+    assert "warning" not in capsys.readouterr().err
+    file.splits["test"].features[:5] = file.splits["train"].features[7:12]
+    assert caveats(calibrate(file)) == [("fitted", "test", 5, 40)]
+    assert "5 of 40 images of test were also fitted" in capsys.readouterr().err
+
+
 def test_importance_notices_fitted_images_in_another_file():
     probe = evaluate_grid(logits({"train": 60, "test": 40}), keep=True)
     assert not results.caveats(importance.prompt_importance(probe, logits({"all": 60}, seed=9)))
@@ -159,14 +173,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-FITTED = "test was fitted: the accuracy on it says nothing about other images."
-CHOSEN = "test was used to choose: the accuracy of the best run is optimistic."
+ALL = "160 of 160 images of test were also"
+FITTED = f"{ALL} fitted: the accuracy on them says nothing about other images."
+CHOSEN = f"{ALL} used to choose: the accuracy of the best run is optimistic."
 
 
+def unwrapped(page: str) -> str:
+    """Return a page of Markdown as one line without escapes."""
+    return " ".join(page.split()).replace("\\", "")
+
+
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "note"), [("s", FITTED), ("fitted", FITTED), ("chosen", CHOSEN)])
 def test_a_page_has_the_note_and_no_verdict(folder, name, note):
-    text = " ".join(ok("report", folder / f"{name}.h5", folder / "fair.h5").stdout.split())
-    assert f"{name}.h5: {note}" in text.replace("\\", "")
+    text = unwrapped(ok("report", folder / f"{name}.h5", folder / "fair.h5").stdout)
+    assert f"{name}.h5: {note}" in text
     assert "McNemar" not in text
     assert "Worst class" not in ok("report", folder / f"{name}.h5").stdout
     (row,) = rows(ok("compare", folder / f"{name}.h5", "--run", 0).stdout)
@@ -179,6 +200,7 @@ def test_a_page_has_the_note_and_no_verdict(folder, name, note):
     assert "This is above chance" in (folder / "page.html").read_text()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("pair", [("fitted", "fair"), ("fair", "fitted")])
 def test_compare_does_not_test_a_fitted_result(folder, pair):
     paths = [folder / f"{name}.h5" for name in pair]
@@ -188,9 +210,10 @@ def test_compare_does_not_test_a_fitted_result(folder, pair):
     assert row["p"] == row["kappa"] == row["low"] == row["high"] == ""
     assert float(row["difference"]) != 0
     assert FITTED in ok("info", "--runs", folder / "c.h5").stderr
-    assert f"c.h5: fitted: {FITTED}" in ok("report", folder / "c.h5").stdout.replace("\\", "")
+    assert f"c.h5: fitted: {FITTED}" in unwrapped(ok("report", folder / "c.h5").stdout)
 
 
+@pytest.mark.long
 def test_a_correction_is_for_the_tests_that_are_made(folder):
     fair, other = folder / "fair.h5", folder / "other.h5"
     ok("probe", folder / "img.h5", "--classifier", "knn", "-o", other, "-f")
@@ -200,6 +223,7 @@ def test_a_correction_is_for_the_tests_that_are_made(folder):
     assert third["p"] == "1"
 
 
+@pytest.mark.long
 def test_info_and_pictures_repeat_the_note(folder):
     assert FITTED in ok("info", "--runs", folder / "fitted.h5").stderr
     assert not ok("info", "--runs", folder / "fair.h5").stderr
@@ -209,7 +233,7 @@ def test_info_and_pictures_repeat_the_note(folder):
     assert f"warning: {FITTED[:-1]}" in done.stderr
     assert "(" not in rows(done.stdout)[0]["probe"]
     assert FITTED in ok("info", "--runs", folder / "a.h5").stderr
-    assert f"a.h5: {FITTED}" in ok("report", folder / "a.h5").stdout.replace("\\", "")
+    assert f"a.h5: {FITTED}" in unwrapped(ok("report", folder / "a.h5").stdout)
     assert draw_attributes(read(folder / "a.h5"))[1].endswith(FITTED)
     assert results.source_label(read(folder / "fitted.h5"), "test").endswith(f", test. {FITTED}")
 
@@ -222,6 +246,7 @@ def test_few_copies_leave_the_tests_in_place_and_are_noted():
     assert results.is_testable(results.caveats(result))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("words", "labels"),
     [
@@ -261,6 +286,7 @@ def test_a_verdict_agrees_with_the_exact_tests():
     assert "This is not shown to be above chance" in against_references("", "", few, [], "").text
 
 
+@pytest.mark.long
 def test_the_page_of_a_folder_has_the_note_and_no_verdict(tmp_path):
     caveat = {"kind": "fitted", "split": "test", "count": 20, "rows": 200}
     folder = write_results(tmp_path / "results")

@@ -108,6 +108,7 @@ def test_higher_resolution_is_skipped_with_a_note_for_other_data_sets(
     assert ("prompts/food32.txt" in text) != is_skipped
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 @pytest.mark.parametrize("slash", ["", "/"])
 def test_a_second_run_does_nothing(slash, thesis_results, make, tiny_clip_dir):
@@ -117,6 +118,7 @@ def test_a_second_run_does_nothing(slash, thesis_results, make, tiny_clip_dir):
     assert states(thesis_results) == before
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_neither_jobs_nor_order_change_a_file(thesis_results, make, tmp_path):
     folder = tmp_path / thesis_results.name
@@ -128,6 +130,7 @@ def test_neither_jobs_nor_order_change_a_file(thesis_results, make, tmp_path):
     assert_same_files(folder, thesis_results)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_a_missing_result_is_made_again_and_nothing_else(thesis_results, results_copy, make):
     out = results_copy.parent
@@ -142,6 +145,7 @@ def test_a_missing_result_is_made_again_and_nothing_else(thesis_results, results
     assert commands(make("thesis", out=out).stdout) == []
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_a_changed_prompt_file_is_embedded_again_with_what_follows(results_copy, make):
     os.utime(results_copy / "generic415.h5", (0, 0))  # the prompts are newer
@@ -150,6 +154,7 @@ def test_a_changed_prompt_file_is_embedded_again_with_what_follows(results_copy,
     assert not any("generic32.logits" in line or "clipkit embed" in line for line in lines)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_other_settings_are_refused(thesis_results, make):
     out = thesis_results.parent
@@ -179,6 +184,7 @@ def test_unknown_variables_and_spaces_are_refused(variables, message, make, tmp_
     assert done.stdout == ""
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_settings_may_be_corrected_until_there_are_embeddings_or_layers(make, tmp_path):
     assert make("chapter5", out=tmp_path, LIMIT="many", check=False).returncode == 2
@@ -188,6 +194,7 @@ def test_settings_may_be_corrected_until_there_are_embeddings_or_layers(make, tm
     assert "tiny-clip-digits/settings: expected MODEL=" in done.stderr
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_a_report_of_another_control_is_made_again(thesis_results, results_copy, make):
     out = results_copy.parent
@@ -253,6 +260,7 @@ def test_layers_are_probed_for_the_class_and_for_attributes_of_the_table(make, t
             assert f" {folder}/{name}.h5 " in plot
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_layers_are_embedded_in_one_pass_and_probed(make, tmp_path):
     text = make("layers", "-j2", out=tmp_path, UNTRAINED=7).stdout
@@ -279,6 +287,7 @@ def test_layers_are_embedded_in_one_pass_and_probed(make, tmp_path):
     assert verbs(done.stdout) == ["probe", "plot", "report", "report"]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_a_report_is_made_of_complete_results(results_copy, make):
     for name in ("report.md", "img.h5", "generic16.h5"):
@@ -287,6 +296,7 @@ def test_a_report_is_made_of_complete_results(results_copy, make):
     assert verbs(text)[:2] == ["embed", "textembed"]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_the_environment_is_made_once_for_all_data_sets(make, tmp_path):
     python, venv, log = tmp_path / "python", tmp_path / "venv", tmp_path / "log"
@@ -304,6 +314,7 @@ def test_the_environment_is_made_once_for_all_data_sets(make, tmp_path):
     assert log.read_text() == f"-m venv {venv}\n"
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_an_interrupted_run_continues_where_it_stopped(thesis_results, make, tmp_path):
     line = make("-n", "chapter3", out=tmp_path).args
@@ -347,6 +358,7 @@ def test_a_failed_command_leaves_no_target(
     assert_same_files(folder, thesis_results)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_skipped_images_do_not_stop_a_chapter(make, tmp_path):
     from PIL import Image
@@ -363,6 +375,7 @@ def test_skipped_images_do_not_stop_a_chapter(make, tmp_path):
     assert report["skipped images"][""] == "1"
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_chapters_of_a_folder_without_splits_score_the_same_fifth_of_its_images(make, tmp_path):
     rng = np.random.default_rng(0)

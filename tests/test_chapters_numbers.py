@@ -191,6 +191,7 @@ def assert_close(label: str, cell: str, expected: Numbers) -> None:
     assert numbers(cell) == pytest.approx(expected, abs=tolerance), label
 
 
+@pytest.mark.exhaustive
 def test_every_measured_number_is_that_of_the_protocol(thesis_results, page):
     reference = Reference(thesis_results)
     expected = chapters_2_and_3(reference) | chapters_4_and_5(reference)
@@ -202,6 +203,7 @@ def test_every_measured_number_is_that_of_the_protocol(thesis_results, page):
     assert np.mean(exact) > 0.9
 
 
+@pytest.mark.exhaustive
 def test_the_untrained_column_is_that_of_the_control(thesis_results, page):
     control = Reference(thesis_results.with_name("tiny-clip-untrained7-digits"))
     for label, expected in chapters_2_and_3(control).items():

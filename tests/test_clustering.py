@@ -119,6 +119,7 @@ def test_as_many_clusters_as_rows_are_warned_of(tmp_path):
     )
 
 
+@pytest.mark.long
 def test_agreement_by_chance_is_that_of_permuted_labels():
     labels = np.arange(300) % 5
     random = np.random.RandomState(0)

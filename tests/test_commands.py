@@ -113,6 +113,7 @@ def test_an_empty_name_of_a_split_is_no_split(logits_h5):
 # -- embeddings ------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_an_ensemble_normalises_averages_and_normalises(img_h5, model_options, tmp_path):
     templates = ["a photo of a {}", "the digit {}"]
     (tmp_path / "both.txt").write_text("\n".join(templates))
@@ -394,6 +395,7 @@ def test_runs_are_printed_without_the_files_that_are_no_results(zeroshot_h5, img
     assert "expected result, got images" in fails("info", "--runs", img_h5, img_h5)
 
 
+@pytest.mark.long
 def test_skipped_images_are_described_in_plain_words(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     (tmp_path / "bad.png").write_bytes(b"no picture")

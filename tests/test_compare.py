@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from sklearn.metrics import cohen_kappa_score
 
 from clipkit.analysis import metrics
 from clipkit.analysis.comparison import compare, pair
+from clipkit.base import tables
 from clipkit.features import FeatureFile, read, write
 from clipkit.plots.compare import read_comparison
 
@@ -101,12 +103,26 @@ def test_the_order_of_rows_changes_nothing(tmp_path: Path) -> None:
     assert ok("compare", paths[0], other).stdout == ok("compare", *paths).stdout
 
 
+@pytest.mark.long
 def test_the_interval_is_that_of_a_bootstrap_over_rows_where_many_differ() -> None:
     a, b = RIGHT[:2].astype(int)
     drawn = np.random.default_rng(1).integers(0, 300, (20_000, 300))
     expected = np.percentile((a - b)[drawn].mean(axis=1), [2.5, 97.5])
     (row,) = compared(a > 0, b > 0)
     assert [row["low"], row["high"]] == pytest.approx(expected, abs=1.5 / 300)
+
+
+def test_a_p_value_too_small_for_a_float_has_its_logarithm_and_is_not_0_in_a_table() -> None:
+    right = cells(both=10, only_a=1427, only_b=8, neither=5).astype(bool)
+    (row,) = compared(*right)
+    expected = 2 * sum(math.comb(1435, i) for i in range(9))
+    assert row["p"] == 0
+    assert row["log10_p"] == pytest.approx(math.log10(expected) - 1435 * math.log10(2), rel=1e-12)
+    (shown,) = [column for column in tables.columns_for_people([row]) if column.name == "p"]
+    assert shown.cells == ["< 1e-300"]
+    for counts in ((121, 59), (5, 4), (0, 0)):
+        p = metrics.mcnemar(*counts)
+        assert metrics.mcnemar_log10(*counts) == pytest.approx(math.log10(p), abs=1e-12)
 
 
 def test_no_seed_changes_an_interval() -> None:
@@ -175,7 +191,7 @@ def test_several_results_have_holms_correction() -> None:
     assert [row["b"] for row in several] == ["b", "c"]
     assert [row["p_holm"] for row in several] == metrics.holm([r["p"] for r in several]).tolist()
     names = list(several[0])
-    assert names[names.index("p") + 1] == "p_holm"
+    assert names[names.index("p") + 1 :] == ["log10_p", "p_holm", "kappa"]
     assert "p_holm" not in compared(*RIGHT[:2])[0]
 
 
@@ -328,6 +344,7 @@ def test_a_run_of_a_sweep_is_chosen_by_number(tmp_path: Path) -> None:
     assert float(row["acc_b"]) == pytest.approx(RIGHT[1].mean())
 
 
+@pytest.mark.long
 def test_a_result_of_another_program_may_lack_the_split_of_its_runs(tmp_path: Path) -> None:
     path = write_feature_file(tmp_path / "other.h5", "result")
     (row,) = rows(ok("compare", path, "--run", 1).stdout)

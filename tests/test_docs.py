@@ -60,6 +60,7 @@ def programs(request: pytest.FixtureRequest, fork_server: ForkServer) -> Path:
     return fork_server.venv / "bin"
 
 
+@pytest.mark.whole
 @pytest.mark.long
 @pytest.mark.parametrize("pages", SESSIONS, ids=lambda pages: name(pages[0]))
 def test_console_examples_print_what_the_page_shows(pages, programs, tmp_path):
@@ -105,6 +106,7 @@ def test_a_table_may_be_as_wide_as_its_numbers():
         same("clipkit report", here, there.replace("| 0.2", "| -"))
 
 
+@pytest.mark.whole
 @pytest.mark.long
 @pytest.mark.parametrize("page", [page for page in PAGES if fenced(page, "sh")], ids=name)
 def test_other_commands_run_on_what_is_at_hand(page, programs, tmp_path):

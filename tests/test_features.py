@@ -167,7 +167,8 @@ def test_bytes_depend_neither_on_the_time_nor_on_the_blocks_of_the_source(tmp_pa
 
 
 def test_storage_is_as_the_format_says(tmp_path: Path) -> None:
-    write(tmp_path / "x.h5", seeds.files()["unlabelled"])
+    split = Split(np.zeros((700, 8), "f4"), ids=[f"{row:04}.png" for row in range(700)])
+    write(tmp_path / "x.h5", FeatureFile("images", [{"command": "x"}], {"all": split}))
     with h5py.File(tmp_path / "x.h5") as h5:
         features = h5["all/features"]
         assert (features.dtype, features.chunks) == ("<f4", (512, 8))
@@ -184,7 +185,7 @@ def test_complete_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         real(owner, name, value)
 
     monkeypatch.setattr(hdf5, "_set_attribute", record)
-    write(tmp_path / "x.h5", seeds.files()["images"])
+    write(tmp_path / "x.h5", feature_file())
     assert order[-2:] == ["digest", "complete"]
 
 

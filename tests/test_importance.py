@@ -254,7 +254,7 @@ def test_the_command_reports_saves_and_draws(folder: Path) -> None:
     ok("plot", "importance", folder / "i.h5", "-o", folder / "i.png")
     weights = rows(ok("importance", folder / "p.h5", "--weights", 1).stdout)
     assert [row["prompt"] for row in weights] == ["prompt 2", "prompt 2"]
-    note = "train was fitted: the accuracy on it says nothing about other images"
+    note = "images of train were also fitted: the accuracy on them says nothing about other"
     assert note in ok(*words, "--split", "train", "-o", folder / "t.h5").stderr
     assert note in ok("info", "--runs", folder / "t.h5").stderr
     assert note in ok("report", folder / "t.h5").stdout
@@ -310,7 +310,7 @@ def test_bad_inputs_are_refused_in_one_line(folder: Path, img_h5: Path, logits_h
     file = read(logits)
     file.splits = {"test": Split(file.splits["test"].features, None, file.splits["test"].ids)}
     write(folder / "unlabelled.h5", file)
-    refuse("test: expected labels, got none", p, folder / "unlabelled.h5")
+    refuse("expected labels in test, got none", p, folder / "unlabelled.h5")
     ok("entropy", logits, "-o", folder / "entropy.h5")
     words = ("plot", "importance", folder / "entropy.h5", "-o", folder / "x.png")
     assert "expected a result of importance, got one of entropy" in fails(*words)

@@ -33,6 +33,7 @@ def embedded(manifest: Path) -> FeatureFile:
     return read(manifest.parent / "a.h5")
 
 
+@pytest.mark.long
 def test_a_manifest_is_read_by_the_columns_that_embed_read(
     manifest: Path, embedded: FeatureFile
 ) -> None:
@@ -41,6 +42,7 @@ def test_a_manifest_is_read_by_the_columns_that_embed_read(
     assert data.class_names == ["a", "b"]
 
 
+@pytest.mark.long
 def test_labels_and_splits_that_only_embed_read_may_be_missing(
     manifest: Path, embedded: FeatureFile
 ) -> None:
@@ -49,6 +51,7 @@ def test_labels_and_splits_that_only_embed_read_may_be_missing(
     assert data.splits["all"].labels is None
 
 
+@pytest.mark.long
 def test_a_column_that_is_missing_is_named_with_what_to_do(
     manifest: Path, embedded: FeatureFile
 ) -> None:
@@ -68,6 +71,7 @@ def test_a_column_that_is_missing_is_named_with_what_to_do(
     assert "--label-column" in str(one.value.hint)
 
 
+@pytest.mark.long
 def test_another_named_data_set_is_refused_before_it_is_loaded(
     embedded: FeatureFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -77,6 +81,7 @@ def test_another_named_data_set_is_refused_before_it_is_loaded(
     assert one.value.hint == "name the data set that was embedded"
 
 
+@pytest.mark.long
 def test_the_warning_of_another_name_says_what_was_done(
     manifest: Path, embedded: FeatureFile, tmp_path: Path
 ) -> None:

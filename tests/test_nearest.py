@@ -40,6 +40,7 @@ def test_few_images_are_shown_on_both_sides() -> None:
     assert found[0].rows.shape == (2, 5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("words", "message"),
     [

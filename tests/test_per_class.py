@@ -70,6 +70,7 @@ def test_a_result_without_predicted_classes_is_refused(command: str) -> None:
         per_class_rows(result)
 
 
+@pytest.mark.long
 def test_too_many_rows_are_refused_before_they_are_made() -> None:
     result = feature_file("result")
     result.class_names = [str(number) for number in range(1 << 20)]

@@ -520,6 +520,7 @@ def test_classes_are_sorted_and_the_mean_is_marked() -> None:
     assert ax.get_title(loc="left") == facts
 
 
+@pytest.mark.long
 def test_of_many_classes_the_fifteen_best_and_worst_are_shown() -> None:
     names = [f"class_{i}" for i in range(100)]
     fig = plots.classes(np.arange(100) / 100, names, support=[1] * 100)

@@ -395,7 +395,7 @@ def test_images_of_unknown_classes_are_warned_about_and_count_as_wrong(folder: P
 
 
 def test_the_split_that_was_fitted_is_warned_about(folder: Path) -> None:
-    warning = "train was fitted: the accuracy on it says nothing about other images"
+    warning = "images of train were also fitted: the accuracy on them says nothing about other"
     assert warning in ok("predict", folder / "p.h5", folder / "img.h5").stderr
     assert warning in ok("predict", folder / "pl.h5", folder / "logits.h5").stderr
     assert not ok("predict", folder / "p.h5", folder / "img.h5", "--split", "test").stderr
@@ -516,7 +516,7 @@ def test_rows_are_of_classes_or_of_images(folder: Path) -> None:
 def test_rows_that_are_held_out_are_not_listed(folder: Path) -> None:
     options = ("--val", "0.2", "--eval-split", "train", "--per-image")
     message = fails("probe", folder / "img.h5", *options, exit_code=2)
-    assert "expected a split whose predictions to print, got rows that are held out" in message
+    assert "expected a split with predictions to print, got rows that are held out" in message
 
 
 @pytest.mark.long

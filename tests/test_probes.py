@@ -346,6 +346,25 @@ def test_the_mlp_shuffles_its_rows_anew_in_every_epoch(monkeypatch):
     assert len({tuple(order) for order in orders}) == len(orders)
 
 
+def test_the_rate_of_the_mlp_rises_to_its_peak_and_falls_to_zero(monkeypatch):
+    rates = []
+    fit = sweeps.MLPClassifier.partial_fit
+
+    def record(network, *arguments, **settings):
+        fit(network, *arguments, **settings)
+        rates.append(network._optimizer.learning_rate_init)
+
+    monkeypatch.setattr(sweeps.MLPClassifier, "partial_fit", record)
+    X, y, X_eval, _ = overlapping()
+    predict(X, y, X_eval, "mlp")
+    top = int(np.argmax(rates))
+    assert top == pytest.approx(0.3 * len(rates), abs=1)
+    assert rates[top] == pytest.approx(0.01, rel=0.05)
+    assert (np.diff(rates[:top]) > 0).all()
+    assert (np.diff(rates[top:]) < 0).all()
+    assert max(rates[0], rates[-1]) < 0.001
+
+
 @pytest.mark.parametrize("classifier", ALL)
 @pytest.mark.parametrize("size", [1e-20, 1e20])
 @pytest.mark.long
@@ -543,6 +562,7 @@ def test_an_svm_of_a_huge_c_ends():
     assert run.predicted.tolist() == y.tolist()
 
 
+@pytest.mark.long
 def test_libsvm_ends_where_rounding_errors_exceed_its_tolerance(monkeypatch):
     fit_pairs_by_libsvm_alone(monkeypatch)
     rng = np.random.default_rng(0)
@@ -551,6 +571,7 @@ def test_libsvm_ends_where_rounding_errors_exceed_its_tolerance(monkeypatch):
     assert not run.converged
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:Solver terminated early")  # of the reference
 @pytest.mark.parametrize("n_classes", [2, 3])
 def test_equal_rows_of_different_classes_are_fitted_at_a_large_c(n_classes):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 import doctest
+import itertools
 import re
 import shutil
 from pathlib import Path
 
 import pytest
+from conftest import TIERS
 
 TESTS = Path(__file__).parent
 DOCS = TESTS.parent / "docs"
@@ -25,15 +27,46 @@ def test_the_examples_of_the_format_page_run(
     assert examples > 10
 
 
+def promises() -> dict[str, list[str]]:
+    """Return the tests of each promise on the page on reliability."""
+    text = (DOCS / "reliability.md").read_text(encoding="utf-8")
+    found: dict[str, list[str]] = {}
+    for row in text.partition("## Tests")[2].splitlines():
+        cell, _, test = row.strip("| ").rpartition("|")
+        if "::" in test:
+            cell = cell.strip() or list(found)[-1]
+            found.setdefault(cell, []).append(test.strip(" `"))
+    return found
+
+
 @pytest.mark.long
 def test_every_promise_names_a_test_that_exists() -> None:
     text = (DOCS / "reliability.md").read_text(encoding="utf-8")
-    promises = re.findall(r"^- \*\*([^*]+?)\.?\*\*", text.replace("\n  ", " "), re.MULTILINE)
-    table = text.partition("## Tests")[2]
-    assert re.findall(r"^\| ([^|-][^|]*) \|", table, re.MULTILINE) == ["promise", *promises]
-    tests_of_promises = re.findall(r"`(test_\w+\.py)::(test_\w+)`", table)
-    assert len(tests_of_promises) > 20
-    for file, name in tests_of_promises:
+    bold = re.findall(r"^- \*\*([^*]+?)\.?\*\*", text.replace("\n  ", " "), re.MULTILINE)
+    assert list(promises()) == bold
+    for test in itertools.chain.from_iterable(promises().values()):
+        file, name = test.split("::")
         tree = ast.parse((TESTS / file).read_text(encoding="utf-8"))
         tests = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
-        assert name in tests, f"{file}::{name}"
+        assert name in tests, test
+
+
+def tier_row(promise: str, tiers: list[str]) -> str:
+    """Return the row of a promise: how many of its cases each target of make runs."""
+    cells = [promise]
+    for targets in (["test-quick"], ["test-quick", "test"], ["test-quick", "test", "test-all"]):
+        count = sum(tier in targets for tier in tiers)
+        cells.append("all" if count == len(tiers) else "some" if count else "none")
+    return f"| {' | '.join(cells)} |"
+
+
+def test_make_test_runs_a_case_of_every_promise(request: pytest.FixtureRequest) -> None:
+    """The table of tiers has the promises whose tests are all collected."""
+    collected = request.config.stash[TIERS]
+    page = (DOCS / "tests.md").read_text(encoding="utf-8")
+    for promise, tests in promises().items():
+        names = [f"tests/{test}" for test in tests]
+        if collected.keys() >= set(names):
+            tiers = list(itertools.chain.from_iterable(collected[name] for name in names))
+            assert {"test-quick", "test"} & set(tiers), promise
+            assert tier_row(promise, tiers) in page.splitlines()

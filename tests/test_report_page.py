@@ -128,6 +128,7 @@ def float_of(cell: str) -> float:
     return float(cell.split()[0])
 
 
+@pytest.mark.exhaustive
 def test_a_table_and_its_commands_are_copied(report, open_page):
     page = open_page(report, permissions=["clipboard-read", "clipboard-write"])
     page.locator("figure", has=page.locator("table.sortable")).first.get_by_text("Copy as").click()
@@ -151,6 +152,7 @@ def write_page(path: Path, *blocks: Block, **parts: Any) -> Path:
     return path
 
 
+@pytest.mark.exhaustive
 def test_numbers_in_texts_are_sorted_as_numbers(tmp_path, open_page):
     names = ["τ 0.5", "τ 0.05", "layer l10", "τ 0.005", "layer l9", "τ 0.02", "1,000", "200", "τ 1"]
     table = Table(["name", "n"], [[name, "1"] for name in names])
@@ -162,6 +164,7 @@ def test_numbers_in_texts_are_sorted_as_numbers(tmp_path, open_page):
     ]
 
 
+@pytest.mark.exhaustive
 def test_a_table_is_copied_twice_and_a_failure_is_not_called_a_copy(report, open_page):
     page = open_page(report, permissions=["clipboard-read", "clipboard-write"])
     page.clock.install()
@@ -182,6 +185,7 @@ def test_a_table_is_copied_twice_and_a_failure_is_not_called_a_copy(report, open
     assert page.locator(".status").inner_text().startswith("Not copied")
 
 
+@pytest.mark.exhaustive
 def test_names_from_right_to_left_do_not_reorder_a_sentence(tmp_path, open_page):
     name = "שלום עולם"
     fact = Fact("Worst class", f"**{name}**: F1 0.31; most often taken for {name} (10).")
@@ -207,6 +211,7 @@ def test_names_from_right_to_left_do_not_reorder_a_sentence(tmp_path, open_page)
         assert places[start][2] <= places[start + 1][1] + 1
 
 
+@pytest.mark.exhaustive
 def test_a_table_of_one_row_breaks_no_word(tmp_path, open_page):
     table = Table(["a", "b", "c"], [["images", "tiny", " and ".join(["predictions"] * 9)]], 3)
     page = open_page(write_page(tmp_path / "page.html", table), 390)
@@ -215,6 +220,7 @@ def test_a_table_of_one_row_breaks_no_word(tmp_path, open_page):
     assert page.locator("table").get_attribute("class") == ""
 
 
+@pytest.mark.exhaustive
 def test_headings_of_all_levels_are_shown(tmp_path, open_page):
     headings = [Heading(level, f"Level {level}") for level in (1, 2, 3)]
     page = open_page(write_page(tmp_path / "page.html", *headings))
@@ -223,6 +229,7 @@ def test_headings_of_all_levels_are_shown(tmp_path, open_page):
         assert page.locator(".toc a", has_text=f"Level {level}").is_visible()
 
 
+@pytest.mark.exhaustive
 def test_without_scripts_the_contents_scroll_away_on_a_telephone(report, open_page):
     page = open_page(report, 390, java_script_enabled=False)
     assert page.locator("nav").bounding_box()["height"] > 100
@@ -232,12 +239,14 @@ def test_without_scripts_the_contents_scroll_away_on_a_telephone(report, open_pa
     assert box["y"] + box["height"] < 0
 
 
+@pytest.mark.exhaustive
 def test_a_page_sends_nothing_and_has_no_other_base(report):
     policy = re.search('Content-Security-Policy" content="([^"]*)"', report.read_text("utf-8"))[1]
     assert policy.startswith("default-src 'none';")
     assert policy.endswith("; base-uri 'none'; form-action 'none'")
 
 
+@pytest.mark.exhaustive
 def test_keys_reach_everything_and_a_picture_is_enlarged_and_closed(report, open_page):
     page = open_page(report)
     reached = []
@@ -270,6 +279,7 @@ def test_axe_finds_no_serious_fault(report, collection, open_page, scheme):
     assert (brightness < 200) == (scheme == "dark")
 
 
+@pytest.mark.exhaustive
 def test_a_page_fits_a_telephone_and_its_contents_stay_in_view(report, open_page):
     page = open_page(report, 390)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
@@ -283,6 +293,7 @@ def test_a_page_fits_a_telephone_and_its_contents_stay_in_view(report, open_page
     assert 0 < page.locator("h2", has_text="cifar100, test").bounding_box()["y"] < 200
 
 
+@pytest.mark.exhaustive
 def test_a_page_prints_on_a4_without_cut_tables(report, open_page):
     page = open_page(report)
     assert page.pdf(prefer_css_page_size=True).startswith(b"%PDF")
@@ -306,6 +317,7 @@ def test_names_are_text(report, collection, open_page):
     assert page.locator("main b, main em, main a[href^=h]").count() == 0
 
 
+@pytest.mark.exhaustive
 def test_the_summary_names_result_control_worst_class_and_what_is_left_out(report, open_page):
     page = open_page(report)
     facts = page.locator(".summary").inner_text()
@@ -316,6 +328,7 @@ def test_the_summary_names_result_control_worst_class_and_what_is_left_out(repor
     assert "img.svm.classes.png: expected a PNG picture" in page.locator(".left-out").inner_text()
 
 
+@pytest.mark.exhaustive
 def test_files_are_shown_by_what_they_are(collection, open_page):
     page = open_page(collection)
     assert column(page, 0) == ["img.svm.h5", "img.logreg.h5"]
@@ -323,6 +336,7 @@ def test_files_are_shown_by_what_they_are(collection, open_page):
     assert "McNemar" in page.locator("main").inner_text()
 
 
+@pytest.mark.exhaustive
 def test_pictures_lose_no_pixel_and_the_script_is_small(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8).repeat(9, axis=1)
     Image.fromarray(pixels).save(tmp_path / "a.png", compress_level=0)

@@ -64,6 +64,7 @@ def test_links_in_code_stay(tmp_path: Path) -> None:
     assert website.page_text(page) == text
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_the_site_is_whole_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
     pytest.importorskip("zensical", reason="zensical is not installed: pip install '.[site]'")
@@ -91,6 +92,7 @@ def test_the_site_is_whole_and_loads_nothing_from_elsewhere(tmp_path: Path) -> N
         assert not re.search(r"url\([\"']?(https?:)?//|@import", style.read_text()), style
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 @pytest.mark.parametrize("link", ["[a](nowhere.md)", "[a](commands/embed.md#nowhere)"])
 def test_a_broken_link_is_an_error(

@@ -107,6 +107,7 @@ def svm_predictions(train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> 
     return SVC(kernel="linear", C=1.0, random_state=42).fit(train, labels).predict(test)
 
 
+@pytest.mark.exhaustive
 def test_embeddings(features, reference):
     images, prompts = read(features / "img.h5"), read(features / "generic32.h5")
     pairs = [(images.splits[split].features, reference.images[split]) for split in SPLITS]
@@ -118,6 +119,7 @@ def test_embeddings(features, reference):
     assert images.class_names == reference.class_names
 
 
+@pytest.mark.exhaustive
 def test_chapter_2_baseline(features, reference):
     scaler = StandardScaler().fit(reference.images["train"])
     train, test = (scaler.transform(reference.images[split]) for split in SPLITS)
@@ -126,6 +128,7 @@ def test_chapter_2_baseline(features, reference):
     assert float(row["acc1"]) == pytest.approx(reference.accuracy(predicted), abs=2e-3)
 
 
+@pytest.mark.exhaustive
 def test_chapter_2_zero_shot(features, reference):
     predicted = reference.cosines("test", reference.classes).argmax(axis=1)
     report = rows(ok("zeroshot", features / "class-logits.h5").stdout)
@@ -133,6 +136,7 @@ def test_chapter_2_zero_shot(features, reference):
     assert float(row["acc1"]) == pytest.approx(reference.accuracy(predicted), abs=2e-3)
 
 
+@pytest.mark.exhaustive
 def test_chapters_3_and_4_sweep_over_temperature(features, reference):
     train, test = (reference.cosines(split, reference.generic) for split in SPLITS)
     temperatures = ",".join(map(str, TEMPERATURES))
@@ -145,6 +149,7 @@ def test_chapters_3_and_4_sweep_over_temperature(features, reference):
         assert float(row["acc1"]) == pytest.approx(reference.accuracy(predicted), abs=2e-3)
 
 
+@pytest.mark.exhaustive
 def test_chapter_5_purity(features, reference):
     cosines_with_prompts = reference.cosines("test", reference.generic)
     inputs = {"img.h5": reference.images["test"], "logits.h5": cosines_with_prompts}

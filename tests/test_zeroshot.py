@@ -122,7 +122,7 @@ def attribute_words(names, labelled=False):
 
 def test_words_of_several_attributes_are_not_classes_of_one():
     names = ["colour: red", "colour: blue", "shape: circle"]
-    with pytest.raises(ClipkitError, match="got those of 2: colour, shape") as caught:
+    with pytest.raises(ClipkitError, match="got 2: colour, shape") as caught:
         zeroshot.rank_images(attribute_words(names))
     assert "'colour: ...'" in caught.value.hint
     assert "clipkit attributes" in caught.value.hint

@@ -4,7 +4,7 @@ All numbers are mean recalls per value. Chance is therefore 1 / K for K values, 
 frequencies. The values are those that occur in both the fitted and the scored rows. Rows with other
 values are left out.
 
-- `zeroshot` predicts the value whose words are most similar. Nothing is fitted.
+- `zeroshot` predicts the value with the most similar words. Nothing is fitted.
 - `names` is a probe on the cosines with those words.
 - `random` is the same probe on as many random directions.
 - `probe` is the probe on the whole embedding.
@@ -144,7 +144,7 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
     _check_counts(annotations.attributes)
     fit, scored = _choose_rows(images, fit_split, eval_split, seed)
     caveats = _find_shared_images(images, fit, scored)
-    untested = _untested(caveats)
+    untested = {} if results.is_testable(caveats) else dict.fromkeys(OF_OTHER_IMAGES, math.nan)
     for control in controls:
         check_same_images(control, images, [fit.split, scored.split])
         check_control(control, images, [fit.split, scored.split])
@@ -161,7 +161,8 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
                 problems.setdefault(problem, []).append(attribute.name)
             rows.append(measured.row(attribute_words, controls, random) | untested)
             report_progress(number + 1, len(annotations.attributes))
-    caveats += results.find_few(problems.pop(results.FEW_SCORED, []), scored.split, len(rows))
+    few = problems.pop(results.FEW_SCORED, [])
+    caveats += results.find_caveats("few", scored.split, len(few), len(rows), few)
     for problem, names in problems.items():
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         console.warn(f"{', '.join(names[:NAMED])}{more}: {problem}")
@@ -203,14 +204,8 @@ def _choose_rows(
         _, train, held_out = hold_out(images, fit_split, labels, val, seed)
         return SplitRows(fit_split, train), SplitRows(fit_split, held_out)
     names = images.choose_splits([fit_split, eval_split])
-    if len(names) == 1:
-        rows = _all_rows(images, fit_split)
-        return rows, rows
-    return _all_rows(images, fit_split), _all_rows(images, eval_split)
-
-
-def _all_rows(images: FeatureFile, split: str) -> SplitRows:
-    return SplitRows(split, np.arange(len(images.splits[split])))
+    rows = [SplitRows(name, np.arange(len(images.splits[name]))) for name in names]
+    return rows[0], rows[-1]  # the same object if both splits are one
 
 
 def _find_shared_images(images: FeatureFile, fit: SplitRows, scored: SplitRows) -> list[Row]:
@@ -220,11 +215,6 @@ def _find_shared_images(images: FeatureFile, fit: SplitRows, scored: SplitRows) 
         X, X_eval = fit.embeddings(images), scored.embeddings(images)
         count = count_shared_rows(hash_rows(X), X_eval)
     return results.find_caveats("fitted", scored.split, count, len(scored.numbers))
-
-
-def _untested(caveats: Sequence[Row]) -> Row:
-    """Return the columns that say nothing if the scored images were fitted, emptied."""
-    return {} if results.is_testable(caveats) else dict.fromkeys(OF_OTHER_IMAGES, math.nan)
 
 
 def _check_counts(attributes: Sequence[Attribute]) -> None:

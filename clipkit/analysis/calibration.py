@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipkit.analysis import held_out, metrics, softmax, zeroshot
-from clipkit.analysis.results import chance, make_result
+from clipkit.analysis.results import Caveat, chance, find_caveats, make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, check_positive
 from clipkit.features.model import BlockMatrix, FeatureFile, Floats, Int64
+from clipkit.features.splitting import count_shared_rows, hash_rows
 
 BINS = 15
 UNEVEN = 1.5  # times 1 / C, the share of the most frequent class is noted
@@ -258,6 +259,10 @@ def calibrate(
     ClipkitError
         If a split, its labels or a class's prompt is missing, or no temperature changes the
         softmax.
+
+    Warns
+    -----
+    On standard error: if scored images were fitted, too. The history then says so.
     """
     taus = [check_positive("temperature", tau) for tau in temperatures or ()]
     taus = taus or [logits.default_temperature]
@@ -273,8 +278,10 @@ def calibrate(
             labels = np.zeros_like(labels)
         name, fit_rows, eval_rows = held_out.hold_out(logits, fit_split, labels, val, seed)
     held_out.labelled_split(logits, eval_split)  # before the fit, which takes longer
-    fitted, low, high = fit_temperature(read_scores(logits, fit_split, fit_rows))
+    fit_scores = read_scores(logits, fit_split, fit_rows)
+    fitted, low, high = fit_temperature(fit_scores)
     scores = read_scores(logits, eval_split, eval_rows, name)
+    caveats = _find_shared_images(fit_scores, scores)
     _note_uneven_classes(scores)
     rows = [_row(scores, tau, bins, seed) for tau in taus]
     rows.append(_row(scores, fitted, bins, seed) | {"fitted": True, "low": low, "high": high})
@@ -286,9 +293,17 @@ def calibrate(
         val=val,
         bins=bins,
         seed=seed,
+        caveats=caveats or None,
         inputs={"logits": logits.digest},
     )
     return make_result(history, rows)
+
+
+def _find_shared_images(fit: ClassScores, scored: ClassScores) -> list[Caveat]:
+    """Warn of scored images that were fitted, too."""
+    hashes = np.concatenate([hash_rows(block) for block in fit.matrix.iter_blocks()])
+    count = sum(count_shared_rows(hashes, block) for block in scored.matrix.iter_blocks())
+    return find_caveats("fitted", scored.name, count, len(scored.labels))
 
 
 def _note_uneven_classes(scores: ClassScores) -> None:

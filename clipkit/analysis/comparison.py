@@ -293,9 +293,10 @@ def compare(
         A result with a row per pair: `a`, `b`, `split`, `rows`, the accuracies `acc_a` and `acc_b`,
         their `difference` with `low` and `high` (see `metrics.difference_interval`), the number of
         images that `both`, `only_a`, `only_b` or `neither` gets right, `p` of McNemar's exact test
-        (see `metrics.mcnemar`), with several pairs `p_holm` (Holm's correction for all rows), and
-        `kappa` (see `metrics.error_consistency`). For one result: `acc_a` with Wilson's interval.
-        `p` and `kappa` are empty if one of the two results is not `results.is_testable`.
+        (see `metrics.mcnemar`) and its `log10_p`, with several pairs `p_holm` (Holm's correction
+        for all rows), and `kappa` (see `metrics.error_consistency`). For one result: `acc_a` with
+        Wilson's interval. `p`, `log10_p` and `kappa` are empty if one of the two results is not
+        `results.is_testable`.
 
         With groups, the rows of all images have the `scope` `all`. There follows a row per pair and
         `group`, with the scope `group`. For each result, a row of scope `worst` follows, with its
@@ -388,7 +389,7 @@ def _pair_rows(paired: PairedResults, **group: str) -> list[Row]:
     for number, second in enumerate(paired.right[1:], 1):
         row = head | {"b": paired.names[number]} | where | compare_right(first, second)
         if not is_testable(paired.caveats[0] + paired.caveats[number]):
-            row |= dict.fromkeys(("low", "high", "p", "kappa"), np.nan)
+            row |= dict.fromkeys(("low", "high", "p", "log10_p", "kappa"), np.nan)
         rows.append(row)
     return rows
 
@@ -413,6 +414,7 @@ def compare_right(first: Bools, second: Bools) -> Row:
         "only_b": only_b,
         "neither": neither,
         "p": metrics.mcnemar(only_a, only_b),
+        "log10_p": metrics.mcnemar_log10(only_a, only_b),
         "kappa": metrics.error_consistency(both, only_a, only_b, neither),
     }
 
@@ -441,22 +443,18 @@ def _add_worst(
     nothing: Row = dict.fromkeys([*rows[0], *nulls], np.nan)
     for name in {"a", "b"} & rows[0].keys():
         nothing[name] = ""
-    worst = []
+    rows = [row | nulls for row in rows]
     for number, name in enumerate(paired.names):
-        key = "b" if number else "a"
-        where = {"split": paired.split, "scope": WORST, key: name}
-        values = _worst(paired, number, attribute, seed)
-        worst.append(nothing | where | values)
-    return [*(row | nulls for row in rows), *worst]
+        where = {"split": paired.split, "scope": WORST, "b" if number else "a": name}
+        rows.append(nothing | where | _worst(paired, number, attribute, seed))
+    return rows
 
 
 def _worst(paired: PairedResults, number: int, attribute: Attribute, seed: int) -> Row:
-    right, codes = paired.right[number], attribute.codes[paired.split]
+    codes = attribute.codes[paired.split]
     has_group = codes >= 0
-    sizes = np.bincount(codes[has_group])
-    counts = np.bincount(codes[has_group], weights=right[has_group])
-    present = np.flatnonzero(sizes)
-    sizes, counts = sizes[present], counts[present]
+    present, index, sizes = np.unique(codes[has_group], return_inverse=True, return_counts=True)
+    counts = np.bincount(index, weights=paired.right[number][has_group])
     worst = int(np.argmin(counts / sizes))
     null = metrics.worst_group_null(sizes, int(counts.sum()), seed)
     return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -169,7 +170,7 @@ def evaluate(  # noqa: PLR0913
     if per_image:
         if eval_split not in result.splits:
             raise UsageError(
-                f"{file.display_name}: expected a split whose predictions to print, got "
+                f"{file.display_name}: expected a split with predictions to print, got "
                 "rows that are held out of the fitted split",
                 "divide the file first: clipkit split FILE --test 0.2",
             )
@@ -415,20 +416,17 @@ def _split_validation(
     file: FeatureFile, fit: Subset, val: float | str, seed: int
 ) -> tuple[Subset, Subset]:
     """Return the rows to fit on and the rows to validate on."""
-    if val == fit.name:
-        raise UsageError(
-            f"val: expected a fraction or a split other than the one that is fitted, got {val!r}",
-            "hold out a fraction of it with --val 0.2",
-        )
-    if val in file.splits:
+    if val in file.splits and val != fit.name:
         return fit, _load_subset(file, str(val))
     try:
         fraction = float(val)
     except ValueError:
-        splits = ", ".join(file.splits)
+        fraction = math.nan
+    if not 0 < fraction < 1:
         raise UsageError(
-            f"val: expected a fraction such as 0.1 or one of the splits {splits}, got {val!r}"
-        ) from None
+            f"val: expected a fraction between 0 and 1 or a split other than {fit.name}, got {val}",
+            f"the splits are {', '.join(file.splits)}",
+        )
     name, train, held_out = hold_out(file, fit.name, fit.labels, fraction, seed)
     return Subset(f"{fit.name}-val", fit.rows.take(train)), Subset(name, fit.rows.take(held_out))
 
@@ -466,8 +464,7 @@ def _evaluate(grid: Grid, fit: Subset, scored: Subset, draw: Draw, keep: bool) -
         row |= entropy_columns.get(tau, {})
         if draw.shots is not None:
             row |= {"shots": draw.shots, "draw": draw.number}
-        labels = scored.rows.labels
-        row["acc1_low"], row["acc1_high"] = metrics.accuracy_interval(labels, run.predicted)
+        row |= metrics.accuracy_interval(scored.rows.labels, run.predicted)
         fitted = run.fitted
         if fitted:
             source = "embeddings" if file.kind == "images" else spec.features
@@ -490,7 +487,7 @@ def _refit_best(
 
 
 def _check_kept_size(file: FeatureFile, spec: ProbeSpec, fit: Subset) -> None:
-    """Refuse to keep an SVM whose hyperplanes take more than a gigabyte."""
+    """Refuse to keep an SVM if its hyperplanes take more than a gigabyte."""
     n = len(np.unique(fit.labels))
     size = n * (n - 1) // 2 * (fit.rows.features.shape[1] + 1)
     if spec.classifier == "svm" and size > MAX_KEPT:
@@ -538,22 +535,17 @@ def _check_rows(file: FeatureFile, fit: Subset, scored: Subset | None) -> list[C
     """Warn of rows that no probe can get right or that were fitted, too, and return the latter."""
     if scored is None:
         return []
-    _warn_of_missing_classes(file, fit, scored)
-    count = len(scored.rows)
-    if fit.name != scored.name:
-        count = count_shared_rows(hash_rows(fit.rows.features), scored.rows.features)
-    return find_caveats("fitted", scored.name, count, len(scored.rows))
-
-
-def _warn_of_missing_classes(file: FeatureFile, fit: Subset, scored: Subset) -> None:
-    if scored.rows.labels is None:
-        return
-    missing = missing_classes(fit.labels, scored.labels)
+    labels = fit.labels if scored.rows.labels is None else scored.rows.labels
+    missing = missing_classes(fit.labels, labels)
     if len(missing):
         console.warn(
             f"{fit.name} lacks {len(missing)} of the classes of {scored.name} (for example "
             f"{class_name(file.class_names, missing[0])}), so all their rows count as wrong"
         )
+    count = len(scored.rows)
+    if fit.name != scored.name:
+        count = count_shared_rows(hash_rows(fit.rows.features), scored.rows.features)
+    return find_caveats("fitted", scored.name, count, len(scored.rows))
 
 
 def _fit_and_predict(grid: Grid, fit: Subset, scored: Subset, keep: bool) -> list[probes.Run]:
@@ -585,9 +577,7 @@ def _entropy_columns(grid: Grid, scored: Subset) -> dict[float | None, dict[str,
     """Return the columns that logits have at each temperature; none for image embeddings."""
     if grid.file.kind == "images":
         return {}
-    temperatures = [tau for tau in grid.taus if tau is not None]
-    columns: dict[float | None, dict[str, float]] = {}
-    pairs = softmax.mean_entropy_and_confidence(scored.rows.features, temperatures)
-    for tau, (entropy, confidence) in zip(temperatures, pairs, strict=True):
-        columns[tau] = {"mean_entropy": entropy, "mean_confidence": confidence}
-    return columns
+    taus = [tau for tau in grid.taus if tau is not None]
+    pairs = softmax.mean_entropy_and_confidence(scored.rows.features, taus)
+    names = ("mean_entropy", "mean_confidence")
+    return {tau: dict(zip(names, pair, strict=True)) for tau, pair in zip(taus, pairs, strict=True)}

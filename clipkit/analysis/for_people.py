@@ -35,7 +35,7 @@ def attribute_rows(rows: Rows) -> list[Row]:
 
 
 def _comparison_rows(rows: Rows) -> list[Row]:
-    """Format the rows of `compare`. Of one result, the interval is that of its accuracy."""
+    """Format the rows of `compare`. For one result, the interval is of its accuracy."""
     formatted = []
     for row in rows:
         heads = ("a", "b", "scope", "group", "rows")

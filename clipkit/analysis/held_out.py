@@ -62,6 +62,8 @@ def hold_out(
     Return the name of the held-out rows in reports, and the ascending row numbers of both parts. At
     least one class needs two rows.
     """
+    if not 0 < fraction < 1:
+        raise UsageError(f"val: expected a fraction between 0 and 1, got {fraction:g}")
     train, held_out = stratified_split(labels, fraction, seed)
     if len(held_out) == 0:
         raise ClipkitError(

@@ -16,7 +16,7 @@ import numpy as np
 from clipkit.analysis import metrics, prediction, probes
 from clipkit.analysis.probes.sweep_context import Workers
 from clipkit.analysis.relabeling import groups_digest
-from clipkit.analysis.results import Row, choose_split, make_result, read_group_lines
+from clipkit.analysis.results import Row, choose_split, labels_of, make_result, read_group_lines
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, shorten
 from clipkit.base.names import class_name
@@ -77,8 +77,7 @@ def prompt_importance(
     prediction.check_fit(probe, logits)
     name = choose_split(logits, split)
     rows = logits.splits[name]
-    if rows.labels is None:
-        raise ClipkitError(f"{logits.display_name}: {name}: expected labels, got none")
+    labels = labels_of(logits, name)
     texts = logits.texts or []
     inputs = {"probe": probe.digest, "features": logits.digest}
     group_of: list[Any] = list(range(len(texts)))  # without groups, each prompt is one
@@ -87,7 +86,11 @@ def prompt_importance(
         inputs["groups"] = groups_digest(group_of)
     fitted = probes.FittedProbe.from_arrays(probe.fitted)
     class_names, numbers = prediction.match_classes(probe, logits, [name], fitted.classes)
-    _check_labels(probe, logits, name, numbers)
+    if not np.isin(labels, numbers).any():  # no prompt could cost any accuracy
+        raise ClipkitError(
+            f"{probe.display_name} knows none of the classes of {logits.display_name}, {name}",
+            "fit the probe on the same classes, or rename them: clipkit relabel --groups",
+        )
     prediction.warn_of_unknown_classes(probe, rows, name, class_names, numbers)
     X = np.asarray(logits.cosines(name))
     is_known = name == prediction.fitted_split(probe, logits)
@@ -96,7 +99,7 @@ def prompt_importance(
     for number, group in enumerate(group_of):
         columns.setdefault(group, []).append(number)
     members = list(map(np.array, columns.values()))
-    costs = _permute(fitted, X, numbers, rows.labels, members, repeat, seed)
+    costs = _permute(fitted, X, numbers, labels, members, repeat, seed)
     runs = []
     for group, member, cost in zip(columns, members, costs, strict=True):
         what: Row = {"prompt": texts[member[0]]}
@@ -123,16 +126,6 @@ def _check_reads_prompts(probe: FeatureFile) -> None:
             f"{probe.display_name}: expected a probe of logits, got one of image embeddings, which "
             "has no prompts",
             "fit one with: clipkit probe logits.h5 --keep -o p.h5",
-        )
-
-
-def _check_labels(probe: FeatureFile, logits: FeatureFile, split: str, numbers: Int64) -> None:
-    """Refuse labels of which the probe knows none: no prompt could cost any accuracy."""
-    labels = logits.splits[split].labels
-    if labels is not None and not np.isin(labels, numbers).any():
-        raise ClipkitError(
-            f"{probe.display_name} knows none of the classes of {logits.display_name}, {split}",
-            "fit the probe on the same classes, or rename them: clipkit relabel --groups",
         )
 
 

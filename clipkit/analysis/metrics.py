@@ -18,6 +18,7 @@ from clipkit.features.model import Floats, Int64
 QUANTILE = 1.959964  # of the normal distribution, for 95 % confidence
 N_PERMUTATIONS = 1_000
 DRAWS = 1000  # of a calibrated model's outcomes
+SMALLEST_P = 1e-300  # smaller ones are not exact in float64, or 0
 DRAWN_AT_ONCE = 1 << 22  # numbers
 
 
@@ -87,7 +88,7 @@ def recall_covariance(labels: Int64, predictions: Sequence[Int64]) -> NDArray[np
 
 
 def topk_accuracy(scores: Floats, labels: Int64, k: int) -> float:
-    """Return the fraction of rows whose class is among the `k` highest scores (N, C).
+    """Return the fraction of rows with their class among the `k` highest scores (N, C).
 
     Labels (N,) are columns of `scores`. Of equal scores, the lower class ranks first. With k >= C,
     every row counts as correct.
@@ -156,6 +157,23 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
     trials = only_first + only_second
     return float(binomtest(only_first, trials).pvalue) if trials else 1.0
+
+
+def mcnemar_log10(only_first: int, only_second: int) -> float:
+    """Return log10 of `mcnemar`, also where it is too small for a float.
+
+    >>> round(mcnemar_log10(9, 1), 4), round(mcnemar_log10(1427, 8), 1)
+    (-1.6679, -411.0)
+    """
+    from scipy.special import logsumexp
+    from scipy.stats import binom
+
+    p = mcnemar(only_first, only_second)
+    if p > SMALLEST_P:
+        return float(np.log10(p))
+    fewer = np.arange(min(only_first, only_second) + 1)
+    tail = logsumexp(binom.logpmf(fewer, only_first + only_second, 0.5))
+    return float(np.log10(2) + tail / np.log(10))
 
 
 def difference_interval(only_a: int, only_b: int, n: int) -> tuple[float, float]:
@@ -278,11 +296,15 @@ def wilson(fraction: float, n: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def accuracy_interval(labels: Int64 | None, predicted: Int64) -> tuple[float, float]:
-    """Return Wilson's 95 % interval of `accuracy` over another draw of rows; NaN without labels."""
-    if labels is None:
-        return np.nan, np.nan
-    return wilson(accuracy(labels, predicted), len(labels))
+def accuracy_interval(labels: Int64 | None, predicted: Int64) -> dict[str, float]:
+    """Return `acc1_low` and `acc1_high`, Wilson's 95 % interval of `accuracy`.
+
+    It is for another draw of the rows. Both are NaN without labels.
+    """
+    low = high = np.nan
+    if labels is not None:
+        low, high = wilson(accuracy(labels, predicted), len(labels))
+    return {"acc1_low": low, "acc1_high": high}
 
 
 @dataclass(frozen=True)

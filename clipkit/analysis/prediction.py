@@ -88,9 +88,9 @@ def predict(
         predicted = ranking.classes[:, 0]
         rankings[name] = ranking
         scored[name] = Split(None, split.labels, split.ids, predicted[None])
-        row = {"split": name, **metrics.accuracies(split.labels, predicted)}
-        row["acc1_low"], row["acc1_high"] = metrics.accuracy_interval(split.labels, predicted)
-        rows.append(row)
+        accuracies = metrics.accuracies(split.labels, predicted)
+        limits = metrics.accuracy_interval(split.labels, predicted)
+        rows.append({"split": name, **accuracies, **limits})
         warn_of_unknown_classes(probe, split, name, class_names, number_of_class)
     history = file.extended_history(
         "predict",
@@ -149,16 +149,12 @@ def check_fit(probe: FeatureFile, file: FeatureFile) -> None:
         compatibility.common_logit_scale(probe, file)
     if kind == "images":
         compatibility.check_same_settings(probe, file, "embed", EMBEDDING_SETTINGS)
-        _check_width(both, probe, file)
     else:
         compatibility.check_same_prompts(probe, file)
-
-
-def _check_width(both: str, probe: FeatureFile, file: FeatureFile) -> None:
     width = probes.FittedProbe.from_arrays(probe.fitted).width
     for split in file.splits.values():
-        if split.features.shape[1] != width:
-            got = split.features.shape[1]
+        got = split.features.shape[1]
+        if got != width:
             raise ClipkitError(f"{both}: expected {width} columns, got {got}")
 
 

@@ -7,7 +7,7 @@ can learn them only by telling the classes apart.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,14 +22,8 @@ from clipkit.features.annotations import Attribute, read_attribute
 from clipkit.features.model import FeatureFile, Int64, Split
 from clipkit.features.splitting import take
 
-# acc5 needs the scores of the classes, which a result does not hold.
-SCORES: dict[str, Callable[[Int64, Int64], float]] = {
-    "acc1": metrics.accuracy,
-    "mean_per_class_recall": metrics.mean_per_class_recall,
-    "acc1_low": lambda labels, predicted: metrics.accuracy_interval(labels, predicted)[0],
-    "acc1_high": lambda labels, predicted: metrics.accuracy_interval(labels, predicted)[1],
-    "acc5": lambda *_: np.nan,
-}
+# acc5 becomes NaN: it needs the scores of the classes, which a result does not hold
+SCORES = ("acc1", "mean_per_class_recall", "acc1_low", "acc1_high", "acc5")
 
 
 def relabel(
@@ -167,7 +161,7 @@ def _prompts_of_values(file: FeatureFile, attribute: Attribute) -> Int64 | None:
 
 
 def use_groups(file: FeatureFile, groups: Sequence[str], seed: int | None = None) -> FeatureFile:
-    """Return a file whose classes are groups of its classes, sorted by name.
+    """Replace the classes of a file by groups of them, sorted by name.
 
     Labels, the classes of prompts, and predictions become groups. In a result, `acc1` with its
     interval and `mean_per_class_recall` are computed again, and `acc5` is NaN. A seed permutes the
@@ -204,19 +198,22 @@ def _scored_again(result: FeatureFile) -> dict[str, NDArray[Any]]:
     """Return the runs with the accuracies computed again from labels and predictions."""
     runs = dict(result.runs)
     column = "eval_split" if "eval_split" in runs else "split"
-    for name in SCORES.keys() & runs.keys():
-        values = np.full(result.run_count, np.nan)
-        for split_name, split in result.splits.items():
-            if split.labels is None or split.predicted is None:
-                continue
-            rows = np.flatnonzero(runs[column] == split_name)
-            values[rows] = [SCORES[name](split.labels, predicted) for predicted in split.predicted]
-        runs[name] = values
+    for name in set(SCORES) & runs.keys():
+        runs[name] = np.full(result.run_count, np.nan)
+    for split_name, split in result.splits.items():
+        if split.labels is None or split.predicted is None:
+            continue
+        rows = np.flatnonzero(runs[column] == split_name)
+        for row, predicted in zip(rows, split.predicted, strict=True):
+            scores = metrics.accuracies(split.labels, predicted)
+            scores |= metrics.accuracy_interval(split.labels, predicted)
+            for name in scores.keys() & runs.keys():
+                runs[name][row] = scores[name]
     return runs
 
 
 def shuffle_rows(file: FeatureFile, seed: int) -> FeatureFile:
-    """Return images or logits whose labels are permuted over the rows of each split."""
+    """Permute the labels of images or logits over the rows of each split."""
     if file.is_result:
         raise UsageError(
             f"{file.display_name}: expected images or logits to shuffle, got a result",

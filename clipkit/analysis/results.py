@@ -121,21 +121,18 @@ def newest_entry(result: FeatureFile) -> Entry:
     return result.history[-1] if result.history else Entry(command="an unknown command")
 
 
-def find_caveats(kind: str, split: str, count: int, rows: int) -> list[Caveat]:
-    """Warn that some of a split's scored rows were `fitted` or `chosen` with; [] if none were."""
+def find_caveats(
+    kind: str, split: str, count: int, rows: int, attributes: Sequence[str] = ()
+) -> list[Caveat]:
+    """Warn that some of a split's scored rows were `fitted` or `chosen` with; [] if none were.
+
+    The kind `few` counts attributes instead: the named ones have a value with few scored rows.
+    """
     if not count:
         return []
     caveat = {"kind": kind, "split": split, "count": count, "rows": rows}
-    console.warn(describe_caveat(caveat))
-    return [caveat]
-
-
-def find_few(attributes: Sequence[str], split: str, count: int) -> list[Caveat]:
-    """Warn of those of the `count` attributes of which a value has few scored rows."""
-    if not attributes:
-        return []
-    numbers = {"count": len(attributes), "rows": count}
-    caveat = {"kind": "few", "split": split, **numbers, "attributes": list(attributes)}
+    if attributes:
+        caveat["attributes"] = list(attributes)
     console.warn(describe_caveat(caveat))
     return [caveat]
 
@@ -146,14 +143,12 @@ def describe_caveat(caveat: Caveat) -> str:
         names = join_names([f"{name}"[:MAX_NAME] for name in caveat["attributes"]])
         return f"{names}: {FEW_SCORED}"
     split, count, rows = caveat["split"], caveat["count"], caveat["rows"]
-    were, them = f"{count:,} of {rows:,} images of {split} were also", "them"
-    if count >= rows:
-        were, them = f"{split} was", "it"
+    were = f"{count:,} of {rows:,} images of {split} were also"
     if "result" in caveat:
         were = f"{caveat['result']}: {were}"
     if caveat["kind"] == "chosen":
         return f"{were} used to choose: the accuracy of the best run is optimistic"
-    return f"{were} fitted: the accuracy on {them} says nothing about other images"
+    return f"{were} fitted: the accuracy on them says nothing about other images"
 
 
 def caveats(result: FeatureFile, split: str | None = None) -> list[Caveat]:
@@ -532,7 +527,9 @@ def per_class_rows(result: FeatureFile) -> list[dict[str, Any]]:
             if "eval_split" not in settings:
                 settings["split"] = name
             scores = metrics.class_scores(scored.labels, predicted, max(names) + 1)
-            rows += [settings | _class_row(scores, number, name) for number, name in names.items()]
+            for number, class_name in names.items():
+                values = {key: ratios[number].item() for key, ratios in scores.items()}
+                rows.append(settings | {"class": class_name} | values)
     return rows
 
 
@@ -542,7 +539,3 @@ def _numbered_names(result: FeatureFile, scored: ScoredRuns) -> dict[int, str]:
         return dict(enumerate(distinct_names(result.class_names)))
     present = np.union1d(scored.labels, scored.predicted)
     return {number: str(number) for number in present.tolist()}
-
-
-def _class_row(scores: Mapping[str, Any], number: int, name: str) -> dict[str, Any]:
-    return {"class": name, **{key: values[number].item() for key, values in scores.items()}}

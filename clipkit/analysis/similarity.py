@@ -170,9 +170,8 @@ def singular_values(embeddings: ArrayLike) -> NDArray[np.float64]:
     >>> singular_values([[1, 0, 0], [0, 2, 0], [0, 3, 0]]).round(4)
     array([1.4142, 1.    , 0.    ])
     """
-    return np.asarray(
-        np.linalg.svd(normalize(np.asarray(embeddings, np.float64)), compute_uv=False)
-    )
+    unit = normalize(np.asarray(embeddings, np.float64))
+    return np.asarray(np.linalg.svd(unit, compute_uv=False))
 
 
 def effective_rank(values: ArrayLike) -> float:

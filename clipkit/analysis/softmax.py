@@ -126,7 +126,7 @@ def iter_cache_sized(matrix: BlockMatrix) -> Iterator[NDArray[np.float32]]:
 
 
 def learned_bias(logits: FeatureFile) -> float | None:
-    """Return the bias of a model whose probabilities are sigmoids; None for other models.
+    """Return the bias of a model that predicts by sigmoids; None for other models.
 
     It is learned for prompts, so there is none for random or whitened directions either.
     """
@@ -195,15 +195,9 @@ def entropy_summary(
         pairs = mean_entropy_and_confidence(cosines, temperatures, bias)
         outcomes = cosines.shape[1] if bias is None else 2
         for tau, (mean_entropy, mean_confidence) in zip(temperatures, pairs, strict=True):
-            rows.append(
-                {
-                    "split": name,
-                    "temperature": tau,
-                    "mean_entropy": mean_entropy,
-                    "max_entropy": float(np.log(outcomes)),
-                    "mean_confidence": mean_confidence,
-                }
-            )
+            row = {"split": name, "temperature": tau, "mean_entropy": mean_entropy}
+            row |= {"max_entropy": float(np.log(outcomes)), "mean_confidence": mean_confidence}
+            rows.append(row)
     history = logits.extended_history(
         "entropy",
         temperature=list(temperatures),

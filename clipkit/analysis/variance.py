@@ -74,7 +74,12 @@ class Regressions:
             values, positions = np.unique(codes, return_inverse=True)
             self._places[name] = slice(start, start + len(values))
             start += len(values)
-            _check_count(start)
+            if start > MAX_VALUES:
+                raise ClipkitError(
+                    f"attributes: expected at most {MAX_VALUES:,} values in all, got {start:,} or "
+                    "more",
+                    "choose attributes with --attribute",
+                )
             cells = (np.ones(self.count), (np.arange(self.count), positions))
             blocks.append(sparse.csr_array(cells, shape=(self.count, len(values))))
         indicators = sparse.hstack(blocks, format="csr")  # (N, P)
@@ -158,14 +163,6 @@ class Regressions:
         variance = (total - explained) / (self.count - rank)
         with np.errstate(invalid="ignore", divide="ignore"):  # all rows are equal
             return 1 - variance * (self.count - 1) / total
-
-
-def _check_count(values: int) -> None:
-    if values > MAX_VALUES:
-        raise ClipkitError(
-            f"attributes: expected at most {MAX_VALUES:,} values in all, got {values:,} or more",
-            "choose attributes with --attribute",
-        )
 
 
 class Term:
@@ -328,16 +325,10 @@ def _attribute_rows(terms: Sequence[Term], images: FeatureFile, split: str) -> l
         )
     rows = []
     for term in terms:
-        row = {
-            "split": split,
-            "attribute": term.name,
-            "values": term.values,
-            "rows": int(term.known.sum()),
-            "share": float(term.share()),
-            "null95": float(term.null95()),
-            **unique.get(term.name, NO_UNIQUE),
-        }
-        rows.append(row)
+        row = {"split": split, "attribute": term.name, "values": term.values}
+        row |= {"rows": int(term.known.sum())}
+        row |= {"share": float(term.share()), "null95": float(term.null95())}
+        rows.append(row | unique.get(term.name, NO_UNIQUE))
     return rows
 
 

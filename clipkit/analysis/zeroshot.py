@@ -126,7 +126,7 @@ def _check_one_attribute(logits: FeatureFile) -> None:
     if is_labelled or len(attributes) < 2 or not all(value for _, _, value in names):
         return
     raise ClipkitError(
-        f"{logits.display_name}: expected words of one attribute, got those of {len(attributes)}: "
+        f"{logits.display_name}: expected words of one attribute, got {len(attributes)}: "
         f"{abridged(attributes)}",
         f"keep the lines '{attributes[0]}: ...' alone, or compare them with: clipkit attributes",
     )
@@ -145,7 +145,7 @@ def _evaluate_split(logits: FeatureFile, name: str) -> tuple[dict[str, Any], Spl
         start += len(scores)
     row: dict[str, Any] = {"split": name, "acc1": np.nan, "acc5": np.nan}  # the first columns
     row |= metrics.accuracies(split.labels, predicted)
-    row["acc1_low"], row["acc1_high"] = metrics.accuracy_interval(split.labels, predicted)
+    row |= metrics.accuracy_interval(split.labels, predicted)
     if split.labels is not None and len(logits.class_names or []) >= TOP:
         row["acc5"] = in_top / len(split)
     return row, Split(labels=split.labels, ids=split.ids, predicted=predicted[None])

@@ -34,11 +34,11 @@ UNITS = {
     "": (
         "a above acc_a acc_b ami ari attribute b both brier C changed chance class classifier "
         "control cost dataset difference draw eval_split file fit_split fitted group high id "
-        "information k kappa label low model names names_high names_low neither nll nmi nmi_chance "
-        "null null5 only_a only_b p p_holm prediction probe probe_high probe_low prompt prompts "
-        "random random_high random_low rank reach reach_high reach_low rows runner_up "
-        "runner_up_score scope score shots split standardize support temperature unique_rows unit "
-        "values weight zeroshot zeroshot_high zeroshot_low"
+        "information k kappa label log10_p low model names names_high names_low neither nll "
+        "nmi nmi_chance null null5 only_a only_b p p_holm prediction probe probe_high probe_low "
+        "prompt prompts random random_high random_low rank reach reach_high reach_low rows "
+        "runner_up runner_up_score scope score shots split standardize support temperature "
+        "unique_rows unit values weight zeroshot zeroshot_high zeroshot_low"
     ),
 }
 COLUMNS: dict[str, str] = {}
@@ -190,6 +190,15 @@ def _cells(rows: Sequence[Row], names: Sequence[str]) -> Cells:
     for name in names:
         cells[name] = [_rounded(row[name]) for row in rows]
     return cells
+
+
+def format_p(p: float) -> str:
+    """Format a p-value; one that is too small for a float is not 0.
+
+    >>> format_p(0.0231), format_p(0.0)
+    ('0.023', '< 1e-300')
+    """
+    return f"{p:.2g}" if p else "< 1e-300"
 
 
 def _rounded(value: Any) -> Any:
@@ -345,4 +354,6 @@ def _table_text(name: str, value: Any) -> str:
         return f"{100 * value:.2f}"
     if unit == "nats":
         return f"{value:.4f}"
+    if name in ("p", "p_holm") and not value:
+        return format_p(value)
     return _text(value) if value.is_integer() else f"{value:.4g}"

@@ -336,7 +336,7 @@ async def _request(system: Any, url: str, offset: int | None, size: int) -> _Rep
         total=None, sock_connect=TIMEOUT_SECONDS, sock_read=TIMEOUT_SECONDS
     )
     session = await system.set_session()
-    data = bytearray()
+    body = io.BytesIO()  # which gives its bytes without a copy
     start = asyncio.get_running_loop().time()
     most = WHOLE_SECONDS if offset is None else math.inf
     try:
@@ -346,9 +346,10 @@ async def _request(system: Any, url: str, offset: int | None, size: int) -> _Rep
         ):
             total = _check_answer(response, offset)
             async for block in response.content.iter_any():
-                data += block
-                deadline.reschedule(start + min(TIMEOUT_SECONDS + len(data) / SLOWEST_RATE, most))
-                if len(data) >= size:
+                body.write(block)
+                received = body.tell()
+                deadline.reschedule(start + min(TIMEOUT_SECONDS + received / SLOWEST_RATE, most))
+                if received >= size:
                     break
     except aiohttp.InvalidUrlRedirectClientError:
         raise ClipkitError(f"{display_url(url)}: the server {REDIRECTED}") from None
@@ -358,10 +359,12 @@ async def _request(system: Any, url: str, offset: int | None, size: int) -> _Rep
         raise
     except (aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError, aiohttp.ClientOSError):
         raise ConnectionResetError("the connection was cut") from None
+    body.truncate(size)
+    data = body.getvalue()
     if offset is None and data[:256].lstrip().lower().startswith((b"<!doctype html", b"<html")):
         raise _page(url)
     state = response.headers.get("ETag") or response.headers.get("Last-Modified", "")
-    return _Reply(bytes(data[:size]), total, state)
+    return _Reply(data, total, state)
 
 
 def _encoded(url: str) -> Any:

@@ -71,15 +71,6 @@ def format_points(value: float, low: float, high: float) -> str:
     return f"{100 * value:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})"
 
 
-def format_p(p: float) -> str:
-    """Format a p-value; one that is too small for a float is not 0.
-
-    >>> format_p(0.0231), format_p(0.0)
-    ('0.023', '< 1e-300')
-    """
-    return f"{p:.2g}" if p else "< 1e-300"
-
-
 def format_percent(fraction: float) -> str:
     """Format a fraction in percent; an empty string for NaN."""
     return "" if math.isnan(fraction) else _format_number(fraction, "%")

@@ -12,8 +12,9 @@ from clipkit.analysis.comparison import compare_right
 from clipkit.analysis.results import Predictions, Row
 from clipkit.base import console
 from clipkit.base.names import distinct_names
+from clipkit.base.tables import format_p
 from clipkit.report.blocks import Bar, Fact
-from clipkit.report.markdown import escape, format_p
+from clipkit.report.markdown import escape
 
 SIGNIFICANT = 0.05  # p below it is shown to be a difference
 

@@ -12,6 +12,7 @@ from clipkit.analysis import comparison, metrics
 from clipkit.analysis.comparison import Bools
 from clipkit.analysis.for_people import attribute_rows
 from clipkit.analysis.results import Row, columns_of
+from clipkit.base.tables import format_p
 from clipkit.base.version import __version__
 from clipkit.features.history import Entry
 from clipkit.features.model import FeatureFile
@@ -20,7 +21,6 @@ from clipkit.report.blocks import Bar, Block, Cell, Measurement, Number, Table
 from clipkit.report.markdown import (
     escape,
     format_measurement,
-    format_p,
     format_percent,
     format_points,
 )

@@ -101,7 +101,7 @@ def _smallest(values: Floats, count: int) -> Int64:
 
 
 def _solve(rows: Floats, signs: Floats) -> tuple[Floats, float]:
-    """Return weights of rows, whose sum is 0, and an intercept, such that all margins are 1."""
+    """Return weights of rows, which add up to 0, and an intercept, such that all margins are 1."""
     gram = (rows @ rows.T).astype(np.float64)
     factor = cho_factor(gram.T, overwrite_a=True, check_finite=False)
     right_sides = np.column_stack([signs, np.ones(len(rows))])

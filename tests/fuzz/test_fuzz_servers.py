@@ -1,0 +1,203 @@
+"""Servers that lie: a command gets the right data, or says in one line why not, in time."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from factories import messages
+from fuzz.archives import WRITERS, png
+from fuzz.commands import Runner
+
+from clipkit.features import read
+
+pytest.importorskip("aiohttp", reason="the extra remote is not installed")
+pytestmark = pytest.mark.long
+
+SECONDS = 15  # an honest answer takes none, and a deadline is half a second, three times
+MEMORY = 1200 << 20  # an image may have 512 MiB
+FAST = {"TIMEOUT_SECONDS": 0.5, "PAUSE_SECONDS": 0.01}
+PAGE = b"<!doctype html><title>Log in</title>"
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+# What is sent in place of the truth: the status, a header, or what a function makes of the true
+# `body`, stated `total`, stated `length` or `first` byte. `before` and `after` are sent for ever,
+# and of an answer with `pace` so many bytes come every 20 ms.
+LIES: dict[str, dict[str, Any]] = {
+    "nothing": {},
+    "401": {"status": "401 Unauthorized"},
+    "404": {"status": "404 Not Found"},
+    "503": {"status": "503 Service Unavailable"},
+    "204": {"status": "204 No Content", "body": lambda part: b""},
+    "200 for a part": {"status": "200 OK"},
+    "206 without a range": {"status": "206 Partial Content", "total": None},
+    "a status of letters": {"status": "abc"},
+    "half of the size": {"total": lambda size: size // 2},
+    "twice the size": {"total": lambda size: size * 2},
+    "no size": {"total": lambda size: "*"},
+    "size 0": {"total": lambda size: 0},
+    "a size of 40 digits": {"total": lambda size: "9" * 40},
+    "2 exabytes": {"total": lambda size: 2**61},
+    "a negative size": {"total": lambda size: -size},
+    "another start": {"first": lambda first: first + 1},
+    "a shorter length": {"length": lambda length: length // 2},
+    "a longer length": {"length": lambda length: length + 1000},
+    "a length of letters": {"length": lambda length: "x"},
+    "half a body": {"body": lambda part: part[: len(part) // 2]},
+    "half a body of its length": {"body": lambda part: part[: len(part) // 2], "true": True},
+    "no body": {"body": lambda part: b""},
+    "more than was asked": {"body": lambda part: part + b"x" * 5000, "true": True},
+    "a page": {"body": PAGE, "true": True, "header": "Content-Type: text/html"},
+    "a page with status 200": {"status": "200 OK", "body": PAGE, "true": True},
+    "gzip": {"header": "Content-Encoding: gzip"},
+    "chunks": {"header": "Transfer-Encoding: chunked"},
+    "another file each time": {"changes": True},
+    "a redirect to itself": {"status": "302 Found", "header": "Location: /a"},
+    "a redirect to a file": {"status": "302 Found", "header": "Location: file:///etc/passwd"},
+    "a redirect to ftp": {"status": "302 Found", "header": "Location: ftp://127.0.0.1/a"},
+    "a redirect to nowhere": {"status": "302 Found", "header": "Location: http://[x/"},
+    "a long header": {"header": "X: " + "x" * 10**6},
+    "many headers": {"header": "\r\n".join(f"X{i}: x" for i in range(20_000))},
+    "a control character": {"status": "404 \x1b[31mred"},
+    "silence": {"before": b""},
+    "continue for ever": {"before": CONTINUE},
+    "headers for ever": {"before": b"HTTP/1.1 200 OK\r\nX: x\r\n"},
+    "a dripping answer": {"pace": 1},
+    "a body for ever": {"length": None, "after": b"x" * 2**16},
+    "hangs up": {"hangs_up": True},
+    "another protocol": {"before": b"SSH-2.0-x\r\n"},
+}
+
+
+class Server:
+    """Sends `data` as a lie says, to each request on a connection of its own."""
+
+    def __init__(self, data: bytes, lie: dict[str, Any]) -> None:
+        self.data = data
+        self.lie = lie
+        self.requests = itertools.count()
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.address = "http://{}:{}".format(*self.listener.getsockname())
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self.listener.accept()
+                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        request = b""
+        with connection, contextlib.suppress(OSError):
+            while not request.endswith(b"\r\n\r\n"):
+                request += connection.recv(4096)
+            end = time.monotonic() + 2 * SECONDS
+            for part in self._answer(request.decode()):
+                connection.sendall(part)
+                if time.monotonic() > end:
+                    return
+
+    def _answer(self, request: str) -> Iterator[bytes]:
+        """Yield an answer in parts, which may never end."""
+        lie = self.lie
+        if "hangs_up" in lie:
+            return
+        while "before" in lie:
+            yield lie["before"]
+            time.sleep(0.02)
+        answer = self._header_and_body(request)
+        pace = lie.get("pace")
+        for start in range(0, len(answer), pace or len(answer)):
+            yield answer[start : start + (pace or len(answer))]
+            time.sleep(0.02 if pace else 0)
+        while "after" in lie:
+            yield lie["after"]
+
+    def _header_and_body(self, request: str) -> bytes:
+        data, lie = self.data, self.lie
+        if not request.startswith("GET /a") and PAGE not in lie.values():  # the names of classes
+            data, lie = b"", {"status": "404 Not Found"}
+        if "changes" in lie and next(self.requests):
+            data = data[:-700] + bytes(700)
+        header = {"Connection": "close", "ETag": hash(data)}
+        wanted = re.search(r"Range: bytes=(\d+)-(\d+)", request)
+        first, last = map(int, wanted.groups()) if wanted else (0, len(data))
+        part = data[first : last + 1]
+        status = "206 Partial Content" if wanted else "200 OK"
+        total = lie.get("total", int)
+        if wanted and total is not None:
+            start = lie.get("first", int)(first)
+            header["Content-Range"] = f"bytes {start}-{first + len(part) - 1}/{total(len(data))}"
+        body = lie.get("body", bytes)
+        body = body if body == PAGE else body(part)
+        length = lie.get("length", int)
+        if length is not None:
+            header["Content-Length"] = length(len(body) if "true" in lie else len(part))
+        lines = [f"HTTP/1.1 {lie.get('status', status)}"]
+        lines += [f"{name}: {value}" for name, value in header.items()]
+        lines += [lie["header"]] if "header" in lie else []
+        return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+@pytest.fixture(scope="module")
+def runner(fork_server, tmp_path_factory) -> Runner:
+    """A runner in a folder with a tar, a Parquet file, an image and what each gives."""
+    runner = Runner(fork_server, tmp_path_factory.mktemp("lies"))
+    (runner.folder / "a.png").write_bytes(png(1))
+    for ending in (".tar", ".parquet", ".csv"):
+        source = runner.folder / f"a{ending}"
+        if ending in WRITERS:
+            WRITERS[ending](source)
+        else:
+            source.write_text("path\na.png\n")
+        assert runner.run("embed", source, "-o", f"right{ending}.h5").exit_code == 0
+    return runner
+
+
+@pytest.mark.parametrize("ending", [".tar", ".parquet", ".csv"])
+@pytest.mark.parametrize("name", LIES)
+def test_a_server_that_lies_gives_the_right_data_or_one_line(runner, name, ending, serve):
+    folder = runner.folder
+    runner.clear()
+    address = serve(folder / ("a.png" if ending == ".csv" else f"a{ending}"), LIES[name])
+    source = f"{address}/a{ending}"
+    if ending == ".csv":
+        (folder / "out.csv").write_text(f"path\n{address}/a.png\n")
+        source = "out.csv"
+    ended, problem = runner.judge("embed", source, "-o", "out.h5", remote=FAST, memory=MEMORY)
+    assert not problem
+    assert ended.seconds < SECONDS
+    assert "\x1b" not in messages(ended.stderr)
+    if ended.exit_code == 0:
+        right, got = read(folder / f"right{ending}.h5"), read(folder / "out.h5")
+        assert [*got.splits] == [*right.splits]
+        for split, other in zip(got.splits.values(), right.splits.values(), strict=True):
+            assert (split.features == other.features).all()
+    else:
+        assert name != "nothing"
+        assert not (folder / "out.h5").exists()
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Path, dict[str, Any]], str]]:
+    """Start servers of files, and return their addresses."""
+    servers: list[Server] = []
+
+    def start(path: Path, lie: dict[str, Any]) -> str:
+        servers.append(Server(path.read_bytes(), lie))
+        return servers[-1].address
+
+    yield start
+    for server in servers:
+        server.close()
