@@ -103,7 +103,7 @@ def test_embed_logs_what_it_will_do_and_its_end(embed_words, tiny_clip_dir, tmp_
     first, last = ok(*embed_words).stderr.splitlines()
     model = f"{tiny_clip_dir} on cpu in fp32"
     assert first == f"clipkit: embedding digits: 10 images with {model} to {tmp_path / 'img.h5'}"
-    assert re.fullmatch(r"clipkit: embedding digits: 10 images in \d s", last)
+    assert re.fullmatch(r"clipkit: embedding digits: 10 images in \d+ s", last)
 
 
 def test_an_announced_log_has_its_next_line_only_when_it_is_due(monkeypatch, capsys):
@@ -117,7 +117,7 @@ def test_an_announced_log_has_its_next_line_only_when_it_is_due(monkeypatch, cap
         work()
     first, last = capsys.readouterr().err.splitlines()
     assert first == "clipkit: work: 9 rows"
-    assert last == "clipkit: work: stopped at 5 of 11 rows after 0 s"
+    assert last.startswith("clipkit: work: stopped at 5 of 11 rows after ")
 
 
 def test_verbose_names_the_model_and_times_the_stages(embed_words, tiny_clip_dir):
