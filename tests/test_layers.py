@@ -297,16 +297,16 @@ def test_an_interrupted_run_over_several_layers_continues(tmp_path, monkeypatch)
     assert sorted(contents(whole)) == ["l0.h5", "l2.h5", "l4.h5"]
 
     output, batches = str(broken / "l{layer}.h5"), []
-    encode_images = encoder.encode_images
+    encode_images = models.Encoder.encode_images
 
-    def stop(pixels):
+    def stop(self, pixels):
         batches.append(pixels)
         if len(batches) == 4:
             raise KeyboardInterrupt
-        return encode_images(pixels)
+        return encode_images(self, pixels)
 
     with monkeypatch.context() as patch:
-        patch.setattr(encoder, "encode_images", stop)
+        patch.setattr(models.Encoder, "encode_images", stop)
         with pytest.raises(KeyboardInterrupt):
             embedding.embed_images(data, encoder, output)
     assert not [name for name in contents(broken) if name.startswith("l0")]
