@@ -22,7 +22,12 @@ N_MERGES = 49152 - 256 - 2  # rules of the published vocabulary
 START, END = "<|startoftext|>", "<|endoftext|>"
 MEAN, STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
 NO_SENTENCEPIECE = "sentencepiece and protobuf are not installed (clipkit-vl[siglip])"
-SMALL_TOWER = {"intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+SMALL_TOWER = {
+    **{"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2},
+    "intermediate_size": 64,
+}
+SMALL_VISION = {**SMALL_TOWER, "image_size": 32, "patch_size": 8}
+STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb")
 
 
 def some_quick(names: Iterable[str], quick: Container[str]) -> list[Any]:
@@ -66,33 +71,17 @@ def write_tokenizer(folder: Path, context_length: int) -> None:
     tokens += [START, END]
     write_json(folder / "vocab.json", **{token: i for i, token in enumerate(tokens)})
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
-    write_json(
-        folder / "tokenizer_config.json",
-        tokenizer_class="CLIPTokenizer",
-        model_max_length=context_length,
-        bos_token=START,
-        eos_token=END,
-        unk_token=END,
-        pad_token=END,
-    )
+    settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": context_length}
+    settings |= dict.fromkeys(("eos_token", "unk_token", "pad_token"), END)
+    write_json(folder / "tokenizer_config.json", **settings, bos_token=START)
 
 
 def write_processor(folder: Path, size: int) -> None:
-    write_json(
-        folder / "preprocessor_config.json",
-        image_processor_type="CLIPImageProcessor",
-        do_resize=True,
-        size={"shortest_edge": size},
-        resample=3,
-        do_center_crop=True,
-        crop_size={"height": size, "width": size},
-        do_rescale=True,
-        rescale_factor=1 / 255,
-        do_normalize=True,
-        image_mean=MEAN,
-        image_std=STD,
-        do_convert_rgb=True,
-    )
+    settings: dict[str, Any] = dict.fromkeys(STEPS, True)
+    settings |= {"size": {"shortest_edge": size}, "crop_size": {"height": size, "width": size}}
+    settings |= {"image_mean": MEAN, "image_std": STD, "rescale_factor": 1 / 255, "resample": 3}
+    settings |= {"image_processor_type": "CLIPImageProcessor"}
+    write_json(folder / "preprocessor_config.json", **settings)
 
 
 def write_weights(folder: Path, kind: Any, config: Any, seed: int) -> None:
@@ -134,10 +123,16 @@ def tiny_siglip(folder: Path, seed: int = 0) -> Path:
     from transformers import SiglipConfig, SiglipModel
 
     special = {"bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 49407}
-    text = {**SMALL_TOWER, "hidden_size": 32, "vocab_size": 49408, **special}
-    vision = {**SMALL_TOWER, "hidden_size": 32, "image_size": 32, "patch_size": 8}
-    config = SiglipConfig(text_config=text, vision_config=vision)
+    text = {**SMALL_TOWER, "vocab_size": 49408, **special}
+    config = SiglipConfig(text_config=text, vision_config=SMALL_VISION)
     return write_model(folder, SiglipModel, config, seed)
+
+
+def siglip_without_tokenizer(folder: Path, seed: int) -> Path:
+    tiny_siglip(folder, seed)
+    for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):
+        (folder / name).unlink()
+    return folder
 
 
 def transformers_5_form(folder: Path, seed: int = 0) -> Path:
@@ -164,20 +159,11 @@ def published_siglip(folder: Path, seed: int = 0) -> Path:
 
     trainer = pytest.importorskip("sentencepiece", reason=NO_SENTENCEPIECE).SentencePieceTrainer
     pytest.importorskip("google.protobuf", reason=NO_SENTENCEPIECE)
-    tiny_siglip(folder, seed)
-    for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):
-        (folder / name).unlink()
+    siglip_without_tokenizer(folder, seed)
     prompts = Path(__file__).parents[1] / "prompts" / "generic415.txt"
-    trainer.train(
-        input=str(prompts),
-        model_prefix=str(folder / "spiece"),
-        vocab_size=400,
-        pad_id=0,
-        eos_id=1,
-        unk_id=2,
-        bos_id=-1,
-        minloglevel=2,
-    )
+    files = {"input": str(prompts), "model_prefix": str(folder / "spiece")}
+    special = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
+    trainer.train(**files, vocab_size=400, **special, minloglevel=2)
     SiglipTokenizer(str(folder / "spiece.model")).save_pretrained(folder)
     return folder
 
@@ -186,9 +172,7 @@ def tiny_siglip2(folder: Path, seed: int = 0) -> Path:
     """Write a small SigLIP 2 of fixed resolution, with a small tokenizer of Gemma's kind."""
     from transformers import GemmaTokenizer
 
-    tiny_siglip(folder, seed)
-    for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):
-        (folder / name).unlink()
+    siglip_without_tokenizer(folder, seed)
     pieces = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "\u2581"]
     pieces += [f"<0x{byte:02X}>" for byte in range(256)]
     pieces += list(string.ascii_letters + string.digits + string.punctuation)
@@ -202,32 +186,24 @@ def tiny_naflex(folder: Path, seed: int = 0) -> Path:
     """Write a small SigLIP 2 NaFlex with a small tokenizer of Gemma's kind."""
     from transformers import Siglip2Config, Siglip2Model
 
-    tiny_siglip2(folder.with_name(f"{folder.name}-tokenizer"), seed)
+    other = tiny_siglip2(folder.with_name(f"{folder.name}-tokenizer"), seed)
     special = {"bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0}
-    text = {**SMALL_TOWER, "hidden_size": 32, "vocab_size": 400, **special}
-    vision = {**SMALL_TOWER, "hidden_size": 32, "num_patches": 16, "patch_size": 8}
+    text = {**SMALL_TOWER, "vocab_size": 400, **special}
+    vision = {**SMALL_TOWER, "num_patches": 16, "patch_size": 8}
     write_weights(folder, Siglip2Model, Siglip2Config(text_config=text, vision_config=vision), seed)
     for name in ("tokenizer.json", "tokenizer_config.json"):
-        (folder.with_name(f"{folder.name}-tokenizer") / name).rename(folder / name)
+        (other / name).rename(folder / name)
     write_naflex_processor(folder)
     return folder
 
 
 def write_naflex_processor(folder: Path) -> None:
-    write_json(
-        folder / "preprocessor_config.json",
-        image_processor_type="Siglip2ImageProcessor",
-        do_convert_rgb=True,
-        do_resize=True,
-        resample=2,
-        do_rescale=True,
-        rescale_factor=1 / 255,
-        do_normalize=True,
-        image_mean=[0.5, 0.5, 0.5],
-        image_std=[0.5, 0.5, 0.5],
-        patch_size=8,
-        max_num_patches=24,
-    )
+    steps = ("do_convert_rgb", "do_resize", "do_rescale", "do_normalize")
+    settings: dict[str, Any] = dict.fromkeys(steps, True)
+    settings |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "rescale_factor": 1 / 255}
+    settings |= {"patch_size": 8, "max_num_patches": 24, "resample": 2}
+    settings |= {"image_processor_type": "Siglip2ImageProcessor"}
+    write_json(folder / "preprocessor_config.json", **settings)
 
 
 def tiny_metaclip2(folder: Path, seed: int = 0) -> Path:
@@ -238,9 +214,8 @@ def tiny_metaclip2(folder: Path, seed: int = 0) -> Path:
     pieces += list(string.ascii_letters + string.digits + string.punctuation + "éü東京")
     tokenizer = XLMRobertaTokenizer(vocab=[(piece, -1.0) for piece in pieces])
     special = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
-    text = {**SMALL_TOWER, "hidden_size": 32, "vocab_size": len(tokenizer), **special}
-    vision = {**SMALL_TOWER, "hidden_size": 32, "image_size": 32, "patch_size": 8}
-    config = MetaClip2Config(text_config=text, vision_config=vision, projection_dim=16)
+    text = {**SMALL_TOWER, "vocab_size": len(tokenizer), **special}
+    config = MetaClip2Config(text_config=text, vision_config=SMALL_VISION, projection_dim=16)
     write_weights(folder, MetaClip2Model, config, seed)
     tokenizer.save_pretrained(folder)
     write_processor(folder, 32)
@@ -251,9 +226,7 @@ def tiny_aimv2_lit(folder: Path, seed: int = 0) -> Path:
     """Write a small AIMv2-LiT, whose text tower is of CLIP's kind."""
     from transformers import Aimv2Config, Aimv2Model
 
-    text = {**SMALL_TOWER, "hidden_size": 32}
-    vision = {**SMALL_TOWER, "hidden_size": 32, "image_size": 32, "patch_size": 8}
-    config = Aimv2Config(text_config=text, vision_config=vision, projection_dim=16)
+    config = Aimv2Config(text_config=SMALL_TOWER, vision_config=SMALL_VISION, projection_dim=16)
     return write_model(folder, Aimv2Model, config, seed)
 
 
@@ -279,18 +252,11 @@ def openai_form(folder: Path, seed: int = 0) -> Path:
 
     edit_tensors(folder, add_buffers)
     edit_json(folder / "config.json", make_old)
-    write_json(
-        folder / "preprocessor_config.json",
-        crop_size=224,
-        do_center_crop=True,
-        do_normalize=True,
-        do_resize=True,
-        feature_extractor_type="CLIPFeatureExtractor",
-        image_mean=MEAN,
-        image_std=STD,
-        resample=3,
-        size=224,
-    )
+    settings: dict[str, Any] = dict.fromkeys(("do_center_crop", "do_normalize", "do_resize"), True)
+    settings |= {"crop_size": 224, "size": 224, "resample": 3}
+    settings |= {"image_mean": MEAN, "image_std": STD}
+    settings |= {"feature_extractor_type": "CLIPFeatureExtractor"}
+    write_json(folder / "preprocessor_config.json", **settings)
     return folder
 
 

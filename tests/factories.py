@@ -27,8 +27,10 @@ ROWS = 6
 
 
 def messages(stderr: str) -> str:
-    """Return standard error without the lines that `embed` writes into a batch job's log."""
-    return re.sub(r"^clipkit: embedding [^:]*: .*\n", "", stderr, flags=re.MULTILINE)
+    """Return standard error without the progress of long work, which a busy machine shows."""
+    state = r"running for|done in|stopped a|[\d,]+ of [\d,]+ |[\d,]+ \w+ in \d"
+    progress = rf"^clipkit: (embedding [^:]*: |[^:\n]*: ({state})).*\n"
+    return re.sub(progress, "", stderr, flags=re.MULTILINE)
 
 
 def refused(result: Any, exit_code: int, *parts: str) -> str:

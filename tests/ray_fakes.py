@@ -1,4 +1,4 @@
-"""Ray within a process, and images that end the process which decodes them.
+"""Ray within a process, images that end the process which decodes them, and files of images.
 
 Ray's workers import this module.
 """
@@ -6,8 +6,10 @@ Ray's workers import this module.
 from __future__ import annotations
 
 import functools
+import io
 import os
 import signal
+import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
+from PIL import Image
 
 from clipkit import datasets
 from clipkit.base import console
@@ -158,3 +162,28 @@ class FakeRay:
 
     def kill(self, actor: Any) -> None:
         pass
+
+
+def write_images(images: list[Image.Image], folder: Path, form: str) -> ImageDataset:
+    """Write images as files, a tar or a Parquet file, and read them."""
+    contents = []
+    for image in images:
+        stream = io.BytesIO()
+        image.save(stream, "PNG")
+        contents.append(stream.getvalue())
+    if form == "files":
+        for number, content in enumerate(contents):
+            (folder / f"{number:04}.png").write_bytes(content)
+        return datasets.load(str(folder)).splits["all"]
+    path = folder / f"images.{form}"
+    if form == "tar":
+        with tarfile.open(path, "w") as archive:
+            for number, content in enumerate(contents):
+                member = tarfile.TarInfo(f"{number:04}.png")
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+    else:
+        pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+        column = pa.array([{"bytes": content, "path": None} for content in contents])
+        pq.write_table(pa.table({"image": column}), path, row_group_size=100)
+    return datasets.load(str(path)).splits["all"]

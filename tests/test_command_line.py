@@ -33,7 +33,7 @@ def commands() -> Iterator[tuple[str, Any]]:
 
 
 @pytest.fixture
-def embed_words(tiny_clip_dir: Path, tmp_path: Path) -> list[object]:
+def embed_words(tiny_clip_dir, tmp_path) -> list[object]:
     """A short run of embed."""
     options = ("--limit", 5, "--precision", "fp32", "-o", tmp_path / "img.h5")
     return ["embed", "digits", "-m", tiny_clip_dir, *options]
@@ -43,18 +43,16 @@ def embed_words(tiny_clip_dir: Path, tmp_path: Path) -> list[object]:
 
 
 @pytest.mark.parametrize("place", [0, 1, 2, 100])
-@pytest.mark.parametrize("flag", ["-q", "--quiet"])
-def test_quiet_may_stand_anywhere(embed_words: list[object], place: int, flag: str) -> None:
-    embed_words.insert(place, flag)
+def test_quiet_may_stand_anywhere(embed_words, place):
+    embed_words.insert(place, "--quiet" if place % 2 else "-q")
     assert ok(*embed_words).stderr == ""
 
 
 @pytest.mark.long
-def test_quiet_may_be_one_of_several_letters(embed_words: list[object]) -> None:
-    *words, flag, output = embed_words
-    assert flag == "-o"
-    for number, letters in enumerate(["-qo", "-fqo", "-qfo"]):
-        assert ok(*words, letters, output).stderr == "", number
+@pytest.mark.parametrize("letters", ["-qo", "-fqo", "-qfo"])
+def test_quiet_may_be_one_of_several_letters(embed_words, letters):
+    *words, _, output = embed_words
+    assert ok(*words, letters, output).stderr == ""
 
 
 @pytest.mark.parametrize(
@@ -74,7 +72,7 @@ def test_quiet_may_be_one_of_several_letters(embed_words: list[object]) -> None:
         ("logits - - -q", "quiet"),
     ],
 )
-def test_a_common_option_is_taken_where_it_is_no_value(words: str, common: str) -> None:
+def test_a_common_option_is_taken_where_it_is_no_value(words, common):
     context = get_command(cli.app).make_context("clipkit", [], resilient_parsing=True)
     left = words.split()
     while hasattr(context.command, "commands"):
@@ -84,36 +82,32 @@ def test_a_common_option_is_taken_where_it_is_no_value(words: str, common: str) 
     assert [name for name in cli.EVERYWHERE if context.params[name]] == common.split()
 
 
-def test_no_command_has_a_common_option_of_its_own() -> None:
+def test_no_command_has_a_common_option_of_its_own():
     for name, command in commands():
-        for parameter in command.params:
-            assert parameter.name not in cli.EVERYWHERE, name
+        names = {parameter.name for parameter in command.params}
+        assert not names.intersection(cli.EVERYWHERE), name
 
 
-def test_quiet_and_verbose_exclude_each_other(logits_h5: Path) -> None:
+def test_quiet_and_verbose_exclude_each_other(logits_h5):
     assert "expected -q or -v, got both" in fails("entropy", logits_h5, "-qv", exit_code=2)
 
 
-def test_debug_after_the_command_shows_the_traceback() -> None:
+def test_debug_after_the_command_shows_the_traceback():
     assert "Traceback" in clipkit("entropy", "no.h5", "--debug").stderr
 
 
 # -- a batch job's log and details -----------------------------------------------------------------
 
 
-def test_embed_logs_what_it_will_do_and_its_end(
-    embed_words: list[object], tiny_clip_dir: Path, tmp_path: Path
-) -> None:
+def test_embed_logs_what_it_will_do_and_its_end(embed_words, tiny_clip_dir, tmp_path):
     first, last = ok(*embed_words).stderr.splitlines()
     model = f"{tiny_clip_dir} on cpu in fp32"
     assert first == f"clipkit: embedding digits: 10 images with {model} to {tmp_path / 'img.h5'}"
-    assert re.fullmatch(r"clipkit: embedding digits: 10 images in \d s", last)
+    assert re.fullmatch(r"clipkit: embedding digits: 10 images in \d+ s", last)
 
 
-def test_an_announced_log_has_its_next_line_only_when_it_is_due(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def work() -> None:
+def test_an_announced_log_has_its_next_line_only_when_it_is_due(monkeypatch, capsys):
+    def work():
         with console.progress("work", "rows", 2, "9 rows") as update:
             update(5, 11)
             raise ValueError("stop")
@@ -123,12 +117,10 @@ def test_an_announced_log_has_its_next_line_only_when_it_is_due(
         work()
     first, last = capsys.readouterr().err.splitlines()
     assert first == "clipkit: work: 9 rows"
-    assert last == "clipkit: work: stopped at 5 of 11 rows after 0 s"
+    assert last.startswith("clipkit: work: stopped at 5 of 11 rows after ")
 
 
-def test_verbose_names_the_model_and_times_the_stages(
-    embed_words: list[object], tiny_clip_dir: Path
-) -> None:
+def test_verbose_names_the_model_and_times_the_stages(embed_words, tiny_clip_dir):
     model, tower, opening, threads, *_, end = ok(*embed_words, "-v").stderr.splitlines()
     weights = tiny_clip_dir / "model.safetensors"
     assert re.fullmatch(rf"clipkit: model \S+: {weights}, sha256:[0-9a-f]{{64}}", model)
@@ -142,7 +134,7 @@ def test_verbose_names_the_model_and_times_the_stages(
     )
 
 
-def test_every_command_reports_its_stages_if_asked(logits_h5: Path) -> None:
+def test_every_command_reports_its_stages_if_asked(logits_h5):
     report = ok("entropy", logits_h5, "-v")
     assert report.stdout == ok("entropy", logits_h5).stdout
     assert "reading files" in report.stderr.splitlines()[-1]
@@ -151,7 +143,7 @@ def test_every_command_reports_its_stages_if_asked(logits_h5: Path) -> None:
 # -- help and completion ---------------------------------------------------------------------------
 
 
-def test_the_help_groups_the_commands() -> None:
+def test_the_help_groups_the_commands():
     text = ok("--help").stdout
     places = [text.index(f"─ {group} ─") for group in cli.GROUPS]
     assert places == sorted(places)
@@ -159,9 +151,7 @@ def test_the_help_groups_the_commands() -> None:
 
 
 @pytest.mark.parametrize("command", [name for name, _ in commands()])
-def test_the_help_has_an_example_and_panels_but_no_types_or_ranges(
-    command: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_help_has_an_example_and_panels_but_no_types_or_ranges(command, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     text = ok(*command.split(), "--help").stdout
     assert "Example: clipkit" in text
@@ -172,12 +162,12 @@ def test_the_help_has_an_example_and_panels_but_no_types_or_ranges(
         assert {"Arguments", "Output"} <= set(titles)
 
 
-def test_the_panels_of_the_help_name_options() -> None:
+def test_the_panels_of_the_help_name_options():
     names = {parameter.name for _, command in commands() for parameter in command.params}
     assert set(" ".join(_help.PANELS.values()).split()) <= {*names, "help"}
 
 
-def test_an_option_takes_the_same_kind_of_value_in_all_commands() -> None:
+def test_an_option_takes_the_same_kind_of_value_in_all_commands():
     kinds: dict[str, set[str]] = {}
     for command, entry in commands():
         for parameter in entry.params:
@@ -190,7 +180,7 @@ def test_an_option_takes_the_same_kind_of_value_in_all_commands() -> None:
     assert not {name: values for name, values in kinds.items() if len(values) > 1}
 
 
-def test_an_earlier_name_stands_for_an_option_that_its_command_has() -> None:
+def test_an_earlier_name_stands_for_an_option_that_its_command_has():
     entries = dict(commands())
     for command, names in _options.EARLIER_NAMES.items():
         options = {name for parameter in entries[command].params for name in parameter.opts}
@@ -233,9 +223,7 @@ def complete(line: str, folder: Path, shell: str = "bash", **variables: str) -> 
         ('clipkit zeroshot "img.h5 --split ', []),
     ],
 )
-def test_completion_offers_values_and_never_complains(
-    tmp_path: Path, line: str, expected: list[str]
-) -> None:
+def test_completion_offers_values_and_never_complains(tmp_path, line, expected):
     write_feature_file(tmp_path / "img.h5")
     os.mkfifo(tmp_path / "fifo")
     for name in ("train", "val", "cats"):
@@ -247,19 +235,14 @@ def test_completion_offers_values_and_never_complains(
 
 
 @pytest.mark.long
-def test_completion_offers_models_that_were_fetched_before(tmp_path: Path) -> None:
+def test_completion_offers_models_that_were_fetched_before_and_works_in_zsh(tmp_path):
     (tmp_path / "models--org--clip-x").mkdir()
     line = "clipkit embed digits --model org"
     assert complete(line, tmp_path, HF_HUB_CACHE=str(tmp_path)) == ["org/clip-x"]
+    assert '"knn"' in " ".join(complete("clipkit probe --classifier k", tmp_path, "zsh"))
 
 
-@pytest.mark.long
-def test_completion_works_in_zsh(tmp_path: Path) -> None:
-    offered = complete("clipkit probe --classifier k", tmp_path, "zsh")
-    assert '"knn"' in " ".join(offered)
-
-
-def test_completion_knows_the_data_sets_and_imports_nothing_heavy() -> None:
+def test_completion_knows_the_data_sets_and_imports_nothing_heavy():
     assert list(datasets.REGISTRY) == list(completion.DATASETS)
     assert "tiny" in hub.KNOWN
     script = (
@@ -271,11 +254,10 @@ def test_completion_knows_the_data_sets_and_imports_nothing_heavy() -> None:
     assert run.stdout == "[]\n", run.stderr
 
 
-def test_every_option_that_names_a_split_completes_it() -> None:
-    names = ("split", "fit_split", "eval_split")
+def test_every_option_that_names_a_split_completes_it():
     for command, entry in commands():
         for parameter in entry.params:
-            if parameter.name in names:
+            if parameter.name in ("split", "fit_split", "eval_split"):
                 assert parameter._custom_shell_complete is not None, f"{command}: {parameter.name}"
 
 
@@ -289,14 +271,15 @@ MISTYPED = (
     ("info nosuch", "unknown model 'nosuch'"),
     ("probe x.h5 --classifier svn", "unknown classifier 'svn'; hint: did you mean svm?"),
     ("probe x.h5 --features prob", "hint: did you mean probs?"),
-    ("probe x.h5 --columns acc1,foo", "unknown column 'foo'; hint: without --columns"),
+    ("probe x.h5 --columns acc1,foo", "unknown column 'foo'; hint: without --columns, all are"),
+    ("probe x.h5 --columns acc1x", "did you mean acc1"),
     ("zeroshot x.h5 --columns acc", "unknown column 'acc'; hint: did you mean acc"),
     ("probe x.h5 -C 1;10", "got '1;10'; hint: separate several by commas: 1,10"),
 )
 
 
 @pytest.mark.long
-def test_a_mistyped_option_is_refused_before_any_large_library_is_loaded(tmp_path: Path) -> None:
+def test_a_mistyped_option_is_refused_before_any_large_library_is_loaded(tmp_path):
     program = (
         "import sys\nfrom typer.testing import CliRunner\nfrom clipkit.cli import app\n"
         "for line in sys.stdin:\n"
@@ -314,7 +297,7 @@ def test_a_mistyped_option_is_refused_before_any_large_library_is_loaded(tmp_pat
 
 @pytest.mark.long
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
-def test_a_table_on_a_terminal_without_utf_8_has_no_escapes(encoding: str, tmp_path: Path) -> None:
+def test_a_table_on_a_terminal_without_utf_8_has_no_escapes(encoding, tmp_path):
     write_feature_file(tmp_path / "r.h5", "result")
     command = [sys.executable, "-m", "clipkit", "info", "--runs", "r.h5", "--format", "table"]
     environment = {**os.environ, "PYTHONIOENCODING": encoding}
@@ -325,18 +308,12 @@ def test_a_table_on_a_terminal_without_utf_8_has_no_escapes(encoding: str, tmp_p
 
 
 @pytest.mark.parametrize("command", ["probe", "zeroshot", "cluster", "relabel", "compare"])
-def test_a_second_attribute_does_not_silently_replace_the_first(command: str) -> None:
+def test_a_second_attribute_does_not_silently_replace_the_first(command):
     line = fails(command, "x.h5", "--attribute", "a", "--attribute=b", exit_code=2)
     assert "expected one --attribute, got 2; hint: A*B combines two" in line
 
 
-def test_a_mistyped_column_does_not_list_the_columns_of_all_commands() -> None:
-    line = fails("probe", "x.h5", "--columns", "foo", exit_code=2)
-    assert "unknown column 'foo'; hint: without --columns, all are printed" in line
-    assert "did you mean acc1" in fails("probe", "x.h5", "--columns", "acc1x", exit_code=2)
-
-
-def test_the_usage_line_has_no_hidden_argument() -> None:
+def test_the_usage_line_has_no_hidden_argument():
     usage = ok("relabel", "--help").stdout.split("Usage: ")[1].splitlines()[0]
     assert usage.split() == ["clipkit", "relabel", "[OPTIONS]", "[FILE]"]
 
@@ -359,14 +336,13 @@ def hints_of(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         name = getattr(node, "func", None)
         name = getattr(name, "id", getattr(name, "attr", ""))
-        if not name.endswith("Error") and name not in ("warn", "note", "unknown"):
-            continue
-        for part in ast.walk(node):
-            if isinstance(part, ast.Constant) and isinstance(part.value, str):
-                yield part.value
+        if name.endswith("Error") or name in ("warn", "note", "unknown"):
+            for part in ast.walk(node):
+                if isinstance(part, ast.Constant) and isinstance(part.value, str):
+                    yield part.value
 
 
-def test_a_message_names_only_options_that_the_command_has() -> None:
+def test_a_message_names_only_options_that_the_command_has():
     package = Path(cli.__file__).parent
     others = {"--upgrade", "--head", "--debug", "--help"}  # of pip, of Ray, of clipkit itself
     everywhere = others.union(*[options_of(name.split()[0]) for name, _ in commands()])

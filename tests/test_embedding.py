@@ -7,7 +7,6 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,7 +73,7 @@ class Double:
 
 
 @pytest.fixture
-def shards_of_ten(monkeypatch: pytest.MonkeyPatch) -> None:
+def shards_of_ten(monkeypatch) -> None:
     monkeypatch.setattr(checkpoint, "SHARD_ROWS", 10)
 
 
@@ -111,15 +110,8 @@ def interrupt(folder: Path, splits: dict[str, ImageDataset], stop_at: int) -> Pa
     labelled=st.booleans(),
 )
 def test_rows_labels_and_ids_stay_aligned(
-    n: int,
-    shard_rows: int,
-    batch_size: int,
-    num_workers: int,
-    bad: set[int],
-    labelled: bool,
-    tmp_path_factory: pytest.TempPathFactory,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    n, shard_rows, batch_size, num_workers, bad, labelled, tmp_path_factory, monkeypatch
+):
     monkeypatch.setattr(checkpoint, "SHARD_ROWS", shard_rows)
     splits = {"test": numbers(n, bad, labelled), "train": numbers(3, set(), labelled)}
     good = [i for i in range(n) if i not in bad]
@@ -133,48 +125,50 @@ def test_rows_labels_and_ids_stay_aligned(
     test = file.splits["test"]
     assert test.ids == [f"{i}.png" for i in good]
     assert test.features.tolist() == [[i, 2 * i + 1] for i in good]
-    if labelled:
-        assert test.labels.tolist() == [i % 7 for i in good]
-    else:
-        assert test.labels is None
-    skipped = file.history[0].get("skipped", [])
-    assert [image["id"] for image in skipped] == [f"{i}.png" for i in range(n) if i in bad]
+    labels = None if test.labels is None else test.labels.tolist()
+    assert labels == ([i % 7 for i in good] if labelled else None)
+    skipped = [image["id"] for image in file.history[0].get("skipped", [])]
+    assert skipped == [f"{i}.png" for i in sorted(bad) if i < n]
     assert len(file.splits["train"]) == 3
 
 
-def test_batches_do_not_cross_shards(tmp_path: Path, shards_of_ten: None) -> None:
+def test_batches_do_not_cross_shards(tmp_path, shards_of_ten):
     encoder = Double()
     embed(tmp_path, {"all": numbers(25)}, encoder)
     assert encoder.batches == [4, 4, 2, 4, 4, 2, 4, 1]
     assert threading.get_ident() not in encoder.threads
 
 
-def test_a_run_that_continues_encodes_only_what_is_missing(
-    tmp_path: Path, shards_of_ten: None
-) -> None:
+def test_a_run_that_continues_encodes_only_what_is_missing(tmp_path, shards_of_ten):
     splits = {"all": numbers(25, {3})}
-    interrupt(tmp_path, splits, stop_at=15)
+    partial = interrupt(tmp_path, splits, stop_at=15)
+    skipped = [{"split": "all", "id": "3.png", "reason": "3 is bad"}]
+    (entry,) = features.read(partial / "00000.h5").history
+    assert len(entry.pop("run")) == 64
+    assert entry == {"command": "embed", "shard": 0, "skipped": skipped}
     encoder = Double()
     file = embed(tmp_path, splits, encoder)
     assert sum(encoder.batches) == 15
     assert len(file.splits["all"]) == 24
-    assert [image["id"] for image in file.history[0]["skipped"]] == ["3.png"]
+    assert file.history[0]["skipped"] == skipped
 
 
 def test_shards_are_read_once_and_those_of_an_earlier_run_are_checked_once(
-    tmp_path: Path, shards_of_ten: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tmp_path, shards_of_ten, monkeypatch
+):
     reads: list[str] = []
 
-    def recorded(real: Callable[..., Any]) -> Callable[..., Any]:
-        def read(path: Path, **options: Any) -> Any:
+    def record(name):
+        real = getattr(features, name)
+
+        def read(path, **options):
             reads.append(Path(path).stem)
             return real(path, **options)
 
-        return read
+        monkeypatch.setattr(features, name, read)
 
-    monkeypatch.setattr(features, "read", recorded(features.read))
-    monkeypatch.setattr(features, "open_file", recorded(features.open_file))
+    record("read")
+    record("open_file")
     splits = {"all": numbers(25)}
     embed(tmp_path, splits, Double(), force=True)
     assert reads == ["00000", "00001", "00002", "out"]
@@ -185,9 +179,7 @@ def test_shards_are_read_once_and_those_of_an_earlier_run_are_checked_once(
     assert reads == ["00000", "00001", "00000", "00001", "00002", "out"]
 
 
-def test_a_shard_without_usable_images_does_not_change_the_result(
-    tmp_path: Path, shards_of_ten: None
-) -> None:
+def test_a_shard_without_usable_images_does_not_change_the_result(tmp_path, shards_of_ten):
     splits = {"all": numbers(25, set(range(10)))}
     embed(tmp_path, splits, Double())
     expected = (tmp_path / "out.h5").read_bytes()
@@ -204,33 +196,28 @@ OTHER_RUN = (
 )
 
 
-def test_other_options_and_models_are_refused_with_every_change(
-    tmp_path: Path, shards_of_ten: None
-) -> None:
+def test_other_options_and_models_are_refused_with_every_change(tmp_path, shards_of_ten):
     splits = {"all": numbers(25)}
     interrupt(tmp_path, splits, stop_at=15)
-    before = contents(tmp_path)
-    with pytest.raises(UsageError, match=OTHER_RUN):
+    with unchanged(tmp_path), pytest.raises(UsageError, match=OTHER_RUN):
         embed(tmp_path, splits, Double("b"), batch_size=8)
-    assert contents(tmp_path) == before
 
 
-def test_a_checkpoint_of_the_version_before_is_refused_and_can_be_dropped(tmp_path: Path) -> None:
+def test_a_checkpoint_of_the_version_before_is_refused_and_can_be_dropped(tmp_path):
     splits = {"all": numbers(25)}
     partial = interrupt(tmp_path, splits, stop_at=0)
     manifest = partial / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"checkpoint version":2,', ""))
     for name in ("00000.json", "00000.h5"):
         (partial / name).write_text("of the version before")
-    before = contents(tmp_path)
-    with pytest.raises(UsageError, match="checkpoint version was absent, is 2") as error:
+    message = "checkpoint version was absent, is 2"
+    with unchanged(tmp_path), pytest.raises(UsageError, match=message) as error:
         embed(tmp_path, splits, Double())
     assert "--restart" in str(error.value.hint)
-    assert contents(tmp_path) == before
     embed(tmp_path, splits, Double(), restart=True)
 
 
-def test_shards_are_joined_only_when_all_are_finished(tmp_path: Path) -> None:
+def test_shards_are_joined_only_when_all_are_finished(tmp_path):
     with (
         checkpoint.open_whole(tmp_path / "partial", {"all": numbers(25)}, {}) as opened,
         pytest.raises(AssertionError, match="expected every shard to be finished"),
@@ -238,16 +225,8 @@ def test_shards_are_joined_only_when_all_are_finished(tmp_path: Path) -> None:
         opened.join()
 
 
-def test_a_shard_names_its_run_and_what_it_skipped(tmp_path: Path, shards_of_ten: None) -> None:
-    partial = interrupt(tmp_path, {"all": numbers(25, {3})}, stop_at=15)
-    (entry,) = features.read(partial / "00000.h5").history
-    assert len(entry.pop("run")) == 64
-    skipped = [{"split": "all", "id": "3.png", "reason": "3 is bad"}]
-    assert entry == {"command": "embed", "shard": 0, "skipped": skipped}
-
-
 @pytest.mark.long
-def test_a_run_may_have_more_than_99_999_shards(tmp_path, monkeypatch) -> None:
+def test_a_run_may_have_more_than_99_999_shards(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "SHARD_ROWS", 1)
     split = numbers(100_002, labelled=False)
     folder = tmp_path / "partial"
@@ -267,7 +246,7 @@ def test_a_run_may_have_more_than_99_999_shards(tmp_path, monkeypatch) -> None:
     assert not folder.exists()
 
 
-def test_a_lock_in_a_removed_folder_is_not_held(tmp_path: Path) -> None:
+def test_a_lock_in_a_removed_folder_is_not_held(tmp_path):
     """Another process may finish and remove the folder between our opening and locking the file."""
     folder = tmp_path / "out.h5.partial"
     with checkpoint._locked(folder):
@@ -276,22 +255,25 @@ def test_a_lock_in_a_removed_folder_is_not_held(tmp_path: Path) -> None:
             assert (folder / "lock").exists()
 
 
-def test_a_manifest_that_the_system_cannot_read_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: Any) -> Any:
+def test_a_manifest_that_the_system_cannot_read_is_named(tmp_path, monkeypatch):
+    def fail(*_):
         raise OSError(errno.ESTALE, "Stale file handle")
 
-    folder = tmp_path / "out.h5.partial"
-    folder.mkdir()
-    (folder / "manifest.json").write_text("{}")
+    (tmp_path / "manifest.json").write_text("{}")
     monkeypatch.setattr(files, "_open_stream", fail)
-    with pytest.raises(ClipkitError, match=f"cannot read {folder}/manifest.json: Stale file"):
-        checkpoint.earlier_threads(folder)
+    with pytest.raises(ClipkitError, match=f"cannot read {tmp_path}/manifest.json: Stale file"):
+        checkpoint.earlier_threads(tmp_path)
 
 
 def make_link(path: Path) -> None:
     path.symlink_to(path.parent.parent / "nowhere" / "lock")
+
+
+def write_mine(path: Path) -> None:
+    path.write_text('{"mine": 1}')
+
+
+OTHERS = (write_mine, Path.mkdir, os.mkfifo, make_link)
 
 
 @pytest.mark.parametrize(
@@ -301,21 +283,15 @@ def make_link(path: Path) -> None:
         ("00000.json", Path.touch, "00000.json and no manifest.json"),
         (".mine.tmp", Path.touch, ".mine.tmp and no manifest.json"),
         ("notes", Path.mkdir, "notes and no manifest.json"),
-        ("manifest.json", lambda path: path.write_text('{"mine": 1}'), "another manifest.json"),
         ("manifest.json", lambda path: path.write_text("[1]"), "another manifest.json"),
-        ("manifest.json", Path.mkdir, "another manifest.json"),
-        ("manifest.json", os.mkfifo, "another manifest.json"),
-        ("manifest.json", make_link, "another manifest.json"),
-        ("lock", lambda path: path.write_text("mine"), "a lock that is not a file of clipkit's"),
-        ("lock", Path.mkdir, "a lock that is not a file of clipkit's"),
-        ("lock", os.mkfifo, "a lock that is not a file of clipkit's"),
-        ("lock", make_link, "a lock that is not a file of clipkit's"),
+        *(("manifest.json", fill, "another manifest.json") for fill in OTHERS),
+        *(("lock", fill, "a lock that is not a file of clipkit's") for fill in OTHERS),
     ],
 )
 @pytest.mark.parametrize("restart", [False, True])
 def test_a_folder_of_somebody_else_is_refused_and_stays_as_it_is(
-    name: str, fill: Callable[[Path], Any], content: str, restart: bool, tmp_path: Path
-) -> None:
+    name, fill, content, restart, tmp_path
+):
     partial = tmp_path / "out.h5.partial"
     partial.mkdir()
     fill(partial / name)
@@ -326,7 +302,7 @@ def test_a_folder_of_somebody_else_is_refused_and_stays_as_it_is(
     assert [path.name for path in partial.iterdir()] == [name]
 
 
-def test_a_fifo_in_place_of_a_shard_is_refused(tmp_path: Path, shards_of_ten: None) -> None:
+def test_a_fifo_in_place_of_a_shard_is_refused(tmp_path, shards_of_ten):
     splits = {"all": numbers(25)}
     partial = interrupt(tmp_path, splits, stop_at=15)
     os.mkfifo(partial / "00001.h5")
@@ -334,7 +310,7 @@ def test_a_fifo_in_place_of_a_shard_is_refused(tmp_path: Path, shards_of_ten: No
         embed(tmp_path, splits, Double())
 
 
-def test_what_a_run_that_was_killed_at_once_leaves_is_used(tmp_path: Path) -> None:
+def test_what_a_run_that_was_killed_at_once_leaves_is_used(tmp_path):
     partial = tmp_path / "out.h5.partial"
     partial.mkdir()
     for name in ("lock", ".manifest.json.12.0a1b2c3d.tmp", ".00000.h5.12.0a1b2c3d.tmp"):
@@ -342,10 +318,8 @@ def test_what_a_run_that_was_killed_at_once_leaves_is_used(tmp_path: Path) -> No
     embed(tmp_path, {"all": numbers(3)}, Double())
 
 
-def test_a_folder_that_is_removed_again_and_again_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(path: Path) -> Any:
+def test_a_folder_that_is_removed_again_and_again_is_an_error(tmp_path, monkeypatch):
+    def fail(path):
         raise FileNotFoundError(path)
 
     monkeypatch.setattr(checkpoint, "_open_lock", fail)
@@ -353,31 +327,31 @@ def test_a_folder_that_is_removed_again_and_again_is_an_error(
         embed(tmp_path, {"all": numbers(3)}, Double())
 
 
-def test_an_error_in_a_thread_is_the_one_that_is_raised(tmp_path: Path) -> None:
+def test_an_error_in_a_thread_is_the_one_that_is_raised(tmp_path):
     class Breaks(Double):
-        def preprocess(self, images: list[int]) -> Any:
+        def preprocess(self, images):
             raise ValueError("no pixels")
 
     with pytest.raises(ValueError, match="no pixels"):
         embed(tmp_path, {"all": numbers(30)}, Breaks())
 
 
-def test_an_embedding_that_is_not_finite_names_its_image(tmp_path: Path) -> None:
+def test_an_embedding_that_is_not_finite_names_its_image(tmp_path):
     class Overflows(Double):
-        def encode_images(self, pixels: Any) -> Any:
+        def encode_images(self, pixels):
             return np.where(pixels[:, None] == 2, np.inf, 1)
 
     with pytest.raises(ClipkitError, match=r"^2\.png: expected a finite embedding, got NaN or Inf"):
         embed(tmp_path, {"all": numbers(5)}, Overflows())
 
 
-def test_prompts_belong_to_no_class() -> None:
+def test_prompts_belong_to_no_class():
     file = embedding.embed_texts(["a", "bcd"], Double())
     assert file.features[:, 0].tolist() == [1, 3]
     assert file.class_index.tolist() == [-1, -1]
 
 
-def test_classes_are_embedded_with_their_wordings() -> None:
+def test_classes_are_embedded_with_their_wordings():
     encoder = Double()
     classes = embedding.ClassNames(["a_b", "c"], ["a_b", "sea"], {"classes": "file"})
     one = embedding.embed_classes(classes, encoder, readable=True)
@@ -387,7 +361,7 @@ def test_classes_are_embedded_with_their_wordings() -> None:
     np.testing.assert_allclose(np.linalg.norm(ensemble.features, axis=1), 1)
 
 
-def test_a_prompt_that_is_too_long_is_named() -> None:
+def test_a_prompt_that_is_too_long_is_named():
     encoder = models.load("tiny", tower="text", device="cpu")
     longest = "a " * 30_000_000  # it would make the tokenizer abort the process
     for text in (longest, [longest]):
@@ -400,38 +374,27 @@ def test_a_prompt_that_is_too_long_is_named() -> None:
     embedding.embed_texts(texts, encoder, truncate=True)
 
 
-def test_a_text_file_gives_class_names_and_wordings(tmp_path: Path) -> None:
+def test_a_text_file_gives_class_names_and_wordings(tmp_path, capsys):
     (tmp_path / "names.txt").write_text("cat\tbig cat\ndog\n")
     classes = embedding.read_class_names(str(tmp_path / "names.txt"))
     assert (classes.names, classes.wordings) == (["cat", "dog"], ["big cat", "dog"])
+    assert capsys.readouterr().err == ""
 
 
-def test_two_classes_of_one_name_stay_apart_and_equal_prompts_are_warned_about(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_two_classes_of_one_name_stay_apart_and_equal_prompts_are_warned_about(tmp_path, capsys):
     (tmp_path / "names.txt").write_text("crane\ncock\ncrane\n")
-    classes = embedding.read_class_names(str(tmp_path / "names.txt"))
-    assert classes.names == ["crane", "cock", "crane"]
-    assert "2 classes are called 'crane'" in capsys.readouterr().err
-    path = write_feature_file(tmp_path / "img.h5", datasets={"class_names": ["crane", "crane"]})
-    assert embedding.read_class_names(str(path)).names == ["crane", "crane"]
-    warning = "2 classes are called 'crane': their prompts are the same; hint: give them different"
-    assert warning in capsys.readouterr().err
-
-
-def test_classes_of_different_names_that_share_a_wording_can_get_others_in_a_text_file(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+    write_feature_file(tmp_path / "img.h5", datasets={"class_names": ["crane", "crane"]})
     index = {"0": ["n02012849", "crane"], "1": ["n03126707", "crane"]}
     (tmp_path / "class_index.json").write_text(json.dumps(index))
-    embedding.read_class_names(str(tmp_path / "class_index.json"), column="wnid")
-    warning = "2 classes are called 'crane': their prompts are the same; hint: give them other"
-    assert warning in capsys.readouterr().err
-    (tmp_path / "names.txt").write_text("n02012849\tcrane bird\nn03126707\tcrane machine\n")
-    classes = embedding.read_class_names(str(tmp_path / "names.txt"))
-    assert classes.names == ["n02012849", "n03126707"]
-    assert classes.wordings == ["crane bird", "crane machine"]
-    assert capsys.readouterr().err == ""
+    warning = "2 classes are called 'crane': their prompts are the same; hint: give them "
+    for file, column, names, hint in (
+        ("names.txt", None, ["crane", "cock", "crane"], warning),
+        ("img.h5", None, ["crane", "crane"], f"{warning}different"),
+        ("class_index.json", "wnid", ["n02012849", "n03126707"], f"{warning}other"),
+    ):
+        options = {"column": column} if column else {}
+        assert embedding.read_class_names(str(tmp_path / file), **options).names == names
+        assert hint in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -443,9 +406,7 @@ def test_classes_of_different_names_that_share_a_wording_can_get_others_in_a_tex
         ("./flat", "./flat: expected class names, but its images are not labelled"),
     ],
 )
-def test_a_source_without_class_names_is_refused(
-    source: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_source_without_class_names_is_refused(source, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_feature_file(tmp_path / "nameless.h5", datasets={"class_names": None})
     (tmp_path / "flat").mkdir()

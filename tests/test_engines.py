@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import pickle
-import tarfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from ray_fakes import write_images
 
 from clipkit import models
 from clipkit.base.errors import ImageError
@@ -35,21 +32,19 @@ def encode(engine: LocalEngine, images: ImageDataset, *shards: range) -> list[En
 
 
 @pytest.mark.long
-def test_a_shard_alone_has_the_embeddings_that_it_has_among_others(
-    encoder: Any, digits: ImageDataset
-) -> None:
+def test_a_shard_alone_has_the_embeddings_that_it_has_among_others(encoder, digits):
     shards = [range(0, 15), range(15, 30), range(30, 40)]
     together = encode(LocalEngine(encoder, 4, 3), digits, *shards)
     backwards = encode(LocalEngine(encoder, 4, 1), digits, *reversed(shards))
-    for rows, first, second in zip(shards, together, reversed(backwards), strict=True):
+    for rows, *found in zip(shards, together, reversed(backwards), strict=True):
         (alone,) = encode(LocalEngine(encoder, 4, 2), digits, rows)
-        assert first.rows == second.rows == alone.rows == list(rows)
-        assert first.embeddings.tobytes() == alone.embeddings.tobytes()
-        assert second.embeddings.tobytes() == alone.embeddings.tobytes()
+        for one in (alone, *found):
+            assert one.rows == list(rows)
+            assert one.embeddings.tobytes() == alone.embeddings.tobytes()
 
 
 @pytest.mark.long
-def test_only_the_rows_of_a_shard_are_needed(encoder: Any, digits: ImageDataset) -> None:
+def test_only_the_rows_of_a_shard_are_needed(encoder, digits):
     rows = np.arange(15, 30)
     taken = ImageDataset([digits.ids[row] for row in rows], None, digits.source.take(rows))
     engine = LocalEngine(encoder, 4, 2)
@@ -70,27 +65,23 @@ class Damaged:
         return self.images.image(i)
 
 
-def test_batches_are_reported_and_images_that_cannot_be_used_are_listed(
-    encoder: Any, digits: ImageDataset
-) -> None:
+def test_batches_are_reported_and_images_that_cannot_be_used_are_listed(encoder, digits):
     images = ImageDataset(digits.ids, None, Damaged(digits))
     reports: list[tuple[int, int]] = []
     shards = [
-        ShardImages(0, "test", images, range(0, 4)),
-        ShardImages(1, "test", images, range(4, 10)),
+        ShardImages(n, "test", images, rows) for n, rows in enumerate((range(4), range(4, 10)))
     ]
     engine = LocalEngine(encoder, 3, 2)
     empty, full = engine.encode(shards, lambda n, skipped: reports.append((n, len(skipped))))
     assert reports == [(3, 3), (1, 1), (3, 0), (3, 0)]
     assert (empty.rows, empty.embeddings) == ([], None)
-    expected = {"split": "test", "id": digits.ids[1], "reason": "1 is bad"}
-    assert empty.skipped[1] == expected
+    assert empty.skipped[1] == {"split": "test", "id": digits.ids[1], "reason": "1 is bad"}
     assert full.embeddings.shape == (6, 64)
     assert full.skipped == []
 
 
-def test_an_error_of_the_report_stops_the_engine(encoder: Any, digits: ImageDataset) -> None:
-    def stop(*_: Any) -> None:
+def test_an_error_of_the_report_stops_the_engine(encoder, digits):
+    def stop(*_):
         raise ImageError("strict")
 
     shards = [ShardImages(0, "test", digits, range(40))]
@@ -98,7 +89,7 @@ def test_an_error_of_the_report_stops_the_engine(encoder: Any, digits: ImageData
         list(LocalEngine(encoder, 4, 2).encode(shards, stop))
 
 
-def test_embeddings_that_cannot_be_written_to_are_scaled_in_a_copy() -> None:
+def test_embeddings_that_cannot_be_written_to_are_scaled_in_a_copy():
     embeddings = np.full((2, 4), 3, np.float32)
     embeddings.flags.writeable = False  # as Ray's are
     scaled = pipeline._scale(embeddings, [slice(0, 2), slice(2, 4)])
@@ -106,40 +97,16 @@ def test_embeddings_that_cannot_be_written_to_are_scaled_in_a_copy() -> None:
     assert embeddings[0, 0] == 3
 
 
-def written(images: list[Image.Image], folder: Path, form: str) -> ImageDataset:
-    """Write images as files, a tar or a Parquet file, and read them."""
-    contents = []
-    for image in images:
-        stream = io.BytesIO()
-        image.save(stream, "PNG")
-        contents.append(stream.getvalue())
-    if form == "files":
-        for number, content in enumerate(contents):
-            (folder / f"{number:04}.png").write_bytes(content)
-        return load(str(folder)).splits["all"]
-    if form == "tar":
-        with tarfile.open(folder / "images.tar", "w") as archive:
-            for number, content in enumerate(contents):
-                member = tarfile.TarInfo(f"{number:04}.png")
-                member.size = len(content)
-                archive.addfile(member, io.BytesIO(content))
-        return load(str(folder / "images.tar")).splits["all"]
-    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-    column = pa.array([{"bytes": content, "path": None} for content in contents])
-    pq.write_table(pa.table({"image": column}), folder / "images.parquet", row_group_size=100)
-    return load(str(folder / "images.parquet")).splits["all"]
-
-
 @pytest.mark.parametrize("form", ["rendered", "array", "files", "tar", "parquet"])
 @pytest.mark.long
-def test_rows_travel_to_another_process_and_no_others_do(form: str, tmp_path: Path) -> None:
+def test_rows_travel_to_another_process_and_no_others_do(form, tmp_path):
     rendered = load("shapes", splits=["test"], limit=300).splits["test"]
     images = rendered
     if form == "array":
         pixels = np.stack([np.asarray(rendered.image(row)) for row in range(300)])
         images = ImageDataset.from_array(pixels, np.zeros(300))
     elif form != "rendered":
-        images = written([rendered.image(row) for row in range(300)], tmp_path, form)
+        images = write_images([rendered.image(row) for row in range(300)], tmp_path, form)
     images.image(0)  # what was read must not travel
     rows = np.arange(150, 160)
     message = pickle.dumps(images.take(rows))

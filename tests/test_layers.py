@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,16 +20,15 @@ from clip_factory import (
     tiny_siglip,
 )
 from factories import contents
+from model_zoo import QUICK, VISION_ZOO, load, read_vision_model, write_vision_model
 from shell import fails, ok, rows
-from test_models_vision import QUICK, ZOO
-from test_models_vision import write_model as write_zoo_model
 from transformers import AutoImageProcessor
 
 from clipkit import datasets, embedding, features, models
 from clipkit.base.errors import UsageError
 from clipkit.embedding import checkpoint
-from clipkit.features import FeatureFile
 from clipkit.features.history import identities, provenance
+from clipkit.models.hub import TINY
 from clipkit.models.towers import LayerTower, Stack, resolve
 
 # The tokens before the patches, CLS first, of those models of the zoo that have one.
@@ -45,21 +42,19 @@ LAYER_CLASSES = re.compile(r"(Encoder|ViT|MAE|Dinov2|WithRegisters|IJepa|Radio)L
 DUAL = {"clip": tiny_clip, "siglip": tiny_siglip}
 
 
-@pytest.fixture(scope="module", params=some_quick([*ZOO, *DUAL], QUICK))
-def zoo(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=some_quick([*VISION_ZOO, *DUAL], QUICK))
+def zoo(request, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("zoo") / request.param
     if request.param in DUAL:
         return DUAL[request.param](folder)
-    return write_zoo_model(folder, request.param)
+    return write_vision_model(folder, request.param)
 
 
 def image_tower(folder: Path) -> Any:
     """Return the image tower by plain transformers, without a projection."""
     if folder.name in DUAL:
-        model = transformers.AutoModel.from_pretrained(folder).vision_model
-    else:
-        model = getattr(transformers, ZOO[folder.name][2]).from_pretrained(folder)
-    return model.eval()
+        return transformers.AutoModel.from_pretrained(folder).vision_model.eval()
+    return read_vision_model(folder)
 
 
 def run(model: Any, folder: Path, image: Any, **options: Any) -> Any:
@@ -88,22 +83,23 @@ def states_by_transformers(folder: Path, image: Any) -> list[torch.Tensor]:
 
 def pooled(states: list[torch.Tensor], pool: str, prefix: int) -> np.ndarray:
     if states[0].ndim == 4:
-        return torch.cat([state.mean(dim=(-2, -1)) for state in states], dim=1).numpy()
-    if pool == "cls":
-        return torch.cat([state[:, 0] for state in states], dim=1).numpy()
-    return torch.cat([state[:, prefix:].mean(dim=1) for state in states], dim=1).numpy()
+        rows = [state.mean(dim=(-2, -1)) for state in states]
+    elif pool == "cls":
+        rows = [state[:, 0] for state in states]
+    else:
+        rows = [state[:, prefix:].mean(dim=1) for state in states]
+    return torch.cat(rows, dim=1).numpy()
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("pool", ["cls", "mean"])
-def test_hidden_states_are_those_of_plain_transformers(zoo: Path, pool: str) -> None:
+def test_hidden_states_are_those_of_plain_transformers(zoo, pool):
     prefix = PREFIX.get(zoo.name, 0)
-    options: dict[str, Any] = {"tower": "image", "device": "cpu", "precision": "fp32"}
     if pool == "cls" and not prefix:
         with pytest.raises(UsageError, match="expected a model with a CLS token"):
-            models.load(str(zoo), layers="all", pool=pool, **options)
+            load(zoo, layers="all", pool=pool)
         return
-    encoder = models.load(str(zoo), layers="all", pool=pool, **options)
+    encoder = load(zoo, layers="all", pool=pool)
     for image in noise_images()[3:6]:
         states = states_by_transformers(zoo, image)
         np.testing.assert_array_equal(encoder.encode_images(image), pooled(states, pool, prefix))
@@ -111,36 +107,31 @@ def test_hidden_states_are_those_of_plain_transformers(zoo: Path, pool: str) -> 
         assert widths == [state.shape[-3 if state.ndim == 4 else -1] for state in states]
     described = models.describe_model(str(zoo))
     assert described["image"]["layers"] == encoder.details["layers"] == len(encoder.columns) - 1
-    default = models.load(str(zoo), layers=[-1], **options)
+    default = load(zoo, layers=[-1])
     assert default.details["pool"] == ("cls" if prefix else "mean")
     assert default.details["layer"] == encoder.details["layers"]
     assert not {"embedding", "logit_scale"} & default.details.keys()
 
 
 @pytest.mark.long
-def test_the_final_norm_is_that_of_the_library(zoo: Path) -> None:
-    prefix = PREFIX.get(zoo.name, 0)
-    options: dict[str, Any] = {"tower": "image", "device": "cpu", "precision": "fp32"}
+def test_the_final_norm_is_that_of_the_library(zoo):
     if zoo.name == "radio":
-        with pytest.raises(
-            UsageError, match="expected a model that normalises all tokens at its end"
-        ):
-            models.load(str(zoo), layers=[-1], norm=True, **options)
+        with pytest.raises(UsageError, match="expected a model that normalises all tokens"):
+            load(zoo, layers=[-1], norm=True)
         return
     image = noise_images()[3]
-    encoder = models.load(str(zoo), layers=[-1], norm=True, **options)
-    rows = encoder.encode_images(image)
+    rows = load(zoo, layers=[-1], norm=True).encode_images(image)
     model = image_tower(zoo)
     outputs = run(model, zoo, image)
     if "convnext" in zoo.name:
         expected = outputs.pooler_output
         with pytest.raises(UsageError, match="expected a layer of the width of the final norm"):
-            models.load(str(zoo), layers=[1], norm=True, **options)
+            load(zoo, layers=[1], norm=True)
     elif zoo.name.startswith(("clip", "metaclip2")):  # whose last_hidden_state is not normed
         inner = getattr(model, "vision_model", model)
         with torch.no_grad():
             expected = inner.post_layernorm(outputs.last_hidden_state)[:, 0]
-    elif prefix:
+    elif zoo.name in PREFIX:
         expected = outputs.last_hidden_state[:, 0]
     else:
         expected = outputs.last_hidden_state.mean(dim=1)
@@ -148,11 +139,10 @@ def test_the_final_norm_is_that_of_the_library(zoo: Path) -> None:
 
 
 @pytest.mark.long
-def test_half_precision_is_close_and_packed_layers_are_read(zoo: Path) -> None:
-    options: dict[str, Any] = {"tower": "image", "device": "cpu"}
-    plain = models.load(str(zoo), precision="bf16", **options)
-    half = models.load(str(zoo), precision="bf16", layers="all", pool="mean", **options)
-    full = models.load(str(zoo), precision="fp32", layers="all", pool="mean", **options)
+def test_half_precision_is_close_and_packed_layers_are_read(zoo):
+    plain = load(zoo, precision="bf16")
+    half = load(zoo, precision="bf16", layers="all", pool="mean")
+    full = load(zoo, layers="all", pool="mean")
     assert half.details.get("packed") == plain.details.get("packed")
     a, b = half.encode_images(noise_images()), full.encode_images(noise_images())
     for columns in full.columns.values():
@@ -161,85 +151,77 @@ def test_half_precision_is_close_and_packed_layers_are_read(zoo: Path) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["tiny", "clip", "clip-projected"])
-def test_the_last_layer_with_norm_and_projection_is_the_embedding(
-    name: str, tmp_path: Path
-) -> None:
-    folder = tmp_path / name
-    if name == "clip":
-        tiny_clip(folder)
-    elif name != "tiny":
-        write_zoo_model(folder, name)
-    source = name if name == "tiny" else str(folder)
-    options: dict[str, Any] = {"tower": "image", "device": "cpu", "precision": "fp32"}
+def test_the_last_layer_with_norm_and_projection_is_the_embedding(name, tmp_path):
+    folder = {
+        "tiny": lambda: TINY,
+        "clip": lambda: tiny_clip(tmp_path / name),
+        "clip-projected": lambda: write_vision_model(tmp_path / name, name),
+    }[name]()
     images = noise_images()
-    embeddings = models.load(source, **options).encode_images(images)
-    last = models.load(source, layers=[-1], norm=True, **options).encode_images(images)
-    unprojected = models.load(source, projection=False, **options)
+    embeddings = load(folder).encode_images(images)
+    last = load(folder, layers=[-1], norm=True).encode_images(images)
+    unprojected = load(folder, projection=False)
     np.testing.assert_array_equal(unprojected.encode_images(images), last)
     assert unprojected.details["projection"] == "none"
     assert unprojected.dim == last.shape[1]
-    location = Path(models.__file__).parents[1] / "tiny" if name == "tiny" else folder
     kind = "CLIPVisionModelWithProjection" if name == "clip-projected" else "CLIPModel"
-    model = getattr(transformers, kind).from_pretrained(location, dtype=torch.float32)
+    model = getattr(transformers, kind).from_pretrained(folder, dtype=torch.float32)
     with torch.no_grad():
         projected = model.visual_projection(torch.from_numpy(last)).numpy()
     np.testing.assert_allclose(projected, embeddings, atol=1e-6 * np.abs(embeddings).max())
 
 
-def test_without_a_projection_there_is_none_to_leave_out(tmp_path: Path) -> None:
-    siglip = tiny_siglip(tmp_path / "siglip")
+def test_without_a_projection_there_is_none_to_leave_out(tmp_path):
     with pytest.raises(UsageError, match="expected a model with a projection, got siglip, which"):
-        models.load(str(siglip), tower="image", projection=False)
+        load(tiny_siglip(tmp_path / "siglip"), projection=False)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize(
     "write_model", some_quick([tiny_clip, openai_form, tiny_siglip], [tiny_clip])
 )
-def test_the_last_layer_of_a_text_is_its_embedding_before_the_projection(
-    write_model: Callable[[Path], Path], tmp_path: Path
-) -> None:
+def test_the_last_layer_of_a_text_is_its_embedding_before_the_projection(write_model, tmp_path):
     folder = write_model(tmp_path / "model")
     texts = ["a photo of a cat", "a dog", "something that is quite a lot longer than the others"]
-    options: dict[str, Any] = {"tower": "text", "device": "cpu"}
-    embeddings = models.load(str(folder), **options).encode_texts(texts)
-    encoder = models.load(str(folder), layers=[-1], norm=True, **options)
+    embeddings = load(folder, "text").encode_texts(texts)
+    encoder = load(folder, "text", layers=[-1], norm=True)
     last = torch.from_numpy(encoder.encode_texts(texts))
     assert encoder.details["layer"] == encoder.details["layers"] == 2
     assert "pool" not in encoder.details
     model = transformers.AutoModel.from_pretrained(folder)
     head = model.text_model.head if write_model is tiny_siglip else model.text_projection
     with torch.no_grad():
-        projected = head(last).numpy()
-    np.testing.assert_allclose(projected, embeddings, atol=1e-6)
+        np.testing.assert_allclose(head(last).numpy(), embeddings, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["dinov2-registers", "dinov3"])
-def test_registers_are_not_in_the_mean(name: str, tmp_path: Path) -> None:
-    folder = write_zoo_model(tmp_path / name, name)
-    options: dict[str, Any] = {"tower": "image", "precision": "fp32", "layers": [0, 1]}
+def test_registers_are_not_in_the_mean(name, tmp_path):
+    folder = write_vision_model(tmp_path / name, name)
     images = noise_images()[:2]
-    before = models.load(str(folder), pool="mean", **options).encode_images(images)
+    before = load(folder, pool="mean", layers=[0, 1]).encode_images(images)
     edit_tensors(folder, lambda tensors: tensors["embeddings.register_tokens"].normal_())
-    after = models.load(str(folder), pool="mean", **options).encode_images(images)
+    after = load(folder, pool="mean", layers=[0, 1]).encode_images(images)
     np.testing.assert_array_equal(before[:, :32], after[:, :32])
     assert not np.allclose(before[:, 32:], after[:, 32:])  # patches attend to registers
 
 
-def test_padding_is_not_in_the_mean() -> None:
-    model = torch.nn.Sequential(torch.nn.Identity())
-
-    def call(pixel_values: torch.Tensor, pixel_attention_mask: torch.Tensor) -> torch.Tensor:
-        return model(pixel_values)
-
-    tower = LayerTower(call, Stack(layers=list(model), norm=None), (0, 1), "mean", norm=False)
+def test_padding_is_not_in_the_mean():
+    layer = torch.nn.Identity()
+    stack = Stack(layers=[layer], norm=None)
+    tower = LayerTower(
+        lambda pixel_values, pixel_attention_mask: layer(pixel_values),
+        stack,
+        (0, 1),
+        "mean",
+        norm=False,
+    )
     patches = torch.tensor([[[1.0], [3.0], [50.0]], [[1.0], [3.0], [5.0]]])
     mask = torch.tensor([[1, 1, 0], [1, 1, 1]])
     pooled = tower(pixel_values=patches, pixel_attention_mask=mask)
     assert pooled.tolist() == [[2, 2], [3, 3]]
 
 
-def test_layers_above_the_highest_are_not_run() -> None:
+def test_layers_above_the_highest_are_not_run():
     seen = []
     layers = [torch.nn.Identity() for _ in range(3)]
     for number, layer in enumerate(layers, 1):
@@ -258,7 +240,7 @@ def test_layers_above_the_highest_are_not_run() -> None:
     ("layers", "expected"),
     [([0, -1], (0, 4)), ([-5, 1], (0, 1)), ("all", (0, 1, 2, 3, 4)), ([3, 1], (3, 1))],
 )
-def test_negative_layers_count_from_the_end(layers: Any, expected: tuple[int, ...]) -> None:
+def test_negative_layers_count_from_the_end(layers, expected):
     assert resolve(layers, 4) == expected
 
 
@@ -266,40 +248,28 @@ def test_negative_layers_count_from_the_end(layers: Any, expected: tuple[int, ..
 
 
 @pytest.fixture(scope="module")
-def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shapes(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("shapes")
-    ok(
-        "embed",
-        "shapes",
-        "--limit",
-        600,
-        "-m",
-        "tiny",
-        "--layers",
-        "all",
-        "-o",
-        folder / "l{layer}.h5",
-    )
+    words = ("embed", "shapes", "--limit", 600, "-m", "tiny", "--layers", "all")
+    ok(*words, "-o", folder / "l{layer}.h5")
     return folder
 
 
 @pytest.mark.long
-def test_the_class_arises_over_the_layers_of_tiny(shapes: Path, tmp_path: Path) -> None:
+def test_the_class_arises_over_the_layers_of_tiny(shapes, tmp_path):
+    ok("embed", "shapes", "--limit", 600, "-m", "tiny", "-o", tmp_path / "img.h5")
     accuracies = []
-    for layer in range(5):
-        (row,) = rows(ok("probe", shapes / f"l{layer}.h5", "--columns", "model,acc1").stdout)
-        assert row["model"] == f"tiny layer {layer} cls"
+    for file in (*(shapes / f"l{layer}.h5" for layer in range(5)), tmp_path / "img.h5"):
+        (row,) = rows(ok("probe", file).stdout)
         accuracies.append(float(row["acc1"]))
+    embedding_accuracy = accuracies.pop()
     assert accuracies == sorted(accuracies)
     assert accuracies[0] < 0.05 < 0.4 < accuracies[4]
-    plain = tmp_path / "img.h5"
-    ok("embed", "shapes", "--limit", 600, "-m", "tiny", "-o", plain)
-    (row,) = rows(ok("probe", plain).stdout)
-    assert float(row["acc1"]) > accuracies[3]
+    assert embedding_accuracy > accuracies[3]
 
 
 @pytest.mark.long
-def test_one_pass_over_several_layers_gives_the_files_of_each(tmp_path: Path) -> None:
+def test_one_pass_over_several_layers_gives_the_files_of_each(tmp_path):
     command = ("embed", "digits", "--limit", 40, "-m", "tiny", "--normalize", "--pool", "mean")
     ok(*command, "--layers", "0-1,-1", "-o", tmp_path / "l{layer}.h5")
     assert sorted(contents(tmp_path)) == ["l0.h5", "l1.h5", "l4.h5"]
@@ -316,66 +286,58 @@ def test_one_pass_over_several_layers_gives_the_files_of_each(tmp_path: Path) ->
 
 
 @pytest.mark.long
-def test_an_interrupted_run_over_several_layers_continues(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_run_over_several_layers_continues(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "SHARD_ROWS", 10)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     whole.mkdir()
     broken.mkdir()
     data = datasets.load(["digits"], limit=30)
-    encoder = models.load("tiny", tower="image", layers=[0, 2, 4])
+    encoder = load("tiny", layers=[0, 2, 4])
     embedding.embed_images(data, encoder, str(whole / "l{layer}.h5"))
     assert sorted(contents(whole)) == ["l0.h5", "l2.h5", "l4.h5"]
 
-    batches = []
+    output, batches = str(broken / "l{layer}.h5"), []
+    encode_images = models.Encoder.encode_images
 
-    def stop(pixels: Any) -> Any:
+    def stop(self, pixels):
         batches.append(pixels)
         if len(batches) == 4:
             raise KeyboardInterrupt
-        return encoder.encode_images(pixels)
+        return encode_images(self, pixels)
 
-    interrupted: Any = SimpleNamespace(
-        **{name: getattr(encoder, name) for name in ("details", "parts", "columns", "preprocess")},
-        encode_images=stop,
-        layer_details=encoder.layer_details,
-    )
-    output = str(broken / "l{layer}.h5")
-    with pytest.raises(KeyboardInterrupt):
-        embedding.embed_images(data, interrupted, output)
+    with monkeypatch.context() as patch:
+        patch.setattr(models.Encoder, "encode_images", stop)
+        with pytest.raises(KeyboardInterrupt):
+            embedding.embed_images(data, encoder, output)
     assert not [name for name in contents(broken) if name.startswith("l0")]
 
     # now the disk is full when the second file is published
-    def write_first(name: Any, file: FeatureFile, **options: Any) -> None:
+    write = features.write
+
+    def write_first(name, file, **options):
         if str(name).endswith("l2.h5"):
             raise OSError("disk full")
         write(name, file, **options)
 
-    write = features.write
-    monkeypatch.setattr(features, "write", write_first)
-    with pytest.raises(OSError, match="disk full"):
-        embedding.embed_images(data, encoder, output)
+    with monkeypatch.context() as patch:
+        patch.setattr(features, "write", write_first)
+        with pytest.raises(OSError, match="disk full"):
+            embedding.embed_images(data, encoder, output)
     assert (broken / "l0.h5").exists()
-    monkeypatch.setattr(features, "write", write)
-
-    other = models.load("tiny", tower="image", layers=[0, 2])
     with pytest.raises(UsageError, match="belongs to another run"):
-        embedding.embed_images(data, other, output)
+        embedding.embed_images(data, load("tiny", layers=[0, 2]), output)
     embedding.embed_images(data, encoder, output)
     assert contents(broken) == contents(whole)
     with pytest.raises(UsageError, match=r"l0\.h5 exists"):
         embedding.embed_images(data, encoder, output)
 
 
-def test_a_file_that_the_run_did_not_publish_is_not_replaced(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_the_run_did_not_publish_is_not_replaced(tmp_path, monkeypatch):
     data = datasets.load(["digits"], limit=10)
-    encoder = models.load("tiny", tower="image", layers=[0, 2])
+    encoder = load("tiny", layers=[0, 2])
     output = str(tmp_path / "l{layer}.h5")
 
-    def fail(*_: Any, **__: Any) -> None:
+    def fail(*_, **__):
         raise OSError("disk full")
 
     with monkeypatch.context() as patch:
@@ -396,36 +358,31 @@ EMBED = ("embed", "digits", "--limit", 10, "-m", "tiny")
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--layers", "0,1", "-o", "a.h5"), "expected an output with {layer} for several layers"),
-        (("--layers", "all", "-o", "a.h5"), "expected an output with {layer} for several layers"),
-        (("--layers", "0,1"), "expected an output with {layer} for several layers, got standard"),
-        (("--layer", "1", "-o", "{layer}/a.h5"), "expected {layer} in the name of the file"),
-        (("--layer", "5", "-o", "a.h5"), "tiny: layer: expected 0 to 4, or -1 to -5 from the end"),
-        (("--layers", "4,-1", "-o", "{layer}.h5"), "expected different layers, got layer 4 twice"),
-        (("--layers", "a", "-o", "{layer}.h5"), "expected numbers such as 4 or 0,4-6,-1, got 'a'"),
-        (("--layers", "3-1", "-o", "{layer}.h5"), "got '3-1'"),
-        (("--layers", "0,3", "-o", "old{layer}.h5"), "the output old3.h5 exists"),
-        (("--layers", "0,-2", "-o", "old{layer}.h5"), "the output old3.h5 exists"),
-        (("--layer", "1", "--pool", "max", "-o", "a.h5"), "unknown pool 'max'"),
-        (("--pool", "mean", "-o", "a.h5"), "expected --layer with --pool or --norm, got none"),
-        (("--norm", "-o", "a.h5"), "expected --layer with --pool or --norm, got none"),
-        (("--layer", "1", "--compile", "-o", "a.h5"), "expected --layer or --compile, got both"),
-        (
-            ("--layer", "1", "--no-projection", "-o", "a.h5"),
-            "expected --layer or --no-projection",
-        ),
+        ("--layers 0,1 -o a.h5", "expected an output with {layer} for several layers"),
+        ("--layers all -o a.h5", "expected an output with {layer} for several layers"),
+        ("--layers 0,1", "expected an output with {layer} for several layers, got standard"),
+        ("--layer 1 -o {layer}/a.h5", "expected {layer} in the name of the file"),
+        ("--layer 5 -o a.h5", "tiny: layer: expected 0 to 4, or -1 to -5 from the end"),
+        ("--layers 4,-1 -o {layer}.h5", "expected different layers, got layer 4 twice"),
+        ("--layers a -o {layer}.h5", "expected numbers such as 4 or 0,4-6,-1, got 'a'"),
+        ("--layers 3-1 -o {layer}.h5", "got '3-1'"),
+        ("--layers 0,3 -o old{layer}.h5", "the output old3.h5 exists"),
+        ("--layers 0,-2 -o old{layer}.h5", "the output old3.h5 exists"),
+        ("--layer 1 --pool max -o a.h5", "unknown pool 'max'"),
+        ("--pool mean -o a.h5", "expected --layer with --pool or --norm, got none"),
+        ("--norm -o a.h5", "expected --layer with --pool or --norm, got none"),
+        ("--layer 1 --compile -o a.h5", "expected --layer or --compile, got both"),
+        ("--layer 1 --no-projection -o a.h5", "expected --layer or --no-projection"),
     ],
 )
-def test_options_that_do_not_fit_are_refused(
-    options: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_options_that_do_not_fit_are_refused(options, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "old3.h5").write_bytes(b"old")
-    assert message in fails(*EMBED, *options, exit_code=2)
+    assert message in fails(*EMBED, *options.split(), exit_code=2)
     assert contents(tmp_path) == {"old3.h5": b"old"}
 
 
-def test_a_layer_of_texts_needs_a_layer_and_has_no_pool() -> None:
+def test_a_layer_of_texts_needs_a_layer_and_has_no_pool():
     assert "expected --layer with --norm" in fails("textembed", "generic16", "--norm", exit_code=2)
     for options, message in (
         ({"pool": "mean", "layers": [1]}, "expected no pool of a text tower"),
@@ -438,21 +395,22 @@ def test_a_layer_of_texts_needs_a_layer_and_has_no_pool() -> None:
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small(tmp_path_factory) -> Path:
     """Embeddings, hidden states and unprojected features of the same images, and texts."""
     folder = tmp_path_factory.mktemp("small")
-    ok(*EMBED[:2], "--limit", 40, *EMBED[4:], "-o", folder / "plain.h5")
     for name, options in {
-        "l3": ("--layer", "3"),
-        "l4": ("--layer", "4"),
-        "mean": ("--layer", "4", "--pool", "mean"),
-        "normed": ("--layer", "4", "--norm"),
-        "unprojected": ("--no-projection",),
+        "plain": "",
+        "l3": "--layer 3",
+        "l4": "--layer 4",
+        "mean": "--layer 4 --pool mean",
+        "normed": "--layer 4 --norm",
+        "unprojected": "--no-projection",
     }.items():
-        ok(*EMBED[:2], "--limit", 40, *EMBED[4:], *options, "-o", folder / f"{name}.h5")
-    ok("textembed", "generic16", "-m", "tiny", "-o", folder / "txt.h5")
-    ok("textembed", "generic16", "-m", "tiny", "--layer", "-1", "-o", folder / "txt-l2.h5")
-    ok("textembed", "generic16", "-m", "tiny", "--layer", "1", "-o", folder / "txt-l1.h5")
+        words = ("embed", "digits", "--limit", 40, "-m", "tiny", *options.split())
+        ok(*words, "-o", folder / f"{name}.h5")
+    for name, options in {"txt": "", "txt-l2": "--layer -1", "txt-l1": "--layer 1"}.items():
+        words = ("textembed", "generic16", "-m", "tiny", *options.split())
+        ok(*words, "-o", folder / f"{name}.h5")
     return folder
 
 
@@ -467,49 +425,46 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("l4", "txt-l2", "got tiny layer 4 cls"),
     ],
 )
-def test_logits_refuse_what_is_not_in_the_space_of_texts(
-    images: str, texts: str, named: str, small: Path, tmp_path: Path
-) -> None:
+def test_logits_refuse_what_is_not_in_the_space_of_texts(images, texts, named, small, tmp_path):
     command = ("logits", small / f"{images}.h5", small / f"{texts}.h5", "-o", tmp_path / "x.h5")
     assert named in fails(*command)
     assert not contents(tmp_path)
-
-
-def test_zeroshot_refuses_hidden_states(small: Path) -> None:
-    fails("zeroshot", small / "l4.h5")
+    if images == "l4":
+        fails("zeroshot", small / "l4.h5")
 
 
 @pytest.mark.parametrize("other", ["l3", "mean", "normed", "unprojected", "plain"])
 @pytest.mark.long
-def test_other_features_of_a_model_are_not_mixed(other: str, small: Path, tmp_path: Path) -> None:
-    command = ("concat", small / "l4.h5", small / f"{other}.h5", "-o", tmp_path / "x.h5")
-    assert "hold different features of one model (tiny" in fails(*command)
+def test_other_features_of_a_model_are_not_mixed(other, small, tmp_path):
     ok("probe", small / "l4.h5", "--keep", "-o", tmp_path / "p.h5")
     ok("predict", tmp_path / "p.h5", small / "l4.h5")
-    message = fails("predict", tmp_path / "p.h5", small / f"{other}.h5")
-    assert "hold different features of one model" in message
-    texts = ("concat", small / "txt-l1.h5", small / "txt-l2.h5", "-o", tmp_path / "t.h5")
-    assert "hold different features of one model" in fails(*texts)
+    for command in (
+        ("concat", small / "l4.h5", small / f"{other}.h5", "-o", tmp_path / "x.h5"),
+        ("predict", tmp_path / "p.h5", small / f"{other}.h5"),
+        ("concat", small / "txt-l1.h5", small / "txt-l2.h5", "-o", tmp_path / "t.h5"),
+    ):
+        assert "hold different features of one model (tiny" in fails(*command)
 
 
 @pytest.mark.long
-def test_probe_cluster_compare_and_variance_take_hidden_states(
-    small: Path, shapes: Path, tmp_path: Path
-) -> None:
+def test_probe_cluster_compare_and_variance_take_hidden_states(small, shapes, tmp_path):
     for name in ("l3", "unprojected"):
         ok("probe", small / f"{name}.h5", "-o", tmp_path / f"{name}.h5")
         ok("cluster", small / f"{name}.h5")
-    (compared,) = rows(ok("compare", tmp_path / "l3.h5", tmp_path / "unprojected.h5").stdout)
-    assert compared
+    ok("compare", tmp_path / "l3.h5", tmp_path / "unprojected.h5")
     ok("variance", shapes / "l4.h5", "--table", "shapes")
     ok("attributes", shapes / "l4.h5", "--table", "shapes", "--attribute", "outline")
 
 
-def test_a_layer_is_named_wherever_its_model_is(small: Path) -> None:
-    files = [features.read(small / f"{name}.h5") for name in ("l3", "l4", "mean", "normed")]
-    files.append(features.read(small / "unprojected.h5"))
-    names = ["tiny layer 3 cls", "tiny layer 4 cls", "tiny layer 4 mean", "tiny layer 4 cls normed"]
-    names.append("tiny without projection")
-    assert [provenance(file).model for file in files] == names
-    assert [row["model"] for row in identities(files)] == names
+def test_a_layer_is_named_wherever_its_model_is(small):
+    names = {
+        "l3": "tiny layer 3 cls",
+        "l4": "tiny layer 4 cls",
+        "mean": "tiny layer 4 mean",
+        "normed": "tiny layer 4 cls normed",
+        "unprojected": "tiny without projection",
+    }
+    files = [features.read(small / f"{name}.h5") for name in names]
+    assert [provenance(file).model for file in files] == list(names.values())
+    assert [row["model"] for row in identities(files)] == list(names.values())
     assert "file" not in identities(files)[0]

@@ -8,7 +8,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from signal import SIGKILL
@@ -30,7 +30,7 @@ RUN = ("embed", "digits", "--split", "test", "--limit", 20, "-m", "tiny", "-b", 
 
 
 @pytest.fixture(autouse=True)
-def shards_of_four(monkeypatch: pytest.MonkeyPatch) -> None:
+def shards_of_four(monkeypatch) -> None:
     monkeypatch.setattr(checkpoint, "SHARD_ROWS", 4)
 
 
@@ -40,7 +40,7 @@ def load_once(*arguments: Any, **options: Any) -> Any:
 
 
 @pytest.fixture(autouse=True)
-def models_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def models_loaded_once(monkeypatch) -> None:
     """Keep models: the processes of a run would load them each."""
 
     def load(*names: Any, options: models.RunOptions | None = None, **settings: Any) -> Any:
@@ -52,12 +52,6 @@ def models_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "load", load)
 
 
-@pytest.fixture(autouse=True)
-def own_threads() -> Iterator[None]:
-    with one_thread():
-        yield
-
-
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
     """Compute in one thread, and set the number back at the end."""
@@ -65,6 +59,12 @@ def one_thread() -> Iterator[None]:
     models.set_num_threads(1)
     yield
     models.set_num_threads(number)
+
+
+@pytest.fixture(autouse=True)
+def own_threads() -> Iterator[None]:
+    with one_thread():
+        yield
 
 
 def stop_at(shard: int, monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
@@ -89,9 +89,7 @@ def stop_with_three_threads(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     return folder / "out.h5"
 
 
-def test_a_run_continues_with_the_number_of_threads_that_it_began_with(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_continues_with_the_number_of_threads_that_it_began_with(tmp_path, monkeypatch):
     output = stop_with_three_threads(tmp_path, monkeypatch)
     note = "clipkit: computing with 3 threads in place of 1, as the run began\n"
     assert note in messages(ok(*RUN, "-o", output).stderr)
@@ -100,18 +98,14 @@ def test_a_run_continues_with_the_number_of_threads_that_it_began_with(
     assert output.read_bytes() == (tmp_path / "once.h5").read_bytes()
 
 
-def test_a_run_that_starts_over_uses_its_own_number_of_threads(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_starts_over_uses_its_own_number_of_threads(tmp_path, monkeypatch):
     output = stop_with_three_threads(tmp_path, monkeypatch)
     ok(*RUN, "-o", output, "--restart")
     assert models.num_threads() == 1
     assert list(contents(tmp_path)) == ["out.h5"]
 
 
-def test_the_library_refuses_another_number_of_threads(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_library_refuses_another_number_of_threads(tmp_path, monkeypatch):
     output = stop_with_three_threads(tmp_path, monkeypatch)
     data = load("digits", splits=["test"], limit=20)
     encoder = models.load("tiny", tower="image")
@@ -120,9 +114,7 @@ def test_the_library_refuses_another_number_of_threads(
 
 
 @pytest.mark.parametrize("number", [0, -1, 100_000, "2", None])
-def test_a_number_of_threads_that_cannot_be_used_is_refused(
-    number: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_number_of_threads_that_cannot_be_used_is_refused(number, tmp_path, monkeypatch):
     stop_at(2, monkeypatch, *RUN, "-o", tmp_path / "out.h5")
     manifest = tmp_path / "out.h5.partial" / "manifest.json"
     content = json.loads(manifest.read_text())
@@ -139,8 +131,16 @@ def part(number: int, output: Path, *words: object) -> tuple[int, str]:
     return result.exit_code, messages(result.stderr)
 
 
+def parts(numbers: Iterable[int], output: Path, *words: object) -> str:
+    """Run some parts of seven, and return what the last of them says."""
+    for number in numbers:
+        code, message = part(number, output, *words)
+        assert code == 0, message
+    return message
+
+
 @pytest.fixture(scope="module")
-def expected(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def expected(tmp_path_factory) -> bytes:
     """The file of one process: 20 images in 5 shards."""
     output = tmp_path_factory.mktemp("once") / "out.h5"
     with pytest.MonkeyPatch.context() as patch, one_thread():
@@ -149,12 +149,21 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return output.read_bytes()
 
 
+@pytest.fixture
+def output(tmp_path) -> Path:
+    return tmp_path / "out.h5"
+
+
+def locked(output: Path, shared: bool = False) -> Any:
+    """Hold the lock of an output's shards, as another process does."""
+    return checkpoint._locked(output.with_name("out.h5.partial"), shared=shared)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("killed", range(1, 8))
 def test_parts_give_the_file_of_one_process_whichever_is_killed(
-    killed: int, tmp_path: Path, expected: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    output = tmp_path / "out.h5"
+    killed, output, expected, monkeypatch
+):
     for number in range(1, 8):
         words = (*RUN, "-o", output, "--part", f"{number}/7")
         if number == killed and number <= 5:
@@ -163,56 +172,46 @@ def test_parts_give_the_file_of_one_process_whichever_is_killed(
             ok(*words)
     if killed <= 5:
         assert not output.exists()
-        code, message = part(killed, output)
-        assert code == 0
-        assert message == f"clipkit: part {killed} of 7 is done; it published {output}\n"
+        message = f"clipkit: part {killed} of 7 is done; it published {output}\n"
+        assert part(killed, output) == (0, message)
     assert output.read_bytes() == expected
-    assert list(contents(tmp_path)) == ["out.h5"]
+    assert list(contents(output.parent)) == ["out.h5"]
 
 
-def test_a_part_says_what_is_missing(tmp_path: Path, expected: bytes) -> None:
-    output = tmp_path / "out.h5"
-    for number in (2, 4):
-        assert part(number, output)[0] == 0
-    assert part(6, output) == (
-        0,
-        "clipkit: part 6 of 7 is done; 2 of 5 shards are finished; unfinished parts: 1, 3, 5\n",
+def test_a_part_says_what_is_missing(output, expected):
+    parts((2, 4), output)
+    assert parts([6], output) == (
+        "clipkit: part 6 of 7 is done; 2 of 5 shards are finished; unfinished parts: 1, 3, 5\n"
     )
-    for number in (1, 3):
-        part(number, output)
-    assert "unfinished parts: 5\n" in part(3, output)[1]
-    assert part(5, output)[0] == 0
+    assert "unfinished parts: 5\n" in parts((1, 3, 3), output)
+    parts([5], output)
     assert output.read_bytes() == expected
     message = f"clipkit: nothing to do for part 2 of 7: {output} is published\n"
     assert part(2, output) == (0, message)
-    assert list(contents(tmp_path)) == ["out.h5"]
+    assert list(contents(output.parent)) == ["out.h5"]
 
 
-def test_one_process_continues_what_parts_began(tmp_path: Path, expected: bytes) -> None:
-    output = tmp_path / "out.h5"
+def test_one_process_or_another_number_of_parts_continues_what_parts_began(
+    output, expected, tmp_path
+):
     part(2, output)
     assert "clipkit: resuming at 4 of 20" in ok(*RUN, "-o", output).stderr
     assert output.read_bytes() == expected
-
-
-def test_the_number_of_parts_may_change(tmp_path: Path, expected: bytes) -> None:
-    output = tmp_path / "out.h5"
-    part(2, output)
+    other = tmp_path / "other.h5"
+    part(2, other)
     for share, message in (("1/2", "4 of 5 shards"), ("2/2", "resuming at 4 of 8")):
-        assert message in ok(*RUN, "-o", output, "--part", share).stderr
-    assert output.read_bytes() == expected
+        assert message in ok(*RUN, "-o", other, "--part", share).stderr
+    assert other.read_bytes() == expected
 
 
 def test_a_shard_that_is_listed_late_is_published_by_any_part_that_runs_again(
-    tmp_path: Path, expected: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    output = tmp_path / "out.h5"
-    for number in range(1, 5):
-        part(number, output)
+    output, expected, monkeypatch
+):
+    parts(range(1, 5), output)
     with monkeypatch.context() as patch:
         patch.setattr(pipeline, "finished_shards", lambda _: {0, 1, 2, 4})
-        assert "unfinished parts: 4\n" in part(5, output)[1]
-    assert f"it published {output}\n" in part(1, output)[1]
+        assert "unfinished parts: 4\n" in parts([5], output)
+    assert f"it published {output}\n" in parts([1], output)
     assert output.read_bytes() == expected
 
 
@@ -220,9 +219,10 @@ LAYERS = (*RUN, "--normalize", "--layers", "0,2,-1", "-o")
 
 
 @pytest.fixture
-def layer_files(tmp_path: Path) -> dict[str, str]:
-    """The SHA-256 of the files of one process, by name."""
+def layer_files(tmp_path) -> dict[str, str]:
+    """The SHA-256 of the files of one process, by name; an empty folder parts is there, too."""
     (tmp_path / "once").mkdir()
+    (tmp_path / "parts").mkdir()
     ok(*LAYERS, tmp_path / "once" / "l{layer}.h5")
     files = digests(tmp_path / "once")
     assert list(files) == ["l0.h5", "l2.h5", "l4.h5"]
@@ -235,11 +235,8 @@ def digests(folder: Path) -> dict[str, str]:
 
 @pytest.mark.exhaustive
 @pytest.mark.long
-def test_parts_publish_the_files_of_all_layers(
-    layer_files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_parts_publish_the_files_of_all_layers(layer_files, tmp_path, monkeypatch):
     folder = tmp_path / "parts"
-    folder.mkdir()
     words = (*LAYERS, folder / "l{layer}.h5", "--part")
     assert "1 of 5 shards are finished" in ok(*words, "3/3").stderr
     stop_at(3, monkeypatch, *words, "1/3")
@@ -256,16 +253,13 @@ def test_parts_publish_the_files_of_all_layers(
 
 
 @pytest.mark.long
-def test_any_part_continues_one_that_published_only_some_layers(
-    layer_files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_any_part_continues_one_that_published_only_some_layers(layer_files, tmp_path, monkeypatch):
     folder = tmp_path / "parts"
-    folder.mkdir()
     words = (*LAYERS, folder / "l{layer}.h5", "--part")
     ok(*words, "1/2")
     write = features.write
 
-    def stop_at_second(output: Any, *arguments: Any, **options: Any) -> Any:
+    def stop_at_second(output, *arguments, **options):
         if str(output).endswith("l2.h5"):
             raise KeyboardInterrupt
         return write(output, *arguments, **options)
@@ -291,111 +285,86 @@ def test_any_part_continues_one_that_published_only_some_layers(
         (("--untrained", 1), "model.untrained was absent, is 1"),
     ],
 )
-def test_parts_of_different_runs_are_refused(
-    words: tuple[object, ...], change: str, tmp_path: Path
-) -> None:
-    part(2, tmp_path / "out.h5")
-    with unchanged(tmp_path):
-        code, message = part(3, tmp_path / "out.h5", *words)
+def test_parts_of_different_runs_are_refused(words, change, output):
+    part(2, output)
+    with unchanged(output.parent):
+        code, message = part(3, output, *words)
     assert code == 2
     assert change in message
 
 
-def test_a_part_computes_with_the_threads_of_the_first(tmp_path: Path, expected: bytes) -> None:
+def test_a_part_computes_with_the_threads_of_the_first(output, monkeypatch):
     models.set_num_threads(3)
-    part(1, tmp_path / "out.h5")
+    part(1, output)
     models.set_num_threads(2)
-    code, message = part(2, tmp_path / "out.h5")
-    assert code == 0
-    assert message.startswith("clipkit: computing with 3 threads in place of 2, as the run began\n")
-
-
-def test_parts_that_begin_at_once_with_different_numbers_of_threads_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    models.set_num_threads(3)
-    part(1, tmp_path / "out.h5")
-    models.set_num_threads(2)
-    # the part looks for an earlier run before the first part has begun one
-    monkeypatch.setattr(pipeline, "use_earlier_threads", lambda _: None)
-    code, message = part(2, tmp_path / "out.h5")
+    with monkeypatch.context() as patch:
+        # as if both had begun at once, each before the other had
+        patch.setattr(pipeline, "use_earlier_threads", lambda _: None)
+        code, message = part(2, output)
     assert code == 2
     assert "threads was 3, is 2" in message
+    note = "clipkit: computing with 3 threads in place of 2, as the run began\n"
+    assert parts([2], output).startswith(note)
 
 
 @pytest.mark.parametrize("text", ["0/7", "8/7", "1", "a/b", "1/0", "-1/7", "1/7/9", "", "1/1e9"])
-def test_a_part_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
-    line = fails(*RUN, "-o", tmp_path / "out.h5", f"--part={text}", exit_code=2)
+def test_a_part_that_is_none_is_refused(text, output):
+    line = fails(*RUN, "-o", output, f"--part={text}", exit_code=2)
     assert f"expected --part I/N with I from 1 to N, got {text!r}" in line
-    assert not contents(tmp_path)
+    assert not contents(output.parent)
 
 
-def test_a_part_needs_a_file_as_output(tmp_path: Path) -> None:
+def test_a_part_needs_a_file_as_output(tmp_path):
     os.mkfifo(tmp_path / "fifo")
     for output, name in (("-", "standard output"), (tmp_path / "fifo", tmp_path / "fifo")):
         line = fails(*RUN, "-o", output, "--part", "1/7", exit_code=2)
         assert f"expected -o FILE with --part, got {name}" in line
 
 
-def test_an_existing_output_of_another_run_is_refused_or_replaced(
-    tmp_path: Path, expected: bytes
-) -> None:
-    output = tmp_path / "out.h5"
+def test_an_existing_output_of_another_run_is_refused_or_replaced(output, expected):
     ok(*RUN, "-o", output, "--normalize")
-    with unchanged(tmp_path):
+    with unchanged(output.parent):
         code, message = part(1, output)
     assert (code, message.count("exists")) == (2, 1)
-    for number in range(1, 6):
-        assert part(number, output, "--force")[0] == 0
+    parts(range(1, 6), output, "--force")
     assert output.read_bytes() == expected
 
 
-def test_restart_of_a_part_drops_another_run_and_of_its_own_run_only_its_shards(
-    tmp_path: Path, expected: bytes
-) -> None:
-    output, partial = tmp_path / "out.h5", tmp_path / "out.h5.partial"
-    for number in (1, 2):
-        part(number, output, "--normalize")
+def test_restart_of_a_part_drops_another_run_and_of_its_own_run_only_its_shards(output, expected):
+    partial = output.with_name("out.h5.partial")
+    parts((1, 2), output, "--normalize")
     for number, names in ((3, ["00002"]), (4, ["00002", "00003"]), (3, ["00002", "00003"])):
-        assert part(number, output, "--restart")[0] == 0
+        parts([number], output, "--restart")
         assert [path.stem for path in sorted(partial.glob("*.h5"))] == names
-    for number in (1, 2, 5):
-        part(number, output, "--restart")
+    parts((1, 2, 5), output, "--restart")
     assert output.read_bytes() == expected
 
 
-def test_restart_is_refused_while_parts_of_another_run_are_at_work(tmp_path: Path) -> None:
-    output = tmp_path / "out.h5"
+def test_restart_is_refused_while_parts_of_another_run_are_at_work(output):
     part(1, output)
-    with checkpoint._locked(tmp_path / "out.h5.partial", shared=True), unchanged(tmp_path):
+    with locked(output, shared=True), unchanged(output.parent):
         code, message = part(2, output, "--normalize", "--restart")
     assert code == 2
     assert "normalize was False, is True; hint: other parts of that run are at work" in message
 
 
-def test_whole_runs_and_parts_do_not_run_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_whole_runs_and_parts_do_not_run_at_once(output, monkeypatch):
     monkeypatch.setattr(checkpoint, "LOCK_SECONDS", 0.3)
-    output, partial = tmp_path / "out.h5", tmp_path / "out.h5.partial"
-    with checkpoint._locked(partial, shared=True):
+    with locked(output, shared=True):
         assert "another clipkit is writing there" in fails(*RUN, "-o", output)
-    with checkpoint._locked(partial):
+    with locked(output):
         assert "another clipkit is writing there" in part(1, output)[1]
 
 
 def test_the_part_that_cannot_have_the_lock_leaves_publishing_to_the_other(
-    tmp_path: Path, expected: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    output, expected, monkeypatch
+):
     monkeypatch.setattr(checkpoint, "LOCK_SECONDS", 0.3)
-    output = tmp_path / "out.h5"
-    for number in range(1, 5):
-        part(number, output)
-    with checkpoint._locked(tmp_path / "out.h5.partial", shared=True):  # the other part
-        code, message = part(5, output)
-    assert code == 0
+    parts(range(1, 5), output)
+    with locked(output, shared=True):  # by the other part
+        message = parts([5], output)
     assert f"all 5 shards are finished, and another part publishes {output}\n" in message
-    assert part(6, output)[0] == 0
+    parts([6], output)
     assert output.read_bytes() == expected
 
 
@@ -403,21 +372,15 @@ def test_the_part_that_cannot_have_the_lock_leaves_publishing_to_the_other(
 @pytest.mark.parametrize("words", [(), ("--force",)])
 @pytest.mark.long
 def test_two_finishers_where_there_are_no_locks_both_succeed(
-    step: str,
-    words: tuple[object, ...],
-    tmp_path: Path,
-    expected: bytes,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    step, words, output, expected, monkeypatch
+):
     """The second finisher does all its work in the middle of the first."""
 
-    def no_locks(*_: Any) -> None:
+    def no_locks(*_):
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
     monkeypatch.setattr(checkpoint.fcntl, "flock", no_locks)
-    output = tmp_path / "out.h5"
-    for number in range(1, 5):
-        part(number, output, *words)
+    parts(range(1, 5), output, *words)
     owner, name = {
         "before it reads": (checkpoint.Checkpoint, "load_finished"),
         "before it publishes": (features, "write"),
@@ -426,47 +389,46 @@ def test_two_finishers_where_there_are_no_locks_both_succeed(
     real = getattr(owner, name)
     others: list[tuple[int, str]] = []
 
-    def wait_for_the_other(*arguments: Any, **options: Any) -> Any:
+    def wait_for_the_other(*arguments, **options):
         is_end = step != "before it publishes" or str(arguments[0]) == str(output)
-        if is_end and len(list(tmp_path.glob("*/*.h5"))) == 5 and not others:
+        if is_end and len(list(output.parent.glob("*/*.h5"))) == 5 and not others:
             others.append((0, ""))
             others[0] = part(6, output, *words)
         return real(*arguments, **options)
 
     monkeypatch.setattr(owner, name, wait_for_the_other)
-    code, message = part(5, output, *words)
-    assert (code, others[0][0]) == (0, 0), message
+    parts([5], output, *words)
+    assert others[0][0] == 0
     assert output.read_bytes() == expected
-    assert list(contents(tmp_path)) == ["out.h5"]
+    assert list(contents(output.parent)) == ["out.h5"]
 
 
-def test_a_damaged_shard_is_said_to_be_missing_and_made_again(
-    tmp_path: Path, expected: bytes
-) -> None:
-    output = tmp_path / "out.h5"
-    for number in range(1, 5):
-        part(number, output)
-    (tmp_path / "out.h5.partial" / "00001.h5").write_bytes(b"")
-    message = part(5, output)[1]
-    assert "4 of 5 shards are finished; unfinished parts: 2\n" in message
-    part(2, output)
+def test_a_damaged_shard_is_said_to_be_missing_and_made_again(output, expected):
+    parts(range(1, 5), output)
+    (output.with_name("out.h5.partial") / "00001.h5").write_bytes(b"")
+    assert "4 of 5 shards are finished; unfinished parts: 2\n" in parts([5], output)
+    parts([2], output)
     assert output.read_bytes() == expected
 
 
-@pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """Twelve images in three shards; those of the second and one of the third are damaged."""
-    folder = tmp_path / "pictures"
-    folder.mkdir()
+def write_pictures(folder: Path, damaged: Container[int] = ()) -> Path:
+    """Write twelve images, which are three shards; some of them are damaged."""
+    folder.mkdir(exist_ok=True)
     for number in range(12):
         path = folder / f"{number:02}.png"
         Image.new("RGB", (20, 20), (20 * number, 0, 0)).save(path)
-        if number in (4, 5, 6, 7, 9):
+        if number in damaged:
             path.write_bytes(b"no image")
     return folder
 
 
-def test_parts_list_skipped_images_and_exit_with_3(pictures: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def pictures(tmp_path) -> Path:
+    """Images of which those of the second shard and one of the third are damaged."""
+    return write_pictures(tmp_path / "pictures", (4, 5, 6, 7, 9))
+
+
+def test_parts_list_skipped_images_and_exit_with_3(pictures, tmp_path):
     words = ("embed", pictures, "-m", "tiny", "-b", 4)
     once = clipkit(*words, "-o", tmp_path / "once.h5")
     assert once.exit_code == 3
@@ -479,7 +441,7 @@ def test_parts_list_skipped_images_and_exit_with_3(pictures: Path, tmp_path: Pat
     assert not (tmp_path / "out.h5.partial").exists()
 
 
-def test_a_part_tries_images_again_if_it_could_use_none(pictures: Path, tmp_path: Path) -> None:
+def test_a_part_tries_images_again_if_it_could_use_none(pictures, tmp_path):
     words = ("embed", pictures, "-m", "tiny", "-b", 4, "-o", tmp_path / "out.h5", "--part")
     for _ in range(2):
         result = clipkit(*words, "2/3")
@@ -488,7 +450,7 @@ def test_a_part_tries_images_again_if_it_could_use_none(pictures: Path, tmp_path
         assert "resuming" not in result.stderr
 
 
-def test_strict_parts_stop_at_what_any_part_skipped(pictures: Path, tmp_path: Path) -> None:
+def test_strict_parts_stop_at_what_any_part_skipped(pictures, tmp_path):
     words = ("embed", pictures, "-m", "tiny", "-b", 4, "-o", tmp_path / "out.h5", "--part")
     assert "04.png: cannot read" in fails(*words, "2/3", "--strict")
     assert [clipkit(*words, f"{number}/3").exit_code for number in (2, 3)] == [3, 3]
@@ -496,18 +458,15 @@ def test_strict_parts_stop_at_what_any_part_skipped(pictures: Path, tmp_path: Pa
     assert not (tmp_path / "out.h5").exists()
 
 
-def test_a_run_without_usable_images_ends_with_the_reason(tmp_path: Path) -> None:
-    folder = tmp_path / "pictures"
-    folder.mkdir()
-    for number in range(8):
-        (folder / f"{number}.png").write_bytes(b"no image")
+def test_a_run_without_usable_images_ends_with_the_reason(tmp_path):
+    folder = write_pictures(tmp_path / "pictures", range(12))
     words = ("embed", folder, "-m", "tiny", "-o", tmp_path / "out.h5", "--part")
     assert clipkit(*words, "1/2").exit_code == 3
     assert "all: expected at least one usable image, got none" in fails(*words, "2/2")
     assert not (tmp_path / "out.h5.partial").exists()
 
 
-def test_parts_of_a_data_set_that_is_split_off(tmp_path: Path) -> None:
+def test_parts_of_a_data_set_that_is_split_off(tmp_path):
     words = (*RUN, "--split-off", "val=0.4", "-o")
     ok(*words, tmp_path / "once.h5")
     for number in (1, 2):
@@ -522,19 +481,13 @@ def run_part(server: ForkServer, pictures: Path, folder: Path, number: int, **op
 
 
 @pytest.fixture
-def all_good(pictures: Path) -> Path:
-    """Twelve images that can be used."""
-    for number in range(12):
-        path = pictures / f"{number:02}.png"
-        Image.new("RGB", (20, 20), (20 * number, 0, 0)).save(path)
-    return pictures
+def all_good(tmp_path) -> Path:
+    return write_pictures(tmp_path / "good")
 
 
 @pytest.mark.exhaustive
 @pytest.mark.long
-def test_parts_that_run_at_once_publish_one_file(
-    fork_server: ForkServer, all_good: Path, tmp_path: Path
-) -> None:
+def test_parts_that_run_at_once_publish_one_file(fork_server, all_good, tmp_path):
     files = set()
     for attempt in range(5):
         folder = tmp_path / str(attempt)
@@ -552,8 +505,8 @@ def test_parts_that_run_at_once_publish_one_file(
 @pytest.mark.exhaustive
 @pytest.mark.long
 def test_a_part_killed_between_any_two_changes_to_the_disk_is_continued(
-    fork_server: ForkServer, all_good: Path, tmp_path: Path
-) -> None:
+    fork_server, all_good, tmp_path
+):
     files = set()
     event = 0
     while True:

@@ -441,14 +441,14 @@ def test_a_probe_is_read_like_a_result(folder):
 def test_probe_and_predict_work_in_pipes(folder):
     expected = ok("predict", folder / "p.h5", folder / "img.h5", "--split", "test").stdout
     lines = (
-        "cat img.h5 | clipkit predict p.h5 --split test",
-        "clipkit predict <(clipkit probe img.h5 --keep -o -) img.h5 --split test",
-        "clipkit probe img.h5 --keep -o - | clipkit predict - img.h5 --split test",
+        "cat img.h5 | clipkit -q predict p.h5 --split test",
+        "clipkit -q predict <(clipkit -q probe img.h5 --keep -o -) img.h5 --split test",
+        "clipkit -q probe img.h5 --keep -o - | clipkit -q predict - img.h5 --split test",
     )
     for line in lines:
         run = shell(line, folder)
         assert (run.returncode, run.stdout, run.stderr) == (0, expected, "")
-    run = shell("clipkit predict p.h5 img.h5 --split test --per-image | head -n 1", folder)
+    run = shell("clipkit -q predict p.h5 img.h5 --split test --per-image | head -n 1", folder)
     assert (run.returncode, run.stderr) == (0, "")
     assert "only one file on standard input" in fails("predict", "-", "-", exit_code=2)
 

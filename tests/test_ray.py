@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,14 +19,12 @@ from typing import Any
 import numpy as np
 import pytest
 from factories import contents, messages, write_feature_file
-from forkserver import ForkServer
 from PIL import Image
-from ray_fakes import FakeRay, make_deadly
+from ray_fakes import FakeRay, make_deadly, write_images
 from shell import clipkit, fails, ok
-from test_engines import written
 
 from clipkit import datasets, embedding, models
-from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.base.errors import ClipkitError
 from clipkit.embedding import checkpoint, pipeline, ray_cluster, ray_engine
 from clipkit.embedding.engines import Encoded, ShardImages
 
@@ -34,22 +32,27 @@ TESTS = Path(__file__).parent
 HAS_RAY = importlib.util.find_spec("ray") is not None
 RUN = ("embed", "digits", "--split", "test", "--limit", 20, "-m", "tiny", "-b", 4)
 ON_RAY = (*RUN, "--engine", "ray")
-on_cluster = [
-    pytest.mark.cluster,
-    pytest.mark.exhaustive,
-    pytest.mark.long,
-    pytest.mark.skipif(not HAS_RAY, reason="ray is not installed: pip install 'clipkit-vl[ray]'"),
-]
+HOST = socket.gethostname()
+DEADLY_RUN = """
+from pathlib import Path
+from ray_fakes import make_deadly
+make_deadly(9, Path({log!r}), most=1)
+from clipkit.embedding import checkpoint
+checkpoint.SHARD_ROWS = 4
+from clipkit.__main__ import main
+main()
+"""
 
 
 def cluster_test(function: Any) -> Any:
-    for mark in on_cluster:
+    missing = pytest.mark.skipif(not HAS_RAY, reason="ray is not installed: clipkit-vl[ray]")
+    for mark in (missing, pytest.mark.long, pytest.mark.exhaustive, pytest.mark.cluster):
         function = mark(function)
     return function
 
 
 @pytest.fixture(autouse=True)
-def shards_of_four(monkeypatch: pytest.MonkeyPatch) -> None:
+def shards_of_four(monkeypatch) -> None:
     monkeypatch.setattr(checkpoint, "SHARD_ROWS", 4)
 
 
@@ -69,7 +72,7 @@ def cluster() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def expected(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def expected(tmp_path_factory) -> bytes:
     """The file of one process: 20 images in 5 shards."""
     output = tmp_path_factory.mktemp("once") / "out.h5"
     with pytest.MonkeyPatch.context() as patch:
@@ -87,16 +90,12 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> bytes:
         (("--engine", "ray", "--device", "cuda:1"), "expected --device auto, cpu or cuda"),
     ],
 )
-def test_options_that_do_not_fit_are_refused(
-    words: tuple[object, ...], message: str, tmp_path: Path
-) -> None:
+def test_options_that_do_not_fit_are_refused(words, message, tmp_path):
     assert message in fails(*RUN, "-o", tmp_path / "out.h5", *words, exit_code=2)
     assert not contents(tmp_path)
 
 
-def test_without_ray_the_command_says_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_ray_the_command_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     line = fails(*ON_RAY, "-o", tmp_path / "out.h5")
     assert line.rstrip().endswith(
@@ -104,52 +103,45 @@ def test_without_ray_the_command_says_what_to_install(
     )
 
 
-def worker(folder: Path, **options: Any) -> ray_engine.Worker:
-    def load() -> Any:
-        return models.load(options.get("model", "tiny"), tower="image")
-
+def worker(folder: Path) -> ray_engine.Worker:
     run = models.RunOptions(batch_size=4, num_workers=1)
-    return ray_engine.Worker(load, run, str(folder), models.num_threads())
+    return ray_engine.Worker(load_tiny, run, str(folder), models.num_threads())
 
 
-def test_a_worker_that_cannot_give_the_number_of_threads_names_its_host(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def load_tiny() -> Any:
+    return models.load("tiny", tower="image")
+
+
+def test_a_worker_without_the_number_of_threads_or_the_folder_names_its_host(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    error = worker(tmp_path / "none").start().value
+    assert error.message.startswith(f"{HOST}: cannot enter the folder {tmp_path}")
     monkeypatch.setattr(models, "num_threads", lambda: 1)
     one = worker(tmp_path)
     monkeypatch.setattr(models, "num_threads", lambda: 3)
     error = one.start().value
     assert isinstance(error, ClipkitError)
-    expected = "expected PyTorch to use 1 threads, got 3"
-    assert error.message == f"{socket.gethostname()}: {expected}"
+    assert error.message == f"{HOST}: expected PyTorch to use 1 threads, got 3"
 
 
-def test_a_worker_without_the_folder_of_the_command_names_its_host(tmp_path: Path) -> None:
-    error = worker(tmp_path / "none").start().value
-    assert error.message.startswith(f"{socket.gethostname()}: cannot enter the folder {tmp_path}")
-
-
-def test_a_worker_that_describes_another_model_is_refused_by_its_host() -> None:
-    facts = {"clipkit": "1", "model.library": "transformers 5.4"}
-    other = {**facts, "model.library": "transformers 5.5"}
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("model.library", "install the same versions and models on all machines"),
+        ("model.precision", "set --device and --precision"),
+    ],
+)
+def test_a_worker_that_describes_another_model_is_refused_by_its_host(name, hint):
+    facts = {"clipkit": "1", name: "one"}
     ray_engine._check_same("node2", facts, "node1", facts)
     with pytest.raises(ClipkitError) as caught:
-        ray_engine._check_same("node2", other, "node1", facts)
-    expected = "expected the model.library of node1, transformers 5.4, got transformers 5.5"
-    assert caught.value.message == f"node2: {expected}"
-    assert caught.value.hint == "install the same versions and models on all machines"
-
-
-def test_the_hint_of_another_device_or_precision_names_the_options() -> None:
-    got, expected = {"model.precision": "bf16"}, {"model.precision": "fp32"}
-    with pytest.raises(ClipkitError) as caught:
-        ray_engine._check_same("node2", got, "node1", expected)
-    assert caught.value.hint == "set --device and --precision"
+        ray_engine._check_same("node2", {**facts, name: "two"}, "node1", facts)
+    assert caught.value.message == f"node2: expected the {name} of node1, one, got two"
+    assert caught.value.hint == hint
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> ShardImages:
+def pictures(tmp_path) -> ShardImages:
     """A shard of two of three files."""
     folder = tmp_path / "pictures"
     folder.mkdir()
@@ -167,7 +159,7 @@ def answer_to(shard: ShardImages, *skipped: str) -> Any:
     return ray_engine.Reply("node2", ray_engine.ShardReply(encoded, fingerprint))
 
 
-def test_a_worker_with_other_images_under_the_same_names_is_refused(pictures: ShardImages) -> None:
+def test_a_worker_with_other_images_under_the_same_names_is_refused(pictures):
     reply = answer_to(pictures)
     assert ray_engine._encoded(pictures, reply).rows == [1, 2]
     os.utime(pictures.images.source.path(2), (1, 1))
@@ -175,7 +167,7 @@ def test_a_worker_with_other_images_under_the_same_names_is_refused(pictures: Sh
         ray_engine._encoded(pictures, reply)
 
 
-def test_a_worker_may_skip_only_what_the_driver_cannot_read(pictures: ShardImages) -> None:
+def test_a_worker_may_skip_only_what_the_driver_cannot_read(pictures):
     path = Path(pictures.images.source.path(2))
     message = r"^node2: expected to read c\.png, as .* can, got: Permission denied$"
     with pytest.raises(ClipkitError, match=message):
@@ -185,49 +177,50 @@ def test_a_worker_may_skip_only_what_the_driver_cannot_read(pictures: ShardImage
 
 
 @pytest.mark.parametrize("form", ["tar", "parquet"])
-def test_a_worker_with_another_file_of_images_is_refused(
-    form: str, pictures: ShardImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_with_another_file_of_images_is_refused(form, pictures, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     images = [pictures.images.image(row) for row in range(3)]
-    shard = ray_engine._cut(ShardImages(7, "all", written(images, tmp_path, form), range(1, 3)))
+    shard = ShardImages(7, "all", write_images(images, tmp_path, form), range(1, 3))
     one = worker(tmp_path)
     assert one.start().value.model
-    assert one.encode(shard).value.encoded.rows == [0, 1]
+    assert one.encode(ray_engine._cut(shard)).value.encoded.rows == [0, 1]
     os.utime(tmp_path / f"images.{form}", (1, 1))
-    error = one.encode(shard).value
+    error = one.encode(ray_engine._cut(shard)).value
     assert isinstance(error, ClipkitError)
     assert f"{tmp_path}/images.{form}: expected the size and time" in error.message
 
 
 @pytest.fixture
-def ray(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
+def ray(monkeypatch) -> FakeRay:
     fake = FakeRay()
     monkeypatch.setattr(ray_engine, "import_ray", lambda: fake)
     return fake
 
 
-def test_a_replica_that_cannot_start_is_given_up_with_a_warning(
-    ray: FakeRay, expected: bytes, tmp_path: Path
-) -> None:
+@pytest.fixture
+def embeds(tmp_path, expected) -> Callable[..., Any]:
+    """Embed with a number of replicas; the file must be that of one process."""
+
+    def run(replicas: int) -> Any:
+        result = ok(*ON_RAY, "-o", tmp_path / "out.h5", "--replicas", replicas)
+        assert (tmp_path / "out.h5").read_bytes() == expected
+        return result
+
+    return run
+
+
+def test_a_replica_that_cannot_start_is_given_up_with_a_warning(ray, embeds, tmp_path):
     ray.dies = lambda number, _: number != 1
-    result = ok(*ON_RAY, "-o", tmp_path / "out.h5", "--replicas", 2)
-    assert (tmp_path / "out.h5").read_bytes() == expected
+    text = "3 workers died while they started, the last one of: No module named 'clipkit';"
+    warning = f"warning: {text} that replica is given up, 1 are left\n"
+    assert warning in embeds(2).stderr
     assert ray.workers == 4
-    assert (
-        "warning: 3 workers died while they started, the last one of: No module named 'clipkit'; "
-        "that replica is given up, 1 are left\n"
-    ) in result.stderr
+    ray.dies = lambda *_: True  # and without any, the run ends
+    assert text in fails(*ON_RAY, "-o", tmp_path / "none.h5", "--replicas", 1)
 
 
-def test_a_run_ends_if_no_replica_can_start(ray: FakeRay, tmp_path: Path) -> None:
-    ray.dies = lambda *_: True
-    line = fails(*ON_RAY, "-o", tmp_path / "out.h5", "--replicas", 1)
-    assert "3 workers died while they started, the last one of: No module named 'clipkit';" in line
-
-
-def test_a_run_ends_if_the_node_that_it_runs_on_is_lost(ray: FakeRay, tmp_path: Path) -> None:
-    def dies(number: int, name: str) -> bool:
+def test_a_run_ends_if_the_node_that_it_runs_on_is_lost(ray, tmp_path):
+    def dies(number, name):
         ray.is_alive = name == "start"
         return not ray.is_alive
 
@@ -236,13 +229,11 @@ def test_a_run_ends_if_the_node_that_it_runs_on_is_lost(ray: FakeRay, tmp_path: 
     assert "lost the connection to Ray: its process on this machine has ended; hint: " in line
 
 
-def test_a_run_that_waits_for_a_worker_says_so_and_looks_for_its_node(
-    ray: FakeRay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_waits_for_a_worker_says_so_and_looks_for_its_node(ray, tmp_path, monkeypatch):
     monkeypatch.setattr(ray_engine, "NOTE_SECONDS", 0.0)
     states = [True, False]
 
-    def wait(*_: Any, **options: Any) -> Any:
+    def wait(*_, **options):
         ray.is_alive = states.pop(0)
         return [], []
 
@@ -255,7 +246,7 @@ def test_a_run_that_waits_for_a_worker_says_so_and_looks_for_its_node(
 
 
 @pytest.fixture
-def clock(ray: FakeRay, monkeypatch: pytest.MonkeyPatch) -> None:
+def clock(ray, monkeypatch) -> None:
     """The time of the fake, which passes only while all workers hang."""
     monkeypatch.setattr(ray_engine, "time", SimpleNamespace(monotonic=lambda: ray.seconds))
 
@@ -264,76 +255,50 @@ def notes_of_hanging(result: Any) -> list[str]:
     return [line for line in result.stderr.splitlines() if "no answer from process" in line]
 
 
-def test_an_idle_replica_gets_copies_of_the_shards_whose_worker_hangs(
-    ray: FakeRay, clock: None, expected: bytes, tmp_path: Path
-) -> None:
+def test_an_idle_replica_gets_copies_of_the_shards_whose_worker_hangs(ray, clock, embeds):
     ray.hangs = lambda number, method: (number, method) == (1, "encode")
-    result = ok(*ON_RAY, "-o", tmp_path / "out.h5", "--replicas", 2)
-    assert (tmp_path / "out.h5").read_bytes() == expected
+    (note,) = notes_of_hanging(embeds(2))
     assert ray.workers == 2
-    pid, host = os.getpid(), socket.gethostname()
-    assert notes_of_hanging(result) == [
-        f"clipkit: no answer from process {pid} on {host} for 70 s: an idle worker will encode its "
-        f"shards, too; hint: if it hangs, kill -KILL {pid} there ends it, and another takes its "
-        "place"
-    ]
+    assert f"no answer from process {os.getpid()} on {HOST} for 70 s: an idle worker will" in note
 
 
-def test_an_answer_that_comes_after_that_of_a_copy_is_dropped(
-    ray: FakeRay, clock: None, expected: bytes, tmp_path: Path
-) -> None:
+def test_an_answer_that_comes_after_that_of_a_copy_is_dropped(ray, clock, embeds):
     # the copies are made after 70 s: the worker that hung is the first to be asked again
     ray.hangs = lambda number, method: number == 0 and method == "encode" and ray.seconds < 70
-    ok(*ON_RAY, "-o", tmp_path / "out.h5", "--replicas", 2)
-    assert (tmp_path / "out.h5").read_bytes() == expected
+    embeds(2)
 
 
-def test_a_run_whose_only_worker_hangs_says_so_once(
-    ray: FakeRay, clock: None, expected: bytes, tmp_path: Path
-) -> None:
+def test_a_run_whose_only_worker_hangs_says_so_once(ray, clock, embeds):
     ray.hangs = lambda number, method: method == "encode" and ray.seconds < 700
-    result = ok(*ON_RAY, "-o", tmp_path / "out.h5", "--replicas", 1)
-    assert (tmp_path / "out.h5").read_bytes() == expected
-    (note,) = notes_of_hanging(result)
+    (note,) = notes_of_hanging(embeds(1))
     assert f"for 70 s; hint: if it hangs, kill -KILL {os.getpid()} there ends it" in note
 
 
-def test_a_worker_that_hangs_and_is_killed_is_replaced(
-    ray: FakeRay, clock: None, expected: bytes, tmp_path: Path
-) -> None:
+def test_a_worker_that_hangs_and_is_killed_is_replaced(ray, clock, embeds):
     ray.hangs = lambda number, method: method == "encode" and ray.seconds < 700
     ray.dies = lambda number, method: method == "encode" and number == 0
-    ok(*ON_RAY, "-o", tmp_path / "out.h5", "--replicas", 1)
-    assert (tmp_path / "out.h5").read_bytes() == expected
+    embeds(1)
     assert ray.workers == 2
 
 
 @pytest.mark.parametrize(
-    ("finished", "seconds", "is_overdue"),
-    [
-        ([], 60, False),
-        ([], 61, True),
-        ([1, 2, 3], 61, True),
-        ([20, 30, 99], 150, False),
-        ([20, 30, 99], 151, True),
-    ],
+    ("finished", "last_good"), [([], 60), ([1, 2, 3], 60), ([20, 30, 99], 150)]
 )
 def test_a_shard_is_overdue_after_a_minute_and_five_times_the_median_of_the_others(
-    ray: FakeRay, clock: None, finished: list[float], seconds: float, is_overdue: bool
-) -> None:
+    ray, clock, finished, last_good
+):
     replica = ray_engine._Replica()
     queue = ray_engine._Queue(len(finished) + 1)
     for number, ray.seconds in enumerate(finished):
         queue.finish(ray_engine._Call(replica, number, 0))
-    ray.seconds = seconds
-    assert queue.is_overdue(ray_engine._Call(replica, len(finished), 0)) == is_overdue
+    for ray.seconds in (last_good, last_good + 1):
+        is_overdue = queue.is_overdue(ray_engine._Call(replica, len(finished), 0))
+        assert is_overdue == (ray.seconds > last_good)
 
 
 @pytest.mark.parametrize("method", ["nodes", "_actor", "wait", "get"])
-def test_each_call_to_ray_reports_a_lost_connection(
-    method: str, ray: FakeRay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: Any, **options: Any) -> Any:
+def test_each_call_to_ray_reports_a_lost_connection(method, ray, tmp_path, monkeypatch):
+    def fail(*_, **options):
         raise BrokenPipeError(32, "Broken pipe")
 
     monkeypatch.setattr(ray, method, fail)
@@ -341,48 +306,39 @@ def test_each_call_to_ray_reports_a_lost_connection(
     assert "lost the connection to Ray: [Errno 32] Broken pipe; hint: " in line
 
 
-def test_an_engine_of_ray_encodes_again(
-    ray: FakeRay, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_engine_of_ray_encodes_again(ray, tmp_path, capsys):
     data = datasets.load("digits", splits=["test"], limit=12)
-
-    def load() -> Any:
-        return models.load("tiny", tower="image")
-
     options = models.RunOptions(batch_size=4, num_workers=1)
-    with ray_engine.connect(load, options, embedding.RayOptions()) as engine:
+    with ray_engine.connect(load_tiny, options, embedding.RayOptions()) as engine:
         for name in ("a.h5", "b.h5"):
             embedding.embed_images(data, engine, str(tmp_path / name))
     assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
     notes = capsys.readouterr().err
-    assert notes.count("1 of 2 replicas have loaded the model\n") == 2
-    assert notes.count("2 of 2 replicas have loaded the model\n") == 2
+    for number in (1, 2):
+        assert notes.count(f"{number} of 2 replicas have loaded the model\n") == 2
 
 
-def test_a_worker_with_another_model_is_refused_by_its_host(
-    ray: FakeRay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_with_another_model_is_refused_by_its_host(ray, tmp_path, monkeypatch):
     load, seeds = pipeline.load_encoder, [1, 2]
 
-    def load_another(name: str, options: models.RunOptions, images: int) -> Any:
+    def load_another(name, options, images):
         return load(name, replace(options, untrained=seeds.pop(0)), images)
 
     monkeypatch.setattr(pipeline, "load_encoder", load_another)
-    host = socket.gethostname()
     result = clipkit(*ON_RAY, "--replicas", 2, "-o", tmp_path / "out.h5")
     assert result.exit_code == 1
-    expected = f"{host}: expected the model files.weights of {host}, sha256:"
-    assert expected in messages(result.stderr).splitlines()[-1]
+    line = messages(result.stderr).splitlines()[-1]
+    assert f"{HOST}: expected the model files.weights of {HOST}, sha256:" in line
 
 
-def test_a_file_whose_history_lists_machines_is_still_described(tmp_path: Path) -> None:
+def test_a_file_whose_history_lists_machines_is_still_described(tmp_path):
     machines = {"1": {"precision": "bf16", "rows": 4}, "2": {"precision": "fp32", "rows": 8}}
     history = [{"command": "embed", "machines": machines}]
     path = write_feature_file(tmp_path / "x.h5", attributes={"history": json.dumps(history)})
     assert "precision bf16, rows 4" in ok("info", path).stdout
 
 
-def test_a_node_without_a_cpu_gets_no_replica(ray: FakeRay) -> None:
+def test_a_node_without_a_cpu_gets_no_replica(ray):
     ray.cpus = [0, 4, 4]
     assert ray_engine._count_machines(ray.nodes()) == 2
     ray.cpus = [0]
@@ -391,9 +347,7 @@ def test_a_node_without_a_cpu_gets_no_replica(ray: FakeRay) -> None:
 
 @cluster_test
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere.invalid:6379", "ray://127.0.0.1:1"])
-def test_an_address_without_ray_is_said_in_one_line(
-    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_address_without_ray_is_said_in_one_line(address, tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", address)
     is_usage = address.startswith("ray:")
     line = fails(*ON_RAY, "-o", tmp_path / "out.h5", exit_code=2 if is_usage else 1)
@@ -402,18 +356,15 @@ def test_an_address_without_ray_is_said_in_one_line(
 
 
 @cluster_test
-def test_replicas_give_the_file_of_one_process(
-    cluster: Any, expected: bytes, tmp_path: Path
-) -> None:
-    ok(*ON_RAY, "-o", tmp_path / "out.h5", "--replicas", 2)
-    assert (tmp_path / "out.h5").read_bytes() == expected
+def test_replicas_give_the_file_of_one_process(cluster, embeds, tmp_path):
+    embeds(2)
     assert list(contents(tmp_path)) == ["out.h5"]
 
 
 @cluster_test
 def test_scaled_embeddings_skipped_images_and_errors_are_those_of_one_process(
-    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    cluster, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     Path("pictures").mkdir()
     for number in range(9):
@@ -434,45 +385,32 @@ def test_scaled_embeddings_skipped_images_and_errors_are_those_of_one_process(
 
 @cluster_test
 def test_a_file_on_standard_output_is_alone_there_although_a_worker_was_killed(
-    cluster: Any, expected: bytes, tmp_path: Path
-) -> None:
-    lines = [
-        "from ray_fakes import make_deadly",
-        "from pathlib import Path",
-        f"make_deadly(9, Path({str(tmp_path / 'log')!r}), most=1)",
-        "from clipkit.embedding import checkpoint",
-        "checkpoint.SHARD_ROWS = 4",
-        "from clipkit.__main__ import main",
-        "main()",
-    ]
+    cluster, expected, tmp_path
+):
+    log = tmp_path / "log"
+    script = DEADLY_RUN.format(log=str(log))
     words = [str(word) for word in (*ON_RAY, "-o", "-", "--replicas", 2)]
     # the number of threads that the expected file was made with
     env = {**os.environ, "OMP_NUM_THREADS": str(models.num_threads())}
-    done = subprocess.run(
-        [sys.executable, "-c", "\n".join(lines), *words], env=env, capture_output=True
-    )
+    done = subprocess.run([sys.executable, "-c", script, *words], env=env, capture_output=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout == expected
-    assert (tmp_path / "log").read_text() == "x"
+    assert log.read_text() == "x"
     assert all(line.startswith(b"clipkit: ") for line in done.stderr.splitlines()), done.stderr
 
 
 @cluster_test
-def test_a_worker_that_is_stopped_holds_up_no_run(
-    cluster: Any, expected: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_that_is_stopped_holds_up_no_run(cluster, embeds, tmp_path, monkeypatch):
     monkeypatch.setattr(ray_engine, "OVERDUE_SECONDS", 1.0)
     monkeypatch.setattr(datasets, "load", datasets.load)
     make_deadly(9, tmp_path / "log", 1, signal.SIGSTOP)
-    result = ok(*ON_RAY, "-o", tmp_path / "out.h5", "--replicas", 2)
-    assert (tmp_path / "out.h5").read_bytes() == expected
-    assert "no answer from process" in result.stderr
+    assert "no answer from process" in embeds(2).stderr
 
 
 @cluster_test
 def test_a_shard_whose_workers_die_is_named_after_all_others_are_kept(
-    cluster: Any, expected: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    cluster, expected, tmp_path, monkeypatch
+):
     output, log = tmp_path / "out.h5", tmp_path / "log"
     with monkeypatch.context() as patch:
         patch.setattr(datasets, "load", datasets.load)
@@ -489,19 +427,17 @@ def test_a_shard_whose_workers_die_is_named_after_all_others_are_kept(
 
 
 @cluster_test
-def test_a_node_that_is_lost_changes_nothing(
-    cluster: Any, expected: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_node_that_is_lost_changes_nothing(cluster, expected, tmp_path, monkeypatch):
     node = cluster.add_node(num_cpus=1)
     save, started = checkpoint.Checkpoint.save, []
     start_worker = ray_engine.RayEngine._start_worker
 
-    def save_and_remove(self: Any, shard: Any, *arguments: Any) -> None:
+    def save_and_remove(self, shard, *arguments):
         save(self, shard, *arguments)
         if node in cluster.worker_nodes:
             cluster.remove_node(node, allow_graceful=False)
 
-    def start_and_count(self: Any, replica: Any) -> None:
+    def start_and_count(self, replica):
         started.append(replica)
         start_worker(self, replica)
 
@@ -514,9 +450,7 @@ def test_a_node_that_is_lost_changes_nothing(
 
 @cluster_test
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
-def test_a_driver_that_was_stopped_is_continued(
-    number: int, code: int, cluster: Any, fork_server: ForkServer, tmp_path: Path
-) -> None:
+def test_a_driver_that_was_stopped_is_continued(number, code, cluster, fork_server, tmp_path):
     options = {"shard": 4, "env": {"RAY_ADDRESS": os.environ["RAY_ADDRESS"]}}
     words = (*ON_RAY, "-o", "out.h5")
     ended = fork_server.run(tmp_path, *words, event=9, kill=number, **options)
@@ -552,7 +486,7 @@ class Ray:
 
 
 @pytest.fixture
-def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_cluster(monkeypatch) -> None:
     """Neither an address of Ray nor a token is set, and none stays."""
     for name in ("RAY_ADDRESS", "RAY_AUTH_MODE"):
         monkeypatch.delenv(name, raising=False)
@@ -561,9 +495,7 @@ def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_cluster, "cpu_count", lambda: 4)
 
 
-def test_ray_on_one_machine_has_its_cores_and_a_token_of_its_own(
-    no_cluster: None, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_ray_on_one_machine_has_its_cores_and_a_token_of_its_own(no_cluster, capsys):
     ray = Ray()
     with ray_cluster.connected(ray, 3):
         assert (ray.options["address"], ray.options["num_cpus"]) == ("local", 4)
@@ -571,74 +503,67 @@ def test_ray_on_one_machine_has_its_cores_and_a_token_of_its_own(
     assert "starting Ray on this machine" in capsys.readouterr().err
 
 
-def test_more_replicas_than_this_machine_has_cores_are_refused(no_cluster: None) -> None:
-    expected = "--replicas: expected at most 4 on this machine, one per core, got 10,000"
-    ray = Ray()
-    with (
-        pytest.raises(UsageError, match=expected) as caught,
-        ray_cluster.connected(ray, 10_000),
-    ):
+@pytest.mark.parametrize(
+    ("ray", "replicas", "message", "hint"),
+    [
+        (
+            *(Ray(), 10_000, "expected at most 4 on this machine, one per core, got 10,000"),
+            "set RAY_ADDRESS to use a cluster",
+        ),
+        (
+            *(Ray("AF_UNIX path is too long"), 0, "cannot start Ray: AF_UNIX path"),
+            "set TMPDIR to a folder with a short path",
+        ),
+    ],
+)
+def test_a_ray_that_cannot_start_here_is_refused_with_a_hint(
+    ray, replicas, message, hint, no_cluster
+):
+    with pytest.raises(ClipkitError, match=message) as caught, ray_cluster.connected(ray, replicas):
         pass
-    assert caught.value.hint == "set RAY_ADDRESS to use a cluster"
-    assert not ray.options
+    assert caught.value.hint == hint
+    assert bool(ray.options) == bool(ray.fault)
 
 
-def test_a_long_path_of_temporary_files_is_said(no_cluster: None) -> None:
-    ray = Ray("AF_UNIX path length cannot exceed 107 bytes: /tmp/long")
-    with (
-        pytest.raises(ClipkitError, match="cannot start Ray: AF_UNIX path") as caught,
-        ray_cluster.connected(ray, 0),
-    ):
-        pass
-    assert caught.value.hint == "set TMPDIR to a folder with a short path"
+@pytest.fixture
+def service() -> Iterator[str]:
+    """The address of a service that is not Ray."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
 
 
-def test_what_ray_has_against_an_address_is_said_in_one_line(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_what_ray_has_against_an_address_is_said_in_one_line(service, monkeypatch):
     faults = ["one\nRuntimeError: Version mismatch", None]
     monkeypatch.setattr(ray_cluster, "_fault", lambda _: faults.pop(0))
-    with socket.create_server(("127.0.0.1", 0)) as service:
-        address = f"127.0.0.1:{service.getsockname()[1]}"
-        with pytest.raises(ClipkitError) as caught:
-            ray_cluster._check_address(address)
-        ray_cluster._check_address(address)
-    expected = f"cannot connect to Ray at {address}: RuntimeError: Version mismatch"
+    with pytest.raises(ClipkitError) as caught:
+        ray_cluster._check_address(service)
+    ray_cluster._check_address(service)
+    expected = f"cannot connect to Ray at {service}: RuntimeError: Version mismatch"
     assert caught.value.message == expected
 
 
-def test_a_process_that_cannot_be_started_is_said_with_the_address(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def fail(*_: Any, **options: Any) -> Any:
+def test_a_process_that_cannot_be_started_is_said_with_the_address(service, monkeypatch):
+    def fail(*_, **options):
         raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
 
     monkeypatch.setattr(subprocess, "run", fail)
-    with socket.create_server(("127.0.0.1", 0)) as service:
-        address = f"127.0.0.1:{service.getsockname()[1]}"
-        with pytest.raises(ClipkitError) as caught:
-            ray_cluster._check_address(address)
+    with pytest.raises(ClipkitError) as caught:
+        ray_cluster._check_address(service)
     reason = "cannot ask ray health-check: Resource temporarily unavailable"
-    assert caught.value.message == f"cannot connect to Ray at {address}: {reason}"
+    assert caught.value.message == f"cannot connect to Ray at {service}: {reason}"
 
 
 @cluster_test
-def test_another_service_than_ray_is_said_in_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_another_service_than_ray_is_said_in_one_line(service, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(ray_cluster, "HEALTH_SECONDS", 3.0)
-    with socket.create_server(("127.0.0.1", 0)) as service:
-        address = f"127.0.0.1:{service.getsockname()[1]}"
-        monkeypatch.setenv("RAY_ADDRESS", address)
-        line = fails(*ON_RAY, "-o", tmp_path / "out.h5")
-    assert f"Ray at {address}: no answer within 3 s; hint: does Ray run there?" in line
+    monkeypatch.setenv("RAY_ADDRESS", service)
+    line = fails(*ON_RAY, "-o", tmp_path / "out.h5")
+    assert f"Ray at {service}: no answer within 3 s; hint: does Ray run there?" in line
     assert capfd.readouterr().err == ""
 
 
 @cluster_test
-def test_ray_on_one_machine_writes_nothing_into_the_home(
-    fork_server: ForkServer, tmp_path: Path
-) -> None:
+def test_ray_on_one_machine_writes_nothing_into_the_home(fork_server, tmp_path):
     home = tmp_path / "home"
     home.mkdir()
     env = {"RAY_ADDRESS": "", "HOME": str(home)}

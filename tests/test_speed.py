@@ -5,8 +5,8 @@ Nothing here asserts a time.
 
 from __future__ import annotations
 
-import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,15 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from clip_factory import (
-    cosines,
-    edit_json,
-    noise_image,
-    noise_images,
-    tiny_clip,
-    tiny_siglip,
-    write_json,
-)
+from clip_factory import cosines, noise_image, noise_images, tiny_clip, tiny_siglip
+from model_zoo import PlainLinear, changed, load
 from PIL import Image
 from shell import ok
 from transformers import AutoImageProcessor
@@ -42,14 +35,13 @@ def images() -> list[Image.Image]:
     return noise_images()
 
 
-def load(folder: Path, precision: str = "fp32", **options: Any) -> models.Encoder:
-    return models.load(
-        str(folder), tower="image", precision=precision, **{"device": "cpu"} | options
-    )
+def set_activation(folder: Path, name: str) -> Path:
+    changed("config.json", "vision_config", hidden_act=name)(folder)
+    return folder
 
 
 def assert_bfloat16_is_close(folder: Path, images: list[Image.Image], *, packed: bool) -> None:
-    full, half = load(folder), load(folder, "bf16")
+    full, half = load(folder), load(folder, precision="bf16")
     assert "packed" not in full.details
     assert half.details.get("packed", False) is packed
     pixels = full.preprocess(images)
@@ -57,25 +49,16 @@ def assert_bfloat16_is_close(folder: Path, images: list[Image.Image], *, packed:
     assert cosines(half.encode_images(pixels), full.encode_images(pixels)).min() >= 0.999
 
 
-def set_activation(folder: Path, name: str) -> Path:
-    edit_json(
-        folder / "config.json", lambda config: config["vision_config"].update(hidden_act=name)
-    )
-    return folder
-
-
 # layers packed for oneDNN
 
 
-def onednn_has_bfloat16() -> bool:
-    """Whether oneDNN multiplies matrices of bfloat16 here: it needs AVX-512."""
-    if not torch.backends.mkldnn.is_available():
-        return False
-    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+mkldnn = torch.backends.mkldnn
 
 
+# oneDNN needs AVX-512 to multiply matrices of bfloat16
 onednn = pytest.mark.skipif(
-    not onednn_has_bfloat16(), reason="oneDNN has no products of bfloat16 on this processor"
+    not (mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()),
+    reason="oneDNN has no products of bfloat16 on this processor",
 )
 
 
@@ -90,25 +73,6 @@ def test_packed_layers_give_what_full_precision_gives(write_model, activation, t
 def test_an_activation_that_cannot_be_packed_is_left_to_pytorch(tmp_path, images):
     folder = set_activation(tiny_clip(tmp_path / "model"), "tanh")
     assert_bfloat16_is_close(folder, images, packed=False)
-
-
-class PlainLinear:
-    """What a packed linear layer computes, by PyTorch's plain operations, on any processor."""
-
-    def __init__(self, weight, bias, activation="none", algorithm=""):
-        self.weight, self.bias = weight.to(torch.bfloat16), bias.to(torch.bfloat16)
-        self.activation, self.algorithm = activation, algorithm
-
-    def __call__(self, x):
-        product = torch.nn.functional.linear(x, self.weight, self.bias)
-        if self.activation == "swish":
-            return torch.nn.functional.silu(product)
-        if self.activation == "gelu":
-            return torch.nn.functional.gelu(product, approximate=self.algorithm)
-        return torch.relu(product) if self.activation == "relu" else product
-
-    def add_to(self, residual, x):
-        return residual + self(x)
 
 
 @pytest.mark.parametrize("write_model", [tiny_clip, tiny_siglip])
@@ -163,7 +127,7 @@ def test_packed_patches_are_those_of_the_convolution(bias, monkeypatch):
 
 @onednn
 def test_a_row_does_not_depend_on_its_batch(tiny_clip_dir, images):
-    encoder = load(tiny_clip_dir, "bf16")
+    encoder = load(tiny_clip_dir, precision="bf16")
     pixels = encoder.preprocess(images)
     rows = encoder.encode_images(pixels)
     twice = encoder.encode_images(torch.cat([pixels, pixels]))
@@ -175,9 +139,7 @@ def test_a_row_does_not_depend_on_its_batch(tiny_clip_dir, images):
 
 
 @pytest.fixture(scope="module")
-def compiled(
-    tiny_clip_dir: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[models.Encoder]:
+def compiled(tiny_clip_dir, tmp_path_factory) -> Iterator[models.Encoder]:
     """A tower compiled for four images at once."""
     with pytest.MonkeyPatch.context() as patch:
         cache = tmp_path_factory.mktemp("cache")
@@ -211,7 +173,7 @@ def test_padding_does_not_change_rows(compiled, images):
 
 
 def test_a_note_says_that_compiling_failed(tiny_clip_dir, tmp_path, monkeypatch, capsys):
-    def fail(*args: Any, **kwargs: Any) -> None:
+    def fail(*args, **kwargs):
         raise RuntimeError("no compiler\nand a long story")
 
     monkeypatch.setattr(torch, "compile", fail)
@@ -228,14 +190,14 @@ COMPILE = pytest.param("--compile", marks=pytest.mark.long)
 
 
 @pytest.mark.parametrize("option", ["--no-compile", COMPILE])
-def test_pytorch_leaves_no_folder_in_tmpdir(option: str, tmp_path: Path) -> None:
+def test_pytorch_leaves_no_folder_in_tmpdir(option, tmp_path):
     cache = tmp_path / "cache"
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     variables = {"TMPDIR": str(temporary), "XDG_CACHE_HOME": str(cache)}
     environment = {name: os.environ[name] for name in ("PATH", "HOME")} | variables
-    arguments = ["embed", "digits", "--limit", "4", "--split", "test", "--model", "tiny", option]
-    command = [sys.executable, "-m", "clipkit", *arguments, "-o", "e.h5"]
+    words = ["embed", "digits", "--limit", "4", "--split", "test", "--model", "tiny", option]
+    command = [sys.executable, "-m", "clipkit", *words, "-o", "e.h5"]
     subprocess.run(command, cwd=tmp_path, env=environment, check=True)
     assert list(temporary.iterdir()) == []
     assert (cache / "clipkit" / "inductor").is_dir()
@@ -259,32 +221,30 @@ def test_the_history_says_how_the_model_ran(tiny_clip_dir, tmp_path):
 # preprocessing
 
 
-STANDARD: dict[str, dict[str, Any]] = {
-    "CLIP's own": {},
-    "bilinear": {"resample": 2},
-    "resized to more than the crop": {"size": {"shortest_edge": 48}},
-    "resized to less than the crop": {"size": {"shortest_edge": 24}},
-    "squeezed": {"size": {"height": 40, "width": 33}},
-    "squeezed, not cropped": {"size": {"height": 32, "width": 32}, "do_center_crop": False},
-    "another rescaling": {"rescale_factor": 1 / 127.5},
-}
-NOT_STANDARD: dict[str, dict[str, Any]] = {
-    "not normalised": {"do_normalize": False},
-    "not rescaled": {"do_rescale": False, "image_mean": [100.0] * 3},
-    "Lanczos": {"resample": 1},
+SETTINGS: dict[str, tuple[bool, dict[str, Any]]] = {  # whether they are standard, and changes
+    "CLIP's own": (True, {}),
+    "bilinear": (True, {"resample": 2}),
+    "resized to more than the crop": (True, {"size": {"shortest_edge": 48}}),
+    "resized to less than the crop": (True, {"size": {"shortest_edge": 24}}),
+    "squeezed": (True, {"size": {"height": 40, "width": 33}}),
+    "not cropped": (True, {"size": {"height": 32, "width": 32}, "do_center_crop": False}),
+    "another rescaling": (True, {"rescale_factor": 1 / 127.5}),
+    "not normalised": (False, {"do_normalize": False}),
+    "not rescaled": (False, {"do_rescale": False, "image_mean": [100.0] * 3}),
+    "Lanczos": (False, {"resample": 1}),
 }
 
 
-@pytest.mark.parametrize("name", [*STANDARD, *NOT_STANDARD])
+@pytest.mark.parametrize("name", SETTINGS)
 def test_pixels_equal_the_processors_own_to_the_last_bit(name, tiny_clip_dir, tmp_path, images):
-    settings = json.loads((tiny_clip_dir / "preprocessor_config.json").read_text())
-    settings |= (STANDARD | NOT_STANDARD)[name]
-    write_json(tmp_path / "preprocessor_config.json", **settings)
+    is_standard, changes = SETTINGS[name]
+    shutil.copy(tiny_clip_dir / "preprocessor_config.json", tmp_path)
+    changed("preprocessor_config.json", **changes)(tmp_path)
     processor = AutoImageProcessor.from_pretrained(tmp_path)
     expected = processor(images=images, return_tensors="pt")["pixel_values"].float()
     for dtype in (torch.float32, torch.bfloat16):
         preprocessor = ImagePreprocessor(processor, torch.device("cpu"), dtype, expected.shape[-1])
-        assert preprocessor.is_standard == (name in STANDARD)
+        assert preprocessor.is_standard == is_standard
         for count in (1, len(images)):
             pixels = preprocessor.normalize(preprocessor.resize_and_crop(images[:count]))
             assert torch.equal(pixels, expected[:count].to(dtype))
@@ -314,7 +274,7 @@ def test_a_gpu_resizes_small_images_and_does_not_block(is_one_size, compile, tmp
 def test_prefetched_blocks_come_in_order_and_at_most_one_early():
     started: list[int] = []
 
-    def blocks() -> Iterator[int]:
+    def blocks():
         for i in range(5):
             started.append(i)
             yield i
@@ -326,8 +286,8 @@ def test_prefetched_blocks_come_in_order_and_at_most_one_early():
     assert received == started == list(range(5))
 
 
-def test_an_error_while_prefetching_is_raised_in_its_turn():
-    def blocks() -> Iterator[int]:
+def test_an_error_while_prefetching_is_raised_in_its_turn_and_blocks_may_be_abandoned():
+    def blocks():
         yield 0
         raise ValueError("of block 1")
 
@@ -335,19 +295,16 @@ def test_an_error_while_prefetching_is_raised_in_its_turn():
     assert next(iterator) == 0
     with pytest.raises(ValueError, match="of block 1"):
         next(iterator)
-
-
-def test_prefetched_blocks_may_be_abandoned():
-    iterator = prefetch(iter(range(100)))
-    assert next(iterator) == 0
-    del iterator
+    abandoned = prefetch(iter(range(100)))
+    assert next(abandoned) == 0
+    del abandoned
 
 
 def test_means_over_blocks_are_those_of_each_images_entropy_and_confidence():
-    cosines = np.random.default_rng(0).uniform(-1, 1, (700, 33)).astype(np.float32)
-    matrix = BlockMatrix(cosines.shape, lambda: iter([cosines[:300], cosines[300:]]))
+    rows = np.random.default_rng(0).uniform(-1, 1, (700, 33)).astype(np.float32)
+    matrix = BlockMatrix(rows.shape, lambda: iter([rows[:300], rows[300:]]))
     temperatures = [1.0, 0.07, 0.001]
     pairs = softmax.mean_entropy_and_confidence(matrix, temperatures)
-    for tau, (entropy, confidence) in zip(temperatures, pairs, strict=True):
-        assert entropy == pytest.approx(softmax.entropy(cosines, tau).mean(), rel=1e-12)
-        assert confidence == pytest.approx(softmax.confidence(cosines, tau).mean(), rel=1e-12)
+    for tau, pair in zip(temperatures, pairs, strict=True):
+        expected = softmax.entropy(rows, tau).mean(), softmax.confidence(rows, tau).mean()
+        assert pair == pytest.approx(expected, rel=1e-12)

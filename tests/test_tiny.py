@@ -10,8 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
+from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
 import clipkit.tiny
 from clipkit import shapes
@@ -23,30 +28,26 @@ SEED = 7  # of images that the model was not trained on
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
-    from transformers import AutoTokenizer
-
     return AutoTokenizer.from_pretrained(FOLDER)
 
 
 @pytest.fixture(scope="module")
 def model() -> Any:
-    from transformers import CLIPModel
-
     return CLIPModel.from_pretrained(FOLDER).float().eval()
 
 
 # Files
 
 
-def test_the_folder_is_complete_small_and_half_precision():
-    import torch
-    from safetensors.torch import load_file
-
+def test_the_folder_is_complete_small_and_half_precision(caplog):
     for name in ("config", "preprocessor_config", "tokenizer", "tokenizer_config", "training"):
         json.loads((FOLDER / f"{name}.json").read_text())
     weights = FOLDER / "model.safetensors"
     assert weights.stat().st_size < 8_000_000
     assert {tensor.dtype for tensor in load_file(weights).values()} == {torch.float16}
+    with caplog.at_level(logging.WARNING):
+        _, report = CLIPModel.from_pretrained(FOLDER, output_loading_info=True)
+    assert not any(report.values())
 
 
 def test_the_model_card_warns_and_names_these_weights():
@@ -55,25 +56,7 @@ def test_the_model_card_warns_and_names_these_weights():
     assert json.loads((FOLDER / "training.json").read_text())["weights_sha256"] in card
 
 
-def test_plain_transformers_loads_every_weight(caplog):
-    from transformers import CLIPModel
-
-    with caplog.at_level(logging.WARNING):
-        _, report = CLIPModel.from_pretrained(FOLDER, output_loading_info=True)
-    assert not any(report.values())
-
-
 # The tokenizer
-
-
-@pytest.mark.parametrize(
-    "text", ["", "a photo of a striped ball", "ÉCREVISSE 🦀", "\x00\u2028", "a" * 20]
-)
-def test_a_text_can_be_decoded_from_its_tokens(tokenizer, text):
-    ids = tokenizer(text)["input_ids"]
-    assert (ids[0], ids[-1]) == (tokenizer.bos_token_id, tokenizer.eos_token_id)
-    assert ids.count(tokenizer.eos_token_id) == 1
-    assert tokenizer.decode(ids, skip_special_tokens=True).strip() == text.lower().strip()
 
 
 @settings(max_examples=100, deadline=None)
@@ -82,8 +65,16 @@ def test_every_text_has_tokens_and_ends_with_the_largest_id(tokenizer, text):
     ids = tokenizer(text)["input_ids"]
     assert tokenizer.unk_token_id is None
     assert None not in ids
+    assert ids[0] == tokenizer.bos_token_id
+    assert ids.index(tokenizer.eos_token_id) == len(ids) - 1
     assert max(ids) == tokenizer.eos_token_id
     assert len(ids) > 2 or not text.split()
+
+
+@pytest.mark.parametrize("text", ["", "a photo of a ball", "ÉCREVISSE 🦀", "\x00\u2028", "a" * 20])
+def test_a_text_can_be_decoded_from_its_tokens(tokenizer, text):
+    ids = tokenizer(text)["input_ids"]
+    assert tokenizer.decode(ids, skip_special_tokens=True).strip() == text.lower().strip()
 
 
 def test_the_text_tower_reads_the_end_token_and_ignores_padding(tokenizer, model):
@@ -110,17 +101,12 @@ def unit(x: np.ndarray) -> np.ndarray:
 
 
 def text_features(model: Any, tokenizer: Any, texts: list[str]) -> np.ndarray:
-    import torch
-
     tokens = tokenizer(texts, padding=True, return_tensors="pt")
     with torch.no_grad():
         return model.text_projection(model.text_model(**tokens).pooler_output).numpy()
 
 
 def image_features(model: Any, split: str, n: int) -> np.ndarray:
-    import torch
-    from transformers import AutoImageProcessor
-
     processor = AutoImageProcessor.from_pretrained(FOLDER)
     parts = []
     for start in range(0, n, 250):
@@ -134,9 +120,6 @@ def image_features(model: Any, split: str, n: int) -> np.ndarray:
 
 def accuracies(model: Any, tokenizer: Any, train_images: int, test_images: int) -> dict[str, float]:
     """Return accuracies by the thesis's protocol."""
-    from sklearn.preprocessing import StandardScaler
-    from sklearn.svm import SVC
-
     train = image_features(model, "train", train_images)
     test = image_features(model, "test", test_images)
     y_train = shapes.labels(np.arange(train_images), split="train", seed=SEED)
@@ -171,9 +154,6 @@ def test_the_accuracies_are_ordered_as_in_clip(model, tokenizer):
 @pytest.mark.exhaustive
 @pytest.mark.long
 def test_the_untrained_control_knows_little(model, tokenizer):
-    import torch
-    from transformers import CLIPModel
-
     torch.manual_seed(0)
     control = CLIPModel(model.config).float().eval()
     accuracy = accuracies(control, tokenizer, 1000, 500)
@@ -187,7 +167,6 @@ def test_the_untrained_control_knows_little(model, tokenizer):
 @pytest.fixture
 def training() -> Iterator[Any]:
     """Import the training, which changes PyTorch's threads and algorithms; restore them."""
-    import torch
     from training import train
 
     threads = torch.get_num_threads()
@@ -204,8 +183,6 @@ def train_short(training: Any, folder: Path, stop_after: int | None = None, seed
 @pytest.mark.exhaustive
 @pytest.mark.long
 def test_training_again_gives_the_same_weights_also_after_interruptions(tmp_path, training):
-    from transformers import CLIPModel
-
     digest = train_short(training, tmp_path / "complete")
     assert CLIPModel.from_pretrained(tmp_path / "complete").config.projection_dim == 64
     assert train_short(training, tmp_path / "again") == digest
@@ -224,9 +201,7 @@ def test_a_checkpoint_of_another_recipe_is_refused(tmp_path, training, capsys):
     with pytest.raises(SystemExit) as stop:
         training.main(["--out", str(tmp_path)])
     assert stop.value.code == 2
-    error = capsys.readouterr().err
-    assert "checkpoint.pt: expected a checkpoint of the same recipe, got {'seed': 3" in error
-    assert "hint: remove it, or choose another --out" in error
+    assert "expected a checkpoint of the same recipe" in capsys.readouterr().err
 
 
 @pytest.mark.exhaustive

@@ -55,29 +55,12 @@ def build_model(tokenizer: Any) -> Any:
     """Return a `CLIPModel` of transformers with random weights."""
     from transformers import CLIPConfig, CLIPModel
 
-    common = {
-        "intermediate_size": 512,
-        "num_attention_heads": 4,
-        "projection_dim": DIM,
-        "hidden_act": "relu",
-    }
-    text = {
-        **common,
-        "vocab_size": len(tokenizer),
-        "hidden_size": WIDTH,
-        "num_hidden_layers": 2,
-        "max_position_embeddings": CONTEXT,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.eos_token_id,
-    }
-    vision = {
-        **common,
-        "hidden_size": WIDTH,
-        "num_hidden_layers": 4,
-        "image_size": SIZE,
-        "patch_size": PATCH,
-    }
+    common = {"hidden_size": WIDTH, "intermediate_size": 512, "num_attention_heads": 4}
+    common |= {"projection_dim": DIM, "hidden_act": "relu"}
+    text = {**common, "num_hidden_layers": 2, "max_position_embeddings": CONTEXT}
+    text |= {"vocab_size": len(tokenizer), "bos_token_id": tokenizer.bos_token_id}
+    text |= dict.fromkeys(("eos_token_id", "pad_token_id"), tokenizer.eos_token_id)
+    vision = {**common, "num_hidden_layers": 4, "image_size": SIZE, "patch_size": PATCH}
     config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=DIM)
     config._attn_implementation = "eager"
     return CLIPModel(config)

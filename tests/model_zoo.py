@@ -1,0 +1,179 @@
+"""Small models that several test modules write, load and damage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from clip_factory import SMALL_VISION as VIT
+from clip_factory import edit_json, edit_tensors, write_processor
+from factories import refused
+from shell import clipkit, ok
+from torch.nn import functional
+
+from clipkit import features, models
+from clipkit.base.errors import ClipkitError
+
+Damage = Callable[[Path], Any]
+STAGES = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 2, 1]}
+RADIO = {**VIT, "max_img_size": 64, "num_cls_tokens": 3, "num_registers": 2, "summary_idxs": [0, 2]}
+DECODER = {
+    **{"decoder_hidden_size": 16, "decoder_num_hidden_layers": 1},
+    **{"decoder_num_attention_heads": 2, "decoder_intermediate_size": 16},
+}
+REGISTERS = {**VIT, "num_register_tokens": 4}
+PROJECTED = {**VIT, "projection_dim": 16}
+QUICK = ("clip-vision", "dinov2", "convnext")
+# folder -> the class that saved it, its settings, and its embedding
+VISION_ZOO: dict[str, tuple[str, dict[str, Any], str]] = {
+    "aimv2": ("Aimv2VisionModel", VIT, "pooler_output"),
+    "aimv2-headless": ("Aimv2VisionModel", {**VIT, "use_head": False}, "mean"),
+    "clip-vision": ("CLIPVisionModel", VIT, "pooler_output"),
+    "clip-projected": ("CLIPVisionModelWithProjection", PROJECTED, "image_embeds"),
+    "convnext": ("ConvNextModel", STAGES, "pooler_output"),
+    "convnextv2": ("ConvNextV2Model", STAGES, "pooler_output"),
+    "dinov2": ("Dinov2Model", VIT, "pooler_output"),
+    "dinov2-classifier": ("Dinov2ForImageClassification", VIT, "pooler_output"),
+    "dinov2-registers": ("Dinov2WithRegistersModel", REGISTERS, "pooler_output"),
+    "dinov3": ("DINOv3ViTModel", REGISTERS, "pooler_output"),
+    "dinov3-convnext": ("DINOv3ConvNextModel", STAGES, "pooler_output"),
+    "ijepa": ("IJepaModel", VIT, "mean"),
+    "metaclip2-vision": ("MetaClip2VisionModel", VIT, "pooler_output"),
+    "metaclip2-projected": ("MetaClip2VisionModelWithProjection", PROJECTED, "image_embeds"),
+    "radio": ("RadioModel", RADIO, "summary"),
+    "siglip-vision": ("SiglipVisionModel", VIT, "pooler_output"),
+    "siglip-headless": ("SiglipVisionModel", {**VIT, "vision_use_head": False}, "mean"),
+    "vit": ("ViTModel", VIT, "pooler_output"),
+    "vit-classifier": ("ViTForImageClassification", VIT, "cls"),
+    "vit-mae": ("ViTMAEForPreTraining", {**VIT, **DECODER}, "cls"),
+}
+READ_BY = {  # where another class reads the tower than the one that saved it
+    "dinov2-classifier": "Dinov2Model",
+    "vit-classifier": "ViTModel",
+    "vit-mae": "ViTMAEModel",
+}
+# architecture, settings in model_args, and changes of pretrained_cfg
+TIMM_VIT_ARGUMENTS = {
+    **{"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 2}
+}
+TIMM_INPUT = {"input_size": [3, 32, 32]}
+TIMM_VIT = ("vit_tiny_patch16_224.augreg_in21k", TIMM_VIT_ARGUMENTS, TIMM_INPUT)
+
+
+def load(folder: Path | str, tower: Any = "image", **options: Any) -> models.Encoder:
+    """Load a tower; in float32 on the CPU unless the test says otherwise."""
+    return models.load(str(folder), tower=tower, **{"device": "cpu", "precision": "fp32"} | options)
+
+
+def stir(model: Any) -> None:
+    """Add noise to a model's parameters: layer scales may start near zero."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+
+
+def write_vision_model(folder: Path, name: str) -> Path:
+    """Write a small model of the zoo with random weights and an image processor."""
+    saved_by, settings, _ = VISION_ZOO[name]
+    if not hasattr(transformers, saved_by):
+        pytest.skip(f"transformers {transformers.__version__} has no {saved_by}")
+    kind = getattr(transformers, saved_by)
+    torch.manual_seed(0)
+    model = kind(kind.config_class(**settings)).eval()
+    stir(model)
+    model.save_pretrained(folder)
+    write_processor(folder, 32)
+    if name == "radio":  # it normalises images itself
+        edit_json(folder / "preprocessor_config.json", lambda c: c.update(do_normalize=False))
+    return folder
+
+
+def read_vision_model(folder: Path) -> Any:
+    """Return a model of the zoo by plain transformers."""
+    kind = READ_BY.get(folder.name, VISION_ZOO[folder.name][0])
+    return getattr(transformers, kind).from_pretrained(folder).eval()
+
+
+def write_timm_model(
+    folder: Path, architecture: str, arguments: dict[str, Any], settings: dict[str, Any]
+) -> Path:
+    """Write a small model with random weights, as timm publishes models."""
+    import timm
+    from timm.models import save_for_hf
+
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        model = timm.create_model(architecture, pretrained_cfg_overlay=settings, **arguments)
+        stir(model)
+        for key, buffer in model.named_buffers():
+            if key.endswith("running_mean"):
+                buffer.copy_(0.1 * torch.randn_like(buffer))
+    save_for_hf(model, folder, model_args=arguments, safe_serialization=True)
+    return folder
+
+
+def changed(file: str, *sections: str, **values: Any) -> Damage:
+    """Return a change of some values in a section of a model's JSON file."""
+
+    def change(content: dict[str, Any]) -> None:
+        for section in sections:
+            content = content[section]
+        content.update(values)
+
+    return lambda folder: edit_json(folder / file, change)
+
+
+def stored(**tensors: Any) -> Damage:
+    """Return a change of tensors; two underscores in a name stand for a dot."""
+    names = {name.replace("__", "."): tensor for name, tensor in tensors.items()}
+    return lambda folder: edit_tensors(folder, lambda content: content.update(names))
+
+
+def without_tensor(name: str) -> Damage:
+    return lambda folder: edit_tensors(folder, lambda content: content.pop(name))
+
+
+def fails_to_load(folder: Path, message: str, tower: Any = "image", **options: Any) -> ClipkitError:
+    """Check that a model is refused in one line, and return the error."""
+    with pytest.raises(ClipkitError, match=message) as error:
+        load(folder, tower, **options)
+    assert "\n" not in error.value.message
+    return error.value
+
+
+def check_commands_for_images_alone(model: Path, folder: Path) -> None:
+    """Check that probe and cluster take a model's embeddings, and that logits refuses them."""
+    images, texts = folder / "img.h5", folder / "txt.h5"
+    ok("embed", "digits", "--limit", 40, "-m", model, "-o", images)
+    ok("textembed", "-m", "tiny", "-o", texts, stdin=b"a dot\na line\n")
+    assert features.read(str(images)).splits["test"].features.shape == (40, 32)
+    ok("probe", images)
+    ok("cluster", images)
+    ok("logits", images, "--random", 4, "-o", folder / "random.h5")
+    done = clipkit("logits", images, texts, "-o", folder / "logits.h5")
+    refused(done, 1, "expected images of a model with a text tower", "for images alone")
+    refused(clipkit("zeroshot", images), 1, "hint: use them with: clipkit probe, cluster, variance")
+    refused(clipkit("textembed", "-m", model, "-o", folder / "t.h5", stdin=b"a dot\n"), 2)
+
+
+class PlainLinear:
+    """What a packed linear layer computes, by PyTorch's plain operations, on any processor."""
+
+    def __init__(self, weight: Any, bias: Any, activation: str = "none", algorithm: str = ""):
+        self.weight, self.bias = weight.to(torch.bfloat16), bias.to(torch.bfloat16)
+        self.activation, self.algorithm = activation, algorithm
+
+    def __call__(self, x: Any) -> Any:
+        product = functional.linear(x, self.weight, self.bias)
+        if self.activation == "swish":
+            return functional.silu(product)
+        if self.activation == "gelu":
+            return functional.gelu(product, approximate=self.algorithm)
+        return torch.relu(product) if self.activation == "relu" else product
+
+    def add_to(self, residual: Any, x: Any) -> Any:
+        return residual + self(x)
