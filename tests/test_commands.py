@@ -72,8 +72,11 @@ HUGE = "1" + 23 * "0"
         *(["textembed", "p.txt", f"--untrained={n}"] for n in (-1, 2**63, HUGE)),
         *(["logits", "i.h5", f"--random={n}"] for n in (0, -1, 2**31, HUGE)),
         *(["cluster", "i.h5", f"-k={n}"] for n in (-1, 0, 1)),
-        *([word, "i.h5", f"--seed={n}"] for word in ("logits", "probe") for n in (-1, 2**32, HUGE)),
-        ["cluster", "i.h5", f"--seed={2**32}"],
+        *(
+            [word, "i.h5", f"--seed={n}"]
+            for word in ("split", "compare")
+            for n in (-1, 2**32, HUGE)
+        ),
         ["plot", "confusion", "i.h5", "--run=-1"],
     ],
 )

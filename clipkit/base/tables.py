@@ -37,7 +37,7 @@ UNITS = {
         "information k kappa label log10_p low model names names_high names_low neither nll "
         "nmi nmi_chance null null5 only_a only_b p p_holm prediction probe probe_high probe_low "
         "prompt prompts random random_high random_low rank reach reach_high reach_low rows "
-        "runner_up runner_up_score scope score shots split standardize support temperature "
+        "runner_up runner_up_score scope score seed shots split standardize support temperature "
         "unique_rows unit values weight zeroshot zeroshot_high zeroshot_low"
     ),
 }
