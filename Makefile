@@ -161,7 +161,7 @@ COUNT := $(call count,$(call folder))
 set_count = $(eval COUNT_$1 := $(call count,$(call folder,-untrained$1),$1))
 $(foreach seed,$(CONTROL_SEEDS),$(call set_count,$(seed)))
 TOTAL := $(shell echo $$((0 $(foreach name,COUNT $(CONTROL_SEEDS:%=COUNT_%),+ $($(name))))))
-$(if $(filter-out 0,$(TOTAL)),$(info # $(TOTAL) steps, about 3 seconds each with shapes and tiny))
+$(if $(filter-out 0,$(TOTAL)),$(info # $(TOTAL) steps, of a few seconds each with shapes and tiny))
 endif
 ifneq ($(and $(filter chapter4,$(GOALS)),$(filter-out $(HIGH_RESOLUTION),$(DATASET))),)
 $(info # chapter 4, higher resolution: skipped, since $(DATASET) is none of $(HIGH_RESOLUTION))

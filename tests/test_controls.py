@@ -125,8 +125,8 @@ def test_the_files_of_several_seeds_equal_those_of_each_alone(img_h5, tmp_path):
 def test_several_seeds_need_a_name_for_each_output(img_h5, txt_h5, tmp_path):
     (tmp_path / "x-2.h5").touch()
     cases = [
-        (["cluster", img_h5, "-o", "x.h5"], "expected an output with {seed} for several seeds"),
-        (["logits", img_h5, "--random", 3], "for several seeds, got -; hint: name"),
+        (["cluster", img_h5, "-o", "x.h5"], "expected an output such as 'x-{seed}.h5', got x.h5"),
+        (["logits", img_h5, "--random", 3], "expected an output such as 'x-{seed}.h5', got -"),
         (["probe", img_h5, "-o", tmp_path / "x-{seed}.h5"], "x-2.h5 exists"),
         (["logits", img_h5, txt_h5], "expected --random for several seeds, got 2"),
         (["probe", img_h5, "--per-image"], "expected one seed to print classes or images, got 2"),

@@ -145,19 +145,18 @@ def class_scores(
     }
 
 
-def mean_f1(labels: Int64, predicted: Int64, classes: Sequence[int]) -> tuple[float, float, float]:
+def mean_f1(
+    labels: Int64, predicted: Int64, classes: Sequence[int], n_classes: int
+) -> tuple[float, float, float]:
     """Return the mean F1 of some classes and its 95 % interval over another draw of the rows.
 
     The ends are percentiles of 2,000 seeded bootstrap draws.
     """
     n = len(classes)
-    largest = max(int(labels.max()), int(predicted.max()), *classes)
-    numbers = np.full(largest + 1, n)  # n: another class
+    numbers = np.full(n_classes, n)  # n: another class
     numbers[list(classes)] = np.arange(n)
     counts = confusion(numbers[labels], numbers[predicted], n + 1)
-    shares = counts.ravel() / len(labels)
-    # NumPy never changes the stream of RandomState
-    draws = np.random.RandomState(0).multinomial(len(labels), shares, 2000)
+    draws = np.random.RandomState(0).multinomial(len(labels), counts.ravel() / len(labels), 2000)
     tables = np.vstack([counts[None], draws.reshape(-1, n + 1, n + 1)])  # (1 + draws, n + 1, n + 1)
     rows = tables.sum(axis=1) + tables.sum(axis=2)
     f1 = 2 * np.diagonal(tables, axis1=1, axis2=2) / np.maximum(rows, 1)

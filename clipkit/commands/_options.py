@@ -460,10 +460,7 @@ class Report:
         if self.output is None:
             return
         if len(seeds) > 1 and SEED not in self.output:
-            raise UsageError(
-                f"expected an output with {SEED} for several seeds, got {self.output}",
-                f"name it: -o 'x-{SEED}.h5'",
-            )
+            raise UsageError(f"expected an output such as 'x-{SEED}.h5', got {self.output}")
         for seed in seeds:
             names = [name_by_seed(name, seed) for name in inputs if name is not None]
             output = name_by_seed(self.output, seed)

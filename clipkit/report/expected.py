@@ -257,12 +257,12 @@ def _select(figure: Figure, described: Iterable[_Described]) -> list[_Run]:
 def _class_row(file: FeatureFile, split: str, run: int, names: Sequence[str]) -> Row:
     """Return the mean F1 of classes with its interval; nothing if the result lacks one of them."""
     known = file.class_names or []
-    is_clustering = results.newest_entry(file)["command"] == "cluster"
-    if is_clustering or split not in file.splits or not set(names) <= set(known):
+    # the numbers of clusters, of which there are k, are no classes
+    if "k" in file.runs or split not in file.splits or not set(names) <= set(known):
         return {}
     scored = results.scored_runs(file, split)
     numbers = [known.index(name) for name in names]
-    values = metrics.mean_f1(scored.labels, scored.predicted[run], numbers)
+    values = metrics.mean_f1(scored.labels, scored.predicted[run], numbers, len(known))
     return dict(zip(("f1", "f1_low", "f1_high"), values, strict=True))
 
 
