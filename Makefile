@@ -162,16 +162,30 @@ data-sets: | $(INSTALLED)
 
 else
 # Run a separate make for the folder of each control, and then for the model's.
-export MODEL DATASET ROOT LIMIT SPLIT_OFF PRECISION DEVICE UNTRAINED TABLE WORDS ATTRIBUTES SEEDS \
-  SETS PROMPTS SIZES EXPECTED SAME_AS HIGH_RESOLUTION CONTROLS
+SHARED := MODEL DATASET ROOT LIMIT SPLIT_OFF PRECISION DEVICE UNTRAINED TABLE WORDS ATTRIBUTES \
+  SEEDS SETS PROMPTS SIZES EXPECTED SAME_AS HIGH_RESOLUTION CONTROLS
+export $(SHARED)
 export PATH := $(abspath $(BIN)):$(PATH)
-IN_FOLDER = $(MAKE) --no-print-directory -f docs/thesis.mk CHAPTERS='$(GOALS)'
+# Two commands run at a time, unless -j says otherwise. A folder's first command embeds the images,
+# and others wait for it.
+JOBS = $(if $(filter -j% --jobserver%,$(MAKEFLAGS)),,-j2)
+IN_FOLDER = $(MAKE) --no-print-directory $(JOBS) -f docs/thesis.mk CHAPTERS='$(GOALS)'
 .PHONY: trained $(CONTROL_SEEDS:%=untrained%)
 $(GOALS): trained
 trained: $(CONTROL_SEEDS:%=untrained%) | $(INSTALLED)
-	+@$(IN_FOLDER) OUT=$(call folder)
+	+@$(strip $(IN_FOLDER) OUT=$(call folder) $(COUNT:%=STEPS=%))
 $(CONTROL_SEEDS:%=untrained%): untrained%: | $(INSTALLED)
-	+@$(IN_FOLDER) OUT=$(call folder,-untrained$*) SEED=$*
+	+@$(strip $(IN_FOLDER) OUT=$(call folder,-untrained$*) SEED=$* $(COUNT_$*:%=STEPS=%))
+# Count the commands of a dry run of each folder. Continued lines begin with a space.
+count = $(shell MAKEFLAGS= $(foreach name,$(SHARED),$(name)='$($(name))') \
+  $(IN_FOLDER) -n OUT=$1 SEED=$2 2> /dev/null | grep -cv '^ \|^make')
+ifeq ($(findstring n,$(firstword -$(MAKEFLAGS)))$(if $(GOALS),,none),)
+COUNT := $(call count,$(call folder))
+set_count = $(eval COUNT_$1 := $(call count,$(call folder,-untrained$1),$1))
+$(foreach seed,$(CONTROL_SEEDS),$(call set_count,$(seed)))
+TOTAL := $(shell echo $$((0 $(foreach name,COUNT $(CONTROL_SEEDS:%=COUNT_%),+ $($(name))))))
+$(if $(filter-out 0,$(TOTAL)),$(info # $(TOTAL) steps, of a few seconds each with shapes and tiny))
+endif
 ifneq ($(and $(filter chapter4,$(GOALS)),$(filter-out $(HIGH_RESOLUTION),$(DATASET))),)
 $(info # chapter 4, higher resolution: skipped, since $(DATASET) is none of $(HIGH_RESOLUTION))
 endif

@@ -23,12 +23,17 @@ prompt_file = $(firstword $(wildcard $(PROMPTS:%/=%)/$1.txt prompts/$1.txt))
 $(foreach set,$(SETS),$(if $(call prompt_file,$(set)),,\
   $(error SETS: expected a file $(PROMPTS:%/=%)/$(set).txt, got none)))
 count_prompts = $(shell grep -c '[^[:space:]]' $(call prompt_file,$1))
-for_seeds = for seed in $(SEEDS); do
+space := $(subst ,, )
+EACH_SEED := --seed $(subst $(space),$(comma),$(strip $(SEEDS)))
+
+# The groups of classes of a confusion matrix
+SUPERCLASSES := $(wildcard prompts/groups/$(notdir $(DATASET:%/=%))-superclasses.tsv)
 
 # Chapter 2. A linear SVM on image embeddings is the supervised baseline. Zero-shot classification
 # predicts the class of the most similar prompt.
 FILES_chapter2 := img.svm.h5 img.svm.confusion.png img.svm.classes.png img.svm-c.h5 img.logreg.h5 \
-  $(addprefix classes.logits.zeroshot.,h5 confusion.png classes.png)
+  $(addprefix classes.logits.zeroshot.,h5 confusion.png classes.png) \
+  $(addsuffix .superclasses.png,$(SUPERCLASSES:%=img.svm) $(SUPERCLASSES:%=classes.logits.zeroshot))
 
 # Exit code 3 says that images were skipped, or that a report leaves files out. The report names them.
 $(OUT)/img.h5:
@@ -45,7 +50,8 @@ $(OUT)/%.zeroshot.h5: $(OUT)/%.h5 ; clipkit zeroshot $< -f -o $@
 # softmax.
 FILES_chapter3 := $(foreach set,$(filter generic16,$(SETS)) $(OWN_SETS),\
   $(addprefix $(set).logits.,svm.h5 entropy.h5)) $(addprefix generic32.logits.,\
-  svm.h5 logreg.h5 entropy.h5 entropy.png confidence.png logits.png similarity.png)
+  svm.h5 svm.confusion.png logreg.h5 entropy.h5 entropy.png confidence.png logits.png \
+  similarity.png $(SUPERCLASSES:%=svm.superclasses.png))
 
 $(OUT)/%.h5: $(PROMPTS:%/=%)/%.txt ; clipkit textembed $< $(MODEL_OPTIONS) -f -o $@
 ifneq ($(PROMPTS:%/=%),prompts)
@@ -81,21 +87,28 @@ $(OUT)/%.c-tau-grid-probs.h5: $(OUT)/%.h5
 VALIDATED = clipkit probe $< -t $(TEMPERATURES) --val 0.1 -f -o $@ --classifier
 $(OUT)/%.svm-val.h5: $(OUT)/%.h5 ; $(VALIDATED) svm
 $(OUT)/%.logreg-val.h5: $(OUT)/%.h5 ; $(VALIDATED) logreg
-$(OUT)/%.mlp-val.h5: $(OUT)/%.h5 ; $(VALIDATED) mlp
+# An MLP is trained for a fixed number of epochs. Standardised columns take the place of the
+# temperature, and C weights the penalty.
+$(OUT)/%.mlp-val.h5: $(OUT)/%.h5
+	clipkit probe $< --classifier mlp --standardize -C 0.01,0.1,1 --val 0.1 -f -o $@
 $(OUT)/%.whitened.h5: $(OUT)/img.h5 $(OUT)/%.h5 ; clipkit logits $^ --whiten -f -o $@
 $(OUT)/%.fewshot-$(LAST).h5: $(OUT)/%.h5
-	$(for_seeds) clipkit probe $< $(FEWSHOT) --seed $$seed -f -o $(OUT)/$*.fewshot-$$seed.h5; done
-$(OUT)/random%.svm-$(LAST).h5: $(OUT)/img.h5
-	$(for_seeds) clipkit logits $< --random $* --seed $$seed | \
-	  clipkit probe -f -o $(OUT)/random$*.svm-$$seed.h5; done
-$(OUT)/random%.fewshot-$(LAST).h5: $(OUT)/img.h5
-	$(for_seeds) clipkit logits $< --random $* --seed $$seed | \
-	  clipkit probe $(FEWSHOT) --seed $$seed -f -o $(OUT)/random$*.fewshot-$$seed.h5; done
+	clipkit probe $< $(FEWSHOT) $(EACH_SEED) -f -o '$(OUT)/$*.fewshot-{seed}.h5'
+# The logits of random directions and of salads take much room, so that they are not kept.
+$(OUT)/random%.svm-$(LAST).h5 $(OUT)/random%.fewshot-$(LAST).h5: $(OUT)/img.h5
+	clipkit logits $< --random $* $(EACH_SEED) -f -o '$(OUT)/random$*-{seed}.tmp'
+	clipkit probe '$(OUT)/random$*-{seed}.tmp' $(EACH_SEED) -f -o '$(OUT)/random$*.svm-{seed}.h5'
+	clipkit probe '$(OUT)/random$*-{seed}.tmp' $(FEWSHOT) $(EACH_SEED) \
+	  -f -o '$(OUT)/random$*.fewshot-{seed}.h5'
+	rm $(SEEDS:%=$(OUT)/random$*-%.tmp)
 SALAD_PROMPTS := $(call prompt_file,generic32)
 $(OUT)/salad32.fewshot-$(LAST).h5: $(OUT)/img.h5 $(SALAD_PROMPTS) prompts/word-salad.awk
-	$(for_seeds) awk -v seed=$$seed -f prompts/word-salad.awk $(SALAD_PROMPTS) | \
-	  clipkit textembed - $(MODEL_OPTIONS) | clipkit logits $< - | \
-	  clipkit probe $(FEWSHOT) --seed $$seed -f -o $(OUT)/salad32.fewshot-$$seed.h5; done
+	for seed in $(SEEDS); do awk -v seed=$$seed -f prompts/word-salad.awk $(SALAD_PROMPTS) | \
+	  clipkit textembed - $(MODEL_OPTIONS) | \
+	  clipkit logits $< - -f -o $(OUT)/salad32-$$seed.tmp; done
+	clipkit probe '$(OUT)/salad32-{seed}.tmp' $(FEWSHOT) $(EACH_SEED) \
+	  -f -o '$(OUT)/salad32.fewshot-{seed}.h5'
+	rm $(SEEDS:%=$(OUT)/salad32-%.tmp)
 
 # Chapter 5. k-means on image embeddings and on logits.
 FILES_chapter5 := $(foreach features,\
@@ -103,7 +116,7 @@ FILES_chapter5 := $(foreach features,\
   $(features).cluster-$(LAST).h5 $(features).clusters.png)
 
 $(OUT)/%.cluster-$(LAST).h5: $(OUT)/%.h5
-	$(for_seeds) clipkit cluster $< --seed $$seed -f -o $(OUT)/$*.cluster-$$seed.h5; done
+	clipkit cluster $< $(EACH_SEED) -f -o '$(OUT)/$*.cluster-{seed}.h5'
 $(OUT)/%.clusters.png: $(OUT)/%.cluster-$(LAST).h5
 	clipkit plot clusters $(OUT)/$*.cluster-$(FIRST).h5 -f -o $@
 
@@ -178,9 +191,11 @@ $(OUT)/%.logits.png: $(OUT)/%.h5 ; clipkit plot logits $< -f -o $@
 $(OUT)/%.similarity.png: $(OUT)/%.h5 ; clipkit plot similarity $< -f -o $@
 $(OUT)/%.temperature.png: $(OUT)/%.h5 ; clipkit plot temperature $< -f -o $@
 $(OUT)/%.grid.png: $(OUT)/%.h5 ; clipkit plot grid $< -f -o $@
+$(OUT)/%.superclasses.png: $(OUT)/%.h5 $(SUPERCLASSES)
+	clipkit plot confusion $< --groups $(SUPERCLASSES) -f -o $@
 $(OUT)/%.outlines.png: $(OUT)/%.h5
 	clipkit plot confusion $< --groups prompts/groups/shapes-outlines.tsv -f -o $@
-$(OUT)/classifiers.png: $(foreach name,svm logreg mlp,$(OUT)/generic32.logits.$(name)-val.h5)
+$(OUT)/classifiers.png: $(foreach name,svm logreg,$(OUT)/generic32.logits.$(name)-val.h5)
 	clipkit plot temperature $^ -f -o $@
 $(OUT)/spectrum.png: $(SETS:%=$(OUT)/%.h5) ; clipkit plot spectrum $^ -f -o $@
 $(OUT)/attributes.png: $(OUT)/img.attributes.h5 ; clipkit plot attributes $< -f -o $@
@@ -242,3 +257,9 @@ $(OUT)/settings:
 	mkdir -p $(OUT)
 	echo '$(SETTINGS)' > $@
 $(OUT)/table: $(wildcard $(TABLE)) $(WORDS) | $(OUT)/settings ; echo '$(TABLE_SETTINGS)' > $@
+
+# Number the commands of STEPS as they start: make expands SHELL once for each.
+step = $(eval DONE += x)$(info [$(notdir $(OUT)) $(words $(DONE))/$(STEPS)])
+ifneq ($(STEPS),)
+SHELL = $(step)/bin/bash
+endif

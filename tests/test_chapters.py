@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shutil
@@ -16,6 +17,7 @@ from PIL import Image
 from shell import environment
 from test_report import NAME, numbers, tables
 
+from clipkit.analysis.results import per_class_rows
 from clipkit.features import read
 
 ROOT = Path(__file__).parents[1]
@@ -59,7 +61,7 @@ def test_a_dry_run_of_the_thesis_reads_like_its_method(make, tmp_path):
     text = make("-n", "thesis", out=tmp_path, **variables).stdout
     assert not list(tmp_path.iterdir())
     for line in lines_of(text):
-        starts = ("clipkit ", "mkdir -p ", "echo ", "for ", "make", "missing=; make", "# ")
+        starts = ("clipkit ", "mkdir -p ", "echo ", "for ", "rm ", "make", "missing=; make", "# ")
         assert line.startswith(starts)
         assert "  " not in line
     lines = commands(text)
@@ -72,6 +74,35 @@ def test_a_dry_run_of_the_thesis_reads_like_its_method(make, tmp_path):
     assert verbs(text).count("report") == 2 * 5  # as Markdown and as HTML
     baseline = f"clipkit probe {tmp_path}/clip-vit-base-patch32-cifar100/img.h5 -f -o"
     assert sum(line.startswith(baseline) for line in lines) == 1
+
+
+def test_a_run_says_how_many_steps_there_are_and_numbers_them(make, tmp_path):
+    (tmp_path / "venv" / "bin").mkdir(parents=True)
+    script = tmp_path / "venv" / "bin" / "clipkit"
+    script.write_text('#!/bin/bash\nfor word; do output=$word; done\ntouch "$output"\n')
+    script.chmod(0o755)
+    variables = {"VENV": tmp_path / "venv", "UNTRAINED": 7}
+    dry = make("-n", "chapter2", out=tmp_path, **variables).stdout
+    assert "[" not in dry
+    done = make("chapter2", out=tmp_path, **variables)
+    steps = re.findall(r"^\[(\S+) (\d+)/(\d+)\]\n(?:clipkit|mkdir|echo|Open)", done.stdout, re.M)
+    total = len(re.findall(r"^(?:clipkit|mkdir|echo) ", dry, re.M))
+    assert f"# {total} steps, " in done.stdout.splitlines()[0]
+    for folder in (CONTROL, "tiny-clip-digits"):
+        own = [(int(number), int(of)) for name, number, of in steps if name == folder]
+        assert own == [(i + 1, len(own)) for i in range(len(own))]
+    assert len(steps) == total
+    assert " steps" not in make("chapter2", out=tmp_path, **variables).stdout
+
+
+@pytest.mark.parametrize(
+    ("jobs", "at_a_time"), [([], " -j2 "), (["-j1"], None), (["-j3"], None)], ids=str
+)
+def test_two_commands_run_at_a_time_unless_j_says_otherwise(jobs, at_a_time, make, tmp_path):
+    lines = make("-n", "chapter2", *jobs, out=tmp_path).stdout.splitlines()
+    (line,) = [line for line in lines if line.startswith("make")]
+    assert (" -j" in line) == bool(at_a_time)
+    assert not at_a_time or at_a_time in line
 
 
 def test_variables_reach_the_commands(make, tmp_path):
@@ -537,6 +568,36 @@ def test_chapters_of_a_folder_without_splits_score_the_same_fifth_of_its_images(
     refused = make("chapter2", **photos, ROOT="/elsewhere", check=False)
     assert refused.returncode == 2
     assert "ROOT=/elsewhere LIMIT= PRECISION=fp32 SPLIT_OFF=test=0.2, got" in refused.stderr
+
+
+@pytest.mark.long
+def test_cifar100_has_the_f1_of_classes_and_superclasses_and_their_confusions(make, tmp_path):
+    lines = (ROOT / "prompts" / "groups" / "cifar100-superclasses.tsv").read_text().splitlines()
+    rng = np.random.default_rng(0)
+    for split, name in itertools.product(
+        ("train", "test"), (line.split("\t")[0] for line in lines)
+    ):
+        folder = tmp_path / "cifar100" / split / name
+        folder.mkdir(parents=True)
+        for i in range(2):
+            pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{i}.png")
+    figures = tmp_path / "figures.tsv"  # those of another model
+    figures.write_text(re.sub(r"model=\S+ ", "", (ROOT / "docs" / "thesis.tsv").read_text()))
+    variables = {"DATASET": tmp_path / "cifar100", "EXPECTED": figures, "LIMIT": ""}
+    make("chapter2", "chapter3", out=tmp_path / "results", **variables)
+    out = tmp_path / "results" / "tiny-clip-cifar100"
+    for name in ("img.svm", "classes.logits.zeroshot", "generic32.logits.svm"):
+        assert (out / f"{name}.superclasses.png").exists()
+        assert (out / f"{name}.confusion.png").exists()
+    text = (out / "report.md").read_text().partition("## Published figures")[2]
+    found = tables(text.partition("\n## ")[0])
+    f1 = {row["class"]: 100 * row["f1"] for row in per_class_rows(read(out / "img.svm.h5"))}
+    one = found["seal, in the thesis at most 60"]
+    assert numbers(one["measured"])[0] == pytest.approx(f1["seal"], abs=0.006)
+    assert (one["published"], one["in the interval"]) == ("", "")
+    people = np.mean([f1[name] for name in ("baby", "boy", "girl", "man", "woman")])
+    assert numbers(found["people"]["measured"])[0] == pytest.approx(people, abs=0.006)
 
 
 def test_only_a_folder_without_a_test_split_is_split(make, tmp_path):

@@ -79,13 +79,46 @@ def test_a_zero_vector_is_named_by_file_split_and_row(tmp_path, img_h5):
 
 
 @pytest.mark.parametrize("command", [["logits", "--random", 3], ["probe"], ["cluster"]])
-@pytest.mark.parametrize(
-    ("seed", "expected"),
-    [(-1, "at least 0, got -1"), (2**32, "at most 4294967295, got 4294967296")],
-)
-def test_seeds_are_those_of_numpy(img_h5, command, seed, expected):
+@pytest.mark.parametrize("seed", [-1, 2**32, 1.5, "nan", "", "1,", "1,-1"])
+def test_seeds_are_those_of_numpy(img_h5, command, seed):
     line = fails(*command, img_h5, "--seed", seed, exit_code=2)
-    assert f"--seed: expected {expected}" in line
+    assert "seed: expected whole numbers between 0 and 4294967295, got '" in line
+
+
+def test_the_files_of_several_seeds_equal_those_of_each_alone(img_h5, tmp_path):
+    (tmp_path / "alone").mkdir()
+    several = {"logits": ["--random", 5], "cluster": [], "probe": ["--shots", 2]}
+    for command, options in several.items():
+        source = img_h5
+        if command == "probe":
+            source = tmp_path / "logits-{seed}.h5"
+        words = [command, source, *options, "--seed"]
+        output = f"{command}-{{seed}}.h5"
+        printed = ok(*words, "3,1", "-o", tmp_path / output).stdout
+        alone = [ok(*words, seed, "-o", tmp_path / "alone" / output).stdout for seed in (1, 3)]
+        names = {path.name for path in tmp_path.glob(f"{command}-*.h5")}
+        assert names == {f"{command}-1.h5", f"{command}-3.h5"}
+        for name in names:
+            assert (tmp_path / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
+        if command != "logits":
+            header, *rows = printed.splitlines()
+            assert header == f"seed\t{alone[0].splitlines()[0]}"
+            expected = zip(("1", "3"), alone, strict=True)
+            assert rows == [f"{seed}\t{text.splitlines()[1]}" for seed, text in expected]
+
+
+def test_several_seeds_need_a_name_for_each_output(img_h5, txt_h5, tmp_path):
+    (tmp_path / "x-2.h5").touch()
+    cases = [
+        (["cluster", img_h5, "-o", "x.h5"], "expected an output such as 'x-{seed}.h5', got x.h5"),
+        (["logits", img_h5, "--random", 3], "expected an output such as 'x-{seed}.h5', got -"),
+        (["probe", img_h5, "-o", tmp_path / "x-{seed}.h5"], "x-2.h5 exists"),
+        (["logits", img_h5, txt_h5], "expected --random for several seeds, got 2"),
+        (["probe", img_h5, "--per-image"], "expected one seed to print classes or images, got 2"),
+    ]
+    for words, message in cases:
+        assert message in fails(*words, "--seed", "1,2", exit_code=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["x-2.h5"]
 
 
 NO_CONTROL = "expected an untrained model's embeddings, got those of m; hint: make"

@@ -37,8 +37,8 @@ UNITS = {
         "gain_low group high id information k kappa label log10_p low model names names_high "
         "names_low neither nll nmi nmi_chance null null5 only_a only_b p p_holm prediction probe "
         "probe_high probe_low prompt prompts random random_high random_low rank reach reach_high "
-        "reach_low rows runner_up runner_up_score scope score shots split standardize support "
-        "temperature unique_rows unit values weight zeroshot zeroshot_high zeroshot_low"
+        "reach_low rows runner_up runner_up_score scope score seed shots split standardize "
+        "support temperature unique_rows unit values weight zeroshot zeroshot_high zeroshot_low"
     ),
 }
 COLUMNS: dict[str, str] = {}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
@@ -279,6 +280,11 @@ Precision = Annotated[
 ]
 MAX_SEED = 2**32 - 1  # of numpy's RandomState
 Seed = Annotated[int, option("N", "Random seed.", min=0, max=MAX_SEED)]
+SEED = "{seed}"  # in the name of a file
+Seeds = Annotated[
+    list[str],
+    option("N[,N...]", f"Random seed; for several, {SEED} in a file's name stands for each."),
+]
 Table = Annotated[
     str | None,
     option(
@@ -326,7 +332,7 @@ def parse_temperatures(values: list[str], logit_scale: float | None) -> list[flo
     return parse_numbers(words, "temperature")
 
 
-def parse_counts(values: list[str], name: str) -> list[int]:
+def parse_counts(values: list[str], name: str, low: int = 1, top: int = MAX_COUNT) -> list[int]:
     """Parse comma-separated whole numbers, sorted, without repeats.
 
     >>> parse_counts(["4,1", "4"], "shots")
@@ -334,10 +340,34 @@ def parse_counts(values: list[str], name: str) -> list[int]:
     """
     words = split_words(values)
     for word in words:
-        if not WHOLE_NUMBER.fullmatch(word) or not 0 < int(word) <= MAX_COUNT:
-            expected = f"whole numbers between 1 and {MAX_COUNT}"
+        if not WHOLE_NUMBER.fullmatch(word) or not low <= int(word) <= top:
+            expected = f"whole numbers between {low} and {top}"
             raise UsageError(f"{name}: expected {expected}, got {word!r}")
     return sorted(set(map(int, words)))
+
+
+def parse_seeds(values: list[str]) -> list[int]:
+    """Parse comma-separated seeds, sorted, without repeats."""
+    return parse_counts(values, "seed", 0, MAX_SEED)
+
+
+def name_by_seed(name: str, seed: int | str) -> str:
+    """Return the name of a file, where `{seed}` stands for the seed."""
+    return name.replace(SEED, str(seed))
+
+
+def open_labelled(
+    file: str, seeds: Sequence[int], table: str | None, attribute: str | None
+) -> Iterator[tuple[int, FeatureFile]]:
+    """Yield each seed with its input, which is opened only once if all seeds share it."""
+    from clipkit.analysis.relabeling import label_by_attribute
+    from clipkit.features.hdf5 import open_file
+
+    for name, group in itertools.groupby(seeds, functools.partial(name_by_seed, file)):
+        with open_file(name, kinds=["images", "logits"]) as source:
+            labelled = label_by_attribute(source, table, attribute)
+            for seed in group:
+                yield seed, labelled
 
 
 def parse_layers(text: str | None) -> list[int] | Literal["all"] | None:
@@ -422,13 +452,19 @@ class Report:
     no_header: NoHeader = False
     force: Force = False
 
-    def check_output(self, *inputs: str | None) -> None:
+    def check_output(self, *inputs: str | None, seeds: Sequence[int | str] = (SEED,)) -> None:
         """Refuse an unusable output, or standard input twice, before the command does any work."""
         from clipkit.base import files
 
         files.check_one_stream([name for name in inputs if name is not None])
-        if self.output is not None:
-            files.check_feature_output(self.output, force=self.force, inputs=inputs)
+        if self.output is None:
+            return
+        if len(seeds) > 1 and SEED not in self.output:
+            raise UsageError(f"expected an output such as 'x-{SEED}.h5', got {self.output}")
+        for seed in seeds:
+            names = [name_by_seed(name, seed) for name in inputs if name is not None]
+            output = name_by_seed(self.output, seed)
+            files.check_feature_output(output, force=self.force, inputs=names)
 
     def show(
         self,
@@ -444,6 +480,22 @@ class Report:
         if self._is_printed(result):
             rows = per_class_rows(result) if per_class else rows
             tables.emit(report_rows(result, self.view, rows), self.view)
+
+    def for_seed(self, seed: int) -> Report:
+        """Return these options with the output of a seed."""
+        return replace(self, output=self.output and name_by_seed(self.output, seed))
+
+    def show_seeds(self, seeds: Sequence[int], results: Iterable[FeatureFile]) -> None:
+        """Save the result of each seed and print the runs of all, of several with their seed."""
+        from clipkit.base import tables
+
+        rows: list[Mapping[str, Any]] = []
+        for seed, result in zip(seeds, results, strict=True):
+            self.for_seed(seed)._is_printed(result)
+            label = {"seed": seed} if len(seeds) > 1 else {}
+            rows += [{**label, **row} for row in report_rows(result, self.view)]
+        if self.output != "-":
+            tables.emit(rows, self.view)
 
     def show_images(self, result: FeatureFile, rankings: Mapping[str, Ranking], top: int) -> None:
         """Save a result if an output is given, and print its images as they are ranked."""

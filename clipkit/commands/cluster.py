@@ -6,7 +6,16 @@ from typing import Annotated
 
 import typer
 
-from clipkit.commands._options import Attribute, FeatureInput, Report, Seed, Table, split_option
+from clipkit.commands._options import (
+    Attribute,
+    FeatureInput,
+    Report,
+    Seeds,
+    Table,
+    open_labelled,
+    parse_seeds,
+    split_option,
+)
 
 
 def cluster(
@@ -23,17 +32,15 @@ def cluster(
     ] = None,
     table: Table = None,
     attribute: Attribute = None,
-    seed: Seed = 42,
+    seed: Seeds = ["42"],  # noqa: B006
 ) -> None:
     """Cluster embeddings or logits by k-means, and report purity, NMI and ARI.
 
     Example: clipkit cluster img.h5
     """
-    from clipkit import features
-    from clipkit.analysis import clustering, relabeling
+    seeds = parse_seeds(seed)
+    report.check_output(file, table, seeds=seeds)
+    from clipkit.analysis import clustering  # loads scikit-learn
 
-    report.check_output(file, table)
-    with features.open_file(file, kinds=["images", "logits"]) as source:
-        labelled = relabeling.label_by_attribute(source, table, attribute)
-        result = clustering.cluster(labelled, split, k, seed)
-    report.show(result)
+    files = open_labelled(file, seeds, table, attribute)
+    report.show_seeds(seeds, (clustering.cluster(one, split, k, number) for number, one in files))

@@ -7,7 +7,16 @@ from typing import Annotated
 import typer
 
 from clipkit.base.errors import UsageError
-from clipkit.commands._options import Force, Output, Seed, flag, option, parse_temperatures
+from clipkit.commands._options import (
+    Force,
+    Output,
+    Report,
+    Seeds,
+    flag,
+    option,
+    parse_seeds,
+    parse_temperatures,
+)
 
 MAX_DIRECTIONS = 2**16  # 256 MiB of float64 numbers for embeddings of 512 columns
 
@@ -34,7 +43,7 @@ def logits(
             max=MAX_DIRECTIONS,
         ),
     ] = None,
-    seed: Seed = 42,
+    seed: Seeds = ["42"],  # noqa: B006
     whiten: Annotated[
         bool,
         flag(
@@ -53,16 +62,18 @@ def logits(
     """
     from clipkit import features
     from clipkit.analysis import similarity
-    from clipkit.base import console, files
+    from clipkit.base import console
     from clipkit.features import compatibility
 
+    seeds = parse_seeds(seed)
     if random is not None and texts != "-":
         raise UsageError(f"expected TEXTS or --random, got both ({texts} and {random})")
     if random is not None and whiten:
         raise UsageError("expected --random or --whiten, got both")
-    if images == texts == "-" and random is None:
-        raise UsageError("expected only one of IMAGES and TEXTS on standard input, got both")
-    files.check_feature_output(output, force=force, inputs=[images, texts])
+    if random is None and len(seeds) > 1:
+        raise UsageError(f"expected --random for several seeds, got {len(seeds)}")
+    outputs = Report(output, force=force)
+    outputs.check_output(images, texts if random is None else None, seeds=seeds)
     with features.open_file(images, kinds=["images"]) as image_file:
         text_file = features.read(texts, kinds=["texts"]) if random is None else image_file
         scale = compatibility.common_logit_scale(image_file, text_file)
@@ -73,9 +84,10 @@ def logits(
                 "entropy and probe accept several temperatures",
             )
         tau = temperatures[0]
-        if random is None:
-            result = similarity.compute_logits(image_file, text_file, tau, whiten)
-        else:
-            result = similarity.compute_random_logits(image_file, random, seed, tau)
-        with console.progress("computing logits"):
-            features.write(output, result, force=force)
+        for number in seeds:
+            if random is None:
+                result = similarity.compute_logits(image_file, text_file, tau, whiten)
+            else:
+                result = similarity.compute_random_logits(image_file, random, number, tau)
+            with console.progress("computing logits"):
+                features.write(outputs.for_seed(number).output or "-", result, force=force)

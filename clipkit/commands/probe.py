@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Annotated
 
 from clipkit.base.errors import UsageError
@@ -15,13 +17,15 @@ from clipkit.commands._options import (
     PerImage,
     Report,
     Rows,
-    Seed,
+    Seeds,
     Table,
     Temperatures,
     flag,
+    open_labelled,
     option,
     parse_counts,
     parse_numbers,
+    parse_seeds,
     parse_temperatures,
 )
 
@@ -64,7 +68,7 @@ def probe(
     repeat: Annotated[
         int, option("N", "Draw the rows of --shots N times, with seeds that count up.", min=1)
     ] = 1,
-    seed: Seed = 42,
+    seed: Seeds = ["42"],  # noqa: B006
     per_class: PerClass = False,
     keep: Annotated[
         bool,
@@ -81,24 +85,34 @@ def probe(
 
     Example: clipkit probe logits.h5 -t 1,0.5,0.07,0.03 -o probe.h5
     """
-    report.check_output(file, table)
+    seeds = parse_seeds(seed)
+    report.check_output(file, table, seeds=seeds)
     Rows(per_class, per_image)  # refuses both
     if keep and report.output is None:
         raise UsageError("expected -o FILE for --keep, got none", "name the probe: -o probe.h5")
+    if len(seeds) > 1 and (per_class or per_image):
+        raise UsageError(f"expected one seed to print classes or images, got {len(seeds)}")
     counts = parse_counts(shots, "shots")
     Cs = parse_numbers(regularization, "C")
-    from clipkit.analysis import evaluation, relabeling  # loads scikit-learn
-    from clipkit.features.hdf5 import open_file
+    from clipkit.analysis import evaluation  # loads scikit-learn
 
-    spec = evaluation.ProbeSpec(classifier, features, standardize, seed, counts, repeat)
+    spec = evaluation.ProbeSpec(classifier, features, standardize, seeds[0], counts, repeat)
     # by default, images are listed if there is no accuracy to print
-    lists_images = per_image if per_class or per_image else None
-    with open_file(file, kinds=["images", "logits"]) as source:
-        temperatures = parse_temperatures(temperature, source.logit_scale)
-        labelled = relabeling.label_by_attribute(source, table, attribute)
-        result, rankings = evaluation.evaluate(
-            labelled, spec, temperatures, Cs, fit_split, eval_split, val, keep, lists_images
-        )
+    lists_images = per_image if per_class or per_image or len(seeds) > 1 else None
+
+    def evaluations() -> Iterator[evaluation.Evaluation]:
+        for number, source in open_labelled(file, seeds, table, attribute):
+            one = replace(spec, seed=number)
+            taus = parse_temperatures(temperature, source.logit_scale)
+            yield evaluation.evaluate(
+                source, one, taus, Cs, fit_split, eval_split, val, keep, lists_images
+            )
+
+    if len(seeds) > 1:
+        report.show_seeds(seeds, (one.result for one in evaluations()))
+        return
+    ((result, rankings),) = evaluations()
+    report = report.for_seed(seeds[0])
     if rankings:
         report.show_images(result, rankings, 1)
     else:

@@ -39,7 +39,8 @@ RUN_WORDS = ("classifier", "C", "temperature", "standardize", "k", "shots", "dra
 VARIATIONS = ("val", "shots", "random", "whiten", "labels", "layer", "projection", "downsample")
 NAMES = ("model", "dataset")  # words of which the value may be a path
 IDENTITIES = (*NAMES, "prompts", "prompts_sha256")
-CHOICES = ("split", "images")  # which runs count, and how many images they must have
+# Which runs and classes count, and how many images there must be
+CHOICES = ("split", "images", "class")
 WORDS = tuple(dict.fromkeys((*HISTORY_WORDS, *RUN_WORDS, *VARIATIONS, *CHOICES)))
 SHARES = ("acc1", "acc5", "purity")  # of the images, so that they have Wilson's interval
 CONTROL, VERDICT = "untrained control", "in the interval"
@@ -181,8 +182,9 @@ def compare_figures(
         reason = "no result fits any of them"
         if absent:
             reason = f"no result has {escape(', '.join(absent))}"
+        count = sum(not math.isnan(figure.value) for figure in figures)
         text = (
-            f"None of the {len(figures)} published figures of {escape(Path(table).name)} was "
+            f"None of the {count} published figures of {escape(Path(table).name)} was "
             f"measured here: {reason}."
         )
         return [*blocks, text, *([SAME_AS] if absent else [])], Fact(HEADING.text, text)
@@ -242,6 +244,8 @@ def _row(figure: Figure, runs: Sequence[_Run], controls: Sequence[_Run]) -> dict
 def _measure(figure: Figure, run: _Run) -> Measurement:
     """Return a number of a run with its 95 % interval, if it is a share of the images."""
     value = float(run.row[figure.column])
+    if figure.column == "f1":
+        return Measurement(value, figure.unit, run.row["f1_low"], run.row["f1_high"])
     if figure.column not in SHARES or run.split not in run.file.splits:
         return Measurement(value, figure.unit)
     return Measurement(value, figure.unit, *metrics.wilson(value, len(run.file.splits[run.split])))
@@ -279,13 +283,28 @@ def _select(figure: Figure, described: Iterable[_Described]) -> list[_Run]:
     selected = []
     for name, file, facts in described:
         split, rows = _runs(file, figure.where.get("split"))
-        for row in rows:
-            number = row.get(figure.column)
+        for index, row in enumerate(rows):
             known = {word: row[word] for word in RUN_WORDS if word in row}
-            is_number = isinstance(number, float) and not math.isnan(number)
-            if is_number and _fits(facts | known, figure.where):
+            if not _fits(facts | known, figure.where):
+                continue
+            if "class" in figure.where:
+                row = _class_row(file, split, index, figure.where["class"].split("|"))
+            number = row.get(figure.column)
+            if isinstance(number, float) and not math.isnan(number):
                 selected.append(_Run(name, file, split, row))
     return selected
+
+
+def _class_row(file: FeatureFile, split: str, run: int, names: Sequence[str]) -> Row:
+    """Return the mean F1 of classes with its interval; nothing if the result lacks one of them."""
+    known = file.class_names or []
+    # the numbers of clusters, of which there are k, are no classes
+    if "k" in file.runs or split not in file.splits or not set(names) <= set(known):
+        return {}
+    scored = results.scored_runs(file, split)
+    numbers = [known.index(name) for name in names]
+    values = metrics.mean_f1(scored.labels, scored.predicted[run], numbers, len(known))
+    return dict(zip(("f1", "f1_low", "f1_high"), values, strict=True))
 
 
 def _runs(file: FeatureFile, split: str | None) -> tuple[str, list[Row]]:
