@@ -417,7 +417,7 @@ def test_without_the_images_a_report_has_no_album_and_downloads_none(
         write(str(tmp_path / "a.h5"), file, force=True)
         run = ok("report", tmp_path / "a.h5", "-f", "-o", page, "--images", *words)
         warning = f"left out the album: the images of {Path(words[0]).name} are not on this machine"
-        assert run.stderr == f"clipkit: warning: {warning}\n"
+        assert f"clipkit: warning: {warning}\n" in run.stderr
         assert 'id="album"' not in page.read_text("utf-8")
         assert not gone.exists()
     message = fails("report", tmp_path / "a.h5", "-f", "-o", page, "--images", gone / "other.csv")

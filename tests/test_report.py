@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -333,6 +334,8 @@ def test_each_figure_of_the_thesis_of_another_experiment_gives_its_reason():
         "table 5.1": ["share only 32 or 33 lines"],
     }
     for figure in figures:
+        if math.isnan(figure.value):
+            continue
         if figure.reason:
             assert any(word in figure.reason for word in words[figure.source]), figure
         else:

@@ -209,9 +209,9 @@ class ImageDataset:
             If the file cannot be used. The message names it and gives the reason.
         """
         image = self.source.image(i)
-        shorter = min(image.size)
-        if self.downsample is None or shorter <= self.downsample:
+        if self.downsample is None or min(image.size) <= self.downsample:
             return image
+        shorter = min(image.size)
         width, height = (round(side * self.downsample / shorter) for side in image.size)
         return image.resize((width, height), Image.Resampling.BICUBIC)  # which is antialiased
 
