@@ -54,7 +54,7 @@ def stdout_for_data() -> Iterator[None]:
     saved = os.dup(1)
     os.dup2(2, 1)  # what is printed by code that is not Python's
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.TextIOWrapper(io.BytesIO())):
             yield
     finally:
         os.dup2(saved, 1)

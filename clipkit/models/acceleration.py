@@ -374,7 +374,8 @@ def compile_tower(model: torch.nn.Module, shape: Sequence[int]) -> Any:
         # PyTorch keeps the headers that it compiles first below TMPDIR, whatever folder was chosen
         folder = os.environ.get(CACHE_VARIABLE)
         if folder:
-            vars(codecache)["_HEADER_DIR"] = f"{folder}/precompiled_headers"
+            headers = f"{folder}/precompiled_headers"
+            vars(codecache).update(_HEADER_DIR=headers, _HEADER_LOCK_DIR=f"{headers}/locks")
         with warnings.catch_warnings(), inductor.patch(options), torch.inference_mode():
             warnings.simplefilter("ignore")
             compiled = torch.compile(model, dynamic=False)
