@@ -134,3 +134,10 @@ def test_the_size_of_features_does_not_change_the_clusters(size):
     features = np.random.RandomState(0).standard_normal((40, 3)).astype(np.float32)
     expected = clustering.kmeans(features, 4)
     assert adjusted_rand_score(clustering.kmeans(features * np.float32(size), 4), expected) == 1
+
+
+def test_a_random_partition_lies_within_a_few_deviations_of_permuted_labels():
+    labels, assignments = np.random.default_rng(0).integers(0, 8, (2, 400))
+    agreement = clustering.agreement(labels, assignments)
+    for name in ("ami", "ari"):
+        assert 0 < abs(agreement[name]) < 4 * agreement[f"{name}_sd"]

@@ -23,7 +23,7 @@ COLUMNS = {
     "zeroshot": "split acc1 acc5 mean_per_class_recall acc1_low acc1_high",
     "calibrate": "temperature fitted low high eval_split acc1 mean_confidence nll information brier"
     " ece ece_null ece_null95",
-    "cluster": "split k purity nmi ari ami purity_chance nmi_chance",
+    "cluster": "split k purity nmi ari ami purity_chance nmi_chance ari_sd ami_sd",
     "info": "field value",
 }
 

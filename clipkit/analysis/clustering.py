@@ -74,9 +74,10 @@ def agreement(labels: Int64 | None, assignments: Int64) -> dict[str, float]:
     `purity`; `nmi` (normalised mutual information, 0..1, by the arithmetic mean of the entropies);
     `ari` and `ami` (the adjusted Rand index and the adjusted mutual information: 1 for equal
     partitions, about 0 for a random one); `purity_chance` and `nmi_chance` (the means of purity and
-    NMI over 20 fixed permutations of the labels). All are NaN without labels.
+    NMI over 20 fixed permutations of the labels); `ari_sd` and `ami_sd` (the standard deviations of
+    the adjusted ones over these permutations). All are NaN without labels.
     """
-    names = ("purity", "nmi", "ari", "ami", "purity_chance", "nmi_chance")
+    names = ("purity", "nmi", "ari", "ami", "purity_chance", "nmi_chance", "ari_sd", "ami_sd")
     if labels is None:
         return dict.fromkeys(names, np.nan)
     random = np.random.RandomState(0)  # NumPy never changes its stream
@@ -88,6 +89,8 @@ def agreement(labels: Int64 | None, assignments: Int64) -> dict[str, float]:
         adjusted_mutual_info_score(labels, assignments),
         np.mean([purity(order, assignments) for order in permuted]),
         np.mean([normalized_mutual_info_score(order, assignments) for order in permuted]),
+        np.std([adjusted_rand_score(order, assignments) for order in permuted], ddof=1),
+        np.std([adjusted_mutual_info_score(order, assignments) for order in permuted], ddof=1),
     )
     return {name: float(value) for name, value in zip(names, values, strict=True)}
 

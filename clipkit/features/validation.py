@@ -89,7 +89,7 @@ FRACTION = NUMBER._replace(low=0, high=1)
 COLUMNS: dict[str, Column] = {
     **dict.fromkeys(("classifier", "split", "fit_split", "eval_split"), Column({"S"})),
     **dict.fromkeys(("k", "standardize", "mean_entropy", "max_entropy"), NUMBER),
-    **dict.fromkeys(("nmi", "nmi_chance", "ami", "ari"), NUMBER),
+    **dict.fromkeys(("nmi", "nmi_chance", "ami", "ari", "ami_sd", "ari_sd"), NUMBER),
     **dict.fromkeys(("C", "temperature"), NUMBER._replace(low=SMALLEST)),
     **dict.fromkeys(("rows", "shots"), NUMBER._replace(low=0)),
     **dict.fromkeys(("acc1", "acc5", "acc_a", "acc_b", "acc1_low", "acc1_high"), FRACTION),
