@@ -9,7 +9,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -156,6 +156,13 @@ class RenderedImages:
     def fingerprint(self) -> str:
         """Return the SHA-256 over the indices: clipkit's version stands for the renderer."""
         return hashlib.sha256(self.indices.astype("<i8").tobytes()).hexdigest()
+
+
+class NamedClasses(NamedTuple):
+    """The names of the classes 0, 1, 2, ... and the file that gives them."""
+
+    names: list[str]
+    file: str = ""  # "" where the data themselves name their classes
 
 
 @dataclass(frozen=True, eq=False)

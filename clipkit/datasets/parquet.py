@@ -26,7 +26,7 @@ from clipkit.base import console
 from clipkit.base.errors import ClipkitError, ImageError, read_errors, shorten
 from clipkit.base.names import escape
 from clipkit.datasets import images, remote, shards
-from clipkit.datasets.dataset import Dataset, ImageDataset
+from clipkit.datasets.dataset import Dataset, ImageDataset, NamedClasses
 from clipkit.datasets.remote import (
     LocalFile,
     RangeReader,
@@ -38,7 +38,6 @@ from clipkit.datasets.rows import (
     NO_LABEL,
     Columns,
     LabelCodes,
-    NamedClasses,
     Row,
     Table,
     as_text,

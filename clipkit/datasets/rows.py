@@ -15,7 +15,7 @@ from clipkit.base import console
 from clipkit.base.errors import ClipkitError, shorten
 from clipkit.base.names import escape
 from clipkit.datasets import remote
-from clipkit.datasets.dataset import ImageDataset, ImageFiles, split_name
+from clipkit.datasets.dataset import ImageDataset, ImageFiles, NamedClasses, split_name
 from clipkit.datasets.images import reason
 from clipkit.features.model import Int64
 from clipkit.features.validation import MAX_CLASSES, MAX_NAMES, is_split_name
@@ -39,13 +39,6 @@ class LabelCodes(dict[str, int]):
         """Return the codes (N,) of rows that have `codes` (N,) of other `labels`."""
         table = np.array([*map(self.code, labels), NO_LABEL], np.int32)  # NO_LABEL, -1, is the last
         return table[codes]
-
-
-class NamedClasses(NamedTuple):
-    """The names of the classes 0, 1, 2, ... and the file that gives them."""
-
-    names: list[str]
-    file: str = ""  # "" where the data themselves name their classes
 
 
 def number_labels(

@@ -14,9 +14,8 @@ from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.base.names import escape
 from clipkit.base.prefetch import prefetch_map
 from clipkit.datasets import remote
-from clipkit.datasets.dataset import SPLIT_ALIASES, SPLIT_NAMES, split_name
+from clipkit.datasets.dataset import SPLIT_ALIASES, SPLIT_NAMES, NamedClasses, split_name
 from clipkit.datasets.remote import display_url
-from clipkit.datasets.rows import NamedClasses
 from clipkit.features.validation import MAX_CLASSES, is_split_name
 from clipkit.prompts.class_index import (
     FILE_NAMES,

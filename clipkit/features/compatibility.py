@@ -21,9 +21,8 @@ from clipkit.features.history import (
     original_split,
     provenance,
 )
-from clipkit.features.model import FeatureFile, Int64
+from clipkit.features.model import ROW_NUMBERS, FeatureFile, Int64
 
-ROW_NUMBERS = "row numbers"  # what the history says of ids that an import did not have
 SAME_IMAGES = "the same images"
 SAME_IDS = "images with the same ids"  # of data sets without a name, or of different ones
 ROLES = ("images", "features", "logits")  # of inputs with rows, in a history

@@ -29,11 +29,11 @@ from clipkit.base.errors import ClipkitError, UsageError, read_errors, unknown
 from clipkit.base.files import atomic_write, spool_input
 from clipkit.base.names import distinct_names
 from clipkit.features import npz
-from clipkit.features.compatibility import ROW_NUMBERS
 from clipkit.features.describe import abridged
 from clipkit.features.history import drop_none
 from clipkit.features.model import (
     RESULTS,
+    ROW_NUMBERS,
     BlockMatrix,
     FeatureFile,
     Float32,

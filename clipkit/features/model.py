@@ -21,6 +21,7 @@ VERSION = 2  # the newest that is read
 VERSIONS = {"probe": 2}
 RESULTS = ("result", "probe")  # a probe is a result that holds what was fitted, too
 BLOCK_BYTES = 1 << 24
+ROW_NUMBERS = "row numbers"  # what the history says of ids that an import did not have
 FLAGS = {"standardize", "fitted", "above"}  # columns of a result that hold true or false
 CHUNK_ROWS = 512
 CHUNK_BYTES = 1 << 22
