@@ -268,8 +268,8 @@ def test_size_and_resolution_are_those_of_the_options(ending, folder, tmp_path):
     draw(folder, out, *["grid", "grid.h5", "--size", "6x4.5", "--dpi", "50"])
     with Image.open(out) as image:
         assert image.size == (300, 225)
-    words = ("plot", "temperature", folder / "probe.h5", "-o", tmp_path / "p.png", "--size", "3x3")
-    warning = "clipkit: warning: texts overlap at a size of 3x3; hint: choose a larger --size"
+    words = ("plot", "temperature", folder / "probe.h5", "-o", tmp_path / "p.png", "--size", "3x4")
+    warning = "clipkit: warning: texts overlap at a size of 3x4; hint: choose a larger --size"
     assert warning in ok(*words).stderr
 
 

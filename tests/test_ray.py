@@ -269,9 +269,9 @@ def test_an_answer_that_comes_after_that_of_a_copy_is_dropped(ray, clock, embeds
 
 
 def test_a_run_whose_only_worker_hangs_says_so_once(ray, clock, embeds):
-    ray.hangs = lambda number, method: method == "encode" and ray.seconds < 700
+    ray.hangs = lambda number, method: method == "encode" and ray.seconds < 900
     (note,) = notes_of_hanging(embeds(1))
-    assert f"for 70 s; hint: if it hangs, kill -KILL {os.getpid()} there ends it" in note
+    assert f"for 630 s; hint: if it hangs, kill -KILL {os.getpid()} there ends it" in note
 
 
 def test_a_worker_that_hangs_and_is_killed_is_replaced(ray, clock, embeds):
@@ -282,7 +282,7 @@ def test_a_worker_that_hangs_and_is_killed_is_replaced(ray, clock, embeds):
 
 
 @pytest.mark.parametrize(
-    ("finished", "last_good"), [([], 60), ([1, 2, 3], 60), ([20, 30, 99], 150)]
+    ("finished", "last_good"), [([], 600), ([1, 2, 3], 60), ([20, 30, 99], 150)]
 )
 def test_a_shard_is_overdue_after_a_minute_and_five_times_the_median_of_the_others(
     ray, clock, finished, last_good

@@ -39,7 +39,7 @@ SHEET_IMAGES = 40
 # What made a file, or its kind -> its pictures, the default first
 PICTURES_OF = {
     "probe": ["confusion", "classes", "temperature", "grid", "shots", "layers"],
-    "zeroshot": ["confusion", "classes"],
+    **{name: ["confusion", "classes"] for name in ("zeroshot", "predict")},
     "cluster": ["clusters"],
     "logits": ["entropy", "confidence", "reliability", "logits", "similarity", "nearest"],
     "texts": ["spectrum"],
@@ -152,7 +152,11 @@ def _default_picture(path: str) -> str:
 
     with features.open_file(path) as file:
         maker = newest_entry(file)["command"]
-    first, *others = PICTURES_OF.get(file.kind) or PICTURES_OF.get(maker, ["images"])
+    pictures = PICTURES_OF.get(file.kind) or PICTURES_OF.get(maker)
+    if pictures is None and file.kind != "images":
+        hint = "name one: clipkit plot --help lists them"
+        raise UsageError(f"{path}: no picture is the usual one of a result of {maker}", hint)
+    first, *others = pictures or ["images"]
     if others:
         console.note(f"drawing {first}; also: clipkit plot {'|'.join(others)} {path}")
     return first

@@ -67,7 +67,7 @@ def provide(dataset: str, file: Download, target: Path) -> None:
 def _fetch(file: Download, part: Path, target: Path) -> None:
     """Download a file as `part`, and make `target` of it. Another process may be faster."""
     source = target.with_name(file.name)
-    with _lock(part) as stream:
+    with _lock(part) as (stream, is_locked):
         try:
             if not target.exists():
                 if not source.exists():
@@ -78,25 +78,43 @@ def _fetch(file: Download, part: Path, target: Path) -> None:
                 _check(source, file)
                 if target.name == file.name:
                     source.rename(target)
-                else:
-                    _unpack(source, target)
+                else:  # without a lock, another process may unpack at the same time
+                    _unpack(source, target, f"{target.name}.part" if is_locked else "")
         finally:
             if target.exists() or stream.tell() == 0:  # or no server answered
                 part.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def _lock(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file to append to it. Other processes wait until the block ends."""
+def _lock(path: Path) -> Iterator[tuple[IO[bytes], bool]]:
+    """Open a file to append to it, and say whether other processes wait until the block ends."""
     while True:
         with path.open("ab") as stream:
-            with contextlib.suppress(OSError):  # a file system without locks
-                fcntl.flock(stream, fcntl.LOCK_EX)
-            # the process before may have removed the file
-            if path.exists() and os.path.samestat(os.fstat(stream.fileno()), path.stat()):
+            is_locked = _wait_for_lock(stream, path)
+            if _is_at(stream, path):
                 stream.seek(0, os.SEEK_END)  # it may have grown meanwhile
-                yield stream
+                yield stream, is_locked
                 return
+
+
+def _is_at(stream: IO[bytes], path: Path) -> bool:
+    """Return whether a path still leads to an open file, which another process may have removed."""
+    try:
+        return os.path.samestat(os.fstat(stream.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _wait_for_lock(stream: IO[bytes], path: Path) -> bool:
+    """Lock a file, and return False on a file system without locks."""
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        console.note(f"waiting for another process that writes {path}")
+        fcntl.flock(stream, fcntl.LOCK_EX)
+    except OSError:
+        return False
+    return True
 
 
 def _append(file: Download, stream: IO[bytes], folder: Path) -> bool:
@@ -123,7 +141,7 @@ def _append(file: Download, stream: IO[bytes], folder: Path) -> bool:
             stream.truncate(0)
             stream.seek(0)
         done = stream.tell()
-        total = done + (response.length or 0)  # None if the server does not say it
+        total = done + response.length if response.length else 0  # 0: the server does not say it
         text = f"downloading {file.url} ({_megabytes(total)}) to {folder}"
         console.note(f"{text}; {_megabytes(done)} of it are there" if done else text)
         with console.progress(f"downloading {file.name}", "megabytes", done // 10**6) as update:
@@ -158,17 +176,18 @@ def _check(path: Path, file: Download) -> None:
         raise OSError(f"{path}: expected the MD5 checksum {file.md5}, got {md5}")
 
 
-def _unpack(path: Path, target: Path) -> None:
+def _unpack(path: Path, target: Path, name: str) -> None:
     """Unpack an archive beside its folder, and move the folder when it is whole.
 
-    A process that was killed while it unpacked left its folder, which is removed first.
+    A process that was killed while it unpacked left the folder `name`, which is removed first.
     """
     with (
         console.progress(f"unpacking {path.name.removesuffix('.part')}"),
-        files.temporary_folder(target.parent, f"{target.name}.part") as scratch,
+        files.temporary_folder(target.parent, name) as scratch,
     ):
         if zipfile.is_zipfile(path):
             shutil.unpack_archive(path, scratch, "zip")
         else:
             shutil.unpack_archive(path, scratch, "gztar", filter="data")
-        (scratch / target.name).rename(target)
+        if not target.exists():  # another process may be faster
+            (scratch / target.name).rename(target)

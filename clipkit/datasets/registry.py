@@ -59,6 +59,11 @@ IMAGENETTE = (
 )
 FASHION_MNIST = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"
 
+IDX_FILES = [
+    f"{prefix}-{kind}-ubyte"
+    for prefix in ("train", "t10k")
+    for kind in ("images-idx3", "labels-idx1")
+]
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # package dataset-fashion-mnist
 TINY_IMAGENET = Download(
     "http://cs231n.stanford.edu/tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de"
@@ -86,7 +91,8 @@ def cache_folder() -> Path:
 def is_stored(name: str, root: Path | None) -> bool:
     """Return whether the files of a named data set are there, so that it needs no download."""
     if name == "fashion-mnist":
-        return _idx_folder(root).exists()
+        folder = _idx_folder(root)
+        return all(any(folder.glob(f"{name}*")) for name in IDX_FILES)
     return name not in FOLDERS or _folder(name, root).exists()
 
 

@@ -428,8 +428,8 @@ def read_error(name: str, error: Exception) -> ClipkitError:
         text = f"the server answers {status} {escape(str(getattr(error, 'message', '')))}".strip()
     elif isinstance(error, TimeoutError):
         text = (
-            f"the server was silent for {TIMEOUT_SECONDS:g} s, or sent less than "
-            f"{SLOWEST_RATE >> 10} kB a second"
+            f"the server was silent for {TIMEOUT_SECONDS:g} s or too slow (less than "
+            f"{SLOWEST_RATE >> 10} kB a second, or over {WHOLE_SECONDS / 60:g} minutes)"
         )
     elif isinstance(error, FileNotFoundError):
         text = "there is no such file"

@@ -51,6 +51,7 @@ CHOSEN = ("model.device", "model.precision")  # by each machine, unless an optio
 POLL_SECONDS = 0.2  # how soon a signal is noticed
 NOTE_SECONDS = 30.0  # after which a note says what is waited for
 OVERDUE_SECONDS = 60.0  # a call to encode a shard that takes longer than this, and longer than
+FIRST_SECONDS = 600.0  # the same while no shard is done, which would tell how long one takes
 OVERDUE_TIMES = 5.0  # so many times the median of those that are done, may hang
 SAME_FILES = "all machines must see the same files; rsync -a keeps the times of copies"
 
@@ -161,10 +162,12 @@ class _Queue:
 
     def is_overdue(self, call: _Call) -> bool:
         """Whether a call to encode takes so long that its worker may hang."""
-        seconds = time.monotonic() - call.began
-        if call.shard is None or seconds <= OVERDUE_SECONDS:
+        if call.shard is None:
             return False
-        return seconds > OVERDUE_TIMES * float(np.median(self._seconds or [0.0]))
+        limit = FIRST_SECONDS
+        if self._seconds:
+            limit = max(OVERDUE_SECONDS, OVERDUE_TIMES * float(np.median(self._seconds)))
+        return time.monotonic() - call.began > limit
 
 
 class RayEngine:

@@ -106,7 +106,7 @@ def _finding(sweeps: Sequence[Sweep]) -> str:
         return finding + (f"; chance is {sweep.chance:.1f} %" if sweep.chance > 0 else "")
     control = max(controls, key=bests.__getitem__)
     if control.low[control.best] <= control.chance:
-        return f"{finding}; untrained stays at chance"
+        return f"{finding}; untrained is not shown to be above chance"
     return f"{finding}; untrained reaches {bests[control]:.1f} %"
 
 
@@ -232,7 +232,7 @@ def temperature(
         handles.append(top.axhline(chance, color=style.GREY, linestyle=":", linewidth=1.4))
         labels.append(f"chance: {chance:.2f} %")
     _name_best(top, sweeps, moves)
-    facts = "bars: 95 % intervals; star: best on these images; band: as good"
+    facts = "bars: 95 % intervals; star: best on these images; band: in its interval"
     if len(sweeps) > 1:
         facts += "; points at one τ are set apart"
     top.set_title(facts, loc="left", color=style.GREY)

@@ -188,9 +188,7 @@ def compare_figures(
             f"measured here: {reason}."
         )
         return [*blocks, text, *([SAME_AS] if absent else [])], Fact(HEADING.text, text)
-    verdicts = [row.get(VERDICT) for row in rows]
-    total = verdicts.count("yes") + verdicts.count("no")
-    text = f"{verdicts.count('yes')} of {total} comparable figures lie within the interval."
+    text = _count_verdicts([row.get(VERDICT) for row in rows])
     blocks.append(text)
     if any(figure.column not in SHARES and not figure.reason for figure in figures):
         blocks.append(ROUNDED)
@@ -209,6 +207,13 @@ def _absent_words(figure: Figure, described: Sequence[_Described]) -> list[str]:
         if wanted and not any(_is_equal(word, facts[word], wanted) for *_, facts in described):
             absent.append(f"{word}={wanted}")
     return absent
+
+
+def _count_verdicts(verdicts: Sequence[Cell | None]) -> str:
+    total = verdicts.count("yes") + verdicts.count("no")
+    if not total:
+        return "No measured figure is comparable with a published one: each row says why."
+    return f"{verdicts.count('yes')} of {total} comparable figures lie within the interval."
 
 
 def _row(figure: Figure, runs: Sequence[_Run], controls: Sequence[_Run]) -> dict[str, Cell]:
