@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import http.server
 import os
@@ -186,6 +188,19 @@ def test_a_whole_part_is_not_downloaded_again_and_a_half_unpacked_folder_is_remo
     assert len(datasets.load("tiny-imagenet", root=root).splits["train"]) == 4
     assert stand_in.sent == 0
     assert names_in(root) == [TOP]
+
+
+def test_without_locks_a_folder_that_another_process_unpacks_stays(
+    stand_in, published, tmp_path, monkeypatch
+):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "no locks")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    other = tmp_path / "root" / f"{TOP}.part"
+    other.mkdir(parents=True)
+    assert len(datasets.load("tiny-imagenet", root=tmp_path / "root").splits["train"]) == 4
+    assert names_in(tmp_path / "root") == [TOP, other.name]
 
 
 def test_an_archive_with_another_checksum_is_not_unpacked(stand_in, published, tmp_path):

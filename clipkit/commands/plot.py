@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from clipkit.base.errors import UsageError, unknown
+from clipkit.base.errors import ClipkitError, UsageError, unknown
 from clipkit.commands import _completion as completion
 from clipkit.commands._help import PlainHelp
 from clipkit.commands._options import (
@@ -139,6 +139,8 @@ class PlotGroup(PlainHelp, TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Return the command that the first argument names."""
+        if args[0].endswith(".h5"):  # files that exist were given their picture before
+            raise ClipkitError(f"cannot read {args[0]}: there is no such file")
         if args[0] not in self.commands and not ctx.resilient_parsing:  # parsed for completion
             raise unknown("plot", args[0], self.commands)
         return super().resolve_command(ctx, args)

@@ -344,7 +344,7 @@ def _check_unpacked(size: int, packed: int, where: str) -> None:
     if size > limit:
         raise ClipkitError(
             f"{where}: expected rows that unpack to at most {limit >> 20} MiB, got more",
-            f"less than {SMALL_BYTES >> 20} MiB, or {MAX_RATIO} times the file's size, are read",
+            f"rows may unpack to {SMALL_BYTES >> 20} MiB or {MAX_RATIO} times the file's size",
         )
 
 
