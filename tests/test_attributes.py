@@ -76,22 +76,25 @@ def test_a_world_that_words_name_has_a_reach_of_one():
     assert row["control"] == pytest.approx(1 / 3, abs=0.08)
 
 
-# probe_low, chance, probe, gain, gain_low, reach
+# probe_low, chance, probe, gain, gain_low, gain_high, reach, zeroshot_low
 GROUPED = [
-    ("learned and reached by words", 0.7, 0.2, 0.8, 0.5, 0.4, 0.5),
-    ("in the embedding, but not reached by words", 0.7, 0.2, 0.8, 0.5, 0.4, 0.49),
-    ("there without training", 0.7, 0.2, 0.8, 0.29, 0.2, 0.9),  # less than half of 0.6
-    ("there without training", 0.3, 0.2, 0.4, 0.2, -0.01, 0.9),  # not shown to be above 0
-    ("not there", 0.22, 0.2, 0.3, 0.2, 0.1, 0.9),
-    ("", 0.7, 0.2, 0.8, np.nan, np.nan, 0.9),  # no control
-    ("", 0.7, 0.2, 0.8, 0.5, 0.4, np.nan),  # no words
+    ("learned and reached by words", 0.7, 0.2, 0.8, 0.5, 0.4, 0.6, 0.5, 0.6),
+    ("in the embedding, but not reached by words", 0.7, 0.2, 0.8, 0.5, 0.4, 0.6, 0.49, 0.6),
+    ("there without training", 0.7, 0.2, 0.8, 0.25, 0.2, 0.29, 0.9, 0.6),  # below half of 0.6
+    ("", 0.7, 0.2, 0.8, 0.25, 0.2, 0.31, 0.9, 0.6),  # perhaps less than half, perhaps more
+    ("", 0.3, 0.2, 0.4, 0.2, -0.01, 0.4, 0.9, 0.6),  # not shown to be above 0
+    ("not shown to be there", 0.22, 0.2, 0.3, 0.2, 0.1, 0.3, 0.9, 0.2),
+    ("", 0.22, 0.2, 0.3, 0.2, 0.1, 0.3, 0.9, 0.6),  # words find what a probe of few rows does not
+    ("", 0.7, 0.2, 0.8, np.nan, np.nan, np.nan, 0.9, 0.6),  # no control
+    ("", 0.7, 0.2, 0.8, 0.5, 0.4, 0.6, np.nan, np.nan),  # no words
 ]
 
 
 @pytest.mark.parametrize("case", GROUPED)
 def test_an_attribute_is_learned_if_the_probe_is_above_every_control_by_half(case):
     group, *numbers = case
-    names = ("probe_low", "chance", "probe", "gain", "gain_low", "reach")
+    names = ["probe_low", "chance", "probe", "gain", "gain_low", "gain_high", "reach"]
+    names.append("zeroshot_low")
     assert group_of(dict(zip(names, numbers, strict=True))) == group
 
 

@@ -11,20 +11,22 @@ HALF = 0.5  # of the probe's recall above chance
 REACHED = "learned and reached by words"
 NOT_REACHED = "in the embedding, but not reached by words"
 WITHOUT_TRAINING = "there without training"
-NOT_THERE = "not there"
-NEEDED = ("chance", "probe", "probe_low", "gain", "gain_low", "reach")
+NOT_THERE = "not shown to be there"
+NEEDED = ("chance", "probe", "probe_low", "gain", "gain_low", "gain_high", "reach")
 GROUPS = (REACHED, NOT_REACHED, WITHOUT_TRAINING, NOT_THERE)
 
 
 def group_of(row: Mapping[str, Any]) -> str:
-    """Return the group of an attribute, or "" if the row does not tell it."""
+    """Return the group of an attribute, or "" if the row does not decide it."""
     is_known = all(isinstance(row.get(name), float) for name in NEEDED)
     if not is_known or not math.isfinite(row["gain_low"] + row["probe_low"]):
         return ""
-    if row["probe_low"] <= row["chance"] + ABOVE_CHANCE:
-        return NOT_THERE
-    if row["gain_low"] <= 0 or row["gain"] < HALF * (row["probe"] - row["chance"]):
+    least = row["chance"] + ABOVE_CHANCE
+    if row["probe_low"] <= least:  # a probe with few rows may fail where words do not
+        return "" if row.get("zeroshot_low", math.nan) > least else NOT_THERE
+    half = HALF * (row["probe"] - row["chance"])
+    if row["gain_high"] < half:
         return WITHOUT_TRAINING
-    if math.isnan(row["reach"]):
+    if row["gain_low"] <= 0 or row["gain"] < half or math.isnan(row["reach"]):
         return ""
     return REACHED if row["reach"] >= HALF else NOT_REACHED

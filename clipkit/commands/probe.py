@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Annotated
@@ -93,6 +94,11 @@ def probe(
     if len(seeds) > 1 and (per_class or per_image):
         raise UsageError(f"expected one seed to print classes or images, got {len(seeds)}")
     counts = parse_counts(shots, "shots")
+    if counts and any(b - a < repeat for a, b in itertools.pairwise(seeds)):
+        raise UsageError(
+            f"expected seeds at least {repeat} apart for --repeat {repeat}, got {seed}",
+            "draw n of a seed is the first draw of seed + n",
+        )
     Cs = parse_numbers(regularization, "C")
     from clipkit.analysis import evaluation  # loads scikit-learn
 

@@ -77,10 +77,10 @@ def draw_attributes(result: FeatureFile) -> Drawn:
 def _finding(groups: Sequence[str]) -> str:
     """Count the attributes that are learned, by whether words reach them."""
     reached, others = groups.count(REACHED), groups.count(NOT_REACHED)
-    if not any(groups):
+    if not reached + others:
         return ""
-    finding = f"{reached} of {len(groups)} attributes are learned and reached by words"
-    return f"{finding}; {others} are learned, but not reached" if others else finding
+    finding = f"{reached} of {len(groups)} attributes: learned and reached by words"
+    return f"{finding}; {others}: learned, but not reached" if others else finding
 
 
 @clipkit_style

@@ -52,7 +52,9 @@ def _confusion_finding(counts: NDArray[Any], names: Sequence[str], by_class: flo
     if by_class is not None:
         wrong = counts.sum() * (1 - by_class)
         share = 1 - errors.sum() / max(wrong, 1)
-        return f"{100 * share:.0f} % of the errors keep the group" if wrong > 0.5 else ""
+        if wrong < 0.5 or len(counts) == 1:  # no error, or no other group
+            return ""
+        return f"{100 * share:.0f} % of the errors keep the group"
     if np.count_nonzero(errors == errors.max(initial=0)) != 1:  # none, or a tie
         return ""
     true, predicted = np.unravel_index(errors.argmax(), errors.shape)

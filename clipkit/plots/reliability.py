@@ -18,6 +18,7 @@ from clipkit.plots.entropy import counted_source
 from clipkit.plots.style import Drawn, clipkit_style
 
 PANELS = 3  # side by side
+MOST_OF_NULL = 0.05  # error of a calibrated model, above which a title says nothing
 
 
 def draw_reliability(
@@ -35,10 +36,15 @@ def draw_reliability(
 
 
 def _finding(diagrams: Mapping[float, Reliability]) -> str:
-    """Say at which temperatures the error is a calibrated model's, or name the smallest error."""
+    """Say at which temperatures the error may be a calibrated model's, or name the smallest error.
+
+    With few images, the error of a calibrated model is large, and nothing is said.
+    """
+    if max(one.ece_null95 for one in diagrams.values()) > MOST_OF_NULL:
+        return ""
     calibrated = [tau for tau, one in diagrams.items() if one.ece <= one.ece_null95]
     if calibrated:
-        return f"Calibrated at τ {', '.join(f'{tau:g}' for tau in calibrated)}"
+        return f"Not shown to be miscalibrated at τ {', '.join(f'{tau:g}' for tau in calibrated)}"
     tau = min(diagrams, key=lambda tau: diagrams[tau].ece)
     return f"Not calibrated: the error is {100 * diagrams[tau].ece:.1f} % at best (τ {tau:g})"
 

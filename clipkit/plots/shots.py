@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from clipkit.analysis import metrics, results
 from clipkit.base.errors import ClipkitError
 from clipkit.features.compatibility import matching_split
+from clipkit.features.history import downsample, is_untrained
 from clipkit.features.model import FeatureFile, Split
 from clipkit.plots import style
 from clipkit.plots.style import Drawn, clipkit_style
@@ -34,11 +35,14 @@ def draw_shots(probes: Sequence[FeatureFile], zeroshot: FeatureFile | None) -> D
     """Draw results of `probe --shots`, and as a line the accuracy of zero-shot classification."""
     curves = shot_curves(probes)
     source = results.sources_label(probes, list(map(_scored_split, probes)))
+    trained = [probe for probe in probes if not is_untrained(probe)] or probes
     line = None
     if zeroshot is not None:
-        line = zeroshot_line(zeroshot, probes[0], curves[0])
+        line = zeroshot_line(zeroshot, trained[0], shot_curves(trained[:1])[0])
     figure = shots(curves, line, title="Accuracy by labelled images per class")
-    finding = line[1].replace("zero-shot, ", "Zero-shot has ") if line else ""
+    finding = ""
+    if line and len(trained) == 1:
+        finding = line[1].replace("zero-shot, ", "Zero-shot has ")
     return style.state(figure, finding.replace(" %: worth", " %, worth"), source)
 
 
@@ -82,7 +86,7 @@ def zeroshot_line(zeroshot: FeatureFile, probe: FeatureFile, curve: ShotCurve) -
     """
     scored = _scored_split(probe)
     accuracy = _accuracy_on(zeroshot, probe, scored) if scored in probe.splits else None
-    if accuracy is None:
+    if accuracy is None or downsample(zeroshot) != downsample(probe):
         raise ClipkitError(
             f"{zeroshot.display_name}: expected zero-shot predictions of the images of "
             f"{probe.display_name}, got others"

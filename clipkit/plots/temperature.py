@@ -101,7 +101,9 @@ def _finding(sweeps: Sequence[Sweep]) -> str:
     if not trained:
         return ""
     sweep = max(trained, key=bests.__getitem__)
-    finding = f"{bests[sweep]:.1f} % at τ {sweep.tau[sweep.best]:g}"
+    finding = f"At best {bests[sweep]:.1f} %"
+    if np.count_nonzero(sweep.percent == bests[sweep]) == 1:
+        finding += f", at τ {sweep.tau[sweep.best]:g}"
     if not controls:
         return finding + (f"; chance is {sweep.chance:.1f} %" if sweep.chance > 0 else "")
     control = max(controls, key=bests.__getitem__)
@@ -232,7 +234,7 @@ def temperature(
         handles.append(top.axhline(chance, color=style.GREY, linestyle=":", linewidth=1.4))
         labels.append(f"chance: {chance:.2f} %")
     _name_best(top, sweeps, moves)
-    facts = "bars: 95 % intervals; star: best on these images; band: in its interval"
+    facts = "bars: 95 % intervals; star: best on these images; band: its interval"
     if len(sweeps) > 1:
         facts += "; points at one τ are set apart"
     top.set_title(facts, loc="left", color=style.GREY)

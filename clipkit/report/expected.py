@@ -166,7 +166,8 @@ def compare_figures(
     blocks: list[Block] = [HEADING]
     if same_as:
         said = " and ".join(f"{word} {name}" for word, name in same_as.items())
-        blocks.append(f"As --same-as says, all results count as results of the {escape(said)}.")
+        text = f"all results of trained models count as results of the {escape(said)}."
+        blocks.append(f"As --same-as says, {text}")
     sections: dict[str, list[dict[str, Cell]]] = {}
     rows = []
     absent: dict[str, None] = {}  # words that no result has, each once

@@ -108,6 +108,9 @@ def answer(result: FeatureFile) -> list[Fact]:
     for group in GROUPS:
         names = ", ".join(escape(row["attribute"]) for row in rows if group_of(row) == group)
         facts.append(Fact(group.capitalize(), names or "none of the attributes"))
+    undecided = ", ".join(escape(row["attribute"]) for row in rows if not group_of(row))
+    if undecided:
+        facts.append(Fact("Not decided", undecided))
     return facts if any(map(group_of, rows)) else []
 
 
