@@ -125,3 +125,9 @@ def test_what_the_names_of_the_bundled_world_are_worth(world, tmp_path):
     ok("zeroshot", "-o", tmp_path / "zs.h5", stdin=logits)
     options = ("--zeroshot", tmp_path / "zs.h5", "-o", tmp_path / "shots.png")
     ok("plot", "shots", tmp_path / "shots.h5", *options)
+
+
+def test_seeds_that_would_share_a_draw_are_refused(tmp_path):
+    words = ["--shots", "1", "--repeat", "2", "--seed", "1,2", "-o", tmp_path / "p-{seed}.h5"]
+    line = fails("probe", tmp_path / "img.h5", *words, exit_code=2)
+    assert "expected seeds at least 2 apart for --repeat 2, got 1,2" in line
