@@ -96,7 +96,7 @@ def probe(
     counts = parse_counts(shots, "shots")
     if counts and any(b - a < repeat for a, b in itertools.pairwise(seeds)):
         raise UsageError(
-            f"expected seeds at least {repeat} apart for --repeat {repeat}, got {seed}",
+            f"expected seeds at least {repeat} apart for --repeat {repeat}, got {','.join(map(str, seeds))}",
             "draw n of a seed is the first draw of seed + n",
         )
     Cs = parse_numbers(regularization, "C")
