@@ -95,8 +95,9 @@ def probe(
         raise UsageError(f"expected one seed to print classes or images, got {len(seeds)}")
     counts = parse_counts(shots, "shots")
     if counts and any(b - a < repeat for a, b in itertools.pairwise(seeds)):
+        got = ",".join(map(str, seeds))
         raise UsageError(
-            f"expected seeds at least {repeat} apart for --repeat {repeat}, got {','.join(map(str, seeds))}",
+            f"expected seeds at least {repeat} apart for --repeat {repeat}, got {got}",
             "draw n of a seed is the first draw of seed + n",
         )
     Cs = parse_numbers(regularization, "C")
