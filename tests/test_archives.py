@@ -1040,7 +1040,7 @@ def test_errors_that_pass_are_tried_again(server):
         ("whole", "train-0.tar", "expected a server that sends parts of files"),
         ("cut", "train-0.tar", "cannot read|expected .* bytes, got"),
         ("short", "train-0.tar", "truncated: it has no end mark after 2 members"),
-        ("silent", "train-0.tar", "silent for 0.3 s, or sent less than 32 kB a second"),
+        ("silent", "train-0.tar", "silent for 0.3 s or too slow"),
         ("silent", "train-0.parquet", "the server was silent"),
         ("ranges", "empty.tar", "empty or has become shorter"),
         ("ranges", "text.tar", "expected a tar file, got other content"),
