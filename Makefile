@@ -173,17 +173,17 @@ IN_FOLDER = $(MAKE) --no-print-directory $(JOBS) -f docs/thesis.mk CHAPTERS='$(G
 .PHONY: trained $(CONTROL_SEEDS:%=untrained%)
 $(GOALS): trained
 trained: $(CONTROL_SEEDS:%=untrained%) | $(INSTALLED)
-	+@$(strip $(IN_FOLDER) OUT=$(call folder) $(COUNT:%=STEPS=%))
+	+@$(strip $(IN_FOLDER) OUT=$(call folder) $(call steps,model))
 $(CONTROL_SEEDS:%=untrained%): untrained%: | $(INSTALLED)
-	+@$(strip $(IN_FOLDER) OUT=$(call folder,-untrained$*) SEED=$* $(COUNT_$*:%=STEPS=%))
+	+@$(strip $(IN_FOLDER) OUT=$(call folder,-untrained$*) SEED=$* $(call steps,$*))
+steps = $(patsubst $1=%,STEPS=%,$(filter $1=%,$(COUNTS)))
 # Count the commands of a dry run of each folder. Continued lines begin with a space.
 count = $(shell MAKEFLAGS= $(foreach name,$(SHARED),$(name)='$($(name))') \
   $(IN_FOLDER) -n OUT=$1 SEED=$2 2> /dev/null | grep -cv '^ \|^make')
 ifeq ($(findstring n,$(firstword -$(MAKEFLAGS)))$(if $(GOALS),,none),)
-COUNT := $(call count,$(call folder))
-set_count = $(eval COUNT_$1 := $(call count,$(call folder,-untrained$1),$1))
-$(foreach seed,$(CONTROL_SEEDS),$(call set_count,$(seed)))
-TOTAL := $(shell echo $$((0 $(foreach name,COUNT $(CONTROL_SEEDS:%=COUNT_%),+ $($(name))))))
+COUNTS := model=$(call count,$(call folder)) \
+  $(foreach seed,$(CONTROL_SEEDS),$(seed)=$(call count,$(call folder,-untrained$(seed)),$(seed)))
+TOTAL := $(shell echo $$((0 $(foreach one,$(COUNTS),+ $(lastword $(subst =, ,$(one)))))))
 $(if $(filter-out 0,$(TOTAL)),$(info # $(TOTAL) steps, of a few seconds each with shapes and tiny))
 endif
 ifneq ($(and $(filter chapter4,$(GOALS)),$(filter-out $(HIGH_RESOLUTION),$(DATASET))),)

@@ -452,15 +452,20 @@ def test_one_data_set_that_fails_does_not_stop_the_others(make, fork_server, tmp
     assert "# data sets are downloaded unless they are there: cifar10 170 MB, " in done.stdout
 
 
-@pytest.mark.long
-def test_a_chapter_with_feature_files_and_without_images_ends_without_the_album(make, tmp_path):
+def write_photos(photos: Path) -> None:
+    """Write ten dark and ten light images of noise."""
     rng = np.random.default_rng(0)
     for name in ("dark", "light"):
-        folder = tmp_path / "photos" / name
+        folder = photos / name
         folder.mkdir(parents=True)
         for i in range(10):
             pixels = rng.integers(0, 100, (8, 8, 3), dtype=np.uint8) + 155 * (name == "light")
             Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
+
+
+@pytest.mark.long
+def test_a_chapter_with_feature_files_and_without_images_ends_without_the_album(make, tmp_path):
+    write_photos(tmp_path / "photos")
     there, here = tmp_path / "there", tmp_path / "here"
     variables = {"DATASET": tmp_path / "photos", "LIMIT": "", "UNTRAINED": 7}
     make("chapter2", out=there, **variables)
@@ -548,13 +553,7 @@ def test_skipped_images_do_not_stop_a_chapter(make, tmp_path):
 @pytest.mark.exhaustive
 @pytest.mark.long
 def test_chapters_of_a_folder_without_splits_score_the_same_fifth_of_its_images(make, tmp_path):
-    rng = np.random.default_rng(0)
-    for name in ("dark", "light"):
-        folder = tmp_path / "photos" / name
-        folder.mkdir(parents=True)
-        for i in range(10):
-            pixels = rng.integers(0, 100, (8, 8, 3), dtype=np.uint8) + 155 * (name == "light")
-            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
+    write_photos(tmp_path / "photos")
     photos = {"DATASET": f"{tmp_path}/photos/", "LIMIT": "", "out": tmp_path / "results"}
     done = make("chapter2", **photos)
     assert "photos: all: 20 rows -> train 16, test 4" in done.stderr

@@ -226,19 +226,6 @@ def test_common_rows_are_compared_by_id_and_counted(pair_of, tmp_path):
     assert int(row["only_a"]) == (RIGHT[0] & ~RIGHT[1])[100:].sum()
 
 
-def test_common_rows_are_compared_and_counted(tmp_path):
-    fewer = result(RIGHT[1])
-    fewer.splits["test"] = fewer.splits["test"].take(range(100, 300))
-    paths = saved(tmp_path, a=result(RIGHT[0]), b=fewer)
-    hint = "got 100 that another lacks, for example '000'; hint: compare the images that all have"
-    assert hint in fails("compare", *paths)
-    run = ok("compare", *paths, "--common", "-o", tmp_path / "c.h5")
-    assert read(tmp_path / "c.h5").history[-1]["common"]
-    assert "200 images of test are in all results" in run.stderr
-    (row,) = rows(run.stdout)
-    assert int(row["only_a"]) == (RIGHT[0] & ~RIGHT[1])[100:].sum()
-
-
 def test_classes_are_compared_by_name(pair_of, tmp_path):
     other = result(RIGHT[1])
     other.class_names = ["dog", "cat"]

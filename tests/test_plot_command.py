@@ -330,9 +330,8 @@ def test_a_finding_names_what_stands_out_and_nothing_in_a_tie() -> None:
     )
     assert _confusion_finding(np.eye(3), names, None) == ""
     assert _confusion_finding(np.ones((2, 2)), names[:2], None) == ""
-    grouped = np.array(
-        [[18, 2], [0, 10]]
-    )  # animals and cars; 8 errors by class, 2 of them between groups
+    # animals and cars: of 8 errors by class, 2 are between the groups
+    grouped = np.array([[18, 2], [0, 10]])
     assert (
         _confusion_finding(grouped, ["animal", "car"], 22 / 30)
         == "75 % of the errors keep the group"

@@ -39,8 +39,11 @@ from clipkit.features.model import FeatureFile, Float32, Int64
 from clipkit.features.splitting import count_shared_rows, hash_rows
 
 MAX_VALUES = 5000  # of an attribute
-OF_OTHER_IMAGES = ["probe_low", "probe_high", "reach", "reach_low", "reach_high"]
-OF_OTHER_IMAGES += ["gain", "gain_low", "gain_high"]
+OF_OTHER_IMAGES = (
+    *("probe_low", "probe_high"),
+    *("reach", "reach_low", "reach_high"),
+    *("gain", "gain_low", "gain_high"),
+)
 NAMED = 3  # attributes that a warning names
 DOUBLED_ARTICLE = re.compile(r"\b(an?|the) (an?|the) ", re.IGNORECASE)
 

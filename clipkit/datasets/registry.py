@@ -92,7 +92,7 @@ def is_stored(name: str, root: Path | None) -> bool:
     """Return whether the files of a named data set are there, so that it needs no download."""
     if name == "fashion-mnist":
         folder = _idx_folder(root)
-        return all(any(folder.glob(f"{name}*")) for name in IDX_FILES)
+        return all(any(folder.glob(f"{file}*")) for file in IDX_FILES)
     return name not in FOLDERS or _folder(name, root).exists()
 
 

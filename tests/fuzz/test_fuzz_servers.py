@@ -28,7 +28,7 @@ FAST = {"TIMEOUT_SECONDS": 0.5, "PAUSE_SECONDS": 0.01}
 PAGE = b"<!doctype html><title>Log in</title>"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 # What is sent in place of the truth: the status, a header, or what a function makes of the true
-# `body`, stated `total`, stated `length` or `first` byte. `before` and `after` are sent for ever,
+# `body`, stated `total`, stated `length` or `first` byte. `before` and `after` are sent endlessly,
 # and of an answer with `pace` so many bytes come every 20 ms.
 LIES: dict[str, dict[str, Any]] = {
     "nothing": {},
@@ -67,10 +67,10 @@ LIES: dict[str, dict[str, Any]] = {
     "many headers": {"header": "\r\n".join(f"X{i}: x" for i in range(20_000))},
     "a control character": {"status": "404 \x1b[31mred"},
     "silence": {"before": b""},
-    "continue for ever": {"before": CONTINUE},
-    "headers for ever": {"before": b"HTTP/1.1 200 OK\r\nX: x\r\n"},
+    "endless continue": {"before": CONTINUE},
+    "endless headers": {"before": b"HTTP/1.1 200 OK\r\nX: x\r\n"},
     "a dripping answer": {"pace": 1},
-    "a body for ever": {"length": None, "after": b"x" * 2**16},
+    "an endless body": {"length": None, "after": b"x" * 2**16},
     "hangs up": {"hangs_up": True},
     "another protocol": {"before": b"SSH-2.0-x\r\n"},
 }
