@@ -20,6 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
+from matplotlib.image import AxesImage
 from matplotlib.text import Text
 from matplotlib.ticker import ScalarFormatter
 from numpy.typing import NDArray
@@ -53,6 +54,7 @@ FALLBACKS = {"Noto Sans CJK JP", "Noto Sans JP", "WenQuanYi Zen Hei", "PingFang 
 MISSING_GLYPH = re.compile(r"Glyph (\d+) ")  # of matplotlib's warning
 MAX_LEGEND = 60
 LEGEND_CHARACTER = 0.085  # inches
+CHART = "chart"  # the comment in a PNG without photographs
 PAD = 0.08  # inches around everything
 TITLE_SIZE, SUBTITLE_SIZE = 12, 9.5  # points
 FULL_SIZE = 8.0  # inches; pages show wider figures smaller, so titles and labels grow with them
@@ -441,10 +443,17 @@ def save(
         warnings.simplefilter("always", UserWarning)
         options = _SAVE_OPTIONS[format]
         if format == "png":  # `report` shows the title below the picture, and in its place
-            options = {"metadata": {"Software": None, "Title": title_of(fig)}}
+            texts = {"Software": None, "Title": title_of(fig), "Comment": _comment(fig)}
+            options = {"metadata": texts}
         fig.savefig(buffer, format=format, dpi=dpi, **options)
     _warn_of_boxes(caught)
     Path(path).write_bytes(buffer.getvalue())
+
+
+def _comment(fig: Figure) -> str | None:
+    """Return CHART for a figure without photographs: dark pages may show it in dark colours."""
+    images: list[Any] = fig.findobj(AxesImage)
+    return None if any(image.get_array().ndim == 3 for image in images) else CHART
 
 
 def _warn_of_boxes(caught: Sequence[warnings.WarningMessage]) -> None:

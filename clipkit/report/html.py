@@ -26,6 +26,7 @@ from clipkit.features.model import FeatureFile
 from clipkit.plots.attributes import draw_attributes
 from clipkit.plots.compare import draw_comparison
 from clipkit.plots.confusion import draw_classes, draw_confusion
+from clipkit.plots.style import CHART
 from clipkit.report.blocks import (
     Bar,
     Block,
@@ -226,8 +227,9 @@ class _Pictures:
     def node(self, picture: Picture) -> dict[str, Any] | None:
         """Return what the template shows of a picture, or None if it cannot be read."""
         try:
-            uri, width, height, title = _embed(picture.path)
-            return _picture_node(uri, width, height, escape(title) or picture.caption)
+            uri, size, texts = _embed(picture.path)
+            caption = escape(texts.get("Title", "")) or picture.caption
+            return _picture_node(uri, size, caption, texts.get("Comment") == CHART)
         except UNREADABLE as error:
             reason = f"{picture.path.name}: expected a PNG picture, got one that cannot be read"
             console.warn(f"left out {reason} ({error})")
@@ -235,9 +237,9 @@ class _Pictures:
             return None
 
 
-def _picture_node(uri: str, width: int, height: int, caption: str) -> dict[str, Any]:
-    size = (width, height)
-    return {"kind": "picture", "uri": uri, "size": size, "caption": _inline(caption)}
+def _picture_node(uri: str, size: tuple[int, int], caption: str, is_chart: bool) -> dict[str, Any]:
+    look = {"size": size, "is_chart": is_chart}
+    return {"kind": "picture", "uri": uri, "caption": _inline(caption), **look}
 
 
 def _drawings(page: Page) -> list[dict[str, Any] | None]:
@@ -271,15 +273,15 @@ def _draw(
         content = (folder / "picture.svg").read_bytes()
     width, height = (round(SVG_DPI * inches) for inches in figure.get_size_inches())
     uri = _data_uri("image/svg+xml", content)
-    return _picture_node(uri, width, height, escape(plots.title_of(figure)))
+    return _picture_node(uri, (width, height), escape(plots.title_of(figure)), is_chart=True)
 
 
 def _data_uri(mime_type: str, content: bytes) -> str:
     return f"data:{mime_type};base64,{base64.b64encode(content).decode()}"
 
 
-def _embed(path: Path) -> tuple[str, int, int, str]:
-    """Return a PNG as a data URI with its width and height, and its title or "".
+def _embed(path: Path) -> tuple[str, tuple[int, int], dict[str, str]]:
+    """Return a PNG as a data URI with its width and height, and the texts that it holds.
 
     It is compressed again as WebP, without loss, if that is smaller. For matplotlib's pictures,
     WebP has a third of the bytes of PNG and half the bytes of SVG.
@@ -295,10 +297,10 @@ def _embed(path: Path) -> tuple[str, int, int, str]:
         if width * height > MAX_PIXELS:
             raise ValueError(f"{width} x {height} pixels")
         image.load()
-        title = str(image.info.get("Title", ""))
+        texts = {str(name): str(text) for name, text in image.info.items()}
         webp = io.BytesIO()
         if max(width, height) < 1 << 14:  # what the format can hold
             image.save(webp, "WEBP", lossless=True)
             content["image/webp"] = webp.getvalue()
     mime_type = min(content, key=lambda name: len(content[name]))
-    return _data_uri(mime_type, content[mime_type]), width, height, title
+    return _data_uri(mime_type, content[mime_type]), (width, height), texts

@@ -104,6 +104,7 @@ for (const button of all(".zoom")) {
     const [small, large] = [button.querySelector("img"), dialog.querySelector("img")];
     large.src = small.src;
     large.alt = small.alt;
+    large.className = small.className;
     dialog.showModal();
   });
 }
