@@ -313,6 +313,13 @@ def shown_luminances(picture: Any, count: int) -> list[float]:
     return (linear[places] @ [0.2126, 0.7152, 0.0722]).tolist()
 
 
+def test_a_report_warns_once_of_characters_that_no_font_has(tmp_path):
+    folder = write_results(tmp_path / "results", ("cat", "dog", "owl", "\U00012000", "猫"))
+    warnings = ok("report", folder / "img.svm.h5", "-o", tmp_path / "page.html").stderr
+    (warning,) = [line for line in warnings.splitlines() if "boxes" in line]
+    assert "\U00012000" in warning
+
+
 @pytest.mark.exhaustive
 def test_a_page_fits_a_telephone_and_its_contents_stay_in_view(report, open_page):
     page = open_page(report, 390)

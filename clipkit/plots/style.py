@@ -49,8 +49,17 @@ DASHES = ("-", "--", ":")
 BLUE, VERMILLION = PALETTE[:2]
 GREY = "#555555"
 FONT = "DejaVu Sans"  # comes with matplotlib
-# for the characters that it lacks
-FALLBACKS = {"Noto Sans CJK JP", "Noto Sans JP", "WenQuanYi Zen Hei", "PingFang SC", "Yu Gothic"}
+# Fonts for characters that it lacks. Matplotlib cannot draw Noto Color Emoji.
+NOTO = (
+    "CJK JP,JP,Devanagari,Bengali,Gurmukhi,Gujarati,Tamil,Telugu,Kannada,Malayalam,Sinhala,Thai,"
+    "Khmer,Myanmar,Ethiopic,Symbols2"
+)
+OTHERS = (
+    "WenQuanYi Zen Hei,PingFang SC,Yu Gothic,Malgun Gothic,Nirmala UI,Kohinoor Devanagari,"
+    "Noto Emoji,Segoe UI Emoji,Symbola"
+)
+FALLBACKS = [*(f"Noto Sans {script}" for script in NOTO.split(",")), *OTHERS.split(",")]
+INSTALLED = set(fontManager.get_font_names())
 MISSING_GLYPH = re.compile(r"Glyph (\d+) ")  # of matplotlib's warning
 MAX_LEGEND = 60
 LEGEND_CHARACTER = 0.085  # inches
@@ -66,7 +75,7 @@ _STYLE = {
     "axes.spines.top": False,
     "axes.titlesize": 10,
     "figure.titlesize": TITLE_SIZE,
-    "font.family": [FONT, *sorted(FALLBACKS.intersection(fontManager.get_font_names()))],
+    "font.family": [FONT, *[name for name in FALLBACKS if name in INSTALLED]],
     "figure.titleweight": "bold",
     "font.size": 10,
     "grid.color": "#dddddd",
@@ -411,7 +420,6 @@ def format_of(path: str | Path) -> str:
     return ending
 
 
-@clipkit_style
 def save(
     fig: Figure, path: str | Path, format: str | None = None, *, dpi: float | None = None
 ) -> None:
@@ -432,7 +440,14 @@ def save(
     UsageError
         If the path ends in none of the formats, or the picture would have too many pixels.
     """
-    format = format or format_of(path)
+    content, missing = render(fig, format or format_of(path), dpi=dpi)
+    warn_of_boxes(missing)
+    Path(path).write_bytes(content)
+
+
+@clipkit_style
+def render(fig: Figure, format: str, *, dpi: float | None = None) -> tuple[bytes, list[str]]:
+    """Return the bytes of a picture, and the characters that no font has; see `save`."""
     width, height = fig.get_size_inches()
     if dpi is None:
         dpi = min(DPI, math.sqrt(MAX_PIXELS / (width * height)))
@@ -446,8 +461,9 @@ def save(
             texts = {"Software": None, "Title": title_of(fig), "Comment": _comment(fig)}
             options = {"metadata": texts}
         fig.savefig(buffer, format=format, dpi=dpi, **options)
-    _warn_of_boxes(caught)
-    Path(path).write_bytes(buffer.getvalue())
+    matches = [MISSING_GLYPH.match(str(warning.message)) for warning in caught]
+    missing = [chr(int(match[1])) for match in matches if match]
+    return buffer.getvalue(), missing
 
 
 def _comment(fig: Figure) -> str | None:
@@ -456,14 +472,14 @@ def _comment(fig: Figure) -> str | None:
     return None if any(image.get_array().ndim == 3 for image in images) else CHART
 
 
-def _warn_of_boxes(caught: Sequence[warnings.WarningMessage]) -> None:
+def warn_of_boxes(characters: Iterable[str]) -> None:
     """Warn of the characters that matplotlib draws as boxes, since its fonts lack them."""
-    matches = [MISSING_GLYPH.match(str(warning.message)) for warning in caught]
-    characters = dict.fromkeys(chr(int(match[1])) for match in matches if match)
-    if characters:
+    listed = " ".join(dict.fromkeys(characters))
+    if listed:
         console.warn(
-            f"no installed font has {' '.join(characters)[:40]}; boxes are drawn instead; "
-            "hint: install a font with them, such as Noto Sans CJK"
+            f"boxes stand for {listed[:40]}: no font that clipkit uses has them; hint: install "
+            "Noto Sans CJK, Noto Sans Devanagari, Noto Emoji or the like, and delete "
+            f"{matplotlib.get_cachedir()}, where matplotlib lists the fonts"
         )
 
 
