@@ -52,7 +52,7 @@ FONT = "DejaVu Sans"  # comes with matplotlib
 # Fonts for characters that it lacks. Matplotlib cannot draw Noto Color Emoji.
 NOTO = (
     "CJK JP,JP,Devanagari,Bengali,Gurmukhi,Gujarati,Tamil,Telugu,Kannada,Malayalam,Sinhala,Thai,"
-    "Khmer,Myanmar,Ethiopic,Symbols2"
+    "Khmer,Myanmar,Ethiopic"
 )
 OTHERS = (
     "WenQuanYi Zen Hei,PingFang SC,Yu Gothic,Malgun Gothic,Nirmala UI,Kohinoor Devanagari,"
