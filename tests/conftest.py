@@ -82,8 +82,8 @@ def pytest_xdist_setupnodes() -> None:
 def every_printed_column_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     """Check that `--columns` accepts each column of a command's report."""
 
-    def checked_rows(result: Any, view: tables.View, rows: Any = None, labels: Any = None) -> Any:
-        rows = report_rows(result, view, rows, labels)
+    def checked_rows(result: Any, view: tables.View, rows: Any = None) -> Any:
+        rows = report_rows(result, view, rows)
         if rows and not view.is_for_people:
             lacking = set(rows[0]) - tables.COLUMNS.keys()
             assert not lacking, f"clipkit.base.tables.COLUMNS lacks {lacking}"

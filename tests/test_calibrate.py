@@ -362,6 +362,5 @@ def test_the_table_of_a_terminal_fits_80_columns_and_shows_chance_beside_accurac
     path = saved(tmp_path, logits_file())
     lines = ok("calibrate", path, "-t", "1,model", "--format", "table").stdout.splitlines()
     assert max(map(len, lines)) <= 80
-    assert re.search(r"accuracy [0-9.]+ %,\s+chance", " ".join(lines))
     header = ok("zeroshot", path, "--format", "table").stdout.splitlines()[0]
     assert re.search(r"accuracy % +chance % ", header)

@@ -8,36 +8,30 @@ from typing import Any
 
 from clipkit.analysis.results import Row, chance, newest_entry
 from clipkit.base.tables import NO_BREAK
-from clipkit.features.model import FeatureFile, Int64
+from clipkit.features.model import FeatureFile
 
 SHOWN = 3  # attributes of each prompt
 
 Rows = Sequence[Mapping[str, Any]]
 
 
-def rows_for_people(result: FeatureFile, labels: Int64 | None = None) -> Rows:
-    """Return the runs, formatted for reading if the command that made them is one of FORMATTERS.
-
-    The chance is that of the scored labels or, if the result has none, of `labels`.
-    """
+def rows_for_people(result: FeatureFile) -> Rows:
+    """Return the runs, formatted for reading if the command that made them is one of FORMATTERS."""
     rows = result.rows()
-    rows = [_with_chance(result, row, labels) for row in rows]
+    rows = [_with_chance(result, row) for row in rows]
     needed, formatter = FORMATTERS.get(newest_entry(result)["command"], ("", list))
     # another program's columns are shown as they are
     return formatter(rows) if rows and needed in rows[0] else rows
 
 
-def _with_chance(result: FeatureFile, row: Row, labels: Int64 | None) -> Row:
+def _with_chance(result: FeatureFile, row: Row) -> Row:
     """Put the share of the most frequent class beside an accuracy."""
     split = result.splits.get(str(row.get("eval_split", row.get("split"))))
-    if split is not None and split.labels is not None:
-        labels = split.labels
-    names = list(row)
-    place = [names.index(name) for name in ("acc1", "acc_a") if name in row and "scope" not in row]
-    if labels is None or not place:
+    if "acc1" not in row or split is None or split.labels is None:
         return row
-    names.insert(place[0] + 1, "chance")
-    with_chance = row | {"chance": chance(labels)}
+    names = list(row)
+    names.insert(names.index("acc1") + 1, "chance")
+    with_chance = row | {"chance": chance(split.labels)}
     return {name: with_chance[name] for name in names}
 
 
@@ -80,7 +74,6 @@ def _comparison_rows(rows: Rows) -> list[Row]:
         cells["rows"] = row["rows"]
         for name in ("acc_a", "acc_b"):
             cells[f"{name} %"] = _cell(row, name, form)
-        cells["chance %"] = _cell(row, "chance", form)
         if math.isnan(_number(row, "difference")):
             cells["acc_a %"] = _cell(row, "acc_a", form, limits=("low", "high"))
         points = _cell(row, "difference", f"+{form}", limits=("low", "high"), between=" to ")

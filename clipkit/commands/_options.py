@@ -19,7 +19,7 @@ from clipkit.commands import _completion as completion
 if TYPE_CHECKING:
     from clipkit.analysis.ranking import Ranking
     from clipkit.base.tables import View
-    from clipkit.features.model import FeatureFile, Int64
+    from clipkit.features.model import FeatureFile
     from clipkit.report.command_lines import Option
 
 T = TypeVar("T")
@@ -472,18 +472,14 @@ class Report:
         rows: Sequence[Mapping[str, Any]] | None = None,
         *,
         per_class: bool = False,
-        labels: Int64 | None = None,
     ) -> None:
-        """Save a result if an output is given, and print its runs, or `rows`, or its classes.
-
-        A table also has the chance for `labels`; results with predictions need none.
-        """
+        """Save a result if an output is given, and print its runs, or `rows`, or its classes."""
         from clipkit.analysis.results import per_class_rows
         from clipkit.base import tables
 
         if self._is_printed(result):
             rows = per_class_rows(result) if per_class else rows
-            tables.emit(report_rows(result, self.view, rows, labels), self.view)
+            tables.emit(report_rows(result, self.view, rows), self.view)
 
     def for_seed(self, seed: int) -> Report:
         """Return these options with the output of a seed."""
@@ -530,10 +526,7 @@ class Report:
 
 
 def report_rows(
-    result: FeatureFile,
-    view: View,
-    rows: Sequence[Mapping[str, Any]] | None = None,
-    labels: Int64 | None = None,
+    result: FeatureFile, view: View, rows: Sequence[Mapping[str, Any]] | None = None
 ) -> Sequence[Mapping[str, Any]]:
     """Return the rows of a result's report: its runs or, if given, other rows about it.
 
@@ -543,7 +536,7 @@ def report_rows(
     from clipkit.features.history import add_provenance
 
     if rows is None:
-        rows = rows_for_people(result, labels) if view.is_for_people else result.rows()
+        rows = rows_for_people(result) if view.is_for_people else result.rows()
     if view.columns is not None:
         return list(add_provenance(rows, result))
     return rows

@@ -47,7 +47,4 @@ def calibrate(
     with open_file(file, kinds=["logits"]) as logits:
         temperatures = parse_temperatures(temperature, logits.logit_scale)
         result = calibration.calibrate(logits, temperatures, fit_split, eval_split, val, bins, seed)
-        labels = logits.splits[eval_split].labels
-        if val is not None:
-            labels = None  # only the labels of some rows are scored
-    report.show(result, labels=labels)
+    report.show(result)

@@ -71,7 +71,7 @@ def compare(
             console.note(f"{result.display_name}: {label}")
     if ids is None:
         result = comparison.compare(paired, by=table, column=attribute, groups=groups, seed=seed)
-        report.show(result, labels=paired.first.splits[paired.split].labels)
+        report.show(result)
     elif any((table, attribute, groups)) or report != Report(force=report.force):
         raise UsageError(
             "expected --list without --table, --attribute, --groups, --output and options of the "
