@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,22 @@ def test_groups_have_the_numbers_of_their_own_rows(pair_of, tmp_path):
         assert row["group"] == min(accuracies, key=accuracies.get)
         assert (row[name], float(row[f"acc_{name}"])) == (name, min(accuracies.values()))
         assert row["p"] == row["low"] == ""
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_a_table_of_groups_fits_80_columns_without_a_broken_difference(
+    count, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("COLUMNS", "80")
+    right = {"svm": RIGHT[0], "logreg": RIGHT[1], "control": RIGHT[0] & False, "shot": RIGHT[2]}
+    files = {name: result(right[name], name) for name in list(right)[:count]}
+    by = table(tmp_path, ["checkered", "banded", "dotted"] * 100)
+    paths = saved(tmp_path, **files)
+    lines = ok("compare", *paths, *by, "--format", "table").stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert sum("worst of" in line for line in lines) == count
+    pairs = [line for line in lines if re.search(r"\+[0-9.]+ \(\S+ to \S+\)|-[0-9.]+ \(", line)]
+    assert len(pairs) == 4 * (count - 1)
 
 
 def test_groups_may_be_called_as_the_rows_about_all_groups_are(pair_of, tmp_path):

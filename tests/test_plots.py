@@ -14,6 +14,7 @@ import matplotlib
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
 from matplotlib.text import Text
 from PIL import Image
 
@@ -768,9 +769,19 @@ def test_characters_that_no_font_has_are_named_in_one_warning(tmp_path, capsys):
         text.set_fontfamily("DejaVu Sans")  # whatever fonts there are
     plots.save(fig, tmp_path / "x.png")
     (line,) = capsys.readouterr().err.splitlines()
-    assert "no installed font has" in line
+    assert "no font that clipkit uses has them" in line
     assert "猫" in line
     assert "犬" in line
-    assert "hint: install a font" in line
+    assert "hint: install" in line
     plots.save(plots.confusion([[2, 0], [0, 2]], ["cat", "dog"]), tmp_path / "y.png")
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("family", "text"), [("Noto Sans CJK JP", "猫と犬"), ("Noto Sans Devanagari", "हिन्दी")]
+)
+def test_an_installed_font_draws_what_the_first_one_lacks(family, text, tmp_path, capsys):
+    if family not in fontManager.get_font_names():
+        pytest.skip(f"{family} is not installed")
+    plots.save(plots.confusion([[2, 0], [0, 2]], [text, "cat"]), tmp_path / "x.svg")
     assert capsys.readouterr().err == ""

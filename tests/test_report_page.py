@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import re
 import warnings
 from collections.abc import Iterator
@@ -12,13 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 from factories import result_file
+from matplotlib.figure import Figure
 from PIL import Image
 from shell import ok, partly
 from test_report import LABELS, RUN, write_baseline, write_results
 
+from clipkit import plots
 from clipkit.features import FeatureFile, read, write
+from clipkit.plots.style import PALETTE
 from clipkit.report import html
-from clipkit.report.blocks import Block, Fact, Heading, Page, Table
+from clipkit.report.blocks import Block, Fact, Heading, Page, Picture, Table
 from clipkit.report.tables import RESULT_COLUMNS
 
 pytestmark = pytest.mark.long
@@ -279,6 +283,43 @@ def test_axe_finds_no_serious_fault(report, collection, open_page, scheme):
     assert (brightness < 200) == (scheme == "dark")
 
 
+def test_charts_are_dark_on_a_dark_page_and_photographs_and_prints_stay_as_they_are(
+    tmp_path, open_page
+):
+    inks = [*PALETTE, "white"]
+    fig = Figure((4, 0.5))
+    ax = fig.add_axes((0, 0, 1, 1), xlim=(-0.5, len(inks) - 0.5))
+    ax.bar(range(len(inks)), 1, width=1, color=inks)
+    ax.set_axis_off()
+    plots.save(fig, tmp_path / "chart.png")
+    plots.save(plots.contact_sheet(np.full((8, 9, 9, 3), 200)), tmp_path / "photos.png")
+    pictures = [Picture(tmp_path / name, name) for name in ("chart.png", "photos.png")]
+    page = open_page(write_page(tmp_path / "page.html", *pictures), color_scheme="dark")
+    chart, photos = page.locator("figure.picture img").all()
+    *colours, ground = shown_luminances(chart, len(inks))
+    assert ground < 0.01
+    assert min(colours) + 0.05 > 3 * (ground + 0.05)  # WCAG's contrast of graphics
+    assert shown_luminances(photos, 1)[0] > 0.9
+    page.emulate_media(media="print")
+    assert shown_luminances(chart, len(inks))[-1] == pytest.approx(1, abs=0.01)
+
+
+def shown_luminances(picture: Any, count: int) -> list[float]:
+    """Return the relative luminance (WCAG) at places beside each other near a picture's foot."""
+    with Image.open(io.BytesIO(picture.screenshot())) as image:
+        pixels = np.asarray(image.convert("RGB"))[-9] / 255
+    places = ((np.arange(count) + 0.5) * len(pixels) / count).astype(int)
+    linear = np.where(pixels <= 0.04045, pixels / 12.92, ((pixels + 0.055) / 1.055) ** 2.4)
+    return (linear[places] @ [0.2126, 0.7152, 0.0722]).tolist()
+
+
+def test_a_report_warns_once_of_characters_that_no_font_has(tmp_path):
+    folder = write_results(tmp_path / "results", ("cat", "dog", "owl", "\U00012000", "猫"))
+    warnings = ok("report", folder / "img.svm.h5", "-o", tmp_path / "page.html").stderr
+    (warning,) = [line for line in warnings.splitlines() if "boxes" in line]
+    assert "\U00012000" in warning
+
+
 @pytest.mark.exhaustive
 def test_a_page_fits_a_telephone_and_its_contents_stay_in_view(report, open_page):
     page = open_page(report, 390)
@@ -343,10 +384,10 @@ def test_pictures_lose_no_pixel_and_the_script_is_small(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8).repeat(9, axis=1)
     Image.fromarray(pixels).save(tmp_path / "a.png", compress_level=0)
     filters = [*warnings.filters]
-    uri, *size, title = html._embed(tmp_path / "a.png")
+    uri, size, texts = html._embed(tmp_path / "a.png")
     assert warnings.filters == filters
-    assert size == [270, 20]
-    assert title == ""
+    assert size == (270, 20)
+    assert "Title" not in texts
     content = base64.b64decode(uri.partition(",")[2])
     assert len(content) < (tmp_path / "a.png").stat().st_size
     (tmp_path / "b").write_bytes(content)

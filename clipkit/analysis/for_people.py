@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from clipkit.analysis.results import Row, chance, newest_entry
+from clipkit.base.tables import NO_BREAK
 from clipkit.features.model import FeatureFile
 
 SHOWN = 3  # attributes of each prompt
@@ -57,22 +58,45 @@ def attribute_rows(rows: Rows) -> list[Row]:
 
 
 def _comparison_rows(rows: Rows) -> list[Row]:
-    """Format the rows of `compare`. For one result, the interval is of its accuracy."""
+    """Format the rows of `compare`. For one result, the interval is of its accuracy.
+
+    Of several pairs, `p` is Holm's. With groups, the cells are those that fit 80 columns.
+    """
     formatted = []
+    form, counts = ".2f", ["only_a", "only_b", "kappa"]
+    if "scope" in rows[0]:
+        form, counts = ".1f", []
+    p = "p_holm" if "p_holm" in rows[0] else "p"
     for row in rows:
-        heads = ("a", "b", "scope", "group", "rows")
-        cells: Row = {name: row[name] for name in heads if name in row}
-        for name in ("acc_a", "acc_b", "null", "null5"):
-            cells[f"{name} %"] = _cell(row, name, ".2f")
+        cells: Row = {name: row[name] for name in ("a", "b") if name in row}
+        if "scope" in row:
+            cells = _grouped_cells(rows, row)
+        cells["rows"] = row["rows"]
+        for name in ("acc_a", "acc_b"):
+            cells[f"{name} %"] = _cell(row, name, form)
         if math.isnan(_number(row, "difference")):
-            cells["acc_a %"] = _cell(row, "acc_a", ".2f", limits=("low", "high"))
-        points = _cell(row, "difference", "+.2f", limits=("low", "high"), between=" to ")
-        cells["difference (points)"] = points
-        for name in ("only_a", "only_b", "p", "p_holm", "kappa"):
-            value = _number(row, name)
-            cells[name] = None if math.isnan(value) else value
+            cells["acc_a %"] = _cell(row, "acc_a", form, limits=("low", "high"))
+        points = _cell(row, "difference", f"+{form}", limits=("low", "high"), between=" to ")
+        cells["difference (points)"] = points and points.replace(" ", NO_BREAK)
+        for name in counts:
+            cells[name] = round(_number(row, name), 2)
+        cells[p] = float(f"{_number(row, p):.2g}")
         formatted.append(cells)
     return formatted
+
+
+def _grouped_cells(rows: Rows, row: Mapping[str, Any]) -> Row:
+    """Return the names of a row of `compare` by group; the worst group is named after its result.
+
+    A single pair has the same names in all rows, so that they move below the table.
+    """
+    name, null = row["a"] or row.get("b"), _cell(row, "null5", ".1f")
+    group = {"all": "all images", "worst": f"worst of {name}: {row['group']} (null5 {null} %)"}
+    cells: Row = {"a": rows[0]["a"]}
+    if "b" in row:
+        is_one_pair = rows[0]["b"] == rows[-1]["b"]
+        cells["b"] = rows[0]["b"] if is_one_pair else row["b"]
+    return cells | {"group": group.get(row["scope"], row["group"])}
 
 
 def _importance_rows(rows: Rows) -> list[Row]:

@@ -21,6 +21,7 @@ from clipkit.base.console import escaped, note
 from clipkit.base.errors import UsageError
 
 MAX_TABLE = 2000  # rows of a long report that are printed as a table
+NO_BREAK = "\N{NO-BREAK SPACE}"  # between words of a cell that stay on one line
 EMPTY = "-"  # a cell to which a column does not apply
 FORMATS = ("table", "tsv", "csv", "json")
 # The columns of all reports by their unit. A wrong name is found with them before the work.
@@ -73,8 +74,8 @@ class Column(NamedTuple):
 
     @property
     def least_width(self) -> int:
-        """Width of the longest word."""
-        return max(map(cell_len, " ".join([self.title, *self.cells]).split()), default=0)
+        """Width of the longest word, or of the words with NO_BREAK between them."""
+        return max(map(cell_len, re.split("[ \n]", " ".join([self.title, *self.cells]))))
 
 
 class View(NamedTuple):
@@ -291,9 +292,11 @@ def _grid(columns: Sequence[Column], width: int, header: bool) -> str:
     grid = Table(box=SIMPLE_HEAD, show_header=header)
     for column in columns:
         justify: Any = "right" if column.is_numeric else "left"
-        grid.add_column(Text(column.title), justify=justify, min_width=column.least_width)
+        least = column.least_width
+        is_least = least == max(map(cell_len, [*column.title.split("\n"), *column.cells]))
+        grid.add_column(Text(column.title), justify=justify, min_width=least, no_wrap=is_least)
     for row in zip(*(column.cells for column in columns), strict=True):
-        grid.add_row(*map(Text, row))
+        grid.add_row(*(Text(cell.replace(NO_BREAK, " ")) for cell in row))
     out = io.StringIO()
     console = Console(file=out, width=UNLIMITED, height=1, color_system=None, force_terminal=False)
     least = console.measure(grid).minimum

@@ -20,6 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
+from matplotlib.image import AxesImage
 from matplotlib.text import Text
 from matplotlib.ticker import ScalarFormatter
 from numpy.typing import NDArray
@@ -48,11 +49,21 @@ DASHES = ("-", "--", ":")
 BLUE, VERMILLION = PALETTE[:2]
 GREY = "#555555"
 FONT = "DejaVu Sans"  # comes with matplotlib
-# for the characters that it lacks
-FALLBACKS = {"Noto Sans CJK JP", "Noto Sans JP", "WenQuanYi Zen Hei", "PingFang SC", "Yu Gothic"}
+# Fonts for characters that it lacks. Matplotlib cannot draw Noto Color Emoji.
+NOTO = (
+    "CJK JP,JP,Devanagari,Bengali,Gurmukhi,Gujarati,Tamil,Telugu,Kannada,Malayalam,Sinhala,Thai,"
+    "Khmer,Myanmar,Ethiopic"
+)
+OTHERS = (
+    "WenQuanYi Zen Hei,PingFang SC,Yu Gothic,Malgun Gothic,Nirmala UI,Kohinoor Devanagari,"
+    "Noto Emoji,Segoe UI Emoji,Symbola"
+)
+FALLBACKS = [*(f"Noto Sans {script}" for script in NOTO.split(",")), *OTHERS.split(",")]
+INSTALLED = set(fontManager.get_font_names())
 MISSING_GLYPH = re.compile(r"Glyph (\d+) ")  # of matplotlib's warning
 MAX_LEGEND = 60
 LEGEND_CHARACTER = 0.085  # inches
+CHART = "chart"  # the comment in a PNG without photographs
 PAD = 0.08  # inches around everything
 TITLE_SIZE, SUBTITLE_SIZE = 12, 9.5  # points
 FULL_SIZE = 8.0  # inches; pages show wider figures smaller, so titles and labels grow with them
@@ -64,7 +75,7 @@ _STYLE = {
     "axes.spines.top": False,
     "axes.titlesize": 10,
     "figure.titlesize": TITLE_SIZE,
-    "font.family": [FONT, *sorted(FALLBACKS.intersection(fontManager.get_font_names()))],
+    "font.family": [FONT, *[name for name in FALLBACKS if name in INSTALLED]],
     "figure.titleweight": "bold",
     "font.size": 10,
     "grid.color": "#dddddd",
@@ -409,7 +420,6 @@ def format_of(path: str | Path) -> str:
     return ending
 
 
-@clipkit_style
 def save(
     fig: Figure, path: str | Path, format: str | None = None, *, dpi: float | None = None
 ) -> None:
@@ -430,7 +440,14 @@ def save(
     UsageError
         If the path ends in none of the formats, or the picture would have too many pixels.
     """
-    format = format or format_of(path)
+    content, missing = render(fig, format or format_of(path), dpi=dpi)
+    warn_of_boxes(missing)
+    Path(path).write_bytes(content)
+
+
+@clipkit_style
+def render(fig: Figure, format: str, *, dpi: float | None = None) -> tuple[bytes, list[str]]:
+    """Return the bytes of a picture, and the characters that no font has; see `save`."""
     width, height = fig.get_size_inches()
     if dpi is None:
         dpi = min(DPI, math.sqrt(MAX_PIXELS / (width * height)))
@@ -441,20 +458,28 @@ def save(
         warnings.simplefilter("always", UserWarning)
         options = _SAVE_OPTIONS[format]
         if format == "png":  # `report` shows the title below the picture, and in its place
-            options = {"metadata": {"Software": None, "Title": title_of(fig)}}
+            texts = {"Software": None, "Title": title_of(fig), "Comment": _comment(fig)}
+            options = {"metadata": texts}
         fig.savefig(buffer, format=format, dpi=dpi, **options)
-    _warn_of_boxes(caught)
-    Path(path).write_bytes(buffer.getvalue())
-
-
-def _warn_of_boxes(caught: Sequence[warnings.WarningMessage]) -> None:
-    """Warn of the characters that matplotlib draws as boxes, since its fonts lack them."""
     matches = [MISSING_GLYPH.match(str(warning.message)) for warning in caught]
-    characters = dict.fromkeys(chr(int(match[1])) for match in matches if match)
-    if characters:
+    missing = [chr(int(match[1])) for match in matches if match]
+    return buffer.getvalue(), missing
+
+
+def _comment(fig: Figure) -> str | None:
+    """Return CHART for a figure without photographs: dark pages may show it in dark colours."""
+    images: list[Any] = fig.findobj(AxesImage)
+    return None if any(image.get_array().ndim == 3 for image in images) else CHART
+
+
+def warn_of_boxes(characters: Iterable[str]) -> None:
+    """Warn of the characters that matplotlib draws as boxes, since its fonts lack them."""
+    listed = " ".join(dict.fromkeys(characters))
+    if listed:
         console.warn(
-            f"no installed font has {' '.join(characters)[:40]}; boxes are drawn instead; "
-            "hint: install a font with them, such as Noto Sans CJK"
+            f"boxes stand for {listed[:40]}: no font that clipkit uses has them; hint: install "
+            "Noto Sans CJK, Noto Sans Devanagari, Noto Emoji or the like, and delete "
+            f"{matplotlib.get_cachedir()}, where matplotlib lists the fonts"
         )
 
 

@@ -20,9 +20,10 @@ from markupsafe import Markup
 from PIL import Image
 
 from clipkit.analysis.results import choose_split, newest_entry
-from clipkit.base import console, files
+from clipkit.base import console
 from clipkit.base.errors import ClipkitError
 from clipkit.features.model import FeatureFile
+from clipkit.plots import style
 from clipkit.plots.attributes import draw_attributes
 from clipkit.plots.compare import draw_comparison
 from clipkit.plots.confusion import draw_classes, draw_confusion
@@ -72,9 +73,10 @@ _templates.filters["escaped"] = console.escaped
 def as_html(page: Page, album: Album | None = None) -> str:
     """Render a report as HTML, with the images of an album after the summary."""
     pictures = _Pictures()
-    lead = page.lead and _draw(draw_attributes, page.lead)
+    lead = page.lead and pictures.draw(draw_attributes, page.lead)
     drawn = Path(page.lead.display_name) if page.lead and lead else None
-    drawings = [lead, *_drawings(page)]
+    drawings = [lead, *_drawings(page, pictures.draw)]
+    style.warn_of_boxes(pictures.missing)
     nodes = [*_nodes(page, pictures, drawn)]
     if nodes and nodes[-1]["kind"] == "heading" and isinstance(page.blocks[-1], Picture):
         nodes.pop()  # none of the pictures below it is shown
@@ -218,29 +220,49 @@ def _bar(bar: Bar, width: int = BAR_WIDTH) -> Markup:
 
 
 class _Pictures:
-    """Pictures as data URIs; `left_out` collects the reasons of those that cannot be read."""
+    """Pictures as data URIs; `left_out` collects the reasons of those that cannot be read.
+
+    `missing` collects the characters of drawings that no font has.
+    """
 
     def __init__(self) -> None:
         self.left_out: list[str] = []
+        self.missing: list[str] = []
 
     def node(self, picture: Picture) -> dict[str, Any] | None:
         """Return what the template shows of a picture, or None if it cannot be read."""
         try:
-            uri, width, height, title = _embed(picture.path)
-            return _picture_node(uri, width, height, escape(title) or picture.caption)
+            uri, size, texts = _embed(picture.path)
+            caption = escape(texts.get("Title", "")) or picture.caption
+            return _picture_node(uri, size, caption, texts.get("Comment") == style.CHART)
         except UNREADABLE as error:
             reason = f"{picture.path.name}: expected a PNG picture, got one that cannot be read"
             console.warn(f"left out {reason} ({error})")
             self.left_out.append(escape(reason))
             return None
 
+    def draw(
+        self, draw: Callable[..., tuple[Any, str]], result: FeatureFile, *options: Any
+    ) -> dict[str, Any] | None:
+        """Draw a result as SVG, or return None if its columns are another program's."""
+        try:
+            figure, source = draw(result, *options)
+            style.finish(figure, source)
+        except ClipkitError:
+            return None
+        content, missing = style.render(figure, "svg")
+        self.missing += missing
+        width, height = (round(SVG_DPI * inches) for inches in figure.get_size_inches())
+        uri = _data_uri("image/svg+xml", content)
+        return _picture_node(uri, (width, height), escape(style.title_of(figure)), is_chart=True)
 
-def _picture_node(uri: str, width: int, height: int, caption: str) -> dict[str, Any]:
-    size = (width, height)
-    return {"kind": "picture", "uri": uri, "size": size, "caption": _inline(caption)}
+
+def _picture_node(uri: str, size: tuple[int, int], caption: str, is_chart: bool) -> dict[str, Any]:
+    look = {"size": size, "is_chart": is_chart}
+    return {"kind": "picture", "uri": uri, "caption": _inline(caption), **look}
 
 
-def _drawings(page: Page) -> list[dict[str, Any] | None]:
+def _drawings(page: Page, draw: Callable[..., Any]) -> list[dict[str, Any] | None]:
     """Draw the main result's confusion and classes, and what `compare` found, without a folder."""
     if any(isinstance(block, Picture) for block in page.blocks):
         return []
@@ -248,38 +270,19 @@ def _drawings(page: Page) -> list[dict[str, Any] | None]:
     drawings = []
     if main is not None:
         options = main, choose_split(main), None, None
-        drawings = [_draw(draw_confusion, *options), _draw(draw_classes, *options)]
+        drawings = [draw(draw_confusion, *options), draw(draw_classes, *options)]
     for result in page.results.values():
         if newest_entry(result)["command"] == "compare":
-            drawings.append(_draw(draw_comparison, result))
+            drawings.append(draw(draw_comparison, result))
     return drawings
-
-
-def _draw(
-    draw: Callable[..., tuple[Any, str]], result: FeatureFile, *options: Any
-) -> dict[str, Any] | None:
-    """Draw a result as SVG, or return None if its columns are another program's."""
-    from clipkit import plots  # loads matplotlib
-
-    try:
-        figure, source = draw(result, *options)
-        plots.finish(figure, source)
-    except ClipkitError:
-        return None
-    with files.temporary_folder() as folder:
-        plots.save(figure, folder / "picture.svg")
-        content = (folder / "picture.svg").read_bytes()
-    width, height = (round(SVG_DPI * inches) for inches in figure.get_size_inches())
-    uri = _data_uri("image/svg+xml", content)
-    return _picture_node(uri, width, height, escape(plots.title_of(figure)))
 
 
 def _data_uri(mime_type: str, content: bytes) -> str:
     return f"data:{mime_type};base64,{base64.b64encode(content).decode()}"
 
 
-def _embed(path: Path) -> tuple[str, int, int, str]:
-    """Return a PNG as a data URI with its width and height, and its title or "".
+def _embed(path: Path) -> tuple[str, tuple[int, int], dict[str, str]]:
+    """Return a PNG as a data URI with its width and height, and the texts that it holds.
 
     It is compressed again as WebP, without loss, if that is smaller. For matplotlib's pictures,
     WebP has a third of the bytes of PNG and half the bytes of SVG.
@@ -295,10 +298,10 @@ def _embed(path: Path) -> tuple[str, int, int, str]:
         if width * height > MAX_PIXELS:
             raise ValueError(f"{width} x {height} pixels")
         image.load()
-        title = str(image.info.get("Title", ""))
+        texts = {str(name): str(text) for name, text in image.info.items()}
         webp = io.BytesIO()
         if max(width, height) < 1 << 14:  # what the format can hold
             image.save(webp, "WEBP", lossless=True)
             content["image/webp"] = webp.getvalue()
     mime_type = min(content, key=lambda name: len(content[name]))
-    return _data_uri(mime_type, content[mime_type]), width, height, title
+    return _data_uri(mime_type, content[mime_type]), (width, height), texts

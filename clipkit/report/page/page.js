@@ -45,7 +45,7 @@ function sortBy(table, header) {
 // Where a table is wider than its box, as on a telephone, its results are seen first.
 for (const box of all(".scroll")) {
   const cell = box.querySelector("tbody .n:has(.bar)") || box.querySelector("tbody .n");
-  if (cell && box.scrollWidth > box.clientWidth) box.scrollLeft = cell.offsetLeft - cell.parentElement.cells[0].offsetWidth;
+  if (cell && cell.offsetLeft + cell.offsetWidth > box.clientWidth) box.scrollLeft = cell.offsetLeft - cell.parentElement.cells[0].offsetWidth;
 }
 
 for (const table of all("table.sortable")) {
@@ -104,6 +104,7 @@ for (const button of all(".zoom")) {
     const [small, large] = [button.querySelector("img"), dialog.querySelector("img")];
     large.src = small.src;
     large.alt = small.alt;
+    large.className = small.className;
     dialog.showModal();
   });
 }
