@@ -355,9 +355,7 @@ def test_a_trained_model_has_information_and_its_control_has_none(world, tmp_pat
     assert np.isnan(control["high"])
 
 
-def test_the_table_of_a_terminal_fits_80_columns_and_shows_chance_beside_accuracy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_table_fits_80_columns_and_shows_chance_beside_accuracy(tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     path = saved(tmp_path, logits_file())
     lines = ok("calibrate", path, "-t", "1,model", "--format", "table").stdout.splitlines()

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from result_factory import NAME, numbers, tables
 from shell import environment
-from test_report import NAME, numbers, tables
 
 from clipkit.analysis.results import per_class_rows
 from clipkit.features import read
@@ -132,9 +132,7 @@ def test_a_folder_is_named_after_model_and_data(model, folder, make, tmp_path):
 
 
 @pytest.mark.parametrize(("dataset", "is_skipped"), [("digits", True), ("food101", False)])
-def test_higher_resolution_is_skipped_with_a_note_for_other_data_sets(
-    dataset, is_skipped, make, tmp_path
-):
+def test_higher_resolution_is_skipped_for_other_data_sets(dataset, is_skipped, make, tmp_path):
     text = make("-n", "chapter4", out=tmp_path, DATASET=dataset).stdout
     assert ("higher resolution: skipped, since digits is none of" in text) == is_skipped
     assert ("prompts/food32.txt" in text) != is_skipped

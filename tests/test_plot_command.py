@@ -146,7 +146,7 @@ def test_defaults_are_what_the_help_says_and_options_may_come_first(line, same, 
     ("file", "picture"),
     [("zeroshot.h5", "confusion"), ("logits.h5", "entropy"), ("texts.h5", "spectrum")],
 )
-def test_a_file_alone_is_drawn_as_what_it_is_for(file: str, picture: str, folder, tmp_path):
+def test_a_file_alone_is_drawn_as_what_it_is_for(file, picture, folder, tmp_path):
     named = draw(folder, tmp_path / "named.png", picture, str(folder / file))
     run = ok("plot", "-o", tmp_path / "a.png", folder / file)
     assert (tmp_path / "a.png").read_bytes() == named
@@ -251,9 +251,7 @@ def test_an_image_that_is_not_square_keeps_its_shape_and_its_id_if_it_has_no_lab
 
 
 @pytest.mark.parametrize("picture", ["attributes", "variance"])
-def test_a_result_without_history_or_split_is_drawn_or_refused_in_one_line(
-    picture, folder, tmp_path
-):
+def test_a_result_without_history_or_split_is_drawn_or_refused(picture, folder, tmp_path):
     result = read(folder / f"{picture}.h5")
     result.history = []
     result.runs.pop("split", None)
@@ -312,7 +310,7 @@ def test_a_source_names_each_part_once_and_shortens_long_lists():
 
 
 @pytest.mark.parametrize("picture", ["entropy", "confidence"])
-def test_a_title_states_the_finding_above_the_quantity(picture: str, folder: Path) -> None:
+def test_a_title_states_the_finding_above_the_quantity(picture, folder):
     from clipkit.commands import plot
 
     figure, subtitle = getattr(plot, picture)(str(folder / "logits.h5"))
@@ -320,7 +318,7 @@ def test_a_title_states_the_finding_above_the_quantity(picture: str, folder: Pat
     assert subtitle.lower().startswith(picture)
 
 
-def test_a_finding_names_what_stands_out_and_nothing_in_a_tie() -> None:
+def test_a_finding_names_what_stands_out_and_nothing_in_a_tie():
     from clipkit.plots.confusion import _classes_finding, _confusion_finding
 
     names = ["cat", "dog", "car"]
@@ -342,7 +340,7 @@ def test_a_finding_names_what_stands_out_and_nothing_in_a_tie() -> None:
     assert _classes_finding(np.array([0.5, 0.9, 0.9]), names) == ""
 
 
-def test_the_title_of_a_picture_is_its_caption_in_a_report(folder: Path, tmp_path: Path) -> None:
+def test_the_title_of_a_picture_is_its_caption_in_a_report(folder, tmp_path):
     from clipkit.report.html import _embed
 
     ok("plot", "entropy", folder / "logits.h5", "-t", "0.01", "-o", tmp_path / "e.png")

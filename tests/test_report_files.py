@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from factories import result_file, write_feature_file
 from PIL import Image
+from result_factory import DATASET, LABELS, MODEL, RUN, tables
 from shell import fails, ok, partly, rows
-from test_report import DATASET, LABELS, MODEL, RUN, tables
 
 from clipkit.analysis import results
 from clipkit.features import FeatureFile, Split, history_entry, read, write

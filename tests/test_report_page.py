@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from factories import result_file
 from PIL import Image
+from result_factory import LABELS, RUN, write_baseline, write_results
 from shell import ok, partly
-from test_report import LABELS, RUN, write_baseline, write_results
 
 from clipkit.features import FeatureFile, read, write
 from clipkit.report import html
@@ -355,7 +355,7 @@ def test_pictures_lose_no_pixel_and_the_script_is_small(tmp_path):
     assert len(html._source("page.js").encode()) < 20_000
 
 
-def test_a_page_of_a_single_result_has_pictures_with_their_findings_and_folds_its_details(
+def test_a_page_of_one_result_has_pictures_with_findings_and_folds_its_details(
     collection, tmp_path, open_page
 ):
     ok("report", collection.parent / "results" / "img.svm.h5", "-o", tmp_path / "page.html")
