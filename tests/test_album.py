@@ -241,11 +241,10 @@ def test_images_that_the_data_set_lacks_are_named(photos, capsys):
     [
         ("test", {"ids": [f"{number}.png" for number in range(8)]}, "the test images of the file"),
         ("test", {"labels": np.arange(8)[::-1] % 4}, "the classes of the file, got 8 that differ"),
-        ("test", {"predicted": None}, "expected a result with predicted classes"),
         ("val", {}, "expected the split val of the file, got test"),
     ],
 )
-def test_another_data_set_or_no_prediction_is_refused(photos, split, change, message):
+def test_another_data_set_is_refused(photos, split, change, message):
     file = result(WRONG, IDS)
     file.splits = {split: replace(file.splits["test"], **change)}
     with pytest.raises(ClipkitError, match=message):

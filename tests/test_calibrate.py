@@ -231,16 +231,6 @@ def test_scores_that_do_not_fit_into_memory_give_the_same(monkeypatch):
     np.testing.assert_equal(calibrate(logits_file(splits="all"), [1.0]).runs, expected)
 
 
-def test_the_best_prompt_of_each_class_counts():
-    expected = calibrate(logits_file()).runs
-    doubled = logits_file()
-    doubled.texts = doubled.texts * 2
-    doubled.class_index = np.arange(10) % 5
-    for split in doubled.splits.values():
-        split.features = np.concatenate([split.features - 0.01, split.features], axis=1)
-    np.testing.assert_equal(calibrate(doubled).runs, expected)
-
-
 def test_of_a_single_split_a_fifth_is_held_out_and_scored(tmp_path):
     path = saved(tmp_path, logits_file(splits="all"))
     run = ok("calibrate", path)
@@ -329,30 +319,6 @@ def test_the_picture_shows_bins_the_diagonal_and_both_errors():
     words = " ".join(text.get_text() for text in ax.texts)
     assert f"{100 * diagram.ece:.1f} %" in words
     assert f"{100 * diagram.ece_null:.1f} %" in words
-
-
-@pytest.mark.long
-def test_a_trained_model_has_information_and_its_control_has_none(world, tmp_path):
-    reports = {}
-    for name, options in (("img", []), ("control", ["--untrained", 7])):
-        images, words, logits = world / f"{name}.h5", tmp_path / "words.h5", tmp_path / "logits.h5"
-        ok("textembed", "--classes", images, "--model", "tiny", *options, "-o", words, "--force")
-        ok("logits", images, words, "-o", logits, "--force")
-        ok("calibrate", logits, "-t", "1,model", "-o", tmp_path / "c.h5", "--force")
-        reports[name] = read(tmp_path / "c.h5").rows()
-    one, model, fitted = reports["img"]
-    assert one["information"] == pytest.approx(0.43, abs=0.02)
-    assert model["temperature"] == pytest.approx(0.0527, abs=1e-4)
-    assert model["ece"] == pytest.approx(0.159, abs=0.01)
-    assert model["ece_null"] == pytest.approx(0.032, abs=0.002)
-    found = (fitted["low"], fitted["temperature"], fitted["high"])
-    assert found == pytest.approx((0.0303, 0.0318, 0.0334), abs=0.0005)
-    assert fitted["information"] == pytest.approx(3.73, abs=0.03)
-    assert fitted["ece"] == pytest.approx(0.028, abs=0.008)
-    assert fitted["ece"] < fitted["ece_null95"]
-    control = reports["control"][-1]
-    assert control["information"] == pytest.approx(0, abs=0.01)
-    assert np.isnan(control["high"])
 
 
 def test_a_table_fits_80_columns_and_shows_chance_beside_accuracy(tmp_path, monkeypatch):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -180,18 +179,6 @@ def test_a_page_has_the_note_and_no_verdict(folder, name, note):
     assert "above chance" not in page.read_text()
     ok("report", folder / "fair.h5", "-f", "-o", page)
     assert "This is above chance" in page.read_text()
-
-
-@pytest.mark.long
-def test_the_page_of_a_folder_has_the_note_and_no_verdict(folder, tmp_path):
-    (tmp_path / "results").mkdir()
-    for source, name in (("img", "img"), ("fitted", "img.svm")):
-        shutil.copy(folder / f"{source}.h5", tmp_path / "results" / f"{name}.h5")
-    assert f"img.svm.h5: {FITTED}" in unwrapped(ok("report", tmp_path / "results").stdout)
-    ok("report", tmp_path / "results", "-o", tmp_path / "page.html")
-    page = (tmp_path / "page.html").read_text()
-    assert page.count(FITTED) == 2
-    assert "above chance" not in page
 
 
 @pytest.mark.long

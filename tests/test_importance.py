@@ -222,21 +222,19 @@ def test_costs_on_fitted_images_have_a_note_wherever_they_are_shown(folder):
     assert note in results.source_label(read(result), "train")
 
 
+WITH_LOGITS = ("LOGITS", "--split test", "--repeat 3", "--groups g.tsv", "--seed 1")
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
         ("P IMAGES", 1, "expected logits, got images"),
-        ("LOGITS LOGITS", 1, "expected probe, got logits"),
         ("P OTHER_MODEL", 1, "come from different models"),
         ("P OTHER_CLASSES", 1, "hint: fit the probe on the same classes"),
         ("P UNLABELLED", 1, "expected labels in test, got none"),
         ("OF_IMAGES LOGITS", 1, "expected a probe of logits, got one of image embeddings"),
         ("KNN --weights 1", 2, "expected a linear probe"),
-        ("P LOGITS --weights 3", 2, "expected --weights without LOGITS"),
-        ("P --split test --weights 3", 2, "expected --weights without LOGITS"),
-        ("P --repeat 3 --weights 3", 2, "expected --weights without LOGITS"),
-        ("P --groups g.tsv --weights 3", 2, "expected --weights without LOGITS"),
-        ("P --seed 1 --weights 3", 2, "expected --weights without LOGITS"),
+        *((f"P {words} --weights 3", 2, "--weights without LOGITS") for words in WITH_LOGITS),
     ],
 )
 def test_bad_requests_are_refused_in_one_line(words, code, message, folder, img_h5, logits_h5):

@@ -311,8 +311,6 @@ def test_histories_of_any_content_have_lines(value):
             assert lines[-1].startswith("clipkit ")
 
 
-
-
 def test_a_long_history_is_no_deep_recursion():
     entry = {"command": "relabel", "shuffle": True, "inputs": {"features": "sha256:1"}}
     logits = {"command": "logits", "inputs": {"images": "sha256:2", "texts": "sha256:3"}}
