@@ -548,22 +548,6 @@ def test_the_album_has_no_accessibility_fault(page, scheme):
     assert [(violation["id"], violation["impact"]) for violation in found] == []
 
 
-@pytest.mark.exhaustive
-@pytest.mark.long
-def test_the_summary_shows_pictures_without_scripts(browser, photos, tmp_path):
-    write(str(tmp_path / "a.h5"), result(WRONG, IDS))
-    page = of_files([tmp_path / "a.h5"])
-    text = as_html(page, album.read_album(page, photos))
-    (tmp_path / "report.html").write_text(text, encoding="utf-8")
-    context = browser.new_context(java_script_enabled=False)
-    tab = context.new_page()
-    tab.goto(f"file://{tmp_path}/report.html")
-    assert tab.locator(".summary img").count() == 2
-    loaded = "images => images.every(image => image.naturalWidth > 1)"
-    assert tab.eval_on_selector_all(".summary img", loaded)
-    context.close()
-
-
 @pytest.mark.long
 def test_names_are_text_in_a_browser(browser, photos, tmp_path):
     shown = collect([logits(IDS), result(WRONG, IDS)], [], photos)

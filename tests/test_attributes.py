@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from factories import MODEL, feature_file, saved, write_feature_file
+from factories import MODEL, feature_file, saved
 from shell import fails, ok, rows
 from sklearn.linear_model import LogisticRegression
 
@@ -271,25 +271,6 @@ def test_words_that_do_not_fit(tmp_path, change, code, message):
     images = saved(tmp_path / "img.h5", world_of(np.arange(60) % 2))
     line = ("attributes", images, saved(tmp_path / "words.h5", replace(words_for(2), **change)))
     assert message in (fails(*line, exit_code=code) if code else ok(*line).stderr)
-
-
-@pytest.mark.parametrize(
-    ("words", "code", "message"),
-    [
-        ("--eval-split val", 2, "unknown split of"),
-        ("-C 0", 2, "C: expected a number between"),
-        ("--attribute b", 2, "unknown attribute of"),
-        ("--control OTHER", 1, "expected the train images of"),
-        ("OTHER_TEXTS", 1, "come from different models"),
-    ],
-)
-def test_bad_requests_are_refused(tmp_path, words, code, message):
-    source = saved(tmp_path / "img.h5", world_of(np.arange(60) % 2))
-    history = {"history": [{"command": "embed", "model": {"name": "other"}}]}
-    texts = write_feature_file(tmp_path / "o.h5", "texts", attributes=history)
-    files = {"OTHER": write_feature_file(tmp_path / "other.h5"), "OTHER_TEXTS": texts}
-    line = [files.get(word, word) for word in words.split()]
-    assert message in fails("attributes", source, *line, exit_code=code)
 
 
 @pytest.mark.long

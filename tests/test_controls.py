@@ -79,7 +79,7 @@ def test_a_zero_vector_is_named_by_file_split_and_row(tmp_path, img_h5):
 
 
 @pytest.mark.parametrize("command", [["logits", "--random", 3], ["probe"], ["cluster"]])
-@pytest.mark.parametrize("seed", [-1, 2**32, 1.5, "nan", "", "1,", "1,-1"])
+@pytest.mark.parametrize("seed", [-1, 2**32, "nan", "", "1,-1"])
 def test_seeds_are_those_of_numpy(img_h5, command, seed):
     line = fails(*command, img_h5, "--seed", seed, exit_code=2)
     assert "seed: expected whole numbers between 0 and 4294967295, got '" in line

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 from factories import saved
-from matplotlib.colors import to_hex
 from result_factory import LAYER_LABELS
 from result_factory import layer_result as result
 from shell import ok
@@ -195,21 +194,6 @@ def test_intervals_and_embeddings_are_drawn():
     assert [low[1], high[1]] == pytest.approx([60, 80])
     assert max(1, left[0]) < low[0] < right[0]
     assert [text.get_text() for text in ax.get_xticklabels()] == ["0", "1", "embedding"]
-
-
-def test_lines_that_share_an_embedding_have_a_part_of_its_mark_and_differ_in_colour_or_marker():
-    embedding = (0.7, 0.6, 0.8)
-    names = map(str, range(49))
-    curves = [LayerCurve(name, 1, 0.1, points(0.1, 0.5, embedding=embedding)) for name in names]
-    (ax,) = plots.layers(curves).axes
-    lines, chance = ax.lines[:49], ax.lines[49]  # of all
-    assert len({(each.get_color(), each.get_marker()) for each in lines}) == 49
-    marks = ax.collections[49 : 2 * 49]
-    colors = [to_hex(mark.get_color()[0]).upper() for mark in marks]
-    assert colors == [each.get_color() for each in lines]
-    assert chance.get_color() not in colors
-    first, second = (mark.get_segments()[0] for mark in marks[:2])
-    assert first[1, 0] == second[0, 0]
 
 
 @pytest.mark.parametrize(("depth", "last", "count"), [(4, 4, 5), (12, 12, 13), (27, 26, 14)])

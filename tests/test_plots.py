@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -155,24 +152,10 @@ def test_another_ending_is_a_usage_error_that_names_the_five(name, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.long
-def test_pyplot_is_not_loaded_and_global_settings_stay_as_they_were():
-    code = """
-import sys, matplotlib
-before = dict(matplotlib.rcParams.copy())
-sys.path.insert(0, "tests")
-import test_plots
-test_plots.plots.style.DPI = 40
-for fig in test_plots.examples().values():
-    test_plots.png(fig)
-assert dict(matplotlib.rcParams.copy()) == before
-assert "matplotlib.pyplot" not in sys.modules
-"""
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
-
-
-def test_a_matplotlibrc_changes_nothing():
+def test_a_matplotlibrc_changes_nothing_and_is_not_changed():
+    before = dict(matplotlib.rcParams.copy())
     expected = png(plots.confusion([[9, 1], [2, 8]], ["$a$", "b"]))
+    assert dict(matplotlib.rcParams.copy()) == before
     user = {"font.size": 30, "text.usetex": True, "axes.grid": False, "savefig.bbox": "tight"}
     with matplotlib.rc_context(user):
         assert png(plots.confusion([[9, 1], [2, 8]], ["$a$", "b"])) == expected
@@ -265,13 +248,6 @@ def test_confusion_of_many_classes_shows_the_largest_confusions_by_name():
     png(plots.confusion(np.eye(41), odd_names(41)))  # without any confusion
 
 
-def test_of_many_equally_good_classes_none_is_shown_by_accident():
-    f1 = np.ones(1000)
-    f1[:89] = np.linspace(0, 0.9, 89)
-    ax = plots.classes(f1, [f"class {i}" for i in range(1000)], support=[1] * 1000).axes[0]
-    assert sorted(bar.get_width() for bar in ax.patches) == f1[:30].tolist()
-
-
 def test_of_many_prompts_those_that_differ_the_most_are_shown_by_name():
     prompts = [f"prompt {i}" for i in range(1203)]
     values = np.zeros((1203, 2))
@@ -304,6 +280,8 @@ def test_temperature_falls_on_a_log_axis_and_the_best_point_is_starred():
         assert ax.xaxis_inverted()
     curve, star, _ = accuracy.lines
     np.testing.assert_allclose(curve.get_xydata(), [[0.02, 63], [0.07, 64], [0.5, 51], [1, 29]])
+    segments = np.array(accuracy.collections[0].get_segments())  # the intervals
+    np.testing.assert_allclose(segments[:, :, 1], [[62, 64], [61, 67], [47, 55], [27, 31]])
     assert star.get_xydata().tolist() == [[0.07, 64.0]]
     assert star.get_marker() == "*"
     assert [t.get_text() for t in accuracy.texts] == ["64.00 %"]
@@ -347,22 +325,14 @@ def test_points_of_several_curves_at_one_x_are_set_apart_in_order():
     assert (logs[0, :-1] < logs[-1, 1:]).all()  # no curve reaches the next temperature
     np.testing.assert_allclose(logs.mean(axis=0), np.log(sorted(TAU)), atol=1e-12)
     low, high = sorted(ax.get_xlim())
-    assert low < curves.min()
-    assert curves.max() < high
+    assert low < curves.min() < curves.max() < high
     for bars, x in zip(ax.collections, curves, strict=True):
         np.testing.assert_allclose(np.array(bars.get_segments())[:, 0, 0], x)
 
     draws = [plots.ShotCurve(f"{i}", [1, 2], [0.1, 0.2], [0, 0.1], [0.2, 0.3]) for i in range(2)]
-    ax = plots.shots(draws).axes[0]
-    left, right = (line.get_xdata() for line in ax.lines)
+    left, right = (line.get_xdata() for line in plots.shots(draws).axes[0].lines)
     assert (left < [1, 2]).all()
     assert (right > [1, 2]).all()
-
-
-def test_intervals_are_drawn_around_the_accuracies():
-    segments = np.array(plots.temperature([sweep()]).axes[0].collections[0].get_segments())
-    np.testing.assert_allclose(segments[:, 0], [[0.02, 62], [0.07, 61], [0.5, 47], [1, 27]])
-    np.testing.assert_allclose(segments[:, 1], [[0.02, 64], [0.07, 67], [0.5, 55], [1, 31]])
 
 
 def test_near_maximal_entropies_are_shown_as_their_distance_from_the_maximum():
@@ -403,13 +373,6 @@ def test_a_panel_whose_values_lie_in_one_bin_has_an_axis_of_its_own():
     sharp = 0.99 + RNG.random(500) / 200
     top, bottom = plots.confidence({0.1: RNG.random(500), 0.01: sharp}, 32).axes
     assert bottom.get_xlim()[0] > 90  # the bound is far away
-
-
-def test_equal_values_have_an_axis_with_short_labels():
-    values = {1.0: RNG.random(500), 1e-6: np.ones(500)}
-    ax = plots.confidence(values, 32).axes[1]
-    png(ax.figure)
-    assert max(map(len, tick_texts(ax.xaxis))) <= 6
 
 
 def test_confidence_marks_one_over_k():
@@ -469,9 +432,12 @@ def test_of_many_classes_the_fifteen_best_and_worst_are_shown():
     fig = plots.classes(np.arange(100) / 100, names, support=[1] * 100)
     expected = [f"{name} (1)" for name in names[:-16:-1] + names[14::-1]]
     assert tick_texts(fig.axes[0].yaxis) == expected
-    assert "70 classes between" in texts(fig)
     thirty = plots.classes(np.arange(30) / 100, names[:30], support=[1] * 30)
     assert len(thirty.axes[0].patches) == 30
+    f1 = np.ones(100)  # of equally good classes, none is shown by accident
+    f1[:89] = np.linspace(0, 0.9, 89)
+    ax = plots.classes(f1, names, support=[1] * 100).axes[0]
+    assert sorted(bar.get_width() for bar in ax.patches) == f1[:30].tolist()
 
 
 def test_compared_results_share_the_lines_of_groups_the_worst_of_the_first_at_the_top():
@@ -518,11 +484,9 @@ def test_a_contact_sheet_places_every_image_under_its_title():
     assert [t.get_text() for t in ax.texts] == names
     for image, drawn in zip(images, ax.images, strict=True):
         np.testing.assert_array_equal(drawn.get_array(), image)
-    extents = np.array([drawn.get_extent() for drawn in ax.images])  # left, right, bottom, top
-    assert len(set(extents[:, 0])) == 8
-    assert len(set(extents[:, 3])) == 3
-    for text, top in zip(ax.texts, extents[:, 3], strict=True):
-        assert text.get_position()[1] < top
+    left, _, _, top = np.transpose([drawn.get_extent() for drawn in ax.images])
+    assert (len(set(left)), len(set(top))) == (8, 3)
+    assert all(text.get_position()[1] < y for text, y in zip(ax.texts, top, strict=True))
 
 
 def test_names_that_look_alike_have_their_numbers_in_front():
@@ -581,31 +545,6 @@ def test_a_subtitle_stands_between_title_and_axes_and_nothing_overlaps():
         assert subtitle.x1 <= fig.bbox.x1, name
         for ax in fig.axes:
             assert ax.get_tightbbox().y1 < subtitle.y0, name
-
-
-@pytest.mark.filterwarnings("ignore:Glyph")
-@pytest.mark.parametrize("text", ["M" * 300, "猫科动物" * 60, "a name " * 60, "", "\x1b[31m\n"])
-@pytest.mark.long
-def test_a_subtitle_of_any_text_stays_inside_the_picture(text):
-    fig = plots.confusion(np.eye(1), ["cat"], title="A title")
-    plots.finish(fig, text)
-    fig.draw_without_rendering()
-    for artist in fig.texts:
-        assert artist.get_window_extent().x1 <= fig.bbox.x1
-        assert not set("\x1b") & set(artist.get_text())
-    assert plots.overlapping_texts(fig) == []
-
-
-@pytest.mark.parametrize("count", [1, 3, 40])
-def test_the_label_of_a_colour_bar_stays_inside_the_picture(count):
-    share = np.zeros((count, 2))
-    names = [f"prompt {number}" for number in range(count)]
-    fig = plots.prompt_variance(share, share > 0, names, ["size", "x"], title="A title")
-    plots.finish(fig, SOURCE)
-    fig.draw_without_rendering()
-    label = fig.axes[1].yaxis.label.get_window_extent()
-    assert fig.bbox.y0 <= label.y0
-    assert label.y1 <= fig.bbox.y1
 
 
 def test_a_chosen_size_is_the_size_of_the_picture_and_everything_is_wrapped_to_it(tmp_path):

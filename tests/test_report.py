@@ -305,26 +305,31 @@ def test_a_control_of_something_else_has_a_row_of_its_own(entry, tmp_path):
     assert "c/img.svm.h5" in found
 
 
-def test_a_control_that_was_made_in_another_way_is_named(tmp_path):
-    folder = write_results(tmp_path / "r")
-    control = write_results(tmp_path / "c", model={"untrained": 3})
-    write_baseline(control, features="probs")
-    text = " ".join(ok("report", folder, "--control", control).stdout.split())
-    assert "no result was made in the same way from the same prompts: c/img.svm.h5." in text
-
-
 @pytest.mark.parametrize(
-    "entry",
+    ("entry", "of_one", "of_other", "is_same"),
     [
-        {"command": "entropy"},
-        {"command": "probe", "classifier": "svm"},
-        {"command": "probe", "classifier": "svm", "val": 0.1},
+        ({"command": "entropy"}, {"temperature": [1.0]}, {"temperature": [1.0, 0.005]}, True),
+        ({"val": 0.1}, {"temperature": [1.0]}, {"temperature": [1.0, 0.005]}, True),
+        ({}, {"seed": 42}, {"seed": 1}, True),
+        ({"classifier": "mlp"}, {"seed": 42}, {"seed": 1}, False),
+        ({"shots": 5}, {"seed": 42}, {"seed": 1}, False),
+        ({"val": 0.1}, {"seed": 42}, {"seed": 1}, False),
+        ({}, {"features": "probs"}, {"features": "logits"}, False),
     ],
 )
-def test_a_control_may_have_tried_fewer_temperatures(entry):
-    few, many = ({**entry, "temperature": taus} for taus in ([1.0], [1.0, 0.005]))
-    of_few, of_many = (steps.settings(FeatureFile("result", [made], {})) for made in (few, many))
-    assert of_few == of_many
+def test_a_control_is_made_in_the_same_way_but_for_what_changes_nothing(
+    entry, of_one, of_other, is_same
+):
+    made = {"command": "probe", "classifier": "svm", **entry}
+    one, other = (FeatureFile("result", [made | of], {}) for of in (of_one, of_other))
+    assert (steps.settings(one) == steps.settings(other)) == is_same
+
+
+@pytest.mark.parametrize("val", [None, "0.2"])
+def test_a_control_may_have_chosen_another_c_on_its_validation_rows(val):
+    file = FeatureFile("result", [{"command": "probe", "val": val}])
+    one, other = (steps.run_settings(file, RUN | {"C": C}) for C in (0.1, 10.0))
+    assert (one == other) == (val is not None)
 
 
 def test_bars_and_summary_have_the_best_of_several_controls(tmp_path):
@@ -440,9 +445,3 @@ def test_names_make_no_markdown(tmp_path):
     headings = [line for line in page.splitlines() if re.match(" {0,3}#", line)]
     assert headings[0].startswith("# b\\_") or headings[0].startswith("# ")
     assert not re.search(r"^\s*(-+|=+)\s*$", page, re.MULTILINE)
-
-
-def test_two_classes_of_one_name_are_told_apart(tmp_path):
-    names = ["crane", "bee", "crane", "dog", "eel"]
-    page = of_folder(write_results(tmp_path / "r", names))
-    assert page.summary[1].class_name == "0: crane"

@@ -18,7 +18,7 @@ from shell import ok, partly
 
 from clipkit.features import FeatureFile, read, write
 from clipkit.report import html
-from clipkit.report.blocks import Block, Fact, Page, Table
+from clipkit.report.blocks import Block, Page, Table
 from clipkit.report.tables import RESULT_COLUMNS
 
 pytestmark = pytest.mark.long
@@ -166,48 +166,14 @@ def test_numbers_in_texts_are_sorted_as_numbers(tmp_path, open_page):
 
 
 @pytest.mark.exhaustive
-def test_a_table_is_copied_twice_and_a_failure_is_not_called_a_copy(report, open_page):
-    page = open_page(report, permissions=["clipboard-read", "clipboard-write"])
-    page.clock.install()
+def test_a_failure_is_not_called_a_copy(report, open_page):
+    page = open_page(report)
     button = page.locator(".copy-table").first
-    label = button.inner_text()
-    button.click()
-    page.locator(".copy-table", has_text="Copied").wait_for()
-    page.clock.run_for(1000)
-    button.click()
-    page.clock.run_for(1000)
-    assert button.inner_text() == "Copied"
-    page.clock.run_for(1000)
-    assert button.inner_text() == label
     page.evaluate("() => { navigator.clipboard.writeText = () => Promise.reject(); }")
     page.evaluate("() => { document.execCommand = () => false; }")
     button.click()
     page.locator(".copy-table", has_text="Not copied").wait_for()
     assert page.locator(".status").inner_text().startswith("Not copied")
-
-
-@pytest.mark.exhaustive
-def test_names_from_right_to_left_do_not_reorder_a_sentence(tmp_path, open_page):
-    name = "שלום עולם"
-    fact = Fact("Worst class", f"**{name}**: F1 0.31; most often taken for {name} (10).")
-    page = open_page(write_page(tmp_path / "page.html", f"{name} 0.5, b 0.4", summary=[fact]))
-    places = page.evaluate(
-        """() => {
-          const texts = document.createTreeWalker(document.querySelector("main"), 4);
-          const places = [];
-          for (let node = texts.nextNode(); node; node = texts.nextNode()) {
-            const range = document.createRange();
-            range.selectNode(node);
-            const box = range.getBoundingClientRect();
-            if (node.data.trim()) places.push([node.data.trim(), box.left, box.right]);
-          }
-          return places;
-        }"""
-    )
-    shown = [text for text, *_ in places][2:8]
-    assert shown == [name, ": F1 0.31; most often taken for", name, "(10).", name, "0.5, b 0.4"]
-    for start in (2, 3, 4, 6):
-        assert places[start][2] <= places[start + 1][1] + 1
 
 
 @pytest.mark.exhaustive
