@@ -73,6 +73,7 @@ def test_p_is_that_of_mcnemars_exact_test(b, c):
     assert (row["both"], row["only_a"], row["only_b"], row["neither"]) == (300, b, c, 100)
     assert row["rows"] == 400 + b + c
     assert row["difference"] == pytest.approx(row["acc_a"] - row["acc_b"], abs=1e-15)
+    assert row["low"] <= row["difference"] <= row["high"]
 
 
 def test_a_p_value_too_small_for_a_float_has_its_logarithm_and_is_not_0_in_a_table():

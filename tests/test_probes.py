@@ -307,6 +307,20 @@ def test_one_row_per_class_is_no_reason_for_a_warning(classifier):
     assert predict(np.eye(4), np.arange(4), np.eye(4), classifier).tolist() == [0, 1, 2, 3]
 
 
+def test_the_mlp_shuffles_its_rows_anew_in_every_epoch(monkeypatch):
+    orders = []
+
+    def record(rows, random_state):
+        orders.append(random_state.permutation(len(rows)).tolist())
+        return rows[orders[-1]]
+
+    monkeypatch.setattr("sklearn.neural_network._multilayer_perceptron.shuffle", record)
+    X, y, X_eval, _ = overlapping()
+    predict(X, y, X_eval, "mlp")
+    assert len(orders) == sweeps.EPOCHS
+    assert len({tuple(order) for order in orders}) == len(orders)
+
+
 def test_the_rate_of_the_mlp_rises_to_its_peak_and_falls_to_zero(monkeypatch):
     rates = []
     fit = sweeps.MLPClassifier.partial_fit
