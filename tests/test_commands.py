@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
-from factories import unchanged, write_feature_file
+from factories import random_features, unchanged, write_feature_file
 from PIL import Image
 from scipy.stats import binomtest
 from shell import fails, ok, partly, rows
@@ -124,8 +124,11 @@ def inputs(tmp_path_factory):
     other_ids = {f"{name}/ids": [f"{name}{row}" for row in range(6)] for name in ("train", "test")}
     unlabelled = {"test/labels": None}
     of_other = {"history": [{"command": "embed", "model": {"name": "other"}}]}
+    others = {"train/features": random_features(seed=5), "test/features": random_features(seed=6)}
     made = {
         "IMAGES": ("images", {}),
+        "TRAINED": ("images", {"datasets": others}),
+        "SILENT": ("images", {"attributes": {"history": [{"command": "convert"}]}}),
         "OTHER": ("images", {"datasets": other_ids}),
         "UNLABELLED": ("images", {"datasets": unlabelled | {"train/labels": None}}),
         "TEXTS": ("texts", {}),
@@ -153,10 +156,18 @@ def inputs(tmp_path_factory):
     [
         ("attributes IMAGES --attribute b", 2, "unknown attribute of"),
         ("attributes IMAGES --control OTHER", 1, "expected the train images of"),
+        (
+            "attributes IMAGES --control TRAINED",
+            1,
+            "untrained model's embeddings, got those of m",
+        ),
+        ("attributes IMAGES --control IMAGES", 1, "got those of"),
         ("attributes IMAGES TEXTS_OF_OTHER", 1, "come from different models"),
         ("variance IMAGES --table gone.csv", 1, "cannot read gone.csv"),
         ("variance IMAGES TEXTS --control IMAGES", 2, "expected TEXTS or --control, got both"),
         ("variance IMAGES --control OTHER", 1, "expected the test images of"),
+        ("variance IMAGES --control TRAINED", 1, "untrained model's embeddings, got those of m"),
+        ("variance IMAGES --control SILENT", 1, "got those of"),
         ("variance IMAGES TEXTS_OF_OTHER", 1, "come from different models"),
         ("variance UNLABELLED", 1, "expected labels, got none; hint: name a table"),
         ("importance PROBE IMAGES", 1, "expected logits, got images"),
