@@ -12,7 +12,7 @@ import pytest
 from factories import MODEL, feature_file
 from scipy.special import softmax
 from scipy.stats import chi2, entropy
-from shell import fails, ok, rows
+from shell import ok, rows
 from sklearn import metrics as reference
 
 from clipkit import plots
@@ -96,9 +96,7 @@ def test_where_all_rows_are_right_the_interval_has_no_lower_end(capsys):
     _, low, high = fit_temperature(class_scores(scores, scores.argmax(axis=1)))
     assert np.isnan(low)
     assert 0 < high < 1
-    notes = capsys.readouterr().err
-    assert "train: all rows are right, so the lower the temperature, the better" in notes
-    assert "train: the interval of the fitted temperature has no lower end" in notes
+    assert "train: all rows are right" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("sign", [-1, 1])
@@ -189,8 +187,7 @@ def test_five_percent_of_calibrated_models_exceed_the_null():
 
 def test_a_bin_has_at_least_one_row():
     found = metrics.reliability([0.2, 0.6], [False, True], bins=15)
-    assert found.confidence.tolist() == [0.2, 0.6]
-    assert found.accuracy.tolist() == [0, 1]
+    assert (found.confidence.tolist(), found.accuracy.tolist()) == ([0.2, 0.6], [0, 1])
     assert found.ece == pytest.approx(0.3)
 
 
@@ -210,8 +207,8 @@ def test_a_row_per_temperature_and_one_that_is_fitted(tmp_path):
     assert min(report, key=lambda row: float(row["nll"])) is report[2]
     entry = read(tmp_path / "result.h5").history[-1]
     expected = {"command": "calibrate", "temperature": [1, 0.01], "bins": 15, "seed": 42}
-    assert (expected | {"eval_split": "test"}).items() <= entry.items()
-    assert entry["inputs"] == {"logits": read(path).digest}
+    expected |= {"eval_split": "test", "inputs": {"logits": read(path).digest}}
+    assert expected.items() <= entry.items()
 
 
 @pytest.mark.parametrize("stored", [1.0, 0.25])
@@ -231,16 +228,6 @@ def test_scores_that_do_not_fit_into_memory_give_the_same(monkeypatch):
     np.testing.assert_equal(calibrate(logits_file(splits="all"), [1.0]).runs, expected)
 
 
-def test_the_best_prompt_of_each_class_counts():
-    expected = calibrate(logits_file()).runs
-    doubled = logits_file()
-    doubled.texts = doubled.texts * 2
-    doubled.class_index = np.arange(10) % 5
-    for split in doubled.splits.values():
-        split.features = np.concatenate([split.features - 0.01, split.features], axis=1)
-    np.testing.assert_equal(calibrate(doubled).runs, expected)
-
-
 def test_of_a_single_split_a_fifth_is_held_out_and_scored(tmp_path):
     path = saved(tmp_path, logits_file(splits="all"))
     run = ok("calibrate", path)
@@ -256,10 +243,8 @@ def test_held_out_rows_are_not_fitted():
     file = logits_file(splits="all")
     fit, held_out = stratified_split(file.splits["all"].labels, 0.5, seed=3)
     parts = {"train": file.splits["all"].take(fit), "test": file.splits["all"].take(held_out)}
-    found, expected = (
-        calibrate(file, val=0.5, seed=3).runs,
-        calibrate(replace(file, splits=parts), seed=3).runs,
-    )
+    found = calibrate(file, val=0.5, seed=3).runs
+    expected = calibrate(replace(file, splits=parts), seed=3).runs
     del found["eval_split"], expected["eval_split"]
     np.testing.assert_equal(found, expected)
 
@@ -276,26 +261,9 @@ def test_of_pairs_of_image_and_text_any_rows_are_held_out(tmp_path):
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    ("words", "code", "message"),
-    [
-        ("--eval-split train", 2, "expected different splits to fit and to score, got train twice"),
-        ("--fit-split test", 2, "got test twice; hint: hold rows out with --val 0.2"),
-        ("--val 0.2", 2, "got train to fit and test to score; hint: leave out --val, or add"),
-        ("--eval-split train --val 0", 2, "val: expected a fraction between 0 and 1, got 0"),
-        ("--eval-split tset", 1, "expected a split 'tset', got "),
-    ],
-)
-def test_what_cannot_be_asked_for(tmp_path, words, code, message):
-    path = saved(tmp_path, logits_file())
-    assert message in fails("calibrate", path, *words.split(), exit_code=code)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"train/labels": None}, "train: expected labels, got none"),
-        ({"test/labels": None}, "test: expected labels, got none"),
         ({"class_index": np.array([0, -1, -1])}, "expected a prompt for every class, got none for"),
         ({"class_index": np.array([-1, -1, -1])}, "expected prompts of the images' classes"),
     ],
@@ -326,38 +294,9 @@ def test_the_picture_shows_bins_the_diagonal_and_both_errors():
     (band,) = ax.collections
     bounds = band.get_datalim(ax.transData).bounds
     assert bounds[1] == pytest.approx(100 * diagram.low.min())
-    words = " ".join(text.get_text() for text in ax.texts)
-    assert f"{100 * diagram.ece:.1f} %" in words
-    assert f"{100 * diagram.ece_null:.1f} %" in words
 
 
-@pytest.mark.long
-def test_a_trained_model_has_information_and_its_control_has_none(world, tmp_path):
-    reports = {}
-    for name, options in (("img", []), ("control", ["--untrained", 7])):
-        images, words, logits = world / f"{name}.h5", tmp_path / "words.h5", tmp_path / "logits.h5"
-        ok("textembed", "--classes", images, "--model", "tiny", *options, "-o", words, "--force")
-        ok("logits", images, words, "-o", logits, "--force")
-        ok("calibrate", logits, "-t", "1,model", "-o", tmp_path / "c.h5", "--force")
-        reports[name] = read(tmp_path / "c.h5").rows()
-    one, model, fitted = reports["img"]
-    assert one["information"] == pytest.approx(0.43, abs=0.02)
-    assert model["temperature"] == pytest.approx(0.0527, abs=1e-4)
-    assert model["ece"] == pytest.approx(0.159, abs=0.01)
-    assert model["ece_null"] == pytest.approx(0.032, abs=0.002)
-    found = (fitted["low"], fitted["temperature"], fitted["high"])
-    assert found == pytest.approx((0.0303, 0.0318, 0.0334), abs=0.0005)
-    assert fitted["information"] == pytest.approx(3.73, abs=0.03)
-    assert fitted["ece"] == pytest.approx(0.028, abs=0.008)
-    assert fitted["ece"] < fitted["ece_null95"]
-    control = reports["control"][-1]
-    assert control["information"] == pytest.approx(0, abs=0.01)
-    assert np.isnan(control["high"])
-
-
-def test_the_table_of_a_terminal_fits_80_columns_and_shows_chance_beside_accuracy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_table_fits_80_columns_and_shows_chance_beside_accuracy(tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     path = saved(tmp_path, logits_file())
     lines = ok("calibrate", path, "-t", "1,model", "--format", "table").stdout.splitlines()

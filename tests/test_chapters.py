@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from result_factory import NAME, numbers, tables
 from shell import environment
-from test_report import NAME, numbers, tables
 
 from clipkit.analysis.results import per_class_rows
 from clipkit.features import read
@@ -95,14 +95,10 @@ def test_a_run_says_how_many_steps_there_are_and_numbers_them(make, tmp_path):
     assert " steps" not in make("chapter2", out=tmp_path, **variables).stdout
 
 
-@pytest.mark.parametrize(
-    ("jobs", "at_a_time"), [([], " -j2 "), (["-j1"], None), (["-j3"], None)], ids=str
-)
+@pytest.mark.parametrize(("jobs", "at_a_time"), [([], 1), (["-j1"], 0), (["-j3"], 0)])
 def test_two_commands_run_at_a_time_unless_j_says_otherwise(jobs, at_a_time, make, tmp_path):
-    lines = make("-n", "chapter2", *jobs, out=tmp_path).stdout.splitlines()
-    (line,) = [line for line in lines if line.startswith("make")]
-    assert (" -j" in line) == bool(at_a_time)
-    assert not at_a_time or at_a_time in line
+    text = make("-n", "chapter2", *jobs, out=tmp_path).stdout
+    assert len(re.findall(r"^make.* -j2 ", text, re.M)) == at_a_time
 
 
 def test_variables_reach_the_commands(make, tmp_path):
@@ -121,7 +117,6 @@ def test_variables_reach_the_commands(make, tmp_path):
     [
         ("openai/clip-vit-base-patch32", "clip-vit-base-patch32-photos"),
         ("ViT-B/32", "ViT-B-32-photos"),
-        ("ViT-L/14@336px", "ViT-L-14@336px-photos"),
         ("ViT-L-14/openai", "ViT-L-14-photos"),
         ("/models/mine/", "mine-photos"),
     ],
@@ -132,9 +127,7 @@ def test_a_folder_is_named_after_model_and_data(model, folder, make, tmp_path):
 
 
 @pytest.mark.parametrize(("dataset", "is_skipped"), [("digits", True), ("food101", False)])
-def test_higher_resolution_is_skipped_with_a_note_for_other_data_sets(
-    dataset, is_skipped, make, tmp_path
-):
+def test_higher_resolution_is_skipped_for_other_data_sets(dataset, is_skipped, make, tmp_path):
     text = make("-n", "chapter4", out=tmp_path, DATASET=dataset).stdout
     assert ("higher resolution: skipped, since digits is none of" in text) == is_skipped
     assert ("prompts/food32.txt" in text) != is_skipped
@@ -408,15 +401,6 @@ def test_layers_are_embedded_in_one_pass_and_probed(make, tmp_path):
 
 @pytest.mark.exhaustive
 @pytest.mark.long
-def test_a_report_is_made_of_complete_results(results_copy, make):
-    for name in ("report.md", "img.h5", "generic16.h5"):
-        (results_copy / name).unlink()
-    text = make("-n", "chapter4", out=results_copy.parent).stdout
-    assert verbs(text)[:2] == ["embed", "textembed"]
-
-
-@pytest.mark.exhaustive
-@pytest.mark.long
 def test_the_environment_is_made_once_for_all_data_sets(make, tmp_path):
     python, venv, log = tmp_path / "python", tmp_path / "venv", tmp_path / "log"
     python.write_text(
@@ -536,15 +520,9 @@ def test_a_failed_command_leaves_no_target(
 @pytest.mark.exhaustive
 @pytest.mark.long
 def test_skipped_images_do_not_stop_a_chapter(make, tmp_path):
-    from PIL import Image
-
     for split in ("train", "test"):
-        for label in range(2):
-            folder = tmp_path / "data" / split / f"class {label}"
-            folder.mkdir(parents=True)
-            for i in range(6):
-                Image.new("RGB", (8, 8), (120 * label, 30 * i, 40)).save(folder / f"{i}.png")
-    (tmp_path / "data" / "train" / "class 0" / "bad.png").write_bytes(b"no picture")
+        write_photos(tmp_path / "data" / split)
+    (tmp_path / "data" / "train" / "dark" / "bad.png").write_bytes(b"no picture")
     make("chapter2", out=tmp_path / "out", DATASET=tmp_path / "data")
     report = tables((tmp_path / "out" / "tiny-clip-data" / "report.md").read_text())
     assert report["skipped images"][""] == "1"

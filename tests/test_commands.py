@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
+from factories import random_features, unchanged, write_feature_file
 from PIL import Image
 from scipy.stats import binomtest
 from shell import fails, ok, partly, rows
@@ -114,6 +115,96 @@ def test_a_split_that_a_file_lacks_is_refused_with_those_that_it_has(line, logit
         message = fails(*words, f"--split={name}", exit_code=2)
         assert "unknown split of" in message
         assert hint in message
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """Feature files by the words of a line: some belong together, the others do not."""
+    folder = tmp_path_factory.mktemp("inputs")
+    other_ids = {f"{name}/ids": [f"{name}{row}" for row in range(6)] for name in ("train", "test")}
+    unlabelled = {"test/labels": None}
+    of_other = {"history": [{"command": "embed", "model": {"name": "other"}}]}
+    others = {"train/features": random_features(seed=5), "test/features": random_features(seed=6)}
+    made = {
+        "IMAGES": ("images", {}),
+        "TRAINED": ("images", {"datasets": others}),
+        "SILENT": ("images", {"attributes": {"history": [{"command": "convert"}]}}),
+        "OTHER": ("images", {"datasets": other_ids}),
+        "UNLABELLED": ("images", {"datasets": unlabelled | {"train/labels": None}}),
+        "TEXTS": ("texts", {}),
+        "TEXTS_OF_OTHER": ("texts", {"attributes": of_other}),
+        "LOGITS": ("logits", {}),
+        "LOGITS_OF_OTHER": ("logits", {"attributes": of_other}),
+        "UNLABELLED_LOGITS": ("logits", {"datasets": unlabelled}),
+        "OTHER_CLASSES": ("logits", {"datasets": {"class_names": ["hen", "owl"]}}),
+    }
+    files = {}
+    for word, (kind, changes) in made.items():
+        files[word] = write_feature_file(folder / f"{word}.h5", kind, **changes)
+    for word, source, *options in (
+        ("PROBE", "LOGITS"),
+        ("IMAGE_PROBE", "IMAGES"),
+        ("KNN", "LOGITS", "--classifier", "knn"),
+    ):
+        files[word] = folder / f"{word}.h5"
+        ok("probe", files[source], "--keep", *options, "-o", files[word])
+    return files | {"NEW": folder / "new.h5"}
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "message"),
+    [
+        ("attributes IMAGES --attribute b", 2, "unknown attribute of"),
+        ("attributes IMAGES --control OTHER", 1, "expected the train images of"),
+        (
+            "attributes IMAGES --control TRAINED",
+            1,
+            "untrained model's embeddings, got those of m",
+        ),
+        ("attributes IMAGES --control IMAGES", 1, "got those of"),
+        ("attributes IMAGES TEXTS_OF_OTHER", 1, "come from different models"),
+        ("variance IMAGES --table gone.csv", 1, "cannot read gone.csv"),
+        ("variance IMAGES TEXTS --control IMAGES", 2, "expected TEXTS or --control, got both"),
+        ("variance IMAGES --control OTHER", 1, "expected the test images of"),
+        ("variance IMAGES --control TRAINED", 1, "untrained model's embeddings, got those of m"),
+        ("variance IMAGES --control SILENT", 1, "got those of"),
+        ("variance IMAGES TEXTS_OF_OTHER", 1, "come from different models"),
+        ("variance UNLABELLED", 1, "expected labels, got none; hint: name a table"),
+        ("importance PROBE IMAGES", 1, "expected logits, got images"),
+        ("importance PROBE LOGITS_OF_OTHER", 1, "come from different models"),
+        ("importance PROBE OTHER_CLASSES", 1, "hint: fit the probe on the same classes"),
+        ("importance PROBE UNLABELLED_LOGITS", 1, "expected labels in test, got none"),
+        ("importance IMAGE_PROBE LOGITS", 1, "a probe of logits, got one of image embeddings"),
+        ("importance KNN --weights 1", 2, "expected a linear probe"),
+        ("importance PROBE LOGITS --weights 3", 2, "expected --weights without LOGITS"),
+        ("importance PROBE --split test --weights 3", 2, "expected --weights without LOGITS"),
+        ("importance PROBE --repeat 3 --weights 3", 2, "expected --weights without LOGITS"),
+        ("importance PROBE --groups g.tsv --weights 3", 2, "expected --weights without LOGITS"),
+        ("importance PROBE --seed 1 --weights 3", 2, "expected --weights without LOGITS"),
+        ("calibrate LOGITS --eval-split train", 2, "expected different splits to fit and to score"),
+        ("calibrate LOGITS --fit-split test", 2, "got test twice; hint: hold rows out"),
+        ("calibrate LOGITS --val 0.2", 2, "got train to fit and test to score; hint: leave out"),
+        ("calibrate LOGITS --eval-split tset", 1, "expected a split 'tset', got "),
+        ("calibrate UNLABELLED_LOGITS", 1, "test: expected labels, got none"),
+        ("predict PROBE IMAGES", 1, "expected logits, as the probe was fitted on, got images"),
+        ("predict IMAGES IMAGES", 1, "expected probe, got images; hint: name the probe first"),
+        ("probe LOGITS --keep -o NEW -C 1,10", 2, "expected one run to keep or to print by image"),
+        ("probe LOGITS --keep -o NEW --shots 1 --repeat 3", 2, "expected one few-shot draw to"),
+        ("probe LOGITS --keep", 2, "expected -o FILE for --keep"),
+        ("probe LOGITS --val 0.2 --eval-split train --per-image", 2, "expected a split with"),
+        ("probe LOGITS --per-class --per-image", 2, "expected rows of classes or of images"),
+        ("probe LOGITS --repeat 2", 2, "expected --shots for --repeat, got none"),
+        ("probe LOGITS --shots 1,two", 2, "shots: expected whole numbers between 1 and"),
+        ("probe LOGITS --shots 0", 2, "got '0'"),
+        (f"probe LOGITS --shots {'1' * 5000}", 2, "shots: expected whole numbers"),
+        ("plot nearest LOGITS digits --prompt abc", 2, "unknown prompt of"),
+        ("plot nearest LOGITS digits --class 9", 2, "unknown class"),
+    ],
+)
+def test_what_does_not_belong_together_is_refused(line, code, message, inputs):
+    words = [inputs.get(word, word) for word in line.split()]
+    with unchanged(inputs["NEW"].parent):
+        assert message in fails(*words, exit_code=code)
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from result_factory import layer_result as result
 from shell import fails, ok
-from test_plot_layers import result
 
 from clipkit import datasets, features
 from clipkit.base.errors import ClipkitError

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from factories import feature_file
-from shell import fails, ok
+from shell import ok
 
 from clipkit.features import FeatureFile, Split, read
 from clipkit.plots.images import nearest_images
@@ -36,19 +35,6 @@ def test_few_images_are_shown_on_both_sides():
     found = nearest_images(logits(), "test", count=9)
     assert len(found) == 3
     assert found[0].rows.shape == (2, 5)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["digits", "--prompt", "something roun"], "did you mean something round"),
-        (["digits", "--class", "9"], "unknown class with prompts of"),
-        (["shapes"], "expected images of digits, got images of shapes"),
-    ],
-)
-def test_other_names_and_images_are_refused(logits_h5, words, message):
-    assert message in fails("plot", "nearest", logits_h5, *words, "-o", "no.png", exit_code=2)
 
 
 def test_a_sheet_is_drawn(logits_h5, tmp_path):

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -120,7 +117,7 @@ def examples() -> dict[str, Figure]:
 
 @pytest.mark.long
 @pytest.mark.usefixtures("low_resolution")
-def test_the_same_figure_gives_the_same_bytes(tmp_path: Path) -> None:
+def test_the_same_figure_gives_the_same_bytes(tmp_path):
     first, second = examples(), examples()
     some = ["confusion", "spectrum"]  # with and without pixels
     files = [
@@ -140,7 +137,7 @@ def test_the_same_figure_gives_the_same_bytes(tmp_path: Path) -> None:
         assert str(tmp_path).encode() not in path.read_bytes()
 
 
-def test_a_png_has_200_dots_per_inch(tmp_path: Path) -> None:
+def test_a_png_has_200_dots_per_inch(tmp_path):
     fig = plots.classes([0.5, 0.75], ["cat", "dog"], support=[1, 1])
     plots.save(fig, str(tmp_path / "classes.PNG"))
     with Image.open(tmp_path / "classes.PNG") as image:
@@ -149,31 +146,17 @@ def test_a_png_has_200_dots_per_inch(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["tau.gif", "tau", "png", "archive.png.gz"])
-def test_another_ending_is_a_usage_error_that_names_the_five(name: str, tmp_path: Path) -> None:
+def test_another_ending_is_a_usage_error_that_names_the_five(name, tmp_path):
     expected = r"\.png, \.jpg, \.webp, \.svg or \.pdf, got '.*"
     with pytest.raises(UsageError, match=expected + name):
         plots.save(Figure(), tmp_path / name)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.long
-def test_pyplot_is_not_loaded_and_global_settings_stay_as_they_were() -> None:
-    code = """
-import sys, matplotlib
-before = dict(matplotlib.rcParams.copy())
-sys.path.insert(0, "tests")
-import test_plots
-test_plots.plots.style.DPI = 40
-for fig in test_plots.examples().values():
-    test_plots.png(fig)
-assert dict(matplotlib.rcParams.copy()) == before
-assert "matplotlib.pyplot" not in sys.modules
-"""
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
-
-
-def test_a_matplotlibrc_changes_nothing() -> None:
+def test_a_matplotlibrc_changes_nothing_and_is_not_changed():
+    before = dict(matplotlib.rcParams.copy())
     expected = png(plots.confusion([[9, 1], [2, 8]], ["$a$", "b"]))
+    assert dict(matplotlib.rcParams.copy()) == before
     user = {"font.size": 30, "text.usetex": True, "axes.grid": False, "savefig.bbox": "tight"}
     with matplotlib.rc_context(user):
         assert png(plots.confusion([[9, 1], [2, 8]], ["$a$", "b"])) == expected
@@ -181,7 +164,7 @@ def test_a_matplotlibrc_changes_nothing() -> None:
 
 @pytest.mark.long
 @pytest.mark.usefixtures("low_resolution")
-def test_names_and_prompts_are_shown_literally() -> None:
+def test_names_and_prompts_are_shown_literally():
     figures = examples()
     for name, fig in figures.items():
         png(fig)
@@ -202,7 +185,7 @@ def test_names_and_prompts_are_shown_literally() -> None:
 @pytest.mark.long
 @pytest.mark.parametrize(("C", "K"), [(1, 1), (2, 33), (31, 129), (200, 415)])
 @pytest.mark.usefixtures("low_resolution")
-def test_any_number_of_classes_and_prompts_can_be_drawn(C: int, K: int) -> None:
+def test_any_number_of_classes_and_prompts_can_be_drawn(C, K):
     values = RNG.random((C, K))
     values[0] = np.nan
     counts = RNG.integers(0, 3, (C, K))
@@ -222,7 +205,7 @@ def test_any_number_of_classes_and_prompts_can_be_drawn(C: int, K: int) -> None:
 
 @pytest.mark.usefixtures("low_resolution")
 @pytest.mark.long
-def test_single_runs_and_missing_values_can_be_drawn() -> None:
+def test_single_runs_and_missing_values_can_be_drawn():
     nothing = [np.nan] * 4
     png(plots.temperature([sweep(f"{i}", RNG.random(4)) for i in range(25)]))
     png(plots.temperature([sweep("none", nothing, nothing)], 32))
@@ -234,7 +217,7 @@ def test_single_runs_and_missing_values_can_be_drawn() -> None:
 # -- what each picture holds ---------------------------------------------------------------------
 
 
-def test_confusion_rows_are_percentages_of_the_true_class() -> None:
+def test_confusion_rows_are_percentages_of_the_true_class():
     counts = [[8, 2, 0], [1, 3, 0], [0, 0, 0]]
     ax = plots.confusion(counts, ["cat", "dog", "owl"]).axes[0]
     image = ax.images[0]
@@ -242,23 +225,15 @@ def test_confusion_rows_are_percentages_of_the_true_class() -> None:
     np.testing.assert_allclose(image.get_array().filled(np.nan), expected)
     assert image.get_clim() == (0, 100)
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("predicted class", "true class")
-    assert ax.get_title(loc="left") == "accuracy 78.57 %, N = 14 (grey: no images)"
+    assert "78.57 %" in ax.get_title(loc="left")
     assert sorted(t.get_text() for t in ax.texts) == ["20.0", "25.0", "75.0", "80.0"]
     assert tick_texts(ax.xaxis) == tick_texts(ax.yaxis) == ["cat", "dog", "owl"]
+    grouped = plots.confusion([[8, 2], [1, 3]], ["pet", "bird"], class_accuracy=0.5).axes[0]
+    assert (grouped.get_xlabel(), grouped.get_ylabel()) == ("predicted group", "true group")
+    assert "by class 50.00 %" in grouped.get_title(loc="left")
 
 
-def test_the_accuracy_of_groups_is_named_beside_that_of_classes() -> None:
-    fig = plots.confusion([[8, 2], [1, 3]], ["pet", "bird"], class_accuracy=0.5)
-    ax, bar = fig.axes
-    facts = "accuracy by group 78.57 %, accuracy by class 50.00 %, N = 14"
-    assert ax.get_title(loc="left") == facts
-    assert (ax.get_xlabel(), ax.get_ylabel()) == ("predicted group", "true group")
-    assert bar.get_ylabel() == "% of the true group"
-    ax = plots.classes([0.5, 0.7], ["pet", "bird"], support=[1, 1], noun="group").axes[0]
-    assert ax.get_title(loc="left") == "2 groups, mean F1 0.600 (dashed)"
-
-
-def test_confusion_of_many_classes_shows_the_largest_confusions_by_name() -> None:
+def test_confusion_of_many_classes_shows_the_largest_confusions_by_name():
     counts = 9 * np.eye(100, dtype=int)
     counts[3, 7], counts[7, 3], counts[5, 6] = 4, 1, 2
     ax = plots.confusion(counts, [f"class_{i}" for i in range(100)]).axes[0]
@@ -269,49 +244,36 @@ def test_confusion_of_many_classes_shows_the_largest_confusions_by_name() -> Non
     ]
     assert [bar.get_width() for bar in ax.patches] == [4, 2, 1]
     assert ax.texts[0].get_text().strip() == "4 of 13"
-    assert ax.get_title("left") == "accuracy 99.23 %, N = 907"
     many = plots.confusion(np.ones((41, 41)), odd_names(41))
-    assert many.axes[0].get_title("left").endswith("20 of 1,640 confusions: the largest")
+    assert len(many.axes[0].patches) == 20
     png(plots.confusion(np.eye(41), odd_names(41)))  # without any confusion
 
 
-def test_of_many_equally_good_classes_none_is_shown_by_accident() -> None:
-    f1 = np.ones(1000)
-    f1[:89] = np.linspace(0, 0.9, 89)
-    ax = plots.classes(f1, [f"class {i}" for i in range(1000)], support=[1] * 1000).axes[0]
-    assert sorted(bar.get_width() for bar in ax.patches) == f1[:30].tolist()
-    assert ax.get_title("left").startswith("the 30 lowest of 1,000 classes")
-
-
-def test_of_many_prompts_those_that_differ_the_most_are_shown_by_name() -> None:
+def test_of_many_prompts_those_that_differ_the_most_are_shown_by_name():
     prompts = [f"prompt {i}" for i in range(1203)]
     values = np.zeros((1203, 2))
     values[::41, 0] = 0.5
     expected = prompts[::41]
-    drawn = {
-        "differences": plots.similarity(values.T, ["cat", "dog"], prompts),
-        "shares": plots.prompt_variance(values, values > 0.1, prompts, ["size", "colour"]),
-    }
-    for name, fig in drawn.items():
-        assert tick_texts(fig.axes[0].yaxis) == expected
-        assert f"30 of 1,203 prompts: the largest {name}" in fig.axes[0].get_title("left")
+    similarity = plots.similarity(values.T, ["cat", "dog"], prompts)
+    shares = plots.prompt_variance(values, values > 0.1, prompts, ["size", "colour"])
+    assert tick_texts(similarity.axes[0].yaxis) == expected
+    assert tick_texts(shares.axes[0].yaxis) == expected
 
 
-def test_clusters_are_numbers_below_the_classes_that_they_match() -> None:
+def test_clusters_are_numbers_below_the_classes_that_they_match():
     names = ["cat", "dog", "owl"]
     ax = plots.clusters([[0, 2, 8, 0], [6, 0, 0, 2], [0, 4, 0, 0]], names).axes[0]
     assert tick_texts(ax.xaxis) == ["2 (cat)", "0 (dog)", "1 (owl)", "3"]
     expected = [[80, 0, 20, 0], [0, 75, 0, 25], [0, 0, 100, 0]]
     np.testing.assert_allclose(ax.images[0].get_array(), expected)
-    assert ax.get_title(loc="left") == "purity 0.9091, N = 22"
-    assert ax.get_xlabel() == "cluster (and the class that it matches)"
+    assert "0.9091" in ax.get_title(loc="left")
     fewer = plots.clusters([[0, 4], [3, 1], [5, 0]], names)
     assert tick_texts(fewer.axes[0].xaxis) == ["1 (cat)", "0 (owl)"]
     without_images = plots.clusters([[3, 0], [0, 0]], names[:2])
     assert tick_texts(without_images.axes[0].xaxis) == ["0 (cat)", "1"]
 
 
-def test_temperature_falls_on_a_log_axis_and_the_best_point_is_starred() -> None:
+def test_temperature_falls_on_a_log_axis_and_the_best_point_is_starred():
     fig = plots.temperature([sweep()], 32)
     accuracy, entropy = fig.axes
     for ax in (accuracy, entropy):
@@ -319,16 +281,15 @@ def test_temperature_falls_on_a_log_axis_and_the_best_point_is_starred() -> None
         assert ax.xaxis_inverted()
     curve, star, _ = accuracy.lines
     np.testing.assert_allclose(curve.get_xydata(), [[0.02, 63], [0.07, 64], [0.5, 51], [1, 29]])
+    segments = np.array(accuracy.collections[0].get_segments())  # the intervals
+    np.testing.assert_allclose(segments[:, :, 1], [[62, 64], [61, 67], [47, 55], [27, 31]])
     assert star.get_xydata().tolist() == [[0.07, 64.0]]
     assert star.get_marker() == "*"
     assert [t.get_text() for t in accuracy.texts] == ["64.00 %"]
     assert tick_texts(entropy.xaxis) == ["1", "0.5", "0.07", "0.02"]
-    assert entropy.get_ylabel() == "mean entropy (nats)"
-    assert accuracy.get_ylabel() == "accuracy (%)"
-    assert "svm, C = 1, test: best 64.00 % at τ = 0.02 to 0.07" in texts(fig)
 
 
-def test_a_band_covers_the_temperatures_with_accuracies_in_the_interval_of_the_best() -> None:
+def test_a_band_covers_the_temperatures_with_accuracies_in_the_interval_of_the_best():
     equal = sweep("svm", [0.1, 0.2, 0.2, 0.1])  # at 0.02, 1, 0.07 and 0.5
     _, star, band = plots.temperature([equal]).axes[0].lines
     assert star.get_xdata().tolist() == band.get_xdata().tolist() == [0.07]
@@ -336,7 +297,7 @@ def test_a_band_covers_the_temperatures_with_accuracies_in_the_interval_of_the_b
     assert plots.temperature([wide]).axes[0].lines[-1].get_xdata().tolist() == [1, 2, 3]
 
 
-def test_a_sweep_shows_chance_and_its_control_without_a_star() -> None:
+def test_a_sweep_shows_chance_and_its_control_without_a_star():
     numbers = ([1, 2], [0.3, 0.2], [1, 1], [0.2, 0.1], [0.4, 0.3])
     control = Sweep("untrained a", *numbers, chance=0.25, is_control=True)
     fig = plots.temperature([Sweep("a", *numbers, chance=0.25), control])
@@ -345,109 +306,66 @@ def test_a_sweep_shows_chance_and_its_control_without_a_star() -> None:
     (control,) = [line for line in lines if line.get_linestyle() == "--"]
     assert control.get_markerfacecolor() == "white"
     assert lines[-1].get_ydata() == [25, 25]
-    assert "chance: 25.00 %" in texts(fig)
 
 
-@pytest.mark.parametrize("n_prompts", [16, 32])
-def test_temperature_marks_the_maximum_entropy_inside_the_panel(n_prompts: int) -> None:
-    fig = plots.temperature([sweep()], n_prompts)
-    entropy = fig.axes[1]
-    maximum = math.log(n_prompts)
-    assert entropy.lines[-1].get_ydata() == pytest.approx([maximum] * 2)
-    low, high = entropy.get_ylim()
-    assert low < 2.8957
-    assert maximum < high
-    assert f"ln {n_prompts} = {maximum:.4f}" in texts(fig)
-
-
-def test_an_entropy_that_all_sweeps_share_is_one_line() -> None:
+def test_an_entropy_that_all_sweeps_share_is_one_line_below_its_maximum():
     shared = plots.temperature([sweep("svm"), sweep("logreg")], 32).axes[1]
-    assert len(shared.lines) == 2  # and ln K
+    assert len(shared.lines) == 2
+    assert shared.lines[1].get_ydata() == pytest.approx([math.log(32)] * 2)
+    assert shared.get_ylim()[0] < 2.8957 < math.log(32) < shared.get_ylim()[1]
     other = sweep("other prompts", entropy=[1.0, 2.0, 3.0, 3.0])
     assert len(plots.temperature([sweep("svm"), other], 32).axes[1].lines) == 3
 
 
-def test_sweeps_differ_in_colour_and_marker() -> None:
-    curves = plots.temperature([sweep(f"{i}") for i in range(7)]).axes[0].lines[::3]
-    assert len({line.get_color() for line in curves}) == 7
-    assert len({line.get_marker() for line in curves}) == 7
-
-
-def test_points_of_several_curves_at_one_x_are_set_apart_in_order() -> None:
+def test_points_of_several_curves_at_one_x_are_set_apart_in_order():
     sweeps = [sweep(f"{i}") for i in range(20)]
     ax = plots.temperature(sweeps).axes[0]
-    assert ax.get_title("left").endswith("; points at one τ are set apart")
     curves = np.array([line.get_xdata() for line in ax.lines[::3]])
     assert (np.diff(curves, axis=0) < 0).all()  # τ falls to the right
     logs = np.log(curves)
     assert (logs[0, :-1] < logs[-1, 1:]).all()  # no curve reaches the next temperature
     np.testing.assert_allclose(logs.mean(axis=0), np.log(sorted(TAU)), atol=1e-12)
     low, high = sorted(ax.get_xlim())
-    assert low < curves.min()
-    assert curves.max() < high
+    assert low < curves.min() < curves.max() < high
     for bars, x in zip(ax.collections, curves, strict=True):
         np.testing.assert_allclose(np.array(bars.get_segments())[:, 0, 0], x)
 
     draws = [plots.ShotCurve(f"{i}", [1, 2], [0.1, 0.2], [0, 0.1], [0.2, 0.3]) for i in range(2)]
-    ax = plots.shots(draws).axes[0]
-    left, right = (line.get_xdata() for line in ax.lines)
+    left, right = (line.get_xdata() for line in plots.shots(draws).axes[0].lines)
     assert (left < [1, 2]).all()
     assert (right > [1, 2]).all()
-    assert ax.get_title("left").startswith("points: mean of the draws; bars: their range")
 
 
-def test_a_single_curve_is_not_moved() -> None:
-    fig = plots.temperature([sweep()])
-    assert fig.axes[0].lines[0].get_xdata().tolist() == sorted(TAU)
-    assert "set apart" not in fig.axes[0].get_title("left")
-
-
-def test_intervals_are_drawn_around_the_accuracies() -> None:
-    segments = np.array(plots.temperature([sweep()]).axes[0].collections[0].get_segments())
-    np.testing.assert_allclose(segments[:, 0], [[0.02, 62], [0.07, 61], [0.5, 47], [1, 27]])
-    np.testing.assert_allclose(segments[:, 1], [[0.02, 64], [0.07, 67], [0.5, 55], [1, 31]])
-
-
-def test_near_maximal_entropies_are_shown_as_their_distance_from_the_maximum() -> None:
+def test_near_maximal_entropies_are_shown_as_their_distance_from_the_maximum():
     near = math.log(32) - np.linspace(1e-4, 2e-4, 100)
     ax = plots.entropy({1.0: near}, 32).axes[0]
-    assert ax.get_xlabel() == "ln 32 − H (10⁻⁴ nats)"
     assert ax.xaxis_inverted()  # the maximum stays on the right
     assert first_x(ax.lines) == pytest.approx([1.5, 0])
-    assert ax.get_title(loc="right") == "mean 3.4656 nats"
-    assert all(len(label) <= 5 for label in tick_texts(ax.xaxis))
+    assert max(map(len, tick_texts(ax.xaxis))) <= 5
 
 
-def test_entropy_panels_fall_in_temperature_and_share_an_axis() -> None:
+def test_entropy_panels_fall_in_temperature_and_share_an_axis():
     values = {0.02: 1 + RNG.random(500), 1.0: np.full(500, 3.4656), 0.07: 3 + RNG.random(500) / 9}
     fig = plots.entropy(values, 32)
     assert [ax.get_title(loc="left") for ax in fig.axes] == ["τ = 1", "τ = 0.07", "τ = 0.02"]
     assert fig.axes[1].get_xlim() == fig.axes[2].get_xlim()
-    assert fig.axes[2].get_xlabel() == "entropy H (nats)"
+    edges = fig.axes[1].patches[0].get_data().edges
+    np.testing.assert_allclose(np.diff(edges), edges[1] - edges[0])
     for ax, tau in zip(fig.axes[1:], (0.07, 0.02), strict=True):
         assert first_x(ax.lines) == pytest.approx([values[tau].mean(), math.log(32)])
-        assert ax.patches[0].get_data().values.sum() == pytest.approx(100)
+        data = ax.patches[0].get_data()
+        np.testing.assert_array_equal(data.edges, edges)
+        expected = np.histogram(values[tau], edges)[0] / 5  # percent of 500
+        np.testing.assert_allclose(data.values, expected)
         low, high = ax.get_xlim()
         assert low < values[tau].min()
         assert math.log(32) < high
 
 
-def test_panels_that_share_an_axis_share_the_edges_of_their_bins() -> None:
-    values = {0.5: 3 + RNG.random(500) / 4, 0.07: 2 + RNG.random(500), 0.02: RNG.random(500)}
-    stairs = [ax.patches[0].get_data() for ax in plots.entropy(values, 32).axes]
-    widths = np.concatenate([np.diff(data.edges) for data in stairs])
-    np.testing.assert_allclose(widths, widths[0])
-    for data, (_, array) in zip(stairs, sorted(values.items(), reverse=True), strict=True):
-        np.testing.assert_array_equal(data.edges, stairs[0].edges)
-        expected = np.histogram(array, data.edges)[0] / 5  # percent of 500
-        np.testing.assert_allclose(data.values, expected)
-
-
-def test_a_panel_whose_values_lie_in_one_bin_has_an_axis_of_its_own() -> None:
+def test_a_panel_whose_values_lie_in_one_bin_has_an_axis_of_its_own():
     flat = 3.45 + RNG.random(500) / 100
     top, bottom = plots.entropy({1.0: flat, 0.02: 3 * RNG.random(500)}, 32).axes
-    assert top.get_xlabel() == "entropy H (nats), on a separate axis"
-    assert bottom.get_xlabel() == "entropy H (nats)"
+    assert top.get_xlabel() != bottom.get_xlabel()
     assert np.count_nonzero(top.patches[0].get_data().values) > 20
     low, high = top.get_xlim()
     assert high - low < 0.02
@@ -455,27 +373,18 @@ def test_a_panel_whose_values_lie_in_one_bin_has_an_axis_of_its_own() -> None:
     assert math.log(32) < high  # the bound is close, so it is shown
     sharp = 0.99 + RNG.random(500) / 200
     top, bottom = plots.confidence({0.1: RNG.random(500), 0.01: sharp}, 32).axes
-    assert bottom.get_xlabel() == "confidence max p (%), on a separate axis"
     assert bottom.get_xlim()[0] > 90  # the bound is far away
 
 
-def test_equal_values_have_an_axis_with_short_labels() -> None:
-    values = {1.0: RNG.random(500), 1e-6: np.ones(500)}
-    ax = plots.confidence(values, 32).axes[1]
-    png(ax.figure)
-    assert max(map(len, tick_texts(ax.xaxis))) <= 6
-
-
-def test_confidence_marks_one_over_k() -> None:
+def test_confidence_marks_one_over_k():
     values = {1.0: 1 / 32 + RNG.random(500) / 300, 0.02: 0.2 + RNG.random(500) / 2}
     flat, sharp = plots.confidence(values, 32).axes
-    assert flat.get_xlabel() == "max p − 1/32 (percentage points)"
     assert not flat.xaxis_inverted()
     assert first_x(flat.lines) == pytest.approx([100 * (values[1.0].mean() - 1 / 32), 0])
     assert first_x(sharp.lines) == pytest.approx([100 * values[0.02].mean(), 3.125])
 
 
-def test_logits_are_dots_in_a_row_per_prompt() -> None:
+def test_logits_are_dots_in_a_row_per_prompt():
     cosines = [[0.1, 0.3], [0.2, np.nan]]
     ax = plots.logits(cosines, ["cat", "dog"], ["a pet", "a wing"]).axes[0]
     assert tick_texts(ax.yaxis) == ["a pet", "a wing"]
@@ -487,18 +396,16 @@ def test_logits_are_dots_in_a_row_per_prompt() -> None:
     assert (np.abs(rows - [0, 1]) < 0.5).all()
 
 
-def test_of_many_prompts_the_forty_that_differ_the_most_are_drawn_in_their_order() -> None:
+def test_of_many_prompts_the_forty_that_differ_the_most_are_drawn_in_their_order():
     prompts = [f"a photo of thing {i}" for i in range(60)]
     rising = np.arange(60) / 100
     fig = plots.logits([rising, -rising], ["cat", "dog"], prompts)
     assert tick_texts(fig.axes[0].yaxis) == prompts[20:]
-    assert fig.axes[0].get_title("left") == "40 of 60 prompts: the largest differences"
     alone = plots.logits([-rising], ["cat"], prompts)
     assert tick_texts(alone.axes[0].yaxis) == prompts[:40]
-    assert alone.axes[0].get_title("left") == "40 of 60 prompts: the highest cosines"
 
 
-def test_similarity_has_one_row_per_prompt_and_can_be_centred_on_its_mean() -> None:
+def test_similarity_has_one_row_per_prompt_and_can_be_centred_on_its_mean():
     means = np.array([[0.1, 0.2, 0.3], [0.2, 0.2, np.nan]])
     names, prompts = ["cat", "dog"], ["p", "q", "r"]
     ax = plots.similarity(means, names, prompts).axes[0]
@@ -510,29 +417,31 @@ def test_similarity_has_one_row_per_prompt_and_can_be_centred_on_its_mean() -> N
     assert image.get_clim() == pytest.approx((-0.05, 0.05))
 
 
-def test_classes_are_sorted_and_the_mean_is_marked() -> None:
+def test_classes_are_sorted_and_the_mean_is_marked():
     f1, support = [0.2, np.nan, 0.9, 0.4], [10, 0, 2000, 5]
     ax = plots.classes(f1, ["a", "b", "c", "d"], support=support).axes[0]
     assert tick_texts(ax.yaxis) == ["c (2,000)", "d (5)", "a (10)"]
     assert ax.yaxis_inverted()  # best on top
     assert [bar.get_width() for bar in ax.patches] == [0.9, 0.4, 0.2]
     assert first_x(ax.lines) == pytest.approx([0.5])
-    facts = "3 classes, mean F1 0.500 (dashed), 1 without images left out"
-    assert ax.get_title(loc="left") == facts
+    assert "1 without images" in ax.get_title(loc="left")
 
 
 @pytest.mark.long
-def test_of_many_classes_the_fifteen_best_and_worst_are_shown() -> None:
+def test_of_many_classes_the_fifteen_best_and_worst_are_shown():
     names = [f"class_{i}" for i in range(100)]
     fig = plots.classes(np.arange(100) / 100, names, support=[1] * 100)
     expected = [f"{name} (1)" for name in names[:-16:-1] + names[14::-1]]
     assert tick_texts(fig.axes[0].yaxis) == expected
-    assert "70 classes between" in texts(fig)
     thirty = plots.classes(np.arange(30) / 100, names[:30], support=[1] * 30)
     assert len(thirty.axes[0].patches) == 30
+    f1 = np.ones(100)  # of equally good classes, none is shown by accident
+    f1[:60] = np.linspace(0, 0.9, 60)
+    ax = plots.classes(f1, names, support=[1] * 100).axes[0]
+    assert sorted(bar.get_width() for bar in ax.patches) == f1[:30].tolist()
 
 
-def test_compared_results_share_the_lines_of_groups_the_worst_of_the_first_at_the_top() -> None:
+def test_compared_results_share_the_lines_of_groups_the_worst_of_the_first_at_the_top():
     accuracy = np.array([[[0.9, 0.8, 1.0], [0.5, 0.4, 0.6]], [[0.7, 0.6, 0.8], [0.6, 0.5, 0.7]]])
     difference = np.array([[[0.2, 0.1, 0.3], [-0.1, -0.2, 0.0]]])
     fig = plots.compare(accuracy, difference, ["a", "b"], groups=["x", "y"], null5=[0.55, np.nan])
@@ -543,17 +452,11 @@ def test_compared_results_share_the_lines_of_groups_the_worst_of_the_first_at_th
     }
     np.testing.assert_allclose(list(points.values()), [[50, 90], [60, 70]])
     np.testing.assert_allclose(right.lines[0].get_xdata(), [-10, 20])
-    assert right.get_xlabel() == "a minus b (% points)"
     assert 55 in [pytest.approx(x) for x in first_x(left.lines)]
-
-
-def test_without_groups_each_compared_result_has_a_line() -> None:
-    fig = plots.compare(RNG.random((3, 1, 3)), RNG.random((2, 1, 3)), ["a", "b", "c"])
-    assert tick_texts(fig.axes[0].yaxis) == ["a", "b", "c"]
     assert len(plots.compare([[[0.5, 0.4, 0.6]]], [], ["a"]).axes) == 1
 
 
-def test_grid_is_sorted_and_equal_accuracies_lie_along_its_lines() -> None:
+def test_grid_is_sorted_and_equal_accuracies_lie_along_its_lines():
     C, tau = np.array([1.0, 100.0, 10.0, 0.1]), np.array([0.1, 1.0])
     accuracy = np.log10(C[:, None] / tau**2) / 10 + 0.2  # constant along C / tau^2
     ax = plots.grid(accuracy, C, tau).axes[0]
@@ -567,60 +470,48 @@ def test_grid_is_sorted_and_equal_accuracies_lie_along_its_lines() -> None:
         assert np.ptp(40 + 20 * x - 10 * y) < 1e-9  # the plane through the cells
 
 
-def test_spectrum_is_logarithmic_and_marks_the_effective_rank() -> None:
+def test_spectrum_is_logarithmic_and_marks_the_effective_rank():
     fig = plots.spectrum({"generic32": [1, 100, 10, 0]}, {"generic32": 1.5})
     ax = fig.axes[0]
     assert ax.get_yscale() == "log"
     np.testing.assert_array_equal(ax.lines[0].get_ydata(), [100, 10, 1, np.nan])
     assert ax.lines[1].get_xydata()[0] == pytest.approx([1.5, 10**1.5])
-    assert "generic32: effective rank 1.5" in texts(fig)
 
 
-def test_a_contact_sheet_places_every_image_under_its_title() -> None:
+def test_a_contact_sheet_places_every_image_under_its_title():
     images = RNG.integers(0, 255, (20, 4, 8, 3), np.uint8)
     names = list("abcdefghijklmnopqrst")
     ax = plots.contact_sheet(images, names).axes[0]
     assert [t.get_text() for t in ax.texts] == names
     for image, drawn in zip(images, ax.images, strict=True):
         np.testing.assert_array_equal(drawn.get_array(), image)
-    extents = np.array([drawn.get_extent() for drawn in ax.images])  # left, right, bottom, top
-    assert len(set(extents[:, 0])) == 8
-    assert len(set(extents[:, 3])) == 3
-    for text, top in zip(ax.texts, extents[:, 3], strict=True):
-        assert text.get_position()[1] < top
+    left, _, _, top = np.transpose([drawn.get_extent() for drawn in ax.images])
+    assert (len(set(left)), len(set(top))) == (8, 3)
+    assert all(text.get_position()[1] < y for text, y in zip(ax.texts, top, strict=True))
 
 
-def test_names_that_look_alike_have_their_numbers_in_front() -> None:
+def test_names_that_look_alike_have_their_numbers_in_front():
     names = ["crane", "cock", "crane", "x" * 30 + "1", "x" * 30 + "2"]
     labels = tick_texts(plots.confusion(np.eye(5), names).axes[0].yaxis)
     long = "x" * 23 + "…"
     assert labels == ["0: crane", "cock", "2: crane", f"3: {long}", f"4: {long}"]
+    fig = plots.logits(np.zeros((4, 2)), ["x" * 90 + "1", "x" * 90 + "2", "cat", "cat"], ["p", "q"])
+    assert len({text.get_text() for text in fig.legends[0].get_texts()}) == 4
 
 
 @pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
 @pytest.mark.usefixtures("low_resolution")
 @pytest.mark.long
-def test_names_of_any_script_are_drawn_without_a_warning(ending: str, tmp_path: Path) -> None:
-    names = [
-        "عربي",
-        "עברית",
-        "हिन्दी",
-        "\u202eabc",
-        "😀",
-        "e" + "\u0301" * 30,
-        "\ud800",
-        "\ufeff",
-        "a\tb",
-    ]
+def test_names_of_any_script_are_drawn_without_a_warning(ending, tmp_path):
+    names = ["عربي", "עברית", "हिन्दी", "😀", "\u202eabc", "\ud800", "\ufeff", "a\tb"]
+    names.append("e" + "\u0301" * 30)
     fig = plots.confusion(np.eye(len(names)), names, title="\u2028".join(names))
     plots.save(fig, tmp_path / f"p.{ending}")  # pytest makes a warning an error
 
 
-def test_a_figure_does_not_grow_without_end(tmp_path: Path) -> None:
+def test_a_figure_does_not_grow_without_end(tmp_path):
     many = plots.temperature([sweep(f"{i}", RNG.random(4)) for i in range(99)])
-    legend = [text.get_text() for text in many.legends[0].get_texts()]
-    assert len(legend) == 60
-    assert legend[-1] == "… and 40 more"
+    assert len(many.legends[0].get_texts()) == 60
     with pytest.raises(UsageError, match="expected at most 20 temperatures to draw, got 21"):
         plots.entropy({0.1 + i: [0.5] for i in range(21)}, 32)
     grid = plots.grid(RNG.random((60, 300)), np.arange(1, 61), np.arange(1, 301))
@@ -628,7 +519,7 @@ def test_a_figure_does_not_grow_without_end(tmp_path: Path) -> None:
     assert grid.get_size_inches().max() < 25
 
 
-def test_a_large_png_has_fewer_dots(tmp_path: Path) -> None:
+def test_a_large_png_has_fewer_dots(tmp_path):
     fig = Figure(figsize=(40, 30))
     plots.save(fig, tmp_path / "large.png")
     with Image.open(tmp_path / "large.png") as image:
@@ -643,7 +534,7 @@ SOURCE = "untrained clip-vit-base-patch32 on shapes, test, prompts: a photo of a
 @pytest.mark.filterwarnings("ignore:Glyph")
 @pytest.mark.long
 @pytest.mark.usefixtures("low_resolution")
-def test_a_subtitle_stands_between_title_and_axes_and_nothing_overlaps() -> None:
+def test_a_subtitle_stands_between_title_and_axes_and_nothing_overlaps():
     for name, fig in examples().items():
         width, height = fig.get_size_inches()
         plots.finish(fig, SOURCE)
@@ -657,44 +548,7 @@ def test_a_subtitle_stands_between_title_and_axes_and_nothing_overlaps() -> None
             assert ax.get_tightbbox().y1 < subtitle.y0, name
 
 
-@pytest.mark.filterwarnings("ignore:Glyph")
-@pytest.mark.parametrize("text", ["M" * 300, "猫科动物" * 60, "a name " * 60, "", "\x1b[31m\n"])
-@pytest.mark.long
-def test_a_subtitle_of_any_text_stays_inside_the_picture(text: str) -> None:
-    fig = plots.confusion(np.eye(1), ["cat"], title="A title")
-    plots.finish(fig, text)
-    fig.draw_without_rendering()
-    for artist in fig.texts:
-        assert artist.get_window_extent().x1 <= fig.bbox.x1
-        assert not set("\x1b") & set(artist.get_text())
-    assert plots.overlapping_texts(fig) == []
-
-
-@pytest.mark.parametrize("count", [1, 3, 40])
-def test_the_label_of_a_colour_bar_stays_inside_the_picture(count: int) -> None:
-    share = np.zeros((count, 2))
-    names = [f"prompt {number}" for number in range(count)]
-    fig = plots.prompt_variance(share, share > 0, names, ["size", "x"], title="A title")
-    plots.finish(fig, SOURCE)
-    fig.draw_without_rendering()
-    label = fig.axes[1].yaxis.label.get_window_extent()
-    assert fig.bbox.y0 <= label.y0
-    assert label.y1 <= fig.bbox.y1
-
-
-def test_a_long_fact_is_wrapped_to_the_width_of_the_picture() -> None:
-    fig = plots.confusion(np.eye(2) * 123456789, ["a", "b"], class_accuracy=0.5)
-    plots.finish(fig)
-    fig.draw_without_rendering()
-    title = fig.axes[0].get_title("left")
-    assert "\n" in title
-    (artist,) = (text for text in fig.findobj(matplotlib.text.Text) if text.get_text() == title)
-    assert artist.get_window_extent().x1 <= fig.bbox.x1
-
-
-def test_a_chosen_size_is_the_size_of_the_picture_and_everything_is_wrapped_to_it(
-    tmp_path: Path,
-) -> None:
+def test_a_chosen_size_is_the_size_of_the_picture_and_everything_is_wrapped_to_it(tmp_path):
     fig = plots.temperature([sweep("s" * 60), sweep("_t")], 32, title="a long title " * 9)
     plots.finish(fig, SOURCE, (5, 6.5))
     plots.save(fig, tmp_path / "p.webp", dpi=40)
@@ -705,27 +559,10 @@ def test_a_chosen_size_is_the_size_of_the_picture_and_everything_is_wrapped_to_i
         assert artist.get_window_extent().x1 <= fig.bbox.x1
 
 
-def test_texts_that_overlap_are_found() -> None:
-    fig = plots.temperature([sweep()], 32)
-    assert plots.overlapping_texts(fig) == []
-    plots.finish(fig, SOURCE, (3, 3))
-    assert ("accuracy (%)", "mean entropy (nats)") in plots.overlapping_texts(fig)
-
-
-@pytest.mark.parametrize(
-    ("size", "message"),
-    [
-        ((1, 5), "size: expected sides of 2 to 40 inches, got 1x5"),
-        ((5, 41), "got 5x41"),
-        ((np.nan, 5), "got nanx5"),
-        ((2, 2), "expected a size with room for labels and axes, got 2 x 2 inches"),
-    ],
-)
-def test_a_size_that_cannot_be_drawn_is_a_usage_error(
-    size: tuple[float, float], message: str
-) -> None:
+@pytest.mark.parametrize("size", [(1, 5), (5, 41), (np.nan, 5), (2, 2)])
+def test_a_size_that_cannot_be_drawn_is_a_usage_error(size):
     fig = plots.confusion(np.eye(12), ["a name of a class"] * 12, title="A title " * 5)
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(UsageError, match=r"expected (sides of 2 to 40|a size with room)"):
         plots.finish(fig, SOURCE, size)
 
 
@@ -738,28 +575,10 @@ def test_a_size_that_cannot_be_drawn_is_a_usage_error(
         ((30, 2), 600, "webp", "at most 16,383 pixels in a .webp, got 18,000"),
     ],
 )
-def test_a_resolution_that_cannot_be_saved_is_a_usage_error(
-    size: tuple[float, float], dpi: float, ending: str, message: str, tmp_path: Path
-) -> None:
+def test_a_resolution_that_cannot_be_saved_is_a_usage_error(size, dpi, ending, message, tmp_path):
     with pytest.raises(UsageError, match=message):
         plots.save(Figure(figsize=size), tmp_path / f"p.{ending}", dpi=dpi)
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("ending", ["png", "jpg", "jpeg", "webp"])
-def test_a_resolution_multiplies_the_size(ending: str, tmp_path: Path) -> None:
-    fig = plots.classes([0.5, 0.75], ["cat", "dog"], support=[1, 1])
-    plots.save(fig, tmp_path / f"p.{ending}", dpi=50)
-    with Image.open(tmp_path / f"p.{ending}") as image:
-        assert image.size == tuple((fig.get_size_inches() * 50).astype(int))
-
-
-def test_legend_texts_that_look_alike_have_their_numbers_in_front() -> None:
-    labels = ["x" * 90 + "1", "x" * 90 + "2", "cat", "cat"]
-    fig = plots.logits(np.zeros((4, 2)), labels, ["p", "q"])
-    legend = [text.get_text() for text in fig.legends[0].get_texts()]
-    assert len(set(legend)) == 4
-    assert legend[2:] == ["2: cat", "3: cat"]
 
 
 def test_characters_that_no_font_has_are_named_in_one_warning(tmp_path, capsys):

@@ -453,11 +453,6 @@ def test_an_interrupt_ends_the_sweep(monkeypatch, shared, interrupted):
     assert len(calls) < 20  # of 45 pairs, or of thousands of epochs
 
 
-def test_a_class_that_does_not_occur_in_the_fit_is_never_predicted():
-    X, y, X_eval, _ = digits()
-    assert 3 not in predict(X[y != 3], y[y != 3], X_eval)
-
-
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from factories import result_file, write_feature_file
 from PIL import Image
+from result_factory import DATASET, LABELS, MODEL, RUN, tables
 from shell import fails, ok, partly, rows
-from test_report import DATASET, LABELS, MODEL, RUN, tables
 
 from clipkit.analysis import results
-from clipkit.features import FeatureFile, Split, history_entry, read, write
+from clipkit.features import FeatureFile, history_entry, read, write
 from clipkit.report import as_html, collection
 from clipkit.report.blocks import Number, Table
 from clipkit.report.tables import RESULT_COLUMNS
@@ -43,11 +43,7 @@ def test_results_on_the_same_images_stand_in_one_table_and_are_compared_in_pairs
     a, b = write_result(tmp_path / "a.h5", 150), write_result(tmp_path / "b.h5", 120, seed=1)
     other = write_result(tmp_path / "c.h5", 90, dataset=DATASET | {"name": "x", "splits": {}})
     text = ok("report", a, b, other).stdout
-    headings = [line for line in text.splitlines() if line.startswith("## ")]
-    assert headings == [
-        "## cifar100, test: 200 images, 5 classes",
-        "## x, test: 200 images, 5 classes",
-    ]
+    assert re.findall("^## (.*), test: 200 images, 5 classes$", text, re.M) == ["cifar100", "x"]
     (compared,) = rows(ok("compare", a, b).stdout)
     difference = -100 * float(compared["difference"])
     row = text[text.index("against a.h5") :].splitlines()[2].split("|")
@@ -58,19 +54,16 @@ def test_results_on_the_same_images_stand_in_one_table_and_are_compared_in_pairs
 
 @pytest.mark.parametrize("what", ["labels", "rows", "ids"])
 def test_results_on_other_images_are_never_compared(tmp_path, what):
-    a = write_result(tmp_path / "a.h5", 150)
-    changed: dict[str, Any] = {}
+    a, b = write_result(tmp_path / "a.h5", 150), write_result(tmp_path / "b.h5", 120)
+    file = read(b)
     if what == "labels":
-        changed["labels"] = (LABELS + 1) % 5
+        file.splits["test"].labels = (LABELS + 1) % 5
     elif what == "rows":
-        changed["dataset"] = DATASET | {"splits": {"test": {"images": 200, "rows": "other"}}}
-    b = write_result(tmp_path / "b.h5", 120, **changed)
-    if what == "ids":
-        file = FeatureFile("result", [history_entry("probe")], class_names=list("abcde"))
-        ids = [f"{i}.png" for i in range(200)]
-        file.splits["test"] = Split(labels=LABELS, ids=ids, predicted=LABELS[None])
-        file.set_rows([RUN])
-        write(str(b), file, force=True)
+        file.history[0]["dataset"]["splits"]["test"]["rows"] = "other"
+    else:
+        file.history[0]["dataset"].pop("splits")
+        file.splits["test"].ids = [f"{row}.png" for row in range(200)]
+    write(b, file, force=True)
     text = ok("report", a, b).stdout
     assert text.count("## ") == 2
     assert "McNemar" not in text
@@ -95,44 +88,11 @@ def summary(folder: Path, *files: Path) -> str:
     return html.unescape(re.sub(r"<[^>]*>", "", page))
 
 
-def write_pair(
-    folder: Path, entry: dict[str, Any], of_control: dict[str, Any]
-) -> tuple[Path, Path]:
-    """Write a result and that of an untrained model; `entry` and `of_control` change their probes.
-
-    Their `run` changes the run.
-    """
-    paths = write_result(folder / "a.h5", 150), write_result(folder / "u.h5", 40, 1, untrained=7)
-    for path, change in zip(paths, (entry, of_control), strict=True):
-        file = read(path)
-        run = RUN | change.pop("run", {})
-        file.history[-1] |= change
-        file.set_rows([run])
-        write(path, file, force=True)
-    return paths
-
-
-def test_a_control_may_have_chosen_another_c_on_its_validation_rows(tmp_path):
-    sweep = {"C": [0.1, 10.0], "val": "0.2"}
-    pair = write_pair(tmp_path, sweep | {"run": {"C": 0.1}}, sweep | {"run": {"C": 10.0}})
-    assert "It is above the untrained control (20.00 %)" in summary(tmp_path, *pair)
-    pair = write_pair(tmp_path, {"run": {"C": 0.1}}, {"run": {"C": 10.0}})
-    assert "No untrained control was made in the same way" in summary(tmp_path, *pair)
-
-
-@pytest.mark.parametrize(
-    ("entry", "is_same"),
-    [({}, True), ({"classifier": "mlp"}, False), ({"shots": 5}, False), ({"val": 0.1}, False)],
-)
-def test_the_seed_of_a_control_matters_where_it_draws_something(entry, is_same, tmp_path):
-    pair = write_pair(tmp_path, entry | {"seed": 42}, entry | {"seed": 1})
-    assert ("It is above the untrained control" in summary(tmp_path, *pair)) == is_same
-
-
 @pytest.mark.parametrize("digests", [("sha256:1", "sha256:1"), ("sha256:1", "sha256:2"), ("", "")])
 @pytest.mark.long
 def test_a_control_was_made_from_the_same_prompts(digests, tmp_path):
-    pair = write_pair(tmp_path, {}, {})
+    pair = [write_result(tmp_path / "a.h5", 150)]
+    pair.append(write_result(tmp_path / "u.h5", 40, 1, untrained=7))
     for path, digest in zip(pair, digests, strict=True):
         file = read(path)
         entry = {"command": "textembed", "prompts": "q", "model": file.history[0]["model"]}
@@ -145,24 +105,6 @@ def test_a_control_was_made_from_the_same_prompts(digests, tmp_path):
     assert ("does not tell from which prompts these were made: a.h5, u.h5." in text) == (
         digests == ("", "")
     )
-
-
-def test_prompt_files_of_one_name_have_histories_of_their_own(tmp_path):
-    digests = set()
-    for number, texts in enumerate(("a dog\na cat\n", "a cat\na dog\n", "a dog\n\na cat\n")):
-        (tmp_path / str(number)).mkdir()
-        (tmp_path / str(number) / "q.txt").write_text(texts)
-        ok(
-            "textembed",
-            tmp_path / str(number) / "q.txt",
-            "--model",
-            "tiny",
-            "-o",
-            tmp_path / "q.h5",
-            "-f",
-        )
-        digests.add(read(tmp_path / "q.h5").history[0]["inputs"]["prompts"])
-    assert len(digests) == 2  # a blank line is no prompt
 
 
 def test_each_result_is_compared_with_its_own_control(tmp_path):
@@ -184,16 +126,6 @@ def test_each_result_is_compared_with_its_own_control(tmp_path):
     assert f"{100 * float(compared['difference']):+.2f} (" in own.splitlines()[3]
 
 
-def test_bars_and_summary_have_the_most_accurate_of_several_controls(tmp_path):
-    files = [write_result(tmp_path / "a.h5", 150)]
-    files += [write_result(tmp_path / f"{n}.h5", n, n, untrained=n) for n in (20, 60)]
-    page = collection.of_files(files)
-    assert "the best untrained control (30.00" in page.summary[0].text
-    table = next(block for block in page.blocks if isinstance(block, Table))
-    (number,) = [cell for cell in table.rows[0] if isinstance(cell, Number)]
-    assert page.summary[0].bar.control == number.bar.control == pytest.approx(0.3)
-
-
 def test_a_control_with_its_rows_in_another_order_is_compared_by_their_ids(tmp_path):
     a, u = write_result(tmp_path / "a.h5", 150), write_result(tmp_path / "u.h5", 40, 1, untrained=7)
     expected = summary(tmp_path, a, u)
@@ -209,15 +141,10 @@ def test_the_best_of_several_runs_is_the_main_result_and_says_how_it_was_chosen(
     a = write_runs(tmp_path / "a.h5", (90, 150))
     u = write_runs(tmp_path / "u.h5", (40, 20), untrained=7)
     text = summary(tmp_path, a)
-    assert (
-        "75.00 % of 200 images are classified correctly by probe (a.h5), the best of 2 runs by its "
-        "accuracy on test (optimistic)" in text
-    )
+    assert "by probe (a.h5), the best of 2 runs by its accuracy on test (optimistic)" in text
     assert "Worst class" in text
     assert "There is no untrained control of it." in text
-    text = summary(tmp_path, a, u)
-    assert "It is above the untrained control (20.00 %)" in text
-    assert "The control's run is the best of its runs, too." in text
+    assert "The control's run is the best of its runs, too." in summary(tmp_path, a, u)
 
 
 def write_runs(path: Path, right: Sequence[int], **model: Any) -> Path:
@@ -262,6 +189,8 @@ def test_bad_files_are_named_and_the_rest_is_shown(tmp_path):
     (tmp_path / "text.h5").write_text("no feature file")
     names = ["cut.h5", "text.h5", "missing.h5"]
     bad = [tmp_path / name for name in names]
+    partly("report", *bad, good, "-o", tmp_path / "page.html")
+    assert "missing.h5: there is no such file" in (tmp_path / "page.html").read_text()
     result = partly("report", *bad, good)
     assert "75.00 (" in tables(result.stdout)["good.h5"]["accuracy (%)"]
     for name, line in zip(names, result.stderr.splitlines(), strict=True):
@@ -290,14 +219,9 @@ def test_other_results_and_feature_files_are_shown_by_their_history(tmp_path):
 def test_arguments_that_make_no_sense_are_refused(tmp_path):
     a = write_result(tmp_path / "a.h5", 150)
     assert "got standard input; hint: name the files" in fails("report", "-", exit_code=2)
-    nothing = "got none: none.h5: there is no such file"
-    assert nothing in fails("report", tmp_path / "none.h5")
-    page = a.rename(tmp_path / "a.html")
-    assert "is an input" in fails("report", page, "-f", "-o", page, exit_code=2)
-    page.rename(a)
+    assert "none.h5: there is no such file" in fails("report", tmp_path / "none.h5")
     for name in ("x.pdf", "x.html.gz"):
-        message = f"{name}: expected a page that ends in .html or .md"
-        assert message in fails("report", a, "-o", tmp_path / name, exit_code=2)
+        assert name in fails("report", a, "-o", tmp_path / name, exit_code=2)
     assert "--album is for --images" in fails("report", a, "--album", 5, exit_code=2)
 
 
@@ -305,13 +229,9 @@ def test_a_folder_of_other_results_is_reported_as_its_files(tmp_path):
     a = write_result(tmp_path / "a.h5", 120)
     b = write_result(tmp_path / "b.h5", 150, name="another")
     assert ok("report", tmp_path).stdout == ok("report", a, b).stdout
-
-
-def test_files_may_be_named_beside_folders(tmp_path):
     (tmp_path / "more").mkdir()
-    a = write_result(tmp_path / "a.h5", 120)
-    write_result(tmp_path / "more" / "b.h5", 150)
-    assert {"a.h5", "b.h5"} <= tables(ok("report", a, tmp_path / "more").stdout).keys()
+    write_result(tmp_path / "more" / "c.h5", 150)
+    assert {"a.h5", "c.h5"} <= tables(ok("report", a, tmp_path / "more").stdout).keys()
 
 
 def test_files_of_one_name_have_the_folders_that_tell_them_apart(tmp_path):
@@ -341,14 +261,6 @@ def test_numbers_with_a_sign_are_plain_text_and_costs_are_in_points(tmp_path):
     assert found["y.h5"]["change"] == "-0.5"
 
 
-def test_a_page_without_a_missing_file_is_written_and_the_exit_code_says_so(tmp_path):
-    a, page = write_result(tmp_path / "a.h5", 150), tmp_path / "page.html"
-    ok("report", a, "-o", page)
-    done = partly("report", a, tmp_path / "none.h5", "-f", "-o", page)
-    assert done.stderr == "clipkit: warning: left out none.h5: there is no such file\n"
-    assert "none.h5: there is no such file" in page.read_text()
-
-
 def test_tables_of_variance_have_the_null_of_each_share_and_the_number_of_marks_by_chance(tmp_path):
     numbers = {"share": 0.5, "null95": 0.01, "unique": 0.4, "unique_null95": -0.02}
     control = dict.fromkeys(("control_share", "control_low", "control_high"), np.nan)
@@ -356,7 +268,6 @@ def test_tables_of_variance_have_the_null_of_each_share_and_the_number_of_marks_
     runs = [{"split": "test", "attribute": "size", **numbers, **control}]
     write(tmp_path / "v.h5", results.make_result(entry, runs))
     text = " ".join(ok("report", tmp_path / "v.h5").stdout.split())
-    assert "share | null | unique | null of unique | share in the control" in text
     assert "50.00 | 1.00 | 40.00 | -2.00" in text
     cell = {"split": "test", "attribute": "size", "share": 0.5, "random99": 0.1, "null95": 0.1}
     runs = [cell | {"prompt": str(n), "embedding": 0.5, "above": True} for n in range(42)]
@@ -376,16 +287,11 @@ def test_a_page_shows_the_attributes_once_with_the_control_beside_the_probe(tmp_
     write(tmp_path / "img.attributes.h5", result)
     for name in ("attributes.png", "other.png"):
         Image.new("RGB", (30, 20), "white").save(tmp_path / name)
-    page = as_html(collection.of_files([tmp_path]))
-    assert [caption.split(".")[0] for caption in re.findall("<figcaption>(.+)", page)] == [
-        "Recall of each attribute",
-        "other",
-    ]
-    (table,) = [
-        block
-        for block in collection.of_files([tmp_path]).blocks
-        if isinstance(block, Table) and "probe" in block.header
-    ]
+    page = collection.of_files([tmp_path])
+    captions = re.findall("<figcaption>(.+)", as_html(page))
+    assert [caption.split(".")[0] for caption in captions] == ["Recall of each attribute", "other"]
+    tables_of_page = (block for block in page.blocks if isinstance(block, Table))
+    (table,) = (table for table in tables_of_page if "probe" in table.header)
     shown = dict(zip(table.header, table.rows[0], strict=True))
     controls = {name: cell.bar.control for name, cell in shown.items() if isinstance(cell, Number)}
     assert controls.pop("probe") == 0.25
@@ -408,8 +314,5 @@ def test_each_data_set_has_its_main_result_which_says_of_how_many_it_is_the_firs
     (single,) = [fact for fact in collection.of_files(files[:1]).summary if fact.bar]
     assert single.name == "Main result"
     assert "first of" not in single.details
-
-
-def test_without_errors_no_class_is_the_worst(tmp_path):
-    facts = collection.of_files([write_result(tmp_path / "a.h5", 200)]).summary
-    assert not any(fact.class_name for fact in facts)
+    without_errors = collection.of_files([write_result(tmp_path / "d.h5", 200)]).summary
+    assert not any(fact.class_name for fact in without_errors)

@@ -11,7 +11,7 @@ from shell import fails, ok, rows
 
 from clipkit.analysis.evaluation import ProbeSpec, evaluate_grid
 from clipkit.analysis.held_out import few_shot
-from clipkit.features import FeatureFile, Split, read, row_ids
+from clipkit.features import FeatureFile, Split, row_ids
 from clipkit.plots.shots import shot_curves, zeroshot_line
 
 
@@ -61,19 +61,6 @@ def test_shuffled_labels_stay_at_chance_with_any_number_of_shots(tmp_path):
     assert accuracies == pytest.approx([0.25] * 3, abs=0.05)
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--repeat", 2], "expected --shots for --repeat, got none"),
-        (["--shots", "1,two"], "shots: expected whole numbers between 1 and 2147483647, got 'two'"),
-        (["--shots", "0"], "got '0'"),
-        (["--shots", "1" * 5000], "shots: expected whole numbers"),
-    ],
-)
-def test_bad_numbers_are_refused(tmp_path, words, message):
-    assert message in fails("probe", saved(tmp_path / "i.h5", images()), *words, exit_code=2)
-
-
 def curve_and_line(accuracy: float, *, ids: int = 10) -> tuple[Any, str]:
     """Return a curve of 50, 60 and 80 %, and the legend of zero-shot accuracy beside it."""
     history = [{"command": "probe", "classifier": "svm"}]
@@ -111,20 +98,6 @@ def test_names_are_worth_as_many_images_as_reach_their_accuracy(accuracy, worth)
 def test_zeroshot_on_other_images_is_refused():
     with pytest.raises(Exception, match="expected zero-shot predictions of the images of"):
         curve_and_line(0.5, ids=3)
-
-
-@pytest.mark.long
-def test_what_the_names_of_the_bundled_world_are_worth(world, tmp_path):
-    options = ("--classifier", "logreg", "--shots", "1,4,16", "--repeat", 3)
-    ok("probe", world / "img.h5", *options, "-o", tmp_path / "shots.h5")
-    one, four, sixteen = read(tmp_path / "shots.h5").runs["acc1"].reshape(3, 3).mean(axis=1)
-    assert one == pytest.approx(0.421, abs=0.05)
-    assert (four, sixteen) == pytest.approx((0.633, 0.740), abs=0.03)
-    ok("textembed", "--classes", world / "img.h5", "--model", "tiny", "-o", tmp_path / "c.h5")
-    logits = ok("logits", world / "img.h5", tmp_path / "c.h5").stdout_bytes
-    ok("zeroshot", "-o", tmp_path / "zs.h5", stdin=logits)
-    options = ("--zeroshot", tmp_path / "zs.h5", "-o", tmp_path / "shots.png")
-    ok("plot", "shots", tmp_path / "shots.h5", *options)
 
 
 def test_seeds_that_would_share_a_draw_are_refused(tmp_path):

@@ -36,7 +36,7 @@ class Page(HTMLParser):
         addresses += [values[name] for name in ("href", "src", "data") if values.get(name)]
 
 
-def test_the_navigation_names_every_page() -> None:
+def test_the_navigation_names_every_page():
     config = tomllib.loads((ROOT / "docs" / "zensical.toml").read_text())
     entries = [page for entry in config["project"]["nav"] for page in entry.values()]
     *others, commands = sorted(entries, key=lambda page: isinstance(page, list))
@@ -47,7 +47,7 @@ def test_the_navigation_names_every_page() -> None:
     assert sorted(named) == sorted(website.PAGES)
 
 
-def test_only_links_to_pages_stay_links() -> None:
+def test_only_links_to_pages_stay_links():
     readme = website.page_text(ROOT / "README.md")
     assert "[docs/api.md](docs/api.md)" in readme
     assert "](tests/test_thesis.py)" not in readme
@@ -56,7 +56,7 @@ def test_only_links_to_pages_stay_links() -> None:
         assert not re.search(r"^<!--.*-->\n\S", website.page_text(page), re.MULTILINE)
 
 
-def test_links_in_code_stay(tmp_path: Path) -> None:
+def test_links_in_code_stay(tmp_path):
     page = tmp_path / "page.md"
     link = "[a](page.md)"
     page.write_text(f"é {link} `{link}`\n\n```md\n{link}\n```\n\n{link}\n", encoding="utf-8")
@@ -66,7 +66,7 @@ def test_links_in_code_stay(tmp_path: Path) -> None:
 
 @pytest.mark.exhaustive
 @pytest.mark.long
-def test_the_site_is_whole_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+def test_the_site_is_whole_and_loads_nothing_from_elsewhere(tmp_path):
     pytest.importorskip("zensical", reason="zensical is not installed: pip install '.[site]'")
     first = website.build(tmp_path)
     pages = {path: Page(path) for path in first.parent.rglob("*.html") if path.name != "404.html"}
@@ -95,9 +95,7 @@ def test_the_site_is_whole_and_loads_nothing_from_elsewhere(tmp_path: Path) -> N
 @pytest.mark.exhaustive
 @pytest.mark.long
 @pytest.mark.parametrize("link", ["[a](nowhere.md)", "[a](commands/embed.md#nowhere)"])
-def test_a_broken_link_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, link: str
-) -> None:
+def test_a_broken_link_is_an_error(tmp_path, monkeypatch, link):
     pytest.importorskip("zensical", reason="zensical is not installed: pip install '.[site]'")
     text_of = website.page_text
 

@@ -51,9 +51,7 @@ def test_a_table_breaks_no_word_and_fits_if_its_words_do(name, width, monkeypatc
         assert max(map(cell_len, shown.splitlines())) <= max(width, longest + 13)
 
 
-def test_columns_that_are_the_same_in_all_rows_move_below_a_table_that_is_too_wide(
-    monkeypatch, capsys
-):
+def test_columns_that_are_the_same_in_all_rows_move_below_a_wide_table(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")
     tables.emit(SWEEP, tables.View("table"))
     header, _, *rows, facts, more = capsys.readouterr().out.splitlines()
@@ -84,9 +82,7 @@ def test_a_table_shows_an_interval_behind_its_number(capsys):
     assert capsys.readouterr().out.splitlines()[2].split() == ["71.00", "68.00", "74.00"]
 
 
-def test_a_table_shows_the_start_of_a_digest_and_a_file_all_of_it(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_table_shows_the_start_of_a_digest_and_a_file_all_of_it(capsys):
     row = {"field": "digest", "value": f"sha256:{'0123456789ab' + 52 * 'c'}"}
     tables.emit([row], tables.View("table"))
     assert "sha256:0123456789ab…" in capsys.readouterr().out
