@@ -8,9 +8,10 @@ import io
 import math
 import re
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markdown_it import MarkdownIt
@@ -19,13 +20,15 @@ from markdown_it.token import Token
 from markupsafe import Markup
 from PIL import Image
 
+from clipkit.analysis import results
 from clipkit.analysis.results import choose_split, newest_entry
 from clipkit.base import console, files
 from clipkit.base.errors import ClipkitError
+from clipkit.base.names import distinct_names
 from clipkit.features.model import FeatureFile
 from clipkit.plots.attributes import draw_attributes
 from clipkit.plots.compare import draw_comparison
-from clipkit.plots.confusion import draw_classes, draw_confusion
+from clipkit.plots.confusion import confusion_boxes, draw_classes, draw_confusion
 from clipkit.report.blocks import (
     Bar,
     Block,
@@ -74,7 +77,7 @@ def as_html(page: Page, album: Album | None = None) -> str:
     pictures = _Pictures()
     lead = page.lead and _draw(draw_attributes, page.lead)
     drawn = Path(page.lead.display_name) if page.lead and lead else None
-    drawings = [lead, *_drawings(page)]
+    drawings = [lead, *_drawings(page, album)]
     nodes = [*_nodes(page, pictures, drawn)]
     if nodes and nodes[-1]["kind"] == "heading" and isinstance(page.blocks[-1], Picture):
         nodes.pop()  # none of the pictures below it is shown
@@ -217,6 +220,14 @@ def _bar(bar: Bar, width: int = BAR_WIDTH) -> Markup:
     return Markup(f'<svg class="bar" aria-hidden="true" {size}>{"".join(parts)}</svg>')
 
 
+class _Link(NamedTuple):
+    """A link to an image of an album, by its place from 1, in a box (4) in percent of a picture."""
+
+    image: int
+    title: str
+    box: list[float]
+
+
 class _Pictures:
     """Pictures as data URIs; `left_out` collects the reasons of those that cannot be read."""
 
@@ -235,28 +246,39 @@ class _Pictures:
             return None
 
 
-def _picture_node(uri: str, width: int, height: int, caption: str) -> dict[str, Any]:
+def _picture_node(
+    uri: str, width: int, height: int, caption: str, links: Sequence[_Link] = ()
+) -> dict[str, Any]:
     size = (width, height)
-    return {"kind": "picture", "uri": uri, "size": size, "caption": _inline(caption)}
+    html = _inline(caption)
+    return {"kind": "picture", "uri": uri, "size": size, "caption": html, "links": links}
 
 
-def _drawings(page: Page) -> list[dict[str, Any] | None]:
-    """Draw the main result's confusion and classes, and what `compare` found, without a folder."""
-    if any(isinstance(block, Picture) for block in page.blocks):
-        return []
-    main, _ = page.main_result("")
+def _drawings(page: Page, album: Album | None) -> list[dict[str, Any] | None]:
+    """Draw the main result's confusion and classes, and what `compare` found, without a folder.
+
+    With an album, the confusion is always drawn, and its cells link to their images.
+    """
+    has_pictures = any(isinstance(block, Picture) for block in page.blocks)
+    main, _ = page.main_result(album.dataset if album else "")
     drawings = []
     if main is not None:
         options = main, choose_split(main), None, None
-        drawings = [_draw(draw_confusion, *options), _draw(draw_classes, *options)]
+        if album or not has_pictures:
+            drawings.append(_draw(draw_confusion, *options, album=album))
+        if not has_pictures:
+            drawings.append(_draw(draw_classes, *options))
     for result in page.results.values():
-        if newest_entry(result)["command"] == "compare":
+        if newest_entry(result)["command"] == "compare" and not has_pictures:
             drawings.append(_draw(draw_comparison, result))
     return drawings
 
 
 def _draw(
-    draw: Callable[..., tuple[Any, str]], result: FeatureFile, *options: Any
+    draw: Callable[..., tuple[Any, str]],
+    result: FeatureFile,
+    *options: Any,
+    album: Album | None = None,
 ) -> dict[str, Any] | None:
     """Draw a result as SVG, or return None if its columns are another program's."""
     from clipkit import plots  # loads matplotlib
@@ -271,7 +293,26 @@ def _draw(
         content = (folder / "picture.svg").read_bytes()
     width, height = (round(SVG_DPI * inches) for inches in figure.get_size_inches())
     uri = _data_uri("image/svg+xml", content)
-    return _picture_node(uri, width, height, escape(plots.title_of(figure)))
+    links = _links(figure, result, album) if album else []
+    return _picture_node(uri, width, height, escape(plots.title_of(figure)), links)
+
+
+def _links(figure: Any, result: FeatureFile, album: Album) -> list[_Link]:
+    """Link the cells of a drawn confusion to their first images in an album of the same result."""
+    matrix = results.count(results.predictions(result))
+    names = distinct_names(list(map(console.escaped, matrix.class_names)))
+    pairs = [(image.true, image.predicted) for image in album.images]
+    images = Counter(pairs)
+    links = []
+    for i, j, box in confusion_boxes(figure, matrix.counts):
+        pair = names[i], names[j]
+        if pair in images:
+            counted = console.count(int(matrix.counts[i, j]), "image")
+            if images[pair] < matrix.counts[i, j]:
+                counted = f"{images[pair]} of {counted}"
+            title = f"{pair[0]} seen as {pair[1]}: {counted}"
+            links.append(_Link(pairs.index(pair) + 1, title, box))
+    return links
 
 
 def _data_uri(mime_type: str, content: bytes) -> str:
