@@ -26,9 +26,12 @@ from clipkit.base import console, files
 from clipkit.base.errors import ClipkitError
 from clipkit.base.names import distinct_names
 from clipkit.features.model import FeatureFile
-from clipkit.plots.attributes import draw_attributes
+from clipkit.plots.attributes import draw_attributes, draw_importance
 from clipkit.plots.compare import draw_comparison
-from clipkit.plots.confusion import confusion_boxes, draw_classes, draw_confusion
+from clipkit.plots.confusion import confusion_boxes, draw_classes, draw_clusters, draw_confusion
+from clipkit.plots.style import Drawn
+from clipkit.plots.temperature import draw_sweeps
+from clipkit.plots.variance import draw_variance
 from clipkit.report.blocks import (
     Bar,
     Block,
@@ -55,6 +58,14 @@ UNREADABLE = (  # what Pillow raises
 )
 BAR_WIDTH, BAR_HEIGHT = 96, 14
 PAD = 3  # pixels at the ends of a bar, for its marks
+# The pictures of results by what made them, besides those of predictions
+DRAWN: dict[str, Callable[[FeatureFile], Drawn]] = {
+    "cluster": lambda result: draw_clusters(result, None, 0),
+    "compare": draw_comparison,
+    "importance": draw_importance,
+    "probe": lambda result: draw_sweeps([result], None),
+    "variance": draw_variance,
+}
 # Words of Hebrew, Arabic and other scripts from right to left
 RIGHT_TO_LEFT = "\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\U00010800-\U00010fff\U0001e800-\U0001efff"
 RIGHT_TO_LEFT_WORDS = re.compile(f"[{RIGHT_TO_LEFT}]+(?:[ -]+[{RIGHT_TO_LEFT}]+)*")
@@ -255,9 +266,9 @@ def _picture_node(
 
 
 def _drawings(page: Page, album: Album | None) -> list[dict[str, Any] | None]:
-    """Draw the main result's confusion and classes, and what `compare` found, without a folder.
+    """Draw the main result's confusion and classes, and what other commands found.
 
-    With an album, the confusion is always drawn, and its cells link to their images.
+    A page with pictures of a folder has only the confusion, and only to link to an album.
     """
     has_pictures = any(isinstance(block, Picture) for block in page.blocks)
     main, _ = page.main_result(album.dataset if album else "")
@@ -269,8 +280,10 @@ def _drawings(page: Page, album: Album | None) -> list[dict[str, Any] | None]:
         if not has_pictures:
             drawings.append(_draw(draw_classes, *options))
     for result in page.results.values():
-        if newest_entry(result)["command"] == "compare" and not has_pictures:
-            drawings.append(_draw(draw_comparison, result))
+        command = newest_entry(result)["command"]
+        is_sweep = command != "probe" or result.run_count > 1
+        if command in DRAWN and is_sweep and not has_pictures:
+            drawings.append(_draw(DRAWN[command], result))
     return drawings
 
 
