@@ -11,7 +11,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markdown_it import MarkdownIt
@@ -21,7 +21,6 @@ from markupsafe import Markup
 from PIL import Image
 
 from clipkit.analysis import results
-from clipkit.analysis.results import choose_split, newest_entry
 from clipkit.base import console, files
 from clipkit.base.errors import ClipkitError
 from clipkit.base.names import distinct_names
@@ -231,14 +230,6 @@ def _bar(bar: Bar, width: int = BAR_WIDTH) -> Markup:
     return Markup(f'<svg class="bar" aria-hidden="true" {size}>{"".join(parts)}</svg>')
 
 
-class _Link(NamedTuple):
-    """A link to an image of an album, by its place from 1, in a box (4) in percent of a picture."""
-
-    image: int
-    title: str
-    box: list[float]
-
-
 class _Pictures:
     """Pictures as data URIs; `left_out` collects the reasons of those that cannot be read."""
 
@@ -258,7 +249,7 @@ class _Pictures:
 
 
 def _picture_node(
-    uri: str, width: int, height: int, caption: str, links: Sequence[_Link] = ()
+    uri: str, width: int, height: int, caption: str, links: Sequence[dict[str, Any]] = ()
 ) -> dict[str, Any]:
     size = (width, height)
     html = _inline(caption)
@@ -274,13 +265,13 @@ def _drawings(page: Page, album: Album | None) -> list[dict[str, Any] | None]:
     main, _ = page.main_result(album.dataset if album else "")
     drawings = []
     if main is not None:
-        options = main, choose_split(main), None, None
+        options = main, results.choose_split(main), None, None
         if album or not has_pictures:
             drawings.append(_draw(draw_confusion, *options, album=album))
         if not has_pictures:
             drawings.append(_draw(draw_classes, *options))
     for result in page.results.values():
-        command = newest_entry(result)["command"]
+        command = results.newest_entry(result)["command"]
         is_sweep = command != "probe" or result.run_count > 1
         if command in DRAWN and is_sweep and not has_pictures:
             drawings.append(_draw(DRAWN[command], result))
@@ -310,7 +301,7 @@ def _draw(
     return _picture_node(uri, width, height, escape(plots.title_of(figure)), links)
 
 
-def _links(figure: Any, result: FeatureFile, album: Album) -> list[_Link]:
+def _links(figure: Any, result: FeatureFile, album: Album) -> list[dict[str, Any]]:
     """Link the cells of a drawn confusion to their first images in an album of the same result."""
     matrix = results.count(results.predictions(result))
     names = distinct_names(list(map(console.escaped, matrix.class_names)))
@@ -324,7 +315,7 @@ def _links(figure: Any, result: FeatureFile, album: Album) -> list[_Link]:
             if images[pair] < matrix.counts[i, j]:
                 counted = f"{images[pair]} of {counted}"
             title = f"{pair[0]} seen as {pair[1]}: {counted}"
-            links.append(_Link(pairs.index(pair) + 1, title, box))
+            links.append({"image": pairs.index(pair) + 1, "title": title, "box": box})
     return links
 
 
