@@ -61,7 +61,7 @@ format: $(INSTALLED)  ## Fix style and formatting
 docs: $(INSTALLED)  ## Run the examples of README.md and docs/ again and record their output
 	$(BIN)/python docs/examples.py
 
-site: $(INSTALLED)  ## Build README.md and docs/ as a site in build/site/html
+site: $(INSTALLED)  ## Build README.md, docs/ and an example report as a site in build/site/html
 	$(BIN)/python docs/website.py
 
 bench: $(INSTALLED)  ## Time clipkit and the code that it replaces (BENCH="--only probes" ...)

@@ -1,9 +1,11 @@
 """Build README.md, docs/ and the other pages as a site in build/site/html, by zensical.
 
 The pages are copied to where they are in the repository, so that their links stay as they are. A
-link to a file that is not a page is replaced by its text. A broken link is an error.
+link to a file that is not a page is replaced by its text. A broken link is an error. The site has a
+report that `EXAMPLE` makes of the bundled data set and model.
 
-    python docs/website.py
+    python docs/website.py            # build the site
+    python docs/website.py --picture  # make docs/images/report.png of that report, with Chromium
 """
 
 from __future__ import annotations
@@ -12,7 +14,11 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+
+import examples
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
@@ -27,6 +33,23 @@ CODE_OR_LINK = re.compile(
     r"|(?<!!)\[(?P<text>[^\]]+)\]\((?P<target>[^)#\s]+)[^)]*\)",
     re.MULTILINE,
 )
+EXAMPLE = """
+clipkit embed shapes --limit 500 --model tiny -o img.h5
+clipkit embed shapes --limit 500 --model tiny --untrained 7 -o control.h5
+clipkit probe img.h5 -o probe.h5
+clipkit probe control.h5 -o control.probe.h5
+clipkit textembed --classes img.h5 --template "a photo of a {}" --model tiny -o classes.h5
+clipkit logits img.h5 classes.h5 -o logits.h5
+clipkit zeroshot logits.h5 -o zeroshot.h5
+clipkit textembed --classes prompts/attributes/shapes.tsv --template "{}" --model tiny -o words.h5
+clipkit attributes img.h5 words.h5 --table shapes --control control.h5 -o attributes.h5
+clipkit report probe.h5 zeroshot.h5 attributes.h5 logits.h5 --control control.probe.h5 \
+  --images shapes --album 100 -o report.html
+"""
+REPORT = "docs/example-report.html"
+PICTURE_SIZE = 1100, 975  # pixels; the summary
+CODE = "<pre><span></span><code>"
+FOCUSABLE = '<pre><span></span><code tabindex="0" role="group" aria-label="Code">'
 COMMENT = re.compile(r"^(<!--.*-->)\n", re.MULTILINE)
 
 
@@ -54,6 +77,30 @@ def copy_pages(folder: Path) -> None:
     shutil.copytree(ROOT / "docs" / "images", folder / "docs" / "images")
 
 
+def make_report(page: Path) -> None:
+    """Run the commands of `EXAMPLE`, and write their report."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "prompts").symlink_to(ROOT / "prompts")
+        examples.run(f"set -e; {EXAMPLE}", folder)
+        shutil.copy(folder / "report.html", page)
+
+
+def make_picture(picture: Path) -> None:
+    """Write the top of the example's report as a PNG of few colours."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or "chromium"
+    with tempfile.TemporaryDirectory() as name:
+        page, shot = Path(name, "report.html"), Path(name, "report.png")
+        make_report(page)
+        size = ",".join(map(str, PICTURE_SIZE))
+        options = ["--headless", "--no-sandbox", "--hide-scrollbars", f"--window-size={size}"]
+        subprocess.run([chromium, *options, f"--screenshot={shot}", page.as_uri()], check=True)
+        with Image.open(shot) as image:
+            image.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(
+                picture, optimize=True
+            )
+
+
 def build(folder: Path) -> Path:
     """Build the site in a folder, which is deleted first, and return its first page.
 
@@ -63,11 +110,21 @@ def build(folder: Path) -> Path:
         If a link is broken.
     """
     shutil.rmtree(folder, ignore_errors=True)
-    copy_pages(folder / "pages")
+    pages = folder / "pages"
+    copy_pages(pages)
+    for name in ("site.css", "site.js"):
+        shutil.copy(ROOT / "docs" / name, pages / "docs")
+    make_report(pages / REPORT)
     shutil.copy(ROOT / "docs" / "zensical.toml", folder)
     subprocess.run([sys.executable, "-m", "zensical", "build", "--strict"], cwd=folder, check=True)
+    for page in (folder / "html").rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        page.write_text(text.replace(CODE, FOCUSABLE), encoding="utf-8")
     return folder / "html" / "index.html"
 
 
 if __name__ == "__main__":
-    print(build(ROOT / "build" / "site"))
+    if "--picture" in sys.argv:
+        make_picture(ROOT / "docs" / "images" / "report.png")
+    else:
+        print(build(ROOT / "build" / "site"))

@@ -20,6 +20,7 @@ from clipkit import datasets
 from clipkit.analysis import prediction
 from clipkit.base.errors import ClipkitError
 from clipkit.features import FeatureFile, Split, hdf5, read, write
+from clipkit.plots.confusion import confusion, confusion_boxes
 from clipkit.report import album, of_files
 from clipkit.report.album import Album
 from clipkit.report.blocks import Page
@@ -563,3 +564,45 @@ def test_names_are_text_in_a_browser(browser, photos, tmp_path):
     assert tab.eval_on_selector_all(".album img", loaded)
     assert not dialogs
     tab.close()
+
+
+@pytest.mark.long
+def test_a_cell_of_the_confusion_leads_to_its_images(
+    browser: Any, photos: datasets.Dataset, tmp_path: Path
+) -> None:
+    write(str(tmp_path / "a.h5"), result(WRONG, IDS))
+    page = of_files([tmp_path / "a.h5"])
+    text = as_html(page, album.read_album(page, photos))
+    assert 'class="place"' not in as_html(page)
+    (tmp_path / "report.html").write_text(text, encoding="utf-8")
+    tab = browser.new_page()
+    tab.goto(f"file://{tmp_path}/report.html")
+    names = [place.get_attribute("title") for place in tab.locator(".place").all()]
+    pairs = [(0, 0, "2 images"), (1, 0, "1 image"), (1, 1, "1 image"), (2, 2, "1 image")]
+    pairs += [(2, 3, "1 image"), (3, 3, "2 images")]
+    assert names == [f"{NAMES[i]} seen as {NAMES[j]}: {images}" for i, j, images in pairs]
+    picture = tab.locator(".picture img").first.bounding_box()
+    for place in tab.locator(".place").all():
+        box = place.bounding_box()
+        assert picture["x"] < box["x"] < box["x"] + box["width"] < picture["x"] + picture["width"]
+        assert picture["y"] < box["y"] < box["y"] + box["height"] < picture["y"] + picture["height"]
+    tab.locator(".place").first.focus()
+    tab.keyboard.press("Enter")
+    assert tab.locator(".album-count").inner_text() == "2 of 2 images shown"
+    tab.locator(".album-images > li:target").wait_for()
+    tab.close()
+
+
+def test_places_of_a_confusion_are_its_cells_or_the_rows_of_the_largest() -> None:
+    counts = np.array([[9, 1], [0, 10]])
+    figure = confusion(counts, ["a", "b"])
+    figure.draw_without_rendering()
+    (*_, first), (*_, right), (*_, last) = confusion_boxes(figure, counts)
+    assert right == pytest.approx([first[0] + first[2], *first[1:]])
+    assert last == pytest.approx([right[0], first[1] + first[3], *first[2:]])
+    many = np.eye(50, dtype=int) + np.eye(50, k=1, dtype=int)
+    figure = confusion(many, [f"class {number}" for number in range(50)])
+    figure.draw_without_rendering()
+    rows = confusion_boxes(figure, many)
+    assert [pair for *pair, _ in rows] == [[number, number + 1] for number in range(20)]
+    assert all((box[0], box[2]) == (0, 100) for *_, box in rows)

@@ -36,15 +36,19 @@ class Page(HTMLParser):
         addresses += [values[name] for name in ("href", "src", "data") if values.get(name)]
 
 
+def pages_of(entry: Any) -> list[str]:
+    """Return the pages below an entry of the navigation."""
+    if isinstance(entry, str):
+        return [entry]
+    entries = entry.values() if isinstance(entry, dict) else entry
+    return [page for below in entries for page in pages_of(below)]
+
+
 def test_the_navigation_names_every_page():
     config = tomllib.loads((ROOT / "docs" / "zensical.toml").read_text())
-    entries = [page for entry in config["project"]["nav"] for page in entry.values()]
-    *others, commands = sorted(entries, key=lambda page: isinstance(page, list))
-    index, *pages = commands
-    named = [
-        ROOT / page for page in [*others, index, *(path for p in pages for path in p.values())]
-    ]
-    assert sorted(named) == sorted(website.PAGES)
+    *pages, report = sorted(pages_of(config["project"]["nav"]), key=lambda page: ".html" in page)
+    assert sorted(ROOT / page for page in pages) == sorted(website.PAGES)
+    assert report == website.REPORT
 
 
 def test_only_links_to_pages_stay_links():
@@ -70,7 +74,8 @@ def test_the_site_is_whole_and_loads_nothing_from_elsewhere(tmp_path):
     pytest.importorskip("zensical", reason="zensical is not installed: pip install '.[site]'")
     first = website.build(tmp_path)
     pages = {path: Page(path) for path in first.parent.rglob("*.html") if path.name != "404.html"}
-    assert len(pages) == len(website.PAGES)
+    assert len(pages) == len(website.PAGES) + 1
+    assert "Album of images" in (first.parent / website.REPORT).read_text()
     for path, page in pages.items():
         for address in page.loaded:
             assert not urllib.parse.urlsplit(address).netloc, f"{path}: {address}"
@@ -103,5 +108,31 @@ def test_a_broken_link_is_an_error(tmp_path, monkeypatch, link):
         return text_of(page) + f"\n{link}\n" * (page.name == "scale.md")
 
     monkeypatch.setattr(website, "page_text", spoiled)
+    monkeypatch.setattr(website, "make_report", lambda page: page.write_text(""))
     with pytest.raises(website.subprocess.CalledProcessError):
         website.build(tmp_path)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.long
+def test_the_site_has_no_serious_fault_of_accessibility_and_keys_reach_its_code(
+    browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("zensical", reason="zensical is not installed: pip install '.[site]'")
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is missing")
+    monkeypatch.setattr(website, "make_report", lambda page: page.write_text(""))
+    first = website.build(tmp_path)
+    assert 'code tabindex="0" role="group"' in first.read_text()
+    for name, width, scheme in (
+        ("index.html", 1600, "light"),
+        ("docs/commands/embed.html", 390, "dark"),
+        ("docs/thesis.html", 1600, "dark"),
+    ):
+        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        page.goto((first.parent / name).as_uri())
+        if "thesis" in name:
+            page.locator(".md-typeset__scrollwrap[tabindex='0']").first.wait_for()
+        violations = axe.Axe().run(page).response["violations"]
+        serious = [found for found in violations if found["impact"] in ("serious", "critical")]
+        assert [(found["id"], found["nodes"][0]["html"]) for found in serious] == []
+        page.close()

@@ -103,8 +103,7 @@ def _largest_confusions(
     """Draw a bar for each of the largest counts of images of one class predicted as another."""
     errors = counts * (1 - np.eye(len(counts)))
     found = np.count_nonzero(errors)
-    pairs = np.argsort(-errors, axis=None, kind="stable")[: min(found, MAX_CONFUSIONS)]
-    true, predicted = np.unravel_index(pairs, errors.shape)
+    true, predicted = _largest_errors(counts)
     names = style.sanitize_names(class_names, 24)
     labels = [f"{names[i]} as {names[j]}" for i, j in zip(true, predicted, strict=True)]
     fig, ax = style.new_axes(7.5, 0.24 * max(len(labels), 4) + 0.95, title)
@@ -122,6 +121,37 @@ def _largest_confusions(
         fact += f"; {len(labels)} of {found:,} confusions: the largest"
     ax.set_title(fact, loc="left", color=style.GREY)
     return fig
+
+
+def _largest_errors(counts: Floats) -> tuple[NDArray[np.intp], ...]:
+    """Return the true and the predicted classes (n,) of the largest confusions."""
+    errors = counts * (1 - np.eye(len(counts)))
+    pairs = np.argsort(-errors, axis=None, kind="stable")
+    shown = min(np.count_nonzero(errors), MAX_CONFUSIONS)
+    return np.unravel_index(pairs[:shown], errors.shape)
+
+
+def confusion_boxes(fig: Figure, counts: ArrayLike) -> list[tuple[int, int, list[float]]]:
+    """Return where a picture of `confusion` that was saved shows the counts (C, C) above zero.
+
+    Returns
+    -------
+    list of (int, int, list of float)
+        The true class, the predicted class, and the left end, top, width and height of the cell, or
+        of the row with its name, in percent of the figure.
+    """
+    counts = np.asarray(counts, np.float64)
+    has_rows = len(counts) > MAX_CLASSES
+    true, predicted = _largest_errors(counts) if has_rows else np.nonzero(counts)
+    y = np.arange(len(true)) if has_rows else true
+    corners = np.stack([predicted, y], axis=1)[:, None] + [[-0.5, -0.5], [0.5, 0.5]]  # (n, 2, 2)
+    to_figure = fig.axes[0].transData - fig.transFigure
+    ends = 100 * to_figure.transform(corners.reshape(-1, 2)).reshape(corners.shape)
+    if has_rows:
+        ends[..., 0] = 0, 100
+    ends[..., 1] = 100 - ends[..., 1]  # CSS counts from the top
+    boxes = np.concatenate([ends[:, 0], ends[:, 1] - ends[:, 0]], axis=1)
+    return list(zip(true.tolist(), predicted.tolist(), boxes.tolist(), strict=True))
 
 
 def draw_clusters(result: FeatureFile, split: str | None, run: int) -> Drawn:

@@ -8,6 +8,7 @@ import io
 import math
 import re
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,14 +20,18 @@ from markdown_it.token import Token
 from markupsafe import Markup
 from PIL import Image
 
-from clipkit.analysis.results import choose_split, newest_entry
+from clipkit.analysis import results
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError
+from clipkit.base.names import distinct_names
 from clipkit.features.model import FeatureFile
 from clipkit.plots import style
-from clipkit.plots.attributes import draw_attributes
+from clipkit.plots.attributes import draw_attributes, draw_importance
 from clipkit.plots.compare import draw_comparison
-from clipkit.plots.confusion import draw_classes, draw_confusion
+from clipkit.plots.confusion import confusion_boxes, draw_classes, draw_clusters, draw_confusion
+from clipkit.plots.style import Drawn
+from clipkit.plots.temperature import draw_sweeps
+from clipkit.plots.variance import draw_variance
 from clipkit.report.blocks import (
     Bar,
     Block,
@@ -53,6 +58,14 @@ UNREADABLE = (  # what Pillow raises
 )
 BAR_WIDTH, BAR_HEIGHT = 96, 14
 PAD = 3  # pixels at the ends of a bar, for its marks
+# The pictures of results by what made them, besides those of predictions
+DRAWN: dict[str, Callable[[FeatureFile], Drawn]] = {
+    "cluster": lambda result: draw_clusters(result, None, 0),
+    "compare": draw_comparison,
+    "importance": draw_importance,
+    "probe": lambda result: draw_sweeps([result], None),
+    "variance": draw_variance,
+}
 # Words of Hebrew, Arabic and other scripts from right to left
 RIGHT_TO_LEFT = "\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\U00010800-\U00010fff\U0001e800-\U0001efff"
 RIGHT_TO_LEFT_WORDS = re.compile(f"[{RIGHT_TO_LEFT}]+(?:[ -]+[{RIGHT_TO_LEFT}]+)*")
@@ -75,7 +88,7 @@ def as_html(page: Page, album: Album | None = None) -> str:
     pictures = _Pictures()
     lead = page.lead and pictures.draw(draw_attributes, page.lead)
     drawn = Path(page.lead.display_name) if page.lead and lead else None
-    drawings = [lead, *_drawings(page, pictures.draw)]
+    drawings = [lead, *_drawings(page, album, pictures.draw)]
     style.warn_of_boxes(pictures.missing)
     nodes = [*_nodes(page, pictures, drawn)]
     if nodes and nodes[-1]["kind"] == "heading" and isinstance(page.blocks[-1], Picture):
@@ -242,7 +255,11 @@ class _Pictures:
             return None
 
     def draw(
-        self, draw: Callable[..., tuple[Any, str]], result: FeatureFile, *options: Any
+        self,
+        draw: Callable[..., Drawn],
+        result: FeatureFile,
+        *options: Any,
+        album: Album | None = None,
     ) -> dict[str, Any] | None:
         """Draw a result as SVG, or return None if its columns are another program's."""
         try:
@@ -254,27 +271,62 @@ class _Pictures:
         self.missing += missing
         width, height = (round(SVG_DPI * inches) for inches in figure.get_size_inches())
         uri = _data_uri("image/svg+xml", content)
-        return _picture_node(uri, (width, height), escape(style.title_of(figure)), is_chart=True)
+        links = _links(figure, result, album) if album else []
+        caption = escape(style.title_of(figure))
+        return _picture_node(uri, (width, height), caption, is_chart=True, links=links)
 
 
-def _picture_node(uri: str, size: tuple[int, int], caption: str, is_chart: bool) -> dict[str, Any]:
-    look = {"size": size, "is_chart": is_chart}
+def _picture_node(
+    uri: str,
+    size: tuple[int, int],
+    caption: str,
+    is_chart: bool,
+    links: Sequence[dict[str, Any]] = (),
+) -> dict[str, Any]:
+    look = {"size": size, "is_chart": is_chart, "links": links}
     return {"kind": "picture", "uri": uri, "caption": _inline(caption), **look}
 
 
-def _drawings(page: Page, draw: Callable[..., Any]) -> list[dict[str, Any] | None]:
-    """Draw the main result's confusion and classes, and what `compare` found, without a folder."""
-    if any(isinstance(block, Picture) for block in page.blocks):
-        return []
-    main, _ = page.main_result("")
+def _drawings(
+    page: Page, album: Album | None, draw: Callable[..., Any]
+) -> list[dict[str, Any] | None]:
+    """Draw the main result's confusion and classes, and what other commands found.
+
+    A page with pictures of a folder has only the confusion, and only to link to an album.
+    """
+    has_pictures = any(isinstance(block, Picture) for block in page.blocks)
+    main, _ = page.main_result(album.dataset if album else "")
     drawings = []
     if main is not None:
-        options = main, choose_split(main), None, None
-        drawings = [draw(draw_confusion, *options), draw(draw_classes, *options)]
+        options = main, results.choose_split(main), None, None
+        if album or not has_pictures:
+            drawings.append(draw(draw_confusion, *options, album=album))
+        if not has_pictures:
+            drawings.append(draw(draw_classes, *options))
     for result in page.results.values():
-        if newest_entry(result)["command"] == "compare":
-            drawings.append(draw(draw_comparison, result))
+        command = results.newest_entry(result)["command"]
+        is_sweep = command != "probe" or result.run_count > 1
+        if command in DRAWN and is_sweep and not has_pictures:
+            drawings.append(draw(DRAWN[command], result))
     return drawings
+
+
+def _links(figure: Any, result: FeatureFile, album: Album) -> list[dict[str, Any]]:
+    """Link the cells of a drawn confusion to their first images in an album of the same result."""
+    matrix = results.count(results.predictions(result))
+    names = distinct_names(list(map(console.escaped, matrix.class_names)))
+    pairs = [(image.true, image.predicted) for image in album.images]
+    images = Counter(pairs)
+    links = []
+    for i, j, box in confusion_boxes(figure, matrix.counts):
+        pair = names[i], names[j]
+        if pair in images:
+            counted = console.count(int(matrix.counts[i, j]), "image")
+            if images[pair] < matrix.counts[i, j]:
+                counted = f"{images[pair]} of {counted}"
+            title = f"{pair[0]} seen as {pair[1]}: {counted}"
+            links.append({"image": pairs.index(pair) + 1, "title": title, "box": box})
+    return links
 
 
 def _data_uri(mime_type: str, content: bytes) -> str:

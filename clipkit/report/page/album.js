@@ -50,5 +50,21 @@
   more.addEventListener("click", () => { limit += 24; update(); });
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("reset", () => setTimeout(update));
+  // A link to an image from a picture shows all images with its true and predicted classes.
+  const showLike = (hash) => {
+    const image = images.find(({ id }) => hash === `#${id}`);
+    if (!image) return undefined;
+    form.reset();
+    for (const name of ["true", "predicted"]) {
+      if (form.elements[name]) form.elements[name].value = image.dataset[name];
+    }
+    limit = 24;
+    update();
+    return image;
+  };
+  for (const place of document.querySelectorAll(".place")) {
+    place.addEventListener("click", () => showLike(place.hash));
+  }
   update(); // a browser may keep the choices of a page that is opened again
+  showLike(location.hash)?.scrollIntoView();
 })();
