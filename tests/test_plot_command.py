@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -325,16 +326,16 @@ def test_a_finding_names_what_stands_out_and_nothing_in_a_tie() -> None:
 
     names = ["cat", "dog", "car"]
     counts = np.array([[6, 4, 0], [1, 9, 0], [0, 0, 10]])
-    assert _confusion_finding(counts, names, None) == (
+    assert _confusion_finding(counts, names, None, math.nan) == (
         "cat is predicted as dog for 40 % of its images"
     )
-    assert _confusion_finding(np.eye(3), names, None) == ""
-    assert _confusion_finding(np.ones((2, 2)), names[:2], None) == ""
+    assert _confusion_finding(np.eye(3), names, None, math.nan) == ""
+    assert _confusion_finding(np.ones((2, 2)), names[:2], None, math.nan) == ""
     # animals and cars: of 8 errors by class, 2 are between the groups
     grouped = np.array([[18, 2], [0, 10]])
     assert (
-        _confusion_finding(grouped, ["animal", "car"], 22 / 30)
-        == "75 % of the errors keep the group"
+        _confusion_finding(grouped, ["animal", "car"], 22 / 30, 0.5)
+        == "75 % of the errors keep the group; by chance, 50 %"
     )
     assert (
         _classes_finding(np.array([0.5, 0.9, 0.7]), names) == "Best F1 0.90 (dog), worst 0.50 (cat)"
