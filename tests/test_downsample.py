@@ -63,7 +63,7 @@ def test_embeddings_are_those_of_images_that_were_made_smaller_before(tmp_path):
 
 def test_images_that_are_too_small_to_be_shrunk_are_noted(tmp_path):
     line = ("embed", *SHAPES, "--limit", 4, "-f", "-o", tmp_path / "img.h5", "--downsample")
-    text = "--downsample 64: the first image has 64 x 64 pixels and stays as it is"
+    text = "--downsample 64: the first image has 64x64 pixels\n"
     assert text in ok(*line, 64).stderr
     assert "pixels" not in ok(*line, 63).stderr
 

@@ -129,9 +129,8 @@ def kept_by_chance(labels: Int64, predicted: Int64, groups: Int64) -> float:
     is_error = labels != predicted
     true = np.bincount(labels[is_error], minlength=len(groups))  # (C)
     wrong = np.bincount(predicted[is_error], minlength=len(groups))
-    in_group = np.bincount(groups, weights=wrong)[groups]
-    shares = (in_group - wrong) / np.maximum(wrong.sum() - wrong, 1)
-    return float(true @ shares / max(true.sum(), 1))
+    kept = np.bincount(groups, weights=wrong)[groups] - wrong
+    return float(true @ (kept / np.maximum(wrong.sum() - wrong, 1)) / max(true.sum(), 1))
 
 
 def class_scores(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.base.errors import UsageError
 from clipkit.commands import _completion as completion
 from clipkit.commands._options import (
     DEFAULT_MODEL,
@@ -30,7 +29,6 @@ from clipkit.commands._options import (
 )
 
 if TYPE_CHECKING:
-    from clipkit.datasets import Dataset
     from clipkit.embedding import Part
     from clipkit.models import RunOptions
 
@@ -206,7 +204,6 @@ def embed(
             data = data.split_off(parse_fractions(split_off))
         if downsample is not None:
             data = data.downsample(downsample)
-            _note_small_images(data, downsample)
     skipped = embedding.embed(
         data,
         output,
@@ -229,18 +226,6 @@ def embed(
         text += f", {count - len(skipped)} embedded; the file lists them"
     console.warn(text)
     return SKIPPED
-
-
-def _note_small_images(data: Dataset, pixels: int) -> None:
-    """Say so if the first image, by which the others are judged, is too small to be shrunk."""
-    from clipkit.base import console
-
-    first = next((split for split in data.splits.values() if len(split)), None)
-    with contextlib.suppress(ClipkitError):  # a first image that cannot be used is named later
-        size = first.source.image(0).size if first else ()
-        if size and min(size) <= pixels:
-            text = f"the first image has {size[0]} x {size[1]} pixels and stays as it is"
-            console.note(f"--downsample {pixels}: {text}")
 
 
 def _check_engine(engine: str, replicas: int | None, part: str | None) -> None:

@@ -103,8 +103,7 @@ def probe(
             "draw n of a seed is the first draw of seed + n",
         )
     Cs = parse_numbers(regularization, "C")
-    draws = classifier == "mlp" or val is not None or counts or SEED in file
-    if seed != ["42"] and not draws:
+    if seed != ["42"] and classifier != "mlp" and not (val or counts or SEED in file):
         console.note(f"--seed has no effect on {classifier} without --val or --shots")
     from clipkit.analysis import evaluation  # loads scikit-learn
 

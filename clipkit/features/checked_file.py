@@ -49,9 +49,8 @@ class CheckedFile:
         self.path = file.path
         self.display_name = display_name
         self.size = self._check_container()
-        self._stream = _OpenDescriptor(file.descriptor)
         with self._reading("the file"):
-            self.h5 = h5py.File(self._stream, "r")
+            self.h5 = h5py.File(_OpenDescriptor(file.descriptor), "r")
 
     def close(self) -> None:
         """Close the file. This may fail for a damaged one, which was only read."""
@@ -76,16 +75,13 @@ class CheckedFile:
 
     @contextlib.contextmanager
     def _reading(self, what: str) -> Iterator[None]:
-        """Turn HDF5's many exceptions into one: what it cannot read is damaged.
-
-        If the system cannot read the file, the error is about that, even if HDF5 loses its number.
-        """
+        """Turn HDF5's many exceptions into one: damage, unless the system could not read."""
         try:
             yield
         except (ClipkitError, MemoryError):
             raise
         except Exception as error:
-            reason = self._stream.reason or getattr(error, "strerror", None)
+            reason = getattr(error, "strerror", None)
             if reason:
                 raise ClipkitError(f"cannot read {self.display_name}: {reason}") from error
             raise self.damage(f"cannot read {what}: it is damaged") from error
@@ -361,7 +357,6 @@ class _OpenDescriptor(io.RawIOBase):
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._position = 0
-        self.reason: str | None = None  # why the system could not read
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Go to a byte and return its number."""
@@ -372,11 +367,7 @@ class _OpenDescriptor(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         """Fill a buffer with the bytes from the position on."""
-        try:
-            read_exactly(self._descriptor, memoryview(buffer), self._position)
-        except OSError as error:
-            self.reason = error.strerror
-            raise
+        read_exactly(self._descriptor, memoryview(buffer), self._position)
         return len(buffer)
 
 

@@ -48,7 +48,7 @@ def draw_confusion(
 
 
 def _confusion_finding(
-    counts: NDArray[Any], names: Sequence[str], by_class: float | None, by_chance: float
+    counts: NDArray[Any], names: Sequence[str], by_class: float | None, chance: float
 ) -> str:
     """Say whether errors stay within groups or, of classes, which confusion is the largest."""
     errors = counts * (1 - np.eye(len(counts)))
@@ -57,8 +57,7 @@ def _confusion_finding(
         share = 1 - errors.sum() / max(wrong, 1)
         if wrong < 0.5 or len(counts) == 1:  # no error, or no other group
             return ""
-        chance = f"by chance, {100 * by_chance:.0f} %"
-        return f"{100 * share:.0f} % of the errors keep the group; {chance}"
+        return f"{100 * share:.0f} % of the errors keep the group; by chance, {100 * chance:.0f} %"
     if np.count_nonzero(errors == errors.max(initial=0)) != 1:  # none, or a tie
         return ""
     true, predicted = np.unravel_index(errors.argmax(), errors.shape)

@@ -101,10 +101,7 @@ def of_files(
     for path in controls:
         members = [name for name, file in control_of.items() if path in (file, file.parent)]
         if not any(name in files or name in left_out for name in members):
-            raise ClipkitError(
-                f"{path}: expected results of an untrained control, got none",
-                "name the folder that holds them",
-            )
+            raise ClipkitError(f"{path}: expected results of an untrained control, got none")
     sections = _Sections(files)
     left_out |= sections.left_out
     for name in sections.left_out:

@@ -154,8 +154,6 @@ def compare_figures(
 ) -> tuple[list[Block], list[Fact]]:
     """Return the section of a table's figures beside results by their names, and its summary.
 
-    If no figure was measured, only the section says so.
-
     `same_as` has values of `NAMES` that count in place of what the histories of the results say.
     """
     trained: list[_Described] = []
