@@ -258,6 +258,11 @@ def remake(table: str, rows: list[list[str]]) -> str:
     return "\n".join([padded[1], padded[0], *padded[2:]]) + "\n"
 
 
+def tables() -> list[str]:
+    """Return the tables of the page."""
+    return TABLE.findall(PAGE.read_text())
+
+
 def remake_page(text: str, trained: Results, control: Results) -> str:
     """Return the page with the numbers of results in its tables."""
     makers = iter(MAKERS)
