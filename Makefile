@@ -13,10 +13,12 @@ INSTALLED := $(VENV)/.installed
 FUZZ_TIMES = 30
 FUZZ_SEED = 0
 DEMO := results/demo/tiny-shapes
+# The page about the thesis is made from results of the present commit.
+PAGE_RESULTS = results/page-$(shell git describe --always)
 # Two processes share the tests. Each begins with one half and helps the other at the end.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: help install demo test test-quick test-all lint format docs site bench fuzz tiny clean
+.PHONY: help install demo test test-quick test-all lint format docs site thesis-page bench fuzz tiny clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -63,6 +65,10 @@ docs: $(INSTALLED)  ## Run the examples of README.md and docs/ again and record 
 
 site: $(INSTALLED)  ## Build README.md, docs/ and an example report as a site in build/site/html
 	$(BIN)/python docs/website.py
+
+thesis-page: $(INSTALLED)  ## Make the tables and pictures of docs/thesis.md again
+	@$(MAKE) --no-print-directory thesis MODEL=tiny DATASET=shapes LIMIT= RESULTS=$(PAGE_RESULTS)
+	$(BIN)/python docs/thesis_page.py $(PAGE_RESULTS)
 
 bench: $(INSTALLED)  ## Time clipkit and the code that it replaces (BENCH="--only probes" ...)
 	$(BIN)/python tests/bench/bench.py $(BENCH)

@@ -168,3 +168,27 @@ def test_the_untrained_column_is_that_of_the_control(thesis_results, page):
     for label, expected in chapters_2_and_3(control).items():
         assert_close(label, page[label]["untrained control"], expected)
     assert page["purity"]["untrained control"] == "not measured"  # not run for the control
+
+
+@pytest.mark.exhaustive
+def test_the_tables_of_the_page_about_the_thesis_are_made_of_results(thesis_results, monkeypatch):
+    """Of `digits` only one attribute is known, so that the table of attributes is left out."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "docs")
+    import thesis_page
+
+    monkeypatch.setattr(thesis_page, "SEEDS", (42, 1))
+    results = thesis_page.Results(thesis_results)
+    monkeypatch.setattr(thesis_page, "PROMPTS", (16, 32, 415))
+    made = {}
+    for table, make in zip(thesis_page.tables(), thesis_page.MAKERS, strict=True):
+        if make in (None, thesis_page.attributes):
+            continue
+        made[make.__name__] = make(results, results)
+        columns = len(table.splitlines()[0].strip("|").split("|"))
+        has_labels = make is not thesis_page.calibration
+        assert {len(row) for row in made[make.__name__]} == {columns - has_labels}
+    report = tables((thesis_results / "report.md").read_text())
+    accuracy = numbers(report["img.svm.h5"]["accuracy (%)"])
+    assert numbers(made["baseline"][0][0])[0] == accuracy[0]
+    purity = read(thesis_results / "img.cluster-42.h5").runs["purity"][0]
+    assert numbers(made["clusters"][0][0])[0] == round(float(purity), 4)

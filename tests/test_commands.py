@@ -290,6 +290,15 @@ def test_the_options_of_probe_reach_the_probe(logits_h5, tmp_path):
     assert expected.items() <= entry.items()
 
 
+@pytest.mark.parametrize(
+    ("options", "is_noted"),
+    [("--seed 7", True), ("--seed 42", False), ("--seed 7 --val 0.25", False)],
+)
+def test_a_seed_that_draws_nothing_is_noted(options, is_noted, logits_h5):
+    text = "clipkit: --seed has no effect on svm without --val or --shots\n"
+    assert (text in ok("probe", logits_h5, *options.split()).stderr) == is_noted
+
+
 def test_info_of_a_file_names_its_content_and_history(logits_h5):
     info = {row["field"]: row["value"] for row in rows(ok("info", logits_h5).stdout)}
     assert info["kind"] == "logits"

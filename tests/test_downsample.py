@@ -61,6 +61,13 @@ def test_embeddings_are_those_of_images_that_were_made_smaller_before(tmp_path):
         np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
+def test_images_that_are_too_small_to_be_shrunk_are_noted(tmp_path):
+    line = ("embed", *SHAPES, "--limit", 4, "-f", "-o", tmp_path / "img.h5", "--downsample")
+    text = "--downsample 64: the first image has 64x64 pixels\n"
+    assert text in ok(*line, 64).stderr
+    assert "pixels" not in ok(*line, 63).stderr
+
+
 def test_the_history_has_the_size_only_if_images_were_made_smaller(tmp_path):
     plain = embed(tmp_path / "img.h5")
     small = embed(tmp_path / "small.h5", "--downsample", 16)

@@ -253,6 +253,23 @@ def test_a_file_that_ends_within_its_features_is_damaged(tmp_path):
             file.in_memory()
 
 
+@pytest.mark.parametrize("n_reads", [0, 2, 8])
+def test_a_file_that_the_system_cannot_read_is_not_called_damaged(n_reads, tmp_path, monkeypatch):
+    """A disk fails after some reads. HDF5 passes on its errors without their numbers."""
+    path, preadv, done = tmp_path / "x.h5", os.preadv, []
+    write(path, one_split(np.zeros((3000, 2000), np.float32)))
+
+    def fail(*words: Any) -> int:
+        done.append(words)
+        if len(done) > n_reads:
+            raise OSError(errno.EIO, "Input/output error")
+        return preadv(*words)
+
+    monkeypatch.setattr(os, "preadv", fail)
+    with fails_with(f"cannot read {path}: Input/output error"):
+        read(path)
+
+
 @pytest.mark.parametrize("name", ["x.h5", "/dev/null"])
 def test_an_error_of_the_disk_while_a_file_is_written_is_not_lost(tmp_path, monkeypatch, name):
     syncs: list[int] = []

@@ -35,6 +35,15 @@ def test_f1_per_class_is_scikit_learns_and_nan_for_a_class_without_rows(pairs):
     assert np.flatnonzero(np.isnan(f1)).tolist() == sorted(set(range(5)) - set(present))
 
 
+@given(PAIRS)
+def test_errors_keep_the_group_by_chance_as_often_as_with_the_predictions_of_all_errors(pairs):
+    y, p = pairs
+    groups = np.array([0, 1, 0, 2, 1])
+    wrong = p[y != p]
+    shares = [(groups[wrong[wrong != i]] == groups[i]).mean() for i in y[y != p]]
+    assert metrics.kept_by_chance(y, p, groups) == pytest.approx(np.mean(shares or [0]))
+
+
 @pytest.mark.parametrize("k", [1, 2, 5])
 def test_topk_accuracy_is_scikit_learns(k):
     rng = np.random.default_rng(0)

@@ -517,7 +517,7 @@ def test_a_disk_that_fills_up_at_any_byte(fork_server, tmp_path, expected):
     assert finished.exit_code == 0, finished.stderr
     size = (tmp_path / "out.h5").stat().st_size
     write_feature_file(tmp_path / "out.h5")
-    problem = ("clipkit logits: cannot write ", ": File too large", "nothing was replaced")
+    problem = ("clipkit logits: cannot write out.h5: ", "File too large", "nothing was replaced")
     with unchanged(tmp_path):
         for limit in range(500, size, 311):
             ended = fork_server.run(tmp_path, *words, fake=True, limits={"RLIMIT_FSIZE": limit})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -107,8 +108,9 @@ def test_a_table_of_which_nothing_was_measured_is_one_sentence(tmp_path):
     write_table(folder, *rows)
     page = of_files([folder], expected=str(folder / "figures.tsv"))
     text = "None of the 2 published figures of figures.tsv was measured here: "
-    assert page.summary[0].text.startswith(text)
-    assert page.blocks[:2] == [blocks.Heading(2, "Published figures"), page.summary[0].text]
+    assert page.blocks[0] == blocks.Heading(2, "Published figures")
+    assert page.blocks[1].startswith(text)
+    assert all(fact.name != "Published figures" for fact in page.summary)
     assert not any(isinstance(block, blocks.Table) for block in page.blocks[:3])
 
 
@@ -277,9 +279,20 @@ def test_a_control_has_a_column(tmp_path):
     found = tables(ok("report", folder, "--untrained", control).stdout)
     row = found["img.svm.h5"]
     assert row["untrained control (%)"] == row["accuracy (%)"]
-    (control / "img.svm.h5").unlink()
-    found = tables(ok("report", folder, "--control", control).stdout)
+    found = tables(ok("report", folder).stdout)
     assert "untrained control (%)" not in found["img.svm.h5"]
+
+
+def test_a_control_without_results_is_refused(img_h5, tmp_path):
+    """Embeddings of a control are none, but lie beside them."""
+    folder = write_results(tmp_path / "a")
+    control = write_results(tmp_path / "b", model={"untrained": 3, "digest": "sha256:34"})
+    shutil.copy(img_h5, control)
+    ok("report", folder, "--control", control)
+    message = "expected results of an untrained control, got none"
+    (control / "img.svm.h5").unlink()
+    for path in (control, control / img_h5.name):
+        assert f"{path}: {message}" in fails("report", folder, "--control", path)
 
 
 def test_a_folder_of_a_trained_model_is_no_control(tmp_path):

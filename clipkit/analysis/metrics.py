@@ -121,6 +121,18 @@ def f1_per_class(labels: Int64, predicted: Int64, n_classes: int) -> Floats:
     return np.where(scores["support"] > 0, scores["f1"], np.nan)
 
 
+def kept_by_chance(labels: Int64, predicted: Int64, groups: Int64) -> float:
+    """Return the expected share of errors that keep the group (C) of their class by chance.
+
+    An error then gets the predicted class of any error, if that is not its own class (N).
+    """
+    is_error = labels != predicted
+    true = np.bincount(labels[is_error], minlength=len(groups))  # (C)
+    wrong = np.bincount(predicted[is_error], minlength=len(groups))
+    kept = np.bincount(groups, weights=wrong)[groups] - wrong
+    return float(true @ (kept / np.maximum(wrong.sum() - wrong, 1)) / max(true.sum(), 1))
+
+
 def class_scores(
     labels: Int64, predicted: Int64, n_classes: int
 ) -> dict[str, NDArray[np.float64] | Int64]:

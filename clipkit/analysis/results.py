@@ -56,7 +56,8 @@ class Predictions:
     """The true and the predicted class of each image (N), of one run.
 
     `ids` name the images. `label` says what sets the run apart, for a title. `display_name` is the
-    result's. Predictions of groups of classes keep the accuracy by class in `class_accuracy`.
+    result's. Predictions of groups of classes keep the accuracy by class in `class_accuracy`, and
+    have in `kept_by_chance` the share of errors that would keep the group by chance.
     """
 
     ids: list[str]
@@ -66,6 +67,7 @@ class Predictions:
     label: str
     display_name: str
     class_accuracy: float | None = None
+    kept_by_chance: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -386,6 +388,7 @@ def group_classes(predictions: Predictions, groups: Sequence[str]) -> Prediction
         predicted=index[predictions.predicted],
         class_names=names.tolist(),
         class_accuracy=metrics.accuracy(predictions.labels, predictions.predicted),
+        kept_by_chance=metrics.kept_by_chance(predictions.labels, predictions.predicted, index),
     )
 
 

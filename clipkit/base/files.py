@@ -228,7 +228,7 @@ def atomic_write(output: str, *, force: bool = False) -> Iterator[Path]:
     with _temporary_file(folder, target.name, mode) as created:
         temporary = created.path
         # of the block's errors, the others may be about what it reads
-        with _write_errors(str(folder), only=DISK_FULL):
+        with _write_errors(f"to {folder}" if is_stream else output, only=DISK_FULL):
             yield temporary
         with _write_errors("standard output" if output == STREAM else output):
             if is_stream:

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Annotated
 
+from clipkit.base import console
 from clipkit.base.errors import UsageError
 from clipkit.commands import _completion as completion
 from clipkit.commands._options import (
+    SEED,
     Attribute,
     EvalSplit,
     FeatureInput,
@@ -101,6 +103,8 @@ def probe(
             "draw n of a seed is the first draw of seed + n",
         )
     Cs = parse_numbers(regularization, "C")
+    if seed != ["42"] and classifier != "mlp" and not (val or counts or SEED in file):
+        console.note(f"--seed has no effect on {classifier} without --val or --shots")
     from clipkit.analysis import evaluation  # loads scikit-learn
 
     spec = evaluation.ProbeSpec(classifier, features, standardize, seeds[0], counts, repeat)

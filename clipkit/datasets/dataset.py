@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from clipkit.base import console
 from clipkit.base.errors import ClipkitError, ImageError, UsageError, unknown
 from clipkit.datasets import images, remote
 from clipkit.features import splitting
@@ -341,8 +342,12 @@ class Dataset:
     def downsample(self, pixels: int) -> Dataset:
         """Shrink images to `pixels` on the shorter side: what `clipkit embed --downsample` does.
 
-        Smaller images stay as they are.
+        Smaller images stay as they are. A note says so if the first image is one.
         """
+        with contextlib.suppress(ImageError, IndexError):  # no image, or none that can be used
+            width, height = next(iter(self.splits.values())).source.image(0).size
+            if min(width, height) <= pixels:
+                console.note(f"--downsample {pixels}: the first image has {width}x{height} pixels")
         splits = {}
         for name, split in self.splits.items():
             splits[name] = replace(split, downsample=pixels)

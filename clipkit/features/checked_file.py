@@ -75,12 +75,15 @@ class CheckedFile:
 
     @contextlib.contextmanager
     def _reading(self, what: str) -> Iterator[None]:
-        """Turn HDF5's many exceptions into one: what it cannot read is damaged."""
+        """Turn HDF5's many exceptions into one: damage, unless the system could not read."""
         try:
             yield
         except (ClipkitError, MemoryError):
             raise
         except Exception as error:
+            reason = getattr(error, "strerror", None)
+            if reason:
+                raise ClipkitError(f"cannot read {self.display_name}: {reason}") from error
             raise self.damage(f"cannot read {what}: it is damaged") from error
 
     def _check_container(self) -> int:

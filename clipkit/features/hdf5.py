@@ -26,6 +26,7 @@ from clipkit.base.files import (
     check_ending,
     check_one_stream,
     display_name,
+    goes_to_stream,
     keep_open,
     spool_input,
 )
@@ -198,27 +199,36 @@ def write(output: str | Path, file: FeatureFile, *, force: bool = False) -> str:
     check_ending(str(output))
     with atomic_write(str(output), force=force) as temporary:
         validate(file)
-        with _create(temporary) as h5:
-            entries = {}
-            if file.runs:
-                with _write_errors(temporary):  # HDF5 would sort the columns of a report by name
-                    h5.create_group("runs", track_order=True)
-            datasets = file.datasets()
-            for name in sorted(datasets, key=place_of):
-                value = datasets[name]
-                if is_features(name):
-                    where = f"{file.display_name}: {name}"
-                    matrix = BlockMatrix.from_array(value)
-                    entries[name] = _write_features(h5, name, matrix, where)
-                else:
-                    entries[name] = _write_array(h5, name, stored_array(value, name))
-            attributes = file.attributes()
-            digest = file_digest(attributes, entries)
-            with _write_errors(temporary):
-                for name, value in {**attributes, "digest": digest, "complete": 1}.items():
-                    _set_attribute(h5, name, value)
-                h5.flush()
+        try:
+            digest = _write(temporary, file)
+        except WriteError as error:
+            where = f"to {temporary.parent}" if goes_to_stream(str(output)) else output
+            raise WriteError(f"cannot write {where}: {error.message}", error.hint) from error
         _check_written(temporary, file.display_name)
+    return digest
+
+
+def _write(path: Path, file: FeatureFile) -> str:
+    """Write a feature file and return its digest. The message of a WriteError is its reason."""
+    with _create(path) as h5:
+        entries = {}
+        if file.runs:
+            with _write_errors():  # HDF5 would sort the columns of a report by name
+                h5.create_group("runs", track_order=True)
+        datasets = file.datasets()
+        for name in sorted(datasets, key=place_of):
+            value = datasets[name]
+            if is_features(name):
+                where = f"{file.display_name}: {name}"
+                entries[name] = _write_features(h5, name, BlockMatrix.from_array(value), where)
+            else:
+                entries[name] = _write_array(h5, name, stored_array(value, name))
+        attributes = file.attributes()
+        digest = file_digest(attributes, entries)
+        with _write_errors():
+            for name, value in {**attributes, "digest": digest, "complete": 1}.items():
+                _set_attribute(h5, name, value)
+            h5.flush()
     return digest
 
 
@@ -234,7 +244,7 @@ def _check_written(path: Path, name: str) -> None:
 @contextlib.contextmanager
 def _create(path: Path) -> Iterator[h5py.File]:
     """Create an HDF5 file, and close it at the end."""
-    with _write_errors(path):
+    with _write_errors():
         h5 = h5py.File(path, "w", libver="v110", locking=False)
     try:
         yield h5
@@ -249,7 +259,7 @@ def _create(path: Path) -> Iterator[h5py.File]:
 
 def _close(h5: h5py.File) -> None:
     try:
-        with _write_errors(h5.filename):
+        with _write_errors():
             h5.close()
     except WriteError:
         _keep_open(h5)
@@ -270,7 +280,7 @@ def _write_array(h5: h5py.File, name: str, array: NDArray[Any]) -> dict[str, Any
     sha256 = sha256_of([array])
     if array.dtype.kind == "S":
         array = array.astype(h5py.string_dtype("utf-8", array.dtype.itemsize))
-    with _write_errors(h5.filename):
+    with _write_errors():
         dataset = h5.create_dataset(name, data=array)
         dataset.flush()
         _set_attribute(dataset, "sha256", sha256)
@@ -281,7 +291,7 @@ def _write_features(h5: h5py.File, name: str, matrix: BlockMatrix, where: str) -
     """Write a matrix block by block and return its part of the file's digest."""
     n, width = matrix.shape
     chunks = (min(n, chunk_rows(width)), min(width, MAX_CHUNK_BYTES // 4))
-    with _write_errors(h5.filename):
+    with _write_errors():
         dataset = h5.create_dataset(name, (n, width), "<f4", chunks=chunks, fletcher32=True)
     sha = hashlib.sha256()
     rows = 0
@@ -289,13 +299,13 @@ def _write_features(h5: h5py.File, name: str, matrix: BlockMatrix, where: str) -
     with ThreadPoolExecutor(1) as hasher:
         for block in prefetch(blocks):
             hashed = hasher.submit(sha.update, block.data)
-            with _write_errors(h5.filename):
+            with _write_errors():
                 dataset[rows : rows + len(block)] = block
             hashed.result()
             rows += len(block)
     if rows != n:
         raise ClipkitError(f"{where}: expected {n} rows, got {rows}")
-    with _write_errors(h5.filename):
+    with _write_errors():
         dataset.flush()  # HDF5 reports no error for what it writes when an object is freed
         _set_attribute(dataset, "sha256", sha.hexdigest())
     return digest_entry("<f4", matrix.shape, sha.hexdigest())
@@ -328,15 +338,14 @@ def _set_attribute(owner: Any, name: str, value: str | int | float) -> None:
 
 
 @contextlib.contextmanager
-def _write_errors(path: Any) -> Iterator[None]:
+def _write_errors() -> Iterator[None]:
     """Turn h5py's errors into one: for a full disk it has OSError, RuntimeError and others."""
     try:
         yield
     except MemoryError:
         raise
     except Exception as error:
-        folder = Path(path).parent
-        raise WriteError(f"cannot write to {folder}: {_reason(error)}", DISK_FULL_HINT) from error
+        raise WriteError(_reason(error), DISK_FULL_HINT) from error
 
 
 def _reason(error: Exception) -> str:

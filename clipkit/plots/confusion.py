@@ -43,10 +43,13 @@ def draw_confusion(
     of = "" if groups is None else " of groups"
     title = f"Confusion{of} ({matrix.label})"
     figure = confusion(counts, names, class_accuracy=by_class, title=title)
-    return style.state(figure, _confusion_finding(counts, names, by_class), source)
+    finding = _confusion_finding(counts, names, by_class, scored.kept_by_chance)
+    return style.state(figure, finding, source)
 
 
-def _confusion_finding(counts: NDArray[Any], names: Sequence[str], by_class: float | None) -> str:
+def _confusion_finding(
+    counts: NDArray[Any], names: Sequence[str], by_class: float | None, chance: float
+) -> str:
     """Say whether errors stay within groups or, of classes, which confusion is the largest."""
     errors = counts * (1 - np.eye(len(counts)))
     if by_class is not None:
@@ -54,7 +57,7 @@ def _confusion_finding(counts: NDArray[Any], names: Sequence[str], by_class: flo
         share = 1 - errors.sum() / max(wrong, 1)
         if wrong < 0.5 or len(counts) == 1:  # no error, or no other group
             return ""
-        return f"{100 * share:.0f} % of the errors keep the group"
+        return f"{100 * share:.0f} % of the errors keep the group; by chance, {100 * chance:.0f} %"
     if np.count_nonzero(errors == errors.max(initial=0)) != 1:  # none, or a tie
         return ""
     true, predicted = np.unravel_index(errors.argmax(), errors.shape)

@@ -29,6 +29,7 @@ class ShotCurve(NamedTuple):
     mean: ArrayLike
     low: ArrayLike
     high: ArrayLike
+    probe: int = 0  # the number of the result that it is of
 
 
 def draw_shots(probes: Sequence[FeatureFile], zeroshot: FeatureFile | None) -> Drawn:
@@ -38,7 +39,8 @@ def draw_shots(probes: Sequence[FeatureFile], zeroshot: FeatureFile | None) -> D
     trained = [probe for probe in probes if not is_untrained(probe)] or probes
     line = None
     if zeroshot is not None:
-        line = zeroshot_line(zeroshot, trained[0], shot_curves(trained[:1])[0])
+        curve = next(curve for curve in curves if probes[curve.probe] is trained[0])
+        line = zeroshot_line(zeroshot, trained[0], curve)
     figure = shots(curves, line, title="Accuracy by labelled images per class")
     finding = ""
     if line and len(trained) == 1:
@@ -65,7 +67,7 @@ def shot_curves(probes: Sequence[FeatureFile]) -> list[ShotCurve]:
             draws.setdefault((number, label), []).append(row)
     labels = name_curves(probes, list(draws))
     curves = []
-    for label, rows in zip(labels, draws.values(), strict=True):
+    for label, ((number, _), rows) in zip(labels, draws.items(), strict=True):
         shots = np.array(results.column(rows, "shots")).astype(int)
         accuracies = np.array(results.column(rows, "acc1"))
         counts = np.unique(shots).tolist()
@@ -74,7 +76,7 @@ def shot_curves(probes: Sequence[FeatureFile]) -> list[ShotCurve]:
             of_draws = accuracies[shots == n]
             points.append((of_draws.mean(), of_draws.min(), of_draws.max()))
         mean, low, high = np.transpose(points).tolist()
-        curves.append(ShotCurve(label, counts, mean, low, high))
+        curves.append(ShotCurve(label, counts, mean, low, high, number))
     return curves
 
 

@@ -98,6 +98,10 @@ def of_files(
         _check_is_control(files[name])
         if files[name].kind not in RESULTS and name not in path_of:
             del files[name]
+    for path in controls:
+        members = [name for name, file in control_of.items() if path in (file, file.parent)]
+        if not any(name in files or name in left_out for name in members):
+            raise ClipkitError(f"{path}: expected results of an untrained control, got none")
     sections = _Sections(files)
     left_out |= sections.left_out
     for name in sections.left_out:
@@ -112,7 +116,7 @@ def of_files(
     facts, blocks = sections.facts, sections.blocks + _pictures(paths)
     if expected:
         table, fact = compare_figures(figures, files, expected, same_as)
-        facts, blocks = [fact, *facts], table + blocks
+        facts, blocks = fact + facts, table + blocks
     lead = _lead(reported.values())
     if lead is not None:
         facts = [*facts[:1], *answer(lead), *facts[1:]]

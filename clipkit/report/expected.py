@@ -151,7 +151,7 @@ def compare_figures(
     named: Mapping[str, FeatureFile],
     table: str,
     same_as: Mapping[str, str] | None = None,
-) -> tuple[list[Block], Fact]:
+) -> tuple[list[Block], list[Fact]]:
     """Return the section of a table's figures beside results by their names, and its summary.
 
     `same_as` has values of `NAMES` that count in place of what the histories of the results say.
@@ -188,7 +188,7 @@ def compare_figures(
             f"None of the {count} published figures of {escape(Path(table).name)} was "
             f"measured here: {reason}."
         )
-        return [*blocks, text, *([SAME_AS] if absent else [])], Fact(HEADING.text, text)
+        return [*blocks, text, *([SAME_AS] if absent else [])], []
     text = _count_verdicts([row.get(VERDICT) for row in rows])
     blocks.append(text)
     if any(figure.column not in SHARES and not figure.reason for figure in figures):
@@ -197,7 +197,7 @@ def compare_figures(
         sources = [str(cells.get("file", "")) for cells in rows]
         lines = [[cells.get(name, "") for name in header] for cells in rows]
         blocks += [Heading(3, escape(section)), Table(header, lines, 2, sources)]
-    return blocks, Fact(HEADING.text, text)
+    return blocks, [Fact(HEADING.text, text)]
 
 
 def _absent_words(figure: Figure, described: Sequence[_Described]) -> list[str]:
