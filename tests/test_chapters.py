@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from factories.reports import NAME, numbers, tables
 from PIL import Image
 from shell import environment
-from test_report import NAME, numbers, tables
 
 from clipkit.analysis.results import per_class_rows
 from clipkit.features import read

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from factories.reports import HEADER, Table, numbers, tables
 from numpy.typing import NDArray
 from scipy.special import softmax
 from scipy.stats import binomtest, entropy
@@ -17,7 +18,6 @@ from sklearn.metrics.cluster import contingency_matrix
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler, normalize
 from sklearn.svm import SVC
-from test_report import HEADER, Table, numbers, tables
 
 from clipkit.features import read
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from clip_factory import (
+from factories.clips import (
     END,
     SMALL_TOWER,
     SMALL_VISION,
@@ -25,9 +25,9 @@ from clip_factory import (
     write_json,
     write_model,
 )
+from factories.zoo import Damage, changed, fails_to_load, load
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model_zoo import Damage, changed, fails_to_load, load
 
 from clipkit import models
 from clipkit.base.errors import ClipkitError

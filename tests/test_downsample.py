@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from factories.layer_results import result
 from PIL import Image
 from shell import fails, ok
-from test_plot_layers import result
 
 from clipkit import datasets, features
 from clipkit.base.errors import ClipkitError

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ray_fakes import write_images
+from factories.ray_fakes import write_images
 
 from clipkit import models
 from clipkit.base.errors import ImageError

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from clip_factory import (
+from factories import contents
+from factories.clips import (
     cosines,
     edit_tensors,
     noise_images,
@@ -19,8 +20,7 @@ from clip_factory import (
     tiny_clip,
     tiny_siglip,
 )
-from factories import contents
-from model_zoo import QUICK, VISION_ZOO, load, read_vision_model, write_vision_model
+from factories.zoo import QUICK, VISION_ZOO, load, read_vision_model, write_vision_model
 from shell import fails, ok, rows
 from transformers import AutoImageProcessor
 

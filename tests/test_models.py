@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from clip_factory import (
+from factories.clips import (
     cosines,
     edit_tensors,
     noise_image,
@@ -33,7 +33,7 @@ from clip_factory import (
     transformers_5_form,
     write_json,
 )
-from model_zoo import Damage, changed, fails_to_load, load, stored, without_tensor
+from factories.zoo import Damage, changed, fails_to_load, load, stored, without_tensor
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from shell import ok

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from factories import refused, write_feature_file
-from model_zoo import changed, load
+from factories.zoo import changed, load
 from shell import clipkit, ok
 
 from clipkit import embedding

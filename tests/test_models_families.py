@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from clip_factory import (
+from factories import refused
+from factories.clips import (
     SMALL_TOWER,
     SMALL_VISION,
     check_untrained_control,
@@ -27,8 +28,7 @@ from clip_factory import (
     write_json,
     write_naflex_processor,
 )
-from factories import refused
-from model_zoo import changed, fails_to_load, load, without_tensor
+from factories.zoo import changed, fails_to_load, load, without_tensor
 from PIL import Image
 from safetensors.torch import load_file
 from shell import clipkit, ok

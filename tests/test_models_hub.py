@@ -15,8 +15,8 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from clip_factory import transformers_5_form
-from model_zoo import TIMM_VIT, write_timm_model
+from factories.clips import transformers_5_form
+from factories.zoo import TIMM_VIT, write_timm_model
 
 from clipkit.models import hub as models_hub
 

@@ -18,7 +18,8 @@ import open_clip
 import pytest
 import torch
 import transformers
-from clip_factory import (
+from factories import refused
+from factories.clips import (
     SMALL_TOWER,
     check_untrained_control,
     cosines,
@@ -28,8 +29,7 @@ from clip_factory import (
     tiny_siglip2,
     write_json,
 )
-from factories import refused
-from model_zoo import PlainLinear, changed, fails_to_load, load, stir
+from factories.zoo import PlainLinear, changed, fails_to_load, load, stir
 from open_clip.push_to_hf_hub import save_for_hf
 from PIL import Image
 from safetensors.torch import load_file, save_file

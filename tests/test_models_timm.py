@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from clip_factory import (
+from factories.clips import (
     check_untrained_control,
     cosines,
     embed_noise,
@@ -24,7 +24,7 @@ from clip_factory import (
     some_quick,
     write_json,
 )
-from model_zoo import (
+from factories.zoo import (
     TIMM_INPUT,
     TIMM_VIT,
     Damage,
@@ -36,7 +36,7 @@ from model_zoo import (
     without_tensor,
     write_timm_model,
 )
-from model_zoo import TIMM_VIT_ARGUMENTS as VIT
+from factories.zoo import TIMM_VIT_ARGUMENTS as VIT
 from safetensors.torch import save_file
 from shell import ok
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from clip_factory import (
+from factories.clips import (
     check_untrained_control,
     cosines,
     embed_noise,
@@ -16,7 +16,7 @@ from clip_factory import (
     some_quick,
     write_processor,
 )
-from model_zoo import (
+from factories.zoo import (
     QUICK,
     VISION_ZOO,
     changed,

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import pytest
 from factories import contents, messages, write_feature_file
+from factories.ray_fakes import FakeRay, make_deadly, write_images
 from PIL import Image
-from ray_fakes import FakeRay, make_deadly, write_images
 from shell import clipkit, fails, ok
 
 from clipkit import datasets, embedding, models
@@ -35,7 +35,7 @@ ON_RAY = (*RUN, "--engine", "ray")
 HOST = socket.gethostname()
 DEADLY_RUN = """
 from pathlib import Path
-from ray_fakes import make_deadly
+from factories.ray_fakes import make_deadly
 make_deadly(9, Path({log!r}), most=1)
 from clipkit.embedding import checkpoint
 checkpoint.SHARD_ROWS = 4

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 from factories import result_file, write_feature_file
+from factories.reports import DATASET, LABELS, MODEL, RUN, tables
 from PIL import Image
 from shell import fails, ok, partly, rows
-from test_report import DATASET, LABELS, MODEL, RUN, tables
 
 from clipkit.analysis import results
 from clipkit.features import FeatureFile, Split, history_entry, read, write

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 from factories import result_file
+from factories.reports import LABELS, RUN, write_baseline, write_results
 from PIL import Image
 from shell import ok, partly
-from test_report import LABELS, RUN, write_baseline, write_results
 
 from clipkit.features import FeatureFile, read, write
 from clipkit.report import html

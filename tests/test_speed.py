@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from clip_factory import cosines, noise_image, noise_images, tiny_clip, tiny_siglip
-from model_zoo import PlainLinear, changed, load
+from factories.clips import cosines, noise_image, noise_images, tiny_clip, tiny_siglip
+from factories.zoo import PlainLinear, changed, load
 from PIL import Image
 from shell import ok
 from transformers import AutoImageProcessor

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from clip_factory import SMALL_VISION as VIT
-from clip_factory import edit_json, edit_tensors, write_processor
-from factories import refused
 from shell import clipkit, ok
 from torch.nn import functional
 
 from clipkit import features, models
 from clipkit.base.errors import ClipkitError
+from factories import refused
+from factories.clips import SMALL_VISION as VIT
+from factories.clips import edit_json, edit_tensors, write_processor
 
 Damage = Callable[[Path], Any]
 STAGES = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 2, 1]}
