@@ -160,7 +160,7 @@ def published_siglip(folder: Path, seed: int = 0) -> Path:
     trainer = pytest.importorskip("sentencepiece", reason=NO_SENTENCEPIECE).SentencePieceTrainer
     pytest.importorskip("google.protobuf", reason=NO_SENTENCEPIECE)
     siglip_without_tokenizer(folder, seed)
-    prompts = Path(__file__).parents[1] / "prompts" / "generic415.txt"
+    prompts = Path(__file__).parents[2] / "prompts" / "generic415.txt"
     files = {"input": str(prompts), "model_prefix": str(folder / "spiece")}
     special = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
     trainer.train(**files, vocab_size=400, **special, minloglevel=2)
