@@ -412,6 +412,7 @@ def test_a_node_that_is_lost_changes_nothing(cluster, expected, tmp_path, monkey
 
     monkeypatch.setattr(checkpoint.Checkpoint, "save", save_and_remove)
     ok(*ON_RAY, "-o", tmp_path / "out.h5")
+    assert node not in cluster.worker_nodes
     assert (tmp_path / "out.h5").read_bytes() == expected
 
 
