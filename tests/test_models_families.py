@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,7 +33,7 @@ from safetensors.torch import load_file
 from shell import clipkit, ok
 from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedTokenizerBase
 
-from clipkit import datasets, features, models
+from clipkit import models
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.models.families import FAMILIES
 from clipkit.models.tokenizer import canonicalize
@@ -167,23 +166,6 @@ def test_a_model_is_described(zoo):
         assert (part in described) == (zoo.name in PADDING)
 
 
-@pytest.mark.long
-def test_images_and_prompts_meet_in_zero_shot_classification(dual, tmp_path):
-    embedded, classes = tmp_path / "img.h5", tmp_path / "classes.h5"
-    model = ("-m", dual, "--precision", "fp32")
-    ok("embed", "digits", "--split", "test", "--limit", 20, *model, "-o", embedded)
-    ok("textembed", "--classes", embedded, *model, "-o", classes)
-    ok("logits", embedded, classes, "-o", tmp_path / "logits.h5")
-    (row,) = json.loads(ok("zeroshot", tmp_path / "logits.h5", "--format", "json").stdout)
-    split = datasets.load("digits", splits=["test"], limit=20).splits["test"]
-    images = by_transformers(dual, [split.image(i) for i in range(20)])
-    names = features.read(tmp_path / "img.h5").class_names
-    texts = texts_by_transformers(dual, [f"a photo of a {name}" for name in names])
-    texts /= np.linalg.norm(texts, axis=1, keepdims=True)
-    correct = (images @ texts.T).argmax(axis=1) == split.labels
-    assert row["acc1"] == pytest.approx(correct.mean())
-
-
 # MetaCLIP 2
 
 
@@ -278,15 +260,6 @@ def test_hidden_states_are_those_of_plain_transformers(zoo):
 
 
 # AIMv2-LiT, of which only images are read
-
-
-def test_texts_of_aimv2_depend_on_their_padding(aimv2):
-    model = transformers.Aimv2Model.from_pretrained(aimv2).eval()
-    tokens = AutoTokenizer.from_pretrained(aimv2)(["a cat"], return_tensors="pt")["input_ids"]
-    padded = torch.nn.functional.pad(tokens, (0, 10), value=int(tokens[0, -1]))
-    with torch.no_grad():
-        rows = [embeddings_of(model.get_text_features(input_ids=ids)) for ids in (tokens, padded)]
-    assert cosines(*rows).min() < 0.999
 
 
 def test_texts_for_aimv2_are_refused_and_so_are_logits(aimv2, tmp_path):

@@ -137,7 +137,7 @@ def without_tensor(name: str) -> Damage:
     return lambda folder: edit_tensors(folder, lambda content: content.pop(name))
 
 
-def fails_to_load(folder: Path, message: str, tower: Any = "image", **options: Any) -> ClipkitError:
+def fails_to_load(folder: Path | str, message: str, tower: Any = "image", **options: Any) -> ClipkitError:
     """Check that a model is refused in one line, and return the error."""
     with pytest.raises(ClipkitError, match=message) as error:
         load(folder, tower, **options)
