@@ -12,19 +12,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from factories.clips import (
-    END,
-    SMALL_TOWER,
-    SMALL_VISION,
-    START,
-    edit_json,
-    openai_form,
-    some_quick,
-    tiny_clip,
-    transformers_5_form,
-    write_json,
-    write_model,
-)
+from factories import clips
 from factories.zoo import Damage, changed, fails_to_load, load
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -79,13 +67,15 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("precision", some_quick(["fp32", "bf16", "fp16"], ["fp32"]))
-@pytest.mark.parametrize("changes", some_quick(CHANGES, ["none"]))
+@pytest.mark.parametrize("precision", clips.some_quick(["fp32", "bf16", "fp16"], ["fp32"]))
+@pytest.mark.parametrize("changes", clips.some_quick(CHANGES, ["none"]))
 def test_embeddings_have_the_bits_of_transformers(changes, precision, tmp_path):
     config = transformers.CLIPConfig(
-        text_config=SMALL_TOWER | CHANGES[changes], vision_config=SMALL_VISION, projection_dim=24
+        text_config=clips.SMALL_TOWER | CHANGES[changes],
+        vision_config=clips.SMALL_VISION,
+        projection_dim=24,
     )
-    folder = write_model(tmp_path / "model", transformers.CLIPModel, config, 0)
+    folder = clips.write_model(tmp_path / "model", transformers.CLIPModel, config, 0)
     assert_bits_equal(folder, precision)
 
 
@@ -104,11 +94,11 @@ def without(name: str) -> Damage:
         config.pop(name, None)
         config["text_config"].pop(name, None)
 
-    return lambda folder: edit_json(folder / "config.json", edit)
+    return lambda folder: clips.edit_json(folder / "config.json", edit)
 
 
 def second_text_config(folder: Path) -> None:
-    edit_json(folder / "config.json", lambda c: c.update(text_config_dict=c["text_config"]))
+    clips.edit_json(folder / "config.json", lambda c: c.update(text_config_dict=c["text_config"]))
 
 
 UNKNOWN_CONFIGS = {
@@ -123,7 +113,7 @@ UNKNOWN_CONFIGS = {
 @pytest.fixture(scope="module")
 def default_width(tmp_path_factory) -> Path:
     """A model of the widths that a configuration without them stands for."""
-    return tiny_clip(tmp_path_factory.mktemp("models") / "model", width=512, dim=512)
+    return clips.tiny_clip(tmp_path_factory.mktemp("models") / "model", width=512, dim=512)
 
 
 @pytest.mark.long
@@ -165,19 +155,21 @@ def test_errors_in_a_configuration_are_those_of_transformers(edit, tiny_clip_dir
 
 def published_form(folder: Path) -> Path:
     """Write the tokenizer as the first published models have it, with their special tokens."""
-    tiny_clip(folder)
+    clips.tiny_clip(folder)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": True}
-    names = {"bos_token": START, "eos_token": END, "unk_token": END}
+    names = {"bos_token": clips.START, "eos_token": clips.END, "unk_token": clips.END}
     named = {name: {"content": text, **flags} for name, text in names.items()}
-    edit_json(folder / "tokenizer.json", lambda c: c["added_tokens"][0].update(normalized=True))
-    write_json(folder / "special_tokens_map.json", **named, pad_token=END)
+    clips.edit_json(
+        folder / "tokenizer.json", lambda c: c["added_tokens"][0].update(normalized=True)
+    )
+    clips.write_json(folder / "special_tokens_map.json", **named, pad_token=clips.END)
     settings = {"add_prefix_space": False, "do_lower_case": True, "errors": "replace"}
-    settings |= {"pad_token": END, "model_max_length": 77, "tokenizer_class": "CLIPTokenizer"}
+    settings |= {"pad_token": clips.END, "model_max_length": 77, "tokenizer_class": "CLIPTokenizer"}
     for name, token in named.items():
         settings[name] = {**token, "__type": "AddedToken"}
-    write_json(folder / "tokenizer_config.json", **settings)
+    clips.write_json(folder / "tokenizer_config.json", **settings)
     return folder
 
 
@@ -186,22 +178,22 @@ def transformers_4_form(folder: Path) -> Path:
     published_form(folder)
     tokens = json.loads((folder / "tokenizer.json").read_text())["added_tokens"]
     by_number = {str(token.pop("id")): token for token in tokens}
-    names = {"bos_token": START, "eos_token": END, "unk_token": END}
+    names = {"bos_token": clips.START, "eos_token": clips.END, "unk_token": clips.END}
     changed("tokenizer_config.json", added_tokens_decoder=by_number, **names)(folder)
     return folder
 
 
 FORMS = {
     "tiny": lambda folder: TINY,
-    "vocab.json": tiny_clip,
-    "openai": openai_form,
+    "vocab.json": clips.tiny_clip,
+    "openai": clips.openai_form,
     "published": published_form,
     "transformers 4": transformers_4_form,
-    "transformers 5": transformers_5_form,
+    "transformers 5": clips.transformers_5_form,
 }
 
 
-@pytest.fixture(scope="module", params=some_quick(FORMS, ["tiny", "published"]))
+@pytest.fixture(scope="module", params=clips.some_quick(FORMS, ["tiny", "published"]))
 def form(request, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "model"
     return FORMS[request.param](folder)
@@ -240,9 +232,11 @@ UNKNOWN_TOKENIZERS: dict[str, Damage] = {
     "a setting": settings_of(add_bos_token=False),
     "padding": settings_of(pad_token="!"),
     "another class": settings_of(tokenizer_class="GPT2Tokenizer"),
-    "more tokens": lambda folder: write_json(folder / "added_tokens.json", **{"<new>": 49408}),
-    "properties": lambda folder: write_json(
-        folder / "special_tokens_map.json", bos_token={"content": START, "lstrip": True}
+    "more tokens": lambda folder: clips.write_json(
+        folder / "added_tokens.json", **{"<new>": 49408}
+    ),
+    "properties": lambda folder: clips.write_json(
+        folder / "special_tokens_map.json", bos_token={"content": clips.START, "lstrip": True}
     ),
     "no merges": lambda folder: (folder / "merges.txt").unlink(),
 }

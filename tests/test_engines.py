@@ -12,7 +12,6 @@ from factories.ray_fakes import write_images
 from clipkit import models
 from clipkit.base.errors import ImageError
 from clipkit.datasets import ImageDataset, load
-from clipkit.embedding import pipeline
 from clipkit.embedding.engines import Encoded, LocalEngine, ShardImages
 
 
@@ -87,14 +86,6 @@ def test_an_error_of_the_report_stops_the_engine(encoder, digits):
     shards = [ShardImages(0, "test", digits, range(40))]
     with pytest.raises(ImageError, match="strict"):
         list(LocalEngine(encoder, 4, 2).encode(shards, stop))
-
-
-def test_embeddings_that_cannot_be_written_to_are_scaled_in_a_copy():
-    embeddings = np.full((2, 4), 3, np.float32)
-    embeddings.flags.writeable = False  # as Ray's are
-    scaled = pipeline._scale(embeddings, [slice(0, 2), slice(2, 4)])
-    assert np.allclose(scaled, 0.5**0.5)
-    assert embeddings[0, 0] == 3
 
 
 @pytest.mark.parametrize("form", ["rendered", "array", "files", "tar", "parquet"])

@@ -11,22 +11,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from factories import refused
-from factories.clips import (
-    SMALL_TOWER,
-    SMALL_VISION,
-    check_untrained_control,
-    cosines,
-    noise_image,
-    noise_images,
-    some_quick,
-    tiny_aimv2_lit,
-    tiny_metaclip2,
-    tiny_naflex,
-    tiny_siglip,
-    write_json,
-    write_naflex_processor,
-)
+from factories import clips, refused
 from factories.zoo import changed, fails_to_load, load, without_tensor
 from PIL import Image
 from safetensors.torch import load_file
@@ -36,13 +21,12 @@ from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedTokenizerB
 from clipkit import models
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.models.families import FAMILIES
-from clipkit.models.tokenizer import canonicalize
 
 PROMPTS = ["a photo of a cat", "Something ROUND, and open!", "東京 é 7"]
 WRITERS: dict[str, tuple[Callable[[Path], Path], str]] = {
-    "metaclip-2": (tiny_metaclip2, "MetaClip2Model"),
-    "siglip2-naflex": (tiny_naflex, "Siglip2Model"),
-    "aimv2-lit": (tiny_aimv2_lit, "Aimv2Model"),
+    "metaclip-2": (clips.tiny_metaclip2, "MetaClip2Model"),
+    "siglip2-naflex": (clips.tiny_naflex, "Siglip2Model"),
+    "aimv2-lit": (clips.tiny_aimv2_lit, "Aimv2Model"),
 }
 PADDING: dict[str, Any] = {
     "metaclip-2": {"padding": True},
@@ -50,12 +34,12 @@ PADDING: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module", params=some_quick(WRITERS, ["metaclip-2"]))
+@pytest.fixture(scope="module", params=clips.some_quick(WRITERS, ["metaclip-2"]))
 def zoo(request, tmp_path_factory) -> Path:
     return write(tmp_path_factory.mktemp("zoo"), request.param)
 
 
-@pytest.fixture(scope="module", params=some_quick(PADDING, ["metaclip-2"]))
+@pytest.fixture(scope="module", params=clips.some_quick(PADDING, ["metaclip-2"]))
 def dual(request, tmp_path_factory) -> Path:
     return write(tmp_path_factory.mktemp("dual"), request.param)
 
@@ -111,10 +95,10 @@ def texts_by_transformers(folder: Path, texts: list[str]) -> np.ndarray:
 
 def test_images_are_embedded_as_plain_transformers_does(zoo):
     encoder = load(zoo)
-    expected = by_transformers(zoo, noise_images())
-    rows = np.concatenate([encoder.encode_images(image) for image in noise_images()])
+    expected = by_transformers(zoo, clips.noise_images())
+    rows = np.concatenate([encoder.encode_images(image) for image in clips.noise_images()])
     np.testing.assert_array_equal(rows, expected)
-    together = encoder.encode_images(noise_images()[4:7])  # of three sizes
+    together = encoder.encode_images(clips.noise_images()[4:7])  # of three sizes
     np.testing.assert_allclose(together, rows[4:7], rtol=0, atol=1e-6 * np.abs(rows).max())
     assert encoder.dim == expected.shape[1]
 
@@ -122,13 +106,15 @@ def test_images_are_embedded_as_plain_transformers_does(zoo):
 @pytest.mark.exhaustive
 def test_half_precision_is_close(zoo):
     encoder = load(zoo, precision="bf16")
-    rows = encoder.encode_images(noise_images())
-    assert cosines(rows, by_transformers(zoo, noise_images())).min() >= 0.999
+    rows = encoder.encode_images(clips.noise_images())
+    assert clips.cosines(rows, by_transformers(zoo, clips.noise_images())).min() >= 0.999
     if zoo.name != "metaclip-2":
         assert "packed" not in encoder.details
 
 
 def test_texts_are_embedded_as_plain_transformers_does(dual):
+    cleaning = load(dual, "text").details.get("cleaning")
+    assert cleaning == ("canonicalize" if "naflex" in dual.name else None)
     encoder = load(dual, "text", clean=False)
     expected = texts_by_transformers(dual, PROMPTS)
     np.testing.assert_array_equal(encoder.encode_texts(PROMPTS), expected)
@@ -136,17 +122,8 @@ def test_texts_are_embedded_as_plain_transformers_does(dual):
     np.testing.assert_allclose(alone, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
 
 
-def test_texts_for_naflex_are_cleaned_as_for_other_siglip_2(naflex):
-    encoder = load(naflex, "text")
-    assert encoder.details["cleaning"] == "canonicalize"
-    expected = texts_by_transformers(naflex, [canonicalize(text) for text in PROMPTS])
-    np.testing.assert_array_equal(encoder.encode_texts(PROMPTS), expected)
-    kept = load(naflex, "text", clean=False)
-    assert not np.array_equal(kept.encode_texts(PROMPTS), expected)
-
-
 def test_both_towers_have_an_untrained_control(zoo):
-    check_untrained_control(zoo)
+    clips.check_untrained_control(zoo)
     if zoo.name in PADDING:
         first, again, other = (
             load(zoo, "text", untrained=seed).encode_texts(PROMPTS) for seed in (7, 7, 8)
@@ -166,34 +143,12 @@ def test_a_model_is_described(zoo):
         assert (part in described) == (zoo.name in PADDING)
 
 
-# MetaCLIP 2
-
-
-def test_a_prompt_that_holds_the_end_token_is_refused(tmp_path):
-    encoder = load(tiny_metaclip2(tmp_path / "metaclip-2"), "text")
-    with pytest.raises(ClipkitError, match="expected the end token 2 once") as error:
-        encoder.encode_texts("a dog</s> and a cat")
-    assert "take </s> out of the prompt" in str(error.value.hint)
-
-
 # SigLIP 2 NaFlex
-
-
-def test_a_batch_of_several_aspect_ratios_is_preprocessed_by_the_models_own_processor(naflex):
-    images = [noise_image(*size) for size in ((90, 30), (30, 90), (64, 64), (3, 200))]
-    encoder = load(naflex)
-    prepared = encoder.preprocess(images)
-    expected = AutoImageProcessor.from_pretrained(naflex)(images=images, return_tensors="pt")
-    assert prepared.keys() == expected.keys()
-    for name, tensor in prepared.items():
-        np.testing.assert_array_equal(tensor, expected[name])
-    assert len({tuple(shape) for shape in prepared["spatial_shapes"].tolist()}) == 4
-    np.testing.assert_array_equal(encoder.encode_images(prepared), encoder.encode_images(images))
 
 
 def test_grey_images_are_taken_as_colour(naflex):
     encoder = load(naflex)
-    grey = noise_image(40, 24).convert("L")
+    grey = clips.noise_image(40, 24).convert("L")
     expected = encoder.encode_images(grey.convert("RGB"))
     np.testing.assert_array_equal(encoder.encode_images(grey), expected)
 
@@ -213,7 +168,7 @@ def test_naflex_runs_without_compilation_and_says_so(naflex, capfd):
 )
 @pytest.mark.long
 def test_a_processor_that_does_not_fit_naflex_is_refused_in_one_line(change, message, tmp_path):
-    folder = tiny_naflex(tmp_path / "siglip2-naflex")
+    folder = clips.tiny_naflex(tmp_path / "siglip2-naflex")
     changed("preprocessor_config.json", **change)(folder)
     fails_to_load(folder, message)
 
@@ -223,13 +178,13 @@ def test_a_processor_that_does_not_fit_naflex_is_refused_in_one_line(change, mes
 @pytest.mark.parametrize("has_head", [True, False])
 def test_the_vision_tower_of_naflex_alone(has_head, tmp_path):
     config = transformers.Siglip2VisionConfig(
-        **SMALL_TOWER, num_patches=16, patch_size=8, vision_use_head=has_head
+        **clips.SMALL_TOWER, num_patches=16, patch_size=8, vision_use_head=has_head
     )
     torch.manual_seed(0)
     model = transformers.Siglip2VisionModel(config).eval()
     model.save_pretrained(tmp_path)
-    write_naflex_processor(tmp_path)
-    images = noise_images()
+    clips.write_naflex_processor(tmp_path)
+    images = clips.noise_images()
     inputs = AutoImageProcessor.from_pretrained(tmp_path)(images=images, return_tensors="pt")
     with torch.no_grad():
         outputs = model(**inputs)
@@ -248,7 +203,7 @@ def test_hidden_states_are_those_of_plain_transformers(zoo):
     model = read(zoo)
     processor = AutoImageProcessor.from_pretrained(zoo)
     encoder = load(zoo, layers=[0, 1], pool="mean")
-    for image in noise_images()[3:6]:
+    for image in clips.noise_images()[3:6]:
         inputs = processor(images=image, return_tensors="pt")
         with torch.no_grad():
             outputs = model.vision_model(**inputs, output_hidden_states=True)
@@ -276,7 +231,7 @@ def test_texts_for_aimv2_are_refused_and_so_are_logits(aimv2, tmp_path):
 
 
 def test_unknown_kinds_and_names_list_what_is_read(tmp_path):
-    write_json(without_weights(tmp_path) / "config.json", model_type="bert")
+    clips.write_json(without_weights(tmp_path) / "config.json", model_type="bert")
     unknown_kind = refused(clipkit("info", tmp_path), 1, "got model_type 'bert'")
     for kind in (*FAMILIES, "open_clip_config.json", "timm"):
         assert kind in unknown_kind
@@ -286,7 +241,7 @@ def test_unknown_kinds_and_names_list_what_is_read(tmp_path):
 
 
 def test_a_kind_that_an_older_transformers_lacks_is_refused_with_the_version(tmp_path, monkeypatch):
-    write_json(tmp_path / "config.json", model_type="radio")
+    clips.write_json(tmp_path / "config.json", model_type="radio")
     older = SimpleNamespace(__version__="5.4.0")  # without any model
     monkeypatch.setattr("clipkit.models.transformers_models.import_library", lambda _name: older)
     with pytest.raises(ClipkitError, match=r"expected transformers 5\.13 or newer.* got 5\.4\.0"):
@@ -301,10 +256,10 @@ def without_weights(folder: Path) -> Path:
 @pytest.mark.long
 @pytest.mark.parametrize("tensor", ["head.probe", "head.mlp.fc1.weight"])
 def test_a_pooler_that_the_weights_lack_is_never_drawn_at_random(tensor, tmp_path):
-    folder = tiny_siglip(tmp_path / "siglip")
+    folder = clips.tiny_siglip(tmp_path / "siglip")
     without_tensor(f"vision_model.{tensor}")(folder)
     fails_to_load(folder, f"missing: vision_model.{tensor}")
-    config = transformers.SiglipVisionConfig(**SMALL_VISION)
+    config = transformers.SiglipVisionConfig(**clips.SMALL_VISION)
     alone = tmp_path / "vision"
     transformers.SiglipVisionModel(config).save_pretrained(alone)
     (folder / "preprocessor_config.json").rename(alone / "preprocessor_config.json")

@@ -18,16 +18,7 @@ import open_clip
 import pytest
 import torch
 import transformers
-from factories.clips import (
-    SMALL_TOWER,
-    check_untrained_control,
-    cosines,
-    edit_json,
-    noise_images,
-    tiny_clip,
-    tiny_siglip2,
-    write_json,
-)
+from factories import clips
 from factories.zoo import PlainLinear, changed, fails_to_load, load, stir
 from open_clip.push_to_hf_hub import save_for_hf
 from PIL import Image
@@ -113,7 +104,7 @@ PIXELS = {
 
 def pictures() -> list[Image.Image]:
     """Return four images of four sizes."""
-    return noise_images()[-4:]
+    return clips.noise_images()[-4:]
 
 
 class NoTokenizer:
@@ -126,7 +117,7 @@ class NoTokenizer:
 def write_model(folder: Path, config: dict[str, Any], seed: int = 0) -> Path:
     """Write a model with random weights as open_clip publishes one."""
     folder.mkdir(parents=True)
-    write_json(folder / "open_clip_config.json", model_cfg=config)
+    clips.write_json(folder / "open_clip_config.json", model_cfg=config)
     torch.manual_seed(seed)
     model = open_clip.create_model(
         f"local-dir:{folder}",
@@ -137,7 +128,7 @@ def write_model(folder: Path, config: dict[str, Any], seed: int = 0) -> Path:
     stir(model)
     save_for_hf(model, NoTokenizer(), config, folder, safe_serialization=True)
     if config["text_cfg"].get("tokenizer_kwargs"):
-        gemma = tiny_siglip2(folder.with_name(f"{folder.name}-tokenizer"))
+        gemma = clips.tiny_siglip2(folder.with_name(f"{folder.name}-tokenizer"))
         for name in ("tokenizer.json", "tokenizer_config.json"):
             shutil.copy(gemma / name, folder)
     return folder
@@ -197,8 +188,8 @@ def test_embeddings_are_those_of_plain_open_clip(zoo):
 def test_half_precision_is_close(zoo):
     images, texts = by_open_clip(zoo)
     image, text = load(zoo, precision="bf16"), load(zoo, "text", precision="bf16")
-    assert cosines(image.encode_images(pictures()), images).min() >= 0.999
-    assert cosines(text.encode_texts(TEXTS), texts).min() >= 0.999
+    assert clips.cosines(image.encode_images(pictures()), images).min() >= 0.999
+    assert clips.cosines(text.encode_texts(TEXTS), texts).min() >= 0.999
 
 
 @pytest.mark.exhaustive
@@ -279,7 +270,7 @@ def test_layers_are_packed_where_the_processor_has_bfloat16(plain, monkeypatch):
     encoder = load(plain, precision="bf16")
     assert encoder.details["packed"]
     images, _ = by_open_clip(plain)
-    assert cosines(encoder.encode_images(pictures()), images).min() >= 0.999
+    assert clips.cosines(encoder.encode_images(pictures()), images).min() >= 0.999
 
 
 @pytest.mark.exhaustive
@@ -303,10 +294,10 @@ def test_the_history_records_transform_and_cleaning(siglip, plain):
 @pytest.mark.exhaustive
 def test_threads_share_the_transform(plain):
     encoder = load(plain)
-    expected = torch.cat([encoder.preprocess(picture) for picture in noise_images()])
+    expected = torch.cat([encoder.preprocess(picture) for picture in clips.noise_images()])
     with ThreadPoolExecutor(8) as threads:
         for _ in range(20):
-            pixels = list(threads.map(encoder.preprocess, noise_images()))
+            pixels = list(threads.map(encoder.preprocess, clips.noise_images()))
             assert torch.equal(torch.cat(pixels), expected)
 
 
@@ -325,7 +316,7 @@ def test_long_prompts_are_refused_by_place_or_cut(plain, siglip):
 
 def test_the_untrained_control_has_the_architecture_and_no_weights(plain, tmp_path):
     shutil.copy(plain / "open_clip_config.json", tmp_path)
-    check_untrained_control(tmp_path)
+    clips.check_untrained_control(tmp_path)
     first, other = load(tmp_path, untrained=7), load(tmp_path, untrained=8)
     text = load(tmp_path, "text", untrained=7)
     assert first.details["weights"] == text.details["weights"] != other.details["weights"]
@@ -334,28 +325,6 @@ def test_the_untrained_control_has_the_architecture_and_no_weights(plain, tmp_pa
         whole = open_clip.model.CLIP(**PLAIN).eval()
         expected = whole.encode_text(open_clip.get_tokenizer(f"local-dir:{plain}")(TEXTS))
     np.testing.assert_array_equal(text.encode_texts(TEXTS), expected)
-
-
-@pytest.mark.exhaustive
-def test_weights_may_be_split_over_files(copied, plain):
-    tensors = load_file(copied / WEIGHTS)
-    (copied / WEIGHTS).unlink()
-    names = sorted(tensors)
-    files = [f"open_clip_model-0000{number}-of-00002.safetensors" for number in (1, 2)]
-    for file, part in zip(files, (names[::2], names[1::2]), strict=True):
-        save_file({name: tensors[name] for name in part}, copied / file)
-    places = {name: files[number % 2] for number, name in enumerate(names)}
-    write_json(copied / f"{WEIGHTS}.index.json", weight_map=places)
-    rows = load(copied).encode_images(pictures()[0])
-    np.testing.assert_array_equal(rows, load(plain).encode_images(pictures()[0]))
-
-
-@pytest.mark.exhaustive
-def test_weights_in_half_precision_are_read(copied):
-    edit_weights(copied, lambda tensors: {name: t.half() for name, t in tensors.items()})
-    images, _ = by_open_clip(copied)
-    rows = [load(copied).encode_images(picture) for picture in pictures()]
-    np.testing.assert_array_equal(np.concatenate(rows), images)
 
 
 def edit_weights(folder: Path, edit: Any) -> None:
@@ -408,7 +377,7 @@ def test_damaged_files_are_refused_in_one_line(copied):
     ],
 )
 def test_configurations_that_cannot_be_used_are_refused_in_one_line(copied, edit, message):
-    edit_json(copied / "open_clip_config.json", edit)
+    clips.edit_json(copied / "open_clip_config.json", edit)
     with pytest.raises(ClipkitError, match=message) as caught:
         load(copied), load(copied, "text")
     assert "\n" not in caught.value.message
@@ -425,7 +394,7 @@ def test_the_missing_extra_is_one_line(plain, monkeypatch):
 
 @pytest.mark.exhaustive
 def test_a_folder_of_two_forms_is_read_by_config_json_unless_asked(tmp_path, plain):
-    folder = tiny_clip(tmp_path / "both")
+    folder = clips.tiny_clip(tmp_path / "both")
     for file in plain.iterdir():
         shutil.copy(file, folder)
     assert find(str(folder)).library == "transformers"
@@ -433,14 +402,6 @@ def test_a_folder_of_two_forms_is_read_by_config_json_unless_asked(tmp_path, pla
     assert encoder.details["name"] == f"open_clip:{folder}"
     images, _ = by_open_clip(plain)
     np.testing.assert_array_equal(encoder.encode_images(pictures()[0]), images[:1])
-
-
-@pytest.mark.exhaustive
-@pytest.mark.long
-def test_a_hybrid_whose_stem_is_run_once_is_built(tmp_path):
-    config = trunk("vitamin_small_224", 224, "avg", "linear")
-    write_json(tmp_path / "open_clip_config.json", model_cfg=config)
-    assert load(tmp_path, untrained=3).encode_images(pictures()[0]).shape == (1, 16)
 
 
 @pytest.mark.exhaustive
@@ -460,7 +421,7 @@ def test_counts_of_batches_may_be_missing(tmp_path):
 def test_a_text_tower_of_transformers_is_built_from_the_local_cache(kind, tmp_path, monkeypatch):
     sizes = {"vocab_size": 512, "pad_token_id": 1}
     if kind == "roberta":
-        config = transformers.RobertaConfig(**sizes, **SMALL_TOWER)
+        config = transformers.RobertaConfig(**sizes, **clips.SMALL_TOWER)
     else:
         tower = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2}
         config = transformers.MT5Config(**sizes, **tower)

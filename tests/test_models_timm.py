@@ -15,13 +15,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from factories.clips import (
-    check_untrained_control,
-    cosines,
-    embed_noise,
-    noise_images,
-    some_quick,
-)
+from factories import clips
 from factories.zoo import (
     TIMM_INPUT,
     TIMM_VIT,
@@ -85,7 +79,7 @@ def write_model(folder: Path, name: str) -> Path:
     return write_timm_model(folder, *ZOO[name][:3])
 
 
-@pytest.fixture(scope="module", params=some_quick(ZOO, QUICK))
+@pytest.fixture(scope="module", params=clips.some_quick(ZOO, QUICK))
 def zoo(request, tmp_path_factory) -> Path:
     return write_model(tmp_path_factory.mktemp("zoo") / request.param, request.param)
 
@@ -106,7 +100,7 @@ def by_timm(folder: Path, batch_size: int = 1) -> np.ndarray:
     """Return the embeddings of the noise images by plain timm, one at a time or in batches."""
     # the last bits of a model that was made in inference mode may differ
     model, transform = plain_timm(folder)
-    pixels = torch.stack([transform(image) for image in noise_images()])
+    pixels = torch.stack([transform(image) for image in clips.noise_images()])
     with torch.inference_mode():
         return torch.cat([model(batch) for batch in pixels.split(batch_size)]).numpy()
 
@@ -114,9 +108,9 @@ def by_timm(folder: Path, batch_size: int = 1) -> np.ndarray:
 def test_embeddings_are_those_of_plain_timm(zoo):
     encoder = load(zoo)
     expected = by_timm(zoo)
-    rows = np.concatenate([encoder.encode_images(image) for image in noise_images()])
+    rows = np.concatenate([encoder.encode_images(image) for image in clips.noise_images()])
     np.testing.assert_array_equal(rows, expected)
-    together = encoder.encode_images(noise_images())
+    together = encoder.encode_images(clips.noise_images())
     np.testing.assert_array_equal(together, by_timm(zoo, batch_size=len(together)))
     assert encoder.details["embedding"] == ZOO[zoo.name][3]
     assert encoder.details["library"] == f"timm {timm.__version__}"
@@ -124,11 +118,11 @@ def test_embeddings_are_those_of_plain_timm(zoo):
 
 
 def test_half_precision_is_close(zoo):
-    assert cosines(embed_noise(zoo, precision="bf16"), by_timm(zoo)).min() >= 0.999
+    assert clips.cosines(clips.embed_noise(zoo, precision="bf16"), by_timm(zoo)).min() >= 0.999
 
 
 def test_the_untrained_control_has_the_architecture_and_no_weights(zoo):
-    check_untrained_control(zoo)
+    clips.check_untrained_control(zoo)
 
 
 def test_a_model_is_described(vit):
@@ -162,12 +156,12 @@ def hidden_states(folder: Path) -> tuple[Stack, list[torch.Tensor], Any, torch.T
     for layer in stack.layers:
         layer.register_forward_hook(lambda module, inputs, output: states.append(output))
     model, transform = plain_timm(folder)
-    pixels = torch.stack([transform(image) for image in noise_images()])
+    pixels = torch.stack([transform(image) for image in clips.noise_images()])
     tower(pixel_values=pixels)
     return stack, states, model, pixels
 
 
-@pytest.mark.parametrize("name", some_quick(TOKENS, QUICK))
+@pytest.mark.parametrize("name", clips.some_quick(TOKENS, QUICK))
 def test_hidden_states_of_tokens_are_those_of_timm(name, tmp_path):
     stack, states, model, pixels = hidden_states(write_model(tmp_path / name, name))
     assert len(states) == len(stack.layers) + 1 == 4
@@ -187,12 +181,12 @@ def test_hidden_states_of_tokens_are_those_of_timm(name, tmp_path):
 @pytest.mark.parametrize("name", ["eva02", "beit"])
 def test_the_norm_of_the_pooled_tokens_gives_the_embedding(name, tmp_path):
     folder = write_model(tmp_path / name, name)
-    last = embed_noise(folder, layers=[-1], pool="mean", norm=True)
-    np.testing.assert_array_equal(last, embed_noise(folder))
+    last = clips.embed_noise(folder, layers=[-1], pool="mean", norm=True)
+    np.testing.assert_array_equal(last, clips.embed_noise(folder))
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", some_quick(MAPS, QUICK))
+@pytest.mark.parametrize("name", clips.some_quick(MAPS, QUICK))
 def test_hidden_states_of_maps_are_those_of_timm(name, tmp_path):
     stack, states, model, pixels = hidden_states(write_model(tmp_path / name, name))
     assert stack.is_map
@@ -267,7 +261,7 @@ DAMAGED: dict[str, tuple[Damage, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", some_quick(DAMAGED, ("missing", "pickle", "grey")))
+@pytest.mark.parametrize("name", clips.some_quick(DAMAGED, ("missing", "pickle", "grey")))
 def test_damaged_folders_are_refused_in_one_line(name, vit, tmp_path):
     damage, message = DAMAGED[name]
     folder = shutil.copytree(vit, tmp_path / "model")
@@ -289,7 +283,7 @@ def test_the_classifier_and_computed_buffers_are_left_out(vit, tmp_path):
     folder = shutil.copytree(vit, tmp_path / "model")
     expected = by_timm(folder)
     stored(head__weight=torch.zeros(3, 32))(folder)
-    rows = load(folder).encode_images(noise_images())
+    rows = load(folder).encode_images(clips.noise_images())
     np.testing.assert_allclose(rows, expected, atol=1e-6 * np.abs(expected).max())
     swin = write_model(tmp_path / "swin", "swin")
     index = "layers.0.blocks.0.attn.relative_position_index"
