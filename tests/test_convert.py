@@ -92,7 +92,7 @@ def test_an_export_that_could_not_be_imported_is_not_published(tmp_path, monkeyp
     """Staged: the export writes other metadata than the file's."""
     source, output = saved(tmp_path / "a.h5", "images"), tmp_path / f"a.{ending}"
     metadata: dict[str, Any] = {"kind": "images", "version": 1}
-    monkeypatch.setattr(formats, "_metadata", lambda file, **arrays: json.dumps(metadata))
+    monkeypatch.setattr(formats, "drop_none", lambda content: metadata)
     convert_refused(source, output, 1, f"a.{ending}: history: expected a list, got NoneType")
     metadata["history"] = []
     convert_refused(source, output, 1, f"a.{ending}: expected to hold ")

@@ -21,7 +21,6 @@ from factories.zoo import (
     TIMM_VIT,
     Damage,
     changed,
-    check_commands_for_images_alone,
     fails_to_load,
     load,
     stored,
@@ -29,7 +28,6 @@ from factories.zoo import (
     write_timm_model,
 )
 from factories.zoo import TIMM_VIT_ARGUMENTS as VIT
-from shell import ok
 
 from clipkit import models
 from clipkit.base.errors import ClipkitError, UsageError
@@ -206,12 +204,6 @@ def test_models_without_known_layers_refuse_their_hidden_states(tmp_path):
     with pytest.raises(UsageError, match="with known layers, got SwinTransformer") as caught:
         architecture.stack(tower)
     assert "VisionTransformer" in str(caught.value.hint)
-
-
-@pytest.mark.long
-def test_probe_and_cluster_take_the_embeddings_and_logits_do_not(vit, tmp_path):
-    check_commands_for_images_alone(vit, tmp_path)
-    ok("info", vit)
 
 
 configure = functools.partial(changed, "config.json")

@@ -13,7 +13,6 @@ from factories.zoo import (
     QUICK,
     VISION_ZOO,
     changed,
-    check_commands_for_images_alone,
     fails_to_load,
     load,
     read_vision_model,
@@ -21,9 +20,10 @@ from factories.zoo import (
     without_tensor,
     write_vision_model,
 )
+from shell import fails, ok
 from transformers import AutoImageProcessor
 
-from clipkit import models
+from clipkit import features, models
 from clipkit.base.errors import UsageError
 
 
@@ -101,8 +101,19 @@ def test_a_text_tower_that_a_model_lacks_is_refused_in_one_line(dino):
         load(dino, "text")
 
 
+@pytest.mark.long
 def test_probe_and_cluster_take_the_embeddings_and_logits_do_not(dino, tmp_path):
-    check_commands_for_images_alone(dino, tmp_path)
+    images, texts = tmp_path / "img.h5", tmp_path / "txt.h5"
+    ok("embed", "digits", "--limit", 40, "-m", dino, "-o", images)
+    ok("textembed", "-m", "tiny", "-o", texts, stdin=b"a dot\na line\n")
+    assert features.read(images).splits["test"].features.shape == (40, 32)
+    ok("probe", images)
+    ok("cluster", images)
+    ok("logits", images, "--random", 4, "-o", tmp_path / "random.h5")
+    line = fails("logits", images, texts, "-o", tmp_path / "logits.h5")
+    assert "expected images of a model with a text tower" in line
+    assert "clipkit probe, cluster, variance" in fails("zeroshot", images)
+    fails("textembed", "-m", dino, "-o", tmp_path / "t.h5", stdin=b"a dot\n", exit_code=2)
 
 
 @pytest.mark.long
