@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from factories import refused, write_feature_file
+from factories.runs import stop_at
 from factories.zoo import changed, load
 from shell import clipkit, ok
 
@@ -66,16 +67,7 @@ def test_a_run_is_not_continued_with_another_configuration(file, tmp_path, copie
     monkeypatch.setattr(checkpoint, "SHARD_ROWS", 10)
     words = ("embed", "digits", "--split", "test", "--limit", 25, "-m", copied)
     out = tmp_path / "out.h5"
-    save = checkpoint.Checkpoint.save
-
-    def stop_after_the_second(self, shard, *rest):
-        if shard.number == 2:
-            raise KeyboardInterrupt
-        save(self, shard, *rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.Checkpoint, "save", stop_after_the_second)
-        clipkit(*words, "-o", out)
+    stop_at(2, monkeypatch, *words, "-o", out)
     shards = sorted(path.stem for path in Path(f"{out}.partial").glob("*.h5"))
     assert shards == ["00000", "00001"]
     before = (copied / file).read_bytes()

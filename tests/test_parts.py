@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from factories import contents, messages, unchanged
+from factories.runs import stop_at
 from forkserver import ForkServer
 from PIL import Image
 from shell import clipkit, fails, ok
@@ -66,20 +67,6 @@ def one_thread() -> Iterator[None]:
 def own_threads() -> Iterator[None]:
     with one_thread():
         yield
-
-
-def stop_at(shard: int, monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
-    """Run a command that is interrupted before it saves a shard."""
-    save = checkpoint.Checkpoint.save
-
-    def save_some(self: Any, which: Any, *arguments: Any) -> None:
-        if which.number >= shard:
-            raise KeyboardInterrupt
-        save(self, which, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.Checkpoint, "save", save_some)
-        assert clipkit(*words).exit_code == 130
 
 
 def stop_with_three_threads(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -102,16 +102,6 @@ def test_packed_layers_that_would_change_the_embeddings_are_not_used(
     assert line.startswith("clipkit: the layers are not packed")
 
 
-@pytest.mark.parametrize("bias", [False, True])
-def test_packed_patches_are_those_of_the_convolution(bias, monkeypatch):
-    monkeypatch.setattr(acceleration, "PackedLinear", PlainLinear)
-    convolution = torch.nn.Conv2d(3, 8, (4, 6), (4, 6), bias=bias).to(torch.bfloat16)
-    pixels = torch.randn(2, 3, 21, 33).to(torch.bfloat16)  # the last rows and columns are left out
-    expected = convolution(pixels)
-    packed = acceleration.PackedPatches(convolution)(pixels)
-    torch.testing.assert_close(packed, expected, atol=0.02, rtol=0.02)
-
-
 @onednn
 def test_a_row_does_not_depend_on_its_batch(tiny_clip_dir, images):
     encoder = load(tiny_clip_dir, precision="bf16")
