@@ -251,14 +251,6 @@ def test_a_fifo_in_place_of_a_shard_is_refused(tmp_path, shards_of_ten):
         embed(tmp_path, splits, Double())
 
 
-def test_what_a_run_that_was_killed_at_once_leaves_is_used(tmp_path):
-    partial = tmp_path / "out.h5.partial"
-    partial.mkdir()
-    for name in ("lock", ".manifest.json.12.0a1b2c3d.tmp", ".00000.h5.12.0a1b2c3d.tmp"):
-        (partial / name).touch()
-    embed(tmp_path, {"all": numbers(3)}, Double())
-
-
 def test_an_error_in_a_thread_is_the_one_that_is_raised(tmp_path):
     class Breaks(Double):
         def preprocess(self, images):

@@ -10,7 +10,6 @@ import pytest
 from factories.ray_fakes import write_images
 
 from clipkit import models
-from clipkit.base.errors import ImageError
 from clipkit.datasets import ImageDataset, load
 from clipkit.embedding.engines import Encoded, LocalEngine, ShardImages
 
@@ -50,42 +49,6 @@ def test_only_the_rows_of_a_shard_are_needed(encoder, digits):
     (of_all,) = encode(engine, digits, range(15, 30))
     (of_rows,) = encode(engine, taken, range(15))
     assert of_all.embeddings.tobytes() == of_rows.embeddings.tobytes()
-
-
-class Damaged:
-    """Images of which the first four cannot be used."""
-
-    def __init__(self, images: ImageDataset) -> None:
-        self.images = images
-
-    def image(self, i: int) -> Any:
-        if i < 4:
-            raise ImageError(f"{i} is bad")
-        return self.images.image(i)
-
-
-def test_batches_are_reported_and_images_that_cannot_be_used_are_listed(encoder, digits):
-    images = ImageDataset(digits.ids, None, Damaged(digits))
-    reports: list[tuple[int, int]] = []
-    shards = [
-        ShardImages(n, "test", images, rows) for n, rows in enumerate((range(4), range(4, 10)))
-    ]
-    engine = LocalEngine(encoder, 3, 2)
-    empty, full = engine.encode(shards, lambda n, skipped: reports.append((n, len(skipped))))
-    assert reports == [(3, 3), (1, 1), (3, 0), (3, 0)]
-    assert (empty.rows, empty.embeddings) == ([], None)
-    assert empty.skipped[1] == {"split": "test", "id": digits.ids[1], "reason": "1 is bad"}
-    assert full.embeddings.shape == (6, 64)
-    assert full.skipped == []
-
-
-def test_an_error_of_the_report_stops_the_engine(encoder, digits):
-    def stop(*_):
-        raise ImageError("strict")
-
-    shards = [ShardImages(0, "test", digits, range(40))]
-    with pytest.raises(ImageError, match="strict"):
-        list(LocalEngine(encoder, 4, 2).encode(shards, stop))
 
 
 @pytest.mark.parametrize("form", ["rendered", "array", "files", "tar", "parquet"])

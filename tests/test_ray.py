@@ -162,6 +162,21 @@ def test_a_worker_may_skip_only_what_the_driver_cannot_read(ray, pictures, tmp_p
     assert clipkit(*words).exit_code == 3
 
 
+def test_scaled_embeddings_skipped_images_and_errors_are_those_of_one_process(
+    ray, pictures, tmp_path
+):
+    (pictures / "0001.png").write_bytes(b"no image")
+    words = ("embed", pictures, "-m", "tiny", "--normalize", "-o")
+    assert clipkit(*words, tmp_path / "once.h5").exit_code == 3
+    assert clipkit(*words, tmp_path / "out.h5", "--engine", "ray").exit_code == 3
+    assert (tmp_path / "out.h5").read_bytes() == (tmp_path / "once.h5").read_bytes()
+    for options in (("--strict",), ("-m", "tinny")):
+        once = clipkit(*words, tmp_path / "none.h5", *options)
+        result = clipkit(*words, tmp_path / "none.h5", *options, "--engine", "ray")
+        assert once.exit_code == result.exit_code > 0
+        assert once.stderr.splitlines()[-1] == result.stderr.splitlines()[-1]
+
+
 @pytest.mark.parametrize("form", ["tar", "parquet"])
 def test_a_worker_with_another_file_of_images_is_refused(form, ray, tmp_path):
     path = tmp_path / f"images.{form}"
@@ -333,28 +348,6 @@ def test_an_address_without_ray_is_said_in_one_line(address, tmp_path, monkeypat
 def test_replicas_give_the_file_of_one_process(cluster, embeds, tmp_path):
     embeds(2)
     assert list(contents(tmp_path)) == ["out.h5"]
-
-
-@cluster_test
-def test_scaled_embeddings_skipped_images_and_errors_are_those_of_one_process(
-    cluster, tmp_path, monkeypatch
-):
-    monkeypatch.chdir(tmp_path)
-    Path("pictures").mkdir()
-    for number in range(9):
-        Image.new("RGB", (20, 20), (20 * number, 0, 0)).save(f"pictures/{number}.png")
-    for number in (5, 6):
-        Path(f"pictures/{number}.png").write_bytes(b"no image")
-    words = ("embed", "pictures", "-m", "tiny", "--normalize")
-    once = clipkit(*words, "-o", "once.h5")
-    result = clipkit(*words, "-o", "out.h5", "--engine", "ray")
-    assert (once.exit_code, result.exit_code) == (3, 3)
-    assert Path("out.h5").read_bytes() == Path("once.h5").read_bytes()
-    for options in (("--strict",), ("-m", "tinny")):
-        once = clipkit(*words, "-o", "none.h5", *options)
-        result = clipkit(*words, "-o", "none.h5", *options, "--engine", "ray")
-        assert once.exit_code == result.exit_code > 0
-        assert once.stderr.splitlines()[-1] == result.stderr.splitlines()[-1]
 
 
 @cluster_test
