@@ -67,8 +67,8 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("precision", clips.some_quick(["fp32", "bf16", "fp16"], ["fp32"]))
-@pytest.mark.parametrize("changes", clips.some_quick(CHANGES, ["none"]))
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("changes", CHANGES)
 def test_embeddings_have_the_bits_of_transformers(changes, precision, tmp_path):
     config = transformers.CLIPConfig(
         text_config=clips.SMALL_TOWER | CHANGES[changes],
@@ -193,7 +193,7 @@ FORMS = {
 }
 
 
-@pytest.fixture(scope="module", params=clips.some_quick(FORMS, ["tiny", "published"]))
+@pytest.fixture(scope="module", params=FORMS)
 def form(request, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "model"
     return FORMS[request.param](folder)

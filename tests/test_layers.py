@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers
 from factories import clips, contents
-from factories.zoo import QUICK, VISION_ZOO, load, read_vision_model, write_vision_model
+from factories.zoo import VISION_ZOO, load, read_vision_model, write_vision_model
 from shell import fails, ok
 from transformers import AutoImageProcessor
 
@@ -32,7 +32,7 @@ LAYER_CLASSES = re.compile(r"(Encoder|ViT|MAE|Dinov2|WithRegisters|IJepa|Radio)L
 DUAL = {"clip": clips.tiny_clip, "siglip": clips.tiny_siglip}
 
 
-@pytest.fixture(scope="module", params=clips.some_quick([*VISION_ZOO, *DUAL], QUICK))
+@pytest.fixture(scope="module", params=[*VISION_ZOO, *DUAL])
 def zoo(request, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("zoo") / request.param
     if request.param in DUAL:

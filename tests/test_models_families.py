@@ -1,7 +1,8 @@
-"""Dual encoders beyond CLIP and SigLIP: each tower gives what plain transformers gives."""
+"""Models of transformers beyond CLIP and SigLIP: each gives what plain transformers gives."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,13 +13,21 @@ import pytest
 import torch
 import transformers
 from factories import clips, refused
-from factories.zoo import changed, fails_to_load, load, without_tensor
-from PIL import Image
+from factories.zoo import (
+    VISION_ZOO,
+    changed,
+    fails_to_load,
+    load,
+    read_vision_model,
+    stored,
+    without_tensor,
+    write_vision_model,
+)
 from safetensors.torch import load_file
-from shell import clipkit
+from shell import clipkit, fails, ok
 from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedTokenizerBase
 
-from clipkit import models
+from clipkit import features, models
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.models.families import FAMILIES
 
@@ -34,12 +43,12 @@ PADDING: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module", params=clips.some_quick(WRITERS, ["metaclip-2"]))
+@pytest.fixture(scope="module", params=[*VISION_ZOO, *WRITERS])
 def zoo(request, tmp_path_factory) -> Path:
     return write(tmp_path_factory.mktemp("zoo"), request.param)
 
 
-@pytest.fixture(scope="module", params=clips.some_quick(PADDING, ["metaclip-2"]))
+@pytest.fixture(scope="module", params=PADDING)
 def dual(request, tmp_path_factory) -> Path:
     return write(tmp_path_factory.mktemp("dual"), request.param)
 
@@ -50,17 +59,21 @@ def naflex(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def aimv2(tmp_path_factory) -> Path:
-    return write(tmp_path_factory.mktemp("models"), "aimv2-lit")
+def dino(tmp_path_factory) -> Path:
+    return write(tmp_path_factory.mktemp("models"), "dinov2")
 
 
 def write(parent: Path, name: str) -> Path:
+    if name in VISION_ZOO:
+        return write_vision_model(parent / name, name)
     writer, _ = WRITERS[name]
     return writer(parent / name)
 
 
 def read(folder: Path) -> Any:
     """Return a model by plain transformers."""
+    if folder.name in VISION_ZOO:
+        return read_vision_model(folder)
     return getattr(transformers, WRITERS[folder.name][1]).from_pretrained(folder).eval()
 
 
@@ -72,15 +85,32 @@ def embeddings_of(outputs: Any) -> np.ndarray:
     return getattr(outputs, "pooler_output", outputs).numpy()
 
 
-def by_transformers(folder: Path, images: list[Image.Image]) -> np.ndarray:
-    """Return the embeddings of images, one by one, by plain transformers."""
+def image_embedding(model: Any, name: str, inputs: Any) -> np.ndarray:
+    """Return the embedding (1, D) of an image by plain transformers."""
+    if name in WRITERS:
+        return embeddings_of(model.get_image_features(**inputs))
+    options = {}
+    if name == "vit-mae":
+        model.config.mask_ratio = 0.0
+        options = {"noise": torch.arange(16)[None]}
+    outputs = model(**inputs, **options)
+    embedding = VISION_ZOO[name][2]
+    if embedding == "cls":
+        return outputs.last_hidden_state[:, 0].numpy()
+    if embedding == "mean":
+        return outputs.last_hidden_state.mean(dim=1).numpy()
+    return outputs[embedding].numpy()
+
+
+@torch.no_grad()
+def by_transformers(folder: Path) -> np.ndarray:
+    """Return the embeddings of the noise images, one by one, by plain transformers."""
     model = read(folder)
     processor = AutoImageProcessor.from_pretrained(folder)
     rows = []
-    for image in images:
-        with torch.no_grad():
-            outputs = model.get_image_features(**processor(images=image, return_tensors="pt"))
-        rows.append(embeddings_of(outputs))
+    for image in clips.noise_images():
+        inputs = processor(images=image, return_tensors="pt")
+        rows.append(image_embedding(model, folder.name, inputs))
     return np.concatenate(rows)
 
 
@@ -95,21 +125,18 @@ def texts_by_transformers(folder: Path, texts: list[str]) -> np.ndarray:
 
 def test_images_are_embedded_as_plain_transformers_does(zoo):
     encoder = load(zoo)
-    expected = by_transformers(zoo, clips.noise_images())
+    expected = by_transformers(zoo)
     rows = np.concatenate([encoder.encode_images(image) for image in clips.noise_images()])
     np.testing.assert_array_equal(rows, expected)
-    together = encoder.encode_images(clips.noise_images()[4:7])  # of three sizes
-    np.testing.assert_allclose(together, rows[4:7], rtol=0, atol=1e-6 * np.abs(rows).max())
+    together = encoder.encode_images(clips.noise_images())
+    np.testing.assert_allclose(together, expected, atol=1e-5 * np.abs(expected).max())
     assert encoder.dim == expected.shape[1]
+    assert ("logit_scale" in encoder.details) == (zoo.name in WRITERS)
 
 
-@pytest.mark.exhaustive
 def test_half_precision_is_close(zoo):
-    encoder = load(zoo, precision="bf16")
-    rows = encoder.encode_images(clips.noise_images())
-    assert clips.cosines(rows, by_transformers(zoo, clips.noise_images())).min() >= 0.999
-    if zoo.name != "metaclip-2":
-        assert "packed" not in encoder.details
+    half = clips.embed_noise(zoo, precision="bf16")
+    assert clips.cosines(half, by_transformers(zoo)).min() >= 0.999
 
 
 def test_texts_are_embedded_as_plain_transformers_does(dual):
@@ -135,12 +162,56 @@ def test_both_towers_have_an_untrained_control(zoo):
 def test_a_model_is_described(zoo):
     described = models.describe_model(str(zoo))
     sizes = {name: tensor.numel() for name, tensor in load_file(zoo / "model.safetensors").items()}
-    of_images = [name for name in sizes if name.startswith(("vision_model.", "visual_projection."))]
-    assert described["image"]["parameters"] == sum(sizes[name] for name in of_images)
-    assert described["image"].get("image_size") == (None if "naflex" in zoo.name else 32)
+    parameters = described["image"]["parameters"]
+    if zoo.name in WRITERS:
+        prefixes = ("vision_model.", "visual_projection.")
+        assert parameters == sum(sizes[name] for name in sizes if name.startswith(prefixes))
+    assert 1000 < parameters <= sum(sizes.values())
+    assert described["image"]["layers"] in (2, 4)
     assert described["dim"] == load(zoo).dim
     for part in ("text", "temperature"):
         assert (part in described) == (zoo.name in PADDING)
+
+
+def test_images_that_are_normalised_twice_are_warned_of(tmp_path, capfd):
+    folder = write_vision_model(tmp_path / "radio", "radio")
+    assert load(folder).details["preprocessing"]["do_normalize"] is False
+    assert "normalises images" not in capfd.readouterr()[1]
+    clips.write_processor(folder, 32)
+    load(folder)
+    assert "the model does so again; expected do_normalize false" in capfd.readouterr()[1]
+
+
+@pytest.mark.long
+def test_probe_and_cluster_take_the_embeddings_and_logits_do_not(dino, tmp_path):
+    images, texts = tmp_path / "img.h5", tmp_path / "txt.h5"
+    ok("embed", "digits", "--limit", 40, "-m", dino, "-o", images)
+    ok("textembed", "-m", "tiny", "-o", texts, stdin=b"a dot\na line\n")
+    assert features.read(images).splits["test"].features.shape == (40, 32)
+    ok("probe", images)
+    ok("cluster", images)
+    ok("logits", images, "--random", 4, "-o", tmp_path / "random.h5")
+    line = fails("logits", images, texts, "-o", tmp_path / "logits.h5")
+    assert "expected images of a model with a text tower" in line
+    assert "clipkit probe, cluster, variance" in fails("zeroshot", images)
+    fails("textembed", "-m", dino, "-o", tmp_path / "t.h5", stdin=b"a dot\n", exit_code=2)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (without_tensor("layernorm.weight"), "missing: layernorm.weight"),
+        (stored(embeddings__extra=torch.zeros(3)), "unexpected: embeddings.extra"),
+        (changed("config.json", num_hidden_layers=500), "expected weights that fit config.json"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused_in_one_line(damage, message, dino, tmp_path):
+    folder = shutil.copytree(dino, tmp_path / "model")
+    stored(classifier__weight=torch.zeros(3))(folder)
+    load(folder)  # a head is left out
+    damage(folder)
+    fails_to_load(folder, message)
 
 
 # SigLIP 2 NaFlex
@@ -198,11 +269,14 @@ def test_the_vision_tower_of_naflex_alone(has_head, tmp_path):
     assert encoder.details["embedding"] == ("pooler_output" if has_head else "mean of patches")
 
 
-def test_hidden_states_are_those_of_plain_transformers(zoo):
-    prefix = 1 if zoo.name == "metaclip-2" else 0
-    model = read(zoo)
-    processor = AutoImageProcessor.from_pretrained(zoo)
-    encoder = load(zoo, layers=[0, 1], pool="mean")
+@pytest.mark.long
+@pytest.mark.parametrize("name", WRITERS)
+def test_hidden_states_are_those_of_plain_transformers(name, tmp_path):
+    folder = write(tmp_path, name)
+    prefix = int(name == "metaclip-2")
+    model = read(folder)
+    processor = AutoImageProcessor.from_pretrained(folder)
+    encoder = load(folder, layers=[0, 1], pool="mean")
     for image in clips.noise_images()[3:6]:
         inputs = processor(images=image, return_tensors="pt")
         with torch.no_grad():
@@ -214,15 +288,19 @@ def test_hidden_states_are_those_of_plain_transformers(zoo):
         np.testing.assert_allclose(row, torch.cat(expected), atol=1e-6)
 
 
-# AIMv2-LiT, of which only images are read
-
-
-def test_texts_for_aimv2_are_refused(aimv2):
-    with pytest.raises(UsageError, match="got aimv2, with text embeddings that depend on their"):
-        load(aimv2, "text")
-
-
 # What is read, and what is not
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("dinov2", "expected a model with a text tower, got dinov2"),
+        ("aimv2-lit", "got aimv2, with text embeddings that depend on their"),
+    ],
+)
+def test_a_text_tower_that_cannot_be_used_is_refused_in_one_line(name, message, tmp_path):
+    with pytest.raises(UsageError, match=message):
+        load(write(tmp_path, name), "text")
 
 
 def test_unknown_kinds_and_names_list_what_is_read(tmp_path):

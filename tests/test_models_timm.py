@@ -68,14 +68,13 @@ ZOO: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
 }
 TOKENS = list(ZOO)[:8]
 MAPS = ("convnext", "resnet", "resnetv2", "fastvit", "efficientnet", "mobilenet")
-QUICK = ("vit", "resnet")
 
 
 def write_model(folder: Path, name: str) -> Path:
     return write_timm_model(folder, *ZOO[name][:3])
 
 
-@pytest.fixture(scope="module", params=clips.some_quick(ZOO, QUICK))
+@pytest.fixture(scope="module", params=ZOO)
 def zoo(request, tmp_path_factory) -> Path:
     return write_model(tmp_path_factory.mktemp("zoo") / request.param, request.param)
 
@@ -149,7 +148,8 @@ def test_the_norm_of_the_pooled_tokens_gives_the_embedding(name, tmp_path):
     np.testing.assert_array_equal(last, clips.embed_noise(folder))
 
 
-@pytest.mark.parametrize("name", clips.some_quick([*TOKENS, *MAPS], QUICK))
+@pytest.mark.long
+@pytest.mark.parametrize("name", [*TOKENS, *MAPS])
 def test_hidden_states_are_those_of_timm(name, tmp_path):
     folder = write_model(tmp_path / name, name)
     encoder = load(folder, layers="all", pool="mean")
@@ -222,7 +222,8 @@ DAMAGED: dict[str, tuple[Damage, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", clips.some_quick(DAMAGED, ("missing", "pickle", "grey")))
+@pytest.mark.long
+@pytest.mark.parametrize("name", DAMAGED)
 def test_damaged_folders_are_refused_in_one_line(name, vit, tmp_path):
     damage, message = DAMAGED[name]
     folder = shutil.copytree(vit, tmp_path / "model")

@@ -9,7 +9,7 @@ import gzip
 import importlib.util
 import json
 import string
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,6 @@ SMALL_TOWER = {
 }
 SMALL_VISION = {**SMALL_TOWER, "image_size": 32, "patch_size": 8}
 STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb")
-
-
-def some_quick(names: Iterable[str], quick: Container[str]) -> list[Any]:
-    """Return parameters of which `make test-quick` runs only the quick ones."""
-    long = pytest.mark.long
-    return [name if name in quick else pytest.param(name, marks=long) for name in names]
 
 
 def write_json(path: Path, /, **content: Any) -> None:

@@ -25,7 +25,6 @@ DECODER = {
 }
 REGISTERS = {**VIT, "num_register_tokens": 4}
 PROJECTED = {**VIT, "projection_dim": 16}
-QUICK = ("clip-vision", "dinov2", "convnext")
 # folder -> the class that saved it, its settings, and its embedding
 VISION_ZOO: dict[str, tuple[str, dict[str, Any], str]] = {
     "aimv2": ("Aimv2VisionModel", VIT, "pooler_output"),
