@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import threading
 import time
 from dataclasses import dataclass
@@ -13,13 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 from factories import contents, unchanged, write_feature_file
+from factories.ray_fakes import write_images
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from clipkit import embedding, features, models
+from clipkit import datasets, embedding, features, models
 from clipkit.base.errors import ClipkitError, ImageError, UsageError
 from clipkit.datasets import Dataset, ImageDataset
 from clipkit.embedding import checkpoint
+from clipkit.embedding.engines import LocalEngine, ShardImages
 from clipkit.features import FeatureFile, Split
 
 
@@ -349,3 +352,47 @@ def test_a_source_without_class_names_is_refused(source, message, tmp_path, monk
     with pytest.raises(ClipkitError) as error:
         embedding.read_class_names(source)
     assert error.value.message == message
+
+
+# engines
+
+
+@pytest.mark.long
+def test_a_shard_alone_has_the_embeddings_that_it_has_among_others():
+    encoder = models.load("tiny", tower="image")
+    digits = datasets.load("digits", splits=["test"], limit=40).splits["test"]
+
+    def encode(num_workers, *shards):
+        tasks = [ShardImages(n, "test", digits, rows) for n, rows in enumerate(shards)]
+        return list(LocalEngine(encoder, 4, num_workers).encode(tasks, lambda *_: None))
+
+    shards = [range(0, 15), range(15, 30), range(30, 40)]
+    together = encode(3, *shards)
+    backwards = encode(1, *reversed(shards))
+    for rows, *found in zip(shards, together, reversed(backwards), strict=True):
+        (alone,) = encode(2, rows)
+        for one in (alone, *found):
+            assert one.rows == list(rows)
+            assert one.embeddings.tobytes() == alone.embeddings.tobytes()
+
+
+@pytest.mark.parametrize("form", ["rendered", "array", "files", "tar", "parquet"])
+@pytest.mark.long
+def test_rows_travel_to_another_process_and_no_others_do(form, tmp_path):
+    rendered = datasets.load("shapes", splits=["test"], limit=300).splits["test"]
+    images = rendered
+    if form == "array":
+        pixels = np.stack([np.asarray(rendered.image(row)) for row in range(300)])
+        images = ImageDataset.from_array(pixels, np.zeros(300))
+    elif form != "rendered":
+        images = write_images([rendered.image(row) for row in range(300)], tmp_path, form)
+    images.image(0)  # what was read must not travel
+    rows = np.arange(150, 160)
+    message = pickle.dumps(images.take(rows))
+    most = 10 * 200 + 4000  # bytes: an id, a path or offsets for each row
+    if form == "array":
+        most += images.source.take(rows).pixels.nbytes
+    assert len(message) < most
+    taken = pickle.loads(message)
+    assert taken.source.fingerprint() == images.source.take(rows).fingerprint()
+    assert np.array_equal(taken.image(3), images.image(153))
