@@ -206,9 +206,11 @@ def test_hidden_states_are_those_of_plain_open_clip(zoo):
     found = by_layer(image, image.encode_images(pictures()[0]))
     for rows, state in zip(found, expected["image_intermediates"][-len(found) :], strict=True):
         np.testing.assert_allclose(rows, state.mean(dim=(-2, -1)), atol=1e-5)
+    if zoo.name == "coca":  # whose own states lack the token that is pooled
+        return
     text = load(zoo, "text", layers="all")
     ends = tokens.argmax(dim=1)
-    if zoo.name in ("clipa", "siglip", "coca"):
+    if zoo.name in ("clipa", "siglip"):
         ends = -1
     found = by_layer(text, text.encode_texts(TEXTS))
     for rows, state in zip(found, expected["text_intermediates"], strict=True):
