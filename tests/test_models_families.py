@@ -161,16 +161,16 @@ def test_both_towers_have_an_untrained_control(zoo):
 
 def test_a_model_is_described(zoo):
     described = models.describe_model(str(zoo))
-    sizes = {name: tensor.numel() for name, tensor in load_file(zoo / "model.safetensors").items()}
-    assert 1000 < described["parameters"] <= sum(sizes.values())
-    if zoo.name in WRITERS:
-        prefixes = ("vision_model.", "visual_projection.")
-        of_images = sum(sizes[name] for name in sizes if name.startswith(prefixes))
-        assert described["image"]["parameters"] == of_images
     assert described["image"]["layers"] in (2, 4)
-    assert described["dim"] == load(zoo).dim
+    assert described["parameters"] > 1000
     for part in ("text", "temperature"):
         assert (part in described) == (zoo.name in PADDING)
+    if zoo.name in WRITERS:
+        tensors = load_file(zoo / "model.safetensors")
+        prefixes = ("vision_model.", "visual_projection.")
+        sizes = [tensors[name].numel() for name in tensors if name.startswith(prefixes)]
+        assert described["image"]["parameters"] == sum(sizes)
+        assert described["dim"] == load(zoo).dim
 
 
 def test_images_that_are_normalised_twice_are_warned_of(tmp_path, capfd):
