@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clip_factory import tiny_clip_dir, vit_b32_dir
+from factories.clips import tiny_clip_dir, vit_b32_dir
 from forkserver import BRIEF, ForkServer
 from shell import Make, environment, ok
 

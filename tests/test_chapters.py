@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from factories.results import NAME, numbers, tables
 from PIL import Image
-from result_factory import NAME, numbers, tables
 from shell import environment
 
 from clipkit.analysis.results import per_class_rows

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from factories.results import HEADER, Table, numbers, tables
 from numpy.typing import NDArray
-from result_factory import HEADER, Table, numbers, tables
 from scipy.special import softmax
 from scipy.stats import binomtest, entropy
 from shell import ok

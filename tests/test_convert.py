@@ -92,7 +92,7 @@ def test_an_export_that_could_not_be_imported_is_not_published(tmp_path, monkeyp
     """Staged: the export writes other metadata than the file's."""
     source, output = saved(tmp_path / "a.h5", "images"), tmp_path / f"a.{ending}"
     metadata: dict[str, Any] = {"kind": "images", "version": 1}
-    monkeypatch.setattr(formats, "_metadata", lambda file, **arrays: json.dumps(metadata))
+    monkeypatch.setattr(formats, "drop_none", lambda content: metadata)
     convert_refused(source, output, 1, f"a.{ending}: history: expected a list, got NoneType")
     metadata["history"] = []
     convert_refused(source, output, 1, f"a.{ending}: expected to hold ")
@@ -297,22 +297,6 @@ def test_a_csv_quotes_whatever_ends_a_line(tmp_path):
     text = (tmp_path / "r.csv").read_bytes().decode()
     assert text.endswith("test,a b,cat,cat,svm,1.0,,0\n")
     assert [row["id"] for row in csv.DictReader(io.StringIO(text, newline=""))] == ids
-
-
-def test_results_of_the_commands_become_tables(tmp_path):
-    """zeroshot and cluster name a run's split; clusters have no names; entropy predicts nothing."""
-    source = saved(tmp_path / "l.h5", "logits")
-    lines = {}
-    for name, *options in (["zeroshot"], ["cluster", "-k", "3"], ["entropy"]):
-        ok(name, source, *options, "-o", tmp_path / f"{name}.h5")
-        ok("convert", tmp_path / f"{name}.h5", tmp_path / f"{name}.csv")
-        lines[name] = (tmp_path / f"{name}.csv").read_text().splitlines()
-    assert lines["zeroshot"][0] == "split,id,label,predicted,run"
-    assert lines["zeroshot"][1].startswith("test,0.png,cat,")
-    assert lines["cluster"][0] == "split,id,label,predicted,k,run"
-    assert {line.split(",")[3] for line in lines["cluster"][1:]} == {"0", "1", "2"}
-    assert set(lines["entropy"][0].split(",")) >= {"split", "temperature", "mean_entropy"}
-    assert [len(table) for table in lines.values()] == [13, 7, 3]
 
 
 def test_the_runs_of_a_result_are_a_table_in_the_order_of_its_report(tmp_path):
@@ -544,16 +528,6 @@ def test_sizes_that_are_not_true_and_files_that_unpack_to_too_much(tmp_path, mon
         convert_refused(tmp_path / name, tmp_path / "x.h5", 1, name, message)
 
 
-def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
-    def full(*args: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(npz, "write_array", full)
-    source, output = saved(tmp_path / "a.h5", images()), tmp_path / "a.npz"
-    output.write_bytes(b"earlier")
-    convert_refused(source, output, 1, "No space left on device", options=["--force"])
-
-
 def test_a_header_that_asks_for_gigabytes_is_refused(tmp_path):
     np.save(tmp_path / "a.npy", np.ones((3, 4)))
     data = bytearray((tmp_path / "a.npy").read_bytes())
@@ -583,13 +557,3 @@ def test_whole_numbers_with_gaps_are_names_unless_they_have_names(
     np.savez(tmp_path / "x.npz", features=np.eye(4, dtype="f4"), labels=labels, **arrays)
     file = formats.import_file(tmp_path / "x.npz")
     assert (file.class_names, labels_of(file)) == (expected_names, {"all": expected})
-
-
-@pytest.mark.parametrize("ending", ["npz", "parquet"])
-@pytest.mark.parametrize(("names", "last"), [(["cat", "none"], 1), (None, 5)])
-def test_labels_and_class_names_of_an_export_stay_as_they_are(tmp_path, ending, names, last):
-    split = Split(np.eye(2, dtype="f4"), labels=np.array([0, last]), ids=["a", "b"])
-    saved(tmp_path / "x.h5", FeatureFile("images", splits={"all": split}, class_names=names))
-    ok("convert", tmp_path / "x.h5", tmp_path / f"x.{ending}")
-    file = formats.import_file(tmp_path / f"x.{ending}")
-    assert (file.class_names, labels_of(file)) == (names, {"all": [0, last]})

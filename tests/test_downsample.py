@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from factories.results import layer_result as result
 from PIL import Image
-from result_factory import layer_result as result
 from shell import fails, ok
 
 from clipkit import datasets, features

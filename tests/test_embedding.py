@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
+import pickle
 import threading
 import time
 from dataclasses import dataclass
@@ -14,14 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 from factories import contents, unchanged, write_feature_file
+from factories.ray_fakes import write_images
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from clipkit import embedding, features, models
-from clipkit.base import files
+from clipkit import datasets, embedding, features, models
 from clipkit.base.errors import ClipkitError, ImageError, UsageError
 from clipkit.datasets import Dataset, ImageDataset
 from clipkit.embedding import checkpoint
+from clipkit.embedding.engines import LocalEngine, ShardImages
 from clipkit.features import FeatureFile, Split
 
 
@@ -153,32 +154,6 @@ def test_a_run_that_continues_encodes_only_what_is_missing(tmp_path, shards_of_t
     assert file.history[0]["skipped"] == skipped
 
 
-def test_shards_are_read_once_and_those_of_an_earlier_run_are_checked_once(
-    tmp_path, shards_of_ten, monkeypatch
-):
-    reads: list[str] = []
-
-    def record(name):
-        real = getattr(features, name)
-
-        def read(path, **options):
-            reads.append(Path(path).stem)
-            return real(path, **options)
-
-        monkeypatch.setattr(features, name, read)
-
-    record("read")
-    record("open_file")
-    splits = {"all": numbers(25)}
-    embed(tmp_path, splits, Double(), force=True)
-    assert reads == ["00000", "00001", "00002", "out"]
-    (tmp_path / "out.h5").unlink()
-    interrupt(tmp_path, splits, stop_at=22)
-    reads.clear()
-    embed(tmp_path, splits, Double())
-    assert reads == ["00000", "00001", "00000", "00001", "00002", "out"]
-
-
 def test_a_shard_without_usable_images_does_not_change_the_result(tmp_path, shards_of_ten):
     splits = {"all": numbers(25, set(range(10)))}
     embed(tmp_path, splits, Double())
@@ -188,19 +163,6 @@ def test_a_shard_without_usable_images_does_not_change_the_result(tmp_path, shar
     assert [path.name for path in sorted(partial.glob("*.h5"))] == ["00001.h5"]
     embed(tmp_path, splits, Double())
     assert (tmp_path / "out.h5").read_bytes() == expected
-
-
-OTHER_RUN = (
-    r"batch_size was 4, is 8; model files\.config\.json was sha256:double, is sha256:b; "
-    r"model\.name was double, is b$"
-)
-
-
-def test_other_options_and_models_are_refused_with_every_change(tmp_path, shards_of_ten):
-    splits = {"all": numbers(25)}
-    interrupt(tmp_path, splits, stop_at=15)
-    with unchanged(tmp_path), pytest.raises(UsageError, match=OTHER_RUN):
-        embed(tmp_path, splits, Double("b"), batch_size=8)
 
 
 def test_a_checkpoint_of_the_version_before_is_refused_and_can_be_dropped(tmp_path):
@@ -215,14 +177,6 @@ def test_a_checkpoint_of_the_version_before_is_refused_and_can_be_dropped(tmp_pa
         embed(tmp_path, splits, Double())
     assert "--restart" in str(error.value.hint)
     embed(tmp_path, splits, Double(), restart=True)
-
-
-def test_shards_are_joined_only_when_all_are_finished(tmp_path):
-    with (
-        checkpoint.open_whole(tmp_path / "partial", {"all": numbers(25)}, {}) as opened,
-        pytest.raises(AssertionError, match="expected every shard to be finished"),
-    ):
-        opened.join()
 
 
 @pytest.mark.long
@@ -248,21 +202,11 @@ def test_a_run_may_have_more_than_99_999_shards(tmp_path, monkeypatch):
 
 def test_a_lock_in_a_removed_folder_is_not_held(tmp_path):
     """Another process may finish and remove the folder between our opening and locking the file."""
-    folder = tmp_path / "out.h5.partial"
-    with checkpoint._locked(folder):
+    folder, splits = tmp_path / "out.h5.partial", {"all": numbers(3)}
+    with checkpoint.open_whole(folder, splits, {}):
         (folder / "lock").rename(tmp_path / "removed")
-        with checkpoint._locked(folder):  # a new lock, of a new run
+        with checkpoint.open_whole(folder, splits, {}):  # a new lock, of a new run
             assert (folder / "lock").exists()
-
-
-def test_a_manifest_that_the_system_cannot_read_is_named(tmp_path, monkeypatch):
-    def fail(*_):
-        raise OSError(errno.ESTALE, "Stale file handle")
-
-    (tmp_path / "manifest.json").write_text("{}")
-    monkeypatch.setattr(files, "_open_stream", fail)
-    with pytest.raises(ClipkitError, match=f"cannot read {tmp_path}/manifest.json: Stale file"):
-        checkpoint.earlier_threads(tmp_path)
 
 
 def make_link(path: Path) -> None:
@@ -310,23 +254,6 @@ def test_a_fifo_in_place_of_a_shard_is_refused(tmp_path, shards_of_ten):
         embed(tmp_path, splits, Double())
 
 
-def test_what_a_run_that_was_killed_at_once_leaves_is_used(tmp_path):
-    partial = tmp_path / "out.h5.partial"
-    partial.mkdir()
-    for name in ("lock", ".manifest.json.12.0a1b2c3d.tmp", ".00000.h5.12.0a1b2c3d.tmp"):
-        (partial / name).touch()
-    embed(tmp_path, {"all": numbers(3)}, Double())
-
-
-def test_a_folder_that_is_removed_again_and_again_is_an_error(tmp_path, monkeypatch):
-    def fail(path):
-        raise FileNotFoundError(path)
-
-    monkeypatch.setattr(checkpoint, "_open_lock", fail)
-    with pytest.raises(ClipkitError, match="other programs keep removing it"):
-        embed(tmp_path, {"all": numbers(3)}, Double())
-
-
 def test_an_error_in_a_thread_is_the_one_that_is_raised(tmp_path):
     class Breaks(Double):
         def preprocess(self, images):
@@ -343,6 +270,17 @@ def test_an_embedding_that_is_not_finite_names_its_image(tmp_path):
 
     with pytest.raises(ClipkitError, match=r"^2\.png: expected a finite embedding, got NaN or Inf"):
         embed(tmp_path, {"all": numbers(5)}, Overflows())
+
+
+def test_embeddings_that_cannot_be_written_to_are_scaled_in_a_copy(tmp_path):
+    class ReadOnly(Double):
+        def encode_images(self, pixels):
+            embeddings = super().encode_images(pixels)
+            embeddings.flags.writeable = False  # as Ray's are
+            return embeddings
+
+    file = embed(tmp_path, {"all": numbers(5)}, ReadOnly(), normalize=True)
+    np.testing.assert_allclose(np.linalg.norm(file.splits["all"].features, axis=1), 1, rtol=1e-6)
 
 
 def test_prompts_belong_to_no_class():
@@ -414,3 +352,47 @@ def test_a_source_without_class_names_is_refused(source, message, tmp_path, monk
     with pytest.raises(ClipkitError) as error:
         embedding.read_class_names(source)
     assert error.value.message == message
+
+
+# engines
+
+
+@pytest.mark.long
+def test_a_shard_alone_has_the_embeddings_that_it_has_among_others():
+    encoder = models.load("tiny", tower="image")
+    digits = datasets.load("digits", splits=["test"], limit=40).splits["test"]
+
+    def encode(num_workers, *shards):
+        tasks = [ShardImages(n, "test", digits, rows) for n, rows in enumerate(shards)]
+        return list(LocalEngine(encoder, 4, num_workers).encode(tasks, lambda *_: None))
+
+    shards = [range(0, 15), range(15, 30), range(30, 40)]
+    together = encode(3, *shards)
+    backwards = encode(1, *reversed(shards))
+    for rows, *found in zip(shards, together, reversed(backwards), strict=True):
+        (alone,) = encode(2, rows)
+        for one in (alone, *found):
+            assert one.rows == list(rows)
+            assert one.embeddings.tobytes() == alone.embeddings.tobytes()
+
+
+@pytest.mark.parametrize("form", ["rendered", "array", "files", "tar", "parquet"])
+@pytest.mark.long
+def test_rows_travel_to_another_process_and_no_others_do(form, tmp_path):
+    rendered = datasets.load("shapes", splits=["test"], limit=300).splits["test"]
+    images = rendered
+    if form == "array":
+        pixels = np.stack([np.asarray(rendered.image(row)) for row in range(300)])
+        images = ImageDataset.from_array(pixels, np.zeros(300))
+    elif form != "rendered":
+        images = write_images([rendered.image(row) for row in range(300)], tmp_path, form)
+    images.image(0)  # what was read must not travel
+    rows = np.arange(150, 160)
+    message = pickle.dumps(images.take(rows))
+    most = 10 * 200 + 4000  # bytes: an id, a path or offsets for each row
+    if form == "array":
+        most += images.source.take(rows).pixels.nbytes
+    assert len(message) < most
+    taken = pickle.loads(message)
+    assert taken.source.fingerprint() == images.source.take(rows).fingerprint()
+    assert np.array_equal(taken.image(3), images.image(153))

@@ -166,19 +166,6 @@ def test_storage_is_as_the_format_says(tmp_path):
         assert h5["all/ids"].dtype == "S3"
 
 
-def test_complete_is_written_last(tmp_path, monkeypatch):
-    order: list[str] = []
-    real = hdf5._set_attribute
-
-    def record(owner: Any, name: str, value: Any) -> None:
-        order.append(name)
-        real(owner, name, value)
-
-    monkeypatch.setattr(hdf5, "_set_attribute", record)
-    write(tmp_path / "x.h5", feature_file())
-    assert order[-2:] == ["digest", "complete"]
-
-
 def test_a_row_longer_than_a_chunk_may_be_is_written_and_read(tmp_path, monkeypatch):
     for module in (hdf5, checked_file):
         monkeypatch.setattr(module, "MAX_CHUNK_BYTES", 1 << 10)

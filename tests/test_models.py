@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import functools
 import hashlib
 import json
@@ -10,8 +9,6 @@ import math
 import os
 import re
 import shutil
-import subprocess
-import sys
 import unicodedata
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,18 +19,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from clip_factory import (
-    cosines,
-    edit_tensors,
-    noise_image,
-    noise_images,
-    openai_form,
-    tiny_clip,
-    tiny_siglip,
-    transformers_5_form,
-    write_json,
-)
-from model_zoo import Damage, changed, fails_to_load, load, stored, without_tensor
+from factories import clips
+from factories.zoo import Damage, changed, fails_to_load, load, stored, without_tensor
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from shell import ok
@@ -43,7 +30,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel, SiglipMod
 from clipkit import embedding, features, models
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.models import hub
-from clipkit.models.acceleration import DTYPES, choose_precision
+from clipkit.models.acceleration import choose_precision
 from clipkit.models.hub import TINY, combine_digests, find
 from clipkit.models.tokenizer import is_cleaned_by_openai
 
@@ -56,36 +43,26 @@ TEXTS = [
     "the end",
 ]
 FORMS = ["tiny_clip_dir", "old_form_dir", "new_form_dir", "siglip_dir"]
-LOAD_EVERYTHING = """
-import sys
-from clipkit import models
-for folder in sys.argv[1:]:
-    for tower in ("image", "text"):
-        models.load(folder, tower=tower)
-        models.load(folder, tower=tower, untrained=1)
-    models.load(folder, tower="text").encode_texts(["word " * 200], truncate=True)
-    models.describe_model(folder)
-"""
 
 
 @pytest.fixture(scope="module")
 def old_form_dir(tmp_path_factory) -> Path:
-    return openai_form(tmp_path_factory.mktemp("models") / "old-form")
+    return clips.openai_form(tmp_path_factory.mktemp("models") / "old-form")
 
 
 @pytest.fixture(scope="module")
 def new_form_dir(tmp_path_factory) -> Path:
-    return transformers_5_form(tmp_path_factory.mktemp("models") / "new-form")
+    return clips.transformers_5_form(tmp_path_factory.mktemp("models") / "new-form")
 
 
 @pytest.fixture(scope="module")
 def siglip_dir(tmp_path_factory) -> Path:
-    return tiny_siglip(tmp_path_factory.mktemp("models") / "siglip")
+    return clips.tiny_siglip(tmp_path_factory.mktemp("models") / "siglip")
 
 
 @pytest.fixture(scope="module")
 def images() -> list[Image.Image]:
-    return noise_images()
+    return clips.noise_images()
 
 
 @pytest.fixture(params=FORMS)
@@ -142,20 +119,12 @@ def assert_features_equal(folder: Path, images: list[Image.Image], texts: list[s
         assert (rows.dtype, rows.shape) == (np.float32, expected.shape)
         assert rows.shape[1] == image.dim
         np.testing.assert_allclose(rows, expected, rtol=1e-3, atol=1e-4)
-        assert cosines(rows, expected).min() >= 0.99999
+        assert clips.cosines(rows, expected).min() >= 0.99999
 
 
 @pytest.mark.long
 def test_features_equal_plain_transformers(form, images):
     assert_features_equal(form, images, TEXTS)
-
-
-@pytest.mark.exhaustive
-@pytest.mark.long
-def test_features_of_a_full_size_model(vit_b32_dir, cifar10_root):
-    files = sorted(cifar10_root.glob("test/*/*0.jpg"))[::700]
-    images = [Image.open(file).convert("RGB") for file in files]
-    assert_features_equal(vit_b32_dir, images, TEXTS[:2])
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -169,7 +138,7 @@ def test_half_precision_is_close_to_full(form, tower, precision, images):
     assert half.details["precision"] == precision
     assert actual.dtype == np.float32
     assert not np.array_equal(actual, expected)
-    assert cosines(actual, expected).min() >= 0.999
+    assert clips.cosines(actual, expected).min() >= 0.999
 
 
 def test_full_precision_whatever_dtype_the_config_names(copied, images):
@@ -181,25 +150,14 @@ def test_full_precision_whatever_dtype_the_config_names(copied, images):
 
 def test_weights_may_be_split_over_files(copied):
     expected = load(copied, "text").encode_texts(TEXTS)
-    tensors = load_file(copied / "model.safetensors")
-    files = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
-    weight_map = {name: files[i % 2] for i, name in enumerate(sorted(tensors))}
-    for file in files:
-        part = {name: tensors[name] for name in tensors if weight_map[name] == file}
-        save_file(part, copied / file, metadata={"format": "pt"})
-    write_json(copied / "model.safetensors.index.json", metadata={}, weight_map=weight_map)
+    model = CLIPModel.from_pretrained(copied)
     (copied / "model.safetensors").unlink()
+    model.save_pretrained(copied, max_shard_size="5MB")
     encoder = load(copied, "text")
     np.testing.assert_array_equal(encoder.encode_texts(TEXTS), expected)
-    contents = [(copied / file).read_bytes() for file in files]
-    assert encoder.details["weights"] == sha256(b"".join(contents))
-
-
-def test_a_tower_is_loaded_alone(tiny_clip_dir):
-    for tower, others in (("image", ("text", "logit_scale")), ("text", ("visi", "logit_scale"))):
-        names = [name for name, _ in load(tiny_clip_dir, tower)._tower.model.named_parameters()]
-        assert names
-        assert not [name for name in names if name.startswith(others)]
+    files = sorted(copied.glob("model-*.safetensors"))
+    assert len(files) > 1
+    assert encoder.details["weights"] == sha256(b"".join(map(Path.read_bytes, files)))
 
 
 def test_a_tower_encodes_only_its_own_inputs(tiny_clip_dir, images):
@@ -224,6 +182,11 @@ def reference_digest(folder: Path) -> str:
 def test_details_are_what_a_history_needs(tiny_clip_dir, siglip_dir):
     image = load(tiny_clip_dir, "image")
     assert json.loads(json.dumps(image.details)) == image.details
+    preprocessing = image.details.pop("preprocessing")
+    settings = json.loads((tiny_clip_dir / "preprocessor_config.json").read_text())
+    for name in ("size", "crop_size", "image_mean", "image_std", "rescale_factor"):
+        assert preprocessing[name] == settings[name]
+    assert preprocessing["resample"] == "bicubic"
     assert image.details == {
         "name": str(tiny_clip_dir),
         "library": f"transformers {transformers.__version__}",
@@ -235,21 +198,6 @@ def test_details_are_what_a_history_needs(tiny_clip_dir, siglip_dir):
         "device": "cpu",
         "logit_scale": pytest.approx(1 / 0.07, rel=1e-4),
         "compile": False,
-        "preprocessing": {
-            "processor": "CLIPImageProcessor",
-            "crop_offset": "rounded",
-            "backend": image.details["preprocessing"]["backend"],
-            "do_resize": True,
-            "size": {"shortest_edge": 32},
-            "resample": "bicubic",
-            "do_center_crop": True,
-            "crop_size": {"height": 32, "width": 32},
-            "do_rescale": True,
-            "rescale_factor": 1 / 255,
-            "do_normalize": True,
-            "image_mean": [0.48145466, 0.4578275, 0.40821073],
-            "image_std": [0.26862954, 0.26130258, 0.27577711],
-        },
     }
     text = load(siglip_dir, "text")
     assert "preprocessing" not in text.details
@@ -285,25 +233,13 @@ def test_the_digest_covers_every_file_that_decides_an_embedding(copied, untraine
     assert load(copied, "text", untrained=untrained).parts == parts
 
 
-def test_a_model_with_another_activation_is_another_model(copied):
-    before = [load(copied, untrained=seed).details for seed in (None, 1)]
-    changed("config.json", "text_config", hidden_act="gelu")(copied)
-    after = [load(copied, untrained=seed).details for seed in (None, 1)]
-    assert len({details["digest"] for details in before + after}) == 4
-    assert before[0]["weights"] == after[0]["weights"]
-
-
-def test_pixels_equal_the_models_own_processor_in_any_thread(form, images):
-    processor = AutoImageProcessor.from_pretrained(form)
-    expected = [processor(images=image, return_tensors="np")["pixel_values"] for image in images]
-    encoder = load(form)
-    pixels = encoder.preprocess(images)
-    for given in (pixels, pixels.float()):
-        actual = encoder._preprocessor.normalize(given)
-        np.testing.assert_array_equal(actual, np.concatenate(expected))
+@pytest.mark.long
+def test_threads_share_a_preprocessor(tiny_clip_dir, images):
+    encoder = load(tiny_clip_dir)
+    expected = encoder.preprocess(images)
     with ThreadPoolExecutor(4) as pool:
-        for again in pool.map(encoder.preprocess, [images] * 8):
-            np.testing.assert_array_equal(again, pixels)
+        for pixels in pool.map(encoder.preprocess, [images] * 8):
+            assert torch.equal(pixels, expected)
 
 
 @pytest.mark.parametrize(
@@ -320,7 +256,7 @@ def test_the_crop_is_openais_also_where_transformers_is_one_pixel_off(
     raw = {"do_rescale": False, "do_normalize": False, "return_tensors": "np"}
     resize = transforms.Resize(224, transforms.InterpolationMode.BICUBIC)
     for size in sizes:
-        image = noise_image(*size)
+        image = clips.noise_image(*size)
         (ours,) = load(old_form_dir).preprocess(image).numpy().astype(int)
         (theirs,) = processor(images=image, **raw)["pixel_values"].astype(int)
         openais = np.asarray(transforms.CenterCrop(224)(resize(image)), int).transpose(2, 0, 1)
@@ -335,8 +271,9 @@ def test_pixels_of_photographs_are_openais(old_form_dir, real_features):
     encoder = load(old_form_dir, "image")
     for name, expected in zip(published["names"], published["pixels"], strict=True):
         image = Image.open(real_features / "images" / f"{name}.jpg").convert("RGB")
-        (pixels,) = encoder._preprocessor.normalize(encoder.preprocess(image)).numpy()
-        difference = abs(pixels - expected)
+        (pixels,) = encoder.preprocess(image).numpy()
+        mean, std = np.reshape(clips.MEAN, (3, 1, 1)), np.reshape(clips.STD, (3, 1, 1))
+        difference = abs((pixels / 255 - mean) / std - expected)
         assert difference.max() < 2.01 / 255 / 0.26  # two of 255 levels
         assert (difference > 1e-3).mean() < 0.01
 
@@ -361,13 +298,13 @@ def test_a_warning_counts_the_prompts_that_have_other_tokens_than_in_openais_cod
     tiny_clip_dir, capsys
 ):
     tokenize = pytest.importorskip("open_clip").get_tokenizer("ViT-B-32")
-    encoder = load(tiny_clip_dir, "text")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_clip_dir)
     for text in (*CLEANED, *NOT_CLEANED, *TEXTS):
-        (expected,) = tokenize([text])
-        (tokens,) = encoder._tokenizer.tokens([text])
-        (length,) = encoder._tokenizer.lengths([text])
-        is_equal = length == expected.argmax() + 1 and torch.equal(tokens, expected[:length])
+        (expected,) = tokenize([text]).tolist()
+        tokens = tokenizer(text)["input_ids"]  # which are clipkit's: see test_clip_text.py
+        is_equal = tokens == expected[: expected.index(max(expected)) + 1]
         assert is_equal == (text not in CLEANED), text
+    encoder = load(tiny_clip_dir, "text")
     encoder.encode_texts([*NOT_CLEANED, *TEXTS])
     assert capsys.readouterr().err == ""
     encoder.encode_texts([*NOT_CLEANED, *CLEANED])
@@ -403,7 +340,7 @@ def test_batches_of_texts_do_not_mix_and_report_progress(form):
 def test_a_long_text_is_refused_or_cut(tiny_clip_dir):
     encoder = load(tiny_clip_dir, "text")
     fits, long = "dog " * 75, "dog " * 76
-    assert encoder._tokenizer.lengths([fits, long]).tolist() == [77, 78]
+
     message = r"text 1 \(counted from 0\): expected at most 77 tokens, got 78 \(2 prompts are too"
     with pytest.raises(ClipkitError, match=message) as error:
         encoder.encode_texts([fits, long, "dog " * 90])
@@ -439,24 +376,18 @@ def test_untrained_towers_come_from_one_seeded_model(copied, images):
     digests = {encoder.details["digest"] for encoder in (image, other, load(copied))}
     assert len(digests) == 3
     embeddings = encode(image, images)
-    assert cosines(embeddings, encode(other, images)).max() < 0.99
+    assert clips.cosines(embeddings, encode(other, images)).max() < 0.99
 
     (copied / "model.safetensors").unlink()
     again = load(copied, untrained=7)
     assert again.details["digest"] == image.details["digest"]
     np.testing.assert_array_equal(encode(again, images), embeddings)
 
-    tiny_clip(copied, seed=7)  # an ordinary model made with that seed
+    clips.tiny_clip(copied, seed=7)  # an ordinary model made with that seed
     np.testing.assert_array_equal(encode(load(copied), images), embeddings)
     trained = load(copied, "text")
     np.testing.assert_array_equal(encode(text, images), encode(trained, images))
     assert image.details["logit_scale"] == trained.details["logit_scale"]
-
-
-@pytest.mark.long
-def test_an_untrained_siglip(siglip_dir, images):
-    untrained = load(siglip_dir, untrained=0)  # the seed that made the stored weights
-    np.testing.assert_array_equal(encode(untrained, images), encode(load(siglip_dir), images))
 
 
 # descriptions and silence
@@ -480,11 +411,12 @@ def test_describe_counts_without_running(form, context_length):
     assert description["digest"] == load(form, "text").details["digest"]
 
 
-@pytest.mark.long
-def test_nothing_is_printed(tiny_clip_dir, old_form_dir, siglip_dir):
-    command = [sys.executable, "-c", LOAD_EVERYTHING, tiny_clip_dir, old_form_dir, siglip_dir]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+def test_nothing_is_printed(form, capfd):
+    for tower in ("image", "text"):
+        load(form, tower, untrained=1)
+    load(form, "text").encode_texts(["word " * 200], truncate=True)
+    models.describe_model(str(form))
+    assert capfd.readouterr() == ("", "")
 
 
 # damaged and untrusted files
@@ -516,7 +448,7 @@ def cut(length: int) -> Damage:
 
 
 def index(folder: Path, **weight_map: str) -> None:
-    write_json(folder / "model.safetensors.index.json", weight_map=weight_map)
+    clips.write_json(folder / "model.safetensors.index.json", weight_map=weight_map)
 
 
 def point_elsewhere(folder: Path) -> None:
@@ -536,7 +468,7 @@ def scale(value: float, dtype: torch.dtype = torch.float32) -> Damage:
 
 
 def retype(dtype: torch.dtype) -> Damage:
-    return lambda f: edit_tensors(f, lambda t: t.update({BIAS: t[BIAS].to(dtype)}))
+    return lambda f: clips.edit_tensors(f, lambda t: t.update({BIAS: t[BIAS].to(dtype)}))
 
 
 def poison(value: float, dtype: torch.dtype = torch.float32) -> Damage:
@@ -546,7 +478,7 @@ def poison(value: float, dtype: torch.dtype = torch.float32) -> Damage:
         t[BIAS] = t[BIAS].to(dtype)
         t[BIAS][3] = value
 
-    return lambda folder: edit_tensors(folder, edit)
+    return lambda folder: clips.edit_tensors(folder, edit)
 
 
 DAMAGED: list[tuple[Damage, str]] = [
@@ -568,15 +500,13 @@ DAMAGED: list[tuple[Damage, str]] = [
     (without_tensor("logit_scale"), "fit config.json; missing: logit_scale$"),
     (stored(logit_scale=torch.zeros(2)), r"logit_scale, got the shape \(2,\)"),
     (scale(1e4), r"expected exp\(logit_scale\) between 1e-12 and 1e\+12, got .* 10000$"),
-    *((scale(value), f"logit_scale of {value}$") for value in (math.inf, -math.inf, math.nan)),
+    (scale(math.nan), "logit_scale of nan$"),
     (scale(3, torch.int64), "expected weights in floating point, got I64 for logit_scale$"),
     (stored(logit_bias=torch.tensor(math.nan)), "finite logit_bias, got nan$"),
     (vision(num_hidden_layers=1), r"config.json; unexpected: .*encoder\.layers\.1\..* and 15 more"),
     (stored(**{BIAS + "_scale": torch.ones(1)}), "unexpected: .*bias_scale$"),
     (retype(torch.int8), "in floating point, got I8 for vision_model"),
-    (retype(torch.bool), "in floating point, got BOOL for vision_model"),
     (retype(torch.complex64), "in floating point, got C64 for vision_model"),
-    (poison(math.nan), f"expected finite weights, got NaN or Inf in {BIAS}$"),
     (poison(-math.inf), f"expected finite weights, got NaN or Inf in {BIAS}$"),
     (poison(1e300, torch.float64), f"expected finite weights, got NaN or Inf in {BIAS}$"),
     (store_a_tensor_twice, f"expected each tensor once, got two {BIAS}$"),
@@ -611,34 +541,25 @@ MISFITS: list[tuple[str, Damage, str]] = [
     ("image", vision(num_hidden_layers=3), "fit config.json; missing: .*layers.2"),
     ("image", vision(hidden_size=HUGE), "fit config.json; mismatched: vision_model"),
     ("image", vision(image_size=10**6), "fit config.json; mismatched: .*position_embedding"),
-    ("image", vision(num_channels=1), "fit config.json; mismatched: .*patch_embedding"),
     ("text", text(vocab_size=10**12), "fit config.json; mismatched: .*token_embedding"),
     ("text", text(max_position_embeddings=HUGE), "fit config.json; mismatched: .*position_embed"),
-    ("text", text(intermediate_size=HUGE), "fit config.json; mismatched: .*fc1"),
     ("image", vision(hidden_size=-1), "cannot load "),
     ("image", vision(patch_size=0), "cannot load the architecture of .*: .*division"),
-    ("image", vision(num_attention_heads=0), "cannot load config.json of .*: .*zero"),
     ("image", vision(hidden_act="swishy"), "cannot load the architecture of .*: 'swishy'"),
     ("image", vision(hidden_size="x"), "hidden_size: expected a whole number, got 'x'"),
     ("text", text(eos_token_id=None), "expected a number as eos_token_id in config.json, got None"),
-    ("text", text(eos_token_id=49405), "expected the end token 49405 once, as a prompt's last"),
     ("text", text(eos_token_id=49406), "expected the end token 49406 once, as a prompt's last"),
     ("text", tokenizer(tokenizer_class="BertTokenizer"), "the end token 49407 once|cannot"),
     ("text", tokenizer(pad_token=None), "padding token|cannot"),
     ("image", processor(crop_size=sides(40, 40)), "expected 3 x 32 x 32 numbers, .* got 3 x 40"),
-    ("image", processor(do_center_crop=False, size=sides(8, 8)), "got 3 x 8 x 8"),
     ("image", processor(do_center_crop=False, do_rescale=None, size={"longest_edge": 9}), "image"),
     ("image", processor(size={"shortest_edge": 10**6}), "shortest_edge of 1 to 4096 in size"),
-    ("image", processor(crop_size=sides(HUGE, 9)), "height of 1 to 4096 in crop_size"),
     ("image", processor(do_center_crop=False, size=sides(32, 0)), "1 to 4096 in size"),
     ("image", processor(size={}), "cannot load the image processor of "),
-    ("image", processor(size="large"), "cannot load the image processor of "),
     ("image", processor(image_mean=[1, 2]), "cannot preprocess an image for "),
-    ("image", processor(image_mean="grey"), "cannot load the image processor of "),
     ("image", processor(image_mean=[math.nan] * 3), "cannot load the image processor .*compliant"),
     ("image", processor(image_std=[0, 0, 0]), "expected a finite embedding of a first image, got"),
     ("image", processor(rescale_factor=0), "cannot load the image processor of .*: .*division"),
-    ("image", processor(rescale_factor="x"), "cannot load the image processor of "),
     ("image", processor(resample=7), "cannot .*: KeyError: 7|not a valid"),
     ("image", processor(image_processor_type="ViTMAE"), "cannot load the image processor of "),
 ]
@@ -682,7 +603,7 @@ def test_a_prompt_that_holds_the_end_token_is_refused(tiny_clip_dir):
 def test_an_image_that_the_processor_cannot_resize_is_named_in_one_line(copied):
     processor(do_resize=False, do_center_crop=False)(copied)
     with pytest.raises(ClipkitError, match=r"expected 3 x 32 x 32 numbers, .* got 3 x 24 x 40"):
-        load(copied).encode_images(noise_image(40, 24))
+        load(copied).encode_images(clips.noise_image(40, 24))
 
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
@@ -720,18 +641,6 @@ def test_weights_that_git_lfs_has_not_fetched(copied):
     (copied / "model.safetensors").write_bytes(POINTER)
     error = fails_to_load(copied, r"model.safetensors: expected the file, got a Git LFS pointer")
     assert error.hint == "fetch the file itself: git lfs pull"
-
-
-def test_weights_that_cannot_be_opened(copied, monkeypatch):
-    real = Path.open
-
-    def refuse(path, *options, **more):
-        if path.name == "model.safetensors":
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-        return real(path, *options, **more)
-
-    monkeypatch.setattr(Path, "open", refuse)  # root may read every file
-    fails_to_load(copied, r"^cannot read .*model\.safetensors: Permission denied$")
 
 
 def test_weights_of_another_name_are_named(copied):
@@ -809,14 +718,22 @@ def test_unknown_names_and_absent_devices_are_refused(option, value, message, mo
 
 
 @pytest.mark.parametrize(
-    ("tower", "has_bfloat16", "expected"),
-    [("image", True, "bf16"), ("image", False, "fp32"), ("text", True, "fp32")],
+    ("device", "has_bfloat16", "capability", "expected"),
+    [
+        ("cpu", True, None, "bf16"),
+        ("cpu", False, None, "fp32"),
+        ("cuda", False, (9, 0), "bf16"),
+        ("cuda", False, (8, 0), "bf16"),
+        ("cuda", False, (7, 5), "fp16"),
+    ],
 )
-def test_automatic_precision_on_the_cpu(tower, has_bfloat16, expected, tiny_clip_dir, monkeypatch):
+def test_automatic_precision_depends_on_the_device(
+    device, has_bfloat16, capability, expected, monkeypatch
+):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_bfloat16, raising=False)
-    encoder = load(tiny_clip_dir, tower, precision="auto")
-    assert (encoder.details["precision"], encoder.details["device"]) == (expected, "cpu")
-    assert next(encoder._tower.model.parameters()).dtype == DTYPES[expected]
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert choose_precision("auto", torch.device(device), "image") == expected
+    assert choose_precision("auto", torch.device(device), "text") == "fp32"
 
 
 def test_textembed_computes_in_float32_unless_told_otherwise(tmp_path, monkeypatch):
@@ -826,15 +743,6 @@ def test_textembed_computes_in_float32_unless_told_otherwise(tmp_path, monkeypat
         words = ("textembed", tmp_path / "p.txt", "-m", "tiny", "--device", "cpu", *options)
         ok(*words, "-f", "-o", tmp_path / "t.h5")
         assert features.read(tmp_path / "t.h5").model()["precision"] == expected
-
-
-@pytest.mark.parametrize(
-    ("capability", "expected"), [((9, 0), "bf16"), ((8, 0), "bf16"), ((7, 5), "fp16")]
-)
-def test_automatic_precision_on_cuda(capability, expected, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert choose_precision("auto", torch.device("cuda"), "image") == expected
-    assert choose_precision("auto", torch.device("cuda"), "text") == "fp32"
 
 
 @pytest.mark.gpu
@@ -847,4 +755,4 @@ def test_features_on_cuda(precision, least, tower, tiny_clip_dir, images):
     on_gpu = load(tiny_clip_dir, tower, device="cuda", precision=precision)
     assert on_gpu.details["device"] == "cuda"
     expected = encode(load(tiny_clip_dir, tower), images)
-    assert cosines(encode(on_gpu, images), expected).min() >= least
+    assert clips.cosines(encode(on_gpu, images), expected).min() >= least

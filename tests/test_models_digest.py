@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from factories import refused, write_feature_file
-from model_zoo import changed, load
+from factories.runs import stop_at
+from factories.zoo import changed, load
 from shell import clipkit, ok
 
 from clipkit import embedding
@@ -22,10 +23,6 @@ OLD = {"name": "m", "digest": "sha256:w", "logit_scale": 100.0}
 @pytest.fixture
 def copied(tiny_clip_dir, tmp_path) -> Path:
     return shutil.copytree(tiny_clip_dir, tmp_path / "model")
-
-
-# What is usually wrong in a converted CLIP: OpenAI's models use QuickGELU.
-use_gelu = changed("config.json", "vision_config", hidden_act="gelu")
 
 
 @pytest.mark.parametrize(
@@ -65,40 +62,16 @@ def test_files_of_the_first_version_are_joined_with_a_note(tmp_path):
 
 
 @pytest.mark.long
-def test_embeddings_of_two_configurations_are_not_joined(tmp_path, copied):
-    model = ("-m", copied, "--precision", "fp32")
-    ok("embed", "digits", "--limit", 3, *model, "-o", tmp_path / "img.h5")
-    ok("textembed", "--classes", "digits", *model, "-o", tmp_path / "txt.h5")
-    ok("logits", tmp_path / "img.h5", tmp_path / "txt.h5", "-o", tmp_path / "logits.h5")
-    use_gelu(copied)
-    ok("textembed", "--classes", "digits", *model, "-f", "-o", tmp_path / "txt.h5")
-    result = clipkit("logits", tmp_path / "img.h5", tmp_path / "txt.h5", "-o", tmp_path / "two.h5")
-    refused(result, 1, "come from different models", "embed one of them again")
-
-
-@pytest.mark.long
 @pytest.mark.parametrize("file", ["config.json", "preprocessor_config.json", "vocab.json"])
 def test_a_run_is_not_continued_with_another_configuration(file, tmp_path, copied, monkeypatch):
     monkeypatch.setattr(checkpoint, "SHARD_ROWS", 10)
     words = ("embed", "digits", "--split", "test", "--limit", 25, "-m", copied)
     out = tmp_path / "out.h5"
-    save = checkpoint.Checkpoint.save
-
-    def stop_after_the_second(self, shard, *rest):
-        if shard.number == 2:
-            raise KeyboardInterrupt
-        save(self, shard, *rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.Checkpoint, "save", stop_after_the_second)
-        clipkit(*words, "-o", out)
+    stop_at(2, monkeypatch, *words, "-o", out)
     shards = sorted(path.stem for path in Path(f"{out}.partial").glob("*.h5"))
     assert shards == ["00000", "00001"]
     before = (copied / file).read_bytes()
-    if file == "config.json":
-        use_gelu(copied)
-    else:
-        changed(file, unused=49407)(copied)
+    changed(file, unused=49407)(copied)
     difference = f"model files.{file} was sha256:"
     refused(clipkit(*words, "-o", out), 2, "belongs to another run", difference, "add --restart")
     (copied / file).write_bytes(before)

@@ -1,8 +1,8 @@
-"""Dual encoders beyond CLIP and SigLIP: each tower gives what plain transformers gives."""
+"""Models of transformers beyond CLIP and SigLIP: each gives what plain transformers gives."""
 
 from __future__ import annotations
 
-import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,38 +12,30 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from clip_factory import (
-    SMALL_TOWER,
-    SMALL_VISION,
-    check_untrained_control,
-    cosines,
-    noise_image,
-    noise_images,
-    some_quick,
-    tiny_aimv2_lit,
-    tiny_metaclip2,
-    tiny_naflex,
-    tiny_siglip,
-    write_json,
-    write_naflex_processor,
+from factories import clips, refused
+from factories.zoo import (
+    VISION_ZOO,
+    changed,
+    fails_to_load,
+    load,
+    read_vision_model,
+    stored,
+    without_tensor,
+    write_vision_model,
 )
-from factories import refused
-from model_zoo import changed, fails_to_load, load, without_tensor
-from PIL import Image
 from safetensors.torch import load_file
-from shell import clipkit, ok
+from shell import clipkit, fails, ok
 from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedTokenizerBase
 
-from clipkit import datasets, features, models
+from clipkit import features, models
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.models.families import FAMILIES
-from clipkit.models.tokenizer import canonicalize
 
 PROMPTS = ["a photo of a cat", "Something ROUND, and open!", "東京 é 7"]
 WRITERS: dict[str, tuple[Callable[[Path], Path], str]] = {
-    "metaclip-2": (tiny_metaclip2, "MetaClip2Model"),
-    "siglip2-naflex": (tiny_naflex, "Siglip2Model"),
-    "aimv2-lit": (tiny_aimv2_lit, "Aimv2Model"),
+    "metaclip-2": (clips.tiny_metaclip2, "MetaClip2Model"),
+    "siglip2-naflex": (clips.tiny_naflex, "Siglip2Model"),
+    "aimv2-lit": (clips.tiny_aimv2_lit, "Aimv2Model"),
 }
 PADDING: dict[str, Any] = {
     "metaclip-2": {"padding": True},
@@ -51,12 +43,12 @@ PADDING: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module", params=some_quick(WRITERS, ["metaclip-2"]))
+@pytest.fixture(scope="module", params=[*VISION_ZOO, *WRITERS])
 def zoo(request, tmp_path_factory) -> Path:
     return write(tmp_path_factory.mktemp("zoo"), request.param)
 
 
-@pytest.fixture(scope="module", params=some_quick(PADDING, ["metaclip-2"]))
+@pytest.fixture(scope="module", params=PADDING)
 def dual(request, tmp_path_factory) -> Path:
     return write(tmp_path_factory.mktemp("dual"), request.param)
 
@@ -67,17 +59,21 @@ def naflex(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def aimv2(tmp_path_factory) -> Path:
-    return write(tmp_path_factory.mktemp("models"), "aimv2-lit")
+def dino(tmp_path_factory) -> Path:
+    return write(tmp_path_factory.mktemp("models"), "dinov2")
 
 
 def write(parent: Path, name: str) -> Path:
+    if name in VISION_ZOO:
+        return write_vision_model(parent / name, name)
     writer, _ = WRITERS[name]
     return writer(parent / name)
 
 
 def read(folder: Path) -> Any:
     """Return a model by plain transformers."""
+    if folder.name in VISION_ZOO:
+        return read_vision_model(folder)
     return getattr(transformers, WRITERS[folder.name][1]).from_pretrained(folder).eval()
 
 
@@ -89,15 +85,32 @@ def embeddings_of(outputs: Any) -> np.ndarray:
     return getattr(outputs, "pooler_output", outputs).numpy()
 
 
-def by_transformers(folder: Path, images: list[Image.Image]) -> np.ndarray:
-    """Return the embeddings of images, one by one, by plain transformers."""
+def image_embedding(model: Any, name: str, inputs: Any) -> np.ndarray:
+    """Return the embedding (1, D) of an image by plain transformers."""
+    if name in WRITERS:
+        return embeddings_of(model.get_image_features(**inputs))
+    options = {}
+    if name == "vit-mae":
+        model.config.mask_ratio = 0.0
+        options = {"noise": torch.arange(16)[None]}
+    outputs = model(**inputs, **options)
+    embedding = VISION_ZOO[name][2]
+    if embedding == "cls":
+        return outputs.last_hidden_state[:, 0].numpy()
+    if embedding == "mean":
+        return outputs.last_hidden_state.mean(dim=1).numpy()
+    return outputs[embedding].numpy()
+
+
+@torch.no_grad()
+def by_transformers(folder: Path) -> np.ndarray:
+    """Return the embeddings of the noise images, one by one, by plain transformers."""
     model = read(folder)
     processor = AutoImageProcessor.from_pretrained(folder)
     rows = []
-    for image in images:
-        with torch.no_grad():
-            outputs = model.get_image_features(**processor(images=image, return_tensors="pt"))
-        rows.append(embeddings_of(outputs))
+    for image in clips.noise_images():
+        inputs = processor(images=image, return_tensors="pt")
+        rows.append(image_embedding(model, folder.name, inputs))
     return np.concatenate(rows)
 
 
@@ -112,24 +125,23 @@ def texts_by_transformers(folder: Path, texts: list[str]) -> np.ndarray:
 
 def test_images_are_embedded_as_plain_transformers_does(zoo):
     encoder = load(zoo)
-    expected = by_transformers(zoo, noise_images())
-    rows = np.concatenate([encoder.encode_images(image) for image in noise_images()])
+    expected = by_transformers(zoo)
+    rows = np.concatenate([encoder.encode_images(image) for image in clips.noise_images()])
     np.testing.assert_array_equal(rows, expected)
-    together = encoder.encode_images(noise_images()[4:7])  # of three sizes
-    np.testing.assert_allclose(together, rows[4:7], rtol=0, atol=1e-6 * np.abs(rows).max())
+    together = encoder.encode_images(clips.noise_images())
+    np.testing.assert_allclose(together, expected, atol=1e-5 * np.abs(expected).max())
     assert encoder.dim == expected.shape[1]
+    assert ("logit_scale" in encoder.details) == (zoo.name in PADDING)
 
 
-@pytest.mark.exhaustive
 def test_half_precision_is_close(zoo):
-    encoder = load(zoo, precision="bf16")
-    rows = encoder.encode_images(noise_images())
-    assert cosines(rows, by_transformers(zoo, noise_images())).min() >= 0.999
-    if zoo.name != "metaclip-2":
-        assert "packed" not in encoder.details
+    half = clips.embed_noise(zoo, precision="bf16")
+    assert clips.cosines(half, by_transformers(zoo)).min() >= 0.999
 
 
 def test_texts_are_embedded_as_plain_transformers_does(dual):
+    cleaning = load(dual, "text").details.get("cleaning")
+    assert cleaning == ("canonicalize" if "naflex" in dual.name else None)
     encoder = load(dual, "text", clean=False)
     expected = texts_by_transformers(dual, PROMPTS)
     np.testing.assert_array_equal(encoder.encode_texts(PROMPTS), expected)
@@ -137,17 +149,8 @@ def test_texts_are_embedded_as_plain_transformers_does(dual):
     np.testing.assert_allclose(alone, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
 
 
-def test_texts_for_naflex_are_cleaned_as_for_other_siglip_2(naflex):
-    encoder = load(naflex, "text")
-    assert encoder.details["cleaning"] == "canonicalize"
-    expected = texts_by_transformers(naflex, [canonicalize(text) for text in PROMPTS])
-    np.testing.assert_array_equal(encoder.encode_texts(PROMPTS), expected)
-    kept = load(naflex, "text", clean=False)
-    assert not np.array_equal(kept.encode_texts(PROMPTS), expected)
-
-
 def test_both_towers_have_an_untrained_control(zoo):
-    check_untrained_control(zoo)
+    clips.check_untrained_control(zoo)
     if zoo.name in PADDING:
         first, again, other = (
             load(zoo, "text", untrained=seed).encode_texts(PROMPTS) for seed in (7, 7, 8)
@@ -158,60 +161,65 @@ def test_both_towers_have_an_untrained_control(zoo):
 
 def test_a_model_is_described(zoo):
     described = models.describe_model(str(zoo))
-    sizes = {name: tensor.numel() for name, tensor in load_file(zoo / "model.safetensors").items()}
-    of_images = [name for name in sizes if name.startswith(("vision_model.", "visual_projection."))]
-    assert described["image"]["parameters"] == sum(sizes[name] for name in of_images)
-    assert described["image"].get("image_size") == (None if "naflex" in zoo.name else 32)
-    assert described["dim"] == load(zoo).dim
+    assert described["image"]["layers"] in (2, 4)
+    assert described["parameters"] > 1000
     for part in ("text", "temperature"):
         assert (part in described) == (zoo.name in PADDING)
+    if zoo.name in WRITERS:
+        tensors = load_file(zoo / "model.safetensors")
+        prefixes = ("vision_model.", "visual_projection.")
+        sizes = [tensors[name].numel() for name in tensors if name.startswith(prefixes)]
+        assert described["image"]["parameters"] == sum(sizes)
+        assert described["dim"] == load(zoo).dim
+
+
+def test_images_that_are_normalised_twice_are_warned_of(tmp_path, capfd):
+    folder = write_vision_model(tmp_path / "radio", "radio")
+    assert load(folder).details["preprocessing"]["do_normalize"] is False
+    assert "normalises images" not in capfd.readouterr()[1]
+    clips.write_processor(folder, 32)
+    load(folder)
+    assert "the model does so again; expected do_normalize false" in capfd.readouterr()[1]
 
 
 @pytest.mark.long
-def test_images_and_prompts_meet_in_zero_shot_classification(dual, tmp_path):
-    embedded, classes = tmp_path / "img.h5", tmp_path / "classes.h5"
-    model = ("-m", dual, "--precision", "fp32")
-    ok("embed", "digits", "--split", "test", "--limit", 20, *model, "-o", embedded)
-    ok("textembed", "--classes", embedded, *model, "-o", classes)
-    ok("logits", embedded, classes, "-o", tmp_path / "logits.h5")
-    (row,) = json.loads(ok("zeroshot", tmp_path / "logits.h5", "--format", "json").stdout)
-    split = datasets.load("digits", splits=["test"], limit=20).splits["test"]
-    images = by_transformers(dual, [split.image(i) for i in range(20)])
-    names = features.read(tmp_path / "img.h5").class_names
-    texts = texts_by_transformers(dual, [f"a photo of a {name}" for name in names])
-    texts /= np.linalg.norm(texts, axis=1, keepdims=True)
-    correct = (images @ texts.T).argmax(axis=1) == split.labels
-    assert row["acc1"] == pytest.approx(correct.mean())
+def test_probe_and_cluster_take_the_embeddings_and_logits_do_not(dino, tmp_path):
+    images, texts = tmp_path / "img.h5", tmp_path / "txt.h5"
+    ok("embed", "digits", "--limit", 40, "-m", dino, "-o", images)
+    ok("textembed", "-m", "tiny", "-o", texts, stdin=b"a dot\na line\n")
+    assert features.read(images).splits["test"].features.shape == (40, 32)
+    ok("probe", images)
+    ok("cluster", images)
+    ok("logits", images, "--random", 4, "-o", tmp_path / "random.h5")
+    line = fails("logits", images, texts, "-o", tmp_path / "logits.h5")
+    assert "expected images of a model with a text tower" in line
+    assert "clipkit probe, cluster, variance" in fails("zeroshot", images)
+    fails("textembed", "-m", dino, "-o", tmp_path / "t.h5", stdin=b"a dot\n", exit_code=2)
 
 
-# MetaCLIP 2
-
-
-def test_a_prompt_that_holds_the_end_token_is_refused(tmp_path):
-    encoder = load(tiny_metaclip2(tmp_path / "metaclip-2"), "text")
-    with pytest.raises(ClipkitError, match="expected the end token 2 once") as error:
-        encoder.encode_texts("a dog</s> and a cat")
-    assert "take </s> out of the prompt" in str(error.value.hint)
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (without_tensor("layernorm.weight"), "missing: layernorm.weight"),
+        (stored(embeddings__extra=torch.zeros(3)), "unexpected: embeddings.extra"),
+        (changed("config.json", num_hidden_layers=500), "expected weights that fit config.json"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused_in_one_line(damage, message, dino, tmp_path):
+    folder = shutil.copytree(dino, tmp_path / "model")
+    stored(classifier__weight=torch.zeros(3))(folder)
+    load(folder)  # a head is left out
+    damage(folder)
+    fails_to_load(folder, message)
 
 
 # SigLIP 2 NaFlex
 
 
-def test_a_batch_of_several_aspect_ratios_is_preprocessed_by_the_models_own_processor(naflex):
-    images = [noise_image(*size) for size in ((90, 30), (30, 90), (64, 64), (3, 200))]
-    encoder = load(naflex)
-    prepared = encoder.preprocess(images)
-    expected = AutoImageProcessor.from_pretrained(naflex)(images=images, return_tensors="pt")
-    assert prepared.keys() == expected.keys()
-    for name, tensor in prepared.items():
-        np.testing.assert_array_equal(tensor, expected[name])
-    assert len({tuple(shape) for shape in prepared["spatial_shapes"].tolist()}) == 4
-    np.testing.assert_array_equal(encoder.encode_images(prepared), encoder.encode_images(images))
-
-
 def test_grey_images_are_taken_as_colour(naflex):
     encoder = load(naflex)
-    grey = noise_image(40, 24).convert("L")
+    grey = clips.noise_image(40, 24).convert("L")
     expected = encoder.encode_images(grey.convert("RGB"))
     np.testing.assert_array_equal(encoder.encode_images(grey), expected)
 
@@ -231,7 +239,7 @@ def test_naflex_runs_without_compilation_and_says_so(naflex, capfd):
 )
 @pytest.mark.long
 def test_a_processor_that_does_not_fit_naflex_is_refused_in_one_line(change, message, tmp_path):
-    folder = tiny_naflex(tmp_path / "siglip2-naflex")
+    folder = clips.tiny_naflex(tmp_path / "siglip2-naflex")
     changed("preprocessor_config.json", **change)(folder)
     fails_to_load(folder, message)
 
@@ -241,13 +249,13 @@ def test_a_processor_that_does_not_fit_naflex_is_refused_in_one_line(change, mes
 @pytest.mark.parametrize("has_head", [True, False])
 def test_the_vision_tower_of_naflex_alone(has_head, tmp_path):
     config = transformers.Siglip2VisionConfig(
-        **SMALL_TOWER, num_patches=16, patch_size=8, vision_use_head=has_head
+        **clips.SMALL_TOWER, num_patches=16, patch_size=8, vision_use_head=has_head
     )
     torch.manual_seed(0)
     model = transformers.Siglip2VisionModel(config).eval()
     model.save_pretrained(tmp_path)
-    write_naflex_processor(tmp_path)
-    images = noise_images()
+    clips.write_naflex_processor(tmp_path)
+    images = clips.noise_images()
     inputs = AutoImageProcessor.from_pretrained(tmp_path)(images=images, return_tensors="pt")
     with torch.no_grad():
         outputs = model(**inputs)
@@ -261,12 +269,15 @@ def test_the_vision_tower_of_naflex_alone(has_head, tmp_path):
     assert encoder.details["embedding"] == ("pooler_output" if has_head else "mean of patches")
 
 
-def test_hidden_states_are_those_of_plain_transformers(zoo):
-    prefix = 1 if zoo.name == "metaclip-2" else 0
-    model = read(zoo)
-    processor = AutoImageProcessor.from_pretrained(zoo)
-    encoder = load(zoo, layers=[0, 1], pool="mean")
-    for image in noise_images()[3:6]:
+@pytest.mark.long
+@pytest.mark.parametrize("name", WRITERS)
+def test_hidden_states_are_those_of_plain_transformers(name, tmp_path):
+    folder = write(tmp_path, name)
+    prefix = int(name == "metaclip-2")
+    model = read(folder)
+    processor = AutoImageProcessor.from_pretrained(folder)
+    encoder = load(folder, layers=[0, 1], pool="mean")
+    for image in clips.noise_images()[3:6]:
         inputs = processor(images=image, return_tensors="pt")
         with torch.no_grad():
             outputs = model.vision_model(**inputs, output_hidden_states=True)
@@ -277,33 +288,23 @@ def test_hidden_states_are_those_of_plain_transformers(zoo):
         np.testing.assert_allclose(row, torch.cat(expected), atol=1e-6)
 
 
-# AIMv2-LiT, of which only images are read
-
-
-def test_texts_of_aimv2_depend_on_their_padding(aimv2):
-    model = transformers.Aimv2Model.from_pretrained(aimv2).eval()
-    tokens = AutoTokenizer.from_pretrained(aimv2)(["a cat"], return_tensors="pt")["input_ids"]
-    padded = torch.nn.functional.pad(tokens, (0, 10), value=int(tokens[0, -1]))
-    with torch.no_grad():
-        rows = [embeddings_of(model.get_text_features(input_ids=ids)) for ids in (tokens, padded)]
-    assert cosines(*rows).min() < 0.999
-
-
-def test_texts_for_aimv2_are_refused_and_so_are_logits(aimv2, tmp_path):
-    with pytest.raises(UsageError, match="got aimv2, with text embeddings that depend on their"):
-        load(aimv2, "text")
-    images, texts = tmp_path / "img.h5", tmp_path / "txt.h5"
-    ok("embed", "digits", "--limit", 5, "-m", aimv2, "-o", images)
-    ok("textembed", "-m", "tiny", "-o", texts, stdin=b"a dot\na line\n")
-    done = clipkit("logits", images, texts, "-o", tmp_path / "logits.h5")
-    refused(done, 1, "expected images of a model with a text tower")
-
-
 # What is read, and what is not
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("dinov2", "expected a model with a text tower, got dinov2"),
+        ("aimv2-lit", "got aimv2, with text embeddings that depend on their"),
+    ],
+)
+def test_a_text_tower_that_cannot_be_used_is_refused_in_one_line(name, message, tmp_path):
+    with pytest.raises(UsageError, match=message):
+        load(write(tmp_path, name), "text")
+
+
 def test_unknown_kinds_and_names_list_what_is_read(tmp_path):
-    write_json(without_weights(tmp_path) / "config.json", model_type="bert")
+    clips.write_json(without_weights(tmp_path) / "config.json", model_type="bert")
     unknown_kind = refused(clipkit("info", tmp_path), 1, "got model_type 'bert'")
     for kind in (*FAMILIES, "open_clip_config.json", "timm"):
         assert kind in unknown_kind
@@ -313,7 +314,7 @@ def test_unknown_kinds_and_names_list_what_is_read(tmp_path):
 
 
 def test_a_kind_that_an_older_transformers_lacks_is_refused_with_the_version(tmp_path, monkeypatch):
-    write_json(tmp_path / "config.json", model_type="radio")
+    clips.write_json(tmp_path / "config.json", model_type="radio")
     older = SimpleNamespace(__version__="5.4.0")  # without any model
     monkeypatch.setattr("clipkit.models.transformers_models.import_library", lambda _name: older)
     with pytest.raises(ClipkitError, match=r"expected transformers 5\.13 or newer.* got 5\.4\.0"):
@@ -328,10 +329,10 @@ def without_weights(folder: Path) -> Path:
 @pytest.mark.long
 @pytest.mark.parametrize("tensor", ["head.probe", "head.mlp.fc1.weight"])
 def test_a_pooler_that_the_weights_lack_is_never_drawn_at_random(tensor, tmp_path):
-    folder = tiny_siglip(tmp_path / "siglip")
+    folder = clips.tiny_siglip(tmp_path / "siglip")
     without_tensor(f"vision_model.{tensor}")(folder)
     fails_to_load(folder, f"missing: vision_model.{tensor}")
-    config = transformers.SiglipVisionConfig(**SMALL_VISION)
+    config = transformers.SiglipVisionConfig(**clips.SMALL_VISION)
     alone = tmp_path / "vision"
     transformers.SiglipVisionModel(config).save_pretrained(alone)
     (folder / "preprocessor_config.json").rename(alone / "preprocessor_config.json")

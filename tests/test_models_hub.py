@@ -10,13 +10,11 @@ import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from clip_factory import transformers_5_form
-from model_zoo import TIMM_VIT, write_timm_model
+from factories.zoo import TIMM_VIT
 
 from clipkit.models import hub as models_hub
 
@@ -39,16 +37,6 @@ else:
     digest = files.digest_weights()
     answer = {"name": files.name, "digest": digest, "shards": shards, "files": names}
     print(json.dumps(answer))
-"""
-LOAD = """
-import sys
-from clipkit import models
-name, *towers = sys.argv[1:]
-if towers == ["untrained"]:
-    encoders = [models.load(name, tower="image", untrained=7)]
-else:
-    encoders = [models.load(name, tower=tower) for tower in towers]
-sys.stdout.write(" ".join(f"{encoder.details['name']} {encoder.dim}" for encoder in encoders))
 """
 pytestmark = pytest.mark.long  # every call is a process
 
@@ -161,32 +149,15 @@ def pickles_only(hub) -> Hub:
     return hub
 
 
-def run(script: str, *words: str, **environment: str) -> str:
-    """Run a script in a new process, which must write nothing to standard error."""
-    done = subprocess.run(
-        [sys.executable, "-c", script, *words],
-        capture_output=True,
-        text=True,
-        env={**os.environ, **environment},
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
-
-
 def find(name: str, *options: str, **environment: str) -> dict[str, Any]:
-    """Call `models.hub.find` in a new process."""
-    answer: dict[str, Any] = json.loads(run(FIND, name, *options, **environment))
+    """Call `models.hub.find` in a new process, which must write nothing to standard error."""
+    line = [sys.executable, "-c", FIND, name, *options]
+    env = {**os.environ, **environment}
+    done = subprocess.run(line, capture_output=True, text=True, env=env)
+    assert (done.returncode, done.stderr) == (0, "")
+    answer: dict[str, Any] = json.loads(done.stdout)
     assert "\n" not in answer.get("message", "")
     return answer
-
-
-def assert_answers_without_a_network(expected: dict[str, Any]) -> None:
-    assert find("org/clip", HF_HUB_OFFLINE="1") == expected
-    assert find("org/clip", HF_ENDPOINT=NOWHERE) == expected
-
-
-def tree_of(folder: Path) -> Tree:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def digest(*contents: bytes) -> str:
@@ -194,16 +165,27 @@ def digest(*contents: bytes) -> str:
 
 
 def test_only_what_is_needed_is_fetched(hub):
-    needed = ["config.json", "merges.txt", "model.safetensors"]
+    needed = ["config.json", "merges.txt", "model.safetensors", "processor_config.json"]
     others = ("pytorch_model.bin", "open_clip_model.safetensors", "modeling.py")
-    tree = {"config.json": CONFIG, "merges.txt": b"a b", "model.safetensors": b"weights"}
-    hub.add("org/clip", {**tree, **dict.fromkeys(others, b"not to be read")})
-    assert find("org/clip", "no weights")["files"] == needed[:2]
+    hub.add("org/clip", {**dict.fromkeys((*needed, *others), b"{}"), **WHOLE})
+    assert "model.safetensors" not in find("org/clip", "no weights")["files"]
     answer = find("org/clip")
     expected = {"name": "org/clip", "digest": digest(b"weights"), "shards": 1, "files": needed}
     assert answer == find("hf-hub:org/clip") == expected
     assert set(hub.fetched) == set(needed)
-    assert_answers_without_a_network(answer)
+    assert find("org/clip", HF_ENDPOINT=NOWHERE) == answer
+
+
+@pytest.mark.exhaustive
+def test_a_model_of_timm_is_found_by_its_short_name(hub):
+    name = f"timm/{TIMM_VIT[0]}"
+    config = b'{"architecture": "vit_tiny_patch16_224"}'
+    hub.add(name, {**WHOLE, "config.json": config, "pytorch_model.bin": PICKLE})
+    short = name.replace("/", ":")
+    assert find(short, "no weights")["files"] == ["config.json"]
+    assert find(short) == find(f"hf-hub:{name}")
+    assert find(short)["name"] == name
+    assert set(hub.fetched) == {"config.json", "model.safetensors"}
 
 
 @pytest.mark.exhaustive
@@ -211,40 +193,6 @@ def test_no_weights_of_an_unknown_kind_are_fetched(hub):
     hub.add("org/clip", {**WHOLE, "config.json": b'{"model_type": "bert"}'})
     assert "got model_type 'bert'" in find("org/clip")["message"]
     assert set(hub.fetched) == {"config.json"}
-
-
-@pytest.mark.exhaustive
-def test_a_model_as_transformers_5_saves_it_is_loaded(hub, tmp_path):
-    hub.add("org/clip", tree_of(transformers_5_form(tmp_path / "model")))
-    assert run(LOAD, "org/clip", "image", "text") == "org/clip 16 org/clip 16"
-    assert "processor_config.json" in hub.fetched
-
-
-@pytest.mark.exhaustive
-def test_a_model_of_timm_is_loaded_by_its_short_name(hub, tmp_path):
-    tree = tree_of(write_timm_model(tmp_path / "model", *TIMM_VIT))
-    name = f"timm/{TIMM_VIT[0]}"
-    hub.add(name, {**tree, "pytorch_model.bin": PICKLE})
-    short = name.replace("/", ":")
-    assert run(LOAD, short, "untrained") == f"{name} 32"
-    assert "model.safetensors" not in hub.fetched
-    assert run(LOAD, short, "image") == run(LOAD, f"hf-hub:{name}", "image") == f"{name} 32"
-    assert set(hub.fetched) == set(tree)
-
-
-@pytest.mark.exhaustive
-def test_a_name_that_timm_does_not_know_is_not_fetched(hub):
-    answer = find("timm:vit_tiny_patch16_224.augreg_in21")
-    assert answer["message"] == "unknown model of timm 'vit_tiny_patch16_224.augreg_in21'"
-    assert "vit_tiny_patch16_224.augreg_in21k" in answer["hint"]
-    assert hub.fetched == []
-
-
-@pytest.mark.exhaustive
-def test_aliases_lead_to_repositories(hub):
-    hub.add(models_hub.DEFAULT, WHOLE)
-    for alias in ("ViT-B/32", "ViT-B-32", "ViT-B-32/openai", models_hub.DEFAULT):
-        assert find(alias)["name"] == "openai/clip-vit-base-patch32"
 
 
 @pytest.mark.exhaustive
@@ -269,7 +217,7 @@ def test_the_bots_newest_conversion_is_taken(pickles_only):
     assert answer["files"] == ["config.json"]  # the one of main, not of the pull request
     assert set(hub.fetched) == {"config.json", "model.safetensors"}
     hub.requests.clear()
-    assert_answers_without_a_network(answer)
+    assert find("org/clip", HF_HUB_OFFLINE="1") == answer
 
 
 @pytest.mark.parametrize("author", [None, "mallory", "SFconvertbot2", "sfconvertbot"])
@@ -305,16 +253,17 @@ def test_only_the_weights_of_the_form_that_is_read_are_fetched(hub):
 
 
 @pytest.mark.exhaustive
-def test_short_names_of_openclip_lead_to_repositories(hub):
+def test_short_names_lead_to_repositories(hub):
     laion, coca = "laion/CLIP-ViT-B-32-laion2B-s34B-b79K", "laion/CoCa-ViT-B-32-laion2B-s13B-b90k"
     openai = "timm/vit_base_patch32_clip_224.openai"
-    for repo in (laion, coca, openai):
+    for repo in (laion, coca, openai, models_hub.DEFAULT):
         hub.add(repo, {**OPEN_CLIP, **WHOLE})
     for name, found, weights in (
         ("ViT-B-32/laion2b_s34b_b79k", laion, b"weights"),
         ("open_clip:ViT-B-32/laion2b_s34b_b79k", f"open_clip:{laion}", b"w"),
         ("coca_ViT-B-32/laion2b_s13b_b90k", f"open_clip:{coca}", b"w"),
         ("open_clip:ViT-B-32/openai", f"open_clip:{openai}", b"w"),
+        ("ViT-B/32", models_hub.DEFAULT, b"weights"),
     ):
         answer = find(name)
         assert (answer["name"], answer["digest"]) == (found, digest(weights))

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from clip_factory import edit_tensors, published_siglip, tiny_siglip, tiny_siglip2, write_json
 from factories import refused, write_feature_file
-from model_zoo import fails_to_load, load
+from factories.clips import edit_tensors, published_siglip, tiny_siglip, tiny_siglip2, write_json
+from factories.zoo import fails_to_load, load
 from shell import clipkit, ok
 from transformers import AutoImageProcessor, AutoTokenizer, SiglipModel
 

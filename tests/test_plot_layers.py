@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 from factories import saved
-from result_factory import LAYER_LABELS
-from result_factory import layer_result as result
+from factories.results import LAYER_LABELS
+from factories.results import layer_result as result
 from shell import ok
 
 from clipkit import plots

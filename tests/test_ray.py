@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import importlib.util
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -16,26 +16,25 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 from factories import contents, messages, write_feature_file
+from factories.ray_fakes import FakeRay, make_deadly, write_images
 from PIL import Image
-from ray_fakes import FakeRay, make_deadly, write_images
 from shell import clipkit, fails, ok
 
 from clipkit import datasets, embedding, models
 from clipkit.base.errors import ClipkitError
 from clipkit.embedding import checkpoint, pipeline, ray_cluster, ray_engine
-from clipkit.embedding.engines import Encoded, ShardImages
 
 TESTS = Path(__file__).parent
 HAS_RAY = importlib.util.find_spec("ray") is not None
 RUN = ("embed", "digits", "--split", "test", "--limit", 20, "-m", "tiny", "-b", 4)
+OPTIONS = ("-m", "tiny", "-b", 4, "--engine", "ray", "--replicas", 1)
 ON_RAY = (*RUN, "--engine", "ray")
 HOST = socket.gethostname()
 DEADLY_RUN = """
 from pathlib import Path
-from ray_fakes import make_deadly
+from factories.ray_fakes import make_deadly
 make_deadly(9, Path({log!r}), most=1)
 from clipkit.embedding import checkpoint
 checkpoint.SHARD_ROWS = 4
@@ -124,77 +123,67 @@ def test_a_worker_without_the_number_of_threads_or_the_folder_names_its_host(tmp
     assert error.message == f"{HOST}: expected PyTorch to use 1 threads, got 3"
 
 
-@pytest.mark.parametrize(
-    ("name", "hint"),
-    [
-        ("model.library", "install the same versions and models on all machines"),
-        ("model.precision", "set --device and --precision"),
-    ],
-)
-def test_a_worker_that_describes_another_model_is_refused_by_its_host(name, hint):
-    facts = {"clipkit": "1", name: "one"}
-    ray_engine._check_same("node2", facts, "node1", facts)
-    with pytest.raises(ClipkitError) as caught:
-        ray_engine._check_same("node2", {**facts, name: "two"}, "node1", facts)
-    assert caught.value.message == f"node2: expected the {name} of node1, one, got two"
-    assert caught.value.hint == hint
-
-
-@pytest.fixture
-def pictures(tmp_path) -> ShardImages:
-    """A shard of two of three files."""
-    folder = tmp_path / "pictures"
-    folder.mkdir()
-    for name in "abc":
-        Image.new("RGB", (20, 20)).save(folder / f"{name}.png")
-    return ShardImages(7, "all", datasets.load(str(folder)).splits["all"], range(1, 3))
-
-
-def answer_to(shard: ShardImages, *skipped: str) -> Any:
-    """The answer of a worker on this machine that cannot read some images."""
-    images = [{"split": "all", "id": name, "reason": "Permission denied"} for name in skipped]
-    rows = [row - 1 for row in shard.rows if shard.images.ids[row] not in skipped]
-    fingerprint = ray_engine._cut(shard).images.source.fingerprint()
-    encoded = Encoded(7, rows, np.zeros((len(rows), 4), np.float32), images)
-    return ray_engine.Reply("node2", ray_engine.ShardReply(encoded, fingerprint))
-
-
-def test_a_worker_with_other_images_under_the_same_names_is_refused(pictures):
-    reply = answer_to(pictures)
-    assert ray_engine._encoded(pictures, reply).rows == [1, 2]
-    os.utime(pictures.images.source.path(2), (1, 1))
-    with pytest.raises(ClipkitError, match=r"^node2: expected the images .* 2 from b\.png on$"):
-        ray_engine._encoded(pictures, reply)
-
-
-def test_a_worker_may_skip_only_what_the_driver_cannot_read(pictures):
-    path = Path(pictures.images.source.path(2))
-    message = r"^node2: expected to read c\.png, as .* can, got: Permission denied$"
-    with pytest.raises(ClipkitError, match=message):
-        ray_engine._encoded(pictures, answer_to(pictures, "c.png"))
-    path.write_bytes(b"no image")
-    assert ray_engine._encoded(pictures, answer_to(pictures, "c.png")).rows == [1]
-
-
-@pytest.mark.parametrize("form", ["tar", "parquet"])
-def test_a_worker_with_another_file_of_images_is_refused(form, pictures, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    images = [pictures.images.image(row) for row in range(3)]
-    shard = ShardImages(7, "all", write_images(images, tmp_path, form), range(1, 3))
-    one = worker(tmp_path)
-    assert one.start().value.model
-    assert one.encode(ray_engine._cut(shard)).value.encoded.rows == [0, 1]
-    os.utime(tmp_path / f"images.{form}", (1, 1))
-    error = one.encode(ray_engine._cut(shard)).value
-    assert isinstance(error, ClipkitError)
-    assert f"{tmp_path}/images.{form}: expected the size and time" in error.message
-
-
 @pytest.fixture
 def ray(monkeypatch) -> FakeRay:
     fake = FakeRay()
     monkeypatch.setattr(ray_engine, "import_ray", lambda: fake)
     return fake
+
+
+@pytest.fixture
+def pictures(tmp_path) -> Path:
+    """A folder with three images."""
+    images = [Image.new("RGB", (20, 20), (number, 0, 0)) for number in range(3)]
+    (tmp_path / "pictures").mkdir()
+    write_images(images, tmp_path / "pictures", "files")
+    return tmp_path / "pictures"
+
+
+def test_a_worker_with_other_images_under_the_same_names_is_refused(ray, pictures, tmp_path):
+    ray.after = lambda method: method == "encode" and os.utime(pictures / "0001.png", (1, 1))
+    line = fails("embed", pictures, *OPTIONS, "-o", tmp_path / "out.h5")
+    assert f"{HOST}: expected the images that {HOST} has" in line
+
+
+def test_a_worker_may_skip_only_what_the_driver_cannot_read(ray, pictures, tmp_path):
+    words = ("embed", pictures, *OPTIONS, "-o", tmp_path / "out.h5")
+    path = pictures / "0002.png"
+    content, times = path.read_bytes(), path.stat()
+
+    def write(content):
+        path.write_bytes(content)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+    write(b"x" * len(content))
+    ray.after = lambda method: method == "encode" and write(content)
+    assert f"{HOST}: expected to read 0002.png" in messages(clipkit(*words).stderr)
+    write(b"x" * len(content))
+    ray.after = lambda _: None
+    assert clipkit(*words).exit_code == 3
+
+
+def test_scaled_embeddings_skipped_images_and_errors_are_those_of_one_process(
+    ray, pictures, tmp_path
+):
+    (pictures / "0001.png").write_bytes(b"no image")
+    words = ("embed", pictures, "-m", "tiny", "--normalize", "-o")
+    assert clipkit(*words, tmp_path / "once.h5").exit_code == 3
+    assert clipkit(*words, tmp_path / "out.h5", "--engine", "ray").exit_code == 3
+    assert (tmp_path / "out.h5").read_bytes() == (tmp_path / "once.h5").read_bytes()
+    for options in (("--strict",), ("-m", "tinny")):
+        once = clipkit(*words, tmp_path / "none.h5", *options)
+        result = clipkit(*words, tmp_path / "none.h5", *options, "--engine", "ray")
+        assert once.exit_code == result.exit_code > 0
+        assert once.stderr.splitlines()[-1] == result.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("form", ["tar", "parquet"])
+def test_a_worker_with_another_file_of_images_is_refused(form, ray, tmp_path):
+    path = tmp_path / f"images.{form}"
+    write_images([Image.new("RGB", (20, 20))] * 3, tmp_path, form)
+    ray.after = lambda _: os.utime(path, (1, 1))
+    line = fails("embed", path, *OPTIONS, "-o", tmp_path / "out.h5")
+    assert f"{path}: expected the size and time" in line
 
 
 @pytest.fixture
@@ -281,22 +270,21 @@ def test_a_worker_that_hangs_and_is_killed_is_replaced(ray, clock, embeds):
     assert ray.workers == 2
 
 
-@pytest.mark.parametrize(
-    ("finished", "last_good"), [([], 600), ([1, 2, 3], 60), ([20, 30, 99], 150)]
-)
-def test_a_shard_is_overdue_after_a_minute_and_five_times_the_median_of_the_others(
-    ray, clock, finished, last_good
-):
-    replica = ray_engine._Replica()
-    queue = ray_engine._Queue(len(finished) + 1)
-    for number, ray.seconds in enumerate(finished):
-        queue.finish(ray_engine._Call(replica, number, 0))
-    for ray.seconds in (last_good, last_good + 1):
-        is_overdue = queue.is_overdue(ray_engine._Call(replica, len(finished), 0))
-        assert is_overdue == (ray.seconds > last_good)
+def test_a_shard_is_overdue_after_five_times_the_median_of_the_others(ray, clock, embeds):
+    ray.hangs = lambda number, method: (number, method) == (1, "encode")
+
+    def pass_time(method):
+        if method == "encode":
+            ray.seconds += 30
+
+    ray.after = pass_time
+    (note,) = notes_of_hanging(embeds(2))
+    # a replica has two shards, so they take 30, 60 and 60 s
+    (seconds,) = re.findall(r"for (\d+) s:", note)
+    assert 300 < int(seconds) <= 370
 
 
-@pytest.mark.parametrize("method", ["nodes", "_actor", "wait", "get"])
+@pytest.mark.parametrize("method", ["nodes", "actor", "wait", "get"])
 def test_each_call_to_ray_reports_a_lost_connection(method, ray, tmp_path, monkeypatch):
     def fail(*_, **options):
         raise BrokenPipeError(32, "Broken pipe")
@@ -329,6 +317,7 @@ def test_a_worker_with_another_model_is_refused_by_its_host(ray, tmp_path, monke
     assert result.exit_code == 1
     line = messages(result.stderr).splitlines()[-1]
     assert f"{HOST}: expected the model files.weights of {HOST}, sha256:" in line
+    assert "hint: install the same versions and models on all machines" in line
 
 
 def test_a_file_whose_history_lists_machines_is_still_described(tmp_path):
@@ -338,11 +327,11 @@ def test_a_file_whose_history_lists_machines_is_still_described(tmp_path):
     assert "precision bf16, rows 4" in ok("info", path).stdout
 
 
-def test_a_node_without_a_cpu_gets_no_replica(ray):
-    ray.cpus = [0, 4, 4]
-    assert ray_engine._count_machines(ray.nodes()) == 2
-    ray.cpus = [0]
-    assert ray_engine._count_machines(ray.nodes()) == 1
+@pytest.mark.parametrize(("cpus", "workers"), [([0, 4, 4], 2), ([0], 1)])
+def test_a_node_without_a_cpu_gets_no_replica(cpus, workers, ray, tmp_path):
+    ray.cpus = cpus
+    ok(*ON_RAY, "-o", tmp_path / "out.h5")
+    assert ray.workers == workers
 
 
 @cluster_test
@@ -359,28 +348,6 @@ def test_an_address_without_ray_is_said_in_one_line(address, tmp_path, monkeypat
 def test_replicas_give_the_file_of_one_process(cluster, embeds, tmp_path):
     embeds(2)
     assert list(contents(tmp_path)) == ["out.h5"]
-
-
-@cluster_test
-def test_scaled_embeddings_skipped_images_and_errors_are_those_of_one_process(
-    cluster, tmp_path, monkeypatch
-):
-    monkeypatch.chdir(tmp_path)
-    Path("pictures").mkdir()
-    for number in range(9):
-        Image.new("RGB", (20, 20), (20 * number, 0, 0)).save(f"pictures/{number}.png")
-    for number in (5, 6):
-        Path(f"pictures/{number}.png").write_bytes(b"no image")
-    words = ("embed", "pictures", "-m", "tiny", "--normalize")
-    once = clipkit(*words, "-o", "once.h5")
-    result = clipkit(*words, "-o", "out.h5", "--engine", "ray")
-    assert (once.exit_code, result.exit_code) == (3, 3)
-    assert Path("out.h5").read_bytes() == Path("once.h5").read_bytes()
-    for options in (("--strict",), ("-m", "tinny")):
-        once = clipkit(*words, "-o", "none.h5", *options)
-        result = clipkit(*words, "-o", "none.h5", *options, "--engine", "ray")
-        assert once.exit_code == result.exit_code > 0
-        assert once.stderr.splitlines()[-1] == result.stderr.splitlines()[-1]
 
 
 @cluster_test
@@ -429,23 +396,17 @@ def test_a_shard_whose_workers_die_is_named_after_all_others_are_kept(
 @cluster_test
 def test_a_node_that_is_lost_changes_nothing(cluster, expected, tmp_path, monkeypatch):
     node = cluster.add_node(num_cpus=1)
-    save, started = checkpoint.Checkpoint.save, []
-    start_worker = ray_engine.RayEngine._start_worker
+    save = checkpoint.Checkpoint.save
 
     def save_and_remove(self, shard, *arguments):
         save(self, shard, *arguments)
         if node in cluster.worker_nodes:
             cluster.remove_node(node, allow_graceful=False)
 
-    def start_and_count(self, replica):
-        started.append(replica)
-        start_worker(self, replica)
-
     monkeypatch.setattr(checkpoint.Checkpoint, "save", save_and_remove)
-    monkeypatch.setattr(ray_engine.RayEngine, "_start_worker", start_and_count)
     ok(*ON_RAY, "-o", tmp_path / "out.h5")
+    assert node not in cluster.worker_nodes
     assert (tmp_path / "out.h5").read_bytes() == expected
-    assert len(started) >= 2  # one per node
 
 
 @cluster_test
@@ -532,34 +493,33 @@ def service() -> Iterator[str]:
         yield f"127.0.0.1:{server.getsockname()[1]}"
 
 
-def test_what_ray_has_against_an_address_is_said_in_one_line(service, monkeypatch):
-    faults = ["one\nRuntimeError: Version mismatch", None]
-    monkeypatch.setattr(ray_cluster, "_fault", lambda _: faults.pop(0))
-    with pytest.raises(ClipkitError) as caught:
-        ray_cluster._check_address(service)
-    ray_cluster._check_address(service)
-    expected = f"cannot connect to Ray at {service}: RuntimeError: Version mismatch"
-    assert caught.value.message == expected
+FAULT = "echo one >&2; echo RuntimeError: Version mismatch >&2; exit 1"
 
 
-def test_a_process_that_cannot_be_started_is_said_with_the_address(service, monkeypatch):
-    def fail(*_, **options):
-        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
-
-    monkeypatch.setattr(subprocess, "run", fail)
-    with pytest.raises(ClipkitError) as caught:
-        ray_cluster._check_address(service)
-    reason = "cannot ask ray health-check: Resource temporarily unavailable"
-    assert caught.value.message == f"cannot connect to Ray at {service}: {reason}"
-
-
-@cluster_test
-def test_another_service_than_ray_is_said_in_one_line(service, tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(ray_cluster, "HEALTH_SECONDS", 3.0)
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        (FAULT, "RuntimeError: Version mismatch"),
+        ("sleep 60", "no answer within 0.2 s"),
+        ("", "cannot ask ray health-check: Permission denied"),
+    ],
+)
+def test_what_ray_has_against_an_address_is_said_in_one_line(
+    script, reason, service, no_cluster, tmp_path, monkeypatch
+):
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/bash\n{script}")
+    python.chmod(0o755 if script else 0o644)
+    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.setattr(ray_cluster, "HEALTH_SECONDS", 0.2 if "sleep" in script else 20)
     monkeypatch.setenv("RAY_ADDRESS", service)
-    line = fails(*ON_RAY, "-o", tmp_path / "out.h5")
-    assert f"Ray at {service}: no answer within 3 s; hint: does Ray run there?" in line
-    assert capfd.readouterr().err == ""
+    with pytest.raises(ClipkitError) as caught, ray_cluster.connected(Ray(), 0):
+        pass
+    assert caught.value.message == f"cannot connect to Ray at {service}: {reason}"
+    python.write_text("#!/bin/bash\n")
+    python.chmod(0o755)
+    with ray_cluster.connected(Ray(), 0):
+        pass
 
 
 @cluster_test

@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from canary import Canary
-from clip_factory import edit_json, tiny_clip
 from factories import content, feature_file, refused, unchanged, write_feature_file, write_images
+from factories.clips import edit_json, tiny_clip
 from fuzz import seeds
 from hypothesis import given
 from hypothesis import strategies as st

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from result_factory import (
+from factories.results import (
     HEADER,
     LABELS,
     MODEL,

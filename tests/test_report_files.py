@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 from factories import result_file, write_feature_file
+from factories.results import DATASET, LABELS, MODEL, RUN, tables
 from PIL import Image
-from result_factory import DATASET, LABELS, MODEL, RUN, tables
 from shell import fails, ok, partly, rows
 
 from clipkit.analysis import results

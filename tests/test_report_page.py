@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 from factories import result_file
+from factories.results import LABELS, RUN, write_baseline, write_results
 from matplotlib.figure import Figure
 from PIL import Image
-from result_factory import LABELS, RUN, write_baseline, write_results
 from shell import ok, partly
 
 from clipkit import plots

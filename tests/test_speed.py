@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from clip_factory import cosines, noise_image, noise_images, tiny_clip, tiny_siglip
-from model_zoo import PlainLinear, changed, load
+from factories.clips import cosines, noise_image, noise_images, tiny_clip, tiny_siglip
+from factories.zoo import PlainLinear, changed, load
 from PIL import Image
 from shell import ok
 from transformers import AutoImageProcessor
@@ -102,29 +102,6 @@ def test_packed_layers_that_would_change_the_embeddings_are_not_used(
     assert line.startswith("clipkit: the layers are not packed")
 
 
-def test_the_layers_of_an_unknown_tower_are_not_packed(tmp_path, images, monkeypatch):
-    monkeypatch.setattr(acceleration, "PackedLinear", PlainLinear)
-    monkeypatch.setattr(acceleration, "PACKABLE", ())
-    assert_bfloat16_is_close(tiny_clip(tmp_path / "model"), images, packed=False)
-
-
-@pytest.mark.parametrize(("tokens", "width"), [(1, 16), (50, 16), (50, 18), (65, 16)])
-def test_attention_of_few_tokens_is_that_of_many(tokens, width):
-    q, k, v = torch.randn(3, 2, 4, tokens, width, generator=torch.Generator().manual_seed(0))
-    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v)
-    torch.testing.assert_close(acceleration._attend(q, k, v), expected)
-
-
-@pytest.mark.parametrize("bias", [False, True])
-def test_packed_patches_are_those_of_the_convolution(bias, monkeypatch):
-    monkeypatch.setattr(acceleration, "PackedLinear", PlainLinear)
-    convolution = torch.nn.Conv2d(3, 8, (4, 6), (4, 6), bias=bias).to(torch.bfloat16)
-    pixels = torch.randn(2, 3, 21, 33).to(torch.bfloat16)  # the last rows and columns are left out
-    expected = convolution(pixels)
-    packed = acceleration.PackedPatches(convolution)(pixels)
-    torch.testing.assert_close(packed, expected, atol=0.02, rtol=0.02)
-
-
 @onednn
 def test_a_row_does_not_depend_on_its_batch(tiny_clip_dir, images):
     encoder = load(tiny_clip_dir, precision="bf16")
@@ -186,17 +163,14 @@ def test_a_note_says_that_compiling_failed(tiny_clip_dir, tmp_path, monkeypatch,
     assert encoder.encode_images(pixels).shape == (1, encoder.dim)
 
 
-COMPILE = pytest.param("--compile", marks=pytest.mark.long)
-
-
-@pytest.mark.parametrize("option", ["--no-compile", COMPILE])
-def test_pytorch_leaves_no_folder_in_tmpdir(option, tmp_path):
+@pytest.mark.long
+def test_pytorch_leaves_no_folder_in_tmpdir(tmp_path):
     cache = tmp_path / "cache"
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     variables = {"TMPDIR": str(temporary), "XDG_CACHE_HOME": str(cache)}
     environment = {name: os.environ[name] for name in ("PATH", "HOME")} | variables
-    words = ["embed", "digits", "--limit", "4", "--split", "test", "--model", "tiny", option]
+    words = ["embed", "digits", "--limit", "4", "--split", "test", "--model", "tiny", "--compile"]
     command = [sys.executable, "-m", "clipkit", *words, "-o", "e.h5"]
     subprocess.run(command, cwd=tmp_path, env=environment, check=True)
     assert list(temporary.iterdir()) == []

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from clip_factory import cosines
+from factories.clips import cosines
 from PIL import Image
 from scipy.special import softmax
 from scipy.stats import entropy

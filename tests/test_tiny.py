@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
 import clipkit.tiny
 from clipkit import shapes
+from clipkit.base.errors import UsageError
 
 FOLDER = Path(clipkit.tiny.__file__).parent
 PROMPTS = Path(clipkit.__file__).parents[1] / "prompts" / "generic32.txt"
@@ -71,12 +73,6 @@ def test_every_text_has_tokens_and_ends_with_the_largest_id(tokenizer, text):
     assert len(ids) > 2 or not text.split()
 
 
-@pytest.mark.parametrize("text", ["", "a photo of a ball", "ÉCREVISSE 🦀", "\x00\u2028", "a" * 20])
-def test_a_text_can_be_decoded_from_its_tokens(tokenizer, text):
-    ids = tokenizer(text)["input_ids"]
-    assert tokenizer.decode(ids, skip_special_tokens=True).strip() == text.lower().strip()
-
-
 def test_the_text_tower_reads_the_end_token_and_ignores_padding(tokenizer, model):
     config = model.config.text_config
     assert config.eos_token_id == tokenizer.eos_token_id == len(tokenizer) - 1
@@ -84,13 +80,6 @@ def test_the_text_tower_reads_the_end_token_and_ignores_padding(tokenizer, model
     alone = text_features(model, tokenizer, ["a ball"])[0]
     padded = text_features(model, tokenizer, ["a ball", "a much longer text"])[0]
     np.testing.assert_allclose(alone, padded, atol=1e-5)
-
-
-def test_known_prompts_are_far_shorter_than_the_context(tokenizer, model):
-    class_prompts = [f"a photo of a {name}" for name in shapes.CLASS_NAMES]
-    texts = [*PROMPTS.read_text().splitlines(), *class_prompts]
-    assert max(len(ids) for ids in tokenizer(texts)["input_ids"]) <= 20
-    assert tokenizer.model_max_length == model.config.text_config.max_position_embeddings == 77
 
 
 # Accuracy
@@ -175,39 +164,17 @@ def training() -> Iterator[Any]:
     torch.use_deterministic_algorithms(False)
 
 
-def train_short(training: Any, folder: Path, stop_after: int | None = None, seed: int = 3) -> Any:
-    recipe = training.Recipe(seed=seed, samples=8 * 16, batch=16, warmup=2)
-    return training.train(folder, recipe, stop_after=stop_after)
-
-
 @pytest.mark.exhaustive
 @pytest.mark.long
 def test_training_again_gives_the_same_weights_also_after_interruptions(tmp_path, training):
-    digest = train_short(training, tmp_path / "complete")
-    assert CLIPModel.from_pretrained(tmp_path / "complete").config.projection_dim == 64
-    assert train_short(training, tmp_path / "again") == digest
-    assert train_short(training, tmp_path / "other", seed=4) != digest
+    recipe = training.Recipe(seed=3, samples=8 * 16, batch=16, warmup=2)
+    digest = training.train(tmp_path / "whole", recipe)
+    assert CLIPModel.from_pretrained(tmp_path / "whole").config.projection_dim == 64
+    assert training.train(tmp_path / "other", replace(recipe, seed=4)) != digest
     for stop in (1, 5):
-        assert train_short(training, tmp_path / "parts", stop_after=stop) is None
+        assert training.train(tmp_path / "parts", recipe, stop_after=stop) is None
         assert not (tmp_path / "parts" / "model.safetensors").exists()
-    assert train_short(training, tmp_path / "parts") == digest
+    with pytest.raises(UsageError, match="expected a checkpoint of the same recipe"):
+        training.train(tmp_path / "parts", replace(recipe, seed=4))
+    assert training.train(tmp_path / "parts", recipe) == digest
     assert not (tmp_path / "parts" / "checkpoint.pt").exists()
-
-
-@pytest.mark.exhaustive
-@pytest.mark.long
-def test_a_checkpoint_of_another_recipe_is_refused(tmp_path, training, capsys):
-    train_short(training, tmp_path, stop_after=1)
-    with pytest.raises(SystemExit) as stop:
-        training.main(["--out", str(tmp_path)])
-    assert stop.value.code == 2
-    assert "expected a checkpoint of the same recipe" in capsys.readouterr().err
-
-
-@pytest.mark.exhaustive
-@pytest.mark.long
-def test_the_command_prints_the_digest(tmp_path, capsys, training):
-    assert training.main(["--out", str(tmp_path), "--samples", "256"]) == 0
-    digest, path = capsys.readouterr().out.split()
-    assert path == str(tmp_path / "model.safetensors")
-    assert json.loads((tmp_path / "training.json").read_text())["weights_sha256"] == digest

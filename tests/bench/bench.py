@@ -127,7 +127,7 @@ def best(measure: Callable[[], Run]) -> Run:
 
 
 def full_size_model(args: argparse.Namespace, scratch: Path) -> Path:
-    from clip_factory import vit_b32
+    from factories.clips import vit_b32
 
     folder = scratch / "vit-b-32"
     if args.model:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from clip_factory import SMALL_TOWER, noise_image, write_json, write_model
+from factories.clips import SMALL_TOWER, noise_image, write_json, write_model
 from fuzz import content
 from fuzz.commands import Runner, cases
 from fuzz.damage import damaged

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from factories import result_file
 
 from clipkit.features import FeatureFile, Split, read, row_ids, write
+from factories import result_file
 
 Table = dict[str, dict[str, str]]  # first cell -> column -> cell
 NAME = "openai/clip-vit-base-patch32"

@@ -86,6 +86,8 @@ class FakeRay:
         Whether the worker of this number dies of a call of this method.
     hangs : callable
         Whether the worker of this number gives no answer to a call of this method, for now.
+    after : callable
+        What happens on this machine after a call of this method.
     is_alive : bool
         Whether the node of this process lives.
     seconds : float
@@ -102,6 +104,7 @@ class FakeRay:
     def __init__(self, dies: Callable[[int, str], bool] = lambda *_: False) -> None:
         self.dies = dies
         self.hangs: Callable[[int, str], bool] = lambda *_: False
+        self.after: Callable[[str], Any] = lambda _: None
         self.is_alive = True
         self.seconds = 0.0
         self.workers = 0
@@ -127,10 +130,10 @@ class FakeRay:
 
     def remote(self, worker: Any) -> SimpleNamespace:
         return SimpleNamespace(
-            options=lambda **_: SimpleNamespace(remote=functools.partial(self._actor, worker))
+            options=lambda **_: SimpleNamespace(remote=functools.partial(self.actor, worker))
         )
 
-    def _actor(self, worker: Any, *options: Any) -> SimpleNamespace:
+    def actor(self, worker: Any, *options: Any) -> SimpleNamespace:
         actor, number = worker(*options), self.workers
         self.workers += 1
 
@@ -158,7 +161,9 @@ class FakeRay:
         return [], references
 
     def get(self, reference: Call) -> Any:
-        return reference.result()
+        reply = reference.result()
+        self.after(reference.method)
+        return reply
 
     def kill(self, actor: Any) -> None:
         pass

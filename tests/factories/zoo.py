@@ -9,14 +9,12 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from clip_factory import SMALL_VISION as VIT
-from clip_factory import edit_json, edit_tensors, write_processor
-from factories import refused
-from shell import clipkit, ok
 from torch.nn import functional
 
-from clipkit import features, models
+from clipkit import models
 from clipkit.base.errors import ClipkitError
+from factories.clips import SMALL_VISION as VIT
+from factories.clips import edit_json, edit_tensors, write_processor
 
 Damage = Callable[[Path], Any]
 STAGES = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 2, 1]}
@@ -27,7 +25,6 @@ DECODER = {
 }
 REGISTERS = {**VIT, "num_register_tokens": 4}
 PROJECTED = {**VIT, "projection_dim": 16}
-QUICK = ("clip-vision", "dinov2", "convnext")
 # folder -> the class that saved it, its settings, and its embedding
 VISION_ZOO: dict[str, tuple[str, dict[str, Any], str]] = {
     "aimv2": ("Aimv2VisionModel", VIT, "pooler_output"),
@@ -137,27 +134,14 @@ def without_tensor(name: str) -> Damage:
     return lambda folder: edit_tensors(folder, lambda content: content.pop(name))
 
 
-def fails_to_load(folder: Path, message: str, tower: Any = "image", **options: Any) -> ClipkitError:
+def fails_to_load(
+    folder: Path | str, message: str, tower: Any = "image", **options: Any
+) -> ClipkitError:
     """Check that a model is refused in one line, and return the error."""
     with pytest.raises(ClipkitError, match=message) as error:
         load(folder, tower, **options)
     assert "\n" not in error.value.message
     return error.value
-
-
-def check_commands_for_images_alone(model: Path, folder: Path) -> None:
-    """Check that probe and cluster take a model's embeddings, and that logits refuses them."""
-    images, texts = folder / "img.h5", folder / "txt.h5"
-    ok("embed", "digits", "--limit", 40, "-m", model, "-o", images)
-    ok("textembed", "-m", "tiny", "-o", texts, stdin=b"a dot\na line\n")
-    assert features.read(str(images)).splits["test"].features.shape == (40, 32)
-    ok("probe", images)
-    ok("cluster", images)
-    ok("logits", images, "--random", 4, "-o", folder / "random.h5")
-    done = clipkit("logits", images, texts, "-o", folder / "logits.h5")
-    refused(done, 1, "expected images of a model with a text tower", "for images alone")
-    refused(clipkit("zeroshot", images), 1, "hint: use them with: clipkit probe, cluster, variance")
-    refused(clipkit("textembed", "-m", model, "-o", folder / "t.h5", stdin=b"a dot\n"), 2)
 
 
 class PlainLinear:

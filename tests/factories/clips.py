@@ -9,7 +9,7 @@ import gzip
 import importlib.util
 import json
 import string
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,6 @@ SMALL_TOWER = {
 }
 SMALL_VISION = {**SMALL_TOWER, "image_size": 32, "patch_size": 8}
 STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb")
-
-
-def some_quick(names: Iterable[str], quick: Container[str]) -> list[Any]:
-    """Return parameters of which `make test-quick` runs only the quick ones."""
-    long = pytest.mark.long
-    return [name if name in quick else pytest.param(name, marks=long) for name in names]
 
 
 def write_json(path: Path, /, **content: Any) -> None:
@@ -160,7 +154,7 @@ def published_siglip(folder: Path, seed: int = 0) -> Path:
     trainer = pytest.importorskip("sentencepiece", reason=NO_SENTENCEPIECE).SentencePieceTrainer
     pytest.importorskip("google.protobuf", reason=NO_SENTENCEPIECE)
     siglip_without_tokenizer(folder, seed)
-    prompts = Path(__file__).parents[1] / "prompts" / "generic415.txt"
+    prompts = Path(__file__).parents[2] / "prompts" / "generic415.txt"
     files = {"input": str(prompts), "model_prefix": str(folder / "spiece")}
     special = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
     trainer.train(**files, vocab_size=400, **special, minloglevel=2)
