@@ -8,10 +8,11 @@ import re
 import threading
 import time
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 BLOCK = 1 << 16
+Answer = Callable[[http.server.BaseHTTPRequestHandler], Iterable[bytes]]
 
 
 class FileServer(http.server.ThreadingHTTPServer):
@@ -32,6 +33,7 @@ class FileServer(http.server.ThreadingHTTPServer):
         self.cut_after: int | None = None  # bytes of an answer
         self.silence = 0.0  # seconds before an answer
         self.pause = 0.0  # seconds after a block
+        self.answer: Answer | None = None  # makes the parts of an answer, in place of the above
 
     def forget(self) -> None:
         """Count from here."""
@@ -46,7 +48,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         server, path = self.server, self.path.partition("?")[0]
         file = server.root / urllib.parse.unquote(path.lstrip("/"))
         time.sleep(server.silence)
-        if server.failures:
+        if server.answer is not None:
+            self.send_parts(server.answer(self))
+        elif server.failures:
             server.failures -= 1
             self.send_error(503)
         elif path in server.redirects:
@@ -77,14 +81,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.send_headers(status, {**headers, "Content-Length": str(len(data))})
         server.requests.append(self.path)
         data = data[: server.cut_after]
-        for start in range(0, len(data), BLOCK):
-            block = data[start : start + BLOCK]
-            try:
-                self.wfile.write(block)
-            except OSError:
-                return
-            server.sent += len(block)
-            time.sleep(server.pause)
+        self.send_parts(data[start : start + BLOCK] for start in range(0, len(data), BLOCK))
+
+    def send_parts(self, parts: Iterable[bytes]) -> None:
+        """Send parts, until the reader leaves."""
+        with contextlib.suppress(OSError):
+            for part in parts:
+                self.wfile.write(part)
+                self.server.sent += len(part)
+                time.sleep(self.server.pause)
 
     def log_message(self, *arguments: object) -> None:
         """Say nothing."""
