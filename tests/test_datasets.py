@@ -48,13 +48,8 @@ def test_splits_share_the_union_of_their_classes(tmp_path):
     assert list(datasets.load(tmp_path, splits=["test", "train"]).splits) == ["train", "test"]
 
 
-def test_flat_folders_have_no_labels(tmp_path):
-    write_images(tmp_path / "flat", "b.png", "a.png")
-    (tmp_path / "flat" / "notes").mkdir()
-    data = datasets.load(tmp_path / "flat")
-    flat = data.splits["all"]
-    assert (data.class_names, flat.labels, flat.ids) == ([], None, ["a.png", "b.png"])
-    data = datasets.load(write_images(tmp_path / "mixed", "train/x/1.png", "test/1.png"))
+def test_a_split_may_be_unlabelled(tmp_path):
+    data = datasets.load(write_images(tmp_path, "train/x/1.png", "test/1.png"))
     assert data.splits["train"].labels.tolist() == [0]
     assert data.splits["test"].labels is None
 

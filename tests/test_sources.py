@@ -10,7 +10,6 @@ import os
 import pickle
 import sys
 import tempfile
-import time
 import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +22,7 @@ from factories import fails_with, labels_of, red_values, write_images
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
-from shell import clipkit, fails, ok, shell
+from shell import clipkit, fails, ok
 
 from clipkit import datasets, features
 from clipkit.base.errors import ClipkitError, UsageError
@@ -312,18 +311,6 @@ def test_a_list_is_not_awaited_from_a_terminal(monkeypatch):
         datasets.load("-")
 
 
-def test_a_row_of_a_list_takes_little_time_and_few_bytes(monkeypatch):
-    data = b"".join(b"photos/%02d/%06d.jpg\n" % (i % 100, i) for i in range(50_000))
-    start = time.process_time()
-    assert len(list_paths(data, monkeypatch).splits["all"]) == 50_000
-    assert time.process_time() - start < 2
-    tracemalloc.start()
-    list_paths(data, monkeypatch)
-    _, most = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert most / 50_000 < 170  # of which a text takes 70, and the list itself up to 46
-
-
 # Manifests
 
 
@@ -468,14 +455,6 @@ def test_categories_and_nulls_of_parquet_are_texts(tmp_path):
     assert (test.labels, test.ids) == (None, columns["path"][1::2])
 
 
-@pytest.mark.parametrize("encoding", ["DELTA_BYTE_ARRAY", "DELTA_LENGTH_BYTE_ARRAY", "PLAIN"])
-def test_texts_of_parquet_may_be_encoded_in_any_way(tmp_path, encoding):
-    paths = [f"photos/{i}.png" for i in range(3000)]
-    options = {"use_dictionary": False, "column_encoding": {"path": encoding}}
-    pq.write_table(pa.table({"path": paths}), tmp_path / "m.parquet", **options)
-    assert datasets.load(tmp_path / "m.parquet").splits["all"].ids == paths
-
-
 @pytest.mark.parametrize(
     "column",
     [
@@ -515,16 +494,23 @@ def test_a_manifest_that_is_missing_is_refused_and_a_folder_of_its_name_is_read(
 
 
 @pytest.mark.long
-def test_a_row_of_a_manifest_of_text_takes_few_bytes(photos):
-    rows = [{"path": f"photos/{i % 100:02}/{i:06}.jpg", "note": "x" * 80} for i in range(20_000)]
-    for ending in (".csv", ".jsonl"):
-        path = write_manifest(photos / f"m{ending}", rows)
-        datasets.load(path, path_column="path")  # imports
-        tracemalloc.start()
-        split = datasets.load(path).splits["all"]
-        _, most = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
-        assert most / len(split) < 300  # the file has 110 or more for each row
+@pytest.mark.parametrize(("form", "most"), [("list", 170), (".csv", 300), (".jsonl", 300)])
+def test_a_row_of_a_list_or_manifest_takes_few_bytes(photos, monkeypatch, form, most):
+    paths = [f"photos/{i % 100:02}/{i:06}.jpg" for i in range(20_000)]
+    content = "\n".join(paths).encode()
+
+    def load() -> datasets.Dataset:
+        return list_paths(content, monkeypatch) if form == "list" else datasets.load(manifest)
+
+    if form != "list":
+        rows = [{"path": path, "note": "x" * 80} for path in paths]
+        manifest = write_manifest(photos / f"m{form}", rows)
+    load()  # imports
+    tracemalloc.start()
+    split = load().splits["all"]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak / len(split) < most  # a text of a path takes 70
 
 
 @given(
@@ -598,14 +584,6 @@ def test_pictures_and_class_names_come_from_the_same_sources(photos):
     (photos / "names.tsv").write_text("cat\ta cat\n")
     assert datasets.names_images("m.csv")
     assert not datasets.names_images("names.tsv")
-
-
-@pytest.mark.long
-def test_a_pipe_of_find_is_embedded(photos):
-    line = "find photos -name '*.png' -print0 | sort -z | clipkit embed - -m tiny | clipkit info"
-    done = shell(line, photos)
-    assert done.returncode == 0, done.stderr
-    assert "all features\t4 x 64" in done.stdout
 
 
 @pytest.mark.parametrize("protocol", ["file", "ftp", "github", "memory", "sftp", "data", "zip"])
