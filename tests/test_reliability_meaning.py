@@ -56,36 +56,6 @@ def test_a_class_without_rows_to_fit_on_is_warned_about_and_counts_as_wrong(tmp_
     assert float(rows(result.stdout)[0]["acc1"]) <= 4 / 6
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "1e-309", "-inf", "", "hot"])
-@pytest.mark.long
-def test_a_temperature_is_a_number_in_a_sensible_range(value, logits):
-    message = f"temperature: expected a number between 1e-12 and 1e+12, got {value!r}"
-    assert message in fails("entropy", logits, f"--temperature={value}", exit_code=2)
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "logits IMAGES TEXTS --temperature=0",
-        "probe LOGITS --temperature=0",
-        "entropy LOGITS --temperature=1,,2",
-        "probe LOGITS -C0",
-        "probe LOGITS -C-1",
-        "probe LOGITS -Cnan",
-        "probe LOGITS -C1e300",
-    ],
-)
-@pytest.mark.long
-def test_other_options_have_the_same_range(line, logits, tmp_path):
-    files = {
-        "IMAGES": write_feature_file(tmp_path / "img.h5"),
-        "TEXTS": write_feature_file(tmp_path / "txt.h5", "texts"),
-        "LOGITS": logits,
-    }
-    words = [files.get(word, word) for word in line.split()]
-    assert "expected a number between 1e-12 and 1e+12" in fails(*words, exit_code=2)
-
-
 def test_a_temperature_needs_logits(tmp_path):
     images = write_feature_file(tmp_path / "img.h5")
     line = fails("probe", images, "-t", "model", exit_code=2)
