@@ -201,21 +201,22 @@ def test_integers_are_named_by_a_file_beside_the_tars_or_above(tmp_path, name, c
 
 
 @pytest.mark.parametrize(
-    ("name", "content"),
+    ("name", "content", "message"),
     [
-        ("classnames.txt", b"bird\n\ncat\n"),
-        ("classnames.txt", b"x" * 2000),
-        ("classnames.txt", b"bird\n\xff\n"),
-        ("class_index.json", b'{"n01440764": "tench"}'),
-        ("class_index.json", b'{"1": ["n01440764", "tench"]}'),
-        ("class_index.json", b'{"0": ["tench"]}'),
+        ("classnames.txt", b"bird\n\ncat\n", "expected a class name for each label 0, 1, 2"),
+        ("classnames.txt", b"x" * 2000, "names of at most 1,000 characters, got 1 lines"),
+        ("classnames.txt", b"bird\n\xff\n", "line 2: expected UTF-8 text, got the byte 0xff"),
+        ("class_index.json", b'{"n01440764": "tench"}', "expected a class name for each label 0"),
+        ("class_index.json", b'{"1": ["n01440764", "tench"]}', "expected a class name for each"),
+        ("class_index.json", b'{"0": ["tench"]}', "expected a class index, got other content"),
     ],
 )
-def test_files_that_do_not_name_each_number_are_refused(tmp_path, name, content):
+def test_files_that_do_not_name_each_number_are_refused(tmp_path, name, content, message):
     path = write_tar(tmp_path / "0.tar", *sample("a", 1, 0))
     (tmp_path / name).write_bytes(content)
-    with fails_with(name):
+    with fails_with(message) as caught:
         datasets.load(path)
+    assert name in caught.value.message
 
 
 def test_a_label_in_json_counts_where_there_is_no_cls_of_text(tmp_path, capsys):

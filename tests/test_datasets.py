@@ -95,25 +95,28 @@ def test_a_name_of_the_registry_comes_before_a_folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "error", "message"),
+    ("name", "options", "error", "message", "hint"),
     [
-        ("cifar1", {}, UsageError, "unknown data set 'cifar1'"),
-        ("", {}, UsageError, "unknown data set ''"),
-        ("no/such", {}, ClipkitError, "cannot read no/such: there is no such folder"),
-        ("no/b.h5", {}, ClipkitError, "cannot read no/b.h5: there is no such file or folder"),
-        ("n.txt", {}, ClipkitError, "or a folder of images, got the file n.txt"),
-        (".", {"label_column": "x"}, UsageError, "label-column: expected a man"),
-        (".", {"root": "x"}, UsageError, "root: expected a named data set"),
-        (".", {"classes": 1}, UsageError, "expected labels in all, got none"),
-        ("digits", {"splits": ["tset"]}, UsageError, "split of digits 'tset'"),
-        ("digits", {"limit": 0}, UsageError, "expected at least 1 row per split, got 0"),
-        ("digits", {"classes": 0}, UsageError, "classes of digits: expected 1 to 10, got 0"),
+        ("cifar1", {}, UsageError, "unknown data set 'cifar1'", "did you mean cifar10 or"),
+        ("", {}, UsageError, "unknown data set ''", "known: cifar10"),
+        ("no/such", {}, ClipkitError, "cannot read no/such: there is no such folder", ""),
+        ("no/b.h5", {}, ClipkitError, "cannot read no/b.h5: there is no such file or folder", ""),
+        ("n.txt", {}, ClipkitError, "or a folder of images, got the file n.txt", ""),
+        (".", {"label_column": "x"}, UsageError, "label-column: expected a man", "leave --lab"),
+        (".", {"root": "x"}, UsageError, "root: expected a named data set", "leave --root out"),
+        (".", {"classes": 1}, UsageError, "expected labels in all, got none", ""),
+        ("digits", {"splits": ["tset"]}, UsageError, "split of digits 'tset'", "mean test?"),
+        ("digits", {"limit": 0}, UsageError, "expected at least 1 row per split, got 0", ""),
+        ("digits", {"classes": 0}, UsageError, "classes of digits: expected 1 to 10, got 0", ""),
     ],
 )
-def test_wrong_names_and_options_are_refused(tmp_path, monkeypatch, name, options, error, message):
+def test_wrong_names_and_options_are_refused(
+    tmp_path, monkeypatch, name, options, error, message, hint
+):
     monkeypatch.chdir(write_images(tmp_path, "a.png", "n.txt"))
-    with fails_with(message, error):
+    with fails_with(message, error) as caught:
         datasets.load(name, **options)
+    assert hint in (caught.value.hint or "")
 
 
 # Draws

@@ -47,14 +47,16 @@ def test_a_manifest_is_read_by_the_columns_that_embed_read(manifest, embedded):
 def test_a_column_that_is_missing_is_named_with_what_to_do(manifest, embedded):
     manifest.write_text("image,label\n0.png,a\n")
     by_column = {"path_column": "image", "label_column": "species"}
-    for file, options, column in (
-        (embedded, {}, "file"),
-        (embedded, {"path_column": None}, "file"),
-        (FeatureFile("images"), {}, "path"),
-        (embedded, by_column, "species"),
+    for file, options, column, hint in (
+        (embedded, {}, "file", "name the manifest that clipkit embed read by this column"),
+        (embedded, {"path_column": None}, "file", ", or the column, with --path-column"),
+        (FeatureFile("images"), {}, "path", "name the data set that was embedded"),
+        (embedded, by_column, "species", "--label-column"),
     ):
-        with fails_with(f"expected a column '{column}', got 'image', 'label'"):
+        message = f"expected a column '{column}', got 'image', 'label'"
+        with fails_with(message) as caught:
             load_images(file, [str(manifest)], **options)
+        assert hint in caught.value.hint
 
 
 @pytest.mark.long

@@ -85,18 +85,18 @@ def test_labels_are_dropped_with_a_warning_if_an_image_has_none(photos, capsys):
 
 
 @pytest.mark.parametrize(
-    "names",
+    ("names", "message"),
     [
-        ["photos", "photos/cat/1.png"],
-        ["photos", "digits"],
-        ["-", "photos"],
-        ["m.csv", "m.csv"],
-        ["photos", "s://x/a.png"],
-        [],
+        (["photos", "photos/cat/1.png"], "each image once, got photos/cat/1.png 2 times"),
+        (["photos", "digits"], "the named data set digits alone, got photos too"),
+        (["-", "photos"], "a list of paths - alone, got photos too"),
+        (["m.csv", "m.csv"], "the manifest m.csv alone, got m.csv too"),
+        (["photos", "s://x/a.png"], "expected a local path, got the URL s://x/a.png"),
+        ([], "expected the name of a data set, got none"),
     ],
 )
-def test_names_that_make_no_data_set_are_refused(photos, names):
-    with fails_with("got ", UsageError):
+def test_names_that_make_no_data_set_are_refused(photos, names, message):
+    with fails_with(message, UsageError):
         datasets.load(names)
 
 
