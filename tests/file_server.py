@@ -44,6 +44,10 @@ class FileServer(http.server.ThreadingHTTPServer):
 class _Handler(http.server.BaseHTTPRequestHandler):
     server: FileServer
 
+    def handle(self) -> None:
+        with contextlib.suppress(ConnectionError):  # the reader has left
+            super().handle()
+
     def do_GET(self) -> None:
         server, path = self.server, self.path.partition("?")[0]
         file = server.root / urllib.parse.unquote(path.lstrip("/"))
@@ -84,12 +88,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.send_parts(data[start : start + BLOCK] for start in range(0, len(data), BLOCK))
 
     def send_parts(self, parts: Iterable[bytes]) -> None:
-        """Send parts, until the reader leaves."""
-        with contextlib.suppress(OSError):
-            for part in parts:
-                self.wfile.write(part)
-                self.server.sent += len(part)
-                time.sleep(self.server.pause)
+        """Send the parts of an answer, which may never end."""
+        for part in parts:
+            self.wfile.write(part)
+            self.server.sent += len(part)
+            time.sleep(self.server.pause)
 
     def log_message(self, *arguments: object) -> None:
         """Say nothing."""

@@ -878,7 +878,8 @@ def test_errors_that_pass_are_tried_again(server):
     ],
 )
 def test_servers_that_fail_give_one_line(server, monkeypatch, fault, name, message):
-    monkeypatch.setattr(remote, "TIMEOUT_SECONDS", 0.3)
+    if "silence" in fault:  # a busy machine may take as long for an answer
+        monkeypatch.setattr(remote, "TIMEOUT_SECONDS", 0.3)
     write_tars(server.root)
     (server.root / "empty.tar").touch()
     for ending in ("tar", "parquet"):
