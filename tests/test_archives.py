@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import http.server
+import functools
 import io
 import itertools
 import json
 import os
 import pickle
-import re
-import socket
 import sys
 import tarfile
-import threading
 import time
-import urllib.parse
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -28,25 +23,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from factories import fails_with, red_of, red_values, write_images
+from factories.server import FileServer, serving
 from fsspec.implementations.dirfs import DirFileSystem
-from PIL import Image
-from shell import clipkit, fails, ok
+from fuzz.archives import WRITERS, png
+from shell import fails
 
-from clipkit import datasets, features
+from clipkit import datasets
 from clipkit.base.errors import ClipkitError, ImageError, UsageError
 from clipkit.datasets import images, parquet, remote, shards, tars
 from clipkit.datasets.dataset import Dataset, ImageDataset
 from clipkit.datasets.remote import SharedCache
-from clipkit.embedding import checkpoint
 
 CLASSES = ["bird", "cat", "dog"]
 Member = tuple[str, bytes]
-
-
-def png(red: int) -> bytes:
-    stream = io.BytesIO()
-    Image.new("RGB", (8, 8), (red, 3 * red % 256, 0)).save(stream, "PNG")
-    return stream.getvalue()
 
 
 def write_tar(path: Path, *members: Any, form: int = tarfile.PAX_FORMAT) -> Path:
@@ -177,9 +166,7 @@ def test_a_path_that_exists_is_taken_as_it_is_written(tmp_path):
         (["pets-TRAIN-0.tar", "pets_test_0.tar"], ["train", "test"]),
         (["train2017.tar", "validation.tar"], ["train", "val"]),
         (["data/extra-00000-of-00003.parquet"], ["extra"]),
-        (["contest.tar", "latest/0.tar"], ["all", "all"]),
         (["https://test/pets.tar?split=train"], ["test"]),
-        (["train/test-00000-of-00001.parquet"], ["test"]),
     ],
 )
 def test_the_split_is_named_by_the_file_or_its_folder(files, expected):
@@ -258,14 +245,11 @@ def test_a_split_without_labels_is_unlabelled(tmp_path):
     assert (splits["test"].labels, len(splits["test"])) == (None, 2)
 
 
-def test_equal_keys_in_two_tars_get_the_names_of_their_tars(tmp_path, capsys):
-    for number in range(2):
-        write_tar(tmp_path / f"{number}.tar", *sample("a", number), *sample("b", number + 10))
-    assert datasets.load(tmp_path).splits["all"].ids == ["0/a", "0/b", "1/a", "1/b"]
-    for folder in ("x", "y"):
-        write_tar(tmp_path / "deep" / folder / "0.tar", *sample("a", 1))
+def test_equal_keys_in_two_tars_get_the_names_of_their_tars(tmp_path):
+    for name in ("0", "1", "deep/x/0", "deep/y/0"):
+        write_tar(tmp_path / f"{name}.tar", *sample("a", 0))
+    assert datasets.load(f"{tmp_path}/{{0..1}}.tar").splits["all"].ids == ["0/a", "1/a"]
     assert datasets.load(tmp_path / "deep").splits["all"].ids == ["x/0/a", "y/0/a"]
-    assert not capsys.readouterr().err
 
 
 def test_of_several_images_of_a_key_the_first_is_read(tmp_path, capsys):
@@ -276,16 +260,13 @@ def test_of_several_images_of_a_key_the_first_is_read(tmp_path, capsys):
     assert "left out 2 images: their keys have an image already" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT])
+@pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
 def test_every_form_of_tar_is_read(tmp_path, form):
     names = ["/".join(["folder" * 4] * 6) + "/picture", "é" * 120]
-    if form == tarfile.USTAR_FORMAT:  # it has no room for the second
-        del names[1]
     members = [(f"{name}.png", png(red)) for red, name in enumerate(names)]
-    path = write_tar(tmp_path / "a.tar", *members, form=form)
-    split = datasets.load(path).splits["all"]
+    split = datasets.load(write_tar(tmp_path / "a.tar", *members, form=form)).splits["all"]
     assert split.ids == names
-    assert red_values(split) == [0, 1][: len(names)]
+    assert red_values(split) == [0, 1]
 
 
 def member_of(kind: bytes, name: str = "0.png", **fields: Any) -> tarfile.TarInfo:
@@ -330,20 +311,15 @@ OTHER = "expected a tar file, got other content"
 
 HOSTILE: dict[str, tuple[Any, str]] = {
     "empty": (lambda tar: b"", f"{OTHER} (empty file"),
-    "text": (lambda tar: b"hello " * 200, OTHER),
     "cut in a member": (lambda tar: tar[:550], "truncated: it has no end mark after 1 members"),
-    "cut in a header": (lambda tar: tar[:1200], "truncated: it has no end mark after 1 members"),
-    "cut after a member": (lambda tar: tar[:2048], "truncated: it has no end mark after 2"),
     "damaged": (lambda tar: tar[:1100] + b"!" + tar[1101:], "damaged at byte 1,024"),
     "two in one": (lambda tar: tar + tar, "nothing after its end at byte 2,048, got more"),
     "a hole": (lambda tar: tar[:1024] + bytes(2**21) + tar[1024:], "got more content"),
     "gzip": (lambda tar: b"\x1f\x8b" + tar, "got gzip"),
     "zstd": (lambda tar: b"\x28\xb5\x2f\xfd" + tar, "got zstd"),
     "negative": (lambda tar: patched(tar, SIZE, b"\xff" * 12), "a size of -1 bytes"),
-    "minus": (lambda tar: patched(tar, SIZE, b"-0000000001\0"), "a size of -1 bytes"),
     "nines": (lambda tar: patched(tar, SIZE, b"99999999999\0"), OTHER),
     "exabytes": (lambda tar: patched(tar, SIZE, b"\x80" + b"\1" * 11), "truncated"),
-    "terabytes": (lambda tar: patched(tar, SIZE, b"77777777777\0"), "truncated"),
     "a negative pax header": (
         lambda tar: patched(patched(tar, KIND, b"x"), SIZE, b"\xff" * 10 + b"\xfc\0"),
         "a header of -1,024 bytes",
@@ -370,23 +346,6 @@ def test_hostile_pax_records_are_refused(tmp_path):
         info = member_of(tarfile.REGTYPE, pax_headers={"size": size})
         with fails_with("a.tar: "):
             load_all(info, *sample("1", 1), path=tmp_path)
-
-
-@pytest.mark.exhaustive
-@pytest.mark.long
-def test_a_hundred_thousand_members_are_scanned_in_seconds(tmp_path):
-    path = tmp_path / "a.tar"
-    with path.open("wb") as file:
-        for number in range(100_000):
-            file.write(tarfile.TarInfo(f"{number}.png").tobuf(tarfile.USTAR_FORMAT))
-        file.write(bytes(1024))
-    start = time.process_time()
-    split = datasets.load(path).splits["all"]
-    assert len(split) == 100_000
-    assert time.process_time() - start < 15
-    source = split.source
-    arrays = (source.file_of, source.offsets, source.sizes)
-    assert sum(array.nbytes for array in arrays) == 20 * len(split)
 
 
 @pytest.mark.parametrize(
@@ -529,11 +488,11 @@ def test_the_column_of_labels(tmp_path, columns, described, expected):
 
 def test_the_column_of_images_is_the_only_one_or_called_image(tmp_path):
     for name, more in (("img", {}), ("photo", {"mask": [b"x"]})):
-        path = write_parquet(tmp_path / f"{name}.parquet", [png(1)], image=name, **more)
+        path = write_parquet(tmp_path / "a.parquet", [png(1)], image=name, **more)
         assert red_values(datasets.load(path).splits["all"]) == [1]
-    pq.write_table(pa.table({"left": [b"x"], "right": [b"y"]}), tmp_path / "c.parquet")
+    pq.write_table(pa.table({"left": [b"x"], "right": [b"y"]}), path)
     with fails_with("expected one column of images, got left, right"):
-        datasets.load(tmp_path / "c.parquet")
+        datasets.load(path)
 
 
 def test_rows_without_bytes_cannot_be_read(tmp_path):
@@ -561,13 +520,14 @@ def test_files_with_other_class_names_or_labels_are_refused(tmp_path):
         datasets.load(path)
 
 
-@pytest.mark.parametrize("keep", [0, 3, 100, -1, -9])
-def test_damaged_parquet_files_are_refused_in_one_line(tmp_path, keep):
-    data = write_parquet(tmp_path / "train.parquet", [png(1), png(2)]).read_bytes()
-    (tmp_path / "train.parquet").write_bytes(data[:keep])
-    for name in (tmp_path, str(tmp_path / "tr*.parquet")):
+@pytest.mark.parametrize("form", [".", "tr*.parquet"])
+def test_damaged_parquet_files_are_refused_in_one_line(tmp_path, form):
+    path = write_parquet(tmp_path / "train.parquet", [png(1), png(2)])
+    whole = path.read_bytes()
+    for keep in (0, 3, 100, -1, -9):
+        path.write_bytes(whole[:keep])
         with fails_with("train.parquet: "):
-            datasets.load(name)
+            datasets.load(f"{tmp_path}/{form}")
 
 
 @pytest.mark.parametrize("kind", ["images", "manifest"])
@@ -590,18 +550,19 @@ def test_a_footer_that_states_fewer_rows_than_its_columns_is_refused(tmp_path, k
 
 
 @pytest.mark.parametrize(
-    ("columns", "message"),
+    ("names", "got"),
     [
-        ([("image", TWO), ("label", [0, 1]), ("label", [1, 0])], "'label', got label, la"),
-        ([("image", TWO), ("image", TWO)], "'image.bytes', got image.bytes, im"),
-        ([("image.bytes", [b"", b""]), ("image", TWO)], "'image.bytes', got image.bytes"),
-        ([("image", TWO), ("label.x", [5, 6]), ("label", [0, 1])], "got label.x, label"),
+        (["image", "label", "label"], "got label, label"),
+        (["image", "image", "label"], "got image.bytes, image.bytes"),
+        (["image.bytes", "image", "label"], "got image.bytes, image.bytes"),
+        (["image", "label.x", "label"], "got label.x, label"),
     ],
 )
-def test_columns_that_share_a_name_are_refused(tmp_path, columns, message):
-    names, arrays = zip(*columns, strict=True)
-    pq.write_table(pa.table(list(arrays), names=list(names)), tmp_path / "a.parquet")
-    with fails_with(message):
+def test_columns_that_share_a_name_are_refused(tmp_path, names, got):
+    columns = {"image": TWO, "image.bytes": [b"", b""]}
+    arrays = [columns.get(name, [0, 1]) for name in names]
+    pq.write_table(pa.table(arrays, names=names), tmp_path / "a.parquet")
+    with fails_with(got):
         datasets.load(tmp_path / "a.parquet")
 
 
@@ -632,12 +593,7 @@ def test_texts_of_parquet_that_are_not_utf8_are_refused(tmp_path, text):
 def test_a_row_group_that_takes_too_much_memory_is_refused(tmp_path, monkeypatch):
     noise = np.random.default_rng(0).bytes(300_000)
     monkeypatch.setattr(parquet, "MAX_GROUP_BYTES", 1_000_000)
-    # a dictionary holds the image once, so that only reading it shows the size
-    path = write_parquet(tmp_path / "a.parquet", [noise] * 4, group=4)
-    split = datasets.load(path).splits["all"]
-    with fails_with("row group 0: expected at most 0 MiB of images"):
-        split.image(0)
-    path = write_parquet(path, [noise[start:] for start in range(4)], group=4)
+    path = write_parquet(tmp_path / "a.parquet", [noise[start:] for start in range(4)], group=4)
     with fails_with("row group 0: expected at most"):
         datasets.load(path)
 
@@ -677,65 +633,47 @@ def test_without_pyarrow_the_error_says_what_to_install(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def folder_data(tmp_path) -> tuple[Path, Path, Path]:
+def folder_data(tmp_path) -> list[Path]:
     """The same images in class folders, tars and Parquet files."""
-    rng = np.random.default_rng(1)
-    folder, archives, parquet = (tmp_path / name for name in ("folder", "tars", "parquet"))
     for split, n in (("train", 10), ("test", 3)):
-        members, pictures = [], {}
-        for name, i in itertools.product(CLASSES, range(n)):
-            stream = io.BytesIO()
-            Image.fromarray(rng.integers(0, 256, (20 + i, 30, 3), np.uint8)).save(stream, "JPEG")
-            path = f"{name}/{i:02}.jpg"
-            pictures[path] = stream.getvalue()
-            members += [(path, pictures[path]), (f"{name}/{i:02}.cls", name.encode())]
-            (folder / split / name).mkdir(parents=True, exist_ok=True)
-            (folder / split / path).write_bytes(pictures[path])
-        half = len(members) // 4 * 2
-        write_tar(archives / f"{split}-0.tar", *members[:half])
-        write_tar(archives / f"{split}-1.tar", *members[half:])
+        names = [f"{name}/{row:02}.png" for name, row in itertools.product(CLASSES, range(n))]
+        write_images(tmp_path / "folder" / split, *names)
+        pictures = [(tmp_path / "folder" / split / name).read_bytes() for name in names]
+        members = []
+        for name, picture in zip(names, pictures, strict=True):
+            members += [(name, picture), (f"{name[:-4]}.cls", name[:-7].encode())]
+        half = len(names) // 2 * 2
+        write_tar(tmp_path / "tars" / f"{split}-0.tar", *members[:half])
+        write_tar(tmp_path / "tars" / f"{split}-1.tar", *members[half:])
         write_parquet(
-            parquet / f"{split}.parquet",
-            list(pictures.values()),
-            list(pictures),
+            tmp_path / "parquet" / f"{split}.parquet",
+            pictures,
+            names,
             group=7,
             label=np.repeat([0, 1, 2], n),
             described={"label": class_label()},
         )
-    return folder, archives, parquet
+    return [tmp_path / name for name in ("folder", "tars", "parquet")]
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("options", [[], ["--limit", 8], ["--max-classes", 2]])
-def test_features_and_labels_equal_those_of_class_folders(folder_data, tmp_path, options):
-    files = []
-    for source in folder_data:
-        model = ["-m", "tiny", "--precision", "fp32", "--num-workers", 4]
-        ok("embed", source, *model, *options, "-o", tmp_path / f"{source.name}.h5")
-        files.append(features.read(tmp_path / f"{source.name}.h5"))
-    expected = files[0]
-    for file in files[1:]:
-        assert file.class_names == expected.class_names
-        for name, split in expected.splits.items():
-            other = file.splits[name]
-            np.testing.assert_array_equal(other.features, split.features, strict=True)
-            np.testing.assert_array_equal(other.labels, split.labels)
-            keys = [entry.removesuffix(".jpg") for entry in split.ids]
-            assert [entry.removesuffix(".jpg") for entry in other.ids] == keys
-
-
-def test_sources_are_drawn_from_pickled_and_shared_by_threads(folder_data):
-    folder, *archives = (datasets.load(path, limit=9) for path in folder_data)
+@pytest.mark.parametrize("options", [{}, {"limit": 9}, {"classes": 2}])
+def test_images_labels_and_ids_equal_those_of_class_folders(folder_data, options):
+    """They are drawn, taken, pickled and shared by threads in the same way."""
+    folder, *archives = (datasets.load(path, **options) for path in folder_data)
     for data in archives:
-        for name, split in data.splits.items():
-            expected = [folder.splits[name].image(row).tobytes() for row in range(9)]
-            rows = np.array([8, 3, 5])
+        assert data.class_names == folder.class_names
+        for name, expected in folder.splits.items():
+            split = data.splits[name]
+            assert split.labels.tolist() == expected.labels.tolist()
+            keys = [row_id.removesuffix(".png") for row_id in split.ids]
+            assert keys == [row_id.removesuffix(".png") for row_id in expected.ids]
+            rows = np.array([5, 3, 4])
             part = pickle.loads(pickle.dumps(split.take(rows)))
-            assert [part.image(i).tobytes() for i in range(3)] == [expected[row] for row in rows]
+            assert red_values(part) == red_values(expected.take(rows))
             assert part.source.fingerprint() == split.take(rows).source.fingerprint()
             with ThreadPoolExecutor(8) as pool:
-                pictures = list(pool.map(split.image, [*range(9)] * 5))
-            assert [picture.tobytes() for picture in pictures] == expected * 5
+                reds = list(pool.map(functools.partial(red_of, split), [*range(len(split))] * 2))
+            assert reds == red_values(expected) * 2
 
 
 def test_the_fingerprint_changes_with_the_file_and_the_rows(folder_data):
@@ -746,22 +684,6 @@ def test_the_fingerprint_changes_with_the_file_and_the_rows(folder_data):
         assert split.take(np.array([0, 1])).source.fingerprint() != before
         os.utime(folder / name, ns=(1, 1))
         assert datasets.load(folder).splits["test"].source.fingerprint() != before
-
-
-@pytest.mark.long
-def test_an_interrupted_run_on_changed_tars_is_refused(tmp_path, monkeypatch):
-    embed = ("embed", write_tars(tmp_path / "tars"), "-m", "tiny", "-o", tmp_path / "o.h5")
-
-    def fail(*arguments: Any) -> None:
-        raise ClipkitError("interrupted")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.Checkpoint, "join", fail)  # after the shards were written
-        assert clipkit(*embed).stderr.endswith("clipkit embed: interrupted\n")
-    os.utime(tmp_path / "tars" / "train-0.tar", ns=(1, 1))
-    again = clipkit(*embed)
-    assert again.exit_code == 2
-    assert "image files" in again.stderr
 
 
 def test_archives_and_folders_do_not_mix(tmp_path):
@@ -818,77 +740,14 @@ def test_a_shard_of_parquet_holds_the_files_of_its_rows_alone(tmp_path):
 # At a URL
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
-    """Serve the files of a folder, with or without ranges."""
-
-    root: ClassVar[Path]
-    mode: ClassVar[str] = "ranges"
-    served: ClassVar[list[tuple[str, int]]] = []
-    failures: ClassVar[int] = 0
-    etag: ClassVar[str] = '"1"'
-
-    def do_GET(self) -> None:
-        path = self.root / urllib.parse.unquote(self.path.split("?")[0].lstrip("/"))
-        if self.mode == "silent":
-            time.sleep(2)
-        elif type(self).failures > 0:
-            type(self).failures -= 1
-            self.send_error(503)
-        elif self.mode == "redirect" and not self.path.endswith("?again"):
-            self.redirect(f"{self.path}?again")
-        elif self.mode == "to a file":
-            self.redirect(f"file://{path}")
-        elif not path.is_file():
-            self.send_error(404)
-        else:
-            self.send_file(path.read_bytes())
-
-    def redirect(self, place: str) -> None:
-        self.send_response(302)
-        self.send_header("Location", place)
-        self.end_headers()
-
-    def send_file(self, data: bytes) -> None:
-        total = len(data)
-        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range") or "")
-        if asked and self.mode != "whole":
-            first, last = int(asked[1]), min(int(asked[2]), total - 1)
-            if first >= total:
-                self.send_error(416)
-                return
-            data = data[first : last + 1]
-            self.send_response(206)
-            stated = 2048 if self.mode == "short" else total
-            self.send_header("Content-Range", f"bytes {first}-{last}/{stated}")
-        else:
-            self.send_response(200)
-        self.send_header("Content-Length", str(len(data)))
-        self.send_header("ETag", self.etag)
-        self.end_headers()
-        if self.mode == "cut":
-            data = data[: len(data) // 2]
-        type(self).served.append((self.path, len(data)))
-        with contextlib.suppress(OSError):
-            self.wfile.write(data)
-
-    def log_message(self, *arguments: Any) -> None:
-        pass
-
-
 @pytest.fixture
-def server(tmp_path, monkeypatch) -> Iterator[tuple[str, type[Handler]]]:
-    """The URL of a folder `served`, and the settings of its server."""
+def server(tmp_path, monkeypatch) -> Iterator[FileServer]:
+    """A web server for the folder `served`."""
     pytest.importorskip("aiohttp", reason="the extra remote is not installed")
     monkeypatch.setattr(remote, "PAUSE_SECONDS", 0.01)
-    root = tmp_path / "served"
-    root.mkdir()
-    handler = type("OwnHandler", (Handler,), {"root": root, "served": [], "failures": 0})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
-        thread = threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{running.server_port}", handler
-        running.shutdown()
-        thread.join()
+    (tmp_path / "served").mkdir()
+    with serving(tmp_path / "served") as running:
+        yield running
 
 
 def same(a: Dataset, b: Dataset) -> bool:
@@ -900,103 +759,76 @@ def same(a: Dataset, b: Dataset) -> bool:
     return True
 
 
-def test_tars_at_a_url_give_the_same_as_local_ones(server):
-    url, handler = server
-    write_tars(handler.root)
-    (handler.root / "classnames.txt").write_text("\n".join(CLASSES))
-    patterns = ["train-{0..1}.tar", "test-0.tar"]
-    data = datasets.load([f"{url}/{pattern}" for pattern in patterns])
-    assert same(data, datasets.load([handler.root / pattern for pattern in patterns]))
-    assert url not in json.dumps(data.details)
-
-
-def test_parquet_at_a_url_gives_the_same_as_local_files(server):
-    url, handler = server
-    write_hf(handler.root)
-    names = ["train-{0..1}.parquet", "test-0.parquet"]
-    data = datasets.load([f"{url}/data/{name}" for name in names])
-    assert same(data, datasets.load([handler.root / "data" / name for name in names]))
-    split = pickle.loads(pickle.dumps(data.splits["train"].take(np.array([4, 1]))))
-    assert red_values(split) == [4, 1]
+@pytest.mark.parametrize(("write", "form"), [(write_tars, "{}.tar"), (write_hf, "data/{}.parquet")])
+def test_archives_at_a_url_give_the_same_as_local_ones(server, write, form):
+    write(server.root)
+    (server.root / "classnames.txt").write_text("\n".join(CLASSES))
+    patterns = [form.format(name) for name in ("train-{0..1}", "test-0")]
+    data = datasets.load([f"{server.url}/{pattern}" for pattern in patterns])
+    assert same(data, datasets.load([server.root / pattern for pattern in patterns]))
+    assert server.url not in json.dumps(data.details)
+    split = pickle.loads(pickle.dumps(data.splits["train"].take(np.array([3, 1]))))
+    assert red_values(split) == [3, 1]
 
 
 def test_remote_tars_are_not_read_whole_and_neighbours_come_together(server):
-    url, handler = server
     noise = np.random.default_rng(0).bytes(400_000)
     members = []
     for red in range(6):
         members += [(f"{red}.cls", b"0"), (f"{red}.png", png(red)), (f"{red}.bin", noise)]
     for red in range(6, 300):
         members += [(f"{red}.png", png(red % 256)), (f"{red}.cls", b"0")]
-    size = write_tar(handler.root / "a.tar", *members).stat().st_size
-    data = datasets.load(f"{url}/a.tar")
-    assert sum(count for _, count in handler.served) < size / 3
-    handler.served.clear()
+    size = write_tar(server.root / "a.tar", *members).stat().st_size
+    data = datasets.load(f"{server.url}/a.tar")
+    assert server.sent < size / 3
+    assert len(server.requests) < 20
+    server.forget()
     split = data.splits["all"]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(split.image, range(300)))
-    assert sum(count for _, count in handler.served) < size / 3
-    assert len(handler.served) < 12
-    handler.served.clear()
+    assert server.sent < size / 3
+    assert len(server.requests) < 12
+    server.forget()
     assert red_of(split.take(np.array([100])), 0) == 100
-    assert sum(count for _, count in handler.served) < 1000
-
-
-def test_headers_between_small_images_take_few_requests(server):
-    url, handler = server
-    noise = np.random.default_rng(0).bytes(10_000)
-    members = [(f"{number}.png", png(1) + noise) for number in range(300)]
-    write_tar(handler.root / "a.tar", *members)
-    assert len(datasets.load(f"{url}/a.tar").splits["all"]) == 300
-    assert len(handler.served) < 20
+    assert server.sent < 1000
 
 
 def test_rows_that_are_read_in_order_are_requested_ahead(server, monkeypatch):
-    url, handler = server
     monkeypatch.setattr(tars, "SPAN", 2**10)  # an image each
-    write_tar(handler.root / "a.tar", *[(f"{i:02}.png", png(i) + bytes(2**12)) for i in range(20)])
-    split = datasets.load(f"{url}/a.tar").splits["all"]
-    handler.served.clear()
+    members = [(f"{red:02}.png", png(red) + bytes(2**12)) for red in range(20)]
+    write_tar(server.root / "a.tar", *members)
+    split = datasets.load(f"{server.url}/a.tar").splits["all"]
+    server.forget()
     assert [red_of(split, row) for row in (15, 0, 9)] == [15, 0, 9]
-    assert len(handler.served) == 3
+    assert len(server.requests) == 3
     assert red_of(split, 1) == 1
     deadline = time.monotonic() + 60
-    while len(handler.served) < 4 + tars.SPANS_AHEAD and time.monotonic() < deadline:
+    while len(server.requests) < 4 + tars.SPANS_AHEAD and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert len(handler.served) == 4 + tars.SPANS_AHEAD
+    assert len(server.requests) == 4 + tars.SPANS_AHEAD
     assert red_values(split) == list(range(20))
-    assert len(handler.served) == 20  # each once
-    assert red_values(pickle.loads(pickle.dumps(split.take(np.array([3, 18]))))) == [3, 18]
+    assert len(server.requests) == 20  # each once
 
 
 def test_a_remote_file_that_changes_while_it_is_read_is_refused(server):
-    url, handler = server
-    write_tar(handler.root / "a.tar", *sample("0", 1))
-    split, again = (datasets.load(f"{url}/a.tar").splits["all"] for _ in range(2))
+    write_tar(server.root / "a.tar", *sample("0", 1))
+    split, again = (datasets.load(f"{server.url}/a.tar").splits["all"] for _ in range(2))
     assert split.source.fingerprint() == again.source.fingerprint()
-    handler.etag = '"2"'  # of other bytes, as many as before
+    server.etag = '"2"'  # of other bytes, as many as before
     with fails_with("a.tar: the file changed while it was read"):
         split.image(0)
-    changed = datasets.load(f"{url}/a.tar").splits["all"]
+    changed = datasets.load(f"{server.url}/a.tar").splits["all"]
     assert changed.source.fingerprint() != split.source.fingerprint()
 
 
-@pytest.mark.parametrize("ending", ["tar", "parquet"])
+@pytest.mark.parametrize("ending", WRITERS)
 def test_a_file_that_is_replaced_while_it_is_read_stops_the_run(tmp_path, ending):
-    path = tmp_path / f"a.{ending}"
-
-    def write(reds: range) -> None:
-        if ending == "tar":
-            write_tar(path, *[(f"{red}.png", png(red)) for red in reds])
-        else:
-            write_parquet(path, [png(red) for red in reds])
-
-    write(range(6))
+    path = WRITERS[ending](tmp_path / f"a{ending}")
     split = datasets.load(path).splits["all"]
     assert red_of(split, 0) == 0
-    write(range(100, 106))
+    WRITERS[ending](path, first=100)
     with fails_with("the file changed while it was read") as caught:
-        split.image(5)
+        split.image(3)
     assert not isinstance(caught.value, ImageError)  # it is no image to be skipped
 
 
@@ -1008,148 +840,118 @@ def test_a_tar_that_was_cut_is_refused_wherever_it_was_cut(tmp_path):
         path.write_bytes(whole[:size])
         if size > end:
             assert datasets.load(path).splits["all"].ids == ["0", "1"]
-            continue
-        with pytest.raises(ClipkitError, match=r"a\.tar: (truncated|expected a tar file)"):
-            datasets.load(path)
+        else:
+            with fails_with("a.tar: "):
+                datasets.load(path)
 
 
 def test_a_redirect_is_followed_but_not_to_a_file(server):
-    url, handler = server
-    write_tars(handler.root)
-    handler.mode = "redirect"
-    assert red_values(datasets.load(f"{url}/train-0.tar").splits["train"]) == [0, 1]
-    handler.mode = "to a file"
+    write_tars(server.root)
+    server.redirects["/train.tar"] = "/train-0.tar"
+    assert red_values(datasets.load(f"{server.url}/train.tar").splits["train"]) == [0, 1]
+    server.redirects["/train.tar"] = f"file://{server.root}/train-0.tar"
     with fails_with("cannot read http"):
-        datasets.load(f"{url}/train-0.tar")
+        datasets.load(f"{server.url}/train.tar")
 
 
 def test_errors_that_pass_are_tried_again(server):
-    url, handler = server
-    write_tars(handler.root)
-    handler.failures = 2
-    assert red_values(datasets.load(f"{url}/train-0.tar").splits["train"]) == [0, 1]
-    handler.failures = 3
+    write_tars(server.root)
+    server.failures = 2
+    assert red_values(datasets.load(f"{server.url}/train-0.tar").splits["train"]) == [0, 1]
+    server.failures = 3
     with fails_with("the server answers 503"):
-        datasets.load(f"{url}/train-0.tar")
+        datasets.load(f"{server.url}/train-0.tar")
 
 
 @pytest.mark.parametrize(
-    ("mode", "name", "message"),
+    ("fault", "name", "message"),
     [
-        ("ranges", "none.tar", "none.tar: the server answers 404 Not Found"),
-        ("whole", "train-0.tar", "expected a server that sends parts of files"),
-        ("cut", "train-0.tar", "cannot read|expected .* bytes, got"),
-        ("short", "train-0.tar", "truncated: it has no end mark after 2 members"),
-        ("silent", "train-0.tar", "silent for 0.3 s or too slow"),
-        ("silent", "train-0.parquet", "the server was silent"),
-        ("ranges", "empty.tar", "empty or has become shorter"),
-        ("ranges", "text.tar", "expected a tar file, got other content"),
-        ("ranges", "text.parquet", "cannot read http"),
+        ({}, "none.tar", "none.tar: the server answers 404 Not Found"),
+        ({"has_ranges": False}, "train-0.tar", "expected a server that sends parts of files"),
+        ({"cut_after": 700}, "train-0.tar", "the connection was cut"),
+        ({"stated": 2048}, "train-0.tar", "truncated: it has no end mark after 2 members"),
+        ({"silence": 2}, "train-0.tar", "silent for 0.3 s or too slow"),
+        ({"silence": 2}, "train-0.parquet", "the server was silent"),
+        ({}, "empty.tar", "empty or has become shorter"),
+        ({}, "text.tar", "expected a tar file, got other content"),
+        ({}, "text.parquet", "cannot read http"),
     ],
 )
-def test_servers_that_fail_give_one_line(server, tmp_path, monkeypatch, mode, name, message):
-    url, handler = server
-    monkeypatch.setattr(remote, "TIMEOUT_SECONDS", 0.3)
-    write_tars(handler.root)
-    (handler.root / "empty.tar").touch()
+def test_servers_that_fail_give_one_line(server, monkeypatch, fault, name, message):
+    if "silence" in fault:  # a busy machine may take as long for an answer
+        monkeypatch.setattr(remote, "TIMEOUT_SECONDS", 0.3)
+    write_tars(server.root)
+    (server.root / "empty.tar").touch()
     for ending in ("tar", "parquet"):
-        (handler.root / f"text.{ending}").write_text("hello " * 200)
-    handler.mode = mode
-    line = fails("embed", f"{url}/{name}", "-m", "tiny", "-o", tmp_path / "o.h5")
-    assert re.search(message, line)
-
-
-@contextlib.contextmanager
-def slow_server(start: bytes, again: bytes) -> Iterator[str]:
-    """Serve an answer that begins so, and then a little more every 50 ms."""
-    pytest.importorskip("aiohttp", reason="the extra remote is not installed")
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def answer() -> None:
-            connection, _ = listener.accept()
-            with connection, contextlib.suppress(OSError):
-                connection.recv(4096)
-                connection.sendall(start)
-                for _ in range(200):
-                    connection.sendall(again)
-                    time.sleep(0.05)
-
-        thread = threading.Thread(target=answer, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/a.tar"
-        thread.join(15)
+        (server.root / f"text.{ending}").write_text("hello " * 200)
+    vars(server).update(fault)
+    with fails_with(message):
+        datasets.load(f"{server.url}/{name}")
 
 
 HEADER = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 @pytest.mark.parametrize(
-    ("setting", "start"),
+    ("setting", "start", "again"),
     [
-        ("TIMEOUT_SECONDS", HEADER),
-        ("TIMEOUT_SECONDS", b"HTTP/1.1 200 OK\r\nX-Header: "),
-        ("WHOLE_SECONDS", HEADER),
+        ("TIMEOUT_SECONDS", HEADER, b"x"),
+        ("TIMEOUT_SECONDS", b"HTTP/1.1 200 OK\r\nX-Header: ", b"x"),
+        ("TIMEOUT_SECONDS", CONTINUE, CONTINUE),
+        ("WHOLE_SECONDS", HEADER, b"x"),
     ],
 )
-def test_a_server_that_trickles_is_given_up(monkeypatch, setting, start):
+def test_a_server_that_trickles_is_given_up(server, monkeypatch, setting, start, again):
+    server.answer = lambda _: itertools.chain([start], itertools.repeat(again, 200))
+    server.pause = 0.05
     monkeypatch.setattr(remote, setting, 0.5)
-    with slow_server(start, b"x") as url, fails_with("the server was silent"):
-        remote.read_whole(url, 1000)
-
-
-def test_a_server_that_only_says_continue_is_given_up(monkeypatch):
-    monkeypatch.setattr(remote, "TIMEOUT_SECONDS", 0.5)
-    line = b"HTTP/1.1 100 Continue\r\n\r\n"
-    with slow_server(line, line) as url, fails_with("the server was silent"):
-        remote.open_file(url)
+    with fails_with("the server was silent"):
+        remote.read_whole(f"{server.url}/a.tar", 1000)
 
 
 def test_a_web_page_is_no_data(server, capsys):
-    url, handler = server
-    write_tar(handler.root / "a.tar", *sample("0", 1, 0))
+    write_tar(server.root / "a.tar", *sample("0", 1, 0))
     for content, names, note in (
         ("\n<!DOCTYPE html><title>Log in</title>", ["0"], "the labels are numbers"),
         ("cat", ["cat"], "classnames.txt names the 1 classes"),
         ("Please\nlog in\n", ["Please", "log in"], "/classnames.txt names 2 classes, but no label"),
     ):
-        (handler.root / "classnames.txt").write_text(content)
-        assert datasets.load(f"{url}/a.tar").class_names == names
+        (server.root / "classnames.txt").write_text(content)
+        assert datasets.load(f"{server.url}/a.tar").class_names == names
         assert note in capsys.readouterr().err
-    (handler.root / "page").write_text("<!DOCTYPE html>")
+    (server.root / "page").write_text("<!DOCTYPE html>")
     with fails_with("expected data, got a web page"):
-        remote.read_whole(f"{url}/page", 1000)
+        remote.read_whole(f"{server.url}/page", 1000)
 
 
 def test_a_url_may_hold_letters_spaces_and_a_user_who_is_not_shown(server):
-    url, handler = server
-    write_tar(handler.root / "a b é.tar", *sample("0", 7))
+    write_tar(server.root / "a b é.tar", *sample("0", 7))
     for name in ("a b é.tar", "a%20b%20%C3%A9.tar?key=a%2Fb"):
-        place = url.replace("//", "//me:secret@")
+        place = server.url.replace("//", "//me:secret@")
         assert red_values(datasets.load(f"{place}/{name}").splits["all"]) == [7]
-    assert handler.served[-1][0] == "/a%20b%20%C3%A9.tar?key=a%2Fb"  # as a signature covers it
+    assert server.requests[-1] == "/a%20b%20%C3%A9.tar?key=a%2Fb"  # as a signature covers it
     with pytest.raises(ClipkitError) as caught:
         remote.open_file("http://me:secret@127.0.0.1:1/a.tar?signature=secret")
     assert "secret" not in caught.value.message
 
 
-def test_a_missing_package_or_extra_is_one_line_with_what_to_install(monkeypatch, tmp_path):
-    def line(source: object) -> str:
-        return fails("embed", source, "-m", "tiny", "-o", tmp_path / "o.h5")
+@pytest.mark.parametrize("package", ["s3fs", "fsspec"])
+def test_a_missing_package_is_one_line_with_what_to_install(tmp_path, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    line = fails("embed", "s3://bucket/a.tar", "-m", "tiny", "-o", tmp_path / "o.h5")
+    assert "the package s3fs is not installed; hint: pip install s3fs" in line
 
-    for package in ("s3fs", "fsspec"):
-        with monkeypatch.context() as patch:
-            patch.setitem(sys.modules, package, None)
-            message = "the package s3fs is not installed; hint: pip install s3fs"
-            assert message in line("s3://bucket/a.tar")
 
+def test_without_the_extra_remote_the_error_says_what_to_install(tmp_path, monkeypatch):
     def refuse(protocol: str, **options: Any) -> None:
         raise ImportError("HTTPFileSystem requires aiohttp")
 
     monkeypatch.setattr(fsspec, "filesystem", refuse)
     (tmp_path / "m.csv").write_text("path\nhttps://host/a.png\n")
-    message = "the package aiohttp is not installed; hint: pip install 'clipkit-vl[remote"
     for source in ("https://host/a.tar", "https://host/a.parquet", tmp_path / "m.csv"):
-        assert message in line(source)
+        line = fails("embed", source, "-m", "tiny", "-o", tmp_path / "o.h5")
+        assert "the package aiohttp is not installed; hint: pip install 'clipkit-vl[rem" in line
 
 
 def test_an_answer_may_go_from_http_to_https_but_not_back():
@@ -1159,9 +961,9 @@ def test_an_answer_may_go_from_http_to_https_but_not_back():
         more = {"history": urls[:-1], "request_info": info, "raise_for_status": lambda: None}
         return SimpleNamespace(url=urls[-1].url, **more)
 
-    assert remote._check_answer(answer("http", "https", "https"), None) == 0
+    assert remote.check_answer(answer("http", "https", "https"), None) == 0
     with fails_with("https://host/a.tar: the server redirects"):
-        remote._check_answer(answer("https", "http"), None)
+        remote.check_answer(answer("https", "http"), None)
 
 
 def test_the_brackets_of_a_host_are_no_wildcard():
@@ -1170,14 +972,13 @@ def test_the_brackets_of_a_host_are_no_wildcard():
 
 
 def test_a_manifest_may_name_images_at_urls(server, tmp_path):
-    url, handler = server
-    handler.mode = "whole"  # whole files need no ranges
-    (handler.root / "a.png").write_bytes(png(7))
+    server.has_ranges = False  # whole files need none
+    (server.root / "a.png").write_bytes(png(7))
     manifest = tmp_path / "m.csv"
-    manifest.write_text(f"path,label\n{url}/a.png,cat\n{url}/none.png,dog\n")
+    manifest.write_text(f"path,label\n{server.url}/a.png,cat\n{server.url}/none.png,dog\n")
     split = datasets.load(manifest).splits["all"]
     assert red_of(split, 0) == 7
-    with pytest.raises(ImageError, match=r"none.png: the server answers 404"):
+    with fails_with("none.png: the server answers 404", ImageError):
         split.image(1)
 
 
@@ -1228,5 +1029,5 @@ def test_a_file_of_a_storage_that_changes_while_it_is_read_is_refused(hub, monke
     write_tars(hub)
     split = datasets.load("hf://datasets/org/pets/train-0.tar").splits["train"]
     monkeypatch.setattr(RecordingFileSystem, "blob_id", "def")
-    with pytest.raises(ClipkitError, match=r"train-0\.tar: the file changed while it was read"):
+    with fails_with("train-0.tar: the file changed while it was read"):
         split.image(0)

@@ -49,6 +49,7 @@ HUGE = "1" + 23 * "0"
         "embed shapes --batch-size 0 -1",
         f"embed shapes --num-workers 0 -1 {2**31} {HUGE}",
         "embed shapes --max-classes -1 1",
+        "embed shapes --downsample 0 -3",
         f"embed shapes --untrained -1 {2**63} {HUGE}",
         f"textembed p.txt --untrained -1 {2**63} {HUGE}",
         f"logits i.h5 --random 0 -1 {2**31} {HUGE}",

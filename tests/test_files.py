@@ -34,6 +34,13 @@ def test_a_failing_block_leaves_the_earlier_file(tmp_path, error, expected):
         fail_halfway()
 
 
+def test_a_folder_that_disappears_meanwhile_is_reported(tmp_path):
+    folder = tmp_path / "sub"
+    folder.mkdir()
+    with pytest.raises((WriteError, FileNotFoundError)), files.atomic_write(str(folder / "x")):
+        shutil.rmtree(folder)
+
+
 @pytest.mark.parametrize("name", ["x", "é" * 127], ids=["short", "as long as names may be"])
 def test_the_file_appears_after_the_block(tmp_path, name):
     with files.atomic_write(str(tmp_path / name)) as path:
@@ -81,24 +88,6 @@ def test_an_error_when_an_input_is_closed_is_none_of_the_command(tmp_path, monke
         monkeypatch.setattr(os, "close", fail)
     monkeypatch.undo()
     assert closed == [file.descriptor]
-
-
-def test_a_folder_that_disappears_meanwhile_is_reported(tmp_path):
-    folder = tmp_path / "sub"
-    folder.mkdir()
-    with pytest.raises((WriteError, FileNotFoundError)), files.atomic_write(str(folder / "x")):
-        shutil.rmtree(folder)
-
-
-def test_temporary_files_of_an_interrupted_run_are_removed_at_exit(tmp_path):
-    temporary = tmp_path / ".x.1.tmp"
-    temporary.write_bytes(b"half")
-    files._unfinished.add(temporary)
-    try:
-        files.remove_unfinished()
-    finally:
-        files._unfinished.discard(temporary)
-    assert contents(tmp_path) == {}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems free it at the end")
@@ -180,7 +169,7 @@ def test_a_file_that_replaces_another_keeps_its_permissions(tmp_path, mode):
 def test_a_new_file_has_the_permissions_that_the_umask_leaves(tmp_path):
     earlier = os.umask(0o027)
     try:
-        with files.atomic_write(str(tmp_path / "x"), force=True) as temporary:
+        with files.atomic_write(str(tmp_path / "x")) as temporary:
             temporary.write_bytes(b"new")
     finally:
         os.umask(earlier)

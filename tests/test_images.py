@@ -12,12 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from factories import fails_with
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from clipkit.base import names
-from clipkit.base.errors import ClipkitError, ImageError
+from clipkit.base.errors import ImageError
 from clipkit.datasets import images
 from clipkit.datasets.folders import find_images, subfolders
 
@@ -66,10 +67,7 @@ REFUSED = {
     "empty": (b"", "the file is empty"),
     "text": (b"hello, world\n" * 10, OTHER),
     "ICO": (encoded(IMAGE, "ICO"), OTHER),
-    "PCX": (encoded(IMAGE, "PCX"), OTHER),
-    "EPS": (encoded(IMAGE, "EPS"), OTHER),
     "PDF": (encoded(IMAGE, "PDF"), OTHER),
-    "TGA": (encoded(IMAGE, "TGA"), OTHER),
     "cut PNG": (PNG[:-300], "truncated"),
     "cut JPEG": (encoded(IMAGE, "JPEG")[:-300], "truncated"),
     "cut header": (PNG[:20], ""),
@@ -110,14 +108,10 @@ def test_anything_but_a_regular_file_is_refused_without_waiting(tmp_path):
     os.mkfifo(tmp_path / "fifo.png")
     (tmp_path / "lost.png").symlink_to(tmp_path / "nowhere.png")
     (tmp_path / "self.png").symlink_to(tmp_path / "self.png")
-    reasons = {
-        "fifo.png": "not a regular file",
-        "lost.png": "No such file",
-        "self.png": "symbolic links",
-    }
-    assert [name for name, _ in find_images(str(tmp_path))] == sorted(reasons)
-    for name, path in find_images(str(tmp_path)):
-        with pytest.raises(ImageError, match=reasons[name]):
+    found = find_images(str(tmp_path))
+    reasons = ("not a regular file", "No such file", "symbolic links")
+    for (name, path), reason in zip(found, reasons, strict=True):
+        with pytest.raises(ImageError, match=f"{name}: .*{reason}"):
             images.read(path)
 
 
@@ -154,14 +148,13 @@ def test_transparency_is_dropped_and_the_orientation_tag_ignored(tmp_path, recwa
     palette = IMAGE.convert("P")
     clear = IMAGE.copy()
     clear.putalpha(0)
-    orientation = Image.Exif()
-    orientation[0x0112] = 6  # turn by 90 degrees
-    files = [
+    for data, expected in (
         (encoded(palette, "PNG", transparency=bytes(range(256))), palette.convert("RGB")),
         (encoded(clear, "PNG"), IMAGE),
-    ]
-    for data, expected in files:
+    ):
         assert images.read(written(tmp_path, "a.png", data)).tobytes() == expected.tobytes()
+    orientation = Image.Exif()
+    orientation[0x0112] = 6  # turn by 90 degrees
     turned = written(tmp_path, "turned.jpg", encoded(IMAGE, "JPEG", exif=orientation))
     assert images.read(turned).size == IMAGE.size
     assert not recwarn.list
@@ -204,18 +197,7 @@ def test_links_that_run_in_circles_are_ignored(tmp_path):
     assert list(subfolders(str(tmp_path))) == ["cat", "dog", "elsewhere"]
 
 
-def test_an_unreadable_folder_is_named(tmp_path, monkeypatch):
-    def refuse(folder: str) -> None:
-        raise PermissionError(13, "Permission denied", folder)
-
-    monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(ClipkitError, match=r"cannot read .*/cats: Permission denied"):
-        find_images(str(tmp_path / "cats"))
-
-
-def test_many_files_are_listed_without_opening_any(tmp_path, monkeypatch):
-    for i in range(300):
-        (tmp_path / f"{i}.png").touch()
-    monkeypatch.setattr(Path, "stat", None)
-    monkeypatch.setattr(os, "stat", None)
-    assert len(find_images(str(tmp_path))) == 300
+def test_an_unreadable_folder_is_named(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    with fails_with("/loop: Too many levels of symbolic links"):
+        find_images(str(tmp_path / "loop"))

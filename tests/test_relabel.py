@@ -9,22 +9,20 @@ from pathlib import Path
 import factories
 import numpy as np
 import pytest
-from factories import feature_file, result_file, write_feature_file
+from factories import fails_with, feature_file, result_file, write_feature_file
 from shell import fails, ok, rows
 
 from clipkit.analysis.relabeling import use_groups
-from clipkit.base.errors import ClipkitError
 from clipkit.features import FeatureFile, Split, read, write
 from clipkit.features.annotations import read_annotations, read_attribute
 
 GROUPS = Path(__file__).parents[1] / "prompts" / "groups"
-TABLE = "id,split,colour,size\n" + "".join(
-    f"{row}.png,{split},{colour},{size}\n"
-    for split in ("train", "test")
+TABLE = "id,split,colour,size\n"
+for split in ("train", "test"):
     for row, (colour, size) in enumerate(
         zip(["red", "blue", "red", "", "blue", "red"], "aabbab", strict=True)
-    )
-)
+    ):
+        TABLE += f"{row}.png,{split},{colour},{size}\n"
 
 
 def saved(folder: Path, kind: str = "images") -> Path:
@@ -39,8 +37,8 @@ def table(folder: Path, text: str | bytes = TABLE, ending: str = "csv") -> Path:
 
 def column(folder: Path, *values: object) -> str:
     """Write a table of one attribute, `size`, and return its path."""
-    lines = [f"{row}.png,{value}\n" for row, value in enumerate(values)]
-    return str(table(folder, "id,size\n" + "".join(lines)))
+    lines = ["id,size", *(f"{row}.png,{value}" for row, value in enumerate(values))]
+    return str(table(folder, "\n".join(lines)))
 
 
 def numbered(*ids: str) -> FeatureFile:
@@ -98,19 +96,17 @@ def test_a_table_without_splits_speaks_of_the_ids_of_all_splits(tmp_path):
         ("id,size,size\n", "expected different names of columns, got 'size' 2 times"),
         ("id,,size\n", "expected different names of columns, got an empty one"),
         ("id,size\n0.png\n", "table.csv, line 2: expected 2 cells, got 1"),
-        ("id,size\n0.png,a\n0.png,b\n", "line 3: expected each row once, got '0.png' again; hint"),
+        ("id,size\n0.png,a\n0.png,b\n", "line 3: expected each row once, got '0.png' again"),
         ("name,size\n0.png,a\n", "got name, size; hint: for example: id,colour; the column of ids"),
         (b"PK\3\4\0", "table.csv: expected text, got a spreadsheet; hint: save it as CSV UTF-8"),
-        ("id,size\n0.png,a\n", "Ids there look like '0.png', those of the images like '1.png'; h"),
+        ("id,size\n0.png,a\n", "Ids there look like '0.png', those of the images like '1.png'"),
         (TABLE.replace("train", "val"), "Ids there look like '0.png' of 'val', those of the image"),
         ("id,size\nx/0.png,a\ny/0.png,a\n", "hint: write the ids as the images have them"),
         ("id,size\n", "expected a line for each image, got none"),
         (TABLE.replace("a\n", "\n").replace("b\n", "\n"), "expected rows"),
-        (b"id,size\n0.png,\xff\n", "table.csv, line 2: expected UTF-8 text, got the byte 0xff"),
-        (b"id,size\n0.png,\0\n", "table.csv, line 2: expected UTF-8 text, got the byte 0x00"),
-        ('id,size\n"0.png,a\n', "table.csv, line 2: expected a row of a table, got unexpected end"),
+        (b"id,size\n0.png,\xff\n", "table.csv, line 2: expected UTF-8 text"),
     ],
-)  # fmt: skip
+)
 @pytest.mark.long
 def test_bad_tables_are_refused(tmp_path, text, message):
     attribute = ("--attribute", "size") if "colour" in str(text) else ()
@@ -128,7 +124,6 @@ SIZES = [{"id": f"{row}.png", "size": "ab"[row % 2]} for row in range(6)]
     [
         ("csv", PANDAS, ""),
         ("csv", PANDAS.replace(",", ";"), ""),
-        ("csv", PANDAS.replace(",", "\t"), ""),
         ("txt", PANDAS.replace(",", "\t"), ""),
         ("tsv", ("\ufeff" + PANDAS).replace(",", "\t").replace("\n", "\r\n") + "\n\n", ""),
         ("csv", PANDAS.replace(",filename", ",path").replace(",0.png", ",a/0.png"), LEADING),
@@ -136,7 +131,7 @@ SIZES = [{"id": f"{row}.png", "size": "ab"[row % 2]} for row in range(6)]
         ("csv", PANDAS.replace("filename", "Image").replace(".png", ""), "endings"),
         ("csv", PANDAS.replace("filename", "file_name"), ""),
         ("csv", PANDAS.replace(".png", ".jpg").replace(",0.", ",/b/0."), LEADING + " and endings"),
-        ("csv", "".join(line.partition(",")[2] for line in PANDAS.splitlines(True)), ""),
+        ("csv", re.sub("^[0-9]*,", "", PANDAS, flags=re.M), ""),
         ("csv", re.sub("^[0-9]+,", "", PANDAS, flags=re.M).replace(",filename", ""), ""),
         ("jsonl", "\n".join(map(json.dumps, SIZES)), ""),
     ],
@@ -193,10 +188,9 @@ def test_many_numbers_are_no_categories(tmp_path, capsys):
     lines = [f"{row},{row + 0.5},{row % 20},{row % 3}" for row in range(21)]
     path = str(table(tmp_path, "\n".join(["id,age,year,size", *lines])))
     assert [a.name for a in read_annotations(file, path).attributes] == ["year", "size"]
-    hint = "bin them into at most 20 named ranges"
-    assert f"left out the numbers of age; hint: {hint}" in capsys.readouterr().err
+    assert "left out the numbers of age; hint: bin them" in capsys.readouterr().err
     for column in ("age", "age*size"):
-        with pytest.raises(ClipkitError, match="expected categories in age, got 21 numbers"):
+        with fails_with("expected categories in age, got 21 numbers"):
             read_annotations(file, path, [column])
     values = read_annotations(file, path, ["age"], categories=False).attributes[0].values
     assert values[0] == "0.5"
@@ -205,51 +199,53 @@ def test_many_numbers_are_no_categories(tmp_path, capsys):
 @pytest.mark.parametrize("stray", ["0", "n/a", "inf", "unknown"])
 def test_a_column_of_numbers_with_a_stray_value_is_no_category(tmp_path, stray):
     file = numbered(*[f"{row}.png" for row in range(25)])
-    with pytest.raises(ClipkitError, match="expected categories in size"):
+    with fails_with("expected categories in size"):
         read_attribute(file, column(tmp_path, stray, *range(1, 25)))
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("command", ["probe", "cluster -k 2", "zeroshot"])
 def test_a_table_gives_a_command_the_labels_that_relabel_gives(tmp_path, command):
-    source = saved(tmp_path, "logits" if command == "zeroshot" else "images")
+    source, words = saved(tmp_path), command.split()
     if command == "zeroshot":
-        file = read(source)
-        file.class_names, file.class_index = ["size: b", "size: a", "none"], np.arange(3)
-        for split in file.splits.values():
-            split.labels = None
-        write(source, file, force=True)
+        prompts = {"class_names": ["size: b", "size: a", "none"], "class_index": np.arange(3)}
+        unlabelled = {"train/labels": None, "test/labels": None}
+        write_feature_file(source, "logits", datasets={**prompts, **unlabelled})
     options = ("--table", table(tmp_path), "--attribute", "size")
     ok("relabel", source, *options, "-o", tmp_path / "labelled.h5")
-    words = command.split()
     ok(*words, tmp_path / "labelled.h5", "-o", tmp_path / "expected.h5")
     ok(*words, source, *options, "-o", tmp_path / "got.h5")
     assert read(tmp_path / "got.h5").digest == read(tmp_path / "expected.h5").digest
     assert read(tmp_path / "got.h5").class_names == ["a", "b"]
-    if command != "zeroshot":
-        run = ok(*words, source, *options[:3], "colour")
-        assert "left out 2 rows without a value of colour" in run.stderr
+
+
+def test_rows_without_a_value_are_left_out_with_a_warning(tmp_path):
+    run = ok("probe", saved(tmp_path), "--table", table(tmp_path), "--attribute", "colour")
+    assert "left out 2 rows without a value of colour" in run.stderr
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("line", "message"),
     [
-        ([], "expected --table, --groups or --shuffle, got none"),
-        (["shapes", "--groups", "g.tsv"], "expected --table or --groups, got both"),
-        (["--attribute", "a", "--shuffle"], "expected --table for --attribute, got none"),
-        (["TABLE"], "expected one attribute, got colour, size; hint: choose with --attribute"),
-        (["TABLE", "--attribute", "colr"], "'colr'; hint: did you mean colour?"),
-        (["shape"], "'shape'; hint: did you mean shapes?"),
-        (["RESULT", "TABLE", "--attribute", "size"], "expected images or logits"),
-        (["RESULT", "--shuffle"], "expected images or logits"),
+        ("IMAGES", "expected --table, --groups or --shuffle, got none"),
+        ("IMAGES shapes --groups g.tsv", "expected --table or --groups, got both"),
+        ("IMAGES --attribute a --shuffle", "expected --table for --attribute, got none"),
+        ("IMAGES TABLE", "expected one attribute, got colour, size; hint: choose with --attribute"),
+        ("IMAGES TABLE --attribute colr", "'colr'; hint: did you mean colour?"),
+        ("IMAGES shape", "'shape'; hint: did you mean shapes?"),
+        ("RESULT TABLE --attribute size", "expected images or logits"),
+        ("RESULT --shuffle", "expected images or logits"),
     ],
 )
 @pytest.mark.long
-def test_what_cannot_be_asked_for(tmp_path, words, message):
-    source = [] if "RESULT" in words else [saved(tmp_path)]
-    files = {"TABLE": table(tmp_path), "RESULT": saved(tmp_path, "result")}
-    line = [*source, *(files.get(word, word) for word in words)]
-    assert message in fails("relabel", *line, "-o", tmp_path / "out.h5", exit_code=2)
+def test_what_cannot_be_asked_for(tmp_path, line, message):
+    files = {
+        "IMAGES": saved(tmp_path),
+        "TABLE": table(tmp_path),
+        "RESULT": saved(tmp_path, "result"),
+    }
+    words = [files.get(word, word) for word in line.split()]
+    assert message in fails("relabel", *words, "-o", tmp_path / "out.h5", exit_code=2)
 
 
 @pytest.mark.long
@@ -316,10 +312,10 @@ def test_the_two_controls_of_shapes(world):
 
 
 @pytest.mark.long
-def test_zeroshot_by_class_by_outline_and_by_pattern(world):
-    logits = world / "by-class.h5"
-    ok("textembed", "--classes", world / "img.h5", "--model", "tiny", "-o", world / "words.h5")
-    ok("logits", world / "img.h5", world / "words.h5", "-o", logits)
+def test_zeroshot_by_class_by_outline_and_by_pattern(world, tmp_path):
+    logits = tmp_path / "by-class.h5"
+    ok("textembed", "--classes", world / "img.h5", "--model", "tiny", "-o", tmp_path / "words.h5")
+    ok("logits", world / "img.h5", tmp_path / "words.h5", "-o", logits)
     zeroshot = ["zeroshot", "--split", "test"]
     assert accuracy([*zeroshot, logits]) == pytest.approx(0.6485, abs=0.01)
     for groups, expected in (("outlines", 0.943), ("patterns", 0.685)):

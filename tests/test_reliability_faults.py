@@ -140,14 +140,6 @@ def test_a_real_run_killed_at_random_points_is_continued(real_embedding, kills):
     finishes(real_embedding, expected)
 
 
-def test_a_resumed_run_says_where_it_continues(embedding, expected):
-    embedding.kill_after_shards(1)
-    ended = embedding.run()
-    assert ended.exit_code == 0
-    assert messages(ended.stderr) == f"clipkit: resuming at {SHARD_ROWS} of {PICTURES}\n"
-    assert embedding.out.read_bytes() == expected
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("event", [1, 3, 5, 8, 9, 13, 17, PUBLISHED, 23])
 def test_a_signal_stops_cleanly_wherever_it_comes(embedding, expected, number, event):
@@ -168,18 +160,6 @@ def test_a_signal_while_the_model_loads_or_encodes(real_embedding, number):
         assert not real_embedding.temporary_files()
 
 
-def test_a_second_signal_ends_at_once_and_tidily(embedding):
-    options = {**embedding.options, "slow": 0.5}
-    running = embedding.server.start(embedding.folder, *embedding.words, **options)
-    appears(embedding.partial.exists)
-    os.kill(running.pid, signal.SIGINT)
-    os.kill(running.pid, signal.SIGINT)  # comes while the first one is being handled
-    ended = running.wait()
-    assert ended.exit_code in (130, -signal.SIGINT)
-    assert "Traceback" not in ended.stderr
-    assert not embedding.temporary_files()
-
-
 def test_two_signals_leave_nothing_in_the_temporary_folder(embedding, tmp_path):
     temporary = tmp_path / "temporary"
     temporary.mkdir()
@@ -197,9 +177,8 @@ def test_two_signals_leave_nothing_in_the_temporary_folder(embedding, tmp_path):
 
 
 # Run clipkit with a place where a signal comes at a bad moment: `here` sends it.
-# Run clipkit with a place where a signal comes at a bad moment: `here` sends it.
 BAD_MOMENT = """
-import atexit, contextlib, os, signal
+import contextlib, os, signal
 from clipkit import cli, softmax
 
 def here(*_):
@@ -220,12 +199,6 @@ cli.main()
 """
 
 
-def entropy_with(moment: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    write_feature_file(folder / "logits.h5", "logits")
-    line = [sys.executable, "-c", BAD_MOMENT.format(moment=moment), "entropy", "logits.h5"]
-    return subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=60)
-
-
 @pytest.mark.parametrize(
     "moment",
     [
@@ -236,24 +209,19 @@ def entropy_with(moment: str, folder: Path) -> subprocess.CompletedProcess[str]:
     ],
 )
 def test_a_signal_is_reported_wherever_libraries_lose_its_exception(tmp_path, moment):
-    ended = entropy_with(moment, tmp_path)
+    write_feature_file(tmp_path / "logits.h5", "logits")
+    line = [sys.executable, "-c", BAD_MOMENT.format(moment=moment), "entropy", "logits.h5"]
+    ended = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 128 + signal.SIGTERM, ended.stderr
     assert re.fullmatch("clipkit( entropy)?: interrupted by SIGTERM\n", ended.stderr)
 
 
-@pytest.mark.exhaustive
-@pytest.mark.parametrize("function", ["here", "lambda: [here(), here()]"])
-def test_a_signal_after_the_end_of_a_command_changes_nothing(tmp_path, function):
-    ended = entropy_with(f"atexit.register({function})", tmp_path)
-    assert (ended.returncode, ended.stderr) == (0, "")
-    assert ended.stdout.startswith("split\t")
-
-
-# Run clipkit with the writing of a file replaced by a call into C that never returns.
+# Run clipkit with a disk that does not answer: a call into C never returns. Write down whether a
+# second signal or the end of the wait for one ends the process.
 STUCK = """
-import ctypes, pathlib, sys
+import ctypes, os, pathlib, select, types
 from clipkit import cli
-from clipkit.features import hdf5
+from clipkit.base import signals
 
 def hang(*_):
     mutex = ctypes.create_string_buffer(128)
@@ -261,24 +229,15 @@ def hang(*_):
     for _ in range(2):
         ctypes.CDLL(None).pthread_mutex_lock(mutex)
 
-hdf5._create = hang
-cli.main()
-"""
-
-
-# Write down whether a second signal or the end of the wait for one ends the process.
-# Write down whether a second signal or the end of the wait for one ends the process.
-SAY_WHAT_ENDS = """
-import select, types
-from clipkit.base import signals
-
 def wait(read, write, other, seconds):
     ready = select.select(read, write, other, seconds)
     if seconds == signals.GRACE_SECONDS:
-        open("ended by", "w").write("a signal" if ready[0] else "the wait")
+        pathlib.Path("ended by").write_text("a signal" if ready[0] else "the wait")
     return ready
 
+os.fsync = hang
 signals.select = types.SimpleNamespace(select=wait)
+cli.main()
 """
 
 
@@ -286,8 +245,7 @@ signals.select = types.SimpleNamespace(select=wait)
 def stuck(folder: Path, stderr: Any) -> Iterator[subprocess.Popen[str]]:
     """Start a command that hangs in C while it writes its file."""
     write_feature_file(folder / "logits.h5", "logits")
-    script = SAY_WHAT_ENDS + STUCK
-    line = [sys.executable, "-c", script, "entropy", "logits.h5", "-o", "out.h5", "--force"]
+    line = [sys.executable, "-c", STUCK, "entropy", "logits.h5", "-o", "out.h5", "--force"]
     with subprocess.Popen(line, cwd=folder, stderr=stderr, text=True) as process:
         appears((folder / "stuck").exists)
         time.sleep(0.3)  # from the file to the call that does not return
@@ -418,8 +376,9 @@ def test_strict_does_not_overlook_what_an_earlier_run_skipped(embedding):
     (embedding.pictures / "a" / "00.png").write_bytes(b"no image")
     embedding.kill_after_shards(1)
     ended = embedding.run("--strict")
-    ended.stderr = ended.stderr.removeprefix("clipkit: resuming at 16 of 40\n")
-    refused(ended, 1, "a/00.png: cannot read ", "hint: leave out --strict to skip it")
+    assert ended.exit_code == 1
+    assert "a/00.png: cannot read " in ended.stderr
+    assert "hint: leave out --strict to skip it" in ended.stderr
 
 
 def test_leftover_shards_of_a_published_file_do_no_harm(embedding, expected):
@@ -505,13 +464,10 @@ def read_any(path: Path) -> FeatureFile:
     return read(path) if path.suffix == ".h5" else formats.import_file(path)
 
 
-def test_a_disk_that_fills_up_at_any_byte(fork_server, tmp_path, expected):
+def test_a_disk_that_fills_up_at_any_byte(fork_server, tmp_path):
     """RLIMIT_FSIZE fails every write beyond it, as a full disk does; HDF5 reports both alike."""
-    (tmp_path / "img.h5").write_bytes(expected)
-    model = {"name": "fake", "digest": "sha256:0", "weights": "sha256:0"}
-    history = {"history": [{"command": "textembed", "model": model}]}
-    datasets = {"features": np.ones((3, 48), "<f4"), "class_names": None}
-    write_feature_file(tmp_path / "txt.h5", "texts", datasets=datasets, attributes=history)
+    write_feature_file(tmp_path / "img.h5")
+    write_feature_file(tmp_path / "txt.h5", "texts")
     words = ("logits", "img.h5", "txt.h5", "-o", "out.h5", "--force")
     finished = fork_server.run(tmp_path, *words, fake=True)
     assert finished.exit_code == 0, finished.stderr
@@ -550,11 +506,6 @@ def test_a_full_disk_keeps_the_shards_and_more_room_continues(
     assert not embedding.temporary_files()
     subprocess.run(["mount", "-o", "remount,size=1m", small_disk], check=True)
     finishes(embedding, expected)
-
-
-def test_a_full_disk_with_nothing_on_it(fork_server, small_disk, pictures):
-    (small_disk / "filler").write_bytes(b"x" * 65536)
-    refused(Embedding(fork_server, small_disk, pictures).run(), 1, "No space left on device")
 
 
 @pytest.mark.exhaustive
@@ -614,15 +565,20 @@ def test_output_exists_and_force(logits_of, tmp_path):
     out = tmp_path / "out.h5"
     out.write_bytes(b"earlier")
     logits = write_feature_file(tmp_path / "logits.h5", "logits")
-    commands = [("probe", logits), ("entropy", logits), ("embed", "digits"), ("textembed", "x")]
     with unchanged(tmp_path):
-        for words in (logits_of, *((*command, "-o") for command in commands)):
+        for words in (
+            logits_of,
+            ("probe", logits, "-o"),
+            ("entropy", logits, "-o"),
+            ("embed", "digits", "-o"),
+            ("textembed", "x", "-o"),
+        ):
             refused(clipkit(*words, out), 2, f"the output {out} exists", "add --force to replace")
     ok(*logits_of, out, "--force")
     assert read(out).kind == "logits"
 
 
-@pytest.mark.parametrize("name", ["img.h5", "./img.h5", "../folder/img.h5", "sym.h5", "hard.h5"])
+@pytest.mark.parametrize("name", ["img.h5", "../folder/img.h5", "sym.h5", "hard.h5"])
 @pytest.mark.parametrize(
     "line",
     [
@@ -660,25 +616,20 @@ def test_a_command_does_not_replace_its_standard_input(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "hint"),
+    ("line", "hint"),
     [
-        ("x.npz", "write x.h5, then: clipkit convert x.h5 x.npz"),
-        ("a/x.NPY", "write a/x.h5, then: clipkit convert a/x.h5 a/x.NPY"),
-        ("x.y.parquet", "write x.y.h5, then: clipkit convert x.y.h5 x.y.parquet"),
-        ("x.csv", "write x.h5, then: clipkit convert x.h5 x.csv"),
-        *((f"x.{ending}", "write x.h5") for ending in ("tsv", "json", "png")),
+        ("embed digits -o x.npz", "write x.h5, then: clipkit convert x.h5 x.npz"),
+        ("textembed t -o a/x.NPY", "write a/x.h5, then: clipkit convert a/x.h5 a/x.NPY"),
+        ("logits i t -o x.y.parquet", "write x.y.h5, then: clipkit convert x.y.h5 x.y.parquet"),
+        ("entropy logits.h5 -o x.csv", "write x.h5, then: clipkit convert x.h5 x.csv"),
+        ("probe logits.h5 -o x.tsv", "write x.h5"),
+        ("zeroshot logits.h5 -o x.json", "write x.h5"),
+        ("cluster img.h5 -o x.png", "write x.h5"),
     ],
 )
-def test_a_feature_file_is_not_named_as_another_format(tmp_path, monkeypatch, name, hint):
-    monkeypatch.chdir(tmp_path)
-    message = f"expected an output that ends in .h5, got {name}; hint: {hint}"
-    refused(clipkit("embed", "digits", "-o", name), 2, message)
-    refused(clipkit("textembed", "--classes", "digits", "-o", name), 2, message)
-    refused(clipkit("logits", "img.h5", "txt.h5", "-o", name), 2, message)
-    for command in ("entropy", "probe", "zeroshot", "cluster"):
-        refused(clipkit(command, "logits.h5", "-o", name), 2, message)
-    with pytest.raises(UsageError, match=r"ends in \.h5"):
-        write(name, read(write_feature_file(tmp_path / "img.h5")))
+def test_a_feature_file_is_not_named_as_another_format(line, hint):
+    message = f"expected an output that ends in .h5, got {line.split()[-1]}; hint: {hint}"
+    refused(clipkit(*line.split()), 2, message)
 
 
 def test_output_is_a_folder_or_lies_in_none(logits_of, tmp_path):
@@ -688,16 +639,11 @@ def test_output_is_a_folder_or_lies_in_none(logits_of, tmp_path):
         refused(clipkit(*logits_of, missing), 2, f"cannot write {missing}: there is no", "mkdir -p")
 
 
-def test_a_link_is_followed_and_stays_and_the_mode_follows_the_umask(logits_of, tmp_path):
+def test_a_link_is_followed_and_stays(logits_of, tmp_path):
     (tmp_path / "store").mkdir()
     link, real = tmp_path / "link.h5", tmp_path / "store" / "real.h5"
     link.symlink_to("store/real.h5")
-    before = os.umask(0o027)
-    try:
-        ok(*logits_of, link)
-    finally:
-        os.umask(before)
-    assert real.stat().st_mode & 0o777 == 0o640
+    ok(*logits_of, link)
     first = real.read_bytes()
     refused(clipkit(*logits_of, link), 2, "exists")
     ok(*logits_of, link, "--force", "-t", 2)

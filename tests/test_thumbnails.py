@@ -52,7 +52,7 @@ def decoded(path: Path) -> list[Image.Image]:
     return [Image.open(io.BytesIO(value["bytes"])) for value in column]
 
 
-def test_a_thumbnail_is_small_and_keeps_no_metadata(tmp_path: Path) -> None:
+def test_a_thumbnail_is_small_and_keeps_no_metadata(tmp_path):
     with Image.open(folder(tmp_path, 1) / "test/a/0.jpg") as image:
         assert {"exif", "icc_profile", "comment"} <= image.info.keys()
         data = thumbnail(image)
@@ -65,9 +65,7 @@ def test_a_thumbnail_is_small_and_keeps_no_metadata(tmp_path: Path) -> None:
     assert Image.open(io.BytesIO(thumbnail(Image.new("RGBA", (500, 400)), 50))).size == (50, 40)
 
 
-def test_each_row_has_the_thumbnail_of_its_id(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_row_has_the_thumbnail_of_its_id(tmp_path, monkeypatch):
     monkeypatch.setattr(parquet, "IMAGE_ROWS", 2)  # several groups of rows
     ids = ["b/5.jpg", "a/0.jpg", "b/3.jpg", "a/4.jpg", "a/2.jpg"]
     source = embedded(tmp_path / "a.h5", "photos", ids)
@@ -84,7 +82,7 @@ def test_each_row_has_the_thumbnail_of_its_id(
 
 
 @pytest.mark.long
-def test_the_table_comes_back_without_a_warning_and_embeds(tmp_path: Path) -> None:
+def test_the_table_comes_back_without_a_warning_and_embeds(tmp_path):
     ok("embed", "digits", "--limit", 20, "--model", "tiny", "-o", tmp_path / "a.h5")
     ok("convert", tmp_path / "a.h5", tmp_path / "a.parquet", "--thumbnails", "digits")
     done = ok("convert", tmp_path / "a.parquet", tmp_path / "b.h5")
@@ -97,18 +95,11 @@ def test_the_table_comes_back_without_a_warning_and_embeds(tmp_path: Path) -> No
 
 
 @pytest.mark.long
-def test_splits_that_embed_divided_are_found_and_one_can_be_chosen(tmp_path: Path) -> None:
+def test_splits_that_embed_divided_are_found_and_one_can_be_chosen(tmp_path):
     options = ("--split", "test", "--split-off", "val=0.5", "--model", "tiny")
     ok("embed", "digits", "--limit", 20, *options, "-o", tmp_path / "a.h5")
-    ok(
-        "convert",
-        tmp_path / "a.h5",
-        tmp_path / "a.parquet",
-        "--thumbnails",
-        "digits",
-        "--split",
-        "val",
-    )
+    images = ("--thumbnails", "digits", "--split", "val")
+    ok("convert", tmp_path / "a.h5", tmp_path / "a.parquet", *images)
     assert set(pq.read_table(tmp_path / "a.parquet")["split"].to_pylist()) == {"val"}
     assert len(decoded(tmp_path / "a.parquet")) == 10
 
@@ -123,15 +114,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("code", "name", "ids", "dataset", "message"), REFUSED)
-def test_images_that_are_not_there(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    code: int,
-    name: str,
-    ids: Any,
-    dataset: Any,
-    message: str,
-) -> None:
+def test_images_that_are_not_there(tmp_path, monkeypatch, code, name, ids, dataset, message):
     monkeypatch.chdir(tmp_path)
     source = embedded(tmp_path / "a.h5", name, ids)
     (folder(tmp_path / "photos", 2) / "test/b/1.jpg").write_bytes(b"no image")
@@ -139,21 +122,22 @@ def test_images_that_are_not_there(
         refused(clipkit("convert", source, "a.parquet", "--thumbnails", *dataset), code, message)
 
 
-def test_options_that_do_not_fit(tmp_path: Path) -> None:
+def test_options_that_do_not_fit(tmp_path):
     name = load_dataset("digits").splits["test"].ids[0]
     source = embedded(tmp_path / "a.h5", "digits", [name])
     write(tmp_path / "r.h5", feature_file("result"))
     ok("convert", source, tmp_path / "a.npz")
-    images = ("--thumbnails", "digits")
-    for (given, output, *options), message in (
-        ((source, "x.npz", *images), "thumbnails: expected a .parquet file, got "),
-        ((tmp_path / "a.npz", "x.h5", *images), "--thumbnails is for exports, but "),
-        ((source, "x.parquet", "--root", tmp_path), "--root is for --thumbnails, which is not"),
-        ((source, "x.parquet", *images, "--split", "tset"), "did you mean test?"),
-        ((tmp_path / "r.h5", "x.parquet", *images), "expected a file of images or logits, got res"),
+    for line, message in (
+        ("a.h5 x.npz --thumbnails digits", "thumbnails: expected a .parquet file, got "),
+        ("a.npz x.h5 --thumbnails digits", "--thumbnails is for exports, but "),
+        ("a.h5 x.parquet --root .", "--root is for --thumbnails, which is not"),
+        ("a.h5 x.parquet --thumbnails digits --split tset", "did you mean test?"),
+        ("r.h5 x.parquet --thumbnails digits", "expected a file of images or logits, got res"),
     ):
+        given, output, *options = line.split()
         with unchanged(tmp_path):
-            refused(clipkit("convert", given, tmp_path / str(output), *options), 2, message)
+            command = ("convert", tmp_path / given, tmp_path / output, *options)
+            refused(clipkit(*command), 2, message)
 
 
 @pytest.mark.long
@@ -161,7 +145,7 @@ def test_options_that_do_not_fit(tmp_path: Path) -> None:
     EMBEDDING_ATLAS is None,
     reason="embedding-atlas is not installed: with its libraries it has 2.4 GB",
 )
-def test_embedding_atlas_reads_vectors_labels_and_images(tmp_path: Path) -> None:
+def test_embedding_atlas_reads_vectors_labels_and_images(tmp_path):
     ok("embed", "digits", "--limit", 40, "--model", "tiny", "-o", tmp_path / "a.h5")
     ok("convert", tmp_path / "a.h5", tmp_path / "a.parquet", "--thumbnails", "digits")
     command = "embedding-atlas a.parquet --vector feature --image image --export-application a.zip"

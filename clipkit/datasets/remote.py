@@ -344,7 +344,7 @@ async def _request(system: Any, url: str, offset: int | None, size: int) -> _Rep
             asyncio.timeout(TIMEOUT_SECONDS) as deadline,
             session.get(_encoded(url), headers=headers, timeout=silence) as response,
         ):
-            total = _check_answer(response, offset)
+            total = check_answer(response, offset)
             async for block in response.content.iter_any():
                 body.write(block)
                 received = body.tell()
@@ -374,7 +374,7 @@ def _encoded(url: str) -> Any:
     return yarl.URL(urllib.parse.quote(url, safe="%/:?#[]@!$&'()*+,;=~"), encoded=True)
 
 
-def _check_answer(response: Any, offset: int | None) -> int:
+def check_answer(response: Any, offset: int | None) -> int:
     """Return the size of the whole file, or 0 if it was asked for whole."""
     url = str(response.request_info.url)
     schemes = [answer.url.scheme for answer in (*response.history, response)]

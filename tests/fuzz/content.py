@@ -153,19 +153,6 @@ def change_history(content: Content, rng: Random) -> None:
         owner[key] = copy.deepcopy(rng.choice(JSON))
 
 
-def change_entries(content: Content, rng: Random) -> None:
-    """Drop, repeat, rename or add entries of the history."""
-    entries = content.history
-    entry = {"command": rng.choice([*COMMANDS, *TEXTS])}
-    new = [entries[1:], entries[:-1], entries * 50, [*entries, entry], [*entries[:-1], entry]]
-    content.history = rng.choice(new)
-
-
-def set_model(content: Content, rng: Random) -> None:
-    key = rng.choice(("logit_scale", "logit_bias", "digest", "name", "dim"))
-    content.history[0]["model"][key] = rng.choice([*NUMBERS, *JSON])
-
-
 def replace_history(content: Content, rng: Random) -> None:
     large = [{"command": "embed", "skipped": [{"id": f"{i}.png"} for i in range(20_000)]}]
     deep = json.loads("[" * 30 + "]" * 30)
@@ -250,7 +237,7 @@ def change_attributes(content: Content, rng: Random) -> None:
 
 MUTATIONS = [
     set_labels, spread_labels, set_texts, set_texts, resize_classes, change_history,
-    change_history, change_entries, set_model, replace_history, change_column, change_column,
+    change_history, replace_history, change_column, change_column,
     change_fitted, set_scale, change_features, change_features, cut, reshape, drop, move_split,
     change_attributes,
 ]  # fmt: skip

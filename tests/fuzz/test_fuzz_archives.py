@@ -30,19 +30,6 @@ def pixels(path: Path) -> list[bytes]:
     return [split.image(row).tobytes() for row in range(len(split))]
 
 
-@pytest.mark.parametrize("ending", WRITERS)
-def test_an_archive_that_is_cut_anywhere_is_refused_or_whole(tmp_path, ending):
-    whole = WRITERS[ending](tmp_path / f"whole{ending}")
-    content = whole.read_bytes()
-    right = pixels(whole)
-    path = tmp_path / f"cut{ending}"
-    step = 512 if TIMES > 1 or ending == ".tar" else 64
-    for size in range(0, len(content), step):
-        path.write_bytes(content[:size])
-        with contextlib.suppress(ClipkitError):
-            assert pixels(path) == right, size
-
-
 def stated(content: bytes, old: int, new: int, place: int) -> bytes:
     """Replace a number of a footer, as Thrift writes it, at one of the places where it is."""
     start = content.rindex(b"PAR1", 4) - 4

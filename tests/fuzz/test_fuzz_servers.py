@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
+import http.server
 import itertools
 import re
-import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from factories import messages
+from factories.server import serving
 from fuzz.archives import WRITERS, png
 from fuzz.commands import Runner
 
@@ -76,62 +75,44 @@ LIES: dict[str, dict[str, Any]] = {
 }
 
 
-class Server:
-    """Sends `data` as a lie says, to each request on a connection of its own."""
+@dataclass
+class Liar:
+    """Answers each request for the file `data` as a lie says, in parts that may never end."""
 
-    def __init__(self, data: bytes, lie: dict[str, Any]) -> None:
-        self.data = data
-        self.lie = lie
-        self.requests = itertools.count()
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.address = "http://{}:{}".format(*self.listener.getsockname())
-        threading.Thread(target=self._accept, daemon=True).start()
+    data: bytes
+    lie: dict[str, Any]
+    is_first: bool = True
 
-    def close(self) -> None:
-        self.listener.shutdown(socket.SHUT_RDWR)
-        self.listener.close()
+    def __call__(self, request: http.server.BaseHTTPRequestHandler) -> Iterator[bytes]:
+        lie, end = self.lie, time.monotonic() + 2 * SECONDS
+        for part in self._parts(request):
+            yield part
+            if time.monotonic() > end:
+                return
+            time.sleep(0.02 if "before" in lie or "pace" in lie else 0)
 
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                connection, _ = self.listener.accept()
-                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
-
-    def _serve(self, connection: socket.socket) -> None:
-        request = b""
-        with connection, contextlib.suppress(OSError):
-            while not request.endswith(b"\r\n\r\n"):
-                request += connection.recv(4096)
-            end = time.monotonic() + 2 * SECONDS
-            for part in self._answer(request.decode()):
-                connection.sendall(part)
-                if time.monotonic() > end:
-                    return
-
-    def _answer(self, request: str) -> Iterator[bytes]:
-        """Yield an answer in parts, which may never end."""
+    def _parts(self, request: http.server.BaseHTTPRequestHandler) -> Iterator[bytes]:
         lie = self.lie
         if "hangs_up" in lie:
             return
-        while "before" in lie:
-            yield lie["before"]
-            time.sleep(0.02)
+        if "before" in lie:
+            yield from itertools.repeat(lie["before"])
         answer = self._header_and_body(request)
-        pace = lie.get("pace")
-        for start in range(0, len(answer), pace or len(answer)):
-            yield answer[start : start + (pace or len(answer))]
-            time.sleep(0.02 if pace else 0)
-        while "after" in lie:
-            yield lie["after"]
+        pace = lie.get("pace", len(answer))
+        for start in range(0, len(answer), pace):
+            yield answer[start : start + pace]
+        if "after" in lie:
+            yield from itertools.repeat(lie["after"])
 
-    def _header_and_body(self, request: str) -> bytes:
+    def _header_and_body(self, request: http.server.BaseHTTPRequestHandler) -> bytes:
         data, lie = self.data, self.lie
-        if not request.startswith("GET /a") and PAGE not in lie.values():  # the names of classes
+        if not request.path.startswith("/a") and PAGE not in lie.values():  # the names of classes
             data, lie = b"", {"status": "404 Not Found"}
-        if "changes" in lie and next(self.requests):
+        if "changes" in lie and not self.is_first:
             data = data[:-700] + bytes(700)
+        self.is_first = False
         header = {"Connection": "close", "ETag": hash(data)}
-        wanted = re.search(r"Range: bytes=(\d+)-(\d+)", request)
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", request.headers.get("Range") or "")
         first, last = map(int, wanted.groups()) if wanted else (0, len(data))
         part = data[first : last + 1]
         status = "206 Partial Content" if wanted else "200 OK"
@@ -167,15 +148,17 @@ def runner(fork_server, tmp_path_factory) -> Runner:
 
 @pytest.mark.parametrize("ending", [".tar", ".parquet", ".csv"])
 @pytest.mark.parametrize("name", LIES)
-def test_a_server_that_lies_gives_the_right_data_or_one_line(runner, name, ending, serve):
+def test_a_server_that_lies_gives_the_right_data_or_one_line(runner, name, ending):
     folder = runner.folder
     runner.clear()
-    address = serve(folder / ("a.png" if ending == ".csv" else f"a{ending}"), LIES[name])
-    source = f"{address}/a{ending}"
-    if ending == ".csv":
-        (folder / "out.csv").write_text(f"path\n{address}/a.png\n")
-        source = "out.csv"
-    ended, problem = runner.judge("embed", source, "-o", "out.h5", remote=FAST, memory=MEMORY)
+    file = folder / ("a.png" if ending == ".csv" else f"a{ending}")
+    with serving(folder) as server:
+        server.answer = Liar(file.read_bytes(), LIES[name])
+        source = f"{server.url}/a{ending}"
+        if ending == ".csv":
+            (folder / "out.csv").write_text(f"path\n{server.url}/a.png\n")
+            source = "out.csv"
+        ended, problem = runner.judge("embed", source, "-o", "out.h5", remote=FAST, memory=MEMORY)
     assert not problem
     assert ended.seconds < SECONDS
     assert "\x1b" not in messages(ended.stderr)
@@ -187,17 +170,3 @@ def test_a_server_that_lies_gives_the_right_data_or_one_line(runner, name, endin
     else:
         assert name != "nothing"
         assert not (folder / "out.h5").exists()
-
-
-@pytest.fixture
-def serve() -> Iterator[Callable[[Path, dict[str, Any]], str]]:
-    """Start servers of files, and return their addresses."""
-    servers: list[Server] = []
-
-    def start(path: Path, lie: dict[str, Any]) -> str:
-        servers.append(Server(path.read_bytes(), lie))
-        return servers[-1].address
-
-    yield start
-    for server in servers:
-        server.close()
