@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy.special import log_softmax
@@ -90,7 +92,7 @@ def assert_agree(a, b, least=0.998):
 
 
 def fit_pairs_by_libsvm_alone(monkeypatch):
-    monkeypatch.setattr(svm, "fit_overlapping", lambda rows, signs, C: None)
+    monkeypatch.setattr(svm, "fit_overlapping", lambda rows, signs, C: [None] * len(rows))
     monkeypatch.setattr(svm, "fit_separable", lambda rows, signs, C: None)
 
 
@@ -146,10 +148,10 @@ def test_the_interior_point_method_finds_the_optimum(problem, C):
     rows = X[y < 2] - X[y < 2].mean(axis=0)
     rows /= np.sqrt((rows**2).mean())
     signs = np.where(y[y < 2] == 0, -1, 1).astype(np.float32)
-    hyperplane = pairs.fit_overlapping(rows, signs, C)
+    (hyperplane,) = pairs.fit_overlapping(rows[None], signs[None], C)
     expected = assert_optimal(hyperplane, rows, signs, C, tolerance=1e-5, tol=1e-6)
     assert hyperplane == pytest.approx(expected, abs=1e-3 * np.abs(expected).max())
-    large, huge = (pairs.fit_overlapping(rows, signs, C) for C in (1e8, 1e60))
+    large, huge = (pairs.fit_overlapping(rows[None], signs[None], C)[0] for C in (1e8, 1e60))
     assert huge == pytest.approx(large, abs=1e-4 * np.abs(large).max())
 
 
@@ -185,6 +187,27 @@ def test_each_pair_is_fitted_by_the_method_for_its_shape(monkeypatch):
             patch.setattr(svm, "GRAM_ROWS", len(y) - 1)
             patch.setattr(svm, other, None)
             assert_agree(predict(X, y, X_eval), svc(X, y, X_eval))
+
+
+@pytest.mark.parametrize("n", [*range(2, 30), 121, 122])
+def test_each_pair_of_classes_is_on_one_line(n):
+    lines = list(svm._lines(n))
+    pairs_of_lines = [pair for line in lines for pair in itertools.combinations(sorted(line), 2)]
+    assert sorted(pairs_of_lines) == list(itertools.combinations(range(n), 2))
+
+
+@pytest.mark.parametrize("C", [0.01, 1])
+@problems(digits, unbalanced, separable)
+def test_a_group_of_pairs_gets_the_hyperplanes_of_single_pairs(problem, C):
+    X, y, *_ = problem()
+    numbers = np.unique(y, return_inverse=True)[1]
+    rows = [X[numbers == c] - X.mean(axis=0) for c in range(numbers.max() + 1)]
+    for group in svm._group_pairs([len(rows_of_class) for rows_of_class in rows], X.shape[1]):
+        (together,) = svm._fit_group(group, rows, [C])
+        for pair, fit in zip(group, together, strict=True):
+            ((alone,),) = svm._fit_group([pair], rows, [C])
+            largest = float(np.abs(alone.hyperplane).max())
+            assert fit.hyperplane == pytest.approx(alone.hyperplane, abs=1e-5 * largest)
 
 
 @problems(separable, cosines)

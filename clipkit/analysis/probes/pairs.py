@@ -17,8 +17,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numpy.linalg import LinAlgError
 from numpy.typing import NDArray
-from scipy.linalg import LinAlgError, cho_factor, cho_solve
+from scipy.linalg import cho_factor, cho_solve
 
 from clipkit.features.model import Floats, Int64
 
@@ -111,11 +112,11 @@ def _solve(rows: Floats, signs: Floats) -> tuple[Floats, float]:
 
 
 class Variables(NamedTuple):
-    """The variables of the problem and its dual, or changes to them.
+    """The variables of P problems and their duals, or changes to them.
 
-    They are the hyperplane (D + 1,), the dual variables `alpha` (N,), C less these (`room`), and by
-    how much margins are above 1 (`surplus`) and below it (`loss`). All but the hyperplane stay
-    above 0.
+    They are the hyperplanes (P, D + 1), the dual variables `alpha` (P, N), C less these (`room`),
+    and by how much margins are above 1 (`surplus`) and below it (`loss`). All but the hyperplanes
+    stay above 0.
     """
 
     hyperplane: Float64
@@ -124,37 +125,53 @@ class Variables(NamedTuple):
     surplus: Float64
     loss: Float64
 
-    def moved(self, step: float, changes: Variables) -> Variables:
-        """Return the variables after a step along the changes."""
-        return Variables(*(x + step * change for x, change in zip(self, changes, strict=True)))
+    def moved(self, steps: Float64, changes: Variables) -> Variables:
+        """Return the variables after a step (P,) of each problem along the changes."""
+        pairs = zip(self, changes, strict=True)
+        return Variables(*(x + steps[:, None] * change for x, change in pairs))
 
-    def longest_step(self, changes: Variables) -> float:
-        """Return the longest step, at most 1, that leaves no variable below 0."""
-        ratios = [(-change / x).max() for x, change in zip(self[1:], changes[1:], strict=True)]
-        return float(1 / max(1.0, *ratios))
+    def longest_steps(self, changes: Variables) -> Float64:
+        """Return the longest steps (P,), at most 1, that leave no variable below 0."""
+        longest = np.ones(len(self.alpha))
+        for x, change in zip(self[1:], changes[1:], strict=True):
+            longest = np.maximum(longest, (-change / x).max(axis=1))
+        return np.asarray(1 / longest)
 
-    def gap(self) -> float:
-        """Return the duality gap, if all equations hold."""
-        return float(self.alpha @ self.surplus + self.room @ self.loss)
+    def gaps(self) -> Float64:
+        """Return the duality gaps (P,), if all equations hold."""
+        return np.asarray((self.alpha * self.surplus + self.room * self.loss).sum(axis=1))
 
 
-def fit_overlapping(rows: Floats, signs: Floats, C: float) -> Float64 | None:
-    """Fit the hyperplane (D + 1,) between rows (N, D) of signs (N,) -1 and 1: normal and intercept.
+def fit_overlapping(rows: Floats, signs: Floats, C: float) -> list[Float64 | None]:
+    """Fit P hyperplanes (D + 1,) between rows (P, N, D) of signs (P, N) -1 and 1.
 
-    The root mean square of the features should be near 1. Return None if rounding errors exceed the
-    tolerance.
+    A hyperplane is a normal and an intercept. The root mean square of the features should be near
+    1. None takes the place of a hyperplane if rounding errors exceed the tolerance.
+
+    Small problems share the time that numpy takes to start an operation.
     """
-    A = np.column_stack([rows, np.ones(len(rows))]).astype(np.float64) * signs[:, None]
-    ones = np.ones(len(rows))
-    point = Variables(np.zeros(A.shape[1]), ones * C / 2, ones * C / 2, ones, ones)
+    intercepts = np.ones((*signs.shape, 1))
+    A = np.concatenate([rows, intercepts], axis=2, dtype=np.float64) * signs[:, :, None]
+    ones = np.ones(signs.shape)
+    hyperplanes = np.zeros((len(A), A.shape[2]))
+    point = Variables(hyperplanes, ones * C / 2, ones * C / 2, ones, ones)
+    solved: list[Float64 | None] = [None] * len(A)
+    left = np.arange(len(A))
     for _ in range(MAX_STEPS):
-        if _is_optimal(A, point, C):
-            return _with_best_intercept(rows, signs, point.hyperplane[:-1])
+        is_optimal = _are_optimal(A, point, C)
+        for number, hyperplane in zip(left[is_optimal], point.hyperplane[is_optimal], strict=True):
+            normal = hyperplane[:-1]
+            solved[number] = _with_best_intercept(rows[number], signs[number], normal)
+        if is_optimal.any():
+            left, A = left[~is_optimal], A[~is_optimal]
+            point = Variables(*(x[~is_optimal] for x in point))
+        if not len(left):
+            break
         try:
             point = _take_step(A, point)
         except LinAlgError:
-            return None
-    return None
+            break
+    return solved
 
 
 def _take_step(A: Float64, point: Variables) -> Variables:
@@ -166,47 +183,58 @@ def _take_step(A: Float64, point: Variables) -> Variables:
     The changes of all variables but the hyperplane are eliminated.
     """
     hyperplane, alpha, room, surplus, loss = point
-    penalty = np.append(np.ones(len(hyperplane) - 1), 0)  # the intercept has none
+    penalty = np.append(np.ones(A.shape[2] - 1), 0)  # the intercept has none
     weights = 1 / (surplus / alpha + loss / room)
-    margin_residuals = A @ hyperplane - 1 - surplus + loss
-    residuals = penalty * hyperplane - A.T @ alpha
-    factor = cho_factor((A * weights[:, None]).T @ A + np.diag(penalty), check_finite=False)
+    margin_residuals = _margins(A, hyperplane) - 1 - surplus + loss
+    residuals = penalty * hyperplane - _sums(A, alpha)
+    matrices = (A * weights[:, :, None]).transpose(0, 2, 1) @ A + np.diag(penalty)
 
     def changes(surplus_product: Float64, loss_product: Float64) -> Variables:
         """Return the changes that add these numbers to the two products, to first order."""
         surplus_part = surplus_product / alpha
         loss_part = loss_product / room
         target = surplus_part - loss_part - margin_residuals
-        right_side = A.T @ (weights * target) - residuals
-        d_hyperplane = cho_solve(factor, right_side, check_finite=False)
-        d_alpha = weights * (target - A @ d_hyperplane)
+        right_sides = _sums(A, weights * target) - residuals
+        d_hyperplane = np.linalg.solve(matrices, right_sides[:, :, None])[:, :, 0]
+        d_alpha = weights * (target - _margins(A, d_hyperplane))
         d_surplus = surplus_part - surplus / alpha * d_alpha
         d_loss = loss_part + loss / room * d_alpha
         return Variables(d_hyperplane, d_alpha, -d_alpha, d_surplus, d_loss)
 
     predicted = changes(-alpha * surplus, -room * loss)
-    gap = point.gap()
-    gap_ahead = point.moved(point.longest_step(predicted), predicted).gap()
-    product = (gap_ahead / gap) ** 3 * gap / (2 * len(A))
+    gaps = point.gaps()
+    gaps_ahead = point.moved(point.longest_steps(predicted), predicted).gaps()
+    products = ((gaps_ahead / gaps) ** 3 * gaps / (2 * A.shape[1]))[:, None]
     corrected = changes(
-        product - alpha * surplus - predicted.alpha * predicted.surplus,
-        product - room * loss - predicted.room * predicted.loss,
+        products - alpha * surplus - predicted.alpha * predicted.surplus,
+        products - room * loss - predicted.room * predicted.loss,
     )
-    return point.moved(SHORTER * point.longest_step(corrected), corrected)
+    return point.moved(SHORTER * point.longest_steps(corrected), corrected)
 
 
-def _is_optimal(A: Float64, point: Variables, C: float) -> bool:
-    """Return True if the gap is small against the objective, and all equations hold."""
-    margins = A @ point.hyperplane  # of each row, times its sign
-    normal = point.hyperplane[:-1]
-    objective = 0.5 * normal @ normal + C * np.maximum(0, 1 - margins).sum()
-    residuals = np.append(normal, 0) - A.T @ point.alpha
-    allowed = GAP_TOLERANCE * np.linalg.norm(normal) + GAP_TOLERANCE**2 * C * len(A)
-    margin_residuals = margins - 1 - point.surplus + point.loss
-    return bool(
-        point.gap() <= GAP_TOLERANCE * objective
-        and np.linalg.norm(residuals) <= allowed
-        and np.abs(margin_residuals).max() <= GAP_TOLERANCE
+def _margins(A: Float64, hyperplanes: Float64) -> Float64:
+    """Return the products (P, N) of rows (P, N, D + 1) and hyperplanes (P, D + 1)."""
+    return np.asarray((A @ hyperplanes[:, :, None])[:, :, 0])
+
+
+def _sums(A: Float64, factors: Float64) -> Float64:
+    """Return the sums (P, D + 1) of rows (P, N, D + 1) times factors (P, N)."""
+    return np.asarray((factors[:, None] @ A)[:, 0])
+
+
+def _are_optimal(A: Float64, point: Variables, C: float) -> NDArray[np.bool_]:
+    """Return (P,) where the gap is small against the objective, and all equations hold."""
+    margins = _margins(A, point.hyperplane)  # of each row, times its sign
+    normals = point.hyperplane.copy()
+    normals[:, -1] = 0
+    lengths = np.linalg.norm(normals, axis=1)
+    objectives = 0.5 * lengths**2 + C * np.maximum(0, 1 - margins).sum(axis=1)
+    residuals = np.linalg.norm(normals - _sums(A, point.alpha), axis=1)
+    margin_residuals = np.abs(margins - 1 - point.surplus + point.loss).max(axis=1)
+    return np.asarray(
+        (point.gaps() <= GAP_TOLERANCE * objectives)
+        & (residuals <= GAP_TOLERANCE * lengths + GAP_TOLERANCE**2 * C * A.shape[1])
+        & (margin_residuals <= GAP_TOLERANCE)
     )
 
 

@@ -4,15 +4,17 @@ Pairs of classes are fitted in parallel, each by the fastest of three methods: a
 method if it has many more rows than columns, else an active-set method if a hyperplane separates
 the classes, else libsvm. The interior-point method also fits pairs that libsvm does not finish
 soon, such as equal rows of different classes at a large C. One hyperplane per pair replaces
-libsvm's prediction by kernels. If one Gram matrix holds all rows, memory all hyperplanes, and pairs
-do not have many more rows than columns, libsvm fits all pairs in one call instead, and settings run
-in parallel.
+libsvm's prediction by kernels. A call of scikit-learn or numpy takes about as long as the fit of a
+small pair, so that several pairs share it: the pairs of a few classes, or pairs with the same
+number of rows. If one Gram matrix holds all rows, memory all hyperplanes, and pairs do not have
+many more rows than columns, libsvm fits all pairs in one call, and settings run in parallel.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations, pairwise
@@ -34,6 +36,8 @@ MANY_ROWS = 0.1  # per squared column, from which the interior-point method is f
 FIRST_ROWS = 1024  # what is fitted on first if a pair has more than GRAM_ROWS
 TOLERANCE = 1e-3  # of the margin, as in SVC
 MAX_WORK = 2**27  # of libsvm for one pair, rows times iterations: one or two seconds
+BATCH = 2**17  # numbers of the pairs that the interior-point method fits at once: 1 MiB in float64
+GROUPS = 32  # of pairs, whose normals are in memory at once
 
 
 class Fit(NamedTuple):
@@ -49,21 +53,24 @@ class Tally:
 
     votes: NDArray[np.int32]
     converged: bool = True
-    hyperplanes: list[Floats] = field(default_factory=list)  # in batches, if they are kept
+    hyperplanes: dict[Pair, Floats] = field(default_factory=dict)  # if they are kept
 
     def add(self, pairs: list[Pair], fits: Sequence[Fit], context: SweepContext) -> None:
-        """Count the votes of a batch of pairs."""
+        """Count the votes of a group of pairs."""
         hyperplanes = np.stack([fit.hyperplane for fit in fits])
-        count_votes(self.votes, pairs, hyperplanes, context.X_eval)
+        for start in range(0, len(pairs), PAIRS):
+            batch = slice(start, start + PAIRS)
+            count_votes(self.votes, pairs[batch], hyperplanes[batch], context.X_eval)
         self.converged = self.converged and all(fit.converged for fit in fits)
         if context.keep:
-            self.hyperplanes.append(hyperplanes)
+            self.hyperplanes |= zip(pairs, hyperplanes, strict=True)
 
     def predictions(self) -> Solution:
         """Return the classes with the most votes."""
         model = None
         if self.hyperplanes:
-            model = Hyperplanes(np.concatenate(self.hyperplanes), len(self.votes))
+            in_order = [hyperplane for _, hyperplane in sorted(self.hyperplanes.items())]
+            model = Hyperplanes(np.stack(in_order), len(self.votes))
         return Solution(self.votes.argmax(axis=0), self.converged, model)
 
 
@@ -75,7 +82,7 @@ def svm(context: SweepContext) -> list[Solution]:
     is_long = _has_many_rows(2 * n_rows / context.n_classes, n_columns)
     if context.n_classes > 2 and is_small and not is_long:
         return _fit_all_pairs_at_once(context)
-    return _fit_pairwise(context)
+    return _fit_in_groups(context)
 
 
 def _has_many_rows(rows_of_pair: float, n_columns: int) -> bool:
@@ -90,47 +97,152 @@ def _fit_all_pairs_at_once(context: SweepContext) -> list[Solution]:
     report_progress = context.workers.progress(len(context.settings))
 
     def solve(setting: Setting) -> Solution:
-        hyperplanes, converged = _hyperplanes_of_all_pairs(X, y, setting.C, gram)
-        model = Hyperplanes(hyperplanes, context.n_classes)
+        fits = _fit_all_pairs(X, y, setting.C, gram)
+        model = Hyperplanes(np.stack([fit.hyperplane for fit in fits]), context.n_classes)
         predicted = model.predict(context.X_eval)
         report_progress(1)
+        converged = all(fit.converged for fit in fits)
         return Solution(predicted, converged, context.kept_model(model))
 
     return context.workers.map(solve, context.settings)
 
 
-def _fit_pairwise(context: SweepContext) -> list[Solution]:
+def _fit_in_groups(context: SweepContext) -> list[Solution]:
     n = context.n_classes
-    pairs = list(combinations(range(n), 2))
     rows = [context.X[context.y == c] for c in range(n)]
+    groups = _group_pairs([len(rows_of_class) for rows_of_class in rows], context.X.shape[1])
     Cs = [setting.C for setting in context.settings]
     tallies = [Tally(np.zeros((n, len(context.X_eval)), dtype=np.int32)) for _ in Cs]
-    report_progress = context.workers.progress(len(pairs))
+    report_progress = context.workers.progress(math.comb(n, 2))
 
-    def fit_at_all_settings(pair: Pair) -> list[Fit]:
-        i, j = pair
+    def fit_at_all_settings(pairs: list[Pair]) -> list[list[Fit]]:
         # numbers that are not finite end a fit, and libsvm takes over
         with np.errstate(all="ignore"):
-            fits = _fit_pair(rows[i], rows[j], Cs)
-        report_progress(1)
+            fits = _fit_group(pairs, rows, Cs)
+        report_progress(len(pairs))
         return fits
 
-    for start in range(0, len(pairs), PAIRS):
-        batch = pairs[start : start + PAIRS]
-        fits = context.workers.map(fit_at_all_settings, batch)
-        for tally, fits_of_setting in zip(tallies, zip(*fits, strict=True), strict=True):
-            tally.add(batch, fits_of_setting, context)
+    for start in range(0, len(groups), GROUPS):
+        batch = groups[start : start + GROUPS]
+        fits_of_groups = context.workers.map(fit_at_all_settings, batch)
+        for pairs, fits in zip(batch, fits_of_groups, strict=True):
+            for tally, fits_of_setting in zip(tallies, fits, strict=True):
+                tally.add(pairs, fits_of_setting, context)
     return [tally.predictions() for tally in tallies]
 
 
-def _hyperplanes_of_all_pairs(X: Floats, y: Int64, C: float, gram: Floats) -> tuple[Floats, bool]:
-    """Fit all pairs of three classes or more; rows of X are sorted by class.
+def _group_pairs(sizes: list[int], n_columns: int) -> list[list[Pair]]:
+    """Divide the pairs of classes, which have so many rows, into groups that are fitted together.
 
-    Returns
-    -------
-    hyperplanes : array (pairs, D + 1)
-    converged : bool
+    Pairs of many rows share a group if they have as many. The others share one if they are on a
+    line, unless its Gram matrix would be too large.
     """
+    groups: list[list[Pair]] = []
+    many_rows: dict[int, list[Pair]] = defaultdict(list)
+    for line in _lines(len(sizes)):
+        few_rows = []
+        for i, j in combinations(line, 2):
+            count = sizes[i] + sizes[j]
+            group = many_rows[count] if _has_many_rows(count, n_columns) else few_rows
+            group.append((i, j))
+        if sum(sizes[c] for c in line) <= GRAM_ROWS:
+            groups.append(few_rows)
+        else:
+            groups += [[pair] for pair in few_rows]
+    for count, pairs in many_rows.items():
+        step = max(1, BATCH // (count * (n_columns + 1)))
+        groups += [pairs[start : start + step] for start in range(0, len(pairs), step)]
+    return [group for group in groups if group]
+
+
+def _lines(n: int) -> Iterator[list[int]]:
+    """Yield subsets of about sqrt(n) of n classes, such that each pair of them is in one subset.
+
+    These are the lines of the affine plane of q * q points, for a prime number q: two points have
+    one line.
+    """
+    q = math.isqrt(n - 1) + 1
+    while any(q % divisor == 0 for divisor in range(2, math.isqrt(q) + 1)):
+        q += 1
+    points = range(q)
+    for start in points:
+        yield [c for c in range(start * q, start * q + q) if c < n]
+        for slope in points:
+            line = [x * q + (start + slope * x) % q for x in points]
+            yield [c for c in line if c < n]
+
+
+def _fit_group(pairs: list[Pair], rows: list[Floats], Cs: list[float]) -> list[list[Fit]]:
+    """Fit the hyperplanes of a group of pairs at each C. Scores of the first class are negative."""
+    problems = [LibsvmPair(rows[i], rows[j]) for i, j in pairs]
+    if _has_many_rows(*problems[0].rows.shape):
+        stacked = np.stack([problem.rows for problem in problems])
+        signs = np.stack([problem.signs for problem in problems])
+        return [_complete(problems, C, fit_overlapping(stacked, signs, C)) for C in Cs]
+    line = Line(pairs, rows)
+    separations = [fit_separable(one.rows, one.signs, max(Cs)) for one in problems]
+    fits = []
+    for C in Cs:
+        hyperplanes: list[Floats | None] = []
+        for separation in separations:
+            is_solution = separation is not None and separation.largest_coefficient <= C
+            hyperplanes.append(separation.hyperplane if is_solution else None)
+        unsolved = sum(hyperplane is None for hyperplane in hyperplanes)
+        is_line_faster = len(line.classes) > 2 and unsolved > len(pairs) / 2
+        fits_of_line = line.fit(C) if is_line_faster else None
+        fits.append(_complete(problems, C, hyperplanes, fits_of_line))
+    return fits
+
+
+def _complete(
+    problems: list[LibsvmPair],
+    C: float,
+    hyperplanes: Sequence[Floats | None],
+    fits_of_line: list[Fit] | None = None,
+) -> list[Fit]:
+    """Return the fits of pairs. libsvm finds those that are None, unless it has fitted the line."""
+    fits = []
+    for number, hyperplane in enumerate(hyperplanes):
+        if hyperplane is not None:
+            fits.append(Fit(hyperplane.astype(np.float32), True))
+        elif fits_of_line is not None:
+            fits.append(fits_of_line[number])
+        else:
+            problem = problems[number]
+            fits.append(_finish(problem.rows, problem.signs, C, problem.fit(C)))
+    return fits
+
+
+def _finish(rows: Floats, signs: Floats, C: float, fit: Fit) -> Fit:
+    """Return a fit of libsvm that converged, or fit the rows by the interior-point method."""
+    if fit.converged:
+        return fit
+    (hyperplane,) = fit_overlapping(rows[None], signs[None], C)
+    return fit if hyperplane is None else Fit(hyperplane.astype(np.float32), True)
+
+
+class Line:
+    """The rows of a few classes, whose pairs libsvm fits in one call."""
+
+    def __init__(self, pairs: list[Pair], rows: list[Floats]) -> None:
+        self.pairs, self._rows = pairs, rows
+        self.classes = sorted({c for pair in pairs for c in pair})
+
+    @cached_property
+    def _problem(self) -> tuple[Floats, Int64, Floats]:
+        X = np.concatenate([self._rows[c] for c in self.classes])
+        sizes = [len(self._rows[c]) for c in self.classes]
+        return X, np.repeat(np.arange(len(sizes)), sizes), _gram(X)
+
+    def fit(self, C: float) -> list[Fit]:
+        """Fit the pairs."""
+        X, y, gram = self._problem
+        fits = dict(zip(combinations(self.classes, 2), _fit_all_pairs(X, y, C, gram), strict=True))
+        return [fits[pair] for pair in self.pairs]
+
+
+def _fit_all_pairs(X: Floats, y: Int64, C: float, gram: Floats) -> list[Fit]:
+    """Fit all pairs of three classes or more; rows of X are sorted by class."""
     svc = _fit_libsvm("precomputed", gram, y, C)
     ends = np.cumsum([0, *svc.n_support_])
     # for each class, the share of its support vectors in the normals against each other class
@@ -140,48 +252,20 @@ def _hyperplanes_of_all_pairs(X: Floats, y: Int64, C: float, gram: Floats) -> tu
     pairs = list(combinations(range(len(shares)), 2))
     normals = [shares[i][j - 1] + shares[j][i] for i, j in pairs]
     hyperplanes = -np.column_stack([normals, svc.intercept_]).astype(np.float32)
-    converged = True
+    fits = [Fit(hyperplane, True) for hyperplane in hyperplanes]
     for number in np.flatnonzero(svc.n_iter_ >= MAX_WORK // len(X)):
         members = np.isin(y, pairs[number])
         signs = np.where(y[members] == pairs[number][0], -1, 1).astype(np.float32)
-        fit = _finish(X[members], signs, C, Fit(hyperplanes[number], False))
-        hyperplanes[number] = fit.hyperplane
-        converged = converged and fit.converged
-    return hyperplanes, converged
-
-
-def _fit_pair(first: Floats, second: Floats, Cs: list[float]) -> list[Fit]:
-    """Fit the hyperplane between two classes at each C. Scores of the first are negative."""
-    rows = np.concatenate([first, second])
-    signs = np.repeat([-1, 1], [len(first), len(second)]).astype(np.float32)
-    libsvm = LibsvmPair(rows, signs)
-    many_rows = _has_many_rows(*rows.shape)
-    separation = None if many_rows else fit_separable(rows, signs, max(Cs))
-
-    def fit(C: float) -> Fit:
-        hyperplane: Floats | None = None
-        if many_rows:
-            hyperplane = fit_overlapping(rows, signs, C)
-        elif separation is not None and separation.largest_coefficient <= C:
-            hyperplane = separation.hyperplane
-        if hyperplane is not None:
-            return Fit(hyperplane.astype(np.float32), True)
-        return _finish(rows, signs, C, libsvm.fit(C))
-
-    return [fit(C) for C in Cs]
-
-
-def _finish(rows: Floats, signs: Floats, C: float, fit: Fit) -> Fit:
-    """Return a fit of libsvm that converged, or fit the rows by the interior-point method."""
-    hyperplane = None if fit.converged else fit_overlapping(rows, signs, C)
-    return fit if hyperplane is None else Fit(hyperplane.astype(np.float32), True)
+        fits[number] = _finish(X[members], signs, C, Fit(hyperplanes[number], False))
+    return fits
 
 
 class LibsvmPair:
     """Fits of libsvm to rows (N, D) of sign -1 and 1, which share a Gram matrix of all rows."""
 
-    def __init__(self, rows: Floats, signs: Floats) -> None:
-        self.rows, self.signs = rows, signs
+    def __init__(self, first: Floats, second: Floats) -> None:
+        self.rows = np.concatenate([first, second])
+        self.signs = np.repeat([-1, 1], [len(first), len(second)]).astype(np.float32)
 
     @cached_property
     def _gram(self) -> Floats:
