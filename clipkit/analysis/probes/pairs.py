@@ -195,7 +195,7 @@ def _take_step(A: Float64, point: Variables) -> Variables:
         loss_part = loss_product / room
         target = surplus_part - loss_part - margin_residuals
         right_sides = _sums(A, weights * target) - residuals
-        d_hyperplane = np.linalg.solve(matrices, right_sides[:, :, None])[:, :, 0]
+        d_hyperplane = np.linalg.solve(matrices, right_sides[:, :, None])[:, :, 0].astype(float)
         d_alpha = weights * (target - _margins(A, d_hyperplane))
         d_surplus = surplus_part - surplus / alpha * d_alpha
         d_loss = loss_part + loss / room * d_alpha

@@ -140,7 +140,7 @@ def _group_pairs(sizes: list[int], n_columns: int) -> list[list[Pair]]:
     groups: list[list[Pair]] = []
     many_rows: dict[int, list[Pair]] = defaultdict(list)
     for line in _lines(len(sizes)):
-        few_rows = []
+        few_rows: list[Pair] = []
         for i, j in combinations(line, 2):
             count = sizes[i] + sizes[j]
             group = many_rows[count] if _has_many_rows(count, n_columns) else few_rows
@@ -179,17 +179,17 @@ def _fit_group(pairs: list[Pair], rows: list[Floats], Cs: list[float]) -> list[l
         stacked = np.stack([problem.rows for problem in problems])
         signs = np.stack([problem.signs for problem in problems])
         return [_complete(problems, C, fit_overlapping(stacked, signs, C)) for C in Cs]
-    line = Line(pairs, rows)
     separations = [fit_separable(one.rows, one.signs, max(Cs)) for one in problems]
+    line = Line(pairs, rows)
     fits = []
     for C in Cs:
-        hyperplanes: list[Floats | None] = []
-        for separation in separations:
-            is_solution = separation is not None and separation.largest_coefficient <= C
-            hyperplanes.append(separation.hyperplane if is_solution else None)
+        hyperplanes: list[Floats | None] = [None] * len(pairs)
+        for number, separation in enumerate(separations):
+            if separation is not None and separation.largest_coefficient <= C:
+                hyperplanes[number] = separation.hyperplane
         unsolved = sum(hyperplane is None for hyperplane in hyperplanes)
         is_line_faster = len(line.classes) > 2 and unsolved > len(pairs) / 2
-        fits_of_line = line.fit(C) if is_line_faster else None
+        fits_of_line = line.fit(C) if is_line_faster else []
         fits.append(_complete(problems, C, hyperplanes, fits_of_line))
     return fits
 
@@ -198,14 +198,14 @@ def _complete(
     problems: list[LibsvmPair],
     C: float,
     hyperplanes: Sequence[Floats | None],
-    fits_of_line: list[Fit] | None = None,
+    fits_of_line: Sequence[Fit] = (),
 ) -> list[Fit]:
     """Return the fits of pairs. libsvm finds those that are None, unless it has fitted the line."""
     fits = []
     for number, hyperplane in enumerate(hyperplanes):
         if hyperplane is not None:
             fits.append(Fit(hyperplane.astype(np.float32), True))
-        elif fits_of_line is not None:
+        elif fits_of_line:
             fits.append(fits_of_line[number])
         else:
             problem = problems[number]
