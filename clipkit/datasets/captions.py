@@ -1,0 +1,165 @@
+"""Read captions: texts that belong to images, from tables, tars and Parquet files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from clipkit import datasets
+from clipkit.base import console, files
+from clipkit.base.csv_rows import read_objects, read_table
+from clipkit.base.errors import ClipkitError, shorten
+from clipkit.base.names import escape
+from clipkit.datasets.dataset import ImageDataset
+from clipkit.datasets.rows import as_text
+from clipkit.datasets.tars import TarImages, read_texts
+from clipkit.features.formats import import_parquet
+from clipkit.prompts.texts import MAX_CHARACTERS, MAX_PROMPTS
+
+ID_COLUMNS = ("id", "image_id", "image", "path", "filename", "file_name", "filepath")
+CAPTION_COLUMNS = ("caption", "captions", "text", "texts", "title", "sentence")
+TABLES = (".csv", ".tsv", ".jsonl", ".txt")
+MAX_BYTES = 1 << 30
+EXAMPLE = '{"image": "a.jpg", "caption": "a cat on a mat"}'
+
+
+class Captions(NamedTuple):
+    """K captions, and the id of the image that each belongs to."""
+
+    name: str  # what messages call the source
+    texts: list[str]
+    ids: list[str]
+    source: dict[str, Any]  # for the history
+
+
+def read_captions(names: Sequence[str]) -> Captions:
+    """Read captions and the ids of their images, as `embed` gives them to these images.
+
+    Parameters
+    ----------
+    names : sequence of str
+        One table (.csv, .tsv, .jsonl) with a row for each caption: the image's id in the first
+        column of ID_COLUMNS that it has, and the text in the first of CAPTION_COLUMNS. Or tars in
+        the form of WebDataset, with the caption in ``.txt``; or Parquet files with images, and the
+        texts, one or a list for each image, in one of CAPTION_COLUMNS.
+
+    Raises
+    ------
+    ClipkitError
+        If a source has no captions or several splits, or a caption is too long.
+    """
+    name = escape(names[0])
+    if len(names) == 1 and Path(names[0]).suffix.lower() in TABLES:
+        data = files.read_bytes(names[0], MAX_BYTES)
+        pairs = _table_rows(data, name, Path(names[0]).suffix.lower())
+        source: dict[str, Any] = {"inputs": {"captions": files.digest(data)}}
+    else:
+        data_set = datasets.load(names)
+        (split, images), *others = data_set.splits.items()
+        if others:
+            raise ClipkitError(
+                f"{name}: expected captions of one split, got {', '.join(data_set.splits)}",
+                f"name the files of {split} alone",
+            )
+        pairs = _data_set_rows(images, name)
+        source = {"dataset": data_set.details}
+    return _collect(pairs, name, source)
+
+
+def _collect(pairs: Iterator[tuple[str, str]], name: str, source: dict[str, Any]) -> Captions:
+    texts, ids = [], []
+    blank = 0
+    for row_id, caption in pairs:
+        text = " ".join(caption.split())
+        if len(text) > MAX_CHARACTERS:
+            raise ClipkitError(
+                f"{name}, {shorten(row_id, 80)}: expected a caption of at most "
+                f"{MAX_CHARACTERS:,} characters, got {len(text):,}"
+            )
+        if text:
+            texts.append(text)
+            ids.append(row_id)
+        blank += not text
+        if len(texts) > MAX_PROMPTS:
+            raise ClipkitError(f"{name}: expected at most {MAX_PROMPTS:,} captions, got more")
+    if blank:
+        console.warn(f"{name}: {console.count(blank, 'image')} without a caption left out")
+    if not texts:
+        raise ClipkitError(f"{name}: expected captions, got none")
+    return Captions(name, texts, ids, source)
+
+
+# ---- Tables --------------------------------------------------------------------------------------
+
+
+def _table_rows(data: bytes, name: str, ending: str) -> Iterator[tuple[str, str]]:
+    """Yield the id and the caption of each row of a table."""
+    if ending == ".jsonl":
+        yield from _object_rows(data, name)
+        return
+    rows = read_table(data, name, ending)
+    _, header = next(rows, (1, []))
+    header = [cell.strip().lower() for cell in header]
+    id_at = header.index(_find(ID_COLUMNS, header, name))
+    text_at = header.index(_find(CAPTION_COLUMNS, header, name))
+    for line, cells in rows:
+        if len(cells) != len(header):
+            raise ClipkitError(
+                f"{name}, line {line}: expected {len(header)} columns as in the header, "
+                f"got {len(cells)}",
+                "quote values that hold a separator or a quote",
+            )
+        yield _id(cells[id_at], f"{name}, line {line}"), cells[text_at]
+
+
+def _object_rows(data: bytes, name: str) -> Iterator[tuple[str, str]]:
+    import io
+
+    for line, content in read_objects(io.BytesIO(data), name, EXAMPLE):
+        where = f"{name}, line {line}"
+        row_id = as_text(content[_find(ID_COLUMNS, list(content), where)], where)
+        yield from _captions_of(
+            _id(row_id, where), content[_find(CAPTION_COLUMNS, list(content), where)], where
+        )
+
+
+def _find(names: Sequence[str], present: Sequence[str], where: str) -> str:
+    """Return the first of some names of columns that is present."""
+    for name in names:
+        if name in present:
+            return name
+    got = ", ".join(escape(shorten(column, 40)) for column in present[:10]) or "none"
+    raise ClipkitError(f"{where}: expected a column {names[0]} or {names[2]}, got {got}")
+
+
+def _id(text: str, where: str) -> str:
+    if not text:
+        raise ClipkitError(f"{where}: expected the id of an image, got none")
+    return escape(text.removeprefix("./"))
+
+
+def _captions_of(row_id: str, value: Any, where: str) -> Iterator[tuple[str, str]]:
+    """Yield an image's captions: a text, a list of texts, or nothing."""
+    values = value if isinstance(value, list) else [value]
+    for caption in values or [""]:
+        yield row_id, as_text(caption, where)
+
+
+# ---- Images with captions ------------------------------------------------------------------------
+
+
+def _data_set_rows(images: ImageDataset, name: str) -> Iterator[tuple[str, str]]:
+    """Yield the id and the caption of each image that was read from tars or Parquet files."""
+    if isinstance(images.source, TarImages):
+        yield from zip(images.ids, read_texts(images.source), strict=True)
+        return
+    if not hasattr(images.source, "parts"):
+        raise ClipkitError(
+            f"{name}: expected a table of captions, tars or Parquet files, got images alone",
+            "write a table with the columns image and caption",
+        )
+    columns = import_parquet("clipkit.datasets.parquet")
+    values = columns.read_column(images.source, CAPTION_COLUMNS)
+    for row_id, value in zip(images.ids, values, strict=True):
+        yield from _captions_of(row_id, value, f"{name}, {row_id}")
