@@ -26,9 +26,9 @@ from clipkit.analysis.results import (
     class_names,
     column,
     describe_caveat,
+    is_retrieval,
     is_testable,
     make_result,
-    newest_entry,
     read_groups,
     run_label,
     scored_runs,
@@ -174,7 +174,7 @@ def _choose_runs(
     if runs:
         expected = f"one, or one for each of {len(results)} results"
         raise UsageError(f"run: expected {expected}, got {len(runs)}")
-    if all(newest_entry(result)["command"] == "retrieve" for result in results):
+    if all(map(is_retrieval, results)):
         return [0] * len(results)  # at the smallest k
     for result, split, count in zip(results, splits, counts, strict=True):
         if count > 1:

@@ -121,6 +121,11 @@ def newest_entry(result: FeatureFile) -> Entry:
     return result.history[-1] if result.history else Entry(command="an unknown command")
 
 
+def is_retrieval(result: FeatureFile) -> bool:
+    """Whether the predictions are images that were retrieved, and not classes."""
+    return bool(newest_entry(result)["command"] == "retrieve")
+
+
 def find_caveats(
     kind: str, split: str, count: int, rows: int, attributes: Sequence[str] = ()
 ) -> list[Caveat]:

@@ -19,6 +19,7 @@ from clipkit.commands._options import (
     Precision,
     Untrained,
     option,
+    split_option,
 )
 
 
@@ -65,8 +66,12 @@ def textembed(
         option(
             "FILE",
             "Embed the captions of images: a table (.csv, .tsv, .jsonl) with the columns image and "
-            "caption, or the tars or Parquet files of the images; repeatable.",
+            "caption, the tars or Parquet files of the images, or shapes; repeatable.",
         ),
+    ] = None,
+    split: Annotated[
+        str | None,
+        split_option("With --captions: split of the data set (default: test, else the first)."),
     ] = None,
     template: Annotated[
         list[str] | None,
@@ -126,6 +131,8 @@ def textembed(
         raise UsageError("expected --layer with --norm, got none")
     if classes is None and (template or readable or root is not None):
         raise UsageError("expected --classes with --template, --readable or --root, got none")
+    if not captions and split is not None:
+        raise UsageError("expected --captions with --split, got none")
     sources = sources or captions or [classes or files.STREAM]
     models.check_name(model)
     outputs = embedding.name_outputs(sources[:1] if captions else sources, output)
@@ -141,7 +148,7 @@ def textembed(
     )
     # the model is loaded after the prompts, so that errors in prompts appear at once
     if captions:
-        pairs = embedding.read_captions(captions)
+        pairs = embedding.read_captions(captions, split)
         encoder = models.load(model, tower="text", options=options)
         results = [embedding.embed_captions(pairs, encoder, normalize=normalize, truncate=truncate)]
     elif classes is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,9 +10,9 @@ from typing import Any, NamedTuple
 from clipkit import datasets
 from clipkit.base import console, files
 from clipkit.base.csv_rows import read_objects, read_table
-from clipkit.base.errors import ClipkitError, shorten
+from clipkit.base.errors import ClipkitError, UsageError, shorten
 from clipkit.base.names import escape
-from clipkit.datasets.dataset import ImageDataset
+from clipkit.datasets.dataset import ImageDataset, RenderedImages, describe_splits
 from clipkit.datasets.rows import as_text
 from clipkit.datasets.tars import TarImages, read_texts
 from clipkit.features.formats import import_parquet
@@ -33,7 +34,7 @@ class Captions(NamedTuple):
     source: dict[str, Any]  # for the history
 
 
-def read_captions(names: Sequence[str]) -> Captions:
+def read_captions(names: Sequence[str], split: str | None = None) -> Captions:
     """Read captions and the ids of their images, as `embed` gives them to these images.
 
     Parameters
@@ -42,29 +43,31 @@ def read_captions(names: Sequence[str]) -> Captions:
         One table (.csv, .tsv, .jsonl) with a row for each caption: the image's id in the first
         column of ID_COLUMNS that it has, and the text in the first of CAPTION_COLUMNS. Or tars in
         the form of WebDataset, with the caption in ``.txt``; or Parquet files with images, and the
-        texts, one or a list for each image, in one of CAPTION_COLUMNS.
+        texts, one or a list for each image, in one of CAPTION_COLUMNS. Or `shapes`.
+    split : str, optional
+        Of tars, Parquet files and `shapes`: `test` by default, else the first.
 
     Raises
     ------
+    UsageError
+        If there is no such split, or a table is given with a split.
     ClipkitError
-        If a source has no captions or several splits, or a caption is too long.
+        If a source has no captions, or a caption is too long.
     """
     name = escape(names[0])
     if len(names) == 1 and Path(names[0]).suffix.lower() in TABLES:
+        if split is not None:
+            raise UsageError(f"split: expected tars or Parquet files, got the table {name}")
         data = files.read_bytes(names[0], MAX_BYTES)
         pairs = _table_rows(data, name, Path(names[0]).suffix.lower())
-        source: dict[str, Any] = {"inputs": {"captions": files.digest(data)}}
-    else:
-        data_set = datasets.load(names)
-        (split, images), *others = data_set.splits.items()
-        if others:
-            raise ClipkitError(
-                f"{name}: expected captions of one split, got {', '.join(data_set.splits)}",
-                f"name the files of {split} alone",
-            )
-        pairs = _data_set_rows(images, name)
-        source = {"dataset": data_set.details}
-    return _collect(pairs, name, source)
+        return _collect(pairs, name, {"inputs": {"captions": files.digest(data)}})
+    data_set = datasets.load(names)
+    usual = "test" if "test" in data_set.splits else next(iter(data_set.splits))
+    data_set = data_set.select_splits([split or usual])
+    (images,) = data_set.splits.values()
+    details = {**data_set.details, "splits": describe_splits(data_set.splits)}
+    pairs = _data_set_rows(images, name)
+    return _collect(pairs, data_set.name, {"dataset": details})
 
 
 def _collect(pairs: Iterator[tuple[str, str]], name: str, source: dict[str, Any]) -> Captions:
@@ -114,8 +117,6 @@ def _table_rows(data: bytes, name: str, ending: str) -> Iterator[tuple[str, str]
 
 
 def _object_rows(data: bytes, name: str) -> Iterator[tuple[str, str]]:
-    import io
-
     for line, content in read_objects(io.BytesIO(data), name, EXAMPLE):
         where = f"{name}, line {line}"
         row_id = as_text(content[_find(ID_COLUMNS, list(content), where)], where)
@@ -151,6 +152,13 @@ def _captions_of(row_id: str, value: Any, where: str) -> Iterator[tuple[str, str
 
 def _data_set_rows(images: ImageDataset, name: str) -> Iterator[tuple[str, str]]:
     """Yield the id and the caption of each image that was read from tars or Parquet files."""
+    if isinstance(images.source, RenderedImages):
+        from clipkit.shapes.attributes import captions
+
+        render: Any = images.source.render  # a partial function with the split and the seed
+        settings = {key: render.keywords[key] for key in ("split", "seed")}
+        yield from zip(images.ids, captions(images.source.indices, **settings), strict=True)
+        return
     if isinstance(images.source, TarImages):
         yield from zip(images.ids, read_texts(images.source), strict=True)
         return

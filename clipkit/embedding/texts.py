@@ -359,11 +359,11 @@ def read_templates(values: Sequence[str]) -> list[str]:
     return templates
 
 
-def read_captions(sources: Sequence[str]) -> Captions:
+def read_captions(sources: Sequence[str], split: str | None = None) -> Captions:
     """Read captions and the ids of their images; see `clipkit.datasets.captions`."""
     from clipkit.datasets import captions
 
-    return captions.read_captions(sources)
+    return captions.read_captions(sources, split)
 
 
 def read_class_names(source: str, root: str | None = None, column: str | None = None) -> ClassNames:
