@@ -123,14 +123,15 @@ def retrieve(
         raise UsageError(f"k: expected at least 1, got {min(k, default='none')}")
     split = choose_split(images, split)
     common_logit_scale(images, texts)
+    if control is not None:
+        check_control(control[0], images, [split])
+        common_logit_scale(*control)
     pairs = pair(images, texts, split, same_rows=same_rows, strict=strict)
     found = rank(pairs)
     found_by_control = None
     inputs = {"images": images.digest, "texts": texts.digest}
     if control is not None:
-        check_control(control[0], images, [split])
-        common_logit_scale(*control)
-        of_control = pair(*control, split, same_rows=same_rows, strict=strict)
+        of_control = pair(*control, split, same_rows=same_rows, quiet=True)
         _check_same_pairs(pairs, of_control, control[1])
         found_by_control = rank(of_control)
         inputs |= {"control images": control[0].digest, "control texts": control[1].digest}
@@ -170,8 +171,12 @@ def pair(
     *,
     same_rows: bool = False,
     strict: bool = False,
+    quiet: bool = False,
 ) -> Pairs:
-    """Match the texts with the images of a split, by the images' ids or by their order."""
+    """Match the texts with the images of a split, by the images' ids or by their order.
+
+    What has no partner is left out, with a warning unless `quiet`.
+    """
     check_widths(images, texts)
     ids = images.splits[split].ids
     image_of = _row_of_each(texts, images, split) if same_rows else _image_of(texts, ids)
@@ -184,8 +189,9 @@ def pair(
             CAPTIONS_HINT,
         )
     used, numbers = np.unique(image_of[known], return_inverse=True)
-    _report_left_out(texts.display_name, "text", len(image_of) - len(known), "image", strict)
-    _report_left_out(images.display_name, "image", len(ids) - len(used), "text", strict)
+    if not quiet:
+        _report_left_out(texts.display_name, "text", len(image_of) - len(known), "image", strict)
+        _report_left_out(images.display_name, "image", len(ids) - len(used), "text", strict)
     chosen = [ids[row] for row in used.tolist()]
     if len(set(chosen)) < len(chosen):
         raise ClipkitError(f"{images.display_name}: {split}: expected different ids")

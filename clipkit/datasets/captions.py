@@ -86,10 +86,10 @@ def _collect(pairs: Iterator[tuple[str, str]], name: str, source: dict[str, Any]
         blank += not text
         if len(texts) > MAX_PROMPTS:
             raise ClipkitError(f"{name}: expected at most {MAX_PROMPTS:,} captions, got more")
-    if blank:
-        console.warn(f"{name}: {console.count(blank, 'image')} without a caption left out")
     if not texts:
         raise ClipkitError(f"{name}: expected captions, got none")
+    if blank:
+        console.warn(f"{name}: {console.count(blank, 'image')} without a caption left out")
     return Captions(name, texts, ids, source)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import NullLocator
 from numpy.typing import ArrayLike
 
 from clipkit.analysis import results
@@ -54,12 +54,15 @@ def draw_retrieval(file: FeatureFile) -> Drawn:
 
 def _finding(file: FeatureFile) -> str:
     """Say the recalls at the smallest k."""
-    found = []
+    recalls = {}
     for task in TASKS:
         for row in file.runs_on(task)[:1]:
-            what = "texts find their image" if task == TASKS[0] else "images find a text"
-            found.append(f"{100 * row['recall']:.1f} % of {what} at k = {row['k']:g}")
-    return "; ".join(found)
+            recalls[task] = f"{100 * row['recall']:.1f} %"
+            place = "first" if row["k"] == 1 else f"among the first {row['k']:g}"
+    if len(recalls) < len(TASKS):
+        return ""
+    images, texts = recalls.values()
+    return f"{images} of the texts find their image {place}, {texts} of the images a text"
 
 
 def _source(file: FeatureFile) -> str:
@@ -91,7 +94,7 @@ def retrieval(
         ax.set_xscale("log")
         ticks = np.unique(np.concatenate([curve.k for curve in curves.values()])).astype(int)
         ax.set_xticks(ticks, list(map(str, ticks)))
-        ax.xaxis.set_minor_formatter(NullFormatter())
+        ax.xaxis.set_minor_locator(NullLocator())
         ax.set(ylim=(-2, 102), xlabel="candidates k (log scale)")
         ax.set_title(name, loc="left", color=style.GREY)
     axes[0].set_ylabel("recall@k (%)")
