@@ -141,10 +141,11 @@ def test_a_control_is_of_the_same_pairs_and_an_untrained_model(tmp_path, monkeyp
     captions = ("textembed", "--captions", *shapes)
     ok(*captions, "-o", "txt.h5")
     ok(*captions, "--untrained", 7, "-o", "control-txt.h5")
-    control = ("--control", "control.h5", "control-txt.h5")
+    control = ("--control", "control.h5", "--control-texts", "control-txt.h5")
+    trained = ("--control", "img.h5", "--control-texts", "txt.h5")
     first = rows(ok("retrieve", "img.h5", "txt.h5", *control).stdout)[0]
     assert float(first["recall_low"]) > 0.5 > float(first["recall_control"])
-    assert "untrained" in fails("retrieve", "img.h5", "txt.h5", "--control", "img.h5", "txt.h5")
+    assert "untrained" in fails("retrieve", "img.h5", "txt.h5", *trained)
     assert "txt.h5" in fails("retrieve", "img.h5", "txt.h5", "--strict")
 
 

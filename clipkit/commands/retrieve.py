@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from clipkit.base.errors import UsageError
 from clipkit.commands._options import FirstSplit, Report, flag, option, parse_counts
 
 
@@ -21,14 +22,13 @@ def retrieve(
     ] = "-",
     split: FirstSplit = None,
     k: Annotated[
-        list[str], option("K", "Number of candidates among which a partner must be; a list.", "-k")
+        list[str], option("N", "Number of candidates among which a partner must be; a list.", "-k")
     ] = ["1,5,10"],  # noqa: B006
     control: Annotated[
-        tuple[str, str] | None,
-        typer.Option(
-            metavar="IMAGES TEXTS",
-            help="The same images and texts, embedded by an untrained model.",
-        ),
+        str | None, option("IMAGES", "The same images, embedded by an untrained model.")
+    ] = None,
+    control_texts: Annotated[
+        str | None, option("TEXTS", "With --control: the same texts, embedded by that model.")
     ] = None,
     same_rows: Annotated[bool, flag("--same-rows", "Text i belongs to image i.")] = False,
     strict: Annotated[
@@ -46,19 +46,21 @@ def retrieve(
     from clipkit import features
     from clipkit.analysis import retrieval
 
-    report.check_output(images, texts, *(control or ()))
-    files = None
-    if control is not None:
-        files = (
-            features.read(control[0], kinds=["images"]),
-            features.read(control[1], kinds=["texts"]),
+    if (control is None) != (control_texts is None):
+        raise UsageError("expected --control and --control-texts together, got one of them")
+    report.check_output(images, texts, control, control_texts)
+    of_control = None
+    if control is not None and control_texts is not None:
+        of_control = (
+            features.read(control, kinds=["images"]),
+            features.read(control_texts, kinds=["texts"]),
         )
     result = retrieval.retrieve(
         features.read(images, kinds=["images"]),
         features.read(texts, kinds=["texts"]),
         split,
         k=parse_counts(k, "-k"),
-        control=files,
+        control=of_control,
         same_rows=same_rows,
         strict=strict,
     )
