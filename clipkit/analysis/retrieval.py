@@ -8,11 +8,9 @@ query is right if at least one of its captions is found.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from clipkit.analysis import metrics, similarity
 from clipkit.analysis.results import Row, choose_split, make_result
@@ -41,33 +39,18 @@ class Pairs(NamedTuple):
     ids: list[str]  # N, of the images
 
 
-@dataclass(frozen=True)
-class Ranks:
-    """The ranks of the queries of a task, and what is found first besides the right ones.
+class Ranks(NamedTuple):
+    """The ranks of the Q queries of a task, and what is found first besides the right ones."""
 
-    Attributes
-    ----------
-    ranks : (Q,) float64
-        Rank of each query's best partner, from 1. Equal cosines share the mean of their ranks.
-    others : (Q,) int64
-        The image of the most similar candidate that is no partner; another caption's image in
-        `text_retrieval`.
-    labels : (Q,) int64
-        The image that each query belongs to.
-    partners : (Q,) int64
-        Number of right candidates of each query.
-    candidates : int
-    """
-
-    ranks: Floats
-    others: Int64
-    labels: Int64
-    partners: Int64
+    ranks: Floats  # (Q,), of the best partner, from 1; equal cosines share the mean of their ranks
+    others: Int64  # (Q,), the image of the most similar candidate that is no partner
+    labels: Int64  # (Q,), the image that a query belongs to
+    partners: Int64  # (Q,), the number of right candidates
     candidates: int
 
-    def found_within(self, k: int) -> NDArray[np.bool_]:
-        """Return whether each query (Q,) has a partner among the first `k` candidates."""
-        return self.ranks <= k
+    def predicted(self, k: int) -> Int64:
+        """Return each query's own image (Q,) if it is found among k candidates, else another."""
+        return np.where(self.ranks <= k, self.labels, self.others)
 
 
 def retrieve(
@@ -153,9 +136,7 @@ def retrieve(
         result.splits[task] = Split(
             labels=ranks.labels,
             ids=_query_ids(task, pairs),
-            predicted=np.stack(
-                [np.where(ranks.found_within(n), ranks.labels, ranks.others) for n in k]
-            ),
+            predicted=np.stack([ranks.predicted(n) for n in k]),
         )
     result.set_rows(rows)
     return result
@@ -296,21 +277,11 @@ def rank(pairs: Pairs) -> dict[str, Ranks]:
             other_image[is_higher] = highest[is_higher] + first
             other_cosine[is_higher] = values[is_higher]
             report_progress(last, N)
-    image_ranks = Ranks(
-        1 + image_ahead + image_tied / 2,
-        other_image,
-        pairs.image_of,
-        np.ones(K, np.int64),
-        N,
-    )
-    text_ranks = Ranks(
-        1 + text_ahead + text_tied / 2,
-        pairs.image_of[other_text],
-        np.arange(N),
-        counts,
-        K,
-    )
-    return dict(zip(TASKS, (image_ranks, text_ranks), strict=True))
+    one = np.ones(K, np.int64)
+    image_ranks, text_ranks = 1 + image_ahead + image_tied / 2, 1 + text_ahead + text_tied / 2
+    of_texts = Ranks(image_ranks, other_image, pairs.image_of, one, N)
+    of_images = Ranks(text_ranks, pairs.image_of[other_text], np.arange(N), counts, K)
+    return dict(zip(TASKS, (of_texts, of_images), strict=True))
 
 
 def _blocks(pairs: Pairs) -> Iterator[tuple[int, int, Float32]]:
@@ -325,21 +296,15 @@ def _blocks(pairs: Pairs) -> Iterator[tuple[int, int, Float32]]:
 # ---- Summaries -----------------------------------------------------------------------------------
 
 
-class Chance(NamedTuple):
-    """What random ranks give."""
+def chance(partners: Int64, candidates: int, k: Sequence[int]) -> tuple[list[float], Row]:
+    """Return the recalls at `k` of random ranks, and their `median_rank` and `mrr`.
 
-    recall: list[float]
-    median_rank: float
-    mrr: float
+    Queries have `partners` (Q,) right candidates each. The best of G among M candidates ranks
+    behind r with the probability C(M - G, r) / C(M, G) of a hypergeometric draw, which is a product
+    of r factors.
 
-
-def chance(partners: Int64, candidates: int, k: Sequence[int]) -> Chance:
-    """Return what random ranks give for queries with `partners` (Q,) right candidates each.
-
-    The best of G partners among M candidates ranks behind r with the probability
-    C(M - G, r) / C(M, G) of a hypergeometric draw, which is a product of r factors.
-
-    >>> chance(np.array([1]), 500, [1, 5, 10]).recall, round(chance(np.array([1]), 500, [1]).mrr, 5)
+    >>> recalls, others = chance(np.array([1]), 500, [1, 5, 10])
+    >>> recalls, round(others["mrr"], 5)
     ([0.002, 0.01, 0.02], 0.01359)
     """
     behind = np.zeros(candidates + 1)  # (M + 1,): probability that the rank is above r
@@ -348,33 +313,32 @@ def chance(partners: Int64, candidates: int, k: Sequence[int]) -> Chance:
         factors = np.maximum(candidates - number - r, 0) / (candidates - r)
         behind += count * np.concatenate([[1.0], np.cumprod(factors)])
     behind /= len(partners)
-    recall = [round(1 - behind[min(n, candidates)], 12) for n in k]
+    recalls = [round(1 - behind[min(n, candidates)], 12) for n in k]
     probabilities = behind[:-1] - behind[1:]  # of the ranks 1, 2, ...
     mrr = float((probabilities / np.arange(1, candidates + 1)).sum())
-    return Chance(recall, float(np.argmax(behind <= 0.5)), mrr)
+    return recalls, {"mrr": mrr, "median_rank": float(np.argmax(behind <= 0.5))}
 
 
 def _rows(task: str, ranks: Ranks, k: Sequence[int], control: Ranks | None) -> list[Row]:
     """Return a run for each k."""
-    null = chance(ranks.partners, ranks.candidates, k)
-    shared = _mean_columns(ranks) | {"mrr_null": null.mrr, "median_rank_null": null.median_rank}
+    recalls, null = chance(ranks.partners, ranks.candidates, k)
+    shared = _mean_columns(ranks) | {f"{name}_null": value for name, value in null.items()}
     if control is not None:
         of_control = _mean_columns(control)
-        shared |= {f"{name}_control": of_control[name] for name in ("mrr", "median_rank")}
+        shared |= {f"{name}_control": of_control[name] for name in null}
     rows = []
-    for n, recall_null in zip(k, null.recall, strict=True):
+    for n, recall in zip(k, recalls, strict=True):
         row: Row = {"split": task, "k": n, "queries": len(ranks.ranks)}
         row["candidates"] = ranks.candidates
-        row |= _recall_columns(ranks, n) | {"recall_null": recall_null}
+        row |= _recall_columns(ranks, n) | {"recall_null": recall}
         if control is not None:
-            of_control = _recall_columns(control, n)
-            row["recall_control"] = of_control["recall"]
+            row["recall_control"] = float((control.ranks <= n).mean())
         rows.append(row | shared)
     return rows
 
 
 def _recall_columns(ranks: Ranks, k: int) -> dict[str, float]:
-    found = ranks.found_within(k)
+    found = ranks.ranks <= k
     recall = float(found.mean())
     low, high = metrics.wilson(recall, metrics.effective_rows(found, ranks.labels))
     return {"recall": recall, "recall_low": low, "recall_high": high}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,8 +18,8 @@ from clipkit.datasets.tars import TarImages, read_texts
 from clipkit.features.formats import import_parquet
 from clipkit.prompts.texts import MAX_CHARACTERS, MAX_PROMPTS
 
-ID_COLUMNS = ("id", "image_id", "image", "path", "filename", "file_name", "filepath")
-CAPTION_COLUMNS = ("caption", "captions", "text", "texts", "title", "sentence")
+ID_COLUMNS = ("image", "id", "path", "image_id", "filename", "file_name", "filepath")
+CAPTION_COLUMNS = ("caption", "text", "captions", "texts", "title", "sentence")
 TABLES = (".csv", ".tsv", ".jsonl", ".txt")
 MAX_BYTES = 1 << 30
 EXAMPLE = '{"image": "a.jpg", "caption": "a cat on a mat"}'
@@ -99,52 +99,48 @@ def _collect(pairs: Iterator[tuple[str, str]], name: str, source: dict[str, Any]
 def _table_rows(data: bytes, name: str, ending: str) -> Iterator[tuple[str, str]]:
     """Yield the id and the caption of each row of a table."""
     if ending == ".jsonl":
-        yield from _object_rows(data, name)
-        return
+        objects = read_objects(io.BytesIO(data), name, EXAMPLE)
+    else:
+        objects = _csv_objects(data, name, ending)
+    for line, content in objects:
+        where = f"{name}, line {line}"
+        row_id = as_text(content[_find(ID_COLUMNS, content, where)], where).removeprefix("./")
+        if not row_id:
+            raise ClipkitError(f"{where}: expected the id of an image, got none")
+        yield from _captions(row_id, content[_find(CAPTION_COLUMNS, content, where)], where)
+
+
+def _csv_objects(data: bytes, name: str, ending: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the line and the cells by column of each row of a .csv or .tsv file."""
     rows = read_table(data, name, ending)
     _, header = next(rows, (1, []))
-    header = [cell.strip().lower() for cell in header]
-    id_at = header.index(_find(ID_COLUMNS, header, name))
-    text_at = header.index(_find(CAPTION_COLUMNS, header, name))
+    columns = [cell.strip().lower() for cell in header]
     for line, cells in rows:
-        if len(cells) != len(header):
+        if len(cells) != len(columns):
             raise ClipkitError(
-                f"{name}, line {line}: expected {len(header)} columns as in the header, "
+                f"{name}, line {line}: expected {len(columns)} columns as in the header, "
                 f"got {len(cells)}",
                 "quote values that hold a separator or a quote",
             )
-        yield _id(cells[id_at], f"{name}, line {line}"), cells[text_at]
+        yield line, dict(zip(columns, cells, strict=True))
 
 
-def _object_rows(data: bytes, name: str) -> Iterator[tuple[str, str]]:
-    for line, content in read_objects(io.BytesIO(data), name, EXAMPLE):
-        where = f"{name}, line {line}"
-        row_id = as_text(content[_find(ID_COLUMNS, list(content), where)], where)
-        yield from _captions_of(
-            _id(row_id, where), content[_find(CAPTION_COLUMNS, list(content), where)], where
-        )
-
-
-def _find(names: Sequence[str], present: Sequence[str], where: str) -> str:
+def _find(names: Sequence[str], present: Iterable[str], where: str) -> str:
     """Return the first of some names of columns that is present."""
     for name in names:
         if name in present:
             return name
-    got = ", ".join(escape(shorten(column, 40)) for column in present[:10]) or "none"
-    raise ClipkitError(f"{where}: expected a column {names[0]} or {names[2]}, got {got}")
+    got = ", ".join(escape(shorten(column, 40)) for column in present) or "none"
+    raise ClipkitError(
+        f"{where}: expected a column {' or '.join(names[:3])}, got {shorten(got, 200)}"
+    )
 
 
-def _id(text: str, where: str) -> str:
-    if not text:
-        raise ClipkitError(f"{where}: expected the id of an image, got none")
-    return escape(text.removeprefix("./"))
-
-
-def _captions_of(row_id: str, value: Any, where: str) -> Iterator[tuple[str, str]]:
+def _captions(row_id: str, value: Any, where: str) -> Iterator[tuple[str, str]]:
     """Yield an image's captions: a text, a list of texts, or nothing."""
     values = value if isinstance(value, list) else [value]
     for caption in values or [""]:
-        yield row_id, as_text(caption, where)
+        yield escape(row_id), as_text(caption, where)
 
 
 # ---- Images with captions ------------------------------------------------------------------------
@@ -170,4 +166,4 @@ def _data_set_rows(images: ImageDataset, name: str) -> Iterator[tuple[str, str]]
     columns = import_parquet("clipkit.datasets.parquet")
     values = columns.read_column(images.source, CAPTION_COLUMNS)
     for row_id, value in zip(images.ids, values, strict=True):
-        yield from _captions_of(row_id, value, f"{name}, {row_id}")
+        yield from _captions(row_id, value, f"{name}, {row_id}")
