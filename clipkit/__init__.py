@@ -34,7 +34,7 @@ _SOURCES = {
 _PACKAGES = {
     "analysis": (
         "attributes calibration clustering comparison evaluation importance metrics "
-        "prediction probes ranking relabeling results similarity softmax variance "
+        "prediction probes ranking relabeling results retrieval similarity softmax variance "
         "zeroshot"
     ),
     "features": "annotations concatenation splitting",

@@ -26,6 +26,7 @@ from clipkit.analysis.results import (
     class_names,
     column,
     describe_caveat,
+    is_retrieval,
     is_testable,
     make_result,
     read_groups,
@@ -173,6 +174,8 @@ def _choose_runs(
     if runs:
         expected = f"one, or one for each of {len(results)} results"
         raise UsageError(f"run: expected {expected}, got {len(runs)}")
+    if all(map(is_retrieval, results)):
+        return [0] * len(results)  # at the smallest k
     for result, split, count in zip(results, splits, counts, strict=True):
         if count > 1:
             raise UsageError(
@@ -188,7 +191,7 @@ def _describe_run(result: FeatureFile, split: str, run: int) -> str:
     label = run_label(result, scored, run)
     on_split = len(scored.predicted)
     validated = [row for row in result.rows() if row.get("eval_split", split) != split]
-    if on_split > 1:
+    if on_split > 1 and "recall" not in result.runs:
         label += f" (run {run} of {on_split}, chosen by number)"
     elif len(validated) > 1:
         label += f" (chosen on {validated[0]['eval_split']} among {len(validated)})"

@@ -110,6 +110,26 @@ def _importance_rows(rows: Rows) -> list[Row]:
     return formatted
 
 
+def _retrieval_rows(rows: Rows) -> list[Row]:
+    """Return a row for each task and measure of `retrieve`."""
+    formatted = []
+    last_of_task = {row["split"]: row for row in rows}
+    for row in rows:
+        formatted.append(_measure(row, f"recall@{row['k']:g} %", "recall", ".2f"))
+        if row is last_of_task[row["split"]]:
+            formatted.append(_measure(row, "median rank", "median_rank", "g", scale=1))
+            formatted.append(_measure(row, "MRR", "mrr", ".4f", scale=1))
+    return formatted
+
+
+def _measure(row: Mapping[str, Any], title: str, name: str, form: str, scale: float = 100) -> Row:
+    cells: Row = {"task": row["split"], "measure": title}
+    cells["value"] = _cell(row, name, form, scale=scale)
+    for what, column in (("by chance", "null"), ("control", "control")):
+        cells[what] = _cell(row, f"{name}_{column}", form, scale=scale)
+    return cells
+
+
 def _variance_rows(rows: Rows) -> Rows:
     """Return, for each prompt of `variance`, the rows of the SHOWN largest shares."""
     by_prompt: dict[str, list[Mapping[str, Any]]] = {}
@@ -133,6 +153,7 @@ FORMATTERS: dict[str, tuple[str, Callable[[Rows], Rows]]] = {
     "calibrate": ("nll", _calibration_rows),
     "compare": ("acc_a", _comparison_rows),
     "importance": ("cost", _importance_rows),
+    "retrieve": ("recall", _retrieval_rows),
     "variance": ("prompt", _variance_rows),
 }
 

@@ -310,7 +310,7 @@ def worst_group_null(sizes: Int64, n_right: int, seed: int = 42) -> Floats:
     return lowest
 
 
-def wilson(fraction: float, n: int) -> tuple[float, float]:
+def wilson(fraction: float, n: float) -> tuple[float, float]:
     """Return Wilson's score interval for a fraction of `n` rows at 95 % confidence (Wilson 1927).
 
     >>> low, high = wilson(0.5, 100)
@@ -326,6 +326,28 @@ def wilson(fraction: float, n: int) -> tuple[float, float]:
     low = 0.0 if fraction == 0 else low
     high = 1.0 if fraction == 1 else high
     return float(low), float(high)
+
+
+def effective_rows(values: ArrayLike, groups: Int64) -> float:
+    """Return how many independent rows tell as much about the mean of `values` (N,) as these do.
+
+    Rows of one group (N,) depend on each other. N is divided by the design effect (Kish 1965): the
+    variance of the mean with whole groups as the draws, over its variance with rows as the draws,
+    at least 1. Values that are all equal count as one row for each group.
+
+    >>> effective_rows([0, 1, 0, 1], np.array([0, 1, 2, 3]))
+    4.0
+    >>> effective_rows([0, 0, 1, 1], np.array([0, 0, 1, 1]))
+    2.0
+    """
+    deviations = np.asarray(values, np.float64)
+    deviations = deviations - deviations.mean()
+    n, n_groups = len(deviations), len(np.unique(groups))
+    variance = float((deviations**2).sum())
+    if not variance:
+        return float(n_groups)
+    of_groups = np.bincount(np.unique(groups, return_inverse=True)[1], deviations)
+    return n / max(1.0, float((of_groups**2).sum()) / variance)
 
 
 def accuracy_interval(labels: Int64 | None, predicted: Int64) -> dict[str, float]:

@@ -123,6 +123,11 @@ def newest_entry(result: FeatureFile) -> Entry:
     return result.history[-1] if result.history else Entry(command="an unknown command")
 
 
+def is_retrieval(result: FeatureFile) -> bool:
+    """Whether the predictions are images that were retrieved, and not classes."""
+    return bool(newest_entry(result)["command"] == "retrieve")
+
+
 def find_caveats(
     kind: str, split: str, count: int, rows: int, attributes: Sequence[str] = ()
 ) -> list[Caveat]:
@@ -275,7 +280,9 @@ def check_predicted_classes(result: FeatureFile) -> None:
 def run_label(result: FeatureFile, scored: ScoredRuns, run: int) -> str:
     """Name a run by its settings: `probe, svm, C 1, temperature 0.07, on test`."""
     command = newest_entry(result)["command"]
-    return ", ".join([command, *run_settings(scored.rows[run]), f"on {scored.split}"])
+    row = scored.rows[run]
+    settings = [f"recall@{row['k']:g}"] if "recall" in row else run_settings(row)
+    return ", ".join([command, *settings, f"on {scored.split}"])
 
 
 def count(predictions: Predictions) -> ClassCounts:

@@ -43,7 +43,7 @@ PICTURES_OF = {
     "cluster": ["clusters"],
     "logits": ["entropy", "confidence", "reliability", "logits", "similarity", "nearest"],
     "texts": ["spectrum"],
-    **{name: [name] for name in ("attributes", "compare", "importance", "variance")},
+    **{name: [name] for name in ("attributes", "compare", "importance", "retrieve", "variance")},
 }
 Drawn = tuple[Any, str]  # a figure, and what it is of
 
@@ -279,6 +279,17 @@ def compare(file: FeatureInput = "-") -> Drawn:
     from clipkit.plots.compare import draw_comparison
 
     return draw_comparison(_read(file, "result"))
+
+
+@picture
+def retrieve(file: FeatureInput = "-") -> Drawn:
+    """Draw recall against k of image-text retrieval, with the control and chance.
+
+    Example: clipkit plot retrieve retrieve.h5 -o retrieve.png
+    """
+    from clipkit.plots.retrieval import draw_retrieval
+
+    return draw_retrieval(_read(file, "result"))
 
 
 @picture

@@ -19,6 +19,7 @@ from clipkit.commands._options import (
     Precision,
     Untrained,
     option,
+    split_option,
 )
 
 
@@ -59,6 +60,18 @@ def textembed(
             "or .csv file, or a text file with one name per line (or name, tab, wording).",
             autocompletion=completion.datasets,
         ),
+    ] = None,
+    captions: Annotated[
+        list[str] | None,
+        option(
+            "FILE",
+            "Embed the captions of images: a table (.csv, .tsv, .jsonl) with the columns image and "
+            "caption, the tars or Parquet files of the images, or shapes; repeatable.",
+        ),
+    ] = None,
+    split: Annotated[
+        str | None,
+        split_option("With --captions: split of the data set (default: test, else the first)."),
     ] = None,
     template: Annotated[
         list[str] | None,
@@ -112,15 +125,17 @@ def textembed(
     from clipkit.base import files
 
     sources = prompts or []
-    if sources and classes is not None:
-        raise UsageError("expected PROMPTS or --classes, got both")
+    if len([given for given in (sources, classes, captions) if given]) > 1:
+        raise UsageError("expected one of PROMPTS, --classes and --captions, got more")
     if layer is None and norm:
         raise UsageError("expected --layer with --norm, got none")
     if classes is None and (template or readable or root is not None):
         raise UsageError("expected --classes with --template, --readable or --root, got none")
-    sources = sources or [classes or files.STREAM]
+    if not captions and split is not None:
+        raise UsageError("expected --captions with --split, got none")
+    sources = sources or captions or [classes or files.STREAM]
     models.check_name(model)
-    outputs = embedding.name_outputs(sources, output)
+    outputs = embedding.name_outputs(sources[:1] if captions else sources, output)
     for name in outputs:
         files.check_feature_output(name, force=force, inputs=[*sources, *(template or [])])
     options = models.RunOptions(
@@ -132,7 +147,11 @@ def textembed(
         norm=norm,
     )
     # the model is loaded after the prompts, so that errors in prompts appear at once
-    if classes is None:
+    if captions:
+        pairs = embedding.read_captions(captions, split)
+        encoder = models.load(model, tower="text", options=options)
+        results = [embedding.embed_captions(pairs, encoder, normalize=normalize, truncate=truncate)]
+    elif classes is None:
         texts = [embedding.read_prompts(source, column) for source in sources]
         encoder = models.load(model, tower="text", options=options)
         results = [

@@ -193,6 +193,8 @@ def _iter_arrays(
     """Yield a column of row groups, or a field of a struct, at most so many rows at a time."""
     name = display_url(file.name)
     chunks = _chunks(_metadata(file), column, groups)
+    if not chunks:  # lists, whose sizes the footer has by another name
+        most = IMAGE_ROWS
     rows = _rows_at_once(chunks, most)
     file.check_unchanged()
     with read_errors(name), pq.ParquetFile(_source(file), metadata=_metadata(file)) as content:
@@ -351,6 +353,8 @@ def _check_unpacked(size: int, packed: int, where: str) -> None:
 def _unpacked_bytes(array: pa.Array) -> int:
     """Return about the bytes that values take in Python, where a character takes up to four."""
     size = ROW_BYTES * len(array)
+    if pa.types.is_list(array.type):
+        return size + _unpacked_bytes(array.flatten())
     if not is_text(array.type):
         return size
     if pc.all(pc.string_is_ascii(array)).as_py() in (True, None):
@@ -440,6 +444,23 @@ def _iter_column(part: ParquetPart, column: str) -> Iterator[pa.Array]:
         yield array
     if rows != len(part):
         raise ClipkitError(f"{where}: expected {len(part):,} values, got {rows:,}")
+
+
+def read_column(source: ParquetImages, names: Sequence[str]) -> list[Any]:
+    """Return what the first of some columns that is present holds for each image (N)."""
+    values: list[Any] = []
+    for part in source.parts:
+        where = display_url(part.file.name)
+        with read_errors(where):
+            present = _metadata(part.file).schema.to_arrow_schema().names
+        column = next((name for name in names if name in present), None)
+        if column is None:
+            expected = " or ".join(names)
+            raise ClipkitError(f"{where}: expected a column {expected}, got {_listed(present)}")
+        _check_column(_metadata(part.file), column, where)
+        for array in _iter_column(part, column):
+            values += array.to_pylist()
+    return [values[row] for row in source.rows.tolist()]
 
 
 def _read_paths(part: ParquetPart) -> list[str] | None:

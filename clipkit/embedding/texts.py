@@ -27,6 +27,7 @@ from clipkit.prompts.formats import COMPLETE, DEFAULT_TEMPLATE, ClassNames
 from clipkit.prompts.texts import Prompts
 
 if TYPE_CHECKING:
+    from clipkit.datasets.captions import Captions
     from clipkit.models import Encoder
 
 NAME = "{name}"  # in the name of an output
@@ -87,6 +88,39 @@ def embed_texts(
         features=embeddings,
         texts=texts,
         class_index=np.full(len(texts), -1),
+    )
+
+
+def embed_captions(
+    captions: Captions, encoder: Encoder, *, normalize: bool = False, truncate: bool = False
+) -> FeatureFile:
+    """Embed captions: what `clipkit textembed --captions` runs.
+
+    The classes of the file are the ids of the images, in the order in which they first occur, so
+    that `retrieve` knows which image a caption belongs to. See `embed_texts`.
+    """
+    number_of: dict[str, int] = {}
+    for row_id in captions.ids:
+        number_of.setdefault(row_id, len(number_of))
+    places = [f"{captions.name}, {shorten(row_id, SHOWN_CHARACTERS)}" for row_id in captions.ids]
+    embeddings = _encode(captions.texts, places, encoder, truncate)
+    if normalize:
+        embeddings = similarity.normalize(embeddings)
+    entry = features.history_entry(
+        "textembed",
+        model=encoder.details,
+        normalize=normalize,
+        truncate=truncate,
+        captions=escape(Path(captions.name).name),
+        **captions.source,
+    )
+    return FeatureFile(
+        "texts",
+        features.History([entry]),
+        features=embeddings,
+        texts=captions.texts,
+        class_index=np.array([number_of[row_id] for row_id in captions.ids]),
+        class_names=list(number_of),
     )
 
 
@@ -323,6 +357,13 @@ def read_templates(values: Sequence[str]) -> list[str]:
         else:
             templates.append(value)
     return templates
+
+
+def read_captions(sources: Sequence[str], split: str | None = None) -> Captions:
+    """Read captions and the ids of their images; see `clipkit.datasets.captions`."""
+    from clipkit.datasets import captions
+
+    return captions.read_captions(sources, split)
 
 
 def read_class_names(source: str, root: str | None = None, column: str | None = None) -> ClassNames:

@@ -20,6 +20,7 @@ from clipkit.plots.images import NearestImages, contact_sheet, nearest
 from clipkit.plots.layers import LayerCurve, LayerPoints, layers
 from clipkit.plots.logits import logits, similarity
 from clipkit.plots.reliability import reliability
+from clipkit.plots.retrieval import RecallCurve, retrieval
 from clipkit.plots.shots import ShotCurve, shots
 from clipkit.plots.spectrum import spectrum
 from clipkit.plots.style import check_size, finish, format_of, overlapping_texts, save, title_of
@@ -27,9 +28,10 @@ from clipkit.plots.temperature import Sweep, temperature
 from clipkit.plots.variance import prompt_variance, variance
 
 __all__ = [
-    "Dots", "LayerCurve", "LayerPoints", "NearestImages", "ShotCurve", "Sweep", "attributes",
+    "Dots", "LayerCurve", "LayerPoints", "NearestImages", "RecallCurve", "ShotCurve",
+    "Sweep", "attributes",
     "check_size", "classes", "clusters", "compare", "confidence", "confusion", "contact_sheet",
     "entropy", "finish", "format_of", "grid", "importance", "layers", "logits", "nearest",
-    "overlapping_texts", "prompt_variance", "reliability", "save", "shots", "similarity",
-    "spectrum", "temperature", "title_of", "variance",
+    "overlapping_texts", "prompt_variance", "reliability", "retrieval", "save", "shots",
+    "similarity", "spectrum", "temperature", "title_of", "variance",
 ]  # fmt: skip

@@ -277,7 +277,7 @@ class _Sections:
 
 
 def _holds_classes(file: FeatureFile) -> bool:
-    return bool(file.splits) and not file.holds_clusters
+    return bool(file.splits) and not file.holds_clusters and not results.is_retrieval(file)
 
 
 def _is_unlabelled(file: FeatureFile) -> bool:

@@ -62,3 +62,20 @@ def attributes(indices: ArrayLike, *, split: str, seed: int) -> dict[str, NDArra
         table[name][scene["grey"]] = ""  # a greyscale image does not show it
     table["class"] = np.array(CLASS_NAMES)[scene["label"]]
     return table
+
+
+def captions(indices: ArrayLike, *, split: str, seed: int) -> list[str]:
+    """Describe each image (n,) by its size, colour, pattern, outline and background.
+
+    >>> captions([0], split="test", seed=0)
+    ['a medium blue checkered heart on a sea background']
+    """
+    table = attributes(indices, split=split, seed=seed)
+    names = ("size", "colour", "pattern", "outline", "background")
+    texts = []
+    for size, colour, pattern, outline, background in zip(*map(table.get, names), strict=True):
+        if colour:
+            texts.append(f"a {size} {colour} {pattern} {outline} on a {background} background")
+        else:
+            texts.append(f"a {size} greyscale {pattern} {outline}")
+    return texts

@@ -1,0 +1,368 @@
+"""Image-text retrieval: whether an image finds its captions, and a caption its image.
+
+The two tasks have the names of CLIP_benchmark. In `image_retrieval`, the queries are texts and the
+candidates are images. In `text_retrieval`, the queries are images and the candidates are texts; a
+query is right if at least one of its captions is found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from clipkit.analysis import metrics, similarity
+from clipkit.analysis.results import Row, choose_split, make_result
+from clipkit.base import console
+from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.features.compatibility import check_control, check_widths, common_logit_scale
+from clipkit.features.history import History, history_entry
+from clipkit.features.model import FeatureFile, Float32, Floats, Int64, Split
+
+TASKS = ("image_retrieval", "text_retrieval")
+DEFAULT_K = (1, 5, 10)
+BLOCK_BYTES = 1 << 26  # of cosines
+CAPTIONS_HINT = "make them with: clipkit textembed --captions TABLE"
+SHOWN_ID = 80  # characters
+
+
+class Pairs(NamedTuple):
+    """N images and K texts, and the image that each text belongs to.
+
+    Every image has a text.
+    """
+
+    images: Float32  # (N, D), of length 1
+    texts: Float32  # (K, D), of length 1
+    image_of: Int64  # (K,)
+    ids: list[str]  # N, of the images
+
+
+class Ranks(NamedTuple):
+    """The ranks of the Q queries of a task, and what is found first besides the right ones."""
+
+    ranks: Floats  # (Q,), of the best partner, from 1; equal cosines share the mean of their ranks
+    others: Int64  # (Q,), the image of the most similar candidate that is no partner
+    labels: Int64  # (Q,), the image that a query belongs to
+    partners: Int64  # (Q,), the number of right candidates
+    candidates: int
+
+    def predicted(self, k: int) -> Int64:
+        """Return each query's own image (Q,) if it is found among k candidates, else another."""
+        return np.where(self.ranks <= k, self.labels, self.others)
+
+
+def retrieve(
+    images: FeatureFile,
+    texts: FeatureFile,
+    split: str | None = None,
+    *,
+    k: Sequence[int] = DEFAULT_K,
+    control: tuple[FeatureFile, FeatureFile] | None = None,
+    same_rows: bool = False,
+    strict: bool = False,
+) -> FeatureFile:
+    """Rank texts for images and images for texts: what `clipkit retrieve` reports.
+
+    Parameters
+    ----------
+    images : FeatureFile
+        Of kind images.
+    texts : FeatureFile
+        Of kind texts, of the same model. Its classes are the ids of the images that the texts
+        belong to, as `textembed --captions` writes them.
+    split : str, optional
+        `test` by default, else the first split of the images.
+    k : sequence of int
+        Numbers of candidates within which a partner counts as found.
+    control : (FeatureFile, FeatureFile), optional
+        The same images and texts, embedded by an untrained model.
+    same_rows : bool
+        Text i belongs to image i, whatever the ids are.
+    strict : bool
+        Refuse images without text and texts without image, instead of leaving them out.
+
+    Returns
+    -------
+    FeatureFile
+        A result with a run for each of TASKS, its `split`, and each `k`: the number of `queries`
+        and `candidates`, the share `recall` of queries with a partner among the first k, and
+        `median_rank` and `mrr`, the median rank of the best partner and its mean reciprocal rank.
+        `_low` and `_high` are the limits of 95 % intervals over another draw of queries from these
+        candidates, which counts the texts of an image together (see `metrics.effective_rows`).
+        `_null` is the exact expectation for random ranks (see `chance`), and `_control` the value
+        of the control. The predictions are numbers of images: the query's own image if it is found
+        within k, else that of the best wrong candidate.
+
+    Raises
+    ------
+    UsageError
+        If a k is below 1 or there is no such split.
+    ClipkitError
+        If the files come from different models, or texts and images do not belong together.
+    """
+    if not k or min(k) < 1:
+        raise UsageError(f"k: expected at least 1, got {min(k, default='none')}")
+    split = choose_split(images, split)
+    common_logit_scale(images, texts)
+    if control is not None:
+        check_control(control[0], images, [split])
+        common_logit_scale(*control)
+    pairs = pair(images, texts, split, same_rows=same_rows, strict=strict)
+    found = rank(pairs)
+    found_by_control = None
+    inputs = {"images": images.digest, "texts": texts.digest}
+    if control is not None:
+        of_control = pair(*control, split, same_rows=same_rows, quiet=True)
+        _check_same_pairs(pairs, of_control, control[1])
+        found_by_control = rank(of_control)
+        inputs |= {"control images": control[0].digest, "control texts": control[1].digest}
+    entry = history_entry(
+        "retrieve",
+        splits=[split],
+        k=list(k),
+        same_rows=same_rows or None,
+        strict=strict or None,
+        inputs=inputs,
+    )
+    rows: list[Row] = []
+    result = make_result(History([*images.history, *texts.history, entry]), [])
+    result.class_names = pairs.ids
+    result.display_name = images.display_name
+    for task, ranks in found.items():
+        reference = None if found_by_control is None else found_by_control[task]
+        rows += _rows(task, ranks, k, reference)
+        result.splits[task] = Split(
+            labels=ranks.labels,
+            ids=_query_ids(task, pairs),
+            predicted=np.stack([ranks.predicted(n) for n in k]),
+        )
+    result.set_rows(rows)
+    return result
+
+
+# ---- Pairs ---------------------------------------------------------------------------------------
+
+
+def pair(
+    images: FeatureFile,
+    texts: FeatureFile,
+    split: str,
+    *,
+    same_rows: bool = False,
+    strict: bool = False,
+    quiet: bool = False,
+) -> Pairs:
+    """Match the texts with the images of a split, by the images' ids or by their order.
+
+    What has no partner is left out, with a warning unless `quiet`.
+    """
+    check_widths(images, texts)
+    ids = images.splits[split].ids
+    image_of = _row_of_each(texts, images, split) if same_rows else _image_of(texts, ids)
+    known = np.flatnonzero(image_of >= 0)
+    if not len(known):
+        example = (texts.class_names or ["none"])[0][:SHOWN_ID]
+        raise ClipkitError(
+            f"{texts.display_name}: expected texts of the {split} images of "
+            f"{images.display_name}, such as {ids[0][:SHOWN_ID]!r}, got {example!r}",
+            CAPTIONS_HINT,
+        )
+    used, numbers = np.unique(image_of[known], return_inverse=True)
+    if not quiet:
+        _report_left_out(texts.display_name, "text", len(image_of) - len(known), "image", strict)
+        _report_left_out(images.display_name, "image", len(ids) - len(used), "text", strict)
+    chosen = [ids[row] for row in used.tolist()]
+    if len(set(chosen)) < len(chosen):
+        raise ClipkitError(f"{images.display_name}: {split}: expected different ids")
+    image_rows = np.asarray(images.splits[split].features)[used]
+    text_rows = np.asarray(texts.features)[known]
+    return Pairs(
+        _unit(image_rows, f"{images.display_name}: {split}"),
+        _unit(text_rows, texts.display_name),
+        numbers,
+        chosen,
+    )
+
+
+def _unit(rows: Floats, name: str) -> Float32:
+    return np.asarray(similarity.normalize(rows, name), np.float32)
+
+
+def _row_of_each(texts: FeatureFile, images: FeatureFile, split: str) -> Int64:
+    n, K = len(images.splits[split]), len(texts.texts or [])
+    if n != K:
+        raise ClipkitError(
+            f"{texts.display_name}: expected a text for each of {n:,} images with --same-rows, "
+            f"got {K:,}"
+        )
+    return np.arange(n)
+
+
+def _image_of(texts: FeatureFile, ids: Sequence[str]) -> Int64:
+    """Return the row of the image that each text (K,) belongs to; -1 for none of these images."""
+    row_of = {row_id: row for row, row_id in enumerate(ids)}
+    rows = [row_of.get(name, -1) for name in texts.class_names or []]
+    # the last one stands for texts without a class, whose index is -1
+    image_of_class = np.array([*rows, -1], np.int64)
+    return np.asarray(image_of_class[np.asarray(texts.class_index)])
+
+
+def _report_left_out(name: str, what: str, number: int, partner: str, strict: bool) -> None:
+    if not number:
+        return
+    problem = f"{name}: {console.count(number, what)} without {partner}"
+    if strict:
+        raise ClipkitError(problem, "leave --strict out to use the others")
+    console.warn(f"{problem} left out")
+
+
+def _check_same_pairs(pairs: Pairs, control: Pairs, texts: FeatureFile) -> None:
+    is_same = pairs.ids == control.ids and np.array_equal(pairs.image_of, control.image_of)
+    if not is_same:
+        raise ClipkitError(f"{texts.display_name}: expected the same images and texts, got others")
+
+
+def _query_ids(task: str, pairs: Pairs) -> list[str]:
+    """Return the ids of the queries: those of images, with a number where one has several texts."""
+    if task == "text_retrieval":
+        return pairs.ids
+    counts = np.bincount(pairs.image_of)
+    seen = np.zeros_like(counts)
+    ids = []
+    for image in pairs.image_of.tolist():
+        seen[image] += 1
+        name = pairs.ids[image]
+        ids.append(f"{name}#{seen[image]}" if counts[image] > 1 else name)
+    return ids
+
+
+# ---- Ranks ---------------------------------------------------------------------------------------
+
+
+def rank(pairs: Pairs) -> dict[str, Ranks]:
+    """Rank the candidates of each query by their cosines, in blocks of images.
+
+    Memory grows with the number of texts and images, and not with their product.
+    """
+    N, K = len(pairs.images), len(pairs.texts)
+    order = np.argsort(pairs.image_of, kind="stable")  # texts of image 0, of image 1, ...
+    counts = np.bincount(pairs.image_of, minlength=N)
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    own = np.empty(K, np.float32)  # cosine of each text with its image
+    # Two products, since the cosine with the own image is needed before others are compared with
+    # it. The same blocks give the same bits, so that equal vectors are ties.
+    for first, last, cosines in _blocks(pairs):
+        texts = order[starts[first] : starts[last]]
+        own[texts] = cosines[pairs.image_of[texts] - first, texts]
+    best = np.maximum.reduceat(own[order], starts[:-1])  # (N,)
+    image_ahead, image_tied = np.zeros(K), np.zeros(K)
+    text_ahead, text_tied = np.zeros(N), np.zeros(N)
+    other_image, other_cosine = np.zeros(K, np.int64), np.full(K, -np.inf, np.float32)
+    other_text = np.zeros(N, np.int64)
+    with console.progress("ranking pairs", "images") as report_progress:
+        for first, last, cosines in _blocks(pairs):
+            texts = order[starts[first] : starts[last]]
+            cosines[pairs.image_of[texts] - first, texts] = -np.inf  # so that others are left
+            rows = slice(first, last)
+            text_ahead[rows] = (cosines > best[rows, None]).sum(axis=1)
+            text_tied[rows] = (cosines == best[rows, None]).sum(axis=1)
+            other_text[rows] = cosines.argmax(axis=1)
+            image_ahead += (cosines > own).sum(axis=0)
+            image_tied += (cosines == own).sum(axis=0)
+            highest = cosines.argmax(axis=0)  # (K,)
+            values = cosines[highest, np.arange(K)]
+            is_higher = values > other_cosine
+            other_image[is_higher] = highest[is_higher] + first
+            other_cosine[is_higher] = values[is_higher]
+            report_progress(last, N)
+    one = np.ones(K, np.int64)
+    image_ranks, text_ranks = 1 + image_ahead + image_tied / 2, 1 + text_ahead + text_tied / 2
+    of_texts = Ranks(image_ranks, other_image, pairs.image_of, one, N)
+    of_images = Ranks(text_ranks, pairs.image_of[other_text], np.arange(N), counts, K)
+    return dict(zip(TASKS, (of_texts, of_images), strict=True))
+
+
+def _blocks(pairs: Pairs) -> Iterator[tuple[int, int, Float32]]:
+    """Yield the first and last row of a block of images, and their cosines (B, K)."""
+    N, K = len(pairs.images), len(pairs.texts)
+    rows = max(1, BLOCK_BYTES // (4 * K))
+    for first in range(0, N, rows):
+        last = min(first + rows, N)
+        yield first, last, pairs.images[first:last] @ pairs.texts.T
+
+
+# ---- Summaries -----------------------------------------------------------------------------------
+
+
+def chance(partners: Int64, candidates: int, k: Sequence[int]) -> tuple[list[float], Row]:
+    """Return the recalls at `k` of random ranks, and their `median_rank` and `mrr`.
+
+    Queries have `partners` (Q,) right candidates each. The best of G among M candidates ranks
+    behind r with the probability C(M - G, r) / C(M, G) of a hypergeometric draw, which is a product
+    of r factors.
+
+    >>> recalls, others = chance(np.array([1]), 500, [1, 5, 10])
+    >>> recalls, round(others["mrr"], 5)
+    ([0.002, 0.01, 0.02], 0.01359)
+    """
+    behind = np.zeros(candidates + 1)  # (M + 1,): probability that the rank is above r
+    for number, count in zip(*np.unique(partners, return_counts=True), strict=True):
+        r = np.arange(candidates)
+        factors = np.maximum(candidates - number - r, 0) / (candidates - r)
+        behind += count * np.concatenate([[1.0], np.cumprod(factors)])
+    behind /= len(partners)
+    recalls = [round(1 - behind[min(n, candidates)], 12) for n in k]
+    probabilities = behind[:-1] - behind[1:]  # of the ranks 1, 2, ...
+    mrr = float((probabilities / np.arange(1, candidates + 1)).sum())
+    return recalls, {"mrr": mrr, "median_rank": float(np.argmax(behind <= 0.5))}
+
+
+def _rows(task: str, ranks: Ranks, k: Sequence[int], control: Ranks | None) -> list[Row]:
+    """Return a run for each k."""
+    recalls, null = chance(ranks.partners, ranks.candidates, k)
+    shared = _mean_columns(ranks) | {f"{name}_null": value for name, value in null.items()}
+    if control is not None:
+        of_control = _mean_columns(control)
+        shared |= {f"{name}_control": of_control[name] for name in null}
+    rows = []
+    for n, recall in zip(k, recalls, strict=True):
+        row: Row = {"split": task, "k": n, "queries": len(ranks.ranks)}
+        row["candidates"] = ranks.candidates
+        row |= _recall_columns(ranks, n) | {"recall_null": recall}
+        if control is not None:
+            row["recall_control"] = float((control.ranks <= n).mean())
+        rows.append(row | shared)
+    return rows
+
+
+def _recall_columns(ranks: Ranks, k: int) -> dict[str, float]:
+    found = ranks.ranks <= k
+    recall = float(found.mean())
+    low, high = metrics.wilson(recall, metrics.effective_rows(found, ranks.labels))
+    return {"recall": recall, "recall_low": low, "recall_high": high}
+
+
+def _mean_columns(ranks: Ranks) -> dict[str, Any]:
+    """Return the median rank and the mean reciprocal rank with 95 % intervals.
+
+    The median's limits are order statistics, as many rows from the middle as the median of
+    independent rows has.
+    """
+    reciprocal = 1 / ranks.ranks
+    mrr = float(reciprocal.mean())
+    rows = metrics.effective_rows(reciprocal, ranks.labels)
+    half = metrics.QUANTILE * float(reciprocal.std()) / np.sqrt(rows)
+    median = float(np.median(ranks.ranks))
+    rows = metrics.effective_rows(ranks.ranks <= median, ranks.labels)
+    level = min(0.5, metrics.QUANTILE / 2 / np.sqrt(rows))
+    low, high = np.quantile(ranks.ranks, [0.5 - level, 0.5 + level])
+    return {
+        "mrr": mrr,
+        "mrr_low": max(0.0, mrr - half),
+        "mrr_high": min(1.0, mrr + half),
+        "median_rank": median,
+        "median_rank_low": float(low),
+        "median_rank_high": float(high),
+    }

@@ -1,0 +1,67 @@
+"""`clipkit retrieve`: image-text retrieval."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from clipkit.base.errors import UsageError
+from clipkit.commands._options import FirstSplit, Report, flag, option, parse_counts
+
+
+def retrieve(
+    report: Report,
+    images: Annotated[
+        str,
+        typer.Argument(metavar="IMAGES", help="Feature file of images, or - for standard input."),
+    ],
+    texts: Annotated[
+        str,
+        typer.Argument(metavar="[TEXTS]", help="Feature file of texts (default: standard input)."),
+    ] = "-",
+    split: FirstSplit = None,
+    k: Annotated[
+        list[str], option("N", "Number of candidates among which a partner must be; a list.", "-k")
+    ] = ["1,5,10"],  # noqa: B006
+    control: Annotated[
+        str | None, option("IMAGES", "The same images, embedded by an untrained model.")
+    ] = None,
+    control_texts: Annotated[
+        str | None, option("TEXTS", "With --control: the same texts, embedded by that model.")
+    ] = None,
+    same_rows: Annotated[bool, flag("--same-rows", "Text i belongs to image i.")] = False,
+    strict: Annotated[
+        bool, flag("--strict", "Refuse images without text, and texts without image.")
+    ] = False,
+) -> None:
+    """Report whether an image finds its captions, and a caption its image.
+
+    `image_retrieval` ranks all images for each text, `text_retrieval` all texts for each image.
+    `recall` is the share of queries with a right candidate among the first k. Chance is exact.
+    Make the texts with `textembed --captions`. `compare` pairs two results by query.
+
+    Example: clipkit textembed --captions captions.tsv | clipkit retrieve img.h5 -
+    """
+    from clipkit import features
+    from clipkit.analysis import retrieval
+
+    if (control is None) != (control_texts is None):
+        raise UsageError("expected --control and --control-texts together, got one of them")
+    report.check_output(images, texts, control, control_texts)
+    of_control = None
+    if control is not None and control_texts is not None:
+        of_control = (
+            features.read(control, kinds=["images"]),
+            features.read(control_texts, kinds=["texts"]),
+        )
+    result = retrieval.retrieve(
+        features.read(images, kinds=["images"]),
+        features.read(texts, kinds=["texts"]),
+        split,
+        k=parse_counts(k, "-k"),
+        control=of_control,
+        same_rows=same_rows,
+        strict=strict,
+    )
+    report.show(result)

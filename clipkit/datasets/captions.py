@@ -1,0 +1,169 @@
+"""Read captions: texts that belong to images, from tables, tars and Parquet files."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from clipkit import datasets
+from clipkit.base import console, files
+from clipkit.base.csv_rows import read_objects, read_table
+from clipkit.base.errors import ClipkitError, UsageError, shorten
+from clipkit.base.names import escape
+from clipkit.datasets.dataset import ImageDataset, RenderedImages, describe_splits
+from clipkit.datasets.rows import as_text
+from clipkit.datasets.tars import TarImages, read_texts
+from clipkit.features.formats import import_parquet
+from clipkit.prompts.texts import MAX_CHARACTERS, MAX_PROMPTS
+
+ID_COLUMNS = ("image", "id", "path", "image_id", "filename", "file_name", "filepath")
+CAPTION_COLUMNS = ("caption", "text", "captions", "texts", "title", "sentence")
+TABLES = (".csv", ".tsv", ".jsonl", ".txt")
+MAX_BYTES = 1 << 30
+EXAMPLE = '{"image": "a.jpg", "caption": "a cat on a mat"}'
+
+
+class Captions(NamedTuple):
+    """K captions, and the id of the image that each belongs to."""
+
+    name: str  # what messages call the source
+    texts: list[str]
+    ids: list[str]
+    source: dict[str, Any]  # for the history
+
+
+def read_captions(names: Sequence[str], split: str | None = None) -> Captions:
+    """Read captions and the ids of their images, as `embed` gives them to these images.
+
+    Parameters
+    ----------
+    names : sequence of str
+        One table (.csv, .tsv, .jsonl) with a row for each caption: the image's id in the first
+        column of ID_COLUMNS that it has, and the text in the first of CAPTION_COLUMNS. Or tars in
+        the form of WebDataset, with the caption in ``.txt``; or Parquet files with images, and the
+        texts, one or a list for each image, in one of CAPTION_COLUMNS. Or `shapes`.
+    split : str, optional
+        Of tars, Parquet files and `shapes`: `test` by default, else the first.
+
+    Raises
+    ------
+    UsageError
+        If there is no such split, or a table is given with a split.
+    ClipkitError
+        If a source has no captions, or a caption is too long.
+    """
+    name = escape(names[0])
+    if len(names) == 1 and Path(names[0]).suffix.lower() in TABLES:
+        if split is not None:
+            raise UsageError(f"split: expected tars or Parquet files, got the table {name}")
+        data = files.read_bytes(names[0], MAX_BYTES)
+        pairs = _table_rows(data, name, Path(names[0]).suffix.lower())
+        return _collect(pairs, name, {"inputs": {"captions": files.digest(data)}})
+    data_set = datasets.load(names)
+    usual = "test" if "test" in data_set.splits else next(iter(data_set.splits))
+    data_set = data_set.select_splits([split or usual])
+    (images,) = data_set.splits.values()
+    details = {**data_set.details, "splits": describe_splits(data_set.splits)}
+    pairs = _data_set_rows(images, name)
+    return _collect(pairs, data_set.name, {"dataset": details})
+
+
+def _collect(pairs: Iterator[tuple[str, str]], name: str, source: dict[str, Any]) -> Captions:
+    texts, ids = [], []
+    blank = 0
+    for row_id, caption in pairs:
+        text = " ".join(caption.split())
+        if len(text) > MAX_CHARACTERS:
+            raise ClipkitError(
+                f"{name}, {shorten(row_id, 80)}: expected a caption of at most "
+                f"{MAX_CHARACTERS:,} characters, got {len(text):,}"
+            )
+        if text:
+            texts.append(text)
+            ids.append(row_id)
+        blank += not text
+        if len(texts) > MAX_PROMPTS:
+            raise ClipkitError(f"{name}: expected at most {MAX_PROMPTS:,} captions, got more")
+    if not texts:
+        raise ClipkitError(f"{name}: expected captions, got none")
+    if blank:
+        console.warn(f"{name}: {console.count(blank, 'image')} without a caption left out")
+    return Captions(name, texts, ids, source)
+
+
+# ---- Tables --------------------------------------------------------------------------------------
+
+
+def _table_rows(data: bytes, name: str, ending: str) -> Iterator[tuple[str, str]]:
+    """Yield the id and the caption of each row of a table."""
+    if ending == ".jsonl":
+        objects = read_objects(io.BytesIO(data), name, EXAMPLE)
+    else:
+        objects = _csv_objects(data, name, ending)
+    for line, content in objects:
+        where = f"{name}, line {line}"
+        row_id = as_text(content[_find(ID_COLUMNS, content, where)], where).removeprefix("./")
+        if not row_id:
+            raise ClipkitError(f"{where}: expected the id of an image, got none")
+        yield from _captions(row_id, content[_find(CAPTION_COLUMNS, content, where)], where)
+
+
+def _csv_objects(data: bytes, name: str, ending: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the line and the cells by column of each row of a .csv or .tsv file."""
+    rows = read_table(data, name, ending)
+    _, header = next(rows, (1, []))
+    columns = [cell.strip().lower() for cell in header]
+    for line, cells in rows:
+        if len(cells) != len(columns):
+            raise ClipkitError(
+                f"{name}, line {line}: expected {len(columns)} columns as in the header, "
+                f"got {len(cells)}",
+                "quote values that hold a separator or a quote",
+            )
+        yield line, dict(zip(columns, cells, strict=True))
+
+
+def _find(names: Sequence[str], present: Iterable[str], where: str) -> str:
+    """Return the first of some names of columns that is present."""
+    for name in names:
+        if name in present:
+            return name
+    got = ", ".join(escape(shorten(column, 40)) for column in present) or "none"
+    raise ClipkitError(
+        f"{where}: expected a column {' or '.join(names[:3])}, got {shorten(got, 200)}"
+    )
+
+
+def _captions(row_id: str, value: Any, where: str) -> Iterator[tuple[str, str]]:
+    """Yield an image's captions: a text, a list of texts, or nothing."""
+    values = value if isinstance(value, list) else [value]
+    for caption in values or [""]:
+        yield escape(row_id), as_text(caption, where)
+
+
+# ---- Images with captions ------------------------------------------------------------------------
+
+
+def _data_set_rows(images: ImageDataset, name: str) -> Iterator[tuple[str, str]]:
+    """Yield the id and the caption of each image that was read from tars or Parquet files."""
+    if isinstance(images.source, RenderedImages):
+        from clipkit.shapes.attributes import captions
+
+        render: Any = images.source.render  # a partial function with the split and the seed
+        settings = {key: render.keywords[key] for key in ("split", "seed")}
+        yield from zip(images.ids, captions(images.source.indices, **settings), strict=True)
+        return
+    if isinstance(images.source, TarImages):
+        yield from zip(images.ids, read_texts(images.source), strict=True)
+        return
+    if not hasattr(images.source, "parts"):
+        raise ClipkitError(
+            f"{name}: expected a table of captions, tars or Parquet files, got images alone",
+            "write a table with the columns image and caption",
+        )
+    columns = import_parquet("clipkit.datasets.parquet")
+    values = columns.read_column(images.source, CAPTION_COLUMNS)
+    for row_id, value in zip(images.ids, values, strict=True):
+        yield from _captions(row_id, value, f"{name}, {row_id}")

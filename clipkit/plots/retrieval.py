@@ -1,0 +1,113 @@
+"""Recall of image-text retrieval against the number of candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+from numpy.typing import ArrayLike
+
+from clipkit.analysis import results
+from clipkit.analysis.retrieval import TASKS
+from clipkit.features.history import provenance
+from clipkit.features.model import FeatureFile
+from clipkit.plots import style
+from clipkit.plots.style import Drawn, clipkit_style
+
+TITLES = dict(zip(TASKS, ("images for a text", "texts for an image"), strict=True))
+COLUMNS = "split k queries candidates recall recall_low recall_high recall_null"
+
+
+class RecallCurve(NamedTuple):
+    """Recalls (K,) at `k` (K,) candidates, as fractions, with limits of intervals or None."""
+
+    k: ArrayLike
+    recall: ArrayLike
+    limits: tuple[ArrayLike, ArrayLike] | None = None
+
+
+def draw_retrieval(file: FeatureFile) -> Drawn:
+    """Draw a result of `retrieve`."""
+    results.columns_of(file, "retrieve", COLUMNS)
+    panels = {}
+    for task in TASKS:
+        rows = file.runs_on(task)
+        if not rows:
+            continue
+        k = results.column(rows, "k")
+        limits = (results.column(rows, "recall_low"), results.column(rows, "recall_high"))
+        name = provenance(file).model or "model"
+        curves = {name: RecallCurve(k, results.column(rows, "recall"), limits)}
+        if "recall_control" in rows[0]:
+            curves["untrained control"] = RecallCurve(k, results.column(rows, "recall_control"))
+        curves["chance"] = RecallCurve(k, results.column(rows, "recall_null"))
+        row = rows[0]
+        panels[f"{TITLES[task]}, {row['candidates']:,.0f} candidates"] = curves
+    figure = retrieval(panels, title="Recall of retrieval")
+    return style.state(figure, _finding(file), _source(file))
+
+
+def _finding(file: FeatureFile) -> str:
+    """Say the recalls at the smallest k."""
+    recalls = {}
+    for task in TASKS:
+        for row in file.runs_on(task)[:1]:
+            recalls[task] = f"{100 * row['recall']:.1f} %"
+            place = "first" if row["k"] == 1 else f"among the first {row['k']:g}"
+    if len(recalls) < len(TASKS):
+        return ""
+    images, texts = recalls.values()
+    return f"{images} of the texts find their image {place}, {texts} of the images a text"
+
+
+def _source(file: FeatureFile) -> str:
+    source = provenance(file)
+    rows = [file.runs_on(task)[0] for task in TASKS if file.runs_on(task)]
+    queries = {f"{row['queries']:,.0f}" for row in rows}
+    split = ", ".join(map(str, results.newest_entry(file).get("splits", [])))
+    facts = [source.model, source.dataset, split, f"{' and '.join(sorted(queries))} queries"]
+    return ", ".join(filter(None, facts))
+
+
+@clipkit_style
+def retrieval(
+    panels: Mapping[str, Mapping[str, RecallCurve]], *, title: str | None = None
+) -> Figure:
+    """Draw recall against k, a panel for each task.
+
+    Parameters
+    ----------
+    panels : mapping of str to mapping of str to RecallCurve
+        Name of a panel -> name of a curve -> its points. The curve `chance` is dashed.
+    """
+    fig = style.new_figure(3.8 * max(len(panels), 1), 3.6, title)
+    axes: list[Axes] = fig.subplots(1, len(panels), sharey=True, squeeze=False)[0].tolist()
+    handles: dict[str, Artist] = {}
+    for ax, (name, curves) in zip(axes, panels.items(), strict=True):
+        for number, (label, curve) in enumerate(curves.items()):
+            handles[label] = _draw_curve(ax, number, label, curve)
+        ax.set_xscale("log")
+        ticks = np.unique(np.concatenate([curve.k for curve in curves.values()])).astype(int)
+        ax.set_xticks(ticks, list(map(str, ticks)))
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.set(ylim=(-2, 102), xlabel="candidates k (log scale)")
+        ax.set_title(name, loc="left", color=style.GREY)
+    axes[0].set_ylabel("recall@k (%)")
+    style.add_legend(fig, list(handles.values()), list(handles))
+    return fig
+
+
+def _draw_curve(ax: Axes, number: int, label: str, curve: RecallCurve) -> Artist:
+    look = style.line_style(number)
+    if label == "chance":
+        look = {"color": "black", "linestyle": "--", "linewidth": 1.2}
+    if curve.limits is not None:
+        low, high = curve.limits
+        ax.vlines(curve.k, 100 * np.asarray(low), 100 * np.asarray(high), color=look["color"])
+    (line,) = ax.plot(curve.k, 100 * np.asarray(curve.recall), **look)
+    return line

@@ -1,0 +1,262 @@
+"""Image-text retrieval: ranks, exact chance, intervals, captions from every source."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image
+from shell import fails, ok, rows
+
+from clipkit import datasets, embedding, features, retrieval
+from clipkit.analysis import metrics
+from clipkit.analysis.retrieval import Pairs
+from clipkit.base.errors import ClipkitError
+from clipkit.features import FeatureFile
+from clipkit.features.history import History
+from clipkit.features.model import Split
+
+
+def unit(rows):
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def make_pairs(n, texts_of_each, noise, seed=0):
+    random = np.random.RandomState(seed)
+    images = random.standard_normal((n, 16))
+    image_of = random.permutation(np.repeat(np.arange(n), texts_of_each))
+    texts = images[image_of] + noise * random.standard_normal((len(image_of), 16))
+    return Pairs(unit(images), unit(texts), image_of, [f"{i}.jpg" for i in range(n)])
+
+
+def make_files(pairs, model="m"):
+    history = [{"command": "embed", "model": {"name": model}}]
+    images = FeatureFile(
+        "images", History(history), {"test": Split(features=pairs.images, ids=pairs.ids)}
+    )
+    texts = FeatureFile(
+        "texts",
+        History([{"command": "textembed", "model": {"name": model}}]),
+        features=pairs.texts,
+        texts=[f"caption {i}" for i in range(len(pairs.texts))],
+        class_index=pairs.image_of,
+        class_names=pairs.ids,
+    )
+    return images, texts
+
+
+def test_ranks_are_those_of_sorting_all_cosines(monkeypatch):
+    monkeypatch.setattr(retrieval, "BLOCK_BYTES", 4 * 90 * 7)  # seven images a block
+    pairs = make_pairs(30, 3, noise=2.0)
+    cosines = pairs.images @ pairs.texts.T
+    ranks = retrieval.rank(pairs)
+    for text, image in enumerate(pairs.image_of):
+        order = np.argsort(-cosines[:, text])
+        assert ranks["image_retrieval"].ranks[text] == 1 + np.flatnonzero(order == image)[0]
+        wrong = order[order != image][0]
+        assert ranks["image_retrieval"].others[text] == wrong
+    for image in range(30):
+        owners = pairs.image_of[np.argsort(-cosines[image])]
+        others_ahead = np.flatnonzero(owners == image)[0]
+        assert ranks["text_retrieval"].ranks[image] == 1 + others_ahead
+        assert ranks["text_retrieval"].others[image] == owners[owners != image][0]
+
+
+def test_equal_vectors_share_the_mean_of_their_ranks():
+    pairs = make_pairs(4, 1, noise=0.0)
+    images = np.repeat(pairs.images[:1], 4, axis=0)
+    ranks = retrieval.rank(pairs._replace(images=images, image_of=np.arange(4)))
+    assert ranks["image_retrieval"].ranks.tolist() == [2.5] * 4
+
+
+@pytest.mark.parametrize("partners", [1, 3, 40])
+def test_chance_is_what_random_ranks_give(partners):
+    candidates, k = 40, [1, 5, 10]
+    random = np.random.RandomState(0)
+    best = []
+    for _ in range(20_000):
+        best.append(1 + random.permutation(candidates)[:partners].min())
+    best = np.array(best)
+    recalls, others = retrieval.chance(np.array([partners]), candidates, k)
+    assert recalls == pytest.approx([np.mean(best <= n) for n in k], abs=0.015)
+    assert others["mrr"] == pytest.approx(np.mean(1 / best), abs=0.01)
+    assert others["median_rank"] == pytest.approx(np.median(best), abs=1)
+
+
+def test_random_vectors_have_the_recall_of_chance():
+    held = []
+    for seed in range(100):
+        result = retrieval.retrieve(*make_files(make_pairs(100, 2, noise=1e6, seed=seed)), k=[10])
+        held += [
+            row["recall_low"] <= row["recall_null"] <= row["recall_high"] for row in result.rows()
+        ]
+    assert 0.9 <= np.mean(held) <= 0.995
+
+
+def test_intervals_hold_the_recall_of_all_queries_in_95_percent_of_samples():
+    """Texts of one image depend on each other, and whole images are drawn."""
+    random = np.random.RandomState(0)
+    held = held_by_rows = 0
+    for _ in range(500):
+        difficulty = random.uniform(size=100)  # of each image
+        groups = np.repeat(np.arange(100), 5)
+        found = random.uniform(size=500) < difficulty[groups] ** 4
+        rate = 1 / 5  # the mean of the fourth power
+        low, high = metrics.wilson(found.mean(), metrics.effective_rows(found, groups))
+        held += low <= rate <= high
+        low, high = metrics.wilson(found.mean(), len(found))
+        held_by_rows += low <= rate <= high
+    assert 0.92 <= held / 500 <= 0.98
+    assert held_by_rows / 500 < 0.85
+
+
+def write(folder, pairs, name):
+    for file, kind in zip(make_files(pairs), ("img", "txt"), strict=True):
+        features.write(str(folder / f"{name}-{kind}.h5"), file)
+
+
+def test_a_result_is_compared_query_by_query_and_drawn(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, noise in (("good", 0.5), ("bad", 3.0)):
+        write(tmp_path, make_pairs(200, 1, noise), name)
+        ok("retrieve", f"{name}-img.h5", f"{name}-txt.h5", "-o", f"{name}.h5")
+    for task in retrieval.TASKS:
+        recalls = [
+            features.read(f"{name}.h5").runs_on(task)[0]["recall"] for name in ("good", "bad")
+        ]
+        (row,) = rows(ok("compare", "good.h5", "bad.h5", "--split", task).stdout)
+        assert [float(row["acc_a"]), float(row["acc_b"])] == pytest.approx(recalls)
+    ok("plot", "good.h5", "-o", "good.png")
+    assert "recall" in ok("report", "good.h5", "bad.h5").stdout
+
+
+def test_a_control_is_of_the_same_pairs_and_an_untrained_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shapes = ("shapes", "--model", "tiny")
+    ok("embed", *shapes, "--split", "test", "--limit", 60, "-o", "img.h5")
+    ok("embed", *shapes, "--split", "test", "--limit", 60, "--untrained", 7, "-o", "control.h5")
+    captions = ("textembed", "--captions", *shapes)
+    ok(*captions, "-o", "txt.h5")
+    ok(*captions, "--untrained", 7, "-o", "control-txt.h5")
+    control = ("--control", "control.h5", "--control-texts", "control-txt.h5")
+    trained = ("--control", "img.h5", "--control-texts", "txt.h5")
+    first = rows(ok("retrieve", "img.h5", "txt.h5", *control).stdout)[0]
+    assert float(first["recall_low"]) > 0.5 > float(first["recall_control"])
+    assert "untrained" in fails("retrieve", "img.h5", "txt.h5", *trained)
+    assert "txt.h5" in fails("retrieve", "img.h5", "txt.h5", "--strict")
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"class_names": [f"other {i}" for i in range(9)]}, "txt.h5"),
+        ({"class_index": np.full(18, -1)}, "txt.h5"),
+        ({"features": np.ones((18, 5), np.float32)}, "txt.h5"),
+    ],
+)
+def test_texts_without_their_images_are_refused(change, named):
+    images, texts = make_files(make_pairs(9, 2, noise=1.0))
+    texts.display_name = "txt.h5"
+    for name, value in change.items():
+        texts.set_dataset(name, value)
+    with pytest.raises(ClipkitError, match=named):
+        retrieval.retrieve(images, texts)
+
+
+def test_what_has_no_partner_is_left_out_with_a_count(capsys):
+    images, texts = make_files(make_pairs(9, 2, noise=1.0))
+    texts.class_names = ["elsewhere.jpg", *texts.class_names[1:]]
+    result = retrieval.retrieve(images, texts)
+    assert [row["queries"] for row in result.runs_on("image_retrieval")] == [16] * 3
+    assert [row["candidates"] for row in result.runs_on("image_retrieval")] == [8] * 3
+    assert "2 texts without image" in capsys.readouterr().err
+    with pytest.raises(ClipkitError):
+        retrieval.retrieve(images, texts, strict=True)
+
+
+def test_rows_of_two_imports_are_pairs_if_the_user_says_so():
+    pairs = make_pairs(50, 1, noise=0.1)
+    pairs = pairs._replace(texts=pairs.texts[np.argsort(pairs.image_of)])
+    images, texts = make_files(pairs)
+    texts.class_index[:] = -1
+    result = retrieval.retrieve(images, texts, same_rows=True)
+    assert result.runs_on("text_retrieval")[0]["recall"] > 0.9
+    texts.features = texts.features[:49]
+    texts.texts = texts.texts[:49]
+    with pytest.raises(ClipkitError, match="50"):
+        retrieval.retrieve(images, texts, same_rows=True)
+
+
+# ---- Captions ------------------------------------------------------------------------------------
+
+
+def picture():
+    out = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(out, "PNG")
+    return out.getvalue()
+
+
+def write_tar(path):
+    with tarfile.open(path, "w") as tar:
+        for name, content in (
+            ("a.png", picture()),
+            ("a.txt", b"a first\ncaption"),
+            ("b.png", picture()),
+            ("c.txt", b"without an image"),
+            ("b.txt", b"a second caption"),
+        ):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+
+
+def write_parquet(path):
+    pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    import pyarrow.parquet as pq
+
+    image = [{"bytes": picture(), "path": f"{name}.png"} for name in "ab"]
+    captions = [["one", "two"], ["three"]]
+    pq.write_table(pa.table({"image": image, "caption": captions}), path)
+
+
+def write_objects(path):
+    lines = [{"image": "a.png", "caption": ["one", "two"]}, {"image": "b.png", "caption": "three"}]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "ids", "texts"),
+    [
+        ("x.tar", write_tar, ["a", "b"], ["a first caption", "a second caption"]),
+        ("x.parquet", write_parquet, ["a.png", "a.png", "b.png"], ["one", "two", "three"]),
+        ("x.jsonl", write_objects, ["a.png", "a.png", "b.png"], ["one", "two", "three"]),
+        (
+            "x.tsv",
+            lambda path: path.write_text("image\tcaption\n./a.png\tone\nb.png\ttwo\n"),
+            ["a.png", "b.png"],
+            ["one", "two"],
+        ),
+    ],
+)
+def test_captions_have_the_ids_that_embed_gives_to_the_images(tmp_path, name, make, ids, texts):
+    make(tmp_path / name)
+    captions = embedding.read_captions([str(tmp_path / name)])
+    assert (captions.ids, captions.texts) == (ids, texts)
+    if name.endswith((".tar", ".parquet")):
+        (split,) = datasets.load(tmp_path / name).splits.values()
+        assert set(split.ids) == set(ids)
+
+
+@pytest.mark.parametrize(
+    "table",
+    ["caption\none\n", "image\n1\n", "image\tcaption\na\tb\tc\n", "image\tcaption\n\tone\n",
+     "image\tcaption\na\t\n", f"image\tcaption\na\t{'x' * 10_001}\n"],
+)  # fmt: skip
+def test_a_table_without_captions_or_ids_is_refused_by_name(tmp_path, monkeypatch, table):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.tsv").write_text(table)
+    assert "x.tsv" in fails("textembed", "--captions", "x.tsv", "--model", "tiny", "-o", "x.h5")
+    assert not (tmp_path / "x.h5").exists()
