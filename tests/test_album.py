@@ -404,6 +404,7 @@ def test_a_manifest_is_read_by_the_columns_that_embed_read(
     assert 'id="album"' in (tmp_path / "a.html").read_text("utf-8")
 
 
+@pytest.mark.long
 def test_without_the_images_a_report_has_no_album_and_downloads_none(
     photos: datasets.Dataset, tmp_path: Path
 ) -> None:

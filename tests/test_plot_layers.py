@@ -298,6 +298,7 @@ def test_layers_are_labelled_where_there_is_room(depth, last, count):
     assert plots.overlapping_texts(fig) == []
 
 
+@pytest.mark.long
 def test_the_command_draws_files_and_refuses_in_one_line(tmp_path):
     files = [*line(5, 15), result(18), result(9, name="org/n")]
     paths = [saved(tmp_path / f"{number}.h5", file) for number, file in enumerate(files)]

@@ -615,6 +615,7 @@ def test_names_of_any_script_are_drawn_without_a_warning(ending: str, tmp_path: 
     plots.save(fig, tmp_path / f"p.{ending}")  # pytest makes a warning an error
 
 
+@pytest.mark.long
 def test_a_figure_does_not_grow_without_end(tmp_path: Path) -> None:
     many = plots.temperature([sweep(f"{i}", RNG.random(4)) for i in range(99)])
     legend = [text.get_text() for text in many.legends[0].get_texts()]

@@ -76,6 +76,7 @@ def test_results_on_other_images_are_never_compared(tmp_path, what):
     assert "McNemar" not in text
 
 
+@pytest.mark.long
 def test_the_main_result_is_the_one_with_a_control_and_is_compared_with_it(tmp_path):
     files = [
         write_result(tmp_path / "a.h5", 160, name="another"),
@@ -112,6 +113,7 @@ def write_pair(
     return paths
 
 
+@pytest.mark.long
 def test_a_control_may_have_chosen_another_c_on_its_validation_rows(tmp_path):
     sweep = {"C": [0.1, 10.0], "val": "0.2"}
     pair = write_pair(tmp_path, sweep | {"run": {"C": 0.1}}, sweep | {"run": {"C": 10.0}})
@@ -120,6 +122,7 @@ def test_a_control_may_have_chosen_another_c_on_its_validation_rows(tmp_path):
     assert "No untrained control was made in the same way" in summary(tmp_path, *pair)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("entry", "is_same"),
     [({}, True), ({"classifier": "mlp"}, False), ({"shots": 5}, False), ({"val": 0.1}, False)],
@@ -194,6 +197,7 @@ def test_bars_and_summary_have_the_most_accurate_of_several_controls(tmp_path):
     assert page.summary[0].bar.control == number.bar.control == pytest.approx(0.3)
 
 
+@pytest.mark.long
 def test_a_control_with_its_rows_in_another_order_is_compared_by_their_ids(tmp_path):
     a, u = write_result(tmp_path / "a.h5", 150), write_result(tmp_path / "u.h5", 40, 1, untrained=7)
     expected = summary(tmp_path, a, u)
@@ -205,6 +209,7 @@ def test_a_control_with_its_rows_in_another_order_is_compared_by_their_ids(tmp_p
     assert sentence in summary(tmp_path, a, u)
 
 
+@pytest.mark.long
 def test_the_best_of_several_runs_is_the_main_result_and_says_how_it_was_chosen(tmp_path):
     a = write_runs(tmp_path / "a.h5", (90, 150))
     u = write_runs(tmp_path / "u.h5", (40, 20), untrained=7)
@@ -341,6 +346,7 @@ def test_numbers_with_a_sign_are_plain_text_and_costs_are_in_points(tmp_path):
     assert found["y.h5"]["change"] == "-0.5"
 
 
+@pytest.mark.long
 def test_a_page_without_a_missing_file_is_written_and_the_exit_code_says_so(tmp_path):
     a, page = write_result(tmp_path / "a.h5", 150), tmp_path / "page.html"
     ok("report", a, "-o", page)

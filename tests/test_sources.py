@@ -314,6 +314,7 @@ def test_a_list_is_not_awaited_from_a_terminal(monkeypatch):
         datasets.load("-")
 
 
+@pytest.mark.long
 def test_a_row_of_a_list_takes_little_time_and_few_bytes(monkeypatch):
     data = b"".join(b"photos/%02d/%06d.jpg\n" % (i % 100, i) for i in range(50_000))
     start = time.process_time()

@@ -189,6 +189,7 @@ def test_a_note_says_that_compiling_failed(tiny_clip_dir, tmp_path, monkeypatch,
 COMPILE = pytest.param("--compile", marks=pytest.mark.long)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("option", ["--no-compile", COMPILE])
 def test_pytorch_leaves_no_folder_in_tmpdir(option, tmp_path):
     cache = tmp_path / "cache"
