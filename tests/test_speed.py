@@ -186,7 +186,7 @@ def test_a_note_says_that_compiling_failed(tiny_clip_dir, tmp_path, monkeypatch,
     assert encoder.encode_images(pixels).shape == (1, encoder.dim)
 
 
-COMPILE = pytest.param("--compile", marks=pytest.mark.long)
+COMPILE = pytest.param("--compile", marks=pytest.mark.exhaustive)
 
 
 @pytest.mark.long
