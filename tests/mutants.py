@@ -119,24 +119,27 @@ class Record:
         return [test for test, total in zip(ranked, sums, strict=True) if total < BUDGET]
 
 
-def is_noticed(tests: list[str]) -> bool:
-    """Run tests in a child of this process, which has loaded the libraries, until one fails."""
+def failing(tests: list[str]) -> str:
+    """Return the first test that fails, in a child of this process, which has the libraries."""
+    log = COPY / "log"
     pid = os.fork()
     if not pid:
         os.setsid()
-        os.dup2(os.open(COPY / "log", os.O_CREAT | os.O_TRUNC | os.O_WRONLY), 1)
+        os.dup2(os.open(log, os.O_CREAT | os.O_TRUNC | os.O_WRONLY), 1)
         os.dup2(1, 2)
-        options = ["-x", "-q", "-p", "no:cacheprovider", f"--basetemp={COPY / 'tmp'}"]
+        options = ["-x", "-p", "no:cacheprovider", f"--basetemp={COPY / 'tmp'}"]
         os._exit(pytest.main([*options, *tests]))
     end = time.monotonic() + LIMIT
     while time.monotonic() < end:
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
-            return status != 0
+            lines = log.read_text(errors="replace").splitlines() if status else []
+            names = [line for line in lines if line.startswith(("FAILED ", "ERROR "))]
+            return names[0] if names else "an error" * (status != 0)
         time.sleep(0.02)
     os.killpg(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
-    return True
+    return f"no end within {LIMIT} s"
 
 
 def main() -> None:
@@ -167,15 +170,14 @@ def main() -> None:
         tests = known.tests(path, lines)
         path.write_text(new, encoding="utf-8")
         try:
-            is_killed = bool(tests) and is_noticed(tests)
+            failed = failing(tests) if tests else ""
         finally:
             path.write_bytes(source)
-        noticed += is_killed
-        word = "noticed" if is_killed else "NOT NOTICED"
-        where = f"{path.relative_to(COPY)}:{lines[0] if lines else 'module'}"
-        print(f"{word} by {len(tests)} tests: {where} ({noticed} of {number})")
+        noticed += bool(failed)
+        result = failed or f"NOT NOTICED by {len(tests)} tests"
+        print(f"{path.relative_to(COPY)}:{lines[0] if lines else 1}: {result}")
         diff = difflib.unified_diff(old.splitlines(), new.splitlines(), n=0, lineterm="")
-        print(*list(diff)[3:], sep="\n", flush=True)
+        print(*list(diff)[3:], f"noticed: {noticed} of {number}", sep="\n", flush=True)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from factories import MODEL, feature_file, saved, write_feature_file
+from factories import MODEL, feature_file, messages, saved, write_feature_file
 from shell import fails, ok, rows
 from sklearn.linear_model import LogisticRegression
 
@@ -246,7 +246,7 @@ def test_a_value_with_fewer_than_five_scored_rows_is_warned_of(tmp_path, capsys)
     table = write_values(tmp_path / "t.csv", values, values)
     result = attributes.measure(world_of(np.arange(60) % 2), table=table)
     warning = "few: a value has fewer than 5 scored images: its recall says little"
-    assert capsys.readouterr().err.splitlines() == [f"clipkit: warning: {warning}"]
+    assert messages(capsys.readouterr().err) == f"clipkit: warning: {warning}\n"
     assert results.caveat_note(result, "test") == f"{warning}."
     assert results.is_testable(results.caveats(result))
     assert draw_attributes(result)[1].endswith(f"{warning}.")

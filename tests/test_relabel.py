@@ -103,6 +103,7 @@ def test_a_table_without_splits_speaks_of_the_ids_of_all_splits(tmp_path):
         (b"PK\3\4\0", "table.csv: expected text, got a spreadsheet; hint: save it as CSV UTF-8"),
         ("id,size\n0.png,a\n", "Ids there look like '0.png', those of the images like '1.png'; h"),
         (TABLE.replace("train", "val"), "Ids there look like '0.png' of 'val', those of the image"),
+        (TABLE.replace("5.png,test,red,b\n", ""), "1 of 12 images has no line in "),
         ("id,size\nx/0.png,a\ny/0.png,a\n", "hint: write the ids as the images have them"),
         ("id,size\n", "expected a line for each image, got none"),
         (TABLE.replace("a\n", "\n").replace("b\n", "\n"), "expected rows"),
@@ -111,7 +112,6 @@ def test_a_table_without_splits_speaks_of_the_ids_of_all_splits(tmp_path):
         ('id,size\n"0.png,a\n', "table.csv, line 2: expected a row of a table, got unexpected end"),
     ],
 )  # fmt: skip
-@pytest.mark.long
 def test_bad_tables_are_refused(tmp_path, text, message):
     attribute = ("--attribute", "size") if "colour" in str(text) else ()
     words = (table(tmp_path, text), *attribute, "-o", tmp_path / "out.h5")

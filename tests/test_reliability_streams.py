@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from factories import refused, unchanged, write_feature_file
+from rich.progress import Progress
 from shell import clipkit, ok, shell
 
 from clipkit.base import console, tables
@@ -315,6 +316,17 @@ def test_info_as_json_leaves_nothing_out(inputs):
     expected = {"rows": 6, "features": [6, 4], "predicted": None, "labels": True}
     assert description["splits"] == {"train": expected, "test": expected}
     assert "(95 more)" in clipkit("info", inputs / "x.h5").stdout
+
+
+def test_a_bar_on_a_terminal_has_a_count_and_a_rate(monkeypatch):
+    shown = []
+    monkeypatch.setattr(Progress, "update", lambda self, task, **fields: shown.append(fields))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    with console.progress("embedding digits", "images") as update:
+        time.sleep(0.6)
+        update(30, 120)
+    assert shown[0]["count"] == "30/120"
+    assert re.fullmatch(r"[1-5]?\d images/s", shown[0]["rate"])
 
 
 def test_long_work_writes_plain_lines_where_stderr_is_no_terminal(monkeypatch, capsys):
