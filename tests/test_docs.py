@@ -73,12 +73,11 @@ def programs(fork_server: ForkServer) -> Path:
         for pages in SESSIONS
     ],
 )
-def test_console_examples_print_what_the_page_shows(pages, programs, tmp_path, monkeypatch):
+def test_console_examples_print_what_the_page_shows(pages, programs, tmp_path):
     print_what_is_shown([shown for page in pages for shown in console(page)], tmp_path, programs)
-    monkeypatch.chdir(tmp_path)  # which the commands above have filled
-    for page in pages:
-        for block in fenced(page, "python"):
-            exec(compile(block, page, "exec"), {})
+    code = "\n".join(block for page in pages for block in fenced(page, "python"))
+    run = shell(f"python - <<'END'\n{code}\nEND", tmp_path)  # on the files of the commands above
+    assert run.returncode == 0, run.stderr
 
 
 @pytest.mark.long

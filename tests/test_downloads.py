@@ -329,7 +329,7 @@ app()
 def start_embed(folder: Path, archive: Download) -> subprocess.Popen[str]:
     script = folder / "patched.py"
     script.write_text(PATCHED.format(url=archive.url, md5=archive.md5))
-    words = ["embed", "tiny-imagenet", "--root", folder / "root", "--model", "tiny"]
+    words = ["embed", "tiny-imagenet", "--root", folder / "root", "--limit", 8, "--model", "tiny"]
     line = [sys.executable, script, *words, "-f", "-o", folder / f"{time.monotonic_ns()}.h5"]
     pipe = subprocess.PIPE
     return subprocess.Popen(
