@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from factories import refused, unchanged, write_feature_file
-from rich.progress import Progress
 from shell import clipkit, ok, shell
 
 from clipkit.base import console, tables
@@ -318,15 +317,16 @@ def test_info_as_json_leaves_nothing_out(inputs):
     assert "(95 more)" in clipkit("info", inputs / "x.h5").stdout
 
 
-def test_a_bar_on_a_terminal_has_a_count_and_a_rate(monkeypatch):
-    shown = []
-    monkeypatch.setattr(Progress, "update", lambda self, task, **fields: shown.append(fields))
+def test_a_bar_on_a_terminal_has_a_count_and_a_rate_and_is_erased(monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
     with console.progress("embedding digits", "images") as update:
         time.sleep(0.6)
         update(30, 120)
-    assert shown[0]["count"] == "30/120"
-    assert re.fullmatch(r"[1-5]?\d images/s", shown[0]["rate"])
+    shown = capsys.readouterr().err
+    assert re.search(r" 30/120 [1-5]?\d images/s ", shown)
+    assert shown.endswith("\x1b[1A\x1b[2K")
 
 
 def test_long_work_writes_plain_lines_where_stderr_is_no_terminal(monkeypatch, capsys):
