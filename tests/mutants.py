@@ -1,7 +1,7 @@
 """Change the package in small ways, one at a time, and report the changes that no test notices.
 
 `make mutants` records once which tests run which lines, in a copy of the repository, and draws
-changes. For each it runs the tests of the changed lines, the fastest first, until one fails.
+changes. For each it runs the fastest tests of the changed lines, until one fails.
 """
 
 import argparse
@@ -110,13 +110,17 @@ class Record:
         self.data.read()
 
     def tests(self, path: Path, lines: range | None) -> list[str]:
-        """Return the tests of lines, or of a module, the fastest first, up to the budget."""
+        """Return the fastest tests of lines, or of a module, as many as the budget allows.
+
+        They keep their order, since a fixture of a module is made once.
+        """
         by_line = self.data.contexts_by_lineno(str(path))
-        contexts = [by_line.get(line, []) for line in by_line if lines is None or line in lines]
+        contexts = [by_line[line] for line in by_line if lines is None or line in lines]
         tests = self.seconds.keys() & itertools.chain.from_iterable(contexts)
         ranked = sorted(tests, key=lambda test: (self.seconds[test], test))
         sums = itertools.accumulate(self.seconds[test] for test in ranked)
-        return [test for test, total in zip(ranked, sums, strict=True) if total < BUDGET]
+        chosen = {test for test, total in zip(ranked, sums, strict=True) if total < BUDGET}
+        return [test for test in self.seconds if test in chosen]
 
 
 def failing(tests: list[str]) -> str:
@@ -127,7 +131,8 @@ def failing(tests: list[str]) -> str:
         os.setsid()
         os.dup2(os.open(log, os.O_CREAT | os.O_TRUNC | os.O_WRONLY), 1)
         os.dup2(1, 2)
-        options = ["-x", "-p", "no:cacheprovider", f"--basetemp={COPY / 'tmp'}"]
+        preloaded = "ignore::pytest.PytestAssertRewriteWarning"
+        options = ["-x", "-W", preloaded, "-p", "no:cacheprovider", f"--basetemp={COPY / 'tmp'}"]
         os._exit(pytest.main([*options, *tests]))
     end = time.monotonic() + LIMIT
     while time.monotonic() < end:
@@ -159,9 +164,11 @@ def main() -> None:
     paths = sorted(path for name in PACKAGES for path in (COPY / "clipkit" / name).rglob("*.py"))
     trees = {path: ast.parse(path.read_bytes()) for path in paths}
     possible = [(path, *change) for path in paths for change in changes(trees[path])]
-    for number, (path, lines, node, attribute, value) in enumerate(
-        random.Random(options.seed).sample(possible, options.sample), 1
-    ):
+    drawn = random.Random(options.seed).sample(possible, options.sample)
+    unchanged = next(filter(None, (known.tests(path, lines) for path, lines, *_ in drawn)))
+    if failing(unchanged):
+        sys.exit(f"the tests fail without a change: see {COPY / 'log'}")
+    for number, (path, lines, node, attribute, value) in enumerate(drawn, 1):
         source, old = path.read_bytes(), ast.unparse(trees[path])
         kept = getattr(node, attribute)
         setattr(node, attribute, value)
