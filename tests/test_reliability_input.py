@@ -305,15 +305,6 @@ def test_another_superblock_and_a_user_block(tmp_path):
         refused(clipkit("info", tmp_path / "x.h5"), 1, "expected a feature file, got")
 
 
-def test_addresses_of_four_bytes_are_those_of_another_program(tmp_path):
-    settings = h5py.h5p.create(h5py.h5p.FILE_CREATE)
-    settings.set_sizes(4, 4)
-    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
-    access.set_libver_bounds(h5py.h5f.LIBVER_V110, h5py.h5f.LIBVER_V110)
-    h5py.h5f.create(bytes(tmp_path / "x.h5"), fcpl=settings, fapl=access).close()
-    refused(clipkit("info", tmp_path / "x.h5"), 1, "expected a feature file, got")
-
-
 def infinite_rows() -> dict[str, Any]:
     """Return features in several blocks, with NaN in the first and Inf in the last."""
     matrix = random_features(9000, 600)
