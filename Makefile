@@ -17,8 +17,11 @@ DEMO := results/demo/tiny-shapes
 PAGE_RESULTS = results/page-$(shell git describe --always)
 # Two processes share the tests. Each begins with one half and helps the other at the end.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
+# What make test and make coverage run
+TESTS = not exhaustive and not fuzz
 
-.PHONY: help install demo test test-quick test-all lint format docs site thesis-page bench fuzz tiny clean
+.PHONY: help install demo test test-quick test-all coverage mutants lint format docs site \
+  thesis-page bench fuzz tiny clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -45,10 +48,20 @@ test-quick: $(INSTALLED)  ## Check style and run the quick tests, in less than a
 	$(PYTEST) -m "not long and not exhaustive and not fuzz"
 
 test: lint  ## Run the linters and the tests, in nine minutes on two cores
-	$(PYTEST) -m "not exhaustive and not fuzz"
+	$(PYTEST) -m "$(TESTS)"
 
 test-all: lint  ## Run the linters and all tests except fuzz, as CI does every night
 	$(PYTEST) -m "not fuzz"
+
+# If a test fails, the lines are still counted. combine warns of what killed processes have left.
+coverage: $(INSTALLED)  ## Print the lines and branches of clipkit that `make test` does not run
+	rm -rf build/coverage
+	-$(BIN)/python -m coverage run -m pytest -n 2 --dist worksteal -m "$(TESTS)"
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report
+
+mutants: $(INSTALLED)  ## Change clipkit here and there, and see if a test notices (MUTANTS="--seed 1")
+	$(BIN)/python tests/mutants.py $(MUTANTS)
 
 lint: $(INSTALLED)  ## Check style, formatting, types and the layers of imports
 	$(BIN)/ruff check

@@ -27,8 +27,10 @@ ROOT = Path(__file__).parents[1]
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 ADJECTIVES = "round straight thin dark bright open closed tall slanted curved small wide"
 # fixtures that start processes or write many models
-LONG_FIXTURES = {"browser", "dual", "fork_server", "make", "thesis_results", "world", "zoo"}
-SAMPLE = 3  # of the long cases of a test in `make test`
+LONG_FIXTURES = {"browser", "dual", "fork_server", "make", "zoo"}
+# fixtures that take more than ten seconds
+EXHAUSTIVE_FIXTURES = {"thesis_results", "vit_b32_dir", "world"}
+SAMPLE = 2  # of the long cases of a test in `make test`
 Tiers = dict[str, list[str]]
 TIERS = pytest.StashKey[Tiers]()
 
@@ -37,14 +39,18 @@ TIERS = pytest.StashKey[Tiers]()
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark cases `long` and `exhaustive`, and keep the tiers of all, also of those left out.
 
-    A test of a long fixture is long. Of a test with many long cases, `make test` runs a sample that
-    is spread evenly. Of a test with several other cases, `make test-quick` runs the first.
+    A test of a long fixture is long, and that of an exhaustive one is exhaustive. Of a test with
+    many long cases, `make test` runs a sample that is spread evenly. Of a test with several other
+    cases, `make test-quick` runs the first.
     """
     tests = defaultdict(list)
     for item in items:
         tests[item.nodeid.partition("[")[0]].append(item)
-        if LONG_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+        fixtures = getattr(item, "fixturenames", ())
+        if LONG_FIXTURES.intersection(fixtures):
             item.add_marker("long")
+        if EXHAUSTIVE_FIXTURES.intersection(fixtures):
+            item.add_marker("exhaustive")
     for cases in tests.values():
         if cases[0].get_closest_marker("whole"):
             continue

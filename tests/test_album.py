@@ -328,6 +328,7 @@ def test_a_manifest_is_read_by_the_columns_that_embed_read(photos, tmp_path):
     assert 'id="album"' in (tmp_path / "a.html").read_text("utf-8")
 
 
+@pytest.mark.long
 def test_without_the_images_a_report_has_no_album_and_downloads_none(photos, tmp_path):
     page, gone = tmp_path / "a.html", tmp_path / "gone"
     file = result(WRONG, IDS)

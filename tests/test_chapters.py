@@ -447,6 +447,7 @@ def write_photos(photos: Path) -> None:
             Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_a_chapter_with_feature_files_and_without_images_ends_without_the_album(make, tmp_path):
     write_photos(tmp_path / "photos")
@@ -474,6 +475,7 @@ def test_a_chapter_with_feature_files_and_without_images_ends_without_the_album(
     assert (here / "tiny-clip-photos" / "report.html").exists()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_an_interrupted_run_continues_where_it_stopped(thesis_results, make, tmp_path):
     line = make("-n", "chapter3", out=tmp_path).args
@@ -497,6 +499,7 @@ def test_an_interrupted_run_continues_where_it_stopped(thesis_results, make, tmp
     assert_same_files(folder, thesis_results)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 @pytest.mark.parametrize(("command", "target"), [("probe", "img.svm.h5"), ("report", "report.md")])
 def test_a_failed_command_leaves_no_target(

@@ -38,6 +38,8 @@ OTHER_PAGES = [ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECU
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e-?\d+)?")
 DIGEST = re.compile(r"sha256:[0-9a-f]+|\b[0-9a-f]{64}\b")
 MACHINE = re.compile(r"\b(precision|compile|device) \w+|\bpacked yes, ")  # this processor's choice
+OUTPUT = re.compile(r"(?:-o|>) ([\w.-]+)")
+FILE = re.compile(r"[\w-]+\.\w+")
 RULE = re.compile("─+|-{3,}")  # of a table, as long as its widest numbers
 PERCENT = re.compile("--format table|^clipkit report")  # what prints fractions in percent
 LIBRARY = re.compile(r"\b(transformers|open_clip|timm) \d[\w.+]*")  # as installed
@@ -52,26 +54,56 @@ def name(page: Path) -> str:
 
 
 @pytest.fixture
-def programs(request: pytest.FixtureRequest, fork_server: ForkServer) -> Path:
-    """The folder of `clipkit`: the installed one for README.md, the fast one for longer pages."""
-    if request.node.callspec.params.get("pages") == [README]:
-        return Path(sys.executable).parent
+def programs(fork_server: ForkServer) -> Path:
+    """The folder of a `clipkit` that starts fast."""
     fork_server.launch()
     return fork_server.venv / "bin"
 
 
 @pytest.mark.whole
 @pytest.mark.long
-@pytest.mark.parametrize("pages", SESSIONS, ids=lambda pages: name(pages[0]))
+@pytest.mark.parametrize(
+    "pages",
+    [
+        pytest.param(
+            pages,
+            id=name(pages[0]),
+            marks=[pytest.mark.exhaustive] if pages == examples.COMMAND_PAGES else [],
+        )
+        for pages in SESSIONS
+    ],
+)
 def test_console_examples_print_what_the_page_shows(pages, programs, tmp_path):
-    (tmp_path / "prompts").symlink_to(ROOT / "prompts")
-    for page in pages:
-        for block in fenced(page, "console"):
-            for command, output in examples.examples(block):
-                same(command, output, examples.run(command, tmp_path, programs))
-        for block in fenced(page, "python"):  # in the folder that the commands above have filled
-            run = shell(f"python - <<'END'\n{block}\nEND", tmp_path)
-            assert run.returncode == 0, f"{block}\n{run.stderr}"
+    print_what_is_shown([shown for page in pages for shown in console(page)], tmp_path, programs)
+    code = "\n".join(block for page in pages for block in fenced(page, "python"))
+    run = shell(f"python - <<'END'\n{code}\nEND", tmp_path)  # on the files of the commands above
+    assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.long
+def test_an_example_of_every_command_prints_what_its_page_shows(programs, tmp_path):
+    """The first of each page runs, and what makes its files."""
+    needed, files = [], set()
+    for page in reversed(examples.COMMAND_PAGES):
+        shown = console(page)
+        first = next(pair for pair in shown if f"clipkit {page.stem} " in pair[0])
+        for pair in reversed(shown):
+            if pair == first or files.intersection(OUTPUT.findall(pair[0])):
+                needed.insert(0, pair)
+                files.update(FILE.findall(pair[0]))
+    assert len(needed) < 50
+    print_what_is_shown(needed, tmp_path, programs)
+
+
+def console(page: Path) -> list[tuple[str, str]]:
+    """Return the commands of a page, each with its output."""
+    return [pair for block in fenced(page, "console") for pair in examples.examples(block)]
+
+
+def print_what_is_shown(shown: list[tuple[str, str]], folder: Path, programs: Path) -> None:
+    (folder / "prompts").symlink_to(ROOT / "prompts")
+    for command, output in shown:
+        same(command, output, examples.run(command, folder, programs))
 
 
 def same(command: str, shown: str, printed: str) -> None:
@@ -117,6 +149,7 @@ def test_other_commands_run_on_what_is_at_hand(page, programs, tmp_path):
         for line in (line for line in lines if "clipkit" in line or line.startswith("printf")):
             here = re.sub(r"\bcifar100\b|\bcifar10\b|\bfood101\b", "digits --limit 200", line)
             here = here.replace("--classes digits --limit 200", "--classes digits")
+            here = here.replace("embed shapes", "embed shapes --limit 500")
             run = shell(f"export CLIPKIT_MODEL=tiny; {here}", tmp_path, programs)
             assert run.returncode == 0, f"{line}\n{run.stderr}"
 

@@ -271,7 +271,7 @@ def write_script(folder: Path, archives: list[Download]) -> Path:
 
 def start_embed(folder: Path, archive: Download) -> subprocess.Popen[str]:
     script = write_script(folder, [archive])
-    words = ["embed", "tiny-imagenet", "--root", folder / "root", "--model", "tiny"]
+    words = ["embed", "tiny-imagenet", "--root", folder / "root", "--limit", 8, "--model", "tiny"]
     line = [sys.executable, script, *words, "-f", "-o", folder / f"{time.monotonic_ns()}.h5"]
     pipe = subprocess.PIPE
     return subprocess.Popen(

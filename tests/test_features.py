@@ -74,6 +74,7 @@ def test_files_of_every_version_are_read_and_written_with_the_same_bytes(
         assert (tmp_path / "x.h5").read_bytes() == path.read_bytes()
 
 
+@pytest.mark.long
 @FEW
 @given(file=feature_files())
 def test_what_is_written_is_read_back_and_written_again_with_the_same_bytes(file, tmp_path):

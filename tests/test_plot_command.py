@@ -145,6 +145,7 @@ def test_defaults_are_what_the_help_says_and_options_may_come_first(line, same, 
     assert draw(folder, out, *line.split()) == draw(folder, out, *same.split())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("file", "picture"),
     [("zeroshot.h5", "confusion"), ("logits.h5", "entropy"), ("texts.h5", "spectrum")],
@@ -217,6 +218,7 @@ def test_what_cannot_be_drawn_is_refused_in_one_line(line, code, message, folder
     assert not (folder / "refused.png").exists()
 
 
+@pytest.mark.long
 def test_a_broken_image_is_a_grey_tile_with_a_warning(tmp_path):
     image = tmp_path / "a.png"
     Image.new("RGB", (8, 8), "red").save(image)
@@ -250,6 +252,7 @@ def test_a_result_without_history_or_split_is_drawn_or_refused(picture, folder, 
     assert "bug" not in run
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("ending", ["jpg", "webp"])
 def test_size_and_resolution_are_those_of_the_options(ending, folder, tmp_path):
     out = tmp_path / f"p.{ending}"

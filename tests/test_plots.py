@@ -509,6 +509,7 @@ def test_names_of_any_script_are_drawn_without_a_warning(ending, tmp_path):
     plots.save(fig, tmp_path / f"p.{ending}")  # pytest makes a warning an error
 
 
+@pytest.mark.long
 def test_a_figure_does_not_grow_without_end(tmp_path):
     many = plots.temperature([sweep(f"{i}", RNG.random(4)) for i in range(99)])
     assert len(many.legends[0].get_texts()) == 60

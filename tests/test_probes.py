@@ -513,6 +513,7 @@ def test_features_of_an_extreme_magnitude_must_be_standardised(classifier, magni
     assert scaled == usual
 
 
+@pytest.mark.long
 def test_an_svm_of_a_huge_c_ends(monkeypatch):
     """Features of a size of 1e8 are as a C of 1e16."""
     rng = np.random.default_rng(0)

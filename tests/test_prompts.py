@@ -391,6 +391,7 @@ JSON_VALUES = st.recursive(
 )
 
 
+@pytest.mark.long
 @settings(deadline=None)
 @given(JSON_VALUES.map(json.dumps).map(str.encode) | st.binary())
 def test_any_json_or_bytes_give_prompts_or_an_error(data):

@@ -101,6 +101,7 @@ def test_a_table_without_splits_speaks_of_the_ids_of_all_splits(tmp_path):
         (b"PK\3\4\0", "table.csv: expected text, got a spreadsheet; hint: save it as CSV UTF-8"),
         ("id,size\n0.png,a\n", "Ids there look like '0.png', those of the images like '1.png'"),
         (TABLE.replace("train", "val"), "Ids there look like '0.png' of 'val', those of the image"),
+        (TABLE.replace("5.png,test,red,b\n", ""), "1 of 12 images has no line in "),
         ("id,size\nx/0.png,a\ny/0.png,a\n", "hint: write the ids as the images have them"),
         ("id,size\n", "expected a line for each image, got none"),
         (TABLE.replace("a\n", "\n").replace("b\n", "\n"), "expected rows"),

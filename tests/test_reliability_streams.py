@@ -281,6 +281,18 @@ def test_info_as_json_leaves_nothing_out(tmp_path):
     assert "(95 more)" in clipkit("info", path).stdout
 
 
+def test_a_bar_on_a_terminal_has_a_count_and_a_rate_and_is_erased(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    with console.progress("embedding digits", "images") as update:
+        time.sleep(0.6)
+        update(30, 120)
+    shown = capsys.readouterr().err
+    assert re.search(r" 30/120 [1-5]?\d images/s ", shown)
+    assert shown.endswith("\x1b[1A\x1b[2K")
+
+
 def test_long_work_writes_plain_lines_where_stderr_is_no_terminal(monkeypatch, capsys):
     def work(seconds):
         with console.progress("embedding digits", "images") as update:

@@ -168,6 +168,7 @@ def test_a_manifest_has_its_columns_and_a_comment_on_its_name(photos, tmp_path):
     assert read(tmp_path / "again.h5").digest == read(result).digest
 
 
+@pytest.mark.long
 def test_a_folder_and_a_list_of_images_are_named_as_far_as_the_history_does(photos, tmp_path):
     folder = read(make(tmp_path, "embed photos --precision fp32", "folder.h5"))
     paste(check_unsaid(folder, "where photos is"), tmp_path)

@@ -69,6 +69,7 @@ def test_results_on_other_images_are_never_compared(tmp_path, what):
     assert "McNemar" not in text
 
 
+@pytest.mark.long
 def test_the_main_result_is_the_one_with_a_control_and_is_compared_with_it(tmp_path):
     files = [
         write_result(tmp_path / "a.h5", 160, name="another"),
@@ -137,6 +138,7 @@ def test_a_control_with_its_rows_in_another_order_is_compared_by_their_ids(tmp_p
     assert sentence in summary(tmp_path, a, u)
 
 
+@pytest.mark.long
 def test_the_best_of_several_runs_is_the_main_result_and_says_how_it_was_chosen(tmp_path):
     a = write_runs(tmp_path / "a.h5", (90, 150))
     u = write_runs(tmp_path / "u.h5", (40, 20), untrained=7)

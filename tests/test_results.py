@@ -212,6 +212,16 @@ def test_prompts_are_counted_only_if_they_are_a_number_on_which_results_agree(pr
 # -- classes -----------------------------------------------------------------------------------
 
 
+def test_the_mean_cosines_of_a_class_are_those_of_its_images_and_nan_without_images():
+    logits = feature_file("logits")
+    split = logits.splits["train"]
+    logits.splits["train"] = replace(split, labels=np.zeros_like(split.labels))
+    means, names = class_means(logits, "train")
+    assert names == logits.class_names
+    np.testing.assert_allclose(means[0], logits.cosines("train").read().mean(axis=0), rtol=1e-6)
+    assert np.isnan(means[1:]).all()
+
+
 @pytest.mark.long
 def test_a_label_without_a_name_allocates_no_matrix_of_all_classes():
     logits = feature_file("logits", datasets={"class_names": None})

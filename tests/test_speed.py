@@ -163,6 +163,7 @@ def test_a_note_says_that_compiling_failed(tiny_clip_dir, tmp_path, monkeypatch,
     assert encoder.encode_images(pixels).shape == (1, encoder.dim)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.long
 def test_pytorch_leaves_no_folder_in_tmpdir(tmp_path):
     cache = tmp_path / "cache"

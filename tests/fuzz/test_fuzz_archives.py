@@ -17,7 +17,7 @@ from clipkit import datasets
 from clipkit.base.errors import ClipkitError
 from clipkit.features import read
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.exhaustive]
 
 
 @pytest.fixture(scope="module")

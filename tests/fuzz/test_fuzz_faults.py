@@ -10,7 +10,7 @@ import pytest
 from fuzz import seeds
 from fuzz.commands import Runner, cases, find_problem
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.exhaustive]
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SMALLEST_LIMIT = 600  # of a file's size: the message is in a file too

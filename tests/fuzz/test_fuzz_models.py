@@ -21,7 +21,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 
 from clipkit.features import FeatureFile, read
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.exhaustive]
 
 LETTERS = sorted(ByteLevel.alphabet())
 TOKENS = [*LETTERS, *(f"{letter}</w>" for letter in LETTERS), "<|startoftext|>", "<|endoftext|>"]
