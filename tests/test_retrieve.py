@@ -177,6 +177,13 @@ def test_what_has_no_partner_is_left_out_with_a_count(capsys):
         retrieval.retrieve(images, texts, strict=True)
 
 
+def test_texts_of_several_images_are_warned_about(capsys):
+    images, texts = make_files(make_pairs(9, 2, noise=1.0))
+    texts.texts[0] = texts.texts[np.flatnonzero(texts.class_index != texts.class_index[0])[0]]
+    retrieval.retrieve(images, texts)
+    assert "1 text of several images" in capsys.readouterr().err
+
+
 def test_rows_of_two_imports_are_pairs_if_the_user_says_so():
     pairs = make_pairs(50, 1, noise=0.1)
     pairs = pairs._replace(texts=pairs.texts[np.argsort(pairs.image_of)])
@@ -184,8 +191,11 @@ def test_rows_of_two_imports_are_pairs_if_the_user_says_so():
     texts.class_index[:] = -1
     result = retrieval.retrieve(images, texts, same_rows=True)
     assert result.runs_on("text_retrieval")[0]["recall"] > 0.9
-    texts.features = texts.features[:49]
-    texts.texts = texts.texts[:49]
+    texts.class_index[:] = np.arange(50)[::-1]
+    with pytest.raises(ClipkitError, match="another order"):
+        retrieval.retrieve(images, texts, same_rows=True)
+    texts.features, texts.texts = texts.features[:49], texts.texts[:49]
+    texts.class_index = np.full(49, -1)
     with pytest.raises(ClipkitError, match="50"):
         retrieval.retrieve(images, texts, same_rows=True)
 
@@ -260,3 +270,17 @@ def test_a_table_without_captions_or_ids_is_refused_by_name(tmp_path, monkeypatc
     (tmp_path / "x.tsv").write_text(table)
     assert "x.tsv" in fails("textembed", "--captions", "x.tsv", "--model", "tiny", "-o", "x.h5")
     assert not (tmp_path / "x.h5").exists()
+
+
+def test_captions_of_coco_have_the_names_of_the_images_files(tmp_path):
+    coco = {
+        "images": [{"id": 7, "file_name": "a.jpg"}],
+        "annotations": [{"image_id": 7, "id": n, "caption": f"caption {n}"} for n in range(2)],
+    }
+    (tmp_path / "c.json").write_text(json.dumps(coco))
+    captions = embedding.read_captions(str(tmp_path / "c.json"))
+    assert (captions.ids, captions.texts) == (["a.jpg"] * 2, ["caption 0", "caption 1"])
+    coco["annotations"][0]["image_id"] = 8
+    (tmp_path / "c.json").write_text(json.dumps(coco))
+    with pytest.raises(ClipkitError, match="c.json"):
+        embedding.read_captions(str(tmp_path / "c.json"))

@@ -117,7 +117,7 @@ def _retrieval_rows(rows: Rows) -> list[Row]:
     for row in rows:
         formatted.append(_measure(row, f"recall@{row['k']:g} %", "recall", ".2f"))
         if row is last_of_task[row["split"]]:
-            formatted.append(_measure(row, "median rank", "median_rank", "g", scale=1))
+            formatted.append(_measure(row, "median rank", "median_rank", ".4g", scale=1))
             formatted.append(_measure(row, "MRR", "mrr", ".4f", scale=1))
     return formatted
 

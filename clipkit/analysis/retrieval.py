@@ -7,6 +7,7 @@ query is right if at least one of its captions is found.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ import numpy as np
 from clipkit.analysis import metrics, similarity
 from clipkit.analysis.results import Row, choose_split, make_result
 from clipkit.base import console
-from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.base.errors import ClipkitError, UsageError, shorten
 from clipkit.features.compatibility import check_control, check_widths, common_logit_scale
 from clipkit.features.history import History, history_entry
 from clipkit.features.model import FeatureFile, Float32, Floats, Int64, Split
@@ -160,17 +161,15 @@ def pair(
     """
     check_widths(images, texts)
     ids = images.splits[split].ids
-    image_of = _row_of_each(texts, images, split) if same_rows else _image_of(texts, ids)
+    image_of = _image_of(texts, ids)
+    if same_rows:
+        image_of = _row_of_each(texts, images, split, image_of)
     known = np.flatnonzero(image_of >= 0)
     if not len(known):
-        example = (texts.class_names or ["none"])[0][:SHOWN_ID]
-        raise ClipkitError(
-            f"{texts.display_name}: expected texts of the {split} images of "
-            f"{images.display_name}, such as {ids[0][:SHOWN_ID]!r}, got {example!r}",
-            CAPTIONS_HINT,
-        )
+        raise _no_pairs(texts, images, split)
     used, numbers = np.unique(image_of[known], return_inverse=True)
     if not quiet:
+        _warn_of_equal_texts(texts, image_of)
         _report_left_out(texts.display_name, "text", len(image_of) - len(known), "image", strict)
         _report_left_out(images.display_name, "image", len(ids) - len(used), "text", strict)
     chosen = [ids[row] for row in used.tolist()]
@@ -190,8 +189,26 @@ def _unit(rows: Floats, name: str) -> Float32:
     return np.asarray(similarity.normalize(rows, name), np.float32)
 
 
-def _row_of_each(texts: FeatureFile, images: FeatureFile, split: str) -> Int64:
+def _no_pairs(texts: FeatureFile, images: FeatureFile, split: str) -> ClipkitError:
+    if not texts.class_names:
+        message = f"{texts.display_name} does not name the images of its texts"
+        return ClipkitError(message, CAPTIONS_HINT)
+    known, given = images.splits[split].ids[0], texts.class_names[0]
+    return ClipkitError(
+        f"{texts.display_name}: expected ids of the {split} images of {images.display_name}, which "
+        f"look like {shorten(known, SHOWN_ID)!r}, got {shorten(given, SHOWN_ID)!r} and others",
+        "write the images' ids into the table, and embed the captions again",
+    )
+
+
+def _row_of_each(texts: FeatureFile, images: FeatureFile, split: str, named: Int64) -> Int64:
     n, K = len(images.splits[split]), len(texts.texts or [])
+    if ((named >= 0) & (named != np.arange(K))).any():
+        raise ClipkitError(
+            f"{texts.display_name}: its texts name images in another order than "
+            f"{images.display_name}",
+            "leave --same-rows out",
+        )
     if n != K:
         raise ClipkitError(
             f"{texts.display_name}: expected a text for each of {n:,} images with --same-rows, "
@@ -207,6 +224,20 @@ def _image_of(texts: FeatureFile, ids: Sequence[str]) -> Int64:
     # the last one stands for texts without a class, whose index is -1
     image_of_class = np.array([*rows, -1], np.int64)
     return np.asarray(image_of_class[np.asarray(texts.class_index)])
+
+
+def _warn_of_equal_texts(texts: FeatureFile, image_of: Int64) -> None:
+    """Warn of texts that stand for several images, which no model can tell apart."""
+    images_of: dict[str, set[int]] = defaultdict(set)
+    for text, image in zip(texts.texts or [], image_of.tolist(), strict=True):
+        if image >= 0:
+            images_of[text].add(image)
+    count = sum(len(images) > 1 for images in images_of.values())
+    if count:
+        console.warn(
+            f"{texts.display_name}: {console.count(count, 'text')} of several images: equal "
+            "cosines share a rank, so that recall at a small k may be below chance"
+        )
 
 
 def _report_left_out(name: str, what: str, number: int, partner: str, strict: bool) -> None:
@@ -300,7 +331,7 @@ def chance(partners: Int64, candidates: int, k: Sequence[int]) -> tuple[list[flo
     """Return the recalls at `k` of random ranks, and their `median_rank` and `mrr`.
 
     Queries have `partners` (Q,) right candidates each. The best of G among M candidates ranks
-    behind r with the probability C(M - G, r) / C(M, G) of a hypergeometric draw, which is a product
+    behind r with the probability C(M - G, r) / C(M, r) of a hypergeometric draw, which is a product
     of r factors.
 
     >>> recalls, others = chance(np.array([1]), 500, [1, 5, 10])
@@ -353,15 +384,17 @@ def _mean_columns(ranks: Ranks) -> dict[str, Any]:
     reciprocal = 1 / ranks.ranks
     mrr = float(reciprocal.mean())
     rows = metrics.effective_rows(reciprocal, ranks.labels)
-    half = metrics.QUANTILE * float(reciprocal.std()) / np.sqrt(rows)
+    # equal ranks do not show how far others would be
+    deviation = float(reciprocal.std()) or np.nan
+    half = metrics.QUANTILE * deviation / np.sqrt(rows)
     median = float(np.median(ranks.ranks))
     rows = metrics.effective_rows(ranks.ranks <= median, ranks.labels)
     level = min(0.5, metrics.QUANTILE / 2 / np.sqrt(rows))
     low, high = np.quantile(ranks.ranks, [0.5 - level, 0.5 + level])
     return {
         "mrr": mrr,
-        "mrr_low": max(0.0, mrr - half),
-        "mrr_high": min(1.0, mrr + half),
+        "mrr_low": float(np.maximum(0, mrr - half)),
+        "mrr_high": float(np.minimum(1, mrr + half)),
         "median_rank": median,
         "median_rank_low": float(low),
         "median_rank_high": float(high),

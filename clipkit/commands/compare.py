@@ -67,7 +67,7 @@ def compare(
     results = features.read_all([a, *(b or [])], kinds=["result"])
     paired = comparison.pair(results, split, run, common=common, same_rows=same_rows)
     for result, label in zip(results, paired.runs, strict=True):
-        if "chosen" in label:
+        if "chosen" in label or "recall@" in label:
             console.note(f"{result.display_name}: {label}")
     if ids is None:
         result = comparison.compare(paired, by=table, column=attribute, groups=groups, seed=seed)

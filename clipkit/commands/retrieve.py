@@ -21,14 +21,13 @@ def retrieve(
         typer.Argument(metavar="[TEXTS]", help="Feature file of texts (default: standard input)."),
     ] = "-",
     split: FirstSplit = None,
-    k: Annotated[
-        list[str], option("N", "Number of candidates among which a partner must be; a list.", "-k")
-    ] = ["1,5,10"],  # noqa: B006
+    k: Annotated[list[str], option("N", "Value of k for recall@k; or a list.", "-k")] = ["1,5,10"],  # noqa: B006
     control: Annotated[
-        str | None, option("IMAGES", "The same images, embedded by an untrained model.")
+        str | None,
+        option("IMAGES", "The same images by an untrained model; needs --control-texts."),
     ] = None,
     control_texts: Annotated[
-        str | None, option("TEXTS", "With --control: the same texts, embedded by that model.")
+        str | None, option("TEXTS", "The same texts by the model of --control.")
     ] = None,
     same_rows: Annotated[bool, flag("--same-rows", "Text i belongs to image i.")] = False,
     strict: Annotated[

@@ -66,7 +66,8 @@ def textembed(
         option(
             "FILE",
             "Embed the captions of images: a table (.csv, .tsv, .jsonl) with the columns image and "
-            "caption, the tars or Parquet files of the images, or shapes; repeatable.",
+            "caption, COCO's captions (.json), the tars or Parquet files of the images "
+            "(repeatable), or shapes.",
         ),
     ] = None,
     split: Annotated[
@@ -114,7 +115,7 @@ def textembed(
     precision: Precision = "auto",
     force: Force = False,
 ) -> None:
-    """Embed the prompts of files, or one prompt per class.
+    """Embed the prompts of files, one prompt per class, or the captions of images.
 
     Several templates, or several descriptions of a class, make an ensemble: each class's
     embeddings are normalised, averaged and normalised again.
@@ -131,8 +132,7 @@ def textembed(
         raise UsageError("expected --layer with --norm, got none")
     if classes is None and (template or readable or root is not None):
         raise UsageError("expected --classes with --template, --readable or --root, got none")
-    if not captions and split is not None:
-        raise UsageError("expected --captions with --split, got none")
+    _check_captions(captions, split, column)
     sources = sources or captions or [classes or files.STREAM]
     models.check_name(model)
     outputs = embedding.name_outputs(sources[:1] if captions else sources, output)
@@ -176,6 +176,13 @@ def textembed(
         results = [result]
     for name, result in zip(outputs, results, strict=True):
         features.write(name, result, force=force)
+
+
+def _check_captions(captions: list[str] | None, split: str | None, column: str | None) -> None:
+    if captions and column is not None:
+        raise UsageError("expected no --column with --captions", "name the column caption")
+    if not captions and split is not None:
+        raise UsageError("expected --captions with --split, got none")
 
 
 def _is_default(ctx: typer.Context, name: str) -> bool:

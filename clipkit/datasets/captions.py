@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,9 +19,9 @@ from clipkit.datasets.tars import TarImages, read_texts
 from clipkit.features.formats import import_parquet
 from clipkit.prompts.texts import MAX_CHARACTERS, MAX_PROMPTS
 
-ID_COLUMNS = ("image", "id", "path", "image_id", "filename", "file_name", "filepath")
+ID_COLUMNS = ("image", "image_id", "id", "path", "filename", "file_name", "filepath")
 CAPTION_COLUMNS = ("caption", "text", "captions", "texts", "title", "sentence")
-TABLES = (".csv", ".tsv", ".jsonl", ".txt")
+TABLES = (".csv", ".tsv", ".jsonl", ".json")
 MAX_BYTES = 1 << 30
 EXAMPLE = '{"image": "a.jpg", "caption": "a cat on a mat"}'
 
@@ -34,14 +35,15 @@ class Captions(NamedTuple):
     source: dict[str, Any]  # for the history
 
 
-def read_captions(names: Sequence[str], split: str | None = None) -> Captions:
+def read_captions(names: str | Sequence[str], split: str | None = None) -> Captions:
     """Read captions and the ids of their images, as `embed` gives them to these images.
 
     Parameters
     ----------
-    names : sequence of str
+    names : str or sequence of str
         One table (.csv, .tsv, .jsonl) with a row for each caption: the image's id in the first
-        column of ID_COLUMNS that it has, and the text in the first of CAPTION_COLUMNS. Or tars in
+        column of ID_COLUMNS that it has, and the text in the first of CAPTION_COLUMNS. Or captions
+        as COCO publishes them (.json), whose ids are the names of the images' files. Or tars in
         the form of WebDataset, with the caption in ``.txt``; or Parquet files with images, and the
         texts, one or a list for each image, in one of CAPTION_COLUMNS. Or `shapes`.
     split : str, optional
@@ -54,12 +56,18 @@ def read_captions(names: Sequence[str], split: str | None = None) -> Captions:
     ClipkitError
         If a source has no captions, or a caption is too long.
     """
-    name = escape(names[0])
-    if len(names) == 1 and Path(names[0]).suffix.lower() in TABLES:
+    names = [names] if isinstance(names, str) else names
+    name, ending = escape(names[0]), Path(names[0]).suffix.lower()
+    if names[0] == files.STREAM:
+        raise UsageError("captions: expected a file, got standard input")
+    if ending in TABLES:
         if split is not None:
             raise UsageError(f"split: expected tars or Parquet files, got the table {name}")
+        if len(names) > 1:
+            hint = "join them into one file"
+            raise UsageError(f"expected one table of captions, got {len(names)}", hint)
         data = files.read_bytes(names[0], MAX_BYTES)
-        pairs = _table_rows(data, name, Path(names[0]).suffix.lower())
+        pairs = _coco_rows(data, name) if ending == ".json" else _table_rows(data, name, ending)
         return _collect(pairs, name, {"inputs": {"captions": files.digest(data)}})
     data_set = datasets.load(names)
     usual = "test" if "test" in data_set.splits else next(iter(data_set.splits))
@@ -87,7 +95,8 @@ def _collect(pairs: Iterator[tuple[str, str]], name: str, source: dict[str, Any]
         if len(texts) > MAX_PROMPTS:
             raise ClipkitError(f"{name}: expected at most {MAX_PROMPTS:,} captions, got more")
     if not texts:
-        raise ClipkitError(f"{name}: expected captions, got none")
+        hint = "the first line of a table is its header; a tar has the caption of 1.jpg in 1.txt"
+        raise ClipkitError(f"{name}: expected captions, got none", hint)
     if blank:
         console.warn(f"{name}: {console.count(blank, 'image')} without a caption left out")
     return Captions(name, texts, ids, source)
@@ -98,10 +107,9 @@ def _collect(pairs: Iterator[tuple[str, str]], name: str, source: dict[str, Any]
 
 def _table_rows(data: bytes, name: str, ending: str) -> Iterator[tuple[str, str]]:
     """Yield the id and the caption of each row of a table."""
+    objects = _csv_objects(data, name, ending)
     if ending == ".jsonl":
         objects = read_objects(io.BytesIO(data), name, EXAMPLE)
-    else:
-        objects = _csv_objects(data, name, ending)
     for line, content in objects:
         where = f"{name}, line {line}"
         row_id = as_text(content[_find(ID_COLUMNS, content, where)], where).removeprefix("./")
@@ -115,6 +123,8 @@ def _csv_objects(data: bytes, name: str, ending: str) -> Iterator[tuple[int, dic
     rows = read_table(data, name, ending)
     _, header = next(rows, (1, []))
     columns = [cell.strip().lower() for cell in header]
+    for names in (ID_COLUMNS, CAPTION_COLUMNS):
+        _find(names, columns, f"{name}, line 1")
     for line, cells in rows:
         if len(cells) != len(columns):
             raise ClipkitError(
@@ -125,6 +135,21 @@ def _csv_objects(data: bytes, name: str, ending: str) -> Iterator[tuple[int, dic
         yield line, dict(zip(columns, cells, strict=True))
 
 
+def _coco_rows(data: bytes, name: str) -> Iterator[tuple[str, str]]:
+    """Yield the name of the image's file and the caption of each annotation of COCO."""
+    try:
+        content = json.loads(data)
+        name_of = {image["id"]: image["file_name"] for image in content["images"]}
+        pairs = [(name_of[note["image_id"]], note["caption"]) for note in content["annotations"]]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        expected = "expected captions in COCO's form, with images and annotations, got other JSON"
+        raise ClipkitError(
+            f"{name}: {expected}", f"or write a .jsonl line each: {EXAMPLE}"
+        ) from None
+    for row_id, caption in pairs:
+        yield from _captions(str(row_id), caption, name)
+
+
 def _find(names: Sequence[str], present: Iterable[str], where: str) -> str:
     """Return the first of some names of columns that is present."""
     for name in names:
@@ -132,7 +157,8 @@ def _find(names: Sequence[str], present: Iterable[str], where: str) -> str:
             return name
     got = ", ".join(escape(shorten(column, 40)) for column in present) or "none"
     raise ClipkitError(
-        f"{where}: expected a column {' or '.join(names[:3])}, got {shorten(got, 200)}"
+        f"{where}: expected a column {' or '.join(names[:3])}, got {shorten(got, 200)}",
+        "a table of captions begins with a header such as: image,caption",
     )
 
 

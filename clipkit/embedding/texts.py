@@ -359,7 +359,7 @@ def read_templates(values: Sequence[str]) -> list[str]:
     return templates
 
 
-def read_captions(sources: Sequence[str], split: str | None = None) -> Captions:
+def read_captions(sources: str | Sequence[str], split: str | None = None) -> Captions:
     """Read captions and the ids of their images; see `clipkit.datasets.captions`."""
     from clipkit.datasets import captions
 

@@ -47,7 +47,8 @@ def draw_retrieval(file: FeatureFile) -> Drawn:
             curves["untrained control"] = RecallCurve(k, results.column(rows, "recall_control"))
         curves["chance"] = RecallCurve(k, results.column(rows, "recall_null"))
         row = rows[0]
-        panels[f"{TITLES[task]}, {row['candidates']:,.0f} candidates"] = curves
+        sizes = f"{row['queries']:,.0f} queries, {row['candidates']:,.0f} candidates"
+        panels[f"{TITLES[task]}: {sizes}"] = curves
     figure = retrieval(panels, title="Recall of retrieval")
     return style.state(figure, _finding(file), _source(file))
 
@@ -62,16 +63,13 @@ def _finding(file: FeatureFile) -> str:
     if len(recalls) < len(TASKS):
         return ""
     images, texts = recalls.values()
-    return f"{images} of the texts find their image {place}, {texts} of the images a text"
+    return f"{images} of texts find their image {place}; {texts} of images find a caption"
 
 
 def _source(file: FeatureFile) -> str:
     source = provenance(file)
-    rows = [file.runs_on(task)[0] for task in TASKS if file.runs_on(task)]
-    queries = {f"{row['queries']:,.0f}" for row in rows}
     split = ", ".join(map(str, results.newest_entry(file).get("splits", [])))
-    facts = [source.model, source.dataset, split, f"{' and '.join(sorted(queries))} queries"]
-    return ", ".join(filter(None, facts))
+    return ", ".join(filter(None, [source.model, source.dataset, split]))
 
 
 @clipkit_style
@@ -95,7 +93,7 @@ def retrieval(
         ticks = np.unique(np.concatenate([curve.k for curve in curves.values()])).astype(int)
         ax.set_xticks(ticks, list(map(str, ticks)))
         ax.xaxis.set_minor_locator(NullLocator())
-        ax.set(ylim=(-2, 102), xlabel="candidates k (log scale)")
+        ax.set(ylim=(-2, 102), xlabel="k (log scale)")
         ax.set_title(name, loc="left", color=style.GREY)
     axes[0].set_ylabel("recall@k (%)")
     style.add_legend(fig, list(handles.values()), list(handles))
