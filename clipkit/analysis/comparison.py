@@ -123,6 +123,7 @@ def pair(
         _check_labels(results[0], result, (split, splits[number]), (orders[0], order))
         described.append(_describe_run(result, splits[number], run))
         inputs[f"b{number}" if number else "a"] = result.digest
+    _warn_of_captions(results[0], split)
     sources = list(map(provenance, results))
     first = FeatureFile(
         "result",
@@ -175,7 +176,7 @@ def _choose_runs(
         expected = f"one, or one for each of {len(results)} results"
         raise UsageError(f"run: expected {expected}, got {len(runs)}")
     if all(map(is_retrieval, results)):
-        return [0] * len(results)  # at the smallest k
+        return _runs_of_retrieval(results, splits)
     for result, split, count in zip(results, splits, counts, strict=True):
         if count > 1:
             raise UsageError(
@@ -183,6 +184,28 @@ def _choose_runs(
                 f"choose with --run 0 to {count - 1}, or let probe --val choose",
             )
     return [0] * len(results)
+
+
+def _warn_of_captions(result: FeatureFile, split: str) -> None:
+    """Warn if queries of retrieval are captions of one image, which depend on each other."""
+    labels = scored_runs(result, split).labels
+    if is_retrieval(result) and len(np.unique(labels)) < len(labels):
+        console.warn(
+            "captions of an image depend on each other, so p is too small; hint: compare "
+            "--split text_retrieval"
+        )
+
+
+def _runs_of_retrieval(results: Sequence[FeatureFile], splits: Sequence[str]) -> list[int]:
+    """Return the runs at the smallest k that all results of `retrieve` have."""
+    runs = [result.runs_on(split) for result, split in zip(results, splits, strict=True)]
+    values = [column(rows, "k") for rows in runs]
+    shared = sorted(set(values[0]).intersection(*values[1:]))
+    sizes = {rows[0]["candidates"] for rows in runs}
+    if not shared or len(sizes) > 1:
+        what = "candidates" if shared else "values of k"
+        raise ClipkitError(f"{results[-1].display_name}: expected the same {what} in all results")
+    return [row.index(shared[0]) for row in values]
 
 
 def _describe_run(result: FeatureFile, split: str, run: int) -> str:

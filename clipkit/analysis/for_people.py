@@ -112,13 +112,19 @@ def _importance_rows(rows: Rows) -> list[Row]:
 
 def _retrieval_rows(rows: Rows) -> list[Row]:
     """Return a row for each task and measure of `retrieve`."""
-    formatted = []
-    last_of_task = {row["split"]: row for row in rows}
+    formatted: list[Row] = []
+    by_task: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
-        formatted.append(_measure(row, f"recall@{row['k']:g} %", "recall", ".2f"))
-        if row is last_of_task[row["split"]]:
-            formatted.append(_measure(row, "median rank", "median_rank", ".4g", scale=1))
-            formatted.append(_measure(row, "MRR", "mrr", ".4f", scale=1))
+        by_task.setdefault(row["split"], []).append(row)
+    for task, of_task in by_task.items():
+        first = of_task[0]
+        sizes = f"{first['queries']:,.0f}, {first['candidates']:,.0f}"
+        cells = {"task": task, "measure": "queries, candidates", "value": sizes}
+        formatted.append({**cells, "by chance": None, "control": None})
+        for row in of_task:
+            formatted.append(_measure(row, f"recall@{row['k']:g} %", "recall", ".2f"))
+        formatted.append(_measure(first, "median rank", "median_rank", ".4g", scale=1))
+        formatted.append(_measure(first, "MRR", "mrr", ".4f", scale=1))
     return formatted
 
 

@@ -24,6 +24,8 @@ from clipkit.features.model import FeatureFile, Float32, Floats, Int64, Split
 TASKS = ("image_retrieval", "text_retrieval")
 DEFAULT_K = (1, 5, 10)
 BLOCK_BYTES = 1 << 26  # of cosines
+ROWS = 1 << 14  # whose cosines are computed at once
+TIE = 1e-6  # cosines in float32 that differ by less are equal, whatever the order of the sums
 CAPTIONS_HINT = "make them with: clipkit textembed --captions TABLE"
 SHOWN_ID = 80  # characters
 
@@ -92,7 +94,7 @@ def retrieve(
         `median_rank` and `mrr`, the median rank of the best partner and its mean reciprocal rank.
         `_low` and `_high` are the limits of 95 % intervals over another draw of queries from these
         candidates, which counts the texts of an image together (see `metrics.effective_rows`).
-        `_null` is the exact expectation for random ranks (see `chance`), and `_control` the value
+        `_null` is what random ranks give, without ties (see `chance`), and `_control` the value
         of the control. The predictions are numbers of images: the query's own image if it is found
         within k, else that of the best wrong candidate.
 
@@ -103,13 +105,16 @@ def retrieve(
     ClipkitError
         If the files come from different models, or texts and images do not belong together.
     """
-    if not k or min(k) < 1:
-        raise UsageError(f"k: expected at least 1, got {min(k, default='none')}")
+    k = sorted(set(k))
+    if not k or k[0] < 1:
+        raise UsageError(f"k: expected at least 1, got {k[0] if k else 'none'}")
     split = choose_split(images, split)
     common_logit_scale(images, texts)
     if control is not None:
         check_control(control[0], images, [split])
         common_logit_scale(*control)
+        if control[1].texts != texts.texts:
+            raise _other_texts(control[1])
     pairs = pair(images, texts, split, same_rows=same_rows, strict=strict)
     found = rank(pairs)
     found_by_control = None
@@ -160,7 +165,10 @@ def pair(
     What has no partner is left out, with a warning unless `quiet`.
     """
     check_widths(images, texts)
+    _check_same_data_set(images, texts)
     ids = images.splits[split].ids
+    if len(set(ids)) < len(ids):
+        raise ClipkitError(f"{images.display_name}: {split}: expected different ids")
     image_of = _image_of(texts, ids)
     if same_rows:
         image_of = _row_of_each(texts, images, split, image_of)
@@ -172,17 +180,24 @@ def pair(
         _warn_of_equal_texts(texts, image_of)
         _report_left_out(texts.display_name, "text", len(image_of) - len(known), "image", strict)
         _report_left_out(images.display_name, "image", len(ids) - len(used), "text", strict)
-    chosen = [ids[row] for row in used.tolist()]
-    if len(set(chosen)) < len(chosen):
-        raise ClipkitError(f"{images.display_name}: {split}: expected different ids")
     image_rows = np.asarray(images.splits[split].features)[used]
     text_rows = np.asarray(texts.features)[known]
     return Pairs(
         _unit(image_rows, f"{images.display_name}: {split}"),
         _unit(text_rows, texts.display_name),
         numbers,
-        chosen,
+        [ids[row] for row in used.tolist()],
     )
+
+
+def _check_same_data_set(images: FeatureFile, texts: FeatureFile) -> None:
+    """Refuse captions of another data set, whose ids may be row numbers, too."""
+    names, others = ({data.get("name") for data in f.history.datasets} for f in (images, texts))
+    if names and others and names.isdisjoint(others):
+        raise ClipkitError(
+            f"{texts.display_name}: expected captions of {', '.join(map(str, names))}, got "
+            f"captions of {', '.join(map(str, others))}"
+        )
 
 
 def _unit(rows: Floats, name: str) -> Float32:
@@ -252,7 +267,11 @@ def _report_left_out(name: str, what: str, number: int, partner: str, strict: bo
 def _check_same_pairs(pairs: Pairs, control: Pairs, texts: FeatureFile) -> None:
     is_same = pairs.ids == control.ids and np.array_equal(pairs.image_of, control.image_of)
     if not is_same:
-        raise ClipkitError(f"{texts.display_name}: expected the same images and texts, got others")
+        raise _other_texts(texts)
+
+
+def _other_texts(texts: FeatureFile) -> ClipkitError:
+    return ClipkitError(f"{texts.display_name}: expected the same images and texts, got others")
 
 
 def _query_ids(task: str, pairs: Pairs) -> list[str]:
@@ -281,13 +300,10 @@ def rank(pairs: Pairs) -> dict[str, Ranks]:
     order = np.argsort(pairs.image_of, kind="stable")  # texts of image 0, of image 1, ...
     counts = np.bincount(pairs.image_of, minlength=N)
     starts = np.concatenate([[0], np.cumsum(counts)])
-    own = np.empty(K, np.float32)  # cosine of each text with its image
-    # Two products, since the cosine with the own image is needed before others are compared with
-    # it. The same blocks give the same bits, so that equal vectors are ties.
-    for first, last, cosines in _blocks(pairs):
-        texts = order[starts[first] : starts[last]]
-        own[texts] = cosines[pairs.image_of[texts] - first, texts]
+    own = _own_cosines(pairs)  # (K,)
     best = np.maximum.reduceat(own[order], starts[:-1])  # (N,)
+    is_best = own >= best[pairs.image_of] - TIE
+    best_texts = np.bincount(pairs.image_of, is_best)  # (N,): several captions may be equal
     image_ahead, image_tied = np.zeros(K), np.zeros(K)
     text_ahead, text_tied = np.zeros(N), np.zeros(N)
     other_image, other_cosine = np.zeros(K, np.int64), np.full(K, -np.inf, np.float32)
@@ -297,11 +313,13 @@ def rank(pairs: Pairs) -> dict[str, Ranks]:
             texts = order[starts[first] : starts[last]]
             cosines[pairs.image_of[texts] - first, texts] = -np.inf  # so that others are left
             rows = slice(first, last)
-            text_ahead[rows] = (cosines > best[rows, None]).sum(axis=1)
-            text_tied[rows] = (cosines == best[rows, None]).sum(axis=1)
+            limits = best[rows, None]
+            text_ahead[rows] = (cosines > limits + TIE).sum(axis=1)
+            text_tied[rows] = (cosines >= limits - TIE).sum(axis=1) - text_ahead[rows]
             other_text[rows] = cosines.argmax(axis=1)
-            image_ahead += (cosines > own).sum(axis=0)
-            image_tied += (cosines == own).sum(axis=0)
+            is_ahead = cosines > own + TIE
+            image_ahead += is_ahead.sum(axis=0)
+            image_tied += (cosines >= own - TIE).sum(axis=0) - is_ahead.sum(axis=0)
             highest = cosines.argmax(axis=0)  # (K,)
             values = cosines[highest, np.arange(K)]
             is_higher = values > other_cosine
@@ -309,10 +327,22 @@ def rank(pairs: Pairs) -> dict[str, Ranks]:
             other_cosine[is_higher] = values[is_higher]
             report_progress(last, N)
     one = np.ones(K, np.int64)
-    image_ranks, text_ranks = 1 + image_ahead + image_tied / 2, 1 + text_ahead + text_tied / 2
+    # among t others of the same cosine, the best of g partners has the mean rank 1 + t / (g + 1)
+    image_ranks = 1 + image_ahead + image_tied / 2
+    text_ranks = 1 + text_ahead + text_tied / (best_texts + 1)
     of_texts = Ranks(image_ranks, other_image, pairs.image_of, one, N)
     of_images = Ranks(text_ranks, pairs.image_of[other_text], np.arange(N), counts, K)
     return dict(zip(TASKS, (of_texts, of_images), strict=True))
+
+
+def _own_cosines(pairs: Pairs) -> Float32:
+    """Return the cosine (K,) of each text with its image."""
+    own = np.empty(len(pairs.texts), np.float32)
+    for first in range(0, len(own), ROWS):
+        rows = slice(first, first + ROWS)
+        images = pairs.images[pairs.image_of[rows]]
+        own[rows] = np.einsum("kd,kd->k", images, pairs.texts[rows])
+    return own
 
 
 def _blocks(pairs: Pairs) -> Iterator[tuple[int, int, Float32]]:
@@ -344,10 +374,10 @@ def chance(partners: Int64, candidates: int, k: Sequence[int]) -> tuple[list[flo
         factors = np.maximum(candidates - number - r, 0) / (candidates - r)
         behind += count * np.concatenate([[1.0], np.cumprod(factors)])
     behind /= len(partners)
-    recalls = [round(1 - behind[min(n, candidates)], 12) for n in k]
+    recalls = [round(1 - float(behind[min(n, candidates)]), 12) for n in k]
     probabilities = behind[:-1] - behind[1:]  # of the ranks 1, 2, ...
     mrr = float((probabilities / np.arange(1, candidates + 1)).sum())
-    return recalls, {"mrr": mrr, "median_rank": float(np.argmax(behind <= 0.5))}
+    return recalls, {"mrr": mrr, "median_rank": float(np.argmax(behind <= 0.5 + 1e-9))}
 
 
 def _rows(task: str, ranks: Ranks, k: Sequence[int], control: Ranks | None) -> list[Row]:
@@ -384,17 +414,19 @@ def _mean_columns(ranks: Ranks) -> dict[str, Any]:
     reciprocal = 1 / ranks.ranks
     mrr = float(reciprocal.mean())
     rows = metrics.effective_rows(reciprocal, ranks.labels)
-    # equal ranks do not show how far others would be
-    deviation = float(reciprocal.std()) or np.nan
-    half = metrics.QUANTILE * deviation / np.sqrt(rows)
+    half = metrics.QUANTILE * float(reciprocal.std()) / np.sqrt(rows)
+    mrr_low, mrr_high = max(0.0, mrr - half), min(1.0, mrr + half)
+    if not half:  # equal ranks do not show how far others would be, but values lie in 0..1
+        mrr_low, mrr_high = metrics.wilson(mrr, rows)
     median = float(np.median(ranks.ranks))
     rows = metrics.effective_rows(ranks.ranks <= median, ranks.labels)
     level = min(0.5, metrics.QUANTILE / 2 / np.sqrt(rows))
-    low, high = np.quantile(ranks.ranks, [0.5 - level, 0.5 + level])
+    low = np.quantile(ranks.ranks, 0.5 - level, method="lower")
+    high = np.quantile(ranks.ranks, 0.5 + level, method="higher")
     return {
         "mrr": mrr,
-        "mrr_low": float(np.maximum(0, mrr - half)),
-        "mrr_high": float(np.minimum(1, mrr + half)),
+        "mrr_low": mrr_low,
+        "mrr_high": mrr_high,
         "median_rank": median,
         "median_rank_low": float(low),
         "median_rank_high": float(high),

@@ -69,6 +69,8 @@ def read_captions(names: str | Sequence[str], split: str | None = None) -> Capti
         data = files.read_bytes(names[0], MAX_BYTES)
         pairs = _coco_rows(data, name) if ending == ".json" else _table_rows(data, name, ending)
         return _collect(pairs, name, {"inputs": {"captions": files.digest(data)}})
+    if names[0] in datasets.REGISTRY and names[0] != "shapes":
+        raise UsageError(f"captions: expected a data set with captions, got {name}")
     data_set = datasets.load(names)
     usual = "test" if "test" in data_set.splits else next(iter(data_set.splits))
     data_set = data_set.select_splits([split or usual])
@@ -98,7 +100,7 @@ def _collect(pairs: Iterator[tuple[str, str]], name: str, source: dict[str, Any]
         hint = "the first line of a table is its header; a tar has the caption of 1.jpg in 1.txt"
         raise ClipkitError(f"{name}: expected captions, got none", hint)
     if blank:
-        console.warn(f"{name}: {console.count(blank, 'image')} without a caption left out")
+        console.warn(f"{name}: {console.count(blank, 'blank caption')} left out")
     return Captions(name, texts, ids, source)
 
 
@@ -124,7 +126,9 @@ def _csv_objects(data: bytes, name: str, ending: str) -> Iterator[tuple[int, dic
     _, header = next(rows, (1, []))
     columns = [cell.strip().lower() for cell in header]
     for names in (ID_COLUMNS, CAPTION_COLUMNS):
-        _find(names, columns, f"{name}, line 1")
+        column = _find(names, columns, f"{name}, line 1")
+        if columns.count(column) > 1:
+            raise ClipkitError(f"{name}: expected the column {column} once, got it twice")
     for line, cells in rows:
         if len(cells) != len(columns):
             raise ClipkitError(

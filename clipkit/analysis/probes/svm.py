@@ -37,7 +37,7 @@ FIRST_ROWS = 1024  # what is fitted on first if a pair has more than GRAM_ROWS
 TOLERANCE = 1e-3  # of the margin, as in SVC
 MAX_WORK = 2**27  # of libsvm for one pair, rows times iterations: one or two seconds
 BATCH = 2**17  # numbers of the pairs that the interior-point method fits at once: 1 MiB in float64
-GROUPS = 32  # of pairs, whose normals are in memory at once
+LINE = 2**24  # numbers of the pairs of a line, whose rows are copied for each pair
 
 
 class Fit(NamedTuple):
@@ -122,8 +122,7 @@ def _fit_in_groups(context: SweepContext) -> list[Solution]:
         report_progress(len(pairs))
         return fits
 
-    for start in range(0, len(groups), GROUPS):
-        batch = groups[start : start + GROUPS]
+    for batch in _batches(groups, NORMALS // ((context.X.shape[1] + 1) * len(Cs))):
         fits_of_groups = context.workers.map(fit_at_all_settings, batch)
         for pairs, fits in zip(batch, fits_of_groups, strict=True):
             for tally, fits_of_setting in zip(tallies, fits, strict=True):
@@ -131,11 +130,22 @@ def _fit_in_groups(context: SweepContext) -> list[Solution]:
     return [tally.predictions() for tally in tallies]
 
 
+def _batches(groups: list[list[Pair]], most: int) -> Iterator[list[list[Pair]]]:
+    """Yield consecutive groups that together have at most so many pairs, or a single group."""
+    batch: list[list[Pair]] = []
+    for group in groups:
+        if batch and sum(map(len, batch)) + len(group) > most:
+            yield batch
+            batch = []
+        batch.append(group)
+    yield batch
+
+
 def _group_pairs(sizes: list[int], n_columns: int) -> list[list[Pair]]:
     """Divide the pairs of classes, which have so many rows, into groups that are fitted together.
 
     Pairs of many rows share a group if they have as many. The others share one if they are on a
-    line, unless its Gram matrix would be too large.
+    line, unless their rows or its Gram matrix would be too large.
     """
     groups: list[list[Pair]] = []
     many_rows: dict[int, list[Pair]] = defaultdict(list)
@@ -145,7 +155,8 @@ def _group_pairs(sizes: list[int], n_columns: int) -> list[list[Pair]]:
             count = sizes[i] + sizes[j]
             group = many_rows[count] if _has_many_rows(count, n_columns) else few_rows
             group.append((i, j))
-        if sum(sizes[c] for c in line) <= GRAM_ROWS:
+        total = sum(sizes[c] for c in line)
+        if total <= GRAM_ROWS and total * len(line) * n_columns <= LINE:
             groups.append(few_rows)
         else:
             groups += [[pair] for pair in few_rows]
