@@ -159,3 +159,17 @@ def test_the_pictures_of_held_out_rows_are_found_in_the_folder(folder, names):
     assert "data:image/webp" in text
     if len(names) > 1:
         assert "a cat" in text  # with its nearest images
+
+
+def test_a_control_of_another_split_of_the_data_set_is_refused(folder):
+    divided = {**DIVIDED, "source": "elsewhere", "rows": {"all": 60}}
+    for name, more in (("control", []), ("divided", [divided])):
+        control = embedded("photos", "all", *more)
+        control.history[0]["model"] = {**MODEL, "untrained": 7}
+        control.splits["all"].features = random_features(60, seed=9)
+        saved(folder / f"{name}.h5", control)
+    table = "id,size\n" + "".join(f"{row_id},{row % 3}\n" for row, row_id in enumerate(IDS))
+    (folder / "t.csv").write_text(table, encoding="utf-8")
+    line = ("variance", folder / "img.h5", "--table", folder / "t.csv")
+    ok(*line, "--control", folder / "control.h5")
+    assert "expected the all images of" in fails(*line, "--control", folder / "divided.h5")
