@@ -1,7 +1,7 @@
 """Read histories: which command made which file of which inputs, and what a control shares.
 
-The history of a file holds the histories of its main input, of the prompts of logits and of all
-joined files. A control was made in the same way, from the same prompts: only the weights
+The history of a file holds the histories of its main input, of the texts of logits and retrieval,
+and of all joined files. A control was made in the same way, from the same prompts: only the weights
 of the model differ.
 """
 
