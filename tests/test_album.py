@@ -581,7 +581,7 @@ def test_a_cell_of_the_confusion_leads_to_its_images(
     names = [place.get_attribute("title") for place in tab.locator(".place").all()]
     pairs = [(0, 0, "2 images"), (1, 0, "1 image"), (1, 1, "1 image"), (2, 2, "1 image")]
     pairs += [(2, 3, "1 image"), (3, 3, "2 images")]
-    assert names == [f"{NAMES[i]} seen as {NAMES[j]}: {images}" for i, j, images in pairs]
+    assert names == [f"{NAMES[i]} predicted as {NAMES[j]}: {images}" for i, j, images in pairs]
     picture = tab.locator(".picture img").first.bounding_box()
     for place in tab.locator(".place").all():
         box = place.bounding_box()
@@ -592,6 +592,16 @@ def test_a_cell_of_the_confusion_leads_to_its_images(
     assert tab.locator(".album-count").inner_text() == "2 of 2 images shown"
     tab.locator(".album-images > li:target").wait_for()
     tab.close()
+
+
+@pytest.mark.parametrize(("classes", "pictures"), [(40, 1), (41, 0)])
+def test_clusters_of_more_classes_than_can_be_read_are_not_drawn(classes, pictures):
+    file = FeatureFile("result", history("cluster"), class_names=[f"c{n}" for n in range(classes)])
+    ids, labels = [f"{n}.jpg" for n in range(classes)], np.arange(classes)
+    file.splits["test"] = Split(labels=labels, ids=ids, predicted=labels[None])
+    file.set_rows([{"split": "test", "k": classes}])
+    page = as_html(Page("Report", [], [], results={"a.h5": file}))
+    assert page.count('src="data:image/svg') == pictures
 
 
 def test_places_of_a_confusion_are_its_cells_or_the_rows_of_the_largest() -> None:

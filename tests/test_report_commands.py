@@ -261,6 +261,31 @@ def test_files_of_folders_that_were_joined_are_made_in_these_folders(tmp_path):
     ]
 
 
+def test_retrieval_has_its_captions_and_both_files_of_a_control():
+    embedded = {"name": "shapes", "splits": {"test": {}}}
+    roles = ("images", "texts", "control images", "control texts")
+    inputs = {role: f"sha256:{role}" for role in roles}
+    captions = {"command": "textembed", "captions": "shapes", "dataset": embedded}
+    retrieve = {"command": "retrieve", "k": [1, 5], "inputs": inputs}
+    history = [{"command": "embed", "dataset": embedded}, captions, retrieve]
+    assert command_lines(history, "out.h5", {}.get, COMMANDS) == [
+        "clipkit embed shapes --split test -o images.h5",
+        "clipkit textembed --captions shapes --split test -o texts.h5",
+        f"{UNSAID}how controlimages.h5 was made, sha256:control images",
+        f"{UNSAID}how controltexts.h5 was made, sha256:control texts",
+        "clipkit retrieve images.h5 texts.h5 --control controlimages.h5 "
+        "--control-texts controltexts.h5 -k 1 -k 5 -o out.h5",
+    ]
+
+
+def test_a_table_of_captions_has_a_comment_with_its_digest():
+    entry = {"command": "textembed", "captions": "my.tsv", "inputs": {"captions": "sha256:1"}}
+    assert command_lines([entry], "out.h5", {}.get, COMMANDS) == [
+        f"{UNSAID}where the captions my.tsv are, sha256:1",
+        "clipkit textembed --captions my.tsv -o out.h5",
+    ]
+
+
 def test_an_input_is_never_the_output():
     history = [
         {"command": "embed", "dataset": {"name": "digits"}},

@@ -308,7 +308,7 @@ def test_names_are_text(report, collection, open_page):
 
 def test_pictures_lose_no_pixel(report):
     original = report.parent / "results" / "attributes.png"
-    uris = re.findall('src="data:image/webp;base64,([^"]*)"', report.read_text("utf-8"))
+    uris = re.findall('src="data:image/(?:png|webp);base64,([^"]*)"', report.read_text("utf-8"))
     assert len(uris) == 2
     for uri in uris:
         content = base64.b64decode(uri)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import tarfile
 
 import numpy as np
@@ -131,6 +132,12 @@ def test_a_result_is_compared_query_by_query_and_drawn(tmp_path, monkeypatch):
         assert [float(row["acc_a"]), float(row["acc_b"])] == pytest.approx(recalls)
     ok("plot", "good.h5", "-o", "good.png")
     assert "recall" in ok("report", "good.h5", "bad.h5").stdout
+    ok("report", "good.h5", "-o", "good.html")
+    page = (tmp_path / "good.html").read_text("utf-8")
+    assert page.count('src="data:image/svg') == 1
+    assert "In all rows: file good.h5<" in page
+    header = page[page.index("<thead>") : page.index("</thead>")]
+    assert re.findall(r">(\w+)</th>", header)[:3] == ["task", "measure", "value"]
 
 
 def test_a_control_is_of_the_same_pairs_and_an_untrained_model(tmp_path, monkeypatch):

@@ -118,8 +118,8 @@ def _retrieval_rows(rows: Rows) -> list[Row]:
         by_task.setdefault(row["split"], []).append(row)
     for task, of_task in by_task.items():
         first = of_task[0]
-        sizes = f"{first['queries']:,.0f}, {first['candidates']:,.0f}"
-        cells = {"task": task, "measure": "queries, candidates", "value": sizes}
+        sizes = f"{first['queries']:,.0f} among {first['candidates']:,.0f}"
+        cells = {"task": task, "measure": "queries", "value": sizes}
         formatted.append({**cells, "by chance": None, "control": None})
         for row in of_task:
             formatted.append(_measure(row, f"recall@{row['k']:g} %", "recall", ".2f"))

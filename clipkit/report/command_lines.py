@@ -135,7 +135,9 @@ class _Command:
         command = str(self._entry["command"])
         words = ["clipkit", command]
         for role, name in self._step.inputs.items():
-            if role == "classes" or role.startswith("control "):
+            if role == "control texts":
+                words.append("--control-texts")
+            elif role == "classes" or role.startswith("control "):
                 words.append(f"--{role.partition(' ')[0]}")
             words.append(name)
         if command not in self._commands:
@@ -210,7 +212,9 @@ class _Command:
         return settings
 
     def _textembed(self) -> dict[str, Any]:
-        """Return the prompt file, or the source of the classes."""
+        """Return the prompt file, or the source of the classes or of the captions."""
+        if self._entry.get("captions") is not None:
+            return self._captions()
         classes, label = self._entry.get("classes"), self._entry.get("prompts")
         if classes == "feature file":  # one of the inputs
             return {"classes": None}
@@ -226,6 +230,15 @@ class _Command:
         if str(label) not in bundled.list_files():
             self._unsaid.append(f"where the prompt file {label} is, or how its name ends{digest}")
         return {"argument": label}
+
+    def _captions(self) -> dict[str, Any]:
+        """Return the source of the captions, and its split if it has splits."""
+        if "dataset" in self._entry:
+            split = list(self._entry.object("dataset", "splits"))
+            return {"captions": self._embed()["argument"], "split": split}
+        name = self._entry["captions"]
+        self._unsaid.append(f"where the captions {name} are, {self._digests.get('captions')}")
+        return {"captions": name}
 
     def _class_file(self, label: Any) -> str:
         digest = self._digests.get("classes")

@@ -28,7 +28,14 @@ from clipkit.features.model import FeatureFile
 from clipkit.plots import style
 from clipkit.plots.attributes import draw_attributes, draw_importance
 from clipkit.plots.compare import draw_comparison
-from clipkit.plots.confusion import confusion_boxes, draw_classes, draw_clusters, draw_confusion
+from clipkit.plots.confusion import (
+    MAX_CLASSES,
+    confusion_boxes,
+    draw_classes,
+    draw_clusters,
+    draw_confusion,
+)
+from clipkit.plots.retrieval import draw_retrieval
 from clipkit.plots.style import Drawn
 from clipkit.plots.temperature import draw_sweeps
 from clipkit.plots.variance import draw_variance
@@ -64,6 +71,7 @@ DRAWN: dict[str, Callable[[FeatureFile], Drawn]] = {
     "compare": draw_comparison,
     "importance": draw_importance,
     "probe": lambda result: draw_sweeps([result], None),
+    "retrieve": draw_retrieval,
     "variance": draw_variance,
 }
 # Words of Hebrew, Arabic and other scripts from right to left
@@ -168,10 +176,18 @@ def _node(block: Block, pictures: _Pictures, key: str, heading: str = "") -> Any
 
 
 def _table(table: Table) -> dict[str, Any]:
-    """Return the columns and rows of a table, without the columns that are empty."""
-    header, columns = [], []
+    """Return the columns and rows of a table, without the columns that are empty.
+
+    Texts that are the same in all rows of a single result are named once below the table, so that
+    its first column, which stays in view, tells the rows apart.
+    """
+    header, columns, shared = [], [], []
+    is_single = len(table.rows) > 1 and len(set(table.sources)) == 1
     for number, column in enumerate(zip(*table.rows, strict=True)):
-        if number < table.text_columns or any(map(text_of, column)):
+        is_text, texts = number < table.text_columns, {*map(text_of, column)}
+        if is_text and is_single and len(texts) == 1 and number + 1 < len(table.header):
+            shared.append(" ".join([table.header[number], *texts]))
+        elif is_text or any(texts):
             header.append(table.header[number])
             columns.append(column)
     sources = table.sources or [""] * len(table.rows)
@@ -180,7 +196,8 @@ def _table(table: Table) -> dict[str, Any]:
     return {
         "header": header,
         "rows": list(zip(sources, zip(*columns, strict=True), strict=True)),
-        "text_columns": table.text_columns,
+        "text_columns": table.text_columns - len(shared),
+        "shared": ", ".join(shared),
         "sources": [source for source in dict.fromkeys(sources) if source],
         "class": _class(table),
         "legend": _legend(bars),
@@ -306,7 +323,8 @@ def _drawings(
     for result in page.results.values():
         command = results.newest_entry(result)["command"]
         is_sweep = command != "probe" or result.run_count > 1
-        if command in DRAWN and is_sweep and not has_pictures:
+        is_readable = command != "cluster" or len(result.class_names or ()) <= MAX_CLASSES
+        if command in DRAWN and is_sweep and is_readable and not has_pictures:
             drawings.append(draw(DRAWN[command], result))
     return drawings
 
@@ -324,7 +342,7 @@ def _links(figure: Any, result: FeatureFile, album: Album) -> list[dict[str, Any
             counted = console.count(int(matrix.counts[i, j]), "image")
             if images[pair] < matrix.counts[i, j]:
                 counted = f"{images[pair]} of {counted}"
-            title = f"{pair[0]} seen as {pair[1]}: {counted}"
+            title = f"{pair[0]} predicted as {pair[1]}: {counted}"
             links.append({"image": pairs.index(pair) + 1, "title": title, "box": box})
     return links
 
