@@ -22,6 +22,7 @@ from clipkit.plots.images import draw_contact_sheet
 from clipkit.plots.spectrum import prompt_spectra
 
 # a picture of files, and an input
+OTHER_PICTURES = ("images", "nearest", "retrieve")  # which other tests draw
 PICTURES = {
     **dict.fromkeys(("confusion", "classes"), "zeroshot.h5"),
     **dict.fromkeys(("entropy", "confidence", "reliability", "logits", "similarity"), "logits.h5"),
@@ -177,7 +178,7 @@ def test_help_lists_every_picture_with_a_sentence_and_an_example():
     ("line", "code", "message"),
     [
         ("temprature x.h5", 2, "unknown plot 'temprature'; hint: did you mean temperature?"),
-        ("wordcloud", 2, f"hint: known: {', '.join(sorted([*PICTURES, 'images', 'nearest', 'retrieve']))}\n"),
+        ("wordcloud", 2, f"hint: known: {', '.join(sorted({*PICTURES, *OTHER_PICTURES}))}\n"),
         ("confusion zeroshot.h5 zeroshot.h5", 2, "Got unexpected extra argument(s) (zeroshot.h5)"),
         ("grid grid.h5 -o old.png", 2, "old.png"),
         ("confusion nosuch.h5 -o p.gif", 2, "p.gif"),
