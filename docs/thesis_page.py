@@ -210,7 +210,7 @@ def calibration(*results: Results) -> list[list[str]]:
             label = f"τ {row['temperature']:.4g}"
             if row["fitted"]:
                 interval = f"{row['low']:.4g}–{row['high']:.4g}"
-                if math.isinf(row["high"]):
+                if math.isnan(row["high"]):  # the interval has no end
                     interval = f"{row['low']:.4g} or more"
                 label += f", fitted ({interval})"
             label += ", untrained" if of is not results[0] else ""
