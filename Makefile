@@ -47,7 +47,7 @@ test-quick: $(INSTALLED)  ## Check style and run the quick tests, in less than a
 	$(BIN)/ruff format --check
 	$(PYTEST) -m "not long and not exhaustive and not fuzz"
 
-test: lint  ## Run the linters and the tests, in nine minutes on two cores
+test: lint  ## Run the linters and the tests, in four minutes on two cores
 	$(PYTEST) -m "$(TESTS)"
 
 test-all: lint  ## Run the linters and all tests except fuzz, as CI does every night
