@@ -214,7 +214,7 @@ def _describe_run(result: FeatureFile, split: str, run: int) -> str:
     label = run_label(result, scored, run)
     on_split = len(scored.predicted)
     validated = [row for row in result.rows() if row.get("eval_split", split) != split]
-    if on_split > 1 and "recall" not in result.runs:
+    if on_split > 1 and not is_retrieval(result):
         label += f" (run {run} of {on_split}, chosen by number)"
     elif len(validated) > 1:
         label += f" (chosen on {validated[0]['eval_split']} among {len(validated)})"

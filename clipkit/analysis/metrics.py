@@ -342,11 +342,11 @@ def effective_rows(values: ArrayLike, groups: Int64) -> float:
     """
     deviations = np.asarray(values, np.float64)
     deviations = deviations - deviations.mean()
-    n, n_groups = len(deviations), len(np.unique(groups))
+    n, index = len(deviations), np.unique(groups, return_inverse=True)[1]
     variance = float((deviations**2).sum())
     if not variance:
-        return float(n_groups)
-    of_groups = np.bincount(np.unique(groups, return_inverse=True)[1], deviations)
+        return float(index.max() + 1)
+    of_groups = np.bincount(index, deviations)
     return n / max(1.0, float((of_groups**2).sum()) / variance)
 
 

@@ -128,6 +128,11 @@ def is_retrieval(result: FeatureFile) -> bool:
     return bool(newest_entry(result)["command"] == "retrieve")
 
 
+def holds_classes(result: FeatureFile) -> bool:
+    """Whether a result has predicted classes, and not clusters or retrieved images."""
+    return bool(result.splits) and not result.holds_clusters and not is_retrieval(result)
+
+
 def find_caveats(
     kind: str, split: str, count: int, rows: int, attributes: Sequence[str] = ()
 ) -> list[Caveat]:

@@ -113,21 +113,23 @@ def retrieve(
     if control is not None:
         check_control(control[0], images, [split])
         common_logit_scale(*control)
-        if control[1].texts != texts.texts:
-            raise _other_texts(control[1])
     pairs = pair(images, texts, split, same_rows=same_rows, strict=strict)
     found = rank(pairs)
     found_by_control = None
     inputs = {"images": images.digest, "texts": texts.digest}
     if control is not None:
         of_control = pair(*control, split, same_rows=same_rows, quiet=True)
-        _check_same_pairs(pairs, of_control, control[1])
+        is_same = pairs.ids == of_control.ids and control[1].texts == texts.texts
+        if not is_same or not np.array_equal(pairs.image_of, of_control.image_of):
+            raise ClipkitError(
+                f"{control[1].display_name}: expected the same images and texts, got others"
+            )
         found_by_control = rank(of_control)
         inputs |= {"control images": control[0].digest, "control texts": control[1].digest}
     entry = history_entry(
         "retrieve",
         splits=[split],
-        k=list(k),
+        k=k,
         same_rows=same_rows or None,
         strict=strict or None,
         inputs=inputs,
@@ -262,16 +264,6 @@ def _report_left_out(name: str, what: str, number: int, partner: str, strict: bo
     if strict:
         raise ClipkitError(problem, "leave --strict out to use the others")
     console.warn(f"{problem} left out")
-
-
-def _check_same_pairs(pairs: Pairs, control: Pairs, texts: FeatureFile) -> None:
-    is_same = pairs.ids == control.ids and np.array_equal(pairs.image_of, control.image_of)
-    if not is_same:
-        raise _other_texts(texts)
-
-
-def _other_texts(texts: FeatureFile) -> ClipkitError:
-    return ClipkitError(f"{texts.display_name}: expected the same images and texts, got others")
 
 
 def _query_ids(task: str, pairs: Pairs) -> list[str]:

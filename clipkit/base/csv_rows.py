@@ -102,6 +102,15 @@ def find_delimiter(data: bytes, ending: str = "") -> str:
     return max(delimiters, key=header.count)
 
 
+def check_width(cells: list[str], width: int, where: str) -> None:
+    """Refuse a row that has not as many cells as the header."""
+    if len(cells) != width:
+        raise ClipkitError(
+            f"{where}: expected {width} columns as in the header, got {len(cells)}",
+            "quote values that hold a separator or a quote",
+        )
+
+
 def read_objects(
     stream: IO[bytes], name: str, example: str
 ) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -181,6 +181,14 @@ ImageInput = Annotated[
     str,
     typer.Argument(metavar="[IMAGES]", help="Feature file of images (default: standard input)."),
 ]
+Images = Annotated[
+    str,
+    typer.Argument(metavar="IMAGES", help="Feature file of images, or - for standard input."),
+]
+Texts = Annotated[
+    str,
+    typer.Argument(metavar="[TEXTS]", help="Feature file of texts (default: standard input)."),
+]
 Splits = Annotated[list[str] | None, split_option("Use only this split; repeatable.")]
 FirstSplit = Annotated[str | None, split_option("Split to use (default: test, else the first).")]
 FitSplit = Annotated[str, split_option("Split to fit on.")]

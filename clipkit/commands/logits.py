@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from clipkit.base.errors import UsageError
 from clipkit.commands._options import (
     Force,
+    Images,
     Output,
     Report,
     Seeds,
+    Texts,
     flag,
     option,
     parse_seeds,
@@ -22,14 +22,8 @@ MAX_DIRECTIONS = 2**16  # 256 MiB of float64 numbers for embeddings of 512 colum
 
 
 def logits(
-    images: Annotated[
-        str,
-        typer.Argument(metavar="IMAGES", help="Feature file of images, or - for standard input."),
-    ],
-    texts: Annotated[
-        str,
-        typer.Argument(metavar="[TEXTS]", help="Feature file of texts (default: standard input)."),
-    ] = "-",
+    images: Images,
+    texts: Texts = "-",
     output: Output = "-",
     temperature: Annotated[
         str, option("TAU", "Divide the cosines by TAU.", "--temperature", "-t")

@@ -4,22 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from clipkit.base.errors import UsageError
-from clipkit.commands._options import FirstSplit, Report, flag, option, parse_counts
+from clipkit.commands._options import FirstSplit, Images, Report, Texts, flag, option, parse_counts
 
 
 def retrieve(
     report: Report,
-    images: Annotated[
-        str,
-        typer.Argument(metavar="IMAGES", help="Feature file of images, or - for standard input."),
-    ],
-    texts: Annotated[
-        str,
-        typer.Argument(metavar="[TEXTS]", help="Feature file of texts (default: standard input)."),
-    ] = "-",
+    images: Images,
+    texts: Texts = "-",
     split: FirstSplit = None,
     k: Annotated[list[str], option("N", "Value of k for recall@k; or a list.", "-k")] = ["1,5,10"],  # noqa: B006
     control: Annotated[

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from clipkit import datasets
 from clipkit.base import console, files
-from clipkit.base.csv_rows import read_objects, read_table
+from clipkit.base.csv_rows import check_width, read_objects, read_table
 from clipkit.base.errors import ClipkitError, UsageError, shorten
 from clipkit.base.names import escape
-from clipkit.datasets.dataset import ImageDataset, RenderedImages, describe_splits
-from clipkit.datasets.rows import as_text
-from clipkit.datasets.tars import TarImages, read_texts
-from clipkit.features.formats import import_parquet
+from clipkit.datasets.dataset import Dataset, ImageDataset, describe_splits
+from clipkit.datasets.rows import CAPTION_COLUMNS, as_text
 from clipkit.prompts.texts import MAX_CHARACTERS, MAX_PROMPTS
 
 ID_COLUMNS = ("image", "image_id", "id", "path", "filename", "file_name", "filepath")
-CAPTION_COLUMNS = ("caption", "text", "captions", "texts", "title", "sentence")
 TABLES = (".csv", ".tsv", ".jsonl", ".json")
 MAX_BYTES = 1 << 30
 EXAMPLE = '{"image": "a.jpg", "caption": "a cat on a mat"}'
@@ -74,9 +74,9 @@ def read_captions(names: str | Sequence[str], split: str | None = None) -> Capti
     data_set = datasets.load(names)
     usual = "test" if "test" in data_set.splits else next(iter(data_set.splits))
     data_set = data_set.select_splits([split or usual])
-    (images,) = data_set.splits.values()
+    ((split, images),) = data_set.splits.items()
     details = {**data_set.details, "splits": describe_splits(data_set.splits)}
-    pairs = _data_set_rows(images, name)
+    pairs = _data_set_rows(data_set, split, images, name)
     return _collect(pairs, data_set.name, {"dataset": details})
 
 
@@ -130,12 +130,7 @@ def _csv_objects(data: bytes, name: str, ending: str) -> Iterator[tuple[int, dic
         if columns.count(column) > 1:
             raise ClipkitError(f"{name}: expected the column {column} once, got it twice")
     for line, cells in rows:
-        if len(cells) != len(columns):
-            raise ClipkitError(
-                f"{name}, line {line}: expected {len(columns)} columns as in the header, "
-                f"got {len(cells)}",
-                "quote values that hold a separator or a quote",
-            )
+        check_width(cells, len(columns), f"{name}, line {line}")
         yield line, dict(zip(columns, cells, strict=True))
 
 
@@ -176,24 +171,20 @@ def _captions(row_id: str, value: Any, where: str) -> Iterator[tuple[str, str]]:
 # ---- Images with captions ------------------------------------------------------------------------
 
 
-def _data_set_rows(images: ImageDataset, name: str) -> Iterator[tuple[str, str]]:
-    """Yield the id and the caption of each image that was read from tars or Parquet files."""
-    if isinstance(images.source, RenderedImages):
-        from clipkit.shapes.attributes import captions
+def _data_set_rows(
+    data_set: Dataset, split: str, images: ImageDataset, name: str
+) -> Iterator[tuple[str, str]]:
+    """Yield the id and the captions of each image that has them in its source."""
+    captions: Callable[[], Sequence[Any]] | None = getattr(images.source, "captions", None)
+    if name == "shapes":
+        from clipkit.shapes.attributes import captions as describe
 
-        render: Any = images.source.render  # a partial function with the split and the seed
-        settings = {key: render.keywords[key] for key in ("split", "seed")}
-        yield from zip(images.ids, captions(images.source.indices, **settings), strict=True)
-        return
-    if isinstance(images.source, TarImages):
-        yield from zip(images.ids, read_texts(images.source), strict=True)
-        return
-    if not hasattr(images.source, "parts"):
+        rows, seed = np.array(images.ids, np.int64), data_set.details["seed"]
+        captions = functools.partial(describe, rows, split=split, seed=seed)
+    if captions is None:
         raise ClipkitError(
             f"{name}: expected a table of captions, tars or Parquet files, got images alone",
             "write a table with the columns image and caption",
         )
-    columns = import_parquet("clipkit.datasets.parquet")
-    values = columns.read_column(images.source, CAPTION_COLUMNS)
-    for row_id, value in zip(images.ids, values, strict=True):
+    for row_id, value in zip(images.ids, captions(), strict=True):
         yield from _captions(row_id, value, f"{name}, {row_id}")

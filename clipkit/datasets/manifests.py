@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from clipkit.base import files
-from clipkit.base.csv_rows import BOM, check_text, find_delimiter, read_objects, read_table
+from clipkit.base.csv_rows import (
+    BOM,
+    check_text,
+    check_width,
+    find_delimiter,
+    read_objects,
+    read_table,
+)
 from clipkit.base.errors import ClipkitError, UsageError, read_errors, shorten
 from clipkit.base.names import escape
 from clipkit.datasets.dataset import Dataset
@@ -193,12 +200,7 @@ def _csv_rows(
     # for an absent column, the empty text that is appended to each record
     path, label, split, row_id = (place.get(column, width) for column in columns)
     for line, record in records:
-        if len(record) != width:
-            raise ClipkitError(
-                f"{name}, line {line}: expected {width} columns as in the header, "
-                f"got {len(record)}",
-                "quote values that hold a separator or a quote",
-            )
+        check_width(record, width, f"{name}, line {line}")
         record.append("")
         yield Row(line, record[path], record[label], record[split], record[row_id])
 

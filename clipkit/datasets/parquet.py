@@ -35,6 +35,7 @@ from clipkit.datasets.remote import (
     display_url,
 )
 from clipkit.datasets.rows import (
+    CAPTION_COLUMNS,
     NO_LABEL,
     Columns,
     LabelCodes,
@@ -89,6 +90,23 @@ class ParquetImages:
         if data is None:
             raise ImageError(f"cannot read {name}: expected the bytes of an image, got none")
         return images.decode(data, name)
+
+    def captions(self) -> list[Any]:
+        """Return what the column of captions holds for each image (N)."""
+        values: list[Any] = []
+        for part in self.parts:
+            where = display_url(part.file.name)
+            with read_errors(where):
+                present = _metadata(part.file).schema.to_arrow_schema().names
+            column = next((name for name in CAPTION_COLUMNS if name in present), None)
+            if column is None:
+                expected = " or ".join(CAPTION_COLUMNS)
+                got = _listed(present)
+                raise ClipkitError(f"{where}: expected a column {expected}, got {got}")
+            _check_column(_metadata(part.file), column, where)
+            for array in _iter_column(part, column):
+                values += array.to_pylist()
+        return [values[row] for row in self.rows.tolist()]
 
     def take(self, rows: Int64) -> ParquetImages:
         """Return the given images, and of the files those that hold one."""
@@ -444,23 +462,6 @@ def _iter_column(part: ParquetPart, column: str) -> Iterator[pa.Array]:
         yield array
     if rows != len(part):
         raise ClipkitError(f"{where}: expected {len(part):,} values, got {rows:,}")
-
-
-def read_column(source: ParquetImages, names: Sequence[str]) -> list[Any]:
-    """Return what the first of some columns that is present holds for each image (N)."""
-    values: list[Any] = []
-    for part in source.parts:
-        where = display_url(part.file.name)
-        with read_errors(where):
-            present = _metadata(part.file).schema.to_arrow_schema().names
-        column = next((name for name in names if name in present), None)
-        if column is None:
-            expected = " or ".join(names)
-            raise ClipkitError(f"{where}: expected a column {expected}, got {_listed(present)}")
-        _check_column(_metadata(part.file), column, where)
-        for array in _iter_column(part, column):
-            values += array.to_pylist()
-    return [values[row] for row in source.rows.tolist()]
 
 
 def _read_paths(part: ParquetPart) -> list[str] | None:

@@ -152,6 +152,7 @@ def unique_ids(
 
 
 LISTED_COLUMNS = 10  # in a message
+CAPTION_COLUMNS = ("caption", "text", "captions", "texts", "title", "sentence")  # the first is read
 
 
 class Columns(NamedTuple):

@@ -88,6 +88,23 @@ class TarImages:
             return images.decode(self._spans.read(i), name)
         return images.decode(file.read(offset, size), name)
 
+    def captions(self) -> list[str]:
+        """Return the content of the ``.txt`` of each image (N), "" without one."""
+        found: dict[tuple[int, int], str] = {}  # by the number of the file and the image's offset
+        for number, file in enumerate(self.files):
+            headers = _Headers(file)
+            offset_of: dict[str, int] = {}
+            texts: dict[str, str] = {}
+            for key, ending, info in _members(headers):
+                if ending.endswith(images.readable_suffixes()):
+                    offset_of.setdefault(key, info.offset_data)
+                elif ending.endswith(".txt") and info.isreg() and info.size <= MAX_JSON_BYTES:
+                    texts.setdefault(key, headers.content(info).decode("utf-8", "replace"))
+            for key in offset_of.keys() & texts.keys():
+                found[number, offset_of[key]] = texts[key]
+        places = zip(self.file_of.tolist(), self.offsets.tolist(), strict=True)
+        return [found.get(place, "") for place in places]
+
     def take(self, rows: Int64) -> TarImages:
         """Return the given images."""
         return TarImages(self.files, self.file_of[rows], self.offsets[rows], self.sizes[rows])
@@ -371,24 +388,6 @@ def _read_label(headers: _Headers, info: tarfile.TarInfo) -> str | None:
         return None
     text = str(label).strip()
     return text if text and len(text) <= MAX_LABEL_BYTES else None
-
-
-def read_texts(source: TarImages) -> list[str]:
-    """Return the content of the ``.txt`` of each image (N), "" without one."""
-    found: dict[tuple[int, int], str] = {}  # by the number of the file and the image's offset
-    for number, file in enumerate(source.files):
-        headers = _Headers(file)
-        offset_of: dict[str, int] = {}
-        texts: dict[str, str] = {}
-        for key, ending, info in _members(headers):
-            if ending.endswith(images.readable_suffixes()):
-                offset_of.setdefault(key, info.offset_data)
-            elif ending.endswith(".txt") and info.isreg() and info.size <= MAX_JSON_BYTES:
-                texts.setdefault(key, headers.content(info).decode("utf-8", "replace"))
-        for key in offset_of.keys() & texts.keys():
-            found[number, offset_of[key]] = texts[key]
-    places = zip(source.file_of.tolist(), source.offsets.tolist(), strict=True)
-    return [found.get(place, "") for place in places]
 
 
 @dataclass

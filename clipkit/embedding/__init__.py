@@ -5,6 +5,7 @@
 can continue. `pipeline` joins both. `texts` embeds prompts and class names.
 """
 
+from clipkit.datasets.captions import read_captions
 from clipkit.embedding.checkpoint import Part
 from clipkit.embedding.engines import RayOptions
 from clipkit.embedding.pipeline import check_outputs, embed, embed_images, name_layer_outputs
@@ -14,7 +15,6 @@ from clipkit.embedding.texts import (
     embed_classes,
     embed_texts,
     name_outputs,
-    read_captions,
     read_class_names,
     read_prompts,
     read_templates,

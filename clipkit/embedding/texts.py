@@ -17,9 +17,10 @@ from clipkit.analysis import similarity
 from clipkit.base import console, files
 from clipkit.base.errors import ClipkitError, UsageError, shorten, unknown
 from clipkit.base.names import escape
+from clipkit.datasets.captions import Captions
 from clipkit.datasets.registry import CLASS_NAMES
 from clipkit.features.checked_file import SIGNATURE
-from clipkit.features.model import FeatureFile, Float32, Int64
+from clipkit.features.model import FeatureFile, Floats, Int64
 from clipkit.prompts import bundled
 from clipkit.prompts import formats as prompt_files
 from clipkit.prompts import texts as prompts
@@ -27,7 +28,6 @@ from clipkit.prompts.formats import COMPLETE, DEFAULT_TEMPLATE, ClassNames
 from clipkit.prompts.texts import Prompts
 
 if TYPE_CHECKING:
-    from clipkit.datasets.captions import Captions
     from clipkit.models import Encoder
 
 NAME = "{name}"  # in the name of an output
@@ -69,9 +69,7 @@ def embed_texts(
     else:
         texts = [texts] if isinstance(texts, str) else list(texts)
         places = _quote(texts)
-    embeddings = _encode(texts, places, encoder, truncate)
-    if normalize:
-        embeddings = similarity.normalize(embeddings)
+    embeddings = _encode(texts, places, encoder, truncate, normalize)
     # of the prompts and their order, whatever the form of their file
     data = features.canonical_json(texts).encode("utf-8", "surrogatepass")
     entry = features.history_entry(
@@ -103,9 +101,7 @@ def embed_captions(
     for row_id in captions.ids:
         number_of.setdefault(row_id, len(number_of))
     places = [f"{captions.name}, {shorten(row_id, SHOWN_CHARACTERS)}" for row_id in captions.ids]
-    embeddings = _encode(captions.texts, places, encoder, truncate)
-    if normalize:
-        embeddings = similarity.normalize(embeddings)
+    embeddings = _encode(captions.texts, places, encoder, truncate, normalize)
     entry = features.history_entry(
         "textembed",
         model=encoder.details,
@@ -219,9 +215,16 @@ def _name_ensembles(classes: ClassNames, class_index: Int64, templates: int) -> 
     return [f"{name} ({console.count(number, 'prompt')})" for name, number in pairs]
 
 
-def _encode(texts: Sequence[str], places: list[str], encoder: Encoder, truncate: bool) -> Float32:
+def _encode(
+    texts: Sequence[str],
+    places: list[str],
+    encoder: Encoder,
+    truncate: bool,
+    normalize: bool = False,
+) -> Floats:
     with console.progress("embedding prompts", "prompts") as progress:
-        return encoder.encode_texts(texts, truncate=truncate, places=places, progress=progress)
+        rows = encoder.encode_texts(texts, truncate=truncate, places=places, progress=progress)
+    return similarity.normalize(rows) if normalize else rows
 
 
 # ---- Reading -------------------------------------------------------------------------------------
@@ -357,13 +360,6 @@ def read_templates(values: Sequence[str]) -> list[str]:
         else:
             templates.append(value)
     return templates
-
-
-def read_captions(sources: str | Sequence[str], split: str | None = None) -> Captions:
-    """Read captions and the ids of their images; see `clipkit.datasets.captions`."""
-    from clipkit.datasets import captions
-
-    return captions.read_captions(sources, split)
 
 
 def read_class_names(source: str, root: str | None = None, column: str | None = None) -> ClassNames:

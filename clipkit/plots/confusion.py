@@ -51,7 +51,7 @@ def _confusion_finding(
     counts: NDArray[Any], names: Sequence[str], by_class: float | None, chance: float
 ) -> str:
     """Say whether errors stay within groups or, of classes, which confusion is the largest."""
-    errors = counts * (1 - np.eye(len(counts)))
+    errors = _errors(counts)
     if by_class is not None:
         wrong = counts.sum() * (1 - by_class)
         share = 1 - errors.sum() / max(wrong, 1)
@@ -104,7 +104,7 @@ def _largest_confusions(
     counts: Floats, class_names: Sequence[str], fact: str, title: str | None
 ) -> Figure:
     """Draw a bar for each of the largest counts of images of one class predicted as another."""
-    errors = counts * (1 - np.eye(len(counts)))
+    errors = _errors(counts)
     found = np.count_nonzero(errors)
     true, predicted = _largest_errors(counts)
     names = style.sanitize_names(class_names, 24)
@@ -126,9 +126,14 @@ def _largest_confusions(
     return fig
 
 
+def _errors(counts: Floats) -> Floats:
+    """Return the counts (C, C) without those of right predictions."""
+    return counts * (1 - np.eye(len(counts)))
+
+
 def _largest_errors(counts: Floats) -> tuple[NDArray[np.intp], ...]:
     """Return the true and the predicted classes (n,) of the largest confusions."""
-    errors = counts * (1 - np.eye(len(counts)))
+    errors = _errors(counts)
     pairs = np.argsort(-errors, axis=None, kind="stable")
     shown = min(np.count_nonzero(errors), MAX_CONFUSIONS)
     return np.unravel_index(pairs[:shown], errors.shape)

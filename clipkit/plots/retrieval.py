@@ -50,7 +50,8 @@ def draw_retrieval(file: FeatureFile) -> Drawn:
         sizes = f"{row['queries']:,.0f} queries, {row['candidates']:,.0f} candidates"
         panels[f"{TITLES[task]}: {sizes}"] = curves
     figure = retrieval(panels, title="Recall of retrieval")
-    return style.state(figure, _finding(file), _source(file))
+    (split,) = results.newest_entry(file).get("splits", [""])
+    return style.state(figure, _finding(file), results.source_label(file, str(split)))
 
 
 def _finding(file: FeatureFile) -> str:
@@ -64,12 +65,6 @@ def _finding(file: FeatureFile) -> str:
         return ""
     images, texts = recalls.values()
     return f"{images} of texts find their image {place}; {texts} of images find a caption"
-
-
-def _source(file: FeatureFile) -> str:
-    source = provenance(file)
-    split = ", ".join(map(str, results.newest_entry(file).get("splits", [])))
-    return ", ".join(filter(None, [source.model, source.dataset, split]))
 
 
 @clipkit_style

@@ -248,9 +248,9 @@ class _Sections:
         try:
             if file.kind not in RESULTS:
                 self._feature_files[name] = file
-            elif _holds_classes(file) and not _is_unlabelled(file):
+            elif results.holds_classes(file) and not _is_unlabelled(file):
                 self._scored.append(Scored.read(name, file))
-            elif file.runs or _holds_classes(file):
+            elif file.runs or results.holds_classes(file):
                 self._tables.setdefault(_source(file), {})[name] = file
             else:
                 raise ClipkitError("expected runs, got none")
@@ -276,13 +276,9 @@ class _Sections:
         self.left_out[name] = _reason(error, file.display_name)
 
 
-def _holds_classes(file: FeatureFile) -> bool:
-    return bool(file.splits) and not file.holds_clusters and not results.is_retrieval(file)
-
-
 def _is_unlabelled(file: FeatureFile) -> bool:
     """Whether a result has predicted classes, but no true ones."""
-    return _holds_classes(file) and file.splits[results.choose_split(file)].labels is None
+    return results.holds_classes(file) and file.splits[results.choose_split(file)].labels is None
 
 
 def _source(file: FeatureFile) -> _Source:

@@ -116,9 +116,8 @@ def choose_sources(
 
 
 def has_predictions(file: FeatureFile) -> bool:
-    """Whether a file has predicted classes, not clusters or retrieved images."""
-    has_classes = file.is_result and not file.holds_clusters
-    has_classes = has_classes and not result_files.is_retrieval(file)
+    """Whether a file has predicted classes of images."""
+    has_classes = file.is_result and result_files.holds_classes(file)
     return has_classes and any(len(split) for split in file.splits.values())
 
 
