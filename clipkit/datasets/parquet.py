@@ -7,6 +7,7 @@ all threads and data sets of the process: a worker gets shard after shard of the
 from __future__ import annotations
 
 import bisect
+import contextlib
 import functools
 import hashlib
 import itertools
@@ -175,12 +176,22 @@ class _Group:
 @functools.lru_cache(maxsize=64)
 def _metadata(file: StoredFile) -> pq.FileMetaData:
     """Return the footer of a file, which takes several requests of a remote one."""
-    with read_errors(display_url(file.name)):
-        return pq.read_metadata(_source(file))
+    with read_errors(display_url(file.name)), _opened(file) as source:
+        return pq.read_metadata(source)
 
 
-def _source(file: StoredFile) -> Any:
-    return file.name if isinstance(file, LocalFile) else pa.PythonFile(RangeReader(file), "r")
+@contextlib.contextmanager
+def _opened(file: StoredFile) -> Iterator[pa.NativeFile]:
+    """Yield what Arrow reads: a part of a remote file for each request, or an opened file."""
+    if not isinstance(file, LocalFile):
+        yield pa.PythonFile(RangeReader(file), "r")
+        return
+    with pa.OSFile(file.name) as source:
+        file.check_opened(source.fileno())
+        try:
+            yield source
+        finally:  # a change is the reason for whatever Arrow says
+            file.check_opened(source.fileno())
 
 
 def _read_group(part: ParquetPart, number: int) -> _Group:
@@ -210,12 +221,13 @@ def _iter_arrays(
 ) -> Iterator[pa.Array]:
     """Yield a column of row groups, or a field of a struct, at most so many rows at a time."""
     name = display_url(file.name)
-    chunks = _chunks(_metadata(file), column, groups)
+    metadata = _metadata(file)
+    chunks = _chunks(metadata, column, groups)
     if not chunks:  # lists, whose sizes the footer has by another name
         most = IMAGE_ROWS
     rows = _rows_at_once(chunks, most)
-    file.check_unchanged()
-    with read_errors(name), pq.ParquetFile(_source(file), metadata=_metadata(file)) as content:
+    with read_errors(name), _opened(file) as source:
+        content = pq.ParquetFile(source, metadata=metadata)
         for batch in content.iter_batches(
             rows, row_groups=groups, columns=[column], use_threads=False
         ):
@@ -223,7 +235,6 @@ def _iter_arrays(
             if pa.types.is_struct(array.type):
                 array = array.flatten()[0]  # null where the struct is null
             yield array
-    file.check_unchanged()
 
 
 def _chunks(

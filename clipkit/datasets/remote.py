@@ -81,18 +81,12 @@ class StoredFile:
         if size == 0:
             return b""
         data = self._read(offset, size)
-        self.check_unchanged()
         if len(data) != size:
             raise ClipkitError(
                 f"{display_url(self.name)}: expected {size:,} bytes, got {len(data):,}",
                 "the file has become shorter, or the connection was cut",
             )
         return data
-
-    def check_unchanged(self) -> None:
-        """Refuse a file that was changed since it was opened: rows of both would mix."""
-        if open_file(self.name) != self:
-            raise _changed(self.name)
 
     def _read(self, offset: int, size: int) -> bytes:
         raise NotImplementedError
@@ -107,14 +101,21 @@ class LocalFile(StoredFile):
         # opened for each read, as image files are: nothing to close, share or pickle
         with _read_errors(self.name), Path(self.name).open("rb") as stream:
             stream.seek(offset)
-            return stream.read(size)
+            data = stream.read(size)
+            self.check_opened(stream.fileno())
+            return data
+
+    def check_opened(self, descriptor: int) -> None:
+        """Refuse a file that was changed since it was found: rows of both would mix.
+
+        The path may name one file now and another in a moment, so the opened one is looked at.
+        """
+        if _local_file(self.name, os.fstat(descriptor)) != self:
+            raise _changed(self.name)
 
 
 class HttpFile(StoredFile):
     """A file at an http(s) URL, which is read by requests of ranges."""
-
-    def check_unchanged(self) -> None:
-        """Do nothing: each answer says what it is part of."""
 
     def _read(self, offset: int, size: int) -> bytes:
         reply = _get(self.name, offset, size)
@@ -127,6 +128,12 @@ class FilesystemFile(StoredFile):
     """A file that fsspec reads."""
 
     def _read(self, offset: int, size: int) -> bytes:
+        data = self._content(offset, size)
+        if open_file(self.name) != self:
+            raise _changed(self.name)
+        return data
+
+    def _content(self, offset: int, size: int) -> bytes:
         system, path = filesystem(self.name)
         with _read_errors(self.name):
             if protocol_of(self.name) == "hf":
@@ -284,6 +291,10 @@ def _open_local(name: str) -> LocalFile:
         info = Path(name).stat()
     if not stat.S_ISREG(info.st_mode):
         raise ClipkitError(f"{escape(name)}: expected a regular file, got a folder, FIFO or device")
+    return _local_file(name, info)
+
+
+def _local_file(name: str, info: os.stat_result) -> LocalFile:
     return LocalFile(name, info.st_size, str(info.st_mtime_ns))
 
 
