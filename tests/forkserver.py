@@ -2,8 +2,9 @@
 
 A client connects to the server's socket, sends a `Request` as JSON and the descriptors of its
 standard streams, and receives two lines: the process id of the new clipkit and, at its end, its
-exit code. A client that leaves early ends its clipkit. There are two clients: `ForkServer` for
-tests, and a script that stands for `clipkit` under make and in the commands of docs/.
+exit code. A client that leaves early, or closes its half of the connection and waits, ends its
+clipkit. There are two clients: `ForkServer` for tests, and a script that stands for `clipkit` under
+make and in the commands of docs/.
 """
 
 from __future__ import annotations
@@ -45,11 +46,12 @@ VARIABLES = (BRIEF, "COLUMNS", "CLIPKIT_MODEL")  # that the stand-in passes on
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 STAND_IN = """\
 #!{python} -SE
-import json, os, socket, sys
+import json, os, signal, socket, sys
 env = {{k: v for k, v in os.environ.items() if k in {variables!r}}}
 request = {{"folder": os.getcwd(), "words": sys.argv[1:], "env": env}}
 with socket.socket(socket.AF_UNIX) as server:
     server.connect({address!r})
+    signal.signal(signal.SIGTERM, lambda *_: server.shutdown(socket.SHUT_WR))
     socket.send_fds(server, [json.dumps(request).encode()], [0, 1, 2])
     with server.makefile() as answers:
         answers.readline()
