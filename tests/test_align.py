@@ -59,8 +59,8 @@ def brute_cka(a, b):
 
 def brute_knn(a, b, k=K):
     nearest = []
-    for rows in (a, b):
-        cosines = gram(rows) - 9 * np.eye(len(rows))
+    for view in (a, b):
+        cosines = gram(view) - 9 * np.eye(len(view))
         nearest.append([set(row) for row in np.argsort(-cosines, axis=1)[:, :k].tolist()])
     return np.mean([len(x & y) / k for x, y in zip(*nearest, strict=True)])
 
@@ -92,7 +92,7 @@ def test_nulls_are_the_exact_means_over_permutations():
     a, b = make_views(40, [0.1, 0.1])
     random = np.random.RandomState(0)
     found = [alignment.measure(*spaces(a, b), random.permutation(40)) for _ in range(2000)]
-    for row, m in zip(alignment.align([make_file(a), make_file(b)], k=K).rows(), range(2)):
+    for m, row in enumerate(alignment.align([make_file(a), make_file(b)], k=K).rows()):
         error = np.std(found, axis=0)[m] / np.sqrt(2000)
         assert abs(np.mean(found, axis=0)[m] - row["similarity_null"]) < 4 * error
     assert row["similarity_null"] == 0
@@ -110,7 +110,9 @@ def independent_p(worlds, layers=1):
     found = []
     for seed in range(worlds):
         views = [make_views(40, [1] * layers, seed=2 * seed + side) for side in range(2)]
-        files = [make_file(view, name) for name, side in zip("ab", views) for view in side]
+        files = [
+            make_file(view, name) for name, side in zip("ab", views, strict=True) for view in side
+        ]
         result = alignment.align(files, k=K, seed=seed).runs
         best = [result["p"][result["measure"] == name].min() for name in alignment.MEASURES]
         found.append(best)

@@ -20,7 +20,6 @@ from clipkit.features.model import FeatureFile, Floats, Int64
 PERMUTATIONS = 200
 MEASURES = ("mutual_knn", "cka")
 
-
 Space = tuple[Floats, Int64, float]  # centred rows (N, D), k neighbours (N, k), `hsic` with itself
 
 
@@ -38,9 +37,9 @@ def align(
     Parameters
     ----------
     files : sequence of FeatureFile
-        Of images, matched by ids, or one of images and one of texts, matched as by `retrieve`, with
-        the first text of each image. Of more than two files, those of the first one's model, such
-        as its layers, are compared with the others or, without others, with each other.
+        Images, matched by ids, or images and texts, matched as by `retrieve` with the first text of
+        each image. With more than two files, all layers of the first model are compared with all
+        others or, if there are no others, with each other.
     k, blind : int
         Number of neighbours, and number of `blind_pairs` to list instead.
     split, same_rows, seed
@@ -152,9 +151,9 @@ def hsic(x: Floats, y: Floats) -> float:
 def blind_pairs(features: Sequence[Floats], ids: Sequence[str], k: int, count: int) -> list[Row]:
     """List pairs of rows that one model holds alike and another apart, by rank.
 
-    Return the rows `id` and their neighbours `other` in the first of two files that have the
-    highest `rank_b` in the second, with both cosines. `blind` is the share of all neighbours in the
-    farther half of the second file, and `blind_null` this share for independent models.
+    Return rows `id` and their neighbours `other` in the first of two files that have the highest
+    `rank_b` in the second, with both cosines; each row once. `blind` is the share of all neighbours
+    in the farther half of the second file, and `blind_null` this share for independent models.
     """
     if len(features) > 2:
         raise UsageError(f"--blind: expected two files, got {len(features)}")
@@ -166,13 +165,13 @@ def blind_pairs(features: Sequence[Floats], ids: Sequence[str], k: int, count: i
         ranks_of_all = (-cosines).argsort(axis=1).argsort(axis=1)  # 0 is the row itself
         ranks[first:last] = np.take_along_axis(ranks_of_all, neighbours[first:last], axis=1)
     shares = {"blind": float((2 * ranks > n).mean()), "blind_null": (n - 1) // 2 / (n - 1)}
-    found: dict[frozenset[int], Row] = {}
+    pairs: list[Row] = []
+    used: set[int] = set()
     for place in np.argsort(-ranks, axis=None, kind="stable").tolist():
-        row, column = divmod(place, k)
-        other = int(neighbours[row, column])
-        pair: Row = {"id": ids[row], "other": ids[other], "rank_b": int(ranks[row, column])}
-        pair |= {"cosine_a": a[row] @ a[other], "cosine_b": b[row] @ b[other]}
-        found.setdefault(frozenset((row, other)), pair | shares)
-        if len(found) == count:
-            break
-    return list(found.values())
+        row, other = place // k, int(neighbours.flat[place])
+        if len(pairs) < count and used.isdisjoint((row, other)):
+            used |= {row, other}
+            pair: Row = {"id": ids[row], "other": ids[other], "rank_b": int(ranks.flat[place])}
+            pair |= {"cosine_a": a[row] @ a[other], "cosine_b": b[row] @ b[other]}
+            pairs.append(pair | shares)
+    return pairs

@@ -28,7 +28,6 @@ ROWS = 1 << 14  # whose cosines are computed at once
 TIE = 1e-6  # cosines in float32 that differ by less are equal, whatever the order of the sums
 CAPTIONS_HINT = "make them with: clipkit textembed --captions TABLE"
 SHOWN_ID = 80  # characters
-OCCURRENCES = 10  # candidates per query, of the hubness
 
 
 class Pairs(NamedTuple):
@@ -455,8 +454,9 @@ def modality_gap(pairs: Pairs, task: str) -> dict[str, float]:
     means = np.stack([rows.mean(axis=0, dtype=np.float64) for rows in sides[task]])
     within = (1 - np.square(means).sum(axis=1)) * sizes / (sizes - 1)  # without a row and itself
     between = 1 - float(_own_cosines(pairs).mean())
-    found = nearest(queries, candidates, min(OCCURRENCES, len(candidates)))
-    counts = np.bincount(found.ravel(), minlength=len(candidates))
+    counts = np.bincount(
+        nearest(queries, candidates, min(10, sizes[1])).ravel(), minlength=sizes[1]
+    )
     return {
         "gap": float(np.linalg.norm(means[0] - means[1])),
         "relative_gap": between / (between + float(np.mean(within))),

@@ -25,8 +25,8 @@ def align(
 ) -> None:
     """Compare what two models hold of the same images, or a model of images and their texts.
 
-    `mutual_knn` is the share of nearest neighbours that both have, `cka` the unbiased linear CKA.
-    Of layers, each of the first model is compared with each of the other.
+    `mutual_knn` is the share of common nearest neighbours, `cka` the unbiased linear CKA. With more
+    files, all layers of the first model are compared with all of the other.
 
     Example: clipkit align img.h5 untrained.h5
     """
