@@ -448,15 +448,13 @@ def modality_gap(pairs: Pairs, task: str) -> dict[str, float]:
     texts (Schrodi et al. 2024): 1/2 without a gap. `hubness` is the skewness of the number of
     queries that have a candidate among their 10 nearest (Radovanovic et al. 2010).
     """
-    sides = {TASKS[0]: (pairs.texts, pairs.images), TASKS[1]: (pairs.images, pairs.texts)}
-    queries, candidates = sides[task]
-    sizes = np.array([len(queries), len(candidates)])
-    means = np.stack([rows.mean(axis=0, dtype=np.float64) for rows in sides[task]])
+    sides = {TASKS[0]: (pairs.texts, pairs.images), TASKS[1]: (pairs.images, pairs.texts)}[task]
+    sizes = np.array([len(rows) for rows in sides])
+    means = np.stack([rows.mean(axis=0, dtype=np.float64) for rows in sides])
     within = (1 - np.square(means).sum(axis=1)) * sizes / (sizes - 1)  # without a row and itself
     between = 1 - float(_own_cosines(pairs).mean())
-    counts = np.bincount(
-        nearest(queries, candidates, min(10, sizes[1])).ravel(), minlength=sizes[1]
-    )
+    found = nearest(*sides, min(10, sizes[1]))  # candidates of each query
+    counts = np.bincount(found.ravel(), minlength=sizes[1])
     return {
         "gap": float(np.linalg.norm(means[0] - means[1])),
         "relative_gap": between / (between + float(np.mean(within))),
