@@ -166,7 +166,7 @@ def test_rows_are_matched_by_their_ids():
 
 
 def test_an_image_is_matched_with_its_first_text():
-    a, b = make_views(30, [1, 1])
+    (a,), (b,) = make_views(30, [1]), make_views(30, [1], width=12)
     images = make_file(a)
     texts = FeatureFile(
         "texts",
