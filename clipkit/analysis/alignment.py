@@ -75,7 +75,7 @@ def _match(
     """Return a split, the ids (N) that all files have, and each file's rows (N, D) of length 1."""
     kinds = [file.kind for file in files]
     if len(files) < 2 or ("texts" in kinds and kinds != ["images", "texts"]):
-        raise UsageError("expected files of images, or a file of images and a file of texts")
+        raise UsageError("expected two or more files of images, or one of images and one of texts")
     split = choose_split(files[0], split)
     if "texts" in kinds:
         pairs = retrieval.pair(files[0], files[1], split, same_rows=same_rows)

@@ -254,12 +254,12 @@ def match_ids(results: Sequence[FeatureFile], splits: Sequence[str], common: boo
         if len(rows) > len(shared) and not (common and shared):
             example = next(row_id for row_id in rows if row_id not in in_all)
             raise ClipkitError(
-                f"{result.display_name}: {split}: expected the same ids in all results, got "
+                f"{result.display_name}: {split}: expected the same ids in all files, got "
                 f"{len(rows) - len(shared):,} that another lacks, for example {example!r}",
                 "compare the images that all have with --common" if shared else None,
             )
     if len(shared) < max(map(len, ids)):
-        where = f"images of {splits[0]} are in all results"
+        where = f"images of {splits[0]} are in all files"
         if len(set(splits)) > 1:
             names = [result.display_name for result in results]
             where = "images are in " + " and in ".join(map("{} of {}".format, splits, names))
