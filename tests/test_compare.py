@@ -228,7 +228,7 @@ def test_common_rows_are_compared_by_id_and_counted(pair_of, tmp_path):
     assert "hint: compare the images that all have" in fails("compare", *paths)
     run = ok("compare", *paths, "--common", "-o", tmp_path / "c.h5")
     assert read(tmp_path / "c.h5").history[-1]["common"]
-    assert "200 images of test are in all results" in run.stderr
+    assert "200 images of test are in all files" in run.stderr
     (row,) = rows(run.stdout)
     assert int(row["only_a"]) == (RIGHT[0] & ~RIGHT[1])[100:].sum()
 

@@ -106,10 +106,10 @@ def pair(
     for result in results:
         check_predicted_classes(result)
     split = choose_split(results[0], split)
-    splits = [_choose_split(result, results[0], split, same_rows) for result in results]
+    splits = [same_split(result, results[0], split, same_rows) for result in results]
     numbers = _choose_runs(results, splits, runs)
     common = common or len(set(splits)) > 1  # a split was held out or divided
-    orders = _match_ids(results, splits, common)
+    orders = match_ids(results, splits, common)
     origins = list(map(origin, results, splits))
     has_same_ids = SAME_IDS in [relate(origins[0], one, same_rows=True) for one in origins[1:]]
     right = []
@@ -133,7 +133,7 @@ def pair(
         display_name=results[0].display_name,
     )
     return PairedResults(
-        _names(results, numbers),
+        name_files(results, numbers),
         splits,
         first,
         np.stack(right),
@@ -148,7 +148,7 @@ def pair(
     )
 
 
-def _choose_split(result: FeatureFile, first: FeatureFile, split: str, same_rows: bool) -> str:
+def same_split(result: FeatureFile, first: FeatureFile, split: str, same_rows: bool) -> str:
     """Return the split of a result that may hold the images of a split of the first result."""
     chosen = matching_split(result, first, split, same_rows=same_rows)
     if chosen is None:
@@ -221,7 +221,7 @@ def _describe_run(result: FeatureFile, split: str, run: int) -> str:
     return label
 
 
-def _names(results: Sequence[FeatureFile], runs: Sequence[int]) -> list[str]:
+def name_files(results: Sequence[FeatureFile], runs: Sequence[int]) -> list[str]:
     """Name the results after their files, with folders or runs where names would be equal."""
     stems, paths, with_runs = [], [], []
     for result, run in zip(results, runs, strict=True):
@@ -235,7 +235,7 @@ def _names(results: Sequence[FeatureFile], runs: Sequence[int]) -> list[str]:
     return stems
 
 
-def _match_ids(results: Sequence[FeatureFile], splits: Sequence[str], common: bool) -> list[Int64]:
+def match_ids(results: Sequence[FeatureFile], splits: Sequence[str], common: bool) -> list[Int64]:
     """Return, for each result, the row numbers that put the images in the same order."""
     ids = [result.splits[split].ids for result, split in zip(results, splits, strict=True)]
     if len(results) == 1:
@@ -254,12 +254,12 @@ def _match_ids(results: Sequence[FeatureFile], splits: Sequence[str], common: bo
         if len(rows) > len(shared) and not (common and shared):
             example = next(row_id for row_id in rows if row_id not in in_all)
             raise ClipkitError(
-                f"{result.display_name}: {split}: expected the same ids in all results, got "
+                f"{result.display_name}: {split}: expected the same ids in all files, got "
                 f"{len(rows) - len(shared):,} that another lacks, for example {example!r}",
                 "compare the images that all have with --common" if shared else None,
             )
     if len(shared) < max(map(len, ids)):
-        where = f"images of {splits[0]} are in all results"
+        where = f"images of {splits[0]} are in all files"
         if len(set(splits)) > 1:
             names = [result.display_name for result in results]
             where = "images are in " + " and in ".join(map("{} of {}".format, splits, names))

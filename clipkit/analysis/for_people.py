@@ -125,6 +125,9 @@ def _retrieval_rows(rows: Rows) -> list[Row]:
             formatted.append(_measure(row, f"recall@{row['k']:g} %", "recall", ".2f"))
         formatted.append(_measure(first, "median rank", "median_rank", ".4g", scale=1))
         formatted.append(_measure(first, "MRR", "mrr", ".4f", scale=1))
+        for name in ("gap", "relative_gap", "hubness"):
+            if name in first:
+                formatted.append(_measure(first, name.replace("_", " "), name, ".4f", scale=1))
     return formatted
 
 

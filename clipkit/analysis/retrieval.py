@@ -7,7 +7,7 @@ query is right if at least one of its captions is found.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -56,7 +56,7 @@ class Ranks(NamedTuple):
         return np.where(self.ranks <= k, self.labels, self.others)
 
 
-def retrieve(
+def retrieve(  # noqa: PLR0913 (the options of `clipkit retrieve`)
     images: FeatureFile,
     texts: FeatureFile,
     split: str | None = None,
@@ -65,6 +65,7 @@ def retrieve(
     control: tuple[FeatureFile, FeatureFile] | None = None,
     same_rows: bool = False,
     strict: bool = False,
+    gap: bool = False,
 ) -> FeatureFile:
     """Rank texts for images and images for texts: what `clipkit retrieve` reports.
 
@@ -85,6 +86,8 @@ def retrieve(
         Text i belongs to image i, whatever the ids are.
     strict : bool
         Refuse images without text and texts without image, instead of leaving them out.
+    gap : bool
+        Add the columns of `modality_gap`.
 
     Returns
     -------
@@ -109,21 +112,23 @@ def retrieve(
     if not k or k[0] < 1:
         raise UsageError(f"k: expected at least 1, got {k[0] if k else 'none'}")
     split = choose_split(images, split)
+    check_widths(images, texts)
     common_logit_scale(images, texts)
     if control is not None:
         check_control(control[0], images, [split])
+        check_widths(*control)
         common_logit_scale(*control)
     pairs = pair(images, texts, split, same_rows=same_rows, strict=strict)
     found = rank(pairs)
-    found_by_control = None
+    of_control = None
+    found_by_control: dict[str, Ranks] = {}
     inputs = {"images": images.digest, "texts": texts.digest}
     if control is not None:
         of_control = pair(*control, split, same_rows=same_rows, quiet=True)
         is_same = pairs.ids == of_control.ids and control[1].texts == texts.texts
         if not is_same or not np.array_equal(pairs.image_of, of_control.image_of):
-            raise ClipkitError(
-                f"{control[1].display_name}: expected the same images and texts, got others"
-            )
+            name = control[1].display_name
+            raise ClipkitError(f"{name}: expected the same images and texts, got others")
         found_by_control = rank(of_control)
         inputs |= {"control images": control[0].digest, "control texts": control[1].digest}
     entry = history_entry(
@@ -132,15 +137,17 @@ def retrieve(
         k=k,
         same_rows=same_rows or None,
         strict=strict or None,
+        gap=gap or None,
         inputs=inputs,
     )
+    if gap and len(pairs.ids) < 4:  # two in each half
+        raise ClipkitError(f"--gap: expected at least 4 pairs, got {len(pairs.ids)}")
     rows: list[Row] = []
-    result = make_result(History([*images.history, *texts.history, entry]), [])
-    result.class_names = pairs.ids
-    result.display_name = images.display_name
+    history = History([*images.history, *texts.history, entry])
+    result = make_result(history, [], class_names=pairs.ids, display_name=images.display_name)
     for task, ranks in found.items():
-        reference = None if found_by_control is None else found_by_control[task]
-        rows += _rows(task, ranks, k, reference)
+        columns = _gap_columns(task, pairs, of_control) if gap else {}
+        rows += [row | columns for row in _rows(task, ranks, k, found_by_control.get(task))]
         result.splits[task] = Split(
             labels=ranks.labels,
             ids=_query_ids(task, pairs),
@@ -166,7 +173,6 @@ def pair(
 
     What has no partner is left out, with a warning unless `quiet`.
     """
-    check_widths(images, texts)
     _check_same_data_set(images, texts)
     ids = images.splits[split].ids
     if len(set(ids)) < len(ids):
@@ -245,11 +251,9 @@ def _image_of(texts: FeatureFile, ids: Sequence[str]) -> Int64:
 
 def _warn_of_equal_texts(texts: FeatureFile, image_of: Int64) -> None:
     """Warn of texts that stand for several images, which no model can tell apart."""
-    images_of: dict[str, set[int]] = defaultdict(set)
-    for text, image in zip(texts.texts or [], image_of.tolist(), strict=True):
-        if image >= 0:
-            images_of[text].add(image)
-    count = sum(len(images) > 1 for images in images_of.values())
+    pairs = set(zip(texts.texts or [], image_of.tolist(), strict=True))
+    counts = Counter(text for text, image in pairs if image >= 0)
+    count = sum(number > 1 for number in counts.values())
     if count:
         console.warn(
             f"{texts.display_name}: {console.count(count, 'text')} of several images: equal "
@@ -301,7 +305,7 @@ def rank(pairs: Pairs) -> dict[str, Ranks]:
     other_image, other_cosine = np.zeros(K, np.int64), np.full(K, -np.inf, np.float32)
     other_text = np.zeros(N, np.int64)
     with console.progress("ranking pairs", "images") as report_progress:
-        for first, last, cosines in _blocks(pairs):
+        for first, last, cosines in blocks(pairs.images, pairs.texts):
             texts = order[starts[first] : starts[last]]
             cosines[pairs.image_of[texts] - first, texts] = -np.inf  # so that others are left
             rows = slice(first, last)
@@ -318,11 +322,10 @@ def rank(pairs: Pairs) -> dict[str, Ranks]:
             other_image[is_higher] = highest[is_higher] + first
             other_cosine[is_higher] = values[is_higher]
             report_progress(last, N)
-    one = np.ones(K, np.int64)
     # among t others of the same cosine, the best of g partners has the mean rank 1 + t / (g + 1)
     image_ranks = 1 + image_ahead + image_tied / 2
     text_ranks = 1 + text_ahead + text_tied / (best_texts + 1)
-    of_texts = Ranks(image_ranks, other_image, pairs.image_of, one, N)
+    of_texts = Ranks(image_ranks, other_image, pairs.image_of, np.ones(K, np.int64), N)
     of_images = Ranks(text_ranks, pairs.image_of[other_text], np.arange(N), counts, K)
     return dict(zip(TASKS, (of_texts, of_images), strict=True))
 
@@ -337,13 +340,22 @@ def _own_cosines(pairs: Pairs) -> Float32:
     return own
 
 
-def _blocks(pairs: Pairs) -> Iterator[tuple[int, int, Float32]]:
-    """Yield the first and last row of a block of images, and their cosines (B, K)."""
-    N, K = len(pairs.images), len(pairs.texts)
-    rows = max(1, BLOCK_BYTES // (4 * K))
-    for first in range(0, N, rows):
-        last = min(first + rows, N)
-        yield first, last, pairs.images[first:last] @ pairs.texts.T
+def blocks(queries: Floats, candidates: Floats) -> Iterator[tuple[int, int, Floats]]:
+    """Yield the first and last row of a block of queries, and their cosines (B, M)."""
+    rows = max(1, BLOCK_BYTES // (4 * len(candidates)))
+    for first in range(0, len(queries), rows):
+        last = min(first + rows, len(queries))
+        yield first, last, queries[first:last] @ candidates.T
+
+
+def nearest(queries: Floats, candidates: Floats, k: int, *, skip_self: bool = False) -> Int64:
+    """Return the rows (Q, k) of the k most similar candidates, in any order."""
+    found = np.empty((len(queries), k), np.int64)
+    for first, last, cosines in blocks(queries, candidates):
+        if skip_self:
+            cosines[np.arange(last - first), np.arange(first, last)] = -np.inf
+        found[first:last] = np.argpartition(cosines, -k, axis=1)[:, -k:]
+    return found
 
 
 # ---- Summaries -----------------------------------------------------------------------------------
@@ -423,3 +435,42 @@ def _mean_columns(ranks: Ranks) -> dict[str, Any]:
         "median_rank_low": float(low),
         "median_rank_high": float(high),
     }
+
+
+# ---- The modality gap ----------------------------------------------------------------------------
+
+
+def modality_gap(pairs: Pairs, task: str) -> dict[str, float]:
+    """Return how far images and texts lie apart, and the `hubness` of a task's candidates.
+
+    `gap` is the distance of the mean image from the mean text (Liang et al. 2022). `relative_gap`
+    is the mean of 1 - cosine of pairs, as a share of its sum with the mean within images and within
+    texts (Schrodi et al. 2024): 1/2 without a gap. `hubness` is the skewness of the number of
+    queries that have a candidate among their 10 nearest (Radovanovic et al. 2010).
+    """
+    sides = {TASKS[0]: (pairs.texts, pairs.images), TASKS[1]: (pairs.images, pairs.texts)}[task]
+    sizes = np.array([len(rows) for rows in sides])
+    means = np.stack([rows.mean(axis=0, dtype=np.float64) for rows in sides])
+    within = (1 - np.square(means).sum(axis=1)) * sizes / (sizes - 1)  # without a row and itself
+    between = 1 - float(_own_cosines(pairs).mean())
+    found = nearest(*sides, min(10, sizes[1]))  # candidates of each query
+    counts = np.bincount(found.ravel(), minlength=sizes[1])
+    return {
+        "gap": float(np.linalg.norm(means[0] - means[1])),
+        "relative_gap": between / (between + float(np.mean(within))),
+        "hubness": float(((counts - counts.mean()) ** 3).mean() / max(counts.std(), 1e-9) ** 3),
+    }
+
+
+def _gap_columns(task: str, pairs: Pairs, control: Pairs | None) -> dict[str, float]:
+    """Return the columns of `modality_gap` with their nulls, means over two halves of each side."""
+    columns = modality_gap(pairs, task)
+    random = np.random.RandomState(42)
+    nulls = []
+    for rows in (pairs.images, pairs.texts):
+        half = len(rows) // 2
+        a, b = rows[random.permutation(len(rows))[: 2 * half]].reshape(2, half, -1)
+        nulls.append(modality_gap(Pairs(a, b, np.arange(half), []), task))
+    null = {f"{name}_null": (nulls[0][name] + nulls[1][name]) / 2 for name in columns}
+    of_control = {} if control is None else modality_gap(control, task)
+    return columns | null | {f"{name}_control": value for name, value in of_control.items()}

@@ -190,6 +190,9 @@ Texts = Annotated[
     typer.Argument(metavar="[TEXTS]", help="Feature file of texts (default: standard input)."),
 ]
 Splits = Annotated[list[str] | None, split_option("Use only this split; repeatable.")]
+SameRows = Annotated[
+    bool, flag("--same-rows", "Match the row numbers of different imports without ids.")
+]
 FirstSplit = Annotated[str | None, split_option("Split to use (default: test, else the first).")]
 FitSplit = Annotated[str, split_option("Split to fit on.")]
 EvalSplit = Annotated[str, split_option("Split to score.")]

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from clipkit.base.errors import UsageError
-from clipkit.commands._options import Report, Seed, Table, flag, option, split_option
+from clipkit.commands._options import Report, SameRows, Seed, Table, flag, option, split_option
 
 
 def compare(
@@ -38,9 +38,7 @@ def compare(
         option("FILE", "Compare by groups of classes; each line of FILE is: class TAB group."),
     ] = None,
     common: Annotated[bool, flag("--common", "Use the images that all results have.")] = False,
-    same_rows: Annotated[
-        bool, flag("--same-rows", "Match the row numbers of different imports without ids.")
-    ] = False,
+    same_rows: SameRows = False,
     ids: Annotated[
         str | None,
         option(

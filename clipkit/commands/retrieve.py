@@ -25,6 +25,7 @@ def retrieve(
     strict: Annotated[
         bool, flag("--strict", "Refuse images without text, and texts without image.")
     ] = False,
+    gap: Annotated[bool, flag("--gap", "Add the modality gap and the hubness.")] = False,
 ) -> None:
     """Report whether an image finds its captions, and a caption its image.
 
@@ -42,10 +43,8 @@ def retrieve(
     report.check_output(images, texts, control, control_texts)
     of_control = None
     if control is not None and control_texts is not None:
-        of_control = (
-            features.read(control, kinds=["images"]),
-            features.read(control_texts, kinds=["texts"]),
-        )
+        images_by_control = features.read(control, kinds=["images"])
+        of_control = images_by_control, features.read(control_texts, kinds=["texts"])
     result = retrieval.retrieve(
         features.read(images, kinds=["images"]),
         features.read(texts, kinds=["texts"]),
@@ -54,5 +53,6 @@ def retrieve(
         control=of_control,
         same_rows=same_rows,
         strict=strict,
+        gap=gap,
     )
     report.show(result)

@@ -1,0 +1,177 @@
+"""Alignment: whether two models hold the same images, or images and their texts, alike.
+
+Mutual kNN is the mean share of a row's k nearest neighbours that both have (Huh et al. 2024). CKA
+is linear and unbiased (Song et al. 2012). In the null, the rows of one model are permuted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from clipkit.analysis import comparison, retrieval, similarity
+from clipkit.analysis.results import Row, choose_split, make_result
+from clipkit.base import console
+from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.features.compatibility import is_same_model
+from clipkit.features.model import FeatureFile, Floats, Int64
+
+PERMUTATIONS = 200
+MEASURES = ("mutual_knn", "cka")
+
+Space = tuple[Floats, Int64, float]  # centred rows (N, D), k neighbours (N, k), `hsic` with itself
+
+
+def align(
+    files: Sequence[FeatureFile],
+    split: str | None = None,
+    *,
+    k: int = 10,
+    blind: int | None = None,
+    same_rows: bool = False,
+    seed: int = 42,
+) -> FeatureFile:
+    """Compare what models hold of the same rows: what `clipkit align` reports.
+
+    Parameters
+    ----------
+    files : sequence of FeatureFile
+        Images, matched by ids, or images and texts, matched as by `retrieve` with the first text of
+        each image. With more than two files, all layers of the first model are compared with all
+        others or, if there are no others, with each other.
+    k, blind : int
+        Number of neighbours, and number of `blind_pairs` to list instead.
+    split, same_rows, seed
+        As in `comparison.pair`. The seed is of the permutations.
+
+    Returns
+    -------
+    FeatureFile
+        A result with a run per pair of files `a` and `b` and `measure` of MEASURES: `similarity`, 1
+        for equal cosines; `similarity_null`, its exact mean over permutations; `similarity_null95`,
+        the 95th percentile of its maximum over all pairs of files, in PERMUTATIONS and as the rows
+        are; `p`, the share of these maxima that reach it; and `calibrated`, its part of the way
+        from `similarity_null95` to 1, at least 0. See arXiv 2602.14486, algorithm 2.
+    """
+    split, ids, features = _match(files, split, same_rows)
+    n, least = len(ids), max(k + 2, 4)  # of `hsic`
+    if n < least:
+        raise ClipkitError(f"expected at least {least} rows that all files have, got {n}")
+    if blind is None:
+        rows = _compare(files, features, k, seed)
+    else:
+        rows = blind_pairs(features, ids, k, blind)
+    inputs = {f"b{number}" if number else "a": file.digest for number, file in enumerate(files)}
+    settings = {"k": k, "blind": blind, "same_rows": same_rows or None, "seed": seed}
+    history = files[0].extended_history("align", splits=[split], **settings, inputs=inputs)
+    rows = [{"split": split, "rows": n, "k": k} | row for row in rows]
+    return make_result(history, rows, display_name=files[0].display_name)
+
+
+def _match(
+    files: Sequence[FeatureFile], split: str | None, same_rows: bool
+) -> tuple[str, list[str], list[Floats]]:
+    """Return a split, the ids (N) that all files have, and each file's rows (N, D) of length 1."""
+    kinds = [file.kind for file in files]
+    if len(files) < 2 or ("texts" in kinds and kinds != ["images", "texts"]):
+        raise UsageError("expected two or more files of images, or one of images and one of texts")
+    split = choose_split(files[0], split)
+    if "texts" in kinds:
+        pairs = retrieval.pair(files[0], files[1], split, same_rows=same_rows)
+        first_texts = np.unique(pairs.image_of, return_index=True)[1]
+        return split, pairs.ids, [pairs.images, pairs.texts[first_texts]]
+    splits = [comparison.same_split(file, files[0], split, same_rows) for file in files]
+    orders = comparison.match_ids(files, splits, common=True)
+    features = []
+    for file, name, order in zip(files, splits, orders, strict=True):
+        rows_of_file = np.asarray(file.splits[name].features, np.float64)[order]
+        features.append(similarity.normalize(rows_of_file, file.display_name))
+    return split, files[0].splits[split].take(orders[0]).ids, features
+
+
+def _compare(
+    files: Sequence[FeatureFile], features: Sequence[Floats], k: int, seed: int
+) -> list[Row]:
+    model = files[0].history.model
+    left = [i for i, file in enumerate(files) if is_same_model(file.history.model, model)]
+    right = [i for i in range(len(files)) if i not in left] or left
+    if len(files) == 2:
+        left, right = [0], [1]
+    spaces = [make_space(rows, k, f.display_name) for rows, f in zip(features, files, strict=True)]
+    random, n = np.random.RandomState(seed), len(features[0])
+    orders = [np.arange(n), *(random.permutation(n) for _ in range(PERMUTATIONS))]
+    found = np.empty((len(orders), len(left), len(right), len(MEASURES)))
+    with console.progress("permuting rows", "permutations") as report_progress:
+        for done, order in enumerate(orders):
+            for i, j in np.ndindex(found.shape[1:3]):
+                found[done, i, j] = measure(spaces[left[i]], spaces[right[j]], order)
+            report_progress(done + 1, len(orders))
+    largest = found.max(axis=(1, 2))  # (1 + PERMUTATIONS, 2)
+    null95 = np.quantile(largest, 0.95, axis=0, method="inverted_cdf")
+    names = comparison.name_files(files, range(len(files)))
+    rows: list[Row] = []
+    for i, j, m in np.ndindex(found.shape[1:]):
+        value, limit = found[0, i, j, m], null95[m]
+        row: Row = {"a": names[left[i]], "b": names[right[j]], "measure": MEASURES[m]}
+        row |= {"similarity": value, "similarity_null": (k / (n - 1), 0.0)[m]}
+        row |= {"similarity_null95": limit, "p": (largest[:, m] >= value).mean()}
+        rows.append(row | {"calibrated": max(0.0, (value - limit) / max(1 - limit, 1e-9))})
+    return rows
+
+
+def make_space(features: Floats, k: int, name: str = "features") -> Space:
+    """Return what the measures need of rows (N, D) of length 1."""
+    centred = features - features.mean(axis=0, dtype=np.float64)
+    spread = hsic(centred, centred)
+    if spread <= max(1e-20, 1e-12 * np.square(centred).sum(axis=1).mean() ** 2):
+        raise ClipkitError(f"{name}: expected rows with different cosines, got equal ones")
+    return centred, retrieval.nearest(features, features, k, skip_self=True), spread
+
+
+def measure(a: Space, b: Space, order: Int64) -> tuple[float, float]:
+    """Return the mutual kNN and the CKA of rows (N) of `a` with the rows `order` (N) of `b`."""
+    neighbours = np.argsort(order)[b[1][order]]  # in the new numbering
+    shared = sum(np.count_nonzero(a[1] == column[:, None]) for column in neighbours.T)
+    return shared / neighbours.size, hsic(a[0], b[0][order]) / np.sqrt(a[2] * b[2])
+
+
+def hsic(x: Floats, y: Floats) -> float:
+    """Return the unbiased HSIC of centred rows (N, D) and (N, E) with linear kernels.
+
+    Equation 5 of Song et al. (2012) leaves out the diagonals of x x' and y y', so that the other
+    entries of a row, which sums to zero, sum to the diagonal's negative.
+    """
+    n = len(x)
+    a, b = np.square(x).sum(axis=1), np.square(y).sum(axis=1)  # the diagonals
+    products = np.square(x.T @ y).sum() - n / (n - 2) * (a @ b)
+    return float((products + a.sum() * b.sum() / ((n - 1) * (n - 2))) / (n * (n - 3)))
+
+
+def blind_pairs(features: Sequence[Floats], ids: Sequence[str], k: int, count: int) -> list[Row]:
+    """List pairs of rows that one model holds alike and another apart, by rank.
+
+    Return rows `id` and their neighbours `other` in the first of two files that have the highest
+    `rank_b` in the second, with both cosines; each row once. `blind` is the share of all neighbours
+    in the farther half of the second file, and `blind_null` this share for independent models.
+    """
+    if len(features) > 2:
+        raise UsageError(f"--blind: expected two files, got {len(features)}")
+    a, b = features
+    n = len(a)
+    neighbours = retrieval.nearest(a, a, k, skip_self=True)
+    ranks = np.empty_like(neighbours)
+    for first, last, cosines in retrieval.blocks(b, b):
+        ranks_of_all = (-cosines).argsort(axis=1).argsort(axis=1)  # 0 is the row itself
+        ranks[first:last] = np.take_along_axis(ranks_of_all, neighbours[first:last], axis=1)
+    shares = {"blind": float((2 * ranks > n).mean()), "blind_null": (n - 1) // 2 / (n - 1)}
+    pairs: list[Row] = []
+    used: set[int] = set()
+    for place in np.argsort(-ranks, axis=None, kind="stable").tolist():
+        row, other = place // k, int(neighbours.flat[place])
+        if len(pairs) < count and used.isdisjoint((row, other)):
+            used |= {row, other}
+            pair: Row = {"id": ids[row], "other": ids[other], "rank_b": int(ranks.flat[place])}
+            pair |= {"cosine_a": a[row] @ a[other], "cosine_b": b[row] @ b[other]}
+            pairs.append(pair | shares)
+    return pairs

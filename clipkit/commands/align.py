@@ -1,0 +1,38 @@
+"""`clipkit align`: whether two models hold the same rows alike."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from clipkit.commands._options import FirstSplit, Report, SameRows, Seed, option
+
+
+def align(
+    report: Report,
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE...", help="Feature files of images or texts.")
+    ],
+    split: FirstSplit = None,
+    k: Annotated[int, option("N", "Number of nearest neighbours.", "-k", min=1)] = 10,
+    blind: Annotated[
+        int | None,
+        option("N", "List N pairs that the first file holds alike and the second apart.", min=1),
+    ] = None,
+    same_rows: SameRows = False,
+    seed: Seed = 42,
+) -> None:
+    """Compare what two models hold of the same images, or a model of images and their texts.
+
+    `mutual_knn` is the share of common nearest neighbours, `cka` the unbiased linear CKA. With more
+    files, all layers of the first model are compared with all of the other.
+
+    Example: clipkit align img.h5 untrained.h5
+    """
+    from clipkit import features
+    from clipkit.analysis import alignment
+
+    report.check_output(*files)
+    inputs = features.read_all(files, kinds=["images", "texts"])
+    report.show(alignment.align(inputs, split, k=k, blind=blind, same_rows=same_rows, seed=seed))
