@@ -35,7 +35,7 @@ GROUPS = {
         *("logits", "entropy", "probe", "predict", "zeroshot"),
         *("retrieve", "calibrate", "cluster", "compare"),
     ),
-    "Understand": ("importance", "variance", "attributes", "plot", "report"),
+    "Understand": ("importance", "variance", "attributes", "describe", "plot", "report"),
     "Files": ("info", "convert", "split", "concat", "relabel"),
 }
 COMMANDS = tuple(name for names in GROUPS.values() for name in names)
