@@ -34,8 +34,8 @@ _SOURCES = {
 _PACKAGES = {
     "analysis": (
         "attributes calibration clustering comparison description evaluation importance metrics "
-        "prediction probes ranking relabeling results retrieval similarity softmax variance "
-        "zeroshot"
+        "prediction probes ranking relabeling results retrieval similarity softmax thresholds "
+        "variance zeroshot"
     ),
     "features": "annotations concatenation splitting",
     "plots": "layer_curves",

@@ -33,7 +33,7 @@ GROUPS = {
     "Encode": ("embed", "textembed"),
     "Measure": (
         *("logits", "entropy", "probe", "predict", "zeroshot"),
-        *("retrieve", "calibrate", "cluster", "compare"),
+        *("retrieve", "calibrate", "threshold", "cluster", "compare"),
     ),
     "Understand": ("importance", "variance", "attributes", "describe", "plot", "report"),
     "Files": ("info", "convert", "split", "concat", "relabel"),
