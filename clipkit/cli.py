@@ -33,9 +33,9 @@ GROUPS = {
     "Encode": ("embed", "textembed"),
     "Measure": (
         *("logits", "entropy", "probe", "predict", "zeroshot"),
-        *("retrieve", "calibrate", "cluster", "compare", "align"),
+        *("retrieve", "calibrate", "threshold", "cluster", "compare", "align"),
     ),
-    "Understand": ("importance", "variance", "attributes", "plot", "report"),
+    "Understand": ("importance", "variance", "attributes", "describe", "plot", "report"),
     "Files": ("info", "convert", "split", "concat", "relabel"),
 }
 COMMANDS = tuple(name for names in GROUPS.values() for name in names)

@@ -1,8 +1,8 @@
-"""Measure the recall of each attribute by words, by probes and by controls.
+"""Measure each attribute by words, by probes and by controls.
 
-All numbers are mean recalls per value. Chance is therefore 1 / K for K values, whatever their
-frequencies. The values are those that occur in both the fitted and the scored rows. Rows with other
-values are left out.
+By default, all numbers are mean recalls per value. Chance is therefore 1 / K for K values, whatever
+their frequencies. The values are those that occur in both the fitted and the scored rows. Rows with
+other values are left out.
 
 - `zeroshot` predicts the value with the most similar words. Nothing is fitted.
 - `names` is a probe on the cosines with those words.
@@ -13,6 +13,9 @@ values are left out.
 The probe is a logistic regression on standardised columns, with all values weighted equally. It
 gives a lower bound of what the embedding encodes. Its recall grows with the number of rows to fit
 on.
+
+The other metrics are those of `score_metrics.METRICS`. Labels of 0 and 1 are ranked by the cosine
+with the words for 1, and by the probe's score. Numbers are predicted by a ridge regression.
 """
 
 from __future__ import annotations
@@ -20,22 +23,25 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from clipkit.analysis import metrics, probes, results, similarity, zeroshot
 from clipkit.analysis.attribute_groups import ABOVE_CHANCE
 from clipkit.analysis.held_out import EVAL_SPLIT, FIT_SPLIT, choose_held_out, hold_out
 from clipkit.analysis.results import Row
+from clipkit.analysis.score_metrics import METRICS, ScoreMetric, ridge
 from clipkit.base import console
-from clipkit.base.errors import ClipkitError, UsageError, check_positive
+from clipkit.base.errors import ClipkitError, UsageError, check_positive, shorten, unknown
 from clipkit.features import compatibility
-from clipkit.features.annotations import CLASS, Attribute, read_annotations
+from clipkit.features.annotations import CLASS, Annotations, Attribute, read_annotations
 from clipkit.features.compatibility import check_control, check_same_images
 from clipkit.features.history import prompts_entry
-from clipkit.features.model import FeatureFile, Float32, Int64
+from clipkit.features.model import FeatureFile, Float32, Floats, Int64
 from clipkit.features.splitting import count_shared_rows, hash_rows
 
 MAX_VALUES = 5000  # of an attribute
@@ -45,6 +51,10 @@ OF_OTHER_IMAGES = (
     *("gain", "gain_low", "gain_high"),
 )
 NAMED = 3  # attributes that a warning names
+NULLS = 50  # fits on permuted numbers
+RECALL = "recall"
+# Pairs of values of which the second is the positive one
+LABELS = (["0", "1"], ["-1", "1"], ["false", "true"], ["no", "yes"])
 DOUBLED_ARTICLE = re.compile(r"\b(an?|the) (an?|the) ", re.IGNORECASE)
 
 
@@ -58,6 +68,17 @@ class Words(NamedTuple):
         """Return the words for some values (K,), which are numbered anew."""
         chosen = np.isin(self.values, values)
         return Words(self.directions[chosen], np.searchsorted(values, self.values[chosen]))
+
+
+Predicted = NDArray[Any]  # of the scored rows (n,): values or scores
+
+
+class _Settings(NamedTuple):
+    """How attributes are measured."""
+
+    metric: str
+    C: float
+    seed: int
 
 
 class SplitRows(NamedTuple):
@@ -86,6 +107,7 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
     table: str | None = None,
     columns: Sequence[str] = (),
     controls: Sequence[FeatureFile] = (),
+    metric: str = RECALL,
     random: int = 5,
     C: float = 1.0,
     fit_split: str = FIT_SPLIT,
@@ -108,6 +130,11 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
         Attributes to use, all by default.
     controls : sequence of FeatureFile
         The same images, embedded by untrained controls.
+    metric : {"recall", "auroc", "ap", "r2", "spearman"}
+        What the numbers are. `auroc` and `ap` (average precision) are for columns of 0 and 1, such
+        as several labels of an image, `r2` and `spearman` for columns of numbers. Other columns are
+        left out. The words for the label `x`, or for a number that is large, have the class ``x``
+        or, for labels, ``x: 1``.
     random : int
         Number of sets of random directions.
     C : float
@@ -130,7 +157,9 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
         lower limit of `probe` is not 0.02 above chance, and so are `gain` and the interval of
         `probe` if over 1 % of the scored images were fitted.
         Values count if they occur in both the fitted and the scored rows; with fewer than two of
-        them, nothing is measured.
+        them, nothing is measured. Runs of other metrics have the column `metric`; of labels also
+        `positives`, the number of scored rows with 1; of numbers `null95`, the 95 % quantile of the
+        metric for probes that are fitted on permuted numbers.
 
     Raises
     ------
@@ -147,8 +176,8 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
         compatibility.common_logit_scale(images, words)
         compatibility.check_widths(images, words)
         _warn_of_doubled_articles(words)
-    annotations = read_annotations(images, table, columns)
-    _check_counts(annotations.attributes)
+    annotations = _read(images, table, columns, metric)
+    kind = _kind(metric)
     fit, scored = _choose_rows(images, fit_split, eval_split, seed)
     caveats = _find_shared_images(images, fit, scored)
     untested = {} if results.is_testable(caveats) else dict.fromkeys(OF_OTHER_IMAGES, math.nan)
@@ -160,26 +189,23 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
     without_words = []
     with console.progress("probing attributes", "attributes") as report_progress:
         for number, attribute in enumerate(annotations.attributes):
-            attribute_words = None if words is None else _find_words(words, attribute)
+            measured = kind(images, attribute, fit, scored, _Settings(metric, C, seed))
+            attribute_words = None if words is None else measured.find_words(words)
             if attribute_words is None:
                 without_words.append(attribute.name)
-            measured = _Attribute(images, attribute, fit, scored, C, seed)
             for problem in measured.problems:
                 problems.setdefault(problem, []).append(attribute.name)
             row = measured.row(attribute_words, controls, random)
             rows.append({name: untested.get(name, value) for name, value in row.items()})
             report_progress(number + 1, len(annotations.attributes))
+    _note_means(rows, metric)
     few = problems.pop(results.FEW_SCORED, [])
     caveats += results.find_caveats("few", scored.split, len(few), len(rows), few)
     for problem, names in problems.items():
-        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-        console.warn(f"{', '.join(names[:NAMED])}{more}: {problem}")
+        console.warn(f"{results.join_names(names)}: {problem}")
     if words is not None and without_words:
-        example = (words.class_names or ["no classes"])[0]
-        console.note(
-            f"{words.display_name} has no words for {', '.join(without_words)}: expected classes "
-            f"called '{without_words[0]}: VALUE', got {example!r} and others"
-        )
+        expected = without_words[0] + (": VALUE" if metric == RECALL else "")
+        _note_missing_words(words, without_words, expected)
     inputs = {"images": images.digest, **annotations.inputs}
     if words is not None:
         inputs["words"] = words.digest
@@ -188,9 +214,10 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
         "attributes",
         attributes=annotations.source,
         column=list(columns) or None,
+        metric=None if metric == RECALL else metric,
         random=random,
-        classifier="logreg",
-        C=C,
+        classifier=kind.classifier,
+        C=C if kind.classifier == "logreg" else None,
         fit_split=fit.split,
         eval_split=scored.split,
         seed=seed,
@@ -225,6 +252,48 @@ def _find_shared_images(images: FeatureFile, fit: SplitRows, scored: SplitRows) 
     return results.find_caveats("fitted", scored.split, count, len(scored.numbers))
 
 
+def _read(
+    images: FeatureFile, table: str | None, columns: Sequence[str], metric: str
+) -> Annotations:
+    """Read the attributes that a metric is for; refuse others if they are named."""
+    if metric not in (RECALL, *METRICS):
+        raise unknown("metric", metric, [RECALL, *METRICS])
+    is_of_numbers = metric != RECALL and METRICS[metric].is_of_numbers
+    annotations = read_annotations(images, table, columns, numbers=is_of_numbers)
+    if metric == RECALL:
+        _check_counts(annotations.attributes)
+    if metric == RECALL or is_of_numbers:
+        return annotations
+    labels = [attribute for attribute in annotations.attributes if _is_label(attribute)]
+    others = [attribute for attribute in annotations.attributes if not _is_label(attribute)]
+    if not columns:  # nobody asked for the classes
+        others = [attribute for attribute in others if attribute.name != CLASS]
+    if others and (columns or not labels):
+        got = ", ".join(repr(shorten(value, 40)) for value in others[0].values[:NAMED])
+        raise ClipkitError(f"{table}: expected 0 and 1 in {others[0].name}, got {got}")
+    if others:
+        names = results.join_names([attribute.name for attribute in others])
+        console.note(f"{table}: left out {names}, which are not 0 and 1")
+    return replace(annotations, attributes=labels)
+
+
+def _is_label(attribute: Attribute) -> bool:
+    values = [value.lower() for value in attribute.values]
+    return not attribute.is_class and any(set(values) <= set(pair) for pair in LABELS)
+
+
+def _note_means(rows: Sequence[Row], metric: str) -> None:
+    """Note the means of average precisions, over the labels that have them."""
+    if metric != "ap":
+        return
+    means = []
+    for name in ("zeroshot", "probe", "chance"):
+        values = [row[name] for row in rows if not math.isnan(row[name])]
+        if values:
+            means.append(f"{name} {100 * np.mean(values):.1f} % ({len(values)} labels)")
+    console.note(f"mAP: {', '.join(means) or 'no label has positive images'}")
+
+
 def _check_counts(attributes: Sequence[Attribute]) -> None:
     for attribute in attributes:
         if len(attribute.values) > MAX_VALUES:
@@ -242,6 +311,14 @@ def _warn_of_doubled_articles(words: FeatureFile) -> None:
             f"{words.display_name}: every text has two articles, as {texts[0]!r}: embed the words "
             'with --template "{}"'
         )
+
+
+def _note_missing_words(words: FeatureFile, names: Sequence[str], expected: str) -> None:
+    example = (words.class_names or ["no classes"])[0]
+    console.note(
+        f"{words.display_name} has no words for {', '.join(names)}: expected classes called "
+        f"{expected!r}, got {example!r} and others"
+    )
 
 
 def _find_words(words: FeatureFile, attribute: Attribute) -> Words | None:
@@ -290,20 +367,20 @@ def _words_of(words: FeatureFile, classes: Sequence[int]) -> Words:
 class _Attribute:
     """One attribute: the rows to fit and to score, and the probes."""
 
+    classifier = "logreg"
+
     def __init__(
         self,
         images: FeatureFile,
         attribute: Attribute,
         fit: SplitRows,
         scored: SplitRows,
-        C: float,
-        seed: int,
+        settings: _Settings,
     ) -> None:
         self.attribute = attribute
-        self.C = C
-        self.seed = seed
+        self.settings = settings
         fitted, found = (np.append(rows.codes(attribute), -1) for rows in (fit, scored))
-        self.occurring = np.intersect1d(fitted, found)[1:]  # -1 is no value
+        self.occurring = self._choose_values(fitted, found)[1:]  # -1 is no value
         self.has_others = len(np.setxor1d(fitted, found)) > 0
         self.fit = fit.with_values(attribute, self.occurring)
         self.scored = scored.with_values(attribute, self.occurring)
@@ -312,6 +389,10 @@ class _Attribute:
         self.X, self.X_scored = self._embeddings(images)
         self.unit, self.unit_scored = map(similarity.normalize, (self.X, self.X_scored))
         self.values = len(self.occurring)
+
+    def _choose_values(self, fitted: Int64, scored: Int64) -> Int64:
+        """Return those of the values of the fitted and of the scored rows that count."""
+        return np.intersect1d(fitted, scored)
 
     @property
     def problems(self) -> list[str]:
@@ -325,90 +406,241 @@ class _Attribute:
             problems.append(results.FEW_SCORED)
         return problems
 
+    def find_words(self, words: FeatureFile) -> Words | None:
+        """Return the words for the values, or None if the attribute has none."""
+        return _find_words(words, self.attribute)
+
     def row(self, words: Words | None, controls: Sequence[FeatureFile], random: int) -> Row:
         """Return the run of the attribute."""
         row: Row = {
             "attribute": self.attribute.name,
             "values": self.values,
             "rows": len(self.labels),
-            "chance": 1 / self.values if self.values > 1 else math.nan,
+            **self._facts(),
         }
-        zero, names, count = None, math.nan, self.values
+        zero, names, count = None, math.nan, self.directions
         if words is not None and self.values > 1:
-            words = words.of_values(self.occurring)
+            words = self._occurring_words(words)
             zero = self._zeroshot(words)
-            names = self._recall(self._on_directions(words.directions))
+            names = self._score(self._on_directions(words.directions))
             count = len(words.directions)
         draws = []
         for number in range(random):
-            draw_seed = (self.seed + number) % 2**32
+            draw_seed = (self.settings.seed + number) % 2**32
             directions = similarity.random_directions(count, self.X.shape[1], draw_seed)
-            draws.append(self._recall(self._on_directions(directions.astype(np.float32))))
+            draws.append(self._score(self._on_directions(directions.astype(np.float32))))
         predicted = self._probe(self.X, self.X_scored)
         of_controls = [self._probe(*self._embeddings(file)) for file in controls]
         row |= self._with_interval("zeroshot", zero)
         row["names"] = names
         row |= _with_range("random", draws)
         row |= self._with_interval("probe", predicted)
-        row |= _with_range("control", list(map(self._recall, of_controls)))
+        row |= _with_range("control", list(map(self._score, of_controls)))
         row |= self._reach(row, zero, predicted)
         gains = [self._gain(predicted, of_control) for of_control in of_controls]
         return row | min(gains, key=itemgetter("gain_low"), default={})
 
-    def _reach(self, row: Row, zeroshot: Int64 | None, probe: Int64 | None) -> Row:
+    def _reach(self, row: Row, zeroshot: Predicted | None, probe: Predicted | None) -> Row:
         """Return the reach with its interval, by the delta method for a ratio."""
         nan = {"reach": math.nan, "reach_low": math.nan, "reach_high": math.nan}
         is_decodable = row["probe_low"] > row["chance"] + ABOVE_CHANCE
         if zeroshot is None or probe is None or not is_decodable:
             return nan
         above_chance = row["probe"] - row["chance"]
+        covariance = self._covariance([zeroshot, probe])
         reach = (row["zeroshot"] - row["chance"]) / above_chance
         gradient = np.array([1, -reach]) / above_chance
-        variance = gradient @ metrics.recall_covariance(self.labels, [zeroshot, probe]) @ gradient
-        half = metrics.QUANTILE * math.sqrt(variance)
+        half = metrics.QUANTILE * math.sqrt(gradient @ covariance @ gradient)
         return {"reach": reach, "reach_low": reach - half, "reach_high": reach + half}
 
-    def _gain(self, probe: Int64 | None, control: Int64 | None) -> Row:
+    def _gain(self, probe: Predicted | None, control: Predicted | None) -> Row:
         """Return the paired difference of the probe to a control with its interval."""
         if probe is None or control is None:
             return dict.fromkeys(("gain", "gain_low", "gain_high"), math.nan)
-        gain = self._recall(probe) - self._recall(control)
-        of_both = metrics.recall_covariance(self.labels, [probe, control])
+        gain = self._score(probe) - self._score(control)
+        of_both = self._covariance([probe, control])
         half = metrics.QUANTILE * math.sqrt(of_both.trace() - 2 * of_both[0, 1])
         return {"gain": gain, "gain_low": gain - half, "gain_high": gain + half}
 
     def _embeddings(self, file: FeatureFile) -> tuple[Float32, Float32]:
         return self.fit.embeddings(file), self.scored.embeddings(file)
 
-    def _zeroshot(self, words: Words) -> Int64:
+    @property
+    def directions(self) -> int:
+        """The number of random directions, where words do not tell it."""
+        return self.values
+
+    def _facts(self) -> Row:
+        return {"chance": 1 / self.values if self.values > 1 else math.nan}
+
+    def _occurring_words(self, words: Words) -> Words:
+        return words.of_values(self.occurring)
+
+    def _zeroshot(self, words: Words) -> Predicted | None:
         cosines = _cosines(self.unit_scored, words.directions)
         scores = zeroshot.class_scores(cosines, words.values, self.values)
         return np.asarray(self.occurring[scores.argmax(axis=1)])
 
-    def _on_directions(self, directions: Float32) -> Int64 | None:
+    def _on_directions(self, directions: Float32) -> Predicted | None:
         return self._probe(_cosines(self.unit, directions), _cosines(self.unit_scored, directions))
 
-    def _probe(self, X: Float32, X_scored: Float32) -> Int64 | None:
+    def _probe(self, X: Float32, X_scored: Float32) -> Predicted | None:
         """Fit the probe and return its predictions, or None if there is nothing to learn."""
+        run = self._fit(X, X_scored)
+        return None if run is None else run.predicted
+
+    def _fit(self, X: Float32, X_scored: Float32, keep: bool = False) -> probes.Run | None:
         if self.values < 2:
             return None
+        options: Any = {"standardize": True, "balanced": True, "keep": keep}
         (run,) = probes.sweep(
-            X, self.y, X_scored, classifier="logreg", C=[self.C], standardize=True, balanced=True
+            X, self.y, X_scored, classifier="logreg", C=[self.settings.C], **options
         )
         if not run.converged:
             console.warn(f"the probe of {self.attribute.name} did not converge")
-        return run.predicted
+        return run
 
-    def _recall(self, predicted: Int64 | None) -> float:
+    def _score(self, predicted: Predicted | None) -> float:
         if predicted is None:
             return math.nan
         return metrics.mean_per_class_recall(self.labels, predicted)
 
-    def _with_interval(self, name: str, predicted: Int64 | None) -> Row:
+    def _covariance(self, predicted: Sequence[Predicted]) -> Floats:
+        return metrics.recall_covariance(self.labels, predicted)
+
+    def _interval(self, predicted: Predicted) -> tuple[float, float]:
+        return metrics.recall_interval(self.labels, predicted)
+
+    def _with_interval(self, name: str, predicted: Predicted | None) -> Row:
         low = high = math.nan
         if predicted is not None:
-            low, high = metrics.recall_interval(self.labels, predicted)
-        return {name: self._recall(predicted), f"{name}_low": low, f"{name}_high": high}
+            low, high = self._interval(predicted)
+        return {name: self._score(predicted), f"{name}_low": low, f"{name}_high": high}
+
+
+class _Scored(_Attribute):
+    """An attribute that is measured by scores: labels of 0 and 1, or numbers."""
+
+    @property
+    def metric(self) -> ScoreMetric:
+        """What the scores are measured by."""
+        return METRICS[self.settings.metric]
+
+    @property
+    def directions(self) -> int:
+        """The number of random directions: words are one."""
+        return 1
+
+    def find_words(self, words: FeatureFile) -> Words | None:
+        """Return the words for the label 1, or for large numbers."""
+        names = words.class_names or []
+        for name in (self.attribute.name, f"{self.attribute.name}: {self.attribute.values[-1]}"):
+            if name in names:
+                return _words_of(words, [names.index(name)])
+        return None
+
+    def _facts(self) -> Row:
+        chance = self.metric.chance(self.truth) if self.values > 1 else math.nan
+        return {"metric": self.settings.metric, "chance": chance}
+
+    def _occurring_words(self, words: Words) -> Words:
+        return words
+
+    def _zeroshot(self, words: Words) -> Predicted | None:
+        cosines = _cosines(self.unit_scored, words.directions)
+        return np.asarray(cosines.max(axis=1), np.float64)
+
+    @property
+    def truth(self) -> Floats:
+        """The scored rows' labels of 0 and 1, or numbers (n,)."""
+        raise NotImplementedError
+
+    def _score(self, predicted: Predicted | None) -> float:
+        return math.nan if predicted is None else float(self.metric.value(self.truth, predicted))
+
+    def _covariance(self, predicted: Sequence[Predicted]) -> Floats:
+        return self.metric.covariance(self.truth, predicted)
+
+    def _interval(self, predicted: Predicted) -> tuple[float, float]:
+        value = self._score(predicted)
+        half = metrics.QUANTILE * math.sqrt(self._covariance([predicted])[0, 0])
+        if not half:  # a perfect order does not show how far another would be
+            return metrics.wilson(value, min(np.unique(self.truth, return_counts=True)[1]))
+        return value - half, min(1.0, value + half)
+
+
+class _Label(_Scored):
+    """A label of 0 and 1."""
+
+    @property
+    def truth(self) -> Floats:
+        """The scored rows' labels (n,)."""
+        return np.asarray(self.labels == len(self.attribute.values) - 1, np.float64)
+
+    def _facts(self) -> Row:
+        return {**super()._facts(), "positives": int(self.truth.sum()) if self.values > 1 else 0}
+
+    def _probe(self, X: Float32, X_scored: Float32) -> Predicted | None:
+        run = self._fit(X, X_scored, keep=True)
+        if run is None or run.fitted is None:
+            return None
+        scores = run.fitted.scores(X_scored)
+        return np.asarray(scores[:, 1] - scores[:, 0], np.float64)
+
+
+class _Number(_Scored):
+    """A number of each row."""
+
+    classifier = "ridge"
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        numbers = [float(value.replace(",", ".")) for value in self.attribute.values]
+        self.fitted_numbers = np.array(numbers)[self.y]
+        self.scored_numbers = np.array(numbers)[self.labels]
+        self.values = min(len(np.unique(self.y)), len(np.unique(self.labels)))
+
+    def _choose_values(self, fitted: Int64, scored: Int64) -> Int64:
+        return np.union1d(fitted, scored)
+
+    @property
+    def problems(self) -> list[str]:
+        """What is wrong with the numbers."""
+        few = "fewer than two different numbers are fitted or scored: nothing is measured"
+        return [few] if self.values < 2 else []
+
+    @property
+    def truth(self) -> Floats:
+        """The scored rows' numbers (n,)."""
+        return self.scored_numbers
+
+    def row(self, words: Words | None, controls: Sequence[FeatureFile], random: int) -> Row:
+        """Return the run of the attribute, with the null of its probe."""
+        row = super().row(words, controls, random)
+        row["null95"] = math.nan
+        if self.values > 1:
+            generator = np.random.default_rng(self.settings.seed)
+            permuted = [generator.permutation(self.fitted_numbers) for _ in range(NULLS)]
+            predicted = ridge(self.X, np.stack(permuted, axis=1), self.X_scored)
+            row["null95"] = float(np.quantile(list(map(self._score, predicted.T)), 0.95))
+        return row
+
+    def _zeroshot(self, words: Words) -> Predicted | None:
+        if self.settings.metric == "r2":  # cosines are no numbers of this kind; see `names`
+            return None
+        return super()._zeroshot(words)
+
+    def _probe(self, X: Float32, X_scored: Float32) -> Predicted | None:
+        if self.values < 2:
+            return None
+        return ridge(X, self.fitted_numbers[:, None], X_scored)[:, 0]
+
+
+def _kind(metric: str) -> type[_Attribute]:
+    """Return what measures attributes by a metric."""
+    if metric == RECALL:
+        return _Attribute
+    return _Number if METRICS[metric].is_of_numbers else _Label
 
 
 def _cosines(unit: Any, directions: Float32) -> Float32:

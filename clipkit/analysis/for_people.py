@@ -46,10 +46,13 @@ def _calibration_rows(rows: Rows) -> list[Row]:
 
 
 def attribute_rows(rows: Rows) -> list[Row]:
-    """Format the rows of `attributes`: recalls in percent, with their intervals and ranges."""
+    """Format the rows of `attributes`: percent, with their intervals and ranges."""
     formatted = []
+    names = [
+        name for name in ("attribute", "metric", "values", "positives", "rows") if name in rows[0]
+    ]
     for row in rows:
-        cells: Row = {name: row.get(name) for name in ("attribute", "values", "rows")}
+        cells: Row = {name: row[name] for name in names}
         for name in ("chance", "zeroshot", "names", "random", "probe", "control"):
             cells[f"{name} %"] = _cell(row, name, ".1f")
         cells["reach"] = _cell(row, "reach", ".2f", scale=1)

@@ -484,7 +484,9 @@ def check_finite(result: FeatureFile, name: str, low: float = -math.inf) -> None
         raise ClipkitError(f"{result.display_name}: runs/{name}: expected {expected} in every row")
 
 
-TEXT_COLUMNS = {"attribute", "prompt", "classifier", "split", "eval_split", "a", "b", "group"}
+TEXT_COLUMNS = {
+    *("attribute", "metric", "prompt", "classifier", "split", "eval_split", "a", "b", "group")
+}
 
 
 def columns_of(result: FeatureFile, command: str, names: str) -> dict[str, NDArray[Any]]:

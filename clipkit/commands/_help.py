@@ -12,7 +12,7 @@ PANELS = {
     "Input": (
         "root path_column label_column split_column split limit classes split_off prompts labels "
         "template column readable table attribute groups group_folder source captions control "
-        "control_texts run common same_rows model untrained thumbnails images"
+        "control_texts result run common same_rows model untrained thumbnails images"
     ),
     OTHERS: "",
     "How to run": (

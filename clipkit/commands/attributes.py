@@ -31,6 +31,13 @@ def attributes(
     table: Table = None,
     attribute: Attributes = [],  # noqa: B006
     control: Controls = [],  # noqa: B006
+    metric: Annotated[
+        str,
+        option(
+            "recall|auroc|ap|r2|spearman",
+            "What to measure: auroc and ap of columns of 0 and 1, r2 and spearman of numbers.",
+        ),
+    ] = "recall",
     random: Annotated[
         int, option("N", "Number of sets of random directions.", "--random-sets", min=0, max=1000)
     ] = 5,
@@ -60,6 +67,7 @@ def attributes(
         table=table,
         columns=attribute,
         controls=[features.read(file, kinds=["images"]) for file in control],
+        metric=metric,
         random=random,
         C=regularization,
         fit_split=fit_split,

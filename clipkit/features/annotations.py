@@ -1,7 +1,8 @@
 """Read the attributes of a feature file's rows from a table, a data set or the file's labels.
 
 A table is a .csv, .tsv, .jsonl or .parquet file with the columns `id`, optionally `split`, and the
-attributes. An empty cell, NA, nan, None or - means that the value is not known. The data set
+attributes. An empty cell, NA, nan, None or - means that the value is not known. A column of lists,
+which a .jsonl file may have, becomes a column of 1 and 0 for each of their elements. The data set
 `shapes` has its own attributes.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import posixpath
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -34,6 +36,7 @@ IDS = ("id", "filename", "file_name", "file", "path", "image", "image_id", *INDE
 NO_ATTRIBUTES = (*KEYS, "filename", "path", "")
 WHOLE = re.compile(r"-?[0-9]+\.0")
 MAX_NUMBERS = 20  # values of a column of numbers that are categories
+MAX_ELEMENTS = 1000  # of the lists in a column
 MOST = 0.9  # of the values of a column of numbers are numbers
 INTERACTION = "*"
 
@@ -67,6 +70,7 @@ def read_annotations(
     columns: Sequence[str] = (),
     *,
     categories: bool = True,
+    numbers: bool = False,
 ) -> Annotations:
     """Read attributes for the rows of a file.
 
@@ -82,6 +86,8 @@ def read_annotations(
         Attributes to use, all by default; ``a*b`` is the interaction of two.
     categories : bool
         Whether a column of more than 20 numbers is refused or, if all columns are used, left out.
+    numbers : bool
+        Read columns of numbers alone; ``shapes`` has them for what it else cuts into ranges.
 
     Raises
     ------
@@ -98,13 +104,16 @@ def read_annotations(
         data = files.read_bytes(table)
         inputs["attributes"] = files.digest(data)
         source, attributes = "table", _number_all(file, _match(file, table, data))
-        if categories:
+        if numbers:
+            attributes = _numbers_alone(table, attributes, columns)
+        elif categories:
             attributes = _leave_numbers_out(table, attributes, columns)
     else:
-        source, attributes = table, _number_all(file, _bundled(file, table))
-        attributes[-1] = replace(attributes[-1], is_class=True)
+        source, attributes = table, _number_all(file, _bundled(file, table, numbers))
+        if not numbers:
+            attributes[-1] = replace(attributes[-1], is_class=True)
     known = {attribute.name: attribute for attribute in attributes}
-    if CLASS not in known:
+    if CLASS not in known and not numbers:
         known |= _labels(file)
     if not known:
         raise ClipkitError(
@@ -183,7 +192,10 @@ def _leave_numbers_out(
     asked = {*columns, *INTERACTION.join(columns).split(INTERACTION)}
     if not columns and len(numeric) == len(attributes):
         asked.update(numeric)
-    hint = f"bin them into at most {MAX_NUMBERS} named ranges, such as young and old"
+    hint = (
+        f"bin them into at most {MAX_NUMBERS} named ranges, such as young and old, or measure them "
+        "with: clipkit attributes --metric r2"
+    )
     for name, count in numeric.items():
         if name in asked:
             got = f"{count:,} numbers"
@@ -191,6 +203,27 @@ def _leave_numbers_out(
     if numeric and not columns:
         console.note(f"{table}: left out the numbers of {', '.join(numeric)}; hint: {hint}")
     return [attribute for attribute in attributes if attribute.name not in numeric]
+
+
+def _numbers_alone(
+    table: str, attributes: list[Attribute], columns: Sequence[str]
+) -> list[Attribute]:
+    """Return the columns of three numbers or more; refuse others if they are asked for."""
+    found = []
+    for attribute in attributes:
+        others = [value for value in attribute.values if not _is_finite(value)]
+        if not others and len(attribute.values) > 2:
+            found.append(attribute)
+        elif attribute.name in columns:
+            got = repr(shorten(others[0], 40)) if others else f"{len(attribute.values)} values"
+            raise ClipkitError(f"{table}: expected numbers in {attribute.name}, got {got}")
+    if not found:
+        raise ClipkitError(f"{table}: expected columns of numbers, got none")
+    return found
+
+
+def _is_finite(value: str) -> bool:
+    return _is_number(value) and math.isfinite(float(value.replace(",", ".")))
 
 
 def has_many_numbers(values: Sequence[str]) -> bool:
@@ -218,14 +251,15 @@ def _number_all(file: FeatureFile, columns: Columns) -> list[Attribute]:
     return attributes
 
 
-def _bundled(file: FeatureFile, name: str) -> Columns:
+def _bundled(file: FeatureFile, name: str, numbers: bool) -> Columns:
     """Return the attributes of a bundled data set."""
     if name != "shapes":
         what = f"table of attributes ({' '.join(TABLES)}) or data set with attributes"
         raise unknown(what, name, ["shapes"])
     from clipkit import shapes
-    from clipkit.shapes.attributes import attributes
+    from clipkit.shapes import attributes as described
 
+    read = described.numbers if numbers else described.attributes
     _check_dataset(file, name)
     columns: Columns = {}
     for split_name, split in file.splits.items():
@@ -236,8 +270,8 @@ def _bundled(file: FeatureFile, name: str) -> Columns:
                 expected = f"a line for {row_id!r} of {split_name}"
                 raise ClipkitError(f"{name}: expected {expected}, got none")
         indices = list(map(int, split.ids))
-        for attribute, values in attributes(indices, split=original, seed=0).items():
-            columns.setdefault(attribute, []).extend(values.tolist())
+        for attribute, values in read(indices, split=original, seed=0).items():
+            columns.setdefault(attribute, []).extend(map(str, values.tolist()))
     return columns
 
 
@@ -351,6 +385,7 @@ def _parse(table: str, data: bytes) -> tuple[list[str], list[tuple[int, list[str
         names, lines = import_parquet().read_cells(Path(table), table)
     elif ending == ".jsonl":
         objects = list(read_objects(io.BytesIO(data), table, '{"id": "a.jpg", "colour": "red"}'))
+        _spread_lists(table, objects)
         seen: dict[str, Any] = {}
         for _, row in objects:
             seen |= row
@@ -381,6 +416,33 @@ def _parse(table: str, data: bytes) -> tuple[list[str], list[tuple[int, list[str
             )
         rows.append((number, [_as_text(cell, f"{table}, line {number}") for cell in cells]))
     return names, rows
+
+
+def _spread_lists(table: str, objects: list[tuple[int, dict[str, Any]]]) -> None:
+    """Replace each list by 1 or 0 for every element that the column has: `column: element`.
+
+    A row without the list has none of these values: they are not known.
+    """
+    elements: dict[str, set[str]] = {}
+    for number, row in objects:
+        for name, cell in row.items():
+            if isinstance(cell, list):
+                texts = {_as_text(element, f"{table}, line {number}") for element in cell}
+                elements.setdefault(name, set()).update(texts)
+    for name, known in elements.items():
+        if len(known) > MAX_ELEMENTS:
+            raise ClipkitError(
+                f"{table}: expected at most {MAX_ELEMENTS:,} different elements in the lists of "
+                f"{name}, got {len(known):,}"
+            )
+        for number, row in objects:
+            cell = row.pop(name, None)
+            if not isinstance(cell, list | None):
+                got = shorten(cell, 40)
+                raise ClipkitError(f"{table}, line {number}: expected a list in {name}, got {got}")
+            present = {_as_text(element, table) for element in cell or []}
+            for element in sorted(known) if cell is not None else []:
+                row[f"{name}: {element}"] = str(int(element in present))
 
 
 def _name_ids(names: list[str]) -> list[str]:

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from clipkit.analysis import results
 from clipkit.analysis.attribute_groups import GROUPS, NOT_REACHED, REACHED, group_of
+from clipkit.analysis.score_metrics import METRICS
 from clipkit.features.model import FeatureFile
 from clipkit.plots import style
 from clipkit.plots.style import Drawn, Floats, clipkit_style
@@ -20,6 +21,7 @@ from clipkit.plots.style import Drawn, Floats, clipkit_style
 ROW_INCHES, PROMPT_INCHES = 0.42, 0.24
 MOST_PROMPTS = 30
 BAND = 0.8  # rows that the name of a group takes
+RECALL = "mean recall per value (%)"
 LEGEND = {
     "zeroshot": "zero-shot, by words",
     "probe": "probe",
@@ -66,10 +68,13 @@ def draw_attributes(result: FeatureFile) -> Drawn:
     series = {}
     for name, label in LEGEND.items():
         series[label] = Dots(columns[name], columns[f"{name}_low"], columns[f"{name}_high"])
-    names, title = columns["attribute"].tolist(), "Recall of each attribute"
+    names = columns["attribute"].tolist()
     groups = list(map(group_of, result.rows()))
     facts = columns["chance"], series, columns["reach"]
-    figure = attributes(names, *facts, groups=groups, title=title)
+    metric = METRICS.get(str(results.newest_entry(result).get("metric")))
+    measure = f"{metric.title} (%)" if metric else RECALL
+    title = f"{metric.title if metric else 'Recall'} of each attribute"
+    figure = attributes(names, *facts, groups=groups, title=title, measure=measure)
     split = str(results.newest_entry(result).get("eval_split"))
     return style.state(figure, _finding(groups), results.source_label(result, split))
 
@@ -92,6 +97,7 @@ def attributes(
     *,
     groups: Sequence[str] = (),
     title: str | None = None,
+    measure: str = RECALL,
 ) -> Figure:
     """Draw a line per attribute, from chance to 100 %, with up to four kinds of numbers on it.
 
@@ -109,6 +115,8 @@ def attributes(
         NaN where it is not defined.
     groups : sequence of A str, optional
         Of `attribute_groups.GROUPS`, or "" for an attribute without a group.
+    measure : str
+        What the numbers are, with their unit.
     """
     reached = np.asarray(reach, np.float64)
     places = np.array([[*GROUPS, ""].index(group) for group in groups or [""] * len(reached)])
@@ -128,8 +136,10 @@ def attributes(
             handles.append(_draw_dots(ax, y, dots, order, LOOKS[number], zorder=9 - number))
             labels.append(label)
     style.name_rows(ax, y, style.sanitize_names(names, 28, order), 0.6, fontsize=9.5)
-    ax.set_xlim(0, 101)
-    ax.set_xlabel("mean recall per value (%)")
+    drawn = np.array([dots.low for dots in series.values()], np.float64)
+    lowest = drawn[np.isfinite(drawn)].min(initial=0)  # R squared may be below 0
+    ax.set_xlim(100 * lowest, 101)
+    ax.set_xlabel(measure)
     fact = "lines: 95 % intervals; of random directions and controls, the range"
     ax.set_title(fact, loc="left", color=style.GREY)
     if np.isfinite(reached).any():

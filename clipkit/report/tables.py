@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from clipkit.analysis import comparison, metrics
 from clipkit.analysis.comparison import Bools
 from clipkit.analysis.for_people import attribute_rows
-from clipkit.analysis.results import Row, columns_of
+from clipkit.analysis.results import Row, columns_of, newest_entry
+from clipkit.analysis.score_metrics import METRICS
 from clipkit.base.tables import format_p
 from clipkit.base.version import __version__
 from clipkit.features.history import Entry
@@ -112,7 +113,9 @@ def attribute_table(result: FeatureFile, source: str) -> list[Block]:
     cells = []
     for row, texts in zip(rows, formatted, strict=True):
         cells.append([_attribute_cell(row, title, text) for title, text in texts.items()])
-    return [ATTRIBUTES, Table(header, cells, sources=[source] * len(cells))]
+    metric = METRICS.get(str(newest_entry(result).get("metric")))
+    text = ATTRIBUTES.replace("mean recall per value", metric.title) if metric else ATTRIBUTES
+    return [text, Table(header, cells, sources=[source] * len(cells))]
 
 
 def _attribute_cell(row: Row, title: str, text: object) -> Cell:

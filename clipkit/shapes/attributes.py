@@ -52,16 +52,23 @@ def attributes(indices: ArrayLike, *, split: str, seed: int) -> dict[str, NDArra
     (['outline', 'pattern', 'colour', 'background'], ['medium', 'small'])
     """
     scene = sample_scenes(indices, split=split, seed=seed)
-    scene["angle"] = 2 * np.degrees(np.arctan(scene["tilt"]))
     table = {name: np.array(names)[scene[name]] for name, names in _NAMES.items()}
-    for name, (low, high, names) in _RANGES.items():
-        table[name] = np.array(names)[np.searchsorted([low, high], scene[name])]
+    for name, values in numbers(indices, split=split, seed=seed).items():
+        low, high, names = _RANGES[name]
+        table[name] = np.array(names)[np.searchsorted([low, high], values)]
     for name, (absent, present) in _PRESENT.items():
         table[name] = np.where(scene[name] > 0, present, absent)
     for name in ("colour", "background"):
         table[name][scene["grey"]] = ""  # a greyscale image does not show it
     table["class"] = np.array(CLASS_NAMES)[scene["label"]]
     return table
+
+
+def numbers(indices: ArrayLike, *, split: str, seed: int) -> dict[str, NDArray[np.float64]]:
+    """Return the attributes that `attributes` cuts into ranges, as numbers (n,)."""
+    scene = sample_scenes(indices, split=split, seed=seed)
+    scene["angle"] = 2 * np.degrees(np.arctan(scene["tilt"]))
+    return {name: scene[name] for name in _RANGES}
 
 
 def captions(indices: ArrayLike, *, split: str, seed: int) -> list[str]:

@@ -1,0 +1,60 @@
+"""`clipkit describe`: prompts that tell groups of images apart."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from clipkit.base.errors import UsageError
+from clipkit.commands._options import FeatureInput, FirstSplit, Report, Seed, Table, option
+
+
+def describe(
+    report: Report,
+    file: FeatureInput = "-",
+    table: Table = None,
+    attribute: Annotated[
+        str | None, option("NAME", "The groups are the values of this attribute.")
+    ] = None,
+    result: Annotated[
+        str | None,
+        option("RESULT", "The groups are clusters of this result, or the errors of its run."),
+    ] = None,
+    run: Annotated[int | None, option("N", "Run of RESULT, counted from 0.", min=0)] = None,
+    control: Annotated[
+        str | None, option("LOGITS", "Logits of the same images and prompts by an untrained model.")
+    ] = None,
+    top: Annotated[int, option("K", "Number of prompts for each group.", min=1)] = 5,
+    permutations: Annotated[
+        int, option("N", "Number of permutations of the images.", min=1, max=100_000)
+    ] = 300,
+    split: FirstSplit = None,
+    seed: Seed = 42,
+) -> None:
+    """Report which prompts tell groups of images from the others: classes, clusters, errors.
+
+    `difference` is the mean cosine of a group less that of all other images, and `t` is in standard
+    errors. `p_adjusted` allows for all prompts and groups that were tried.
+
+    Example: clipkit describe logits.h5 --result zeroshot.h5
+    """
+    from clipkit import features
+    from clipkit.analysis import description
+
+    if result is not None and (table is not None or attribute is not None):
+        raise UsageError("expected groups from --result or from --table and --attribute, got both")
+    if run is not None and result is None:
+        raise UsageError("expected --run with --result, got it alone")
+    report.check_output(file, table, result, control)
+    described = description.describe(
+        features.read(file, kinds=["logits"]),
+        table=table,
+        column=attribute,
+        result=None if result is None else features.read(result, kinds=["result"]),
+        run=run,
+        split=split,
+        control=None if control is None else features.read(control, kinds=["logits"]),
+        top=top,
+        permutations=permutations,
+        seed=seed,
+    )
+    report.show(described)

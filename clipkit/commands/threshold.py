@@ -1,0 +1,68 @@
+"""`clipkit threshold`: the cosine above which an image and a prompt match."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from clipkit.base.errors import UsageError
+from clipkit.commands._options import (
+    EvalSplit,
+    FeatureInput,
+    Report,
+    Seed,
+    flag,
+    option,
+    parse_numbers,
+    split_option,
+    split_words,
+)
+
+
+def threshold(
+    report: Report,
+    file: FeatureInput = "-",
+    fpr: Annotated[
+        list[str], option("P[,P...]", "False-positive rate on the fitted split; or a list.")
+    ] = ["0.01"],  # noqa: B006
+    at: Annotated[
+        list[str], option("COSINE[,...]", "Score these thresholds, in place of --fpr.")
+    ] = [],  # noqa: B006
+    standardize: Annotated[
+        bool, flag("--standardize", "Standardise the cosines of each prompt first.")
+    ] = False,
+    fit_split: Annotated[str, split_option("Split to choose thresholds on.")] = "train",
+    eval_split: EvalSplit = "test",
+    seed: Seed = 42,
+) -> None:
+    """Report the cosine above which an image and a prompt match, at a false-positive rate.
+
+    A prompt matches the images of its class. The first row is for all prompts together, and each
+    prompt has a row of its own. `tpr` and `fpr` are of the scored split.
+
+    Example: clipkit threshold class-logits.h5 --fpr 0.01,0.05
+    """
+    from clipkit import features
+    from clipkit.analysis import thresholds
+
+    report.check_output(file)
+    result = thresholds.choose(
+        features.read(file, kinds=["logits"]),
+        fpr=parse_numbers(fpr, "fpr"),
+        at=_parse_cosines(at),
+        standardize=standardize,
+        fit_split=fit_split,
+        eval_split=eval_split,
+        seed=seed,
+    )
+    report.show(result)
+
+
+def _parse_cosines(values: list[str]) -> list[float]:
+    """Parse comma-separated numbers, which may be negative."""
+    numbers = []
+    for word in split_words(values):
+        try:
+            numbers.append(float(word))
+        except ValueError:
+            raise UsageError(f"at: expected a number, got {word!r}") from None
+    return numbers

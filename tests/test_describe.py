@@ -1,0 +1,141 @@
+"""Prompts that tell groups of images apart."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from factories import MODEL, fails_with, refused, result_file, saved
+from scipy.stats import ttest_ind
+from shell import clipkit, ok, rows
+
+from clipkit.analysis.description import describe
+from clipkit.features import FeatureFile, Split
+
+LOGITS = {"temperature": 0.5, "logit_scale": 100.0}
+
+
+def logits(seed: int = 0, n: int = 120, prompts: int = 4, shift: float = 0.0) -> FeatureFile:
+    """Return logits of images in three classes; prompt 1 is shifted for the last one."""
+    generator = np.random.default_rng(seed)
+    labels = np.arange(n) % 3
+    cosines = generator.normal(0.2, 0.02, (n, prompts))
+    cosines[labels == 2, 1] += shift
+    file = FeatureFile("logits", [{"command": "embed", "model": MODEL}], **LOGITS)
+    file.texts = [f"prompt {number}" for number in range(prompts)]
+    file.class_index = np.full(prompts, -1)
+    file.class_names = ["a", "b", "c"]
+    stored = (cosines / 0.5).astype(np.float32)
+    file.splits["test"] = Split(stored, labels, [f"{row}.png" for row in range(n)])
+    return file
+
+
+def result(
+    file: FeatureFile, predicted: np.ndarray, command: str, order: np.ndarray
+) -> FeatureFile:
+    """Return a result with predictions for the images of a file, in another order."""
+    split = file.splits["test"]
+    history = [*file.history, {"command": command, "inputs": {"logits": file.digest}}]
+    made = result_file([{"split": "test"}], split.labels[order], [predicted[order]], history)
+    made.splits["test"].ids = [split.ids[row] for row in order]
+    made.class_names = file.class_names
+    return made
+
+
+def largest(cosines: np.ndarray, codes: np.ndarray) -> float:
+    """Return the largest |t| by SciPy."""
+    values = [
+        ttest_ind(cosines[codes == code], cosines[codes != code], equal_var=False).statistic
+        for code in np.unique(codes)
+    ]
+    return float(np.abs(values).max())
+
+
+def test_differences_and_t_are_those_of_scipy():
+    file = logits(shift=0.03)
+    cosines, labels = np.asarray(file.cosines("test"), np.float64), file.splits["test"].labels
+    found = describe(file, top=4, permutations=1).rows()
+    assert len(found) == 12
+    for row in found:
+        inside = labels == "abc".index(row["group"])
+        column = cosines[:, file.texts.index(row["prompt"])]
+        t = ttest_ind(column[inside], column[~inside], equal_var=False).statistic
+        assert row["t"] == pytest.approx(t, rel=1e-6)
+        assert row["difference"] == pytest.approx(column[inside].mean() - column[~inside].mean())
+        assert row["rows"] == 40
+    assert abs(found[0]["t"]) >= abs(found[1]["t"])
+
+
+def test_the_largest_t_of_all_prompts_and_groups_is_compared_with_that_of_permuted_rows():
+    file = logits()
+    cosines, labels = np.asarray(file.cosines("test"), np.float64), file.splits["test"].labels
+    generator = np.random.default_rng(5)
+    by_chance = [largest(cosines, generator.permutation(labels)) for _ in range(50)]
+    for row in describe(file, permutations=50, seed=5).rows():
+        assert row["t_null95"] == pytest.approx(np.quantile(by_chance, 0.95), rel=1e-4)
+        exceeding = sum(value >= abs(row["t"]) for value in by_chance)
+        assert row["p_adjusted"] == pytest.approx((exceeding + 1) / 51)
+
+
+@pytest.mark.long
+def test_a_planted_difference_is_found_and_few_where_there_is_none():
+    best = describe(logits(shift=0.05), top=1).rows()[2]
+    assert (best["group"], best["prompt"], best["p_adjusted"]) == ("c", "prompt 1", 1 / 301)
+    smallest = []
+    for seed in range(100):
+        found = describe(logits(seed), permutations=99).runs["p_adjusted"]
+        smallest.append(found.min() <= 0.05)
+    assert np.mean(smallest) <= 0.11  # 0.05 + 2.7 standard errors
+
+
+@pytest.mark.parametrize("command", ["zeroshot", "cluster"])
+def test_the_groups_are_the_errors_or_the_clusters_of_a_result_by_id(command):
+    file = logits(shift=0.05)
+    labels = file.splits["test"].labels
+    predicted = np.where(labels == 2, 0, labels)  # the last class is confused with the first
+    made = result(file, predicted, command, np.arange(120)[::-1])
+    found = describe(file, result=made, top=1).rows()
+    names = {"zeroshot": ["errors"], "cluster": ["cluster 0", "cluster 1"]}[command]
+    assert [row["group"] for row in found] == names
+    assert {row["prompt"] for row in found} == {"prompt 1"}
+    assert found[0]["difference"] > 0
+    made.splits["test"].ids = [f"other {row}" for row in range(120)]
+    with fails_with("expected the test images of"):
+        describe(file, result=made)
+
+
+def test_images_without_a_value_are_in_no_group_and_groups_of_few_images_are_left_out(capsys):
+    file = logits(shift=0.05)
+    labels = file.splits["test"].labels.copy()
+    labels[:9] = 3
+    labels[9:30] = -1
+    file.splits["test"].labels = labels
+    file.class_names = ["a", "b", "c", "d"]
+    found = describe(file, top=1).rows()
+    assert [(row["group"], row["rows"]) for row in found] == [("a", 30), ("b", 30), ("c", 30)]
+    assert "left out d: fewer than 10 images" in capsys.readouterr().err
+    cosines = np.asarray(file.cosines("test"), np.float64)[:, 1]
+    mean = cosines[labels == 2].mean() - cosines[(labels >= 0) & (labels != 2)].mean()
+    assert found[2]["difference"] == pytest.approx(mean)
+    file.splits["test"].labels = np.zeros(120, int)
+    with fails_with("expected a group of at least 10 images and as many others"):
+        describe(file)
+
+
+def test_a_control_has_the_same_prompts_and_no_difference(tmp_path):
+    control = logits(seed=1)
+    control.history = [{"command": "embed", "model": {**MODEL, "untrained": 7}}]
+    files = [saved(tmp_path / name, file) for name, file in (
+        ("logits.h5", logits(shift=0.05)), ("control.h5", control)
+    )]  # fmt: skip
+    found = rows(ok("describe", files[0], "--control", files[1], "--format", "tsv").stdout)
+    best = next(row for row in found if row["group"] == "c")
+    assert float(best["t"]) > 5 > abs(float(best["t_control"]))
+    control.texts = ["other", *control.texts[1:]]
+    saved(files[1], control)
+    refused(clipkit("describe", files[0], "--control", files[1]), 1, "different prompts")
+
+
+@pytest.mark.parametrize("words", [("--run", 0), ("--result", "r.h5", "--table", "shapes")])
+def test_groups_are_given_once(words, tmp_path):
+    file = saved(tmp_path / "logits.h5", logits())
+    refused(clipkit("describe", file, *words), 2, "expected")

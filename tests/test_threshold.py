@@ -1,0 +1,86 @@
+"""The cosine above which an image and a prompt match."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from factories import MODEL, fails_with, saved
+from scipy.stats import norm
+from shell import fails, ok, rows
+from sklearn.metrics import roc_auc_score
+
+from clipkit import thresholds
+from clipkit.features import FeatureFile, Split
+
+N, K = 2000, 4
+
+
+def logits(distance: float = 2.0, offset: float = 0.0, seed: int = 0) -> FeatureFile:
+    """Return logits of Gaussian cosines; matching pairs are `distance` deviations higher."""
+    generator = np.random.default_rng(seed)
+    file = FeatureFile("logits", [{"command": "embed", "model": MODEL}], temperature=0.5)
+    file.logit_scale = 100.0
+    file.texts, file.class_names = [f"prompt {number}" for number in range(K)], list("abcd")
+    file.class_index = np.arange(K)
+    for name in ("train", "test"):
+        labels = np.arange(N) % K
+        cosines = generator.normal(0.2, 0.02, (N, K))
+        cosines[np.arange(N), labels] += 0.02 * distance
+        cosines[:, 0] += offset
+        ids = [f"{row}.png" for row in range(N)]
+        file.splits[name] = Split((cosines / 0.5).astype("f4"), labels, ids)
+    return file
+
+
+def test_a_threshold_keeps_its_rate_on_other_images_and_finds_what_gaussians_say():
+    found = thresholds.choose(logits(), fpr=[0.01, 0.05]).rows()
+    assert [row["prompt"] for row in found[:3]] == ["all prompts"] * 2 + ["prompt 0"]
+    for row, share in zip(found, (0.01, 0.05), strict=False):
+        z = norm.ppf(1 - share)
+        assert row["threshold"] == pytest.approx(0.2 + 0.02 * z, abs=0.002)
+        assert row["fpr_low"] < share < row["fpr_high"]
+        assert row["tpr"] == pytest.approx(norm.cdf(2 - z), abs=0.04)
+        assert (row["matching"], row["other"]) == (N, N * (K - 1))
+        assert row["auroc"] == pytest.approx(norm.cdf(2 / np.sqrt(2)), abs=0.01)
+
+
+def test_rates_and_auroc_are_those_of_a_plain_count():
+    file = logits()
+    cosines, labels = np.asarray(file.cosines("test")), file.splits["test"].labels
+    row = thresholds.choose(file, at=[0.23]).rows()[2]
+    matches = labels == 1
+    assert row["tpr"] == pytest.approx((cosines[matches, 1] > 0.23).mean())
+    assert row["fpr"] == pytest.approx((cosines[~matches, 1] > 0.23).mean())
+    assert row["auroc"] == pytest.approx(roc_auc_score(matches, cosines[:, 1]))
+
+
+def test_the_intervals_count_the_pairs_of_an_image_together():
+    file = logits()
+    for split in file.splits.values():  # all cosines of an image are one
+        split.features = np.repeat(split.features[:, :1], K, axis=1)
+    row = thresholds.choose(file, fpr=[0.2]).rows()[0]
+    half = 1.96 * np.sqrt(row["fpr"] * (1 - row["fpr"]) / N)
+    assert row["fpr_high"] - row["fpr_low"] == pytest.approx(2 * half, rel=0.1)
+
+
+def test_standardising_removes_what_a_prompt_has_with_every_image():
+    file = logits(offset=0.2)
+    plain, standardized = (
+        thresholds.choose(file, standardize=flag).rows()[0]["tpr"] for flag in (False, True)
+    )
+    assert plain < 0.3
+    assert standardized == pytest.approx(norm.cdf(2 - norm.ppf(0.99)), abs=0.08)
+
+
+def test_files_without_labels_or_classes_and_shares_out_of_range_are_refused(tmp_path):
+    path = saved(tmp_path / "logits.h5", logits())
+    assert rows(ok("threshold", path, "--at", "0.2").stdout)[0]["threshold"] == "0.2"
+    assert "between 0 and 1" in fails("threshold", path, "--fpr", "1", exit_code=2)
+    assert "expected a number" in fails("threshold", path, "--at", "x", exit_code=2)
+    file = logits()
+    file.splits["test"].labels = None
+    with fails_with("expected labels in test"):
+        thresholds.choose(file)
+    file.class_index = np.full(K, -1)
+    with fails_with("expected prompts of the images' classes"):
+        thresholds.choose(file)
