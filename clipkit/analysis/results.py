@@ -183,7 +183,14 @@ def _is_caveat(value: Any) -> bool:
 
 def caveat_note(result: FeatureFile, split: str | None = None) -> str:
     """Say what the accuracies of a result do not say, on one split or all; "" without caveats."""
-    return " ".join(f"{describe_caveat(caveat)}." for caveat in caveats(result, split))
+    notes = [f"{describe_caveat(caveat)}." for caveat in caveats(result, split)]
+    entry = newest_entry(result)
+    if isinstance(entry.get("cluster"), str):
+        notes.append(
+            f"Images with the same {entry['cluster'][:MAX_NAME]} depend on each other: intervals "
+            f"other than those of {entry.command} are too narrow."
+        )
+    return " ".join(notes)
 
 
 def caveat_notes(named: Mapping[str, FeatureFile], split: str | None = None) -> list[str]:

@@ -35,10 +35,10 @@ UNITS = {
     "nats": "entropy max_entropy mean_entropy",
     "": (
         "a above acc_a acc_b ami ami_sd ari ari_sd attribute b both brier C candidates changed "
-        "class classifier control cost dataset difference draw eval_split file fit_split fitted "
-        "gain gain_high gain_low group high id information k kappa label log10_p low median_rank "
-        "median_rank_control median_rank_high median_rank_low median_rank_null model mrr "
-        "mrr_control mrr_high mrr_low mrr_null names names_high names_low neither nll nmi "
+        "class classifier clusters control cost dataset difference draw eval_split file fit_split "
+        "fitted gain gain_high gain_low group high id information k kappa label log10_p low mde80 "
+        "median_rank median_rank_control median_rank_high median_rank_low median_rank_null model "
+        "mrr mrr_control mrr_high mrr_low mrr_null names names_high names_low neither nll nmi "
         "nmi_chance null null5 only_a only_b p p_holm prediction probe probe_high probe_low "
         "prompt prompts queries random random_high random_low rank reach reach_high reach_low "
         "rows runner_up runner_up_score scope score seed shots split standardize support "

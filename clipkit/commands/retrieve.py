@@ -5,7 +5,17 @@ from __future__ import annotations
 from typing import Annotated
 
 from clipkit.base.errors import UsageError
-from clipkit.commands._options import FirstSplit, Images, Report, Texts, flag, option, parse_counts
+from clipkit.commands._options import (
+    Cluster,
+    FirstSplit,
+    Images,
+    Report,
+    Table,
+    Texts,
+    flag,
+    option,
+    parse_counts,
+)
 
 
 def retrieve(
@@ -25,6 +35,8 @@ def retrieve(
     strict: Annotated[
         bool, flag("--strict", "Refuse images without text, and texts without image.")
     ] = False,
+    table: Table = None,
+    cluster: Cluster = None,
 ) -> None:
     """Report whether an image finds its captions, and a caption its image.
 
@@ -39,7 +51,7 @@ def retrieve(
 
     if (control is None) != (control_texts is None):
         raise UsageError("expected --control and --control-texts together, got one of them")
-    report.check_output(images, texts, control, control_texts)
+    report.check_output(images, texts, control, control_texts, table)
     of_control = None
     if control is not None and control_texts is not None:
         of_control = (
@@ -54,5 +66,7 @@ def retrieve(
         control=of_control,
         same_rows=same_rows,
         strict=strict,
+        table=table,
+        cluster=cluster,
     )
     report.show(result)
