@@ -48,6 +48,8 @@ RESULTS = {
     "importance": "importance mk.h5 logits.h5 --repeat 2 --seed 4",
     "weights": "importance mk.h5 --weights 2",
     "compare": "compare zs.h5 grid.h5 --run 1 --table shapes --attribute colour",
+    "compare by cluster": "compare zs.h5 grid.h5 --run 1 --table shapes --cluster colour",
+    "probe by cluster": "probe img.h5 --table shapes --cluster colour",
     "relabel": "relabel img.h5 --table shapes --attribute 'colour*pattern'",
     "shuffle": "relabel img.h5 --shuffle --seed 3",
     "attributes": "attributes img.h5 words.h5 --table shapes --attribute colour "
@@ -66,6 +68,7 @@ NOT_IN_HISTORY = {  # inputs whose making the history of a result does not say
     "predict": ["mk.h5"],
     "importance": ["mk.h5"],
     "compare": ["grid.h5"],
+    "compare by cluster": ["grid.h5"],
     "attributes": ["words.h5", "control.h5"],
     "variance": ["set.h5"],
 }
