@@ -221,7 +221,7 @@ def test_a_probe_says_if_it_was_fitted_on_clusters_that_it_scores(folder):
 def test_a_result_names_what_its_intervals_count_together(folder):
     write_table("t.csv", [row // 2 for row in range(100)])
     ok("zeroshot", "logits.h5", "--table", "t.csv", "--cluster", "patient", "-o", "z.h5")
-    note = "the same patient depend on each other: intervals other than those of zeroshot"
+    note = "the same patient depend on each other: only zeroshot counts them together"
     assert note in ok("info", "--runs", "z.h5").stderr
     assert note in " ".join(ok("report", "z.h5").stdout.split())
     grouped = relabeling.use_groups(features.read("z.h5"), ["pet", "animal"])

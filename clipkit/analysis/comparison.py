@@ -300,10 +300,7 @@ def _check_labels(
 
 
 def _images(first: FeatureFile, split: str) -> tuple[FeatureFile, str, Int64]:
-    """Return a file with the ids of a result's images, its split, and the image (N,) of each row.
-
-    For retrieval, rows are queries, and several texts may be of one image.
-    """
+    """Return a file with the ids of the images, its split, and the image (N,) of each row."""
     if not is_retrieval(first):
         return first, split, np.arange(len(first.splits[split]))
     source = str([*newest_entry(first).list_of("splits"), split][0])
@@ -454,10 +451,7 @@ def _count_rows(n: int, clusters: Int64 | None) -> Row:
 
 
 def compare_right(first: Bools, second: Bools, clusters: Int64 | None = None) -> Row:
-    """Compare which of N images two results get right; see `compare` for the columns.
-
-    Images of a cluster (N,) depend on each other; None means that no images do.
-    """
+    """Compare which of N images, in clusters (N,), two results get right; see `compare`."""
     n = len(first)
     differences = first.astype(np.int64) - second
     independent = metrics.effective_rows(differences, clusters)

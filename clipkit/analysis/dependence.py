@@ -29,10 +29,7 @@ def read_clusters(
 
 
 def number_clusters(codes: Int64, where: str) -> Int64:
-    """Return the cluster (N,) of each row, from 0; `where` stands in messages.
-
-    A row without a value (-1) is a separate cluster, with a warning. Few clusters give a note.
-    """
+    """Return the cluster (N,) of each row, from 0; a row without a value (-1) is one alone."""
     clusters = number_groups(codes, 2, where)
     count = int(clusters.max()) + 1
     if count < FEW:
@@ -45,10 +42,9 @@ def count_by_cluster(
 ) -> FeatureFile:
     """Return a result of `probe` or `zeroshot` with intervals for another draw of clusters.
 
-    `acc1_low` and `acc1_high` become Wilson's interval for as many rows as the scored ones are
-    worth (see `metrics.effective_rows`), and `clusters` has their number. `annotations` are of the
-    rows of the file that the result was made from; without them, the result is returned as it is. A
-    warning says if the probe was fitted on clusters that are scored.
+    See `metrics.effective_rows`. The column `clusters` has their number. `annotations` are of the
+    file that the result was made from; without them, the result is returned as it is. A warning
+    says if a probe was fitted on clusters that are scored.
     """
     if annotations is None:
         return result

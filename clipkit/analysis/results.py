@@ -185,11 +185,9 @@ def caveat_note(result: FeatureFile, split: str | None = None) -> str:
     """Say what the accuracies of a result do not say, on one split or all; "" without caveats."""
     notes = [f"{describe_caveat(caveat)}." for caveat in caveats(result, split)]
     entry = newest_entry(result)
-    if isinstance(entry.get("cluster"), str):
-        notes.append(
-            f"Images with the same {entry['cluster'][:MAX_NAME]} depend on each other: intervals "
-            f"other than those of {entry.command} are too narrow."
-        )
+    if "cluster" in entry:
+        shared = f"Images with the same {entry['cluster']}"[:MAX_NAME]
+        notes.append(f"{shared} depend on each other: only {entry.command} counts them together.")
     return " ".join(notes)
 
 
