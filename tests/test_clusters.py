@@ -182,7 +182,7 @@ def simulate(worlds):
 
 
 def test_a_set_of_clusters_has_no_more_false_positives_than_it_says():
-    by_cluster, by_row = simulate(400)
+    by_cluster, by_row = simulate(300)
     assert 0.02 <= by_cluster[0] <= 0.08
     assert np.all((by_cluster[1:] >= 0.92) & (by_cluster[1:] <= 0.98))
     assert by_row[0] > 0.1
