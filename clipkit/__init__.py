@@ -33,9 +33,9 @@ _SOURCES = {
 # The modules of the API are also imported without the name of their package.
 _PACKAGES = {
     "analysis": (
-        "alignment attributes calibration clustering comparison description evaluation "
-        "importance metrics prediction probes ranking relabeling results retrieval similarity "
-        "softmax thresholds variance zeroshot"
+        "alignment attributes calibration clustering comparison dependence description "
+        "evaluation importance metrics prediction probes ranking relabeling results retrieval "
+        "similarity softmax thresholds variance zeroshot"
     ),
     "features": "annotations concatenation splitting",
     "plots": "layer_curves",

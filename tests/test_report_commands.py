@@ -48,6 +48,8 @@ RESULTS = {
     "importance": "importance mk.h5 logits.h5 --repeat 2 --seed 4",
     "weights": "importance mk.h5 --weights 2",
     "compare": "compare zs.h5 grid.h5 --run 1 --table shapes --attribute colour",
+    "compare by cluster": "compare zs.h5 grid.h5 --run 1 --table shapes --cluster colour",
+    "probe by cluster": "probe img.h5 --table shapes --cluster colour",
     "relabel": "relabel img.h5 --table shapes --attribute 'colour*pattern'",
     "shuffle": "relabel img.h5 --shuffle --seed 3",
     "attributes": "attributes img.h5 words.h5 --table shapes --attribute colour "
@@ -66,6 +68,7 @@ NOT_IN_HISTORY = {  # inputs whose making the history of a result does not say
     "predict": ["mk.h5"],
     "importance": ["mk.h5"],
     "compare": ["grid.h5"],
+    "compare by cluster": ["grid.h5"],
     "attributes": ["words.h5", "control.h5"],
     "variance": ["set.h5"],
 }
@@ -131,7 +134,7 @@ def test_pasted_commands_make_the_same_file(inputs, tmp_path, kind, known):
         shutil.copy(inputs / name, tmp_path / shown)
     paste(lines, tmp_path)
     again = read(tmp_path / "again.h5")
-    if not known and kind == "compare":  # it names its results after their files
+    if not known and kind.startswith("compare"):  # it names its results after their files
         del file.history[-1]["names"], again.history[-1]["names"]
         assert again.rows()[0]["difference"] == file.rows()[0]["difference"]
     else:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipkit.analysis import metrics
+from clipkit.analysis.dependence import number_clusters, read_clusters
 from clipkit.analysis.relabeling import groups_digest
 from clipkit.analysis.results import (
     Caveat,
@@ -28,7 +29,9 @@ from clipkit.analysis.results import (
     describe_caveat,
     is_retrieval,
     is_testable,
+    labels_of,
     make_result,
+    newest_entry,
     read_groups,
     run_label,
     scored_runs,
@@ -38,7 +41,7 @@ from clipkit.base.errors import ClipkitError, UsageError, unknown
 from clipkit.features.annotations import Attribute, read_attribute
 from clipkit.features.compatibility import SAME_IDS, SAME_IMAGES, matching_split, origin, relate
 from clipkit.features.history import provenance
-from clipkit.features.model import FeatureFile, Int64
+from clipkit.features.model import FeatureFile, Int64, Split
 
 Bools = NDArray[np.bool_]
 
@@ -62,6 +65,8 @@ class PairedResults:
     same_rows: bool  # whether row numbers of different imports may be matched
     images: str  # what rows of equal ids are: SAME_IMAGES or SAME_IDS
     caveats: list[list[Caveat]]  # see `results.caveats`
+    clusters: Int64 | None  # (N,) of rows that depend on each other
+    cluster_entry: dict[str, str]  # what a history records of them
 
     @property
     def split(self) -> str:
@@ -76,6 +81,8 @@ def pair(
     *,
     common: bool = False,
     same_rows: bool = False,
+    table: str | None = None,
+    cluster: str | None = None,
 ) -> PairedResults:
     """Match the rows of results by their ids.
 
@@ -95,6 +102,10 @@ def pair(
         Use only the images that all results have. Always so if the splits' names differ.
     same_rows : bool
         Match row numbers of different imports without ids.
+    table, cluster : str, optional
+        A file of attributes of the images, or ``shapes``, and an attribute of it. Images with the
+        same value are counted together (see `metrics.effective_rows` and
+        `metrics.paired_test_log10`), as the captions of an image always are.
 
     Raises
     ------
@@ -123,7 +134,6 @@ def pair(
         _check_labels(results[0], result, (split, splits[number]), (orders[0], order))
         described.append(_describe_run(result, splits[number], run))
         inputs[f"b{number}" if number else "a"] = result.digest
-    _warn_of_captions(results[0], split)
     sources = list(map(provenance, results))
     first = FeatureFile(
         "result",
@@ -132,6 +142,16 @@ def pair(
         class_names=results[0].class_names,
         display_name=results[0].display_name,
     )
+    images, source, image_of = _images(first, split)
+    clusters = image_of if len(np.unique(image_of)) < len(image_of) else None
+    cluster_entry: dict[str, str] = {}
+    annotations = read_clusters(images, table, cluster)
+    if annotations is not None:
+        codes = annotations.attributes[0].codes[source]
+        where = f"{first.display_name}: {split}: {cluster}"
+        clusters = number_clusters(codes, where)[image_of]
+        cluster_entry = {"cluster": str(cluster), "by": annotations.source}
+        inputs |= annotations.inputs
     return PairedResults(
         name_files(results, numbers),
         splits,
@@ -145,6 +165,8 @@ def pair(
         same_rows,
         SAME_IDS if has_same_ids else SAME_IMAGES,
         [caveats(result, name) for result, name in zip(results, splits, strict=True)],
+        clusters,
+        cluster_entry,
     )
 
 
@@ -186,26 +208,15 @@ def _choose_runs(
     return [0] * len(results)
 
 
-def _warn_of_captions(result: FeatureFile, split: str) -> None:
-    """Warn if queries of retrieval are captions of one image, which depend on each other."""
-    labels = scored_runs(result, split).labels
-    if is_retrieval(result) and len(np.unique(labels)) < len(labels):
-        console.warn(
-            "captions of an image depend on each other, so p is too small; hint: compare "
-            "--split text_retrieval"
-        )
-
-
 def _runs_of_retrieval(results: Sequence[FeatureFile], splits: Sequence[str]) -> list[int]:
     """Return the runs at the smallest k that all results of `retrieve` have."""
     runs = [result.runs_on(split) for result, split in zip(results, splits, strict=True)]
-    values = [column(rows, "k") for rows in runs]
-    shared = sorted(set(values[0]).intersection(*values[1:]))
-    sizes = {rows[0]["candidates"] for rows in runs}
-    if not shared or len(sizes) > 1:
-        what = "candidates" if shared else "values of k"
-        raise ClipkitError(f"{results[-1].display_name}: expected the same {what} in all results")
-    return [row.index(shared[0]) for row in values]
+    settings = [[(row["k"], row["candidates"]) for row in rows] for rows in runs]
+    shared = sorted(set(settings[0]).intersection(*settings[1:]))
+    if not shared:
+        expected = "the same k and number of candidates in all results"
+        raise ClipkitError(f"{results[-1].display_name}: expected {expected}")
+    return [of_result.index(shared[0]) for of_result in settings]
 
 
 def _describe_run(result: FeatureFile, split: str, run: int) -> str:
@@ -288,6 +299,15 @@ def _check_labels(
         )
 
 
+def _images(first: FeatureFile, split: str) -> tuple[FeatureFile, str, Int64]:
+    """Return a file with the ids of the images, its split, and the image (N,) of each row."""
+    if not is_retrieval(first):
+        return first, split, np.arange(len(first.splits[split]))
+    source = str([*newest_entry(first).list_of("splits"), split][0])
+    images = replace(first, splits={source: Split(ids=first.class_names or [])})
+    return images, source, labels_of(first, split)
+
+
 @console.progress("comparing results")
 def compare(
     paired: PairedResults,
@@ -316,13 +336,15 @@ def compare(
     Returns
     -------
     FeatureFile
-        A result with a row per pair: `a`, `b`, `split`, `rows`, the accuracies `acc_a` and `acc_b`,
-        their `difference` with `low` and `high` (see `metrics.difference_interval`), the number of
-        images that `both`, `only_a`, `only_b` or `neither` gets right, `p` of McNemar's exact test
-        (see `metrics.mcnemar`) and its `log10_p`, with several pairs `p_holm` (Holm's correction
-        for all rows), and `kappa` (see `metrics.error_consistency`). For one result: `acc_a` with
-        Wilson's interval. `p`, `log10_p` and `kappa` are empty if one of the two results is not
-        `results.is_testable`.
+        A result with a row per pair: `a`, `b`, `split`, `rows`, with clusters also their number
+        `clusters`, the accuracies `acc_a` and `acc_b`, their `difference` with `low` and `high`
+        (see `metrics.difference_interval`), `mde80`, the difference that the test would show with
+        80 % power (see `metrics.detectable_difference`), the number of images that `both`,
+        `only_a`, `only_b` or `neither` gets right, `p` of McNemar's exact test (see
+        `metrics.paired_test_log10`) and its `log10_p`, with several pairs `p_holm` (Holm's
+        correction for all rows), and `kappa` (see `metrics.error_consistency`). For one result:
+        `acc_a` with Wilson's interval. The interval, `mde80`, `p`, `log10_p` and `kappa` are empty
+        if one of the two results is not `results.is_testable`.
 
         With groups, the rows of all images have the `scope` `all`. There follows a row per pair and
         `group`, with the scope `group`. For each result, a row of scope `worst` follows, with its
@@ -342,11 +364,15 @@ def compare(
     if column is not None and by is None:
         raise UsageError("expected --table for --attribute, got none")
     inputs = dict(paired.inputs)
-    attribute, source = None, None
+    recorded = dict(paired.cluster_entry)
+    attribute = None
     if by is not None:
-        annotations = read_attribute(paired.first, by, column)
+        images, split, image_of = _images(paired.first, paired.split)
+        annotations = read_attribute(images, by, column)
         (attribute,) = annotations.attributes
-        source = annotations.source
+        codes = {paired.split: attribute.codes[split][image_of]}
+        attribute = replace(attribute, codes=codes)
+        recorded["by"] = annotations.source
         inputs |= annotations.inputs
     elif groups is not None:
         attribute, class_groups = _read_class_groups(paired, groups)
@@ -364,7 +390,7 @@ def compare(
         splits=paired.splits if len(set(paired.splits)) > 1 else None,
         common=paired.common or None,
         same_rows=paired.same_rows or None,
-        by=source,
+        **recorded,
         column=attribute.name if attribute else None,
         seed=seed,
         caveats=named_caveats or None,
@@ -403,44 +429,56 @@ def _pair_rows(paired: PairedResults, **group: str) -> list[Row]:
     """Return a row per result after the first or, for one result, the row of its accuracy."""
     head: Row = {"a": paired.names[0]}
     where = {"split": paired.split, **group}
-    first = paired.right[0]
+    first, clusters = paired.right[0], paired.clusters
     if len(paired.right) == 1:
         accuracy = float(first.mean())
-        low, high = metrics.wilson(accuracy, len(first))
+        low, high = metrics.wilson(accuracy, metrics.effective_rows(first, clusters))
         if not is_testable(paired.caveats[0]):
             low = high = np.nan
-        counts = {"rows": len(first), "acc_a": accuracy, "low": low, "high": high}
-        return [head | where | counts]
+        counts = _count_rows(len(first), clusters)
+        return [head | where | counts | {"acc_a": accuracy, "low": low, "high": high}]
     rows = []
     for number, second in enumerate(paired.right[1:], 1):
-        row = head | {"b": paired.names[number]} | where | compare_right(first, second)
+        row = head | {"b": paired.names[number]} | where | compare_right(first, second, clusters)
         if not is_testable(paired.caveats[0] + paired.caveats[number]):
-            row |= dict.fromkeys(("low", "high", "p", "log10_p", "kappa"), np.nan)
+            row |= dict.fromkeys(("low", "high", "mde80", "p", "log10_p", "kappa"), np.nan)
         rows.append(row)
     return rows
 
 
-def compare_right(first: Bools, second: Bools) -> Row:
-    """Compare which of N images two results get right; see `compare` for the columns."""
+def _count_rows(n: int, clusters: Int64 | None) -> Row:
+    return {"rows": n} if clusters is None else {"rows": n, "clusters": len(np.unique(clusters))}
+
+
+def compare_right(first: Bools, second: Bools, clusters: Int64 | None = None) -> Row:
+    """Compare which of N images, in clusters (N,), two results get right; see `compare`."""
     n = len(first)
+    differences = first.astype(np.int64) - second
+    independent = metrics.effective_rows(differences, clusters)
+    share = independent / n
+    if clusters is not None:
+        index = np.unique(clusters, return_inverse=True)[1]
+        differences = np.bincount(index, differences).astype(np.int64)
+    log10_p = metrics.paired_test_log10(differences)
     both = int((first & second).sum())
     only_a = int((first & ~second).sum())
     only_b = int((second & ~first).sum())
     neither = n - both - only_a - only_b
-    low, high = metrics.difference_interval(only_a, only_b, n)
+    low, high = metrics.difference_interval(share * only_a, share * only_b, independent)
     return {
-        "rows": n,
+        **_count_rows(n, clusters),
         "acc_a": (both + only_a) / n,
         "acc_b": (both + only_b) / n,
         "difference": (only_a - only_b) / n,
         "low": low,
         "high": high,
+        "mde80": metrics.detectable_difference((only_a + only_b) / n, round(independent)),
         "both": both,
         "only_a": only_a,
         "only_b": only_b,
         "neither": neither,
-        "p": metrics.mcnemar(only_a, only_b),
-        "log10_p": metrics.mcnemar_log10(only_a, only_b),
+        "p": 10**log10_p,
+        "log10_p": log10_p,
         "kappa": metrics.error_consistency(both, only_a, only_b, neither),
     }
 
@@ -457,6 +495,8 @@ def _group_rows(paired: PairedResults, attribute: Attribute) -> list[Row]:
     rows = _pair_rows(paired, scope=OVERALL, group="")
     for group in groups:
         members = replace(paired, right=paired.right[:, codes == group])
+        if paired.clusters is not None:
+            members = replace(members, clusters=paired.clusters[codes == group])
         rows += _pair_rows(members, scope=GROUP, group=attribute.values[group])
     return rows
 
@@ -482,7 +522,11 @@ def _worst(paired: PairedResults, number: int, attribute: Attribute, seed: int) 
     present, index, sizes = np.unique(codes[has_group], return_inverse=True, return_counts=True)
     counts = np.bincount(index, weights=paired.right[number][has_group])
     worst = int(np.argmin(counts / sizes))
-    null = metrics.worst_group_null(sizes, int(counts.sum()), seed)
+    right = paired.right[number]
+    share = metrics.effective_rows(right, paired.clusters) / len(right)
+    independent = np.maximum(1, np.rint(share * sizes)).astype(np.int64)
+    n_right = round(float(counts.sum() / sizes.sum() * independent.sum()))
+    null = metrics.worst_group_null(independent, n_right, seed)
     return {
         "group": attribute.values[present[worst]],
         "rows": int(sizes[worst]),

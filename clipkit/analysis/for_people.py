@@ -74,13 +74,15 @@ def _comparison_rows(rows: Rows) -> list[Row]:
         cells: Row = {name: row[name] for name in ("a", "b") if name in row}
         if "scope" in row:
             cells = _grouped_cells(rows, row)
-        cells["rows"] = row["rows"]
+        cells |= {name: row[name] for name in ("rows", "clusters") if name in row}
         for name in ("acc_a", "acc_b"):
             cells[f"{name} %"] = _cell(row, name, form)
         if math.isnan(_number(row, "difference")):
             cells["acc_a %"] = _cell(row, "acc_a", form, limits=("low", "high"))
         points = _cell(row, "difference", f"+{form}", limits=("low", "high"), between=" to ")
         cells["difference (points)"] = points and points.replace(" ", NO_BREAK)
+        if counts:
+            cells["mde80 (points)"] = _cell(row, "mde80", form)
         for name in counts:
             cells[name] = round(_number(row, name), 2)
         cells[p] = float(f"{_number(row, p):.2g}")
@@ -122,6 +124,8 @@ def _retrieval_rows(rows: Rows) -> list[Row]:
     for task, of_task in by_task.items():
         first = of_task[0]
         sizes = f"{first['queries']:,.0f} among {first['candidates']:,.0f}"
+        if "clusters" in first:
+            sizes += f", in {first['clusters']:,.0f} clusters"
         cells = {"task": task, "measure": "queries", "value": sizes}
         formatted.append({**cells, "by chance": None, "control": None})
         for row in of_task:

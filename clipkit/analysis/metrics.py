@@ -16,9 +16,9 @@ from numpy.typing import ArrayLike, NDArray
 from clipkit.features.model import Floats, Int64
 
 QUANTILE = 1.959964  # of the normal distribution, for 95 % confidence
+POWER = 0.8  # of a test
 N_PERMUTATIONS = 1_000
 DRAWS = 1000  # of a calibrated model's outcomes
-SMALLEST_P = 1e-300  # smaller ones are not exact in float64, or 0
 DRAWN_AT_ONCE = 1 << 22  # numbers
 
 
@@ -177,38 +177,74 @@ def mean_f1(
     return float(means[0]), float(low), float(high)
 
 
-def mcnemar(only_first: int, only_second: int) -> float:
-    """Return the p-value of McNemar's exact test that two classifiers are equally accurate.
+def paired_test_log10(differences: ArrayLike) -> float:
+    """Return log10 of the p-value of the exact test that two results are equally accurate.
 
-    Its data are the rows of one test set that only one of the two predicts correctly.
+    `differences` (G,) are whole numbers: the rows of a cluster that only the first result gets
+    right, less those that only the second does. p is the share of all choices of their signs with a
+    sum as far from 0 (Canay, Romano and Shaikh 2017, doi:10.3982/ECTA13081). It is McNemar's if
+    each row is a cluster, and may be too small for a float. The sum of the negative ones has as
+    characteristic function a product. Its terms are tilted, so that the observed sum is probable,
+    and the inverse Fourier transform has no large relative error there.
 
-    >>> mcnemar(9, 1), mcnemar(0, 0)
-    (0.021484375, 1.0)
+    >>> [round(10 ** paired_test_log10(values), 9) for values in ([1] * 9 + [-1], [3, 2, 1], [0])]
+    [0.021484375, 0.25, 1.0]
     """
-    from scipy.stats import binomtest
+    from scipy.optimize import brentq
+    from scipy.special import expit
 
-    trials = only_first + only_second
-    return float(binomtest(only_first, trials).pvalue) if trials else 1.0
+    values = np.asarray(differences)
+    sizes, counts = np.unique(np.abs(values[values != 0]), return_counts=True)
+    total = int(sizes @ counts)
+    negative = (total - abs(int(values.sum()))) // 2
+    if 2 * negative >= total:
+        return 0.0
+
+    def excess(tilt: float) -> float:
+        return float((counts * sizes) @ expit(-tilt * sizes)) - max(negative, 0.5)
+
+    tilt = brentq(excess, 0, 60)
+    angles = -2j * np.pi * np.fft.rfftfreq(total + 1)
+    transform = np.ones_like(angles)
+    for size, count, share in zip(sizes, counts, expit(-tilt * sizes), strict=True):
+        transform *= (1 - share + share * np.exp(size * angles)) ** count
+    tilted = np.fft.irfft(transform, total + 1)[: negative + 1]
+    tail = 2 * tilted @ np.exp(tilt * (np.arange(negative + 1) - negative))
+    scale = tilt * negative + counts @ np.log((1 + np.exp(-tilt * sizes)) / 2)
+    return min(0.0, float((np.log(tail) + scale) / np.log(10)))
 
 
-def mcnemar_log10(only_first: int, only_second: int) -> float:
-    """Return log10 of `mcnemar`, also where it is too small for a float.
+def detectable_difference(discordant: float, n: int) -> float:
+    """Return the difference of two accuracies that McNemar's exact test shows with 80 % power.
 
-    >>> round(mcnemar_log10(9, 1), 4), round(mcnemar_log10(1427, 8), 1)
-    (-1.6679, -411.0)
+    A share `discordant` of `n` rows is right in only one of the two results. p is below 5 % with
+    the power P(reject | m) of a binomial test of m rows, summed over the binomial distribution of
+    m. It is close to (1.96 sqrt(psi) + 0.842 sqrt(psi - d^2)) / sqrt(n) for the share psi and the
+    difference d (Connor 1987). NaN if even rows that all favour one result have less power.
+
+    >>> round(detectable_difference(0.318, 1000), 4)
+    0.0508
     """
-    from scipy.special import logsumexp
+    from scipy.optimize import brentq
     from scipy.stats import binom
 
-    p = mcnemar(only_first, only_second)
-    if p > SMALLEST_P:
-        return float(np.log10(p))
-    fewer = np.arange(min(only_first, only_second) + 1)
-    tail = logsumexp(binom.logpmf(fewer, only_first + only_second, 0.5))
-    return float(np.log10(2) + tail / np.log(10))
+    spread = 6 * np.sqrt(n * discordant) + 6
+    low, high = max(0, int(n * discordant - spread)), min(n, int(n * discordant + spread))
+    m = np.arange(low, high + 1)
+    weights = binom.pmf(m, n, discordant)
+    fewer = binom.ppf(0.025, m, 0.5)  # the most rows of the other result with p below 5 %
+    fewer -= binom.cdf(fewer, m, 0.5) > 0.025
+
+    def power(difference: float) -> float:
+        share = (1 + difference / discordant) / 2
+        return float(weights @ (binom.cdf(fewer, m, share) + binom.cdf(fewer, m, 1 - share)))
+
+    if not discordant or power(discordant) < POWER:
+        return float("nan")
+    return float(brentq(lambda difference: power(difference) - POWER, 0, discordant))
 
 
-def difference_interval(only_a: int, only_b: int, n: int) -> tuple[float, float]:
+def difference_interval(only_a: float, only_b: float, n: float) -> tuple[float, float]:
     """Return a 95 % interval of the difference of two accuracies on the same `n` rows.
 
     `only_a` and `only_b` are the rows that one result gets right and the other wrong. It is the
@@ -328,36 +364,52 @@ def wilson(fraction: float, n: float) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def effective_rows(values: ArrayLike, groups: Int64) -> float:
+def effective_rows(values: ArrayLike, clusters: Int64 | None) -> float:
     """Return how many independent rows tell as much about the mean of `values` (N,) as these do.
 
-    Rows of one group (N,) depend on each other. N is divided by the design effect (Kish 1965): the
-    variance of the mean with whole groups as the draws, over its variance with rows as the draws,
-    at least 1. Values that are all equal count as one row for each group.
+    Rows of one cluster (N,) depend on each other; None means that no rows do. n independent rows
+    have the variance(values) / (n - 1) of the mean that the jackknife over clusters finds. As this
+    is uncertain, n is multiplied with (t(n - 1) / t(g - 1))^2, at most 1, for the 97.5 % quantiles
+    of Student's t (Korn and Graubard 1998) and g = N^2 / sum of squared sizes (Carter, Schnepel and
+    Steigerwald 2017). The result is N if each row is a cluster, N / m if each is there m times, and
+    g if all values are equal.
 
     >>> effective_rows([0, 1, 0, 1], np.array([0, 1, 2, 3]))
     4.0
-    >>> effective_rows([0, 0, 1, 1], np.array([0, 0, 1, 1]))
-    2.0
+    >>> round(effective_rows([0, 0, 1, 1, 1, 1], np.array([0, 0, 1, 1, 2, 2])), 12)
+    3.0
     """
-    deviations = np.asarray(values, np.float64)
-    deviations = deviations - deviations.mean()
-    n, index = len(deviations), np.unique(groups, return_inverse=True)[1]
-    variance = float((deviations**2).sum())
+    rows = np.asarray(values, np.float64)
+    N = len(rows)
+    if clusters is None:
+        return float(N)
+    _, index, sizes = np.unique(clusters, return_inverse=True, return_counts=True)
+    G = len(sizes)
+    if G in (1, N):
+        return float(G)
+    g = N**2 / float((sizes**2).sum())
+    variance = float(rows.var())
     if not variance:
-        return float(index.max() + 1)
-    of_groups = np.bincount(index, deviations)
-    return n / max(1.0, float((of_groups**2).sum()) / variance)
+        return g
+    from scipy.special import stdtrit  # scipy.stats takes longer to load
+
+    shifts = np.bincount(index, rows - rows.mean()) / (N - sizes)  # of the mean, without a cluster
+    n = 1 + variance / max(float((shifts**2).sum()) * (G - 1) / G, variance / (N - 1))
+    t, t_of_clusters = stdtrit(np.maximum(1, [n - 1, g - 1]), 0.975)
+    return max(1.0, n * min(1.0, float(t / t_of_clusters) ** 2))
 
 
-def accuracy_interval(labels: Int64 | None, predicted: Int64) -> dict[str, float]:
+def accuracy_interval(
+    labels: Int64 | None, predicted: Int64, clusters: Int64 | None = None
+) -> dict[str, float]:
     """Return `acc1_low` and `acc1_high`, Wilson's 95 % interval of `accuracy`.
 
-    It is for another draw of the rows. Both are NaN without labels.
+    It is for another draw of the rows, or of their clusters (N,). Both are NaN without labels.
     """
     low = high = np.nan
     if labels is not None:
-        low, high = wilson(accuracy(labels, predicted), len(labels))
+        right = labels == predicted
+        low, high = wilson(float(right.mean()), effective_rows(right, clusters))
     return {"acc1_low": low, "acc1_high": high}
 
 

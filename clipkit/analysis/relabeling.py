@@ -206,7 +206,8 @@ def _scored_again(result: FeatureFile) -> dict[str, NDArray[Any]]:
         rows = np.flatnonzero(runs[column] == split_name)
         for row, predicted in zip(rows, split.predicted, strict=True):
             scores = metrics.accuracies(split.labels, predicted)
-            scores |= metrics.accuracy_interval(split.labels, predicted)
+            if "clusters" not in runs:  # a result does not hold which row is in which
+                scores |= metrics.accuracy_interval(split.labels, predicted)
             for name in scores.keys() & runs.keys():
                 runs[name][row] = scores[name]
     return runs

@@ -183,7 +183,12 @@ def _is_caveat(value: Any) -> bool:
 
 def caveat_note(result: FeatureFile, split: str | None = None) -> str:
     """Say what the accuracies of a result do not say, on one split or all; "" without caveats."""
-    return " ".join(f"{describe_caveat(caveat)}." for caveat in caveats(result, split))
+    notes = [f"{describe_caveat(caveat)}." for caveat in caveats(result, split)]
+    entry = newest_entry(result)
+    if "cluster" in entry:
+        shared = f"Images with the same {entry['cluster']}"[:MAX_NAME]
+        notes.append(f"{shared} depend on each other: only {entry.command} counts them together.")
+    return " ".join(notes)
 
 
 def caveat_notes(named: Mapping[str, FeatureFile], split: str | None = None) -> list[str]:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from clipkit.analysis import metrics, similarity
+from clipkit.analysis.dependence import number_clusters, read_clusters
 from clipkit.analysis.results import Row, choose_split, make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, shorten
@@ -40,6 +42,7 @@ class Pairs(NamedTuple):
     texts: Float32  # (K, D), of length 1
     image_of: Int64  # (K,)
     ids: list[str]  # N, of the images
+    clusters: Int64 | None = None  # (N,), of images that depend on each other
 
 
 class Ranks(NamedTuple):
@@ -50,6 +53,7 @@ class Ranks(NamedTuple):
     labels: Int64  # (Q,), the image that a query belongs to
     partners: Int64  # (Q,), the number of right candidates
     candidates: int
+    clusters: Int64  # (Q,), of queries that depend on each other
 
     def predicted(self, k: int) -> Int64:
         """Return each query's own image (Q,) if it is found among k candidates, else another."""
@@ -66,6 +70,8 @@ def retrieve(  # noqa: PLR0913 (the options of `clipkit retrieve`)
     same_rows: bool = False,
     strict: bool = False,
     gap: bool = False,
+    table: str | None = None,
+    cluster: str | None = None,
 ) -> FeatureFile:
     """Rank texts for images and images for texts: what `clipkit retrieve` reports.
 
@@ -88,6 +94,9 @@ def retrieve(  # noqa: PLR0913 (the options of `clipkit retrieve`)
         Refuse images without text and texts without image, instead of leaving them out.
     gap : bool
         Add the columns of `modality_gap`.
+    table, cluster : str, optional
+        A file of attributes of the images, or ``shapes``, and an attribute of it. Images with the
+        same value, and their texts, are counted together; `clusters` is the number of values.
 
     Returns
     -------
@@ -119,10 +128,21 @@ def retrieve(  # noqa: PLR0913 (the options of `clipkit retrieve`)
         check_widths(*control)
         common_logit_scale(*control)
     pairs = pair(images, texts, split, same_rows=same_rows, strict=strict)
+    inputs = {"images": images.digest, "texts": texts.digest}
+    recorded = {}
+    with_texts = replace(images, splits={split: Split(ids=pairs.ids)})
+    annotations = read_clusters(with_texts, table, cluster)
+    if annotations is not None:
+        codes = annotations.attributes[0].codes[split]
+        where = f"{images.display_name}: {split}: {cluster}"
+        pairs = pairs._replace(clusters=number_clusters(codes, where))
+        recorded = {"cluster": cluster, "attributes": annotations.source}
+        inputs |= annotations.inputs
+    elif table is not None:
+        raise UsageError("expected --cluster for --table, got none")
     found = rank(pairs)
     of_control = None
     found_by_control: dict[str, Ranks] = {}
-    inputs = {"images": images.digest, "texts": texts.digest}
     if control is not None:
         of_control = pair(*control, split, same_rows=same_rows, quiet=True)
         is_same = pairs.ids == of_control.ids and control[1].texts == texts.texts
@@ -138,6 +158,7 @@ def retrieve(  # noqa: PLR0913 (the options of `clipkit retrieve`)
         same_rows=same_rows or None,
         strict=strict or None,
         gap=gap or None,
+        **recorded,
         inputs=inputs,
     )
     if gap and len(pairs.ids) < 4:  # two in each half
@@ -147,6 +168,8 @@ def retrieve(  # noqa: PLR0913 (the options of `clipkit retrieve`)
     result = make_result(history, [], class_names=pairs.ids, display_name=images.display_name)
     for task, ranks in found.items():
         columns = _gap_columns(task, pairs, of_control) if gap else {}
+        if recorded:
+            columns["clusters"] = int(ranks.clusters.max()) + 1
         rows += [row | columns for row in _rows(task, ranks, k, found_by_control.get(task))]
         result.splits[task] = Split(
             labels=ranks.labels,
@@ -325,8 +348,12 @@ def rank(pairs: Pairs) -> dict[str, Ranks]:
     # among t others of the same cosine, the best of g partners has the mean rank 1 + t / (g + 1)
     image_ranks = 1 + image_ahead + image_tied / 2
     text_ranks = 1 + text_ahead + text_tied / (best_texts + 1)
-    of_texts = Ranks(image_ranks, other_image, pairs.image_of, np.ones(K, np.int64), N)
-    of_images = Ranks(text_ranks, pairs.image_of[other_text], np.arange(N), counts, K)
+    clusters = np.arange(N) if pairs.clusters is None else pairs.clusters
+    others = pairs.image_of[other_text]
+    of_texts = Ranks(
+        image_ranks, other_image, pairs.image_of, np.ones(K, np.int64), N, clusters[pairs.image_of]
+    )
+    of_images = Ranks(text_ranks, others, np.arange(N), counts, K, clusters)
     return dict(zip(TASKS, (of_texts, of_images), strict=True))
 
 
@@ -405,7 +432,7 @@ def _rows(task: str, ranks: Ranks, k: Sequence[int], control: Ranks | None) -> l
 def _recall_columns(ranks: Ranks, k: int) -> dict[str, float]:
     found = ranks.ranks <= k
     recall = float(found.mean())
-    low, high = metrics.wilson(recall, metrics.effective_rows(found, ranks.labels))
+    low, high = metrics.wilson(recall, metrics.effective_rows(found, ranks.clusters))
     return {"recall": recall, "recall_low": low, "recall_high": high}
 
 
@@ -417,13 +444,13 @@ def _mean_columns(ranks: Ranks) -> dict[str, Any]:
     """
     reciprocal = 1 / ranks.ranks
     mrr = float(reciprocal.mean())
-    rows = metrics.effective_rows(reciprocal, ranks.labels)
+    rows = metrics.effective_rows(reciprocal, ranks.clusters)
     half = metrics.QUANTILE * float(reciprocal.std()) / np.sqrt(rows)
     mrr_low, mrr_high = max(0.0, mrr - half), min(1.0, mrr + half)
     if not half:  # equal ranks do not show how far others would be, but values lie in 0..1
         mrr_low, mrr_high = metrics.wilson(mrr, rows)
     median = float(np.median(ranks.ranks))
-    rows = metrics.effective_rows(ranks.ranks <= median, ranks.labels)
+    rows = metrics.effective_rows(ranks.ranks <= median, ranks.clusters)
     level = min(0.5, metrics.QUANTILE / 2 / np.sqrt(rows))
     low = np.quantile(ranks.ranks, 0.5 - level, method="lower")
     high = np.quantile(ranks.ranks, 0.5 + level, method="higher")

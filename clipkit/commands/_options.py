@@ -307,6 +307,10 @@ Table = Annotated[
 Attribute = Annotated[
     str | None, option("NAME", "Use this attribute of TABLE as labels; A*B combines two.")
 ]
+Cluster = Annotated[
+    str | None,
+    option("NAME", "Count images with the same value of this attribute of TABLE as one draw."),
+]
 Attributes = Annotated[
     list[str], option("NAME", "Use only this attribute; A*B is an interaction; repeatable.")
 ]

@@ -8,7 +8,16 @@ from typing import Annotated
 import typer
 
 from clipkit.base.errors import UsageError
-from clipkit.commands._options import Report, SameRows, Seed, Table, flag, option, split_option
+from clipkit.commands._options import (
+    Cluster,
+    Report,
+    SameRows,
+    Seed,
+    Table,
+    flag,
+    option,
+    split_option,
+)
 
 
 def compare(
@@ -33,6 +42,7 @@ def compare(
     attribute: Annotated[
         str | None, option("NAME", "Compare by this attribute of TABLE; A*B combines two.")
     ] = None,
+    cluster: Cluster = None,
     groups: Annotated[
         str | None,
         option("FILE", "Compare by groups of classes; each line of FILE is: class TAB group."),
@@ -63,17 +73,20 @@ def compare(
 
     report.check_output(a, *(b or []), table, groups)
     results = features.read_all([a, *(b or [])], kinds=["result"])
-    paired = comparison.pair(results, split, run, common=common, same_rows=same_rows)
+    paired = comparison.pair(
+        results, split, run, common=common, same_rows=same_rows, table=table, cluster=cluster
+    )
     for result, label in zip(results, paired.runs, strict=True):
         if "chosen" in label or "recall@" in label:
             console.note(f"{result.display_name}: {label}")
     if ids is None:
-        result = comparison.compare(paired, by=table, column=attribute, groups=groups, seed=seed)
+        by = table if cluster is None or attribute else None
+        result = comparison.compare(paired, by=by, column=attribute, groups=groups, seed=seed)
         report.show(result)
-    elif any((table, attribute, groups)) or report != Report(force=report.force):
+    elif any((table, attribute, groups, cluster)) or report != Report(force=report.force):
         raise UsageError(
-            "expected --list without --table, --attribute, --groups, --output and options of the "
-            "report"
+            "expected --list without --table, --attribute, --groups, --cluster, --output and "
+            "options of the report"
         )
     else:
         for row_id in comparison.list_ids(paired, ids):

@@ -13,6 +13,7 @@ from clipkit.commands import _completion as completion
 from clipkit.commands._options import (
     SEED,
     Attribute,
+    Cluster,
     EvalSplit,
     FeatureInput,
     FitSplit,
@@ -65,6 +66,7 @@ def probe(
     ] = None,
     table: Table = None,
     attribute: Attribute = None,
+    cluster: Cluster = None,
     shots: Annotated[
         list[str], option("N[,N...]", "Fit on N rows per class; several make a curve.")
     ] = [],  # noqa: B006
@@ -105,19 +107,24 @@ def probe(
     Cs = parse_numbers(regularization, "C")
     if seed != ["42"] and classifier != "mlp" and not (val or counts or SEED in file):
         console.note(f"--seed has no effect on {classifier} without --val or --shots")
-    from clipkit.analysis import evaluation  # loads scikit-learn
+    from clipkit.analysis import dependence, evaluation  # loads scikit-learn
 
     spec = evaluation.ProbeSpec(classifier, features, standardize, seeds[0], counts, repeat)
     # by default, images are listed if there is no accuracy to print
     lists_images = per_image if per_class or per_image or len(seeds) > 1 else None
 
+    labels = table if attribute or cluster is None else None
+
     def evaluations() -> Iterator[evaluation.Evaluation]:
-        for number, source in open_labelled(file, seeds, table, attribute):
+        for number, source in open_labelled(file, seeds, labels, attribute):
             one = replace(spec, seed=number)
             taus = parse_temperatures(temperature, source.logit_scale)
-            yield evaluation.evaluate(
+            clusters = dependence.read_clusters(source, table, cluster)
+            result, rankings = evaluation.evaluate(
                 source, one, taus, Cs, fit_split, eval_split, val, keep, lists_images
             )
+            result = dependence.count_by_cluster(result, source, clusters)
+            yield evaluation.Evaluation(result, rankings)
 
     if len(seeds) > 1:
         report.show_seeds(seeds, (one.result for one in evaluations()))

@@ -5,7 +5,17 @@ from __future__ import annotations
 from typing import Annotated
 
 from clipkit.base.errors import UsageError
-from clipkit.commands._options import FirstSplit, Images, Report, Texts, flag, option, parse_counts
+from clipkit.commands._options import (
+    Cluster,
+    FirstSplit,
+    Images,
+    Report,
+    Table,
+    Texts,
+    flag,
+    option,
+    parse_counts,
+)
 
 
 def retrieve(
@@ -26,6 +36,8 @@ def retrieve(
         bool, flag("--strict", "Refuse images without text, and texts without image.")
     ] = False,
     gap: Annotated[bool, flag("--gap", "Add the modality gap and the hubness.")] = False,
+    table: Table = None,
+    cluster: Cluster = None,
 ) -> None:
     """Report whether an image finds its captions, and a caption its image.
 
@@ -40,7 +52,7 @@ def retrieve(
 
     if (control is None) != (control_texts is None):
         raise UsageError("expected --control and --control-texts together, got one of them")
-    report.check_output(images, texts, control, control_texts)
+    report.check_output(images, texts, control, control_texts, table)
     of_control = None
     if control is not None and control_texts is not None:
         images_by_control = features.read(control, kinds=["images"])
@@ -54,5 +66,7 @@ def retrieve(
         same_rows=same_rows,
         strict=strict,
         gap=gap,
+        table=table,
+        cluster=cluster,
     )
     report.show(result)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clipkit.commands._options import Attribute, FeatureInput, Report, Rows, Splits, Table
+from clipkit.commands._options import Attribute, Cluster, FeatureInput, Report, Rows, Splits, Table
 
 
 def zeroshot(
@@ -12,6 +12,7 @@ def zeroshot(
     split: Splits = None,
     table: Table = None,
     attribute: Attribute = None,
+    cluster: Cluster = None,
 ) -> None:
     """Report zero-shot accuracy: each image gets the class of its most similar prompt.
 
@@ -21,13 +22,15 @@ def zeroshot(
     Example: clipkit textembed --classes img.h5 | clipkit logits img.h5 - | clipkit zeroshot
     """
     from clipkit import features
-    from clipkit.analysis import relabeling
+    from clipkit.analysis import dependence, relabeling
     from clipkit.analysis.zeroshot import evaluate, rank_images
 
     report.check_output(file, table)
+    labels = table if attribute or cluster is None else None
     with features.open_file(file, kinds=["logits"]) as source:
-        logits = relabeling.label_by_attribute(source, table, attribute, needs_prompts=True)
-        result = evaluate(logits, split)
+        logits = relabeling.label_by_attribute(source, labels, attribute, needs_prompts=True)
+        clusters = dependence.read_clusters(logits, table, cluster, split)
+        result = dependence.count_by_cluster(evaluate(logits, split), logits, clusters)
         if rows.are_images(logits, result.splits):
             rankings = rank_images(logits, split, rows.top, rows.scores)
             report.show_images(result, rankings, rows.top)

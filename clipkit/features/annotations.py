@@ -128,9 +128,11 @@ def read_annotations(
     return Annotations(chosen, source, inputs)
 
 
-def read_attribute(file: FeatureFile, table: str, column: str | None = None) -> Annotations:
+def read_attribute(
+    file: FeatureFile, table: str | None, column: str | None = None, *, categories: bool = True
+) -> Annotations:
     """Read one attribute: the named one, or the only one of a table besides the file's labels."""
-    annotations = read_annotations(file, table, [column] if column else ())
+    annotations = read_annotations(file, table, [column] if column else (), categories=categories)
     attributes = annotations.attributes
     others = [attribute for attribute in attributes if attribute.name != CLASS] or attributes
     if len(others) > 1:

@@ -181,7 +181,7 @@ def split_rows(
     if groups is None:
         part = assign_rows(labels, sizes, seed)
     else:
-        groups = _number_groups(groups, len(sizes) + 1, where)
+        groups = number_groups(groups, len(sizes) + 1, where)
         part = assign_groups(labels, groups, sizes, seed)
     rows = {name: np.flatnonzero(part == number) for number, name in enumerate([rest, *names])}
     for name, numbers in rows.items():
@@ -251,7 +251,7 @@ def assign_rows(labels: Int64, fractions: Sequence[float], seed: int = 42) -> In
     return part
 
 
-def _number_groups(groups: Int64, parts: int, where: str) -> Int64:
+def number_groups(groups: Int64, parts: int, where: str) -> Int64:
     """Assign new numbers to the groups, from 0; a row without a group gets a separate one."""
     alone = np.flatnonzero(groups < 0)
     if len(alone):

@@ -91,7 +91,7 @@ COLUMNS: dict[str, Column] = {
     **dict.fromkeys(("k", "standardize", "mean_entropy", "max_entropy"), NUMBER),
     **dict.fromkeys(("nmi", "nmi_chance", "ami", "ari", "ami_sd", "ari_sd"), NUMBER),
     **dict.fromkeys(("C", "temperature"), NUMBER._replace(low=SMALLEST)),
-    **dict.fromkeys(("rows", "shots"), NUMBER._replace(low=0)),
+    **dict.fromkeys(("rows", "shots", "clusters"), NUMBER._replace(low=0)),
     **dict.fromkeys(("acc1", "acc5", "acc_a", "acc_b", "acc1_low", "acc1_high"), FRACTION),
     **dict.fromkeys(("mean_per_class_recall", "mean_confidence"), FRACTION),
     **dict.fromkeys(("purity", "purity_chance"), FRACTION),

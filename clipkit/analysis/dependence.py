@@ -1,0 +1,78 @@
+"""Count rows with the same value of an attribute together, such as the images of a patient."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from clipkit.analysis import metrics
+from clipkit.base import console
+from clipkit.features.annotations import Annotations, read_attribute
+from clipkit.features.history import History
+from clipkit.features.model import FeatureFile, Int64
+from clipkit.features.splitting import number_groups
+
+FEW = 30  # clusters, with which intervals hold the true value less often than in 95 % of draws
+
+
+def read_clusters(
+    file: FeatureFile, table: str | None, column: str | None, splits: Sequence[str] | None = None
+) -> Annotations | None:
+    """Read the attribute `column` of the rows of some splits or all; None without a column."""
+    if column is None:
+        return None
+    rows = replace(file, splits={name: file.splits[name] for name in file.choose_splits(splits)})
+    return read_attribute(rows, table, column, categories=False)
+
+
+def number_clusters(codes: Int64, where: str) -> Int64:
+    """Return the cluster (N,) of each row, from 0; a row without a value (-1) is one alone."""
+    clusters = number_groups(codes, 2, where)
+    count = int(clusters.max()) + 1
+    if count < FEW:
+        console.note(f"{where}: {count} groups are few: intervals may be too narrow")
+    return clusters
+
+
+def count_by_cluster(
+    result: FeatureFile, file: FeatureFile, annotations: Annotations | None
+) -> FeatureFile:
+    """Return a result of `probe` or `zeroshot` with intervals for another draw of clusters.
+
+    See `metrics.effective_rows`. The column `clusters` has their number. `annotations` are of the
+    file that the result was made from; without them, the result is returned as it is. A warning
+    says if a probe was fitted on clusters that are scored.
+    """
+    if annotations is None:
+        return result
+    (attribute,) = annotations.attributes
+    entry, runs = result.history[-1], copy.deepcopy(result.runs)
+    runs["clusters"] = np.zeros(result.run_count, np.int64)
+    codes, fit_split = attribute.codes, str(entry.get("fit_split"))
+    for name, split in result.splits.items():
+        where = f"{file.display_name}: {name}: {attribute.name}"
+        scored, fitted = codes.get(name), set(codes.get(fit_split, np.empty(0)).tolist())
+        if scored is None:  # rows of the fitted split were held out
+            code_of = dict(zip(file.splits[fit_split].ids, codes[fit_split].tolist(), strict=True))
+            scored = np.array([code_of[row_id] for row_id in split.ids])
+            fitted = {code_of[row_id] for row_id in code_of.keys() - set(split.ids)}
+        clusters = number_clusters(scored, where)
+        shared = len(fitted.intersection(scored.tolist()) - {-1})
+        if shared and name != fit_split:
+            console.warn(
+                f"{where}: {shared:,} groups were also fitted, so that others may be predicted "
+                f"worse; hint: keep them together with clipkit split --attribute {attribute.name}"
+            )
+        on_split = np.flatnonzero(runs["eval_split" if "eval_split" in runs else "split"] == name)
+        runs["clusters"][on_split] = clusters.max() + 1
+        assert split.predicted is not None
+        for run, predicted in zip(on_split, split.predicted, strict=True):
+            for end, limit in metrics.accuracy_interval(split.labels, predicted, clusters).items():
+                runs[end][run] = limit
+    recorded = {"cluster": attribute.name, "attributes": annotations.source}
+    inputs = {**entry.inputs, **annotations.inputs}
+    history = History([*result.history[:-1], {**entry, **recorded, "inputs": inputs}])
+    return replace(result, runs=runs, history=history)

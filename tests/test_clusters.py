@@ -1,0 +1,265 @@
+"""Rows that depend on each other: `--cluster`, its intervals and tests, and what can be shown."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+from factories import result_file, row_ids
+from scipy.stats import binomtest, multinomial
+from shell import fails, ok, rows
+from test_retrieve import make_files, make_pairs
+
+from clipkit import features, retrieval
+from clipkit.analysis import comparison, metrics, relabeling
+from clipkit.features import FeatureFile
+from clipkit.features.history import History
+from clipkit.features.model import Split
+
+RIGHT = np.random.default_rng(0).random((2, 100)) < [[0.8], [0.6]]
+
+
+def result(right, command="zeroshot"):
+    """Return a result that predicts the right one of two classes where `right` says so."""
+    labels = np.arange(len(right)) % 2
+    run = {"split": "test", "acc1": float(np.mean(right))}
+    predicted = np.where(right, labels, 1 - labels)[None]
+    return result_file([run], labels, predicted, [{"command": command}], ["cat", "dog"])
+
+
+def logits(right):
+    """Return logits whose most similar prompt is the right one of two where `right` says so."""
+    labels = np.arange(len(right)) % 2
+    cosines = np.full((len(right), 2), 0.1, "<f4")
+    cosines[np.arange(len(right)), np.where(right, labels, 1 - labels)] = 0.2
+    rows = Split(features=cosines, labels=labels, ids=row_ids(len(right)))
+    return FeatureFile(
+        "logits",
+        History([{"command": "logits"}]),
+        {"test": rows},
+        texts=["a cat", "a dog"],
+        class_index=np.arange(2),
+        class_names=["cat", "dog"],
+        temperature=1.0,
+    )
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with results and logits of 100 rows, and of each row three times, and tables."""
+    monkeypatch.chdir(tmp_path)
+    for name, right in (("a", RIGHT[0]), ("b", RIGHT[1])):
+        features.write(f"{name}.h5", result(right))
+        features.write(f"{name}3.h5", result(np.concatenate([right] * 3)))
+    features.write("logits.h5", logits(RIGHT[0]))
+    features.write("logits3.h5", logits(np.concatenate([RIGHT[0]] * 3)))
+    write_table("alone.csv", range(100))
+    write_table("three.csv", [row % 100 for row in range(300)])
+    return tmp_path
+
+
+def write_table(path, patients):
+    ids = row_ids(len(patients))
+    lines = [f"{row_id},p{value},x" for row_id, value in zip(ids, patients, strict=True)]
+    Path(path).write_text("\n".join(["id,patient,other", *lines]) + "\n")
+
+
+def report(*words):
+    (row,) = rows(ok(*words).stdout)
+    return {name: value for name, value in row.items() if name not in ("a", "b")}
+
+
+STATISTICS = "low high mde80 p log10_p acc1_low acc1_high"
+
+
+@pytest.mark.parametrize("words", [("compare", "a", "b"), ("compare", "a"), ("zeroshot", "logits")])
+def test_clusters_of_one_row_change_nothing_and_copies_of_rows_count_once(words, folder):
+    command, *names = words
+    before = report(command, *[f"{name}.h5" for name in names])
+    alone = report(
+        command, *[f"{name}.h5" for name in names], "--table", "alone.csv", "--cluster", "patient"
+    )
+    assert alone.pop("clusters") == "100"
+    assert alone == before
+    copies = report(
+        command, *[f"{name}3.h5" for name in names], "--table", "three.csv", "--cluster", "patient"
+    )
+    assert copies["clusters"] == "100"
+    for name in before.keys() & set(STATISTICS.split()):
+        assert float(copies[name]) == pytest.approx(float(before[name]), rel=1e-6), name
+
+
+def test_clusters_of_images_are_drawn_with_their_texts(tmp_path):
+    images, texts = make_files(make_pairs(60, 2, noise=2.0))
+    table = tmp_path / "t.csv"
+    table.write_text("id,photographer\n" + "".join(f"{i}.jpg,{i // 5}\n" for i in range(60)))
+    before = retrieval.retrieve(images, texts).rows()
+    after = retrieval.retrieve(images, texts, table=str(table), cluster="photographer")
+    for row, other in zip(before, after.rows(), strict=True):
+        assert other.pop("clusters") == 12
+        assert row["recall"] == other["recall"]
+        assert (row["mrr_low"], row["mrr_high"]) != (other["mrr_low"], other["mrr_high"])
+    assert after.history[-1]["cluster"] == "photographer"
+
+
+def test_p_is_the_share_of_all_signs_of_the_clusters():
+    random = np.random.RandomState(0)
+    for _ in range(50):
+        differences = random.randint(-4, 5, random.randint(2, 12))
+        signs = np.array(list(itertools.product([1, -1], repeat=len(differences))))
+        sums = np.abs(signs @ np.abs(differences))
+        expected = (sums >= abs(differences.sum())).mean()
+        found = 10 ** metrics.paired_test_log10(differences)
+        assert found == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_p_value_of_clusters_too_small_for_a_float_has_its_logarithm():
+    """With 1,600 clusters of one size and some of another, by exact whole numbers."""
+    differences = np.repeat([1, 2, -3], [900, 700, 5])
+    ways = np.zeros(1, object) + 1
+    for size in np.abs(differences).tolist():
+        ways = np.concatenate([ways, [0] * size]) + np.concatenate([[0] * size, ways])
+    fewest = 15  # of 2,315 rows, those of the negative clusters
+    exact = 2 * sum(ways[: fewest + 1].tolist())
+    digits = str(exact)
+    expected = np.log10(float(f"0.{digits}")) + len(digits) - 1605 * np.log10(2)
+    assert metrics.paired_test_log10(differences) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("discordant", "n", "expected"),
+    [(0.318, 1000, 0.0508), (0.1, 10_000, 0.0089), (0, 100, None), (0.05, 50, None)],
+)
+def test_the_difference_that_a_set_would_show(discordant, n, expected):
+    found = metrics.detectable_difference(discordant, n)
+    if expected is None:
+        assert np.isnan(found)
+    else:
+        assert round(found, 4) == expected
+        by_formula = 0.0
+        for _ in range(20):
+            variance = discordant - by_formula**2
+            by_formula = (1.96 * discordant**0.5 + 0.842 * variance**0.5) / n**0.5
+        assert found == pytest.approx(by_formula, rel=0.03)
+
+
+def test_a_difference_that_is_shown_with_80_percent_power_is_that_of_all_tables():
+    n, discordant = 40, 0.5
+    difference = metrics.detectable_difference(discordant, n)
+    shares = [(discordant + difference) / 2, (discordant - difference) / 2, 1 - discordant]
+    power = 0.0
+    for b in range(n + 1):
+        for c in range(n + 1 - b):
+            if b + c and binomtest(b, b + c).pvalue < 0.05:
+                power += multinomial.pmf([b, c, n - b - c], n, shares)
+    assert power == pytest.approx(0.8, abs=1e-9)
+
+
+def draw_world(random, clusters=60, spread=1.0):
+    """Return which rows two equally accurate results get right, and the cluster of each row."""
+    sizes = random.poisson(8, clusters) + 1
+    cluster_of = np.repeat(np.arange(clusters), sizes)
+    of_cluster = random.standard_normal((2, clusters)) * spread
+    latent = of_cluster[:, cluster_of] + random.standard_normal((2, len(cluster_of)))
+    return latent > -0.5 * np.sqrt(1 + spread**2), cluster_of
+
+
+def simulate(worlds):
+    """Return how often p is below 5 % and intervals hold, by cluster and by row."""
+    random = np.random.RandomState(0)
+    true = 0.6914624612740131  # Phi(0.5)
+    counts = np.zeros((2, 3))
+    for _ in range(worlds):
+        right, clusters = draw_world(random)
+        for number, of_rows in enumerate((clusters, None)):
+            row = comparison.compare_right(*right, of_rows)
+            n = metrics.effective_rows(right[0], of_rows)
+            low, high = metrics.wilson(right[0].mean(), n)
+            counts[number] += row["p"] < 0.05, row["low"] <= 0 <= row["high"], low <= true <= high
+    return counts / worlds
+
+
+def test_a_set_of_clusters_has_no_more_false_positives_than_it_says():
+    by_cluster, by_row = simulate(300)
+    assert 0.02 <= by_cluster[0] <= 0.08
+    assert np.all((by_cluster[1:] >= 0.92) & (by_cluster[1:] <= 0.98))
+    assert by_row[0] > 0.1
+    assert by_row[2] < 0.85
+
+
+def test_captions_of_an_image_are_compared_together(folder):
+    for name, noise in (("good", 0.5), ("bad", 0.8)):
+        files = make_files(make_pairs(100, 3, noise))
+        features.write(f"{name}.h5", retrieval.retrieve(*files, k=[1, 5]))
+    row = report("compare", "good.h5", "bad.h5", "--split", "image_retrieval")
+    assert (row["rows"], row["clusters"]) == ("300", "100")
+    lines = [f"{i}.jpg,{i % 50},{i}\n" for i in range(100)]
+    Path("t.csv").write_text("id,half,alone\n" + "".join(lines))
+    words = ("good.h5", "bad.h5", "--split", "image_retrieval", "--table", "t.csv", "--cluster")
+    assert report("compare", *words, "alone") == row
+    assert report("compare", *words, "half")["clusters"] == "50"
+    row = report("compare", "good.h5", "bad.h5", "--split", "text_retrieval")
+    assert "clusters" not in row
+
+
+def test_a_probe_says_if_it_was_fitted_on_clusters_that_it_scores(folder):
+    random = np.random.RandomState(0)
+    images = random.standard_normal((100, 4)).astype("<f4")
+    split = Split(features=images, labels=np.arange(100) % 2, ids=row_ids(100))
+    features.write("img.h5", FeatureFile("images", History([{"command": "embed"}]), {"all": split}))
+    write_table("t.csv", [row // 2 for row in range(100)])
+    shared = ok("probe", "img.h5", "--table", "t.csv", "--cluster", "patient", "-o", "p.h5").stderr
+    assert "img.h5: val: patient:" in shared
+    assert "groups were also fitted, so that others may be predicted worse" in shared
+    assert features.read("p.h5").history[-1]["cluster"] == "patient"
+    apart = ok("probe", "img.h5", "--table", "alone.csv", "--cluster", "patient").stderr
+    assert "also fitted" not in apart
+
+
+def test_a_result_names_what_its_intervals_count_together(folder):
+    write_table("t.csv", [row // 2 for row in range(100)])
+    ok("zeroshot", "logits.h5", "--table", "t.csv", "--cluster", "patient", "-o", "z.h5")
+    note = "the same patient depend on each other: only zeroshot counts them together"
+    assert note in ok("info", "--runs", "z.h5").stderr
+    assert note in " ".join(ok("report", "z.h5").stdout.split())
+    grouped = relabeling.use_groups(features.read("z.h5"), ["pet", "animal"])
+    assert np.isnan(grouped.runs["acc1_low"]).all()
+
+
+def test_rows_without_a_value_are_alone_and_few_clusters_are_noted(folder):
+    patients = [row % 5 for row in range(100)]
+    write_table("few.csv", patients)
+    words = ("zeroshot", "logits.h5", "--cluster", "patient", "--table")
+    stderr = ok(*words, "few.csv").stderr
+    assert stderr == (
+        "clipkit: logits.h5: test: patient: 5 groups are few: intervals may be too narrow\n"
+    )
+    Path("few.csv").write_text(Path("few.csv").read_text().replace(",p0,", ",,"))
+    done = ok(*words, "few.csv")
+    assert "patient: 20 of 100 rows have no group: each is a separate group" in done.stderr
+    assert rows(done.stdout)[0]["clusters"] == "24"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        ("compare a.h5 b.h5 --table alone.csv --cluster patients", 2, "did you mean patient?"),
+        ("zeroshot logits.h5 --cluster patient", 2, "unknown attribute of logits.h5 'patient'"),
+        ("zeroshot logits3.h5 --table alone.csv --cluster patient", 1, "300 of 300 images have no"),
+        ("compare a3.h5 b3.h5 --table alone.csv --cluster patient", 1, "300 of 300 images have no"),
+        ("probe logits3.h5 --table alone.csv --cluster patient", 1, "300 of 300 images have no"),
+        ("compare a.h5 b.h5 --table alone.csv --cluster other", 1, "at least 2 groups, got 1"),
+        (
+            "compare a.h5 b.h5 --table alone.csv --cluster patient --list neither",
+            2,
+            "expected --list without",
+        ),
+        ("retrieve img.h5 txt.h5 --table alone.csv", 2, "expected --cluster for --table, got none"),
+    ],
+)
+def test_clusters_that_are_not_known_are_refused_in_one_line(words, code, message, folder):
+    for name, file in zip(("img", "txt"), make_files(make_pairs(10, 1, 0.5)), strict=True):
+        features.write(f"{name}.h5", file)
+    assert message in fails(*words.split(), exit_code=code)
