@@ -33,7 +33,7 @@ _SOURCES = {
 # The modules of the API are also imported without the name of their package.
 _PACKAGES = {
     "analysis": (
-        "attributes calibration clustering comparison evaluation importance metrics "
+        "attributes calibration choices clustering comparison evaluation importance metrics "
         "prediction probes ranking relabeling results retrieval similarity softmax variance "
         "zeroshot"
     ),

@@ -33,7 +33,7 @@ GROUPS = {
     "Encode": ("embed", "textembed"),
     "Measure": (
         *("logits", "entropy", "probe", "predict", "zeroshot"),
-        *("retrieve", "calibrate", "cluster", "compare"),
+        *("retrieve", "choose", "calibrate", "cluster", "compare"),
     ),
     "Understand": ("importance", "variance", "attributes", "plot", "report"),
     "Files": ("info", "convert", "split", "concat", "relabel"),

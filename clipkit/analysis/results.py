@@ -128,9 +128,15 @@ def is_retrieval(result: FeatureFile) -> bool:
     return bool(newest_entry(result)["command"] == "retrieve")
 
 
+def is_choice(result: FeatureFile) -> bool:
+    """Whether the predictions are texts that were chosen for items, and not classes."""
+    return bool(newest_entry(result)["command"] == "choose")
+
+
 def holds_classes(result: FeatureFile) -> bool:
-    """Whether a result has predicted classes, and not clusters or retrieved images."""
-    return bool(result.splits) and not result.holds_clusters and not is_retrieval(result)
+    """Whether a result has predicted classes, and not clusters, retrieved images or texts."""
+    is_of_pairs = is_retrieval(result) or is_choice(result)
+    return bool(result.splits) and not result.holds_clusters and not is_of_pairs
 
 
 def find_caveats(
@@ -215,6 +221,8 @@ def scored_runs(result: FeatureFile, split: str) -> ScoredRuns:
     rows = result.runs_on(split) if names_splits else result.rows()
     if not result.runs:
         rows = [{} for _ in scored.predicted]
+    if is_choice(result):
+        rows = rows[:1]  # the first is about all items, the others about their categories
     if len(rows) != len(scored.predicted):
         raise ClipkitError(
             f"{result.display_name}: expected a row of predictions for each of {len(rows)} runs "
@@ -484,7 +492,9 @@ def check_finite(result: FeatureFile, name: str, low: float = -math.inf) -> None
         raise ClipkitError(f"{result.display_name}: runs/{name}: expected {expected} in every row")
 
 
-TEXT_COLUMNS = {"attribute", "prompt", "classifier", "split", "eval_split", "a", "b", "group"}
+TEXT_COLUMNS = {
+    *("attribute", "prompt", "classifier", "split", "eval_split", "a", "b", "group", "category")
+}
 
 
 def columns_of(result: FeatureFile, command: str, names: str) -> dict[str, NDArray[Any]]:

@@ -27,18 +27,19 @@ FORMATS = ("table", "tsv", "csv", "json")
 # The columns of all reports by their unit. A wrong name is found with them before the work.
 UNITS = {
     "%": (
-        "acc1 acc1_high acc1_low acc5 chance confidence control_high control_low control_share "
-        "ece ece_null ece_null95 embedding f1 mean_confidence mean_per_class_recall null95 "
-        "precision purity purity_chance random99 recall recall_control recall_high recall_low "
-        "recall_null share unique unique_null95"
+        "acc1 acc1_high acc1_low acc5 accuracy accuracy_control accuracy_high accuracy_low angle "
+        "ceiling chance confidence control_high control_low control_share ece ece_null ece_null95 "
+        "embedding f1 mean_confidence mean_per_class_recall null95 precision purity purity_chance "
+        "random99 recall recall_control recall_high recall_low recall_null share shuffled "
+        "shuffled95 shuffled_control unique unique_null95"
     ),
     "nats": "entropy max_entropy mean_entropy",
     "": (
-        "a above acc_a acc_b ami ami_sd ari ari_sd attribute b both brier C candidates changed "
-        "class classifier control cost dataset difference draw eval_split file fit_split fitted "
-        "gain gain_high gain_low group high id information k kappa label log10_p low median_rank "
-        "median_rank_control median_rank_high median_rank_low median_rank_null model mrr "
-        "mrr_control mrr_high mrr_low mrr_null names names_high names_low neither nll nmi "
+        "a above acc_a acc_b ami ami_sd ari ari_sd attribute b both brier C candidates category "
+        "changed class classifier control cost dataset difference draw eval_split file fit_split "
+        "fitted gain gain_high gain_low group high id information items k kappa label log10_p low "
+        "median_rank median_rank_control median_rank_high median_rank_low median_rank_null model "
+        "mrr mrr_control mrr_high mrr_low mrr_null names names_high names_low neither nll nmi "
         "nmi_chance null null5 only_a only_b p p_holm prediction probe probe_high probe_low "
         "prompt prompts queries random random_high random_low rank reach reach_high reach_low "
         "rows runner_up runner_up_score scope score seed shots split standardize support "

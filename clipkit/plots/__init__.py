@@ -12,6 +12,7 @@ The module of a picture also holds how `clipkit plot` reads a file for it.
 """
 
 from clipkit.plots.attributes import Dots, attributes, importance
+from clipkit.plots.choices import choices
 from clipkit.plots.compare import compare
 from clipkit.plots.confusion import classes, clusters, confusion
 from clipkit.plots.entropy import confidence, entropy
@@ -30,8 +31,9 @@ from clipkit.plots.variance import prompt_variance, variance
 __all__ = [
     "Dots", "LayerCurve", "LayerPoints", "NearestImages", "RecallCurve", "ShotCurve",
     "Sweep", "attributes",
-    "check_size", "classes", "clusters", "compare", "confidence", "confusion", "contact_sheet",
-    "entropy", "finish", "format_of", "grid", "importance", "layers", "logits", "nearest",
+    "check_size", "choices", "classes", "clusters", "compare", "confidence", "confusion",
+    "contact_sheet", "entropy", "finish", "format_of", "grid", "importance", "layers", "logits",
+    "nearest",
     "overlapping_texts", "prompt_variance", "reliability", "retrieval", "save", "shots",
     "similarity", "spectrum", "temperature", "title_of", "variance",
 ]  # fmt: skip
