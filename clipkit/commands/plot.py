@@ -299,7 +299,7 @@ def choose(file: FeatureInput = "-") -> Drawn:
 
     Example: clipkit plot choose choose.h5 -o choose.png
     """
-    from clipkit.plots.choices import draw_choices
+    from clipkit.plots.attributes import draw_choices
 
     return draw_choices(_read(file, "result"))
 

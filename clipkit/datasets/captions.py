@@ -23,7 +23,6 @@ from clipkit.prompts.texts import MAX_CHARACTERS, MAX_PROMPTS
 ID_COLUMNS = ("image", "image_id", "id", "path", "filename", "file_name", "filepath")
 TABLES = (".csv", ".tsv", ".jsonl", ".json")
 MAX_BYTES = 1 << 30
-HEADER = "a table of captions begins with a header such as: image,caption"
 EXAMPLE = '{"image": "a.jpg", "caption": "a cat on a mat"}'
 
 
@@ -128,17 +127,17 @@ def _table_rows(data: bytes, name: str, ending: str) -> Iterator[tuple[str, str]
 
 
 def csv_objects(
-    data: bytes, name: str, ending: str, needed: Iterable[Sequence[str]], hint: str = HEADER
+    data: bytes, name: str, ending: str, needed: Iterable[Sequence[str]]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the line and the cells by column of each row of a .csv or .tsv file.
 
-    For each group of names in `needed`, the file has one column; else the hint says how to begin.
+    Each group of names in `needed` has one column.
     """
     rows = read_table(data, name, ending)
     _, header = next(rows, (1, []))
     columns = [cell.strip().lower() for cell in header]
     for names in needed:
-        column = find_column(names, columns, f"{name}, line 1", hint)
+        column = find_column(names, columns, f"{name}, line 1")
         if columns.count(column) > 1:
             raise ClipkitError(f"{name}: expected the column {column} once, got it twice")
     for line, cells in rows:
@@ -161,9 +160,7 @@ def _coco_rows(data: bytes, name: str) -> Iterator[tuple[str, str]]:
         yield from _captions(str(row_id), caption, name)
 
 
-def find_column(
-    names: Sequence[str], present: Iterable[str], where: str, hint: str = HEADER
-) -> str:
+def find_column(names: Sequence[str], present: Iterable[str], where: str) -> str:
     """Return the first of some names of columns that is present."""
     for name in names:
         if name in present:
@@ -171,7 +168,7 @@ def find_column(
     got = ", ".join(escape(shorten(column, 40)) for column in present) or "none"
     raise ClipkitError(
         f"{where}: expected a column {' or '.join(names[:3])}, got {shorten(got, 200)}",
-        hint,
+        "a table begins with the names of its columns, such as: image,caption",
     )
 
 

@@ -1,10 +1,11 @@
-"""Read items: images with texts to choose from, in a table or as benchmarks publish them."""
+"""Read items: images with texts to choose from, in tables or as benchmarks publish them."""
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,10 +20,19 @@ from clipkit.datasets.rows import CAPTION_COLUMNS, as_text
 from clipkit.features.history import as_object
 
 COLUMNS = (("item",), ("image",), CAPTION_COLUMNS, ("correct",))
-HEADER = "a table of items begins with the header: item,image,text,correct"
+HINT = "a table has the columns item,image,text,correct; SugarCrepe, ARO and Winoground are known"
 EXAMPLE = '{"item": "1", "image": "a.jpg", "text": "a cat", "correct": 1}'
-PUBLISHED = "the items of SugarCrepe, ARO or Winoground"
-CORRECT = {"1": True, "true": True, "0": False, "false": False}
+# The images, texts and categories of published items, by a member that only their form has
+FORMS = {
+    "negative_caption": ("filename", "caption negative_caption", ""),  # SugarCrepe
+    "false_caption": (
+        "image_path",
+        "true_caption false_caption",
+        "relation_name attributes",
+    ),  # ARO
+    "caption_options": ("image", "caption caption_options", ""),  # ARO, the order of words
+    "caption_0": ("image_0 image_1", "caption_0 caption_1", "collapsed_tag"),  # Winoground
+}
 
 
 class Item(NamedTuple):
@@ -46,169 +56,116 @@ class Items(NamedTuple):
         return list(dict.fromkeys(text for item in self.items for text in item.texts))
 
 
-class _Form(NamedTuple):
-    """The members of a published item: its images, its texts, and the first of its categories."""
-
-    images: tuple[str, ...]
-    texts: tuple[str, ...]
-    categories: tuple[str, ...] = ()
-
-
-FORMS = {  # by the member that only this form has
-    "negative_caption": _Form(("filename",), ("caption", "negative_caption")),  # SugarCrepe
-    "false_caption": _Form(  # ARO, from Visual Genome
-        ("image_path",), ("true_caption", "false_caption"), ("relation_name", "attributes")
-    ),
-    "caption_options": _Form(("image",), ("caption_options",)),  # ARO, the order of words
-    "caption_0": _Form(  # Winoground
-        ("image_0", "image_1"), ("caption_0", "caption_1"), ("collapsed_tag", "tag")
-    ),
-}
-
-
 def read_items(names: str | Sequence[str], split: str | None = None) -> Items:
-    """Read items from files and folders, or make those of `shapes`.
+    """Read items from files and folders of files, or make those of `shapes`.
 
-    Parameters
-    ----------
-    names : str or sequence of str
-        Tables (.csv, .tsv, .jsonl) with a row for each image and text, and the columns `item`,
-        `image`, `text`, `correct` (1 or 0) and optionally `category`. Or .json and .jsonl files as
-        SugarCrepe, ARO and Winoground publish them, whose categories are relations, attributes or
-        tags, or else the names of the files. Or folders of such files. Or `shapes`.
-    split : str, optional
-        Of `shapes`: its images, of all splits by default.
-
-    Raises
-    ------
-    ClipkitError
-        If a file has another form, or an item has fewer than two texts.
+    A table (.csv, .tsv, .jsonl) has a row for each image and text, and the columns `item`, `image`,
+    `text`, `correct` (1 or 0) and optionally `category`. Files of SugarCrepe, ARO and Winoground
+    (.json, .jsonl) are read as they are. Their categories are relations, attributes or tags, or
+    else the names of the files. The items of `shapes` are those of a `split`, or of all.
     """
     names = [names] if isinstance(names, str) else list(names)
-    source: dict[str, Any] = {"items": [escape(Path(name).name) for name in names]}
+    name = ", ".join(map(escape, names))
+    source: dict[str, Any] = {"items": [escape(Path(path).name) for path in names]}
     if names == ["shapes"]:
-        return Items("shapes", list(_shapes_items(split)), source)
+        return Items(name, list(_shapes_items(split)), source)
     items: dict[str, Item] = {}
     digests = []
     for path in _expand(names):
-        data = files.read_bytes(path, MAX_BYTES)
+        data = files.read_bytes(str(path), MAX_BYTES)
         digests.append(files.digest(data))
-        for item in _read(data, escape(path), Path(path)):
+        for item in _read(data, path):
             if item.id in items:
-                raise ClipkitError(
-                    f"{escape(path)}: expected different items, got {item.id!r} twice"
-                )
+                raise ClipkitError(f"{path}: expected different items, got {item.id!r} twice")
             items[item.id] = item
-    name = ", ".join(map(escape, names))
     if not items:
-        raise ClipkitError(f"{name}: expected items, got none", HEADER)
+        raise ClipkitError(f"{name}: expected items, got none", HINT)
     source["inputs"] = {"items": files.digest(" ".join(digests).encode())}
     return Items(name, list(items.values()), source)
 
 
-def _expand(names: Iterable[str]) -> Iterator[str]:
-    """Yield files, and the tables of folders in the order of their names."""
-    for name in names:
-        paths = [name]
-        if Path(name).is_dir():
-            paths = [str(path) for path in sorted(Path(name).iterdir()) if path.suffix in TABLES]
-        for path in paths:
-            if Path(path).suffix.lower() not in TABLES:
-                raise UsageError(
-                    f"items: expected {', '.join(TABLES)} or shapes, got {escape(path)}"
-                )
+def _expand(names: Iterable[str]) -> Iterator[Path]:
+    for path in map(Path, names):
+        if path.is_dir():
+            yield from sorted(other for other in path.iterdir() if other.suffix in TABLES)
+        elif path.suffix not in TABLES:
+            raise UsageError(
+                f"items: expected {', '.join(TABLES)} or shapes, got {escape(str(path))}"
+            )
+        else:
             yield path
 
 
-def _read(data: bytes, name: str, path: Path) -> Iterator[Item]:
+def _read(data: bytes, path: Path) -> Iterator[Item]:
     """Yield the items of a file: of a table, or of a published form."""
-    objects = list(_objects(data, name, path.suffix.lower()))
-    if objects and "correct" in objects[0][1]:
-        yield from _table_items(objects, name)
-        return
-    for key, content in objects:
-        yield _published_item(content, key, path.stem, f"{name}, {key}")
-    if any("bbox_x" in content for _, content in objects):
-        console.note(f"{name}: ARO crops its images to boxes, which are not used here")
-
-
-def _objects(data: bytes, name: str, ending: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the line, place or key of each object of a file, and the object."""
-    if ending == ".jsonl":
-        for line, content in read_objects(io.BytesIO(data), name, EXAMPLE):
-            yield f"line {line}", content
-    elif ending != ".json":
-        for line, content in csv_objects(data, name, ending, COLUMNS, HEADER):
-            yield f"line {line}", content
-    else:
+    name = escape(str(path))
+    if path.suffix == ".json":
         try:
             content = json.loads(data)
         except (ValueError, RecursionError):
             content = None
-        if isinstance(content, list):
-            content = {str(number): value for number, value in enumerate(content)}
-        for key, value in as_object(content).items():
-            yield key, as_object(value)
+        pairs = enumerate(content) if isinstance(content, list) else as_object(content).items()
+    elif path.suffix == ".jsonl":
+        pairs = read_objects(io.BytesIO(data), name, EXAMPLE)
+    else:
+        pairs = csv_objects(data, name, path.suffix, COLUMNS)
+    objects = [(key, as_object(value)) for key, value in pairs]
+    if objects and "correct" in objects[0][1]:
+        yield from _table_items(objects, name)
+        return
+    if any("bbox_x" in content for _, content in objects):
+        console.note(f"{name}: ARO crops its images to boxes, which are not used here")
+    for key, content in objects:
+        form = next((members for member, members in FORMS.items() if member in content), None)
+        if form is None:
+            got = shorten(", ".join(content) or "none", 200)
+            raise ClipkitError(f"{name}, {key}: expected a known item, got the members {got}", HINT)
+        images, texts, category = [_values(content, members) for members in form]
+        item = f"{path.stem}/{content.get('id', key)}"
+        yield _item(item, " and ".join(category) or path.stem, images, texts, f"{name}, {key}")
 
 
-def _published_item(content: Mapping[str, Any], key: str, stem: str, where: str) -> Item:
-    form = next((form for name, form in FORMS.items() if name in content), None)
-    if form is None or not {*form.images, *form.texts} <= content.keys():
-        got = shorten(", ".join(map(escape, content)) or "none", 200)
-        raise ClipkitError(f"{where}: expected {PUBLISHED}, got an object with {got}", HEADER)
-    texts = []
-    if isinstance(content.get("caption"), str):
-        texts = [content["caption"]]
-    for name in form.texts:
-        value = content[name]
-        texts += value if isinstance(value, list) else [value]
-    category = stem
-    for name in reversed(form.categories):
-        value = content.get(name) or category
-        category = " and ".join(map(str, value)) if isinstance(value, list) else str(value)
-    images = [content[name] for name in form.images]
-    number = str(content.get("id", key)).removeprefix("line ")
-    return _item(f"{stem}/{number}", category, images, texts, where)
+def _values(content: dict[str, Any], members: str) -> list[Any]:
+    """Return the values of some members; a list has several."""
+    values: list[Any] = []
+    for member in members.split():
+        value = content.get(member, [])
+        values += value if isinstance(value, list) else [value]
+    return values
 
 
-def _table_items(objects: Iterable[tuple[str, dict[str, Any]]], name: str) -> Iterator[Item]:
+def _table_items(objects: Iterable[tuple[Any, dict[str, Any]]], name: str) -> Iterator[Item]:
     """Yield the items of a table, whose rows are pairs of an image and a text."""
-    rows: dict[str, list[tuple[str, str, bool]]] = {}
-    categories: dict[str, str] = {}
-    for place, content in objects:
-        where = f"{name}, {place}"
-        cells = [content[find_column(names, content, where, HEADER)] for names in COLUMNS]
-        item, image, text = [as_text(cell, where) for cell in cells[:3]]
-        correct = shorten(cells[3], 40).strip().lower()  # JSON may hold true, too
-        if correct not in CORRECT:
-            raise ClipkitError(f"{where}: expected 1 or 0 in the column correct, got {correct!r}")
-        rows.setdefault(item, []).append((image, clean(text, where), CORRECT[correct]))
-        categories.setdefault(item, as_text(content.get("category"), where))
-    for item, pairs in rows.items():
-        right = [(image, text) for image, text, is_right in pairs if is_right]
-        images = list(dict.fromkeys(image for image, _, _ in pairs))
-        texts = list(dict.fromkeys([text for _, text in right] + [text for _, text, _ in pairs]))
-        where = f"{name}, item {escape(shorten(item, 80))}"
-        is_matched = sorted(images) == sorted(image for image, _ in right)
-        if not is_matched or len(images) == 2 != len(texts):
-            raise ClipkitError(
-                f"{where}: expected one right text for each of its images, got {len(right)} for "
-                f"{console.count(len(images), 'image')} and {console.count(len(texts), 'text')}"
-            )
-        yield _item(item, categories[item], [image for image, _ in right], texts, where)
+    rows_of: dict[str, list[list[str]]] = defaultdict(list)
+    for key, content in objects:
+        where = f"{name}, line {key}"
+        cells = [content[find_column(names, content, where)] for names in COLUMNS]
+        item, *row = [as_text(cell, where) for cell in (*cells, content.get("category"))]
+        if row[2] not in ("0", "1"):
+            raise ClipkitError(f"{where}: expected 1 or 0 in the column correct, got {row[2]!r}")
+        rows_of[item].append(row)
+    for item, rows in rows_of.items():
+        right = [row for row in rows if row[2] == "1"]
+        images, texts = ([row[column] for row in right] for column in (0, 1))
+        texts += [row[1] for row in rows]
+        where = f"{name}, item {shorten(item, 80)}"
+        if {row[0] for row in rows} != set(images) or len(set(images)) < len(images):
+            raise ClipkitError(f"{where}: expected one right text for each image, got others")
+        yield _item(item, rows[0][3], images, texts, where)
 
 
 def _item(
     name: str, category: str, images: Sequence[Any], texts: Iterable[Any], where: str
 ) -> Item:
-    """Return an item with one text twice once; check how many images and texts it has."""
-    cleaned = list(dict.fromkeys(clean(as_text(text, where), where) for text in texts))
-    if len(cleaned) < 2 or not all(cleaned):
-        raise ClipkitError(f"{where}: expected two different texts or more, got {cleaned}")
-    if len(images) > 2:
-        raise ClipkitError(f"{where}: expected one or two images, got {len(images)}")
+    """Return an item, each of its texts once, if it has as many images and texts as it must."""
+    different = list(dict.fromkeys(clean(as_text(text, where), where) for text in texts))
+    if len(different) < 2 or not all(different) or len(images) not in (1, 2):
+        got = f"{console.count(len(images), 'image')} and {console.count(len(different), 'text')}"
+        raise ClipkitError(f"{where}: expected an image and two different texts or more, got {got}")
+    if len(images) == 2 != len(different):
+        raise ClipkitError(f"{where}: expected two images with a text each, got {different}")
     ids = [escape(as_text(image, where).removeprefix("./")) for image in images]
-    return Item(escape(name), " ".join(category.split()), ids, cleaned)
+    return Item(escape(name), " ".join(category.split()), ids, different)
 
 
 def _shapes_items(split: str | None) -> Iterator[Item]:

@@ -11,8 +11,7 @@ The module of a picture also holds how `clipkit plot` reads a file for it.
 >>> plots.save(fig, "confusion.png")  # doctest: +SKIP
 """
 
-from clipkit.plots.attributes import Dots, attributes, importance
-from clipkit.plots.choices import choices
+from clipkit.plots.attributes import Dots, attributes, choices, importance
 from clipkit.plots.compare import compare
 from clipkit.plots.confusion import classes, clusters, confusion
 from clipkit.plots.entropy import confidence, entropy

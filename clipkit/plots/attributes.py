@@ -1,4 +1,4 @@
-"""Dots in rows: the recall of attributes, and what permuting each prompt costs a probe."""
+"""Dots in rows: recall of attributes, choices by category, and what permuting a prompt costs."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from clipkit.analysis import results
 from clipkit.analysis.attribute_groups import GROUPS, NOT_REACHED, REACHED, group_of
+from clipkit.features.history import provenance
 from clipkit.features.model import FeatureFile
 from clipkit.plots import style
 from clipkit.plots.style import Drawn, Floats, clipkit_style
 
 ROW_INCHES, PROMPT_INCHES = 0.42, 0.24
 MOST_PROMPTS = 30
+MOST_CATEGORIES = 60
+MOSTLY_ORDER = 0.75  # a lower ceiling: most items differ in the order of words alone
 BAND = 0.8  # rows that the name of a group takes
 LEGEND = {
     "zeroshot": "zero-shot, by words",
@@ -118,24 +121,34 @@ def attributes(
     fig, ax = style.new_axes(7.0, ROW_INCHES * len(order) + 0.9, title)
     if any(groups):
         y = _draw_bands(fig, ax, places[order])
-    ax.hlines(y, at_chance, 100, color="#cccccc", linewidth=1.0, zorder=1)
-    handles: list[Artist] = [
-        *ax.plot(at_chance, y, "|", color=style.GREY, ms=13, mew=1.8, zorder=2)
-    ]
-    labels = ["chance"]
-    for number, (label, dots) in enumerate(series.items()):
-        if np.isfinite(np.asarray(dots.values)).any():
-            handles.append(_draw_dots(ax, y, dots, order, LOOKS[number], zorder=9 - number))
-            labels.append(label)
+    handles = _draw_rows(ax, y, at_chance, "chance", series, order)
     style.name_rows(ax, y, style.sanitize_names(names, 28, order), 0.6, fontsize=9.5)
-    ax.set_xlim(0, 101)
     ax.set_xlabel("mean recall per value (%)")
     fact = "lines: 95 % intervals; of random directions and controls, the range"
     ax.set_title(fact, loc="left", color=style.GREY)
     if np.isfinite(reached).any():
         _write_reach(ax, y, reached[order])
-    style.add_legend(fig, handles, labels)
+    style.add_legend(fig, list(handles.values()), list(handles))
     return fig
+
+
+def _draw_rows(
+    ax: Axes,
+    y: Floats,
+    at_chance: Floats,
+    chance: str,
+    series: Mapping[str, Dots],
+    order: NDArray[np.int64],
+) -> dict[str, Artist]:
+    """Draw a line per row from chance to 100 %, with the series on it; return their handles."""
+    ax.hlines(y, at_chance, 100, color="#cccccc", linewidth=1.0, zorder=1)
+    (ticks,) = ax.plot(at_chance, y, "|", color=style.GREY, ms=13, mew=1.8, zorder=2)
+    handles: dict[str, Artist] = {chance: ticks}
+    for number, (label, dots) in enumerate(series.items()):
+        if np.isfinite(np.asarray(dots.values)).any():
+            handles[label] = _draw_dots(ax, y, dots, order, LOOKS[number], zorder=9 - number)
+    ax.set_xlim(0, 101)
+    return handles
 
 
 def _draw_bands(fig: Figure, ax: Axes, places: NDArray[np.int64]) -> Floats:
@@ -171,6 +184,67 @@ def _write_reach(ax: Axes, y: Floats, reach: Floats) -> None:
     for position, value in zip(y, reach, strict=True):
         text = "–" if np.isnan(value) else f"{value:.2f}"
         ax.text(1.02, position, text, transform=place, fontsize=9, va="center")
+
+
+def draw_choices(result: FeatureFile) -> Drawn:
+    """Draw a result of `choose`."""
+    needed = "category accuracy accuracy_low accuracy_high shuffled shuffled95 angle ceiling"
+    columns = results.columns_of(result, "choose", f"split items {needed}")
+    model = provenance(result).model or "model"
+    ceiling = np.where(columns["ceiling"] < 1, columns["ceiling"], np.nan)
+    control = result.runs.get("accuracy_control", np.full(result.run_count, np.nan))
+    shuffled = columns["shuffled"]
+    series = {
+        model: Dots(columns["accuracy"], columns["accuracy_low"], columns["accuracy_high"]),
+        "most that a model blind to the order of words can reach": Dots(*[ceiling] * 3),
+        "other items' images, and 95 % of draws": Dots(shuffled, shuffled, columns["shuffled95"]),
+        "untrained control": Dots(*[control] * 3),
+    }
+    names = []
+    for row in result.rows():
+        measure = f"{row['split']}: " if len(result.splits) > 1 else ""
+        names.append(f"{measure}{row['category']} ({row['items']:,.0f})")
+    figure = choices(names, columns["angle"], series, title="Right choices by category")
+    split = str(results.newest_entry(result).get("splits", [""])[0])
+    return style.state(figure, _count_understood(result), results.source_label(result, split))
+
+
+def _count_understood(result: FeatureFile) -> str:
+    """Count the categories that are understood, by whether the order of words decides them."""
+    *_, rows = map(result.runs_on, result.splits)
+    of_words, of_order = [], []
+    for row in rows[1:] or rows:
+        is_order = row["ceiling"] < MOSTLY_ORDER
+        limit = max(row["shuffled95"], row.get("accuracy_control", 0), is_order * row["ceiling"])
+        (of_order if is_order else of_words).append(row["accuracy_low"] > limit)
+    parts = []
+    for what, understood in (("words", of_words), ("order of words", of_order)):
+        if understood:
+            parts.append(f"{what} {sum(understood)} of {len(understood)}")
+    return f"Categories understood: {', '.join(parts)}"
+
+
+@clipkit_style
+def choices(
+    names: Sequence[str],
+    chance: ArrayLike,
+    series: Mapping[str, Dots],
+    *,
+    title: str | None = None,
+) -> Figure:
+    """Draw up to four kinds of numbers on a line for each of A categories, as `attributes` does.
+
+    `chance` (A,) is what random directions give. The first 60 categories are drawn.
+    """
+    order = np.arange(len(names))[:MOST_CATEGORIES]
+    fig, ax = style.new_axes(8.0, ROW_INCHES * len(order) + 0.9, title)
+    y = order.astype(np.float64)
+    at_chance = 100 * np.asarray(chance, np.float64)[order]
+    handles = _draw_rows(ax, y, at_chance, "random directions", series, order)
+    style.name_rows(ax, y, style.sanitize_names(names, 34, order), 0.6, fontsize=9.5)
+    ax.set_xlabel("right (%; line of a model: 95 % interval)")
+    style.add_legend(fig, list(handles.values()), list(handles))
+    return fig
 
 
 def draw_importance(result: FeatureFile) -> Drawn:

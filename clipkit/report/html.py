@@ -26,8 +26,7 @@ from clipkit.base.errors import ClipkitError
 from clipkit.base.names import distinct_names
 from clipkit.features.model import FeatureFile
 from clipkit.plots import style
-from clipkit.plots.attributes import draw_attributes, draw_importance
-from clipkit.plots.choices import draw_choices
+from clipkit.plots.attributes import draw_attributes, draw_choices, draw_importance
 from clipkit.plots.compare import draw_comparison
 from clipkit.plots.confusion import (
     MAX_CLASSES,
