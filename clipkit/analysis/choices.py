@@ -84,10 +84,11 @@ def choose(
     result.class_names = items.texts()
     result.display_name = images.display_name
     number_of = {text: number for number, text in enumerate(result.class_names)}
-    own, other = np.array([[number_of[text] for text in item.texts[:2]] for item in items.items]).T
+    own, other = (np.array([number_of[item.texts[n]] for item in items.items]) for n in (0, 1))
+    ids = [item.id for item in items.items]
     for measure, is_right in zip(MEASURES, right, strict=False):
-        ids, predicted = [item.id for item in items.items], np.where(is_right, own, other)
-        result.splits[measure] = Split(labels=own, ids=ids, predicted=predicted[None])
+        predicted = np.where(is_right, own, other)[None]
+        result.splits[measure] = Split(labels=own, ids=ids, predicted=predicted)
     result.set_rows(_rows(items, rows[:, 0], means, shuffled))
     return result
 
@@ -109,23 +110,25 @@ def _find_images(
         stem = posixpath.splitext(row_id)[0]
         row_of[stem] = -1 if stem in row_of else row
     row_of |= {row_id: row for row, row_id in enumerate(ids)}
-    found, kept, unknown = [], [], []
+    found, kept = [], []
+    unknown: dict[str, int] = {}  # each once, in the order of the items
     for item in items.items:
-        rows = [
-            row_of.get(name, row_of.get(posixpath.splitext(name)[0], -1)) for name in item.images
-        ]
-        if min(rows) < 0:
-            unknown.append(item.images[rows.index(-1)])
-        else:
+        rows = []
+        for name in item.images:
+            rows.append(row_of.get(name, row_of.get(posixpath.splitext(name)[0], -1)))
+        if min(rows) >= 0:
             found.append(rows)
             kept.append(item)
-    unknown = [] if is_bundled else list(dict.fromkeys(unknown))
+        elif not is_bundled:
+            unknown[item.images[rows.index(-1)]] = -1
     if not kept or (unknown and not common):
         hint = f"ids there look like {shorten(ids[0], 80)!r}; --common leaves such items out"
-        raise ClipkitError(f"{where}: expected all images of items, lacks {_list(unknown)}", hint)
+        raise ClipkitError(
+            f"{where}: expected all images of items, lacks {_list([*unknown])}", hint
+        )
     if unknown:
         left_out = console.count(len(items.items) - len(kept), "item")
-        console.warn(f"{where}: {left_out} left out, without {_list(unknown)}")
+        console.warn(f"{where}: {left_out} left out, without {_list([*unknown])}")
     if len({len(item.images) for item in kept}) > 1:
         raise ClipkitError(f"{items.name}: expected items of one image or of two, got both")
     return items._replace(items=kept), np.array(found)
@@ -202,7 +205,7 @@ def chance(images: Floats, texts: Floats, counts: Sequence[int]) -> Floats:
         return 1 / np.array([counts])
     lengths = [np.linalg.norm(pair[:, 0] - pair[:, 1], axis=-1) for pair in (images, texts)]
     sines = np.minimum(np.array(lengths) / 2, 1)  # of half the angles
-    return np.arcsin(np.vstack([sines, sines[0] * sines[1]])) / np.pi
+    return np.asarray(np.arcsin(np.vstack([sines, sines[0] * sines[1]])) / np.pi)
 
 
 def order_blind_ceiling(items: Items) -> Floats:

@@ -188,8 +188,10 @@ def _check_captions(
     captions: list[str] | None, items: list[str] | None, split: str | None, column: str | None
 ) -> None:
     if (captions or items) and column is not None:
-        name, option = ("caption", "--captions") if captions else ("text", "--items")
-        raise UsageError(f"expected no --column with {option}", f"name the column {name}")
+        name = "caption" if captions else "text"
+        raise UsageError(
+            "expected no --column with --captions or --items", f"name the column {name}"
+        )
     if not captions and split is not None:
         raise UsageError("expected --captions with --split, got none")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 from collections import defaultdict
@@ -22,16 +23,13 @@ from clipkit.features.history import as_object
 COLUMNS = (("item",), ("image",), CAPTION_COLUMNS, ("correct",))
 HINT = "a table has the columns item,image,text,correct; SugarCrepe, ARO and Winoground are known"
 EXAMPLE = '{"item": "1", "image": "a.jpg", "text": "a cat", "correct": 1}'
-# The images, texts and categories of published items, by a member that only their form has
+# Images, texts and category of the items of SugarCrepe, ARO (two forms) and Winoground, by a member
+# that no other form has
 FORMS = {
-    "negative_caption": ("filename", "caption negative_caption", ""),  # SugarCrepe
-    "false_caption": (
-        "image_path",
-        "true_caption false_caption",
-        "relation_name attributes",
-    ),  # ARO
-    "caption_options": ("image", "caption caption_options", ""),  # ARO, the order of words
-    "caption_0": ("image_0 image_1", "caption_0 caption_1", "collapsed_tag"),  # Winoground
+    "negative_caption": ("filename", "caption negative_caption", ""),
+    "false_caption": ("image_path", "true_caption false_caption", "relation_name attributes"),
+    "caption_options": ("image", "caption caption_options", ""),
+    "caption_0": ("image_0 image_1", "caption_0 caption_1", "collapsed_tag"),
 }
 
 
@@ -70,8 +68,11 @@ def read_items(names: str | Sequence[str], split: str | None = None) -> Items:
     if names == ["shapes"]:
         return Items(name, list(_shapes_items(split)), source)
     items: dict[str, Item] = {}
-    digests = []
-    for path in _expand(names):
+    digests, paths = [], list(map(Path, names))
+    for folder in filter(Path.is_dir, map(Path, names)):
+        paths.remove(folder)
+        paths += sorted(path for path in folder.iterdir() if path.suffix in TABLES)
+    for path in paths:
         data = files.read_bytes(str(path), MAX_BYTES)
         digests.append(files.digest(data))
         for item in _read(data, path):
@@ -84,54 +85,43 @@ def read_items(names: str | Sequence[str], split: str | None = None) -> Items:
     return Items(name, list(items.values()), source)
 
 
-def _expand(names: Iterable[str]) -> Iterator[Path]:
-    for path in map(Path, names):
-        if path.is_dir():
-            yield from sorted(other for other in path.iterdir() if other.suffix in TABLES)
-        elif path.suffix not in TABLES:
-            raise UsageError(
-                f"items: expected {', '.join(TABLES)} or shapes, got {escape(str(path))}"
-            )
-        else:
-            yield path
-
-
 def _read(data: bytes, path: Path) -> Iterator[Item]:
     """Yield the items of a file: of a table, or of a published form."""
     name = escape(str(path))
-    if path.suffix == ".json":
-        try:
-            content = json.loads(data)
-        except (ValueError, RecursionError):
-            content = None
-        pairs = enumerate(content) if isinstance(content, list) else as_object(content).items()
-    elif path.suffix == ".jsonl":
-        pairs = read_objects(io.BytesIO(data), name, EXAMPLE)
-    else:
-        pairs = csv_objects(data, name, path.suffix, COLUMNS)
-    objects = [(key, as_object(value)) for key, value in pairs]
+    objects = list(_objects(data, name, path.suffix))
     if objects and "correct" in objects[0][1]:
         yield from _table_items(objects, name)
         return
     if any("bbox_x" in content for _, content in objects):
         console.note(f"{name}: ARO crops its images to boxes, which are not used here")
     for key, content in objects:
+        where = f"{name}, {key}"
         form = next((members for member, members in FORMS.items() if member in content), None)
         if form is None:
             got = shorten(", ".join(content) or "none", 200)
-            raise ClipkitError(f"{name}, {key}: expected a known item, got the members {got}", HINT)
-        images, texts, category = [_values(content, members) for members in form]
+            raise ClipkitError(f"{where}: expected a known item, got the members {got}", HINT)
+        values: list[list[Any]] = [[], [], []]
+        for column, members in zip(values, form, strict=True):
+            for value in filter(None, map(content.get, members.split())):
+                column += value if isinstance(value, list) else [value]
+        images, texts, category = values
         item = f"{path.stem}/{content.get('id', key)}"
-        yield _item(item, " and ".join(category) or path.stem, images, texts, f"{name}, {key}")
+        yield _item(item, " and ".join(map(str, category)) or path.stem, images, texts, where)
 
 
-def _values(content: dict[str, Any], members: str) -> list[Any]:
-    """Return the values of some members; a list has several."""
-    values: list[Any] = []
-    for member in members.split():
-        value = content.get(member, [])
-        values += value if isinstance(value, list) else [value]
-    return values
+def _objects(data: bytes, name: str, ending: str) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Yield the line, place or key of each object of a file, and the object."""
+    if ending not in TABLES:
+        raise UsageError(f"items: expected shapes or files {', '.join(TABLES)}, got {name}")
+    if ending == ".jsonl":
+        yield from read_objects(io.BytesIO(data), name, EXAMPLE)
+    elif ending != ".json":
+        yield from csv_objects(data, name, ending, COLUMNS)
+    else:
+        with contextlib.suppress(ValueError, RecursionError):  # else there are no items
+            content = json.loads(data)
+            pairs = enumerate(content) if isinstance(content, list) else as_object(content).items()
+            yield from ((key, as_object(value)) for key, value in pairs)
 
 
 def _table_items(objects: Iterable[tuple[Any, dict[str, Any]]], name: str) -> Iterator[Item]:
@@ -159,11 +149,11 @@ def _item(
 ) -> Item:
     """Return an item, each of its texts once, if it has as many images and texts as it must."""
     different = list(dict.fromkeys(clean(as_text(text, where), where) for text in texts))
-    if len(different) < 2 or not all(different) or len(images) not in (1, 2):
+    is_pair = len(images) == len(different) == 2
+    if not is_pair and not (len(images) == 1 < len(different) and all(different)):
         got = f"{console.count(len(images), 'image')} and {console.count(len(different), 'text')}"
-        raise ClipkitError(f"{where}: expected an image and two different texts or more, got {got}")
-    if len(images) == 2 != len(different):
-        raise ClipkitError(f"{where}: expected two images with a text each, got {different}")
+        expected = "an image with two different texts or more, or two images with a text each"
+        raise ClipkitError(f"{where}: expected {expected}, got {got}")
     ids = [escape(as_text(image, where).removeprefix("./")) for image in images]
     return Item(escape(name), " ".join(category.split()), ids, different)
 

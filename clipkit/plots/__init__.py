@@ -11,7 +11,7 @@ The module of a picture also holds how `clipkit plot` reads a file for it.
 >>> plots.save(fig, "confusion.png")  # doctest: +SKIP
 """
 
-from clipkit.plots.attributes import Dots, attributes, choices, importance
+from clipkit.plots.attributes import Dots, attributes, importance
 from clipkit.plots.compare import compare
 from clipkit.plots.confusion import classes, clusters, confusion
 from clipkit.plots.entropy import confidence, entropy
@@ -30,9 +30,8 @@ from clipkit.plots.variance import prompt_variance, variance
 __all__ = [
     "Dots", "LayerCurve", "LayerPoints", "NearestImages", "RecallCurve", "ShotCurve",
     "Sweep", "attributes",
-    "check_size", "choices", "classes", "clusters", "compare", "confidence", "confusion",
-    "contact_sheet", "entropy", "finish", "format_of", "grid", "importance", "layers", "logits",
-    "nearest",
+    "check_size", "classes", "clusters", "compare", "confidence", "confusion", "contact_sheet",
+    "entropy", "finish", "format_of", "grid", "importance", "layers", "logits", "nearest",
     "overlapping_texts", "prompt_variance", "reliability", "retrieval", "save", "shots",
     "similarity", "spectrum", "temperature", "title_of", "variance",
 ]  # fmt: skip

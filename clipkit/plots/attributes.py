@@ -19,9 +19,19 @@ from clipkit.plots import style
 from clipkit.plots.style import Drawn, Floats, clipkit_style
 
 ROW_INCHES, PROMPT_INCHES = 0.42, 0.24
-MOST_PROMPTS = 30
-MOST_CATEGORIES = 60
+MOST_PROMPTS, MOST_CATEGORIES = 30, 60
 MOSTLY_ORDER = 0.75  # a lower ceiling: most items differ in the order of words alone
+# What a picture calls chance, its axis and its lines
+RECALL_LABELS = (
+    "chance",
+    "mean recall per value (%)",
+    "lines: 95 % intervals; of random directions and controls, the range",
+)
+CHOICE_LABELS = (
+    "random directions",
+    "right (%)",
+    "lines: 95 % intervals; of other images, to 95 % of draws",
+)
 BAND = 0.8  # rows that the name of a group takes
 LEGEND = {
     "zeroshot": "zero-shot, by words",
@@ -94,6 +104,7 @@ def attributes(
     reach: ArrayLike,
     *,
     groups: Sequence[str] = (),
+    texts: tuple[str, str, str] = RECALL_LABELS,
     title: str | None = None,
 ) -> Figure:
     """Draw a line per attribute, from chance to 100 %, with up to four kinds of numbers on it.
@@ -112,6 +123,8 @@ def attributes(
         NaN where it is not defined.
     groups : sequence of A str, optional
         Of `attribute_groups.GROUPS`, or "" for an attribute without a group.
+    texts : (str, str, str)
+        What chance, the axis and the lines are called.
     """
     reached = np.asarray(reach, np.float64)
     places = np.array([[*GROUPS, ""].index(group) for group in groups or [""] * len(reached)])
@@ -121,34 +134,23 @@ def attributes(
     fig, ax = style.new_axes(7.0, ROW_INCHES * len(order) + 0.9, title)
     if any(groups):
         y = _draw_bands(fig, ax, places[order])
-    handles = _draw_rows(ax, y, at_chance, "chance", series, order)
-    style.name_rows(ax, y, style.sanitize_names(names, 28, order), 0.6, fontsize=9.5)
-    ax.set_xlabel("mean recall per value (%)")
-    fact = "lines: 95 % intervals; of random directions and controls, the range"
-    ax.set_title(fact, loc="left", color=style.GREY)
-    if np.isfinite(reached).any():
-        _write_reach(ax, y, reached[order])
-    style.add_legend(fig, list(handles.values()), list(handles))
-    return fig
-
-
-def _draw_rows(
-    ax: Axes,
-    y: Floats,
-    at_chance: Floats,
-    chance: str,
-    series: Mapping[str, Dots],
-    order: NDArray[np.int64],
-) -> dict[str, Artist]:
-    """Draw a line per row from chance to 100 %, with the series on it; return their handles."""
     ax.hlines(y, at_chance, 100, color="#cccccc", linewidth=1.0, zorder=1)
-    (ticks,) = ax.plot(at_chance, y, "|", color=style.GREY, ms=13, mew=1.8, zorder=2)
-    handles: dict[str, Artist] = {chance: ticks}
+    handles: list[Artist] = [
+        *ax.plot(at_chance, y, "|", color=style.GREY, ms=13, mew=1.8, zorder=2)
+    ]
+    labels = [texts[0]]
     for number, (label, dots) in enumerate(series.items()):
         if np.isfinite(np.asarray(dots.values)).any():
-            handles[label] = _draw_dots(ax, y, dots, order, LOOKS[number], zorder=9 - number)
+            handles.append(_draw_dots(ax, y, dots, order, LOOKS[number], zorder=9 - number))
+            labels.append(label)
+    style.name_rows(ax, y, style.sanitize_names(names, 28, order), 0.6, fontsize=9.5)
     ax.set_xlim(0, 101)
-    return handles
+    ax.set_xlabel(texts[1])
+    ax.set_title(texts[2], loc="left", color=style.GREY)
+    if np.isfinite(reached).any():
+        _write_reach(ax, y, reached[order])
+    style.add_legend(fig, handles, labels)
+    return fig
 
 
 def _draw_bands(fig: Figure, ax: Axes, places: NDArray[np.int64]) -> Floats:
@@ -190,29 +192,35 @@ def draw_choices(result: FeatureFile) -> Drawn:
     """Draw a result of `choose`."""
     needed = "category accuracy accuracy_low accuracy_high shuffled shuffled95 angle ceiling"
     columns = results.columns_of(result, "choose", f"split items {needed}")
+    columns = {name: column[:MOST_CATEGORIES] for name, column in columns.items()}
     model = provenance(result).model or "model"
     ceiling = np.where(columns["ceiling"] < 1, columns["ceiling"], np.nan)
-    control = result.runs.get("accuracy_control", np.full(result.run_count, np.nan))
+    no_numbers = np.full(len(ceiling), np.nan)
+    control = result.runs.get("accuracy_control", no_numbers)[: len(ceiling)]
     shuffled = columns["shuffled"]
     series = {
         model: Dots(columns["accuracy"], columns["accuracy_low"], columns["accuracy_high"]),
         "most that a model blind to the order of words can reach": Dots(*[ceiling] * 3),
-        "other items' images, and 95 % of draws": Dots(shuffled, shuffled, columns["shuffled95"]),
+        "other items' images: what texts alone give": Dots(
+            shuffled, shuffled, columns["shuffled95"]
+        ),
         "untrained control": Dots(*[control] * 3),
     }
     names = []
-    for row in result.rows():
+    for row in result.rows()[: len(ceiling)]:
         measure = f"{row['split']}: " if len(result.splits) > 1 else ""
         names.append(f"{measure}{row['category']} ({row['items']:,.0f})")
-    figure = choices(names, columns["angle"], series, title="Right choices by category")
+    numbers, title = (columns["angle"], series, no_numbers), "Right choices by category"
+    figure = attributes(names, *numbers, texts=CHOICE_LABELS, title=title)
     split = str(results.newest_entry(result).get("splits", [""])[0])
     return style.state(figure, _count_understood(result), results.source_label(result, split))
 
 
 def _count_understood(result: FeatureFile) -> str:
     """Count the categories that are understood, by whether the order of words decides them."""
-    *_, rows = map(result.runs_on, result.splits)
-    of_words, of_order = [], []
+    rows = result.runs_on(result.rows()[-1]["split"])
+    of_words: list[bool] = []
+    of_order: list[bool] = []
     for row in rows[1:] or rows:
         is_order = row["ceiling"] < MOSTLY_ORDER
         limit = max(row["shuffled95"], row.get("accuracy_control", 0), is_order * row["ceiling"])
@@ -222,29 +230,6 @@ def _count_understood(result: FeatureFile) -> str:
         if understood:
             parts.append(f"{what} {sum(understood)} of {len(understood)}")
     return f"Categories understood: {', '.join(parts)}"
-
-
-@clipkit_style
-def choices(
-    names: Sequence[str],
-    chance: ArrayLike,
-    series: Mapping[str, Dots],
-    *,
-    title: str | None = None,
-) -> Figure:
-    """Draw up to four kinds of numbers on a line for each of A categories, as `attributes` does.
-
-    `chance` (A,) is what random directions give. The first 60 categories are drawn.
-    """
-    order = np.arange(len(names))[:MOST_CATEGORIES]
-    fig, ax = style.new_axes(8.0, ROW_INCHES * len(order) + 0.9, title)
-    y = order.astype(np.float64)
-    at_chance = 100 * np.asarray(chance, np.float64)[order]
-    handles = _draw_rows(ax, y, at_chance, "random directions", series, order)
-    style.name_rows(ax, y, style.sanitize_names(names, 34, order), 0.6, fontsize=9.5)
-    ax.set_xlabel("right (%; line of a model: 95 % interval)")
-    style.add_legend(fig, list(handles.values()), list(handles))
-    return fig
 
 
 def draw_importance(result: FeatureFile) -> Drawn:
