@@ -223,9 +223,11 @@ def order_blind_ceiling(items: Items) -> Floats:
 def _rows(items: Items, images: Int64, means: dict[str, Floats], shuffled: Bools) -> list[Row]:
     """Return a row for each measure and category, all items first. `images` (N,) are rows."""
     categories = np.array([item.category for item in items.items])
-    groups = [("all", np.arange(len(images)))]
+    groups = []
     for name in dict.fromkeys(filter(None, categories.tolist())):
         groups.append((name, np.flatnonzero(categories == name)))
+    if len(groups) != 1 or len(groups[0][1]) < len(images):  # else one category has all items
+        groups.insert(0, ("all", np.arange(len(images))))
     rows: list[Row] = []
     for number, measure in enumerate(MEASURES[: shuffled.shape[1]]):
         for name, members in groups:

@@ -48,11 +48,13 @@ def choose(
         raise UsageError("expected --items, got none", "--items shapes has bundled ones")
     report.check_output(images, texts, control, control_texts, *items)
     image_file = features.read(images, kinds=["images"])
-    original = original_split(image_file, choose_split(image_file, split))
+    chosen = choose_split(image_file, split)
+    if items == ["shapes"]:
+        chosen = original_split(image_file, chosen)
     result = choices.choose(
         image_file,
         features.read(texts, kinds=["texts"]),
-        read_items(items, original),
+        read_items(items, chosen),
         split,
         control=read_control(control, control_texts),
         common=common,
