@@ -272,6 +272,14 @@ def test_items_of_unknown_images_are_named_and_refused_or_left_out(capsys):
     assert "12 images without item" in notes
 
 
+def test_equal_ids_are_refused():
+    random = np.random.RandomState(0)
+    image_file, text_file, items = make_files(*(random_pairs(9, 0.5, 16, random) for _ in range(2)))
+    image_file.splits["test"].ids[1] = "0-0.jpg"
+    with pytest.raises(ClipkitError, match=r"img.h5: test: expected different ids"):
+        choices.choose(image_file, text_file, items, common=True)
+
+
 def test_other_texts_and_other_models_are_refused():
     random = np.random.RandomState(0)
     image_file, text_file, items = make_files(*(random_pairs(9, 0.5, 16, random) for _ in range(2)))

@@ -110,6 +110,8 @@ def _find_images(
         stem = posixpath.splitext(row_id)[0]
         row_of[stem] = -1 if stem in row_of else row
     row_of |= {row_id: row for row, row_id in enumerate(ids)}
+    if len(set(ids)) < len(ids):
+        raise ClipkitError(f"{where}: expected different ids")
     found, kept = [], []
     unknown: dict[str, int] = {}  # each once, in the order of the items
     for item in items.items:

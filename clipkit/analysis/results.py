@@ -128,15 +128,10 @@ def is_retrieval(result: FeatureFile) -> bool:
     return bool(newest_entry(result)["command"] == "retrieve")
 
 
-def is_choice(result: FeatureFile) -> bool:
-    """Whether the predictions are texts that were chosen for items, and not classes."""
-    return bool(newest_entry(result)["command"] == "choose")
-
-
 def holds_classes(result: FeatureFile) -> bool:
     """Whether a result has predicted classes, and not clusters, retrieved images or texts."""
-    is_of_pairs = is_retrieval(result) or is_choice(result)
-    return bool(result.splits) and not result.holds_clusters and not is_of_pairs
+    others = ("cluster", "retrieve", "choose")
+    return bool(result.splits) and newest_entry(result)["command"] not in others
 
 
 def find_caveats(
@@ -221,7 +216,7 @@ def scored_runs(result: FeatureFile, split: str) -> ScoredRuns:
     rows = result.runs_on(split) if names_splits else result.rows()
     if not result.runs:
         rows = [{} for _ in scored.predicted]
-    if is_choice(result):
+    if newest_entry(result)["command"] == "choose":
         rows = rows[:1]  # the first is about all items, the others about their categories
     if len(rows) != len(scored.predicted):
         raise ClipkitError(

@@ -188,10 +188,7 @@ def _check_captions(
     captions: list[str] | None, items: list[str] | None, split: str | None, column: str | None
 ) -> None:
     if (captions or items) and column is not None:
-        name = "caption" if captions else "text"
-        raise UsageError(
-            "expected no --column with --captions or --items", f"name the column {name}"
-        )
+        raise UsageError("expected no --column with --captions or --items", "name it caption")
     if not captions and split is not None:
         raise UsageError("expected --captions with --split, got none")
 

@@ -21,15 +21,8 @@ NameOf = Callable[[str], str | None]  # returns the name of the file with a dige
 
 LONGEST_NAME = 200  # of a file that is named after its role, which may be any text
 MAIN_INPUTS = ("probe", "images", "features", "logits", "texts", "words", "file 1", "a")
-NO_INPUTS = (
-    "attributes",
-    "groups",
-    "classes",
-    "labels",
-    "prompts",
-    "captions",
-    "items",
-)  # of other files
+# Inputs that are no feature files
+NO_INPUTS = ("attributes", "groups", "classes", "labels", "prompts", "captions", "items")
 FIRST = ("embed", "textembed", "convert")  # commands with which a history begins
 # Members of an entry of a history that a result and its control need not share, and members of its
 # model that they do
