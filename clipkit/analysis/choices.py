@@ -96,22 +96,15 @@ def choose(
 def _find_images(
     images: FeatureFile, split: str, items: Items, common: bool
 ) -> tuple[Items, Int64]:
-    """Return the items whose images are in a split, and the rows (N, I) of these images.
-
-    A name is an id, or differs from one in its ending, such as `.jpg`.
-    """
+    """Return the items whose images are in a split, and the rows (N, I) of these images."""
     where, ids = f"{images.display_name}: {split}", images.splits[split].ids
     is_bundled = items.name == "shapes"
     datasets = {str(data.get("name")) for data in images.history.datasets}
     if is_bundled and datasets and items.name not in datasets:
         raise ClipkitError(f"{where}: expected images of shapes, got those of {min(datasets)}")
-    row_of: dict[str, int] = {}
-    for row, row_id in enumerate(ids):
-        stem = posixpath.splitext(row_id)[0]
-        row_of[stem] = -1 if stem in row_of else row
-    row_of |= {row_id: row for row, row_id in enumerate(ids)}
     if len(set(ids)) < len(ids):
         raise ClipkitError(f"{where}: expected different ids")
+    row_of = _rows_by_name(ids)
     found, kept = [], []
     unknown: dict[str, int] = {}  # each once, in the order of the items
     for item in items.items:
@@ -134,6 +127,15 @@ def _find_images(
     if len({len(item.images) for item in kept}) > 1:
         raise ClipkitError(f"{items.name}: expected items of one image or of two, got both")
     return items._replace(items=kept), np.array(found)
+
+
+def _rows_by_name(ids: Sequence[str]) -> dict[str, int]:
+    """Return the rows by their ids, and by these without their endings, or -1 for several rows."""
+    row_of: dict[str, int] = {}
+    for row, row_id in enumerate(ids):
+        stem = posixpath.splitext(row_id)[0]
+        row_of[stem] = -1 if stem in row_of else row
+    return row_of | {row_id: row for row, row_id in enumerate(ids)}
 
 
 def _list(names: Sequence[str]) -> str:
