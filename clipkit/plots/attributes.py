@@ -212,7 +212,7 @@ def draw_choices(result: FeatureFile) -> Drawn:
         names.append(f"{measure}{row['category']} ({row['items']:,.0f})")
     numbers, title = (columns["angle"], series, no_numbers), "Right choices by category"
     figure = attributes(names, *numbers, texts=CHOICE_LABELS, title=title)
-    split = str(results.newest_entry(result).get("splits", [""])[0])
+    split = ", ".join(map(str, results.newest_entry(result).list_of("splits")))
     return style.state(figure, _count_understood(result), results.source_label(result, split))
 
 
