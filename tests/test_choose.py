@@ -346,6 +346,7 @@ def shapes(tmp_path_factory):
     return folder
 
 
+@pytest.mark.long
 def test_tiny_understands_words_and_its_control_does_not(shapes, monkeypatch):
     monkeypatch.chdir(shapes)
     control = ("--control", "control-img.h5", "--control-texts", "control-txt.h5")
@@ -370,6 +371,7 @@ def test_tiny_understands_words_and_its_control_does_not(shapes, monkeypatch):
     assert "word order" in table
 
 
+@pytest.mark.long
 def test_what_does_not_belong_together_is_one_line_and_nothing_is_written(shapes, monkeypatch):
     monkeypatch.chdir(shapes)
     items = ("--items", "shapes", "-o", "none.h5")

@@ -77,7 +77,8 @@ def read_items(names: str | Sequence[str], split: str | None = None) -> Items:
         digests.append(files.digest(data))
         for item in _read(data, path):
             if item.id in items:
-                raise ClipkitError(f"{path}: expected different items, got {item.id!r} twice")
+                where = escape(str(path))
+                raise ClipkitError(f"{where}: expected different items, got {item.id!r} twice")
             items[item.id] = item
     if not items:
         raise ClipkitError(f"{name}: expected items, got none", HINT)
@@ -118,10 +119,11 @@ def _objects(data: bytes, name: str, ending: str) -> Iterator[tuple[Any, dict[st
     elif ending != ".json":
         yield from csv_objects(data, name, ending, COLUMNS)
     else:
+        content = None
         with contextlib.suppress(ValueError, RecursionError):  # else there are no items
             content = json.loads(data)
-            pairs = enumerate(content) if isinstance(content, list) else as_object(content).items()
-            yield from ((key, as_object(value)) for key, value in pairs)
+        pairs = enumerate(content) if isinstance(content, list) else as_object(content).items()
+        yield from ((key, as_object(value)) for key, value in pairs)
 
 
 def _table_items(objects: Iterable[tuple[Any, dict[str, Any]]], name: str) -> Iterator[Item]:
