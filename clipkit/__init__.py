@@ -33,7 +33,7 @@ _SOURCES = {
 # The modules of the API are also imported without the name of their package.
 _PACKAGES = {
     "analysis": (
-        "alignment attributes calibration clustering comparison dependence description "
+        "alignment attributes calibration choices clustering comparison dependence description "
         "evaluation importance metrics prediction probes ranking relabeling results retrieval "
         "similarity softmax thresholds variance zeroshot"
     ),

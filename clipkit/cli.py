@@ -33,7 +33,7 @@ GROUPS = {
     "Encode": ("embed", "textembed"),
     "Measure": (
         *("logits", "entropy", "probe", "predict", "zeroshot"),
-        *("retrieve", "calibrate", "threshold", "cluster", "compare", "align"),
+        *("retrieve", "choose", "calibrate", "threshold", "cluster", "compare", "align"),
     ),
     "Understand": ("importance", "variance", "attributes", "describe", "plot", "report"),
     "Files": ("info", "convert", "split", "concat", "relabel"),

@@ -24,9 +24,9 @@ ROOT = Path(__file__).resolve().parents[1]
 PROGRAMS = Path(sys.executable).parent
 # The pages of commands, in the order in which their examples run
 COMMANDS = (
-    "embed textembed logits entropy probe predict zeroshot retrieve calibrate threshold cluster "
-    "split concat relabel importance variance attributes describe compare align plot report info "
-    "convert"
+    "embed textembed logits entropy probe predict zeroshot retrieve choose calibrate threshold "
+    "cluster split concat relabel importance variance attributes describe compare align plot "
+    "report info convert"
 )
 COMMAND_PAGES = [ROOT / "docs" / "commands" / f"{name}.md" for name in COMMANDS.split()]
 OTHER_PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -11,6 +11,11 @@ from clipkit.base.tables import NO_BREAK
 from clipkit.features.model import FeatureFile
 
 SHOWN = 3  # attributes of each prompt
+CHOICE_COLUMNS = {  # what people read above them
+    "by angle %": "angle",
+    "blind to order %": "ceiling",
+    "control %": "accuracy_control",
+}
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -146,6 +151,20 @@ def _measure(row: Mapping[str, Any], title: str, name: str, form: str, scale: fl
     return cells
 
 
+def _choice_rows(rows: Rows) -> list[Row]:
+    """Format the accuracies of `choose` beside their nulls and the control, in percent."""
+    formatted = []
+    for row in rows:
+        cells: Row = {"measure": row["split"], "category": row["category"], "items": row["items"]}
+        cells["right %"] = _cell(row, "accuracy", ".1f")
+        limits = f"{_cell(row, 'shuffled', '.1f')} (95 %: {_cell(row, 'shuffled95', '.1f')})"
+        cells["images shuffled %"] = limits
+        for title, name in CHOICE_COLUMNS.items():
+            cells[title] = _cell(row, name, ".1f")
+        formatted.append(cells)
+    return formatted
+
+
 def _variance_rows(rows: Rows) -> Rows:
     """Return, for each prompt of `variance`, the rows of the SHOWN largest shares."""
     by_prompt: dict[str, list[Mapping[str, Any]]] = {}
@@ -166,6 +185,7 @@ def _share(row: Mapping[str, Any]) -> float:
 # Of each command: a column that its results have, and what formats them
 FORMATTERS: dict[str, tuple[str, Callable[[Rows], Rows]]] = {
     "attributes": ("reach", attribute_rows),
+    "choose": ("accuracy", _choice_rows),
     "calibrate": ("nll", _calibration_rows),
     "compare": ("acc_a", _comparison_rows),
     "importance": ("cost", _importance_rows),

@@ -129,8 +129,9 @@ def is_retrieval(result: FeatureFile) -> bool:
 
 
 def holds_classes(result: FeatureFile) -> bool:
-    """Whether a result has predicted classes, and not clusters or retrieved images."""
-    return bool(result.splits) and not result.holds_clusters and not is_retrieval(result)
+    """Whether a result has predicted classes, and not clusters, retrieved images or texts."""
+    others = ("cluster", "retrieve", "choose")
+    return bool(result.splits) and newest_entry(result)["command"] not in others
 
 
 def find_caveats(
@@ -220,6 +221,8 @@ def scored_runs(result: FeatureFile, split: str) -> ScoredRuns:
     rows = result.runs_on(split) if names_splits else result.rows()
     if not result.runs:
         rows = [{} for _ in scored.predicted]
+    if newest_entry(result)["command"] == "choose":
+        rows = rows[:1]  # the first is about all items, the others about their categories
     if len(rows) != len(scored.predicted):
         raise ClipkitError(
             f"{result.display_name}: expected a row of predictions for each of {len(rows)} runs "
@@ -490,7 +493,8 @@ def check_finite(result: FeatureFile, name: str, low: float = -math.inf) -> None
 
 
 TEXT_COLUMNS = {
-    *("attribute", "metric", "prompt", "classifier", "split", "eval_split", "a", "b", "group")
+    *("attribute", "metric", "prompt", "classifier", "split", "eval_split", "a", "b", "group"),
+    "category",
 }
 
 

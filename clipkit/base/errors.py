@@ -54,7 +54,7 @@ class WriteError(ClipkitError):
 
 
 MAX_COMPARED = 10_000  # more names take too long to compare
-MAX_LISTED = 20  # every registry fits
+MAX_LISTED = 25  # every registry fits
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:
@@ -64,7 +64,7 @@ def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:
     "unknown data set 'cifar1'"
     >>> unknown("data set", "cifar1", ["cifar10", "digits"]).hint
     'did you mean cifar10?'
-    >>> unknown("row", "none", map(str, range(25))).hint[-10:]
+    >>> unknown("row", "none", map(str, range(30))).hint[-10:]
     'and 5 more'
     """
     names = list(known)

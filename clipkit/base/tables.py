@@ -27,28 +27,29 @@ FORMATS = ("table", "tsv", "csv", "json")
 # The columns of all reports by their unit. A wrong name is found with them before the work.
 UNITS = {
     "%": (
-        "acc1 acc1_high acc1_low acc5 auroc chance confidence control_high control_low "
-        "control_share ece ece_null ece_null95 embedding f1 fpr fpr_asked fpr_high fpr_low "
-        "mean_confidence mean_per_class_recall null95 precision purity purity_chance random99 "
-        "recall recall_control recall_high recall_low recall_null share tpr tpr_high tpr_low "
-        "unique unique_null95"
+        "acc1 acc1_high acc1_low acc5 accuracy accuracy_control accuracy_high accuracy_low angle "
+        "auroc ceiling chance confidence control_high control_low control_share ece ece_null "
+        "ece_null95 embedding f1 fpr fpr_asked fpr_high fpr_low mean_confidence "
+        "mean_per_class_recall null95 precision purity purity_chance random99 recall "
+        "recall_control recall_high recall_low recall_null share shuffled shuffled95 "
+        "shuffled_control tpr tpr_high tpr_low unique unique_null95"
     ),
     "nats": "entropy max_entropy mean_entropy",
     "": (
         "a above acc_a acc_b ami ami_sd ari ari_sd attribute b blind blind_null both brier C "
-        "calibrated candidates changed class classifier clusters control cosine_a cosine_b cost "
-        "dataset difference difference_control draw eval_split file fit_split fitted gain "
-        "gain_high gain_low gap gap_control gap_null group high hubness hubness_control "
-        "hubness_null id information k kappa label log10_p low matching mde80 measure "
-        "median_rank median_rank_control median_rank_high median_rank_low median_rank_null "
-        "metric model mrr mrr_control mrr_high mrr_low mrr_null names names_high names_low "
-        "neither nll nmi nmi_chance null null5 only_a only_b other p p_adjusted p_holm positives "
-        "prediction probe probe_high probe_low prompt prompts queries random random_high "
-        "random_low rank rank_b reach reach_high reach_low relative_gap relative_gap_control "
-        "relative_gap_null rows runner_up runner_up_score scope score seed shots similarity "
-        "similarity_null similarity_null95 split standardize support t t_control t_null95 "
-        "temperature threshold unique_rows unit values weight zeroshot zeroshot_high "
-        "zeroshot_low"
+        "calibrated candidates category changed class classifier clusters control cosine_a "
+        "cosine_b cost dataset difference difference_control draw eval_split file fit_split "
+        "fitted gain gain_high gain_low gap gap_control gap_null group high hubness "
+        "hubness_control hubness_null id information items k kappa label log10_p low matching "
+        "mde80 measure median_rank median_rank_control median_rank_high median_rank_low "
+        "median_rank_null metric model mrr mrr_control mrr_high mrr_low mrr_null names "
+        "names_high names_low neither nll nmi nmi_chance null null5 only_a only_b other p "
+        "p_adjusted p_holm positives prediction probe probe_high probe_low prompt prompts "
+        "queries random random_high random_low rank rank_b reach reach_high reach_low "
+        "relative_gap relative_gap_control relative_gap_null rows runner_up runner_up_score "
+        "scope score seed shots similarity similarity_null similarity_null95 split standardize "
+        "support t t_control t_null95 temperature threshold unique_rows unit values weight "
+        "zeroshot zeroshot_high zeroshot_low"
     ),
 }
 COLUMNS: dict[str, str] = {}

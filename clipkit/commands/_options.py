@@ -314,6 +314,22 @@ Cluster = Annotated[
 Attributes = Annotated[
     list[str], option("NAME", "Use only this attribute; A*B is an interaction; repeatable.")
 ]
+Control = Annotated[
+    str | None, option("IMAGES", "The same images by an untrained model; needs --control-texts.")
+]
+ControlTexts = Annotated[
+    str | None, option("TEXTS", "The same texts by the model of --control.", "--control-texts")
+]
+ItemTables = Annotated[
+    list[str] | None,
+    option(
+        "TABLE",
+        "Images with right and wrong texts: a table (.csv, .tsv, .jsonl), a file of SugarCrepe, "
+        "ARO or Winoground, a folder of these, or shapes; repeatable.",
+        "--items",
+        autocompletion=lambda: ["shapes"],
+    ),
+]
 Controls = Annotated[
     list[str], option("IMAGES", "The same images, embedded by an untrained control; repeatable.")
 ]
@@ -421,6 +437,17 @@ def parse_fractions(values: list[str]) -> dict[str, float]:
             raise UsageError(f"split-off: expected {expected}, got {', '.join(values)!r}")
         fractions[name] = fraction
     return fractions
+
+
+def read_control(images: str | None, texts: str | None) -> tuple[FeatureFile, FeatureFile] | None:
+    """Read the images and the texts of an untrained model, if they are named."""
+    from clipkit import features
+
+    if images is None and texts is None:
+        return None
+    if images is None or texts is None:
+        raise UsageError("expected --control and --control-texts together, got one of them")
+    return features.read(images, kinds=["images"]), features.read(texts, kinds=["texts"])
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,8 @@ PICTURES_OF = {
     "cluster": ["clusters"],
     "logits": ["entropy", "confidence", "reliability", "logits", "similarity", "nearest"],
     "texts": ["spectrum"],
-    **{name: [name] for name in ("attributes", "compare", "importance", "retrieve", "variance")},
+    **{name: [name] for name in ("attributes", "choose", "compare", "importance")},
+    **{name: [name] for name in ("retrieve", "variance")},
 }
 Drawn = tuple[Any, str]  # a figure, and what it is of
 
@@ -290,6 +291,17 @@ def retrieve(file: FeatureInput = "-") -> Drawn:
     from clipkit.plots.retrieval import draw_retrieval
 
     return draw_retrieval(_read(file, "result"))
+
+
+@picture
+def choose(file: FeatureInput = "-") -> Drawn:
+    """Draw the accuracy of choices by category, with the nulls and the control.
+
+    Example: clipkit plot choose choose.h5 -o choose.png
+    """
+    from clipkit.plots.attributes import draw_choices
+
+    return draw_choices(_read(file, "result"))
 
 
 @picture

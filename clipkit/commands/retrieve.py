@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from clipkit.base.errors import UsageError
 from clipkit.commands._options import (
     Cluster,
+    Control,
+    ControlTexts,
     FirstSplit,
     Images,
     Report,
@@ -15,6 +16,7 @@ from clipkit.commands._options import (
     flag,
     option,
     parse_counts,
+    read_control,
 )
 
 
@@ -24,13 +26,8 @@ def retrieve(
     texts: Texts = "-",
     split: FirstSplit = None,
     k: Annotated[list[str], option("N", "Value of k for recall@k; or a list.", "-k")] = ["1,5,10"],  # noqa: B006
-    control: Annotated[
-        str | None,
-        option("IMAGES", "The same images by an untrained model; needs --control-texts."),
-    ] = None,
-    control_texts: Annotated[
-        str | None, option("TEXTS", "The same texts by the model of --control.")
-    ] = None,
+    control: Control = None,
+    control_texts: ControlTexts = None,
     same_rows: Annotated[bool, flag("--same-rows", "Text i belongs to image i.")] = False,
     strict: Annotated[
         bool, flag("--strict", "Refuse images without text, and texts without image.")
@@ -50,19 +47,13 @@ def retrieve(
     from clipkit import features
     from clipkit.analysis import retrieval
 
-    if (control is None) != (control_texts is None):
-        raise UsageError("expected --control and --control-texts together, got one of them")
     report.check_output(images, texts, control, control_texts, table)
-    of_control = None
-    if control is not None and control_texts is not None:
-        images_by_control = features.read(control, kinds=["images"])
-        of_control = images_by_control, features.read(control_texts, kinds=["texts"])
     result = retrieval.retrieve(
         features.read(images, kinds=["images"]),
         features.read(texts, kinds=["texts"]),
         split,
         k=parse_counts(k, "-k"),
-        control=of_control,
+        control=read_control(control, control_texts),
         same_rows=same_rows,
         strict=strict,
         gap=gap,

@@ -14,6 +14,7 @@ from clipkit.commands._options import (
     OUTPUT,
     Device,
     Force,
+    ItemTables,
     Model,
     Norm,
     Precision,
@@ -70,6 +71,7 @@ def textembed(
             "(repeatable), or shapes.",
         ),
     ] = None,
+    items: ItemTables = None,
     split: Annotated[
         str | None,
         split_option("With --captions: split of the data set (default: test, else the first)."),
@@ -115,7 +117,7 @@ def textembed(
     precision: Precision = "auto",
     force: Force = False,
 ) -> None:
-    """Embed the prompts of files, one prompt per class, or the captions of images.
+    """Embed prompts of files, one prompt per class, captions of images, or texts of items.
 
     Several templates, or several descriptions of a class, make an ensemble: each class's
     embeddings are normalised, averaged and normalised again.
@@ -126,16 +128,16 @@ def textembed(
     from clipkit.base import files
 
     sources = prompts or []
-    if len([given for given in (sources, classes, captions) if given]) > 1:
-        raise UsageError("expected one of PROMPTS, --classes and --captions, got more")
+    if len([given for given in (sources, classes, captions, items) if given]) > 1:
+        raise UsageError("expected one of PROMPTS, --classes, --captions and --items, got more")
     if layer is None and norm:
         raise UsageError("expected --layer with --norm, got none")
     if classes is None and (template or readable or root is not None):
         raise UsageError("expected --classes with --template, --readable or --root, got none")
-    _check_captions(captions, split, column)
-    sources = sources or captions or [classes or files.STREAM]
+    _check_captions(captions, items, split, column)
+    sources = sources or captions or items or [classes or files.STREAM]
     models.check_name(model)
-    outputs = embedding.name_outputs(sources[:1] if captions else sources, output)
+    outputs = embedding.name_outputs(sources[:1] if captions or items else sources, output)
     for name in outputs:
         files.check_feature_output(name, force=force, inputs=[*sources, *(template or [])])
     options = models.RunOptions(
@@ -151,6 +153,10 @@ def textembed(
         pairs = embedding.read_captions(captions, split)
         encoder = models.load(model, tower="text", options=options)
         results = [embedding.embed_captions(pairs, encoder, normalize=normalize, truncate=truncate)]
+    elif items:
+        table = embedding.read_items(items)
+        encoder = models.load(model, tower="text", options=options)
+        results = [embedding.embed_items(table, encoder, normalize=normalize, truncate=truncate)]
     elif classes is None:
         texts = [embedding.read_prompts(source, column) for source in sources]
         encoder = models.load(model, tower="text", options=options)
@@ -178,9 +184,11 @@ def textembed(
         features.write(name, result, force=force)
 
 
-def _check_captions(captions: list[str] | None, split: str | None, column: str | None) -> None:
-    if captions and column is not None:
-        raise UsageError("expected no --column with --captions", "name the column caption")
+def _check_captions(
+    captions: list[str] | None, items: list[str] | None, split: str | None, column: str | None
+) -> None:
+    if (captions or items) and column is not None:
+        raise UsageError("expected no --column with --captions or --items", "name it caption")
     if not captions and split is not None:
         raise UsageError("expected --captions with --split, got none")
 

@@ -84,12 +84,7 @@ def _collect(pairs: Iterator[tuple[str, str]], name: str, source: dict[str, Any]
     texts, ids = [], []
     blank = 0
     for row_id, caption in pairs:
-        text = " ".join(caption.split())
-        if len(text) > MAX_CHARACTERS:
-            raise ClipkitError(
-                f"{name}, {shorten(row_id, 80)}: expected a caption of at most "
-                f"{MAX_CHARACTERS:,} characters, got {len(text):,}"
-            )
+        text = clean(caption, f"{name}, {shorten(row_id, 80)}")
         if text:
             texts.append(text)
             ids.append(row_id)
@@ -104,29 +99,45 @@ def _collect(pairs: Iterator[tuple[str, str]], name: str, source: dict[str, Any]
     return Captions(name, texts, ids, source)
 
 
+def clean(caption: str, where: str) -> str:
+    """Return a caption on one line; refuse one that is too long."""
+    text = " ".join(caption.split())
+    if len(text) > MAX_CHARACTERS:
+        raise ClipkitError(
+            f"{where}: expected a caption of at most {MAX_CHARACTERS:,} characters, got "
+            f"{len(text):,}"
+        )
+    return text
+
+
 # ---- Tables --------------------------------------------------------------------------------------
 
 
 def _table_rows(data: bytes, name: str, ending: str) -> Iterator[tuple[str, str]]:
     """Yield the id and the caption of each row of a table."""
-    objects = _csv_objects(data, name, ending)
+    objects = csv_objects(data, name, ending, (ID_COLUMNS, CAPTION_COLUMNS))
     if ending == ".jsonl":
         objects = read_objects(io.BytesIO(data), name, EXAMPLE)
     for line, content in objects:
         where = f"{name}, line {line}"
-        row_id = as_text(content[_find(ID_COLUMNS, content, where)], where).removeprefix("./")
+        row_id = as_text(content[find_column(ID_COLUMNS, content, where)], where).removeprefix("./")
         if not row_id:
             raise ClipkitError(f"{where}: expected the id of an image, got none")
-        yield from _captions(row_id, content[_find(CAPTION_COLUMNS, content, where)], where)
+        yield from _captions(row_id, content[find_column(CAPTION_COLUMNS, content, where)], where)
 
 
-def _csv_objects(data: bytes, name: str, ending: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the line and the cells by column of each row of a .csv or .tsv file."""
+def csv_objects(
+    data: bytes, name: str, ending: str, needed: Iterable[Sequence[str]]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the line and the cells by column of each row of a .csv or .tsv file.
+
+    Each group of names in `needed` has one column.
+    """
     rows = read_table(data, name, ending)
     _, header = next(rows, (1, []))
     columns = [cell.strip().lower() for cell in header]
-    for names in (ID_COLUMNS, CAPTION_COLUMNS):
-        column = _find(names, columns, f"{name}, line 1")
+    for names in needed:
+        column = find_column(names, columns, f"{name}, line 1")
         if columns.count(column) > 1:
             raise ClipkitError(f"{name}: expected the column {column} once, got it twice")
     for line, cells in rows:
@@ -149,7 +160,7 @@ def _coco_rows(data: bytes, name: str) -> Iterator[tuple[str, str]]:
         yield from _captions(str(row_id), caption, name)
 
 
-def _find(names: Sequence[str], present: Iterable[str], where: str) -> str:
+def find_column(names: Sequence[str], present: Iterable[str], where: str) -> str:
     """Return the first of some names of columns that is present."""
     for name in names:
         if name in present:
@@ -157,7 +168,7 @@ def _find(names: Sequence[str], present: Iterable[str], where: str) -> str:
     got = ", ".join(escape(shorten(column, 40)) for column in present) or "none"
     raise ClipkitError(
         f"{where}: expected a column {' or '.join(names[:3])}, got {shorten(got, 200)}",
-        "a table of captions begins with a header such as: image,caption",
+        "a table begins with the names of its columns, such as: image,caption",
     )
 
 

@@ -6,6 +6,7 @@ can continue. `pipeline` joins both. `texts` embeds prompts and class names.
 """
 
 from clipkit.datasets.captions import read_captions
+from clipkit.datasets.items import read_items
 from clipkit.embedding.checkpoint import Part
 from clipkit.embedding.engines import RayOptions
 from clipkit.embedding.pipeline import check_outputs, embed, embed_images, name_layer_outputs
@@ -13,6 +14,7 @@ from clipkit.embedding.texts import (
     choose_model,
     embed_captions,
     embed_classes,
+    embed_items,
     embed_texts,
     name_outputs,
     read_class_names,
@@ -32,11 +34,13 @@ __all__ = [
     "embed_captions",
     "embed_classes",
     "embed_images",
+    "embed_items",
     "embed_texts",
     "name_layer_outputs",
     "name_outputs",
     "read_captions",
     "read_class_names",
+    "read_items",
     "read_prompts",
     "read_templates",
 ]

@@ -18,6 +18,7 @@ from clipkit.base import console, files
 from clipkit.base.errors import ClipkitError, UsageError, shorten, unknown
 from clipkit.base.names import escape
 from clipkit.datasets.captions import Captions
+from clipkit.datasets.items import Items
 from clipkit.datasets.registry import CLASS_NAMES
 from clipkit.features.checked_file import SIGNATURE
 from clipkit.features.model import FeatureFile, Floats, Int64
@@ -118,6 +119,16 @@ def embed_captions(
         class_index=np.array([number_of[row_id] for row_id in captions.ids]),
         class_names=list(number_of),
     )
+
+
+def embed_items(
+    items: Items, encoder: Encoder, *, normalize: bool = False, truncate: bool = False
+) -> FeatureFile:
+    """Embed each text of items once: what `clipkit textembed --items` runs. See `embed_texts`."""
+    file = embed_texts(items.texts(), encoder, normalize=normalize, truncate=truncate)
+    file.history[0]["items"] = items.source["items"]
+    file.history[0]["inputs"] |= items.source.get("inputs", {})
+    return file
 
 
 def _quote(texts: Sequence[str]) -> list[str]:

@@ -52,7 +52,7 @@ MAKERS = {
     "images": "embed",
     "texts": "textembed",
     "logits": "logits",
-    "result": "entropy, probe, zeroshot, retrieve or cluster with -o",
+    "result": "entropy, probe, zeroshot, retrieve, choose or cluster with -o",
     "probe": "probe --keep -o",
 }
 

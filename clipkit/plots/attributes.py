@@ -1,4 +1,4 @@
-"""Dots in rows: the recall of attributes, and what permuting each prompt costs a probe."""
+"""Dots in rows: recall of attributes, choices by category, and what permuting a prompt costs."""
 
 from __future__ import annotations
 
@@ -14,14 +14,26 @@ from numpy.typing import ArrayLike, NDArray
 from clipkit.analysis import results
 from clipkit.analysis.attribute_groups import GROUPS, NOT_REACHED, REACHED, group_of
 from clipkit.analysis.score_metrics import METRICS
+from clipkit.features.history import provenance
 from clipkit.features.model import FeatureFile
 from clipkit.plots import style
 from clipkit.plots.style import Drawn, Floats, clipkit_style
 
 ROW_INCHES, PROMPT_INCHES = 0.42, 0.24
-MOST_PROMPTS = 30
+MOST_PROMPTS, MOST_CATEGORIES = 30, 60
+MOSTLY_ORDER = 0.75  # a lower ceiling: most items differ in the order of words alone
+# What a picture calls chance, its axis and its lines
+RECALL_LABELS = (
+    "chance",
+    "mean recall per value (%)",
+    "lines: 95 % intervals; of random directions and controls, the range",
+)
+CHOICE_LABELS = (
+    "random directions",
+    "right (%)",
+    "lines: 95 % intervals; of other images, to 95 % of draws",
+)
 BAND = 0.8  # rows that the name of a group takes
-RECALL = "mean recall per value (%)"
 LEGEND = {
     "zeroshot": "zero-shot, by words",
     "probe": "probe",
@@ -72,9 +84,11 @@ def draw_attributes(result: FeatureFile) -> Drawn:
     groups = list(map(group_of, result.rows()))
     facts = columns["chance"], series, columns["reach"]
     metric = METRICS.get(str(results.newest_entry(result).get("metric")))
-    measure = f"{metric.title} (%)" if metric else RECALL
-    title = f"{metric.title if metric else 'Recall'} of each attribute"
-    figure = attributes(names, *facts, groups=groups, title=title, measure=measure)
+    texts, title = RECALL_LABELS, "Recall of each attribute"
+    if metric:
+        texts = (texts[0], f"{metric.title} (%)", texts[2])
+        title = f"{metric.title} of each attribute"
+    figure = attributes(names, *facts, groups=groups, texts=texts, title=title)
     split = str(results.newest_entry(result).get("eval_split"))
     return style.state(figure, _finding(groups), results.source_label(result, split))
 
@@ -96,8 +110,8 @@ def attributes(
     reach: ArrayLike,
     *,
     groups: Sequence[str] = (),
+    texts: tuple[str, str, str] = RECALL_LABELS,
     title: str | None = None,
-    measure: str = RECALL,
 ) -> Figure:
     """Draw a line per attribute, from chance to 100 %, with up to four kinds of numbers on it.
 
@@ -115,8 +129,8 @@ def attributes(
         NaN where it is not defined.
     groups : sequence of A str, optional
         Of `attribute_groups.GROUPS`, or "" for an attribute without a group.
-    measure : str
-        What the numbers are, with their unit.
+    texts : (str, str, str)
+        What chance, the axis and the lines are called.
     """
     reached = np.asarray(reach, np.float64)
     places = np.array([[*GROUPS, ""].index(group) for group in groups or [""] * len(reached)])
@@ -130,7 +144,7 @@ def attributes(
     handles: list[Artist] = [
         *ax.plot(at_chance, y, "|", color=style.GREY, ms=13, mew=1.8, zorder=2)
     ]
-    labels = ["chance"]
+    labels = [texts[0]]
     for number, (label, dots) in enumerate(series.items()):
         if np.isfinite(np.asarray(dots.values)).any():
             handles.append(_draw_dots(ax, y, dots, order, LOOKS[number], zorder=9 - number))
@@ -139,9 +153,8 @@ def attributes(
     drawn = np.array([dots.low for dots in series.values()], np.float64)
     lowest = drawn[np.isfinite(drawn)].min(initial=0)  # R squared may be below 0
     ax.set_xlim(100 * lowest, 101)
-    ax.set_xlabel(measure)
-    fact = "lines: 95 % intervals; of random directions and controls, the range"
-    ax.set_title(fact, loc="left", color=style.GREY)
+    ax.set_xlabel(texts[1])
+    ax.set_title(texts[2], loc="left", color=style.GREY)
     if np.isfinite(reached).any():
         _write_reach(ax, y, reached[order])
     style.add_legend(fig, handles, labels)
@@ -181,6 +194,50 @@ def _write_reach(ax: Axes, y: Floats, reach: Floats) -> None:
     for position, value in zip(y, reach, strict=True):
         text = "–" if np.isnan(value) else f"{value:.2f}"
         ax.text(1.02, position, text, transform=place, fontsize=9, va="center")
+
+
+def draw_choices(result: FeatureFile) -> Drawn:
+    """Draw a result of `choose`."""
+    needed = "category accuracy accuracy_low accuracy_high shuffled shuffled95 angle ceiling"
+    columns = results.columns_of(result, "choose", f"split items {needed}")
+    columns = {name: column[:MOST_CATEGORIES] for name, column in columns.items()}
+    model = provenance(result).model or "model"
+    ceiling = np.where(columns["ceiling"] < 1, columns["ceiling"], np.nan)
+    no_numbers = np.full(len(ceiling), np.nan)
+    control = result.runs.get("accuracy_control", no_numbers)[: len(ceiling)]
+    shuffled = columns["shuffled"]
+    series = {
+        model: Dots(columns["accuracy"], columns["accuracy_low"], columns["accuracy_high"]),
+        "most that a model blind to the order of words can reach": Dots(*[ceiling] * 3),
+        "other items' images: what texts alone give": Dots(
+            shuffled, shuffled, columns["shuffled95"]
+        ),
+        "untrained control": Dots(*[control] * 3),
+    }
+    names = []
+    for row in result.rows()[: len(ceiling)]:
+        measure = f"{row['split']}: " if len(result.splits) > 1 else ""
+        names.append(f"{measure}{row['category']} ({row['items']:,.0f})")
+    numbers, title = (columns["angle"], series, no_numbers), "Right choices by category"
+    figure = attributes(names, *numbers, texts=CHOICE_LABELS, title=title)
+    split = ", ".join(map(str, results.newest_entry(result).list_of("splits")))
+    return style.state(figure, _count_understood(result), results.source_label(result, split))
+
+
+def _count_understood(result: FeatureFile) -> str:
+    """Count the categories that are understood, by whether the order of words decides them."""
+    rows = result.runs_on(result.rows()[-1]["split"])
+    of_words: list[bool] = []
+    of_order: list[bool] = []
+    for row in rows[1:] or rows:
+        is_order = row["ceiling"] < MOSTLY_ORDER
+        limit = max(row["shuffled95"], row.get("accuracy_control", 0), is_order * row["ceiling"])
+        (of_order if is_order else of_words).append(row["accuracy_low"] > limit)
+    parts = []
+    for what, understood in (("words", of_words), ("order of words", of_order)):
+        if understood:
+            parts.append(f"{what} {sum(understood)} of {len(understood)}")
+    return f"Categories understood: {', '.join(parts)}"
 
 
 def draw_importance(result: FeatureFile) -> Drawn:

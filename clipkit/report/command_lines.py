@@ -215,6 +215,8 @@ class _Command:
         """Return the prompt file, or the source of the classes or of the captions."""
         if self._entry.get("captions") is not None:
             return self._captions()
+        if self._entry.get("items") is not None:
+            return self._choose()
         classes, label = self._entry.get("classes"), self._entry.get("prompts")
         if classes == "feature file":  # one of the inputs
             return {"classes": None}
@@ -239,6 +241,14 @@ class _Command:
         name = self._entry["captions"]
         self._unsaid.append(f"where the captions {name} are, {self._digests.get('captions')}")
         return {"captions": name}
+
+    def _choose(self) -> dict[str, Any]:
+        """Return the tables of the items."""
+        names = [str(name) for name in self._entry.list_of("items")]
+        if names != ["shapes"]:
+            digest = self._digests.get("items", "without a digest")
+            self._unsaid.append(f"where the items {', '.join(names)} are, {digest}")
+        return {"items": names}
 
     def _class_file(self, label: Any) -> str:
         digest = self._digests.get("classes")
@@ -295,6 +305,7 @@ def _splits(entry: Entry, *, is_named: bool) -> list[str] | None:
 SETTINGS: dict[str, Callable[[_Command], dict[str, Any]]] = {
     "embed": _Command._embed,
     "textembed": _Command._textembed,
+    "choose": _Command._choose,
     "compare": _Command._compare,
     "split": _Command._split,
     "convert": _Command._convert,

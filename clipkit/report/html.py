@@ -26,7 +26,7 @@ from clipkit.base.errors import ClipkitError
 from clipkit.base.names import distinct_names
 from clipkit.features.model import FeatureFile
 from clipkit.plots import style
-from clipkit.plots.attributes import draw_attributes, draw_importance
+from clipkit.plots.attributes import draw_attributes, draw_choices, draw_importance
 from clipkit.plots.compare import draw_comparison
 from clipkit.plots.confusion import (
     MAX_CLASSES,
@@ -67,6 +67,7 @@ BAR_WIDTH, BAR_HEIGHT = 96, 14
 PAD = 3  # pixels at the ends of a bar, for its marks
 # The pictures of results by what made them, besides those of predictions
 DRAWN: dict[str, Callable[[FeatureFile], Drawn]] = {
+    "choose": draw_choices,
     "cluster": lambda result: draw_clusters(result, None, 0),
     "compare": draw_comparison,
     "importance": draw_importance,

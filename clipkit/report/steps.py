@@ -1,8 +1,8 @@
 """Read histories: which command made which file of which inputs, and what a control shares.
 
-The history of a file holds the histories of its main input, of the texts of logits and retrieval,
-and of all joined files. A control was made in the same way, from the same prompts: only the weights
-of the model differ.
+The history of a file holds the histories of its main input, of the texts of logits, retrieval and
+choices, and of all joined files. A control was made in the same way, from the same prompts: only
+the weights of the model differ.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ NameOf = Callable[[str], str | None]  # returns the name of the file with a dige
 
 LONGEST_NAME = 200  # of a file that is named after its role, which may be any text
 MAIN_INPUTS = ("probe", "images", "features", "logits", "texts", "words", "file 1", "a")
-NO_INPUTS = ("attributes", "groups", "classes", "labels", "prompts", "captions")  # of other files
+# Inputs that are no feature files
+NO_INPUTS = ("attributes", "groups", "classes", "labels", "prompts", "captions", "items")
 FIRST = ("embed", "textembed", "convert")  # commands with which a history begins
 # Members of an entry of a history that a result and its control need not share, and members of its
 # model that they do
@@ -134,7 +135,7 @@ def _chains(earlier: Sequence[Entry], entry: Entry) -> dict[str, Sequence[Entry]
     if entry["command"] == "concat":
         return _joined_chains(earlier, entry)
     roles = _roles(entry) or ["input"]
-    if entry["command"] in ("logits", "retrieve") and "texts" in roles:
+    if entry["command"] in ("logits", "retrieve", "choose") and "texts" in roles:
         start = _start_of_texts(earlier)
         chains = {"images": earlier[:start], "texts": earlier[start:]}
         return {role: chain for role, chain in chains.items() if chain}

@@ -13,7 +13,9 @@ from clipkit.shapes.scene import (
     MATERIALS,
     OUTLINES,
     PATTERNS,
+    keys,
     sample_scenes,
+    uniform,
 )
 
 _NAMES = {
@@ -37,6 +39,27 @@ _PRESENT = {
     "noise": ("clean", "noisy"),
     "grey": ("coloured", "greyscale"),
     "contour": ("plain", "outlined"),
+}
+
+# What colour a background has, if a name of an object's colour fits it
+_GROUNDS = {
+    **{"sky": "blue", "sea": "blue", "grass": "green"},
+    **{"night": "black", "wall": "white", "table": "brown"},
+}
+_ITEMS = {  # category -> a text that fits an image, and one that does not, both after "a photo of"
+    "replaced pattern": ("a {pattern} {outline}", "a {other_pattern} {outline}"),
+    "replaced outline": ("a {pattern} {outline}", "a {pattern} {other_outline}"),
+    "replaced colour": ("a {colour} {outline}", "a {other_colour} {outline}"),
+    "replaced background": (
+        "a {outline} on a {background} background",
+        "a {outline} on a {other_background} background",
+    ),
+    "swapped attributes": (
+        "a {colour} {outline} on a {ground} background",
+        "a {ground} {outline} on a {colour} background",
+    ),
+    "word order": ("a {pattern} {outline}", "a {outline} {pattern}"),
+    "negation": ("{right} {noun}", "{wrong} {noun}"),
 }
 
 
@@ -86,3 +109,36 @@ def captions(indices: ArrayLike, *, split: str, seed: int) -> list[str]:
         else:
             texts.append(f"a {size} greyscale {pattern} {outline}")
     return texts
+
+
+def items(indices: ArrayLike, *, split: str, seed: int) -> list[tuple[str, int, str, str]]:
+    """Return items for `choose`: a category, an image, a text that fits it, one that does not.
+
+    What replaces an attribute is drawn for each image. In every second item of negation, the
+    denied outline is another one, so that neither "a" nor "no" is always right.
+
+    >>> items([0], split="test", seed=0)[-1]
+    ('negation', 0, 'a photo of a heart', 'a photo of no heart')
+    """
+    table = attributes(indices, split=split, seed=seed)
+    key = keys(indices, split=split, seed=seed, stream="items")
+    for number, name in enumerate(("pattern", "outline", "colour", "background")):
+        names = np.array(_NAMES[name])
+        place = np.argmax(table[name][:, None] == names, axis=1)
+        step = 1 + (uniform(key, number) * (len(names) - 1)).astype(np.int64)
+        table[f"other_{name}"] = names[(place + step) % len(names)]
+    grounds = np.array([_GROUNDS.get(name, "") for name in table["background"].tolist()])
+    table["ground"] = np.where(grounds == table["colour"], "", grounds)
+    is_shown = uniform(key, len(_NAMES)) < 0.5
+    table["noun"] = np.where(is_shown, table["outline"], table["other_outline"])
+    table["right"] = np.where(is_shown, "a", "no")
+    table["wrong"] = np.where(is_shown, "no", "a")
+    rows = np.atleast_1d(np.asarray(indices)).tolist()
+    found = []
+    for category, templates in _ITEMS.items():
+        for row, *values in zip(rows, *table.values(), strict=True):
+            words = dict(zip(table, values, strict=True))
+            texts = [f"a photo of {template.format(**words)}" for template in templates]
+            if "  " not in texts[0]:  # else the image does not show the attribute
+                found.append((category, row, *texts))
+    return found

@@ -1,0 +1,248 @@
+"""Choose among texts for an image and among images for a text: are captions understood?
+
+An item is right in `text_acc` if each image is closer to its own text than to the others, in
+`image_acc` if each text is closer to its own image, in `acc` if both hold; the names are those of
+CLIP_benchmark. Items of one image have `text_acc` alone. A tie is wrong.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipkit.analysis import metrics, similarity
+from clipkit.analysis.results import Row, choose_split, make_result
+from clipkit.base import console
+from clipkit.base.errors import ClipkitError, shorten
+from clipkit.datasets.items import Items
+from clipkit.features import compatibility
+from clipkit.features.history import History, history_entry
+from clipkit.features.model import FeatureFile, Floats, Int64, Split
+
+Bools = NDArray[np.bool_]
+
+MEASURES = ("text_acc", "image_acc", "acc")
+PERMUTATIONS, SEED = 200, 42
+SHOWN = 5  # names in a message
+
+
+def choose(
+    images: FeatureFile,
+    texts: FeatureFile,
+    items: Items,
+    split: str | None = None,
+    *,
+    control: tuple[FeatureFile, FeatureFile] | None = None,
+    common: bool = False,
+) -> FeatureFile:
+    """Count in how many items the right text and image are chosen: what `clipkit choose` reports.
+
+    `control` holds the same images and texts, embedded by an untrained model. With `common`, items
+    whose images the split lacks are left out, instead of refused.
+
+    Returns
+    -------
+    FeatureFile
+        A result with a row for each of MEASURES, its `split`, and each `category`, all items first:
+        the number of `items`, the share `accuracy` of right ones with a 95 % interval that counts
+        items of one image together (see `metrics.effective_rows`), the mean and the 95 % quantile
+        of `shuffle`, and the means of `chance` as `angle` and of `order_blind_ceiling`. The
+        predictions are texts: the right one or a wrong one.
+    """
+    split = choose_split(images, split)
+    items, rows = _find_images(images, split, items, common)
+    vectors = _vectors(images, texts, split, items, rows)
+    categories = [item.category for item in items.items]
+    right, shuffled = shuffle(*vectors, categories)
+    means = {"accuracy": right, "shuffled": shuffled.mean(axis=0)}
+    means["angle"] = chance(*vectors, [len(item.texts) for item in items.items])
+    means["ceiling"] = np.stack([order_blind_ceiling(items)] * len(right))
+    inputs = {"images": images.digest, "texts": texts.digest}
+    if control is not None:
+        compatibility.check_control(control[0], images, [split])
+        compatibility.check_same_images(control[0], images, [split])
+        vectors = _vectors(*control, split, items, rows)
+        means["accuracy_control"], draws = shuffle(*vectors, categories)
+        means["shuffled_control"] = draws.mean(axis=0)
+        inputs |= {"control images": control[0].digest, "control texts": control[1].digest}
+    unused = len(images.splits[split]) - len(np.unique(rows))
+    if unused:
+        console.note(f"{images.display_name}: {console.count(unused, 'image')} without item")
+    entry = history_entry(
+        "choose",
+        splits=[split],
+        items=items.source["items"],
+        common=common or None,
+        inputs=inputs | items.source.get("inputs", {}),
+    )
+    result = make_result(History([*images.history, *texts.history, entry]), [])
+    result.class_names = items.texts()
+    result.display_name = images.display_name
+    number_of = {text: number for number, text in enumerate(result.class_names)}
+    own, other = (np.array([number_of[item.texts[n]] for item in items.items]) for n in (0, 1))
+    ids = [item.id for item in items.items]
+    for measure, is_right in zip(MEASURES, right, strict=False):
+        predicted = np.where(is_right, own, other)[None]
+        result.splits[measure] = Split(labels=own, ids=ids, predicted=predicted)
+    result.set_rows(_rows(items, rows[:, 0], means, shuffled))
+    return result
+
+
+def _find_images(
+    images: FeatureFile, split: str, items: Items, common: bool
+) -> tuple[Items, Int64]:
+    """Return the items whose images are in a split, and the rows (N, I) of these images."""
+    where, ids = f"{images.display_name}: {split}", images.splits[split].ids
+    is_bundled = items.name == "shapes"
+    datasets = {str(data.get("name")) for data in images.history.datasets}
+    if is_bundled and datasets and items.name not in datasets:
+        raise ClipkitError(f"{where}: expected images of shapes, got those of {min(datasets)}")
+    if len(set(ids)) < len(ids):
+        raise ClipkitError(f"{where}: expected different ids")
+    row_of = _rows_by_name(ids)
+    found, kept = [], []
+    unknown: dict[str, int] = {}  # each once, in the order of the items
+    for item in items.items:
+        rows = []
+        for name in item.images:
+            rows.append(row_of.get(name, row_of.get(posixpath.splitext(name)[0], -1)))
+        if min(rows) >= 0:
+            found.append(rows)
+            kept.append(item)
+        elif not is_bundled:
+            unknown[item.images[rows.index(-1)]] = -1
+    if not kept or (unknown and not common):
+        hint = f"ids there look like {shorten(ids[0], 80)!r}; --common leaves such items out"
+        raise ClipkitError(
+            f"{where}: expected all images of items, lacks {_list([*unknown])}", hint
+        )
+    if unknown:
+        left_out = console.count(len(items.items) - len(kept), "item")
+        console.warn(f"{where}: {left_out} left out, without {_list([*unknown])}")
+    if len({len(item.images) for item in kept}) > 1:
+        raise ClipkitError(f"{items.name}: expected items of one image or of two, got both")
+    return items._replace(items=kept), np.array(found)
+
+
+def _rows_by_name(ids: Sequence[str]) -> dict[str, int]:
+    """Return the rows by their ids, and by these without their endings, or -1 for several rows."""
+    row_of: dict[str, int] = {}
+    for row, row_id in enumerate(ids):
+        stem = posixpath.splitext(row_id)[0]
+        row_of[stem] = -1 if stem in row_of else row
+    return row_of | {row_id: row for row, row_id in enumerate(ids)}
+
+
+def _list(names: Sequence[str]) -> str:
+    """List the first few names."""
+    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+    return ", ".join(repr(shorten(name, 80)) for name in names[:SHOWN]) + more
+
+
+def _vectors(
+    images: FeatureFile, texts: FeatureFile, split: str, items: Items, rows: Int64
+) -> tuple[Floats, Floats]:
+    """Return the unit vectors of the images (N, I, D) and the texts (N, T, D) of items.
+
+    The last text of an item also stands for those that it lacks.
+    """
+    compatibility.common_logit_scale(images, texts)
+    compatibility.check_widths(images, texts)
+    row_of = {text: row for row, text in enumerate(texts.texts or [])}
+    missing = [text for text in items.texts() if text not in row_of]
+    if missing:
+        raise ClipkitError(
+            f"{texts.display_name}: expected all texts of items, lacks {_list(missing)}",
+            "make them with: clipkit textembed --items TABLE",
+        )
+    most = max(len(item.texts) for item in items.items)
+    text_rows = []
+    for item in items.items:
+        padding = item.texts[-1:] * (most - len(item.texts))
+        text_rows.append([row_of[text] for text in item.texts + padding])
+    of_images = similarity.normalize(images.splits[split].features, images.display_name)
+    return of_images[rows], similarity.normalize(texts.features, texts.display_name)[text_rows]
+
+
+def shuffle(images: Floats, texts: Floats, categories: Sequence[str]) -> tuple[Bools, Bools]:
+    """Return what is right in M measures (M, N), and after S permutations of the images (S, M, N).
+
+    Images are permuted within a category of items. What is right then, the texts alone decide.
+    """
+    across = texts.swapaxes(1, 2)
+    random = np.random.RandomState(SEED)
+    numbers = np.unique(categories, return_inverse=True)[1]
+    by_category = np.argsort(numbers)
+    draws, order = [], np.empty_like(numbers)
+    with console.progress("shuffling images", "draws") as report_progress:
+        for draw in range(PERMUTATIONS):
+            order[by_category] = np.lexsort([random.uniform(size=len(numbers)), numbers])
+            draws.append(_is_right(images[order] @ across))
+            report_progress(draw + 1, PERMUTATIONS)
+    return _is_right(images @ across), np.stack(draws)
+
+
+def _is_right(cosines: Floats) -> Bools:
+    """Return whether cosines (N, I, T) are right in each measure (M, N)."""
+    own, other = cosines[:, 0, 0], cosines[:, 0, 1:].max(axis=1)
+    if cosines.shape[1] == 1:
+        return np.stack([own > other])
+    second, mixed = cosines[:, 1, 1], cosines[:, 1, 0]
+    text, image = (own > other) & (second > mixed), (own > mixed) & (second > other)
+    return np.stack([text, image, text & image])
+
+
+def chance(images: Floats, texts: Floats, counts: Sequence[int]) -> Floats:
+    """Return how often random directions are right for each item in each measure (M, N).
+
+    An image (N, 1, D) chooses each of its `counts` texts equally often. Two images are each closer
+    to the right one of two random texts with the probability angle / 2 pi, and two texts to their
+    images alike. Both is the share of a pyramid of these two angles in the sphere,
+    arcsin(sin(a / 2) sin(b / 2)) / pi. At right angles, these are 1/4, 1/4 and 1/6.
+    """
+    if images.shape[1] == 1:
+        return 1 / np.array([counts])
+    lengths = [np.linalg.norm(pair[:, 0] - pair[:, 1], axis=-1) for pair in (images, texts)]
+    sines = np.minimum(np.array(lengths) / 2, 1)  # of half the angles
+    return np.asarray(np.arcsin(np.vstack([sines, sines[0] * sines[1]])) / np.pi)
+
+
+def order_blind_ceiling(items: Items) -> Floats:
+    """Return how often a model that ignores the order of words can be right in each item (N,).
+
+    It chooses each of m texts of the same words equally often: 1 / m.
+    """
+    ceilings = []
+    for item in items.items:
+        words = [tuple(sorted(re.findall(r"\w+", text.casefold()))) for text in item.texts]
+        ceilings.append(1 / Counter(words)[words[0]])
+    return np.array(ceilings)
+
+
+def _rows(items: Items, images: Int64, means: dict[str, Floats], shuffled: Bools) -> list[Row]:
+    """Return a row for each measure and category, all items first. `images` (N,) are rows."""
+    categories = np.array([item.category for item in items.items])
+    groups = []
+    for name in dict.fromkeys(filter(None, categories.tolist())):
+        groups.append((name, np.flatnonzero(categories == name)))
+    if len(groups) != 1 or len(groups[0][1]) < len(images):  # else one category has all items
+        groups.insert(0, ("all", np.arange(len(images))))
+    rows: list[Row] = []
+    for number, measure in enumerate(MEASURES[: shuffled.shape[1]]):
+        for name, members in groups:
+            row: Row = {"split": measure, "category": name, "items": len(members)}
+            for column, values in means.items():
+                row[column] = float(values[number, members].mean())
+            right = means["accuracy"][number, members]
+            independent = metrics.effective_rows(right, images[members])
+            limits = metrics.wilson(row["accuracy"], independent)
+            row["accuracy_low"], row["accuracy_high"] = limits
+            draws = shuffled[:, number, members].mean(axis=1)
+            row["shuffled95"] = float(np.quantile(draws, 0.95))
+            rows.append(row)
+    return rows

@@ -1,0 +1,62 @@
+"""`clipkit choose`: whether a model tells the right text or image from hard negatives."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from clipkit.base.errors import UsageError
+from clipkit.commands._options import (
+    Control,
+    ControlTexts,
+    FirstSplit,
+    Images,
+    ItemTables,
+    Report,
+    Texts,
+    flag,
+    read_control,
+)
+
+
+def choose(
+    report: Report,
+    images: Images,
+    texts: Texts = "-",
+    items: ItemTables = None,
+    split: FirstSplit = None,
+    control: Control = None,
+    control_texts: ControlTexts = None,
+    common: Annotated[
+        bool, flag("--common", "Leave out items whose images are not in IMAGES.")
+    ] = False,
+) -> None:
+    """Report whether the right text is chosen for an image, and the right image for a text.
+
+    An item is an image with texts of which one is right, or two images with a text each. Beside
+    `accuracy` stand `shuffled`, what the texts alone give; `angle`, what random directions give;
+    and `ceiling`, what a model that ignores the order of words cannot exceed.
+
+    Example: clipkit textembed --items shapes | clipkit choose img.h5 - --items shapes
+    """
+    from clipkit import features
+    from clipkit.analysis import choices
+    from clipkit.analysis.results import choose_split
+    from clipkit.datasets.items import read_items
+    from clipkit.features.history import original_split
+
+    if not items:
+        raise UsageError("expected --items, got none", "--items shapes has bundled ones")
+    report.check_output(images, texts, control, control_texts, *items)
+    image_file = features.read(images, kinds=["images"])
+    chosen = choose_split(image_file, split)
+    if items == ["shapes"]:
+        chosen = original_split(image_file, chosen)
+    result = choices.choose(
+        image_file,
+        features.read(texts, kinds=["texts"]),
+        read_items(items, chosen),
+        split,
+        control=read_control(control, control_texts),
+        common=common,
+    )
+    report.show(result)

@@ -1,0 +1,172 @@
+"""Read items: images with texts to choose from, in tables or as benchmarks publish them."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from clipkit.base import console, files
+from clipkit.base.csv_rows import read_objects
+from clipkit.base.errors import ClipkitError, UsageError, shorten
+from clipkit.base.names import escape
+from clipkit.datasets.captions import MAX_BYTES, TABLES, clean, csv_objects, find_column
+from clipkit.datasets.rows import CAPTION_COLUMNS, as_text
+from clipkit.features.history import as_object
+
+COLUMNS = (("item",), ("image",), CAPTION_COLUMNS, ("correct",))
+HINT = "a table has the columns item,image,text,correct; SugarCrepe, ARO and Winoground are known"
+EXAMPLE = '{"item": "1", "image": "a.jpg", "text": "a cat", "correct": 1}'
+# Images, texts and category of the items of SugarCrepe, ARO (two forms) and Winoground, by a member
+# that no other form has
+FORMS = {
+    "negative_caption": ("filename", "caption negative_caption", ""),
+    "false_caption": ("image_path", "true_caption false_caption", "relation_name attributes"),
+    "caption_options": ("image", "caption caption_options", ""),
+    "caption_0": ("image_0 image_1", "caption_0 caption_1", "collapsed_tag"),
+}
+
+
+class Item(NamedTuple):
+    """One image with T texts, of which the first is right; or two images, each with its text."""
+
+    id: str
+    category: str  # "" without one
+    images: list[str]  # their ids
+    texts: list[str]
+
+
+class Items(NamedTuple):
+    """N items, and their source for the history."""
+
+    name: str  # what messages call the source
+    items: list[Item]
+    source: dict[str, Any]
+
+    def texts(self) -> list[str]:
+        """Return the different texts of all items."""
+        return list(dict.fromkeys(text for item in self.items for text in item.texts))
+
+
+def read_items(names: str | Sequence[str], split: str | None = None) -> Items:
+    """Read items from files and folders of files, or make those of `shapes`.
+
+    A table (.csv, .tsv, .jsonl) has a row for each image and text, and the columns `item`, `image`,
+    `text`, `correct` (1 or 0) and optionally `category`. Files of SugarCrepe, ARO and Winoground
+    (.json, .jsonl) are read as they are. Their categories are relations, attributes or tags, or
+    else the names of the files. The items of `shapes` are those of a `split`, or of all.
+    """
+    names = [names] if isinstance(names, str) else list(names)
+    name = ", ".join(map(escape, names))
+    source: dict[str, Any] = {"items": [escape(Path(path).name) for path in names]}
+    if names == ["shapes"]:
+        return Items(name, list(_shapes_items(split)), source)
+    items: dict[str, Item] = {}
+    digests, paths = [], list(map(Path, names))
+    for folder in filter(Path.is_dir, map(Path, names)):
+        paths.remove(folder)
+        paths += sorted(path for path in folder.iterdir() if path.suffix in TABLES)
+    for path in paths:
+        data = files.read_bytes(str(path), MAX_BYTES)
+        digests.append(files.digest(data))
+        for item in _read(data, path):
+            if item.id in items:
+                where = escape(str(path))
+                raise ClipkitError(f"{where}: expected different items, got {item.id!r} twice")
+            items[item.id] = item
+    if not items:
+        raise ClipkitError(f"{name}: expected items, got none", HINT)
+    source["inputs"] = {"items": files.digest(" ".join(digests).encode())}
+    return Items(name, list(items.values()), source)
+
+
+def _read(data: bytes, path: Path) -> Iterator[Item]:
+    """Yield the items of a file: of a table, or of a published form."""
+    name = escape(str(path))
+    objects = list(_objects(data, name, path.suffix))
+    if objects and "correct" in objects[0][1]:
+        yield from _table_items(objects, name)
+        return
+    if any("bbox_x" in content for _, content in objects):
+        console.note(f"{name}: ARO crops its images to boxes, which are not used here")
+    for key, content in objects:
+        where = f"{name}, {key}"
+        form = next((members for member, members in FORMS.items() if member in content), None)
+        if form is None:
+            got = shorten(", ".join(content) or "none", 200)
+            raise ClipkitError(f"{where}: expected a known item, got the members {got}", HINT)
+        values: list[list[Any]] = [[], [], []]
+        for column, members in zip(values, form, strict=True):
+            for value in filter(None, map(content.get, members.split())):
+                column += value if isinstance(value, list) else [value]
+        images, texts, category = values
+        item = f"{path.stem}/{content.get('id', key)}"
+        yield _item(item, " and ".join(map(str, category)) or path.stem, images, texts, where)
+
+
+def _objects(data: bytes, name: str, ending: str) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Yield the line, place or key of each object of a file, and the object."""
+    if ending not in TABLES:
+        raise UsageError(f"items: expected shapes or files {', '.join(TABLES)}, got {name}")
+    if ending == ".jsonl":
+        yield from read_objects(io.BytesIO(data), name, EXAMPLE)
+    elif ending != ".json":
+        yield from csv_objects(data, name, ending, COLUMNS)
+    else:
+        content = None
+        with contextlib.suppress(ValueError, RecursionError):  # else there are no items
+            content = json.loads(data)
+        pairs = enumerate(content) if isinstance(content, list) else as_object(content).items()
+        yield from ((key, as_object(value)) for key, value in pairs)
+
+
+def _table_items(objects: Iterable[tuple[Any, dict[str, Any]]], name: str) -> Iterator[Item]:
+    """Yield the items of a table, whose rows are pairs of an image and a text."""
+    rows_of: dict[str, list[list[str]]] = defaultdict(list)
+    for key, content in objects:
+        where = f"{name}, line {key}"
+        cells = [content[find_column(names, content, where)] for names in COLUMNS]
+        item, *row = [as_text(cell, where) for cell in (*cells, content.get("category"))]
+        if row[2] not in ("0", "1"):
+            raise ClipkitError(f"{where}: expected 1 or 0 in the column correct, got {row[2]!r}")
+        rows_of[item].append(row)
+    for item, rows in rows_of.items():
+        right = [row for row in rows if row[2] == "1"]
+        images, texts = ([row[column] for row in right] for column in (0, 1))
+        texts += [row[1] for row in rows]
+        where = f"{name}, item {shorten(item, 80)}"
+        if {row[0] for row in rows} != set(images) or len(set(images)) < len(images):
+            raise ClipkitError(f"{where}: expected one right text for each image, got others")
+        yield _item(item, rows[0][3], images, texts, where)
+
+
+def _item(
+    name: str, category: str, images: Sequence[Any], texts: Iterable[Any], where: str
+) -> Item:
+    """Return an item, each of its texts once, if it has as many images and texts as it must."""
+    different = list(dict.fromkeys(clean(as_text(text, where), where) for text in texts))
+    is_pair = len(images) == len(different) == 2
+    if not is_pair and not (len(images) == 1 < len(different) and all(different)):
+        got = f"{console.count(len(images), 'image')} and {console.count(len(different), 'text')}"
+        expected = "an image with two different texts or more, or two images with a text each"
+        raise ClipkitError(f"{where}: expected {expected}, got {got}")
+    ids = [escape(as_text(image, where).removeprefix("./")) for image in images]
+    return Item(escape(name), " ".join(category.split()), ids, different)
+
+
+def _shapes_items(split: str | None) -> Iterator[Item]:
+    from clipkit.datasets.registry import shapes
+    from clipkit.shapes.attributes import items
+
+    for name, images in shapes(None).splits.items():
+        if split in (None, name):
+            rows = np.array(images.ids, np.int64)
+            for category, row, *texts in items(rows, split=name, seed=0):
+                row_id = images.ids[row]
+                yield Item(f"{category}/{row_id}", category, [row_id], texts)
