@@ -117,6 +117,8 @@ SPLIT_OFF = $(if $(wildcard $(DATASET)/.),$(if $(wildcard $(SPLITS:%=$(DATASET)/
 TABLE = $(if $(filter shapes,$(DATASET)),shapes)
 WORDS = $(if $(filter shapes,$(DATASET)),prompts/attributes/shapes.tsv)
 ATTRIBUTES = $(if $(filter shapes,$(DATASET)),outline pattern colour)
+CAPTIONS = $(if $(filter shapes,$(DATASET)),shapes)
+ITEMS = $(if $(filter shapes,$(DATASET)),shapes)
 RESULTS = results
 SEEDS := 42 1 2 3 4
 SETS := generic16 generic32 generic99 generic205 generic415
@@ -129,7 +131,7 @@ HIGH_RESOLUTION := imagenette tiny-imagenet food101
 DATASETS := cifar10 cifar100 $(HIGH_RESOLUTION)
 CHAPTERS := chapter2 chapter3 chapter4 chapter5 chapter6
 
-TARGETS := $(CHAPTERS) layers resolution high-resolution tour
+TARGETS := $(CHAPTERS) chapter7 layers resolution high-resolution tour
 .PHONY: thesis $(TARGETS)
 thesis: $(CHAPTERS)  ## Run all chapters (MODEL=... DATASET=...)
 chapter2:  ## Run the supervised baseline and zero-shot classification
@@ -137,6 +139,7 @@ chapter3:  ## Probe the logits of class-agnostic prompts and measure their entro
 chapter4:  ## Vary temperature, classifier, prompts and image resolution
 chapter5:  ## Cluster image embeddings and logits
 chapter6:  ## Measure attributes, calibration and few shots (TABLE=... WORDS=...)
+chapter7:  ## Retrieve captions, and choose among texts (CAPTIONS=... ITEMS=...)
 layers:  ## Probe every layer of a model (TABLE=... ATTRIBUTES="... ...")
 resolution:  ## Probe the same images at several sizes (SIZES="32 64 128")
 tour:  ## Run the pipeline once, with pictures: embeddings, zero-shot, 32 prompts, attributes
@@ -145,14 +148,18 @@ GOALS := $(filter $(TARGETS),$(patsubst thesis,$(CHAPTERS),$(MAKECMDGOALS)))
 # Refuse unknown variables, since a misspelt DATASET would run all data sets. Refuse spaces, since
 # make would take a path with a space for two targets.
 VARIABLES := MODEL DATASET ROOT LIMIT SPLIT_OFF PRECISION DEVICE UNTRAINED TABLE WORDS ATTRIBUTES \
-  RESULTS SEEDS SETS PROMPTS SIZES EXPECTED SAME_AS VENV PYTHON INSTALLED
+  CAPTIONS ITEMS RESULTS SEEDS SETS PROMPTS SIZES EXPECTED SAME_AS VENV PYTHON INSTALLED
 unknown := $(strip $(foreach name,$(filter-out $(VARIABLES),$(.VARIABLES)),\
   $(if $(findstring command line,$(origin $(name))),$(name))))
 ifneq ($(and $(GOALS),$(unknown)),)
 $(error unknown variable $(firstword $(unknown)); known: $(VARIABLES))
 endif
 $(if $(GOALS),$(foreach name,MODEL DATASET ROOT LIMIT SPLIT_OFF PRECISION DEVICE UNTRAINED TABLE \
-  WORDS RESULTS PROMPTS EXPECTED,$(if $(word 2,$($(name))),$(error $(name): expected no space, got $($(name))))))
+  WORDS CAPTIONS ITEMS RESULTS PROMPTS EXPECTED,$(if $(word 2,$($(name))),$(error $(name): expected no space, got $($(name))))))
+
+ifneq ($(filter chapter7,$(GOALS)),)
+$(if $(CAPTIONS)$(ITEMS),,$(error chapter7: expected CAPTIONS=... or ITEMS=..., got none))
+endif
 
 # The slug of a model or data set is its part in the folder's name: the last part of a path or of a
 # Hub id. The slash of a name such as ViT-B/32 becomes a hyphen.
@@ -182,7 +189,7 @@ data-sets: | $(INSTALLED)
 else
 # Run a separate make for the folder of each control, and then for the model's.
 SHARED := MODEL DATASET ROOT LIMIT SPLIT_OFF PRECISION DEVICE UNTRAINED TABLE WORDS ATTRIBUTES \
-  SEEDS SETS PROMPTS SIZES EXPECTED SAME_AS HIGH_RESOLUTION CONTROLS
+  CAPTIONS ITEMS SEEDS SETS PROMPTS SIZES EXPECTED SAME_AS HIGH_RESOLUTION CONTROLS
 export $(SHARED)
 export PATH := $(abspath $(BIN)):$(PATH)
 # Two commands run at a time, unless -j says otherwise. A folder's first command embeds the images,

@@ -140,6 +140,21 @@ $(OUT)/%.calibrate.h5: $(OUT)/%.h5 ; clipkit calibrate $< -t 1,model -f -o $@
 $(OUT)/%.shots.h5: $(OUT)/%.h5
 	clipkit probe $< --classifier logreg --shots 1,2,4,8,16 --repeat 5 -f -o $@
 
+# Chapter 7. Whether images and captions find each other (CAPTIONS), and whether an image finds its
+# text among texts that differ in a word or in the order of words (ITEMS).
+FILES_chapter7 := $(if $(CAPTIONS),retrieve.h5 retrieve.png) $(if $(ITEMS),choose.h5 choose.png)
+
+REFERENCE := $(if $(SEED),,$(firstword $(CONTROLS)))
+AGAINST = $(if $(REFERENCE),--control $(REFERENCE)/img.h5 --control-texts $(REFERENCE)/$1.h5)
+$(OUT)/captions.h5: $(wildcard $(CAPTIONS)) $(OUT)/table
+	clipkit textembed --captions $(CAPTIONS) $(MODEL_OPTIONS) -f -o $@
+$(OUT)/items.h5: $(wildcard $(ITEMS)) $(OUT)/table
+	clipkit textembed --items $(ITEMS) $(MODEL_OPTIONS) -f -o $@
+$(OUT)/retrieve.h5: $(OUT)/img.h5 $(OUT)/captions.h5
+	clipkit retrieve $(strip $^ --gap $(call AGAINST,captions)) -f -o $@
+$(OUT)/choose.h5: $(OUT)/img.h5 $(OUT)/items.h5
+	clipkit choose $(strip $^ --items $(ITEMS) $(call AGAINST,items)) -f -o $@
+
 # Layers. The same SVM on the hidden states of each layer, for the class and for each of ATTRIBUTES,
 # which TABLE must have. One pass embeds all layers. Only then it is known how many there are.
 FILES_layers := img.svm.h5 layers.class.stamp $(ATTRIBUTES:%=layers.%.stamp) $(if $(SEED),,layers.png)
@@ -199,6 +214,8 @@ $(OUT)/classifiers.png: $(foreach name,svm logreg,$(OUT)/generic32.logits.$(name
 	clipkit plot temperature $^ -f -o $@
 $(OUT)/spectrum.png: $(SETS:%=$(OUT)/%.h5) ; clipkit plot spectrum $^ -f -o $@
 $(OUT)/attributes.png: $(OUT)/img.attributes.h5 ; clipkit plot attributes $< -f -o $@
+$(OUT)/retrieve.png: $(OUT)/retrieve.h5 ; clipkit plot retrieve $< -f -o $@
+$(OUT)/choose.png: $(OUT)/choose.h5 ; clipkit plot choose $< -f -o $@
 $(OUT)/variance.png: $(OUT)/img.variance.h5 ; clipkit plot variance $< -f -o $@
 $(OUT)/reliability.png: $(OUT)/classes.logits.h5 ; clipkit plot reliability $< -t 1,model -f -o $@
 $(OUT)/shots.png: $(OUT)/img.shots.h5 $(OUT)/classes.logits.zeroshot.h5 $(OUT)/table \
@@ -220,7 +237,8 @@ REPORT = clipkit report $(strip $(OUT) $(CONTROLS:%=--control %) --expected $(EX
 SET_FILES := $(foreach set,$(sort $(SETS) generic32 generic415 food32),\
   $(addprefix $(set).,h5 logits.h5 whitened.h5))
 SIZE_FILES := $(SIZES:%=px%.h5) $(SIZES:%=px%.logits.h5)
-FEATURES := $(addprefix $(OUT)/,img.h5 classes.h5 classes.logits.h5 words.h5 $(SET_FILES) \
+FEATURES := $(addprefix $(OUT)/,img.h5 classes.h5 classes.logits.h5 words.h5 captions.h5 items.h5 \
+  $(SET_FILES) \
   $(SIZE_FILES))
 .SECONDARY: $(FEATURES)
 .PHONY: results
@@ -242,7 +260,7 @@ endif
 SETTINGS := $(strip MODEL=$(MODEL:%/=%) DATASET=$(DATASET:%/=%) ROOT=$(ROOT) LIMIT=$(LIMIT) \
   PRECISION=$(PRECISION) $(addprefix SPLIT_OFF=,$(SPLIT_OFF)))
 TABLE_SETTINGS := $(strip TABLE=$(TABLE) WORDS=$(WORDS) UNTRAINED=$(UNTRAINED) \
-  $(if $(SAME_AS),SAME_AS=$(SAME_AS)))
+  $(CAPTIONS:%=CAPTIONS=%) $(ITEMS:%=ITEMS=%) $(if $(SAME_AS),SAME_AS=$(SAME_AS)))
 ifneq ($(RECORDED),$(SETTINGS))
 $(if $(and $(RECORDED),$(wildcard $(OUT)/img*.h5)),\
   $(error $(OUT)/settings: expected $(SETTINGS), got $(RECORDED); \
