@@ -349,6 +349,21 @@ def test_a_table_and_words_reach_chapter_6(make, tmp_path):
     assert sum("--table shapes" in line for line in bundled) == 2
 
 
+def test_captions_and_items_reach_chapter_7_with_the_control(make, tmp_path):
+    (tmp_path / "c.tsv").touch()
+    variables = {"CAPTIONS": tmp_path / "c.tsv", "ITEMS": tmp_path / "items", "UNTRAINED": 7}
+    lines = commands(make("-n", "chapter7", out=tmp_path, **variables).stdout)
+    texts = [line for line in lines if line.startswith("clipkit textembed")]
+    assert sum(f"--captions {tmp_path}/c.tsv" in line for line in texts) == 2  # and the control's
+    assert sum(f"--items {tmp_path}/items" in line for line in texts) == 2
+    control = f"--control {tmp_path}/{CONTROL}"
+    for verb, file in (("retrieve", "captions"), ("choose", "items")):
+        line = [line for line in lines if line.startswith(f"clipkit {verb}")][-1]
+        assert f"{control}/img.h5 --control-texts {tmp_path}/{CONTROL}/{file}.h5" in line
+    done = make("-n", "chapter7", out=tmp_path, check=False)
+    assert "expected CAPTIONS=... or ITEMS=..., got none" in done.stderr
+
+
 def test_layers_are_probed_for_the_class_and_for_attributes_of_the_table(make, tmp_path):
     (tmp_path / "t.csv").touch()
     variables = {"TABLE": tmp_path / "t.csv", "ATTRIBUTES": "sex age"}
