@@ -128,7 +128,6 @@ def test_a_damaged_image_is_a_placeholder_with_its_reason(photos):
 
 
 @pytest.mark.exhaustive
-@pytest.mark.long
 def test_noise_stays_within_the_budget():
     noise = np.random.default_rng(0).integers(0, 256, (1200, 200, 200, 3), np.uint8)
     data = datasets.ImageDataset.from_array(noise, np.zeros(1200))
@@ -491,7 +490,6 @@ def visible(page: Any) -> int:
     return int(page.locator(".album-images > li:visible").count())
 
 
-@pytest.mark.long
 def test_a_page_filters_and_counts(page, shapes_album):
     count = page.locator(".album-count")
     assert count.inner_text() == "24 of 60 images shown"
@@ -511,7 +509,6 @@ def test_a_page_filters_and_counts(page, shapes_album):
 
 
 @pytest.mark.exhaustive
-@pytest.mark.long
 def test_a_page_sorts_by_score(page, shapes_album):
     page.get_by_label("Order").select_option("rising")
     scores = page.eval_on_selector_all(
@@ -526,7 +523,6 @@ def test_a_page_sorts_by_score(page, shapes_album):
 
 
 @pytest.mark.exhaustive
-@pytest.mark.long
 def test_a_page_is_used_by_keyboard_and_fits_a_phone(page):
     page.locator("#album-true").focus()
     for name in ("true", "predicted", "outcome", "value", "order"):
@@ -541,7 +537,6 @@ def test_a_page_is_used_by_keyboard_and_fits_a_phone(page):
 
 
 @pytest.mark.exhaustive
-@pytest.mark.long
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_album_has_no_accessibility_fault(page, scheme):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is missing")
@@ -550,7 +545,6 @@ def test_the_album_has_no_accessibility_fault(page, scheme):
     assert [(violation["id"], violation["impact"]) for violation in found] == []
 
 
-@pytest.mark.long
 def test_names_are_text_in_a_browser(browser, photos, tmp_path):
     shown = collect([logits(IDS), result(WRONG, IDS)], [], photos)
     (tmp_path / "report.html").write_text(render(shown), encoding="utf-8")
@@ -567,7 +561,6 @@ def test_names_are_text_in_a_browser(browser, photos, tmp_path):
     tab.close()
 
 
-@pytest.mark.long
 def test_a_cell_of_the_confusion_leads_to_its_images(
     browser: Any, photos: datasets.Dataset, tmp_path: Path
 ) -> None:

@@ -273,7 +273,6 @@ def test_words_that_do_not_fit(tmp_path, change, code, message):
     assert message in (fails(*line, exit_code=code) if code else ok(*line).stderr)
 
 
-@pytest.mark.long
 def test_the_row_of_the_class_is_what_zeroshot_and_probe_report(world, tmp_path):
     words = tmp_path / "words.h5"
     ok("textembed", "--classes", world / "img.h5", "--model", "tiny", "-o", words)

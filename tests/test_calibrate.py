@@ -175,7 +175,6 @@ def test_the_error_of_a_model_that_is_always_90_percent_sure_and_so_often_right(
 
 
 @pytest.mark.exhaustive
-@pytest.mark.long
 def test_five_percent_of_calibrated_models_exceed_the_null():
     rng = np.random.default_rng(0)
     confidence = rng.beta(4, 2, 400)

@@ -55,7 +55,6 @@ def results_copy(thesis_results: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(thesis_results, tmp_path / "copy" / thesis_results.name))
 
 
-@pytest.mark.long
 def test_a_dry_run_of_the_thesis_reads_like_its_method(make, tmp_path):
     variables = {"DATASET": "", "MODEL": NAME, "LIMIT": "", "PRECISION": "", "SEEDS": "42"}
     text = make("-n", "thesis", out=tmp_path, **variables).stdout
@@ -134,7 +133,6 @@ def test_higher_resolution_is_skipped_for_other_data_sets(dataset, is_skipped, m
 
 
 @pytest.mark.exhaustive
-@pytest.mark.long
 @pytest.mark.parametrize("slash", ["", "/"])
 def test_a_second_run_does_nothing(slash, thesis_results, make, tiny_clip_dir):
     before = states(thesis_results)
@@ -144,7 +142,6 @@ def test_a_second_run_does_nothing(slash, thesis_results, make, tiny_clip_dir):
 
 
 @pytest.mark.exhaustive
-@pytest.mark.long
 def test_neither_jobs_nor_order_change_a_file(thesis_results, make, tmp_path):
     folder = tmp_path / thesis_results.name
     make("chapter5", out=tmp_path)
@@ -156,7 +153,6 @@ def test_neither_jobs_nor_order_change_a_file(thesis_results, make, tmp_path):
 
 
 @pytest.mark.exhaustive
-@pytest.mark.long
 def test_a_missing_result_is_made_again_and_nothing_else(thesis_results, results_copy, make):
     out = results_copy.parent
     (results_copy / "generic16.logits.svm.h5").unlink()
@@ -171,7 +167,6 @@ def test_a_missing_result_is_made_again_and_nothing_else(thesis_results, results
 
 
 @pytest.mark.exhaustive
-@pytest.mark.long
 def test_a_changed_prompt_file_is_embedded_again_with_what_follows(results_copy, make):
     os.utime(results_copy / "generic415.h5", (0, 0))  # the prompts are newer
     lines = commands(make("-n", "thesis", out=results_copy.parent).stdout)
@@ -180,7 +175,6 @@ def test_a_changed_prompt_file_is_embedded_again_with_what_follows(results_copy,
 
 
 @pytest.mark.exhaustive
-@pytest.mark.long
 def test_other_settings_are_refused(thesis_results, make):
     out = thesis_results.parent
     done = make("chapter2", out=out, LIMIT=50, check=False)
@@ -210,7 +204,6 @@ def test_unknown_variables_and_spaces_are_refused(variables, message, make, tmp_
 
 
 @pytest.mark.exhaustive
-@pytest.mark.long
 def test_settings_may_be_corrected_until_there_are_embeddings_or_layers(make, tmp_path):
     assert make("chapter5", out=tmp_path, LIMIT="many", check=False).returncode == 2
     assert "clipkit embed digits --limit 60" in make("-n", "chapter5", out=tmp_path).stdout
@@ -220,7 +213,6 @@ def test_settings_may_be_corrected_until_there_are_embeddings_or_layers(make, tm
 
 
 @pytest.mark.exhaustive
-@pytest.mark.long
 def test_a_report_of_another_control_is_made_again(thesis_results, results_copy, make):
     out = results_copy.parent
     shutil.copytree(thesis_results.with_name(CONTROL), out / CONTROL)
@@ -318,7 +310,6 @@ def test_help_lists_every_target_that_a_user_may_name():
     assert named <= listed | {"trained"}
 
 
-@pytest.mark.long
 def test_resolution_ends_with_a_picture_and_paired_differences(make, tmp_path):
     variables = {"MODEL": "tiny", "DATASET": "shapes", "LIMIT": 200, "UNTRAINED": 7}
     make("resolution", out=tmp_path, **variables)
@@ -373,7 +364,6 @@ def test_layers_are_probed_for_the_class_and_for_attributes_of_the_table(make, t
 
 
 @pytest.mark.exhaustive
-@pytest.mark.long
 def test_layers_are_embedded_in_one_pass_and_probed(make, tmp_path):
     text = make("layers", "-j2", out=tmp_path, UNTRAINED=7).stdout
     folder, control = tmp_path / "tiny-clip-digits", tmp_path / CONTROL
@@ -400,7 +390,6 @@ def test_layers_are_embedded_in_one_pass_and_probed(make, tmp_path):
 
 
 @pytest.mark.exhaustive
-@pytest.mark.long
 def test_the_environment_is_made_once_for_all_data_sets(make, tmp_path):
     python, venv, log = tmp_path / "python", tmp_path / "venv", tmp_path / "log"
     python.write_text(
@@ -418,7 +407,6 @@ def test_the_environment_is_made_once_for_all_data_sets(make, tmp_path):
 
 
 @pytest.mark.exhaustive
-@pytest.mark.long
 def test_one_data_set_that_fails_does_not_stop_the_others(make, fork_server, tmp_path):
     (tmp_path / "venv" / "bin").mkdir(parents=True)
     script, log = tmp_path / "venv" / "bin" / "clipkit", tmp_path / "log"
@@ -448,7 +436,6 @@ def write_photos(photos: Path) -> None:
 
 
 @pytest.mark.exhaustive
-@pytest.mark.long
 def test_a_chapter_with_feature_files_and_without_images_ends_without_the_album(make, tmp_path):
     write_photos(tmp_path / "photos")
     there, here = tmp_path / "there", tmp_path / "here"
@@ -476,7 +463,6 @@ def test_a_chapter_with_feature_files_and_without_images_ends_without_the_album(
 
 
 @pytest.mark.exhaustive
-@pytest.mark.long
 def test_an_interrupted_run_continues_where_it_stopped(thesis_results, make, tmp_path):
     line = make("-n", "chapter3", out=tmp_path).args
     line.remove("-n")
@@ -500,7 +486,6 @@ def test_an_interrupted_run_continues_where_it_stopped(thesis_results, make, tmp
 
 
 @pytest.mark.exhaustive
-@pytest.mark.long
 @pytest.mark.parametrize(("command", "target"), [("probe", "img.svm.h5"), ("report", "report.md")])
 def test_a_failed_command_leaves_no_target(
     command, target, thesis_results, make, fork_server, tmp_path
@@ -521,7 +506,6 @@ def test_a_failed_command_leaves_no_target(
 
 
 @pytest.mark.exhaustive
-@pytest.mark.long
 def test_skipped_images_do_not_stop_a_chapter(make, tmp_path):
     for split in ("train", "test"):
         write_photos(tmp_path / "data" / split)
@@ -532,7 +516,6 @@ def test_skipped_images_do_not_stop_a_chapter(make, tmp_path):
 
 
 @pytest.mark.exhaustive
-@pytest.mark.long
 def test_chapters_of_a_folder_without_splits_score_the_same_fifth_of_its_images(make, tmp_path):
     write_photos(tmp_path / "photos")
     photos = {"DATASET": f"{tmp_path}/photos/", "LIMIT": "", "out": tmp_path / "results"}
@@ -551,7 +534,6 @@ def test_chapters_of_a_folder_without_splits_score_the_same_fifth_of_its_images(
     assert "ROOT=/elsewhere LIMIT= PRECISION=fp32 SPLIT_OFF=test=0.2, got" in refused.stderr
 
 
-@pytest.mark.long
 def test_cifar100_has_the_f1_of_classes_and_superclasses_and_their_confusions(make, tmp_path):
     lines = (ROOT / "prompts" / "groups" / "cifar100-superclasses.tsv").read_text().splitlines()
     rng = np.random.default_rng(0)

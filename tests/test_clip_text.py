@@ -79,7 +79,6 @@ def test_embeddings_have_the_bits_of_transformers(changes, precision, tmp_path):
     assert_bits_equal(folder, precision)
 
 
-@pytest.mark.long
 def test_a_full_size_model_has_the_bits_of_transformers(vit_b32_dir):
     assert_bits_equal(vit_b32_dir, "fp32")
 

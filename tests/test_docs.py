@@ -61,7 +61,6 @@ def programs(fork_server: ForkServer) -> Path:
 
 
 @pytest.mark.whole
-@pytest.mark.long
 @pytest.mark.parametrize(
     "pages",
     [
@@ -80,7 +79,6 @@ def test_console_examples_print_what_the_page_shows(pages, programs, tmp_path):
     assert run.returncode == 0, run.stderr
 
 
-@pytest.mark.long
 def test_an_example_of_every_command_prints_what_its_page_shows(programs, tmp_path):
     """The first of each page runs, and what makes its files."""
     needed, files = [], set()
@@ -139,7 +137,6 @@ def test_a_table_may_be_as_wide_as_its_numbers():
 
 
 @pytest.mark.whole
-@pytest.mark.long
 @pytest.mark.parametrize("page", [page for page in PAGES if fenced(page, "sh")], ids=name)
 def test_other_commands_run_on_what_is_at_hand(page, programs, tmp_path):
     (tmp_path / "prompts").symlink_to(ROOT / "prompts")

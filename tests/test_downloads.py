@@ -376,7 +376,6 @@ def write_archives(folder: Path) -> list[Path]:
 
 
 @pytest.mark.exhaustive
-@pytest.mark.long
 def test_the_thesis_downloads_its_data_sets_and_continues_a_download_that_was_killed(
     server, make, fork_server, tmp_path, monkeypatch
 ):

@@ -81,7 +81,6 @@ def pooled(states: list[torch.Tensor], pool: str, prefix: int) -> np.ndarray:
     return torch.cat(rows, dim=1).numpy()
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("pool", ["cls", "mean"])
 def test_hidden_states_are_those_of_plain_transformers(zoo, pool):
     prefix = PREFIX.get(zoo.name, 0)
@@ -103,7 +102,6 @@ def test_hidden_states_are_those_of_plain_transformers(zoo, pool):
     assert not {"embedding", "logit_scale"} & default.details.keys()
 
 
-@pytest.mark.long
 def test_the_final_norm_is_that_of_the_library(zoo):
     if zoo.name == "radio":
         with pytest.raises(UsageError, match="expected a model that normalises all tokens"):
@@ -128,7 +126,6 @@ def test_the_final_norm_is_that_of_the_library(zoo):
     np.testing.assert_array_equal(rows, expected.numpy())
 
 
-@pytest.mark.long
 def test_half_precision_is_close_and_packed_layers_are_read(zoo):
     plain = load(zoo, precision="bf16")
     half = load(zoo, precision="bf16", layers="all", pool="mean")

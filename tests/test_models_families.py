@@ -245,7 +245,6 @@ def test_a_processor_that_does_not_fit_naflex_is_refused_in_one_line(change, mes
 
 
 @pytest.mark.exhaustive
-@pytest.mark.long
 @pytest.mark.parametrize("has_head", [True, False])
 def test_the_vision_tower_of_naflex_alone(has_head, tmp_path):
     config = transformers.Siglip2VisionConfig(

@@ -454,7 +454,6 @@ def all_good(tmp_path) -> Path:
 
 
 @pytest.mark.exhaustive
-@pytest.mark.long
 def test_parts_that_run_at_once_publish_one_file(fork_server, all_good, tmp_path):
     files = set()
     for attempt in range(5):
@@ -471,7 +470,6 @@ def test_parts_that_run_at_once_publish_one_file(fork_server, all_good, tmp_path
 
 
 @pytest.mark.exhaustive
-@pytest.mark.long
 def test_a_part_killed_between_any_two_changes_to_the_disk_is_continued(
     fork_server, all_good, tmp_path
 ):

@@ -299,7 +299,6 @@ def accuracy(*commands: list[object]) -> float:
     return float(rows(report)[-1]["acc1"])
 
 
-@pytest.mark.long
 def test_the_two_controls_of_shapes(world):
     """Groups that were dealt to classes are still learned from the classes; rows are not."""
     groups = ["relabel", world / "img.h5", "--groups", GROUPS / "shapes-outlines.tsv"]
@@ -312,7 +311,6 @@ def test_the_two_controls_of_shapes(world):
     assert accuracy(control, probe) == pytest.approx(0.064, abs=0.015)
 
 
-@pytest.mark.long
 def test_zeroshot_by_class_by_outline_and_by_pattern(world, tmp_path):
     logits = tmp_path / "by-class.h5"
     ok("textembed", "--classes", world / "img.h5", "--model", "tiny", "-o", tmp_path / "words.h5")

@@ -69,7 +69,6 @@ def test_links_in_code_stay(tmp_path):
 
 
 @pytest.mark.exhaustive
-@pytest.mark.long
 def test_the_site_is_whole_and_loads_nothing_from_elsewhere(tmp_path):
     pytest.importorskip("zensical", reason="zensical is not installed: pip install '.[site]'")
     first = website.build(tmp_path)
@@ -98,7 +97,6 @@ def test_the_site_is_whole_and_loads_nothing_from_elsewhere(tmp_path):
 
 
 @pytest.mark.exhaustive
-@pytest.mark.long
 @pytest.mark.parametrize("link", ["[a](nowhere.md)", "[a](commands/embed.md#nowhere)"])
 def test_a_broken_link_is_an_error(tmp_path, monkeypatch, link):
     pytest.importorskip("zensical", reason="zensical is not installed: pip install '.[site]'")
@@ -114,7 +112,6 @@ def test_a_broken_link_is_an_error(tmp_path, monkeypatch, link):
 
 
 @pytest.mark.exhaustive
-@pytest.mark.long
 def test_the_site_has_no_serious_fault_of_accessibility_and_keys_reach_its_code(
     browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -130,7 +130,6 @@ def compiled(tiny_clip_dir, tmp_path_factory) -> Iterator[models.Encoder]:
 
 
 @pytest.mark.exhaustive
-@pytest.mark.long
 def test_compiled_gives_what_eager_gives(compiled, tiny_clip_dir, images):
     eager = load(tiny_clip_dir)
     assert eager.details == {**compiled.details, "compile": False}
@@ -141,7 +140,6 @@ def test_compiled_gives_what_eager_gives(compiled, tiny_clip_dir, images):
 
 
 @pytest.mark.exhaustive
-@pytest.mark.long
 def test_padding_does_not_change_rows(compiled, images):
     pixels = compiled.preprocess(images)
     batch = compiled.encode_images(pixels[:4])
@@ -164,7 +162,6 @@ def test_a_note_says_that_compiling_failed(tiny_clip_dir, tmp_path, monkeypatch,
 
 
 @pytest.mark.exhaustive
-@pytest.mark.long
 def test_pytorch_leaves_no_folder_in_tmpdir(tmp_path):
     cache = tmp_path / "cache"
     temporary = tmp_path / "temporary"

@@ -141,7 +141,6 @@ def test_the_accuracies_are_ordered_as_in_clip(model, tokenizer):
 
 
 @pytest.mark.exhaustive
-@pytest.mark.long
 def test_the_untrained_control_knows_little(model, tokenizer):
     torch.manual_seed(0)
     control = CLIPModel(model.config).float().eval()
@@ -165,7 +164,6 @@ def training() -> Iterator[Any]:
 
 
 @pytest.mark.exhaustive
-@pytest.mark.long
 def test_training_again_gives_the_same_weights_also_after_interruptions(tmp_path, training):
     recipe = training.Recipe(seed=3, samples=8 * 16, batch=16, warmup=2)
     digest = training.train(tmp_path / "whole", recipe)
