@@ -30,7 +30,7 @@ ADJECTIVES = "round straight thin dark bright open closed tall slanted curved sm
 # fixtures that start processes or write many models
 LONG_FIXTURES = {"browser", "dual", "fork_server", "make", "zoo"}
 # fixtures that take more than ten seconds
-EXHAUSTIVE_FIXTURES = {"thesis_results", "vit_b32_dir", "world"}
+EXHAUSTIVE_FIXTURES = {"thesis_results", "vit_b32_dir"}
 SAMPLE = 2  # of the long cases of a test in `make test`
 Tiers = dict[str, list[str]]
 TIERS = pytest.StashKey[Tiers]()
@@ -233,13 +233,3 @@ def class_logits_h5(work: Path, img_h5: Path, model_options: list[object]) -> Pa
     ok("textembed", "--classes", img_h5, *model_options, "-o", work / "classes.h5")
     ok("logits", img_h5, work / "classes.h5", "-o", work / "class-logits.h5")
     return work / "class-logits.h5"
-
-
-@pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """2,000 + 2,000 embeddings of `shapes` by `tiny`, in img.h5, and by its control, control.h5."""
-    folder = tmp_path_factory.mktemp("world")
-    data = ("shapes", "--limit", 2000, "--model", "tiny", "--precision", "fp32")
-    ok("embed", *data, "-o", folder / "img.h5")
-    ok("embed", *data, "--untrained", 7, "-o", folder / "control.h5")
-    return folder

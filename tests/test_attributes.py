@@ -273,12 +273,9 @@ def test_words_that_do_not_fit(tmp_path, change, code, message):
     assert message in (fails(*line, exit_code=code) if code else ok(*line).stderr)
 
 
-def test_the_row_of_the_class_is_what_zeroshot_and_probe_report(world, tmp_path):
-    words = tmp_path / "words.h5"
-    ok("textembed", "--classes", world / "img.h5", "--model", "tiny", "-o", words)
-    (row,) = rows(ok("attributes", world / "img.h5", words).stdout)
-    ok("logits", world / "img.h5", words, "-o", tmp_path / "l.h5")
-    (zeroshot,) = rows(ok("zeroshot", tmp_path / "l.h5", "--split", "test").stdout)
-    probe = rows(ok("probe", world / "img.h5", "--classifier", "logreg").stdout)[-1]
+def test_the_row_of_the_class_is_what_zeroshot_and_probe_report(img_h5, class_logits_h5, work):
+    (row,) = rows(ok("attributes", img_h5, work / "classes.h5").stdout)
+    (zeroshot,) = rows(ok("zeroshot", class_logits_h5, "--split", "test").stdout)
+    probe = rows(ok("probe", img_h5, "--classifier", "logreg").stdout)[-1]
     assert row["zeroshot"] == zeroshot["mean_per_class_recall"]
     assert row["probe"] == probe["mean_per_class_recall"]

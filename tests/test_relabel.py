@@ -10,13 +10,12 @@ import factories
 import numpy as np
 import pytest
 from factories import fails_with, feature_file, result_file, write_feature_file
-from shell import fails, ok, rows
+from shell import fails, ok
 
 from clipkit.analysis.relabeling import use_groups
 from clipkit.features import FeatureFile, Split, read, write
 from clipkit.features.annotations import read_annotations, read_attribute
 
-GROUPS = Path(__file__).parents[1] / "prompts" / "groups"
 TABLE = "id,split,colour,size\n"
 for split in ("train", "test"):
     for row, (colour, size) in enumerate(
@@ -288,39 +287,6 @@ def test_shuffled_groups_keep_their_sizes():
     draws = [use_groups(images, list("xxxyyyyz"), seed) for seed in range(5)]
     assert len({tuple(file.splits["test"].labels.tolist()) for file in draws}) > 1
     assert all(file.class_names == ["x", "y", "z"] for file in draws)
-
-
-def accuracy(*commands: list[object]) -> float:
-    """Return acc1 of the last of several piped commands."""
-    data = None
-    for command in commands[:-1]:
-        data = ok(*command, stdin=data).stdout_bytes
-    report = ok(*commands[-1], stdin=data).stdout
-    return float(rows(report)[-1]["acc1"])
-
-
-def test_the_two_controls_of_shapes(world):
-    """Groups that were dealt to classes are still learned from the classes; rows are not."""
-    groups = ["relabel", world / "img.h5", "--groups", GROUPS / "shapes-outlines.tsv"]
-    probe = ["probe", "--classifier", "logreg"]
-    assert accuracy(groups, probe) == pytest.approx(0.937, abs=0.015)
-    dealt = [accuracy([*groups, "--shuffle", "--seed", seed], probe) for seed in (1, 2)]
-    assert 0.38 < min(dealt) <= max(dealt) < 0.48
-    assert accuracy(["relabel", world / "img.h5", "--shuffle"], probe) < 0.025
-    control = ["relabel", world / "control.h5", *groups[2:]]
-    assert accuracy(control, probe) == pytest.approx(0.064, abs=0.015)
-
-
-def test_zeroshot_by_class_by_outline_and_by_pattern(world, tmp_path):
-    logits = tmp_path / "by-class.h5"
-    ok("textembed", "--classes", world / "img.h5", "--model", "tiny", "-o", tmp_path / "words.h5")
-    ok("logits", world / "img.h5", tmp_path / "words.h5", "-o", logits)
-    zeroshot = ["zeroshot", "--split", "test"]
-    assert accuracy([*zeroshot, logits]) == pytest.approx(0.6485, abs=0.01)
-    for groups, expected in (("outlines", 0.943), ("patterns", 0.685)):
-        file = GROUPS / f"shapes-{groups}.tsv"
-        grouped = accuracy(["relabel", logits, "--groups", file], zeroshot)
-        assert grouped == pytest.approx(expected, abs=0.01)
 
 
 def test_the_table_of_shapes_agrees_with_its_classes():
