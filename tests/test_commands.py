@@ -216,22 +216,6 @@ def test_standard_input_is_read_once(line):
     assert "expected only one file on standard input" in fails(*line, exit_code=2)
 
 
-@pytest.mark.long
-def test_an_ensemble_normalises_averages_and_normalises(img_h5, model_options, tmp_path):
-    templates = ["a photo of a {}", "the digit {}"]
-    (tmp_path / "both.txt").write_text("\n".join(templates))
-    embeddings = []
-    for template in (*templates, tmp_path / "both.txt"):
-        options = ("--template", template, *model_options, "-o", tmp_path / "t.h5", "--force")
-        ok("textembed", "--classes", img_h5, *options)
-        file = read(tmp_path / "t.h5")
-        embeddings.append(normalize(file.features))
-    first, second, ensemble = embeddings
-    np.testing.assert_allclose(ensemble, normalize(first + second), atol=1e-6)
-    np.testing.assert_allclose(file.features, ensemble, atol=1e-6)
-    assert file.class_index.tolist() == list(range(10))
-
-
 def test_logits_are_cosines_whatever_the_order_of_arguments(img_h5, txt_h5, logits_h5, tmp_path):
     images, texts = read(img_h5), read(txt_h5)
     expected = normalize(images.splits["test"].features) @ normalize(texts.features).T
@@ -307,16 +291,6 @@ def test_info_of_a_file_names_its_content_and_history(logits_h5):
     commands = [field.split()[1] for field in info if re.fullmatch(r"\d \w+", field)]
     assert commands == ["embed", "textembed", "logits"]
     assert "limit 120" in info["1 embed dataset draw"]
-
-
-@pytest.mark.parametrize("format", ["table", "tsv", "csv", "json"])
-def test_every_format_holds_the_same_number(format, logits_h5):
-    text = ok("entropy", logits_h5, "--format", format).stdout
-    exact = float(rows(ok("entropy", logits_h5).stdout)[0]["mean_confidence"])
-    if format == "json":
-        assert json.loads(text)[0]["mean_confidence"] == pytest.approx(exact)
-    else:
-        assert (f"{100 * exact:.2f}" if format == "table" else f"{exact:.8g}") in text
 
 
 @pytest.mark.parametrize(

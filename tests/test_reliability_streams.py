@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from factories import refused, unchanged, write_feature_file
-from shell import clipkit, ok, shell
+from shell import ok, shell
 
 from clipkit.base import console, tables
 from clipkit.features import read
@@ -266,19 +266,6 @@ def test_machine_formats_round_numbers_alike(capsys):
     assert shown[0].replace("\t", ",") == shown[1]
     values = {"acc1": 0.396, "C": 1e-10, "n": 3, "b": True, "x": 0.33333333, "y": None}
     assert json.loads(shown[2]) == [values]
-
-
-def test_info_as_json_leaves_nothing_out(tmp_path):
-    names = [f"class {i}" for i in range(100)]
-    history = [{"command": "x", "values": list(range(100)), "tau": 0.123456789}]
-    attributes, datasets = {"history": history}, {"class_names": names}
-    path = write_feature_file(tmp_path / "x.h5", attributes=attributes, datasets=datasets)
-    (description,) = json.loads(clipkit("info", path, "--format", "json").stdout)
-    assert description["class_names"] == names
-    assert description["history"] == history
-    expected = {"rows": 6, "features": [6, 4], "predicted": None, "labels": True}
-    assert description["splits"] == {"train": expected, "test": expected}
-    assert "(95 more)" in clipkit("info", path).stdout
 
 
 def test_a_bar_on_a_terminal_has_a_count_and_a_rate_and_is_erased(monkeypatch, capsys):
