@@ -133,15 +133,6 @@ def test_higher_resolution_is_skipped_for_other_data_sets(dataset, is_skipped, m
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("slash", ["", "/"])
-def test_a_second_run_does_nothing(slash, thesis_results, make, tiny_clip_dir):
-    before = states(thesis_results)
-    done = make("thesis", out=thesis_results.parent, MODEL=f"{tiny_clip_dir}{slash}")
-    assert commands(done.stdout) == []
-    assert states(thesis_results) == before
-
-
-@pytest.mark.exhaustive
 def test_neither_jobs_nor_order_change_a_file(thesis_results, make, tmp_path):
     folder = tmp_path / thesis_results.name
     make("chapter5", out=tmp_path)
@@ -153,10 +144,14 @@ def test_neither_jobs_nor_order_change_a_file(thesis_results, make, tmp_path):
 
 
 @pytest.mark.exhaustive
-def test_a_missing_result_is_made_again_and_nothing_else(thesis_results, results_copy, make):
+def test_a_missing_result_is_made_again_and_nothing_else(
+    thesis_results, results_copy, make, tiny_clip_dir
+):
     out = results_copy.parent
     (results_copy / "generic16.logits.svm.h5").unlink()
-    assert verbs(make("thesis", out=out).stdout) == ["probe", "report", "report"]
+    same_model = f"{tiny_clip_dir}/"
+    made = verbs(make("thesis", out=out, MODEL=same_model).stdout)
+    assert made == ["probe", "report", "report"]
     for seed in (42, 1):  # one command makes the results of all seeds
         (results_copy / f"img.cluster-{seed}.h5").unlink()
     assert verbs(make("thesis", out=out).stdout) == ["cluster", "plot", "report", "report"]
@@ -528,10 +523,6 @@ def test_chapters_of_a_folder_without_splits_score_the_same_fifth_of_its_images(
     text = (out / "report.md").read_text()
     assert numbers(tables(text)["img.svm.h5"]["accuracy (%)"])[0] == 100
     assert "left out" not in text
-
-    refused = make("chapter2", **photos, ROOT="/elsewhere", check=False)
-    assert refused.returncode == 2
-    assert "ROOT=/elsewhere LIMIT= PRECISION=fp32 SPLIT_OFF=test=0.2, got" in refused.stderr
 
 
 def test_cifar100_has_the_f1_of_classes_and_superclasses_and_their_confusions(make, tmp_path):

@@ -396,11 +396,3 @@ def test_rows_travel_to_another_process_and_no_others_do(form, tmp_path):
     taken = pickle.loads(message)
     assert taken.source.fingerprint() == images.source.take(rows).fingerprint()
     assert np.array_equal(taken.image(3), images.image(153))
-
-
-def test_shards_are_joined_only_when_all_are_finished(tmp_path):
-    with (
-        checkpoint.open_whole(tmp_path / "partial", {"all": numbers(25)}, {}) as opened,
-        pytest.raises(AssertionError, match="expected every shard to be finished"),
-    ):
-        opened.join()

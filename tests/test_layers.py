@@ -15,7 +15,7 @@ from factories.zoo import VISION_ZOO, load, read_vision_model, write_vision_mode
 from shell import fails, ok
 from transformers import AutoImageProcessor
 
-from clipkit import datasets, embedding, features, models
+from clipkit import features, models
 from clipkit.base.errors import UsageError
 from clipkit.features.history import identities, provenance
 from clipkit.models.hub import TINY
@@ -236,39 +236,6 @@ def test_one_pass_over_several_layers_gives_the_files_of_each(tmp_path):
     assert {key: model.get(key) for key in expected} == expected
     ok(*command, "--layer", 2, "-o", tmp_path / "named{layer}.h5")
     assert (tmp_path / "named2.h5").exists()
-
-
-@pytest.mark.long
-def test_a_run_that_published_only_some_layers_continues(tmp_path, monkeypatch):
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    whole.mkdir()
-    broken.mkdir()
-    data = datasets.load(["digits"], limit=30)
-    encoder = load("tiny", layers=[0, 2, 4])
-    embedding.embed_images(data, encoder, str(whole / "l{layer}.h5"))
-    assert sorted(contents(whole)) == ["l0.h5", "l2.h5", "l4.h5"]
-    output = str(broken / "l{layer}.h5")
-    write = features.write
-
-    def write_first(name, file, **options):
-        if str(name).endswith("l2.h5"):
-            raise OSError("disk full")
-        write(name, file, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(features, "write", write_first)
-        with pytest.raises(OSError, match="disk full"):
-            embedding.embed_images(data, encoder, output)
-    assert (broken / "l0.h5").exists()
-    with pytest.raises(UsageError, match="belongs to another run"):
-        embedding.embed_images(data, load("tiny", layers=[0, 2]), output)
-    (broken / "l2.h5").write_bytes(b"mine")
-    with pytest.raises(UsageError, match=r"l2\.h5 exists"):
-        embedding.embed_images(data, encoder, output)
-    assert (broken / "l2.h5").read_bytes() == b"mine"
-    (broken / "l2.h5").unlink()
-    embedding.embed_images(data, encoder, output)
-    assert contents(broken) == contents(whole)
 
 
 EMBED = ("embed", "digits", "--limit", 10, "-m", "tiny")
