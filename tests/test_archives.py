@@ -440,16 +440,6 @@ def test_wordnet_ids_of_every_source_get_the_names_of_a_class_index(labelled, tm
 # Parquet
 
 
-def test_parquet_gives_paths_labels_and_class_names(tmp_path):
-    data = datasets.load(write_hf(tmp_path / "pets"))
-    assert (data.name, data.class_names) == ("pets", CLASSES)
-    train, test = data.splits["train"], data.splits["test"]
-    assert (train.ids, test.ids) == ([f"{i}.png" for i in range(5)], ["5.png"])
-    assert red_values(train) == [0, 1, 2, 3, 4]
-    assert train.labels.tolist() == [0, 1, 2, 0, 1]
-    assert str(tmp_path) not in json.dumps(data.details)
-
-
 def test_ids_are_rows_where_a_path_is_missing_or_there_twice(tmp_path):
     for paths in ([None, "a"], ["a", "a"], ["", "a"]):
         path = write_parquet(tmp_path / "x.parquet", [png(1), png(2)], paths)

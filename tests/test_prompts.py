@@ -119,22 +119,6 @@ def test_prompts_are_bounded_before_they_are_made(call, message):
     assert parse(LONG[1:]).texts == [LONG[1:]]
 
 
-@pytest.mark.parametrize(
-    ("text", "texts", "lines"),
-    [
-        ("a\nA\nb", ["a", "A", "b"], [1, 2, 3]),
-        ("# a hash\n// strokes\n", ["# a hash", "// strokes"], [1, 2]),  # no comments
-        ("\n  \t\na\n\nb\n\n", ["a", "b"], [3, 5]),
-    ],
-)
-def test_only_blank_lines_are_dropped(text, texts, lines):
-    parsed = parse(text)
-    assert (parsed.texts, parsed.lines) == (texts, lines)
-    blank = text.count("\n") - len(texts)
-    warnings = [f"mine.txt: {blank} blank lines dropped"] if blank > 0 else []
-    assert parsed.warnings() == warnings
-
-
 def test_duplicates_are_kept_with_a_warning():
     parsed = parse("a\n\nb\n a \nb\na")
     assert parsed.texts == ["a", "b", "a", "b", "a"]
@@ -304,14 +288,6 @@ def test_the_readme_lists_every_file_with_its_size():
 def test_the_length_of_embeddings_does_not_overflow(size):
     rows = np.array([[3, 4], [1, 0]], np.float32)
     assert np.allclose(similarity.normalize(rows * np.float32(size)), [[0.6, 0.8], [1, 0]])
-
-
-def test_a_normalised_row_depends_on_no_other_row_of_its_block():
-    rows = np.random.default_rng(0).standard_normal((200, 512)).astype(np.float32)
-    alone = similarity.normalize(rows)
-    with_a_long_one = similarity.normalize(np.concatenate([rows, rows[:1] * np.float32(1e20)]))
-    assert alone.dtype == np.float32
-    np.testing.assert_array_equal(with_a_long_one[:-1], alone)
 
 
 def test_a_word_salad_has_the_words_and_lengths_of_its_prompts():

@@ -485,14 +485,6 @@ def shared(X: Any, X_eval: Any) -> int:
     return splitting.count_shared_rows(splitting.hash_rows(X), X_eval)
 
 
-@pytest.mark.parametrize("shared", [0, 1, 7])
-def test_an_image_that_is_fitted_and_scored_is_a_warning(shared, capsys):
-    evaluate_grid(both(shared), ProbeSpec("knn"))
-    err = capsys.readouterr().err
-    message = f"warning: {shared} of 100 images of test were also fitted"
-    assert (message in err) == (shared > 0)
-
-
 def test_a_copy_within_the_only_split_is_found_between_fitted_and_held_out_rows(capsys):
     file = both(0)
     rows = file.splits["train"].take([*range(100), *range(100)])
