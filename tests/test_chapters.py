@@ -1,7 +1,5 @@
 """The Makefile's chapters, run as a user runs them: what is made, kept, made again and refused."""
 
-from __future__ import annotations
-
 import itertools
 import os
 import re
@@ -24,33 +22,33 @@ ROOT = Path(__file__).parents[1]
 CONTROL = "tiny-clip-untrained7-digits"
 
 
-def lines_of(text: str) -> list[str]:
+def lines_of(text):
     """Return the lines of a session, each with those that continue it."""
     return re.sub(r"\\\n  (  )?", "", text).splitlines()
 
 
-def commands(text: str) -> list[str]:
+def commands(text):
     """Return the lines that run clipkit, some of them for every seed or layer."""
     return [line for line in lines_of(text) if re.search(r"\bclipkit ", line)]
 
 
-def verbs(text: str) -> list[str]:
+def verbs(text):
     """Return the last command of each line."""
     return [re.findall(r"\bclipkit (\w+)", line)[-1] for line in commands(text)]
 
 
-def states(folder: Path) -> dict[str, tuple[int, int]]:
+def states(folder):
     """Return what changes when a file is written again."""
     return {path.name: (path.stat().st_mtime_ns, path.stat().st_ino) for path in folder.iterdir()}
 
 
-def assert_same_files(folder: Path, expected: Path) -> None:
+def assert_same_files(folder, expected):
     for path in folder.glob("*.h5"):
         assert path.read_bytes() == (expected / path.name).read_bytes(), path.name
 
 
 @pytest.fixture
-def results_copy(thesis_results: Path, tmp_path: Path) -> Path:
+def results_copy(thesis_results, tmp_path):
     """A copy of the results that a test may change; its parent holds nothing else."""
     return Path(shutil.copytree(thesis_results, tmp_path / "copy" / thesis_results.name))
 
@@ -419,7 +417,7 @@ def test_one_data_set_that_fails_does_not_stop_the_others(make, fork_server, tmp
     assert "# data sets are downloaded unless they are there: cifar10 170 MB, " in done.stdout
 
 
-def write_photos(photos: Path) -> None:
+def write_photos(photos):
     """Write ten dark and ten light images of noise."""
     rng = np.random.default_rng(0)
     for name in ("dark", "light"):

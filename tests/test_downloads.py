@@ -1,7 +1,5 @@
 """Downloads of data sets from a local server: complete or not at all, and never twice."""
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import gzip
@@ -13,20 +11,18 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from factories import fails_with
 from factories.miniatures import idx, write_cifar, write_tiny_imagenet
-from factories.server import BLOCK, FileServer, serving
+from factories.server import BLOCK, serving
 from shell import environment
 from torchvision.datasets import CIFAR10, FashionMNIST
 
 from clipkit import datasets
 from clipkit.datasets import downloads, registry
-from clipkit.datasets.dataset import Dataset
 from clipkit.datasets.downloads import Download
 
 TOP = "tiny-imagenet-200"
@@ -34,7 +30,7 @@ ZIP = f"{TOP}.zip"
 
 
 @pytest.fixture
-def server(monkeypatch, tmp_path) -> Iterator[FileServer]:
+def server(monkeypatch, tmp_path):
     """A server on this machine in place of the hosts of the data sets."""
     monkeypatch.setattr(downloads, "PAUSE_SECONDS", 0.0)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
@@ -43,38 +39,38 @@ def server(monkeypatch, tmp_path) -> Iterator[FileServer]:
         yield running
 
 
-def publish(server: FileServer, padding: int) -> Download:
+def publish(server, padding):
     """Serve a small Tiny ImageNet in the form of the published one."""
     top = write_tiny_imagenet(server.root / TOP)
     (top / "padding").write_bytes(os.urandom(padding))
     return download_of(server, Path(shutil.make_archive(str(top), "zip", server.root, TOP)))
 
 
-def download_of(server: FileServer, path: Path) -> Download:
+def download_of(server, path):
     return Download(f"{server.url}/{path.name}", md5_of(path))
 
 
-def md5_of(path: Path) -> str:
+def md5_of(path):
     return hashlib.md5(path.read_bytes()).hexdigest()
 
 
 @pytest.fixture
-def published(server, monkeypatch) -> bytes:
+def published(server, monkeypatch):
     """A Tiny ImageNet that clipkit downloads from the server."""
     download = publish(server, 30_000)
     monkeypatch.setattr(registry, "TINY_IMAGENET", download)
     return (server.root / ZIP).read_bytes()
 
 
-def names_in(folder: Path) -> list[str]:
+def names_in(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def load(root: Path) -> Dataset:
+def load(root):
     return datasets.load("tiny-imagenet", root=root)
 
 
-def write_part(root: Path, data: bytes) -> Path:
+def write_part(root, data):
     """Write what an earlier run downloaded."""
     root.mkdir()
     (root / f"{ZIP}.part").write_bytes(data)
@@ -240,7 +236,7 @@ app(prog_name="clipkit")
 """
 
 
-def start_embed(folder: Path, archive: Download) -> subprocess.Popen[str]:
+def start_embed(folder, archive):
     words = ["embed", "tiny-imagenet", "--root", folder / "root", "--limit", 8, "--model", "tiny"]
     words += ["-f", "-o", folder / f"{time.monotonic_ns()}.h5"]
     line = [sys.executable, "-c", PATCHED.format(archive=archive), *map(str, words)]

@@ -1,10 +1,6 @@
 """Hidden states of towers: each is what the library passes from one layer to the next."""
 
-from __future__ import annotations
-
 import re
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -33,21 +29,21 @@ DUAL = {"clip": clips.tiny_clip, "siglip": clips.tiny_siglip}
 
 
 @pytest.fixture(scope="module", params=[*VISION_ZOO, *DUAL])
-def zoo(request, tmp_path_factory) -> Path:
+def zoo(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("zoo") / request.param
     if request.param in DUAL:
         return DUAL[request.param](folder)
     return write_vision_model(folder, request.param)
 
 
-def image_tower(folder: Path) -> Any:
+def image_tower(folder):
     """Return the image tower by plain transformers, without a projection."""
     if folder.name in DUAL:
         return transformers.AutoModel.from_pretrained(folder).vision_model.eval()
     return read_vision_model(folder)
 
 
-def run(model: Any, folder: Path, image: Any, **options: Any) -> Any:
+def run(model, folder, image, **options):
     """Return what a tower of plain transformers returns for an image."""
     processor = AutoImageProcessor.from_pretrained(folder)
     pixels = processor(images=image, return_tensors="pt")["pixel_values"]
@@ -58,12 +54,12 @@ def run(model: Any, folder: Path, image: Any, **options: Any) -> Any:
         return model(pixel_values=pixels, **options)
 
 
-def states_by_transformers(folder: Path, image: Any) -> list[torch.Tensor]:
+def states_by_transformers(folder, image):
     """Return the hidden states 0..n of an image; a hook reads the last, which may be normed."""
     model = image_tower(folder)
     layers = [m for m in model.modules() if LAYER_CLASSES.search(type(m).__name__)]
     layers = [m for m in layers if type(m) is type(layers[-1])]
-    last: list[Any] = []
+    last = []
     layers[-1].register_forward_hook(lambda _layer, _inputs, output: last.append(output))
     outputs = run(model, folder, image, output_hidden_states=True)
     states = [*outputs.hidden_states[:-1], last[0]]
@@ -71,7 +67,7 @@ def states_by_transformers(folder: Path, image: Any) -> list[torch.Tensor]:
     return states
 
 
-def pooled(states: list[torch.Tensor], pool: str, prefix: int) -> np.ndarray:
+def pooled(states, pool, prefix):
     if states[0].ndim == 4:
         rows = [state.mean(dim=(-2, -1)) for state in states]
     elif pool == "cls":
@@ -278,7 +274,7 @@ def test_a_layer_of_texts_needs_a_layer_and_has_no_pool():
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory) -> Path:
+def small(tmp_path_factory):
     """Embeddings, hidden states and unprojected features of the same images, and texts."""
     folder = tmp_path_factory.mktemp("small")
     for name, options in {

@@ -1,9 +1,5 @@
 """The images of a feature file's rows: how a data set is read, and matched by its name and ids."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import pytest
 from factories import fails_with, refused
 from PIL import Image
@@ -16,7 +12,7 @@ from clipkit.features import FeatureFile, read
 
 
 @pytest.fixture
-def manifest(tmp_path: Path) -> Path:
+def manifest(tmp_path):
     """A manifest of four images whose columns have names of their own."""
     lines = ["file,species,part"]
     for number in range(4):
@@ -27,7 +23,7 @@ def manifest(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def embedded(manifest: Path) -> FeatureFile:
+def embedded(manifest):
     columns = ("--path-column", "file", "--label-column", "species", "--split-column", "part")
     ok("embed", manifest, *columns, "--model", "tiny", "-o", manifest.parent / "a.h5")
     return read(manifest.parent / "a.h5")

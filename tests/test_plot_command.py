@@ -1,16 +1,10 @@
 """`clipkit plot`: every picture as a user draws it, and what each refuses."""
 
-from __future__ import annotations
-
 import re
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from factories import MODEL, random_features, result_file, saved, split, write_feature_file
-from numpy.typing import NDArray
 from PIL import Image
 from shell import clipkit, fails, ok
 
@@ -33,7 +27,7 @@ PICTURES = {
 
 
 @pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory):
     """Make small logits of two classes, and what the commands make of them."""
     folder = tmp_path_factory.mktemp("plots")
     rows = split("test", 20) | {"test/features": random_features(20, 3, seed=5) / 10}
@@ -78,11 +72,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def images_of(n: int) -> dict[str, NDArray[np.float32]]:
+def images_of(n):
     return {"test/features": random_features(n, 4)}
 
 
-def draw(folder: Path, out: Path, *words: str) -> bytes:
+def draw(folder, out, *words):
     """Draw a picture of files in the folder and return its bytes."""
     paths = [folder / word if (folder / word).exists() else word for word in words]
     ok("plot", *paths, "-f", "-o", out)
@@ -303,7 +297,7 @@ def test_a_source_names_each_part_once_and_shortens_long_lists():
     assert results.source_label(files[0]) == "a on shapes, prompts: generic32.txt"
 
 
-def finding(draw: Callable[..., Any], counts: list[list[int]], groups: str | None = None) -> str:
+def finding(draw, counts, groups=None):
     """Return the title of the picture of a confusion matrix (true, predicted)."""
     true, predicted = np.indices(np.shape(counts)).reshape(2, -1).repeat(np.ravel(counts), axis=1)
     names = ["cat", "dog", "car"][: len(counts)]

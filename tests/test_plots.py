@@ -1,11 +1,7 @@
 """Figures: what they hold (scales, lines, labels, values), and the bytes that they are saved as."""
 
-from __future__ import annotations
-
 import math
 import tempfile
-from collections.abc import Sequence
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -37,51 +33,51 @@ RNG = np.random.default_rng(42)
 
 
 @pytest.fixture
-def low_resolution(monkeypatch: pytest.MonkeyPatch) -> None:
+def low_resolution(monkeypatch):
     """Save pictures faster."""
     monkeypatch.setattr("clipkit.plots.style.DPI", 40)
 
 
-def png(fig: Figure) -> bytes:
+def png(fig):
     with tempfile.NamedTemporaryFile(suffix=".png") as file:
         plots.save(fig, file.name)
         return file.read()
 
 
-def odd_names(n: int) -> list[str]:
+def odd_names(n):
     return [f"{ODD_NAMES[i % 10]}{i if i >= 10 else ''}" for i in range(n)]
 
 
-def texts(fig: Figure) -> list[str]:
+def texts(fig):
     """Return everything that is written on a figure."""
     return [text.get_text() for text in fig.findobj(matplotlib.text.Text)]
 
 
-def tick_texts(axis: matplotlib.axis.Axis) -> list[str]:
+def tick_texts(axis):
     return [label.get_text() for label in axis.get_ticklabels()]
 
 
-def first_x(lines: Sequence[Any]) -> list[float]:
+def first_x(lines):
     return [line.get_xdata()[0] for line in lines]
 
 
 def sweep(
-    label: str = "svm, C = 1, test",
-    accuracy: Sequence[float] = (0.63, 0.29, 0.64, 0.51),
-    entropy: Sequence[float] = (2.8957, 3.4656, 3.4206, 3.4649),
-) -> Sweep:
+    label="svm, C = 1, test",
+    accuracy=(0.63, 0.29, 0.64, 0.51),
+    entropy=(2.8957, 3.4656, 3.4206, 3.4649),
+):
     width = np.array([0.01, 0.02, 0.03, 0.04])
     return Sweep(label, TAU, accuracy, entropy, accuracy - width, accuracy + width)
 
 
-def layer_curve(label: str, depth: int = 4) -> LayerCurve:
+def layer_curve(label, depth=4):
     shares = np.linspace(0, 1, depth + 1)
     trained = LayerPoints(range(depth + 1), shares, shares - 0.1, shares + 0.1, (0.9, 0.8, 1.0))
     control = LayerPoints([0, depth], [0.1, 0.2], [0.1, 0.1], [0.1, 0.3], seeds=2)
     return LayerCurve(label, depth, 0.1, trained, control)
 
 
-def examples() -> dict[str, Figure]:
+def examples():
     """Draw one of each, always the same."""
     rng = np.random.default_rng(0)
     names = odd_names(10)

@@ -1,10 +1,7 @@
 """`relabel`: attributes from tables, groups of classes, shuffled labels."""
 
-from __future__ import annotations
-
 import json
 import re
-from pathlib import Path
 
 import factories
 import numpy as np
@@ -24,29 +21,29 @@ for split in ("train", "test"):
         TABLE += f"{row}.png,{split},{colour},{size}\n"
 
 
-def saved(folder: Path, kind: str = "images") -> Path:
+def saved(folder, kind="images"):
     return write_feature_file(folder / f"{kind}.h5", kind)
 
 
-def table(folder: Path, text: str | bytes = TABLE, ending: str = "csv") -> Path:
+def table(folder, text=TABLE, ending="csv"):
     path = folder / f"table.{ending}"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return path
 
 
-def column(folder: Path, *values: object) -> str:
+def column(folder, *values):
     """Write a table of one attribute, `size`, and return its path."""
     lines = ["id,size", *(f"{row}.png,{value}" for row, value in enumerate(values))]
     return str(table(folder, "\n".join(lines)))
 
 
-def numbered(*ids: str) -> FeatureFile:
+def numbered(*ids):
     """Return images with ids in the split `all`."""
     split = Split(np.eye(len(ids), dtype=np.float32), ids=list(ids))
     return FeatureFile("images", splits={"all": split})
 
 
-def relabeled(source: Path, *words: object) -> FeatureFile:
+def relabeled(source, *words):
     output = source.with_name("out.h5")
     ok("relabel", source, *words, "-o", output, "--force")
     return read(output)

@@ -1,10 +1,5 @@
 """Inputs that are valid but do not mean what the command needs."""
 
-from __future__ import annotations
-
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
 from factories import MODEL, random_features, refused, unchanged, write_feature_file
@@ -14,11 +9,11 @@ from clipkit.features import read
 
 
 @pytest.fixture
-def logits(tmp_path: Path) -> Path:
+def logits(tmp_path):
     return write_feature_file(tmp_path / "logits.h5", "logits")
 
 
-def made_by(**model: Any) -> dict[str, Any]:
+def made_by(**model):
     return {"attributes": {"history": [{"command": "embed", "model": {**MODEL, **model}}]}}
 
 

@@ -1,7 +1,5 @@
 """Streams: broken pipes, disks and terminals behind standard output, FIFOs, failing pipelines."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -30,20 +28,20 @@ KINDS = {"img": "images", "txt": "texts", "logits": "logits", "result": "result"
 
 
 @pytest.fixture
-def inputs(tmp_path) -> Path:
+def inputs(tmp_path):
     """A folder with a small file of each kind."""
     for name, kind in KINDS.items():
         write_feature_file(tmp_path / f"{name}.h5", kind)
     return tmp_path
 
 
-def write_other_classes(path: Path) -> None:
+def write_other_classes(path):
     """Write texts whose classes are not those of the images, which costs a warning."""
     write_feature_file(path, "texts", datasets={"class_names": ["cat", "fox"]})
 
 
 @pytest.fixture
-def once(inputs) -> bytes:
+def once(inputs):
     """The file that `logits` writes."""
     ok("logits", inputs / "img.h5", inputs / "txt.h5", "-o", inputs / "once.h5")
     return (inputs / "once.h5").read_bytes()
@@ -143,7 +141,7 @@ def test_a_device_as_output_is_written_and_stays(fork_server, inputs):
     assert Path("/dev/null").is_char_device()
 
 
-def on_terminal(folder: Path, *words: str) -> tuple[int, str]:
+def on_terminal(folder, *words):
     """Run clipkit on a terminal, and return its exit code and what the terminal shows."""
     terminal, slave = pty.openpty()
     streams = {"stdin": slave, "stdout": slave, "stderr": slave}

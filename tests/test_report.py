@@ -1,7 +1,5 @@
 """`clipkit report` on folders made by hand: published figures, controls, what is left out."""
 
-from __future__ import annotations
-
 import re
 import shutil
 from dataclasses import replace
@@ -16,7 +14,6 @@ from factories.results import (
     NAME,
     RUN,
     SPLITS,
-    Table,
     numbers,
     tables,
     write_baseline,
@@ -36,14 +33,14 @@ from clipkit.report import blocks, expected, of_files, of_folder, steps
 WHERE = "command=probe dataset=cifar100 features=embeddings classifier=svm C=1"
 
 
-def write_table(folder: Path, *rows: str) -> Path:
+def write_table(folder, *rows):
     """Write a table of published figures, from rows without their section."""
     path = folder / "figures.tsv"
     path.write_text(HEADER + "".join(f"A study\t{row}\n" for row in rows))
     return path
 
 
-def measure(folder: Path, *rows: str, control: Path | None = None) -> Table:
+def measure(folder, *rows, control=None):
     """Return the rows of the tables of a page with published figures."""
     controls = ["--control", control] if control else []
     table = write_table(folder, *rows)
@@ -131,7 +128,7 @@ def test_the_command_may_say_which_published_model_and_data_set_results_are_of(t
         assert "expected model=NAME or dataset=NAME" in line
 
 
-def unwrap(text: str) -> str:
+def unwrap(text):
     return " ".join(text.replace("\\", "").split())
 
 

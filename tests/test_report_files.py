@@ -1,12 +1,8 @@
 """`clipkit report` on any files: what stands together, what is compared, what is left out."""
 
-from __future__ import annotations
-
 import html
 import re
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -24,9 +20,7 @@ from clipkit.report.tables import RESULT_COLUMNS
 HOSTILE = "<b>|x|`$*_[a](b)\x1b\n"
 
 
-def write_result(
-    path: Path, right: int, seed: int = 0, runs: int = 1, labels: Any = LABELS, **model: Any
-) -> Path:
+def write_result(path, right, seed=0, runs=1, labels=LABELS, **model):
     """Write a result of a probe with `right` of 200 test rows right."""
     dataset = model.pop("dataset", DATASET)
     embed = {"command": "embed", "model": MODEL | model, "dataset": dataset}
@@ -82,7 +76,7 @@ def test_the_main_result_is_the_one_with_a_control_and_is_compared_with_it(tmp_p
     assert "It is above the untrained control (20.00 %)" in page
 
 
-def summary(folder: Path, *files: Path) -> str:
+def summary(folder, *files):
     """Return the summary of the page of files, as text."""
     ok("report", *files, "-f", "-o", folder / "page.html")
     page = (folder / "page.html").read_text().replace("\xa0", " ")
@@ -149,7 +143,7 @@ def test_the_best_of_several_runs_is_the_main_result_and_says_how_it_was_chosen(
     assert "The control's run is the best of its runs, too." in summary(tmp_path, a, u)
 
 
-def write_runs(path: Path, right: Sequence[int], **model: Any) -> Path:
+def write_runs(path, right, **model):
     """Write a result with a run for each number of right rows, from the smallest C."""
     parts = [read(write_result(path, n, n, **dict(model))) for n in right[:1]]
     for n in right[1:]:

@@ -1,11 +1,6 @@
 """Thumbnails of a feature file's images, in the Parquet that other tools look at."""
 
-from __future__ import annotations
-
 import io
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -18,7 +13,7 @@ from clipkit.datasets.matching import thumbnail
 from clipkit.features import FeatureFile, Split, history_entry, parquet, read, write
 
 
-def folder(path: Path, count: int = 6) -> Path:
+def folder(path, count=6):
     """Make a folder of test images 300 x 200 with metadata, each of another grey."""
     exif = Image.Exif()
     exif[0x010F] = "a secret camera"
@@ -32,7 +27,7 @@ def folder(path: Path, count: int = 6) -> Path:
     return path
 
 
-def embedded(path: Path, dataset: str, ids: Sequence[str], **entry: Any) -> Path:
+def embedded(path, dataset, ids, **entry):
     """Write a file with a row of the split `test` for each id, as if of a data set."""
     history = [history_entry("embed", dataset={"name": dataset, **entry})]
     split = Split(random_features(len(ids)), ids=list(ids))
@@ -40,7 +35,7 @@ def embedded(path: Path, dataset: str, ids: Sequence[str], **entry: Any) -> Path
     return path
 
 
-def decoded(path: Path) -> list[Image.Image]:
+def decoded(path):
     """Decode the images of a table."""
     column = pq.read_table(path)["image"].to_pylist()
     return [Image.open(io.BytesIO(value["bytes"])) for value in column]

@@ -1,10 +1,7 @@
 """Signals at random moments, and disks that fill up at any byte."""
 
-from __future__ import annotations
-
 import re
 import signal
-from pathlib import Path
 
 import pytest
 from fuzz import seeds
@@ -34,18 +31,18 @@ textembed generic32.txt -o out.h5
 
 
 @pytest.fixture(scope="module")
-def runner(fork_server, tmp_path_factory) -> Runner:
+def runner(fork_server, tmp_path_factory):
     runner = Runner(fork_server, tmp_path_factory.mktemp("faults"))
     seeds.write_results(runner)
     return runner
 
 
-def outputs(folder: Path) -> dict[str, bytes]:
+def outputs(folder):
     return {path.name: path.read_bytes() for path in folder.glob("out.*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")
-def expected(runner) -> dict[str, dict[str, bytes]]:
+def expected(runner):
     """What each line writes."""
     written = {}
     for line in LINES:
@@ -56,7 +53,7 @@ def expected(runner) -> dict[str, dict[str, bytes]]:
     return written
 
 
-def words_of(rng, line: str, output: Path) -> list[str]:
+def words_of(rng, line, output):
     """Return the words of a line, which sometimes replaces an earlier output."""
     words = line.split()
     if rng.random() < 0.5:
