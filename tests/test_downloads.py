@@ -236,9 +236,9 @@ app(prog_name="clipkit")
 """
 
 
-def start_embed(folder, archive):
-    words = ["embed", "tiny-imagenet", "--root", folder / "root", "--limit", 8, "--model", "tiny"]
-    words += ["-f", "-o", folder / f"{time.monotonic_ns()}.h5"]
+def start(command, folder, archive, *words):
+    """Start a command on Tiny ImageNet, which has to be downloaded."""
+    words = [*command.split(), "tiny-imagenet", "--root", folder / "root", *words]
     line = [sys.executable, "-c", PATCHED.format(archive=archive), *map(str, words)]
     pipe = subprocess.PIPE
     return subprocess.Popen(line, env=environment(), stdout=pipe, stderr=pipe, text=True)
@@ -251,7 +251,7 @@ def test_embed_that_is_killed_in_the_download_fetches_only_the_rest(server, tmp_
     part = root / f"{ZIP}.part"
     total = (server.root / ZIP).stat().st_size
     server.pause = 0.1
-    killed = start_embed(tmp_path, archive)
+    killed = start("embed", tmp_path, archive, "--model", "tiny", "-o", tmp_path / "img.h5")
     while not part.exists() or part.stat().st_size == 0:
         assert killed.poll() is None
         time.sleep(0.01)
@@ -261,7 +261,8 @@ def test_embed_that_is_killed_in_the_download_fetches_only_the_rest(server, tmp_
     stored, server.sent, server.pause = part.stat().st_size, 0, 0
     assert 0 < stored < total
     assert names_in(root) == [part.name]
-    running = [start_embed(tmp_path, archive) for _ in range(2)]  # both need the data set
+    pictures = [tmp_path / name for name in ("a.png", "b.png")]  # both need the data set
+    running = [start("plot images", tmp_path, archive, "-o", path) for path in pictures]
     for process in running:
         _, errors = process.communicate()
         assert process.returncode == 0, errors
