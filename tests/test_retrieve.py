@@ -145,7 +145,7 @@ def test_a_control_is_of_the_same_pairs_and_an_untrained_model(tmp_path, monkeyp
     shapes = ("shapes", "--model", "tiny")
     ok("embed", *shapes, "--split", "test", "--limit", 60, "-o", "img.h5")
     ok("embed", *shapes, "--split", "test", "--limit", 60, "--untrained", 7, "-o", "control.h5")
-    captions = ("textembed", "--captions", *shapes)
+    captions = ("textembed", "--captions", *shapes, "--split", "test")
     ok(*captions, "-o", "txt.h5")
     ok(*captions, "--untrained", 7, "-o", "control-txt.h5")
     control = ("--control", "control.h5", "--control-texts", "control-txt.h5")
