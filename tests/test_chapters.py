@@ -303,6 +303,7 @@ def test_help_lists_every_target_that_a_user_may_name():
     assert named <= listed | {"trained"}
 
 
+@pytest.mark.exhaustive
 def test_resolution_ends_with_a_picture_and_paired_differences(make, tmp_path):
     variables = {"MODEL": "tiny", "DATASET": "shapes", "LIMIT": 200, "UNTRAINED": 7}
     make("resolution", out=tmp_path, **variables)
@@ -523,6 +524,7 @@ def test_chapters_of_a_folder_without_splits_score_the_same_fifth_of_its_images(
     assert "left out" not in text
 
 
+@pytest.mark.exhaustive
 def test_cifar100_has_the_f1_of_classes_and_superclasses_and_their_confusions(make, tmp_path):
     lines = (ROOT / "prompts" / "groups" / "cifar100-superclasses.tsv").read_text().splitlines()
     rng = np.random.default_rng(0)

@@ -134,7 +134,14 @@ def test_a_table_may_be_as_wide_as_its_numbers():
 
 
 @pytest.mark.whole
-@pytest.mark.parametrize("page", [page for page in PAGES if fenced(page, "sh")], ids=name)
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, id=name(page), marks=[] if page == README else [pytest.mark.exhaustive])
+        for page in PAGES
+        if fenced(page, "sh")
+    ],
+)
 def test_other_commands_run_on_what_is_at_hand(page, programs, tmp_path):
     (tmp_path / "prompts").symlink_to(ROOT / "prompts")
     make_photos(tmp_path)

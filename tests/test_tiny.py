@@ -126,7 +126,7 @@ def accuracies(model, tokenizer, train_images, test_images):
     }
 
 
-@pytest.mark.long
+@pytest.mark.exhaustive
 def test_the_accuracies_are_ordered_as_in_clip(model, tokenizer):
     """On a fifth of the model card's images."""
     accuracy = accuracies(model, tokenizer, 4000, 1000)
