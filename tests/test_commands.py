@@ -198,6 +198,13 @@ def inputs(tmp_path_factory):
         ("probe LOGITS --shots 1,two", 2, "shots: expected whole numbers between 1 and"),
         ("probe LOGITS --shots 0", 2, "got '0'"),
         (f"probe LOGITS --shots {'1' * 5000}", 2, "shots: expected whole numbers"),
+        (
+            "probe IMAGES --shots 1 --repeat 2 --seed 1,2 -o p-{seed}.h5",
+            2,
+            "seeds at least 2 apart",
+        ),
+        ("entropy LOGITS --link sigmoid", 2, "expected a model with a logit_bias"),
+        ("entropy LOGITS --link logistic", 2, "unknown link 'logistic'"),
         ("plot nearest LOGITS digits --prompt abc", 2, "unknown prompt of"),
         ("plot nearest LOGITS digits --class 9", 2, "unknown class"),
     ],

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from factories import refused, write_feature_file
+from factories import refused
 from factories.clips import edit_tensors, published_siglip, tiny_siglip, tiny_siglip2, write_json
 from factories.zoo import fails_to_load, load
 from shell import clipkit, ok
@@ -92,14 +92,6 @@ def test_the_link_is_the_models_own_only_for_its_own_temperature(siglip_logits):
     saved = features.read(siglip_logits.with_name("entropy.h5"))
     assert saved.history[-1]["link"] == "sigmoid"
     assert saved.model()["logit_bias"] == BIAS
-
-
-def test_a_link_that_the_model_does_not_have_is_refused(tmp_path):
-    logits = write_feature_file(tmp_path / "logits.h5", "logits")
-    refused(
-        clipkit("entropy", logits, "--link", "sigmoid"), 2, "expected a model with a logit_bias"
-    )
-    refused(clipkit("entropy", logits, "--link", "logistic"), 2, "unknown link 'logistic'")
 
 
 def test_the_entropy_of_certain_probabilities_is_zero():

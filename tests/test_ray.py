@@ -1,7 +1,6 @@
 """The Ray engine gives the bytes of one process, whatever happens to its workers."""
 
 import importlib.util
-import json
 import os
 import re
 import signal
@@ -13,7 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from factories import contents, messages, write_feature_file
+from factories import contents, messages
 from factories.ray_fakes import FakeRay, make_deadly, write_images
 from PIL import Image
 from shell import clipkit, fails, ok
@@ -314,13 +313,6 @@ def test_a_worker_with_another_model_is_refused_by_its_host(ray, tmp_path, monke
     line = messages(result.stderr).splitlines()[-1]
     assert f"{HOST}: expected the model files.weights of {HOST}, sha256:" in line
     assert "hint: install the same versions and models on all machines" in line
-
-
-def test_a_file_whose_history_lists_machines_is_still_described(tmp_path):
-    machines = {"1": {"precision": "bf16", "rows": 4}, "2": {"precision": "fp32", "rows": 8}}
-    history = [{"command": "embed", "machines": machines}]
-    path = write_feature_file(tmp_path / "x.h5", attributes={"history": json.dumps(history)})
-    assert "precision bf16, rows 4" in ok("info", path).stdout
 
 
 @pytest.mark.parametrize(("cpus", "workers"), [([0, 4, 4], 2), ([0], 1)])

@@ -312,16 +312,9 @@ def test_rows_that_shapes_does_not_have_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("earlier", "now"),
     [
-        ("relabel IMG TABLE --column size", "relabel IMG --table TABLE --attribute size"),
-        ("variance IMG --attributes TABLE", "variance IMG --table TABLE"),
-        ("attributes IMG --random 1", "attributes IMG --random-sets 1"),
         (
             "split IMG --from test --val 0.4 --group-column=size --attributes TABLE",
             "split IMG --from test --val 0.4 --attribute size --table TABLE",
-        ),
-        (
-            "compare RESULT --run 0 --by TABLE --column size",
-            "compare RESULT --run 0 --table TABLE --attribute size",
         ),
         (
             "embed digits -m tiny --limit 4 --classes 2 --projection none",
@@ -330,7 +323,7 @@ def test_rows_that_shapes_does_not_have_are_refused(tmp_path):
     ],
 )
 def test_earlier_names_of_options_still_work(tmp_path, earlier, now):
-    names = {"IMG": saved(tmp_path), "RESULT": saved(tmp_path, "result"), "TABLE": table(tmp_path)}
+    names = {"IMG": saved(tmp_path), "TABLE": table(tmp_path)}
     digests = set()
     for line in (earlier, now):
         words = [names.get(word, word) for word in line.split()]

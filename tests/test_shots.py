@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from factories import feature_file, result_file, saved
-from shell import fails, ok, rows
+from shell import ok, rows
 
 from clipkit.analysis.evaluation import ProbeSpec, evaluate_grid
 from clipkit.analysis.held_out import few_shot
@@ -98,9 +98,3 @@ def test_names_are_worth_as_many_images_as_reach_their_accuracy(accuracy, worth)
 def test_zeroshot_on_other_images_is_refused():
     with pytest.raises(Exception, match="expected zero-shot predictions of the images of"):
         curve_and_line(0.5, ids=3)
-
-
-def test_seeds_that_would_share_a_draw_are_refused(tmp_path):
-    words = ["--shots", "1", "--repeat", "2", "--seed", "1,2", "-o", tmp_path / "p-{seed}.h5"]
-    line = fails("probe", tmp_path / "img.h5", *words, exit_code=2)
-    assert "expected seeds at least 2 apart for --repeat 2, got 1,2" in line
