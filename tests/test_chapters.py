@@ -47,6 +47,15 @@ def assert_same_files(folder, expected):
         assert path.read_bytes() == (expected / path.name).read_bytes(), path.name
 
 
+def stand_in(folder, script):
+    """Return an environment below the folder whose clipkit is a script of bash."""
+    program = folder / "venv" / "bin" / "clipkit"
+    program.parent.mkdir(parents=True)
+    program.write_text(f"#!/bin/bash\n{script}\n")
+    program.chmod(0o755)
+    return folder / "venv"
+
+
 @pytest.fixture
 def results_copy(thesis_results, tmp_path):
     """A copy of the results that a test may change; its parent holds nothing else."""
@@ -74,11 +83,8 @@ def test_a_dry_run_of_the_thesis_reads_like_its_method(make, tmp_path):
 
 
 def test_a_run_says_how_many_steps_there_are_and_numbers_them(make, tmp_path):
-    (tmp_path / "venv" / "bin").mkdir(parents=True)
-    script = tmp_path / "venv" / "bin" / "clipkit"
-    script.write_text('#!/bin/bash\nfor word; do output=$word; done\ntouch "$output"\n')
-    script.chmod(0o755)
-    variables = {"VENV": tmp_path / "venv", "UNTRAINED": 7}
+    venv = stand_in(tmp_path, 'for word; do output=$word; done\ntouch "$output"')
+    variables = {"VENV": venv, "UNTRAINED": 7}
     dry = make("-n", "chapter2", out=tmp_path, **variables).stdout
     assert "[" not in dry
     done = make("chapter2", out=tmp_path, **variables)
@@ -402,12 +408,10 @@ def test_the_environment_is_made_once_for_all_data_sets(make, tmp_path):
 
 @pytest.mark.exhaustive
 def test_one_data_set_that_fails_does_not_stop_the_others(make, fork_server, tmp_path):
-    (tmp_path / "venv" / "bin").mkdir(parents=True)
-    script, log = tmp_path / "venv" / "bin" / "clipkit", tmp_path / "log"
+    log = tmp_path / "log"
     fail = 'case "$*" in *cifar100*|*tiny-imagenet*) exit 1;; esac'
-    script.write_text(f'#!/bin/bash\necho "$*" >> {log}\n{fail}\n')
-    script.chmod(0o755)
-    done = make("thesis", out=tmp_path, DATASET="", VENV=tmp_path / "venv", check=False)
+    venv = stand_in(tmp_path, f'echo "$*" >> {log}\n{fail}')
+    done = make("thesis", out=tmp_path, DATASET="", VENV=venv, check=False)
     assert done.returncode == 2
     names = ["cifar10", "cifar100", "imagenette", "tiny-imagenet", "food101"]
     commands = [line.split("/")[-2] for line in log.read_text().splitlines() if "/" in line]
@@ -484,12 +488,9 @@ def test_an_interrupted_run_continues_where_it_stopped(thesis_results, make, tmp
 def test_a_failed_command_leaves_no_target(
     command, target, thesis_results, make, fork_server, tmp_path
 ):
-    (tmp_path / "venv" / "bin").mkdir(parents=True)
-    script = tmp_path / "venv" / "bin" / "clipkit"
     fail = f'if [ "$1" = {command} ]; then echo half > "${{@: -1}}"; exit 1; fi'
-    script.write_text(f'#!/bin/bash\n{fail}\nexec {fork_server.venv}/bin/clipkit "$@"\n')
-    script.chmod(0o755)
-    done = make("chapter2", out=tmp_path, VENV=tmp_path / "venv", check=False)
+    venv = stand_in(tmp_path, f'{fail}\nexec {fork_server.venv}/bin/clipkit "$@"')
+    done = make("chapter2", out=tmp_path, VENV=venv, check=False)
     assert done.returncode == 2
     folder = tmp_path / thesis_results.name
     assert (folder / "img.h5").exists()
