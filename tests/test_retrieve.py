@@ -140,6 +140,7 @@ def test_a_result_is_compared_query_by_query_and_drawn(tmp_path, monkeypatch):
     assert re.findall(r">(\w+)</th>", header)[:3] == ["task", "measure", "value"]
 
 
+@pytest.mark.long
 def test_a_control_is_of_the_same_pairs_and_an_untrained_model(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shapes = ("shapes", "--model", "tiny")
