@@ -1,7 +1,5 @@
 """Every command as a user runs it: on a path and on standard input."""
 
-from __future__ import annotations
-
 import json
 import re
 
