@@ -5,11 +5,10 @@ import json
 import os
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from factories.server import serving
 from factories.zoo import TIMM_VIT
 
 from clipkit.models import hub as models_hub
@@ -69,6 +68,12 @@ class Hub:
                 return commit, tree
         return None
 
+    def respond(self, request):
+        """Send the headers of an answer, and return its parts."""
+        status, body, headers = self.answer(urlsplit(request.path).path)
+        request.send_headers(status, {**headers, "Content-Length": str(len(body))})
+        return [body] if request.command == "GET" else []
+
     def answer(self, path):
         """Return status, body and headers of a GET of API/REPO/WHAT/REVISION or of a file."""
         parts = [unquote(part) for part in path.strip("/").split("/")]
@@ -107,35 +112,15 @@ def sha1(content):
 def hub(monkeypatch, tmp_path):
     """A Hub on this machine and an empty cache, for processes that a test starts."""
     served = Hub()
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self):
-            status, body, headers = served.answer(urlsplit(self.path).path)
-            self.send_response(status)
-            for name, value in {**headers, "Content-Length": str(len(body))}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(body)
-
-        do_HEAD = do_GET  # noqa: N815
-
-        def log_message(self, *args):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub-cache"))
     monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
     for name in ("HF_HUB_OFFLINE", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.delenv("TRANSFORMERS_OFFLINE", raising=False)
-    yield served
-    server.shutdown()
-    server.server_close()
+    with serving(tmp_path) as server:
+        server.answer = served.respond
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        yield served
 
 
 @pytest.fixture
