@@ -97,6 +97,14 @@ def pytest_xdist_setupnodes() -> None:
     os.environ.update(ONE_THREAD)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def no_sync() -> Iterator[None]:
+    """Wait for no disk: tests that kill commands do so in processes of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def every_printed_column_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     """Check that `--columns` accepts each column of a command's report."""
