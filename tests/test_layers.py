@@ -325,6 +325,7 @@ def test_other_features_of_a_model_are_not_mixed(other, small, tmp_path):
         assert "hold different features of one model (tiny" in fails(*command)
 
 
+@pytest.mark.long
 def test_a_layer_is_named_wherever_its_model_is(small):
     names = {
         "l3": "tiny layer 3 cls",

@@ -152,8 +152,9 @@ def test_a_file_alone_is_drawn_as_what_it_is_for(file, picture, folder, tmp_path
     assert f"drawing {picture}; also: " in run.stderr or picture == "spectrum"
 
 
-def test_a_file_without_a_picture_is_refused_with_where_to_look(folder):
-    assert "describe it by: clipkit info" in fails("plot", folder / "images.h5", exit_code=1)
+def test_a_file_without_a_picture_is_refused_with_where_to_look(tmp_path):
+    images = write_feature_file(tmp_path / "images.h5")
+    assert "describe it by: clipkit info" in fails("plot", images, exit_code=1)
 
 
 def test_plot_alone_lists_every_picture():
@@ -233,6 +234,7 @@ def test_an_image_that_is_not_square_keeps_its_shape_and_its_id_if_it_has_no_lab
     assert titles == ["…_030405.png"] * 4
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("picture", ["attributes", "variance"])
 def test_a_result_without_history_or_split_is_drawn_or_refused(picture, folder, tmp_path):
     result = read(folder / f"{picture}.h5")

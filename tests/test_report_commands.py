@@ -235,7 +235,7 @@ def test_tables_and_groups_have_a_comment_with_their_digests(inputs, tmp_path):
         assert read(tmp_path / "again.h5").digest == result.digest
 
 
-def test_an_import_has_a_comment_with_its_digest(inputs, tmp_path):
+def test_an_import_has_a_comment_with_its_digest(tmp_path):
     with contextlib.chdir(tmp_path):
         np.savez("features.npz", features=np.eye(4, dtype="f4"), labels=[0, 1, 0, 1])
         ok("convert", "features.npz", "result.h5", "--model", "tiny", "--split", "test")
