@@ -202,6 +202,29 @@ def browser() -> Iterator[Any]:
         launched.close()
 
 
+@pytest.fixture
+def open_page(browser: Any) -> Iterator[Any]:
+    """Open a page from disk; it must write nothing to the console and request nothing."""
+    contexts, complaints = [], []
+
+    def open_file(path: Path, width: int = 1600, **settings: Any) -> Any:
+        context = browser.new_context(viewport={"width": width, "height": 900}, **settings)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("dialog", lambda dialog: complaints.append(dialog.message))
+        page.on("request", lambda request: complaints.append(request.url[:99]) or None)
+        page.goto(path.as_uri())
+        return page
+
+    yield open_file
+    for context in contexts:
+        context.close()
+    strange = [text for text in complaints if not text.startswith(("file:", "data:"))]
+    assert not strange
+
+
 @pytest.fixture(scope="session")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for the files of the fixtures below."""

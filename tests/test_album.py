@@ -463,17 +463,8 @@ def test_unusable_options_are_refused(shapes_folders, words, message):
 
 
 @pytest.fixture
-def page(browser, shapes_page):
-    """The report in Chromium, which must not log errors or make requests."""
-    tab = browser.new_page(viewport={"width": 390, "height": 800})
-    problems = []
-    tab.on("pageerror", lambda error: problems.append(str(error)))
-    tab.on("console", lambda message: problems.append(message.text))
-    tab.on("request", lambda request: problems.append(request.url[:80]))
-    tab.goto(shapes_page.as_uri())
-    yield tab
-    assert [text for text in problems if not text.startswith(("file:", "data:"))] == []
-    tab.close()
+def page(open_page, shapes_page):
+    return open_page(shapes_page, 390)
 
 
 def visible(page):
@@ -535,30 +526,24 @@ def test_the_album_has_no_accessibility_fault(page, scheme):
     assert [(violation["id"], violation["impact"]) for violation in found] == []
 
 
-def test_names_are_text_in_a_browser(browser, photos, tmp_path):
+def test_names_are_text_in_a_browser(open_page, photos, tmp_path):
     shown = collect([logits(IDS), result(WRONG, IDS)], [], photos)
     (tmp_path / "report.html").write_text(render(shown), encoding="utf-8")
-    tab = browser.new_page()
-    dialogs = []
-    tab.on("dialog", lambda dialog: dialogs.append(dialog))
-    tab.goto(f"file://{tmp_path}/report.html")
+    tab = open_page(tmp_path / "report.html")
     for name in NAMES:
         tab.get_by_label("True class, worst first").select_option(name)
         assert tab.locator(".album-count").inner_text() == "2 of 2 images shown"
     loaded = "images => images.every(image => image.complete && image.naturalWidth > 1)"
     assert tab.eval_on_selector_all(".album img", loaded)
-    assert not dialogs
-    tab.close()
 
 
-def test_a_cell_of_the_confusion_leads_to_its_images(browser, photos, tmp_path):
+def test_a_cell_of_the_confusion_leads_to_its_images(open_page, photos, tmp_path):
     write(str(tmp_path / "a.h5"), result(WRONG, IDS))
     page = of_files([tmp_path / "a.h5"])
     text = as_html(page, album.read_album(page, photos))
     assert 'class="place"' not in as_html(page)
     (tmp_path / "report.html").write_text(text, encoding="utf-8")
-    tab = browser.new_page()
-    tab.goto(f"file://{tmp_path}/report.html")
+    tab = open_page(tmp_path / "report.html")
     names = [place.get_attribute("title") for place in tab.locator(".place").all()]
     pairs = [(0, 0, "2 images"), (1, 0, "1 image"), (1, 1, "1 image"), (2, 2, "1 image")]
     pairs += [(2, 3, "1 image"), (3, 3, "2 images")]
@@ -572,7 +557,6 @@ def test_a_cell_of_the_confusion_leads_to_its_images(browser, photos, tmp_path):
     tab.keyboard.press("Enter")
     assert tab.locator(".album-count").inner_text() == "2 of 2 images shown"
     tab.locator(".album-images > li:target").wait_for()
-    tab.close()
 
 
 @pytest.mark.parametrize(("classes", "pictures"), [(41, 0), (40, 1)])

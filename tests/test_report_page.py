@@ -70,29 +70,6 @@ def write_attributes(folder):
     write(folder / "img.attributes.h5", result)
 
 
-@pytest.fixture
-def open_page(browser):
-    """Open a page from disk; it must write nothing to the console and request nothing."""
-    contexts, complaints = [], []
-
-    def open_file(path, width=1600, **settings):
-        context = browser.new_context(viewport={"width": width, "height": 900}, **settings)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("dialog", lambda dialog: complaints.append(dialog.message))
-        page.on("request", lambda request: complaints.append(request.url[:99]) or None)
-        page.goto(path.as_uri())
-        return page
-
-    yield open_file
-    for context in contexts:
-        context.close()
-    strange = [text for text in complaints if not text.startswith(("file:", "data:"))]
-    assert not strange
-
-
 def column(page, number, table=0):
     rows = page.locator("table.sortable").nth(table).locator("tbody tr")
     return [row.locator(".text").nth(number).inner_text() for row in rows.all()]
