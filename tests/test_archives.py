@@ -977,24 +977,23 @@ def hub(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name",
+    ("write", "files"),
     [
-        "hf://datasets/org/pets",
-        "hf://datasets/org/pets/data/*.parquet",
-        "hf://datasets/org/pets/data/{train-{0,1},test-0}.parquet",
+        (write_hf, ""),
+        (write_hf, "/data/*.parquet"),
+        (write_hf, "/data/{train-{0,1},test-0}.parquet"),
+        (write_tars, ""),
     ],
 )
-def test_a_repository_of_the_hub_gives_the_same_as_local_files(hub, name):
-    write_hf(hub)
-    data = datasets.load(name)
+def test_a_repository_of_the_hub_gives_the_same_as_local_files(hub, write, files):
+    write(hub)
+    data = datasets.load(f"hf://datasets/org/pets{files}")
     assert data.name == "pets"
     assert same(data, datasets.load(hub))
 
 
-def test_tars_in_a_repository_are_read(hub):
+def test_a_file_that_a_repository_lacks_is_named(hub):
     write_tars(hub)
-    (hub / "classnames.txt").write_text("\n".join(CLASSES))
-    assert same(datasets.load("hf://datasets/org/pets"), datasets.load(hub))
     with fails_with("hf://datasets/org/none"):
         datasets.load("hf://datasets/org/none/*.tar")
     with fails_with("none.tar: there is no such file"):

@@ -5,8 +5,6 @@ from factories import fails_with, refused
 from PIL import Image
 from shell import clipkit, ok
 
-from clipkit.base.errors import UsageError
-from clipkit.datasets import REGISTRY
 from clipkit.datasets.matching import load_images
 from clipkit.features import FeatureFile, read
 
@@ -53,14 +51,6 @@ def test_a_column_that_is_missing_is_named_with_what_to_do(manifest, embedded):
         with fails_with(message) as caught:
             load_images(file, [str(manifest)], **options)
         assert hint in caught.value.hint
-
-
-@pytest.mark.long
-def test_another_named_data_set_is_refused_before_it_is_loaded(embedded, monkeypatch):
-    monkeypatch.setitem(REGISTRY, "cifar10", None)  # not even called
-    with fails_with("expected images of birds, got images of cifar10", UsageError) as caught:
-        load_images(embedded, ["cifar10"])
-    assert caught.value.hint == "name the data set that was embedded"
 
 
 @pytest.mark.long
