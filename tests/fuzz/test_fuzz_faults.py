@@ -4,6 +4,7 @@ import re
 import signal
 
 import pytest
+from forkserver import BRIEF
 from fuzz import seeds
 from fuzz.commands import Runner, cases, find_problem
 
@@ -70,7 +71,7 @@ def test_a_signal_leaves_the_earlier_output_or_a_whole_one(rng, runner, expected
     words = words_of(rng, line, runner.folder / name)
     earlier = outputs(runner.folder)
     number = rng.choice(SIGNALS)
-    env = {"TMPDIR": str(runner.folder / "tmp")}
+    env = {"TMPDIR": str(runner.folder / "tmp"), BRIEF: "yes"}
     options = {"fake": True, "shard": 16, "kill": number, "env": env}
     ended = runner.server.run(runner.folder, *words, seconds=rng.random() / 2, **options)
     assert ended.seconds < END_SECONDS
