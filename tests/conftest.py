@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import operator
 import os
@@ -9,7 +10,7 @@ import shutil
 import subprocess
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,22 @@ ADJECTIVES = "round straight thin dark bright open closed tall slanted curved sm
 # fixtures that start processes or write many models
 LONG_FIXTURES = {"browser", "dual", "fork_server", "make", "zoo"}
 # fixtures that take more than ten seconds
-EXHAUSTIVE_FIXTURES = {"thesis_results", "vit_b32_dir", "world"}
+EXHAUSTIVE_FIXTURES = {"thesis_results", "vit_b32_dir"}
 SAMPLE = 2  # of the long cases of a test in `make test`
 Tiers = dict[str, list[str]]
 TIERS = pytest.StashKey[Tiers]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collect no garbage while tests are imported, which took half of the time, and later less."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.set_threshold(20_000)
+        gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -82,6 +95,14 @@ def tier_of(case: pytest.Item) -> str:
 def pytest_xdist_setupnodes() -> None:
     """Give each worker and its processes one thread: more would take turns on the same cores."""
     os.environ.update(ONE_THREAD)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_sync() -> Iterator[None]:
+    """Wait for no disk: tests that kill commands do so in processes of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -181,6 +202,29 @@ def browser() -> Iterator[Any]:
         launched.close()
 
 
+@pytest.fixture
+def open_page(browser: Any) -> Iterator[Any]:
+    """Open a page from disk; it must write nothing to the console and request nothing."""
+    contexts, complaints = [], []
+
+    def open_file(path: Path, width: int = 1600, **settings: Any) -> Any:
+        context = browser.new_context(viewport={"width": width, "height": 900}, **settings)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("dialog", lambda dialog: complaints.append(dialog.message))
+        page.on("request", lambda request: complaints.append(request.url[:99]) or None)
+        page.goto(path.as_uri())
+        return page
+
+    yield open_file
+    for context in contexts:
+        context.close()
+    strange = [text for text in complaints if not text.startswith(("file:", "data:"))]
+    assert not strange
+
+
 @pytest.fixture(scope="session")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for the files of the fixtures below."""
@@ -221,13 +265,3 @@ def class_logits_h5(work: Path, img_h5: Path, model_options: list[object]) -> Pa
     ok("textembed", "--classes", img_h5, *model_options, "-o", work / "classes.h5")
     ok("logits", img_h5, work / "classes.h5", "-o", work / "class-logits.h5")
     return work / "class-logits.h5"
-
-
-@pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """2,000 + 2,000 embeddings of `shapes` by `tiny`, in img.h5, and by its control, control.h5."""
-    folder = tmp_path_factory.mktemp("world")
-    data = ("shapes", "--limit", 2000, "--model", "tiny", "--precision", "fp32")
-    ok("embed", *data, "-o", folder / "img.h5")
-    ok("embed", *data, "--untrained", 7, "-o", folder / "control.h5")
-    return folder

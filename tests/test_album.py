@@ -1,14 +1,10 @@
 """The album of a report: which images it shows, what their thumbnails hold, how a page filters."""
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import io
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,34 +18,28 @@ from clipkit.base.errors import ClipkitError
 from clipkit.features import FeatureFile, Split, hdf5, read, write
 from clipkit.plots.confusion import confusion, confusion_boxes
 from clipkit.report import album, of_files
-from clipkit.report.album import Album
 from clipkit.report.blocks import Page
 from clipkit.report.html import as_html
 
 NAMES = ["<script>alert(1)</script>", 'it\'s "quoted" & more', "חתול", "犬"]
 
 
-def collect(
-    results: Sequence[FeatureFile],
-    controls: Sequence[FeatureFile],
-    dataset: datasets.Dataset,
-    limit: int = album.LIMIT,
-) -> Album:
+def collect(results, controls, dataset, limit=album.LIMIT):
     return album.collect(album.choose_sources(results, controls), dataset, limit)
 
 
-def render(shown: Album) -> str:
+def render(shown):
     return as_html(Page("Report", [], []), shown)
 
 
-def history(command: str, **parameters: Any) -> list[dict[str, Any]]:
+def history(command, **parameters):
     return [
         {"command": "embed", "model": MODEL, "dataset": {"name": "photos"}},
         {"command": command, **parameters},
     ]
 
 
-def result(predicted: list[int], ids: list[str], **parameters: Any) -> FeatureFile:
+def result(predicted, ids, **parameters):
     """Return a result of zero-shot classification, where the classes of images take turns."""
     labels = np.arange(len(ids)) % len(NAMES)
     file = FeatureFile("result", history("zeroshot", **parameters), class_names=list(NAMES))
@@ -58,7 +48,7 @@ def result(predicted: list[int], ids: list[str], **parameters: Any) -> FeatureFi
 
 
 @pytest.fixture
-def photos(tmp_path: Path) -> datasets.Dataset:
+def photos(tmp_path):
     """Eight JPEGs of four classes with EXIF, GPS, a comment and an ICC profile, one damaged."""
     lines = ["path,label,split,id"]
     for number in range(8):
@@ -86,7 +76,7 @@ WRONG = [0, 0, 2, 3, 0, 1, 3, 3]  # of the labels 0, 1, 2, 3, 0, 1, 2, 3
 CONTROL = [1, 1, 2, 0, 1, 0, 2, 0]
 
 
-def pictures(shown: Album) -> list[bytes]:
+def pictures(shown):
     uris = [image.thumbnail.uri for image in shown.images if image.thumbnail.uri]
     return [base64.b64decode(uri.partition(",")[2]) for uri in uris]
 
@@ -128,7 +118,6 @@ def test_a_damaged_image_is_a_placeholder_with_its_reason(photos):
 
 
 @pytest.mark.exhaustive
-@pytest.mark.long
 def test_noise_stays_within_the_budget():
     noise = np.random.default_rng(0).integers(0, 256, (1200, 200, 200, 3), np.uint8)
     data = datasets.ImageDataset.from_array(noise, np.zeros(1200))
@@ -138,7 +127,7 @@ def test_noise_stays_within_the_budget():
     assert len(album.encode(data.image(0), budget).uri) * 1200 < 3_000_000
 
 
-def select(n: int, limit: int, **changes: Any) -> list[int]:
+def select(n, limit, **changes):
     true = np.array([f"class {row % 10}" for row in range(n)])
     predicted = true.copy()
     predicted[::2] = "class 3"
@@ -252,7 +241,7 @@ def test_another_data_set_is_refused(photos, split, change, message):
         collect([file], [], photos)
 
 
-def logits(ids: list[str]) -> FeatureFile:
+def logits(ids):
     """Return logits with a prompt for each class: the cosine is 1 for the predicted class."""
     file = FeatureFile("logits", history("logits"), class_names=list(NAMES))
     file.texts, file.class_index = [f"a {name}" for name in NAMES], np.arange(4)
@@ -358,10 +347,10 @@ def test_the_most_frequent_error_comes_first_among_examples(photos):
 def test_a_report_opens_and_checks_each_file_once(photos, tmp_path, monkeypatch):
     write(str(tmp_path / "a.h5"), result(WRONG, IDS))
     write(str(tmp_path / "b.h5"), logits(IDS))
-    opened: list[str] = []
+    opened = []
     check = hdf5.CheckedFile.__init__
 
-    def count(self: Any, source: Any, name: str) -> None:
+    def count(self, source, name):
         opened.append(Path(name).name)
         check(self, source, name)
 
@@ -394,7 +383,7 @@ def test_an_unlabelled_result_is_shown(photos):
 
 
 @pytest.fixture(scope="module")
-def shapes_folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def shapes_folders(tmp_path_factory):
     """A folder with embeddings of `shapes` and a kept probe on them, and that of a control."""
     folders = tmp_path_factory.mktemp("shapes"), tmp_path_factory.mktemp("control")
     for folder, options in zip(folders, ([], ["--untrained", 7]), strict=True):
@@ -406,7 +395,7 @@ def shapes_folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path
 
 
 @pytest.fixture(scope="module")
-def shapes_album(shapes_folders: tuple[Path, Path]) -> Album:
+def shapes_album(shapes_folders):
     """An album of 60 images of `shapes`, with a control and attributes."""
     results, control = shapes_folders
     with contextlib.ExitStack() as stack:
@@ -417,7 +406,7 @@ def shapes_album(shapes_folders: tuple[Path, Path]) -> Album:
 
 
 @pytest.fixture(scope="module")
-def shapes_page(shapes_folders: tuple[Path, Path]) -> Path:
+def shapes_page(shapes_folders):
     """The report of the same folders with the same album."""
     results, control = shapes_folders
     page = results / "report.html"
@@ -474,24 +463,14 @@ def test_unusable_options_are_refused(shapes_folders, words, message):
 
 
 @pytest.fixture
-def page(browser: Any, shapes_page: Path) -> Iterator[Any]:
-    """The report in Chromium, which must not log errors or make requests."""
-    tab = browser.new_page(viewport={"width": 390, "height": 800})
-    problems: list[str] = []
-    tab.on("pageerror", lambda error: problems.append(str(error)))
-    tab.on("console", lambda message: problems.append(message.text))
-    tab.on("request", lambda request: problems.append(request.url[:80]))
-    tab.goto(shapes_page.as_uri())
-    yield tab
-    assert [text for text in problems if not text.startswith(("file:", "data:"))] == []
-    tab.close()
+def page(open_page, shapes_page):
+    return open_page(shapes_page, 390)
 
 
-def visible(page: Any) -> int:
+def visible(page):
     return int(page.locator(".album-images > li:visible").count())
 
 
-@pytest.mark.long
 def test_a_page_filters_and_counts(page, shapes_album):
     count = page.locator(".album-count")
     assert count.inner_text() == "24 of 60 images shown"
@@ -511,7 +490,6 @@ def test_a_page_filters_and_counts(page, shapes_album):
 
 
 @pytest.mark.exhaustive
-@pytest.mark.long
 def test_a_page_sorts_by_score(page, shapes_album):
     page.get_by_label("Order").select_option("rising")
     scores = page.eval_on_selector_all(
@@ -526,7 +504,6 @@ def test_a_page_sorts_by_score(page, shapes_album):
 
 
 @pytest.mark.exhaustive
-@pytest.mark.long
 def test_a_page_is_used_by_keyboard_and_fits_a_phone(page):
     page.locator("#album-true").focus()
     for name in ("true", "predicted", "outcome", "value", "order"):
@@ -541,7 +518,6 @@ def test_a_page_is_used_by_keyboard_and_fits_a_phone(page):
 
 
 @pytest.mark.exhaustive
-@pytest.mark.long
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_album_has_no_accessibility_fault(page, scheme):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is missing")
@@ -550,34 +526,24 @@ def test_the_album_has_no_accessibility_fault(page, scheme):
     assert [(violation["id"], violation["impact"]) for violation in found] == []
 
 
-@pytest.mark.long
-def test_names_are_text_in_a_browser(browser, photos, tmp_path):
+def test_names_are_text_in_a_browser(open_page, photos, tmp_path):
     shown = collect([logits(IDS), result(WRONG, IDS)], [], photos)
     (tmp_path / "report.html").write_text(render(shown), encoding="utf-8")
-    tab = browser.new_page()
-    dialogs: list[Any] = []
-    tab.on("dialog", lambda dialog: dialogs.append(dialog))
-    tab.goto(f"file://{tmp_path}/report.html")
+    tab = open_page(tmp_path / "report.html")
     for name in NAMES:
         tab.get_by_label("True class, worst first").select_option(name)
         assert tab.locator(".album-count").inner_text() == "2 of 2 images shown"
     loaded = "images => images.every(image => image.complete && image.naturalWidth > 1)"
     assert tab.eval_on_selector_all(".album img", loaded)
-    assert not dialogs
-    tab.close()
 
 
-@pytest.mark.long
-def test_a_cell_of_the_confusion_leads_to_its_images(
-    browser: Any, photos: datasets.Dataset, tmp_path: Path
-) -> None:
+def test_a_cell_of_the_confusion_leads_to_its_images(open_page, photos, tmp_path):
     write(str(tmp_path / "a.h5"), result(WRONG, IDS))
     page = of_files([tmp_path / "a.h5"])
     text = as_html(page, album.read_album(page, photos))
     assert 'class="place"' not in as_html(page)
     (tmp_path / "report.html").write_text(text, encoding="utf-8")
-    tab = browser.new_page()
-    tab.goto(f"file://{tmp_path}/report.html")
+    tab = open_page(tmp_path / "report.html")
     names = [place.get_attribute("title") for place in tab.locator(".place").all()]
     pairs = [(0, 0, "2 images"), (1, 0, "1 image"), (1, 1, "1 image"), (2, 2, "1 image")]
     pairs += [(2, 3, "1 image"), (3, 3, "2 images")]
@@ -591,10 +557,9 @@ def test_a_cell_of_the_confusion_leads_to_its_images(
     tab.keyboard.press("Enter")
     assert tab.locator(".album-count").inner_text() == "2 of 2 images shown"
     tab.locator(".album-images > li:target").wait_for()
-    tab.close()
 
 
-@pytest.mark.parametrize(("classes", "pictures"), [(40, 1), (41, 0)])
+@pytest.mark.parametrize(("classes", "pictures"), [(41, 0), (40, 1)])
 def test_clusters_of_more_classes_than_can_be_read_are_not_drawn(classes, pictures):
     file = FeatureFile("result", history("cluster"), class_names=[f"c{n}" for n in range(classes)])
     ids, labels = [f"{n}.jpg" for n in range(classes)], np.arange(classes)
@@ -604,7 +569,7 @@ def test_clusters_of_more_classes_than_can_be_read_are_not_drawn(classes, pictur
     assert page.count('src="data:image/svg') == pictures
 
 
-def test_places_of_a_confusion_are_its_cells_or_the_rows_of_the_largest() -> None:
+def test_places_of_a_confusion_are_its_cells_or_the_rows_of_the_largest():
     counts = np.array([[9, 1], [0, 10]])
     figure = confusion(counts, ["a", "b"])
     figure.draw_without_rendering()

@@ -1,7 +1,5 @@
 """What an import and a command load. `lint-imports` holds the layers."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 
@@ -11,7 +9,7 @@ from factories import write_feature_file
 HEAVY = {"numpy", "h5py", "torch", "transformers", "sklearn", "scipy", "matplotlib", "PIL"}
 
 
-def loaded_modules(code: str) -> set[str]:
+def loaded_modules(code):
     """Return the modules in memory after `code` has run in a new process."""
     code += "\nimport sys; print(); print(*sys.modules)"
     line = [sys.executable, "-c", code]
@@ -19,7 +17,7 @@ def loaded_modules(code: str) -> set[str]:
     return set(run.stdout.splitlines()[-1].split())
 
 
-def running(*words: object) -> str:
+def running(*words):
     """Return the code that runs a command."""
     line = [str(word) for word in words]
     return (

@@ -1,11 +1,7 @@
 """`attributes`: each number equals the command that measures it alone; known worlds and nulls."""
 
-from __future__ import annotations
-
 import csv
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -24,12 +20,12 @@ NUMBERS = ("zeroshot", "names", "random", "probe", "control", "reach")
 
 
 @pytest.fixture(autouse=True)
-def same_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+def same_draws(monkeypatch):
     """Draw the same in each test, whichever ran before it."""
     monkeypatch.setitem(globals(), "RNG", np.random.default_rng(0))
 
 
-def world_of(y: np.ndarray, width: int = 6, noise: float = 0.3) -> FeatureFile:
+def world_of(y, width=6, noise=0.3):
     """Return two splits of images that hold y (N,) along the first axes, beside noise."""
     file = feature_file(datasets={"class_names": [str(value) for value in range(y.max() + 1)]})
     for name in ("train", "test"):
@@ -38,14 +34,14 @@ def world_of(y: np.ndarray, width: int = 6, noise: float = 0.3) -> FeatureFile:
     return file
 
 
-def control_of(y: np.ndarray) -> FeatureFile:
+def control_of(y):
     """Return what an untrained model makes of the images of `world_of`: it holds nothing of y."""
     file = world_of(y * 0)
     file.history = [{"command": "embed", "model": {**MODEL, "untrained": 7}}]
     return file
 
 
-def words_for(count: int, width: int = 6, attribute: str = "class") -> FeatureFile:
+def words_for(count, width=6, attribute="class"):
     names = [f"{attribute}: {value}" for value in range(count)]
     return FeatureFile(
         "texts",
@@ -57,7 +53,7 @@ def words_for(count: int, width: int = 6, attribute: str = "class") -> FeatureFi
     )
 
 
-def measured(*arguments: Any, **options: Any) -> dict[str, Any]:
+def measured(*arguments, **options):
     """Return the only row of a result."""
     (row,) = attributes.measure(*arguments, **options).rows()
     return row
@@ -188,7 +184,7 @@ def test_attributes_of_one_value_or_none_are_left_empty(tmp_path, value):
     assert not np.isnan(found["other"]["probe"])
 
 
-def write_values(path: Path, train: dict[str, list[Any]], test: dict[str, list[Any]]) -> str:
+def write_values(path, train, test):
     """Write a table with the values of each attribute in two splits of `world_of`."""
     with path.open("w") as file:
         table = csv.writer(file)
@@ -273,13 +269,9 @@ def test_words_that_do_not_fit(tmp_path, change, code, message):
     assert message in (fails(*line, exit_code=code) if code else ok(*line).stderr)
 
 
-@pytest.mark.long
-def test_the_row_of_the_class_is_what_zeroshot_and_probe_report(world, tmp_path):
-    words = tmp_path / "words.h5"
-    ok("textembed", "--classes", world / "img.h5", "--model", "tiny", "-o", words)
-    (row,) = rows(ok("attributes", world / "img.h5", words).stdout)
-    ok("logits", world / "img.h5", words, "-o", tmp_path / "l.h5")
-    (zeroshot,) = rows(ok("zeroshot", tmp_path / "l.h5", "--split", "test").stdout)
-    probe = rows(ok("probe", world / "img.h5", "--classifier", "logreg").stdout)[-1]
+def test_the_row_of_the_class_is_what_zeroshot_and_probe_report(img_h5, class_logits_h5, work):
+    (row,) = rows(ok("attributes", img_h5, work / "classes.h5").stdout)
+    (zeroshot,) = rows(ok("zeroshot", class_logits_h5, "--split", "test").stdout)
+    probe = rows(ok("probe", img_h5, "--classifier", "logreg").stdout)[-1]
     assert row["zeroshot"] == zeroshot["mean_per_class_recall"]
     assert row["probe"] == probe["mean_per_class_recall"]

@@ -1,11 +1,7 @@
 """`calibrate`: the temperature at which the softmax over classes is a probability."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +25,7 @@ from clipkit.features import BlockMatrix, FeatureFile, Split, read, row_ids, wri
 from clipkit.features.splitting import stratified_split
 
 
-def draw(n: int, n_classes: int, tau: float, seed: int = 0, scale: float = 4.0) -> tuple[Any, Any]:
+def draw(n, n_classes, tau, seed=0, scale=4.0):
     """Return random scores (N, C), and labels (N) that are drawn from softmax(score / tau)."""
     rng = np.random.default_rng(seed)
     scores = (scale * rng.standard_normal((n, n_classes))).astype(np.float32)
@@ -38,16 +34,16 @@ def draw(n: int, n_classes: int, tau: float, seed: int = 0, scale: float = 4.0) 
     return scores, labels
 
 
-def class_scores(scores: Any, labels: Any) -> ClassScores:
+def class_scores(scores, labels):
     return ClassScores("train", BlockMatrix.from_array(scores), np.asarray(labels))
 
 
-def scored(*arguments: Any, **options: Any) -> ClassScores:
+def scored(*arguments, **options):
     """Return the scores and labels of `draw`."""
     return class_scores(*draw(*arguments, **options))
 
 
-def logits_file(n: int = 300, n_classes: int = 5, splits: str = "train test") -> FeatureFile:
+def logits_file(n=300, n_classes=5, splits="train test"):
     """Return logits whose labels are drawn at the temperature 0.05, sorted by class."""
     file = FeatureFile("logits", [{"command": "embed", "model": MODEL}], temperature=1.0)
     file.texts = file.class_names = [f"class {c}" for c in range(n_classes)]
@@ -60,7 +56,7 @@ def logits_file(n: int = 300, n_classes: int = 5, splits: str = "train test") ->
     return file
 
 
-def saved(folder: Path, file: FeatureFile) -> Path:
+def saved(folder, file):
     path = folder / "logits.h5"
     write(path, file, force=True)
     return path
@@ -175,7 +171,6 @@ def test_the_error_of_a_model_that_is_always_90_percent_sure_and_so_often_right(
 
 
 @pytest.mark.exhaustive
-@pytest.mark.long
 def test_five_percent_of_calibrated_models_exceed_the_null():
     rng = np.random.default_rng(0)
     confidence = rng.beta(4, 2, 400)

@@ -1,9 +1,6 @@
 """What an accuracy does not say: of fitted images, of copies, of images that chose the best run."""
 
-from __future__ import annotations
-
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,7 +22,7 @@ FITTED = f"{ALL} fitted: the accuracy on them says nothing about other images."
 CHOSEN = f"{ALL} used to choose: the accuracy of the best run is optimistic."
 
 
-def images(sizes: dict[str, int], width: int = 16, seed: int = 0, copies: int = 0) -> FeatureFile:
+def images(sizes, width=16, seed=0, copies=0):
     """Return images of two classes at random; the first of test are copies of rows of train."""
     splits = {}
     for number, (name, n) in enumerate(sizes.items()):
@@ -37,7 +34,7 @@ def images(sizes: dict[str, int], width: int = 16, seed: int = 0, copies: int = 
     return FeatureFile("images", HISTORY, splits, class_names=["cat", "dog"])
 
 
-def caveats(result: FeatureFile) -> list[tuple[str, str, int, int]]:
+def caveats(result):
     """Return the caveats of a result as tuples."""
     return [tuple(caveat.values()) for caveat in results.caveats(result)]
 
@@ -128,14 +125,14 @@ def test_importance_notices_fitted_images_in_another_file():
     assert caveats(renamed) == [("fitted", "all", 60, 60)]
 
 
-def logits(sizes: dict[str, int], **options: int) -> FeatureFile:
+def logits(sizes, **options):
     """Return logits of 16 prompts for images of two classes at random."""
     prompts = {"texts": list("abcdefghijklmnop"), "class_index": np.full(16, -1)}
     return replace(images(sizes, **options), kind="logits", temperature=1.0, **prompts)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory):
     """Return a folder with results: fair, fitted on test, chosen on test, of shuffled labels."""
     folder = tmp_path_factory.mktemp("caveats")
     file = images({"train": 200, "test": 160})
@@ -151,7 +148,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def unwrapped(page: str) -> str:
+def unwrapped(page):
     """Return a page of Markdown as one line without escapes."""
     return " ".join(page.split()).replace("\\", "")
 

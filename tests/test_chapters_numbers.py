@@ -1,13 +1,11 @@
 """What the Makefile's chapters measure, computed again with numpy and scikit-learn."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from factories.results import HEADER, Table, numbers, tables
+from factories.results import HEADER, numbers, tables
 from numpy.typing import NDArray
 from scipy.special import softmax
 from scipy.stats import binomtest, entropy
@@ -15,7 +13,7 @@ from shell import ok
 from sklearn.cluster import KMeans
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics.cluster import contingency_matrix
-from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, normalize
 from sklearn.svm import SVC
 
@@ -57,46 +55,46 @@ COLUMNS = {
 class Reference:
     """The embeddings and prompts of a results folder, and the thesis's protocol written plainly."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder):
         self.folder = folder
         splits = read(folder / "img.h5").splits
-        self.embeddings: Splits = {name: split.features for name, split in splits.items()}
-        self.labels: Splits = {name: np.asarray(split.labels) for name, split in splits.items()}
+        self.embeddings = {name: split.features for name, split in splits.items()}
+        self.labels = {name: np.asarray(split.labels) for name, split in splits.items()}
 
-    def cosines(self, prompts: str) -> Splits:
+    def cosines(self, prompts):
         unit = normalize(read(self.folder / f"{prompts}.h5").features)
         return {name: normalize(rows) @ unit.T for name, rows in self.embeddings.items()}
 
-    def chosen(self, name: str, column: str) -> float:
+    def chosen(self, name, column):
         """Return the setting that validation chose."""
         runs = read(self.folder / f"{name}.h5").runs
         return runs[column][runs["eval_split"] == "test"].item()
 
-    def accuracy(self, model: Any, features: Splits, tau: float = 1) -> Numbers:
+    def accuracy(self, model, features, tau=1):
         model.fit(features["train"] / tau, self.labels["train"])
         return self.interval(model.predict(features["test"] / tau) == self.labels["test"])
 
-    def interval(self, is_right: NDArray[np.bool_]) -> Numbers:
+    def interval(self, is_right):
         found = binomtest(int(is_right.sum()), len(is_right))
         low, high = found.proportion_ci(method="wilson")
         return (100 * found.statistic, 100 * low, 100 * high)
 
-    def purity(self, features: Splits, seed: int) -> Numbers:
+    def purity(self, features, seed):
         clusters = KMeans(10, random_state=seed, n_init=10).fit_predict(features["test"])
         largest = contingency_matrix(self.labels["test"], clusters).argmax(axis=0)
         return self.interval(largest[clusters] == self.labels["test"])
 
 
-def logreg() -> Pipeline:
+def logreg():
     """Centre the features, for speed alone: the intercept is free."""
     return make_pipeline(StandardScaler(with_std=False), LogisticRegression(max_iter=10_000))
 
 
-def svm(C: float = 1) -> SVC:
+def svm(C=1):
     return SVC(kernel="linear", C=C)
 
 
-def chapters_2_and_3(reference: Reference) -> dict[str, Numbers]:
+def chapters_2_and_3(reference):
     scaler = StandardScaler().fit(reference.embeddings["train"])
     images = {name: scaler.transform(x) for name, x in reference.embeddings.items()}
     order = np.argsort(-reference.cosines("classes")["test"], axis=1)
@@ -115,7 +113,7 @@ def chapters_2_and_3(reference: Reference) -> dict[str, Numbers]:
     }
 
 
-def chapters_4_and_5(reference: Reference) -> dict[str, Numbers]:
+def chapters_4_and_5(reference):
     generic32 = reference.cosines("generic32")
     rows = {"415 prompts": reference.accuracy(svm(), reference.cosines("generic415"))}
     for tau in TAUS:
@@ -134,7 +132,7 @@ def chapters_4_and_5(reference: Reference) -> dict[str, Numbers]:
 
 
 @pytest.fixture(scope="module")
-def page(thesis_results: Path, tmp_path_factory: pytest.TempPathFactory) -> Table:
+def page(thesis_results, tmp_path_factory):
     """Return the rows of a page on all chapters, whose table has no published figures."""
     table = tmp_path_factory.mktemp("figures") / "figures.tsv"
     rows = [f"s\t{title}\t{where}\t{COLUMNS[title]}\t\t\t" for title, where in SELECTED.items()]
@@ -144,7 +142,7 @@ def page(thesis_results: Path, tmp_path_factory: pytest.TempPathFactory) -> Tabl
     return tables(text.partition("## Published figures")[2].partition("\n## ")[0])
 
 
-def assert_close(label: str, cell: str, expected: Numbers) -> None:
+def assert_close(label, cell, expected):
     """Compare the numbers of a cell; of the 60 rows, one may lie on the margin of a classifier."""
     tolerance = 2e-4 if "entropy" in label else 130 / 60
     assert numbers(cell) == pytest.approx(expected, abs=tolerance), label

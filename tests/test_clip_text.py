@@ -1,19 +1,15 @@
 """CLIP's text tower without transformers gives the tokens and the bits that transformers gives."""
 
-from __future__ import annotations
-
 import functools
 import json
 import shutil
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import transformers
 from factories import clips
-from factories.zoo import Damage, changed, fails_to_load, load
+from factories.zoo import changed, fails_to_load, load
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -36,7 +32,7 @@ WITH_SPECIAL_TOKENS = [
 ]
 
 
-def assert_bits_equal(folder: Path, precision: str) -> None:
+def assert_bits_equal(folder, precision):
     """Compare an encoder's embeddings with those of plain transformers, for the same tokens."""
     encoder = load(folder, "text", precision=precision)
     assert ClipText.read_known(find(str(folder))) is not None
@@ -56,7 +52,7 @@ def assert_bits_equal(folder: Path, precision: str) -> None:
 # the tower
 
 
-CHANGES: dict[str, dict[str, Any]] = {
+CHANGES = {
     "none": {},
     "gelu": {"hidden_act": "gelu", "num_attention_heads": 1},
     "tanh": {"hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-3},
@@ -79,7 +75,6 @@ def test_embeddings_have_the_bits_of_transformers(changes, precision, tmp_path):
     assert_bits_equal(folder, precision)
 
 
-@pytest.mark.long
 def test_a_full_size_model_has_the_bits_of_transformers(vit_b32_dir):
     assert_bits_equal(vit_b32_dir, "fp32")
 
@@ -89,15 +84,15 @@ with_vision = functools.partial(changed, "config.json", "vision_config")
 with_config = functools.partial(changed, "config.json")
 
 
-def without(name: str) -> Damage:
-    def edit(config: dict[str, Any]) -> None:
+def without(name):
+    def edit(config):
         config.pop(name, None)
         config["text_config"].pop(name, None)
 
     return lambda folder: clips.edit_json(folder / "config.json", edit)
 
 
-def second_text_config(folder: Path) -> None:
+def second_text_config(folder):
     clips.edit_json(folder / "config.json", lambda c: c.update(text_config_dict=c["text_config"]))
 
 
@@ -111,7 +106,7 @@ UNKNOWN_CONFIGS = {
 
 
 @pytest.fixture(scope="module")
-def default_width(tmp_path_factory) -> Path:
+def default_width(tmp_path_factory):
     """A model of the widths that a configuration without them stands for."""
     return clips.tiny_clip(tmp_path_factory.mktemp("models") / "model", width=512, dim=512)
 
@@ -153,7 +148,7 @@ def test_errors_in_a_configuration_are_those_of_transformers(edit, tiny_clip_dir
 # the tokenizer
 
 
-def published_form(folder: Path) -> Path:
+def published_form(folder):
     """Write the tokenizer as the first published models have it, with their special tokens."""
     clips.tiny_clip(folder)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
@@ -173,7 +168,7 @@ def published_form(folder: Path) -> Path:
     return folder
 
 
-def transformers_4_form(folder: Path) -> Path:
+def transformers_4_form(folder):
     """Write the tokenizer as transformers 4 saves it, with its tokens by number."""
     published_form(folder)
     tokens = json.loads((folder / "tokenizer.json").read_text())["added_tokens"]
@@ -194,13 +189,13 @@ FORMS = {
 
 
 @pytest.fixture(scope="module", params=FORMS)
-def form(request, tmp_path_factory) -> Path:
+def form(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("models") / "model"
     return FORMS[request.param](folder)
 
 
 @pytest.fixture(scope="module")
-def tokenizers(form) -> tuple[Any, Any]:
+def tokenizers(form):
     """The tokenizer of clipkit and that of transformers."""
     own = read_backend(find(str(form)))
     assert own is not None
@@ -228,7 +223,7 @@ def test_embeddings_of_each_form_have_the_bits_of_transformers(form):
 
 
 settings_of = functools.partial(changed, "tokenizer_config.json")
-UNKNOWN_TOKENIZERS: dict[str, Damage] = {
+UNKNOWN_TOKENIZERS = {
     "a setting": settings_of(add_bos_token=False),
     "padding": settings_of(pad_token="!"),
     "another class": settings_of(tokenizer_class="GPT2Tokenizer"),

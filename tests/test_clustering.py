@@ -1,7 +1,5 @@
 """k-means is scikit-learn's, and measures of agreement ignore the numbers of clusters."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

@@ -1,10 +1,5 @@
 """Which rows of files are the same images: those of imports without ids, and of held-out rows."""
 
-from __future__ import annotations
-
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
 from factories import MODEL, random_features, saved
@@ -19,7 +14,7 @@ LABELS = np.arange(60) % 2
 IDS = [f"{'cat' if label == 0 else 'dog'}/{row}.png" for row, label in enumerate(LABELS)]
 
 
-def embedded(name: str = "photos", split: str = "test", *more: dict[str, Any]) -> FeatureFile:
+def embedded(name="photos", split="test", *more):
     """Return images of a data set with one split."""
     dataset = {"name": name, "splits": {split: {"images": 60, "rows": f"{name} {split}"}}}
     history = [{"command": "embed", "model": MODEL, "dataset": dataset}, *more]
@@ -27,7 +22,7 @@ def embedded(name: str = "photos", split: str = "test", *more: dict[str, Any]) -
     return FeatureFile("images", history, {split: rows_of_split}, class_names=["cat", "dog"])
 
 
-def imported(digest: str, ids: str | None = None) -> FeatureFile:
+def imported(digest, ids=None):
     entry = {"command": "convert", "inputs": {"features": digest}, "ids": ids}
     return FeatureFile("images", [{k: v for k, v in entry.items() if v}], {"test": Split(ids=IDS)})
 
@@ -59,7 +54,7 @@ def test_equal_ids_are_the_same_images_if_the_history_says_so(a, b, expected):
 
 
 @pytest.fixture
-def imports(tmp_path: Path) -> Path:
+def imports(tmp_path):
     """Two probes on one import without ids, and one on another import."""
     labels = {"train_labels": LABELS, "test_labels": LABELS}
     for name, seed in (("a", 0), ("b", 1)):
@@ -110,7 +105,7 @@ def test_the_mark_of_row_numbers_stays_when_rows_are_divided_joined_and_relabell
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path):
     """Photos in class folders without splits, a probe on them, and zero-shot classification."""
     for number, row_id in enumerate(IDS):
         path = tmp_path / "photos" / row_id

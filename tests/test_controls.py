@@ -1,7 +1,5 @@
 """What the thesis lacks: random directions, few shots, grids of temperature and C, spectra."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

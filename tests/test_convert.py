@@ -1,7 +1,5 @@
 """clipkit convert: exports can be imported, as can other tools' files; bad files are refused."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json
@@ -10,8 +8,6 @@ import pickle
 import sys
 import tracemalloc
 import zipfile
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -32,14 +28,14 @@ from clipkit.features import FeatureFile, Split, formats, npz, parquet, read
 RNG = np.random.default_rng(0)
 
 
-def images() -> FeatureFile:
+def images():
     """Return a labelled split, and one without labels whose name has an underscore."""
     file = feature_file(datasets={"train/labels": None})
     file.splits["train_a"] = file.splits.pop("train")
     return file
 
 
-def result() -> FeatureFile:
+def result():
     """Return a sweep that was scored on a validation split and then on the test split."""
     file = feature_file("result")
     file.runs = {
@@ -56,12 +52,12 @@ def result() -> FeatureFile:
     return file
 
 
-def saved(path: Path, file: FeatureFile | str) -> Path:
+def saved(path, file):
     """Write a file, or a small one of a kind, and return its path."""
     return saved_file(path, feature_file(file) if isinstance(file, str) else file)
 
 
-def convert_refused(source: Path, output: Path, code: int, *parts: str, options: Any = ()) -> None:
+def convert_refused(source, output, code, *parts, options=()):
     """Check that a conversion fails in one line and changes nothing in the output's folder."""
     with unchanged(output.parent):
         refused(clipkit("convert", source, output, *options), code, *parts)
@@ -91,7 +87,7 @@ def test_any_file_comes_back_equal_and_the_same_content_gives_the_same_bytes(
 def test_an_export_that_could_not_be_imported_is_not_published(tmp_path, monkeypatch, ending):
     """Staged: the export writes other metadata than the file's."""
     source, output = saved(tmp_path / "a.h5", "images"), tmp_path / f"a.{ending}"
-    metadata: dict[str, Any] = {"kind": "images", "version": 1}
+    metadata = {"kind": "images", "version": 1}
     monkeypatch.setattr(formats, "drop_none", lambda content: metadata)
     convert_refused(source, output, 1, f"a.{ending}: history: expected a list, got NoneType")
     metadata["history"] = []
@@ -381,7 +377,7 @@ def test_pickles_are_never_loaded(tmp_path):
     assert not canary.path.exists()
 
 
-def exported(history: Any, **more: Any) -> dict[str, Any]:
+def exported(history, **more):
     """Return arrays with metadata as convert writes it."""
     metadata = {"kind": "images", "version": 1, "history": history, **more}
     return {"features": ONE, "clipkit": json.dumps(metadata)}
@@ -391,7 +387,7 @@ ONE, TWO = np.ones((1, 2)), np.ones((2, 2))
 DEEP = json.loads("[" * 14 + "]" * 14)  # with the list, the object and the value: 16 levels
 JSON_HINT = "clipkit: expected the JSON that clipkit convert writes; hint: remove it"
 # The rules of a file's content are in test_features.py; a few show that imports follow them.
-BAD_ARRAYS: list[tuple[dict[str, Any], str]] = [
+BAD_ARRAYS = [
     ({"features": np.ones(4)}, "features: expected numbers (N, D), got float64 of shape (4,)"),
     ({"features": np.ones((2, 3, 4))}, "of shape (2, 3, 4); hint: flatten each row"),
     ({"features": np.array([["a"]])}, "features: expected numbers (N, D), got <U1 of shape (1, 1)"),
@@ -430,7 +426,7 @@ def test_what_convert_writes_info_accepts(tmp_path):
 
 NUMBERS = [[1.0], [2.0]]
 DATES = pa.array([0, 1], pa.date32())
-BAD_TABLES: list[tuple[dict[str, Any], str]] = [
+BAD_TABLES = [
     ({"x": [1]}, "expected rows with a column 'feature', got x"),
     ({"feature": pa.array([], pa.list_(pa.float32()))}, "with a column 'feature', got no rows"),
     ({"feature": [1.0]}, "feature: expected lists of numbers, got double"),
@@ -488,7 +484,7 @@ def test_a_flipped_bit_is_found_by_the_checksum(tmp_path):
         convert_refused(tmp_path / f"bad.{ending}", tmp_path / "x.h5", 1, f"bad.{ending}: ", "CRC")
 
 
-def header(shape: tuple[int, ...], descr: str = "<f4") -> bytes:
+def header(shape, descr="<f4"):
     out = io.BytesIO()
     npy.write_array_header_1_0(out, {"descr": descr, "fortran_order": False, "shape": shape})
     return out.getvalue()

@@ -1,7 +1,5 @@
 """Data sets: folders in every layout, the named data sets, and draws from them."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import shutil
@@ -124,7 +122,7 @@ def test_wrong_names_and_options_are_refused(
 LABELS = st.lists(st.integers(0, 4), min_size=1, max_size=60)
 
 
-def toy_dataset(labels: list[int]) -> Dataset:
+def toy_dataset(labels):
     """Return a data set whose ids and red values are the row numbers."""
     pixels = np.arange(len(labels), dtype=np.uint8)[:, None, None].repeat(4, 1).repeat(4, 2)
     return Dataset("toy", list("abcde"), {"all": ImageDataset.from_array(pixels, labels)})
@@ -217,7 +215,7 @@ def test_shapes_are_rendered_the_same_in_threads_and_alone():
 def test_blocks_are_rendered_once_and_few_are_cached():
     calls = []
 
-    def render(indices: np.ndarray) -> np.ndarray:
+    def render(indices):
         calls.append(len(indices))
         time.sleep(0.002)  # other threads ask for the same block meanwhile
         colours = (indices % 256).astype(np.uint8)[:, None, None, None]
@@ -241,10 +239,10 @@ def test_blocks_are_rendered_once_and_few_are_cached():
 
 
 @pytest.fixture
-def offline(monkeypatch, tmp_path) -> Path:
+def offline(monkeypatch, tmp_path):
     """Take away the network, Debian's package and the cache; return the folder of the cache."""
 
-    def refuse(*args: object, **options: object) -> None:
+    def refuse(*args, **options):
         raise urllib.error.URLError("Name or service\nnot known")
 
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
@@ -332,7 +330,7 @@ def test_fashion_mnist_is_read_from_idx_files(offline, tmp_path, monkeypatch, la
     folder.mkdir(parents=True, exist_ok=True)
     pixels = np.arange(2 * 28 * 28, dtype=np.uint8).reshape(2, 28, 28)
 
-    def write(name: str, data: bytes) -> None:
+    def write(name, data):
         (folder / f"{name}{suffix}").write_bytes(gzip.compress(data) if suffix else data)
 
     for prefix in ("train", "t10k"):

@@ -1,7 +1,5 @@
 """Documentation: every command line runs, every output is current, every link exists."""
 
-from __future__ import annotations
-
 import contextlib
 import re
 import sys
@@ -9,7 +7,6 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from forkserver import ForkServer
 from PIL import Image
 from shell import shell
 from typer.main import get_command
@@ -23,7 +20,7 @@ sys.path.insert(0, str(ROOT / "docs"))
 import examples  # noqa: E402
 
 
-def fenced(page: Path, language: str) -> list[str]:
+def fenced(page, language):
     return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
@@ -49,19 +46,18 @@ TOLERANCE = 0.05
 ROWS = 2
 
 
-def name(page: Path) -> str:
+def name(page):
     return str(page.relative_to(ROOT))
 
 
 @pytest.fixture
-def programs(fork_server: ForkServer) -> Path:
+def programs(fork_server):
     """The folder of a `clipkit` that starts fast."""
     fork_server.launch()
     return fork_server.venv / "bin"
 
 
 @pytest.mark.whole
-@pytest.mark.long
 @pytest.mark.parametrize(
     "pages",
     [
@@ -80,7 +76,6 @@ def test_console_examples_print_what_the_page_shows(pages, programs, tmp_path):
     assert run.returncode == 0, run.stderr
 
 
-@pytest.mark.long
 def test_an_example_of_every_command_prints_what_its_page_shows(programs, tmp_path):
     """The first of each page runs, and what makes its files."""
     needed, files = [], set()
@@ -95,18 +90,18 @@ def test_an_example_of_every_command_prints_what_its_page_shows(programs, tmp_pa
     print_what_is_shown(needed, tmp_path, programs)
 
 
-def console(page: Path) -> list[tuple[str, str]]:
+def console(page):
     """Return the commands of a page, each with its output."""
     return [pair for block in fenced(page, "console") for pair in examples.examples(block)]
 
 
-def print_what_is_shown(shown: list[tuple[str, str]], folder: Path, programs: Path) -> None:
+def print_what_is_shown(shown, folder, programs):
     (folder / "prompts").symlink_to(ROOT / "prompts")
     for command, output in shown:
         same(command, output, examples.run(command, folder, programs))
 
 
-def same(command: str, shown: str, printed: str) -> None:
+def same(command, shown, printed):
     """Equal but for digests and versions of libraries, and numbers within a tolerance."""
     shown, printed = (mask(text) for text in (shown, printed))
     words = [NUMBER.sub("N", " ".join(RULE.sub(" ", text).split())) for text in (shown, printed)]
@@ -117,7 +112,7 @@ def same(command: str, shown: str, printed: str) -> None:
         assert float(a) == pytest.approx(float(b), rel=TOLERANCE, abs=absolute), command
 
 
-def mask(text: str) -> str:
+def mask(text):
     """Hide what depends on the machine: digests, sizes, choices, and the versions of libraries."""
     text = MACHINE.sub(r"\1", DIGEST.sub("DIGEST", text))
     return SIZE.sub("has SIZE", LIBRARY.sub(r"\1 VERSION", text))
@@ -139,8 +134,14 @@ def test_a_table_may_be_as_wide_as_its_numbers():
 
 
 @pytest.mark.whole
-@pytest.mark.long
-@pytest.mark.parametrize("page", [page for page in PAGES if fenced(page, "sh")], ids=name)
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, id=name(page), marks=[] if page == README else [pytest.mark.exhaustive])
+        for page in PAGES
+        if fenced(page, "sh")
+    ],
+)
 def test_other_commands_run_on_what_is_at_hand(page, programs, tmp_path):
     (tmp_path / "prompts").symlink_to(ROOT / "prompts")
     make_photos(tmp_path)
@@ -154,7 +155,7 @@ def test_other_commands_run_on_what_is_at_hand(page, programs, tmp_path):
             assert run.returncode == 0, f"{line}\n{run.stderr}"
 
 
-def make_photos(folder: Path) -> None:
+def make_photos(folder):
     """Make photos of two classes, and a table of attributes as a spreadsheet writes it."""
     lines = ["filename;colour"]
     for number in range(40):
@@ -235,7 +236,7 @@ def test_every_name_in_the_table_of_modules_can_be_imported():
             assert any(resolves(package, path) for package in packages), path
 
 
-def resolves(package: object, path: str) -> bool:
+def resolves(package, path):
     """Whether a package has a name, which may be that of a submodule's function."""
     with contextlib.suppress(AttributeError, ModuleNotFoundError):
         module, _, attribute = path.rpartition(".")

@@ -1,37 +1,28 @@
 """Downloads of data sets from a local server: complete or not at all, and never twice."""
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import gzip
 import hashlib
-import io
-import json
 import os
-import pickle
 import shutil
 import signal
 import subprocess
 import sys
 import tarfile
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from factories import fails_with
 from factories.miniatures import idx, write_cifar, write_tiny_imagenet
-from factories.server import BLOCK, FileServer, serving
-from PIL import Image
+from factories.server import BLOCK, serving
 from shell import environment
 from torchvision.datasets import CIFAR10, FashionMNIST
 
 from clipkit import datasets
 from clipkit.datasets import downloads, registry
-from clipkit.datasets.dataset import Dataset
 from clipkit.datasets.downloads import Download
 
 TOP = "tiny-imagenet-200"
@@ -39,7 +30,7 @@ ZIP = f"{TOP}.zip"
 
 
 @pytest.fixture
-def server(monkeypatch, tmp_path) -> Iterator[FileServer]:
+def server(monkeypatch, tmp_path):
     """A server on this machine in place of the hosts of the data sets."""
     monkeypatch.setattr(downloads, "PAUSE_SECONDS", 0.0)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
@@ -48,38 +39,38 @@ def server(monkeypatch, tmp_path) -> Iterator[FileServer]:
         yield running
 
 
-def publish(server: FileServer, padding: int) -> Download:
+def publish(server, padding):
     """Serve a small Tiny ImageNet in the form of the published one."""
     top = write_tiny_imagenet(server.root / TOP)
     (top / "padding").write_bytes(os.urandom(padding))
     return download_of(server, Path(shutil.make_archive(str(top), "zip", server.root, TOP)))
 
 
-def download_of(server: FileServer, path: Path) -> Download:
+def download_of(server, path):
     return Download(f"{server.url}/{path.name}", md5_of(path))
 
 
-def md5_of(path: Path) -> str:
+def md5_of(path):
     return hashlib.md5(path.read_bytes()).hexdigest()
 
 
 @pytest.fixture
-def published(server, monkeypatch) -> bytes:
+def published(server, monkeypatch):
     """A Tiny ImageNet that clipkit downloads from the server."""
     download = publish(server, 30_000)
     monkeypatch.setattr(registry, "TINY_IMAGENET", download)
     return (server.root / ZIP).read_bytes()
 
 
-def names_in(folder: Path) -> list[str]:
+def names_in(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def load(root: Path) -> Dataset:
+def load(root):
     return datasets.load("tiny-imagenet", root=root)
 
 
-def write_part(root: Path, data: bytes) -> Path:
+def write_part(root, data):
     """Write what an earlier run downloaded."""
     root.mkdir()
     (root / f"{ZIP}.part").write_bytes(data)
@@ -234,49 +225,23 @@ def test_the_files_of_fashion_mnist_are_downloaded_one_by_one(server, tmp_path, 
     assert sorted(server.requests) == sorted(f"/{name}" for name in others)
 
 
-# clipkit, which downloads other archives than those published, and leaves its process id
-PATCHED = """\
-#!{python}
-import os
-from pathlib import Path
+# clipkit, which downloads another Tiny ImageNet than the published one
+PATCHED = """
 from clipkit.datasets import registry
 from clipkit.datasets.downloads import Download
 
-hosts = {hosts!r}
-load = registry._load_torchvision
-
-def load_stand_in(kind, archive, *rest):
-    if hasattr(kind, "train_list"):
-        kind.train_list = [[name, None] for name, _ in kind.train_list]
-        kind.test_list = [[name, None] for name, _ in kind.test_list]
-        kind.meta = {{**kind.meta, "md5": None}}
-    return load(kind, hosts[archive.name], *rest)
-
-registry._load_torchvision = load_stand_in
-registry.TINY_IMAGENET = hosts[registry.TINY_IMAGENET.name]
-Path({pid!r}).write_text(str(os.getpid()))
+registry.TINY_IMAGENET = {archive!r}
 from clipkit.cli import app
 app(prog_name="clipkit")
 """
 
 
-def write_script(folder: Path, archives: list[Download]) -> Path:
-    script = folder / "patched.py"
-    hosts = {archive.name: archive for archive in archives}
-    content = PATCHED.format(python=sys.executable, hosts=hosts, pid=str(folder / "pid"))
-    script.write_text(content)
-    script.chmod(0o755)
-    return script
-
-
-def start_embed(folder: Path, archive: Download) -> subprocess.Popen[str]:
-    script = write_script(folder, [archive])
-    words = ["embed", "tiny-imagenet", "--root", folder / "root", "--limit", 8, "--model", "tiny"]
-    line = [sys.executable, script, *words, "-f", "-o", folder / f"{time.monotonic_ns()}.h5"]
+def start(command, folder, archive, *words):
+    """Start a command on Tiny ImageNet, which has to be downloaded."""
+    words = [*command.split(), "tiny-imagenet", "--root", folder / "root", *words]
+    line = [sys.executable, "-c", PATCHED.format(archive=archive), *map(str, words)]
     pipe = subprocess.PIPE
-    return subprocess.Popen(
-        list(map(str, line)), env=environment(), stdout=pipe, stderr=pipe, text=True
-    )
+    return subprocess.Popen(line, env=environment(), stdout=pipe, stderr=pipe, text=True)
 
 
 @pytest.mark.long
@@ -286,7 +251,7 @@ def test_embed_that_is_killed_in_the_download_fetches_only_the_rest(server, tmp_
     part = root / f"{ZIP}.part"
     total = (server.root / ZIP).stat().st_size
     server.pause = 0.1
-    killed = start_embed(tmp_path, archive)
+    killed = start("embed", tmp_path, archive, "--model", "tiny", "-o", tmp_path / "img.h5")
     while not part.exists() or part.stat().st_size == 0:
         assert killed.poll() is None
         time.sleep(0.01)
@@ -296,116 +261,10 @@ def test_embed_that_is_killed_in_the_download_fetches_only_the_rest(server, tmp_
     stored, server.sent, server.pause = part.stat().st_size, 0, 0
     assert 0 < stored < total
     assert names_in(root) == [part.name]
-    running = [start_embed(tmp_path, archive) for _ in range(2)]  # both need the data set
+    pictures = [tmp_path / name for name in ("a.png", "b.png")]  # both need the data set
+    running = [start("plot images", tmp_path, archive, "-o", path) for path in pictures]
     for process in running:
         _, errors = process.communicate()
         assert process.returncode == 0, errors
     assert server.sent == total - stored
     assert names_in(root) == [TOP]
-
-
-def write_tar(path: Path, contents: dict[str, bytes]) -> Path:
-    with tarfile.open(path, "w:gz") as tar:
-        for name, data in contents.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-    return path
-
-
-def cifar_tar(path: Path, top: str, parts: list[str], meta: str, names: str, labels: str) -> Path:
-    """Write an archive in the form of CIFAR's, with noise that is lighter for later classes."""
-    rng = np.random.default_rng(0)
-    numbers = np.arange(120) % 10
-    pixels = rng.integers(0, 100, (120, 3072)) + 15 * numbers[:, None]
-    content = pickle.dumps({"data": pixels.astype(np.uint8), labels: numbers.tolist()})
-    files = {f"{top}/{part}": content for part in parts}
-    class_names = (registry.CIFAR10 if "10-" in top else registry.CIFAR100).split()[:10]
-    files[f"{top}/{meta}"] = pickle.dumps({names: class_names})
-    return write_tar(path, files)
-
-
-def tiny_imagenet_zip(top: Path) -> Path:
-    """Write an archive in the form of Tiny ImageNet's: 100 classes, three images of each split."""
-    lines = []
-    for number in range(300):
-        name, label = f"n{number % 100}", number % 100
-        files = (f"train/{name}/images/t{number}.JPEG", f"val/images/v{number}.JPEG")
-        for file in files:
-            (top / file).parent.mkdir(parents=True, exist_ok=True)
-            (top / file).write_bytes(jpeg(label % 3, number))
-        lines.append(f"v{number}.JPEG\t{name}\t0\t0\t63\t63\n")
-    (top / "val" / "val_annotations.txt").write_text("".join(lines))
-    (top / "wnids.txt").write_text("".join(f"n{label}\n" for label in range(100)))
-    (top / "words.txt").write_text("n0\tgoldfish, Carassius\nn1\tcat\n")
-    return Path(shutil.make_archive(str(top), "zip", top.parent, top.name))
-
-
-def jpeg(label: int, number: int) -> bytes:
-    """Return an image of noise."""
-    pixels = np.random.default_rng([label, number]).integers(0, 156, (48, 64, 3)) + 30 * label
-    stream = io.BytesIO()
-    Image.fromarray(pixels.astype(np.uint8)).save(stream, "JPEG")
-    return stream.getvalue()
-
-
-def write_archives(folder: Path) -> list[Path]:
-    """Write small archives in the published form of the thesis's data sets."""
-    batches = [f"data_batch_{number}" for number in range(1, 6)]
-    cifar10 = ("cifar-10-batches-py", [*batches, "test_batch"], "batches.meta", "label_names")
-    cifar100 = ("cifar-100-python", ["train", "test"], "meta", "fine_label_names")
-    imagenette, food, lists = {}, {}, {"train": {}, "test": {}}
-    for label, name in enumerate(("n01440764", "n02102040", "n02979186")):
-        for split, n in (("train", 12), ("val", 6)):
-            for i in range(n):
-                file = f"imagenette2/{split}/{name}/{split}{i}.JPEG"
-                imagenette[file] = jpeg(label, i)
-    for label, name in enumerate(("apple_pie", "sushi", "waffles")):
-        for split, first, n in (("train", 0, 12), ("test", 12, 6)):
-            ids = [f"{name}/{first + i}" for i in range(n)]
-            lists[split][name] = ids
-            food |= {f"food-101/images/{key}.jpg": jpeg(label, i) for i, key in enumerate(ids)}
-    food |= {f"food-101/meta/{split}.json": json.dumps(lists[split]).encode() for split in lists}
-    return [
-        cifar_tar(folder / "cifar-10-python.tar.gz", *cifar10, "labels"),
-        cifar_tar(folder / "cifar-100-python.tar.gz", *cifar100, "fine_labels"),
-        write_tar(folder / "imagenette2.tgz", imagenette),
-        tiny_imagenet_zip(folder / TOP),
-        write_tar(folder / "food-101.tar.gz", food),
-    ]
-
-
-@pytest.mark.exhaustive
-@pytest.mark.long
-def test_the_thesis_downloads_its_data_sets_and_continues_a_download_that_was_killed(
-    server, make, fork_server, tmp_path, monkeypatch
-):
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    archives = write_archives(server.root)
-    script = write_script(tmp_path, [download_of(server, path) for path in archives])
-    clipkit = tmp_path / "venv" / "bin" / "clipkit"
-    clipkit.parent.mkdir(parents=True)
-    other = fork_server.venv / "bin" / "clipkit"  # for commands that need no data set
-    case = f'case "$*" in embed*|*--images*) exec {script} "$@";; esac'
-    clipkit.write_text(f'#!/bin/bash\n{case}\nexec {other} "$@"\n')
-    clipkit.chmod(0o755)
-    variables = {"VENV": tmp_path / "venv", "DATASET": "", "LIMIT": "", "SEEDS": "42"}
-    variables |= {"SETS": "generic32", "out": tmp_path / "results"}
-    part = tmp_path / "torch" / "datasets" / "cifar-100-python.tar.gz.part"
-    total = (server.root / "cifar-100-python.tar.gz").stat().st_size
-
-    def kill_the_download() -> None:
-        while not part.exists() or part.stat().st_size < total // 4:
-            time.sleep(0.01)
-        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
-
-    server.pause = 0.2
-    threading.Thread(target=kill_the_download, daemon=True).start()
-    stopped = make("thesis", check=False, **variables)
-    assert "missing: cifar100; hint: the same command continues with them" in stopped.stderr
-    stored, server.sent, server.pause = part.stat().st_size, 0, 0
-    make("thesis", **variables)
-    assert server.sent == total - stored
-    assert names_in(part.parent) == sorted(registry.FOLDERS.values())
-    reports = sorted(path.parent.name for path in (tmp_path / "results").glob("*/report.html"))
-    assert reports == sorted(f"tiny-clip-{name}" for name in registry.FOLDERS)

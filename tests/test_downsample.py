@@ -1,9 +1,5 @@
 """`embed --downsample`: images are made smaller before the model's own preprocessing."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import numpy as np
 import pytest
 from factories import fails_with
@@ -23,7 +19,7 @@ from clipkit.report.command_lines import command_lines
 SHAPES = ("shapes", "--split", "test", "--model", "tiny", "--precision", "fp32")
 
 
-def embed(out: Path, *words: object, limit: int = 20) -> features.FeatureFile:
+def embed(out, *words, limit=20):
     ok("embed", *SHAPES, "--limit", limit, *words, "-o", out)
     return features.read(out)
 
@@ -83,7 +79,7 @@ def test_the_history_has_the_size_only_if_images_were_made_smaller(tmp_path):
 
 
 def test_an_interrupted_run_continues_only_at_its_own_size(tmp_path, monkeypatch):
-    def interrupt(*arguments: object) -> None:
+    def interrupt(*arguments):
         raise ClipkitError("interrupted")
 
     words = ("embed", *SHAPES, "--limit", 20, "-o", tmp_path / "img.h5", "--downsample")

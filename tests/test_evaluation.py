@@ -1,7 +1,5 @@
 """Evaluation of probes: grids, validation, few shots, and what is refused."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given

@@ -1,14 +1,11 @@
 """Image files of unknown origin: how they are found, named and opened."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os
 import struct
 import urllib.parse
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,16 +23,16 @@ NOISE = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 IMAGE = Image.fromarray(NOISE)
 
 
-def encoded(image: Image.Image, form: str, **options: object) -> bytes:
+def encoded(image, form, **options):
     buffer = io.BytesIO()
     image.save(buffer, form, **options)
     return buffer.getvalue()
 
 
-def png(width: int, height: int, content: bytes, depth: int = 8) -> bytes:
+def png(width, height, content, depth=8):
     """Return an RGB PNG that declares a size and holds some content."""
 
-    def chunk(kind: bytes, data: bytes) -> bytes:
+    def chunk(kind, data):
         checksum = struct.pack(">I", zlib.crc32(kind + data))
         return struct.pack(">I", len(data)) + kind + data + checksum
 
@@ -44,7 +41,7 @@ def png(width: int, height: int, content: bytes, depth: int = 8) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + header + body + chunk(b"IEND", b"")
 
 
-def written(folder: Path, name: str, data: bytes) -> str:
+def written(folder, name, data):
     (folder / name).write_bytes(data)
     return str(folder / name)
 

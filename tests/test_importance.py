@@ -1,14 +1,8 @@
 """Importance of prompts: what permuting costs, and weights by class."""
 
-from __future__ import annotations
-
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
 from factories import MODEL
-from numpy.typing import ArrayLike, NDArray
 from shell import ok, rows
 
 from clipkit.analysis import evaluation, probes, results
@@ -19,7 +13,7 @@ from clipkit.base.errors import ClipkitError
 from clipkit.features import FeatureFile, Split, read, row_ids, write
 
 
-def logits_of(columns: ArrayLike, labels: ArrayLike, seed: int = 0) -> FeatureFile:
+def logits_of(columns, labels, seed=0):
     """Return logits with splits train and test, whose rows are drawn from those given."""
     columns, labels = np.asarray(columns, np.float32), np.asarray(labels)
     history = [{"command": "embed", "model": MODEL}]
@@ -35,17 +29,17 @@ def logits_of(columns: ArrayLike, labels: ArrayLike, seed: int = 0) -> FeatureFi
     return file
 
 
-def kept(file: FeatureFile, classifier: str = "svm", **settings: Any) -> FeatureFile:
+def kept(file, classifier="svm", **settings):
     """Return the probe that is fitted on a file."""
     return evaluation.evaluate_grid(file, evaluation.ProbeSpec(classifier, **settings), keep=True)
 
 
-def costs(result: FeatureFile) -> dict[str, float]:
+def costs(result):
     key = "group" if "group" in result.runs else "prompt"
     return dict(zip(result.runs[key].tolist(), result.runs["cost"].tolist(), strict=True))
 
 
-def world(n: int = 800, seed: int = 0) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def world(n=800, seed=0):
     """Return 5 columns of which only column 2 tells the two classes apart."""
     rng = np.random.default_rng(seed)
     labels = np.arange(n) % 2
@@ -164,7 +158,7 @@ def test_weights_are_what_a_unit_adds_to_a_score(classifier, standardize):
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path):
     """A folder with logits.h5 and the probe p.h5."""
     file = logits_of(*world())
     write(tmp_path / "logits.h5", file)

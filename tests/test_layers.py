@@ -1,10 +1,6 @@
 """Hidden states of towers: each is what the library passes from one layer to the next."""
 
-from __future__ import annotations
-
 import re
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +11,7 @@ from factories.zoo import VISION_ZOO, load, read_vision_model, write_vision_mode
 from shell import fails, ok
 from transformers import AutoImageProcessor
 
-from clipkit import datasets, embedding, features, models
+from clipkit import features, models
 from clipkit.base.errors import UsageError
 from clipkit.features.history import identities, provenance
 from clipkit.models.hub import TINY
@@ -33,21 +29,21 @@ DUAL = {"clip": clips.tiny_clip, "siglip": clips.tiny_siglip}
 
 
 @pytest.fixture(scope="module", params=[*VISION_ZOO, *DUAL])
-def zoo(request, tmp_path_factory) -> Path:
+def zoo(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("zoo") / request.param
     if request.param in DUAL:
         return DUAL[request.param](folder)
     return write_vision_model(folder, request.param)
 
 
-def image_tower(folder: Path) -> Any:
+def image_tower(folder):
     """Return the image tower by plain transformers, without a projection."""
     if folder.name in DUAL:
         return transformers.AutoModel.from_pretrained(folder).vision_model.eval()
     return read_vision_model(folder)
 
 
-def run(model: Any, folder: Path, image: Any, **options: Any) -> Any:
+def run(model, folder, image, **options):
     """Return what a tower of plain transformers returns for an image."""
     processor = AutoImageProcessor.from_pretrained(folder)
     pixels = processor(images=image, return_tensors="pt")["pixel_values"]
@@ -58,12 +54,12 @@ def run(model: Any, folder: Path, image: Any, **options: Any) -> Any:
         return model(pixel_values=pixels, **options)
 
 
-def states_by_transformers(folder: Path, image: Any) -> list[torch.Tensor]:
+def states_by_transformers(folder, image):
     """Return the hidden states 0..n of an image; a hook reads the last, which may be normed."""
     model = image_tower(folder)
     layers = [m for m in model.modules() if LAYER_CLASSES.search(type(m).__name__)]
     layers = [m for m in layers if type(m) is type(layers[-1])]
-    last: list[Any] = []
+    last = []
     layers[-1].register_forward_hook(lambda _layer, _inputs, output: last.append(output))
     outputs = run(model, folder, image, output_hidden_states=True)
     states = [*outputs.hidden_states[:-1], last[0]]
@@ -71,7 +67,7 @@ def states_by_transformers(folder: Path, image: Any) -> list[torch.Tensor]:
     return states
 
 
-def pooled(states: list[torch.Tensor], pool: str, prefix: int) -> np.ndarray:
+def pooled(states, pool, prefix):
     if states[0].ndim == 4:
         rows = [state.mean(dim=(-2, -1)) for state in states]
     elif pool == "cls":
@@ -81,7 +77,6 @@ def pooled(states: list[torch.Tensor], pool: str, prefix: int) -> np.ndarray:
     return torch.cat(rows, dim=1).numpy()
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("pool", ["cls", "mean"])
 def test_hidden_states_are_those_of_plain_transformers(zoo, pool):
     prefix = PREFIX.get(zoo.name, 0)
@@ -103,7 +98,6 @@ def test_hidden_states_are_those_of_plain_transformers(zoo, pool):
     assert not {"embedding", "logit_scale"} & default.details.keys()
 
 
-@pytest.mark.long
 def test_the_final_norm_is_that_of_the_library(zoo):
     if zoo.name == "radio":
         with pytest.raises(UsageError, match="expected a model that normalises all tokens"):
@@ -128,7 +122,6 @@ def test_the_final_norm_is_that_of_the_library(zoo):
     np.testing.assert_array_equal(rows, expected.numpy())
 
 
-@pytest.mark.long
 def test_half_precision_is_close_and_packed_layers_are_read(zoo):
     plain = load(zoo, precision="bf16")
     half = load(zoo, precision="bf16", layers="all", pool="mean")
@@ -241,39 +234,6 @@ def test_one_pass_over_several_layers_gives_the_files_of_each(tmp_path):
     assert (tmp_path / "named2.h5").exists()
 
 
-@pytest.mark.long
-def test_a_run_that_published_only_some_layers_continues(tmp_path, monkeypatch):
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    whole.mkdir()
-    broken.mkdir()
-    data = datasets.load(["digits"], limit=30)
-    encoder = load("tiny", layers=[0, 2, 4])
-    embedding.embed_images(data, encoder, str(whole / "l{layer}.h5"))
-    assert sorted(contents(whole)) == ["l0.h5", "l2.h5", "l4.h5"]
-    output = str(broken / "l{layer}.h5")
-    write = features.write
-
-    def write_first(name, file, **options):
-        if str(name).endswith("l2.h5"):
-            raise OSError("disk full")
-        write(name, file, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(features, "write", write_first)
-        with pytest.raises(OSError, match="disk full"):
-            embedding.embed_images(data, encoder, output)
-    assert (broken / "l0.h5").exists()
-    with pytest.raises(UsageError, match="belongs to another run"):
-        embedding.embed_images(data, load("tiny", layers=[0, 2]), output)
-    (broken / "l2.h5").write_bytes(b"mine")
-    with pytest.raises(UsageError, match=r"l2\.h5 exists"):
-        embedding.embed_images(data, encoder, output)
-    assert (broken / "l2.h5").read_bytes() == b"mine"
-    (broken / "l2.h5").unlink()
-    embedding.embed_images(data, encoder, output)
-    assert contents(broken) == contents(whole)
-
-
 EMBED = ("embed", "digits", "--limit", 10, "-m", "tiny")
 
 
@@ -314,7 +274,7 @@ def test_a_layer_of_texts_needs_a_layer_and_has_no_pool():
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory) -> Path:
+def small(tmp_path_factory):
     """Embeddings, hidden states and unprojected features of the same images, and texts."""
     folder = tmp_path_factory.mktemp("small")
     for name, options in {
@@ -365,6 +325,7 @@ def test_other_features_of_a_model_are_not_mixed(other, small, tmp_path):
         assert "hold different features of one model (tiny" in fails(*command)
 
 
+@pytest.mark.long
 def test_a_layer_is_named_wherever_its_model_is(small):
     names = {
         "l3": "tiny layer 3 cls",

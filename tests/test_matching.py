@@ -1,22 +1,16 @@
 """The images of a feature file's rows: how a data set is read, and matched by its name and ids."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import pytest
 from factories import fails_with, refused
 from PIL import Image
 from shell import clipkit, ok
 
-from clipkit.base.errors import UsageError
-from clipkit.datasets import REGISTRY
 from clipkit.datasets.matching import load_images
 from clipkit.features import FeatureFile, read
 
 
 @pytest.fixture
-def manifest(tmp_path: Path) -> Path:
+def manifest(tmp_path):
     """A manifest of four images whose columns have names of their own."""
     lines = ["file,species,part"]
     for number in range(4):
@@ -27,7 +21,7 @@ def manifest(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def embedded(manifest: Path) -> FeatureFile:
+def embedded(manifest):
     columns = ("--path-column", "file", "--label-column", "species", "--split-column", "part")
     ok("embed", manifest, *columns, "--model", "tiny", "-o", manifest.parent / "a.h5")
     return read(manifest.parent / "a.h5")
@@ -57,14 +51,6 @@ def test_a_column_that_is_missing_is_named_with_what_to_do(manifest, embedded):
         with fails_with(message) as caught:
             load_images(file, [str(manifest)], **options)
         assert hint in caught.value.hint
-
-
-@pytest.mark.long
-def test_another_named_data_set_is_refused_before_it_is_loaded(embedded, monkeypatch):
-    monkeypatch.setitem(REGISTRY, "cifar10", None)  # not even called
-    with fails_with("expected images of birds, got images of cifar10", UsageError) as caught:
-        load_images(embedded, ["cifar10"])
-    assert caught.value.hint == "name the data set that was embedded"
 
 
 @pytest.mark.long

@@ -1,7 +1,5 @@
 """models: towers, preprocessing, tokens and precision, compared with transformers and open_clip."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import json
@@ -10,17 +8,15 @@ import os
 import re
 import shutil
 import unicodedata
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import transformers
 from factories import clips
-from factories.zoo import Damage, changed, fails_to_load, load, stored, without_tensor
+from factories.zoo import changed, fails_to_load, load, stored, without_tensor
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from shell import ok
@@ -46,52 +42,50 @@ FORMS = ["tiny_clip_dir", "old_form_dir", "new_form_dir", "siglip_dir"]
 
 
 @pytest.fixture(scope="module")
-def old_form_dir(tmp_path_factory) -> Path:
+def old_form_dir(tmp_path_factory):
     return clips.openai_form(tmp_path_factory.mktemp("models") / "old-form")
 
 
 @pytest.fixture(scope="module")
-def new_form_dir(tmp_path_factory) -> Path:
+def new_form_dir(tmp_path_factory):
     return clips.transformers_5_form(tmp_path_factory.mktemp("models") / "new-form")
 
 
 @pytest.fixture(scope="module")
-def siglip_dir(tmp_path_factory) -> Path:
+def siglip_dir(tmp_path_factory):
     return clips.tiny_siglip(tmp_path_factory.mktemp("models") / "siglip")
 
 
 @pytest.fixture(scope="module")
-def images() -> list[Image.Image]:
+def images():
     return clips.noise_images()
 
 
 @pytest.fixture(params=FORMS)
-def form(request) -> Path:
+def form(request):
     """Each form of a model in turn."""
     return request.getfixturevalue(request.param)
 
 
 @pytest.fixture
-def copied(tiny_clip_dir, tmp_path) -> Path:
+def copied(tiny_clip_dir, tmp_path):
     """A copy of the small model, to be damaged."""
     return shutil.copytree(tiny_clip_dir, tmp_path / "model")
 
 
-def encode(encoder: models.Encoder, images: list[Image.Image]) -> np.ndarray:
+def encode(encoder, images):
     """Encode the images or, by a text tower, TEXTS."""
     return encoder.encode_texts(TEXTS) if encoder.tower == "text" else encoder.encode_images(images)
 
 
-def sha256(content: bytes) -> str:
+def sha256(content):
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
 # features
 
 
-def features_of_a_script(
-    folder: Path, images: list[Image.Image], texts: list[str]
-) -> tuple[np.ndarray, np.ndarray]:
+def features_of_a_script(folder, images, texts):
     """Run the whole model by plain transformers on one image and one text at a time."""
     is_siglip = "siglip" in folder.name
     model = (SiglipModel if is_siglip else CLIPModel).from_pretrained(folder).eval()
@@ -99,7 +93,7 @@ def features_of_a_script(
     tokenizer = AutoTokenizer.from_pretrained(folder)
     padding = "max_length" if is_siglip else False
 
-    def rows(method: Any, inputs: list[dict[str, Any]]) -> np.ndarray:
+    def rows(method, inputs):
         with torch.no_grad():
             outputs = [method(**one) for one in inputs]
         return torch.cat([getattr(output, "pooler_output", output) for output in outputs]).numpy()
@@ -112,7 +106,7 @@ def features_of_a_script(
     )
 
 
-def assert_features_equal(folder: Path, images: list[Image.Image], texts: list[str]) -> None:
+def assert_features_equal(folder, images, texts):
     image, text = load(folder), load(folder, "text")
     actual = image.encode_images(image.preprocess(images)), text.encode_texts(texts)
     for rows, expected in zip(actual, features_of_a_script(folder, images, texts), strict=True):
@@ -170,7 +164,7 @@ def test_a_tower_encodes_only_its_own_inputs(tiny_clip_dir, images):
         text.preprocess(images)
 
 
-def reference_digest(folder: Path) -> str:
+def reference_digest(folder):
     """Return a model's digest as docs/format.md defines it."""
     names = {"weights": "model.safetensors"} | {
         path.name: path.name for path in folder.iterdir() if path.suffix != ".safetensors"
@@ -329,7 +323,7 @@ def test_the_characters_that_are_warned_of_are_those_that_ftfy_replaces():
 def test_batches_of_texts_do_not_mix_and_report_progress(form):
     encoder = load(form, "text")
     texts = [f"{TEXTS[i % 6]} {i}" for i in range(300)]
-    progress: list[tuple[int, int]] = []
+    progress = []
     together = encoder.encode_texts(texts, progress=lambda *done: progress.append(done))
     assert together.shape == (300, 16)
     assert progress == [(256, 300), (300, 300)]
@@ -431,57 +425,57 @@ processor = functools.partial(changed, "preprocessor_config.json")
 tokenizer = functools.partial(changed, "tokenizer_config.json")
 
 
-def sides(height: int, width: int) -> dict[str, int]:
+def sides(height, width):
     return {"height": height, "width": width}
 
 
-def write(file: str, content: bytes) -> Damage:
+def write(file, content):
     return lambda folder: (folder / file).write_bytes(content)
 
 
-def remove(file: str) -> Damage:
+def remove(file):
     return lambda folder: (folder / file).unlink()
 
 
-def cut(length: int) -> Damage:
+def cut(length):
     return lambda folder: os.truncate(folder / "model.safetensors", length)
 
 
-def index(folder: Path, **weight_map: str) -> None:
+def index(folder, **weight_map):
     clips.write_json(folder / "model.safetensors.index.json", weight_map=weight_map)
 
 
-def point_elsewhere(folder: Path) -> None:
+def point_elsewhere(folder):
     shutil.move(folder / "model.safetensors", folder.parent / "elsewhere.safetensors")
     index(folder, logit_scale="../elsewhere.safetensors")
 
 
-def store_a_tensor_twice(folder: Path) -> None:
+def store_a_tensor_twice(folder):
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").rename(folder / "a.safetensors")
     save_file({BIAS: tensors[BIAS]}, folder / "b.safetensors")
     index(folder, logit_scale="a.safetensors", **{BIAS: "b.safetensors"})
 
 
-def scale(value: float, dtype: torch.dtype = torch.float32) -> Damage:
+def scale(value, dtype=torch.float32):
     return stored(logit_scale=torch.tensor(value).to(dtype))
 
 
-def retype(dtype: torch.dtype) -> Damage:
+def retype(dtype):
     return lambda f: clips.edit_tensors(f, lambda t: t.update({BIAS: t[BIAS].to(dtype)}))
 
 
-def poison(value: float, dtype: torch.dtype = torch.float32) -> Damage:
+def poison(value, dtype=torch.float32):
     """Set a bias before a ReLU, behind which NaN may be zero."""
 
-    def edit(t: dict[str, Any]) -> None:
+    def edit(t):
         t[BIAS] = t[BIAS].to(dtype)
         t[BIAS][3] = value
 
     return lambda folder: clips.edit_tensors(folder, edit)
 
 
-DAMAGED: list[tuple[Damage, str]] = [
+DAMAGED = [
     (remove("config.json"), "expected a model's config.json or open_clip_config.json, got none"),
     (write("config.json", b"{"), "config.json: expected valid JSON: Expecting property name"),
     (write("config.json", b"[" * 100_000), "config.json: expected valid JSON: maximum recursion"),
@@ -535,7 +529,7 @@ def test_weights_that_are_too_large_for_the_precision_are_refused(copied):
     assert error.hint == "try --precision fp32"
 
 
-MISFITS: list[tuple[str, Damage, str]] = [
+MISFITS = [
     ("image", vision(num_hidden_layers=HUGE), "1 to 1000 layers per tower, got num_hidden_layers"),
     ("image", text(num_hidden_layers=HUGE), "1 to 1000 layers per tower, got num_hidden_layers"),
     ("image", vision(num_hidden_layers=3), "fit config.json; missing: .*layers.2"),
@@ -609,7 +603,7 @@ def test_an_image_that_the_processor_cannot_resize_is_named_in_one_line(copied):
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 
 
-def replace_by(make: Callable[[Path], Any]) -> Callable[[Path], Any]:
+def replace_by(make):
     return lambda path: (path.unlink(), make(path))
 
 
@@ -665,11 +659,11 @@ def test_a_tokenizer_of_another_model(copied):
     fails_to_load(copied, "model: expected tokens below 400, got 49407", "text", untrained=0)
 
 
-def replace(content: str, **pattern: str) -> dict[str, Any]:
+def replace(content, **pattern):
     return {"type": "Replace", "pattern": pattern, "content": content}
 
 
-RULES: list[tuple[dict[str, Any], str, str]] = [
+RULES = [
     # 60 letters take more steps than Oniguruma allows
     (replace("", Regex="(?:a|aa)+$b"), "a" * 60, "model: tokenizers failed: Onig: .*over$"),
     (replace("y" * 3_000_000, String="x"), "x", r"at most 10,000 .* up to 21,000,007$"),
@@ -694,7 +688,7 @@ def test_a_rule_of_tokenizer_json_that_panics_or_lets_a_text_grow_is_one_line(
 
 
 ABSENT = "cannot use the device .*: PyTorch .* finds 0 cuda devices"
-REFUSED: list[tuple[str, str, str]] = [
+REFUSED = [
     ("name", "ViT-B/33", "unknown model 'ViT-B/33'; did you mean ViT-B/32 or ViT-B/16"),
     ("name", "dir/none.h5", "cannot read dir/none.h5: there is no such file"),
     ("name", "dir/none.safetensors", "cannot read dir/none.safetensors: there is no such file"),

@@ -1,7 +1,5 @@
 """A digest keeps the embeddings of two models apart, also if only a configuration differs."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 
@@ -21,7 +19,7 @@ OLD = {"name": "m", "digest": "sha256:w", "logit_scale": 100.0}
 
 
 @pytest.fixture
-def copied(tiny_clip_dir, tmp_path) -> Path:
+def copied(tiny_clip_dir, tmp_path):
     return shutil.copytree(tiny_clip_dir, tmp_path / "model")
 
 

@@ -1,12 +1,7 @@
 """Models of transformers beyond CLIP and SigLIP: each gives what plain transformers gives."""
 
-from __future__ import annotations
-
 import shutil
-from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -25,59 +20,59 @@ from factories.zoo import (
 )
 from safetensors.torch import load_file
 from shell import clipkit, fails, ok
-from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoImageProcessor, AutoTokenizer
 
 from clipkit import features, models
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.models.families import FAMILIES
 
 PROMPTS = ["a photo of a cat", "Something ROUND, and open!", "東京 é 7"]
-WRITERS: dict[str, tuple[Callable[[Path], Path], str]] = {
+WRITERS = {
     "metaclip-2": (clips.tiny_metaclip2, "MetaClip2Model"),
     "siglip2-naflex": (clips.tiny_naflex, "Siglip2Model"),
     "aimv2-lit": (clips.tiny_aimv2_lit, "Aimv2Model"),
 }
-PADDING: dict[str, Any] = {
+PADDING = {
     "metaclip-2": {"padding": True},
     "siglip2-naflex": {"padding": "max_length", "max_length": 64},
 }
 
 
 @pytest.fixture(scope="module", params=[*VISION_ZOO, *WRITERS])
-def zoo(request, tmp_path_factory) -> Path:
+def zoo(request, tmp_path_factory):
     return write(tmp_path_factory.mktemp("zoo"), request.param)
 
 
 @pytest.fixture(scope="module", params=PADDING)
-def dual(request, tmp_path_factory) -> Path:
+def dual(request, tmp_path_factory):
     return write(tmp_path_factory.mktemp("dual"), request.param)
 
 
 @pytest.fixture(scope="module")
-def naflex(tmp_path_factory) -> Path:
+def naflex(tmp_path_factory):
     return write(tmp_path_factory.mktemp("models"), "siglip2-naflex")
 
 
 @pytest.fixture(scope="module")
-def dino(tmp_path_factory) -> Path:
+def dino(tmp_path_factory):
     return write(tmp_path_factory.mktemp("models"), "dinov2")
 
 
-def write(parent: Path, name: str) -> Path:
+def write(parent, name):
     if name in VISION_ZOO:
         return write_vision_model(parent / name, name)
     writer, _ = WRITERS[name]
     return writer(parent / name)
 
 
-def read(folder: Path) -> Any:
+def read(folder):
     """Return a model by plain transformers."""
     if folder.name in VISION_ZOO:
         return read_vision_model(folder)
     return getattr(transformers, WRITERS[folder.name][1]).from_pretrained(folder).eval()
 
 
-def embeddings_of(outputs: Any) -> np.ndarray:
+def embeddings_of(outputs):
     """Return the embeddings that `get_image_features` or `get_text_features` gives.
 
     transformers returned them until version 4, and returns them as `pooler_output` since.
@@ -85,7 +80,7 @@ def embeddings_of(outputs: Any) -> np.ndarray:
     return getattr(outputs, "pooler_output", outputs).numpy()
 
 
-def image_embedding(model: Any, name: str, inputs: Any) -> np.ndarray:
+def image_embedding(model, name, inputs):
     """Return the embedding (1, D) of an image by plain transformers."""
     if name in WRITERS:
         return embeddings_of(model.get_image_features(**inputs))
@@ -103,7 +98,7 @@ def image_embedding(model: Any, name: str, inputs: Any) -> np.ndarray:
 
 
 @torch.no_grad()
-def by_transformers(folder: Path) -> np.ndarray:
+def by_transformers(folder):
     """Return the embeddings of the noise images, one by one, by plain transformers."""
     model = read(folder)
     processor = AutoImageProcessor.from_pretrained(folder)
@@ -114,9 +109,9 @@ def by_transformers(folder: Path) -> np.ndarray:
     return np.concatenate(rows)
 
 
-def texts_by_transformers(folder: Path, texts: list[str]) -> np.ndarray:
+def texts_by_transformers(folder, texts):
     """Return the embeddings of texts by plain transformers."""
-    tokenize: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+    tokenize = AutoTokenizer.from_pretrained(folder)
     padding = PADDING[folder.name]
     tokens = tokenize(texts, padding_side="right", return_tensors="pt", **padding)["input_ids"]
     with torch.no_grad():
@@ -245,7 +240,6 @@ def test_a_processor_that_does_not_fit_naflex_is_refused_in_one_line(change, mes
 
 
 @pytest.mark.exhaustive
-@pytest.mark.long
 @pytest.mark.parametrize("has_head", [True, False])
 def test_the_vision_tower_of_naflex_alone(has_head, tmp_path):
     config = transformers.Siglip2VisionConfig(
@@ -321,7 +315,7 @@ def test_a_kind_that_an_older_transformers_lacks_is_refused_with_the_version(tmp
         models.describe_model(str(without_weights(tmp_path)))
 
 
-def without_weights(folder: Path) -> Path:
+def without_weights(folder):
     (folder / "model.safetensors").write_bytes(b"not to be read")
     return folder
 

@@ -1,19 +1,14 @@
 """models.hub: names -> files, against a small Hub on this machine."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from factories.server import serving
 from factories.zoo import TIMM_VIT
 
 from clipkit.models import hub as models_hub
@@ -47,15 +42,15 @@ Answer = tuple[int, bytes, dict[str, str]]
 class Hub:
     """Repositories and the pull requests of org/clip, served as the Hugging Face Hub does."""
 
-    def __init__(self) -> None:
-        self.trees: dict[tuple[str, str], Tree] = {}  # by repository and revision
-        self.requests: list[dict[str, Any]] = []  # as the Hub's JSON describes them
-        self.fetched: list[str] = []  # files that were downloaded
+    def __init__(self):
+        self.trees = {}  # by repository and revision
+        self.requests = []  # as the Hub's JSON describes them
+        self.fetched = []  # files that were downloaded
 
-    def add(self, repo: str, files: Tree) -> None:
+    def add(self, repo, files):
         self.trees[repo, "main"] = files
 
-    def request(self, num: int, author: str, files: Tree, status: str = "open") -> None:
+    def request(self, num, author, files, status="open"):
         """Open a pull request at org/clip."""
         self.trees["org/clip", f"refs/pr/{num}"] = files
         facts = {
@@ -65,7 +60,7 @@ class Hub:
         }
         self.requests.append({**facts, "num": num, "author": {"name": author}, "status": status})
 
-    def find(self, repo: str, revision: str) -> tuple[str, Tree] | None:
+    def find(self, repo, revision):
         """Return commit and files of a revision, which may itself be a commit."""
         for (owner, name), tree in self.trees.items():
             commit = sha1(repr((owner, name, sorted(tree.items()))).encode())
@@ -73,7 +68,13 @@ class Hub:
                 return commit, tree
         return None
 
-    def answer(self, path: str) -> Answer:
+    def respond(self, request):
+        """Send the headers of an answer, and return its parts."""
+        status, body, headers = self.answer(urlsplit(request.path).path)
+        request.send_headers(status, {**headers, "Content-Length": str(len(body))})
+        return [body] if request.command == "GET" else []
+
+    def answer(self, path):
         """Return status, body and headers of a GET of API/REPO/WHAT/REVISION or of a file."""
         parts = [unquote(part) for part in path.strip("/").split("/")]
         if parts[:2] != ["api", "models"]:
@@ -91,7 +92,7 @@ class Hub:
             return as_json([{"path": name, "size": len(tree[name]), **file} for name in tree])
         return as_json({"id": repo, "sha": commit})
 
-    def file(self, repo: str, revision: str, name: str) -> Answer:
+    def file(self, repo, revision, name):
         commit, tree = self.find(repo, revision) or ("", {})
         if name not in tree:
             return 404, b"", {"X-Error-Code": "EntryNotFound"}
@@ -99,68 +100,48 @@ class Hub:
         return 200, tree[name], {"ETag": f'"{sha1(tree[name])}"', "X-Repo-Commit": commit}
 
 
-def as_json(content: Any) -> Answer:
+def as_json(content):
     return 200, json.dumps(content).encode(), {}
 
 
-def sha1(content: bytes) -> str:
+def sha1(content):
     return hashlib.sha1(content).hexdigest()
 
 
 @pytest.fixture
-def hub(monkeypatch, tmp_path) -> Iterator[Hub]:
+def hub(monkeypatch, tmp_path):
     """A Hub on this machine and an empty cache, for processes that a test starts."""
     served = Hub()
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            status, body, headers = served.answer(urlsplit(self.path).path)
-            self.send_response(status)
-            for name, value in {**headers, "Content-Length": str(len(body))}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(body)
-
-        do_HEAD = do_GET  # noqa: N815
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub-cache"))
     monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
     for name in ("HF_HUB_OFFLINE", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.delenv("TRANSFORMERS_OFFLINE", raising=False)
-    yield served
-    server.shutdown()
-    server.server_close()
+    with serving(tmp_path) as server:
+        server.answer = served.respond
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        yield served
 
 
 @pytest.fixture
-def pickles_only(hub) -> Hub:
+def pickles_only(hub):
     """A Hub whose org/clip has its weights as a pickle only."""
     hub.add("org/clip", {"config.json": CONFIG, "pytorch_model.bin": PICKLE})
     return hub
 
 
-def find(name: str, *options: str, **environment: str) -> dict[str, Any]:
+def find(name, *options, **environment):
     """Call `models.hub.find` in a new process, which must write nothing to standard error."""
     line = [sys.executable, "-c", FIND, name, *options]
     env = {**os.environ, **environment}
     done = subprocess.run(line, capture_output=True, text=True, env=env)
     assert (done.returncode, done.stderr) == (0, "")
-    answer: dict[str, Any] = json.loads(done.stdout)
+    answer = json.loads(done.stdout)
     assert "\n" not in answer.get("message", "")
     return answer
 
 
-def digest(*contents: bytes) -> str:
+def digest(*contents):
     return "sha256:" + hashlib.sha256(b"".join(contents)).hexdigest()
 
 

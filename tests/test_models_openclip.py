@@ -1,7 +1,5 @@
 """OpenCLIP's models: each gives what plain open_clip gives from the same folder."""
 
-from __future__ import annotations
-
 import functools
 import math
 import os
@@ -9,8 +7,6 @@ import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from pathlib import Path
-from typing import Any
 
 import huggingface_hub.constants as hub_constants
 import numpy as np
@@ -21,7 +17,6 @@ import transformers
 from factories import clips
 from factories.zoo import PlainLinear, changed, fails_to_load, load, stir
 from open_clip.push_to_hf_hub import save_for_hf
-from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from clipkit import models
@@ -52,7 +47,7 @@ SIGLIP = {
 COCA_TEXT = {**TEXT, "context_length": 76, "embed_cls": True, "output_tokens": True}
 
 
-def trunk(name: str, image_size: int, pool: str, projection: str | None = None) -> dict[str, Any]:
+def trunk(name, image_size, pool, projection=None):
     """Return the settings of a model whose image tower is one of timm."""
     vision = {"timm_model_name": name, "image_size": image_size, "timm_model_pretrained": True}
     vision |= {"timm_pool": pool, "timm_proj": projection}
@@ -60,7 +55,7 @@ def trunk(name: str, image_size: int, pool: str, projection: str | None = None) 
 
 
 # folder -> model_cfg
-ZOO: dict[str, dict[str, Any]] = {
+ZOO = {
     "clip": PLAIN,
     "quickgelu": {**PLAIN, "quick_gelu": True},
     "custom": {**PLAIN, "custom_text": True},
@@ -101,7 +96,7 @@ PIXELS = {
 }
 
 
-def pictures() -> list[Image.Image]:
+def pictures():
     """Return four images of four sizes."""
     return clips.noise_images()[-4:]
 
@@ -109,11 +104,11 @@ def pictures() -> list[Image.Image]:
 class NoTokenizer:
     """OpenAI's tokenizer, of which open_clip writes no file."""
 
-    def save_pretrained(self, folder: Path) -> None:
+    def save_pretrained(self, folder):
         pass
 
 
-def write_model(folder: Path, config: dict[str, Any], seed: int = 0) -> Path:
+def write_model(folder, config, seed=0):
     """Write a model with random weights as open_clip publishes one."""
     folder.mkdir(parents=True)
     clips.write_json(folder / "open_clip_config.json", model_cfg=config)
@@ -134,34 +129,34 @@ def write_model(folder: Path, config: dict[str, Any], seed: int = 0) -> Path:
 
 
 @pytest.fixture(scope="module", params=ZOO)
-def zoo(request, tmp_path_factory) -> Path:
+def zoo(request, tmp_path_factory):
     return write_model(tmp_path_factory.mktemp("zoo") / request.param, ZOO[request.param])
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory) -> Path:
+def plain(tmp_path_factory):
     return write_model(tmp_path_factory.mktemp("models") / "clip", PLAIN)
 
 
 @pytest.fixture(scope="module")
-def siglip(tmp_path_factory) -> Path:
+def siglip(tmp_path_factory):
     return write_model(tmp_path_factory.mktemp("models") / "siglip", SIGLIP)
 
 
 @pytest.fixture
-def copied(plain, tmp_path) -> Path:
+def copied(plain, tmp_path):
     return shutil.copytree(plain, tmp_path / "copied")
 
 
 @lru_cache(2)
-def reference(folder: Path) -> tuple[Any, Any, Any]:
+def reference(folder):
     """Return model, image transform and tokenizer of a folder by plain open_clip."""
     name = f"local-dir:{folder}"
     model, _, preprocess = open_clip.create_model_and_transforms(name)
     return model.eval(), preprocess, open_clip.get_tokenizer(name)
 
 
-def by_open_clip(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+def by_open_clip(folder):
     """Return the embeddings of the pictures, one by one, and of TEXTS by plain open_clip."""
     model, preprocess, tokenizer = reference(folder)
     with torch.inference_mode():
@@ -191,7 +186,7 @@ def test_half_precision_is_close(zoo):
     assert clips.cosines(text.encode_texts(TEXTS), texts).min() >= 0.999
 
 
-def by_layer(encoder: models.Encoder, rows: np.ndarray) -> list[np.ndarray]:
+def by_layer(encoder, rows):
     """Return the rows of each layer but the first, which is what enters the tower."""
     return [rows[:, columns] for columns in encoder.columns.values()][1:]
 
@@ -217,7 +212,7 @@ def test_hidden_states_are_those_of_plain_open_clip(zoo):
         np.testing.assert_allclose(rows, state[torch.arange(len(TEXTS)), ends], atol=1e-5)
 
 
-def section(name: str, **values: Any) -> Any:
+def section(name, **values):
     return lambda config: config["model_cfg"][name].update(values)
 
 
@@ -319,7 +314,7 @@ def test_the_untrained_control_has_the_architecture_and_no_weights(plain, tmp_pa
     np.testing.assert_array_equal(text.encode_texts(TEXTS), expected)
 
 
-def edit_weights(folder: Path, edit: Any) -> None:
+def edit_weights(folder, edit):
     save_file(edit(load_file(folder / WEIGHTS)), folder / WEIGHTS)
 
 

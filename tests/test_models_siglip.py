@@ -1,16 +1,12 @@
 """SigLIP: its SentencePiece tokenizer, and probabilities that are sigmoids."""
 
-from __future__ import annotations
-
 import json
 import math
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from factories import refused, write_feature_file
+from factories import refused
 from factories.clips import edit_tensors, published_siglip, tiny_siglip, tiny_siglip2, write_json
 from factories.zoo import fails_to_load, load
 from shell import clipkit, ok
@@ -25,9 +21,9 @@ SCALE, BIAS = 10.0, -2.0
 
 
 @pytest.fixture(scope="module", params=[tiny_siglip, published_siglip])
-def siglip_dir(request, tmp_path_factory) -> Path:
+def siglip_dir(request, tmp_path_factory):
     """A small SigLIP, with CLIP's tokenizer and with one of SentencePiece."""
-    write_model: Callable[[Path], Path] = request.param
+    write_model = request.param
     folder = write_model(tmp_path_factory.mktemp("models") / "siglip")
     scalars = {"logit_scale": torch.tensor([math.log(SCALE)]), "logit_bias": torch.tensor([BIAS])}
     edit_tensors(folder, lambda tensors: tensors.update(scalars))
@@ -35,7 +31,7 @@ def siglip_dir(request, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def siglip_logits(siglip_dir) -> Path:
+def siglip_logits(siglip_dir):
     """Logits of ten digits and three prompts, made by the commands."""
     model = ("-m", siglip_dir, "--precision", "fp32")
     digits = ("embed", "digits", "--split", "test", "--limit", 10)
@@ -46,7 +42,7 @@ def siglip_logits(siglip_dir) -> Path:
     return siglip_dir / "logits.h5"
 
 
-def transformers_probabilities(folder: Path) -> torch.Tensor:
+def transformers_probabilities(folder):
     """Return the probability (10, 3) of each digit and prompt by plain transformers."""
     split = datasets.load("digits", splits=["test"], limit=10).splits["test"]
     images = [split.image(i) for i in range(10)]
@@ -59,7 +55,7 @@ def transformers_probabilities(folder: Path) -> torch.Tensor:
     return torch.sigmoid(outputs.logits_per_image).double()
 
 
-def entropy(logits: Path, *options: object) -> list[dict[str, float]]:
+def entropy(logits, *options):
     """Return the report of the command, one dict per row."""
     return json.loads(ok("entropy", logits, *options, "--format", "json").stdout)
 
@@ -98,14 +94,6 @@ def test_the_link_is_the_models_own_only_for_its_own_temperature(siglip_logits):
     assert saved.model()["logit_bias"] == BIAS
 
 
-def test_a_link_that_the_model_does_not_have_is_refused(tmp_path):
-    logits = write_feature_file(tmp_path / "logits.h5", "logits")
-    refused(
-        clipkit("entropy", logits, "--link", "sigmoid"), 2, "expected a model with a logit_bias"
-    )
-    refused(clipkit("entropy", logits, "--link", "logistic"), 2, "unknown link 'logistic'")
-
-
 def test_the_entropy_of_certain_probabilities_is_zero():
     (pair,) = softmax.mean_entropy_and_confidence([[1.0, -1.0]], [1e-4], bias=-15.0)
     assert pair == (0.0, 1.0)
@@ -128,12 +116,12 @@ def test_missing_packages_of_the_tokenizer_are_named(missing, tmp_path, monkeypa
 
 
 @pytest.fixture(scope="module")
-def siglip2_dir(tmp_path_factory) -> Path:
+def siglip2_dir(tmp_path_factory):
     """A small SigLIP 2 of fixed resolution."""
     return tiny_siglip2(tmp_path_factory.mktemp("models") / "siglip2")
 
 
-def transformers_embeddings(folder: Path, texts: list[str]) -> np.ndarray:
+def transformers_embeddings(folder, texts):
     """Return the embeddings of texts by plain transformers, which keeps case and punctuation."""
     padding = {"padding": "max_length", "padding_side": "right", "max_length": 64}
     tokens = AutoTokenizer.from_pretrained(folder)(texts, **padding, return_tensors="pt")

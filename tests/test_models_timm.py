@@ -1,15 +1,10 @@
 """Models of timm: each gives what plain timm gives, with its own transform."""
 
-from __future__ import annotations
-
 import functools
 import math
 import os
 import shutil
 import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +14,6 @@ from factories import clips
 from factories.zoo import (
     TIMM_INPUT,
     TIMM_VIT,
-    Damage,
     changed,
     fails_to_load,
     load,
@@ -36,7 +30,7 @@ from clipkit.models import hub
 INPUT = TIMM_INPUT
 SMALL_STAGES = {"layers": [1, 1, 1, 1]}
 # folder -> architecture, settings in model_args, changes of pretrained_cfg, and timm's pooling
-ZOO: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
+ZOO = {
     "vit": (*TIMM_VIT, "token"),
     "vit-avg": (
         *("vit_tiny_patch16_224.augreg_in21k", {**VIT, "global_pool": "avg", "class_token": False}),
@@ -70,28 +64,28 @@ TOKENS = list(ZOO)[:8]
 MAPS = ("convnext", "resnet", "resnetv2", "fastvit", "efficientnet", "mobilenet")
 
 
-def write_model(folder: Path, name: str) -> Path:
+def write_model(folder, name):
     return write_timm_model(folder, *ZOO[name][:3])
 
 
 @pytest.fixture(scope="module", params=ZOO)
-def zoo(request, tmp_path_factory) -> Path:
+def zoo(request, tmp_path_factory):
     return write_model(tmp_path_factory.mktemp("zoo") / request.param, request.param)
 
 
 @pytest.fixture(scope="module")
-def vit(tmp_path_factory) -> Path:
+def vit(tmp_path_factory):
     return write_model(tmp_path_factory.mktemp("models") / "vit", "vit")
 
 
-def plain_timm(folder: Path) -> tuple[Any, Callable[[Any], torch.Tensor]]:
+def plain_timm(folder):
     """Return a model and its transform, as the documentation of timm loads them."""
     model = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=0).eval()
     settings = timm.data.resolve_model_data_config(model)
     return model, timm.data.create_transform(**settings, is_training=False)
 
 
-def by_timm(folder: Path, batch_size: int = 1) -> np.ndarray:
+def by_timm(folder, batch_size=1):
     """Return the embeddings of the noise images by plain timm, one at a time or in batches."""
     # the last bits of a model that was made in inference mode may differ
     model, transform = plain_timm(folder)
@@ -180,21 +174,21 @@ argue = functools.partial(changed, "config.json", "model_args")
 preset = functools.partial(changed, "config.json", "pretrained_cfg")
 
 
-def cut(folder: Path) -> None:
+def cut(folder):
     weights = folder / "model.safetensors"
     os.truncate(weights, weights.stat().st_size - 100)
 
 
-def pickled(folder: Path) -> None:
+def pickled(folder):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 
 
-def grey(folder: Path) -> None:
+def grey(folder):
     argue(in_chans=1)(folder)
     stored(patch_embed__proj__weight=torch.zeros(32, 1, 8, 8))(folder)
 
 
-DAMAGED: dict[str, tuple[Damage, str]] = {
+DAMAGED = {
     "missing": (without_tensor("norm.weight"), "that fit config.json; missing: norm.weight"),
     "mismatched": (stored(norm__weight=torch.zeros(3)), "mismatched: norm.weight"),
     "unexpected": (stored(blocks__9__weight=torch.zeros(3)), "unexpected: blocks.9.weight"),

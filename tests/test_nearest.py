@@ -1,16 +1,14 @@
 """`plot nearest`: the right images of the right data set, with their cosines and classes."""
 
-from __future__ import annotations
-
 import numpy as np
 from factories import feature_file
 from shell import ok
 
-from clipkit.features import FeatureFile, Split, read
+from clipkit.features import Split, read
 from clipkit.plots.images import nearest_images
 
 
-def logits() -> FeatureFile:
+def logits():
     """Return cosines of five images with three prompts, at a temperature of 0.5."""
     file = feature_file("logits", attributes={"temperature": 0.5})
     cosines = np.array([[0.1, 0, 0], [0.5, 0, 1], [0.3, 0.2, 0], [0.5, 0, 0], [-0.2, 0, 0]])

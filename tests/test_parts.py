@@ -1,7 +1,5 @@
 """Long runs: the number of threads is part of a run, and several processes share one."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import fcntl
@@ -9,16 +7,12 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Container, Iterable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from signal import SIGKILL
-from typing import Any
 
 import pytest
 from factories import contents, messages, unchanged
 from factories.runs import stop_at
-from forkserver import ForkServer
 from PIL import Image
 from shell import clipkit, fails, ok
 
@@ -32,20 +26,20 @@ RUN = ("embed", "digits", "--split", "test", "--limit", 20, "-m", "tiny", "-b", 
 
 
 @pytest.fixture(autouse=True)
-def shards_of_four(monkeypatch) -> None:
+def shards_of_four(monkeypatch):
     monkeypatch.setattr(checkpoint, "SHARD_ROWS", 4)
 
 
 @functools.cache
-def load_once(*arguments: Any, **options: Any) -> Any:
+def load_once(*arguments, **options):
     return real_load(*arguments, **options)
 
 
 @pytest.fixture(autouse=True)
-def models_loaded_once(monkeypatch) -> None:
+def models_loaded_once(monkeypatch):
     """Keep models: the processes of a run would load them each."""
 
-    def load(*names: Any, options: models.RunOptions | None = None, **settings: Any) -> Any:
+    def load(*names, options=None, **settings):
         if options is None:
             return load_once(*names, **settings)
         layers = options.layers and tuple(options.layers)
@@ -55,7 +49,7 @@ def models_loaded_once(monkeypatch) -> None:
 
 
 @contextlib.contextmanager
-def one_thread() -> Iterator[None]:
+def one_thread():
     """Compute in one thread, and set the number back at the end."""
     number = models.num_threads()
     models.set_num_threads(1)
@@ -64,12 +58,12 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def own_threads() -> Iterator[None]:
+def own_threads():
     with one_thread():
         yield
 
 
-def stop_with_three_threads(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def stop_with_three_threads(folder, monkeypatch):
     """Interrupt a run of three threads, go on in one, and return the run's output."""
     models.set_num_threads(3)
     stop_at(2, monkeypatch, *RUN, "-o", folder / "out.h5")
@@ -112,14 +106,14 @@ def test_a_number_of_threads_that_cannot_be_used_is_refused(number, tmp_path, mo
     assert f"belongs to another run: threads was {number}, is " in line
 
 
-def part(number: int, output: Path, *words: object) -> tuple[int, str]:
+def part(number, output, *words):
     """Run a part of seven; return its exit code and what it says."""
     result = clipkit(*RUN, "-o", output, "--part", f"{number}/7", *words)
     assert not result.stdout
     return result.exit_code, messages(result.stderr)
 
 
-def parts(numbers: Iterable[int], output: Path, *words: object) -> str:
+def parts(numbers, output, *words):
     """Run some parts of seven, and return what the last of them says."""
     for number in numbers:
         code, message = part(number, output, *words)
@@ -128,7 +122,7 @@ def parts(numbers: Iterable[int], output: Path, *words: object) -> str:
 
 
 @pytest.fixture(scope="module")
-def expected(tmp_path_factory) -> bytes:
+def expected(tmp_path_factory):
     """The file of one process: 20 images in 5 shards."""
     output = tmp_path_factory.mktemp("once") / "out.h5"
     with pytest.MonkeyPatch.context() as patch, one_thread():
@@ -138,12 +132,12 @@ def expected(tmp_path_factory) -> bytes:
 
 
 @pytest.fixture
-def output(tmp_path) -> Path:
+def output(tmp_path):
     return tmp_path / "out.h5"
 
 
 @contextlib.contextmanager
-def locked(output: Path, operation: int = fcntl.LOCK_EX) -> Iterator[None]:
+def locked(output, operation=fcntl.LOCK_EX):
     """Hold the lock of an output's shards, as another process does."""
     partial = output.with_name("out.h5.partial")
     partial.mkdir(exist_ok=True)
@@ -211,7 +205,7 @@ LAYERS = (*RUN, "--normalize", "--layers", "0,2,-1", "-o")
 
 
 @pytest.fixture
-def layer_files(tmp_path) -> dict[str, str]:
+def layer_files(tmp_path):
     """The SHA-256 of the files of one process, by name; an empty folder parts is there, too."""
     (tmp_path / "once").mkdir()
     (tmp_path / "parts").mkdir()
@@ -221,7 +215,7 @@ def layer_files(tmp_path) -> dict[str, str]:
     return files
 
 
-def digests(folder: Path) -> dict[str, str]:
+def digests(folder):
     return {name: hashlib.sha256(data).hexdigest() for name, data in contents(folder).items()}
 
 
@@ -355,7 +349,7 @@ def test_two_finishers_where_there_are_no_locks_both_succeed(
         "before it removes": (checkpoint.Checkpoint, "remove"),
     }[step]
     real = getattr(owner, name)
-    others: list[tuple[int, str]] = []
+    others = []
 
     def wait_for_the_other(*arguments, **options):
         is_end = step != "before it publishes" or str(arguments[0]) == str(output)
@@ -379,7 +373,7 @@ def test_a_damaged_shard_is_said_to_be_missing_and_made_again(output, expected):
     assert output.read_bytes() == expected
 
 
-def write_pictures(folder: Path, damaged: Container[int] = ()) -> Path:
+def write_pictures(folder, damaged=()):
     """Write twelve images, which are three shards; some of them are damaged."""
     folder.mkdir(exist_ok=True)
     for number in range(12):
@@ -391,7 +385,7 @@ def write_pictures(folder: Path, damaged: Container[int] = ()) -> Path:
 
 
 @pytest.fixture
-def pictures(tmp_path) -> Path:
+def pictures(tmp_path):
     """Images of which those of the second shard and one of the third are damaged."""
     return write_pictures(tmp_path / "pictures", (4, 5, 6, 7, 9))
 
@@ -442,19 +436,18 @@ def test_parts_of_a_data_set_that_is_split_off(tmp_path):
     assert (tmp_path / "out.h5").read_bytes() == (tmp_path / "once.h5").read_bytes()
 
 
-def run_part(server: ForkServer, pictures: Path, folder: Path, number: int, **options: Any) -> Any:
+def run_part(server, pictures, folder, number, **options):
     """Start a part of three in its own process, with a model that costs nothing."""
     words = ("embed", pictures, "-o", "out.h5", "-b", 2, "--part", f"{number}/3")
     return server.start(folder, *words, shard=4, fake=True, **options)
 
 
 @pytest.fixture
-def all_good(tmp_path) -> Path:
+def all_good(tmp_path):
     return write_pictures(tmp_path / "good")
 
 
 @pytest.mark.exhaustive
-@pytest.mark.long
 def test_parts_that_run_at_once_publish_one_file(fork_server, all_good, tmp_path):
     files = set()
     for attempt in range(5):
@@ -471,7 +464,6 @@ def test_parts_that_run_at_once_publish_one_file(fork_server, all_good, tmp_path
 
 
 @pytest.mark.exhaustive
-@pytest.mark.long
 def test_a_part_killed_between_any_two_changes_to_the_disk_is_continued(
     fork_server, all_good, tmp_path
 ):

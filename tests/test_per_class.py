@@ -1,9 +1,5 @@
 """Precision, recall and F1 of each class: those of scikit-learn."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import numpy as np
 import pytest
 from factories import feature_file, result_file
@@ -11,12 +7,12 @@ from sklearn.metrics import precision_recall_fscore_support
 
 from clipkit.analysis.results import per_class_rows
 from clipkit.base.errors import ClipkitError
-from clipkit.features import FeatureFile, Split
+from clipkit.features import Split
 
 NAMES = ["crane", "cock", "crane", "owl", "egg"]
 
 
-def random_result(class_names: list[str] | None = None, **changes: Any) -> FeatureFile:
+def random_result(class_names=None, **changes):
     """Return two runs over four of five classes; one class is never predicted."""
     rng = np.random.default_rng(0)
     labels, predicted = rng.integers(0, 4, 60), rng.integers(0, 3, (2, 60))

@@ -1,9 +1,5 @@
 """`clipkit plot layers`: which results make which lines, what is drawn, and what is refused."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import numpy as np
 import pytest
 from factories import saved
@@ -14,13 +10,12 @@ from shell import ok
 from clipkit import plots
 from clipkit.analysis.metrics import wilson
 from clipkit.base.errors import ClipkitError
-from clipkit.features import FeatureFile
 from clipkit.plots import LayerCurve, LayerPoints
 from clipkit.plots.layer_curves import draw_layers, layer_curves
 from clipkit.report import expected
 
 
-def line(*correct: int, **settings: Any) -> list[FeatureFile]:
+def line(*correct, **settings):
     """Return results of layers 0, 1, ..."""
     return [result(number, layer, **settings) for layer, number in enumerate(correct)]
 
@@ -28,7 +23,7 @@ def line(*correct: int, **settings: Any) -> list[FeatureFile]:
 COLOURS = {"column": "colour"}
 
 
-def curve_of(files: list[FeatureFile]) -> tuple[LayerCurve, str]:
+def curve_of(files):
     """Return the only line of some results, and the source of the picture."""
     ((curve,), source) = layer_curves(files)
     return curve, source
@@ -94,9 +89,7 @@ def test_accuracies_of_a_result_by_groups_are_those_of_its_rows():
     assert "labels: groups of classes" in source
 
 
-def recalls(
-    layer: int | None, eval_split: str = "test", rows: str = "ab", **recall: float
-) -> FeatureFile:
+def recalls(layer, eval_split="test", rows="ab", **recall):
     """Return a result of `attributes` with a recall of each. That of the control is half of it."""
     file = result(5, layer)
     file.history[0]["dataset"]["splits"] = {"test": {"rows": rows}}
@@ -154,7 +147,7 @@ def test_recalls_of_attributes_have_a_line_each_with_the_control_beside_it():
     assert source == "m on shapes, test, CLS token"
 
 
-def points(*values: float, **fields: Any) -> LayerPoints:
+def points(*values, **fields):
     layers = range(len(values))
     low, high = ([value + add for value in values] for add in (-0.05, 0.05))
     return LayerPoints(layers, values, low, high, **fields)
@@ -225,7 +218,7 @@ def test_the_command_draws_files_and_says_what_its_numbers_are(tmp_path):
 # Results at several sizes of images
 
 
-def at_size(correct: int, size: int | None, **settings: object) -> FeatureFile:
+def at_size(correct, size, **settings):
     file = result(correct, **settings)
     if size is not None:
         file.history[0]["dataset"]["downsample"] = size

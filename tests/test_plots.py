@@ -1,11 +1,7 @@
 """Figures: what they hold (scales, lines, labels, values), and the bytes that they are saved as."""
 
-from __future__ import annotations
-
 import math
 import tempfile
-from collections.abc import Sequence
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -37,101 +33,87 @@ RNG = np.random.default_rng(42)
 
 
 @pytest.fixture
-def low_resolution(monkeypatch: pytest.MonkeyPatch) -> None:
+def low_resolution(monkeypatch):
     """Save pictures faster."""
     monkeypatch.setattr("clipkit.plots.style.DPI", 40)
 
 
-def png(fig: Figure) -> bytes:
+def png(fig):
     with tempfile.NamedTemporaryFile(suffix=".png") as file:
         plots.save(fig, file.name)
         return file.read()
 
 
-def odd_names(n: int) -> list[str]:
+def odd_names(n):
     return [f"{ODD_NAMES[i % 10]}{i if i >= 10 else ''}" for i in range(n)]
 
 
-def texts(fig: Figure) -> list[str]:
+def texts(fig):
     """Return everything that is written on a figure."""
     return [text.get_text() for text in fig.findobj(matplotlib.text.Text)]
 
 
-def tick_texts(axis: matplotlib.axis.Axis) -> list[str]:
+def tick_texts(axis):
     return [label.get_text() for label in axis.get_ticklabels()]
 
 
-def first_x(lines: Sequence[Any]) -> list[float]:
+def first_x(lines):
     return [line.get_xdata()[0] for line in lines]
 
 
 def sweep(
-    label: str = "svm, C = 1, test",
-    accuracy: Sequence[float] = (0.63, 0.29, 0.64, 0.51),
-    entropy: Sequence[float] = (2.8957, 3.4656, 3.4206, 3.4649),
-) -> Sweep:
+    label="svm, C = 1, test",
+    accuracy=(0.63, 0.29, 0.64, 0.51),
+    entropy=(2.8957, 3.4656, 3.4206, 3.4649),
+):
     width = np.array([0.01, 0.02, 0.03, 0.04])
     return Sweep(label, TAU, accuracy, entropy, accuracy - width, accuracy + width)
 
 
-def layer_curve(label: str, depth: int = 4) -> LayerCurve:
+def layer_curve(label, depth=4):
     shares = np.linspace(0, 1, depth + 1)
     trained = LayerPoints(range(depth + 1), shares, shares - 0.1, shares + 0.1, (0.9, 0.8, 1.0))
     control = LayerPoints([0, depth], [0.1, 0.2], [0.1, 0.1], [0.1, 0.3], seeds=2)
     return LayerCurve(label, depth, 0.1, trained, control)
 
 
-def examples() -> dict[str, Figure]:
-    """Draw one of each, always the same."""
-    rng = np.random.default_rng(0)
-    names = odd_names(10)
-    flat = rng.random(50) / 1e4
-    sharp = rng.random(50)
-    counts = rng.integers(0, 9, (10, 12))
-    return {
-        "confusion": plots.confusion(counts[:, :10], names, title="Of $all$ and _none_"),
-        "clusters": plots.clusters(counts, names),
-        "temperature": plots.temperature([sweep(), sweep("_knn $k$")], 32),
-        "entropy": plots.entropy({1.0: 3.4656 - flat, 0.02: sharp}, 32),
-        "confidence": plots.confidence({1.0: 0.032 + flat, 0.02: sharp}, 32),
-        "reliability": plots.reliability({1.0: reliability(sharp, sharp < 0.5)}),
-        "layers": plots.layers([layer_curve("_a $x$"), layer_curve(names[7], depth=12)]),
-        "logits": plots.logits(rng.random((3, 10)), names[:3], names),
-        "similarity": plots.similarity(rng.random((4, 10)), names[:4], names, centred=True),
-        "classes": plots.classes(rng.random(40), odd_names(40), support=range(40)),
-        "compare": plots.compare(
-            rng.random((3, 10, 3)),
-            rng.random((2, 10, 3)),
-            names[2:5],
-            groups=names,
-            null5=[0.1] * 3,
-        ),
-        "grid": plots.grid(rng.random((3, 2)), [0.1, 1, 10], [1, 0.1]),
-        "spectrum": plots.spectrum({"a": [3, 2, 1, 0], "$x$": [2, 1]}, {"a": 2.5, "$x$": 1.5}),
-        "contact_sheet": plots.contact_sheet(np.zeros((10, 8, 8, 3), np.uint8), names),
-    }
+SOME = np.random.default_rng(0)
+TEN, SHARP, FLAT = odd_names(10), SOME.random(50), SOME.random(50) / 1e4
+COUNTS, SHARES = SOME.integers(0, 9, (10, 12)), SOME.random((3, 10, 3))
+# Each draws a picture, always the same.
+EXAMPLES = {
+    "confusion": lambda: plots.confusion(COUNTS[:, :10], TEN, title="Of $all$ and _none_"),
+    "clusters": lambda: plots.clusters(COUNTS, TEN),
+    "temperature": lambda: plots.temperature([sweep(), sweep("_knn $k$")], 32),
+    "entropy": lambda: plots.entropy({1.0: 3.4656 - FLAT, 0.02: SHARP}, 32),
+    "confidence": lambda: plots.confidence({1.0: 0.032 + FLAT, 0.02: SHARP}, 32),
+    "reliability": lambda: plots.reliability({1.0: reliability(SHARP, SHARP < 0.5)}),
+    "layers": lambda: plots.layers([layer_curve("_a $x$"), layer_curve(TEN[7], depth=12)]),
+    "spectrum": lambda: plots.spectrum({"a": [3, 2, 1, 0], "$x$": [2, 1]}, {"a": 2.5, "$x$": 1.5}),
+    "logits": lambda: plots.logits(SHARES[..., 0], TEN[:3], TEN),
+    "similarity": lambda: plots.similarity(SHARES[..., 1], TEN[:3], TEN, centred=True),
+    "classes": lambda: plots.classes(SHARP[:40], odd_names(40), support=range(40)),
+    "compare": lambda: plots.compare(SHARES, SHARES[:2], TEN[2:5], groups=TEN, null5=[0.1] * 3),
+    "grid": lambda: plots.grid(SHARES[:, :2, 2], [0.1, 1, 10], [1, 0.1]),
+    "contact_sheet": lambda: plots.contact_sheet(np.zeros((10, 8, 8, 3), np.uint8), TEN),
+}
 
 
 # -- saving --------------------------------------------------------------------------------------
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("name", EXAMPLES)
 @pytest.mark.usefixtures("low_resolution")
-def test_the_same_figure_gives_the_same_bytes(tmp_path):
-    first, second = examples(), examples()
-    some = ["confusion", "spectrum"]  # with and without pixels
-    files = [
-        *((name, "png", b"\x89PNG") for name in first),
-        *((name, "svg", b"<?xml") for name in some),
-        *((name, "pdf", b"%PDF") for name in some),
-        *((name, "jpg", b"\xff\xd8") for name in some),
-        *((name, "webp", b"RIFF") for name in some),
-    ]
-    for name, ending, magic in files:
+def test_the_same_figure_gives_the_same_bytes(name, tmp_path):
+    endings = {"png": b"\x89PNG"}
+    if name in ("confusion", "spectrum"):  # with and without pixels
+        endings |= {"svg": b"<?xml", "pdf": b"%PDF", "jpg": b"\xff\xd8", "webp": b"RIFF"}
+    for ending, magic in endings.items():
         path, same = tmp_path / f"{name}.{ending}", tmp_path / "same"
-        plots.save(first[name], path)
-        plots.save(second[name], same, ending)
-        assert path.read_bytes() == same.read_bytes(), path.name
+        plots.save(EXAMPLES[name](), path)
+        plots.save(EXAMPLES[name](), same, ending)
+        assert path.read_bytes() == same.read_bytes()
         assert path.read_bytes().startswith(magic)
         assert b"Date" not in path.read_bytes()
         assert str(tmp_path).encode() not in path.read_bytes()
@@ -163,20 +145,20 @@ def test_a_matplotlibrc_changes_nothing_and_is_not_changed():
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("name", EXAMPLES)
 @pytest.mark.usefixtures("low_resolution")
-def test_names_and_prompts_are_shown_literally():
-    figures = examples()
-    for name, fig in figures.items():
-        png(fig)
-        for text in fig.findobj(matplotlib.text.Text):
-            assert "$" not in text.get_text() or not text.get_parse_math(), name
-        for text in texts(fig):
-            assert not set("\n\x1b") & set(text), name
-            assert len(text) < 100, name
-    labels = tick_texts(figures["confusion"].axes[0].yaxis)
-    assert labels[:6] == ["pickup_truck", "_hidden", "$x^2$", "$unclosed", r"\frac{1}", "a b [31m"]
-    assert labels[7] == "x" * 23 + "…"
-    assert "_hidden" in texts(figures["logits"])
+def test_names_and_prompts_are_shown_literally(name):
+    fig = EXAMPLES[name]()
+    png(fig)
+    for text in fig.findobj(matplotlib.text.Text):
+        assert "$" not in text.get_text() or not text.get_parse_math()
+        assert not set("\n\x1b") & set(text.get_text())
+        assert len(text.get_text()) < 100
+    if name == "confusion":
+        labels = tick_texts(fig.axes[0].yaxis)
+        shown = ["pickup_truck", "_hidden", "$x^2$", "$unclosed", r"\frac{1}", "a b [31m"]
+        assert labels[:6] == shown
+        assert labels[7] == "x" * 23 + "…"
 
 
 # -- any size ------------------------------------------------------------------------------------
@@ -534,19 +516,20 @@ SOURCE = "untrained clip-vit-base-patch32 on shapes, test, prompts: a photo of a
 
 @pytest.mark.filterwarnings("ignore:Glyph")
 @pytest.mark.long
+@pytest.mark.parametrize("name", EXAMPLES)
 @pytest.mark.usefixtures("low_resolution")
-def test_a_subtitle_stands_between_title_and_axes_and_nothing_overlaps():
-    for name, fig in examples().items():
-        width, height = fig.get_size_inches()
-        plots.finish(fig, SOURCE)
-        assert SOURCE in " ".join(texts(fig)).replace("\n", " "), name
-        assert fig.get_figwidth() == width
-        assert fig.get_figheight() > height
-        assert plots.overlapping_texts(fig) == [], name
-        subtitle = fig.texts[-1].get_window_extent()
-        assert subtitle.x1 <= fig.bbox.x1, name
-        for ax in fig.axes:
-            assert ax.get_tightbbox().y1 < subtitle.y0, name
+def test_a_subtitle_stands_between_title_and_axes_and_nothing_overlaps(name):
+    fig = EXAMPLES[name]()
+    width, height = fig.get_size_inches()
+    plots.finish(fig, SOURCE)
+    assert SOURCE in " ".join(texts(fig)).replace("\n", " ")
+    assert fig.get_figwidth() == width
+    assert fig.get_figheight() > height
+    assert plots.overlapping_texts(fig) == []
+    subtitle = fig.texts[-1].get_window_extent()
+    assert subtitle.x1 <= fig.bbox.x1
+    for ax in fig.axes:
+        assert ax.get_tightbbox().y1 < subtitle.y0
 
 
 def test_a_chosen_size_is_the_size_of_the_picture_and_everything_is_wrapped_to_it(tmp_path):

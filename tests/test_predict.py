@@ -1,19 +1,13 @@
 """A kept probe predicts what the sweep reported, on other files and from other processes."""
 
-from __future__ import annotations
-
 import copy
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from factories import MODEL, random_features, unchanged
-from numpy.typing import NDArray
 from shell import fails, ok, rows, shell
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import SVC
@@ -26,15 +20,13 @@ from clipkit.features import FeatureFile, Split, read, write
 
 
 @pytest.fixture(autouse=True, scope="module")
-def short_training() -> Iterator[None]:
+def short_training():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sweeps, "STEPS", 100)
         yield
 
 
-def world(
-    classes: int, rows: int = 240, seed: int = 0
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def world(classes, rows=240, seed=0):
     """Draw noisy rows of classes with ids 3, 5, 7, ... that overlap a little."""
     rng = np.random.default_rng(seed)
     numbers = rng.permutation(np.arange(rows) % classes)
@@ -43,7 +35,7 @@ def world(
     return X.astype(np.float32), 3 + 2 * numbers
 
 
-def assert_kept(runs: list[probes.Run], X_eval: NDArray[np.float32]) -> None:
+def assert_kept(runs, X_eval):
     """Check that another process would predict the same from the arrays of each kept probe."""
     for run in runs:
         fitted = FittedProbe.from_arrays(copy.deepcopy(run.fitted.to_arrays()))
@@ -98,7 +90,7 @@ def test_margins_of_two_classes_are_those_of_an_svm():
 CLASSES = ["ant", "bee", "cat", "dog"]
 
 
-def images(seed: int = 0, **fields: Any) -> FeatureFile:
+def images(seed=0, **fields):
     """Return embeddings (D = 12) of four classes, with the splits train and test."""
     file = FeatureFile("images", [{"command": "embed", "model": MODEL}], class_names=CLASSES)
     for number, name in enumerate(("train", "test")):
@@ -108,7 +100,7 @@ def images(seed: int = 0, **fields: Any) -> FeatureFile:
     return replace(file, **fields)
 
 
-def logits(temperature: float = 1.0, **fields: Any) -> FeatureFile:
+def logits(temperature=1.0, **fields):
     """Return logits of twelve prompts, whose cosines are the columns of `images`."""
     file = images(kind="logits", temperature=temperature, logit_scale=100.0)
     file.texts = [f"prompt {number}" for number in range(12)]
@@ -118,14 +110,14 @@ def logits(temperature: float = 1.0, **fields: Any) -> FeatureFile:
     return replace(file, **fields)
 
 
-def without_labels(file: FeatureFile, *names: str) -> FeatureFile:
+def without_labels(file, *names):
     for name in names:
         file.splits[name].labels = None
     return file
 
 
 @pytest.fixture(scope="module")
-def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def originals(tmp_path_factory):
     made = tmp_path_factory.mktemp("originals")
     write(made / "img.h5", images())
     write(made / "logits.h5", logits())
@@ -135,13 +127,13 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def folder(originals: Path, tmp_path: Path) -> Path:
+def folder(originals, tmp_path):
     """A folder with img.h5, logits.h5 and the probes p.h5 and pl.h5 that were fitted on them."""
     shutil.copytree(originals, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 
-def predicted(folder: Path, *words: object, file: str = "img") -> list[dict[str, str]]:
+def predicted(folder, *words, file="img"):
     """Return the report of the probe of embeddings on a file of the folder."""
     return rows(ok("predict", folder / "p.h5", folder / f"{file}.h5", *words).stdout)
 
@@ -209,7 +201,7 @@ def test_without_an_evaluation_split_the_best_run_is_fitted_again_on_all_rows():
     np.testing.assert_array_equal(result.splits["test"].predicted, expected)
 
 
-def history(**changes: Any) -> list[dict[str, Any]]:
+def history(**changes):
     return [{"command": "embed", "model": {**MODEL, **changes}}]
 
 

@@ -1,7 +1,5 @@
 """Prompt files are parsed exactly; the bundled ones keep the rules that they were written under."""
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import io
@@ -26,7 +24,6 @@ from clipkit.analysis import similarity
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.base.version import __version__
 from clipkit.datasets.registry import CLASS_NAMES
-from clipkit.features import FeatureFile
 from clipkit.features.history import provenance
 from clipkit.prompts import bundled as bundled_files
 from clipkit.prompts import class_index
@@ -37,7 +34,7 @@ FOLDER = Path(__file__).parents[1] / "prompts"
 FILES = sorted(path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*.txt"))
 
 
-def words(text: str) -> list[str]:
+def words(text):
     return re.findall(r"[a-z_-]+", text.lower())  # "man-made" is one word
 
 
@@ -47,15 +44,15 @@ IRREGULAR = words(
 )
 
 
-def parse(text: str | bytes) -> prompts.Prompts:
+def parse(text):
     return prompts.parse(text.encode() if isinstance(text, str) else text, "mine.txt")
 
 
-def digest(texts: list[str]) -> str:
+def digest(texts):
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
 
 
-def bundled(name: str) -> list[str]:
+def bundled(name):
     return prompts.parse((FOLDER / name).read_bytes(), name).texts
 
 
@@ -76,7 +73,7 @@ def test_lines_are_parsed_back_whatever_their_ends_and_outer_whitespace(rows, is
     parsed = parse(mark + "".join(f"{before}{text}{after}{end}" for before, text, after in rows))
     assert list(zip(parsed.lines, parsed.texts, strict=True)) == numbered
     assert parsed.blank == len(rows) - len(numbered)
-    first: dict[str, int] = {}
+    first = {}
     pairs = [(first.setdefault(text, number), number) for number, text in numbered]
     assert parsed.duplicates == [pair for pair in pairs if pair[0] != pair[1]]
 
@@ -117,22 +114,6 @@ def test_prompts_are_bounded_before_they_are_made(call, message):
     with fails_with(message):
         call()
     assert parse(LONG[1:]).texts == [LONG[1:]]
-
-
-@pytest.mark.parametrize(
-    ("text", "texts", "lines"),
-    [
-        ("a\nA\nb", ["a", "A", "b"], [1, 2, 3]),
-        ("# a hash\n// strokes\n", ["# a hash", "// strokes"], [1, 2]),  # no comments
-        ("\n  \t\na\n\nb\n\n", ["a", "b"], [3, 5]),
-    ],
-)
-def test_only_blank_lines_are_dropped(text, texts, lines):
-    parsed = parse(text)
-    assert (parsed.texts, parsed.lines) == (texts, lines)
-    blank = text.count("\n") - len(texts)
-    warnings = [f"mine.txt: {blank} blank lines dropped"] if blank > 0 else []
-    assert parsed.warnings() == warnings
 
 
 def test_duplicates_are_kept_with_a_warning():
@@ -240,7 +221,7 @@ def test_class_prompts_need_classes_and_templates(class_names, templates, missin
 # The bundled files
 
 
-def runs_of_words(text: str) -> set[str]:
+def runs_of_words(text):
     split = words(text)
     return {" ".join(split[i:j]) for i, j in itertools.combinations(range(len(split) + 1), 2)}
 
@@ -306,16 +287,8 @@ def test_the_length_of_embeddings_does_not_overflow(size):
     assert np.allclose(similarity.normalize(rows * np.float32(size)), [[0.6, 0.8], [1, 0]])
 
 
-def test_a_normalised_row_depends_on_no_other_row_of_its_block():
-    rows = np.random.default_rng(0).standard_normal((200, 512)).astype(np.float32)
-    alone = similarity.normalize(rows)
-    with_a_long_one = similarity.normalize(np.concatenate([rows, rows[:1] * np.float32(1e20)]))
-    assert alone.dtype == np.float32
-    np.testing.assert_array_equal(with_a_long_one[:-1], alone)
-
-
 def test_a_word_salad_has_the_words_and_lengths_of_its_prompts():
-    def salad(seed: int) -> list[list[str]]:
+    def salad(seed):
         line = ["awk", "-v", f"seed={seed}", "-f", "word-salad.awk", "generic32.txt"]
         run = subprocess.run(line, cwd=FOLDER, capture_output=True, text=True, check=True)
         return [prompt.split() for prompt in run.stdout.splitlines()]
@@ -337,19 +310,19 @@ TEXT = st.text(st.characters(blacklist_categories=("Cc", "Cs")), min_size=1).fil
 )
 
 
-def json_file(content: object) -> prompts.Prompts | prompt_files.ClassNames:
+def json_file(content):
     return prompt_files.parse_json(json.dumps(content).encode(), "mine.json")
 
 
-def table(text: str, column: str | None = None) -> prompts.Prompts | prompt_files.ClassNames:
+def table(text, column=None):
     return prompt_files.parse_table(text.encode(), "mine.csv", column)
 
 
-def unit(rows: np.ndarray) -> np.ndarray:
+def unit(rows):
     return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
 
 
-def embed(folder: Path, *words: object, stdin: bytes | None = None) -> FeatureFile:
+def embed(folder, *words, stdin=None):
     """Return the file that textembed makes with tiny."""
     ok("textembed", *words, *TINY, "-f", "-o", folder / "out.h5", stdin=stdin)
     return read(folder / "out.h5")
@@ -799,7 +772,7 @@ def test_a_root_belongs_to_a_named_data_set(tmp_path):
 # The model of the images whose classes are named
 
 
-def history(name: object, **details: object) -> dict[str, list[object]]:
+def history(name, **details):
     entry = {"command": "embed", "model": {**MODEL, "name": name, **details}}
     return {"history": [entry]}
 

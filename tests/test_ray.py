@@ -1,23 +1,18 @@
 """The Ray engine gives the bytes of one process, whatever happens to its workers."""
 
-from __future__ import annotations
-
 import importlib.util
-import json
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
-from factories import contents, messages, write_feature_file
+from factories import contents, messages
 from factories.ray_fakes import FakeRay, make_deadly, write_images
 from PIL import Image
 from shell import clipkit, fails, ok
@@ -43,7 +38,7 @@ main()
 """
 
 
-def cluster_test(function: Any) -> Any:
+def cluster_test(function):
     missing = pytest.mark.skipif(not HAS_RAY, reason="ray is not installed: clipkit-vl[ray]")
     for mark in (missing, pytest.mark.long, pytest.mark.exhaustive, pytest.mark.cluster):
         function = mark(function)
@@ -51,12 +46,12 @@ def cluster_test(function: Any) -> Any:
 
 
 @pytest.fixture(autouse=True)
-def shards_of_four(monkeypatch) -> None:
+def shards_of_four(monkeypatch):
     monkeypatch.setattr(checkpoint, "SHARD_ROWS", 4)
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
+def cluster():
     """A cluster of one node, whose workers can import the fakes."""
     from ray.cluster_utils import Cluster
 
@@ -71,7 +66,7 @@ def cluster() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def expected(tmp_path_factory) -> bytes:
+def expected(tmp_path_factory):
     """The file of one process: 20 images in 5 shards."""
     output = tmp_path_factory.mktemp("once") / "out.h5"
     with pytest.MonkeyPatch.context() as patch:
@@ -102,12 +97,12 @@ def test_without_ray_the_command_says_what_to_install(tmp_path, monkeypatch):
     )
 
 
-def worker(folder: Path) -> ray_engine.Worker:
+def worker(folder):
     run = models.RunOptions(batch_size=4, num_workers=1)
     return ray_engine.Worker(load_tiny, run, str(folder), models.num_threads())
 
 
-def load_tiny() -> Any:
+def load_tiny():
     return models.load("tiny", tower="image")
 
 
@@ -124,14 +119,14 @@ def test_a_worker_without_the_number_of_threads_or_the_folder_names_its_host(tmp
 
 
 @pytest.fixture
-def ray(monkeypatch) -> FakeRay:
+def ray(monkeypatch):
     fake = FakeRay()
     monkeypatch.setattr(ray_engine, "import_ray", lambda: fake)
     return fake
 
 
 @pytest.fixture
-def pictures(tmp_path) -> Path:
+def pictures(tmp_path):
     """A folder with three images."""
     images = [Image.new("RGB", (20, 20), (number, 0, 0)) for number in range(3)]
     (tmp_path / "pictures").mkdir()
@@ -187,10 +182,10 @@ def test_a_worker_with_another_file_of_images_is_refused(form, ray, tmp_path):
 
 
 @pytest.fixture
-def embeds(tmp_path, expected) -> Callable[..., Any]:
+def embeds(tmp_path, expected):
     """Embed with a number of replicas; the file must be that of one process."""
 
-    def run(replicas: int) -> Any:
+    def run(replicas):
         result = ok(*ON_RAY, "-o", tmp_path / "out.h5", "--replicas", replicas)
         assert (tmp_path / "out.h5").read_bytes() == expected
         return result
@@ -235,12 +230,12 @@ def test_a_run_that_waits_for_a_worker_says_so_and_looks_for_its_node(ray, tmp_p
 
 
 @pytest.fixture
-def clock(ray, monkeypatch) -> None:
+def clock(ray, monkeypatch):
     """The time of the fake, which passes only while all workers hang."""
     monkeypatch.setattr(ray_engine, "time", SimpleNamespace(monotonic=lambda: ray.seconds))
 
 
-def notes_of_hanging(result: Any) -> list[str]:
+def notes_of_hanging(result):
     return [line for line in result.stderr.splitlines() if "no answer from process" in line]
 
 
@@ -318,13 +313,6 @@ def test_a_worker_with_another_model_is_refused_by_its_host(ray, tmp_path, monke
     line = messages(result.stderr).splitlines()[-1]
     assert f"{HOST}: expected the model files.weights of {HOST}, sha256:" in line
     assert "hint: install the same versions and models on all machines" in line
-
-
-def test_a_file_whose_history_lists_machines_is_still_described(tmp_path):
-    machines = {"1": {"precision": "bf16", "rows": 4}, "2": {"precision": "fp32", "rows": 8}}
-    history = [{"command": "embed", "machines": machines}]
-    path = write_feature_file(tmp_path / "x.h5", attributes={"history": json.dumps(history)})
-    assert "precision bf16, rows 4" in ok("info", path).stdout
 
 
 @pytest.mark.parametrize(("cpus", "workers"), [([0, 4, 4], 2), ([0], 1)])
@@ -430,24 +418,24 @@ def test_a_driver_that_was_stopped_is_continued(number, code, cluster, fork_serv
 class Ray:
     """What `connected` calls of Ray's module, which says `fault` when it starts."""
 
-    def __init__(self, fault: str = "") -> None:
+    def __init__(self, fault=""):
         self.fault = fault
-        self.options: dict[str, Any] = {}
+        self.options = {}
 
-    def is_initialized(self) -> bool:
+    def is_initialized(self):
         return False
 
-    def init(self, address: str, **options: Any) -> None:
+    def init(self, address, **options):
         self.options = {"address": address, **options}
         if self.fault:
             raise OSError(self.fault)
 
-    def shutdown(self) -> None:
+    def shutdown(self):
         pass
 
 
 @pytest.fixture
-def no_cluster(monkeypatch) -> None:
+def no_cluster(monkeypatch):
     """Neither an address of Ray nor a token is set, and none stays."""
     for name in ("RAY_ADDRESS", "RAY_AUTH_MODE"):
         monkeypatch.delenv(name, raising=False)
@@ -487,7 +475,7 @@ def test_a_ray_that_cannot_start_here_is_refused_with_a_hint(
 
 
 @pytest.fixture
-def service() -> Iterator[str]:
+def service():
     """The address of a service that is not Ray."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"127.0.0.1:{server.getsockname()[1]}"

@@ -1,7 +1,5 @@
 """Known figures of published CLIP models, from their features (CLIPKIT_REAL_FEATURES)."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 
@@ -11,7 +9,7 @@ from clipkit.features import FeatureFile, Split, row_ids
 HISTORY = [{"command": "convert", "model": {"name": "published", "logit_scale": 100.0}}]
 
 
-def compute_logits(images: np.ndarray, texts: np.ndarray) -> FeatureFile:
+def compute_logits(images, texts):
     """Return logits of images (N, D) with texts (K, D); image i belongs to text i."""
     names = row_ids(len(texts))
     split = Split(images.astype("f4"), np.arange(len(images)), row_ids(len(images)))

@@ -1,22 +1,18 @@
 """`relabel`: attributes from tables, groups of classes, shuffled labels."""
 
-from __future__ import annotations
-
 import json
 import re
-from pathlib import Path
 
 import factories
 import numpy as np
 import pytest
 from factories import fails_with, feature_file, result_file, write_feature_file
-from shell import fails, ok, rows
+from shell import fails, ok
 
 from clipkit.analysis.relabeling import use_groups
 from clipkit.features import FeatureFile, Split, read, write
 from clipkit.features.annotations import read_annotations, read_attribute
 
-GROUPS = Path(__file__).parents[1] / "prompts" / "groups"
 TABLE = "id,split,colour,size\n"
 for split in ("train", "test"):
     for row, (colour, size) in enumerate(
@@ -25,29 +21,29 @@ for split in ("train", "test"):
         TABLE += f"{row}.png,{split},{colour},{size}\n"
 
 
-def saved(folder: Path, kind: str = "images") -> Path:
+def saved(folder, kind="images"):
     return write_feature_file(folder / f"{kind}.h5", kind)
 
 
-def table(folder: Path, text: str | bytes = TABLE, ending: str = "csv") -> Path:
+def table(folder, text=TABLE, ending="csv"):
     path = folder / f"table.{ending}"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return path
 
 
-def column(folder: Path, *values: object) -> str:
+def column(folder, *values):
     """Write a table of one attribute, `size`, and return its path."""
     lines = ["id,size", *(f"{row}.png,{value}" for row, value in enumerate(values))]
     return str(table(folder, "\n".join(lines)))
 
 
-def numbered(*ids: str) -> FeatureFile:
+def numbered(*ids):
     """Return images with ids in the split `all`."""
     split = Split(np.eye(len(ids), dtype=np.float32), ids=list(ids))
     return FeatureFile("images", splits={"all": split})
 
 
-def relabeled(source: Path, *words: object) -> FeatureFile:
+def relabeled(source, *words):
     output = source.with_name("out.h5")
     ok("relabel", source, *words, "-o", output, "--force")
     return read(output)
@@ -290,41 +286,6 @@ def test_shuffled_groups_keep_their_sizes():
     assert all(file.class_names == ["x", "y", "z"] for file in draws)
 
 
-def accuracy(*commands: list[object]) -> float:
-    """Return acc1 of the last of several piped commands."""
-    data = None
-    for command in commands[:-1]:
-        data = ok(*command, stdin=data).stdout_bytes
-    report = ok(*commands[-1], stdin=data).stdout
-    return float(rows(report)[-1]["acc1"])
-
-
-@pytest.mark.long
-def test_the_two_controls_of_shapes(world):
-    """Groups that were dealt to classes are still learned from the classes; rows are not."""
-    groups = ["relabel", world / "img.h5", "--groups", GROUPS / "shapes-outlines.tsv"]
-    probe = ["probe", "--classifier", "logreg"]
-    assert accuracy(groups, probe) == pytest.approx(0.937, abs=0.015)
-    dealt = [accuracy([*groups, "--shuffle", "--seed", seed], probe) for seed in (1, 2)]
-    assert 0.38 < min(dealt) <= max(dealt) < 0.48
-    assert accuracy(["relabel", world / "img.h5", "--shuffle"], probe) < 0.025
-    control = ["relabel", world / "control.h5", *groups[2:]]
-    assert accuracy(control, probe) == pytest.approx(0.064, abs=0.015)
-
-
-@pytest.mark.long
-def test_zeroshot_by_class_by_outline_and_by_pattern(world, tmp_path):
-    logits = tmp_path / "by-class.h5"
-    ok("textembed", "--classes", world / "img.h5", "--model", "tiny", "-o", tmp_path / "words.h5")
-    ok("logits", world / "img.h5", tmp_path / "words.h5", "-o", logits)
-    zeroshot = ["zeroshot", "--split", "test"]
-    assert accuracy([*zeroshot, logits]) == pytest.approx(0.6485, abs=0.01)
-    for groups, expected in (("outlines", 0.943), ("patterns", 0.685)):
-        file = GROUPS / f"shapes-{groups}.tsv"
-        grouped = accuracy(["relabel", logits, "--groups", file], zeroshot)
-        assert grouped == pytest.approx(expected, abs=0.01)
-
-
 def test_the_table_of_shapes_agrees_with_its_classes():
     images = feature_file(datasets={"test/ids": [f"{row:04}" for row in range(6)]})
     del images.splits["train"]
@@ -351,16 +312,9 @@ def test_rows_that_shapes_does_not_have_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("earlier", "now"),
     [
-        ("relabel IMG TABLE --column size", "relabel IMG --table TABLE --attribute size"),
-        ("variance IMG --attributes TABLE", "variance IMG --table TABLE"),
-        ("attributes IMG --random 1", "attributes IMG --random-sets 1"),
         (
             "split IMG --from test --val 0.4 --group-column=size --attributes TABLE",
             "split IMG --from test --val 0.4 --attribute size --table TABLE",
-        ),
-        (
-            "compare RESULT --run 0 --by TABLE --column size",
-            "compare RESULT --run 0 --table TABLE --attribute size",
         ),
         (
             "embed digits -m tiny --limit 4 --classes 2 --projection none",
@@ -369,7 +323,7 @@ def test_rows_that_shapes_does_not_have_are_refused(tmp_path):
     ],
 )
 def test_earlier_names_of_options_still_work(tmp_path, earlier, now):
-    names = {"IMG": saved(tmp_path), "RESULT": saved(tmp_path, "result"), "TABLE": table(tmp_path)}
+    names = {"IMG": saved(tmp_path), "TABLE": table(tmp_path)}
     digests = set()
     for line in (earlier, now):
         words = [names.get(word, word) for word in line.split()]

@@ -1,7 +1,5 @@
 """The pages on the format and on reliability are true."""
 
-from __future__ import annotations
-
 import ast
 import doctest
 import itertools
@@ -16,9 +14,7 @@ TESTS = Path(__file__).parent
 DOCS = TESTS.parent / "docs"
 
 
-def test_the_examples_of_the_format_page_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_examples_of_the_format_page_run(tmp_path, monkeypatch):
     shutil.copy(TESTS / "data" / "v1-images.h5", tmp_path / "img.h5")
     monkeypatch.chdir(tmp_path)
     page = str(DOCS / "format.md")
@@ -27,10 +23,10 @@ def test_the_examples_of_the_format_page_run(
     assert examples > 10
 
 
-def promises() -> dict[str, list[str]]:
+def promises():
     """Return the tests of each promise on the page on reliability."""
     text = (DOCS / "reliability.md").read_text(encoding="utf-8")
-    found: dict[str, list[str]] = {}
+    found = {}
     for row in text.partition("## Tests")[2].splitlines():
         cell, _, test = row.strip("| ").rpartition("|")
         if "::" in test:
@@ -40,7 +36,7 @@ def promises() -> dict[str, list[str]]:
 
 
 @pytest.mark.long
-def test_every_promise_names_a_test_that_exists() -> None:
+def test_every_promise_names_a_test_that_exists():
     text = (DOCS / "reliability.md").read_text(encoding="utf-8")
     bold = re.findall(r"^- \*\*([^*]+?)\.?\*\*", text.replace("\n  ", " "), re.MULTILINE)
     assert list(promises()) == bold
@@ -51,7 +47,7 @@ def test_every_promise_names_a_test_that_exists() -> None:
         assert name in tests, test
 
 
-def tier_row(promise: str, tiers: list[str]) -> str:
+def tier_row(promise, tiers):
     """Return the row of a promise: how many of its cases each target of make runs."""
     cells = [promise]
     for targets in (["test-quick"], ["test-quick", "test"], ["test-quick", "test", "test-all"]):
@@ -60,7 +56,7 @@ def tier_row(promise: str, tiers: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def test_make_test_runs_a_case_of_every_promise(request: pytest.FixtureRequest) -> None:
+def test_make_test_runs_a_case_of_every_promise(request):
     """The table of tiers has the promises whose tests are all collected."""
     collected = request.config.stash[TIERS]
     page = (DOCS / "tests.md").read_text(encoding="utf-8")

@@ -1,7 +1,5 @@
 """Faults: processes killed at any point, full disks, signals, two writers, too little memory."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import fcntl
@@ -13,21 +11,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from factories import contents, messages, random_features, refused, unchanged, write_feature_file
-from forkserver import ForkServer, Outcome
 from PIL import Image
 from shell import clipkit, fails, ok, shell
 
 from clipkit.base import files
 from clipkit.base.errors import UsageError, WriteError
 from clipkit.embedding import pipeline
-from clipkit.features import FeatureFile, formats, hdf5, read, write
+from clipkit.features import formats, hdf5, read, write
 
 pytestmark = pytest.mark.long
 
@@ -37,7 +32,7 @@ PUBLISHED = 19  # the change to the disk after the file was published
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory) -> Path:
+def pictures(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pictures") / "pics"
     rng = np.random.default_rng(0)
     for i in range(PICTURES):
@@ -50,43 +45,41 @@ def pictures(tmp_path_factory) -> Path:
 class Embedding:
     """`clipkit embed PICTURES -o out.h5` in a new folder."""
 
-    def __init__(
-        self, server: ForkServer, folder: Path, pictures: Path, *words: object, fake: bool = True
-    ) -> None:
+    def __init__(self, server, folder, pictures, *words, fake=True):
         folder.mkdir(exist_ok=True)
         self.server, self.folder, self.pictures = server, folder, pictures
         self.words = ("embed", pictures, "-o", "out.h5", "-b", 4, *words)
         self.options = {"shard": SHARD_ROWS, "fake": fake}
         self.out, self.partial = folder / "out.h5", folder / "out.h5.partial"
 
-    def run(self, *words: object, **options: Any) -> Outcome:
+    def run(self, *words, **options):
         return self.server.run(self.folder, *self.words, *words, **self.options, **options)
 
-    def kill_after_shards(self, count: int) -> None:
+    def kill_after_shards(self, count):
         event = FIRST_SHARD + (count - 1) * EVENTS_PER_SHARD
         assert self.run(event=event, kill=signal.SIGKILL).exit_code == -signal.SIGKILL
         assert len(list(self.partial.glob("0*.h5"))) == count
 
-    def temporary_files(self) -> list[str]:
+    def temporary_files(self):
         return [name for name in contents(self.folder) if name.endswith(".tmp")]
 
 
 @pytest.fixture
-def embedding(fork_server, tmp_path, pictures) -> Embedding:
+def embedding(fork_server, tmp_path, pictures):
     """Embed a copy of the pictures, which a test may change."""
     copied = Path(shutil.copytree(pictures, tmp_path / "pics"))
     return Embedding(fork_server, tmp_path / "work", copied)
 
 
 @pytest.fixture
-def real_embedding(fork_server, tmp_path, pictures, tiny_clip_dir) -> Embedding:
+def real_embedding(fork_server, tmp_path, pictures, tiny_clip_dir):
     """Run a small real model in place of the fake one."""
     words = ("-m", tiny_clip_dir, "--precision", "fp32")
     return Embedding(fork_server, tmp_path / "work", pictures, *words, fake=False)
 
 
 @pytest.fixture(scope="module")
-def expected(fork_server, pictures, tmp_path_factory) -> bytes:
+def expected(fork_server, pictures, tmp_path_factory):
     """The file of a run that was not interrupted."""
     embedding = Embedding(fork_server, tmp_path_factory.mktemp("expected"), pictures)
     assert embedding.run().exit_code == 0
@@ -94,7 +87,7 @@ def expected(fork_server, pictures, tmp_path_factory) -> bytes:
     return embedding.out.read_bytes()
 
 
-def finishes(embedding: Embedding, expected: bytes) -> None:
+def finishes(embedding, expected):
     """The same command again ends with the same file and leaves nothing else."""
     again = embedding.run()
     if again.exit_code == 2:  # killed after the file was published
@@ -107,7 +100,7 @@ def finishes(embedding: Embedding, expected: bytes) -> None:
     assert visible == ["out.h5"]
 
 
-def appears(found: Callable[[], Any]) -> None:
+def appears(found):
     """Wait until another process has made something."""
     while not found():
         time.sleep(0.01)
@@ -242,7 +235,7 @@ cli.main()
 
 
 @contextlib.contextmanager
-def stuck(folder: Path, stderr: Any) -> Iterator[subprocess.Popen[str]]:
+def stuck(folder, stderr):
     """Start a command that hangs in C while it writes its file."""
     write_feature_file(folder / "logits.h5", "logits")
     line = [sys.executable, "-c", STUCK, "entropy", "logits.h5", "-o", "out.h5", "--force"]
@@ -301,11 +294,11 @@ def test_too_small_an_address_space_is_refused_before_a_library_loops_in_it(tmp_
     assert shell("ulimit -v 250000; clipkit probe --help", tmp_path).returncode == 0
 
 
-def replace_a_picture(embedding: Embedding) -> None:
+def replace_a_picture(embedding):
     Image.new("RGB", (40, 40), "red").save(embedding.pictures / "a" / "38.png")
 
 
-def change_the_version(embedding: Embedding) -> None:
+def change_the_version(embedding):
     manifest = embedding.partial / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"clipkit":"', '"clipkit":"9.'))
 
@@ -337,13 +330,13 @@ def test_a_damaged_manifest_asks_for_a_restart(embedding, expected):
     assert embedding.out.read_bytes() == expected
 
 
-def flip_a_feature(shard: Path) -> None:
+def flip_a_feature(shard):
     data = bytearray(shard.read_bytes())
     data[data.index(read(shard).splits["all"].features.tobytes())] ^= 1
     shard.write_bytes(data)
 
 
-def name_another_run(shard: Path) -> None:
+def name_another_run(shard):
     file = read(shard)
     file.history[0]["run"] = "0" * 64
     write(shard, file, force=True)
@@ -460,7 +453,7 @@ def test_a_reader_opens_its_input_once(tmp_path):
         assert len(opened) == 1
 
 
-def read_any(path: Path) -> FeatureFile:
+def read_any(path):
     return read(path) if path.suffix == ".h5" else formats.import_file(path)
 
 
@@ -481,7 +474,7 @@ def test_a_disk_that_fills_up_at_any_byte(fork_server, tmp_path):
 
 
 @pytest.fixture
-def small_disk(tmp_path, request) -> Iterator[Path]:
+def small_disk(tmp_path, request):
     """A file system of 64 KiB, or of the test's size."""
     folder = tmp_path / "disk"
     folder.mkdir()
@@ -551,7 +544,7 @@ def test_a_file_system_without_hard_links(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def logits_of(tmp_path) -> tuple[object, ...]:
+def logits_of(tmp_path):
     """`logits IMAGES TEXTS -o`, which lacks the output."""
     return (
         "logits",

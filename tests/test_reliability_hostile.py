@@ -1,7 +1,5 @@
 """Hostile inputs: names that write on the terminal, models that run code, image bombs."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -10,8 +8,6 @@ import signal
 import subprocess
 import sys
 import tracemalloc
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -36,7 +32,7 @@ ESCAPED = "a\\n\\x1b[31m\\u202ered\\u2028.h5"
 
 
 @pytest.fixture
-def model(tmp_path: Path) -> Path:
+def model(tmp_path):
     return tiny_clip(tmp_path / "model")
 
 
@@ -68,10 +64,10 @@ def test_texts_from_a_file_cannot_write_on_the_terminal(tmp_path):
 
 
 def test_a_progress_bar_escapes_its_description(monkeypatch):
-    descriptions: list[str] = []
+    descriptions = []
     add_task = Progress.add_task
 
-    def spy(self: Progress, description: str, **options: Any) -> Any:
+    def spy(self, description, **options):
         descriptions.append(description)
         return add_task(self, description, **options)
 
@@ -113,7 +109,7 @@ def test_a_model_that_brings_code(tmp_path, model):
     canary = tmp_path / "canary"
     (model / "evil.py").write_text(f"open({str(canary)!r}, 'w')\nclass Evil: pass\n")
     kinds = ["Config", "Model", "ImageProcessor", "FeatureExtractor", "Processor"]
-    auto_map: dict[str, Any] = {f"Auto{kind}": "evil.Evil" for kind in kinds}
+    auto_map = {f"Auto{kind}": "evil.Evil" for kind in kinds}
     auto_map["AutoTokenizer"] = ["evil.Evil", "evil.Evil"]
     for file in ("config.json", "preprocessor_config.json", "tokenizer_config.json"):
         edit_json(model / file, lambda content: content.update(auto_map=auto_map))
@@ -195,7 +191,7 @@ def test_a_crash_of_hdf5_loses_nothing(tmp_path):
 # files that unpack to much more than their size
 
 
-def repeated(text: str, rows: int) -> pa.Array:
+def repeated(text, rows):
     """Return a column that stores a text once."""
     return pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, "i4")), pa.array([text]))
 

@@ -1,16 +1,12 @@
 """Input files that break a rule are refused in one line, by path and through a pipe."""
 
-from __future__ import annotations
-
 import fcntl
 import gzip
 import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -25,7 +21,7 @@ from clipkit.features import read
 from clipkit.features.checked_file import SIGNATURE, CheckedFile
 
 
-def refused_everywhere(path: Path, *parts: str) -> None:
+def refused_everywhere(path, *parts):
     """Check refusal by path, by pipe, and by a command whose earlier output must stay."""
     texts = write_feature_file(path.with_name("texts.h5"), "texts")
     output = path.with_name("out.h5")
@@ -38,16 +34,16 @@ def refused_everywhere(path: Path, *parts: str) -> None:
             refused(piped, 1, "clipkit info: standard input: ", *parts)
 
 
-def flip(data: bytes, at: int) -> bytes:
+def flip(data, at):
     assert at >= 0
     return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
 
 
-def flip_in(text: bytes, offset: int) -> Callable[[bytes], bytes]:
+def flip_in(text, offset):
     return lambda data: flip(data, data.find(text) + offset)
 
 
-DAMAGED: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+DAMAGED = {
     "empty": (lambda data: b"", "empty input; hint: check whether the command before it failed"),
     "text": (lambda data: b"a dot\na line\n", "expected a feature file, got text"),
     "gzip": (gzip.compress, "expected a feature file, got gzip"),
@@ -100,55 +96,55 @@ def test_missing_folder_and_unreadable(tmp_path):
     refused(clipkit("entropy", secret), 1, f"cannot read {secret}: Permission denied")
 
 
-def replace(name: str, **options: Any) -> Callable[[h5py.File], None]:
-    def change(h5: h5py.File) -> None:
+def replace(name, **options):
+    def change(h5):
         del h5[name]
         h5.create_dataset(name, **options).attrs["sha256"] = np.bytes_("0" * 64)
 
     return change
 
 
-def link(name: str, target: Any) -> Callable[[h5py.File], None]:
-    def change(h5: h5py.File) -> None:
+def link(name, target):
+    def change(h5):
         del h5[name]
         h5[name] = target
 
     return change
 
 
-def attribute(name: str, value: Any, **options: Any) -> Callable[[h5py.File], None]:
+def attribute(name, value, **options):
     return lambda h5: h5.attrs.create(name, value, **options)
 
 
-def without(name: str, owner: str = "/") -> Callable[[h5py.File], None]:
+def without(name, owner="/"):
     return lambda h5: h5[owner].attrs.__delitem__(name)
 
 
-def external_storage(h5: h5py.File) -> None:
+def external_storage(h5):
     secret = Path(h5.filename).with_name("secret.bin")
     secret.write_bytes(b"x" * 96)
     replace(FEATURES, shape=(6, 4), dtype="<f4", external=[(str(secret), 0, 96)])(h5)
 
 
-def virtual(h5: h5py.File) -> None:
+def virtual(h5):
     layout = h5py.VirtualLayout((6, 4), "<f4")
     layout[:] = h5py.VirtualSource("other.h5", "features", (6, 4))
     del h5[FEATURES]
     h5.create_virtual_dataset(FEATURES, layout)
 
 
-def many_links(h5: h5py.File) -> None:
+def many_links(h5):
     replace(FEATURES, data=np.ones((1000, 100), "<f4"))(h5)
     for i in range(100):
         h5[f"split{i}/features"] = h5[FEATURES]
 
 
-def group(h5: h5py.File) -> None:
+def group(h5):
     del h5[FEATURES]
     h5.create_group(FEATURES)
 
 
-def text_behind_a_nul(h5: h5py.File) -> None:
+def text_behind_a_nul(h5):
     """Store ids that HDF5 cuts at a NUL, with the digest of what HDF5 then returns."""
     h5type = h5py.h5t.C_S1.copy()
     h5type.set_size(5)
@@ -161,7 +157,7 @@ def text_behind_a_nul(h5: h5py.File) -> None:
     h5["train/ids"].attrs["sha256"] = np.bytes_(sha256)
 
 
-def many_groups(h5: h5py.File) -> None:
+def many_groups(h5):
     for i in range(4097):
         h5.create_group(f"split{i}")
 
@@ -179,7 +175,7 @@ LABELS_TYPE = f"{LABELS}: expected type <i8, got another type"
 NO_LINK = "expected data in the file itself, got a link"
 NO_REFERENCE = f"{FEATURES}: expected data in the file itself, got a reference"
 NO_FILTER = f"{FEATURES}: expected no filter but fletcher32, got filters"
-STRANGE: dict[str, tuple[Callable[[h5py.File], Any], str]] = {
+STRANGE = {
     "external link": (link(FEATURES, h5py.ExternalLink("/etc/passwd", "/x")), NO_LINK),
     "external link to a split": (link("train", h5py.ExternalLink("texts.h5", "/")), NO_LINK),
     "soft link": (link(FEATURES, h5py.SoftLink("/test/features")), f"/{FEATURES}: {NO_LINK}"),
@@ -297,7 +293,7 @@ def test_another_superblock_and_a_user_block(tmp_path):
         refused(clipkit("info", tmp_path / "x.h5"), 1, "expected a feature file, got")
 
 
-def infinite_rows() -> dict[str, Any]:
+def infinite_rows():
     """Return features in several blocks, with NaN in the first and Inf in the last."""
     matrix = random_features(9000, 600)
     matrix[[7, 8999], 5] = [np.nan, np.inf]
@@ -308,7 +304,7 @@ def infinite_rows() -> dict[str, Any]:
 ATTRIBUTES = {"version", "kind", "history", "temperature", "logit_scale"}
 START = '[{"command":"a","x":'
 # A few of the rules of content, which test_features.py covers, and those that only a reader meets.
-INVALID: list[tuple[str, dict[str, Any], str]] = [
+INVALID = [
     ("images", infinite_rows(), "got NaN or Inf in 2 of 9000 rows, the first is row 7"),
     ("images", {LABELS: np.full(6, 2**62), "class_names": None}, "expected values in 0..1048575"),
     ("images", {"train/ids": None}, "train/ids: expected at least one row"),

@@ -1,7 +1,5 @@
 """Streams: broken pipes, disks and terminals behind standard output, FIFOs, failing pipelines."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -17,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from factories import refused, unchanged, write_feature_file
-from shell import clipkit, ok, shell
+from shell import ok, shell
 
 from clipkit.base import console, tables
 from clipkit.features import read
@@ -30,20 +28,20 @@ KINDS = {"img": "images", "txt": "texts", "logits": "logits", "result": "result"
 
 
 @pytest.fixture
-def inputs(tmp_path) -> Path:
+def inputs(tmp_path):
     """A folder with a small file of each kind."""
     for name, kind in KINDS.items():
         write_feature_file(tmp_path / f"{name}.h5", kind)
     return tmp_path
 
 
-def write_other_classes(path: Path) -> None:
+def write_other_classes(path):
     """Write texts whose classes are not those of the images, which costs a warning."""
     write_feature_file(path, "texts", datasets={"class_names": ["cat", "fox"]})
 
 
 @pytest.fixture
-def once(inputs) -> bytes:
+def once(inputs):
     """The file that `logits` writes."""
     ok("logits", inputs / "img.h5", inputs / "txt.h5", "-o", inputs / "once.h5")
     return (inputs / "once.h5").read_bytes()
@@ -143,7 +141,7 @@ def test_a_device_as_output_is_written_and_stays(fork_server, inputs):
     assert Path("/dev/null").is_char_device()
 
 
-def on_terminal(folder: Path, *words: str) -> tuple[int, str]:
+def on_terminal(folder, *words):
     """Run clipkit on a terminal, and return its exit code and what the terminal shows."""
     terminal, slave = pty.openpty()
     streams = {"stdin": slave, "stdout": slave, "stderr": slave}
@@ -266,19 +264,6 @@ def test_machine_formats_round_numbers_alike(capsys):
     assert shown[0].replace("\t", ",") == shown[1]
     values = {"acc1": 0.396, "C": 1e-10, "n": 3, "b": True, "x": 0.33333333, "y": None}
     assert json.loads(shown[2]) == [values]
-
-
-def test_info_as_json_leaves_nothing_out(tmp_path):
-    names = [f"class {i}" for i in range(100)]
-    history = [{"command": "x", "values": list(range(100)), "tau": 0.123456789}]
-    attributes, datasets = {"history": history}, {"class_names": names}
-    path = write_feature_file(tmp_path / "x.h5", attributes=attributes, datasets=datasets)
-    (description,) = json.loads(clipkit("info", path, "--format", "json").stdout)
-    assert description["class_names"] == names
-    assert description["history"] == history
-    expected = {"rows": 6, "features": [6, 4], "predicted": None, "labels": True}
-    assert description["splits"] == {"train": expected, "test": expected}
-    assert "(95 more)" in clipkit("info", path).stdout
 
 
 def test_a_bar_on_a_terminal_has_a_count_and_a_rate_and_is_erased(monkeypatch, capsys):

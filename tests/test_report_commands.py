@@ -1,7 +1,5 @@
 """Command lines of a report: pasted, they make the same file, or a comment says what is missing."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import re
@@ -17,7 +15,7 @@ from shell import ok
 
 from clipkit.cli import app
 from clipkit.commands._options import option_table
-from clipkit.features import FeatureFile, read
+from clipkit.features import read
 from clipkit.report.command_lines import command_lines
 
 COMMANDS = option_table(typer.main.get_command(app))
@@ -74,14 +72,14 @@ NOT_IN_HISTORY = {  # inputs whose making the history of a result does not say
 }
 
 
-def make(folder: Path, line: str, output: str) -> Path:
+def make(folder, line, output):
     with contextlib.chdir(folder), pytest.MonkeyPatch.context() as environment:
         environment.setenv("CLIPKIT_MODEL", "tiny")
         ok(*shlex.split(line), "-o", output)
     return folder / output
 
 
-def paste(lines: list[str], folder: Path) -> None:
+def paste(lines, folder):
     """Run lines as a shell does, in a folder."""
     with contextlib.chdir(folder):
         for line in lines:
@@ -96,12 +94,12 @@ def paste(lines: list[str], folder: Path) -> None:
                 ok(*words[1:], stdin=stdin)
 
 
-def unsaid(lines: list[str]) -> list[str]:
+def unsaid(lines):
     return [line.removeprefix(UNSAID) for line in lines if line.startswith(UNSAID)]
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def inputs(tmp_path_factory):
     """Return a folder with the files of `INPUTS`."""
     folder = tmp_path_factory.mktemp("inputs")
     for output, line in INPUTS.items():
@@ -142,14 +140,14 @@ def test_pasted_commands_make_the_same_file(inputs, tmp_path, kind, known):
     assert again.history == file.history
 
 
-def check_unsaid(file: FeatureFile, *notes: str) -> list[str]:
+def check_unsaid(file, *notes):
     lines = command_lines(file.history, "again.h5", {}.get, COMMANDS)
     assert unsaid(lines) == list(notes)
     return lines
 
 
 @pytest.fixture
-def photos(tmp_path: Path) -> Path:
+def photos(tmp_path):
     """Return a folder with images and three manifests of them."""
     folder = tmp_path / "photos"
     folder.mkdir()
@@ -240,7 +238,7 @@ def test_tables_and_groups_have_a_comment_with_their_digests(inputs, tmp_path):
         assert read(tmp_path / "again.h5").digest == result.digest
 
 
-def test_an_import_has_a_comment_with_its_digest(inputs, tmp_path):
+def test_an_import_has_a_comment_with_its_digest(tmp_path):
     with contextlib.chdir(tmp_path):
         np.savez("features.npz", features=np.eye(4, dtype="f4"), labels=[0, 1, 0, 1])
         ok("convert", "features.npz", "result.h5", "--model", "tiny", "--split", "test")

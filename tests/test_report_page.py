@@ -1,13 +1,8 @@
 """Pages of `clipkit report` in a real browser: Debian's Chromium, without a window."""
 
-from __future__ import annotations
-
 import base64
 import io
 import re
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +16,7 @@ from clipkit import plots
 from clipkit.features import FeatureFile, read, write
 from clipkit.plots.style import PALETTE
 from clipkit.report import html
-from clipkit.report.blocks import Block, Page, Picture, Table
+from clipkit.report.blocks import Page, Picture, Table
 from clipkit.report.tables import RESULT_COLUMNS
 
 pytestmark = pytest.mark.long
@@ -30,7 +25,7 @@ A4_PIXELS = round((210 - 2 * 12) / 25.4 * 96)  # between the margins
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def report(tmp_path_factory):
     """The page of a folder with hostile names, two classifiers, a control and two pictures."""
     folder = write_results(tmp_path_factory.mktemp("page") / "results", NAMES)
     control = write_results(folder.parent / "control", NAMES, model={"untrained": 7})
@@ -47,7 +42,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def collection(report: Path) -> Path:
+def collection(report):
     """The page of the same results without the folder's names."""
     folder, page = report.parent / "results", report.parent / "files.html"
     files = [folder / "img.h5", folder / "img.svm.h5", folder / "img.logreg.h5", folder / "no.h5"]
@@ -55,7 +50,7 @@ def collection(report: Path) -> Path:
     return page
 
 
-def write_logreg(folder: Path) -> None:
+def write_logreg(folder):
     """Write img.logreg.h5: 110 of 200 test rows are right."""
     images, svm = read(folder / "img.h5"), read(folder / "img.svm.h5")
     history = [*images.history, svm.history[-1] | {"classifier": "logreg"}]
@@ -65,45 +60,22 @@ def write_logreg(folder: Path) -> None:
     write(folder / "img.logreg.h5", result)
 
 
-def write_attributes(folder: Path) -> None:
+def write_attributes(folder):
     """Write img.attributes.h5: the recall of one attribute."""
     images = read(folder / "img.h5")
     made = {"command": "attributes", "inputs": {"images": images.digest}}
     result = FeatureFile("result", [*images.history, made])
-    row: dict[str, Any] = dict.fromkeys(RESULT_COLUMNS["attributes"].split(), 0.5)
+    row = dict.fromkeys(RESULT_COLUMNS["attributes"].split(), 0.5)
     result.set_rows([row | {"attribute": "colour", "values": 2, "rows": 200}])
     write(folder / "img.attributes.h5", result)
 
 
-@pytest.fixture
-def open_page(browser: Any) -> Iterator[Any]:
-    """Open a page from disk; it must write nothing to the console and request nothing."""
-    contexts, complaints = [], []
-
-    def open_file(path: Path, width: int = 1600, **settings: Any) -> Any:
-        context = browser.new_context(viewport={"width": width, "height": 900}, **settings)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("dialog", lambda dialog: complaints.append(dialog.message))
-        page.on("request", lambda request: complaints.append(request.url[:99]) or None)
-        page.goto(path.as_uri())
-        return page
-
-    yield open_file
-    for context in contexts:
-        context.close()
-    strange = [text for text in complaints if not text.startswith(("file:", "data:"))]
-    assert not strange
-
-
-def column(page: Any, number: int, table: int = 0) -> list[str]:
+def column(page, number, table=0):
     rows = page.locator("table.sortable").nth(table).locator("tbody tr")
     return [row.locator(".text").nth(number).inner_text() for row in rows.all()]
 
 
-def axe_faults(page: Any) -> list[tuple[str, str]]:
+def axe_faults(page):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     violations = axe.run(page).response["violations"]
     return [
@@ -128,7 +100,7 @@ def test_a_table_is_sorted_by_a_click_and_by_a_key(report, open_page):
     assert column(page, 5) == original
 
 
-def float_of(cell: str) -> float:
+def float_of(cell):
     return float(cell.split()[0])
 
 
@@ -151,7 +123,7 @@ def test_a_table_and_its_commands_are_copied(report, open_page):
     assert copied.splitlines()[-1].startswith("clipkit probe img.h5 --fit-split train ")
 
 
-def write_page(path: Path, *blocks: Block, **parts: Any) -> Path:
+def write_page(path, *blocks, **parts):
     path.write_text(html.as_html(Page("Title", [], blocks, **parts)), encoding="utf-8")
     return path
 
@@ -250,7 +222,7 @@ def test_charts_are_dark_on_a_dark_page_and_photographs_and_prints_stay_as_they_
     assert shown_luminances(chart, len(inks))[-1] == pytest.approx(1, abs=0.01)
 
 
-def shown_luminances(picture: Any, count: int) -> list[float]:
+def shown_luminances(picture, count):
     """Return the relative luminance (WCAG) at places beside each other near a picture's foot."""
     with Image.open(io.BytesIO(picture.screenshot())) as image:
         pixels = np.asarray(image.convert("RGB"))[-9] / 255

@@ -1,10 +1,7 @@
 """What pictures and reports read from results and logits."""
 
-from __future__ import annotations
-
 import tracemalloc
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +9,6 @@ from factories import fails_with, feature_file, result_file
 from sklearn.metrics import confusion_matrix
 
 from clipkit.analysis import metrics, results
-from clipkit.features import FeatureFile
 from clipkit.features.validation import validate
 from clipkit.plots.grid import accuracy_grid
 from clipkit.plots.logits import class_means, cosine_lines
@@ -25,7 +21,7 @@ SWEEP = [("svm", 1.0, 1.0, 0.5), ("svm", 1.0, 0.07, 1.0)]
 CLUSTERS = result_file([], LABELS, [[3, 3, 0, 0, 1, 2]], [{"command": "cluster"}])
 
 
-def probe_result(runs: list[tuple[str, float, float, float]], **entry: Any) -> FeatureFile:
+def probe_result(runs, **entry):
     """Make a result of `probe` with (classifier, C, temperature, acc1) per run."""
     columns = ("classifier", "C", "temperature", "acc1")
     rows = [dict(zip(columns, run, strict=True)) | {"eval_split": "test"} for run in runs]
@@ -35,7 +31,7 @@ def probe_result(runs: list[tuple[str, float, float, float]], **entry: Any) -> F
     return result_file(rows, LABELS, predicted, history, NAMES)
 
 
-def confusion_counts(result: FeatureFile, **options: Any) -> results.ClassCounts:
+def confusion_counts(result, **options):
     return results.count(results.predictions(result, **options))
 
 
@@ -155,14 +151,14 @@ def test_a_column_that_clipkit_knows_has_a_known_type(column, values, message):
     validate(result)
 
 
-def without(*columns: str) -> FeatureFile:
+def without(*columns):
     result = probe_result(SWEEP)
     for column in columns:
         del result.runs[column]
     return result
 
 
-def changed(**columns: list[Any]) -> FeatureFile:
+def changed(**columns):
     result = probe_result(SWEEP)
     result.runs |= {name: np.array(values) for name, values in columns.items()}
     return result

@@ -140,12 +140,13 @@ def test_a_result_is_compared_query_by_query_and_drawn(tmp_path, monkeypatch):
     assert re.findall(r">(\w+)</th>", header)[:3] == ["task", "measure", "value"]
 
 
+@pytest.mark.long
 def test_a_control_is_of_the_same_pairs_and_an_untrained_model(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shapes = ("shapes", "--model", "tiny")
     ok("embed", *shapes, "--split", "test", "--limit", 60, "-o", "img.h5")
     ok("embed", *shapes, "--split", "test", "--limit", 60, "--untrained", 7, "-o", "control.h5")
-    captions = ("textembed", "--captions", *shapes)
+    captions = ("textembed", "--captions", *shapes, "--split", "test")
     ok(*captions, "-o", "txt.h5")
     ok(*captions, "--untrained", 7, "-o", "control-txt.h5")
     control = ("--control", "control.h5", "--control-texts", "control-txt.h5")

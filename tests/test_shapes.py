@@ -1,7 +1,5 @@
 """`shapes` is the same on every machine, and its nuisances are independent of the class."""
 
-from __future__ import annotations
-
 import hashlib
 
 import numpy as np

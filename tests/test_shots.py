@@ -1,21 +1,17 @@
 """Few-shot curves: nested draws, and what names are worth in labelled images."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import numpy as np
 import pytest
 from factories import feature_file, result_file, saved
-from shell import fails, ok, rows
+from shell import ok, rows
 
 from clipkit.analysis.evaluation import ProbeSpec, evaluate_grid
 from clipkit.analysis.held_out import few_shot
-from clipkit.features import FeatureFile, Split, row_ids
+from clipkit.features import Split, row_ids
 from clipkit.plots.shots import shot_curves, zeroshot_line
 
 
-def images(n: int = 40, classes: int = 4, seed: int = 0) -> FeatureFile:
+def images(n=40, classes=4, seed=0):
     """Return two splits whose rows lie around one of several directions."""
     rng = np.random.default_rng(seed)
     file = feature_file(datasets={"class_names": None})
@@ -61,7 +57,7 @@ def test_shuffled_labels_stay_at_chance_with_any_number_of_shots(tmp_path):
     assert accuracies == pytest.approx([0.25] * 3, abs=0.05)
 
 
-def curve_and_line(accuracy: float, *, ids: int = 10) -> tuple[Any, str]:
+def curve_and_line(accuracy, *, ids=10):
     """Return a curve of 50, 60 and 80 %, and the legend of zero-shot accuracy beside it."""
     history = [{"command": "probe", "classifier": "svm"}]
     setting = {"classifier": "svm", "C": 1.0, "temperature": np.nan, "eval_split": "test"}
@@ -98,9 +94,3 @@ def test_names_are_worth_as_many_images_as_reach_their_accuracy(accuracy, worth)
 def test_zeroshot_on_other_images_is_refused():
     with pytest.raises(Exception, match="expected zero-shot predictions of the images of"):
         curve_and_line(0.5, ids=3)
-
-
-def test_seeds_that_would_share_a_draw_are_refused(tmp_path):
-    words = ["--shots", "1", "--repeat", "2", "--seed", "1,2", "-o", tmp_path / "p-{seed}.h5"]
-    line = fails("probe", tmp_path / "img.h5", *words, exit_code=2)
-    assert "expected seeds at least 2 apart for --repeat 2, got 1,2" in line

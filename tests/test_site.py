@@ -1,14 +1,11 @@
 """make site: all pages are in it, every link leads somewhere, and nothing comes from elsewhere."""
 
-from __future__ import annotations
-
 import re
 import sys
 import tomllib
 import urllib.parse
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -22,21 +19,21 @@ LOADED = {"script", "img", "link", "iframe", "source", "video", "audio", "object
 class Page(HTMLParser):
     """The ids of a page, the addresses that it links to, and those that it loads."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path):
         super().__init__()
-        self.ids: set[str] = {""}
-        self.linked: list[str] = []
-        self.loaded: list[str] = []
+        self.ids = {""}
+        self.linked = []
+        self.loaded = []
         self.feed(path.read_text())
 
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        values: dict[str, Any] = dict(attributes)
+    def handle_starttag(self, tag, attributes):
+        values = dict(attributes)
         self.ids.add(values.get("id") or "")
         addresses = self.loaded if tag in LOADED else self.linked
         addresses += [values[name] for name in ("href", "src", "data") if values.get(name)]
 
 
-def pages_of(entry: Any) -> list[str]:
+def pages_of(entry):
     """Return the pages below an entry of the navigation."""
     if isinstance(entry, str):
         return [entry]
@@ -69,7 +66,6 @@ def test_links_in_code_stay(tmp_path):
 
 
 @pytest.mark.exhaustive
-@pytest.mark.long
 def test_the_site_is_whole_and_loads_nothing_from_elsewhere(tmp_path):
     pytest.importorskip("zensical", reason="zensical is not installed: pip install '.[site]'")
     first = website.build(tmp_path)
@@ -98,13 +94,12 @@ def test_the_site_is_whole_and_loads_nothing_from_elsewhere(tmp_path):
 
 
 @pytest.mark.exhaustive
-@pytest.mark.long
 @pytest.mark.parametrize("link", ["[a](nowhere.md)", "[a](commands/embed.md#nowhere)"])
 def test_a_broken_link_is_an_error(tmp_path, monkeypatch, link):
     pytest.importorskip("zensical", reason="zensical is not installed: pip install '.[site]'")
     text_of = website.page_text
 
-    def spoiled(page: Path) -> str:
+    def spoiled(page):
         return text_of(page) + f"\n{link}\n" * (page.name == "scale.md")
 
     monkeypatch.setattr(website, "page_text", spoiled)
@@ -114,10 +109,9 @@ def test_a_broken_link_is_an_error(tmp_path, monkeypatch, link):
 
 
 @pytest.mark.exhaustive
-@pytest.mark.long
 def test_the_site_has_no_serious_fault_of_accessibility_and_keys_reach_its_code(
-    browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    browser, tmp_path, monkeypatch
+):
     pytest.importorskip("zensical", reason="zensical is not installed: pip install '.[site]'")
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is missing")
     monkeypatch.setattr(website, "make_report", lambda page: page.write_text(""))

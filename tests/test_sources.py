@@ -1,7 +1,5 @@
 """What `clipkit embed` takes: images, folders, lists of paths and manifests."""
 
-from __future__ import annotations
-
 import csv
 import importlib.util
 import io
@@ -13,7 +11,6 @@ import tempfile
 import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -34,13 +31,13 @@ NAMES = ["photos/cat/1.png", "photos/cat/2.png", "photos/dog/1.png", "photos/dog
 
 
 @pytest.fixture
-def photos(tmp_path, monkeypatch) -> Path:
+def photos(tmp_path, monkeypatch):
     """Make two class folders, and change to the folder above."""
     monkeypatch.chdir(write_images(tmp_path, *NAMES))
     return tmp_path
 
 
-def list_paths(data: bytes, monkeypatch: pytest.MonkeyPatch) -> datasets.Dataset:
+def list_paths(data, monkeypatch):
     """Load a list of paths from standard input."""
     stdin = SimpleNamespace(buffer=io.BytesIO(data), isatty=lambda: False)
     monkeypatch.setattr(sys, "stdin", stdin)
@@ -219,7 +216,7 @@ def test_two_folders_of_one_split_are_refused(tmp_path):
         datasets.load(tmp_path)
 
 
-INDICES: list[dict[str, Any]] = [
+INDICES = [
     {"0": ["n01440764", "tench"], "1": ["n01443537", "goldfish"]},
     {"n01443537": "goldfish", "n01440764": "tench"},
 ]
@@ -321,7 +318,7 @@ ROWS = [
 ]
 
 
-def write_manifest(path: Path, rows: list[dict[str, Any]]) -> str:
+def write_manifest(path, rows):
     """Write a manifest in the form that its ending names, and return its path."""
     if path.suffix == ".jsonl":
         path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
@@ -499,7 +496,7 @@ def test_a_row_of_a_list_or_manifest_takes_few_bytes(photos, monkeypatch, form, 
     paths = [f"photos/{i % 100:02}/{i:06}.jpg" for i in range(20_000)]
     content = "\n".join(paths).encode()
 
-    def load() -> datasets.Dataset:
+    def load():
         return list_paths(content, monkeypatch) if form == "list" else datasets.load(manifest)
 
     if form != "list":
@@ -564,7 +561,7 @@ def test_a_run_without_a_usable_image_leaves_nothing_that_stops_the_corrected_on
 def test_a_run_that_ended_before_its_first_shard_is_replaced_by_another(photos, monkeypatch):
     write = ["embed", NAMES[0], "-m", "tiny", "-o", "img.h5"]
 
-    def stop(*arguments: Any) -> None:
+    def stop(*arguments):
         raise ClipkitError("stopped")
 
     with monkeypatch.context() as patch:

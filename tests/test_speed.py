@@ -3,22 +3,16 @@
 Nothing here asserts a time.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from factories.clips import cosines, noise_image, noise_images, tiny_clip, tiny_siglip
 from factories.zoo import PlainLinear, changed, load
-from PIL import Image
 from shell import ok
 from transformers import AutoImageProcessor
 
@@ -31,16 +25,16 @@ from clipkit.models.preprocessing import ImagePreprocessor
 
 
 @pytest.fixture(scope="module")
-def images() -> list[Image.Image]:
+def images():
     return noise_images()
 
 
-def set_activation(folder: Path, name: str) -> Path:
+def set_activation(folder, name):
     changed("config.json", "vision_config", hidden_act=name)(folder)
     return folder
 
 
-def assert_bfloat16_is_close(folder: Path, images: list[Image.Image], *, packed: bool) -> None:
+def assert_bfloat16_is_close(folder, images, *, packed):
     full, half = load(folder), load(folder, precision="bf16")
     assert "packed" not in full.details
     assert half.details.get("packed", False) is packed
@@ -116,7 +110,7 @@ def test_a_row_does_not_depend_on_its_batch(tiny_clip_dir, images):
 
 
 @pytest.fixture(scope="module")
-def compiled(tiny_clip_dir, tmp_path_factory) -> Iterator[models.Encoder]:
+def compiled(tiny_clip_dir, tmp_path_factory):
     """A tower compiled for four images at once."""
     with pytest.MonkeyPatch.context() as patch:
         cache = tmp_path_factory.mktemp("cache")
@@ -130,7 +124,6 @@ def compiled(tiny_clip_dir, tmp_path_factory) -> Iterator[models.Encoder]:
 
 
 @pytest.mark.exhaustive
-@pytest.mark.long
 def test_compiled_gives_what_eager_gives(compiled, tiny_clip_dir, images):
     eager = load(tiny_clip_dir)
     assert eager.details == {**compiled.details, "compile": False}
@@ -141,7 +134,6 @@ def test_compiled_gives_what_eager_gives(compiled, tiny_clip_dir, images):
 
 
 @pytest.mark.exhaustive
-@pytest.mark.long
 def test_padding_does_not_change_rows(compiled, images):
     pixels = compiled.preprocess(images)
     batch = compiled.encode_images(pixels[:4])
@@ -164,7 +156,6 @@ def test_a_note_says_that_compiling_failed(tiny_clip_dir, tmp_path, monkeypatch,
 
 
 @pytest.mark.exhaustive
-@pytest.mark.long
 def test_pytorch_leaves_no_folder_in_tmpdir(tmp_path):
     cache = tmp_path / "cache"
     temporary = tmp_path / "temporary"
@@ -196,7 +187,7 @@ def test_the_history_says_how_the_model_ran(tiny_clip_dir, tmp_path):
 # preprocessing
 
 
-SETTINGS: dict[str, tuple[bool, dict[str, Any]]] = {  # whether they are standard, and changes
+SETTINGS = {  # whether they are standard, and changes
     "CLIP's own": (True, {}),
     "bilinear": (True, {"resample": 2}),
     "resized to more than the crop": (True, {"size": {"shortest_edge": 48}}),
@@ -247,7 +238,7 @@ def test_a_gpu_resizes_small_images_and_does_not_block(is_one_size, compile, tmp
 
 
 def test_prefetched_blocks_come_in_order_and_at_most_one_early():
-    started: list[int] = []
+    started = []
 
     def blocks():
         for i in range(5):

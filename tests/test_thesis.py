@@ -4,8 +4,6 @@ Both use the same randomly initialised full-size ViT-B/32 and the same CIFAR-10 
 compared is the pipeline, which does not depend on what the weights have learned.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,17 +40,15 @@ class Reference:
     generic: np.ndarray
     classes: np.ndarray
 
-    def cosines(self, split: str, texts: np.ndarray) -> np.ndarray:
+    def cosines(self, split, texts):
         return normalize(self.images[split]) @ normalize(texts).T
 
-    def accuracy(self, predicted: np.ndarray) -> float:
+    def accuracy(self, predicted):
         return float((predicted == self.labels["test"]).mean())
 
 
 @pytest.fixture(scope="module")
-def features(
-    cifar10_root: Path, vit_b32_dir: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def features(cifar10_root, vit_b32_dir, tmp_path_factory):
     """A folder of clipkit's files on a class-balanced sample."""
     out = tmp_path_factory.mktemp("thesis")
     images = out / "img.h5"
@@ -67,22 +63,22 @@ def features(
 
 
 @pytest.fixture(scope="module")
-def reference(features: Path, cifar10_root: Path, vit_b32_dir: Path) -> Reference:
+def reference(features, cifar10_root, vit_b32_dir):
     """The same images, one by one through the processor, then in batches of 64 in float32."""
     model = CLIPModel.from_pretrained(vit_b32_dir).eval()
     processor = CLIPProcessor.from_pretrained(vit_b32_dir)
     ids = {name: split.ids for name, split in read(features / "img.h5").splits.items()}
     class_names = sorted(path.name for path in (cifar10_root / "train").iterdir())
 
-    def as_array(output: object) -> np.ndarray:
+    def as_array(output):
         return getattr(output, "pooler_output", output).numpy()
 
-    def embed_texts(texts: list[str]) -> np.ndarray:
+    def embed_texts(texts):
         with torch.no_grad():
             tokens = processor(text=texts, return_tensors="pt", padding=True)
             return as_array(model.get_text_features(**tokens))
 
-    def embed_images(split: str) -> np.ndarray:
+    def embed_images(split):
         pixels = []
         for name in ids[split]:
             image = Image.open(cifar10_root / split / name).convert("RGB")
@@ -91,7 +87,7 @@ def reference(features: Path, cifar10_root: Path, vit_b32_dir: Path) -> Referenc
             batches = torch.cat(pixels).split(64)
             return np.concatenate([as_array(model.get_image_features(b)) for b in batches])
 
-    def labels(split: str) -> np.ndarray:
+    def labels(split):
         return np.array([class_names.index(name.split("/")[0]) for name in ids[split]])
 
     return Reference(
@@ -103,7 +99,7 @@ def reference(features: Path, cifar10_root: Path, vit_b32_dir: Path) -> Referenc
     )
 
 
-def svm_predictions(train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> np.ndarray:
+def svm_predictions(train, labels, test):
     return SVC(kernel="linear", C=1.0, random_state=42).fit(train, labels).predict(test)
 
 

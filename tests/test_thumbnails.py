@@ -1,15 +1,6 @@
 """Thumbnails of a feature file's images, in the Parquet that other tools look at."""
 
-from __future__ import annotations
-
 import io
-import os
-import shutil
-import subprocess
-import zipfile
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -21,10 +12,8 @@ from clipkit import load_dataset
 from clipkit.datasets.matching import thumbnail
 from clipkit.features import FeatureFile, Split, history_entry, parquet, read, write
 
-EMBEDDING_ATLAS = shutil.which("embedding-atlas")
 
-
-def folder(path: Path, count: int = 6) -> Path:
+def folder(path, count=6):
     """Make a folder of test images 300 x 200 with metadata, each of another grey."""
     exif = Image.Exif()
     exif[0x010F] = "a secret camera"
@@ -38,7 +27,7 @@ def folder(path: Path, count: int = 6) -> Path:
     return path
 
 
-def embedded(path: Path, dataset: str, ids: Sequence[str], **entry: Any) -> Path:
+def embedded(path, dataset, ids, **entry):
     """Write a file with a row of the split `test` for each id, as if of a data set."""
     history = [history_entry("embed", dataset={"name": dataset, **entry})]
     split = Split(random_features(len(ids)), ids=list(ids))
@@ -46,7 +35,7 @@ def embedded(path: Path, dataset: str, ids: Sequence[str], **entry: Any) -> Path
     return path
 
 
-def decoded(path: Path) -> list[Image.Image]:
+def decoded(path):
     """Decode the images of a table."""
     column = pq.read_table(path)["image"].to_pylist()
     return [Image.open(io.BytesIO(value["bytes"])) for value in column]
@@ -138,25 +127,3 @@ def test_options_that_do_not_fit(tmp_path):
         with unchanged(tmp_path):
             command = ("convert", tmp_path / given, tmp_path / output, *options)
             refused(clipkit(*command), 2, message)
-
-
-@pytest.mark.long
-@pytest.mark.skipif(
-    EMBEDDING_ATLAS is None,
-    reason="embedding-atlas is not installed: with its libraries it has 2.4 GB",
-)
-def test_embedding_atlas_reads_vectors_labels_and_images(tmp_path):
-    ok("embed", "digits", "--limit", 40, "--model", "tiny", "-o", tmp_path / "a.h5")
-    ok("convert", tmp_path / "a.h5", tmp_path / "a.parquet", "--thumbnails", "digits")
-    command = "embedding-atlas a.parquet --vector feature --image image --export-application a.zip"
-    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
-    subprocess.run(command.split(), cwd=tmp_path, env=environment, check=True, capture_output=True)
-    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
-        table = pq.read_table(io.BytesIO(archive.read("data/dataset.parquet")))
-        metadata = archive.read("data/metadata.json").decode()
-    columns = table.slice(0, 1).to_pylist()[0]
-    assert columns["image"]["bytes"].startswith(b"RIFF")
-    assert columns["class_name"] == str(columns["label"])
-    assert len(columns["feature"]) == 64
-    assert {"projection_x", "projection_y", "__neighbors"} <= columns.keys()
-    assert '"image": "image"' in metadata

@@ -1,24 +1,18 @@
 """`variance`: analytic worlds, nulls, and what the bundled world is known to hold."""
 
-from __future__ import annotations
-
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
 from factories import feature_file
-from numpy.typing import ArrayLike
 from scipy import stats
 
 from clipkit.analysis import variance
 from clipkit.base.errors import ClipkitError
-from clipkit.features import FeatureFile, Split, row_ids
+from clipkit.features import Split, row_ids
 
 RNG = np.random.default_rng(0)
 
 
-def images(features: ArrayLike, labels: ArrayLike | None = None) -> FeatureFile:
+def images(features, labels=None):
     """Return a file of images with one split."""
     features = np.asarray(features, np.float32)
     file = feature_file(datasets={"class_names": None})
@@ -27,7 +21,7 @@ def images(features: ArrayLike, labels: ArrayLike | None = None) -> FeatureFile:
     return file
 
 
-def write_table(path: Path, **columns: ArrayLike) -> str:
+def write_table(path, **columns):
     names = ["id", *columns]
     cells = zip(row_ids(len(next(iter(columns.values())))), *columns.values(), strict=True)
     lines = [",".join(map(str, line)) for line in [names, *cells]]
@@ -35,16 +29,16 @@ def write_table(path: Path, **columns: ArrayLike) -> str:
     return str(path)
 
 
-def shares(file: FeatureFile, table: str, *names: str, **options: Any) -> dict[str, dict[str, Any]]:
+def shares(file, table, *names, **options):
     result = variance.decompose(file, table=table, columns=names, **options)
     return {row["attribute"]: row for row in result.rows()}
 
 
-def regression(X: np.ndarray, codes: ArrayLike) -> variance.Regressions:
+def regression(X, codes):
     return variance.Regressions(variance.centre(X), {"a": np.asarray(codes)})
 
 
-def share_of(X: np.ndarray, codes: ArrayLike, *directions: np.ndarray) -> Any:
+def share_of(X, codes, *directions):
     """Return the share of an attribute, or its share of each direction."""
     model = regression(X, codes)
     return model.share(model.explained([]), model.explained(["a"]), *directions)

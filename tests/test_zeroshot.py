@@ -1,7 +1,5 @@
 """Zero-shot classification: class scores, and reports on labelled and unlabelled images."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

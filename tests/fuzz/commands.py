@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from forkserver import ForkServer, Outcome
+from forkserver import BRIEF, ForkServer, Outcome
 from hypothesis import HealthCheck, currently_in_test_context, given, note, settings
 from hypothesis import strategies as st
 
@@ -52,7 +52,8 @@ class Runner:
     def run(self, *words: object, **options: Any) -> Outcome:
         """Run a command to its end; the options are those of `Request`."""
         options = {"memory": MEMORY_BYTES, "fake": True, **options}
-        options["env"] = {"TMPDIR": str(self.folder / "tmp"), **options.get("env", {})}
+        env = {"TMPDIR": str(self.folder / "tmp"), BRIEF: "yes"}
+        options["env"] = {**env, **options.get("env", {})}
         options["limits"] = {"RLIMIT_CPU": CPU_SECONDS, **options.get("limits", {})}
         ended = self.server.run(self.folder, *words, seconds=WALL_SECONDS, **options)
         if currently_in_test_context():

@@ -1,12 +1,9 @@
 """Archives that are cut, whose footers lie, or that are replaced while they are read."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import os
 import threading
-from pathlib import Path
 
 import pytest
 from fuzz.archives import WRITERS, write_parquet
@@ -21,16 +18,16 @@ pytestmark = [pytest.mark.long, pytest.mark.exhaustive]
 
 
 @pytest.fixture(scope="module")
-def runner(fork_server, tmp_path_factory) -> Runner:
+def runner(fork_server, tmp_path_factory):
     return Runner(fork_server, tmp_path_factory.mktemp("archives"))
 
 
-def pixels(path: Path) -> list[bytes]:
+def pixels(path):
     split = datasets.load(str(path)).splits["all"]
     return [split.image(row).tobytes() for row in range(len(split))]
 
 
-def stated(content: bytes, old: int, new: int, place: int) -> bytes:
+def stated(content, old, new, place):
     """Replace a number of a footer, as Thrift writes it, at one of the places where it is."""
     start = content.rindex(b"PAR1", 4) - 4
     start -= int.from_bytes(content[start : start + 4], "little")
@@ -65,11 +62,11 @@ def test_a_damaged_archive_gives_one_line_or_rows(rng, runner):
 
 
 @contextlib.contextmanager
-def replaced(path: Path, versions: list[Path], pause: float):
+def replaced(path, versions, pause):
     """Replace a file by one of the versions after another, until the block ends."""
     ended = threading.Event()
 
-    def replace() -> None:
+    def replace():
         for version in itertools.cycle(versions):
             temporary = path.with_name("writing")
             temporary.unlink(missing_ok=True)

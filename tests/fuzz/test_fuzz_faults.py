@@ -1,12 +1,10 @@
 """Signals at random moments, and disks that fill up at any byte."""
 
-from __future__ import annotations
-
 import re
 import signal
-from pathlib import Path
 
 import pytest
+from forkserver import BRIEF
 from fuzz import seeds
 from fuzz.commands import Runner, cases, find_problem
 
@@ -34,18 +32,18 @@ textembed generic32.txt -o out.h5
 
 
 @pytest.fixture(scope="module")
-def runner(fork_server, tmp_path_factory) -> Runner:
+def runner(fork_server, tmp_path_factory):
     runner = Runner(fork_server, tmp_path_factory.mktemp("faults"))
     seeds.write_results(runner)
     return runner
 
 
-def outputs(folder: Path) -> dict[str, bytes]:
+def outputs(folder):
     return {path.name: path.read_bytes() for path in folder.glob("out.*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")
-def expected(runner) -> dict[str, dict[str, bytes]]:
+def expected(runner):
     """What each line writes."""
     written = {}
     for line in LINES:
@@ -56,7 +54,7 @@ def expected(runner) -> dict[str, dict[str, bytes]]:
     return written
 
 
-def words_of(rng, line: str, output: Path) -> list[str]:
+def words_of(rng, line, output):
     """Return the words of a line, which sometimes replaces an earlier output."""
     words = line.split()
     if rng.random() < 0.5:
@@ -73,7 +71,7 @@ def test_a_signal_leaves_the_earlier_output_or_a_whole_one(rng, runner, expected
     words = words_of(rng, line, runner.folder / name)
     earlier = outputs(runner.folder)
     number = rng.choice(SIGNALS)
-    env = {"TMPDIR": str(runner.folder / "tmp")}
+    env = {"TMPDIR": str(runner.folder / "tmp"), BRIEF: "yes"}
     options = {"fake": True, "shard": 16, "kill": number, "env": env}
     ended = runner.server.run(runner.folder, *words, seconds=rng.random() / 2, **options)
     assert ended.seconds < END_SECONDS

@@ -1,14 +1,11 @@
 """Damaged and changed feature files through every command, and what the commands make of them."""
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import json
 import os
 import re
 import shlex
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -73,12 +70,12 @@ FILE = "changed.h5"
 
 
 @pytest.fixture(scope="module")
-def runner(fork_server, tmp_path_factory) -> Runner:
+def runner(fork_server, tmp_path_factory):
     return Runner(fork_server, tmp_path_factory.mktemp("changed-features"))
 
 
 @pytest.fixture(scope="module")
-def originals(runner) -> dict[str, Content]:
+def originals(runner):
     names = seeds.write_results(runner, seeds.RESULTS + seeds.MORE_RESULTS)
     (runner.folder / "base").mkdir()
     for name in names:
@@ -130,7 +127,7 @@ def test_a_changed_file_gives_the_right_data_or_one_line(rng, originals, runner)
         runner.clear()
 
 
-def fill_results(folder: Path, name: str) -> None:
+def fill_results(folder, name):
     """Put the changed file in the place of the original, beside those of its prompt set."""
     (folder / "results").mkdir(exist_ok=True)
     for path in (folder / "results").iterdir():
@@ -140,15 +137,15 @@ def fill_results(folder: Path, name: str) -> None:
         os.link(source, folder / "results" / path.name)
 
 
-def check_json(ended) -> None:
-    def refuse(constant: str) -> None:
+def check_json(ended):
+    def refuse(constant):
         raise ValueError(constant)
 
     if not ended.exit_code:
         json.loads(ended.stdout, parse_constant=refuse)
 
 
-def check_report(words: list[str], ended, folder: Path) -> None:
+def check_report(words, ended, folder):
     if "json" in words:
         check_json(ended)
     if words[0] in ("report", "info"):
@@ -158,7 +155,7 @@ def check_report(words: list[str], ended, folder: Path) -> None:
         assert not re.search(f"^{content.PLANTED}", text, re.M)
 
 
-def check_output(words: list[str], name: str, runner: Runner) -> None:
+def check_output(words, name, runner):
     """Check a picture's size, a table's form, and that files hold what they were made of."""
     path = runner.folder / name
     source = read(runner.folder / FILE)
@@ -181,7 +178,7 @@ def check_output(words: list[str], name: str, runner: Runner) -> None:
         assert seeds.same(back, source)
 
 
-def check_result(words: list[str], source, result, folder: Path) -> None:
+def check_result(words, source, result, folder):
     """Compute anew what a result must be."""
     command = words[0]
     if command in ("predict", "textembed"):  # rows or classes of another file
@@ -198,6 +195,6 @@ def check_result(words: list[str], source, result, folder: Path) -> None:
             assert np.allclose(got, unit(split.features) @ texts.T, rtol=1e-4, atol=1e-5)
 
 
-def unit(rows) -> np.ndarray:
+def unit(rows):
     rows = np.asarray(rows, np.float64)
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)

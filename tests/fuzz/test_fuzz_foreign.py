@@ -1,14 +1,9 @@
 """Changed .npz and .parquet files become the same feature file, or one line says why not."""
 
-from __future__ import annotations
-
 import copy
 import io
 import pickle
 import zipfile
-from pathlib import Path
-from random import Random
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -30,7 +25,7 @@ SOURCES = ("img.h5", "classes.h5", "generic32.logits.h5")
 
 
 @pytest.fixture(scope="module")
-def runner(fork_server, tmp_path_factory) -> Runner:
+def runner(fork_server, tmp_path_factory):
     runner = Runner(fork_server, tmp_path_factory.mktemp("foreign"))
     seeds.write_results(runner)
     return runner
@@ -64,7 +59,7 @@ def test_an_import_gives_the_right_data_or_one_line(rng, runner):
     assert seeds.same(first, second)
 
 
-def convert(runner: Runner, source: str, output: str) -> bool:
+def convert(runner, source, output):
     """Convert with memory in proportion to the input, as docs/reliability.md says."""
     size = (runner.folder / source).stat().st_size
     memory = MEMORY_BYTES + MEMORY_RATIO * size
@@ -73,8 +68,8 @@ def convert(runner: Runner, source: str, output: str) -> bool:
     return ended.exit_code == 0
 
 
-def write_npz(path: Path, changed: Content, rng: Random, canary: Path) -> None:
-    arrays: dict[str, Any] = {n.replace("/", "_"): a for n, a in changed.datasets.items()}
+def write_npz(path, changed, rng, canary):
+    arrays = {n.replace("/", "_"): a for n, a in changed.datasets.items()}
     for name, array in arrays.items():
         if array.dtype.kind == "S" and rng.random() < 0.7:
             arrays[name] = np.char.decode(array, "utf-8", "replace")
@@ -86,7 +81,7 @@ def write_npz(path: Path, changed: Content, rng: Random, canary: Path) -> None:
             archive.writestr(f"{name}.npy", npy(array, canary))
 
 
-ODD: list[Any] = [
+ODD = [
     np.zeros((400_000, 100), "<f4"),  # of many bytes that compress well
     np.full(2000, "x" * 20_000),
     ("|O", (1,)),  # runs code when it is read
@@ -97,7 +92,7 @@ ODD: list[Any] = [
 ]
 
 
-def npy(array: Any, canary: Path) -> bytes:
+def npy(array, canary):
     """Return the bytes of an .npy: of an array, or of a header and some that do not fit it."""
     stream = io.BytesIO()
     if not isinstance(array, tuple):
@@ -108,10 +103,10 @@ def npy(array: Any, canary: Path) -> bytes:
     return stream.getvalue() + pickle.dumps(Canary(canary))
 
 
-def write_parquet(path: Path, changed: Content, rng: Random, _: Path) -> None:
+def write_parquet(path, changed, rng, _):
     group = rng.choice([*changed.splits(), ""])
     names = {"ids": "id", "labels": "label", "texts": "text", "class_index": "class_index"}
-    columns: dict[str, Any] = {}
+    columns = {}
     for name in [name for name in changed.datasets if name.rpartition("/")[0] == group]:
         key, array = name.rpartition("/")[2], changed.datasets[name]
         if key == "features":
@@ -131,5 +126,5 @@ def write_parquet(path: Path, changed: Content, rng: Random, _: Path) -> None:
     pq.write_table(table, path, compression="zstd", row_group_size=rng.choice((1, 7, 10_000)))
 
 
-def decoded(value: Any) -> Any:
+def decoded(value):
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value

@@ -1,14 +1,9 @@
 """Changed model folders give other embeddings of another digest, or one line."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
 import struct
-from pathlib import Path
-from random import Random
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +14,7 @@ from fuzz.damage import damaged
 from hypothesis import note, reject
 from tokenizers.pre_tokenizers import ByteLevel
 
-from clipkit.features import FeatureFile, read
+from clipkit.features import read
 
 pytestmark = [pytest.mark.long, pytest.mark.exhaustive]
 
@@ -42,7 +37,7 @@ LINES = {
 
 
 @pytest.fixture(scope="module")
-def runner(fork_server, tmp_path_factory) -> Runner:
+def runner(fork_server, tmp_path_factory):
     """A runner in a folder with a CLIP of two layers per tower and a vocabulary of letters."""
     from transformers import CLIPConfig, CLIPModel
 
@@ -63,7 +58,7 @@ def runner(fork_server, tmp_path_factory) -> Runner:
     return Runner(fork_server, folder)
 
 
-def embedded(runner: Runner, kind: str, model: str) -> FeatureFile | None:
+def embedded(runner, kind, model):
     """Run a command, and return its file unless it was refused."""
     runner.clear()
     ended, problem = runner.judge(*LINES[kind].split(), model, fake=False)
@@ -72,11 +67,11 @@ def embedded(runner: Runner, kind: str, model: str) -> FeatureFile | None:
 
 
 @pytest.fixture(scope="module")
-def expected(runner) -> dict[str, FeatureFile | None]:
+def expected(runner):
     return {kind: embedded(runner, kind, "original") for kind in LINES}
 
 
-def features(file: FeatureFile) -> Any:
+def features(file):
     return file.features if file.kind == "texts" else file.splits["all"].features
 
 
@@ -102,7 +97,7 @@ def test_other_embeddings_have_another_digest(rng, runner, expected):
 # mutations; each returns what it did
 
 
-def set_value(model: Path, rng: Random) -> str:
+def set_value(model, rng):
     """Set or drop a value somewhere in a JSON file."""
     file = model / rng.choice(JSON_FILES)
     value = json.loads(file.read_text())
@@ -115,7 +110,7 @@ def set_value(model: Path, rng: Random) -> str:
     return done
 
 
-def replace_file(model: Path, rng: Random) -> str:
+def replace_file(model, rng):
     """Put something other than a regular file of a sensible size in a file's place, or add it."""
     path = model / rng.choice((*FILES, *OTHERS))
     path.unlink(missing_ok=True)
@@ -133,13 +128,13 @@ def replace_file(model: Path, rng: Random) -> str:
     return f"{path.name} is {kind}"
 
 
-def damage_file(model: Path, rng: Random) -> str:
+def damage_file(model, rng):
     path = model / rng.choice(FILES)
     path.write_bytes(damaged(path.read_bytes(), rng))
     return f"{path.name} is damaged"
 
 
-def change_weights(model: Path, rng: Random) -> str:
+def change_weights(model, rng):
     """Change a tensor's values, or its type, shape, place or name."""
     path = model / "model.safetensors"
     data = path.read_bytes()

@@ -1,12 +1,8 @@
 """Servers that lie: a command gets the right data, or says in one line why not, in time."""
 
-from __future__ import annotations
-
-import http.server
 import itertools
 import re
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +25,7 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 # What is sent in place of the truth: the status, a header, or what a function makes of the true
 # `body`, stated `total`, stated `length` or `first` byte. `before` and `after` are sent endlessly,
 # and of an answer with `pace` so many bytes come every 20 ms.
-LIES: dict[str, dict[str, Any]] = {
+LIES = {
     "nothing": {},
     "401": {"status": "401 Unauthorized"},
     "404": {"status": "404 Not Found"},
@@ -83,7 +79,7 @@ class Liar:
     lie: dict[str, Any]
     is_first: bool = True
 
-    def __call__(self, request: http.server.BaseHTTPRequestHandler) -> Iterator[bytes]:
+    def __call__(self, request):
         lie, end = self.lie, time.monotonic() + 2 * SECONDS
         for part in self._parts(request):
             yield part
@@ -91,7 +87,7 @@ class Liar:
                 return
             time.sleep(0.02 if "before" in lie or "pace" in lie else 0)
 
-    def _parts(self, request: http.server.BaseHTTPRequestHandler) -> Iterator[bytes]:
+    def _parts(self, request):
         lie = self.lie
         if "hangs_up" in lie:
             return
@@ -104,7 +100,7 @@ class Liar:
         if "after" in lie:
             yield from itertools.repeat(lie["after"])
 
-    def _header_and_body(self, request: http.server.BaseHTTPRequestHandler) -> bytes:
+    def _header_and_body(self, request):
         data, lie = self.data, self.lie
         if not request.path.startswith("/a") and PAGE not in lie.values():  # the names of classes
             data, lie = b"", {"status": "404 Not Found"}
@@ -132,7 +128,7 @@ class Liar:
 
 
 @pytest.fixture(scope="module")
-def runner(fork_server, tmp_path_factory) -> Runner:
+def runner(fork_server, tmp_path_factory):
     """A runner in a folder with a tar, a Parquet file, an image and what each gives."""
     runner = Runner(fork_server, tmp_path_factory.mktemp("lies"))
     (runner.folder / "a.png").write_bytes(png(1))
