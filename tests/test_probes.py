@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
+from numpy.linalg import LinAlgError
 from scipy.special import log_softmax
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
@@ -176,8 +178,24 @@ def test_the_active_set_method_leaves_overlapping_and_equal_rows_to_libsvm(colum
     rows = rng.standard_normal((300, columns)).astype(np.float32)
     signs = np.repeat(np.float32([-1, 1]), 150)
     assert pairs.fit_separable(rows, signs, 1e9) is None
-    with np.errstate(all="ignore"):
-        assert pairs.fit_separable(np.zeros_like(rows), signs, 1e9) is None
+    with np.errstate(all="ignore"), pytest.raises(LinAlgError):
+        pairs.fit_separable(np.zeros_like(rows), signs, 1e9)
+
+
+def test_dependent_columns_are_tried_with_one_pair_of_a_line_and_left_to_libsvm(monkeypatch):
+    tried = []
+
+    def try_pair(*arguments):
+        tried.append(arguments)
+        return pairs.fit_separable(*arguments)
+
+    X, y, X_eval, _ = digits()  # 64 columns of a lower rank
+    X, X_eval = np.tile(X, 3) - 8, np.tile(X_eval, 3) - 8
+    monkeypatch.setattr(svm, "GRAM_ROWS", len(y) - 1)
+    monkeypatch.setattr(svm, "fit_separable", try_pair)
+    assert_agree(predict(X, y, X_eval), svc(X, y, X_eval))
+    groups = svm._group_pairs(list(np.bincount(y)), X.shape[1])
+    assert len(tried) == len(groups) < math.comb(10, 2)
 
 
 def test_each_pair_is_fitted_by_the_method_for_its_shape(monkeypatch):

@@ -53,6 +53,8 @@ def fit_separable(rows: Floats, signs: Floats, C: float) -> Separation | None:
     """Find the hyperplane of the widest margin between rows (N, D) of signs (N,) -1 and 1, float32.
 
     Return None if the classes overlap, a guess has a coefficient above C, or none is confirmed.
+    Raise LinAlgError if the equations of the first guess are singular, as they are if columns
+    depend on each other.
     """
     columns = rows.shape[1]
     support = _nearest_rows(rows, signs, int(FIRST_SHARE * min(rows.shape)))
@@ -63,6 +65,8 @@ def fit_separable(rows: Floats, signs: Floats, C: float) -> Separation | None:
         try:
             weights, intercept = _solve(rows[support], signs[support])
         except LinAlgError:
+            if largest_coefficient == 0:
+                raise
             return None
         coefficients = signs[support] * weights
         largest_coefficient = max(largest_coefficient, float(coefficients.max()))

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations, pairwise
@@ -22,11 +23,12 @@ from typing import NamedTuple
 
 import numpy as np
 import sklearn
+from numpy.linalg import LinAlgError
 from numpy.typing import NDArray
 from sklearn.svm import SVC
 
 from clipkit.analysis.probes.fitted import PAIRS, Hyperplanes, Pair, count_votes
-from clipkit.analysis.probes.pairs import fit_overlapping, fit_separable
+from clipkit.analysis.probes.pairs import Separation, fit_overlapping, fit_separable
 from clipkit.analysis.probes.sweep_context import Setting, Solution, SweepContext
 from clipkit.features.model import Floats, Int64
 
@@ -190,7 +192,10 @@ def _fit_group(pairs: list[Pair], rows: list[Floats], Cs: list[float]) -> list[l
         stacked = np.stack([problem.rows for problem in problems])
         signs = np.stack([problem.signs for problem in problems])
         return [_complete(problems, C, fit_overlapping(stacked, signs, C)) for C in Cs]
-    separations = [fit_separable(one.rows, one.signs, max(Cs)) for one in problems]
+    separations: list[Separation | None] = [None] * len(problems)
+    with suppress(LinAlgError):  # the other pairs are likely to be singular, too
+        for number, one in enumerate(problems):
+            separations[number] = fit_separable(one.rows, one.signs, max(Cs))
     line = Line(pairs, rows)
     fits = []
     for C in Cs:
