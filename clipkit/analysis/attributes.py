@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from clipkit.analysis import metrics, probes, results, similarity, zeroshot
 from clipkit.analysis.attribute_groups import ABOVE_CHANCE
-from clipkit.analysis.held_out import EVAL_SPLIT, FIT_SPLIT, choose_held_out, hold_out
+from clipkit.analysis.held_out import EVAL_SPLIT, FIT_SPLIT, SplitRows, choose_rows
 from clipkit.analysis.results import Row
 from clipkit.analysis.score_metrics import METRICS, ScoreMetric, ridge
 from clipkit.base import console
@@ -79,25 +79,6 @@ class _Settings(NamedTuple):
     metric: str
     C: float
     seed: int
-
-
-class SplitRows(NamedTuple):
-    """Some rows of a split, by their numbers."""
-
-    split: str
-    numbers: Int64
-
-    def embeddings(self, file: FeatureFile) -> Float32:
-        """Return the embeddings (n, D) that a file holds of these rows."""
-        return np.asarray(file.splits[self.split].features)[self.numbers]
-
-    def codes(self, attribute: Attribute) -> Int64:
-        """Return the values (n,) of an attribute."""
-        return attribute.codes[self.split][self.numbers]
-
-    def with_values(self, attribute: Attribute, values: Int64) -> SplitRows:
-        """Return the rows that have one of some values (K,) of an attribute."""
-        return SplitRows(self.split, self.numbers[np.isin(self.codes(attribute), values)])
 
 
 def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
@@ -178,7 +159,7 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
         _warn_of_doubled_articles(words)
     annotations = _read(images, table, columns, metric)
     kind = _kind(metric)
-    fit, scored = _choose_rows(images, fit_split, eval_split, seed)
+    fit, scored = choose_rows(images, fit_split, eval_split, seed)
     caveats = _find_shared_images(images, fit, scored)
     untested = {} if results.is_testable(caveats) else dict.fromkeys(OF_OTHER_IMAGES, math.nan)
     for control in controls:
@@ -226,21 +207,6 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
         inputs=inputs,
     )
     return results.make_result(history, rows)
-
-
-def _choose_rows(
-    images: FeatureFile, fit_split: str, eval_split: str, seed: int
-) -> tuple[SplitRows, SplitRows]:
-    """Return the rows to fit on and the rows to score."""
-    fit_split, val = choose_held_out(images, fit_split, eval_split, None)
-    if val is not None:
-        split = images.splits[fit_split]
-        labels = np.zeros(len(split), np.int64) if split.labels is None else split.labels
-        _, train, held_out = hold_out(images, fit_split, labels, val, seed)
-        return SplitRows(fit_split, train), SplitRows(fit_split, held_out)
-    names = images.choose_splits([fit_split, eval_split])
-    rows = [SplitRows(name, np.arange(len(images.splits[name]))) for name in names]
-    return rows[0], rows[-1]  # the same object if both splits are one
 
 
 def _find_shared_images(images: FeatureFile, fit: SplitRows, scored: SplitRows) -> list[Row]:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clipkit.analysis import metrics
-from clipkit.analysis.held_out import EVAL_SPLIT, FIT_SPLIT, choose_held_out, hold_out
+from clipkit.analysis.held_out import EVAL_SPLIT, FIT_SPLIT, SplitRows, choose_rows
 from clipkit.analysis.results import Row, labels_of, make_result
 from clipkit.analysis.zeroshot import HINT
 from clipkit.base import console
@@ -83,8 +83,8 @@ def choose(
         raise ClipkitError(
             f"{logits.display_name}: expected prompts of the images' classes, got none", HINT
         )
-    fit_rows, scored_rows = _choose_rows(logits, fit_split, eval_split, seed)
-    fitted, scored = _pairs(logits, *fit_rows), _pairs(logits, *scored_rows)
+    fit, evaluation = choose_rows(logits, fit_split, eval_split, seed)
+    fitted, scored = _pairs(logits, fit), _pairs(logits, evaluation)
     if standardize:
         mean, deviation = fitted.cosines.mean(axis=0), fitted.cosines.std(axis=0)
         deviation = np.where(deviation > 0, deviation, 1)
@@ -114,32 +114,17 @@ def choose(
         fpr=None if at else list(fpr),
         at=list(at) or None,
         standardize=standardize or None,
-        fit_split=fit_rows[0],
-        eval_split=scored_rows[0],
+        fit_split=fit.split,
+        eval_split=evaluation.split,
         seed=seed,
         inputs={"logits": logits.digest},
     )
-    rows = [{"split": scored_rows[0], **row} for row in rows]
-    return make_result(history, rows)
+    return make_result(history, [{"split": evaluation.split, **row} for row in rows])
 
 
-def _choose_rows(
-    logits: FeatureFile, fit_split: str, eval_split: str, seed: int
-) -> tuple[tuple[str, Int64], tuple[str, Int64]]:
-    """Return the split and the rows to choose on, and those to score."""
-    fit_split, val = choose_held_out(logits, fit_split, eval_split, None)
-    if val is not None:
-        _, train, held_out = hold_out(logits, fit_split, labels_of(logits, fit_split), val, seed)
-        return (fit_split, train), (fit_split, held_out)
-    for name in logits.choose_splits([fit_split, eval_split]):
-        labels_of(logits, name)
-    fit, scored = (np.arange(len(logits.splits[name])) for name in (fit_split, eval_split))
-    return (fit_split, fit), (eval_split, scored)
-
-
-def _pairs(logits: FeatureFile, split: str, rows: Int64) -> Pairs:
-    cosines = np.asarray(logits.cosines(split))[rows]
-    labels = labels_of(logits, split)[rows]
+def _pairs(logits: FeatureFile, rows: SplitRows) -> Pairs:
+    cosines = np.asarray(logits.cosines(rows.split))[rows.numbers]
+    labels = labels_of(logits, rows.split)[rows.numbers]
     return Pairs(cosines, labels[:, None] == np.asarray(logits.class_index))
 
 
