@@ -39,7 +39,7 @@ from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, check_positive, shorten, unknown
 from clipkit.features import compatibility
 from clipkit.features.annotations import CLASS, Annotations, Attribute, read_annotations
-from clipkit.features.compatibility import check_control, check_same_images
+from clipkit.features.compatibility import check_control
 from clipkit.features.history import prompts_entry
 from clipkit.features.model import FeatureFile, Float32, Int64
 from clipkit.features.splitting import count_shared_rows, hash_rows
@@ -157,7 +157,6 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
     caveats = _find_shared_images(images, fit, scored)
     untested = {} if results.is_testable(caveats) else dict.fromkeys(OF_OTHER_IMAGES, math.nan)
     for control in controls:
-        check_same_images(control, images, [fit.split, scored.split])
         check_control(control, images, [fit.split, scored.split])
     rows = []
     problems: dict[str, list[str]] = {}

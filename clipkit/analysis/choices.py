@@ -65,7 +65,6 @@ def choose(
     inputs = {"images": images.digest, "texts": texts.digest}
     if control is not None:
         compatibility.check_control(control[0], images, [split])
-        compatibility.check_same_images(control[0], images, [split])
         vectors = _vectors(*control, split, items, rows)
         means["accuracy_control"], draws = shuffle(*vectors, categories)
         means["shuffled_control"] = draws.mean(axis=0)
@@ -239,9 +238,7 @@ def _rows(items: Items, images: Int64, means: dict[str, Floats], shuffled: Bools
             for column, values in means.items():
                 row[column] = float(values[number, members].mean())
             right = means["accuracy"][number, members]
-            independent = metrics.effective_rows(right, images[members])
-            limits = metrics.wilson(row["accuracy"], independent)
-            row["accuracy_low"], row["accuracy_high"] = limits
+            row |= metrics.share("accuracy", right, images[members])
             draws = shuffled[:, number, members].mean(axis=1)
             row["shuffled95"] = float(np.quantile(draws, 0.95))
             rows.append(row)

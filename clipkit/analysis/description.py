@@ -15,12 +15,7 @@ from clipkit.analysis.results import Row, choose_split, join_names, labels_of, m
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features.annotations import CLASS, read_annotations, read_attribute
-from clipkit.features.compatibility import (
-    check_control,
-    check_same_images,
-    check_same_prompts,
-    matching_split,
-)
+from clipkit.features.compatibility import check_control, check_same_prompts, matching_split
 from clipkit.features.model import FeatureFile, Float32, Floats, Int64
 
 PERMUTATIONS = 300
@@ -100,7 +95,6 @@ def describe(  # noqa: PLR0913 (the options of `clipkit describe`)
     inputs = {"logits": logits.digest, **groups.inputs}
     of_control: tuple[Floats, Floats] | None = None
     if control is not None:
-        check_same_images(control, logits, [split])
         check_control(control, logits, [split])
         check_same_prompts(logits, control)
         of_control = Means(_used_cosines(control, split, groups), groups).compare()
@@ -109,17 +103,18 @@ def describe(  # noqa: PLR0913 (the options of `clipkit describe`)
     largest = means.largest_by_chance(permutations, seed)
     t_null95 = float(np.quantile(largest, 0.95))
     rows: list[Row] = []
+    texts = logits.texts or []
     for group, name in enumerate(groups.names):
         for prompt in np.argsort(-np.abs(t[group]), kind="stable")[:top].tolist():
-            exceeding = int((largest >= abs(t[group, prompt])).sum())
+            place = group, prompt
+            exceeding = int((largest >= abs(t[place])).sum())
             row: Row = {"split": split, "group": name, "rows": int(means.counts[group])}
-            row["prompt"] = (logits.texts or [])[prompt]
-            row["difference"] = float(differences[group, prompt])
-            row |= {"t": float(t[group, prompt]), "t_null95": t_null95}
+            row |= {"prompt": texts[prompt], "difference": float(differences[place])}
+            row |= {"t": float(t[place]), "t_null95": t_null95}
             row["p_adjusted"] = (exceeding + 1) / (permutations + 1)
             if of_control is not None:
-                row["difference_control"] = float(of_control[0][group, prompt])
-                row["t_control"] = float(of_control[1][group, prompt])
+                row["difference_control"] = float(of_control[0][place])
+                row["t_control"] = float(of_control[1][place])
             rows.append(row)
     history = logits.extended_history(
         "describe",

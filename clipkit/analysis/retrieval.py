@@ -422,18 +422,12 @@ def _rows(task: str, ranks: Ranks, k: Sequence[int], control: Ranks | None) -> l
     for n, recall in zip(k, recalls, strict=True):
         row: Row = {"split": task, "k": n, "queries": len(ranks.ranks)}
         row["candidates"] = ranks.candidates
-        row |= _recall_columns(ranks, n) | {"recall_null": recall}
+        row |= metrics.share("recall", ranks.ranks <= n, ranks.clusters)
+        row["recall_null"] = recall
         if control is not None:
             row["recall_control"] = float((control.ranks <= n).mean())
         rows.append(row | shared)
     return rows
-
-
-def _recall_columns(ranks: Ranks, k: int) -> dict[str, float]:
-    found = ranks.ranks <= k
-    recall = float(found.mean())
-    low, high = metrics.wilson(recall, metrics.effective_rows(found, ranks.clusters))
-    return {"recall": recall, "recall_low": low, "recall_high": high}
 
 
 def _mean_columns(ranks: Ranks) -> dict[str, Any]:
