@@ -16,7 +16,7 @@ from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features.annotations import CLASS, read_annotations, read_attribute
 from clipkit.features.compatibility import check_control, check_same_prompts, matching_split
-from clipkit.features.model import FeatureFile, Float32, Floats, Int64
+from clipkit.features.model import FeatureFile, Floats, Int64, Split
 
 PERMUTATIONS = 300
 LEAST_ROWS = 10  # of a group, and of the rest: a variance of few rows makes any t large
@@ -47,24 +47,10 @@ def describe(  # noqa: PLR0913 (the options of `clipkit describe`)
 ) -> FeatureFile:
     """Describe groups of images by prompts: what `clipkit describe` reports.
 
-    Parameters
-    ----------
-    logits : FeatureFile
-        Of kind logits.
-    table, column : str, optional
-        An attribute whose values are the groups, as `attributes` reads it. By default the classes.
-    result : FeatureFile, optional
-        The groups are its clusters instead or, if it predicts classes, its errors.
-    run : int, optional
-        The run of the result, which may be left out if there is one.
-    split : str, optional
-        By default test, else the first.
-    control : FeatureFile, optional
-        Logits of the same images and prompts by an untrained model.
-    top : int
-        The number of prompts for each group, those with the largest |t|.
-    permutations, seed : int
-        Of the rows of the split.
+    The groups are the values of an attribute (`table` and `column`, by default the classes), or the
+    clusters or errors of a `run` of a `result`; `run` may be left out if there is one. `control`
+    has the logits of the same images and prompts by an untrained model. Each group has `top`
+    prompts, those with the largest |t|. `permutations` and `seed` are of the rows of the split.
 
     Returns
     -------
@@ -74,14 +60,6 @@ def describe(  # noqa: PLR0913 (the options of `clipkit describe`)
         share of permutations (with the observed order) where the largest |t| of any prompt and
         group is as large, and `t_null95`, its 95 % quantile. `difference_control` and `t_control`
         are the control's, for the same prompts.
-
-    Raises
-    ------
-    UsageError
-        If there is no such split, run or attribute, or groups are given twice.
-    ClipkitError
-        If there are fewer than two groups, the result or the control is of other images, or the
-        prompts of the control are others.
     """
     if top < 1 or permutations < 1:
         raise UsageError(f"expected at least 1, got top {top}, permutations {permutations}")
@@ -91,13 +69,13 @@ def describe(  # noqa: PLR0913 (the options of `clipkit describe`)
     else:
         groups = _of_result(logits, split, result, run)
     groups = _without_small(groups)
-    means = Means(_used_cosines(logits, split, groups), groups)
+    means = Means(logits, split, groups)
     inputs = {"logits": logits.digest, **groups.inputs}
-    of_control: tuple[Floats, Floats] | None = None
+    of_control = None
     if control is not None:
         check_control(control, logits, [split])
         check_same_prompts(logits, control)
-        of_control = Means(_used_cosines(control, split, groups), groups).compare()
+        of_control = Means(control, split, groups).compare()
         inputs["control"] = control.digest
     differences, t = means.compare()
     largest = means.largest_by_chance(permutations, seed)
@@ -143,16 +121,15 @@ def _of_attribute(logits: FeatureFile, split: str, table: str | None, column: st
 
 def _of_result(logits: FeatureFile, split: str, result: FeatureFile, run: int | None) -> Groups:
     """Return the clusters of a result, or its errors, for the rows of a split."""
-    its_split = matching_split(result, logits, split)
+    its_split = matching_split(result, logits, split) or ""
+    scored = result.splits.get(its_split, Split())
     row_of = {name: row for row, name in enumerate(logits.splits[split].ids)}
-    ids = result.splits[its_split].ids if its_split else []
-    rows = [row_of.get(name, -1) for name in ids]
+    rows = [row_of.get(name, -1) for name in scored.ids]
     if not rows or min(rows) < 0 or len(row_of) < len(logits.splits[split]):
         raise ClipkitError(
             f"{result.display_name}: expected the {split} images of {logits.display_name}, got "
             "others"
         )
-    scored = result.splits[its_split or split]
     assert scored.predicted is not None  # a result's split without predictions is invalid
     count = len(scored.predicted)
     if run is None and count > 1:
@@ -164,7 +141,7 @@ def _of_result(logits: FeatureFile, split: str, result: FeatureFile, run: int | 
     names = [f"cluster {number}" for number in range(int(predicted.max()) + 1)]
     if not result.holds_clusters:
         names = ["errors"]
-        predicted = (predicted == labels_of(result, its_split or split)).astype(np.int64)
+        predicted = (predicted == labels_of(result, its_split)).astype(np.int64)
     codes = np.full(len(row_of), -1, np.int64)
     codes[rows] = predicted
     source = {"groups": "clusters" if result.holds_clusters else "errors", "run": run}
@@ -196,14 +173,11 @@ def _without_small(groups: Groups) -> Groups:
 # ---- Means ---------------------------------------------------------------------------------------
 
 
-def _used_cosines(logits: FeatureFile, split: str, groups: Groups) -> Float32:
-    return np.asarray(logits.cosines(split))[groups.codes >= 0]
-
-
 class Means:
     """The mean cosines of groups with K prompts, compared with those of the other rows."""
 
-    def __init__(self, cosines: Float32, groups: Groups) -> None:
+    def __init__(self, logits: FeatureFile, split: str, groups: Groups) -> None:
+        cosines = np.asarray(logits.cosines(split))[groups.codes >= 0]
         centred = cosines - cosines.mean(axis=0, dtype=np.float64).astype(np.float32)
         self.values = np.hstack([centred, centred**2])  # (N, 2 K)
         self.totals = self.values.sum(axis=0, dtype=np.float64)
@@ -217,7 +191,8 @@ class Means:
         with equal cosines.
         """
         if sums is None:
-            sums = np.stack([self._sum(group) for group in range(len(self.counts))])
+            of_groups = [self.values[self.codes == group] for group in range(len(self.counts))]
+            sums = np.stack([rows.sum(axis=0, dtype=np.float64) for rows in of_groups])
         count = self.counts[:, None]
         mean, variance = _moments(sums, count)
         other_mean, other_variance = _moments(self.totals - sums, len(self.codes) - count)
@@ -225,9 +200,6 @@ class Means:
         difference = mean - other_mean
         t = np.divide(difference, error, out=np.zeros_like(error), where=error > LEAST_ERROR)
         return difference, t
-
-    def _sum(self, group: int) -> Floats:
-        return np.asarray(self.values[self.codes == group].sum(axis=0, dtype=np.float64))
 
     def largest_by_chance(self, permutations: int, seed: int) -> Floats:
         """Return the largest |t| of all groups and prompts for each permutation of the rows."""
