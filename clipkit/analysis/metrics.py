@@ -399,6 +399,23 @@ def effective_rows(values: ArrayLike, clusters: Int64 | None) -> float:
     return max(1.0, n * min(1.0, float(t / t_of_clusters) ** 2))
 
 
+def auroc(labels: ArrayLike, scores: ArrayLike) -> float:
+    """Return the probability that a score with the label 1 is larger than one with 0.
+
+    Equal scores count half. NaN without scores of one of the labels.
+
+    >>> auroc([0, 1, 1], [0.3, 0.3, 0.5])
+    0.75
+    """
+    is_positive, values = np.asarray(labels) == 1, np.asarray(scores)
+    positives, negatives = values[is_positive], np.sort(values[~is_positive])
+    if not len(positives) or not len(negatives):
+        return np.nan
+    below = np.searchsorted(negatives, positives, "left")
+    below = below + np.searchsorted(negatives, positives, "right")
+    return float(below.mean() / 2 / len(negatives))
+
+
 def share(name: str, hits: NDArray[Any], clusters: Int64 | None) -> dict[str, float]:
     """Return the share `name` of hits (N,) with Wilson's 95 % interval, `_low` and `_high`.
 

@@ -19,8 +19,6 @@ DRAWS = 200  # of rows, for the metrics without a formula
 BLOCK = 1 << 22  # rows of draws that are in memory at once
 PENALTIES = 10.0 ** np.arange(-6, 3)  # of the ridge regression, for each row
 
-Covariance = Callable[[Floats, Sequence[Floats]], Floats]
-
 
 def auroc_covariance(labels: Floats, scores: Sequence[Floats]) -> Floats:
     """Estimate the covariance (M, M) of AUROCs from placements (DeLong et al. 1988)."""
@@ -54,22 +52,6 @@ def r2_covariance(labels: Floats, scores: Sequence[Floats]) -> Floats:
         error = (labels - values) ** 2
         influences.append((error.mean() / total.mean() * total - error) / total.mean())
     return _covariance_of_mean(influences)
-
-
-def _resampled(metric: Callable[[Floats, Floats, Int64], Floats]) -> Covariance:
-    """Return the covariance of a metric of B draws of rows (B, N), with replacement."""
-
-    def covariance(labels: Floats, scores: Sequence[Floats]) -> Floats:
-        generator = np.random.default_rng(0)
-        n = len(labels)
-        drawn: list[Floats] = []
-        at_once = max(1, BLOCK // n)
-        for first in range(0, DRAWS, at_once):
-            rows = generator.integers(0, n, (min(at_once, DRAWS - first), n))
-            drawn.append(np.stack([metric(labels, values, rows) for values in scores]))
-        return np.asarray(np.atleast_2d(np.cov(np.concatenate(drawn, axis=1))))
-
-    return covariance
 
 
 def _precisions(labels: Floats, scores: Floats, rows: Int64) -> Floats:
@@ -110,24 +92,8 @@ def ap_by_chance(labels: Floats) -> float:
     return float((harmonic + (positives - 1) / (n - 1) * (n - harmonic)) / n)
 
 
-def _auroc(labels: Floats, scores: Floats) -> float:
-    from sklearn.metrics import roc_auc_score
-
-    return float(roc_auc_score(labels, scores))
-
-
-def _average_precision(labels: Floats, scores: Floats) -> float:
-    return float(_precisions(labels, scores, np.arange(len(labels))[None])[0])
-
-
 def _r2(labels: Floats, scores: Floats) -> float:
-    from sklearn.metrics import r2_score
-
-    return float(r2_score(labels, scores))
-
-
-def _spearman(labels: Floats, scores: Floats) -> float:
-    return float(_correlations(labels, scores, np.arange(len(labels))[None])[0])
+    return float(1 - ((labels - scores) ** 2).mean() / labels.var())
 
 
 class ScoreMetric(NamedTuple):
@@ -152,6 +118,29 @@ class _Recall(ScoreMetric):
         return metrics.recall_interval(truth, scores)
 
 
+def _resampled(
+    title: str,
+    metric: Callable[[Floats, Floats, Int64], Floats],
+    chance: Callable[[Floats], float],
+) -> ScoreMetric:
+    """Return a metric of draws of rows (B, N), with its covariance over such draws."""
+
+    def value(labels: Floats, scores: Floats) -> float:
+        return float(metric(labels, scores, np.arange(len(labels))[None])[0])
+
+    def covariance(labels: Floats, scores: Sequence[Floats]) -> Floats:
+        generator = np.random.default_rng(0)
+        n = len(labels)
+        drawn: list[Floats] = []
+        at_once = max(1, BLOCK // n)
+        for first in range(0, DRAWS, at_once):
+            rows = generator.integers(0, n, (min(at_once, DRAWS - first), n))
+            drawn.append(np.stack([metric(labels, values, rows) for values in scores]))
+        return np.asarray(np.atleast_2d(np.cov(np.concatenate(drawn, axis=1))))
+
+    return ScoreMetric(title, value, covariance, chance)
+
+
 RECALL = "recall"
 METRICS = {
     RECALL: _Recall(
@@ -160,14 +149,10 @@ METRICS = {
         metrics.recall_covariance,
         lambda labels: 1 / len(np.unique(labels)),
     ),
-    "auroc": ScoreMetric("AUROC", _auroc, auroc_covariance, lambda _: 0.5),
-    "ap": ScoreMetric(
-        "average precision", _average_precision, _resampled(_precisions), ap_by_chance
-    ),
+    "auroc": ScoreMetric("AUROC", metrics.auroc, auroc_covariance, lambda _: 0.5),
+    "ap": _resampled("average precision", _precisions, ap_by_chance),
     "r2": ScoreMetric("R²", _r2, r2_covariance, lambda _: 0.0),
-    "spearman": ScoreMetric(
-        "Spearman's correlation", _spearman, _resampled(_correlations), lambda _: 0.0
-    ),
+    "spearman": _resampled("Spearman's correlation", _correlations, lambda _: 0.0),
 }
 
 

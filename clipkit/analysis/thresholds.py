@@ -119,13 +119,4 @@ def _score(scored: Pairs, threshold: float) -> Row:
     for rate, pairs in (("tpr", scored.matches), ("fpr", ~scored.matches)):
         row |= metrics.share(rate, is_above[pairs], np.nonzero(pairs)[0])
     row |= {"matching": int(scored.matches.sum()), "other": int((~scored.matches).sum())}
-    return row | {"auroc": _auroc(scored)}
-
-
-def _auroc(pairs: Pairs) -> float:
-    """Return the probability that a matching pair has a larger cosine than one that does not."""
-    matching, others = pairs.cosines[pairs.matches], np.sort(pairs.cosines[~pairs.matches])
-    if not len(matching) or not len(others):
-        return np.nan
-    below = np.searchsorted(others, matching, "left") + np.searchsorted(others, matching, "right")
-    return float(below.mean() / 2 / len(others))
+    return row | {"auroc": metrics.auroc(scored.matches, scored.cosines)}
