@@ -93,32 +93,22 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
 
     Parameters
     ----------
-    images : FeatureFile
-        Of kind images.
+    images, controls : FeatureFile
+        The same images, embedded by a model and by untrained controls.
     words : FeatureFile, optional
         Of kind texts, with classes that are called ``attribute: value``. The words for the
         attribute `class` may also have the names of the images' classes.
-    table : str, optional
-        A .csv or .tsv file of attributes, or ``shapes``. The images' labels are the last
-        attribute, `class`, or the only one.
-    columns : sequence of str, optional
-        Attributes to use, all by default.
-    controls : sequence of FeatureFile
-        The same images, embedded by untrained controls.
+    table, columns : optional
+        As in `annotations.read_annotations`.
     metric : {"recall", "auroc", "ap", "r2", "spearman"}
         What the numbers are. `auroc` and `ap` (average precision) are for columns of 0 and 1, such
         as several labels of an image, `r2` and `spearman` for columns of numbers. Other columns are
         left out. The words for the label `x`, or for a number that is large, have the class ``x``
         or, for labels, ``x: 1``.
-    random : int
-        Number of sets of random directions.
-    C : float
-        Inverse strength of the probe's regularisation.
-    fit_split, eval_split : str
-        The splits to fit and to score. If the file has a single split, a fifth of its rows is held
-        out and scored, as `held_out.choose_held_out` says.
-    seed : int
-        Random seed of directions and held-out rows.
+    random, C
+        Number of sets of random directions, and inverse strength of the probe's regularisation.
+    fit_split, eval_split, seed
+        See `held_out.choose_rows`. The seed is also of the directions.
 
     Returns
     -------
@@ -135,14 +125,6 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
         them, nothing is measured. Runs of other metrics have the column `metric`; of labels also
         `positives`, the number of scored rows with 1; of numbers `null95`, the 95 % quantile of the
         metric for probes that are fitted on permuted numbers.
-
-    Raises
-    ------
-    UsageError
-        If an attribute or a number is out of range.
-    ClipkitError
-        If the table does not fit, a split is missing, words come from another model or lack some
-        values of an attribute, or a control holds other images or names a trained model.
     """
     if random < 0:
         raise UsageError(f"random: expected at least 0, got {random}")

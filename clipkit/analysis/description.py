@@ -14,7 +14,7 @@ import numpy as np
 from clipkit.analysis.results import Row, choose_split, join_names, labels_of, make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
-from clipkit.features.annotations import CLASS, read_annotations, read_attribute
+from clipkit.features.annotations import read_attribute
 from clipkit.features.compatibility import check_control, check_same_prompts, matching_split
 from clipkit.features.model import FeatureFile, Floats, Int64, Split
 
@@ -110,10 +110,7 @@ def describe(  # noqa: PLR0913 (the options of `clipkit describe`)
 
 
 def _of_attribute(logits: FeatureFile, split: str, table: str | None, column: str | None) -> Groups:
-    if table is None:
-        annotations = read_annotations(logits, None, [column or CLASS])
-    else:
-        annotations = read_attribute(logits, table, column)
+    annotations = read_attribute(logits, table, column)
     (attribute,) = annotations.attributes
     source = {"attributes": annotations.source, "column": attribute.name}
     return Groups(attribute.values, attribute.codes[split], source, annotations.inputs)
@@ -151,23 +148,21 @@ def _of_result(logits: FeatureFile, split: str, result: FeatureFile, run: int | 
 def _without_small(groups: Groups) -> Groups:
     """Leave out groups that are too small to compare, or that are nearly all rows."""
     used = groups.codes >= 0
-    counts = np.bincount(groups.codes[used], minlength=len(groups.names) + 1)
-    counts = counts[: len(groups.names)]
-    is_kept = (counts >= LEAST_ROWS) & (used.sum() - counts >= LEAST_ROWS)
+    G = len(groups.names)
+    counts = np.bincount(groups.codes[used], minlength=G)[:G]
+    is_kept = np.minimum(counts, used.sum() - counts) >= LEAST_ROWS
     if not is_kept.any():
         raise ClipkitError(
             f"expected a group of at least {LEAST_ROWS} images and as many others, got none"
         )
-    left_out = [name for name, kept in zip(groups.names, is_kept, strict=True) if not kept]
-    if left_out:
-        console.warn(
-            f"left out {join_names(left_out)}: fewer than {LEAST_ROWS} images in it, or outside it"
-        )
-    names = [name for name in groups.names if name not in left_out]
-    number = np.full(len(groups.names) + 2, len(names))  # of those left out, and of -1 at the end
-    number[:-2][is_kept] = np.arange(len(names))
-    number[-1] = -1
-    return groups._replace(names=names, codes=number[groups.codes])
+    if not is_kept.all():
+        names = join_names([groups.names[group] for group in np.flatnonzero(~is_kept)])
+        console.warn(f"left out {names}: fewer than {LEAST_ROWS} images in it, or outside it")
+    kept = np.flatnonzero(is_kept)
+    codes = np.where(used, len(kept), -1)
+    for number, group in enumerate(kept):
+        codes[groups.codes == group] = number
+    return groups._replace(names=[groups.names[group] for group in kept], codes=codes)
 
 
 # ---- Means ---------------------------------------------------------------------------------------

@@ -77,19 +77,13 @@ def retrieve(  # noqa: PLR0913 (the options of `clipkit retrieve`)
 
     Parameters
     ----------
-    images : FeatureFile
-        Of kind images.
-    texts : FeatureFile
-        Of kind texts, of the same model. Its classes are the ids of the images that the texts
-        belong to, as `textembed --captions` writes them.
-    split : str, optional
-        `test` by default, else the first split of the images.
-    k : sequence of int
-        Numbers of candidates within which a partner counts as found.
+    images, texts : FeatureFile
+        Of one model. The texts' classes are the ids of the images that they belong to, as
+        `textembed --captions` writes them; with `same_rows`, text i belongs to image i.
     control : (FeatureFile, FeatureFile), optional
         The same images and texts, embedded by an untrained model.
-    same_rows : bool
-        Text i belongs to image i, whatever the ids are.
+    k : sequence of int
+        Numbers of candidates within which a partner counts as found.
     strict : bool
         Refuse images without text and texts without image, instead of leaving them out.
     gap : bool
@@ -109,13 +103,6 @@ def retrieve(  # noqa: PLR0913 (the options of `clipkit retrieve`)
         `_null` is what random ranks give, without ties (see `chance`), and `_control` the value
         of the control. The predictions are numbers of images: the query's own image if it is found
         within k, else that of the best wrong candidate.
-
-    Raises
-    ------
-    UsageError
-        If a k is below 1 or there is no such split.
-    ClipkitError
-        If the files come from different models, or texts and images do not belong together.
     """
     k = sorted(set(k))
     if not k or k[0] < 1:
