@@ -333,6 +333,7 @@ class _Attribute:
         self.X, self.X_scored = self._embeddings(images)
         self.unit, self.unit_scored = map(similarity.normalize, (self.X, self.X_scored))
         self.values = len(self.occurring)
+        self.counts: Row = {}
         self.directions = self.values  # random ones, where words do not tell their number
 
     def _choose_values(self, fitted: Int64, scored: Int64) -> Int64:
@@ -366,7 +367,7 @@ class _Attribute:
         if self.settings.metric != RECALL:
             row["metric"] = self.settings.metric
         row["chance"] = self.metric.chance(self.truth) if self.values > 1 else math.nan
-        row |= self._counts()
+        row |= self.counts
         zero, names, count = None, math.nan, self.directions
         if words is not None and self.values > 1:
             zero = self._zeroshot(words)
@@ -410,9 +411,6 @@ class _Attribute:
     def _embeddings(self, file: FeatureFile) -> tuple[Float32, Float32]:
         return self.fit.embeddings(file), self.scored.embeddings(file)
 
-    def _counts(self) -> Row:
-        return {}
-
     def _zeroshot(self, words: Words) -> Predicted | None:
         cosines = _cosines(self.unit_scored, words.directions)
         scores = zeroshot.class_scores(cosines, words.values, self.values)
@@ -454,6 +452,7 @@ class _Label(_Attribute):
         super().__init__(*arguments)
         self.directions = 1
         self.truth = np.asarray(self.labels == len(self.attribute.values) - 1, np.float64)
+        self.counts = {"positives": int(self.truth.sum()) if self.values > 1 else 0}
 
     def find_words(self, words: FeatureFile) -> Words | None:
         """Return the words for the label 1, or for large numbers."""
@@ -462,9 +461,6 @@ class _Label(_Attribute):
             if name in names:
                 return _words_of(words, [names.index(name)])
         return None
-
-    def _counts(self) -> Row:
-        return {"positives": int(self.truth.sum()) if self.values > 1 else 0}
 
     def _zeroshot(self, words: Words) -> Predicted | None:
         cosines = _cosines(self.unit_scored, words.directions)
@@ -486,6 +482,7 @@ class _Number(_Label):
         super().__init__(*arguments)
         numbers = np.array([float(value.replace(",", ".")) for value in self.attribute.values])
         self.fitted_numbers, self.truth = numbers[self.y], numbers[self.labels]
+        self.counts = {}
         self.values = min(len(np.unique(self.y)), len(np.unique(self.labels)))
 
     def _choose_values(self, fitted: Int64, scored: Int64) -> Int64:
@@ -505,9 +502,6 @@ class _Number(_Label):
             predicted = ridge(self.X, np.stack(permuted, axis=1), self.X_scored)
             row["null95"] = float(np.quantile(list(map(self._score, predicted.T)), 0.95))
         return row
-
-    def _counts(self) -> Row:
-        return {}
 
     def _zeroshot(self, words: Words) -> Predicted | None:
         if self.settings.metric == "r2":  # cosines are no numbers of this kind; see `names`

@@ -99,13 +99,17 @@ def _read(data: bytes, path: Path) -> Iterator[Item]:
         if form is None:
             got = shorten(", ".join(content) or "none", 200)
             raise ClipkitError(f"{where}: expected a known item, got the members {got}", HINT)
-        values: list[list[Any]] = [[], [], []]
-        for column, members in zip(values, form, strict=True):
-            for value in filter(None, map(content.get, members.split())):
-                column += value if isinstance(value, list) else [value]
-        images, texts, category = values
+        images, texts, category = (_values(content, members) for members in form)
         item = f"{path.stem}/{content.get('id', key)}"
         yield _item(item, " and ".join(map(str, category)) or path.stem, images, texts, where)
+
+
+def _values(content: dict[str, Any], members: str) -> list[Any]:
+    """Return the values of some members of an object, and the elements of those that are lists."""
+    values = []
+    for value in filter(None, map(content.get, members.split())):
+        values += value if isinstance(value, list) else [value]
+    return values
 
 
 def _objects(data: bytes, name: str, ending: str) -> Iterator[tuple[Any, dict[str, Any]]]:
