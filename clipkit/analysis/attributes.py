@@ -14,8 +14,8 @@ The probe is a logistic regression on standardised columns, with all values weig
 gives a lower bound of what the embedding encodes. Its recall grows with the number of rows to fit
 on.
 
-The other metrics are those of `score_metrics.METRICS`. Labels of 0 and 1 are ranked by the cosine
-with the words for 1, and by the probe's score. Numbers are predicted by a ridge regression.
+With other metrics (`score_metrics.METRICS`), labels of 0 and 1 are ranked by the cosine with the
+words for 1, and by the probe's score. Numbers are predicted by a ridge regression.
 """
 
 from __future__ import annotations

@@ -19,9 +19,7 @@ from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features.model import FeatureFile, Float32
 
-FPR = 0.01
 LEAST_ABOVE = 5  # pairs that do not match, above a threshold that says something
-ALL = "all prompts"
 
 
 class Pairs(NamedTuple):
@@ -34,7 +32,7 @@ class Pairs(NamedTuple):
 def choose(
     logits: FeatureFile,
     *,
-    fpr: Sequence[float] = (FPR,),
+    fpr: Sequence[float] = (0.01,),
     at: Sequence[float] = (),
     standardize: bool = False,
     fit_split: str = FIT_SPLIT,
@@ -73,7 +71,7 @@ def choose(
         fitted = fitted._replace(cosines=(fitted.cosines - mean) / deviation)
         scored = scored._replace(cosines=(scored.cosines - mean) / deviation)
     texts = logits.texts or []
-    chosen_prompts = {ALL: of_classes}
+    chosen_prompts = {"all prompts": of_classes}
     if len(of_classes) > 1:
         chosen_prompts |= {texts[number]: np.array([number]) for number in of_classes.tolist()}
     rows: list[Row] = []
