@@ -137,7 +137,8 @@ def test_layers_of_two_models_share_the_null_of_the_largest_similarity():
     pairs = [f"{row['a']}{row['b']}" for row in result.rows()[::2]]
     assert pairs == ["02", "03", "04", "12", "13", "14"]
     random = np.random.RandomState(3)
-    left, right = np.split(np.array(spaces(*views), object), [2])
+    of_views = spaces(*views)
+    left, right = of_views[:2], of_views[2:]
     null = []
     for order in [np.arange(60), *(random.permutation(60) for _ in range(200))]:
         null.append([[alignment.measure(a, b, order) for b in right] for a in left])

@@ -90,13 +90,13 @@ def test_all_orders_have_the_stated_average_precision():
     assert ap_by_chance(np.arange(8) < 3) == pytest.approx(np.mean(values))
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", ["auroc", "ap", "r2", "spearman"])
 def test_the_covariance_is_that_of_other_draws_of_rows(metric):
     def draw(generator):
         labels = generator.normal(size=300)
         scores = [0.6 * labels + generator.normal(0, 0.5, 300) for _ in range(2)]
         scores[1] = (scores[0] + scores[1]) / 2
-        if not METRICS[metric].is_of_numbers:
+        if metric in ("auroc", "ap"):
             labels = (labels > 0.8).astype(float)
         return labels, scores
 

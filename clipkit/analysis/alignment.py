@@ -7,6 +7,7 @@ is linear and unbiased (Song et al. 2012). In the null, the rows of one model ar
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,7 +21,13 @@ from clipkit.features.model import FeatureFile, Floats, Int64
 PERMUTATIONS = 200
 MEASURES = ("mutual_knn", "cka")
 
-Space = tuple[Floats, Int64, float]  # centred rows (N, D), k neighbours (N, k), `hsic` with itself
+
+class Space(NamedTuple):
+    """What the measures need of N rows."""
+
+    centred: Floats  # (N, D)
+    neighbours: Int64  # (N, k)
+    spread: float  # `hsic` of the rows with themselves
 
 
 def align(
@@ -34,16 +41,10 @@ def align(
 ) -> FeatureFile:
     """Compare what models hold of the same rows: what `clipkit align` reports.
 
-    Parameters
-    ----------
-    files : sequence of FeatureFile
-        Images, matched by ids, or images and texts, matched as by `retrieve` with the first text of
-        each image. With more than two files, all layers of the first model are compared with all
-        others or, if there are no others, with each other.
-    k, blind : int
-        Number of neighbours, and number of `blind_pairs` to list instead.
-    split, same_rows, seed
-        As in `comparison.pair`. The seed is of the permutations.
+    Files of images are matched by ids as in `comparison.pair`; images and texts as by `retrieve`,
+    with the first text of each image. With more than two files, all layers of the first model are
+    compared with all others or, if there are no others, with each other. `k` is the number of
+    neighbours, `blind` a number of `blind_pairs` to list instead.
 
     Returns
     -------
@@ -126,14 +127,15 @@ def make_space(features: Floats, k: int, name: str = "features") -> Space:
     spread = hsic(centred, centred)
     if spread <= max(1e-20, 1e-12 * np.square(centred).sum(axis=1).mean() ** 2):
         raise ClipkitError(f"{name}: expected rows with different cosines, got equal ones")
-    return centred, retrieval.nearest(features, features, k, skip_self=True), spread
+    return Space(centred, retrieval.nearest(features, features, k, skip_self=True), spread)
 
 
 def measure(a: Space, b: Space, order: Int64) -> tuple[float, float]:
     """Return the mutual kNN and the CKA of rows (N) of `a` with the rows `order` (N) of `b`."""
-    neighbours = np.argsort(order)[b[1][order]]  # in the new numbering
-    shared = sum(np.count_nonzero(a[1] == column[:, None]) for column in neighbours.T)
-    return shared / neighbours.size, hsic(a[0], b[0][order]) / np.sqrt(a[2] * b[2])
+    neighbours = np.argsort(order)[b.neighbours[order]]  # in the new numbering
+    shared = sum(np.count_nonzero(a.neighbours == column[:, None]) for column in neighbours.T)
+    cka = hsic(a.centred, b.centred[order]) / np.sqrt(a.spread * b.spread)
+    return shared / neighbours.size, cka
 
 
 def hsic(x: Floats, y: Floats) -> float:

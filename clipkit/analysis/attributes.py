@@ -14,8 +14,8 @@ The probe is a logistic regression on standardised columns, with all values weig
 gives a lower bound of what the embedding encodes. Its recall grows with the number of rows to fit
 on.
 
-The other metrics are those of `score_metrics.METRICS`. Labels of 0 and 1 are ranked by the cosine
-with the words for 1, and by the probe's score. Numbers are predicted by a ridge regression.
+With other metrics (`score_metrics.METRICS`), labels of 0 and 1 are ranked by the cosine with the
+words for 1, and by the probe's score. Numbers are predicted by a ridge regression.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from numpy.typing import NDArray
 
 from clipkit.analysis import metrics, probes, results, similarity, zeroshot
 from clipkit.analysis.attribute_groups import ABOVE_CHANCE
-from clipkit.analysis.held_out import EVAL_SPLIT, FIT_SPLIT, choose_held_out, hold_out
+from clipkit.analysis.held_out import EVAL_SPLIT, FIT_SPLIT, SplitRows, choose_rows
 from clipkit.analysis.results import Row
-from clipkit.analysis.score_metrics import METRICS, ScoreMetric, ridge
+from clipkit.analysis.score_metrics import METRICS, RECALL, ridge
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, check_positive, shorten, unknown
 from clipkit.features import compatibility
 from clipkit.features.annotations import CLASS, Annotations, Attribute, read_annotations
-from clipkit.features.compatibility import check_control, check_same_images
+from clipkit.features.compatibility import check_control
 from clipkit.features.history import prompts_entry
-from clipkit.features.model import FeatureFile, Float32, Floats, Int64
+from clipkit.features.model import FeatureFile, Float32, Int64
 from clipkit.features.splitting import count_shared_rows, hash_rows
 
 MAX_VALUES = 5000  # of an attribute
@@ -52,7 +52,6 @@ OF_OTHER_IMAGES = (
 )
 NAMED = 3  # attributes that a warning names
 NULLS = 50  # fits on permuted numbers
-RECALL = "recall"
 # Pairs of values of which the second is the positive one
 LABELS = (["0", "1"], ["-1", "1"], ["false", "true"], ["no", "yes"])
 DOUBLED_ARTICLE = re.compile(r"\b(an?|the) (an?|the) ", re.IGNORECASE)
@@ -64,11 +63,6 @@ class Words(NamedTuple):
     directions: Float32
     values: Int64
 
-    def of_values(self, values: Int64) -> Words:
-        """Return the words for some values (K,), which are numbered anew."""
-        chosen = np.isin(self.values, values)
-        return Words(self.directions[chosen], np.searchsorted(values, self.values[chosen]))
-
 
 Predicted = NDArray[Any]  # of the scored rows (n,): values or scores
 
@@ -79,25 +73,6 @@ class _Settings(NamedTuple):
     metric: str
     C: float
     seed: int
-
-
-class SplitRows(NamedTuple):
-    """Some rows of a split, by their numbers."""
-
-    split: str
-    numbers: Int64
-
-    def embeddings(self, file: FeatureFile) -> Float32:
-        """Return the embeddings (n, D) that a file holds of these rows."""
-        return np.asarray(file.splits[self.split].features)[self.numbers]
-
-    def codes(self, attribute: Attribute) -> Int64:
-        """Return the values (n,) of an attribute."""
-        return attribute.codes[self.split][self.numbers]
-
-    def with_values(self, attribute: Attribute, values: Int64) -> SplitRows:
-        """Return the rows that have one of some values (K,) of an attribute."""
-        return SplitRows(self.split, self.numbers[np.isin(self.codes(attribute), values)])
 
 
 def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
@@ -118,32 +93,22 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
 
     Parameters
     ----------
-    images : FeatureFile
-        Of kind images.
+    images, controls : FeatureFile
+        The same images, embedded by a model and by untrained controls.
     words : FeatureFile, optional
         Of kind texts, with classes that are called ``attribute: value``. The words for the
         attribute `class` may also have the names of the images' classes.
-    table : str, optional
-        A .csv or .tsv file of attributes, or ``shapes``. The images' labels are the last
-        attribute, `class`, or the only one.
-    columns : sequence of str, optional
-        Attributes to use, all by default.
-    controls : sequence of FeatureFile
-        The same images, embedded by untrained controls.
+    table, columns : optional
+        As in `annotations.read_annotations`.
     metric : {"recall", "auroc", "ap", "r2", "spearman"}
         What the numbers are. `auroc` and `ap` (average precision) are for columns of 0 and 1, such
         as several labels of an image, `r2` and `spearman` for columns of numbers. Other columns are
         left out. The words for the label `x`, or for a number that is large, have the class ``x``
         or, for labels, ``x: 1``.
-    random : int
-        Number of sets of random directions.
-    C : float
-        Inverse strength of the probe's regularisation.
-    fit_split, eval_split : str
-        The splits to fit and to score. If the file has a single split, a fifth of its rows is held
-        out and scored, as `held_out.choose_held_out` says.
-    seed : int
-        Random seed of directions and held-out rows.
+    random, C
+        Number of sets of random directions, and inverse strength of the probe's regularisation.
+    fit_split, eval_split, seed
+        See `held_out.choose_rows`. The seed is also of the directions.
 
     Returns
     -------
@@ -160,14 +125,6 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
         them, nothing is measured. Runs of other metrics have the column `metric`; of labels also
         `positives`, the number of scored rows with 1; of numbers `null95`, the 95 % quantile of the
         metric for probes that are fitted on permuted numbers.
-
-    Raises
-    ------
-    UsageError
-        If an attribute or a number is out of range.
-    ClipkitError
-        If the table does not fit, a split is missing, words come from another model or lack some
-        values of an attribute, or a control holds other images or names a trained model.
     """
     if random < 0:
         raise UsageError(f"random: expected at least 0, got {random}")
@@ -177,12 +134,11 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
         compatibility.check_widths(images, words)
         _warn_of_doubled_articles(words)
     annotations = _read(images, table, columns, metric)
-    kind = _kind(metric)
-    fit, scored = _choose_rows(images, fit_split, eval_split, seed)
+    kind = KINDS[metric]
+    fit, scored = choose_rows(images, fit_split, eval_split, seed)
     caveats = _find_shared_images(images, fit, scored)
     untested = {} if results.is_testable(caveats) else dict.fromkeys(OF_OTHER_IMAGES, math.nan)
     for control in controls:
-        check_same_images(control, images, [fit.split, scored.split])
         check_control(control, images, [fit.split, scored.split])
     rows = []
     problems: dict[str, list[str]] = {}
@@ -193,7 +149,7 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
             attribute_words = None if words is None else measured.find_words(words)
             if attribute_words is None:
                 without_words.append(attribute.name)
-            for problem in measured.problems:
+            for problem in measured.problems():
                 problems.setdefault(problem, []).append(attribute.name)
             row = measured.row(attribute_words, controls, random)
             rows.append({name: untested.get(name, value) for name, value in row.items()})
@@ -228,21 +184,6 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
     return results.make_result(history, rows)
 
 
-def _choose_rows(
-    images: FeatureFile, fit_split: str, eval_split: str, seed: int
-) -> tuple[SplitRows, SplitRows]:
-    """Return the rows to fit on and the rows to score."""
-    fit_split, val = choose_held_out(images, fit_split, eval_split, None)
-    if val is not None:
-        split = images.splits[fit_split]
-        labels = np.zeros(len(split), np.int64) if split.labels is None else split.labels
-        _, train, held_out = hold_out(images, fit_split, labels, val, seed)
-        return SplitRows(fit_split, train), SplitRows(fit_split, held_out)
-    names = images.choose_splits([fit_split, eval_split])
-    rows = [SplitRows(name, np.arange(len(images.splits[name]))) for name in names]
-    return rows[0], rows[-1]  # the same object if both splits are one
-
-
 def _find_shared_images(images: FeatureFile, fit: SplitRows, scored: SplitRows) -> list[Row]:
     """Warn of scored images that are fitted, too."""
     count = len(scored.numbers)
@@ -256,18 +197,19 @@ def _read(
     images: FeatureFile, table: str | None, columns: Sequence[str], metric: str
 ) -> Annotations:
     """Read the attributes that a metric is for; refuse others if they are named."""
-    if metric not in (RECALL, *METRICS):
-        raise unknown("metric", metric, [RECALL, *METRICS])
-    is_of_numbers = metric != RECALL and METRICS[metric].is_of_numbers
-    annotations = read_annotations(images, table, columns, numbers=is_of_numbers)
+    if metric not in KINDS:
+        raise unknown("metric", metric, KINDS)
+    annotations = read_annotations(images, table, columns, numbers=KINDS[metric] is _Number)
     if metric == RECALL:
         _check_counts(annotations.attributes)
-    if metric == RECALL or is_of_numbers:
+    if KINDS[metric] is not _Label:
         return annotations
-    labels = [attribute for attribute in annotations.attributes if _is_label(attribute)]
-    others = [attribute for attribute in annotations.attributes if not _is_label(attribute)]
-    if not columns:  # nobody asked for the classes
-        others = [attribute for attribute in others if attribute.name != CLASS]
+    labels, others = [], []
+    for attribute in annotations.attributes:
+        if _is_label(attribute):
+            labels.append(attribute)
+        elif columns or attribute.name != CLASS:  # nobody asked for the classes
+            others.append(attribute)
     if others and (columns or not labels):
         got = ", ".join(repr(shorten(value, 40)) for value in others[0].values[:NAMED])
         raise ClipkitError(f"{table}: expected 0 and 1 in {others[0].name}, got {got}")
@@ -379,6 +321,7 @@ class _Attribute:
     ) -> None:
         self.attribute = attribute
         self.settings = settings
+        self.metric = METRICS[settings.metric]
         fitted, found = (np.append(rows.codes(attribute), -1) for rows in (fit, scored))
         self.occurring = self._choose_values(fitted, found)[1:]  # -1 is no value
         self.has_others = len(np.setxor1d(fitted, found)) > 0
@@ -386,17 +329,19 @@ class _Attribute:
         self.scored = scored.with_values(attribute, self.occurring)
         self.y = self.fit.codes(attribute)
         self.labels = self.scored.codes(attribute)
+        self.truth: NDArray[Any] = self.labels  # what scores are compared with
         self.X, self.X_scored = self._embeddings(images)
         self.unit, self.unit_scored = map(similarity.normalize, (self.X, self.X_scored))
         self.values = len(self.occurring)
+        self.counts: Row = {}
+        self.directions = self.values  # random ones, where words do not tell their number
 
     def _choose_values(self, fitted: Int64, scored: Int64) -> Int64:
         """Return those of the values of the fitted and of the scored rows that count."""
         return np.intersect1d(fitted, scored)
 
-    @property
     def problems(self) -> list[str]:
-        """What is wrong with the values: some cannot be measured, or not well."""
+        """Say what is wrong with the values: some cannot be measured, or not well."""
         if self.values < 2:
             return ["fewer than two values have fitted and scored images: nothing is measured"]
         problems = []
@@ -408,19 +353,23 @@ class _Attribute:
 
     def find_words(self, words: FeatureFile) -> Words | None:
         """Return the words for the values, or None if the attribute has none."""
-        return _find_words(words, self.attribute)
+        found = _find_words(words, self.attribute)
+        if found is None:
+            return None
+        chosen = np.isin(found.values, self.occurring)
+        values = np.searchsorted(self.occurring, found.values[chosen])
+        return Words(found.directions[chosen], values)
 
     def row(self, words: Words | None, controls: Sequence[FeatureFile], random: int) -> Row:
         """Return the run of the attribute."""
-        row: Row = {
-            "attribute": self.attribute.name,
-            "values": self.values,
-            "rows": len(self.labels),
-            **self._facts(),
-        }
+        row: Row = {"attribute": self.attribute.name, "values": self.values}
+        row["rows"] = len(self.labels)
+        if self.settings.metric != RECALL:
+            row["metric"] = self.settings.metric
+        row["chance"] = self.metric.chance(self.truth) if self.values > 1 else math.nan
+        row |= self.counts
         zero, names, count = None, math.nan, self.directions
         if words is not None and self.values > 1:
-            words = self._occurring_words(words)
             zero = self._zeroshot(words)
             names = self._score(self._on_directions(words.directions))
             count = len(words.directions)
@@ -442,39 +391,25 @@ class _Attribute:
 
     def _reach(self, row: Row, zeroshot: Predicted | None, probe: Predicted | None) -> Row:
         """Return the reach with its interval, by the delta method for a ratio."""
-        nan = {"reach": math.nan, "reach_low": math.nan, "reach_high": math.nan}
         is_decodable = row["probe_low"] > row["chance"] + ABOVE_CHANCE
         if zeroshot is None or probe is None or not is_decodable:
-            return nan
+            return _with_limits("reach", math.nan, math.nan)
         above_chance = row["probe"] - row["chance"]
-        covariance = self._covariance([zeroshot, probe])
+        covariance = self.metric.covariance(self.truth, [zeroshot, probe])
         reach = (row["zeroshot"] - row["chance"]) / above_chance
         gradient = np.array([1, -reach]) / above_chance
-        half = metrics.QUANTILE * math.sqrt(gradient @ covariance @ gradient)
-        return {"reach": reach, "reach_low": reach - half, "reach_high": reach + half}
+        return _with_limits("reach", reach, gradient @ covariance @ gradient)
 
     def _gain(self, probe: Predicted | None, control: Predicted | None) -> Row:
         """Return the paired difference of the probe to a control with its interval."""
         if probe is None or control is None:
-            return dict.fromkeys(("gain", "gain_low", "gain_high"), math.nan)
+            return _with_limits("gain", math.nan, math.nan)
+        of_both = self.metric.covariance(self.truth, [probe, control])
         gain = self._score(probe) - self._score(control)
-        of_both = self._covariance([probe, control])
-        half = metrics.QUANTILE * math.sqrt(of_both.trace() - 2 * of_both[0, 1])
-        return {"gain": gain, "gain_low": gain - half, "gain_high": gain + half}
+        return _with_limits("gain", gain, of_both.trace() - 2 * of_both[0, 1])
 
     def _embeddings(self, file: FeatureFile) -> tuple[Float32, Float32]:
         return self.fit.embeddings(file), self.scored.embeddings(file)
-
-    @property
-    def directions(self) -> int:
-        """The number of random directions, where words do not tell it."""
-        return self.values
-
-    def _facts(self) -> Row:
-        return {"chance": 1 / self.values if self.values > 1 else math.nan}
-
-    def _occurring_words(self, words: Words) -> Words:
-        return words.of_values(self.occurring)
 
     def _zeroshot(self, words: Words) -> Predicted | None:
         cosines = _cosines(self.unit_scored, words.directions)
@@ -486,12 +421,12 @@ class _Attribute:
 
     def _probe(self, X: Float32, X_scored: Float32) -> Predicted | None:
         """Fit the probe and return its predictions, or None if there is nothing to learn."""
-        run = self._fit(X, X_scored)
-        return None if run is None else run.predicted
+        return self._predict(X, X_scored) if self.values > 1 else None
 
-    def _fit(self, X: Float32, X_scored: Float32, keep: bool = False) -> probes.Run | None:
-        if self.values < 2:
-            return None
+    def _predict(self, X: Float32, X_scored: Float32) -> Predicted:
+        return self._fit(X, X_scored).predicted
+
+    def _fit(self, X: Float32, X_scored: Float32, keep: bool = False) -> probes.Run:
         options: Any = {"standardize": True, "balanced": True, "keep": keep}
         (run,) = probes.sweep(
             X, self.y, X_scored, classifier="logreg", C=[self.settings.C], **options
@@ -501,35 +436,23 @@ class _Attribute:
         return run
 
     def _score(self, predicted: Predicted | None) -> float:
-        if predicted is None:
-            return math.nan
-        return metrics.mean_per_class_recall(self.labels, predicted)
-
-    def _covariance(self, predicted: Sequence[Predicted]) -> Floats:
-        return metrics.recall_covariance(self.labels, predicted)
-
-    def _interval(self, predicted: Predicted) -> tuple[float, float]:
-        return metrics.recall_interval(self.labels, predicted)
+        return math.nan if predicted is None else float(self.metric.value(self.truth, predicted))
 
     def _with_interval(self, name: str, predicted: Predicted | None) -> Row:
         low = high = math.nan
         if predicted is not None:
-            low, high = self._interval(predicted)
+            low, high = self.metric.interval(self.truth, predicted)
         return {name: self._score(predicted), f"{name}_low": low, f"{name}_high": high}
 
 
-class _Scored(_Attribute):
-    """An attribute that is measured by scores: labels of 0 and 1, or numbers."""
+class _Label(_Attribute):
+    """A label of 0 and 1, which is measured by scores."""
 
-    @property
-    def metric(self) -> ScoreMetric:
-        """What the scores are measured by."""
-        return METRICS[self.settings.metric]
-
-    @property
-    def directions(self) -> int:
-        """The number of random directions: words are one."""
-        return 1
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.directions = 1
+        self.truth = np.asarray(self.labels == len(self.attribute.values) - 1, np.float64)
+        self.counts = {"positives": int(self.truth.sum()) if self.values > 1 else 0}
 
     def find_words(self, words: FeatureFile) -> Words | None:
         """Return the words for the label 1, or for large numbers."""
@@ -539,85 +462,40 @@ class _Scored(_Attribute):
                 return _words_of(words, [names.index(name)])
         return None
 
-    def _facts(self) -> Row:
-        chance = self.metric.chance(self.truth) if self.values > 1 else math.nan
-        return {"metric": self.settings.metric, "chance": chance}
-
-    def _occurring_words(self, words: Words) -> Words:
-        return words
-
     def _zeroshot(self, words: Words) -> Predicted | None:
         cosines = _cosines(self.unit_scored, words.directions)
         return np.asarray(cosines.max(axis=1), np.float64)
 
-    @property
-    def truth(self) -> Floats:
-        """The scored rows' labels of 0 and 1, or numbers (n,)."""
-        raise NotImplementedError
-
-    def _score(self, predicted: Predicted | None) -> float:
-        return math.nan if predicted is None else float(self.metric.value(self.truth, predicted))
-
-    def _covariance(self, predicted: Sequence[Predicted]) -> Floats:
-        return self.metric.covariance(self.truth, predicted)
-
-    def _interval(self, predicted: Predicted) -> tuple[float, float]:
-        value = self._score(predicted)
-        half = metrics.QUANTILE * math.sqrt(self._covariance([predicted])[0, 0])
-        if not half:  # a perfect order does not show how far another would be
-            return metrics.wilson(value, min(np.unique(self.truth, return_counts=True)[1]))
-        return value - half, min(1.0, value + half)
-
-
-class _Label(_Scored):
-    """A label of 0 and 1."""
-
-    @property
-    def truth(self) -> Floats:
-        """The scored rows' labels (n,)."""
-        return np.asarray(self.labels == len(self.attribute.values) - 1, np.float64)
-
-    def _facts(self) -> Row:
-        return {**super()._facts(), "positives": int(self.truth.sum()) if self.values > 1 else 0}
-
-    def _probe(self, X: Float32, X_scored: Float32) -> Predicted | None:
-        run = self._fit(X, X_scored, keep=True)
-        if run is None or run.fitted is None:
-            return None
-        scores = run.fitted.scores(X_scored)
+    def _predict(self, X: Float32, X_scored: Float32) -> Predicted:
+        fitted = self._fit(X, X_scored, keep=True).fitted
+        assert fitted is not None  # it is kept
+        scores = fitted.scores(X_scored)
         return np.asarray(scores[:, 1] - scores[:, 0], np.float64)
 
 
-class _Number(_Scored):
-    """A number of each row."""
+class _Number(_Label):
+    """A number of each row, whose words are scored like those of a label."""
 
     classifier = "ridge"
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        numbers = [float(value.replace(",", ".")) for value in self.attribute.values]
-        self.fitted_numbers = np.array(numbers)[self.y]
-        self.scored_numbers = np.array(numbers)[self.labels]
+        numbers = np.array([float(value.replace(",", ".")) for value in self.attribute.values])
+        self.fitted_numbers, self.truth = numbers[self.y], numbers[self.labels]
+        self.counts = {}
         self.values = min(len(np.unique(self.y)), len(np.unique(self.labels)))
 
     def _choose_values(self, fitted: Int64, scored: Int64) -> Int64:
         return np.union1d(fitted, scored)
 
-    @property
     def problems(self) -> list[str]:
-        """What is wrong with the numbers."""
+        """Say what is wrong with the numbers."""
         few = "fewer than two different numbers are fitted or scored: nothing is measured"
         return [few] if self.values < 2 else []
 
-    @property
-    def truth(self) -> Floats:
-        """The scored rows' numbers (n,)."""
-        return self.scored_numbers
-
     def row(self, words: Words | None, controls: Sequence[FeatureFile], random: int) -> Row:
         """Return the run of the attribute, with the null of its probe."""
-        row = super().row(words, controls, random)
-        row["null95"] = math.nan
+        row = super().row(words, controls, random) | {"null95": math.nan}
         if self.values > 1:
             generator = np.random.default_rng(self.settings.seed)
             permuted = [generator.permutation(self.fitted_numbers) for _ in range(NULLS)]
@@ -630,21 +508,27 @@ class _Number(_Scored):
             return None
         return super()._zeroshot(words)
 
-    def _probe(self, X: Float32, X_scored: Float32) -> Predicted | None:
-        if self.values < 2:
-            return None
+    def _predict(self, X: Float32, X_scored: Float32) -> Predicted:
         return ridge(X, self.fitted_numbers[:, None], X_scored)[:, 0]
 
 
-def _kind(metric: str) -> type[_Attribute]:
-    """Return what measures attributes by a metric."""
-    if metric == RECALL:
-        return _Attribute
-    return _Number if METRICS[metric].is_of_numbers else _Label
+KINDS: dict[str, type[_Attribute]] = {
+    RECALL: _Attribute,
+    "auroc": _Label,
+    "ap": _Label,
+    "r2": _Number,
+    "spearman": _Number,
+}
 
 
 def _cosines(unit: Any, directions: Float32) -> Float32:
     return np.asarray(unit @ directions.T, np.float32)
+
+
+def _with_limits(name: str, value: float, variance: float) -> Row:
+    """Return a value with the limits of its 95 % interval."""
+    half = metrics.QUANTILE * math.sqrt(variance)
+    return {name: value, f"{name}_low": value - half, f"{name}_high": value + half}
 
 
 def _with_range(name: str, values: Sequence[float]) -> Row:

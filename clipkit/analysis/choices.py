@@ -65,7 +65,6 @@ def choose(
     inputs = {"images": images.digest, "texts": texts.digest}
     if control is not None:
         compatibility.check_control(control[0], images, [split])
-        compatibility.check_same_images(control[0], images, [split])
         vectors = _vectors(*control, split, items, rows)
         means["accuracy_control"], draws = shuffle(*vectors, categories)
         means["shuffled_control"] = draws.mean(axis=0)
@@ -80,10 +79,10 @@ def choose(
         common=common or None,
         inputs=inputs | items.source.get("inputs", {}),
     )
-    result = make_result(History([*images.history, *texts.history, entry]), [])
-    result.class_names = items.texts()
-    result.display_name = images.display_name
-    number_of = {text: number for number, text in enumerate(result.class_names)}
+    names = items.texts()
+    history = History([*images.history, *texts.history, entry])
+    result = make_result(history, [], class_names=names, display_name=images.display_name)
+    number_of = {text: number for number, text in enumerate(names)}
     own, other = (np.array([number_of[item.texts[n]] for item in items.items]) for n in (0, 1))
     ids = [item.id for item in items.items]
     for measure, is_right in zip(MEASURES, right, strict=False):
@@ -106,7 +105,7 @@ def _find_images(
         raise ClipkitError(f"{where}: expected different ids")
     row_of = _rows_by_name(ids)
     found, kept = [], []
-    unknown: dict[str, int] = {}  # each once, in the order of the items
+    unknown: list[str] = []
     for item in items.items:
         rows = []
         for name in item.images:
@@ -115,15 +114,13 @@ def _find_images(
             found.append(rows)
             kept.append(item)
         elif not is_bundled:
-            unknown[item.images[rows.index(-1)]] = -1
+            unknown.append(item.images[rows.index(-1)])
     if not kept or (unknown and not common):
         hint = f"ids there look like {shorten(ids[0], 80)!r}; --common leaves such items out"
-        raise ClipkitError(
-            f"{where}: expected all images of items, lacks {_list([*unknown])}", hint
-        )
+        raise ClipkitError(f"{where}: expected all images of items, lacks {_list(unknown)}", hint)
     if unknown:
         left_out = console.count(len(items.items) - len(kept), "item")
-        console.warn(f"{where}: {left_out} left out, without {_list([*unknown])}")
+        console.warn(f"{where}: {left_out} left out, without {_list(unknown)}")
     if len({len(item.images) for item in kept}) > 1:
         raise ClipkitError(f"{items.name}: expected items of one image or of two, got both")
     return items._replace(items=kept), np.array(found)
@@ -139,7 +136,8 @@ def _rows_by_name(ids: Sequence[str]) -> dict[str, int]:
 
 
 def _list(names: Sequence[str]) -> str:
-    """List the first few names."""
+    """List the first few different names."""
+    names = list(dict.fromkeys(names))
     more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
     return ", ".join(repr(shorten(name, 80)) for name in names[:SHOWN]) + more
 
@@ -227,10 +225,9 @@ def order_blind_ceiling(items: Items) -> Floats:
 def _rows(items: Items, images: Int64, means: dict[str, Floats], shuffled: Bools) -> list[Row]:
     """Return a row for each measure and category, all items first. `images` (N,) are rows."""
     categories = np.array([item.category for item in items.items])
-    groups = []
-    for name in dict.fromkeys(filter(None, categories.tolist())):
-        groups.append((name, np.flatnonzero(categories == name)))
-    if len(groups) != 1 or len(groups[0][1]) < len(images):  # else one category has all items
+    names = list(dict.fromkeys(categories.tolist()))
+    groups = [(name, np.flatnonzero(categories == name)) for name in names if name]
+    if len(names) > 1 or not groups:  # else one category has all items
         groups.insert(0, ("all", np.arange(len(images))))
     rows: list[Row] = []
     for number, measure in enumerate(MEASURES[: shuffled.shape[1]]):
@@ -239,10 +236,7 @@ def _rows(items: Items, images: Int64, means: dict[str, Floats], shuffled: Bools
             for column, values in means.items():
                 row[column] = float(values[number, members].mean())
             right = means["accuracy"][number, members]
-            independent = metrics.effective_rows(right, images[members])
-            limits = metrics.wilson(row["accuracy"], independent)
-            row["accuracy_low"], row["accuracy_high"] = limits
+            row |= metrics.share("accuracy", right, images[members])
             draws = shuffled[:, number, members].mean(axis=1)
-            row["shuffled95"] = float(np.quantile(draws, 0.95))
-            rows.append(row)
+            rows.append(row | {"shuffled95": float(np.quantile(draws, 0.95))})
     return rows

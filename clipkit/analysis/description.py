@@ -14,14 +14,9 @@ import numpy as np
 from clipkit.analysis.results import Row, choose_split, join_names, labels_of, make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
-from clipkit.features.annotations import CLASS, read_annotations, read_attribute
-from clipkit.features.compatibility import (
-    check_control,
-    check_same_images,
-    check_same_prompts,
-    matching_split,
-)
-from clipkit.features.model import FeatureFile, Float32, Floats, Int64
+from clipkit.features.annotations import read_attribute
+from clipkit.features.compatibility import check_control, check_same_prompts, matching_split
+from clipkit.features.model import FeatureFile, Floats, Int64, Split
 
 PERMUTATIONS = 300
 LEAST_ROWS = 10  # of a group, and of the rest: a variance of few rows makes any t large
@@ -52,24 +47,10 @@ def describe(  # noqa: PLR0913 (the options of `clipkit describe`)
 ) -> FeatureFile:
     """Describe groups of images by prompts: what `clipkit describe` reports.
 
-    Parameters
-    ----------
-    logits : FeatureFile
-        Of kind logits.
-    table, column : str, optional
-        An attribute whose values are the groups, as `attributes` reads it. By default the classes.
-    result : FeatureFile, optional
-        The groups are its clusters instead or, if it predicts classes, its errors.
-    run : int, optional
-        The run of the result, which may be left out if there is one.
-    split : str, optional
-        By default test, else the first.
-    control : FeatureFile, optional
-        Logits of the same images and prompts by an untrained model.
-    top : int
-        The number of prompts for each group, those with the largest |t|.
-    permutations, seed : int
-        Of the rows of the split.
+    The groups are the values of an attribute (`table` and `column`, by default the classes), or the
+    clusters or errors of a `run` of a `result`; `run` may be left out if there is one. `control`
+    has the logits of the same images and prompts by an untrained model. Each group has `top`
+    prompts, those with the largest |t|. `permutations` and `seed` are of the rows of the split.
 
     Returns
     -------
@@ -79,14 +60,6 @@ def describe(  # noqa: PLR0913 (the options of `clipkit describe`)
         share of permutations (with the observed order) where the largest |t| of any prompt and
         group is as large, and `t_null95`, its 95 % quantile. `difference_control` and `t_control`
         are the control's, for the same prompts.
-
-    Raises
-    ------
-    UsageError
-        If there is no such split, run or attribute, or groups are given twice.
-    ClipkitError
-        If there are fewer than two groups, the result or the control is of other images, or the
-        prompts of the control are others.
     """
     if top < 1 or permutations < 1:
         raise UsageError(f"expected at least 1, got top {top}, permutations {permutations}")
@@ -96,30 +69,30 @@ def describe(  # noqa: PLR0913 (the options of `clipkit describe`)
     else:
         groups = _of_result(logits, split, result, run)
     groups = _without_small(groups)
-    means = Means(_used_cosines(logits, split, groups), groups)
+    means = Means(logits, split, groups)
     inputs = {"logits": logits.digest, **groups.inputs}
-    of_control: tuple[Floats, Floats] | None = None
+    of_control = None
     if control is not None:
-        check_same_images(control, logits, [split])
         check_control(control, logits, [split])
         check_same_prompts(logits, control)
-        of_control = Means(_used_cosines(control, split, groups), groups).compare()
+        of_control = Means(control, split, groups).compare()
         inputs["control"] = control.digest
     differences, t = means.compare()
     largest = means.largest_by_chance(permutations, seed)
     t_null95 = float(np.quantile(largest, 0.95))
     rows: list[Row] = []
+    texts = logits.texts or []
     for group, name in enumerate(groups.names):
         for prompt in np.argsort(-np.abs(t[group]), kind="stable")[:top].tolist():
-            exceeding = int((largest >= abs(t[group, prompt])).sum())
+            place = group, prompt
+            exceeding = int((largest >= abs(t[place])).sum())
             row: Row = {"split": split, "group": name, "rows": int(means.counts[group])}
-            row["prompt"] = (logits.texts or [])[prompt]
-            row["difference"] = float(differences[group, prompt])
-            row |= {"t": float(t[group, prompt]), "t_null95": t_null95}
+            row |= {"prompt": texts[prompt], "difference": float(differences[place])}
+            row |= {"t": float(t[place]), "t_null95": t_null95}
             row["p_adjusted"] = (exceeding + 1) / (permutations + 1)
             if of_control is not None:
-                row["difference_control"] = float(of_control[0][group, prompt])
-                row["t_control"] = float(of_control[1][group, prompt])
+                row["difference_control"] = float(of_control[0][place])
+                row["t_control"] = float(of_control[1][place])
             rows.append(row)
     history = logits.extended_history(
         "describe",
@@ -137,10 +110,7 @@ def describe(  # noqa: PLR0913 (the options of `clipkit describe`)
 
 
 def _of_attribute(logits: FeatureFile, split: str, table: str | None, column: str | None) -> Groups:
-    if table is None:
-        annotations = read_annotations(logits, None, [column or CLASS])
-    else:
-        annotations = read_attribute(logits, table, column)
+    annotations = read_attribute(logits, table, column)
     (attribute,) = annotations.attributes
     source = {"attributes": annotations.source, "column": attribute.name}
     return Groups(attribute.values, attribute.codes[split], source, annotations.inputs)
@@ -148,16 +118,15 @@ def _of_attribute(logits: FeatureFile, split: str, table: str | None, column: st
 
 def _of_result(logits: FeatureFile, split: str, result: FeatureFile, run: int | None) -> Groups:
     """Return the clusters of a result, or its errors, for the rows of a split."""
-    its_split = matching_split(result, logits, split)
+    its_split = matching_split(result, logits, split) or ""
+    scored = result.splits.get(its_split, Split())
     row_of = {name: row for row, name in enumerate(logits.splits[split].ids)}
-    ids = result.splits[its_split].ids if its_split else []
-    rows = [row_of.get(name, -1) for name in ids]
+    rows = [row_of.get(name, -1) for name in scored.ids]
     if not rows or min(rows) < 0 or len(row_of) < len(logits.splits[split]):
         raise ClipkitError(
             f"{result.display_name}: expected the {split} images of {logits.display_name}, got "
             "others"
         )
-    scored = result.splits[its_split or split]
     assert scored.predicted is not None  # a result's split without predictions is invalid
     count = len(scored.predicted)
     if run is None and count > 1:
@@ -169,7 +138,7 @@ def _of_result(logits: FeatureFile, split: str, result: FeatureFile, run: int | 
     names = [f"cluster {number}" for number in range(int(predicted.max()) + 1)]
     if not result.holds_clusters:
         names = ["errors"]
-        predicted = (predicted == labels_of(result, its_split or split)).astype(np.int64)
+        predicted = (predicted == labels_of(result, its_split)).astype(np.int64)
     codes = np.full(len(row_of), -1, np.int64)
     codes[rows] = predicted
     source = {"groups": "clusters" if result.holds_clusters else "errors", "run": run}
@@ -179,36 +148,31 @@ def _of_result(logits: FeatureFile, split: str, result: FeatureFile, run: int | 
 def _without_small(groups: Groups) -> Groups:
     """Leave out groups that are too small to compare, or that are nearly all rows."""
     used = groups.codes >= 0
-    counts = np.bincount(groups.codes[used], minlength=len(groups.names) + 1)
-    counts = counts[: len(groups.names)]
-    is_kept = (counts >= LEAST_ROWS) & (used.sum() - counts >= LEAST_ROWS)
+    G = len(groups.names)
+    counts = np.bincount(groups.codes[used], minlength=G)[:G]
+    is_kept = np.minimum(counts, used.sum() - counts) >= LEAST_ROWS
     if not is_kept.any():
         raise ClipkitError(
             f"expected a group of at least {LEAST_ROWS} images and as many others, got none"
         )
-    left_out = [name for name, kept in zip(groups.names, is_kept, strict=True) if not kept]
-    if left_out:
-        console.warn(
-            f"left out {join_names(left_out)}: fewer than {LEAST_ROWS} images in it, or outside it"
-        )
-    names = [name for name in groups.names if name not in left_out]
-    number = np.full(len(groups.names) + 2, len(names))  # of those left out, and of -1 at the end
-    number[:-2][is_kept] = np.arange(len(names))
-    number[-1] = -1
-    return groups._replace(names=names, codes=number[groups.codes])
+    if not is_kept.all():
+        names = join_names([groups.names[group] for group in np.flatnonzero(~is_kept)])
+        console.warn(f"left out {names}: fewer than {LEAST_ROWS} images in it, or outside it")
+    kept = np.flatnonzero(is_kept)
+    codes = np.where(used, len(kept), -1)
+    for number, group in enumerate(kept):
+        codes[groups.codes == group] = number
+    return groups._replace(names=[groups.names[group] for group in kept], codes=codes)
 
 
 # ---- Means ---------------------------------------------------------------------------------------
 
 
-def _used_cosines(logits: FeatureFile, split: str, groups: Groups) -> Float32:
-    return np.asarray(logits.cosines(split))[groups.codes >= 0]
-
-
 class Means:
     """The mean cosines of groups with K prompts, compared with those of the other rows."""
 
-    def __init__(self, cosines: Float32, groups: Groups) -> None:
+    def __init__(self, logits: FeatureFile, split: str, groups: Groups) -> None:
+        cosines = np.asarray(logits.cosines(split))[groups.codes >= 0]
         centred = cosines - cosines.mean(axis=0, dtype=np.float64).astype(np.float32)
         self.values = np.hstack([centred, centred**2])  # (N, 2 K)
         self.totals = self.values.sum(axis=0, dtype=np.float64)
@@ -222,7 +186,8 @@ class Means:
         with equal cosines.
         """
         if sums is None:
-            sums = np.stack([self._sum(group) for group in range(len(self.counts))])
+            of_groups = [self.values[self.codes == group] for group in range(len(self.counts))]
+            sums = np.stack([rows.sum(axis=0, dtype=np.float64) for rows in of_groups])
         count = self.counts[:, None]
         mean, variance = _moments(sums, count)
         other_mean, other_variance = _moments(self.totals - sums, len(self.codes) - count)
@@ -230,9 +195,6 @@ class Means:
         difference = mean - other_mean
         t = np.divide(difference, error, out=np.zeros_like(error), where=error > LEAST_ERROR)
         return difference, t
-
-    def _sum(self, group: int) -> Floats:
-        return np.asarray(self.values[self.codes == group].sum(axis=0, dtype=np.float64))
 
     def largest_by_chance(self, permutations: int, seed: int) -> Floats:
         """Return the largest |t| of all groups and prompts for each permutation of the rows."""

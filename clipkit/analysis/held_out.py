@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
-from clipkit.features.model import FeatureFile, Int64, Split
+from clipkit.features.annotations import Attribute
+from clipkit.features.model import FeatureFile, Float32, Int64, Split
 from clipkit.features.splitting import rows_by_class, stratified_split
 
 V = TypeVar("V")
 FIT_SPLIT, EVAL_SPLIT = "train", "test"  # by default, where a file has them
-
-
 HELD_OUT = 0.2  # of the rows of a file that has one split
 
 
@@ -75,6 +74,40 @@ def hold_out(
     while name in file.splits:
         name += "-2"
     return name, train, held_out
+
+
+class SplitRows(NamedTuple):
+    """Some rows of a split, by their numbers."""
+
+    split: str
+    numbers: Int64
+
+    def embeddings(self, file: FeatureFile) -> Float32:
+        """Return the embeddings (n, D) that a file holds of these rows."""
+        return np.asarray(file.splits[self.split].features)[self.numbers]
+
+    def codes(self, attribute: Attribute) -> Int64:
+        """Return the values (n,) of an attribute."""
+        return attribute.codes[self.split][self.numbers]
+
+    def with_values(self, attribute: Attribute, values: Int64) -> SplitRows:
+        """Return the rows that have one of some values (K,) of an attribute."""
+        return SplitRows(self.split, self.numbers[np.isin(self.codes(attribute), values)])
+
+
+def choose_rows(
+    file: FeatureFile, fit_split: str, eval_split: str, seed: int
+) -> tuple[SplitRows, SplitRows]:
+    """Return the rows to fit on and to score, by the rule of `choose_held_out`."""
+    fit_split, val = choose_held_out(file, fit_split, eval_split, None)
+    if val is not None:
+        split = file.splits[fit_split]
+        labels = np.zeros(len(split), np.int64) if split.labels is None else split.labels
+        _, train, held_out = hold_out(file, fit_split, labels, val, seed)
+        return SplitRows(fit_split, train), SplitRows(fit_split, held_out)
+    names = file.choose_splits([fit_split, eval_split])
+    rows = [SplitRows(name, np.arange(len(file.splits[name]))) for name in names]
+    return rows[0], rows[-1]  # the same object if both splits are one
 
 
 def few_shot(labels: Int64, shots: int, seed: int = 42) -> Int64:

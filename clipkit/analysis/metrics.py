@@ -399,6 +399,35 @@ def effective_rows(values: ArrayLike, clusters: Int64 | None) -> float:
     return max(1.0, n * min(1.0, float(t / t_of_clusters) ** 2))
 
 
+def auroc(labels: ArrayLike, scores: ArrayLike) -> float:
+    """Return the probability that a score with the label 1 is larger than one with 0.
+
+    Equal scores count half. NaN without scores of one of the labels.
+
+    >>> auroc([0, 1, 1], [0.3, 0.3, 0.5])
+    0.75
+    """
+    is_positive, values = np.asarray(labels) == 1, np.asarray(scores)
+    positives, negatives = values[is_positive], np.sort(values[~is_positive])
+    if not len(positives) or not len(negatives):
+        return np.nan
+    below = np.searchsorted(negatives, positives, "left")
+    below = below + np.searchsorted(negatives, positives, "right")
+    return float(below.mean() / 2 / len(negatives))
+
+
+def share(name: str, hits: NDArray[Any], clusters: Int64 | None) -> dict[str, float]:
+    """Return the share `name` of hits (N,) with Wilson's 95 % interval, `_low` and `_high`.
+
+    Rows of one cluster (N,) are counted together. All are NaN without rows.
+    """
+    mean = low = high = np.nan
+    if len(hits):
+        mean = float(hits.mean())
+        low, high = wilson(mean, effective_rows(hits, clusters))
+    return {name: mean, f"{name}_low": low, f"{name}_high": high}
+
+
 def accuracy_interval(
     labels: Int64 | None, predicted: Int64, clusters: Int64 | None = None
 ) -> dict[str, float]:
@@ -406,11 +435,9 @@ def accuracy_interval(
 
     It is for another draw of the rows, or of their clusters (N,). Both are NaN without labels.
     """
-    low = high = np.nan
-    if labels is not None:
-        right = labels == predicted
-        low, high = wilson(float(right.mean()), effective_rows(right, clusters))
-    return {"acc1_low": low, "acc1_high": high}
+    right = np.empty(0) if labels is None else labels == predicted
+    limits = share("acc1", right, clusters)
+    return {name: limits[name] for name in ("acc1_low", "acc1_high")}
 
 
 @dataclass(frozen=True)

@@ -77,19 +77,13 @@ def retrieve(  # noqa: PLR0913 (the options of `clipkit retrieve`)
 
     Parameters
     ----------
-    images : FeatureFile
-        Of kind images.
-    texts : FeatureFile
-        Of kind texts, of the same model. Its classes are the ids of the images that the texts
-        belong to, as `textembed --captions` writes them.
-    split : str, optional
-        `test` by default, else the first split of the images.
-    k : sequence of int
-        Numbers of candidates within which a partner counts as found.
+    images, texts : FeatureFile
+        Of one model. The texts' classes are the ids of the images that they belong to, as
+        `textembed --captions` writes them; with `same_rows`, text i belongs to image i.
     control : (FeatureFile, FeatureFile), optional
         The same images and texts, embedded by an untrained model.
-    same_rows : bool
-        Text i belongs to image i, whatever the ids are.
+    k : sequence of int
+        Numbers of candidates within which a partner counts as found.
     strict : bool
         Refuse images without text and texts without image, instead of leaving them out.
     gap : bool
@@ -109,13 +103,6 @@ def retrieve(  # noqa: PLR0913 (the options of `clipkit retrieve`)
         `_null` is what random ranks give, without ties (see `chance`), and `_control` the value
         of the control. The predictions are numbers of images: the query's own image if it is found
         within k, else that of the best wrong candidate.
-
-    Raises
-    ------
-    UsageError
-        If a k is below 1 or there is no such split.
-    ClipkitError
-        If the files come from different models, or texts and images do not belong together.
     """
     k = sorted(set(k))
     if not k or k[0] < 1:
@@ -422,18 +409,12 @@ def _rows(task: str, ranks: Ranks, k: Sequence[int], control: Ranks | None) -> l
     for n, recall in zip(k, recalls, strict=True):
         row: Row = {"split": task, "k": n, "queries": len(ranks.ranks)}
         row["candidates"] = ranks.candidates
-        row |= _recall_columns(ranks, n) | {"recall_null": recall}
+        row |= metrics.share("recall", ranks.ranks <= n, ranks.clusters)
+        row["recall_null"] = recall
         if control is not None:
             row["recall_control"] = float((control.ranks <= n).mean())
         rows.append(row | shared)
     return rows
-
-
-def _recall_columns(ranks: Ranks, k: int) -> dict[str, float]:
-    found = ranks.ranks <= k
-    recall = float(found.mean())
-    low, high = metrics.wilson(recall, metrics.effective_rows(found, ranks.clusters))
-    return {"recall": recall, "recall_low": low, "recall_high": high}
 
 
 def _mean_columns(ranks: Ranks) -> dict[str, Any]:

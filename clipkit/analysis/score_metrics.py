@@ -1,4 +1,4 @@
-"""Metrics of scores: for labels of 0 and 1 (AUROC, average precision), and for numbers.
+"""Metrics of attributes: recall, AUROC and average precision for labels, and for numbers.
 
 Labels and scores are arrays (N,). A covariance is of a metric of M score vectors on the same rows,
 over another draw of rows.
@@ -6,28 +6,18 @@ over another draw of rows.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipkit.features.model import Floats
+from clipkit.analysis import metrics
+from clipkit.features.model import Floats, Int64
 
 DRAWS = 200  # of rows, for the metrics without a formula
 BLOCK = 1 << 22  # rows of draws that are in memory at once
 PENALTIES = 10.0 ** np.arange(-6, 3)  # of the ridge regression, for each row
-
-Covariance = Callable[[Floats, Sequence[Floats]], Floats]
-
-
-class ScoreMetric(NamedTuple):
-    """A metric with what it needs to be reported."""
-
-    title: str
-    value: Callable[[Floats, Floats], float]
-    covariance: Covariance
-    chance: Callable[[Floats], float]
-    is_of_numbers: bool
 
 
 def auroc_covariance(labels: Floats, scores: Sequence[Floats]) -> Floats:
@@ -64,56 +54,27 @@ def r2_covariance(labels: Floats, scores: Sequence[Floats]) -> Floats:
     return _covariance_of_mean(influences)
 
 
-def _resampled(metric: Callable[[Floats, Floats, Floats], Floats]) -> Covariance:
-    """Return the covariance of a metric of weighted rows over draws of rows with replacement."""
-
-    def covariance(labels: Floats, scores: Sequence[Floats]) -> Floats:
-        generator = np.random.default_rng(0)
-        n = len(labels)
-        drawn: list[Floats] = []
-        at_once = max(1, BLOCK // n)
-        for first in range(0, DRAWS, at_once):
-            count = min(at_once, DRAWS - first)
-            rows = generator.integers(0, n, (count, n))
-            weights = np.stack([np.bincount(row, minlength=n) for row in rows]).astype(np.float64)
-            drawn.append(np.stack([metric(labels, values, weights) for values in scores]))
-        return np.asarray(np.atleast_2d(np.cov(np.concatenate(drawn, axis=1))))
-
-    return covariance
-
-
-def _weighted_ap(labels: Floats, scores: Floats, weights: Floats) -> Floats:
-    """Return the average precision for each row of weights (B, N)."""
-    order = np.argsort(-scores, kind="stable")
+def _precisions(labels: Floats, scores: Floats, rows: Int64) -> Floats:
+    """Return the average precision (B,) of each draw of rows (B, N)."""
+    weights = np.stack([np.bincount(row, minlength=len(labels)) for row in rows])
+    order = np.argsort(-scores, kind="stable")  # of all draws, so that one sort is enough
     falling = -scores[order]
     last = np.searchsorted(falling, falling, side="right") - 1  # equal scores share a threshold
-    weights = weights[:, order]
+    weights = weights[:, order].astype(np.float64)
     of_positives = weights * labels[order]
     found, all_rows = np.cumsum(of_positives, axis=1), np.cumsum(weights, axis=1)
     precision = found[:, last] / np.maximum(all_rows[:, last], 1)
     return np.asarray((of_positives * precision).sum(axis=1) / np.maximum(found[:, -1], 1))
 
 
-def _weighted_spearman(labels: Floats, scores: Floats, weights: Floats) -> Floats:
-    """Return the correlation of weighted ranks for each row of weights (B, N)."""
-    total = weights.sum(axis=1, keepdims=True)
-    ranks = [_weighted_ranks(values, weights) for values in (labels, scores)]
-    a, b = (rank - (weights * rank).sum(axis=1, keepdims=True) / total for rank in ranks)
-    covariance = (weights * a * b).sum(axis=1)
-    scale = np.sqrt((weights * a**2).sum(axis=1) * (weights * b**2).sum(axis=1))
-    return np.asarray(np.divide(covariance, scale, out=np.zeros_like(scale), where=scale > 0))
+def _correlations(labels: Floats, scores: Floats, rows: Int64) -> Floats:
+    """Return the correlation of ranks (B,) of each draw of rows (B, N); 0 if all are equal."""
+    from scipy.stats import rankdata
 
-
-def _weighted_ranks(values: Floats, weights: Floats) -> Floats:
-    """Return the rank of each value (B, N); equal values share the mean of their ranks."""
-    order = np.argsort(values, kind="stable")
-    rising = values[order]
-    sums = np.cumsum(np.pad(weights[:, order], ((0, 0), (1, 0))), axis=1)
-    first = np.searchsorted(rising, rising, side="left")
-    last = np.searchsorted(rising, rising, side="right")
-    ranks = np.empty(weights.shape)
-    ranks[:, order] = (sums[:, first] + sums[:, last]) / 2
-    return ranks
+    middle = (rows.shape[1] + 1) / 2
+    a, b = (rankdata(values[rows], axis=1) - middle for values in (labels, scores))
+    scale = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
+    return np.asarray((a * b).sum(axis=1) / np.where(scale > 0, scale, 1))
 
 
 def ap_by_chance(labels: Floats) -> float:
@@ -131,41 +92,67 @@ def ap_by_chance(labels: Floats) -> float:
     return float((harmonic + (positives - 1) / (n - 1) * (n - harmonic)) / n)
 
 
-def _auroc(labels: Floats, scores: Floats) -> float:
-    from sklearn.metrics import roc_auc_score
-
-    return float(roc_auc_score(labels, scores))
-
-
-def _average_precision(labels: Floats, scores: Floats) -> float:
-    from sklearn.metrics import average_precision_score
-
-    return float(average_precision_score(labels, scores))
-
-
 def _r2(labels: Floats, scores: Floats) -> float:
-    from sklearn.metrics import r2_score
-
-    return float(r2_score(labels, scores))
+    return float(1 - ((labels - scores) ** 2).mean() / labels.var())
 
 
-def _spearman(labels: Floats, scores: Floats) -> float:
-    return float(_weighted_spearman(labels, scores, np.ones((1, len(labels))))[0])
+class ScoreMetric(NamedTuple):
+    """A metric of the truth (N,) and of M predictions or scores (N,), and what it is by chance."""
+
+    title: str
+    value: Callable[[Any, Any], float]
+    covariance: Callable[[Any, Sequence[Any]], Floats]
+    chance: Callable[[Any], float]
+
+    def interval(self, truth: Floats, scores: Floats) -> tuple[float, float]:
+        """Return a 95 % interval over another draw of rows."""
+        value = self.value(truth, scores)
+        half = metrics.QUANTILE * math.sqrt(self.covariance(truth, [scores])[0, 0])
+        if not half:  # a perfect order does not show how far another would be
+            return metrics.wilson(value, min(np.unique(truth, return_counts=True)[1]))
+        return value - half, min(1.0, value + half)
 
 
-def _constant(value: float) -> Callable[[Floats], float]:
-    return lambda _: value
+class _Recall(ScoreMetric):
+    def interval(self, truth: Any, scores: Any) -> tuple[float, float]:
+        return metrics.recall_interval(truth, scores)
 
 
-_ap_covariance = _resampled(_weighted_ap)
-_spearman_covariance = _resampled(_weighted_spearman)
+def _resampled(
+    title: str,
+    metric: Callable[[Floats, Floats, Int64], Floats],
+    chance: Callable[[Floats], float],
+) -> ScoreMetric:
+    """Return a metric of draws of rows (B, N), with its covariance over such draws."""
+
+    def value(labels: Floats, scores: Floats) -> float:
+        return float(metric(labels, scores, np.arange(len(labels))[None])[0])
+
+    def covariance(labels: Floats, scores: Sequence[Floats]) -> Floats:
+        generator = np.random.default_rng(0)
+        n = len(labels)
+        drawn: list[Floats] = []
+        at_once = max(1, BLOCK // n)
+        for first in range(0, DRAWS, at_once):
+            rows = generator.integers(0, n, (min(at_once, DRAWS - first), n))
+            drawn.append(np.stack([metric(labels, values, rows) for values in scores]))
+        return np.asarray(np.atleast_2d(np.cov(np.concatenate(drawn, axis=1))))
+
+    return ScoreMetric(title, value, covariance, chance)
+
+
+RECALL = "recall"
 METRICS = {
-    "auroc": ScoreMetric("AUROC", _auroc, auroc_covariance, _constant(0.5), False),
-    "ap": ScoreMetric("average precision", _average_precision, _ap_covariance, ap_by_chance, False),
-    "r2": ScoreMetric("R²", _r2, r2_covariance, _constant(0.0), True),
-    "spearman": ScoreMetric(
-        "Spearman's correlation", _spearman, _spearman_covariance, _constant(0.0), True
+    RECALL: _Recall(
+        "recall",
+        metrics.mean_per_class_recall,
+        metrics.recall_covariance,
+        lambda labels: 1 / len(np.unique(labels)),
     ),
+    "auroc": ScoreMetric("AUROC", metrics.auroc, auroc_covariance, lambda _: 0.5),
+    "ap": _resampled("average precision", _precisions, ap_by_chance),
+    "r2": ScoreMetric("R²", _r2, r2_covariance, lambda _: 0.0),
+    "spearman": _resampled("Spearman's correlation", _correlations, lambda _: 0.0),
 }
 
 

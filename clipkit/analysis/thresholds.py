@@ -12,16 +12,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clipkit.analysis import metrics
-from clipkit.analysis.held_out import EVAL_SPLIT, FIT_SPLIT, choose_held_out, hold_out
+from clipkit.analysis.held_out import EVAL_SPLIT, FIT_SPLIT, SplitRows, choose_rows
 from clipkit.analysis.results import Row, labels_of, make_result
 from clipkit.analysis.zeroshot import HINT
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
-from clipkit.features.model import FeatureFile, Float32, Int64
+from clipkit.features.model import FeatureFile, Float32
 
-FPR = 0.01
 LEAST_ABOVE = 5  # pairs that do not match, above a threshold that says something
-ALL = "all prompts"
 
 
 class Pairs(NamedTuple):
@@ -34,32 +32,17 @@ class Pairs(NamedTuple):
 def choose(
     logits: FeatureFile,
     *,
-    fpr: Sequence[float] = (FPR,),
+    fpr: Sequence[float] = (0.01,),
     at: Sequence[float] = (),
-    standardize: bool = False,
     fit_split: str = FIT_SPLIT,
     eval_split: str = EVAL_SPLIT,
     seed: int = 42,
 ) -> FeatureFile:
     """Choose thresholds for all prompts together and for each: what `clipkit threshold` reports.
 
-    Parameters
-    ----------
-    logits : FeatureFile
-        Of kind logits, with labels and prompts of classes. A prompt matches the images of its
-        class.
-    fpr : sequence of float
-        Shares of the pairs that do not match, in the fitted split, which may be above.
-    at : sequence of float
-        Thresholds to score, in place of `fpr`.
-    standardize : bool
-        Subtract each prompt's mean cosine over the fitted images, and divide by its standard
-        deviation, before prompts are compared.
-    fit_split, eval_split : str
-        The splits to choose and to score on. Of a file with one split, a fifth is held out and
-        scored.
-    seed : int
-        Of the held-out rows.
+    A prompt matches the images of its class. The shares `fpr` of the fitted pairs that do not match
+    may be above; with `at`, these thresholds are scored instead. `seed` is of the rows that are
+    held out of a file with one split (see `held_out.choose_held_out`).
 
     Returns
     -------
@@ -68,95 +51,55 @@ def choose(
         `threshold`; `tpr` and `fpr`, the shares of the scored pairs above it that match and that do
         not, with 95 % intervals for another draw of images; `matching` and `other`, the numbers of
         these pairs; and `auroc`. NaN marks what does not apply.
-
-    Raises
-    ------
-    UsageError
-        If a share is not between 0 and 1.
-    ClipkitError
-        If images have no labels, prompts no classes, or a split is missing.
     """
     for share in fpr:
         if not 0 < share < 1:
             raise UsageError(f"fpr: expected a share between 0 and 1, got {share:g}")
-    if logits.class_index is None or (np.asarray(logits.class_index) < 0).all():
+    class_index = np.asarray([] if logits.class_index is None else logits.class_index)
+    of_classes = np.flatnonzero(class_index >= 0)
+    if not len(of_classes):
         raise ClipkitError(
             f"{logits.display_name}: expected prompts of the images' classes, got none", HINT
         )
-    fit_rows, scored_rows = _choose_rows(logits, fit_split, eval_split, seed)
-    fitted, scored = _pairs(logits, *fit_rows), _pairs(logits, *scored_rows)
-    if standardize:
-        mean, deviation = fitted.cosines.mean(axis=0), fitted.cosines.std(axis=0)
-        deviation = np.where(deviation > 0, deviation, 1)
-        fitted = fitted._replace(cosines=(fitted.cosines - mean) / deviation)
-        scored = scored._replace(cosines=(scored.cosines - mean) / deviation)
-    of_classes = np.flatnonzero(np.asarray(logits.class_index) >= 0)
+    fit, evaluation = choose_rows(logits, fit_split, eval_split, seed)
+    fitted, scored = _pairs(logits, fit), _pairs(logits, evaluation)
     texts = logits.texts or []
-    chosen_prompts = {ALL: of_classes}
+    chosen_prompts = {"all prompts": of_classes}
     if len(of_classes) > 1:
         chosen_prompts |= {texts[number]: np.array([number]) for number in of_classes.tolist()}
-    rows = []
+    rows: list[Row] = []
     for name, numbers in chosen_prompts.items():
-        fitted_pairs, scored_pairs = _take(fitted, numbers), _take(scored, numbers)
-        for threshold in at:
-            rows.append({"prompt": name, **_score(scored_pairs, threshold)})
+        others = np.sort(fitted.cosines[:, numbers][~fitted.matches[:, numbers]])
+        pairs = Pairs(scored.cosines[:, numbers], scored.matches[:, numbers])
+        head: Row = {"split": evaluation.split, "prompt": name}
+        rows += [head | _score(pairs, threshold) for threshold in at]
         for share in [] if at else fpr:
-            rows.append(_row(name, fitted_pairs, scored_pairs, share))
-    few = {row["fpr_asked"] for row in rows if row.pop("few", False)}
-    if few:
+            place = -1 - int(share * len(others))
+            threshold = float(others[place]) if len(others) else np.nan
+            rows.append(head | {"fpr_asked": share} | _score(pairs, threshold))
+    fewest = (~fitted.matches[:, of_classes]).sum(axis=0).min()
+    few = [f"{share:g}" for share in sorted(set(fpr)) if share * fewest < LEAST_ABOVE]
+    if few and not at:
         console.note(
             f"fewer than {LEAST_ABOVE} fitted pairs of a prompt may be above its threshold at "
-            f"{', '.join(f'{share:g}' for share in sorted(few))}: use a larger --fpr, or 'all "
-            "prompts'"
+            f"{', '.join(few)}: use a larger --fpr, or 'all prompts'"
         )
     history = logits.extended_history(
         "threshold",
         fpr=None if at else list(fpr),
         at=list(at) or None,
-        standardize=standardize or None,
-        fit_split=fit_rows[0],
-        eval_split=scored_rows[0],
+        fit_split=fit.split,
+        eval_split=evaluation.split,
         seed=seed,
         inputs={"logits": logits.digest},
     )
-    rows = [{"split": scored_rows[0], **row} for row in rows]
     return make_result(history, rows)
 
 
-def _choose_rows(
-    logits: FeatureFile, fit_split: str, eval_split: str, seed: int
-) -> tuple[tuple[str, Int64], tuple[str, Int64]]:
-    """Return the split and the rows to choose on, and those to score."""
-    fit_split, val = choose_held_out(logits, fit_split, eval_split, None)
-    if val is not None:
-        _, train, held_out = hold_out(logits, fit_split, labels_of(logits, fit_split), val, seed)
-        return (fit_split, train), (fit_split, held_out)
-    for name in logits.choose_splits([fit_split, eval_split]):
-        labels_of(logits, name)
-    fit, scored = (np.arange(len(logits.splits[name])) for name in (fit_split, eval_split))
-    return (fit_split, fit), (eval_split, scored)
-
-
-def _pairs(logits: FeatureFile, split: str, rows: Int64) -> Pairs:
-    cosines = np.asarray(logits.cosines(split))[rows]
-    labels = labels_of(logits, split)[rows]
+def _pairs(logits: FeatureFile, rows: SplitRows) -> Pairs:
+    cosines = np.asarray(logits.cosines(rows.split))[rows.numbers]
+    labels = labels_of(logits, rows.split)[rows.numbers]
     return Pairs(cosines, labels[:, None] == np.asarray(logits.class_index))
-
-
-def _take(pairs: Pairs, prompts: Int64) -> Pairs:
-    return Pairs(pairs.cosines[:, prompts], pairs.matches[:, prompts])
-
-
-def _row(name: str, fitted: Pairs, scored: Pairs, share: float) -> Row:
-    """Choose a threshold on some pairs, and score it on others."""
-    others = fitted.cosines[~fitted.matches]
-    above = int(share * len(others))
-    row: Row = {"prompt": name, "fpr_asked": share, "few": above < LEAST_ABOVE}
-    threshold = np.nan
-    if len(others):
-        place = len(others) - 1 - above
-        threshold = float(np.partition(others, place)[place])
-    return row | _score(scored, threshold)
 
 
 def _score(scored: Pairs, threshold: float) -> Row:
@@ -164,26 +107,6 @@ def _score(scored: Pairs, threshold: float) -> Row:
     row: Row = {"threshold": threshold}
     is_above = scored.cosines > threshold
     for rate, pairs in (("tpr", scored.matches), ("fpr", ~scored.matches)):
-        row |= _rate(rate, is_above, pairs)
+        row |= metrics.share(rate, is_above[pairs], np.nonzero(pairs)[0])
     row |= {"matching": int(scored.matches.sum()), "other": int((~scored.matches).sum())}
-    return row | {"auroc": _auroc(scored)}
-
-
-def _rate(name: str, is_above: Any, pairs: Any) -> Row:
-    """Return the share of some pairs that are above, with an interval over draws of images."""
-    images, _ = np.nonzero(pairs)
-    hits = is_above[pairs]
-    if not len(hits):
-        return dict.fromkeys((name, f"{name}_low", f"{name}_high"), np.nan)
-    rate = float(hits.mean())
-    low, high = metrics.wilson(rate, metrics.effective_rows(hits, images))
-    return {name: rate, f"{name}_low": low, f"{name}_high": high}
-
-
-def _auroc(pairs: Pairs) -> float:
-    """Return the probability that a matching pair has a larger cosine than one that does not."""
-    matching, others = pairs.cosines[pairs.matches], np.sort(pairs.cosines[~pairs.matches])
-    if not len(matching) or not len(others):
-        return np.nan
-    below = np.searchsorted(others, matching, "left") + np.searchsorted(others, matching, "right")
-    return float(below.mean() / 2 / len(others))
+    return row | {"auroc": metrics.auroc(scored.matches, scored.cosines)}

@@ -23,7 +23,7 @@ from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import compatibility
 from clipkit.features.annotations import Attribute, read_annotations
-from clipkit.features.compatibility import check_control, check_same_images
+from clipkit.features.compatibility import check_control
 from clipkit.features.history import prompts_entry
 from clipkit.features.model import FeatureFile, Floats, Int64
 
@@ -268,7 +268,6 @@ def decompose(  # noqa: PLR0913 (the options of `clipkit variance`)
         rows = _attribute_rows(terms, images, name)
         shares = []
         for number, control in enumerate(controls, 1):
-            check_same_images(control, images, [name])
             check_control(control, images, [name])
             embeddings = _unit_rows(control, name)
             centred = centre(embeddings)

@@ -24,9 +24,6 @@ def describe(
         str | None, option("LOGITS", "Logits of the same images and prompts by an untrained model.")
     ] = None,
     top: Annotated[int, option("K", "Number of prompts for each group.", min=1)] = 5,
-    permutations: Annotated[
-        int, option("N", "Number of permutations of the images.", min=1, max=100_000)
-    ] = 300,
     split: FirstSplit = None,
     seed: Seed = 42,
 ) -> None:
@@ -54,7 +51,6 @@ def describe(
         split=split,
         control=None if control is None else features.read(control, kinds=["logits"]),
         top=top,
-        permutations=permutations,
         seed=seed,
     )
     report.show(described)

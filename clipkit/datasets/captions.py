@@ -115,10 +115,8 @@ def clean(caption: str, where: str) -> str:
 
 def _table_rows(data: bytes, name: str, ending: str) -> Iterator[tuple[str, str]]:
     """Yield the id and the caption of each row of a table."""
-    objects = csv_objects(data, name, ending, (ID_COLUMNS, CAPTION_COLUMNS))
-    if ending == ".jsonl":
-        objects = read_objects(io.BytesIO(data), name, EXAMPLE)
-    for line, content in objects:
+    needed = (ID_COLUMNS, CAPTION_COLUMNS)
+    for line, content in table_objects(data, name, ending, needed, EXAMPLE):
         where = f"{name}, line {line}"
         row_id = as_text(content[find_column(ID_COLUMNS, content, where)], where).removeprefix("./")
         if not row_id:
@@ -126,13 +124,16 @@ def _table_rows(data: bytes, name: str, ending: str) -> Iterator[tuple[str, str]
         yield from _captions(row_id, content[find_column(CAPTION_COLUMNS, content, where)], where)
 
 
-def csv_objects(
-    data: bytes, name: str, ending: str, needed: Iterable[Sequence[str]]
+def table_objects(
+    data: bytes, name: str, ending: str, needed: Iterable[Sequence[str]], example: str
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the line and the cells by column of each row of a .csv or .tsv file.
+    """Yield the line and the cells by column of each row of a .csv, .tsv or .jsonl file.
 
-    Each group of names in `needed` has one column.
+    Each group of names in `needed` has one column. `example` is a hint for .jsonl.
     """
+    if ending == ".jsonl":
+        yield from read_objects(io.BytesIO(data), name, example)
+        return
     rows = read_table(data, name, ending)
     _, header = next(rows, (1, []))
     columns = [cell.strip().lower() for cell in header]

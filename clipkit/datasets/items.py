@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,10 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clipkit.base import console, files
-from clipkit.base.csv_rows import read_objects
 from clipkit.base.errors import ClipkitError, UsageError, shorten
 from clipkit.base.names import escape
-from clipkit.datasets.captions import MAX_BYTES, TABLES, clean, csv_objects, find_column
+from clipkit.datasets.captions import MAX_BYTES, TABLES, clean, find_column, table_objects
 from clipkit.datasets.rows import CAPTION_COLUMNS, as_text
 from clipkit.features.history import as_object
 
@@ -101,29 +99,33 @@ def _read(data: bytes, path: Path) -> Iterator[Item]:
         if form is None:
             got = shorten(", ".join(content) or "none", 200)
             raise ClipkitError(f"{where}: expected a known item, got the members {got}", HINT)
-        values: list[list[Any]] = [[], [], []]
-        for column, members in zip(values, form, strict=True):
-            for value in filter(None, map(content.get, members.split())):
-                column += value if isinstance(value, list) else [value]
-        images, texts, category = values
+        images, texts, category = (_values(content, members) for members in form)
         item = f"{path.stem}/{content.get('id', key)}"
         yield _item(item, " and ".join(map(str, category)) or path.stem, images, texts, where)
+
+
+def _values(content: dict[str, Any], members: str) -> list[Any]:
+    """Return the values of some members of an object, and the elements of those that are lists."""
+    values = []
+    for value in filter(None, map(content.get, members.split())):
+        values += value if isinstance(value, list) else [value]
+    return values
 
 
 def _objects(data: bytes, name: str, ending: str) -> Iterator[tuple[Any, dict[str, Any]]]:
     """Yield the line, place or key of each object of a file, and the object."""
     if ending not in TABLES:
         raise UsageError(f"items: expected shapes or files {', '.join(TABLES)}, got {name}")
-    if ending == ".jsonl":
-        yield from read_objects(io.BytesIO(data), name, EXAMPLE)
-    elif ending != ".json":
-        yield from csv_objects(data, name, ending, COLUMNS)
-    else:
-        content = None
-        with contextlib.suppress(ValueError, RecursionError):  # else there are no items
-            content = json.loads(data)
-        pairs = enumerate(content) if isinstance(content, list) else as_object(content).items()
-        yield from ((key, as_object(value)) for key, value in pairs)
+    if ending != ".json":
+        yield from table_objects(data, name, ending, COLUMNS, EXAMPLE)
+        return
+    content = None
+    with contextlib.suppress(ValueError, RecursionError):  # else there are no items
+        content = json.loads(data)
+    if isinstance(content, list):
+        content = dict(enumerate(content))
+    for key, value in as_object(content).items():
+        yield key, as_object(value)
 
 
 def _table_items(objects: Iterable[tuple[Any, dict[str, Any]]], name: str) -> Iterator[Item]:

@@ -213,7 +213,7 @@ def _numbers_alone(
     """Return the columns of three numbers or more; refuse others if they are asked for."""
     found = []
     for attribute in attributes:
-        others = [value for value in attribute.values if not _is_finite(value)]
+        others = [value for value in attribute.values if not _is_number(value)]
         if not others and len(attribute.values) > 2:
             found.append(attribute)
         elif attribute.name in columns:
@@ -224,10 +224,6 @@ def _numbers_alone(
     return found
 
 
-def _is_finite(value: str) -> bool:
-    return _is_number(value) and math.isfinite(float(value.replace(",", ".")))
-
-
 def has_many_numbers(values: Sequence[str]) -> bool:
     """Return True if nearly all of many values are numbers; a few others may be no value."""
     return sum(map(_is_number, values)) > max(MAX_NUMBERS, MOST * len(values))
@@ -235,8 +231,7 @@ def has_many_numbers(values: Sequence[str]) -> bool:
 
 def _is_number(value: str) -> bool:
     with contextlib.suppress(ValueError):
-        float(value.replace(",", "."))
-        return True
+        return math.isfinite(float(value.replace(",", ".")))
     return False
 
 

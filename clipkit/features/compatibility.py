@@ -191,7 +191,8 @@ def check_same_images(control: FeatureFile, images: FeatureFile, splits: Sequenc
 
 
 def check_control(control: FeatureFile, images: FeatureFile, splits: Sequence[str]) -> None:
-    """Refuse a control of a trained model or with the images' own embeddings; warn if unsure."""
+    """Refuse a control of other images, a trained model or equal embeddings; warn if unsure."""
+    check_same_images(control, images, splits)
     rows = [[file.splits[name].features for name in splits] for file in (images, control)]
     is_same = all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(*rows, strict=True))
     if is_same or (control.model() is not None and not is_untrained(control)):

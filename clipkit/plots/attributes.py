@@ -205,13 +205,11 @@ def draw_choices(result: FeatureFile) -> Drawn:
     ceiling = np.where(columns["ceiling"] < 1, columns["ceiling"], np.nan)
     no_numbers = np.full(len(ceiling), np.nan)
     control = result.runs.get("accuracy_control", no_numbers)[: len(ceiling)]
-    shuffled = columns["shuffled"]
+    shuffled, shuffled95 = columns["shuffled"], columns["shuffled95"]
     series = {
         model: Dots(columns["accuracy"], columns["accuracy_low"], columns["accuracy_high"]),
         "most that a model blind to the order of words can reach": Dots(*[ceiling] * 3),
-        "other items' images: what texts alone give": Dots(
-            shuffled, shuffled, columns["shuffled95"]
-        ),
+        "other items' images: what texts alone give": Dots(shuffled, shuffled, shuffled95),
         "untrained control": Dots(*[control] * 3),
     }
     names = []
@@ -227,16 +225,14 @@ def draw_choices(result: FeatureFile) -> Drawn:
 def _count_understood(result: FeatureFile) -> str:
     """Count the categories that are understood, by whether the order of words decides them."""
     rows = result.runs_on(result.rows()[-1]["split"])
-    of_words: list[bool] = []
-    of_order: list[bool] = []
+    understood: dict[str, list[bool]] = {"words": [], "order of words": []}
     for row in rows[1:] or rows:
-        is_order = row["ceiling"] < MOSTLY_ORDER
-        limit = max(row["shuffled95"], row.get("accuracy_control", 0), is_order * row["ceiling"])
-        (of_order if is_order else of_words).append(row["accuracy_low"] > limit)
-    parts = []
-    for what, understood in (("words", of_words), ("order of words", of_order)):
-        if understood:
-            parts.append(f"{what} {sum(understood)} of {len(understood)}")
+        limit = max(row["shuffled95"], row.get("accuracy_control", 0))
+        decided_by = "words"
+        if row["ceiling"] < MOSTLY_ORDER:
+            decided_by, limit = "order of words", max(limit, row["ceiling"])
+        understood[decided_by].append(row["accuracy_low"] > limit)
+    parts = [f"{what} {sum(found)} of {len(found)}" for what, found in understood.items() if found]
     return f"Categories understood: {', '.join(parts)}"
 
 
