@@ -34,6 +34,7 @@ def choose(
     *,
     fpr: Sequence[float] = (0.01,),
     at: Sequence[float] = (),
+    standardize: bool = False,
     fit_split: str = FIT_SPLIT,
     eval_split: str = EVAL_SPLIT,
     seed: int = 42,
@@ -41,8 +42,9 @@ def choose(
     """Choose thresholds for all prompts together and for each: what `clipkit threshold` reports.
 
     A prompt matches the images of its class. The shares `fpr` of the fitted pairs that do not match
-    may be above; with `at`, these thresholds are scored instead. `seed` is of the rows that are
-    held out of a file with one split (see `held_out.choose_held_out`).
+    may be above; with `at`, these thresholds are scored instead. With `standardize`, each prompt's
+    cosines have the mean 0 and the standard deviation 1 over the fitted images. `seed` is of the
+    rows that are held out of a file with one split (see `held_out.choose_held_out`).
 
     Returns
     -------
@@ -63,6 +65,11 @@ def choose(
         )
     fit, evaluation = choose_rows(logits, fit_split, eval_split, seed)
     fitted, scored = _pairs(logits, fit), _pairs(logits, evaluation)
+    if standardize:
+        mean, deviation = fitted.cosines.mean(axis=0), fitted.cosines.std(axis=0)
+        deviation = np.where(deviation > 0, deviation, 1)
+        fitted = fitted._replace(cosines=(fitted.cosines - mean) / deviation)
+        scored = scored._replace(cosines=(scored.cosines - mean) / deviation)
     texts = logits.texts or []
     chosen_prompts = {"all prompts": of_classes}
     if len(of_classes) > 1:
@@ -88,6 +95,7 @@ def choose(
         "threshold",
         fpr=None if at else list(fpr),
         at=list(at) or None,
+        standardize=standardize or None,
         fit_split=fit.split,
         eval_split=evaluation.split,
         seed=seed,

@@ -10,6 +10,7 @@ from clipkit.commands._options import (
     FeatureInput,
     Report,
     Seed,
+    flag,
     option,
     parse_numbers,
     split_option,
@@ -26,6 +27,9 @@ def threshold(
     at: Annotated[
         list[str], option("COSINE[,...]", "Score these thresholds, in place of --fpr.")
     ] = [],  # noqa: B006
+    standardize: Annotated[
+        bool, flag("--standardize", "Standardise the cosines of each prompt first.")
+    ] = False,
     fit_split: Annotated[str, split_option("Split to choose thresholds on.")] = "train",
     eval_split: EvalSplit = "test",
     seed: Seed = 42,
@@ -45,6 +49,7 @@ def threshold(
         features.read(file, kinds=["logits"]),
         fpr=parse_numbers(fpr, "fpr"),
         at=_parse_cosines(at),
+        standardize=standardize,
         fit_split=fit_split,
         eval_split=eval_split,
         seed=seed,
