@@ -209,7 +209,6 @@ def test_help_lists_every_picture_with_a_sentence_and_an_example():
         ("images", 2, "Missing argument 'DATASET'; hint: see clipkit plot images --help"),
     ],
 )  # fmt: skip
-@pytest.mark.long
 def test_what_cannot_be_drawn_is_refused_in_one_line(line, code, message, folder, monkeypatch):
     monkeypatch.chdir(folder)
     words = line.split()

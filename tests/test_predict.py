@@ -230,7 +230,6 @@ def test_an_svm_whose_hyperplanes_fill_the_memory_is_not_kept(monkeypatch):
         ("p", {"class_names": ["x", "x", "y", "z"]}, "expected each class name once, got 'x' 2"),
     ],
 )  # fmt: skip
-@pytest.mark.long
 def test_a_file_that_the_probe_cannot_read_is_refused(folder, probe, change, message):
     columns = change.pop("columns", 12)
     file = images(**change)

@@ -65,7 +65,6 @@ DAMAGED: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 }
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(("damage", "message"), DAMAGED.values(), ids=DAMAGED)
 def test_a_file_that_is_not_whole(tmp_path, damage, message):
     path = write_feature_file(tmp_path / "img.h5")
@@ -222,7 +221,6 @@ STRANGE: dict[str, tuple[Callable[[h5py.File], Any], str]] = {
 }
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(("change", "message"), STRANGE.values(), ids=STRANGE)
 def test_an_untrusted_file(tmp_path, change, message):
     path = write_feature_file(tmp_path / "img.h5")
@@ -326,7 +324,6 @@ INVALID: list[tuple[str, dict[str, Any], str]] = [
 @pytest.mark.parametrize(
     ("kind", "changes", "message"), INVALID, ids=[message for _, _, message in INVALID]
 )
-@pytest.mark.long
 def test_content_that_breaks_the_format(tmp_path, kind, changes, message):
     """Files whose digests are right, as a program that does not know the rules would write them."""
     attributes = {name: value for name, value in changes.items() if name in ATTRIBUTES}
@@ -336,7 +333,6 @@ def test_content_that_breaks_the_format(tmp_path, kind, changes, message):
 
 
 @pytest.mark.parametrize("kind", ["images", "texts", "logits", "result", "probe"])
-@pytest.mark.long
 def test_a_file_made_by_hand_is_read(tmp_path, kind):
     result = ok("info", write_feature_file(tmp_path / "x.h5", kind))
     assert result.stderr == ""
