@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
+import importlib
+import inspect
 import os
+import pkgutil
 import re
 import subprocess
 import sys
@@ -16,7 +20,7 @@ from factories import write_feature_file
 from shell import clipkit, fails, ok
 from typer.main import get_command
 
-from clipkit import cli, datasets
+from clipkit import analysis, cli, datasets, features
 from clipkit.analysis import probes
 from clipkit.base import console, tables
 from clipkit.commands import _completion as completion
@@ -178,6 +182,17 @@ def test_an_option_takes_the_same_kind_of_value_in_all_commands():
                 kinds.setdefault(name, set()).add(re.split(r"[|,[]", kind)[0])
     kinds["--control"] -= {"FOLDER"}  # of a control's results, or its images
     assert not {name: values for name, values in kinds.items() if len(values) > 1}
+
+
+def test_a_function_has_the_default_seed_of_the_commands():
+    seeds = set()
+    for package in (analysis, features):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            for value in vars(importlib.import_module(module.name)).values():
+                if inspect.isfunction(value) or dataclasses.is_dataclass(value):
+                    parameter = inspect.signature(value).parameters.get("seed")
+                    seeds.add(parameter and parameter.default)
+    assert seeds == {42, inspect.Parameter.empty, None}
 
 
 def test_an_earlier_name_stands_for_an_option_that_its_command_has():

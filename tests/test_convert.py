@@ -153,7 +153,6 @@ def test_split_restricts_both_ways(tmp_path, ending):
 
 @pytest.mark.parametrize("dtype", ["<f2", ">f4", "<f8", "<i4", "|u1"])
 @pytest.mark.parametrize("order", ["C", "F"])
-@pytest.mark.long
 def test_number_types_and_orders_become_float32_and_int64(tmp_path, dtype, order):
     features = RNG.integers(0, 99, (700, 3)).astype(dtype, order=order)
     np.save(tmp_path / "a.npy", features)
@@ -406,6 +405,7 @@ BAD_ARRAYS: list[tuple[dict[str, Any], str]] = [
     ({"a_features": ONE, "a_labels": [0], "b_features": ONE, "b_labels": ["x"]}, "got names and"),
     ({"X": TWO, "y": np.ones(2)}, "expected features, got X, y; hint: name them features"),
     ({f"x{i}": ONE for i in range(9)}, "expected features, got x0, x1, x2, x3, x4, ... (4 more)"),
+    ({f"x{i}": ONE for i in range(5)}, "expected features, got x0, x1, x2, x3, x4; hint"),
     ({"features": ONE, "all_features": ONE}, "expected all/features once, got features and"),
     ({"features": ONE, "ids": [0.5]}, "all/ids: expected texts, got '0.5'"),
     ({"features": ONE, "ids": "a"}, "ids: expected numbers or texts (N), got <U1 of shape ()"),

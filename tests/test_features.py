@@ -501,6 +501,8 @@ def test_take_selects_rows_of_everything_that_a_split_holds():
     assert few.ids == ["c", "a"]
     assert (few.labels.tolist(), few.predicted.tolist()) == ([2, 0], [[5, 3]])
     assert Split(ids=["a", "b"]).take([1]).features is None
+    in_blocks = BlockMatrix((6, 1), lambda: iter(np.arange(6, dtype="f4").reshape(3, 2, 1)))
+    assert in_blocks.take(np.array([1, 2, 5])).read().tolist() == [[1], [2], [5]]
 
 
 @pytest.mark.parametrize("kind", DIGESTS)
