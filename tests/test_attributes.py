@@ -66,7 +66,11 @@ def measured(*arguments: Any, **options: Any) -> dict[str, Any]:
 @pytest.mark.long
 def test_a_world_that_words_name_has_a_reach_of_one():
     y = np.arange(600) % 3
-    row = measured(world_of(y), words_for(3), controls=[control_of(y)])
+    world, controls = world_of(y), [control_of(y)]
+    row = measured(world, words_for(3), controls=controls)
+    more = words_for(4)  # "class: 0" goes before "0"
+    more.class_names = ["class: 0", "class: 1", "class: 2", "0"]
+    assert measured(world, more, controls=controls) == row
     assert row["chance"] == pytest.approx(1 / 3)
     assert row["zeroshot"] > 0.95
     assert row["probe"] > 0.95
