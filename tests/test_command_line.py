@@ -52,13 +52,6 @@ def test_quiet_may_stand_anywhere(embed_words, place):
     assert ok(*embed_words).stderr == ""
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("letters", ["-qo", "-fqo", "-qfo"])
-def test_quiet_may_be_one_of_several_letters(embed_words, letters):
-    *words, _, output = embed_words
-    assert ok(*words, letters, output).stderr == ""
-
-
 @pytest.mark.parametrize(
     ("words", "common"),
     [

@@ -150,8 +150,10 @@ def test_a_control_is_of_the_same_pairs_and_an_untrained_model(tmp_path, monkeyp
     ok(*captions, "--untrained", 7, "-o", "control-txt.h5")
     control = ("--control", "control.h5", "--control-texts", "control-txt.h5")
     trained = ("--control", "img.h5", "--control-texts", "txt.h5")
-    first = rows(ok("retrieve", "img.h5", "txt.h5", *control).stdout)[0]
+    first = rows(ok("retrieve", "img.h5", "txt.h5", *control, "-o", "r.h5").stdout)[0]
     assert float(first["recall_low"]) > 0.5 > float(first["recall_control"])
+    inputs = set(features.read("r.h5").history[-1]["inputs"])
+    assert inputs == {"images", "texts", "control images", "control texts"}
     assert "untrained" in fails("retrieve", "img.h5", "txt.h5", *trained)
     assert "txt.h5" in fails("retrieve", "img.h5", "txt.h5", "--strict")
 
