@@ -42,6 +42,8 @@ def test_whitened_cosines_hold_the_same_information_without_the_spectrum(img_h5,
     doubled = similarity.compute_logits(images, repeated, whiten=True)
     for file in (logits, doubled):
         assert np.allclose(np.abs(file.cosines("test")), np.abs(expected), atol=1e-5)
+    near = np.array([[1, 0, 0], [1, 1e-4, 0], [1, 0, 1e-8]])
+    assert len(similarity.whitened(replace(texts, features=near)).features) == 2
 
 
 def test_random_directions_spread_evenly():

@@ -177,7 +177,6 @@ def test_help_lists_every_picture_with_a_sentence_and_an_example():
 @pytest.mark.parametrize(
     ("line", "code", "message"),
     [
-        ("temprature x.h5", 2, "unknown plot 'temprature'; hint: did you mean temperature?"),
         ("wordcloud", 2, f"hint: known: {', '.join(sorted({*PICTURES, *OTHER_PICTURES}))}\n"),
         ("confusion zeroshot.h5 zeroshot.h5", 2, "Got unexpected extra argument(s) (zeroshot.h5)"),
         ("grid grid.h5 -o old.png", 2, "old.png"),
