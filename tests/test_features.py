@@ -368,6 +368,8 @@ INVALID = [
 def test_what_breaks_the_format_is_not_written(file, message, tmp_path):
     with fails_with(message):
         write(tmp_path / "x.h5", file)
+    with fails_with("expected an output that ends in .h5, got x.npz", UsageError):
+        write("x.npz", file)
     assert not list(tmp_path.iterdir())
 
 
