@@ -68,9 +68,7 @@ def convert_refused(source: Path, output: Path, code: int, *parts: str, options:
 
 
 @pytest.mark.long
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(file=feature_files(), ending=st.sampled_from([".npz", ".parquet"]))
 def test_any_file_comes_back_equal_and_the_same_content_gives_the_same_bytes(
     tmp_path, file, ending

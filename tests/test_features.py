@@ -46,9 +46,7 @@ DIGESTS = {
     "probe": "sha256:cdfda7b787f786135097863cb1a884611bebb332590cf18743207d6dcdb92464",
 }
 VERSIONS = dict.fromkeys(DIGESTS, 1) | {"probe": 2}
-FEW = settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=25
-)
+FEW = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
 
 
 def one_split(features: Any) -> FeatureFile:
