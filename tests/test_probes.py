@@ -16,6 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from clipkit.analysis import metrics, probes
 from clipkit.analysis.probes import logistic, pairs, svm, sweep_context, sweeps
+from clipkit.analysis.probes.fitted import Hyperplanes
 from clipkit.base.errors import ClipkitError, UsageError
 
 ALL = sorted(probes.CLASSIFIERS)
@@ -237,6 +238,8 @@ def test_the_first_class_wins_a_tie():
     y = np.array([4, 5, 6] * 2)
     middle = np.zeros((1, 2)) + 1e-9
     assert predict(X, y, middle) == svc(X, y, middle)
+    on_every_hyperplane = Hyperplanes(np.zeros((3, 3), "f4"), 3).predict(np.ones((1, 2), "f4"))
+    assert on_every_hyperplane == 2  # as in libsvm, the second class of each pair wins
 
 
 @pytest.mark.parametrize("tau", [0.5, 0.07, 0.02])
