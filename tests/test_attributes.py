@@ -111,6 +111,11 @@ def test_the_gain_is_the_paired_difference_to_the_control_that_comes_closest():
     assert both["gain"] == alone["gain"] == pytest.approx(both["probe"] - both["control_high"])
     assert both["gain_low"] < both["gain"] < both["gain_high"]
     assert "gain" not in measured(images, words_for(3))
+    for name, split in images.splits.items():
+        weak.splits[name] = replace(split, features=2 * split.features)
+    same = measured(images, words_for(3), controls=[weak])
+    half = 1.959964 * np.sqrt(2 / (3 * 204 * 200))  # of three classes of 200 rows, and four more
+    assert (same["gain"], same["gain_high"]) == (0, pytest.approx(half))
 
 
 def test_the_picture_and_the_summary_have_a_band_and_a_fact_for_each_group():
