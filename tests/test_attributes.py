@@ -252,7 +252,8 @@ def test_attributes_that_are_scored_in_one_value_are_empty_and_few_of_them_named
 def test_a_value_with_fewer_than_five_scored_rows_is_warned_of(tmp_path, capsys):
     values = {"few": [1] * 4 + [0] * 56, "enough": [1] * 5 + [0] * 55}
     table = write_values(tmp_path / "t.csv", values, values)
-    result = attributes.measure(world_of(np.arange(60) % 2), table=table)
+    result = attributes.measure(world_of(np.arange(60) % 2), table=table, columns=["few", "enough"])
+    assert result.history[-1]["column"] == ["few", "enough"]
     warning = "few: a value has fewer than 5 scored images: its recall says little"
     assert messages(capsys.readouterr().err) == f"clipkit: warning: {warning}\n"
     assert results.caveat_note(result, "test") == f"{warning}."
