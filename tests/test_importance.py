@@ -15,6 +15,7 @@ from clipkit.analysis import evaluation, probes, results
 from clipkit.analysis.importance import largest_weights, prompt_importance
 from clipkit.analysis.metrics import difference_interval, exchange_interval
 from clipkit.analysis.probes.fitted import FittedProbe
+from clipkit.base import console
 from clipkit.base.errors import ClipkitError
 from clipkit.features import FeatureFile, Split, read, row_ids, write
 
@@ -82,13 +83,15 @@ def test_equal_prompts_hide_each_other_and_a_group_shows_them(tmp_path):
     assert together.runs["prompts"].tolist() == [2, 1, 1, 1]
 
 
-def test_prompts_of_classes_are_grouped_by_their_class(tmp_path):
+def test_prompts_of_classes_are_grouped_by_their_class(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(console, "FIRST_LINE_SECONDS", 0)
     columns, labels = world()
     file = logits_of(columns[:, :2], labels)
     file.texts, file.class_index = ["a cat", "a dog"], np.array([0, 1])
     (tmp_path / "g.tsv").write_text("class 0\tpets\nclass 1\tpets\n")
-    result = prompt_importance(kept(file), file, groups=str(tmp_path / "g.tsv"))
+    result = prompt_importance(kept(file), file, groups=str(tmp_path / "g.tsv"), repeat=3)
     assert result.runs["group"].tolist() == ["pets"]
+    assert "clipkit: permuting prompts: 3 permutations in " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("features", ["logits", "probs"])
