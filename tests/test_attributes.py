@@ -74,6 +74,7 @@ def test_a_world_that_words_name_has_a_reach_of_one():
     assert row["chance"] == pytest.approx(1 / 3)
     assert row["zeroshot"] > 0.95
     assert row["probe"] > 0.95
+    assert row["reach_low"] < row["reach"] < row["reach_high"]
     assert row["reach"] == pytest.approx(1, abs=0.05)
     assert row["zeroshot_low"] < row["zeroshot"] < row["zeroshot_high"]
     assert row["control"] == pytest.approx(1 / 3, abs=0.08)
