@@ -82,8 +82,6 @@ def test_blank_lines_duplicates_and_long_prompts_are_named_by_their_lines(tmp_pa
         ("embed cifar1", "unknown data set 'cifar1'; hint: did you mean cifar10"),
         ("embed photoz", "hint: there is no such file or folder either; known: cifar10"),
         ("plot temprature x.h5", "unknown plot 'temprature'; hint: did you mean temperature?"),
-        ("probe LOGITS --classifier svn", "unknown classifier 'svn'; hint: did you mean svm"),
-        ("probe LOGITS --features prob", "unknown features 'prob'; hint: did you mean"),
         ("textembed --classes digit --model tiny", "unknown data set 'digit'; hint: did you mean"),
         ("zeroshot LOGITS --split tset", "'tset'; hint: did you mean test?"),
         ("entropy LOGITS --format cvs", "unknown format 'cvs'; hint: did you mean"),
