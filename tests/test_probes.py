@@ -238,8 +238,8 @@ def test_the_first_class_wins_a_tie():
     y = np.array([4, 5, 6] * 2)
     middle = np.zeros((1, 2)) + 1e-9
     assert predict(X, y, middle) == svc(X, y, middle)
-    on_every_hyperplane = Hyperplanes(np.zeros((3, 3), "f4"), 3).predict(np.ones((1, 2), "f4"))
-    assert on_every_hyperplane == 2  # as in libsvm, the second class of each pair wins
+    on_every_hyperplane = Hyperplanes(np.zeros((3, 3), "f4"), 3).scores(np.ones((1, 2), "f4"))
+    assert on_every_hyperplane.tolist() == [[0, 1, 2]]  # as in libsvm, the second of a pair wins
 
 
 @pytest.mark.parametrize("tau", [0.5, 0.07, 0.02])
