@@ -146,7 +146,9 @@ def test_images_that_are_independent_of_uneven_labels_have_no_information(seed, 
     share = 100 * np.mean(file.splits["test"].labels == 0)
     told = capsys.readouterr().err
     assert f"test: {share:.0f} % of the images have one of 2 classes: `information`" in told
-    calibrate(logits_file())
+    even = logits_file()
+    found = calibrate(even).rows()[-1]["temperature"]
+    assert found == calibration.fitted_on_train(even, "test")
     assert "of the images have one of" not in capsys.readouterr().err
 
 
