@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from factories.clips import tiny_clip_dir, vit_b32_dir
 from forkserver import BRIEF, ForkServer
+from hypothesis import settings
 from shell import Make, environment, ok
 
 from clipkit.base import tables
@@ -34,6 +35,9 @@ EXHAUSTIVE_FIXTURES = {"thesis_results", "vit_b32_dir"}
 SAMPLE = 2  # of the long cases of a test in `make test`
 Tiers = dict[str, list[str]]
 TIERS = pytest.StashKey[Tiers]()
+
+settings.register_profile("clipkit", deadline=None)  # a busy machine is slow
+settings.load_profile("clipkit")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,12 +1,13 @@
 """Change the package in small ways, one at a time, and report the changes that no test notices.
 
 `make mutants` records once which tests run which lines, in a copy of the repository, and draws
-changes. For each it runs the fastest tests of the changed lines, until one fails.
+changes. For each it runs tests of the changed lines until one fails: first the short ones that run
+few lines, then, for the changes that are left, more. A later run begins with what is left.
 """
 
 import argparse
 import ast
-import difflib
+import contextlib
 import importlib
 import itertools
 import os
@@ -15,9 +16,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import coverage
 import pytest
@@ -25,9 +27,9 @@ from forkserver import LIBRARIES, ONE_THREAD
 
 ROOT = Path(__file__).parents[1]
 COPY = ROOT / "build" / "mutants"
-DATA, SECONDS = COPY / ".coverage", COPY / "seconds.tsv"
+DATA, SECONDS, NOTICED = COPY / ".coverage", COPY / "seconds.tsv", COPY / "noticed.tsv"
 PACKAGES = ("features", "analysis", "base")
-BUDGET = 60  # seconds of tests per change
+BUDGETS = (15, 60)  # seconds of tests per change, in the first and in the second round
 LIMIT = 300  # seconds until a change counts as noticed, such as one that makes a loop endless
 PRELOADED = (*LIBRARIES, "hypothesis", "pyarrow.parquet", "sklearn.linear_model", "typer.testing")
 PAIRS = [
@@ -44,8 +46,6 @@ def changes(node: ast.AST, lines: range | None = None) -> Iterator[Change]:
     """Yield the changes below a node. The lines are None if importing the module runs them."""
     for attribute, value in alternatives(node):
         yield lines, node, attribute, value
-    if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-        return
     for name, content in ast.iter_fields(node):
         children = content if isinstance(content, list) else [content]
         for child in children if name not in UNCHANGED else []:
@@ -83,10 +83,35 @@ def pytest_runtest_logstart(nodeid: str) -> None:
         current.switch_context(nodeid)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(
+    fixturedef: pytest.FixtureDef[object], request: pytest.FixtureRequest
+) -> Generator[None, object, object]:
+    """Record the lines of a fixture apart from those of the first test that it is made for."""
+    current = coverage.Coverage.current()
+    if current and fixturedef.scope != "function":
+        current.switch_context(f"{fixturedef.baseid}\t{fixturedef.argname}")
+    try:
+        return (yield)
+    finally:
+        if current:
+            current.switch_context(os.environ["PYTEST_CURRENT_TEST"].rpartition(" ")[0])
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    fixtures = getattr(item, "fixturenames", ())
+    item.user_properties.append(("fixtures", " ".join(fixtures)))
+    if coverage.Coverage.current() and "fork_server" in fixtures:
+        pytest.skip("other processes run its lines")
+
+
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    if report.when == "call" and report.passed and coverage.Coverage.current():
-        with SECONDS.open("a", encoding="utf-8") as file:
-            file.write(f"{report.duration:.2f}\t{report.nodeid}\n")
+    current = coverage.Coverage.current()
+    if report.when == "call" and report.passed and current:
+        fixtures = dict(report.user_properties)["fixtures"]
+        seconds = Path(current.get_option("run:data_file")).with_name(SECONDS.name)
+        with seconds.open("a", encoding="utf-8") as file:
+            file.write(f"{report.duration:.2f}\t{report.nodeid}\t{fixtures}\n")
 
 
 def record(environment: dict[str, str]) -> None:
@@ -95,32 +120,43 @@ def record(environment: dict[str, str]) -> None:
     for name in files.strip("\0").split("\0"):
         (COPY / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, COPY / name)
-    options = [f"--data-file={DATA}", "--source=clipkit", "--rcfile=/dev/null"]
+    source = ",".join(f"clipkit.{name}" for name in PACKAGES)
+    options = [f"--data-file={DATA}", f"--source={source}", "--rcfile=/dev/null"]
     line = [sys.executable, "-m", "coverage", "run", *options, "-m", "pytest", "-p", "mutants"]
     subprocess.run([*line, "-m", "not exhaustive and not fuzz"], cwd=COPY, env=environment)
 
 
 class Record:
-    """Which tests run which lines, and for how many seconds."""
+    """Which tests run which lines, themselves or by a fixture, and for how many seconds."""
 
     def __init__(self) -> None:
         rows = [line.split("\t") for line in SECONDS.read_text(encoding="utf-8").splitlines()]
-        self.seconds = {test: float(seconds) for seconds, test in rows}
+        self.seconds = {test: float(seconds) for seconds, test, _ in rows}
         self.data = coverage.CoverageData(str(DATA))
         self.data.read()
+        lines = Counter[str]()
+        for path in self.data.measured_files():
+            lines.update(itertools.chain(*self.data.contexts_by_lineno(path).values()))
+        shared = [tuple(name.split("\t")) for name in lines if "\t" in name]
+        self.contexts, self.cost = {}, {}
+        for seconds, test, fixtures in rows:
+            own = [place for place in shared if place[1] in fixtures.split(" ")]
+            names = ["\t".join(place) for place in own if test.startswith(place[0])]
+            self.contexts[test] = {test, *names}
+            self.cost[test] = (float(seconds) + 0.01) * sum(lines[name] for name in [test, *names])
 
-    def tests(self, path: Path, lines: range | None) -> list[str]:
-        """Return the fastest tests of lines, or of a module, as many as the budget allows.
+    def tests(self, path: Path, lines: range | None, budget: float) -> set[str]:
+        """Return tests of lines, or of a module, that take less than a budget of seconds.
 
-        They keep their order, since a fixture of a module is made once.
+        Tests that are short in both ways, in seconds and in lines, come first.
         """
         by_line = self.data.contexts_by_lineno(str(path))
         contexts = [by_line[line] for line in by_line if lines is None or line in lines]
-        tests = self.seconds.keys() & itertools.chain.from_iterable(contexts)
-        ranked = sorted(tests, key=lambda test: (self.seconds[test], test))
-        sums = itertools.accumulate(self.seconds[test] for test in ranked)
-        chosen = {test for test, total in zip(ranked, sums, strict=True) if total < BUDGET}
-        return [test for test in self.seconds if test in chosen]
+        running = set(itertools.chain.from_iterable(contexts))
+        tests = [test for test in self.seconds if running & self.contexts[test]]
+        tests.sort(key=lambda test: self.cost[test])
+        sums = itertools.accumulate(self.seconds[test] for test in tests)
+        return {test for test, total in zip(tests, sums, strict=True) if total < budget}
 
 
 def failing(tests: list[str]) -> str:
@@ -129,22 +165,48 @@ def failing(tests: list[str]) -> str:
     pid = os.fork()
     if not pid:
         os.setsid()
+        signal.alarm(LIMIT)
         os.dup2(os.open(log, os.O_CREAT | os.O_TRUNC | os.O_WRONLY), 1)
         os.dup2(1, 2)
         preloaded = "ignore::pytest.PytestAssertRewriteWarning"
         options = ["-x", "-W", preloaded, "-p", "no:cacheprovider", f"--basetemp={COPY / 'tmp'}"]
         os._exit(pytest.main([*options, *tests]))
-    end = time.monotonic() + LIMIT
-    while time.monotonic() < end:
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        if ended:
-            lines = log.read_text(errors="replace").splitlines() if status else []
-            names = [line for line in lines if line.startswith(("FAILED ", "ERROR "))]
-            return names[0] if names else "an error" * (status != 0)
-        time.sleep(0.02)
-    os.killpg(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    return f"no end within {LIMIT} s"
+    try:
+        _, status = os.waitpid(pid, 0)
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # of a group that has ended
+            os.killpg(pid, signal.SIGKILL)
+    lines = log.read_text(errors="replace").splitlines() if status else []
+    names = [line for line in lines if line.startswith(("FAILED ", "ERROR "))]
+    return names[0] if names else "an error or no end" * (status != 0)
+
+
+class Mutant(NamedTuple):
+    path: Path
+    lines: range | None
+    text: str  # of the changed module
+    name: str  # the place, the old and the new text
+
+
+def mutant(tree: ast.Module, path: Path, lines: range | None, *change: Any) -> Mutant:
+    node, attribute, value = change
+    old, kept = ast.unparse(node), getattr(node, attribute)
+    setattr(node, attribute, value)
+    new, text = ast.unparse(node), ast.unparse(ast.fix_missing_locations(tree))
+    setattr(node, attribute, kept)
+    place = f"{path.relative_to(COPY)}:{node.lineno}:{node.col_offset}"
+    name = f"{place}: {old.splitlines()[0]} -> {new.splitlines()[0]}"
+    return Mutant(path, lines, text, name)
+
+
+def noticing(change: Mutant, tests: list[str]) -> str:
+    """Return the first of the tests that fails with a change."""
+    source = change.path.read_bytes()
+    change.path.write_text(change.text, encoding="utf-8")
+    try:
+        return failing(tests) if tests else ""
+    finally:
+        change.path.write_bytes(source)
 
 
 def main() -> None:
@@ -160,31 +222,29 @@ def main() -> None:
     os.chdir(COPY)
     for name in PRELOADED:
         importlib.import_module(name)
-    known, noticed = Record(), 0
+    known = Record()
+    if failed := failing(list(known.seconds)[:20]):
+        sys.exit(f"without a change: {failed}")
     paths = sorted(path for name in PACKAGES for path in (COPY / "clipkit" / name).rglob("*.py"))
     trees = {path: ast.parse(path.read_bytes()) for path in paths}
     possible = [(path, *change) for path in paths for change in changes(trees[path])]
     drawn = random.Random(options.seed).sample(possible, options.sample)
-    unchanged = next(filter(None, (known.tests(path, lines) for path, lines, *_ in drawn)))
-    if failing(unchanged):
-        sys.exit(f"the tests fail without a change: see {COPY / 'log'}")
-    for number, (path, lines, node, attribute, value) in enumerate(drawn, 1):
-        source, old = path.read_bytes(), ast.unparse(trees[path])
-        kept = getattr(node, attribute)
-        setattr(node, attribute, value)
-        new = ast.unparse(ast.fix_missing_locations(trees[path]))
-        setattr(node, attribute, kept)
-        tests = known.tests(path, lines)
-        path.write_text(new, encoding="utf-8")
-        try:
-            failed = failing(tests) if tests else ""
-        finally:
-            path.write_bytes(source)
-        noticed += bool(failed)
-        result = failed or f"NOT NOTICED by {len(tests)} tests"
-        print(f"{path.relative_to(COPY)}:{lines[0] if lines else 1}: {result}")
-        diff = difflib.unified_diff(old.splitlines(), new.splitlines(), n=0, lineterm="")
-        print(*list(diff)[3:], f"noticed: {noticed} of {number}", sep="\n", flush=True)
+    mutants = [mutant(trees[path], path, *change) for path, *change in drawn]
+    NOTICED.touch()
+    left = [each for each in mutants if each.name not in NOTICED.read_text(encoding="utf-8")]
+    for budget, earlier in zip(BUDGETS, (0, *BUDGETS), strict=False):
+        for each in left.copy():
+            tests = known.tests(each.path, each.lines, budget)
+            tests -= known.tests(each.path, each.lines, earlier)
+            # in the order of the record, a fixture of a module is made once
+            if failed := noticing(each, [test for test in known.seconds if test in tests]):
+                left.remove(each)
+                with NOTICED.open("a", encoding="utf-8") as file:
+                    file.write(f"{each.name}\t{failed}\n")
+            result = failed or f"NOT NOTICED by {len(tests)} tests"
+            print(f"{each.name}: {result}", f"left: {len(left)}", sep="\n", flush=True)
+    print("", *(each.name for each in left), sep="\n")
+    print(f"noticed: {len(drawn) - len(left)} of {len(drawn)}")
 
 
 if __name__ == "__main__":

@@ -449,7 +449,6 @@ def test_images_of_shapes_have_their_attributes(shapes_album):
     assert shown == {str(table[name][0]) for name in shapes_album.attributes} - {""}
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     ("words", "message"),
     [

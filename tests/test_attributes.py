@@ -62,10 +62,15 @@ def measured(*arguments, **options):
 @pytest.mark.long
 def test_a_world_that_words_name_has_a_reach_of_one():
     y = np.arange(600) % 3
-    row = measured(world_of(y), words_for(3), controls=[control_of(y)])
+    world, controls = world_of(y), [control_of(y)]
+    row = measured(world, words_for(3), controls=controls)
+    more = words_for(4)  # "class: 0" goes before "0"
+    more.class_names = ["class: 0", "class: 1", "class: 2", "0"]
+    assert measured(world, more, controls=controls) == row
     assert row["chance"] == pytest.approx(1 / 3)
     assert row["zeroshot"] > 0.95
     assert row["probe"] > 0.95
+    assert row["reach_low"] < row["reach"] < row["reach_high"]
     assert row["reach"] == pytest.approx(1, abs=0.05)
     assert row["zeroshot_low"] < row["zeroshot"] < row["zeroshot_high"]
     assert row["control"] == pytest.approx(1 / 3, abs=0.08)
@@ -103,6 +108,11 @@ def test_the_gain_is_the_paired_difference_to_the_control_that_comes_closest():
     assert both["gain"] == alone["gain"] == pytest.approx(both["probe"] - both["control_high"])
     assert both["gain_low"] < both["gain"] < both["gain_high"]
     assert "gain" not in measured(images, words_for(3))
+    for name, split in images.splits.items():
+        weak.splits[name] = replace(split, features=2 * split.features)
+    same = measured(images, words_for(3), controls=[weak])
+    half = 1.959964 * np.sqrt(2 / (3 * 204 * 200))  # of three classes of 200 rows, and four more
+    assert (same["gain"], same["gain_high"]) == (0, pytest.approx(half))
 
 
 def test_the_picture_and_the_summary_have_a_band_and_a_fact_for_each_group():
@@ -239,7 +249,8 @@ def test_attributes_that_are_scored_in_one_value_are_empty_and_few_of_them_named
 def test_a_value_with_fewer_than_five_scored_rows_is_warned_of(tmp_path, capsys):
     values = {"few": [1] * 4 + [0] * 56, "enough": [1] * 5 + [0] * 55}
     table = write_values(tmp_path / "t.csv", values, values)
-    result = attributes.measure(world_of(np.arange(60) % 2), table=table)
+    result = attributes.measure(world_of(np.arange(60) % 2), table=table, columns=["few", "enough"])
+    assert result.history[-1]["column"] == ["few", "enough"]
     warning = "few: a value has fewer than 5 scored images: its recall says little"
     assert messages(capsys.readouterr().err) == f"clipkit: warning: {warning}\n"
     assert results.caveat_note(result, "test") == f"{warning}."

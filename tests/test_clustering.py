@@ -49,7 +49,7 @@ def test_more_clusters_than_distinct_rows_are_refused(features, k, error, messag
         clustering.kmeans(features, k)
 
 
-@settings(deadline=None, max_examples=5)
+@settings(max_examples=5)
 @given(
     st.lists(st.tuples(st.integers(-2, 3), st.integers(0, 4)), min_size=1, max_size=40),
     st.permutations(range(5)),

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
+import importlib
+import inspect
 import os
+import pkgutil
 import re
 import subprocess
 import sys
@@ -16,7 +20,7 @@ from factories import write_feature_file
 from shell import clipkit, fails, ok
 from typer.main import get_command
 
-from clipkit import cli, datasets
+from clipkit import analysis, cli, datasets, features
 from clipkit.analysis import probes
 from clipkit.base import console, tables
 from clipkit.commands import _completion as completion
@@ -46,13 +50,6 @@ def embed_words(tiny_clip_dir, tmp_path) -> list[object]:
 def test_quiet_may_stand_anywhere(embed_words, place):
     embed_words.insert(place, "--quiet" if place % 2 else "-q")
     assert ok(*embed_words).stderr == ""
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("letters", ["-qo", "-fqo", "-qfo"])
-def test_quiet_may_be_one_of_several_letters(embed_words, letters):
-    *words, _, output = embed_words
-    assert ok(*words, letters, output).stderr == ""
 
 
 @pytest.mark.parametrize(
@@ -178,6 +175,17 @@ def test_an_option_takes_the_same_kind_of_value_in_all_commands():
                 kinds.setdefault(name, set()).add(re.split(r"[|,[]", kind)[0])
     kinds["--control"] -= {"FOLDER", "LOGITS"}  # of a control's results, images or logits
     assert not {name: values for name, values in kinds.items() if len(values) > 1}
+
+
+def test_a_function_has_the_default_seed_of_the_commands():
+    seeds = set()
+    for package in (analysis, features):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            for value in vars(importlib.import_module(module.name)).values():
+                if inspect.isfunction(value) or dataclasses.is_dataclass(value):
+                    parameter = inspect.signature(value).parameters.get("seed")
+                    seeds.add(parameter and parameter.default)
+    assert seeds == {42, inspect.Parameter.empty, None}
 
 
 def test_an_earlier_name_stands_for_an_option_that_its_command_has():

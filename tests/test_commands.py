@@ -76,7 +76,6 @@ def test_a_whole_number_out_of_range_is_refused_in_one_line(words):
 @pytest.mark.parametrize(
     "number", ["0", "-1", "1e-320", "1e300", HUGE, "nan", "inf", "", " ", "1,"]
 )
-@pytest.mark.long
 def test_a_real_number_out_of_range_is_refused_in_one_line(number, logits_h5, img_h5, txt_h5):
     for words in (
         ["entropy", logits_h5, f"--temperature={number}"],
@@ -345,7 +344,6 @@ def zeroshot_h5(class_logits_h5, work):
 
 
 @pytest.mark.parametrize("line", REPORTS, indirect=True)
-@pytest.mark.long
 def test_columns_are_chosen_and_ordered_by_name(line):
     header, *lines = ok(*line).stdout.splitlines()
     names = header.split("\t")

@@ -148,7 +148,9 @@ def table(folder: Path, values: Sequence[str]) -> list[object]:
 
 def test_groups_have_the_numbers_of_their_own_rows(pair_of, tmp_path):
     values = np.array(["small", "", "large"] * 100)
-    report = rows(ok("compare", *pair_of, *table(tmp_path, values)).stdout)
+    ended = ok("compare", *pair_of, *table(tmp_path, values))
+    assert "p is not corrected for the 3 comparisons" in ended.stderr
+    report = rows(ended.stdout)
     assert [row["scope"] for row in report] == ["all", "group", "group", "worst", "worst"]
     assert [row["group"] for row in report[:3]] == ["", "large", "small"]
     (overall,) = rows(ok("compare", *pair_of).stdout)
@@ -178,6 +180,7 @@ def test_a_table_of_groups_fits_80_columns_without_a_broken_difference(
     assert sum("worst of" in line for line in lines) == count
     pairs = [line for line in lines if re.search(r"\+[0-9.]+ \(\S+ to \S+\)|-[0-9.]+ \(", line)]
     assert len(pairs) == 4 * (count - 1)
+    assert (lines[-1] == "  In all rows: a svm, b logreg") == (count == 2)
 
 
 def test_groups_may_be_called_as_the_rows_about_all_groups_are(pair_of, tmp_path):

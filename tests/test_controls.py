@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from factories import MODEL, random_features, write_feature_file
+from factories import MODEL, fails_with, random_features, write_feature_file
 from shell import fails, ok
 from sklearn.preprocessing import normalize
 
 from clipkit.analysis import similarity
+from clipkit.base.errors import UsageError
 from clipkit.features import Split, read, row_ids, write
 
 
@@ -25,6 +26,8 @@ def test_random_directions_are_cosines_with_a_seeded_draw(img_h5, tmp_path):
     assert set(logits.class_index.tolist()) == {-1}
     assert logits.history[-1]["random"] == 20
     assert logits.logit_scale == read(img_h5).history[0]["model"]["logit_scale"]
+    with fails_with("temperature: expected", UsageError):
+        similarity.compute_random_logits(read(img_h5), 20, temperature=0)
 
 
 def test_whitened_cosines_hold_the_same_information_without_the_spectrum(img_h5, txt_h5, tmp_path):
@@ -40,6 +43,8 @@ def test_whitened_cosines_hold_the_same_information_without_the_spectrum(img_h5,
     doubled = similarity.compute_logits(images, repeated, whiten=True)
     for file in (logits, doubled):
         assert np.allclose(np.abs(file.cosines("test")), np.abs(expected), atol=1e-5)
+    near = np.array([[1, 0, 0], [1, 1e-4, 0], [1, 0, 1e-8]])
+    assert len(similarity.whitened(replace(texts, features=near)).features) == 2
 
 
 def test_random_directions_spread_evenly():

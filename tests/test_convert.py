@@ -64,9 +64,7 @@ def convert_refused(source, output, code, *parts, options=()):
 
 
 @pytest.mark.long
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(file=feature_files(), ending=st.sampled_from([".npz", ".parquet"]))
 def test_any_file_comes_back_equal_and_the_same_content_gives_the_same_bytes(
     tmp_path, file, ending
@@ -149,7 +147,6 @@ def test_split_restricts_both_ways(tmp_path, ending):
 
 @pytest.mark.parametrize("dtype", ["<f2", ">f4", "<f8", "<i4", "|u1"])
 @pytest.mark.parametrize("order", ["C", "F"])
-@pytest.mark.long
 def test_number_types_and_orders_become_float32_and_int64(tmp_path, dtype, order):
     features = RNG.integers(0, 99, (700, 3)).astype(dtype, order=order)
     np.save(tmp_path / "a.npy", features)
@@ -402,6 +399,7 @@ BAD_ARRAYS = [
     ({"a_features": ONE, "a_labels": [0], "b_features": ONE, "b_labels": ["x"]}, "got names and"),
     ({"X": TWO, "y": np.ones(2)}, "expected features, got X, y; hint: name them features"),
     ({f"x{i}": ONE for i in range(9)}, "expected features, got x0, x1, x2, x3, x4, ... (4 more)"),
+    ({f"x{i}": ONE for i in range(5)}, "expected features, got x0, x1, x2, x3, x4; hint"),
     ({"features": ONE, "all_features": ONE}, "expected all/features once, got features and"),
     ({"features": ONE, "ids": [0.5]}, "all/ids: expected texts, got '0.5'"),
     ({"features": ONE, "ids": "a"}, "ids: expected numbers or texts (N), got <U1 of shape ()"),

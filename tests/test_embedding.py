@@ -94,9 +94,7 @@ def interrupt(folder, splits, stop_at):
 
 
 @pytest.mark.long
-@settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=10
-)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=10)
 @given(
     n=st.integers(1, 60),
     shard_rows=st.integers(1, 20),

@@ -46,9 +46,7 @@ DIGESTS = {
     "probe": "sha256:cdfda7b787f786135097863cb1a884611bebb332590cf18743207d6dcdb92464",
 }
 VERSIONS = dict.fromkeys(DIGESTS, 1) | {"probe": 2}
-FEW = settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=25
-)
+FEW = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
 
 
 def one_split(features: Any) -> FeatureFile:
@@ -368,6 +366,8 @@ INVALID = [
 def test_what_breaks_the_format_is_not_written(file, message, tmp_path):
     with fails_with(message):
         write(tmp_path / "x.h5", file)
+    with fails_with("expected an output that ends in .h5, got x.npz", UsageError):
+        write("x.npz", file)
     assert not list(tmp_path.iterdir())
 
 
@@ -501,6 +501,8 @@ def test_take_selects_rows_of_everything_that_a_split_holds():
     assert few.ids == ["c", "a"]
     assert (few.labels.tolist(), few.predicted.tolist()) == ([2, 0], [[5, 3]])
     assert Split(ids=["a", "b"]).take([1]).features is None
+    in_blocks = BlockMatrix((6, 1), lambda: iter(np.arange(6, dtype="f4").reshape(3, 2, 1)))
+    assert in_blocks.take(np.array([1, 2, 5])).read().tolist() == [[1], [2], [5]]
 
 
 @pytest.mark.parametrize("kind", DIGESTS)

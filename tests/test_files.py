@@ -6,8 +6,10 @@ import errno
 import io
 import os
 import shutil
+import socket
 import sys
 import tempfile
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -123,6 +125,23 @@ def test_a_text_input_has_a_size_limit(tmp_path, monkeypatch):
         files.read_bytes(str(path))
     with fails_with("nothing: there is no such file"):
         files.read_bytes(str(tmp_path / "nothing"))
+
+
+def test_an_input_that_cannot_be_read_is_named_with_the_reason(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("socket.h5")
+    with fails_with("cannot read socket.h5: "), files.spool_input("socket.h5"):
+        pass
+    Path("x.h5").touch(mode=0)
+    tmp_path.chmod(0o755)
+    user = os.geteuid()
+    os.seteuid(user or 65534)  # root may read everything
+    try:
+        with fails_with("cannot read x.h5: Permission denied"), files.spool_input("x.h5"):
+            pass
+    finally:
+        os.seteuid(user)
 
 
 def test_an_input_that_a_writer_replaces_is_read_to_its_end(tmp_path):

@@ -9,6 +9,7 @@ from clipkit.analysis import evaluation, probes, results
 from clipkit.analysis.importance import largest_weights, prompt_importance
 from clipkit.analysis.metrics import difference_interval, exchange_interval
 from clipkit.analysis.probes.fitted import FittedProbe
+from clipkit.base import console
 from clipkit.base.errors import ClipkitError
 from clipkit.features import FeatureFile, Split, read, row_ids, write
 
@@ -76,13 +77,15 @@ def test_equal_prompts_hide_each_other_and_a_group_shows_them(tmp_path):
     assert together.runs["prompts"].tolist() == [2, 1, 1, 1]
 
 
-def test_prompts_of_classes_are_grouped_by_their_class(tmp_path):
+def test_prompts_of_classes_are_grouped_by_their_class(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(console, "FIRST_LINE_SECONDS", 0)
     columns, labels = world()
     file = logits_of(columns[:, :2], labels)
     file.texts, file.class_index = ["a cat", "a dog"], np.array([0, 1])
     (tmp_path / "g.tsv").write_text("class 0\tpets\nclass 1\tpets\n")
-    result = prompt_importance(kept(file), file, groups=str(tmp_path / "g.tsv"))
+    result = prompt_importance(kept(file), file, groups=str(tmp_path / "g.tsv"), repeat=3)
     assert result.runs["group"].tolist() == ["pets"]
+    assert "clipkit: permuting prompts: 3 permutations in " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("features", ["logits", "probs"])
@@ -116,7 +119,7 @@ def test_the_variance_is_that_of_all_differences_that_share_a_row(repeat):
     rng = np.random.default_rng(repeat)
     n = 12
     donors = np.array([rng.permutation(np.arange(n)) for _ in range(repeat)])
-    lost = rng.integers(-1, 2, (repeat, n))
+    lost = rng.integers(0, 2, (repeat, n))
     centre = lost.mean() * n / (n + 2)
     pairs = [(i, int(donors[r, i]), lost[r, i] - centre) for r in range(repeat) for i in range(n)]
     shared = 0.0

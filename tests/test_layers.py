@@ -266,7 +266,6 @@ def test_a_layer_of_texts_needs_a_layer_and_has_no_pool():
     for options, message in (
         ({"pool": "mean", "layers": [1]}, "expected no pool of a text tower"),
         ({"projection": False}, "expected the image tower without projection"),
-        ({"layers": [1], "compile": True}, "expected --layer or --compile, got both"),
         ({"layers": []}, "expected the numbers of layers, got none"),
     ):
         with pytest.raises(UsageError, match=message):

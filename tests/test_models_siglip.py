@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from factories import refused
+from factories import fails_with, refused
 from factories.clips import edit_tensors, published_siglip, tiny_siglip, tiny_siglip2, write_json
 from factories.zoo import fails_to_load, load
 from shell import clipkit, ok
@@ -88,15 +88,18 @@ def test_the_link_is_the_models_own_only_for_its_own_temperature(siglip_logits):
     assert entropies("-t", "1,model", "--link", "sigmoid") == pytest.approx(both)
     result = clipkit("entropy", siglip_logits, "-t", "1,model")
     refused(result, 2, "expected -t model alone or --link", "got -t 1,model")
-    ok("entropy", siglip_logits, "-t", "model", "-o", siglip_logits.with_name("entropy.h5"))
+    options = ("-t", "model", "--split", "test", "-o", siglip_logits.with_name("entropy.h5"))
+    ok("entropy", siglip_logits, *options)
     saved = features.read(siglip_logits.with_name("entropy.h5"))
-    assert saved.history[-1]["link"] == "sigmoid"
+    assert (saved.history[-1]["link"], saved.history[-1]["splits"]) == ("sigmoid", ["test"])
     assert saved.model()["logit_bias"] == BIAS
 
 
 def test_the_entropy_of_certain_probabilities_is_zero():
     (pair,) = softmax.mean_entropy_and_confidence([[1.0, -1.0]], [1e-4], bias=-15.0)
     assert pair == (0.0, 1.0)
+    with fails_with("expected a matrix (N, D), got 1 dimensions"):
+        softmax.mean_entropy_and_confidence([1.0, -1.0], [1.0])
 
 
 @pytest.mark.parametrize("missing", [["sentencepiece", "protobuf"], ["protobuf"]])

@@ -196,11 +196,9 @@ def test_plot_alone_lists_every_picture():
         ("layers zeroshot.h5", 1, "expected a result of probe, got one of zeroshot; hint: make"),
         ("spectrum texts.h5 texts.h5", 2, "expected files with different names, got texts twice"),
         ("images digits --split=", 2, "unknown split"),
-        ("images digitz", 2, "unknown data set 'digitz'; hint: did you mean digits?"),
         ("images", 2, "Missing argument 'DATASET'; hint: see clipkit plot images --help"),
     ],
 )  # fmt: skip
-@pytest.mark.long
 def test_what_cannot_be_drawn_is_refused_in_one_line(line, code, message, folder, monkeypatch):
     monkeypatch.chdir(folder)
     words = line.split()

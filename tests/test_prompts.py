@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from factories import MODEL, fails_with, messages, unchanged, write_feature_file
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from shell import environment, fails, ok
 
@@ -64,7 +64,6 @@ CHARACTERS = st.one_of(st.sampled_from(ODD), st.characters(blacklist_categories=
 TEXTS = st.text(CHARACTERS, min_size=1).map(lambda text: text.strip(prompts.STRIPPED)).filter(bool)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(EDGES, TEXTS | st.just(""), EDGES), min_size=1), st.booleans())
 def test_lines_are_parsed_back_whatever_their_ends_and_outer_whitespace(rows, is_windows):
     numbered = [(number, text) for number, (_, text, _) in enumerate(rows, 1) if text]
@@ -78,7 +77,6 @@ def test_lines_are_parsed_back_whatever_their_ends_and_outer_whitespace(rows, is
     assert parsed.duplicates == [pair for pair in pairs if pair[0] != pair[1]]
 
 
-@settings(deadline=None)
 @given(st.binary() | st.text("a \r\n\t\0\x85\u2028\ufeff{}").map(str.encode))
 def test_any_bytes_give_prompts_or_an_error_of_one_line(data):
     try:
@@ -196,7 +194,6 @@ def test_templates_are_parsed_as_prompts_are():
     assert parse(data).texts == ["a {}", "a {}"]
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.text(), min_size=1, max_size=5),
     st.lists(st.sampled_from(["a {}", "{c}", "{} on {}", "b {}"]), min_size=1, max_size=5),
@@ -328,7 +325,6 @@ def embed(folder, *words, stdin=None):
     return read(folder / "out.h5")
 
 
-@settings(deadline=None)
 @given(st.dictionaries(TEXT, st.lists(TEXT, min_size=1, max_size=4), min_size=1, max_size=5))
 def test_descriptions_in_json_are_read_back_in_the_order_of_the_file(content):
     keys = list(content)
@@ -340,7 +336,6 @@ def test_descriptions_in_json_are_read_back_in_the_order_of_the_file(content):
     assert list(zip(classes.class_index, classes.wordings, strict=True)) == pairs
 
 
-@settings(deadline=None)
 @given(st.lists(TEXT, min_size=1))
 def test_a_list_in_json_is_read_back_as_prompts(texts):
     parsed = json_file(texts)
@@ -348,7 +343,6 @@ def test_a_list_in_json_is_read_back_as_prompts(texts):
     assert parsed.places() == [f"mine.json, prompt {i + 1}" for i in range(len(texts))]
 
 
-@settings(deadline=None)
 @given(st.lists(TEXT, min_size=1), st.lists(TEXT, min_size=1))
 def test_a_column_that_python_s_csv_writes_is_read_back(texts, others):
     sink = io.StringIO(newline="")
@@ -365,7 +359,6 @@ JSON_VALUES = st.recursive(
 
 
 @pytest.mark.long
-@settings(deadline=None)
 @given(JSON_VALUES.map(json.dumps).map(str.encode) | st.binary())
 def test_any_json_or_bytes_give_prompts_or_an_error(data):
     for parse_file in (prompt_files.parse_json, prompt_files.parse_table):

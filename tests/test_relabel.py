@@ -104,7 +104,6 @@ def test_a_table_without_splits_speaks_of_the_ids_of_all_splits(tmp_path):
         (b"id,size\n0.png,\xff\n", "table.csv, line 2: expected UTF-8 text"),
     ],
 )
-@pytest.mark.long
 def test_bad_tables_are_refused(tmp_path, text, message):
     attribute = ("--attribute", "size") if "colour" in str(text) else ()
     words = (table(tmp_path, text), *attribute, "-o", tmp_path / "out.h5")
@@ -234,7 +233,6 @@ def test_rows_without_a_value_are_left_out_with_a_warning(tmp_path):
         ("RESULT --shuffle", "expected images or logits"),
     ],
 )
-@pytest.mark.long
 def test_what_cannot_be_asked_for(tmp_path, line, message):
     files = {
         "IMAGES": saved(tmp_path),

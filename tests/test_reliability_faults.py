@@ -514,6 +514,7 @@ def test_a_full_temporary_folder_while_spooling(fork_server, small_disk, tmp_pat
         refused(ended, 1, message, "set TMPDIR")
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("line", ["info img.h5", "embed shapes -o x.h5", "probe"])
 def test_a_folder_that_was_deleted_is_said_to_be_gone(tmp_path, monkeypatch, line):
     gone = tmp_path / "gone"
@@ -572,6 +573,7 @@ def test_output_exists_and_force(logits_of, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["img.h5", "../folder/img.h5", "sym.h5", "hard.h5"])
+@pytest.mark.whole
 @pytest.mark.parametrize(
     "line",
     [
@@ -608,6 +610,7 @@ def test_a_command_does_not_replace_its_standard_input(tmp_path):
     assert "the output logits.h5 is an input of this command" in ended.stderr
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(
     ("line", "hint"),
     [

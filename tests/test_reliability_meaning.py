@@ -28,7 +28,6 @@ def made_by(**model):
         ),
     ],
 )
-@pytest.mark.long
 def test_texts_that_do_not_belong_to_the_images_are_refused(tmp_path, changes, message):
     images = write_feature_file(tmp_path / "img.h5")
     texts = write_feature_file(tmp_path / "txt.h5", "texts", **changes)
@@ -82,7 +81,6 @@ def test_blank_lines_duplicates_and_long_prompts_are_named_by_their_lines(tmp_pa
         ("entropy LOGITS --temprature 1", "No such option: --temprature"),
     ],
 )
-@pytest.mark.long
 def test_an_unknown_name_is_refused_with_the_nearest(line, message, logits):
     words = line.replace("LOGITS", str(logits)).split()
     assert message in fails(*words, exit_code=2)

@@ -280,10 +280,10 @@ def test_a_bar_on_a_terminal_has_a_count_and_a_rate_and_is_erased(monkeypatch, c
 
 def test_long_work_writes_plain_lines_where_stderr_is_no_terminal(monkeypatch, capsys):
     def work(seconds):
-        with console.progress("embedding digits", "images") as update:
-            update(30, 120)
+        with console.progress("embedding digits", "images", 29_970) as update:
+            update(30_000, 60_000)
             time.sleep(seconds)
-            update(120, 120)
+            update(60_000, 60_000)
         return capsys.readouterr().err.splitlines()
 
     monkeypatch.setattr(console, "FIRST_LINE_SECONDS", 1000)
@@ -291,9 +291,10 @@ def test_long_work_writes_plain_lines_where_stderr_is_no_terminal(monkeypatch, c
     monkeypatch.setattr(console, "FIRST_LINE_SECONDS", 0.1)
     monkeypatch.setattr(console, "NEXT_LINE_SECONDS", 0.1)
     first, *_, last = work(0.5)
-    state = r"clipkit: embedding digits: 30 of 120 images, \d+ images/s, \d+ s left"
-    assert re.fullmatch(state, first)
-    assert re.fullmatch(r"clipkit: embedding digits: 120 images in \d+ s", last)
+    state = r"clipkit: embedding digits: 30,000 of 60,000 images, (\d+) images/s, (\d+) s left"
+    rate, left = map(int, re.fullmatch(state, first).groups())
+    assert rate * left == pytest.approx(30_000, rel=0.1)
+    assert re.fullmatch(r"clipkit: embedding digits: 60,000 images in \d+ s", last)
     console.set_quiet(True)
     try:
         assert work(0.5) == []

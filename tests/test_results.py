@@ -56,7 +56,9 @@ def test_cluster_counts_have_as_many_columns_as_clusters():
 def test_counts_are_limited_to_1000_classes():
     result = replace(probe_result(SWEEP), class_names=None)
     assert confusion_counts(result).class_names == ["0", "1", "2"]
-    result.splits["test"].labels = LABELS + 1000
+    result.splits["test"].labels = LABELS + 997
+    assert len(confusion_counts(result).class_names) == 1000
+    result.splits["test"].labels = LABELS + 998
     with fails_with("expected at most 1,000 classes"):
         confusion_counts(result)
 

@@ -87,14 +87,15 @@ def test_chance_is_what_random_ranks_give(partners):
     assert others["median_rank"] == pytest.approx(np.median(best), abs=1)
 
 
-def test_random_vectors_have_the_recall_of_chance():
-    held = []
+def test_random_vectors_have_the_recall_and_the_ranks_of_chance():
+    held: dict[str, list[bool]] = {"recall": [], "mrr": [], "median_rank": []}
     for seed in range(100):
         result = retrieval.retrieve(*make_files(make_pairs(100, 2, noise=1e6, seed=seed)), k=[10])
-        held += [
-            row["recall_low"] <= row["recall_null"] <= row["recall_high"] for row in result.rows()
-        ]
-    assert 0.9 <= np.mean(held) <= 0.995
+        for row in result.rows():
+            for name, inside in held.items():
+                inside.append(row[f"{name}_low"] <= row[f"{name}_null"] <= row[f"{name}_high"])
+    for inside in held.values():
+        assert 0.9 <= np.mean(inside) <= 0.995
 
 
 def test_intervals_hold_the_recall_of_all_queries_in_95_percent_of_samples():
@@ -151,8 +152,10 @@ def test_a_control_is_of_the_same_pairs_and_an_untrained_model(tmp_path, monkeyp
     ok(*captions, "--untrained", 7, "-o", "control-txt.h5")
     control = ("--control", "control.h5", "--control-texts", "control-txt.h5")
     trained = ("--control", "img.h5", "--control-texts", "txt.h5")
-    first = rows(ok("retrieve", "img.h5", "txt.h5", *control).stdout)[0]
+    first = rows(ok("retrieve", "img.h5", "txt.h5", *control, "-o", "r.h5").stdout)[0]
     assert float(first["recall_low"]) > 0.5 > float(first["recall_control"])
+    inputs = set(features.read("r.h5").history[-1]["inputs"])
+    assert inputs == {"images", "texts", "control images", "control texts"}
     assert "untrained" in fails("retrieve", "img.h5", "txt.h5", *trained)
     assert "txt.h5" in fails("retrieve", "img.h5", "txt.h5", "--strict")
 

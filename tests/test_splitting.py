@@ -391,6 +391,14 @@ def test_files_that_do_not_belong_together_are_refused(change, message):
         concatenation.concat(pair(**change))
 
 
+def test_files_of_different_precisions_are_joined_with_a_note(capsys):
+    a, b = pair(history=[{"command": "embed", "model": MODEL | {"precision": "bf16"}}])
+    a.history = [{"command": "embed", "model": MODEL | {"precision": "fp32"}}]
+    concatenation.concat([a, b])
+    told = capsys.readouterr().err
+    assert "files were computed in different precisions: bf16, fp32" in told
+
+
 def test_one_file_is_not_joined():
     with fails_with("expected two files or more, got 1", UsageError):
         concatenation.concat(pair()[:1])

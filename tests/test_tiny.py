@@ -57,7 +57,7 @@ def test_the_model_card_warns_and_names_these_weights():
 # The tokenizer
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(text=st.text())
 def test_every_text_has_tokens_and_ends_with_the_largest_id(tokenizer, text):
     ids = tokenizer(text)["input_ids"]

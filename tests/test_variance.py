@@ -162,7 +162,7 @@ def test_a_prompt_measures_an_attribute_if_its_share_is_above_both_nulls(tmp_pat
     X = np.stack([np.ones(80), 0.1 * RNG.standard_normal(80)], axis=1)
     texts = feature_file("texts", datasets={"features": RNG.standard_normal((3, 2))})
     table = write_table(tmp_path / "t.csv", a=a)
-    for row in variance.decompose(images(X), texts, table=table, columns=["a"]).rows():
+    for row in variance.decompose(images(X), texts, table=table, columns=["a"], null=1).rows():
         assert row["above"] == (row["share"] > max(row["random99"], row["null95"]))
         eta = stats.beta(1 / 2, 78 / 2).ppf(0.95)
         assert row["null95"] == pytest.approx(1 - (1 - eta) * 79 / 78, abs=1e-9)
