@@ -69,5 +69,6 @@ def test_wilsons_interval_is_scipys(correct, n):
     assert metrics.wilson(correct / n, n) == pytest.approx(expected, abs=1e-7)
 
 
-def test_equal_values_count_as_one_row_for_each_group():
-    assert metrics.effective_rows([1, 1, 1, 1], np.array([0, 0, 0, 1])) == 2
+def test_equal_values_count_as_one_row_for_each_cluster_of_equal_size():
+    assert metrics.effective_rows([1, 1, 1, 1], np.array([0, 0, 1, 1])) == 2
+    assert metrics.effective_rows([1, 1, 1, 1], np.array([0, 0, 0, 1])) == 1.6  # 4^2 / (3^2 + 1)
