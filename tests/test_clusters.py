@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,10 @@ def test_clusters_of_images_are_drawn_with_their_texts(tmp_path):
         assert row["recall"] == other["recall"]
         assert (row["mrr_low"], row["mrr_high"]) != (other["mrr_low"], other["mrr_high"])
     assert after.history[-1]["cluster"] == "photographer"
+    labels = np.arange(60) // 5
+    split = replace(images.splits["test"], labels=labels)
+    of_class = retrieval.retrieve(replace(images, splits={"test": split}), texts, cluster="class")
+    assert of_class.rows() == after.rows()
 
 
 def test_p_is_the_share_of_all_signs_of_the_clusters():
@@ -212,7 +217,7 @@ def test_a_probe_says_if_it_was_fitted_on_clusters_that_it_scores(folder):
     write_table("t.csv", [row // 2 for row in range(100)])
     shared = ok("probe", "img.h5", "--table", "t.csv", "--cluster", "patient", "-o", "p.h5").stderr
     assert "img.h5: val: patient:" in shared
-    assert "groups were also fitted, so that others may be predicted worse" in shared
+    assert "clusters were also fitted, so that others may be predicted worse" in shared
     assert features.read("p.h5").history[-1]["cluster"] == "patient"
     apart = ok("probe", "img.h5", "--table", "alone.csv", "--cluster", "patient").stderr
     assert "also fitted" not in apart
@@ -221,9 +226,11 @@ def test_a_probe_says_if_it_was_fitted_on_clusters_that_it_scores(folder):
 def test_a_result_names_what_its_intervals_count_together(folder):
     write_table("t.csv", [row // 2 for row in range(100)])
     ok("zeroshot", "logits.h5", "--table", "t.csv", "--cluster", "patient", "-o", "z.h5")
-    note = "the same patient depend on each other: only zeroshot counts them together"
+    note = "zeroshot counts images with the same patient together. Other commands count"
     assert note in ok("info", "--runs", "z.h5").stderr
     assert note in " ".join(ok("report", "z.h5").stdout.split())
+    assert note in ok("compare", "z.h5").stderr
+    assert note not in ok("compare", "z.h5", "--table", "t.csv", "--cluster", "patient").stderr
     grouped = relabeling.use_groups(features.read("z.h5"), ["pet", "animal"])
     assert np.isnan(grouped.runs["acc1_low"]).all()
 
@@ -234,7 +241,7 @@ def test_rows_without_a_value_are_alone_and_few_clusters_are_noted(folder):
     words = ("zeroshot", "logits.h5", "--cluster", "patient", "--table")
     stderr = ok(*words, "few.csv").stderr
     assert stderr == (
-        "clipkit: logits.h5: test: patient: 5 groups are few: intervals may be too narrow\n"
+        "clipkit: logits.h5: test: patient: 5 clusters are few: intervals may be too narrow\n"
     )
     Path("few.csv").write_text(Path("few.csv").read_text().replace(",p0,", ",,"))
     done = ok(*words, "few.csv")

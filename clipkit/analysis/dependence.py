@@ -33,7 +33,7 @@ def number_clusters(codes: Int64, where: str) -> Int64:
     clusters = number_groups(codes, 2, where)
     count = int(clusters.max()) + 1
     if count < FEW:
-        console.note(f"{where}: {count} groups are few: intervals may be too narrow")
+        console.note(f"{where}: {count} clusters are few: intervals may be too narrow")
     return clusters
 
 
@@ -63,7 +63,7 @@ def count_by_cluster(
         shared = len(fitted.intersection(scored.tolist()) - {-1})
         if shared and name != fit_split:
             console.warn(
-                f"{where}: {shared:,} groups were also fitted, so that others may be predicted "
+                f"{where}: {shared:,} clusters were also fitted, so that others may be predicted "
                 f"worse; hint: keep them together with clipkit split --attribute {attribute.name}"
             )
         on_split = np.flatnonzero(runs["eval_split" if "eval_split" in runs else "split"] == name)

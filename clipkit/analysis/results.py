@@ -185,11 +185,19 @@ def _is_caveat(value: Any) -> bool:
 def caveat_note(result: FeatureFile, split: str | None = None) -> str:
     """Say what the accuracies of a result do not say, on one split or all; "" without caveats."""
     notes = [f"{describe_caveat(caveat)}." for caveat in caveats(result, split)]
+    return " ".join(filter(None, [*notes, cluster_note(result)]))
+
+
+def cluster_note(result: FeatureFile) -> str:
+    """Say which images the intervals of a result count together; "" for none."""
     entry = newest_entry(result)
-    if "cluster" in entry:
-        shared = f"Images with the same {entry['cluster']}"[:MAX_NAME]
-        notes.append(f"{shared} depend on each other: only {entry.command} counts them together.")
-    return " ".join(notes)
+    if "cluster" not in entry:
+        return ""
+    shared = f"images with the same {entry['cluster']}"[:MAX_NAME]
+    return (
+        f"{entry.command} counts {shared} together. Other commands count them one by one "
+        "without --cluster."
+    )
 
 
 def caveat_notes(named: Mapping[str, FeatureFile], split: str | None = None) -> list[str]:

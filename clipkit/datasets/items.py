@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from clipkit.base.names import escape
 from clipkit.datasets.captions import MAX_BYTES, TABLES, clean, csv_objects, find_column
 from clipkit.datasets.rows import CAPTION_COLUMNS, as_text
 from clipkit.features.history import as_object
+from clipkit.prompts.formats import load_json
 
 COLUMNS = (("item",), ("image",), CAPTION_COLUMNS, ("correct",))
 HINT = "a table has the columns item,image,text,correct; SugarCrepe, ARO and Winoground are known"
@@ -120,8 +120,8 @@ def _objects(data: bytes, name: str, ending: str) -> Iterator[tuple[Any, dict[st
         yield from csv_objects(data, name, ending, COLUMNS)
     else:
         content = None
-        with contextlib.suppress(ValueError, RecursionError):  # else there are no items
-            content = json.loads(data)
+        with contextlib.suppress(RecursionError):  # else there are no items
+            content = load_json(data, name)
         pairs = enumerate(content) if isinstance(content, list) else as_object(content).items()
         yield from ((key, as_object(value)) for key, value in pairs)
 
