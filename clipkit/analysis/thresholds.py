@@ -13,7 +13,7 @@ import numpy as np
 
 from clipkit.analysis import metrics
 from clipkit.analysis.held_out import EVAL_SPLIT, FIT_SPLIT, choose_held_out, hold_out
-from clipkit.analysis.results import Row, labels_of, make_result
+from clipkit.analysis.results import Caveat, Row, find_caveats, labels_of, make_result
 from clipkit.analysis.zeroshot import HINT
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
@@ -109,6 +109,8 @@ def choose(
             f"{', '.join(f'{share:g}' for share in sorted(few))}: use a larger --fpr, or 'all "
             "prompts'"
         )
+    is_fitted = standardize or not at
+    caveats = _find_caveats(fit_rows, scored_rows) if is_fitted else []
     history = logits.extended_history(
         "threshold",
         fpr=None if at else list(fpr),
@@ -117,6 +119,7 @@ def choose(
         fit_split=fit_rows[0],
         eval_split=scored_rows[0],
         seed=seed,
+        caveats=caveats or None,
         inputs={"logits": logits.digest},
     )
     rows = [{"split": scored_rows[0], **row} for row in rows]
@@ -135,6 +138,13 @@ def _choose_rows(
         labels_of(logits, name)
     fit, scored = (np.arange(len(logits.splits[name])) for name in (fit_split, eval_split))
     return (fit_split, fit), (eval_split, scored)
+
+
+def _find_caveats(fit: tuple[str, Int64], scored: tuple[str, Int64]) -> list[Caveat]:
+    """Warn of scored rows that were fitted, too."""
+    both = np.intersect1d(fit[1], scored[1])
+    count = len(both) if fit[0] == scored[0] else 0
+    return find_caveats("fitted", scored[0], count, len(scored[1]))
 
 
 def _pairs(logits: FeatureFile, split: str, rows: Int64) -> Pairs:
