@@ -22,7 +22,9 @@ from clipkit.commands._options import (
 
 def compare(
     report: Report,
-    a: Annotated[str, typer.Argument(metavar="A", help="Result of probe or zeroshot.")],
+    a: Annotated[
+        str, typer.Argument(metavar="A", help="Result of probe, zeroshot, retrieve or choose.")
+    ],
     b: Annotated[
         list[str] | None,
         typer.Argument(metavar="[B]...", help="Results to compare with A, each separately."),

@@ -87,7 +87,7 @@ def draw_attributes(result: FeatureFile) -> Drawn:
     texts, title = RECALL_LABELS, "Recall of each attribute"
     if metric:
         texts = (texts[0], f"{metric.title} (%)", texts[2])
-        title = f"{metric.title} of each attribute"
+        title = f"{metric.title[0].upper()}{metric.title[1:]} of each attribute"
     figure = attributes(names, *facts, groups=groups, texts=texts, title=title)
     split = str(results.newest_entry(result).get("eval_split"))
     return style.state(figure, _finding(groups), results.source_label(result, split))
