@@ -31,7 +31,7 @@ RECALL_LABELS = (
 CHOICE_LABELS = (
     "random directions",
     "right (%)",
-    "lines: 95 % intervals; for other items' images, up to the 95 % quantile",
+    "lines: 95 % intervals; green: up to the 95 % quantile",
 )
 BAND = 0.8  # rows that the name of a group takes
 LEGEND = {
