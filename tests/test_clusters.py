@@ -226,7 +226,7 @@ def test_a_probe_says_if_it_was_fitted_on_clusters_that_it_scores(folder):
 def test_a_result_names_what_its_intervals_count_together(folder):
     write_table("t.csv", [row // 2 for row in range(100)])
     ok("zeroshot", "logits.h5", "--table", "t.csv", "--cluster", "patient", "-o", "z.h5")
-    note = "zeroshot counts images with the same patient together. Other commands count"
+    note = "Images with the same patient are counted together by zeroshot, and one by one by"
     assert note in ok("info", "--runs", "z.h5").stderr
     assert note in " ".join(ok("report", "z.h5").stdout.split())
     assert note in ok("compare", "z.h5").stderr

@@ -193,9 +193,9 @@ def cluster_note(result: FeatureFile) -> str:
     entry = newest_entry(result)
     if "cluster" not in entry:
         return ""
-    shared = f"images with the same {entry['cluster']}"[:MAX_NAME]
+    shared = f"Images with the same {entry['cluster']}"[:MAX_NAME]
     return (
-        f"{entry.command} counts {shared} together. Other commands count them one by one "
+        f"{shared} are counted together by {entry.command}, and one by one by other commands "
         "without --cluster."
     )
 

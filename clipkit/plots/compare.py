@@ -157,6 +157,7 @@ def compare(
     facts = "bars: 95 % intervals over images"
     if np.isnan(accuracy[:, :, 1]).all():
         facts = "without intervals"
+        axes[0].set_xlim(0, 100)
     if len(groups) > MAX_GROUPS:
         facts += f", {MAX_GROUPS} of {len(groups)} groups"
     axes[0].set_title(facts, loc="left", color=style.GREY)
