@@ -131,9 +131,9 @@ def retrieve(  # noqa: PLR0913 (the options of `clipkit retrieve`)
     inputs = {"images": images.digest, "texts": texts.digest}
     recorded = {}
     used = set(pairs.ids)  # in the order of the images
-    rows = [row for row, row_id in enumerate(images.splits[split].ids) if row_id in used]
+    used_rows = [row for row, row_id in enumerate(images.splits[split].ids) if row_id in used]
     with_texts = replace(
-        images, splits={split: replace(images.splits[split], features=None).take(rows)}
+        images, splits={split: replace(images.splits[split], features=None).take(used_rows)}
     )
     annotations = read_clusters(with_texts, table, cluster)
     if annotations is not None:
