@@ -118,6 +118,7 @@ def test_p_is_the_share_of_all_signs_of_the_clusters():
         expected = (sums >= abs(differences.sum())).mean()
         found = 10 ** metrics.paired_test_log10(differences)
         assert found == pytest.approx(expected, rel=1e-9)
+    assert metrics.paired_test_log10([1] * 31 + [-1] * 30) == 0
 
 
 def test_a_p_value_of_clusters_too_small_for_a_float_has_its_logarithm():
@@ -253,7 +254,7 @@ def test_rows_without_a_value_are_alone_and_few_clusters_are_noted(folder):
     ("words", "code", "message"),
     [
         ("compare a.h5 b.h5 --table alone.csv --cluster patients", 2, "did you mean patient?"),
-        ("zeroshot logits.h5 --cluster patient", 2, "unknown attribute of logits.h5 'patient'"),
+        ("zeroshot logits.h5 --cluster patient", 2, "expected --table for --cluster patient"),
         ("zeroshot logits3.h5 --table alone.csv --cluster patient", 1, "300 of 300 images have no"),
         ("compare a3.h5 b3.h5 --table alone.csv --cluster patient", 1, "300 of 300 images have no"),
         ("probe logits3.h5 --table alone.csv --cluster patient", 1, "300 of 300 images have no"),

@@ -10,7 +10,8 @@ import numpy as np
 
 from clipkit.analysis import metrics
 from clipkit.base import console
-from clipkit.features.annotations import Annotations, read_attribute
+from clipkit.base.errors import UsageError
+from clipkit.features.annotations import CLASS, Annotations, read_attribute
 from clipkit.features.history import History
 from clipkit.features.model import FeatureFile, Int64
 from clipkit.features.splitting import number_groups
@@ -24,6 +25,8 @@ def read_clusters(
     """Read the attribute `column` of the rows of some splits or all; None without a column."""
     if column is None:
         return None
+    if table is None and column != CLASS:
+        raise UsageError(f"expected --table for --cluster {column}, got none")
     rows = replace(file, splits={name: file.splits[name] for name in file.choose_splits(splits)})
     return read_attribute(rows, table, column, categories=False)
 
