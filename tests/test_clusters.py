@@ -229,7 +229,13 @@ def test_a_result_names_what_its_intervals_count_together(folder):
     ok("zeroshot", "logits.h5", "--table", "t.csv", "--cluster", "patient", "-o", "z.h5")
     note = "Images with the same patient are counted together by zeroshot, and one by one by"
     assert note in ok("info", "--runs", "z.h5").stderr
-    assert note in " ".join(ok("report", "z.h5").stdout.split())
+    run = features.read("z.h5").rows()[0]
+    page = " ".join(ok("report", "z.h5").stdout.split())
+    assert note in page
+    assert f"({100 * run['acc1_low']:.2f}–{100 * run['acc1_high']:.2f})" in page
+    assert "above chance" not in page
+    ok("report", "z.h5", "-o", "z.html")
+    assert "clipkit compare --cluster tests results" in Path("z.html").read_text()
     assert note in ok("compare", "z.h5").stderr
     assert note not in ok("compare", "z.h5", "--table", "t.csv", "--cluster", "patient").stderr
     grouped = relabeling.use_groups(features.read("z.h5"), ["pet", "animal"])
