@@ -251,7 +251,7 @@ def test_a_value_with_fewer_than_five_scored_rows_is_warned_of(tmp_path, capsys)
     table = write_values(tmp_path / "t.csv", values, values)
     result = attributes.measure(world_of(np.arange(60) % 2), table=table, columns=["few", "enough"])
     assert result.history[-1]["column"] == ["few", "enough"]
-    warning = "few: a value has fewer than 5 scored images: its recall says little"
+    warning = "few: a value has fewer than 5 scored images, which say little"
     assert messages(capsys.readouterr().err) == f"clipkit: warning: {warning}\n"
     assert results.caveat_note(result, "test") == f"{warning}."
     assert results.is_testable(results.caveats(result))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,10 @@ def test_clusters_of_images_are_drawn_with_their_texts(tmp_path):
         assert row["recall"] == other["recall"]
         assert (row["mrr_low"], row["mrr_high"]) != (other["mrr_low"], other["mrr_high"])
     assert after.history[-1]["cluster"] == "photographer"
+    labels = np.arange(60) // 5
+    split = replace(images.splits["test"], labels=labels)
+    of_class = retrieval.retrieve(replace(images, splits={"test": split}), texts, cluster="class")
+    assert of_class.rows() == after.rows()
 
 
 def test_p_is_the_share_of_all_signs_of_the_clusters():
@@ -113,6 +118,7 @@ def test_p_is_the_share_of_all_signs_of_the_clusters():
         expected = (sums >= abs(differences.sum())).mean()
         found = 10 ** metrics.paired_test_log10(differences)
         assert found == pytest.approx(expected, rel=1e-9)
+    assert metrics.paired_test_log10([1] * 31 + [-1] * 30) == 0
 
 
 def test_a_p_value_of_clusters_too_small_for_a_float_has_its_logarithm():
@@ -212,7 +218,7 @@ def test_a_probe_says_if_it_was_fitted_on_clusters_that_it_scores(folder):
     write_table("t.csv", [row // 2 for row in range(100)])
     shared = ok("probe", "img.h5", "--table", "t.csv", "--cluster", "patient", "-o", "p.h5").stderr
     assert "img.h5: val: patient:" in shared
-    assert "groups were also fitted, so that others may be predicted worse" in shared
+    assert "clusters were also fitted, so that others may be predicted worse" in shared
     assert features.read("p.h5").history[-1]["cluster"] == "patient"
     apart = ok("probe", "img.h5", "--table", "alone.csv", "--cluster", "patient").stderr
     assert "also fitted" not in apart
@@ -221,9 +227,17 @@ def test_a_probe_says_if_it_was_fitted_on_clusters_that_it_scores(folder):
 def test_a_result_names_what_its_intervals_count_together(folder):
     write_table("t.csv", [row // 2 for row in range(100)])
     ok("zeroshot", "logits.h5", "--table", "t.csv", "--cluster", "patient", "-o", "z.h5")
-    note = "the same patient depend on each other: only zeroshot counts them together"
+    note = "Images with the same patient are counted together by zeroshot, and one by one by"
     assert note in ok("info", "--runs", "z.h5").stderr
-    assert note in " ".join(ok("report", "z.h5").stdout.split())
+    run = features.read("z.h5").rows()[0]
+    page = " ".join(ok("report", "z.h5").stdout.split())
+    assert note in page
+    assert f"({100 * run['acc1_low']:.2f}–{100 * run['acc1_high']:.2f})" in page
+    assert "above chance" not in page
+    ok("report", "z.h5", "-o", "z.html")
+    assert "clipkit compare --cluster tests results" in Path("z.html").read_text()
+    assert note in ok("compare", "z.h5").stderr
+    assert note not in ok("compare", "z.h5", "--table", "t.csv", "--cluster", "patient").stderr
     grouped = relabeling.use_groups(features.read("z.h5"), ["pet", "animal"])
     assert np.isnan(grouped.runs["acc1_low"]).all()
 
@@ -234,7 +248,7 @@ def test_rows_without_a_value_are_alone_and_few_clusters_are_noted(folder):
     words = ("zeroshot", "logits.h5", "--cluster", "patient", "--table")
     stderr = ok(*words, "few.csv").stderr
     assert stderr == (
-        "clipkit: logits.h5: test: patient: 5 groups are few: intervals may be too narrow\n"
+        "clipkit: logits.h5: test: patient: 5 clusters are few: intervals may be too narrow\n"
     )
     Path("few.csv").write_text(Path("few.csv").read_text().replace(",p0,", ",,"))
     done = ok(*words, "few.csv")
@@ -246,7 +260,7 @@ def test_rows_without_a_value_are_alone_and_few_clusters_are_noted(folder):
     ("words", "code", "message"),
     [
         ("compare a.h5 b.h5 --table alone.csv --cluster patients", 2, "did you mean patient?"),
-        ("zeroshot logits.h5 --cluster patient", 2, "unknown attribute of logits.h5 'patient'"),
+        ("zeroshot logits.h5 --cluster patient", 2, "expected --table for --cluster patient"),
         ("zeroshot logits3.h5 --table alone.csv --cluster patient", 1, "300 of 300 images have no"),
         ("compare a3.h5 b3.h5 --table alone.csv --cluster patient", 1, "300 of 300 images have no"),
         ("probe logits3.h5 --table alone.csv --cluster patient", 1, "300 of 300 images have no"),

@@ -9,6 +9,7 @@ from scipy.stats import ttest_ind
 from shell import clipkit, ok, rows
 
 from clipkit.analysis.description import describe
+from clipkit.analysis.results import make_result
 from clipkit.features import FeatureFile, Split
 
 LOGITS = {"temperature": 0.5, "logit_scale": 100.0}
@@ -133,6 +134,8 @@ def test_a_control_has_the_same_prompts_and_no_difference(tmp_path):
     control.texts = ["other", *control.texts[1:]]
     saved(files[1], control)
     refused(clipkit("describe", files[0], "--control", files[1]), 1, "different prompts")
+    table = make_result(control.history, [{"x": 1.0}])
+    refused(clipkit("describe", files[0], "--result", saved(files[1], table)), 1, "predictions")
 
 
 @pytest.mark.parametrize("words", [("--run", 0), ("--result", "r.h5", "--table", "shapes")])

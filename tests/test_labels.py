@@ -151,4 +151,7 @@ def test_other_columns_are_left_out_or_refused_if_they_are_named(table, tmp_path
     assert "left out the numbers of age" in ok(*line, "--metric", "auroc").stderr
     assert "in age" in fails(*line, "--metric", "ap", "--attribute", "age")
     assert "expected numbers in hat" in fails(*line, "--metric", "r2", "--attribute", "hat")
+    assert "expected --table for auroc" in fails(
+        "attributes", path, "--metric", "auroc", exit_code=2
+    )
     assert "unknown metric" in fails(*line, "--metric", "f1", exit_code=2)

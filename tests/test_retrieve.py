@@ -283,6 +283,20 @@ def test_a_table_without_captions_or_ids_is_refused_by_name(tmp_path, monkeypatc
     assert not (tmp_path / "x.h5").exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"c\.json: empty input"),
+        ('{"images":\n[', r"c\.json, line 2: expected JSON"),
+        ("[1]", r"c\.json: expected captions in COCO"),
+    ],
+)
+def test_damaged_captions_of_coco_are_named(tmp_path, text, message):
+    (tmp_path / "c.json").write_text(text)
+    with pytest.raises(ClipkitError, match=message):
+        embedding.read_captions(str(tmp_path / "c.json"))
+
+
 def test_captions_of_coco_have_the_names_of_the_images_files(tmp_path):
     coco = {
         "images": [{"id": 7, "file_name": "a.jpg"}],

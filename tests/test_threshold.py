@@ -75,6 +75,11 @@ def test_standardising_removes_what_a_prompt_has_with_every_image():
 def test_files_without_labels_or_classes_and_shares_out_of_range_are_refused(tmp_path):
     path = saved(tmp_path / "logits.h5", logits())
     assert rows(ok("threshold", path, "--at", "0.2").stdout)[0]["threshold"] == "0.2"
+    ok("threshold", path, "-o", tmp_path / "t.h5")
+    assert "shares of pairs above the threshold" in ok("report", tmp_path / "t.h5").stdout
+    same = ("threshold", path, "--eval-split", "train")
+    assert "images of train were also fitted" in ok(*same).stderr
+    assert "also fitted" not in ok(*same, "--at", "0.2").stderr
     assert "between 0 and 1" in fails("threshold", path, "--fpr", "1", exit_code=2)
     assert "expected a number" in fails("threshold", path, "--at", "x", exit_code=2)
     file = logits()

@@ -58,7 +58,8 @@ def align(
     split, ids, features = _match(files, split, same_rows)
     n, least = len(ids), max(k + 2, 4)  # of `hsic`
     if n < least:
-        raise ClipkitError(f"expected at least {least} rows that all files have, got {n}")
+        message = f"expected at least {least} rows that all files have, got {n}"
+        raise ClipkitError(message, "choose a smaller -k" if n >= 4 else None)
     if blind is None:
         rows = _compare(files, features, k, seed)
     else:

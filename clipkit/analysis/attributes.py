@@ -199,6 +199,8 @@ def _read(
     """Read the attributes that a metric is for; refuse others if they are named."""
     if metric not in KINDS:
         raise unknown("metric", metric, KINDS)
+    if metric != RECALL and table is None:
+        raise UsageError(f"metric: expected --table for {metric}, got none")
     annotations = read_annotations(images, table, columns, numbers=KINDS[metric] is _Number)
     if metric == RECALL:
         _check_counts(annotations.attributes)
@@ -212,7 +214,10 @@ def _read(
             others.append(attribute)
     if others and (columns or not labels):
         got = ", ".join(repr(shorten(value, 40)) for value in others[0].values[:NAMED])
-        raise ClipkitError(f"{table}: expected 0 and 1 in {others[0].name}, got {got}")
+        raise ClipkitError(
+            f"{table}: expected 0 and 1 in {others[0].name}, got {got}",
+            "--metric recall measures categories, and r2 and spearman measure numbers",
+        )
     if others:
         names = results.join_names([attribute.name for attribute in others])
         console.note(f"{table}: left out {names}, which are not 0 and 1")
@@ -258,8 +263,8 @@ def _warn_of_doubled_articles(words: FeatureFile) -> None:
 def _note_missing_words(words: FeatureFile, names: Sequence[str], expected: str) -> None:
     example = (words.class_names or ["no classes"])[0]
     console.note(
-        f"{words.display_name} has no words for {', '.join(names)}: expected classes called "
-        f"{expected!r}, got {example!r} and others"
+        f"{words.display_name} has no words for {results.join_names(names)}: expected classes "
+        f"called {expected!r}, got {example!r} and others"
     )
 
 

@@ -116,7 +116,8 @@ def _find_images(
         elif not is_bundled:
             unknown.append(item.images[rows.index(-1)])
     if not kept or (unknown and not common):
-        hint = f"ids there look like {shorten(ids[0], 80)!r}; --common leaves such items out"
+        advice = "" if common else "; --common leaves such items out"
+        hint = f"ids there look like {shorten(ids[0], 80)!r}{advice}"
         raise ClipkitError(f"{where}: expected all images of items, lacks {_list(unknown)}", hint)
     if unknown:
         left_out = console.count(len(items.items) - len(kept), "item")

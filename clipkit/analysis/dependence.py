@@ -10,7 +10,8 @@ import numpy as np
 
 from clipkit.analysis import metrics
 from clipkit.base import console
-from clipkit.features.annotations import Annotations, read_attribute
+from clipkit.base.errors import UsageError
+from clipkit.features.annotations import CLASS, Annotations, read_attribute
 from clipkit.features.history import History
 from clipkit.features.model import FeatureFile, Int64
 from clipkit.features.splitting import number_groups
@@ -24,6 +25,8 @@ def read_clusters(
     """Read the attribute `column` of the rows of some splits or all; None without a column."""
     if column is None:
         return None
+    if table is None and column != CLASS:
+        raise UsageError(f"expected --table for --cluster {column}, got none")
     rows = replace(file, splits={name: file.splits[name] for name in file.choose_splits(splits)})
     return read_attribute(rows, table, column, categories=False)
 
@@ -33,7 +36,7 @@ def number_clusters(codes: Int64, where: str) -> Int64:
     clusters = number_groups(codes, 2, where)
     count = int(clusters.max()) + 1
     if count < FEW:
-        console.note(f"{where}: {count} groups are few: intervals may be too narrow")
+        console.note(f"{where}: {count} clusters are few: intervals may be too narrow")
     return clusters
 
 
@@ -63,7 +66,7 @@ def count_by_cluster(
         shared = len(fitted.intersection(scored.tolist()) - {-1})
         if shared and name != fit_split:
             console.warn(
-                f"{where}: {shared:,} groups were also fitted, so that others may be predicted "
+                f"{where}: {shared:,} clusters were also fitted, so that others may be predicted "
                 f"worse; hint: keep them together with clipkit split --attribute {attribute.name}"
             )
         on_split = np.flatnonzero(runs["eval_split" if "eval_split" in runs else "split"] == name)

@@ -11,7 +11,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipkit.analysis.results import Row, choose_split, join_names, labels_of, make_result
+from clipkit.analysis.results import (
+    Row,
+    choose_split,
+    join_names,
+    labels_of,
+    make_result,
+    newest_entry,
+)
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features.annotations import read_attribute
@@ -118,6 +125,12 @@ def _of_attribute(logits: FeatureFile, split: str, table: str | None, column: st
 
 def _of_result(logits: FeatureFile, split: str, result: FeatureFile, run: int | None) -> Groups:
     """Return the clusters of a result, or its errors, for the rows of a split."""
+    if not result.splits:
+        maker = newest_entry(result).command
+        message = f"{result.display_name}: expected predictions or clusters of images, got none"
+        raise ClipkitError(
+            message, f"a result of {maker} has none; name one of zeroshot or cluster"
+        )
     its_split = matching_split(result, logits, split) or ""
     scored = result.splits.get(its_split, Split())
     row_of = {name: row for row, name in enumerate(logits.splits[split].ids)}
@@ -153,7 +166,8 @@ def _without_small(groups: Groups) -> Groups:
     is_kept = np.minimum(counts, used.sum() - counts) >= LEAST_ROWS
     if not is_kept.any():
         raise ClipkitError(
-            f"expected a group of at least {LEAST_ROWS} images and as many others, got none"
+            f"expected a group of at least {LEAST_ROWS} images and as many others, got none",
+            "name an attribute with fewer values, or embed more images",
         )
     if not is_kept.all():
         names = join_names([groups.names[group] for group in np.flatnonzero(~is_kept)])

@@ -30,7 +30,7 @@ MAX_CLASSES = 1000  # of a matrix of counts, in memory and on paper
 MAX_RUNS = 10_000  # of a result that is drawn or reported
 MAX_PROMPTS = 1 << 20
 FEW_ROWS = 5  # of a value
-FEW_SCORED = f"a value has fewer than {FEW_ROWS} scored images: its recall says little"
+FEW_SCORED = f"a value has fewer than {FEW_ROWS} scored images, which say little"
 FEW = 0.01  # of a split's images may have a caveat, and its accuracy is still tested
 MAX_NAME = 60  # characters of a name from a history, where anything may be written
 NAMED_PROMPTS = "prompts: "
@@ -185,11 +185,19 @@ def _is_caveat(value: Any) -> bool:
 def caveat_note(result: FeatureFile, split: str | None = None) -> str:
     """Say what the accuracies of a result do not say, on one split or all; "" without caveats."""
     notes = [f"{describe_caveat(caveat)}." for caveat in caveats(result, split)]
+    return " ".join(filter(None, [*notes, cluster_note(result)]))
+
+
+def cluster_note(result: FeatureFile) -> str:
+    """Say which images the intervals of a result count together; "" for none."""
     entry = newest_entry(result)
-    if "cluster" in entry:
-        shared = f"Images with the same {entry['cluster']}"[:MAX_NAME]
-        notes.append(f"{shared} depend on each other: only {entry.command} counts them together.")
-    return " ".join(notes)
+    if "cluster" not in entry:
+        return ""
+    shared = f"Images with the same {entry['cluster']}"[:MAX_NAME]
+    return (
+        f"{shared} are counted together by {entry.command}, and one by one by other commands "
+        "without --cluster."
+    )
 
 
 def caveat_notes(named: Mapping[str, FeatureFile], split: str | None = None) -> list[str]:

@@ -117,7 +117,11 @@ def retrieve(  # noqa: PLR0913 (the options of `clipkit retrieve`)
     pairs = pair(images, texts, split, same_rows=same_rows, strict=strict)
     inputs = {"images": images.digest, "texts": texts.digest}
     recorded = {}
-    with_texts = replace(images, splits={split: Split(ids=pairs.ids)})
+    used = set(pairs.ids)  # in the order of the images
+    used_rows = [row for row, row_id in enumerate(images.splits[split].ids) if row_id in used]
+    with_texts = replace(
+        images, splits={split: replace(images.splits[split], features=None).take(used_rows)}
+    )
     annotations = read_clusters(with_texts, table, cluster)
     if annotations is not None:
         codes = annotations.attributes[0].codes[split]

@@ -13,12 +13,21 @@ import numpy as np
 
 from clipkit.analysis import metrics
 from clipkit.analysis.held_out import EVAL_SPLIT, FIT_SPLIT, SplitRows, choose_rows
-from clipkit.analysis.results import Row, labels_of, make_result
+from clipkit.analysis.results import (
+    Caveat,
+    Row,
+    find_caveats,
+    is_testable,
+    labels_of,
+    make_result,
+)
 from clipkit.analysis.zeroshot import HINT
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features.model import FeatureFile, Float32
+from clipkit.features.splitting import count_shared_rows, hash_rows
 
+LIMITS = ("tpr_low", "tpr_high", "fpr_low", "fpr_high")
 LEAST_ABOVE = 5  # pairs that do not match, above a threshold that says something
 
 
@@ -52,7 +61,8 @@ def choose(
         A result with runs for `all prompts` together and for each `prompt`, for each `fpr_asked`:
         `threshold`; `tpr` and `fpr`, the shares of the scored pairs above it that match and that do
         not, with 95 % intervals for another draw of images; `matching` and `other`, the numbers of
-        these pairs; and `auroc`. NaN marks what does not apply.
+        these pairs; and `auroc`. NaN marks what does not apply, as
+        the intervals if over 1 % of the scored images were fitted.
     """
     for share in fpr:
         if not 0 < share < 1:
@@ -65,6 +75,11 @@ def choose(
         )
     fit, evaluation = choose_rows(logits, fit_split, eval_split, seed)
     fitted, scored = _pairs(logits, fit), _pairs(logits, evaluation)
+    caveats: list[Caveat] = []
+    if standardize or not at:  # else nothing is fitted
+        count = count_shared_rows(hash_rows(fitted.cosines), scored.cosines)
+        caveats = find_caveats("fitted", evaluation.split, count, len(scored.cosines))
+    untested = {} if is_testable(caveats) else dict.fromkeys(LIMITS, np.nan)
     if standardize:
         mean, deviation = fitted.cosines.mean(axis=0), fitted.cosines.std(axis=0)
         deviation = np.where(deviation > 0, deviation, 1)
@@ -81,7 +96,7 @@ def choose(
         head: Row = {"split": evaluation.split, "prompt": name}
         rows += [head | _score(pairs, threshold) for threshold in at]
         for share in [] if at else fpr:
-            place = -1 - int(share * len(others))
+            place = -1 - int(share * len(others) + 1e-6)  # 0.29 * 100 is 28.999999999999996
             threshold = float(others[place]) if len(others) else np.nan
             rows.append(head | {"fpr_asked": share} | _score(pairs, threshold))
     fewest = (~fitted.matches[:, of_classes]).sum(axis=0).min()
@@ -99,9 +114,10 @@ def choose(
         fit_split=fit.split,
         eval_split=evaluation.split,
         seed=seed,
+        caveats=caveats or None,
         inputs={"logits": logits.digest},
     )
-    return make_result(history, rows)
+    return make_result(history, [row | untested for row in rows])
 
 
 def _pairs(logits: FeatureFile, rows: SplitRows) -> Pairs:

@@ -207,7 +207,7 @@ SplitColumn = Annotated[
 ]
 Output = Annotated[str, option("FILE", "Output file, or - for standard output.", *OUTPUT)]
 ResultOutput = Annotated[
-    str | None, option("FILE", "Save the result in a file for clipkit plot.", *OUTPUT)
+    str | None, option("FILE", "Save the result in a feature file, for clipkit report.", *OUTPUT)
 ]
 # eager, since check_output needs it
 Force = Annotated[bool, flag("--force -f", "Replace an existing output.", is_eager=True)]

@@ -1,4 +1,4 @@
-"""`clipkit align`: whether two models hold the same rows alike."""
+"""`clipkit align`: how similarly two models represent the same images."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ def align(
     k: Annotated[int, option("N", "Number of nearest neighbours.", "-k", min=1)] = 10,
     blind: Annotated[
         int | None,
-        option("N", "List N pairs that the first file holds alike and the second apart.", min=1),
+        option(
+            "N", "List N pairs that are close in the first file and far apart in the second.", min=1
+        ),
     ] = None,
     same_rows: SameRows = False,
     seed: Seed = 42,
 ) -> None:
-    """Compare what two models hold of the same images, or a model of images and their texts.
+    """Report how similarly two models represent the same images, or one images and their texts.
 
-    `mutual_knn` is the share of common nearest neighbours, `cka` the unbiased linear CKA. With more
-    files, all layers of the first model are compared with all of the other.
+    `mutual_knn` is the share of common nearest neighbours, and `cka` the unbiased linear CKA. With
+    more files, all layers of the first model are compared with all others.
 
     Example: clipkit align img.h5 untrained.h5
     """

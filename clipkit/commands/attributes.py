@@ -34,8 +34,8 @@ def attributes(
     metric: Annotated[
         str,
         option(
-            "recall|auroc|ap|r2|spearman",
-            "What to measure: auroc and ap of columns of 0 and 1, r2 and spearman of numbers.",
+            "METRIC",
+            "recall of categories, auroc or ap of columns of 0 and 1, r2 or spearman of numbers.",
         ),
     ] = "recall",
     random: Annotated[

@@ -22,7 +22,9 @@ from clipkit.commands._options import (
 
 def compare(
     report: Report,
-    a: Annotated[str, typer.Argument(metavar="A", help="Result of probe or zeroshot.")],
+    a: Annotated[
+        str, typer.Argument(metavar="A", help="Result of probe, zeroshot, retrieve or choose.")
+    ],
     b: Annotated[
         list[str] | None,
         typer.Argument(metavar="[B]...", help="Results to compare with A, each separately."),
@@ -69,6 +71,7 @@ def compare(
     """
     from clipkit import features
     from clipkit.analysis import comparison
+    from clipkit.analysis.results import cluster_note
     from clipkit.base import console
 
     report.check_output(a, *(b or []), table, groups)
@@ -76,6 +79,10 @@ def compare(
     paired = comparison.pair(
         results, split, run, common=common, same_rows=same_rows, table=table, cluster=cluster
     )
+    for result in results:
+        note = cluster_note(result)
+        if note and cluster is None:
+            console.warn(f"{result.display_name}: {note}")
     for result, label in zip(results, paired.runs, strict=True):
         if "chosen" in label or "recall@" in label:
             console.note(f"{result.display_name}: {label}")

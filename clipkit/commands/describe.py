@@ -29,8 +29,8 @@ def describe(
 ) -> None:
     """Report which prompts tell groups of images from the others: classes, clusters, errors.
 
-    `difference` is the mean cosine of a group less that of all other images, and `t` is in standard
-    errors. `p_adjusted` allows for all prompts and groups that were tried.
+    `difference` is the mean cosine of a group minus the mean of all other images. `t` is the
+    difference in standard errors. `p_adjusted` accounts for all prompts and groups that were tried.
 
     Example: clipkit describe logits.h5 --result zeroshot.h5
     """

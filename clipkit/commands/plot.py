@@ -157,8 +157,8 @@ def _default_picture(path: str) -> str:
         maker = newest_entry(file)["command"]
     pictures = PICTURES_OF.get(file.kind) or PICTURES_OF.get(maker)
     if pictures is None and file.kind != "images":
-        hint = "name one: clipkit plot --help lists them"
-        raise UsageError(f"{path}: no picture is the usual one of a result of {maker}", hint)
+        hint = "clipkit report shows its table; clipkit plot --help lists all pictures"
+        raise UsageError(f"{path}: a result of {maker} has no picture of its own", hint)
     first, *others = pictures or ["images"]
     if others:
         console.note(f"drawing {first}; also: clipkit plot {'|'.join(others)} {path}")

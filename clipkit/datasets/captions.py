@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import io
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ from clipkit.base.errors import ClipkitError, UsageError, shorten
 from clipkit.base.names import escape
 from clipkit.datasets.dataset import Dataset, ImageDataset, describe_splits
 from clipkit.datasets.rows import CAPTION_COLUMNS, as_text
+from clipkit.prompts.formats import load_json
 from clipkit.prompts.texts import MAX_CHARACTERS, MAX_PROMPTS
 
 ID_COLUMNS = ("image", "image_id", "id", "path", "filename", "file_name", "filepath")
@@ -149,10 +149,10 @@ def table_objects(
 def _coco_rows(data: bytes, name: str) -> Iterator[tuple[str, str]]:
     """Yield the name of the image's file and the caption of each annotation of COCO."""
     try:
-        content = json.loads(data)
+        content = load_json(data, name)
         name_of = {image["id"]: image["file_name"] for image in content["images"]}
         pairs = [(name_of[note["image_id"]], note["caption"]) for note in content["annotations"]]
-    except (ValueError, LookupError, TypeError, RecursionError):
+    except (LookupError, TypeError, RecursionError):
         expected = "expected captions in COCO's form, with images and annotations, got other JSON"
         raise ClipkitError(
             f"{name}: {expected}", f"or write a .jsonl line each: {EXAMPLE}"
@@ -169,7 +169,7 @@ def find_column(names: Sequence[str], present: Iterable[str], where: str) -> str
     got = ", ".join(escape(shorten(column, 40)) for column in present) or "none"
     raise ClipkitError(
         f"{where}: expected a column {' or '.join(names[:3])}, got {shorten(got, 200)}",
-        "a table begins with the names of its columns, such as: image,caption",
+        "the first line of a table has the names of its columns",
     )
 
 

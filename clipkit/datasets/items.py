@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from clipkit.base.names import escape
 from clipkit.datasets.captions import MAX_BYTES, TABLES, clean, find_column, table_objects
 from clipkit.datasets.rows import CAPTION_COLUMNS, as_text
 from clipkit.features.history import as_object
+from clipkit.prompts.formats import load_json
 
 COLUMNS = (("item",), ("image",), CAPTION_COLUMNS, ("correct",))
 HINT = "a table has the columns item,image,text,correct; SugarCrepe, ARO and Winoground are known"
@@ -120,8 +120,8 @@ def _objects(data: bytes, name: str, ending: str) -> Iterator[tuple[Any, dict[st
         yield from table_objects(data, name, ending, COLUMNS, EXAMPLE)
         return
     content = None
-    with contextlib.suppress(ValueError, RecursionError):  # else there are no items
-        content = json.loads(data)
+    with contextlib.suppress(RecursionError):  # else there are no items
+        content = load_json(data, name)
     if isinstance(content, list):
         content = dict(enumerate(content))
     for key, value in as_object(content).items():

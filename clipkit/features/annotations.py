@@ -137,7 +137,8 @@ def read_attribute(
     others = [attribute for attribute in attributes if attribute.name != CLASS] or attributes
     if len(others) > 1:
         names = ", ".join(attribute.name for attribute in others)
-        raise UsageError(f"{table}: expected one attribute, got {names}", "choose with --attribute")
+        message = f"{table}: expected one attribute, got {shorten(names, 200)}"
+        raise UsageError(message, "choose with --attribute")
     return replace(annotations, attributes=others)
 
 
@@ -218,7 +219,10 @@ def _numbers_alone(
             found.append(attribute)
         elif attribute.name in columns:
             got = repr(shorten(others[0], 40)) if others else f"{len(attribute.values)} values"
-            raise ClipkitError(f"{table}: expected numbers in {attribute.name}, got {got}")
+            raise ClipkitError(
+                f"{table}: expected numbers in {attribute.name}, got {got}",
+                "--metric recall measures categories, and auroc and ap measure columns of 0 and 1",
+            )
     if not found:
         raise ClipkitError(f"{table}: expected columns of numbers, got none")
     return found

@@ -31,7 +31,7 @@ RECALL_LABELS = (
 CHOICE_LABELS = (
     "random directions",
     "right (%)",
-    "lines: 95 % intervals; of other images, to 95 % of draws",
+    "lines: 95 % intervals; green: up to the 95 % quantile",
 )
 BAND = 0.8  # rows that the name of a group takes
 LEGEND = {
@@ -87,7 +87,7 @@ def draw_attributes(result: FeatureFile) -> Drawn:
     texts, title = RECALL_LABELS, "Recall of each attribute"
     if metric:
         texts = (texts[0], f"{metric.title} (%)", texts[2])
-        title = f"{metric.title} of each attribute"
+        title = f"{metric.title[0].upper()}{metric.title[1:]} of each attribute"
     figure = attributes(names, *facts, groups=groups, texts=texts, title=title)
     split = str(results.newest_entry(result).get("eval_split"))
     return style.state(figure, _finding(groups), results.source_label(result, split))

@@ -88,8 +88,17 @@ def read_comparison(file: FeatureFile) -> Comparison:
 
 
 def _accuracies(rows: Sequence[results.Row], column: str) -> list[tuple[float, float, float]]:
-    """Return the accuracies of rows with the ends of Wilson's 95 % interval."""
-    return [(row[column], *metrics.wilson(row[column], int(row["rows"]))) for row in rows]
+    """Return the accuracies of rows with the ends of Wilson's 95 % interval.
+
+    The ends are NaN if rows depend on each other: their interval would need the clusters.
+    """
+    found = []
+    for row in rows:
+        low, high = metrics.wilson(row[column], int(row["rows"]))
+        if "clusters" in row:
+            low = high = np.nan
+        found.append((row[column], low, high))
+    return found
 
 
 @clipkit_style
@@ -146,11 +155,14 @@ def compare(
         style.name_rows(ax, np.arange(len(labels), dtype=np.float64), labels, 0.5)
         ax.xaxis.set_major_locator(MaxNLocator(6))
     facts = "bars: 95 % intervals over images"
+    if np.isnan(accuracy[:, :, 1]).all():
+        facts = "without intervals"
+        axes[0].set_xlim(0, 100)
     if len(groups) > MAX_GROUPS:
         facts += f", {MAX_GROUPS} of {len(groups)} groups"
     axes[0].set_title(facts, loc="left", color=style.GREY)
     if len(axes) > 1:
-        axes[1].set_title("bars: paired 95 % intervals over images", loc="left", color=style.GREY)
+        axes[1].set_title("bars: paired 95 % intervals", loc="left", color=style.GREY)
     _add_legend(fig, short if groups else [], bool(np.isfinite(marks).any()), len(groups))
     return fig
 

@@ -17,7 +17,7 @@ import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -146,8 +146,6 @@ def parse_json(data: bytes, name: str, column: str | None = None) -> Prompts | C
 
 
 def _load(data: bytes, name: str) -> Any:
-    check_not_empty(data, name)
-    text = decode(data, name).removeprefix("\ufeff")
 
     def no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         content = dict(pairs)
@@ -160,12 +158,22 @@ def _load(data: bytes, name: str) -> Any:
         return content
 
     try:
-        return json.loads(text, object_pairs_hook=no_repeats)
+        return load_json(data, name, no_repeats)
+    except RecursionError:
+        raise ClipkitError(f"{name}: expected lists of prompts, got deeper nesting") from None
+
+
+def load_json(
+    data: bytes, name: str, hook: Callable[[list[tuple[str, Any]]], Any] | None = None
+) -> Any:
+    """Parse JSON; an error names its line. Deep nesting raises RecursionError."""
+    check_not_empty(data, name)
+    text = decode(data, name).removeprefix("\ufeff")
+    try:
+        return json.loads(text, object_pairs_hook=hook)
     except json.JSONDecodeError as error:
         reason = f"{error.msg}, column {error.colno}"
         raise ClipkitError(f"{name}, line {error.lineno}: expected JSON ({reason})") from None
-    except RecursionError:
-        raise ClipkitError(f"{name}: expected lists of prompts, got deeper nesting") from None
     except ValueError:  # Python converts no number of many thousand digits
         raise ClipkitError(f"{name}: expected texts, got a very long number") from None
 

@@ -28,6 +28,7 @@ from clipkit.report.markdown import escape
 from clipkit.report.same_images import MOST_RUNS, Scored, group_by_images, sum_up
 from clipkit.report.summary import answer
 from clipkit.report.tables import (
+    EXPLANATIONS,
     RESULT_COLUMNS,
     attribute_table,
     provenance_table,
@@ -262,7 +263,8 @@ class _Sections:
         if command not in ("attributes", "variance"):
             if any(map(_is_unlabelled, files.values())):
                 return _unlabelled_table(files)
-            return [_joined_table(files)]
+            text = EXPLANATIONS.get(command)
+            return [*filter(None, [text]), _joined_table(files)]
         blocks: list[Block] = []
         for name, file in files.items():
             try:

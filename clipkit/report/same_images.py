@@ -29,6 +29,7 @@ NUMBERED = (
     "imports are in tables of their own, even if the row numbers are equal."
 )
 TEXT_COLUMNS = {"file", "model", "prompts", "result of", "classifier"}
+CLUSTERED = "Images depend on each other: clipkit compare --cluster tests results on them."
 TRAINING_IMAGES = "another draw of training images"
 
 
@@ -65,6 +66,13 @@ class Scored:
         return len(self.runs) == 1
 
     @property
+    def untested(self) -> str:
+        """Why the page has no tests of the accuracies, or ""."""
+        if results.cluster_note(self.file):
+            return self.untestable or CLUSTERED
+        return self.untestable
+
+    @property
     def is_control(self) -> bool:
         """Whether the model is an untrained control."""
         return is_untrained(self.file)
@@ -83,7 +91,12 @@ class Scored:
     def measure(self, run: int | None = None) -> Measurement:
         """Return the accuracy of a run, by default of the most accurate."""
         accuracies = self.right.mean(axis=1)
-        value = float(accuracies.max() if run is None else accuracies[run])
+        number = int(np.argmax(accuracies)) if run is None else run
+        value = float(accuracies[number])
+        if results.cluster_note(self.file):
+            row = self.runs[number]
+            ends = row.get("acc1_low", np.nan), row.get("acc1_high", np.nan)
+            return Measurement(value, "%", *ends)
         if self.untestable:
             return Measurement(value, "%")
         return Measurement(value, "%", *metrics.wilson(value, len(self.ids)))
@@ -114,7 +127,9 @@ class Scored:
         """Return the runs on the images of another result, which are some of this one's."""
         split = self.file.splits[self.split]
         taken = split.take(np.flatnonzero(np.isin(split.ids, part.ids)))
-        unknown = dict.fromkeys(("acc5", "mean_per_class_recall"), np.nan)  # on these images
+        unknown = dict.fromkeys(
+            ("acc5", "mean_per_class_recall", "acc1_low", "acc1_high"), np.nan
+        )  # on these images
         scored = Scored.read(self.name, replace(self.file, splits={self.split: taken}))
         return replace(scored, runs=[run | unknown for run in self.runs])
 
@@ -181,7 +196,7 @@ class SameImages:
             )
         if first.origin.is_numbered:
             blocks.append(NUMBERED)
-        single = [one for one in self.results if one.has_one_run and not one.untestable]
+        single = [one for one in self.results if one.has_one_run and not one.untested]
         blocks += self._layers()
         blocks += SameImages(single)._paired_differences()
         several = [scored for scored in self.results if not scored.has_one_run]
@@ -362,7 +377,7 @@ def _main_fact(
     title: str, scored: Scored, group: SameImages, predictions: results.Predictions
 ) -> Fact:
     """Compare a result with chance and with its controls."""
-    untrained = [control for control in group.controls_of(scored) if not control.untestable]
+    untrained = [control for control in group.controls_of(scored) if not control.untested]
     controls = [results.predictions(control.file, control.split) for control in untrained]
     means = f"{newest_entry(scored.file)['command']} ({scored.name})"
     if not scored.has_one_run:
@@ -371,7 +386,7 @@ def _main_fact(
     missing = "There is no untrained control of it."
     if len(group.trained) < len(group.results):
         missing = "No untrained control was made in the same way from the same prompts."
-    why = escape(scored.untestable)
+    why = escape(scored.untested)
     fact = summary.against_references(
         title, escape(means), predictions, controls, scored.name, missing, why
     )
