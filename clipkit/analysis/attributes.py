@@ -450,7 +450,7 @@ class _Attribute:
         covariance = self._covariance([zeroshot, probe])
         reach = (row["zeroshot"] - row["chance"]) / above_chance
         gradient = np.array([1, -reach]) / above_chance
-        half = metrics.QUANTILE * math.sqrt(gradient @ covariance @ gradient)
+        half = self._quantile * math.sqrt(max(0.0, gradient @ covariance @ gradient))
         return {"reach": reach, "reach_low": reach - half, "reach_high": reach + half}
 
     def _gain(self, probe: Predicted | None, control: Predicted | None) -> Row:
@@ -459,7 +459,7 @@ class _Attribute:
             return dict.fromkeys(("gain", "gain_low", "gain_high"), math.nan)
         gain = self._score(probe) - self._score(control)
         of_both = self._covariance([probe, control])
-        half = metrics.QUANTILE * math.sqrt(of_both.trace() - 2 * of_both[0, 1])
+        half = self._quantile * math.sqrt(max(0.0, of_both.trace() - 2 * of_both[0, 1]))
         return {"gain": gain, "gain_low": gain - half, "gain_high": gain + half}
 
     def _embeddings(self, file: FeatureFile) -> tuple[Float32, Float32]:
@@ -504,6 +504,11 @@ class _Attribute:
         if predicted is None:
             return math.nan
         return metrics.mean_per_class_recall(self.labels, predicted)
+
+    @property
+    def _quantile(self) -> float:
+        """Half a 95 % interval in standard errors."""
+        return metrics.QUANTILE
 
     def _covariance(self, predicted: Sequence[Predicted]) -> Floats:
         return metrics.recall_covariance(self.labels, predicted)
@@ -563,9 +568,9 @@ class _Scored(_Attribute):
 
     def _interval(self, predicted: Predicted) -> tuple[float, float]:
         value = self._score(predicted)
-        half = metrics.QUANTILE * math.sqrt(self._covariance([predicted])[0, 0])
-        if not half:  # a perfect order does not show how far another would be
-            return metrics.wilson(value, min(np.unique(self.truth, return_counts=True)[1]))
+        half = self._quantile * math.sqrt(self._covariance([predicted])[0, 0])
+        if not half:  # equal or perfect scores do not show how far others would be
+            return math.nan, math.nan
         return value - half, min(1.0, value + half)
 
 
@@ -579,6 +584,30 @@ class _Label(_Scored):
 
     def _facts(self) -> Row:
         return {**super()._facts(), "positives": int(self.truth.sum()) if self.values > 1 else 0}
+
+    @property
+    def _rarer(self) -> int:
+        """The number of scored rows with the rarer of the two labels."""
+        return int(min(self.truth.sum(), (1 - self.truth).sum()))
+
+    @property
+    def _quantile(self) -> float:
+        """Student's, since few rows of a label tell little of its variance; NaN for one row."""
+        from scipy.special import stdtrit
+
+        return float(stdtrit(self._rarer - 1, 0.975))
+
+    def _interval(self, predicted: Predicted) -> tuple[float, float]:
+        """Return the limits by the logit of the value (Pepe 2003), which is skewed near 1."""
+        from scipy.special import expit, logit
+
+        value = self._score(predicted)
+        error = math.sqrt(self._covariance([predicted])[0, 0])
+        slope = value * (1 - value)
+        if min(error, slope) < 1e-9:  # a perfect order does not show how far another would be
+            return metrics.wilson(value, self._rarer)
+        half = self._quantile * error / slope
+        return float(expit(logit(value) - half)), float(expit(logit(value) + half))
 
     def _probe(self, X: Float32, X_scored: Float32) -> Predicted | None:
         run = self._fit(X, X_scored, keep=True)
