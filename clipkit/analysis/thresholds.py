@@ -13,15 +13,17 @@ import numpy as np
 
 from clipkit.analysis import metrics
 from clipkit.analysis.held_out import EVAL_SPLIT, FIT_SPLIT, choose_held_out, hold_out
-from clipkit.analysis.results import Row, labels_of, make_result
+from clipkit.analysis.results import Row, find_caveats, is_testable, labels_of, make_result
 from clipkit.analysis.zeroshot import HINT
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features.model import FeatureFile, Float32, Int64
+from clipkit.features.splitting import count_shared_rows, hash_rows
 
 FPR = 0.01
 LEAST_ABOVE = 5  # pairs that do not match, above a threshold that says something
 ALL = "all prompts"
+LIMITS = ("tpr_low", "tpr_high", "fpr_low", "fpr_high")
 
 
 class Pairs(NamedTuple):
@@ -67,7 +69,8 @@ def choose(
         A result with runs for `all prompts` together and for each `prompt`, for each `fpr_asked`:
         `threshold`; `tpr` and `fpr`, the shares of the scored pairs above it that match and that do
         not, with 95 % intervals for another draw of images; `matching` and `other`, the numbers of
-        these pairs; and `auroc`. NaN marks what does not apply.
+        these pairs; and `auroc`. NaN marks what does not apply, as the intervals if over 1 % of the
+        scored images were fitted.
 
     Raises
     ------
@@ -85,6 +88,11 @@ def choose(
         )
     fit_rows, scored_rows = _choose_rows(logits, fit_split, eval_split, seed)
     fitted, scored = _pairs(logits, *fit_rows), _pairs(logits, *scored_rows)
+    caveats = []
+    if standardize or not at:  # else nothing is fitted
+        count = count_shared_rows(hash_rows(fitted.cosines), scored.cosines)
+        caveats = find_caveats("fitted", scored_rows[0], count, len(scored.cosines))
+    untested = {} if is_testable(caveats) else dict.fromkeys(LIMITS, np.nan)
     if standardize:
         mean, deviation = fitted.cosines.mean(axis=0), fitted.cosines.std(axis=0)
         deviation = np.where(deviation > 0, deviation, 1)
@@ -117,9 +125,10 @@ def choose(
         fit_split=fit_rows[0],
         eval_split=scored_rows[0],
         seed=seed,
+        caveats=caveats or None,
         inputs={"logits": logits.digest},
     )
-    rows = [{"split": scored_rows[0], **row} for row in rows]
+    rows = [{"split": scored_rows[0], **row, **untested} for row in rows]
     return make_result(history, rows)
 
 
@@ -150,7 +159,7 @@ def _take(pairs: Pairs, prompts: Int64) -> Pairs:
 def _row(name: str, fitted: Pairs, scored: Pairs, share: float) -> Row:
     """Choose a threshold on some pairs, and score it on others."""
     others = fitted.cosines[~fitted.matches]
-    above = int(share * len(others))
+    above = int(share * len(others) + 1e-6)  # 0.29 * 100 is 28.999999999999996
     row: Row = {"prompt": name, "fpr_asked": share, "few": above < LEAST_ABOVE}
     threshold = np.nan
     if len(others):
