@@ -11,7 +11,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipkit.analysis.results import Row, choose_split, join_names, labels_of, make_result
+from clipkit.analysis.results import (
+    Row,
+    caveats,
+    choose_split,
+    describe_caveat,
+    join_names,
+    labels_of,
+    make_result,
+)
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features.annotations import CLASS, read_annotations, read_attribute
@@ -25,6 +33,7 @@ from clipkit.features.model import FeatureFile, Float32, Floats, Int64
 
 PERMUTATIONS = 300
 LEAST_ROWS = 10  # of a group, and of the rest: a variance of few rows makes any t large
+ROUNDING = 1e-5  # of equal t, whose sums are of float32
 LEAST_ERROR = 1e-9  # below what float32 resolves, so that the cosines are all equal
 
 
@@ -111,7 +120,7 @@ def describe(  # noqa: PLR0913 (the options of `clipkit describe`)
     rows: list[Row] = []
     for group, name in enumerate(groups.names):
         for prompt in np.argsort(-np.abs(t[group]), kind="stable")[:top].tolist():
-            exceeding = int((largest >= abs(t[group, prompt])).sum())
+            exceeding = int((largest >= abs(t[group, prompt]) * (1 - ROUNDING)).sum())
             row: Row = {"split": split, "group": name, "rows": int(means.counts[group])}
             row["prompt"] = (logits.texts or [])[prompt]
             row["difference"] = float(differences[group, prompt])
@@ -172,7 +181,11 @@ def _of_result(logits: FeatureFile, split: str, result: FeatureFile, run: int | 
         predicted = (predicted == labels_of(result, its_split or split)).astype(np.int64)
     codes = np.full(len(row_of), -1, np.int64)
     codes[rows] = predicted
-    source = {"groups": "clusters" if result.holds_clusters else "errors", "run": run}
+    known = caveats(result, its_split)
+    for caveat in known:
+        console.warn(f"{result.display_name}: {describe_caveat(caveat)}")
+    kind = "clusters" if result.holds_clusters else "errors"
+    source = {"groups": kind, "run": run, "caveats": known or None}
     return Groups(names, codes, source, {"result": result.digest})
 
 
@@ -186,12 +199,12 @@ def _without_small(groups: Groups) -> Groups:
         raise ClipkitError(
             f"expected a group of at least {LEAST_ROWS} images and as many others, got none"
         )
-    left_out = [name for name, kept in zip(groups.names, is_kept, strict=True) if not kept]
+    left_out = [groups.names[group] for group in np.flatnonzero(~is_kept)]
     if left_out:
         console.warn(
             f"left out {join_names(left_out)}: fewer than {LEAST_ROWS} images in it, or outside it"
         )
-    names = [name for name in groups.names if name not in left_out]
+    names = [groups.names[group] for group in np.flatnonzero(is_kept)]  # two may have one name
     number = np.full(len(groups.names) + 2, len(names))  # of those left out, and of -1 at the end
     number[:-2][is_kept] = np.arange(len(names))
     number[-1] = -1
