@@ -141,7 +141,19 @@ def test_texts_of_the_same_words_have_a_ceiling():
         ["a b c", "b a c", "c b a", "c a d"],
     ]
     items = [Item("", "", ["x"], of_item) for of_item in texts]
-    assert choices.order_blind_ceiling(Items("", items, {})).tolist() == [1 / 2, 1, 1 / 3]
+    assert choices.order_blind_ceiling(Items("", items, {})).tolist() == [[1 / 2, 1, 1 / 3]]
+
+
+def test_two_texts_of_the_same_words_are_never_closer_to_different_images():
+    """A model blind to the order of words, but for what rounding leaves."""
+    random = np.random.RandomState(0)
+    images, texts = random.standard_normal((2000, 2, 8)), random.standard_normal((2000, 1, 8))
+    texts = texts + 1e-6 * random.standard_normal((2000, 2, 8))
+    items = [Item("", "", ["x", "y"], ["a b", "b a"]), Item("", "", ["x", "y"], ["a b", "b c"])]
+    ceiling = choices.order_blind_ceiling(Items("", items, {}))
+    assert ceiling.tolist() == [[1 / 4, 1], [0, 1], [0, 1]]
+    right = choices.shuffle(images, texts, [""] * 2000)[0].mean(axis=1)
+    assert right == pytest.approx(ceiling[:, 0], abs=0.03)
 
 
 def test_items_of_one_image_are_counted_together():
