@@ -130,7 +130,10 @@ def retrieve(  # noqa: PLR0913 (the options of `clipkit retrieve`)
     pairs = pair(images, texts, split, same_rows=same_rows, strict=strict)
     inputs = {"images": images.digest, "texts": texts.digest}
     recorded = {}
-    with_texts = replace(images, splits={split: Split(ids=pairs.ids)})
+    labels = images.splits[split].labels
+    if labels is not None:
+        labels = labels[np.isin(images.splits[split].ids, pairs.ids)]
+    with_texts = replace(images, splits={split: Split(labels=labels, ids=pairs.ids)})
     annotations = read_clusters(with_texts, table, cluster)
     if annotations is not None:
         codes = annotations.attributes[0].codes[split]
