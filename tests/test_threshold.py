@@ -62,6 +62,14 @@ def test_a_share_of_whole_pairs_is_reached():
     assert (cosines[labels != 1, 1] > np.float32(row["threshold"])).sum() == 29
 
 
+def test_a_prompt_that_matches_all_fitted_images_has_no_threshold_and_no_rates():
+    file = logits()
+    file.splits["train"].labels = np.ones(N, int)
+    row = thresholds.choose(file).rows()[2]
+    assert np.isnan([row[name] for name in ("threshold", "tpr", "fpr", "fpr_low")]).all()
+    assert row["auroc"] > 0.5
+
+
 def test_scored_images_that_were_fitted_are_warned_of_and_get_no_interval(capsys):
     file = logits()
     known = thresholds.choose(file, eval_split="train")

@@ -161,11 +161,10 @@ def _row(name: str, fitted: Pairs, scored: Pairs, share: float) -> Row:
     others = fitted.cosines[~fitted.matches]
     above = int(share * len(others) + 1e-6)  # 0.29 * 100 is 28.999999999999996
     row: Row = {"prompt": name, "fpr_asked": share, "few": above < LEAST_ABOVE}
-    threshold = np.nan
-    if len(others):
-        place = len(others) - 1 - above
-        threshold = float(np.partition(others, place)[place])
-    return row | _score(scored, threshold)
+    if not len(others):
+        return row | _score(scored, np.nan) | dict.fromkeys(("tpr", "fpr", *LIMITS), np.nan)
+    place = len(others) - 1 - above
+    return row | _score(scored, float(np.partition(others, place)[place]))
 
 
 def _score(scored: Pairs, threshold: float) -> Row:
