@@ -79,6 +79,17 @@ def test_a_label_is_ranked_by_the_cosine_with_its_words_and_by_a_probe(metric, r
     assert np.isnan(empty["probe"])
 
 
+@pytest.mark.parametrize("names", [("No", "yes"), ("no", "Yes"), ("FALSE", "true")])
+def test_the_positive_value_is_known_in_any_case(names, tmp_path):
+    path = tmp_path / "t.csv"
+    lines = [f"{row}.png,{names[value]}\n" for row, value in enumerate(label())]
+    lines[:2] = f"0.png,{names[1].title()}\n", f"1.png,{names[0].upper()}\n"
+    path.write_text("id,smiling\n" + "".join(lines))
+    (row,) = attributes.measure(images(), words(), table=str(path), metric="auroc").rows()
+    assert (row["values"], row["positives"], row["rows"]) == (2, N // 4, N)
+    assert row["zeroshot"] > 0.7
+
+
 def test_the_mean_of_the_average_precisions_is_of_the_labels_that_have_one(table, capsys):
     attributes.measure(images(), table=table, columns=["smiling", "hat"], metric="ap")
     assert "(1 labels)" in capsys.readouterr().err

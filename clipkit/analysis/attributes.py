@@ -264,7 +264,7 @@ def _read(
         _check_counts(annotations.attributes)
     if metric == RECALL or is_of_numbers:
         return annotations
-    labels = [attribute for attribute in annotations.attributes if _is_label(attribute)]
+    labels = [_ordered(attribute) for attribute in annotations.attributes if _is_label(attribute)]
     others = [attribute for attribute in annotations.attributes if not _is_label(attribute)]
     if not columns:  # nobody asked for the classes
         others = [attribute for attribute in others if attribute.name != CLASS]
@@ -280,6 +280,14 @@ def _read(
 def _is_label(attribute: Attribute) -> bool:
     values = [value.lower() for value in attribute.values]
     return not attribute.is_class and any(set(values) <= set(pair) for pair in LABELS)
+
+
+def _ordered(attribute: Attribute) -> Attribute:
+    """Return a label with each value once, whatever its case, and the positive one last."""
+    lower = [value.lower() for value in attribute.values]
+    _, first, number = np.unique(lower, return_index=True, return_inverse=True)
+    codes = {name: np.append(number, -1)[of_split] for name, of_split in attribute.codes.items()}
+    return replace(attribute, values=[attribute.values[i] for i in first], codes=codes)
 
 
 def _note_means(rows: Sequence[Row], metric: str) -> None:
