@@ -258,6 +258,14 @@ def test_a_table_without_items_is_refused_by_name(tmp_path, monkeypatch, name, t
     assert not (tmp_path / "txt.h5").exists()
 
 
+def test_images_with_other_endings_are_other_images():
+    image_file, text_file, items = make_files(np.eye(2)[:, None], np.ones((2, 2, 2)))
+    image_file.splits["test"].ids = ["view.1", "other"]
+    items.items[:] = [item._replace(images=["view.2"]) for item in items.items]
+    with pytest.raises(ClipkitError, match=r"lacks 'view.2'"):
+        choices.choose(image_file, text_file, items)
+
+
 def test_names_without_an_ending_are_those_of_the_images_files():
     random = np.random.RandomState(0)
     image_file, text_file, items = make_files(*(random_pairs(9, 0.5, 16, random) for _ in range(2)))

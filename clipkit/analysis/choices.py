@@ -104,13 +104,14 @@ def _find_images(
         raise ClipkitError(f"{where}: expected images of shapes, got those of {min(datasets)}")
     if len(set(ids)) < len(ids):
         raise ClipkitError(f"{where}: expected different ids")
-    row_of = _rows_by_name(ids)
+    row_of, row_of_id = _rows_by_name(ids), {row_id: row for row, row_id in enumerate(ids)}
     found, kept = [], []
     unknown: dict[str, int] = {}  # each once, in the order of the items
     for item in items.items:
         rows = []
         for name in item.images:
-            rows.append(row_of.get(name, row_of.get(posixpath.splitext(name)[0], -1)))
+            stem = posixpath.splitext(name)[0]  # not compared with other stems: a.1 is not a.2
+            rows.append(row_of.get(name, row_of_id.get(stem, -1)))
         if min(rows) >= 0:
             found.append(rows)
             kept.append(item)
