@@ -130,10 +130,9 @@ def retrieve(  # noqa: PLR0913 (the options of `clipkit retrieve`)
     pairs = pair(images, texts, split, same_rows=same_rows, strict=strict)
     inputs = {"images": images.digest, "texts": texts.digest}
     recorded = {}
-    labels = images.splits[split].labels
-    if labels is not None:
-        labels = labels[np.isin(images.splits[split].ids, pairs.ids)]
-    with_texts = replace(images, splits={split: Split(labels=labels, ids=pairs.ids)})
+    rows_alone = replace(images.splits[split], features=None)
+    is_used = np.isin(rows_alone.ids, pairs.ids)
+    with_texts = replace(images, splits={split: rows_alone.take(np.flatnonzero(is_used))})
     annotations = read_clusters(with_texts, table, cluster)
     if annotations is not None:
         codes = annotations.attributes[0].codes[split]

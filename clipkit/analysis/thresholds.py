@@ -79,13 +79,7 @@ def choose(
     ClipkitError
         If images have no labels, prompts no classes, or a split is missing.
     """
-    for share in fpr:
-        if not 0 < share < 1:
-            raise UsageError(f"fpr: expected a share between 0 and 1, got {share:g}")
-    if logits.class_index is None or (np.asarray(logits.class_index) < 0).all():
-        raise ClipkitError(
-            f"{logits.display_name}: expected prompts of the images' classes, got none", HINT
-        )
+    _check(logits, fpr)
     fit_rows, scored_rows = _choose_rows(logits, fit_split, eval_split, seed)
     fitted, scored = _pairs(logits, *fit_rows), _pairs(logits, *scored_rows)
     caveats = []
@@ -130,6 +124,16 @@ def choose(
     )
     rows = [{"split": scored_rows[0], **row, **untested} for row in rows]
     return make_result(history, rows)
+
+
+def _check(logits: FeatureFile, fpr: Sequence[float]) -> None:
+    for share in fpr:
+        if not 0 < share < 1:
+            raise UsageError(f"fpr: expected a share between 0 and 1, got {share:g}")
+    if logits.class_index is None or (np.asarray(logits.class_index) < 0).all():
+        raise ClipkitError(
+            f"{logits.display_name}: expected prompts of the images' classes, got none", HINT
+        )
 
 
 def _choose_rows(
