@@ -127,6 +127,16 @@ def test_independent_models_are_marked_in_5_percent_of_worlds(monkeypatch, layer
     assert marked.max() >= 0.01
 
 
+def test_rows_of_equal_cosines_are_no_neighbours_that_independent_models_share():
+    shares = []
+    for seed in range(20):
+        random = np.random.RandomState(seed)
+        classes = np.eye(5)[random.randint(5, size=(2, 100))]
+        files = [make_file(rows, name) for rows, name in zip(classes, "ab", strict=True)]
+        shares.append(alignment.align(files, k=K, seed=seed).rows()[0]["similarity"])
+    assert np.mean(shares) == pytest.approx(K / 99, abs=4 * np.std(shares) / np.sqrt(20))
+
+
 def test_layers_of_two_models_share_the_null_of_the_largest_similarity():
     views = make_views(60, [1, 4, 8, 2, 9])
     files = [make_file(view, "a", layer=i) for i, view in enumerate(views[:2])]

@@ -141,7 +141,19 @@ def test_texts_of_the_same_words_have_a_ceiling():
         ["a b c", "b a c", "c b a", "c a d"],
     ]
     items = [Item("", "", ["x"], of_item) for of_item in texts]
-    assert choices.order_blind_ceiling(Items("", items, {})).tolist() == [1 / 2, 1, 1 / 3]
+    assert choices.order_blind_ceiling(Items("", items, {})).tolist() == [[1 / 2, 1, 1 / 3]]
+
+
+def test_two_texts_of_the_same_words_are_never_closer_to_different_images():
+    """A model blind to the order of words, but for what rounding leaves."""
+    random = np.random.RandomState(0)
+    images, texts = random.standard_normal((2000, 2, 8)), random.standard_normal((2000, 1, 8))
+    texts = texts + 1e-6 * random.standard_normal((2000, 2, 8))
+    items = [Item("", "", ["x", "y"], ["a b", "b a"]), Item("", "", ["x", "y"], ["a b", "b c"])]
+    ceiling = choices.order_blind_ceiling(Items("", items, {}))
+    assert ceiling.tolist() == [[1 / 4, 1], [0, 1], [0, 1]]
+    right = choices.shuffle(images, texts, [""] * 2000)[0].mean(axis=1)
+    assert right == pytest.approx(ceiling[:, 0], abs=0.03)
 
 
 def test_items_of_one_image_are_counted_together():
@@ -246,6 +258,14 @@ def test_a_table_without_items_is_refused_by_name(tmp_path, monkeypatch, name, t
     command = ("textembed", "--items", name, "--model", "tiny", "-o", "txt.h5")
     assert message in fails(*command, exit_code=2 if name == "x.txt" else 1)
     assert not (tmp_path / "txt.h5").exists()
+
+
+def test_images_with_other_endings_are_other_images():
+    image_file, text_file, items = make_files(np.eye(2)[:, None], np.ones((2, 2, 2)))
+    image_file.splits["test"].ids = ["view.1", "other"]
+    items.items[:] = [item._replace(images=["view.2"]) for item in items.items]
+    with pytest.raises(ClipkitError, match=r"lacks 'view.2'"):
+        choices.choose(image_file, text_file, items)
 
 
 def test_names_without_an_ending_are_those_of_the_images_files():

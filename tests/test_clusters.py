@@ -109,6 +109,13 @@ def test_clusters_of_images_are_drawn_with_their_texts(tmp_path):
     assert of_class.rows() == after.rows()
 
 
+def test_images_of_a_class_that_have_texts_are_a_cluster():
+    images, texts = make_files(make_pairs(60, 2, noise=2.0))
+    images.splits["test"].labels = np.arange(60) // 5
+    texts.class_index = np.where(texts.class_index < 5, -1, texts.class_index)
+    assert set(retrieval.retrieve(images, texts, cluster="class").runs["clusters"]) == {11}
+
+
 def test_p_is_the_share_of_all_signs_of_the_clusters():
     random = np.random.RandomState(0)
     for _ in range(50):

@@ -88,6 +88,32 @@ def test_a_planted_difference_is_found_and_few_where_there_is_none():
     assert np.mean(smallest) <= 0.11  # 0.05 + 2.7 standard errors
 
 
+def test_equal_t_of_permuted_rows_count_although_their_sums_round_otherwise():
+    file = logits(n=300)
+    split = file.splits["test"]
+    split.labels = np.repeat([0, 1], [12, 288])
+    is_odd = np.random.default_rng(2).random((300, 4)) < 0.03  # most orders have no odd one in 12
+    split.features = (0.4 + 0.02 * is_odd).astype(np.float32)
+    assert describe(file, top=1).runs["p_adjusted"].min() > 0.5
+
+
+def test_classes_of_one_name_are_left_out_one_by_one():
+    file = logits()
+    file.class_names = ["a", "a", "c"]
+    file.splits["test"].labels = np.repeat([0, 1, 2], [5, 55, 60])
+    assert [row["group"] for row in describe(file, top=1).rows()] == ["a", "c"]
+
+
+def test_errors_on_fitted_images_are_warned_of(capsys):
+    file = logits()
+    made = result(file, np.arange(120) % 2, "probe", np.arange(120))
+    caveat = {"kind": "fitted", "split": "test", "count": 50, "rows": 120}
+    made.history[-1]["caveats"] = [caveat]
+    found = describe(file, result=made)
+    assert "50 of 120 images of test were also fitted" in capsys.readouterr().err
+    assert found.history[-1]["caveats"] == [caveat]
+
+
 @pytest.mark.parametrize("command", ["zeroshot", "cluster"])
 def test_the_groups_are_the_errors_or_the_clusters_of_a_result_by_id(command):
     file = logits(shift=0.05)

@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 from factories import MODEL, fails_with, saved
+from scipy.stats import norm
 from shell import fails, ok
 from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -78,6 +79,17 @@ def test_a_label_is_ranked_by_the_cosine_with_its_words_and_by_a_probe(metric, r
     assert np.isnan(empty["probe"])
 
 
+@pytest.mark.parametrize("names", [("No", "yes"), ("no", "Yes"), ("FALSE", "true")])
+def test_the_positive_value_is_known_in_any_case(names, tmp_path):
+    path = tmp_path / "t.csv"
+    lines = [f"{row}.png,{names[value]}\n" for row, value in enumerate(label())]
+    lines[:2] = f"0.png,{names[1].title()}\n", f"1.png,{names[0].upper()}\n"
+    path.write_text("id,smiling\n" + "".join(lines))
+    (row,) = attributes.measure(images(), words(), table=str(path), metric="auroc").rows()
+    assert (row["values"], row["positives"], row["rows"]) == (2, N // 4, N)
+    assert row["zeroshot"] > 0.7
+
+
 def test_the_mean_of_the_average_precisions_is_of_the_labels_that_have_one(table, capsys):
     attributes.measure(images(), table=table, columns=["smiling", "hat"], metric="ap")
     assert "(1 labels)" in capsys.readouterr().err
@@ -109,6 +121,36 @@ def test_the_covariance_is_that_of_other_draws_of_rows(metric):
             estimates.append(METRICS[metric].covariance(labels, scores))
     observed = np.cov(np.array(values).T)
     assert np.mean(estimates, axis=0) == pytest.approx(observed, abs=0.25 * observed.max())
+
+
+def measure_few_positives(folder, positives: int, seed: int, metric: str = "auroc"):
+    """Return the run of a label whose positive rows have a score one deviation higher."""
+    generator = np.random.default_rng(seed)
+    values = (np.arange(N) < positives).astype(int)
+    file = FeatureFile("images", [{"command": "embed", "model": MODEL}])
+    for name in ("train", "test"):  # the cosine with the first axis rises with the score
+        X = np.stack([generator.normal(size=N) + values, np.full(N, 8.0)], axis=1)
+        file.splits[name] = Split(X.astype("f4"), ids=[f"{row}.png" for row in range(N)])
+    its_words = FeatureFile("texts", file.history, texts=["rare"], class_names=["rare"])
+    its_words.features, its_words.class_index = np.eye(2)[:1].astype("f4"), [0]
+    path = folder / "rare.csv"
+    path.write_text("id,rare\n" + "".join(f"{i}.png,{value}\n" for i, value in enumerate(values)))
+    options = {"table": str(path), "columns": ["rare"], "random": 0}
+    return attributes.measure(file, its_words, metric=metric, **options).rows()[0]
+
+
+def test_the_interval_of_a_rare_label_holds_the_true_auroc_in_most_draws(tmp_path):
+    truth = norm.cdf(1 / np.sqrt(2))
+    found = [measure_few_positives(tmp_path, 8, seed) for seed in range(150)]
+    covered = np.mean([row["zeroshot_low"] <= truth <= row["zeroshot_high"] for row in found])
+    assert covered > 0.9  # one of 1.96 standard errors holds it in 81 %
+
+
+@pytest.mark.parametrize("metric", ["auroc", "ap"])
+def test_one_positive_image_has_no_interval(metric, tmp_path):
+    row = measure_few_positives(tmp_path, 1, 0, metric)
+    assert row["zeroshot"] > 0
+    assert np.isnan([row[f"zeroshot_{end}"] for end in ("low", "high")]).all()
 
 
 def test_a_number_has_the_r2_of_its_share_of_the_signal_and_permuted_ones_have_none(table):

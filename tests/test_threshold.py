@@ -54,6 +54,32 @@ def test_rates_and_auroc_are_those_of_a_plain_count():
     assert row["auroc"] == pytest.approx(roc_auc_score(matches, cosines[:, 1]))
 
 
+def test_a_share_of_whole_pairs_is_reached():
+    file = logits()
+    file.splits["train"] = file.splits["train"].take(np.arange(133))  # 100 others of prompt 1
+    cosines, labels = np.asarray(file.cosines("train")), file.splits["train"].labels
+    row = thresholds.choose(file, fpr=[0.29]).rows()[2]
+    assert (cosines[labels != 1, 1] > np.float32(row["threshold"])).sum() == 29
+
+
+def test_a_prompt_that_matches_all_fitted_images_has_no_threshold_and_no_rates():
+    file = logits()
+    file.splits["train"].labels = np.ones(N, int)
+    row = thresholds.choose(file).rows()[2]
+    assert np.isnan([row[name] for name in ("threshold", "tpr", "fpr", "fpr_low")]).all()
+    assert row["auroc"] > 0.5
+
+
+def test_scored_images_that_were_fitted_are_warned_of_and_get_no_interval(capsys):
+    file = logits()
+    known = thresholds.choose(file, eval_split="train")
+    assert "2,000 of 2,000 images of train were also fitted" in capsys.readouterr().err
+    assert np.isnan([known.rows()[0][name] for name in ("tpr_low", "fpr_high")]).all()
+    assert known.history[-1]["caveats"][0]["kind"] == "fitted"
+    thresholds.choose(file, at=[0.2], eval_split="train")
+    assert "also fitted" not in capsys.readouterr().err
+
+
 def test_the_intervals_count_the_pairs_of_an_image_together():
     file = logits()
     for split in file.splits.values():  # all cosines of an image are one

@@ -100,7 +100,9 @@ def _compare(
     right = [i for i in range(len(files)) if i not in left] or left
     if len(files) == 2:
         left, right = [0], [1]
-    spaces = [make_space(rows, k, f.display_name) for rows, f in zip(features, files, strict=True)]
+    spaces = []
+    for number, (file, rows_of_file) in enumerate(zip(files, features, strict=True)):
+        spaces.append(make_space(rows_of_file, k, file.display_name, number))
     random, n = np.random.RandomState(seed), len(features[0])
     orders = [np.arange(n), *(random.permutation(n) for _ in range(PERMUTATIONS))]
     found = np.empty((len(orders), len(left), len(right), len(MEASURES)))
@@ -122,13 +124,20 @@ def _compare(
     return rows
 
 
-def make_space(features: Floats, k: int, name: str = "features") -> Space:
-    """Return what the measures need of rows (N, D) of length 1."""
+def make_space(features: Floats, k: int, name: str = "features", seed: int = 0) -> Space:
+    """Return what the measures need of rows (N, D) of length 1.
+
+    Rows with the same cosine are neighbours in a random order, with another `seed` for each file:
+    if all files took the first rows, their neighbours would be the same whatever the models hold.
+    """
     centred = features - features.mean(axis=0, dtype=np.float64)
     spread = hsic(centred, centred)
     if spread <= max(1e-20, 1e-12 * np.square(centred).sum(axis=1).mean() ** 2):
         raise ClipkitError(f"{name}: expected rows with different cosines, got equal ones")
-    return Space(centred, retrieval.nearest(features, features, k, skip_self=True), spread)
+    order = np.random.RandomState(seed).permutation(len(features))
+    shuffled, neighbours = features[order], np.empty((len(features), k), np.int64)
+    neighbours[order] = order[retrieval.nearest(shuffled, shuffled, k, skip_self=True)]
+    return Space(centred, neighbours, spread)
 
 
 def measure(a: Space, b: Space, order: Int64) -> tuple[float, float]:

@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit.analysis import metrics, probes, results, similarity, zeroshot
+from clipkit.analysis import probes, results, similarity, zeroshot
 from clipkit.analysis.attribute_groups import ABOVE_CHANCE
 from clipkit.analysis.held_out import EVAL_SPLIT, FIT_SPLIT, SplitRows, choose_rows
 from clipkit.analysis.results import Row
@@ -209,7 +209,7 @@ def _read(
     labels, others = [], []
     for attribute in annotations.attributes:
         if _is_label(attribute):
-            labels.append(attribute)
+            labels.append(_ordered(attribute))
         elif columns or attribute.name != CLASS:  # nobody asked for the classes
             others.append(attribute)
     if others and (columns or not labels):
@@ -227,6 +227,14 @@ def _read(
 def _is_label(attribute: Attribute) -> bool:
     values = [value.lower() for value in attribute.values]
     return not attribute.is_class and any(set(values) <= set(pair) for pair in LABELS)
+
+
+def _ordered(attribute: Attribute) -> Attribute:
+    """Return a label with each value once, whatever its case, and the positive one last."""
+    lower = [value.lower() for value in attribute.values]
+    _, first, number = np.unique(lower, return_index=True, return_inverse=True)
+    codes = {name: np.append(number, -1)[of_split] for name, of_split in attribute.codes.items()}
+    return replace(attribute, values=[attribute.values[i] for i in first], codes=codes)
 
 
 def _note_means(rows: Sequence[Row], metric: str) -> None:
@@ -398,20 +406,25 @@ class _Attribute:
         """Return the reach with its interval, by the delta method for a ratio."""
         is_decodable = row["probe_low"] > row["chance"] + ABOVE_CHANCE
         if zeroshot is None or probe is None or not is_decodable:
-            return _with_limits("reach", math.nan, math.nan)
+            return self._with_limits("reach", math.nan, math.nan)
         above_chance = row["probe"] - row["chance"]
         covariance = self.metric.covariance(self.truth, [zeroshot, probe])
         reach = (row["zeroshot"] - row["chance"]) / above_chance
         gradient = np.array([1, -reach]) / above_chance
-        return _with_limits("reach", reach, gradient @ covariance @ gradient)
+        return self._with_limits("reach", reach, gradient @ covariance @ gradient)
 
     def _gain(self, probe: Predicted | None, control: Predicted | None) -> Row:
         """Return the paired difference of the probe to a control with its interval."""
         if probe is None or control is None:
-            return _with_limits("gain", math.nan, math.nan)
+            return self._with_limits("gain", math.nan, math.nan)
         of_both = self.metric.covariance(self.truth, [probe, control])
         gain = self._score(probe) - self._score(control)
-        return _with_limits("gain", gain, of_both.trace() - 2 * of_both[0, 1])
+        return self._with_limits("gain", gain, of_both.trace() - 2 * of_both[0, 1])
+
+    def _with_limits(self, name: str, value: float, variance: float) -> Row:
+        """Return a value with the limits of its 95 % interval."""
+        half = self.metric.quantile(self.truth) * math.sqrt(max(0.0, variance))
+        return {name: value, f"{name}_low": value - half, f"{name}_high": value + half}
 
     def _embeddings(self, file: FeatureFile) -> tuple[Float32, Float32]:
         return self.fit.embeddings(file), self.scored.embeddings(file)
@@ -528,12 +541,6 @@ KINDS: dict[str, type[_Attribute]] = {
 
 def _cosines(unit: Any, directions: Float32) -> Float32:
     return np.asarray(unit @ directions.T, np.float32)
-
-
-def _with_limits(name: str, value: float, variance: float) -> Row:
-    """Return a value with the limits of its 95 % interval."""
-    half = metrics.QUANTILE * math.sqrt(variance)
-    return {name: value, f"{name}_low": value - half, f"{name}_high": value + half}
 
 
 def _with_range(name: str, values: Sequence[float]) -> Row:

@@ -61,7 +61,7 @@ def choose(
     right, shuffled = shuffle(*vectors, categories)
     means = {"accuracy": right, "shuffled": shuffled.mean(axis=0)}
     means["angle"] = chance(*vectors, [len(item.texts) for item in items.items])
-    means["ceiling"] = np.stack([order_blind_ceiling(items)] * len(right))
+    means["ceiling"] = order_blind_ceiling(items)
     inputs = {"images": images.digest, "texts": texts.digest}
     if control is not None:
         compatibility.check_control(control[0], images, [split])
@@ -103,13 +103,14 @@ def _find_images(
         raise ClipkitError(f"{where}: expected images of shapes, got those of {min(datasets)}")
     if len(set(ids)) < len(ids):
         raise ClipkitError(f"{where}: expected different ids")
-    row_of = _rows_by_name(ids)
+    row_of, row_of_id = _rows_by_name(ids), {row_id: row for row, row_id in enumerate(ids)}
     found, kept = [], []
     unknown: list[str] = []
     for item in items.items:
         rows = []
         for name in item.images:
-            rows.append(row_of.get(name, row_of.get(posixpath.splitext(name)[0], -1)))
+            stem = posixpath.splitext(name)[0]  # not compared with other stems: a.1 is not a.2
+            rows.append(row_of.get(name, row_of_id.get(stem, -1)))
         if min(rows) >= 0:
             found.append(rows)
             kept.append(item)
@@ -212,15 +213,20 @@ def chance(images: Floats, texts: Floats, counts: Sequence[int]) -> Floats:
 
 
 def order_blind_ceiling(items: Items) -> Floats:
-    """Return how often a model that ignores the order of words can be right in each item (N,).
+    """Return how often a model that ignores the order of words can be right (M, N), as `chance`.
 
-    It chooses each of m texts of the same words equally often: 1 / m.
+    It chooses each of m texts of the same words equally often: 1 / m. For each of two images, it is
+    right in 1/4. Two texts of the same words are closer to the same one of two images: 0.
     """
     ceilings = []
     for item in items.items:
         words = [tuple(sorted(re.findall(r"\w+", text.casefold()))) for text in item.texts]
         ceilings.append(1 / Counter(words)[words[0]])
-    return np.array(ceilings)
+    of_image = np.array(ceilings)
+    if len(items.items[0].images) == 1:
+        return of_image[None]
+    is_other = of_image == 1
+    return np.stack([of_image**2, is_other, is_other])
 
 
 def _rows(items: Items, images: Int64, means: dict[str, Floats], shuffled: Bools) -> list[Row]:

@@ -13,7 +13,9 @@ import numpy as np
 
 from clipkit.analysis.results import (
     Row,
+    caveats,
     choose_split,
+    describe_caveat,
     join_names,
     labels_of,
     make_result,
@@ -27,6 +29,7 @@ from clipkit.features.model import FeatureFile, Floats, Int64, Split
 
 PERMUTATIONS = 300
 LEAST_ROWS = 10  # of a group, and of the rest: a variance of few rows makes any t large
+ROUNDING = 1e-5  # of equal t, whose sums are of float32
 LEAST_ERROR = 1e-9  # below what float32 resolves, so that the cosines are all equal
 
 
@@ -92,7 +95,7 @@ def describe(  # noqa: PLR0913 (the options of `clipkit describe`)
     for group, name in enumerate(groups.names):
         for prompt in np.argsort(-np.abs(t[group]), kind="stable")[:top].tolist():
             place = group, prompt
-            exceeding = int((largest >= abs(t[place])).sum())
+            exceeding = int((largest >= abs(t[place]) * (1 - ROUNDING)).sum())
             row: Row = {"split": split, "group": name, "rows": int(means.counts[group])}
             row |= {"prompt": texts[prompt], "difference": float(differences[place])}
             row |= {"t": float(t[place]), "t_null95": t_null95}
@@ -154,7 +157,11 @@ def _of_result(logits: FeatureFile, split: str, result: FeatureFile, run: int | 
         predicted = (predicted == labels_of(result, its_split)).astype(np.int64)
     codes = np.full(len(row_of), -1, np.int64)
     codes[rows] = predicted
-    source = {"groups": "clusters" if result.holds_clusters else "errors", "run": run}
+    known = caveats(result, its_split)
+    for caveat in known:
+        console.warn(f"{result.display_name}: {describe_caveat(caveat)}")
+    kind = "clusters" if result.holds_clusters else "errors"
+    source = {"groups": kind, "run": run, "caveats": known or None}
     return Groups(names, codes, source, {"result": result.digest})
 
 

@@ -117,11 +117,9 @@ def retrieve(  # noqa: PLR0913 (the options of `clipkit retrieve`)
     pairs = pair(images, texts, split, same_rows=same_rows, strict=strict)
     inputs = {"images": images.digest, "texts": texts.digest}
     recorded = {}
-    used = set(pairs.ids)  # in the order of the images
-    used_rows = [row for row, row_id in enumerate(images.splits[split].ids) if row_id in used]
-    with_texts = replace(
-        images, splits={split: replace(images.splits[split], features=None).take(used_rows)}
-    )
+    rows_alone = replace(images.splits[split], features=None)
+    is_used = np.isin(rows_alone.ids, pairs.ids)
+    with_texts = replace(images, splits={split: rows_alone.take(np.flatnonzero(is_used))})
     annotations = read_clusters(with_texts, table, cluster)
     if annotations is not None:
         codes = annotations.attributes[0].codes[split]

@@ -104,13 +104,42 @@ class ScoreMetric(NamedTuple):
     covariance: Callable[[Any, Sequence[Any]], Floats]
     chance: Callable[[Any], float]
 
-    def interval(self, truth: Floats, scores: Floats) -> tuple[float, float]:
+    def quantile(self, truth: Any) -> float:
+        """Return half a 95 % interval in standard errors."""
+        return metrics.QUANTILE
+
+    def interval(self, truth: Any, scores: Any) -> tuple[float, float]:
         """Return a 95 % interval over another draw of rows."""
         value = self.value(truth, scores)
-        half = metrics.QUANTILE * math.sqrt(self.covariance(truth, [scores])[0, 0])
-        if not half:  # a perfect order does not show how far another would be
-            return metrics.wilson(value, min(np.unique(truth, return_counts=True)[1]))
+        half = self.quantile(truth) * math.sqrt(self.covariance(truth, [scores])[0, 0])
+        if not half:  # equal or perfect scores do not show how far others would be
+            return math.nan, math.nan
         return value - half, min(1.0, value + half)
+
+
+class _OfLabels(ScoreMetric):
+    def quantile(self, truth: Floats) -> float:
+        """Return Student's, since few rows of a label tell little of its variance."""
+        from scipy.special import stdtrit
+
+        return float(stdtrit(_rarer(truth) - 1, 0.975))  # NaN for one row
+
+    def interval(self, truth: Floats, scores: Floats) -> tuple[float, float]:
+        """Return the limits by the logit of the value (Pepe 2003), which is skewed near 1."""
+        from scipy.special import expit, logit
+
+        value = self.value(truth, scores)
+        error = math.sqrt(self.covariance(truth, [scores])[0, 0])
+        slope = value * (1 - value)
+        if min(error, slope) < 1e-9:  # a perfect order does not show how far another would be
+            return metrics.wilson(value, _rarer(truth))
+        half = self.quantile(truth) * error / slope
+        return float(expit(logit(value) - half)), float(expit(logit(value) + half))
+
+
+def _rarer(truth: Floats) -> int:
+    """Return the number of rows with the rarer of two labels."""
+    return int(min(truth.sum(), (1 - truth).sum()))
 
 
 class _Recall(ScoreMetric):
@@ -122,6 +151,7 @@ def _resampled(
     title: str,
     metric: Callable[[Floats, Floats, Int64], Floats],
     chance: Callable[[Floats], float],
+    kind: type[ScoreMetric] = ScoreMetric,
 ) -> ScoreMetric:
     """Return a metric of draws of rows (B, N), with its covariance over such draws."""
 
@@ -138,7 +168,7 @@ def _resampled(
             drawn.append(np.stack([metric(labels, values, rows) for values in scores]))
         return np.asarray(np.atleast_2d(np.cov(np.concatenate(drawn, axis=1))))
 
-    return ScoreMetric(title, value, covariance, chance)
+    return kind(title, value, covariance, chance)
 
 
 RECALL = "recall"
@@ -149,8 +179,8 @@ METRICS = {
         metrics.recall_covariance,
         lambda labels: 1 / len(np.unique(labels)),
     ),
-    "auroc": ScoreMetric("AUROC", metrics.auroc, auroc_covariance, lambda _: 0.5),
-    "ap": _resampled("average precision", _precisions, ap_by_chance),
+    "auroc": _OfLabels("AUROC", metrics.auroc, auroc_covariance, lambda _: 0.5),
+    "ap": _resampled("average precision", _precisions, ap_by_chance, _OfLabels),
     "r2": ScoreMetric("R²", _r2, r2_covariance, lambda _: 0.0),
     "spearman": _resampled("Spearman's correlation", _correlations, lambda _: 0.0),
 }

@@ -61,8 +61,8 @@ def choose(
         A result with runs for `all prompts` together and for each `prompt`, for each `fpr_asked`:
         `threshold`; `tpr` and `fpr`, the shares of the scored pairs above it that match and that do
         not, with 95 % intervals for another draw of images; `matching` and `other`, the numbers of
-        these pairs; and `auroc`. NaN marks what does not apply, as
-        the intervals if over 1 % of the scored images were fitted.
+        these pairs; and `auroc`. NaN marks what does not apply, as the intervals if over 1 % of the
+        scored images were fitted.
     """
     for share in fpr:
         if not 0 < share < 1:
