@@ -124,7 +124,7 @@ def _compare(
     return rows
 
 
-def make_space(features: Floats, k: int, name: str = "features", seed: int = 0) -> Space:
+def make_space(features: Floats, k: int, name: str = "features", seed: int = 42) -> Space:
     """Return what the measures need of rows (N, D) of length 1.
 
     Rows with the same cosine are neighbours in a random order, with another `seed` for each file:

@@ -96,8 +96,7 @@ def choose(
         head: Row = {"split": evaluation.split, "prompt": name}
         rows += [head | _score(pairs, threshold) for threshold in at]
         for share in [] if at else fpr:
-            place = -1 - int(share * len(others) + 1e-6)  # 0.29 * 100 is 28.999999999999996
-            threshold = float(others[place]) if len(others) else np.nan
+            threshold = _highest(others, share)
             rows.append(head | {"fpr_asked": share} | _score(pairs, threshold))
     fewest = (~fitted.matches[:, of_classes]).sum(axis=0).min()
     few = [f"{share:g}" for share in sorted(set(fpr)) if share * fewest < LEAST_ABOVE]
@@ -126,11 +125,20 @@ def _pairs(logits: FeatureFile, rows: SplitRows) -> Pairs:
     return Pairs(cosines, labels[:, None] == np.asarray(logits.class_index))
 
 
+def _highest(rising: Float32, share: float) -> float:
+    """Return the value with a share of the values above it, or NaN if there are none."""
+    if not len(rising):
+        return np.nan
+    return float(rising[-1 - int(share * len(rising) + 1e-6)])  # 0.29 * 100 is 28.999999999999996
+
+
 def _score(scored: Pairs, threshold: float) -> Row:
     """Score a threshold on some pairs."""
     row: Row = {"threshold": threshold}
     is_above = scored.cosines > threshold
     for rate, pairs in (("tpr", scored.matches), ("fpr", ~scored.matches)):
         row |= metrics.share(rate, is_above[pairs], np.nonzero(pairs)[0])
+    if np.isnan(threshold):
+        row |= dict.fromkeys(("tpr", "fpr", *LIMITS), np.nan)
     row |= {"matching": int(scored.matches.sum()), "other": int((~scored.matches).sum())}
     return row | {"auroc": metrics.auroc(scored.matches, scored.cosines)}
