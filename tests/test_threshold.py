@@ -107,7 +107,8 @@ def test_files_without_labels_or_classes_and_shares_out_of_range_are_refused(tmp
     assert "images of train were also fitted" in ok(*same).stderr
     assert "also fitted" not in ok(*same, "--at", "0.2").stderr
     assert "between 0 and 1" in fails("threshold", path, "--fpr", "1", exit_code=2)
-    assert "expected a number" in fails("threshold", path, "--at", "x", exit_code=2)
+    for word in ("x", "nan"):
+        assert "expected a number" in fails("threshold", path, "--at", word, exit_code=2)
     file = logits()
     file.splits["test"].labels = None
     with fails_with("expected labels in test"):

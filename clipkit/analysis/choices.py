@@ -58,7 +58,8 @@ def choose(
     items, rows = _find_images(images, split, items, common)
     vectors = _vectors(images, texts, split, items, rows)
     categories = [item.category for item in items.items]
-    right, shuffled = shuffle(*vectors, categories)
+    sets = np.unique(rows, axis=0, return_inverse=True)[1].ravel()
+    right, shuffled = shuffle(*vectors, categories, sets)
     means = {"accuracy": right, "shuffled": shuffled.mean(axis=0)}
     means["angle"] = chance(*vectors, [len(item.texts) for item in items.items])
     means["ceiling"] = order_blind_ceiling(items)
@@ -66,7 +67,7 @@ def choose(
     if control is not None:
         compatibility.check_control(control[0], images, [split])
         vectors = _vectors(*control, split, items, rows)
-        means["accuracy_control"], draws = shuffle(*vectors, categories)
+        means["accuracy_control"], draws = shuffle(*vectors, categories, sets)
         means["shuffled_control"] = draws.mean(axis=0)
         inputs |= {"control images": control[0].digest, "control texts": control[1].digest}
     unused = len(images.splits[split]) - len(np.unique(rows))
@@ -169,20 +170,30 @@ def _vectors(
     return of_images[rows], similarity.normalize(texts.features, texts.display_name)[text_rows]
 
 
-def shuffle(images: Floats, texts: Floats, categories: Sequence[str]) -> tuple[Bools, Bools]:
+def shuffle(
+    images: Floats, texts: Floats, categories: Sequence[str], sets: Int64 | None = None
+) -> tuple[Bools, Bools]:
     """Return what is right in M measures (M, N), and after S permutations of the images (S, M, N).
 
     Images are permuted within a category of items. What is right then, the texts alone decide.
+    Items with one number of `sets` (N,) have the same images, and get the same other ones.
     """
     across = texts.swapaxes(1, 2)
     random = np.random.RandomState(SEED)
     numbers = np.unique(categories, return_inverse=True)[1]
+    first = set_of = np.arange(len(numbers))
+    if sets is not None:
+        keys = numbers * (sets.max() + 1) + sets
+        _, first, set_of = np.unique(keys, return_index=True, return_inverse=True)
+        set_of = np.argsort(np.argsort(first))[set_of]  # in the order of their first items
+        first = np.sort(first)
+    numbers = numbers[first]
     by_category = np.argsort(numbers)
     draws, order = [], np.empty_like(numbers)
     with console.progress("shuffling images", "draws") as report_progress:
         for draw in range(PERMUTATIONS):
             order[by_category] = np.lexsort([random.uniform(size=len(numbers)), numbers])
-            draws.append(_is_right(images[order] @ across))
+            draws.append(_is_right(images[first[order][set_of]] @ across))
             report_progress(draw + 1, PERMUTATIONS)
     return _is_right(images @ across), np.stack(draws)
 

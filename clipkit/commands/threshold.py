@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 from clipkit.base.errors import UsageError
@@ -65,4 +66,6 @@ def _parse_cosines(values: list[str]) -> list[float]:
             numbers.append(float(word))
         except ValueError:
             raise UsageError(f"at: expected a number, got {word!r}") from None
+        if math.isnan(numbers[-1]):
+            raise UsageError(f"at: expected a number, got {word!r}")
     return numbers
