@@ -9,8 +9,9 @@ from scipy.stats import norm
 from shell import fails, ok, rows
 from sklearn.metrics import roc_auc_score
 
-from clipkit import thresholds
+from clipkit import plots, thresholds
 from clipkit.features import FeatureFile, Split
+from clipkit.plots.thresholds import draw_threshold
 
 N, K = 2000, 4
 
@@ -137,3 +138,15 @@ def test_images_of_no_known_class_are_told_apart_by_their_largest_score():
     unknown.texts = ["other", *unknown.texts[1:]]
     with fails_with("have different prompts"):
         thresholds.detect(known, unknown)
+
+
+def test_the_picture_says_which_pairs_are_above_the_threshold(tmp_path):
+    figure, source = draw_threshold(logits(), 0.01, "train", "test")
+    row = thresholds.choose(logits(), fpr=[0.01]).rows()[0]
+    above = f"{100 * row['tpr']:.1f} % of the matching pairs, {100 * row['fpr']:.1f} % of the"
+    assert above in plots.title_of(figure)
+    assert "test" in source
+    (line,) = figure.axes[0].lines
+    assert line.get_xdata()[0] == row["threshold"]
+    path = saved(tmp_path / "logits.h5", logits())
+    ok("plot", "threshold", path, "--fpr", "0.05", "-o", tmp_path / "threshold.png")

@@ -89,11 +89,11 @@ def choose(
         fitted = fitted._replace(cosines=(fitted.cosines - mean) / deviation)
         scored = scored._replace(cosines=(scored.cosines - mean) / deviation)
     texts = logits.texts or []
-    chosen_prompts = {"all prompts": of_classes}
+    chosen_prompts = [("all prompts", of_classes)]
     if len(of_classes) > 1:
-        chosen_prompts |= {texts[number]: np.array([number]) for number in of_classes.tolist()}
+        chosen_prompts += [(texts[number], np.array([number])) for number in of_classes]
     rows: list[Row] = []
-    for name, numbers in chosen_prompts.items():
+    for name, numbers in chosen_prompts:
         others = np.sort(fitted.cosines[:, numbers][~fitted.matches[:, numbers]])
         pairs = Pairs(scored.cosines[:, numbers], scored.matches[:, numbers])
         head: Row = {"split": evaluation.split, "prompt": name}
@@ -120,6 +120,15 @@ def choose(
         inputs={"logits": logits.digest},
     )
     return make_result(history, [row | untested for row in rows])
+
+
+def scored_pairs(
+    logits: FeatureFile, fit_split: str = FIT_SPLIT, eval_split: str = EVAL_SPLIT, seed: int = 42
+) -> Pairs:
+    """Return the pairs that `choose` scores, of all prompts with classes."""
+    pairs = _pairs(logits, choose_rows(logits, fit_split, eval_split, seed)[1])
+    of_classes = np.asarray(logits.class_index) >= 0
+    return Pairs(pairs.cosines[:, of_classes], pairs.matches[:, of_classes])
 
 
 def _find_caveats(fitted: Floats, scored: Floats, split: str) -> list[Caveat]:
