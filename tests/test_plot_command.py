@@ -16,7 +16,7 @@ from clipkit.plots.images import draw_contact_sheet
 from clipkit.plots.spectrum import prompt_spectra
 
 # a picture of files, and an input
-OTHER_PICTURES = ("choose", "images", "nearest", "retrieve")  # which other tests draw
+OTHER_PICTURES = ("choose", "images", "nearest", "retrieve", "threshold")  # which other tests draw
 PICTURES = {
     **dict.fromkeys(("confusion", "classes"), "zeroshot.h5"),
     **dict.fromkeys(("entropy", "confidence", "reliability", "logits", "similarity"), "logits.h5"),

@@ -9,8 +9,9 @@ from scipy.stats import norm
 from shell import fails, ok, rows
 from sklearn.metrics import roc_auc_score
 
-from clipkit import thresholds
+from clipkit import plots, thresholds
 from clipkit.features import FeatureFile, Split
+from clipkit.plots.thresholds import draw_threshold
 
 N, K = 2000, 4
 
@@ -116,3 +117,36 @@ def test_files_without_labels_or_classes_and_shares_out_of_range_are_refused(tmp
     file.class_index = np.full(K, -1)
     with fails_with("expected prompts of the images' classes"):
         thresholds.choose(file)
+
+
+def test_images_of_no_known_class_are_told_apart_by_their_largest_score():
+    known, unknown = logits(), logits(distance=0, seed=1)
+    unknown.class_index, unknown.class_names = np.full(K, -1), ["other"]
+    cosine, softmax = thresholds.detect(known, unknown).rows()
+    largest = {}
+    for name, file in (("known", known), ("unknown", unknown)):
+        largest[name] = np.asarray(file.cosines("test")).max(axis=1)
+    both = [*largest["known"], *np.asarray(unknown.cosines("train")).max(axis=1)]
+    both += [*largest["unknown"]]
+    assert cosine["auroc"] == pytest.approx(roc_auc_score(np.arange(3 * N) < N, both), abs=1e-6)
+    threshold = np.quantile(np.asarray(known.cosines("train")).max(axis=1), 0.05)
+    assert cosine["threshold"] == pytest.approx(threshold)
+    assert cosine["tpr"] == pytest.approx((largest["known"] > threshold).mean())
+    assert (cosine["known"], cosine["unknown"]) == (N, 2 * N)
+    assert cosine["fpr_low"] < cosine["fpr"] < cosine["fpr_high"]
+    assert 0.5 < softmax["auroc"] < 1
+    unknown.texts = ["other", *unknown.texts[1:]]
+    with fails_with("have different prompts"):
+        thresholds.detect(known, unknown)
+
+
+def test_the_picture_says_which_pairs_are_above_the_threshold(tmp_path):
+    figure, source = draw_threshold(logits(), 0.01, "train", "test")
+    row = thresholds.choose(logits(), fpr=[0.01]).rows()[0]
+    above = f"{100 * row['tpr']:.1f} % of the matching pairs, {100 * row['fpr']:.1f} % of the"
+    assert above in plots.title_of(figure)
+    assert "test" in source
+    (line,) = figure.axes[0].lines
+    assert line.get_xdata()[0] == row["threshold"]
+    path = saved(tmp_path / "logits.h5", logits())
+    ok("plot", "threshold", path, "--fpr", "0.05", "-o", tmp_path / "threshold.png")

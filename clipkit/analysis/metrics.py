@@ -416,7 +416,7 @@ def auroc(labels: ArrayLike, scores: ArrayLike) -> float:
     return float(below.mean() / 2 / len(negatives))
 
 
-def share(name: str, hits: NDArray[Any], clusters: Int64 | None) -> dict[str, float]:
+def share(name: str, hits: NDArray[Any], clusters: Int64 | None = None) -> dict[str, float]:
     """Return the share `name` of hits (N,) with Wilson's 95 % interval, `_low` and `_high`.
 
     Rows of one cluster (N,) are counted together. All are NaN without rows.

@@ -7,6 +7,7 @@ pairs that do not match is above it. It is scored on another split.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,13 +22,16 @@ from clipkit.analysis.results import (
     labels_of,
     make_result,
 )
-from clipkit.analysis.zeroshot import HINT
+from clipkit.analysis.softmax import softmax
+from clipkit.analysis.zeroshot import HINT, check_prompts, iter_class_scores
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
-from clipkit.features.model import FeatureFile, Float32
+from clipkit.features.compatibility import check_same_prompts
+from clipkit.features.model import FeatureFile, Float32, Floats
 from clipkit.features.splitting import count_shared_rows, hash_rows
 
 LIMITS = ("tpr_low", "tpr_high", "fpr_low", "fpr_high")
+TPR = 0.95  # of known images
 LEAST_ABOVE = 5  # pairs that do not match, above a threshold that says something
 
 
@@ -77,8 +81,7 @@ def choose(
     fitted, scored = _pairs(logits, fit), _pairs(logits, evaluation)
     caveats: list[Caveat] = []
     if standardize or not at:  # else nothing is fitted
-        count = count_shared_rows(hash_rows(fitted.cosines), scored.cosines)
-        caveats = find_caveats("fitted", evaluation.split, count, len(scored.cosines))
+        caveats = _find_caveats(fitted.cosines, scored.cosines, evaluation.split)
     untested = {} if is_testable(caveats) else dict.fromkeys(LIMITS, np.nan)
     if standardize:
         mean, deviation = fitted.cosines.mean(axis=0), fitted.cosines.std(axis=0)
@@ -86,11 +89,11 @@ def choose(
         fitted = fitted._replace(cosines=(fitted.cosines - mean) / deviation)
         scored = scored._replace(cosines=(scored.cosines - mean) / deviation)
     texts = logits.texts or []
-    chosen_prompts = {"all prompts": of_classes}
+    chosen_prompts = [("all prompts", of_classes)]
     if len(of_classes) > 1:
-        chosen_prompts |= {texts[number]: np.array([number]) for number in of_classes.tolist()}
+        chosen_prompts += [(texts[number], np.array([number])) for number in of_classes]
     rows: list[Row] = []
-    for name, numbers in chosen_prompts.items():
+    for name, numbers in chosen_prompts:
         others = np.sort(fitted.cosines[:, numbers][~fitted.matches[:, numbers]])
         pairs = Pairs(scored.cosines[:, numbers], scored.matches[:, numbers])
         head: Row = {"split": evaluation.split, "prompt": name}
@@ -119,6 +122,20 @@ def choose(
     return make_result(history, [row | untested for row in rows])
 
 
+def scored_pairs(
+    logits: FeatureFile, fit_split: str = FIT_SPLIT, eval_split: str = EVAL_SPLIT, seed: int = 42
+) -> Pairs:
+    """Return the pairs that `choose` scores, of all prompts with classes."""
+    pairs = _pairs(logits, choose_rows(logits, fit_split, eval_split, seed)[1])
+    of_classes = np.asarray(logits.class_index) >= 0
+    return Pairs(pairs.cosines[:, of_classes], pairs.matches[:, of_classes])
+
+
+def _find_caveats(fitted: Floats, scored: Floats, split: str) -> list[Caveat]:
+    """Warn of scored rows (M, D) that are among the fitted ones (N, D)."""
+    return find_caveats("fitted", split, count_shared_rows(hash_rows(fitted), scored), len(scored))
+
+
 def _pairs(logits: FeatureFile, rows: SplitRows) -> Pairs:
     cosines = np.asarray(logits.cosines(rows.split))[rows.numbers]
     labels = labels_of(logits, rows.split)[rows.numbers]
@@ -142,3 +159,68 @@ def _score(scored: Pairs, threshold: float) -> Row:
         row |= dict.fromkeys(("tpr", "fpr", *LIMITS), np.nan)
     row |= {"matching": int(scored.matches.sum()), "other": int((~scored.matches).sum())}
     return row | {"auroc": metrics.auroc(scored.matches, scored.cosines)}
+
+
+# ---- Images of no known class --------------------------------------------------------------------
+
+
+def detect(
+    known: FeatureFile,
+    unknown: FeatureFile,
+    *,
+    fit_split: str = FIT_SPLIT,
+    eval_split: str = EVAL_SPLIT,
+    seed: int = 42,
+) -> FeatureFile:
+    """Tell images of known classes from others: what `clipkit threshold --unknown` reports.
+
+    `unknown` has the logits of images of none of the classes, with the same prompts. All its splits
+    are scored. The thresholds keep 95 % of the fitted known images.
+
+    Returns
+    -------
+    FeatureFile
+        A result with a run for each `measure`: the largest cosine of an image, and the largest
+        probability of a softmax at the model's temperature. `tpr` and `fpr` are the shares of the
+        `known` and of the `unknown` images above the `threshold`, with 95 % intervals, and `auroc`
+        is of known against unknown images.
+    """
+    check_same_prompts(known, unknown)
+    check_prompts(known)
+    unknown = replace(unknown, class_index=known.class_index, class_names=known.class_names)
+    fit, evaluation = choose_rows(known, fit_split, eval_split, seed)
+    fitted, scored = (
+        _confidences(known, rows.split)[:, rows.numbers] for rows in (fit, evaluation)
+    )
+    others = np.concatenate([_confidences(unknown, name) for name in unknown.splits], axis=1)
+    caveats = _find_caveats(fitted.T, scored.T, evaluation.split)
+    untested = {} if is_testable(caveats) else dict.fromkeys(LIMITS, np.nan)
+    rows: list[Row] = []
+    for number, measure in enumerate(("largest cosine", "softmax")):
+        threshold = float(np.quantile(fitted[number], 1 - TPR))
+        row: Row = {"split": evaluation.split, "measure": measure, "threshold": threshold}
+        row |= metrics.share("tpr", scored[number] > threshold)
+        row |= metrics.share("fpr", others[number] > threshold)
+        row |= {"known": scored.shape[1], "unknown": others.shape[1]}
+        is_known = np.arange(scored.shape[1] + others.shape[1]) < scored.shape[1]
+        row["auroc"] = metrics.auroc(is_known, np.concatenate([scored[number], others[number]]))
+        rows.append(row | untested)
+    history = known.extended_history(
+        "threshold",
+        fit_split=fit.split,
+        eval_split=evaluation.split,
+        seed=seed,
+        caveats=caveats or None,
+        inputs={"logits": known.digest, "unknown": unknown.digest},
+    )
+    return make_result(history, rows)
+
+
+def _confidences(logits: FeatureFile, split: str) -> Floats:
+    """Return the largest cosine and the largest probability (2, N) of each image of a split."""
+    scale = logits.logit_scale or 1 / logits.default_temperature
+    columns = []
+    for cosines in iter_class_scores(logits, logits.cosines(split)):
+        probabilities = softmax(cosines, 1 / scale)
+        columns.append(np.stack([cosines.max(axis=1), probabilities.max(axis=1)]))
+    return np.concatenate(columns, axis=1)

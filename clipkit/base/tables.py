@@ -40,16 +40,16 @@ UNITS = {
         "calibrated candidates category changed class classifier clusters control cosine_a "
         "cosine_b cost dataset difference difference_control draw eval_split file fit_split "
         "fitted gain gain_high gain_low gap gap_control gap_null group high hubness "
-        "hubness_control hubness_null id information items k kappa label log10_p low matching "
-        "mde80 measure median_rank median_rank_control median_rank_high median_rank_low "
+        "hubness_control hubness_null id information items k kappa known label log10_p low "
+        "matching mde80 measure median_rank median_rank_control median_rank_high median_rank_low "
         "median_rank_null metric model mrr mrr_control mrr_high mrr_low mrr_null names "
         "names_high names_low neither nll nmi nmi_chance null null5 only_a only_b other p "
         "p_adjusted p_holm positives prediction probe probe_high probe_low prompt prompts "
         "queries random random_high random_low rank rank_b reach reach_high reach_low "
         "relative_gap relative_gap_control relative_gap_null rows runner_up runner_up_score "
         "scope score seed shots similarity similarity_null similarity_null95 split standardize "
-        "support t t_control t_null95 temperature threshold unique_rows unit values weight "
-        "zeroshot zeroshot_high zeroshot_low"
+        "support t t_control t_null95 temperature threshold unique_rows unit unknown values "
+        "weight zeroshot zeroshot_high zeroshot_low"
     ),
 }
 COLUMNS: dict[str, str] = {}

@@ -21,6 +21,7 @@ from clipkit.commands import _completion as completion
 from clipkit.commands._help import PlainHelp
 from clipkit.commands._options import (
     OUTPUT,
+    EvalSplit,
     FeatureInput,
     Force,
     LabelColumn,
@@ -41,7 +42,15 @@ PICTURES_OF = {
     "probe": ["confusion", "classes", "temperature", "grid", "shots", "layers"],
     **{name: ["confusion", "classes"] for name in ("zeroshot", "predict")},
     "cluster": ["clusters"],
-    "logits": ["entropy", "confidence", "reliability", "logits", "similarity", "nearest"],
+    "logits": [
+        "entropy",
+        "confidence",
+        "reliability",
+        "logits",
+        "similarity",
+        "nearest",
+        "threshold",
+    ],
     "texts": ["spectrum"],
     **{name: [name] for name in ("attributes", "choose", "compare", "importance")},
     **{name: [name] for name in ("retrieve", "variance")},
@@ -409,6 +418,22 @@ def reliability(
             notes[fitted] = "fitted on train"
         temperatures = parse_temperatures(words, logits.logit_scale)
         return draw_reliability(logits, name, temperatures, bins, notes)
+
+
+@picture
+def threshold(
+    file: FeatureInput = "-",
+    fpr: Annotated[float, option("P", "False-positive rate on the fitted split.")] = 0.01,
+    fit_split: Annotated[str, split_option("Split to choose the threshold on.")] = "train",
+    eval_split: EvalSplit = "test",
+) -> Drawn:
+    """Draw the cosines of matching and of other pairs, with the threshold between them.
+
+    Example: clipkit plot threshold class-logits.h5 -o threshold.png
+    """
+    from clipkit.plots.thresholds import draw_threshold
+
+    return draw_threshold(_read(file, "logits"), fpr, fit_split, eval_split)
 
 
 @picture

@@ -31,6 +31,10 @@ def threshold(
     standardize: Annotated[
         bool, flag("--standardize", "Standardise the cosines of each prompt first.")
     ] = False,
+    unknown: Annotated[
+        str | None,
+        option("LOGITS", "Images of none of the classes: report how well they are told apart."),
+    ] = None,
     fit_split: Annotated[str, split_option("Split to choose thresholds on.")] = "train",
     eval_split: EvalSplit = "test",
     seed: Seed = 42,
@@ -38,21 +42,29 @@ def threshold(
     """Report the cosine above which an image and a prompt match, at a false-positive rate.
 
     A prompt matches the images of its class. The first row is for all prompts together, and each
-    prompt has a row of its own. `tpr` and `fpr` are of the scored split.
+    prompt has a row of its own. `tpr` and `fpr` are of the scored split. With --unknown, the rows
+    are of thresholds that keep 95 % of the known images.
 
     Example: clipkit threshold class-logits.h5 --fpr 0.01,0.05
     """
     from clipkit import features
     from clipkit.analysis import thresholds
 
-    report.check_output(file)
+    report.check_output(file, unknown)
+    logits = features.read(file, kinds=["logits"])
+    splits = {"fit_split": fit_split, "eval_split": eval_split}
+    if unknown is not None:
+        if at or standardize:
+            raise UsageError("expected --unknown without --at and --standardize")
+        others = features.read(unknown, kinds=["logits"])
+        report.show(thresholds.detect(logits, others, **splits, seed=seed))
+        return
     result = thresholds.choose(
-        features.read(file, kinds=["logits"]),
+        logits,
         fpr=parse_numbers(fpr, "fpr"),
         at=_parse_cosines(at),
         standardize=standardize,
-        fit_split=fit_split,
-        eval_split=eval_split,
+        **splits,
         seed=seed,
     )
     report.show(result)

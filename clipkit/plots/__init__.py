@@ -25,6 +25,7 @@ from clipkit.plots.shots import ShotCurve, shots
 from clipkit.plots.spectrum import spectrum
 from clipkit.plots.style import check_size, finish, format_of, overlapping_texts, save, title_of
 from clipkit.plots.temperature import Sweep, temperature
+from clipkit.plots.thresholds import threshold
 from clipkit.plots.variance import prompt_variance, variance
 
 __all__ = [
@@ -33,5 +34,5 @@ __all__ = [
     "check_size", "classes", "clusters", "compare", "confidence", "confusion", "contact_sheet",
     "entropy", "finish", "format_of", "grid", "importance", "layers", "logits", "nearest",
     "overlapping_texts", "prompt_variance", "reliability", "retrieval", "save", "shots",
-    "similarity", "spectrum", "temperature", "title_of", "variance",
+    "similarity", "spectrum", "temperature", "threshold", "title_of", "variance",
 ]  # fmt: skip

@@ -1,0 +1,60 @@
+"""Cosines of the pairs of images and prompts that match and that do not, with a threshold."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+
+from clipkit.analysis import results, thresholds
+from clipkit.features.model import FeatureFile
+from clipkit.plots import style
+from clipkit.plots.style import Drawn, clipkit_style
+
+BINS = 80
+
+
+def draw_threshold(logits: FeatureFile, fpr: float, fit_split: str, eval_split: str) -> Drawn:
+    """Draw the cosines of the scored pairs, with the threshold that `clipkit threshold` chooses."""
+    result = thresholds.choose(logits, fpr=[fpr], fit_split=fit_split, eval_split=eval_split)
+    row = result.rows()[0]
+    pairs = thresholds.scored_pairs(logits, fit_split, eval_split)
+    title = "Cosines of images with prompts"
+    matching, others = pairs.cosines[pairs.matches], pairs.cosines[~pairs.matches]
+    figure = threshold(matching, others, row["threshold"], title=title)
+    above = f"Above {row['threshold']:.3g}: {100 * row['tpr']:.1f} % of the matching pairs"
+    finding = f"{above}, {100 * row['fpr']:.1f} % of the others"
+    return style.state(figure, finding, results.source_label(logits, row["split"]))
+
+
+@clipkit_style
+def threshold(
+    matching: ArrayLike, others: ArrayLike, at: float, *, title: str | None = None
+) -> Figure:
+    """Draw histograms of two sets of cosines, each in percent of its pairs, and a threshold.
+
+    Parameters
+    ----------
+    matching, others : arrays (M,) and (N,)
+    at : float
+        The threshold.
+    """
+    sets = {"matching pairs": np.ravel(matching), "other pairs": np.ravel(others)}
+    fig, ax = style.new_axes(7.0, 3.6, title)
+    edges = np.histogram_bin_edges(np.concatenate([*sets.values()]), BINS)
+    handles: list[Artist] = []
+    for (name, cosines), color in zip(sets.items(), (style.PALETTE[0], style.GREY), strict=True):
+        counts, _ = np.histogram(cosines, edges)
+        shares = 100 * counts / max(len(cosines), 1)
+        label = f"{name} ({len(cosines):,})"
+        handles.append(ax.stairs(shares, edges, color=color, fill=True, alpha=0.45, label=label))
+        ax.stairs(shares, edges, color=color, linewidth=1.4)
+    handles.append(ax.axvline(at, color="black", linestyle="--", linewidth=1.2))
+    ax.set(xlabel="cosine similarity", ylabel="% of the pairs, per bin", ylim=(0, None))
+    labels = [
+        *(f"{name} ({len(values):,})" for name, values in sets.items()),
+        f"threshold {at:.3g}",
+    ]
+    style.add_legend(fig, handles, labels)
+    return fig
