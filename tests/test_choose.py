@@ -124,6 +124,7 @@ def test_permuted_images_show_what_the_texts_alone_give():
     assert row["accuracy"] == row["shuffled"] == row["shuffled95"] == 1
 
 
+@pytest.mark.long
 def test_an_accuracy_of_random_texts_is_above_95_percent_of_draws_in_about_5_percent_of_samples():
     random = np.random.RandomState(0)
     above = []

@@ -194,6 +194,7 @@ def simulate(worlds):
     return counts / worlds
 
 
+@pytest.mark.long
 def test_a_set_of_clusters_has_no_more_false_positives_than_it_says():
     by_cluster, by_row = simulate(300)
     assert 0.02 <= by_cluster[0] <= 0.08
