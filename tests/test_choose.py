@@ -405,6 +405,8 @@ def test_tiny_understands_words_and_its_control_does_not(shapes, monkeypatch):
     page = (shapes / "page.html").read_text("utf-8")
     assert page.count('src="data:image/svg') >= 1
     assert "clipkit choose images.h5 texts.h5 --control controlimages.h5" in page
+    assert "words 4 of 5, order of words 2 of 2; not shown: negation" in page
+    assert page.count(">word order<") == 1  # the control is a column, and has no rows
     table = ok("choose", "img.h5", "txt.h5", "--items", "shapes", "--format", "table").stdout
     assert "word order" in table
 

@@ -137,6 +137,7 @@ def test_a_result_is_compared_query_by_query_and_drawn(tmp_path, monkeypatch):
     page = (tmp_path / "good.html").read_text("utf-8")
     assert page.count('src="data:image/svg') == 1
     assert "In all rows: file good.h5<" in page
+    assert retrieval.finding(features.read("good.h5")) in page
     header = page[page.index("<thead>") : page.index("</thead>")]
     assert re.findall(r">(\w+)</th>", header)[:3] == ["task", "measure", "value"]
 

@@ -169,6 +169,19 @@ def retrieve(  # noqa: PLR0913 (the options of `clipkit retrieve`)
     return result
 
 
+def finding(result: FeatureFile) -> str:
+    """Say the recalls of a result at its smallest k; "" if a task is missing."""
+    recalls = {}
+    for task in TASKS:
+        for row in result.runs_on(task)[:1]:
+            recalls[task] = f"{100 * row['recall']:.1f} %"
+            place = "first" if row["k"] == 1 else f"among the first {row['k']:g}"
+    if len(recalls) < len(TASKS):
+        return ""
+    images, texts = recalls.values()
+    return f"{images} of texts find their image {place}; {texts} of images find a caption"
+
+
 # ---- Pairs ---------------------------------------------------------------------------------------
 
 

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from clipkit.analysis import results
 from clipkit.analysis.attribute_groups import GROUPS, NOT_REACHED, REACHED, group_of
+from clipkit.analysis.choices import finding
 from clipkit.analysis.score_metrics import METRICS
 from clipkit.features.history import provenance
 from clipkit.features.model import FeatureFile
@@ -21,7 +22,6 @@ from clipkit.plots.style import Drawn, Floats, clipkit_style
 
 ROW_INCHES, PROMPT_INCHES = 0.42, 0.24
 MOST_PROMPTS, MOST_CATEGORIES = 30, 60
-MOSTLY_ORDER = 0.75  # a lower ceiling: most items differ in the order of words alone
 # What a picture calls chance, its axis and its lines
 RECALL_LABELS = (
     "chance",
@@ -219,21 +219,7 @@ def draw_choices(result: FeatureFile) -> Drawn:
     numbers, title = (columns["angle"], series, no_numbers), "Right choices by category"
     figure = attributes(names, *numbers, texts=CHOICE_LABELS, title=title)
     split = ", ".join(map(str, results.newest_entry(result).list_of("splits")))
-    return style.state(figure, _count_understood(result), results.source_label(result, split))
-
-
-def _count_understood(result: FeatureFile) -> str:
-    """Count the categories that are understood, by whether the order of words decides them."""
-    rows = result.runs_on(result.rows()[-1]["split"])
-    understood: dict[str, list[bool]] = {"words": [], "order of words": []}
-    for row in rows[1:] or rows:
-        limit = max(row["shuffled95"], row.get("accuracy_control", 0))
-        decided_by = "words"
-        if row["ceiling"] < MOSTLY_ORDER:
-            decided_by, limit = "order of words", max(limit, row["ceiling"])
-        understood[decided_by].append(row["accuracy_low"] > limit)
-    parts = [f"{what} {sum(found)} of {len(found)}" for what, found in understood.items() if found]
-    return f"Categories understood: {', '.join(parts)}"
+    return style.state(figure, finding(result), results.source_label(result, split))
 
 
 def draw_importance(result: FeatureFile) -> Drawn:

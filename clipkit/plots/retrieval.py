@@ -13,7 +13,7 @@ from matplotlib.ticker import NullLocator
 from numpy.typing import ArrayLike
 
 from clipkit.analysis import results
-from clipkit.analysis.retrieval import TASKS
+from clipkit.analysis.retrieval import TASKS, finding
 from clipkit.features.history import provenance
 from clipkit.features.model import FeatureFile
 from clipkit.plots import style
@@ -51,20 +51,7 @@ def draw_retrieval(file: FeatureFile) -> Drawn:
         panels[f"{TITLES[task]}: {sizes}"] = curves
     figure = retrieval(panels, title="Recall of retrieval")
     (split,) = results.newest_entry(file).get("splits", [""])
-    return style.state(figure, _finding(file), results.source_label(file, str(split)))
-
-
-def _finding(file: FeatureFile) -> str:
-    """Say the recalls at the smallest k."""
-    recalls = {}
-    for task in TASKS:
-        for row in file.runs_on(task)[:1]:
-            recalls[task] = f"{100 * row['recall']:.1f} %"
-            place = "first" if row["k"] == 1 else f"among the first {row['k']:g}"
-    if len(recalls) < len(TASKS):
-        return ""
-    images, texts = recalls.values()
-    return f"{images} of texts find their image {place}; {texts} of images find a caption"
+    return style.state(figure, finding(file), results.source_label(file, str(split)))
 
 
 @clipkit_style

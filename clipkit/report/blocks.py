@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from clipkit.analysis.results import holds_classes
 from clipkit.features.history import provenance
 from clipkit.features.model import FeatureFile
 
@@ -120,8 +121,15 @@ class Page:
     controls: Sequence[FeatureFile] = ()  # results of untrained models
 
     def main_result(self, dataset: str) -> tuple[FeatureFile | None, str]:
-        """Return the main result on a data set, or else the first, and its worst class or ""."""
-        sources = [fact.source for fact in self.summary if fact.source]
+        """Return the main result of classes on a data set, or else the first, and its worst class.
+
+        The class is "" if there is none.
+        """
+        sources = [
+            fact.source
+            for fact in self.summary
+            if fact.source and holds_classes(self.results[fact.source])
+        ]
         on_dataset = [name for name in sources if provenance(self.results[name]).dataset == dataset]
         for main in on_dataset + sources:
             classes = [fact.class_name for fact in self.summary if fact.source == main]

@@ -26,7 +26,7 @@ from clipkit.report.command_lines import NO_COMMANDS, Commands, make_origin
 from clipkit.report.expected import compare_figures, read_table
 from clipkit.report.markdown import escape
 from clipkit.report.same_images import MOST_RUNS, Scored, group_by_images, sum_up
-from clipkit.report.summary import answer
+from clipkit.report.summary import answer, of_captions
 from clipkit.report.tables import (
     EXPLANATIONS,
     RESULT_COLUMNS,
@@ -121,6 +121,7 @@ def of_files(
     lead = _lead(reported.values())
     if lead is not None:
         facts = [*facts[:1], *answer(lead), *facts[1:]]
+    facts = [*facts, *of_captions(reported)]
     title = escape(results.sources_label([*reported.values()]))
     found = {name: file for name, file in reported.items() if file.kind in RESULTS}
     others = [file for file in reported.values() if file.kind not in RESULTS]
@@ -263,6 +264,8 @@ class _Sections:
         if command not in ("attributes", "variance"):
             if any(map(_is_unlabelled, files.values())):
                 return _unlabelled_table(files)
+            if any(name.endswith("_control") for file in files.values() for name in file.runs):
+                files = {name: file for name, file in files.items() if not is_untrained(file)}
             text = EXPLANATIONS.get(command)
             return [*filter(None, [text]), _joined_table(files)]
         blocks: list[Block] = []

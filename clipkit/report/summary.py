@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from scipy.stats import binomtest
 
-from clipkit.analysis import metrics, results
+from clipkit.analysis import choices, metrics, results, retrieval
 from clipkit.analysis.attribute_groups import GROUPS, group_of
 from clipkit.analysis.comparison import compare_right
 from clipkit.analysis.results import Predictions, Row
 from clipkit.base import console
+from clipkit.base.errors import ClipkitError
 from clipkit.base.names import distinct_names
 from clipkit.base.tables import format_p
 from clipkit.features.model import FeatureFile
@@ -112,6 +114,35 @@ def answer(result: FeatureFile) -> list[Fact]:
     if undecided:
         facts.append(Fact("Not decided", undecided))
     return facts if any(map(group_of, rows)) else []
+
+
+def of_captions(named: Mapping[str, FeatureFile]) -> list[Fact]:
+    """Say what the first results of `retrieve` and `choose` found."""
+    facts: dict[str, Fact] = {}
+    for name, result in named.items():
+        command = str(results.newest_entry(result)["command"])
+        if command in CAPTIONS and command not in facts:
+            title, columns, finding = CAPTIONS[command]
+            with contextlib.suppress(ClipkitError):  # another program's columns
+                results.columns_of(result, command, columns)
+                facts[command] = Fact(title, escape(finding(result)), name)
+    return [fact for fact in facts.values() if fact.text]
+
+
+def _chosen(result: FeatureFile) -> str:
+    """Count the categories of texts that are understood, and name the others."""
+    others = []
+    for categories in choices.understood(result).values():
+        others += [category for category, is_understood in categories.items() if not is_understood]
+    text = choices.finding(result)
+    return f"{text}; not shown: {results.join_names(others)}" if others else text
+
+
+# What results about captions are called, the columns that they have, and what says their finding
+CAPTIONS: dict[str, tuple[str, str, Callable[[FeatureFile], str]]] = {
+    "retrieve": ("Captions", "split k recall", retrieval.finding),
+    "choose": ("Texts", "split category accuracy_low shuffled95 ceiling", _chosen),
+}
 
 
 def _percent(fraction: float) -> str:
