@@ -19,10 +19,10 @@ from clipkit.analysis import metrics, similarity
 from clipkit.analysis.results import Row, choose_split, make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, shorten
-from clipkit.datasets.items import Items
 from clipkit.features import compatibility
 from clipkit.features.history import History, history_entry
 from clipkit.features.model import FeatureFile, Floats, Int64, Split
+from clipkit.prompts.texts import Items
 
 Bools = NDArray[np.bool_]
 

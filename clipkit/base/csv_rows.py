@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, Any
 
 from clipkit.base.console import escaped
 from clipkit.base.errors import ClipkitError, shorten
+from clipkit.base.names import escape
 
 BOM = b"\xef\xbb\xbf"
 NO_VALUE = {"", "na", "n/a", "#n/a", "<na>", "nan", "none", "null", "-"}
@@ -135,3 +136,37 @@ def read_objects(
                 f"write one object per line: {example}",
             )
         yield number, content
+
+
+def table_objects(
+    data: bytes, name: str, ending: str, needed: Iterable[Sequence[str]], example: str
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the line and the cells by column of each row of a .csv, .tsv or .jsonl file.
+
+    Each group of names in `needed` has one column. `example` is a hint for .jsonl.
+    """
+    if ending == ".jsonl":
+        yield from read_objects(io.BytesIO(data), name, example)
+        return
+    rows = read_table(data, name, ending)
+    _, header = next(rows, (1, []))
+    columns = [cell.strip().lower() for cell in header]
+    for names in needed:
+        column = find_column(names, columns, f"{name}, line 1")
+        if columns.count(column) > 1:
+            raise ClipkitError(f"{name}: expected the column {column} once, got it twice")
+    for line, cells in rows:
+        check_width(cells, len(columns), f"{name}, line {line}")
+        yield line, dict(zip(columns, cells, strict=True))
+
+
+def find_column(names: Sequence[str], present: Iterable[str], where: str) -> str:
+    """Return the first of some names of columns that is present."""
+    for name in names:
+        if name in present:
+            return name
+    got = ", ".join(escape(shorten(column, 40)) for column in present) or "none"
+    raise ClipkitError(
+        f"{where}: expected a column {' or '.join(names[:3])}, got {shorten(got, 200)}",
+        "the first line of a table has the names of its columns",
+    )

@@ -3,36 +3,24 @@
 from __future__ import annotations
 
 import functools
-import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from clipkit import datasets
 from clipkit.base import console, files
-from clipkit.base.csv_rows import check_width, read_objects, read_table
+from clipkit.base.csv_rows import find_column, table_objects
 from clipkit.base.errors import ClipkitError, UsageError, shorten
 from clipkit.base.names import escape
 from clipkit.datasets.dataset import Dataset, ImageDataset, describe_splits
-from clipkit.datasets.rows import CAPTION_COLUMNS, as_text
+from clipkit.datasets.rows import CAPTION_COLUMNS, CAPTION_TABLES, MAX_BYTES, as_text
 from clipkit.prompts.formats import load_json
-from clipkit.prompts.texts import MAX_CHARACTERS, MAX_PROMPTS
+from clipkit.prompts.texts import MAX_PROMPTS, Captions, clean
 
 ID_COLUMNS = ("image", "image_id", "id", "path", "filename", "file_name", "filepath")
-TABLES = (".csv", ".tsv", ".jsonl", ".json")
-MAX_BYTES = 1 << 30
 EXAMPLE = '{"image": "a.jpg", "caption": "a cat on a mat"}'
-
-
-class Captions(NamedTuple):
-    """K captions, and the id of the image that each belongs to."""
-
-    name: str  # what messages call the source
-    texts: list[str]
-    ids: list[str]
-    source: dict[str, Any]  # for the history
 
 
 def read_captions(names: str | Sequence[str], split: str | None = None) -> Captions:
@@ -60,7 +48,7 @@ def read_captions(names: str | Sequence[str], split: str | None = None) -> Capti
     name, ending = escape(names[0]), Path(names[0]).suffix.lower()
     if names[0] == files.STREAM:
         raise UsageError("captions: expected a file, got standard input")
-    if ending in TABLES:
+    if ending in CAPTION_TABLES:
         if split is not None:
             raise UsageError(f"split: expected tars or Parquet files, got the table {name}")
         if len(names) > 1:
@@ -99,17 +87,6 @@ def _collect(pairs: Iterator[tuple[str, str]], name: str, source: dict[str, Any]
     return Captions(name, texts, ids, source)
 
 
-def clean(caption: str, where: str) -> str:
-    """Return a caption on one line; refuse one that is too long."""
-    text = " ".join(caption.split())
-    if len(text) > MAX_CHARACTERS:
-        raise ClipkitError(
-            f"{where}: expected a caption of at most {MAX_CHARACTERS:,} characters, got "
-            f"{len(text):,}"
-        )
-    return text
-
-
 # ---- Tables --------------------------------------------------------------------------------------
 
 
@@ -122,28 +99,6 @@ def _table_rows(data: bytes, name: str, ending: str) -> Iterator[tuple[str, str]
         if not row_id:
             raise ClipkitError(f"{where}: expected the id of an image, got none")
         yield from _captions(row_id, content[find_column(CAPTION_COLUMNS, content, where)], where)
-
-
-def table_objects(
-    data: bytes, name: str, ending: str, needed: Iterable[Sequence[str]], example: str
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the line and the cells by column of each row of a .csv, .tsv or .jsonl file.
-
-    Each group of names in `needed` has one column. `example` is a hint for .jsonl.
-    """
-    if ending == ".jsonl":
-        yield from read_objects(io.BytesIO(data), name, example)
-        return
-    rows = read_table(data, name, ending)
-    _, header = next(rows, (1, []))
-    columns = [cell.strip().lower() for cell in header]
-    for names in needed:
-        column = find_column(names, columns, f"{name}, line 1")
-        if columns.count(column) > 1:
-            raise ClipkitError(f"{name}: expected the column {column} once, got it twice")
-    for line, cells in rows:
-        check_width(cells, len(columns), f"{name}, line {line}")
-        yield line, dict(zip(columns, cells, strict=True))
 
 
 def _coco_rows(data: bytes, name: str) -> Iterator[tuple[str, str]]:
@@ -159,18 +114,6 @@ def _coco_rows(data: bytes, name: str) -> Iterator[tuple[str, str]]:
         ) from None
     for row_id, caption in pairs:
         yield from _captions(str(row_id), caption, name)
-
-
-def find_column(names: Sequence[str], present: Iterable[str], where: str) -> str:
-    """Return the first of some names of columns that is present."""
-    for name in names:
-        if name in present:
-            return name
-    got = ", ".join(escape(shorten(column, 40)) for column in present) or "none"
-    raise ClipkitError(
-        f"{where}: expected a column {' or '.join(names[:3])}, got {shorten(got, 200)}",
-        "the first line of a table has the names of its columns",
-    )
 
 
 def _captions(row_id: str, value: Any, where: str) -> Iterator[tuple[str, str]]:

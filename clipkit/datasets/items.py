@@ -6,17 +6,18 @@ import contextlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from clipkit.base import console, files
+from clipkit.base.csv_rows import find_column, table_objects
 from clipkit.base.errors import ClipkitError, UsageError, shorten
 from clipkit.base.names import escape
-from clipkit.datasets.captions import MAX_BYTES, TABLES, clean, find_column, table_objects
-from clipkit.datasets.rows import CAPTION_COLUMNS, as_text
+from clipkit.datasets.rows import CAPTION_COLUMNS, CAPTION_TABLES, MAX_BYTES, as_text
 from clipkit.features.history import as_object
 from clipkit.prompts.formats import load_json
+from clipkit.prompts.texts import Item, Items, clean
 
 COLUMNS = (("item",), ("image",), CAPTION_COLUMNS, ("correct",))
 HINT = "a table has the columns item,image,text,correct; SugarCrepe, ARO and Winoground are known"
@@ -29,27 +30,6 @@ FORMS = {
     "caption_options": ("image", "caption caption_options", ""),
     "caption_0": ("image_0 image_1", "caption_0 caption_1", "collapsed_tag"),
 }
-
-
-class Item(NamedTuple):
-    """One image with T texts, of which the first is right; or two images, each with its text."""
-
-    id: str
-    category: str  # "" without one
-    images: list[str]  # their ids
-    texts: list[str]
-
-
-class Items(NamedTuple):
-    """N items, and their source for the history."""
-
-    name: str  # what messages call the source
-    items: list[Item]
-    source: dict[str, Any]
-
-    def texts(self) -> list[str]:
-        """Return the different texts of all items."""
-        return list(dict.fromkeys(text for item in self.items for text in item.texts))
 
 
 def read_items(names: str | Sequence[str], split: str | None = None) -> Items:
@@ -69,7 +49,7 @@ def read_items(names: str | Sequence[str], split: str | None = None) -> Items:
     digests, paths = [], list(map(Path, names))
     for folder in filter(Path.is_dir, map(Path, names)):
         paths.remove(folder)
-        paths += sorted(path for path in folder.iterdir() if path.suffix in TABLES)
+        paths += sorted(path for path in folder.iterdir() if path.suffix in CAPTION_TABLES)
     for path in paths:
         data = files.read_bytes(str(path), MAX_BYTES)
         digests.append(files.digest(data))
@@ -114,8 +94,8 @@ def _values(content: dict[str, Any], members: str) -> list[Any]:
 
 def _objects(data: bytes, name: str, ending: str) -> Iterator[tuple[Any, dict[str, Any]]]:
     """Yield the line, place or key of each object of a file, and the object."""
-    if ending not in TABLES:
-        raise UsageError(f"items: expected shapes or files {', '.join(TABLES)}, got {name}")
+    if ending not in CAPTION_TABLES:
+        raise UsageError(f"items: expected shapes or files {', '.join(CAPTION_TABLES)}, got {name}")
     if ending != ".json":
         yield from table_objects(data, name, ending, COLUMNS, EXAMPLE)
         return

@@ -17,8 +17,6 @@ from clipkit.analysis import similarity
 from clipkit.base import console, files
 from clipkit.base.errors import ClipkitError, UsageError, shorten, unknown
 from clipkit.base.names import escape
-from clipkit.datasets.captions import Captions
-from clipkit.datasets.items import Items
 from clipkit.datasets.registry import CLASS_NAMES
 from clipkit.features.checked_file import SIGNATURE
 from clipkit.features.model import FeatureFile, Floats, Int64
@@ -26,7 +24,7 @@ from clipkit.prompts import bundled
 from clipkit.prompts import formats as prompt_files
 from clipkit.prompts import texts as prompts
 from clipkit.prompts.formats import COMPLETE, DEFAULT_TEMPLATE, ClassNames
-from clipkit.prompts.texts import Prompts
+from clipkit.prompts.texts import Captions, Items, Prompts
 
 if TYPE_CHECKING:
     from clipkit.models import Encoder
