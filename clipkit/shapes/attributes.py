@@ -13,6 +13,7 @@ from clipkit.shapes.scene import (
     MATERIALS,
     OUTLINES,
     PATTERNS,
+    Scene,
     keys,
     sample_scenes,
     uniform,
@@ -76,7 +77,7 @@ def attributes(indices: ArrayLike, *, split: str, seed: int) -> dict[str, NDArra
     """
     scene = sample_scenes(indices, split=split, seed=seed)
     table = {name: np.array(names)[scene[name]] for name, names in _NAMES.items()}
-    for name, values in numbers(indices, split=split, seed=seed).items():
+    for name, values in _numbers(scene).items():
         low, high, names = _RANGES[name]
         table[name] = np.array(names)[np.searchsorted([low, high], values)]
     for name, (absent, present) in _PRESENT.items():
@@ -89,8 +90,11 @@ def attributes(indices: ArrayLike, *, split: str, seed: int) -> dict[str, NDArra
 
 def numbers(indices: ArrayLike, *, split: str, seed: int) -> dict[str, NDArray[np.float64]]:
     """Return the attributes that `attributes` cuts into ranges, as numbers (n,)."""
-    scene = sample_scenes(indices, split=split, seed=seed)
-    scene["angle"] = 2 * np.degrees(np.arctan(scene["tilt"]))
+    return _numbers(sample_scenes(indices, split=split, seed=seed))
+
+
+def _numbers(scene: Scene) -> dict[str, NDArray[np.float64]]:
+    scene = scene | {"angle": 2 * np.degrees(np.arctan(scene["tilt"]))}
     return {name: scene[name] for name in _RANGES}
 
 
