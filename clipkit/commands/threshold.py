@@ -33,7 +33,7 @@ def threshold(
     ] = False,
     unknown: Annotated[
         str | None,
-        option("LOGITS", "Images of none of the classes: report how well they are told apart."),
+        option("LOGITS", "Images of none of the classes: report how well they are separated."),
     ] = None,
     fit_split: Annotated[str, split_option("Split to choose thresholds on.")] = "train",
     eval_split: EvalSplit = "test",
