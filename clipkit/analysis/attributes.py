@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from clipkit.analysis import probes, results, similarity, zeroshot
 from clipkit.analysis.attribute_groups import ABOVE_CHANCE
-from clipkit.analysis.held_out import EVAL_SPLIT, FIT_SPLIT, SplitRows, choose_rows
+from clipkit.analysis.held_out import EVAL_SPLIT, FIT_SPLIT, SplitRows, choose_rows, find_shared
 from clipkit.analysis.results import Row
 from clipkit.analysis.score_metrics import METRICS, RECALL, ridge
 from clipkit.base import console
@@ -42,7 +42,6 @@ from clipkit.features.annotations import CLASS, Annotations, Attribute, read_ann
 from clipkit.features.compatibility import check_control
 from clipkit.features.history import prompts_entry
 from clipkit.features.model import FeatureFile, Float32, Int64
-from clipkit.features.splitting import count_shared_rows, hash_rows
 
 MAX_VALUES = 5000  # of an attribute
 OF_OTHER_IMAGES = (
@@ -186,11 +185,11 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
 
 def _find_shared_images(images: FeatureFile, fit: SplitRows, scored: SplitRows) -> list[Row]:
     """Warn of scored images that are fitted, too."""
-    count = len(scored.numbers)
-    if fit is not scored:
-        X, X_eval = fit.embeddings(images), scored.embeddings(images)
-        count = count_shared_rows(hash_rows(X), X_eval)
-    return results.find_caveats("fitted", scored.split, count, len(scored.numbers))
+    if fit is scored:
+        count = len(scored.numbers)
+        return results.find_caveats("fitted", scored.split, count, count)
+    X, X_scored = fit.embeddings(images), scored.embeddings(images)
+    return find_shared("fitted", scored.split, X, X_scored)
 
 
 def _read(

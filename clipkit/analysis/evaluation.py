@@ -17,6 +17,7 @@ from clipkit.analysis.held_out import (
     FIT_SPLIT,
     choose_held_out,
     few_shot,
+    find_shared,
     hold_out,
     labelled_split,
     missing_classes,
@@ -27,7 +28,7 @@ from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, check_positive, unknown
 from clipkit.base.names import class_name
 from clipkit.features.model import FeatureFile, Int64, Split
-from clipkit.features.splitting import count_shared_rows, hash_rows
+from clipkit.features.splitting import hash_rows
 from clipkit.features.validation import MAX_PROBE_CLASSES
 
 FEATURES = ("logits", "probs")
@@ -400,8 +401,7 @@ def _find_caveats(file: FeatureFile, rows: Rows, eval_split: str, val: object) -
         return find_caveats("chosen", eval_split, len(scored), len(scored))
     if test is None or val not in file.splits:  # a fraction of the fitted rows is fitted later
         return []
-    count = count_shared_rows(hash_rows(scored.features), test.rows.features)
-    return find_caveats("chosen", eval_split, count, len(test.rows))
+    return find_shared("chosen", eval_split, scored.features, test.rows.features)
 
 
 def _load_subset(file: FeatureFile, name: str, *, needs_labels: bool = True) -> Subset:
@@ -542,10 +542,9 @@ def _check_rows(file: FeatureFile, fit: Subset, scored: Subset | None) -> list[C
             f"{fit.name} lacks {len(missing)} of the classes of {scored.name} (for example "
             f"{class_name(file.class_names, missing[0])}), so all their rows count as wrong"
         )
-    count = len(scored.rows)
-    if fit.name != scored.name:
-        count = count_shared_rows(hash_rows(fit.rows.features), scored.rows.features)
-    return find_caveats("fitted", scored.name, count, len(scored.rows))
+    if fit.name == scored.name:
+        return find_caveats("fitted", scored.name, len(scored.rows), len(scored.rows))
+    return find_shared("fitted", scored.name, fit.rows.features, scored.rows.features)
 
 
 def _fit_and_predict(grid: Grid, fit: Subset, scored: Subset, keep: bool) -> list[probes.Run]:

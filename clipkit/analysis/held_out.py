@@ -6,11 +6,17 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from clipkit.analysis.results import Caveat, find_caveats
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features.annotations import Attribute
-from clipkit.features.model import FeatureFile, Float32, Int64, Split
-from clipkit.features.splitting import rows_by_class, stratified_split
+from clipkit.features.model import FeatureFile, Float32, Floats, Int64, Split
+from clipkit.features.splitting import (
+    count_shared_rows,
+    hash_rows,
+    rows_by_class,
+    stratified_split,
+)
 
 V = TypeVar("V")
 FIT_SPLIT, EVAL_SPLIT = "train", "test"  # by default, where a file has them
@@ -122,3 +128,11 @@ def few_shot(labels: Int64, shots: int, seed: int = 42) -> Int64:
 def missing_classes(fit_labels: Int64, eval_labels: Int64) -> Int64:
     """Return the class ids of `eval_labels` that `fit_labels` lacks: no probe can predict them."""
     return np.setdiff1d(eval_labels, fit_labels)
+
+
+def find_shared(kind: str, split: str, rows: Floats, scored: Floats) -> list[Caveat]:
+    """Warn of scored rows (M, D) of a split that are among other `rows` (N, D); see `find_caveats`.
+
+    The others were `fitted` or `chosen` with.
+    """
+    return find_caveats(kind, split, count_shared_rows(hash_rows(rows), scored), len(scored))

@@ -13,11 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clipkit.analysis import metrics
-from clipkit.analysis.held_out import EVAL_SPLIT, FIT_SPLIT, SplitRows, choose_rows
+from clipkit.analysis.held_out import EVAL_SPLIT, FIT_SPLIT, SplitRows, choose_rows, find_shared
 from clipkit.analysis.results import (
     Caveat,
     Row,
-    find_caveats,
     is_testable,
     labels_of,
     make_result,
@@ -28,7 +27,6 @@ from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features.compatibility import check_same_prompts
 from clipkit.features.model import FeatureFile, Float32, Floats
-from clipkit.features.splitting import count_shared_rows, hash_rows
 
 LIMITS = ("tpr_low", "tpr_high", "fpr_low", "fpr_high")
 TPR = 0.95  # of known images
@@ -81,7 +79,7 @@ def choose(
     fitted, scored = _pairs(logits, fit), _pairs(logits, evaluation)
     caveats: list[Caveat] = []
     if standardize or not at:  # else nothing is fitted
-        caveats = _find_caveats(fitted.cosines, scored.cosines, evaluation.split)
+        caveats = find_shared("fitted", evaluation.split, fitted.cosines, scored.cosines)
     untested = {} if is_testable(caveats) else dict.fromkeys(LIMITS, np.nan)
     if standardize:
         mean, deviation = fitted.cosines.mean(axis=0), fitted.cosines.std(axis=0)
@@ -129,11 +127,6 @@ def scored_pairs(
     pairs = _pairs(logits, choose_rows(logits, fit_split, eval_split, seed)[1])
     of_classes = np.asarray(logits.class_index) >= 0
     return Pairs(pairs.cosines[:, of_classes], pairs.matches[:, of_classes])
-
-
-def _find_caveats(fitted: Floats, scored: Floats, split: str) -> list[Caveat]:
-    """Warn of scored rows (M, D) that are among the fitted ones (N, D)."""
-    return find_caveats("fitted", split, count_shared_rows(hash_rows(fitted), scored), len(scored))
 
 
 def _pairs(logits: FeatureFile, rows: SplitRows) -> Pairs:
@@ -193,7 +186,7 @@ def detect(
         _confidences(known, rows.split)[:, rows.numbers] for rows in (fit, evaluation)
     )
     others = np.concatenate([_confidences(unknown, name) for name in unknown.splits], axis=1)
-    caveats = _find_caveats(fitted.T, scored.T, evaluation.split)
+    caveats = find_shared("fitted", evaluation.split, fitted.T, scored.T)
     untested = {} if is_testable(caveats) else dict.fromkeys(LIMITS, np.nan)
     rows: list[Row] = []
     for number, measure in enumerate(("largest cosine", "softmax")):
