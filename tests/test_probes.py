@@ -323,6 +323,7 @@ def test_logreg_finds_the_optimum_of_fewer_rows_than_columns(C):
 @pytest.mark.parametrize("balanced", [False, True])
 def test_logreg_gives_the_same_weights_with_any_number_of_threads(monkeypatch, balanced):
     monkeypatch.setattr(logistic, "BLOCK", 1000)
+    monkeypatch.setattr(logistic, "MIN_ROWS", 100)
     X, y, X_eval, _ = digits()
     options = {"classifier": "logreg", "C": [1e-3], "balanced": balanced, "keep": True}
     weights = []

@@ -2,39 +2,44 @@
 
 scikit-learn's tolerance bounds the gradient of the mean loss. With a large C, its solvers reach
 that bound far from the optimum, and the stopping rule regularises in place of C. This module bounds
-the error of the weights instead. The optimizers are scipy's. They get the features along their
-principal axes, with each coordinate scaled so that its curvature is about 1. There L-BFGS gets
-near the optimum in fewer passes over the rows than Newton-CG, which goes the rest of the way.
+the error of the weights instead.
 
-Sums over the rows are sums over fixed blocks of rows, in their order, so that results do not depend
-on the number of threads.
+The optimizer is L-BFGS (Nocedal and Wright, Numerical Optimization, algorithm 7.4). It begins each
+step with a model of the curvature that needs one more product with the rows and no more memory than
+the weights. With it, L-BFGS needs about a fifth of the passes over the rows of Newton-CG. No
+probability outlives its block of rows. Sums over the rows are sums over fixed blocks, in their
+order, so that results do not depend on the number of threads.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections import deque
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import OptimizeResult, minimize
 
 from clipkit.analysis.probes.fitted import Coefficients
-from clipkit.analysis.probes.sweep_context import Setting, Solution, SweepContext
+from clipkit.analysis.probes.sweep_context import Setting, Solution, SweepContext, row_blocks
 from clipkit.features.model import Floats, Int64
 
-MAX_ITER = 200  # Newton steps
-MAX_LBFGS_ITER = 100
-USUAL_STEPS = 80  # more do not advance the progress
+MAX_ITER = 1000  # steps
+PROGRESS_STEPS = 100  # of each fit
 TOLERANCE = 0.003  # error of the weights, relative to their norm
+SMALL_STEP = 0.05  # of the tolerance
 SMALL_GRADIENT = 1e-4  # of the first
-LBFGS_GRADIENT = 1e-3  # likewise; from there on, Newton-CG is as fast as L-BFGS
-CERTAIN = 0.1  # of the mean probability of wrong classes; Hessians leave out rows that have less
+MEMORY = 10  # of steps and changes of the gradient that L-BFGS remembers
+SUFFICIENT = 1e-4  # decrease of the loss, of the one that its slope promises
+ROUNDING = 1e-6  # of the loss in float32
+MAX_TRIALS = 20  # of the length of a step
 BLOCK = 2**17  # scores that are computed together; they stay in the cache
-MAX_BLOCKS = 16  # each has a gradient in memory
-SMALL_STEP = 0.1  # of the tolerance
-UNIT = 1e6  # of the objective: Newton-CG takes a curvature below 1e-15 for 0
+MIN_ROWS, MAX_BLOCK = 2**12, 2**22  # of a block, since products of few rows are slow; its scores
+ROTATED = 2**20  # features in float64 at a time
+MAX_GROUPS = 16  # of blocks; each has a gradient in memory
+TINY = np.finfo(np.float64).tiny
 RESOLUTION = 1e-12  # of variances: float32 has 7 digits
 LOWEST_LOGIT = -60  # below the row's highest; exp of less gives float32 numbers that are slow
 
@@ -48,172 +53,240 @@ def logreg(context: SweepContext) -> list[Solution]:
     Principal axes of less than RESOLUTION of the largest variance get no weights. float32 features
     hold little but rounding errors along them. The mean square of X is 1, so that the penalty would
     keep such weights near 0, too, unless C N D / n were about 1e12 (N rows, D columns, n classes).
+    The rotated rows take the place of `context.X`.
     """
     workers = context.workers
-    parts = np.array_split(context.X, MAX_BLOCKS)
-    variances, axes = _principal_axes(context.X, workers.map)
-    X_eval = context.X_eval.astype(np.float64)
+    axes = _principal_axes(context.X, workers.map)
+    width = axes.shape[1]
 
-    def rotate(X: Floats) -> Floats:
-        return np.asarray((X.astype(np.float64) @ axes).astype(np.float32))
+    def rotate(rows: Floats) -> None:
+        rows[:, :width] = rows.astype(np.float64) @ axes
 
-    X = np.vstack(workers.map(rotate, parts))
-    report_progress = workers.progress(len(context.settings) * USUAL_STEPS)
+    workers.map(rotate, row_blocks(context.X, ROTATED))
+    X = context.X[:, :width]
+    report_progress = workers.progress(len(context.settings) * PROGRESS_STEPS)
     # threads share the settings, or the rows of one setting after the other if these are few
     is_few = len(context.settings) < workers.count
     map_settings: Map = map if is_few else workers.map
-    map_blocks: Map = workers.map if is_few else map
+    map_groups: Map = workers.map if is_few else map
 
     def solve(setting: Setting) -> Solution:
         # Of two classes, scikit-learn penalises the difference of their weights. Its square is
         # twice the sum of the two squares.
         C = setting.C / 2 if context.n_classes == 2 else setting.C
-        objective = Objective(X, context.y, C, variances, context.class_weights, map_blocks)
-        v, converged = minimize_objective(objective, report_progress, workers.check_cancelled)
-        table = objective.coefficients(v)
+        objective = Objective(
+            X, context.y, C, context.class_weights, map_groups, workers.check_cancelled
+        )
+        table, converged = minimize(objective, report_progress)
         model = Coefficients(np.vstack([axes @ table[:-1], table[-1:]]))
-        return Solution(model.predict(X_eval), converged, context.kept_model(model))
+        predicted = [model.predict(rows) for rows in row_blocks(context.X_eval, ROTATED)]
+        return Solution(np.concatenate(predicted), converged, context.kept_model(model))
 
     return list(map_settings(solve, context.settings))
 
 
-def minimize_objective(
-    objective: Objective,
-    report_progress: Callable[[int], None],
-    check_cancelled: Callable[[], None],
-) -> tuple[Float64, bool]:
-    """Return the parameters of the optimum, and whether the weights are within TOLERANCE of it.
+def minimize(objective: Objective, report_progress: Callable[[int], None]) -> tuple[Float64, bool]:
+    """Return the coefficients (D + 1, n), and whether the weights are within TOLERANCE.
 
-    `report_progress` gets numbers of finished steps, USUAL_STEPS in all.
+    `report_progress` gets numbers of finished steps, PROGRESS_STEPS in all.
     """
-    rule = StoppingRule(objective)
-
-    def finish_step(v: Float64, is_newton: bool) -> None:
-        rule.finish_step(objective, v, is_newton)
-        report_progress(int(rule.steps < USUAL_STEPS))
-
-    def after_lbfgs_step(intermediate_result: OptimizeResult) -> None:
-        v = rule.first_gradient * intermediate_result.x
-        finish_step(v, is_newton=False)
-        if rule.converged or objective.gradient_norm(v) <= LBFGS_GRADIENT * rule.first_gradient:
-            raise StopIteration  # ends scipy's loop
-
-    def after_newton_step(intermediate_result: OptimizeResult) -> None:
-        finish_step(intermediate_result.x, is_newton=True)
-        if rule.converged:
-            raise StopIteration
-
-    v = _run_lbfgs(objective, rule.first_gradient, after_lbfgs_step)
-    steps = 0
-    if not rule.converged:
-        v, steps = _run_newton(objective, v, MAX_ITER, after_newton_step, check_cancelled)
-    if not rule.converged and steps < MAX_ITER:
-        # float32 is twice as fast, but its rounding can stop a line search
-        objective = objective.in_float64()
-        v, _ = _run_newton(objective, v, MAX_ITER - steps, after_newton_step, check_cancelled)
-    report_progress(USUAL_STEPS - min(rule.steps, USUAL_STEPS - 1))
-    return v, rule.converged
+    search = Search(objective)
+    first_excess, done = 0.0, 0
+    while search.excess > 1 and search.steps < MAX_ITER and search.advance():
+        first_excess = first_excess or search.excess
+        share = 1 - math.log(max(search.excess, 1)) / math.log(max(first_excess, 2))
+        finished = max(done, int(PROGRESS_STEPS * share))
+        report_progress(finished - done)
+        done = finished
+    report_progress(PROGRESS_STEPS - done)
+    return search.table, search.excess <= 1
 
 
-def _run_lbfgs(
-    objective: Objective, unit: float, after_step: Callable[[OptimizeResult], None]
-) -> Float64:
-    """Minimise in a unit that suits L-BFGS, which begins with a step of 1; the curvature is 1."""
+class Curvature(NamedTuple):
+    """A model of the loss's Hessian: one block of (D + 1, D + 1) for each class.
 
-    def value_gradient(u: Float64) -> tuple[float, Float64]:
-        value, gradient = objective.value_gradient(unit * u)
-        return value, unit * gradient
-
-    solution = minimize(
-        value_gradient,
-        np.zeros(objective.size),
-        method="L-BFGS-B",
-        jac=True,
-        callback=after_step,
-        options={"maxiter": min(MAX_LBFGS_ITER, MAX_ITER), "ftol": 0, "gtol": 0},
-    )
-    return np.asarray(unit * solution.x)
-
-
-def _run_newton(
-    objective: Objective,
-    start: Float64,
-    max_steps: int,
-    after_step: Callable[[OptimizeResult], None],
-    check_cancelled: Callable[[], None],
-) -> tuple[Float64, int]:
-    """Return the parameters after at most `max_steps`, and the number of steps."""
-
-    def hvp(v: Float64, direction: Float64) -> Float64:
-        check_cancelled()
-        return objective.hvp(v, direction)
-
-    solution = minimize(
-        objective.value_gradient,
-        start,
-        method="Newton-CG",
-        jac=True,
-        hessp=hvp,
-        callback=after_step,
-        options={"maxiter": max_steps, "xtol": 0},
-    )
-    return np.asarray(solution.x), solution.nit
-
-
-class StoppingRule:
-    """Count the steps, and decide whether the weights are within TOLERANCE of the optimum.
-
-    Where the data give much more curvature than the penalty, the bound on the error is far too
-    high. There a small gradient and a small Newton step together tell that the optimum is near.
+    The Hessian's block is C sum_i w_i x_i x_i^T plus the penalty, with w_i = p_i (1 - p_i) for row
+    i. Here the rows of a class have the weight C sum_i w_i (n,) and their weighted mean (D, n).
+    Around the means, all classes share the variances (D,) of the columns, as in linear discriminant
+    analysis.
     """
 
-    def __init__(self, objective: Objective) -> None:
-        start = np.zeros(objective.size)
-        self.first_gradient = objective.gradient_norm(start)
-        self.steps = 0
-        self.converged = False
-        self._weights = objective.at(start).weights  # of the last step
+    weights: Float64
+    means: Float64
+    variances: Float64
 
-    def finish_step(self, objective: Objective, v: Float64, is_newton: bool) -> None:
-        """Take note of a step to v, and set `converged`."""
-        self.steps += 1
-        weights = objective.at(v).weights
-        allowed = TOLERANCE * np.linalg.norm(weights)
-        is_small_step = np.linalg.norm(weights - self._weights) <= SMALL_STEP * allowed
-        is_small_gradient = objective.gradient_norm(v) <= SMALL_GRADIENT * self.first_gradient
-        is_near = is_newton and is_small_step and is_small_gradient
-        self.converged = bool(objective.error_bound(v) <= allowed or is_near)
-        self._weights = weights
+    def solve(self, slope: Float64) -> Float64:
+        """Return the step (D + 1, n) whose product with the model is `slope` (D + 1, n).
+
+        A change that all classes share changes no probability and is left out.
+        """
+        steps = slope[:-1] - self.means * slope[-1]
+        steps /= self.variances[:, None] * self.weights + 1
+        intercepts = slope[-1] / self.weights - np.einsum("ij,ij->j", self.means, steps)
+        table = np.vstack([steps, intercepts])
+        table -= table.mean(axis=1, keepdims=True)
+        return table
 
 
 class Point(NamedTuple):
-    """An objective at parameters v.
+    """An objective and its gradient (D + 1, n) at some coefficients; its curvature if asked for."""
 
-    `loss` is the objective without its unit, and `slope` (D + 1, n) its gradient in the weights
-    (D, n) and the intercepts. The probabilities are arrays (B, n), one per block of rows.
-    """
-
-    v: Float64
     loss: float
     slope: Float64
-    weights: Float64
-    probabilities: Sequence[Floats]
+    curvature: Curvature | None
 
 
-class UncertainRows(NamedTuple):
-    """Rows of a block (R, D), their probabilities (R, n), and these times the rows' weights."""
+class Search:
+    """L-BFGS from coefficients of 0, and the rule that ends it.
 
-    X: Floats
-    probabilities: Floats
-    weighted: Floats
+    The penalty gives the loss a curvature of at least 1 in the weights, so the gradient's norm
+    bounds their error. Where the data give much more curvature than the penalty, this bound is far
+    too high. There a small gradient and two small steps, the last and the next one, together tell
+    that the optimum is near.
+
+    Attributes
+    ----------
+    table : array (D + 1, n)
+        The weights of the features and the intercepts.
+    excess : float
+        How many times larger than allowed the error, or what tells of it, still is.
+    """
+
+    def __init__(self, objective: Objective) -> None:
+        self.table = np.zeros((objective.X.shape[1] + 1, objective.n_classes))
+        self.steps = 0
+        self.excess = math.inf
+        self._begin(objective)
+        self._first_slope = np.linalg.norm(self._point.slope)
+
+    def _begin(self, objective: Objective) -> None:
+        self._objective = objective
+        self._pairs: deque[tuple[Float64, Float64, float]] = deque(maxlen=MEMORY)
+        self._point = objective.evaluate(self.table, with_curvature=True)
+        self._model = self._point.curvature
+        self._direction = self._newton_step()
+
+    def advance(self) -> bool:
+        """Take a step, and return False if rounding hides the way to the optimum."""
+        advanced = self._advance()
+        if not advanced and self._objective.dtype != np.float64:
+            self._begin(self._objective.in_float64())  # half as fast
+            advanced = self._advance()
+        return advanced
+
+    def _advance(self) -> bool:
+        step, point = self._find_step()
+        change = point.slope - self._point.slope
+        product = float(np.vdot(step, change))
+        if product <= 0:  # which convex losses do not have but by rounding
+            return False
+        self.steps += 1
+        self.table += step
+        self._point = point
+        self._model = point.curvature or self._model
+        self._pairs.append((step, change, product))
+        self._direction = self._newton_step()
+        self._compare(step)
+        return True
+
+    def _find_step(self) -> tuple[Float64, Point]:
+        """Return the first step along the direction that decreases the loss, and where it leads.
+
+        Next to the optimum, the loss changes by less than its rounding. There the slope tells more:
+        a convex loss has decreased if it still decreases. Without such a step, return one of 0.
+        """
+        with_curvature = self.steps & (self.steps - 1) == 0  # it changes less and less
+        loss, length = self._point.loss, 1.0
+        slope = float(np.vdot(self._point.slope, self._direction))
+        for _ in range(MAX_TRIALS):
+            step = length * self._direction
+            point = self._objective.evaluate(self.table + step, with_curvature)
+            rise = point.loss - loss
+            if rise <= SUFFICIENT * length * slope:
+                return step, point
+            is_flat = np.vdot(point.slope, self._direction) <= -0.5 * slope
+            if is_flat and rise <= ROUNDING * loss:
+                return step, point
+            # to the minimum of the parabola, if it is not too near one of the ends
+            parabola = -slope * length / (2 * (rise - slope * length))
+            length *= min(max(parabola, 0.1), 0.5)
+        return np.zeros_like(self.table), self._point
+
+    def _newton_step(self) -> Float64:
+        """Return the step to the optimum, as the curvature and the pairs estimate it."""
+        assert self._model is not None
+        rest = -self._point.slope
+        shares = []
+        for step, change, product in reversed(self._pairs):
+            shares.append(np.vdot(step, rest) / product)
+            rest -= shares[-1] * change
+        result = self._model.solve(rest)
+        if self._pairs:
+            _, change, product = self._pairs[-1]
+            result *= product / np.vdot(change, self._model.solve(change))
+        for (step, change, product), share in zip(self._pairs, reversed(shares), strict=True):
+            result += (share - np.vdot(change, result) / product) * step
+        return result
+
+    def _compare(self, step: Float64) -> None:
+        """Set `excess` after a step."""
+        allowed = TOLERANCE * np.linalg.norm(self.table[:-1]) + np.finfo(float).tiny
+        bound = np.linalg.norm(self._objective.weight_units(self._point.slope))
+        longer = max(np.linalg.norm(step[:-1]), np.linalg.norm(self._direction[:-1]))
+        slope = np.linalg.norm(self._point.slope) / self._first_slope
+        is_near = max(longer / (SMALL_STEP * allowed), slope / SMALL_GRADIENT)
+        self.excess = float(min(bound / allowed, is_near))
+
+
+class Sums:
+    """What blocks of rows add to the loss, its gradient and its curvature, in float64."""
+
+    def __init__(self, width: int, n_classes: int, with_curvature: bool) -> None:
+        self.loss = 0.0
+        self.slope = np.zeros((width + 1, n_classes))
+        self.with_curvature = with_curvature
+        self.moments = np.zeros_like(self.slope)
+        self.squares = np.zeros(width)
+        self._product: Floats | None = None  # memory for one product
+
+    def add(self, X: Floats, y: Int64, table: Floats, weights: Floats | None) -> None:
+        """Add rows (B, D) of classes (B,), weighted by (B,)."""
+        rows = np.arange(len(y))
+        scores = X @ table[:-1]
+        scores += table[-1]
+        scores -= scores.max(axis=1, keepdims=True)
+        true_scores = scores[rows, y].astype(np.float64)
+        np.maximum(scores, LOWEST_LOGIT, out=scores)
+        errors = np.exp(scores, out=scores)
+        # 1 - p of the true class is a sum of the others, since a difference is 0 too soon
+        true = errors[rows, y].astype(np.float64)
+        errors[rows, y] = 0
+        others = errors.sum(axis=1).astype(np.float64)
+        totals = others + true
+        losses = np.log(totals) - true_scores
+        errors /= totals.astype(errors.dtype)[:, None]
+        errors[rows, y] = -others / totals
+        weighted = errors if weights is None else errors * weights[:, None]
+        self.loss += float(losses.sum() if weights is None else losses @ weights)
+        self._add_products(self.slope, X, weighted)
+        if not self.with_curvature:
+            return
+        # p (1 - p) of all classes, since the error is p or p - 1
+        curvatures = np.abs(weighted)
+        curvatures *= 1 - np.abs(errors)
+        self._add_products(self.moments, X, curvatures)
+        self.squares += (X * X).T @ curvatures.sum(axis=1)
+
+    def _add_products(self, sums: Float64, X: Floats, values: Floats) -> None:
+        """Add to `sums` (D + 1, n) the products of X (B, D) and of a column of 1 with values."""
+        if self._product is None:
+            self._product = np.empty((X.shape[1], values.shape[1]), values.dtype)
+        sums[:-1] += np.matmul(X.T, values, out=self._product)
+        sums[-1] += np.ones(len(X), values.dtype) @ values
 
 
 class Objective:
-    """UNIT times the objective: C times the cross-entropies, plus half the squared weights.
-
-    Its parameters v are a flat array of (D + 1, n): a row of weights per feature, and the
-    intercepts, divided by `step_sizes`. scipy's optimizers ask for its value, and then for products
-    with its Hessian at the same v, so the last point is kept.
+    """C times the cross-entropies, plus half the squared weights.
 
     Parameters
     ----------
@@ -222,12 +295,12 @@ class Objective:
     y : array (N,)
         Class numbers 0..n-1.
     C : float
-    variances : array (D,)
-        Sums of squares of the columns of X.
     class_weights : array (n,), optional
         Weights of the cross-entropies of each class's rows.
-    map_blocks : callable
-        Applies a function to all blocks of rows, as `map`.
+    map_groups : callable
+        Applies a function to all groups of blocks, as `map`.
+    check_cancelled : callable
+        Called before each block; raises an exception to end the work.
     """
 
     def __init__(
@@ -235,140 +308,66 @@ class Objective:
         X: Floats,
         y: Int64,
         C: float,
-        variances: Float64,
         class_weights: Floats | None = None,
-        map_blocks: Map = map,
+        map_groups: Map = map,
+        check_cancelled: Callable[[], None] = lambda: None,
     ) -> None:
         self.X, self.y, self.C = X, y, C
+        self.dtype: Any = X.dtype
         self.n_classes = int(y.max()) + 1
-        self.row_weights = None if class_weights is None else class_weights[y].astype(np.float32)
-        size = max(BLOCK // self.n_classes, -(-len(y) // MAX_BLOCKS))
-        self._blocks = [slice(start, start + size) for start in range(0, len(y), size)]
-        self._map = map_blocks if len(self._blocks) > 1 else map
-        self.size = (X.shape[1] + 1) * self.n_classes
-        # a softmax over n classes has a curvature of about 1 / n where it is flat
-        curvatures = 1 + C / self.n_classes * variances
-        intercept_curvature = C / self.n_classes * len(X)
-        self.step_sizes = 1 / np.sqrt(np.append(curvatures, intercept_curvature))[:, None]
-        self._point: Point | None = None
-        self._uncertain: list[UncertainRows] | None = None  # of that point
+        self._row_weights = None if class_weights is None else class_weights[y].astype(np.float32)
+        n = self.n_classes
+        size = max(BLOCK // n, min(MIN_ROWS, MAX_BLOCK // n), 1)
+        blocks = [slice(start, start + size) for start in range(0, len(y), size)]
+        per_group = -(-len(blocks) // MAX_GROUPS)
+        starts = range(0, len(blocks), per_group)
+        self._groups = [blocks[start : start + per_group] for start in starts]
+        self._map = map_groups if len(self._groups) > 1 else map
+        self._check_cancelled = check_cancelled
 
     def in_float64(self) -> Objective:
         """Return the same objective, computed in float64."""
         objective = copy.copy(self)
-        objective.X = self.X.astype(np.float64)
-        objective._point = objective._uncertain = None
+        objective.dtype = np.dtype(np.float64)
         return objective
 
-    def value_gradient(self, v: Float64) -> tuple[float, Float64]:
-        """Return the objective and its gradient at v."""
-        point = self.at(v)
-        return UNIT * point.loss, np.asarray(UNIT * (point.slope * self.step_sizes).ravel())
+    def evaluate(self, table: Float64, with_curvature: bool = False) -> Point:
+        """Return the objective at coefficients (D + 1, n)."""
+        coefficients = table.astype(self.dtype)
+        width = len(table) - 1
 
-    def hvp(self, v: Float64, direction: Float64) -> Float64:
-        """Return about the product of the Hessian at v with a direction.
+        def sum_group(blocks: list[slice]) -> Sums:
+            sums = Sums(width, self.n_classes, with_curvature)
+            for block in blocks:
+                self._check_cancelled()
+                weights = None if self._row_weights is None else self._row_weights[block]
+                X = self.X[block].astype(self.dtype, copy=False)
+                sums.add(X, self.y[block], coefficients, weights)
+            return sums
 
-        Rows of certain class are left out: they add little. Where classes are separable, they are
-        many.
-        """
-        point = self.at(v)
-        if self._uncertain is None:
-            self._uncertain = self._uncertain_rows(point.probabilities)
-        table = self.coefficients(direction).astype(self.X.dtype)
+        sums = list(self._map(sum_group, self._groups))
+        slope = np.asarray(self.C * sum(part.slope for part in sums))
+        slope[:-1] += table[:-1]
+        penalty = 0.5 * float(np.vdot(table[:-1], table[:-1]))
+        loss = self.C * sum(part.loss for part in sums) + penalty
+        return Point(loss, slope, self._curvature(sums) if with_curvature else None)
 
-        def multiply(block: UncertainRows) -> Float64:
-            changes = _scores(block.X, table)
-            changes -= np.einsum("ij,ij->i", block.probabilities, changes)[:, None]
-            changes *= block.weighted
-            return _backward(block.X, changes)
+    def _curvature(self, sums: list[Sums]) -> Curvature:
+        moments = np.asarray(self.C * sum(part.moments for part in sums))
+        weights = np.maximum(moments[-1], RESOLUTION * moments[-1].max())
+        means = moments[:-1] / weights
+        squares = self.C * sum(part.squares for part in sums) - (means * means) @ weights
+        return Curvature(weights, means, np.maximum(squares, 0) / weights.sum())
 
-        product = np.asarray(self.C * sum(self._map(multiply, self._uncertain)))
-        product[:-1] += self._table(direction)[:-1] * self.step_sizes[:-1]
-        return np.asarray(UNIT * (product * self.step_sizes).ravel())
-
-    def gradient_norm(self, v: Float64) -> float:
-        """Return the norm of the loss's gradient in v."""
-        return float(np.linalg.norm(self.value_gradient(v)[1])) / UNIT
-
-    def error_bound(self, v: Float64) -> float:
-        """Return an upper bound on the norm of the weights' error.
-
-        The penalty gives the loss a curvature of at least 1 in the weights, so the gradient's norm
-        bounds their error. Intercepts have no penalty and count in units of `step_sizes`.
-        """
-        slope = self.at(v).slope
-        intercepts = slope[-1] * self.step_sizes[-1]
-        return float(np.hypot(np.linalg.norm(slope[:-1]), np.linalg.norm(intercepts)))
-
-    def at(self, v: Float64) -> Point:
-        """Return the point at v, which is computed unless it is the last one."""
-        if self._point is None or not np.array_equal(v, self._point.v):
-            self._point = self._evaluate(v)
-            self._uncertain = None
-        return self._point
-
-    def _evaluate(self, v: Float64) -> Point:
-        table = self.coefficients(v).astype(self.X.dtype)
-
-        def evaluate_block(block: slice) -> tuple[np.float64, Float64, Floats]:
-            X, y = self.X[block], self.y[block]
-            rows = np.arange(len(y))
-            scores = _scores(X, table)
-            scores -= scores.max(axis=1, keepdims=True)
-            true_scores = scores[rows, y]
-            np.maximum(scores, LOWEST_LOGIT, out=scores)
-            exponentials = np.exp(scores, out=scores)
-            sums = exponentials.sum(axis=1, keepdims=True)
-            losses = self._weighted(np.log(sums) - true_scores[:, None], block)
-            probabilities = exponentials / sums
-            errors = probabilities.copy()
-            errors[rows, y] -= 1
-            gradient = _backward(X, self._weighted(errors, block))
-            return losses.sum(dtype=np.float64), gradient, probabilities
-
-        parts = self._map(evaluate_block, self._blocks)
-        losses, gradients, probabilities = zip(*parts, strict=True)
-        weights = self._table(v)[:-1] * self.step_sizes[:-1]
-        slope = self.C * sum(gradients)
-        slope[:-1] += weights
-        loss = self.C * float(sum(losses)) + 0.5 * float((weights**2).sum())
-        return Point(v.copy(), loss, slope, weights, probabilities)
-
-    def _uncertain_rows(self, probabilities: Sequence[Floats]) -> list[UncertainRows]:
-        """Return each block's rows of uncertain class."""
-
-        def wrong(i: int) -> Floats:
-            # a sum, since 1 - p of the true class is 0 too soon in float32
-            others = self._weighted(probabilities[i], self._blocks[i]).copy()
-            others[np.arange(len(others)), self.y[self._blocks[i]]] = 0
-            return np.asarray(others.sum(axis=1))
-
-        numbers = range(len(self._blocks))
-        totals = list(self._map(wrong, numbers))
-        lowest = CERTAIN * np.concatenate(totals).mean(dtype=np.float64)
-
-        def select(i: int) -> UncertainRows:
-            chosen = np.flatnonzero(totals[i] >= lowest)
-            rows = self._blocks[i].start + chosen
-            uncertain = probabilities[i][chosen]
-            return UncertainRows(self.X[rows], uncertain, self._weighted(uncertain, rows))
-
-        return list(self._map(select, numbers))
-
-    def coefficients(self, v: Float64) -> Float64:
-        """Return the weights of the features and the intercepts (D + 1, n)."""
-        return np.asarray(self._table(v) * self.step_sizes)
-
-    def _table(self, v: Float64) -> Float64:
-        return v.reshape(-1, self.n_classes)
-
-    def _weighted(self, values: Floats, rows: slice | Int64) -> Floats:
-        """Multiply values (rows, n) by the weights of their rows."""
-        return values if self.row_weights is None else values * self.row_weights[rows, None]
+    def weight_units(self, slope: Float64) -> Float64:
+        """Return a gradient with the intercepts, which have no penalty, in units of their error."""
+        scaled = slope.copy()
+        scaled[-1] /= math.sqrt(max(self.C * len(self.y) / self.n_classes, TINY))
+        return scaled
 
 
-def _principal_axes(X: Floats, map_parts: Map) -> tuple[Float64, Float64]:
-    """Return the sums of squares (d,) along the principal axes (D, d) of at most N and D.
+def _principal_axes(X: Floats, map_parts: Map) -> Float64:
+    """Return the principal axes (D, d) of at most N and D, the largest last.
 
     Of fewer rows than columns, the smaller matrix X X^T = U S^2 U^T is decomposed. Its axes are
     V = X^T U / S, since X = U S V^T.
@@ -377,27 +376,15 @@ def _principal_axes(X: Floats, map_parts: Map) -> tuple[Float64, Float64]:
         rows = X.astype(np.float64)
         variances, U = np.linalg.eigh(rows @ rows.T)
         resolved = variances > RESOLUTION * variances.max()
-        axes = rows.T @ U[:, resolved] / np.sqrt(variances[resolved])
-        return variances[resolved], axes
-    parts = np.array_split(X, MAX_BLOCKS)
+        return np.asarray(rows.T @ U[:, resolved] / np.sqrt(variances[resolved]))
+    parts = np.array_split(X, MAX_GROUPS)
     variances, axes = np.linalg.eigh(sum(map_parts(_squares, parts)))
-    resolved = variances > RESOLUTION * variances.max()
-    return variances[resolved], axes[:, resolved]
+    return np.asarray(axes[:, variances > RESOLUTION * variances.max()])
 
 
 def _squares(X: Floats) -> Float64:
-    X = X.astype(np.float64)
-    return np.asarray(X.T @ X)
-
-
-def _scores(X: Floats, table: Floats) -> Floats:
-    """Return the scores (N, n) of all classes, with the coefficients (D + 1, n)."""
-    scores = X @ table[:-1]
-    scores += table[-1]
-    return scores
-
-
-def _backward(X: Floats, errors: Floats) -> Float64:
-    """Return the gradient (D + 1, n) of errors (N, n) in the scores."""
-    intercepts = errors.sum(axis=0, dtype=np.float64)
-    return np.vstack([X.T @ errors, intercepts])
+    sums = np.zeros((X.shape[1], X.shape[1]))
+    for block in row_blocks(X, ROTATED):
+        rows = block.astype(np.float64)
+        sums += rows.T @ rows
+    return sums

@@ -32,6 +32,7 @@ from clipkit.analysis.probes.sweep_context import (
     Solution,
     SweepContext,
     Workers,
+    row_blocks,
 )
 from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError, UsageError, check_positive, unknown
 from clipkit.features.model import Floats, Int64
@@ -41,6 +42,7 @@ BATCH = 200  # rows in a step of Adam
 EPOCHS = 40
 STEPS = 1000  # the MLP trains for EPOCHS, or for this many steps where that is longer
 PEAK_RATE, WARMUP = 0.01, 0.3  # of Adam's one-cycle rate: its highest, after this share of epochs
+SCALED = 2**24  # numbers that are standardised at a time
 LINEAR = ("svm", "logreg")  # their solution depends on C * scale**2 alone
 
 
@@ -135,7 +137,6 @@ def sweep(  # noqa: PLR0913
     distinct = sorted(set(reduced))
     with threadpool_limits(1), Workers(progress) as workers, warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # Run.converged reports it
-        warnings.filterwarnings("ignore", module=r"scipy\.optimize")  # likewise
         # scikit-learn doubts that labels are classes where most of them occur once
         warnings.filterwarnings("ignore", "The number of unique classes")
         weights = len(y) / (len(classes) * np.bincount(numbers)) if balanced else None
@@ -190,7 +191,9 @@ def _prepare(classifier: str, standardize: bool, X: Floats) -> tuple[Floats, Pre
     if standardize:
         if not SMALLEST <= largest_magnitude(X) <= LARGEST:  # their squares overflow in float32
             X = X.astype(np.float64)
-        scaler = StandardScaler().fit(X)
+        scaler = StandardScaler()
+        for block in row_blocks(X, SCALED):  # since it copies its rows in float64
+            scaler.partial_fit(block)
         dtype = np.result_type(X, np.float32)
         columns = {"mean": scaler.mean_.astype(dtype), "deviation": scaler.scale_.astype(dtype)}
     standardized = Preparation(**columns).standardize(X)
@@ -200,12 +203,14 @@ def _prepare(classifier: str, standardize: bool, X: Floats) -> tuple[Floats, Pre
     check_magnitude(standardized, 0.0 if standardize else SMALLEST)
     dtype = np.result_type(standardized, np.float32)
     centre = standardized.mean(axis=0, dtype=np.float64).astype(dtype)
-    centred = standardized - centre
+    out = standardized if standardize else None  # memory for large features once
+    centred = np.subtract(standardized, centre, out=out)
     rms = 1.0
     if classifier in LINEAR:
         rms = _root_mean_square(centred) or 1.0
     preparation = Preparation(**columns, centre=centre, rms=rms)
-    return (centred / rms).astype(np.float32), preparation
+    centred /= rms
+    return centred.astype(np.float32, copy=False), preparation
 
 
 def _root_mean_square(X: Floats) -> float:
