@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.svm import SVC
 
+from clipkit.analysis import evaluation
 from clipkit.analysis.evaluation import ProbeSpec, evaluate_grid
 from clipkit.analysis.held_out import few_shot
 from clipkit.analysis.probes import logistic
@@ -175,6 +176,14 @@ def test_a_fit_that_did_not_converge_is_warned_about(capsys, monkeypatch):
     monkeypatch.setattr(logistic, "MAX_ITER", 2)
     evaluate_grid(feature_file("images"), ProbeSpec("logreg"), Cs=[1e-6, 1e6])
     assert "logreg did not converge in 1 of 2 runs" in capsys.readouterr().err
+
+
+def test_an_svm_of_many_classes_says_what_it_costs_before_it_begins(capsys, monkeypatch):
+    monkeypatch.setattr(evaluation, "MANY_PAIRS", 0)
+    evaluate_grid(feature_file("images"), ProbeSpec("logreg"))
+    assert "pairs" not in capsys.readouterr().err
+    evaluate_grid(feature_file("images"))
+    assert "clipkit: svm fits 6 pairs of classes, which takes minutes" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("val", ["tset", "train", "2", "nan", "-0.1", "", 0, 1.5])

@@ -34,6 +34,7 @@ from clipkit.features.validation import MAX_PROBE_CLASSES
 FEATURES = ("logits", "probs")
 # An SVM has a hyperplane for each pair of classes, the others a score for each row and class.
 MAX_SVM_CLASSES, MAX_CLASSES = 2000, MAX_PROBE_CLASSES
+MANY_PAIRS = 2**16  # of classes; they take minutes to hours
 MAX_KEPT = 2**28  # numbers of the hyperplanes of a kept SVM: 1 GiB
 
 
@@ -268,6 +269,7 @@ def evaluate_grid(  # noqa: PLR0913
     rows = _choose_rows(file, fit_split, eval_split, val, spec.seed)
     caveats = _find_caveats(file, rows, eval_split, val)
     caveats += _check_rows(file, rows.train, rows.scored) + _check_rows(file, rows.fit, rows.test)
+    _note_pairs(spec, rows.train)
     grid = Grid(file, spec, taus, Cs)
     runs: list[ScoredRun] = []
     for draw in spec.draws():
@@ -528,6 +530,17 @@ def _check_class_count(file: FeatureFile, spec: ProbeSpec, fit: Subset) -> None:
             f"{file.display_name}: {fit.name}: expected at most {most:,} classes for "
             f"{spec.classifier}, got {count:,}",
             "check whether the labels are classes",
+        )
+
+
+def _note_pairs(spec: ProbeSpec, fit: Subset) -> None:
+    """Say what an SVM of many classes costs, before it begins."""
+    n = len(np.unique(fit.labels))
+    pairs = n * (n - 1) // 2
+    if spec.classifier == "svm" and pairs > MANY_PAIRS:
+        console.note(
+            f"svm fits {pairs:,} pairs of classes, which takes minutes to hours: "
+            f"--classifier logreg fits all {n:,} classes together"
         )
 
 

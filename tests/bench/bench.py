@@ -4,7 +4,8 @@
 loop: plain transformers, the processor image by image, batches of 64, float32. `textembed` runs
 against the import of PyTorch. `logits`, `entropy` and `zeroshot` run against numpy and plain h5py,
 a pipe against two commands with a file between them, `probe` and `cluster` against scikit-learn, on
-random embeddings like CLIP's.
+random embeddings like CLIP's. `--only imagenet` fits logistic regression to many rows and classes,
+against scikit-learn and PyTorch's L-BFGS.
 """
 
 from __future__ import annotations
@@ -293,19 +294,24 @@ def bench_pipe(images: Path, texts: Path, logits: Path) -> None:
 
 
 def random_embeddings(rows: int, classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw labels and their embeddings."""
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.arange(rows) % classes)
+    return draw_embeddings(labels, classes, rng), labels
+
+
+def draw_embeddings(labels: np.ndarray, classes: int, rng: np.random.Generator) -> np.ndarray:
     """Draw class means and noise of one decaying spectrum, away from the origin.
 
-    The means are the same for every seed.
+    The means are the same for every generator.
     """
     powers = 1 / np.arange(1, DIM + 1)
     spectrum = np.sqrt(powers / np.mean(powers))
     shared = np.random.default_rng(0)
     means = 0.17 * shared.standard_normal((classes, DIM)) * spectrum  # the factor sets the accuracy
     offset = shared.standard_normal(DIM)
-    rng = np.random.default_rng(seed)
-    labels = rng.permutation(np.arange(rows) % classes)
-    features = offset + means[labels] + rng.standard_normal((rows, DIM)) * spectrum
-    return features.astype(np.float32), labels
+    features = offset + means[labels] + rng.standard_normal((len(labels), DIM)) * spectrum
+    return features.astype(np.float32)
 
 
 def timed(what: str, work: Callable[[], Any]) -> tuple[Any, float]:
@@ -397,11 +403,124 @@ def bench_probes(args: argparse.Namespace, scratch: Path) -> None:
     timed(f"clustering.kmeans, {len(X)} rows", lambda: clustering.kmeans(X, N_CLASSES))
 
 
+# logistic regression of many classes
+
+
+def write_embeddings(path: Path, rows: int, classes: int) -> None:
+    """Write rows to fit on and a twentieth as many to score, of classes that overlap."""
+    from factories import MODEL
+
+    from clipkit.features import BlockMatrix, FeatureFile, Split, write
+
+    def split(name: str, count: int, seed: int) -> Split:
+        labels = np.random.default_rng(seed).permutation(np.arange(count) % classes)
+
+        def blocks() -> Iterator[np.ndarray]:
+            for start in range(0, count, BLOCK):
+                rng = np.random.default_rng((seed, start))
+                yield draw_embeddings(labels[start : start + BLOCK], classes, rng)
+
+        ids = [f"{name}{i:07d}" for i in range(count)]
+        return Split(BlockMatrix((count, DIM), blocks), labels, ids)
+
+    splits = {"train": split("train", rows, 1), "test": split("test", max(classes, rows // 20), 2)}
+    file = FeatureFile("images", [{"command": "embed", "model": MODEL}], splits)
+    file.class_names = [f"c{i}" for i in range(classes)]
+    write(path, file, force=True)
+
+
+def pass_seconds(rows: int, classes: int) -> float:
+    """Return how long the two products of a pass over all rows take alone, in blocks."""
+    rng = np.random.default_rng(0)
+    X, W = rng.random((BLOCK, DIM), np.float32), rng.random((DIM, classes), np.float32)
+    best = np.inf
+    for _ in range(3):
+        start = clock()
+        X.T @ (X @ W)
+        best = min(best, clock() - start)
+    return best * rows / BLOCK
+
+
+def gradient_share(path: Path, kept: Path) -> float:
+    """Return the gradient's norm at the kept probe, as a share of the one at weights of 0."""
+    from clipkit import features
+    from clipkit.analysis.probes import FittedProbe
+
+    train = features.read(path).splits["train"]
+    probe = FittedProbe.from_arrays(features.read(kept).fitted)
+    n = len(probe.classes)
+    last, first = np.zeros((2, probe.width, n))
+    for start in range(0, len(train), BLOCK):
+        X = probe.prepare(np.asarray(train.features[start : start + BLOCK]))
+        p = probe.confidences(probe.model.scores(X))
+        truth = np.eye(n)[np.searchsorted(probe.classes, train.labels[start : start + BLOCK])]
+        last += X.T @ (p - truth)
+        first += X.T @ (1 / n - truth)
+    C = probe.preparation.rms**2
+    return float(np.linalg.norm(C * last + probe.model.weights().T) / np.linalg.norm(C * first))
+
+
+def run_peer(name: str, path: str, kept: str, rows: str) -> None:
+    """Fit a peer in float32 on the first rows; print the seconds and its share of equal results."""
+    import torch
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    from clipkit import features
+
+    file = features.read(Path(path))
+    train, test = file.splits["train"], file.splits["test"]
+    scaler = StandardScaler()
+    X = scaler.fit_transform(np.asarray(train.features[: int(rows)]))
+    X_eval, y = scaler.transform(np.asarray(test.features[:])), train.labels[: int(rows)]
+    start = clock()
+    if name == "scikit-learn":
+        predicted = LogisticRegression(max_iter=1000).fit(X, y).predict(X_eval)
+    else:
+        layer = torch.nn.Linear(DIM, int(y.max()) + 1)
+        torch.nn.init.zeros_(layer.weight)
+        inputs, labels = torch.from_numpy(X), torch.from_numpy(y)
+        options = {"max_iter": 200, "history_size": 10, "line_search_fn": "strong_wolfe"}
+        optimizer = torch.optim.LBFGS(layer.parameters(), **options)
+
+        def loss() -> torch.Tensor:
+            optimizer.zero_grad()
+            entropy = torch.nn.functional.cross_entropy(layer(inputs), labels)
+            value = entropy + 0.5 * layer.weight.square().sum() / len(inputs)
+            value.backward()
+            return value
+
+        optimizer.step(loss)
+        predicted = layer(torch.from_numpy(X_eval)).argmax(dim=1).numpy()
+    seconds = clock() - start
+    same = np.mean(predicted == features.read(Path(kept)).splits["test"].predicted[0])
+    print(seconds, same)
+
+
+def bench_imagenet(args: argparse.Namespace, scratch: Path) -> None:
+    path, kept = scratch / "many.h5", scratch / "kept.h5"
+    write_embeddings(path, args.rows, args.classes)
+    command = [*CLIPKIT, "probe", path, "--classifier", "logreg", "-f", "--keep", "-o", kept]
+    probe = run(*command)
+    size = f"{args.rows} x {DIM}, {args.classes} classes"
+    report(f"probe logreg, {size}", probe.seconds, f"{probe.mebibytes:.0f} MiB")
+    print(f"    as long as {probe.seconds / pass_seconds(args.rows, args.classes):.0f} passes of")
+    print(f"    products alone; gradient: {gradient_share(path, kept):.1e} of the first")
+    rows = min(args.rows, args.peer_rows)
+    for peer in ("scikit-learn", "torch"):
+        result = run(sys.executable, __file__, "--peer", peer, path, kept, rows)
+        seconds, same = map(float, result.stdout.split())
+        report(f"{peer} L-BFGS, {rows} rows", seconds, f"{result.mebibytes:.0f} MiB")
+        print(f"    {seconds / rows / probe.seconds * args.rows:.1f} times the probe's time a row")
+        print(f"    same predictions as probe: {same:.4%}")
+
+
 PARTS = {
     "textembed": bench_textembed,
     "embed": bench_embed,
     "logits": bench_logits,
     "probes": bench_probes,
+    "imagenet": bench_imagenet,
 }
 
 
@@ -412,12 +531,15 @@ def parse_arguments() -> argparse.Namespace:
     add("--folder", type=Path, help="a folder of .jpg files; made up by default")
     add("--model", type=Path, help="a model's folder; a random ViT-B/32 by default")
     add("--rows", type=int, default=200_000, help="rows of logits; the targets name 1000000")
+    add("--classes", type=int, default=1000, help="classes of --only imagenet")
+    add("--peer-rows", type=int, default=50_000, help="rows of its peers, which need more memory")
     add("--probe-rows", type=int, default=5000, help="rows to fit on; the targets name 50000")
     busy = "processor time of one thread, for a machine that others use"
     add("--busy", action="store_true", help=busy)
     add("--only", choices=PARTS)
     add("--thesis", nargs=2, help=argparse.SUPPRESS)
     add("--plain", nargs=3, help=argparse.SUPPRESS)
+    add("--peer", nargs=4, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -427,13 +549,15 @@ def main() -> None:
         return run_thesis_loop(*args.thesis)
     if args.plain:
         return run_plain_product(*args.plain)
+    if args.peer:
+        return run_peer(*args.peer)
     if args.busy and BUSY not in os.environ:
         environment = os.environ | dict.fromkeys(THREADS, "1") | {BUSY: "1"}
         os.execve(sys.executable, [sys.executable, *sys.argv], environment)
     report_machine()
     with tempfile.TemporaryDirectory(prefix="clipkit-bench-") as scratch:
         for name, bench in PARTS.items():
-            if args.only in (None, name):
+            if args.only == name or (args.only is None and name != "imagenet"):
                 bench(args, Path(scratch))
     return None
 
