@@ -26,12 +26,13 @@ from clipkit.analysis.probes.fitted import Coefficients
 from clipkit.analysis.probes.sweep_context import Setting, Solution, SweepContext, row_blocks
 from clipkit.features.model import Floats, Int64
 
-MAX_ITER = 1000  # steps
+MAX_ITER = 2000  # steps
 PROGRESS_STEPS = 100  # of each fit
 TOLERANCE = 0.003  # error of the weights, relative to their norm
-SMALL_STEP = 0.05  # of the tolerance
+SMALL_STEP, STEPS = 0.1, 3  # of the tolerance; so many steps are that small at the end
 SMALL_GRADIENT = 1e-4  # of the first
-MEMORY = 10  # of steps and changes of the gradient that L-BFGS remembers
+MEMORY = 10  # steps that L-BFGS remembers, or up to MAX_MEMORY if these have few NUMBERS
+MAX_MEMORY, NUMBERS = 100, 2**20
 SUFFICIENT = 1e-4  # decrease of the loss, of the one that its slope promises
 ROUNDING = 1e-6  # of the loss in float32
 MAX_TRIALS = 20  # of the length of a step
@@ -39,7 +40,7 @@ BLOCK = 2**17  # scores that are computed together; they stay in the cache
 MIN_ROWS, MAX_BLOCK = 2**12, 2**22  # of a block, since products of few rows are slow; its scores
 ROTATED = 2**20  # features in float64 at a time
 MAX_GROUPS = 16  # of blocks; each has a gradient in memory
-TINY = np.finfo(np.float64).tiny
+TINY = 1e-200  # against divisions by 0
 RESOLUTION = 1e-12  # of variances: float32 has 7 digits
 LOWEST_LOGIT = -60  # below the row's highest; exp of less gives float32 numbers that are slow
 
@@ -141,7 +142,7 @@ class Search:
 
     The penalty gives the loss a curvature of at least 1 in the weights, so the gradient's norm
     bounds their error. Where the data give much more curvature than the penalty, this bound is far
-    too high. There a small gradient and two small steps, the last and the next one, together tell
+    too high. There a small gradient and small steps, the last ones and the next one, together tell
     that the optimum is near.
 
     Attributes
@@ -161,7 +162,9 @@ class Search:
 
     def _begin(self, objective: Objective) -> None:
         self._objective = objective
-        self._pairs: deque[tuple[Float64, Float64, float]] = deque(maxlen=MEMORY)
+        memory = min(max(NUMBERS // self.table.size, MEMORY), MAX_MEMORY)
+        self._pairs: deque[tuple[Float64, Float64, float]] = deque(maxlen=memory)
+        self._lengths = deque([math.inf], maxlen=STEPS)  # of the last steps
         self._point = objective.evaluate(self.table, with_curvature=True)
         self._model = self._point.curvature
         self._direction = self._newton_step()
@@ -230,11 +233,12 @@ class Search:
 
     def _compare(self, step: Float64) -> None:
         """Set `excess` after a step."""
-        allowed = TOLERANCE * np.linalg.norm(self.table[:-1]) + np.finfo(float).tiny
+        allowed = TOLERANCE * np.linalg.norm(self.table[:-1]) + TINY
         bound = np.linalg.norm(self._objective.weight_units(self._point.slope))
-        longer = max(np.linalg.norm(step[:-1]), np.linalg.norm(self._direction[:-1]))
+        self._lengths.append(float(np.linalg.norm(step[:-1])))
+        longest = max(*self._lengths, float(np.linalg.norm(self._direction[:-1])))
         slope = np.linalg.norm(self._point.slope) / self._first_slope
-        is_near = max(longer / (SMALL_STEP * allowed), slope / SMALL_GRADIENT)
+        is_near = max(longest / (SMALL_STEP * allowed), slope / SMALL_GRADIENT)
         self.excess = float(min(bound / allowed, is_near))
 
 
