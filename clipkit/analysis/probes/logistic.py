@@ -26,10 +26,10 @@ from clipkit.analysis.probes.fitted import Coefficients
 from clipkit.analysis.probes.sweep_context import Setting, Solution, SweepContext, row_blocks
 from clipkit.features.model import Floats, Int64
 
-MAX_ITER = 2000  # steps
+MAX_ITER = 5000  # steps
 PROGRESS_STEPS = 100  # of each fit
 TOLERANCE = 0.003  # error of the weights, relative to their norm
-SMALL_STEP, STEPS = 0.1, 3  # of the tolerance; so many steps are that small at the end
+LAST = 4  # the last fourth of the steps tells how near the optimum is
 SMALL_GRADIENT = 1e-4  # of the first
 MEMORY = 10  # steps that L-BFGS remembers; with older ones, it is not faster
 SUFFICIENT = 1e-4  # decrease of the loss, of the one that its slope promises
@@ -141,8 +141,8 @@ class Search:
 
     The penalty gives the loss a curvature of at least 1 in the weights, so the gradient's norm
     bounds their error. Where the data give much more curvature than the penalty, this bound is far
-    too high. There a small gradient and small steps, the last ones and the next one, together tell
-    that the optimum is near.
+    too high. There the optimum is near if the gradient is small, and the last fourth of the steps
+    and the next one are together shorter than TOLERANCE: slow fits must stay so for longer.
 
     Attributes
     ----------
@@ -156,13 +156,13 @@ class Search:
         self.table = np.zeros((objective.X.shape[1] + 1, objective.n_classes))
         self.steps = 0
         self.excess = math.inf
+        self._lengths: list[float] = []  # of the steps, in the weights
         self._begin(objective)
         self._first_slope = np.linalg.norm(self._point.slope)
 
     def _begin(self, objective: Objective) -> None:
         self._objective = objective
         self._pairs: deque[tuple[Float64, Float64, float]] = deque(maxlen=MEMORY)
-        self._lengths = deque([math.inf], maxlen=STEPS)  # of the last steps
         self._point = objective.evaluate(self.table, with_curvature=True)
         self._model = self._point.curvature
         self._direction = self._newton_step()
@@ -234,9 +234,10 @@ class Search:
         allowed = TOLERANCE * np.linalg.norm(self.table[:-1]) + TINY
         bound = np.linalg.norm(self._objective.weight_units(self._point.slope))
         self._lengths.append(float(np.linalg.norm(step[:-1])))
-        longest = max(*self._lengths, float(np.linalg.norm(self._direction[:-1])))
+        path = sum(self._lengths[-max(2, self.steps // LAST) :])
+        path += float(np.linalg.norm(self._direction[:-1]))
         slope = np.linalg.norm(self._point.slope) / self._first_slope
-        is_near = max(longest / (SMALL_STEP * allowed), slope / SMALL_GRADIENT)
+        is_near = max(path / allowed, slope / SMALL_GRADIENT)
         self.excess = float(min(bound / allowed, is_near))
 
 
