@@ -239,7 +239,8 @@ def evaluate_grid(  # noqa: PLR0913
     FeatureFile
         A result with one run per temperature and C, temperature by temperature, and then the run of
         the best: `classifier`, `C`, `temperature`, `standardize`, `fit_split`, `eval_split`,
-        `acc1`, `mean_per_class_recall`, for logits also `mean_entropy` and `mean_confidence`, with
+        `acc1`, `acc5` (of more than 5 classes, not of an SVM), `mean_per_class_recall`, for logits
+        also `mean_entropy` and `mean_confidence`, with
         few shots also `shots` and `draw`; `acc1_low` and `acc1_high`, Wilson's 95 % interval of
         `acc1` over another draw of the scored rows; and the predictions. Few-shot draws come one
         by one. Of kind probe if it is kept.
@@ -459,7 +460,7 @@ def _evaluate(grid: Grid, fit: Subset, scored: Subset, draw: Draw, keep: bool) -
             "standardize": spec.standardize,
             "fit_split": fit.name,
             "eval_split": scored.name,
-            **metrics.accuracies(scored.rows.labels, run.predicted),
+            **metrics.accuracies(scored.rows.labels, run.best),
         }
         row |= entropy_columns.get(tau, {})
         if draw.shots is not None:

@@ -22,22 +22,25 @@ Rows = Sequence[Mapping[str, Any]]
 
 def rows_for_people(result: FeatureFile) -> Rows:
     """Return the runs, formatted for reading if the command that made them is one of FORMATTERS."""
-    rows = result.rows()
-    rows = [_with_chance(result, row) for row in rows]
+    rows = rows_with_chance(result)
     needed, formatter = FORMATTERS.get(newest_entry(result)["command"], ("", list))
     # another program's columns are shown as they are
     return formatter(rows) if rows and needed in rows[0] else rows
 
 
-def _with_chance(result: FeatureFile, row: Row) -> Row:
-    """Put the share of the most frequent class beside an accuracy."""
-    split = result.splits.get(str(row.get("eval_split", row.get("split"))))
-    if "acc1" not in row or split is None or split.labels is None:
-        return row
-    names = list(row)
+def rows_with_chance(result: FeatureFile) -> list[Row]:
+    """Return the runs with the share of the most frequent class beside an accuracy.
+
+    It is NaN for runs on a split without labels, and no column if no run has one.
+    """
+    rows, names = result.rows(), list(result.runs)
+    chances = {name: chance(split.labels) for name, split in result.splits.items()}
+    if "acc1" not in names or all(map(math.isnan, chances.values())):
+        return rows
     names.insert(names.index("acc1") + 1, "chance")
-    with_chance = row | {"chance": chance(split.labels)}
-    return {name: with_chance[name] for name in names}
+    for row in rows:
+        row["chance"] = chances.get(str(row.get("eval_split", row.get("split"))), math.nan)
+    return [{name: row[name] for name in names} for row in rows]
 
 
 def _calibration_rows(rows: Rows) -> list[Row]:

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from clipkit.features.model import Floats, Int64
 
 QUANTILE = 1.959964  # of the normal distribution, for 95 % confidence
+TOP = 5  # classes of the second accuracy that is reported
 POWER = 0.8  # of a test
 N_PERMUTATIONS = 1_000
 DRAWS = 1000  # of a calibrated model's outcomes
@@ -42,14 +43,22 @@ def mean_per_class_recall(labels: Int64, predicted: Int64) -> float:
     return float(np.mean(correct / counts))
 
 
-def accuracies(labels: Int64 | None, predicted: Int64) -> dict[str, float]:
-    """Return the columns `acc1` and `mean_per_class_recall` of a report, NaN without labels."""
+def accuracies(labels: Int64 | None, best: Int64) -> dict[str, float]:
+    """Return `acc1` and `mean_per_class_recall` of a report, and of TOP classes `acc5`.
+
+    `best` (N, k) are the k best classes of each row, (N,) the best alone. Without labels, all are
+    NaN.
+    """
+    best = best.reshape(len(best), -1)
+    names = ["acc1", "mean_per_class_recall"]
+    if best.shape[1] == TOP:
+        names.insert(1, "acc5")
     if labels is None:
-        return {"acc1": np.nan, "mean_per_class_recall": np.nan}
-    return {
-        "acc1": accuracy(labels, predicted),
-        "mean_per_class_recall": mean_per_class_recall(labels, predicted),
-    }
+        return dict.fromkeys(names, np.nan)
+    is_found = best == labels[:, None]
+    values = {"acc1": is_found[:, 0].mean(), "acc5": is_found.any(axis=1).mean()}
+    values["mean_per_class_recall"] = mean_per_class_recall(labels, best[:, 0])
+    return {name: float(values[name]) for name in names}
 
 
 def recall_interval(labels: Int64, predicted: Int64) -> tuple[float, float]:

@@ -14,7 +14,6 @@ from clipkit.base.errors import ClipkitError
 from clipkit.features.describe import abridged
 from clipkit.features.model import BlockMatrix, FeatureFile, Float32, Floats, Int64, Split
 
-TOP = 5  # of the second accuracy that is reported
 HINT = "make them with: clipkit textembed --classes"
 
 
@@ -141,11 +140,11 @@ def _evaluate_split(logits: FeatureFile, name: str) -> tuple[dict[str, Any], Spl
         rows = slice(start, start + len(scores))
         predicted[rows] = scores.argmax(axis=1)
         if split.labels is not None:
-            in_top += metrics.topk_accuracy(scores, split.labels[rows], TOP) * len(scores)
+            in_top += metrics.topk_accuracy(scores, split.labels[rows], metrics.TOP) * len(scores)
         start += len(scores)
     row: dict[str, Any] = {"split": name, "acc1": np.nan, "acc5": np.nan}  # the first columns
     row |= metrics.accuracies(split.labels, predicted)
     row |= metrics.accuracy_interval(split.labels, predicted)
-    if split.labels is not None and len(logits.class_names or []) >= TOP:
+    if split.labels is not None and len(logits.class_names or []) > metrics.TOP:
         row["acc5"] = in_top / len(split)
     return row, Split(labels=split.labels, ids=split.ids, predicted=predicted[None])

@@ -26,10 +26,11 @@ class Setting(NamedTuple):
 class Solution(NamedTuple):
     """What a classifier predicts at one setting.
 
-    It has class numbers (M,), whether the fit converged, and the fitted model, if it is kept.
+    It has class numbers (M, k), the best first (see `fitted.best_classes`), whether the fit
+    converged, and the fitted model, if it is kept.
     """
 
-    classes: Int64
+    best: Int64
     converged: bool = True
     model: Any = None
 

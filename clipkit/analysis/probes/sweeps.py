@@ -20,6 +20,7 @@ from clipkit.analysis.probes.fitted import (
     MLPWeights,
     Neighbours,
     Preparation,
+    best_classes,
     check_magnitude,
     largest_magnitude,
     unit_rows,
@@ -46,18 +47,23 @@ LINEAR = ("svm", "logreg")  # their solution depends on C * scale**2 alone
 
 @dataclass(frozen=True)
 class Run:
-    """A classifier fitted at one (scale, C), and the class ids (M,) that it predicts.
+    """A classifier fitted at one (scale, C), and the best class ids (M, k) of each row.
 
-    C is NaN for kNN, which has none. An SVM or logistic regression that stopped at its iteration
+    k is 5, or 1 of an SVM or if there are 5 classes or fewer. C is NaN for kNN, which has none. An SVM or logistic regression that stopped at its iteration
     limit has not converged. `fitted` is kept if the sweep keeps its probes.
     """
 
     classifier: str
     C: float
     scale: float
-    predicted: Int64
+    best: Int64
     converged: bool = True
     fitted: FittedProbe | None = None
+
+    @property
+    def predicted(self) -> Int64:
+        """Predicted class ids (M,)."""
+        return self.best[:, 0]
 
 
 def sweep(  # noqa: PLR0913
@@ -145,7 +151,7 @@ def sweep(  # noqa: PLR0913
     runs = []
     for setting, reduced_setting in zip(grid, reduced, strict=True):
         solution = predictions[reduced_setting]
-        predicted = classes[solution.classes]
+        best = classes[solution.best]
         c = math.nan if classifier == "knn" else setting.C
         fitted = None
         if keep:
@@ -153,7 +159,7 @@ def sweep(  # noqa: PLR0913
             fitted = FittedProbe(
                 classifier, classes, solution.model, preparation, factor, balanced=balanced
             )
-        runs.append(Run(classifier, c, setting.scale, predicted, solution.converged, fitted))
+        runs.append(Run(classifier, c, setting.scale, best, solution.converged, fitted))
     return runs
 
 
@@ -256,8 +262,8 @@ def mlp(context: SweepContext) -> list[Solution]:
             # scikit-learn has one output: the score of the second class above that of the first
             output = np.column_stack([np.zeros_like(model.output), model.output])
             model = replace(model, output=output)
-        predicted = model.predict(context.X_eval * scale)
-        return Solution(predicted, model=context.kept_model(model))
+        best = best_classes(model.scores(context.X_eval * scale))
+        return Solution(best, model=context.kept_model(model))
 
     return context.workers.map(solve, context.settings)
 
@@ -280,13 +286,13 @@ def knn(context: SweepContext) -> list[Solution]:
     report_progress = context.workers.progress(len(blocks))
 
     def vote(block: Floats) -> Int64:
-        predicted = model.vote(block).argmax(axis=1)
+        best = best_classes(model.vote(block))
         report_progress(1)
-        return np.asarray(predicted)
+        return best
 
-    predicted = np.concatenate(context.workers.map(vote, blocks))
+    best = np.concatenate(context.workers.map(vote, blocks))
     # neither scale nor C matters
-    return [Solution(predicted, model=context.kept_model(model))] * len(context.settings)
+    return [Solution(best, model=context.kept_model(model))] * len(context.settings)
 
 
 CLASSIFIERS: dict[str, Callable[[SweepContext], list[Solution]]] = {
