@@ -31,6 +31,7 @@ from clipkit.commands._options import (
     parse_numbers,
     parse_seeds,
     parse_temperatures,
+    split_words,
 )
 
 
@@ -40,7 +41,13 @@ def probe(
     classifier: Annotated[str, option("svm|logreg|mlp|knn", "Classifier to fit.")] = "svm",
     regularization: Annotated[
         list[str],
-        option("C[,C...]", "Inverse strength of regularisation.", "--regularization", "-C"),
+        option(
+            "C[,C...]",
+            "Inverse strength of regularisation; also a range LOW..HIGH:N of N values, which --val "
+            "searches.",
+            "--regularization",
+            "-C",
+        ),
     ] = ["1"],  # noqa: B006
     temperature: Temperatures = [],  # noqa: B006
     features: Annotated[
@@ -104,7 +111,9 @@ def probe(
             f"expected seeds at least {repeat} apart for --repeat {repeat}, got {got}",
             "draw n of a seed is the first draw of seed + n",
         )
-    Cs = parse_numbers(regularization, "C")
+    words = split_words(regularization)
+    is_range = len(words) == 1 and ".." in words[0]
+    Cs = words[0] if is_range else parse_numbers(words, "C")
     if seed != ["42"] and classifier != "mlp" and not (val or counts or SEED in file):
         console.note(f"--seed has no effect on {classifier} without --val or --shots")
     from clipkit.analysis import dependence, evaluation  # loads scikit-learn

@@ -49,8 +49,9 @@ LINEAR = ("svm", "logreg")  # their solution depends on C * scale**2 alone
 class Run:
     """A classifier fitted at one (scale, C), and the best class ids (M, k) of each row.
 
-    k is 5, or 1 of an SVM or if there are 5 classes or fewer. C is NaN for kNN, which has none. An SVM or logistic regression that stopped at its iteration
-    limit has not converged. `fitted` is kept if the sweep keeps its probes.
+    k is 5, or 1 of an SVM or if there are 5 classes or fewer. C is NaN for kNN, which has none. An
+    SVM or logistic regression that stopped at its iteration limit has not converged. `fitted` is
+    kept if the sweep keeps its probes.
     """
 
     classifier: str
