@@ -59,6 +59,8 @@ class ProbeSpec:
         that a larger one draws.
     repeat : int
         Draws for each number of shots.
+    k : int, optional
+        Neighbours of kNN, 20 by default.
 
     Raises
     ------
@@ -72,6 +74,7 @@ class ProbeSpec:
     seed: int = 42
     shots: Sequence[int] = ()
     repeat: int = 1
+    k: int | None = None
 
     def __post_init__(self) -> None:
         if self.features not in FEATURES:
@@ -302,6 +305,7 @@ def evaluate_grid(  # noqa: PLR0913
         "probe",
         classifier=spec.classifier,
         C=history_C,
+        k=spec.k,
         tried=sorted({run.row["C"] for run in runs}) if is_search else None,
         temperature=taus,
         features=spec.features,
@@ -475,6 +479,8 @@ def _evaluate(grid: Grid, fit: Subset, scored: Subset, draw: Draw, keep: bool) -
             **metrics.accuracies(scored.rows.labels, run.best),
         }
         row |= entropy_columns.get(tau, {})
+        if spec.k is not None:
+            row["k"] = spec.k
         if draw.shots is not None:
             row |= {"shots": draw.shots, "draw": draw.number}
         row |= metrics.accuracy_interval(scored.rows.labels, run.predicted)
@@ -614,6 +620,7 @@ def _fit_and_predict(grid: Grid, fit: Subset, scored: Subset, keep: bool) -> lis
             C=grid.Cs,
             standardize=bool(spec.standardize),
             seed=spec.seed,
+            k=spec.k,
             keep=keep,
             progress=progress,
         )

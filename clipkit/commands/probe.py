@@ -49,6 +49,9 @@ def probe(
             "-C",
         ),
     ] = ["1"],  # noqa: B006
+    k: Annotated[
+        int | None, option("N", "Neighbours that vote, for knn (default: 20).", "-k", min=1)
+    ] = None,
     temperature: Temperatures = [],  # noqa: B006
     features: Annotated[
         str, option("logits|probs", "For logits: use cosine / tau, or its softmax.")
@@ -118,7 +121,7 @@ def probe(
         console.note(f"--seed has no effect on {classifier} without --val or --shots")
     from clipkit.analysis import dependence, evaluation  # loads scikit-learn
 
-    spec = evaluation.ProbeSpec(classifier, features, standardize, seeds[0], counts, repeat)
+    spec = evaluation.ProbeSpec(classifier, features, standardize, seeds[0], counts, repeat, k)
     # by default, images are listed if there is no accuracy to print
     lists_images = per_image if per_class or per_image or len(seeds) > 1 else None
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from joblib import cpu_count  # type: ignore[import-untyped]
 from threadpoolctl import threadpool_limits
 
+from clipkit.analysis.probes.fitted import NEIGHBOURS
 from clipkit.features.model import Floats, Int64
 
 ProgressCallback = Callable[[int, int], None]
@@ -89,7 +90,7 @@ class SweepContext:
 
     X (N, D) and y (N,) are the rows to fit on; each of the classes 0..n-1 occurs. X_eval (M, D) are
     the rows to predict. `class_weights` (n,) weight the losses of each class's rows. With `keep`,
-    solutions hold the fitted models.
+    solutions hold the fitted models. `k` is the number of neighbours of kNN.
     """
 
     X: Floats
@@ -100,6 +101,7 @@ class SweepContext:
     workers: Workers
     class_weights: Floats | None = None
     keep: bool = False
+    k: int = NEIGHBOURS
 
     @property
     def n_classes(self) -> int:

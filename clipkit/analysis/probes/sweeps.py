@@ -16,6 +16,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from clipkit.analysis.probes.fitted import (
+    NEIGHBOURS,
     FittedProbe,
     MLPWeights,
     Neighbours,
@@ -78,6 +79,7 @@ def sweep(  # noqa: PLR0913
     standardize: bool = False,
     balanced: bool = False,
     seed: int = 42,
+    k: int | None = None,
     keep: bool = False,
     progress: ProgressCallback | None = None,
 ) -> list[Run]:
@@ -94,7 +96,7 @@ def sweep(  # noqa: PLR0913
     classifier : {"svm", "logreg", "mlp", "knn"}
         `svm` predicts as `SVC(kernel="linear")`: one classifier per pair of classes votes.
         `logreg` is multinomial. `mlp` has one hidden layer of 256 units, trained by Adam with a
-        one-cycle rate for 40 epochs, or for 1,000 steps where that is longer. `knn` weights the 20
+        one-cycle rate for 40 epochs, or for 1,000 steps where that is longer. `knn` weights the
         nearest rows by exp(cosine / 0.07).
     C : sequence of float
         Inverse strength of the L2 penalty: the sum of losses has weight C against ||w||^2 / 2.
@@ -108,6 +110,8 @@ def sweep(  # noqa: PLR0913
         all classes count alike, as ``class_weight="balanced"`` in scikit-learn.
     seed : int
         Only the MLP draws random numbers.
+    k : int, optional
+        Of `knn`: number of nearest rows, 20 by default.
     keep : bool
         Return the fitted probes too, which may take much memory: an SVM has a hyperplane for each
         pair of classes.
@@ -117,8 +121,8 @@ def sweep(  # noqa: PLR0913
     Raises
     ------
     UsageError
-        If the classifier is unknown, a C or scale is out of range, kNN gets a C, or another
-        classifier than `logreg` is to be balanced.
+        If the classifier is unknown, a C or scale is out of range, kNN gets a C, another classifier
+        gets a `k`, or another one than `logreg` is to be balanced.
     ClipkitError
         If there are fewer than two classes, the arrays' shapes do not agree, or the features are so
         large or small that fits would overflow or take forever.
@@ -132,6 +136,8 @@ def sweep(  # noqa: PLR0913
     _check_settings(classifier, C, scales)
     if balanced and classifier != "logreg":
         raise UsageError(f"balanced: expected the classifier logreg, got {classifier}")
+    if k is not None and classifier != "knn":
+        raise UsageError(f"k: expected the classifier knn, got {classifier}")
     _check_arrays(X, y, X_eval)
     classes, numbers = np.unique(y, return_inverse=True)
     X, preparation = _prepare(classifier, standardize, X)
@@ -146,7 +152,8 @@ def sweep(  # noqa: PLR0913
         # scikit-learn doubts that labels are classes where most of them occur once
         warnings.filterwarnings("ignore", "The number of unique classes")
         weights = len(y) / (len(classes) * np.bincount(numbers)) if balanced else None
-        context = SweepContext(X, numbers, X_eval, distinct, seed, workers, weights, keep)
+        rest = (distinct, seed, workers, weights, keep, k or NEIGHBOURS)
+        context = SweepContext(X, numbers, X_eval, *rest)
         predictions = dict(zip(distinct, CLASSIFIERS[classifier](context), strict=True))
 
     runs = []
@@ -282,7 +289,7 @@ def _with_intercepts(weights: Floats, intercepts: Floats) -> Floats:
 
 def knn(context: SweepContext) -> list[Solution]:
     """Predict by the nearest rows, weighted by exp(cosine / temperature), as DINOv2 does."""
-    model = Neighbours(unit_rows(context.X), context.y, context.n_classes)
+    model = Neighbours(unit_rows(context.X), context.y, context.n_classes, context.k)
     blocks = list(model.blocks(context.X_eval))
     report_progress = context.workers.progress(len(blocks))
 
