@@ -46,9 +46,10 @@ def rows_with_chance(result: FeatureFile) -> list[Row]:
 def _calibration_rows(rows: Rows) -> list[Row]:
     """Format the rows of `calibrate` for 80 columns; the fitted temperature has an interval."""
     formatted = []
+    left_out = ("fitted", "low", "high", "information", "ece_null", "ece_equal_width")
     for row in rows:
         temperature = _cell(row, "temperature", ".4g", scale=1, limits=("low", "high"))
-        hidden = dict.fromkeys(("fitted", "low", "high", "information", "ece_null"))
+        hidden = dict.fromkeys(left_out)
         formatted.append({**row, **hidden, "temperature": temperature})
     return formatted
 

@@ -456,6 +456,7 @@ class Reliability:
     `low` and `high` hold 95 % of the accuracies that a calibrated model has in these bins. `ece` is
     the expected calibration error: the mean over the rows of |accuracy - confidence| of their bin.
     `ece_null` and `ece_null95` are mean and 95 % quantile of the error of a calibrated model.
+    `ece_equal_width` is the error in B bins of equal width.
     """
 
     confidence: Floats
@@ -465,6 +466,18 @@ class Reliability:
     ece: float
     ece_null: float
     ece_null95: float
+    ece_equal_width: float
+
+
+def equal_width_ece(confidence: Floats, right: ArrayLike, bins: int = 15) -> float:
+    """Return the expected calibration error in bins of equal width, (low, high] (Guo et al. 2017).
+
+    >>> round(equal_width_ece(np.array([0.9, 0.6, 0.55]), [True, False, True], bins=2), 3)
+    0.017
+    """
+    number = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], confidence, side="left")
+    gaps = np.bincount(number, np.asarray(right, np.float64) - confidence)
+    return float(np.abs(gaps).sum() / len(confidence))
 
 
 def reliability(
@@ -517,4 +530,5 @@ def reliability(
         ece=float(np.abs(accuracies - expected) @ sizes / n),
         ece_null=float(null.mean()),
         ece_null95=float(np.quantile(null, 0.95)),
+        ece_equal_width=equal_width_ece(values, hits, bins),
     )
