@@ -55,15 +55,19 @@ def _calibration_rows(rows: Rows) -> list[Row]:
 
 
 def attribute_rows(rows: Rows) -> list[Row]:
-    """Format the rows of `attributes`: percent, with their intervals and ranges."""
+    """Format the rows of `attributes`: percent or, of errors, numbers; intervals and ranges."""
     formatted = []
+    unit, form, scale = " %", ".1f", 100
+    if "null5" in rows[0]:  # errors
+        unit, form, scale = "", ".4g", 1
     names = [
         name for name in ("attribute", "metric", "values", "positives", "rows") if name in rows[0]
     ]
     for row in rows:
         cells: Row = {name: row[name] for name in names}
-        for name in ("chance", "zeroshot", "names", "random", "probe", "control"):
-            cells[f"{name} %"] = _cell(row, name, ".1f")
+        for name in ("chance", "null", "zeroshot", "names", "random", "probe", "control"):
+            if name in row:
+                cells[name + unit] = _cell(row, name, form, scale=scale)
         cells["reach"] = _cell(row, "reach", ".2f", scale=1)
         formatted.append(cells)
     return formatted
