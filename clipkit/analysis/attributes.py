@@ -202,7 +202,8 @@ def _read(
         raise unknown("metric", metric, KINDS)
     if metric != RECALL and table is None:
         raise UsageError(f"metric: expected --table for {metric}, got none")
-    annotations = read_annotations(images, table, columns, numbers=KINDS[metric] is _Number)
+    numbers: Any = "alone" if KINDS[metric] is _Number else ""
+    annotations = read_annotations(images, table, columns, numbers=numbers)
     if metric == RECALL:
         _check_counts(annotations.attributes)
     if KINDS[metric] is not _Label:
@@ -500,7 +501,7 @@ class _Number(_Label):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        numbers = np.array([float(value.replace(",", ".")) for value in self.attribute.values])
+        numbers = self.attribute.numbers()
         self.fitted_numbers, self.truth = numbers[self.y], numbers[self.labels]
         self.counts = {}
         self.values = min(len(np.unique(self.y)), len(np.unique(self.labels)))

@@ -82,7 +82,7 @@ def _taus(labels: Floats, scores: Floats, rows: Int64) -> Floats:
     from scipy.stats import kendalltau
 
     taus = [kendalltau(labels[row], scores[row]).statistic for row in rows]
-    return np.nan_to_num(taus)
+    return np.nan_to_num(np.array(taus, np.float64))
 
 
 def ap_by_chance(labels: Floats) -> float:
