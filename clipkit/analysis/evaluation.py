@@ -36,7 +36,7 @@ FEATURES = ("logits", "probs")
 # An SVM has a hyperplane for each pair of classes, the others a score for each row and class.
 MAX_SVM_CLASSES, MAX_CLASSES = 2000, MAX_PROBE_CLASSES
 COARSE = 6  # steps between the values of C with which a search of a range begins
-RANGE = re.compile(r"(?P<low>.+?)\.\.(?P<high>.+):(?P<count>[0-9]{1,4})")
+RANGE = re.compile(r"(?P<low>.+?)\.\.(?P<high>.+):(?P<count>[2-9]|[1-9][0-9]{1,3})")
 MAX_KEPT = 2**28  # numbers of the hyperplanes of a kept SVM: 1 GiB
 
 
@@ -502,7 +502,7 @@ def parse_range(Cs: Sequence[float] | str) -> list[float]:
     if not isinstance(Cs, str):
         return list(Cs)
     match = RANGE.fullmatch(Cs)
-    if match is None or int(match["count"]) < 2:
+    if match is None:
         raise UsageError(f"C: expected a range such as 1e-6..1e6:97, got {Cs!r}")
     low, high = check_positive("C", match["low"]), check_positive("C", match["high"])
     if low >= high:

@@ -96,17 +96,18 @@ def recall_covariance(labels: Int64, predictions: Sequence[Int64]) -> NDArray[np
     return covariance
 
 
-def topk_accuracy(scores: Floats, labels: Int64, k: int) -> float:
-    """Return the fraction of rows with their class among the `k` highest scores (N, C).
+def best_classes(scores: Floats) -> Int64:
+    """Return the best TOP of more classes by their scores (N, C), the best alone of fewer: (N, k).
 
-    Labels (N,) are columns of `scores`. Of equal scores, the lower class ranks first. With k >= C,
-    every row counts as correct.
+    The first of equal scores is first. The scores are overwritten.
     """
-    true = np.asarray(labels)[:, None]  # (N, 1)
-    true_score = np.take_along_axis(scores, true, axis=1)
-    ranks_before = np.arange(scores.shape[1]) < true  # (N, C)
-    is_ahead = (scores > true_score) | ((scores == true_score) & ranks_before)
-    return float(np.mean(is_ahead.sum(axis=1) < k))
+    count = TOP if scores.shape[1] > TOP else 1
+    best = np.empty((len(scores), count), np.int64)
+    rows = np.arange(len(scores))
+    for place in range(count):
+        best[:, place] = scores.argmax(axis=1)
+        scores[rows, best[:, place]] = -np.inf
+    return best
 
 
 def confusion(labels: Int64, predicted: Int64, n_classes: int) -> Int64:

@@ -24,7 +24,6 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from clipkit.analysis import metrics
 from clipkit.analysis.softmax import softmax
 from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError, UsageError
 from clipkit.features.model import Floats, Int64
@@ -189,20 +188,6 @@ class Neighbours:
     def predict(self, X: Floats) -> Int64:
         """Return class numbers (M,)."""
         return np.asarray(self.scores(X).argmax(axis=1))
-
-
-def best_classes(scores: Floats) -> Int64:
-    """Return the best TOP of n classes (M, TOP) by scores (M, n), or the best (M, 1) of fewer.
-
-    The first of equal scores is first. The scores are overwritten.
-    """
-    count = metrics.TOP if scores.shape[1] > metrics.TOP else 1
-    best = np.empty((len(scores), count), np.int64)
-    rows = np.arange(len(scores))
-    for place in range(count):
-        best[:, place] = scores.argmax(axis=1)
-        scores[rows, best[:, place]] = -np.inf
-    return best
 
 
 def unit_rows(rows: Floats) -> Floats:

@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import OptimizeResult, minimize
 
-from clipkit.analysis.probes.fitted import Coefficients, best_classes
+from clipkit.analysis.metrics import best_classes
+from clipkit.analysis.probes.fitted import Coefficients
 from clipkit.analysis.probes.sweep_context import Setting, Solution, SweepContext
 from clipkit.features.model import Floats, Int64
 

@@ -27,7 +27,7 @@ class Setting(NamedTuple):
 class Solution(NamedTuple):
     """What a classifier predicts at one setting.
 
-    It has class numbers (M, k), the best first (see `fitted.best_classes`), whether the fit
+    It has class numbers (M, k), the best first (see `metrics.best_classes`), whether the fit
     converged, and the fitted model, if it is kept.
     """
 

@@ -15,13 +15,13 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
+from clipkit.analysis.metrics import best_classes
 from clipkit.analysis.probes.fitted import (
     NEIGHBOURS,
     FittedProbe,
     MLPWeights,
     Neighbours,
     Preparation,
-    best_classes,
     check_magnitude,
     largest_magnitude,
     unit_rows,
