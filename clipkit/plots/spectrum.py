@@ -12,6 +12,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from numpy.typing import ArrayLike
 
 from clipkit.analysis import results, similarity
+from clipkit.base import console
 from clipkit.base.errors import UsageError
 from clipkit.features.history import provenance
 from clipkit.features.model import FeatureFile
@@ -38,6 +39,9 @@ def draw_spectra(files: Sequence[FeatureFile], split: str | None) -> Drawn:
         nulls[name] = similarity.gaussian_singular_values(n, width, SEED)
         ranks[name] = similarity.effective_rank(nulls[name])
     noun = "images" if splits else "prompts"
+    if splits:
+        facts = [f"{name}: {rank:.1f}" for name, rank in ranks.items()]
+        console.note(f"effective rank (RankMe): {'; '.join(facts)}")
     title = f"Singular values of the {noun}' directions"
     figure = spectrum({**values, **nulls}, ranks, nulls=list(nulls), title=title)
     return figure, results.sources_label(files, splits)
