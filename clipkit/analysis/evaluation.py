@@ -233,9 +233,8 @@ def evaluate_grid(  # noqa: PLR0913
         Of logits: absolute temperatures that divide the cosines; the file's own by default.
     Cs : sequence of float, or str
         Inverse strengths of regularisation, or a range such as ``1e-6..1e6:97`` of 97 numbers with
-        equal ratios. With `val`, a range is searched as by Radford et al. (2021, appendix A.3):
-        about every 16th number is fitted, and then the two in half the distance from the best so
-        far, until the distance is one number. This is done for each temperature and draw.
+        equal ratios. With `val`, a range is searched at each temperature (Radford et al. 2021,
+        appendix A.3): first every 16th number, then half as far from the best so far, and so on.
     fit_split, eval_split : str
     val : float or str, optional
         A fraction of `fit_split` to hold out for validation, or the name of a split.
@@ -505,8 +504,6 @@ def parse_range(Cs: Sequence[float] | str) -> list[float]:
     if match is None:
         raise UsageError(f"C: expected a range such as 1e-6..1e6:97, got {Cs!r}")
     low, high = check_positive("C", match["low"]), check_positive("C", match["high"])
-    if low >= high:
-        raise UsageError(f"C: expected a range that rises, got {Cs!r}")
     return [float(f"{C:.8g}") for C in np.geomspace(low, high, int(match["count"]))]
 
 

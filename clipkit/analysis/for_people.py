@@ -29,10 +29,7 @@ def rows_for_people(result: FeatureFile) -> Rows:
 
 
 def rows_with_chance(result: FeatureFile) -> list[Row]:
-    """Return the runs with the share of the most frequent class beside an accuracy.
-
-    It is NaN for runs on a split without labels, and no column if no run has one.
-    """
+    """Return the runs with the share of the most frequent class, if known, beside an accuracy."""
     rows, names = result.rows(), list(result.runs)
     chances = {name: chance(split.labels) for name, split in result.splits.items()}
     if "acc1" not in names or all(map(math.isnan, chances.values())):

@@ -191,8 +191,7 @@ def gaussian_singular_values(count: int, dim: int, seed: int) -> NDArray[np.floa
     """Draw the singular values of `count` vectors of an isotropic Gaussian in `dim` dimensions.
 
     They are those of a triangle of independent numbers (Bartlett 1933), scaled so that their
-    squares add up to `count`, as for rows of length 1. With few vectors, they fall although no
-    direction has more variance than another.
+    squares add up to `count`. They fall although no direction has more variance than another.
     """
     rng = np.random.RandomState(seed)
     smaller, larger = sorted((count, dim))

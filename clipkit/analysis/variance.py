@@ -248,8 +248,7 @@ def decompose(  # noqa: PLR0913 (the options of `clipkit variance`)
     controls : sequence of FeatureFile
         The same images, embedded by untrained controls.
     numbers : bool
-        Regress on columns of three numbers or more as numbers. By default, those of up to 20 are
-        categories, and so are the ranges of ``shapes``.
+        Whether those of up to 20 numbers, and in ``shapes``, are no categories.
     null : int
         Number of random directions, for `random99`.
     split : str, optional

@@ -92,10 +92,8 @@ def read_annotations(
     categories : bool
         Whether a column of more than 20 numbers is refused or, if all columns are used, left out.
     numbers : str
-        By default, columns of numbers are categories. With `alone`, they are the only columns.
-        With `many` or `all`, those of more than 20 numbers, or of three, are marked as numbers
-        beside the categories. With `alone` or `all`, ``shapes`` has them for what it else cuts into
-        ranges.
+        `alone` reads columns of numbers alone; `many` and `all` mark those of more than 20 or of
+        three numbers beside the categories. With `alone` and `all`, ``shapes`` has no ranges.
 
     Raises
     ------

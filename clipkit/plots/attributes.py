@@ -73,10 +73,8 @@ def attribute_recalls(result: FeatureFile) -> dict[str, NDArray[Any]]:
     for name in LEGEND:
         names += f" {name} {name}_low {name}_high"
     if "null5" in result.runs:
-        raise ClipkitError(
-            f"{result.display_name}: expected shares, got errors in the unit of each column",
-            "measure with --metric r2 or kendalltau",
-        )
+        what = "expected shares, got errors in the unit of each column"
+        raise ClipkitError(f"{result.display_name}: {what}", "measure with --metric r2")
     return results.columns_of(result, "attributes", names)
 
 
