@@ -35,7 +35,7 @@ from clipkit.features import (
     row_ids,
     write,
 )
-from clipkit.features.model import BLOCK_BYTES, block_rows, chunk_rows
+from clipkit.features.model import BLOCK_BYTES, KINDS, block_rows, chunk_rows
 
 DATA = Path(__file__).parent / "data"
 DIGESTS = {
@@ -44,8 +44,9 @@ DIGESTS = {
     "logits": "sha256:3069631ebc3d1405aaa4071d420694204311012ed0bc594782bb94f1cd5dcaf2",
     "result": "sha256:4def534d511473e76fa0a4f7ca8d4b8f99ce4e207b9513ba0e205628ac05a97b",
     "probe": "sha256:cdfda7b787f786135097863cb1a884611bebb332590cf18743207d6dcdb92464",
+    "knn": "sha256:e116dbfc8a4144b63c9ad978c97acfb13093d901ef94a63bd3b4877601beea37",
 }
-VERSIONS = dict.fromkeys(DIGESTS, 1) | {"probe": 2}
+VERSIONS = dict.fromkeys(DIGESTS, 1) | {"probe": 2, "knn": 3}
 FEW = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
 
 
@@ -397,6 +398,8 @@ INVALID_PROBES: list[tuple[str, dict[str, Any], str]] = [
     ("mlp", {"output": np.ones((3, 2), "f4")}, "fitted/output: expected the shape (4, 2), got (3"),
     ("mlp", {"hidden": np.ones((5, 65_537), "f4")}, "hidden: expected at most 65,536 units, got"),
     ("knn", {"row_classes": np.array([0, 1, 2])}, "row_classes: expected values in 0..1, got 0..2"),
+    ("svm", {"neighbours": np.array([5])}, "fitted/neighbours is not part of svm on embeddings"),
+    ("knn", {"neighbours": np.array([0])}, "fitted/neighbours: expected numbers above 0, got 0"),
     ("knn", {"row_classes": np.array([0, 1])}, "row_classes: expected the shape (3,), got (2,)"),
 ]  # fmt: skip
 
@@ -505,7 +508,7 @@ def test_take_selects_rows_of_everything_that_a_split_holds():
     assert in_blocks.take(np.array([1, 2, 5])).read().tolist() == [[1], [2], [5]]
 
 
-@pytest.mark.parametrize("kind", DIGESTS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_file_is_shown_in_one_short_line(kind):
     file = replace(feature_file(kind), class_names=["x" * 1000] * 1000)
     assert repr(file).startswith(f"FeatureFile({kind}, ")

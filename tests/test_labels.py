@@ -8,12 +8,12 @@ import json
 import numpy as np
 import pytest
 from factories import MODEL, fails_with, saved
-from scipy.stats import norm
+from scipy.stats import kendalltau, norm
 from shell import fails, ok
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score, mean_absolute_error, roc_auc_score
 
 from clipkit import attributes
-from clipkit.analysis.score_metrics import METRICS, ap_by_chance
+from clipkit.analysis.score_metrics import METRICS, ap_by_chance, ridge
 from clipkit.features import FeatureFile, Split
 
 N = 400
@@ -102,7 +102,7 @@ def test_all_orders_have_the_stated_average_precision():
     assert ap_by_chance(np.arange(8) < 3) == pytest.approx(np.mean(values))
 
 
-@pytest.mark.parametrize("metric", ["auroc", "ap", "r2", "spearman"])
+@pytest.mark.parametrize("metric", ["auroc", "ap", "r2", "mae", "spearman", "kendalltau"])
 def test_the_covariance_is_that_of_other_draws_of_rows(metric):
     def draw(generator):
         labels = generator.normal(size=300)
@@ -170,6 +170,26 @@ def test_a_number_has_the_r2_of_its_share_of_the_signal_and_permuted_ones_have_n
         file, words(), table=table, columns=["age"], metric="spearman"
     ).rows()
     assert row["zeroshot"] == pytest.approx(row["probe"], abs=0.1)
+
+
+def test_numbers_have_scikit_learns_mae_and_scipys_tau_with_their_nulls(table):
+    file, control = images(), images()
+    control.history = [{"command": "embed", "model": {**MODEL, "untrained": 7}}]
+    for split in control.splits.values():
+        split.features = split.features[:, [0, 3, 2, 3, 4, 5]]
+    X, X_scored = (file.splits[name].features for name in ("train", "test"))
+    predicted = ridge(X, number()[:, None], X_scored)[:, 0]
+    options = {"table": table, "columns": ["age"], "controls": [control]}
+    (row,) = attributes.measure(file, words(), metric="mae", **options).rows()
+    assert row["probe"] == pytest.approx(mean_absolute_error(number(), predicted), abs=1e-12)
+    assert np.isnan([row["chance"], row["zeroshot"], row["reach"]]).all()
+    assert row["probe_low"] < row["probe"] < row["probe_high"] < row["null5"] < row["null"]
+    assert 0 < row["gain_low"] < row["gain"] == row["control"] - row["probe"]
+    (row,) = attributes.measure(file, words(), metric="kendalltau", **options).rows()
+    assert row["probe"] == pytest.approx(kendalltau(number(), predicted).statistic, abs=1e-12)
+    unit = X_scored[:, 1] / np.linalg.norm(X_scored, axis=1)
+    assert row["zeroshot"] == pytest.approx(kendalltau(number(), unit).statistic, abs=1e-3)
+    assert 0 < row["null95"] < row["probe_low"]
 
 
 def test_a_column_of_lists_is_a_label_for_each_element(tmp_path):

@@ -11,6 +11,7 @@ from numpy.linalg import LinAlgError
 from scipy.special import log_softmax
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import top_k_accuracy_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, normalize
 from sklearn.svm import SVC
@@ -564,3 +565,16 @@ def test_equal_rows_of_different_classes_are_fitted_at_a_large_c(n_classes):
     rows = np.flatnonzero(y < 2)  # of the first pair
     Z, plane = run.fitted.prepare(X[rows]).astype(np.float64), run.fitted.model.hyperplanes[0]
     assert_optimal(plane, Z, 2.0 * y[rows] - 1, 1e4, tolerance=1e-3, max_iter=200_000)
+
+
+@pytest.mark.parametrize("classifier", ["logreg", "mlp", "knn"])
+def test_the_best_five_classes_are_those_of_the_highest_scores(classifier):
+    X, y, X_eval, y_eval = digits()
+    (run,) = probes.sweep(X, y, X_eval, classifier=classifier, keep=True)
+    scores = run.fitted.scores(X_eval)
+    acc5 = metrics.accuracies(y_eval, run.best)["acc5"]
+    assert acc5 == metrics.accuracies(y_eval, metrics.best_classes(scores.copy()))["acc5"]
+    if classifier != "knn":  # whose classes without a neighbour are equal
+        assert acc5 == top_k_accuracy_score(y_eval, scores, k=5)
+    (few,) = probes.sweep(X[y < 5], y[y < 5], X_eval, classifier=classifier)
+    assert few.best.shape == (len(X_eval), 1)

@@ -99,10 +99,10 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
         attribute `class` may also have the names of the images' classes.
     table, columns : optional
         As in `annotations.read_annotations`.
-    metric : {"recall", "auroc", "ap", "r2", "spearman"}
+    metric : {"recall", "auroc", "ap", "r2", "mae", "spearman", "kendalltau"}
         What the numbers are. `auroc` and `ap` (average precision) are for columns of 0 and 1, such
-        as several labels of an image, `r2` and `spearman` for columns of numbers. Other columns are
-        left out. The words for the label `x`, or for a number that is large, have the class ``x``
+        as several labels of an image, the others for columns of numbers. Other columns are left
+        out. The words for the label `x`, or for a number that is large, have the class ``x``
         or, for labels, ``x: 1``.
     random, C
         Number of sets of random directions, and inverse strength of the probe's regularisation.
@@ -123,7 +123,9 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
         Values count if they occur in both the fitted and the scored rows; with fewer than two of
         them, nothing is measured. Runs of other metrics have the column `metric`; of labels also
         `positives`, the number of scored rows with 1; of numbers `null95`, the 95 % quantile of the
-        metric for probes that are fitted on permuted numbers.
+        metric for probes that are fitted on permuted numbers. An error (`mae`) has no `chance`, but
+        `null` and `null5`, the mean and the 5 % quantile for such probes, and `gain` is by how much
+        the probe's error is smaller than the control's.
     """
     if random < 0:
         raise UsageError(f"random: expected at least 0, got {random}")
@@ -200,7 +202,8 @@ def _read(
         raise unknown("metric", metric, KINDS)
     if metric != RECALL and table is None:
         raise UsageError(f"metric: expected --table for {metric}, got none")
-    annotations = read_annotations(images, table, columns, numbers=KINDS[metric] is _Number)
+    numbers: Any = "alone" if KINDS[metric] is _Number else ""
+    annotations = read_annotations(images, table, columns, numbers=numbers)
     if metric == RECALL:
         _check_counts(annotations.attributes)
     if KINDS[metric] is not _Label:
@@ -215,7 +218,7 @@ def _read(
         got = ", ".join(repr(shorten(value, 40)) for value in others[0].values[:NAMED])
         raise ClipkitError(
             f"{table}: expected 0 and 1 in {others[0].name}, got {got}",
-            "--metric recall measures categories, and r2 and spearman measure numbers",
+            "--metric recall measures categories, and r2, mae, spearman and kendalltau numbers",
         )
     if others:
         names = results.join_names([attribute.name for attribute in others])
@@ -418,6 +421,7 @@ class _Attribute:
             return self._with_limits("gain", math.nan, math.nan)
         of_both = self.metric.covariance(self.truth, [probe, control])
         gain = self._score(probe) - self._score(control)
+        gain = -gain if self.metric.is_error else gain
         return self._with_limits("gain", gain, of_both.trace() - 2 * of_both[0, 1])
 
     def _with_limits(self, name: str, value: float, variance: float) -> Row:
@@ -497,7 +501,7 @@ class _Number(_Label):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        numbers = np.array([float(value.replace(",", ".")) for value in self.attribute.values])
+        numbers = self.attribute.numbers()
         self.fitted_numbers, self.truth = numbers[self.y], numbers[self.labels]
         self.counts = {}
         self.values = min(len(np.unique(self.y)), len(np.unique(self.labels)))
@@ -512,16 +516,19 @@ class _Number(_Label):
 
     def row(self, words: Words | None, controls: Sequence[FeatureFile], random: int) -> Row:
         """Return the run of the attribute, with the null of its probe."""
-        row = super().row(words, controls, random) | {"null95": math.nan}
+        row = super().row(words, controls, random)
+        scores = [math.nan]
         if self.values > 1:
             generator = np.random.default_rng(self.settings.seed)
             permuted = [generator.permutation(self.fitted_numbers) for _ in range(NULLS)]
             predicted = ridge(self.X, np.stack(permuted, axis=1), self.X_scored)
-            row["null95"] = float(np.quantile(list(map(self._score, predicted.T)), 0.95))
-        return row
+            scores = list(map(self._score, predicted.T))
+        if self.metric.is_error:
+            return row | {"null": float(np.mean(scores)), "null5": float(np.quantile(scores, 0.05))}
+        return row | {"null95": float(np.quantile(scores, 0.95))}
 
     def _zeroshot(self, words: Words) -> Predicted | None:
-        if self.settings.metric == "r2":  # cosines are no numbers of this kind; see `names`
+        if self.settings.metric in ("r2", "mae"):  # cosines are no such numbers; see `names`
             return None
         return super()._zeroshot(words)
 
@@ -533,8 +540,7 @@ KINDS: dict[str, type[_Attribute]] = {
     RECALL: _Attribute,
     "auroc": _Label,
     "ap": _Label,
-    "r2": _Number,
-    "spearman": _Number,
+    **dict.fromkeys(("r2", "mae", "spearman", "kendalltau"), _Number),
 }
 
 

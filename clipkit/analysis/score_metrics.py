@@ -77,6 +77,14 @@ def _correlations(labels: Floats, scores: Floats, rows: Int64) -> Floats:
     return np.asarray((a * b).sum(axis=1) / np.where(scale > 0, scale, 1))
 
 
+def _taus(labels: Floats, scores: Floats, rows: Int64) -> Floats:
+    """Return Kendall's tau-b (B,) of each draw of rows (B, N); 0 if all are equal."""
+    from scipy.stats import kendalltau
+
+    taus = [kendalltau(labels[row], scores[row]).statistic for row in rows]
+    return np.nan_to_num(np.array(taus, np.float64))
+
+
 def ap_by_chance(labels: Floats) -> float:
     """Return the mean average precision of random orders of the rows.
 
@@ -92,17 +100,25 @@ def ap_by_chance(labels: Floats) -> float:
     return float((harmonic + (positives - 1) / (n - 1) * (n - harmonic)) / n)
 
 
+def _absolute_covariance(labels: Floats, scores: Sequence[Floats]) -> Floats:
+    return _covariance_of_mean([np.abs(labels - values) for values in scores])
+
+
 def _r2(labels: Floats, scores: Floats) -> float:
     return float(1 - ((labels - scores) ** 2).mean() / labels.var())
 
 
 class ScoreMetric(NamedTuple):
-    """A metric of the truth (N,) and of M predictions or scores (N,), and what it is by chance."""
+    """A metric of the truth (N,) and of M predictions or scores (N,), and what it is by chance.
+
+    An error is the better the lower it is, and has the unit of the truth.
+    """
 
     title: str
     value: Callable[[Any, Any], float]
     covariance: Callable[[Any, Sequence[Any]], Floats]
     chance: Callable[[Any], float]
+    is_error: bool = False
 
     def quantile(self, truth: Any) -> float:
         """Return half a 95 % interval in standard errors."""
@@ -114,7 +130,7 @@ class ScoreMetric(NamedTuple):
         half = self.quantile(truth) * math.sqrt(self.covariance(truth, [scores])[0, 0])
         if not half:  # equal or perfect scores do not show how far others would be
             return math.nan, math.nan
-        return value - half, min(1.0, value + half)
+        return value - half, value + half if self.is_error else min(1.0, value + half)
 
 
 class _OfLabels(ScoreMetric):
@@ -182,7 +198,15 @@ METRICS = {
     "auroc": _OfLabels("AUROC", metrics.auroc, auroc_covariance, lambda _: 0.5),
     "ap": _resampled("average precision", _precisions, ap_by_chance, _OfLabels),
     "r2": ScoreMetric("R²", _r2, r2_covariance, lambda _: 0.0),
+    "mae": ScoreMetric(
+        "mean absolute error",
+        lambda labels, scores: float(np.abs(labels - scores).mean()),
+        _absolute_covariance,
+        lambda _: math.nan,  # see `null`
+        is_error=True,
+    ),
     "spearman": _resampled("Spearman's correlation", _correlations, lambda _: 0.0),
+    "kendalltau": _resampled("Kendall's τ", _taus, lambda _: 0.0),
 }
 
 

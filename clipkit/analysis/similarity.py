@@ -162,22 +162,50 @@ def class_means(values: ArrayLike, labels: ArrayLike, count: int) -> NDArray[np.
     return sums / counts[:, None]
 
 
-def singular_values(embeddings: ArrayLike) -> NDArray[np.float64]:
+def singular_values(embeddings: ArrayLike | BlockMatrix) -> NDArray[np.float64]:
     """Return the singular values (min(K, D)), descending, of normalised embeddings (K, D).
 
-    The matrix turns an image's direction into its K cosines. The squares add up to K.
+    The matrix turns a direction into its K cosines. The squares add up to K. Of more rows than
+    columns, the squares are the eigenvalues of a sum over blocks of rows; those that are rounding
+    errors are 0.
 
     >>> singular_values([[1, 0, 0], [0, 2, 0], [0, 3, 0]]).round(4)
     array([1.4142, 1.    , 0.    ])
     """
-    unit = normalize(np.asarray(embeddings, np.float64))
-    return np.asarray(np.linalg.svd(unit, compute_uv=False))
+    matrix = BlockMatrix.from_array(embeddings)
+    rows, width = matrix.shape
+    if rows <= width:
+        unit = normalize(np.asarray(embeddings, np.float64))
+        return np.asarray(np.linalg.svd(unit, compute_uv=False))
+    scatter, start = np.zeros((width, width)), 0
+    for block in matrix.iter_blocks():
+        unit = normalize(np.asarray(block, np.float64), first_row=start)
+        scatter += unit.T @ unit
+        start += len(block)
+    squares = np.linalg.eigvalsh(scatter)[::-1]
+    squares[squares < width * np.finfo(np.float64).eps * squares[0]] = 0
+    return np.asarray(np.sqrt(squares))
+
+
+def gaussian_singular_values(count: int, dim: int, seed: int) -> NDArray[np.float64]:
+    """Draw the singular values of `count` vectors of an isotropic Gaussian in `dim` dimensions.
+
+    They are those of a triangle of independent numbers (Bartlett 1933), scaled so that their
+    squares add up to `count`. They fall although no direction has more variance than another.
+    """
+    rng = np.random.RandomState(seed)
+    smaller, larger = sorted((count, dim))
+    root = np.tril(rng.standard_normal((smaller, smaller)), -1)
+    np.fill_diagonal(root, np.sqrt(rng.chisquare(larger - np.arange(smaller))))
+    values = np.linalg.svd(root, compute_uv=False)
+    return np.asarray(values * np.sqrt(count / (values**2).sum()))
 
 
 def effective_rank(values: ArrayLike) -> float:
     """Return exp of the entropy of the singular values' shares (Roy & Vetterli 2007).
 
-    It lies between 1, where one value has all, and their number, where all are equal.
+    Of images' embeddings, it is called RankMe (Garrido et al. 2023). It lies between 1, where one
+    value has all, and their number, where all are equal.
 
     >>> round(effective_rank([2.0, 2.0, 2.0, 0.0]), 6), effective_rank([5.0, 0.0])
     (3.0, 1.0)

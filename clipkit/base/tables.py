@@ -28,10 +28,10 @@ FORMATS = ("table", "tsv", "csv", "json")
 UNITS = {
     "%": (
         "acc1 acc1_high acc1_low acc5 accuracy accuracy_control accuracy_high accuracy_low angle "
-        "auroc ceiling chance confidence control_high control_low control_share ece ece_null "
-        "ece_null95 embedding f1 fpr fpr_asked fpr_high fpr_low mean_confidence "
-        "mean_per_class_recall null95 precision purity purity_chance random99 recall "
-        "recall_control recall_high recall_low recall_null share shuffled shuffled95 "
+        "auroc ceiling chance confidence control_high control_low control_share ece "
+        "ece_equal_width ece_null ece_null95 embedding f1 fpr fpr_asked fpr_high fpr_low "
+        "mean_confidence mean_per_class_recall null95 precision purity purity_chance random99 "
+        "recall recall_control recall_high recall_low recall_null share shuffled shuffled95 "
         "shuffled_control tpr tpr_high tpr_low unique unique_null95"
     ),
     "nats": "entropy max_entropy mean_entropy",

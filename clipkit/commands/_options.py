@@ -574,11 +574,11 @@ def report_rows(
 
     If columns are named, the rows also have the columns of `provenance`.
     """
-    from clipkit.analysis.for_people import rows_for_people
+    from clipkit.analysis.for_people import rows_for_people, rows_with_chance
     from clipkit.features.history import add_provenance
 
     if rows is None:
-        rows = rows_for_people(result) if view.is_for_people else result.rows()
+        rows = rows_for_people(result) if view.is_for_people else rows_with_chance(result)
     if view.columns is not None:
         return list(add_provenance(rows, result))
     return rows

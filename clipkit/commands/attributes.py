@@ -35,7 +35,8 @@ def attributes(
         str,
         option(
             "METRIC",
-            "recall of categories, auroc or ap of columns of 0 and 1, r2 or spearman of numbers.",
+            "recall of categories, auroc or ap of columns of 0 and 1; r2, mae, spearman or "
+            "kendalltau of numbers.",
         ),
     ] = "recall",
     random: Annotated[

@@ -16,9 +16,10 @@ from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError, unknown
 from clipkit.features.history import Entry, History, canonical_json, drop_none
 
 FORMAT = "clipkit"
-VERSION = 2  # the newest that is read
+VERSION = 3  # the newest that is read
 # Files of other kinds stay at version 1, so that earlier versions of clipkit read them.
 VERSIONS = {"probe": 2}
+VERSION_OF_NEIGHBOURS = 3  # of a kNN probe that states its number of neighbours
 RESULTS = ("result", "probe")  # a probe is a result that holds what was fitted, too
 BLOCK_BYTES = 1 << 24
 ROW_NUMBERS = "row numbers"  # what the history says of ids that an import did not have
@@ -355,9 +356,12 @@ class FeatureFile:
 
     def attributes(self) -> dict[str, Any]:
         """Return the root attributes that the digest covers."""
+        version = VERSIONS.get(self.kind, 1)
+        if "neighbours" in self.fitted:
+            version = VERSION_OF_NEIGHBOURS
         attributes: dict[str, Any] = {
             "format": FORMAT,
-            "version": VERSIONS.get(self.kind, 1),
+            "version": version,
             "kind": self.kind,
             "history": canonical_json(self.history),
         }

@@ -22,6 +22,7 @@ from clipkit.features.model import (
     RESULTS,
     TEXTS_AT_ONCE,
     VERSION,
+    VERSION_OF_NEIGHBOURS,
     VERSIONS,
     BlockMatrix,
     FeatureFile,
@@ -49,6 +50,7 @@ PROBE_ARRAYS: dict[str, tuple[set[str], str]] = {
     "output": ({"<f4"}, "H+ n"),
     "rows": ({"<f4"}, "M D"),
     "row_classes": ({"<i8"}, "M"),
+    "neighbours": ({"<i8"}, "1"),
     "row_hashes": ({"<i8"}, "F"),
 }
 # The arrays of each classifier's model. All models but kNN's have a `centre`, too.
@@ -59,7 +61,7 @@ MODEL_ARRAYS = {
     "knn": ("rows", "row_classes"),
 }
 PROBE_INPUTS = ("embeddings", "logits", "probs")
-POSITIVE = ("temperature", "deviation", "rms", "factor")
+POSITIVE = ("temperature", "deviation", "rms", "factor", "neighbours")
 # The stored types that a data set may have (S: fixed-length UTF-8) and its number of dimensions.
 TYPES: dict[str, tuple[set[str], int]] = {
     "features": ({"<f4"}, 2),
@@ -156,7 +158,7 @@ def check_version(name: str, version: int, kind: str | None = None) -> None:
     if version < 1:
         raise ClipkitError(f"{name}: expected a format version from 1 to {VERSION}, got {version}")
     expected = version if kind is None else VERSIONS.get(kind, 1)
-    if version != expected:
+    if version != expected and (kind, version) != ("probe", VERSION_OF_NEIGHBOURS):
         message = f"{name}: expected the format version {expected} of a file of {kind}"
         raise ClipkitError(f"{message}, got {version}")
 
@@ -390,7 +392,9 @@ def _check_probe(file: FeatureFile) -> None:
 def _check_probe_names(file: FeatureFile, classifier: str, source: str) -> None:
     expected = {"classifier", "input", "classes", "balanced", "rms", "factor"}
     expected.update(MODEL_ARRAYS[classifier])
-    if classifier != "knn":
+    if classifier == "knn":
+        expected |= {"neighbours"} & file.fitted.keys()
+    else:
         expected.add("centre")
     if source != "embeddings":
         expected.add("temperature")

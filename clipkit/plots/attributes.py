@@ -15,6 +15,7 @@ from clipkit.analysis import results
 from clipkit.analysis.attribute_groups import GROUPS, NOT_REACHED, REACHED, group_of
 from clipkit.analysis.choices import finding
 from clipkit.analysis.score_metrics import METRICS
+from clipkit.base.errors import ClipkitError
 from clipkit.features.history import provenance
 from clipkit.features.model import FeatureFile
 from clipkit.plots import style
@@ -71,6 +72,9 @@ def attribute_recalls(result: FeatureFile) -> dict[str, NDArray[Any]]:
     names = "attribute chance reach"
     for name in LEGEND:
         names += f" {name} {name}_low {name}_high"
+    if "null5" in result.runs:
+        what = "expected shares, got errors in the unit of each column"
+        raise ClipkitError(f"{result.display_name}: {what}", "measure with --metric r2")
     return results.columns_of(result, "attributes", names)
 
 

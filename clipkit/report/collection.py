@@ -177,10 +177,11 @@ def _reason(error: ClipkitError, file: str) -> str:
 
 
 def _lead(files: Iterable[FeatureFile]) -> FeatureFile | None:
-    """Return the first result of `attributes`."""
+    """Return the first result of `attributes` that can be drawn."""
     columns = set(RESULT_COLUMNS["attributes"].split())
     for file in files:
-        if results.newest_entry(file)["command"] == "attributes" and columns.issubset(file.runs):
+        is_drawn = columns.issubset(file.runs) and "null5" not in file.runs
+        if results.newest_entry(file)["command"] == "attributes" and is_drawn:
             return file
     return None
 

@@ -1,8 +1,8 @@
-"""Make the files in this folder: four of format version 1, and a probe of version 2.
+"""Make the files in this folder: four of format version 1, a probe of version 2, one of version 3.
 
     python tests/data/make.py FOLDER
 
-The files stay as they are. The next version of the format gets new files, `v3-*.h5`, and
+The files stay as they are. The next version of the format gets new files, `v4-*.h5`, and
 clipkit will still read these.
 """
 
@@ -48,7 +48,8 @@ def files() -> dict[str, FeatureFile]:
         "C": np.array([0.1, 1.0, np.nan]),
         "k": np.array([1, 2, -3]),
     }
-    return {"images": images, "texts": texts, "logits": logits, "result": result, "probe": probe()}
+    kept = {"probe": probe(), "knn": knn()}
+    return {"images": images, "texts": texts, "logits": logits, "result": result, **kept}
 
 
 def probe() -> FeatureFile:
@@ -72,6 +73,26 @@ def probe() -> FeatureFile:
         "hyperplanes": np.array([[1, -2, 0.5, 0.25]], np.float32),
     }
     return probe
+
+
+def knn() -> FeatureFile:
+    """Return a probe of the two nearest of three rows of two classes."""
+    history = [IMAGES, {"command": "probe", "classifier": "knn", "k": 2}]
+    knn = FeatureFile("probe", history, class_names=["cat", "unseen", "été"])
+    knn.splits = {"test": Split(None, np.array([2, 2]), ["a", "b"], np.array([[2, 0]]))}
+    knn.runs = {"eval_split": np.array(["test"]), "acc1": np.array([0.5])}
+    knn.fitted = {
+        "classifier": ["knn"],
+        "input": ["embeddings"],
+        "classes": np.array([0, 2]),
+        "balanced": np.array([0]),
+        "rms": np.array([1.0]),
+        "factor": np.array([1.0]),
+        "rows": np.array([[1, 0], [0, 1], [0, -1]], np.float32),
+        "row_classes": np.array([0, 1, 1]),
+        "neighbours": np.array([2]),
+    }
+    return knn
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import OptimizeResult, minimize
 
+from clipkit.analysis.metrics import best_classes
 from clipkit.analysis.probes.fitted import Coefficients
 from clipkit.analysis.probes.sweep_context import Setting, Solution, SweepContext
 from clipkit.features.model import Floats, Int64
@@ -72,7 +73,7 @@ def logreg(context: SweepContext) -> list[Solution]:
         v, converged = minimize_objective(objective, report_progress, workers.check_cancelled)
         table = objective.coefficients(v)
         model = Coefficients(np.vstack([axes @ table[:-1], table[-1:]]))
-        return Solution(model.predict(X_eval), converged, context.kept_model(model))
+        return Solution(best_classes(model.scores(X_eval)), converged, context.kept_model(model))
 
     return list(map_settings(solve, context.settings))
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from joblib import cpu_count  # type: ignore[import-untyped]
 from threadpoolctl import threadpool_limits
 
+from clipkit.analysis.probes.fitted import NEIGHBOURS
 from clipkit.features.model import Floats, Int64
 
 ProgressCallback = Callable[[int, int], None]
@@ -26,10 +27,11 @@ class Setting(NamedTuple):
 class Solution(NamedTuple):
     """What a classifier predicts at one setting.
 
-    It has class numbers (M,), whether the fit converged, and the fitted model, if it is kept.
+    It has class numbers (M, k), the best first (see `metrics.best_classes`), whether the fit
+    converged, and the fitted model, if it is kept.
     """
 
-    classes: Int64
+    best: Int64
     converged: bool = True
     model: Any = None
 
@@ -88,7 +90,7 @@ class SweepContext:
 
     X (N, D) and y (N,) are the rows to fit on; each of the classes 0..n-1 occurs. X_eval (M, D) are
     the rows to predict. `class_weights` (n,) weight the losses of each class's rows. With `keep`,
-    solutions hold the fitted models.
+    solutions hold the fitted models. `k` is the number of neighbours of kNN.
     """
 
     X: Floats
@@ -99,6 +101,7 @@ class SweepContext:
     workers: Workers
     class_weights: Floats | None = None
     keep: bool = False
+    k: int = NEIGHBOURS
 
     @property
     def n_classes(self) -> int:
