@@ -6,27 +6,40 @@ pairs that do not match is above it. It is scored on another split.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from clipkit.analysis import metrics
-from clipkit.analysis.held_out import EVAL_SPLIT, FIT_SPLIT, SplitRows, choose_rows, find_shared
+from clipkit.analysis.held_out import (
+    EVAL_SPLIT,
+    FIT_SPLIT,
+    HELD_OUT,
+    SplitRows,
+    choose_rows,
+    find_shared,
+)
+from clipkit.analysis.ranking import Ranking, answer_above
 from clipkit.analysis.results import (
     Caveat,
     Row,
+    columns_of,
+    find_caveats,
     is_testable,
     labels_of,
     make_result,
+    newest_entry,
 )
 from clipkit.analysis.softmax import softmax
 from clipkit.analysis.zeroshot import HINT, check_prompts, iter_class_scores
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
-from clipkit.features.compatibility import check_same_prompts
+from clipkit.base.names import class_name
+from clipkit.features.compatibility import check_same_prompts, common_logit_scale
 from clipkit.features.model import FeatureFile, Float32, Floats
+from clipkit.features.splitting import stratified_split
 
 LIMITS = ("tpr_low", "tpr_high", "fpr_low", "fpr_high")
 TPR = 0.95  # of known images
@@ -152,6 +165,58 @@ def _score(scored: Pairs, threshold: float) -> Row:
         row |= dict.fromkeys(("tpr", "fpr", *LIMITS), np.nan)
     row |= {"matching": int(scored.matches.sum()), "other": int((~scored.matches).sum())}
     return row | {"auroc": metrics.auroc(scored.matches, scored.cosines)}
+
+
+def class_cuts(logits: FeatureFile, chosen: FeatureFile) -> tuple[Floats, list[Caveat]]:
+    """Return the threshold (C,) of each class's prompt in a result of `choose`, with its caveats.
+
+    The classes of `logits` need one prompt each, and the result needs one threshold for each.
+    """
+    check_prompts(logits)
+    common_logit_scale(chosen, logits)
+    columns = columns_of(chosen, "threshold", "prompt threshold")
+    entry, where = newest_entry(chosen), f"{logits.display_name} and {chosen.display_name}"
+    if entry.get("standardize"):
+        raise ClipkitError(f"{where}: expected thresholds of cosines, got standardised ones")
+    class_index, texts = np.asarray(logits.class_index), logits.texts or []
+    cuts = np.empty(len(logits.class_names or []))
+    for number in range(len(cuts)):
+        (prompts,) = np.nonzero(class_index == number)
+        found = columns["threshold"][columns["prompt"] == texts[prompts[0]]]
+        if len(prompts) != 1 or len(found) != 1:
+            raise ClipkitError(
+                f"{where}: expected one prompt for each class and one threshold for each prompt, "
+                f"got {len(prompts)} and {len(found)} for {class_name(logits.class_names, number)}",
+                "choose them with one rate: clipkit threshold --fpr 0.01 -o FILE",
+            )
+        cuts[number] = found[0]
+    fit = entry.get("fit_split")
+    if logits.digest != entry.inputs.get("logits") or fit not in logits.splits:
+        return cuts, []
+    rows = count = len(logits.splits[fit])
+    if fit == entry.get("eval_split"):  # a part of its rows was held out
+        labels = labels_of(logits, fit)
+        count = len(stratified_split(labels, HELD_OUT, int(entry["seed"]))[0])
+    return cuts, find_caveats("chosen", fit, count, rows)
+
+
+def answer(
+    logits: FeatureFile,
+    result: FeatureFile,
+    rankings: Mapping[str, Ranking],
+    threshold: float | FeatureFile,
+) -> tuple[FeatureFile, dict[str, Ranking]]:
+    """Answer a result of `zeroshot` above a threshold: see `ranking.answer_above`.
+
+    The threshold is a cosine, or a result of `choose` with a threshold for each class.
+    """
+    if isinstance(threshold, float):
+        return answer_above(result, rankings, threshold)
+    cuts, caveats = class_cuts(logits, threshold)
+    recorded: Row = {"inputs": newest_entry(result).inputs | {"threshold": threshold.digest}}
+    if caveats:
+        recorded["caveats"] = caveats
+    return answer_above(result, rankings, cuts, **recorded)
 
 
 # ---- Images of no known class --------------------------------------------------------------------
