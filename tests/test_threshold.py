@@ -148,7 +148,11 @@ def test_images_below_a_threshold_get_the_class_none_of_these_and_count_as_wrong
     printed = ok("zeroshot", path, "--threshold", "0.24", "-o", tmp_path / "z.h5", "--split=test")
     (row,) = rows(printed.stdout)
     right = answered & (best == labels)
-    for name, share in (("acc1", right), ("coverage", answered), ("acc1_answered", right[answered])):
+    for name, share in (
+        ("acc1", right),
+        ("coverage", answered),
+        ("acc1_answered", right[answered]),
+    ):
         assert float(row[name]) == pytest.approx(share.mean())
         assert float(row[f"{name}_low"]) < share.mean() < float(row[f"{name}_high"])
     result = clipkit.read(tmp_path / "z.h5")

@@ -382,7 +382,8 @@ def class_names(file: FeatureFile, largest: int) -> list[str]:
 def read_groups(path: str, class_names: Sequence[str]) -> list[str]:
     """Read the group of each class (C) from lines of class TAB group; each must have one.
 
-    Images without an answer are a group by default. The path may be the name of bundled groups, such as ``shapes-outlines``.
+    Images without an answer are a group by default. The path may be the name of bundled groups,
+    such as ``shapes-outlines``.
     """
     group_of = {NONE: NONE} | read_group_lines(path)
     for name in class_names:
