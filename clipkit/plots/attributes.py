@@ -76,7 +76,7 @@ def attribute_recalls(result: FeatureFile) -> dict[str, NDArray[Any]]:
 
 
 def draw_attributes(result: FeatureFile) -> Drawn:
-    """Draw a result of `attributes`; without reach, they come by the falling number of the probe."""
+    """Draw a result of `attributes`; those without reach come by their probe's number."""
     columns = attribute_recalls(result)
     rows = result.rows()
     order = np.argsort(-columns["probe"], kind="stable")
