@@ -212,17 +212,16 @@ def _read(
             labels.append(_ordered(attribute))
         elif columns or attribute.name != CLASS:  # nobody asked for the classes
             others.append(attribute)
-    got = ""
     if others:
-        got = ", ".join(repr(shorten(value, 40)) for value in others[0].values[:NAMED])
-    if others and (columns or not labels):
-        raise ClipkitError(
-            f"{table}: expected 0 and 1 in {others[0].name}, got {got}",
-            "--metric recall measures categories, and r2 and spearman measure numbers",
-        )
-    if others:
+        first = others[0]
+        got = ", ".join(repr(shorten(value, 40)) for value in first.values[:NAMED])
+        if columns or not labels:
+            raise ClipkitError(
+                f"{table}: expected 0 and 1 in {first.name}, got {got}",
+                "--metric recall measures categories, and r2 and spearman measure numbers",
+            )
         names = results.join_names([attribute.name for attribute in others])
-        console.note(f"{table}: left out {names}: expected 0 and 1, got {got} in {others[0].name}")
+        console.note(f"{table}: left out {names}: expected 0 and 1, got {got} in {first.name}")
     return replace(annotations, attributes=labels)
 
 
