@@ -52,6 +52,10 @@ class Pairs(NamedTuple):
     cosines: Float32  # (N, K)
     matches: Any  # (N, K) bool
 
+    def of_prompts(self, columns: slice) -> Pairs:
+        """Return the pairs with some prompts."""
+        return Pairs(self.cosines[:, columns], self.matches[:, columns])
+
 
 def choose(
     logits: FeatureFile,
@@ -79,15 +83,7 @@ def choose(
         these pairs; and `auroc`. NaN marks what does not apply, as the intervals if over 1 % of the
         scored images were fitted.
     """
-    for share in fpr:
-        if not 0 < share < 1:
-            raise UsageError(f"fpr: expected a share between 0 and 1, got {share:g}")
-    class_index = np.asarray([] if logits.class_index is None else logits.class_index)
-    of_classes = np.flatnonzero(class_index >= 0)
-    if not len(of_classes):
-        raise ClipkitError(
-            f"{logits.display_name}: expected prompts of the images' classes, got none", HINT
-        )
+    _check_rates(fpr)
     fit, evaluation = choose_rows(logits, fit_split, eval_split, seed)
     fitted, scored = _pairs(logits, fit), _pairs(logits, evaluation)
     caveats: list[Caveat] = []
@@ -99,20 +95,19 @@ def choose(
         deviation = np.where(deviation > 0, deviation, 1)
         fitted = fitted._replace(cosines=(fitted.cosines - mean) / deviation)
         scored = scored._replace(cosines=(scored.cosines - mean) / deviation)
-    texts = logits.texts or []
-    chosen_prompts = [("all prompts", of_classes)]
-    if len(of_classes) > 1:
-        chosen_prompts += [(texts[number], np.array([number])) for number in of_classes]
+    texts = np.array(logits.texts)[np.asarray(logits.class_index) >= 0].tolist()
+    chosen_prompts = [("all prompts", slice(None))]
+    if len(texts) > 1:
+        chosen_prompts += [(text, slice(k, k + 1)) for k, text in enumerate(texts)]
     rows: list[Row] = []
-    for name, numbers in chosen_prompts:
-        others = np.sort(fitted.cosines[:, numbers][~fitted.matches[:, numbers]])
-        pairs = Pairs(scored.cosines[:, numbers], scored.matches[:, numbers])
+    for name, columns in chosen_prompts:
+        of_fitted, of_scored = fitted.of_prompts(columns), scored.of_prompts(columns)
         head: Row = {"split": evaluation.split, "prompt": name}
-        rows += [head | _score(pairs, threshold) for threshold in at]
+        rows += [head | _score(of_scored, threshold) for threshold in at]
         for share in [] if at else fpr:
-            threshold = _highest(others, share)
-            rows.append(head | {"fpr_asked": share} | _score(pairs, threshold))
-    fewest = (~fitted.matches[:, of_classes]).sum(axis=0).min()
+            threshold = _highest(of_fitted, share)
+            rows.append(head | {"fpr_asked": share} | _score(of_scored, threshold))
+    fewest = (~fitted.matches).sum(axis=0).min()
     few = [f"{share:g}" for share in sorted(set(fpr)) if share * fewest < LEAST_ABOVE]
     if few and not at:
         console.note(
@@ -133,23 +128,43 @@ def choose(
     return make_result(history, [row | untested for row in rows])
 
 
-def scored_pairs(
-    logits: FeatureFile, fit_split: str = FIT_SPLIT, eval_split: str = EVAL_SPLIT, seed: int = 42
-) -> Pairs:
-    """Return the pairs that `choose` scores, of all prompts with classes."""
-    pairs = _pairs(logits, choose_rows(logits, fit_split, eval_split, seed)[1])
-    of_classes = np.asarray(logits.class_index) >= 0
-    return Pairs(pairs.cosines[:, of_classes], pairs.matches[:, of_classes])
+def choose_overall(
+    logits: FeatureFile,
+    fpr: float,
+    fit_split: str = FIT_SPLIT,
+    eval_split: str = EVAL_SPLIT,
+    seed: int = 42,
+) -> tuple[Row, Pairs]:
+    """Return the run of `choose` for all prompts together, and the pairs that it scores."""
+    _check_rates([fpr])
+    fit, evaluation = choose_rows(logits, fit_split, eval_split, seed)
+    fitted, scored = _pairs(logits, fit), _pairs(logits, evaluation)
+    find_shared("fitted", evaluation.split, fitted.cosines, scored.cosines)
+    return {"split": evaluation.split} | _score(scored, _highest(fitted, fpr)), scored
+
+
+def _check_rates(fpr: Sequence[float]) -> None:
+    for share in fpr:
+        if not 0 < share < 1:
+            raise UsageError(f"fpr: expected a share between 0 and 1, got {share:g}")
 
 
 def _pairs(logits: FeatureFile, rows: SplitRows) -> Pairs:
+    """Return the pairs of some rows with all prompts of classes."""
+    class_index = np.asarray([] if logits.class_index is None else logits.class_index)
+    of_classes = class_index >= 0
+    if not of_classes.any():
+        raise ClipkitError(
+            f"{logits.display_name}: expected prompts of the images' classes, got none", HINT
+        )
     cosines = np.asarray(logits.cosines(rows.split))[rows.numbers]
     labels = labels_of(logits, rows.split)[rows.numbers]
-    return Pairs(cosines, labels[:, None] == np.asarray(logits.class_index))
+    return Pairs(cosines[:, of_classes], labels[:, None] == class_index[of_classes])
 
 
-def _highest(rising: Float32, share: float) -> float:
-    """Return the value with a share of the values above it, or NaN if there are none."""
+def _highest(pairs: Pairs, share: float) -> float:
+    """Return the cosine with a share of the others above it, or NaN if all pairs match."""
+    rising = np.sort(pairs.cosines[~pairs.matches])
     if not len(rising):
         return np.nan
     return float(rising[-1 - int(share * len(rising) + 1e-6)])  # 0.29 * 100 is 28.999999999999996
