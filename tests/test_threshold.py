@@ -141,6 +141,31 @@ def test_images_of_no_known_class_are_told_apart_by_their_largest_score():
         thresholds.detect(known, unknown)
 
 
+def test_images_far_from_the_known_ones_are_told_apart_by_a_neighbour(tmp_path):
+    generator = np.random.default_rng(0)
+    known, unknown = (FeatureFile("images", logits().history) for _ in range(2))
+    for name in ("train", "test"):
+        X = np.abs(generator.normal(size=(300, 8))).astype("f4")
+        known.splits[name] = Split(X, ids=[f"{row}.png" for row in range(300)])
+    X = generator.normal(size=(200, 8)).astype("f4")
+    unknown.splits["all"] = Split(X, ids=[f"{row}.png" for row in range(200)])
+    (row,) = thresholds.detect(known, unknown).rows()
+    bank, scored, others = (
+        X / np.linalg.norm(X, axis=1, keepdims=True)
+        for X in (known.splits["train"].features, known.splits["test"].features, X)
+    )
+    of_known, of_unknown = (np.sort(rows @ bank.T)[:, -10] for rows in (scored, others))
+    of_fitted = np.sort(bank @ bank.T - 2 * np.eye(300))[:, -10]
+    assert row["threshold"] == pytest.approx(np.quantile(of_fitted, 0.05))
+    assert row["fpr"] == pytest.approx((of_unknown > row["threshold"]).mean())
+    auroc = roc_auc_score(np.arange(500) < 300, [*of_known, *of_unknown])
+    assert row["auroc"] == pytest.approx(auroc)
+    path = saved(tmp_path / "img.h5", known)
+    known.splits["train"] = known.splits["train"].take(np.arange(5))
+    few = saved(tmp_path / "few.h5", known)
+    assert "more than 10 fitted images, got 5" in fails("threshold", few, "--unknown", path)
+
+
 def test_images_below_a_threshold_get_the_class_none_of_these_and_count_as_wrong(tmp_path):
     file, path = logits(), saved(tmp_path / "logits.h5", logits())
     cosines, labels = np.asarray(file.cosines("test")), file.splits["test"].labels

@@ -32,6 +32,7 @@ from clipkit.analysis.results import (
     make_result,
     newest_entry,
 )
+from clipkit.analysis.similarity import normalize
 from clipkit.analysis.softmax import softmax
 from clipkit.analysis.zeroshot import HINT, check_prompts, iter_class_scores
 from clipkit.base import console
@@ -43,6 +44,8 @@ from clipkit.features.splitting import stratified_split
 
 LIMITS = ("tpr_low", "tpr_high", "fpr_low", "fpr_high")
 TPR = 0.95  # of known images
+NEIGHBOUR = 10  # among the fitted images, whose cosine says that an image is known
+BLOCK = 1 << 24  # cosines that are in memory at once
 LEAST_ABOVE = 5  # pairs that do not match, above a threshold that says something
 
 
@@ -247,36 +250,32 @@ def detect(
 ) -> FeatureFile:
     """Tell images of known classes from others: what `clipkit threshold --unknown` reports.
 
-    `unknown` has the logits of images of none of the classes, with the same prompts. All its splits
-    are scored. The thresholds keep 95 % of the fitted known images.
+    `unknown` has the logits of images of none of the classes, with the same prompts, or both files
+    have embeddings. All splits of `unknown` are scored. The thresholds keep 95 % of the fitted
+    known images.
 
     Returns
     -------
     FeatureFile
-        A result with a run for each `measure`: the largest cosine of an image, and the largest
-        probability of a softmax at the model's temperature. `tpr` and `fpr` are the shares of the
-        `known` and of the `unknown` images above the `threshold`, with 95 % intervals, and `auroc`
-        is of known against unknown images.
+        A result with a run for each `measure`. Of logits, these are the largest cosine of an image,
+        and the largest probability of a softmax at the model's temperature; of embeddings, the
+        cosine with the image's 10th nearest fitted image (Sun et al. 2022). `tpr` and `fpr` are the
+        shares of the `known` and of the `unknown` images above the `threshold`, with 95 %
+        intervals, and `auroc` is of known against unknown images.
     """
-    check_same_prompts(known, unknown)
-    check_prompts(known)
-    unknown = replace(unknown, class_index=known.class_index, class_names=known.class_names)
     fit, evaluation = choose_rows(known, fit_split, eval_split, seed)
-    fitted, scored = (
-        _confidences(known, rows.split)[:, rows.numbers] for rows in (fit, evaluation)
-    )
-    others = np.concatenate([_confidences(unknown, name) for name in unknown.splits], axis=1)
-    caveats = find_shared("fitted", evaluation.split, fitted.T, scored.T)
+    measure = _measure_neighbours if known.kind == "images" else _measure_logits
+    caveats, measures = measure(known, unknown, fit, evaluation)
     untested = {} if is_testable(caveats) else dict.fromkeys(LIMITS, np.nan)
     rows: list[Row] = []
-    for number, measure in enumerate(("largest cosine", "softmax")):
-        threshold = float(np.quantile(fitted[number], 1 - TPR))
-        row: Row = {"split": evaluation.split, "measure": measure, "threshold": threshold}
-        row |= metrics.share("tpr", scored[number] > threshold)
-        row |= metrics.share("fpr", others[number] > threshold)
-        row |= {"known": scored.shape[1], "unknown": others.shape[1]}
-        is_known = np.arange(scored.shape[1] + others.shape[1]) < scored.shape[1]
-        row["auroc"] = metrics.auroc(is_known, np.concatenate([scored[number], others[number]]))
+    for name, (fitted, scored, others) in measures.items():
+        threshold = float(np.quantile(fitted, 1 - TPR))
+        row: Row = {"split": evaluation.split, "measure": name, "threshold": threshold}
+        row |= metrics.share("tpr", scored > threshold)
+        row |= metrics.share("fpr", others > threshold)
+        row |= {"known": len(scored), "unknown": len(others)}
+        is_known = np.arange(len(scored) + len(others)) < len(scored)
+        row["auroc"] = metrics.auroc(is_known, np.concatenate([scored, others]))
         rows.append(row | untested)
     history = known.extended_history(
         "threshold",
@@ -284,9 +283,63 @@ def detect(
         eval_split=evaluation.split,
         seed=seed,
         caveats=caveats or None,
-        inputs={"logits": known.digest, "unknown": unknown.digest},
+        inputs={known.kind: known.digest, "unknown": unknown.digest},
     )
     return make_result(history, rows)
+
+
+# Scores of the fitted, of the scored and of the unknown images, by the name of the measure
+_Measures = dict[str, tuple[Floats, Floats, Floats]]
+
+
+def _measure_logits(
+    known: FeatureFile, unknown: FeatureFile, fit: SplitRows, evaluation: SplitRows
+) -> tuple[list[Caveat], _Measures]:
+    check_same_prompts(known, unknown)
+    check_prompts(known)
+    unknown = replace(unknown, class_index=known.class_index, class_names=known.class_names)
+    fitted, scored = (
+        _confidences(known, rows.split)[:, rows.numbers] for rows in (fit, evaluation)
+    )
+    others = np.concatenate([_confidences(unknown, name) for name in unknown.splits], axis=1)
+    caveats = find_shared("fitted", evaluation.split, fitted.T, scored.T)
+    names = ("largest cosine", "softmax")
+    return caveats, dict(zip(names, zip(fitted, scored, others, strict=True), strict=True))
+
+
+def _measure_neighbours(
+    known: FeatureFile, unknown: FeatureFile, fit: SplitRows, evaluation: SplitRows
+) -> tuple[list[Caveat], _Measures]:
+    common_logit_scale(known, unknown)
+    X, X_scored = fit.embeddings(known), evaluation.embeddings(known)
+    if len(X) <= NEIGHBOUR:
+        expected = f"more than {NEIGHBOUR} fitted images, got {len(X)}"
+        raise ClipkitError(f"{known.display_name}: {fit.split}: expected {expected}")
+    bank = normalize(X, known.display_name)
+    of_fitted = _neighbour(bank, bank, NEIGHBOUR + 1)  # the nearest is the image itself
+    of_scored = _neighbour(bank, normalize(X_scored, known.display_name), NEIGHBOUR)
+    of_others = []
+    for split in unknown.splits.values():
+        others = normalize(np.asarray(split.features), unknown.display_name)
+        if others.shape[1] != bank.shape[1]:
+            expected = f"{bank.shape[1]} columns, got {others.shape[1]}"
+            raise ClipkitError(f"{unknown.display_name}: expected {expected}")
+        of_others.append(_neighbour(bank, others, NEIGHBOUR))
+    measures = {f"neighbour {NEIGHBOUR}": (of_fitted, of_scored, np.concatenate(of_others))}
+    return find_shared("fitted", evaluation.split, X, X_scored), measures
+
+
+def _neighbour(bank: Floats, rows: Floats, place: int) -> Floats:
+    """Return the cosine (N,) of rows (N, D) with the one that is at some place in the bank (M, D).
+
+    The rows of both have the norm 1.
+    """
+    found = []
+    size = max(1, BLOCK // len(bank))
+    for start in range(0, len(rows), size):
+        cosines = rows[start : start + size] @ bank.T
+        found.append(np.partition(cosines, -place, axis=1)[:, -place])
+    return np.concatenate(found)
 
 
 def _confidences(logits: FeatureFile, split: str) -> Floats:

@@ -389,7 +389,9 @@ def _parse(table: str, data: bytes) -> tuple[list[str], list[tuple[int, list[str
         for _, row in objects:
             seen |= row
         names = list(seen)
-        lines = [(number, list(map(row.get, names))) for number, row in objects]
+        lines: list[tuple[int, list[Any]]] = []
+        for number, row in objects:
+            lines.append((number, list(map(row.get, names))))
     else:
         if data.startswith(b"PK\3\4"):
             raise ClipkitError(f"{table}: expected text, got a spreadsheet", "save it as CSV UTF-8")
