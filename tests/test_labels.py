@@ -6,6 +6,8 @@ import itertools
 import json
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from factories import MODEL, fails_with, saved
 from scipy.stats import kendalltau, norm
@@ -202,10 +204,22 @@ def test_a_column_of_lists_is_a_label_for_each_element(tmp_path):
     found = attributes.measure(images(), table=str(path), metric="auroc").rows()
     assert [row["attribute"] for row in found] == ["tags: face", "tags: smile"]
     assert [row["rows"] for row in found] == [N - 1, N - 1]
-    assert found[1]["positives"] == N // 4
+    assert [row["positives"] for row in found] == [N - 1, N // 4]
+    parquet = tmp_path / "tags.parquet"
+    pq.write_table(pa.Table.from_pylist(lines), parquet)
+    same = attributes.measure(images(), table=str(parquet), metric="auroc").rows()
+    assert repr(same) == repr(found)
     path.write_text(path.read_text() + '{"id": "last.png", "tags": "face"}\n')
     with fails_with(f"line {N + 1}: expected a list in tags, got face"):
         attributes.measure(images(), table=str(path), metric="auroc")
+
+
+def test_lists_that_unpack_to_much_more_than_the_file_are_refused(tmp_path):
+    lists = [["x" * 10**6]] * 2000
+    table = pa.table({"id": [f"{row}.png" for row in range(len(lists))], "tags": lists})
+    pq.write_table(table, tmp_path / "tags.parquet")
+    with fails_with("expected to unpack to at most"):
+        attributes.measure(images(), table=str(tmp_path / "tags.parquet"), metric="auroc")
 
 
 def test_other_columns_are_left_out_or_refused_if_they_are_named(table, tmp_path):

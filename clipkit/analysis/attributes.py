@@ -53,6 +53,7 @@ NAMED = 3  # attributes that a warning names
 NULLS = 50  # fits on permuted numbers
 # Pairs of values of which the second is the positive one
 LABELS = (["0", "1"], ["-1", "1"], ["false", "true"], ["no", "yes"])
+POSITIVE = [positive for _, positive in LABELS]
 DOUBLED_ARTICLE = re.compile(r"\b(an?|the) (an?|the) ", re.IGNORECASE)
 
 
@@ -214,15 +215,16 @@ def _read(
             labels.append(_ordered(attribute))
         elif columns or attribute.name != CLASS:  # nobody asked for the classes
             others.append(attribute)
-    if others and (columns or not labels):
-        got = ", ".join(repr(shorten(value, 40)) for value in others[0].values[:NAMED])
-        raise ClipkitError(
-            f"{table}: expected 0 and 1 in {others[0].name}, got {got}",
-            "--metric recall measures categories, and r2, mae, spearman and kendalltau numbers",
-        )
     if others:
+        first = others[0]
+        got = ", ".join(repr(shorten(value, 40)) for value in first.values[:NAMED])
+        if columns or not labels:
+            raise ClipkitError(
+                f"{table}: expected 0 and 1 in {first.name}, got {got}",
+                "--metric recall measures categories, and r2, mae, spearman and kendalltau numbers",
+            )
         names = results.join_names([attribute.name for attribute in others])
-        console.note(f"{table}: left out {names}, which are not 0 and 1")
+        console.note(f"{table}: left out {names}: expected 0 and 1, got {got} in {first.name}")
     return replace(annotations, attributes=labels)
 
 
@@ -469,11 +471,20 @@ class _Attribute:
 class _Label(_Attribute):
     """A label of 0 and 1, which is measured by scores."""
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
+    def __init__(
+        self,
+        images: FeatureFile,
+        attribute: Attribute,
+        fit: SplitRows,
+        scored: SplitRows,
+        settings: _Settings,
+    ) -> None:
+        super().__init__(images, attribute, fit, scored, settings)
         self.directions = 1
-        self.truth = np.asarray(self.labels == len(self.attribute.values) - 1, np.float64)
-        self.counts = {"positives": int(self.truth.sum()) if self.values > 1 else 0}
+        is_positive = [value.lower() in POSITIVE for value in attribute.values]
+        self.truth = np.asarray(self.labels == len(is_positive) - 1, np.float64)
+        of_scored = np.append(is_positive, False)[scored.codes(attribute)]  # -1 is no value
+        self.counts = {"positives": int(of_scored.sum())}
 
     def find_words(self, words: FeatureFile) -> Words | None:
         """Return the words for the label 1, or for large numbers."""
@@ -488,6 +499,9 @@ class _Label(_Attribute):
         return np.asarray(cosines.max(axis=1), np.float64)
 
     def _predict(self, X: Float32, X_scored: Float32) -> Predicted:
+        if X.shape[1] == 1:  # the weight has the sign of the difference of the means
+            is_falling = X[self.y == 1].mean() < X[self.y == 0].mean()
+            return np.asarray(-X_scored[:, 0] if is_falling else X_scored[:, 0], np.float64)
         fitted = self._fit(X, X_scored, keep=True).fitted
         assert fitted is not None  # it is kept
         scores = fitted.scores(X_scored)

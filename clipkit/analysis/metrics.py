@@ -450,6 +450,20 @@ def accuracy_interval(
     return {name: limits[name] for name in ("acc1_low", "acc1_high")}
 
 
+def answered(
+    labels: Int64 | None, predicted: Int64, none: int, clusters: Int64 | None = None
+) -> dict[str, float]:
+    """Return the share of rows with an answer, and the accuracy among these; see `share`.
+
+    Rows whose prediction is the class `none` have no answer. The shares are called `coverage` and
+    `acc1_answered`.
+    """
+    has_answer = predicted != none
+    right = np.empty(0) if labels is None else (labels == predicted)[has_answer]
+    of_answers = None if clusters is None else clusters[has_answer]
+    return share("coverage", has_answer, clusters) | share("acc1_answered", right, of_answers)
+
+
 @dataclass(frozen=True)
 class Reliability:
     """Confidence and accuracy in B bins of as many rows, beside a calibrated model.

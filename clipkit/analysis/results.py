@@ -34,6 +34,7 @@ FEW_SCORED = f"a value has fewer than {FEW_ROWS} scored images, which say little
 FEW = 0.01  # of a split's images may have a caveat, and its accuracy is still tested
 MAX_NAME = 60  # characters of a name from a history, where anything may be written
 NAMED_PROMPTS = "prompts: "
+NONE = "none of these"  # the class of images without an answer
 
 
 @dataclass(frozen=True)
@@ -381,9 +382,10 @@ def class_names(file: FeatureFile, largest: int) -> list[str]:
 def read_groups(path: str, class_names: Sequence[str]) -> list[str]:
     """Read the group of each class (C) from lines of class TAB group; each must have one.
 
-    The path may be the name of bundled groups, such as ``shapes-outlines``.
+    Images without an answer are a group by default. The path may be the name of bundled groups,
+    such as ``shapes-outlines``.
     """
-    group_of = read_group_lines(path)
+    group_of = {NONE: NONE} | read_group_lines(path)
     for name in class_names:
         if not group_of.get(name):
             raise ClipkitError(

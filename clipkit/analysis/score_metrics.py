@@ -58,12 +58,13 @@ def _precisions(labels: Floats, scores: Floats, rows: Int64) -> Floats:
     """Return the average precision (B,) of each draw of rows (B, N)."""
     weights = np.stack([np.bincount(row, minlength=len(labels)) for row in rows])
     order = np.argsort(-scores, kind="stable")  # of all draws, so that one sort is enough
-    falling = -scores[order]
-    last = np.searchsorted(falling, falling, side="right") - 1  # equal scores share a threshold
-    weights = weights[:, order].astype(np.float64)
-    of_positives = weights * labels[order]
-    found, all_rows = np.cumsum(of_positives, axis=1), np.cumsum(weights, axis=1)
-    precision = found[:, last] / np.maximum(all_rows[:, last], 1)
+    falling, positives = -scores[order], np.flatnonzero(labels[order])
+    ends = np.searchsorted(falling, falling[positives], side="right") - 1  # of equal scores
+    of_positives = weights[:, order[positives]]
+    found = np.cumsum(of_positives, axis=1)
+    found_at = found[:, np.searchsorted(positives, ends, side="right") - 1]
+    all_rows = np.cumsum(weights[:, order], axis=1)[:, ends]
+    precision = found_at / np.maximum(all_rows, 1)
     return np.asarray((of_positives * precision).sum(axis=1) / np.maximum(found[:, -1], 1))
 
 

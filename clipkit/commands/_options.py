@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
+import math
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -233,6 +234,15 @@ PerImage = Annotated[
     bool, flag("--per-image", "Print a row per image: prediction, score, runner-up.")
 ]
 Top = Annotated[int, option("K", "Print K rows per image: its best classes.", min=1)]
+Cut = Annotated[
+    str | None,
+    option(
+        "SCORE|RESULT",
+        "Predict 'none of these' unless the best score is above SCORE; zeroshot (cosines) also "
+        "takes a result of clipkit threshold, with a cut for each class.",
+        "--threshold",
+    ),
+]
 Scores = Annotated[bool, flag("--scores", "Print a row per image, with the scores of all classes.")]
 Temperatures = Annotated[
     list[str],
@@ -361,6 +371,21 @@ def parse_temperatures(values: list[str], logit_scale: float | None) -> list[flo
         learned = repr(1 / logit_scale)
         words = [learned if word == "model" else word for word in words]
     return parse_numbers(words, "temperature")
+
+
+def read_cut(value: str | None) -> float | FeatureFile | None:
+    """Return the value of --threshold: a number, or a result that is read."""
+    from clipkit import features
+
+    if value is None:
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        return features.read(value, kinds=["result"])
+    if math.isnan(number):
+        raise UsageError(f"threshold: expected a number, got {value!r}")
+    return number
 
 
 def parse_counts(values: list[str], name: str, low: int = 1, top: int = MAX_COUNT) -> list[int]:

@@ -407,16 +407,16 @@ def _clear(table: str, columns: Columns) -> None:
 def _parse(table: str, data: bytes) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """Return the header, with the column of ids as `id`, and each line with its number."""
     ending = Path(table).suffix.lower()
-    if ending == ".parquet":
-        names, lines = import_parquet().read_cells(Path(table), table)
-    elif ending == ".jsonl":
-        objects = list(read_objects(io.BytesIO(data), table, '{"id": "a.jpg", "colour": "red"}'))
+    if ending in (".parquet", ".jsonl"):
+        objects = list(_objects(table, data, ending))
         _spread_lists(table, objects)
         seen: dict[str, Any] = {}
         for _, row in objects:
             seen |= row
         names = list(seen)
-        lines = [(number, list(map(row.get, names))) for number, row in objects]
+        lines: list[tuple[int, list[Any]]] = []
+        for number, row in objects:
+            lines.append((number, list(map(row.get, names))))
     else:
         if data.startswith(b"PK\3\4"):
             raise ClipkitError(f"{table}: expected text, got a spreadsheet", "save it as CSV UTF-8")
@@ -442,6 +442,16 @@ def _parse(table: str, data: bytes) -> tuple[list[str], list[tuple[int, list[str
             )
         rows.append((number, [_as_text(cell, f"{table}, line {number}") for cell in cells]))
     return names, rows
+
+
+def _objects(table: str, data: bytes, ending: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the rows of a table whose cells may be lists, by the names of the columns."""
+    if ending == ".jsonl":
+        yield from read_objects(io.BytesIO(data), table, '{"id": "a.jpg", "colour": "red"}')
+        return
+    names, lines = import_parquet().read_cells(Path(table), table)
+    for number, cells in lines:
+        yield number, dict(zip(names, cells, strict=True))
 
 
 def _spread_lists(table: str, objects: list[tuple[int, dict[str, Any]]]) -> None:

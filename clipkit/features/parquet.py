@@ -71,6 +71,10 @@ def _is_scalar(arrow_type: pa.DataType) -> bool:
     return is_text(kind) or is_number(kind) or is_other
 
 
+def _is_text_list(arrow_type: pa.DataType) -> bool:
+    return isinstance(arrow_type, LISTS) and is_text(arrow_type.value_type)
+
+
 def read_table(path: Path, name: str, *, with_features: bool = True) -> dict[str, Any]:
     """Read a table with a column ``feature`` (or ``features``) of lists of numbers.
 
@@ -108,10 +112,16 @@ def read_table(path: Path, name: str, *, with_features: bool = True) -> dict[str
 
 
 def read_cells(path: Path, name: str) -> tuple[list[str], list[tuple[int, list[Any]]]]:
-    """Read the columns of texts, numbers and truth values; return their names, and each row."""
+    """Read columns of texts, numbers, truth values and lists of texts: their names, and each row.
+
+    Others are left out.
+    """
     with read_errors(name):
         schema = pq.read_schema(path)
-        names = [field.name for field in schema if _is_scalar(field.type)]
+        _check_distinct(schema, name)
+        names = [
+            field.name for field in schema if _is_scalar(field.type) or _is_text_list(field.type)
+        ]
         with _open(path, schema, name, names) as file:
             values = _values(file, names, name, path.stat().st_size)
     rows = zip(*(values[column] for column in names), strict=True)
@@ -127,10 +137,14 @@ def _open(
     """
     for column in columns:
         arrow_type = schema.field(column).type
-        if not _is_scalar(arrow_type):
+        if not _is_scalar(arrow_type) and (feature or not _is_text_list(arrow_type)):
             got = value_type(arrow_type)
             raise ClipkitError(f"{name}: {column}: expected texts or numbers, got {got}")
     texts = [column for column in columns if is_text(schema.field(column).type)]
+    leaves = pq.read_metadata(path).schema
+    paths = [leaves.column(number).path for number in range(len(leaves))]
+    lists = tuple(f"{column}.list." for column in columns)
+    texts += [leaf for leaf in paths if leaf.startswith(lists)]
     file = pq.ParquetFile(path, page_checksum_verification=True, read_dictionary=texts)
     if feature and not file.metadata.num_rows:
         raise ClipkitError(f"{name}: expected rows with a column 'feature', got no rows")
@@ -152,7 +166,8 @@ def _values(file: pq.ParquetFile, columns: list[str], name: str, size: int) -> d
     table = file.read(columns=columns)
     unpacked = 0
     for column in table.columns:
-        for chunk in column.chunks:
+        texts = pc.list_flatten(column) if isinstance(column.type, LISTS) else column
+        for chunk in texts.chunks:
             if pa.types.is_dictionary(chunk.type) and is_text(chunk.type):
                 lengths = pc.binary_length(chunk.dictionary)
                 unpacked += pc.sum(lengths.take(chunk.indices)).as_py() or 0
@@ -160,11 +175,15 @@ def _values(file: pq.ParquetFile, columns: list[str], name: str, size: int) -> d
     return dict(table.to_pydict())
 
 
-def _feature_column(schema: pa.Schema, name: str) -> str:
-    """Return the name of the column of lists; check the names of all columns."""
+def _check_distinct(schema: pa.Schema, name: str) -> None:
     for column, count in Counter(schema.names).items():
         if count > 1:
             raise ClipkitError(f"{name}: expected each column once, got {column} {count} times")
+
+
+def _feature_column(schema: pa.Schema, name: str) -> str:
+    """Return the name of the column of lists; check the names of all columns."""
+    _check_distinct(schema, name)
     feature = "feature" if "feature" in schema.names else "features"
     if feature not in schema.names:
         content = abridged(schema.names)

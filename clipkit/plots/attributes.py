@@ -22,6 +22,7 @@ from clipkit.plots import style
 from clipkit.plots.style import Drawn, Floats, clipkit_style
 
 ROW_INCHES, PROMPT_INCHES = 0.42, 0.24
+MANY, MANY_INCHES = 20, 0.34  # rows that have less space
 MOST_PROMPTS, MOST_CATEGORIES = 30, 60
 # What a picture calls chance, its axis and its lines
 RECALL_LABELS = (
@@ -79,13 +80,16 @@ def attribute_recalls(result: FeatureFile) -> dict[str, NDArray[Any]]:
 
 
 def draw_attributes(result: FeatureFile) -> Drawn:
-    """Draw a result of `attributes`."""
+    """Draw a result of `attributes`; those without reach come by their probe's number."""
     columns = attribute_recalls(result)
+    rows = result.rows()
+    order = np.argsort(-columns["probe"], kind="stable")
+    columns = {name: column[order] for name, column in columns.items()}
     series = {}
     for name, label in LEGEND.items():
         series[label] = Dots(columns[name], columns[f"{name}_low"], columns[f"{name}_high"])
     names = columns["attribute"].tolist()
-    groups = list(map(group_of, result.rows()))
+    groups = [group_of(rows[number]) for number in order]
     facts = columns["chance"], series, columns["reach"]
     metric = METRICS.get(str(results.newest_entry(result).get("metric")))
     texts, title = RECALL_LABELS, "Recall of each attribute"
@@ -141,7 +145,8 @@ def attributes(
     order = np.lexsort((-np.nan_to_num(reached, nan=-np.inf), places))
     y = np.arange(len(order), dtype=np.float64)
     at_chance = 100 * np.asarray(chance, np.float64)[order]
-    fig, ax = style.new_axes(7.0, ROW_INCHES * len(order) + 0.9, title)
+    height = ROW_INCHES if len(order) <= MANY else MANY_INCHES
+    fig, ax = style.new_axes(7.0, height * len(order) + 0.9, title)
     if any(groups):
         y = _draw_bands(fig, ax, places[order])
     ax.hlines(y, at_chance, 100, color="#cccccc", linewidth=1.0, zorder=1)

@@ -135,10 +135,10 @@ class _Command:
         command = str(self._entry["command"])
         words = ["clipkit", command]
         for role, name in self._step.inputs.items():
-            if role == "control texts":
-                words.append("--control-texts")
-            elif role == "classes" or role.startswith("control "):
-                words.append(f"--{role.partition(' ')[0]}")
+            if role in ("classes", "control texts", "threshold", "unknown"):
+                words.append(f"--{role.replace(' ', '-')}")
+            elif role.startswith("control "):
+                words.append("--control")
             words.append(name)
         if command not in self._commands:
             return _comment(f"{self._join(words)}, with options that only clipkit info shows")
