@@ -75,6 +75,7 @@ def test_a_label_is_ranked_by_the_cosine_with_its_words_and_by_a_probe(metric, r
     assert (found["metric"], found["positives"]) == (metric, N // 4)
     assert found["chance"] == pytest.approx(0.5 if metric == "auroc" else ap_by_chance(label()))
     assert found["zeroshot_low"] < found["zeroshot"] < found["zeroshot_high"]
+    assert found["names"] == pytest.approx(found["zeroshot"])  # a probe of one cosine keeps it
     assert found["probe"] == pytest.approx(found["zeroshot"], abs=0.06)
     assert found["reach"] == pytest.approx(1, abs=0.25)
     assert (empty["attribute"], empty["positives"]) == ("hat", 0)

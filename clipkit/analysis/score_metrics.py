@@ -6,6 +6,7 @@ over another draw of rows.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -56,14 +57,15 @@ def r2_covariance(labels: Floats, scores: Sequence[Floats]) -> Floats:
 
 def _precisions(labels: Floats, scores: Floats, rows: Int64) -> Floats:
     """Return the average precision (B,) of each draw of rows (B, N)."""
-    weights = np.stack([np.bincount(row, minlength=len(labels)) for row in rows])
+    counts = [np.bincount(row, minlength=len(labels)) for row in rows]
+    weights = np.stack(counts, dtype=np.int32)
     order = np.argsort(-scores, kind="stable")  # of all draws, so that one sort is enough
     falling, positives = -scores[order], np.flatnonzero(labels[order])
     ends = np.searchsorted(falling, falling[positives], side="right") - 1  # of equal scores
     of_positives = weights[:, order[positives]]
-    found = np.cumsum(of_positives, axis=1)
+    found = np.cumsum(of_positives, axis=1, dtype=np.int32)
     found_at = found[:, np.searchsorted(positives, ends, side="right") - 1]
-    all_rows = np.cumsum(weights[:, order], axis=1)[:, ends]
+    all_rows = np.cumsum(weights[:, order], axis=1, dtype=np.int32)[:, ends]
     precision = found_at / np.maximum(all_rows, 1)
     return np.asarray((of_positives * precision).sum(axis=1) / np.maximum(found[:, -1], 1))
 
@@ -175,15 +177,20 @@ def _resampled(
     def value(labels: Floats, scores: Floats) -> float:
         return float(metric(labels, scores, np.arange(len(labels))[None])[0])
 
-    def covariance(labels: Floats, scores: Sequence[Floats]) -> Floats:
+    @functools.lru_cache(maxsize=4)  # an interval and a difference need the same draws
+    def draw(label_bytes: bytes, score_bytes: bytes) -> Floats:
         generator = np.random.default_rng(0)
-        n = len(labels)
-        drawn: list[Floats] = []
+        labels, scores = np.frombuffer(label_bytes), np.frombuffer(score_bytes)
+        n, drawn = len(labels), []
         at_once = max(1, BLOCK // n)
         for first in range(0, DRAWS, at_once):
             rows = generator.integers(0, n, (min(at_once, DRAWS - first), n))
-            drawn.append(np.stack([metric(labels, values, rows) for values in scores]))
-        return np.asarray(np.atleast_2d(np.cov(np.concatenate(drawn, axis=1))))
+            drawn.append(metric(labels, scores, rows))
+        return np.concatenate(drawn)
+
+    def covariance(labels: Floats, scores: Sequence[Floats]) -> Floats:
+        truth, *others = (np.asarray(row, np.float64).tobytes() for row in (labels, *scores))
+        return np.asarray(np.atleast_2d(np.cov([draw(truth, other) for other in others])))
 
     return kind(title, value, covariance, chance)
 

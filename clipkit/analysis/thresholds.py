@@ -192,10 +192,13 @@ def class_cuts(logits: FeatureFile, chosen: FeatureFile) -> tuple[Floats, list[C
     """
     check_prompts(logits)
     common_logit_scale(chosen, logits)
-    columns = columns_of(chosen, "threshold", "prompt threshold")
     entry, where = newest_entry(chosen), f"{logits.display_name} and {chosen.display_name}"
-    if entry.get("standardize"):
-        raise ClipkitError(f"{where}: expected thresholds of cosines, got standardised ones")
+    if entry.get("standardize") or "measure" in chosen.runs:
+        raise ClipkitError(
+            f"{where}: expected a threshold of the cosines of each prompt, got others",
+            "choose them without --standardize and --unknown",
+        )
+    columns = columns_of(chosen, "threshold", "prompt threshold")
     class_index, texts = np.asarray(logits.class_index), logits.texts or []
     cuts = np.empty(len(logits.class_names or []))
     for number in range(len(cuts)):
