@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 LONGEST = 60  # characters of a part: a history may hold any text
 MAX_DEPTH = 16  # what walks a history is recursive
+DOT_PRODUCT = "dot product"  # of a last hidden state and the output embedding
 IMAGES_ALONE_HINT = "use them with: clipkit probe, cluster, variance"  # without a text tower
 
 
