@@ -1,4 +1,4 @@
-"""Make the files in this folder: four of version 1, a probe of version 2, dot products of version 3.
+"""Make the files in this folder: four of version 1, a probe of version 2, three of version 3.
 
     python tests/data/make.py FOLDER
 
