@@ -185,8 +185,12 @@ def _check_entry(where: str, entry: Any) -> None:
     model = entry["model"]
     if not isinstance(model, dict) or not isinstance(model.get("name"), str):
         raise ClipkitError(f"{where}: expected a model with a name")
-    if "logit_scale" in model:
-        check_scale(f"{where}: logit_scale", model["logit_scale"])
+    if model.get("similarity", DOT_PRODUCT) != DOT_PRODUCT:
+        got = shorten(model["similarity"], 40)
+        raise ClipkitError(f"{where}: similarity: expected {DOT_PRODUCT!r} or none, got {got!r}")
+    for name in ("logit_scale", "logit_softcap"):
+        if name in model:
+            check_scale(f"{where}: {name}", model[name])
     if "logit_bias" in model and not is_finite(model["logit_bias"]):
         got = shorten(model["logit_bias"], 40)
         raise ClipkitError(f"{where}: logit_bias: expected a finite number, got {got}")
