@@ -10,11 +10,11 @@ from __future__ import annotations
 import contextlib
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import transformers
@@ -33,10 +33,14 @@ from clipkit.models.architecture import (
     tensors_digest,
 )
 from clipkit.models.hub import ModelFiles, combine_digests
-from clipkit.models.libraries import check_installed, library_version, named, quiet_loading
-from clipkit.models.preprocessing import Preprocessor
+from clipkit.models.libraries import (
+    check_installed,
+    library_version,
+    named,
+    quiet_loading,
+    single_line_errors,
+)
 from clipkit.models.questions import Answers, Question
-from clipkit.models.tokenizer import TextTokenizer
 from clipkit.models.towers import (
     Enough,
     Stack,
@@ -52,21 +56,10 @@ TOLERANCES = {"fp32": 1e-4, "fp16": 0.02, "bf16": 0.05}  # of logits, relative t
 Inputs = dict[str, Any]
 
 
-class Loaded(NamedTuple):
-    """What an `Encoder` is made of; see there."""
-
-    details: dict[str, Any]
-    parts: dict[str, str]
-    columns: dict[int, slice]
-    run: Callable[..., torch.Tensor]
-    preprocessor: Preprocessor | None
-    tokenizer: TextTokenizer | None
-
-
 def load(
     files: ModelFiles, tower: TowerName, options: RunOptions, device: torch.device, precision: str
-) -> Loaded:
-    """Load what encodes images with a question, or words as answers to it."""
+) -> dict[str, Any]:
+    """Return the fields of an `Encoder` of images with a question, or of words as its answers."""
     if options.ask is None:
         raise UsageError(
             f"{files.name}: expected a question with a generative model, got none",
@@ -83,58 +76,62 @@ def load(
     model, parts = checkpoint.load(options.untrained, device, dtype)
     if not hasattr(model, "hf_device_map"):
         check_range(files, model, precision)
-    details = drop_none(
-        {
-            "name": files.name,
-            "library": library_version("transformers"),
-            "digest": combine_digests(parts),
-            "weights": parts["weights"],
-            "tower": tower,
-            "precision": precision,
-            "device": device.type,
-            "question": options.ask,
-            "choices": list(options.choices) or None,
-            "prompt": question.prompt,
-            "untrained": options.untrained,
-        }
-    )
-    with named(files.name), torch.inference_mode():
+    details: dict[str, Any] = {
+        "name": files.name,
+        "library": library_version("transformers"),
+        "digest": combine_digests(parts),
+        "weights": parts["weights"],
+        "tower": tower,
+        "precision": precision,
+        "device": device.type,
+        "question": options.ask,
+        "choices": list(options.choices) or None,
+        "prompt": question.prompt,
+        "untrained": options.untrained,
+    }
+    details = drop_none(details)
+    encoder = {"details": details, "parts": parts, "_device": device}
+    with named(files.name), single_line_errors(f"ask {files.name}"), torch.inference_mode():
         if tower == "text":
-            words = Words(output_rows(model).to(DTYPES[precision]))
-            details |= {"dim": words.rows.shape[1], "similarity": DOT_PRODUCT}
-            return Loaded(details, parts, {}, words, None, Answers(files.name, question))
+            rows = model.get_output_embeddings().weight.to(DTYPES[precision])
+            details |= {"dim": rows.shape[1], "similarity": DOT_PRODUCT}
+            answers = Answers(files.name, question)
+            return encoder | {"_tower": partial(_take_rows, rows), "_tokenizer": answers}
         asked = AskedModel.of(model, options.at or LAST)
-        return _try(Loaded(details, parts, {}, asked, question, None), asked, options)
-
-
-def _try(loaded: Loaded, asked: AskedModel, options: RunOptions) -> Loaded:
-    """Ask about a first image, and find what depends on the model: its layers, scale and width."""
-    question: Any = loaded.preprocessor
-    inputs = question.normalize(question.resize_and_crop([question.example()]))
-    details = {**loaded.details, "at": asked.at, "preprocessing": question.details()}
-    columns: dict[int, slice] = {}
-    if options.layers is not None:
-        stack = find_layers(asked, inputs)
-        numbers = resolve(options.layers, len(stack.layers))
-        asked = replace(asked, stack=stack, layers=numbers)
-        details |= {"layer": list(numbers), "layers": len(stack.layers)}
-        if len(numbers) == 1:
-            details["layer"] = numbers[0]
-        start = 0
-        for number, state in asked.states(inputs).items():
-            columns[number] = slice(start, start + state.shape[1])
-            start += state.shape[1]
-    elif asked.at == LAST:
-        tolerance = TOLERANCES[str(details["precision"])]
-        details |= {"similarity": DOT_PRODUCT, **output_scale(asked, inputs, tolerance)}
-    example = asked(**inputs)
-    if not example.isfinite().all():
-        raise ClipkitError(
-            "expected finite hidden states of a first image, got NaN or Inf",
-            "try --precision fp32",
-        )
+        inputs = question.normalize(question.resize_and_crop([question.example()]))
+        details |= {"at": asked.at, "preprocessing": question.details()}
+        if options.layers is not None:
+            stack = find_layers(asked, inputs)
+            numbers = resolve(options.layers, len(stack.layers))
+            asked = replace(asked, stack=stack, layers=numbers)
+            details |= {"layer": list(numbers), "layers": len(stack.layers)}
+            encoder["columns"] = _columns(asked.states(inputs))
+        elif asked.at == LAST:
+            details |= {"similarity": DOT_PRODUCT}
+            details |= output_scale(asked, inputs, TOLERANCES[precision])
+        example = asked(**inputs)
+        if not example.isfinite().all():
+            raise ClipkitError(
+                "expected finite hidden states of a first image, got NaN or Inf",
+                "try --precision fp32",
+            )
     details["dim"] = example.shape[1]
-    return loaded._replace(details=details, columns=columns, run=asked)
+    return encoder | {"_tower": asked, "_preprocessor": question}
+
+
+def _columns(states: Mapping[int, torch.Tensor]) -> dict[int, slice]:
+    """Return the columns of each layer's hidden states (B, D) if they stand side by side."""
+    columns = {}
+    start = 0
+    for number, state in states.items():
+        columns[number] = slice(start, start + state.shape[1])
+        start += state.shape[1]
+    return columns
+
+
+def _take_rows(rows: torch.Tensor, input_ids: torch.Tensor) -> torch.Tensor:
+    """Return the rows (B, D) of an output embedding (V, D) for tokens (B, 1)."""
+    return rows[input_ids[:, 0]]
 
 
 class Checkpoint:
@@ -237,26 +234,6 @@ class Checkpoint:
         return "auto"
 
 
-def output_rows(model: Any) -> torch.Tensor:
-    """Return the output embedding (V, D), with the bias as a last column if there is one."""
-    head = model.get_output_embeddings()
-    rows: torch.Tensor = head.weight.detach()
-    if head.bias is None:
-        return rows
-    return torch.cat([rows, head.bias.detach()[:, None]], dim=1)
-
-
-@dataclass(frozen=True)
-class Words:
-    """The output embedding (V, D) on the CPU, from which tokens (B, 1) take their rows."""
-
-    rows: torch.Tensor
-
-    def __call__(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Return the rows (B, D) of tokens."""
-        return self.rows[input_ids[:, 0].cpu()]
-
-
 @dataclass(frozen=True)
 class AskedModel:
     """A model that reads images with a question: inputs -> hidden states (B, D) at a position.
@@ -291,10 +268,7 @@ class AskedModel:
     @torch.inference_mode()
     def __call__(self, **inputs: Any) -> torch.Tensor:
         """Return the hidden states (B, D) of the inputs of B images."""
-        states = [*self.states(inputs).values()]
-        if not self.layers and self.at == LAST and self.head.bias is not None:
-            states.append(torch.ones_like(states[0][:, :1]))  # for the bias
-        return torch.cat(states, dim=1)
+        return torch.cat([*self.states(inputs).values()], dim=1)
 
     def states(self, inputs: Inputs) -> dict[int, torch.Tensor]:
         """Return the hidden state (B, D) of each layer in float32."""
@@ -375,8 +349,8 @@ def output_scale(asked: AskedModel, inputs: Inputs, tolerance: float) -> dict[st
     logits of an image is right.
     """
     logits = asked.whole(inputs).logits[0, -1].float()
-    state = asked.states(inputs)[0].to(asked.head.weight.dtype)
-    products = asked.head(state)[0].float().to(logits.device)
+    rows = asked.head.weight
+    products = (asked.states(inputs)[0].to(rows) @ rows.T)[0].float().to(logits.device)
     said = logits > MASKED
     logits, products = logits[said], products[said]
     text = asked.model.config.get_text_config().to_dict()
