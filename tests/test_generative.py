@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,10 +17,12 @@ from PIL import Image
 from shell import fails, ok
 
 from clipkit import features, models
-from clipkit.base.errors import ClipkitError
+from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.embedding import checkpoint
 from clipkit.models.generative import AskedModel
 
+# transformers' own code for PaliGemma
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 ANSWERS = ["heart", "star", "moon"]
 FAST = "llava"
 EVERY = [
@@ -197,18 +200,17 @@ def test_the_scale_of_logits_is_measured_and_not_only_read(tmp_path, monkeypatch
 
     monkeypatch.setattr(kind, "forward", scaled)
     assert load(tmp_path).details.get("logit_scale", 1) == factor
-    monkeypatch.setattr(kind, "forward", functools.partialmethod(scaled))
-    factor = 3
+    factor = 3.3
     with pytest.raises(ClipkitError, match="expected next-token logits that are products"):
         load(tmp_path)
 
 
 def spoil(tensors):
-    tensors["model.language_model.layers.0.mlp.up_proj.weight"][0, 0] = float("nan")
+    tensors["multi_modal_projector.linear_1.weight"][0, 0] = float("nan")
 
 
 def drop(tensors):
-    del tensors["model.language_model.layers.0.mlp.up_proj.weight"]
+    del tensors["multi_modal_projector.linear_1.weight"]
 
 
 def pickle(folder):
@@ -220,9 +222,12 @@ LARGE = {"hidden_size": 2**20}
 DAMAGES = [
     (pickle, "expected model.safetensors, got only pytorch_model.bin, a pickle"),
     (lambda folder: edit_tensors(folder, spoil), "expected finite weights, got NaN or Inf in"),
-    (lambda folder: edit_tensors(folder, drop), "weights that fit config.json; missing: model"),
+    (lambda folder: edit_tensors(folder, drop), "weights that fit config.json; missing: m"),
     (lambda folder: (folder / PROCESSOR).unlink(), "the processor of"),
-    (lambda folder: (folder / "chat_template.jinja").write_text("{{"), "load the chat template of"),
+    (
+        lambda folder: (folder / "chat_template.jinja").write_text("{% x %}"),
+        "load the chat template of",
+    ),
     (lambda folder: (folder / "chat_template.jinja").write_text("<image>"), "repeats the question"),
     (
         lambda folder: edit_json(folder / PROCESSOR, lambda it: it.update(patch_size=4)),
@@ -259,8 +264,7 @@ def test_a_damaged_model_is_refused_in_one_line(copied, tmp_path, damage, messag
         (["textembed", "--classes", "cifar10"], "expected a question with a generative", 2),
         (
             ["textembed", "--classes", "cifar10", "--template", "a {}", "--ask", QUESTION],
-            "'a airplane' and 'a automobile': expected answers that differ in their first token, "
-            "got ' a' for both; hint: embed --choices",
+            "'a airplane' and 'a automobile': expected answers that differ in their first token",
             1,
         ),
         (
@@ -276,8 +280,6 @@ def test_what_cannot_be_asked_is_refused_in_one_line(vlm, tmp_path, words, messa
     assert message in fails(*line, exit_code=code)
 
 
-def test_a_model_without_a_token_for_images_has_no_mean_over_the_image(vlm, copied):
-    encoder = load(copied)
-    encoder._tower.model.config.image_token_index = None
-    with pytest.raises(ClipkitError, match="expected a model with an image_token_id"):
-        AskedModel.of(encoder._tower.model, "image")
+def test_a_model_without_a_token_for_images_has_no_mean_over_the_image():
+    with pytest.raises(UsageError, match="expected a model with an image_token_id"):
+        AskedModel.of(SimpleNamespace(config=None), "image")
