@@ -17,7 +17,7 @@ from PIL import Image
 from shell import fails, ok
 
 from clipkit import features, models
-from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.base.errors import ClipkitError
 from clipkit.embedding import checkpoint
 from clipkit.models.generative import AskedModel
 
@@ -281,5 +281,7 @@ def test_what_cannot_be_asked_is_refused_in_one_line(vlm, tmp_path, words, messa
 
 
 def test_a_model_without_a_token_for_images_has_no_mean_over_the_image():
-    with pytest.raises(UsageError, match="expected a model with an image_token_id"):
-        AskedModel.of(SimpleNamespace(config=None), "image")
+    inputs = {"input_ids": torch.ones(1, 2), "attention_mask": torch.ones(1, 2)}
+    asked = AskedModel(SimpleNamespace(config=None), "image")
+    with pytest.raises(ClipkitError, match="expected the image_token_id of"):
+        asked.pool(torch.ones(1, 2, 3), inputs)

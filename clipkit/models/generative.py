@@ -50,7 +50,7 @@ from clipkit.models.towers import (
     resolve,
 )
 
-LAST, IMAGE = "last", "image"  # positions
+LAST = "last"  # the position of the answer; the other one is "image"
 MASKED = -1e30  # logits below are of tokens that the model never says
 TOLERANCES = {"fp32": 1e-4, "fp16": 0.02, "bf16": 0.05}  # of logits, relative to the largest
 Inputs = dict[str, Any]
@@ -72,11 +72,11 @@ def load(
     dtype = DTYPES[precision]
     if tower == "text":  # only the rows of words are needed, in the type in which they are stored
         device = torch.device("cpu")
-        dtype = checkpoint.stored_type
+        dtype = checkpoint.config.dtype or torch.float32
     model, parts = checkpoint.load(options.untrained, device, dtype)
     if not hasattr(model, "hf_device_map"):
         check_range(files, model, precision)
-    details: dict[str, Any] = {
+    known = {
         "name": files.name,
         "library": library_version("transformers"),
         "digest": combine_digests(parts),
@@ -89,7 +89,7 @@ def load(
         "prompt": question.prompt,
         "untrained": options.untrained,
     }
-    details = drop_none(details)
+    details = drop_none(known)
     encoder = {"details": details, "parts": parts, "_device": device}
     with named(files.name), single_line_errors(f"ask {files.name}"), torch.inference_mode():
         if tower == "text":
@@ -97,7 +97,7 @@ def load(
             details |= {"dim": rows.shape[1], "similarity": DOT_PRODUCT}
             answers = Answers(files.name, question)
             return encoder | {"_tower": partial(_take_rows, rows), "_tokenizer": answers}
-        asked = AskedModel.of(model, options.at or LAST)
+        asked = AskedModel(model, options.at or LAST)
         inputs = question.normalize(question.resize_and_crop([question.example()]))
         details |= {"at": asked.at, "preprocessing": question.details()}
         if options.layers is not None:
@@ -163,12 +163,6 @@ class Checkpoint:
         """The model without numbers: its tensors have shapes alone."""
         with torch.device("meta"):
             return self.new_model()
-
-    @property
-    def stored_type(self) -> torch.dtype:
-        """The type of the stored weights, as the configuration says."""
-        found = getattr(self.config, "dtype", None)
-        return found if isinstance(found, torch.dtype) else torch.float32
 
     def sizes(self) -> dict[str, tuple[int, ...]]:
         """Return the shape of each parameter; of tied ones, once."""
@@ -240,25 +234,13 @@ class AskedModel:
 
     Without `layers`, these are what the output embedding reads, after the last norm. Else they
     stand side by side, and the last one is the same. The model goes no further than the last one
-    that is needed: no logit is computed. `image_token` marks the positions of an image.
+    that is needed: no logit is computed.
     """
 
     model: Any
     at: str
-    image_token: int | None
     stack: Stack = field(default_factory=lambda: Stack([], None))
     layers: tuple[int, ...] = ()
-
-    @classmethod
-    def of(cls, model: Any, at: str) -> AskedModel:
-        """Return a model that is read at a position, if it has that."""
-        token = getattr(model.config, "image_token_id", None)
-        if at == IMAGE and not isinstance(token, int):
-            raise UsageError(
-                f"expected a model with an image_token_id in config.json, got {token!r}",
-                f"use --at {LAST}",
-            )
-        return cls(model, at, token)
 
     @property
     def head(self) -> Any:
@@ -268,7 +250,8 @@ class AskedModel:
     @torch.inference_mode()
     def __call__(self, **inputs: Any) -> torch.Tensor:
         """Return the hidden states (B, D) of the inputs of B images."""
-        return torch.cat([*self.states(inputs).values()], dim=1)
+        device = inputs["input_ids"].device  # of large models, layers are on several
+        return torch.cat([state.to(device) for state in self.states(inputs).values()], dim=1)
 
     def states(self, inputs: Inputs) -> dict[int, torch.Tensor]:
         """Return the hidden state (B, D) of each layer in float32."""
@@ -306,11 +289,11 @@ class AskedModel:
             places = torch.arange(ids.shape[1], device=state.device)
             last = (mask * places).argmax(dim=1)
             return state[torch.arange(len(ids), device=state.device), last].float()
-        is_image = (ids == self.image_token) & (mask > 0)  # (B, T)
+        token = getattr(self.model.config, "image_token_id", None)
+        is_image = (ids == (-1 if token is None else token)) & (mask > 0)  # (B, T)
         if not is_image.any(dim=1).all():
             raise ClipkitError(
-                f"expected tokens of the image in the prompt, got none with the image_token_id "
-                f"{self.image_token}",
+                f"expected the image_token_id of config.json in the prompt, got none of {token}",
                 f"use --at {LAST}",
             )
         return mean_of_patches(state.float(), is_image)
@@ -331,15 +314,12 @@ def find_layers(asked: AskedModel, inputs: Inputs) -> Stack:
             continue
         stack = Stack(list(module), None)
         found = replace(asked, stack=stack, layers=tuple(range(len(wanted))))
-        with contextlib.suppress(ClipkitError, TypeError, IndexError, KeyError):
+        with contextlib.suppress(ClipkitError, TypeError, IndexError, AssertionError):
             got = found.states(inputs).values()
-            if all(map(_is_close, got, wanted)):
-                return stack
+            for state, expected in zip(got, wanted, strict=True):
+                torch.testing.assert_close(state, expected, rtol=1e-3, atol=1e-5)
+            return stack
     raise ClipkitError("expected layers whose outputs are its hidden states, got none")
-
-
-def _is_close(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
 def output_scale(asked: AskedModel, inputs: Inputs, tolerance: float) -> dict[str, float]:
@@ -349,8 +329,10 @@ def output_scale(asked: AskedModel, inputs: Inputs, tolerance: float) -> dict[st
     logits of an image is right.
     """
     logits = asked.whole(inputs).logits[0, -1].float()
-    rows = asked.head.weight
-    products = (asked.states(inputs)[0].to(rows) @ rows.T)[0].float().to(logits.device)
+    state = asked.states(inputs)[0].to(asked.model.dtype)
+    products = asked.head(state)[0].float().to(logits.device)
+    if getattr(asked.head, "bias", None) is not None:
+        products = products - asked.head.bias  # files have no place for it
     said = logits > MASKED
     logits, products = logits[said], products[said]
     text = asked.model.config.get_text_config().to_dict()
