@@ -125,7 +125,7 @@ def _check_has_embeddings(file: FeatureFile) -> None:
         raise ClipkitError(
             f"{file.display_name}: expected embeddings in the space of images and texts, got "
             f"{_describe_model(model)}",
-            "embed again without the options --layer, --norm and --no-projection",
+            "embed again without the options --layer, --norm, --no-projection and --at image",
         )
 
 
@@ -156,6 +156,10 @@ def common_logit_scale(images: FeatureFile, texts: FeatureFile) -> float | None:
         problem = "come from different models"
     elif feature_name(a) != feature_name(b):
         problem = "hold different features of one model"
+    elif a.get("similarity") != b.get("similarity"):
+        problem = "have different similarities"
+    elif "question" in a and "question" in b and a["question"] != b["question"]:
+        problem = "belong to different questions"
     if problem:
         raise ClipkitError(
             f"{images.display_name} and {texts.display_name} {problem} "
@@ -296,6 +300,9 @@ def _describe_model(model: Entry) -> str:
         name += f" untrained {model['untrained']}"
     if feature_name(model):
         name += f" {feature_name(model)}"
+    for key in ("similarity", "question"):
+        if key in model:
+            name += f" {shorten(model[key], 60)!r}"
     if model.get("digest"):
         name += f" {str(model['digest'])[:15]}"
     return name

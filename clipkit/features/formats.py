@@ -301,7 +301,6 @@ def _parse_metadata(metadata: Any, source: str) -> Any:
     if kind not in ("images", "texts", "logits"):
         hint = "use the feature file that it was made of" if kind in RESULTS else None
         raise ClipkitError(f"{source}: expected images, texts or logits, got {kind}", hint)
-    check_version(source, version, kind)
     return about
 
 

@@ -22,8 +22,6 @@ from clipkit.features.model import (
     RESULTS,
     TEXTS_AT_ONCE,
     VERSION,
-    VERSION_OF_NEIGHBOURS,
-    VERSIONS,
     BlockMatrix,
     FeatureFile,
     Float32,
@@ -150,16 +148,15 @@ def is_allowed(kind: str, name: str) -> bool:
     return key in (split if group else root)
 
 
-def check_version(name: str, version: int, kind: str | None = None) -> None:
-    """Refuse an unknown version of the format, or one that the kind does not have."""
+def check_version(name: str, version: int, file: FeatureFile | None = None) -> None:
+    """Refuse an unknown version of the format, or one that is not the file's."""
     if version > VERSION:
         message = f"{name}: format version {version} was made by a newer clipkit"
         raise ClipkitError(message, "update clipkit")
     if version < 1:
         raise ClipkitError(f"{name}: expected a format version from 1 to {VERSION}, got {version}")
-    expected = version if kind is None else VERSIONS.get(kind, 1)
-    if version != expected and (kind, version) != ("probe", VERSION_OF_NEIGHBOURS):
-        message = f"{name}: expected the format version {expected} of a file of {kind}"
+    if file is not None and version != file.version:
+        message = f"{name}: expected the format version {file.version} of a file of {file.kind}"
         raise ClipkitError(f"{message}, got {version}")
 
 

@@ -60,7 +60,7 @@ OTHER_REPOSITORY = re.compile(r"(?!\.)[\w.-]+(/(?!\.)[\w.-]+)?")  # old ones hav
 SHORT_NAME = re.compile(r"ViT-[\w-]+/.*")  # an alias, or a misspelt one, but no repository
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:[0-9]+)?")
 SHARD = re.compile(r"[\w.-]+\.safetensors")
-CONFIG_PATTERNS = ["*.json", "*.txt", "*.model"]
+CONFIG_PATTERNS = ["*.json", "*.txt", "*.model", "*.jinja"]
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 # The name of the weights of each library, in safetensors form.
 WEIGHTS = {"transformers": "model", "open_clip": "open_clip_model", "timm": "model"}
@@ -116,6 +116,13 @@ class ModelFiles:
     def config(self) -> str:
         """The name of the file that describes the architecture."""
         return OPEN_CLIP_CONFIG if self.library == "open_clip" else "config.json"
+
+    @property
+    def is_generative(self) -> bool:
+        """Whether it is a model of transformers that answers questions about images."""
+        from clipkit.models.families import is_generative
+
+        return self.library == "transformers" and is_generative(self.read_json("config.json"))
 
     def read_json(self, file: str) -> dict[str, Any]:
         """Read one of the folder's JSON files, which holds an object."""
@@ -289,9 +296,10 @@ def _find_library(name: str, folder: Path, prefix: str) -> str:
         expected = OPEN_CLIP_CONFIG if prefix else f"config.json or {OPEN_CLIP_CONFIG}"
         raise ClipkitError(f"{name}: expected a model's {expected}, got none")
     if library == "transformers":
-        from clipkit.models.families import check_kind
+        from clipkit.models.families import check_kind, is_generative
 
-        check_kind(name, content.get("model_type"))
+        if not is_generative(content):
+            check_kind(name, content.get("model_type"))
     return library
 
 

@@ -1,4 +1,4 @@
-"""Make the files in this folder: four of format version 1, a probe of version 2, one of version 3.
+"""Make the files in this folder: four of version 1, a probe of version 2, four of version 3.
 
     python tests/data/make.py FOLDER
 
@@ -9,6 +9,7 @@ clipkit will still read these.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,8 +49,19 @@ def files() -> dict[str, FeatureFile]:
         "C": np.array([0.1, 1.0, np.nan]),
         "k": np.array([1, 2, -3]),
     }
-    kept = {"probe": probe(), "knn": knn()}
-    return {"images": images, "texts": texts, "logits": logits, "result": result, **kept}
+    made = [images, texts, logits, result, probe(), knn()]
+    return {f"v{file.version}-{file.kind}": file for file in [*made, *map(dot_products, made[:3])]}
+
+
+def dot_products(file: FeatureFile) -> FeatureFile:
+    """Return a file of cosines as one of a generative model."""
+    generative = {"name": "vlm", "similarity": "dot product", "logit_scale": 0.25}
+    generative |= {"logit_softcap": 30.0, "question": "cat or été?"}
+    history = [
+        {**entry, "model": generative} if "model" in entry else entry for entry in file.history
+    ]
+    scale = 1.0 if file.logit_scale else None
+    return replace(file, history=history, logit_scale=scale)
 
 
 def probe() -> FeatureFile:
@@ -96,5 +108,5 @@ def knn() -> FeatureFile:
 
 
 if __name__ == "__main__":
-    for kind, file in files().items():
-        write(Path(sys.argv[1]) / f"v{file.attributes()['version']}-{kind}.h5", file)
+    for name, file in files().items():
+        write(Path(sys.argv[1]) / f"{name}.h5", file)
