@@ -50,6 +50,7 @@ AHEAD = 2  # shards of a replica: it decodes images of one while it encodes the 
 CHOSEN = ("model.device", "model.precision")  # by each machine, unless an option sets them
 POLL_SECONDS = 0.2  # how soon a signal is noticed
 NOTE_SECONDS = 30.0  # after which a note says what is waited for
+COUNT_SECONDS = 5.0  # after which machines and GPUs are counted again
 OVERDUE_SECONDS = 60.0  # a call to encode a shard that takes longer than this, and longer than
 FIRST_SECONDS = 600.0  # the same while no shard is done, which would tell how long one takes
 OVERDUE_TIMES = 5.0  # so many times the median of those that are done, may hang
@@ -96,7 +97,8 @@ class _Cluster:
 
     ray: Any
     new_actor: Callable[[], Any]
-    replicas: int  # that are wanted
+    replicas: Callable[[], int]  # that are wanted, which follows the cluster unless it was given
+    needs: str  # of a replica
     node: str  # that this process runs on
 
 
@@ -186,6 +188,8 @@ class RayEngine:
         self._calls: dict[Any, _Call] = {}  # by Ray's reference
         self._first: tuple[str, Started] | None = None  # and its host
         self._active = 0.0  # the time of the last answer or note
+        self._counted = 0.0  # the time when replicas were counted
+        self._created = 0  # replicas, those that were given up among them
         self._noted = 0  # replicas that the last note counted
 
     @property
@@ -200,10 +204,8 @@ class RayEngine:
             return
         with console.stage("starting the replicas"):
             self._cluster = self._connection.enter_context(self._open_cluster())
-            self._active, self._noted = time.monotonic(), 0
-            self._replicas = [_Replica() for _ in range(self._cluster.replicas)]
-            for replica in self._replicas:
-                self._start_worker(replica)
+            self._active, self._noted, self._created = time.monotonic(), 0, 0
+            self._add_replicas()
             while not self._ready():
                 for call, reply in self._replies():
                     if isinstance(reply, str):
@@ -259,6 +261,16 @@ class RayEngine:
     def _is_encoding(self) -> bool:
         return any(replica.shards for replica in self._replicas)
 
+    def _add_replicas(self) -> None:
+        """Start the replicas that are wanted and not there, such as for a machine that joined."""
+        self._counted = time.monotonic()
+        with _ray_errors():
+            wanted = self._cluster.replicas()
+        for _ in range(wanted - self._created):
+            self._created += 1
+            self._replicas.append(_Replica())
+            self._start_worker(self._replicas[-1])
+
     def _start_worker(self, replica: _Replica) -> None:
         replica.host, replica.shards, replica.is_late = None, [], False
         with _ray_errors():
@@ -308,6 +320,8 @@ class RayEngine:
 
     def _replies(self) -> Iterator[tuple[_Call, Reply | str]]:
         """Yield the replies that come within POLL_SECONDS, or why a worker died."""
+        if time.monotonic() > self._counted + COUNT_SECONDS:
+            self._add_replicas()
         with _ray_errors():
             ready, _ = self._cluster.ray.wait(list(self._calls), timeout=POLL_SECONDS)
         for reference in ready:
@@ -316,7 +330,20 @@ class RayEngine:
         if time.monotonic() > self._active + NOTE_SECONDS and not self._is_encoding():
             self._active = time.monotonic()
             self._check_node()
-            console.note("waiting for a worker of Ray; ray status shows what is free")
+            self._note_waiting()
+
+    def _note_waiting(self) -> None:
+        """Say whether a worker loads the model, or none has a place."""
+        with _ray_errors():
+            calls = [replica.actor.__ray_ready__.remote() for replica in self._replicas]
+            placed, _ = self._cluster.ray.wait(calls, timeout=POLL_SECONDS)
+        if placed:
+            console.note("waiting for a worker, which is loading the model")
+            return
+        console.note(
+            f"waiting for a place for a worker, which needs {self._cluster.needs}; ray status "
+            "shows what is free"
+        )
 
     def _result(self, reference: Any) -> Reply | str:
         errors = self._cluster.ray.exceptions
@@ -326,7 +353,6 @@ class RayEngine:
             except errors.RayTaskError as error:
                 raise ClipkitError(f"a worker failed: {last_line(error)}", LOGS) from error
             except errors.RayError as error:
-                console.detail(f"a worker was lost: {last_line(error)}")
                 return last_line(error)
         return reply
 
@@ -349,6 +375,8 @@ class RayEngine:
         if replica.host is None:
             replica.failed_starts += 1
         if replica.failed_starts < STARTS:
+            which = f"process {replica.pid} on {replica.host}" if replica.host else "as it started"
+            console.note(f"lost a worker ({which}), and started another: {reason}")
             self._start_worker(replica)
             return lost
         self._replicas.remove(replica)
@@ -490,29 +518,55 @@ def _lost_shards(shards: Sequence[ShardImages]) -> ClipkitError:
 def _open_cluster(
     arguments: tuple[Any, ...], device: str, replicas: int | None
 ) -> Iterator[_Cluster]:
-    """Connect to Ray, and say how to start a worker: with these arguments of `Worker`."""
+    """Connect to Ray, and say how to start a worker: with these arguments of `Worker`.
+
+    A worker takes one GPU, or as many CPUs of one machine as PyTorch has threads.
+    """
     ray = import_ray()
-    with stdout_for_data(), connected(ray, replicas or 0):
+    with stdout_for_data(), connected(ray) as is_own:
         with _ray_errors():
             node = ray.get_runtime_context().get_node_id()
-            gpus = 0
-            if device != "cpu":
-                gpus = int(ray.cluster_resources().get("GPU", 0))
-            nodes = ray.nodes()
-        if device == "cuda" and not gpus:
-            raise ClipkitError("expected a GPU in Ray's cluster, got none", "use --device cpu")
-        resources = {"num_gpus": 1} if gpus else {"scheduling_strategy": "SPREAD"}
-        actor = ray.remote(Worker).options(
-            num_cpus=1, max_restarts=0, max_task_retries=0, max_concurrency=AHEAD, **resources
+        cpus, gpus = _count(ray, "CPU"), _count(ray, "GPU")
+        threads = min(models.num_threads(), max(cpus, default=0)) or 1  # a head may lend no CPU
+        name, needed, places = "CPU", threads, sum(count // threads for count in cpus)
+        resources = {"num_cpus": threads, "scheduling_strategy": "SPREAD"}
+        if device == "cuda" or (device == "auto" and sum(gpus)):
+            name, needed, places = "GPU", 1, sum(gpus)
+            resources = {"num_cpus": 1, "num_gpus": 1}
+        console.note(
+            f"Ray offers {sum(cpus):,} CPUs and {sum(gpus):,} GPUs (machines: {len(cpus):,}); "
+            f"each replica takes {needed} {name}"
         )
-        number = replicas or gpus or _count_machines(nodes)
-        yield _Cluster(ray, lambda: actor.remote(*arguments), number, node)
+        if is_own:  # it never grows
+            _check_places(places, replicas, f"{needed} {name}")
+        actor = ray.remote(Worker).options(
+            max_restarts=0, max_task_retries=0, max_concurrency=AHEAD, **resources
+        )
+
+        def wanted() -> int:
+            counts = _count(ray, name)
+            if name == "CPU":
+                counts = [count >= needed for count in counts]  # one per machine
+            return replicas or max(1, sum(counts))
+
+        yield _Cluster(ray, lambda: actor.remote(*arguments), wanted, f"{needed} {name}", node)
 
 
-def _count_machines(nodes: Sequence[dict[str, Any]]) -> int:
-    """Return how many nodes can hold a worker, at least 1: a head often lends no CPU."""
-    usable = [node for node in nodes if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
-    return max(1, len(usable))
+def _count(ray: Any, resource: str) -> list[int]:
+    """Return how many CPUs or GPUs each machine of a cluster lends."""
+    with _ray_errors():
+        nodes = ray.nodes()
+    return [int(node["Resources"].get(resource, 0)) for node in nodes if node["Alive"]]
+
+
+def _check_places(places: int, replicas: int | None, needs: str) -> None:
+    """Refuse more replicas than this machine has places for."""
+    if (replicas or 1) > places:
+        raise UsageError(
+            f"expected at most {places:,} replicas on this machine, since each takes {needs}, "
+            f"got {replicas or 1:,}",
+            "set RAY_ADDRESS to use a cluster, --device cpu, or OMP_NUM_THREADS to fewer threads",
+        )
 
 
 # ---- The worker ----------------------------------------------------------------------------------
