@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import inspect
+import re
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import timm
@@ -36,21 +38,8 @@ REFUSED_ARGUMENTS = {
 }
 # Settings of the transform, as timm.data.resolve_data_config returns them.
 SETTINGS = ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")
-# In these classes, `blocks` pass on tokens: the prefix, with any CLS token first, then the patches.
-# Others, such as Cait and XCiT, add the CLS token after the first layers.
-TOKEN_MODELS = {
-    *("Beit", "Eva", "VisionTransformer", "VisionTransformerDistilled"),
-    "VisionTransformerRelPos",
-}
-# In these classes, stages pass on maps (B, width, H, W): where the stages are.
-MAP_MODELS = {
-    "ConvNeXt": ("stages",),
-    "EfficientNet": ("blocks",),
-    "FastVit": ("stages",),
-    "MobileNetV3": ("blocks",),
-    "ResNet": ("layer1", "layer2", "layer3", "layer4"),
-    "ResNetV2": ("stages",),
-}
+# timm's names of layers 1 that layer 0 enters as tokens or as a map
+FIRST = re.compile(r"(blocks|stages)\.0|layer1|s1")
 
 
 class TimmModel(Architecture):
@@ -208,32 +197,92 @@ def pooling(model: Any) -> str:
 
 
 def find_stack(model: Any) -> Stack:
-    """Return the blocks of a vision transformer, or the stages of a convolutional network.
-
-    Raises
-    ------
-    UsageError
-        If hidden states of this class of timm are neither tokens nor maps (B, width, H, W).
-    """
-    name = type(model).__name__
-    if name in TOKEN_MODELS:
-        return Stack(
-            list(model.blocks),
-            _norm_or_none(model.norm),
-            pooled_norm=_norm_or_none(model.fc_norm),
-            prefix=model.num_prefix_tokens,
-            has_cls=model.cls_token is not None,
-        )
-    if name not in MAP_MODELS:
+    """Return the layers of a model of timm: its blocks, or the stages of a feature pyramid."""
+    if not hasattr(model, "forward_intermediates"):
         raise UsageError(
-            f"expected a model of timm with known layers, got {name}",
-            f"the layers are known for {', '.join(sorted(TOKEN_MODELS | MAP_MODELS.keys()))}",
+            f"expected a model of timm with forward_intermediates, got {type(model).__name__}"
         )
-    stages: list[torch.nn.Module] = []
-    for attribute in MAP_MODELS[name]:
-        module = getattr(model, attribute)
-        stages += [module] if attribute.startswith("layer") else list(module)
-    return Stack(stages, None, is_map=True)  # timm normalises a map before it pools
+    states = HiddenStates(model)
+    lowest = 0 if states.first else 1
+    if states.is_map:  # timm normalises a map before it pools
+        return Stack(states.names, None, is_map=True, lowest=lowest, states=states)
+    embedding = getattr(model, "embeds", model)  # of a NaFlexVit
+    return Stack(
+        states.names,
+        _norm_or_none(model.norm),
+        pooled_norm=_norm_or_none(getattr(model, "fc_norm", None)),
+        prefix=model.num_prefix_tokens,
+        has_cls=embedding.cls_token is not None,
+        lowest=lowest,
+        states=states,
+    )
+
+
+class HiddenStates:
+    """Reads the hidden states of a model of timm by its own `forward_intermediates`.
+
+    Attributes
+    ----------
+    names : list of str
+        What timm calls the layers 1..n.
+    first : str or None
+        The name of layer 1, if its input is layer 0.
+    is_map : bool
+        Whether they are maps (B, width, H, W), not tokens (B, T, width).
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        parameters = inspect.signature(model.forward_intermediates).parameters
+        self.options: dict[str, Any] = {"intermediates_only": True, "stop_early": True}
+        names = [feature["module"] for feature in model.feature_info]
+        if "extra_blocks" in parameters:  # every stage, not the last one of each resolution
+            self.options["extra_blocks"] = True
+            names = ["stem", *(f"blocks.{number}" for number in range(len(model.blocks)))]
+        found = [number for number, name in enumerate(names[:2]) if FIRST.fullmatch(name)]
+        self.stems = found[0] if found else 0  # maps that timm has before layer 1
+        self.names = names[self.stems :]
+        self.first = self.names[0] if found else None
+        prefix = "return_prefix_tokens" in parameters and model.num_prefix_tokens > 0
+        self.is_map = not prefix and not hasattr(model, "fc_norm")
+        if not self.is_map:
+            self.options |= {"return_prefix_tokens": prefix, "output_fmt": "NLC"}
+
+    def __call__(
+        self, layers: Collection[int], *, pixel_values: torch.Tensor
+    ) -> dict[int, torch.Tensor]:
+        """Return the hidden states of some layers; those above the highest are not computed."""
+        states: dict[int, torch.Tensor] = {}
+
+        def read_input(_: Any, inputs: tuple[Any, ...]) -> None:
+            states[0] = self._read_input(inputs[0], len(pixel_values))
+
+        later = sorted(set(layers) - {0})
+        indices = [layer - 1 + self.stems for layer in later] or [self.stems]
+        with contextlib.ExitStack() as hooks:
+            if self.first and 0 in layers:
+                first = self.model.get_submodule(self.first)
+                hooks.callback(first.register_forward_pre_hook(read_input).remove)
+            found = self.model.forward_intermediates(pixel_values, indices, **self.options)
+        for layer, state in zip(later, found, strict=False):
+            states[layer] = state
+            if isinstance(state, tuple):  # the patches, and the tokens before them
+                states[layer] = torch.cat(state[::-1], dim=1)
+        return states
+
+    def _read_input(self, state: Any, count: int) -> torch.Tensor:
+        """Return the input of layer 1 for `count` images: as a map, if the other layers are."""
+        width = self.model.feature_info[0]["num_chs"]
+        is_known = isinstance(state, torch.Tensor) and len(state) == count
+        if is_known and state.ndim == 3:
+            return state.mT[..., None] if self.is_map else state
+        # where timm counts the stem as a map, its output is one (B, width, H, W)
+        if is_known and (self.stems or state.shape[1] == width):
+            return state
+        raise UsageError(
+            f"expected layers of 1 to {len(self.names)}, since the input of layer 1 of this model "
+            "is neither tokens nor a map, got 0"
+        )
 
 
 def _norm_or_none(norm: Any) -> Any:
