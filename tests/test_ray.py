@@ -233,7 +233,7 @@ def test_a_run_that_waits_for_a_worker_says_so_and_looks_for_its_node(ray, tmp_p
     assert result.exit_code == 1
     first, last = messages(result.stderr).splitlines()[-2:]
     assert first.endswith(
-        "waiting for a place for a worker, which needs 1 CPU; ray status shows what is free"
+        "waiting for a place with 1 CPU for a worker; ray status shows what is free"
     )
     assert "lost the connection to Ray" in last
 
@@ -301,7 +301,7 @@ def test_each_call_to_ray_reports_a_lost_connection(method, ray, tmp_path, monke
 def test_an_engine_of_ray_encodes_again(ray, tmp_path, capsys):
     data = datasets.load("digits", splits=["test"], limit=12)
     options = models.RunOptions(batch_size=4, num_workers=1)
-    with ray_engine.connect(load_tiny, options, embedding.RayOptions()) as engine:
+    with ray_engine.connect(load_tiny, options) as engine:
         for name in ("a.h5", "b.h5"):
             embedding.embed_images(data, engine, str(tmp_path / name))
     assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
@@ -335,7 +335,7 @@ def embed_on_gpus(output):
     """Embed on replicas that take a GPU each, and encode on their CPU."""
     data = datasets.load("digits", splits=["test"], limit=20)
     options = models.RunOptions(batch_size=4, num_workers=1, device="cuda")
-    with ray_engine.connect(load_tiny, options, embedding.RayOptions()) as engine:
+    with ray_engine.connect(load_tiny, options) as engine:
         embedding.embed_images(data, engine, str(output))
 
 
@@ -354,8 +354,8 @@ def test_gpus_that_join_a_cluster_without_any_get_replicas(ray, clock, tmp_path,
     assert ray.options["num_gpus"] == 1
     assert ray.workers == 2
     first, waiting, *_ = capsys.readouterr().err.splitlines()
-    assert first.endswith("and 0 GPUs (machines: 2); each replica takes 1 GPU")
-    assert "waiting for a place for a worker, which needs 1 GPU" in waiting
+    assert first.endswith("and 0 GPUs on 2 machines; each replica takes 1 GPU")
+    assert "waiting for a place with 1 GPU for a worker" in waiting
 
 
 def test_a_worker_that_loads_the_model_is_told_from_one_without_a_place(ray, clock, tmp_path):
@@ -531,9 +531,9 @@ def test_more_replicas_than_this_machine_has_places_for_are_refused(ray, tmp_pat
     monkeypatch.setattr(ray_engine, "connected", lambda _: contextlib.nullcontext(True))
     words = (*ON_RAY, "-o", tmp_path / "out.h5")
     line = fails(*words, "--replicas", 10_000, exit_code=2)
-    assert "expected at most 4 replicas on this machine, since each takes 1 CPU, got 10,000" in line
+    assert "expected 4 replicas on this machine at most, since each takes 1 CPU, got 10,000" in line
     line = fails(*words, "--device", "cuda", exit_code=2)
-    assert "expected at most 0 replicas on this machine, since each takes 1 GPU, got 1" in line
+    assert "expected 0 replicas on this machine at most, since each takes 1 GPU, got 1" in line
 
 
 @pytest.fixture

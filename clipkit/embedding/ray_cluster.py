@@ -148,7 +148,7 @@ def _check_address(address: str) -> None:
         ) from error
     fault = _fault(address)
     if fault is not None:
-        raise ClipkitError(f"cannot connect to Ray at {address}: {_last_line(fault)}", HINT)
+        raise ClipkitError(f"cannot connect to Ray at {address}: {last_line(fault)}", HINT)
 
 
 def _fault(address: str) -> str | None:
@@ -175,10 +175,6 @@ def _fault(address: str) -> str | None:
     return done.stderr.strip() or f"exit code {done.returncode}"
 
 
-def last_line(error: BaseException) -> str:
-    """Return the last line of what an exception of Ray says: it names the reason."""
-    return _last_line(str(error)) or type(error).__name__
-
-
-def _last_line(text: str) -> str:
-    return text.strip().rpartition("\n")[2].strip()
+def last_line(error: BaseException | str) -> str:
+    """Return the last line of what Ray says: it names the reason."""
+    return str(error).strip().rpartition("\n")[2].strip() or type(error).__name__

@@ -31,7 +31,6 @@ from clipkit.embedding.checkpoint import Skipped
 from clipkit.embedding.engines import (
     Encoded,
     LocalEngine,
-    RayOptions,
     Report,
     ShardImages,
     default_workers,
@@ -62,7 +61,7 @@ SAME_FILES = "all machines must see the same files; rsync -a keeps the times of 
 
 @contextlib.contextmanager
 def connect(
-    load: Callable[[], Encoder], options: RunOptions, ray_options: RayOptions
+    load: Callable[[], Encoder], options: RunOptions, replicas: int | None = None
 ) -> Iterator[RayEngine]:
     """Connect to the cluster at RAY_ADDRESS, or start Ray on this machine, and start workers.
 
@@ -83,9 +82,7 @@ def connect(
         )
     # relative paths mean the same in the workers
     arguments = (load, options, str(Path.cwd()), models.num_threads())
-    engine = RayEngine(
-        lambda: _open_cluster(arguments, device, ray_options.replicas), options.batch_size
-    )
+    engine = RayEngine(lambda: _open_cluster(arguments, device, replicas), options.batch_size)
     with contextlib.closing(engine):
         engine.start()
         yield engine
@@ -258,15 +255,10 @@ class RayEngine:
         """Return the replicas that have loaded the model."""
         return [replica for replica in self._replicas if replica.host is not None]
 
-    def _is_encoding(self) -> bool:
-        return any(replica.shards for replica in self._replicas)
-
     def _add_replicas(self) -> None:
         """Start the replicas that are wanted and not there, such as for a machine that joined."""
         self._counted = time.monotonic()
-        with _ray_errors():
-            wanted = self._cluster.replicas()
-        for _ in range(wanted - self._created):
+        while self._created < self._cluster.replicas():
             self._created += 1
             self._replicas.append(_Replica())
             self._start_worker(self._replicas[-1])
@@ -327,7 +319,8 @@ class RayEngine:
         for reference in ready:
             self._active = time.monotonic()
             yield self._calls.pop(reference), self._result(reference)
-        if time.monotonic() > self._active + NOTE_SECONDS and not self._is_encoding():
+        is_encoding = any(replica.shards for replica in self._replicas)
+        if time.monotonic() > self._active + NOTE_SECONDS and not is_encoding:
             self._active = time.monotonic()
             self._check_node()
             self._note_waiting()
@@ -337,13 +330,10 @@ class RayEngine:
         with _ray_errors():
             calls = [replica.actor.__ray_ready__.remote() for replica in self._replicas]
             placed, _ = self._cluster.ray.wait(calls, timeout=POLL_SECONDS)
+        what = f"a place with {self._cluster.needs} for a worker; ray status shows what is free"
         if placed:
-            console.note("waiting for a worker, which is loading the model")
-            return
-        console.note(
-            f"waiting for a place for a worker, which needs {self._cluster.needs}; ray status "
-            "shows what is free"
-        )
+            what = "a worker, which is loading the model"
+        console.note(f"waiting for {what}")
 
     def _result(self, reference: Any) -> Reply | str:
         errors = self._cluster.ray.exceptions
@@ -358,9 +348,8 @@ class RayEngine:
 
     def _check_node(self) -> None:
         """Refuse to go on if Ray has lost the node of this process: no worker would get a place."""
-        with _ray_errors():
-            nodes = self._cluster.ray.nodes()
-        if not any(node["Alive"] for node in nodes if node["NodeID"] == self._cluster.node):
+        nodes = _live_nodes(self._cluster.ray)
+        if self._cluster.node not in {node["NodeID"] for node in nodes}:
             raise _lost_connection("its process on this machine has ended")
 
     def _replace(self, replica: _Replica, reason: str) -> list[int]:
@@ -534,39 +523,37 @@ def _open_cluster(
             name, needed, places = "GPU", 1, sum(gpus)
             resources = {"num_cpus": 1, "num_gpus": 1}
         console.note(
-            f"Ray offers {sum(cpus):,} CPUs and {sum(gpus):,} GPUs (machines: {len(cpus):,}); "
-            f"each replica takes {needed} {name}"
+            f"Ray has {sum(cpus):,} CPUs and {sum(gpus):,} GPUs on "
+            f"{console.count(len(cpus), 'machine')}; each replica takes {needed} {name}"
         )
-        if is_own:  # it never grows
-            _check_places(places, replicas, f"{needed} {name}")
+        if is_own and (replicas or 1) > places:  # it never grows
+            raise UsageError(
+                f"expected {console.count(places, 'replica')} on this machine at most, since each "
+                f"takes {needed} {name}, got {replicas or 1:,}",
+                "set RAY_ADDRESS to use a cluster; on CPUs, each replica takes OMP_NUM_THREADS",
+            )
         actor = ray.remote(Worker).options(
             max_restarts=0, max_task_retries=0, max_concurrency=AHEAD, **resources
         )
 
         def wanted() -> int:
             counts = _count(ray, name)
-            if name == "CPU":
-                counts = [count >= needed for count in counts]  # one per machine
+            if name == "CPU":  # one per machine
+                counts = [min(1, count // needed) for count in counts]
             return replicas or max(1, sum(counts))
 
         yield _Cluster(ray, lambda: actor.remote(*arguments), wanted, f"{needed} {name}", node)
 
 
-def _count(ray: Any, resource: str) -> list[int]:
-    """Return how many CPUs or GPUs each machine of a cluster lends."""
+def _live_nodes(ray: Any) -> list[dict[str, Any]]:
+    """Return what Ray knows of each machine of the cluster."""
     with _ray_errors():
-        nodes = ray.nodes()
-    return [int(node["Resources"].get(resource, 0)) for node in nodes if node["Alive"]]
+        return [node for node in ray.nodes() if node["Alive"]]
 
 
-def _check_places(places: int, replicas: int | None, needs: str) -> None:
-    """Refuse more replicas than this machine has places for."""
-    if (replicas or 1) > places:
-        raise UsageError(
-            f"expected at most {places:,} replicas on this machine, since each takes {needs}, "
-            f"got {replicas or 1:,}",
-            "set RAY_ADDRESS to use a cluster, --device cpu, or OMP_NUM_THREADS to fewer threads",
-        )
+def _count(ray: Any, resource: str) -> list[int]:
+    """Return how many CPUs or GPUs each machine lends."""
+    return [int(node["Resources"].get(resource, 0)) for node in _live_nodes(ray)]
 
 
 # ---- The worker ----------------------------------------------------------------------------------
@@ -598,6 +585,7 @@ class ShardReply:
     fingerprint: str
 
 
+@dataclass(eq=False)
 class Worker:
     """Encode with a copy of the model, in an own process.
 
@@ -605,14 +593,11 @@ class Worker:
     which the last bits depend.
     """
 
-    def __init__(
-        self, load: Callable[[], Encoder], options: RunOptions, folder: str, threads: int
-    ) -> None:
-        self.load = load
-        self.options = options
-        self.folder = folder
-        self.threads = threads
-        self.engine: LocalEngine | None = None
+    load: Callable[[], Encoder]
+    options: RunOptions
+    folder: str
+    threads: int
+    engine: LocalEngine | None = None
 
     def start(self) -> Reply:
         """Load the model and describe it."""

@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import re
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from typing import Any
 
 import timm
@@ -150,17 +151,10 @@ class TimmModel(Architecture):
 
     def describe_towers(self) -> dict[str, dict[str, Any]]:
         """Return what is known of layers and patches, and width, pooling and image size."""
-        model = self.outline
-        image: dict[str, Any] = {}
-        with contextlib.suppress(UsageError):
-            image["layers"] = len(find_stack(model).layers)
-        image["width"] = model.num_features
-        patch_size = find_patch_size(model)
-        if patch_size:
-            image["patch_size"] = max(patch_size) if isinstance(patch_size, tuple) else patch_size
+        image = describe_trunk(self.outline)
         with quiet_loading(f"the transform of {self.files.name}"):
             image["image_size"] = max(self._transform_settings()["input_size"][1:])
-        image["embedding"] = pooling(model)
+        image["embedding"] = pooling(self.outline)
         return {"image": image}
 
 
@@ -203,32 +197,24 @@ def find_stack(model: Any) -> Stack:
             f"expected a model of timm with forward_intermediates, got {type(model).__name__}"
         )
     states = HiddenStates(model)
-    lowest = 0 if states.first else 1
+    stack = Stack(states.names, None, lowest=states.lowest, is_map=states.is_map, states=states)
     if states.is_map:  # timm normalises a map before it pools
-        return Stack(states.names, None, is_map=True, lowest=lowest, states=states)
+        return stack
     embedding = getattr(model, "embeds", model)  # of a NaFlexVit
-    return Stack(
-        states.names,
-        _norm_or_none(model.norm),
+    return replace(
+        stack,
+        norm=_norm_or_none(model.norm),
         pooled_norm=_norm_or_none(getattr(model, "fc_norm", None)),
         prefix=model.num_prefix_tokens,
         has_cls=embedding.cls_token is not None,
-        lowest=lowest,
-        states=states,
     )
 
 
 class HiddenStates:
-    """Reads the hidden states of a model of timm by its own `forward_intermediates`.
+    """Reads hidden states by timm's `forward_intermediates`, and layer 0 as the input of layer 1.
 
-    Attributes
-    ----------
-    names : list of str
-        What timm calls the layers 1..n.
-    first : str or None
-        The name of layer 1, if its input is layer 0.
-    is_map : bool
-        Whether they are maps (B, width, H, W), not tokens (B, T, width).
+    They are tokens (B, T, width), or maps (B, width, H, W) if `is_map`. `names` are timm's names
+    of layers 1 to n.
     """
 
     def __init__(self, model: Any) -> None:
@@ -242,46 +228,43 @@ class HiddenStates:
         found = [number for number, name in enumerate(names[:2]) if FIRST.fullmatch(name)]
         self.stems = found[0] if found else 0  # maps that timm has before layer 1
         self.names = names[self.stems :]
-        self.first = self.names[0] if found else None
+        self.lowest = 0 if found else 1
         prefix = "return_prefix_tokens" in parameters and model.num_prefix_tokens > 0
         self.is_map = not prefix and not hasattr(model, "fc_norm")
         if not self.is_map:
             self.options |= {"return_prefix_tokens": prefix, "output_fmt": "NLC"}
 
-    def __call__(
-        self, layers: Collection[int], *, pixel_values: torch.Tensor
-    ) -> dict[int, torch.Tensor]:
+    def __call__(self, layers: Collection[int], *, pixel_values: Any) -> dict[int, torch.Tensor]:
         """Return the hidden states of some layers; those above the highest are not computed."""
-        states: dict[int, torch.Tensor] = {}
-
-        def read_input(_: Any, inputs: tuple[Any, ...]) -> None:
-            states[0] = self._read_input(inputs[0], len(pixel_values))
-
+        inputs: list[Any] = []
         later = sorted(set(layers) - {0})
         indices = [layer - 1 + self.stems for layer in later] or [self.stems]
         with contextlib.ExitStack() as hooks:
-            if self.first and 0 in layers:
-                first = self.model.get_submodule(self.first)
-                hooks.callback(first.register_forward_pre_hook(read_input).remove)
+            if 0 in layers:
+                first = self.model.get_submodule(self.names[0])
+                hook = first.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
+                hooks.callback(hook.remove)
             found = self.model.forward_intermediates(pixel_values, indices, **self.options)
+        states = {}
+        if inputs:
+            states[0] = self._check_input(inputs[0], len(pixel_values))
         for layer, state in zip(later, found, strict=False):
             states[layer] = state
             if isinstance(state, tuple):  # the patches, and the tokens before them
                 states[layer] = torch.cat(state[::-1], dim=1)
         return states
 
-    def _read_input(self, state: Any, count: int) -> torch.Tensor:
-        """Return the input of layer 1 for `count` images: as a map, if the other layers are."""
+    def _check_input(self, state: Any, count: int) -> torch.Tensor:
+        """Return the input of layer 1 for `count` images, as a map if the other layers are maps."""
         width = self.model.feature_info[0]["num_chs"]
-        is_known = isinstance(state, torch.Tensor) and len(state) == count
-        if is_known and state.ndim == 3:
-            return state.mT[..., None] if self.is_map else state
-        # where timm counts the stem as a map, its output is one (B, width, H, W)
-        if is_known and (self.stems or state.shape[1] == width):
-            return state
+        if isinstance(state, torch.Tensor) and len(state) == count:
+            if state.ndim == 3:
+                return state.mT[..., None] if self.is_map else state
+            if self.stems or state.shape[1] == width:  # stems are of convolutions
+                return state
         raise UsageError(
-            f"expected layers of 1 to {len(self.names)}, since the input of layer 1 of this model "
-            "is neither tokens nor a map, got 0"
+            f"expected layers of 1 to {len(self.names)}, got 0: what enters layer 1 is neither "
+            "tokens nor a map (B, width, H, W)"
         )
 
 
@@ -290,9 +273,16 @@ def _norm_or_none(norm: Any) -> Any:
     return None if isinstance(norm, torch.nn.Identity) else norm
 
 
-def find_patch_size(model: Any) -> Any:
-    """Return the size of the patches, one number or several; None of a model without patches."""
-    return getattr(getattr(model, "patch_embed", None), "patch_size", None)
+def describe_trunk(model: Any) -> dict[str, Any]:
+    """Return the number of layers, the width, and the size of the patches if there are any."""
+    described: dict[str, Any] = {}
+    with contextlib.suppress(UsageError):
+        described["layers"] = len(find_stack(model).layers)
+    described["width"] = model.num_features
+    patch_size = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+    if patch_size:
+        described["patch_size"] = max(patch_size) if isinstance(patch_size, tuple) else patch_size
+    return described
 
 
 def _check_config(content: dict[str, Any]) -> None:
