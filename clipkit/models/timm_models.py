@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import re
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 from typing import Any
@@ -39,8 +38,7 @@ REFUSED_ARGUMENTS = {
 }
 # Settings of the transform, as timm.data.resolve_data_config returns them.
 SETTINGS = ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")
-# timm's names of layers 1 that layer 0 enters as tokens or as a map
-FIRST = re.compile(r"(blocks|stages)\.0|layer1|s1")
+FIRST_STAGES = ("stages.0", "layer1", "s1")  # timm's names of layers 1 that layer 0 enters
 
 
 class TimmModel(Architecture):
@@ -225,12 +223,16 @@ class HiddenStates:
         if "extra_blocks" in parameters:  # every stage, not the last one of each resolution
             self.options["extra_blocks"] = True
             names = ["stem", *(f"blocks.{number}" for number in range(len(model.blocks)))]
-        found = [number for number, name in enumerate(names[:2]) if FIRST.fullmatch(name)]
-        self.stems = found[0] if found else 0  # maps that timm has before layer 1
+        is_vit = hasattr(model, "fc_norm")
+        first = FIRST_STAGES
+        if is_vit or "extra_blocks" in parameters:
+            first = ("blocks.0",)
+        self.stems = int(len(names) > 1 and names[1] in first)  # maps that timm has before layer 1
         self.names = names[self.stems :]
-        self.lowest = 0 if found else 1
+        is_nhwc = getattr(model, "output_fmt", "") == "NHWC"
+        self.lowest = int(self.names[0] not in first or is_nhwc)
         prefix = "return_prefix_tokens" in parameters and model.num_prefix_tokens > 0
-        self.is_map = not prefix and not hasattr(model, "fc_norm")
+        self.is_map = not prefix and not is_vit
         if not self.is_map:
             self.options |= {"return_prefix_tokens": prefix, "output_fmt": "NLC"}
 
@@ -244,28 +246,25 @@ class HiddenStates:
                 first = self.model.get_submodule(self.names[0])
                 hook = first.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
                 hooks.callback(hook.remove)
-            found = self.model.forward_intermediates(pixel_values, indices, **self.options)
+            found = self.model.forward_intermediates(pixel_values, indices=indices, **self.options)
         states = {}
         if inputs:
-            states[0] = self._check_input(inputs[0], len(pixel_values))
+            states[0] = _as_map(inputs[0], found[0]) if self.is_map else inputs[0]
         for layer, state in zip(later, found, strict=False):
             states[layer] = state
             if isinstance(state, tuple):  # the patches, and the tokens before them
                 states[layer] = torch.cat(state[::-1], dim=1)
         return states
 
-    def _check_input(self, state: Any, count: int) -> torch.Tensor:
-        """Return the input of layer 1 for `count` images, as a map if the other layers are maps."""
-        width = self.model.feature_info[0]["num_chs"]
-        if isinstance(state, torch.Tensor) and len(state) == count:
-            if state.ndim == 3:
-                return state.mT[..., None] if self.is_map else state
-            if self.stems or state.shape[1] == width:  # stems are of convolutions
-                return state
-        raise UsageError(
-            f"expected layers of 1 to {len(self.names)}, got 0: what enters layer 1 is neither "
-            "tokens nor a map (B, width, H, W)"
-        )
+
+def _as_map(state: torch.Tensor, later: torch.Tensor) -> torch.Tensor:
+    """Return the input of layer 1 as a map (B, width, H, W) with the proportions of a later one."""
+    if state.ndim == 3:  # tokens
+        return state.mT[..., None]
+    (height, width), (later_height, later_width) = state.shape[2:], later.shape[2:]
+    if height * later_width != width * later_height:
+        raise UsageError("expected layers from 1 on, got 0, which is no map (B, width, H, W)")
+    return state
 
 
 def _norm_or_none(norm: Any) -> Any:
