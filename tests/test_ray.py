@@ -8,8 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -375,17 +373,16 @@ def test_a_replica_without_a_gpu_reserves_the_cpus_that_it_uses(ray, tmp_path, m
 
 
 @cluster_test
-def test_a_gpu_that_joins_a_cluster_after_the_start_is_used(cluster, tmp_path):
-    with ThreadPoolExecutor(1) as thread:
-        later = thread.submit(join_with_a_gpu, cluster)
-        embed_on_gpus(tmp_path / "out.h5")
-        cluster.remove_node(later.result())
-    assert (tmp_path / "out.h5").exists()
-
-
-def join_with_a_gpu(cluster):
-    time.sleep(8)
-    return cluster.add_node(num_cpus=1, num_gpus=1)
+def test_a_gpu_that_joins_a_cluster_after_the_start_is_used(cluster, tmp_path, monkeypatch):
+    joined = []
+    monkeypatch.setattr(ray_engine, "NOTE_SECONDS", 1.0)
+    monkeypatch.setattr(
+        ray_engine.RayEngine,
+        "_note_waiting",
+        lambda _: joined or joined.append(cluster.add_node(num_cpus=1, num_gpus=1)),
+    )
+    embed_on_gpus(tmp_path / "out.h5")
+    cluster.remove_node(*joined)
 
 
 @cluster_test

@@ -517,15 +517,16 @@ def _open_cluster(
             node = ray.get_runtime_context().get_node_id()
         cpus, gpus = _count(ray, "CPU"), _count(ray, "GPU")
         threads = min(models.num_threads(), max(cpus, default=0)) or 1  # a head may lend no CPU
-        name, needed, places = "CPU", threads, sum(count // threads for count in cpus)
+        name, needed = "CPU", threads
         resources = {"num_cpus": threads, "scheduling_strategy": "SPREAD"}
         if device == "cuda" or (device == "auto" and sum(gpus)):
-            name, needed, places = "GPU", 1, sum(gpus)
+            name, needed = "GPU", 1
             resources = {"num_cpus": 1, "num_gpus": 1}
         console.note(
             f"Ray has {sum(cpus):,} CPUs and {sum(gpus):,} GPUs on "
             f"{console.count(len(cpus), 'machine')}; each replica takes {needed} {name}"
         )
+        places = sum(count // needed for count in _count(ray, name))
         if is_own and (replicas or 1) > places:  # it never grows
             raise UsageError(
                 f"expected {console.count(places, 'replica')} on this machine at most, since each "
