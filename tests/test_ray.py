@@ -528,9 +528,9 @@ def test_more_replicas_than_this_machine_has_places_for_are_refused(ray, tmp_pat
     monkeypatch.setattr(ray_engine, "connected", lambda _: contextlib.nullcontext(True))
     words = (*ON_RAY, "-o", tmp_path / "out.h5")
     line = fails(*words, "--replicas", 10_000, exit_code=2)
-    assert "expected 4 replicas on this machine at most, since each takes 1 CPU, got 10,000" in line
+    assert "room for 10,000 replicas on this machine, with 1 CPU each, got room for 4" in line
     line = fails(*words, "--device", "cuda", exit_code=2)
-    assert "expected 0 replicas on this machine at most, since each takes 1 GPU, got 1" in line
+    assert "room for 1 replica on this machine, with 1 GPU each, got room for 0" in line
 
 
 @pytest.fixture

@@ -519,18 +519,19 @@ def _open_cluster(
         threads = min(models.num_threads(), max(cpus, default=0)) or 1  # a head may lend no CPU
         name, needed = "CPU", threads
         resources = {"num_cpus": threads, "scheduling_strategy": "SPREAD"}
-        if device == "cuda" or (device == "auto" and sum(gpus)):
+        if device == "cuda" or (device == "auto" and any(gpus)):
             name, needed = "GPU", 1
             resources = {"num_cpus": 1, "num_gpus": 1}
+        needs = console.count(needed, name)
         console.note(
             f"Ray has {sum(cpus):,} CPUs and {sum(gpus):,} GPUs on "
-            f"{console.count(len(cpus), 'machine')}; each replica takes {needed} {name}"
+            f"{console.count(len(cpus), 'machine')}; each replica takes {needs}"
         )
         places = sum(count // needed for count in _count(ray, name))
         if is_own and (replicas or 1) > places:  # it never grows
             raise UsageError(
-                f"expected {console.count(places, 'replica')} on this machine at most, since each "
-                f"takes {needed} {name}, got {replicas or 1:,}",
+                f"expected room for {console.count(replicas or 1, 'replica')} on this machine, "
+                f"with {needs} each, got room for {places:,}",
                 "set RAY_ADDRESS to use a cluster; on CPUs, each replica takes OMP_NUM_THREADS",
             )
         actor = ray.remote(Worker).options(
@@ -543,7 +544,7 @@ def _open_cluster(
                 counts = [min(1, count // needed) for count in counts]
             return replicas or max(1, sum(counts))
 
-        yield _Cluster(ray, lambda: actor.remote(*arguments), wanted, f"{needed} {name}", node)
+        yield _Cluster(ray, lambda: actor.remote(*arguments), wanted, needs, node)
 
 
 def _live_nodes(ray: Any) -> list[dict[str, Any]]:

@@ -38,7 +38,8 @@ REFUSED_ARGUMENTS = {
 }
 # Settings of the transform, as timm.data.resolve_data_config returns them.
 SETTINGS = ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")
-FIRST_STAGES = ("stages.0", "layer1", "s1")  # timm's names of layers 1 that layer 0 enters
+# timm's names of layers 1 that layer 0 enters
+FIRST_STAGES: tuple[str, ...] = ("stages.0", "layer1", "s1")
 
 
 class TimmModel(Architecture):
