@@ -445,9 +445,9 @@ def index(folder, **weight_map):
     clips.write_json(folder / "model.safetensors.index.json", weight_map=weight_map)
 
 
-def point_elsewhere(folder):
+def point_elsewhere(folder, shard="../elsewhere.safetensors"):
     shutil.move(folder / "model.safetensors", folder.parent / "elsewhere.safetensors")
-    index(folder, logit_scale="../elsewhere.safetensors")
+    index(folder, logit_scale=shard)
 
 
 def store_a_tensor_twice(folder):
@@ -506,6 +506,10 @@ DAMAGED = [
     (store_a_tensor_twice, f"expected each tensor once, got two {BIAS}$"),
     (changed("config.json", projection_dim=8), r"mismatched: visual_projection\.weight$"),
     (point_elsewhere, r"safetensors files in its folder, got '\.\./elsewhere.safetensors'"),
+    (
+        lambda folder: point_elsewhere(folder, "b.safetensors"),
+        "b.safetensors is missing, which model.safetensors.index.json lists",
+    ),
     (remove("vocab.json"), "model: expected its tokenizer"),
     (remove("merges.txt"), "model: expected its tokenizer"),
     (write("vocab.json", b"no"), "cannot load the tokenizer of .*model: "),
@@ -596,8 +600,12 @@ def test_a_prompt_that_holds_the_end_token_is_refused(tiny_clip_dir):
 
 def test_an_image_that_the_processor_cannot_resize_is_named_in_one_line(copied):
     processor(do_resize=False, do_center_crop=False)(copied)
+    encoder = load(copied)
+    images = [clips.noise_image(40, 24), clips.noise_image(32, 32)]
     with pytest.raises(ClipkitError, match=r"expected 3 x 32 x 32 numbers, .* got 3 x 24 x 40"):
-        load(copied).encode_images(clips.noise_image(40, 24))
+        encoder.encode_images(images[0])
+    with pytest.raises(ClipkitError, match=r"one size of all images, got 3 x 24 x 40 and 3 x 32"):
+        encoder.encode_images(images)
 
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"

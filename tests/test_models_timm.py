@@ -61,7 +61,11 @@ ZOO = {
     ),
 }
 TOKENS = list(ZOO)[:8]
-MAPS = ("convnext", "resnet", "resnetv2", "fastvit", "efficientnet", "mobilenet")
+# The layers of feature pyramids; 0 where they begin with the input of the first stage.
+MAPS = {
+    **{"convnext": range(5), "resnet": range(5), "resnetv2": range(5), "fastvit": range(5)},
+    **{"efficientnet": range(6), "mobilenet": range(7), "swin": range(1, 5)},
+}
 
 
 def write_model(folder, name):
@@ -148,24 +152,27 @@ def test_hidden_states_are_those_of_timm(name, tmp_path):
     folder = write_model(tmp_path / name, name)
     encoder = load(folder, layers="all", pool="mean")
     rows = encoder.encode_images(clips.noise_images())
-    found = [rows[:, columns] for columns in encoder.columns.values()]
     model, transform = plain_timm(folder)
     pixels = torch.stack([transform(image) for image in clips.noise_images()])
+    every = {"extra_blocks": True} if name in ("efficientnet", "mobilenet") else {}
     with torch.inference_mode():
-        states = model.forward_intermediates(pixels, norm=False, intermediates_only=True)
-    means = [state.mean(dim=(-2, -1)).numpy() for state in states]
-    if name in MAPS:  # timm's stages are some of the blocks
-        for mean in means[-3:]:
-            near = [rows for rows in found if rows.shape == mean.shape]
-            assert any(np.allclose(rows, mean, atol=1e-5) for rows in near)
-    else:
-        for rows, mean in zip(found[1:], means, strict=True):
-            np.testing.assert_allclose(rows, mean, atol=1e-5)
+        states = model.forward_intermediates(pixels, intermediates_only=True, **every)
+    assert list(encoder.columns) == list(MAPS.get(name, range(len(states) + 1)))
+    for layer in range(1, encoder.details["layers"] + 1):
+        mean = states[layer - encoder.details["layers"] - 1].mean(dim=(-2, -1)).numpy()
+        np.testing.assert_allclose(rows[:, encoder.columns[layer]], mean, rtol=0, atol=1e-6)
 
 
-def test_models_without_known_layers_refuse_their_hidden_states(tmp_path):
+def test_blocks_above_the_highest_layer_are_not_run(vit):
+    encoder = load(vit, layers=[0, 1])
+    blocks = encoder._tower.stack.states.model.blocks
+    blocks[1].register_forward_hook(lambda *_: pytest.fail("block 2 was run"))
+    assert encoder.encode_images(clips.noise_images()).shape[1] == 64
+
+
+def test_a_model_whose_first_input_is_no_map_has_no_layer_0(tmp_path):
     folder = write_model(tmp_path / "swin", "swin")
-    with pytest.raises(UsageError, match="with known layers, got SwinTransformer"):
+    with pytest.raises(UsageError, match="layer: expected 1 to 4, or -1 to -4 from the end, got 0"):
         load(folder, layers=[0])
 
 

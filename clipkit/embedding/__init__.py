@@ -8,7 +8,6 @@ can continue. `pipeline` joins both. `texts` embeds prompts and class names.
 from clipkit.datasets.captions import read_captions
 from clipkit.datasets.items import read_items
 from clipkit.embedding.checkpoint import Part
-from clipkit.embedding.engines import RayOptions
 from clipkit.embedding.pipeline import check_outputs, embed, embed_images, name_layer_outputs
 from clipkit.embedding.texts import (
     choose_model,
@@ -29,7 +28,6 @@ __all__ = [
     "DEFAULT_TEMPLATE",
     "ClassNames",
     "Part",
-    "RayOptions",
     "check_outputs",
     "choose_model",
     "embed",

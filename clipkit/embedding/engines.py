@@ -12,7 +12,7 @@ import functools
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from joblib import cpu_count  # type: ignore[import-untyped]
@@ -54,12 +54,6 @@ class Encoded:
     embeddings: Float32 | None  # (n, D), None if n is 0
     skipped: list[Skipped]
     turned: int = 0  # images that their EXIF data turn, which is ignored
-
-
-class RayOptions(NamedTuple):
-    """Options of a run on a cluster of Ray."""
-
-    replicas: int | None = None  # workers; by default one per GPU, or one per machine
 
 
 @runtime_checkable

@@ -250,10 +250,14 @@ def fetch_config(files: ModelFiles, name: str) -> Path:
 
     The settings of the model with these `files` name the other one: a folder or a Hub id.
     """
+    folder = (files.folder / name).resolve()
+    if folder.is_dir() and folder.is_relative_to(files.folder.resolve()):
+        return folder
     if not OTHER_REPOSITORY.fullmatch(name):
-        raise ClipkitError(f"{files.name}: expected the name of a repository, got {name!r}")
-    folder = files.folder / name
-    return folder if folder.is_dir() else _fetch(name, ["config.json"])
+        raise ClipkitError(
+            f"{files.name}: expected a folder in that of the model or a repository, got {name!r}"
+        )
+    return _fetch(name, ["config.json"])
 
 
 def _timm_repository(name: str) -> str:
@@ -370,8 +374,10 @@ def _weight_files(folder: Path, stem: str) -> tuple[Path, ...]:
         return ()
     shards = sorted({str(shard) for shard in weight_map.values()})
     for shard in shards:  # an untrusted index must not name files elsewhere
-        if not SHARD.fullmatch(shard) or not (folder / shard).is_file():
+        if not SHARD.fullmatch(shard):
             raise ClipkitError(f"{index}: expected safetensors files in its folder, got {shard!r}")
+        if not (folder / shard).is_file():
+            raise ClipkitError(f"{folder / shard} is missing, which {index.name} lists")
     return tuple(folder / shard for shard in shards)
 
 

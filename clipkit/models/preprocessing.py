@@ -150,9 +150,14 @@ class ImagePreprocessor(Preprocessor):
         it, and `normalize` resizes them. Safe to call from several threads.
         """
         if not self.is_standard:
-            outputs = self.processor(images=list(images), return_tensors="pt")
-            pixels: torch.Tensor = outputs["pixel_values"]
-            return pixels
+            outputs = self.processor(images=list(images))["pixel_values"]
+            sizes = sorted({_times(np.shape(pixels)) for pixels in outputs})
+            if len(sizes) > 1:
+                raise ValueError(
+                    f"expected one size of all images, got {sizes[0]} and {sizes[-1]}: the aspect "
+                    "ratio is kept without a crop"
+                )
+            return torch.from_numpy(np.stack(outputs))
         if len({image.size for image in images}) > 1:
             pixels = torch.cat([self._resize(_stack([image])) for image in images])
         else:

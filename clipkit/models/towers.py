@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -92,15 +92,21 @@ class Stack:
         Whether hidden states are maps of patches, as in a ConvNeXt.
     pooled_token : callable or None
         Of a text tower: token ids (B, T) -> the position (B) of the token that the model pools.
+    lowest : int
+        The lowest number of a hidden state: 1 if the input of the first layer is not known.
+    states : callable or None
+        Of a library that returns hidden states: their numbers and the inputs -> the states.
     """
 
-    layers: Sequence[torch.nn.Module]
+    layers: Sequence[Any]
     norm: Any
     pooled_norm: Any = field(default=None, kw_only=True)
     prefix: int = 0
     has_cls: bool = False
     is_map: bool = False
     pooled_token: Callable[[torch.Tensor], torch.Tensor] | None = None
+    lowest: int = 0
+    states: Callable[..., Mapping[int, torch.Tensor]] | None = None
 
 
 POOLS = ("cls", "mean")
@@ -140,6 +146,9 @@ class LayerTower:
     @torch.inference_mode()
     def __call__(self, **inputs: torch.Tensor) -> torch.Tensor:
         """Return the pooled hidden states of pixels or tokens."""
+        if self.stack.states is not None:
+            states = self.stack.states(self.layers, **inputs)
+            return torch.cat([self._pool(states[number], inputs) for number in self.layers], dim=1)
         pooled: dict[int, torch.Tensor] = {}
 
         def read(number: int, state: torch.Tensor) -> None:
@@ -214,7 +223,7 @@ def call_with_state(stack: Stack, number: int, read: Any) -> Any:
 def choose_layers(model: Any, stack: Stack, tower: TowerName, options: RunOptions) -> LayerTower:
     """Return a tower of the layers that the options name, if the model has what they need."""
     pool, norm = options.pool, options.norm
-    numbers = resolve(options.layers or (), len(stack.layers))
+    numbers = resolve(options.layers or (), len(stack.layers), stack.lowest)
     if norm and stack.norm is None and stack.pooled_norm is None:
         raise UsageError(
             "expected a model that normalises all tokens at its end, got another",
@@ -241,22 +250,24 @@ def choose_layers(model: Any, stack: Stack, tower: TowerName, options: RunOption
     return LayerTower(model, stack, numbers, pool, norm)
 
 
-def resolve(layers: Iterable[int] | Literal["all"], count: int) -> tuple[int, ...]:
-    """Return the numbers 0..n of hidden states, of which a negative number counts from the end.
+def resolve(layers: Iterable[int] | Literal["all"], count: int, lowest: int = 0) -> tuple[int, ...]:
+    """Return the numbers of hidden states, of which a negative number counts from the end.
 
     >>> resolve([0, -1], 12), resolve("all", 3)
     ((0, 12), (0, 1, 2, 3))
     """
     if layers == ALL:
-        return tuple(range(count + 1))
+        return tuple(range(lowest, count + 1))
     numbers: list[int] = []
     for layer in layers:
         number = int(layer)
-        if not -count - 1 <= number <= count:
+        if number < 0:
+            number += count + 1
+        if not lowest <= number <= count:
             raise UsageError(
-                f"layer: expected 0 to {count}, or -1 to -{count + 1} from the end, got {number}"
+                f"layer: expected {lowest} to {count}, or -1 to {lowest - count - 1} from the end, "
+                f"got {layer}"
             )
-        number %= count + 1
         if number in numbers:
             raise UsageError(f"expected different layers, got layer {number} twice")
         numbers.append(number)
