@@ -1,6 +1,5 @@
 """Files whose similarity is a dot product: the next-token logits of a generative model."""
 
-
 import numpy as np
 import pytest
 from factories import fails_with, random_features, saved

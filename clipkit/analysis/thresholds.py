@@ -21,6 +21,7 @@ from clipkit.analysis.results import (
     labels_of,
     make_result,
 )
+from clipkit.analysis.similarity import refuse_dot_product
 from clipkit.analysis.softmax import softmax
 from clipkit.analysis.zeroshot import HINT, check_prompts, iter_class_scores
 from clipkit.base import console
@@ -130,6 +131,7 @@ def scored_pairs(
 
 
 def _pairs(logits: FeatureFile, rows: SplitRows) -> Pairs:
+    refuse_dot_product(logits, "for a threshold", "next-token logits are compared within an image")
     cosines = np.asarray(logits.cosines(rows.split))[rows.numbers]
     labels = labels_of(logits, rows.split)[rows.numbers]
     return Pairs(cosines, labels[:, None] == np.asarray(logits.class_index))
@@ -189,7 +191,7 @@ def detect(
     caveats = find_shared("fitted", evaluation.split, fitted.T, scored.T)
     untested = {} if is_testable(caveats) else dict.fromkeys(LIMITS, np.nan)
     rows: list[Row] = []
-    for number, measure in enumerate(("largest cosine", "softmax")):
+    for number, measure in enumerate((f"largest {known.similarity_name}", "softmax")):
         threshold = float(np.quantile(fitted[number], 1 - TPR))
         row: Row = {"split": evaluation.split, "measure": measure, "threshold": threshold}
         row |= metrics.share("tpr", scored[number] > threshold)

@@ -37,6 +37,7 @@ def prompt_spectra(texts: Sequence[FeatureFile]) -> dict[str, Floats]:
         path = Path(file.display_name)
         if path in values:
             raise UsageError(f"expected files with different names, got {path.stem} twice")
+        similarity.refuse_dot_product(file, "for a spectrum")
         values[path] = similarity.singular_values(file.features)
         labels.append((number, f"{path.stem} ({len(file.features)})"))
         models.add(provenance(file).model)
