@@ -11,9 +11,9 @@ PANELS = {
     ARGUMENTS: "",
     "Input": (
         "root path_column label_column split_column split limit classes split_off prompts labels "
-        "template column readable table attribute groups group_folder source captions items "
-        "control control_texts unknown result run common same_rows model untrained thumbnails "
-        "images"
+        "template column readable table attribute groups group_folder source captions items ask "
+        "choices control control_texts unknown result run common same_rows model untrained "
+        "thumbnails images"
     ),
     OTHERS: "",
     "How to run": (

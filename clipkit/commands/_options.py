@@ -273,6 +273,10 @@ Layers = Annotated[
         "--layer",
     ),
 ]
+Ask = Annotated[
+    str | None,
+    option("QUESTION", "Ask a generative model this about each image."),
+]
 Norm = Annotated[bool, flag("--norm", "With --layer: apply the model's final norm.")]
 Device = Annotated[
     str,

@@ -12,6 +12,7 @@ from clipkit.commands import _completion as completion
 from clipkit.commands._options import (
     DEFAULT_MODEL,
     OUTPUT,
+    Ask,
     Device,
     Force,
     ItemTables,
@@ -53,6 +54,7 @@ def textembed(
         ),
     ] = None,
     norm: Norm = False,
+    ask: Ask = None,
     classes: Annotated[
         str | None,
         option(
@@ -147,6 +149,7 @@ def textembed(
         clean=clean,
         layers=None if layer is None else [layer],
         norm=norm,
+        ask=ask,
     )
     # the model is loaded after the prompts, so that errors in prompts appear at once
     if captions:
@@ -170,6 +173,7 @@ def textembed(
         if _is_default(ctx, "model"):
             model, untrained = embedding.choose_model(class_names, classes, model, untrained)
             options = replace(options, untrained=untrained)
+        class_names, options = embedding.follow_question(class_names, model, options)
         encoder = models.load(model, tower="text", options=options)
         result = embedding.embed_classes(
             class_names,

@@ -96,7 +96,7 @@ def load_encoder(name: str, options: RunOptions, images: int) -> Encoder:
     If the options do not say whether to compile it, `models.should_compile` does.
     """
     compile = options.compile
-    if compile is None and options.layers is None:
+    if compile is None and options.layers is None and options.ask is None:
         compile = models.should_compile(options.device, images)
     options = replace(options, compile=compile, non_blocking=True)
     return models.load(name, tower="image", options=options)

@@ -42,7 +42,7 @@ from clipkit.embedding.engines import (
     default_workers,
     load_encoder,
 )
-from clipkit.features.history import feature_name
+from clipkit.features.history import DOT_PRODUCT, feature_name
 from clipkit.features.model import FeatureFile, Float32, Split
 from clipkit.models import RunOptions
 
@@ -178,6 +178,8 @@ def embed_images(  # noqa: PLR0913 (the options of `clipkit embed`)
     else:
         num_workers = num_workers or default_workers()
         engine = LocalEngine(encoder, batch_size, num_workers)
+    if normalize and engine.model.details.get("similarity") == DOT_PRODUCT:
+        raise UsageError("expected --ask without --normalize: next-token logits need the lengths")
     outputs = name_layer_outputs(output, engine.model.columns)
     check_outputs(output, outputs.values(), force=force, part=part)
     with _checkpoint_folder(output) as folder:

@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,9 @@ from clipkit.base.errors import ClipkitError, UsageError, shorten, unknown
 from clipkit.base.names import escape
 from clipkit.datasets.registry import CLASS_NAMES
 from clipkit.features.checked_file import SIGNATURE
+from clipkit.features.history import DOT_PRODUCT
 from clipkit.features.model import FeatureFile, Floats, Int64
+from clipkit.models import RunOptions, canonical_name
 from clipkit.prompts import bundled
 from clipkit.prompts import formats as prompt_files
 from clipkit.prompts import texts as prompts
@@ -29,6 +32,7 @@ from clipkit.prompts.texts import Captions, Items, Prompts
 if TYPE_CHECKING:
     from clipkit.models import Encoder
 
+ANSWER_WITH_LETTER = "Answer with the option's letter from the given choices directly."
 NAME = "{name}"  # in the name of an output
 MAX_SEED = 2**63 - 1
 ESCAPED_CONTROLS = re.compile("(%[01][0-9A-F]|%7F)+")  # in names of folders
@@ -170,6 +174,8 @@ def embed_classes(
         console.note("characters such as %0A in names are replaced by spaces in the prompts")
     if readable:
         wordings = [prompts.readable(wording) for wording in wordings]
+    if templates is None and encoder.details.get("similarity") == DOT_PRODUCT:
+        templates = [COMPLETE]  # else all answers would begin with its first word
     if templates is None:
         _warn_of_complete_wordings(classes)
     templates = [classes.template] if templates is None else list(templates)
@@ -177,6 +183,7 @@ def embed_classes(
     class_index = np.array(classes.class_index)[wording_index]
     embeddings = _encode(texts, _quote(texts), encoder, truncate)  # (P * T, D)
     if len(texts) > len(classes.names):
+        _refuse_unit_rows(encoder, "one wording and one template for each class, got more")
         embeddings = similarity.ensemble(embeddings, class_index, len(classes.names))  # (C, D)
         texts = _name_ensembles(classes, class_index, len(templates))
         class_index = np.arange(len(texts))
@@ -233,7 +240,15 @@ def _encode(
 ) -> Floats:
     with console.progress("embedding prompts", "prompts") as progress:
         rows = encoder.encode_texts(texts, truncate=truncate, places=places, progress=progress)
+    if normalize:
+        _refuse_unit_rows(encoder, "no --normalize")
     return similarity.normalize(rows) if normalize else rows
+
+
+def _refuse_unit_rows(encoder: Encoder, expected: str) -> None:
+    """Refuse to change the lengths of rows of an output embedding, which decide their logits."""
+    if encoder.details.get("similarity") == DOT_PRODUCT:
+        raise UsageError(f"expected {expected} with a generative model, whose rows have lengths")
 
 
 # ---- Reading -------------------------------------------------------------------------------------
@@ -470,6 +485,43 @@ def _read_feature_file(source: str) -> ClassNames:
             raise ClipkitError(f"{source}: expected class names, got none")
         history = {"classes": "feature file", "inputs": {"classes": file.digest}}
         return ClassNames(file.class_names, source=history, model=file.model())
+
+
+def list_choices(question: str, classes: ClassNames) -> tuple[str, list[str]]:
+    """Return a question that lists choices with letters, and the names of the choices.
+
+    >>> list_choices("What is it?", ClassNames(["cat", "dog"]))[0].splitlines()[1:3]
+    ['A. cat', 'B. dog']
+    """
+    count, most = len(classes.wordings), len(ascii_uppercase)
+    if count > most or classes.is_ensemble:
+        raise ClipkitError(
+            f"--choices: expected at most {most}, with one wording each, got {count}"
+        )
+    lines = [question]
+    for letter, wording in zip(ascii_uppercase, classes.wordings, strict=False):
+        lines.append(f"{letter}. {wording}")
+    return "\n".join([*lines, ANSWER_WITH_LETTER]), classes.names
+
+
+def follow_question(
+    classes: ClassNames, model: str, options: RunOptions
+) -> tuple[ClassNames, RunOptions]:
+    """Take the question of the feature file that class names come from, unless one is given.
+
+    If the question lists choices, the answers are their letters.
+    """
+    details = classes.model or {}
+    question = details.get("question")
+    if options.ask is not None or question is None or details["name"] != canonical_name(model):
+        return classes, options
+    choices = [str(name) for name in details.get("choices", [])]
+    if choices:
+        letters = list(ascii_uppercase[: len(choices)])
+        classes = replace(
+            classes, names=choices, wordings=letters, class_index=[], template=COMPLETE
+        )
+    return classes, replace(options, ask=str(question), choices=choices)
 
 
 def choose_model(

@@ -351,13 +351,16 @@ def feature_name(model: Mapping[str, Any]) -> str:
     >>> feature_name({"name": "m", "projection": "none"}), feature_name({"name": "m"})
     ('without projection', '')
     """
+    at = str(model.get("at", ""))  # a position of a generative model's prompt
+    if "layer" not in model and at == "image":
+        return "at the image"
     if "layer" not in model:
         return "without projection" if model.get("projection") == "none" else ""
     layer = model["layer"]
     number = f"layer {layer}"
     if isinstance(layer, list):  # of an encoder of several layers
         number = f"layers {', '.join(map(str, layer))}"
-    parts = [number, str(model.get("pool", ""))]
+    parts = [number, str(model.get("pool", at))]
     if model.get("norm"):
         parts.append("normed")
     return shorten(" ".join(filter(None, parts)), LONGEST)

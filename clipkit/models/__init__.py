@@ -62,6 +62,13 @@ class RunOptions:
         model has one. A text tower takes the token that the model pools.
     norm : bool
         With `layers`: apply the model's final norm.
+    ask : str, optional
+        The question that a generative model is asked about each image.
+    at : {"last", "image"}, optional
+        With `ask`: take the last position of the prompt, which is the default, or the mean over the
+        positions of the image.
+    choices : sequence of str
+        With `ask`: the answers that the question lists, for the history.
     projection : bool
         Apply the projection into the space of texts, with which a CLIP's image tower ends.
     batch_size : int
@@ -82,6 +89,9 @@ class RunOptions:
     layers: Sequence[int] | Literal["all"] | None = None
     pool: str | None = None
     norm: bool = False
+    ask: str | None = None
+    at: str | None = None
+    choices: Sequence[str] = ()
     projection: bool = True
     batch_size: int = 64
     num_workers: int | None = None
@@ -90,6 +100,14 @@ class RunOptions:
 
     def check(self) -> None:
         """Refuse options that exclude or need each other."""
+        is_shaped = self.pool or self.norm or not self.projection or self.compile
+        if self.ask is not None and is_shaped:
+            raise UsageError(
+                "expected --ask without --pool, --norm, --no-projection and --compile",
+                "--at chooses what is pooled; the last layer is normalised",
+            )
+        if self.ask is None and (self.at is not None or self.choices):
+            raise UsageError("expected --ask with --at or --choices, got none")
         if self.layers is None and (self.pool is not None or self.norm):
             raise UsageError("expected --layer with --pool or --norm, got none")
         if self.layers is not None and not self.projection:

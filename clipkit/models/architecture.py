@@ -176,7 +176,7 @@ class Architecture(ABC):
                 tensors = load_tensors(files, (*self.prefixes(tower), *SCALARS))
             else:
                 tensors = self.random_weights(seed)
-                digest = thread.submit(_tensors_digest, files, tensors)
+                digest = thread.submit(tensors_digest, files, tensors)
             with torch.random.fork_rng(devices=[]):
                 built = self.build(tower, tensors)
             check_range(files, built.model, precision)
@@ -208,7 +208,7 @@ def read_architecture(files: ModelFiles) -> Architecture:
     return architecture
 
 
-def _tensors_digest(files: ModelFiles, tensors: Tensors) -> str:
+def tensors_digest(files: ModelFiles, tensors: Tensors) -> str:
     """Return the digest of random weights: of the configuration and each tensor in name order."""
     sha = hashlib.sha256((files.folder / files.config).read_bytes())
     for name in sorted(tensors):
@@ -376,9 +376,12 @@ def check_number_of_layers(name: str, count: int) -> None:
         raise ValueError(f"expected 1 to {MAX_LAYERS} layers per tower, got {name} {count}")
 
 
-def check_memory(files: ModelFiles, sizes: Mapping[str, Shape]) -> None:
-    """Refuse a model that is larger than this machine's memory, whatever its settings ask for."""
-    needed = sum(4 * math.prod(shape) for shape in sizes.values())
+def check_memory(files: ModelFiles, sizes: Mapping[str, Shape], width: int = 4) -> None:
+    """Refuse a model that is larger than this machine's memory, whatever its settings ask for.
+
+    A number takes `width` bytes.
+    """
+    needed = sum(width * math.prod(shape) for shape in sizes.values())
     available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > available:
         raise ClipkitError(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,8 +25,9 @@ from clipkit.models.acceleration import (
     set_compiler_cache,
 )
 from clipkit.models.architecture import Architecture, read_architecture
+from clipkit.models.families import is_generative
 from clipkit.models.hub import ModelFiles, find
-from clipkit.models.libraries import library_version, quiet_loading, single_line_errors
+from clipkit.models.libraries import library_version, named, quiet_loading, single_line_errors
 from clipkit.models.tokenizer import TextTokenizer
 from clipkit.models.towers import LayerTower, Tower, TowerName, choose_layers
 from clipkit.prompts.texts import check_length
@@ -258,6 +258,21 @@ def load(
     precision = choose_precision(options.precision, device, tower)
     dtype = DTYPES[precision]
     files = find(name, weights=options.untrained is None)
+    if _is_generative(files, options):
+        from clipkit.models import generative
+
+        asked = generative.load(files, tower, options, device, precision)
+        _note_details(files, asked.details)
+        return Encoder(
+            asked.details,
+            asked.parts,
+            asked.run,
+            device,
+            columns=asked.columns,
+            _preprocessor=asked.preprocessor,
+            _tokenizer=asked.tokenizer,
+            _non_blocking=options.non_blocking,
+        )
     architecture = _read(files, tower, options)
     loaded = architecture.load_tower(tower, options.untrained, precision)
     details: dict[str, Any] = {
@@ -293,7 +308,7 @@ def load(
             details["embedding"] = built.output
     run: Tower | LayerTower = built
     if options.layers is not None:
-        with _named(files.name):
+        with named(files.name):
             run = choose_layers(built.model, architecture.stack(built), tower, options)
         details = _hidden_state_details(details, run)
     elif not options.projection:
@@ -321,23 +336,24 @@ def _read(files: ModelFiles, tower: TowerName, options: RunOptions) -> Architect
     return read_architecture(files)
 
 
+def _is_generative(files: ModelFiles, options: RunOptions) -> bool:
+    """Whether a model answers questions; refuse a question to another one."""
+    if files.library == "transformers" and is_generative(files.read_json(files.config)):
+        return True
+    if options.ask is not None:
+        raise UsageError(
+            f"{files.name}: expected a generative model with --ask, got one that embeds images",
+            "leave --ask out",
+        )
+    return False
+
+
 def _preprocessing(files: ModelFiles, preprocessor: Preprocessor) -> dict[str, Any]:
     """Return the settings of a preprocessor, which must be numbers that JSON has."""
     with quiet_loading(f"the image processor of {files.name}"):
         details = preprocessor.details()
         json.dumps(details, allow_nan=False)
     return details
-
-
-@contextlib.contextmanager
-def _named(name: str) -> Iterator[None]:
-    """Put the name of the model before a refusal that lacks it."""
-    try:
-        yield
-    except ClipkitError as error:
-        if error.message.startswith(f"{name}: "):
-            raise
-        raise type(error)(f"{name}: {error.message}", error.hint) from error
 
 
 def _without_scale(details: dict[str, Any]) -> dict[str, Any]:
@@ -383,7 +399,7 @@ def _check_and_measure(encoder: Encoder) -> Encoder:
     start = 0
     for number in tower.layers:
         one = replace(encoder, _tower=replace(tower, layers=(number,)))
-        with _named(encoder.details["name"]):
+        with named(encoder.details["name"]):
             stop = start + _measure(one)
         columns[number] = slice(start, stop)
         start = stop

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from clipkit.base.errors import ClipkitError
+from clipkit.models.libraries import quiet_loading
 from clipkit.models.towers import (
     CLS,
     MEAN,
@@ -156,7 +157,8 @@ def describe_kinds() -> str:
     """Return what clipkit reads, for a hint."""
     return (
         f"transformers' dual encoders ({', '.join(DUAL_ENCODERS)}) and its models for images alone "
-        f"({', '.join(VISION_MODELS)}), and models of OpenCLIP (open_clip_config.json) and timm"
+        f"({', '.join(VISION_MODELS)}), its generative models (AutoModelForImageTextToText), and "
+        "models of OpenCLIP (open_clip_config.json) and timm"
     )
 
 
@@ -255,3 +257,13 @@ def end_token(config: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     if config.model_type == "clip_text_model" and config.eos_token_id == LEGACY_END:
         return largest_token
     return partial(find_token, token=config.eos_token_id)
+
+
+def is_generative(config: Mapping[str, Any]) -> bool:
+    """Whether the model of a config.json answers questions about images, as transformers says."""
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str) or model_type in FAMILIES:
+        return False
+    with quiet_loading("the library transformers"):
+        from transformers.models.auto import modeling_auto
+    return model_type in modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES

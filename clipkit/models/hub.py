@@ -60,7 +60,7 @@ OTHER_REPOSITORY = re.compile(r"(?!\.)[\w.-]+(/(?!\.)[\w.-]+)?")  # old ones hav
 SHORT_NAME = re.compile(r"ViT-[\w-]+/.*")  # an alias, or a misspelt one, but no repository
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:[0-9]+)?")
 SHARD = re.compile(r"[\w.-]+\.safetensors")
-CONFIG_PATTERNS = ["*.json", "*.txt", "*.model"]
+CONFIG_PATTERNS = ["*.json", "*.txt", "*.model", "*.jinja"]
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 # The name of the weights of each library, in safetensors form.
 WEIGHTS = {"transformers": "model", "open_clip": "open_clip_model", "timm": "model"}
@@ -289,9 +289,10 @@ def _find_library(name: str, folder: Path, prefix: str) -> str:
         expected = OPEN_CLIP_CONFIG if prefix else f"config.json or {OPEN_CLIP_CONFIG}"
         raise ClipkitError(f"{name}: expected a model's {expected}, got none")
     if library == "transformers":
-        from clipkit.models.families import check_kind
+        from clipkit.models.families import check_kind, is_generative
 
-        check_kind(name, content.get("model_type"))
+        if not is_generative(content):
+            check_kind(name, content.get("model_type"))
     return library
 
 

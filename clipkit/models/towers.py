@@ -107,7 +107,7 @@ POOLS = ("cls", "mean")
 ALL = "all"  # in place of the numbers of layers
 
 
-class _Enough(Exception):  # noqa: N818 (no error)
+class Enough(Exception):  # noqa: N818 (no error)
     """The last hidden state that is needed has been read."""
 
 
@@ -146,11 +146,11 @@ class LayerTower:
             # pooled at once, so that the tokens of one layer alone are in memory
             pooled[number] = self._pool(state, inputs)
             if number == max(self.layers):
-                raise _Enough
+                raise Enough
 
-        with contextlib.ExitStack() as hooks, contextlib.suppress(_Enough):
+        with contextlib.ExitStack() as hooks, contextlib.suppress(Enough):
             for number in self.layers:
-                handle = _call_with_state(self.stack, number, partial(read, number))
+                handle = call_with_state(self.stack, number, partial(read, number))
                 hooks.callback(handle.remove)
             self.model(**inputs)
         return torch.cat([pooled[number] for number in self.layers], dim=1)
@@ -196,7 +196,7 @@ def _apply_norm(norm: Any, state: torch.Tensor) -> torch.Tensor:
     return normed
 
 
-def _call_with_state(stack: Stack, number: int, read: Any) -> Any:
+def call_with_state(stack: Stack, number: int, read: Any) -> Any:
     """Have `read` called with hidden state `number` when the model runs; return the hook."""
     if number == 0:
 

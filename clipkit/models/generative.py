@@ -1,0 +1,403 @@
+"""Generative vision-language models of transformers: what they hold, and what they would say.
+
+A next-token logit is the product of the last hidden state and a row of the output embedding, so
+that the two are features of an image and of a word. No architecture is known here: the library
+lists its models, and what is special about one is measured on one image.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from typing import Any, NamedTuple
+
+import torch
+import transformers
+
+from clipkit.base import console
+from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.features.history import DOT_PRODUCT, drop_none
+from clipkit.models import RunOptions
+from clipkit.models.acceleration import DTYPES
+from clipkit.models.architecture import (
+    check_memory,
+    check_number_of_layers,
+    check_range,
+    check_stored_size,
+    refuse_misfits,
+    tensors_digest,
+)
+from clipkit.models.hub import ModelFiles, combine_digests
+from clipkit.models.libraries import check_installed, library_version, named, quiet_loading
+from clipkit.models.preprocessing import Preprocessor
+from clipkit.models.questions import Answers, Question
+from clipkit.models.tokenizer import TextTokenizer
+from clipkit.models.towers import (
+    Enough,
+    Stack,
+    TowerName,
+    call_with_state,
+    mean_of_patches,
+    resolve,
+)
+
+LAST, IMAGE = "last", "image"  # positions
+MASKED = -1e30  # logits below are of tokens that the model never says
+TOLERANCES = {"fp32": 1e-4, "fp16": 0.02, "bf16": 0.05}  # of logits, relative to the largest
+Inputs = dict[str, Any]
+
+
+class Loaded(NamedTuple):
+    """What an `Encoder` is made of; see there."""
+
+    details: dict[str, Any]
+    parts: dict[str, str]
+    columns: dict[int, slice]
+    run: Callable[..., torch.Tensor]
+    preprocessor: Preprocessor | None
+    tokenizer: TextTokenizer | None
+
+
+def load(
+    files: ModelFiles, tower: TowerName, options: RunOptions, device: torch.device, precision: str
+) -> Loaded:
+    """Load what encodes images with a question, or words as answers to it."""
+    if options.ask is None:
+        raise UsageError(
+            f"{files.name}: expected a question with a generative model, got none",
+            "give one: --ask 'What is in the image? Answer with one word.'",
+        )
+    if tower == "text" and options.layers is not None:
+        raise UsageError(f"{files.name}: expected no --layer with words of a generative model")
+    question = Question(files, options.ask, device, DTYPES[precision])
+    checkpoint = Checkpoint(files)
+    dtype = DTYPES[precision]
+    if tower == "text":  # only the rows of words are needed, in the type in which they are stored
+        device = torch.device("cpu")
+        dtype = checkpoint.stored_type
+    model, parts = checkpoint.load(options.untrained, device, dtype)
+    if not hasattr(model, "hf_device_map"):
+        check_range(files, model, precision)
+    details = drop_none(
+        {
+            "name": files.name,
+            "library": library_version("transformers"),
+            "digest": combine_digests(parts),
+            "weights": parts["weights"],
+            "tower": tower,
+            "precision": precision,
+            "device": device.type,
+            "question": options.ask,
+            "choices": list(options.choices) or None,
+            "prompt": question.prompt,
+            "untrained": options.untrained,
+        }
+    )
+    with named(files.name), torch.inference_mode():
+        if tower == "text":
+            words = Words(output_rows(model).to(DTYPES[precision]))
+            details |= {"dim": words.rows.shape[1], "similarity": DOT_PRODUCT}
+            return Loaded(details, parts, {}, words, None, Answers(files.name, question))
+        asked = AskedModel.of(model, options.at or LAST)
+        return _try(Loaded(details, parts, {}, asked, question, None), asked, options)
+
+
+def _try(loaded: Loaded, asked: AskedModel, options: RunOptions) -> Loaded:
+    """Ask about a first image, and find what depends on the model: its layers, scale and width."""
+    question: Any = loaded.preprocessor
+    inputs = question.normalize(question.resize_and_crop([question.example()]))
+    details = {**loaded.details, "at": asked.at, "preprocessing": question.details()}
+    columns: dict[int, slice] = {}
+    if options.layers is not None:
+        stack = find_layers(asked, inputs)
+        numbers = resolve(options.layers, len(stack.layers))
+        asked = replace(asked, stack=stack, layers=numbers)
+        details |= {"layer": list(numbers), "layers": len(stack.layers)}
+        if len(numbers) == 1:
+            details["layer"] = numbers[0]
+        start = 0
+        for number, state in asked.states(inputs).items():
+            columns[number] = slice(start, start + state.shape[1])
+            start += state.shape[1]
+    elif asked.at == LAST:
+        tolerance = TOLERANCES[str(details["precision"])]
+        details |= {"similarity": DOT_PRODUCT, **output_scale(asked, inputs, tolerance)}
+    example = asked(**inputs)
+    if not example.isfinite().all():
+        raise ClipkitError(
+            "expected finite hidden states of a first image, got NaN or Inf",
+            "try --precision fp32",
+        )
+    details["dim"] = example.shape[1]
+    return loaded._replace(details=details, columns=columns, run=asked)
+
+
+class Checkpoint:
+    """The configuration and the weights of a model in a folder."""
+
+    def __init__(self, files: ModelFiles) -> None:
+        self.files = files
+        with quiet_loading(f"config.json of {files.name}"):
+            auto: Any = transformers.AutoConfig
+            self.config = auto.from_pretrained(files.folder, trust_remote_code=False)
+            for config in (self.config.get_text_config(), getattr(self.config, "vision_config", 0)):
+                if isinstance(layers := getattr(config, "num_hidden_layers", None), int):
+                    check_number_of_layers("num_hidden_layers", layers)
+        if self.config.is_encoder_decoder:
+            raise ClipkitError(
+                f"{files.name}: expected a model that continues its prompt, got "
+                f"{self.config.model_type}, whose decoder starts anew"
+            )
+        self.config.get_text_config().use_cache = False  # nothing is generated
+
+    def new_model(self) -> Any:
+        """Return the model as transformers initialises it, in float32."""
+        with quiet_loading(f"the architecture of {self.files.name}"):
+            auto: Any = transformers.AutoModelForImageTextToText
+            return auto.from_config(self.config, dtype=torch.float32)
+
+    @cached_property
+    def outline(self) -> Any:
+        """The model without numbers: its tensors have shapes alone."""
+        with torch.device("meta"):
+            return self.new_model()
+
+    @property
+    def stored_type(self) -> torch.dtype:
+        """The type of the stored weights, as the configuration says."""
+        found = getattr(self.config, "dtype", None)
+        return found if isinstance(found, torch.dtype) else torch.float32
+
+    def sizes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each parameter; of tied ones, once."""
+        return {name: tuple(value.shape) for name, value in self.outline.named_parameters()}
+
+    def load(
+        self, seed: int | None, device: torch.device, dtype: torch.dtype
+    ) -> tuple[Any, dict[str, str]]:
+        """Return the model in evaluation mode on its device, and the digests of its parts."""
+        parts = self.files.digest_side_files()
+        if seed is None:
+            check_stored_size(self.files, self.sizes())
+        check_memory(self.files, self.sizes(), dtype.itemsize if seed is None else 4)
+        with torch.random.fork_rng(devices=[]), ThreadPoolExecutor(1) as thread:
+            if seed is None:
+                digest = thread.submit(self.files.digest_weights)
+                model = self._load_stored(device, dtype)
+            else:
+                torch.default_generator.manual_seed(seed)
+                model = self.new_model()
+                digest = thread.submit(tensors_digest, self.files, model.state_dict())
+            parts["weights"] = digest.result()
+        if not hasattr(model, "hf_device_map"):
+            for parameter in model.parameters():  # buffers stay: places need float32
+                parameter.data = parameter.data.to(device, dtype)
+            model.to(device)
+        return model.eval().requires_grad_(False), parts
+
+    def _load_stored(self, device: torch.device, dtype: torch.dtype) -> Any:
+        """Return the stored model on the CPU, or spread over GPUs if it does not fit one."""
+        with quiet_loading(f"the weights of {self.files.name}"):
+            auto: Any = transformers.AutoModelForImageTextToText
+            model, report = auto.from_pretrained(
+                self.files.folder,
+                config=self.config,
+                dtype=dtype,
+                device_map=self._device_map(device, dtype),
+                use_safetensors=True,
+                trust_remote_code=False,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
+        refuse_misfits(
+            self.files,
+            missing=report["missing_keys"],
+            mismatched=[key for key, *_shapes in report["mismatched_keys"]],
+        )
+        if report["unexpected_keys"]:
+            count = console.count(len(report["unexpected_keys"]), "tensor")
+            console.note(f"{self.files.name}: {count} of the file are not in the model")
+        return model
+
+    def _device_map(self, device: torch.device, dtype: torch.dtype) -> str | None:
+        """Return what lets accelerate spread a model that does not fit one GPU, or None."""
+        if device.type != "cuda":
+            return None
+        needed = dtype.itemsize * sum(map(math.prod, self.sizes().values()))
+        free, _ = torch.cuda.mem_get_info(device)
+        if needed < free:
+            return None
+        check_installed(self.files.name, "accelerate")
+        console.note(f"{self.files.name} needs {needed >> 30} GiB: accelerate spreads its layers")
+        return "auto"
+
+
+def output_rows(model: Any) -> torch.Tensor:
+    """Return the output embedding (V, D), with the bias as a last column if there is one."""
+    head = model.get_output_embeddings()
+    rows: torch.Tensor = head.weight.detach()
+    if head.bias is None:
+        return rows
+    return torch.cat([rows, head.bias.detach()[:, None]], dim=1)
+
+
+@dataclass(frozen=True)
+class Words:
+    """The output embedding (V, D) on the CPU, from which tokens (B, 1) take their rows."""
+
+    rows: torch.Tensor
+
+    def __call__(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Return the rows (B, D) of tokens."""
+        return self.rows[input_ids[:, 0].cpu()]
+
+
+@dataclass(frozen=True)
+class AskedModel:
+    """A model that reads images with a question: inputs -> hidden states (B, D) at a position.
+
+    Without `layers`, these are what the output embedding reads, after the last norm. Else they
+    stand side by side, and the last one is the same. The model goes no further than the last one
+    that is needed: no logit is computed. `image_token` marks the positions of an image.
+    """
+
+    model: Any
+    at: str
+    image_token: int | None
+    stack: Stack = field(default_factory=lambda: Stack([], None))
+    layers: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, model: Any, at: str) -> AskedModel:
+        """Return a model that is read at a position, if it has that."""
+        token = getattr(model.config, "image_token_id", None)
+        if at == IMAGE and not isinstance(token, int):
+            raise UsageError(
+                f"expected a model with an image_token_id in config.json, got {token!r}",
+                f"use --at {LAST}",
+            )
+        return cls(model, at, token)
+
+    @property
+    def head(self) -> Any:
+        """The output embedding."""
+        return self.model.get_output_embeddings()
+
+    @torch.inference_mode()
+    def __call__(self, **inputs: Any) -> torch.Tensor:
+        """Return the hidden states (B, D) of the inputs of B images."""
+        states = [*self.states(inputs).values()]
+        if not self.layers and self.at == LAST and self.head.bias is not None:
+            states.append(torch.ones_like(states[0][:, :1]))  # for the bias
+        return torch.cat(states, dim=1)
+
+    def states(self, inputs: Inputs) -> dict[int, torch.Tensor]:
+        """Return the hidden state (B, D) of each layer in float32."""
+        last = len(self.stack.layers)
+        numbers = self.layers or (last,)
+        pooled: dict[int, torch.Tensor] = {}
+
+        def read(number: int, state: torch.Tensor) -> None:
+            # pooled at once, so that the tokens of one layer alone are in memory
+            pooled[number] = self.pool(state, inputs)
+            if number == max(numbers):
+                raise Enough
+
+        with contextlib.ExitStack() as hooks, contextlib.suppress(Enough):
+            for number in numbers:
+                stack, place = self.stack, number
+                if number == last:
+                    stack, place = Stack([self.head], None), 0
+                hooks.callback(call_with_state(stack, place, partial(read, number)).remove)
+            self.model(**inputs)
+        if pooled.keys() != set(numbers):
+            raise ClipkitError("expected an output embedding that reads the hidden states")
+        return {number: pooled[number] for number in numbers}
+
+    def pool(self, state: torch.Tensor, inputs: Inputs) -> torch.Tensor:
+        """Return what hidden states (B, T, D) are at the position: (B, D)."""
+        ids, mask = inputs["input_ids"], inputs["attention_mask"]
+        if state.shape[:2] != ids.shape:
+            raise ClipkitError(
+                f"expected a hidden state for each of {tuple(ids.shape)} tokens, got "
+                f"{tuple(state.shape[:2])}"
+            )
+        ids, mask = ids.to(state.device), mask.to(state.device)
+        if self.at == LAST:
+            places = torch.arange(ids.shape[1], device=state.device)
+            last = (mask * places).argmax(dim=1)
+            return state[torch.arange(len(ids), device=state.device), last].float()
+        is_image = (ids == self.image_token) & (mask > 0)  # (B, T)
+        if not is_image.any(dim=1).all():
+            raise ClipkitError(
+                f"expected tokens of the image in the prompt, got none with the image_token_id "
+                f"{self.image_token}",
+                f"use --at {LAST}",
+            )
+        return mean_of_patches(state.float(), is_image)
+
+    def whole(self, inputs: Inputs, **wanted: Any) -> Any:
+        """Return all that the library's own model returns, with the last logits if it can."""
+        if "logits_to_keep" in inspect.signature(self.model.forward).parameters:
+            wanted["logits_to_keep"] = 1
+        return self.model(**inputs, **wanted)
+
+
+def find_layers(asked: AskedModel, inputs: Inputs) -> Stack:
+    """Return the layers of the language model: what the library calls its hidden states."""
+    states = asked.whole(inputs, output_hidden_states=True).hidden_states
+    wanted = [asked.pool(state, inputs) for state in states]
+    for module in asked.model.modules():
+        if not isinstance(module, torch.nn.ModuleList) or len(module) != len(wanted) - 1:
+            continue
+        stack = Stack(list(module), None)
+        found = replace(asked, stack=stack, layers=tuple(range(len(wanted))))
+        with contextlib.suppress(ClipkitError, TypeError, IndexError, KeyError):
+            got = found.states(inputs).values()
+            if all(map(_is_close, got, wanted)):
+                return stack
+    raise ClipkitError("expected layers whose outputs are its hidden states, got none")
+
+
+def _is_close(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, atol=1e-5)
+
+
+def output_scale(asked: AskedModel, inputs: Inputs, tolerance: float) -> dict[str, float]:
+    """Return the scale and the cap by which the model makes logits of products, if it has them.
+
+    Each number of the configuration may be the scale, or its inverse. What gives the library's own
+    logits of an image is right.
+    """
+    logits = asked.whole(inputs).logits[0, -1].float()
+    state = asked.states(inputs)[0].to(asked.head.weight.dtype)
+    products = asked.head(state)[0].float().to(logits.device)
+    said = logits > MASKED
+    logits, products = logits[said], products[said]
+    text = asked.model.config.get_text_config().to_dict()
+    numbers = [*asked.model.config.to_dict().values(), *text.values()]
+    scales = [1.0]
+    for number in numbers:
+        if isinstance(number, int | float) and number > 0 and math.isfinite(number):
+            scales += [float(number), 1 / number]
+    for cap in (text.get("final_logit_softcapping"), None):
+
+        def error(scale: float, cap: float | None = cap) -> float:
+            expected = products * scale
+            if cap is not None:
+                expected = torch.tanh(expected / cap) * cap
+            return float((expected - logits).abs().max() / logits.abs().max())
+
+        scale = 1.0 if error(1.0) < tolerance else min(scales, key=error)
+        if error(scale) < tolerance:
+            found = {"logit_scale": scale, "logit_softcap": cap}
+            return {name: value for name, value in found.items() if value not in (None, 1.0)}
+    raise ClipkitError(
+        "expected next-token logits that are products of the last hidden state and the output "
+        "embedding, got others"
+    )
