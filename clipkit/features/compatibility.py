@@ -125,7 +125,7 @@ def _check_has_embeddings(file: FeatureFile) -> None:
         raise ClipkitError(
             f"{file.display_name}: expected embeddings in the space of images and texts, got "
             f"{_describe_model(model)}",
-            "embed again without the options --layer, --norm and --no-projection",
+            "embed again without the options --layer, --norm, --no-projection and --at image",
         )
 
 

@@ -202,6 +202,10 @@ class Architecture(ABC):
 def read_architecture(files: ModelFiles) -> Architecture:
     """Read a model's configuration by the adapter of its library."""
     check_installed(files.name, files.library)
+    if files.is_generative:
+        raise ClipkitError(
+            f"{files.name}: expected a model that embeds images, got a generative one"
+        )
     with quiet_loading(f"the library {files.library}"):
         adapter: Any = importlib.import_module(f"clipkit.models.{ADAPTERS[files.library]}")
     architecture: Architecture = adapter.ADAPTER.read(files)

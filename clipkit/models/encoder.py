@@ -25,7 +25,6 @@ from clipkit.models.acceleration import (
     set_compiler_cache,
 )
 from clipkit.models.architecture import Architecture, read_architecture
-from clipkit.models.families import is_generative
 from clipkit.models.hub import ModelFiles, find
 from clipkit.models.libraries import library_version, named, quiet_loading, single_line_errors
 from clipkit.models.tokenizer import TextTokenizer
@@ -258,21 +257,12 @@ def load(
     precision = choose_precision(options.precision, device, tower)
     dtype = DTYPES[precision]
     files = find(name, weights=options.untrained is None)
-    if _is_generative(files, options):
+    if files.is_generative:
         from clipkit.models import generative
 
         asked = generative.load(files, tower, options, device, precision)
-        _note_details(files, asked.details)
-        return Encoder(
-            asked.details,
-            asked.parts,
-            asked.run,
-            device,
-            columns=asked.columns,
-            _preprocessor=asked.preprocessor,
-            _tokenizer=asked.tokenizer,
-            _non_blocking=options.non_blocking,
-        )
+        _note_details(files, asked["details"])
+        return Encoder(**asked, _non_blocking=options.non_blocking)
     architecture = _read(files, tower, options)
     loaded = architecture.load_tower(tower, options.untrained, precision)
     details: dict[str, Any] = {
@@ -329,23 +319,15 @@ def load(
 
 def _read(files: ModelFiles, tower: TowerName, options: RunOptions) -> Architecture:
     """Read an architecture; of CLIP, if it can, its text tower alone and without transformers."""
+    if options.ask is not None:
+        raise UsageError(
+            f"{files.name}: expected a generative model with --ask, got one that embeds images"
+        )
     if tower == "text" and options.untrained is None and options.layers is None:
         from clipkit.models.clip_text import ClipText
 
         return ClipText.read_known(files) or read_architecture(files)
     return read_architecture(files)
-
-
-def _is_generative(files: ModelFiles, options: RunOptions) -> bool:
-    """Whether a model answers questions; refuse a question to another one."""
-    if files.library == "transformers" and is_generative(files.read_json(files.config)):
-        return True
-    if options.ask is not None:
-        raise UsageError(
-            f"{files.name}: expected a generative model with --ask, got one that embeds images",
-            "leave --ask out",
-        )
-    return False
 
 
 def _preprocessing(files: ModelFiles, preprocessor: Preprocessor) -> dict[str, Any]:

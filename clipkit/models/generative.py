@@ -10,11 +10,11 @@ from __future__ import annotations
 import contextlib
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import transformers
@@ -33,10 +33,14 @@ from clipkit.models.architecture import (
     tensors_digest,
 )
 from clipkit.models.hub import ModelFiles, combine_digests
-from clipkit.models.libraries import check_installed, library_version, named, quiet_loading
-from clipkit.models.preprocessing import Preprocessor
+from clipkit.models.libraries import (
+    check_installed,
+    library_version,
+    named,
+    quiet_loading,
+    single_line_errors,
+)
 from clipkit.models.questions import Answers, Question
-from clipkit.models.tokenizer import TextTokenizer
 from clipkit.models.towers import (
     Enough,
     Stack,
@@ -46,27 +50,16 @@ from clipkit.models.towers import (
     resolve,
 )
 
-LAST, IMAGE = "last", "image"  # positions
+LAST = "last"  # the position of the answer; the other one is "image"
 MASKED = -1e30  # logits below are of tokens that the model never says
 TOLERANCES = {"fp32": 1e-4, "fp16": 0.02, "bf16": 0.05}  # of logits, relative to the largest
 Inputs = dict[str, Any]
 
 
-class Loaded(NamedTuple):
-    """What an `Encoder` is made of; see there."""
-
-    details: dict[str, Any]
-    parts: dict[str, str]
-    columns: dict[int, slice]
-    run: Callable[..., torch.Tensor]
-    preprocessor: Preprocessor | None
-    tokenizer: TextTokenizer | None
-
-
 def load(
     files: ModelFiles, tower: TowerName, options: RunOptions, device: torch.device, precision: str
-) -> Loaded:
-    """Load what encodes images with a question, or words as answers to it."""
+) -> dict[str, Any]:
+    """Return the fields of an `Encoder` of images with a question, or of words as its answers."""
     if options.ask is None:
         raise UsageError(
             f"{files.name}: expected a question with a generative model, got none",
@@ -79,62 +72,66 @@ def load(
     dtype = DTYPES[precision]
     if tower == "text":  # only the rows of words are needed, in the type in which they are stored
         device = torch.device("cpu")
-        dtype = checkpoint.stored_type
+        dtype = checkpoint.config.dtype or torch.float32
     model, parts = checkpoint.load(options.untrained, device, dtype)
     if not hasattr(model, "hf_device_map"):
         check_range(files, model, precision)
-    details = drop_none(
-        {
-            "name": files.name,
-            "library": library_version("transformers"),
-            "digest": combine_digests(parts),
-            "weights": parts["weights"],
-            "tower": tower,
-            "precision": precision,
-            "device": device.type,
-            "question": options.ask,
-            "choices": list(options.choices) or None,
-            "prompt": question.prompt,
-            "untrained": options.untrained,
-        }
-    )
-    with named(files.name), torch.inference_mode():
+    known = {
+        "name": files.name,
+        "library": library_version("transformers"),
+        "digest": combine_digests(parts),
+        "weights": parts["weights"],
+        "tower": tower,
+        "precision": precision,
+        "device": device.type,
+        "question": options.ask,
+        "choices": list(options.choices) or None,
+        "prompt": question.prompt,
+        "untrained": options.untrained,
+    }
+    details = drop_none(known)
+    encoder = {"details": details, "parts": parts, "_device": device}
+    with named(files.name), single_line_errors(f"ask {files.name}"), torch.inference_mode():
         if tower == "text":
-            words = Words(output_rows(model).to(DTYPES[precision]))
-            details |= {"dim": words.rows.shape[1], "similarity": DOT_PRODUCT}
-            return Loaded(details, parts, {}, words, None, Answers(files.name, question))
-        asked = AskedModel.of(model, options.at or LAST)
-        return _try(Loaded(details, parts, {}, asked, question, None), asked, options)
-
-
-def _try(loaded: Loaded, asked: AskedModel, options: RunOptions) -> Loaded:
-    """Ask about a first image, and find what depends on the model: its layers, scale and width."""
-    question: Any = loaded.preprocessor
-    inputs = question.normalize(question.resize_and_crop([question.example()]))
-    details = {**loaded.details, "at": asked.at, "preprocessing": question.details()}
-    columns: dict[int, slice] = {}
-    if options.layers is not None:
-        stack = find_layers(asked, inputs)
-        numbers = resolve(options.layers, len(stack.layers))
-        asked = replace(asked, stack=stack, layers=numbers)
-        details |= {"layer": list(numbers), "layers": len(stack.layers)}
-        if len(numbers) == 1:
-            details["layer"] = numbers[0]
-        start = 0
-        for number, state in asked.states(inputs).items():
-            columns[number] = slice(start, start + state.shape[1])
-            start += state.shape[1]
-    elif asked.at == LAST:
-        tolerance = TOLERANCES[str(details["precision"])]
-        details |= {"similarity": DOT_PRODUCT, **output_scale(asked, inputs, tolerance)}
-    example = asked(**inputs)
-    if not example.isfinite().all():
-        raise ClipkitError(
-            "expected finite hidden states of a first image, got NaN or Inf",
-            "try --precision fp32",
-        )
+            rows = model.get_output_embeddings().weight.to(DTYPES[precision])
+            details |= {"dim": rows.shape[1], "similarity": DOT_PRODUCT}
+            answers = Answers(files.name, question)
+            return encoder | {"_tower": partial(_take_rows, rows), "_tokenizer": answers}
+        asked = AskedModel(model, options.at or LAST)
+        inputs = question.normalize(question.resize_and_crop([question.example()]))
+        details |= {"at": asked.at, "preprocessing": question.details()}
+        if options.layers is not None:
+            stack = find_layers(asked, inputs)
+            numbers = resolve(options.layers, len(stack.layers))
+            asked = replace(asked, stack=stack, layers=numbers)
+            details |= {"layer": list(numbers), "layers": len(stack.layers)}
+            encoder["columns"] = _columns(asked.states(inputs))
+        elif asked.at == LAST:
+            details |= {"similarity": DOT_PRODUCT}
+            details |= output_scale(asked, inputs, TOLERANCES[precision])
+        example = asked(**inputs)
+        if not example.isfinite().all():
+            raise ClipkitError(
+                "expected finite hidden states of a first image, got NaN or Inf",
+                "try --precision fp32",
+            )
     details["dim"] = example.shape[1]
-    return loaded._replace(details=details, columns=columns, run=asked)
+    return encoder | {"_tower": asked, "_preprocessor": question}
+
+
+def _columns(states: Mapping[int, torch.Tensor]) -> dict[int, slice]:
+    """Return the columns of each layer's hidden states (B, D) if they stand side by side."""
+    columns = {}
+    start = 0
+    for number, state in states.items():
+        columns[number] = slice(start, start + state.shape[1])
+        start += state.shape[1]
+    return columns
+
+
+def _take_rows(rows: torch.Tensor, input_ids: torch.Tensor) -> torch.Tensor:
+    """Return the rows (B, D) of an output embedding (V, D) for tokens (B, 1)."""
+    return rows[input_ids[:, 0]]
 
 
 class Checkpoint:
@@ -166,12 +163,6 @@ class Checkpoint:
         """The model without numbers: its tensors have shapes alone."""
         with torch.device("meta"):
             return self.new_model()
-
-    @property
-    def stored_type(self) -> torch.dtype:
-        """The type of the stored weights, as the configuration says."""
-        found = getattr(self.config, "dtype", None)
-        return found if isinstance(found, torch.dtype) else torch.float32
 
     def sizes(self) -> dict[str, tuple[int, ...]]:
         """Return the shape of each parameter; of tied ones, once."""
@@ -237,51 +228,19 @@ class Checkpoint:
         return "auto"
 
 
-def output_rows(model: Any) -> torch.Tensor:
-    """Return the output embedding (V, D), with the bias as a last column if there is one."""
-    head = model.get_output_embeddings()
-    rows: torch.Tensor = head.weight.detach()
-    if head.bias is None:
-        return rows
-    return torch.cat([rows, head.bias.detach()[:, None]], dim=1)
-
-
-@dataclass(frozen=True)
-class Words:
-    """The output embedding (V, D) on the CPU, from which tokens (B, 1) take their rows."""
-
-    rows: torch.Tensor
-
-    def __call__(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Return the rows (B, D) of tokens."""
-        return self.rows[input_ids[:, 0].cpu()]
-
-
 @dataclass(frozen=True)
 class AskedModel:
     """A model that reads images with a question: inputs -> hidden states (B, D) at a position.
 
     Without `layers`, these are what the output embedding reads, after the last norm. Else they
     stand side by side, and the last one is the same. The model goes no further than the last one
-    that is needed: no logit is computed. `image_token` marks the positions of an image.
+    that is needed: no logit is computed.
     """
 
     model: Any
     at: str
-    image_token: int | None
     stack: Stack = field(default_factory=lambda: Stack([], None))
     layers: tuple[int, ...] = ()
-
-    @classmethod
-    def of(cls, model: Any, at: str) -> AskedModel:
-        """Return a model that is read at a position, if it has that."""
-        token = getattr(model.config, "image_token_id", None)
-        if at == IMAGE and not isinstance(token, int):
-            raise UsageError(
-                f"expected a model with an image_token_id in config.json, got {token!r}",
-                f"use --at {LAST}",
-            )
-        return cls(model, at, token)
 
     @property
     def head(self) -> Any:
@@ -291,10 +250,8 @@ class AskedModel:
     @torch.inference_mode()
     def __call__(self, **inputs: Any) -> torch.Tensor:
         """Return the hidden states (B, D) of the inputs of B images."""
-        states = [*self.states(inputs).values()]
-        if not self.layers and self.at == LAST and self.head.bias is not None:
-            states.append(torch.ones_like(states[0][:, :1]))  # for the bias
-        return torch.cat(states, dim=1)
+        device = inputs["input_ids"].device  # of large models, layers are on several
+        return torch.cat([state.to(device) for state in self.states(inputs).values()], dim=1)
 
     def states(self, inputs: Inputs) -> dict[int, torch.Tensor]:
         """Return the hidden state (B, D) of each layer in float32."""
@@ -332,11 +289,11 @@ class AskedModel:
             places = torch.arange(ids.shape[1], device=state.device)
             last = (mask * places).argmax(dim=1)
             return state[torch.arange(len(ids), device=state.device), last].float()
-        is_image = (ids == self.image_token) & (mask > 0)  # (B, T)
+        token = getattr(self.model.config, "image_token_id", None)
+        is_image = (ids == (-1 if token is None else token)) & (mask > 0)  # (B, T)
         if not is_image.any(dim=1).all():
             raise ClipkitError(
-                f"expected tokens of the image in the prompt, got none with the image_token_id "
-                f"{self.image_token}",
+                f"expected the image_token_id of config.json in the prompt, got none of {token}",
                 f"use --at {LAST}",
             )
         return mean_of_patches(state.float(), is_image)
@@ -357,15 +314,12 @@ def find_layers(asked: AskedModel, inputs: Inputs) -> Stack:
             continue
         stack = Stack(list(module), None)
         found = replace(asked, stack=stack, layers=tuple(range(len(wanted))))
-        with contextlib.suppress(ClipkitError, TypeError, IndexError, KeyError):
+        with contextlib.suppress(ClipkitError, TypeError, IndexError, AssertionError):
             got = found.states(inputs).values()
-            if all(map(_is_close, got, wanted)):
-                return stack
+            for state, expected in zip(got, wanted, strict=True):
+                torch.testing.assert_close(state, expected, rtol=1e-3, atol=1e-5)
+            return stack
     raise ClipkitError("expected layers whose outputs are its hidden states, got none")
-
-
-def _is_close(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
 def output_scale(asked: AskedModel, inputs: Inputs, tolerance: float) -> dict[str, float]:
@@ -375,8 +329,10 @@ def output_scale(asked: AskedModel, inputs: Inputs, tolerance: float) -> dict[st
     logits of an image is right.
     """
     logits = asked.whole(inputs).logits[0, -1].float()
-    state = asked.states(inputs)[0].to(asked.head.weight.dtype)
+    state = asked.states(inputs)[0].to(asked.model.dtype)
     products = asked.head(state)[0].float().to(logits.device)
+    if getattr(asked.head, "bias", None) is not None:
+        products = products - asked.head.bias  # files have no place for it
     said = logits > MASKED
     logits, products = logits[said], products[said]
     text = asked.model.config.get_text_config().to_dict()

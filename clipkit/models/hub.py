@@ -117,6 +117,13 @@ class ModelFiles:
         """The name of the file that describes the architecture."""
         return OPEN_CLIP_CONFIG if self.library == "open_clip" else "config.json"
 
+    @property
+    def is_generative(self) -> bool:
+        """Whether it is a model of transformers that answers questions about images."""
+        from clipkit.models.families import is_generative
+
+        return self.library == "transformers" and is_generative(self.read_json("config.json"))
+
     def read_json(self, file: str) -> dict[str, Any]:
         """Read one of the folder's JSON files, which holds an object."""
         return _read_json(self.folder / file)

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
 
 QUESTION = "What shape is in the image?"
-WORDS = ["a red heart", "a blue star", "one large moon", f"{QUESTION} Answer with one word."]
+WORDS = ["a red heart", "a blue star", "one large moon", "heart star moon", " A B C", "A B C"]
 TEXT = {
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -57,7 +57,7 @@ def tokenizer(*special: str, **settings: Any) -> Any:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    model.train_from_iterator(WORDS * 3, trainer)
+    model.train_from_iterator([*WORDS, QUESTION] * 3, trainer)
     made = transformers.PreTrainedTokenizerFast(
         tokenizer_object=model, pad_token="<pad>", bos_token="<s>", eos_token="</s>", **settings
     )
@@ -142,9 +142,9 @@ def _qwen(folder: Path, name: str, vision: dict[str, Any]) -> Any:
     processor = getattr(transformers, f"{name}Processor")(
         transformers.Qwen2VLImageProcessor(**settings, size=size),
         tokens,
-        getattr(transformers, "Qwen3VLVideoProcessor" if "3VL" in name else "Qwen2VLVideoProcessor")(
-            **settings
-        ),
+        getattr(
+            transformers, "Qwen3VLVideoProcessor" if "3VL" in name else "Qwen2VLVideoProcessor"
+        )(**settings),
         chat_template=template,
     )
     kind = getattr(transformers, f"{name}ForConditionalGeneration")
