@@ -1,9 +1,9 @@
 """Measure the variance of embeddings, and of each prompt's cosines, that attributes explain.
 
 The embeddings are normalised for cosines, and not for dot products. X (N, D) are the centred rows,
-and T = X'X is their scatter. A regression on the indicators of an attribute's values explains B = X'PX of it. For the
-cosines with a direction u, R squared is u'Bu / u'Tu (eta squared). For the whole embedding, it is
-tr B / tr T (the R squared of PERMANOVA, Anderson 2001).
+and T = X'X is their scatter. A regression on the indicators of an attribute's values explains
+B = X'PX of it. For the similarities with a direction u, R squared is u'Bu / u'Tu (eta squared). For
+the whole embedding, it is tr B / tr T (the R squared of PERMANOVA, Anderson 2001).
 
 Both are above 0 by chance. Shares are therefore epsilon squared (Kelley 1935), the adjusted R
 squared: 1 - (SSE / (N - K)) / (SST / (N - 1)) for K values. For an attribute that is unrelated to

@@ -128,6 +128,8 @@ def attribute_table(result: FeatureFile, source: str) -> list[Block]:
         cells.append([_attribute_cell(row, title, text) for title, text in texts.items()])
     metric = METRICS.get(str(newest_entry(result).get("metric")))
     text = ATTRIBUTES.replace("mean recall per value", metric.title) if metric else ATTRIBUTES
+    if result.is_dot_product:
+        text = text.replace("is by words alone", "is what the model says: its most probable answer")
     return [text, Table(header, cells, sources=[source] * len(cells))]
 
 

@@ -95,6 +95,7 @@ def build_processor() -> Any:
         tokenizer_object=tokenizer,
         padding_side="left",
         extra_special_tokens={"image_token": IMAGE},
+        model_max_length=128,
         **names,
     )
     size = {"height": SIZE, "width": SIZE}
@@ -211,6 +212,10 @@ def train(out: Path, recipe: Recipe) -> str:
     out.mkdir(parents=True, exist_ok=True)
     model.half().save_pretrained(out)
     processor.save_pretrained(out)
+    # transformers 5 writes a class of the tokenizer that transformers 4 does not know
+    path = out / "tokenizer_config.json"
+    settings = json.loads(path.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    path.write_text(json.dumps(settings, indent=2) + "\n")
     weights = out / "model.safetensors"
     weights.chmod(0o644)
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
