@@ -21,7 +21,7 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 TESTS = not exhaustive and not fuzz
 
 .PHONY: help install demo test test-quick test-all coverage mutants lint format docs site \
-  thesis-page bench fuzz tiny clean
+  thesis-page bench fuzz tiny tiny-llava clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
