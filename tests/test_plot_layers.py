@@ -165,7 +165,7 @@ def test_what_a_generative_model_says_is_a_star_beside_what_its_last_token_holds
     assert (last.label, image.label) == ("last token", "image tokens")
     assert (last.trained.said, image.trained.said) == ((0.3, 0.3, 0.3), None)
     assert (last.trained.embedding[0], image.trained.embedding) == (0.5, None)
-    assert source == "m on shapes, test, Which hue?, labels: hue"
+    assert source == 'm on shapes, test, "Which hue?", labels: hue'
     figure = plots.layers([last, image])
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert legend[-2:] == ["what the model says", "chance"]

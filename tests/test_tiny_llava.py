@@ -1,4 +1,4 @@
-"""The bundled generative model: its files, its answers, and that training it again is repeatable."""
+"""The bundled generative model: its files, its answers, and that its training is repeatable."""
 
 import json
 from pathlib import Path

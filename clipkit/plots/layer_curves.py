@@ -245,7 +245,7 @@ def _facts(result: FeatureFile, model: Entry, classifier: str, by_size: bool) ->
     elif size is not None:
         facts["images"] = f"images of {size} pixels"
     if "question" in model:
-        facts["question"] = shorten(model["question"], MAX_QUESTION)
+        facts["question"] = f'"{shorten(model["question"], MAX_QUESTION)}"'
     if "layer" in model or "at" in model:
         pool = str(model.get("pool", model.get("at")))
         facts["pool"] = POOLS.get(pool, pool)
