@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import inspect
 import math
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -96,7 +95,11 @@ def load(
             rows = model.get_output_embeddings().weight.to(DTYPES[precision])
             details |= {"dim": rows.shape[1], "similarity": DOT_PRODUCT}
             answers = Answers(files.name, question)
-            return encoder | {"_tower": partial(_take_rows, rows), "_tokenizer": answers}
+            return {
+                **encoder,
+                "_tower": lambda input_ids: rows[input_ids[:, 0]],
+                "_tokenizer": answers,
+            }
         asked = AskedModel(model, options.at or LAST)
         inputs = question.normalize(question.resize_and_crop([question.example()]))
         details |= {"at": asked.at, "preprocessing": question.details()}
@@ -105,7 +108,6 @@ def load(
             numbers = resolve(options.layers, len(stack.layers))
             asked = replace(asked, stack=stack, layers=numbers)
             details |= {"layer": list(numbers), "layers": len(stack.layers)}
-            encoder["columns"] = _columns(asked.states(inputs))
         elif asked.at == LAST:
             details |= {"similarity": DOT_PRODUCT}
             details |= output_scale(asked, inputs, TOLERANCES[precision])
@@ -115,23 +117,12 @@ def load(
                 "expected finite hidden states of a first image, got NaN or Inf",
                 "try --precision fp32",
             )
-    details["dim"] = example.shape[1]
-    return encoder | {"_tower": asked, "_preprocessor": question}
-
-
-def _columns(states: Mapping[int, torch.Tensor]) -> dict[int, slice]:
-    """Return the columns of each layer's hidden states (B, D) if they stand side by side."""
+    width = example.shape[1] // max(1, len(asked.layers))
     columns = {}
-    start = 0
-    for number, state in states.items():
-        columns[number] = slice(start, start + state.shape[1])
-        start += state.shape[1]
-    return columns
-
-
-def _take_rows(rows: torch.Tensor, input_ids: torch.Tensor) -> torch.Tensor:
-    """Return the rows (B, D) of an output embedding (V, D) for tokens (B, 1)."""
-    return rows[input_ids[:, 0]]
+    for place, number in enumerate(asked.layers):
+        columns[number] = slice(place * width, (place + 1) * width)
+    details["dim"] = example.shape[1]
+    return {**encoder, "_tower": asked, "_preprocessor": question, "columns": columns}
 
 
 class Checkpoint:
@@ -145,11 +136,6 @@ class Checkpoint:
             for config in (self.config.get_text_config(), getattr(self.config, "vision_config", 0)):
                 if isinstance(layers := getattr(config, "num_hidden_layers", None), int):
                     check_number_of_layers("num_hidden_layers", layers)
-        if self.config.is_encoder_decoder:
-            raise ClipkitError(
-                f"{files.name}: expected a model that continues its prompt, got "
-                f"{self.config.model_type}, whose decoder starts anew"
-            )
         self.config.get_text_config().use_cache = False  # nothing is generated
 
     def new_model(self) -> Any:
@@ -210,9 +196,6 @@ class Checkpoint:
             missing=report["missing_keys"],
             mismatched=[key for key, *_shapes in report["mismatched_keys"]],
         )
-        if report["unexpected_keys"]:
-            count = console.count(len(report["unexpected_keys"]), "tensor")
-            console.note(f"{self.files.name}: {count} of the file are not in the model")
         return model
 
     def _device_map(self, device: torch.device, dtype: torch.dtype) -> str | None:

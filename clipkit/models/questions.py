@@ -54,6 +54,7 @@ class Question(Preprocessor):
         switch_dropout_off(files, self.tokenizer)
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
+        self.image_token = str(getattr(self.processor, "image_token", None) or "")
         self._check_question()
         self.has_template = bool(getattr(self.processor, "chat_template", None))
         with quiet_loading(f"the chat template of {files.name}"):
@@ -71,7 +72,7 @@ class Question(Preprocessor):
 
     def _check_question(self) -> None:
         """Refuse a question that would be more than text for the model."""
-        special = {*self.tokenizer.all_special_tokens, getattr(self.processor, "image_token", "")}
+        special = {*self.tokenizer.all_special_tokens, self.image_token}
         found = sorted(token for token in special if token and token in self.question)
         if found:
             raise UsageError(
@@ -84,7 +85,7 @@ class Question(Preprocessor):
     def _render(self, answer: str | None = None) -> str:
         """Return the prompt, or the conversation with an answer, as text."""
         if not self.has_template:
-            return (getattr(self.processor, "image_token", None) or "") + self.question
+            return self.image_token + self.question
         parts = [{"type": "image"}, {"type": "text", "text": self.question}]
         messages: list[dict[str, Any]] = [{"role": "user", "content": parts}]
         if answer is not None:
