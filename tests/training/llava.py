@@ -35,11 +35,7 @@ QUESTIONS = {  # what it is trained to answer
     "colour": f"What colour is the shape? {ASK}",
     "background": f"What is behind the shape? {ASK}",
 }
-UNTRAINED_QUESTIONS = (
-    f"What pattern does the shape have? {ASK}",
-    f"What material is the shape? {ASK}",
-    f"What size is the shape? {ASK}",
-)
+NOT_ASKED = "What pattern does the shape have? What material is the shape? What size is the shape?"
 ANSWERS = {"outline": OUTLINES, "colour": tuple(COLOURS), "background": tuple(BACKGROUNDS)}
 OTHER_WORDS = (*PATTERNS, *MATERIALS, "small", "medium", "large", "yes", "no")
 IMAGE, PAD, UNKNOWN, START, END = "<image>", "<pad>", "<unk>", "<s>", "</s>"
@@ -65,11 +61,6 @@ class Recipe:
     warmup: int = 50
     curriculum: float = 0.2
 
-    @property
-    def steps(self) -> int:
-        """The number of optimiser steps."""
-        return self.samples // self.batch
-
 
 def build_processor() -> Any:
     """Return LLaVA's processor with a tokenizer whose tokens are whole words."""
@@ -78,7 +69,7 @@ def build_processor() -> Any:
 
     pre_tokenizer = pre_tokenizers.Split(Regex(r"\w+|[^\w\s]"), "removed", invert=True)
     words = ["user", "assistant"]
-    for text in (*QUESTIONS.values(), *UNTRAINED_QUESTIONS):
+    for text in (*QUESTIONS.values(), NOT_ASKED):
         words += [word for word, _ in pre_tokenizer.pre_tokenize_str(f"{text.lower()} :")]
     for answers in (*ANSWERS.values(), OTHER_WORDS):
         words += answers
@@ -193,14 +184,13 @@ def train(out: Path, recipe: Recipe) -> str:
     }
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=recipe.lr, weight_decay=recipe.weight_decay)
-    samples = batches(
-        recipe.seed, 0, steps=recipe.steps, batch=recipe.batch, curriculum=recipe.curriculum
-    )
+    steps, difficulty = recipe.samples // recipe.batch, {"curriculum": recipe.curriculum}
+    samples = batches(recipe.seed, 0, steps=steps, batch=recipe.batch, **difficulty)
     curve: list[float] = []
     with console.progress("training", "steps") as report_progress:
         for step, batch in enumerate(samples):
             warmup = min(1.0, (step + 1) / recipe.warmup)
-            factor = warmup * 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
+            factor = warmup * 0.5 * (1 + math.cos(math.pi * step / steps))
             for group in optimizer.param_groups:
                 group["lr"] = recipe.lr * factor
             loss = compute_loss(model, prompts, answers, batch)
@@ -208,7 +198,7 @@ def train(out: Path, recipe: Recipe) -> str:
             torch.autograd.backward(loss)
             optimizer.step()
             curve.append(loss.item())
-            report_progress(step + 1, recipe.steps)
+            report_progress(step + 1, steps)
     out.mkdir(parents=True, exist_ok=True)
     model.half().save_pretrained(out)
     processor.save_pretrained(out)
@@ -225,18 +215,8 @@ def train(out: Path, recipe: Recipe) -> str:
     return digest
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command and return its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m training.llava", description=__doc__)
-    add = parser.add_argument
-    add("--out", type=Path, required=True, metavar="FOLDER", help="folder for the model")
-    samples_help = "number of images to train on (%(default)s)"
-    add("--samples", type=int, default=Recipe.samples, help=samples_help)
-    options = parser.parse_args(arguments)
-    digest = train(options.out, Recipe(samples=options.samples))
-    sys.stdout.write(f"{digest}  {options.out / 'model.safetensors'}\n")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    parser = argparse.ArgumentParser(prog="python -m training.llava", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder for the model")
+    options = parser.parse_args()
+    sys.stdout.write(f"{train(options.out, Recipe())}  {options.out / 'model.safetensors'}\n")
