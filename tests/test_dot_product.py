@@ -111,6 +111,15 @@ def test_zero_shot_entropy_and_calibration_are_the_models_own_softmax(files):
     assert float(calibrated[0]["nll"]) == pytest.approx(nll, abs=1e-6)
 
 
+def test_a_control_of_another_question_is_refused(files):
+    other = images_of(CAPPED | {"question": "Which shape?", "untrained": 7})
+    for split in other.splits.values():
+        split.features += 1
+    saved(files / "control.h5", other)
+    line = fails("attributes", files / "img.h5", "--control", files / "control.h5")
+    assert "control.h5: expected the question of" in line
+
+
 def test_attributes_say_what_zero_shot_says(files):
     (found,) = rows(ok("attributes", files / "img.h5", files / "words.h5").stdout)
     said = expected_logits().argmax(axis=1)
