@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+import scipy
 from factories import fails_with, random_features, saved
-from shell import fails, ok
+from shell import fails, ok, rows
 
 from clipkit.analysis import similarity
 from clipkit.features import FeatureFile, Split, read
@@ -93,3 +94,63 @@ def test_another_similarity_is_refused(tmp_path):
 def test_prompts_of_dot_products_are_not_whitened(files):
     line = fails("logits", files / "img.h5", files / "words.h5", "--whiten")
     assert "words.h5: expected cosines to whiten, got dot products of a generative model" in line
+
+
+def test_zero_shot_entropy_and_calibration_are_the_models_own_softmax(files):
+    logits = expected_logits()
+    labels = np.arange(60) % 3
+    (found,) = rows(ok("zeroshot", files / "logits.h5", "--split", "test").stdout)
+    assert float(found["acc1"]) == pytest.approx((logits.argmax(axis=1) == labels).mean())
+    p = scipy.special.softmax(logits, axis=1)
+    for words in ((), ("-t", "1"), ("-t", "model")):
+        (found,) = rows(ok("entropy", files / "logits.h5", "--split", "test", *words).stdout)
+        entropy = scipy.stats.entropy(p, axis=1).mean()
+        assert float(found["mean_entropy"]) == pytest.approx(entropy, abs=1e-6)
+    calibrated = rows(ok("calibrate", files / "logits.h5", "-t", "1").stdout)
+    nll = -np.log(p[np.arange(60), labels]).mean()
+    assert float(calibrated[0]["nll"]) == pytest.approx(nll, abs=1e-6)
+
+
+def test_a_control_of_another_question_is_refused(files):
+    other = images_of(CAPPED | {"question": "Which shape?", "untrained": 7})
+    for split in other.splits.values():
+        split.features += 1
+    saved(files / "control.h5", other)
+    line = fails("attributes", files / "img.h5", "--control", files / "control.h5")
+    assert "control.h5: expected the question of" in line
+
+
+def test_attributes_say_what_zero_shot_says(files):
+    (found,) = rows(ok("attributes", files / "img.h5", files / "words.h5").stdout)
+    said = expected_logits().argmax(axis=1)
+    labels = np.arange(60) % 3
+    recall = np.mean([(said[labels == c] == c).mean() for c in range(3)])
+    assert float(found["zeroshot"]) == pytest.approx(recall)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("threshold", "logits.h5"), "expected cosines for a threshold"),
+        (("plot", "threshold", "logits.h5"), "expected cosines for a threshold"),
+        (("plot", "spectrum", "words.h5"), "expected cosines for a spectrum"),
+        (("retrieve", "img.h5", "words.h5"), "expected cosines to rank by"),
+    ],
+)
+def test_what_has_no_meaning_for_dot_products_is_refused(files, words, message):
+    line = fails(*(files / word if word.endswith("h5") else word for word in words))
+    assert f"{message}, got dot products of a generative model" in line
+
+
+def test_pictures_call_the_numbers_next_token_logits(files):
+    from matplotlib.text import Text
+
+    from clipkit.plots.logits import draw_cosines, draw_similarity
+
+    file = read(files / "logits.h5")
+    figures = [draw_cosines(file, "test", (), (), ())[0]]
+    figures += [draw_similarity(file, "test", centred)[0] for centred in (False, True)]
+    for figure in figures:
+        texts = " ".join(text.get_text() for text in figure.findobj(Text))
+        assert "ext-token logit" in texts
+        assert "osine" not in texts

@@ -4,8 +4,9 @@ By default, all numbers are mean recalls per value. Chance is therefore 1 / K fo
 their frequencies. The values are those that occur in both the fitted and the scored rows. Rows with
 other values are left out.
 
-- `zeroshot` predicts the value with the most similar words. Nothing is fitted.
-- `names` is a probe on the cosines with those words.
+- `zeroshot` predicts the value with the most similar words. Nothing is fitted. For a generative
+  model, it is the value that the model says: the answer with the highest next-token logit.
+- `names` is a probe on the cosines (or dot products) with those words.
 - `random` is the same probe on as many random directions.
 - `probe` is the probe on the whole embedding.
 - `control` is that probe on the embedding of an untrained control.
@@ -14,8 +15,8 @@ The probe is a logistic regression on standardised columns, with all values weig
 gives a lower bound of what the embedding encodes. Its recall grows with the number of rows to fit
 on.
 
-With other metrics (`score_metrics.METRICS`), labels of 0 and 1 are ranked by the cosine with the
-words for 1, and by the probe's score. Numbers are predicted by a ridge regression.
+With other metrics (`score_metrics.METRICS`), labels of 0 and 1 are ranked by the similarity with
+the words for 1, and by the probe's score. Numbers are predicted by a ridge regression.
 """
 
 from __future__ import annotations
@@ -317,7 +318,7 @@ def _words_of(words: FeatureFile, classes: Sequence[int]) -> Words:
     index = np.asarray(words.class_index)
     prompts = np.flatnonzero(np.isin(index, classes))
     features = np.asarray(words.features)[prompts]
-    directions = similarity.normalize(features, words.display_name).astype(np.float32)
+    directions = np.asarray(similarity.comparable(features, words, words.display_name), np.float32)
     value_of_class = np.zeros(max(classes) + 1, np.int64)
     value_of_class[classes] = np.arange(len(classes))
     return Words(directions, value_of_class[index[prompts]])
@@ -348,7 +349,8 @@ class _Attribute:
         self.labels = self.scored.codes(attribute)
         self.truth: NDArray[Any] = self.labels  # what scores are compared with
         self.X, self.X_scored = self._embeddings(images)
-        self.unit, self.unit_scored = map(similarity.normalize, (self.X, self.X_scored))
+        self.compared = similarity.comparable(self.X, images)
+        self.compared_scored = similarity.comparable(self.X_scored, images)
         self.values = len(self.occurring)
         self.counts: Row = {}
         self.directions = self.values  # random ones, where words do not tell their number
@@ -435,12 +437,13 @@ class _Attribute:
         return self.fit.embeddings(file), self.scored.embeddings(file)
 
     def _zeroshot(self, words: Words) -> Predicted | None:
-        cosines = _cosines(self.unit_scored, words.directions)
-        scores = zeroshot.class_scores(cosines, words.values, self.values)
+        scores = _products(self.compared_scored, words.directions)
+        scores = zeroshot.class_scores(scores, words.values, self.values)
         return np.asarray(self.occurring[scores.argmax(axis=1)])
 
     def _on_directions(self, directions: Float32) -> Predicted | None:
-        return self._probe(_cosines(self.unit, directions), _cosines(self.unit_scored, directions))
+        fitted = _products(self.compared, directions)
+        return self._probe(fitted, _products(self.compared_scored, directions))
 
     def _probe(self, X: Float32, X_scored: Float32) -> Predicted | None:
         """Fit the probe and return its predictions, or None if there is nothing to learn."""
@@ -495,8 +498,8 @@ class _Label(_Attribute):
         return None
 
     def _zeroshot(self, words: Words) -> Predicted | None:
-        cosines = _cosines(self.unit_scored, words.directions)
-        return np.asarray(cosines.max(axis=1), np.float64)
+        scores = _products(self.compared_scored, words.directions)
+        return np.asarray(scores.max(axis=1), np.float64)
 
     def _predict(self, X: Float32, X_scored: Float32) -> Predicted:
         if X.shape[1] == 1:  # the weight has the sign of the difference of the means
@@ -558,8 +561,8 @@ KINDS: dict[str, type[_Attribute]] = {
 }
 
 
-def _cosines(unit: Any, directions: Float32) -> Float32:
-    return np.asarray(unit @ directions.T, np.float32)
+def _products(rows: Any, directions: Float32) -> Float32:
+    return np.asarray(rows @ directions.T, np.float32)
 
 
 def _with_range(name: str, values: Sequence[float]) -> Row:

@@ -24,6 +24,7 @@ from clipkit.features.compatibility import (
 from clipkit.features.history import History, history_entry
 from clipkit.features.model import BlockMatrix, FeatureFile, Float32, Floats, Split
 
+ONE_TOKEN_HINT = "its prompts are single tokens: use zeroshot, attributes and calibrate"
 CACHE_ROWS = 64  # that are normalised at once, small enough for a processor's cache
 
 

@@ -32,7 +32,7 @@ from clipkit.analysis.results import (
     make_result,
     newest_entry,
 )
-from clipkit.analysis.similarity import normalize
+from clipkit.analysis.similarity import normalize, refuse_dot_product
 from clipkit.analysis.softmax import softmax
 from clipkit.analysis.zeroshot import HINT, check_prompts, iter_class_scores
 from clipkit.base import console
@@ -154,6 +154,7 @@ def _check_rates(fpr: Sequence[float]) -> None:
 
 def _pairs(logits: FeatureFile, rows: SplitRows) -> Pairs:
     """Return the pairs of some rows with all prompts of classes."""
+    refuse_dot_product(logits, "for a threshold", "next-token logits are compared within an image")
     class_index = np.asarray([] if logits.class_index is None else logits.class_index)
     of_classes = class_index >= 0
     if not of_classes.any():
@@ -306,7 +307,7 @@ def _measure_logits(
     )
     others = np.concatenate([_confidences(unknown, name) for name in unknown.splits], axis=1)
     caveats = find_shared("fitted", evaluation.split, fitted.T, scored.T)
-    names = ("largest cosine", "softmax")
+    names = (f"largest {known.similarity_name}", "softmax")
     return caveats, dict(zip(names, zip(fitted, scored, others, strict=True), strict=True))
 
 

@@ -1,9 +1,9 @@
 """Measure the variance of embeddings, and of each prompt's cosines, that attributes explain.
 
-The embeddings are normalised, as for cosines. X (N, D) are the centred rows, and T = X'X is their
-scatter. A regression on the indicators of an attribute's values explains B = X'PX of it. For the
-cosines with a direction u, R squared is u'Bu / u'Tu (eta squared). For the whole embedding, it is
-tr B / tr T (the R squared of PERMANOVA, Anderson 2001).
+The embeddings are normalised for cosines, and not for dot products. X (N, D) are the centred rows,
+and T = X'X is their scatter. A regression on the indicators of an attribute's values explains
+B = X'PX of it. For the similarities with a direction u, R squared is u'Bu / u'Tu (eta squared). For
+the whole embedding, it is tr B / tr T (the R squared of PERMANOVA, Anderson 2001).
 
 An attribute that is a number has a constant and its values as columns, in place of K indicators.
 
@@ -295,7 +295,7 @@ def decompose(  # noqa: PLR0913 (the options of `clipkit variance`)
         shares = []
         for number, control in enumerate(controls, 1):
             check_control(control, images, [name])
-            embeddings = _unit_rows(control, name)
+            embeddings = _rows_of(control, name)
             centred = centre(embeddings)
             terms = [Term(term.attribute, name, embeddings, centred) for term in terms]
             shares.append([term.share() for term in terms])
@@ -329,16 +329,16 @@ def _read_terms(
         # it would leave nothing unique to the attributes of which the classes consist
         others = [attribute for attribute in attributes if not attribute.is_class]
         attributes = others or attributes
-    embeddings = _unit_rows(images, split)
+    embeddings = _rows_of(images, split)
     rows = centre(embeddings)
     terms = [Term(attribute, split, embeddings, rows) for attribute in attributes]
     return terms, annotations.source, dict(annotations.inputs)
 
 
-def _unit_rows(images: FeatureFile, split: str) -> Floats:
+def _rows_of(images: FeatureFile, split: str) -> Floats:
     stored = np.asarray(images.splits[split].features, np.float64)
-    unit = similarity.normalize(stored, f"{images.display_name}: {split}")
-    return np.asarray(unit, np.float64)
+    rows = similarity.comparable(stored, images, f"{images.display_name}: {split}")
+    return np.asarray(rows, np.float64)
 
 
 def _attribute_rows(terms: Sequence[Term], images: FeatureFile, split: str) -> list[Row]:
@@ -386,7 +386,7 @@ def _unique_shares(terms: Sequence[Term], images: FeatureFile, split: str) -> Ro
         return {}
     complete = np.logical_and.reduce([term.known for term in terms])
     columns = {name: codes[complete] for term in terms for name, codes in term.codes.items()}
-    regressions = Regressions(centre(_unit_rows(images, split)[complete]), columns)
+    regressions = Regressions(centre(_rows_of(images, split)[complete]), columns)
     unique = {}
     for term in terms:
         # an interaction contains its parts, so it would explain what they do
@@ -419,7 +419,7 @@ def _prompt_rows(
     compatibility.common_logit_scale(images, texts)
     compatibility.check_widths(images, texts)
     stored = np.asarray(texts.features, np.float64)
-    prompts = np.asarray(similarity.normalize(stored, texts.display_name), np.float64)
+    prompts = np.asarray(similarity.comparable(stored, texts, texts.display_name))
     width = images.splits[split].features.shape[1]
     random = similarity.random_directions(null, width, seed)
     measured = []

@@ -248,7 +248,7 @@ Temperatures = Annotated[
     list[str],
     option(
         "TAU[,TAU...]",
-        "Divide the cosines by TAU; 'model' is the temperature that the model learned.",
+        "Divide the similarities by TAU; 'model' is the temperature that the model learned.",
         "--temperature",
         "-t",
     ),

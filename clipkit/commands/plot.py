@@ -393,7 +393,7 @@ def reliability(
         list[str],
         option(
             "TAU[,TAU...]",
-            "Divide the cosines by TAU; 'model' is the temperature that the model learned, "
+            "Divide the similarities by TAU; 'model' is the temperature that the model learned, "
             "'fitted' the one that is fitted on train.",
             "--temperature",
             "-t",

@@ -205,6 +205,11 @@ def check_control(control: FeatureFile, images: FeatureFile, splits: Sequence[st
             f"{control.display_name}: expected an untrained model's embeddings, got those of {got}",
             "make a control with: clipkit embed --untrained 7",
         )
+    if control.history.model.get("question") != images.history.model.get("question"):
+        raise ClipkitError(
+            f"{control.display_name}: expected the question of {images.display_name}, got another",
+            "make the control with the same: clipkit embed --untrained 7 --ask QUESTION",
+        )
     if control.model() is None:
         console.warn(
             f"{control.display_name}: the history names no model, so this control may be trained"

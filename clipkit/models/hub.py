@@ -43,6 +43,7 @@ OPEN_CLIP_ALIASES = {
     "MobileCLIP2-S0/dfndr2b": f"{PREFIX}timm/MobileCLIP2-S0-OpenCLIP",
 }
 TINY = Path(__file__).parents[1] / "tiny"
+BUNDLED = {"tiny": TINY, "tiny-llava": TINY / "llava"}
 OPENAI_ALIASES = {
     ("ViT-B/32", "ViT-B-32", "ViT-B-32/openai"): DEFAULT,
     ("ViT-B/16", "ViT-B-16", "ViT-B-16/openai"): "openai/clip-vit-base-patch16",
@@ -54,7 +55,7 @@ OPENAI_ALIASES = {
 ALIASES = dict(OPEN_CLIP_ALIASES)
 for _names, _repository in OPENAI_ALIASES.items():
     ALIASES |= dict.fromkeys(_names, _repository)
-KNOWN = ["tiny", DEFAULT, *(alias for alias in ALIASES if not alias.endswith("/openai"))]
+KNOWN = [*BUNDLED, DEFAULT, *(alias for alias in ALIASES if not alias.endswith("/openai"))]
 REPOSITORY = re.compile(r"(?!\.)[\w.-]+/[\w.-]+")
 OTHER_REPOSITORY = re.compile(r"(?!\.)[\w.-]+(/(?!\.)[\w.-]+)?")  # old ones have no owner
 SHORT_NAME = re.compile(r"ViT-[\w-]+/.*")  # an alias, or a misspelt one, but no repository
@@ -172,10 +173,10 @@ def find(name: str, *, weights: bool = True) -> ModelFiles:
     Parameters
     ----------
     name : str
-        ``tiny`` (the bundled model), an alias such as ``ViT-B/32``, a pair ``ARCH/TAG`` that
-        open_clip lists, ``timm:NAME``, a local folder, or a Hub id (``org/name`` or
-        ``hf-hub:org/name``). ``open_clip:`` before it asks for OpenCLIP's form of a model that has
-        several.
+        ``tiny`` or ``tiny-llava``, which are bundled, an alias such as ``ViT-B/32``, a pair
+        ``ARCH/TAG`` that open_clip lists, ``timm:NAME``, a local folder, or a Hub id (``org/name``
+        or ``hf-hub:org/name``). ``open_clip:`` before it asks for OpenCLIP's form of a model that
+        has several.
     weights : bool
         False if the architecture is enough.
     """
@@ -226,7 +227,7 @@ def check_device(name: str) -> str:
 def _local_folder(name: str) -> Path:
     if not name:
         raise UsageError("expected the name of a model, got ''")
-    return TINY if name == "tiny" else Path(os.path.expanduser(name))  # noqa: PTH111
+    return BUNDLED.get(name) or Path(os.path.expanduser(name))  # noqa: PTH111
 
 
 def canonical_name(name: str) -> str:

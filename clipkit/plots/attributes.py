@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from clipkit.analysis import results
-from clipkit.analysis.attribute_groups import GROUPS, NOT_REACHED, REACHED, group_of
+from clipkit.analysis.attribute_groups import BANDS, NOT_REACHED, REACHED, SAID, group_of
 from clipkit.analysis.choices import finding
 from clipkit.analysis.score_metrics import METRICS
 from clipkit.base.errors import ClipkitError
@@ -87,6 +87,8 @@ def draw_attributes(result: FeatureFile) -> Drawn:
     columns = {name: column[order] for name, column in columns.items()}
     series = {}
     for name, label in LEGEND.items():
+        if name == "zeroshot" and result.is_dot_product:
+            label = "what the model says"
         series[label] = Dots(columns[name], columns[f"{name}_low"], columns[f"{name}_high"])
     names = columns["attribute"].tolist()
     groups = [group_of(rows[number]) for number in order]
@@ -96,6 +98,8 @@ def draw_attributes(result: FeatureFile) -> Drawn:
     if metric:
         texts = (texts[0], f"{metric.title} (%)", texts[2])
         title = f"{metric.title[0].upper()}{metric.title[1:]} of each attribute"
+    if result.is_dot_product:
+        groups = [SAID.get(group, group) for group in groups]
     figure = attributes(names, *facts, groups=groups, texts=texts, title=title)
     split = str(results.newest_entry(result).get("eval_split"))
     return style.state(figure, _finding(groups), results.source_label(result, split))
@@ -103,11 +107,16 @@ def draw_attributes(result: FeatureFile) -> Drawn:
 
 def _finding(groups: Sequence[str]) -> str:
     """Count the attributes that are learned, by whether words reach them."""
-    reached, others = groups.count(REACHED), groups.count(NOT_REACHED)
+    names = (REACHED, NOT_REACHED)
+    missed = "learned, but not reached"
+    if not set(SAID.values()).isdisjoint(groups):
+        names = (SAID[REACHED], SAID[NOT_REACHED])
+        missed = names[1]
+    reached, others = map(groups.count, names)
     if not reached + others:
         return ""
-    finding = f"{reached} of {len(groups)} attributes: learned and reached by words"
-    return f"{finding}; {others}: learned, but not reached" if others else finding
+    finding = f"{reached} of {len(groups)} attributes: {names[0]}"
+    return f"{finding}; {others}: {missed}" if others else finding
 
 
 @clipkit_style
@@ -136,12 +145,12 @@ def attributes(
     reach : array (A,)
         NaN where it is not defined.
     groups : sequence of A str, optional
-        Of `attribute_groups.GROUPS`, or "" for an attribute without a group.
+        Of `attribute_groups.BANDS`, or "" for an attribute without a group.
     texts : (str, str, str)
         What chance, the axis and the lines are called.
     """
     reached = np.asarray(reach, np.float64)
-    places = np.array([[*GROUPS, ""].index(group) for group in groups or [""] * len(reached)])
+    places = np.array([[*BANDS, ""].index(group) for group in groups or [""] * len(reached)])
     order = np.lexsort((-np.nan_to_num(reached, nan=-np.inf), places))
     y = np.arange(len(order), dtype=np.float64)
     at_chance = 100 * np.asarray(chance, np.float64)[order]
@@ -179,7 +188,7 @@ def _draw_bands(fig: Figure, ax: Axes, places: NDArray[np.int64]) -> Floats:
     for number, place in enumerate(present):
         top, bottom = y[bands == number][[0, -1]] + [-0.5 - BAND, 0.5]
         ax.axhspan(top, bottom, color=("#f1f4f6", "white")[number % 2], zorder=0)
-        name = [*GROUPS, "not sorted"][place]
+        name = [*BANDS, "not sorted"][place]
         ax.text(0.01, top + 0.1, name, transform=ax.get_yaxis_transform(), **look)
     return y
 

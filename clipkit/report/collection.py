@@ -177,13 +177,15 @@ def _reason(error: ClipkitError, file: str) -> str:
 
 
 def _lead(files: Iterable[FeatureFile]) -> FeatureFile | None:
-    """Return the first result of `attributes` that can be drawn."""
+    """Return a result of `attributes` that can be drawn: of a model that answers, if there is one."""
     columns = set(RESULT_COLUMNS["attributes"].split())
+    found = []
     for file in files:
         is_drawn = columns.issubset(file.runs) and "null5" not in file.runs
         if results.newest_entry(file)["command"] == "attributes" and is_drawn:
-            return file
-    return None
+            found.append(file)
+    found.sort(key=lambda file: not file.is_dot_product)
+    return found[0] if found else None
 
 
 def _named(paths: Sequence[Path]) -> dict[str, Path]:
