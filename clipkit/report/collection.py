@@ -177,7 +177,7 @@ def _reason(error: ClipkitError, file: str) -> str:
 
 
 def _lead(files: Iterable[FeatureFile]) -> FeatureFile | None:
-    """Return a result of `attributes` that can be drawn: of a model that answers, if there is one."""
+    """Return a result of `attributes` that can be drawn; a model that answers comes first."""
     columns = set(RESULT_COLUMNS["attributes"].split())
     found = []
     for file in files:
