@@ -221,7 +221,7 @@ def test_grey_images_are_taken_as_colour(naflex):
 
 def test_naflex_runs_without_compilation_and_says_so(naflex, capfd):
     assert load(naflex, compile=True, batch_size=4).details["compile"] is False
-    assert "runs without compilation, since its inputs have no single size" in capfd.readouterr()[1]
+    assert "runs without compilation, which needs inputs of a single size" in capfd.readouterr()[1]
 
 
 @pytest.mark.parametrize(

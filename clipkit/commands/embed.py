@@ -74,6 +74,15 @@ def embed(
             help="Leave out the projection into the space that images share with texts.",
         ),
     ] = False,
+    image_size: Annotated[
+        int | None,
+        option(
+            "N",
+            "Give the model images of N x N pixels, with interpolated positions.",
+            min=1,
+            max=4096,
+        ),
+    ] = None,
     split: Annotated[list[str] | None, split_option("Embed only this split; repeatable.")] = None,
     root: Annotated[
         str | None, option("FOLDER", "Folder that holds the data set, or to download it to.")
@@ -180,6 +189,7 @@ def embed(
         pool=pool,
         norm=norm,
         projection=not no_projection,
+        image_size=image_size,
         batch_size=batch_size,
         num_workers=num_workers,
         compile=compile,

@@ -64,6 +64,8 @@ class RunOptions:
         With `layers`: apply the model's final norm.
     projection : bool
         Apply the projection into the space of texts, with which a CLIP's image tower ends.
+    image_size : int, optional
+        Give the image tower images of this edge, in pixels, with interpolated positions.
     batch_size : int
         Images that are encoded at once.
     num_workers : int, optional
@@ -83,6 +85,7 @@ class RunOptions:
     pool: str | None = None
     norm: bool = False
     projection: bool = True
+    image_size: int | None = None
     batch_size: int = 64
     num_workers: int | None = None
     compile: bool | None = None

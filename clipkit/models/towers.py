@@ -92,6 +92,8 @@ class Stack:
         Whether hidden states are maps of patches, as in a ConvNeXt.
     pooled_token : callable or None
         Of a text tower: token ids (B, T) -> the position (B) of the token that the model pools.
+    states : callable or None
+        Inputs -> all hidden states (B, T, width), of a model that returns them itself.
     """
 
     layers: Sequence[torch.nn.Module]
@@ -101,6 +103,7 @@ class Stack:
     has_cls: bool = False
     is_map: bool = False
     pooled_token: Callable[[torch.Tensor], torch.Tensor] | None = None
+    states: Callable[..., Sequence[torch.Tensor]] | None = None
 
 
 POOLS = ("cls", "mean")
@@ -140,6 +143,9 @@ class LayerTower:
     @torch.inference_mode()
     def __call__(self, **inputs: torch.Tensor) -> torch.Tensor:
         """Return the pooled hidden states of pixels or tokens."""
+        if self.stack.states is not None:
+            states = self.stack.states(**inputs)
+            return torch.cat([self._pool(states[number], inputs) for number in self.layers], dim=1)
         pooled: dict[int, torch.Tensor] = {}
 
         def read(number: int, state: torch.Tensor) -> None:

@@ -171,7 +171,8 @@ def tiny_siglip2(folder: Path, seed: int = 0) -> Path:
     pieces += [f"<0x{byte:02X}>" for byte in range(256)]
     pieces += list(string.ascii_letters + string.digits + string.punctuation)
     vocabulary = {piece: number for number, piece in enumerate(pieces)}
-    tokenizer = GemmaTokenizer(vocab=vocabulary, add_bos_token=False, add_eos_token=True)
+    rules = {"add_bos_token": False, "add_eos_token": True, "padding_side": "right"}
+    tokenizer = GemmaTokenizer(vocab=vocabulary, **rules)
     tokenizer.save_pretrained(folder)
     return folder
 
