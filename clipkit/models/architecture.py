@@ -77,7 +77,7 @@ class Architecture(ABC):
     """A model without its weights. Each library has a subclass, with a `read` of its files.
 
     `kind` is what the library calls this kind of model. `towers` are those that clipkit reads, and
-    `no_text` says why there is no ``text``, if there is none. `is_tested` tells whether clipkit's
+    `no_text` says why one is missing, if one is. `is_tested` tells whether clipkit's
     tests compare this kind of model with its library.
     """
 
@@ -176,9 +176,9 @@ class Architecture(ABC):
         """Load one tower with its stored weights, or with random ones if there is a seed."""
         files = self.files
         if tower not in self.towers:
+            expected = {"image": "an image tower", "text": "a text tower"}[tower]
             raise UsageError(
-                f"{files.name}: expected a model with a {tower} tower, got {self.kind}, "
-                f"{self.no_text}",
+                f"{files.name}: expected a model with {expected}, got {self.kind}, {self.no_text}",
             )
         with ThreadPoolExecutor(1) as thread:
             if seed is None:
@@ -251,7 +251,7 @@ def describe_model(name: str) -> dict[str, Any]:
     files = find(name)
     architecture = read_architecture(files)
     architecture.check_stored(*architecture.towers)
-    scalars = architecture.logit_scale(load_tensors(files, SCALARS))
+    scalars = architecture.logit_scale(load_tensors(files, (*SCALARS, "temperature")))
     if scalars:
         scalars["temperature"] = 1 / scalars["logit_scale"]
     weights = files.digest_weights()

@@ -29,7 +29,7 @@ from clipkit.models.architecture import Architecture, read_architecture
 from clipkit.models.hub import ModelFiles, find
 from clipkit.models.libraries import library_version, quiet_loading, single_line_errors
 from clipkit.models.tokenizer import TextTokenizer
-from clipkit.models.towers import LayerTower, Tower, TowerName, choose_layers
+from clipkit.models.towers import SIZE_HINT, LayerTower, Tower, TowerName, choose_layers
 from clipkit.prompts.texts import check_length
 
 if TYPE_CHECKING:
@@ -212,7 +212,7 @@ class Encoder(EncoderDescription):
     def _run(self, **inputs: torch.Tensor) -> torch.Tensor:
         hint = None if self.details["precision"] == "fp32" else "try --precision fp32"
         if "image_size" in self.details:
-            hint = "the model may take images of one size only: leave --image-size out"
+            hint = SIZE_HINT
         with single_line_errors(f"encode with {self.details['name']}", hint):
             return self._tower(**inputs)
 
@@ -382,7 +382,7 @@ def _note_details(files: ModelFiles, details: dict[str, Any]) -> None:
     if not details.get("tested", True):
         console.note(
             f"{files.name}: clipkit's tests do not cover this kind of model; the library's own "
-            f"methods give its {details.get('embedding', 'hidden states')}"
+            f"methods give its {details.get('embedding', 'features')}"
         )
     weights = ", ".join(str(path) for path in files.weights) or "random initialisation"
     console.detail(f"model {details['name']}: {weights}, {details['digest']}")

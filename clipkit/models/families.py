@@ -34,7 +34,7 @@ class Family:
     their embeddings, or `CLS` or `MEAN`. `padding` says how texts are padded; if it is empty, they
     have an attention mask. `example` is a published repository; empty if only users save such
     models. `since` is the first version of transformers that has the classes, if clipkit's oldest
-    one lacks them. `no_text` says why there is no text tower. `is_own` tells whether the model's
+    one lacks them. `no_text` says why a tower is missing. `is_own` tells whether the model's
     own methods give the embeddings, by the rule of `OwnTower`.
     """
 
@@ -106,6 +106,7 @@ FAMILIES = {
         {"text": "CLIPTextModel"},
         {"text": "pooler_output"},
         padding="longest",
+        no_text="which is for texts alone",
     ),
     "aimv2": _vision(
         "Aimv2",

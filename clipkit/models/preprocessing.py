@@ -275,11 +275,10 @@ def resize_processor(processor: Any, edge: int) -> None:
     """Let a processor give images of this edge, in pixels, with the same share of a centre crop."""
     has_crop = getattr(processor, "do_center_crop", None) and processor.crop_size
     before = min(filter(None, dict(processor.crop_size if has_crop else processor.size).values()))
-    for name in ("size", "crop_size"):
-        sizes = getattr(processor, name, None)
-        if sizes:
-            edges = {key: round(old * edge / before) for key, old in dict(sizes).items() if old}
-            setattr(processor, name, type(sizes)(**edges))
+    for name in ("size", "crop_size") if has_crop else ("size",):
+        sizes = getattr(processor, name)
+        edges = {key: round(old * edge / before) for key, old in dict(sizes).items() if old}
+        setattr(processor, name, type(sizes)(**edges))
 
 
 def _is_standard(processor: Any) -> bool:

@@ -35,6 +35,7 @@ from clipkit.models.tokenizer import Tokenizer
 from clipkit.models.towers import (
     CLS,
     MEAN,
+    SIZE_HINT,
     Stack,
     Tower,
     TowerName,
@@ -55,7 +56,6 @@ PREFIX_TOKENS = {
 }
 # The image towers that were trained on the centre crop of OpenAI's code.
 OPENAIS_CROP = ("clip_vision_model", "metaclip_2_vision_model")
-OWN_HINT = "clipkit reads this kind of model by its own methods in transformers, without tests"
 FACTS = {  # what `describe_model` calls a setting
     "layers": "num_hidden_layers",
     "width": "hidden_size",
@@ -82,6 +82,7 @@ class TransformersModel(Architecture):
         self.no_text = family.no_text
         self.is_tested = family.is_tested
         self.image_size: int | None = None
+        self.hint: str | None = None
 
     @classmethod
     def read(cls, files: ModelFiles) -> TransformersModel:
@@ -125,6 +126,7 @@ class TransformersModel(Architecture):
                 "leave --image-size out",
             )
         self.image_size = edge
+        self.hint = SIZE_HINT
 
     def prefixes(self, tower: TowerName) -> tuple[str, ...]:
         """Return how the names of a tower's tensors start."""
@@ -141,8 +143,9 @@ class TransformersModel(Architecture):
     def build(self, tower: TowerName, tensors: Tensors) -> Tower:
         """Build one tower with the given weights, in float32 and evaluation mode."""
         family = self.family
-        config = self.config if family.is_whole else self.tower_config(tower)
+        config = self.config
         if not family.is_whole:
+            config = self.tower_config(tower)
             config.projection_dim = self.dim  # the tower's own value may be a mere default
         prefixes = self.prefixes(tower)
         tower_class = _class(family.towers[tower])
@@ -171,8 +174,8 @@ class TransformersModel(Architecture):
             unexpected=_inside(model, report["unexpected_keys"]) if family.is_whole else [],
         )
         if self.image_size:
-            for part in (model, inner_model(model)):
-                _interpolate_positions(part)
+            _interpolate_positions(model)
+            _interpolate_positions(inner_model(model))
         if family.is_own:
             return self._own_tower(model, tower, has_pooler=output != CLS)
         if config.model_type == "vit_mae":
@@ -185,14 +188,14 @@ class TransformersModel(Architecture):
             if hasattr(model, name):
                 setattr(model, name, None)  # frees its memory
         own = OwnTower(model, tower, has_pooler=has_pooler)
-        if tower == "text":
-            return Tower(own, own.method)
-        with single_line_errors(f"encode with {self.files.name}", OWN_HINT):
-            return Tower(own, own.find_rule(self._example(model)))
+        with single_line_errors(f"encode with {self.files.name}", self.hint):
+            return Tower(own, own.find_rule(self._example(model, tower)))
 
     @torch.inference_mode()
-    def _example(self, model: Any) -> dict[str, torch.Tensor]:
-        """Return one image as a model takes it."""
+    def _example(self, model: Any, tower: TowerName) -> dict[str, torch.Tensor]:
+        """Return one image as a model takes it, or tokens of one text."""
+        if tower == "text":
+            return {"input_ids": torch.zeros((1, 2), dtype=torch.long)}
         weight = next(model.parameters())
         preprocessor = self.preprocessor(weight.device, weight.dtype)
         pixels = preprocessor.normalize(preprocessor.resize_and_crop([preprocessor.example()]))
@@ -216,15 +219,14 @@ class TransformersModel(Architecture):
         own: OwnTower = tower.model
         if own.tower == "text":
             return Stack([inner] * number_of_layers(inner.config), None)
-        with single_line_errors(f"read the layers of {self.files.name}", OWN_HINT):
-            return own.find_stack(self._example(inner))
+        with single_line_errors("return hidden states", self.hint):
+            return own.find_stack(self._example(inner, own.tower))
 
     def without_projection(self, tower: Tower) -> Tower:
         """Return an image tower that ends with its pooler."""
-        inner = inner_model(tower.model)
-        if tower.output != "image_embeds" or not hasattr(inner, "main_input_name"):
+        if tower.output != "image_embeds":
             return super().without_projection(tower)
-        return Tower(inner, "pooler_output")
+        return Tower(inner_model(tower.model), "pooler_output")
 
     def preprocessor(self, device: torch.device, dtype: torch.dtype) -> Preprocessor:
         """Return the model's own image processor."""
@@ -265,10 +267,11 @@ class TransformersModel(Architecture):
     def _describe_tower(self, tower: TowerName) -> dict[str, int]:
         """Return what is known of a tower; the layers of a model of stages are these."""
         config = self.tower_config(tower)
-        stages = getattr(config, "depths", None)
         facts = {name: getattr(config, setting, None) for name, setting in FACTS.items()}
-        if stages:
-            facts |= {"layers": len(stages), "width": config.hidden_sizes[-1]}
+        if hasattr(config, "depths"):
+            facts["layers"] = len(config.depths)
+        if hasattr(config, "hidden_sizes"):
+            facts["width"] = config.hidden_sizes[-1]
         if self.prefixes(tower) != ("",):
             facts["parameters"] = self.parameters(tower)
         return {name: value for name, value in facts.items() if isinstance(value, int)}

@@ -225,6 +225,31 @@ def tiny_aimv2_lit(folder: Path, seed: int = 0) -> Path:
     return write_model(folder, Aimv2Model, config, seed)
 
 
+def tiny_chinese_clip(folder: Path, seed: int = 0) -> Path:
+    """Write a small Chinese CLIP, whose text tower is a BERT."""
+    from transformers import BertTokenizer, ChineseCLIPConfig, ChineseCLIPModel
+
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *string.ascii_lowercase, *"東京é7,!"]
+    pieces += [f"##{letter}" for letter in string.ascii_lowercase]
+    text = {**SMALL_TOWER, "vocab_size": len(pieces), "max_position_embeddings": 64}
+    config = ChineseCLIPConfig(text_config=text, vision_config=SMALL_VISION, projection_dim=16)
+    write_weights(folder, ChineseCLIPModel, config, seed)
+    BertTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}).save_pretrained(folder)
+    write_processor(folder, 32)
+    return folder
+
+
+def tiny_altclip(folder: Path, seed: int = 0) -> Path:
+    """Write a small AltCLIP, whose text tower is an XLM-R, with the tokenizer of MetaCLIP 2."""
+    from transformers import AltCLIPConfig, AltCLIPModel
+
+    tiny_metaclip2(folder, seed)
+    text = {**SMALL_TOWER, "vocab_size": 128, "project_dim": 16, "pad_token_id": 1}
+    config = AltCLIPConfig(text_config=text, vision_config=SMALL_VISION, projection_dim=16)
+    write_weights(folder, AltCLIPModel, config, seed)
+    return folder
+
+
 def openai_form(folder: Path, seed: int = 0) -> Path:
     """Write a small CLIP in the form of the first published checkpoints.
 
