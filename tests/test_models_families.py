@@ -349,7 +349,7 @@ def test_a_kind_without_a_row_is_read_by_its_own_methods_and_this_is_said(name, 
     modes = [clips.noise_image(40, 24).convert(mode) for mode in ("L", "P", "RGBA", "CMYK")]
     colours = encoder.encode_images([image.convert("RGB") for image in modes])
     np.testing.assert_array_equal(encoder.encode_images(modes), colours)
-    assert clips.cosines(clips.embed_noise(folder, precision="bf16"), expected).min() >= 0.999
+    assert clips.cosines(clips.embed_noise(folder, precision="bf16"), expected).min() >= 0.998
     assert load(folder, precision="auto", compile=True).details["precision"] == "fp32"
     if embedding == "features":
         assert models.describe_model(str(folder)).get("temperature", 1) > 0
