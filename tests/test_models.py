@@ -734,8 +734,8 @@ def test_automatic_precision_depends_on_the_device(
 ):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_bfloat16, raising=False)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert choose_precision("auto", torch.device(device), "image") == expected
-    assert choose_precision("auto", torch.device(device), "text") == "fp32"
+    assert choose_precision("auto", torch.device(device), is_plain=False) == expected
+    assert choose_precision("auto", torch.device(device), is_plain=True) == "fp32"
 
 
 def test_textembed_computes_in_float32_unless_told_otherwise(tmp_path, monkeypatch):

@@ -92,6 +92,15 @@ def embed(
             autocompletion=completion.datasets,
         ),
     ] = None,
+    image_size: Annotated[
+        int | None,
+        option(
+            "N",
+            "Give the model images of N x N pixels, with interpolated positions.",
+            min=1,
+            max=4096,
+        ),
+    ] = None,
     split: Annotated[list[str] | None, split_option("Embed only this split; repeatable.")] = None,
     root: Annotated[
         str | None, option("FOLDER", "Folder that holds the data set, or to download it to.")
@@ -204,6 +213,7 @@ def embed(
         at=at,
         choices=listed,
         projection=not no_projection,
+        image_size=image_size,
         batch_size=batch_size,
         num_workers=num_workers,
         compile=compile,

@@ -340,7 +340,9 @@ def _model(file: FeatureFile) -> str:
         name = f"untrained {name}"
     size = downsample(file)
     at_size = "" if size is None else f"at {shorten(size, LONGEST)} px"
-    return " ".join(filter(None, [name, feature_name(model), at_size]))
+    size = model.get("image_size")
+    taking = "" if size is None else f"taking {shorten(size, LONGEST)} px"
+    return " ".join(filter(None, [name, feature_name(model), taking, at_size]))
 
 
 def feature_name(model: Mapping[str, Any]) -> str:

@@ -71,6 +71,8 @@ class RunOptions:
         With `ask`: the answers that the question lists, for the history.
     projection : bool
         Apply the projection into the space of texts, with which a CLIP's image tower ends.
+    image_size : int, optional
+        Give the image tower images of this edge, in pixels, with interpolated positions.
     batch_size : int
         Images that are encoded at once.
     num_workers : int, optional
@@ -93,6 +95,7 @@ class RunOptions:
     at: str | None = None
     choices: Sequence[str] = ()
     projection: bool = True
+    image_size: int | None = None
     batch_size: int = 64
     num_workers: int | None = None
     compile: bool | None = None
@@ -100,10 +103,10 @@ class RunOptions:
 
     def check(self) -> None:
         """Refuse options that exclude or need each other."""
-        is_shaped = self.pool or self.norm or not self.projection or self.compile
-        if self.ask is not None and is_shaped:
+        is_shaped = self.pool or self.norm or not self.projection or self.image_size
+        if self.ask is not None and (is_shaped or self.compile):
             raise UsageError(
-                "expected --ask without --pool, --norm, --no-projection and --compile",
+                "expected --ask without --pool, --norm, --no-projection, --image-size and --compile",
                 "--at chooses what is pooled; the last layer is normalised",
             )
         if self.ask is None and (self.at is not None or self.choices):

@@ -301,10 +301,10 @@ def _find_library(name: str, folder: Path, prefix: str) -> str:
         expected = OPEN_CLIP_CONFIG if prefix else f"config.json or {OPEN_CLIP_CONFIG}"
         raise ClipkitError(f"{name}: expected a model's {expected}, got none")
     if library == "transformers":
-        from clipkit.models.families import check_kind, is_generative
+        from clipkit.models.families import find_family, is_generative
 
         if not is_generative(content):
-            check_kind(name, content.get("model_type"))
+            find_family(name, content)
     return library
 
 

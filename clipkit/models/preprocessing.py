@@ -3,10 +3,10 @@
 Images are resized and cropped to bytes where they are decoded, in threads. They are rescaled and
 normalised, which makes floats of four times the size, where the model runs. The processor's own
 operations are used, so the result equals its result to the last bit, with two exceptions. A
-GPU's resizing may differ by one in a byte. The centre crop is the one that CLIP was trained with:
-OpenAI's code and OpenCLIP round the crop's offset (half to even, by torchvision's `CenterCrop`),
-while transformers rounds it down. For a quarter of the lengths of the longer side, the two crops
-are one pixel apart.
+GPU's resizing may differ by one in a byte. The centre crop of CLIP and MetaCLIP 2 is the one that
+they were trained with: OpenAI's code and OpenCLIP round the crop's offset (half to even, by
+torchvision's `CenterCrop`), while transformers rounds it down. For a quarter of the lengths of the
+longer side, the two crops are one pixel apart.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -116,27 +117,36 @@ class ImagePreprocessor(Preprocessor):
 
     `is_standard` tells whether the processor only does what CLIP's and SigLIP's do. If it does
     more, `resize_and_crop` leaves all of the work to the processor. `image_size` is None if the
-    model takes images of any size.
+    model takes images of any size. `is_rounded` asks for the centre crop of OpenAI's code.
     """
 
     def __init__(
-        self, processor: Any, device: torch.device, dtype: torch.dtype, image_size: int | None
+        self,
+        processor: Any,
+        device: torch.device,
+        dtype: torch.dtype,
+        image_size: int | None,
+        is_rounded: bool,
     ) -> None:
         super().__init__(device, dtype, image_size or USUAL_SIZE)
         _check_edges(processor)
         self.processor = processor
         self.image_size = image_size
         self.is_standard = _is_standard(processor)
+        self.is_rounded = is_rounded and self.is_standard and processor.do_center_crop
         if not self.is_standard:
             return
         size = dict(processor.size)
         edge = size.get("shortest_edge")
         self.size = [edge] if edge else [size["height"], size["width"]]
-        self.crop: list[int] | None = None
+        self.output_size = self.size
+        self.crop: Callable[[torch.Tensor], torch.Tensor] = lambda images: images
         if processor.do_center_crop:
             crop = dict(processor.crop_size)
-            self.crop = [crop["height"], crop["width"]]
-        self.output_size = self.crop or self.size
+            self.output_size = [crop["height"], crop["width"]]
+            self.crop = partial(processor.center_crop, size=processor.crop_size)
+        if self.is_rounded:
+            self.crop = partial(functional.center_crop, output_size=self.output_size)
         self.interpolation = InterpolationMode(INTERPOLATION[int(processor.resample)])
         # (x * factor - mean) / std = (x - mean / factor) / (std / factor), as transformers has it
         scale = 1.0 / processor.rescale_factor
@@ -150,7 +160,8 @@ class ImagePreprocessor(Preprocessor):
         it, and `normalize` resizes them. Safe to call from several threads.
         """
         if not self.is_standard:
-            outputs = self.processor(images=list(images))["pixel_values"]
+            converted = [image.convert("RGB") for image in images]
+            outputs = self.processor(images=converted)["pixel_values"]
             sizes = sorted({_times(np.shape(pixels)) for pixels in outputs})
             if len(sizes) > 1:
                 raise ValueError(
@@ -174,7 +185,7 @@ class ImagePreprocessor(Preprocessor):
         """Resize and crop images of one size: (B, 3, h, w) -> (B, 3, H, W)."""
         size = self._size_before_crop(*images.shape[-2:])
         images = functional.resize(images, size, interpolation=self.interpolation, antialias=True)
-        return images if self.crop is None else functional.center_crop(images, self.crop)
+        return self.crop(images)
 
     def _size_before_crop(self, height: int, width: int) -> list[int]:
         """Return the height and width to resize to, rounded as transformers does."""
@@ -192,7 +203,7 @@ class ImagePreprocessor(Preprocessor):
         expected = (3, self.image_size, self.image_size)
         if self.image_size and tuple(pixels.shape[1:]) != expected:
             raise ValueError(
-                f"expected {_times(expected)} numbers, as config.json says, "
+                f"expected {_times(expected)} numbers, which the model takes, "
                 f"got {_times(pixels.shape[1:])}"
             )
         if not self.is_standard:
@@ -214,7 +225,7 @@ class ImagePreprocessor(Preprocessor):
         """Return the settings that decide the result, in types that JSON has."""
         more = {}
         if getattr(self.processor, "do_center_crop", None):
-            more["crop_offset"] = "rounded" if self.is_standard else "rounded down"
+            more["crop_offset"] = "rounded" if self.is_rounded else "rounded down"
         return describe_processor(self.processor, **more)
 
 
@@ -263,6 +274,16 @@ def load_image_processor(files: ModelFiles) -> Any:
     with quiet_loading(f"the image processor of {files.name}"):
         auto: Any = transformers.AutoImageProcessor
         return auto.from_pretrained(files.folder, trust_remote_code=False)
+
+
+def resize_processor(processor: Any, edge: int) -> None:
+    """Let a processor give images of this edge, in pixels, with the same share of a centre crop."""
+    has_crop = getattr(processor, "do_center_crop", None) and processor.crop_size
+    before = min(filter(None, dict(processor.crop_size if has_crop else processor.size).values()))
+    for name in ("size", "crop_size") if has_crop else ("size",):
+        sizes = getattr(processor, name)
+        edges = {key: round(old * edge / before) for key, old in dict(sizes).items() if old}
+        setattr(processor, name, type(sizes)(**edges))
 
 
 def _is_standard(processor: Any) -> bool:

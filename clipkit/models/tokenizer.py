@@ -40,7 +40,7 @@ REPLACED_BY_FTFY = re.compile(
     "\uff01-\uffdc\uffe0-\uffee\u206a-\u206f\ufeff\ufff9-\ufffc]"
 )
 # They take a text's embedding from its first end token.
-POOLED_AT_END = ("clip", "metaclip_2")
+POOLED_AT_END = ("clip_text_model", "metaclip_2_text_model")
 # SigLIP 2 was trained on texts that big_vision had cleaned: in lower case, without punctuation.
 # transformers' tokenizer of its models with a fixed resolution, Gemma's, keeps both.
 CANONICALIZING_TOKENIZERS = ("Gemma", "Siglip2")
@@ -88,6 +88,10 @@ class TextTokenizer(ABC):
     @abstractmethod
     def tokens(self, texts: Sequence[str]) -> torch.Tensor:
         """Return the padded tokens (B, T) of B texts, cut to `context_length`."""
+
+    def inputs(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Return what the text tower takes of B texts."""
+        return {"input_ids": self.tokens(texts)}
 
     def check_growth(self, texts: Sequence[str], places: Sequence[str]) -> None:
         """Raise an error that names the place of the first text that normalization makes too long.
@@ -160,19 +164,27 @@ class Tokenizer(TextTokenizer):
     def __init__(
         self, files: ModelFiles, model_config: Any, padding: str, *, clean: bool = True
     ) -> None:
-        config = model_config.text_config
+        config = getattr(model_config, "text_config", model_config)
         self.name = files.name
         self.context_length = config.max_position_embeddings
         self.vocabulary: int = config.vocab_size
         self.padding = padding
-        self.is_pooled_at_end = model_config.model_type in POOLED_AT_END
-        self.end: int = config.eos_token_id
-        self.is_end_largest = model_config.model_type == "clip" and self.end == LEGACY_END
+        self.is_pooled_at_end = config.model_type in POOLED_AT_END
+        self.end: Any = getattr(config, "eos_token_id", None)
+        self.is_end_largest = config.model_type == "clip_text_model" and self.end == LEGACY_END
         if self.is_pooled_at_end and not isinstance(self.end, int):
             raise ClipkitError(
                 f"{self.name}: expected a number as eos_token_id in config.json, got {self.end!r}"
             )
         self.class_name = self._load(files)
+        if not padding:  # the position of a text's first token may be that of padding plus one
+            self.context_length = min(self.context_length, self.tokenizer.model_max_length)
+        elif getattr(self.tokenizer, "padding_side", "right") == "left":
+            console.warn(
+                f"{self.name}: its tokenizer pads texts on the left, and the model was trained "
+                'with padding on the right, which is used; expected padding_side "right" in '
+                "tokenizer_config.json"
+            )
         # transformers 5.4 reads Gemma's tokenizer by a class of another name
         self.cleaning = None
         for name in (self.class_name, stored_class(files)):
@@ -228,23 +240,29 @@ class Tokenizer(TextTokenizer):
             )
 
     def tokens(self, texts: Sequence[str]) -> torch.Tensor:
-        """Return the padded tokens (B, T) of B texts, cut to `context_length`.
+        """Return the padded tokens (B, T) of B texts, cut to `context_length`."""
+        return self.inputs(texts)["input_ids"]
 
-        There is no attention mask: CLIP's pooled token cannot see the padding, and SigLIP must.
+    def inputs(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Return the tokens of B texts; with an attention mask, if the kind of model needs one.
+
+        CLIP's pooled token cannot see the padding, and SigLIP must see it.
         """
         with single_line_errors(f"tokenize with {self.name}"), rust_panics():
             tokens, mask = self._padded(list(texts))
         self.check_vocabulary(tokens, self.vocabulary)
         if self.is_pooled_at_end:
             self._check_ends(texts, tokens, mask.sum(1))
-        return tokens
+        if self.padding:
+            return {"input_ids": tokens}
+        return {"input_ids": tokens, "attention_mask": mask}
 
     def _padded(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return padded tokens (B, T), cut to `context_length`, and their mask (B, T)."""
         encoded = self.tokenizer(
             texts,
-            padding=self.padding,
-            padding_side="right",
+            padding=self.padding or True,
+            padding_side="right" if self.padding else None,
             truncation=True,
             max_length=self.context_length,
             return_attention_mask=True,

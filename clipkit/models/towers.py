@@ -18,6 +18,7 @@ TowerName = Literal["image", "text"]
 NO_TEXT = "which is for images alone"  # why a model has no text tower
 CLS = "CLS token"  # of the last layer
 MEAN = "mean of patches"
+SIZE_HINT = "the model may take images of one size only: leave --image-size out"
 PADDING_MASK = "pixel_attention_mask"  # (B, T) among the inputs: 1 for a patch, 0 for padding
 
 

@@ -28,6 +28,7 @@ DEFAULTS = {("features", "logits"), ("link", "softmax")}  # not options for embe
 MEMBERS = {
     "model": "model.name",
     **{name: f"model.{name}" for name in ("untrained", "precision", "layer", "pool", "norm")},
+    "image_size": "model.image_size",
     "layers": "model.layer",
     "no_projection": "model.projection",
     "template": "templates",
