@@ -101,12 +101,17 @@ class RunOptions:
     compile: bool | None = None
     non_blocking: bool = False
 
+    def changes(self) -> dict[str, int]:
+        """Return the options that make another model of it."""
+        options = {"untrained": self.untrained, "image_size": self.image_size}
+        return {name: value for name, value in options.items() if value is not None}
+
     def check(self) -> None:
         """Refuse options that exclude or need each other."""
         is_shaped = self.pool or self.norm or not self.projection or self.image_size
         if self.ask is not None and (is_shaped or self.compile):
             raise UsageError(
-                "expected --ask without --pool, --norm, --no-projection, --image-size and --compile",
+                "expected --ask alone, got --pool, --norm, --no-projection, --image-size or --compile",
                 "--at chooses what is pooled; the last layer is normalised",
             )
         if self.ask is None and (self.at is not None or self.choices):

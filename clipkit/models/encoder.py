@@ -275,10 +275,8 @@ def load(
         "precision": precision,
         "device": device.type,
         **loaded.logit_scale,
+        **options.changes(),
     }
-    for name in ("untrained", "image_size"):
-        if getattr(options, name) is not None:
-            details[name] = getattr(options, name)
     built = loaded.tower
     if not architecture.is_tested:
         details |= {"tested": False, "embedding": built.output}
