@@ -5,6 +5,7 @@ import math
 import os
 import shutil
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -165,9 +166,23 @@ def test_hidden_states_are_those_of_timm(name, tmp_path):
 
 def test_blocks_above_the_highest_layer_are_not_run(vit):
     encoder = load(vit, layers=[0, 1])
-    blocks = encoder._tower.stack.states.model.blocks
-    blocks[1].register_forward_hook(lambda *_: pytest.fail("block 2 was run"))
+    encoder._tower.stack.layers[1].register_forward_hook(lambda *_: pytest.fail("block 2 was run"))
     assert encoder.encode_images(clips.noise_images()).shape[1] == 64
+
+
+def test_the_tokens_of_one_layer_alone_are_in_memory(vit):
+    encoder = load(vit, layers="all")
+    outputs = []
+    alive = []
+
+    def count(_block, _inputs, output):
+        alive.append(sum(reference() is not None for reference in outputs))
+        outputs.append(weakref.ref(output))
+
+    for block in encoder._tower.stack.layers:
+        block.register_forward_hook(count)
+    encoder.encode_images(clips.noise_images())
+    assert alive[-3:] == [0, 1, 1]  # the input of the block
 
 
 def test_a_model_whose_first_input_is_no_map_has_no_layer_0(tmp_path):
