@@ -90,7 +90,12 @@ def load(
     }
     details = drop_none(known)
     encoder = {"details": details, "parts": parts, "_device": device}
-    with named(files.name), single_line_errors(f"ask {files.name}"), torch.inference_mode():
+    with named(files.name), single_line_errors("ask the model"), torch.inference_mode():
+        if model.get_output_embeddings() is None:
+            raise ClipkitError(
+                "expected a model with an output embedding, from which answers are read, got "
+                f"{type(model).__name__} without"
+            )
         if tower == "text":
             rows = model.get_output_embeddings().weight.to(DTYPES[precision])
             details |= {"dim": rows.shape[1], "similarity": DOT_PRODUCT}

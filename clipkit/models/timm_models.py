@@ -40,6 +40,7 @@ REFUSED_ARGUMENTS = {
 SETTINGS = ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")
 # timm's names of layers 1 that layer 0 enters
 FIRST_STAGES: tuple[str, ...] = ("stages.0", "layer1", "s1")
+PVT = "PyramidVisionTransformerV2"  # its layer 1 takes a map with channels last, and returns none
 
 
 class TimmModel(Architecture):
@@ -232,7 +233,7 @@ class HiddenStates:
             first = ("blocks.0",)
         self.stems = int(len(names) > 1 and names[1] in first)  # maps that timm has before layer 1
         self.names = names[self.stems :]
-        is_nhwc = getattr(model, "output_fmt", "") == "NHWC"
+        is_nhwc = getattr(model, "output_fmt", "") == "NHWC" or type(model).__name__ == PVT
         self.lowest = int(self.names[0] not in first or is_nhwc)
         prefix = "return_prefix_tokens" in parameters and model.num_prefix_tokens > 0
         self.is_map = not prefix
