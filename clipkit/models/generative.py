@@ -91,13 +91,8 @@ def load(
     details = drop_none(known)
     encoder = {"details": details, "parts": parts, "_device": device}
     with named(files.name), single_line_errors("ask the model"), torch.inference_mode():
-        if model.get_output_embeddings() is None:
-            raise ClipkitError(
-                "expected a model with an output embedding, from which answers are read, got "
-                f"{type(model).__name__} without"
-            )
         if tower == "text":
-            rows = model.get_output_embeddings().weight.to(DTYPES[precision])
+            rows = AskedModel(model, LAST).head.weight.to(DTYPES[precision])
             details |= {"dim": rows.shape[1], "similarity": DOT_PRODUCT}
             answers = Answers(files.name, question)
             return {
@@ -233,7 +228,13 @@ class AskedModel:
     @property
     def head(self) -> Any:
         """The output embedding."""
-        return self.model.get_output_embeddings()
+        head = self.model.get_output_embeddings()
+        if head is None:
+            raise ClipkitError(
+                "expected a model with an output embedding, from which answers are read, got "
+                f"{type(self.model).__name__} without"
+            )
+        return head
 
     @torch.inference_mode()
     def __call__(self, **inputs: Any) -> torch.Tensor:
