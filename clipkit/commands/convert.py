@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,11 @@ from clipkit.base.errors import UsageError, unknown
 from clipkit.base.files import FEATURE_ENDINGS
 from clipkit.commands import _completion as completion
 from clipkit.commands._options import OUTPUT, Force, option
+
+if TYPE_CHECKING:
+    from clipkit.features import FeatureFile
+
+EVALUATIONS = (".json", ".md")
 
 
 def _refuse_output_option(is_given: bool) -> None:
@@ -35,8 +40,8 @@ def convert(
         str,
         typer.Argument(
             metavar="[OUTPUT]",
-            help="Feature file, .npz, .npy or .parquet; .csv for results (default: a feature file "
-            "on standard output).",
+            help="Feature file, .npz, .npy or .parquet; of results, .csv, .parquet, .json for "
+            "CLIP_benchmark or .md for a model card (default: a feature file on standard output).",
         ),
     ] = "-",
     model: Annotated[
@@ -115,9 +120,9 @@ def convert(
     names as an .npz. Of a folder of clip-retrieval, the images are imported, or with
     FOLDER/text_emb the captions, which belong to the images. Predictions that zeroshot, probe or
     cluster saved with -o become a .csv or .parquet with one row per image and run. With --runs,
-    the runs themselves are exported, with the columns of their report. With --thumbnails, a
-    .parquet of images also has a column image, in the form that Embedding Atlas and Hugging Face
-    datasets read.
+    the runs themselves are exported, with the columns of their report. A .json is for the table of
+    CLIP_benchmark; a .md is a model card with the accuracies. With --thumbnails, a .parquet of
+    images also has a column image, in the form that Embedding Atlas and Hugging Face datasets read.
 
     Example: clipkit convert img.h5 img.npz; clipkit convert theirs.npz img.h5 --model ViT-B/32
     """
@@ -131,7 +136,7 @@ def convert(
         raise UsageError("--root is for --thumbnails, which is not given")
     columns = {"feature": feature_column, "id": id_column, "label": label_column}
     is_export = _ending(source, formats.READABLE) in FEATURE_ENDINGS
-    if is_export == (_ending(output, formats.WRITABLE) in FEATURE_ENDINGS):
+    if is_export == (_ending(output, (*formats.WRITABLE, *EVALUATIONS)) in FEATURE_ENDINGS):
         raise UsageError(
             f"expected one feature file (.h5 or -), got {source} and {output}",
             "convert in two steps, through a feature file",
@@ -140,17 +145,17 @@ def convert(
         of_imports = {"model": model, "labels": labels, "prompts": prompts, "classes": classes}
         of_imports |= {f"{name}-column": column for name, column in columns.items()}
         _refuse(of_imports, f"is for imports, but {source} is a feature file")
+        if Path(output).suffix.lower() in EVALUATIONS:
+            from clipkit.report import leaderboards
+
+            of_tables = {"runs": table, "thumbnails": thumbnails}
+            _refuse(of_tables, f"is for a .parquet or .csv, but the output is {output}")
+            leaderboards.write(output, features.read(source), split=split, force=force)
+            return
         with features.open_file(source) as file:
             if table:
                 file, split = formats.only_runs(file, split), None
-            small = None
-            if thumbnails:
-                from clipkit.datasets import matching
-
-                small = matching.read_thumbnails(file, thumbnails, root=root, split=split)
-            formats.export_file(output, file, split=split, thumbnails=small, force=force)
-        if thumbnails:
-            console.note(f"{output} has {Path(output).stat().st_size / 1e6:,.1f} MB")
+            _export_tables(output, file, split, thumbnails, root, force)
         return
     of_exports = {"runs": table, "thumbnails": thumbnails}
     _refuse(of_exports, f"is for exports, but {source} is no feature file")
@@ -174,6 +179,26 @@ def convert(
             **columns,
         )
         features.write(output, formats.report_rows(file, report), force=force)
+
+
+def _export_tables(
+    output: str,
+    file: FeatureFile,
+    split: str | None,
+    thumbnails: list[str],
+    root: str | None,
+    force: bool,
+) -> None:
+    from clipkit.features import formats
+
+    small = None
+    if thumbnails:
+        from clipkit.datasets import matching
+
+        small = matching.read_thumbnails(file, thumbnails, root=root, split=split)
+    formats.export_file(output, file, split=split, thumbnails=small, force=force)
+    if thumbnails:
+        console.note(f"{output} has {Path(output).stat().st_size / 1e6:,.1f} MB")
 
 
 def _refuse(options: Mapping[str, object], reason: str) -> None:
