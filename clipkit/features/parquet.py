@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clipkit.base.errors import ClipkitError, UsageError, read_errors, unknown
+from clipkit.base.names import distinct_names
 from clipkit.features.describe import abridged
 from clipkit.features.model import BlockMatrix, FeatureFile, Float32, as_float32
 from clipkit.features.npz import MATRICES, OTHERS
@@ -37,6 +39,7 @@ COLUMNS_OF_TEXTS = {
 # Columns that hold the ids of images where none is called `id`, as other tools write them.
 ID_COLUMNS = ("filename", "file_name", "image_path", "path", "frame_idx", "image_id", "key")
 FIRST_OF_WIDE = "feature_0"  # dinotool writes a column for each number of a vector
+HUGGING_FACE = b"huggingface"  # the name of the JSON in which `datasets` has the columns' types
 IMAGE = "image"  # the column of thumbnails, in the form of Hugging Face `datasets`
 IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 IMAGE_ROWS = 1024  # with thumbnails in memory at once
@@ -72,6 +75,15 @@ def _is_scalar(arrow_type: pa.DataType) -> bool:
     kind = value_type(arrow_type)
     is_other = pa.types.is_boolean(kind) or pa.types.is_null(kind)
     return is_text(kind) or is_number(kind) or is_other
+
+
+def declared_features(metadata: Mapping[bytes, bytes]) -> dict[str, dict[str, Any]]:
+    """Return what `datasets` says of each column, or nothing."""
+    try:
+        features = json.loads(metadata[HUGGING_FACE])["info"]["features"]
+        return {name: kind for name, kind in features.items() if isinstance(kind, dict)}
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
+        return {}
 
 
 def read_table(
@@ -115,8 +127,9 @@ def read_table(
             of_rows = np.asarray(values, object)[rows].tolist()
             if key and of_rows.count(None) < len(of_rows):  # else it is absent from the split
                 arrays.setdefault(f"{prefix}{key}", of_rows)
-    if metadata is None and {"label", "class_name"} <= columns.keys():
-        arrays |= _class_names(columns["label"], columns["class_name"], name)
+    if metadata is None:
+        label = declared_features(schema.metadata or {}).get(source_of.get("label", ""), {})
+        arrays |= _class_names(columns, label.get("names"), name)
     return arrays
 
 
@@ -270,10 +283,14 @@ def _rows_of_splits(columns: dict[str, list[Any]], n: int, name: str) -> dict[st
     return rows
 
 
-def _class_names(labels: list[Any], names: list[Any], file: str) -> dict[str, list[str]]:
+def _class_names(columns: dict[str, list[Any]], declared: Any, file: str) -> dict[str, list[str]]:
     """Return the names in the order of their labels; a label without a row is its number."""
+    if isinstance(declared, list):
+        return {"class_names": declared}
+    if not columns.keys() >= {"label", "class_name"}:
+        return {}
     known: dict[int, str] = {}
-    for label, name in zip(labels, names, strict=True):
+    for label, name in zip(columns["label"], columns["class_name"], strict=True):
         if name is None or not isinstance(label, int) or label < 0:
             continue
         if label >= MAX_CLASSES:
@@ -300,7 +317,8 @@ def write_features(
     fields.append(("feature", pa.list_(pa.float32(), width)))
     if thumbnails is not None:
         fields.append((IMAGE, IMAGE_TYPE))
-    schema = pa.schema(fields, {METADATA: metadata})
+    hugging_face = json.dumps({"info": {"features": _types_of_datasets(fields, file)}})
+    schema = pa.schema(fields, {METADATA: metadata, HUGGING_FACE: hugging_face})
     with pq.ParquetWriter(
         path, schema, use_dictionary=["split", "class_name"], write_page_checksum=True
     ) as writer:
@@ -319,6 +337,23 @@ def write_features(
                     rows[IMAGE] = pa.StructArray.from_arrays(images, fields=list(IMAGE_TYPE))
                 writer.write_table(pa.table(rows, schema))
                 start = stop
+
+
+def _types_of_datasets(
+    fields: Sequence[tuple[str, pa.DataType]], file: FeatureFile
+) -> dict[str, dict[str, Any]]:
+    """Return the columns' types as Hugging Face `datasets` reads them: images, names of classes."""
+    types: dict[str, dict[str, Any]] = {}
+    for column, arrow_type in fields:
+        types[column] = {"dtype": str(arrow_type), "_type": "Value"}
+    width = dict(fields)["feature"].list_size
+    number = {"dtype": "float32", "_type": "Value"}
+    types["feature"] = {"feature": number, "length": width, "_type": "Sequence"}
+    if "label" in types and file.class_names:
+        types["label"] = {"names": distinct_names(file.class_names), "_type": "ClassLabel"}
+    if IMAGE in types:
+        types[IMAGE] = {"_type": "Image"}
+    return types
 
 
 def _blocks(matrix: BlockMatrix, most: int | None) -> Iterator[Float32]:
