@@ -88,7 +88,8 @@ def textembed(
         str | None,
         option(
             "NAME",
-            "Column of a .csv or .tsv file (default: prompt, text, class, name or the only one).",
+            "Column of a .csv or .tsv file (default: prompt, text, class, name or the only one); "
+            "data set of a .json file of CLIP_benchmark.",
         ),
     ] = None,
     root: Annotated[
@@ -166,7 +167,8 @@ def textembed(
         ]
     else:
         class_names = embedding.read_class_names(classes, root, column)
-        templates = embedding.read_templates(template) if template else None
+        dataset = class_names.dataset
+        templates = embedding.read_templates(template, dataset) if template else None
         if _is_default(ctx, "model"):
             model, untrained = embedding.choose_model(class_names, classes, model, untrained)
             options = replace(options, untrained=untrained)

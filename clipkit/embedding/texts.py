@@ -19,6 +19,7 @@ from clipkit.base.errors import ClipkitError, UsageError, shorten, unknown
 from clipkit.base.names import escape
 from clipkit.datasets.registry import CLASS_NAMES
 from clipkit.features.checked_file import SIGNATURE
+from clipkit.features.history import provenance
 from clipkit.features.model import FeatureFile, Floats, Int64
 from clipkit.prompts import bundled
 from clipkit.prompts import formats as prompt_files
@@ -359,12 +360,17 @@ def _no_prompts(source: str) -> ClipkitError:
     return error
 
 
-def read_templates(values: Sequence[str]) -> list[str]:
-    """Return templates; the name of a template file stands for its templates, also if bundled."""
+def read_templates(values: Sequence[str], dataset: str = "") -> list[str]:
+    """Return templates; the name of a template file stands for its templates, also if bundled.
+
+    A .json file may hold the templates of several data sets, of which one is `dataset`.
+    """
     templates: list[str] = []
     for value in values:
         path = bundled.locate(value, "templates")
-        if "{" not in value and Path(path).is_file():
+        if "{" not in value and Path(path).is_file() and path.lower().endswith(".json"):
+            templates += prompt_files.parse_templates(files.read_bytes(path), value, dataset)
+        elif "{" not in value and Path(path).is_file():
             templates += prompts.parse_templates(files.read_bytes(path), value).texts
         else:
             templates.append(value)
@@ -397,6 +403,8 @@ def read_class_names(source: str, root: str | None = None, column: str | None = 
         raise UsageError(f"expected a file with --column, got the data set {source}")
     else:
         classes = _read_dataset(source, root)
+    if column is not None:
+        classes = replace(classes, dataset=column)
     _warn_of_equal_prompts(classes, source)
     return classes
 
@@ -424,13 +432,13 @@ def _holds_images(path: str) -> bool:
 
 def _read_dataset(source: str, root: str | None) -> ClassNames:
     if root is None and source in CLASS_NAMES:
-        return ClassNames(CLASS_NAMES[source](), source={"classes": source})
+        return ClassNames(CLASS_NAMES[source](), source={"classes": source}, dataset=source)
     from clipkit import datasets
 
     names = datasets.load(source, root=root).class_names
     if not names:
         raise ClipkitError(f"{source}: expected class names, but its images are not labelled")
-    return ClassNames(names, source={"classes": source})
+    return ClassNames(names, source={"classes": source}, dataset=Path(source).name)
 
 
 def _read_class_file(source: str, path: str, column: str | None) -> ClassNames:
@@ -469,7 +477,8 @@ def _read_feature_file(source: str) -> ClassNames:
         if not file.class_names:
             raise ClipkitError(f"{source}: expected class names, got none")
         history = {"classes": "feature file", "inputs": {"classes": file.digest}}
-        return ClassNames(file.class_names, source=history, model=file.model())
+        dataset = provenance(file).dataset
+        return ClassNames(file.class_names, source=history, model=file.model(), dataset=dataset)
 
 
 def choose_model(
