@@ -392,15 +392,14 @@ def read_class_names(source: str, root: str | None = None, column: str | None = 
         The folder that holds a named data set. By default, its class names are those that clipkit
         lists, without the data.
     column : str, optional
-        The column of a table, or ``name`` or ``wnid`` of a class index.
+        The column of a table, ``name`` or ``wnid`` of a class index, or a data set of a .json file.
+        Of other classes, it is the data set of their templates.
     """
     path = bundled.locate(source, "attributes") if "/" in source else source
     if _is_file_or_stream(path) and not _holds_images(path):
         if root is not None:
             raise UsageError(f"root: expected a named data set, got {source}", "leave --root out")
         classes = _read_class_file(source, path, column)
-    elif column is not None:
-        raise UsageError(f"expected a file with --column, got the data set {source}")
     else:
         classes = _read_dataset(source, root)
     if column is not None:
@@ -446,8 +445,6 @@ def _read_class_file(source: str, path: str, column: str | None) -> ClassNames:
     if Path(path).is_file():
         with Path(path).open("rb") as stream:
             start = stream.read(len(SIGNATURE))
-        if start == SIGNATURE and column is not None:
-            raise UsageError(f"expected a table with --column, got the feature file {name}")
         if start == SIGNATURE:
             return _read_feature_file(source)
     data = files.read_bytes(path)
