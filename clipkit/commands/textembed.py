@@ -111,7 +111,8 @@ def textembed(
         bool,
         typer.Option(
             "--clean/--no-clean",
-            help="For SigLIP 2: lowercase prompts and remove punctuation, as in training.",
+            help="For CLIP: clean prompts by ftfy, if it is installed, as OpenAI's code does. For "
+            "SigLIP 2: lowercase prompts and remove punctuation, as in training.",
         ),
     ] = True,
     normalize: Annotated[

@@ -78,6 +78,7 @@ def embed_texts(
         normalize=normalize,
         truncate=truncate,
         prompts=label,
+        cleaned=encoder.cleaned_by_ftfy(texts),
         inputs={"prompts": files.digest(data)},  # files of other prompts may have the same name
     )
     return FeatureFile(
@@ -108,6 +109,7 @@ def embed_captions(
         normalize=normalize,
         truncate=truncate,
         captions=escape(Path(captions.name).name),
+        cleaned=encoder.cleaned_by_ftfy(captions.texts),
         **captions.source,
     )
     return FeatureFile(
@@ -177,6 +179,7 @@ def embed_classes(
     texts, wording_index = prompts.from_classes(wordings, templates)
     class_index = np.array(classes.class_index)[wording_index]
     embeddings = _encode(texts, _quote(texts), encoder, truncate)  # (P * T, D)
+    cleaned = encoder.cleaned_by_ftfy(texts)
     if len(texts) > len(classes.names):
         embeddings = similarity.ensemble(embeddings, class_index, len(classes.names))  # (C, D)
         texts = _name_ensembles(classes, class_index, len(templates))
@@ -191,6 +194,7 @@ def embed_classes(
         truncate=truncate,
         templates=None if is_complete else templates,
         readable=readable,
+        cleaned=cleaned,
         **classes.source,
     )
     return FeatureFile(
