@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from clipkit.features import FeatureFile
 
 EVALUATIONS = (".json", ".md")
+NAMING_ENDINGS = (*FEATURE_ENDINGS, ".json", ".csv", ".tsv")  # of files that hold class names
 
 
 def _refuse_output_option(is_given: bool) -> None:
@@ -73,9 +74,10 @@ def convert(
     classes: Annotated[
         str | None,
         option(
-            "FILE",
-            "Import: file with the class of each prompt, one per line; without --prompts, the "
-            "classes are the prompts.",
+            "DATASET|FILE",
+            "Import: file with the class of each prompt, one per line, or a data set or feature "
+            "file with the classes; without --prompts, they are the prompts.",
+            autocompletion=completion.datasets,
         ),
     ] = None,
     feature_column: Annotated[
@@ -166,7 +168,7 @@ def convert(
     if prompts is not None:
         texts, digests["prompts"] = read_with_digest(prompts)
     if classes is not None:
-        names, digests["classes"] = read_with_digest(classes, may_repeat=True)
+        names = _read_classes(classes, digests)
     with console.progress("converting", "rows") as report:
         file = formats.import_file(
             source,
@@ -179,6 +181,21 @@ def convert(
             **columns,
         )
         features.write(output, formats.report_rows(file, report), force=force)
+
+
+def _read_classes(classes: str, digests: dict[str, str]) -> list[str]:
+    """Return the class of each prompt: a line of a text file each, or the classes of other files.
+
+    The digest of a text file is added to `digests`.
+    """
+    from clipkit.prompts.texts import read_with_digest
+
+    if Path(classes).is_file() and Path(classes).suffix.lower() not in NAMING_ENDINGS:
+        names, digests["classes"] = read_with_digest(classes, may_repeat=True)
+        return names
+    from clipkit import embedding
+
+    return embedding.read_class_names(classes).names
 
 
 def _export_tables(

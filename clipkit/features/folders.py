@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from clipkit.base.errors import ClipkitError, unknown
-from clipkit.features.describe import abridged
+from clipkit.base.errors import ClipkitError, read_errors, shorten, unknown
 from clipkit.features.model import Float32
 
 IMAGES, TEXTS, METADATA = "img_emb", "text_emb", "metadata"  # the folders of clip-retrieval
@@ -37,7 +36,7 @@ def part_files(folder: Path, ending: str) -> list[Path]:
     paths = [path for path in folder.glob(f"*{ending}") if not path.name.startswith(".")]
     names = {NUMBER.sub("N", path.name) for path in paths}
     if len(names) != 1:
-        got = abridged(sorted(names)) or f"no {ending} files"
+        got = shorten(", ".join(sorted(names))) or f"no {ending} files"
         raise ClipkitError(
             f"{folder}: expected the parts of one table, numbered, got {got}",
             "convert the files one by one, and join them with clipkit concat",
@@ -51,16 +50,16 @@ def join_parts(parts: Sequence[tuple[Path, Mapping[str, Any]]]) -> dict[str, Any
     first, expected = parts[0]
     for path, arrays in parts:
         if arrays.keys() != expected.keys():
-            raise ClipkitError(
-                f"{path}: expected the columns of {first.name}, {abridged(sorted(expected))}, "
-                f"got {abridged(sorted(arrays))}"
-            )
+            columns, others = (", ".join(sorted(names)) for names in (expected, arrays))
+            message = f"expected {shorten(columns)}, as in {first.name}, got {shorten(others)}"
+            raise ClipkitError(f"{path}: {message}")
     for name, array in expected.items():
         values = [arrays[name] for _, arrays in parts]
         if array is None:
             joined[name] = None
         elif isinstance(array, np.ndarray):
-            joined[name] = np.concatenate(values)
+            with read_errors(str(first.parent)):  # of parts with another width
+                joined[name] = np.concatenate(values)
         else:
             joined[name] = [value for part in values for value in part]
     return joined

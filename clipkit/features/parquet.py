@@ -158,7 +158,7 @@ def _check_ids(ids: list[Any], where: str) -> None:
     if times > 1:
         raise ClipkitError(
             f"{where}: expected a row for each image, got {times} rows for {row_id!r}",
-            "choose another column with --id-column; for dinotool, use --save-features frame",
+            "choose another column with --id-column; of dinotool, save the features of frames",
         )
 
 
