@@ -184,10 +184,7 @@ def convert(
 
 
 def _read_classes(classes: str, digests: dict[str, str]) -> list[str]:
-    """Return the class of each prompt: a line of a text file each, or the classes of other files.
-
-    The digest of a text file is added to `digests`.
-    """
+    """Return the class of each prompt; the digest of a text file is added to `digests`."""
     from clipkit.prompts.texts import read_with_digest
 
     if Path(classes).is_file() and Path(classes).suffix.lower() not in NAMING_ENDINGS:
