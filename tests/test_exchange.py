@@ -62,6 +62,8 @@ def test_a_folder_of_clip_retrieval_that_is_not_whole_is_refused(tmp_path):
         ("laion/metadata", "feature"),
     ):
         refused(clipkit("convert", tmp_path / source, tmp_path / "x.h5"), 1, message)
+    words = (tmp_path / "laion", tmp_path / "x.h5", "--feature-column", "kind")
+    refused(clipkit("convert", *words), 2, "--feature-column: no such column in")
     (tmp_path / "laion/metadata/metadata_0.parquet").unlink()
     run = clipkit("convert", tmp_path / "laion/text_emb", tmp_path / "x.h5")
     refused(run, 1, "metadata_0.parquet")

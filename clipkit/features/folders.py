@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from clipkit.base.errors import ClipkitError, read_errors, shorten, unknown
+from clipkit.base.errors import ClipkitError, UsageError, read_errors, shorten, unknown
 from clipkit.features.model import Float32
 
 IMAGES, TEXTS, METADATA = "img_emb", "text_emb", "metadata"  # the folders of clip-retrieval
@@ -75,33 +75,40 @@ def read_clip_retrieval(
 
     `chosen` names the columns of the metadata that are the ``id`` and the ``label``.
     """
+    is_of_images = paths[0].parent.name == IMAGES
+    known, roles = {"id"}, {"text": "caption", **chosen}
+    if is_of_images:
+        known, roles = {"id", "label"}, {"id": "image_path", **chosen}
+    for option in chosen.keys() - known:
+        raise UsageError(
+            f"--{option}-column: no such column in {paths[0].parent} of clip-retrieval"
+        )
     parts = []
     for path in paths:
         table = metadata_of(path)
         names, rows = read_cells(table, str(table))
+        for column in roles.values():
+            if column not in names:
+                raise unknown(f"column of {table}", column, names)
         cells = zip(*(values for _, values in rows), strict=True)
         columns = dict(zip(names, map(list, cells), strict=True))
         features = read_array(path)
         if len(rows) != len(features):
             expected = f"{len(rows)} rows, as {table.name} has"
             raise ClipkitError(f"{path}: expected {expected}, got {len(features)}")
-        needed = "image_path" if path.parent.name == IMAGES else "caption"
-        for column in (needed, *chosen.values()):
-            if column not in columns:
-                raise unknown(f"column of {table}", column, names)
         parts.append((path, {**columns, "features": features}))
     columns = join_parts(parts)
-    arrays = {"features": columns["features"]}
-    ids, label = chosen.get("id", "image_path"), chosen.get("label")
-    if paths[0].parent.name == IMAGES:
-        arrays["ids"] = columns[ids]
-        if label:
-            arrays["labels"] = columns[label]
+    arrays: dict[str, Any] = {"features": columns["features"]}
+    ids = columns.get(roles.get("id", "image_path"))
+    if is_of_images:
+        arrays["ids"] = ids
+        if "label" in roles:
+            arrays["labels"] = columns[roles["label"]]
         return arrays
     arrays["texts"] = columns["caption"]
-    if ids in columns:
-        arrays["class_names"] = list(dict.fromkeys(columns[ids]))
-        arrays["class_index"] = index_of(columns[ids], arrays["class_names"])
+    if ids is not None:
+        arrays["class_names"] = list(dict.fromkeys(ids))
+        arrays["class_index"] = index_of(ids, arrays["class_names"])
     return arrays
 
 

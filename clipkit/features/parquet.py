@@ -346,13 +346,13 @@ def _types_of_datasets(
     types: dict[str, dict[str, Any]] = {}
     for column, arrow_type in fields:
         types[column] = {"dtype": str(arrow_type), "_type": "Value"}
-    width = dict(fields)["feature"].list_size
-    number = {"dtype": "float32", "_type": "Value"}
-    types["feature"] = {"feature": number, "length": width, "_type": "Sequence"}
-    if "label" in types and file.class_names:
-        types["label"] = {"names": distinct_names(file.class_names), "_type": "ClassLabel"}
-    if IMAGE in types:
-        types[IMAGE] = {"_type": "Image"}
+        if column == "feature":
+            number = {"dtype": "float32", "_type": "Value"}
+            types[column] = {"feature": number, "length": arrow_type.list_size, "_type": "Sequence"}
+        elif column == "label" and file.class_names:
+            types[column] = {"names": distinct_names(file.class_names), "_type": "ClassLabel"}
+        elif column == IMAGE:
+            types[column] = {"_type": "Image"}
     return types
 
 
