@@ -53,7 +53,8 @@ class RunOptions:
         of a seed come from one model.
     clean : bool
         Clean texts as SigLIP 2's training data were cleaned, if the tokenizer is SigLIP 2's:
-        in lower case, without punctuation. Other models take texts as they are.
+        in lower case, without punctuation. For CLIP, clean them as OpenAI's code does, if ftfy is
+        installed. Other models take texts as they are.
     layers : sequence of int or "all", optional
         Return hidden states in place of embeddings: 0 is the input of the first layer, n the
         output of the last. Negative numbers count from the end: -1 is n.
