@@ -496,7 +496,7 @@ def _read_feature_file(source: str) -> ClassNames:
         return ClassNames(file.class_names, source=history, model=file.model(), dataset=dataset)
 
 
-def list_choices(question: str, classes: ClassNames) -> tuple[str, list[str]]:
+def list_choices(question: str, classes: ClassNames) -> tuple[str, tuple[str, ...]]:
     """Return a question that lists choices with letters, and the names of the choices.
 
     >>> list_choices("What is it?", ClassNames(["cat", "dog"]))[0].splitlines()[1:3]
@@ -510,7 +510,7 @@ def list_choices(question: str, classes: ClassNames) -> tuple[str, list[str]]:
     lines = [question]
     for letter, wording in zip(ascii_uppercase, classes.wordings, strict=False):
         lines.append(f"{letter}. {wording}")
-    return "\n".join([*lines, ANSWER_WITH_LETTER]), classes.names
+    return "\n".join([*lines, ANSWER_WITH_LETTER]), tuple(classes.names)
 
 
 def follow_question(
@@ -530,7 +530,7 @@ def follow_question(
         classes = replace(
             classes, names=choices, wordings=letters, class_index=[], template=COMPLETE
         )
-    return classes, replace(options, ask=str(question), choices=choices)
+    return classes, replace(options, ask=str(question), choices=tuple(choices))
 
 
 def choose_model(

@@ -68,7 +68,7 @@ class RunOptions:
     at : {"last", "image"}, optional
         With `ask`: take the last position of the prompt, which is the default, or the mean over the
         positions of the image.
-    choices : sequence of str
+    choices : tuple of str
         With `ask`: the answers that the question lists, for the history.
     projection : bool
         Apply the projection into the space of texts, with which a CLIP's image tower ends.
@@ -94,7 +94,7 @@ class RunOptions:
     norm: bool = False
     ask: str | None = None
     at: str | None = None
-    choices: Sequence[str] = ()
+    choices: tuple[str, ...] = ()
     projection: bool = True
     image_size: int | None = None
     batch_size: int = 64
