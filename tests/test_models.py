@@ -9,6 +9,7 @@ import re
 import shutil
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel, SiglipMod
 from clipkit import embedding, features, models
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.models import hub
+from clipkit.models import tokenizer as tokenizer_module
 from clipkit.models.acceleration import choose_precision
 from clipkit.models.hub import TINY, combine_digests, find
 from clipkit.models.tokenizer import is_cleaned_by_openai
@@ -289,7 +291,7 @@ NOT_CLEANED = ["rock & roll", "AT&T", "a < b", "“".encode().hex(), "é", "ſt"
 
 
 def test_a_warning_counts_the_prompts_that_have_other_tokens_than_in_openais_code(
-    tiny_clip_dir, capsys
+    tiny_clip_dir, capsys, monkeypatch
 ):
     tokenize = pytest.importorskip("open_clip").get_tokenizer("ViT-B-32")
     tokenizer = AutoTokenizer.from_pretrained(tiny_clip_dir)
@@ -298,13 +300,35 @@ def test_a_warning_counts_the_prompts_that_have_other_tokens_than_in_openais_cod
         tokens = tokenizer(text)["input_ids"]  # which are clipkit's: see test_clip_text.py
         is_equal = tokens == expected[: expected.index(max(expected)) + 1]
         assert is_equal == (text not in CLEANED), text
+    monkeypatch.setattr(tokenizer_module, "is_installed", lambda package: package != "ftfy")
     encoder = load(tiny_clip_dir, "text")
     encoder.encode_texts([*NOT_CLEANED, *TEXTS])
     assert capsys.readouterr().err == ""
     encoder.encode_texts([*NOT_CLEANED, *CLEANED])
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("clipkit: warning: 8 of 17 prompts get other tokens than in OpenAI's")
-    assert line.endswith("the first is 'a ‘cat’'")
+    assert line.endswith(
+        "the first is 'a ‘cat’'; hint: clean them as it does: pip install 'clipkit-vl[ftfy]'"
+    )
+
+
+def test_ftfy_gives_prompts_the_tokens_of_openais_code(tiny_clip_dir, capsys):
+    tokenize = pytest.importorskip("open_clip").get_tokenizer("ViT-B-32")
+    texts = [*CLEANED, *NOT_CLEANED, *TEXTS, "cafÃ©", "a cat ", "cafe\u0301"]
+    for encoder in (load(tiny_clip_dir, "text"), load(tiny_clip_dir, "text", untrained=1)):
+        tokenizer = encoder._tokenizer
+        ours = tokenizer.tokens(tokenizer.clean(texts, texts))
+        for row, expected in zip(ours.tolist(), tokenize(texts).tolist(), strict=True):
+            end = expected.index(max(expected)) + 1
+            assert row[:end] == expected[:end]
+        tokenizer.warn_of_other_tokens(texts)
+    assert capsys.readouterr().err == ""
+    file = embedding.embed_texts(texts, encoder)
+    assert file.history[0]["cleaned"] == {"ftfy": version("ftfy"), "prompts": len(CLEANED) + 1}
+    assert "cleaned" not in embedding.embed_texts(NOT_CLEANED, encoder).history[0]
+    kept = load(tiny_clip_dir, "text", clean=False)
+    assert kept.cleaned_by_ftfy(texts) is None
+    assert kept._tokenizer.clean(texts, texts) == texts
 
 
 @pytest.mark.long

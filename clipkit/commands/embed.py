@@ -199,7 +199,7 @@ def embed(
     from clipkit.base import console
 
     share = None if part is None else embedding.Part.parse(part)
-    listed: list[str] = []
+    listed: tuple[str, ...] = ()
     if ask is not None and choices is not None:
         ask, listed = embedding.list_choices(ask, embedding.read_class_names(choices))
     options = models.RunOptions(

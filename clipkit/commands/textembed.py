@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,6 +23,9 @@ from clipkit.commands._options import (
     option,
     split_option,
 )
+
+if TYPE_CHECKING:
+    from clipkit.prompts.formats import ClassNames
 
 
 def textembed(
@@ -90,7 +93,8 @@ def textembed(
         str | None,
         option(
             "NAME",
-            "Column of a .csv or .tsv file (default: prompt, text, class, name or the only one).",
+            "Column of a .csv or .tsv file (default: prompt, text, class, name or the only one); "
+            "data set of .json files of CLIP_benchmark.",
         ),
     ] = None,
     root: Annotated[
@@ -109,7 +113,8 @@ def textembed(
         bool,
         typer.Option(
             "--clean/--no-clean",
-            help="For SigLIP 2: lowercase prompts and remove punctuation, as in training.",
+            help="For CLIP: clean prompts by ftfy, if it is installed, as OpenAI's code does. For "
+            "SigLIP 2: lowercase prompts and remove punctuation, as in training.",
         ),
     ] = True,
     normalize: Annotated[
@@ -169,7 +174,9 @@ def textembed(
         ]
     else:
         class_names = embedding.read_class_names(classes, root, column)
-        templates = embedding.read_templates(template) if template else None
+        _check_column(column, class_names, classes, template)
+        dataset = class_names.dataset
+        templates = embedding.read_templates(template, dataset) if template else None
         if _is_default(ctx, "model"):
             model, untrained = embedding.choose_model(class_names, classes, model, untrained)
             options = replace(options, untrained=untrained)
@@ -195,6 +202,15 @@ def _check_captions(
         raise UsageError("expected no --column with --captions or --items", "name it caption")
     if not captions and split is not None:
         raise UsageError("expected --captions with --split, got none")
+
+
+def _check_column(
+    column: str | None, class_names: ClassNames, classes: str, template: list[str] | None
+) -> None:
+    """Refuse the name of a column, or data set, of which there is no table and no .json file."""
+    is_keyed = any(value.lower().endswith(".json") for value in template or [])
+    if column is not None and class_names.source["classes"] != "file" and not is_keyed:
+        raise UsageError(f"expected a table or .json file with --column, got {classes}")
 
 
 def _is_default(ctx: typer.Context, name: str) -> bool:

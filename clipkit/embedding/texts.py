@@ -20,7 +20,7 @@ from clipkit.base.errors import ClipkitError, UsageError, shorten, unknown
 from clipkit.base.names import escape
 from clipkit.datasets.registry import CLASS_NAMES
 from clipkit.features.checked_file import SIGNATURE
-from clipkit.features.history import DOT_PRODUCT
+from clipkit.features.history import DOT_PRODUCT, provenance
 from clipkit.features.model import FeatureFile, Floats, Int64
 from clipkit.models import RunOptions, canonical_name
 from clipkit.prompts import bundled
@@ -81,6 +81,7 @@ def embed_texts(
         normalize=normalize,
         truncate=truncate,
         prompts=label,
+        cleaned=encoder.cleaned_by_ftfy(texts),
         inputs={"prompts": files.digest(data)},  # files of other prompts may have the same name
     )
     return FeatureFile(
@@ -111,6 +112,7 @@ def embed_captions(
         normalize=normalize,
         truncate=truncate,
         captions=escape(Path(captions.name).name),
+        cleaned=encoder.cleaned_by_ftfy(captions.texts),
         **captions.source,
     )
     return FeatureFile(
@@ -182,6 +184,7 @@ def embed_classes(
     texts, wording_index = prompts.from_classes(wordings, templates)
     class_index = np.array(classes.class_index)[wording_index]
     embeddings = _encode(texts, _quote(texts), encoder, truncate)  # (P * T, D)
+    cleaned = encoder.cleaned_by_ftfy(texts)
     if len(texts) > len(classes.names):
         _refuse_unit_rows(encoder, "one wording and one template for each class, got more")
         embeddings = similarity.ensemble(embeddings, class_index, len(classes.names))  # (C, D)
@@ -197,6 +200,7 @@ def embed_classes(
         truncate=truncate,
         templates=None if is_complete else templates,
         readable=readable,
+        cleaned=cleaned,
         **classes.source,
     )
     return FeatureFile(
@@ -374,12 +378,17 @@ def _no_prompts(source: str) -> ClipkitError:
     return error
 
 
-def read_templates(values: Sequence[str]) -> list[str]:
-    """Return templates; the name of a template file stands for its templates, also if bundled."""
+def read_templates(values: Sequence[str], dataset: str = "") -> list[str]:
+    """Return templates; the name of a template file stands for its templates, also if bundled.
+
+    A .json file may hold the templates of several data sets, of which one is `dataset`.
+    """
     templates: list[str] = []
     for value in values:
         path = bundled.locate(value, "templates")
-        if "{" not in value and Path(path).is_file():
+        if "{" not in value and Path(path).is_file() and path.lower().endswith(".json"):
+            templates += prompt_files.parse_templates(files.read_bytes(path), value, dataset)
+        elif "{" not in value and Path(path).is_file():
             templates += prompts.parse_templates(files.read_bytes(path), value).texts
         else:
             templates.append(value)
@@ -401,17 +410,18 @@ def read_class_names(source: str, root: str | None = None, column: str | None = 
         The folder that holds a named data set. By default, its class names are those that clipkit
         lists, without the data.
     column : str, optional
-        The column of a table, or ``name`` or ``wnid`` of a class index.
+        The column of a table, ``name`` or ``wnid`` of a class index, or a data set of a .json file.
+        Of other classes, it is the data set of their templates.
     """
     path = bundled.locate(source, "attributes") if "/" in source else source
     if _is_file_or_stream(path) and not _holds_images(path):
         if root is not None:
             raise UsageError(f"root: expected a named data set, got {source}", "leave --root out")
         classes = _read_class_file(source, path, column)
-    elif column is not None:
-        raise UsageError(f"expected a file with --column, got the data set {source}")
     else:
         classes = _read_dataset(source, root)
+    if column is not None:
+        classes = replace(classes, dataset=column)
     _warn_of_equal_prompts(classes, source)
     return classes
 
@@ -439,13 +449,13 @@ def _holds_images(path: str) -> bool:
 
 def _read_dataset(source: str, root: str | None) -> ClassNames:
     if root is None and source in CLASS_NAMES:
-        return ClassNames(CLASS_NAMES[source](), source={"classes": source})
+        return ClassNames(CLASS_NAMES[source](), source={"classes": source}, dataset=source)
     from clipkit import datasets
 
     names = datasets.load(source, root=root).class_names
     if not names:
         raise ClipkitError(f"{source}: expected class names, but its images are not labelled")
-    return ClassNames(names, source={"classes": source})
+    return ClassNames(names, source={"classes": source}, dataset=Path(source).name)
 
 
 def _read_class_file(source: str, path: str, column: str | None) -> ClassNames:
@@ -453,8 +463,6 @@ def _read_class_file(source: str, path: str, column: str | None) -> ClassNames:
     if Path(path).is_file():
         with Path(path).open("rb") as stream:
             start = stream.read(len(SIGNATURE))
-        if start == SIGNATURE and column is not None:
-            raise UsageError(f"expected a table with --column, got the feature file {name}")
         if start == SIGNATURE:
             return _read_feature_file(source)
     data = files.read_bytes(path)
@@ -484,10 +492,11 @@ def _read_feature_file(source: str) -> ClassNames:
         if not file.class_names:
             raise ClipkitError(f"{source}: expected class names, got none")
         history = {"classes": "feature file", "inputs": {"classes": file.digest}}
-        return ClassNames(file.class_names, source=history, model=file.model())
+        dataset = provenance(file).dataset
+        return ClassNames(file.class_names, source=history, model=file.model(), dataset=dataset)
 
 
-def list_choices(question: str, classes: ClassNames) -> tuple[str, list[str]]:
+def list_choices(question: str, classes: ClassNames) -> tuple[str, tuple[str, ...]]:
     """Return a question that lists choices with letters, and the names of the choices.
 
     >>> list_choices("What is it?", ClassNames(["cat", "dog"]))[0].splitlines()[1:3]
@@ -501,7 +510,7 @@ def list_choices(question: str, classes: ClassNames) -> tuple[str, list[str]]:
     lines = [question]
     for letter, wording in zip(ascii_uppercase, classes.wordings, strict=False):
         lines.append(f"{letter}. {wording}")
-    return "\n".join([*lines, ANSWER_WITH_LETTER]), classes.names
+    return "\n".join([*lines, ANSWER_WITH_LETTER]), tuple(classes.names)
 
 
 def follow_question(
@@ -521,7 +530,7 @@ def follow_question(
         classes = replace(
             classes, names=choices, wordings=letters, class_index=[], template=COMPLETE
         )
-    return classes, replace(options, ask=str(question), choices=choices)
+    return classes, replace(options, ask=str(question), choices=tuple(choices))
 
 
 def choose_model(

@@ -377,6 +377,6 @@ def _prompts(entry: Entry) -> str:
 
 
 def has_text_tower(file: FeatureFile) -> bool:
-    """Whether texts may have a model's features: it learned a scale, answers, or is not known."""
+    """Whether the model of images may have a text tower: it learned a scale, or is not known."""
     model = file.history.model
-    return model.get("tower") != "image" or "logit_scale" in model or "question" in model
+    return model.get("tower") != "image" or not model.keys().isdisjoint(("logit_scale", "question"))

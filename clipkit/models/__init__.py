@@ -53,7 +53,8 @@ class RunOptions:
         of a seed come from one model.
     clean : bool
         Clean texts as SigLIP 2's training data were cleaned, if the tokenizer is SigLIP 2's:
-        in lower case, without punctuation. Other models take texts as they are.
+        in lower case, without punctuation. For CLIP, clean them as OpenAI's code does, if ftfy is
+        installed. Other models take texts as they are.
     layers : sequence of int or "all", optional
         Return hidden states in place of embeddings: 0 is the input of the first layer, n the
         output of the last. Negative numbers count from the end: -1 is n.
@@ -67,7 +68,7 @@ class RunOptions:
     at : {"last", "image"}, optional
         With `ask`: take the last position of the prompt, which is the default, or the mean over the
         positions of the image.
-    choices : sequence of str
+    choices : tuple of str
         With `ask`: the answers that the question lists, for the history.
     projection : bool
         Apply the projection into the space of texts, with which a CLIP's image tower ends.
@@ -93,7 +94,7 @@ class RunOptions:
     norm: bool = False
     ask: str | None = None
     at: str | None = None
-    choices: Sequence[str] = ()
+    choices: tuple[str, ...] = ()
     projection: bool = True
     image_size: int | None = None
     batch_size: int = 64
@@ -111,7 +112,7 @@ class RunOptions:
         is_shaped = self.pool or self.norm or not self.projection or self.image_size
         if self.ask is not None and (is_shaped or self.compile):
             raise UsageError(
-                "expected --ask, or one of --pool, --norm, --no-projection, --image-size, --compile",
+                "expected --ask without --pool, --norm, --no-projection, --image-size, --compile",
                 "--at chooses what is pooled; the last layer is normalised",
             )
         if self.ask is None and (self.at is not None or self.choices):

@@ -202,6 +202,10 @@ class Encoder(EncoderDescription):
                 progress(start + len(batch), len(texts))
         return embeddings
 
+    def cleaned_by_ftfy(self, texts: Sequence[str]) -> dict[str, Any] | None:
+        """Return ftfy's version and how many texts `encode_texts` cleans by it; None for none."""
+        return self._require("text", self._tokenizer).cleaned_by_ftfy(texts)
+
     def _prepare(self, step: Callable[[Preprocessor], Inputs]) -> Inputs:
         """Let the preprocessor do one of its steps."""
         preprocessor = self._require("image", self._preprocessor)

@@ -92,7 +92,7 @@ def load(
     encoder = {"details": details, "parts": parts, "_device": device}
     with named(files.name), single_line_errors("ask the model"), torch.inference_mode():
         if tower == "text":
-            rows = AskedModel(model, LAST).head.weight.to(DTYPES[precision])
+            rows = model.get_output_embeddings().weight.to(DTYPES[precision])
             details |= {"dim": rows.shape[1], "similarity": DOT_PRODUCT}
             answers = Answers(files.name, question)
             return {
@@ -171,6 +171,11 @@ class Checkpoint:
                 model = self.new_model()
                 digest = thread.submit(tensors_digest, self.files, model.state_dict())
             parts["weights"] = digest.result()
+        if model.get_output_embeddings() is None:
+            raise ClipkitError(
+                f"{self.files.name}: expected a model with an output embedding, from which answers "
+                f"are read, got {type(model).__name__} without"
+            )
         if not hasattr(model, "hf_device_map"):
             for parameter in model.parameters():  # buffers stay: places need float32
                 parameter.data = parameter.data.to(device, dtype)
@@ -228,13 +233,7 @@ class AskedModel:
     @property
     def head(self) -> Any:
         """The output embedding."""
-        head = self.model.get_output_embeddings()
-        if head is None:
-            raise ClipkitError(
-                "expected a model with an output embedding, from which answers are read, got "
-                f"{type(self.model).__name__} without"
-            )
-        return head
+        return self.model.get_output_embeddings()
 
     @torch.inference_mode()
     def __call__(self, **inputs: Any) -> torch.Tensor:

@@ -201,8 +201,8 @@ def find_stack(model: Any) -> Stack:
     else:
         states = HiddenStates(model)
         stack = Stack(states.names, None, lowest=states.lowest, is_map=states.is_map, states=states)
-    if stack.is_map:  # timm normalises a map before it pools
-        return stack
+        if states.is_map:  # timm normalises a map before it pools
+            return stack
     embedding = getattr(model, "embeds", model)  # of a NaFlexVit
     return replace(
         stack,

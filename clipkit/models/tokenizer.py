@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import contextlib
 import html
+import importlib.metadata
 import json
 import math
 import re
 import string
+import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -34,7 +36,7 @@ from clipkit.prompts.texts import MAX_CHARACTERS, quote
 # OpenAI's and OpenCLIP's code cleans a text by ftfy and html.unescape before it splits it into
 # tokens; transformers' CLIPTokenizer does not. What ftfy 6.3 replaces or removes: curly quotes,
 # ligatures, full-width and half-width forms, control characters. (It also repairs text that was
-# decoded wrongly, such as "Ã©". That is not looked for.)
+# decoded wrongly, such as "Ã©". Without ftfy, that is not looked for.)
 REPLACED_BY_FTFY = re.compile(
     "[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f\u02bc\u2018-\u201f\u0132\u0133\u0149\u01c4-\u01cc\u01f1-\u01f3\ufb00-\ufb06"
     "\uff01-\uffdc\uffe0-\uffee\u206a-\u206f\ufeff\ufff9-\ufffc]"
@@ -134,6 +136,10 @@ class TextTokenizer(ABC):
         """Warn once of texts that get other tokens than in the code the model was trained with."""
         return
 
+    def cleaned_by_ftfy(self, texts: Sequence[str]) -> dict[str, Any] | None:
+        """Return the version of ftfy and the number of texts that `clean` changes by it, if any."""
+        return None
+
     def check_left(
         self, cleaned: Sequence[str], texts: Sequence[str], places: Sequence[str]
     ) -> None:
@@ -185,6 +191,8 @@ class Tokenizer(TextTokenizer):
                 'with padding on the right, which is used; expected padding_side "right" in '
                 "tokenizer_config.json"
             )
+        is_clip = self.class_name.startswith("CLIPTokenizer")
+        self.uses_ftfy = clean and is_clip and is_installed("ftfy")
         # transformers 5.4 reads Gemma's tokenizer by a class of another name
         self.cleaning = None
         for name in (self.class_name, stored_class(files)):
@@ -207,6 +215,8 @@ class Tokenizer(TextTokenizer):
 
     def clean(self, texts: Sequence[str], places: Sequence[str]) -> list[str]:
         """Clean texts as the model's training data were cleaned; none may be left empty."""
+        if self.uses_ftfy:
+            return [clean_as_openai(text) for text in texts]
         if self.cleaning is None:
             return list(texts)
         cleaned = [canonicalize(text) for text in texts]
@@ -229,15 +239,28 @@ class Tokenizer(TextTokenizer):
 
     def warn_of_other_tokens(self, texts: Sequence[str]) -> None:
         """Warn once if OpenAI's code would give some of the texts other tokens."""
-        if not self.class_name.startswith("CLIPTokenizer"):
+        if self.uses_ftfy or not self.class_name.startswith("CLIPTokenizer"):
             return
         changed = [text for text in texts if is_cleaned_by_openai(text)]
+        hint = "; hint: clean them as it does: pip install 'clipkit-vl[ftfy]'"
+        if is_installed("ftfy"):  # and was refused
+            hint = ""
         if changed:
             console.warn(
                 f"{len(changed)} of {len(texts)} prompts get other tokens than in OpenAI's code, "
                 "which replaces curly quotes, HTML entities, ligatures and full-width characters; "
-                f"the first is {changed[0]!r}"
+                f"the first is {changed[0]!r}{hint}"
             )
+
+    def cleaned_by_ftfy(self, texts: Sequence[str]) -> dict[str, Any] | None:
+        """Return the version of ftfy and the number of texts that `clean` changes by it, if any."""
+        if not self.uses_ftfy:
+            return None
+        changed = 0
+        for text in texts:
+            words = unicodedata.normalize("NFC", text).split()  # as the tokenizer does
+            changed += clean_as_openai(text).split() != words
+        return {"ftfy": importlib.metadata.version("ftfy"), "prompts": changed} if changed else None
 
     def tokens(self, texts: Sequence[str]) -> torch.Tensor:
         """Return the padded tokens (B, T) of B texts, cut to `context_length`."""
@@ -341,6 +364,15 @@ def is_cleaned_by_openai(text: str) -> bool:
     [False, True, True, True, False]
     """
     return html.unescape(text) != text or REPLACED_BY_FTFY.search(text) is not None
+
+
+def clean_as_openai(text: str) -> str:
+    """Clean a text as OpenAI's code does; spaces are the tokenizer's."""
+    if text.isascii() and text.isprintable() and "&" not in text:
+        return text  # importing ftfy takes longer than the prompts
+    import ftfy
+
+    return html.unescape(html.unescape(ftfy.fix_text(text))).strip()
 
 
 def stored_class(files: ModelFiles) -> str:

@@ -87,10 +87,12 @@ class Prompts:
         return warnings
 
 
-def read_with_digest(path: str) -> tuple[list[str], str]:
+def read_with_digest(path: str, *, may_repeat: bool = False) -> tuple[list[str], str]:
     """Read the prompts of a file and the file's digest; warn of blank lines and duplicates."""
     data = files.read_bytes(path)
     parsed = parse(data, path)
+    if may_repeat:
+        parsed.duplicates.clear()
     for warning in parsed.warnings():
         console.warn(warning)
     return parsed.texts, files.digest(data)
@@ -148,9 +150,14 @@ def parse_templates(data: bytes, name: str) -> Prompts:
     ['a photo of a {}', 'a drawing of a {c}']
     """
     templates = parse(data, name)
-    for text, line in zip(templates.texts, templates.lines, strict=True):
-        _placeholder(text, f"{name}, line {line}: ")
+    check_placeholders(templates)
     return templates
+
+
+def check_placeholders(templates: Prompts) -> None:
+    """Refuse a template without one placeholder, naming its line."""
+    for text, place in zip(templates.texts, templates.places(), strict=True):
+        _placeholder(text, f"{place}: ")
 
 
 def fill(template: str, class_name: str) -> str:

@@ -282,8 +282,11 @@ class _Command:
         """Return names for the files that were imported."""
         ending = str(self._entry.get("source", ""))
         self._unsaid.append(f"which {ending} file was imported, {self._digests.get('features')}")
-        settings: dict[str, Any] = {"argument": f"features{ending}"}
-        for role, name in (("labels", "labels.npy"), ("prompts", "prompts.txt")):
+        settings: dict[str, Any] = {"argument": ending}  # a folder of clip-retrieval
+        if ending.startswith("."):
+            settings["argument"] = f"features{ending}"
+        names = {"labels": "labels.npy", "prompts": "prompts.txt", "classes": "classes.txt"}
+        for role, name in names.items():
             if role in self._digests:
                 self._unsaid.append(f"which file has the {role}, {self._digests[role]}")
                 settings[role] = name
