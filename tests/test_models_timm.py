@@ -188,6 +188,8 @@ def test_the_tokens_of_one_layer_alone_are_in_memory(vit):
         block.register_forward_hook(count)
     encoder.encode_images(clips.noise_images())
     assert alive[-3:] == [0, 1, 1]  # the input of the block
+    pooled = encoder._tower._pool(torch.zeros(2, 17, 32), {})
+    assert pooled.untyped_storage().nbytes() == pooled.nbytes
 
 
 @pytest.mark.parametrize("name", ["swin", "pvt"])
