@@ -34,14 +34,15 @@ from clipkit.analysis import probes, results, similarity, zeroshot
 from clipkit.analysis.attribute_groups import ABOVE_CHANCE
 from clipkit.analysis.held_out import EVAL_SPLIT, FIT_SPLIT, SplitRows, choose_rows, find_shared
 from clipkit.analysis.results import Row
-from clipkit.analysis.score_metrics import METRICS, RECALL, ridge
+from clipkit.analysis.score_metrics import METRICS, RANKED, RECALL, ridge
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, check_positive, shorten, unknown
 from clipkit.features import compatibility
 from clipkit.features.annotations import CLASS, Annotations, Attribute, read_annotations
 from clipkit.features.compatibility import check_control
 from clipkit.features.history import prompts_entry
-from clipkit.features.model import FeatureFile, Float32, Int64
+from clipkit.features.model import FeatureFile, Float32, Int64, Split
+from clipkit.features.validation import MAX_CLASSES
 
 MAX_VALUES = 5000  # of an attribute
 OF_OTHER_IMAGES = (
@@ -142,7 +143,7 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
     untested = {} if results.is_testable(caveats) else dict.fromkeys(OF_OTHER_IMAGES, math.nan)
     for control in controls:
         check_control(control, images, [fit.split, scored.split])
-    rows = []
+    rows, ranks = [], []
     problems: dict[str, list[str]] = {}
     without_words = []
     with console.progress("probing attributes", "attributes") as report_progress:
@@ -155,6 +156,7 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
                 problems.setdefault(problem, []).append(attribute.name)
             row = measured.row(attribute_words, controls, random)
             rows.append({name: untested.get(name, value) for name, value in row.items()})
+            ranks.append(measured.ranks(scored))
             report_progress(number + 1, len(annotations.attributes))
     _note_means(rows, metric)
     few = problems.pop(results.FEW_SCORED, [])
@@ -183,7 +185,19 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
         caveats=caveats or None,
         inputs=inputs,
     )
-    return results.make_result(history, rows)
+    result = results.make_result(history, rows)
+    result.splits = _keep(ranks, images, scored, metric)
+    return result
+
+
+def _keep(
+    ranks: Sequence[Int64], images: FeatureFile, scored: SplitRows, metric: str
+) -> dict[str, Split]:
+    """Return the ranks (3, N) of attributes for `clipkit compare`, if the metric is of ranks."""
+    if metric not in RANKED or len(scored.numbers) >= MAX_CLASSES:
+        return {}
+    ids = [images.splits[scored.split].ids[row] for row in scored.numbers.tolist()]
+    return {scored.split: Split(ids=ids, predicted=np.vstack(ranks))}
 
 
 def _find_shared_images(images: FeatureFile, fit: SplitRows, scored: SplitRows) -> list[Row]:
@@ -352,6 +366,7 @@ class _Attribute:
         self.values = len(self.occurring)
         self.counts: Row = {}
         self.directions = self.values  # random ones, where words do not tell their number
+        self.scores: list[Predicted | None] = [None, None]  # by words and by the probe
 
     def _choose_values(self, fitted: Int64, scored: Int64) -> Int64:
         """Return those of the values of the fitted and of the scored rows that count."""
@@ -396,6 +411,7 @@ class _Attribute:
             directions = similarity.random_directions(count, self.X.shape[1], draw_seed)
             draws.append(self._score(self._on_directions(directions.astype(np.float32))))
         predicted = self._probe(self.X, self.X_scored)
+        self.scores = [zero, predicted]
         of_controls = [self._probe(*self._embeddings(file)) for file in controls]
         row |= self._with_interval("zeroshot", zero)
         row["names"] = names
@@ -405,6 +421,18 @@ class _Attribute:
         row |= self._reach(row, zero, predicted)
         gains = [self._gain(predicted, of_control) for of_control in of_controls]
         return row | min(gains, key=itemgetter("gain_low"), default={})
+
+    def ranks(self, scored: SplitRows) -> Int64:
+        """Rank the truth and the scores by words and by the probe (3, N), from 1 for the lowest.
+
+        Equal values have equal ranks. 0 marks rows without a value, and what was not measured.
+        """
+        ranks = np.zeros((3, len(scored.numbers)), np.int64)
+        places = np.searchsorted(scored.numbers, self.scored.numbers)
+        for of_values, values in zip(ranks, [self.truth, *self.scores], strict=True):
+            if values is not None and self.values > 1:
+                of_values[places] = np.unique(values, return_inverse=True)[1] + 1
+        return ranks
 
     def _reach(self, row: Row, zeroshot: Predicted | None, probe: Predicted | None) -> Row:
         """Return the reach with its interval, by the delta method for a ratio."""
