@@ -124,11 +124,6 @@ def newest_entry(result: FeatureFile) -> Entry:
     return result.history[-1] if result.history else Entry(command="an unknown command")
 
 
-def ranks_scores(result: FeatureFile) -> bool:
-    """Whether a result measures attributes, by ranks of scores in place of predicted classes."""
-    return bool(newest_entry(result)["command"] == "attributes")
-
-
 def is_retrieval(result: FeatureFile) -> bool:
     """Whether the predictions are images that were retrieved, and not classes."""
     return bool(newest_entry(result)["command"] == "retrieve")

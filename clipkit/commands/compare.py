@@ -74,12 +74,12 @@ def compare(
     """
     from clipkit import features
     from clipkit.analysis import comparison, score_comparison
-    from clipkit.analysis.results import cluster_note, ranks_scores
+    from clipkit.analysis.results import cluster_note
     from clipkit.base import console
 
     report.check_output(a, *(b or []), table, groups)
     results = features.read_all([a, *(b or [])], kinds=["result"])
-    if all(map(ranks_scores, results)):
+    if all(result.holds_ranks for result in results):
         if any((run, table, attribute, cluster, groups, ids)):
             raise UsageError(
                 "expected no --run, --table, --attribute, --cluster, --groups and --list for "
