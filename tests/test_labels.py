@@ -304,7 +304,7 @@ def test_results_without_equal_ranks_are_not_compared(tmp_path):
     for file, message in (
         (old, "expected ranks of the scored images, got none; hint: an earlier clipkit"),
         (ap, "expected auroc, got ap"),
-        (others, "a and b: expected equal values of smiling, got others"),
+        (others, "a and b: smiling: expected equal values in both, got others"),
     ):
         assert message in fails("compare", a, saved(tmp_path / "b.h5", file))
     assert "or more, got one" in fails("compare", a, exit_code=2)

@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 
 from clipkit.analysis import results as result_files
 from clipkit.analysis.comparison import match_ids, name_files, same_split, warn_of_caveats
-from clipkit.analysis.results import Row, column, is_testable, make_result, newest_entry
+from clipkit.analysis.results import (
+    Row,
+    check_columns,
+    column,
+    is_testable,
+    make_result,
+    newest_entry,
+)
 from clipkit.analysis.score_metrics import METRICS, RANKED
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
@@ -43,12 +50,7 @@ def compare(
 ) -> FeatureFile:
     """Compare the first result of `attributes` with each of the others.
 
-    Parameters
-    ----------
-    results : sequence of FeatureFile
-        Two or more, with the same metric, one of `score_metrics.RANKED`.
-    split, common, same_rows
-        See `comparison.pair`.
+    The results have one metric of `score_metrics.RANKED`. See `comparison.pair` for the options.
 
     Returns
     -------
@@ -75,13 +77,14 @@ def compare(
     for number, other in enumerate(others, 1):
         where = {"a": names[0], "b": names[number], "split": split, "metric": metric}
         tested = is_testable(caveats[0] + caveats[number])
-        rows += [where | row for row in _compare_pair(first, other, where, tested)]
+        rows += _compare_pair(first, other, where, tested)
     sources = list(map(provenance, results))
+    prompts = [source.prompts for source in sources]
     history = results[0].extended_history(
         "compare",
         names=names,
         models=[source.model or "no model" for source in sources],
-        prompts=[source.prompts for source in sources],
+        prompts=prompts if any(prompts) else None,
         split=split,
         splits=splits if len(set(splits)) > 1 else None,
         common=common or None,
@@ -96,11 +99,9 @@ def _common_metric(results: Sequence[FeatureFile]) -> str:
     """Return the metric of all results, which must keep ranks."""
     metrics = [str(newest_entry(result).get("metric", "recall")) for result in results]
     for result, metric in zip(results, metrics, strict=True):
-        if metric not in RANKED:
-            expected = f"{', '.join(RANKED[:-1])} or {RANKED[-1]}"
+        expected = metrics[0] if metrics[0] in RANKED else ", ".join(RANKED)
+        if metric not in expected.split(", "):
             raise ClipkitError(f"{result.display_name}: expected {expected}, got {metric}")
-        if metric != metrics[0]:
-            raise ClipkitError(f"{result.display_name}: expected {metrics[0]}, got {metric}")
         if not result.splits:
             raise ClipkitError(
                 f"{result.display_name}: expected ranks of the scored images, got none",
@@ -111,14 +112,12 @@ def _common_metric(results: Sequence[FeatureFile]) -> str:
 
 def _ranks(result: FeatureFile, split: str, order: Int64) -> Ranks:
     """Return the ranks of each attribute, of images in the given order."""
-    names = column(result.rows(), "attribute")
-    predicted = result.splits[split].predicted
-    assert predicted is not None  # a result's split without predictions is invalid
-    if len(predicted) != 3 * len(names):
-        expected = f"{3 * len(names)} rows of ranks of {split}"
-        raise ClipkitError(f"{result.display_name}: expected {expected}, got {len(predicted)}")
-    ranks = predicted[:, order].reshape(len(names), 3, -1)
-    return dict(zip(names, ranks, strict=True))
+    check_columns(result, "attribute")
+    names, ranks = column(result.rows(), "attribute"), np.asarray(result.splits[split].predicted)
+    if len(ranks) != 3 * len(names):
+        message = f"{split}: expected {3 * len(names)} rows of ranks, got {len(ranks)}"
+        raise ClipkitError(f"{result.display_name}: {message}")
+    return dict(zip(names, ranks[:, order].reshape(len(names), 3, -1), strict=True))
 
 
 def _compare_pair(a: Ranks, b: Ranks, where: Row, is_tested: bool) -> list[Row]:
@@ -134,12 +133,8 @@ def _compare_pair(a: Ranks, b: Ranks, where: Row, is_tested: bool) -> list[Row]:
     for number, scores in enumerate(SCORES, 1):
         found = []
         for name in shared:
-            try:
-                found.append(_compare_attribute(a[name], b[name], number, where["metric"]))
-            except ValueError:
-                raise ClipkitError(
-                    f"{names}: expected equal values of {name}, got others"
-                ) from None
+            what = f"{names}: {name}"
+            found.append(_compare_attribute(what, a[name], b[name], number, where["metric"]))
         if all(np.isnan(difference.values).all() for difference in found):
             continue  # as one of the results has no words
         of_scores = [_mean(found, where["metric"])]
@@ -152,17 +147,14 @@ def _compare_pair(a: Ranks, b: Ranks, where: Row, is_tested: bool) -> list[Row]:
     return rows
 
 
-def _compare_attribute(a: Int64, b: Int64, number: int, metric_name: str) -> Difference:
-    """Compare two results (3, N) by the scores in one of their rows; see `ScoreMetric`.
-
-    ValueError says that the truths differ.
-    """
+def _compare_attribute(what: str, a: Int64, b: Int64, number: int, metric_name: str) -> Difference:
+    """Compare two results (3, N) by the scores in one of their rows; see `ScoreMetric`."""
     metric = METRICS[metric_name]
     has_value = (a[0] > 0) & (b[0] > 0)
     a, b = a[:, has_value], b[:, has_value]
     truth, other = (np.unique(row, return_inverse=True)[1].astype(float) for row in (a[0], b[0]))
     if not np.array_equal(truth, other):
-        raise ValueError
+        raise ClipkitError(f"{what}: expected equal values in both, got others")
     if not (truth.any() and a[number].any() and b[number].any()):
         return Difference(has_value, np.full(2, np.nan), np.full(1, np.nan), np.nan)
     values = np.array([metric.value(truth, scores[number]) for scores in (a, b)])
@@ -175,7 +167,7 @@ def _compare_attribute(a: Int64, b: Int64, number: int, metric_name: str) -> Dif
 
 def _mean(differences: Sequence[Difference], metric_name: str) -> Row:
     """Return the row of the mean over the attributes that have an interval."""
-    found = [one for one in differences if not np.isnan(one.deviations).any()]
+    found = [one for one in differences if not np.isnan(one.quantile)]
     row: Row = {"scope": "mean", "attribute": f"{len(found)} of {len(differences)}"}
     if not found:
         return row | _row(differences[0]._replace(values=np.full(2, np.nan)))
