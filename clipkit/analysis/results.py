@@ -130,8 +130,8 @@ def is_retrieval(result: FeatureFile) -> bool:
 
 
 def holds_classes(result: FeatureFile) -> bool:
-    """Whether a result has predicted classes, and not clusters, retrieved images or texts."""
-    others = ("cluster", "retrieve", "choose")
+    """Whether a result has predicted classes, and not clusters, images, texts or ranks."""
+    others = ("cluster", "retrieve", "choose", "attributes")
     return bool(result.splits) and newest_entry(result)["command"] not in others
 
 
@@ -292,7 +292,7 @@ def predictions(
 def check_predicted_classes(result: FeatureFile) -> None:
     """Refuse a result that does not hold predicted classes."""
     command = newest_entry(result)["command"]
-    if not result.splits or command == "cluster":
+    if not result.splits or command in ("cluster", "attributes"):
         raise ClipkitError(
             f"{result.display_name}: expected predicted classes, got a result of {command}",
             "keep them with: clipkit probe -o, or clipkit zeroshot -o",

@@ -48,9 +48,9 @@ UNITS = {
         "p_adjusted p_holm positives prediction probe probe_high probe_low prompt prompts "
         "queries random random_high random_low rank rank_b reach reach_high reach_low "
         "relative_gap relative_gap_control relative_gap_null rows runner_up runner_up_score "
-        "scope score seed shots similarity similarity_null similarity_null95 split standardize "
-        "support t t_control t_null95 temperature threshold unique_rows unit unknown values "
-        "weight zeroshot zeroshot_high zeroshot_low"
+        "scope score scores seed shots similarity similarity_null similarity_null95 split "
+        "standardize support t t_control t_null95 temperature threshold unique_rows unit unknown "
+        "value_a value_b values weight zeroshot zeroshot_high zeroshot_low"
     ),
 }
 COLUMNS: dict[str, str] = {}

@@ -31,6 +31,7 @@ from clipkit.analysis.probes.svm import svm
 from clipkit.analysis.probes.sweep_context import (
     ProgressCallback,
     Setting,
+    SharedRows,
     Solution,
     SweepContext,
     Workers,
@@ -81,6 +82,7 @@ def sweep(  # noqa: PLR0913
     seed: int = 42,
     k: int | None = None,
     keep: bool = False,
+    shared: SharedRows | None = None,
     progress: ProgressCallback | None = None,
 ) -> list[Run]:
     """Fit a classifier at every scale and C, and predict the evaluation rows.
@@ -115,6 +117,8 @@ def sweep(  # noqa: PLR0913
     keep : bool
         Return the fitted probes too, which may take much memory: an SVM has a hyperplane for each
         pair of classes.
+    shared : SharedRows, optional
+        What earlier sweeps of the same rows and classifier have prepared, for other labels.
     progress : callable, optional
         Called as `progress(done, total)` in units of work, from any thread, one call at a time.
 
@@ -140,8 +144,11 @@ def sweep(  # noqa: PLR0913
         raise UsageError(f"k: expected the classifier knn, got {classifier}")
     _check_arrays(X, y, X_eval)
     classes, numbers = np.unique(y, return_inverse=True)
-    X, preparation = _prepare(classifier, standardize, X)
-    X_eval = preparation.apply(X_eval)
+    shared = shared or SharedRows()
+    if shared.prepared is None:
+        prepared, preparation = _prepare(classifier, standardize, X)
+        shared.prepared = prepared, preparation, preparation.apply(X_eval)
+    X, preparation, X_eval = shared.prepared
 
     grid = [Setting(float(scale), float(c)) for scale, c in itertools.product(scales, C)]
     reduced = [_reduce(setting, classifier, standardize, preparation.rms) for setting in grid]
@@ -152,7 +159,7 @@ def sweep(  # noqa: PLR0913
         # scikit-learn doubts that labels are classes where most of them occur once
         warnings.filterwarnings("ignore", "The number of unique classes")
         weights = len(y) / (len(classes) * np.bincount(numbers)) if balanced else None
-        rest = (distinct, seed, workers, weights, keep, k or NEIGHBOURS)
+        rest = (distinct, seed, workers, weights, keep, k or NEIGHBOURS, shared)
         context = SweepContext(X, numbers, X_eval, *rest)
         predictions = dict(zip(distinct, CLASSIFIERS[classifier](context), strict=True))
 
