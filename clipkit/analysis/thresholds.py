@@ -32,6 +32,7 @@ from clipkit.analysis.results import (
     make_result,
     newest_entry,
 )
+from clipkit.analysis.score_metrics import METRICS
 from clipkit.analysis.similarity import normalize, refuse_dot_product
 from clipkit.analysis.softmax import softmax
 from clipkit.analysis.zeroshot import HINT, check_prompts, iter_class_scores
@@ -43,6 +44,7 @@ from clipkit.features.model import FeatureFile, Float32, Floats
 from clipkit.features.splitting import stratified_split
 
 LIMITS = ("tpr_low", "tpr_high", "fpr_low", "fpr_high")
+AUROC_LIMITS = ("auroc_low", "auroc_high")
 TPR = 0.95  # of known images
 NEIGHBOUR = 10  # among the fitted images, whose cosine says that an image is known
 BLOCK = 1 << 24  # cosines that are in memory at once
@@ -265,12 +267,12 @@ def detect(
         and the largest probability of a softmax at the model's temperature; of embeddings, the
         cosine with the image's 10th nearest fitted image (Sun et al. 2022). `tpr` and `fpr` are the
         shares of the `known` and of the `unknown` images above the `threshold`, with 95 %
-        intervals, and `auroc` is of known against unknown images.
+        intervals, and `auroc`, with DeLong's, is of known against unknown images.
     """
     fit, evaluation = choose_rows(known, fit_split, eval_split, seed)
     measure = _measure_neighbours if known.kind == "images" else _measure_logits
     caveats, measures = measure(known, unknown, fit, evaluation)
-    untested = {} if is_testable(caveats) else dict.fromkeys(LIMITS, np.nan)
+    untested = {} if is_testable(caveats) else dict.fromkeys([*LIMITS, *AUROC_LIMITS], np.nan)
     rows: list[Row] = []
     for name, (fitted, scored, others) in measures.items():
         threshold = float(np.quantile(fitted, 1 - TPR))
@@ -279,7 +281,9 @@ def detect(
         row |= metrics.share("fpr", others > threshold)
         row |= {"known": len(scored), "unknown": len(others)}
         is_known = np.arange(len(scored) + len(others)) < len(scored)
-        row["auroc"] = metrics.auroc(is_known, np.concatenate([scored, others]))
+        scores = np.concatenate([scored, others])
+        row["auroc"] = metrics.auroc(is_known, scores)
+        row |= zip(AUROC_LIMITS, METRICS["auroc"].interval(1 * is_known, scores), strict=True)
         rows.append(row | untested)
     history = known.extended_history(
         "threshold",
