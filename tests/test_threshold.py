@@ -208,6 +208,27 @@ def test_the_thresholds_of_prompts_are_those_of_their_classes(tmp_path):
     refused = fails("zeroshot", path, "--threshold", tmp_path / "two.h5")
     assert "one threshold for each prompt, got 1 and 2 for a" in refused
     assert "expected a number" in fails("zeroshot", path, "--threshold=nan", exit_code=2)
+    ok("threshold", path, "--at", "0.2", "-o", tmp_path / "at.h5")
+    assert "used to choose" not in ok("zeroshot", path, "--threshold", tmp_path / "at.h5").stderr
+
+
+def test_the_images_that_chose_thresholds_are_counted_in_a_file_with_one_split(tmp_path):
+    file = logits()
+    del file.splits["test"]
+    path, cuts = saved(tmp_path / "logits.h5", file), tmp_path / "cuts.h5"
+    for splits, count in (((), "1,600"), (("--fit-split=train", "--eval-split=train"), "2,000")):
+        ok("threshold", path, *splits, "--force", "-o", cuts)
+        warned = ok("zeroshot", path, "--threshold", cuts).stderr
+        assert f"{count} of 2,000 images of train were also used to choose" in warned
+
+
+def test_a_class_of_all_fitted_images_has_no_threshold_to_answer_above(tmp_path):
+    file = logits()
+    file.splits["train"].labels = np.ones(N, int)
+    path, cuts = saved(tmp_path / "logits.h5", file), tmp_path / "cuts.h5"
+    ok("threshold", path, "-o", cuts)
+    refused = fails("zeroshot", path, "--threshold", cuts)
+    assert "got none for b, which all fitted images have" in refused
 
 
 def test_the_picture_says_which_pairs_are_above_the_threshold(tmp_path):

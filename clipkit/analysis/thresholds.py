@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipkit.analysis import metrics
+from clipkit.analysis import metrics, results
 from clipkit.analysis.held_out import (
     EVAL_SPLIT,
     FIT_SPLIT,
@@ -213,15 +213,27 @@ def class_cuts(logits: FeatureFile, chosen: FeatureFile) -> tuple[Floats, list[C
                 f"got {len(prompts)} and {len(found)} for {class_name(logits.class_names, number)}",
                 "choose them with one rate: clipkit threshold --fpr 0.01 -o FILE",
             )
+        if np.isnan(found[0]):
+            raise ClipkitError(
+                f"{where}: expected a threshold for each class, got none for "
+                f"{class_name(logits.class_names, number)}, which all fitted images have"
+            )
         cuts[number] = found[0]
+    return cuts, _chosen_on(logits, chosen, entry)
+
+
+def _chosen_on(logits: FeatureFile, chosen: FeatureFile, entry: Mapping[str, Any]) -> list[Caveat]:
+    """Warn of images of `logits` whose cosines chose the thresholds of a result."""
     fit = entry.get("fit_split")
-    if logits.digest != entry.inputs.get("logits") or fit not in logits.splits:
-        return cuts, []
+    is_fitted = logits.digest == entry["inputs"].get("logits") and not entry.get("at")
+    if not is_fitted or fit not in logits.splits:
+        return []
     rows = count = len(logits.splits[fit])
-    if fit == entry.get("eval_split"):  # a part of its rows was held out
+    scored_too = [caveat["count"] for caveat in results.caveats(chosen, fit)]
+    if fit == entry.get("eval_split") and rows not in scored_too:  # a part was held out
         labels = labels_of(logits, fit)
         count = len(stratified_split(labels, HELD_OUT, int(entry["seed"]))[0])
-    return cuts, find_caveats("chosen", fit, count, rows)
+    return find_caveats("chosen", fit, count, rows)
 
 
 def answer(
