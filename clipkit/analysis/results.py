@@ -161,7 +161,7 @@ def describe_caveat(caveat: Caveat) -> str:
     if "result" in caveat:
         were = f"{caveat['result']}: {were}"
     if caveat["kind"] == "chosen":
-        return f"{were} used to choose: the accuracy of the best run is optimistic"
+        return f"{were} used to choose: the accuracy on them is optimistic"
     return f"{were} fitted: the accuracy on them says nothing about other images"
 
 
