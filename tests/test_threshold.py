@@ -183,6 +183,8 @@ def test_images_below_a_threshold_get_the_class_none_of_these_and_count_as_wrong
     result = clipkit.read(tmp_path / "z.h5")
     assert result.class_names == [*"abcd", "none of these"]
     assert np.array_equal(result.splits["test"].predicted[0], np.where(answered, best, K))
+    per_class = rows(ok("zeroshot", path, "--threshold=0.24", "--per-class").stdout)
+    assert {row["class"] for row in per_class} == set("abcd")
     images = rows(ok("zeroshot", path, "--threshold=0.24", "--split=test", "--per-image").stdout)
     first = np.flatnonzero(~answered)[0]
     assert images[first]["prediction"] == "none of these"
