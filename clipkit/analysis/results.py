@@ -544,7 +544,8 @@ def per_class_rows(result: FeatureFile) -> list[dict[str, Any]]:
     There is a row per run and class: the settings of the run, `class`, `precision`, `recall`, `f1`
     and `support`, the number of images of the class. As in scikit-learn with `zero_division=0`, a
     ratio is 0 if it has no images. Images without an answer have no row. Splits without labels are
-    left out. A number tells classes of one name apart. Without class names, only the classes that occur are listed.
+    left out. A number tells classes of one name apart. Without class names, only the classes that
+    occur are listed.
     """
     check_predicted_classes(result)
     labelled = [name for name, split in result.splits.items() if split.labels is not None]
