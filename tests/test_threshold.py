@@ -104,7 +104,7 @@ def test_files_without_labels_or_classes_and_shares_out_of_range_are_refused(tmp
     path = saved(tmp_path / "logits.h5", logits())
     assert rows(ok("threshold", path, "--at", "0.2").stdout)[0]["threshold"] == "0.2"
     ok("threshold", path, "-o", tmp_path / "t.h5")
-    assert "shares of pairs above the threshold" in ok("report", tmp_path / "t.h5").stdout
+    assert "shares above the threshold" in ok("report", tmp_path / "t.h5").stdout
     same = ("threshold", path, "--eval-split", "train")
     assert "images of train were also fitted" in ok(*same).stderr
     assert "also fitted" not in ok(*same, "--at", "0.2").stderr
@@ -183,6 +183,10 @@ def test_images_below_a_threshold_get_the_class_none_of_these_and_count_as_wrong
     result = clipkit.read(tmp_path / "z.h5")
     assert result.class_names == [*"abcd", "none of these"]
     assert np.array_equal(result.splits["test"].predicted[0], np.where(answered, best, K))
+    reported = ok("report", tmp_path / "z.h5").stdout
+    assert "2,000 images, 4 classes" in reported
+    assert f"{100 * answered.mean():.2f} |" in reported
+    assert "| with an answer (%) | accuracy of answers (%) |" in reported
     per_class = rows(ok("zeroshot", path, "--threshold=0.24", "--per-class").stdout)
     assert {row["class"] for row in per_class} == set("abcd")
     images = rows(ok("zeroshot", path, "--threshold=0.24", "--split=test", "--per-image").stdout)
