@@ -127,6 +127,13 @@ def test_the_covariance_is_that_of_other_draws_of_rows(metric):
     assert np.mean(estimates, axis=0) == pytest.approx(observed, abs=0.25 * observed.max())
 
 
+@pytest.mark.parametrize("metric", ["r2", "mae", "spearman", "kendalltau"])
+@pytest.mark.parametrize("rows", [10, 37, 100])
+def test_perfect_predictions_of_numbers_have_no_interval(metric, rows):
+    numbers = np.arange(rows) / 7
+    assert np.isnan(METRICS[metric].interval(numbers, numbers)).all()
+
+
 def measure_few_positives(folder, positives: int, seed: int, metric: str = "auroc"):
     """Return the run of a label whose positive rows have a score one deviation higher."""
     generator = np.random.default_rng(seed)
