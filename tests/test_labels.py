@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -129,6 +130,13 @@ def test_the_covariance_is_that_of_other_draws_of_rows(metric):
     assert np.mean(estimates, axis=0) == pytest.approx(observed, abs=0.25 * observed.max())
 
 
+@pytest.mark.parametrize("metric", ["r2", "mae", "spearman", "kendalltau"])
+@pytest.mark.parametrize("rows", [10, 37, 100])
+def test_perfect_predictions_of_numbers_have_no_interval(metric, rows):
+    numbers = np.arange(rows) / 7
+    assert np.isnan(METRICS[metric].interval(numbers, numbers)).all()
+
+
 def measure_few_positives(folder, positives: int, seed: int, metric: str = "auroc"):
     """Return the run of a label whose positive rows have a score one deviation higher."""
     generator = np.random.default_rng(seed)
@@ -232,6 +240,15 @@ def test_other_columns_are_left_out_or_refused_if_they_are_named(table, tmp_path
     assert "left out the numbers of age" in ok(*line, "--metric", "auroc").stderr
     assert "in age" in fails(*line, "--metric", "ap", "--attribute", "age")
     assert "expected numbers in hat" in fails(*line, "--metric", "r2", "--attribute", "hat")
+    file, wrong = Path(table), tmp_path / "wrong.csv"
+    rows = [line.split(",") for line in file.read_text().splitlines()]
+    height = ["height", "inf", *(row[3] for row in rows[2:])]
+    wrong.write_text(
+        "".join(f"{','.join([*row, h])}\n" for row, h in zip(rows, height, strict=True))
+    )
+    noted = ok("attributes", path, "--table", wrong, "--metric", "r2").stderr
+    assert "left out height: expected numbers, got 'inf'" in noted
+    assert "smiling" not in noted
     assert "expected --table for auroc" in fails(
         "attributes", path, "--metric", "auroc", exit_code=2
     )

@@ -161,7 +161,7 @@ def describe_caveat(caveat: Caveat) -> str:
     if "result" in caveat:
         were = f"{caveat['result']}: {were}"
     if caveat["kind"] == "chosen":
-        return f"{were} used to choose: the accuracy of the best run is optimistic"
+        return f"{were} used to choose: the accuracy on them is optimistic"
     return f"{were} fitted: the accuracy on them says nothing about other images"
 
 
@@ -543,8 +543,9 @@ def per_class_rows(result: FeatureFile) -> list[dict[str, Any]]:
 
     There is a row per run and class: the settings of the run, `class`, `precision`, `recall`, `f1`
     and `support`, the number of images of the class. As in scikit-learn with `zero_division=0`, a
-    ratio is 0 if it has no images. Splits without labels are left out. A number tells classes of
-    one name apart. Without class names, only the classes that occur are listed.
+    ratio is 0 if it has no images. Images without an answer have no row. Splits without labels are
+    left out. A number tells classes of one name apart. Without class names, only the classes that
+    occur are listed.
     """
     check_predicted_classes(result)
     labelled = [name for name, split in result.splits.items() if split.labels is not None]
@@ -565,7 +566,8 @@ def per_class_rows(result: FeatureFile) -> list[dict[str, Any]]:
             scores = metrics.class_scores(scored.labels, predicted, max(names) + 1)
             for number, class_name in names.items():
                 values = {key: ratios[number].item() for key, ratios in scores.items()}
-                rows.append(settings | {"class": class_name} | values)
+                if class_name != NONE or values["support"]:  # no answer is no class
+                    rows.append(settings | {"class": class_name} | values)
     return rows
 
 

@@ -133,7 +133,7 @@ class ScoreMetric(NamedTuple):
         """Return a 95 % interval over another draw of rows."""
         value = self.value(truth, scores)
         half = self.quantile(truth) * math.sqrt(self.covariance(truth, [scores])[0, 0])
-        if not half:  # equal or perfect scores do not show how far others would be
+        if half <= 1e-9 * abs(value):  # equal or perfect scores do not show how far others would be
             return math.nan, math.nan
         return value - half, value + half if self.is_error else min(1.0, value + half)
 

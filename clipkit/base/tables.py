@@ -27,13 +27,13 @@ FORMATS = ("table", "tsv", "csv", "json")
 # The columns of all reports by their unit. A wrong name is found with them before the work.
 UNITS = {
     "%": (
-        "acc1 acc1_answered acc1_answered_high acc1_answered_low acc1_high acc1_low acc5 "
-        "accuracy accuracy_control accuracy_high accuracy_low angle auroc ceiling chance "
-        "confidence control_high control_low control_share coverage coverage_high coverage_low "
-        "ece ece_equal_width ece_null ece_null95 embedding f1 fpr fpr_asked fpr_high fpr_low "
-        "mean_confidence mean_per_class_recall null95 precision purity purity_chance random99 "
-        "recall recall_control recall_high recall_low recall_null share shuffled shuffled95 "
-        "shuffled_control tpr tpr_high tpr_low unique unique_null95"
+        "acc1 acc1_answered acc1_answered_high acc1_answered_low acc1_high acc1_low acc5 accuracy "
+        "accuracy_control accuracy_high accuracy_low angle auroc auroc_high auroc_low ceiling "
+        "chance confidence control_high control_low control_share coverage coverage_high "
+        "coverage_low ece ece_equal_width ece_null ece_null95 embedding f1 fpr fpr_asked fpr_high "
+        "fpr_low mean_confidence mean_per_class_recall null95 precision purity purity_chance "
+        "random99 recall recall_control recall_high recall_low recall_null share shuffled "
+        "shuffled95 shuffled_control tpr tpr_high tpr_low unique unique_null95"
     ),
     "nats": "entropy max_entropy mean_entropy",
     "": (

@@ -236,10 +236,13 @@ def _numbers_alone(
     found = []
     for attribute in attributes:
         others = [value for value in attribute.values if not _is_number(value)]
+        got = repr(shorten(others[0], 40)) if others else f"{len(attribute.values)} values"
         if not others and len(attribute.values) > 2:
             found.append(attribute)
-        elif attribute.name in columns:
-            got = repr(shorten(others[0], 40)) if others else f"{len(attribute.values)} values"
+        elif attribute.name not in columns:
+            if 0 < len(others) < len(attribute.values) / 2:
+                console.note(f"{table}: left out {attribute.name}: expected numbers, got {got}")
+        else:
             raise ClipkitError(
                 f"{table}: expected numbers in {attribute.name}, got {got}",
                 "--metric recall measures categories, and auroc and ap measure columns of 0 and 1",

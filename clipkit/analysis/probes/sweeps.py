@@ -51,9 +51,10 @@ LINEAR = ("svm", "logreg")  # their solution depends on C * scale**2 alone
 class Run:
     """A classifier fitted at one (scale, C), and the best class ids (M, k) of each row.
 
-    k is 5, or 1 of an SVM or if there are 5 classes or fewer. C is NaN for kNN, which has none. An
-    SVM or logistic regression that stopped at its iteration limit has not converged. `fitted` is
-    kept if the sweep keeps its probes.
+    k is 5, or 1 of an SVM or if there are 5 classes or fewer. If fewer classes have a neighbour,
+    the best is repeated. C is NaN for kNN, which has none. An SVM or logistic regression that
+    stopped at its iteration limit has not converged. `fitted` is kept if the sweep keeps its
+    probes.
     """
 
     classifier: str
@@ -301,9 +302,11 @@ def knn(context: SweepContext) -> list[Solution]:
     report_progress = context.workers.progress(len(blocks))
 
     def vote(block: Floats) -> Int64:
-        best = best_classes(model.vote(block))
+        votes = model.vote(block)
+        has_neighbour = votes > 0
+        best = best_classes(votes)
         report_progress(1)
-        return best
+        return np.where(np.take_along_axis(has_neighbour, best, axis=1), best, best[:, :1])
 
     best = np.concatenate(context.workers.map(vote, blocks))
     # neither scale nor C matters
