@@ -81,16 +81,15 @@ class Stack:
     Attributes
     ----------
     layers : sequence of torch.nn.Module
-        Each returns (B, T, width), or (B, width, H, W) if `is_map`; or a tuple that starts so.
+        Each returns tokens (B, T, width) or a map (B, width, H, W), or a tuple that starts so.
     norm : torch.nn.Module or None
-        What the model applies to the tokens (B, T, width) of the last hidden state.
+        What the model applies to the tokens (B, T, width) of the last hidden state, or to the mean
+        (B, width) of a map.
     pooled_norm : torch.nn.Module or None
-        What it applies to the mean (B, width) of tokens or of a map.
+        What it applies to the mean (B, width) of tokens.
     prefix : int
         The number of tokens before the patches: CLS (if `has_cls`, the first), registers,
         summaries.
-    is_map : bool
-        Whether hidden states are maps of patches, as in a ConvNeXt.
     pooled_token : callable or None
         Of a text tower: token ids (B, T) -> the position (B) of the token that the model pools.
     lowest : int
@@ -104,7 +103,6 @@ class Stack:
     pooled_norm: Any = field(default=None, kw_only=True)
     prefix: int = 0
     has_cls: bool = False
-    is_map: bool = False
     pooled_token: Callable[[torch.Tensor], torch.Tensor] | None = None
     lowest: int = 0
     states: Callable[..., Mapping[int, torch.Tensor]] | None = None
@@ -167,17 +165,16 @@ class LayerTower:
 
     def _pool(self, state: torch.Tensor, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Pool tokens (B, T, width) or a map (B, width, H, W) to (B, width), and norm them."""
-        pooled = self._pool_tokens_or_map(state, inputs)
-        if not self.norm or self.stack.pooled_norm is None:
+        if state.ndim == 4:
+            pooled, norm = state.float().mean(dim=(-2, -1)), self.stack.norm
+        else:
+            pooled, norm = self._pool_tokens(state, inputs), self.stack.pooled_norm
+        if not self.norm or norm is None:
             return pooled
-        return _apply_norm(self.stack.pooled_norm, pooled.to(state.dtype)).float()
+        return _apply_norm(norm, pooled.to(state.dtype)).float()
 
-    def _pool_tokens_or_map(
-        self, state: torch.Tensor, inputs: dict[str, torch.Tensor]
-    ) -> torch.Tensor:
+    def _pool_tokens(self, state: torch.Tensor, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         stack = self.stack
-        if stack.is_map:
-            return state.float().mean(dim=(-2, -1))
         if stack.pooled_token is not None:
             position = stack.pooled_token(inputs["input_ids"])
             rows = torch.arange(len(state), device=state.device)

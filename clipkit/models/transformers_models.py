@@ -21,10 +21,11 @@ from clipkit.models.architecture import (
     refuse_misfits,
 )
 from clipkit.models.families import (
-    LAYOUTS,
+    FAMILIES,
     NAFLEX,
     POOLER_SETTINGS,
     Family,
+    count_prefix_tokens,
     find_family,
     find_stack,
     inner_model,
@@ -49,11 +50,6 @@ PREFIXES = {
     "text": ("text_model.", "text_projection."),
 }
 OTHER_PARTS = {"image": ("text_model",), "text": ("vision_model", "image_model")}
-# The parameters that are tokens before the patches.
-PREFIX_TOKENS = {
-    *("cls_token", "class_token", "class_embedding"),
-    *("distillation_token", "register_tokens"),
-}
 # The image towers that were trained on the centre crop of OpenAI's code.
 OPENAIS_CROP = ("clip_vision_model", "metaclip_2_vision_model")
 FACTS = {  # what `describe_model` calls a setting
@@ -214,7 +210,8 @@ class TransformersModel(Architecture):
     def stack(self, tower: Tower) -> Stack:
         """Return the layers of a tower."""
         inner = inner_model(tower.model)
-        if inner.config.model_type in LAYOUTS:
+        family = FAMILIES.get(inner.config.model_type, self.family)  # of the tower alone
+        if not family.is_own:
             return find_stack(tower.model)
         own: OwnTower = tower.model
         if own.tower == "text":
@@ -298,10 +295,7 @@ class OwnTower(torch.nn.Module):
         method = f"get_{tower}_features"
         self.method = f"{tower}_embeds" if hasattr(model, method) else "pooler_output"
         self.run = getattr(model, method, model)
-        self.prefix = int(tower == "text")
-        for name, parameter in inner_model(model).named_parameters():
-            if name.rpartition(".")[2] in PREFIX_TOKENS:
-                self.prefix += parameter.numel() // parameter.shape[-1]
+        self.prefix = 1 if tower == "text" else count_prefix_tokens(inner_model(model))
         self.is_channels_last = False
 
     def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
