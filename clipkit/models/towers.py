@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 
-from clipkit.base.errors import UsageError
+from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.models import RunOptions
 
 TowerName = Literal["image", "text"]
@@ -96,6 +96,8 @@ class Stack:
         The lowest number of a hidden state: 1 if the input of the first layer is not known.
     states : callable or None
         Of a library that returns hidden states: their numbers and the inputs -> the states.
+    head : torch.nn.Module or None
+        Of a generative model: the output embedding. The last hidden state is what it reads.
     """
 
     layers: Sequence[Any]
@@ -106,6 +108,7 @@ class Stack:
     pooled_token: Callable[[torch.Tensor], torch.Tensor] | None = None
     lowest: int = 0
     states: Callable[..., Mapping[int, torch.Tensor]] | None = None
+    head: Any = None
 
 
 POOLS = ("cls", "mean")
@@ -145,9 +148,13 @@ class LayerTower:
     @torch.inference_mode()
     def __call__(self, **inputs: torch.Tensor) -> torch.Tensor:
         """Return the pooled hidden states of pixels or tokens."""
+        return torch.cat(list(self.states(inputs).values()), dim=1)
+
+    def states(self, inputs: dict[str, Any]) -> dict[int, torch.Tensor]:
+        """Return the pooled hidden state (B, width) of each layer."""
         if self.stack.states is not None:
             states = self.stack.states(self.layers, **inputs)
-            return torch.cat([self._pool(states[number], inputs) for number in self.layers], dim=1)
+            return {number: self._pool(states[number], inputs) for number in self.layers}
         pooled: dict[int, torch.Tensor] = {}
 
         def read(number: int, state: torch.Tensor) -> None:
@@ -161,9 +168,11 @@ class LayerTower:
                 handle = call_with_state(self.stack, number, partial(read, number))
                 hooks.callback(handle.remove)
             self.model(**inputs)
-        return torch.cat([pooled[number] for number in self.layers], dim=1)
+        if len(pooled) < len(self.layers):
+            raise ClipkitError("expected a model that calls each of its layers, got another")
+        return {number: pooled[number] for number in self.layers}
 
-    def _pool(self, state: torch.Tensor, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    def _pool(self, state: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
         """Pool tokens (B, T, width) or a map (B, width, H, W) to (B, width), and norm them."""
         if state.ndim == 4:
             pooled, norm = state.float().mean(dim=(-2, -1)), self.stack.norm
@@ -205,12 +214,14 @@ def _apply_norm(norm: Any, state: torch.Tensor) -> torch.Tensor:
 
 def call_with_state(stack: Stack, number: int, read: Any) -> Any:
     """Have `read` called with hidden state `number` when the model runs; return the hook."""
-    if number == 0:
+    is_read_by_head = stack.head is not None and number == len(stack.layers)
+    if number == 0 or is_read_by_head:
 
         def before(_layer: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
             read(inputs[0] if inputs else named["hidden_states"])
 
-        return stack.layers[0].register_forward_pre_hook(before, with_kwargs=True)
+        reader = stack.head if is_read_by_head else stack.layers[0]
+        return reader.register_forward_pre_hook(before, with_kwargs=True)
 
     def after(_layer: Any, _inputs: Any, output: Any) -> None:
         read(output if isinstance(output, torch.Tensor) else output[0])
