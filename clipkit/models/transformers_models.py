@@ -326,30 +326,24 @@ class OwnTower(torch.nn.Module):
         """Pool vectors, tokens or a map to (B, D)."""
         if output.ndim == 2:
             return output
-        if output.ndim == 3 and self.prefix:
-            return output[:, 0]
-        tokens = _to_tokens(output, self.is_channels_last)
-        return tokens.float().mean(dim=1)
+        if output.ndim == 4:
+            return _as_map(output, self.is_channels_last).float().mean(dim=(-2, -1))
+        return output[:, 0] if self.prefix else output.float().mean(dim=1)
 
     def find_stack(self, example: dict[str, torch.Tensor]) -> Stack:
         """Return the hidden states that the model gives of one image, a square one, as layers."""
         with torch.inference_mode():
             states = self._states(example)
-        maps = [_is_channels_last(state) for state in states]
+        is_last = [_is_channels_last(state) for state in states]
 
-        def as_tokens(numbers: Sequence[int], **inputs: torch.Tensor) -> dict[int, torch.Tensor]:
+        def find(numbers: Sequence[int], **inputs: torch.Tensor) -> dict[int, torch.Tensor]:
             found = self._states(inputs)
-            return {number: _to_tokens(found[number], maps[number]) for number in numbers}
+            return {number: _as_map(found[number], is_last[number]) for number in numbers}
 
         # of stages, only the last may have a CLS token
         prefix = self.prefix if states[0].shape == states[-1].shape else 0
-        return Stack(
-            [self.model] * (len(states) - 1),
-            None,
-            prefix=prefix,
-            has_cls=prefix > 0,
-            states=as_tokens,
-        )
+        layers = [self.model] * (len(states) - 1)
+        return Stack(layers, None, prefix=prefix, has_cls=prefix > 0, states=find)
 
     def _states(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
         states = inner_model(self)(**inputs, output_hidden_states=True).get("hidden_states")
@@ -363,13 +357,9 @@ def _is_channels_last(state: torch.Tensor) -> bool:
     return state.ndim == 4 and state.shape[1] == state.shape[2] != state.shape[3]
 
 
-def _to_tokens(state: torch.Tensor, is_channels_last: bool) -> torch.Tensor:
-    """Return tokens (B, T, width) of a map (B, H, W, width) or (B, width, H, W), or as they are."""
-    if state.ndim == 3:
-        return state
-    if is_channels_last:
-        return state.flatten(1, 2)
-    return state.flatten(2).transpose(1, 2)
+def _as_map(state: torch.Tensor, is_channels_last: bool) -> torch.Tensor:
+    """Return a map as (B, width, H, W); tokens as they are."""
+    return state.movedim(-1, 1) if is_channels_last else state
 
 
 class UnmaskedPatches(torch.nn.Module):
