@@ -101,7 +101,7 @@ def load(
             }
         head = model.get_output_embeddings()
         asked = AskedModel(model, Stack([], None, head=head), (0,), options.at or LAST, norm=False)
-        inputs = question.normalize(question.resize_and_crop([question.example()]))
+        inputs: Any = question.normalize(question.resize_and_crop([question.example()]))
         details |= {"at": asked.pool, "preprocessing": question.details()}
         if options.layers is not None:
             asked = find_layers(asked, inputs)
