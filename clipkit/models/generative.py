@@ -111,18 +111,7 @@ def load(
         elif asked.pool == LAST:
             details |= {"similarity": DOT_PRODUCT}
             details |= output_scale(asked, inputs, TOLERANCES[precision])
-        example = asked(**inputs)
-        if not example.isfinite().all():
-            raise ClipkitError(
-                "expected finite hidden states of a first image, got NaN or Inf",
-                "try --precision fp32",
-            )
-    width = example.shape[1] // len(asked.layers)
-    columns = {}
-    for place, number in enumerate(details.get("layer", [])):
-        columns[number] = slice(place * width, (place + 1) * width)
-    details["dim"] = example.shape[1]
-    return {**encoder, "_tower": asked, "_preprocessor": question, "columns": columns}
+    return {**encoder, "_tower": asked, "_preprocessor": question}
 
 
 class Checkpoint:

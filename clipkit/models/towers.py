@@ -145,11 +145,11 @@ class LayerTower:
     pool: str | None
     norm: bool
 
-    @torch.inference_mode()
     def __call__(self, **inputs: torch.Tensor) -> torch.Tensor:
         """Return the pooled hidden states of pixels or tokens."""
         return torch.cat(list(self.states(inputs).values()), dim=1)
 
+    @torch.inference_mode()
     def states(self, inputs: dict[str, Any]) -> dict[int, torch.Tensor]:
         """Return the pooled hidden state (B, width) of each layer."""
         if self.stack.states is not None:
