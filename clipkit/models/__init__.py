@@ -126,8 +126,7 @@ class RunOptions:
             )
         if self.layers is not None and self.compile:
             raise UsageError(
-                "expected --layer or --compile, got both",
-                "a compiled model gives no hidden states",
+                "expected --layer or --compile, got both", "a compiled model gives no hidden states"
             )
 
 

@@ -79,7 +79,7 @@ class Encoder(EncoderDescription):
         The digest of each file that ``digest`` covers, and of the ``weights``.
     """
 
-    _tower: Any = field(repr=False)  # inputs -> Tensor (B, D)
+    _tower: Callable[..., torch.Tensor] = field(repr=False)
     _device: torch.device = field(repr=False)
     _preprocessor: Preprocessor | None = field(default=None, repr=False)
     _tokenizer: TextTokenizer | None = field(default=None, repr=False)
@@ -404,7 +404,7 @@ def _check_and_measure(encoder: Encoder) -> Encoder:
 
     The layers of one model may differ in width.
     """
-    tower = encoder._tower
+    tower: Any = encoder._tower
     widths: dict[int, int] = {}
 
     def run(**inputs: torch.Tensor) -> torch.Tensor:

@@ -199,7 +199,7 @@ def find_stack(model: Any) -> Stack:
     norms = [module for name, module in model.named_children() if name.endswith("norm")]
     prefix = count_prefix_tokens(model)
     return Stack(
-        layers=lists[0],
+        layers=list(lists[0]),
         norm=norms[-1] if norms else None,
         prefix=prefix,
         has_cls=prefix > 0,

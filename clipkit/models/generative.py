@@ -40,13 +40,7 @@ from clipkit.models.libraries import (
     single_line_errors,
 )
 from clipkit.models.questions import Answers, Question
-from clipkit.models.towers import (
-    LayerTower,
-    Stack,
-    TowerName,
-    mean_of_patches,
-    resolve,
-)
+from clipkit.models.towers import LayerTower, Stack, TowerName, mean_of_patches, resolve
 
 LAST = "last"  # the position of the answer; the other one is "image"
 MASKED = -1e30  # logits below are of tokens that the model never says
@@ -246,7 +240,7 @@ def find_layers(asked: AskedModel, inputs: Inputs) -> AskedModel:
     for module in asked.model.modules():
         if not isinstance(module, torch.nn.ModuleList) or len(module) != len(wanted) - 1:
             continue
-        stack = replace(asked.stack, layers=module)
+        stack = replace(asked.stack, layers=list(module))
         found = replace(asked, stack=stack, layers=tuple(range(len(wanted))))
         with contextlib.suppress(ClipkitError, TypeError, IndexError, AssertionError):
             got = found.states(inputs).values()

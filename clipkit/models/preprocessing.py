@@ -373,7 +373,5 @@ class NaflexPreprocessor(Preprocessor):
         """Return the settings that decide the result, in types that JSON has."""
         processor = self.processor
         return describe_processor(
-            processor,
-            patch_size=processor.patch_size,
-            max_num_patches=processor.max_num_patches,
+            processor, patch_size=processor.patch_size, max_num_patches=processor.max_num_patches
         )

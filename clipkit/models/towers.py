@@ -246,8 +246,7 @@ def choose_layers(model: Any, stack: Stack, tower: TowerName, options: RunOption
             )
         if stack.pooled_token is None:
             raise UsageError(
-                "expected a text tower with a known pooled token, got another",
-                "leave --layer out",
+                "expected a text tower with a known pooled token, got another", "leave --layer out"
             )
         return LayerTower(model, stack, numbers, None, norm)
     if pool is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -33,14 +33,7 @@ from clipkit.models.families import (
 from clipkit.models.hub import ModelFiles
 from clipkit.models.libraries import import_library, quiet_loading, single_line_errors
 from clipkit.models.tokenizer import Tokenizer
-from clipkit.models.towers import (
-    CLS,
-    MEAN,
-    SIZE_HINT,
-    Stack,
-    Tower,
-    TowerName,
-)
+from clipkit.models.towers import CLS, MEAN, SIZE_HINT, Stack, Tower, TowerName
 
 if TYPE_CHECKING:
     from clipkit.models.preprocessing import Preprocessor
@@ -194,8 +187,8 @@ class TransformersModel(Architecture):
             return {"input_ids": torch.zeros((1, 2), dtype=torch.long)}
         weight = next(model.parameters())
         preprocessor = self.preprocessor(weight.device, weight.dtype)
-        pixels = preprocessor.normalize(preprocessor.resize_and_crop([preprocessor.example()]))
-        return dict(pixels) if isinstance(pixels, Mapping) else {"pixel_values": pixels}
+        images: Any = preprocessor.resize_and_crop([preprocessor.example()])
+        return {"pixel_values": preprocessor.normalize(images)}
 
     def logit_scale(self, tensors: Tensors) -> dict[str, float]:
         """Return the scale and any bias of logits; kinds that are not tested may have none."""
