@@ -187,8 +187,9 @@ class TransformersModel(Architecture):
             return {"input_ids": torch.zeros((1, 2), dtype=torch.long)}
         weight = next(model.parameters())
         preprocessor = self.preprocessor(weight.device, weight.dtype)
-        images: Any = preprocessor.resize_and_crop([preprocessor.example()])
-        return {"pixel_values": preprocessor.normalize(images)}
+        images = preprocessor.resize_and_crop([preprocessor.example()])
+        pixels: Any = preprocessor.normalize(images)
+        return {"pixel_values": pixels}
 
     def logit_scale(self, tensors: Tensors) -> dict[str, float]:
         """Return the scale and any bias of logits; kinds that are not tested may have none."""
