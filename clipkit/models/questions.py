@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -117,17 +117,6 @@ class Question(Preprocessor):
         if "attention_mask" not in tensors:
             tensors["attention_mask"] = torch.ones_like(tensors["input_ids"])
         return tensors
-
-    def normalize(self, pixels: Mapping[str, Any]) -> dict[str, Any]:
-        """Move the inputs to the model; the processor has normalised them."""
-        moved = {}
-        for name, value in pixels.items():
-            if isinstance(value, torch.Tensor):
-                value = value.to(self.device)
-                if value.is_floating_point():
-                    value = value.to(self.dtype)
-            moved[name] = value
-        return moved
 
     def details(self) -> dict[str, Any]:
         """Return the settings of the image processor, in types that JSON has."""

@@ -196,7 +196,7 @@ def find_stack(model: Any) -> Stack:
             f"expected a model of timm with forward_intermediates, got {type(model).__name__}"
         )
     states = HiddenStates(model)
-    stack = Stack(states.names, None, lowest=states.lowest, is_map=states.is_map, states=states)
+    stack = Stack(states.names, None, lowest=states.lowest, states=states)
     if states.is_map:  # timm normalises a map before it pools
         return stack
     embedding = getattr(model, "embeds", model)  # of a NaFlexVit
