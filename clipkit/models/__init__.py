@@ -111,7 +111,8 @@ class RunOptions:
         is_shaped = self.pool or self.norm or not self.projection or self.image_size
         if self.ask is not None and (is_shaped or self.compile):
             raise UsageError(
-                "expected --ask, or one of --pool, --norm, --no-projection, --image-size, --compile",
+                "expected --ask, or one of --pool, --norm, --no-projection, --image-size, "
+                "--compile",
                 "--at chooses what is pooled; the last layer is normalised",
             )
         if self.ask is None and (self.at is not None or self.choices):

@@ -187,7 +187,7 @@ class Answers(TextTokenizer):
                 token, *others = self.question.answer_tokens(text)
             if token == self.tokenizer.unk_token_id:
                 raise ClipkitError(
-                    f"{places[number]}: expected a word that {self.name} has a token for, got {text!r}"
+                    f"{places[number]}: expected a word that {self.name} has a token for"
                 )
             if others:
                 longer.append(f"{self.tokenizer.decode([token])!r} for {text!r}")
