@@ -211,7 +211,8 @@ def read_architecture(files: ModelFiles) -> Architecture:
     check_installed(files.name, files.library)
     if files.is_generative:
         raise ClipkitError(
-            f"{files.name}: expected a model that embeds images, got a generative one"
+            f"{files.name}: expected a model that embeds images, got a generative one",
+            "ask it about images: clipkit embed DATASET --ask QUESTION",
         )
     with quiet_loading(f"the library {files.library}"):
         adapter: Any = importlib.import_module(f"clipkit.models.{ADAPTERS[files.library]}")

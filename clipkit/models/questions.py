@@ -174,6 +174,10 @@ class Answers(TextTokenizer):
         for number, text in enumerate(texts):
             with single_line_errors(f"tokenize with {self.name}"):
                 token, *others = self.question.answer_tokens(text)
+            if token == self.tokenizer.unk_token_id:
+                raise ClipkitError(
+                    f"{places[number]}: expected a word that {self.name} has a token for"
+                )
             if others:
                 longer.append(f"{self.tokenizer.decode([token])!r} for {text!r}")
             other = first.setdefault(token, number)
