@@ -118,6 +118,12 @@ def test_zero_shot_entropy_and_calibration_are_the_models_own_softmax(files):
     assert float(calibrated[0]["nll"]) == pytest.approx(nll, abs=1e-6)
 
 
+def test_prompts_of_another_model_are_refused_as_such():
+    images, words = images_of(MODEL | {"tower": "image"}), words_of({"name": "clip"})
+    with fails_with("come from different models"):
+        similarity.compute_logits(images, words)
+
+
 def test_a_control_of_another_question_is_refused(files):
     other = images_of(CAPPED | {"question": "Which shape?", "untrained": 7})
     for split in other.splits.values():

@@ -287,6 +287,15 @@ def test_a_searched_range_reports_each_c_that_it_fitted_and_refits_the_best():
     assert "tried" not in listed.history[-1]
 
 
+def test_a_search_whose_best_c_is_an_end_of_the_range_says_so(capsys):
+    file = feature_file()
+    ranges = {"1e-4..1e4:65": False, "1e-12..1e-9:4": True, "1e-9..1e-12:4": True}
+    for text, is_end in ranges.items():
+        evaluate_grid(file, Cs=text, val=0.3)
+        said = "train-val: the best C, 1e-12, is an end of the range" in capsys.readouterr().err
+        assert said == is_end
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

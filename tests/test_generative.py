@@ -20,6 +20,7 @@ from clipkit import features, models
 from clipkit.base.errors import ClipkitError
 from clipkit.embedding import checkpoint
 from clipkit.models.generative import AskedModel
+from clipkit.models.towers import Stack
 
 # transformers' own code for PaliGemma
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -294,6 +295,7 @@ def test_a_model_without_an_output_embedding_is_refused(tmp_path):
 
 def test_a_model_without_a_token_for_images_has_no_mean_over_the_image():
     inputs = {"input_ids": torch.ones(1, 2), "attention_mask": torch.ones(1, 2)}
-    asked = AskedModel(SimpleNamespace(config=None), "image")
+    model = SimpleNamespace(config=None)
+    asked = AskedModel(model, Stack([], None), (0,), "image", norm=False)
     with pytest.raises(ClipkitError, match="expected the image_token_id of"):
-        asked.pool(torch.ones(1, 2, 3), inputs)
+        asked._pool(torch.ones(1, 2, 3), inputs)

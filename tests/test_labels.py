@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -11,10 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 from factories import MODEL, fails_with, saved
 from scipy.stats import kendalltau, norm
+from scipy.stats import t as student
 from shell import fails, ok
 from sklearn.metrics import average_precision_score, mean_absolute_error, roc_auc_score
 
 from clipkit import attributes
+from clipkit.analysis import score_comparison
+from clipkit.analysis.results import make_result
 from clipkit.analysis.score_metrics import METRICS, ap_by_chance, ridge
 from clipkit.features import FeatureFile, Split
 
@@ -126,6 +130,13 @@ def test_the_covariance_is_that_of_other_draws_of_rows(metric):
     assert np.mean(estimates, axis=0) == pytest.approx(observed, abs=0.25 * observed.max())
 
 
+@pytest.mark.parametrize("metric", ["r2", "mae", "spearman", "kendalltau"])
+@pytest.mark.parametrize("rows", [10, 37, 100])
+def test_perfect_predictions_of_numbers_have_no_interval(metric, rows):
+    numbers = np.arange(rows) / 7
+    assert np.isnan(METRICS[metric].interval(numbers, numbers)).all()
+
+
 def measure_few_positives(folder, positives: int, seed: int, metric: str = "auroc"):
     """Return the run of a label whose positive rows have a score one deviation higher."""
     generator = np.random.default_rng(seed)
@@ -229,7 +240,100 @@ def test_other_columns_are_left_out_or_refused_if_they_are_named(table, tmp_path
     assert "left out the numbers of age" in ok(*line, "--metric", "auroc").stderr
     assert "in age" in fails(*line, "--metric", "ap", "--attribute", "age")
     assert "expected numbers in hat" in fails(*line, "--metric", "r2", "--attribute", "hat")
+    file, wrong = Path(table), tmp_path / "wrong.csv"
+    rows = [line.split(",") for line in file.read_text().splitlines()]
+    height = ["height", "inf", *(row[3] for row in rows[2:])]
+    wrong.write_text(
+        "".join(f"{','.join([*row, h])}\n" for row, h in zip(rows, height, strict=True))
+    )
+    noted = ok("attributes", path, "--table", wrong, "--metric", "r2").stderr
+    assert "left out height: expected numbers, got 'inf'" in noted
+    assert "smiling" not in noted
     assert "expected --table for auroc" in fails(
         "attributes", path, "--metric", "auroc", exit_code=2
     )
     assert "unknown metric" in fails(*line, "--metric", "f1", exit_code=2)
+
+
+def measure_labels(folder, seed: int = 0, metric: str = "auroc") -> FeatureFile:
+    """Measure two labels; every tenth image has no value of the second, except for ap."""
+    cells = label()[::-1].astype(str)
+    cells[:: 10 if metric != "ap" else N] = ""
+    cells[0] = "0"
+    lines = map("{}.png,{},{}".format, range(N), label(), cells)
+    path = folder / "labels.csv"
+    path.write_text("id,smiling,last\n" + "\n".join(lines))
+    return attributes.measure(images(seed=seed), words(), table=str(path), metric=metric, random=1)
+
+
+@pytest.mark.parametrize("metric", ["auroc", "ap"])
+def test_two_results_are_compared_in_pairs_of_equal_images(metric, tmp_path):
+    results = [measure_labels(tmp_path, seed, metric) for seed in (0, 1)]
+    both = [images(seed=seed).splits["test"].features.astype("f8") for seed in (0, 1)]
+    scores = [X[:, 0] / np.linalg.norm(X, axis=1) for X in both]
+    results[1].splits["test"] = results[1].splits["test"].take(np.arange(N)[::-1])
+    zeroshot, smiling, _, probe, first, second = score_comparison.compare(results).rows()
+    covariance = METRICS[metric].covariance(label(), scores)
+    variance = covariance.trace() - 2 * covariance[0, 1]
+    half = student.ppf(0.975, N // 4 - 1) * np.sqrt(variance)
+    values = [METRICS[metric].value(label(), one) for one in scores]
+    assert smiling["difference"] == pytest.approx(values[0] - values[1])
+    assert smiling["high"] - smiling["low"] == pytest.approx(2 * half)
+    assert (first["attribute"], second["attribute"]) == ("smiling", "last")
+    for row, number in ((first, 0), (second, 1)):
+        reported = [result.rows()[number]["probe"] for result in results]
+        assert [row["value_a"], row["value_b"]] == pytest.approx(reported)
+    assert second["rows"] == (N if metric == "ap" else N - N // 10 + 1)
+    assert probe["difference"] == pytest.approx((first["difference"] + second["difference"]) / 2)
+    assert (probe["attribute"], zeroshot["attribute"]) == ("2 of 2", "1 of 2")
+    assert zeroshot["low"] == pytest.approx(smiling["low"])
+
+
+def test_the_interval_of_the_mean_difference_covers_that_of_labels_that_depend_on_each_other():
+    generator = np.random.default_rng(0)
+    ids = [f"{row}.png" for row in range(150)]
+    lifts = np.array([[0.4, 1.0, 1.6], [1.3, 0.9, 0.2]])
+    truth = np.diff(norm.cdf(lifts[::-1] / np.sqrt(2)).mean(axis=1))
+    covered = 0
+    for _ in range(100):
+        labels = (generator.normal(size=150) + generator.normal(size=(3, 150)) > 1.4).astype(int)
+        shared = generator.normal(size=(3, 150)) + generator.normal(size=150)
+        results = []
+        for lift in lifts:
+            noise = (shared + np.sqrt(2) * generator.normal(size=(3, 150))) / 2
+            places = np.argsort(np.argsort(lift[:, None] * labels + noise)) + 1
+            ranks = np.stack([labels + 1, places, places], axis=1).reshape(9, 150)
+            history = [{"command": "attributes", "metric": "auroc"}]
+            result = make_result(history, [{"attribute": name} for name in "abc"])
+            result.splits["test"] = Split(ids=ids, predicted=ranks)
+            results.append(result)
+        mean = score_comparison.compare(results).rows()[0]
+        covered += mean["low"] <= truth <= mean["high"]
+    assert covered >= 90
+
+
+def test_results_without_equal_ranks_are_not_compared(tmp_path):
+    a = saved(tmp_path / "a.h5", measure_labels(tmp_path))
+    old, ap = measure_labels(tmp_path), measure_labels(tmp_path, 0, "ap")
+    old.splits = {}
+    others = measure_labels(tmp_path)
+    others.splits["test"].predicted[0, :4] = 1
+    for file, message in (
+        (old, "expected ranks of the scored images, got none; hint: an earlier clipkit"),
+        (ap, "expected auroc, got ap"),
+        (others, "a and b: smiling: expected equal values in both, got others"),
+    ):
+        assert message in fails("compare", a, saved(tmp_path / "b.h5", file))
+    assert "or more, got one" in fails("compare", a, exit_code=2)
+    assert "expected no --run" in fails("compare", a, a, "--run", 1, exit_code=2)
+    ok("convert", a, tmp_path / "a.csv")  # without the ranks
+    assert len((tmp_path / "a.csv").read_text().splitlines()) == 3
+
+
+def test_a_label_has_the_same_numbers_whatever_other_labels_there_are(tmp_path):
+    together = measure_labels(tmp_path).rows()
+    table = str(tmp_path / "labels.csv")
+    for row in together:
+        options = {"columns": [row["attribute"]], "metric": "auroc", "random": 1}
+        (alone,) = attributes.measure(images(), words(), table=table, **options).rows()
+        np.testing.assert_equal(alone, row)

@@ -782,3 +782,17 @@ def test_features_on_cuda(precision, least, tower, tiny_clip_dir, images):
     assert on_gpu.details["device"] == "cuda"
     expected = encode(load(tiny_clip_dir, tower), images)
     assert clips.cosines(encode(on_gpu, images), expected).min() >= least
+
+
+def test_loading_waits_for_a_gpu_that_has_not_finished(monkeypatch):
+    class Waiting:
+        """Embeddings that only numpy can read, as `AsyncEmbeddings` are."""
+
+        def __init__(self, rows):
+            self.rows = rows
+
+        def __array__(self, dtype=None, copy=None):
+            return self.rows.float().numpy()
+
+    monkeypatch.setattr(models.Encoder, "_to_array", lambda _self, rows: Waiting(rows))
+    assert (load(TINY).dim, load(TINY, layers=[0, 1]).dim) == (64, 256)

@@ -104,7 +104,7 @@ def test_files_without_labels_or_classes_and_shares_out_of_range_are_refused(tmp
     path = saved(tmp_path / "logits.h5", logits())
     assert rows(ok("threshold", path, "--at", "0.2").stdout)[0]["threshold"] == "0.2"
     ok("threshold", path, "-o", tmp_path / "t.h5")
-    assert "shares of pairs above the threshold" in ok("report", tmp_path / "t.h5").stdout
+    assert "shares above the threshold" in ok("report", tmp_path / "t.h5").stdout
     same = ("threshold", path, "--eval-split", "train")
     assert "images of train were also fitted" in ok(*same).stderr
     assert "also fitted" not in ok(*same, "--at", "0.2").stderr
@@ -135,7 +135,7 @@ def test_images_of_no_known_class_are_told_apart_by_their_largest_score():
     assert cosine["tpr"] == pytest.approx((largest["known"] > threshold).mean())
     assert (cosine["known"], cosine["unknown"]) == (N, 2 * N)
     assert cosine["fpr_low"] < cosine["fpr"] < cosine["fpr_high"]
-    assert 0.5 < softmax["auroc"] < 1
+    assert 0.5 < softmax["auroc_low"] < softmax["auroc"] < softmax["auroc_high"] < 1
     unknown.texts = ["other", *unknown.texts[1:]]
     with fails_with("have different prompts"):
         thresholds.detect(known, unknown)
@@ -183,6 +183,12 @@ def test_images_below_a_threshold_get_the_class_none_of_these_and_count_as_wrong
     result = clipkit.read(tmp_path / "z.h5")
     assert result.class_names == [*"abcd", "none of these"]
     assert np.array_equal(result.splits["test"].predicted[0], np.where(answered, best, K))
+    reported = ok("report", tmp_path / "z.h5").stdout
+    assert "2,000 images, 4 classes" in reported
+    assert f"{100 * answered.mean():.2f} |" in reported
+    assert "| with an answer (%) | accuracy of answers (%) |" in reported
+    per_class = rows(ok("zeroshot", path, "--threshold=0.24", "--per-class").stdout)
+    assert {row["class"] for row in per_class} == set("abcd")
     images = rows(ok("zeroshot", path, "--threshold=0.24", "--split=test", "--per-image").stdout)
     first = np.flatnonzero(~answered)[0]
     assert images[first]["prediction"] == "none of these"
@@ -208,6 +214,27 @@ def test_the_thresholds_of_prompts_are_those_of_their_classes(tmp_path):
     refused = fails("zeroshot", path, "--threshold", tmp_path / "two.h5")
     assert "one threshold for each prompt, got 1 and 2 for a" in refused
     assert "expected a number" in fails("zeroshot", path, "--threshold=nan", exit_code=2)
+    ok("threshold", path, "--at", "0.2", "-o", tmp_path / "at.h5")
+    assert "used to choose" not in ok("zeroshot", path, "--threshold", tmp_path / "at.h5").stderr
+
+
+def test_the_images_that_chose_thresholds_are_counted_in_a_file_with_one_split(tmp_path):
+    file = logits()
+    del file.splits["test"]
+    path, cuts = saved(tmp_path / "logits.h5", file), tmp_path / "cuts.h5"
+    for splits, count in (((), "1,600"), (("--fit-split=train", "--eval-split=train"), "2,000")):
+        ok("threshold", path, *splits, "--force", "-o", cuts)
+        warned = ok("zeroshot", path, "--threshold", cuts).stderr
+        assert f"{count} of 2,000 images of train were also used to choose" in warned
+
+
+def test_a_class_of_all_fitted_images_has_no_threshold_to_answer_above(tmp_path):
+    file = logits()
+    file.splits["train"].labels = np.ones(N, int)
+    path, cuts = saved(tmp_path / "logits.h5", file), tmp_path / "cuts.h5"
+    ok("threshold", path, "-o", cuts)
+    refused = fails("zeroshot", path, "--threshold", cuts)
+    assert "got none for b, which all fitted images have" in refused
 
 
 def test_the_picture_says_which_pairs_are_above_the_threshold(tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from shell import ok, rows
+from shell import fails, ok, rows
 
 import clipkit.tiny
 from clipkit.features import read
@@ -43,6 +43,13 @@ def test_it_says_the_outline_and_never_the_pattern(tmp_path):
     of_attribute = {row["attribute"]: row for row in found}
     assert float(of_attribute["outline"]["zeroshot"]) > 0.85
     assert float(of_attribute["pattern"]["zeroshot"]) < 0.4
+
+
+def test_a_word_without_a_token_is_refused(tmp_path):
+    (tmp_path / "words.txt").write_text("heart\nzebra\n")
+    line = ("textembed", "--classes", tmp_path / "words.txt", "-m", "tiny-llava", "--ask", ASK)
+    message = "'zebra': expected a word that tiny-llava has a token for"
+    assert message in fails(*line, "-o", tmp_path / "words.h5")
 
 
 @pytest.mark.exhaustive

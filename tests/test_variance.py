@@ -241,3 +241,9 @@ def test_one_random_number_in_twenty_exceeds_its_null():
         none, number = model.explained([]), model.explained(["a"])
         above.append(model.share(none, number) > model.null95(none, number))
     assert 0.025 < np.mean(above) < 0.085
+
+
+def test_equal_numbers_explain_nothing_in_spite_of_rounding():
+    model = regression(np.random.default_rng(0).standard_normal((37, 4)), np.full(37, 0.1))
+    assert model.count_values("a") == 1
+    assert np.isnan(model.share(model.explained([]), model.explained(["a"])))

@@ -21,6 +21,7 @@ the words for 1, and by the probe's score. Numbers are predicted by a ridge regr
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Sequence
@@ -35,14 +36,15 @@ from clipkit.analysis import probes, results, similarity, zeroshot
 from clipkit.analysis.attribute_groups import ABOVE_CHANCE
 from clipkit.analysis.held_out import EVAL_SPLIT, FIT_SPLIT, SplitRows, choose_rows, find_shared
 from clipkit.analysis.results import Row
-from clipkit.analysis.score_metrics import METRICS, RECALL, ridge
+from clipkit.analysis.score_metrics import METRICS, RANKED, RECALL, ridge
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, check_positive, shorten, unknown
 from clipkit.features import compatibility
 from clipkit.features.annotations import CLASS, Annotations, Attribute, read_annotations
 from clipkit.features.compatibility import check_control
 from clipkit.features.history import prompts_entry
-from clipkit.features.model import FeatureFile, Float32, Int64
+from clipkit.features.model import FeatureFile, Float32, Floats, Int64, Split
+from clipkit.features.validation import MAX_CLASSES
 
 MAX_VALUES = 5000  # of an attribute
 OF_OTHER_IMAGES = (
@@ -65,7 +67,33 @@ class Words(NamedTuple):
     values: Int64
 
 
+Shared = probes.SharedRows | None
 Predicted = NDArray[Any]  # of the scored rows (n,): values or scores
+
+
+class _Embeddings:
+    """The embeddings that a file has of the rows to fit on and to score, for several attributes.
+
+    `X` and `X_scored` are theirs, and `shared` is what probes on them share.
+    """
+
+    def __init__(self, file: FeatureFile, fit: SplitRows, scored: SplitRows) -> None:
+        self.file, self.fit, self.scored = file, fit, scored
+        self.X, self.X_scored = fit.embeddings(file), scored.embeddings(file)
+        self.shared = probes.SharedRows()
+
+    @functools.cached_property
+    def comparable(self) -> tuple[Floats, Floats]:
+        """`X` and `X_scored` as rows whose products with directions are similarities."""
+        fitted = similarity.comparable(self.X, self.file)
+        return fitted, similarity.comparable(self.X_scored, self.file)
+
+    def select(self, fit: SplitRows, scored: SplitRows) -> _Embeddings:
+        """Return the embeddings of some rows: these again, if the rows are the same."""
+        pairs = (self.fit.numbers, fit.numbers), (self.scored.numbers, scored.numbers)
+        if all(np.array_equal(*pair) for pair in pairs):
+            return self
+        return _Embeddings(self.file, fit, scored)
 
 
 class _Settings(NamedTuple):
@@ -143,19 +171,22 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
     untested = {} if results.is_testable(caveats) else dict.fromkeys(OF_OTHER_IMAGES, math.nan)
     for control in controls:
         check_control(control, images, [fit.split, scored.split])
-    rows = []
+    embeddings = [_Embeddings(file, fit, scored) for file in (images, *controls)]
+    rows, ranks = [], []
     problems: dict[str, list[str]] = {}
     without_words = []
     with console.progress("probing attributes", "attributes") as report_progress:
         for number, attribute in enumerate(annotations.attributes):
-            measured = kind(images, attribute, fit, scored, _Settings(metric, C, seed))
+            measured = kind(embeddings, attribute, fit, scored, _Settings(metric, C, seed))
+            embeddings = measured.embeddings
             attribute_words = None if words is None else measured.find_words(words)
             if attribute_words is None:
                 without_words.append(attribute.name)
             for problem in measured.problems():
                 problems.setdefault(problem, []).append(attribute.name)
-            row = measured.row(attribute_words, controls, random)
+            row = measured.row(attribute_words, random)
             rows.append({name: untested.get(name, value) for name, value in row.items()})
+            ranks.append(measured.ranks(scored))
             report_progress(number + 1, len(annotations.attributes))
     _note_means(rows, metric)
     few = problems.pop(results.FEW_SCORED, [])
@@ -184,7 +215,19 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
         caveats=caveats or None,
         inputs=inputs,
     )
-    return results.make_result(history, rows)
+    result = results.make_result(history, rows)
+    result.splits = _keep(ranks, images, scored, metric)
+    return result
+
+
+def _keep(
+    ranks: Sequence[Int64], images: FeatureFile, scored: SplitRows, metric: str
+) -> dict[str, Split]:
+    """Return the ranks (3, N) of attributes for `clipkit compare`, if the metric is of ranks."""
+    if metric not in RANKED or len(scored.numbers) >= MAX_CLASSES:
+        return {}
+    ids = [images.splits[scored.split].ids[row] for row in scored.numbers.tolist()]
+    return {scored.split: Split(ids=ids, predicted=np.vstack(ranks))}
 
 
 def _find_shared_images(images: FeatureFile, fit: SplitRows, scored: SplitRows) -> list[Row]:
@@ -331,7 +374,7 @@ class _Attribute:
 
     def __init__(
         self,
-        images: FeatureFile,
+        embeddings: Sequence[_Embeddings],
         attribute: Attribute,
         fit: SplitRows,
         scored: SplitRows,
@@ -348,12 +391,12 @@ class _Attribute:
         self.y = self.fit.codes(attribute)
         self.labels = self.scored.codes(attribute)
         self.truth: NDArray[Any] = self.labels  # what scores are compared with
-        self.X, self.X_scored = self._embeddings(images)
-        self.compared = similarity.comparable(self.X, images)
-        self.compared_scored = similarity.comparable(self.X_scored, images)
+        self.embeddings = [one.select(self.fit, self.scored) for one in embeddings]
+        self.X, self.X_scored = self.embeddings[0].X, self.embeddings[0].X_scored
         self.values = len(self.occurring)
         self.counts: Row = {}
         self.directions = self.values  # random ones, where words do not tell their number
+        self.scores: list[Predicted | None] = [None, None]  # by words and by the probe
 
     def _choose_values(self, fitted: Int64, scored: Int64) -> Int64:
         """Return those of the values of the fitted and of the scored rows that count."""
@@ -379,7 +422,7 @@ class _Attribute:
         values = np.searchsorted(self.occurring, found.values[chosen])
         return Words(found.directions[chosen], values)
 
-    def row(self, words: Words | None, controls: Sequence[FeatureFile], random: int) -> Row:
+    def row(self, words: Words | None, random: int) -> Row:
         """Return the run of the attribute."""
         row: Row = {"attribute": self.attribute.name, "values": self.values}
         row["rows"] = len(self.labels)
@@ -397,8 +440,10 @@ class _Attribute:
             draw_seed = (self.settings.seed + number) % 2**32
             directions = similarity.random_directions(count, self.X.shape[1], draw_seed)
             draws.append(self._score(self._on_directions(directions.astype(np.float32))))
-        predicted = self._probe(self.X, self.X_scored)
-        of_controls = [self._probe(*self._embeddings(file)) for file in controls]
+        predicted, *of_controls = [
+            self._probe(one.X, one.X_scored, one.shared) for one in self.embeddings
+        ]
+        self.scores = [zero, predicted]
         row |= self._with_interval("zeroshot", zero)
         row["names"] = names
         row |= _with_range("random", draws)
@@ -407,6 +452,18 @@ class _Attribute:
         row |= self._reach(row, zero, predicted)
         gains = [self._gain(predicted, of_control) for of_control in of_controls]
         return row | min(gains, key=itemgetter("gain_low"), default={})
+
+    def ranks(self, scored: SplitRows) -> Int64:
+        """Rank the truth and the scores by words and by the probe (3, N), from 1 for the lowest.
+
+        Equal values have equal ranks. 0 marks rows without a value, and what was not measured.
+        """
+        ranks = np.zeros((3, len(scored.numbers)), np.int64)
+        places = np.searchsorted(scored.numbers, self.scored.numbers)
+        for of_values, values in zip(ranks, [self.truth, *self.scores], strict=True):
+            if values is not None and self.values > 1:
+                of_values[places] = np.unique(values, return_inverse=True)[1] + 1
+        return ranks
 
     def _reach(self, row: Row, zeroshot: Predicted | None, probe: Predicted | None) -> Row:
         """Return the reach with its interval, by the delta method for a ratio."""
@@ -433,27 +490,29 @@ class _Attribute:
         half = self.metric.quantile(self.truth) * math.sqrt(max(0.0, variance))
         return {name: value, f"{name}_low": value - half, f"{name}_high": value + half}
 
-    def _embeddings(self, file: FeatureFile) -> tuple[Float32, Float32]:
-        return self.fit.embeddings(file), self.scored.embeddings(file)
+    def _similarities(self, directions: Float32) -> list[Float32]:
+        """Return the similarities of the rows to fit on and to score with directions (P, D)."""
+        fitted, scored = self.embeddings[0].comparable
+        return [np.asarray(rows @ directions.T, np.float32) for rows in (fitted, scored)]
 
     def _zeroshot(self, words: Words) -> Predicted | None:
-        scores = _products(self.compared_scored, words.directions)
-        scores = zeroshot.class_scores(scores, words.values, self.values)
+        cosines = self._similarities(words.directions)[1]
+        scores = zeroshot.class_scores(cosines, words.values, self.values)
         return np.asarray(self.occurring[scores.argmax(axis=1)])
 
     def _on_directions(self, directions: Float32) -> Predicted | None:
-        fitted = _products(self.compared, directions)
-        return self._probe(fitted, _products(self.compared_scored, directions))
+        X, X_scored = self._similarities(directions)
+        return self._probe(X, X_scored)
 
-    def _probe(self, X: Float32, X_scored: Float32) -> Predicted | None:
+    def _probe(self, X: Float32, X_scored: Float32, shared: Shared = None) -> Predicted | None:
         """Fit the probe and return its predictions, or None if there is nothing to learn."""
-        return self._predict(X, X_scored) if self.values > 1 else None
+        return self._predict(X, X_scored, shared) if self.values > 1 else None
 
-    def _predict(self, X: Float32, X_scored: Float32) -> Predicted:
-        return self._fit(X, X_scored).predicted
+    def _predict(self, X: Float32, X_scored: Float32, shared: Shared) -> Predicted:
+        return self._fit(X, X_scored, shared).predicted
 
-    def _fit(self, X: Float32, X_scored: Float32, keep: bool = False) -> probes.Run:
-        options: Any = {"standardize": True, "balanced": True, "keep": keep}
+    def _fit(self, X: Float32, X_scored: Float32, shared: Shared, keep: bool = False) -> probes.Run:
+        options: Any = {"standardize": True, "balanced": True, "keep": keep, "shared": shared}
         (run,) = probes.sweep(
             X, self.y, X_scored, classifier="logreg", C=[self.settings.C], **options
         )
@@ -476,13 +535,13 @@ class _Label(_Attribute):
 
     def __init__(
         self,
-        images: FeatureFile,
+        embeddings: Sequence[_Embeddings],
         attribute: Attribute,
         fit: SplitRows,
         scored: SplitRows,
         settings: _Settings,
     ) -> None:
-        super().__init__(images, attribute, fit, scored, settings)
+        super().__init__(embeddings, attribute, fit, scored, settings)
         self.directions = 1
         is_positive = [value.lower() in POSITIVE for value in attribute.values]
         self.truth = np.asarray(self.labels == len(is_positive) - 1, np.float64)
@@ -498,14 +557,14 @@ class _Label(_Attribute):
         return None
 
     def _zeroshot(self, words: Words) -> Predicted | None:
-        scores = _products(self.compared_scored, words.directions)
-        return np.asarray(scores.max(axis=1), np.float64)
+        cosines = self._similarities(words.directions)[1]
+        return np.asarray(cosines.max(axis=1), np.float64)
 
-    def _predict(self, X: Float32, X_scored: Float32) -> Predicted:
+    def _predict(self, X: Float32, X_scored: Float32, shared: Shared) -> Predicted:
         if X.shape[1] == 1:  # the weight has the sign of the difference of the means
             is_falling = X[self.y == 1].mean() < X[self.y == 0].mean()
             return np.asarray(-X_scored[:, 0] if is_falling else X_scored[:, 0], np.float64)
-        fitted = self._fit(X, X_scored, keep=True).fitted
+        fitted = self._fit(X, X_scored, shared, keep=True).fitted
         assert fitted is not None  # it is kept
         scores = fitted.scores(X_scored)
         return np.asarray(scores[:, 1] - scores[:, 0], np.float64)
@@ -531,9 +590,9 @@ class _Number(_Label):
         few = "fewer than two different numbers are fitted or scored: nothing is measured"
         return [few] if self.values < 2 else []
 
-    def row(self, words: Words | None, controls: Sequence[FeatureFile], random: int) -> Row:
+    def row(self, words: Words | None, random: int) -> Row:
         """Return the run of the attribute, with the null of its probe."""
-        row = super().row(words, controls, random)
+        row = super().row(words, random)
         scores = [math.nan]
         if self.values > 1:
             generator = np.random.default_rng(self.settings.seed)
@@ -549,7 +608,7 @@ class _Number(_Label):
             return None
         return super()._zeroshot(words)
 
-    def _predict(self, X: Float32, X_scored: Float32) -> Predicted:
+    def _predict(self, X: Float32, X_scored: Float32, shared: Shared) -> Predicted:
         return ridge(X, self.fitted_numbers[:, None], X_scored)[:, 0]
 
 
@@ -559,10 +618,6 @@ KINDS: dict[str, type[_Attribute]] = {
     "ap": _Label,
     **dict.fromkeys(("r2", "mae", "spearman", "kendalltau"), _Number),
 }
-
-
-def _products(rows: Any, directions: Float32) -> Float32:
-    return np.asarray(rows @ directions.T, np.float32)
 
 
 def _with_range(name: str, values: Sequence[float]) -> Row:

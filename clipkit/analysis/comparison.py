@@ -377,9 +377,7 @@ def compare(
     elif groups is not None:
         attribute, class_groups = _read_class_groups(paired, groups)
         inputs["groups"] = groups_digest(class_groups)
-    named_caveats = _name_caveats(paired)
-    for caveat in named_caveats:
-        console.warn(describe_caveat(caveat))
+    named_caveats = warn_of_caveats(paired.names, paired.caveats)
     history = paired.first.extended_history(
         "compare",
         names=paired.names,
@@ -408,11 +406,13 @@ def compare(
     return make_result(history, rows)
 
 
-def _name_caveats(paired: PairedResults) -> list[Caveat]:
-    """Return the caveats of all results, each with the name of its result."""
+def warn_of_caveats(names: Sequence[str], caveats: Sequence[Sequence[Caveat]]) -> list[Caveat]:
+    """Warn of the caveats of all results; return each with the name of its result."""
     named: list[Caveat] = []
-    for name, of_result in zip(paired.names, paired.caveats, strict=True):
+    for name, of_result in zip(names, caveats, strict=True):
         named += [caveat | {"result": name} for caveat in of_result]
+    for caveat in named:
+        console.warn(describe_caveat(caveat))
     return named
 
 

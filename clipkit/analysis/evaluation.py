@@ -286,6 +286,7 @@ def evaluate_grid(  # noqa: PLR0913
         train = _draw_shots(rows.train, draw, spec.seed)
         if is_search:
             grid_runs = _search(grid, train, rows.scored, draw)
+            _note_end(Cs, grid_runs)
         else:
             grid_runs = _evaluate(grid, train, rows.scored, draw, keep and val is None)
         runs += grid_runs
@@ -504,7 +505,7 @@ def parse_range(Cs: Sequence[float] | str) -> list[float]:
     if match is None:
         raise UsageError(f"C: expected a range such as 1e-6..1e6:97, got {Cs!r}")
     low, high = check_positive("C", match["low"]), check_positive("C", match["high"])
-    return [float(f"{C:.8g}") for C in np.geomspace(low, high, int(match["count"]))]
+    return sorted(float(f"{C:.8g}") for C in np.geomspace(low, high, int(match["count"])))
 
 
 def _search(grid: Grid, fit: Subset, scored: Subset, draw: Draw) -> list[ScoredRun]:
@@ -526,6 +527,14 @@ def _search(grid: Grid, fit: Subset, scored: Subset, draw: Draw) -> list[ScoredR
             places = {best - step, best + step} & set(range(last + 1))
         runs += [found[place] for place in sorted(found)]
     return runs
+
+
+def _note_end(Cs: Sequence[float], runs: Sequence[ScoredRun]) -> None:
+    """Note if the best of searched runs, the first of equals, has the first or the last C."""
+    best = max(runs, key=lambda run: run.row["acc1"]).row
+    if best["C"] in (Cs[0], Cs[-1]):
+        where = f"{best['fit_split']}: the best C, {best['C']:g}, is an end of the range"
+        console.note(f"{where}: a wider one may have a better C")
 
 
 def _refit_best(

@@ -1,7 +1,6 @@
 """Metrics of attributes: recall, AUROC and average precision for labels, and for numbers.
 
-Labels and scores are arrays (N,). A covariance is of a metric of M score vectors on the same rows,
-over another draw of rows.
+Labels and scores are arrays (N,).
 """
 
 from __future__ import annotations
@@ -21,38 +20,34 @@ BLOCK = 1 << 22  # rows of draws that are in memory at once
 PENALTIES = 10.0 ** np.arange(-6, 3)  # of the ridge regression, for each row
 
 
-def auroc_covariance(labels: Floats, scores: Sequence[Floats]) -> Floats:
-    """Estimate the covariance (M, M) of AUROCs from placements (DeLong et al. 1988)."""
+def _auroc_deviations(labels: Floats, scores: Floats) -> Floats:
+    """Return what each row (N,) adds to an AUROC, by its placement (DeLong et al. 1988)."""
     from scipy.stats import rankdata
 
     is_positive = labels == 1
     positives, negatives = is_positive.sum(), (~is_positive).sum()
-    of_positives, of_negatives = [], []
-    for values in scores:
-        ranks = rankdata(values)
-        # the share of negatives below each positive, and of positives above each negative
-        below = ranks[is_positive] - rankdata(values[is_positive])
-        above = positives - (ranks[~is_positive] - rankdata(values[~is_positive]))
-        of_positives.append(below / negatives)
-        of_negatives.append(above / positives)
-    return _covariance_of_mean(of_positives) + _covariance_of_mean(of_negatives)
+    ranks = rankdata(scores)
+    # the share of negatives below each positive, and of positives above each negative
+    below = ranks[is_positive] - rankdata(scores[is_positive])
+    above = positives - (ranks[~is_positive] - rankdata(scores[~is_positive]))
+    deviations = np.empty(len(labels))
+    deviations[is_positive] = _deviations_of_mean(below / negatives)
+    deviations[~is_positive] = _deviations_of_mean(above / positives)
+    return deviations
 
 
-def _covariance_of_mean(values: Sequence[Floats]) -> Floats:
-    stacked = np.stack(values)
-    if stacked.shape[1] < 2:
-        return np.full((len(stacked), len(stacked)), np.nan)
-    return np.asarray(np.atleast_2d(np.cov(stacked)) / stacked.shape[1])
+def _deviations_of_mean(values: Floats) -> Floats:
+    """Return numbers (N,) with a sum of squares that is the variance of a mean; NaN for one."""
+    if len(values) < 2:
+        return np.full(len(values), np.nan)
+    return np.asarray((values - values.mean()) / math.sqrt(len(values) * (len(values) - 1)))
 
 
-def r2_covariance(labels: Floats, scores: Sequence[Floats]) -> Floats:
-    """Estimate the covariance (M, M) of R squared = 1 - SSE / SST, by the delta method."""
+def _r2_deviations(labels: Floats, scores: Floats) -> Floats:
+    """Return what each row (N,) adds to R squared = 1 - SSE / SST, by the delta method."""
     total = (labels - labels.mean()) ** 2
-    influences = []
-    for values in scores:
-        error = (labels - values) ** 2
-        influences.append((error.mean() / total.mean() * total - error) / total.mean())
-    return _covariance_of_mean(influences)
+    error = (labels - scores) ** 2
+    return _deviations_of_mean((error.mean() / total.mean() * total - error) / total.mean())
 
 
 def _precisions(labels: Floats, scores: Floats, rows: Int64) -> Floats:
@@ -103,8 +98,8 @@ def ap_by_chance(labels: Floats) -> float:
     return float((harmonic + (positives - 1) / (n - 1) * (n - harmonic)) / n)
 
 
-def _absolute_covariance(labels: Floats, scores: Sequence[Floats]) -> Floats:
-    return _covariance_of_mean([np.abs(labels - values) for values in scores])
+def _absolute_deviations(labels: Floats, scores: Floats) -> Floats:
+    return _deviations_of_mean(np.abs(labels - scores))
 
 
 def _r2(labels: Floats, scores: Floats) -> float:
@@ -112,16 +107,23 @@ def _r2(labels: Floats, scores: Floats) -> float:
 
 
 class ScoreMetric(NamedTuple):
-    """A metric of the truth (N,) and of M predictions or scores (N,), and what it is by chance.
+    """A metric of the truth (N,) and of predictions or scores (N,), and what it is by chance.
 
-    An error is the better the lower it is, and has the unit of the truth.
+    `deviations` are numbers for each row, or for each draw of rows. Over another draw of rows, two
+    scores have the scalar product of their deviations as covariance. An error is the better the
+    lower it is, and has the unit of the truth.
     """
 
     title: str
     value: Callable[[Any, Any], float]
-    covariance: Callable[[Any, Sequence[Any]], Floats]
+    deviations: Callable[[Any, Any], Floats]
     chance: Callable[[Any], float]
     is_error: bool = False
+
+    def covariance(self, truth: Any, scores: Sequence[Any]) -> Floats:
+        """Return the covariance (M, M) of M scores over another draw of rows."""
+        deviations = np.stack([self.deviations(truth, values) for values in scores])
+        return np.asarray(deviations @ deviations.T)
 
     def quantile(self, truth: Any) -> float:
         """Return half a 95 % interval in standard errors."""
@@ -131,7 +133,7 @@ class ScoreMetric(NamedTuple):
         """Return a 95 % interval over another draw of rows."""
         value = self.value(truth, scores)
         half = self.quantile(truth) * math.sqrt(self.covariance(truth, [scores])[0, 0])
-        if not half:  # equal or perfect scores do not show how far others would be
+        if half <= 1e-9 * abs(value):  # equal or perfect scores do not show how far others would be
             return math.nan, math.nan
         return value - half, value + half if self.is_error else min(1.0, value + half)
 
@@ -162,6 +164,9 @@ def _rarer(truth: Floats) -> int:
 
 
 class _Recall(ScoreMetric):
+    def covariance(self, truth: Any, scores: Sequence[Any]) -> Floats:
+        return metrics.recall_covariance(truth, scores)
+
     def interval(self, truth: Any, scores: Any) -> tuple[float, float]:
         return metrics.recall_interval(truth, scores)
 
@@ -172,7 +177,7 @@ def _resampled(
     chance: Callable[[Floats], float],
     kind: type[ScoreMetric] = ScoreMetric,
 ) -> ScoreMetric:
-    """Return a metric of draws of rows (B, N), with its covariance over such draws."""
+    """Return a metric of draws of rows (B, N), with its deviations (DRAWS,) in such draws."""
 
     def value(labels: Floats, scores: Floats) -> float:
         return float(metric(labels, scores, np.arange(len(labels))[None])[0])
@@ -188,28 +193,29 @@ def _resampled(
             drawn.append(metric(labels, scores, rows))
         return np.concatenate(drawn)
 
-    def covariance(labels: Floats, scores: Sequence[Floats]) -> Floats:
-        truth, *others = (np.asarray(row, np.float64).tobytes() for row in (labels, *scores))
-        return np.asarray(np.atleast_2d(np.cov([draw(truth, other) for other in others])))
+    def deviations(labels: Floats, scores: Floats) -> Floats:
+        values = draw(*(np.asarray(row, np.float64).tobytes() for row in (labels, scores)))
+        return np.asarray((values - values.mean()) / math.sqrt(DRAWS - 1))
 
-    return kind(title, value, covariance, chance)
+    return kind(title, value, deviations, chance)
 
 
 RECALL = "recall"
+RANKED = ("auroc", "ap", "spearman", "kendalltau")  # they depend on the order of scores alone
 METRICS = {
     RECALL: _Recall(
         "recall",
         metrics.mean_per_class_recall,
-        metrics.recall_covariance,
+        lambda *_: np.array([np.nan]),  # see `_Recall.covariance`
         lambda labels: 1 / len(np.unique(labels)),
     ),
-    "auroc": _OfLabels("AUROC", metrics.auroc, auroc_covariance, lambda _: 0.5),
+    "auroc": _OfLabels("AUROC", metrics.auroc, _auroc_deviations, lambda _: 0.5),
     "ap": _resampled("average precision", _precisions, ap_by_chance, _OfLabels),
-    "r2": ScoreMetric("R²", _r2, r2_covariance, lambda _: 0.0),
+    "r2": ScoreMetric("R²", _r2, _r2_deviations, lambda _: 0.0),
     "mae": ScoreMetric(
         "mean absolute error",
         lambda labels, scores: float(np.abs(labels - scores).mean()),
-        _absolute_covariance,
+        _absolute_deviations,
         lambda _: math.nan,  # see `null`
         is_error=True,
     ),

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipkit.analysis import metrics
+from clipkit.analysis import metrics, results
 from clipkit.analysis.held_out import (
     EVAL_SPLIT,
     FIT_SPLIT,
@@ -32,6 +32,7 @@ from clipkit.analysis.results import (
     make_result,
     newest_entry,
 )
+from clipkit.analysis.score_metrics import METRICS
 from clipkit.analysis.similarity import normalize, refuse_dot_product
 from clipkit.analysis.softmax import softmax
 from clipkit.analysis.zeroshot import HINT, check_prompts, iter_class_scores
@@ -43,6 +44,7 @@ from clipkit.features.model import FeatureFile, Float32, Floats
 from clipkit.features.splitting import stratified_split
 
 LIMITS = ("tpr_low", "tpr_high", "fpr_low", "fpr_high")
+AUROC_LIMITS = ("auroc_low", "auroc_high")
 TPR = 0.95  # of known images
 NEIGHBOUR = 10  # among the fitted images, whose cosine says that an image is known
 BLOCK = 1 << 24  # cosines that are in memory at once
@@ -211,15 +213,27 @@ def class_cuts(logits: FeatureFile, chosen: FeatureFile) -> tuple[Floats, list[C
                 f"got {len(prompts)} and {len(found)} for {class_name(logits.class_names, number)}",
                 "choose them with one rate: clipkit threshold --fpr 0.01 -o FILE",
             )
+        if np.isnan(found[0]):
+            raise ClipkitError(
+                f"{where}: expected a threshold for each class, got none for "
+                f"{class_name(logits.class_names, number)}, which all fitted images have"
+            )
         cuts[number] = found[0]
+    return cuts, _chosen_on(logits, chosen, entry)
+
+
+def _chosen_on(logits: FeatureFile, chosen: FeatureFile, entry: Mapping[str, Any]) -> list[Caveat]:
+    """Warn of images of `logits` whose cosines chose the thresholds of a result."""
     fit = entry.get("fit_split")
-    if logits.digest != entry.inputs.get("logits") or fit not in logits.splits:
-        return cuts, []
+    is_fitted = logits.digest == entry["inputs"].get("logits") and not entry.get("at")
+    if not is_fitted or fit not in logits.splits:
+        return []
     rows = count = len(logits.splits[fit])
-    if fit == entry.get("eval_split"):  # a part of its rows was held out
+    scored_too = [caveat["count"] for caveat in results.caveats(chosen, fit)]
+    if fit == entry.get("eval_split") and rows not in scored_too:  # a part was held out
         labels = labels_of(logits, fit)
         count = len(stratified_split(labels, HELD_OUT, int(entry["seed"]))[0])
-    return cuts, find_caveats("chosen", fit, count, rows)
+    return find_caveats("chosen", fit, count, rows)
 
 
 def answer(
@@ -265,12 +279,12 @@ def detect(
         and the largest probability of a softmax at the model's temperature; of embeddings, the
         cosine with the image's 10th nearest fitted image (Sun et al. 2022). `tpr` and `fpr` are the
         shares of the `known` and of the `unknown` images above the `threshold`, with 95 %
-        intervals, and `auroc` is of known against unknown images.
+        intervals, and `auroc`, with DeLong's, is of known against unknown images.
     """
     fit, evaluation = choose_rows(known, fit_split, eval_split, seed)
     measure = _measure_neighbours if known.kind == "images" else _measure_logits
     caveats, measures = measure(known, unknown, fit, evaluation)
-    untested = {} if is_testable(caveats) else dict.fromkeys(LIMITS, np.nan)
+    untested = {} if is_testable(caveats) else dict.fromkeys([*LIMITS, *AUROC_LIMITS], np.nan)
     rows: list[Row] = []
     for name, (fitted, scored, others) in measures.items():
         threshold = float(np.quantile(fitted, 1 - TPR))
@@ -279,7 +293,9 @@ def detect(
         row |= metrics.share("fpr", others > threshold)
         row |= {"known": len(scored), "unknown": len(others)}
         is_known = np.arange(len(scored) + len(others)) < len(scored)
-        row["auroc"] = metrics.auroc(is_known, np.concatenate([scored, others]))
+        scores = np.concatenate([scored, others])
+        row["auroc"] = metrics.auroc(is_known, scores)
+        row |= zip(AUROC_LIMITS, METRICS["auroc"].interval(1 * is_known, scores), strict=True)
         rows.append(row | untested)
     history = known.extended_history(
         "threshold",

@@ -66,10 +66,10 @@ def _regressors(values: Int64 | Floats) -> Any:
     if values.dtype.kind != "f":
         _, positions = np.unique(values, return_inverse=True)
         return sparse.csr_array((ones, (np.arange(len(values)), positions)))
-    deviation = values.std()
-    if not deviation:
+    if not np.ptp(values):  # rounding would make a deviation of equal numbers
         return sparse.csr_array(ones[:, None])
-    return sparse.csr_array(np.stack([ones, (values - values.mean()) / deviation], axis=1))
+    z = (values - values.mean()) / values.std()
+    return sparse.csr_array(np.stack([ones, z], axis=1))
 
 
 class Regressions:

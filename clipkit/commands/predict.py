@@ -33,7 +33,10 @@ def predict(
     report.check_output(probe, file)
     cut = read_cut(threshold)
     if cut is not None and not isinstance(cut, float):
-        raise UsageError(f"threshold: expected a score, got {threshold!r}")
+        raise UsageError(
+            f"--threshold: expected a score, got {threshold!r}",
+            "a result of clipkit threshold is for clipkit zeroshot",
+        )
     fitted = features.read(probe, kinds=["probe"])
     with features.open_file(file, kinds=["images", "logits"]) as source:
         result, rankings = prediction.predict(fitted, source, split, rows.top, rows.scores)

@@ -236,10 +236,13 @@ def _numbers_alone(
     found = []
     for attribute in attributes:
         others = [value for value in attribute.values if not _is_number(value)]
+        got = repr(shorten(others[0], 40)) if others else f"{len(attribute.values)} values"
         if not others and len(attribute.values) > 2:
             found.append(attribute)
-        elif attribute.name in columns:
-            got = repr(shorten(others[0], 40)) if others else f"{len(attribute.values)} values"
+        elif attribute.name not in columns:
+            if 0 < len(others) < len(attribute.values) / 2:
+                console.note(f"{table}: left out {attribute.name}: expected numbers, got {got}")
+        else:
             raise ClipkitError(
                 f"{table}: expected numbers in {attribute.name}, got {got}",
                 "--metric recall measures categories, and auroc and ap measure columns of 0 and 1",
@@ -394,11 +397,13 @@ def _clear(table: str, columns: Columns) -> None:
     """Empty the cells that stand for no value, and drop the .0 of columns of whole numbers."""
     cleared = []
     for name, values in columns.items():
-        for row, value in enumerate(values):
-            if value and is_no_value(value):
+        distinct = set(values)
+        empty = set(filter(is_no_value, distinct)) - {""}
+        for row, value in enumerate(values if empty else []):
+            if value in empty:
                 cleared.append(f"{value!r} of {name}")
                 values[row] = ""
-        if all(map(WHOLE.fullmatch, filter(None, values))):
+        if all(map(WHOLE.fullmatch, distinct - empty - {""})):
             columns[name] = [value.removesuffix(".0") for value in values]
     if cleared:
         console.note(f"{table}: {len(cleared):,} cells, first {cleared[0]}, are read as no value")
@@ -440,7 +445,8 @@ def _parse(table: str, data: bytes) -> tuple[list[str], list[tuple[int, list[str
             raise ClipkitError(
                 f"{table}, line {number}: expected {len(names)} cells, got {len(cells)}"
             )
-        rows.append((number, [_as_text(cell, f"{table}, line {number}") for cell in cells]))
+        where = f"{table}, line {number}"
+        rows.append((number, [_as_text(cell, where) for cell in cells]))
     return names, rows
 
 
@@ -495,6 +501,8 @@ def _name_ids(names: list[str]) -> list[str]:
 
 def _as_text(cell: Any, where: str) -> str:
     """Return a cell of a table as text: whole numbers without .0, and "" for none."""
+    if isinstance(cell, str):  # nearly always
+        return cell.strip()
     if cell is None:
         return ""
     if isinstance(cell, float) and cell.is_integer():

@@ -571,7 +571,7 @@ def only_runs(file: FeatureFile, split: str | None = None) -> FeatureFile:
 def _result_columns(file: FeatureFile) -> dict[str, type]:
     """Return the columns of a result's table, and what they hold: str, bool, int or float."""
     runs = {name: type(values[0]) for name, values in file.columns().items()}
-    if not file.splits:
+    if not file.splits or file.holds_ranks:
         return runs
     of_class = str if file.class_names else int
     columns = {"split": str, "id": str, "label": of_class, "predicted": of_class}
@@ -585,8 +585,9 @@ def _result_columns(file: FeatureFile) -> dict[str, type]:
 
 def _result_frames(file: FeatureFile) -> Iterator[dict[str, list[Any]]]:
     """Yield the table run by run, a row per image; or all runs at once, if they predict nothing."""
-    if not file.splits:
+    if not file.splits or file.holds_ranks:
         yield file.columns()
+        return
     class_names = distinct_names(file.class_names or [])
     names_of_predicted = [] if file.holds_clusters else class_names
     for name, split in file.splits.items():

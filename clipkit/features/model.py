@@ -339,6 +339,11 @@ class FeatureFile:
         """Whether the predictions are cluster numbers, and not classes."""
         return bool(self.history) and self.history[-1].command == "cluster"
 
+    @property
+    def holds_ranks(self) -> bool:
+        """Whether the runs are of attributes, and predictions, if any, ranks of scores."""
+        return bool(self.history) and self.history[-1].command == "attributes"
+
     def extended_history(self, command: str, **parameters: Any) -> History:
         """Return the history with an entry for a command that made something from this file."""
         return self.history.extended(command, **parameters)

@@ -21,12 +21,7 @@ from safetensors import SafetensorError, safe_open
 
 from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError, UsageError, brief
 from clipkit.models.acceleration import DTYPES, set_compiler_cache
-from clipkit.models.hub import (
-    ModelFiles,
-    check_no_pointer,
-    combine_digests,
-    find,
-)
+from clipkit.models.hub import ModelFiles, check_no_pointer, combine_digests, find
 from clipkit.models.libraries import check_installed, library_version, quiet_loading
 from clipkit.models.towers import NO_TEXT, Stack, Tower, TowerName
 
@@ -178,7 +173,7 @@ class Architecture(ABC):
         if tower not in self.towers:
             expected = {"image": "an image tower", "text": "a text tower"}[tower]
             raise UsageError(
-                f"{files.name}: expected a model with {expected}, got {self.kind}, {self.no_text}",
+                f"{files.name}: expected a model with {expected}, got {self.kind}, {self.no_text}"
             )
         with ThreadPoolExecutor(1) as thread:
             if seed is None:
@@ -216,7 +211,8 @@ def read_architecture(files: ModelFiles) -> Architecture:
     check_installed(files.name, files.library)
     if files.is_generative:
         raise ClipkitError(
-            f"{files.name}: expected a model that embeds images, got a generative one"
+            f"{files.name}: expected a model that embeds images, got a generative one",
+            "ask it about images: clipkit embed DATASET --ask QUESTION",
         )
     with quiet_loading(f"the library {files.library}"):
         adapter: Any = importlib.import_module(f"clipkit.models.{ADAPTERS[files.library]}")

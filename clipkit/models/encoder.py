@@ -332,7 +332,8 @@ def _load_generative(
     precision = choose_precision(options.precision, device, is_plain=tower == "text")
     asked = generative.load(files, tower, options, device, precision)
     _note_details(files, asked["details"])
-    return Encoder(**asked, _non_blocking=options.non_blocking)
+    encoder = Encoder(**asked, _non_blocking=options.non_blocking)
+    return encoder if tower == "text" else _check_and_measure(encoder)
 
 
 def _read(files: ModelFiles, tower: TowerName, options: RunOptions) -> Architecture:
@@ -405,29 +406,34 @@ def _note_details(files: ModelFiles, details: dict[str, Any]) -> None:
 def _check_and_measure(encoder: Encoder) -> Encoder:
     """Encode one image or prompt, to check that the model's files fit each other; set the width.
 
-    The layers of one model may differ in width, so each is tried by itself.
+    The layers of one model may differ in width.
     """
-    tower = encoder._tower
-    if not isinstance(tower, LayerTower):
-        return replace(encoder, details={**encoder.details, "dim": _measure(encoder)})
+    tower: Any = encoder._tower
+    widths: dict[int, int] = {}
+
+    def run(**inputs: torch.Tensor) -> torch.Tensor:
+        states = tower.states(inputs)
+        widths.update({number: state.shape[1] for number, state in states.items()})
+        return torch.cat(list(states.values()), dim=1)
+
+    has_layers = "layer" in encoder.details
+    with named(encoder.details["name"]):
+        dim = _measure(replace(encoder, _tower=run if has_layers else tower))
     columns = {}
     start = 0
-    for number in tower.layers:
-        one = replace(encoder, _tower=replace(tower, layers=(number,)))
-        with named(encoder.details["name"]):
-            stop = start + _measure(one)
-        columns[number] = slice(start, stop)
-        start = stop
-    return replace(encoder, columns=columns, details={**encoder.details, "dim": start})
+    for number, width in widths.items():
+        columns[number] = slice(start, start + width)
+        start += width
+    return replace(encoder, columns=columns, details={**encoder.details, "dim": dim})
 
 
 def _measure(encoder: Encoder) -> int:
     """Return the width D of the embedding of one image or prompt, which must be finite."""
     if encoder._preprocessor is None:
         embedding = encoder.encode_texts("a photo", places=["the text 'a photo'"])
-    else:
-        embedding = encoder.encode_images(encoder._preprocessor.example())
-    if not np.isfinite(np.asarray(embedding)).all():
+    else:  # waits for a GPU
+        embedding = np.asarray(encoder.encode_images(encoder._preprocessor.example()))
+    if not np.isfinite(embedding).all():
         kind = "prompt" if encoder.tower == "text" else "image"
         raise ClipkitError(
             f"{encoder.details['name']}: expected a finite embedding of a first {kind}, "

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import operator
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -147,6 +145,14 @@ POOLER_SETTINGS = {
 # With this eos_token_id, which the first published configurations of CLIP hold, transformers takes
 # the largest token for the end.
 LEGACY_END = 2
+# Text towers that pool the end token, and those that pool the last one.
+POOLED_AT_END = ("clip_text_model", "metaclip_2_text_model")
+POOLED_AT_LAST = ("siglip_text_model", "siglip2_text_model")
+# The parameters that are tokens before the patches.
+PREFIX_TOKENS = {
+    *("cls_token", "class_token", "class_embedding"),
+    *("cls_register_token", "distillation_token", "register_tokens"),
+}
 # The image tower that takes images in their aspect ratios, as patches with a mask.
 NAFLEX = "siglip2_vision_model"
 
@@ -187,72 +193,33 @@ def _untested(kind: str) -> Family | None:
     return Family(config, str(name), towers, {}, is_own=True, is_tested=False)
 
 
-class Layout(NamedTuple):
-    """Where a tower has its layers and norm, by paths below its vision_model, text_model or itself.
-
-    `layers` are their paths in different versions of transformers, and `norm` is the path of the
-    final norm, or "". `tokens` are the numbers of tokens before the patches, CLS first, or the
-    settings that hold them. Hidden states may be maps of patches. `text_token` is the token that a
-    text tower pools: "end", "last" or "".
-    """
-
-    layers: tuple[str, ...]
-    norm: str
-    tokens: tuple[int | str, ...] = ()
-    is_map: bool = False
-    text_token: str = ""
-
-
-CLIP_IMAGE = Layout(("encoder.layers",), "post_layernorm", tokens=(1,))
-CLIP_TEXT = Layout(("encoder.layers",), "final_layer_norm", text_token="end")
-SIGLIP_IMAGE = Layout(("encoder.layers",), "post_layernorm")
-SIGLIP_TEXT = Layout(("encoder.layers",), "final_layer_norm", text_token="last")
-VIT = Layout(("layers", "encoder.layer"), "layernorm", tokens=(1,))
-CONVNEXT = Layout(("encoder.stages",), "layernorm", is_map=True)
-
-# By the tower's own model_type.
-LAYOUTS = {
-    "aimv2_vision_model": Layout(("encoder.layers",), "rms_norm"),
-    "clip_text_model": CLIP_TEXT,
-    "clip_vision_model": CLIP_IMAGE,
-    "convnext": CONVNEXT,
-    "convnextv2": CONVNEXT,
-    "dinov2": VIT,
-    "dinov2_with_registers": VIT._replace(tokens=(1, "num_register_tokens")),
-    "dinov3_convnext": Layout(("model.stages",), "layer_norm", is_map=True),
-    "dinov3_vit": Layout(("model.layer",), "norm", tokens=(1, "num_register_tokens")),
-    "ijepa": VIT._replace(tokens=()),
-    "metaclip_2_text_model": CLIP_TEXT,
-    "metaclip_2_vision_model": CLIP_IMAGE,
-    "radio": Layout(("encoder.layer",), "", tokens=("num_summary_tokens",)),
-    "siglip2_text_model": SIGLIP_TEXT,
-    "siglip2_vision_model": SIGLIP_IMAGE,
-    "siglip_text_model": SIGLIP_TEXT,
-    "siglip_vision_model": SIGLIP_IMAGE,
-    "vit": VIT,
-    "vit_mae": VIT,
-}
-
-
 def find_stack(model: Any) -> Stack:
-    """Return the layers of a tower's model."""
+    """Return the layers of a tower's model: its first list of modules, and its last norm."""
     model = inner_model(model)
-    config = model.config
-    layout = LAYOUTS[config.model_type]
-    norm = operator.attrgetter(layout.norm)(model) if layout.norm else None
+    lists = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
+    norms = [module for name, module in model.named_children() if name.endswith("norm")]
+    prefix = count_prefix_tokens(model)
     return Stack(
-        layers=_first_of(model, layout.layers),
-        norm=None if layout.is_map else norm,
-        pooled_norm=norm if layout.is_map else None,
-        prefix=sum(_number_of_tokens(config, count) for count in layout.tokens),
-        has_cls=bool(layout.tokens),
-        is_map=layout.is_map,
-        pooled_token=_pooled_token(config, layout.text_token),
+        layers=list(lists[0]),
+        norm=norms[-1] if norms else None,
+        prefix=prefix,
+        has_cls=prefix > 0,
+        pooled_token=_pooled_token(model.config),
     )
 
 
+def count_prefix_tokens(model: Any) -> int:
+    """Return the number of tokens before the patches: each is a parameter, or a row of one."""
+    count = 0
+    for name, parameter in model.named_parameters():
+        owner, _, last = name.rpartition(".")
+        if last in PREFIX_TOKENS and owner != "head":  # which pools by a token of its own
+            count += parameter.numel() // parameter.shape[-1]
+    return count
+
+
 def inner_model(model: Any) -> Any:
-    """Return the model that a `Layout` describes, without its projection."""
+    """Return the model that has the layers, without its projection."""
     while not hasattr(model, "config"):  # a wrapper of clipkit's
         model = model.model
     for part in ("vision_model", "image_model", "text_model"):
@@ -261,23 +228,11 @@ def inner_model(model: Any) -> Any:
     return model
 
 
-def _first_of(model: Any, paths: Iterable[str]) -> Any:
-    """Return what is at the first of some dotted paths that the model has."""
-    for path in paths:
-        with contextlib.suppress(AttributeError):
-            return operator.attrgetter(path)(model)
-    raise ClipkitError(f"expected layers at {' or '.join(paths)} of {type(model).__name__}")
-
-
-def _number_of_tokens(config: Any, count: int | str) -> int:
-    return count if isinstance(count, int) else int(getattr(config, count))
-
-
-def _pooled_token(config: Any, which: str) -> Callable[[torch.Tensor], torch.Tensor] | None:
+def _pooled_token(config: Any) -> Callable[[torch.Tensor], torch.Tensor] | None:
     """Return a function from token ids (B, T) to the position (B) of the token that is pooled."""
-    if which == "last":
-        return last_token
-    return end_token(config) if which == "end" else None
+    if config.model_type in POOLED_AT_END:
+        return end_token(config)
+    return last_token if config.model_type in POOLED_AT_LAST else None
 
 
 def end_token(config: Any) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -11,8 +11,8 @@ import contextlib
 import inspect
 import math
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -40,14 +40,7 @@ from clipkit.models.libraries import (
     single_line_errors,
 )
 from clipkit.models.questions import Answers, Question
-from clipkit.models.towers import (
-    Enough,
-    Stack,
-    TowerName,
-    call_with_state,
-    mean_of_patches,
-    resolve,
-)
+from clipkit.models.towers import LayerTower, Stack, TowerName, mean_of_patches, resolve
 
 LAST = "last"  # the position of the answer; the other one is "image"
 MASKED = -1e30  # logits below are of tokens that the model never says
@@ -100,29 +93,19 @@ def load(
                 "_tower": lambda input_ids: rows[input_ids[:, 0]],
                 "_tokenizer": answers,
             }
-        asked = AskedModel(model, options.at or LAST)
-        inputs = question.normalize(question.resize_and_crop([question.example()]))
-        details |= {"at": asked.at, "preprocessing": question.details()}
+        head = model.get_output_embeddings()
+        asked = AskedModel(model, Stack([], None, head=head), (0,), options.at or LAST, norm=False)
+        inputs: Any = question.normalize(question.resize_and_crop([question.example()]))
+        details |= {"at": asked.pool, "preprocessing": question.details()}
         if options.layers is not None:
-            stack = find_layers(asked, inputs)
-            numbers = resolve(options.layers, len(stack.layers))
-            asked = replace(asked, stack=stack, layers=numbers)
-            details |= {"layer": list(numbers), "layers": len(stack.layers)}
-        elif asked.at == LAST:
+            asked = find_layers(asked, inputs)
+            count = len(asked.stack.layers)
+            asked = replace(asked, layers=resolve(options.layers, count))
+            details |= {"layer": list(asked.layers), "layers": count}
+        elif asked.pool == LAST:
             details |= {"similarity": DOT_PRODUCT}
             details |= output_scale(asked, inputs, TOLERANCES[precision])
-        example = asked(**inputs)
-        if not example.isfinite().all():
-            raise ClipkitError(
-                "expected finite hidden states of a first image, got NaN or Inf",
-                "try --precision fp32",
-            )
-    width = example.shape[1] // max(1, len(asked.layers))
-    columns = {}
-    for place, number in enumerate(asked.layers):
-        columns[number] = slice(place * width, (place + 1) * width)
-    details["dim"] = example.shape[1]
-    return {**encoder, "_tower": asked, "_preprocessor": question, "columns": columns}
+    return {**encoder, "_tower": asked, "_preprocessor": question}
 
 
 class Checkpoint:
@@ -216,67 +199,29 @@ class Checkpoint:
         return "auto"
 
 
-@dataclass(frozen=True)
-class AskedModel:
+class AskedModel(LayerTower):
     """A model that reads images with a question: inputs -> hidden states (B, D) at a position.
 
-    Without `layers`, these are what the output embedding reads, after the last norm. Else they
-    stand side by side, and the last one is the same. The model goes no further than the last one
-    that is needed: no logit is computed.
+    `pool` is the position. The model goes no further than the last hidden state that is needed: no
+    logit is computed.
     """
 
-    model: Any
-    at: str
-    stack: Stack = field(default_factory=lambda: Stack([], None))
-    layers: tuple[int, ...] = ()
+    def _pool(self, state: torch.Tensor, inputs: Inputs) -> torch.Tensor:
+        """Return what hidden states (B, T, D) are at the position: (B, D), in float32.
 
-    @property
-    def head(self) -> Any:
-        """The output embedding."""
-        return self.model.get_output_embeddings()
-
-    @torch.inference_mode()
-    def __call__(self, **inputs: Any) -> torch.Tensor:
-        """Return the hidden states (B, D) of the inputs of B images."""
-        device = inputs["input_ids"].device  # of large models, layers are on several
-        return torch.cat([state.to(device) for state in self.states(inputs).values()], dim=1)
-
-    def states(self, inputs: Inputs) -> dict[int, torch.Tensor]:
-        """Return the hidden state (B, D) of each layer in float32."""
-        last = len(self.stack.layers)
-        numbers = self.layers or (last,)
-        pooled: dict[int, torch.Tensor] = {}
-
-        def read(number: int, state: torch.Tensor) -> None:
-            # pooled at once, so that the tokens of one layer alone are in memory
-            pooled[number] = self.pool(state, inputs)
-            if number == max(numbers):
-                raise Enough
-
-        with contextlib.ExitStack() as hooks, contextlib.suppress(Enough):
-            for number in numbers:
-                stack, place = self.stack, number
-                if number == last:
-                    stack, place = Stack([self.head], None), 0
-                hooks.callback(call_with_state(stack, place, partial(read, number)).remove)
-            self.model(**inputs)
-        if pooled.keys() != set(numbers):
-            raise ClipkitError("expected an output embedding that reads the hidden states")
-        return {number: pooled[number] for number in numbers}
-
-    def pool(self, state: torch.Tensor, inputs: Inputs) -> torch.Tensor:
-        """Return what hidden states (B, T, D) are at the position: (B, D)."""
+        The layers of a large model may be on several devices.
+        """
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
         if state.shape[:2] != ids.shape:
             raise ClipkitError(
                 f"expected a hidden state for each of {tuple(ids.shape)} tokens, got "
                 f"{tuple(state.shape[:2])}"
             )
-        ids, mask = ids.to(state.device), mask.to(state.device)
-        if self.at == LAST:
-            places = torch.arange(ids.shape[1], device=state.device)
+        if self.pool == LAST:
+            places = torch.arange(ids.shape[1], device=ids.device)
             last = (mask * places).argmax(dim=1)
-            return state[torch.arange(len(ids), device=state.device), last].float()
+            rows = torch.arange(len(ids), device=ids.device)
+            return state[rows.to(state.device), last.to(state.device)].float().to(ids.device)
         token = getattr(self.model.config, "image_token_id", None)
         is_image = (ids == (-1 if token is None else token)) & (mask > 0)  # (B, T)
         if not is_image.any(dim=1).all():
@@ -284,7 +229,7 @@ class AskedModel:
                 f"expected the image_token_id of config.json in the prompt, got none of {token}",
                 f"use --at {LAST}",
             )
-        return mean_of_patches(state.float(), is_image)
+        return mean_of_patches(state.float(), is_image.to(state.device)).to(ids.device)
 
     def whole(self, inputs: Inputs, **wanted: Any) -> Any:
         """Return all that the library's own model returns, with the last logits if it can."""
@@ -293,20 +238,20 @@ class AskedModel:
         return self.model(**inputs, **wanted)
 
 
-def find_layers(asked: AskedModel, inputs: Inputs) -> Stack:
-    """Return the layers of the language model: what the library calls its hidden states."""
+def find_layers(asked: AskedModel, inputs: Inputs) -> AskedModel:
+    """Return the model with all its layers: their outputs are the library's hidden states."""
     states = asked.whole(inputs, output_hidden_states=True).hidden_states
-    wanted = [asked.pool(state, inputs) for state in states]
+    wanted = [asked._pool(state, inputs) for state in states]
     for module in asked.model.modules():
         if not isinstance(module, torch.nn.ModuleList) or len(module) != len(wanted) - 1:
             continue
-        stack = Stack(list(module), None)
+        stack = replace(asked.stack, layers=list(module))
         found = replace(asked, stack=stack, layers=tuple(range(len(wanted))))
         with contextlib.suppress(ClipkitError, TypeError, IndexError, AssertionError):
             got = found.states(inputs).values()
             for state, expected in zip(got, wanted, strict=True):
                 torch.testing.assert_close(state, expected, rtol=1e-3, atol=1e-5)
-            return stack
+            return found
     raise ClipkitError("expected layers whose outputs are its hidden states, got none")
 
 
@@ -318,9 +263,10 @@ def output_scale(asked: AskedModel, inputs: Inputs, tolerance: float) -> dict[st
     """
     logits = asked.whole(inputs).logits[0, -1].float()
     state = asked.states(inputs)[0].to(asked.model.dtype)
-    products = asked.head(state)[0].float().to(logits.device)
-    if getattr(asked.head, "bias", None) is not None:
-        products = products - asked.head.bias  # files have no place for it
+    head = asked.stack.head
+    products = head(state)[0].float().to(logits.device)
+    if getattr(head, "bias", None) is not None:
+        products = products - head.bias  # files have no place for it
     said = logits > MASKED
     logits, products = logits[said], products[said]
     text = asked.model.config.get_text_config().to_dict()

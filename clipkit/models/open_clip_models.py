@@ -439,7 +439,7 @@ def _find_image_stack(visual: Any) -> Stack:
         return find_stack(visual.trunk)
     if hasattr(visual, "attnpool"):
         stages = [visual.layer1, visual.layer2, visual.layer3, visual.layer4]
-        return Stack(stages, None, is_map=True)
+        return Stack(stages, None)
     # an attentional pooler goes before ln_post, which is then of another width
     norm = visual.ln_post if visual.attn_pool is None else None
     return Stack(visual.transformer.resblocks, norm, prefix=1, has_cls=True)

@@ -58,9 +58,21 @@ class Preprocessor(ABC):
     def resize_and_crop(self, images: Sequence[Image.Image]) -> Inputs:
         """Prepare B images of any sizes in a thread: (B, 3, H, W), or the inputs by name."""
 
-    @abstractmethod
     def normalize(self, pixels: Any) -> Inputs:
-        """Finish B images where the model runs, in the form that `resize_and_crop` returned."""
+        """Finish B images where the model runs, in the form that `resize_and_crop` returned.
+
+        If that has normalised them, they only move to the model, floats in its type.
+        """
+        if isinstance(pixels, Mapping):
+            return {name: self._move(value) for name, value in pixels.items()}
+        moved: torch.Tensor = self._move(pixels)
+        return moved
+
+    def _move(self, value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return value
+        dtype = self.dtype if value.is_floating_point() else value.dtype
+        return value.to(self.device, dtype, non_blocking=True)
 
     @abstractmethod
     def details(self) -> dict[str, Any]:
@@ -102,10 +114,6 @@ class TransformPreprocessor(Preprocessor):
         """Transform B images of any sizes: (B, 3, H, W)."""
         _use_one_core()
         return self.pin(torch.stack([self.transform(image.convert("RGB")) for image in images]))
-
-    def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Move pixels (B, 3, H, W) to the model; the transform has normalised them."""
-        return pixels.to(self.device, self.dtype, non_blocking=True)
 
     def details(self) -> dict[str, Any]:
         """Return the settings of the transform."""
@@ -353,12 +361,6 @@ class NaflexPreprocessor(Preprocessor):
         outputs = self.processor(images=converted, return_tensors="pt")
         return {name: self.pin(outputs[name]) for name in INPUTS}
 
-    def normalize(self, pixels: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Move the inputs to the model; the processor has normalised them."""
-        inputs = {name: pixels[name].to(self.device, non_blocking=True) for name in INPUTS}
-        inputs["pixel_values"] = inputs["pixel_values"].to(self.dtype)
-        return inputs
-
     def example(self) -> Image.Image:
         """Return an image that is no square, so that all patches and some padding are tried."""
         edge = self.processor.patch_size * int(self.processor.max_num_patches**0.5)
@@ -371,7 +373,5 @@ class NaflexPreprocessor(Preprocessor):
         """Return the settings that decide the result, in types that JSON has."""
         processor = self.processor
         return describe_processor(
-            processor,
-            patch_size=processor.patch_size,
-            max_num_patches=processor.max_num_patches,
+            processor, patch_size=processor.patch_size, max_num_patches=processor.max_num_patches
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -118,17 +118,6 @@ class Question(Preprocessor):
             tensors["attention_mask"] = torch.ones_like(tensors["input_ids"])
         return tensors
 
-    def normalize(self, pixels: Mapping[str, Any]) -> dict[str, Any]:
-        """Move the inputs to the model; the processor has normalised them."""
-        moved = {}
-        for name, value in pixels.items():
-            if isinstance(value, torch.Tensor):
-                value = value.to(self.device)
-                if value.is_floating_point():
-                    value = value.to(self.dtype)
-            moved[name] = value
-        return moved
-
     def details(self) -> dict[str, Any]:
         """Return the settings of the image processor, in types that JSON has."""
         settings: dict[str, Any] = json.loads(self.processor.image_processor.to_json_string())
@@ -186,6 +175,10 @@ class Answers(TextTokenizer):
         for number, text in enumerate(texts):
             with single_line_errors(f"tokenize with {self.name}"):
                 token, *others = self.question.answer_tokens(text)
+            if token == self.tokenizer.unk_token_id:
+                raise ClipkitError(
+                    f"{places[number]}: expected a word that {self.name} has a token for"
+                )
             if others:
                 longer.append(f"{self.tokenizer.decode([token])!r} for {text!r}")
             other = first.setdefault(token, number)

@@ -200,7 +200,7 @@ def find_stack(model: Any) -> Stack:
         stack = Stack(list(model.blocks), None)
     else:
         states = HiddenStates(model)
-        stack = Stack(states.names, None, lowest=states.lowest, is_map=states.is_map, states=states)
+        stack = Stack(states.names, None, lowest=states.lowest, states=states)
         if states.is_map:  # timm normalises a map before it pools
             return stack
     embedding = getattr(model, "embeds", model)  # of a NaFlexVit

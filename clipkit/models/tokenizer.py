@@ -22,7 +22,7 @@ from tokenizers.normalizers import Normalizer
 
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError
-from clipkit.models.families import LEGACY_END
+from clipkit.models.families import LEGACY_END, POOLED_AT_END
 from clipkit.models.hub import ModelFiles
 from clipkit.models.libraries import (
     import_library,
@@ -41,8 +41,6 @@ REPLACED_BY_FTFY = re.compile(
     "[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f\u02bc\u2018-\u201f\u0132\u0133\u0149\u01c4-\u01cc\u01f1-\u01f3\ufb00-\ufb06"
     "\uff01-\uffdc\uffe0-\uffee\u206a-\u206f\ufeff\ufff9-\ufffc]"
 )
-# They take a text's embedding from its first end token.
-POOLED_AT_END = ("clip_text_model", "metaclip_2_text_model")
 # SigLIP 2 was trained on texts that big_vision had cleaned: in lower case, without punctuation.
 # transformers' tokenizer of its models with a fixed resolution, Gemma's, keeps both.
 CANONICALIZING_TOKENIZERS = ("Gemma", "Siglip2")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +21,11 @@ from clipkit.models.architecture import (
     refuse_misfits,
 )
 from clipkit.models.families import (
-    LAYOUTS,
+    FAMILIES,
     NAFLEX,
     POOLER_SETTINGS,
     Family,
+    count_prefix_tokens,
     find_family,
     find_stack,
     inner_model,
@@ -32,14 +33,7 @@ from clipkit.models.families import (
 from clipkit.models.hub import ModelFiles
 from clipkit.models.libraries import import_library, quiet_loading, single_line_errors
 from clipkit.models.tokenizer import Tokenizer
-from clipkit.models.towers import (
-    CLS,
-    MEAN,
-    SIZE_HINT,
-    Stack,
-    Tower,
-    TowerName,
-)
+from clipkit.models.towers import CLS, MEAN, SIZE_HINT, Stack, Tower, TowerName
 
 if TYPE_CHECKING:
     from clipkit.models.preprocessing import Preprocessor
@@ -49,11 +43,6 @@ PREFIXES = {
     "text": ("text_model.", "text_projection."),
 }
 OTHER_PARTS = {"image": ("text_model",), "text": ("vision_model", "image_model")}
-# The parameters that are tokens before the patches.
-PREFIX_TOKENS = {
-    *("cls_token", "class_token", "class_embedding"),
-    *("distillation_token", "register_tokens"),
-}
 # The image towers that were trained on the centre crop of OpenAI's code.
 OPENAIS_CROP = ("clip_vision_model", "metaclip_2_vision_model")
 FACTS = {  # what `describe_model` calls a setting
@@ -198,8 +187,9 @@ class TransformersModel(Architecture):
             return {"input_ids": torch.zeros((1, 2), dtype=torch.long)}
         weight = next(model.parameters())
         preprocessor = self.preprocessor(weight.device, weight.dtype)
-        pixels = preprocessor.normalize(preprocessor.resize_and_crop([preprocessor.example()]))
-        return dict(pixels) if isinstance(pixels, Mapping) else {"pixel_values": pixels}
+        images = preprocessor.resize_and_crop([preprocessor.example()])
+        pixels: Any = preprocessor.normalize(images)
+        return {"pixel_values": pixels}
 
     def logit_scale(self, tensors: Tensors) -> dict[str, float]:
         """Return the scale and any bias of logits; kinds that are not tested may have none."""
@@ -214,7 +204,8 @@ class TransformersModel(Architecture):
     def stack(self, tower: Tower) -> Stack:
         """Return the layers of a tower."""
         inner = inner_model(tower.model)
-        if inner.config.model_type in LAYOUTS:
+        family = FAMILIES.get(inner.config.model_type, self.family)  # of the tower alone
+        if not family.is_own:
             return find_stack(tower.model)
         own: OwnTower = tower.model
         if own.tower == "text":
@@ -298,10 +289,7 @@ class OwnTower(torch.nn.Module):
         method = f"get_{tower}_features"
         self.method = f"{tower}_embeds" if hasattr(model, method) else "pooler_output"
         self.run = getattr(model, method, model)
-        self.prefix = int(tower == "text")
-        for name, parameter in inner_model(model).named_parameters():
-            if name.rpartition(".")[2] in PREFIX_TOKENS:
-                self.prefix += parameter.numel() // parameter.shape[-1]
+        self.prefix = 1 if tower == "text" else count_prefix_tokens(inner_model(model))
         self.is_channels_last = False
 
     def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
@@ -332,30 +320,24 @@ class OwnTower(torch.nn.Module):
         """Pool vectors, tokens or a map to (B, D)."""
         if output.ndim == 2:
             return output
-        if output.ndim == 3 and self.prefix:
-            return output[:, 0]
-        tokens = _to_tokens(output, self.is_channels_last)
-        return tokens.float().mean(dim=1)
+        if output.ndim == 4:
+            return _as_map(output, self.is_channels_last).float().mean(dim=(-2, -1))
+        return output[:, 0] if self.prefix else output.float().mean(dim=1)
 
     def find_stack(self, example: dict[str, torch.Tensor]) -> Stack:
         """Return the hidden states that the model gives of one image, a square one, as layers."""
         with torch.inference_mode():
             states = self._states(example)
-        maps = [_is_channels_last(state) for state in states]
+        is_last = [_is_channels_last(state) for state in states]
 
-        def as_tokens(numbers: Sequence[int], **inputs: torch.Tensor) -> dict[int, torch.Tensor]:
+        def find(numbers: Sequence[int], **inputs: torch.Tensor) -> dict[int, torch.Tensor]:
             found = self._states(inputs)
-            return {number: _to_tokens(found[number], maps[number]) for number in numbers}
+            return {number: _as_map(found[number], is_last[number]) for number in numbers}
 
         # of stages, only the last may have a CLS token
         prefix = self.prefix if states[0].shape == states[-1].shape else 0
-        return Stack(
-            [self.model] * (len(states) - 1),
-            None,
-            prefix=prefix,
-            has_cls=prefix > 0,
-            states=as_tokens,
-        )
+        layers = [self.model] * (len(states) - 1)
+        return Stack(layers, None, prefix=prefix, has_cls=prefix > 0, states=find)
 
     def _states(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
         states = inner_model(self)(**inputs, output_hidden_states=True).get("hidden_states")
@@ -369,13 +351,9 @@ def _is_channels_last(state: torch.Tensor) -> bool:
     return state.ndim == 4 and state.shape[1] == state.shape[2] != state.shape[3]
 
 
-def _to_tokens(state: torch.Tensor, is_channels_last: bool) -> torch.Tensor:
-    """Return tokens (B, T, width) of a map (B, H, W, width) or (B, width, H, W), or as they are."""
-    if state.ndim == 3:
-        return state
-    if is_channels_last:
-        return state.flatten(1, 2)
-    return state.flatten(2).transpose(1, 2)
+def _as_map(state: torch.Tensor, is_channels_last: bool) -> torch.Tensor:
+    """Return a map as (B, width, H, W); tokens as they are."""
+    return state.movedim(-1, 1) if is_channels_last else state
 
 
 class UnmaskedPatches(torch.nn.Module):

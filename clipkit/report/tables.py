@@ -59,8 +59,9 @@ EXPLANATIONS = {  # what the columns of a command's results are
     "describe": "*Difference* is the mean similarity of a group minus the mean of all others, and "
     "*t* is the difference in standard errors. *p adjusted* accounts for all prompts and groups "
     "that were tried.",
-    "threshold": "*tpr* and *fpr* are the shares of pairs above the threshold: of the matching "
-    "pairs of an image and a prompt, and of the other pairs, on the scored split.",
+    "threshold": "*tpr* and *fpr* are shares above the threshold on the scored split: of the "
+    "matching pairs of an image and a prompt and of the other pairs, or of the known and of the "
+    "unknown images.",
 }
 LAYERS = (
     "Accuracy of a probe on the hidden states after each layer. Layer 0 is the input of the first "

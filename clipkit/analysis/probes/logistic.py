@@ -51,14 +51,10 @@ def logreg(context: SweepContext) -> list[Solution]:
     keep such weights near 0, too, unless C N D / n were about 1e12 (N rows, D columns, n classes).
     """
     workers = context.workers
-    parts = np.array_split(context.X, MAX_BLOCKS)
-    variances, axes = _principal_axes(context.X, workers.map)
+    if context.shared.rotated is None:
+        context.shared.rotated = rotate(context.X, workers.map)
+    X, variances, axes = context.shared.rotated
     X_eval = context.X_eval.astype(np.float64)
-
-    def rotate(X: Floats) -> Floats:
-        return np.asarray((X.astype(np.float64) @ axes).astype(np.float32))
-
-    X = np.vstack(workers.map(rotate, parts))
     report_progress = workers.progress(len(context.settings) * USUAL_STEPS)
     # threads share the settings, or the rows of one setting after the other if these are few
     is_few = len(context.settings) < workers.count
@@ -366,6 +362,16 @@ class Objective:
     def _weighted(self, values: Floats, rows: slice | Int64) -> Floats:
         """Multiply values (rows, n) by the weights of their rows."""
         return values if self.row_weights is None else values * self.row_weights[rows, None]
+
+
+def rotate(X: Floats, map_parts: Map) -> tuple[Floats, Float64, Float64]:
+    """Return X (N, d) along its principal axes, and these; see `_principal_axes`."""
+    variances, axes = _principal_axes(X, map_parts)
+
+    def rotate_part(part: Floats) -> Floats:
+        return np.asarray((part.astype(np.float64) @ axes).astype(np.float32))
+
+    return np.vstack([*map_parts(rotate_part, np.array_split(X, MAX_BLOCKS))]), variances, axes
 
 
 def _principal_axes(X: Floats, map_parts: Map) -> tuple[Float64, Float64]:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import numpy as np
 from joblib import cpu_count  # type: ignore[import-untyped]
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from clipkit.analysis.probes.fitted import NEIGHBOURS
+from clipkit.analysis.probes.fitted import NEIGHBOURS, Preparation
 from clipkit.features.model import Floats, Int64
 
+Float64 = NDArray[np.float64]
 ProgressCallback = Callable[[int, int], None]
 
 
@@ -84,6 +87,18 @@ class Workers:
         return report_progress
 
 
+@dataclass
+class SharedRows:
+    """What sweeps of one classifier for other labels of the same rows compute once, and keep here.
+
+    `prepared` are the rows to fit on, how they were prepared, and the prepared rows to predict.
+    `rotated` is what `logistic.rotate` returns.
+    """
+
+    prepared: tuple[Floats, Preparation, Floats] | None = None
+    rotated: tuple[Floats, Float64, Float64] | None = None
+
+
 @dataclass(frozen=True)
 class SweepContext:
     """What the settings of a sweep share.
@@ -102,6 +117,7 @@ class SweepContext:
     class_weights: Floats | None = None
     keep: bool = False
     k: int = NEIGHBOURS
+    shared: SharedRows = field(default_factory=SharedRows)
 
     @property
     def n_classes(self) -> int:

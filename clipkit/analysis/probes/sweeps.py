@@ -31,6 +31,7 @@ from clipkit.analysis.probes.svm import svm
 from clipkit.analysis.probes.sweep_context import (
     ProgressCallback,
     Setting,
+    SharedRows,
     Solution,
     SweepContext,
     Workers,
@@ -50,9 +51,10 @@ LINEAR = ("svm", "logreg")  # their solution depends on C * scale**2 alone
 class Run:
     """A classifier fitted at one (scale, C), and the best class ids (M, k) of each row.
 
-    k is 5, or 1 of an SVM or if there are 5 classes or fewer. C is NaN for kNN, which has none. An
-    SVM or logistic regression that stopped at its iteration limit has not converged. `fitted` is
-    kept if the sweep keeps its probes.
+    k is 5, or 1 of an SVM or if there are 5 classes or fewer. If fewer classes have a neighbour,
+    the best is repeated. C is NaN for kNN, which has none. An SVM or logistic regression that
+    stopped at its iteration limit has not converged. `fitted` is kept if the sweep keeps its
+    probes.
     """
 
     classifier: str
@@ -81,6 +83,7 @@ def sweep(  # noqa: PLR0913
     seed: int = 42,
     k: int | None = None,
     keep: bool = False,
+    shared: SharedRows | None = None,
     progress: ProgressCallback | None = None,
 ) -> list[Run]:
     """Fit a classifier at every scale and C, and predict the evaluation rows.
@@ -115,6 +118,8 @@ def sweep(  # noqa: PLR0913
     keep : bool
         Return the fitted probes too, which may take much memory: an SVM has a hyperplane for each
         pair of classes.
+    shared : SharedRows, optional
+        What earlier sweeps of the same rows and classifier have prepared, for other labels.
     progress : callable, optional
         Called as `progress(done, total)` in units of work, from any thread, one call at a time.
 
@@ -140,8 +145,11 @@ def sweep(  # noqa: PLR0913
         raise UsageError(f"k: expected the classifier knn, got {classifier}")
     _check_arrays(X, y, X_eval)
     classes, numbers = np.unique(y, return_inverse=True)
-    X, preparation = _prepare(classifier, standardize, X)
-    X_eval = preparation.apply(X_eval)
+    shared = shared or SharedRows()
+    if shared.prepared is None:
+        prepared, preparation = _prepare(classifier, standardize, X)
+        shared.prepared = prepared, preparation, preparation.apply(X_eval)
+    X, preparation, X_eval = shared.prepared
 
     grid = [Setting(float(scale), float(c)) for scale, c in itertools.product(scales, C)]
     reduced = [_reduce(setting, classifier, standardize, preparation.rms) for setting in grid]
@@ -152,7 +160,7 @@ def sweep(  # noqa: PLR0913
         # scikit-learn doubts that labels are classes where most of them occur once
         warnings.filterwarnings("ignore", "The number of unique classes")
         weights = len(y) / (len(classes) * np.bincount(numbers)) if balanced else None
-        rest = (distinct, seed, workers, weights, keep, k or NEIGHBOURS)
+        rest = (distinct, seed, workers, weights, keep, k or NEIGHBOURS, shared)
         context = SweepContext(X, numbers, X_eval, *rest)
         predictions = dict(zip(distinct, CLASSIFIERS[classifier](context), strict=True))
 
@@ -294,9 +302,11 @@ def knn(context: SweepContext) -> list[Solution]:
     report_progress = context.workers.progress(len(blocks))
 
     def vote(block: Floats) -> Int64:
-        best = best_classes(model.vote(block))
+        votes = model.vote(block)
+        has_neighbour = votes > 0
+        best = best_classes(votes)
         report_progress(1)
-        return best
+        return np.where(np.take_along_axis(has_neighbour, best, axis=1), best, best[:, :1])
 
     best = np.concatenate(context.workers.map(vote, blocks))
     # neither scale nor C matters
