@@ -86,6 +86,13 @@ def test_splits_and_joins_keep_the_similarity_and_joins_check_it(files):
     assert similarity.compute_logits(other, letters).splits
 
 
+def test_words_of_another_generative_model_are_of_another_model(tmp_path):
+    saved(tmp_path / "img.h5", images_of(MODEL | {"tower": "image"}))
+    saved(tmp_path / "words.h5", words_of(MODEL | {"tower": "text", "name": "other"}))
+    line = fails("logits", tmp_path / "img.h5", tmp_path / "words.h5")
+    assert "come from different models (vlm 'dot product'" in line
+
+
 def test_another_similarity_is_refused(tmp_path):
     with fails_with("similarity: expected 'dot product' or none, got 'euclidean'"):
         saved(tmp_path / "x.h5", images_of({"name": "vlm", "similarity": "euclidean"}))

@@ -12,7 +12,7 @@ import torch
 import transformers
 from factories.clips import edit_json, edit_tensors
 from factories.runs import stop_at
-from factories.vlm_zoo import FAMILIES, QUESTION, llava
+from factories.vlm_zoo import FAMILIES, QUESTION, TEXT, VISION, image_size, llava, save, tokenizer
 from PIL import Image
 from shell import fails, ok
 
@@ -182,8 +182,9 @@ def test_a_model_in_several_files_is_read_and_the_answer_follows_the_space_of_th
     a, b = (load(one).encode_images(images()) for one in (folder, sharded))
     np.testing.assert_array_equal(a, b)
     question = load(sharded, "text")._tokenizer.question
-    tokens = question.answer_tokens("heart")
-    assert question.tokenizer.convert_ids_to_tokens(tokens) == ["Ġheart"]
+    for answer in ("heart", " heart"):
+        tokens = question.answer_tokens(answer)
+        assert question.tokenizer.convert_ids_to_tokens(tokens) == ["Ġheart"]
 
 
 @pytest.mark.parametrize("factor", [1, 0.25])
@@ -232,7 +233,7 @@ DAMAGES = [
     (lambda folder: (folder / "chat_template.jinja").write_text("<image>"), "repeats the question"),
     (
         lambda folder: edit_json(folder / PROCESSOR, lambda it: it.update(patch_size=4)),
-        "cannot ask",
+        "copy: cannot ask the model: ",
     ),
     (
         lambda folder: edit_json(folder / CONFIG, lambda it: it["text_config"].update(LARGE)),
@@ -279,6 +280,17 @@ def test_what_cannot_be_asked_is_refused_in_one_line(vlm, tmp_path, words, messa
     command, *others = words
     line = (command, "-m", vlm(FAST)[0], *others, "-o", tmp_path / "out.h5")
     assert message in fails(*line, exit_code=code)
+
+
+def test_a_model_without_an_output_embedding_is_refused(tmp_path):
+    text = {key: TEXT[key] for key in ("hidden_size", "vocab_size", "num_attention_heads")}
+    words = {**text, "encoder_hidden_size": VISION["hidden_size"]}
+    config = transformers.BlipConfig(text_config=words, vision_config=VISION)
+    images = transformers.BlipImageProcessor(size=image_size()["size"])
+    processor = transformers.BlipProcessor(images, tokenizer())
+    save(tmp_path, transformers.BlipForConditionalGeneration, config, processor)
+    with pytest.raises(ClipkitError, match="got BlipForConditionalGeneration without"):
+        load(tmp_path)
 
 
 def test_a_model_without_a_token_for_images_has_no_mean_over_the_image():

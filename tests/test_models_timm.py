@@ -5,6 +5,7 @@ import math
 import os
 import shutil
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -54,6 +55,10 @@ ZOO = {
     "fastvit": ("fastvit_t8.apple_in1k", SMALL_STAGES, INPUT, "avg"),
     "efficientnet": ("test_efficientnet.r160_in1k", {}, INPUT, "avg"),
     "mobilenet": ("mobilenetv3_small_050.lamb_in1k", {}, INPUT, "avg"),
+    "pvt": (
+        *("pvt_v2_b0", {"embed_dims": [8, 16, 20, 32], "depths": [1, 1, 1, 1]}),
+        *(INPUT, "avg"),
+    ),
     "swin": (
         "swin_tiny_patch4_window7_224.ms_in1k",
         {"img_size": 56, "embed_dim": 12, "depths": [2, 1, 1, 1], "num_heads": [1, 2, 2, 4]},
@@ -65,6 +70,7 @@ TOKENS = list(ZOO)[:8]
 MAPS = {
     **{"convnext": range(5), "resnet": range(5), "resnetv2": range(5), "fastvit": range(5)},
     **{"efficientnet": range(6), "mobilenet": range(7), "swin": range(1, 5)},
+    "pvt": range(1, 5),
 }
 
 
@@ -165,13 +171,31 @@ def test_hidden_states_are_those_of_timm(name, tmp_path):
 
 def test_blocks_above_the_highest_layer_are_not_run(vit):
     encoder = load(vit, layers=[0, 1])
-    blocks = encoder._tower.stack.states.model.blocks
-    blocks[1].register_forward_hook(lambda *_: pytest.fail("block 2 was run"))
+    encoder._tower.stack.layers[1].register_forward_hook(lambda *_: pytest.fail("block 2 was run"))
     assert encoder.encode_images(clips.noise_images()).shape[1] == 64
 
 
-def test_a_model_whose_first_input_is_no_map_has_no_layer_0(tmp_path):
-    folder = write_model(tmp_path / "swin", "swin")
+def test_the_tokens_of_one_layer_alone_are_in_memory(vit):
+    encoder = load(vit, layers="all")
+    outputs = []
+    alive = []
+
+    def count(_block, _inputs, output):
+        alive.append(sum(reference() is not None for reference in outputs))
+        outputs.append(weakref.ref(output))
+
+    for block in encoder._tower.stack.layers:
+        block.register_forward_hook(count)
+    encoder.encode_images(clips.noise_images())
+    assert alive[-3:] == [0, 1, 1]  # the input of the block
+    pooled = encoder._tower._pool(torch.zeros(2, 17, 32), {})
+    assert pooled.untyped_storage().nbytes() == pooled.nbytes
+
+
+@pytest.mark.parametrize("name", ["swin", "pvt"])
+def test_a_model_whose_first_input_is_no_map_has_no_layer_0(name, tmp_path):
+    folder = write_model(tmp_path / name, name)
+    assert list(load(folder, layers="all").columns) == [1, 2, 3, 4]
     with pytest.raises(UsageError, match="layer: expected 1 to 4, or -1 to -4 from the end, got 0"):
         load(folder, layers=[0])
 

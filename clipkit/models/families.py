@@ -163,7 +163,8 @@ def find_family(name: str, content: Mapping[str, Any]) -> Family:
     family = FAMILIES.get(kind) or _untested(kind)
     if family is None:
         raise ClipkitError(
-            f"{name}: expected a model that clipkit reads, got model_type {kind!r}",
+            f"{name}: expected a model that clipkit reads, got model_type "
+            f"{content.get('model_type')!r}",
             "clipkit reads models of OpenCLIP (open_clip_config.json), of timm, generative ones of "
             "transformers (AutoModelForImageTextToText), and those of its models that take images "
             f"and return an embedding or hidden states, such as {', '.join(FAMILIES)}",

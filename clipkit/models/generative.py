@@ -83,7 +83,7 @@ def load(
     }
     details = drop_none(known)
     encoder = {"details": details, "parts": parts, "_device": device}
-    with named(files.name), single_line_errors(f"ask {files.name}"), torch.inference_mode():
+    with named(files.name), single_line_errors("ask the model"), torch.inference_mode():
         if tower == "text":
             rows = model.get_output_embeddings().weight.to(DTYPES[precision])
             details |= {"dim": rows.shape[1], "similarity": DOT_PRODUCT}
@@ -154,6 +154,11 @@ class Checkpoint:
                 model = self.new_model()
                 digest = thread.submit(tensors_digest, self.files, model.state_dict())
             parts["weights"] = digest.result()
+        if model.get_output_embeddings() is None:
+            raise ClipkitError(
+                f"{self.files.name}: expected a model with an output embedding, from which answers "
+                f"are read, got {type(model).__name__} without"
+            )
         if not hasattr(model, "hf_device_map"):
             for parameter in model.parameters():  # buffers stay: places need float32
                 parameter.data = parameter.data.to(device, dtype)

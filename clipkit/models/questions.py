@@ -143,7 +143,8 @@ class Question(Preprocessor):
 
         Both are split together, since a word may have other tokens behind a space.
         """
-        prompt, joined = self._split(self.tail), self._split(self.tail + self.lead + answer)
+        behind = self.lead + answer.removeprefix(self.lead)
+        prompt, joined = self._split(self.tail), self._split(self.tail + behind)
         place = 0
         while prompt[place : place + 1] == joined[place : place + 1] != []:
             place += 1

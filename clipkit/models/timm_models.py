@@ -40,6 +40,7 @@ REFUSED_ARGUMENTS = {
 SETTINGS = ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")
 # timm's names of layers 1 that layer 0 enters
 FIRST_STAGES: tuple[str, ...] = ("stages.0", "layer1", "s1")
+PVT = "PyramidVisionTransformerV2"  # its layer 1 takes a map with channels last, and returns none
 
 
 class TimmModel(Architecture):
@@ -195,10 +196,13 @@ def find_stack(model: Any) -> Stack:
         raise UsageError(
             f"expected a model of timm with forward_intermediates, got {type(model).__name__}"
         )
-    states = HiddenStates(model)
-    stack = Stack(states.names, None, lowest=states.lowest, states=states)
-    if states.is_map:  # timm normalises a map before it pools
-        return stack
+    if hasattr(model, "fc_norm"):  # blocks that pass tokens on, which can be pooled one by one
+        stack = Stack(list(model.blocks), None)
+    else:
+        states = HiddenStates(model)
+        stack = Stack(states.names, None, lowest=states.lowest, states=states)
+        if states.is_map:  # timm normalises a map before it pools
+            return stack
     embedding = getattr(model, "embeds", model)  # of a NaFlexVit
     return replace(
         stack,
@@ -224,18 +228,17 @@ class HiddenStates:
         if "extra_blocks" in parameters:  # every stage, not the last one of each resolution
             self.options["extra_blocks"] = True
             names = ["stem", *(f"blocks.{number}" for number in range(len(model.blocks)))]
-        is_vit = hasattr(model, "fc_norm")
         first = FIRST_STAGES
-        if is_vit or "extra_blocks" in parameters:
+        if "extra_blocks" in parameters:
             first = ("blocks.0",)
         self.stems = int(len(names) > 1 and names[1] in first)  # maps that timm has before layer 1
         self.names = names[self.stems :]
-        is_nhwc = getattr(model, "output_fmt", "") == "NHWC"
+        is_nhwc = getattr(model, "output_fmt", "") == "NHWC" or type(model).__name__ == PVT
         self.lowest = int(self.names[0] not in first or is_nhwc)
         prefix = "return_prefix_tokens" in parameters and model.num_prefix_tokens > 0
-        self.is_map = not prefix and not is_vit
-        if not self.is_map:
-            self.options |= {"return_prefix_tokens": prefix, "output_fmt": "NLC"}
+        self.is_map = not prefix
+        if prefix:
+            self.options |= {"return_prefix_tokens": True, "output_fmt": "NLC"}
 
     def __call__(self, layers: Collection[int], *, pixel_values: Any) -> dict[int, torch.Tensor]:
         """Return the hidden states of some layers; those above the highest are not computed."""
@@ -250,7 +253,7 @@ class HiddenStates:
             found = self.model.forward_intermediates(pixel_values, indices=indices, **self.options)
         states = {}
         if inputs:
-            states[0] = _as_map(inputs[0], found[0]) if self.is_map else inputs[0]
+            states[0] = _as_map(inputs[0], found[0])
         for layer, state in zip(later, found, strict=False):
             states[layer] = state
             if isinstance(state, tuple):  # the patches, and the tokens before them

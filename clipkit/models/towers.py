@@ -189,7 +189,8 @@ class LayerTower:
             rows = torch.arange(len(state), device=state.device)
             return self._normed(state[rows, position][:, None])[:, 0].float()
         if self.pool == "cls":
-            return self._normed(state[:, :1])[:, 0].float()
+            # a copy, since a view would keep all tokens of the layer
+            return self._normed(state[:, :1])[:, 0].float().clone()
         patches = self._normed(state[:, stack.prefix :]).float()
         return mean_of_patches(patches, inputs.get(PADDING_MASK))
 
