@@ -238,6 +238,9 @@ def test_a_result_is_a_row_of_clip_benchmark_and_an_entry_of_a_model_card(tmp_pa
     runs, task, metrics = RESULTS[command]
     source = saved_file(tmp_path / "r.h5", evaluation(command, runs))
     ok("convert", source, tmp_path / "r.json")
+    if command in ("retrieve", "choose"):
+        run = clipkit("convert", source, tmp_path / "s.json", "--split", "test")
+        refused(run, 2, f"--split: expected a result of zeroshot or probe, got {command}")
     content = json.loads((tmp_path / "r.json").read_text())
     assert content.pop("metrics") == metrics
     assert content == {

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from clipkit.features import FeatureFile
 
 EVALUATIONS = (".json", ".md")
-NAMING_ENDINGS = (*FEATURE_ENDINGS, ".json", ".csv", ".tsv")  # of files that hold class names
 
 
 def _refuse_output_option(is_given: bool) -> None:
@@ -185,14 +184,18 @@ def convert(
 
 def _read_classes(classes: str, digests: dict[str, str]) -> list[str]:
     """Return the class of each prompt; the digest of a text file is added to `digests`."""
-    from clipkit.prompts.texts import read_with_digest
+    if Path(classes).suffix.lower() == ".txt":
+        from clipkit.base import files
+        from clipkit.prompts import texts
 
-    if Path(classes).is_file() and Path(classes).suffix.lower() not in NAMING_ENDINGS:
-        names, digests["classes"] = read_with_digest(classes, may_repeat=True)
-        return names
+        data = files.read_bytes(classes)
+        digests["classes"] = files.digest(data)
+        return texts.parse(data, classes).texts  # most classes have several prompts
     from clipkit import embedding
 
-    return embedding.read_class_names(classes).names
+    read = embedding.read_class_names(classes)
+    digests |= read.source.get("inputs", {})
+    return read.names
 
 
 def _export_tables(

@@ -137,7 +137,7 @@ class TextTokenizer(ABC):
         return
 
     def cleaned_by_ftfy(self, texts: Sequence[str]) -> dict[str, Any] | None:
-        """Return the version of ftfy and the number of texts that `clean` changes by it, if any."""
+        """Return the version of ftfy and the number of texts whose words it changes, if any."""
         return None
 
     def check_left(
@@ -145,11 +145,11 @@ class TextTokenizer(ABC):
     ) -> None:
         """Raise an error that names the place of the first text of which nothing is left."""
         for text, before, place in zip(cleaned, texts, places, strict=True):
-            if not text:
+            if before and not text:
                 raise ClipkitError(
                     f"{place}: expected letters or digits, since {self.name} reads no "
-                    f"punctuation, got {quote(before)}",
-                    "keep the punctuation with --no-clean",
+                    f"punctuation or control characters, got {quote(before)}",
+                    "keep them with --no-clean",
                 )
 
     def check_vocabulary(self, tokens: torch.Tensor, vocabulary: int) -> None:
@@ -216,10 +216,11 @@ class Tokenizer(TextTokenizer):
     def clean(self, texts: Sequence[str], places: Sequence[str]) -> list[str]:
         """Clean texts as the model's training data were cleaned; none may be left empty."""
         if self.uses_ftfy:
-            return [clean_as_openai(text) for text in texts]
-        if self.cleaning is None:
+            cleaned = [clean_as_openai(text) for text in texts]
+        elif self.cleaning:
+            cleaned = [canonicalize(text) for text in texts]
+        else:
             return list(texts)
-        cleaned = [canonicalize(text) for text in texts]
         self.check_left(cleaned, texts, places)
         return cleaned
 
@@ -253,7 +254,7 @@ class Tokenizer(TextTokenizer):
             )
 
     def cleaned_by_ftfy(self, texts: Sequence[str]) -> dict[str, Any] | None:
-        """Return the version of ftfy and the number of texts that `clean` changes by it, if any."""
+        """Return the version of ftfy and the number of texts whose words it changes, if any."""
         if not self.uses_ftfy:
             return None
         changed = 0

@@ -69,6 +69,8 @@ def evaluate(result: FeatureFile, split: str | None = None) -> dict[str, Any]:
     if entry.command in ("zeroshot", "probe"):
         split = results.choose_split(result, split)
         metrics = _accuracies(result, entry.command, split)
+    elif split is not None:
+        raise UsageError(f"--split: expected a result of zeroshot or probe, got {entry.command}")
     else:
         split = " + ".join(map(str, entry.list_of("splits")))
     for row in result.rows():
