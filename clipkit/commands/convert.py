@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -13,9 +13,6 @@ from clipkit.base.errors import UsageError, unknown
 from clipkit.base.files import FEATURE_ENDINGS
 from clipkit.commands import _completion as completion
 from clipkit.commands._options import OUTPUT, Force, option
-
-if TYPE_CHECKING:
-    from clipkit.features import FeatureFile
 
 EVALUATIONS = (".json", ".md")
 
@@ -146,17 +143,7 @@ def convert(
         of_imports = {"model": model, "labels": labels, "prompts": prompts, "classes": classes}
         of_imports |= {f"{name}-column": column for name, column in columns.items()}
         _refuse(of_imports, f"is for imports, but {source} is a feature file")
-        if Path(output).suffix.lower() in EVALUATIONS:
-            from clipkit.report import leaderboards
-
-            of_tables = {"runs": table, "thumbnails": thumbnails}
-            _refuse(of_tables, f"is for a .parquet or .csv, but the output is {output}")
-            leaderboards.write(output, features.read(source), split=split, force=force)
-            return
-        with features.open_file(source) as file:
-            if table:
-                file, split = formats.only_runs(file, split), None
-            _export_tables(output, file, split, thumbnails, root, force)
+        _export(source, output, split, table, thumbnails, root, force)
         return
     of_exports = {"runs": table, "thumbnails": thumbnails}
     _refuse(of_exports, f"is for exports, but {source} is no feature file")
@@ -198,22 +185,34 @@ def _read_classes(classes: str, digests: dict[str, str]) -> list[str]:
     return read.names
 
 
-def _export_tables(
+def _export(
+    source: str,
     output: str,
-    file: FeatureFile,
     split: str | None,
+    table: bool,
     thumbnails: list[str],
     root: str | None,
     force: bool,
 ) -> None:
+    from clipkit import features
     from clipkit.features import formats
 
-    small = None
-    if thumbnails:
-        from clipkit.datasets import matching
+    if Path(output).suffix.lower() in EVALUATIONS:
+        from clipkit.report import leaderboards
 
-        small = matching.read_thumbnails(file, thumbnails, root=root, split=split)
-    formats.export_file(output, file, split=split, thumbnails=small, force=force)
+        of_tables = {"runs": table, "thumbnails": thumbnails}
+        _refuse(of_tables, f"is for a .parquet or .csv, but the output is {output}")
+        leaderboards.write(output, features.read(source), split=split, force=force)
+        return
+    with features.open_file(source) as file:
+        small = None
+        if table:
+            file, split = formats.only_runs(file, split), None
+        if thumbnails:
+            from clipkit.datasets import matching
+
+            small = matching.read_thumbnails(file, thumbnails, root=root, split=split)
+        formats.export_file(output, file, split=split, thumbnails=small, force=force)
     if thumbnails:
         console.note(f"{output} has {Path(output).stat().st_size / 1e6:,.1f} MB")
 

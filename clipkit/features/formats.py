@@ -472,18 +472,15 @@ def _number_labels(file: FeatureFile, is_export: bool) -> None:
 
 def _number_classes(file: FeatureFile) -> None:
     """Replace the classes of prompts that are names by their positions; none is -1 for all."""
-    names: Any = file.class_index
-    if names is None and file.texts:
+    if file.class_index is None and file.texts:
         file.class_index = np.full(len(file.texts), -1)
-    if not isinstance(names, list):
-        return
-    if file.class_names is None:  # in the order of the prompts
-        file.class_names = list(dict.fromkeys(names))
-    numbers = {name: number for number, name in enumerate(file.class_names)}
-    for name in names:
-        if name not in numbers:
-            raise unknown(f"class of {file.display_name}", name, file.class_names)
-    file.class_index = np.array([numbers[name] for name in names])
+    names: Any = file.class_index
+    if isinstance(names, list):
+        file.class_names = file.class_names or list(dict.fromkeys(names))
+        prompts: Any = Split()
+        prompts.labels = names
+        _number_names(file, [prompts])
+        file.class_index = prompts.labels
 
 
 def _number_names(file: FeatureFile, labelled: list[Any]) -> None:

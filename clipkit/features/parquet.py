@@ -318,9 +318,6 @@ def _features(table: pa.Table, name: str, columns: list[str]) -> Float32:
     feature = columns[0]
     lists = table.column(feature)
     if not isinstance(lists.type, LISTS):
-        for field in table.schema:
-            if not is_number(field.type):
-                raise ClipkitError(f"{name}: {field.name}: expected numbers, got {field.type}")
         return np.stack([as_float32(table.column(c).to_numpy()) for c in columns], axis=1)
     widths = pc.list_value_length(lists).fill_null(0).to_numpy()
     wrong = np.flatnonzero(widths != widths[0])

@@ -74,6 +74,7 @@ class TextTokenizer(ABC):
     name: str
     context_length: int
     cleaning: str | None
+    uses_ftfy = False
     tokenizer: Any
 
     @abstractmethod
@@ -138,7 +139,13 @@ class TextTokenizer(ABC):
 
     def cleaned_by_ftfy(self, texts: Sequence[str]) -> dict[str, Any] | None:
         """Return the version of ftfy and the number of texts whose words it changes, if any."""
-        return None
+        if not self.uses_ftfy:
+            return None
+        changed = 0
+        for text in texts:
+            words = unicodedata.normalize("NFC", text).split()  # as the tokenizer does
+            changed += clean_as_openai(text).split() != words
+        return {"ftfy": importlib.metadata.version("ftfy"), "prompts": changed} if changed else None
 
     def check_left(
         self, cleaned: Sequence[str], texts: Sequence[str], places: Sequence[str]
@@ -252,16 +259,6 @@ class Tokenizer(TextTokenizer):
                 "which replaces curly quotes, HTML entities, ligatures and full-width characters; "
                 f"the first is {changed[0]!r}{hint}"
             )
-
-    def cleaned_by_ftfy(self, texts: Sequence[str]) -> dict[str, Any] | None:
-        """Return the version of ftfy and the number of texts whose words it changes, if any."""
-        if not self.uses_ftfy:
-            return None
-        changed = 0
-        for text in texts:
-            words = unicodedata.normalize("NFC", text).split()  # as the tokenizer does
-            changed += clean_as_openai(text).split() != words
-        return {"ftfy": importlib.metadata.version("ftfy"), "prompts": changed} if changed else None
 
     def tokens(self, texts: Sequence[str]) -> torch.Tensor:
         """Return the padded tokens (B, T) of B texts, cut to `context_length`."""
