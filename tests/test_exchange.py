@@ -62,6 +62,9 @@ def test_a_folder_of_clip_retrieval_that_is_not_whole_is_refused(tmp_path):
         ("laion/metadata", "feature"),
     ):
         refused(clipkit("convert", tmp_path / source, tmp_path / "x.h5"), 1, message)
+    np.save(tmp_path / "laion/img_emb/img_emb_1.npy", np.ones((2, 5)))
+    run = clipkit("convert", tmp_path / "laion", tmp_path / "x.h5")
+    refused(run, 1, "expected parts of one width, got [4, 5]")
     words = (tmp_path / "laion", tmp_path / "x.h5", "--feature-column", "kind")
     refused(clipkit("convert", *words), 2, "--feature-column: no such column in")
     (tmp_path / "laion/metadata/metadata_0.parquet").unlink()
@@ -271,6 +274,7 @@ def test_class_names_and_templates_may_be_keyed_by_data_set(tmp_path, monkeypatc
     templates = {"pets": ["a {c}, a pet.", "one {c}"], "cifar10": ["a {c}."]}
     for name, content in (("names", names), ("templates", templates)):
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    (tmp_path / "names.txt").write_text("cat\ndog\n")
     words = ("--template", "templates.json", "--model", "tiny", "-o", "t.h5")
     ok("textembed", "--classes", "names.json", "--column", "pets", *words)
     file = read("t.h5")
@@ -281,6 +285,7 @@ def test_class_names_and_templates_may_be_keyed_by_data_set(tmp_path, monkeypatc
         (["names.json"], "expected the classes of one data set, got 2 data sets; hint: name the"),
         (["names.json", "--column", "pts"], "unknown data set of names.json 'pts'; hint: did you"),
         (["shapes", *words], "unknown data set of templates.json 'shapes'"),
+        (["names.txt", *words], "templates.json: expected classes of a data set, by which to"),
         (
             ["shapes", "--column", "pets"],
             "expected a table or .json file with --column, got",

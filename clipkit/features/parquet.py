@@ -116,17 +116,13 @@ def read_table(
     source_of = _choose_columns(schema, known, chosen, name)
     sources = list(source_of.values())
     features_read = features_of if with_features else []
-    cells, parts, n = _read_parts(paths, name, schema, sources, features_read, matrices)
-    features = None
-    if parts:
-        with read_errors(name):  # of parts with another width
-            features = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        n = len(features)  # the metadata of an untrusted file may state more
+    cells, features, n = _read_parts(paths, name, schema, sources, features_read, matrices)
     columns = {column: cells[source] for column, source in source_of.items()}
     if source_of.get("id", "id") != "id":
         _check_ids(columns["id"], f"{name}: {source_of['id']}")
-    unknown_columns = set(schema.names).difference(known, features_of, sources)
-    arrays: dict[str, Any] = dict.fromkeys(unknown_columns)
+    arrays: dict[str, Any] = {}
+    if not matrices:
+        arrays |= dict.fromkeys(set(schema.names).difference(known, features_of, sources))
     if metadata is not None:
         arrays.pop(IMAGE, None)  # the thumbnails of an export, which no feature file holds
         arrays[METADATA] = metadata.decode("utf-8", "replace")
@@ -152,8 +148,8 @@ def _read_parts(
     sources: list[str],
     features_of: list[str],
     matrices: Sequence[Float32],
-) -> tuple[dict[str, list[Any]], list[Float32], int]:
-    """Read the cells of columns, the features of each part, and the number of rows."""
+) -> tuple[dict[str, list[Any]], Float32 | None, int]:
+    """Read the cells of columns, the features of all parts, if any, and the number of rows."""
     cells: dict[str, list[Any]] = {source: [] for source in sources}
     read = list(matrices)
     n = 0
@@ -170,8 +166,14 @@ def _read_parts(
                 cells[source] += values
             if features_of:
                 read.append(_features(file.read(columns=features_of), part, features_of))
-            n += rows
-    return cells, read, n
+            # the metadata of an untrusted file may state more
+            n += len(read[number]) if read else rows
+    widths = {len(part.T) for part in read}
+    if len(widths) > 1:
+        raise ClipkitError(f"{name}: expected parts of one width, got {sorted(widths)[:2]}")
+    if len(read) > 1:
+        return cells, np.concatenate(read), n
+    return cells, read[0] if read else None, n
 
 
 def _content(schema: pa.Schema) -> tuple[list[pa.Field], bytes | None, bytes | None]:
