@@ -67,6 +67,8 @@ def test_a_folder_of_clip_retrieval_that_is_not_whole_is_refused(tmp_path):
     refused(run, 1, "expected parts of one width, got [4, 5]")
     words = (tmp_path / "laion", tmp_path / "x.h5", "--feature-column", "kind")
     refused(clipkit("convert", *words), 2, "--feature-column: no such column in")
+    run = clipkit("convert", tmp_path / "lion", tmp_path / "x.h5")
+    refused(run, 1, "lion: there is no such file or folder")
     (tmp_path / "laion/metadata/metadata_0.parquet").unlink()
     run = clipkit("convert", tmp_path / "laion/text_emb", tmp_path / "x.h5")
     refused(run, 1, "text_emb: expected the same parts as in", "got 2 and 1 files")

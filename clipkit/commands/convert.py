@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from clipkit.base import console
-from clipkit.base.errors import UsageError, unknown
+from clipkit.base.errors import ClipkitError, UsageError, unknown
 from clipkit.base.files import FEATURE_ENDINGS
 from clipkit.commands import _completion as completion
 from clipkit.commands._options import OUTPUT, Force, option
@@ -233,6 +233,8 @@ def _ending(name: str, known: tuple[str, ...]) -> str:
     ending = ".h5" if name == "-" else Path(name).suffix.lower()
     if ending in formats.PICKLES and known == formats.READABLE:
         raise UsageError(f"expected no pickle, got {name}", formats.PICKLE_HINT)
+    if not ending and known == formats.READABLE and not Path(name).exists():
+        raise ClipkitError(f"cannot read {name}: there is no such file or folder")
     if ending not in (*FEATURE_ENDINGS, *known):
         raise unknown("ending", ending or name, [*FEATURE_ENDINGS, *known])
     return ending
