@@ -58,15 +58,20 @@ def test_a_folder_of_clip_retrieval_that_is_not_whole_is_refused(tmp_path):
     clip_retrieval(tmp_path / "laion", parts=2)
     np.save(tmp_path / "laion/img_emb/img_emb_1.npy", np.ones((3, 4)))
     for source, message in (
-        ("laion", "img_emb_1.npy: expected 2 rows, as metadata_1.parquet has, got 3"),
+        ("laion", "metadata_1.parquet: expected 3 rows, as its features have, got 2"),
         ("laion/metadata", "feature"),
     ):
         refused(clipkit("convert", tmp_path / source, tmp_path / "x.h5"), 1, message)
+    np.save(tmp_path / "laion/img_emb/img_emb_1.npy", np.ones((2, 5)))
+    run = clipkit("convert", tmp_path / "laion", tmp_path / "x.h5")
+    refused(run, 1, "expected parts of one width, got [4, 5]")
     words = (tmp_path / "laion", tmp_path / "x.h5", "--feature-column", "kind")
     refused(clipkit("convert", *words), 2, "--feature-column: no such column in")
+    run = clipkit("convert", tmp_path / "lion", tmp_path / "x.h5")
+    refused(run, 1, "lion: there is no such file or folder")
     (tmp_path / "laion/metadata/metadata_0.parquet").unlink()
     run = clipkit("convert", tmp_path / "laion/text_emb", tmp_path / "x.h5")
-    refused(run, 1, "metadata_0.parquet")
+    refused(run, 1, "text_emb: expected the same parts as in", "got 2 and 1 files")
 
 
 def wide(path, features, **index):
@@ -100,6 +105,24 @@ def test_a_table_of_dinotool_comes_in_with_file_names_also_in_parts(tmp_path, in
     refused(
         run, 1, "expected the parts of one table, numbered, got test-N.parquet, train-N.parquet"
     )
+
+
+def test_parts_of_a_table_share_their_class_names(tmp_path):
+    columns = {"filename": ["0.png", "1.png"], "feature": [[1.0, 2], [3, 4]], "split": ["a", "b"]}
+    (tmp_path / "parts").mkdir()
+    for part in range(2):
+        columns["filename"] = [f"{part}{row}.png" for row in range(2)]
+        table = pa.table(
+            {**columns, "label": [0, part], "class_name": ["cat", ["cat", "dog"][part]]}
+        )
+        pq.write_table(table, tmp_path / f"parts/part-{part}.parquet")
+    ok("convert", tmp_path / "parts", tmp_path / "a.h5")
+    file = read(tmp_path / "a.h5")
+    assert (file.class_names, labels_of(file)) == (["cat", "dog"], {"a": [0, 0], "b": [0, 1]})
+    assert file.history[0]["source"] == ".parquet"
+    pq.write_table(table.drop_columns(["split"]), tmp_path / "parts/part-2.parquet")
+    run = clipkit("convert", tmp_path / "parts", tmp_path / "x.h5")
+    refused(run, 1, "part-2.parquet: expected the columns and class names of part-0.parquet")
 
 
 def test_any_column_of_lists_is_taken_and_options_choose_among_several(tmp_path):
@@ -161,6 +184,10 @@ def test_imported_prompts_with_classes_score_as_the_original(tmp_path):
     ok("convert", tmp_path / "two.npy", tmp_path / "two.h5", "--classes", images)
     file = read(tmp_path / "two.h5")
     assert (file.texts, file.class_index.tolist()) == (["cat", "dog"], [0, 1])
+    (tmp_path / "c.txt").write_text("crane\nfox\ncrane\n")  # two of ImageNet's have this name
+    ok("convert", tmp_path / "t.npy", tmp_path / "names.h5", "--classes", tmp_path / "c.txt")
+    file = read(tmp_path / "names.h5")
+    assert (file.class_names, file.class_index.tolist()) == (["crane", "fox", "crane"], [0, 1, 2])
 
 
 def test_a_parquet_tells_datasets_of_images_and_class_names_which_come_back(tmp_path):
@@ -216,6 +243,9 @@ def test_a_result_is_a_row_of_clip_benchmark_and_an_entry_of_a_model_card(tmp_pa
     runs, task, metrics = RESULTS[command]
     source = saved_file(tmp_path / "r.h5", evaluation(command, runs))
     ok("convert", source, tmp_path / "r.json")
+    if command in ("retrieve", "choose"):
+        run = clipkit("convert", source, tmp_path / "s.json", "--split", "test")
+        refused(run, 2, f"--split: expected a result of zeroshot or probe, got {command}")
     content = json.loads((tmp_path / "r.json").read_text())
     assert content.pop("metrics") == metrics
     assert content == {
@@ -246,6 +276,7 @@ def test_class_names_and_templates_may_be_keyed_by_data_set(tmp_path, monkeypatc
     templates = {"pets": ["a {c}, a pet.", "one {c}"], "cifar10": ["a {c}."]}
     for name, content in (("names", names), ("templates", templates)):
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    (tmp_path / "names.txt").write_text("cat\ndog\n")
     words = ("--template", "templates.json", "--model", "tiny", "-o", "t.h5")
     ok("textembed", "--classes", "names.json", "--column", "pets", *words)
     file = read("t.h5")
@@ -256,6 +287,7 @@ def test_class_names_and_templates_may_be_keyed_by_data_set(tmp_path, monkeypatc
         (["names.json"], "expected the classes of one data set, got 2 data sets; hint: name the"),
         (["names.json", "--column", "pts"], "unknown data set of names.json 'pts'; hint: did you"),
         (["shapes", *words], "unknown data set of templates.json 'shapes'"),
+        (["names.txt", *words], "templates.json: expected classes of a data set, by which to"),
         (
             ["shapes", "--column", "pets"],
             "expected a table or .json file with --column, got",

@@ -326,6 +326,8 @@ def test_ftfy_gives_prompts_the_tokens_of_openais_code(tiny_clip_dir, capsys):
     file = embedding.embed_texts(texts, encoder)
     assert file.history[0]["cleaned"] == {"ftfy": version("ftfy"), "prompts": len(CLEANED) + 1}
     assert "cleaned" not in embedding.embed_texts(NOT_CLEANED, encoder).history[0]
+    with pytest.raises(ClipkitError, match="expected letters or digits"):
+        embedding.embed_texts(["&#32;"], encoder)
     kept = load(tiny_clip_dir, "text", clean=False)
     assert kept.cleaned_by_ftfy(texts) is None
     assert kept._tokenizer.clean(texts, texts) == texts

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from clipkit.base import console
-from clipkit.base.errors import UsageError, unknown
+from clipkit.base.errors import ClipkitError, UsageError, unknown
 from clipkit.base.files import FEATURE_ENDINGS
 from clipkit.commands import _completion as completion
 from clipkit.commands._options import OUTPUT, Force, option
 
-if TYPE_CHECKING:
-    from clipkit.features import FeatureFile
-
 EVALUATIONS = (".json", ".md")
-NAMING_ENDINGS = (*FEATURE_ENDINGS, ".json", ".csv", ".tsv")  # of files that hold class names
 
 
 def _refuse_output_option(is_given: bool) -> None:
@@ -147,17 +143,7 @@ def convert(
         of_imports = {"model": model, "labels": labels, "prompts": prompts, "classes": classes}
         of_imports |= {f"{name}-column": column for name, column in columns.items()}
         _refuse(of_imports, f"is for imports, but {source} is a feature file")
-        if Path(output).suffix.lower() in EVALUATIONS:
-            from clipkit.report import leaderboards
-
-            of_tables = {"runs": table, "thumbnails": thumbnails}
-            _refuse(of_tables, f"is for a .parquet or .csv, but the output is {output}")
-            leaderboards.write(output, features.read(source), split=split, force=force)
-            return
-        with features.open_file(source) as file:
-            if table:
-                file, split = formats.only_runs(file, split), None
-            _export_tables(output, file, split, thumbnails, root, force)
+        _export(source, output, split, table, thumbnails, root, force)
         return
     of_exports = {"runs": table, "thumbnails": thumbnails}
     _refuse(of_exports, f"is for exports, but {source} is no feature file")
@@ -185,32 +171,48 @@ def convert(
 
 def _read_classes(classes: str, digests: dict[str, str]) -> list[str]:
     """Return the class of each prompt; the digest of a text file is added to `digests`."""
-    from clipkit.prompts.texts import read_with_digest
+    if Path(classes).suffix.lower() == ".txt":
+        from clipkit.base import files
+        from clipkit.prompts import texts
 
-    if Path(classes).is_file() and Path(classes).suffix.lower() not in NAMING_ENDINGS:
-        names, digests["classes"] = read_with_digest(classes, may_repeat=True)
-        return names
+        data = files.read_bytes(classes)
+        digests["classes"] = files.digest(data)
+        return texts.parse(data, classes).texts  # most classes have several prompts
     from clipkit import embedding
 
-    return embedding.read_class_names(classes).names
+    read = embedding.read_class_names(classes)
+    digests |= read.source.get("inputs", {})
+    return read.names
 
 
-def _export_tables(
+def _export(
+    source: str,
     output: str,
-    file: FeatureFile,
     split: str | None,
+    table: bool,
     thumbnails: list[str],
     root: str | None,
     force: bool,
 ) -> None:
+    from clipkit import features
     from clipkit.features import formats
 
-    small = None
-    if thumbnails:
-        from clipkit.datasets import matching
+    if Path(output).suffix.lower() in EVALUATIONS:
+        from clipkit.report import leaderboards
 
-        small = matching.read_thumbnails(file, thumbnails, root=root, split=split)
-    formats.export_file(output, file, split=split, thumbnails=small, force=force)
+        of_tables = {"runs": table, "thumbnails": thumbnails}
+        _refuse(of_tables, f"is for a .parquet or .csv, but the output is {output}")
+        leaderboards.write(output, features.read(source), split=split, force=force)
+        return
+    with features.open_file(source) as file:
+        small = None
+        if table:
+            file, split = formats.only_runs(file, split), None
+        if thumbnails:
+            from clipkit.datasets import matching
+
+            small = matching.read_thumbnails(file, thumbnails, root=root, split=split)
+        formats.export_file(output, file, split=split, thumbnails=small, force=force)
     if thumbnails:
         console.note(f"{output} has {Path(output).stat().st_size / 1e6:,.1f} MB")
 
@@ -231,6 +233,8 @@ def _ending(name: str, known: tuple[str, ...]) -> str:
     ending = ".h5" if name == "-" else Path(name).suffix.lower()
     if ending in formats.PICKLES and known == formats.READABLE:
         raise UsageError(f"expected no pickle, got {name}", formats.PICKLE_HINT)
+    if not ending and known == formats.READABLE and not Path(name).exists():
+        raise ClipkitError(f"cannot read {name}: there is no such file or folder")
     if ending not in (*FEATURE_ENDINGS, *known):
         raise unknown("ending", ending or name, [*FEATURE_ENDINGS, *known])
     return ending

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -23,9 +23,6 @@ from clipkit.commands._options import (
     option,
     split_option,
 )
-
-if TYPE_CHECKING:
-    from clipkit.prompts.formats import ClassNames
 
 
 def textembed(
@@ -174,9 +171,8 @@ def textembed(
         ]
     else:
         class_names = embedding.read_class_names(classes, root, column)
-        _check_column(column, class_names, classes, template)
-        dataset = class_names.dataset
-        templates = embedding.read_templates(template, dataset) if template else None
+        _check_column(column, str(class_names.source["classes"]), classes, template)
+        templates = embedding.read_templates(template or [], class_names.dataset) or None
         if _is_default(ctx, "model"):
             model, untrained = embedding.choose_model(class_names, classes, model, untrained)
             options = replace(options, untrained=untrained)
@@ -204,12 +200,10 @@ def _check_captions(
         raise UsageError("expected --captions with --split, got none")
 
 
-def _check_column(
-    column: str | None, class_names: ClassNames, classes: str, template: list[str] | None
-) -> None:
+def _check_column(column: str | None, kind: str, classes: str, template: list[str] | None) -> None:
     """Refuse the name of a column, or data set, of which there is no table and no .json file."""
     is_keyed = any(value.lower().endswith(".json") for value in template or [])
-    if column is not None and class_names.source["classes"] != "file" and not is_keyed:
+    if column is not None and kind != "file" and not is_keyed:
         raise UsageError(f"expected a table or .json file with --column, got {classes}")
 
 

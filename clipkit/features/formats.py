@@ -116,13 +116,13 @@ def import_file(
                 array = npz.open_npy(file.path)
                 added["labels"] = _value("labels", array, str(labels))
                 inputs["labels"] = _digest([file.path], str(labels))
-        if texts is None and "texts" not in arrays:
-            texts = classes
         if texts is not None:
             added["texts"] = list(texts)
-        if classes is not None:
-            added["class_names"] = list(dict.fromkeys(classes))
-            added["class_index"] = folders.index_of(classes, added["class_names"])
+        if classes is not None and "texts" in {**added, **arrays}:
+            added["class_index"] = list(classes)
+        elif classes is not None:  # each row is a class, also if two have one name
+            added |= {"texts": list(classes), "class_names": list(classes)}
+            added["class_index"] = list(range(len(classes)))
         imported = _assemble(arrays, source, split, added)
     without_ids = [rows for rows in imported.splits.values() if not rows.ids]
     for rows in without_ids:
@@ -131,10 +131,13 @@ def import_file(
     if model and imported.history.model:
         made_by = imported.history.model["name"]
         raise UsageError(f"--model: {source} says that {made_by} made the features")
+    ending = Path(source).suffix.lower()
+    if folders.clip_retrieval(Path(source)):
+        ending = "clip-retrieval"
     imported.history = imported.extended_history(
         "convert",
         ids=ROW_NUMBERS if without_ids else None,
-        source=Path(source).suffix.lower() or "clip-retrieval",
+        source=ending or ".parquet",
         split=split,
         model={"name": model} if model else None,
         inputs=inputs,
@@ -247,19 +250,19 @@ def _read_source(
         path = archives.enter_context(spool_input(source)).path
         digest = _digest([path], source)
         return _read_arrays(path, source, archives, columns), digest
+    read_table: Callable[..., Arrays] = import_parquet().read_table
     embeddings = folders.clip_retrieval(Path(source))
-    if embeddings is None:
-        paths = folders.part_files(Path(source), ".parquet")
-        parts = [(path, _read_arrays(path, str(path), archives, columns)) for path in paths]
-        return folders.join_parts(parts), _digest(paths, source)
-
-    def read_array(path: Path) -> Float32:
-        array: Float32 = _value("features", npz.open_npy(path), str(path))
-        return array
-
-    paths = folders.part_files(embeddings, ".npy")
-    arrays = folders.read_clip_retrieval(paths, read_array, import_parquet().read_cells, columns)
-    return arrays, _digest([*paths, *map(folders.metadata_of, paths)], source)
+    with read_errors(source):
+        if embeddings is None:
+            paths = folders.part_files(Path(source), ".parquet")
+            return read_table(paths, source, columns), _digest(paths, source)
+        paths = folders.part_files(embeddings, ".npy")
+        tables = folders.metadata_files(paths)
+        matrices = [_value("features", npz.open_npy(path), str(path)) for path in paths]
+        if embeddings.name == folders.TEXTS:
+            columns = {"text": "caption", **columns}
+        arrays = read_table(tables, source, columns, matrices=matrices)
+    return arrays, _digest([*paths, *tables], source)
 
 
 def _read_arrays(
@@ -285,9 +288,8 @@ def _read_arrays(
         if ending == ".npz":
             archive = archives.enter_context(zipfile.ZipFile(path))
             return npz.open_npz(archive, path.stat().st_size, source)
-        read_table = import_parquet().read_table
-        arrays: Arrays = read_table(path, source, columns, with_features=with_features)
-        return arrays
+        read_table: Callable[..., Arrays] = import_parquet().read_table
+        return read_table([path], source, columns, with_features=with_features)
 
 
 def import_parquet(module: str = "clipkit.features.parquet") -> Any:
@@ -337,8 +339,8 @@ def _assemble(arrays: Arrays, source: str, split: str | None, added: Arrays) -> 
         names = abridged(sorted(unused))
         console.warn(f"{source}: ignored, because a feature file cannot hold them: {names}")
     _number_labels(file, is_export)
-    if file.kind == "texts" and file.class_index is None and file.texts:
-        file.class_index = np.full(len(file.texts), -1)
+    if file.kind == "texts":
+        _number_classes(file)
     return file
 
 
@@ -400,7 +402,7 @@ def _value(key: str, array: Any, name: str) -> Any:
         if key == "features":
             return _as_matrix(array, name)
         items = _as_list(array, name)
-        if key == "class_index" or (key == "labels" and not isinstance(items[0], str | bytes)):
+        if key in ("class_index", "labels") and not isinstance(items[0], str | bytes):
             return _as_integers(items, name)
         return [_as_text(item) for item in items]
 
@@ -466,6 +468,19 @@ def _number_labels(file: FeatureFile, is_export: bool) -> None:
             file.class_names = list(map(str, numbers.tolist()))
             for split in labelled:
                 split.labels = np.searchsorted(numbers, split.labels)
+
+
+def _number_classes(file: FeatureFile) -> None:
+    """Replace the classes of prompts that are names by their positions; none is -1 for all."""
+    if file.class_index is None and file.texts:
+        file.class_index = np.full(len(file.texts), -1)
+    names: Any = file.class_index
+    if isinstance(names, list):
+        file.class_names = file.class_names or list(dict.fromkeys(names))
+        prompts: Any = Split()
+        prompts.labels = names
+        _number_names(file, [prompts])
+        file.class_index = prompts.labels
 
 
 def _number_names(file: FeatureFile, labelled: list[Any]) -> None:

@@ -41,11 +41,6 @@ MATRICES = Bound(1 << 26, 100)
 # Python's texts and numbers take several times the bytes of an array's
 OTHERS = Bound(1 << 24, 10)
 
-SAFETENSORS_TYPES = {
-    **{"F64": "<f8", "F32": "<f4", "F16": "<f2", "BOOL": "?", "U8": "u1", "I8": "i1"},
-    **{"I64": "<i8", "I32": "<i4", "I16": "<i2", "U64": "<u8", "U32": "<u4", "U16": "<u2"},
-}
-
 # Returns an array when it is called.
 StoredArray = Callable[[], NDArray[Any]]
 
@@ -79,17 +74,11 @@ def open_npz(archive: zipfile.ZipFile, packed: int, name: str) -> dict[str, Any]
 
 def read_safetensors(path: Path) -> dict[str, Any]:
     """Return the tensors of a .safetensors file; the only matrix in it is called ``features``."""
-    import safetensors  # no other command reads such features
+    from safetensors.torch import load_file  # NumPy has no bfloat16
 
     arrays: dict[str, Any] = {}
-    deserialize: Any = safetensors.deserialize
-    for name, tensor in deserialize(path.read_bytes()):
-        data, dtype = tensor["data"], tensor["dtype"]
-        if dtype == "BF16":  # the upper half of a float32
-            numbers = (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4")
-        else:
-            numbers = np.frombuffer(data, SAFETENSORS_TYPES[dtype])
-        arrays[name] = numbers.reshape(tensor["shape"])
+    for name, tensor in load_file(path).items():
+        arrays[name] = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
     matrices = [name for name, array in arrays.items() if array.ndim == 2]
     if len(matrices) == 1 and not matrices[0].endswith("features"):
         arrays["features"] = arrays.pop(matrices[0])

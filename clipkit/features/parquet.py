@@ -34,7 +34,7 @@ COLUMNS_OF_IMAGES = {
 COLUMNS_OF_TEXTS = {
     "text": (str, "texts"),
     "class_index": (int, "class_index"),
-    "class_name": (str, ""),
+    "class_name": (str, "class_index"),  # without numbers
 }
 # Columns that hold the ids of images where none is called `id`, as other tools write them.
 ID_COLUMNS = ("filename", "file_name", "image_path", "path", "frame_idx", "image_id", "key")
@@ -91,34 +91,38 @@ def declared_features(metadata: Mapping[bytes, bytes]) -> dict[str, dict[str, An
 
 
 def read_table(
-    path: Path, name: str, chosen: Mapping[str, str] | None = None, *, with_features: bool = True
+    paths: Sequence[Path],
+    name: str,
+    chosen: Mapping[str, str] | None = None,
+    *,
+    matrices: Sequence[Float32] = (),
+    with_features: bool = True,
 ) -> dict[str, Any]:
     """Read a table with a column ``feature`` of lists of numbers, or columns ``feature_0`` to N.
 
-    Any other column of lists is taken if it is the only one. `chosen` names the columns for
-    ``feature``, ``id`` and ``label`` if they are called otherwise. Arrays are named as in an .npz.
-    A column that has no place in a feature file is None.
+    Any other column of lists is taken if it is the only one. The table may be in parts, and the
+    features of each part may be among `matrices` instead. `chosen` names the columns for
+    ``feature``, ``id`` and so on if they are called otherwise. Arrays are named as in an .npz. A
+    column that has no place in a feature file is None.
     """
-    schema = pq.read_schema(path)
-    is_of_texts = "text" in schema.names
+    schema = pq.read_schema(paths[0])
+    chosen = dict(chosen or {})
+    is_of_texts = "text" in (chosen if matrices else schema.names)
     known = COLUMNS_OF_TEXTS if is_of_texts else COLUMNS_OF_IMAGES
     metadata = (schema.metadata or {}).get(METADATA.encode())
-    chosen = dict(chosen or {})
-    features_of = _feature_columns(schema, name, chosen.pop("feature", None))
+    features_of: list[str] = []
+    if not matrices:
+        features_of = _feature_columns(schema, name, chosen.pop("feature", None))
     source_of = _choose_columns(schema, known, chosen, name)
     sources = list(source_of.values())
-    with _open(path, schema, name, sources, features_of) as file:
-        cells = _values(file, sources, name, path.stat().st_size)
-        columns = {column: cells[source] for column, source in source_of.items()}
-        n = file.metadata.num_rows
-        features = None
-        if with_features:
-            features = _features(file.read(columns=features_of), name, features_of)
-            n = len(features)  # the metadata of an untrusted file may state more
+    features_read = features_of if with_features else []
+    cells, features, n = _read_parts(paths, name, schema, sources, features_read, matrices)
+    columns = {column: cells[source] for column, source in source_of.items()}
     if source_of.get("id", "id") != "id":
         _check_ids(columns["id"], f"{name}: {source_of['id']}")
-    unknown_columns = set(schema.names).difference(known, features_of, sources)
-    arrays: dict[str, Any] = dict.fromkeys(unknown_columns)
+    arrays: dict[str, Any] = {}
+    if not matrices:
+        arrays |= dict.fromkeys(set(schema.names).difference(known, features_of, sources))
     if metadata is not None:
         arrays.pop(IMAGE, None)  # the thumbnails of an export, which no feature file holds
         arrays[METADATA] = metadata.decode("utf-8", "replace")
@@ -137,6 +141,47 @@ def read_table(
     return arrays
 
 
+def _read_parts(
+    paths: Sequence[Path],
+    name: str,
+    schema: pa.Schema,
+    sources: list[str],
+    features_of: list[str],
+    matrices: Sequence[Float32],
+) -> tuple[dict[str, list[Any]], Float32 | None, int]:
+    """Read the cells of columns, the features of all parts, if any, and the number of rows."""
+    cells: dict[str, list[Any]] = {source: [] for source in sources}
+    read = list(matrices)
+    n = 0
+    for number, path in enumerate(paths):
+        part = name if len(paths) == 1 else str(path)
+        if _content(pq.read_schema(path)) != _content(schema):
+            raise ClipkitError(f"{part}: expected the columns and class names of {paths[0].name}")
+        with _open(path, schema, part, sources, features_of) as file:
+            rows = file.metadata.num_rows
+            if matrices and rows != len(matrices[number]):
+                expected = f"{len(matrices[number])} rows, as its features have"
+                raise ClipkitError(f"{path}: expected {expected}, got {rows}")
+            for source, values in _values(file, sources, part, path.stat().st_size).items():
+                cells[source] += values
+            if features_of:
+                read.append(_features(file.read(columns=features_of), part, features_of))
+            # the metadata of an untrusted file may state more
+            n += len(read[number]) if read else rows
+    widths = {len(part.T) for part in read}
+    if len(widths) > 1:
+        raise ClipkitError(f"{name}: expected parts of one width, got {sorted(widths)[:2]}")
+    if len(read) > 1:
+        return cells, np.concatenate(read), n
+    return cells, read[0] if read else None, n
+
+
+def _content(schema: pa.Schema) -> tuple[list[pa.Field], bytes | None, bytes | None]:
+    """Return what the parts of a table have in common: columns, and what is said of them."""
+    metadata = schema.metadata or {}
+    return list(schema), metadata.get(HUGGING_FACE), metadata.get(METADATA.encode())
+
+
 def _choose_columns(
     schema: pa.Schema, known: Mapping[str, Any], chosen: Mapping[str, str], name: str
 ) -> dict[str, str]:
@@ -145,9 +190,11 @@ def _choose_columns(
     others = [column for column in ID_COLUMNS if column in schema.names]
     if "id" in known and others:
         present.setdefault("id", others[0])
+    if "text" in known and "image_path" in schema.names:
+        present.setdefault("class_name", "image_path")  # a caption belongs to its image
     for column, source in chosen.items():
         if column not in known:
-            raise UsageError(f"--{column}-column: expected a table of images, got texts")
+            raise UsageError(f"--{column}-column: no such column in the table {name}")
         if source not in schema.names:
             raise unknown(f"column of {name}", source, schema.names)
         present[column] = source
@@ -211,8 +258,9 @@ def _open(
         elif owner in columns:
             others += max(8 * chunk.num_values, chunk.total_uncompressed_size)
     size = path.stat().st_size
-    MATRICES.check(matrix, size, f"{name}: {', '.join(features[:1])}")
-    OTHERS.check(others, size, f"{name}: columns other than {', '.join(features[:1])}")
+    feature = features[0] if features else "features"
+    MATRICES.check(matrix, size, f"{name}: {feature}")
+    OTHERS.check(others, size, f"{name}: columns other than {feature}")
     return file
 
 
@@ -272,9 +320,6 @@ def _features(table: pa.Table, name: str, columns: list[str]) -> Float32:
     feature = columns[0]
     lists = table.column(feature)
     if not isinstance(lists.type, LISTS):
-        for field in table.schema:
-            if not is_number(field.type):
-                raise ClipkitError(f"{name}: {field.name}: expected numbers, got {field.type}")
         return np.stack([as_float32(table.column(c).to_numpy()) for c in columns], axis=1)
     widths = pc.list_value_length(lists).fill_null(0).to_numpy()
     wrong = np.flatnonzero(widths != widths[0])

@@ -72,6 +72,7 @@ class TextTokenizer(ABC):
     name: str
     context_length: int
     cleaning: str | None
+    uses_ftfy = False
     tokenizer: Any
 
     @abstractmethod
@@ -135,19 +136,25 @@ class TextTokenizer(ABC):
         return
 
     def cleaned_by_ftfy(self, texts: Sequence[str]) -> dict[str, Any] | None:
-        """Return the version of ftfy and the number of texts that `clean` changes by it, if any."""
-        return None
+        """Return the version of ftfy and the number of texts whose words it changes, if any."""
+        if not self.uses_ftfy:
+            return None
+        changed = 0
+        for text in texts:
+            words = unicodedata.normalize("NFC", text).split()  # as the tokenizer does
+            changed += clean_as_openai(text).split() != words
+        return {"ftfy": importlib.metadata.version("ftfy"), "prompts": changed} if changed else None
 
     def check_left(
         self, cleaned: Sequence[str], texts: Sequence[str], places: Sequence[str]
     ) -> None:
         """Raise an error that names the place of the first text of which nothing is left."""
         for text, before, place in zip(cleaned, texts, places, strict=True):
-            if not text:
+            if before and not text:
                 raise ClipkitError(
                     f"{place}: expected letters or digits, since {self.name} reads no "
-                    f"punctuation, got {quote(before)}",
-                    "keep the punctuation with --no-clean",
+                    f"punctuation or control characters, got {quote(before)}",
+                    "keep them with --no-clean",
                 )
 
     def check_vocabulary(self, tokens: torch.Tensor, vocabulary: int) -> None:
@@ -214,10 +221,11 @@ class Tokenizer(TextTokenizer):
     def clean(self, texts: Sequence[str], places: Sequence[str]) -> list[str]:
         """Clean texts as the model's training data were cleaned; none may be left empty."""
         if self.uses_ftfy:
-            return [clean_as_openai(text) for text in texts]
-        if self.cleaning is None:
+            cleaned = [clean_as_openai(text) for text in texts]
+        elif self.cleaning:
+            cleaned = [canonicalize(text) for text in texts]
+        else:
             return list(texts)
-        cleaned = [canonicalize(text) for text in texts]
         self.check_left(cleaned, texts, places)
         return cleaned
 
@@ -249,16 +257,6 @@ class Tokenizer(TextTokenizer):
                 "which replaces curly quotes, HTML entities, ligatures and full-width characters; "
                 f"the first is {changed[0]!r}{hint}"
             )
-
-    def cleaned_by_ftfy(self, texts: Sequence[str]) -> dict[str, Any] | None:
-        """Return the version of ftfy and the number of texts that `clean` changes by it, if any."""
-        if not self.uses_ftfy:
-            return None
-        changed = 0
-        for text in texts:
-            words = unicodedata.normalize("NFC", text).split()  # as the tokenizer does
-            changed += clean_as_openai(text).split() != words
-        return {"ftfy": importlib.metadata.version("ftfy"), "prompts": changed} if changed else None
 
     def tokens(self, texts: Sequence[str]) -> torch.Tensor:
         """Return the padded tokens (B, T) of B texts, cut to `context_length`."""

@@ -165,7 +165,12 @@ def parse_templates(data: bytes, name: str, dataset: str) -> list[str]:
     ['a {c}', 'one {c}']
     """
     content = _load(data, name)
-    if not isinstance(content, list):
+    if isinstance(content, dict) and not dataset:
+        raise UsageError(
+            f"{name}: expected classes of a data set, by which to choose templates, got a file",
+            "name the data set, or write the classes in a .json file keyed by data set, too",
+        )
+    if isinstance(content, dict):
         content = _of_dataset(content, dataset, name)
     if not isinstance(content, list):
         raise ClipkitError(f"{name}: expected a list of templates, got {_type(content)}")

@@ -87,12 +87,10 @@ class Prompts:
         return warnings
 
 
-def read_with_digest(path: str, *, may_repeat: bool = False) -> tuple[list[str], str]:
+def read_with_digest(path: str) -> tuple[list[str], str]:
     """Read the prompts of a file and the file's digest; warn of blank lines and duplicates."""
     data = files.read_bytes(path)
     parsed = parse(data, path)
-    if may_repeat:
-        parsed.duplicates.clear()
     for warning in parsed.warnings():
         console.warn(warning)
     return parsed.texts, files.digest(data)

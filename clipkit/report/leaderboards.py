@@ -26,7 +26,6 @@ TASKS = {
     "retrieve": ("zeroshot_retrieval", "image-text-retrieval"),
     "choose": ("image_caption_selection", "image-text-matching"),
 }
-LINEAR = ("svm", "logreg")
 ACCURACIES = ("acc1", "acc5", "mean_per_class_recall")
 
 
@@ -69,6 +68,8 @@ def evaluate(result: FeatureFile, split: str | None = None) -> dict[str, Any]:
     if entry.command in ("zeroshot", "probe"):
         split = results.choose_split(result, split)
         metrics = _accuracies(result, entry.command, split)
+    elif split is not None:
+        raise UsageError(f"--split: expected a result of zeroshot or probe, got {entry.command}")
     else:
         split = " + ".join(map(str, entry.list_of("splits")))
     for row in result.rows():
@@ -97,11 +98,10 @@ def _accuracies(result: FeatureFile, command: str, split: str) -> dict[str, Any]
     measured = {name: runs[0][name] for name in ACCURACIES if name in runs[0]}
     if command == "zeroshot":
         return measured
-    classifier = runs[0]["classifier"]
-    inputs = "logits" if result.history.last("logits") else "embeddings"
-    if classifier not in LINEAR or inputs == "logits":
-        expected = f"expected a probe by {' or '.join(LINEAR)} on embeddings"
-        raise UsageError(f"{result.display_name}: {expected}, got {classifier} on {inputs}")
+    got = runs[0]["classifier"] + (" on logits" if result.history.last("logits") else "")
+    if got not in ("svm", "logreg"):
+        expected = "expected a probe by svm or logreg on embeddings"
+        raise UsageError(f"{result.display_name}: {expected}, got {got}")
     probed = {f"lp_{name}": value for name, value in measured.items()}
     return {**probed, "fewshot_k": runs[0].get("shots", -1)}
 
@@ -134,6 +134,8 @@ def _card(evaluation: dict[str, Any]) -> str:
     hub_type = dict(TASKS.values())[evaluation["task"]]
     entries = []
     for metric, value in evaluation["metrics"].items():
+        if metric == "fewshot_k":
+            continue
         entry = EvalResult(
             task_type=hub_type,
             task_name=evaluation["task"],
@@ -144,7 +146,6 @@ def _card(evaluation: dict[str, Any]) -> str:
             metric_name=metric,
             metric_value=value,
         )
-        if metric != "fewshot_k":
-            entries.append(entry)
+        entries.append(entry)
     name = f"{evaluation['model']} {evaluation['pretrained']}".strip()
     return f"---\n{ModelCardData(model_name=name, eval_results=entries).to_yaml()}\n---"
