@@ -220,7 +220,7 @@ def complete(line: str, folder: Path, shell: str = "bash", **variables: str) -> 
         ("clipkit probe --classifier ", list(probes.CLASSIFIERS)),
         ("clipkit entropy --format ", list(tables.FORMATS)),
         ("clipkit embed -q tiny", ["tiny-imagenet"]),
-        ("clipkit embed digits -v -m tiny", ["tiny"]),
+        ("clipkit embed digits -v -m tiny", ["tiny", "tiny-llava"]),
         ("clipkit embed digits --device c", ["cpu", "cuda"]),
         ("clipkit embed shapes --split ", ["train", "test"]),
         ("clipkit embed photos --split ", ["train", "val"]),
