@@ -167,11 +167,12 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
     annotations = _read(images, table, columns, metric)
     kind = KINDS[metric]
     fit, scored = choose_rows(images, fit_split, eval_split, seed)
-    caveats = _find_shared_images(images, fit, scored)
+    own = _Embeddings(images, fit, scored)
+    caveats = find_shared("fitted", scored.split, own.X, own.X_scored)
     untested = {} if results.is_testable(caveats) else dict.fromkeys(OF_OTHER_IMAGES, math.nan)
     for control in controls:
         check_control(control, images, [fit.split, scored.split])
-    embeddings = [_Embeddings(file, fit, scored) for file in (images, *controls)]
+    embeddings = [own, *[_Embeddings(control, fit, scored) for control in controls]]
     rows, ranks = [], []
     problems: dict[str, list[str]] = {}
     without_words = []
@@ -228,15 +229,6 @@ def _keep(
         return {}
     ids = [images.splits[scored.split].ids[row] for row in scored.numbers.tolist()]
     return {scored.split: Split(ids=ids, predicted=np.vstack(ranks))}
-
-
-def _find_shared_images(images: FeatureFile, fit: SplitRows, scored: SplitRows) -> list[Row]:
-    """Warn of scored images that are fitted, too."""
-    if fit is scored:
-        count = len(scored.numbers)
-        return results.find_caveats("fitted", scored.split, count, count)
-    X, X_scored = fit.embeddings(images), scored.embeddings(images)
-    return find_shared("fitted", scored.split, X, X_scored)
 
 
 def _read(
@@ -394,9 +386,13 @@ class _Attribute:
         self.embeddings = [one.select(self.fit, self.scored) for one in embeddings]
         self.X, self.X_scored = self.embeddings[0].X, self.embeddings[0].X_scored
         self.values = len(self.occurring)
-        self.counts: Row = {}
+        self.counts = self._count(scored)
         self.directions = self.values  # random ones, where words do not tell their number
         self.scores: list[Predicted | None] = [None, None]  # by words and by the probe
+
+    def _count(self, scored: SplitRows) -> Row:
+        """Return columns that count scored rows, those with values that are left out included."""
+        return {}
 
     def _choose_values(self, fitted: Int64, scored: Int64) -> Int64:
         """Return those of the values of the fitted and of the scored rows that count."""
@@ -533,20 +529,15 @@ class _Attribute:
 class _Label(_Attribute):
     """A label of 0 and 1, which is measured by scores."""
 
-    def __init__(
-        self,
-        embeddings: Sequence[_Embeddings],
-        attribute: Attribute,
-        fit: SplitRows,
-        scored: SplitRows,
-        settings: _Settings,
-    ) -> None:
-        super().__init__(embeddings, attribute, fit, scored, settings)
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
         self.directions = 1
-        is_positive = [value.lower() in POSITIVE for value in attribute.values]
-        self.truth = np.asarray(self.labels == len(is_positive) - 1, np.float64)
-        of_scored = np.append(is_positive, False)[scored.codes(attribute)]  # -1 is no value
-        self.counts = {"positives": int(of_scored.sum())}
+        self.truth = np.asarray(self.labels == len(self.attribute.values) - 1, np.float64)
+
+    def _count(self, scored: SplitRows) -> Row:
+        is_positive = [value.lower() in POSITIVE for value in self.attribute.values]
+        of_scored = np.append(is_positive, False)[scored.codes(self.attribute)]  # -1 is no value
+        return {"positives": int(of_scored.sum())}
 
     def find_words(self, words: FeatureFile) -> Words | None:
         """Return the words for the label 1, or for large numbers."""
@@ -579,8 +570,10 @@ class _Number(_Label):
         super().__init__(*arguments)
         numbers = self.attribute.numbers()
         self.fitted_numbers, self.truth = numbers[self.y], numbers[self.labels]
-        self.counts = {}
         self.values = min(len(np.unique(self.y)), len(np.unique(self.labels)))
+
+    def _count(self, scored: SplitRows) -> Row:
+        return {}
 
     def _choose_values(self, fitted: Int64, scored: Int64) -> Int64:
         return np.union1d(fitted, scored)
