@@ -13,7 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipkit.analysis import results as result_files
-from clipkit.analysis.comparison import match_ids, name_files, same_split, warn_of_caveats
+from clipkit.analysis.comparison import (
+    describe_pairing,
+    match_ids,
+    name_files,
+    same_split,
+    warn_of_caveats,
+)
 from clipkit.analysis.results import (
     Row,
     check_columns,
@@ -25,7 +31,6 @@ from clipkit.analysis.results import (
 from clipkit.analysis.score_metrics import METRICS, RANKED
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
-from clipkit.features.history import provenance
 from clipkit.features.model import FeatureFile, Floats, Int64
 
 SCORES = ("zeroshot", "probe")  # by words, and by a probe
@@ -78,17 +83,10 @@ def compare(
         where = {"a": names[0], "b": names[number], "split": split, "metric": metric}
         tested = is_testable(caveats[0] + caveats[number])
         rows += _compare_pair(first, other, where, tested)
-    sources = list(map(provenance, results))
-    prompts = [source.prompts for source in sources]
     history = results[0].extended_history(
         "compare",
         names=names,
-        models=[source.model or "no model" for source in sources],
-        prompts=prompts if any(prompts) else None,
-        split=split,
-        splits=splits if len(set(splits)) > 1 else None,
-        common=common or None,
-        same_rows=same_rows or None,
+        **describe_pairing(results, splits, common=common, same_rows=same_rows),
         caveats=named_caveats or None,
         inputs={f"b{i}" if i else "a": result.digest for i, result in enumerate(results)},
     )
