@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import math
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ import clipkit.tiny
 from clipkit.base import console
 from clipkit.shapes.scene import BACKGROUNDS, COLOURS, MATERIALS, OUTLINES, PATTERNS
 from training.samples import ATTRIBUTES, PATCH, SIZE, Batch, batches
-from training.train import MEAN, STD
+from training.train import MEAN, STD, set_learning_rates
 
 WIDTH, LAYERS = 64, 4
 ASK = "Answer with one word."
@@ -183,16 +182,14 @@ def train(out: Path, recipe: Recipe) -> str:
         for name, words in ANSWERS.items()
     }
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=recipe.lr, weight_decay=recipe.weight_decay)
+    group = {"params": trained, "peak_lr": recipe.lr}
+    optimizer = torch.optim.AdamW([group], lr=recipe.lr, weight_decay=recipe.weight_decay)
     steps, difficulty = recipe.samples // recipe.batch, {"curriculum": recipe.curriculum}
     samples = batches(recipe.seed, 0, steps=steps, batch=recipe.batch, **difficulty)
     curve: list[float] = []
     with console.progress("training", "steps") as report_progress:
         for step, batch in enumerate(samples):
-            warmup = min(1.0, (step + 1) / recipe.warmup)
-            factor = warmup * 0.5 * (1 + math.cos(math.pi * step / steps))
-            for group in optimizer.param_groups:
-                group["lr"] = recipe.lr * factor
+            set_learning_rates([optimizer], step, steps=steps, warmup=recipe.warmup)
             loss = compute_loss(model, prompts, answers, batch)
             optimizer.zero_grad()
             torch.autograd.backward(loss)
