@@ -133,6 +133,7 @@ class Checkpoint:
         with torch.device("meta"):
             return self.new_model()
 
+    @cached_property
     def sizes(self) -> dict[str, tuple[int, ...]]:
         """Return the shape of each parameter; of tied ones, once."""
         return {name: tuple(value.shape) for name, value in self.outline.named_parameters()}
@@ -143,8 +144,8 @@ class Checkpoint:
         """Return the model in evaluation mode on its device, and the digests of its parts."""
         parts = self.files.digest_side_files()
         if seed is None:
-            check_stored_size(self.files, self.sizes())
-        check_memory(self.files, self.sizes(), dtype.itemsize if seed is None else 4)
+            check_stored_size(self.files, self.sizes)
+        check_memory(self.files, self.sizes, dtype.itemsize if seed is None else 4)
         with torch.random.fork_rng(devices=[]), ThreadPoolExecutor(1) as thread:
             if seed is None:
                 digest = thread.submit(self.files.digest_weights)
@@ -190,7 +191,7 @@ class Checkpoint:
         """Return what lets accelerate spread a model that does not fit one GPU, or None."""
         if device.type != "cuda":
             return None
-        needed = dtype.itemsize * sum(map(math.prod, self.sizes().values()))
+        needed = dtype.itemsize * sum(map(math.prod, self.sizes.values()))
         free, _ = torch.cuda.mem_get_info(device)
         if needed < free:
             return None

@@ -130,6 +130,11 @@ class Question(Preprocessor):
         return str(self.tokenizer.decode(ids, clean_up_tokenization_spaces=False))
 
     @cached_property
+    def tail_tokens(self) -> list[int]:
+        """The tokens of the tail without an answer."""
+        return self._split(self.tail)
+
+    @cached_property
     def lead(self) -> str:
         """The space that the template has between the prompt and an answer, or ""."""
         if not self.has_template:
@@ -144,7 +149,7 @@ class Question(Preprocessor):
         Both are split together, since a word may have other tokens behind a space.
         """
         behind = self.lead + answer.removeprefix(self.lead)
-        prompt, joined = self._split(self.tail), self._split(self.tail + behind)
+        prompt, joined = self.tail_tokens, self._split(self.tail + behind)
         place = 0
         while prompt[place : place + 1] == joined[place : place + 1] != []:
             place += 1
