@@ -248,10 +248,9 @@ def evaluate_grid(  # noqa: PLR0913
         A result with one run per temperature and C, temperature by temperature, and then the run of
         the best: `classifier`, `C`, `temperature`, `standardize`, `fit_split`, `eval_split`,
         `acc1`, `acc5` (of more than 5 classes, not of an SVM), `mean_per_class_recall`, for logits
-        also `mean_entropy` and `mean_confidence`, with
-        few shots also `shots` and `draw`; `acc1_low` and `acc1_high`, Wilson's 95 % interval of
-        `acc1` over another draw of the scored rows; and the predictions. Few-shot draws come one
-        by one. Of kind probe if it is kept.
+        also `mean_entropy` and `mean_confidence`, with few shots also `shots` and `draw`;
+        `acc1_low` and `acc1_high`, Wilson's 95 % interval of `acc1` over another draw of the scored
+        rows; and the predictions. Few-shot draws come one by one. Of kind probe if it is kept.
 
     Raises
     ------
