@@ -148,6 +148,22 @@ def test_images_are_embedded_as_plain_transformers_does(zoo):
     assert ("logit_scale" in encoder.details) == (zoo.name in PADDING)
 
 
+@pytest.fixture
+def unset_memory():
+    """Fill memory that no one sets with NaN."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    assert torch.empty(1).isnan()
+    yield
+    torch.use_deterministic_algorithms(before)
+
+
+def test_a_tower_has_no_weights_that_were_not_read(zoo, unset_memory):
+    for tower in ("image", "text") if zoo.name in PADDING else ("image",):
+        load(zoo, tower)  # it refuses weights that are NaN
+
+
 def test_half_precision_is_close(zoo):
     half = clips.embed_noise(zoo, precision="bf16")
     assert clips.cosines(half, by_transformers(zoo)).min() >= 0.999

@@ -42,7 +42,11 @@ PREFIXES = {
     "image": ("vision_model.", "visual_projection."),
     "text": ("text_model.", "text_projection."),
 }
-OTHER_PARTS = {"image": ("text_model",), "text": ("vision_model", "image_model")}
+# What a tower does not need, and what may not be read for it
+OTHER_PARTS = {
+    "image": ("text_model", "logit_scale"),
+    "text": ("vision_model", "image_model", "logit_scale"),
+}
 # The image towers that were trained on the centre crop of OpenAI's code.
 OPENAIS_CROP = ("clip_vision_model", "metaclip_2_vision_model")
 FACTS = {  # what `describe_model` calls a setting
@@ -175,7 +179,7 @@ class TransformersModel(Architecture):
         """Return one tower of a model that its own methods use."""
         for name in OTHER_PARTS[tower]:
             if hasattr(model, name):
-                setattr(model, name, None)  # frees its memory
+                setattr(model, name, None)  # frees its memory, which may hold no weights
         own = OwnTower(model, tower, has_pooler=has_pooler)
         with single_line_errors(f"encode with {self.files.name}", self.hint):
             return Tower(own, own.find_rule(self._example(model, tower)))
