@@ -21,7 +21,7 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 TESTS = not exhaustive and not fuzz
 
 .PHONY: help install demo test test-quick test-all coverage mutants lint format docs site \
-  thesis-page bench fuzz tiny clean
+  thesis-page bench fuzz tiny tiny-llava clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -92,6 +92,9 @@ fuzz: $(INSTALLED)  ## Test hostile inputs, servers, signals and disks (FUZZ="-k
 
 tiny: $(INSTALLED)  ## Train the bundled model again, in ten minutes on one idle core
 	PYTHONPATH=tests $(BIN)/python -m training.train --out build/tiny
+
+tiny-llava: $(INSTALLED)  ## Train the bundled generative model again, in four minutes
+	PYTHONPATH=tests $(BIN)/python -m training.llava --out build/tiny-llava
 
 clean:  ## Remove the environment and all generated files
 	rm -rf $(VENV) build results .pytest_cache .mypy_cache .ruff_cache

@@ -116,16 +116,16 @@ def _default(value: Any) -> str:
 
 def models() -> str:
     """Return the table of the kinds of models that clipkit reads."""
-    from clipkit.models.families import DUAL_ENCODERS, FAMILIES
+    from clipkit.models.families import FAMILIES
     from clipkit.models.libraries import EXTRAS
 
     embeddings = {"image_embeds": "projection", "text_embeds": "projection"}
     embeddings["pooler_output"] = "pooler"
     rows = ["| kind | for | for example | embedding | library |", "|---|---|---|---|---|"]
     for kind, family in FAMILIES.items():
-        inputs = "images, texts" if kind in DUAL_ENCODERS else "images"
+        inputs = ", ".join(f"{tower}s" for tower in family.towers)
         example = f"`{family.example}`" if family.example else ""
-        output = family.outputs["image"]
+        output = next(iter(family.outputs.values()))
         library = "transformers"
         if family.since:
             library += f" {family.since} or newer"

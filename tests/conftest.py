@@ -7,6 +7,7 @@ import itertools
 import operator
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections import defaultdict
@@ -35,6 +36,9 @@ EXHAUSTIVE_FIXTURES = {"thesis_results", "vit_b32_dir"}
 SAMPLE = 2  # of the long cases of a test in `make test`
 Tiers = dict[str, list[str]]
 TIERS = pytest.StashKey[Tiers]()
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in a background job of a shell
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("clipkit", deadline=None)  # a busy machine is slow
 settings.load_profile("clipkit")

@@ -355,6 +355,9 @@ def _fake_models(seconds: float) -> None:
             noise = [np.random.default_rng(seed).standard_normal(48) for seed in seeds]
             return np.array(noise, np.float32)
 
+        def cleaned_by_ftfy(self, texts: list[str]) -> None:
+            """Say that no text was changed."""
+
     models.load = lambda *_, **__: Encoder()  # type: ignore[assignment, return-value]
 
 

@@ -1,5 +1,6 @@
 """`calibrate`: the temperature at which the softmax over classes is a probability."""
 
+import itertools
 import re
 from dataclasses import replace
 
@@ -301,3 +302,17 @@ def test_a_table_fits_80_columns_and_shows_chance_beside_accuracy(tmp_path, monk
     assert max(map(len, lines)) <= 80
     header = ok("zeroshot", path, "--format", "table").stdout.splitlines()[0]
     assert re.search(r"accuracy % +chance % ", header)
+
+
+@pytest.mark.parametrize("bins", [1, 7, 15])
+def test_the_error_in_bins_of_equal_width_is_that_of_guo_and_others(bins):
+    rng = np.random.default_rng(0)
+    confidence = np.append(rng.random(2000) ** 2, np.arange(1, 16) / 15)  # edges belong below
+    right = rng.random(len(confidence)) < 0.7 * confidence
+    expected, edges = 0.0, np.linspace(0, 1, bins + 1)
+    for low, high in itertools.pairwise(edges):
+        rows = (confidence > low) & (confidence <= high)
+        if rows.any():
+            expected += rows.mean() * abs(right[rows].mean() - confidence[rows].mean())
+    found = metrics.reliability(confidence, right, bins)
+    assert found.ece_equal_width == pytest.approx(expected, abs=1e-12)

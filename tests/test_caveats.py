@@ -19,7 +19,7 @@ HISTORY = [{"command": "embed", "model": {"name": "m", "digest": "sha256:1"}}]
 SIZES = {"train": 60, "test": 40}
 ALL = "160 of 160 images of test were also"
 FITTED = f"{ALL} fitted: the accuracy on them says nothing about other images."
-CHOSEN = f"{ALL} used to choose: the accuracy of the best run is optimistic."
+CHOSEN = f"{ALL} used to choose: the accuracy on them is optimistic."
 
 
 def images(sizes, width=16, seed=0, copies=0):

@@ -169,7 +169,7 @@ def test_an_option_takes_the_same_kind_of_value_in_all_commands():
     for command, entry in commands():
         for parameter in entry.params:
             name = parameter.opts[0]
-            is_own = (command, name) == ("report", "--untrained")
+            is_own = (command, name) in {("report", "--untrained"), ("embed", "--at")}
             if name.startswith("-") and not parameter.hidden and not is_own:
                 kind = "" if parameter.is_flag else parameter.metavar or "N"
                 kinds.setdefault(name, set()).add(re.split(r"[|,[]", kind)[0])
@@ -220,7 +220,7 @@ def complete(line: str, folder: Path, shell: str = "bash", **variables: str) -> 
         ("clipkit probe --classifier ", list(probes.CLASSIFIERS)),
         ("clipkit entropy --format ", list(tables.FORMATS)),
         ("clipkit embed -q tiny", ["tiny-imagenet"]),
-        ("clipkit embed digits -v -m tiny", ["tiny"]),
+        ("clipkit embed digits -v -m tiny", ["tiny", "tiny-llava"]),
         ("clipkit embed digits --device c", ["cpu", "cuda"]),
         ("clipkit embed shapes --split ", ["train", "test"]),
         ("clipkit embed photos --split ", ["train", "val"]),

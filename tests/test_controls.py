@@ -134,3 +134,19 @@ def test_a_history_that_names_no_model_may_be_that_of_a_control(tmp_path, comman
     control = write_feature_file(tmp_path / "c.h5", attributes=history, datasets=other)
     stderr = ok(command, images, "--control", control).stderr
     assert ("c.h5: the history names no model" in stderr) == (not of_model)
+
+
+def test_the_spectrum_of_images_is_numpys_and_of_a_gaussian_that_of_its_null(img_h5):
+    X = np.asarray(read(img_h5).splits["test"].features, np.float64)
+    unit = X / np.linalg.norm(X, axis=1, keepdims=True)
+    values = similarity.singular_values(X)
+    expected = np.linalg.svd(unit, compute_uv=False)
+    assert len(X) > X.shape[1]
+    np.testing.assert_allclose(values, expected, rtol=1e-9)
+    assert similarity.singular_values(np.repeat(np.eye(3), 5, axis=0)[:10])[2] == 0
+    for n, width in ((200, 64), (40, 64)):
+        nulls = [similarity.gaussian_singular_values(n, width, seed) for seed in range(40)]
+        drawn = [similarity.random_directions(n, width, seed) for seed in range(40)]
+        drawn = [np.linalg.svd(one, compute_uv=False) for one in drawn]
+        np.testing.assert_allclose(np.mean(nulls, 0), np.mean(drawn, 0), rtol=0.03)
+        assert np.square(nulls[0]).sum() == pytest.approx(n)

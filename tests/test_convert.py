@@ -408,7 +408,7 @@ BAD_ARRAYS = [
     ({"features": ONE, "clipkit": "[" * 100_000}, JSON_HINT),
     (exported([], version=math.inf), JSON_HINT),
     (exported([], version="1"), JSON_HINT),
-    (exported([], version=3), "version 3 was made by a newer clipkit"),
+    (exported([], version=4), "version 4 was made by a newer clipkit"),
     (exported([], class_names="ab"), "class_names: expected a list with a value for every row"),
     (exported([], class_names=[["a"]]), "class_names: expected texts, got \"['a']\""),
     (exported([], kind="logits", class_index=[[1], 2]), "class_index: setting an array element"),

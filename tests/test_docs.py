@@ -37,6 +37,7 @@ DIGEST = re.compile(r"sha256:[0-9a-f]+|\b[0-9a-f]{64}\b")
 MACHINE = re.compile(r"\b(precision|compile|device) \w+|\bpacked yes, ")  # this processor's choice
 OUTPUT = re.compile(r"(?:-o|>) ([\w.-]+)")
 FILE = re.compile(r"[\w-]+\.\w+")
+VARIABLE = re.compile(r"(export )?[A-Z_]+=")
 RULE = re.compile("─+|-{3,}")  # of a table, as long as its widest numbers
 PERCENT = re.compile("--format table|^clipkit report")  # what prints fractions in percent
 LIBRARY = re.compile(r"\b(transformers|open_clip|timm) \d[\w.+]*")  # as installed
@@ -145,13 +146,15 @@ def test_a_table_may_be_as_wide_as_its_numbers():
 def test_other_commands_run_on_what_is_at_hand(page, programs, tmp_path):
     (tmp_path / "prompts").symlink_to(ROOT / "prompts")
     make_photos(tmp_path)
+    variables = "export CLIPKIT_MODEL=tiny; "
     for block in fenced(page, "sh"):
         lines = re.sub(r"\\\n\s*", " ", block).splitlines()
+        variables += "".join(f"{line}; " for line in lines if VARIABLE.match(line))
         for line in (line for line in lines if "clipkit" in line or line.startswith("printf")):
             here = re.sub(r"\bcifar100\b|\bcifar10\b|\bfood101\b", "digits --limit 200", line)
             here = here.replace("--classes digits --limit 200", "--classes digits")
             here = here.replace("embed shapes", "embed shapes --limit 500")
-            run = shell(f"export CLIPKIT_MODEL=tiny; {here}", tmp_path, programs)
+            run = shell(variables + here, tmp_path, programs)
             assert run.returncode == 0, f"{line}\n{run.stderr}"
 
 

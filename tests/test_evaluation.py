@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.svm import SVC
 
 from clipkit.analysis import evaluation
-from clipkit.analysis.evaluation import ProbeSpec, evaluate_grid
+from clipkit.analysis.evaluation import ProbeSpec, evaluate_grid, parse_range
 from clipkit.analysis.held_out import few_shot
 from clipkit.analysis.probes import logistic
 from clipkit.analysis.softmax import softmax
@@ -256,3 +256,62 @@ def test_labels_that_are_no_classes_are_refused_before_they_are_fitted(classifie
     message = f"x.h5: train: expected at most {most} classes for {classifier}, got 5,001"
     with pytest.raises(ClipkitError, match=message):
         evaluate_grid(file, ProbeSpec(classifier))
+
+
+@pytest.mark.parametrize("count", [2, 7, 33, 97, 98, 99])
+def test_a_search_finds_the_peak_of_any_range_with_one_peak(monkeypatch, count):
+    """Of 97 values, 15 are fitted at most, as in CLIP's protocol."""
+    Cs = parse_range(f"1e-6..1e6:{count}")
+    assert np.allclose(Cs, np.geomspace(1e-6, 1e6, count), rtol=1e-7)
+
+    def score(grid, fit, scored, draw, keep):
+        places = [Cs.index(C) for C in grid.Cs]
+        rows = [{"C": Cs[place], "acc1": -abs(place - peak)} for place in places]
+        return [evaluation.ScoredRun(row, None, True, None) for row in rows]
+
+    monkeypatch.setattr(evaluation, "_evaluate", score)
+    grid = evaluation.Grid(None, ProbeSpec(), [None], Cs)
+    for peak in range(count):
+        rows = [run.row for run in evaluation._search(grid, None, None, evaluation.Draw())]
+        assert max(rows, key=lambda row: row["acc1"])["C"] == Cs[peak]
+        assert rows == sorted(rows, key=lambda row: row["C"])
+        assert len(rows) <= (15 if count == 97 else 20)
+
+
+def test_a_searched_range_reports_each_c_that_it_fitted_and_refits_the_best():
+    file, text = feature_file(), "1e-4..1e4:65"
+    searched = evaluate_grid(file, Cs=text, val=0.3)
+    *rows, last = searched.rows()
+    tried = [row["C"] for row in rows]
+    assert {row["eval_split"] for row in rows} == {"val"}
+    assert len(tried) < 20
+    assert searched.history[-1]["tried"] == tried == sorted(tried)
+    assert searched.history[-1]["C"] == text
+    assert evaluate_grid(file, Cs=tried, val=0.3).rows() == [*rows, last]
+    best = max(rows, key=lambda row: row["acc1"])
+    assert (last["C"], last["eval_split"]) == (best["C"], "test")
+    listed = evaluate_grid(file, Cs="0.01..100:5")  # nothing to choose on: all are fitted
+    assert [row["C"] for row in listed.rows()] == [0.01, 0.1, 1, 10, 100]
+    assert "tried" not in listed.history[-1]
+
+
+def test_a_search_whose_best_c_is_an_end_of_the_range_says_so(capsys):
+    file = feature_file()
+    ranges = {"1e-4..1e4:65": False, "1e-12..1e-9:4": True, "1e-9..1e-12:4": True}
+    for text, is_end in ranges.items():
+        evaluate_grid(file, Cs=text, val=0.3)
+        said = "train-val: the best C, 1e-12, is an end of the range" in capsys.readouterr().err
+        assert said == is_end
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1e-6..1e6", "expected a range such as 1e-6..1e6:97, got '1e-6..1e6'"),
+        ("1..2:1", "expected a range such as"),
+        ("1e-20..1:3", "expected a number between 1e-12 and 1e"),
+    ],
+)
+def test_a_range_that_is_none_is_refused(text, message):
+    with pytest.raises(UsageError, match=message):
+        parse_range(text)

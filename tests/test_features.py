@@ -35,17 +35,20 @@ from clipkit.features import (
     row_ids,
     write,
 )
-from clipkit.features.model import BLOCK_BYTES, block_rows, chunk_rows
+from clipkit.features.model import BLOCK_BYTES, KINDS, block_rows, chunk_rows
 
 DATA = Path(__file__).parent / "data"
 DIGESTS = {
-    "images": "sha256:5a504880b9477976f2b84ff2fd4c65b7349f98a0b9627c20717aff7a93415341",
-    "texts": "sha256:8096df71075dee3deb2c6fc0e4bf1f113ececa548969310aa2f0f31987b436de",
-    "logits": "sha256:3069631ebc3d1405aaa4071d420694204311012ed0bc594782bb94f1cd5dcaf2",
-    "result": "sha256:4def534d511473e76fa0a4f7ca8d4b8f99ce4e207b9513ba0e205628ac05a97b",
-    "probe": "sha256:cdfda7b787f786135097863cb1a884611bebb332590cf18743207d6dcdb92464",
+    "v1-images": "sha256:5a504880b9477976f2b84ff2fd4c65b7349f98a0b9627c20717aff7a93415341",
+    "v1-texts": "sha256:8096df71075dee3deb2c6fc0e4bf1f113ececa548969310aa2f0f31987b436de",
+    "v1-logits": "sha256:3069631ebc3d1405aaa4071d420694204311012ed0bc594782bb94f1cd5dcaf2",
+    "v1-result": "sha256:4def534d511473e76fa0a4f7ca8d4b8f99ce4e207b9513ba0e205628ac05a97b",
+    "v2-probe": "sha256:cdfda7b787f786135097863cb1a884611bebb332590cf18743207d6dcdb92464",
+    "v3-probe": "sha256:e116dbfc8a4144b63c9ad978c97acfb13093d901ef94a63bd3b4877601beea37",
+    "v3-images": "sha256:472c81f881f20d6b49d104321b173bf47aa30300f58b2e35b24d5e4a10d4875b",
+    "v3-texts": "sha256:8cc4d92c48a093cbf9080e40f3297714269002229f18fe6cf3806611f6ec105c",
+    "v3-logits": "sha256:1944fd3d478f1df5fda0b6ffcbd83915833162bd043194763661e432cb159c89",
 }
-VERSIONS = dict.fromkeys(DIGESTS, 1) | {"probe": 2}
 FEW = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
 
 
@@ -59,16 +62,16 @@ def kept_files() -> dict[str, FeatureFile]:
     return runpy.run_path(str(DATA / "make.py"))["files"]()
 
 
-@pytest.mark.parametrize("kind", DIGESTS)
+@pytest.mark.parametrize("name", DIGESTS)
 def test_files_of_every_version_are_read_and_written_with_the_same_bytes(
-    kind, kept_files, tmp_path
+    name, kept_files, tmp_path
 ):
-    path = DATA / f"v{VERSIONS[kind]}-{kind}.h5"
+    path = DATA / f"{name}.h5"
     file = read(path)
-    assert seeds.same(file, kept_files[kind])
-    assert file.digest == DIGESTS[kind]
-    assert write(tmp_path / "x.h5", kept_files[kind]) == DIGESTS[kind]
-    if kind != "result":  # the kept one is older than the order of the columns
+    assert seeds.same(file, kept_files[name])
+    assert file.digest == DIGESTS[name]
+    assert write(tmp_path / "x.h5", kept_files[name]) == DIGESTS[name]
+    if name != "v1-result":  # the kept one is older than the order of the columns
         assert (tmp_path / "x.h5").read_bytes() == path.read_bytes()
 
 
@@ -397,6 +400,8 @@ INVALID_PROBES: list[tuple[str, dict[str, Any], str]] = [
     ("mlp", {"output": np.ones((3, 2), "f4")}, "fitted/output: expected the shape (4, 2), got (3"),
     ("mlp", {"hidden": np.ones((5, 65_537), "f4")}, "hidden: expected at most 65,536 units, got"),
     ("knn", {"row_classes": np.array([0, 1, 2])}, "row_classes: expected values in 0..1, got 0..2"),
+    ("svm", {"neighbours": np.array([5])}, "fitted/neighbours is not part of svm on embeddings"),
+    ("knn", {"neighbours": np.array([0])}, "fitted/neighbours: expected numbers above 0, got 0"),
     ("knn", {"row_classes": np.array([0, 1])}, "row_classes: expected the shape (3,), got (2,)"),
 ]  # fmt: skip
 
@@ -434,6 +439,7 @@ def test_what_was_fitted_is_read_back_in_its_types(classifier, tmp_path):
     [
         ("probe", 1, "expected the format version 2 of a file of probe, got 1"),
         ("images", 2, "expected the format version 1 of a file of images, got 2"),
+        ("logits", 3, "expected the format version 1 of a file of logits, got 3"),
     ],
 )
 def test_a_file_states_the_version_that_its_kind_needs(kind, version, message, tmp_path):
@@ -505,7 +511,7 @@ def test_take_selects_rows_of_everything_that_a_split_holds():
     assert in_blocks.take(np.array([1, 2, 5])).read().tolist() == [[1], [2], [5]]
 
 
-@pytest.mark.parametrize("kind", DIGESTS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_file_is_shown_in_one_short_line(kind):
     file = replace(feature_file(kind), class_names=["x" * 1000] * 1000)
     assert repr(file).startswith(f"FeatureFile({kind}, ")

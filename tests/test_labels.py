@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import itertools
 import json
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from factories import MODEL, fails_with, saved
-from scipy.stats import norm
+from scipy.stats import kendalltau, norm
+from scipy.stats import t as student
 from shell import fails, ok
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score, mean_absolute_error, roc_auc_score
 
 from clipkit import attributes
-from clipkit.analysis.score_metrics import METRICS, ap_by_chance
+from clipkit.analysis import score_comparison
+from clipkit.analysis.results import make_result
+from clipkit.analysis.score_metrics import METRICS, ap_by_chance, ridge
 from clipkit.features import FeatureFile, Split
 
 N = 400
@@ -73,6 +79,7 @@ def test_a_label_is_ranked_by_the_cosine_with_its_words_and_by_a_probe(metric, r
     assert (found["metric"], found["positives"]) == (metric, N // 4)
     assert found["chance"] == pytest.approx(0.5 if metric == "auroc" else ap_by_chance(label()))
     assert found["zeroshot_low"] < found["zeroshot"] < found["zeroshot_high"]
+    assert found["names"] == pytest.approx(found["zeroshot"])  # a probe of one cosine keeps it
     assert found["probe"] == pytest.approx(found["zeroshot"], abs=0.06)
     assert found["reach"] == pytest.approx(1, abs=0.25)
     assert (empty["attribute"], empty["positives"]) == ("hat", 0)
@@ -102,7 +109,7 @@ def test_all_orders_have_the_stated_average_precision():
     assert ap_by_chance(np.arange(8) < 3) == pytest.approx(np.mean(values))
 
 
-@pytest.mark.parametrize("metric", ["auroc", "ap", "r2", "spearman"])
+@pytest.mark.parametrize("metric", ["auroc", "ap", "r2", "mae", "spearman", "kendalltau"])
 def test_the_covariance_is_that_of_other_draws_of_rows(metric):
     def draw(generator):
         labels = generator.normal(size=300)
@@ -121,6 +128,13 @@ def test_the_covariance_is_that_of_other_draws_of_rows(metric):
             estimates.append(METRICS[metric].covariance(labels, scores))
     observed = np.cov(np.array(values).T)
     assert np.mean(estimates, axis=0) == pytest.approx(observed, abs=0.25 * observed.max())
+
+
+@pytest.mark.parametrize("metric", ["r2", "mae", "spearman", "kendalltau"])
+@pytest.mark.parametrize("rows", [10, 37, 100])
+def test_perfect_predictions_of_numbers_have_no_interval(metric, rows):
+    numbers = np.arange(rows) / 7
+    assert np.isnan(METRICS[metric].interval(numbers, numbers)).all()
 
 
 def measure_few_positives(folder, positives: int, seed: int, metric: str = "auroc"):
@@ -172,6 +186,26 @@ def test_a_number_has_the_r2_of_its_share_of_the_signal_and_permuted_ones_have_n
     assert row["zeroshot"] == pytest.approx(row["probe"], abs=0.1)
 
 
+def test_numbers_have_scikit_learns_mae_and_scipys_tau_with_their_nulls(table):
+    file, control = images(), images()
+    control.history = [{"command": "embed", "model": {**MODEL, "untrained": 7}}]
+    for split in control.splits.values():
+        split.features = split.features[:, [0, 3, 2, 3, 4, 5]]
+    X, X_scored = (file.splits[name].features for name in ("train", "test"))
+    predicted = ridge(X, number()[:, None], X_scored)[:, 0]
+    options = {"table": table, "columns": ["age"], "controls": [control]}
+    (row,) = attributes.measure(file, words(), metric="mae", **options).rows()
+    assert row["probe"] == pytest.approx(mean_absolute_error(number(), predicted), abs=1e-12)
+    assert np.isnan([row["chance"], row["zeroshot"], row["reach"]]).all()
+    assert row["probe_low"] < row["probe"] < row["probe_high"] < row["null5"] < row["null"]
+    assert 0 < row["gain_low"] < row["gain"] == row["control"] - row["probe"]
+    (row,) = attributes.measure(file, words(), metric="kendalltau", **options).rows()
+    assert row["probe"] == pytest.approx(kendalltau(number(), predicted).statistic, abs=1e-12)
+    unit = X_scored[:, 1] / np.linalg.norm(X_scored, axis=1)
+    assert row["zeroshot"] == pytest.approx(kendalltau(number(), unit).statistic, abs=1e-3)
+    assert 0 < row["null95"] < row["probe_low"]
+
+
 def test_a_column_of_lists_is_a_label_for_each_element(tmp_path):
     lines = []
     for row, value in enumerate(label()):
@@ -182,10 +216,22 @@ def test_a_column_of_lists_is_a_label_for_each_element(tmp_path):
     found = attributes.measure(images(), table=str(path), metric="auroc").rows()
     assert [row["attribute"] for row in found] == ["tags: face", "tags: smile"]
     assert [row["rows"] for row in found] == [N - 1, N - 1]
-    assert found[1]["positives"] == N // 4
+    assert [row["positives"] for row in found] == [N - 1, N // 4]
+    parquet = tmp_path / "tags.parquet"
+    pq.write_table(pa.Table.from_pylist(lines), parquet)
+    same = attributes.measure(images(), table=str(parquet), metric="auroc").rows()
+    assert repr(same) == repr(found)
     path.write_text(path.read_text() + '{"id": "last.png", "tags": "face"}\n')
     with fails_with(f"line {N + 1}: expected a list in tags, got face"):
         attributes.measure(images(), table=str(path), metric="auroc")
+
+
+def test_lists_that_unpack_to_much_more_than_the_file_are_refused(tmp_path):
+    lists = [["x" * 10**6]] * 2000
+    table = pa.table({"id": [f"{row}.png" for row in range(len(lists))], "tags": lists})
+    pq.write_table(table, tmp_path / "tags.parquet")
+    with fails_with("expected to unpack to at most"):
+        attributes.measure(images(), table=str(tmp_path / "tags.parquet"), metric="auroc")
 
 
 def test_other_columns_are_left_out_or_refused_if_they_are_named(table, tmp_path):
@@ -194,7 +240,100 @@ def test_other_columns_are_left_out_or_refused_if_they_are_named(table, tmp_path
     assert "left out the numbers of age" in ok(*line, "--metric", "auroc").stderr
     assert "in age" in fails(*line, "--metric", "ap", "--attribute", "age")
     assert "expected numbers in hat" in fails(*line, "--metric", "r2", "--attribute", "hat")
+    file, wrong = Path(table), tmp_path / "wrong.csv"
+    rows = [line.split(",") for line in file.read_text().splitlines()]
+    height = ["height", "inf", *(row[3] for row in rows[2:])]
+    wrong.write_text(
+        "".join(f"{','.join([*row, h])}\n" for row, h in zip(rows, height, strict=True))
+    )
+    noted = ok("attributes", path, "--table", wrong, "--metric", "r2").stderr
+    assert "left out height: expected numbers, got 'inf'" in noted
+    assert "smiling" not in noted
     assert "expected --table for auroc" in fails(
         "attributes", path, "--metric", "auroc", exit_code=2
     )
     assert "unknown metric" in fails(*line, "--metric", "f1", exit_code=2)
+
+
+def measure_labels(folder, seed: int = 0, metric: str = "auroc") -> FeatureFile:
+    """Measure two labels; every tenth image has no value of the second, except for ap."""
+    cells = label()[::-1].astype(str)
+    cells[:: 10 if metric != "ap" else N] = ""
+    cells[0] = "0"
+    lines = map("{}.png,{},{}".format, range(N), label(), cells)
+    path = folder / "labels.csv"
+    path.write_text("id,smiling,last\n" + "\n".join(lines))
+    return attributes.measure(images(seed=seed), words(), table=str(path), metric=metric, random=1)
+
+
+@pytest.mark.parametrize("metric", ["auroc", "ap"])
+def test_two_results_are_compared_in_pairs_of_equal_images(metric, tmp_path):
+    results = [measure_labels(tmp_path, seed, metric) for seed in (0, 1)]
+    both = [images(seed=seed).splits["test"].features.astype("f8") for seed in (0, 1)]
+    scores = [X[:, 0] / np.linalg.norm(X, axis=1) for X in both]
+    results[1].splits["test"] = results[1].splits["test"].take(np.arange(N)[::-1])
+    zeroshot, smiling, _, probe, first, second = score_comparison.compare(results).rows()
+    covariance = METRICS[metric].covariance(label(), scores)
+    variance = covariance.trace() - 2 * covariance[0, 1]
+    half = student.ppf(0.975, N // 4 - 1) * np.sqrt(variance)
+    values = [METRICS[metric].value(label(), one) for one in scores]
+    assert smiling["difference"] == pytest.approx(values[0] - values[1])
+    assert smiling["high"] - smiling["low"] == pytest.approx(2 * half)
+    assert (first["attribute"], second["attribute"]) == ("smiling", "last")
+    for row, number in ((first, 0), (second, 1)):
+        reported = [result.rows()[number]["probe"] for result in results]
+        assert [row["value_a"], row["value_b"]] == pytest.approx(reported)
+    assert second["rows"] == (N if metric == "ap" else N - N // 10 + 1)
+    assert probe["difference"] == pytest.approx((first["difference"] + second["difference"]) / 2)
+    assert (probe["attribute"], zeroshot["attribute"]) == ("2 of 2", "1 of 2")
+    assert zeroshot["low"] == pytest.approx(smiling["low"])
+
+
+def test_the_interval_of_the_mean_difference_covers_that_of_labels_that_depend_on_each_other():
+    generator = np.random.default_rng(0)
+    ids = [f"{row}.png" for row in range(150)]
+    lifts = np.array([[0.4, 1.0, 1.6], [1.3, 0.9, 0.2]])
+    truth = np.diff(norm.cdf(lifts[::-1] / np.sqrt(2)).mean(axis=1))
+    covered = 0
+    for _ in range(100):
+        labels = (generator.normal(size=150) + generator.normal(size=(3, 150)) > 1.4).astype(int)
+        shared = generator.normal(size=(3, 150)) + generator.normal(size=150)
+        results = []
+        for lift in lifts:
+            noise = (shared + np.sqrt(2) * generator.normal(size=(3, 150))) / 2
+            places = np.argsort(np.argsort(lift[:, None] * labels + noise)) + 1
+            ranks = np.stack([labels + 1, places, places], axis=1).reshape(9, 150)
+            history = [{"command": "attributes", "metric": "auroc"}]
+            result = make_result(history, [{"attribute": name} for name in "abc"])
+            result.splits["test"] = Split(ids=ids, predicted=ranks)
+            results.append(result)
+        mean = score_comparison.compare(results).rows()[0]
+        covered += mean["low"] <= truth <= mean["high"]
+    assert covered >= 90
+
+
+def test_results_without_equal_ranks_are_not_compared(tmp_path):
+    a = saved(tmp_path / "a.h5", measure_labels(tmp_path))
+    old, ap = measure_labels(tmp_path), measure_labels(tmp_path, 0, "ap")
+    old.splits = {}
+    others = measure_labels(tmp_path)
+    others.splits["test"].predicted[0, :4] = 1
+    for file, message in (
+        (old, "expected ranks of the scored images, got none; hint: an earlier clipkit"),
+        (ap, "expected auroc, got ap"),
+        (others, "a and b: smiling: expected equal values in both, got others"),
+    ):
+        assert message in fails("compare", a, saved(tmp_path / "b.h5", file))
+    assert "or more, got one" in fails("compare", a, exit_code=2)
+    assert "expected no --run" in fails("compare", a, a, "--run", 1, exit_code=2)
+    ok("convert", a, tmp_path / "a.csv")  # without the ranks
+    assert len((tmp_path / "a.csv").read_text().splitlines()) == 3
+
+
+def test_a_label_has_the_same_numbers_whatever_other_labels_there_are(tmp_path):
+    together = measure_labels(tmp_path).rows()
+    table = str(tmp_path / "labels.csv")
+    for row in together:
+        options = {"columns": [row["attribute"]], "metric": "auroc", "random": 1}
+        (alone,) = attributes.measure(images(), words(), table=table, **options).rows()
+        np.testing.assert_equal(alone, row)

@@ -265,7 +265,7 @@ def test_a_layer_of_texts_needs_a_layer_and_has_no_pool():
     assert "expected --layer with --norm" in fails("textembed", "generic16", "--norm", exit_code=2)
     for options, message in (
         ({"pool": "mean", "layers": [1]}, "expected no pool of a text tower"),
-        ({"projection": False}, "expected the image tower without projection"),
+        ({"projection": False}, "or without projection, got the text tower"),
         ({"layers": []}, "expected the numbers of layers, got none"),
     ):
         with pytest.raises(UsageError, match=message):

@@ -44,21 +44,15 @@ def test_errors_keep_the_group_by_chance_as_often_as_with_the_predictions_of_all
     assert metrics.kept_by_chance(y, p, groups) == pytest.approx(np.mean(shares or [0]))
 
 
-@pytest.mark.parametrize("k", [1, 2, 5])
-def test_topk_accuracy_is_scikit_learns(k):
+def test_the_best_classes_have_scikit_learns_top_5_accuracy_and_the_lower_of_equals_is_first():
     rng = np.random.default_rng(0)
     scores, labels = rng.random((200, 6)), rng.integers(6, size=200)
-    expected = reference.top_k_accuracy_score(labels, scores, k=k, labels=range(6))
-    assert metrics.topk_accuracy(scores, labels, k) == pytest.approx(expected)
-
-
-def test_topk_accuracy_ranks_the_lower_of_equal_scores_first():
-    scores = np.zeros((3, 3))
-    accuracies = [metrics.topk_accuracy(scores, np.arange(3), k) for k in (1, 2, 3)]
-    assert accuracies == pytest.approx([1 / 3, 2 / 3, 1])
-    ties = np.random.default_rng(0).integers(3, size=(300, 4))
-    labels = np.random.default_rng(1).integers(4, size=300)
-    assert metrics.topk_accuracy(ties, labels, 1) == metrics.accuracy(labels, ties.argmax(axis=1))
+    expected = reference.top_k_accuracy_score(labels, scores, k=5, labels=range(6))
+    found = metrics.accuracies(labels, metrics.best_classes(scores.copy()))
+    assert found["acc5"] == pytest.approx(expected)
+    assert found["acc1"] == metrics.accuracy(labels, scores.argmax(axis=1))
+    assert metrics.best_classes(np.zeros((1, 7))).tolist() == [[0, 1, 2, 3, 4]]
+    assert metrics.best_classes(np.array([[0, 1.0, 1.0]])).tolist() == [[1]]
 
 
 @pytest.mark.parametrize(("correct", "n"), [(0, 10), (10, 10), (7, 10), (780, 1000)])

@@ -9,6 +9,7 @@ import re
 import shutil
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel, SiglipMod
 from clipkit import embedding, features, models
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.models import hub
+from clipkit.models import tokenizer as tokenizer_module
 from clipkit.models.acceleration import choose_precision
 from clipkit.models.hub import TINY, combine_digests, find
 from clipkit.models.tokenizer import is_cleaned_by_openai
@@ -289,7 +291,7 @@ NOT_CLEANED = ["rock & roll", "AT&T", "a < b", "“".encode().hex(), "é", "ſt"
 
 
 def test_a_warning_counts_the_prompts_that_have_other_tokens_than_in_openais_code(
-    tiny_clip_dir, capsys
+    tiny_clip_dir, capsys, monkeypatch
 ):
     tokenize = pytest.importorskip("open_clip").get_tokenizer("ViT-B-32")
     tokenizer = AutoTokenizer.from_pretrained(tiny_clip_dir)
@@ -298,13 +300,37 @@ def test_a_warning_counts_the_prompts_that_have_other_tokens_than_in_openais_cod
         tokens = tokenizer(text)["input_ids"]  # which are clipkit's: see test_clip_text.py
         is_equal = tokens == expected[: expected.index(max(expected)) + 1]
         assert is_equal == (text not in CLEANED), text
+    monkeypatch.setattr(tokenizer_module, "is_installed", lambda package: package != "ftfy")
     encoder = load(tiny_clip_dir, "text")
     encoder.encode_texts([*NOT_CLEANED, *TEXTS])
     assert capsys.readouterr().err == ""
     encoder.encode_texts([*NOT_CLEANED, *CLEANED])
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("clipkit: warning: 8 of 17 prompts get other tokens than in OpenAI's")
-    assert line.endswith("the first is 'a ‘cat’'")
+    assert line.endswith(
+        "the first is 'a ‘cat’'; hint: clean them as it does: pip install 'clipkit-vl[ftfy]'"
+    )
+
+
+def test_ftfy_gives_prompts_the_tokens_of_openais_code(tiny_clip_dir, capsys):
+    tokenize = pytest.importorskip("open_clip").get_tokenizer("ViT-B-32")
+    texts = [*CLEANED, *NOT_CLEANED, *TEXTS, "cafÃ©", "a cat ", "cafe\u0301"]
+    for encoder in (load(tiny_clip_dir, "text"), load(tiny_clip_dir, "text", untrained=1)):
+        tokenizer = encoder._tokenizer
+        ours = tokenizer.tokens(tokenizer.clean(texts, texts))
+        for row, expected in zip(ours.tolist(), tokenize(texts).tolist(), strict=True):
+            end = expected.index(max(expected)) + 1
+            assert row[:end] == expected[:end]
+        tokenizer.warn_of_other_tokens(texts)
+    assert capsys.readouterr().err == ""
+    file = embedding.embed_texts(texts, encoder)
+    assert file.history[0]["cleaned"] == {"ftfy": version("ftfy"), "prompts": len(CLEANED) + 1}
+    assert "cleaned" not in embedding.embed_texts(NOT_CLEANED, encoder).history[0]
+    with pytest.raises(ClipkitError, match="expected letters or digits"):
+        embedding.embed_texts(["&#32;"], encoder)
+    kept = load(tiny_clip_dir, "text", clean=False)
+    assert kept.cleaned_by_ftfy(texts) is None
+    assert kept._tokenizer.clean(texts, texts) == texts
 
 
 @pytest.mark.long
@@ -445,9 +471,9 @@ def index(folder, **weight_map):
     clips.write_json(folder / "model.safetensors.index.json", weight_map=weight_map)
 
 
-def point_elsewhere(folder):
+def point_elsewhere(folder, shard="../elsewhere.safetensors"):
     shutil.move(folder / "model.safetensors", folder.parent / "elsewhere.safetensors")
-    index(folder, logit_scale="../elsewhere.safetensors")
+    index(folder, logit_scale=shard)
 
 
 def store_a_tensor_twice(folder):
@@ -506,6 +532,10 @@ DAMAGED = [
     (store_a_tensor_twice, f"expected each tensor once, got two {BIAS}$"),
     (changed("config.json", projection_dim=8), r"mismatched: visual_projection\.weight$"),
     (point_elsewhere, r"safetensors files in its folder, got '\.\./elsewhere.safetensors'"),
+    (
+        lambda folder: point_elsewhere(folder, "b.safetensors"),
+        "b.safetensors is missing, which model.safetensors.index.json lists",
+    ),
     (remove("vocab.json"), "model: expected its tokenizer"),
     (remove("merges.txt"), "model: expected its tokenizer"),
     (write("vocab.json", b"no"), "cannot load the tokenizer of .*model: "),
@@ -596,8 +626,12 @@ def test_a_prompt_that_holds_the_end_token_is_refused(tiny_clip_dir):
 
 def test_an_image_that_the_processor_cannot_resize_is_named_in_one_line(copied):
     processor(do_resize=False, do_center_crop=False)(copied)
+    encoder = load(copied)
+    images = [clips.noise_image(40, 24), clips.noise_image(32, 32)]
     with pytest.raises(ClipkitError, match=r"expected 3 x 32 x 32 numbers, .* got 3 x 24 x 40"):
-        load(copied).encode_images(clips.noise_image(40, 24))
+        encoder.encode_images(images[0])
+    with pytest.raises(ClipkitError, match=r"one size of all images, got 3 x 24 x 40 and 3 x 32"):
+        encoder.encode_images(images)
 
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
@@ -726,8 +760,8 @@ def test_automatic_precision_depends_on_the_device(
 ):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_bfloat16, raising=False)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert choose_precision("auto", torch.device(device), "image") == expected
-    assert choose_precision("auto", torch.device(device), "text") == "fp32"
+    assert choose_precision("auto", torch.device(device), is_plain=False) == expected
+    assert choose_precision("auto", torch.device(device), is_plain=True) == "fp32"
 
 
 def test_textembed_computes_in_float32_unless_told_otherwise(tmp_path, monkeypatch):
@@ -750,3 +784,17 @@ def test_features_on_cuda(precision, least, tower, tiny_clip_dir, images):
     assert on_gpu.details["device"] == "cuda"
     expected = encode(load(tiny_clip_dir, tower), images)
     assert clips.cosines(encode(on_gpu, images), expected).min() >= least
+
+
+def test_loading_waits_for_a_gpu_that_has_not_finished(monkeypatch):
+    class Waiting:
+        """Embeddings that only numpy can read, as `AsyncEmbeddings` are."""
+
+        def __init__(self, rows):
+            self.rows = rows
+
+        def __array__(self, dtype=None, copy=None):
+            return self.rows.float().numpy()
+
+    monkeypatch.setattr(models.Encoder, "_to_array", lambda _self, rows: Waiting(rows))
+    assert (load(TINY).dim, load(TINY, layers=[0, 1]).dim) == (64, 256)

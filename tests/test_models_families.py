@@ -9,7 +9,10 @@ import torch
 import transformers
 from factories import clips, refused
 from factories.zoo import (
+    OWN_ZOO,
+    UNTESTED_ZOO,
     VISION_ZOO,
+    WHOLE_ZOO,
     changed,
     fails_to_load,
     load,
@@ -28,17 +31,30 @@ from clipkit.models.families import FAMILIES
 
 PROMPTS = ["a photo of a cat", "Something ROUND, and open!", "東京 é 7"]
 WRITERS = {
+    "altclip": (clips.tiny_altclip, "AltCLIPModel"),
+    "chinese-clip": (clips.tiny_chinese_clip, "ChineseCLIPModel"),
     "metaclip-2": (clips.tiny_metaclip2, "MetaClip2Model"),
     "siglip2-naflex": (clips.tiny_naflex, "Siglip2Model"),
     "aimv2-lit": (clips.tiny_aimv2_lit, "Aimv2Model"),
 }
 PADDING = {
-    "metaclip-2": {"padding": True},
-    "siglip2-naflex": {"padding": "max_length", "max_length": 64},
+    "altclip": {"padding": True, "return_attention_mask": True},
+    "chinese-clip": {"padding": True, "return_attention_mask": True},
+    "metaclip-2": {"padding": True, "return_attention_mask": False},
+    "siglip2-naflex": {
+        **{"padding": "max_length", "max_length": 64},
+        "return_attention_mask": False,
+    },
+}
+# The tokens before the patches of models that their own methods read
+PREFIX = {
+    **dict.fromkeys(("altclip", "chinese-clip", "metaclip-2", "beit", "mlcd", "internvl"), 1),
+    **dict.fromkeys(("blip", "data2vec", "owlvit"), 1),
+    **dict.fromkeys(("deit", "deit-classifier"), 2),
 }
 
 
-@pytest.fixture(scope="module", params=[*VISION_ZOO, *WRITERS])
+@pytest.fixture(scope="module", params=[*VISION_ZOO, *OWN_ZOO, *WRITERS])
 def zoo(request, tmp_path_factory):
     return write(tmp_path_factory.mktemp("zoo"), request.param)
 
@@ -59,7 +75,7 @@ def dino(tmp_path_factory):
 
 
 def write(parent, name):
-    if name in VISION_ZOO:
+    if name in WHOLE_ZOO:
         return write_vision_model(parent / name, name)
     writer, _ = WRITERS[name]
     return writer(parent / name)
@@ -67,7 +83,7 @@ def write(parent, name):
 
 def read(folder):
     """Return a model by plain transformers."""
-    if folder.name in VISION_ZOO:
+    if folder.name in WHOLE_ZOO:
         return read_vision_model(folder)
     return getattr(transformers, WRITERS[folder.name][1]).from_pretrained(folder).eval()
 
@@ -82,19 +98,21 @@ def embeddings_of(outputs):
 
 def image_embedding(model, name, inputs):
     """Return the embedding (1, D) of an image by plain transformers."""
-    if name in WRITERS:
+    if name in WRITERS or WHOLE_ZOO[name][2] == "features":
         return embeddings_of(model.get_image_features(**inputs))
     options = {}
     if name == "vit-mae":
         model.config.mask_ratio = 0.0
         options = {"noise": torch.arange(16)[None]}
     outputs = model(**inputs, **options)
-    embedding = VISION_ZOO[name][2]
+    embedding = WHOLE_ZOO[name][2]
     if embedding == "cls":
         return outputs.last_hidden_state[:, 0].numpy()
     if embedding == "mean":
         return outputs.last_hidden_state.mean(dim=1).numpy()
-    return outputs[embedding].numpy()
+    if embedding == "map":
+        return outputs.last_hidden_state.mean(dim=(2, 3)).numpy()
+    return outputs[embedding].flatten(1).numpy()
 
 
 @torch.no_grad()
@@ -113,9 +131,10 @@ def texts_by_transformers(folder, texts):
     """Return the embeddings of texts by plain transformers."""
     tokenize = AutoTokenizer.from_pretrained(folder)
     padding = PADDING[folder.name]
-    tokens = tokenize(texts, padding_side="right", return_tensors="pt", **padding)["input_ids"]
+    inputs = tokenize(texts, padding_side="right", return_tensors="pt", **padding)
+    inputs.pop("token_type_ids", None)
     with torch.no_grad():
-        return embeddings_of(read(folder).get_text_features(input_ids=tokens))
+        return embeddings_of(read(folder).get_text_features(**inputs))
 
 
 def test_images_are_embedded_as_plain_transformers_does(zoo):
@@ -127,6 +146,22 @@ def test_images_are_embedded_as_plain_transformers_does(zoo):
     np.testing.assert_allclose(together, expected, atol=1e-5 * np.abs(expected).max())
     assert encoder.dim == expected.shape[1]
     assert ("logit_scale" in encoder.details) == (zoo.name in PADDING)
+
+
+@pytest.fixture
+def unset_memory():
+    """Fill memory that no one sets with NaN."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    assert torch.empty(1).isnan()
+    yield
+    torch.use_deterministic_algorithms(before)
+
+
+def test_a_tower_has_no_weights_that_were_not_read(zoo, unset_memory):
+    for tower in ("image", "text") if zoo.name in PADDING else ("image",):
+        load(zoo, tower)  # it refuses weights that are NaN
 
 
 def test_half_precision_is_close(zoo):
@@ -221,7 +256,7 @@ def test_grey_images_are_taken_as_colour(naflex):
 
 def test_naflex_runs_without_compilation_and_says_so(naflex, capfd):
     assert load(naflex, compile=True, batch_size=4).details["compile"] is False
-    assert "runs without compilation, since its inputs have no single size" in capfd.readouterr()[1]
+    assert "runs without compilation, which needs inputs of a single size" in capfd.readouterr()[1]
 
 
 @pytest.mark.parametrize(
@@ -267,7 +302,7 @@ def test_the_vision_tower_of_naflex_alone(has_head, tmp_path):
 @pytest.mark.parametrize("name", WRITERS)
 def test_hidden_states_are_those_of_plain_transformers(name, tmp_path):
     folder = write(tmp_path, name)
-    prefix = int(name == "metaclip-2")
+    prefix = PREFIX.get(name, 0)
     model = read(folder)
     processor = AutoImageProcessor.from_pretrained(folder)
     encoder = load(folder, layers=[0, 1], pool="mean")
@@ -280,6 +315,129 @@ def test_hidden_states_are_those_of_plain_transformers(name, tmp_path):
         expected = [state[mask][prefix:].mean(dim=0) for state in states]
         (row,) = encoder.encode_images(image)
         np.testing.assert_allclose(row, torch.cat(expected), atol=1e-6)
+
+
+# Models that their own methods read
+
+
+def mean_of_states(outputs, prefix):
+    """Return the means (1, width) of the hidden states; a map has two equal sides."""
+    means = []
+    for state in outputs.hidden_states:
+        if state.ndim == 3:
+            means.append(state[:, prefix:].mean(dim=1))
+        else:
+            is_last = state.shape[1] == state.shape[2] != state.shape[3]
+            means.append(state.mean(dim=(1, 2) if is_last else (2, 3)))
+    return means
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", [*OWN_ZOO, *UNTESTED_ZOO])
+def test_hidden_states_of_own_methods_are_those_of_plain_transformers(name, tmp_path):
+    folder = write(tmp_path, name)
+    model = read(folder)
+    processor = AutoImageProcessor.from_pretrained(folder)
+    encoder = load(folder, layers="all", pool="mean")
+    for image in clips.noise_images()[3:6]:
+        inputs = processor(images=image, return_tensors="pt")
+        with torch.no_grad():
+            vision = getattr(model, "vision_model", model)
+            outputs = vision(**inputs, output_hidden_states=True)
+        means = mean_of_states(outputs, PREFIX.get(name, 0))
+        assert encoder.details["layers"] == len(means) - 1
+        np.testing.assert_allclose(encoder.encode_images(image), torch.cat(means, 1), atol=1e-6)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", UNTESTED_ZOO)
+def test_a_kind_without_a_row_is_read_by_its_own_methods_and_this_is_said(name, tmp_path, capfd):
+    folder = write(tmp_path, name)
+    expected = by_transformers(folder)
+    encoder = load(folder)
+    assert capfd.readouterr()[1].count("tests do not cover this kind of model") == 1
+    assert encoder.details["tested"] is False
+    rule = {"features": "image_embeds", "cls": "CLS token", "map": "mean of patches"}
+    embedding = WHOLE_ZOO[name][2]
+    assert encoder.details["embedding"] == rule.get(embedding, embedding)
+    rows = np.concatenate([encoder.encode_images(image) for image in clips.noise_images()])
+    np.testing.assert_array_equal(rows, expected)
+    modes = [clips.noise_image(40, 24).convert(mode) for mode in ("L", "P", "RGBA", "CMYK")]
+    colours = encoder.encode_images([image.convert("RGB") for image in modes])
+    np.testing.assert_array_equal(encoder.encode_images(modes), colours)
+    assert clips.cosines(clips.embed_noise(folder, precision="bf16"), expected).min() >= 0.998
+    assert load(folder, precision="auto", compile=True).details["precision"] == "fp32"
+    if embedding == "features":
+        assert models.describe_model(str(folder)).get("temperature", 1) > 0
+
+
+@pytest.mark.parametrize("ending", ["", "WithProjection"])
+def test_the_text_tower_of_a_clip_alone(ending, tmp_path):
+    folder = clips.tiny_clip(tmp_path / "clip")
+    kind = getattr(transformers, f"CLIPTextModel{ending}")
+    model = kind.from_pretrained(folder, projection_dim=16).eval()
+    alone = shutil.copytree(folder, tmp_path / "text")
+    model.save_pretrained(alone)
+    tokens = AutoTokenizer.from_pretrained(alone)(PROMPTS, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        outputs = model(input_ids=tokens["input_ids"])
+    expected = outputs.text_embeds if ending else outputs.pooler_output
+    np.testing.assert_array_equal(load(alone, "text").encode_texts(PROMPTS), expected)
+    fails_to_load(alone, "expected a model with an image tower, got clip_text_model, which is for")
+
+
+# Crops and sizes
+
+
+@pytest.mark.parametrize(
+    ("name", "offset"),
+    [("aimv2", "down"), ("siglip-vision", "down"), ("mlcd", "down"), ("clip-vision", "")],
+)
+def test_only_clip_gets_openais_crop_whatever_the_processor(name, offset, tmp_path):
+    folder = write(tmp_path, name)
+    image = clips.noise_image(640, 427)  # where the two crops differ
+    inputs = AutoImageProcessor.from_pretrained(folder)(images=image, return_tensors="pt")
+    with torch.no_grad():
+        expected = image_embedding(read(folder), name, inputs)
+    encoder = load(folder)
+    assert encoder.details["preprocessing"]["crop_offset"] == f"rounded {offset}".strip()
+    assert np.array_equal(encoder.encode_images(image), expected) == bool(offset)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "name", ["clip-projected", "siglip-vision", "dinov2", "vit-mae", "beit", "altclip"]
+)
+def test_images_of_another_size_get_interpolated_positions(name, tmp_path):
+    folder = write(tmp_path, name)
+    processor = AutoImageProcessor.from_pretrained(folder)
+    sizes = {"size": {"shortest_edge": 48}, "crop_size": {"height": 48, "width": 48}}
+    image = clips.noise_image(50, 50)
+    inputs = processor(images=image, return_tensors="pt", **sizes)
+    model = read(folder)
+    if name == "vit-mae":
+        model.config.mask_ratio = 0.0
+        inputs["noise"] = torch.arange(36)[None]
+    if name != "dinov2":  # which always does so
+        inputs["interpolate_pos_encoding"] = True
+    with torch.no_grad():
+        if name == "altclip":
+            expected = embeddings_of(model.get_image_features(**inputs))
+        else:
+            outputs = model(**inputs)
+            tokens = outputs.last_hidden_state[:, 0]
+            expected = outputs.get(VISION_ZOO.get(name, OWN_ZOO.get(name))[2], tokens).numpy()
+    encoder = load(folder, image_size=48)
+    np.testing.assert_array_equal(encoder.encode_images(image), expected)
+    assert encoder.details["image_size"] == 48
+    assert encoder.details["preprocessing"]["size"] == {"shortest_edge": 48}
+    assert load(folder, image_size=48, layers=[-1], pool="mean").encode_images(image).all()
+
+
+def test_a_model_of_one_size_alone_says_so(naflex, tmp_path):
+    fails_to_load(naflex, "takes --image-size, got one that takes images in their", image_size=48)
+    error = fails_to_load(write(tmp_path, "aimv2"), "cannot encode with", image_size=48)
+    assert "leave --image-size out" in error.hint
 
 
 # What is read, and what is not

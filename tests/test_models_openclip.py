@@ -428,6 +428,9 @@ def test_a_text_tower_of_transformers_is_built_from_the_local_cache(kind, tmp_pa
     np.testing.assert_array_equal(load(published, "text").encode_texts(TEXTS), texts)
     np.testing.assert_array_equal(load(published).encode_images(pictures()[0]), images[:1])
     assert models.describe_model(str(published))["text"]["layers"] == 2
+    shutil.copytree(snapshot, own / "towers" / "text")
+    changed("open_clip_config.json", "model_cfg", "text_cfg", hf_model_name="./towers/text")(own)
+    np.testing.assert_array_equal(load(own, "text").encode_texts(TEXTS), texts)
     with pytest.raises(UsageError, match="own, got one of transformers"):
         load(published, "text", layers=[-1])
     parts = load(published, "text").parts

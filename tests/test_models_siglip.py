@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 import torch
 from factories import fails_with, refused
-from factories.clips import edit_tensors, published_siglip, tiny_siglip, tiny_siglip2, write_json
+from factories.clips import (
+    edit_json,
+    edit_tensors,
+    published_siglip,
+    tiny_siglip,
+    tiny_siglip2,
+    write_json,
+)
 from factories.zoo import fails_to_load, load
 from shell import clipkit, ok
 from transformers import AutoImageProcessor, AutoTokenizer, SiglipModel
@@ -155,3 +162,13 @@ def test_a_prompt_of_punctuation_alone_is_refused_by_siglip_2(siglip2_dir):
 def test_siglip_1_and_clip_take_texts_as_they_are(tmp_path):
     for name in ("tiny", published_siglip(tmp_path / "siglip")):
         assert "cleaning" not in load(name, "text").details
+
+
+def test_texts_are_padded_on_the_right_and_a_tokenizer_that_pads_left_is_warned_of(tmp_path, capfd):
+    folder = tiny_siglip2(tmp_path / "siglip2")
+    expected = load(folder, "text").encode_texts(PROMPTS)
+    assert "pads texts on the left" not in capfd.readouterr()[1]
+    edit_json(folder / "tokenizer_config.json", lambda settings: settings.pop("padding_side"))
+    assert AutoTokenizer.from_pretrained(folder).padding_side == "left"
+    np.testing.assert_array_equal(load(folder, "text").encode_texts(PROMPTS), expected)
+    assert capfd.readouterr()[1].count("pads texts on the left") == 1

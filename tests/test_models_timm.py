@@ -5,6 +5,7 @@ import math
 import os
 import shutil
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -54,6 +55,10 @@ ZOO = {
     "fastvit": ("fastvit_t8.apple_in1k", SMALL_STAGES, INPUT, "avg"),
     "efficientnet": ("test_efficientnet.r160_in1k", {}, INPUT, "avg"),
     "mobilenet": ("mobilenetv3_small_050.lamb_in1k", {}, INPUT, "avg"),
+    "pvt": (
+        *("pvt_v2_b0", {"embed_dims": [8, 16, 20, 32], "depths": [1, 1, 1, 1]}),
+        *(INPUT, "avg"),
+    ),
     "swin": (
         "swin_tiny_patch4_window7_224.ms_in1k",
         {"img_size": 56, "embed_dim": 12, "depths": [2, 1, 1, 1], "num_heads": [1, 2, 2, 4]},
@@ -61,7 +66,12 @@ ZOO = {
     ),
 }
 TOKENS = list(ZOO)[:8]
-MAPS = ("convnext", "resnet", "resnetv2", "fastvit", "efficientnet", "mobilenet")
+# The layers of feature pyramids; 0 where they begin with the input of the first stage.
+MAPS = {
+    **{"convnext": range(5), "resnet": range(5), "resnetv2": range(5), "fastvit": range(5)},
+    **{"efficientnet": range(6), "mobilenet": range(7), "swin": range(1, 5)},
+    "pvt": range(1, 5),
+}
 
 
 def write_model(folder, name):
@@ -148,24 +158,45 @@ def test_hidden_states_are_those_of_timm(name, tmp_path):
     folder = write_model(tmp_path / name, name)
     encoder = load(folder, layers="all", pool="mean")
     rows = encoder.encode_images(clips.noise_images())
-    found = [rows[:, columns] for columns in encoder.columns.values()]
     model, transform = plain_timm(folder)
     pixels = torch.stack([transform(image) for image in clips.noise_images()])
+    every = {"extra_blocks": True} if name in ("efficientnet", "mobilenet") else {}
     with torch.inference_mode():
-        states = model.forward_intermediates(pixels, norm=False, intermediates_only=True)
-    means = [state.mean(dim=(-2, -1)).numpy() for state in states]
-    if name in MAPS:  # timm's stages are some of the blocks
-        for mean in means[-3:]:
-            near = [rows for rows in found if rows.shape == mean.shape]
-            assert any(np.allclose(rows, mean, atol=1e-5) for rows in near)
-    else:
-        for rows, mean in zip(found[1:], means, strict=True):
-            np.testing.assert_allclose(rows, mean, atol=1e-5)
+        states = model.forward_intermediates(pixels, intermediates_only=True, **every)
+    assert list(encoder.columns) == list(MAPS.get(name, range(len(states) + 1)))
+    for layer in range(1, encoder.details["layers"] + 1):
+        mean = states[layer - encoder.details["layers"] - 1].mean(dim=(-2, -1)).numpy()
+        np.testing.assert_allclose(rows[:, encoder.columns[layer]], mean, rtol=0, atol=1e-6)
 
 
-def test_models_without_known_layers_refuse_their_hidden_states(tmp_path):
-    folder = write_model(tmp_path / "swin", "swin")
-    with pytest.raises(UsageError, match="with known layers, got SwinTransformer"):
+def test_blocks_above_the_highest_layer_are_not_run(vit):
+    encoder = load(vit, layers=[0, 1])
+    encoder._tower.stack.layers[1].register_forward_hook(lambda *_: pytest.fail("block 2 was run"))
+    assert encoder.encode_images(clips.noise_images()).shape[1] == 64
+
+
+def test_the_tokens_of_one_layer_alone_are_in_memory(vit):
+    encoder = load(vit, layers="all")
+    outputs = []
+    alive = []
+
+    def count(_block, _inputs, output):
+        alive.append(sum(reference() is not None for reference in outputs))
+        outputs.append(weakref.ref(output))
+
+    for block in encoder._tower.stack.layers:
+        block.register_forward_hook(count)
+    encoder.encode_images(clips.noise_images())
+    assert alive[-3:] == [0, 1, 1]  # the input of the block
+    pooled = encoder._tower._pool(torch.zeros(2, 17, 32), {})
+    assert pooled.untyped_storage().nbytes() == pooled.nbytes
+
+
+@pytest.mark.parametrize("name", ["swin", "pvt"])
+def test_a_model_whose_first_input_is_no_map_has_no_layer_0(name, tmp_path):
+    folder = write_model(tmp_path / name, name)
+    assert list(load(folder, layers="all").columns) == [1, 2, 3, 4]
+    with pytest.raises(UsageError, match="layer: expected 1 to 4, or -1 to -4 from the end, got 0"):
         load(folder, layers=[0])
 
 

@@ -13,7 +13,7 @@ from clipkit.analysis import results
 from clipkit.features import FeatureFile, read
 from clipkit.plots.confusion import draw_classes, draw_confusion
 from clipkit.plots.images import draw_contact_sheet
-from clipkit.plots.spectrum import prompt_spectra
+from clipkit.plots.spectrum import spectra
 
 # a picture of files, and an input
 OTHER_PICTURES = ("choose", "images", "nearest", "retrieve", "threshold")  # which other tests draw
@@ -275,7 +275,7 @@ def test_a_trained_model_and_its_control_never_share_a_legend_text():
         text = FeatureFile("texts", history, texts=["p", "q"], display_name=f"{folder}/txt.h5")
         text.features = random_features(2, 5)
         texts.append(text)
-    assert list(prompt_spectra(texts)) == ["m: txt (2)", "untrained m: txt (2)"]
+    assert list(spectra(texts)) == ["m: txt (2)", "untrained m: txt (2)"]
     assert results.sources_label(texts) == "m and untrained m, 2 prompts"
 
 

@@ -147,6 +147,30 @@ def test_recalls_of_attributes_have_a_line_each_with_the_control_beside_it():
     assert source == "m on shapes, test, CLS token"
 
 
+def asked(layer, at, **members):
+    """Return recalls of a generative model's layer, or of what it says with a recall of 0.3."""
+    file = recalls(layer, hue=0.5)
+    model = file.history[0]["model"]
+    model.pop("pool", None)
+    model |= {"at": at, "question": "Which hue?", **members}
+    if members:
+        file.runs |= {f"zeroshot{end}": np.array([0.3]) for end in ("", "_low", "_high")}
+    return file
+
+
+def test_what_a_generative_model_says_is_a_star_beside_what_its_last_token_holds():
+    files = [asked(layer, at) for at in ("last", "image") for layer in (0, 4)]
+    files.append(asked(None, "last", similarity="dot product"))
+    (last, image), source = layer_curves(files)
+    assert (last.label, image.label) == ("last token", "image tokens")
+    assert (last.trained.said, image.trained.said) == ((0.3, 0.3, 0.3), None)
+    assert (last.trained.embedding[0], image.trained.embedding) == (0.5, None)
+    assert source == 'm on shapes, test, "Which hue?", labels: hue'
+    figure = plots.layers([last, image])
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend[-2:] == ["what the model says", "chance"]
+
+
 def points(*values, **fields):
     layers = range(len(values))
     low, high = ([value + add for value in values] for add in (-0.05, 0.05))

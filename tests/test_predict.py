@@ -10,13 +10,14 @@ import pytest
 from factories import MODEL, random_features, unchanged
 from shell import fails, ok, rows, shell
 from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.svm import SVC
 
 from clipkit.analysis import evaluation, prediction, probes, results
 from clipkit.analysis.probes import FittedProbe, sweeps
 from clipkit.analysis.probes import svm as svm_module
-from clipkit.base.errors import ClipkitError
-from clipkit.features import FeatureFile, Split, read, write
+from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.features import FeatureFile, Split, read, row_ids, write
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -426,3 +427,22 @@ def test_a_long_list_of_images_is_printed_in_chunks(folder):
     table = ok(*words, "--format", "table")
     assert table.stdout.splitlines() == lines
     assert "more than 2,000 rows: printed as TSV" in table.stderr
+
+
+@pytest.mark.parametrize(("k", "version"), [(1, 3), (5, 3), (20, 2)])
+def test_k_neighbours_predict_as_in_scikit_learn_also_from_a_file(k, version, tmp_path):
+    (X, y), (X_eval, y_eval) = world(7), world(7, seed=1)
+    parts = {"train": Split(X, y, row_ids(len(X))), "test": Split(X_eval, y_eval, row_ids(len(X)))}
+    file = FeatureFile("images", [{"command": "mine"}], splits=parts)
+    probe = evaluation.evaluate_grid(file, evaluation.ProbeSpec("knn", k=k), keep=True)
+    weights = {"weights": lambda distances: np.exp(-distances / 0.07)}
+    expected = KNeighborsClassifier(k, metric="cosine", **weights).fit(X, y).predict(X_eval)
+    assert np.array_equal(probe.splits["test"].predicted[0], expected)
+    assert probe.rows()[0]["k"] == probe.history[-1]["k"] == k
+    write(tmp_path / "p.h5", probe)
+    stored = read(tmp_path / "p.h5")
+    assert stored.attributes()["version"] == version
+    again = prediction.predict(stored, file, ["test"]).result
+    assert np.array_equal(again.splits["test"].predicted[0], expected)
+    with pytest.raises(UsageError, match="k: expected the classifier knn, got svm"):
+        evaluation.evaluate_grid(file, evaluation.ProbeSpec("svm", k=k))

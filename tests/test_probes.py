@@ -11,6 +11,7 @@ from numpy.linalg import LinAlgError
 from scipy.special import log_softmax
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import top_k_accuracy_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, normalize
 from sklearn.svm import SVC
@@ -409,6 +410,13 @@ def test_knn_accepts_fewer_rows_than_neighbours_and_rows_of_zeros():
     assert predict(X, y, X_eval, "knn").tolist() == [3, 9, 3]
 
 
+def test_one_neighbour_gives_no_second_chance():
+    X, y, X_eval, y_eval = digits()
+    (run,) = probes.sweep(X, y, X_eval, classifier="knn", k=1)
+    found = metrics.accuracies(y_eval, run.best)
+    assert found["acc5"] == found["acc1"] < 1
+
+
 def test_mlp_separates_what_a_hyperplane_cannot():
     X = np.random.default_rng(0).uniform(-1, 1, (1500, 2))
     X, y, X_eval, y_eval = split(X, (X[:, 0] * X[:, 1] > 0).astype(int))
@@ -565,3 +573,19 @@ def test_equal_rows_of_different_classes_are_fitted_at_a_large_c(n_classes):
     rows = np.flatnonzero(y < 2)  # of the first pair
     Z, plane = run.fitted.prepare(X[rows]).astype(np.float64), run.fitted.model.hyperplanes[0]
     assert_optimal(plane, Z, 2.0 * y[rows] - 1, 1e4, tolerance=1e-3, max_iter=200_000)
+
+
+@pytest.mark.parametrize("classifier", ["logreg", "mlp", "knn"])
+def test_the_best_five_classes_are_those_of_the_highest_scores(classifier):
+    X, y, X_eval, y_eval = digits()
+    (run,) = probes.sweep(X, y, X_eval, classifier=classifier, keep=True)
+    scores = run.fitted.scores(X_eval)
+    acc5 = metrics.accuracies(y_eval, run.best)["acc5"]
+    if classifier == "knn":  # a class without a neighbour is not among the best
+        of_label = scores[np.arange(len(y_eval)), y_eval]
+        place = (scores > of_label[:, None]).sum(axis=1)
+        assert acc5 == ((place < 5) & (of_label > scores.min())).mean()
+    else:
+        assert acc5 == top_k_accuracy_score(y_eval, scores, k=5)
+    (few,) = probes.sweep(X[y < 5], y[y < 5], X_eval, classifier=classifier)
+    assert few.best.shape == (len(X_eval), 1)

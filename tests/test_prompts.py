@@ -483,8 +483,12 @@ def test_an_object_that_only_resembles_a_class_index_holds_descriptions(content)
     [
         (INDEX, "nme", "unknown column of x.json 'nme'"),
         ({"0": "tench"}, "wnid", "x.json: expected WordNet ids, got names alone"),
-        (CUPL, "wnid", "x.json: expected a class index with --column, got other JSON"),
-        (["a"], "text", "x.json: expected a class index with --column, got other JSON"),
+        (CUPL, "wnid", "unknown data set of x.json 'wnid'"),
+        (
+            ["a"],
+            "text",
+            "x.json: expected a class index or an object of data sets with --column, got",
+        ),
     ],
 )
 def test_a_column_of_json_is_a_part_of_a_class_index(content, column, message):

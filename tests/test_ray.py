@@ -1,5 +1,6 @@
 """The Ray engine gives the bytes of one process, whatever happens to its workers."""
 
+import contextlib
 import importlib.util
 import os
 import re
@@ -59,7 +60,7 @@ def cluster():
         paths = (str(TESTS), os.environ.get("PYTHONPATH", ""))
         patch.setenv("PYTHONPATH", os.pathsep.join(path for path in paths if path))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 64})
         patch.setenv("RAY_ADDRESS", cluster.address)
         yield cluster
         cluster.shutdown()
@@ -200,7 +201,11 @@ def test_a_replica_that_cannot_start_is_given_up_with_a_warning(ray, embeds, tmp
     assert warning in embeds(2).stderr
     assert ray.workers == 4
     ray.dies = lambda *_: True  # and without any, the run ends
-    assert text in fails(*ON_RAY, "-o", tmp_path / "none.h5", "--replicas", 1)
+    stderr = clipkit(*ON_RAY, "-o", tmp_path / "none.h5", "--replicas", 1).stderr
+    lost, again, ended = messages(stderr).splitlines()
+    assert lost == again
+    assert "lost a worker (as it started), and started another: No module named" in lost
+    assert text in ended
 
 
 def test_a_run_ends_if_the_node_that_it_runs_on_is_lost(ray, tmp_path):
@@ -215,7 +220,7 @@ def test_a_run_ends_if_the_node_that_it_runs_on_is_lost(ray, tmp_path):
 
 def test_a_run_that_waits_for_a_worker_says_so_and_looks_for_its_node(ray, tmp_path, monkeypatch):
     monkeypatch.setattr(ray_engine, "NOTE_SECONDS", 0.0)
-    states = [True, False]
+    states = [True, True, False]
 
     def wait(*_, **options):
         ray.is_alive = states.pop(0)
@@ -225,7 +230,9 @@ def test_a_run_that_waits_for_a_worker_says_so_and_looks_for_its_node(ray, tmp_p
     result = clipkit(*ON_RAY, "-o", tmp_path / "out.h5")
     assert result.exit_code == 1
     first, last = messages(result.stderr).splitlines()[-2:]
-    assert first.endswith("waiting for a worker of Ray; ray status shows what is free")
+    assert first.endswith(
+        "waiting for a place with 1 CPU for a worker; ray status shows what is free"
+    )
     assert "lost the connection to Ray" in last
 
 
@@ -292,7 +299,7 @@ def test_each_call_to_ray_reports_a_lost_connection(method, ray, tmp_path, monke
 def test_an_engine_of_ray_encodes_again(ray, tmp_path, capsys):
     data = datasets.load("digits", splits=["test"], limit=12)
     options = models.RunOptions(batch_size=4, num_workers=1)
-    with ray_engine.connect(load_tiny, options, embedding.RayOptions()) as engine:
+    with ray_engine.connect(load_tiny, options) as engine:
         for name in ("a.h5", "b.h5"):
             embedding.embed_images(data, engine, str(tmp_path / name))
     assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
@@ -315,11 +322,67 @@ def test_a_worker_with_another_model_is_refused_by_its_host(ray, tmp_path, monke
     assert "hint: install the same versions and models on all machines" in line
 
 
-@pytest.mark.parametrize(("cpus", "workers"), [([0, 4, 4], 2), ([0], 1)])
+@pytest.mark.parametrize(("cpus", "workers"), [([0, 4], 1), ([0], 1)])
 def test_a_node_without_a_cpu_gets_no_replica(cpus, workers, ray, tmp_path):
     ray.cpus = cpus
     ok(*ON_RAY, "-o", tmp_path / "out.h5")
     assert ray.workers == workers
+
+
+def embed_on_gpus(output):
+    """Embed on replicas that take a GPU each, and encode on their CPU."""
+    data = datasets.load("digits", splits=["test"], limit=20)
+    options = models.RunOptions(batch_size=4, num_workers=1, device="cuda")
+    with ray_engine.connect(load_tiny, options) as engine:
+        embedding.embed_images(data, engine, str(output))
+
+
+def test_gpus_that_join_a_cluster_without_any_get_replicas(ray, clock, tmp_path, capsys):
+    ray.gpus = [0, 0]
+
+    def has_no_place(number, method):
+        ray.gpus = [0, 2 if ray.seconds > 100 else 0]
+        return number >= ray.gpus[1]
+
+    def pass_time(_):
+        ray.seconds += 10
+
+    ray.hangs, ray.after = has_no_place, pass_time
+    embed_on_gpus(tmp_path / "out.h5")
+    assert ray.options["num_gpus"] == 1
+    assert ray.workers == 2
+    first, waiting, *_ = capsys.readouterr().err.splitlines()
+    assert first.endswith("and 0 GPUs on 2 machines; each replica takes 1 GPU")
+    assert "waiting for a place with 1 GPU for a worker" in waiting
+
+
+def test_a_worker_that_loads_the_model_is_told_from_one_without_a_place(ray, clock, tmp_path):
+    ray.hangs = lambda _, method: method == "start" and ray.seconds < 100
+    line = "waiting for a worker, which is loading the model"
+    assert line in ok(*ON_RAY, "-o", tmp_path / "out.h5").stderr
+
+
+def test_a_replica_without_a_gpu_reserves_the_cpus_that_it_uses(ray, tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "set_num_threads", lambda _: None)
+    monkeypatch.setattr(models, "num_threads", lambda: 4)
+    ray.cpus = [0, 4, 8, 2]
+    ray.gpus = [0, 0, 0, 0]
+    ok(*ON_RAY, "-o", tmp_path / "out.h5")
+    assert ray.options["num_cpus"] == 4
+    assert ray.workers == 2  # the last machine is too small
+
+
+@cluster_test
+def test_a_gpu_that_joins_a_cluster_after_the_start_is_used(cluster, tmp_path, monkeypatch):
+    joined = []
+    monkeypatch.setattr(ray_engine, "NOTE_SECONDS", 1.0)
+    monkeypatch.setattr(
+        ray_engine.RayEngine,
+        "_note_waiting",
+        lambda _: joined or joined.append(cluster.add_node(num_cpus=1, num_gpus=1)),
+    )
+    embed_on_gpus(tmp_path / "out.h5")
+    cluster.remove_node(*joined)
 
 
 @cluster_test
@@ -446,32 +509,28 @@ def no_cluster(monkeypatch):
 
 def test_ray_on_one_machine_has_its_cores_and_a_token_of_its_own(no_cluster, capsys):
     ray = Ray()
-    with ray_cluster.connected(ray, 3):
+    with ray_cluster.connected(ray) as is_own:
+        assert is_own
         assert (ray.options["address"], ray.options["num_cpus"]) == ("local", 4)
         assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
     assert "starting Ray on this machine" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("ray", "replicas", "message", "hint"),
-    [
-        (
-            *(Ray(), 10_000, "expected at most 4 on this machine, one per core, got 10,000"),
-            "set RAY_ADDRESS to use a cluster",
-        ),
-        (
-            *(Ray("AF_UNIX path is too long"), 0, "cannot start Ray: AF_UNIX path"),
-            "set TMPDIR to a folder with a short path",
-        ),
-    ],
-)
-def test_a_ray_that_cannot_start_here_is_refused_with_a_hint(
-    ray, replicas, message, hint, no_cluster
-):
-    with pytest.raises(ClipkitError, match=message) as caught, ray_cluster.connected(ray, replicas):
+def test_a_ray_that_cannot_start_here_is_refused_with_a_hint(no_cluster):
+    ray = Ray("AF_UNIX path is too long")
+    message = "cannot start Ray: AF_UNIX path"
+    with pytest.raises(ClipkitError, match=message) as caught, ray_cluster.connected(ray):
         pass
-    assert caught.value.hint == hint
-    assert bool(ray.options) == bool(ray.fault)
+    assert caught.value.hint == "set TMPDIR to a folder with a short path"
+
+
+def test_more_replicas_than_this_machine_has_places_for_are_refused(ray, tmp_path, monkeypatch):
+    monkeypatch.setattr(ray_engine, "connected", lambda _: contextlib.nullcontext(True))
+    words = (*ON_RAY, "-o", tmp_path / "out.h5")
+    line = fails(*words, "--replicas", 10_000, exit_code=2)
+    assert "room for 10,000 replicas on this machine, with 1 CPU each, got room for 4" in line
+    line = fails(*words, "--device", "cuda", exit_code=2)
+    assert "room for 1 replica on this machine, with 1 GPU each, got room for 0" in line
 
 
 @pytest.fixture
@@ -501,12 +560,12 @@ def test_what_ray_has_against_an_address_is_said_in_one_line(
     monkeypatch.setattr(sys, "executable", str(python))
     monkeypatch.setattr(ray_cluster, "HEALTH_SECONDS", 0.2 if "sleep" in script else 20)
     monkeypatch.setenv("RAY_ADDRESS", service)
-    with pytest.raises(ClipkitError) as caught, ray_cluster.connected(Ray(), 0):
+    with pytest.raises(ClipkitError) as caught, ray_cluster.connected(Ray()):
         pass
     assert caught.value.message == f"cannot connect to Ray at {service}: {reason}"
     python.write_text("#!/bin/bash\n")
     python.chmod(0o755)
-    with ray_cluster.connected(Ray(), 0):
+    with ray_cluster.connected(Ray()):
         pass
 
 

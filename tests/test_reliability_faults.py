@@ -242,7 +242,10 @@ def stuck(folder, stderr):
     with subprocess.Popen(line, cwd=folder, stderr=stderr, text=True) as process:
         appears((folder / "stuck").exists)
         time.sleep(0.3)  # from the file to the call that does not return
-        yield process
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 @pytest.mark.parametrize(

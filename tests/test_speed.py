@@ -209,7 +209,9 @@ def test_pixels_equal_the_processors_own_to_the_last_bit(name, tiny_clip_dir, tm
     processor = AutoImageProcessor.from_pretrained(tmp_path)
     expected = processor(images=images, return_tensors="pt")["pixel_values"].float()
     for dtype in (torch.float32, torch.bfloat16):
-        preprocessor = ImagePreprocessor(processor, torch.device("cpu"), dtype, expected.shape[-1])
+        preprocessor = ImagePreprocessor(
+            processor, torch.device("cpu"), dtype, expected.shape[-1], False
+        )
         assert preprocessor.is_standard == is_standard
         for count in (1, len(images)):
             pixels = preprocessor.normalize(preprocessor.resize_and_crop(images[:count]))

@@ -9,6 +9,7 @@ from scipy.stats import norm
 from shell import fails, ok, rows
 from sklearn.metrics import roc_auc_score
 
+import clipkit
 from clipkit import plots, thresholds
 from clipkit.features import FeatureFile, Split
 from clipkit.plots.thresholds import draw_threshold
@@ -103,7 +104,7 @@ def test_files_without_labels_or_classes_and_shares_out_of_range_are_refused(tmp
     path = saved(tmp_path / "logits.h5", logits())
     assert rows(ok("threshold", path, "--at", "0.2").stdout)[0]["threshold"] == "0.2"
     ok("threshold", path, "-o", tmp_path / "t.h5")
-    assert "shares of pairs above the threshold" in ok("report", tmp_path / "t.h5").stdout
+    assert "shares above the threshold" in ok("report", tmp_path / "t.h5").stdout
     same = ("threshold", path, "--eval-split", "train")
     assert "images of train were also fitted" in ok(*same).stderr
     assert "also fitted" not in ok(*same, "--at", "0.2").stderr
@@ -134,10 +135,106 @@ def test_images_of_no_known_class_are_told_apart_by_their_largest_score():
     assert cosine["tpr"] == pytest.approx((largest["known"] > threshold).mean())
     assert (cosine["known"], cosine["unknown"]) == (N, 2 * N)
     assert cosine["fpr_low"] < cosine["fpr"] < cosine["fpr_high"]
-    assert 0.5 < softmax["auroc"] < 1
+    assert 0.5 < softmax["auroc_low"] < softmax["auroc"] < softmax["auroc_high"] < 1
     unknown.texts = ["other", *unknown.texts[1:]]
     with fails_with("have different prompts"):
         thresholds.detect(known, unknown)
+
+
+def test_images_far_from_the_known_ones_are_told_apart_by_a_neighbour(tmp_path):
+    generator = np.random.default_rng(0)
+    known, unknown = (FeatureFile("images", logits().history) for _ in range(2))
+    for name in ("train", "test"):
+        X = np.abs(generator.normal(size=(300, 8))).astype("f4")
+        known.splits[name] = Split(X, ids=[f"{row}.png" for row in range(300)])
+    X = generator.normal(size=(200, 8)).astype("f4")
+    unknown.splits["all"] = Split(X, ids=[f"{row}.png" for row in range(200)])
+    (row,) = thresholds.detect(known, unknown).rows()
+    bank, scored, others = (
+        X / np.linalg.norm(X, axis=1, keepdims=True)
+        for X in (known.splits["train"].features, known.splits["test"].features, X)
+    )
+    of_known, of_unknown = (np.sort(rows @ bank.T)[:, -10] for rows in (scored, others))
+    of_fitted = np.sort(bank @ bank.T - 2 * np.eye(300))[:, -10]
+    assert row["threshold"] == pytest.approx(np.quantile(of_fitted, 0.05))
+    assert row["fpr"] == pytest.approx((of_unknown > row["threshold"]).mean())
+    auroc = roc_auc_score(np.arange(500) < 300, [*of_known, *of_unknown])
+    assert row["auroc"] == pytest.approx(auroc)
+    path = saved(tmp_path / "img.h5", known)
+    known.splits["train"] = known.splits["train"].take(np.arange(5))
+    few = saved(tmp_path / "few.h5", known)
+    assert "more than 10 fitted images, got 5" in fails("threshold", few, "--unknown", path)
+
+
+def test_images_below_a_threshold_get_the_class_none_of_these_and_count_as_wrong(tmp_path):
+    file, path = logits(), saved(tmp_path / "logits.h5", logits())
+    cosines, labels = np.asarray(file.cosines("test")), file.splits["test"].labels
+    best, answered = cosines.argmax(axis=1), cosines.max(axis=1) > 0.24
+    printed = ok("zeroshot", path, "--threshold", "0.24", "-o", tmp_path / "z.h5", "--split=test")
+    (row,) = rows(printed.stdout)
+    right = answered & (best == labels)
+    for name, share in (
+        ("acc1", right),
+        ("coverage", answered),
+        ("acc1_answered", right[answered]),
+    ):
+        assert float(row[name]) == pytest.approx(share.mean())
+        assert float(row[f"{name}_low"]) < share.mean() < float(row[f"{name}_high"])
+    result = clipkit.read(tmp_path / "z.h5")
+    assert result.class_names == [*"abcd", "none of these"]
+    assert np.array_equal(result.splits["test"].predicted[0], np.where(answered, best, K))
+    reported = ok("report", tmp_path / "z.h5").stdout
+    assert "2,000 images, 4 classes" in reported
+    assert f"{100 * answered.mean():.2f} |" in reported
+    assert "| with an answer (%) | accuracy of answers (%) |" in reported
+    per_class = rows(ok("zeroshot", path, "--threshold=0.24", "--per-class").stdout)
+    assert {row["class"] for row in per_class} == set("abcd")
+    images = rows(ok("zeroshot", path, "--threshold=0.24", "--split=test", "--per-image").stdout)
+    first = np.flatnonzero(~answered)[0]
+    assert images[first]["prediction"] == "none of these"
+    assert images[first]["runner_up"] == "abcd"[best[first]]
+    groups = tmp_path / "groups.tsv"
+    groups.write_text("a\tx\nb\tx\nc\ty\nd\ty\n")
+    ok("plot", "confusion", tmp_path / "z.h5", "--groups", groups, "-o", tmp_path / "c.png")
+    listed = ok("compare", tmp_path / "z.h5", tmp_path / "z.h5", "--groups", groups).stdout
+    assert float(rows(listed)[0]["acc_a"]) == right.mean()
+
+
+def test_the_thresholds_of_prompts_are_those_of_their_classes(tmp_path):
+    path, cuts = saved(tmp_path / "logits.h5", logits(offset=0.1)), tmp_path / "cuts.h5"
+    ok("threshold", path, "--fpr", "0.05", "-o", cuts)
+    of_class = np.array(clipkit.read(cuts).runs["threshold"][1:])
+    printed = ok("zeroshot", path, "--threshold", cuts)
+    assert "2,000 of 2,000 images of train were also used to choose" in printed.stderr
+    cosines = np.asarray(logits(offset=0.1).cosines("test"))
+    best = cosines.argmax(axis=1)
+    answered = cosines.max(axis=1) > of_class[best]
+    assert float(rows(printed.stdout)[0]["coverage"]) == pytest.approx(answered.mean())
+    ok("threshold", path, "--fpr", "0.01,0.05", "-o", tmp_path / "two.h5")
+    refused = fails("zeroshot", path, "--threshold", tmp_path / "two.h5")
+    assert "one threshold for each prompt, got 1 and 2 for a" in refused
+    assert "expected a number" in fails("zeroshot", path, "--threshold=nan", exit_code=2)
+    ok("threshold", path, "--at", "0.2", "-o", tmp_path / "at.h5")
+    assert "used to choose" not in ok("zeroshot", path, "--threshold", tmp_path / "at.h5").stderr
+
+
+def test_the_images_that_chose_thresholds_are_counted_in_a_file_with_one_split(tmp_path):
+    file = logits()
+    del file.splits["test"]
+    path, cuts = saved(tmp_path / "logits.h5", file), tmp_path / "cuts.h5"
+    for splits, count in (((), "1,600"), (("--fit-split=train", "--eval-split=train"), "2,000")):
+        ok("threshold", path, *splits, "--force", "-o", cuts)
+        warned = ok("zeroshot", path, "--threshold", cuts).stderr
+        assert f"{count} of 2,000 images of train were also used to choose" in warned
+
+
+def test_a_class_of_all_fitted_images_has_no_threshold_to_answer_above(tmp_path):
+    file = logits()
+    file.splits["train"].labels = np.ones(N, int)
+    path, cuts = saved(tmp_path / "logits.h5", file), tmp_path / "cuts.h5"
+    ok("threshold", path, "-o", cuts)
+    refused = fails("zeroshot", path, "--threshold", cuts)
+    assert "got none for b, which all fitted images have" in refused
 
 
 def test_the_picture_says_which_pairs_are_above_the_threshold(tmp_path):

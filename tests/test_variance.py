@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
-from factories import feature_file
+from factories import fails_with, feature_file
 from scipy import stats
+from sklearn.linear_model import LinearRegression
 
 from clipkit.analysis import variance
-from clipkit.base.errors import ClipkitError
+from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import Split, row_ids
 
 RNG = np.random.default_rng(0)
@@ -189,3 +190,60 @@ def test_an_attribute_of_one_value_or_of_as_many_as_rows_has_no_share(tmp_path, 
 def test_too_many_values_are_refused():
     with pytest.raises(ClipkitError, match="expected at most 5,000 values in all"):
         variance.decompose(images(np.ones((12_000, 1)), np.arange(12_000) // 2))
+
+
+def adjusted_r2(X, columns):
+    """Return the adjusted R squared of all columns of X together, by scikit-learn."""
+    residuals = X - LinearRegression().fit(columns, X).predict(columns)
+    n, parameters = len(X), columns.shape[1] + 1
+    return 1 - (residuals**2).sum() / (n - parameters) / (X.var(axis=0).sum() * n / (n - 1))
+
+
+def test_a_number_explains_what_a_linear_regression_does_and_is_measured_beside_categories(
+    tmp_path, capsys
+):
+    n, generator = 300, np.random.default_rng(0)
+    age, sex, few = generator.normal(40, 9, n), generator.integers(0, 2, n), np.arange(n) % 4
+    X = generator.standard_normal((n, 5))
+    X[:, 0] += age / 9 + sex
+    X /= np.linalg.norm(X, axis=1, keepdims=True)
+    file = images(X)
+    X = np.asarray(file.splits["test"].features, np.float64)  # of length 1 but for rounding
+    X /= np.linalg.norm(X, axis=1, keepdims=True)
+    table = write_table(tmp_path / "t.csv", age=age, sex=sex, few=few)
+    found = shares(file, table)
+    assert np.isnan(found["age"]["values"])
+    assert found["age"]["share"] == pytest.approx(adjusted_r2(X, age[:, None]), abs=1e-12)
+    others = np.column_stack([sex, np.eye(4)[few][:, 1:]])
+    unique = adjusted_r2(X, np.column_stack([others, age])) - max(0, adjusted_r2(X, others))
+    assert found["age"]["unique"] == pytest.approx(unique, abs=1e-12)
+    assert found["age"]["null95"] < 0.02
+    assert found["few"]["values"] == 4
+    line = shares(file, table, "few", numbers=True)["few"]
+    assert line["share"] == pytest.approx(adjusted_r2(X, few[:, None]), abs=1e-12)
+    ages = [f"{value}" if row else "NA" for row, value in enumerate(age)]
+    table = write_table(tmp_path / "u.csv", age=ages, sex=sex)
+    row = shares(file, table, "age")["age"]
+    assert (row["rows"], row["share"]) == (
+        n - 1,
+        pytest.approx(adjusted_r2(X[1:], age[1:, None]), abs=1e-12),
+    )
+    assert "1 cells, first 'NA' of age, are read as no value" in capsys.readouterr().err
+    with fails_with("expected an interaction of categories, got the numbers of age", UsageError):
+        shares(file, table, "age*sex")
+
+
+def test_one_random_number_in_twenty_exceeds_its_null():
+    generator, above = np.random.default_rng(0), []
+    for _ in range(400):
+        X = generator.standard_normal((200, 8)) * [3, 2, 1, 1, 1, 0.5, 0.5, 0.5]
+        model = regression(X, generator.standard_t(5, 200))
+        none, number = model.explained([]), model.explained(["a"])
+        above.append(model.share(none, number) > model.null95(none, number))
+    assert 0.025 < np.mean(above) < 0.085
+
+
+def test_equal_numbers_explain_nothing_in_spite_of_rounding():
+    model = regression(np.random.default_rng(0).standard_normal((37, 4)), np.full(37, 0.1))
+    assert model.count_values("a") == 1
+    assert np.isnan(model.share(model.explained([]), model.explained(["a"])))

@@ -15,6 +15,10 @@ NOT_THERE = "not shown to be there"
 NEEDED = ("chance", "probe", "probe_low", "gain", "gain_low", "gain_high", "reach")
 GROUPS = (REACHED, NOT_REACHED, WITHOUT_TRAINING, NOT_THERE)
 
+# What the groups are called if the words are a generative model's own answers
+SAID = {REACHED: "held and said", NOT_REACHED: "held, but not said"}
+BANDS = (REACHED, SAID[REACHED], NOT_REACHED, SAID[NOT_REACHED], WITHOUT_TRAINING, NOT_THERE)
+
 
 def group_of(row: Mapping[str, Any]) -> str:
     """Return the group of an attribute, or "" if the row does not decide it."""

@@ -4,8 +4,9 @@ By default, all numbers are mean recalls per value. Chance is therefore 1 / K fo
 their frequencies. The values are those that occur in both the fitted and the scored rows. Rows with
 other values are left out.
 
-- `zeroshot` predicts the value with the most similar words. Nothing is fitted.
-- `names` is a probe on the cosines with those words.
+- `zeroshot` predicts the value with the most similar words. Nothing is fitted. For a generative
+  model, it is the value that the model says: the answer with the highest next-token logit.
+- `names` is a probe on the cosines (or dot products) with those words.
 - `random` is the same probe on as many random directions.
 - `probe` is the probe on the whole embedding.
 - `control` is that probe on the embedding of an untrained control.
@@ -14,12 +15,13 @@ The probe is a logistic regression on standardised columns, with all values weig
 gives a lower bound of what the embedding encodes. Its recall grows with the number of rows to fit
 on.
 
-With other metrics (`score_metrics.METRICS`), labels of 0 and 1 are ranked by the cosine with the
-words for 1, and by the probe's score. Numbers are predicted by a ridge regression.
+With other metrics (`score_metrics.METRICS`), labels of 0 and 1 are ranked by the similarity with
+the words for 1, and by the probe's score. Numbers are predicted by a ridge regression.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Sequence
@@ -34,14 +36,15 @@ from clipkit.analysis import probes, results, similarity, zeroshot
 from clipkit.analysis.attribute_groups import ABOVE_CHANCE
 from clipkit.analysis.held_out import EVAL_SPLIT, FIT_SPLIT, SplitRows, choose_rows, find_shared
 from clipkit.analysis.results import Row
-from clipkit.analysis.score_metrics import METRICS, RECALL, ridge
+from clipkit.analysis.score_metrics import METRICS, RANKED, RECALL, ridge
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, check_positive, shorten, unknown
 from clipkit.features import compatibility
 from clipkit.features.annotations import CLASS, Annotations, Attribute, read_annotations
 from clipkit.features.compatibility import check_control
 from clipkit.features.history import prompts_entry
-from clipkit.features.model import FeatureFile, Float32, Int64
+from clipkit.features.model import FeatureFile, Float32, Floats, Int64, Split
+from clipkit.features.validation import MAX_CLASSES
 
 MAX_VALUES = 5000  # of an attribute
 OF_OTHER_IMAGES = (
@@ -53,6 +56,7 @@ NAMED = 3  # attributes that a warning names
 NULLS = 50  # fits on permuted numbers
 # Pairs of values of which the second is the positive one
 LABELS = (["0", "1"], ["-1", "1"], ["false", "true"], ["no", "yes"])
+POSITIVE = [positive for _, positive in LABELS]
 DOUBLED_ARTICLE = re.compile(r"\b(an?|the) (an?|the) ", re.IGNORECASE)
 
 
@@ -63,7 +67,33 @@ class Words(NamedTuple):
     values: Int64
 
 
+Shared = probes.SharedRows | None
 Predicted = NDArray[Any]  # of the scored rows (n,): values or scores
+
+
+class _Embeddings:
+    """The embeddings that a file has of the rows to fit on and to score, for several attributes.
+
+    `X` and `X_scored` are theirs, and `shared` is what probes on them share.
+    """
+
+    def __init__(self, file: FeatureFile, fit: SplitRows, scored: SplitRows) -> None:
+        self.file, self.fit, self.scored = file, fit, scored
+        self.X, self.X_scored = fit.embeddings(file), scored.embeddings(file)
+        self.shared = probes.SharedRows()
+
+    @functools.cached_property
+    def comparable(self) -> tuple[Floats, Floats]:
+        """`X` and `X_scored` as rows whose products with directions are similarities."""
+        fitted = similarity.comparable(self.X, self.file)
+        return fitted, similarity.comparable(self.X_scored, self.file)
+
+    def select(self, fit: SplitRows, scored: SplitRows) -> _Embeddings:
+        """Return the embeddings of some rows: these again, if the rows are the same."""
+        pairs = (self.fit.numbers, fit.numbers), (self.scored.numbers, scored.numbers)
+        if all(np.array_equal(*pair) for pair in pairs):
+            return self
+        return _Embeddings(self.file, fit, scored)
 
 
 class _Settings(NamedTuple):
@@ -99,10 +129,10 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
         attribute `class` may also have the names of the images' classes.
     table, columns : optional
         As in `annotations.read_annotations`.
-    metric : {"recall", "auroc", "ap", "r2", "spearman"}
+    metric : {"recall", "auroc", "ap", "r2", "mae", "spearman", "kendalltau"}
         What the numbers are. `auroc` and `ap` (average precision) are for columns of 0 and 1, such
-        as several labels of an image, `r2` and `spearman` for columns of numbers. Other columns are
-        left out. The words for the label `x`, or for a number that is large, have the class ``x``
+        as several labels of an image, the others for columns of numbers. Other columns are left
+        out. The words for the label `x`, or for a number that is large, have the class ``x``
         or, for labels, ``x: 1``.
     random, C
         Number of sets of random directions, and inverse strength of the probe's regularisation.
@@ -123,7 +153,9 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
         Values count if they occur in both the fitted and the scored rows; with fewer than two of
         them, nothing is measured. Runs of other metrics have the column `metric`; of labels also
         `positives`, the number of scored rows with 1; of numbers `null95`, the 95 % quantile of the
-        metric for probes that are fitted on permuted numbers.
+        metric for probes that are fitted on permuted numbers. An error (`mae`) has no `chance`, but
+        `null` and `null5`, the mean and the 5 % quantile for such probes, and `gain` is by how much
+        the probe's error is smaller than the control's.
     """
     if random < 0:
         raise UsageError(f"random: expected at least 0, got {random}")
@@ -135,23 +167,27 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
     annotations = _read(images, table, columns, metric)
     kind = KINDS[metric]
     fit, scored = choose_rows(images, fit_split, eval_split, seed)
-    caveats = _find_shared_images(images, fit, scored)
+    own = _Embeddings(images, fit, scored)
+    caveats = find_shared("fitted", scored.split, own.X, own.X_scored)
     untested = {} if results.is_testable(caveats) else dict.fromkeys(OF_OTHER_IMAGES, math.nan)
     for control in controls:
         check_control(control, images, [fit.split, scored.split])
-    rows = []
+    embeddings = [own, *[_Embeddings(control, fit, scored) for control in controls]]
+    rows, ranks = [], []
     problems: dict[str, list[str]] = {}
     without_words = []
     with console.progress("probing attributes", "attributes") as report_progress:
         for number, attribute in enumerate(annotations.attributes):
-            measured = kind(images, attribute, fit, scored, _Settings(metric, C, seed))
+            measured = kind(embeddings, attribute, fit, scored, _Settings(metric, C, seed))
+            embeddings = measured.embeddings
             attribute_words = None if words is None else measured.find_words(words)
             if attribute_words is None:
                 without_words.append(attribute.name)
             for problem in measured.problems():
                 problems.setdefault(problem, []).append(attribute.name)
-            row = measured.row(attribute_words, controls, random)
+            row = measured.row(attribute_words, random)
             rows.append({name: untested.get(name, value) for name, value in row.items()})
+            ranks.append(measured.ranks(scored))
             report_progress(number + 1, len(annotations.attributes))
     _note_means(rows, metric)
     few = problems.pop(results.FEW_SCORED, [])
@@ -180,16 +216,19 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
         caveats=caveats or None,
         inputs=inputs,
     )
-    return results.make_result(history, rows)
+    result = results.make_result(history, rows)
+    result.splits = _keep(ranks, images, scored, metric)
+    return result
 
 
-def _find_shared_images(images: FeatureFile, fit: SplitRows, scored: SplitRows) -> list[Row]:
-    """Warn of scored images that are fitted, too."""
-    if fit is scored:
-        count = len(scored.numbers)
-        return results.find_caveats("fitted", scored.split, count, count)
-    X, X_scored = fit.embeddings(images), scored.embeddings(images)
-    return find_shared("fitted", scored.split, X, X_scored)
+def _keep(
+    ranks: Sequence[Int64], images: FeatureFile, scored: SplitRows, metric: str
+) -> dict[str, Split]:
+    """Return the ranks (3, N) of attributes for `clipkit compare`, if the metric is of ranks."""
+    if metric not in RANKED or len(scored.numbers) >= MAX_CLASSES:
+        return {}
+    ids = [images.splits[scored.split].ids[row] for row in scored.numbers.tolist()]
+    return {scored.split: Split(ids=ids, predicted=np.vstack(ranks))}
 
 
 def _read(
@@ -200,7 +239,8 @@ def _read(
         raise unknown("metric", metric, KINDS)
     if metric != RECALL and table is None:
         raise UsageError(f"metric: expected --table for {metric}, got none")
-    annotations = read_annotations(images, table, columns, numbers=KINDS[metric] is _Number)
+    numbers: Any = "alone" if KINDS[metric] is _Number else ""
+    annotations = read_annotations(images, table, columns, numbers=numbers)
     if metric == RECALL:
         _check_counts(annotations.attributes)
     if KINDS[metric] is not _Label:
@@ -211,15 +251,16 @@ def _read(
             labels.append(_ordered(attribute))
         elif columns or attribute.name != CLASS:  # nobody asked for the classes
             others.append(attribute)
-    if others and (columns or not labels):
-        got = ", ".join(repr(shorten(value, 40)) for value in others[0].values[:NAMED])
-        raise ClipkitError(
-            f"{table}: expected 0 and 1 in {others[0].name}, got {got}",
-            "--metric recall measures categories, and r2 and spearman measure numbers",
-        )
     if others:
+        first = others[0]
+        got = ", ".join(repr(shorten(value, 40)) for value in first.values[:NAMED])
+        if columns or not labels:
+            raise ClipkitError(
+                f"{table}: expected 0 and 1 in {first.name}, got {got}",
+                "--metric recall measures categories, and r2, mae, spearman and kendalltau numbers",
+            )
         names = results.join_names([attribute.name for attribute in others])
-        console.note(f"{table}: left out {names}, which are not 0 and 1")
+        console.note(f"{table}: left out {names}: expected 0 and 1, got {got} in {first.name}")
     return replace(annotations, attributes=labels)
 
 
@@ -312,7 +353,7 @@ def _words_of(words: FeatureFile, classes: Sequence[int]) -> Words:
     index = np.asarray(words.class_index)
     prompts = np.flatnonzero(np.isin(index, classes))
     features = np.asarray(words.features)[prompts]
-    directions = similarity.normalize(features, words.display_name).astype(np.float32)
+    directions = np.asarray(similarity.comparable(features, words, words.display_name), np.float32)
     value_of_class = np.zeros(max(classes) + 1, np.int64)
     value_of_class[classes] = np.arange(len(classes))
     return Words(directions, value_of_class[index[prompts]])
@@ -325,7 +366,7 @@ class _Attribute:
 
     def __init__(
         self,
-        images: FeatureFile,
+        embeddings: Sequence[_Embeddings],
         attribute: Attribute,
         fit: SplitRows,
         scored: SplitRows,
@@ -342,11 +383,16 @@ class _Attribute:
         self.y = self.fit.codes(attribute)
         self.labels = self.scored.codes(attribute)
         self.truth: NDArray[Any] = self.labels  # what scores are compared with
-        self.X, self.X_scored = self._embeddings(images)
-        self.unit, self.unit_scored = map(similarity.normalize, (self.X, self.X_scored))
+        self.embeddings = [one.select(self.fit, self.scored) for one in embeddings]
+        self.X, self.X_scored = self.embeddings[0].X, self.embeddings[0].X_scored
         self.values = len(self.occurring)
-        self.counts: Row = {}
+        self.counts = self._count(scored)
         self.directions = self.values  # random ones, where words do not tell their number
+        self.scores: list[Predicted | None] = [None, None]  # by words and by the probe
+
+    def _count(self, scored: SplitRows) -> Row:
+        """Return columns that count scored rows, those with values that are left out included."""
+        return {}
 
     def _choose_values(self, fitted: Int64, scored: Int64) -> Int64:
         """Return those of the values of the fitted and of the scored rows that count."""
@@ -372,7 +418,7 @@ class _Attribute:
         values = np.searchsorted(self.occurring, found.values[chosen])
         return Words(found.directions[chosen], values)
 
-    def row(self, words: Words | None, controls: Sequence[FeatureFile], random: int) -> Row:
+    def row(self, words: Words | None, random: int) -> Row:
         """Return the run of the attribute."""
         row: Row = {"attribute": self.attribute.name, "values": self.values}
         row["rows"] = len(self.labels)
@@ -390,8 +436,10 @@ class _Attribute:
             draw_seed = (self.settings.seed + number) % 2**32
             directions = similarity.random_directions(count, self.X.shape[1], draw_seed)
             draws.append(self._score(self._on_directions(directions.astype(np.float32))))
-        predicted = self._probe(self.X, self.X_scored)
-        of_controls = [self._probe(*self._embeddings(file)) for file in controls]
+        predicted, *of_controls = [
+            self._probe(one.X, one.X_scored, one.shared) for one in self.embeddings
+        ]
+        self.scores = [zero, predicted]
         row |= self._with_interval("zeroshot", zero)
         row["names"] = names
         row |= _with_range("random", draws)
@@ -400,6 +448,18 @@ class _Attribute:
         row |= self._reach(row, zero, predicted)
         gains = [self._gain(predicted, of_control) for of_control in of_controls]
         return row | min(gains, key=itemgetter("gain_low"), default={})
+
+    def ranks(self, scored: SplitRows) -> Int64:
+        """Rank the truth and the scores by words and by the probe (3, N), from 1 for the lowest.
+
+        Equal values have equal ranks. 0 marks rows without a value, and what was not measured.
+        """
+        ranks = np.zeros((3, len(scored.numbers)), np.int64)
+        places = np.searchsorted(scored.numbers, self.scored.numbers)
+        for of_values, values in zip(ranks, [self.truth, *self.scores], strict=True):
+            if values is not None and self.values > 1:
+                of_values[places] = np.unique(values, return_inverse=True)[1] + 1
+        return ranks
 
     def _reach(self, row: Row, zeroshot: Predicted | None, probe: Predicted | None) -> Row:
         """Return the reach with its interval, by the delta method for a ratio."""
@@ -418,6 +478,7 @@ class _Attribute:
             return self._with_limits("gain", math.nan, math.nan)
         of_both = self.metric.covariance(self.truth, [probe, control])
         gain = self._score(probe) - self._score(control)
+        gain = -gain if self.metric.is_error else gain
         return self._with_limits("gain", gain, of_both.trace() - 2 * of_both[0, 1])
 
     def _with_limits(self, name: str, value: float, variance: float) -> Row:
@@ -425,26 +486,29 @@ class _Attribute:
         half = self.metric.quantile(self.truth) * math.sqrt(max(0.0, variance))
         return {name: value, f"{name}_low": value - half, f"{name}_high": value + half}
 
-    def _embeddings(self, file: FeatureFile) -> tuple[Float32, Float32]:
-        return self.fit.embeddings(file), self.scored.embeddings(file)
+    def _similarities(self, directions: Float32) -> list[Float32]:
+        """Return the similarities of the rows to fit on and to score with directions (P, D)."""
+        fitted, scored = self.embeddings[0].comparable
+        return [np.asarray(rows @ directions.T, np.float32) for rows in (fitted, scored)]
 
     def _zeroshot(self, words: Words) -> Predicted | None:
-        cosines = _cosines(self.unit_scored, words.directions)
+        cosines = self._similarities(words.directions)[1]
         scores = zeroshot.class_scores(cosines, words.values, self.values)
         return np.asarray(self.occurring[scores.argmax(axis=1)])
 
     def _on_directions(self, directions: Float32) -> Predicted | None:
-        return self._probe(_cosines(self.unit, directions), _cosines(self.unit_scored, directions))
+        X, X_scored = self._similarities(directions)
+        return self._probe(X, X_scored)
 
-    def _probe(self, X: Float32, X_scored: Float32) -> Predicted | None:
+    def _probe(self, X: Float32, X_scored: Float32, shared: Shared = None) -> Predicted | None:
         """Fit the probe and return its predictions, or None if there is nothing to learn."""
-        return self._predict(X, X_scored) if self.values > 1 else None
+        return self._predict(X, X_scored, shared) if self.values > 1 else None
 
-    def _predict(self, X: Float32, X_scored: Float32) -> Predicted:
-        return self._fit(X, X_scored).predicted
+    def _predict(self, X: Float32, X_scored: Float32, shared: Shared) -> Predicted:
+        return self._fit(X, X_scored, shared).predicted
 
-    def _fit(self, X: Float32, X_scored: Float32, keep: bool = False) -> probes.Run:
-        options: Any = {"standardize": True, "balanced": True, "keep": keep}
+    def _fit(self, X: Float32, X_scored: Float32, shared: Shared, keep: bool = False) -> probes.Run:
+        options: Any = {"standardize": True, "balanced": True, "keep": keep, "shared": shared}
         (run,) = probes.sweep(
             X, self.y, X_scored, classifier="logreg", C=[self.settings.C], **options
         )
@@ -469,7 +533,11 @@ class _Label(_Attribute):
         super().__init__(*arguments)
         self.directions = 1
         self.truth = np.asarray(self.labels == len(self.attribute.values) - 1, np.float64)
-        self.counts = {"positives": int(self.truth.sum()) if self.values > 1 else 0}
+
+    def _count(self, scored: SplitRows) -> Row:
+        is_positive = [value.lower() in POSITIVE for value in self.attribute.values]
+        of_scored = np.append(is_positive, False)[scored.codes(self.attribute)]  # -1 is no value
+        return {"positives": int(of_scored.sum())}
 
     def find_words(self, words: FeatureFile) -> Words | None:
         """Return the words for the label 1, or for large numbers."""
@@ -480,11 +548,14 @@ class _Label(_Attribute):
         return None
 
     def _zeroshot(self, words: Words) -> Predicted | None:
-        cosines = _cosines(self.unit_scored, words.directions)
+        cosines = self._similarities(words.directions)[1]
         return np.asarray(cosines.max(axis=1), np.float64)
 
-    def _predict(self, X: Float32, X_scored: Float32) -> Predicted:
-        fitted = self._fit(X, X_scored, keep=True).fitted
+    def _predict(self, X: Float32, X_scored: Float32, shared: Shared) -> Predicted:
+        if X.shape[1] == 1:  # the weight has the sign of the difference of the means
+            is_falling = X[self.y == 1].mean() < X[self.y == 0].mean()
+            return np.asarray(-X_scored[:, 0] if is_falling else X_scored[:, 0], np.float64)
+        fitted = self._fit(X, X_scored, shared, keep=True).fitted
         assert fitted is not None  # it is kept
         scores = fitted.scores(X_scored)
         return np.asarray(scores[:, 1] - scores[:, 0], np.float64)
@@ -497,10 +568,12 @@ class _Number(_Label):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        numbers = np.array([float(value.replace(",", ".")) for value in self.attribute.values])
+        numbers = self.attribute.numbers()
         self.fitted_numbers, self.truth = numbers[self.y], numbers[self.labels]
-        self.counts = {}
         self.values = min(len(np.unique(self.y)), len(np.unique(self.labels)))
+
+    def _count(self, scored: SplitRows) -> Row:
+        return {}
 
     def _choose_values(self, fitted: Int64, scored: Int64) -> Int64:
         return np.union1d(fitted, scored)
@@ -510,22 +583,25 @@ class _Number(_Label):
         few = "fewer than two different numbers are fitted or scored: nothing is measured"
         return [few] if self.values < 2 else []
 
-    def row(self, words: Words | None, controls: Sequence[FeatureFile], random: int) -> Row:
+    def row(self, words: Words | None, random: int) -> Row:
         """Return the run of the attribute, with the null of its probe."""
-        row = super().row(words, controls, random) | {"null95": math.nan}
+        row = super().row(words, random)
+        scores = [math.nan]
         if self.values > 1:
             generator = np.random.default_rng(self.settings.seed)
             permuted = [generator.permutation(self.fitted_numbers) for _ in range(NULLS)]
             predicted = ridge(self.X, np.stack(permuted, axis=1), self.X_scored)
-            row["null95"] = float(np.quantile(list(map(self._score, predicted.T)), 0.95))
-        return row
+            scores = list(map(self._score, predicted.T))
+        if self.metric.is_error:
+            return row | {"null": float(np.mean(scores)), "null5": float(np.quantile(scores, 0.05))}
+        return row | {"null95": float(np.quantile(scores, 0.95))}
 
     def _zeroshot(self, words: Words) -> Predicted | None:
-        if self.settings.metric == "r2":  # cosines are no numbers of this kind; see `names`
+        if self.settings.metric in ("r2", "mae"):  # cosines are no such numbers; see `names`
             return None
         return super()._zeroshot(words)
 
-    def _predict(self, X: Float32, X_scored: Float32) -> Predicted:
+    def _predict(self, X: Float32, X_scored: Float32, shared: Shared) -> Predicted:
         return ridge(X, self.fitted_numbers[:, None], X_scored)[:, 0]
 
 
@@ -533,13 +609,8 @@ KINDS: dict[str, type[_Attribute]] = {
     RECALL: _Attribute,
     "auroc": _Label,
     "ap": _Label,
-    "r2": _Number,
-    "spearman": _Number,
+    **dict.fromkeys(("r2", "mae", "spearman", "kendalltau"), _Number),
 }
-
-
-def _cosines(unit: Any, directions: Float32) -> Float32:
-    return np.asarray(unit @ directions.T, np.float32)
 
 
 def _with_range(name: str, values: Sequence[float]) -> Row:

@@ -237,7 +237,8 @@ def calibrate(
         them. If every row has a class that no other row has, as in pairs of an image and its text,
         hold out rows regardless of class.
     bins : int
-        Number of bins of the calibration error. They have equal numbers of rows.
+        Number of bins of the calibration error. They have equal numbers of rows or, for
+        `ece_equal_width`, equal widths.
     seed : int
         Random seed of the held-out rows and of the calibration error (see `metrics.reliability`).
 
@@ -246,10 +247,10 @@ def calibrate(
     FeatureFile
         A result with a run per temperature, the fitted one last: `temperature`, `fitted`, `low`
         and `high` (see `fit_temperature`), `eval_split`, `acc1`, `mean_confidence`, `nll` (nats),
-        `information` (the entropy of the scored labels - NLL), `brier`, `ece`, `ece_null` and
-        `ece_null95`. `information` is the V-information of Xu et al. (2020), with the labels'
-        frequencies as the prediction without an image. It is negative if the softmax is worse than
-        these, as a uniform softmax is where classes are unequally frequent.
+        `information` (the entropy of the scored labels - NLL), `brier`, `ece`, `ece_null`,
+        `ece_null95` and `ece_equal_width`. `information` is the V-information of Xu et al. (2020),
+        with the labels' frequencies as the prediction without an image. It is negative if the
+        softmax is worse than these, as a uniform softmax is where classes are unequally frequent.
 
     Raises
     ------
@@ -355,4 +356,5 @@ def _row(scores: ClassScores, tau: float, bins: int, seed: int) -> dict[str, Any
         "ece": error.ece,
         "ece_null": error.ece_null,
         "ece_null95": error.ece_null95,
+        "ece_equal_width": error.ece_equal_width,
     }

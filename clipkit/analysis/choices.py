@@ -180,6 +180,7 @@ def _vectors(
     The last text of an item also stands for those that it lacks.
     """
     compatibility.common_logit_scale(images, texts)
+    similarity.refuse_dot_product(images, "to choose by", similarity.ONE_TOKEN_HINT)
     compatibility.check_widths(images, texts)
     row_of = {text: row for row, text in enumerate(texts.texts or [])}
     missing = [text for text in items.texts() if text not in row_of]

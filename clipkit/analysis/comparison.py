@@ -58,11 +58,9 @@ class PairedResults:
     first: FeatureFile  # the first result, with only the matched rows
     right: Bools  # (F, N): whether each result predicts the class of each image
     runs: list[str]  # the settings of each run, and how it was chosen among several
-    models: list[str]
-    prompts: list[str]  # "" for a result without prompts
+    entry: dict[str, Any]  # what a history records of the results; see `describe_pairing`
     inputs: dict[str, str]  # digests
     common: bool  # whether images that a result lacks may be left out
-    same_rows: bool  # whether row numbers of different imports may be matched
     images: str  # what rows of equal ids are: SAME_IMAGES or SAME_IDS
     caveats: list[list[Caveat]]  # see `results.caveats`
     clusters: Int64 | None  # (N,) of rows that depend on each other
@@ -134,7 +132,6 @@ def pair(
         _check_labels(results[0], result, (split, splits[number]), (orders[0], order))
         described.append(_describe_run(result, splits[number], run))
         inputs[f"b{number}" if number else "a"] = result.digest
-    sources = list(map(provenance, results))
     first = FeatureFile(
         "result",
         results[0].history,
@@ -158,16 +155,30 @@ def pair(
         first,
         np.stack(right),
         described,
-        [source.model or "no model" for source in sources],
-        [source.prompts for source in sources],
+        describe_pairing(results, splits, common=common, same_rows=same_rows),
         inputs,
         common,
-        same_rows,
         SAME_IDS if has_same_ids else SAME_IMAGES,
         [caveats(result, name) for result, name in zip(results, splits, strict=True)],
         clusters,
         cluster_entry,
     )
+
+
+def describe_pairing(
+    results: Sequence[FeatureFile], splits: Sequence[str], *, common: bool, same_rows: bool
+) -> dict[str, Any]:
+    """Return what a history records of compared results, and of how their rows were matched."""
+    sources = list(map(provenance, results))
+    prompts = [source.prompts for source in sources]  # "" for a result without prompts
+    return {
+        "models": [source.model or "no model" for source in sources],
+        "prompts": prompts if any(prompts) else None,
+        "split": splits[0],
+        "splits": list(splits) if len(set(splits)) > 1 else None,
+        "common": common or None,  # images that a result lacks may be left out
+        "same_rows": same_rows or None,  # row numbers of different imports may be matched
+    }
 
 
 def same_split(result: FeatureFile, first: FeatureFile, split: str, same_rows: bool) -> str:
@@ -377,19 +388,12 @@ def compare(
     elif groups is not None:
         attribute, class_groups = _read_class_groups(paired, groups)
         inputs["groups"] = groups_digest(class_groups)
-    named_caveats = _name_caveats(paired)
-    for caveat in named_caveats:
-        console.warn(describe_caveat(caveat))
+    named_caveats = warn_of_caveats(paired.names, paired.caveats)
     history = paired.first.extended_history(
         "compare",
         names=paired.names,
-        models=paired.models,
-        prompts=paired.prompts if any(paired.prompts) else None,
+        **paired.entry,
         runs=paired.runs,
-        split=paired.split,
-        splits=paired.splits if len(set(paired.splits)) > 1 else None,
-        common=paired.common or None,
-        same_rows=paired.same_rows or None,
         **recorded,
         column=attribute.name if attribute else None,
         seed=seed,
@@ -408,11 +412,13 @@ def compare(
     return make_result(history, rows)
 
 
-def _name_caveats(paired: PairedResults) -> list[Caveat]:
-    """Return the caveats of all results, each with the name of its result."""
+def warn_of_caveats(names: Sequence[str], caveats: Sequence[Sequence[Caveat]]) -> list[Caveat]:
+    """Warn of the caveats of all results; return each with the name of its result."""
     named: list[Caveat] = []
-    for name, of_result in zip(paired.names, paired.caveats, strict=True):
+    for name, of_result in zip(names, caveats, strict=True):
         named += [caveat | {"result": name} for caveat in of_result]
+    for caveat in named:
+        console.warn(describe_caveat(caveat))
     return named
 
 

@@ -73,7 +73,11 @@ def count_by_cluster(
         runs["clusters"][on_split] = clusters.max() + 1
         assert split.predicted is not None
         for run, predicted in zip(on_split, split.predicted, strict=True):
-            for end, limit in metrics.accuracy_interval(split.labels, predicted, clusters).items():
+            limits = metrics.accuracy_interval(split.labels, predicted, clusters)
+            if "coverage" in runs:
+                none = len(result.class_names or []) - 1  # the last class
+                limits |= metrics.answered(split.labels, predicted, none, clusters)
+            for end, limit in limits.items():
                 runs[end][run] = limit
     recorded = {"cluster": attribute.name, "attributes": annotations.source}
     inputs = {**entry.inputs, **annotations.inputs}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -35,6 +36,8 @@ FEATURES = ("logits", "probs")
 # An SVM has a hyperplane for each pair of classes, the others a score for each row and class.
 MAX_SVM_CLASSES, MAX_CLASSES = 2000, MAX_PROBE_CLASSES
 MANY_PAIRS = 2**16  # of classes; they take minutes to hours
+COARSE = 6  # steps between the values of C with which a search of a range begins
+RANGE = re.compile(r"(?P<low>.+?)\.\.(?P<high>.+):(?P<count>[2-9]|[1-9][0-9]{1,3})")
 MAX_KEPT = 2**28  # numbers of the hyperplanes of a kept SVM: 1 GiB
 
 
@@ -57,6 +60,8 @@ class ProbeSpec:
         that a larger one draws.
     repeat : int
         Draws for each number of shots.
+    k : int, optional
+        Neighbours of kNN, 20 by default.
 
     Raises
     ------
@@ -70,6 +75,7 @@ class ProbeSpec:
     seed: int = 42
     shots: Sequence[int] = ()
     repeat: int = 1
+    k: int | None = None
 
     def __post_init__(self) -> None:
         if self.features not in FEATURES:
@@ -147,7 +153,7 @@ def evaluate(  # noqa: PLR0913
     file: FeatureFile,
     spec: ProbeSpec | None = None,
     temperatures: Sequence[float] = (),
-    Cs: Sequence[float] = (1.0,),
+    Cs: Sequence[float] | str = (1.0,),
     fit_split: str = FIT_SPLIT,
     eval_split: str = EVAL_SPLIT,
     val: float | str | None = None,
@@ -163,7 +169,7 @@ def evaluate(  # noqa: PLR0913
     """
     spec = spec or ProbeSpec()
     if per_image is None:
-        count = max(1, len(temperatures)) * len(Cs) * len(spec.draws())
+        count = max(1, len(temperatures)) * len(parse_range(Cs)) * len(spec.draws())
         per_image = _only_predicts(file, count, eval_split, val)
     result = evaluate_grid(
         file, spec, temperatures, Cs, fit_split, eval_split, val, keep or per_image
@@ -202,7 +208,7 @@ def evaluate_grid(  # noqa: PLR0913
     file: FeatureFile,
     spec: ProbeSpec | None = None,
     temperatures: Sequence[float] | None = None,
-    Cs: Sequence[float] = (1.0,),
+    Cs: Sequence[float] | str = (1.0,),
     fit_split: str = FIT_SPLIT,
     eval_split: str = EVAL_SPLIT,
     val: float | str | None = None,
@@ -226,8 +232,10 @@ def evaluate_grid(  # noqa: PLR0913
         A linear SVM by default.
     temperatures : sequence of float, optional
         Of logits: absolute temperatures that divide the cosines; the file's own by default.
-    Cs : sequence of float
-        Inverse strengths of regularisation.
+    Cs : sequence of float, or str
+        Inverse strengths of regularisation, or a range such as ``1e-6..1e6:97`` of 97 numbers with
+        equal ratios. With `val`, a range is searched at each temperature (Radford et al. 2021,
+        appendix A.3): first every 16th number, then half as far from the best so far, and so on.
     fit_split, eval_split : str
     val : float or str, optional
         A fraction of `fit_split` to hold out for validation, or the name of a split.
@@ -240,10 +248,10 @@ def evaluate_grid(  # noqa: PLR0913
     FeatureFile
         A result with one run per temperature and C, temperature by temperature, and then the run of
         the best: `classifier`, `C`, `temperature`, `standardize`, `fit_split`, `eval_split`,
-        `acc1`, `mean_per_class_recall`, for logits also `mean_entropy` and `mean_confidence`, with
-        few shots also `shots` and `draw`; `acc1_low` and `acc1_high`, Wilson's 95 % interval of
-        `acc1` over another draw of the scored rows; and the predictions. Few-shot draws come one
-        by one. Of kind probe if it is kept.
+        `acc1`, `acc5` (of more than 5 classes, not of an SVM), `mean_per_class_recall`, for logits
+        also `mean_entropy` and `mean_confidence`, with few shots also `shots` and `draw`;
+        `acc1_low` and `acc1_high`, Wilson's 95 % interval of `acc1` over another draw of the scored
+        rows; and the predictions. Few-shot draws come one by one. Of kind probe if it is kept.
 
     Raises
     ------
@@ -264,6 +272,8 @@ def evaluate_grid(  # noqa: PLR0913
     if spec.standardize is None:
         spec = replace(spec, standardize=file.kind == "images" and spec.classifier != "knn")
     taus = _choose_temperatures(file, spec, temperatures)
+    history_C = Cs if isinstance(Cs, str) else list(Cs)
+    Cs = parse_range(Cs)
     _check_one_run(spec, len(taus) * len(Cs), val, keep)
     fit_split, val = choose_held_out(file, fit_split, eval_split, val)
     rows = _choose_rows(file, fit_split, eval_split, val, spec.seed)
@@ -272,8 +282,14 @@ def evaluate_grid(  # noqa: PLR0913
     _note_pairs(spec, rows.train)
     grid = Grid(file, spec, taus, Cs)
     runs: list[ScoredRun] = []
+    is_search = isinstance(history_C, str) and val is not None
     for draw in spec.draws():
-        grid_runs = _evaluate(grid, rows.train, rows.scored, draw, keep and val is None)
+        train = _draw_shots(rows.train, draw, spec.seed)
+        if is_search:
+            grid_runs = _search(grid, train, rows.scored, draw)
+            _note_end(Cs, grid_runs)
+        else:
+            grid_runs = _evaluate(grid, train, rows.scored, draw, keep and val is None)
         runs += grid_runs
         last = grid_runs[0]
         if val is not None and (keep or rows.test):
@@ -289,7 +305,9 @@ def evaluate_grid(  # noqa: PLR0913
     history = file.extended_history(
         "probe",
         classifier=spec.classifier,
-        C=list(Cs),
+        C=history_C,
+        k=spec.k,
+        tried=sorted({run.row["C"] for run in runs}) if is_search else None,
         temperature=taus,
         features=spec.features,
         standardize=spec.standardize,
@@ -443,10 +461,8 @@ class ScoredRun(NamedTuple):
 
 
 def _evaluate(grid: Grid, fit: Subset, scored: Subset, draw: Draw, keep: bool) -> list[ScoredRun]:
-    """Fit on a subset, or a few-shot draw of it, and score another, at every temperature and C."""
+    """Fit on a subset, which is a `draw`, and score another, at every temperature and C."""
     file, spec = grid.file, grid.spec
-    if draw.shots is not None:
-        fit = _draw_shots(fit, draw, spec.seed)
     _check_class_count(file, spec, fit)
     if keep:
         _check_kept_size(file, spec, fit)
@@ -461,9 +477,11 @@ def _evaluate(grid: Grid, fit: Subset, scored: Subset, draw: Draw, keep: bool) -
             "standardize": spec.standardize,
             "fit_split": fit.name,
             "eval_split": scored.name,
-            **metrics.accuracies(scored.rows.labels, run.predicted),
+            **metrics.accuracies(scored.rows.labels, run.best),
         }
         row |= entropy_columns.get(tau, {})
+        if spec.k is not None:
+            row["k"] = spec.k
         if draw.shots is not None:
             row |= {"shots": draw.shots, "draw": draw.number}
         row |= metrics.accuracy_interval(scored.rows.labels, run.predicted)
@@ -476,15 +494,61 @@ def _evaluate(grid: Grid, fit: Subset, scored: Subset, draw: Draw, keep: bool) -
     return results
 
 
+def parse_range(Cs: Sequence[float] | str) -> list[float]:
+    """Return the numbers of a range such as ``1e-6..1e6:97``; a list stays.
+
+    >>> parse_range("0.01..100:5")
+    [0.01, 0.1, 1.0, 10.0, 100.0]
+    """
+    if not isinstance(Cs, str):
+        return list(Cs)
+    match = RANGE.fullmatch(Cs)
+    if match is None:
+        raise UsageError(f"C: expected a range such as 1e-6..1e6:97, got {Cs!r}")
+    low, high = check_positive("C", match["low"]), check_positive("C", match["high"])
+    return sorted(float(f"{C:.8g}") for C in np.geomspace(low, high, int(match["count"])))
+
+
+def _search(grid: Grid, fit: Subset, scored: Subset, draw: Draw) -> list[ScoredRun]:
+    """Score some values of C at each temperature: few at first, then those beside the best."""
+    runs: list[ScoredRun] = []
+    last = len(grid.Cs) - 1
+    for tau in grid.taus:
+        step = 2 ** int(math.log2(max(1, last / COARSE)))
+        places = {*range(0, last, step), last}
+        found: dict[int, ScoredRun] = {}
+        while step:
+            new = sorted(places - found.keys())
+            part = replace(grid, taus=[tau], Cs=[grid.Cs[place] for place in new])
+            if new:
+                found |= zip(new, _evaluate(part, fit, scored, draw, keep=False), strict=True)
+            accuracies = {place: found[place].row["acc1"] for place in sorted(found)}
+            best = max(accuracies, key=accuracies.__getitem__)  # of equals, the first
+            step //= 2
+            places = {best - step, best + step} & set(range(last + 1))
+        runs += [found[place] for place in sorted(found)]
+    return runs
+
+
+def _note_end(Cs: Sequence[float], runs: Sequence[ScoredRun]) -> None:
+    """Note if the best of searched runs, the first of equals, has the first or the last C."""
+    best = max(runs, key=lambda run: run.row["acc1"]).row
+    if best["C"] in (Cs[0], Cs[-1]):
+        where = f"{best['fit_split']}: the best C, {best['C']:g}, is an end of the range"
+        console.note(f"{where}: a wider one may have a better C")
+
+
 def _refit_best(
     grid: Grid, runs: Sequence[ScoredRun], rows: Rows, draw: Draw, keep: bool
 ) -> ScoredRun:
     """Fit the most accurate run (the first of equals) again on all rows, and score it on others."""
     best = int(np.argmax([run.row["acc1"] for run in runs]))
-    tau, C = grid.settings()[best]
+    tau, C = runs[best].row["temperature"], runs[best].row["C"]
+    fit = _draw_shots(rows.fit, draw, grid.spec.seed)
+    Cs = grid.Cs if math.isnan(C) else [C]
     # without others, the probe is only kept, but a fit predicts one row at least
     test = rows.test or Subset(rows.fit.name, rows.fit.rows.take([0]))
-    (refitted,) = _evaluate(replace(grid, taus=[tau], Cs=[C]), rows.fit, test, draw, keep)
+    (refitted,) = _evaluate(replace(grid, taus=[tau], Cs=Cs), fit, test, draw, keep)
     return refitted
 
 
@@ -507,7 +571,10 @@ def _predictions(runs: Sequence[ScoredRun], subset: Subset) -> Split:
 
 
 def _draw_shots(fit: Subset, draw: Draw, seed: int) -> Subset:
-    shots = draw.shots or 0
+    """Return a few-shot draw of a subset, or the subset if the draw is of all rows."""
+    if draw.shots is None:
+        return fit
+    shots = draw.shots
     drawn = few_shot(fit.labels, shots, (seed + draw.number) % 2**32)
     counts = np.unique(fit.labels, return_counts=True)[1]
     small = int((counts < shots).sum())
@@ -571,6 +638,7 @@ def _fit_and_predict(grid: Grid, fit: Subset, scored: Subset, keep: bool) -> lis
             C=grid.Cs,
             standardize=bool(spec.standardize),
             seed=spec.seed,
+            k=spec.k,
             keep=keep,
             progress=progress,
         )

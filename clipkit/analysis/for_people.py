@@ -22,44 +22,49 @@ Rows = Sequence[Mapping[str, Any]]
 
 def rows_for_people(result: FeatureFile) -> Rows:
     """Return the runs, formatted for reading if the command that made them is one of FORMATTERS."""
-    rows = result.rows()
-    rows = [_with_chance(result, row) for row in rows]
+    rows = rows_with_chance(result)
     needed, formatter = FORMATTERS.get(newest_entry(result)["command"], ("", list))
     # another program's columns are shown as they are
     return formatter(rows) if rows and needed in rows[0] else rows
 
 
-def _with_chance(result: FeatureFile, row: Row) -> Row:
-    """Put the share of the most frequent class beside an accuracy."""
-    split = result.splits.get(str(row.get("eval_split", row.get("split"))))
-    if "acc1" not in row or split is None or split.labels is None:
-        return row
-    names = list(row)
+def rows_with_chance(result: FeatureFile) -> list[Row]:
+    """Return the runs with the share of the most frequent class, if known, beside an accuracy."""
+    rows, names = result.rows(), list(result.runs)
+    chances = {name: chance(split.labels) for name, split in result.splits.items()}
+    if "acc1" not in names or all(map(math.isnan, chances.values())):
+        return rows
     names.insert(names.index("acc1") + 1, "chance")
-    with_chance = row | {"chance": chance(split.labels)}
-    return {name: with_chance[name] for name in names}
+    for row in rows:
+        row["chance"] = chances.get(str(row.get("eval_split", row.get("split"))), math.nan)
+    return [{name: row[name] for name in names} for row in rows]
 
 
 def _calibration_rows(rows: Rows) -> list[Row]:
     """Format the rows of `calibrate` for 80 columns; the fitted temperature has an interval."""
     formatted = []
+    left_out = ("fitted", "low", "high", "information", "ece_null", "ece_equal_width")
     for row in rows:
         temperature = _cell(row, "temperature", ".4g", scale=1, limits=("low", "high"))
-        hidden = dict.fromkeys(("fitted", "low", "high", "information", "ece_null"))
+        hidden = dict.fromkeys(left_out)
         formatted.append({**row, **hidden, "temperature": temperature})
     return formatted
 
 
 def attribute_rows(rows: Rows) -> list[Row]:
-    """Format the rows of `attributes`: percent, with their intervals and ranges."""
+    """Format the rows of `attributes`: percent or, of errors, numbers; intervals and ranges."""
     formatted = []
+    unit, form, scale = " %", ".1f", 100
+    if "null5" in rows[0]:  # errors
+        unit, form, scale = "", ".4g", 1
     names = [
         name for name in ("attribute", "metric", "values", "positives", "rows") if name in rows[0]
     ]
     for row in rows:
         cells: Row = {name: row[name] for name in names}
-        for name in ("chance", "zeroshot", "names", "random", "probe", "control"):
-            cells[f"{name} %"] = _cell(row, name, ".1f")
+        for name in ("chance", "null", "zeroshot", "names", "random", "probe", "control"):
+            if name in row:
+                cells[name + unit] = _cell(row, name, form, scale=scale)
         cells["reach"] = _cell(row, "reach", ".2f", scale=1)
         formatted.append(cells)
     return formatted

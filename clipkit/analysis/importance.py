@@ -25,7 +25,6 @@ from clipkit.features.model import FeatureFile, Int64
 
 REPEAT, MAX_REPEAT = 5, 1000
 SEED = 42
-UNITS = {"logits": "cosine", "probs": "probability"}
 
 
 def prompt_importance(
@@ -214,7 +213,7 @@ def largest_weights(probe: FeatureFile, count: int = 5) -> FeatureFile:
     """List the `count` prompts with the largest weights for each class, of either sign.
 
     The probe must be linear and fitted on logits. The result has runs `class`, `prompt`, `weight`
-    and `unit`. The weight is what a unit of the prompt's cosine (or probability) adds to the
+    and `unit`. The weight is what a unit of the prompt's similarity (or probability) adds to the
     class's score: of logreg its logit, of svm the mean of its margins against all other classes.
     The unit is a standard deviation of the fitted images, if the probe standardises.
     """
@@ -222,7 +221,9 @@ def largest_weights(probe: FeatureFile, count: int = 5) -> FeatureFile:
     fitted = probes.FittedProbe.from_arrays(probe.fitted)
     weights = np.asarray(fitted.weights(), np.float64)  # (n, K)
     texts = probe.texts or []
-    unit = "deviation" if fitted.standardized else UNITS[fitted.input]
+    unit = probe.similarity_name if fitted.input == "logits" else "probability"
+    if fitted.standardized:
+        unit = "deviation"
     runs: list[Row] = []
     for number, class_weights in zip(fitted.classes.tolist(), weights, strict=True):
         name = class_name(probe.class_names, number)

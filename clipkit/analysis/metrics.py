@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from clipkit.features.model import Floats, Int64
 
 QUANTILE = 1.959964  # of the normal distribution, for 95 % confidence
+TOP = 5  # classes of the second accuracy that is reported
 POWER = 0.8  # of a test
 N_PERMUTATIONS = 1_000
 DRAWS = 1000  # of a calibrated model's outcomes
@@ -42,14 +43,22 @@ def mean_per_class_recall(labels: Int64, predicted: Int64) -> float:
     return float(np.mean(correct / counts))
 
 
-def accuracies(labels: Int64 | None, predicted: Int64) -> dict[str, float]:
-    """Return the columns `acc1` and `mean_per_class_recall` of a report, NaN without labels."""
+def accuracies(labels: Int64 | None, best: Int64) -> dict[str, float]:
+    """Return `acc1` and `mean_per_class_recall` of a report, and of TOP classes `acc5`.
+
+    `best` (N, k) are the k best classes of each row, (N,) the best alone. Without labels, all are
+    NaN.
+    """
+    best = best.reshape(len(best), -1)
+    names = ["acc1", "mean_per_class_recall"]
+    if best.shape[1] == TOP:
+        names.insert(1, "acc5")
     if labels is None:
-        return {"acc1": np.nan, "mean_per_class_recall": np.nan}
-    return {
-        "acc1": accuracy(labels, predicted),
-        "mean_per_class_recall": mean_per_class_recall(labels, predicted),
-    }
+        return dict.fromkeys(names, np.nan)
+    is_found = best == labels[:, None]
+    values = {"acc1": is_found[:, 0].mean(), "acc5": is_found.any(axis=1).mean()}
+    values["mean_per_class_recall"] = mean_per_class_recall(labels, best[:, 0])
+    return {name: float(values[name]) for name in names}
 
 
 def recall_interval(labels: Int64, predicted: Int64) -> tuple[float, float]:
@@ -87,17 +96,18 @@ def recall_covariance(labels: Int64, predictions: Sequence[Int64]) -> NDArray[np
     return covariance
 
 
-def topk_accuracy(scores: Floats, labels: Int64, k: int) -> float:
-    """Return the fraction of rows with their class among the `k` highest scores (N, C).
+def best_classes(scores: Floats) -> Int64:
+    """Return the best TOP of more classes by their scores (N, C), the best alone of fewer: (N, k).
 
-    Labels (N,) are columns of `scores`. Of equal scores, the lower class ranks first. With k >= C,
-    every row counts as correct.
+    The first of equal scores is first. The scores are overwritten.
     """
-    true = np.asarray(labels)[:, None]  # (N, 1)
-    true_score = np.take_along_axis(scores, true, axis=1)
-    ranks_before = np.arange(scores.shape[1]) < true  # (N, C)
-    is_ahead = (scores > true_score) | ((scores == true_score) & ranks_before)
-    return float(np.mean(is_ahead.sum(axis=1) < k))
+    count = TOP if scores.shape[1] > TOP else 1
+    best = np.empty((len(scores), count), np.int64)
+    rows = np.arange(len(scores))
+    for place in range(count):
+        best[:, place] = scores.argmax(axis=1)
+        scores[rows, best[:, place]] = -np.inf
+    return best
 
 
 def confusion(labels: Int64, predicted: Int64, n_classes: int) -> Int64:
@@ -440,6 +450,20 @@ def accuracy_interval(
     return {name: limits[name] for name in ("acc1_low", "acc1_high")}
 
 
+def answered(
+    labels: Int64 | None, predicted: Int64, none: int, clusters: Int64 | None = None
+) -> dict[str, float]:
+    """Return the share of rows with an answer, and the accuracy among these; see `share`.
+
+    Rows whose prediction is the class `none` have no answer. The shares are called `coverage` and
+    `acc1_answered`.
+    """
+    has_answer = predicted != none
+    right = np.empty(0) if labels is None else (labels == predicted)[has_answer]
+    of_answers = None if clusters is None else clusters[has_answer]
+    return share("coverage", has_answer, clusters) | share("acc1_answered", right, of_answers)
+
+
 @dataclass(frozen=True)
 class Reliability:
     """Confidence and accuracy in B bins of as many rows, beside a calibrated model.
@@ -447,6 +471,7 @@ class Reliability:
     `low` and `high` hold 95 % of the accuracies that a calibrated model has in these bins. `ece` is
     the expected calibration error: the mean over the rows of |accuracy - confidence| of their bin.
     `ece_null` and `ece_null95` are mean and 95 % quantile of the error of a calibrated model.
+    `ece_equal_width` is the error in B bins of equal width.
     """
 
     confidence: Floats
@@ -456,6 +481,18 @@ class Reliability:
     ece: float
     ece_null: float
     ece_null95: float
+    ece_equal_width: float
+
+
+def equal_width_ece(confidence: Floats, right: ArrayLike, bins: int = 15) -> float:
+    """Return the expected calibration error in bins of equal width, (low, high] (Guo et al. 2017).
+
+    >>> round(equal_width_ece(np.array([0.9, 0.6, 0.55]), [True, False, True], bins=2), 3)
+    0.017
+    """
+    number = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], confidence, side="left")
+    gaps = np.bincount(number, np.asarray(right, np.float64) - confidence)
+    return float(np.abs(gaps).sum() / len(confidence))
 
 
 def reliability(
@@ -508,4 +545,5 @@ def reliability(
         ece=float(np.abs(accuracies - expected) @ sizes / n),
         ece_null=float(null.mean()),
         ece_null95=float(np.quantile(null, 0.95)),
+        ece_equal_width=equal_width_ece(values, hits, bins),
     )

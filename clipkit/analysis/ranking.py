@@ -9,8 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from clipkit.analysis import metrics
+from clipkit.analysis.results import NONE, class_names
+from clipkit.base import console
 from clipkit.base.names import distinct_names
 from clipkit.base.tables import SCORE
+from clipkit.features.history import History
 from clipkit.features.model import FeatureFile, Floats, Int64
 
 Names = Sequence[str | int]
@@ -54,6 +58,68 @@ def join(blocks: Sequence[Ranking]) -> Ranking:
     )
     all_scores = [block.all_scores for block in blocks if block.all_scores is not None]
     return replace(joined, all_scores=np.concatenate(all_scores)) if all_scores else joined
+
+
+def answer_above(
+    result: FeatureFile,
+    rankings: Mapping[str, Ranking],
+    threshold: float | Floats,
+    **recorded: Any,
+) -> tuple[FeatureFile, dict[str, Ranking]]:
+    """Predict "none of these" for images whose best score is not above a threshold.
+
+    Parameters
+    ----------
+    result : FeatureFile
+        Of `zeroshot` or `predict`, with one run per split.
+    rankings : dict of str to Ranking
+        By split.
+    threshold : float or array (C,)
+        For all classes, or of each class.
+    **recorded
+        What the history says of thresholds that differ.
+
+    Returns
+    -------
+    FeatureFile
+        The result with one more class, "none of these", which is wrong for every image. The runs
+        have the shares of `metrics.answered`, and no `acc5`.
+    dict of str to Ranking
+        The rankings, with the threshold and "none of these" at the top of images without an answer.
+    """
+    largest = max(int(ranking.columns.max()) for ranking in rankings.values())
+    names = class_names(result, largest)
+    none = len(names)
+    cuts = np.broadcast_to(threshold, none)
+    if isinstance(threshold, float):
+        recorded["threshold"] = threshold
+    rows, splits, changed = [], {}, {}
+    for row in result.rows():
+        name = row["split"]
+        split, ranking = result.splits[name], rankings[name]
+        cut = cuts[ranking.classes[:, 0]]
+        is_below = (ranking.scores[:, 0] <= cut)[:, None]
+        of_none = np.full(len(cut), none)
+        classes = np.column_stack([of_none, ranking.classes[:, :-1]])
+        scores = np.column_stack([cut, ranking.scores[:, :-1]])
+        changed[name] = replace(
+            ranking,
+            classes=np.where(is_below, classes, ranking.classes),
+            scores=np.where(is_below, scores, ranking.scores),
+        )
+        predicted = changed[name].classes[:, 0]
+        splits[name] = replace(split, predicted=predicted[None])
+        row.pop("acc5", None)
+        row |= metrics.accuracies(split.labels, predicted)
+        row |= metrics.accuracy_interval(split.labels, predicted)
+        rows.append(row | metrics.answered(split.labels, predicted, none))
+        if is_below.all():
+            console.warn(f"{name}: no image has a score above the threshold")
+    *earlier, entry = result.history
+    history = History([*earlier, {**entry, **recorded}])
+    answered = replace(result, history=history, splits=splits, class_names=[*names, NONE])
+    answered.set_rows(rows)
+    return answered, changed
 
 
 def image_rows(

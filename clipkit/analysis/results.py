@@ -34,6 +34,7 @@ FEW_SCORED = f"a value has fewer than {FEW_ROWS} scored images, which say little
 FEW = 0.01  # of a split's images may have a caveat, and its accuracy is still tested
 MAX_NAME = 60  # characters of a name from a history, where anything may be written
 NAMED_PROMPTS = "prompts: "
+NONE = "none of these"  # the class of images without an answer
 
 
 @dataclass(frozen=True)
@@ -129,8 +130,8 @@ def is_retrieval(result: FeatureFile) -> bool:
 
 
 def holds_classes(result: FeatureFile) -> bool:
-    """Whether a result has predicted classes, and not clusters, retrieved images or texts."""
-    others = ("cluster", "retrieve", "choose")
+    """Whether a result has predicted classes, and not clusters, images, texts or ranks."""
+    others = ("cluster", "retrieve", "choose", "attributes")
     return bool(result.splits) and newest_entry(result)["command"] not in others
 
 
@@ -160,7 +161,7 @@ def describe_caveat(caveat: Caveat) -> str:
     if "result" in caveat:
         were = f"{caveat['result']}: {were}"
     if caveat["kind"] == "chosen":
-        return f"{were} used to choose: the accuracy of the best run is optimistic"
+        return f"{were} used to choose: the accuracy on them is optimistic"
     return f"{were} fitted: the accuracy on them says nothing about other images"
 
 
@@ -291,7 +292,7 @@ def predictions(
 def check_predicted_classes(result: FeatureFile) -> None:
     """Refuse a result that does not hold predicted classes."""
     command = newest_entry(result)["command"]
-    if not result.splits or command == "cluster":
+    if not result.splits or command in ("cluster", "attributes"):
         raise ClipkitError(
             f"{result.display_name}: expected predicted classes, got a result of {command}",
             "keep them with: clipkit probe -o, or clipkit zeroshot -o",
@@ -381,9 +382,10 @@ def class_names(file: FeatureFile, largest: int) -> list[str]:
 def read_groups(path: str, class_names: Sequence[str]) -> list[str]:
     """Read the group of each class (C) from lines of class TAB group; each must have one.
 
-    The path may be the name of bundled groups, such as ``shapes-outlines``.
+    Images without an answer are a group by default. The path may be the name of bundled groups,
+    such as ``shapes-outlines``.
     """
-    group_of = read_group_lines(path)
+    group_of = {NONE: NONE} | read_group_lines(path)
     for name in class_names:
         if not group_of.get(name):
             raise ClipkitError(
@@ -541,8 +543,9 @@ def per_class_rows(result: FeatureFile) -> list[dict[str, Any]]:
 
     There is a row per run and class: the settings of the run, `class`, `precision`, `recall`, `f1`
     and `support`, the number of images of the class. As in scikit-learn with `zero_division=0`, a
-    ratio is 0 if it has no images. Splits without labels are left out. A number tells classes of
-    one name apart. Without class names, only the classes that occur are listed.
+    ratio is 0 if it has no images. Images without an answer have no row. Splits without labels are
+    left out. A number tells classes of one name apart. Without class names, only the classes that
+    occur are listed.
     """
     check_predicted_classes(result)
     labelled = [name for name, split in result.splits.items() if split.labels is not None]
@@ -563,7 +566,8 @@ def per_class_rows(result: FeatureFile) -> list[dict[str, Any]]:
             scores = metrics.class_scores(scored.labels, predicted, max(names) + 1)
             for number, class_name in names.items():
                 values = {key: ratios[number].item() for key, ratios in scores.items()}
-                rows.append(settings | {"class": class_name} | values)
+                if class_name != NONE or values["support"]:  # no answer is no class
+                    rows.append(settings | {"class": class_name} | values)
     return rows
 
 

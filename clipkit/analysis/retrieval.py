@@ -110,6 +110,7 @@ def retrieve(  # noqa: PLR0913 (the options of `clipkit retrieve`)
     split = choose_split(images, split)
     check_widths(images, texts)
     common_logit_scale(images, texts)
+    similarity.refuse_dot_product(images, "to rank by", similarity.ONE_TOKEN_HINT)
     if control is not None:
         check_control(control[0], images, [split])
         check_widths(*control)

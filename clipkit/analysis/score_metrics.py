@@ -1,11 +1,11 @@
 """Metrics of attributes: recall, AUROC and average precision for labels, and for numbers.
 
-Labels and scores are arrays (N,). A covariance is of a metric of M score vectors on the same rows,
-over another draw of rows.
+Labels and scores are arrays (N,).
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -20,50 +20,48 @@ BLOCK = 1 << 22  # rows of draws that are in memory at once
 PENALTIES = 10.0 ** np.arange(-6, 3)  # of the ridge regression, for each row
 
 
-def auroc_covariance(labels: Floats, scores: Sequence[Floats]) -> Floats:
-    """Estimate the covariance (M, M) of AUROCs from placements (DeLong et al. 1988)."""
+def _auroc_deviations(labels: Floats, scores: Floats) -> Floats:
+    """Return what each row (N,) adds to an AUROC, by its placement (DeLong et al. 1988)."""
     from scipy.stats import rankdata
 
     is_positive = labels == 1
     positives, negatives = is_positive.sum(), (~is_positive).sum()
-    of_positives, of_negatives = [], []
-    for values in scores:
-        ranks = rankdata(values)
-        # the share of negatives below each positive, and of positives above each negative
-        below = ranks[is_positive] - rankdata(values[is_positive])
-        above = positives - (ranks[~is_positive] - rankdata(values[~is_positive]))
-        of_positives.append(below / negatives)
-        of_negatives.append(above / positives)
-    return _covariance_of_mean(of_positives) + _covariance_of_mean(of_negatives)
+    ranks = rankdata(scores)
+    # the share of negatives below each positive, and of positives above each negative
+    below = ranks[is_positive] - rankdata(scores[is_positive])
+    above = positives - (ranks[~is_positive] - rankdata(scores[~is_positive]))
+    deviations = np.empty(len(labels))
+    deviations[is_positive] = _deviations_of_mean(below / negatives)
+    deviations[~is_positive] = _deviations_of_mean(above / positives)
+    return deviations
 
 
-def _covariance_of_mean(values: Sequence[Floats]) -> Floats:
-    stacked = np.stack(values)
-    if stacked.shape[1] < 2:
-        return np.full((len(stacked), len(stacked)), np.nan)
-    return np.asarray(np.atleast_2d(np.cov(stacked)) / stacked.shape[1])
+def _deviations_of_mean(values: Floats) -> Floats:
+    """Return numbers (N,) with a sum of squares that is the variance of a mean; NaN for one."""
+    if len(values) < 2:
+        return np.full(len(values), np.nan)
+    return np.asarray((values - values.mean()) / math.sqrt(len(values) * (len(values) - 1)))
 
 
-def r2_covariance(labels: Floats, scores: Sequence[Floats]) -> Floats:
-    """Estimate the covariance (M, M) of R squared = 1 - SSE / SST, by the delta method."""
+def _r2_deviations(labels: Floats, scores: Floats) -> Floats:
+    """Return what each row (N,) adds to R squared = 1 - SSE / SST, by the delta method."""
     total = (labels - labels.mean()) ** 2
-    influences = []
-    for values in scores:
-        error = (labels - values) ** 2
-        influences.append((error.mean() / total.mean() * total - error) / total.mean())
-    return _covariance_of_mean(influences)
+    error = (labels - scores) ** 2
+    return _deviations_of_mean((error.mean() / total.mean() * total - error) / total.mean())
 
 
 def _precisions(labels: Floats, scores: Floats, rows: Int64) -> Floats:
     """Return the average precision (B,) of each draw of rows (B, N)."""
-    weights = np.stack([np.bincount(row, minlength=len(labels)) for row in rows])
+    counts = [np.bincount(row, minlength=len(labels)) for row in rows]
+    weights = np.stack(counts, dtype=np.int32)
     order = np.argsort(-scores, kind="stable")  # of all draws, so that one sort is enough
-    falling = -scores[order]
-    last = np.searchsorted(falling, falling, side="right") - 1  # equal scores share a threshold
-    weights = weights[:, order].astype(np.float64)
-    of_positives = weights * labels[order]
-    found, all_rows = np.cumsum(of_positives, axis=1), np.cumsum(weights, axis=1)
-    precision = found[:, last] / np.maximum(all_rows[:, last], 1)
+    falling, positives = -scores[order], np.flatnonzero(labels[order])
+    ends = np.searchsorted(falling, falling[positives], side="right") - 1  # of equal scores
+    of_positives = weights[:, order[positives]]
+    found = np.cumsum(of_positives, axis=1, dtype=np.int32)
+    found_at = found[:, np.searchsorted(positives, ends, side="right") - 1]
+    all_rows = np.cumsum(weights[:, order], axis=1, dtype=np.int32)[:, ends]
+    precision = found_at / np.maximum(all_rows, 1)
     return np.asarray((of_positives * precision).sum(axis=1) / np.maximum(found[:, -1], 1))
 
 
@@ -75,6 +73,14 @@ def _correlations(labels: Floats, scores: Floats, rows: Int64) -> Floats:
     a, b = (rankdata(values[rows], axis=1) - middle for values in (labels, scores))
     scale = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
     return np.asarray((a * b).sum(axis=1) / np.where(scale > 0, scale, 1))
+
+
+def _taus(labels: Floats, scores: Floats, rows: Int64) -> Floats:
+    """Return Kendall's tau-b (B,) of each draw of rows (B, N); 0 if all are equal."""
+    from scipy.stats import kendalltau
+
+    taus = [kendalltau(labels[row], scores[row]).statistic for row in rows]
+    return np.nan_to_num(np.array(taus, np.float64))
 
 
 def ap_by_chance(labels: Floats) -> float:
@@ -92,17 +98,32 @@ def ap_by_chance(labels: Floats) -> float:
     return float((harmonic + (positives - 1) / (n - 1) * (n - harmonic)) / n)
 
 
+def _absolute_deviations(labels: Floats, scores: Floats) -> Floats:
+    return _deviations_of_mean(np.abs(labels - scores))
+
+
 def _r2(labels: Floats, scores: Floats) -> float:
     return float(1 - ((labels - scores) ** 2).mean() / labels.var())
 
 
 class ScoreMetric(NamedTuple):
-    """A metric of the truth (N,) and of M predictions or scores (N,), and what it is by chance."""
+    """A metric of the truth (N,) and of predictions or scores (N,), and what it is by chance.
+
+    `deviations` are numbers for each row, or for each draw of rows. Over another draw of rows, two
+    scores have the scalar product of their deviations as covariance. An error is the better the
+    lower it is, and has the unit of the truth.
+    """
 
     title: str
     value: Callable[[Any, Any], float]
-    covariance: Callable[[Any, Sequence[Any]], Floats]
+    deviations: Callable[[Any, Any], Floats]
     chance: Callable[[Any], float]
+    is_error: bool = False
+
+    def covariance(self, truth: Any, scores: Sequence[Any]) -> Floats:
+        """Return the covariance (M, M) of M scores over another draw of rows."""
+        deviations = np.stack([self.deviations(truth, values) for values in scores])
+        return np.asarray(deviations @ deviations.T)
 
     def quantile(self, truth: Any) -> float:
         """Return half a 95 % interval in standard errors."""
@@ -112,9 +133,9 @@ class ScoreMetric(NamedTuple):
         """Return a 95 % interval over another draw of rows."""
         value = self.value(truth, scores)
         half = self.quantile(truth) * math.sqrt(self.covariance(truth, [scores])[0, 0])
-        if not half:  # equal or perfect scores do not show how far others would be
+        if half <= 1e-9 * abs(value):  # equal or perfect scores do not show how far others would be
             return math.nan, math.nan
-        return value - half, min(1.0, value + half)
+        return value - half, value + half if self.is_error else min(1.0, value + half)
 
 
 class _OfLabels(ScoreMetric):
@@ -143,6 +164,9 @@ def _rarer(truth: Floats) -> int:
 
 
 class _Recall(ScoreMetric):
+    def covariance(self, truth: Any, scores: Sequence[Any]) -> Floats:
+        return metrics.recall_covariance(truth, scores)
+
     def interval(self, truth: Any, scores: Any) -> tuple[float, float]:
         return metrics.recall_interval(truth, scores)
 
@@ -153,36 +177,50 @@ def _resampled(
     chance: Callable[[Floats], float],
     kind: type[ScoreMetric] = ScoreMetric,
 ) -> ScoreMetric:
-    """Return a metric of draws of rows (B, N), with its covariance over such draws."""
+    """Return a metric of draws of rows (B, N), with its deviations (DRAWS,) in such draws."""
 
     def value(labels: Floats, scores: Floats) -> float:
         return float(metric(labels, scores, np.arange(len(labels))[None])[0])
 
-    def covariance(labels: Floats, scores: Sequence[Floats]) -> Floats:
+    @functools.lru_cache(maxsize=4)  # an interval and a difference need the same draws
+    def draw(label_bytes: bytes, score_bytes: bytes) -> Floats:
         generator = np.random.default_rng(0)
-        n = len(labels)
-        drawn: list[Floats] = []
+        labels, scores = np.frombuffer(label_bytes), np.frombuffer(score_bytes)
+        n, drawn = len(labels), []
         at_once = max(1, BLOCK // n)
         for first in range(0, DRAWS, at_once):
             rows = generator.integers(0, n, (min(at_once, DRAWS - first), n))
-            drawn.append(np.stack([metric(labels, values, rows) for values in scores]))
-        return np.asarray(np.atleast_2d(np.cov(np.concatenate(drawn, axis=1))))
+            drawn.append(metric(labels, scores, rows))
+        return np.concatenate(drawn)
 
-    return kind(title, value, covariance, chance)
+    def deviations(labels: Floats, scores: Floats) -> Floats:
+        values = draw(*(np.asarray(row, np.float64).tobytes() for row in (labels, scores)))
+        return np.asarray((values - values.mean()) / math.sqrt(DRAWS - 1))
+
+    return kind(title, value, deviations, chance)
 
 
 RECALL = "recall"
+RANKED = ("auroc", "ap", "spearman", "kendalltau")  # they depend on the order of scores alone
 METRICS = {
     RECALL: _Recall(
         "recall",
         metrics.mean_per_class_recall,
-        metrics.recall_covariance,
+        lambda *_: np.array([np.nan]),  # see `_Recall.covariance`
         lambda labels: 1 / len(np.unique(labels)),
     ),
-    "auroc": _OfLabels("AUROC", metrics.auroc, auroc_covariance, lambda _: 0.5),
+    "auroc": _OfLabels("AUROC", metrics.auroc, _auroc_deviations, lambda _: 0.5),
     "ap": _resampled("average precision", _precisions, ap_by_chance, _OfLabels),
-    "r2": ScoreMetric("R²", _r2, r2_covariance, lambda _: 0.0),
+    "r2": ScoreMetric("R²", _r2, _r2_deviations, lambda _: 0.0),
+    "mae": ScoreMetric(
+        "mean absolute error",
+        lambda labels, scores: float(np.abs(labels - scores).mean()),
+        _absolute_deviations,
+        lambda _: math.nan,  # see `null`
+        is_error=True,
+    ),
     "spearman": _resampled("Spearman's correlation", _correlations, lambda _: 0.0),
+    "kendalltau": _resampled("Kendall's τ", _taus, lambda _: 0.0),
 }
 
 

@@ -1,4 +1,8 @@
-"""Similarity of images with prompts: cosines, the logits file, random directions."""
+"""Similarity of images with prompts: cosines, dot products, the logits file, random directions.
+
+Similarities are dot products if the images' file says so. The prompts are then rows of a language
+model's output embedding, and `next_token_logits` makes its logits of the dot products.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from clipkit.base import console
 from clipkit.base.errors import ClipkitError, check_positive
 from clipkit.features.compatibility import (
     align_classes,
@@ -19,6 +24,7 @@ from clipkit.features.compatibility import (
 from clipkit.features.history import History, history_entry
 from clipkit.features.model import BlockMatrix, FeatureFile, Float32, Floats, Split
 
+ONE_TOKEN_HINT = "its prompts are single tokens: use zeroshot, attributes and calibrate"
 CACHE_ROWS = 64  # that are normalised at once, small enough for a processor's cache
 
 
@@ -42,6 +48,33 @@ def normalize(embeddings: ArrayLike, name: str = "embeddings", first_row: int = 
     return unit
 
 
+def comparable(
+    rows: ArrayLike, file: FeatureFile, name: str = "embeddings", first_row: int = 0
+) -> Floats:
+    """Return rows (N, D) whose products are the similarities that a file is for.
+
+    They are normalised for cosines, and unchanged for dot products.
+    """
+    return np.asarray(rows) if file.is_dot_product else normalize(rows, name, first_row)
+
+
+def next_token_logits(products: Float32, file: FeatureFile) -> Float32:
+    """Apply the model's scale s and cap c to dot products (N, K): c tanh(s x / c), or s x."""
+    model = file.history.model
+    products = products * np.float32(model.get("logit_scale", 1))
+    if "logit_softcap" in model:
+        cap = np.float32(model["logit_softcap"])
+        products = np.tanh(products / cap) * cap
+    return products
+
+
+def refuse_dot_product(file: FeatureFile, purpose: str, hint: str | None = None) -> None:
+    """Refuse a file of dot products for what has a meaning for cosines alone."""
+    if file.is_dot_product:
+        message = f"{file.display_name}: expected cosines {purpose}, got dot products"
+        raise ClipkitError(f"{message} of a generative model", hint)
+
+
 def compute_logits(
     images: FeatureFile, texts: FeatureFile, temperature: float = 1.0, whiten: bool = False
 ) -> FeatureFile:
@@ -54,7 +87,7 @@ def compute_logits(
     texts : FeatureFile
         Of kind texts: embeddings (K, D) of the same model.
     temperature : float
-        Divides the cosines.
+        Divides the cosines, or the next-token logits.
     whiten : bool
         Replace the prompts by an orthonormal basis of their span, as a control: see `whitened`.
 
@@ -68,11 +101,11 @@ def compute_logits(
     ------
     ClipkitError
         If the two come from different models, one does not say which model made it, or the images'
-        model has no text tower.
+        model has no text tower; if prompts of dot products are to be whitened.
     """
     scale = common_logit_scale(images, texts)
     logits = _combine(images, whitened(texts) if whiten else texts, temperature)
-    logits.logit_scale = scale
+    logits.logit_scale = 1.0 if images.is_dot_product else scale
     note_earlier_files(images, texts)
     inputs = {"images": images.digest, "texts": texts.digest}
     entry = history_entry("logits", temperature=temperature, whiten=whiten or None, inputs=inputs)
@@ -88,6 +121,7 @@ def whitened(texts: FeatureFile) -> FeatureFile:
     about an image, without the prompts' spectrum. A direction is left out if its singular value is
     below a millionth of the largest.
     """
+    refuse_dot_product(texts, "to whiten", "use random directions as a control: --random K")
     unit = normalize(np.asarray(texts.features, np.float64), texts.display_name)
     _, values, directions = np.linalg.svd(unit, full_matrices=False)
     directions = directions[values > 1e-6 * values[0]]
@@ -116,6 +150,12 @@ def compute_random_logits(
     )
     logits = _combine(images, texts, temperature)
     logits.logit_scale = common_logit_scale(images, images)
+    if images.is_dot_product:
+        logits.logit_scale = 1.0
+        console.note(
+            "random directions have length 1, but the rows of an output embedding do not: compare "
+            "probes with --standardize, and no entropies"
+        )
     logits.history = images.extended_history(
         "logits", temperature=temperature, inputs={"images": images.digest}, random=count, seed=seed
     )
@@ -125,14 +165,17 @@ def compute_random_logits(
 def _combine(images: FeatureFile, texts: FeatureFile, temperature: float) -> FeatureFile:
     check_positive("temperature", temperature)
     check_widths(images, texts)
-    directions = normalize(texts.features, texts.display_name).astype(np.float32)  # (K, D)
-    count = len(directions)
+    directions = np.asarray(comparable(texts.features, images, texts.display_name), np.float32)
+    count = len(directions)  # K
     divisor = np.float32(temperature)
 
     def iter_logits(matrix: BlockMatrix, name: str) -> Iterator[Float32]:
         start = 0
         for block in matrix.iter_blocks():
-            product = np.asarray(normalize(block, name, start) @ directions.T, np.float32)  # (B, K)
+            rows = comparable(block, images, name, start)
+            product = np.asarray(rows @ directions.T, np.float32)  # (B, K)
+            if images.is_dot_product:
+                product = next_token_logits(product, images)
             start += len(block)
             yield np.divide(product, divisor, out=product)
 
@@ -162,22 +205,50 @@ def class_means(values: ArrayLike, labels: ArrayLike, count: int) -> NDArray[np.
     return sums / counts[:, None]
 
 
-def singular_values(embeddings: ArrayLike) -> NDArray[np.float64]:
+def singular_values(embeddings: ArrayLike | BlockMatrix) -> NDArray[np.float64]:
     """Return the singular values (min(K, D)), descending, of normalised embeddings (K, D).
 
-    The matrix turns an image's direction into its K cosines. The squares add up to K.
+    The matrix turns a direction into its K cosines. The squares add up to K. Of more rows than
+    columns, the squares are the eigenvalues of a sum over blocks of rows; those that are rounding
+    errors are 0.
 
     >>> singular_values([[1, 0, 0], [0, 2, 0], [0, 3, 0]]).round(4)
     array([1.4142, 1.    , 0.    ])
     """
-    unit = normalize(np.asarray(embeddings, np.float64))
-    return np.asarray(np.linalg.svd(unit, compute_uv=False))
+    matrix = BlockMatrix.from_array(embeddings)
+    rows, width = matrix.shape
+    if rows <= width:
+        unit = normalize(np.asarray(embeddings, np.float64))
+        return np.asarray(np.linalg.svd(unit, compute_uv=False))
+    scatter, start = np.zeros((width, width)), 0
+    for block in matrix.iter_blocks():
+        unit = normalize(np.asarray(block, np.float64), first_row=start)
+        scatter += unit.T @ unit
+        start += len(block)
+    squares = np.linalg.eigvalsh(scatter)[::-1]
+    squares[squares < width * np.finfo(np.float64).eps * squares[0]] = 0
+    return np.asarray(np.sqrt(squares))
+
+
+def gaussian_singular_values(count: int, dim: int, seed: int) -> NDArray[np.float64]:
+    """Draw the singular values of `count` vectors of an isotropic Gaussian in `dim` dimensions.
+
+    They are those of a triangle of independent numbers (Bartlett 1933), scaled so that their
+    squares add up to `count`. They fall although no direction has more variance than another.
+    """
+    rng = np.random.RandomState(seed)
+    smaller, larger = sorted((count, dim))
+    root = np.tril(rng.standard_normal((smaller, smaller)), -1)
+    np.fill_diagonal(root, np.sqrt(rng.chisquare(larger - np.arange(smaller))))
+    values = np.linalg.svd(root, compute_uv=False)
+    return np.asarray(values * np.sqrt(count / (values**2).sum()))
 
 
 def effective_rank(values: ArrayLike) -> float:
     """Return exp of the entropy of the singular values' shares (Roy & Vetterli 2007).
 
-    It lies between 1, where one value has all, and their number, where all are equal.
+    Of images' embeddings, it is called RankMe (Garrido et al. 2023). It lies between 1, where one
+    value has all, and their number, where all are equal.
 
     >>> round(effective_rank([2.0, 2.0, 2.0, 0.0]), 6), effective_rank([5.0, 0.0])
     (3.0, 1.0)

@@ -6,30 +6,48 @@ pairs that do not match is above it. It is scored on another split.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipkit.analysis import metrics
-from clipkit.analysis.held_out import EVAL_SPLIT, FIT_SPLIT, SplitRows, choose_rows, find_shared
+from clipkit.analysis import metrics, results
+from clipkit.analysis.held_out import (
+    EVAL_SPLIT,
+    FIT_SPLIT,
+    HELD_OUT,
+    SplitRows,
+    choose_rows,
+    find_shared,
+)
+from clipkit.analysis.ranking import Ranking, answer_above
 from clipkit.analysis.results import (
     Caveat,
     Row,
+    columns_of,
+    find_caveats,
     is_testable,
     labels_of,
     make_result,
+    newest_entry,
 )
+from clipkit.analysis.score_metrics import METRICS
+from clipkit.analysis.similarity import normalize, refuse_dot_product
 from clipkit.analysis.softmax import softmax
 from clipkit.analysis.zeroshot import HINT, check_prompts, iter_class_scores
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
-from clipkit.features.compatibility import check_same_prompts
+from clipkit.base.names import class_name
+from clipkit.features.compatibility import check_same_prompts, common_logit_scale
 from clipkit.features.model import FeatureFile, Float32, Floats
+from clipkit.features.splitting import stratified_split
 
 LIMITS = ("tpr_low", "tpr_high", "fpr_low", "fpr_high")
+AUROC_LIMITS = ("auroc_low", "auroc_high")
 TPR = 0.95  # of known images
+NEIGHBOUR = 10  # among the fitted images, whose cosine says that an image is known
+BLOCK = 1 << 24  # cosines that are in memory at once
 LEAST_ABOVE = 5  # pairs that do not match, above a threshold that says something
 
 
@@ -38,6 +56,10 @@ class Pairs(NamedTuple):
 
     cosines: Float32  # (N, K)
     matches: Any  # (N, K) bool
+
+    def of_prompts(self, columns: slice) -> Pairs:
+        """Return the pairs with some prompts."""
+        return Pairs(self.cosines[:, columns], self.matches[:, columns])
 
 
 def choose(
@@ -66,15 +88,7 @@ def choose(
         these pairs; and `auroc`. NaN marks what does not apply, as the intervals if over 1 % of the
         scored images were fitted.
     """
-    for share in fpr:
-        if not 0 < share < 1:
-            raise UsageError(f"fpr: expected a share between 0 and 1, got {share:g}")
-    class_index = np.asarray([] if logits.class_index is None else logits.class_index)
-    of_classes = np.flatnonzero(class_index >= 0)
-    if not len(of_classes):
-        raise ClipkitError(
-            f"{logits.display_name}: expected prompts of the images' classes, got none", HINT
-        )
+    _check_rates(fpr)
     fit, evaluation = choose_rows(logits, fit_split, eval_split, seed)
     fitted, scored = _pairs(logits, fit), _pairs(logits, evaluation)
     caveats: list[Caveat] = []
@@ -86,20 +100,19 @@ def choose(
         deviation = np.where(deviation > 0, deviation, 1)
         fitted = fitted._replace(cosines=(fitted.cosines - mean) / deviation)
         scored = scored._replace(cosines=(scored.cosines - mean) / deviation)
-    texts = logits.texts or []
-    chosen_prompts = [("all prompts", of_classes)]
-    if len(of_classes) > 1:
-        chosen_prompts += [(texts[number], np.array([number])) for number in of_classes]
+    texts = np.array(logits.texts)[np.asarray(logits.class_index) >= 0].tolist()
+    chosen_prompts = [("all prompts", slice(None))]
+    if len(texts) > 1:
+        chosen_prompts += [(text, slice(k, k + 1)) for k, text in enumerate(texts)]
     rows: list[Row] = []
-    for name, numbers in chosen_prompts:
-        others = np.sort(fitted.cosines[:, numbers][~fitted.matches[:, numbers]])
-        pairs = Pairs(scored.cosines[:, numbers], scored.matches[:, numbers])
+    for name, columns in chosen_prompts:
+        of_fitted, of_scored = fitted.of_prompts(columns), scored.of_prompts(columns)
         head: Row = {"split": evaluation.split, "prompt": name}
-        rows += [head | _score(pairs, threshold) for threshold in at]
+        rows += [head | _score(of_scored, threshold) for threshold in at]
         for share in [] if at else fpr:
-            threshold = _highest(others, share)
-            rows.append(head | {"fpr_asked": share} | _score(pairs, threshold))
-    fewest = (~fitted.matches[:, of_classes]).sum(axis=0).min()
+            threshold = _highest(of_fitted, share)
+            rows.append(head | {"fpr_asked": share} | _score(of_scored, threshold))
+    fewest = (~fitted.matches).sum(axis=0).min()
     few = [f"{share:g}" for share in sorted(set(fpr)) if share * fewest < LEAST_ABOVE]
     if few and not at:
         console.note(
@@ -120,23 +133,44 @@ def choose(
     return make_result(history, [row | untested for row in rows])
 
 
-def scored_pairs(
-    logits: FeatureFile, fit_split: str = FIT_SPLIT, eval_split: str = EVAL_SPLIT, seed: int = 42
-) -> Pairs:
-    """Return the pairs that `choose` scores, of all prompts with classes."""
-    pairs = _pairs(logits, choose_rows(logits, fit_split, eval_split, seed)[1])
-    of_classes = np.asarray(logits.class_index) >= 0
-    return Pairs(pairs.cosines[:, of_classes], pairs.matches[:, of_classes])
+def choose_overall(
+    logits: FeatureFile,
+    fpr: float,
+    fit_split: str = FIT_SPLIT,
+    eval_split: str = EVAL_SPLIT,
+    seed: int = 42,
+) -> tuple[Row, Pairs]:
+    """Return the run of `choose` for all prompts together, and the pairs that it scores."""
+    _check_rates([fpr])
+    fit, evaluation = choose_rows(logits, fit_split, eval_split, seed)
+    fitted, scored = _pairs(logits, fit), _pairs(logits, evaluation)
+    find_shared("fitted", evaluation.split, fitted.cosines, scored.cosines)
+    return {"split": evaluation.split} | _score(scored, _highest(fitted, fpr)), scored
+
+
+def _check_rates(fpr: Sequence[float]) -> None:
+    for share in fpr:
+        if not 0 < share < 1:
+            raise UsageError(f"fpr: expected a share between 0 and 1, got {share:g}")
 
 
 def _pairs(logits: FeatureFile, rows: SplitRows) -> Pairs:
+    """Return the pairs of some rows with all prompts of classes."""
+    refuse_dot_product(logits, "for a threshold", "next-token logits are compared within an image")
+    class_index = np.asarray([] if logits.class_index is None else logits.class_index)
+    of_classes = class_index >= 0
+    if not of_classes.any():
+        raise ClipkitError(
+            f"{logits.display_name}: expected prompts of the images' classes, got none", HINT
+        )
     cosines = np.asarray(logits.cosines(rows.split))[rows.numbers]
     labels = labels_of(logits, rows.split)[rows.numbers]
-    return Pairs(cosines, labels[:, None] == np.asarray(logits.class_index))
+    return Pairs(cosines[:, of_classes], labels[:, None] == class_index[of_classes])
 
 
-def _highest(rising: Float32, share: float) -> float:
-    """Return the value with a share of the values above it, or NaN if there are none."""
+def _highest(pairs: Pairs, share: float) -> float:
+    """Return the cosine with a share of the others above it, or NaN if all pairs match."""
+    rising = np.sort(pairs.cosines[~pairs.matches])
     if not len(rising):
         return np.nan
     return float(rising[-1 - int(share * len(rising) + 1e-6)])  # 0.29 * 100 is 28.999999999999996
@@ -154,6 +188,73 @@ def _score(scored: Pairs, threshold: float) -> Row:
     return row | {"auroc": metrics.auroc(scored.matches, scored.cosines)}
 
 
+def class_cuts(logits: FeatureFile, chosen: FeatureFile) -> tuple[Floats, list[Caveat]]:
+    """Return the threshold (C,) of each class's prompt in a result of `choose`, with its caveats.
+
+    The classes of `logits` need one prompt each, and the result needs one threshold for each.
+    """
+    check_prompts(logits)
+    common_logit_scale(chosen, logits)
+    entry, where = newest_entry(chosen), f"{logits.display_name} and {chosen.display_name}"
+    if entry.get("standardize") or "measure" in chosen.runs:
+        raise ClipkitError(
+            f"{where}: expected a threshold of the cosines of each prompt, got others",
+            "choose them without --standardize and --unknown",
+        )
+    columns = columns_of(chosen, "threshold", "prompt threshold")
+    class_index, texts = np.asarray(logits.class_index), logits.texts or []
+    cuts = np.empty(len(logits.class_names or []))
+    for number in range(len(cuts)):
+        (prompts,) = np.nonzero(class_index == number)
+        found = columns["threshold"][columns["prompt"] == texts[prompts[0]]]
+        if len(prompts) != 1 or len(found) != 1:
+            raise ClipkitError(
+                f"{where}: expected one prompt for each class and one threshold for each prompt, "
+                f"got {len(prompts)} and {len(found)} for {class_name(logits.class_names, number)}",
+                "choose them with one rate: clipkit threshold --fpr 0.01 -o FILE",
+            )
+        if np.isnan(found[0]):
+            raise ClipkitError(
+                f"{where}: expected a threshold for each class, got none for "
+                f"{class_name(logits.class_names, number)}, which all fitted images have"
+            )
+        cuts[number] = found[0]
+    return cuts, _chosen_on(logits, chosen, entry)
+
+
+def _chosen_on(logits: FeatureFile, chosen: FeatureFile, entry: Mapping[str, Any]) -> list[Caveat]:
+    """Warn of images of `logits` whose cosines chose the thresholds of a result."""
+    fit = entry.get("fit_split")
+    is_fitted = logits.digest == entry["inputs"].get("logits") and not entry.get("at")
+    if not is_fitted or fit not in logits.splits:
+        return []
+    rows = count = len(logits.splits[fit])
+    scored_too = [caveat["count"] for caveat in results.caveats(chosen, fit)]
+    if fit == entry.get("eval_split") and rows not in scored_too:  # a part was held out
+        labels = labels_of(logits, fit)
+        count = len(stratified_split(labels, HELD_OUT, int(entry["seed"]))[0])
+    return find_caveats("chosen", fit, count, rows)
+
+
+def answer(
+    logits: FeatureFile,
+    result: FeatureFile,
+    rankings: Mapping[str, Ranking],
+    threshold: float | FeatureFile,
+) -> tuple[FeatureFile, dict[str, Ranking]]:
+    """Answer a result of `zeroshot` above a threshold: see `ranking.answer_above`.
+
+    The threshold is a cosine, or a result of `choose` with a threshold for each class.
+    """
+    if isinstance(threshold, float):
+        return answer_above(result, rankings, threshold)
+    cuts, caveats = class_cuts(logits, threshold)
+    recorded: Row = {"inputs": newest_entry(result).inputs | {"threshold": threshold.digest}}
+    if caveats:
+        recorded["caveats"] = caveats
+    return answer_above(result, rankings, cuts, **recorded)
+
+
 # ---- Images of no known class --------------------------------------------------------------------
 
 
@@ -167,36 +268,34 @@ def detect(
 ) -> FeatureFile:
     """Tell images of known classes from others: what `clipkit threshold --unknown` reports.
 
-    `unknown` has the logits of images of none of the classes, with the same prompts. All its splits
-    are scored. The thresholds keep 95 % of the fitted known images.
+    `unknown` has the logits of images of none of the classes, with the same prompts, or both files
+    have embeddings. All splits of `unknown` are scored. The thresholds keep 95 % of the fitted
+    known images.
 
     Returns
     -------
     FeatureFile
-        A result with a run for each `measure`: the largest cosine of an image, and the largest
-        probability of a softmax at the model's temperature. `tpr` and `fpr` are the shares of the
-        `known` and of the `unknown` images above the `threshold`, with 95 % intervals, and `auroc`
-        is of known against unknown images.
+        A result with a run for each `measure`. Of logits, these are the largest cosine of an image,
+        and the largest probability of a softmax at the model's temperature; of embeddings, the
+        cosine with the image's 10th nearest fitted image (Sun et al. 2022). `tpr` and `fpr` are the
+        shares of the `known` and of the `unknown` images above the `threshold`, with 95 %
+        intervals, and `auroc`, with DeLong's, is of known against unknown images.
     """
-    check_same_prompts(known, unknown)
-    check_prompts(known)
-    unknown = replace(unknown, class_index=known.class_index, class_names=known.class_names)
     fit, evaluation = choose_rows(known, fit_split, eval_split, seed)
-    fitted, scored = (
-        _confidences(known, rows.split)[:, rows.numbers] for rows in (fit, evaluation)
-    )
-    others = np.concatenate([_confidences(unknown, name) for name in unknown.splits], axis=1)
-    caveats = find_shared("fitted", evaluation.split, fitted.T, scored.T)
-    untested = {} if is_testable(caveats) else dict.fromkeys(LIMITS, np.nan)
+    measure = _measure_neighbours if known.kind == "images" else _measure_logits
+    caveats, measures = measure(known, unknown, fit, evaluation)
+    untested = {} if is_testable(caveats) else dict.fromkeys([*LIMITS, *AUROC_LIMITS], np.nan)
     rows: list[Row] = []
-    for number, measure in enumerate(("largest cosine", "softmax")):
-        threshold = float(np.quantile(fitted[number], 1 - TPR))
-        row: Row = {"split": evaluation.split, "measure": measure, "threshold": threshold}
-        row |= metrics.share("tpr", scored[number] > threshold)
-        row |= metrics.share("fpr", others[number] > threshold)
-        row |= {"known": scored.shape[1], "unknown": others.shape[1]}
-        is_known = np.arange(scored.shape[1] + others.shape[1]) < scored.shape[1]
-        row["auroc"] = metrics.auroc(is_known, np.concatenate([scored[number], others[number]]))
+    for name, (fitted, scored, others) in measures.items():
+        threshold = float(np.quantile(fitted, 1 - TPR))
+        row: Row = {"split": evaluation.split, "measure": name, "threshold": threshold}
+        row |= metrics.share("tpr", scored > threshold)
+        row |= metrics.share("fpr", others > threshold)
+        row |= {"known": len(scored), "unknown": len(others)}
+        is_known = np.arange(len(scored) + len(others)) < len(scored)
+        scores = np.concatenate([scored, others])
+        row["auroc"] = metrics.auroc(is_known, scores)
+        row |= zip(AUROC_LIMITS, METRICS["auroc"].interval(1 * is_known, scores), strict=True)
         rows.append(row | untested)
     history = known.extended_history(
         "threshold",
@@ -204,9 +303,63 @@ def detect(
         eval_split=evaluation.split,
         seed=seed,
         caveats=caveats or None,
-        inputs={"logits": known.digest, "unknown": unknown.digest},
+        inputs={known.kind: known.digest, "unknown": unknown.digest},
     )
     return make_result(history, rows)
+
+
+# Scores of the fitted, of the scored and of the unknown images, by the name of the measure
+_Measures = dict[str, tuple[Floats, Floats, Floats]]
+
+
+def _measure_logits(
+    known: FeatureFile, unknown: FeatureFile, fit: SplitRows, evaluation: SplitRows
+) -> tuple[list[Caveat], _Measures]:
+    check_same_prompts(known, unknown)
+    check_prompts(known)
+    unknown = replace(unknown, class_index=known.class_index, class_names=known.class_names)
+    fitted, scored = (
+        _confidences(known, rows.split)[:, rows.numbers] for rows in (fit, evaluation)
+    )
+    others = np.concatenate([_confidences(unknown, name) for name in unknown.splits], axis=1)
+    caveats = find_shared("fitted", evaluation.split, fitted.T, scored.T)
+    names = (f"largest {known.similarity_name}", "softmax")
+    return caveats, dict(zip(names, zip(fitted, scored, others, strict=True), strict=True))
+
+
+def _measure_neighbours(
+    known: FeatureFile, unknown: FeatureFile, fit: SplitRows, evaluation: SplitRows
+) -> tuple[list[Caveat], _Measures]:
+    common_logit_scale(known, unknown)
+    X, X_scored = fit.embeddings(known), evaluation.embeddings(known)
+    if len(X) <= NEIGHBOUR:
+        expected = f"more than {NEIGHBOUR} fitted images, got {len(X)}"
+        raise ClipkitError(f"{known.display_name}: {fit.split}: expected {expected}")
+    bank = normalize(X, known.display_name)
+    of_fitted = _neighbour(bank, bank, NEIGHBOUR + 1)  # the nearest is the image itself
+    of_scored = _neighbour(bank, normalize(X_scored, known.display_name), NEIGHBOUR)
+    of_others = []
+    for split in unknown.splits.values():
+        others = normalize(np.asarray(split.features), unknown.display_name)
+        if others.shape[1] != bank.shape[1]:
+            expected = f"{bank.shape[1]} columns, got {others.shape[1]}"
+            raise ClipkitError(f"{unknown.display_name}: expected {expected}")
+        of_others.append(_neighbour(bank, others, NEIGHBOUR))
+    measures = {f"neighbour {NEIGHBOUR}": (of_fitted, of_scored, np.concatenate(of_others))}
+    return find_shared("fitted", evaluation.split, X, X_scored), measures
+
+
+def _neighbour(bank: Floats, rows: Floats, place: int) -> Floats:
+    """Return the cosine (N,) of rows (N, D) with the one that is at some place in the bank (M, D).
+
+    The rows of both have the norm 1.
+    """
+    found = []
+    size = max(1, BLOCK // len(bank))
+    for start in range(0, len(rows), size):
+        cosines = rows[start : start + size] @ bank.T
+        found.append(np.partition(cosines, -place, axis=1)[:, -place])
+    return np.concatenate(found)
 
 
 def _confidences(logits: FeatureFile, split: str) -> Floats:

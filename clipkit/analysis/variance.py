@@ -1,9 +1,11 @@
 """Measure the variance of embeddings, and of each prompt's cosines, that attributes explain.
 
-The embeddings are normalised, as for cosines. X (N, D) are the centred rows, and T = X'X is their
-scatter. A regression on the indicators of an attribute's values explains B = X'PX of it. For the
-cosines with a direction u, R squared is u'Bu / u'Tu (eta squared). For the whole embedding, it is
-tr B / tr T (the R squared of PERMANOVA, Anderson 2001).
+The embeddings are normalised for cosines, and not for dot products. X (N, D) are the centred rows,
+and T = X'X is their scatter. A regression on the indicators of an attribute's values explains
+B = X'PX of it. For the similarities with a direction u, R squared is u'Bu / u'Tu (eta squared). For
+the whole embedding, it is tr B / tr T (the R squared of PERMANOVA, Anderson 2001).
+
+An attribute that is a number has a constant and its values as columns, in place of K indicators.
 
 Both are above 0 by chance. Shares are therefore epsilon squared (Kelley 1935), the adjusted R
 squared: 1 - (SSE / (N - K)) / (SST / (N - 1)) for K values. For an attribute that is unrelated to
@@ -12,6 +14,7 @@ the embeddings, it is 0 on average and may be negative.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -52,8 +55,25 @@ class Explained(NamedTuple):
     rank: int
 
 
+def _regressors(values: Int64 | Floats) -> Any:
+    """Return the indicators (N, K) of codes or, of numbers, a constant and their z-scores (N, 2).
+
+    The columns are orthogonal.
+    """
+    from scipy import sparse
+
+    ones = np.ones(len(values))
+    if values.dtype.kind != "f":
+        _, positions = np.unique(values, return_inverse=True)
+        return sparse.csr_array((ones, (np.arange(len(values)), positions)))
+    if not np.ptp(values):  # rounding would make a deviation of equal numbers
+        return sparse.csr_array(ones[:, None])
+    z = (values - values.mean()) / values.std()
+    return sparse.csr_array(np.stack([ones, z], axis=1))
+
+
 class Regressions:
-    """Regressions of N rows on the indicators of columns of codes (N,).
+    """Regressions of N rows on columns (N,): the indicators of codes, or numbers.
 
     A regression of rank K explains the part B of the scatter T. Its adjusted R squared is
 
@@ -62,7 +82,7 @@ class Regressions:
     for the whole embedding, and the same with u'Tu and u'Bu for the cosines with a direction u.
     """
 
-    def __init__(self, rows: CentredRows, columns: Mapping[str, Int64]) -> None:
+    def __init__(self, rows: CentredRows, columns: Mapping[str, Int64 | Floats]) -> None:
         from scipy import sparse
 
         self.total = rows.total
@@ -71,17 +91,15 @@ class Regressions:
         blocks = []
         start = 0
         for name, codes in columns.items():
-            values, positions = np.unique(codes, return_inverse=True)
-            self._places[name] = slice(start, start + len(values))
-            start += len(values)
+            blocks.append(_regressors(codes))
+            self._places[name] = slice(start, start + blocks[-1].shape[1])
+            start += blocks[-1].shape[1]
             if start > MAX_VALUES:
                 raise ClipkitError(
                     f"attributes: expected at most {MAX_VALUES:,} values in all, got {start:,} or "
                     "more",
                     "choose attributes with --attribute",
                 )
-            cells = (np.ones(self.count), (np.arange(self.count), positions))
-            blocks.append(sparse.csr_array(cells, shape=(self.count, len(values))))
         indicators = sparse.hstack(blocks, format="csr")  # (N, P)
         self._counts = (indicators.T @ indicators).toarray()  # (P, P)
         self._sums = indicators.T @ rows.centred  # (P, D)
@@ -102,7 +120,7 @@ class Regressions:
         return Explained(root, int(is_positive.sum()))
 
     def count_values(self, name: str) -> int:
-        """Return how many values of a column occur."""
+        """Return how many values of a column occur; 2 for numbers that differ."""
         place = self._places[name]
         return int(place.stop - place.start)
 
@@ -173,12 +191,16 @@ class Term:
     ) -> None:
         self.attribute, self.name = attribute, attribute.name
         self.parts = [part.name for part in attribute.parts]
-        self.codes = {part.name: part.codes[split] for part in [attribute, *attribute.parts]}
+        self.codes: dict[str, Int64 | Floats] = {
+            part.name: part.codes[split] for part in [attribute, *attribute.parts]
+        }
         self.known = self.codes[self.name] >= 0
         used = self.known
         if not used.any():  # -1 in all rows, which as the only value explains nothing
             used = ~used
             self.codes = dict.fromkeys(self.codes, self.codes[self.name])
+        elif attribute.is_number:
+            self.codes = {self.name: attribute.numbers()[attribute.codes[split]]}
         if not used.all():
             rows = centre(embeddings[used])
         columns = {name: codes[used] for name, codes in self.codes.items()}
@@ -204,6 +226,7 @@ def decompose(  # noqa: PLR0913 (the options of `clipkit variance`)
     table: str | None = None,
     columns: Sequence[str] = (),
     controls: Sequence[FeatureFile] = (),
+    numbers: bool = False,
     null: int = 1000,
     split: str | None = None,
     seed: int = 42,
@@ -224,6 +247,8 @@ def decompose(  # noqa: PLR0913 (the options of `clipkit variance`)
         combinations of two attributes explain beyond both.
     controls : sequence of FeatureFile
         The same images, embedded by untrained controls.
+    numbers : bool
+        Whether those of up to 20 numbers, and in ``shapes``, are no categories.
     null : int
         Number of random directions, for `random99`.
     split : str, optional
@@ -234,12 +259,13 @@ def decompose(  # noqa: PLR0913 (the options of `clipkit variance`)
     Returns
     -------
     FeatureFile
-        A result with one run per attribute: `split`, `attribute`, `values`, `rows`, `share`,
-        `null95` (the 95 % quantile of the shares of unrelated attributes), `unique` (the adjusted
-        R squared that the regression on all attributes loses without this one, NaN with fewer than
-        two rows per parameter), `unique_rows` and `unique_null95` (its complete rows and its
-        null), `control_share`, `control_low`, `control_high` (mean and range of the controls). With
-        texts, one run per prompt and attribute: `split`, `prompt`, `attribute`, `share`, `random99`
+        A result with one run per attribute: `split`, `attribute`, `values` (NaN for numbers),
+        `rows`, `share`, `null95` (the 95 % quantile of the shares of unrelated attributes),
+        `unique` (the adjusted R squared that the regression on all attributes loses without this
+        one, NaN with fewer than two rows per parameter), `unique_rows` and `unique_null95` (its
+        complete rows and its null), `control_share`, `control_low`, `control_high` (mean and range
+        of the controls). With texts, one run per prompt and attribute: `split`, `prompt`,
+        `attribute`, `share`, `random99`
         (the 99 % quantile of the shares of random directions), `null95` (for one prompt),
         `embedding` (the share of the whole embedding), `above` (whether share is above both). NaN
         marks undefined values: of an attribute with one value or none, or with as many as rows.
@@ -257,7 +283,7 @@ def decompose(  # noqa: PLR0913 (the options of `clipkit variance`)
     if null < 1:
         raise UsageError(f"null: expected at least 1 draw, got {null}")
     name = choose_split(images, split)
-    terms, source, inputs = _read_terms(images, name, table, columns)
+    terms, source, inputs = _read_terms(images, name, table, columns, numbers)
     inputs["images"] = images.digest
     without = [term.name for term in terms if not term.values]
     if len(without) == len(terms):
@@ -269,7 +295,7 @@ def decompose(  # noqa: PLR0913 (the options of `clipkit variance`)
         shares = []
         for number, control in enumerate(controls, 1):
             check_control(control, images, [name])
-            embeddings = _unit_rows(control, name)
+            embeddings = _rows_of(control, name)
             centred = centre(embeddings)
             terms = [Term(term.attribute, name, embeddings, centred) for term in terms]
             shares.append([term.share() for term in terms])
@@ -282,6 +308,7 @@ def decompose(  # noqa: PLR0913 (the options of `clipkit variance`)
         "variance",
         attributes=source,
         column=list(columns) or None,
+        numbers=numbers or None,
         split=name,
         null=null,
         prompts=None if texts is None else prompts_entry(texts),
@@ -292,25 +319,26 @@ def decompose(  # noqa: PLR0913 (the options of `clipkit variance`)
 
 
 def _read_terms(
-    images: FeatureFile, split: str, table: str | None, columns: Sequence[str]
+    images: FeatureFile, split: str, table: str | None, columns: Sequence[str], numbers: bool
 ) -> tuple[list[Term], str, dict[str, str]]:
     """Return the attributes of a split, their source and the digest of their table."""
-    annotations = read_annotations(images, table, columns)
+    which: Any = "all" if numbers else "many"
+    annotations = read_annotations(images, table, columns, numbers=which)
     attributes = annotations.attributes
     if table is not None and not columns:
         # it would leave nothing unique to the attributes of which the classes consist
         others = [attribute for attribute in attributes if not attribute.is_class]
         attributes = others or attributes
-    embeddings = _unit_rows(images, split)
+    embeddings = _rows_of(images, split)
     rows = centre(embeddings)
     terms = [Term(attribute, split, embeddings, rows) for attribute in attributes]
     return terms, annotations.source, dict(annotations.inputs)
 
 
-def _unit_rows(images: FeatureFile, split: str) -> Floats:
+def _rows_of(images: FeatureFile, split: str) -> Floats:
     stored = np.asarray(images.splits[split].features, np.float64)
-    unit = similarity.normalize(stored, f"{images.display_name}: {split}")
-    return np.asarray(unit, np.float64)
+    rows = similarity.comparable(stored, images, f"{images.display_name}: {split}")
+    return np.asarray(rows, np.float64)
 
 
 def _attribute_rows(terms: Sequence[Term], images: FeatureFile, split: str) -> list[Row]:
@@ -324,7 +352,8 @@ def _attribute_rows(terms: Sequence[Term], images: FeatureFile, split: str) -> l
         )
     rows = []
     for term in terms:
-        row = {"split": split, "attribute": term.name, "values": term.values}
+        values = math.nan if term.attribute.is_number else term.values
+        row = {"split": split, "attribute": term.name, "values": values}
         row |= {"rows": int(term.known.sum())}
         row |= {"share": float(term.share()), "null95": float(term.null95())}
         rows.append(row | unique.get(term.name, NO_UNIQUE))
@@ -357,7 +386,7 @@ def _unique_shares(terms: Sequence[Term], images: FeatureFile, split: str) -> Ro
         return {}
     complete = np.logical_and.reduce([term.known for term in terms])
     columns = {name: codes[complete] for term in terms for name, codes in term.codes.items()}
-    regressions = Regressions(centre(_unit_rows(images, split)[complete]), columns)
+    regressions = Regressions(centre(_rows_of(images, split)[complete]), columns)
     unique = {}
     for term in terms:
         # an interaction contains its parts, so it would explain what they do
@@ -390,7 +419,7 @@ def _prompt_rows(
     compatibility.common_logit_scale(images, texts)
     compatibility.check_widths(images, texts)
     stored = np.asarray(texts.features, np.float64)
-    prompts = np.asarray(similarity.normalize(stored, texts.display_name), np.float64)
+    prompts = np.asarray(similarity.comparable(stored, texts, texts.display_name))
     width = images.splits[split].features.shape[1]
     random = similarity.random_directions(null, width, seed)
     measured = []

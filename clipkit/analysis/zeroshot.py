@@ -14,7 +14,6 @@ from clipkit.base.errors import ClipkitError
 from clipkit.features.describe import abridged
 from clipkit.features.model import BlockMatrix, FeatureFile, Float32, Floats, Int64, Split
 
-TOP = 5  # of the second accuracy that is reported
 HINT = "make them with: clipkit textembed --classes"
 
 
@@ -134,18 +133,10 @@ def _check_one_attribute(logits: FeatureFile) -> None:
 
 def _evaluate_split(logits: FeatureFile, name: str) -> tuple[dict[str, Any], Split]:
     split = logits.splits[name]
-    predicted = np.empty(len(split), np.int64)
-    in_top = 0.0
-    start = 0
-    for scores in iter_class_scores(logits, split.features):
-        rows = slice(start, start + len(scores))
-        predicted[rows] = scores.argmax(axis=1)
-        if split.labels is not None:
-            in_top += metrics.topk_accuracy(scores, split.labels[rows], TOP) * len(scores)
-        start += len(scores)
+    blocks = iter_class_scores(logits, split.features)
+    best = np.concatenate([metrics.best_classes(scores) for scores in blocks])
+    predicted = best[:, 0]
     row: dict[str, Any] = {"split": name, "acc1": np.nan, "acc5": np.nan}  # the first columns
-    row |= metrics.accuracies(split.labels, predicted)
+    row |= metrics.accuracies(split.labels, best)
     row |= metrics.accuracy_interval(split.labels, predicted)
-    if split.labels is not None and len(logits.class_names or []) >= TOP:
-        row["acc5"] = in_top / len(split)
     return row, Split(labels=split.labels, ids=split.ids, predicted=predicted[None])

@@ -27,12 +27,13 @@ FORMATS = ("table", "tsv", "csv", "json")
 # The columns of all reports by their unit. A wrong name is found with them before the work.
 UNITS = {
     "%": (
-        "acc1 acc1_high acc1_low acc5 accuracy accuracy_control accuracy_high accuracy_low angle "
-        "auroc ceiling chance confidence control_high control_low control_share ece ece_null "
-        "ece_null95 embedding f1 fpr fpr_asked fpr_high fpr_low mean_confidence "
-        "mean_per_class_recall null95 precision purity purity_chance random99 recall "
-        "recall_control recall_high recall_low recall_null share shuffled shuffled95 "
-        "shuffled_control tpr tpr_high tpr_low unique unique_null95"
+        "acc1 acc1_answered acc1_answered_high acc1_answered_low acc1_high acc1_low acc5 accuracy "
+        "accuracy_control accuracy_high accuracy_low angle auroc auroc_high auroc_low ceiling "
+        "chance confidence control_high control_low control_share coverage coverage_high "
+        "coverage_low ece ece_equal_width ece_null ece_null95 embedding f1 fpr fpr_asked fpr_high "
+        "fpr_low mean_confidence mean_per_class_recall null95 precision purity purity_chance "
+        "random99 recall recall_control recall_high recall_low recall_null share shuffled "
+        "shuffled95 shuffled_control tpr tpr_high tpr_low unique unique_null95"
     ),
     "nats": "entropy max_entropy mean_entropy",
     "": (
@@ -47,9 +48,9 @@ UNITS = {
         "p_adjusted p_holm positives prediction probe probe_high probe_low prompt prompts "
         "queries random random_high random_low rank rank_b reach reach_high reach_low "
         "relative_gap relative_gap_control relative_gap_null rows runner_up runner_up_score "
-        "scope score seed shots similarity similarity_null similarity_null95 split standardize "
-        "support t t_control t_null95 temperature threshold unique_rows unit unknown values "
-        "weight zeroshot zeroshot_high zeroshot_low"
+        "scope score scores seed shots similarity similarity_null similarity_null95 split "
+        "standardize support t t_control t_null95 temperature threshold unique_rows unit unknown "
+        "value_a value_b values weight zeroshot zeroshot_high zeroshot_low"
     ),
 }
 COLUMNS: dict[str, str] = {}

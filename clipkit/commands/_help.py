@@ -10,10 +10,10 @@ ARGUMENTS = "Arguments"
 PANELS = {
     ARGUMENTS: "",
     "Input": (
-        "root path_column label_column split_column split limit classes split_off prompts labels "
-        "template column readable table attribute groups group_folder source captions items "
-        "control control_texts unknown result run common same_rows model untrained thumbnails "
-        "images"
+        "root path_column feature_column id_column label_column split_column split limit classes "
+        "split_off prompts labels template column readable table attribute groups group_folder "
+        "source captions items ask choices control control_texts unknown result run common "
+        "same_rows model untrained thumbnails images"
     ),
     OTHERS: "",
     "How to run": (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
+import math
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -233,12 +234,21 @@ PerImage = Annotated[
     bool, flag("--per-image", "Print a row per image: prediction, score, runner-up.")
 ]
 Top = Annotated[int, option("K", "Print K rows per image: its best classes.", min=1)]
+Cut = Annotated[
+    str | None,
+    option(
+        "SCORE|RESULT",
+        "Predict 'none of these' unless the best score is above SCORE; zeroshot (cosines) also "
+        "takes a result of clipkit threshold, with a cut for each class.",
+        "--threshold",
+    ),
+]
 Scores = Annotated[bool, flag("--scores", "Print a row per image, with the scores of all classes.")]
 Temperatures = Annotated[
     list[str],
     option(
         "TAU[,TAU...]",
-        "Divide the cosines by TAU; 'model' is the temperature that the model learned.",
+        "Divide the similarities by TAU; 'model' is the temperature that the model learned.",
         "--temperature",
         "-t",
     ),
@@ -272,6 +282,10 @@ Layers = Annotated[
         "--layers",
         "--layer",
     ),
+]
+Ask = Annotated[
+    str | None,
+    option("QUESTION", "Ask a generative model this about each image."),
 ]
 Norm = Annotated[bool, flag("--norm", "With --layer: apply the model's final norm.")]
 Device = Annotated[
@@ -361,6 +375,21 @@ def parse_temperatures(values: list[str], logit_scale: float | None) -> list[flo
         learned = repr(1 / logit_scale)
         words = [learned if word == "model" else word for word in words]
     return parse_numbers(words, "temperature")
+
+
+def read_cut(value: str | None) -> float | FeatureFile | None:
+    """Return the value of --threshold: a number, or a result that is read."""
+    from clipkit import features
+
+    if value is None:
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        return features.read(value, kinds=["result"])
+    if math.isnan(number):
+        raise UsageError(f"threshold: expected a number, got {value!r}")
+    return number
 
 
 def parse_counts(values: list[str], name: str, low: int = 1, top: int = MAX_COUNT) -> list[int]:
@@ -574,11 +603,11 @@ def report_rows(
 
     If columns are named, the rows also have the columns of `provenance`.
     """
-    from clipkit.analysis.for_people import rows_for_people
+    from clipkit.analysis.for_people import rows_for_people, rows_with_chance
     from clipkit.features.history import add_provenance
 
     if rows is None:
-        rows = rows_for_people(result) if view.is_for_people else result.rows()
+        rows = rows_for_people(result) if view.is_for_people else rows_with_chance(result)
     if view.columns is not None:
         return list(add_provenance(rows, result))
     return rows

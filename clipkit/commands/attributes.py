@@ -35,7 +35,8 @@ def attributes(
         str,
         option(
             "METRIC",
-            "recall of categories, auroc or ap of columns of 0 and 1, r2 or spearman of numbers.",
+            "recall of categories, auroc or ap of columns of 0 and 1; r2, mae, spearman or "
+            "kendalltau of numbers.",
         ),
     ] = "recall",
     random: Annotated[
@@ -52,8 +53,8 @@ def attributes(
     """Report for each attribute whether a probe recognises it, and whether words do.
 
     The columns are mean recalls per value. `zeroshot` uses WORDS alone. The others are of probes:
-    `names` on the cosines with WORDS, `random` on as many random directions, `probe` on the whole
-    embedding, `control` on each --control. `reach` is (zeroshot - chance) / (probe - chance).
+    `names` on the similarities with WORDS, `random` on as many random directions, `probe` on the
+    whole embedding, `control` on each --control. `reach` is (zeroshot - chance) / (probe - chance).
 
     Example: clipkit attributes img.h5 words.h5 --table shapes --control control.h5
     """

@@ -23,7 +23,10 @@ from clipkit.commands._options import (
 def compare(
     report: Report,
     a: Annotated[
-        str, typer.Argument(metavar="A", help="Result of probe, zeroshot, retrieve or choose.")
+        str,
+        typer.Argument(
+            metavar="A", help="Result of probe, zeroshot, retrieve, choose or attributes."
+        ),
     ],
     b: Annotated[
         list[str] | None,
@@ -70,12 +73,20 @@ def compare(
     Example: clipkit compare probe.h5 zeroshot.h5 --table shapes --attribute pattern
     """
     from clipkit import features
-    from clipkit.analysis import comparison
+    from clipkit.analysis import comparison, score_comparison
     from clipkit.analysis.results import cluster_note
     from clipkit.base import console
 
     report.check_output(a, *(b or []), table, groups)
     results = features.read_all([a, *(b or [])], kinds=["result"])
+    if all(result.holds_ranks for result in results):
+        if any((run, table, attribute, cluster, groups, ids)):
+            raise UsageError(
+                "expected no --run, --table, --attribute, --cluster, --groups and --list for "
+                "results of attributes"
+            )
+        report.show(score_comparison.compare(results, split, common=common, same_rows=same_rows))
+        return
     paired = comparison.pair(
         results, split, run, common=common, same_rows=same_rows, table=table, cluster=cluster
     )

@@ -9,10 +9,12 @@ from typing import Annotated
 import typer
 
 from clipkit.base import console
-from clipkit.base.errors import UsageError, unknown
+from clipkit.base.errors import ClipkitError, UsageError, unknown
 from clipkit.base.files import FEATURE_ENDINGS
 from clipkit.commands import _completion as completion
 from clipkit.commands._options import OUTPUT, Force, option
+
+EVALUATIONS = (".json", ".md")
 
 
 def _refuse_output_option(is_given: bool) -> None:
@@ -27,14 +29,16 @@ def convert(
         str,
         typer.Argument(
             metavar="INPUT",
-            help="Feature file (.h5, or - for standard input), .npz, .npy or .parquet.",
+            help="Feature file (.h5, or - for standard input), .npz, .npy, .parquet, .safetensors, "
+            "or a folder of clip-retrieval or dinotool.",
         ),
     ],
     output: Annotated[
         str,
         typer.Argument(
             metavar="[OUTPUT]",
-            help="Like INPUT, or .csv for results (default: a feature file on standard output).",
+            help="Feature file, .npz, .npy or .parquet; of results, .csv, .parquet, .json for "
+            "CLIP_benchmark or .md for a model card (default: a feature file on standard output).",
         ),
     ] = "-",
     model: Annotated[
@@ -63,6 +67,27 @@ def convert(
         str | None,
         option("FILE", "Import: file with the prompts that the rows embed, one per line."),
     ] = None,
+    classes: Annotated[
+        str | None,
+        option(
+            "DATASET|FILE",
+            "Import: file with the class of each prompt, one per line, or a data set or feature "
+            "file with the classes; without --prompts, they are the prompts.",
+            autocompletion=completion.datasets,
+        ),
+    ] = None,
+    feature_column: Annotated[
+        str | None,
+        option("NAME", "Import: column of a .parquet with the features (default: the only one)."),
+    ] = None,
+    id_column: Annotated[
+        str | None,
+        option("NAME", "Import: column of a .parquet with the ids (default: id, filename, ...)."),
+    ] = None,
+    label_column: Annotated[
+        str | None,
+        option("NAME", "Import: column of a .parquet with the labels (default: label)."),
+    ] = None,
     table: Annotated[
         bool,
         typer.Option("--runs", help="Export the runs of a result instead of its predictions."),
@@ -89,11 +114,13 @@ def convert(
     train_features, train_labels, train_ids (and so on for each split) and class_names. An .npz of
     prompts holds features, texts and class_index. A .parquet of images has the columns split, id,
     label, class_name and feature. A .parquet of prompts has text, class_index and feature. An .npy
-    is one matrix. Labels, ids and class_index may be missing. Predictions that zeroshot, probe or
+    is one matrix. Labels, ids and class_index may be missing. A .safetensors file has the same
+    names as an .npz. Of a folder of clip-retrieval, the images are imported, or with
+    FOLDER/text_emb the captions, which belong to the images. Predictions that zeroshot, probe or
     cluster saved with -o become a .csv or .parquet with one row per image and run. With --runs,
-    the runs themselves are exported, with the columns of their report. With --thumbnails, a
-    .parquet of images also has a column image, in the form that Embedding Atlas and Hugging Face
-    datasets read.
+    the runs themselves are exported, with the columns of their report. A .json is for the table of
+    CLIP_benchmark; a .md is a model card with the accuracies. With --thumbnails, a .parquet of
+    images also has a column image, in the form that Embedding Atlas and Hugging Face datasets read.
 
     Example: clipkit convert img.h5 img.npz; clipkit convert theirs.npz img.h5 --model ViT-B/32
     """
@@ -102,40 +129,92 @@ def convert(
     from clipkit.features import formats
     from clipkit.prompts.texts import read_with_digest
 
-    files.check_output(output, force=force, inputs=[source, labels, prompts])
+    files.check_output(output, force=force, inputs=[source, labels, prompts, classes])
     if root is not None and not thumbnails:
         raise UsageError("--root is for --thumbnails, which is not given")
+    columns = {"feature": feature_column, "id": id_column, "label": label_column}
     is_export = _ending(source, formats.READABLE) in FEATURE_ENDINGS
-    if is_export == (_ending(output, formats.WRITABLE) in FEATURE_ENDINGS):
+    if is_export == (_ending(output, (*formats.WRITABLE, *EVALUATIONS)) in FEATURE_ENDINGS):
         raise UsageError(
             f"expected one feature file (.h5 or -), got {source} and {output}",
             "convert in two steps, through a feature file",
         )
     if is_export:
-        of_imports = {"model": model, "labels": labels, "prompts": prompts}
+        of_imports = {"model": model, "labels": labels, "prompts": prompts, "classes": classes}
+        of_imports |= {f"{name}-column": column for name, column in columns.items()}
         _refuse(of_imports, f"is for imports, but {source} is a feature file")
-        with features.open_file(source) as file:
-            if table:
-                file, split = formats.only_runs(file, split), None
-            small = None
-            if thumbnails:
-                from clipkit.datasets import matching
-
-                small = matching.read_thumbnails(file, thumbnails, root=root, split=split)
-            formats.export_file(output, file, split=split, thumbnails=small, force=force)
-        if thumbnails:
-            console.note(f"{output} has {Path(output).stat().st_size / 1e6:,.1f} MB")
+        _export(source, output, split, table, thumbnails, root, force)
         return
     of_exports = {"runs": table, "thumbnails": thumbnails}
     _refuse(of_exports, f"is for exports, but {source} is no feature file")
     if model is not None:
         model = models.canonical_name(model)
-    texts, digest = (None, None) if prompts is None else read_with_digest(prompts)
+    digests: dict[str, str] = {}
+    texts = names = None
+    if prompts is not None:
+        texts, digests["prompts"] = read_with_digest(prompts)
+    if classes is not None:
+        names = _read_classes(classes, digests)
     with console.progress("converting", "rows") as report:
         file = formats.import_file(
-            source, split=split, model=model, labels=labels, texts=texts, texts_digest=digest
+            source,
+            split=split,
+            model=model,
+            labels=labels,
+            texts=texts,
+            classes=names,
+            digests=digests,
+            **columns,
         )
         features.write(output, formats.report_rows(file, report), force=force)
+
+
+def _read_classes(classes: str, digests: dict[str, str]) -> list[str]:
+    """Return the class of each prompt; the digest of a text file is added to `digests`."""
+    if Path(classes).suffix.lower() == ".txt":
+        from clipkit.base import files
+        from clipkit.prompts import texts
+
+        data = files.read_bytes(classes)
+        digests["classes"] = files.digest(data)
+        return texts.parse(data, classes).texts  # most classes have several prompts
+    from clipkit import embedding
+
+    read = embedding.read_class_names(classes)
+    digests |= read.source.get("inputs", {})
+    return read.names
+
+
+def _export(
+    source: str,
+    output: str,
+    split: str | None,
+    table: bool,
+    thumbnails: list[str],
+    root: str | None,
+    force: bool,
+) -> None:
+    from clipkit import features
+    from clipkit.features import formats
+
+    if Path(output).suffix.lower() in EVALUATIONS:
+        from clipkit.report import leaderboards
+
+        of_tables = {"runs": table, "thumbnails": thumbnails}
+        _refuse(of_tables, f"is for a .parquet or .csv, but the output is {output}")
+        leaderboards.write(output, features.read(source), split=split, force=force)
+        return
+    with features.open_file(source) as file:
+        small = None
+        if table:
+            file, split = formats.only_runs(file, split), None
+        if thumbnails:
+            from clipkit.datasets import matching
+
+            small = matching.read_thumbnails(file, thumbnails, root=root, split=split)
+        formats.export_file(output, file, split=split, thumbnails=small, force=force)
+    if thumbnails:
+        console.note(f"{output} has {Path(output).stat().st_size / 1e6:,.1f} MB")
 
 
 def _refuse(options: Mapping[str, object], reason: str) -> None:
@@ -146,7 +225,16 @@ def _refuse(options: Mapping[str, object], reason: str) -> None:
 
 
 def _ending(name: str, known: tuple[str, ...]) -> str:
+    """Return the ending of a file that can be converted; "" for a folder."""
+    from clipkit.features import formats
+
+    if Path(name).is_dir():
+        return ""
     ending = ".h5" if name == "-" else Path(name).suffix.lower()
+    if ending in formats.PICKLES and known == formats.READABLE:
+        raise UsageError(f"expected no pickle, got {name}", formats.PICKLE_HINT)
+    if not ending and known == formats.READABLE and not Path(name).exists():
+        raise ClipkitError(f"cannot read {name}: there is no such file or folder")
     if ending not in (*FEATURE_ENDINGS, *known):
         raise unknown("ending", ending or name, [*FEATURE_ENDINGS, *known])
     return ending

@@ -12,6 +12,7 @@ from clipkit.commands._options import (
     DEFAULT_MODEL,
     OUTPUT,
     SKIPPED,
+    Ask,
     Device,
     Force,
     LabelColumn,
@@ -74,6 +75,32 @@ def embed(
             help="Leave out the projection into the space that images share with texts.",
         ),
     ] = False,
+    ask: Ask = None,
+    at: Annotated[
+        str | None,
+        option(
+            "last|image",
+            "With --ask: last token of the prompt, where the answer begins, or mean of the image's "
+            "tokens (default: last).",
+        ),
+    ] = None,
+    choices: Annotated[
+        str | None,
+        option(
+            "DATASET|FILE",
+            "With --ask: list these class names behind the question, with letters as answers.",
+            autocompletion=completion.datasets,
+        ),
+    ] = None,
+    image_size: Annotated[
+        int | None,
+        option(
+            "N",
+            "Give the model images of N x N pixels, with interpolated positions.",
+            min=1,
+            max=4096,
+        ),
+    ] = None,
     split: Annotated[list[str] | None, split_option("Embed only this split; repeatable.")] = None,
     root: Annotated[
         str | None, option("FOLDER", "Folder that holds the data set, or to download it to.")
@@ -163,8 +190,8 @@ def embed(
     """Embed the images of a data set, or write the hidden states of layers.
 
     If a run is interrupted, the same command continues it. Features are the model's projected image
-    embeddings, not normalised by default. Images that cannot be used are skipped and listed, and
-    the exit code is then 3.
+    embeddings, not normalised by default; with --ask what a generative model holds when it is asked
+    a question. Images that cannot be used are skipped and listed, and the exit code is then 3.
 
     Example: clipkit embed cifar100 -o img.h5
     """
@@ -172,6 +199,9 @@ def embed(
     from clipkit.base import console
 
     share = None if part is None else embedding.Part.parse(part)
+    listed: tuple[str, ...] = ()
+    if ask is not None and choices is not None:
+        ask, listed = embedding.list_choices(ask, embedding.read_class_names(choices))
     options = models.RunOptions(
         device=device,
         precision=precision,
@@ -179,12 +209,18 @@ def embed(
         layers=parse_layers(layers),
         pool=pool,
         norm=norm,
+        ask=ask,
+        at=at,
+        choices=listed,
         projection=not no_projection,
+        image_size=image_size,
         batch_size=batch_size,
         num_workers=num_workers,
         compile=compile,
     )
     options.check()
+    if choices is not None and ask is None:
+        raise UsageError("expected --ask with --choices, got none")
     _check_engine(engine, replicas, part)
     if engine == "local":  # the machines of a cluster may have folders that this one lacks
         models.check_name(model)
@@ -209,7 +245,8 @@ def embed(
         output,
         model=model,
         options=options,
-        ray=embedding.RayOptions(replicas) if engine == "ray" else None,
+        engine=engine,
+        replicas=replicas,
         normalize=normalize,
         strict=strict,
         restart=restart,

@@ -1,4 +1,4 @@
-"""`clipkit logits`: cosine similarities of images with prompts."""
+"""`clipkit logits`: similarities of images with prompts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def logits(
     texts: Texts = "-",
     output: Output = "-",
     temperature: Annotated[
-        str, option("TAU", "Divide the cosines by TAU.", "--temperature", "-t")
+        str, option("TAU", "Divide the similarities by TAU.", "--temperature", "-t")
     ] = "1",
     random: Annotated[
         int | None,
@@ -50,7 +50,8 @@ def logits(
 
     Both sides are normalised and must come from the same model. Random directions are uniform on
     the sphere. Accuracy that a probe also reaches on K of them does not come from the prompts.
-    Logits of --whiten hold the same information, without the prompts' spectrum.
+    Logits of --whiten hold the same information, without the prompts' spectrum. For a generative
+    model, nothing is normalised: the products are its next-token logits for the answers.
 
     Example: clipkit logits img.h5 txt.h5 -o logits.h5
     """

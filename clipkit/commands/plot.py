@@ -233,10 +233,10 @@ def _read(file: str, kind: str) -> Any:
     return features.read(file, kinds=[kind])
 
 
-def _read_all(paths: list[str] | None, kind: str) -> Any:
+def _read_all(paths: list[str] | None, *kinds: str) -> Any:
     from clipkit import features
 
-    return features.read_all(paths or ["-"], kinds=[kind])
+    return features.read_all(paths or ["-"], kinds=kinds)
 
 
 @picture
@@ -393,7 +393,7 @@ def reliability(
         list[str],
         option(
             "TAU[,TAU...]",
-            "Divide the cosines by TAU; 'model' is the temperature that the model learned, "
+            "Divide the similarities by TAU; 'model' is the temperature that the model learned, "
             "'fitted' the one that is fitted on train.",
             "--temperature",
             "-t",
@@ -475,14 +475,16 @@ def similarity(
 
 
 @picture
-def spectrum(file: FeatureInputs = None) -> Drawn:
-    """Draw the singular values of prompt sets with their effective ranks.
+def spectrum(file: FeatureInputs = None, split: Split = None) -> Drawn:
+    """Draw the singular values of prompt sets, or of images, with their effective ranks.
+
+    Images stand beside a Gaussian sample of as many vectors, whose directions are all alike.
 
     Example: clipkit plot spectrum txt.h5 -o spectrum.png
     """
     from clipkit.plots.spectrum import draw_spectra
 
-    return draw_spectra(_read_all(file, "texts"))
+    return draw_spectra(_read_all(file, "texts", "images"), split)
 
 
 @picture

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from clipkit.commands._options import FeatureInput, Report, Rows, Splits
+from clipkit.base.errors import UsageError
+from clipkit.commands._options import Cut, FeatureInput, Report, Rows, Splits, read_cut
 
 
 def predict(
@@ -15,6 +16,7 @@ def predict(
     probe: Annotated[str, typer.Argument(metavar="PROBE", help="Probe from clipkit probe --keep.")],
     file: FeatureInput = "-",
     split: Splits = None,
+    threshold: Cut = None,
 ) -> None:
     """Predict the classes of images with a probe that `probe --keep` stored.
 
@@ -26,13 +28,22 @@ def predict(
     """
     from clipkit import features
     from clipkit.analysis import prediction
+    from clipkit.analysis.ranking import answer_above
 
     report.check_output(probe, file)
+    cut = read_cut(threshold)
+    if cut is not None and not isinstance(cut, float):
+        raise UsageError(
+            f"--threshold: expected a score, got {threshold!r}",
+            "a result of clipkit threshold is for clipkit zeroshot",
+        )
     fitted = features.read(probe, kinds=["probe"])
     with features.open_file(file, kinds=["images", "logits"]) as source:
-        predicted = prediction.predict(fitted, source, split, rows.top, rows.scores)
-        are_images = rows.are_images(source, predicted.rankings)
+        result, rankings = prediction.predict(fitted, source, split, rows.top, rows.scores)
+        are_images = rows.are_images(source, rankings)
+    if cut is not None:
+        result, rankings = answer_above(result, rankings, cut)
     if are_images:
-        report.show_images(predicted.result, predicted.rankings, rows.top)
+        report.show_images(result, rankings, rows.top)
     else:
-        report.show(predicted.result, per_class=rows.per_class)
+        report.show(result, per_class=rows.per_class)

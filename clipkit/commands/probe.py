@@ -31,6 +31,7 @@ from clipkit.commands._options import (
     parse_numbers,
     parse_seeds,
     parse_temperatures,
+    split_words,
 )
 
 
@@ -40,8 +41,17 @@ def probe(
     classifier: Annotated[str, option("svm|logreg|mlp|knn", "Classifier to fit.")] = "svm",
     regularization: Annotated[
         list[str],
-        option("C[,C...]", "Inverse strength of regularisation.", "--regularization", "-C"),
+        option(
+            "C[,C...]",
+            "Inverse strength of regularisation; also a range LOW..HIGH:N of N values, which --val "
+            "searches.",
+            "--regularization",
+            "-C",
+        ),
     ] = ["1"],  # noqa: B006
+    k: Annotated[
+        int | None, option("N", "Neighbours that vote, for knn (default: 20).", "-k", min=1)
+    ] = None,
     temperature: Temperatures = [],  # noqa: B006
     features: Annotated[
         str, option("logits|probs", "For logits: use cosine / tau, or its softmax.")
@@ -104,12 +114,14 @@ def probe(
             f"expected seeds at least {repeat} apart for --repeat {repeat}, got {got}",
             "draw n of a seed is the first draw of seed + n",
         )
-    Cs = parse_numbers(regularization, "C")
+    words = split_words(regularization)
+    is_range = len(words) == 1 and ".." in words[0]
+    Cs = words[0] if is_range else parse_numbers(words, "C")
     if seed != ["42"] and classifier != "mlp" and not (val or counts or SEED in file):
         console.note(f"--seed has no effect on {classifier} without --val or --shots")
     from clipkit.analysis import dependence, evaluation  # loads scikit-learn
 
-    spec = evaluation.ProbeSpec(classifier, features, standardize, seeds[0], counts, repeat)
+    spec = evaluation.ProbeSpec(classifier, features, standardize, seeds[0], counts, repeat, k)
     # by default, images are listed if there is no accuracy to print
     lists_images = per_image if per_class or per_image or len(seeds) > 1 else None
 

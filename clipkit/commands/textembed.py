@@ -12,6 +12,7 @@ from clipkit.commands import _completion as completion
 from clipkit.commands._options import (
     DEFAULT_MODEL,
     OUTPUT,
+    Ask,
     Device,
     Force,
     ItemTables,
@@ -53,6 +54,7 @@ def textembed(
         ),
     ] = None,
     norm: Norm = False,
+    ask: Ask = None,
     classes: Annotated[
         str | None,
         option(
@@ -88,7 +90,8 @@ def textembed(
         str | None,
         option(
             "NAME",
-            "Column of a .csv or .tsv file (default: prompt, text, class, name or the only one).",
+            "Column of a .csv or .tsv file (default: prompt, text, class, name or the only one); "
+            "data set of .json files of CLIP_benchmark.",
         ),
     ] = None,
     root: Annotated[
@@ -107,7 +110,8 @@ def textembed(
         bool,
         typer.Option(
             "--clean/--no-clean",
-            help="For SigLIP 2: lowercase prompts and remove punctuation, as in training.",
+            help="For CLIP: clean prompts by ftfy, if it is installed, as OpenAI's code does. For "
+            "SigLIP 2: lowercase prompts and remove punctuation, as in training.",
         ),
     ] = True,
     normalize: Annotated[
@@ -147,6 +151,7 @@ def textembed(
         clean=clean,
         layers=None if layer is None else [layer],
         norm=norm,
+        ask=ask,
     )
     # the model is loaded after the prompts, so that errors in prompts appear at once
     if captions:
@@ -166,10 +171,12 @@ def textembed(
         ]
     else:
         class_names = embedding.read_class_names(classes, root, column)
-        templates = embedding.read_templates(template) if template else None
+        _check_column(column, str(class_names.source["classes"]), classes, template)
+        templates = embedding.read_templates(template or [], class_names.dataset) or None
         if _is_default(ctx, "model"):
             model, untrained = embedding.choose_model(class_names, classes, model, untrained)
             options = replace(options, untrained=untrained)
+        class_names, options = embedding.follow_question(class_names, model, options)
         encoder = models.load(model, tower="text", options=options)
         result = embedding.embed_classes(
             class_names,
@@ -191,6 +198,13 @@ def _check_captions(
         raise UsageError("expected no --column with --captions or --items", "name it caption")
     if not captions and split is not None:
         raise UsageError("expected --captions with --split, got none")
+
+
+def _check_column(column: str | None, kind: str, classes: str, template: list[str] | None) -> None:
+    """Refuse the name of a column, or data set, of which there is no table and no .json file."""
+    is_keyed = any(value.lower().endswith(".json") for value in template or [])
+    if column is not None and kind != "file" and not is_keyed:
+        raise UsageError(f"expected a table or .json file with --column, got {classes}")
 
 
 def _is_default(ctx: typer.Context, name: str) -> bool:

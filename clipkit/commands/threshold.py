@@ -33,7 +33,11 @@ def threshold(
     ] = False,
     unknown: Annotated[
         str | None,
-        option("LOGITS", "Images of none of the classes: report how well they are separated."),
+        option(
+            "LOGITS|IMAGES",
+            "Images of none of the classes: report how well they are separated. FILE is of the "
+            "same kind.",
+        ),
     ] = None,
     fit_split: Annotated[str, split_option("Split to choose thresholds on.")] = "train",
     eval_split: EvalSplit = "test",
@@ -51,12 +55,13 @@ def threshold(
     from clipkit.analysis import thresholds
 
     report.check_output(file, unknown)
-    logits = features.read(file, kinds=["logits"])
+    kinds = ["logits"] if unknown is None else ["logits", "images"]
+    logits = features.read(file, kinds=kinds)
     splits = {"fit_split": fit_split, "eval_split": eval_split}
     if unknown is not None:
         if at or standardize:
             raise UsageError("expected --unknown without --at and --standardize")
-        others = features.read(unknown, kinds=["logits"])
+        others = features.read(unknown, kinds=[logits.kind])
         report.show(thresholds.detect(logits, others, **splits, seed=seed))
         return
     result = thresholds.choose(

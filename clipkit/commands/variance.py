@@ -14,6 +14,7 @@ from clipkit.commands._options import (
     Report,
     Seed,
     Table,
+    flag,
     option,
 )
 
@@ -31,6 +32,7 @@ def variance(
     table: Table = None,
     attribute: Attributes = [],  # noqa: B006
     control: Controls = [],  # noqa: B006
+    numbers: Annotated[bool, flag("--numbers", "Treat 3 to 20 numbers as numbers, too.")] = False,
     null: Annotated[
         int, option("N", "Number of random directions to compare prompts with.", min=1, max=100_000)
     ] = 1000,
@@ -57,6 +59,7 @@ def variance(
         table=table,
         columns=attribute,
         controls=controls,
+        numbers=numbers,
         null=null,
         split=split,
         seed=seed,

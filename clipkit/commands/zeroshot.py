@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from clipkit.commands._options import Attribute, Cluster, FeatureInput, Report, Rows, Splits, Table
+from clipkit.commands._options import (
+    Attribute,
+    Cluster,
+    Cut,
+    FeatureInput,
+    Report,
+    Rows,
+    Splits,
+    Table,
+    read_cut,
+)
 
 
 def zeroshot(
@@ -13,26 +23,35 @@ def zeroshot(
     table: Table = None,
     attribute: Attribute = None,
     cluster: Cluster = None,
+    threshold: Cut = None,
 ) -> None:
     """Report zero-shot accuracy: each image gets the class of its most similar prompt.
 
     Make the prompts with `textembed --classes`, which also averages templates. Images without
-    labels give a row per image: the prediction, its cosine and the runner-up.
+    labels give a row per image: the prediction, its cosine and the runner-up. With --threshold,
+    images without a similar prompt get the class 'none of these'.
 
     Example: clipkit textembed --classes img.h5 | clipkit logits img.h5 - | clipkit zeroshot
     """
     from clipkit import features
-    from clipkit.analysis import dependence, relabeling
+    from clipkit.analysis import dependence, relabeling, thresholds
     from clipkit.analysis.zeroshot import evaluate, rank_images
 
     report.check_output(file, table)
+    cut = read_cut(threshold)
     labels = table if attribute or cluster is None else None
     with features.open_file(file, kinds=["logits"]) as source:
         logits = relabeling.label_by_attribute(source, labels, attribute, needs_prompts=True)
         clusters = dependence.read_clusters(logits, table, cluster, split)
-        result = dependence.count_by_cluster(evaluate(logits, split), logits, clusters)
-        if rows.are_images(logits, result.splits):
+        result = evaluate(logits, split)
+        are_images = rows.are_images(logits, result.splits)
+        rankings = {}
+        if are_images or cut is not None:
             rankings = rank_images(logits, split, rows.top, rows.scores)
-            report.show_images(result, rankings, rows.top)
-            return
-    report.show(result, per_class=rows.per_class)
+        if cut is not None:
+            result, rankings = thresholds.answer(logits, result, rankings, cut)
+        result = dependence.count_by_cluster(result, logits, clusters)
+    if are_images:
+        report.show_images(result, rankings, rows.top)
+    else:
+        report.show(result, per_class=rows.per_class)

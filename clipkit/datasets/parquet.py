@@ -11,7 +11,6 @@ import contextlib
 import functools
 import hashlib
 import itertools
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +48,7 @@ from clipkit.datasets.rows import (
     labels_from_texts,
 )
 from clipkit.features.model import Int64
-from clipkit.features.parquet import column_chunks, is_number, value_type
+from clipkit.features.parquet import column_chunks, declared_features, is_number, value_type
 from clipkit.features.validation import MAX_CLASSES
 
 Types = Mapping[str, pa.DataType]  # of the columns of a file
@@ -324,7 +323,7 @@ def _read_table(name: str) -> _Table:
     metadata = _metadata(file)
     with read_errors(where):
         types = {field.name: field.type for field in metadata.schema.to_arrow_schema()}
-        features = _features(metadata.metadata or {})
+        features = declared_features(metadata.metadata or {})
         column = _image_column(types, features, where)
         is_struct = pa.types.is_struct(types[column])
         content = f"{column}.bytes" if is_struct else column
@@ -346,15 +345,6 @@ def _read_table(name: str) -> _Table:
     codes, texts = _read_labels(part, label)
     class_names = _class_names(features.get(label), f"{where}: {label}")
     return _Table(part, paths, label, codes, texts, class_names)
-
-
-def _features(metadata: Mapping[bytes, bytes]) -> dict[str, dict[str, Any]]:
-    """Return what `datasets` says of each column, or nothing."""
-    try:
-        features = json.loads(metadata[b"huggingface"])["info"]["features"]
-        return {name: kind for name, kind in features.items() if isinstance(kind, dict)}
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
-        return {}
 
 
 def _check_column(metadata: pq.FileMetaData, column: str, where: str) -> list[int]:

@@ -8,7 +8,6 @@ can continue. `pipeline` joins both. `texts` embeds prompts and class names.
 from clipkit.datasets.captions import read_captions
 from clipkit.datasets.items import read_items
 from clipkit.embedding.checkpoint import Part
-from clipkit.embedding.engines import RayOptions
 from clipkit.embedding.pipeline import check_outputs, embed, embed_images, name_layer_outputs
 from clipkit.embedding.texts import (
     choose_model,
@@ -16,6 +15,8 @@ from clipkit.embedding.texts import (
     embed_classes,
     embed_items,
     embed_texts,
+    follow_question,
+    list_choices,
     name_outputs,
     read_class_names,
     read_prompts,
@@ -27,7 +28,6 @@ __all__ = [
     "DEFAULT_TEMPLATE",
     "ClassNames",
     "Part",
-    "RayOptions",
     "check_outputs",
     "choose_model",
     "embed",
@@ -36,6 +36,8 @@ __all__ = [
     "embed_images",
     "embed_items",
     "embed_texts",
+    "follow_question",
+    "list_choices",
     "name_layer_outputs",
     "name_outputs",
     "read_captions",

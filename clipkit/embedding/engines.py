@@ -12,7 +12,7 @@ import functools
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from joblib import cpu_count  # type: ignore[import-untyped]
@@ -56,12 +56,6 @@ class Encoded:
     turned: int = 0  # images that their EXIF data turn, which is ignored
 
 
-class RayOptions(NamedTuple):
-    """Options of a run on a cluster of Ray."""
-
-    replicas: int | None = None  # workers; by default one per GPU, or one per machine
-
-
 @runtime_checkable
 class Engine(Protocol):
     """Encodes shards."""
@@ -96,7 +90,7 @@ def load_encoder(name: str, options: RunOptions, images: int) -> Encoder:
     If the options do not say whether to compile it, `models.should_compile` does.
     """
     compile = options.compile
-    if compile is None and options.layers is None:
+    if compile is None and options.layers is None and options.ask is None:
         compile = models.should_compile(options.device, images)
     options = replace(options, compile=compile, non_blocking=True)
     return models.load(name, tower="image", options=options)

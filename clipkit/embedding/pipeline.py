@@ -37,12 +37,11 @@ from clipkit.embedding.engines import (
     Encoded,
     Engine,
     LocalEngine,
-    RayOptions,
     ShardImages,
     default_workers,
     load_encoder,
 )
-from clipkit.features.history import feature_name
+from clipkit.features.history import DOT_PRODUCT, feature_name
 from clipkit.features.model import FeatureFile, Float32, Split
 from clipkit.models import RunOptions
 
@@ -60,7 +59,8 @@ def embed(  # noqa: PLR0913 (the options of `clipkit embed`)
     *,
     model: str,
     options: RunOptions | None = None,
-    ray: RayOptions | None = None,
+    engine: str = "local",
+    replicas: int | None = None,
     normalize: bool = False,
     strict: bool = False,
     restart: bool = False,
@@ -81,8 +81,10 @@ def embed(  # noqa: PLR0913 (the options of `clipkit embed`)
         As in `models.load`.
     options : RunOptions, optional
         How the model runs. In its place, `settings` may give the fields of `RunOptions` by name.
-    ray : RayOptions, optional
-        Encode on a cluster of Ray, not in this process.
+    engine : {"local", "ray"}
+        Encode in this process, or on a cluster of Ray.
+    replicas : int, optional
+        Copies of the model on Ray; by default one per GPU, or one per machine.
     """
     options = options or RunOptions(**settings)
     if not restart:
@@ -100,12 +102,12 @@ def embed(  # noqa: PLR0913 (the options of `clipkit embed`)
         force=force,
         part=part,
     )
-    if ray is None:
+    if engine == "local":
         return embed_with(load(), batch_size=options.batch_size, num_workers=options.num_workers)
     from clipkit.embedding import ray_engine
 
-    with ray_engine.connect(load, options, ray) as engine:
-        return embed_with(engine)
+    with ray_engine.connect(load, options, replicas) as ray:
+        return embed_with(ray)
 
 
 def embed_images(  # noqa: PLR0913 (the options of `clipkit embed`)
@@ -178,6 +180,8 @@ def embed_images(  # noqa: PLR0913 (the options of `clipkit embed`)
     else:
         num_workers = num_workers or default_workers()
         engine = LocalEngine(encoder, batch_size, num_workers)
+    if normalize and engine.model.details.get("similarity") == DOT_PRODUCT:
+        raise UsageError("expected --ask without --normalize: next-token logits need the lengths")
     outputs = name_layer_outputs(output, engine.model.columns)
     check_outputs(output, outputs.values(), force=force, part=part)
     with _checkpoint_folder(output) as folder:

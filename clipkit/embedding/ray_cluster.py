@@ -62,22 +62,22 @@ def stdout_for_data() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def connected(ray: Any, cpus: int) -> Iterator[None]:
+def connected(ray: Any) -> Iterator[bool]:
     """Connect to Ray, and disconnect at the end. A cluster that this starts ends with it.
 
-    Refuse to be that cluster with fewer than `cpus` cores.
+    Yield whether this started it, on this machine alone.
 
     A thread does both. Outside of the main thread, Ray installs no handlers of signals, and a
     cluster that does not answer can be given up. The thread lives as long as the connection, since
     the system ends the processes of a cluster with the thread that started them.
     """
     if ray.is_initialized():  # the caller's own
-        yield
+        yield False
         return
     address = os.environ.get("RAY_ADDRESS") or "local"
     options: dict[str, Any] = {}
     if address == "local":
-        options = {"include_dashboard": False, "num_cpus": _check_cores(cpus)}
+        options = {"include_dashboard": False, "num_cpus": int(cpu_count())}
         # Ray would write a token into the home, which switches tokens on for each later `ray start`
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         console.note("starting Ray on this machine")
@@ -109,7 +109,7 @@ def connected(ray: Any, cpus: int) -> Iterator[None]:
             if "AF_UNIX" in line:  # the system's limit for the path of a socket
                 hint = "set TMPDIR to a folder with a short path"
             raise ClipkitError(f"cannot {where}: {line}", hint) from errors[0]
-        yield
+        yield address == "local"
     finally:
         ended.set()
         if began.is_set():
@@ -127,17 +127,6 @@ def _wait(event: threading.Event, seconds: float) -> bool:
                 signal.signal(number, signal.getsignal(number))
         if is_set or time.monotonic() > last:
             return is_set
-
-
-def _check_cores(wanted: int) -> int:
-    """Return the number of this machine's cores, and refuse to start more replicas than that."""
-    cores = int(cpu_count())
-    if wanted > cores:
-        raise UsageError(
-            f"--replicas: expected at most {cores:,} on this machine, one per core, got {wanted:,}",
-            "set RAY_ADDRESS to use a cluster",
-        )
-    return cores
 
 
 def _check_address(address: str) -> None:
@@ -159,7 +148,7 @@ def _check_address(address: str) -> None:
         ) from error
     fault = _fault(address)
     if fault is not None:
-        raise ClipkitError(f"cannot connect to Ray at {address}: {_last_line(fault)}", HINT)
+        raise ClipkitError(f"cannot connect to Ray at {address}: {last_line(fault)}", HINT)
 
 
 def _fault(address: str) -> str | None:
@@ -186,10 +175,6 @@ def _fault(address: str) -> str | None:
     return done.stderr.strip() or f"exit code {done.returncode}"
 
 
-def last_line(error: BaseException) -> str:
-    """Return the last line of what an exception of Ray says: it names the reason."""
-    return _last_line(str(error)) or type(error).__name__
-
-
-def _last_line(text: str) -> str:
-    return text.strip().rpartition("\n")[2].strip()
+def last_line(error: BaseException | str) -> str:
+    """Return the last line of what Ray says: it names the reason."""
+    return str(error).strip().rpartition("\n")[2].strip() or type(error).__name__

@@ -28,14 +28,7 @@ from clipkit.base.version import __version__
 from clipkit.datasets import remote
 from clipkit.datasets.images import readable_formats
 from clipkit.embedding.checkpoint import Skipped
-from clipkit.embedding.engines import (
-    Encoded,
-    LocalEngine,
-    RayOptions,
-    Report,
-    ShardImages,
-    default_workers,
-)
+from clipkit.embedding.engines import Encoded, LocalEngine, Report, ShardImages, default_workers
 from clipkit.embedding.ray_cluster import LOGS, connected, import_ray, last_line, stdout_for_data
 from clipkit.features.describe import flatten
 from clipkit.models import RunOptions
@@ -50,6 +43,7 @@ AHEAD = 2  # shards of a replica: it decodes images of one while it encodes the 
 CHOSEN = ("model.device", "model.precision")  # by each machine, unless an option sets them
 POLL_SECONDS = 0.2  # how soon a signal is noticed
 NOTE_SECONDS = 30.0  # after which a note says what is waited for
+COUNT_SECONDS = 5.0  # after which machines and GPUs are counted again
 OVERDUE_SECONDS = 60.0  # a call to encode a shard that takes longer than this, and longer than
 FIRST_SECONDS = 600.0  # the same while no shard is done, which would tell how long one takes
 OVERDUE_TIMES = 5.0  # so many times the median of those that are done, may hang
@@ -61,7 +55,7 @@ SAME_FILES = "all machines must see the same files; rsync -a keeps the times of 
 
 @contextlib.contextmanager
 def connect(
-    load: Callable[[], Encoder], options: RunOptions, ray_options: RayOptions
+    load: Callable[[], Encoder], options: RunOptions, replicas: int | None = None
 ) -> Iterator[RayEngine]:
     """Connect to the cluster at RAY_ADDRESS, or start Ray on this machine, and start workers.
 
@@ -82,9 +76,7 @@ def connect(
         )
     # relative paths mean the same in the workers
     arguments = (load, options, str(Path.cwd()), models.num_threads())
-    engine = RayEngine(
-        lambda: _open_cluster(arguments, device, ray_options.replicas), options.batch_size
-    )
+    engine = RayEngine(lambda: _open_cluster(arguments, device, replicas), options.batch_size)
     with contextlib.closing(engine):
         engine.start()
         yield engine
@@ -96,7 +88,8 @@ class _Cluster:
 
     ray: Any
     new_actor: Callable[[], Any]
-    replicas: int  # that are wanted
+    replicas: Callable[[], int]  # that are wanted, which follows the cluster unless it was given
+    needs: str  # of a replica
     node: str  # that this process runs on
 
 
@@ -186,6 +179,8 @@ class RayEngine:
         self._calls: dict[Any, _Call] = {}  # by Ray's reference
         self._first: tuple[str, Started] | None = None  # and its host
         self._active = 0.0  # the time of the last answer or note
+        self._counted = 0.0  # the time when replicas were counted
+        self._created = 0  # replicas, those that were given up among them
         self._noted = 0  # replicas that the last note counted
 
     @property
@@ -200,10 +195,8 @@ class RayEngine:
             return
         with console.stage("starting the replicas"):
             self._cluster = self._connection.enter_context(self._open_cluster())
-            self._active, self._noted = time.monotonic(), 0
-            self._replicas = [_Replica() for _ in range(self._cluster.replicas)]
-            for replica in self._replicas:
-                self._start_worker(replica)
+            self._active, self._noted, self._created = time.monotonic(), 0, 0
+            self._add_replicas()
             while not self._ready():
                 for call, reply in self._replies():
                     if isinstance(reply, str):
@@ -256,8 +249,13 @@ class RayEngine:
         """Return the replicas that have loaded the model."""
         return [replica for replica in self._replicas if replica.host is not None]
 
-    def _is_encoding(self) -> bool:
-        return any(replica.shards for replica in self._replicas)
+    def _add_replicas(self) -> None:
+        """Start the replicas that are wanted and not there, such as for a machine that joined."""
+        self._counted = time.monotonic()
+        while self._created < self._cluster.replicas():
+            self._created += 1
+            self._replicas.append(_Replica())
+            self._start_worker(self._replicas[-1])
 
     def _start_worker(self, replica: _Replica) -> None:
         replica.host, replica.shards, replica.is_late = None, [], False
@@ -308,15 +306,28 @@ class RayEngine:
 
     def _replies(self) -> Iterator[tuple[_Call, Reply | str]]:
         """Yield the replies that come within POLL_SECONDS, or why a worker died."""
+        if time.monotonic() > self._counted + COUNT_SECONDS:
+            self._add_replicas()
         with _ray_errors():
             ready, _ = self._cluster.ray.wait(list(self._calls), timeout=POLL_SECONDS)
         for reference in ready:
             self._active = time.monotonic()
             yield self._calls.pop(reference), self._result(reference)
-        if time.monotonic() > self._active + NOTE_SECONDS and not self._is_encoding():
+        is_encoding = any(replica.shards for replica in self._replicas)
+        if time.monotonic() > self._active + NOTE_SECONDS and not is_encoding:
             self._active = time.monotonic()
             self._check_node()
-            console.note("waiting for a worker of Ray; ray status shows what is free")
+            self._note_waiting()
+
+    def _note_waiting(self) -> None:
+        """Say whether a worker loads the model, or none has a place."""
+        with _ray_errors():
+            calls = [replica.actor.__ray_ready__.remote() for replica in self._replicas]
+            placed, _ = self._cluster.ray.wait(calls, timeout=POLL_SECONDS)
+        what = f"a place with {self._cluster.needs} for a worker; ray status shows what is free"
+        if placed:
+            what = "a worker, which is loading the model"
+        console.note(f"waiting for {what}")
 
     def _result(self, reference: Any) -> Reply | str:
         errors = self._cluster.ray.exceptions
@@ -326,15 +337,13 @@ class RayEngine:
             except errors.RayTaskError as error:
                 raise ClipkitError(f"a worker failed: {last_line(error)}", LOGS) from error
             except errors.RayError as error:
-                console.detail(f"a worker was lost: {last_line(error)}")
                 return last_line(error)
         return reply
 
     def _check_node(self) -> None:
         """Refuse to go on if Ray has lost the node of this process: no worker would get a place."""
-        with _ray_errors():
-            nodes = self._cluster.ray.nodes()
-        if not any(node["Alive"] for node in nodes if node["NodeID"] == self._cluster.node):
+        nodes = _live_nodes(self._cluster.ray)
+        if self._cluster.node not in {node["NodeID"] for node in nodes}:
             raise _lost_connection("its process on this machine has ended")
 
     def _replace(self, replica: _Replica, reason: str) -> list[int]:
@@ -349,6 +358,8 @@ class RayEngine:
         if replica.host is None:
             replica.failed_starts += 1
         if replica.failed_starts < STARTS:
+            which = f"process {replica.pid} on {replica.host}" if replica.host else "as it started"
+            console.note(f"lost a worker ({which}), and started another: {reason}")
             self._start_worker(replica)
             return lost
         self._replicas.remove(replica)
@@ -490,29 +501,55 @@ def _lost_shards(shards: Sequence[ShardImages]) -> ClipkitError:
 def _open_cluster(
     arguments: tuple[Any, ...], device: str, replicas: int | None
 ) -> Iterator[_Cluster]:
-    """Connect to Ray, and say how to start a worker: with these arguments of `Worker`."""
+    """Connect to Ray, and say how to start a worker: with these arguments of `Worker`.
+
+    A worker takes one GPU, or as many CPUs of one machine as PyTorch has threads.
+    """
     ray = import_ray()
-    with stdout_for_data(), connected(ray, replicas or 0):
+    with stdout_for_data(), connected(ray) as is_own:
         with _ray_errors():
             node = ray.get_runtime_context().get_node_id()
-            gpus = 0
-            if device != "cpu":
-                gpus = int(ray.cluster_resources().get("GPU", 0))
-            nodes = ray.nodes()
-        if device == "cuda" and not gpus:
-            raise ClipkitError("expected a GPU in Ray's cluster, got none", "use --device cpu")
-        resources = {"num_gpus": 1} if gpus else {"scheduling_strategy": "SPREAD"}
-        actor = ray.remote(Worker).options(
-            num_cpus=1, max_restarts=0, max_task_retries=0, max_concurrency=AHEAD, **resources
+        cpus, gpus = _count(ray, "CPU"), _count(ray, "GPU")
+        threads = min(models.num_threads(), max(cpus, default=0)) or 1  # a head may lend no CPU
+        name, needed = "CPU", threads
+        resources = {"num_cpus": threads, "scheduling_strategy": "SPREAD"}
+        if device == "cuda" or (device == "auto" and any(gpus)):
+            name, needed = "GPU", 1
+            resources = {"num_cpus": 1, "num_gpus": 1}
+        needs = console.count(needed, name)
+        console.note(
+            f"Ray has {sum(cpus):,} CPUs and {sum(gpus):,} GPUs on "
+            f"{console.count(len(cpus), 'machine')}; each replica takes {needs}"
         )
-        number = replicas or gpus or _count_machines(nodes)
-        yield _Cluster(ray, lambda: actor.remote(*arguments), number, node)
+        places = sum(count // needed for count in _count(ray, name))
+        if is_own and (replicas or 1) > places:  # it never grows
+            raise UsageError(
+                f"expected room for {console.count(replicas or 1, 'replica')} on this machine, "
+                f"with {needs} each, got room for {places:,}",
+                "set RAY_ADDRESS to use a cluster; on CPUs, each replica takes OMP_NUM_THREADS",
+            )
+        actor = ray.remote(Worker).options(
+            max_restarts=0, max_task_retries=0, max_concurrency=AHEAD, **resources
+        )
+
+        def wanted() -> int:
+            counts = _count(ray, name)
+            if name == "CPU":  # one per machine
+                counts = [min(1, count // needed) for count in counts]
+            return replicas or max(1, sum(counts))
+
+        yield _Cluster(ray, lambda: actor.remote(*arguments), wanted, needs, node)
 
 
-def _count_machines(nodes: Sequence[dict[str, Any]]) -> int:
-    """Return how many nodes can hold a worker, at least 1: a head often lends no CPU."""
-    usable = [node for node in nodes if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
-    return max(1, len(usable))
+def _live_nodes(ray: Any) -> list[dict[str, Any]]:
+    """Return what Ray knows of each machine of the cluster."""
+    with _ray_errors():
+        return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _count(ray: Any, resource: str) -> list[int]:
+    """Return how many CPUs or GPUs each machine lends."""
+    return [int(node["Resources"].get(resource, 0)) for node in _live_nodes(ray)]
 
 
 # ---- The worker ----------------------------------------------------------------------------------
@@ -544,6 +581,7 @@ class ShardReply:
     fingerprint: str
 
 
+@dataclass(eq=False)
 class Worker:
     """Encode with a copy of the model, in an own process.
 
@@ -551,14 +589,11 @@ class Worker:
     which the last bits depend.
     """
 
-    def __init__(
-        self, load: Callable[[], Encoder], options: RunOptions, folder: str, threads: int
-    ) -> None:
-        self.load = load
-        self.options = options
-        self.folder = folder
-        self.threads = threads
-        self.engine: LocalEngine | None = None
+    load: Callable[[], Encoder]
+    options: RunOptions
+    folder: str
+    threads: int
+    engine: LocalEngine | None = None
 
     def start(self) -> Reply:
         """Load the model and describe it."""

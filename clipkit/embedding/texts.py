@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,9 @@ from clipkit.base.errors import ClipkitError, UsageError, shorten, unknown
 from clipkit.base.names import escape
 from clipkit.datasets.registry import CLASS_NAMES
 from clipkit.features.checked_file import SIGNATURE
+from clipkit.features.history import DOT_PRODUCT, provenance
 from clipkit.features.model import FeatureFile, Floats, Int64
+from clipkit.models import RunOptions, canonical_name
 from clipkit.prompts import bundled
 from clipkit.prompts import formats as prompt_files
 from clipkit.prompts import texts as prompts
@@ -29,6 +32,7 @@ from clipkit.prompts.texts import Captions, Items, Prompts
 if TYPE_CHECKING:
     from clipkit.models import Encoder
 
+ANSWER_WITH_LETTER = "Answer with the option's letter from the given choices directly."
 NAME = "{name}"  # in the name of an output
 MAX_SEED = 2**63 - 1
 ESCAPED_CONTROLS = re.compile("(%[01][0-9A-F]|%7F)+")  # in names of folders
@@ -77,6 +81,7 @@ def embed_texts(
         normalize=normalize,
         truncate=truncate,
         prompts=label,
+        cleaned=encoder.cleaned_by_ftfy(texts),
         inputs={"prompts": files.digest(data)},  # files of other prompts may have the same name
     )
     return FeatureFile(
@@ -107,6 +112,7 @@ def embed_captions(
         normalize=normalize,
         truncate=truncate,
         captions=escape(Path(captions.name).name),
+        cleaned=encoder.cleaned_by_ftfy(captions.texts),
         **captions.source,
     )
     return FeatureFile(
@@ -170,13 +176,17 @@ def embed_classes(
         console.note("characters such as %0A in names are replaced by spaces in the prompts")
     if readable:
         wordings = [prompts.readable(wording) for wording in wordings]
+    if templates is None and encoder.details.get("similarity") == DOT_PRODUCT:
+        templates = [COMPLETE]  # else all answers would begin with its first word
     if templates is None:
         _warn_of_complete_wordings(classes)
     templates = [classes.template] if templates is None else list(templates)
     texts, wording_index = prompts.from_classes(wordings, templates)
     class_index = np.array(classes.class_index)[wording_index]
     embeddings = _encode(texts, _quote(texts), encoder, truncate)  # (P * T, D)
+    cleaned = encoder.cleaned_by_ftfy(texts)
     if len(texts) > len(classes.names):
+        _refuse_unit_rows(encoder, "one wording and one template for each class, got more")
         embeddings = similarity.ensemble(embeddings, class_index, len(classes.names))  # (C, D)
         texts = _name_ensembles(classes, class_index, len(templates))
         class_index = np.arange(len(texts))
@@ -190,6 +200,7 @@ def embed_classes(
         truncate=truncate,
         templates=None if is_complete else templates,
         readable=readable,
+        cleaned=cleaned,
         **classes.source,
     )
     return FeatureFile(
@@ -233,7 +244,15 @@ def _encode(
 ) -> Floats:
     with console.progress("embedding prompts", "prompts") as progress:
         rows = encoder.encode_texts(texts, truncate=truncate, places=places, progress=progress)
+    if normalize:
+        _refuse_unit_rows(encoder, "no --normalize")
     return similarity.normalize(rows) if normalize else rows
+
+
+def _refuse_unit_rows(encoder: Encoder, expected: str) -> None:
+    """Refuse to change the lengths of rows of an output embedding, which decide their logits."""
+    if encoder.details.get("similarity") == DOT_PRODUCT:
+        raise UsageError(f"expected {expected} with a generative model, whose rows have lengths")
 
 
 # ---- Reading -------------------------------------------------------------------------------------
@@ -359,12 +378,17 @@ def _no_prompts(source: str) -> ClipkitError:
     return error
 
 
-def read_templates(values: Sequence[str]) -> list[str]:
-    """Return templates; the name of a template file stands for its templates, also if bundled."""
+def read_templates(values: Sequence[str], dataset: str = "") -> list[str]:
+    """Return templates; the name of a template file stands for its templates, also if bundled.
+
+    A .json file may hold the templates of several data sets, of which one is `dataset`.
+    """
     templates: list[str] = []
     for value in values:
         path = bundled.locate(value, "templates")
-        if "{" not in value and Path(path).is_file():
+        if "{" not in value and Path(path).is_file() and path.lower().endswith(".json"):
+            templates += prompt_files.parse_templates(files.read_bytes(path), value, dataset)
+        elif "{" not in value and Path(path).is_file():
             templates += prompts.parse_templates(files.read_bytes(path), value).texts
         else:
             templates.append(value)
@@ -386,17 +410,18 @@ def read_class_names(source: str, root: str | None = None, column: str | None = 
         The folder that holds a named data set. By default, its class names are those that clipkit
         lists, without the data.
     column : str, optional
-        The column of a table, or ``name`` or ``wnid`` of a class index.
+        The column of a table, ``name`` or ``wnid`` of a class index, or a data set of a .json file.
+        Of other classes, it is the data set of their templates.
     """
     path = bundled.locate(source, "attributes") if "/" in source else source
     if _is_file_or_stream(path) and not _holds_images(path):
         if root is not None:
             raise UsageError(f"root: expected a named data set, got {source}", "leave --root out")
         classes = _read_class_file(source, path, column)
-    elif column is not None:
-        raise UsageError(f"expected a file with --column, got the data set {source}")
     else:
         classes = _read_dataset(source, root)
+    if column is not None:
+        classes = replace(classes, dataset=column)
     _warn_of_equal_prompts(classes, source)
     return classes
 
@@ -424,13 +449,13 @@ def _holds_images(path: str) -> bool:
 
 def _read_dataset(source: str, root: str | None) -> ClassNames:
     if root is None and source in CLASS_NAMES:
-        return ClassNames(CLASS_NAMES[source](), source={"classes": source})
+        return ClassNames(CLASS_NAMES[source](), source={"classes": source}, dataset=source)
     from clipkit import datasets
 
     names = datasets.load(source, root=root).class_names
     if not names:
         raise ClipkitError(f"{source}: expected class names, but its images are not labelled")
-    return ClassNames(names, source={"classes": source})
+    return ClassNames(names, source={"classes": source}, dataset=Path(source).name)
 
 
 def _read_class_file(source: str, path: str, column: str | None) -> ClassNames:
@@ -438,8 +463,6 @@ def _read_class_file(source: str, path: str, column: str | None) -> ClassNames:
     if Path(path).is_file():
         with Path(path).open("rb") as stream:
             start = stream.read(len(SIGNATURE))
-        if start == SIGNATURE and column is not None:
-            raise UsageError(f"expected a table with --column, got the feature file {name}")
         if start == SIGNATURE:
             return _read_feature_file(source)
     data = files.read_bytes(path)
@@ -469,7 +492,45 @@ def _read_feature_file(source: str) -> ClassNames:
         if not file.class_names:
             raise ClipkitError(f"{source}: expected class names, got none")
         history = {"classes": "feature file", "inputs": {"classes": file.digest}}
-        return ClassNames(file.class_names, source=history, model=file.model())
+        dataset = provenance(file).dataset
+        return ClassNames(file.class_names, source=history, model=file.model(), dataset=dataset)
+
+
+def list_choices(question: str, classes: ClassNames) -> tuple[str, tuple[str, ...]]:
+    """Return a question that lists choices with letters, and the names of the choices.
+
+    >>> list_choices("What is it?", ClassNames(["cat", "dog"]))[0].splitlines()[1:3]
+    ['A. cat', 'B. dog']
+    """
+    count, most = len(classes.wordings), len(ascii_uppercase)
+    if count > most or classes.is_ensemble:
+        raise ClipkitError(
+            f"--choices: expected at most {most}, with one wording each, got {count}"
+        )
+    lines = [question]
+    for letter, wording in zip(ascii_uppercase, classes.wordings, strict=False):
+        lines.append(f"{letter}. {wording}")
+    return "\n".join([*lines, ANSWER_WITH_LETTER]), tuple(classes.names)
+
+
+def follow_question(
+    classes: ClassNames, model: str, options: RunOptions
+) -> tuple[ClassNames, RunOptions]:
+    """Take the question of the feature file that class names come from, unless one is given.
+
+    If the question lists choices, the answers are their letters.
+    """
+    details = classes.model or {}
+    question = details.get("question")
+    if options.ask is not None or question is None or details["name"] != canonical_name(model):
+        return classes, options
+    choices = [str(name) for name in details.get("choices", [])]
+    if choices:
+        letters = list(ascii_uppercase[: len(choices)])
+        classes = replace(
+            classes, names=choices, wordings=letters, class_index=[], template=COMPLETE
+        )
+    return classes, replace(options, ask=str(question), choices=tuple(choices))
 
 
 def choose_model(

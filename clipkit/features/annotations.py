@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from clipkit.base.csv_rows import is_no_value, read_objects, read_table
 from clipkit.base.errors import ClipkitError, UsageError, shorten, unknown
 from clipkit.features.formats import import_parquet
 from clipkit.features.history import original_split
-from clipkit.features.model import FeatureFile, Int64
+from clipkit.features.model import FeatureFile, Floats, Int64
 
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 CLASS = "class"  # the attribute that consists of the labels of a file
@@ -53,6 +53,11 @@ class Attribute:
     codes: dict[str, Int64]  # split -> place (N,) of each row's value in `values`, -1 for none
     parts: list[Attribute] = field(default_factory=list)  # that an interaction combines
     is_class: bool = False  # whether the labels or the data set say that it is the class
+    is_number: bool = False  # whether the values are numbers, and no categories
+
+    def numbers(self) -> Floats:
+        """Return the values (K,) as numbers."""
+        return np.array([float(value.replace(",", ".")) for value in self.values])
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,7 @@ def read_annotations(
     columns: Sequence[str] = (),
     *,
     categories: bool = True,
-    numbers: bool = False,
+    numbers: Literal["", "alone", "many", "all"] = "",
 ) -> Annotations:
     """Read attributes for the rows of a file.
 
@@ -86,8 +91,9 @@ def read_annotations(
         Attributes to use, all by default; ``a*b`` is the interaction of two.
     categories : bool
         Whether a column of more than 20 numbers is refused or, if all columns are used, left out.
-    numbers : bool
-        Read columns of numbers alone; ``shapes`` has them for what it else cuts into ranges.
+    numbers : str
+        `alone` reads columns of numbers alone; `many` and `all` mark those of more than 20 or of
+        three numbers beside the categories. With `alone` and `all`, ``shapes`` has no ranges.
 
     Raises
     ------
@@ -104,16 +110,18 @@ def read_annotations(
         data = files.read_bytes(table)
         inputs["attributes"] = files.digest(data)
         source, attributes = "table", _number_all(file, _match(file, table, data))
-        if numbers:
+        attributes = _mark_numbers(attributes, numbers)
+        if numbers == "alone":
             attributes = _numbers_alone(table, attributes, columns)
         elif categories:
             attributes = _leave_numbers_out(table, attributes, columns)
     else:
         source, attributes = table, _number_all(file, _bundled(file, table, numbers))
-        if not numbers:
+        attributes = _mark_numbers(attributes, numbers)
+        if numbers != "alone":
             attributes[-1] = replace(attributes[-1], is_class=True)
     known = {attribute.name: attribute for attribute in attributes}
-    if CLASS not in known and not numbers:
+    if CLASS not in known and numbers != "alone":
         known |= _labels(file)
     if not known:
         raise ClipkitError(
@@ -150,6 +158,8 @@ def _choose(known: dict[str, Attribute], name: str, where: str) -> Attribute:
     for part in parts:
         if part not in known:
             raise unknown(f"attribute of {where}", part, known)
+        if known[part].is_number:
+            raise UsageError(f"expected an interaction of categories, got the numbers of {part}")
     if len(parts) > 2:
         raise UsageError(f"expected an interaction of two attributes, got {name!r}")
     return _interaction(name, *(known[part] for part in parts))
@@ -187,11 +197,22 @@ def _labels(file: FeatureFile) -> dict[str, Attribute]:
     return {CLASS: Attribute(CLASS, names, codes, is_class=True)}
 
 
+def _mark_numbers(attributes: list[Attribute], numbers: str) -> list[Attribute]:
+    """Mark the columns that have enough values, all of which are numbers."""
+    least = {"many": MAX_NUMBERS + 1, "all": 3}.get(numbers, math.inf)
+    marked = []
+    for attribute in attributes:
+        is_number = len(attribute.values) >= least and all(map(_is_number, attribute.values))
+        marked.append(replace(attribute, is_number=is_number))
+    return marked
+
+
 def _leave_numbers_out(
     table: str, attributes: list[Attribute], columns: Sequence[str]
 ) -> list[Attribute]:
     """Leave out columns of numbers that are no categories; refuse the ones that are asked for."""
-    numeric = {a.name: len(a.values) for a in attributes if has_many_numbers(a.values)}
+    categories = [attribute for attribute in attributes if not attribute.is_number]
+    numeric = {a.name: len(a.values) for a in categories if has_many_numbers(a.values)}
     asked = {*columns, *INTERACTION.join(columns).split(INTERACTION)}
     if not columns and len(numeric) == len(attributes):
         asked.update(numeric)
@@ -215,10 +236,13 @@ def _numbers_alone(
     found = []
     for attribute in attributes:
         others = [value for value in attribute.values if not _is_number(value)]
+        got = repr(shorten(others[0], 40)) if others else f"{len(attribute.values)} values"
         if not others and len(attribute.values) > 2:
             found.append(attribute)
-        elif attribute.name in columns:
-            got = repr(shorten(others[0], 40)) if others else f"{len(attribute.values)} values"
+        elif attribute.name not in columns:
+            if 0 < len(others) < len(attribute.values) / 2:
+                console.note(f"{table}: left out {attribute.name}: expected numbers, got {got}")
+        else:
             raise ClipkitError(
                 f"{table}: expected numbers in {attribute.name}, got {got}",
                 "--metric recall measures categories, and auroc and ap measure columns of 0 and 1",
@@ -252,7 +276,7 @@ def _number_all(file: FeatureFile, columns: Columns) -> list[Attribute]:
     return attributes
 
 
-def _bundled(file: FeatureFile, name: str, numbers: bool) -> Columns:
+def _bundled(file: FeatureFile, name: str, numbers: str) -> Columns:
     """Return the attributes of a bundled data set."""
     if name != "shapes":
         what = f"table of attributes ({' '.join(TABLES)}) or data set with attributes"
@@ -260,7 +284,6 @@ def _bundled(file: FeatureFile, name: str, numbers: bool) -> Columns:
     from clipkit import shapes
     from clipkit.shapes import attributes as described
 
-    read = described.numbers if numbers else described.attributes
     _check_dataset(file, name)
     columns: Columns = {}
     for split_name, split in file.splits.items():
@@ -271,7 +294,12 @@ def _bundled(file: FeatureFile, name: str, numbers: bool) -> Columns:
                 expected = f"a line for {row_id!r} of {split_name}"
                 raise ClipkitError(f"{name}: expected {expected}, got none")
         indices = list(map(int, split.ids))
-        for attribute, values in read(indices, split=original, seed=0).items():
+        read: dict[str, Any] = {}
+        if numbers != "alone":
+            read |= described.attributes(indices, split=original, seed=0)
+        if numbers in ("alone", "all"):
+            read |= described.numbers(indices, split=original, seed=0)
+        for attribute, values in read.items():
             columns.setdefault(attribute, []).extend(map(str, values.tolist()))
     return columns
 
@@ -369,11 +397,13 @@ def _clear(table: str, columns: Columns) -> None:
     """Empty the cells that stand for no value, and drop the .0 of columns of whole numbers."""
     cleared = []
     for name, values in columns.items():
-        for row, value in enumerate(values):
-            if value and is_no_value(value):
+        distinct = set(values)
+        empty = set(filter(is_no_value, distinct)) - {""}
+        for row, value in enumerate(values if empty else []):
+            if value in empty:
                 cleared.append(f"{value!r} of {name}")
                 values[row] = ""
-        if all(map(WHOLE.fullmatch, filter(None, values))):
+        if all(map(WHOLE.fullmatch, distinct - empty - {""})):
             columns[name] = [value.removesuffix(".0") for value in values]
     if cleared:
         console.note(f"{table}: {len(cleared):,} cells, first {cleared[0]}, are read as no value")
@@ -382,16 +412,16 @@ def _clear(table: str, columns: Columns) -> None:
 def _parse(table: str, data: bytes) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """Return the header, with the column of ids as `id`, and each line with its number."""
     ending = Path(table).suffix.lower()
-    if ending == ".parquet":
-        names, lines = import_parquet().read_cells(Path(table), table)
-    elif ending == ".jsonl":
-        objects = list(read_objects(io.BytesIO(data), table, '{"id": "a.jpg", "colour": "red"}'))
+    if ending in (".parquet", ".jsonl"):
+        objects = list(_objects(table, data, ending))
         _spread_lists(table, objects)
         seen: dict[str, Any] = {}
         for _, row in objects:
             seen |= row
         names = list(seen)
-        lines = [(number, list(map(row.get, names))) for number, row in objects]
+        lines: list[tuple[int, list[Any]]] = []
+        for number, row in objects:
+            lines.append((number, list(map(row.get, names))))
     else:
         if data.startswith(b"PK\3\4"):
             raise ClipkitError(f"{table}: expected text, got a spreadsheet", "save it as CSV UTF-8")
@@ -415,8 +445,19 @@ def _parse(table: str, data: bytes) -> tuple[list[str], list[tuple[int, list[str
             raise ClipkitError(
                 f"{table}, line {number}: expected {len(names)} cells, got {len(cells)}"
             )
-        rows.append((number, [_as_text(cell, f"{table}, line {number}") for cell in cells]))
+        where = f"{table}, line {number}"
+        rows.append((number, [_as_text(cell, where) for cell in cells]))
     return names, rows
+
+
+def _objects(table: str, data: bytes, ending: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the rows of a table whose cells may be lists, by the names of the columns."""
+    if ending == ".jsonl":
+        yield from read_objects(io.BytesIO(data), table, '{"id": "a.jpg", "colour": "red"}')
+        return
+    names, lines = import_parquet().read_cells(Path(table), table)
+    for number, cells in lines:
+        yield number, dict(zip(names, cells, strict=True))
 
 
 def _spread_lists(table: str, objects: list[tuple[int, dict[str, Any]]]) -> None:
@@ -460,6 +501,8 @@ def _name_ids(names: list[str]) -> list[str]:
 
 def _as_text(cell: Any, where: str) -> str:
     """Return a cell of a table as text: whole numbers without .0, and "" for none."""
+    if isinstance(cell, str):  # nearly always
+        return cell.strip()
     if cell is None:
         return ""
     if isinstance(cell, float) and cell.is_integer():

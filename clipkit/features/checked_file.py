@@ -143,7 +143,6 @@ class CheckedFile:
             raise self.error(f"expected no root attributes but {allowed}, got another one")
         if values["kind"] not in KINDS:
             raise self.error(f"kind: expected one of {', '.join(KINDS)}, got {values['kind']!r}")
-        check_version(self.display_name, version, values["kind"])
         del values["digest"], values["complete"]
         return values
 

@@ -125,7 +125,7 @@ def _check_has_embeddings(file: FeatureFile) -> None:
         raise ClipkitError(
             f"{file.display_name}: expected embeddings in the space of images and texts, got "
             f"{_describe_model(model)}",
-            "embed again without the options --layer, --norm and --no-projection",
+            "embed again without the options --layer, --norm, --no-projection and --at image",
         )
 
 
@@ -156,6 +156,10 @@ def common_logit_scale(images: FeatureFile, texts: FeatureFile) -> float | None:
         problem = "come from different models"
     elif feature_name(a) != feature_name(b):
         problem = "hold different features of one model"
+    elif a.get("similarity") != b.get("similarity"):
+        problem = "have different similarities"
+    elif "question" in a and "question" in b and a["question"] != b["question"]:
+        problem = "belong to different questions"
     if problem:
         raise ClipkitError(
             f"{images.display_name} and {texts.display_name} {problem} "
@@ -200,6 +204,11 @@ def check_control(control: FeatureFile, images: FeatureFile, splits: Sequence[st
         raise ClipkitError(
             f"{control.display_name}: expected an untrained model's embeddings, got those of {got}",
             "make a control with: clipkit embed --untrained 7",
+        )
+    if control.history.model.get("question") != images.history.model.get("question"):
+        raise ClipkitError(
+            f"{control.display_name}: expected the question of {images.display_name}, got another",
+            "make the control with the same: clipkit embed --untrained 7 --ask QUESTION",
         )
     if control.model() is None:
         console.warn(
@@ -296,6 +305,9 @@ def _describe_model(model: Entry) -> str:
         name += f" untrained {model['untrained']}"
     if feature_name(model):
         name += f" {feature_name(model)}"
+    for key in ("similarity", "question"):
+        if key in model:
+            name += f" {shorten(model[key], 60)!r}"
     if model.get("digest"):
         name += f" {str(model['digest'])[:15]}"
     return name

@@ -97,6 +97,8 @@ def _check_alike(files: Sequence[FeatureFile]) -> None:
                 f"{both}: expected normalised embeddings in all files or in none",
                 "embed one of them again",
             )
+        sizes = [each.history.model.get("image_size") for each in (first, file)]
+        _check_equal(both, "--image-size", *sizes)
         _check_equal(both, "--downsample", downsample(first), downsample(file))
         hint = "make logits of both at one temperature"
         _check_equal(both, "temperature", first.temperature, file.temperature, hint)

@@ -1,5 +1,7 @@
 """Conversion between a `FeatureFile` and .npz, .npy or .parquet, and of results to .csv.
 
+Tensors in .safetensors and the folders of clip-retrieval and dinotool are imported, too.
+
 Arrays keep the names of the feature file's data sets: ``train/features`` is ``train_features`` in
 an .npz, and the rows whose ``split`` is ``train`` in a .parquet. Kind, history and scales travel as
 JSON named ``clipkit``, so that a round trip loses nothing. Pickles are never loaded.
@@ -28,7 +30,7 @@ from clipkit.base.csv_rows import is_no_value
 from clipkit.base.errors import ClipkitError, UsageError, read_errors, unknown
 from clipkit.base.files import atomic_write, spool_input
 from clipkit.base.names import distinct_names
-from clipkit.features import npz
+from clipkit.features import folders, npz
 from clipkit.features.describe import abridged
 from clipkit.features.history import drop_none
 from clipkit.features.model import (
@@ -44,8 +46,13 @@ from clipkit.features.model import (
 )
 from clipkit.features.validation import allowed_names, check_version, validate
 
-READABLE = (".npz", ".npy", ".parquet")
-WRITABLE = (*READABLE, ".csv")
+READABLE = (".npz", ".npy", ".parquet", ".safetensors")
+WRITABLE = (".npz", ".npy", ".parquet", ".csv")
+PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".joblib")
+PICKLE_HINT = (
+    "reading a pickle runs the code in it; where you trust it, save its arrays: "
+    "numpy.savez('features.npz', train_features=..., train_labels=...)"
+)
 METADATA = "clipkit"  # the name of the JSON among the arrays
 NO_ROWS = ("class_names", "texts", "class_index")  # arrays that a .parquet has in the JSON
 CSV_LINE_END = "\r\n"
@@ -66,14 +73,17 @@ def import_file(
     model: str | None = None,
     labels: str | Path | None = None,
     texts: Sequence[str] | None = None,
-    texts_digest: str | None = None,
+    classes: Sequence[str] | None = None,
+    digests: Mapping[str, str] | None = None,
+    **columns: str | None,
 ) -> FeatureFile:
     """Read another tool's file as a valid feature file.
 
     Parameters
     ----------
     source : str or Path
-        A .npz, .npy or .parquet file.
+        A .npz, .npy, .parquet or .safetensors file, a folder with the parts of a .parquet, or the
+        folder of clip-retrieval's embeddings.
     split : str, optional
         Import this split only. Rows that name no split get this name, ``all`` by default.
     model : str, optional
@@ -82,8 +92,12 @@ def import_file(
         An .npy with a label (number or name) for each row of one unnamed matrix.
     texts : sequence of K str, optional
         The prompts whose embeddings (K, D) are the rows of one unnamed matrix.
-    texts_digest : str, optional
-        Digest of the prompts' file, for the history.
+    classes : sequence of K str, optional
+        The class of each prompt. Without prompts, the classes are the prompts.
+    digests : mapping of str to str, optional
+        The digests of further files, for the history.
+    **columns : str, optional
+        The columns of a .parquet that are the ``feature``, the ``id`` and the ``label``.
 
     Raises
     ------
@@ -94,18 +108,21 @@ def import_file(
     """
     source = str(source)
     added: Arrays = {}
-    with spool_input(source) as input_file, contextlib.ExitStack() as archives:
-        inputs = {"features": _digest(input_file.path, source)}
+    with contextlib.ExitStack() as archives:
+        arrays, digest = _read_source(source, archives, drop_none(columns))
+        inputs = {"features": digest, **(digests or {})}
         if labels is not None:
             with spool_input(str(labels)) as file:
                 array = npz.open_npy(file.path)
                 added["labels"] = _value("labels", array, str(labels))
-                inputs["labels"] = _digest(file.path, str(labels))
+                inputs["labels"] = _digest([file.path], str(labels))
         if texts is not None:
             added["texts"] = list(texts)
-        if texts_digest is not None:
-            inputs["prompts"] = texts_digest
-        arrays = _read_arrays(input_file.path, source, archives)
+        if classes is not None and "texts" in {**added, **arrays}:
+            added["class_index"] = list(classes)
+        elif classes is not None:  # each row is a class, also if two have one name
+            added |= {"texts": list(classes), "class_names": list(classes)}
+            added["class_index"] = list(range(len(classes)))
         imported = _assemble(arrays, source, split, added)
     without_ids = [rows for rows in imported.splits.values() if not rows.ids]
     for rows in without_ids:
@@ -114,10 +131,13 @@ def import_file(
     if model and imported.history.model:
         made_by = imported.history.model["name"]
         raise UsageError(f"--model: {source} says that {made_by} made the features")
+    ending = Path(source).suffix.lower()
+    if folders.clip_retrieval(Path(source)):
+        ending = "clip-retrieval"
     imported.history = imported.extended_history(
         "convert",
         ids=ROW_NUMBERS if without_ids else None,
-        source=Path(source).suffix.lower(),
+        source=ending or ".parquet",
         split=split,
         model={"name": model} if model else None,
         inputs=inputs,
@@ -212,26 +232,64 @@ def report_rows(file: FeatureFile, report: Callable[[int, int], None]) -> Featur
     return file.map_features(lambda matrix: matrix.map(count))
 
 
-def _digest(path: Path, source: str) -> str:
-    with read_errors(source), path.open("rb") as file:
-        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+def _digest(paths: Sequence[Path], source: str) -> str:
+    """Return the digest of the bytes of files, one after the other."""
+    sha256 = hashlib.sha256()
+    with read_errors(source):
+        for path in paths:
+            with path.open("rb") as file:
+                hashlib.file_digest(file, lambda: sha256)
+    return f"sha256:{sha256.hexdigest()}"
+
+
+def _read_source(
+    source: str, archives: contextlib.ExitStack, columns: Mapping[str, str]
+) -> tuple[Arrays, str]:
+    """Read a file, or the files of a folder; return its arrays, and the digest of all bytes."""
+    if not Path(source).is_dir():
+        path = archives.enter_context(spool_input(source)).path
+        digest = _digest([path], source)
+        return _read_arrays(path, source, archives, columns), digest
+    read_table: Callable[..., Arrays] = import_parquet().read_table
+    embeddings = folders.clip_retrieval(Path(source))
+    with read_errors(source):
+        if embeddings is None:
+            paths = folders.part_files(Path(source), ".parquet")
+            return read_table(paths, source, columns), _digest(paths, source)
+        paths = folders.part_files(embeddings, ".npy")
+        tables = folders.metadata_files(paths)
+        matrices = [_value("features", npz.open_npy(path), str(path)) for path in paths]
+        if embeddings.name == folders.TEXTS:
+            columns = {"text": "caption", **columns}
+        arrays = read_table(tables, source, columns, matrices=matrices)
+    return arrays, _digest([*paths, *tables], source)
 
 
 def _read_arrays(
-    path: Path, source: str, archives: contextlib.ExitStack, *, with_features: bool = True
+    path: Path,
+    source: str,
+    archives: contextlib.ExitStack,
+    columns: Mapping[str, str] | None = None,
+    *,
+    with_features: bool = True,
 ) -> Arrays:
     """Open a file of any readable format; `archives` closes an .npz, which is read when used."""
     ending = Path(source).suffix.lower()
     if path.stat().st_size == 0:
         raise ClipkitError(f"{source}: empty input", "check whether the command before it failed")
+    if columns and ending != ".parquet":
+        option = f"--{next(iter(columns))}-column"
+        raise UsageError(f"{option}: expected a .parquet file or a folder, got {source}")
     with read_errors(source):
+        if ending == ".safetensors":
+            return npz.read_safetensors(path)
         if ending == ".npy":
             return {"features": npz.open_npy(path)}
         if ending == ".npz":
             archive = archives.enter_context(zipfile.ZipFile(path))
             return npz.open_npz(archive, path.stat().st_size, source)
-        arrays: Arrays = import_parquet().read_table(path, source, with_features=with_features)
-        return arrays
+        read_table: Callable[..., Arrays] = import_parquet().read_table
+        return read_table([path], source, columns, with_features=with_features)
 
 
 def import_parquet(module: str = "clipkit.features.parquet") -> Any:
@@ -281,8 +339,8 @@ def _assemble(arrays: Arrays, source: str, split: str | None, added: Arrays) -> 
         names = abridged(sorted(unused))
         console.warn(f"{source}: ignored, because a feature file cannot hold them: {names}")
     _number_labels(file, is_export)
-    if file.kind == "texts" and file.class_index is None and file.texts:
-        file.class_index = np.full(len(file.texts), -1)
+    if file.kind == "texts":
+        _number_classes(file)
     return file
 
 
@@ -301,7 +359,6 @@ def _parse_metadata(metadata: Any, source: str) -> Any:
     if kind not in ("images", "texts", "logits"):
         hint = "use the feature file that it was made of" if kind in RESULTS else None
         raise ClipkitError(f"{source}: expected images, texts or logits, got {kind}", hint)
-    check_version(source, version, kind)
     return about
 
 
@@ -345,7 +402,7 @@ def _value(key: str, array: Any, name: str) -> Any:
         if key == "features":
             return _as_matrix(array, name)
         items = _as_list(array, name)
-        if key == "class_index" or (key == "labels" and not isinstance(items[0], str | bytes)):
+        if key in ("class_index", "labels") and not isinstance(items[0], str | bytes):
             return _as_integers(items, name)
         return [_as_text(item) for item in items]
 
@@ -411,6 +468,19 @@ def _number_labels(file: FeatureFile, is_export: bool) -> None:
             file.class_names = list(map(str, numbers.tolist()))
             for split in labelled:
                 split.labels = np.searchsorted(numbers, split.labels)
+
+
+def _number_classes(file: FeatureFile) -> None:
+    """Replace the classes of prompts that are names by their positions; none is -1 for all."""
+    if file.class_index is None and file.texts:
+        file.class_index = np.full(len(file.texts), -1)
+    names: Any = file.class_index
+    if isinstance(names, list):
+        file.class_names = file.class_names or list(dict.fromkeys(names))
+        prompts: Any = Split()
+        prompts.labels = names
+        _number_names(file, [prompts])
+        file.class_index = prompts.labels
 
 
 def _number_names(file: FeatureFile, labelled: list[Any]) -> None:
@@ -516,7 +586,7 @@ def only_runs(file: FeatureFile, split: str | None = None) -> FeatureFile:
 def _result_columns(file: FeatureFile) -> dict[str, type]:
     """Return the columns of a result's table, and what they hold: str, bool, int or float."""
     runs = {name: type(values[0]) for name, values in file.columns().items()}
-    if not file.splits:
+    if not file.splits or file.holds_ranks:
         return runs
     of_class = str if file.class_names else int
     columns = {"split": str, "id": str, "label": of_class, "predicted": of_class}
@@ -530,8 +600,9 @@ def _result_columns(file: FeatureFile) -> dict[str, type]:
 
 def _result_frames(file: FeatureFile) -> Iterator[dict[str, list[Any]]]:
     """Yield the table run by run, a row per image; or all runs at once, if they predict nothing."""
-    if not file.splits:
+    if not file.splits or file.holds_ranks:
         yield file.columns()
+        return
     class_names = distinct_names(file.class_names or [])
     names_of_predicted = [] if file.holds_clusters else class_names
     for name, split in file.splits.items():

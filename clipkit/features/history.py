@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 LONGEST = 60  # characters of a part: a history may hold any text
 MAX_DEPTH = 16  # what walks a history is recursive
+DOT_PRODUCT = "dot product"  # of a last hidden state and the output embedding
 IMAGES_ALONE_HINT = "use them with: clipkit probe, cluster, variance"  # without a text tower
 
 
@@ -184,8 +185,12 @@ def _check_entry(where: str, entry: Any) -> None:
     model = entry["model"]
     if not isinstance(model, dict) or not isinstance(model.get("name"), str):
         raise ClipkitError(f"{where}: expected a model with a name")
-    if "logit_scale" in model:
-        check_scale(f"{where}: logit_scale", model["logit_scale"])
+    if model.get("similarity", DOT_PRODUCT) != DOT_PRODUCT:
+        got = shorten(model["similarity"], 40)
+        raise ClipkitError(f"{where}: similarity: expected {DOT_PRODUCT!r} or none, got {got!r}")
+    for name in ("logit_scale", "logit_softcap"):
+        if name in model:
+            check_scale(f"{where}: {name}", model[name])
     if "logit_bias" in model and not is_finite(model["logit_bias"]):
         got = shorten(model["logit_bias"], 40)
         raise ClipkitError(f"{where}: logit_bias: expected a finite number, got {got}")
@@ -335,7 +340,9 @@ def _model(file: FeatureFile) -> str:
         name = f"untrained {name}"
     size = downsample(file)
     at_size = "" if size is None else f"at {shorten(size, LONGEST)} px"
-    return " ".join(filter(None, [name, feature_name(model), at_size]))
+    size = model.get("image_size")
+    taking = "" if size is None else f"taking {shorten(size, LONGEST)} px"
+    return " ".join(filter(None, [name, feature_name(model), taking, at_size]))
 
 
 def feature_name(model: Mapping[str, Any]) -> str:
@@ -346,13 +353,16 @@ def feature_name(model: Mapping[str, Any]) -> str:
     >>> feature_name({"name": "m", "projection": "none"}), feature_name({"name": "m"})
     ('without projection', '')
     """
+    at = str(model.get("at", ""))  # a position of a generative model's prompt
+    if "layer" not in model and at == "image":
+        return "at the image"
     if "layer" not in model:
         return "without projection" if model.get("projection") == "none" else ""
     layer = model["layer"]
     number = f"layer {layer}"
     if isinstance(layer, list):  # of an encoder of several layers
         number = f"layers {', '.join(map(str, layer))}"
-    parts = [number, str(model.get("pool", ""))]
+    parts = [number, str(model.get("pool", at))]
     if model.get("norm"):
         parts.append("normed")
     return shorten(" ".join(filter(None, parts)), LONGEST)
@@ -369,4 +379,4 @@ def _prompts(entry: Entry) -> str:
 def has_text_tower(file: FeatureFile) -> bool:
     """Whether the model of images may have a text tower: it learned a scale, or is not known."""
     model = file.history.model
-    return model.get("tower") != "image" or "logit_scale" in model
+    return model.get("tower") != "image" or not model.keys().isdisjoint(("logit_scale", "question"))

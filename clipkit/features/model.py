@@ -13,12 +13,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from clipkit.base import files
 from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError, unknown
-from clipkit.features.history import Entry, History, canonical_json, drop_none
+from clipkit.features.history import DOT_PRODUCT, Entry, History, canonical_json, drop_none
 
 FORMAT = "clipkit"
-VERSION = 2  # the newest that is read
-# Files of other kinds stay at version 1, so that earlier versions of clipkit read them.
-VERSIONS = {"probe": 2}
+VERSION = 3  # the newest that is read; `FeatureFile.version` is what a file needs
 RESULTS = ("result", "probe")  # a probe is a result that holds what was fitted, too
 BLOCK_BYTES = 1 << 24
 ROW_NUMBERS = "row numbers"  # what the history says of ids that an import did not have
@@ -320,9 +318,31 @@ class FeatureFile:
         return self.history.last(command)
 
     @property
+    def is_dot_product(self) -> bool:
+        """Whether similarities are dot products, which are next-token logits, and not cosines."""
+        return self.history.model.get("similarity") == DOT_PRODUCT
+
+    @property
+    def similarity_name(self) -> str:
+        """What a similarity of an image with a prompt is called, before its temperature."""
+        return "next-token logit" if self.is_dot_product else "cosine"
+
+    @property
+    def version(self) -> int:
+        """The version of the format: the lowest that can hold the file, for earlier readers."""
+        if (self.is_dot_product and not self.is_result) or "neighbours" in self.fitted:
+            return 3
+        return 2 if self.kind == "probe" else 1
+
+    @property
     def holds_clusters(self) -> bool:
         """Whether the predictions are cluster numbers, and not classes."""
         return bool(self.history) and self.history[-1].command == "cluster"
+
+    @property
+    def holds_ranks(self) -> bool:
+        """Whether the runs are of attributes, and predictions, if any, ranks of scores."""
+        return bool(self.history) and self.history[-1].command == "attributes"
 
     def extended_history(self, command: str, **parameters: Any) -> History:
         """Return the history with an entry for a command that made something from this file."""
@@ -357,7 +377,7 @@ class FeatureFile:
         """Return the root attributes that the digest covers."""
         attributes: dict[str, Any] = {
             "format": FORMAT,
-            "version": VERSIONS.get(self.kind, 1),
+            "version": self.version,
             "kind": self.kind,
             "history": canonical_json(self.history),
         }

@@ -1,4 +1,4 @@
-"""Arrays in .npz and .npy files. Matrices are written block by block."""
+"""Arrays in .npz, .npy and .safetensors files. Matrices are written block by block."""
 
 from __future__ import annotations
 
@@ -69,6 +69,19 @@ def open_npz(archive: zipfile.ZipFile, packed: int, name: str) -> dict[str, Any]
         arrays[key] = functools.partial(_read, open_member, member.file_size)
     MATRICES.check(matrices, packed, f"{name}: features")
     OTHERS.check(others, packed, f"{name}: arrays other than features")
+    return arrays
+
+
+def read_safetensors(path: Path) -> dict[str, Any]:
+    """Return the tensors of a .safetensors file; the only matrix in it is called ``features``."""
+    from safetensors.torch import load_file  # NumPy has no bfloat16
+
+    arrays: dict[str, Any] = {}
+    for name, tensor in load_file(path).items():
+        arrays[name] = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+    matrices = [name for name, array in arrays.items() if array.ndim == 2]
+    if len(matrices) == 1 and not matrices[0].endswith("features"):
+        arrays["features"] = arrays.pop(matrices[0])
     return arrays
 
 

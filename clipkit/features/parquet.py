@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from clipkit.base.errors import ClipkitError, read_errors
+from clipkit.base.errors import ClipkitError, UsageError, read_errors, unknown
+from clipkit.base.names import distinct_names
 from clipkit.features.describe import abridged
 from clipkit.features.model import BlockMatrix, FeatureFile, Float32, as_float32
 from clipkit.features.npz import MATRICES, OTHERS
@@ -32,8 +34,12 @@ COLUMNS_OF_IMAGES = {
 COLUMNS_OF_TEXTS = {
     "text": (str, "texts"),
     "class_index": (int, "class_index"),
-    "class_name": (str, ""),
+    "class_name": (str, "class_index"),  # without numbers
 }
+# Columns that hold the ids of images where none is called `id`, as other tools write them.
+ID_COLUMNS = ("filename", "file_name", "image_path", "path", "frame_idx", "image_id", "key")
+FIRST_OF_WIDE = "feature_0"  # dinotool writes a column for each number of a vector
+HUGGING_FACE = b"huggingface"  # the name of the JSON in which `datasets` has the columns' types
 IMAGE = "image"  # the column of thumbnails, in the form of Hugging Face `datasets`
 IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 IMAGE_ROWS = 1024  # with thumbnails in memory at once
@@ -71,25 +77,52 @@ def _is_scalar(arrow_type: pa.DataType) -> bool:
     return is_text(kind) or is_number(kind) or is_other
 
 
-def read_table(path: Path, name: str, *, with_features: bool = True) -> dict[str, Any]:
-    """Read a table with a column ``feature`` (or ``features``) of lists of numbers.
+def _is_text_list(arrow_type: pa.DataType) -> bool:
+    return isinstance(arrow_type, LISTS) and is_text(arrow_type.value_type)
 
-    Arrays are named as in an .npz. A column that has no place in a feature file is None.
+
+def declared_features(metadata: Mapping[bytes, bytes]) -> dict[str, dict[str, Any]]:
+    """Return what `datasets` says of each column, or nothing."""
+    try:
+        features = json.loads(metadata[HUGGING_FACE])["info"]["features"]
+        return {name: kind for name, kind in features.items() if isinstance(kind, dict)}
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
+        return {}
+
+
+def read_table(
+    paths: Sequence[Path],
+    name: str,
+    chosen: Mapping[str, str] | None = None,
+    *,
+    matrices: Sequence[Float32] = (),
+    with_features: bool = True,
+) -> dict[str, Any]:
+    """Read a table with a column ``feature`` of lists of numbers, or columns ``feature_0`` to N.
+
+    Any other column of lists is taken if it is the only one. The table may be in parts, and the
+    features of each part may be among `matrices` instead. `chosen` names the columns for
+    ``feature``, ``id`` and so on if they are called otherwise. Arrays are named as in an .npz. A
+    column that has no place in a feature file is None.
     """
-    schema = pq.read_schema(path)
-    is_of_texts = "text" in schema.names
+    schema = pq.read_schema(paths[0])
+    chosen = dict(chosen or {})
+    is_of_texts = "text" in (chosen if matrices else schema.names)
     known = COLUMNS_OF_TEXTS if is_of_texts else COLUMNS_OF_IMAGES
     metadata = (schema.metadata or {}).get(METADATA.encode())
-    feature = _feature_column(schema, name)
-    present = [column for column in known if column in schema.names]
-    with _open(path, schema, name, present, feature) as file:
-        columns = _values(file, present, name, path.stat().st_size)
-        n = file.metadata.num_rows
-        features = None
-        if with_features:
-            features = _features(file.read(columns=[feature]).column(feature), name, feature)
-            n = len(features)  # the metadata of an untrusted file may state more
-    arrays: dict[str, Any] = dict.fromkeys(set(schema.names) - known.keys() - {feature})
+    features_of: list[str] = []
+    if not matrices:
+        features_of = _feature_columns(schema, name, chosen.pop("feature", None))
+    source_of = _choose_columns(schema, known, chosen, name)
+    sources = list(source_of.values())
+    features_read = features_of if with_features else []
+    cells, features, n = _read_parts(paths, name, schema, sources, features_read, matrices)
+    columns = {column: cells[source] for column, source in source_of.items()}
+    if source_of.get("id", "id") != "id":
+        _check_ids(columns["id"], f"{name}: {source_of['id']}")
+    arrays: dict[str, Any] = {}
+    if not matrices:
+        arrays |= dict.fromkeys(set(schema.names).difference(known, features_of, sources))
     if metadata is not None:
         arrays.pop(IMAGE, None)  # the thumbnails of an export, which no feature file holds
         arrays[METADATA] = metadata.decode("utf-8", "replace")
@@ -97,21 +130,100 @@ def read_table(path: Path, name: str, *, with_features: bool = True) -> dict[str
     for prefix, rows in groups.items():
         if features is not None:
             arrays[f"{prefix}features"] = features[rows]
-        for column, (_, key) in known.items():
-            if key and column in columns:
-                values = np.asarray(columns[column], object)[rows].tolist()
-                if values.count(None) < len(values):  # else it is absent from the split
-                    arrays.setdefault(f"{prefix}{key}", values)
-    if metadata is None and {"label", "class_name"} <= columns.keys():
-        arrays |= _class_names(columns["label"], columns["class_name"], name)
+        for column, values in columns.items():
+            key = known[column][1]
+            of_rows = np.asarray(values, object)[rows].tolist()
+            if key and of_rows.count(None) < len(of_rows):  # else it is absent from the split
+                arrays.setdefault(f"{prefix}{key}", of_rows)
+    if metadata is None:
+        label = declared_features(schema.metadata or {}).get(source_of.get("label", ""), {})
+        arrays |= _class_names(columns, label.get("names"), name)
     return arrays
 
 
+def _read_parts(
+    paths: Sequence[Path],
+    name: str,
+    schema: pa.Schema,
+    sources: list[str],
+    features_of: list[str],
+    matrices: Sequence[Float32],
+) -> tuple[dict[str, list[Any]], Float32 | None, int]:
+    """Read the cells of columns, the features of all parts, if any, and the number of rows."""
+    cells: dict[str, list[Any]] = {source: [] for source in sources}
+    read = list(matrices)
+    n = 0
+    for number, path in enumerate(paths):
+        part = name if len(paths) == 1 else str(path)
+        if _content(pq.read_schema(path)) != _content(schema):
+            raise ClipkitError(f"{part}: expected the columns and class names of {paths[0].name}")
+        with _open(path, schema, part, sources, features_of) as file:
+            rows = file.metadata.num_rows
+            if matrices and rows != len(matrices[number]):
+                expected = f"{len(matrices[number])} rows, as its features have"
+                raise ClipkitError(f"{path}: expected {expected}, got {rows}")
+            for source, values in _values(file, sources, part, path.stat().st_size).items():
+                cells[source] += values
+            if features_of:
+                read.append(_features(file.read(columns=features_of), part, features_of))
+            # the metadata of an untrusted file may state more
+            n += len(read[number]) if read else rows
+    widths = {len(part.T) for part in read}
+    if len(widths) > 1:
+        raise ClipkitError(f"{name}: expected parts of one width, got {sorted(widths)[:2]}")
+    if len(read) > 1:
+        return cells, np.concatenate(read), n
+    return cells, read[0] if read else None, n
+
+
+def _content(schema: pa.Schema) -> tuple[list[pa.Field], bytes | None, bytes | None]:
+    """Return what the parts of a table have in common: columns, and what is said of them."""
+    metadata = schema.metadata or {}
+    return list(schema), metadata.get(HUGGING_FACE), metadata.get(METADATA.encode())
+
+
+def _choose_columns(
+    schema: pa.Schema, known: Mapping[str, Any], chosen: Mapping[str, str], name: str
+) -> dict[str, str]:
+    """Return the file's column for each known column that it has."""
+    present = {column: column for column in known if column in schema.names}
+    others = [column for column in ID_COLUMNS if column in schema.names]
+    if "id" in known and others:
+        present.setdefault("id", others[0])
+    if "text" in known and "image_path" in schema.names:
+        present.setdefault("class_name", "image_path")  # a caption belongs to its image
+    for column, source in chosen.items():
+        if column not in known:
+            raise UsageError(f"--{column}-column: no such column in the table {name}")
+        if source not in schema.names:
+            raise unknown(f"column of {name}", source, schema.names)
+        present[column] = source
+    if "label" in chosen:
+        present.pop("class_name", None)
+    return present
+
+
+def _check_ids(ids: list[Any], where: str) -> None:
+    """Refuse a column as ids if one is there twice, as it is where each row is a patch."""
+    row_id, times = Counter(ids).most_common(1)[0]
+    if times > 1:
+        raise ClipkitError(
+            f"{where}: expected a row for each image, got {times} rows for {row_id!r}",
+            "choose another column with --id-column; of dinotool, save the features of frames",
+        )
+
+
 def read_cells(path: Path, name: str) -> tuple[list[str], list[tuple[int, list[Any]]]]:
-    """Read the columns of texts, numbers and truth values; return their names, and each row."""
+    """Read columns of texts, numbers, truth values and lists of texts: their names, and each row.
+
+    Others are left out.
+    """
     with read_errors(name):
         schema = pq.read_schema(path)
-        names = [field.name for field in schema if _is_scalar(field.type)]
+        _check_distinct(schema, name)
+        names = [
+            field.name for field in schema if _is_scalar(field.type) or _is_text_list(field.type)
+        ]
         with _open(path, schema, name, names) as file:
             values = _values(file, names, name, path.stat().st_size)
     rows = zip(*(values[column] for column in names), strict=True)
@@ -119,7 +231,7 @@ def read_cells(path: Path, name: str) -> tuple[list[str], list[tuple[int, list[A
 
 
 def _open(
-    path: Path, schema: pa.Schema, name: str, columns: list[str], feature: str = ""
+    path: Path, schema: pa.Schema, name: str, columns: list[str], features: Sequence[str] = ()
 ) -> pq.ParquetFile:
     """Open a file; refuse columns that would unpack to much more than the file.
 
@@ -127,21 +239,26 @@ def _open(
     """
     for column in columns:
         arrow_type = schema.field(column).type
-        if not _is_scalar(arrow_type):
+        if not _is_scalar(arrow_type) and (features or not _is_text_list(arrow_type)):
             got = value_type(arrow_type)
             raise ClipkitError(f"{name}: {column}: expected texts or numbers, got {got}")
     texts = [column for column in columns if is_text(schema.field(column).type)]
+    leaves = pq.read_metadata(path).schema
+    paths = [leaves.column(number).path for number in range(len(leaves))]
+    lists = tuple(f"{column}.list." for column in columns)
+    texts += [leaf for leaf in paths if leaf.startswith(lists)]
     file = pq.ParquetFile(path, page_checksum_verification=True, read_dictionary=texts)
-    if feature and not file.metadata.num_rows:
+    if features and not file.metadata.num_rows:
         raise ClipkitError(f"{name}: expected rows with a column 'feature', got no rows")
     matrix = others = 0
     for chunk in column_chunks(file.metadata):
         owner = chunk.path_in_schema.partition(".")[0]
-        if owner == feature:
+        if owner in features:
             matrix += max(4 * chunk.num_values, chunk.total_uncompressed_size)
         elif owner in columns:
             others += max(8 * chunk.num_values, chunk.total_uncompressed_size)
     size = path.stat().st_size
+    feature = features[0] if features else "features"
     MATRICES.check(matrix, size, f"{name}: {feature}")
     OTHERS.check(others, size, f"{name}: columns other than {feature}")
     return file
@@ -152,7 +269,8 @@ def _values(file: pq.ParquetFile, columns: list[str], name: str, size: int) -> d
     table = file.read(columns=columns)
     unpacked = 0
     for column in table.columns:
-        for chunk in column.chunks:
+        texts = pc.list_flatten(column) if isinstance(column.type, LISTS) else column
+        for chunk in texts.chunks:
             if pa.types.is_dictionary(chunk.type) and is_text(chunk.type):
                 lengths = pc.binary_length(chunk.dictionary)
                 unpacked += pc.sum(lengths.take(chunk.indices)).as_py() or 0
@@ -160,23 +278,49 @@ def _values(file: pq.ParquetFile, columns: list[str], name: str, size: int) -> d
     return dict(table.to_pydict())
 
 
-def _feature_column(schema: pa.Schema, name: str) -> str:
-    """Return the name of the column of lists; check the names of all columns."""
+def _check_distinct(schema: pa.Schema, name: str) -> None:
     for column, count in Counter(schema.names).items():
         if count > 1:
             raise ClipkitError(f"{name}: expected each column once, got {column} {count} times")
-    feature = "feature" if "feature" in schema.names else "features"
-    if feature not in schema.names:
+
+
+def _feature_columns(schema: pa.Schema, name: str, chosen: str | None) -> list[str]:
+    """Return the column of lists, or the columns of a number each; check all columns' names."""
+    _check_distinct(schema, name)
+    if chosen and chosen not in schema.names:
+        raise unknown(f"column of {name}", chosen, schema.names)
+    candidates = [field.name for field in schema if _holds_vectors(field.type)]
+    for column in ("features", "feature", chosen):
+        if column in schema.names:
+            candidates = [column]
+    if len(candidates) > 1:
+        raise UsageError(
+            f"{name}: expected one column of features, got {abridged(candidates)}",
+            "choose one with --feature-column",
+        )
+    if not candidates and FIRST_OF_WIDE in schema.names:
+        n = sum(column.startswith("feature_") for column in schema.names)
+        candidates = [f"feature_{number}" for number in range(n)]
+    if not candidates or not set(schema.names).issuperset(candidates):
         content = abridged(schema.names)
         raise ClipkitError(f"{name}: expected rows with a column 'feature', got {content}")
-    arrow_type = schema.field(feature).type
-    if not isinstance(arrow_type, LISTS) or not is_number(arrow_type.value_type):
-        raise ClipkitError(f"{name}: {feature}: expected lists of numbers, got {arrow_type}")
-    return feature
+    arrow_type = schema.field(candidates[0]).type
+    if candidates[0] != FIRST_OF_WIDE and not _holds_vectors(arrow_type):
+        expected = f"{candidates[0]}: expected lists of numbers"
+        raise ClipkitError(f"{name}: {expected}, got {arrow_type}")
+    return candidates
 
 
-def _features(lists: pa.ChunkedArray, name: str, feature: str) -> Float32:
-    """Return lists as a matrix (N, D); a null number becomes NaN, which no file may hold."""
+def _holds_vectors(arrow_type: pa.DataType) -> bool:
+    return isinstance(arrow_type, LISTS) and is_number(arrow_type.value_type)
+
+
+def _features(table: pa.Table, name: str, columns: list[str]) -> Float32:
+    """Return lists, or columns of numbers, as a matrix (N, D); a null number becomes NaN."""
+    feature = columns[0]
+    lists = table.column(feature)
+    if not isinstance(lists.type, LISTS):
+        return np.stack([as_float32(table.column(c).to_numpy()) for c in columns], axis=1)
     widths = pc.list_value_length(lists).fill_null(0).to_numpy()
     wrong = np.flatnonzero(widths != widths[0])
     if len(wrong):
@@ -203,10 +347,14 @@ def _rows_of_splits(columns: dict[str, list[Any]], n: int, name: str) -> dict[st
     return rows
 
 
-def _class_names(labels: list[Any], names: list[Any], file: str) -> dict[str, list[str]]:
+def _class_names(columns: dict[str, list[Any]], declared: Any, file: str) -> dict[str, list[str]]:
     """Return the names in the order of their labels; a label without a row is its number."""
+    if isinstance(declared, list):
+        return {"class_names": declared}
+    if not columns.keys() >= {"label", "class_name"}:
+        return {}
     known: dict[int, str] = {}
-    for label, name in zip(labels, names, strict=True):
+    for label, name in zip(columns["label"], columns["class_name"], strict=True):
         if name is None or not isinstance(label, int) or label < 0:
             continue
         if label >= MAX_CLASSES:
@@ -233,7 +381,8 @@ def write_features(
     fields.append(("feature", pa.list_(pa.float32(), width)))
     if thumbnails is not None:
         fields.append((IMAGE, IMAGE_TYPE))
-    schema = pa.schema(fields, {METADATA: metadata})
+    hugging_face = json.dumps({"info": {"features": _types_of_datasets(fields, file)}})
+    schema = pa.schema(fields, {METADATA: metadata, HUGGING_FACE: hugging_face})
     with pq.ParquetWriter(
         path, schema, use_dictionary=["split", "class_name"], write_page_checksum=True
     ) as writer:
@@ -252,6 +401,23 @@ def write_features(
                     rows[IMAGE] = pa.StructArray.from_arrays(images, fields=list(IMAGE_TYPE))
                 writer.write_table(pa.table(rows, schema))
                 start = stop
+
+
+def _types_of_datasets(
+    fields: Sequence[tuple[str, pa.DataType]], file: FeatureFile
+) -> dict[str, dict[str, Any]]:
+    """Return the columns' types as Hugging Face `datasets` reads them: images, names of classes."""
+    types: dict[str, dict[str, Any]] = {}
+    for column, arrow_type in fields:
+        types[column] = {"dtype": str(arrow_type), "_type": "Value"}
+        if column == "feature":
+            number = {"dtype": "float32", "_type": "Value"}
+            types[column] = {"feature": number, "length": arrow_type.list_size, "_type": "Sequence"}
+        elif column == "label" and file.class_names:
+            types[column] = {"names": distinct_names(file.class_names), "_type": "ClassLabel"}
+        elif column == IMAGE:
+            types[column] = {"_type": "Image"}
+    return types
 
 
 def _blocks(matrix: BlockMatrix, most: int | None) -> Iterator[Float32]:

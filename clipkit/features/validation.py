@@ -22,7 +22,6 @@ from clipkit.features.model import (
     RESULTS,
     TEXTS_AT_ONCE,
     VERSION,
-    VERSIONS,
     BlockMatrix,
     FeatureFile,
     Float32,
@@ -49,6 +48,7 @@ PROBE_ARRAYS: dict[str, tuple[set[str], str]] = {
     "output": ({"<f4"}, "H+ n"),
     "rows": ({"<f4"}, "M D"),
     "row_classes": ({"<i8"}, "M"),
+    "neighbours": ({"<i8"}, "1"),
     "row_hashes": ({"<i8"}, "F"),
 }
 # The arrays of each classifier's model. All models but kNN's have a `centre`, too.
@@ -59,7 +59,7 @@ MODEL_ARRAYS = {
     "knn": ("rows", "row_classes"),
 }
 PROBE_INPUTS = ("embeddings", "logits", "probs")
-POSITIVE = ("temperature", "deviation", "rms", "factor")
+POSITIVE = ("temperature", "deviation", "rms", "factor", "neighbours")
 # The stored types that a data set may have (S: fixed-length UTF-8) and its number of dimensions.
 TYPES: dict[str, tuple[set[str], int]] = {
     "features": ({"<f4"}, 2),
@@ -148,16 +148,15 @@ def is_allowed(kind: str, name: str) -> bool:
     return key in (split if group else root)
 
 
-def check_version(name: str, version: int, kind: str | None = None) -> None:
-    """Refuse an unknown version of the format, or one that the kind does not have."""
+def check_version(name: str, version: int, file: FeatureFile | None = None) -> None:
+    """Refuse an unknown version of the format, or one that is not the file's."""
     if version > VERSION:
         message = f"{name}: format version {version} was made by a newer clipkit"
         raise ClipkitError(message, "update clipkit")
     if version < 1:
         raise ClipkitError(f"{name}: expected a format version from 1 to {VERSION}, got {version}")
-    expected = version if kind is None else VERSIONS.get(kind, 1)
-    if version != expected:
-        message = f"{name}: expected the format version {expected} of a file of {kind}"
+    if file is not None and version != file.version:
+        message = f"{name}: expected the format version {file.version} of a file of {file.kind}"
         raise ClipkitError(f"{message}, got {version}")
 
 
@@ -390,7 +389,9 @@ def _check_probe(file: FeatureFile) -> None:
 def _check_probe_names(file: FeatureFile, classifier: str, source: str) -> None:
     expected = {"classifier", "input", "classes", "balanced", "rms", "factor"}
     expected.update(MODEL_ARRAYS[classifier])
-    if classifier != "knn":
+    if classifier == "knn":
+        expected |= {"neighbours"} & file.fitted.keys()
+    else:
         expected.add("centre")
     if source != "embeddings":
         expected.add("temperature")

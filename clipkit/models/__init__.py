@@ -53,7 +53,8 @@ class RunOptions:
         of a seed come from one model.
     clean : bool
         Clean texts as SigLIP 2's training data were cleaned, if the tokenizer is SigLIP 2's:
-        in lower case, without punctuation. Other models take texts as they are.
+        in lower case, without punctuation. For CLIP, clean them as OpenAI's code does, if ftfy is
+        installed. Other models take texts as they are.
     layers : sequence of int or "all", optional
         Return hidden states in place of embeddings: 0 is the input of the first layer, n the
         output of the last. Negative numbers count from the end: -1 is n.
@@ -62,8 +63,17 @@ class RunOptions:
         model has one. A text tower takes the token that the model pools.
     norm : bool
         With `layers`: apply the model's final norm.
+    ask : str, optional
+        The question that a generative model is asked about each image.
+    at : {"last", "image"}, optional
+        With `ask`: take the last position of the prompt, which is the default, or the mean over the
+        positions of the image.
+    choices : tuple of str
+        With `ask`: the answers that the question lists, for the history.
     projection : bool
         Apply the projection into the space of texts, with which a CLIP's image tower ends.
+    image_size : int, optional
+        Give the image tower images of this edge, in pixels, with interpolated positions.
     batch_size : int
         Images that are encoded at once.
     num_workers : int, optional
@@ -82,14 +92,31 @@ class RunOptions:
     layers: Sequence[int] | Literal["all"] | None = None
     pool: str | None = None
     norm: bool = False
+    ask: str | None = None
+    at: str | None = None
+    choices: tuple[str, ...] = ()
     projection: bool = True
+    image_size: int | None = None
     batch_size: int = 64
     num_workers: int | None = None
     compile: bool | None = None
     non_blocking: bool = False
 
+    def changes(self) -> dict[str, int]:
+        """Return the options that make another model of it."""
+        options = {"untrained": self.untrained, "image_size": self.image_size}
+        return {name: value for name, value in options.items() if value is not None}
+
     def check(self) -> None:
         """Refuse options that exclude or need each other."""
+        is_shaped = self.pool or self.norm or not self.projection or self.image_size
+        if self.ask is not None and (is_shaped or self.compile):
+            raise UsageError(
+                "expected --ask without --pool, --norm, --no-projection, --image-size, --compile",
+                "--at chooses what is pooled; the last layer is normalised",
+            )
+        if self.ask is None and (self.at is not None or self.choices):
+            raise UsageError("expected --ask with --at or --choices, got none")
         if self.layers is None and (self.pool is not None or self.norm):
             raise UsageError("expected --layer with --pool or --norm, got none")
         if self.layers is not None and not self.projection:

@@ -59,13 +59,16 @@ def accelerate(
     """Move an image tower (float32, on the CPU) to its device and type, compiled or packed.
 
     It takes images of `size` (3, H, W), and is compiled for batches of exactly `compile_for` images
-    unless that is 0 or fails. Without a `size`, as inputs have several shapes, it is neither
-    compiled nor packed. Return the tower, and for the history ``compile``, and ``packed`` if layers
-    were packed.
+    unless that is 0 or fails. Without a `size`, as inputs have several shapes or the kind of model
+    is not tested, it is neither compiled nor packed. Return the tower, and for the history
+    ``compile``, and ``packed`` if layers were packed.
     """
     if size is None:
         if compile_for:
-            console.note("the model runs without compilation, since its inputs have no single size")
+            console.note(
+                "the model runs without compilation, which needs inputs of a single size and a "
+                "kind of model that is tested"
+            )
         tower.model.to(device, dtype)
         return tower, {"compile": False}
     if compile_for:
@@ -462,17 +465,18 @@ def find_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def choose_precision(name: str, device: torch.device, tower: str) -> str:
+def choose_precision(name: str, device: torch.device, *, is_plain: bool) -> str:
     """Return the precision with this name.
 
     ``auto`` is float32 for texts: they are few, and the rounding error of one prompt affects every
-    image's entropy. For images it is the fastest precision that the device has natively.
+    image's entropy. It is so for models that are not tested, too: then, `is_plain` is true. For
+    other images it is the fastest precision that the device has natively.
     """
     if name in DTYPES:
         return name
     if name != "auto":
         raise unknown("precision", name, ["auto", *DTYPES])
-    if tower == "text":
+    if is_plain:
         return "fp32"
     if device.type == "mps":
         return "fp16"

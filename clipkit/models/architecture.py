@@ -21,12 +21,7 @@ from safetensors import SafetensorError, safe_open
 
 from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError, UsageError, brief
 from clipkit.models.acceleration import DTYPES, set_compiler_cache
-from clipkit.models.hub import (
-    ModelFiles,
-    check_no_pointer,
-    combine_digests,
-    find,
-)
+from clipkit.models.hub import ModelFiles, check_no_pointer, combine_digests, find
 from clipkit.models.libraries import check_installed, library_version, quiet_loading
 from clipkit.models.towers import NO_TEXT, Stack, Tower, TowerName
 
@@ -48,9 +43,11 @@ Content = TypeVar("Content")
 
 SCALARS = ("logit_scale", "logit_bias")
 FLOATS = ("F16", "BF16", "F32", "F64")  # by safetensors' names
-# Whole numbers among the weights: the first published checkpoints hold places, and a batch norm
-# counts its batches.
-BUFFERS = re.compile(r"(.*\.)?(position_ids|summary_idxs|num_batches_tracked)")
+# Whole numbers among the weights: the first published checkpoints and a Swin hold places, and a
+# batch norm counts its batches.
+BUFFERS = re.compile(
+    r"(.*\.)?(position_ids|summary_idxs|num_batches_tracked|relative_position_index)"
+)
 MAX_LAYERS = 1000  # per tower; the largest known models have 64; a billion could not be built
 MOST_MISSING = 2  # times the stored numbers: a model's pooler may be missing
 
@@ -75,7 +72,8 @@ class Architecture(ABC):
     """A model without its weights. Each library has a subclass, with a `read` of its files.
 
     `kind` is what the library calls this kind of model. `towers` are those that clipkit reads, and
-    `no_text` says why there is no ``text``, if there is none.
+    `no_text` says why one is missing, if one is. `is_tested` tells whether clipkit's
+    tests compare this kind of model with its library.
     """
 
     library: ClassVar[str]
@@ -83,6 +81,7 @@ class Architecture(ABC):
     kind: str
     towers: tuple[TowerName, ...]
     no_text: str = NO_TEXT
+    is_tested: bool = True
 
     @classmethod
     @abstractmethod
@@ -120,6 +119,14 @@ class Architecture(ABC):
             "leave --no-projection out",
         )
 
+    def resize(self, edge: int) -> None:
+        """Let the image tower take images of another edge, in pixels, before it is built."""
+        raise UsageError(
+            f"{self.files.name}: expected a model that takes --image-size, got {self.kind} of "
+            f"{self.library}",
+            "leave --image-size out",
+        )
+
     @abstractmethod
     def preprocessor(self, device: torch.device, dtype: torch.dtype) -> Preprocessor:
         """Return the preprocessor of the image tower."""
@@ -139,8 +146,8 @@ class Architecture(ABC):
 
     @property
     def is_dual(self) -> bool:
-        """Whether there is a text tower."""
-        return "text" in self.towers
+        """Whether there is a tower for images and one for texts."""
+        return len(self.towers) == 2
 
     @cached_property
     def outline(self) -> Any:
@@ -164,9 +171,9 @@ class Architecture(ABC):
         """Load one tower with its stored weights, or with random ones if there is a seed."""
         files = self.files
         if tower not in self.towers:
+            expected = {"image": "an image tower", "text": "a text tower"}[tower]
             raise UsageError(
-                f"{files.name}: expected a model with a {tower} tower, got {self.kind}, "
-                f"{self.no_text}",
+                f"{files.name}: expected a model with {expected}, got {self.kind}, {self.no_text}"
             )
         with ThreadPoolExecutor(1) as thread:
             if seed is None:
@@ -176,7 +183,7 @@ class Architecture(ABC):
                 tensors = load_tensors(files, (*self.prefixes(tower), *SCALARS))
             else:
                 tensors = self.random_weights(seed)
-                digest = thread.submit(_tensors_digest, files, tensors)
+                digest = thread.submit(tensors_digest, files, tensors)
             with torch.random.fork_rng(devices=[]):
                 built = self.build(tower, tensors)
             check_range(files, built.model, precision)
@@ -202,13 +209,18 @@ class Architecture(ABC):
 def read_architecture(files: ModelFiles) -> Architecture:
     """Read a model's configuration by the adapter of its library."""
     check_installed(files.name, files.library)
+    if files.is_generative:
+        raise ClipkitError(
+            f"{files.name}: expected a model that embeds images, got a generative one",
+            "ask it about images: clipkit embed DATASET --ask QUESTION",
+        )
     with quiet_loading(f"the library {files.library}"):
         adapter: Any = importlib.import_module(f"clipkit.models.{ADAPTERS[files.library]}")
     architecture: Architecture = adapter.ADAPTER.read(files)
     return architecture
 
 
-def _tensors_digest(files: ModelFiles, tensors: Tensors) -> str:
+def tensors_digest(files: ModelFiles, tensors: Tensors) -> str:
     """Return the digest of random weights: of the configuration and each tensor in name order."""
     sha = hashlib.sha256((files.folder / files.config).read_bytes())
     for name in sorted(tensors):
@@ -239,7 +251,7 @@ def describe_model(name: str) -> dict[str, Any]:
     files = find(name)
     architecture = read_architecture(files)
     architecture.check_stored(*architecture.towers)
-    scalars = architecture.logit_scale(load_tensors(files, SCALARS))
+    scalars = architecture.logit_scale(load_tensors(files, (*SCALARS, "temperature")))
     if scalars:
         scalars["temperature"] = 1 / scalars["logit_scale"]
     weights = files.digest_weights()
@@ -376,9 +388,12 @@ def check_number_of_layers(name: str, count: int) -> None:
         raise ValueError(f"expected 1 to {MAX_LAYERS} layers per tower, got {name} {count}")
 
 
-def check_memory(files: ModelFiles, sizes: Mapping[str, Shape]) -> None:
-    """Refuse a model that is larger than this machine's memory, whatever its settings ask for."""
-    needed = sum(4 * math.prod(shape) for shape in sizes.values())
+def check_memory(files: ModelFiles, sizes: Mapping[str, Shape], width: int = 4) -> None:
+    """Refuse a model that is larger than this machine's memory, whatever its settings ask for.
+
+    A number takes `width` bytes.
+    """
+    needed = sum(width * math.prod(shape) for shape in sizes.values())
     available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > available:
         raise ClipkitError(

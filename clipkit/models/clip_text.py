@@ -95,7 +95,7 @@ class ClipText(TransformersModel):
         backend = read_backend(self.files)
         if backend is None:
             return super().tokenizer(clean=clean)
-        return ClipTokenizer(self.files, self.config, backend)
+        return ClipTokenizer(self.files, self.config, backend, clean=clean)
 
 
 def _is_known(content: dict[str, Any]) -> bool:
@@ -235,9 +235,11 @@ class ClipTokenizer(Tokenizer):
 
     end_text = END
 
-    def __init__(self, files: ModelFiles, model_config: Any, backend: Backend) -> None:
+    def __init__(
+        self, files: ModelFiles, model_config: Any, backend: Backend, *, clean: bool = True
+    ) -> None:
         self.tokenizer: Any = backend
-        super().__init__(files, model_config, "longest")
+        super().__init__(files, model_config, "longest", clean=clean)
 
     def _load(self, files: ModelFiles) -> str:
         return stored_class(files)

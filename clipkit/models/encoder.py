@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -27,9 +26,9 @@ from clipkit.models.acceleration import (
 )
 from clipkit.models.architecture import Architecture, read_architecture
 from clipkit.models.hub import ModelFiles, find
-from clipkit.models.libraries import library_version, quiet_loading, single_line_errors
+from clipkit.models.libraries import library_version, named, quiet_loading, single_line_errors
 from clipkit.models.tokenizer import TextTokenizer
-from clipkit.models.towers import LayerTower, Tower, TowerName, choose_layers
+from clipkit.models.towers import SIZE_HINT, LayerTower, Tower, TowerName, choose_layers
 from clipkit.prompts.texts import check_length
 
 if TYPE_CHECKING:
@@ -71,7 +70,9 @@ class Encoder(EncoderDescription):
         change the last bits; a model for images alone ``embedding``: the pooler, the CLS token or
         the mean. Hidden states have ``layer`` (a list for several), ``layers`` (the number n of
         all), ``norm``, and of images ``pool``, in place of ``embedding`` and the logits' scale.
-        Without the projection, ``projection`` is ``none``.
+        Without the projection, ``projection`` is ``none``. ``image_size`` is the one that was asked
+        for. A kind of model that clipkit's tests do not cover has ``tested`` false, and
+        ``embedding`` says how its embedding is taken from what the model returns.
     columns : dict of int to slice
         The columns of each layer in what the encoder returns; empty for embeddings.
     parts : dict of str to str
@@ -191,14 +192,19 @@ class Encoder(EncoderDescription):
         embeddings = np.zeros((len(texts), self.details["dim"] or 0), np.float32)
         for start in range(0, len(texts), TEXT_BATCH):
             batch = texts[start : start + TEXT_BATCH]
-            tokens = tokenizer.tokens(batch).to(self._device)
-            rows = self._to_array(self._run(input_ids=tokens))
+            inputs = tokenizer.inputs(batch)
+            tensors = {name: tensor.to(self._device) for name, tensor in inputs.items()}
+            rows = self._to_array(self._run(**tensors))
             if rows.shape[1] != embeddings.shape[1]:  # the first text tells the width of a layer
                 embeddings = np.zeros((len(texts), rows.shape[1]), np.float32)
             embeddings[start : start + len(batch)] = rows
             if progress is not None:
                 progress(start + len(batch), len(texts))
         return embeddings
+
+    def cleaned_by_ftfy(self, texts: Sequence[str]) -> dict[str, Any] | None:
+        """Return ftfy's version and how many texts `encode_texts` cleans by it; None for none."""
+        return self._require("text", self._tokenizer).cleaned_by_ftfy(texts)
 
     def _prepare(self, step: Callable[[Preprocessor], Inputs]) -> Inputs:
         """Let the preprocessor do one of its steps."""
@@ -207,7 +213,10 @@ class Encoder(EncoderDescription):
             return step(preprocessor)
 
     def _run(self, **inputs: torch.Tensor) -> torch.Tensor:
-        with single_line_errors(f"encode with {self.details['name']}"):
+        hint = None if self.details["precision"] == "fp32" else "try --precision fp32"
+        if "image_size" in self.details:
+            hint = SIZE_HINT
+        with single_line_errors(f"encode with {self.details['name']}", hint):
             return self._tower(**inputs)
 
     def _to_array(self, embeddings: torch.Tensor) -> NDArray[np.float32]:
@@ -252,13 +261,14 @@ def load(
     options = options or RunOptions(**settings)
     options.check()
     set_compiler_cache()
-    if not options.projection and tower == "text":
-        raise UsageError("expected the image tower without projection, got the text tower")
     device = find_device(options.device)
-    precision = choose_precision(options.precision, device, tower)
-    dtype = DTYPES[precision]
     files = find(name, weights=options.untrained is None)
+    if files.is_generative:
+        return _load_generative(files, tower, options, device)
     architecture = _read(files, tower, options)
+    is_plain = tower == "text" or not architecture.is_tested
+    precision = choose_precision(options.precision, device, is_plain=is_plain)
+    dtype = DTYPES[precision]
     loaded = architecture.load_tower(tower, options.untrained, precision)
     details: dict[str, Any] = {
         "name": files.name,
@@ -269,10 +279,11 @@ def load(
         "precision": precision,
         "device": device.type,
         **loaded.logit_scale,
+        **options.changes(),
     }
-    if options.untrained is not None:
-        details["untrained"] = options.untrained
     built = loaded.tower
+    if not architecture.is_tested:
+        details |= {"tested": False, "embedding": built.output}
     if not options.projection:
         built = architecture.without_projection(built)
     tokenizer, preprocessor = None, None
@@ -286,14 +297,14 @@ def load(
         details["preprocessing"] = _preprocessing(files, preprocessor)
         batch = options.batch_size if options.compile else 0
         with single_line_errors(f"encode with {files.name}"):
-            size = preprocessor.example_size()
+            size = preprocessor.example_size() if architecture.is_tested else None
             built, acceleration = accelerate(built, device, dtype, size, batch)
         details |= acceleration
         if not architecture.is_dual:
             details["embedding"] = built.output
     run: Tower | LayerTower = built
     if options.layers is not None:
-        with _named(files.name):
+        with named(files.name):
             run = choose_layers(built.model, architecture.stack(built), tower, options)
         details = _hidden_state_details(details, run)
     elif not options.projection:
@@ -312,13 +323,37 @@ def load(
     return _check_and_measure(encoder)
 
 
+def _load_generative(
+    files: ModelFiles, tower: TowerName, options: RunOptions, device: torch.device
+) -> Encoder:
+    """Load a model that is asked about images."""
+    from clipkit.models import generative
+
+    precision = choose_precision(options.precision, device, is_plain=tower == "text")
+    asked = generative.load(files, tower, options, device, precision)
+    _note_details(files, asked["details"])
+    encoder = Encoder(**asked, _non_blocking=options.non_blocking)
+    return encoder if tower == "text" else _check_and_measure(encoder)
+
+
 def _read(files: ModelFiles, tower: TowerName, options: RunOptions) -> Architecture:
     """Read an architecture; of CLIP, if it can, its text tower alone and without transformers."""
+    if options.ask is not None:
+        raise UsageError(
+            f"{files.name}: expected a generative model with --ask, got one that embeds images"
+        )
+    if tower == "text" and (options.image_size or not options.projection):
+        raise UsageError(
+            "expected the image tower with an image size or without projection, got the text tower"
+        )
     if tower == "text" and options.untrained is None and options.layers is None:
         from clipkit.models.clip_text import ClipText
 
         return ClipText.read_known(files) or read_architecture(files)
-    return read_architecture(files)
+    architecture = read_architecture(files)
+    if options.image_size is not None:
+        architecture.resize(options.image_size)
+    return architecture
 
 
 def _preprocessing(files: ModelFiles, preprocessor: Preprocessor) -> dict[str, Any]:
@@ -327,17 +362,6 @@ def _preprocessing(files: ModelFiles, preprocessor: Preprocessor) -> dict[str, A
         details = preprocessor.details()
         json.dumps(details, allow_nan=False)
     return details
-
-
-@contextlib.contextmanager
-def _named(name: str) -> Iterator[None]:
-    """Put the name of the model before a refusal that lacks it."""
-    try:
-        yield
-    except ClipkitError as error:
-        if error.message.startswith(f"{name}: "):
-            raise
-        raise type(error)(f"{name}: {error.message}", error.hint) from error
 
 
 def _without_scale(details: dict[str, Any]) -> dict[str, Any]:
@@ -360,7 +384,15 @@ def _hidden_state_details(details: dict[str, Any], tower: LayerTower) -> dict[st
 
 
 def _note_details(files: ModelFiles, details: dict[str, Any]) -> None:
-    """Tell a user who asked for details which files were loaded, and how the tower runs."""
+    """Tell a user who asked for details which files were loaded, and how the tower runs.
+
+    Any user is told that a kind of model is not tested.
+    """
+    if not details.get("tested", True):
+        console.note(
+            f"{files.name}: clipkit's tests do not cover this kind of model; the library's own "
+            f"methods give its {details.get('embedding', 'features')}"
+        )
     weights = ", ".join(str(path) for path in files.weights) or "random initialisation"
     console.detail(f"model {details['name']}: {weights}, {details['digest']}")
     how = f"{details['tower']} tower on {details['device']} in {details['precision']}"
@@ -374,29 +406,34 @@ def _note_details(files: ModelFiles, details: dict[str, Any]) -> None:
 def _check_and_measure(encoder: Encoder) -> Encoder:
     """Encode one image or prompt, to check that the model's files fit each other; set the width.
 
-    The layers of one model may differ in width, so each is tried by itself.
+    The layers of one model may differ in width.
     """
-    tower = encoder._tower
-    if not isinstance(tower, LayerTower):
-        return replace(encoder, details={**encoder.details, "dim": _measure(encoder)})
+    tower: Any = encoder._tower
+    widths: dict[int, int] = {}
+
+    def run(**inputs: torch.Tensor) -> torch.Tensor:
+        states = tower.states(inputs)
+        widths.update({number: state.shape[1] for number, state in states.items()})
+        return torch.cat(list(states.values()), dim=1)
+
+    has_layers = "layer" in encoder.details
+    with named(encoder.details["name"]):
+        dim = _measure(replace(encoder, _tower=run if has_layers else tower))
     columns = {}
     start = 0
-    for number in tower.layers:
-        one = replace(encoder, _tower=replace(tower, layers=(number,)))
-        with _named(encoder.details["name"]):
-            stop = start + _measure(one)
-        columns[number] = slice(start, stop)
-        start = stop
-    return replace(encoder, columns=columns, details={**encoder.details, "dim": start})
+    for number, width in widths.items():
+        columns[number] = slice(start, start + width)
+        start += width
+    return replace(encoder, columns=columns, details={**encoder.details, "dim": dim})
 
 
 def _measure(encoder: Encoder) -> int:
     """Return the width D of the embedding of one image or prompt, which must be finite."""
     if encoder._preprocessor is None:
         embedding = encoder.encode_texts("a photo", places=["the text 'a photo'"])
-    else:
-        embedding = encoder.encode_images(encoder._preprocessor.example())
-    if not np.isfinite(np.asarray(embedding)).all():
+    else:  # waits for a GPU
+        embedding = np.asarray(encoder.encode_images(encoder._preprocessor.example()))
+    if not np.isfinite(embedding).all():
         kind = "prompt" if encoder.tower == "text" else "image"
         raise ClipkitError(
             f"{encoder.details['name']}: expected a finite embedding of a first {kind}, "

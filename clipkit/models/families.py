@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import operator
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from clipkit.base.errors import ClipkitError
+from clipkit.models.libraries import import_library, quiet_loading
 from clipkit.models.towers import (
     CLS,
     MEAN,
@@ -30,10 +29,11 @@ class Family:
 
     `config` and `model` are the classes of the configuration and of the whole model, and `towers`
     the class of each tower that clipkit reads. `outputs` are the names under which towers return
-    their embeddings, or `CLS` or `MEAN`. `padding` says how texts are padded. `projection` is the
-    linear layer behind an image tower, if its class has none. `example` is a published repository;
-    empty if only users save such models. `since` is the first version of transformers that has the
-    classes, if clipkit's oldest one lacks them. `no_text` says why there is no text tower.
+    their embeddings, or `CLS` or `MEAN`. `padding` says how texts are padded; if it is empty, they
+    have an attention mask. `example` is a published repository; empty if only users save such
+    models. `since` is the first version of transformers that has the classes, if clipkit's oldest
+    one lacks them. `no_text` says why a tower is missing. `is_own` tells whether the model's
+    own methods give the embeddings, by the rule of `OwnTower`.
     """
 
     config: str
@@ -41,15 +41,16 @@ class Family:
     towers: dict[TowerName, str]
     outputs: dict[TowerName, str]
     padding: str = ""
-    projection: str = ""
     example: str = ""
     since: str = ""
     no_text: str = NO_TEXT
+    is_own: bool = False
+    is_tested: bool = True
 
     @property
-    def is_one_tower(self) -> bool:
-        """Whether the image tower is the whole model, without a part for texts."""
-        return self.towers["image"] == self.model
+    def is_whole(self) -> bool:
+        """Whether the class of the whole model reads a tower."""
+        return self.model in self.towers.values()
 
 
 def _dual(name: str, padding: str, example: str, *, has_projection: bool = True) -> Family:
@@ -58,7 +59,7 @@ def _dual(name: str, padding: str, example: str, *, has_projection: bool = True)
     outputs: dict[TowerName, str] = {"image": "pooler_output", "text": "pooler_output"}
     if has_projection:
         ending = "WithProjection"
-        outputs = {"image": "image_embeds", "text": "text_embeds"}
+        outputs = PROJECTIONS
     towers: dict[TowerName, str] = {
         "image": f"{name}VisionModel{ending}",
         "text": f"{name}TextModel{ending}",
@@ -68,24 +69,25 @@ def _dual(name: str, padding: str, example: str, *, has_projection: bool = True)
     )
 
 
-def _vision(
-    name: str, example: str = "", *, output: str = "pooler_output", since: str = ""
-) -> Family:
+def _vision(name: str, example: str = "", *, output: str = "pooler_output", **more: Any) -> Family:
     """Return a model for images alone."""
     model = f"{name}Model"
-    config = f"{name}Config"
-    return Family(config, model, {"image": model}, {"image": output}, example=example, since=since)
+    return Family(
+        f"{name}Config", model, {"image": model}, {"image": output}, example=example, **more
+    )
 
 
-def _projected(name: str) -> Family:
-    """Return an image tower that kept its projection."""
-    model = f"{name}VisionModelWithProjection"
-    return Family(f"{name}VisionConfig", model, {"image": model}, {"image": "image_embeds"})
+def _own_dual(name: str, example: str) -> Family:
+    """Return a dual encoder that is used by its own methods."""
+    model = f"{name}Model"
+    towers: dict[TowerName, str] = {"image": model, "text": model}
+    return Family(f"{name}Config", model, towers, PROJECTIONS, example=example, is_own=True)
 
 
+PROJECTIONS: dict[TowerName, str] = {"image": "image_embeds", "text": "text_embeds"}
 # Attention of texts is causal in CLIP: an embedding does not depend on the padding that follows.
 # SigLIP attends to the padding, and was trained with all of it.
-DUAL_ENCODERS = {
+FAMILIES = {
     "clip": _dual("CLIP", "longest", "openai/clip-vit-base-patch32"),
     "metaclip_2": _dual("MetaClip2", "longest", "facebook/metaclip-2-worldwide-huge-quickgelu"),
     "siglip": _dual(
@@ -94,42 +96,46 @@ DUAL_ENCODERS = {
     "siglip2": _dual(
         "Siglip2", "max_length", "google/siglip2-base-patch16-naflex", has_projection=False
     ),
-}
-VISION_MODELS = {
-    "aimv2": Family(
-        "Aimv2Config",
-        "Aimv2Model",
-        {"image": "Aimv2VisionModel"},
-        {"image": "image_embeds"},
-        projection="visual_projection",
-        example="apple/aimv2-large-patch14-224-lit",
+    "altclip": _own_dual("AltCLIP", "BAAI/AltCLIP"),
+    "chinese_clip": _own_dual("ChineseCLIP", "OFA-Sys/chinese-clip-vit-base-patch16"),
+    "clip_text_model": Family(
+        "CLIPTextConfig",
+        "CLIPTextModel",
+        {"text": "CLIPTextModel"},
+        {"text": "pooler_output"},
+        padding="longest",
+        no_text="which is for texts alone",
+    ),
+    "aimv2": _vision(
+        "Aimv2",
+        "apple/aimv2-large-patch14-224-lit",
+        output="image_embeds",
+        is_own=True,
         # without an attention mask it attends to the padding, with one only to earlier tokens
         no_text="with text embeddings that depend on their padding, so that only images are read",
     ),
     "aimv2_vision_model": _vision("Aimv2Vision", "apple/aimv2-large-patch14-224"),
+    "beit": _vision("Beit", "microsoft/beit-base-patch16-224", is_own=True),
     "clip_vision_model": _vision("CLIPVision"),
     "convnext": _vision("ConvNext", "facebook/convnext-tiny-224"),
     "convnextv2": _vision("ConvNextV2", "facebook/convnextv2-tiny-1k-224"),
+    "deit": _vision("DeiT", "facebook/deit-base-distilled-patch16-224", is_own=True),
     "dinov2": _vision("Dinov2", "facebook/dinov2-base"),
     "dinov2_with_registers": _vision("Dinov2WithRegisters", "facebook/dinov2-with-registers-base"),
     "dinov3_convnext": _vision("DINOv3ConvNext", "facebook/dinov3-convnext-tiny-pretrain-lvd1689m"),
     "dinov3_vit": _vision("DINOv3ViT", "facebook/dinov3-vits16-pretrain-lvd1689m"),
     "ijepa": _vision("IJepa", "facebook/ijepa_vith14_1k", output=MEAN),
     "metaclip_2_vision_model": _vision("MetaClip2Vision"),
+    "mlcd": _vision("MLCDVision", "DeepGlint-AI/mlcd-vit-bigG-patch14-448", is_own=True),
+    "mlcd_vision_model": _vision("MLCDVision", is_own=True),
     "radio": _vision("Radio", "nvidia/C-RADIOv4-H", output="summary", since="5.13"),
+    "resnet": _vision("ResNet", "microsoft/resnet-50", is_own=True),
     "siglip_vision_model": _vision("SiglipVision"),
     "siglip2_vision_model": _vision("Siglip2Vision"),
+    "swin": _vision("Swin", "microsoft/swin-tiny-patch4-window7-224", is_own=True),
     "vit": _vision("ViT", "google/vit-base-patch16-224-in21k"),
     "vit_mae": _vision("ViTMAE", "facebook/vit-mae-base", output=CLS),
 }
-FAMILIES = DUAL_ENCODERS | VISION_MODELS
-# A model saved without its text tower may have kept the projection.
-PROJECTED = {
-    "clip_vision_model": _projected("CLIP"),
-    "metaclip_2_vision_model": _projected("MetaClip2"),
-}
-# A checkpoint of a classifier lacks the pooler, which transformers would draw at random.
-OPTIONAL_POOLERS = {"vit": "pooler."}
 # The setting that says whether there is a pooler. Without it, the embedding is the mean of patches.
 POOLER_SETTINGS = {
     "aimv2_vision_model": "use_head",
@@ -139,115 +145,94 @@ POOLER_SETTINGS = {
 # With this eos_token_id, which the first published configurations of CLIP hold, transformers takes
 # the largest token for the end.
 LEGACY_END = 2
+# Text towers that pool the end token, and those that pool the last one.
+POOLED_AT_END = ("clip_text_model", "metaclip_2_text_model")
+POOLED_AT_LAST = ("siglip_text_model", "siglip2_text_model")
+# The parameters that are tokens before the patches.
+PREFIX_TOKENS = {
+    *("cls_token", "class_token", "class_embedding"),
+    *("cls_register_token", "distillation_token", "register_tokens"),
+}
 # The image tower that takes images in their aspect ratios, as patches with a mask.
 NAFLEX = "siglip2_vision_model"
 
 
-def check_kind(name: str, model_type: object) -> None:
-    """Refuse a model of a kind that is not in the table."""
-    if not isinstance(model_type, str) or model_type not in FAMILIES:
+def find_family(name: str, content: Mapping[str, Any]) -> Family:
+    """Return how the model of a config.json is used: by the table, or else by its own methods."""
+    kind = str(content.get("model_type"))
+    family = FAMILIES.get(kind) or _untested(kind)
+    if family is None:
         raise ClipkitError(
-            f"{name}: expected a model that clipkit reads, got model_type {model_type!r}",
-            f"clipkit reads {describe_kinds()}",
+            f"{name}: expected a model that clipkit reads, got model_type "
+            f"{content.get('model_type')!r}",
+            "clipkit reads models of OpenCLIP (open_clip_config.json), of timm, generative ones of "
+            "transformers (AutoModelForImageTextToText), and those of its models that take images "
+            f"and return an embedding or hidden states, such as {', '.join(FAMILIES)}",
         )
+    # a model saved without its other tower may have kept the projection
+    projected = f"{family.model}WithProjection"
+    if content.get("architectures") == [projected] and len(family.towers) == 1:
+        (tower,) = family.towers
+        outputs = {tower: PROJECTIONS[tower]}
+        family = replace(family, model=projected, towers={tower: projected}, outputs=outputs)
+    return family
 
 
-def describe_kinds() -> str:
-    """Return what clipkit reads, for a hint."""
-    return (
-        f"transformers' dual encoders ({', '.join(DUAL_ENCODERS)}) and its models for images alone "
-        f"({', '.join(VISION_MODELS)}), and models of OpenCLIP (open_clip_config.json) and timm"
-    )
-
-
-class Layout(NamedTuple):
-    """Where a tower has its layers and norm, by paths below its vision_model, text_model or itself.
-
-    `layers` are their paths in different versions of transformers, and `norm` is the path of the
-    final norm, or "". `tokens` are the numbers of tokens before the patches, CLS first, or the
-    settings that hold them. Hidden states may be maps of patches. `text_token` is the token that a
-    text tower pools: "end", "last" or "".
-    """
-
-    layers: tuple[str, ...]
-    norm: str
-    tokens: tuple[int | str, ...] = ()
-    is_map: bool = False
-    text_token: str = ""
-
-
-CLIP_IMAGE = Layout(("encoder.layers",), "post_layernorm", tokens=(1,))
-CLIP_TEXT = Layout(("encoder.layers",), "final_layer_norm", text_token="end")
-SIGLIP_IMAGE = Layout(("encoder.layers",), "post_layernorm")
-SIGLIP_TEXT = Layout(("encoder.layers",), "final_layer_norm", text_token="last")
-VIT = Layout(("layers", "encoder.layer"), "layernorm", tokens=(1,))
-CONVNEXT = Layout(("encoder.stages",), "layernorm", is_map=True)
-
-# By the tower's own model_type.
-LAYOUTS = {
-    "aimv2_vision_model": Layout(("encoder.layers",), "rms_norm"),
-    "clip_text_model": CLIP_TEXT,
-    "clip_vision_model": CLIP_IMAGE,
-    "convnext": CONVNEXT,
-    "convnextv2": CONVNEXT,
-    "dinov2": VIT,
-    "dinov2_with_registers": VIT._replace(tokens=(1, "num_register_tokens")),
-    "dinov3_convnext": Layout(("model.stages",), "layer_norm", is_map=True),
-    "dinov3_vit": Layout(("model.layer",), "norm", tokens=(1, "num_register_tokens")),
-    "ijepa": VIT._replace(tokens=()),
-    "metaclip_2_text_model": CLIP_TEXT,
-    "metaclip_2_vision_model": CLIP_IMAGE,
-    "radio": Layout(("encoder.layer",), "", tokens=("num_summary_tokens",)),
-    "siglip2_text_model": SIGLIP_TEXT,
-    "siglip2_vision_model": SIGLIP_IMAGE,
-    "siglip_text_model": SIGLIP_TEXT,
-    "siglip_vision_model": SIGLIP_IMAGE,
-    "vit": VIT,
-    "vit_mae": VIT,
-}
+def _untested(kind: str) -> Family | None:
+    """Describe a kind without a row, if transformers' own class says that it embeds images."""
+    transformers = import_library("transformers")
+    auto = transformers.models.auto
+    config = auto.configuration_auto.CONFIG_MAPPING_NAMES.get(kind)
+    name = auto.modeling_auto.MODEL_MAPPING_NAMES.get(kind)
+    model = getattr(transformers, name, None) if isinstance(name, str) else None
+    towers: dict[TowerName, str] = {"image": str(name)}
+    if hasattr(model, "get_image_features") and hasattr(model, "get_text_features"):
+        towers["text"] = str(name)
+    elif getattr(model, "main_input_name", None) != "pixel_values":
+        return None
+    return Family(config, str(name), towers, {}, is_own=True, is_tested=False)
 
 
 def find_stack(model: Any) -> Stack:
-    """Return the layers of a tower's model."""
+    """Return the layers of a tower's model: its first list of modules, and its last norm."""
     model = inner_model(model)
-    config = model.config
-    layout = LAYOUTS[config.model_type]
-    norm = operator.attrgetter(layout.norm)(model) if layout.norm else None
+    lists = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
+    norms = [module for name, module in model.named_children() if name.endswith("norm")]
+    prefix = count_prefix_tokens(model)
     return Stack(
-        layers=_first_of(model, layout.layers),
-        norm=None if layout.is_map else norm,
-        pooled_norm=norm if layout.is_map else None,
-        prefix=sum(_number_of_tokens(config, count) for count in layout.tokens),
-        has_cls=bool(layout.tokens),
-        is_map=layout.is_map,
-        pooled_token=_pooled_token(config, layout.text_token),
+        layers=list(lists[0]),
+        norm=norms[-1] if norms else None,
+        prefix=prefix,
+        has_cls=prefix > 0,
+        pooled_token=_pooled_token(model.config),
     )
 
 
+def count_prefix_tokens(model: Any) -> int:
+    """Return the number of tokens before the patches: each is a parameter, or a row of one."""
+    count = 0
+    for name, parameter in model.named_parameters():
+        owner, _, last = name.rpartition(".")
+        if last in PREFIX_TOKENS and owner != "head":  # which pools by a token of its own
+            count += parameter.numel() // parameter.shape[-1]
+    return count
+
+
 def inner_model(model: Any) -> Any:
-    """Return the model that a `Layout` describes, without its projection."""
+    """Return the model that has the layers, without its projection."""
     while not hasattr(model, "config"):  # a wrapper of clipkit's
         model = model.model
-    return getattr(model, "vision_model", getattr(model, "text_model", model))
+    for part in ("vision_model", "image_model", "text_model"):
+        if getattr(model, part, None) is not None:
+            return getattr(model, part)
+    return model
 
 
-def _first_of(model: Any, paths: Iterable[str]) -> Any:
-    """Return what is at the first of some dotted paths that the model has."""
-    for path in paths:
-        with contextlib.suppress(AttributeError):
-            return operator.attrgetter(path)(model)
-    raise ClipkitError(f"expected layers at {' or '.join(paths)} of {type(model).__name__}")
-
-
-def _number_of_tokens(config: Any, count: int | str) -> int:
-    return count if isinstance(count, int) else int(getattr(config, count))
-
-
-def _pooled_token(config: Any, which: str) -> Callable[[torch.Tensor], torch.Tensor] | None:
+def _pooled_token(config: Any) -> Callable[[torch.Tensor], torch.Tensor] | None:
     """Return a function from token ids (B, T) to the position (B) of the token that is pooled."""
-    if which == "last":
-        return last_token
-    return end_token(config) if which == "end" else None
+    if config.model_type in POOLED_AT_END:
+        return end_token(config)
+    return last_token if config.model_type in POOLED_AT_LAST else None
 
 
 def end_token(config: Any) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -255,3 +240,17 @@ def end_token(config: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     if config.model_type == "clip_text_model" and config.eos_token_id == LEGACY_END:
         return largest_token
     return partial(find_token, token=config.eos_token_id)
+
+
+def is_generative(config: Mapping[str, Any]) -> bool:
+    """Whether the model of a config.json answers questions about images, as transformers says.
+
+    A kind such as BLIP has such models and others. Then the class that was saved decides.
+    """
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str) or model_type in FAMILIES:
+        return False
+    with quiet_loading("the library transformers"):
+        from transformers.models.auto import modeling_auto
+    name = modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.get(model_type)
+    return name is not None and name in (config.get("architectures") or [name])

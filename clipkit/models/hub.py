@@ -43,6 +43,7 @@ OPEN_CLIP_ALIASES = {
     "MobileCLIP2-S0/dfndr2b": f"{PREFIX}timm/MobileCLIP2-S0-OpenCLIP",
 }
 TINY = Path(__file__).parents[1] / "tiny"
+BUNDLED = {"tiny": TINY, "tiny-llava": TINY / "llava"}
 OPENAI_ALIASES = {
     ("ViT-B/32", "ViT-B-32", "ViT-B-32/openai"): DEFAULT,
     ("ViT-B/16", "ViT-B-16", "ViT-B-16/openai"): "openai/clip-vit-base-patch16",
@@ -54,13 +55,13 @@ OPENAI_ALIASES = {
 ALIASES = dict(OPEN_CLIP_ALIASES)
 for _names, _repository in OPENAI_ALIASES.items():
     ALIASES |= dict.fromkeys(_names, _repository)
-KNOWN = ["tiny", DEFAULT, *(alias for alias in ALIASES if not alias.endswith("/openai"))]
+KNOWN = [*BUNDLED, DEFAULT, *(alias for alias in ALIASES if not alias.endswith("/openai"))]
 REPOSITORY = re.compile(r"(?!\.)[\w.-]+/[\w.-]+")
 OTHER_REPOSITORY = re.compile(r"(?!\.)[\w.-]+(/(?!\.)[\w.-]+)?")  # old ones have no owner
 SHORT_NAME = re.compile(r"ViT-[\w-]+/.*")  # an alias, or a misspelt one, but no repository
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:[0-9]+)?")
 SHARD = re.compile(r"[\w.-]+\.safetensors")
-CONFIG_PATTERNS = ["*.json", "*.txt", "*.model"]
+CONFIG_PATTERNS = ["*.json", "*.txt", "*.model", "*.jinja"]
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 # The name of the weights of each library, in safetensors form.
 WEIGHTS = {"transformers": "model", "open_clip": "open_clip_model", "timm": "model"}
@@ -117,6 +118,13 @@ class ModelFiles:
         """The name of the file that describes the architecture."""
         return OPEN_CLIP_CONFIG if self.library == "open_clip" else "config.json"
 
+    @property
+    def is_generative(self) -> bool:
+        """Whether it is a model of transformers that answers questions about images."""
+        from clipkit.models.families import is_generative
+
+        return self.library == "transformers" and is_generative(self.read_json("config.json"))
+
     def read_json(self, file: str) -> dict[str, Any]:
         """Read one of the folder's JSON files, which holds an object."""
         return _read_json(self.folder / file)
@@ -165,10 +173,10 @@ def find(name: str, *, weights: bool = True) -> ModelFiles:
     Parameters
     ----------
     name : str
-        ``tiny`` (the bundled model), an alias such as ``ViT-B/32``, a pair ``ARCH/TAG`` that
-        open_clip lists, ``timm:NAME``, a local folder, or a Hub id (``org/name`` or
-        ``hf-hub:org/name``). ``open_clip:`` before it asks for OpenCLIP's form of a model that has
-        several.
+        ``tiny`` or ``tiny-llava``, which are bundled, an alias such as ``ViT-B/32``, a pair
+        ``ARCH/TAG`` that open_clip lists, ``timm:NAME``, a local folder, or a Hub id (``org/name``
+        or ``hf-hub:org/name``). ``open_clip:`` before it asks for OpenCLIP's form of a model that
+        has several.
     weights : bool
         False if the architecture is enough.
     """
@@ -219,7 +227,7 @@ def check_device(name: str) -> str:
 def _local_folder(name: str) -> Path:
     if not name:
         raise UsageError("expected the name of a model, got ''")
-    return TINY if name == "tiny" else Path(os.path.expanduser(name))  # noqa: PTH111
+    return BUNDLED.get(name) or Path(os.path.expanduser(name))  # noqa: PTH111
 
 
 def canonical_name(name: str) -> str:
@@ -243,10 +251,14 @@ def fetch_config(files: ModelFiles, name: str) -> Path:
 
     The settings of the model with these `files` name the other one: a folder or a Hub id.
     """
+    folder = (files.folder / name).resolve()
+    if folder.is_dir() and folder.is_relative_to(files.folder.resolve()):
+        return folder
     if not OTHER_REPOSITORY.fullmatch(name):
-        raise ClipkitError(f"{files.name}: expected the name of a repository, got {name!r}")
-    folder = files.folder / name
-    return folder if folder.is_dir() else _fetch(name, ["config.json"])
+        raise ClipkitError(
+            f"{files.name}: expected a folder in that of the model or a repository, got {name!r}"
+        )
+    return _fetch(name, ["config.json"])
 
 
 def _timm_repository(name: str) -> str:
@@ -289,9 +301,10 @@ def _find_library(name: str, folder: Path, prefix: str) -> str:
         expected = OPEN_CLIP_CONFIG if prefix else f"config.json or {OPEN_CLIP_CONFIG}"
         raise ClipkitError(f"{name}: expected a model's {expected}, got none")
     if library == "transformers":
-        from clipkit.models.families import check_kind
+        from clipkit.models.families import find_family, is_generative
 
-        check_kind(name, content.get("model_type"))
+        if not is_generative(content):
+            find_family(name, content)
     return library
 
 
@@ -362,8 +375,10 @@ def _weight_files(folder: Path, stem: str) -> tuple[Path, ...]:
         return ()
     shards = sorted({str(shard) for shard in weight_map.values()})
     for shard in shards:  # an untrusted index must not name files elsewhere
-        if not SHARD.fullmatch(shard) or not (folder / shard).is_file():
+        if not SHARD.fullmatch(shard):
             raise ClipkitError(f"{index}: expected safetensors files in its folder, got {shard!r}")
+        if not (folder / shard).is_file():
+            raise ClipkitError(f"{folder / shard} is missing, which {index.name} lists")
     return tuple(folder / shard for shard in shards)
 
 

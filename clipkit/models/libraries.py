@@ -16,7 +16,8 @@ from typing import Any
 
 from clipkit.base.errors import ClipkitError, brief
 
-EXTRAS = {"open_clip": "openclip", "timm": "timm"}  # library -> the extra that installs it
+# library -> the extra that installs it
+EXTRAS = {"open_clip": "openclip", "timm": "timm", "accelerate": "accelerate"}
 OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory")  # of PyTorch's RuntimeErrors
 
 NO_CODE = "it has code of its own (auto_map), which clipkit never runs"
@@ -70,6 +71,17 @@ def single_line_errors(what: str, hint: str | None = None) -> Iterator[None]:
         elif field:
             reason = f"{field[1]}: expected {TYPES.get(field[2], field[2])}, got {field[3]}"
         raise ClipkitError(f"cannot {what}: {reason}", hint) from error
+
+
+@contextlib.contextmanager
+def named(name: str) -> Iterator[None]:
+    """Put the name of the model before a refusal that lacks it."""
+    try:
+        yield
+    except ClipkitError as error:
+        if error.message.startswith(f"{name}: "):
+            raise
+        raise type(error)(f"{name}: {error.message}", error.hint) from error
 
 
 @contextlib.contextmanager

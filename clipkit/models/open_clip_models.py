@@ -30,7 +30,7 @@ from clipkit.models.architecture import BUFFERS, Architecture, Tensors, check_nu
 from clipkit.models.hub import ModelFiles, digest_file, fetch_config
 from clipkit.models.libraries import quiet_loading, rust_panics, single_line_errors
 from clipkit.models.preprocessing import MAX_EDGE, TransformPreprocessor
-from clipkit.models.timm_models import find_patch_size, find_stack
+from clipkit.models.timm_models import describe_trunk, find_stack
 from clipkit.models.tokenizer import TextTokenizer, switch_dropout_off, tokenizer_errors
 from clipkit.models.towers import Stack, Tower, TowerName, find_token, largest_token, last_token
 from clipkit.prompts.texts import quote
@@ -439,10 +439,10 @@ def _find_image_stack(visual: Any) -> Stack:
         return find_stack(visual.trunk)
     if hasattr(visual, "attnpool"):
         stages = [visual.layer1, visual.layer2, visual.layer3, visual.layer4]
-        return Stack(stages, None, is_map=True)
+        return Stack(stages, None)
     # an attentional pooler goes before ln_post, which is then of another width
     norm = visual.ln_post if visual.attn_pool is None else None
-    return Stack(_blocks(visual.transformer), norm, prefix=1, has_cls=True)
+    return Stack(visual.transformer.resblocks, norm, prefix=1, has_cls=True)
 
 
 def _text_stack(text: Any) -> Stack:
@@ -453,7 +453,7 @@ def _text_stack(text: Any) -> Stack:
             "pooled token",
             "leave --layer out",
         )
-    return Stack(_blocks(text.transformer), text.ln_final, pooled_token=_pooled_token(text))
+    return Stack(text.transformer.resblocks, text.ln_final, pooled_token=_pooled_token(text))
 
 
 def _pooled_token(text: Any) -> Callable[[torch.Tensor], torch.Tensor] | None:
@@ -474,20 +474,10 @@ def _pooled_token(text: Any) -> Callable[[torch.Tensor], torch.Tensor] | None:
     return None
 
 
-def _blocks(transformer: Any) -> list[Any]:
-    # what passes from layer to layer would be (T, B, width)
-    if not getattr(transformer, "batch_first", False):
-        raise ClipkitError(
-            "expected layers that take batches first, got layers of an older open_clip",
-            "update it: pip install -U open-clip-torch",
-        )
-    return list(transformer.resblocks)
-
-
 def _describe_image(visual: Any) -> dict[str, Any]:
     """Return what is known of an image tower."""
     if hasattr(visual, "trunk"):
-        return _describe_trunk(visual.trunk)
+        return describe_trunk(visual.trunk)
     if hasattr(visual, "attnpool"):
         return {"width": visual.attnpool.c_proj.in_features}
     return {
@@ -495,22 +485,6 @@ def _describe_image(visual: Any) -> dict[str, Any]:
         "heads": visual.transformer.resblocks[0].attn.num_heads,
         "patch_size": _one_edge(visual.patch_size),
     }
-
-
-def _describe_trunk(trunk: Any) -> dict[str, Any]:
-    """Return what is known of a model of timm. The first block tells the number of heads."""
-    described: dict[str, Any] = {"width": trunk.num_features}
-    blocks = list(getattr(trunk, "blocks", ()))
-    for stage in getattr(trunk, "stages", ()):
-        blocks += getattr(stage, "blocks", ())
-    for block in blocks[:1]:
-        attention: Any = getattr(block, "attn", None)
-        if hasattr(attention, "num_heads"):
-            described["heads"] = attention.num_heads
-    patch_size = find_patch_size(trunk)
-    if patch_size:
-        described["patch_size"] = _one_edge(patch_size)
-    return described
 
 
 def _describe_text(text: Any) -> dict[str, Any]:

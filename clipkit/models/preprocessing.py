@@ -3,10 +3,10 @@
 Images are resized and cropped to bytes where they are decoded, in threads. They are rescaled and
 normalised, which makes floats of four times the size, where the model runs. The processor's own
 operations are used, so the result equals its result to the last bit, with two exceptions. A
-GPU's resizing may differ by one in a byte. The centre crop is the one that CLIP was trained with:
-OpenAI's code and OpenCLIP round the crop's offset (half to even, by torchvision's `CenterCrop`),
-while transformers rounds it down. For a quarter of the lengths of the longer side, the two crops
-are one pixel apart.
+GPU's resizing may differ by one in a byte. The centre crop of CLIP and MetaCLIP 2 is the one that
+they were trained with: OpenAI's code and OpenCLIP round the crop's offset (half to even, by
+torchvision's `CenterCrop`), while transformers rounds it down. For a quarter of the lengths of the
+longer side, the two crops are one pixel apart.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -57,9 +58,21 @@ class Preprocessor(ABC):
     def resize_and_crop(self, images: Sequence[Image.Image]) -> Inputs:
         """Prepare B images of any sizes in a thread: (B, 3, H, W), or the inputs by name."""
 
-    @abstractmethod
     def normalize(self, pixels: Any) -> Inputs:
-        """Finish B images where the model runs, in the form that `resize_and_crop` returned."""
+        """Finish B images where the model runs, in the form that `resize_and_crop` returned.
+
+        If that has normalised them, they only move to the model, floats in its type.
+        """
+        if isinstance(pixels, Mapping):
+            return {name: self._move(value) for name, value in pixels.items()}
+        moved: torch.Tensor = self._move(pixels)
+        return moved
+
+    def _move(self, value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return value
+        dtype = self.dtype if value.is_floating_point() else value.dtype
+        return value.to(self.device, dtype, non_blocking=True)
 
     @abstractmethod
     def details(self) -> dict[str, Any]:
@@ -102,10 +115,6 @@ class TransformPreprocessor(Preprocessor):
         _use_one_core()
         return self.pin(torch.stack([self.transform(image.convert("RGB")) for image in images]))
 
-    def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Move pixels (B, 3, H, W) to the model; the transform has normalised them."""
-        return pixels.to(self.device, self.dtype, non_blocking=True)
-
     def details(self) -> dict[str, Any]:
         """Return the settings of the transform."""
         return {name: _as_json(value) for name, value in self.settings.items()}
@@ -116,27 +125,36 @@ class ImagePreprocessor(Preprocessor):
 
     `is_standard` tells whether the processor only does what CLIP's and SigLIP's do. If it does
     more, `resize_and_crop` leaves all of the work to the processor. `image_size` is None if the
-    model takes images of any size.
+    model takes images of any size. `is_rounded` asks for the centre crop of OpenAI's code.
     """
 
     def __init__(
-        self, processor: Any, device: torch.device, dtype: torch.dtype, image_size: int | None
+        self,
+        processor: Any,
+        device: torch.device,
+        dtype: torch.dtype,
+        image_size: int | None,
+        is_rounded: bool,
     ) -> None:
         super().__init__(device, dtype, image_size or USUAL_SIZE)
         _check_edges(processor)
         self.processor = processor
         self.image_size = image_size
         self.is_standard = _is_standard(processor)
+        self.is_rounded = is_rounded and self.is_standard and processor.do_center_crop
         if not self.is_standard:
             return
         size = dict(processor.size)
         edge = size.get("shortest_edge")
         self.size = [edge] if edge else [size["height"], size["width"]]
-        self.crop: list[int] | None = None
+        self.output_size = self.size
+        self.crop: Callable[[torch.Tensor], torch.Tensor] = lambda images: images
         if processor.do_center_crop:
             crop = dict(processor.crop_size)
-            self.crop = [crop["height"], crop["width"]]
-        self.output_size = self.crop or self.size
+            self.output_size = [crop["height"], crop["width"]]
+            self.crop = partial(processor.center_crop, size=processor.crop_size)
+        if self.is_rounded:
+            self.crop = partial(functional.center_crop, output_size=self.output_size)
         self.interpolation = InterpolationMode(INTERPOLATION[int(processor.resample)])
         # (x * factor - mean) / std = (x - mean / factor) / (std / factor), as transformers has it
         scale = 1.0 / processor.rescale_factor
@@ -150,9 +168,15 @@ class ImagePreprocessor(Preprocessor):
         it, and `normalize` resizes them. Safe to call from several threads.
         """
         if not self.is_standard:
-            outputs = self.processor(images=list(images), return_tensors="pt")
-            pixels: torch.Tensor = outputs["pixel_values"]
-            return pixels
+            converted = [image.convert("RGB") for image in images]
+            outputs = self.processor(images=converted)["pixel_values"]
+            sizes = sorted({_times(np.shape(pixels)) for pixels in outputs})
+            if len(sizes) > 1:
+                raise ValueError(
+                    f"expected one size of all images, got {sizes[0]} and {sizes[-1]}: the aspect "
+                    "ratio is kept without a crop"
+                )
+            return torch.from_numpy(np.stack(outputs))
         if len({image.size for image in images}) > 1:
             pixels = torch.cat([self._resize(_stack([image])) for image in images])
         else:
@@ -169,7 +193,7 @@ class ImagePreprocessor(Preprocessor):
         """Resize and crop images of one size: (B, 3, h, w) -> (B, 3, H, W)."""
         size = self._size_before_crop(*images.shape[-2:])
         images = functional.resize(images, size, interpolation=self.interpolation, antialias=True)
-        return images if self.crop is None else functional.center_crop(images, self.crop)
+        return self.crop(images)
 
     def _size_before_crop(self, height: int, width: int) -> list[int]:
         """Return the height and width to resize to, rounded as transformers does."""
@@ -187,7 +211,7 @@ class ImagePreprocessor(Preprocessor):
         expected = (3, self.image_size, self.image_size)
         if self.image_size and tuple(pixels.shape[1:]) != expected:
             raise ValueError(
-                f"expected {_times(expected)} numbers, as config.json says, "
+                f"expected {_times(expected)} numbers, which the model takes, "
                 f"got {_times(pixels.shape[1:])}"
             )
         if not self.is_standard:
@@ -209,7 +233,7 @@ class ImagePreprocessor(Preprocessor):
         """Return the settings that decide the result, in types that JSON has."""
         more = {}
         if getattr(self.processor, "do_center_crop", None):
-            more["crop_offset"] = "rounded" if self.is_standard else "rounded down"
+            more["crop_offset"] = "rounded" if self.is_rounded else "rounded down"
         return describe_processor(self.processor, **more)
 
 
@@ -258,6 +282,16 @@ def load_image_processor(files: ModelFiles) -> Any:
     with quiet_loading(f"the image processor of {files.name}"):
         auto: Any = transformers.AutoImageProcessor
         return auto.from_pretrained(files.folder, trust_remote_code=False)
+
+
+def resize_processor(processor: Any, edge: int) -> None:
+    """Let a processor give images of this edge, in pixels, with the same share of a centre crop."""
+    has_crop = getattr(processor, "do_center_crop", None) and processor.crop_size
+    before = min(filter(None, dict(processor.crop_size if has_crop else processor.size).values()))
+    for name in ("size", "crop_size") if has_crop else ("size",):
+        sizes = getattr(processor, name)
+        edges = {key: round(old * edge / before) for key, old in dict(sizes).items() if old}
+        setattr(processor, name, type(sizes)(**edges))
 
 
 def _is_standard(processor: Any) -> bool:
@@ -327,12 +361,6 @@ class NaflexPreprocessor(Preprocessor):
         outputs = self.processor(images=converted, return_tensors="pt")
         return {name: self.pin(outputs[name]) for name in INPUTS}
 
-    def normalize(self, pixels: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Move the inputs to the model; the processor has normalised them."""
-        inputs = {name: pixels[name].to(self.device, non_blocking=True) for name in INPUTS}
-        inputs["pixel_values"] = inputs["pixel_values"].to(self.dtype)
-        return inputs
-
     def example(self) -> Image.Image:
         """Return an image that is no square, so that all patches and some padding are tried."""
         edge = self.processor.patch_size * int(self.processor.max_num_patches**0.5)
@@ -345,7 +373,5 @@ class NaflexPreprocessor(Preprocessor):
         """Return the settings that decide the result, in types that JSON has."""
         processor = self.processor
         return describe_processor(
-            processor,
-            patch_size=processor.patch_size,
-            max_num_patches=processor.max_num_patches,
+            processor, patch_size=processor.patch_size, max_num_patches=processor.max_num_patches
         )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import inspect
+from collections.abc import Collection, Iterator
+from dataclasses import replace
 from typing import Any
 
 import timm
@@ -36,21 +38,9 @@ REFUSED_ARGUMENTS = {
 }
 # Settings of the transform, as timm.data.resolve_data_config returns them.
 SETTINGS = ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")
-# In these classes, `blocks` pass on tokens: the prefix, with any CLS token first, then the patches.
-# Others, such as Cait and XCiT, add the CLS token after the first layers.
-TOKEN_MODELS = {
-    *("Beit", "Eva", "VisionTransformer", "VisionTransformerDistilled"),
-    "VisionTransformerRelPos",
-}
-# In these classes, stages pass on maps (B, width, H, W): where the stages are.
-MAP_MODELS = {
-    "ConvNeXt": ("stages",),
-    "EfficientNet": ("blocks",),
-    "FastVit": ("stages",),
-    "MobileNetV3": ("blocks",),
-    "ResNet": ("layer1", "layer2", "layer3", "layer4"),
-    "ResNetV2": ("stages",),
-}
+# timm's names of layers 1 that layer 0 enters
+FIRST_STAGES: tuple[str, ...] = ("stages.0", "layer1", "s1")
+PVT = "PyramidVisionTransformerV2"  # its layer 1 takes a map with channels last, and returns none
 
 
 class TimmModel(Architecture):
@@ -161,17 +151,10 @@ class TimmModel(Architecture):
 
     def describe_towers(self) -> dict[str, dict[str, Any]]:
         """Return what is known of layers and patches, and width, pooling and image size."""
-        model = self.outline
-        image: dict[str, Any] = {}
-        with contextlib.suppress(UsageError):
-            image["layers"] = len(find_stack(model).layers)
-        image["width"] = model.num_features
-        patch_size = find_patch_size(model)
-        if patch_size:
-            image["patch_size"] = max(patch_size) if isinstance(patch_size, tuple) else patch_size
+        image = describe_trunk(self.outline)
         with quiet_loading(f"the transform of {self.files.name}"):
             image["image_size"] = max(self._transform_settings()["input_size"][1:])
-        image["embedding"] = pooling(model)
+        image["embedding"] = pooling(self.outline)
         return {"image": image}
 
 
@@ -208,32 +191,84 @@ def pooling(model: Any) -> str:
 
 
 def find_stack(model: Any) -> Stack:
-    """Return the blocks of a vision transformer, or the stages of a convolutional network.
-
-    Raises
-    ------
-    UsageError
-        If hidden states of this class of timm are neither tokens nor maps (B, width, H, W).
-    """
-    name = type(model).__name__
-    if name in TOKEN_MODELS:
-        return Stack(
-            list(model.blocks),
-            _norm_or_none(model.norm),
-            pooled_norm=_norm_or_none(model.fc_norm),
-            prefix=model.num_prefix_tokens,
-            has_cls=model.cls_token is not None,
-        )
-    if name not in MAP_MODELS:
+    """Return the layers of a model of timm: its blocks, or the stages of a feature pyramid."""
+    if not hasattr(model, "forward_intermediates"):
         raise UsageError(
-            f"expected a model of timm with known layers, got {name}",
-            f"the layers are known for {', '.join(sorted(TOKEN_MODELS | MAP_MODELS.keys()))}",
+            f"expected a model of timm with forward_intermediates, got {type(model).__name__}"
         )
-    stages: list[torch.nn.Module] = []
-    for attribute in MAP_MODELS[name]:
-        module = getattr(model, attribute)
-        stages += [module] if attribute.startswith("layer") else list(module)
-    return Stack(stages, None, is_map=True)  # timm normalises a map before it pools
+    if hasattr(model, "fc_norm"):  # blocks that pass tokens on, which can be pooled one by one
+        stack = Stack(list(model.blocks), None)
+    else:
+        states = HiddenStates(model)
+        stack = Stack(states.names, None, lowest=states.lowest, states=states)
+        if states.is_map:  # timm normalises a map before it pools
+            return stack
+    embedding = getattr(model, "embeds", model)  # of a NaFlexVit
+    return replace(
+        stack,
+        norm=_norm_or_none(model.norm),
+        pooled_norm=_norm_or_none(getattr(model, "fc_norm", None)),
+        prefix=model.num_prefix_tokens,
+        has_cls=embedding.cls_token is not None,
+    )
+
+
+class HiddenStates:
+    """Reads hidden states by timm's `forward_intermediates`, and layer 0 as the input of layer 1.
+
+    They are tokens (B, T, width), or maps (B, width, H, W) if `is_map`. `names` are timm's names
+    of layers 1 to n.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        parameters = inspect.signature(model.forward_intermediates).parameters
+        self.options: dict[str, Any] = {"intermediates_only": True, "stop_early": True}
+        names = [feature["module"] for feature in model.feature_info]
+        if "extra_blocks" in parameters:  # every stage, not the last one of each resolution
+            self.options["extra_blocks"] = True
+            names = ["stem", *(f"blocks.{number}" for number in range(len(model.blocks)))]
+        first = FIRST_STAGES
+        if "extra_blocks" in parameters:
+            first = ("blocks.0",)
+        self.stems = int(len(names) > 1 and names[1] in first)  # maps that timm has before layer 1
+        self.names = names[self.stems :]
+        is_nhwc = getattr(model, "output_fmt", "") == "NHWC" or type(model).__name__ == PVT
+        self.lowest = int(self.names[0] not in first or is_nhwc)
+        prefix = "return_prefix_tokens" in parameters and model.num_prefix_tokens > 0
+        self.is_map = not prefix
+        if prefix:
+            self.options |= {"return_prefix_tokens": True, "output_fmt": "NLC"}
+
+    def __call__(self, layers: Collection[int], *, pixel_values: Any) -> dict[int, torch.Tensor]:
+        """Return the hidden states of some layers; those above the highest are not computed."""
+        inputs: list[Any] = []
+        later = sorted(set(layers) - {0})
+        indices = [layer - 1 + self.stems for layer in later] or [self.stems]
+        with contextlib.ExitStack() as hooks:
+            if 0 in layers:
+                first = self.model.get_submodule(self.names[0])
+                hook = first.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
+                hooks.callback(hook.remove)
+            found = self.model.forward_intermediates(pixel_values, indices=indices, **self.options)
+        states = {}
+        if inputs:
+            states[0] = _as_map(inputs[0], found[0])
+        for layer, state in zip(later, found, strict=False):
+            states[layer] = state
+            if isinstance(state, tuple):  # the patches, and the tokens before them
+                states[layer] = torch.cat(state[::-1], dim=1)
+        return states
+
+
+def _as_map(state: torch.Tensor, later: torch.Tensor) -> torch.Tensor:
+    """Return the input of layer 1 as a map (B, width, H, W) with the proportions of a later one."""
+    if state.ndim == 3:  # tokens
+        return state.mT[..., None]
+    (height, width), (later_height, later_width) = state.shape[2:], later.shape[2:]
+    if height * later_width != width * later_height:
+        raise UsageError("expected layers from 1 on, got 0, which is no map (B, width, H, W)")
+    return state
 
 
 def _norm_or_none(norm: Any) -> Any:
@@ -241,9 +276,16 @@ def _norm_or_none(norm: Any) -> Any:
     return None if isinstance(norm, torch.nn.Identity) else norm
 
 
-def find_patch_size(model: Any) -> Any:
-    """Return the size of the patches, one number or several; None of a model without patches."""
-    return getattr(getattr(model, "patch_embed", None), "patch_size", None)
+def describe_trunk(model: Any) -> dict[str, Any]:
+    """Return the number of layers, the width, and the size of the patches if there are any."""
+    described: dict[str, Any] = {}
+    with contextlib.suppress(UsageError):
+        described["layers"] = len(find_stack(model).layers)
+    described["width"] = model.num_features
+    patch_size = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+    if patch_size:
+        described["patch_size"] = max(patch_size) if isinstance(patch_size, tuple) else patch_size
+    return described
 
 
 def _check_config(content: dict[str, Any]) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import contextlib
 import html
+import importlib.metadata
 import json
 import math
 import re
 import string
+import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -20,7 +22,7 @@ from tokenizers.normalizers import Normalizer
 
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError
-from clipkit.models.families import LEGACY_END
+from clipkit.models.families import LEGACY_END, POOLED_AT_END
 from clipkit.models.hub import ModelFiles
 from clipkit.models.libraries import (
     import_library,
@@ -34,13 +36,11 @@ from clipkit.prompts.texts import MAX_CHARACTERS, quote
 # OpenAI's and OpenCLIP's code cleans a text by ftfy and html.unescape before it splits it into
 # tokens; transformers' CLIPTokenizer does not. What ftfy 6.3 replaces or removes: curly quotes,
 # ligatures, full-width and half-width forms, control characters. (It also repairs text that was
-# decoded wrongly, such as "Ã©". That is not looked for.)
+# decoded wrongly, such as "Ã©". Without ftfy, that is not looked for.)
 REPLACED_BY_FTFY = re.compile(
     "[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f\u02bc\u2018-\u201f\u0132\u0133\u0149\u01c4-\u01cc\u01f1-\u01f3\ufb00-\ufb06"
     "\uff01-\uffdc\uffe0-\uffee\u206a-\u206f\ufeff\ufff9-\ufffc]"
 )
-# They take a text's embedding from its first end token.
-POOLED_AT_END = ("clip", "metaclip_2")
 # SigLIP 2 was trained on texts that big_vision had cleaned: in lower case, without punctuation.
 # transformers' tokenizer of its models with a fixed resolution, Gemma's, keeps both.
 CANONICALIZING_TOKENIZERS = ("Gemma", "Siglip2")
@@ -72,6 +72,7 @@ class TextTokenizer(ABC):
     name: str
     context_length: int
     cleaning: str | None
+    uses_ftfy = False
     tokenizer: Any
 
     @abstractmethod
@@ -88,6 +89,10 @@ class TextTokenizer(ABC):
     @abstractmethod
     def tokens(self, texts: Sequence[str]) -> torch.Tensor:
         """Return the padded tokens (B, T) of B texts, cut to `context_length`."""
+
+    def inputs(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Return what the text tower takes of B texts."""
+        return {"input_ids": self.tokens(texts)}
 
     def check_growth(self, texts: Sequence[str], places: Sequence[str]) -> None:
         """Raise an error that names the place of the first text that normalization makes too long.
@@ -130,16 +135,26 @@ class TextTokenizer(ABC):
         """Warn once of texts that get other tokens than in the code the model was trained with."""
         return
 
+    def cleaned_by_ftfy(self, texts: Sequence[str]) -> dict[str, Any] | None:
+        """Return the version of ftfy and the number of texts whose words it changes, if any."""
+        if not self.uses_ftfy:
+            return None
+        changed = 0
+        for text in texts:
+            words = unicodedata.normalize("NFC", text).split()  # as the tokenizer does
+            changed += clean_as_openai(text).split() != words
+        return {"ftfy": importlib.metadata.version("ftfy"), "prompts": changed} if changed else None
+
     def check_left(
         self, cleaned: Sequence[str], texts: Sequence[str], places: Sequence[str]
     ) -> None:
         """Raise an error that names the place of the first text of which nothing is left."""
         for text, before, place in zip(cleaned, texts, places, strict=True):
-            if not text:
+            if before and not text:
                 raise ClipkitError(
                     f"{place}: expected letters or digits, since {self.name} reads no "
-                    f"punctuation, got {quote(before)}",
-                    "keep the punctuation with --no-clean",
+                    f"punctuation or control characters, got {quote(before)}",
+                    "keep them with --no-clean",
                 )
 
     def check_vocabulary(self, tokens: torch.Tensor, vocabulary: int) -> None:
@@ -160,19 +175,29 @@ class Tokenizer(TextTokenizer):
     def __init__(
         self, files: ModelFiles, model_config: Any, padding: str, *, clean: bool = True
     ) -> None:
-        config = model_config.text_config
+        config = getattr(model_config, "text_config", model_config)
         self.name = files.name
         self.context_length = config.max_position_embeddings
         self.vocabulary: int = config.vocab_size
         self.padding = padding
-        self.is_pooled_at_end = model_config.model_type in POOLED_AT_END
-        self.end: int = config.eos_token_id
-        self.is_end_largest = model_config.model_type == "clip" and self.end == LEGACY_END
+        self.is_pooled_at_end = config.model_type in POOLED_AT_END
+        self.end: Any = getattr(config, "eos_token_id", None)
+        self.is_end_largest = config.model_type == "clip_text_model" and self.end == LEGACY_END
         if self.is_pooled_at_end and not isinstance(self.end, int):
             raise ClipkitError(
                 f"{self.name}: expected a number as eos_token_id in config.json, got {self.end!r}"
             )
         self.class_name = self._load(files)
+        if not padding:  # the position of a text's first token may be that of padding plus one
+            self.context_length = min(self.context_length, self.tokenizer.model_max_length)
+        elif getattr(self.tokenizer, "padding_side", "right") == "left":
+            console.warn(
+                f"{self.name}: its tokenizer pads texts on the left, and the model was trained "
+                'with padding on the right, which is used; expected padding_side "right" in '
+                "tokenizer_config.json"
+            )
+        is_clip = self.class_name.startswith("CLIPTokenizer")
+        self.uses_ftfy = clean and is_clip and is_installed("ftfy")
         # transformers 5.4 reads Gemma's tokenizer by a class of another name
         self.cleaning = None
         for name in (self.class_name, stored_class(files)):
@@ -195,9 +220,12 @@ class Tokenizer(TextTokenizer):
 
     def clean(self, texts: Sequence[str], places: Sequence[str]) -> list[str]:
         """Clean texts as the model's training data were cleaned; none may be left empty."""
-        if self.cleaning is None:
+        if self.uses_ftfy:
+            cleaned = [clean_as_openai(text) for text in texts]
+        elif self.cleaning:
+            cleaned = [canonicalize(text) for text in texts]
+        else:
             return list(texts)
-        cleaned = [canonicalize(text) for text in texts]
         self.check_left(cleaned, texts, places)
         return cleaned
 
@@ -217,34 +245,43 @@ class Tokenizer(TextTokenizer):
 
     def warn_of_other_tokens(self, texts: Sequence[str]) -> None:
         """Warn once if OpenAI's code would give some of the texts other tokens."""
-        if not self.class_name.startswith("CLIPTokenizer"):
+        if self.uses_ftfy or not self.class_name.startswith("CLIPTokenizer"):
             return
         changed = [text for text in texts if is_cleaned_by_openai(text)]
+        hint = "; hint: clean them as it does: pip install 'clipkit-vl[ftfy]'"
+        if is_installed("ftfy"):  # and was refused
+            hint = ""
         if changed:
             console.warn(
                 f"{len(changed)} of {len(texts)} prompts get other tokens than in OpenAI's code, "
                 "which replaces curly quotes, HTML entities, ligatures and full-width characters; "
-                f"the first is {changed[0]!r}"
+                f"the first is {changed[0]!r}{hint}"
             )
 
     def tokens(self, texts: Sequence[str]) -> torch.Tensor:
-        """Return the padded tokens (B, T) of B texts, cut to `context_length`.
+        """Return the padded tokens (B, T) of B texts, cut to `context_length`."""
+        return self.inputs(texts)["input_ids"]
 
-        There is no attention mask: CLIP's pooled token cannot see the padding, and SigLIP must.
+    def inputs(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Return the tokens of B texts; with an attention mask, if the kind of model needs one.
+
+        CLIP's pooled token cannot see the padding, and SigLIP must see it.
         """
         with single_line_errors(f"tokenize with {self.name}"), rust_panics():
             tokens, mask = self._padded(list(texts))
         self.check_vocabulary(tokens, self.vocabulary)
         if self.is_pooled_at_end:
             self._check_ends(texts, tokens, mask.sum(1))
-        return tokens
+        if self.padding:
+            return {"input_ids": tokens}
+        return {"input_ids": tokens, "attention_mask": mask}
 
     def _padded(self, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return padded tokens (B, T), cut to `context_length`, and their mask (B, T)."""
         encoded = self.tokenizer(
             texts,
-            padding=self.padding,
-            padding_side="right",
+            padding=self.padding or True,
+            padding_side="right" if self.padding else None,
             truncation=True,
             max_length=self.context_length,
             return_attention_mask=True,
@@ -323,6 +360,15 @@ def is_cleaned_by_openai(text: str) -> bool:
     [False, True, True, True, False]
     """
     return html.unescape(text) != text or REPLACED_BY_FTFY.search(text) is not None
+
+
+def clean_as_openai(text: str) -> str:
+    """Clean a text as OpenAI's code does; spaces are the tokenizer's."""
+    if text.isascii() and text.isprintable() and "&" not in text:
+        return text  # importing ftfy takes longer than the prompts
+    import ftfy
+
+    return html.unescape(html.unescape(ftfy.fix_text(text))).strip()
 
 
 def stored_class(files: ModelFiles) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
 import torch
 
-from clipkit.base.errors import UsageError
+from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.models import RunOptions
 
 TowerName = Literal["image", "text"]
@@ -18,6 +18,7 @@ TowerName = Literal["image", "text"]
 NO_TEXT = "which is for images alone"  # why a model has no text tower
 CLS = "CLS token"  # of the last layer
 MEAN = "mean of patches"
+SIZE_HINT = "the model may take images of one size only: leave --image-size out"
 PADDING_MASK = "pixel_attention_mask"  # (B, T) among the inputs: 1 for a patch, 0 for padding
 
 
@@ -80,34 +81,41 @@ class Stack:
     Attributes
     ----------
     layers : sequence of torch.nn.Module
-        Each returns (B, T, width), or (B, width, H, W) if `is_map`; or a tuple that starts so.
+        Each returns tokens (B, T, width) or a map (B, width, H, W), or a tuple that starts so.
     norm : torch.nn.Module or None
-        What the model applies to the tokens (B, T, width) of the last hidden state.
+        What the model applies to the tokens (B, T, width) of the last hidden state, or to the mean
+        (B, width) of a map.
     pooled_norm : torch.nn.Module or None
-        What it applies to the mean (B, width) of tokens or of a map.
+        What it applies to the mean (B, width) of tokens.
     prefix : int
         The number of tokens before the patches: CLS (if `has_cls`, the first), registers,
         summaries.
-    is_map : bool
-        Whether hidden states are maps of patches, as in a ConvNeXt.
     pooled_token : callable or None
         Of a text tower: token ids (B, T) -> the position (B) of the token that the model pools.
+    lowest : int
+        The lowest number of a hidden state: 1 if the input of the first layer is not known.
+    states : callable or None
+        Of a library that returns hidden states: their numbers and the inputs -> the states.
+    head : torch.nn.Module or None
+        Of a generative model: the output embedding. The last hidden state is what it reads.
     """
 
-    layers: Sequence[torch.nn.Module]
+    layers: Sequence[Any]
     norm: Any
     pooled_norm: Any = field(default=None, kw_only=True)
     prefix: int = 0
     has_cls: bool = False
-    is_map: bool = False
     pooled_token: Callable[[torch.Tensor], torch.Tensor] | None = None
+    lowest: int = 0
+    states: Callable[..., Mapping[int, torch.Tensor]] | None = None
+    head: Any = None
 
 
 POOLS = ("cls", "mean")
 ALL = "all"  # in place of the numbers of layers
 
 
-class _Enough(Exception):  # noqa: N818 (no error)
+class Enough(Exception):  # noqa: N818 (no error)
     """The last hidden state that is needed has been read."""
 
 
@@ -137,43 +145,52 @@ class LayerTower:
     pool: str | None
     norm: bool
 
-    @torch.inference_mode()
     def __call__(self, **inputs: torch.Tensor) -> torch.Tensor:
         """Return the pooled hidden states of pixels or tokens."""
+        return torch.cat(list(self.states(inputs).values()), dim=1)
+
+    @torch.inference_mode()
+    def states(self, inputs: dict[str, Any]) -> dict[int, torch.Tensor]:
+        """Return the pooled hidden state (B, width) of each layer."""
+        if self.stack.states is not None:
+            states = self.stack.states(self.layers, **inputs)
+            return {number: self._pool(states[number], inputs) for number in self.layers}
         pooled: dict[int, torch.Tensor] = {}
 
         def read(number: int, state: torch.Tensor) -> None:
             # pooled at once, so that the tokens of one layer alone are in memory
             pooled[number] = self._pool(state, inputs)
             if number == max(self.layers):
-                raise _Enough
+                raise Enough
 
-        with contextlib.ExitStack() as hooks, contextlib.suppress(_Enough):
+        with contextlib.ExitStack() as hooks, contextlib.suppress(Enough):
             for number in self.layers:
-                handle = _call_with_state(self.stack, number, partial(read, number))
+                handle = call_with_state(self.stack, number, partial(read, number))
                 hooks.callback(handle.remove)
             self.model(**inputs)
-        return torch.cat([pooled[number] for number in self.layers], dim=1)
+        if len(pooled) < len(self.layers):
+            raise ClipkitError("expected a model that calls each of its layers, got another")
+        return {number: pooled[number] for number in self.layers}
 
-    def _pool(self, state: torch.Tensor, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    def _pool(self, state: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
         """Pool tokens (B, T, width) or a map (B, width, H, W) to (B, width), and norm them."""
-        pooled = self._pool_tokens_or_map(state, inputs)
-        if not self.norm or self.stack.pooled_norm is None:
+        if state.ndim == 4:
+            pooled, norm = state.float().mean(dim=(-2, -1)), self.stack.norm
+        else:
+            pooled, norm = self._pool_tokens(state, inputs), self.stack.pooled_norm
+        if not self.norm or norm is None:
             return pooled
-        return _apply_norm(self.stack.pooled_norm, pooled.to(state.dtype)).float()
+        return _apply_norm(norm, pooled.to(state.dtype)).float()
 
-    def _pool_tokens_or_map(
-        self, state: torch.Tensor, inputs: dict[str, torch.Tensor]
-    ) -> torch.Tensor:
+    def _pool_tokens(self, state: torch.Tensor, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         stack = self.stack
-        if stack.is_map:
-            return state.float().mean(dim=(-2, -1))
         if stack.pooled_token is not None:
             position = stack.pooled_token(inputs["input_ids"])
             rows = torch.arange(len(state), device=state.device)
             return self._normed(state[rows, position][:, None])[:, 0].float()
         if self.pool == "cls":
-            return self._normed(state[:, :1])[:, 0].float()
+            # a copy, since a view would keep all tokens of the layer
+            return self._normed(state[:, :1])[:, 0].float().clone()
         patches = self._normed(state[:, stack.prefix :]).float()
         return mean_of_patches(patches, inputs.get(PADDING_MASK))
 
@@ -196,14 +213,16 @@ def _apply_norm(norm: Any, state: torch.Tensor) -> torch.Tensor:
     return normed
 
 
-def _call_with_state(stack: Stack, number: int, read: Any) -> Any:
+def call_with_state(stack: Stack, number: int, read: Any) -> Any:
     """Have `read` called with hidden state `number` when the model runs; return the hook."""
-    if number == 0:
+    is_read_by_head = stack.head is not None and number == len(stack.layers)
+    if number == 0 or is_read_by_head:
 
         def before(_layer: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
             read(inputs[0] if inputs else named["hidden_states"])
 
-        return stack.layers[0].register_forward_pre_hook(before, with_kwargs=True)
+        reader = stack.head if is_read_by_head else stack.layers[0]
+        return reader.register_forward_pre_hook(before, with_kwargs=True)
 
     def after(_layer: Any, _inputs: Any, output: Any) -> None:
         read(output if isinstance(output, torch.Tensor) else output[0])
@@ -214,7 +233,7 @@ def _call_with_state(stack: Stack, number: int, read: Any) -> Any:
 def choose_layers(model: Any, stack: Stack, tower: TowerName, options: RunOptions) -> LayerTower:
     """Return a tower of the layers that the options name, if the model has what they need."""
     pool, norm = options.pool, options.norm
-    numbers = resolve(options.layers or (), len(stack.layers))
+    numbers = resolve(options.layers or (), len(stack.layers), stack.lowest)
     if norm and stack.norm is None and stack.pooled_norm is None:
         raise UsageError(
             "expected a model that normalises all tokens at its end, got another",
@@ -228,8 +247,7 @@ def choose_layers(model: Any, stack: Stack, tower: TowerName, options: RunOption
             )
         if stack.pooled_token is None:
             raise UsageError(
-                "expected a text tower with a known pooled token, got another",
-                "leave --layer out",
+                "expected a text tower with a known pooled token, got another", "leave --layer out"
             )
         return LayerTower(model, stack, numbers, None, norm)
     if pool is None:
@@ -241,22 +259,24 @@ def choose_layers(model: Any, stack: Stack, tower: TowerName, options: RunOption
     return LayerTower(model, stack, numbers, pool, norm)
 
 
-def resolve(layers: Iterable[int] | Literal["all"], count: int) -> tuple[int, ...]:
-    """Return the numbers 0..n of hidden states, of which a negative number counts from the end.
+def resolve(layers: Iterable[int] | Literal["all"], count: int, lowest: int = 0) -> tuple[int, ...]:
+    """Return the numbers of hidden states, of which a negative number counts from the end.
 
     >>> resolve([0, -1], 12), resolve("all", 3)
     ((0, 12), (0, 1, 2, 3))
     """
     if layers == ALL:
-        return tuple(range(count + 1))
+        return tuple(range(lowest, count + 1))
     numbers: list[int] = []
     for layer in layers:
         number = int(layer)
-        if not -count - 1 <= number <= count:
+        if number < 0:
+            number += count + 1
+        if not lowest <= number <= count:
             raise UsageError(
-                f"layer: expected 0 to {count}, or -1 to -{count + 1} from the end, got {number}"
+                f"layer: expected {lowest} to {count}, or -1 to {lowest - count - 1} from the end, "
+                f"got {layer}"
             )
-        number %= count + 1
         if number in numbers:
             raise UsageError(f"expected different layers, got layer {number} twice")
         numbers.append(number)

@@ -2,40 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import inspect
+import math
+from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from clipkit.base import console
-from clipkit.base.errors import ClipkitError
+from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.models.architecture import (
     Architecture,
     Tensors,
     check_number_of_layers,
     check_stored_size,
+    logit_scale,
     refuse_misfits,
 )
 from clipkit.models.families import (
     FAMILIES,
     NAFLEX,
-    OPTIONAL_POOLERS,
     POOLER_SETTINGS,
-    PROJECTED,
     Family,
+    count_prefix_tokens,
+    find_family,
     find_stack,
     inner_model,
 )
 from clipkit.models.hub import ModelFiles
-from clipkit.models.libraries import import_library, quiet_loading
+from clipkit.models.libraries import import_library, quiet_loading, single_line_errors
 from clipkit.models.tokenizer import Tokenizer
-from clipkit.models.towers import (
-    CLS,
-    MEAN,
-    Stack,
-    Tower,
-    TowerName,
-)
+from clipkit.models.towers import CLS, MEAN, SIZE_HINT, Stack, Tower, TowerName
 
 if TYPE_CHECKING:
     from clipkit.models.preprocessing import Preprocessor
@@ -43,6 +41,23 @@ if TYPE_CHECKING:
 PREFIXES = {
     "image": ("vision_model.", "visual_projection."),
     "text": ("text_model.", "text_projection."),
+}
+# What a tower does not need, and what may not be read for it
+OTHER_PARTS = {
+    "image": ("text_model", "logit_scale"),
+    "text": ("vision_model", "image_model", "logit_scale"),
+}
+# The image towers that were trained on the centre crop of OpenAI's code.
+OPENAIS_CROP = ("clip_vision_model", "metaclip_2_vision_model")
+FACTS = {  # what `describe_model` calls a setting
+    "layers": "num_hidden_layers",
+    "width": "hidden_size",
+    "heads": "num_attention_heads",
+    "parameters": "",
+    "patch_size": "patch_size",
+    "image_size": "image_size",
+    "context_length": "max_position_embeddings",
+    "vocabulary": "vocab_size",
 }
 
 
@@ -58,18 +73,17 @@ class TransformersModel(Architecture):
         self.kind = config.model_type
         self.towers = tuple(family.towers)
         self.no_text = family.no_text
+        self.is_tested = family.is_tested
+        self.image_size: int | None = None
+        self.hint: str | None = None
 
     @classmethod
     def read(cls, files: ModelFiles) -> TransformersModel:
         """Read config.json."""
         content = files.read_json("config.json")
-        model_type = content["model_type"]
-        family = FAMILIES[model_type]
-        projected = PROJECTED.get(model_type)
-        if projected and content.get("architectures") == [projected.model]:
-            family = projected
+        family = find_family(files.name, content)
         with quiet_loading(f"config.json of {files.name}"):
-            _check_version(files, model_type, family)
+            _check_version(files, content["model_type"], family)
             config = _class(family.config).from_dict(content)
             model = cls(files, family, config)
             for tower in family.towers:
@@ -80,30 +94,41 @@ class TransformersModel(Architecture):
     @property
     def dim(self) -> int | None:
         """The embedding size D of a model with a part for images and one for texts."""
-        if self.family.is_one_tower:
+        if not hasattr(self.config, "vision_config"):
             return None
-        if self.family.outputs["image"] == "pooler_output":
+        if self.family.outputs.get("image") == "pooler_output":
             return int(self.config.vision_config.hidden_size)
-        return int(self.config.projection_dim)
+        return getattr(self.config, "projection_dim", None)
 
     def tower_config(self, tower: TowerName) -> Any:
         """Return the configuration of one tower."""
-        if self.family.is_one_tower:
-            return self.config
-        return self.config.vision_config if tower == "image" else self.config.text_config
+        name = "vision_config" if tower == "image" else "text_config"
+        return getattr(self.config, name, self.config)
 
     def new_model(self) -> Any:
         """Return all towers as transformers initialises them."""
         with quiet_loading(f"the architecture of {self.files.name}"):
             return _class(self.family.model)(self.config)
 
+    def resize(self, edge: int) -> None:
+        """Let the image tower take images of another edge, in pixels, before it is built."""
+        if self.tower_config("image").model_type == NAFLEX:
+            raise UsageError(
+                f"{self.files.name}: expected a model that takes --image-size, got one that takes "
+                "images in their aspect ratios",
+                "leave --image-size out",
+            )
+        self.image_size = edge
+        self.hint = SIZE_HINT
+
     def prefixes(self, tower: TowerName) -> tuple[str, ...]:
         """Return how the names of a tower's tensors start."""
-        return ("",) if self.family.is_one_tower else PREFIXES[tower]
+        is_dual = self.is_tested and hasattr(self.config, "vision_config")
+        return PREFIXES[tower] if is_dual else ("",)
 
     def check_stored(self, *towers: TowerName) -> None:
         """Compare names, shapes and types of the tensors; of one tower alone, only their size."""
-        if self.family.is_one_tower:
+        if self.family.is_whole:
             check_stored_size(self.files, self.sizes())
         else:
             super().check_stored(*towers)
@@ -111,25 +136,27 @@ class TransformersModel(Architecture):
     def build(self, tower: TowerName, tensors: Tensors) -> Tower:
         """Build one tower with the given weights, in float32 and evaluation mode."""
         family = self.family
-        config = self.tower_config(tower)
-        if not family.is_one_tower:
+        config = self.config
+        if not family.is_whole:
+            config = self.tower_config(tower)
             config.projection_dim = self.dim  # the tower's own value may be a mere default
+        prefixes = self.prefixes(tower)
         tower_class = _class(family.towers[tower])
         with quiet_loading(f"the weights of {self.files.name}"):
             model, report = tower_class.from_pretrained(
                 None,
                 config=config,
-                state_dict=self._tower_weights(tower, tensors),
+                state_dict={key: tensors[key] for key in tensors if key.startswith(prefixes)},
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
                 dtype=torch.float32,
             )
         model.eval()
-        output = family.outputs[tower]
+        output = family.outputs.get(tower, "")
         setting = POOLER_SETTINGS.get(config.model_type)
-        if setting and family.is_one_tower and not getattr(config, setting, True):
+        if setting and family.is_whole and not getattr(config, setting, True):
             output = MEAN
-        missing = set(report["missing_keys"])
+        missing = {key for key in report["missing_keys"] if key.startswith(prefixes)}
         if missing and missing == _pooler_keys(model):
             output = CLS
             missing = set()
@@ -137,32 +164,58 @@ class TransformersModel(Architecture):
             self.files,
             missing=missing,
             mismatched=[key for key, *_shapes in report["mismatched_keys"]],
-            unexpected=_inside(model, report["unexpected_keys"]) if family.is_one_tower else [],
+            unexpected=_inside(model, report["unexpected_keys"]) if family.is_whole else [],
         )
+        if self.image_size:
+            _interpolate_positions(model)
+            _interpolate_positions(inner_model(model))
+        if family.is_own:
+            return self._own_tower(model, tower, has_pooler=output != CLS)
         if config.model_type == "vit_mae":
             model = UnmaskedPatches(model)
-        if family.projection:
-            model = ProjectedTower(model, tensors[f"{family.projection}.weight"])
         return Tower(model, output)
 
-    def _tower_weights(self, tower: TowerName, tensors: Tensors) -> Tensors:
-        """Return the weights of one tower by the names that its class has for them."""
-        if self.family.is_one_tower:
-            return dict(tensors)
-        prefixes = PREFIXES[tower]
-        if not self.family.projection:
-            return {key: value for key, value in tensors.items() if key.startswith(prefixes)}
-        # the class of a tower without a projection knows nothing of a larger model either
-        prefix = prefixes[0]
-        weights = {}
-        for key, value in tensors.items():
-            if key.startswith(prefix):
-                weights[key.removeprefix(prefix)] = value
-        return weights
+    def _own_tower(self, model: Any, tower: TowerName, *, has_pooler: bool) -> Tower:
+        """Return one tower of a model that its own methods use."""
+        for name in OTHER_PARTS[tower]:
+            if hasattr(model, name):
+                setattr(model, name, None)  # frees its memory, which may hold no weights
+        own = OwnTower(model, tower, has_pooler=has_pooler)
+        with single_line_errors(f"encode with {self.files.name}", self.hint):
+            return Tower(own, own.find_rule(self._example(model, tower)))
+
+    @torch.inference_mode()
+    def _example(self, model: Any, tower: TowerName) -> dict[str, torch.Tensor]:
+        """Return one image as a model takes it, or tokens of one text."""
+        if tower == "text":
+            return {"input_ids": torch.zeros((1, 2), dtype=torch.long)}
+        weight = next(model.parameters())
+        preprocessor = self.preprocessor(weight.device, weight.dtype)
+        images = preprocessor.resize_and_crop([preprocessor.example()])
+        pixels: Any = preprocessor.normalize(images)
+        return {"pixel_values": pixels}
+
+    def logit_scale(self, tensors: Tensors) -> dict[str, float]:
+        """Return the scale and any bias of logits; kinds that are not tested may have none."""
+        if self.is_tested or not self.is_dual:
+            return super().logit_scale(tensors)
+        prefix = f"{self.outline.base_model_prefix}."
+        named = {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
+        if "temperature" in named:  # ALIGN divides cosines by it
+            named["logit_scale"] = -named["temperature"].log()
+        return logit_scale(self.files, named) if "logit_scale" in named else {}
 
     def stack(self, tower: Tower) -> Stack:
         """Return the layers of a tower."""
-        return find_stack(tower.model)
+        inner = inner_model(tower.model)
+        family = FAMILIES.get(inner.config.model_type, self.family)  # of the tower alone
+        if not family.is_own:
+            return find_stack(tower.model)
+        own: OwnTower = tower.model
+        if own.tower == "text":
+            return Stack([inner] * number_of_layers(inner.config), None)
+        with single_line_errors("return hidden states", self.hint):
+            return own.find_stack(self._example(inner, own.tower))
 
     def without_projection(self, tower: Tower) -> Tower:
         """Return an image tower that ends with its pooler."""
@@ -177,6 +230,7 @@ class TransformersModel(Architecture):
             ImagePreprocessor,
             NaflexPreprocessor,
             load_image_processor,
+            resize_processor,
         )
 
         processor = load_image_processor(self.files)
@@ -189,8 +243,13 @@ class TransformersModel(Architecture):
         with quiet_loading(f"the image processor of {self.files.name}"):
             if config.model_type == NAFLEX:
                 return NaflexPreprocessor(processor, device, dtype)
-            image_size = None if self.family.is_one_tower else config.image_size
-            return ImagePreprocessor(processor, device, dtype, image_size)
+            image_size = self.image_size
+            if image_size:
+                resize_processor(processor, image_size)
+            elif not self.family.is_whole:
+                image_size = config.image_size
+            is_rounded = config.model_type in OPENAIS_CROP
+            return ImagePreprocessor(processor, device, dtype, image_size, is_rounded)
 
     def tokenizer(self, *, clean: bool) -> Tokenizer:
         """Return the model's own tokenizer."""
@@ -198,50 +257,107 @@ class TransformersModel(Architecture):
 
     def describe_towers(self) -> dict[str, dict[str, Any]]:
         """Return the layers, widths, heads and parameters of each tower, and what it takes."""
-        vision = self.tower_config("image")
-        if self.family.is_one_tower:
-            return {"image": _describe_vision(vision)}
-        image = self._describe_tower(vision, "image")
-        image["patch_size"] = vision.patch_size
-        if vision.model_type != NAFLEX:  # which takes images of any size
-            image["image_size"] = vision.image_size
-        if not self.is_dual:
-            return {"image": image}
-        text = self.config.text_config
-        return {
-            "image": image,
-            "text": {
-                **self._describe_tower(text, "text"),
-                "context_length": text.max_position_embeddings,
-                "vocabulary": text.vocab_size,
-            },
-        }
+        return {tower: self._describe_tower(tower) for tower in self.towers}
 
-    def _describe_tower(self, config: Any, tower: TowerName) -> dict[str, int]:
-        return {
-            "layers": config.num_hidden_layers,
-            "width": config.hidden_size,
-            "heads": config.num_attention_heads,
-            "parameters": self.parameters(tower),
-        }
+    def _describe_tower(self, tower: TowerName) -> dict[str, int]:
+        """Return what is known of a tower; the layers of a model of stages are these."""
+        config = self.tower_config(tower)
+        facts = {name: getattr(config, setting, None) for name, setting in FACTS.items()}
+        if hasattr(config, "depths"):
+            facts["layers"] = len(config.depths)
+        if hasattr(config, "hidden_sizes"):
+            facts["width"] = config.hidden_sizes[-1]
+        if self.prefixes(tower) != ("",):
+            facts["parameters"] = self.parameters(tower)
+        return {name: value for name, value in facts.items() if isinstance(value, int)}
 
 
 ADAPTER = TransformersModel
 
 
-class ProjectedTower(torch.nn.Module):
-    """An image tower and the projection of its pooler: pixels -> embeddings (B, D)."""
+class OwnTower(torch.nn.Module):
+    """A tower that its model's own methods use: pixels or tokens -> embeddings (B, D).
 
-    def __init__(self, model: Any, projection: torch.Tensor) -> None:
+    The embedding is what `get_image_features` or `get_text_features` returns; of a model without
+    them, what its pooler returns; or else the last hidden states. Tokens (B, T, width) are then
+    pooled to the CLS token, if there is one, or else to their mean, and maps to the mean.
+
+    `has_pooler` is false if the weights lack the pooler. The first `prefix` tokens are no patches.
+    """
+
+    def __init__(self, model: Any, tower: TowerName, *, has_pooler: bool = True) -> None:
         super().__init__()
         self.model = model
-        width, dim = projection.shape[::-1]
-        self.projection = torch.nn.Linear(width, dim, bias=False)
-        self.projection.weight = torch.nn.Parameter(projection.float(), requires_grad=False)
+        self.tower = tower
+        self.has_pooler = has_pooler
+        method = f"get_{tower}_features"
+        self.method = f"{tower}_embeds" if hasattr(model, method) else "pooler_output"
+        self.run = getattr(model, method, model)
+        self.prefix = 1 if tower == "text" else count_prefix_tokens(inner_model(model))
+        self.is_channels_last = False
 
-    def forward(self, pixel_values: torch.Tensor) -> Any:
-        """Project what the pooler returns."""
-        return self.projection(self.model(pixel_values=pixel_values).pooler_output)
+    def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
+        """Embed pixels or tokens."""
+        return self._pool(self._outputs(inputs)[1])
+
+    @torch.inference_mode()
+    def find_rule(self, example: dict[str, torch.Tensor]) -> str:
+        """Return what the embedding of one image is, a square one."""
+        rule, output = self._outputs(example)
+        self.is_channels_last = _is_channels_last(output)
+        pool = CLS if output.ndim == 3 and self.prefix else MEAN
+        if rule == "last_hidden_state":
+            return pool
+        return rule if math.prod(output.shape[2:]) == 1 else f"{rule}, {pool}"
+
+    def _outputs(self, inputs: dict[str, torch.Tensor]) -> tuple[str, torch.Tensor]:
+        """Return the output of B images or texts that becomes their embedding, and its name."""
+        outputs = self.run(**inputs)
+        if isinstance(outputs, torch.Tensor):
+            return self.method, outputs
+        pooled = outputs.get("pooler_output")
+        if pooled is not None and self.has_pooler:
+            return self.method, pooled
+        return "last_hidden_state", outputs["last_hidden_state"]
+
+    def _pool(self, output: torch.Tensor) -> torch.Tensor:
+        """Pool vectors, tokens or a map to (B, D)."""
+        if output.ndim == 2:
+            return output
+        if output.ndim == 4:
+            return _as_map(output, self.is_channels_last).float().mean(dim=(-2, -1))
+        return output[:, 0] if self.prefix else output.float().mean(dim=1)
+
+    def find_stack(self, example: dict[str, torch.Tensor]) -> Stack:
+        """Return the hidden states that the model gives of one image, a square one, as layers."""
+        with torch.inference_mode():
+            states = self._states(example)
+        is_last = [_is_channels_last(state) for state in states]
+
+        def find(numbers: Sequence[int], **inputs: torch.Tensor) -> dict[int, torch.Tensor]:
+            found = self._states(inputs)
+            return {number: _as_map(found[number], is_last[number]) for number in numbers}
+
+        # of stages, only the last may have a CLS token
+        prefix = self.prefix if states[0].shape == states[-1].shape else 0
+        layers = [self.model] * (len(states) - 1)
+        return Stack(layers, None, prefix=prefix, has_cls=prefix > 0, states=find)
+
+    def _states(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        states = inner_model(self)(**inputs, output_hidden_states=True).get("hidden_states")
+        if not states:
+            raise ValueError("expected a model that returns hidden states, got one without")
+        return tuple(states)
+
+
+def _is_channels_last(state: torch.Tensor) -> bool:
+    """Return whether a map is (B, H, W, C): of a square image, two sides of a map are equal."""
+    return state.ndim == 4 and state.shape[1] == state.shape[2] != state.shape[3]
+
+
+def _as_map(state: torch.Tensor, is_channels_last: bool) -> torch.Tensor:
+    """Return a map as (B, width, H, W); tokens as they are."""
+    return state.movedim(-1, 1) if is_channels_last else state
 
 
 class UnmaskedPatches(torch.nn.Module):
@@ -254,9 +370,18 @@ class UnmaskedPatches(torch.nn.Module):
 
     def forward(self, pixel_values: torch.Tensor, **options: Any) -> Any:
         """Run the model with ascending noise, by which it sorts the patches."""
-        patches = self.model.embeddings.patch_embeddings.num_patches
-        noise = torch.arange(patches, device=pixel_values.device)
+        height, width = self.model.embeddings.patch_embeddings.patch_size
+        rows, columns = pixel_values.shape[-2] // height, pixel_values.shape[-1] // width
+        noise = torch.arange(rows * columns, device=pixel_values.device)
         return self.model(pixel_values, noise=noise.expand(len(pixel_values), -1), **options)
+
+
+def _interpolate_positions(model: Any) -> None:
+    """Let the methods of a model interpolate the positions of patches, if they offer it."""
+    for name in ("forward", "get_image_features"):
+        method = getattr(model, name, None)
+        if method and "interpolate_pos_encoding" in inspect.signature(method).parameters:
+            setattr(model, name, partial(method, interpolate_pos_encoding=True))
 
 
 def _class(name: str) -> Any:
@@ -265,23 +390,9 @@ def _class(name: str) -> Any:
 
 
 def number_of_layers(config: Any) -> int:
-    """Return the number of layers of a tower; a ConvNeXt has them in stages."""
+    """Return the number of layers of a tower; some models have them in stages."""
     depths = getattr(config, "depths", None)
-    return int(config.num_hidden_layers) if depths is None else sum(depths)
-
-
-def _describe_vision(config: Any) -> dict[str, int]:
-    """Return what is known of a tower without a part for texts; a ConvNeXt's layers are stages."""
-    stages = getattr(config, "depths", None)
-    if stages:
-        image = {"layers": len(stages), "width": config.hidden_sizes[-1]}
-    else:
-        image = {"layers": int(config.num_hidden_layers), "width": config.hidden_size}
-    for name in ("num_attention_heads", "patch_size", "image_size"):
-        value = getattr(config, name, None)
-        if isinstance(value, int):
-            image[name.removeprefix("num_attention_")] = value
-    return image
+    return sum(depths) if depths else int(getattr(config, "num_hidden_layers", 1))
 
 
 def _check_version(files: ModelFiles, kind: str, family: Family) -> None:
@@ -298,10 +409,7 @@ def _check_version(files: ModelFiles, kind: str, family: Family) -> None:
 
 def _pooler_keys(model: Any) -> set[str]:
     """Return the names of the tensors of a pooler that a checkpoint may lack."""
-    pooler = OPTIONAL_POOLERS.get(model.config.model_type)
-    if pooler is None:
-        return set()
-    return {key for key in model.state_dict() if key.startswith(pooler)}
+    return {key for key in model.state_dict() if key.startswith("pooler.")}
 
 
 def _inside(model: Any, keys: Iterable[str]) -> list[str]:

@@ -12,15 +12,17 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from clipkit.analysis import results
-from clipkit.analysis.attribute_groups import GROUPS, NOT_REACHED, REACHED, group_of
+from clipkit.analysis.attribute_groups import BANDS, NOT_REACHED, REACHED, SAID, group_of
 from clipkit.analysis.choices import finding
 from clipkit.analysis.score_metrics import METRICS
+from clipkit.base.errors import ClipkitError
 from clipkit.features.history import provenance
 from clipkit.features.model import FeatureFile
 from clipkit.plots import style
 from clipkit.plots.style import Drawn, Floats, clipkit_style
 
 ROW_INCHES, PROMPT_INCHES = 0.42, 0.24
+MANY, MANY_INCHES = 20, 0.34  # rows that have less space
 MOST_PROMPTS, MOST_CATEGORIES = 30, 60
 # What a picture calls chance, its axis and its lines
 RECALL_LABELS = (
@@ -71,23 +73,33 @@ def attribute_recalls(result: FeatureFile) -> dict[str, NDArray[Any]]:
     names = "attribute chance reach"
     for name in LEGEND:
         names += f" {name} {name}_low {name}_high"
+    if "null5" in result.runs:
+        what = "expected shares, got errors in the unit of each column"
+        raise ClipkitError(f"{result.display_name}: {what}", "measure with --metric r2")
     return results.columns_of(result, "attributes", names)
 
 
 def draw_attributes(result: FeatureFile) -> Drawn:
-    """Draw a result of `attributes`."""
+    """Draw a result of `attributes`; those without reach come by their probe's number."""
     columns = attribute_recalls(result)
+    rows = result.rows()
+    order = np.argsort(-columns["probe"], kind="stable")
+    columns = {name: column[order] for name, column in columns.items()}
     series = {}
     for name, label in LEGEND.items():
+        if name == "zeroshot" and result.is_dot_product:
+            label = "what the model says"
         series[label] = Dots(columns[name], columns[f"{name}_low"], columns[f"{name}_high"])
     names = columns["attribute"].tolist()
-    groups = list(map(group_of, result.rows()))
+    groups = [group_of(rows[number]) for number in order]
     facts = columns["chance"], series, columns["reach"]
     metric = METRICS.get(str(results.newest_entry(result).get("metric")))
     texts, title = RECALL_LABELS, "Recall of each attribute"
     if metric:
         texts = (texts[0], f"{metric.title} (%)", texts[2])
         title = f"{metric.title[0].upper()}{metric.title[1:]} of each attribute"
+    if result.is_dot_product:
+        groups = [SAID.get(group, group) for group in groups]
     figure = attributes(names, *facts, groups=groups, texts=texts, title=title)
     split = str(results.newest_entry(result).get("eval_split"))
     return style.state(figure, _finding(groups), results.source_label(result, split))
@@ -95,11 +107,16 @@ def draw_attributes(result: FeatureFile) -> Drawn:
 
 def _finding(groups: Sequence[str]) -> str:
     """Count the attributes that are learned, by whether words reach them."""
-    reached, others = groups.count(REACHED), groups.count(NOT_REACHED)
+    names = (REACHED, NOT_REACHED)
+    missed = "learned, but not reached"
+    if not set(SAID.values()).isdisjoint(groups):
+        names = (SAID[REACHED], SAID[NOT_REACHED])
+        missed = names[1]
+    reached, others = map(groups.count, names)
     if not reached + others:
         return ""
-    finding = f"{reached} of {len(groups)} attributes: learned and reached by words"
-    return f"{finding}; {others}: learned, but not reached" if others else finding
+    finding = f"{reached} of {len(groups)} attributes: {names[0]}"
+    return f"{finding}; {others}: {missed}" if others else finding
 
 
 @clipkit_style
@@ -128,16 +145,17 @@ def attributes(
     reach : array (A,)
         NaN where it is not defined.
     groups : sequence of A str, optional
-        Of `attribute_groups.GROUPS`, or "" for an attribute without a group.
+        Of `attribute_groups.BANDS`, or "" for an attribute without a group.
     texts : (str, str, str)
         What chance, the axis and the lines are called.
     """
     reached = np.asarray(reach, np.float64)
-    places = np.array([[*GROUPS, ""].index(group) for group in groups or [""] * len(reached)])
+    places = np.array([[*BANDS, ""].index(group) for group in groups or [""] * len(reached)])
     order = np.lexsort((-np.nan_to_num(reached, nan=-np.inf), places))
     y = np.arange(len(order), dtype=np.float64)
     at_chance = 100 * np.asarray(chance, np.float64)[order]
-    fig, ax = style.new_axes(7.0, ROW_INCHES * len(order) + 0.9, title)
+    height = ROW_INCHES if len(order) <= MANY else MANY_INCHES
+    fig, ax = style.new_axes(7.0, height * len(order) + 0.9, title)
     if any(groups):
         y = _draw_bands(fig, ax, places[order])
     ax.hlines(y, at_chance, 100, color="#cccccc", linewidth=1.0, zorder=1)
@@ -170,7 +188,7 @@ def _draw_bands(fig: Figure, ax: Axes, places: NDArray[np.int64]) -> Floats:
     for number, place in enumerate(present):
         top, bottom = y[bands == number][[0, -1]] + [-0.5 - BAND, 0.5]
         ax.axhspan(top, bottom, color=("#f1f4f6", "white")[number % 2], zorder=0)
-        name = [*GROUPS, "not sorted"][place]
+        name = [*BANDS, "not sorted"][place]
         ax.text(0.01, top + 0.1, name, transform=ax.get_yaxis_transform(), **look)
     return y
 

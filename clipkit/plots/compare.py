@@ -53,6 +53,8 @@ def draw_comparison(file: FeatureFile) -> Drawn:
 
 def read_comparison(file: FeatureFile) -> Comparison:
     """Arrange the rows of a result of `compare`; refuse other results."""
+    if "value_a" in file.runs:
+        raise ClipkitError(f"{file.display_name}: expected accuracies, got scores of attributes")
     columns = results.columns_of(file, "compare", "a split rows acc_a low high")
     names = [str(columns["a"][0])]
     if "b" in file.runs:

@@ -65,7 +65,9 @@ def accuracy_grid(file: FeatureFile, split: str | None = None) -> AccuracyGrid:
         )
     accuracy = np.reshape(results.column(rows, "acc1"), (len(Cs), len(taus)))
     is_probs = results.newest_entry(file).get("features") == "probs"
-    features = "softmax(cosine / τ)" if is_probs else "cosine / τ"
+    features = f"{file.similarity_name} / τ"
+    if is_probs:
+        features = f"softmax({features})"
     label = f"{classifiers[0]} on {features}, scored on {split}"
     return AccuracyGrid(accuracy, Cs, taus, label, split)
 

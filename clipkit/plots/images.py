@@ -162,7 +162,8 @@ def draw_nearest(
     for of_prompt, pictures in zip(found, tiles, strict=True):
         labels = _image_labels(file, split, of_prompt)
         sheets.append(NearestImages(of_prompt.name, pictures, labels))
-    return nearest(sheets, title="Nearest images"), results.source_label(file, split)
+    noun = file.similarity_name
+    return nearest(sheets, noun=noun, title="Nearest images"), results.source_label(file, split)
 
 
 def _image_labels(file: FeatureFile, split: str, nearest: Nearest) -> list[list[str]]:
@@ -188,7 +189,9 @@ class NearestImages(NamedTuple):
 
 
 @clipkit_style
-def nearest(prompts: Sequence[NearestImages], *, title: str | None = None) -> Figure:
+def nearest(
+    prompts: Sequence[NearestImages], *, noun: str = "cosine", title: str | None = None
+) -> Figure:
     """Draw a row of images for each prompt: the highest cosines left, the lowest right."""
     M, H, W = np.asarray(prompts[0].images).shape[1:4]
     tile_height = TILE * H / W
@@ -197,8 +200,8 @@ def nearest(prompts: Sequence[NearestImages], *, title: str | None = None) -> Fi
     width, height = 2 * half + 4 * GAP, TITLE_STRIP + len(prompts) * pitch
     fig, ax = style.new_axes(width + 0.2, height + 0.2, title)
     ax.axis("off")
-    ax.text(0, 0.12, "highest cosines", fontsize=9, color=style.GREY)
-    ax.text(half + 4 * GAP, 0.12, "lowest cosines", fontsize=9, color=style.GREY)
+    ax.text(0, 0.12, f"highest {noun}s", fontsize=9, color=style.GREY)
+    ax.text(half + 4 * GAP, 0.12, f"lowest {noun}s", fontsize=9, color=style.GREY)
     for row, (name, images, labels) in enumerate(prompts):
         top = 1.6 * TITLE_STRIP + row * pitch
         text = style.sanitize_label(name, int(width * 12))

@@ -7,7 +7,7 @@ is in their labels, and what all share is in the subtitle.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,15 +21,27 @@ from clipkit.features.history import Entry, History, downsample, provenance
 from clipkit.features.model import FeatureFile
 from clipkit.plots import style
 from clipkit.plots.attributes import attribute_recalls
-from clipkit.plots.layers import LayerCurve, LayerPoints, layers
+from clipkit.plots.layers import LayerCurve, LayerPoints, Said, layers
 from clipkit.plots.style import Drawn
 
 Facts = dict[str, str]
 
 MAX_CURVES = 49  # with different colours and markers
 MAX_DEPTH = 1000
-POOLS = {"cls": "CLS token", "mean": "mean of patches"}
-UNNAMED = ("pool", "norm", "features", "images", "labels", "classifier")  # facts that need no name
+MAX_QUESTION = 80  # characters
+POOLS = {
+    **{"cls": "CLS token", "mean": "mean of patches"},
+    **{"last": "last token", "image": "image tokens"},  # of a generative model
+}
+UNNAMED = (
+    "pool",
+    "question",
+    "norm",
+    "features",
+    "images",
+    "labels",
+    "classifier",
+)  # facts that need no name
 # Members of the history's entry of `probe` that do not tell lines apart
 NO_OPTIONS = {
     "command", "clipkit", "inputs", "kept", "temperature", "prompts", "features", "fit_split",
@@ -49,6 +61,7 @@ class _Score(NamedTuple):
     value: float
     interval: tuple[float, float]
     chance: float
+    said: Said | None = None  # what a generative model's own answers reach
 
 
 class _Line(NamedTuple):
@@ -185,8 +198,15 @@ def _attribute_scores(result: FeatureFile, split: str, by_size: bool) -> list[_S
             interval = (row[f"{name}_low"], row[f"{name}_high"])
             if np.isfinite([row[name], *interval]).all():
                 numbers = (row[name], interval, row["chance"])
-                scores.append(_Score(result, facts, layer, depth, seed, *numbers))
+                said = _said(result, row) if name == "probe" else None
+                scores.append(_Score(result, facts, layer, depth, seed, *numbers, said))
     return scores
+
+
+def _said(result: FeatureFile, row: Mapping[str, Any]) -> Said | None:
+    """Return the recall of a generative model's answers, if words were given for an attribute."""
+    said = (row["zeroshot"], row["zeroshot_low"], row["zeroshot_high"])
+    return said if result.is_dot_product and np.isfinite(said).all() else None
 
 
 def _layer_of(model: Entry, result: FeatureFile, by_size: bool) -> tuple[int | None, int]:
@@ -217,16 +237,19 @@ def _no_layer(result: FeatureFile) -> ClipkitError:
 
 
 def _facts(result: FeatureFile, model: Entry, classifier: str, by_size: bool) -> Facts:
-    """Return what tells the lines of results apart. Embeddings have no pooling."""
+    """Return what tells the lines of results apart. Embeddings of images have no pooling."""
     facts = {"model": str(model.get("name"))}
     size = downsample(result)
     if by_size:
         facts["features"] = provenance(result).prompts or "embeddings"
     elif size is not None:
         facts["images"] = f"images of {size} pixels"
-    if "layer" in model:
-        pool = str(model.get("pool"))
+    if "question" in model:
+        facts["question"] = f'"{shorten(model["question"], MAX_QUESTION)}"'
+    if "layer" in model or "at" in model:
+        pool = str(model.get("pool", model.get("at")))
         facts["pool"] = POOLS.get(pool, pool)
+    if "layer" in model:
         facts["norm"] = "normed" if model.get("norm") else ""
     facts["labels"] = results.labels_suffix(result).removeprefix("; labels: ") or "classes"
     if classifier:
@@ -340,16 +363,17 @@ def _points(scores: Sequence[_Score]) -> LayerPoints | None:
                 f"{score.result.display_name}: expected one result of {place} for a line, "
                 f"got also {other.result.display_name}"
             )
-    embedding = None
+    embedding = said = None
     if None in by_layer:
-        embedding = _mean(list(by_layer.pop(None).values()))
+        own = list(by_layer.pop(None).values())
+        embedding, said = _mean(own), own[0].said
     if not by_layer:
         raise _no_layer(scores[0].result)
     layers = sorted(layer for layer in by_layer if layer is not None)
     means = [_mean(list(by_layer[layer].values())) for layer in layers]
     values, low, high = zip(*means, strict=True)
     seeds = len({str(score.seed) for score in scores})
-    return LayerPoints(layers, values, low, high, embedding, seeds)
+    return LayerPoints(layers, values, low, high, embedding, seeds, said)
 
 
 def _mean(scores: Sequence[_Score]) -> tuple[float, float, float]:

@@ -21,7 +21,11 @@ MOST_SIZES = 8  # whose points are set apart as those of layers are
 EMBEDDING = 1.12  # where its column is, in depths
 MARK = 0.035  # half the width of its mark, in depths
 CONTROL: dict[str, Any] = {"linestyle": "--", "markerfacecolor": "white"}
+SAID: dict[str, Any] = {"linestyle": "none", "marker": "*", "ms": 11, "mec": "white", "zorder": 6}
 CHANCE: dict[str, Any] = {"linestyle": ":", "linewidth": 1.4, "zorder": 1}
+
+
+Said = tuple[float, float, float]  # a fraction with its interval
 
 
 class LayerPoints(NamedTuple):
@@ -29,7 +33,8 @@ class LayerPoints(NamedTuple):
 
     By size, sizes take the place of layers. `embedding` is the value of the model's embedding, of
     images at their native size, with its interval. If the values are means of
-    several controls, `seeds` is their number, and the intervals are ranges.
+    several controls, `seeds` is their number, and the intervals are ranges. `said` is what the
+    answers of a generative model reach.
     """
 
     layers: Sequence[int]
@@ -38,6 +43,7 @@ class LayerPoints(NamedTuple):
     high: Sequence[float]
     embedding: tuple[float, float, float] | None = None
     seeds: int = 1
+    said: Said | None = None
 
 
 class LayerCurve(NamedTuple):
@@ -101,6 +107,9 @@ def layers(
     if any(curve.trained and curve.control for curve in curves):
         labels.append("untrained control")
         handles[-1] = Line2D([], [], color=style.GREY, marker="o", **CONTROL)
+    if _draw_said(ax, curves, unit):
+        labels.append("what the model says")
+        handles[-2] = Line2D([], [], color=style.GREY, **SAID)
     labels.append("chance")
     style.add_legend(fig, [*handles.values(), Line2D([], [], color=style.GREY, **CHANCE)], labels)
     return fig
@@ -155,6 +164,19 @@ def _draw_embeddings(ax: Axes, curves: Sequence[LayerCurve], unit: float) -> Non
                 ax.hlines(value, left, right, color=color, linestyle=dashes, linewidth=2.6)
             color = _color(owners[0], len(owners))
             ax.vlines(unit * EMBEDDING, low, high, color=color, linewidth=1.2, alpha=0.7)
+
+
+def _draw_said(ax: Axes, curves: Sequence[LayerCurve], unit: float) -> bool:
+    """Draw a star beside the embedding for what each model says; return whether there is one."""
+    found = False
+    for i, curve in enumerate(curves):
+        if curve.trained is not None and curve.trained.said is not None:
+            value, low, high = 100 * np.array(curve.trained.said)
+            look = {"color": _style(i)["color"], "clip_on": False}
+            ax.plot(unit * EMBEDDING, value, **SAID, **look)
+            ax.vlines(unit * EMBEDDING, low, high, linewidth=1.2, alpha=0.7, color=look["color"])
+            found = True
+    return found
 
 
 def _color(i: int, count: int) -> str:

@@ -20,6 +20,7 @@ from clipkit.plots.style import Drawn, Floats, clipkit_style
 MAX_ROWS = 40  # of more prompts, those that differ the most are drawn
 MAX_MEANS = 1 << 24  # of classes x prompts: 128 MiB
 FEW_CLASSES = 5
+AXES = {"cosine": "cosine similarity"}
 
 
 def draw_cosines(
@@ -33,7 +34,9 @@ def draw_cosines(
     cosines, labels = cosine_lines(file, split, images, classes)
     columns = choose_prompts(file, prompts)
     texts = [(file.texts or [])[column] for column in columns]
-    figure = logits(cosines[:, columns], labels, texts, title="Cosine with prompts")
+    noun = file.similarity_name
+    title = f"{noun.capitalize()} with prompts"
+    figure = logits(cosines[:, columns], labels, texts, noun=noun, title=title)
     return figure, results.source_label(file, results.choose_split(file, split))
 
 
@@ -89,7 +92,12 @@ def _select_classes(names: Sequence[str], selected: Sequence[str]) -> list[int]:
 
 @clipkit_style
 def logits(
-    cosines: ArrayLike, labels: Sequence[str], texts: Sequence[str], *, title: str | None = None
+    cosines: ArrayLike,
+    labels: Sequence[str],
+    texts: Sequence[str],
+    *,
+    noun: str = "cosine",
+    title: str | None = None,
 ) -> Figure:
     """Draw a row per prompt, with a dot at the cosine of each image or class mean.
 
@@ -102,6 +110,8 @@ def logits(
     labels : sequence of M str
         What each series of dots is: an image's id, a class's name.
     texts : sequence of K str
+    noun : str
+        What a similarity is called.
     """
     values = np.asarray(cosines, np.float64)
     M, K = values.shape
@@ -121,9 +131,9 @@ def logits(
         handles += ax.plot(series, y + offset, markeredgecolor="white", mew=0.4, **look)
     style.name_rows(ax, y, prompts, 0.5, fontsize=9)
     style.use_plain_numbers(ax.xaxis)
-    ax.set_xlabel("cosine similarity")
+    ax.set_xlabel(AXES.get(noun, noun))
     if len(rows) < K:
-        choice = "largest differences" if M > 1 else "highest cosines"
+        choice = "largest differences" if M > 1 else f"highest {noun}s"
         ax.set_title(f"{len(rows)} of {K:,} prompts: the {choice}", loc="left", color=style.GREY)
     style.add_legend(fig, handles, style.sanitize_names(labels, 32))
     return fig
@@ -138,8 +148,10 @@ def _ranges(values: Floats) -> Floats:
 def draw_similarity(file: FeatureFile, split: str | None, centred: bool) -> Drawn:
     """Draw the mean cosines of the classes of logits."""
     means, names = class_means(file, split)
-    title = "Mean cosine of each class with each prompt"
-    figure = similarity(means, names, file.texts or [], centred=centred, title=title)
+    noun = file.similarity_name
+    title = f"Mean {noun} of each class with each prompt"
+    names_and_texts = names, file.texts or []
+    figure = similarity(means, *names_and_texts, centred=centred, noun=noun, title=title)
     return figure, results.source_label(file, results.choose_split(file, split))
 
 
@@ -167,6 +179,7 @@ def similarity(
     texts: Sequence[str],
     *,
     centred: bool = False,
+    noun: str = "cosine",
     title: str | None = None,
 ) -> Figure:
     """Draw a heatmap of the mean cosine of each class's images with each prompt, one row a prompt.
@@ -180,6 +193,8 @@ def similarity(
     centred : bool
         Show each prompt's difference from its mean over classes, on a diverging scale. Prompts
         usually differ more from one another than classes do on one prompt; this shows the classes.
+    noun : str
+        What a similarity is called.
     """
     rows, fact = heatmap.choose_prompts(_ranges(np.asarray(means, np.float64)))
     cosines = np.asarray(means, np.float64).T[rows]  # (n, C)
@@ -190,12 +205,12 @@ def similarity(
     height = heatmap.axis_inches(n, 0.2, 2.4)
     figure_width = max(width + heatmap.text_inches(prompts) + 2.0, 5.0)
     fig, ax = style.new_axes(figure_width, height + heatmap.text_inches(names) + 0.6, title)
-    label, colours = "mean cosine similarity", "viridis"
+    label, colours = f"mean {AXES.get(noun, noun)}", "viridis"
     low, high = heatmap.limits(cosines)
     if centred:
         mean = np.ma.masked_invalid(cosines).mean(axis=1, keepdims=True)
         cosines = cosines - mean.filled(np.nan)
-        label, colours = "cosine − the prompt's mean", "RdBu_r"
+        label, colours = f"{noun} − the prompt's mean", "RdBu_r"
         high = max(map(abs, heatmap.limits(cosines)))
         low = -high
     heatmap.draw(fig, ax, cosines, label, cmap=colours, vmin=low, vmax=high)

@@ -1,4 +1,4 @@
-"""Singular values of prompt sets."""
+"""Singular values of prompt sets, and of images beside a Gaussian sample."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from numpy.typing import ArrayLike
 
 from clipkit.analysis import results, similarity
+from clipkit.base import console
 from clipkit.base.errors import UsageError
 from clipkit.features.history import provenance
 from clipkit.features.model import FeatureFile
@@ -19,30 +20,56 @@ from clipkit.plots import style
 from clipkit.plots.style import Drawn, Floats, clipkit_style
 from clipkit.plots.temperature import name_curves
 
+SEED = 42
 
-def draw_spectra(texts: Sequence[FeatureFile]) -> Drawn:
-    """Draw the singular values of prompt sets."""
-    values = prompt_spectra(texts)
-    title = "Singular values of the prompts' directions"
+
+def draw_spectra(files: Sequence[FeatureFile], split: str | None) -> Drawn:
+    """Draw the singular values of prompt sets, or of a split of images with their Gaussian null."""
+    splits = [results.choose_split(file, split) for file in files if file.kind == "images"]
+    if splits and len(splits) < len(files):
+        raise UsageError("expected files of images or of texts, got both")
+    if split is not None and not splits:
+        raise UsageError(f"expected images for --split, got {files[0].display_name}")
+    values = spectra(files, splits)
     ranks = {name: similarity.effective_rank(sigma) for name, sigma in values.items()}
-    return spectrum(values, ranks, title=title), results.sources_label(texts)
+    sizes = {file.splits[name].features.shape for file, name in zip(files, splits, strict=False)}
+    nulls = {}
+    for n, width in sorted(sizes):
+        name = f"a Gaussian sample, n {n:,}, {width} dimensions"
+        nulls[name] = similarity.gaussian_singular_values(n, width, SEED)
+        ranks[name] = similarity.effective_rank(nulls[name])
+    noun = "images" if splits else "prompts"
+    if splits:
+        facts = [f"{name}: {rank:.1f}" for name, rank in ranks.items()]
+        console.note(f"effective rank (RankMe): {'; '.join(facts)}")
+    title = f"Singular values of the {noun}' directions"
+    figure = spectrum({**values, **nulls}, ranks, nulls=list(nulls), title=title)
+    return figure, results.sources_label(files, splits)
 
 
-def prompt_spectra(texts: Sequence[FeatureFile]) -> dict[str, Floats]:
-    """Compute the singular values of prompt sets, each named after its model, its file and size."""
+def spectra(files: Sequence[FeatureFile], splits: Sequence[str] = ()) -> dict[str, Floats]:
+    """Compute the singular values of prompt sets, or of a split of each file of images.
+
+    Each is named after its model, its file and its number of rows.
+    """
     values = {}
     labels = []
     models = set()
-    for number, file in enumerate(texts):
+    for number, file in enumerate(files):
         path = Path(file.display_name)
         if path in values:
             raise UsageError(f"expected files with different names, got {path.stem} twice")
-        values[path] = similarity.singular_values(file.features)
-        labels.append((number, f"{path.stem} ({len(file.features)})"))
+        matrix, size = file.features, ""
+        if splits:
+            matrix, size = file.splits[splits[number]].features, "n "
+        else:
+            similarity.refuse_dot_product(file, "for a spectrum")
+        values[path] = similarity.singular_values(matrix)
+        labels.append((number, f"{path.stem} ({size}{len(matrix):,})"))
         models.add(provenance(file).model)
     names = [label for _, label in labels]
     if len(models) > 1 or len(set(names)) < len(names):
-        names = name_curves(texts, labels)
+        names = name_curves(files, labels)
     return dict(zip(names, values.values(), strict=True))
 
 
@@ -51,16 +78,19 @@ def spectrum(
     values: Mapping[str, ArrayLike],
     effective_rank: Mapping[str, float],
     *,
+    nulls: Sequence[str] = (),
     title: str | None = None,
 ) -> Figure:
-    """Draw singular values of prompt matrices on a log scale, each with its effective rank marked.
+    """Draw singular values of matrices on a log scale, each with its effective rank marked.
 
     Parameters
     ----------
     values : mapping of str to array (min(K, D),)
-        Singular values of each prompt set; zeros are left out.
+        Singular values of each matrix; zeros are left out.
     effective_rank : mapping of str to float
-        Of the same prompt sets.
+        Of the same matrices.
+    nulls : sequence of str
+        Names of the matrices that are drawn as dashed grey lines.
     """
     fig, ax = style.new_axes(7.0, 3.8, title)
     handles: list[Artist] = []
@@ -70,6 +100,8 @@ def spectrum(
         falling[falling <= 0] = np.nan
         index = np.arange(1, len(falling) + 1)
         look = style.line_style(i)
+        if name in nulls:
+            look |= {"color": style.GREY, "linestyle": "--"}
         handles += ax.plot(index, falling, **{**look, "marker": ""})
         rank = effective_rank[name]
         labels.append(f"{style.sanitize_label(name, 52)}: effective rank {rank:.1f}")

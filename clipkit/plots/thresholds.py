@@ -17,9 +17,7 @@ BINS = 80
 
 def draw_threshold(logits: FeatureFile, fpr: float, fit_split: str, eval_split: str) -> Drawn:
     """Draw the cosines of the scored pairs, with the threshold that `clipkit threshold` chooses."""
-    result = thresholds.choose(logits, fpr=[fpr], fit_split=fit_split, eval_split=eval_split)
-    row = result.rows()[0]
-    pairs = thresholds.scored_pairs(logits, fit_split, eval_split)
+    row, pairs = thresholds.choose_overall(logits, fpr, fit_split, eval_split)
     title = "Cosines of images with prompts"
     matching, others = pairs.cosines[pairs.matches], pairs.cosines[~pairs.matches]
     figure = threshold(matching, others, row["threshold"], title=title)

@@ -42,7 +42,7 @@ def _draw_prompt_variance(file: FeatureFile) -> Drawn:
         )
     shape = (len(prompts), len(attributes))
     share, above = columns["share"].reshape(shape), columns["above"].reshape(shape)
-    title = "What each prompt's cosines measure"
+    title = f"What each prompt's {file.similarity_name}s measure"
     figure = prompt_variance(share, above, prompts, attributes, title=title)
     return figure, results.source_label(file, str(columns["split"][0]))
 

@@ -3,6 +3,8 @@ r"""Parse prompts and class names from JSON, CSV and TSV.
 - A JSON list holds prompts or class names.
 - A JSON object holds the descriptions of each class, as CuPL writes them: ``{"bird": ["a bird has
   wings", "a bird flies"]}``. A description is a complete prompt.
+- A JSON object of data sets, as CLIP_benchmark has it, holds class names, descriptions or templates
+  for each: ``{"imagenet1k": ["tench", ...], ...}``.
 - A class index (see `clipkit.prompts.class_index`) names classes by numbers or WordNet ids.
 - A .csv file begins with a header, and a column holds the prompts or class names.
 - A text file of classes holds in each line a name, or a name, a tab and a wording.
@@ -35,6 +37,7 @@ from clipkit.prompts.texts import (
     check_count,
     check_length,
     check_not_empty,
+    check_placeholders,
     decode,
     from_lines,
     parse,
@@ -50,6 +53,9 @@ KNOWN_COLUMNS = (*PROMPT_COLUMNS, *CLASS_COLUMNS)
 INDEX_COLUMNS = ("name", "wnid")  # of a class index
 LINE_BREAK = re.compile(r"\s*[\r\n]\s*")
 SURROGATE = re.compile("[\ud800-\udfff]")  # JSON may hold half a pair, which is no text
+# A class has no such name: an object with one of them is CLIP_benchmark's, keyed by data set.
+DATASETS = ("cifar10", "imagenet1k")
+DATASET_HINT = "name the data set with --column"
 JSON_TYPES = {dict: "an object", list: "a list", str: "a text", bool: "true or false"}
 
 
@@ -72,6 +78,8 @@ class ClassNames:
         The number of blank wordings that were dropped.
     model : dict, optional
         The model of the feature file that the names come from.
+    dataset : str
+        The data set of the classes, by which a file may hold their templates.
     """
 
     names: list[str]
@@ -81,6 +89,7 @@ class ClassNames:
     template: str = DEFAULT_TEMPLATE
     blank: int = 0
     model: dict[str, Any] | None = None
+    dataset: str = ""
 
     def __post_init__(self) -> None:
         if not self.wordings:
@@ -124,7 +133,8 @@ def parse_json(data: bytes, name: str, column: str | None = None) -> Prompts | C
     r"""Parse a JSON list of prompts, descriptions of classes, or a class index.
 
     Classes are in the order of the file, or of the numbers of a class index. `column` says which
-    part of a class index names the classes: ``name`` (the default) or ``wnid``.
+    part of a class index names the classes: ``name`` (the default) or ``wnid``. Of an object keyed
+    by data set, it is the data set.
 
     >>> classes = parse_json(b'{"bird": ["it flies", "it sings"], "cat": ["it purrs"]}', "x.json")
     >>> classes.names, classes.wordings, classes.class_index
@@ -133,9 +143,12 @@ def parse_json(data: bytes, name: str, column: str | None = None) -> Prompts | C
     content = _load(data, name)
     index = parse_class_index(content)
     if column is not None and index is None:
-        raise UsageError(
-            f"{name}: expected a class index with --column, got other JSON", "leave --column out"
-        )
+        content = _of_dataset(content, column, name)
+        if isinstance(content, list):
+            return ClassNames(_parse_list(content, name).texts)
+    elif isinstance(content, dict) and not content.keys().isdisjoint(DATASETS):
+        got = f"{count(len(content), 'data set')}"
+        raise UsageError(f"{name}: expected the classes of one data set, got {got}", DATASET_HINT)
     if isinstance(content, list):
         return _parse_list(content, name)
     if not isinstance(content, dict):
@@ -143,6 +156,40 @@ def parse_json(data: bytes, name: str, column: str | None = None) -> Prompts | C
     if index is not None:
         return _name_classes(index, name, column or INDEX_COLUMNS[0])
     return _parse_descriptions(content, name)
+
+
+def parse_templates(data: bytes, name: str, dataset: str) -> list[str]:
+    r"""Parse a JSON list of templates, or the list of a data set of an object.
+
+    >>> parse_templates(b'{"shapes": ["a {c}", "one {c}"], "pets": ["a {c}"]}', "x.json", "shapes")
+    ['a {c}', 'one {c}']
+    """
+    content = _load(data, name)
+    if isinstance(content, dict) and not dataset:
+        raise UsageError(
+            f"{name}: expected classes of a data set, by which to choose templates, got a file",
+            "name the data set, or write the classes in a .json file keyed by data set, too",
+        )
+    if isinstance(content, dict):
+        content = _of_dataset(content, dataset, name)
+    if not isinstance(content, list):
+        raise ClipkitError(f"{name}: expected a list of templates, got {_type(content)}")
+    templates = _parse_list(content, name)
+    check_placeholders(templates)
+    return templates.texts
+
+
+def _of_dataset(content: Any, dataset: str, name: str) -> Any:
+    """Return what an object holds for a data set."""
+    if not isinstance(content, dict):
+        raise UsageError(
+            f"{name}: expected a class index or an object of data sets with --column, got "
+            f"{_type(content)}",
+            "leave --column out",
+        )
+    if dataset not in content:
+        raise unknown(f"data set of {name}", dataset, content).adding_hint(DATASET_HINT)
+    return content[dataset]
 
 
 def _load(data: bytes, name: str) -> Any:

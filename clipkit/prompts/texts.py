@@ -148,9 +148,14 @@ def parse_templates(data: bytes, name: str) -> Prompts:
     ['a photo of a {}', 'a drawing of a {c}']
     """
     templates = parse(data, name)
-    for text, line in zip(templates.texts, templates.lines, strict=True):
-        _placeholder(text, f"{name}, line {line}: ")
+    check_placeholders(templates)
     return templates
+
+
+def check_placeholders(templates: Prompts) -> None:
+    """Refuse a template without one placeholder, naming its line."""
+    for text, place in zip(templates.texts, templates.places(), strict=True):
+        _placeholder(text, f"{place}: ")
 
 
 def fill(template: str, class_name: str) -> str:

@@ -146,6 +146,7 @@ class Album:
     attributes: dict[str, dict[int, str]]  # the numbered values of each attribute
     prompts: list[PromptImages]
     prompt_count: int  # of the file from which `prompts` are the first
+    similarity: str  # what a similarity with a prompt is called
     missing: str  # which images the data set lacks
     examples: Sequence[AlbumImage] = ()  # of the class that the summary of the page names
 
@@ -260,6 +261,7 @@ def collect(sources: Sources, dataset: Dataset, limit: int = LIMIT, worst_class:
         attributes=attributes,
         prompts=_tiles(nearest, album_images, rows.tolist()),
         prompt_count=prompt_count,
+        similarity=main.file.similarity_name,
         missing=escaped(missing),
         examples=[replace(album_images[row], number=None) for row in examples.tolist()],
     )

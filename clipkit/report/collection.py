@@ -177,12 +177,15 @@ def _reason(error: ClipkitError, file: str) -> str:
 
 
 def _lead(files: Iterable[FeatureFile]) -> FeatureFile | None:
-    """Return the first result of `attributes`."""
+    """Return a result of `attributes` that can be drawn; a model that answers comes first."""
     columns = set(RESULT_COLUMNS["attributes"].split())
+    found = []
     for file in files:
-        if results.newest_entry(file)["command"] == "attributes" and columns.issubset(file.runs):
-            return file
-    return None
+        is_drawn = columns.issubset(file.runs) and "null5" not in file.runs
+        if results.newest_entry(file)["command"] == "attributes" and is_drawn:
+            found.append(file)
+    found.sort(key=lambda file: not file.is_dot_product)
+    return found[0] if found else None
 
 
 def _named(paths: Sequence[Path]) -> dict[str, Path]:

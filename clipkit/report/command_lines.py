@@ -28,6 +28,7 @@ DEFAULTS = {("features", "logits"), ("link", "softmax")}  # not options for embe
 MEMBERS = {
     "model": "model.name",
     **{name: f"model.{name}" for name in ("untrained", "precision", "layer", "pool", "norm")},
+    "image_size": "model.image_size",
     "layers": "model.layer",
     "no_projection": "model.projection",
     "template": "templates",
@@ -135,10 +136,10 @@ class _Command:
         command = str(self._entry["command"])
         words = ["clipkit", command]
         for role, name in self._step.inputs.items():
-            if role == "control texts":
-                words.append("--control-texts")
-            elif role == "classes" or role.startswith("control "):
-                words.append(f"--{role.partition(' ')[0]}")
+            if role in ("classes", "control texts", "threshold", "unknown"):
+                words.append(f"--{role.replace(' ', '-')}")
+            elif role.startswith("control "):
+                words.append("--control")
             words.append(name)
         if command not in self._commands:
             return _comment(f"{self._join(words)}, with options that only clipkit info shows")
@@ -281,8 +282,11 @@ class _Command:
         """Return names for the files that were imported."""
         ending = str(self._entry.get("source", ""))
         self._unsaid.append(f"which {ending} file was imported, {self._digests.get('features')}")
-        settings: dict[str, Any] = {"argument": f"features{ending}"}
-        for role, name in (("labels", "labels.npy"), ("prompts", "prompts.txt")):
+        settings: dict[str, Any] = {"argument": ending}  # a folder of clip-retrieval
+        if ending.startswith("."):
+            settings["argument"] = f"features{ending}"
+        names = {"labels": "labels.npy", "prompts": "prompts.txt", "classes": "classes.txt"}
+        for role, name in names.items():
             if role in self._digests:
                 self._unsaid.append(f"which file has the {role}, {self._digests[role]}")
                 settings[role] = name

@@ -30,6 +30,7 @@ NUMBERED = (
 )
 TEXT_COLUMNS = {"file", "model", "prompts", "result of", "classifier"}
 CLUSTERED = "Images depend on each other: clipkit compare --cluster tests results on them."
+OF_ANSWERS = {"coverage": "with an answer (%)", "acc1_answered": "accuracy of answers (%)"}
 TRAINING_IMAGES = "another draw of training images"
 
 
@@ -127,9 +128,8 @@ class Scored:
         """Return the runs on the images of another result, which are some of this one's."""
         split = self.file.splits[self.split]
         taken = split.take(np.flatnonzero(np.isin(split.ids, part.ids)))
-        unknown = dict.fromkeys(
-            ("acc5", "mean_per_class_recall", "acc1_low", "acc1_high"), np.nan
-        )  # on these images
+        names = ("acc5", "mean_per_class_recall", "acc1_low", "acc1_high", *OF_ANSWERS)
+        unknown = dict.fromkeys(names, np.nan)  # on these images
         scored = Scored.read(self.name, replace(self.file, splits={self.split: taken}))
         return replace(scored, runs=[run | unknown for run in self.runs])
 
@@ -179,6 +179,7 @@ class SameImages:
         first = self.results[0]
         dataset = provenance(first.file).dataset or "images"
         classes = results.class_count(first.file, int(first.labels.max()))
+        classes -= "coverage" in first.file.runs  # "none of these" is no class of images
         heading = f"{dataset}, {first.split}: {len(first.ids):,} images, {classes} classes"
         heading += results.labels_suffix(first.file)
         blocks: list[Block] = [Heading(2, escape(heading)), self._accuracies()]
@@ -247,6 +248,8 @@ class SameImages:
         cells["untrained control (%)"] = format_measurements(of_controls)
         cells["top 5 (%)"] = _number(100 * run.get("acc5", np.nan), ".2f")
         cells["mean recall (%)"] = _number(100 * run.get("mean_per_class_recall", np.nan), ".2f")
+        for name, title in OF_ANSWERS.items():
+            cells[title] = _number(100 * run.get(name, np.nan), ".2f")
         return cells
 
     def _layers(self) -> list[Block]:

@@ -26,7 +26,7 @@ NO_INPUTS = ("attributes", "groups", "classes", "labels", "prompts", "captions",
 FIRST = ("embed", "textembed", "convert")  # commands with which a history begins
 # Members of an entry of a history that a result and its control need not share, and members of its
 # model that they do
-NOT_SHARED = ("clipkit", "inputs", "model", "machines", "batch_size", "kept", "caveats")
+NOT_SHARED = ("clipkit", "inputs", "model", "machines", "batch_size", "kept", "caveats", "tried")
 FEATURES = ("layer", "pool", "norm", "projection")
 SETTINGS = ("classifier", "standardize", "shots", "draw")  # of a run
 CHOSEN = ("C", "temperature")  # settings, too, unless `probe --val` chose them among several

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.stats import binomtest
 
 from clipkit.analysis import choices, metrics, results, retrieval
-from clipkit.analysis.attribute_groups import GROUPS, group_of
+from clipkit.analysis.attribute_groups import GROUPS, SAID, group_of
 from clipkit.analysis.comparison import compare_right
 from clipkit.analysis.results import Predictions, Row
 from clipkit.base import console
@@ -109,7 +109,8 @@ def answer(result: FeatureFile) -> list[Fact]:
     facts = []
     for group in GROUPS:
         names = ", ".join(escape(row["attribute"]) for row in rows if group_of(row) == group)
-        facts.append(Fact(group.capitalize(), names or "none of the attributes"))
+        title = SAID.get(group, group) if result.is_dot_product else group
+        facts.append(Fact(title.capitalize(), names or "none of the attributes"))
     undecided = ", ".join(escape(row["attribute"]) for row in rows if not group_of(row))
     if undecided:
         facts.append(Fact("Not decided", undecided))

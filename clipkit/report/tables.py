@@ -39,8 +39,8 @@ RESULT_COLUMNS = {
 }
 ATTRIBUTES = (
     "The table has the mean recall per value of each attribute, in percent. *Zeroshot* is by words "
-    "alone. The other columns are of probes: *names* on the cosines with the words, *random* on "
-    "as many random directions, *probe* on the whole embedding, and *control* on the untrained "
+    "alone. The other columns are of probes: *names* on the similarities with the words, *random* "
+    "on as many random directions, *probe* on the whole embedding, and *control* on the untrained "
     "control. *Reach* is (zeroshot − chance) / (probe − chance). Brackets have a 95 % interval "
     "over test images or, for random directions and controls, the range."
 )
@@ -56,11 +56,12 @@ EXPLANATIONS = {  # what the columns of a command's results are
     "choose": "*Right* is the share of right choices. *Images shuffled* is this share "
     "for permuted images, and shows what the texts alone give. *By angle* is what random "
     "directions give. A model that ignores the order of words cannot exceed *blind to order*.",
-    "describe": "*Difference* is the mean cosine of a group minus the mean of all others, and "
+    "describe": "*Difference* is the mean similarity of a group minus the mean of all others, and "
     "*t* is the difference in standard errors. *p adjusted* accounts for all prompts and groups "
     "that were tried.",
-    "threshold": "*tpr* and *fpr* are the shares of pairs above the threshold: of the matching "
-    "pairs of an image and a prompt, and of the other pairs, on the scored split.",
+    "threshold": "*tpr* and *fpr* are shares above the threshold on the scored split: of the "
+    "matching pairs of an image and a prompt and of the other pairs, or of the known and of the "
+    "unknown images.",
 }
 LAYERS = (
     "Accuracy of a probe on the hidden states after each layer. Layer 0 is the input of the first "
@@ -128,6 +129,10 @@ def attribute_table(result: FeatureFile, source: str) -> list[Block]:
         cells.append([_attribute_cell(row, title, text) for title, text in texts.items()])
     metric = METRICS.get(str(newest_entry(result).get("metric")))
     text = ATTRIBUTES.replace("mean recall per value", metric.title) if metric else ATTRIBUTES
+    if metric and metric.is_error:
+        text = text.replace("in percent", "in its unit")
+    if result.is_dot_product:
+        text = text.replace("is by words alone", "is what the model says: its most probable answer")
     return [text, Table(header, cells, sources=[source] * len(cells))]
 
 

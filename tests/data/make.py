@@ -1,14 +1,15 @@
-"""Make the files in this folder: four of format version 1, and a probe of version 2.
+"""Make the files in this folder: four of version 1, a probe of version 2, four of version 3.
 
     python tests/data/make.py FOLDER
 
-The files stay as they are. The next version of the format gets new files, `v3-*.h5`, and
+The files stay as they are. The next version of the format gets new files, `v4-*.h5`, and
 clipkit will still read these.
 """
 
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,19 @@ def files() -> dict[str, FeatureFile]:
         "C": np.array([0.1, 1.0, np.nan]),
         "k": np.array([1, 2, -3]),
     }
-    return {"images": images, "texts": texts, "logits": logits, "result": result, "probe": probe()}
+    made = [images, texts, logits, result, probe(), knn()]
+    return {f"v{file.version}-{file.kind}": file for file in [*made, *map(dot_products, made[:3])]}
+
+
+def dot_products(file: FeatureFile) -> FeatureFile:
+    """Return a file of cosines as one of a generative model."""
+    generative = {"name": "vlm", "similarity": "dot product", "logit_scale": 0.25}
+    generative |= {"logit_softcap": 30.0, "question": "cat or été?"}
+    history = [
+        {**entry, "model": generative} if "model" in entry else entry for entry in file.history
+    ]
+    scale = 1.0 if file.logit_scale else None
+    return replace(file, history=history, logit_scale=scale)
 
 
 def probe() -> FeatureFile:
@@ -74,6 +87,26 @@ def probe() -> FeatureFile:
     return probe
 
 
+def knn() -> FeatureFile:
+    """Return a probe of the two nearest of three rows of two classes."""
+    history = [IMAGES, {"command": "probe", "classifier": "knn", "k": 2}]
+    knn = FeatureFile("probe", history, class_names=["cat", "unseen", "été"])
+    knn.splits = {"test": Split(None, np.array([2, 2]), ["a", "b"], np.array([[2, 0]]))}
+    knn.runs = {"eval_split": np.array(["test"]), "acc1": np.array([0.5])}
+    knn.fitted = {
+        "classifier": ["knn"],
+        "input": ["embeddings"],
+        "classes": np.array([0, 2]),
+        "balanced": np.array([0]),
+        "rms": np.array([1.0]),
+        "factor": np.array([1.0]),
+        "rows": np.array([[1, 0], [0, 1], [0, -1]], np.float32),
+        "row_classes": np.array([0, 1, 1]),
+        "neighbours": np.array([2]),
+    }
+    return knn
+
+
 if __name__ == "__main__":
-    for kind, file in files().items():
-        write(Path(sys.argv[1]) / f"v{file.attributes()['version']}-{kind}.h5", file)
+    for name, file in files().items():
+        write(Path(sys.argv[1]) / f"{name}.h5", file)

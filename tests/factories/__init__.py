@@ -29,7 +29,7 @@ ROWS = 6
 def messages(stderr: str) -> str:
     """Return standard error without the progress of long work, which a busy machine shows."""
     state = r"running for|done in|stopped a|[\d,]+ of [\d,]+ |[\d,]+ \w+ in \d"
-    progress = rf"^clipkit: (embedding [^:]*: |[^:\n]*: ({state})).*\n"
+    progress = rf"^clipkit: (embedding [^:]*: |Ray has |[^:\n]*: ({state})).*\n"
     return re.sub(progress, "", stderr, flags=re.MULTILINE)
 
 

@@ -171,7 +171,8 @@ def tiny_siglip2(folder: Path, seed: int = 0) -> Path:
     pieces += [f"<0x{byte:02X}>" for byte in range(256)]
     pieces += list(string.ascii_letters + string.digits + string.punctuation)
     vocabulary = {piece: number for number, piece in enumerate(pieces)}
-    tokenizer = GemmaTokenizer(vocab=vocabulary, add_bos_token=False, add_eos_token=True)
+    rules = {"add_bos_token": False, "add_eos_token": True, "padding_side": "right"}
+    tokenizer = GemmaTokenizer(vocab=vocabulary, **rules)
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -222,6 +223,31 @@ def tiny_aimv2_lit(folder: Path, seed: int = 0) -> Path:
 
     config = Aimv2Config(text_config=SMALL_TOWER, vision_config=SMALL_VISION, projection_dim=16)
     return write_model(folder, Aimv2Model, config, seed)
+
+
+def tiny_chinese_clip(folder: Path, seed: int = 0) -> Path:
+    """Write a small Chinese CLIP, whose text tower is a BERT."""
+    from transformers import BertTokenizer, ChineseCLIPConfig, ChineseCLIPModel
+
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *string.ascii_lowercase, *"東京é7,!"]
+    pieces += [f"##{letter}" for letter in string.ascii_lowercase]
+    text = {**SMALL_TOWER, "vocab_size": len(pieces), "max_position_embeddings": 64}
+    config = ChineseCLIPConfig(text_config=text, vision_config=SMALL_VISION, projection_dim=16)
+    write_weights(folder, ChineseCLIPModel, config, seed)
+    BertTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}).save_pretrained(folder)
+    write_processor(folder, 32)
+    return folder
+
+
+def tiny_altclip(folder: Path, seed: int = 0) -> Path:
+    """Write a small AltCLIP, whose text tower is an XLM-R, with the tokenizer of MetaCLIP 2."""
+    from transformers import AltCLIPConfig, AltCLIPModel
+
+    tiny_metaclip2(folder, seed)
+    text = {**SMALL_TOWER, "vocab_size": 128, "project_dim": 16, "pad_token_id": 1}
+    config = AltCLIPConfig(text_config=text, vision_config=SMALL_VISION, projection_dim=16)
+    write_weights(folder, AltCLIPModel, config, seed)
+    return folder
 
 
 def openai_form(folder: Path, seed: int = 0) -> Path:

@@ -109,6 +109,8 @@ class FakeRay:
         self.seconds = 0.0
         self.workers = 0
         self.cpus = [2, 2]  # of the nodes
+        self.gpus = [0, 0]
+        self.options: dict[str, Any] = {}  # of the workers
 
     def is_initialized(self) -> bool:
         return True
@@ -119,19 +121,21 @@ class FakeRay:
     def get_node_id(self) -> str:
         return "0"
 
-    def cluster_resources(self) -> dict[str, float]:
-        return {"CPU": sum(self.cpus)}
-
     def nodes(self) -> list[dict[str, Any]]:
         return [
-            {"NodeID": str(number), "Alive": self.is_alive, "Resources": {"CPU": cpus}}
-            for number, cpus in enumerate(self.cpus)
+            {
+                **{"NodeID": str(number), "Alive": self.is_alive},
+                "Resources": {"CPU": cpus, "GPU": gpus},
+            }
+            for number, (cpus, gpus) in enumerate(zip(self.cpus, self.gpus, strict=False))
         ]
 
     def remote(self, worker: Any) -> SimpleNamespace:
-        return SimpleNamespace(
-            options=lambda **_: SimpleNamespace(remote=functools.partial(self.actor, worker))
-        )
+        def options(**options: Any) -> SimpleNamespace:
+            self.options = options
+            return SimpleNamespace(remote=functools.partial(self.actor, worker))
+
+        return SimpleNamespace(options=options)
 
     def actor(self, worker: Any, *options: Any) -> SimpleNamespace:
         actor, number = worker(*options), self.workers
@@ -143,7 +147,8 @@ class FakeRay:
 
             return SimpleNamespace(remote=remote)
 
-        return SimpleNamespace(start=method("start"), encode=method("encode"))
+        names = ("start", "encode", "__ray_ready__")
+        return SimpleNamespace(**{name: method(name) for name in names})
 
     def _call(self, actor: Any, number: int, name: str, arguments: Any) -> Any:
         if self.dies(number, name):

@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from clipkit import models
 from clipkit.base.errors import ClipkitError
+from factories.clips import SMALL_TOWER, edit_json, edit_tensors, write_processor
 from factories.clips import SMALL_VISION as VIT
-from factories.clips import edit_json, edit_tensors, write_processor
 
 Damage = Callable[[Path], Any]
 STAGES = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 2, 1]}
@@ -48,11 +48,64 @@ VISION_ZOO: dict[str, tuple[str, dict[str, Any], str]] = {
     "vit-classifier": ("ViTForImageClassification", VIT, "cls"),
     "vit-mae": ("ViTMAEForPreTraining", {**VIT, **DECODER}, "cls"),
 }
+WINDOWS = {"embed_dim": 16, "num_heads": [1, 2], "window_size": 4, "depths": [1, 1]}
+SWIN = {**WINDOWS, "image_size": 32, "patch_size": 4}
+RESNET = {**STAGES, "embedding_size": 8}
+HEADS = {"num_attention_heads": [1, 2, 3, 4], "mlp_ratios": [2, 2, 2, 2]}
+HIERA = {
+    **{"embed_dim": 16, "image_size": [32, 32], "depths": [1, 1], "num_heads": [1, 2]},
+    **{"query_stride": [2, 2], "patch_size": [7, 7], "patch_stride": [4, 4]},
+    **{"patch_padding": [3, 3], "num_query_pool": 1, "masked_unit_size": [4, 4]},
+}
+SAM = {**VIT, "output_channels": 16, "global_attn_indexes": [1], "window_size": 2, "mlp_dim": 64}
+EFFICIENT = {"width_coefficient": 0.25, "depth_coefficient": 0.3, "hidden_dim": 320}
+WORDS = {**SMALL_TOWER, "vocab_size": 100}
+BLIP = {**WORDS, "encoder_hidden_size": 32, "bos_token_id": 1, "sep_token_id": 2}
+# Read by the models' own methods, with a row in the table
+OWN_ZOO: dict[str, tuple[str, dict[str, Any], str]] = {
+    "beit": ("BeitModel", VIT, "pooler_output"),
+    "deit": ("DeiTModel", VIT, "pooler_output"),
+    "deit-classifier": ("DeiTForImageClassificationWithTeacher", VIT, "cls"),
+    "mlcd": ("MLCDVisionModel", VIT, "pooler_output"),
+    "resnet": ("ResNetModel", RESNET, "pooler_output"),
+    "swin": ("SwinForImageClassification", SWIN, "pooler_output"),
+}
+UNTESTED_ZOO: dict[str, tuple[str, dict[str, Any], str]] = {
+    "align": (
+        "AlignModel",
+        {"text_config": WORDS, "vision_config": EFFICIENT, "projection_dim": 320},
+        "features",
+    ),
+    "blip": ("BlipModel", {"text_config": BLIP, "vision_config": VIT}, "features"),
+    "data2vec": ("Data2VecVisionModel", VIT, "cls"),
+    "efficientnet": ("EfficientNetModel", EFFICIENT, "pooler_output"),
+    "hiera": ("HieraModel", HIERA, "pooler_output"),
+    "internvl": (
+        "InternVLVisionModel",
+        {**VIT, "image_size": [32, 32], "patch_size": [8, 8]},
+        "cls",
+    ),
+    "mobilenet": ("MobileNetV2Model", {"depth_multiplier": 0.25}, "pooler_output"),
+    "owlvit": (
+        "OwlViTForObjectDetection",
+        {"text_config": WORDS, "vision_config": VIT, "projection_dim": 16},
+        "features",
+    ),
+    "pvt": ("PvtModel", {**STAGES, **HEADS, "image_size": 32}, "cls"),
+    "pvt-v2": ("PvtV2Model", {**STAGES, **HEADS, "image_size": 32}, "map"),
+    "regnet": ("RegNetModel", {**RESNET, "groups_width": 4}, "pooler_output"),
+    "sam": ("SamVisionModel", SAM, "map"),
+    "swinv2": ("Swinv2Model", SWIN, "pooler_output"),
+}
 READ_BY = {  # where another class reads the tower than the one that saved it
+    "deit-classifier": "DeiTModel",
+    "owlvit": "OwlViTModel",
+    "swin": "SwinModel",
     "dinov2-classifier": "Dinov2Model",
     "vit-classifier": "ViTModel",
     "vit-mae": "ViTMAEModel",
 }
+WHOLE_ZOO = VISION_ZOO | OWN_ZOO | UNTESTED_ZOO
 # architecture, settings in model_args, and changes of pretrained_cfg
 TIMM_VIT_ARGUMENTS = {
     **{"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 2}
@@ -75,7 +128,7 @@ def stir(model: Any) -> None:
 
 def write_vision_model(folder: Path, name: str) -> Path:
     """Write a small model of the zoo with random weights and an image processor."""
-    saved_by, settings, _ = VISION_ZOO[name]
+    saved_by, settings, _ = WHOLE_ZOO[name]
     if not hasattr(transformers, saved_by):
         pytest.skip(f"transformers {transformers.__version__} has no {saved_by}")
     kind = getattr(transformers, saved_by)
@@ -91,7 +144,7 @@ def write_vision_model(folder: Path, name: str) -> Path:
 
 def read_vision_model(folder: Path) -> Any:
     """Return a model of the zoo by plain transformers."""
-    kind = READ_BY.get(folder.name, VISION_ZOO[folder.name][0])
+    kind = READ_BY.get(folder.name, WHOLE_ZOO[folder.name][0])
     return getattr(transformers, kind).from_pretrained(folder).eval()
 
 

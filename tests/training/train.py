@@ -128,10 +128,12 @@ def build_optimizers(
     return optimizers
 
 
-def set_learning_rates(optimizers: list[torch.optim.Optimizer], recipe: Recipe, step: int) -> None:
-    """Warm up linearly, then follow a cosine down to zero."""
-    warmup = min(1.0, (step + 1) / recipe.warmup)
-    factor = warmup * 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
+def set_learning_rates(
+    optimizers: list[torch.optim.Optimizer], step: int, *, steps: int, warmup: int
+) -> None:
+    """Warm up linearly, then follow a cosine down to zero after all steps."""
+    warmed = min(1.0, (step + 1) / warmup)
+    factor = warmed * 0.5 * (1 + math.cos(math.pi * step / steps))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
@@ -185,7 +187,8 @@ class TrainingState:
 
 def update(state: TrainingState, batch: Batch) -> Tensor:
     """Take one optimiser step; return the contrastive and the auxiliary loss (2,)."""
-    set_learning_rates(state.optimizers, state.recipe, state.step)
+    recipe = state.recipe
+    set_learning_rates(state.optimizers, state.step, steps=recipe.steps, warmup=recipe.warmup)
     contrastive, auxiliary = compute_losses(state.model, state.heads, state.tokenizer, batch)
     for optimizer in state.optimizers:
         optimizer.zero_grad()

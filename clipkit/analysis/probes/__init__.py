@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from clipkit.analysis.probes.fitted import FittedProbe
+    from clipkit.analysis.probes.sweep_context import SharedRows
     from clipkit.analysis.probes.sweeps import CLASSIFIERS, Run, sweep
 
-__all__ = ["CLASSIFIERS", "FittedProbe", "Run", "sweep"]
+__all__ = ["CLASSIFIERS", "FittedProbe", "Run", "SharedRows", "sweep"]
 
 
 def __getattr__(name: str) -> Any:

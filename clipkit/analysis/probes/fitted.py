@@ -150,11 +150,12 @@ class MLPWeights:
 
 @dataclass(frozen=True)
 class Neighbours:
-    """The fitted rows (N, D), scaled to length 1, of which the nearest vote."""
+    """The fitted rows (N, D), scaled to length 1, of which the `k` nearest vote."""
 
     rows: NDArray[np.float32]
     row_classes: Int64
     n_classes: int
+    k: int = NEIGHBOURS
 
     @property
     def width(self) -> int:
@@ -170,7 +171,7 @@ class Neighbours:
 
     def vote(self, block: Floats) -> Floats:
         """Return the summed weights (B, n) of each class among the nearest rows of a block."""
-        k = min(NEIGHBOURS, len(self.rows))
+        k = min(self.k, len(self.rows))
         cosines = block @ self.rows.T  # (B, N)
         nearest = np.argpartition(cosines, -k, axis=1)[:, -k:]  # (B, k)
         near = np.take_along_axis(cosines, nearest, axis=1)
@@ -372,6 +373,8 @@ class FittedProbe:
         arrays["centre"] = prepared.centre
         for name in MODEL_ARRAYS[self.classifier]:
             arrays[name] = getattr(model, name)
+        if isinstance(model, Neighbours) and model.k != NEIGHBOURS:
+            arrays["neighbours"] = np.array([model.k])
         return {name: value for name, value in arrays.items() if value is not None}
 
     @classmethod
@@ -381,6 +384,8 @@ class FittedProbe:
         parts = [arrays[name] for name in MODEL_ARRAYS[classifier]]
         if classifier in ("svm", "knn"):  # these arrays do not tell the number of classes
             parts.append(len(arrays["classes"]))
+        if "neighbours" in arrays:
+            parts.append(int(arrays["neighbours"][0]))
         columns = {name: arrays.get(name) for name in ("mean", "deviation", "centre")}
         temperature = arrays.get("temperature")
         return cls(

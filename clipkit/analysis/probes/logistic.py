@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from clipkit.analysis.metrics import best_classes
 from clipkit.analysis.probes.fitted import Coefficients
 from clipkit.analysis.probes.sweep_context import Setting, Solution, SweepContext, row_blocks
 from clipkit.features.model import Floats, Int64
@@ -56,14 +57,10 @@ def logreg(context: SweepContext) -> list[Solution]:
     The rotated rows take the place of `context.X`.
     """
     workers = context.workers
-    axes = _principal_axes(context.X, workers.map)
-    width = axes.shape[1]
-
-    def rotate(rows: Floats) -> None:
-        rows[:, :width] = rows.astype(np.float64) @ axes
-
-    workers.map(rotate, row_blocks(context.X, ROTATED))
-    X = context.X[:, :width]
+    if context.shared.axes is None:
+        context.shared.axes = rotate(context.X, workers.map)
+    axes = context.shared.axes
+    X = context.X[:, : axes.shape[1]]
     report_progress = workers.progress(len(context.settings) * PROGRESS_STEPS)
     # threads share the settings, or the rows of one setting after the other if these are few
     is_few = len(context.settings) < workers.count
@@ -79,8 +76,9 @@ def logreg(context: SweepContext) -> list[Solution]:
         )
         table, converged = minimize(objective, report_progress)
         model = Coefficients(np.vstack([axes @ table[:-1], table[-1:]]))
-        predicted = [model.predict(rows) for rows in row_blocks(context.X_eval, ROTATED)]
-        return Solution(np.concatenate(predicted), converged, context.kept_model(model))
+        blocks = row_blocks(context.X_eval, ROTATED)
+        best = np.concatenate([best_classes(model.scores(rows)) for rows in blocks])
+        return Solution(best, converged, context.kept_model(model))
 
     return list(map_settings(solve, context.settings))
 
@@ -367,6 +365,21 @@ class Objective:
         scaled = slope.copy()
         scaled[-1] /= math.sqrt(max(self.C * len(self.y) / self.n_classes, TINY))
         return scaled
+
+
+def rotate(X: Floats, map_parts: Map) -> Float64:
+    """Turn X (N, D), in place, to its principal axes (D, d), and return these.
+
+    The first d columns are the coordinates; see `_principal_axes`.
+    """
+    axes = _principal_axes(X, map_parts)
+
+    def rotate_rows(rows: Floats) -> None:
+        rows[:, : axes.shape[1]] = rows.astype(np.float64) @ axes
+
+    for _ in map_parts(rotate_rows, row_blocks(X, ROTATED)):
+        pass
+    return axes
 
 
 def _principal_axes(X: Floats, map_parts: Map) -> Float64:

@@ -73,7 +73,7 @@ class Tally:
         if self.hyperplanes:
             in_order = [hyperplane for _, hyperplane in sorted(self.hyperplanes.items())]
             model = Hyperplanes(np.stack(in_order), len(self.votes))
-        return Solution(self.votes.argmax(axis=0), self.converged, model)
+        return Solution(self.votes.argmax(axis=0)[:, None], self.converged, model)
 
 
 def svm(context: SweepContext) -> list[Solution]:
@@ -104,7 +104,7 @@ def _fit_all_pairs_at_once(context: SweepContext) -> list[Solution]:
         predicted = model.predict(context.X_eval)
         report_progress(1)
         converged = all(fit.converged for fit in fits)
-        return Solution(predicted, converged, context.kept_model(model))
+        return Solution(predicted[:, None], converged, context.kept_model(model))
 
     return context.workers.map(solve, context.settings)
 

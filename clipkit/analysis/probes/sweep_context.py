@@ -5,14 +5,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import numpy as np
 from joblib import cpu_count  # type: ignore[import-untyped]
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from clipkit.analysis.probes.fitted import NEIGHBOURS, Preparation
 from clipkit.features.model import Floats, Int64
 
+Float64 = NDArray[np.float64]
 ProgressCallback = Callable[[int, int], None]
 
 
@@ -26,10 +30,11 @@ class Setting(NamedTuple):
 class Solution(NamedTuple):
     """What a classifier predicts at one setting.
 
-    It has class numbers (M,), whether the fit converged, and the fitted model, if it is kept.
+    It has class numbers (M, k), the best first (see `metrics.best_classes`), whether the fit
+    converged, and the fitted model, if it is kept.
     """
 
-    classes: Int64
+    best: Int64
     converged: bool = True
     model: Any = None
 
@@ -82,13 +87,25 @@ class Workers:
         return report_progress
 
 
+@dataclass
+class SharedRows:
+    """What sweeps of one classifier for other labels of the same rows compute once, and keep here.
+
+    `prepared` are the rows to fit on, how they were prepared, and the prepared rows to predict.
+    `axes` is what `logistic.rotate` returns; it turns the prepared rows.
+    """
+
+    prepared: tuple[Floats, Preparation, Floats] | None = None
+    axes: Float64 | None = None
+
+
 @dataclass(frozen=True)
 class SweepContext:
     """What the settings of a sweep share.
 
     X (N, D) and y (N,) are the rows to fit on; each of the classes 0..n-1 occurs. X_eval (M, D) are
     the rows to predict. `class_weights` (n,) weight the losses of each class's rows. With `keep`,
-    solutions hold the fitted models.
+    solutions hold the fitted models. `k` is the number of neighbours of kNN.
     """
 
     X: Floats
@@ -99,6 +116,8 @@ class SweepContext:
     workers: Workers
     class_weights: Floats | None = None
     keep: bool = False
+    k: int = NEIGHBOURS
+    shared: SharedRows = field(default_factory=SharedRows)
 
     @property
     def n_classes(self) -> int:

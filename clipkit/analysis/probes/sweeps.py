@@ -15,7 +15,9 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
+from clipkit.analysis.metrics import best_classes
 from clipkit.analysis.probes.fitted import (
+    NEIGHBOURS,
     FittedProbe,
     MLPWeights,
     Neighbours,
@@ -29,6 +31,7 @@ from clipkit.analysis.probes.svm import svm
 from clipkit.analysis.probes.sweep_context import (
     ProgressCallback,
     Setting,
+    SharedRows,
     Solution,
     SweepContext,
     Workers,
@@ -48,18 +51,25 @@ LINEAR = ("svm", "logreg")  # their solution depends on C * scale**2 alone
 
 @dataclass(frozen=True)
 class Run:
-    """A classifier fitted at one (scale, C), and the class ids (M,) that it predicts.
+    """A classifier fitted at one (scale, C), and the best class ids (M, k) of each row.
 
-    C is NaN for kNN, which has none. An SVM or logistic regression that stopped at its iteration
-    limit has not converged. `fitted` is kept if the sweep keeps its probes.
+    k is 5, or 1 of an SVM or if there are 5 classes or fewer. If fewer classes have a neighbour,
+    the best is repeated. C is NaN for kNN, which has none. An SVM or logistic regression that
+    stopped at its iteration limit has not converged. `fitted` is kept if the sweep keeps its
+    probes.
     """
 
     classifier: str
     C: float
     scale: float
-    predicted: Int64
+    best: Int64
     converged: bool = True
     fitted: FittedProbe | None = None
+
+    @property
+    def predicted(self) -> Int64:
+        """Predicted class ids (M,)."""
+        return self.best[:, 0]
 
 
 def sweep(  # noqa: PLR0913
@@ -73,7 +83,9 @@ def sweep(  # noqa: PLR0913
     standardize: bool = False,
     balanced: bool = False,
     seed: int = 42,
+    k: int | None = None,
     keep: bool = False,
+    shared: SharedRows | None = None,
     progress: ProgressCallback | None = None,
 ) -> list[Run]:
     """Fit a classifier at every scale and C, and predict the evaluation rows.
@@ -89,7 +101,7 @@ def sweep(  # noqa: PLR0913
     classifier : {"svm", "logreg", "mlp", "knn"}
         `svm` predicts as `SVC(kernel="linear")`: one classifier per pair of classes votes.
         `logreg` is multinomial. `mlp` has one hidden layer of 256 units, trained by Adam with a
-        one-cycle rate for 40 epochs, or for 1,000 steps where that is longer. `knn` weights the 20
+        one-cycle rate for 40 epochs, or for 1,000 steps where that is longer. `knn` weights the
         nearest rows by exp(cosine / 0.07).
     C : sequence of float
         Inverse strength of the L2 penalty: the sum of losses has weight C against ||w||^2 / 2.
@@ -103,17 +115,21 @@ def sweep(  # noqa: PLR0913
         all classes count alike, as ``class_weight="balanced"`` in scikit-learn.
     seed : int
         Only the MLP draws random numbers.
+    k : int, optional
+        Of `knn`: number of nearest rows, 20 by default.
     keep : bool
         Return the fitted probes too, which may take much memory: an SVM has a hyperplane for each
         pair of classes.
+    shared : SharedRows, optional
+        What earlier sweeps of the same rows and classifier have prepared, for other labels.
     progress : callable, optional
         Called as `progress(done, total)` in units of work, from any thread, one call at a time.
 
     Raises
     ------
     UsageError
-        If the classifier is unknown, a C or scale is out of range, kNN gets a C, or another
-        classifier than `logreg` is to be balanced.
+        If the classifier is unknown, a C or scale is out of range, kNN gets a C, another classifier
+        gets a `k`, or another one than `logreg` is to be balanced.
     ClipkitError
         If there are fewer than two classes, the arrays' shapes do not agree, or the features are so
         large or small that fits would overflow or take forever.
@@ -127,10 +143,15 @@ def sweep(  # noqa: PLR0913
     _check_settings(classifier, C, scales)
     if balanced and classifier != "logreg":
         raise UsageError(f"balanced: expected the classifier logreg, got {classifier}")
+    if k is not None and classifier != "knn":
+        raise UsageError(f"k: expected the classifier knn, got {classifier}")
     _check_arrays(X, y, X_eval)
     classes, numbers = np.unique(y, return_inverse=True)
-    X, preparation = _prepare(classifier, standardize, X)
-    X_eval = preparation.apply(X_eval)
+    shared = shared or SharedRows()
+    if shared.prepared is None:
+        prepared, preparation = _prepare(classifier, standardize, X)
+        shared.prepared = prepared, preparation, preparation.apply(X_eval)
+    X, preparation, X_eval = shared.prepared
 
     grid = [Setting(float(scale), float(c)) for scale, c in itertools.product(scales, C)]
     reduced = [_reduce(setting, classifier, standardize, preparation.rms) for setting in grid]
@@ -140,13 +161,14 @@ def sweep(  # noqa: PLR0913
         # scikit-learn doubts that labels are classes where most of them occur once
         warnings.filterwarnings("ignore", "The number of unique classes")
         weights = len(y) / (len(classes) * np.bincount(numbers)) if balanced else None
-        context = SweepContext(X, numbers, X_eval, distinct, seed, workers, weights, keep)
+        rest = (distinct, seed, workers, weights, keep, k or NEIGHBOURS, shared)
+        context = SweepContext(X, numbers, X_eval, *rest)
         predictions = dict(zip(distinct, CLASSIFIERS[classifier](context), strict=True))
 
     runs = []
     for setting, reduced_setting in zip(grid, reduced, strict=True):
         solution = predictions[reduced_setting]
-        predicted = classes[solution.classes]
+        best = classes[solution.best]
         c = math.nan if classifier == "knn" else setting.C
         fitted = None
         if keep:
@@ -154,7 +176,7 @@ def sweep(  # noqa: PLR0913
             fitted = FittedProbe(
                 classifier, classes, solution.model, preparation, factor, balanced=balanced
             )
-        runs.append(Run(classifier, c, setting.scale, predicted, solution.converged, fitted))
+        runs.append(Run(classifier, c, setting.scale, best, solution.converged, fitted))
     return runs
 
 
@@ -261,8 +283,8 @@ def mlp(context: SweepContext) -> list[Solution]:
             # scikit-learn has one output: the score of the second class above that of the first
             output = np.column_stack([np.zeros_like(model.output), model.output])
             model = replace(model, output=output)
-        predicted = model.predict(context.X_eval * scale)
-        return Solution(predicted, model=context.kept_model(model))
+        best = best_classes(model.scores(context.X_eval * scale))
+        return Solution(best, model=context.kept_model(model))
 
     return context.workers.map(solve, context.settings)
 
@@ -280,18 +302,20 @@ def _with_intercepts(weights: Floats, intercepts: Floats) -> Floats:
 
 def knn(context: SweepContext) -> list[Solution]:
     """Predict by the nearest rows, weighted by exp(cosine / temperature), as DINOv2 does."""
-    model = Neighbours(unit_rows(context.X), context.y, context.n_classes)
+    model = Neighbours(unit_rows(context.X), context.y, context.n_classes, context.k)
     blocks = list(model.blocks(context.X_eval))
     report_progress = context.workers.progress(len(blocks))
 
     def vote(block: Floats) -> Int64:
-        predicted = model.vote(block).argmax(axis=1)
+        votes = model.vote(block)
+        has_neighbour = votes > 0
+        best = best_classes(votes)
         report_progress(1)
-        return np.asarray(predicted)
+        return np.where(np.take_along_axis(has_neighbour, best, axis=1), best, best[:, :1])
 
-    predicted = np.concatenate(context.workers.map(vote, blocks))
+    best = np.concatenate(context.workers.map(vote, blocks))
     # neither scale nor C matters
-    return [Solution(predicted, model=context.kept_model(model))] * len(context.settings)
+    return [Solution(best, model=context.kept_model(model))] * len(context.settings)
 
 
 CLASSIFIERS: dict[str, Callable[[SweepContext], list[Solution]]] = {

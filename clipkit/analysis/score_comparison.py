@@ -1,0 +1,192 @@
+"""Compare how well results of `attributes` rank the same images, for each label and on average.
+
+Scores of the same images are not independent, so differences are paired. The labels of an image are
+not independent, either: the interval of their mean is from the mean of their deviations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipkit.analysis import results as result_files
+from clipkit.analysis.comparison import (
+    describe_pairing,
+    match_ids,
+    name_files,
+    same_split,
+    warn_of_caveats,
+)
+from clipkit.analysis.results import (
+    Row,
+    check_columns,
+    column,
+    is_testable,
+    make_result,
+    newest_entry,
+)
+from clipkit.analysis.score_metrics import METRICS, RANKED
+from clipkit.base import console
+from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.features.model import FeatureFile, Floats, Int64
+
+SCORES = ("zeroshot", "probe")  # by words, and by a probe
+Ranks = Mapping[str, Int64]  # of each attribute (3, N): of the truth, and of SCORES; 0 marks none
+
+
+class Difference(NamedTuple):
+    """Which of N images are compared, two values, and what the interval is made of."""
+
+    rows: NDArray[np.bool_]
+    values: Floats  # (2,)
+    deviations: Floats  # of the difference; see `ScoreMetric`
+    quantile: float
+
+
+def compare(
+    results: Sequence[FeatureFile],
+    split: str | None = None,
+    *,
+    common: bool = False,
+    same_rows: bool = False,
+) -> FeatureFile:
+    """Compare the first result of `attributes` with each of the others.
+
+    The results have one metric of `score_metrics.RANKED`. See `comparison.pair` for the options.
+
+    Returns
+    -------
+    FeatureFile
+        A result with rows for each other result: `a`, `b`, `split`, `metric`; `scores`, which are
+        `zeroshot` (by words) or of the `probe`; `scope`, which is `mean` or `attribute`; the name
+        of an `attribute` that both have; `rows`, the number of images; `value_a`, `value_b` and
+        their `difference`, with a 95 % interval from `low` to `high`. NaN marks what does not
+        apply. Means are over the attributes that have an interval, and `attribute` counts these.
+        They have no interval if other metrics than AUROC are of different images. Intervals of
+        probes are NaN if one of the two results is not `results.is_testable`.
+    """
+    if len(results) < 2:
+        raise UsageError("expected two results of attributes or more, got one")
+    metric = _common_metric(results)
+    split = result_files.choose_split(results[0], split)
+    splits = [same_split(result, results[0], split, same_rows) for result in results]
+    orders = match_ids(results, splits, common or len(set(splits)) > 1)
+    names = name_files(results, [0] * len(results))
+    caveats = [result_files.caveats(*one) for one in zip(results, splits, strict=True)]
+    named_caveats = warn_of_caveats(names, caveats)
+    first, *others = [_ranks(*one) for one in zip(results, splits, orders, strict=True)]
+    rows = []
+    for number, other in enumerate(others, 1):
+        where = {"a": names[0], "b": names[number], "split": split, "metric": metric}
+        tested = is_testable(caveats[0] + caveats[number])
+        rows += _compare_pair(first, other, where, tested)
+    history = results[0].extended_history(
+        "compare",
+        names=names,
+        **describe_pairing(results, splits, common=common, same_rows=same_rows),
+        caveats=named_caveats or None,
+        inputs={f"b{i}" if i else "a": result.digest for i, result in enumerate(results)},
+    )
+    return make_result(history, rows)
+
+
+def _common_metric(results: Sequence[FeatureFile]) -> str:
+    """Return the metric of all results, which must keep ranks."""
+    metrics = [str(newest_entry(result).get("metric", "recall")) for result in results]
+    for result, metric in zip(results, metrics, strict=True):
+        expected = metrics[0] if metrics[0] in RANKED else ", ".join(RANKED)
+        if metric not in expected.split(", "):
+            raise ClipkitError(f"{result.display_name}: expected {expected}, got {metric}")
+        if not result.splits:
+            raise ClipkitError(
+                f"{result.display_name}: expected ranks of the scored images, got none",
+                "an earlier clipkit made it: run clipkit attributes again",
+            )
+    return metrics[0]
+
+
+def _ranks(result: FeatureFile, split: str, order: Int64) -> Ranks:
+    """Return the ranks of each attribute, of images in the given order."""
+    check_columns(result, "attribute")
+    names, ranks = column(result.rows(), "attribute"), np.asarray(result.splits[split].predicted)
+    if len(ranks) != 3 * len(names):
+        message = f"{split}: expected {3 * len(names)} rows of ranks, got {len(ranks)}"
+        raise ClipkitError(f"{result.display_name}: {message}")
+    return dict(zip(names, ranks[:, order].reshape(len(names), 3, -1), strict=True))
+
+
+def _compare_pair(a: Ranks, b: Ranks, where: Row, is_tested: bool) -> list[Row]:
+    """Return the rows of two results: by words and by probes, the mean and each attribute."""
+    names = f"{where['a']} and {where['b']}"
+    shared = [name for name in a if name in b]
+    if not shared:
+        raise ClipkitError(f"{names}: expected attributes that both have, got none")
+    left_out = [name for name in [*a, *b] if name not in shared]
+    if left_out:
+        console.note(f"{names}: left out {result_files.join_names(left_out)}, which one lacks")
+    rows = []
+    for number, scores in enumerate(SCORES, 1):
+        found = []
+        for name in shared:
+            what = f"{names}: {name}"
+            found.append(_compare_attribute(what, a[name], b[name], number, where["metric"]))
+        if all(np.isnan(difference.values).all() for difference in found):
+            continue  # as one of the results has no words
+        of_scores = [_mean(found, where["metric"])]
+        for name, difference in zip(shared, found, strict=True):
+            of_scores.append({"scope": "attribute", "attribute": name, **_row(difference)})
+        for row in of_scores:
+            if scores == "probe" and not is_tested:
+                row["low"] = row["high"] = np.nan
+            rows.append({**where, "scores": scores, **row})
+    return rows
+
+
+def _compare_attribute(what: str, a: Int64, b: Int64, number: int, metric_name: str) -> Difference:
+    """Compare two results (3, N) by the scores in one of their rows; see `ScoreMetric`."""
+    metric = METRICS[metric_name]
+    has_value = (a[0] > 0) & (b[0] > 0)
+    a, b = a[:, has_value], b[:, has_value]
+    truth, other = (np.unique(row, return_inverse=True)[1].astype(float) for row in (a[0], b[0]))
+    if not np.array_equal(truth, other):
+        raise ClipkitError(f"{what}: expected equal values in both, got others")
+    if not (truth.any() and a[number].any() and b[number].any()):
+        return Difference(has_value, np.full(2, np.nan), np.full(1, np.nan), np.nan)
+    values = np.array([metric.value(truth, scores[number]) for scores in (a, b)])
+    deviations = metric.deviations(truth, a[number]) - metric.deviations(truth, b[number])
+    if metric_name == "auroc":  # those of all images, so that attributes of other images fit
+        deviations, of_rows = np.zeros(len(has_value)), deviations
+        deviations[has_value] = of_rows
+    return Difference(has_value, values, deviations, metric.quantile(truth))
+
+
+def _mean(differences: Sequence[Difference], metric_name: str) -> Row:
+    """Return the row of the mean over the attributes that have an interval."""
+    found = [one for one in differences if not np.isnan(one.quantile)]
+    row: Row = {"scope": "mean", "attribute": f"{len(found)} of {len(differences)}"}
+    if not found:
+        return row | _row(differences[0]._replace(values=np.full(2, np.nan)))
+    of_images, values, deviations, quantiles = map(np.stack, zip(*found, strict=True))
+    mean = deviations.mean(axis=0)
+    if metric_name != "auroc" and (of_images != of_images[0]).any():
+        mean = np.full(1, np.nan)  # draws of other rows are not the same draws
+    any_image = np.asarray(of_images.any(axis=0))
+    difference = Difference(any_image, values.mean(axis=0), mean, quantiles.mean())
+    return row | _row(difference)
+
+
+def _row(difference: Difference) -> Row:
+    rows, (a, b), deviations, quantile = difference
+    # equal or perfect scores do not show how far others would be
+    half = quantile * float(np.linalg.norm(deviations)) or np.nan
+    return {
+        "rows": int(rows.sum()),
+        "value_a": a,
+        "value_b": b,
+        "difference": a - b,
+        "low": a - b - half,
+        "high": a - b + half,
+    }

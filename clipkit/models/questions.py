@@ -1,0 +1,209 @@
+"""Ask a generative model about an image: its prompt, its inputs, and the tokens of answers."""
+
+from __future__ import annotations
+
+import copy
+import json
+import threading
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from numpy.typing import NDArray
+from PIL import Image
+
+from clipkit.base import console
+from clipkit.base.errors import ClipkitError, UsageError, shorten
+from clipkit.models.hub import ModelFiles
+from clipkit.models.libraries import quiet_loading, single_line_errors
+from clipkit.models.preprocessing import Preprocessor
+from clipkit.models.tokenizer import TextTokenizer, switch_dropout_off
+
+CHOICES_HINT = "embed --choices lists the answers in the question; the model then says a letter"
+PROBE = "clipkit"  # an answer
+TAIL = 32  # tokens at the end of a prompt, which decide how an answer is split
+
+
+class Question(Preprocessor):
+    """Prepares images by a model's own processor: each with the same question.
+
+    `prompt` is what the chat template makes of the question, for one image. Texts are padded on the
+    right: no position is shifted, and a causal model does not see what follows.
+    """
+
+    def __init__(
+        self, files: ModelFiles, question: str, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        super().__init__(device, dtype)
+        self.name = files.name
+        self.question = question
+        self._of_thread = threading.local()  # a tokenizer is for one thread at a time
+        with quiet_loading(f"the processor of {files.name}"):
+            auto: Any = transformers.AutoProcessor
+            self.processor = auto.from_pretrained(files.folder, trust_remote_code=False)
+        self.tokenizer: Any = getattr(self.processor, "tokenizer", None)
+        if self.tokenizer is None or getattr(self.processor, "image_processor", None) is None:
+            raise ClipkitError(
+                f"{files.name}: expected a processor of images and texts, got "
+                f"{type(self.processor).__name__}",
+                "save it beside the model: processor.save_pretrained(FOLDER)",
+            )
+        switch_dropout_off(files, self.tokenizer)
+        if self.tokenizer.pad_token is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        self.image_token = str(getattr(self.processor, "image_token", None) or "")
+        self._check_question()
+        self.has_template = bool(getattr(self.processor, "chat_template", None))
+        with quiet_loading(f"the chat template of {files.name}"):
+            self.prompt = self._render()
+        if self.question not in self.prompt:
+            raise ClipkitError(
+                f"{files.name}: expected a chat template that repeats the question, got the prompt "
+                f"{shorten(self.prompt, 60)!r}"
+            )
+        if not self.has_template:
+            console.note(
+                f"{files.name} has no chat template: it is asked by the plain prompt "
+                f"{shorten(self.prompt, 60)!r}"
+            )
+
+    def _check_question(self) -> None:
+        """Refuse a question that would be more than text for the model."""
+        special = {*self.tokenizer.all_special_tokens, self.image_token}
+        found = sorted(token for token in special if token and token in self.question)
+        if found:
+            raise UsageError(
+                f"{self.name}: expected a question in plain text, got the special token {found[0]}",
+                "the prompt has the image already",
+            )
+        if not self.question.strip():
+            raise UsageError(f"{self.name}: expected a question, got {self.question!r}")
+
+    def _render(self, answer: str | None = None) -> str:
+        """Return the prompt, or the conversation with an answer, as text."""
+        if not self.has_template:
+            return self.image_token + self.question
+        parts = [{"type": "image"}, {"type": "text", "text": self.question}]
+        messages: list[dict[str, Any]] = [{"role": "user", "content": parts}]
+        if answer is not None:
+            content = [{"type": "text", "text": answer}]
+            messages.append({"role": "assistant", "content": content})
+        rendered: str = self.processor.apply_chat_template(
+            messages, add_generation_prompt=answer is None, tokenize=False
+        )
+        return rendered
+
+    def resize_and_crop(self, images: Sequence[Image.Image]) -> dict[str, Any]:
+        """Return the processor's inputs of B images of any sizes, in a thread."""
+        processor = getattr(self._of_thread, "processor", None)
+        if processor is None:
+            processor = self._of_thread.processor = copy.deepcopy(self.processor)
+        settings = {}
+        start = self.tokenizer.bos_token
+        if self.has_template and start and self.prompt.startswith(start):
+            settings["add_special_tokens"] = False  # else it would start twice
+        inputs = processor(
+            images=[[image.convert("RGB")] for image in images],
+            text=[self.prompt] * len(images),
+            padding=True,
+            padding_side="right",
+            return_tensors="pt",
+            **settings,
+        )
+        tensors = {key: value for key, value in inputs.items() if key != "labels"}
+        if "attention_mask" not in tensors:
+            tensors["attention_mask"] = torch.ones_like(tensors["input_ids"])
+        return tensors
+
+    def details(self) -> dict[str, Any]:
+        """Return the settings of the image processor, in types that JSON has."""
+        settings: dict[str, Any] = json.loads(self.processor.image_processor.to_json_string())
+        return {"processor": type(self.processor).__name__, **settings}
+
+    @cached_property
+    def tail(self) -> str:
+        """The end of the prompt as the model gets it: a processor may add to the template's."""
+        ids = self.resize_and_crop([self.example()])["input_ids"][0, -TAIL:]
+        return str(self.tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+
+    @cached_property
+    def tail_tokens(self) -> list[int]:
+        """The tokens of the tail without an answer."""
+        return self._split(self.tail)
+
+    @cached_property
+    def lead(self) -> str:
+        """The space that the template has between the prompt and an answer, or ""."""
+        if not self.has_template:
+            return ""
+        before, _, _ = self._render(PROBE).rpartition(PROBE)
+        lead = before.removeprefix(self.prompt)
+        return lead if lead.isspace() else ""
+
+    def answer_tokens(self, answer: str) -> list[int]:
+        """Return the tokens of an answer behind the prompt.
+
+        Both are split together, since a word may have other tokens behind a space.
+        """
+        behind = self.lead + answer.removeprefix(self.lead)
+        prompt, joined = self.tail_tokens, self._split(self.tail + behind)
+        place = 0
+        while prompt[place : place + 1] == joined[place : place + 1] != []:
+            place += 1
+        if not answer.strip() or place == len(joined):
+            raise ClipkitError(f"expected a word as answer, got {answer!r}")
+        return joined[place:]
+
+    def _split(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
+        return ids
+
+
+class Answers(TextTokenizer):
+    """Takes words as answers to a question: each is its first token."""
+
+    cleaning = None
+    context_length = 10_000
+
+    def __init__(self, name: str, question: Question) -> None:
+        self.name = name
+        self.question = question
+        self.tokenizer = question.tokenizer
+
+    def clean(self, texts: Sequence[str], places: Sequence[str]) -> list[str]:
+        """Return the texts, if no two of them begin with the same token."""
+        first: dict[int, int] = {}
+        longer: list[str] = []
+        for number, text in enumerate(texts):
+            with single_line_errors(f"tokenize with {self.name}"):
+                token, *others = self.question.answer_tokens(text)
+            if token == self.tokenizer.unk_token_id:
+                raise ClipkitError(
+                    f"{places[number]}: expected a word that {self.name} has a token for"
+                )
+            if others:
+                longer.append(f"{self.tokenizer.decode([token])!r} for {text!r}")
+            other = first.setdefault(token, number)
+            if texts[other] != texts[number]:
+                raise ClipkitError(
+                    f"{places[other]} and {places[number]}: expected answers that differ in their "
+                    f"first token, got {self.tokenizer.decode([token])!r} for both",
+                    CHOICES_HINT,
+                )
+        if longer:
+            console.note(
+                f"{console.count(len(longer), 'answer')} of several tokens: the first one counts, "
+                f"{longer[0]}"
+            )
+        return list(texts)
+
+    def lengths(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        """Return 1 for each text: only its first token is read."""
+        return np.ones(len(texts), np.int64)
+
+    def tokens(self, texts: Sequence[str]) -> torch.Tensor:
+        """Return the first token of each text: (B, 1)."""
+        return torch.tensor([[self.question.answer_tokens(text)[0]] for text in texts])
