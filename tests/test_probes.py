@@ -110,7 +110,7 @@ def test_svm_predicts_as_svc_does(monkeypatch, problem, C, pairs):
         monkeypatch.setattr(svm, "GRAM_ROWS", len(y) - 1)
     if pairs == "one by one by libsvm":
         fit_pairs_by_libsvm_alone(monkeypatch)
-        monkeypatch.setattr(svm, "MAX_WORK", 2**30)
+        monkeypatch.setattr(svm, "MAX_WORK", 2**31)
     (run,) = probes.sweep(X, y, X_eval, C=[C])
     assert (run.converged, run.predicted.dtype) == (True, np.int64)
     assert_agree(run.predicted, svc(X, y, X_eval, C=C))

@@ -302,7 +302,7 @@ def calibrate(
 
 def _find_shared_images(fit: ClassScores, scored: ClassScores) -> list[Caveat]:
     """Warn of scored images that were fitted, too."""
-    hashes = np.concatenate([hash_rows(block) for block in fit.matrix.iter_blocks()])
+    hashes = hash_rows(fit.matrix)
     count = sum(count_shared_rows(hashes, block) for block in scored.matrix.iter_blocks())
     return find_caveats("fitted", scored.name, count, len(scored.labels))
 

@@ -28,7 +28,7 @@ from clipkit.analysis.results import Caveat, as_result, find_caveats, make_resul
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, check_positive, unknown
 from clipkit.base.names import class_name
-from clipkit.features.model import FeatureFile, Int64, Split
+from clipkit.features.model import BlockMatrix, FeatureFile, Int64, Split
 from clipkit.features.splitting import hash_rows
 from clipkit.features.validation import MAX_PROBE_CLASSES
 
@@ -38,6 +38,7 @@ MAX_SVM_CLASSES, MAX_CLASSES = 2000, MAX_PROBE_CLASSES
 MANY_PAIRS = 2**16  # of classes; they take minutes to hours
 COARSE = 6  # steps between the values of C with which a search of a range begins
 RANGE = re.compile(r"(?P<low>.+?)\.\.(?P<high>.+):(?P<count>[2-9]|[1-9][0-9]{1,3})")
+SMALL = 2**26  # features (256 MiB) that are read once, and not from the file whenever needed
 MAX_KEPT = 2**28  # numbers of the hyperplanes of a kept SVM: 1 GiB
 
 
@@ -101,7 +102,8 @@ class Draw(NamedTuple):
 class Subset:
     """Rows under the name that reports use: `train`, or `train-val-4-shot` for a draw.
 
-    Features are cosines (N, K) of a logits file, embeddings (N, D) of an images file.
+    Features are cosines (N, K) of a logits file, embeddings (N, D) of an images file: a
+    `BlockMatrix`.
     """
 
     name: str
@@ -428,8 +430,16 @@ def _load_subset(file: FeatureFile, name: str, *, needs_labels: bool = True) -> 
     split = file.splits.get(name)
     if split is None or needs_labels:
         split = labelled_split(file, name)
-    # image embeddings have no temperature to undo
-    return Subset(name, replace(split, features=np.asarray(file.cosines(name))))
+    features = file.cosines(name)  # image embeddings have no temperature to undo
+    if math.prod(features.shape) <= SMALL:
+        features = BlockMatrix.from_array(features.read())
+    return Subset(name, replace(split, features=features))
+
+
+def _take(rows: Split, numbers: Int64) -> Split:
+    """Return ascending rows of a split; their features are read when they are needed."""
+    taken = replace(rows, features=None).take(numbers)
+    return replace(taken, features=rows.features.take(numbers))
 
 
 def _split_validation(
@@ -448,7 +458,9 @@ def _split_validation(
             f"the splits are {', '.join(file.splits)}",
         )
     name, train, held_out = hold_out(file, fit.name, fit.labels, fraction, seed)
-    return Subset(f"{fit.name}-val", fit.rows.take(train)), Subset(name, fit.rows.take(held_out))
+    return Subset(f"{fit.name}-val", _take(fit.rows, train)), Subset(
+        name, _take(fit.rows, held_out)
+    )
 
 
 class ScoredRun(NamedTuple):
@@ -547,7 +559,7 @@ def _refit_best(
     fit = _draw_shots(rows.fit, draw, grid.spec.seed)
     Cs = grid.Cs if math.isnan(C) else [C]
     # without others, the probe is only kept, but a fit predicts one row at least
-    test = rows.test or Subset(rows.fit.name, rows.fit.rows.take([0]))
+    test = rows.test or Subset(rows.fit.name, _take(rows.fit.rows, np.array([0])))
     (refitted,) = _evaluate(replace(grid, taus=[tau], Cs=Cs), fit, test, draw, keep)
     return refitted
 
@@ -586,7 +598,7 @@ def _draw_shots(fit: Subset, draw: Draw, seed: int) -> Subset:
                 f"(the smallest: {counts.min():,}): all of their rows are used"
             )
         name = f"{fit.name}-up-to-{shots}-shot"
-    return Subset(name, fit.rows.take(drawn))
+    return Subset(name, _take(fit.rows, drawn))
 
 
 def _check_class_count(file: FeatureFile, spec: ProbeSpec, fit: Subset) -> None:
@@ -648,8 +660,8 @@ def _fit_and_predict(grid: Grid, fit: Subset, scored: Subset, keep: bool) -> lis
             return sweep(X, fit.labels, X_eval, scales=scales)
         runs = []
         for divisor in divisors:
-            probabilities = softmax.softmax(X, divisor)
-            runs += sweep(probabilities, fit.labels, softmax.softmax(X_eval, divisor))
+            probabilities = softmax.softmax(np.asarray(X), divisor)
+            runs += sweep(probabilities, fit.labels, softmax.softmax(np.asarray(X_eval), divisor))
         return runs
 
 

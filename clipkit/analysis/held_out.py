@@ -10,7 +10,7 @@ from clipkit.analysis.results import Caveat, find_caveats
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features.annotations import Attribute
-from clipkit.features.model import FeatureFile, Float32, Floats, Int64, Split
+from clipkit.features.model import BlockMatrix, FeatureFile, Float32, Floats, Int64, Split
 from clipkit.features.splitting import (
     count_shared_rows,
     hash_rows,
@@ -130,7 +130,9 @@ def missing_classes(fit_labels: Int64, eval_labels: Int64) -> Int64:
     return np.setdiff1d(eval_labels, fit_labels)
 
 
-def find_shared(kind: str, split: str, rows: Floats, scored: Floats) -> list[Caveat]:
+def find_shared(
+    kind: str, split: str, rows: Floats | BlockMatrix, scored: Floats | BlockMatrix
+) -> list[Caveat]:
     """Warn of scored rows (M, D) of a split that are among other `rows` (N, D); see `find_caveats`.
 
     The others were `fitted` or `chosen` with.

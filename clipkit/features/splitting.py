@@ -338,7 +338,7 @@ def rows_by_class(labels: Int64) -> list[Int64]:
     return np.split(order, starts[1:])
 
 
-def count_shared_rows(hashes: Int64, X_eval: NDArray[Any]) -> int:
+def count_shared_rows(hashes: Int64, X_eval: NDArray[Any] | BlockMatrix) -> int:
     """Count the rows that have their hashes among others: they are equal to the bit.
 
     Features of few values, such as the cosines with one prompt, coincide by chance. If that may be
@@ -353,7 +353,7 @@ def count_shared_rows(hashes: Int64, X_eval: NDArray[Any]) -> int:
     """
     shared = int(np.isin(hash_rows(X_eval), hashes).sum())
     pairs = len(hashes) * len(X_eval)
-    if not shared or not coincide_by_chance(X_eval, pairs):
+    if not shared or not coincide_by_chance(np.asarray(X_eval), pairs):
         return shared
     return shared if shared > 2 * pairs * _equal_pairs(hashes, 1) else 0
 
@@ -380,8 +380,9 @@ def _equal_pairs(values: NDArray[Any], further: int) -> float:
     return float((1 + (counts * (counts - 1) // 2).sum()) / (further + pairs))
 
 
-def hash_rows(X: NDArray[Any]) -> Int64:
+def hash_rows(X: NDArray[Any] | BlockMatrix) -> Int64:
     """Return a number (N,) for each row (N, D): the BLAKE2b digest, of 8 bytes, of its float32."""
-    rows = np.ascontiguousarray(X, "<f4")
+    blocks = BlockMatrix.from_array(X).iter_blocks()
+    rows = (row.astype("<f4", copy=False) for block in blocks for row in block)
     digests = b"".join(hashlib.blake2b(row, digest_size=8).digest() for row in rows)
     return np.frombuffer(digests, "<i8")

@@ -221,12 +221,10 @@ class Preparation:
     rms: float = 1.0
 
     def standardize(self, X: Floats) -> Floats:
-        """Return `X` (M, D) or, if the fitted rows were standardised, a standardised copy."""
+        """Standardise the columns of `X` (M, D), if the fitted rows were."""
         if self.mean is None or self.deviation is None:
             return X
-        rows = X.astype(self.mean.dtype, copy=False) - self.mean
-        rows /= self.deviation
-        return rows
+        return (X.astype(self.mean.dtype, copy=False) - self.mean) / self.deviation
 
     def apply(self, X: Floats) -> NDArray[np.float32]:
         """Return prepared rows (M, D), or refuse them as `check_magnitude` does."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -22,7 +21,6 @@ from clipkit.analysis.probes.fitted import (
     MLPWeights,
     Neighbours,
     Preparation,
-    check_magnitude,
     largest_magnitude,
     unit_rows,
 )
@@ -38,14 +36,14 @@ from clipkit.analysis.probes.sweep_context import (
     row_blocks,
 )
 from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError, UsageError, check_positive, unknown
-from clipkit.features.model import Floats, Int64
+from clipkit.features.model import BlockMatrix, Float32, Floats, Int64
 
 HIDDEN = 256  # units of the MLP
 BATCH = 200  # rows in a step of Adam
 EPOCHS = 40
 STEPS = 1000  # the MLP trains for EPOCHS, or for this many steps where that is longer
 PEAK_RATE, WARMUP = 0.01, 0.3  # of Adam's one-cycle rate: its highest, after this share of epochs
-SCALED = 2**24  # numbers that are standardised at a time
+BLOCK = 2**22  # numbers that are prepared at a time
 LINEAR = ("svm", "logreg")  # their solution depends on C * scale**2 alone
 
 
@@ -73,9 +71,9 @@ class Run:
 
 
 def sweep(  # noqa: PLR0913
-    X: Floats,
+    X: Floats | BlockMatrix,
     y: Int64,
-    X_eval: Floats,
+    X_eval: Floats | BlockMatrix,
     *,
     classifier: str = "svm",
     C: Sequence[float] = (1.0,),
@@ -95,7 +93,8 @@ def sweep(  # noqa: PLR0913
     Parameters
     ----------
     X, y : arrays (N, D) and (N,)
-        The rows to fit on, and their class ids.
+        The rows to fit on, and their class ids. Features may be a `BlockMatrix`, of which one copy
+        is then in memory.
     X_eval : array (M, D)
         The rows to predict.
     classifier : {"svm", "logreg", "mlp", "knn"}
@@ -150,8 +149,8 @@ def sweep(  # noqa: PLR0913
     shared = shared or SharedRows()
     if shared.prepared is None:
         prepared, preparation = _prepare(classifier, standardize, X)
-        shared.prepared = prepared, preparation, preparation.apply(X_eval)
-    X, preparation, X_eval = shared.prepared
+        shared.prepared = prepared, preparation, _apply(preparation, X_eval)
+    rows, preparation, eval_rows = shared.prepared
 
     grid = [Setting(float(scale), float(c)) for scale, c in itertools.product(scales, C)]
     reduced = [_reduce(setting, classifier, standardize, preparation.rms) for setting in grid]
@@ -162,7 +161,7 @@ def sweep(  # noqa: PLR0913
         warnings.filterwarnings("ignore", "The number of unique classes")
         weights = len(y) / (len(classes) * np.bincount(numbers)) if balanced else None
         rest = (distinct, seed, workers, weights, keep, k or NEIGHBOURS, shared)
-        context = SweepContext(X, numbers, X_eval, *rest)
+        context = SweepContext(rows, numbers, eval_rows, *rest)
         predictions = dict(zip(distinct, CLASSIFIERS[classifier](context), strict=True))
 
     runs = []
@@ -190,7 +189,7 @@ def _check_settings(classifier: str, C: Sequence[float], scales: Sequence[float]
             check_positive(name, value)
 
 
-def _check_arrays(X: Floats, y: Int64, X_eval: Floats) -> None:
+def _check_arrays(X: Floats | BlockMatrix, y: Int64, X_eval: Floats | BlockMatrix) -> None:
     if len(X) != len(y):
         raise ClipkitError(f"expected as many features as labels, got {len(X)} and {len(y)}")
     n_classes = len(np.unique(y))
@@ -202,45 +201,49 @@ def _check_arrays(X: Floats, y: Int64, X_eval: Floats) -> None:
         raise ClipkitError(f"X_eval: expected {X.shape[1]} columns, got {X_eval.shape[1]}")
 
 
-def _prepare(classifier: str, standardize: bool, X: Floats) -> tuple[Floats, Preparation]:
+def _prepare(
+    classifier: str, standardize: bool, X: Floats | BlockMatrix
+) -> tuple[Float32, Preparation]:
     """Standardise if asked to, centre except for kNN, and divide by the RMS for linear classifiers.
 
     Intercepts are not penalised, so a shift changes no solution. But products of centred rows keep
     their precision in float32, L-BFGS needs a fraction of the iterations, and the MLP's Adam gets
     further in its epochs. If the scale of the features matters, it must not be too small or large.
     """
-    columns: dict[str, Any] = {}
+    largest, scaler = 0.0, StandardScaler()
+    for block in _blocks(X):
+        largest = max(largest, largest_magnitude(block))
+        scaler.partial_fit(block.astype(np.float64))
+    is_extreme = not SMALLEST <= largest <= LARGEST  # their squares are beyond float32
+    dtype = np.result_type(getattr(X, "dtype", np.float32), np.float64 if is_extreme else "f4")
+    mean, deviation = scaler.mean_.astype(dtype), scaler.scale_.astype(dtype)
     if standardize:
-        if not SMALLEST <= largest_magnitude(X) <= LARGEST:  # their squares overflow in float32
-            X = X.astype(np.float64)
-        scaler = StandardScaler()
-        for block in row_blocks(X, SCALED):  # since it copies its rows in float64
-            scaler.partial_fit(block)
-        dtype = np.result_type(X, np.float32)
-        columns = {"mean": scaler.mean_.astype(dtype), "deviation": scaler.scale_.astype(dtype)}
-    standardized = Preparation(**columns).standardize(X)
-    if classifier == "knn":
-        preparation = Preparation(**columns)
-        return standardized.astype(np.float32), preparation
-    check_magnitude(standardized, 0.0 if standardize else SMALLEST)
-    dtype = np.result_type(standardized, np.float32)
-    centre = standardized.mean(axis=0, dtype=np.float64).astype(dtype)
-    out = standardized if standardize else None  # memory for large features once
-    centred = np.subtract(standardized, centre, out=out)
-    rms = 1.0
+        preparation = Preparation(mean, deviation)
+        centre = ((scaler.mean_ - mean) / deviation).astype(dtype)
+    else:
+        preparation, centre = Preparation(), mean
+    if classifier != "knn":
+        preparation = replace(preparation, centre=centre)
+    rows = _apply(preparation, X)
     if classifier in LINEAR:
-        rms = _root_mean_square(centred) or 1.0
-    preparation = Preparation(**columns, centre=centre, rms=rms)
-    centred /= rms
-    return centred.astype(np.float32, copy=False), preparation
+        squares = sum(np.square(block, dtype=np.float64).sum() for block in row_blocks(rows, BLOCK))
+        preparation = replace(preparation, rms=math.sqrt(squares / rows.size) or 1.0)
+        rows /= preparation.rms
+    return rows, preparation
 
 
-def _root_mean_square(X: Floats) -> float:
-    with np.errstate(over="ignore"):
-        norm = float(np.linalg.norm(X))
-    if math.isinf(norm):  # squares above 1e38 overflow in float32
-        norm = float(np.linalg.norm(X.astype(np.float64)))
-    return norm / math.sqrt(X.size)
+def _apply(preparation: Preparation, X: Floats | BlockMatrix) -> Float32:
+    """Return prepared rows (N, D), whose features are read a block at a time."""
+    rows = np.empty(X.shape, np.float32)
+    start = 0
+    for block in _blocks(X):
+        rows[start : start + len(block)] = preparation.apply(block)
+        start += len(block)
+    return rows
+
+
+def _blocks(X: Floats | BlockMatrix) -> Iterable[Floats]:
+    return X.iter_blocks() if isinstance(X, BlockMatrix) else row_blocks(X, BLOCK)
 
 
 def _reduce(setting: Setting, classifier: str, standardize: bool, rms: float) -> Setting:
