@@ -485,7 +485,7 @@ def test_linear_probes_do_not_mind_features_far_from_the_origin(shared, classifi
 def test_progress_ends_at_its_total(shared, classifier):
     reports = []
     predict(*shared[:3], classifier, scales=[1, 3], progress=lambda *report: reports.append(report))
-    done, totals = zip(*reports, strict=True)
+    done, totals, _ = zip(*reports, strict=True)
     assert len(set(totals)) == 1
     assert list(done) == sorted(set(done))
     assert done[-1] == totals[0]
@@ -496,7 +496,7 @@ def test_an_interrupt_ends_the_sweep(monkeypatch, shared, interrupted):
     monkeypatch.setattr(sweep_context, "cpu_count", lambda: 2)
     calls = []
 
-    def interrupt(done, total):
+    def interrupt(done, total, reached):
         calls.append(done)
         raise KeyboardInterrupt
 

@@ -10,7 +10,8 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-Update = Callable[[int, int], None]
+# of done, total and, where it tells more than their rate, how far the work got
+Update = Callable[..., None]
 
 FIRST_LINE_SECONDS = 2.0  # shorter work is silent where standard error is no terminal
 NEXT_LINE_SECONDS = 30.0
@@ -132,7 +133,7 @@ def report_stages() -> None:
 def progress(
     what: str, unit: str = "rows", start: int = 0, opening: str | None = None
 ) -> Iterator[Update]:
-    """Show the progress of work that may take long; yield `update(done, total)`.
+    """Show the progress of work that may take long; yield an `Update`.
 
     On a terminal, show a bar with rate and time left. Elsewhere, for a log, write a plain line once
     the work has taken FIRST_LINE_SECONDS, then every NEXT_LINE_SECONDS, and one at its end.
@@ -160,20 +161,25 @@ class _Counter:
         self.start = start
         self.done = start
         self.total = 0
+        self.reached = ""
 
-    def update(self, done: int, total: int) -> None:
+    def update(self, done: int, total: int, reached: str = "") -> None:
         self.done = done
         self.total = total
+        self.reached = reached
 
     def rate(self, seconds: float) -> float:
         return (self.done - self.start) / seconds
+
+    def speed(self, seconds: float) -> str:
+        return self.reached or f"{self.rate(seconds):,.0f} {self.unit}/s"
 
     def state(self, seconds: float) -> str:
         """Return what a line says while the work goes on."""
         if not self.total:
             return f"running for {seconds:.0f} s"
         rate = self.rate(seconds)
-        state = f"{self.done:,} of {self.total:,} {self.unit}, {rate:,.0f} {self.unit}/s"
+        state = f"{self.done:,} of {self.total:,} {self.unit}, {self.speed(seconds)}"
         if rate > 0:
             state += f", {(self.total - self.done) / rate:,.0f} s left"
         return state
@@ -203,12 +209,10 @@ def _bar(what: str, counter: _Counter) -> Iterator[Update]:
     with progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(escaped(what), total=None, rate="", count="")
 
-        def update(done: int, total: int) -> None:
-            counter.update(done, total)
+        def update(done: int, total: int, reached: str = "") -> None:
+            counter.update(done, total, reached)
             seconds = bar.tasks[0].elapsed or 0.0
-            rate = ""
-            if seconds > 0.5:
-                rate = f"{counter.rate(seconds):,.0f} {counter.unit}/s"
+            rate = counter.speed(seconds) if seconds > 0.5 else ""
             bar.update(task, completed=done, total=total, rate=rate, count=f"{done}/{total}")
 
         yield update

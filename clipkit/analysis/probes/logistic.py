@@ -83,10 +83,10 @@ def logreg(context: SweepContext) -> list[Solution]:
     return list(map_settings(solve, context.settings))
 
 
-def minimize(objective: Objective, report_progress: Callable[[int], None]) -> tuple[Float64, bool]:
+def minimize(objective: Objective, report_progress: Callable[..., None]) -> tuple[Float64, bool]:
     """Return the coefficients (D + 1, n), and whether the weights are within TOLERANCE.
 
-    `report_progress` gets numbers of finished steps, PROGRESS_STEPS in all.
+    `report_progress` gets numbers of finished steps, PROGRESS_STEPS in all, and the error.
     """
     search = Search(objective)
     first_excess, done = 0.0, 0
@@ -94,7 +94,8 @@ def minimize(objective: Objective, report_progress: Callable[[int], None]) -> tu
         first_excess = first_excess or search.excess
         share = 1 - math.log(max(search.excess, 1)) / math.log(max(first_excess, 2))
         finished = max(done, int(PROGRESS_STEPS * share))
-        report_progress(finished - done)
+        error = f"{100 * TOLERANCE * search.excess:.2g} %"
+        report_progress(finished - done, f"weights within {error} (goal: {100 * TOLERANCE:g} %)")
         done = finished
     report_progress(PROGRESS_STEPS - done)
     return search.table, search.excess <= 1

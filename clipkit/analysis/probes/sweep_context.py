@@ -17,7 +17,7 @@ from clipkit.analysis.probes.fitted import NEIGHBOURS, Preparation
 from clipkit.features.model import Floats, Int64
 
 Float64 = NDArray[np.float64]
-ProgressCallback = Callable[[int, int], None]
+ProgressCallback = Callable[[int, int, str], None]
 
 
 class Setting(NamedTuple):
@@ -42,7 +42,7 @@ class Solution(NamedTuple):
 class Workers:
     """`count` threads with one BLAS thread each, one per core. Leaving the block cancels them.
 
-    The callback is called as `callback(done, total)` when a step is finished, one call at a time.
+    The callback gets `done, total, reached` when steps are finished, one call at a time.
     """
 
     def __init__(self, callback: ProgressCallback | None) -> None:
@@ -68,21 +68,21 @@ class Workers:
         if self._cancelled.is_set():
             raise CancelledError
 
-    def progress(self, total: int) -> Callable[[int], None]:
+    def progress(self, total: int) -> Callable[..., None]:
         """Return a function that counts finished steps, from any thread, out of `total`.
 
-        It ends the work of a cancelled sweep, too.
+        A second argument says how far they got. It ends the work of a cancelled sweep, too.
         """
         done = 0
         lock = threading.Lock()
 
-        def report_progress(steps: int) -> None:
+        def report_progress(steps: int, reached: str = "") -> None:
             nonlocal done
             self.check_cancelled()
             with lock:
                 done += steps
                 if self._callback and steps:
-                    self._callback(done, total)
+                    self._callback(done, total, reached)
 
         return report_progress
 

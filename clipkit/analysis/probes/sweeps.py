@@ -122,7 +122,8 @@ def sweep(  # noqa: PLR0913
     shared : SharedRows, optional
         What earlier sweeps of the same rows and classifier have prepared, for other labels.
     progress : callable, optional
-        Called as `progress(done, total)` in units of work, from any thread, one call at a time.
+        Called as `progress(done, total, reached)` in units of work, from any thread, one call at a
+        time. `reached` says how near a logistic regression is to its optimum, or nothing.
 
     Raises
     ------
