@@ -32,6 +32,8 @@ DIM = 512
 N_CLASSES = 100
 BLOCK = 8192  # rows
 KMEANS_ROWS = 10_000
+IMAGENET = 1_281_167  # rows
+FEW_CLASSES = 20
 TEMPERATURES = (1.0, 0.5, 0.07, 0.05, 0.03, 0.02)
 BUSY = "CLIPKIT_BENCH_BUSY"  # set by --busy, also for the processes that this one starts
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -262,12 +264,13 @@ def run_plain_product(images: str, texts: str, output: str) -> None:
 def bench_logits(args: argparse.Namespace, scratch: Path) -> None:
     images, texts, logits = (scratch / name for name in ("images.h5", "texts.h5", "logits.h5"))
     write_texts(texts)
+    rows = args.rows or 200_000
 
     def compare(what: str, command: Run, plain: float) -> None:
         ratio = f"{command.seconds / plain:.2f} x"
         report(what, command.seconds, ratio, f"{command.mebibytes:.0f} MiB")
 
-    for n in (args.rows // 16, args.rows // 4, args.rows):
+    for n in (rows // 16, rows // 4, rows):
         write_images(images, n)
         product = run(sys.executable, __file__, "--plain", images, texts, scratch / "plain.h5")
         plain = float(product.stdout)
@@ -430,57 +433,90 @@ def write_embeddings(path: Path, rows: int, classes: int) -> None:
 
 
 def pass_seconds(rows: int, classes: int) -> float:
-    """Return how long the two products of a pass over all rows take alone, in blocks."""
+    """Return how long the two products of an evaluation take alone, in blocks of rows."""
     rng = np.random.default_rng(0)
     X, W = rng.random((BLOCK, DIM), np.float32), rng.random((DIM, classes), np.float32)
     best = np.inf
-    for _ in range(3):
+    for _ in range(5):
         start = clock()
         X.T @ (X @ W)
         best = min(best, clock() - start)
     return best * rows / BLOCK
 
 
-def gradient_share(path: Path, kept: Path) -> float:
-    """Return the gradient's norm at the kept probe, as a share of the one at weights of 0."""
+def run_fit(path: str, kept: str) -> None:
+    """Fit and keep a probe; print how many evaluations of the objective it took, and seconds."""
+    from clipkit import features
+    from clipkit.analysis.evaluation import ProbeSpec, evaluate_grid
+    from clipkit.analysis.probes import logistic
+
+    seconds = []
+    evaluate = logistic.Objective.evaluate
+
+    def timed_evaluate(*arguments: Any, **options: Any) -> logistic.Point:
+        start = clock()
+        point = evaluate(*arguments, **options)
+        seconds.append(clock() - start)
+        return point
+
+    logistic.Objective.evaluate = timed_evaluate
+    with features.open_file(path) as file:
+        features.write(kept, evaluate_grid(file, ProbeSpec("logreg"), keep=True), force=True)
+    print(len(seconds), sum(seconds))
+
+
+def gradient_share(blocks: Iterator[np.ndarray], labels: np.ndarray, table: np.ndarray) -> float:
+    """Return the gradient's norm at coefficients (D + 1, n), as a share of the one at 0; C is 1."""
+    from scipy.special import softmax
+
+    n = table.shape[1]
+    last, first = table[:-1].copy(), np.zeros_like(table[:-1])
+    start = 0
+    for X in blocks:
+        truth = np.eye(n)[labels[start : start + len(X)]]
+        last += X.T @ (softmax(X @ table[:-1] + table[-1], axis=1) - truth)
+        first += X.T @ (1 / n - truth)
+        start += len(X)
+    return float(np.linalg.norm(last) / np.linalg.norm(first))
+
+
+def report_gradient(path: Path, kept: Path) -> None:
+    """Print the gradient at the kept probe, of the objective in standardised columns."""
     from clipkit import features
     from clipkit.analysis.probes import FittedProbe
 
-    train = features.read(path).splits["train"]
     probe = FittedProbe.from_arrays(features.read(kept).fitted)
-    n = len(probe.classes)
-    last, first = np.zeros((2, probe.width, n))
-    for start in range(0, len(train), BLOCK):
-        X = probe.prepare(np.asarray(train.features[start : start + BLOCK]))
-        p = probe.confidences(probe.model.scores(X))
-        truth = np.eye(n)[np.searchsorted(probe.classes, train.labels[start : start + BLOCK])]
-        last += X.T @ (p - truth)
-        first += X.T @ (1 / n - truth)
-    C = probe.preparation.rms**2
-    return float(np.linalg.norm(C * last + probe.model.weights().T) / np.linalg.norm(C * first))
+    rms = probe.preparation.rms
+    table = probe.model.coefficients.copy()
+    table[:-1] /= rms
+    with features.open_file(path) as file:
+        train = file.splits["train"]
+        blocks = (rms * probe.prepare(block) for block in train.features.iter_blocks())
+        share = gradient_share(blocks, train.labels, table)
+    print(f"    gradient: {share:.1e} of the first", flush=True)
 
 
-def run_peer(name: str, path: str, kept: str, rows: str) -> None:
-    """Fit a peer in float32 on the first rows; print the seconds and its share of equal results."""
+def run_peer(name: str, path: str, kept: str) -> None:
+    """Fit a peer in float32; print seconds, share of the gradient, and of equal predictions."""
     import torch
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 
     from clipkit import features
 
-    file = features.read(Path(path))
+    file = features.read(path)
     train, test = file.splits["train"], file.splits["test"]
     scaler = StandardScaler()
-    X = scaler.fit_transform(np.asarray(train.features[: int(rows)]))
-    X_eval, y = scaler.transform(np.asarray(test.features[:])), train.labels[: int(rows)]
+    X, X_eval, y = scaler.fit_transform(train.features), test.features, train.labels
     start = clock()
     if name == "scikit-learn":
-        predicted = LogisticRegression(max_iter=1000).fit(X, y).predict(X_eval)
+        model = LogisticRegression(max_iter=1000).fit(X, y)
+        table = np.vstack([model.coef_.T, model.intercept_])
     else:
         layer = torch.nn.Linear(DIM, int(y.max()) + 1)
         torch.nn.init.zeros_(layer.weight)
         inputs, labels = torch.from_numpy(X), torch.from_numpy(y)
-        options = {"max_iter": 200, "history_size": 10, "line_search_fn": "strong_wolfe"}
+        options = {"max_iter": 1000, "history_size": 10, "line_search_fn": "strong_wolfe"}
         optimizer = torch.optim.LBFGS(layer.parameters(), **options)
 
         def loss() -> torch.Tensor:
@@ -491,28 +527,56 @@ def run_peer(name: str, path: str, kept: str, rows: str) -> None:
             return value
 
         optimizer.step(loss)
-        predicted = layer(torch.from_numpy(X_eval)).argmax(dim=1).numpy()
+        table = np.vstack([layer.weight.detach().numpy().T, layer.bias.detach().numpy()])
     seconds = clock() - start
-    same = np.mean(predicted == features.read(Path(kept)).splits["test"].predicted[0])
-    print(seconds, same)
+    blocks = (X[start : start + BLOCK] for start in range(0, len(X), BLOCK))
+    share = gradient_share(blocks, y, table.astype(np.float64))
+    predicted = (scaler.transform(X_eval) @ table[:-1] + table[-1]).argmax(axis=1)
+    same = np.mean(predicted == features.read(kept).splits["test"].predicted[0])
+    print(seconds, share, same)
+
+
+def check_some_classes(path: Path) -> None:
+    """Compare the weights of a fit to a few classes with those of an independent solver."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    from clipkit import features
+    from clipkit.analysis import probes
+
+    with features.open_file(path) as file:
+        train = file.splits["train"]
+        rows = np.flatnonzero(train.labels < FEW_CLASSES)
+        X, y = train.features.take(rows).read(), train.labels[rows]
+    X = StandardScaler().fit_transform(X.astype(np.float64))
+    (run,) = probes.sweep(X, y, X[:1], classifier="logreg", keep=True)
+    exact = LogisticRegression(solver="newton-cg", tol=1e-8, max_iter=1000).fit(X, y).coef_
+    error = np.linalg.norm(run.fitted.weights() - exact) / np.linalg.norm(exact)
+    print(
+        f"{FEW_CLASSES} classes: weights within {error:.3%} of newton-cg's in float64", flush=True
+    )
 
 
 def bench_imagenet(args: argparse.Namespace, scratch: Path) -> None:
+    """Fit to all rows; then to as many as the peers can hold."""
     path, kept = scratch / "many.h5", scratch / "kept.h5"
-    write_embeddings(path, args.rows, args.classes)
-    command = [*CLIPKIT, "probe", path, "--classifier", "logreg", "-f", "--keep", "-o", kept]
-    probe = run(*command)
-    size = f"{args.rows} x {DIM}, {args.classes} classes"
-    report(f"probe logreg, {size}", probe.seconds, f"{probe.mebibytes:.0f} MiB")
-    print(f"    as long as {probe.seconds / pass_seconds(args.rows, args.classes):.0f} passes of")
-    print(f"    products alone; gradient: {gradient_share(path, kept):.1e} of the first")
-    rows = min(args.rows, args.peer_rows)
+    for rows in (args.rows or IMAGENET, args.peer_rows):
+        write_embeddings(path, rows, args.classes)
+        probe = run(sys.executable, __file__, "--fit", path, kept)
+        count, inside = map(float, probe.stdout.split())
+        size = f"{rows} x {DIM}, {args.classes} classes"
+        report(f"probe logreg, {size}", probe.seconds, f"{probe.mebibytes:.0f} MiB")
+        limit = count * pass_seconds(rows, args.classes)
+        print(f"    {count:.0f} evaluations at {limit / inside:.0%} of the products' speed,")
+        print(f"    {limit / probe.seconds:.0%} with all that is around them")
+        report_gradient(path, kept)
+    check_some_classes(path)
     for peer in ("scikit-learn", "torch"):
-        result = run(sys.executable, __file__, "--peer", peer, path, kept, rows)
-        seconds, same = map(float, result.stdout.split())
-        report(f"{peer} L-BFGS, {rows} rows", seconds, f"{result.mebibytes:.0f} MiB")
-        print(f"    {seconds / rows / probe.seconds * args.rows:.1f} times the probe's time a row")
-        print(f"    same predictions as probe: {same:.4%}")
+        result = run(sys.executable, __file__, "--peer", peer, path, kept)
+        seconds, share, same = map(float, result.stdout.split())
+        ratio = f"{seconds / probe.seconds:.2f} x"
+        report(f"{peer} L-BFGS, the same rows", seconds, ratio, f"{result.mebibytes:.0f} MiB")
+        print(f"    gradient: {share:.1e} of the first; {same:.2%} of the predictions are the same")
 
 
 PARTS = {
@@ -530,7 +594,8 @@ def parse_arguments() -> argparse.Namespace:
     add("--images", type=int, default=1024, help="images to embed; the targets name 4096")
     add("--folder", type=Path, help="a folder of .jpg files; made up by default")
     add("--model", type=Path, help="a model's folder; a random ViT-B/32 by default")
-    add("--rows", type=int, default=200_000, help="rows of logits; the targets name 1000000")
+    rows = "rows of logits, 200000 by default, or of --only imagenet, as many as ImageNet's"
+    add("--rows", type=int, help=rows)
     add("--classes", type=int, default=1000, help="classes of --only imagenet")
     add("--peer-rows", type=int, default=50_000, help="rows of its peers, which need more memory")
     add("--probe-rows", type=int, default=5000, help="rows to fit on; the targets name 50000")
@@ -539,7 +604,8 @@ def parse_arguments() -> argparse.Namespace:
     add("--only", choices=PARTS)
     add("--thesis", nargs=2, help=argparse.SUPPRESS)
     add("--plain", nargs=3, help=argparse.SUPPRESS)
-    add("--peer", nargs=4, help=argparse.SUPPRESS)
+    add("--peer", nargs=3, help=argparse.SUPPRESS)
+    add("--fit", nargs=2, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -551,6 +617,8 @@ def main() -> None:
         return run_plain_product(*args.plain)
     if args.peer:
         return run_peer(*args.peer)
+    if args.fit:
+        return run_fit(*args.fit)
     if args.busy and BUSY not in os.environ:
         environment = os.environ | dict.fromkeys(THREADS, "1") | {BUSY: "1"}
         os.execve(sys.executable, [sys.executable, *sys.argv], environment)
