@@ -12,7 +12,7 @@ from clipkit.analysis.held_out import few_shot
 from clipkit.analysis.probes import logistic
 from clipkit.analysis.softmax import softmax
 from clipkit.base.errors import ClipkitError, UsageError
-from clipkit.features import FeatureFile, Split, row_ids
+from clipkit.features import BlockMatrix, FeatureFile, Split, row_ids
 from clipkit.features.splitting import stratified_split
 
 NAMES = ["cat", "dog", "hen", "cow"]
@@ -176,6 +176,22 @@ def test_a_fit_that_did_not_converge_is_warned_about(capsys, monkeypatch):
     monkeypatch.setattr(logistic, "MAX_ITER", 2)
     evaluate_grid(feature_file("images"), ProbeSpec("logreg"), Cs=[1e-6, 1e6])
     assert "logreg did not converge in 1 of 2 runs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["images", "logits"])
+@pytest.mark.parametrize("options", [{}, {"val": 0.3, "Cs": [0.1, 1]}, {"spec": {"shots": [5]}}])
+def test_features_that_are_read_when_needed_give_the_same_runs(monkeypatch, kind, options):
+    file = feature_file(kind, temperature=0.5 if kind == "logits" else 1.0)
+    spec = ProbeSpec("logreg", **options.get("spec", {}))
+    options = {name: value for name, value in options.items() if name != "spec"}
+    expected = evaluate_grid(file, spec, keep=True, **options)
+    monkeypatch.setattr(evaluation, "SMALL", 0)
+    monkeypatch.setattr(BlockMatrix, "read", None)  # nothing reads all of them
+    for split in file.splits.values():
+        split.features = BlockMatrix.from_array(split.features)
+    result = evaluate_grid(file, spec, keep=True, **options)
+    np.testing.assert_equal(result.runs, expected.runs)
+    assert (result.fitted["coefficients"] == expected.fitted["coefficients"]).all()
 
 
 def test_an_svm_of_many_classes_says_what_it_costs_before_it_begins(capsys, monkeypatch):

@@ -6,9 +6,8 @@ the error of the weights instead.
 
 The optimizer is L-BFGS (Nocedal and Wright, Numerical Optimization, algorithm 7.4). Its first guess
 of each step comes from a model of the curvature, which costs one more product with the rows and
-twice the memory of the weights. This divides the number of passes over the rows by two to four. No
-probability outlives its block of rows. Sums over the rows are sums over fixed blocks, in their
-order, so that results do not depend on the number of threads.
+twice the memory of the weights. No probability outlives its block of rows. Sums over the rows are
+sums over fixed blocks, in their order, so that results do not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -94,7 +93,7 @@ def minimize(objective: Objective, report_progress: Callable[..., None]) -> tupl
         first_excess = first_excess or search.excess
         share = 1 - math.log(max(search.excess, 1)) / math.log(max(first_excess, 2))
         finished = max(done, int(PROGRESS_STEPS * share))
-        error = f"{100 * TOLERANCE * search.excess:.2g} %"
+        error = f"{100 * TOLERANCE * search.excess:.1f} %"
         report_progress(finished - done, f"weights within {error} (goal: {100 * TOLERANCE:g} %)")
         done = finished
     report_progress(PROGRESS_STEPS - done)
