@@ -225,7 +225,7 @@ class TransformersModel(Architecture):
 
     def preprocessor(self, device: torch.device, dtype: torch.dtype) -> Preprocessor:
         """Return the model's own image processor."""
-        # imported here, since texts need no torchvision
+        # imported here, since texts need none of it
         from clipkit.models.preprocessing import (
             ImagePreprocessor,
             NaflexPreprocessor,
@@ -240,7 +240,7 @@ class TransformersModel(Architecture):
                 "again; expected do_normalize false in preprocessor_config.json"
             )
         config = self.tower_config("image")
-        with quiet_loading(f"the image processor of {self.files.name}"):
+        with single_line_errors(f"load the image processor of {self.files.name}"):
             if config.model_type == NAFLEX:
                 return NaflexPreprocessor(processor, device, dtype)
             image_size = self.image_size
