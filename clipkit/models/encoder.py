@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,12 +27,10 @@ from clipkit.models.acceleration import (
 from clipkit.models.architecture import Architecture, read_architecture
 from clipkit.models.hub import ModelFiles, find
 from clipkit.models.libraries import library_version, named, single_line_errors
+from clipkit.models.preprocessing import Inputs, Preprocessor
 from clipkit.models.tokenizer import TextTokenizer
 from clipkit.models.towers import SIZE_HINT, LayerTower, Tower, TowerName, choose_layers
 from clipkit.prompts.texts import check_length
-
-if TYPE_CHECKING:
-    from clipkit.models.preprocessing import Inputs, Preprocessor
 
 
 TEXT_BATCH = 256

@@ -48,9 +48,7 @@ TYPES: dict[str, type] = {
     **{"size": dict, "crop_size": dict, "resample": int, "rescale_factor": float},
     **{"image_mean": list, "image_std": list},
 }
-IGNORED = {
-    *("image_processor_type", "feature_extractor_type", "processor_class", "do_convert_rgb"),
-}
+IGNORED = {"image_processor_type", "feature_extractor_type", "processor_class", "do_convert_rgb"}
 
 
 class Preprocessor(ABC):
@@ -333,16 +331,11 @@ class CLIPImageProcessor(SimpleNamespace):
             return None
         settings: dict[str, Any] = {"do_rescale": True, "rescale_factor": 1 / 255, **content}
         kind = settings.get("image_processor_type") or settings.get("feature_extractor_type")
-        names = settings.keys() - IGNORED
-        if kind not in CLIP_PROCESSORS or names != TYPES.keys():
-            return None
         for name, edges in (("size", ("shortest_edge",)), ("crop_size", ("height", "width"))):
-            if type(settings[name]) is int:  # as OpenAI's models have it
+            if type(settings.get(name)) is int:  # as OpenAI's models have it
                 settings[name] = dict.fromkeys(edges, settings[name])
-        if any(type(settings[name]) is not TYPES[name] for name in names):
-            return None
-        pixels = (*settings["size"].values(), *settings["crop_size"].values())
-        if any(type(number) is not int for number in pixels):
+        types = {name: type(settings[name]) for name in settings.keys() - IGNORED}
+        if kind not in CLIP_PROCESSORS or types != TYPES:
             return None
         processor = cls(**settings, backend="torchvision")
         is_known = _is_standard(processor) and _edges(processor.crop_size) == BOTH_EDGES
