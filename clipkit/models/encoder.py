@@ -32,7 +32,6 @@ from clipkit.models.tokenizer import TextTokenizer
 from clipkit.models.towers import SIZE_HINT, LayerTower, Tower, TowerName, choose_layers
 from clipkit.prompts.texts import check_length
 
-
 TEXT_BATCH = 256
 PROCESSOR_HINT = "check the sizes and steps in preprocessor_config.json"
 Part = TypeVar("Part")
