@@ -47,9 +47,9 @@ def test_entropy_loads_no_model_classifier_or_plot(tmp_path):
 
 
 @pytest.mark.long
-def test_prompts_are_embedded_without_transformers(tmp_path):
-    words = ("textembed", "generic16", "--model", "tiny", "-o", tmp_path / "texts.h5")
-    modules = loaded_modules(running(*words))
+@pytest.mark.parametrize("words", [("textembed", "generic16"), ("embed", "shapes", "--limit", "2")])
+def test_a_clip_embeds_without_transformers(words, tmp_path):
+    modules = loaded_modules(running(*words, "--model", "tiny", "-o", tmp_path / "features.h5"))
     assert "torch" in modules
     assert not modules & {"transformers", "torchvision", "torch._dynamo", "sympy"}
 

@@ -297,7 +297,7 @@ def test_a_warning_counts_the_prompts_that_have_other_tokens_than_in_openais_cod
     tokenizer = AutoTokenizer.from_pretrained(tiny_clip_dir)
     for text in (*CLEANED, *NOT_CLEANED, *TEXTS):
         (expected,) = tokenize([text]).tolist()
-        tokens = tokenizer(text)["input_ids"]  # which are clipkit's: see test_clip_text.py
+        tokens = tokenizer(text)["input_ids"]  # which are clipkit's: see test_plain_clip.py
         is_equal = tokens == expected[: expected.index(max(expected)) + 1]
         assert is_equal == (text not in CLEANED), text
     monkeypatch.setattr(tokenizer_module, "is_installed", lambda package: package != "ftfy")

@@ -14,6 +14,8 @@ import torch
 from factories.clips import cosines, noise_image, noise_images, tiny_clip, tiny_siglip
 from factories.zoo import PlainLinear, changed, load
 from shell import ok
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional
 from transformers import AutoImageProcessor
 
 from clipkit import models
@@ -21,7 +23,7 @@ from clipkit.analysis import softmax
 from clipkit.base.prefetch import prefetch
 from clipkit.features import BlockMatrix, read
 from clipkit.models import acceleration
-from clipkit.models.preprocessing import ImagePreprocessor
+from clipkit.models.preprocessing import ImagePreprocessor, center_crop, resize
 
 
 @pytest.fixture(scope="module")
@@ -216,6 +218,20 @@ def test_pixels_equal_the_processors_own_to_the_last_bit(name, tiny_clip_dir, tm
         for count in (1, len(images)):
             pixels = preprocessor.normalize(preprocessor.resize_and_crop(images[:count]))
             assert torch.equal(pixels, expected[:count].to(dtype))
+
+
+@pytest.mark.parametrize("capability", ["AVX2", "DEFAULT"])
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+def test_resizing_and_cropping_equal_torchvisions(mode, capability, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    rng = torch.Generator().manual_seed(0)
+    for height, width in ((31, 50), (64, 33), (20, 29)):
+        images = torch.randint(256, (2, 3, height, width), generator=rng, dtype=torch.uint8)
+        expected = functional.resize(images, [37, 29], InterpolationMode(mode), antialias=True)
+        assert torch.equal(resize(images, [37, 29], mode), expected)
+        for size in ([24, 24], [41, 20], [16, 64], [height, width]):
+            expected = functional.center_crop(images, size)
+            assert torch.equal(center_crop(images, size, is_rounded=True), expected)
 
 
 @pytest.mark.gpu

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,14 +26,11 @@ from clipkit.models.acceleration import (
 )
 from clipkit.models.architecture import Architecture, read_architecture
 from clipkit.models.hub import ModelFiles, find
-from clipkit.models.libraries import library_version, named, quiet_loading, single_line_errors
+from clipkit.models.libraries import library_version, named, single_line_errors
+from clipkit.models.preprocessing import Inputs, Preprocessor
 from clipkit.models.tokenizer import TextTokenizer
 from clipkit.models.towers import SIZE_HINT, LayerTower, Tower, TowerName, choose_layers
 from clipkit.prompts.texts import check_length
-
-if TYPE_CHECKING:
-    from clipkit.models.preprocessing import Inputs, Preprocessor
-
 
 TEXT_BATCH = 256
 PROCESSOR_HINT = "check the sizes and steps in preprocessor_config.json"
@@ -337,7 +334,7 @@ def _load_generative(
 
 
 def _read(files: ModelFiles, tower: TowerName, options: RunOptions) -> Architecture:
-    """Read an architecture; of CLIP, if it can, its text tower alone and without transformers."""
+    """Read an architecture; of CLIP, if it can, one tower alone and without transformers."""
     if options.ask is not None:
         raise UsageError(
             f"{files.name}: expected a generative model with --ask, got one that embeds images"
@@ -346,10 +343,10 @@ def _read(files: ModelFiles, tower: TowerName, options: RunOptions) -> Architect
         raise UsageError(
             "expected the image tower with an image size or without projection, got the text tower"
         )
-    if tower == "text" and options.untrained is None and options.layers is None:
-        from clipkit.models.clip_text import ClipText
+    if not options.changes() and not options.compile:
+        from clipkit.models.plain_clip import PlainClip
 
-        return ClipText.read_known(files) or read_architecture(files)
+        return PlainClip.read_known(files, tower) or read_architecture(files)
     architecture = read_architecture(files)
     if options.image_size is not None:
         architecture.resize(options.image_size)
@@ -358,7 +355,7 @@ def _read(files: ModelFiles, tower: TowerName, options: RunOptions) -> Architect
 
 def _preprocessing(files: ModelFiles, preprocessor: Preprocessor) -> dict[str, Any]:
     """Return the settings of a preprocessor, which must be numbers that JSON has."""
-    with quiet_loading(f"the image processor of {files.name}"):
+    with single_line_errors(f"load the image processor of {files.name}"):
         details = preprocessor.details()
         json.dumps(details, allow_nan=False)
     return details

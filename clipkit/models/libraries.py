@@ -31,7 +31,7 @@ TYPES = {"int": "a whole number", "float": "a number", "str": "a text", "bool": 
 @contextlib.contextmanager
 def quiet_loading(what: str) -> Iterator[None]:
     """Silence transformers, and turn whatever it raises into `cannot load WHAT: REASON`."""
-    import transformers  # takes longer than PyTorch; CLIP's text tower does not import it
+    import transformers  # takes longer than PyTorch; CLIP's towers do not import it
 
     log: Any = transformers.utils.logging
     level = log.get_verbosity()
@@ -121,7 +121,7 @@ def is_installed(package: str) -> bool:
 
 def library_version(library: str) -> str:
     """Return a library's name and version, as a history records them."""
-    if library == "transformers":  # CLIP's text tower does not import it
+    if library == "transformers":  # CLIP's towers do not import it
         return f"{library} {importlib.metadata.version(library)}"
     module = importlib.import_module(library)
     return f"{library} {module.__version__}"

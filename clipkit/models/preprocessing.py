@@ -1,32 +1,32 @@
 """Preprocess images as a model's own processor does, in two steps.
 
 Images are resized and cropped to bytes where they are decoded, in threads. They are rescaled and
-normalised, which makes floats of four times the size, where the model runs. The processor's own
-operations are used, so the result equals its result to the last bit, with two exceptions. A
-GPU's resizing may differ by one in a byte. The centre crop of CLIP and MetaCLIP 2 is the one that
-they were trained with: OpenAI's code and OpenCLIP round the crop's offset (half to even, by
-torchvision's `CenterCrop`), while transformers rounds it down. For a quarter of the lengths of the
-longer side, the two crops are one pixel apart.
+normalised, which makes floats of four times the size, where the model runs. The operations are
+those of torchvision, with which processors work; importing it takes longer than importing PyTorch.
+So the result equals the processor's to the last bit, with two exceptions. A GPU's resizing may
+differ by one in a byte. The centre crop of CLIP and MetaCLIP 2 is the one that they were trained
+with: OpenAI's code and OpenCLIP round the crop's offset (half to even, by torchvision's
+`CenterCrop`), while transformers rounds it down. For a quarter of the lengths of the longer side,
+the two crops are one pixel apart.
 """
 
 from __future__ import annotations
 
+import platform
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from PIL import Image
 from threadpoolctl import threadpool_limits
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional
+from torch.nn import functional
 
 from clipkit.models.hub import ModelFiles
-from clipkit.models.libraries import quiet_loading
+from clipkit.models.libraries import import_library, quiet_loading
 from clipkit.models.towers import PADDING_MASK
 
 STANDARD_PROCESSORS = {"CLIPImageProcessor", "SiglipImageProcessor"}  # both work in torchvision
@@ -41,6 +41,14 @@ MAX_PATCHES = 2**16  # of an image
 Inputs = torch.Tensor | Mapping[str, torch.Tensor]  # of a tower, for B images
 _of_thread = threading.local()
 SETTINGS = ("size", "crop_size", "resample", "rescale_factor", "image_mean", "image_std")
+# The names of CLIP's processor in files, its settings, and others that change no pixel
+CLIP_PROCESSORS = ("CLIPImageProcessor", "CLIPImageProcessorFast", "CLIPFeatureExtractor")
+TYPES: dict[str, type] = {
+    **dict.fromkeys(STEPS, bool),
+    **{"size": dict, "crop_size": dict, "resample": int, "rescale_factor": float},
+    **{"image_mean": list, "image_std": list},
+}
+IGNORED = {"image_processor_type", "feature_extractor_type", "processor_class", "do_convert_rgb"}
 
 
 class Preprocessor(ABC):
@@ -148,14 +156,10 @@ class ImagePreprocessor(Preprocessor):
         edge = size.get("shortest_edge")
         self.size = [edge] if edge else [size["height"], size["width"]]
         self.output_size = self.size
-        self.crop: Callable[[torch.Tensor], torch.Tensor] = lambda images: images
         if processor.do_center_crop:
             crop = dict(processor.crop_size)
             self.output_size = [crop["height"], crop["width"]]
-            self.crop = partial(processor.center_crop, size=processor.crop_size)
-        if self.is_rounded:
-            self.crop = partial(functional.center_crop, output_size=self.output_size)
-        self.interpolation = InterpolationMode(INTERPOLATION[int(processor.resample)])
+        self.interpolation = INTERPOLATION[int(processor.resample)]
         # (x * factor - mean) / std = (x - mean / factor) / (std / factor), as transformers has it
         scale = 1.0 / processor.rescale_factor
         self.mean = (torch.tensor(processor.image_mean) * scale).view(-1, 1, 1).to(device)
@@ -191,9 +195,8 @@ class ImagePreprocessor(Preprocessor):
 
     def _resize(self, images: torch.Tensor) -> torch.Tensor:
         """Resize and crop images of one size: (B, 3, h, w) -> (B, 3, H, W)."""
-        size = self._size_before_crop(*images.shape[-2:])
-        images = functional.resize(images, size, interpolation=self.interpolation, antialias=True)
-        return self.crop(images)
+        images = resize(images, self._size_before_crop(*images.shape[-2:]), self.interpolation)
+        return center_crop(images, self.output_size, is_rounded=self.is_rounded)
 
     def _size_before_crop(self, height: int, width: int) -> list[int]:
         """Return the height and width to resize to, rounded as transformers does."""
@@ -237,6 +240,36 @@ class ImagePreprocessor(Preprocessor):
         return describe_processor(self.processor, **more)
 
 
+def resize(images: torch.Tensor, size: list[int], interpolation: str) -> torch.Tensor:
+    """Resize images to a height and width: (B, 3, h, w) -> (B, 3, H, W), both uint8.
+
+    As in torchvision, the floats of other devices are rounded, and so are bilinear ones where
+    PyTorch has no fast operation on bytes.
+    """
+    if list(images.shape[-2:]) == size:
+        return images
+    has_bytes = images.device.type == "cpu" and (
+        interpolation == "bicubic"
+        or torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
+        or platform.machine() in ("aarch64", "arm64")
+    )
+    pixels = images if has_bytes else images.float()
+    resized = functional.interpolate(pixels, size, mode=interpolation, antialias=True)
+    return resized if has_bytes else resized.clamp_(0, 255).round_().to(torch.uint8)
+
+
+def center_crop(images: torch.Tensor, size: list[int], *, is_rounded: bool) -> torch.Tensor:
+    """Cut the centre out of images, padded with zeros if they are smaller: -> (B, 3, H, W)."""
+    margins: list[int] = []  # of left, right, top and bottom; negative ones are cut
+    for axis, edge in ((-1, size[1]), (-2, size[0])):
+        margin = edge - images.shape[axis]
+        before = int(margin / 2)
+        if is_rounded and margin < 0:
+            before = round(margin / 2)
+        margins += (before, margin - before)
+    return functional.pad(images, margins) if any(margins) else images
+
+
 def describe_processor(processor: Any, **more: Any) -> dict[str, Any]:
     """Return the settings of an image processor that decide the result, in types that JSON has."""
     details: dict[str, Any] = {"processor": type(processor).__name__}
@@ -277,11 +310,36 @@ def load_image_processor(files: ModelFiles) -> Any:
     processor: dict[str, Any] = {}
     if (files.folder / "processor_config.json").exists():
         processor = files.read_json("processor_config.json")
-    if "image_processor" not in processor:
-        files.read_json("preprocessor_config.json")
+    settings = processor.get("image_processor")
+    if settings is None:
+        settings = files.read_json("preprocessor_config.json")
+    known = CLIPImageProcessor.read_known(settings)
+    if known is not None:
+        return known
     with quiet_loading(f"the image processor of {files.name}"):
-        auto: Any = transformers.AutoImageProcessor
+        auto: Any = import_library("transformers").AutoImageProcessor
         return auto.from_pretrained(files.folder, trust_remote_code=False)
+
+
+class CLIPImageProcessor(SimpleNamespace):
+    """The settings of transformers' class of this name, which takes long to import."""
+
+    @classmethod
+    def read_known(cls, content: Any) -> CLIPImageProcessor | None:
+        """Read settings; return None if transformers has to read them, or to say what is wrong."""
+        if not isinstance(content, dict):
+            return None
+        settings: dict[str, Any] = {"do_rescale": True, "rescale_factor": 1 / 255, **content}
+        kind = settings.get("image_processor_type") or settings.get("feature_extractor_type")
+        for name, edges in (("size", ("shortest_edge",)), ("crop_size", ("height", "width"))):
+            if type(settings.get(name)) is int:  # as OpenAI's models have it
+                settings[name] = dict.fromkeys(edges, settings[name])
+        types = {name: type(settings[name]) for name in settings.keys() - IGNORED}
+        if kind not in CLIP_PROCESSORS or types != TYPES:
+            return None
+        processor = cls(**settings, backend="torchvision")
+        is_known = _is_standard(processor) and _edges(processor.crop_size) == BOTH_EDGES
+        return processor if is_known else None
 
 
 def resize_processor(processor: Any, edge: int) -> None:

@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -32,11 +32,15 @@ from clipkit.models.families import (
 )
 from clipkit.models.hub import ModelFiles
 from clipkit.models.libraries import import_library, quiet_loading, single_line_errors
+from clipkit.models.preprocessing import (
+    ImagePreprocessor,
+    NaflexPreprocessor,
+    Preprocessor,
+    load_image_processor,
+    resize_processor,
+)
 from clipkit.models.tokenizer import Tokenizer
 from clipkit.models.towers import CLS, MEAN, SIZE_HINT, Stack, Tower, TowerName
-
-if TYPE_CHECKING:
-    from clipkit.models.preprocessing import Preprocessor
 
 PREFIXES = {
     "image": ("vision_model.", "visual_projection."),
@@ -225,14 +229,6 @@ class TransformersModel(Architecture):
 
     def preprocessor(self, device: torch.device, dtype: torch.dtype) -> Preprocessor:
         """Return the model's own image processor."""
-        # imported here, since texts need no torchvision
-        from clipkit.models.preprocessing import (
-            ImagePreprocessor,
-            NaflexPreprocessor,
-            load_image_processor,
-            resize_processor,
-        )
-
         processor = load_image_processor(self.files)
         if self.kind == "radio" and getattr(processor, "do_normalize", False):
             console.warn(
@@ -240,7 +236,7 @@ class TransformersModel(Architecture):
                 "again; expected do_normalize false in preprocessor_config.json"
             )
         config = self.tower_config("image")
-        with quiet_loading(f"the image processor of {self.files.name}"):
+        with single_line_errors(f"load the image processor of {self.files.name}"):
             if config.model_type == NAFLEX:
                 return NaflexPreprocessor(processor, device, dtype)
             image_size = self.image_size

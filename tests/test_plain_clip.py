@@ -1,8 +1,9 @@
-"""CLIP's text tower without transformers gives the tokens and the bits that transformers gives."""
+"""CLIP's towers without transformers give the tokens and the bits that transformers gives."""
 
 import functools
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +14,11 @@ from factories.zoo import changed, fails_to_load, load
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clipkit.base.errors import ClipkitError
 from clipkit.models import acceleration
-from clipkit.models.clip_text import ClipText, read_backend
 from clipkit.models.hub import TINY, find
+from clipkit.models.plain_clip import PlainClip, read_backend
+from clipkit.models.preprocessing import CLIPImageProcessor
 
 TEXTS = [
     "a photo of a cat",
@@ -32,10 +35,36 @@ WITH_SPECIAL_TOKENS = [
 ]
 
 
+def is_known(folder, tower):
+    return PlainClip.read_known(find(str(folder)), tower) is not None
+
+
+def left_to_transformers(folder, tower, **options):
+    """Load a tower as if none of its settings were known."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PlainClip, "read_known", lambda *_: None)
+        patch.setattr(CLIPImageProcessor, "read_known", lambda *_: None)
+        return load(folder, tower, **options)
+
+
+def assert_images_equal(folder, **options):
+    """Compare embeddings of images, and all that a history records, with those by transformers."""
+    assert is_known(folder, "image")
+    ours = load(folder, **options)
+    theirs = left_to_transformers(folder, "image", **options)
+    assert (ours.details, ours.parts, ours.columns) == (
+        theirs.details,
+        theirs.parts,
+        theirs.columns,
+    )
+    for images in (clips.noise_images(), clips.noise_images()[:1]):
+        assert np.array_equal(ours.encode_images(images), theirs.encode_images(images))
+
+
 def assert_bits_equal(folder, precision):
     """Compare an encoder's embeddings with those of plain transformers, for the same tokens."""
     encoder = load(folder, "text", precision=precision, clean=False)
-    assert ClipText.read_known(find(str(folder))) is not None
+    assert is_known(folder, "text")
     dtype = acceleration.DTYPES[precision]
     model = transformers.CLIPModel.from_pretrained(folder, dtype=dtype).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
@@ -49,7 +78,7 @@ def assert_bits_equal(folder, precision):
         assert np.array_equal(encoder.encode_texts(texts, truncate=True), expected)
 
 
-# the tower
+# the towers
 
 
 CHANGES = {
@@ -68,15 +97,36 @@ CHANGES = {
 def test_embeddings_have_the_bits_of_transformers(changes, precision, tmp_path):
     config = transformers.CLIPConfig(
         text_config=clips.SMALL_TOWER | CHANGES[changes],
-        vision_config=clips.SMALL_VISION,
+        vision_config=clips.SMALL_VISION | CHANGES[changes],
         projection_dim=24,
     )
     folder = clips.write_model(tmp_path / "model", transformers.CLIPModel, config, 0)
     assert_bits_equal(folder, precision)
+    assert_images_equal(folder, precision=precision)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    "options",
+    [{"projection": False}, {"layers": "all"}, {"layers": [0, -1], "pool": "mean", "norm": True}],
+    ids=["no projection", "all layers", "two layers"],
+)
+def test_features_before_the_projection_have_the_bits_of_transformers(options, precision):
+    assert_images_equal(TINY, precision=precision, **options)
+
+
+def test_layers_of_texts_have_the_bits_of_transformers():
+    options = {"layers": [0, 1, -1], "norm": True}
+    ours, theirs = (make(TINY, "text", **options) for make in (load, left_to_transformers))
+    assert ours.details == theirs.details
+    assert np.array_equal(ours.encode_texts(TEXTS[:3]), theirs.encode_texts(TEXTS[:3]))
 
 
 def test_a_full_size_model_has_the_bits_of_transformers(vit_b32_dir):
     assert_bits_equal(vit_b32_dir, "fp32")
+    for precision in ("fp32", "bf16"):
+        assert_images_equal(vit_b32_dir, precision=precision)
 
 
 with_text = functools.partial(changed, "config.json", "text_config")
@@ -101,6 +151,7 @@ UNKNOWN_CONFIGS = {
     "no projection_dim": without("projection_dim"),
     "other activation": with_text(hidden_act="gelu_new"),
     "eager attention": with_text(attn_implementation="eager"),
+    "eager attention of patches": with_vision(attn_implementation="eager"),
     "second text_config": second_text_config,
 }
 
@@ -116,7 +167,8 @@ def default_width(tmp_path_factory):
 def test_a_configuration_that_is_not_known_is_left_to_transformers(edit, default_width, tmp_path):
     folder = shutil.copytree(default_width, tmp_path / "model")
     edit(folder)
-    assert ClipText.read_known(find(str(folder))) is None
+    assert not is_known(folder, "text")
+    assert not is_known(folder, "image")
     assert load(folder, "text").encode_texts(TEXTS[:2]).shape == (2, 512)
 
 
@@ -141,8 +193,44 @@ BROKEN_CONFIGS = {
 def test_errors_in_a_configuration_are_those_of_transformers(edit, tiny_clip_dir, tmp_path):
     folder = shutil.copytree(tiny_clip_dir, tmp_path / "model")
     edit(folder)
-    by_transformers = fails_to_load(folder, ".", "text", layers=[1])
-    assert fails_to_load(folder, ".", "text").message == by_transformers.message
+    with pytest.raises(ClipkitError) as by_transformers:
+        left_to_transformers(folder, "text")
+    assert fails_to_load(folder, ".", "text").message == by_transformers.value.message
+
+
+@pytest.mark.parametrize(
+    ("tower", "edit"),
+    [("image", with_vision(patch_size=10**20)), ("text", with_text(vocab_size=10**20))],
+)
+def test_a_size_beyond_all_numbers_is_refused_in_one_line(tower, edit, tiny_clip_dir, tmp_path):
+    folder = shutil.copytree(tiny_clip_dir, tmp_path / "model")
+    edit(folder)
+    fails_to_load(folder, "cannot load the architecture of ", tower)
+
+
+# the image processor
+
+
+processor = functools.partial(changed, "preprocessor_config.json")
+UNKNOWN_PROCESSORS = {
+    "another class": processor(image_processor_type="SiglipImageProcessor"),
+    "Lanczos": processor(resample=1),
+    "no rescaling": processor(do_rescale=False),
+    "padding": processor(do_pad=True),
+    "a list": processor(size=[40, 30]),
+    "a true number": processor(resample=True),
+    "two edges": processor(size={"shortest_edge": 32, "longest_edge": 64}),
+    "an edge": processor(crop_size={"shortest_edge": 32}),
+    "no resampling": processor(resample=None),
+}
+
+
+@pytest.mark.parametrize("edit", UNKNOWN_PROCESSORS.values(), ids=UNKNOWN_PROCESSORS)
+def test_a_processor_that_is_not_known_is_left_to_transformers(edit, tiny_clip_dir, tmp_path):
+    path = shutil.copy(tiny_clip_dir / "preprocessor_config.json", tmp_path)
+    assert CLIPImageProcessor.read_known(json.loads(Path(path).read_text())) is not None
+    edit(tmp_path)
+    assert CLIPImageProcessor.read_known(json.loads(Path(path).read_text())) is None
 
 
 # the tokenizer
@@ -220,6 +308,7 @@ def test_tokens_of_any_text_are_those_of_transformers(tokenizers, text):
 @pytest.mark.long
 def test_embeddings_of_each_form_have_the_bits_of_transformers(form):
     assert_bits_equal(form, "fp32")
+    assert_images_equal(form)
 
 
 settings_of = functools.partial(changed, "tokenizer_config.json")

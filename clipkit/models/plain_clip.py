@@ -1,8 +1,8 @@
-"""CLIP's text tower in PyTorch alone.
+"""CLIP's towers in PyTorch alone.
 
-Importing transformers' class takes 1.5 seconds of processor time, more than PyTorch itself and far
-more than a few prompts. This tower repeats the operations of that class one by one, and so gives
-the same bits. It reads models with known settings. transformers reads all others.
+Importing transformers' classes takes 1.5 seconds of processor time, more than PyTorch itself and
+far more than a few prompts. These towers repeat the operations of those classes one by one, and so
+give the same bits. They read models with known settings. transformers reads all others.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from torch.nn import functional
 from clipkit.models.architecture import MAX_LAYERS, Tensors
 from clipkit.models.families import FAMILIES, end_token
 from clipkit.models.hub import ModelFiles
-from clipkit.models.libraries import rust_panics
+from clipkit.models.libraries import rust_panics, single_line_errors
 from clipkit.models.tokenizer import Tokenizer, stored_class
 from clipkit.models.towers import Tower, TowerName
-from clipkit.models.transformers_models import TransformersModel
+from clipkit.models.transformers_models import PREFIXES, TransformersModel
 
 ACTIVATIONS: dict[str, Any] = {  # by transformers' name
     "gelu": functional.gelu,
@@ -63,24 +63,32 @@ OTHER_SETTINGS = (
 )
 
 
-class ClipText(TransformersModel):
-    """A CLIP of transformers of which only the text tower is read."""
+class PlainClip(TransformersModel):
+    """A CLIP of transformers of which only one tower is read."""
+
+    def __init__(self, files: ModelFiles, config: Any, tower: TowerName) -> None:
+        super().__init__(files, FAMILIES["clip"], config)
+        self.tower = tower
 
     @classmethod
-    def read_known(cls, files: ModelFiles) -> ClipText | None:
+    def read_known(cls, files: ModelFiles, tower: TowerName) -> PlainClip | None:
         """Read config.json; return None if transformers has to read it, or to say what is wrong."""
         if files.library != "transformers":
             return None
         content = files.read_json("config.json")
         if content["model_type"] != "clip" or not _is_known(content):
             return None
-        text = SimpleNamespace(**{**content["text_config"], "model_type": "clip_text_model"})
-        config = SimpleNamespace(**{**content, "text_config": text})
-        return cls(files, FAMILIES["clip"], config)
+        text = content["text_config"] | {"model_type": "clip_text_model"}
+        vision = content["vision_config"] | {"model_type": "clip_vision_model"}
+        config = SimpleNamespace(**content)
+        config.text_config = SimpleNamespace(**text)
+        config.vision_config = SimpleNamespace(**vision)
+        return cls(files, config, tower)
 
-    def new_model(self) -> TextTower:
-        """Return a text tower."""
-        return TextTower(self.config.text_config, self.config.projection_dim)
+    def new_model(self) -> PlainTower:
+        """Return the tower."""
+        with single_line_errors(f"load the architecture of {self.files.name}"):
+            return PlainTower(self.tower, self.tower_config(self.tower), self.config.projection_dim)
 
     def build(self, tower: TowerName, tensors: Tensors) -> Tower:
         """Build the tower with the given weights, in float32 and evaluation mode."""
@@ -139,59 +147,110 @@ def _has_known_types(config: dict[str, Any], required: Iterable[str]) -> bool:
     return True
 
 
-class TextTower(torch.nn.Module):
-    """A text tower with its projection. Its parts have transformers' names."""
+class PlainTower(torch.nn.ModuleDict):
+    """A tower with its projection: tokens or pixels -> (B, D). Parts have transformers' names."""
 
-    def __init__(self, config: Any, dim: int) -> None:
-        super().__init__()
-        width = config.hidden_size
-        # `from_pretrained` takes an empty tensor. Random numbers for the device "meta" would import
-        # PyTorch's compiler.
-        embedding: Any = torch.nn.Embedding.from_pretrained
-        embeddings = {
-            "token_embedding": embedding(torch.empty(config.vocab_size, width)),
-            "position_embedding": embedding(torch.empty(config.max_position_embeddings, width)),
-        }
-        layers = [TextLayer(config) for _ in range(config.num_hidden_layers)]
-        parts = {
-            "embeddings": torch.nn.ModuleDict(embeddings),
-            "encoder": torch.nn.ModuleDict({"layers": torch.nn.ModuleList(layers)}),
-            "final_layer_norm": torch.nn.LayerNorm(width, config.layer_norm_eps),
-        }
-        self.text_model: Any = torch.nn.ModuleDict(parts)
-        self.text_projection: Any = torch.nn.Linear(width, dim, bias=False)
-        self.end_token = end_token(config)
+    def __init__(self, tower: TowerName, config: Any, dim: int) -> None:
+        model = TextModel(config) if tower == "text" else VisionModel(config)
+        projection = torch.nn.Linear(config.hidden_size, dim, bias=False)
+        names = [prefix.removesuffix(".") for prefix in PREFIXES[tower]]
+        super().__init__(dict(zip(names, (model, projection), strict=True)))
+        self.config = config
 
-    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Embed tokens: (B, T) -> (B, D)."""
-        embeddings = self.text_model.embeddings
-        x = embeddings.token_embedding(input_ids)  # (B, T, width)
-        x = x + embeddings.position_embedding.weight[: input_ids.shape[1]]
-        for layer in self.text_model.encoder.layers:
-            x = layer(x)
-        x = self.text_model.final_layer_norm(x)
-        rows = torch.arange(len(x), device=x.device)
-        embedding: torch.Tensor = self.text_projection(x[rows, self.end_token(input_ids)])
-        return embedding
+    def forward(self, **inputs: torch.Tensor) -> Any:
+        """Embed the inputs."""
+        model, projection = self.values()
+        return projection(model(**inputs))
 
 
-class TextLayer(torch.nn.Module):
-    """One layer: causal attention and MLP, each with LayerNorm before it and a residual."""
+class TextModel(torch.nn.Module):
+    """A text tower without its projection: tokens (B, T) -> the end token (B, width)."""
 
     def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+        positions = config.max_position_embeddings
+        self.embeddings = _embeddings(config, token=config.vocab_size, position=positions)
+        self.encoder = _layers(config, is_causal=True)
+        self.final_layer_norm = _norm(config)
+        self.end_token = end_token(config)
+
+    def forward(self, input_ids: torch.Tensor) -> Any:
+        """Return the end token after the last layer."""
+        x = self.embeddings.token_embedding(input_ids)  # (B, T, width)
+        x = x + self.embeddings.position_embedding.weight[: input_ids.shape[1]]
+        for layer in self.encoder.layers:
+            x = layer(x)
+        x = self.final_layer_norm(x)
+        rows = torch.arange(len(x), device=x.device)
+        return x[rows, self.end_token(input_ids)]
+
+
+class VisionModel(torch.nn.Module):
+    """An image tower without its projection: pixels (B, 3, H, W) -> the CLS token (B, width)."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+        width = config.hidden_size
+        edge = config.patch_size
+        channels = getattr(config, "num_channels", 3)
+        self.embeddings = _embeddings(config, position=(config.image_size // edge) ** 2 + 1)
+        self.embeddings.class_embedding = torch.nn.Parameter(torch.empty(width))
+        self.embeddings.patch_embedding = torch.nn.Conv2d(channels, width, edge, edge, bias=False)
+        self.pre_layrnorm = _norm(config)
+        self.encoder = _layers(config, is_causal=False)
+        self.post_layernorm = _norm(config)
+
+    def forward(self, pixel_values: torch.Tensor) -> Any:
+        """Return the CLS token after the last layer."""
+        embeddings = self.embeddings
+        patches = embeddings.patch_embedding(pixel_values).flatten(2).transpose(1, 2)
+        cls = embeddings.class_embedding.expand(len(patches), 1, -1)
+        x = torch.cat([cls, patches], dim=1) + embeddings.position_embedding.weight
+        x = self.pre_layrnorm(x)  # (B, T, width)
+        for layer in self.encoder.layers:
+            x = layer(x)
+        return self.post_layernorm(x[:, 0])
+
+
+def _embeddings(config: Any, **rows: int) -> Any:
+    # `from_pretrained` takes an empty tensor. Random numbers for the device "meta" would import
+    # PyTorch's compiler.
+    table: Any = torch.nn.Embedding.from_pretrained
+    tables = torch.nn.ModuleDict()
+    for name, count in rows.items():
+        tables[f"{name}_embedding"] = table(torch.empty(count, config.hidden_size))
+    return tables
+
+
+def _layers(config: Any, *, is_causal: bool) -> Any:
+    layers = [Layer(config, is_causal=is_causal) for _ in range(config.num_hidden_layers)]
+    return torch.nn.ModuleDict({"layers": torch.nn.ModuleList(layers)})
+
+
+def _norm(config: Any) -> torch.nn.LayerNorm:
+    return torch.nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
+
+
+class Layer(torch.nn.Module):
+    """One layer: attention and MLP, each with LayerNorm before it and a residual."""
+
+    def __init__(self, config: Any, *, is_causal: bool) -> None:
         super().__init__()
         width = config.hidden_size
         inner = config.intermediate_size
         linear = torch.nn.Linear
-        projections = {name: linear(width, width) for name in ("k_proj", "v_proj", "q_proj")}
-        self.self_attn: Any = torch.nn.ModuleDict(projections | {"out_proj": linear(width, width)})
-        self.layer_norm1 = torch.nn.LayerNorm(width, config.layer_norm_eps)
+        names = ("k_proj", "v_proj", "q_proj", "out_proj")
+        self.self_attn: Any = torch.nn.ModuleDict({name: linear(width, width) for name in names})
+        self.self_attn.num_heads = config.num_attention_heads
+        self.layer_norm1 = _norm(config)
         self.mlp: Any = torch.nn.ModuleDict(
             {"fc1": linear(width, inner), "fc2": linear(inner, width)}
         )
-        self.layer_norm2 = torch.nn.LayerNorm(width, config.layer_norm_eps)
-        self.heads = config.num_attention_heads
+        self.layer_norm2 = _norm(config)
         self.activation = ACTIVATIONS[config.hidden_act]
+        self.is_causal = is_causal
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the layer: (B, T, width) -> (B, T, width)."""
@@ -199,11 +258,11 @@ class TextLayer(torch.nn.Module):
         normed = self.layer_norm1(x)
         attention = self.self_attn
         projections = (attention.q_proj, attention.k_proj, attention.v_proj)
-        shape = (batch, tokens, self.heads, width // self.heads)
-        scale = shape[-1] ** -0.5
+        heads = attention.num_heads
+        shape = (batch, tokens, heads, width // heads)
         q, k, v = (project(normed).view(shape).transpose(1, 2) for project in projections)
         attended = functional.scaled_dot_product_attention(
-            q, k, v, is_causal=tokens > 1, scale=scale
+            q, k, v, is_causal=self.is_causal and tokens > 1, scale=shape[-1] ** -0.5
         )
         x = x + attention.out_proj(attended.transpose(1, 2).reshape(batch, tokens, width))
         inner = self.activation(self.mlp.fc1(self.layer_norm2(x)))
