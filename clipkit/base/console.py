@@ -14,6 +14,7 @@ Update = Callable[[int, int], None]
 
 FIRST_LINE_SECONDS = 2.0  # shorter work is silent where standard error is no terminal
 NEXT_LINE_SECONDS = 30.0
+LONG_SECONDS = 600.0  # longer work says at its start how long it will take
 LONGEST_LINE = 4000  # characters
 
 # Controls, marks of direction, line separators, and surrogates (bytes of a name that is not UTF-8)
@@ -126,6 +127,12 @@ def report_stages() -> None:
     usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     kilobytes = usage // 1024 if sys.platform == "darwin" else usage
     detail(f"took {elapsed:.1f} s: {times}; peak memory {kilobytes / 1024:,.0f} MiB")
+
+
+def note_if_long(what: str, seconds: float) -> None:
+    """Note how long work will take, as estimated from its first part, if that is very long."""
+    if seconds > LONG_SECONDS:
+        note(f"{what}: will take about {seconds / 60:,.0f} minutes, judging by its first part")
 
 
 @contextlib.contextmanager
