@@ -47,21 +47,26 @@ def variance(
 
     Example: clipkit variance img.h5 --table shapes --control control.h5
     """
+    import contextlib
+
     from clipkit import features
     from clipkit.analysis import variance
 
     report.check_output(images, texts, *control)
-    controls = [features.read(file, kinds=["images"]) for file in control]
     prompts = None if texts is None else features.read(texts, kinds=["texts"])
-    result = variance.decompose(
-        features.read(images, kinds=["images"]),
-        prompts,
-        table=table,
-        columns=attribute,
-        controls=controls,
-        numbers=numbers,
-        null=null,
-        split=split,
-        seed=seed,
-    )
+    with contextlib.ExitStack() as stack:
+        opened = []
+        for file in (images, *control):
+            opened.append(stack.enter_context(features.open_file(file, kinds=["images"])))
+        result = variance.decompose(
+            opened[0],
+            prompts,
+            table=table,
+            columns=attribute,
+            controls=opened[1:],
+            numbers=numbers,
+            null=null,
+            split=split,
+            seed=seed,
+        )
     report.show(result)

@@ -335,7 +335,9 @@ def _match(file: FeatureFile, table: str, data: bytes) -> Columns:
     keys: list[Key] = []
     for split_name, split in file.splits.items():  # in a table without splits, ids are of all
         keys += [(row_id, split_name)[: len(places)] for row_id in split.ids]
-    match_of = _match_ids(table, dict.fromkeys(keys), line_of)
+    match_of = dict(zip(keys, keys, strict=True))
+    if not match_of.keys() <= line_of.keys():
+        match_of = _match_ids(table, match_of, line_of)
     rows = [line_of[match_of[key]] for key in keys]
     columns: Columns = {}
     for name, cells in zip(names, zip(*rows, strict=True), strict=True):
@@ -419,15 +421,15 @@ def _parse(table: str, data: bytes) -> tuple[list[str], list[tuple[int, list[str
         for _, row in objects:
             seen |= row
         names = list(seen)
-        lines: list[tuple[int, list[Any]]] = []
-        for number, row in objects:
-            lines.append((number, list(map(row.get, names))))
+        lines: Iterable[tuple[int, list[Any]]] = [
+            (number, list(map(row.get, names))) for number, row in objects
+        ]
     else:
         if data.startswith(b"PK\3\4"):
             raise ClipkitError(f"{table}: expected text, got a spreadsheet", "save it as CSV UTF-8")
         records = read_table(data, table, ending, quotes=False)
         _, names = next(records, (0, []))
-        lines = list(records)
+        lines = records
     names = _name_ids(list(map(str.strip, names)))
     if "id" not in names or not set(names).difference(NO_ATTRIBUTES):
         got = ", ".join(names) or "nothing"
