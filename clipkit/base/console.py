@@ -152,25 +152,32 @@ def progress(
         if _quiet:
             yield lambda *_: None
         elif sys.stderr.isatty():
-            with _bar(what, _Counter(unit, start)) as update:
+            with _bar(what, _Counter(what, unit, start)) as update:
                 yield update
         else:
-            with _log_lines(what, _Counter(unit, start), opening) as update:
+            with _log_lines(what, _Counter(what, unit, start), opening) as update:
                 yield update
 
 
 class _Counter:
     """The progress of work: its steps until now, and their rate."""
 
-    def __init__(self, unit: str, start: int) -> None:
+    def __init__(self, what: str, unit: str, start: int) -> None:
+        self.what = what
         self.unit = unit
         self.start = start
         self.done = start
         self.total = 0
+        self._began = time.monotonic()
+        self._is_estimated = False
 
     def update(self, done: int, total: int) -> None:
         self.done = done
         self.total = total
+        seconds = time.monotonic() - self._began
+        if done > self.start and seconds > FIRST_LINE_SECONDS and not self._is_estimated:
+            self._is_estimated = True
+            note_if_long(self.what, (total - self.start) / self.rate(seconds))
 
     def rate(self, seconds: float) -> float:
         return (self.done - self.start) / seconds
