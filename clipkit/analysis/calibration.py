@@ -54,8 +54,9 @@ class ClassScores:
         return math.ceil(math.prod(self.matrix.shape) * 4 / MAX_BYTES)
 
     def sample(self) -> ClassScores:
-        """Return evenly spaced rows that fit into memory."""
-        rows = np.arange(0, len(self.labels), self.parts)
+        """Return random rows that fit into memory."""
+        count = len(self.labels)
+        rows = np.sort(np.random.RandomState(SEED).permutation(count)[: count // self.parts])
         taken = BlockMatrix.from_array(self.matrix.take(rows).read())
         return ClassScores(self.name, taken, self.labels[rows])
 
