@@ -42,7 +42,7 @@ from clipkit.features import compatibility
 from clipkit.features.annotations import CLASS, Annotations, Attribute, read_annotations
 from clipkit.features.compatibility import check_control
 from clipkit.features.history import prompts_entry
-from clipkit.features.model import FeatureFile, Float32, Floats, Int64, Split
+from clipkit.features.model import FeatureFile, Float32, Int64, Split
 from clipkit.features.validation import MAX_CLASSES
 
 BLOCK_VALUES = 1 << 25  # of embeddings that are normalised at a time, 128 MiB

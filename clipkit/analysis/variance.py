@@ -46,34 +46,26 @@ class Explained(NamedTuple):
     rank: int
 
 
-class _Column:
-    """The columns (N, K) that stand for codes or numbers (N,) in a regression; see `rows`."""
+def _encode(values: Int64 | Floats) -> tuple[NDArray[Any], int]:
+    """Return what `_regressors` takes, and K: positions (N,) of codes, or z-scores of numbers."""
+    if values.dtype.kind == "f" and np.ptp(values):  # not equal ones: rounding makes a deviation
+        return (values - values.mean()) / values.std(), 2
+    distinct, positions = np.unique(values, return_inverse=True)
+    return positions.astype(np.min_scalar_type(len(distinct))), len(distinct)
 
-    def __init__(self, values: Int64 | Floats) -> None:
-        self.width = 1
-        if values.dtype.kind != "f":
-            distinct, positions = np.unique(values, return_inverse=True)
-            self.width = len(distinct)
-            self.values = positions.astype(np.min_scalar_type(self.width))
-        elif np.ptp(values):
-            self.width = 2
-            self.values = (values - values.mean()) / values.std()
-        else:  # rounding would make a deviation of equal numbers
-            self.values = np.zeros(len(values), np.int8)
 
-    def rows(self, start: int, stop: int) -> Any:
-        """Return rows of indicators of codes or, of numbers, a constant and their z-scores.
+def _regressors(values: NDArray[Any], count: int) -> Any:
+    """Return the indicators (B, K) of positions or, of z-scores, a constant and them (B, 2).
 
-        The columns are orthogonal.
-        """
-        from scipy import sparse
+    The columns are orthogonal.
+    """
+    from scipy import sparse
 
-        values = self.values[start:stop]
-        ones = np.ones(len(values))
-        if values.dtype.kind == "f":
-            return sparse.csr_array(np.stack([ones, values], axis=1))
-        indices = np.arange(len(values)), values.astype(np.int64)
-        return sparse.csr_array((ones, indices), shape=(len(values), self.width))
+    ones = np.ones(len(values))
+    if values.dtype.kind == "f":
+        return sparse.csr_array(np.stack([ones, values], axis=1))
+    places = np.arange(len(values)), values.astype(np.int64)
+    return sparse.csr_array((ones, places), shape=(len(values), count))
 
 
 class Regressions:
@@ -92,12 +84,13 @@ class Regressions:
         self.used = used
         self.count = int(used.sum())
         self._places: dict[str, slice] = {}
-        self._columns: list[_Column] = []
+        self._columns: list[tuple[NDArray[Any], int]] = []
         start = 0
         for name, codes in columns.items():
-            self._columns.append(_Column(codes[used]))
-            self._places[name] = slice(start, start + self._columns[-1].width)
-            start += self._columns[-1].width
+            values, count = _encode(codes[used])
+            self._columns.append((values, count))
+            self._places[name] = slice(start, start + count)
+            start += count
             if start > MAX_VALUES:
                 raise ClipkitError(
                     f"attributes: expected at most {MAX_VALUES:,} values in all, got {start:,} or "
@@ -112,7 +105,8 @@ class Regressions:
         """Add centred rows (B, D), of which the first is row `start` of N, and their scatter."""
         from scipy import sparse
 
-        blocks = [column.rows(start, start + len(centred)) for column in self._columns]
+        rows = slice(start, start + len(centred))
+        blocks = [_regressors(values[rows], count) for values, count in self._columns]
         regressors = sparse.hstack(blocks, format="csr")  # (B, P)
         self.total = self.total + scatter
         self._counts = self._counts + (regressors.T @ regressors).toarray()
@@ -200,10 +194,10 @@ class Regressions:
 def read_rows(images: FeatureFile, split: str, regressions: Sequence[Regressions]) -> None:
     """Read the embeddings of a split, in blocks, for regressions on the same rows."""
     used = regressions[0].used
-    total = 0.0
+    sums: Any = 0.0
     for rows in _iter_rows(images, split, used):
-        total = total + rows.sum(axis=0)
-    mean = total / np.count_nonzero(used)
+        sums = sums + rows.sum(axis=0)
+    mean = sums / regressions[0].count
     start = 0
     for rows in _iter_rows(images, split, used):
         rows -= mean
@@ -214,29 +208,19 @@ def read_rows(images: FeatureFile, split: str, regressions: Sequence[Regressions
 
 
 def _iter_rows(images: FeatureFile, split: str, used: Bools) -> Iterator[Floats]:
-    """Yield the used rows of a split, as `similarity.comparable` returns them, in large blocks.
-
-    Each block is overwritten by the next one.
-    """
+    """Yield the used rows of a split, as `similarity.comparable` returns them, in large blocks."""
     matrix = BlockMatrix.from_array(images.splits[split].features)
-    size = min(int(used.sum()), max(1, BLOCK_VALUES // matrix.shape[1]))
-    rows = np.empty((size, matrix.shape[1]))
-    filled = start = 0
+    size = max(1, BLOCK_VALUES // matrix.shape[1])
+    parts: list[Floats] = []
+    start = 0
     for block in matrix.iter_blocks():
         stored = np.asarray(block, np.float64)
-        found = similarity.comparable(stored, images, f"{images.display_name}: {split}", start)
-        found = found[used[start : start + len(block)]]
+        rows = similarity.comparable(stored, images, f"{images.display_name}: {split}", start)
+        parts.append(rows[used[start : start + len(block)]])
         start += len(block)
-        while len(found):
-            part = found[: size - filled]
-            rows[filled : filled + len(part)] = part
-            filled += len(part)
-            found = found[len(part) :]
-            if filled == size:
-                yield rows
-                filled = 0
-    if filled:
-        yield rows[:filled]
+        if sum(map(len, parts)) >= size or start == len(matrix):
+            yield np.concatenate(parts)
+            parts = []
 
 
 def read_terms(images: FeatureFile, split: str, terms: Sequence[Term]) -> None:

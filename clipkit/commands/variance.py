@@ -47,23 +47,19 @@ def variance(
 
     Example: clipkit variance img.h5 --table shapes --control control.h5
     """
-    import contextlib
-
     from clipkit import features
     from clipkit.analysis import variance
 
     report.check_output(images, texts, *control)
+    controls = [features.read(file, kinds=["images"]) for file in control]
     prompts = None if texts is None else features.read(texts, kinds=["texts"])
-    with contextlib.ExitStack() as stack:
-        opened = []
-        for file in (images, *control):
-            opened.append(stack.enter_context(features.open_file(file, kinds=["images"])))
+    with features.open_file(images, kinds=["images"]) as opened:
         result = variance.decompose(
-            opened[0],
+            opened,
             prompts,
             table=table,
             columns=attribute,
-            controls=opened[1:],
+            controls=controls,
             numbers=numbers,
             null=null,
             split=split,
