@@ -138,7 +138,7 @@ def agreement(labels: Int64 | None, assignments: Int64) -> dict[str, float]:
 def _not_zero(values: Any) -> NDArray[np.float64]:
     """Keep differences apart from zero by the rounding error, as scikit-learn does."""
     tiny = np.finfo(np.float64).eps
-    return np.where(values < 0, np.minimum(values, -tiny), np.maximum(values, tiny))
+    return np.asarray(np.where(values < 0, np.minimum(values, -tiny), np.maximum(values, tiny)))
 
 
 def _entropy(labels: Int64) -> float:
