@@ -35,6 +35,7 @@ INDEX = ("", "unnamed: 0", "__index_level_0__")  # how pandas writes the column 
 IDS = ("id", "filename", "file_name", "file", "path", "image", "image_id", *INDEX)  # the first
 NO_ATTRIBUTES = (*KEYS, "filename", "path", "")
 WHOLE = re.compile(r"-?[0-9]+\.0")
+MAX_TABLE_BYTES = 1 << 28  # a million rows of 256 bytes
 MAX_NUMBERS = 20  # values of a column of numbers that are categories
 MAX_ELEMENTS = 1000  # of the lists in a column
 MOST = 0.9  # of the values of a column of numbers are numbers
@@ -107,7 +108,7 @@ def read_annotations(
     if table is None:
         source, attributes = "labels", []
     elif Path(table).suffix.lower() in TABLES or Path(table).is_file():
-        data = files.read_bytes(table)
+        data = files.read_bytes(table, MAX_TABLE_BYTES)
         inputs["attributes"] = files.digest(data)
         source, attributes = "table", _number_all(file, _match(file, table, data))
         attributes = _mark_numbers(attributes, numbers)
