@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from clipkit.analysis import clustering, results
 from clipkit.base.errors import ClipkitError, UsageError
-from clipkit.features import read, validate
+from clipkit.features import Split, read, row_ids, validate
 
 
 @pytest.mark.parametrize("seed", [42, 7])
@@ -139,3 +139,20 @@ def test_a_random_partition_lies_within_a_few_deviations_of_permuted_labels():
     agreement = clustering.agreement(labels, assignments)
     for name in ("ami", "ari"):
         assert 0 < abs(agreement[name]) < 4 * agreement[f"{name}_sd"]
+
+
+def test_many_rows_have_one_start_from_a_sample_that_is_nearly_as_good(monkeypatch, capsys):
+    X = load_digits().data.astype(np.float32)
+    file = feature_file()
+    file.splits = {"test": Split(X, None, row_ids(len(X)))}
+    expected = clustering.cluster(file, k=[10])
+    monkeypatch.setattr(clustering, "LARGE", 1000)
+    found = clustering.cluster(file, k=[10])
+    assert "one start from the centres of a sample" in capsys.readouterr().err
+    assert [result.history[-1].get("init") for result in (expected, found)] == [None, "sample"]
+    inertia = []
+    for result in (expected, found):
+        clusters = result.splits["test"].predicted[0]
+        means = np.stack([X[clusters == number].mean(axis=0) for number in range(10)])
+        inertia.append(((X - means[clusters]) ** 2).sum())
+    assert inertia[1] == pytest.approx(inertia[0], rel=0.02)

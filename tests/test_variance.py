@@ -35,8 +35,15 @@ def shares(file, table, *names, **options):
     return {row["attribute"]: row for row in result.rows()}
 
 
+def regressions(X, **columns):
+    model = variance.Regressions(np.ones(len(X), bool), columns)
+    centred = X - X.mean(axis=0)
+    model.read(0, centred, centred.T @ centred)
+    return model
+
+
 def regression(X, codes):
-    return variance.Regressions(variance.centre(X), {"a": np.asarray(codes)})
+    return regressions(X, a=np.asarray(codes))
 
 
 def share_of(X, codes, *directions):
@@ -111,7 +118,7 @@ def test_one_random_column_in_twenty_exceeds_the_null_of_what_it_alone_explains(
         X = RNG.standard_normal((n, 8)) * [1, 1, 2, 1, 1, 0.5, 0.5, 0.5]
         X[:, :2] += 6 * np.stack([a, b], axis=1)
         random = np.where(RNG.random(n) < 0.5, a, RNG.integers(0, 3, n))
-        model = variance.Regressions(variance.centre(X), {"a": a, "b": b, "random": random})
+        model = regressions(X, a=a, b=b, random=random)
         others, every = model.explained(["a", "b"]), model.explained(["a", "b", "random"])
         above.append(model.share(others, every) > model.null95(others, every))
     assert 0.02 < np.mean(above) < 0.085
@@ -247,3 +254,15 @@ def test_equal_numbers_explain_nothing_in_spite_of_rounding():
     model = regression(np.random.default_rng(0).standard_normal((37, 4)), np.full(37, 0.1))
     assert model.count_values("a") == 1
     assert np.isnan(model.share(model.explained([]), model.explained(["a"])))
+
+
+def test_blocks_of_rows_explain_what_all_rows_at_once_do(tmp_path, monkeypatch):
+    X, a = RNG.standard_normal((500, 6)) + 3, RNG.integers(0, 3, 500)
+    some = [str(row % 4) if row % 5 else "" for row in range(500)]
+    table = write_table(tmp_path / "t.csv", a=a, some=some)
+    whole = shares(images(X), table)
+    monkeypatch.setattr(variance, "BLOCK_VALUES", 6 * 70)
+    blocks = shares(images(X), table)
+    for name in ("a", "some"):
+        for column in ("share", "null95", "unique", "unique_null95"):
+            assert blocks[name][column] == pytest.approx(whole[name][column], rel=1e-9)

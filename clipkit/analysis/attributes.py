@@ -21,7 +21,6 @@ the words for 1, and by the probe's score. Numbers are predicted by a ridge regr
 
 from __future__ import annotations
 
-import functools
 import math
 import re
 from collections.abc import Sequence
@@ -43,9 +42,11 @@ from clipkit.features import compatibility
 from clipkit.features.annotations import CLASS, Annotations, Attribute, read_annotations
 from clipkit.features.compatibility import check_control
 from clipkit.features.history import prompts_entry
-from clipkit.features.model import FeatureFile, Float32, Floats, Int64, Split
+from clipkit.features.model import FeatureFile, Float32, Int64, Split
 from clipkit.features.validation import MAX_CLASSES
 
+BLOCK_VALUES = 1 << 25  # of embeddings that are normalised at a time, 128 MiB
+KEPT_DIRECTIONS = 8
 MAX_VALUES = 5000  # of an attribute
 OF_OTHER_IMAGES = (
     *("probe_low", "probe_high"),
@@ -81,12 +82,29 @@ class _Embeddings:
         self.file, self.fit, self.scored = file, fit, scored
         self.X, self.X_scored = fit.embeddings(file), scored.embeddings(file)
         self.shared = probes.SharedRows()
+        self._similarities: dict[bytes, list[Float32]] = {}
 
-    @functools.cached_property
-    def comparable(self) -> tuple[Floats, Floats]:
-        """`X` and `X_scored` as rows whose products with directions are similarities."""
-        fitted = similarity.comparable(self.X, self.file)
-        return fitted, similarity.comparable(self.X_scored, self.file)
+    def similarities(self, directions: Float32) -> list[Float32]:
+        """Return the similarities of the rows to fit on and to score with directions (P, D).
+
+        Those with few directions are kept, since attributes share the random ones.
+        """
+        key = directions.tobytes()
+        if key in self._similarities:
+            return self._similarities[key]
+        found = [self._products(rows, directions) for rows in (self.X, self.X_scored)]
+        if len(directions) <= KEPT_DIRECTIONS:
+            self._similarities[key] = found
+        return found
+
+    def _products(self, rows: Float32, directions: Float32) -> Float32:
+        """Return rows @ directions.T of comparable rows, in blocks: all would take much memory."""
+        products = np.empty((len(rows), len(directions)), np.float32)
+        step = max(1, BLOCK_VALUES // rows.shape[1])
+        for start in range(0, len(rows), step):
+            block = similarity.comparable(rows[start : start + step], self.file, first_row=start)
+            products[start : start + step] = block @ directions.T
+        return products
 
     def select(self, fit: SplitRows, scored: SplitRows) -> _Embeddings:
         """Return the embeddings of some rows: these again, if the rows are the same."""
@@ -486,18 +504,13 @@ class _Attribute:
         half = self.metric.quantile(self.truth) * math.sqrt(max(0.0, variance))
         return {name: value, f"{name}_low": value - half, f"{name}_high": value + half}
 
-    def _similarities(self, directions: Float32) -> list[Float32]:
-        """Return the similarities of the rows to fit on and to score with directions (P, D)."""
-        fitted, scored = self.embeddings[0].comparable
-        return [np.asarray(rows @ directions.T, np.float32) for rows in (fitted, scored)]
-
     def _zeroshot(self, words: Words) -> Predicted | None:
-        cosines = self._similarities(words.directions)[1]
+        cosines = self.embeddings[0].similarities(words.directions)[1]
         scores = zeroshot.class_scores(cosines, words.values, self.values)
         return np.asarray(self.occurring[scores.argmax(axis=1)])
 
     def _on_directions(self, directions: Float32) -> Predicted | None:
-        X, X_scored = self._similarities(directions)
+        X, X_scored = self.embeddings[0].similarities(directions)
         return self._probe(X, X_scored)
 
     def _probe(self, X: Float32, X_scored: Float32, shared: Shared = None) -> Predicted | None:
@@ -548,7 +561,7 @@ class _Label(_Attribute):
         return None
 
     def _zeroshot(self, words: Words) -> Predicted | None:
-        cosines = self._similarities(words.directions)[1]
+        cosines = self.embeddings[0].similarities(words.directions)[1]
         return np.asarray(cosines.max(axis=1), np.float64)
 
     def _predict(self, X: Float32, X_scored: Float32, shared: Shared) -> Predicted:

@@ -7,8 +7,10 @@ logits are the scores divided by a temperature tau.
 from __future__ import annotations
 
 import functools
+import math
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,8 @@ SEED = 42
 SEARCHED = (1e-6, 1e6)  # temperatures, as multiples of the largest difference between scores
 CHI_SQUARED = 3.841459  # 95 % quantile, one degree of freedom
 MAX_BYTES = 1 << 29  # of scores in memory; larger ones are computed again in each pass
+PASSES = 30  # over the scores, about, in a fit
+WIDER = 3  # than a sample's interval is the range that is searched on all rows
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,18 @@ class ClassScores:
             yield softmax.below_highest(rows), self.labels[start : start + len(rows)]
             start += len(rows)
 
+    @property
+    def parts(self) -> int:
+        """In how many parts the scores fit into memory, one at a time."""
+        return math.ceil(math.prod(self.matrix.shape) * 4 / MAX_BYTES)
+
+    def sample(self) -> ClassScores:
+        """Return random rows that fit into memory."""
+        count = len(self.labels)
+        rows = np.sort(np.random.RandomState(SEED).permutation(count)[: count // self.parts])
+        taken = BlockMatrix.from_array(self.matrix.take(rows).read())
+        return ClassScores(self.name, taken, self.labels[rows])
+
 
 def read_scores(
     logits: FeatureFile, split: str, rows: Int64 | None = None, name: str | None = None
@@ -57,18 +73,19 @@ def read_scores(
         cosines, labels = cosines.take(rows), labels[rows]
     shape = (len(labels), len(logits.class_names or []))
     matrix = BlockMatrix(shape, lambda: zeroshot.iter_class_scores(logits, cosines))
-    if matrix.shape[0] * matrix.shape[1] * 4 <= MAX_BYTES:
-        matrix = BlockMatrix.from_array(matrix.read())
-    return ClassScores(name or split, matrix, labels)
+    scores = ClassScores(name or split, matrix, labels)
+    if scores.parts == 1:
+        scores = replace(scores, matrix=BlockMatrix.from_array(matrix.read()))
+    return scores
 
 
 def mean_nll(scores: ClassScores, temperature: float) -> float:
     """Return the mean negative log-likelihood (nats) of the labels, -ln softmax(score / tau)."""
     total = 0.0
     for below, labels in scores.iter_below():
-        z = below / temperature
-        true = z[np.arange(len(labels)), labels]
-        total += float((np.log(np.exp(z).sum(axis=1)) - true).sum())
+        below /= temperature
+        true = below[np.arange(len(labels)), labels]
+        total += float((np.log(np.exp(below, out=below).sum(axis=1)) - true).sum())
     return total / len(scores.labels)
 
 
@@ -95,36 +112,22 @@ def fit_temperature(scores: ClassScores) -> tuple[float, float, float]:
     -----
     A note on standard error says which end is missing.
     """
-    from scipy.optimize import brentq, minimize_scalar
-
+    began = time.monotonic()
     spread, is_right, slope = _shape(scores)
+    console.note_if_long("fitting the temperature", PASSES * (time.monotonic() - began))
     if spread == 0:
         raise ClipkitError(
             f"{scores.name}: expected scores that differ between two classes or more, "
             "got equal ones in every row"
         )
     first, last = np.log(spread) + np.log(SEARCHED)
-
-    @functools.cache  # the searches below try the same ends
-    def nll(log_tau: float) -> float:
-        return mean_nll(scores, float(np.exp(log_tau)))
-
-    def excess(log_tau: float, best: float) -> float:
-        return 2 * len(scores.labels) * (nll(log_tau) - nll(best)) - CHI_SQUARED
-
-    def find_end(limit: float, best: float) -> float:
-        if excess(limit, best) <= 0:
-            return np.nan
-        return float(brentq(excess, limit, best, args=(best,), xtol=1e-6))
-
     with console.progress("fitting the temperature"):
         if is_right:
-            best = first
+            best, low, high = _search(scores, first, last, first)
         elif slope >= 0:
-            best = last
+            best, low, high = _search(scores, first, last, last)
         else:
-            best = minimize_scalar(nll, bounds=(first, last), method="bounded").x
-        low, high = find_end(first, best), find_end(last, best)
+            best, low, high = _search_near_sample(scores, first, last)
     if is_right:
         console.note(f"{scores.name}: all rows are right, so the lower the temperature, the better")
     elif slope >= 0:
@@ -134,6 +137,46 @@ def fit_temperature(scores: ClassScores) -> tuple[float, float, float]:
         )
     _note_missing_ends(scores.name, low, high)
     return float(np.exp(best)), float(np.exp(low)), float(np.exp(high))
+
+
+def _search_near_sample(scores: ClassScores, first: float, last: float) -> tuple[float, ...]:
+    """Search as `_search` does. If the scores do not fit into memory, begin with a sample."""
+    if scores.parts > 1:
+        best, low, high = _search(scores.sample(), first, last)
+        if np.isfinite([low, high]).all():  # the interval of all rows is several times narrower
+            found = _search(scores, best - WIDER * (best - low), best + WIDER * (high - best))
+            if np.isfinite(found).all():
+                return found
+    return _search(scores, first, last)
+
+
+def _search(
+    scores: ClassScores, first: float, last: float, best: float | None = None
+) -> tuple[float, ...]:
+    """Return the logarithm of the best temperature, and of the ends of its interval.
+
+    It is searched between `first` and `last`, if it is not given. NaN stands for an end that is not
+    there.
+    """
+    from scipy.optimize import brentq, minimize_scalar
+
+    @functools.cache  # the searches below try the same ends
+    def nll(log_tau: float) -> float:
+        return mean_nll(scores, float(np.exp(log_tau)))
+
+    if best is None:
+        best = float(minimize_scalar(nll, bounds=(first, last), method="bounded").x)
+    lowest = nll(best)
+
+    def excess(log_tau: float) -> float:
+        return 2 * len(scores.labels) * (nll(log_tau) - lowest) - CHI_SQUARED
+
+    def find_end(limit: float) -> float:
+        if excess(limit) <= 0:
+            return np.nan
+        return float(brentq(excess, limit, best, xtol=1e-6))
+
+    return best, find_end(first), find_end(last)
 
 
 def fitted_on_train(logits: FeatureFile, eval_split: str) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -13,9 +15,10 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import (
     adjusted_mutual_info_score,
     adjusted_rand_score,
+    mutual_info_score,
     normalized_mutual_info_score,
 )
-from sklearn.metrics.cluster import contingency_matrix
+from sklearn.metrics.cluster import contingency_matrix, expected_mutual_information
 from threadpoolctl import threadpool_limits
 
 from clipkit.base import console
@@ -24,13 +27,18 @@ from clipkit.features.model import FeatureFile, Int64, Split
 
 N_INIT = 10  # starts of k-means, the best of which counts (the thesis's protocol)
 N_PERMUTATIONS = 20
+LARGE = 10**8  # rows times clusters, above which there is one start, from a sample's centres
+SAMPLED = 50  # rows for each cluster
+TIMED_ROWS = 1 << 14
+STEPS = 50  # of k-means from a start, about, by which its time is estimated
 
 
 def kmeans(features: NDArray[np.floating[Any]], k: int, *, seed: int = 42) -> Int64:
     """Return the cluster (N,) of each row (N, D), as scikit-learn's `KMeans` with ten starts.
 
     It runs on one thread: with several, the order of summation, and so the clusters, may vary.
-    Features are clustered as they are. There must be at least k distinct rows.
+    Features are clustered as they are. There must be at least k distinct rows. Of more than
+    LARGE rows times clusters, there is one start, from the centres of a random sample.
     """
     if k < 1:
         raise UsageError(f"k: expected at least 1, got {k}")
@@ -40,7 +48,15 @@ def kmeans(features: NDArray[np.floating[Any]], k: int, *, seed: int = 42) -> In
         )
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # too few distinct rows: an error below
-        model = KMeans(k, random_state=seed, n_init=N_INIT).fit(_in_range(features))
+        features = _in_range(features)
+        _estimate_time(features, k)
+        options: dict[str, Any] = {"n_init": N_INIT}
+        if is_large(len(features), k):
+            rows = np.random.RandomState(seed).permutation(len(features))[: SAMPLED * k]
+            sampled = KMeans(k, random_state=seed, n_init=1).fit(features[rows])
+            # without a copy of the features: they are shifted, and shifted back
+            options = {"init": sampled.cluster_centers_, "copy_x": False}
+        model = KMeans(k, random_state=seed, **options).fit(features)
     assignments: Int64 = model.labels_.astype(np.int64)
     distinct = len(np.unique(assignments))
     if distinct < k:
@@ -50,9 +66,27 @@ def kmeans(features: NDArray[np.floating[Any]], k: int, *, seed: int = 42) -> In
     return assignments
 
 
+def is_large(rows: int, k: int) -> bool:
+    """Whether k-means has one start, from the centres of a sample."""
+    return rows * k > LARGE
+
+
+def _estimate_time(features: NDArray[np.floating[Any]], k: int) -> None:
+    """Note how long k-means will take if that is very long, judging by a step on some rows."""
+    rows = features[: max(TIMED_ROWS, k)]
+    if len(rows) < len(features):
+        began = time.monotonic()
+        KMeans(k, init="random", n_init=1, max_iter=1, random_state=0).fit(rows)
+        step = (time.monotonic() - began) / 2  # it assigns the rows twice
+        seconds = step * len(features) / len(rows) * STEPS
+        if not is_large(len(features), k):
+            seconds *= N_INIT
+        console.note_if_long(f"k-means with {k:,} clusters", seconds)
+
+
 def _in_range(features: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
     """Scale features by a power of two if their squares over- or underflow in float32."""
-    largest = float(np.abs(features).max())
+    largest = float(max(features.max(), -features.min()))
     if largest == 0 or 1e-12 < largest < 1e12:
         return features
     return np.asarray(np.ldexp(features, -int(np.frexp(largest)[1])), features.dtype)
@@ -82,6 +116,12 @@ def agreement(labels: Int64 | None, assignments: Int64) -> dict[str, float]:
         return dict.fromkeys(names, np.nan)
     random = np.random.RandomState(0)  # NumPy never changes its stream
     permuted = [random.permutation(labels) for _ in range(N_PERMUTATIONS)]
+    # all permutations have the expectation and the maximum of the mutual information
+    expected = expected_mutual_information(
+        contingency_matrix(labels, assignments, sparse=True), len(labels)
+    )
+    largest = np.mean([_entropy(labels), _entropy(assignments)])
+    found = np.array([mutual_info_score(order, assignments) for order in permuted])
     values = (
         purity(labels, assignments),
         normalized_mutual_info_score(labels, assignments),
@@ -90,9 +130,21 @@ def agreement(labels: Int64 | None, assignments: Int64) -> dict[str, float]:
         np.mean([purity(order, assignments) for order in permuted]),
         np.mean([normalized_mutual_info_score(order, assignments) for order in permuted]),
         np.std([adjusted_rand_score(order, assignments) for order in permuted], ddof=1),
-        np.std([adjusted_mutual_info_score(order, assignments) for order in permuted], ddof=1),
+        np.std(_not_zero(found - expected) / _not_zero(largest - expected), ddof=1),
     )
     return {name: float(value) for name, value in zip(names, values, strict=True)}
+
+
+def _not_zero(values: Any) -> NDArray[np.float64]:
+    """Keep differences apart from zero by the rounding error, as scikit-learn does."""
+    tiny = np.finfo(np.float64).eps
+    return np.asarray(np.where(values < 0, np.minimum(values, -tiny), np.maximum(values, tiny)))
+
+
+def _entropy(labels: Int64) -> float:
+    counts = np.unique(labels, return_counts=True)[1].astype(np.float64)
+    total = counts.sum()
+    return -float(((counts / total) * (np.log(counts) - math.log(total))).sum())
 
 
 def cluster(
@@ -122,16 +174,20 @@ def cluster(
     if splits is None and "test" in file.splits:
         splits = ["test"]
     names = file.choose_splits(splits)
-    history = file.extended_history(
-        "cluster", splits=names, k=k, seed=seed, inputs={"features": file.digest}
-    )
-    result = FeatureFile("result", history, class_names=file.class_names)
+    result = FeatureFile("result", class_names=file.class_names)
+    init = None
     rows: list[dict[str, Any]] = []
     for name in names:
         split = file.splits[name]
         features = np.asarray(split.features)
         runs = []
         for count in k or [_count_classes(file, name)]:
+            if is_large(len(features), count):
+                init = "sample"
+                console.note(
+                    f"{name}: one start from the centres of a sample, and not the best of "
+                    f"{N_INIT}, since there are over {LARGE:,} rows times clusters"
+                )
             with console.progress(f"clustering {name} (k = {count})"):
                 assignments = kmeans(features, count, seed=seed)
             if count == len(features):
@@ -142,6 +198,10 @@ def cluster(
             runs.append(assignments)
             rows.append({"split": name, "k": count, **agreement(split.labels, assignments)})
         result.splits[name] = Split(labels=split.labels, ids=split.ids, predicted=np.stack(runs))
+    inputs = {"features": file.digest}
+    result.history = file.extended_history(
+        "cluster", splits=names, k=k, init=init, seed=seed, inputs=inputs
+    )
     result.set_rows(rows)
     return result
 

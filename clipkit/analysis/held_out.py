@@ -90,7 +90,9 @@ class SplitRows(NamedTuple):
 
     def embeddings(self, file: FeatureFile) -> Float32:
         """Return the embeddings (n, D) that a file holds of these rows."""
-        return np.asarray(file.splits[self.split].features)[self.numbers]
+        features: Float32 = np.asarray(file.splits[self.split].features)
+        # a copy of all rows would take as much memory as the file
+        return features if len(self.numbers) == len(features) else features[self.numbers]
 
     def codes(self, attribute: Attribute) -> Int64:
         """Return the values (n,) of an attribute."""

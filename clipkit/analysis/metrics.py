@@ -96,12 +96,13 @@ def recall_covariance(labels: Int64, predictions: Sequence[Int64]) -> NDArray[np
     return covariance
 
 
-def best_classes(scores: Floats) -> Int64:
-    """Return the best TOP of more classes by their scores (N, C), the best alone of fewer: (N, k).
+def best_classes(scores: Floats, count: int | None = None) -> Int64:
+    """Return the best `count` classes (N, count) by their scores (N, C).
 
-    The first of equal scores is first. The scores are overwritten.
+    By default, these are TOP of more classes, or the best alone of fewer. The first of equal scores
+    is first. The scores are overwritten.
     """
-    count = TOP if scores.shape[1] > TOP else 1
+    count = count or (TOP if scores.shape[1] > TOP else 1)
     best = np.empty((len(scores), count), np.int64)
     rows = np.arange(len(scores))
     for place in range(count):

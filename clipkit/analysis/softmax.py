@@ -66,8 +66,8 @@ def confidence(cosines: ArrayLike, temperature: float = 1.0) -> NDArray[np.float
 
 def below_highest(cosines: ArrayLike) -> NDArray[np.float64]:
     """Shift each row so that its highest cosine is 0."""
-    rows = np.asarray(cosines, dtype=np.float64)
-    return np.asarray(rows - rows.max(axis=-1, keepdims=True))
+    rows = np.asarray(cosines)
+    return np.asarray(np.subtract(rows, rows.max(axis=-1, keepdims=True), dtype=np.float64))
 
 
 def _entropy_and_confidence(

@@ -15,10 +15,11 @@ the embeddings, it is 0 on average and may be negative.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from clipkit.analysis import similarity
 from clipkit.analysis.results import Row, choose_split, column, make_result
@@ -28,24 +29,14 @@ from clipkit.features import compatibility
 from clipkit.features.annotations import Attribute, read_annotations
 from clipkit.features.compatibility import check_control
 from clipkit.features.history import prompts_entry
-from clipkit.features.model import FeatureFile, Floats, Int64
+from clipkit.features.model import BlockMatrix, FeatureFile, Floats, Int64
+
+Bools = NDArray[np.bool_]
 
 NO_UNIQUE = {"unique": np.nan, "unique_rows": 0, "unique_null95": np.nan}
 ROWS_PER_PARAMETER = 2  # with fewer complete rows, `unique` is left empty
+BLOCK_VALUES = 1 << 25  # of rows in memory at a time, 256 MiB
 MAX_VALUES = 5000  # of all attributes: a regression decomposes a matrix of this size
-
-
-class CentredRows(NamedTuple):
-    """Centred rows (N, D) and their scatter T (D, D)."""
-
-    centred: Floats
-    total: Floats
-
-
-def centre(embeddings: Floats) -> CentredRows:
-    """Centre rows (N, D) and compute their scatter."""
-    centred = embeddings - embeddings.mean(axis=0)
-    return CentredRows(centred, centred.T @ centred)
 
 
 class Explained(NamedTuple):
@@ -55,25 +46,32 @@ class Explained(NamedTuple):
     rank: int
 
 
-def _regressors(values: Int64 | Floats) -> Any:
-    """Return the indicators (N, K) of codes or, of numbers, a constant and their z-scores (N, 2).
+def _encode(values: Int64 | Floats) -> tuple[NDArray[Any], int]:
+    """Return what `_regressors` takes, and K: positions (N,) of codes, or z-scores of numbers."""
+    if values.dtype.kind == "f" and np.ptp(values):  # not equal ones: rounding makes a deviation
+        return (values - values.mean()) / values.std(), 2
+    distinct, positions = np.unique(values, return_inverse=True)
+    return positions.astype(np.min_scalar_type(len(distinct))), len(distinct)
+
+
+def _regressors(values: NDArray[Any], count: int) -> Any:
+    """Return the indicators (B, K) of positions or, of z-scores, a constant and them (B, 2).
 
     The columns are orthogonal.
     """
     from scipy import sparse
 
     ones = np.ones(len(values))
-    if values.dtype.kind != "f":
-        _, positions = np.unique(values, return_inverse=True)
-        return sparse.csr_array((ones, (np.arange(len(values)), positions)))
-    if not np.ptp(values):  # rounding would make a deviation of equal numbers
-        return sparse.csr_array(ones[:, None])
-    z = (values - values.mean()) / values.std()
-    return sparse.csr_array(np.stack([ones, z], axis=1))
+    if values.dtype.kind == "f":
+        return sparse.csr_array(np.stack([ones, values], axis=1))
+    places = np.arange(len(values)), values.astype(np.int64)
+    return sparse.csr_array((ones, places), shape=(len(values), count))
 
 
 class Regressions:
-    """Regressions of N rows on columns (N,): the indicators of codes, or numbers.
+    """Regressions of the used ones of M rows, N, on columns (M,): indicators of codes, or numbers.
+
+    `read_rows` reads the rows.
 
     A regression of rank K explains the part B of the scatter T. Its adjusted R squared is
 
@@ -82,27 +80,37 @@ class Regressions:
     for the whole embedding, and the same with u'Tu and u'Bu for the cosines with a direction u.
     """
 
-    def __init__(self, rows: CentredRows, columns: Mapping[str, Int64 | Floats]) -> None:
-        from scipy import sparse
-
-        self.total = rows.total
-        self.count = len(rows.centred)
+    def __init__(self, used: Bools, columns: Mapping[str, Int64 | Floats]) -> None:
+        self.used = used
+        self.count = int(used.sum())
         self._places: dict[str, slice] = {}
-        blocks = []
+        self._columns: list[tuple[NDArray[Any], int]] = []
         start = 0
         for name, codes in columns.items():
-            blocks.append(_regressors(codes))
-            self._places[name] = slice(start, start + blocks[-1].shape[1])
-            start += blocks[-1].shape[1]
+            values, count = _encode(codes[used])
+            self._columns.append((values, count))
+            self._places[name] = slice(start, start + count)
+            start += count
             if start > MAX_VALUES:
                 raise ClipkitError(
                     f"attributes: expected at most {MAX_VALUES:,} values in all, got {start:,} or "
                     "more",
                     "choose attributes with --attribute",
                 )
-        indicators = sparse.hstack(blocks, format="csr")  # (N, P)
-        self._counts = (indicators.T @ indicators).toarray()  # (P, P)
-        self._sums = indicators.T @ rows.centred  # (P, D)
+        self.total: Any = 0.0  # T (D, D), until `read` a part of it
+        self._counts: Any = 0.0  # (P, P)
+        self._sums: Any = 0.0  # (P, D)
+
+    def read(self, start: int, centred: Floats, scatter: Floats) -> None:
+        """Add centred rows (B, D), of which the first is row `start` of N, and their scatter."""
+        from scipy import sparse
+
+        rows = slice(start, start + len(centred))
+        blocks = [_regressors(values[rows], count) for values, count in self._columns]
+        regressors = sparse.hstack(blocks, format="csr")  # (B, P)
+        self.total = self.total + scatter
+        self._counts = self._counts + (regressors.T @ regressors).toarray()
+        self._sums = self._sums + regressors.T @ centred
 
     def explained(self, names: Sequence[str]) -> Explained:
         """Return what a regression on some columns explains. Without columns, it is a constant."""
@@ -183,12 +191,64 @@ class Regressions:
             return 1 - variance * (self.count - 1) / total
 
 
-class Term:
-    """The regressions of an attribute, or of the interaction of two, in one split."""
+def read_rows(images: FeatureFile, split: str, regressions: Sequence[Regressions]) -> None:
+    """Read the embeddings of a split, in blocks, for regressions on the same rows."""
+    used = regressions[0].used
+    sums: Any = 0.0
+    for rows in _iter_rows(images, split, used):
+        sums = sums + rows.sum(axis=0)
+    mean = sums / regressions[0].count
+    start = 0
+    for rows in _iter_rows(images, split, used):
+        rows -= mean
+        scatter = rows.T @ rows
+        for one in regressions:
+            one.read(start, rows, scatter)
+        start += len(rows)
 
-    def __init__(
-        self, attribute: Attribute, split: str, embeddings: Floats, rows: CentredRows
-    ) -> None:
+
+def _iter_rows(images: FeatureFile, split: str, used: Bools) -> Iterator[Floats]:
+    """Yield the used rows of a split, as `similarity.comparable` returns them, in large blocks."""
+    matrix = BlockMatrix.from_array(images.splits[split].features)
+    size = max(1, BLOCK_VALUES // matrix.shape[1])
+    parts: list[Floats] = []
+    start = 0
+    for block in matrix.iter_blocks():
+        stored = np.asarray(block, np.float64)
+        rows = similarity.comparable(stored, images, f"{images.display_name}: {split}", start)
+        parts.append(rows[used[start : start + len(block)]])
+        start += len(block)
+        if sum(map(len, parts)) >= size or start == len(matrix):
+            yield np.concatenate(parts)
+            parts = []
+
+
+def read_terms(images: FeatureFile, split: str, terms: Sequence[Term]) -> None:
+    """Read the embeddings of a split for all terms, once for terms with the same rows."""
+    by_rows: dict[bytes, list[Regressions]] = {}
+    for term in terms:
+        by_rows.setdefault(term.regressions.used.tobytes(), []).append(term.regressions)
+    done = 0
+    with console.progress("measuring variance", "attributes") as report_progress:
+        for regressions in by_rows.values():
+            read_rows(images, split, regressions)
+            done += len(regressions)
+            report_progress(done, len(terms))
+    for term in terms:
+        term.smaller = term.regressions.explained(term.parts)
+        term.larger = term.regressions.explained([term.name])
+
+
+class Term:
+    """The regressions of an attribute, or of the interaction of two, in one split.
+
+    `read_terms` computes them.
+    """
+
+    smaller: Explained
+    larger: Explained
+
+    def __init__(self, attribute: Attribute, split: str) -> None:
         self.attribute, self.name = attribute, attribute.name
         self.parts = [part.name for part in attribute.parts]
         self.codes: dict[str, Int64 | Floats] = {
@@ -201,13 +261,8 @@ class Term:
             self.codes = dict.fromkeys(self.codes, self.codes[self.name])
         elif attribute.is_number:
             self.codes = {self.name: attribute.numbers()[attribute.codes[split]]}
-        if not used.all():
-            rows = centre(embeddings[used])
-        columns = {name: codes[used] for name, codes in self.codes.items()}
-        self.regressions = Regressions(rows, columns)
+        self.regressions = Regressions(used, self.codes)
         self.values = self.regressions.count_values(self.name) if self.known.any() else 0
-        self.smaller = self.regressions.explained(self.parts)
-        self.larger = self.regressions.explained([self.name])
 
     def share(self, along: Floats | None = None) -> Any:
         """Return the share of the whole embedding, or of the cosines with each direction."""
@@ -218,7 +273,6 @@ class Term:
         return self.regressions.null95(self.smaller, self.larger, along)
 
 
-@console.progress("measuring variance")
 def decompose(  # noqa: PLR0913 (the options of `clipkit variance`)
     images: FeatureFile,
     texts: FeatureFile | None = None,
@@ -295,9 +349,8 @@ def decompose(  # noqa: PLR0913 (the options of `clipkit variance`)
         shares = []
         for number, control in enumerate(controls, 1):
             check_control(control, images, [name])
-            embeddings = _rows_of(control, name)
-            centred = centre(embeddings)
-            terms = [Term(term.attribute, name, embeddings, centred) for term in terms]
+            terms = [Term(term.attribute, name) for term in terms]
+            read_terms(control, name, terms)
             shares.append([term.share() for term in terms])
             inputs[f"control {number}"] = control.digest
         _add_controls(rows, shares)
@@ -329,16 +382,9 @@ def _read_terms(
         # it would leave nothing unique to the attributes of which the classes consist
         others = [attribute for attribute in attributes if not attribute.is_class]
         attributes = others or attributes
-    embeddings = _rows_of(images, split)
-    rows = centre(embeddings)
-    terms = [Term(attribute, split, embeddings, rows) for attribute in attributes]
+    terms = [Term(attribute, split) for attribute in attributes]
+    read_terms(images, split, terms)
     return terms, annotations.source, dict(annotations.inputs)
-
-
-def _rows_of(images: FeatureFile, split: str) -> Floats:
-    stored = np.asarray(images.splits[split].features, np.float64)
-    rows = similarity.comparable(stored, images, f"{images.display_name}: {split}")
-    return np.asarray(rows, np.float64)
 
 
 def _attribute_rows(terms: Sequence[Term], images: FeatureFile, split: str) -> list[Row]:
@@ -385,8 +431,9 @@ def _unique_shares(terms: Sequence[Term], images: FeatureFile, split: str) -> Ro
     if not terms:
         return {}
     complete = np.logical_and.reduce([term.known for term in terms])
-    columns = {name: codes[complete] for term in terms for name, codes in term.codes.items()}
-    regressions = Regressions(centre(_rows_of(images, split)[complete]), columns)
+    columns = {name: codes for term in terms for name, codes in term.codes.items()}
+    regressions = Regressions(complete, columns)
+    read_rows(images, split, [regressions])
     unique = {}
     for term in terms:
         # an interaction contains its parts, so it would explain what they do

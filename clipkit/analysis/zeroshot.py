@@ -23,12 +23,15 @@ def class_scores(cosines: Floats, class_index: Int64, n_classes: int) -> Floats:
     `class_index` (K,) is the class of each prompt, -1 for none. A class without a prompt gets -inf.
     The prediction is the argmax over C, the lower class where two are equal.
     """
-    scores = np.full((len(cosines), n_classes), -np.inf, dtype=cosines.dtype)
     prompts = np.flatnonzero(class_index >= 0)
     order = prompts[np.argsort(class_index[prompts], kind="stable")]
     classes, starts = np.unique(class_index[order], return_index=True)
+    ordered = np.take(cosines, order, axis=1)
+    if len(order) == len(classes) == n_classes:  # `reduceat` takes ten times as long
+        return ordered
+    scores = np.full((len(cosines), n_classes), -np.inf, dtype=cosines.dtype)
     if len(order):
-        scores[:, classes] = np.maximum.reduceat(cosines[:, order], starts, axis=1)
+        scores[:, classes] = np.maximum.reduceat(ordered, starts, axis=1)
     return scores
 
 

@@ -15,6 +15,7 @@ Update = Callable[..., None]
 
 FIRST_LINE_SECONDS = 2.0  # shorter work is silent where standard error is no terminal
 NEXT_LINE_SECONDS = 30.0
+LONG_SECONDS = 600.0  # longer work says at its start how long it will take
 LONGEST_LINE = 4000  # characters
 
 # Controls, marks of direction, line separators, and surrogates (bytes of a name that is not UTF-8)
@@ -129,6 +130,12 @@ def report_stages() -> None:
     detail(f"took {elapsed:.1f} s: {times}; peak memory {kilobytes / 1024:,.0f} MiB")
 
 
+def note_if_long(what: str, seconds: float) -> None:
+    """Note how long work will take, as estimated from its first part, if that is very long."""
+    if seconds > LONG_SECONDS:
+        note(f"{what}: will take about {seconds / 60:,.0f} minutes, judging by its first part")
+
+
 @contextlib.contextmanager
 def progress(
     what: str, unit: str = "rows", start: int = 0, opening: str | None = None
@@ -146,27 +153,36 @@ def progress(
         if _quiet:
             yield lambda *_: None
         elif sys.stderr.isatty():
-            with _bar(what, _Counter(unit, start)) as update:
+            with _bar(what, _Counter(what, unit, start)) as update:
                 yield update
         else:
-            with _log_lines(what, _Counter(unit, start), opening) as update:
+            with _log_lines(what, _Counter(what, unit, start), opening) as update:
                 yield update
 
 
 class _Counter:
     """The progress of work: its steps until now, and their rate."""
 
-    def __init__(self, unit: str, start: int) -> None:
+    def __init__(self, what: str, unit: str, start: int) -> None:
+        self.what = what
         self.unit = unit
         self.start = start
         self.done = start
         self.total = 0
         self.reached = ""
+        self._began = time.monotonic()
+        self._is_estimated = False
 
     def update(self, done: int, total: int, reached: str = "") -> None:
         self.done = done
         self.total = total
         self.reached = reached
+        seconds = time.monotonic() - self._began
+        # work that says how far it got may not be as fast in its later steps
+        is_first = not self._is_estimated and not reached
+        if is_first and done > self.start and seconds > FIRST_LINE_SECONDS:
+            self._is_estimated = True
+            note_if_long(self.what, (total - self.start) / self.rate(seconds))
 
     def rate(self, seconds: float) -> float:
         return (self.done - self.start) / seconds

@@ -53,15 +53,16 @@ def variance(
     report.check_output(images, texts, *control)
     controls = [features.read(file, kinds=["images"]) for file in control]
     prompts = None if texts is None else features.read(texts, kinds=["texts"])
-    result = variance.decompose(
-        features.read(images, kinds=["images"]),
-        prompts,
-        table=table,
-        columns=attribute,
-        controls=controls,
-        numbers=numbers,
-        null=null,
-        split=split,
-        seed=seed,
-    )
+    with features.open_file(images, kinds=["images"]) as opened:
+        result = variance.decompose(
+            opened,
+            prompts,
+            table=table,
+            columns=attribute,
+            controls=controls,
+            numbers=numbers,
+            null=null,
+            split=split,
+            seed=seed,
+        )
     report.show(result)

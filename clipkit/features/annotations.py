@@ -35,6 +35,7 @@ INDEX = ("", "unnamed: 0", "__index_level_0__")  # how pandas writes the column 
 IDS = ("id", "filename", "file_name", "file", "path", "image", "image_id", *INDEX)  # the first
 NO_ATTRIBUTES = (*KEYS, "filename", "path", "")
 WHOLE = re.compile(r"-?[0-9]+\.0")
+MAX_TABLE_BYTES = 1 << 28  # a million rows of 256 bytes
 MAX_NUMBERS = 20  # values of a column of numbers that are categories
 MAX_ELEMENTS = 1000  # of the lists in a column
 MOST = 0.9  # of the values of a column of numbers are numbers
@@ -107,7 +108,7 @@ def read_annotations(
     if table is None:
         source, attributes = "labels", []
     elif Path(table).suffix.lower() in TABLES or Path(table).is_file():
-        data = files.read_bytes(table)
+        data = files.read_bytes(table, MAX_TABLE_BYTES)
         inputs["attributes"] = files.digest(data)
         source, attributes = "table", _number_all(file, _match(file, table, data))
         attributes = _mark_numbers(attributes, numbers)
@@ -335,7 +336,9 @@ def _match(file: FeatureFile, table: str, data: bytes) -> Columns:
     keys: list[Key] = []
     for split_name, split in file.splits.items():  # in a table without splits, ids are of all
         keys += [(row_id, split_name)[: len(places)] for row_id in split.ids]
-    match_of = _match_ids(table, dict.fromkeys(keys), line_of)
+    match_of = dict(zip(keys, keys, strict=True))
+    if not match_of.keys() <= line_of.keys():
+        match_of = _match_ids(table, match_of, line_of)
     rows = [line_of[match_of[key]] for key in keys]
     columns: Columns = {}
     for name, cells in zip(names, zip(*rows, strict=True), strict=True):
@@ -419,15 +422,15 @@ def _parse(table: str, data: bytes) -> tuple[list[str], list[tuple[int, list[str
         for _, row in objects:
             seen |= row
         names = list(seen)
-        lines: list[tuple[int, list[Any]]] = []
-        for number, row in objects:
-            lines.append((number, list(map(row.get, names))))
+        lines: Iterable[tuple[int, list[Any]]] = [
+            (number, list(map(row.get, names))) for number, row in objects
+        ]
     else:
         if data.startswith(b"PK\3\4"):
             raise ClipkitError(f"{table}: expected text, got a spreadsheet", "save it as CSV UTF-8")
         records = read_table(data, table, ending, quotes=False)
         _, names = next(records, (0, []))
-        lines = list(records)
+        lines = records
     names = _name_ids(list(map(str.strip, names)))
     if "id" not in names or not set(names).difference(NO_ATTRIBUTES):
         got = ", ".join(names) or "nothing"

@@ -5,7 +5,8 @@ loop: plain transformers, the processor image by image, batches of 64, float32. 
 against the import of PyTorch. `logits`, `entropy` and `zeroshot` run against numpy and plain h5py,
 a pipe against two commands with a file between them, `probe` and `cluster` against scikit-learn, on
 random embeddings like CLIP's. `--only imagenet` fits logistic regression to many rows and classes,
-against scikit-learn and PyTorch's L-BFGS.
+against scikit-learn and PyTorch's L-BFGS. `--only commands` runs every command on a file of that
+form: 1,000 overlapping classes, ids, 1,000 prompts and a table of 40 attributes.
 """
 
 from __future__ import annotations
@@ -579,13 +580,107 @@ def bench_imagenet(args: argparse.Namespace, scratch: Path) -> None:
         print(f"    gradient: {share:.1e} of the first; {same:.2%} of the predictions are the same")
 
 
+# commands at ImageNet's size
+
+FORM = 1000  # classes, and prompts
+N_ATTRIBUTES = 40
+ATTRIBUTES = " ".join(f"--attribute a{number}" for number in range(N_ATTRIBUTES))
+COMMANDS = (  # each reads what the ones before it wrote
+    "concat half-0.h5 half-1.h5 -o all.h5",
+    "split all.h5 --test 0.1 -o images.h5",
+    "logits images.h5 prompts.h5 -o logits.h5",
+    "entropy logits.h5 -o results/entropy.h5",
+    "zeroshot logits.h5 -o results/zeroshot.h5",
+    "calibrate logits.h5 -o results/calibrate.h5",
+    "predict probe.h5 images.h5 -o results/predict.h5",
+    "compare results/predict.h5 results/zeroshot.h5 --split train -o results/compare.h5",
+    "variance images.h5 --split train --table table.csv -o results/variance.h5",
+    f"attributes images.h5 --table table.csv {ATTRIBUTES} -o results/attributes.h5",
+    "cluster images.h5 --split train -o results/cluster.h5",
+    "report results -o report.html",
+)
+
+
+def write_form(folder: Path, name: str, rows: range) -> None:
+    """Write embeddings of 1,000 classes, block by block."""
+    from factories import MODEL
+
+    from clipkit.features import BlockMatrix, FeatureFile, Split, write
+
+    means = class_means()
+    labels = np.random.default_rng(rows.start).permutation(rows) % FORM
+    spectrum = 1 / np.sqrt(np.arange(1, DIM + 1))
+
+    def blocks() -> Iterator[np.ndarray]:
+        rng = np.random.default_rng([1, rows.start])
+        for start in range(0, len(rows), BLOCK):
+            chosen = labels[start : start + BLOCK]
+            noise = rng.standard_normal((len(chosen), DIM), np.float32)
+            yield (means[chosen] + noise * spectrum).astype(np.float32)
+
+    ids = [f"n{label:08d}/n{label:08d}_{row}.JPEG" for label, row in zip(labels, rows, strict=True)]
+    matrix = BlockMatrix((len(rows), DIM), blocks)
+    file = FeatureFile("images", [{"command": "embed", "model": MODEL}])
+    file.splits = {"all": Split(matrix, labels, ids)}
+    file.class_names = [f"class {label}" for label in range(FORM)]
+    write(folder / name, file, force=True)
+    with (folder / "table.csv").open("a") as table:
+        has = np.random.default_rng(2).random((FORM, N_ATTRIBUTES)) < 0.5
+        flip = np.random.default_rng([3, rows.start])
+        for label, row_id in zip(labels, ids, strict=True):
+            values = has[label] ^ (flip.random(N_ATTRIBUTES) < 0.1)
+            table.write(",".join([row_id, *map(str, values.astype(int))]) + "\n")
+
+
+def class_means() -> np.ndarray:
+    rng = np.random.default_rng(0)
+    means = 0.4 * rng.standard_normal((FORM, DIM)) / np.sqrt(np.arange(1, DIM + 1))
+    return means + 0.05 * rng.standard_normal(DIM)
+
+
+def write_inputs(folder: Path | str, rows: int | str) -> None:
+    """Write two halves of the images, the prompts, a small probe and the table of attributes."""
+    from factories import write_feature_file
+
+    folder, rows = Path(folder), int(rows)
+    (folder / "results").mkdir()
+    names = [f"class {label}" for label in range(FORM)]
+    prompts = {"features": class_means().astype(np.float32), "texts": names, "class_names": names}
+    prompts["class_index"] = np.arange(FORM)
+    write_feature_file(folder / "prompts.h5", "texts", datasets=prompts)
+    write_form(folder, "few.h5", range(10**7, 10**7 + 5 * FORM))
+    probe = ("--val", "0.2", "--classifier", "logreg", "--keep", "-o", folder / "probe.h5")
+    run(*CLIPKIT, "probe", folder / "few.h5", *probe)
+    header = ["id", *(f"a{number}" for number in range(N_ATTRIBUTES))]
+    (folder / "table.csv").write_text(",".join(header) + "\n")
+    write_form(folder, "half-0.h5", range(rows // 2))
+    write_form(folder, "half-1.h5", range(rows // 2, rows))
+
+
+def bench_commands(args: argparse.Namespace, scratch: Path) -> None:
+    run(
+        sys.executable, __file__, "--inputs", scratch, args.rows or 50_000
+    )  # a child starts at our memory
+    os.chdir(scratch)
+    for line in COMMANDS:
+        before = os.times()
+        measured = run(*CLIPKIT, *line.split(), "--force")
+        after = os.times()
+        cpu = after.children_user + after.children_system
+        cpu -= before.children_user + before.children_system
+        memory = f"{measured.mebibytes:,.0f} MiB"
+        report(line.split()[0], measured.seconds, f"{cpu:.1f} s of processor time", memory)
+
+
 PARTS = {
     "textembed": bench_textembed,
     "embed": bench_embed,
     "logits": bench_logits,
     "probes": bench_probes,
     "imagenet": bench_imagenet,
+    "commands": bench_commands,
 }
+LARGE = ("imagenet", "commands")  # run by their names alone
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -606,6 +701,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--plain", nargs=3, help=argparse.SUPPRESS)
     add("--peer", nargs=3, help=argparse.SUPPRESS)
     add("--fit", nargs=2, help=argparse.SUPPRESS)
+    add("--inputs", nargs=2, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -619,13 +715,15 @@ def main() -> None:
         return run_peer(*args.peer)
     if args.fit:
         return run_fit(*args.fit)
+    if args.inputs:
+        return write_inputs(*args.inputs)
     if args.busy and BUSY not in os.environ:
         environment = os.environ | dict.fromkeys(THREADS, "1") | {BUSY: "1"}
         os.execve(sys.executable, [sys.executable, *sys.argv], environment)
     report_machine()
     with tempfile.TemporaryDirectory(prefix="clipkit-bench-") as scratch:
         for name, bench in PARTS.items():
-            if args.only == name or (args.only is None and name != "imagenet"):
+            if args.only == name or (args.only is None and name not in LARGE):
                 bench(args, Path(scratch))
     return None
 
