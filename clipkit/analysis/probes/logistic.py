@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -24,10 +25,12 @@ from numpy.typing import NDArray
 from clipkit.analysis.metrics import best_classes
 from clipkit.analysis.probes.fitted import Coefficients
 from clipkit.analysis.probes.sweep_context import Setting, Solution, SweepContext, row_blocks
+from clipkit.base import console
 from clipkit.features.model import Floats, Int64
 
 MAX_ITER = 5000  # steps
 PROGRESS_STEPS = 100  # of each fit
+EVALUATIONS = 20  # of each fit, about, by which its time is estimated
 TOLERANCE = 0.003  # error of the weights, relative to their norm
 LAST = 4  # the last fourth of the steps tells how near the optimum is
 SMALL_GRADIENT = 1e-4  # of the first
@@ -73,7 +76,13 @@ def logreg(context: SweepContext) -> list[Solution]:
         objective = Objective(
             X, context.y, C, context.class_weights, map_groups, workers.check_cancelled
         )
-        table, converged = minimize(objective, report_progress)
+        began = time.monotonic()
+        search = Search(objective)
+        if setting == context.settings[0]:
+            rounds = len(context.settings) / (1 if is_few else workers.count)
+            seconds = EVALUATIONS * math.ceil(rounds) * (time.monotonic() - began)
+            console.note_if_long("fitting logreg", seconds)
+        table, converged = minimize(search, report_progress)
         model = Coefficients(np.vstack([axes @ table[:-1], table[-1:]]))
         blocks = row_blocks(context.X_eval, ROTATED)
         best = np.concatenate([best_classes(model.scores(rows)) for rows in blocks])
@@ -82,12 +91,11 @@ def logreg(context: SweepContext) -> list[Solution]:
     return list(map_settings(solve, context.settings))
 
 
-def minimize(objective: Objective, report_progress: Callable[..., None]) -> tuple[Float64, bool]:
+def minimize(search: Search, report_progress: Callable[..., None]) -> tuple[Float64, bool]:
     """Return the coefficients (D + 1, n), and whether the weights are within TOLERANCE.
 
     `report_progress` gets numbers of finished steps, PROGRESS_STEPS in all, and the error.
     """
-    search = Search(objective)
     first_excess, done = 0.0, 0
     while search.excess > 1 and search.steps < MAX_ITER and search.advance():
         first_excess = first_excess or search.excess
