@@ -12,7 +12,7 @@ from clipkit.analysis.held_out import few_shot
 from clipkit.analysis.probes import logistic
 from clipkit.analysis.softmax import softmax
 from clipkit.base.errors import ClipkitError, UsageError
-from clipkit.features import BlockMatrix, FeatureFile, Split, row_ids
+from clipkit.features import BlockMatrix, FeatureFile, Split, model, row_ids
 from clipkit.features.splitting import stratified_split
 
 NAMES = ["cat", "dog", "hen", "cow"]
@@ -185,7 +185,7 @@ def test_features_that_are_read_when_needed_give_the_same_runs(monkeypatch, kind
     spec = ProbeSpec("logreg", **options.get("spec", {}))
     options = {name: value for name, value in options.items() if name != "spec"}
     expected = evaluate_grid(file, spec, keep=True, **options)
-    monkeypatch.setattr(evaluation, "SMALL", 0)
+    monkeypatch.setattr(model, "SMALL", 0)
     monkeypatch.setattr(BlockMatrix, "read", None)  # nothing reads all of them
     for split in file.splits.values():
         split.features = BlockMatrix.from_array(split.features)

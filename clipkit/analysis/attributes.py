@@ -42,7 +42,7 @@ from clipkit.features import compatibility
 from clipkit.features.annotations import CLASS, Annotations, Attribute, read_annotations
 from clipkit.features.compatibility import check_control
 from clipkit.features.history import prompts_entry
-from clipkit.features.model import FeatureFile, Float32, Int64, Split
+from clipkit.features.model import BlockMatrix, FeatureFile, Float32, Int64, Split, row_blocks
 from clipkit.features.validation import MAX_CLASSES
 
 BLOCK_VALUES = 1 << 25  # of embeddings that are normalised at a time, 128 MiB
@@ -75,12 +75,12 @@ Predicted = NDArray[Any]  # of the scored rows (n,): values or scores
 class _Embeddings:
     """The embeddings that a file has of the rows to fit on and to score, for several attributes.
 
-    `X` and `X_scored` are theirs, and `shared` is what probes on them share.
+    `X`, which may be large, and `X_scored` are theirs, and `shared` is what probes on them share.
     """
 
     def __init__(self, file: FeatureFile, fit: SplitRows, scored: SplitRows) -> None:
         self.file, self.fit, self.scored = file, fit, scored
-        self.X, self.X_scored = fit.embeddings(file), scored.embeddings(file)
+        self.X, self.X_scored = fit.rows(file), scored.embeddings(file)
         self.shared = probes.SharedRows()
         self._similarities: dict[bytes, list[Float32]] = {}
 
@@ -97,13 +97,14 @@ class _Embeddings:
             self._similarities[key] = found
         return found
 
-    def _products(self, rows: Float32, directions: Float32) -> Float32:
+    def _products(self, rows: Float32 | BlockMatrix, directions: Float32) -> Float32:
         """Return rows @ directions.T of comparable rows, in blocks: all would take much memory."""
         products = np.empty((len(rows), len(directions)), np.float32)
-        step = max(1, BLOCK_VALUES // rows.shape[1])
-        for start in range(0, len(rows), step):
-            block = similarity.comparable(rows[start : start + step], self.file, first_row=start)
-            products[start : start + step] = block @ directions.T
+        start = 0
+        for block in row_blocks(rows, BLOCK_VALUES):
+            comparable = similarity.comparable(block, self.file, first_row=start)
+            products[start : start + len(block)] = comparable @ directions.T
+            start += len(block)
         return products
 
     def select(self, fit: SplitRows, scored: SplitRows) -> _Embeddings:
@@ -513,14 +514,18 @@ class _Attribute:
         X, X_scored = self.embeddings[0].similarities(directions)
         return self._probe(X, X_scored)
 
-    def _probe(self, X: Float32, X_scored: Float32, shared: Shared = None) -> Predicted | None:
+    def _probe(
+        self, X: Float32 | BlockMatrix, X_scored: Float32, shared: Shared = None
+    ) -> Predicted | None:
         """Fit the probe and return its predictions, or None if there is nothing to learn."""
         return self._predict(X, X_scored, shared) if self.values > 1 else None
 
-    def _predict(self, X: Float32, X_scored: Float32, shared: Shared) -> Predicted:
+    def _predict(self, X: Float32 | BlockMatrix, X_scored: Float32, shared: Shared) -> Predicted:
         return self._fit(X, X_scored, shared).predicted
 
-    def _fit(self, X: Float32, X_scored: Float32, shared: Shared, keep: bool = False) -> probes.Run:
+    def _fit(
+        self, X: Float32 | BlockMatrix, X_scored: Float32, shared: Shared, keep: bool = False
+    ) -> probes.Run:
         options: Any = {"standardize": True, "balanced": True, "keep": keep, "shared": shared}
         (run,) = probes.sweep(
             X, self.y, X_scored, classifier="logreg", C=[self.settings.C], **options
@@ -564,9 +569,10 @@ class _Label(_Attribute):
         cosines = self.embeddings[0].similarities(words.directions)[1]
         return np.asarray(cosines.max(axis=1), np.float64)
 
-    def _predict(self, X: Float32, X_scored: Float32, shared: Shared) -> Predicted:
+    def _predict(self, X: Float32 | BlockMatrix, X_scored: Float32, shared: Shared) -> Predicted:
         if X.shape[1] == 1:  # the weight has the sign of the difference of the means
-            is_falling = X[self.y == 1].mean() < X[self.y == 0].mean()
+            column = np.asarray(X)
+            is_falling = column[self.y == 1].mean() < column[self.y == 0].mean()
             return np.asarray(-X_scored[:, 0] if is_falling else X_scored[:, 0], np.float64)
         fitted = self._fit(X, X_scored, shared, keep=True).fitted
         assert fitted is not None  # it is kept
@@ -603,7 +609,7 @@ class _Number(_Label):
         if self.values > 1:
             generator = np.random.default_rng(self.settings.seed)
             permuted = [generator.permutation(self.fitted_numbers) for _ in range(NULLS)]
-            predicted = ridge(self.X, np.stack(permuted, axis=1), self.X_scored)
+            predicted = ridge(np.asarray(self.X), np.stack(permuted, axis=1), self.X_scored)
             scores = list(map(self._score, predicted.T))
         if self.metric.is_error:
             return row | {"null": float(np.mean(scores)), "null5": float(np.quantile(scores, 0.05))}
@@ -614,8 +620,8 @@ class _Number(_Label):
             return None
         return super()._zeroshot(words)
 
-    def _predict(self, X: Float32, X_scored: Float32, shared: Shared) -> Predicted:
-        return ridge(X, self.fitted_numbers[:, None], X_scored)[:, 0]
+    def _predict(self, X: Float32 | BlockMatrix, X_scored: Float32, shared: Shared) -> Predicted:
+        return ridge(np.asarray(X), self.fitted_numbers[:, None], X_scored)[:, 0]
 
 
 KINDS: dict[str, type[_Attribute]] = {

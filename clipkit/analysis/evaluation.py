@@ -38,7 +38,6 @@ MAX_SVM_CLASSES, MAX_CLASSES = 2000, MAX_PROBE_CLASSES
 MANY_PAIRS = 2**16  # of classes; they take minutes to hours
 COARSE = 6  # steps between the values of C with which a search of a range begins
 RANGE = re.compile(r"(?P<low>.+?)\.\.(?P<high>.+):(?P<count>[2-9]|[1-9][0-9]{1,3})")
-SMALL = 2**26  # features (256 MiB) that are read once, and not from the file whenever needed
 MAX_KEPT = 2**28  # numbers of the hyperplanes of a kept SVM: 1 GiB
 
 
@@ -430,9 +429,8 @@ def _load_subset(file: FeatureFile, name: str, *, needs_labels: bool = True) -> 
     split = file.splits.get(name)
     if split is None or needs_labels:
         split = labelled_split(file, name)
-    features = file.cosines(name)  # image embeddings have no temperature to undo
-    if math.prod(features.shape) <= SMALL:
-        features = BlockMatrix.from_array(features.read())
+    # image embeddings have no temperature to undo
+    features = BlockMatrix.from_array(file.cosines(name).read_if_small())
     return Subset(name, replace(split, features=features))
 
 

@@ -94,6 +94,13 @@ class SplitRows(NamedTuple):
         # a copy of all rows would take as much memory as the file
         return features if len(self.numbers) == len(features) else features[self.numbers]
 
+    def rows(self, file: FeatureFile) -> Float32 | BlockMatrix:
+        """Return the embeddings (n, D), as a `BlockMatrix` if they are large."""
+        features = file.splits[self.split].features
+        if not isinstance(features, BlockMatrix):
+            return self.embeddings(file)
+        return features.take(self.numbers)
+
     def codes(self, attribute: Attribute) -> Int64:
         """Return the values (n,) of an attribute."""
         return attribute.codes[self.split][self.numbers]

@@ -62,17 +62,18 @@ def attributes(
     from clipkit.analysis import attributes as library
 
     report.check_output(images, words, *control)
-    result = library.measure(
-        features.read(images, kinds=["images"]),
-        None if words is None else features.read(words, kinds=["texts"]),
-        table=table,
-        columns=attribute,
-        controls=[features.read(file, kinds=["images"]) for file in control],
-        metric=metric,
-        random=random,
-        C=regularization,
-        fit_split=fit_split,
-        eval_split=eval_split,
-        seed=seed,
-    )
+    with features.open_file(images, kinds=["images"]) as opened:
+        result = library.measure(
+            opened.map_features(features.BlockMatrix.read_if_small),
+            None if words is None else features.read(words, kinds=["texts"]),
+            table=table,
+            columns=attribute,
+            controls=[features.read(file, kinds=["images"]) for file in control],
+            metric=metric,
+            random=random,
+            C=regularization,
+            fit_split=fit_split,
+            eval_split=eval_split,
+            seed=seed,
+        )
     report.show(result)

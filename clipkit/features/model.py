@@ -23,6 +23,7 @@ ROW_NUMBERS = "row numbers"  # what the history says of ids that an import did n
 FLAGS = {"standardize", "fitted", "above"}  # columns of a result that hold true or false
 CHUNK_ROWS = 512
 CHUNK_BYTES = 1 << 22
+SMALL = 1 << 26  # numbers of features (256 MiB) that are read once, and then kept
 TEXTS_AT_ONCE = 1 << 14  # a text costs Python ten times its bytes, so few are converted at once
 
 Float32 = NDArray[np.float32]
@@ -100,6 +101,10 @@ class BlockMatrix:
             start += len(block)
         return out
 
+    def read_if_small(self) -> Float32 | BlockMatrix:
+        """Return an array or, of a large matrix, the matrix itself: to be read whenever needed."""
+        return self if math.prod(self.shape) > SMALL else self.read()
+
     def map(self, function: Callable[[Float32], Float32]) -> BlockMatrix:
         """Apply a function to every block (B, D) when it is read; it keeps the shape."""
         return BlockMatrix(self.shape, lambda: map(function, self.iter_blocks()))
@@ -115,6 +120,14 @@ class BlockMatrix:
                 start += len(block)
 
         return BlockMatrix((len(rows), self.shape[1]), iter_blocks)
+
+
+def row_blocks(X: Floats | BlockMatrix, size: int) -> Iterable[Floats]:
+    """Return all rows of X (N, D) in blocks: views of about `size` numbers, or a matrix's own."""
+    if isinstance(X, BlockMatrix):
+        return X.iter_blocks()
+    step = max(size // max(X.shape[1], 1), 1)
+    return [X[start : start + step] for start in range(0, max(len(X), 1), step)]
 
 
 @dataclass

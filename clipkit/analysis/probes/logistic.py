@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 
 from clipkit.analysis.metrics import best_classes
 from clipkit.analysis.probes.fitted import Coefficients
-from clipkit.analysis.probes.sweep_context import Setting, Solution, SweepContext, row_blocks
+from clipkit.analysis.probes.sweep_context import Setting, Solution, SweepContext
 from clipkit.base import console
-from clipkit.features.model import Floats, Int64
+from clipkit.features.model import Floats, Int64, row_blocks
 
 MAX_ITER = 5000  # steps
 PROGRESS_STEPS = 100  # of each fit

@@ -127,9 +127,3 @@ class SweepContext:
     def kept_model(self, model: Any) -> Any:
         """Return the model if the sweep keeps its models."""
         return model if self.keep else None
-
-
-def row_blocks(X: Floats, size: int) -> list[Floats]:
-    """Return views of all rows of X (N, D), about `size` numbers in each."""
-    step = max(size // max(X.shape[1], 1), 1)
-    return [X[start : start + step] for start in range(0, max(len(X), 1), step)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -33,10 +33,9 @@ from clipkit.analysis.probes.sweep_context import (
     Solution,
     SweepContext,
     Workers,
-    row_blocks,
 )
 from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError, UsageError, check_positive, unknown
-from clipkit.features.model import BlockMatrix, Float32, Floats, Int64
+from clipkit.features.model import BlockMatrix, Float32, Floats, Int64, row_blocks
 
 HIDDEN = 256  # units of the MLP
 BATCH = 200  # rows in a step of Adam
@@ -212,7 +211,7 @@ def _prepare(
     further in its epochs. If the scale of the features matters, it must not be too small or large.
     """
     largest, scaler = 0.0, StandardScaler()
-    for block in _blocks(X):
+    for block in row_blocks(X, BLOCK):
         largest = max(largest, largest_magnitude(block))
         scaler.partial_fit(block.astype(np.float64))
     is_extreme = not SMALLEST <= largest <= LARGEST  # their squares are beyond float32
@@ -237,14 +236,10 @@ def _apply(preparation: Preparation, X: Floats | BlockMatrix) -> Float32:
     """Return prepared rows (N, D), whose features are read a block at a time."""
     rows = np.empty(X.shape, np.float32)
     start = 0
-    for block in _blocks(X):
+    for block in row_blocks(X, BLOCK):
         rows[start : start + len(block)] = preparation.apply(block)
         start += len(block)
     return rows
-
-
-def _blocks(X: Floats | BlockMatrix) -> Iterable[Floats]:
-    return X.iter_blocks() if isinstance(X, BlockMatrix) else row_blocks(X, BLOCK)
 
 
 def _reduce(setting: Setting, classifier: str, standardize: bool, rms: float) -> Setting:
