@@ -29,7 +29,7 @@ from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, check_positive, unknown
 from clipkit.base.names import class_name
 from clipkit.features.model import BlockMatrix, FeatureFile, Int64, Split
-from clipkit.features.splitting import hash_rows
+from clipkit.features.splitting import hash_rows, take
 from clipkit.features.validation import MAX_PROBE_CLASSES
 
 FEATURES = ("logits", "probs")
@@ -38,7 +38,7 @@ MAX_SVM_CLASSES, MAX_CLASSES = 2000, MAX_PROBE_CLASSES
 MANY_PAIRS = 2**16  # of classes; they take minutes to hours
 COARSE = 6  # steps between the values of C with which a search of a range begins
 RANGE = re.compile(r"(?P<low>.+?)\.\.(?P<high>.+):(?P<count>[2-9]|[1-9][0-9]{1,3})")
-SMALL = 2**26  # features (256 MiB) that are read once, and not from the file whenever needed
+SMALL = 2**26  # features (256 MiB) that are read once; more are read whenever needed
 MAX_KEPT = 2**28  # numbers of the hyperplanes of a kept SVM: 1 GiB
 
 
@@ -430,16 +430,15 @@ def _load_subset(file: FeatureFile, name: str, *, needs_labels: bool = True) -> 
     split = file.splits.get(name)
     if split is None or needs_labels:
         split = labelled_split(file, name)
-    features = file.cosines(name)  # image embeddings have no temperature to undo
-    if math.prod(features.shape) <= SMALL:
-        features = BlockMatrix.from_array(features.read())
-    return Subset(name, replace(split, features=features))
+    # image embeddings have no temperature to undo
+    return _subset(name, replace(split, features=file.cosines(name)))
 
 
-def _take(rows: Split, numbers: Int64) -> Split:
-    """Return ascending rows of a split; their features are read when they are needed."""
-    taken = replace(rows, features=None).take(numbers)
-    return replace(taken, features=rows.features.take(numbers))
+def _subset(name: str, rows: Split) -> Subset:
+    """Name rows; read their features now if they are few, or else whenever they are needed."""
+    if math.prod(rows.features.shape) <= SMALL:
+        rows = replace(rows, features=BlockMatrix.from_array(rows.features.read()))
+    return Subset(name, rows)
 
 
 def _split_validation(
@@ -458,9 +457,8 @@ def _split_validation(
             f"the splits are {', '.join(file.splits)}",
         )
     name, train, held_out = hold_out(file, fit.name, fit.labels, fraction, seed)
-    return Subset(f"{fit.name}-val", _take(fit.rows, train)), Subset(
-        name, _take(fit.rows, held_out)
-    )
+    rows = fit.rows
+    return _subset(f"{fit.name}-val", take(rows, train)), _subset(name, take(rows, held_out))
 
 
 class ScoredRun(NamedTuple):
@@ -559,7 +557,7 @@ def _refit_best(
     fit = _draw_shots(rows.fit, draw, grid.spec.seed)
     Cs = grid.Cs if math.isnan(C) else [C]
     # without others, the probe is only kept, but a fit predicts one row at least
-    test = rows.test or Subset(rows.fit.name, _take(rows.fit.rows, np.array([0])))
+    test = rows.test or _subset(rows.fit.name, take(rows.fit.rows, np.array([0])))
     (refitted,) = _evaluate(replace(grid, taus=[tau], Cs=Cs), fit, test, draw, keep)
     return refitted
 
@@ -598,7 +596,7 @@ def _draw_shots(fit: Subset, draw: Draw, seed: int) -> Subset:
                 f"(the smallest: {counts.min():,}): all of their rows are used"
             )
         name = f"{fit.name}-up-to-{shots}-shot"
-    return Subset(name, _take(fit.rows, drawn))
+    return _subset(name, take(fit.rows, drawn))
 
 
 def _check_class_count(file: FeatureFile, spec: ProbeSpec, fit: Subset) -> None:
