@@ -32,11 +32,12 @@ TOLERANCE = 0.003  # error of the weights, relative to their norm
 LAST = 4  # the last fourth of the steps tells how near the optimum is
 SMALL_GRADIENT = 1e-4  # of the first
 MEMORY = 10  # steps that L-BFGS remembers; with older ones, it is not faster
-SUFFICIENT = 1e-4  # decrease of the loss, of the one that its slope promises
+SUFFICIENT = 1e-4  # of the decrease of the loss that its slope promises
 ROUNDING = 1e-6  # of the loss in float32
 MAX_TRIALS = 20  # of the length of a step
 BLOCK = 2**17  # scores that are computed together; they stay in the cache
-MIN_ROWS, MAX_BLOCK = 2**12, 2**22  # of a block, since products of few rows are slow; its scores
+MIN_ROWS = 2**12  # of a block, since products of fewer are slow
+MAX_BLOCK = 2**22  # scores of a block of MIN_ROWS
 ROTATED = 2**20  # features in float64 at a time
 MAX_GROUPS = 16  # of blocks; each has a gradient in memory
 TINY = 1e-200  # against divisions by 0
@@ -140,7 +141,7 @@ class Search:
     The penalty gives the loss a curvature of at least 1 in the weights, so the gradient's norm
     bounds their error. Where the data give much more curvature than the penalty, this bound is far
     too high. There the optimum is near if the gradient is small, and the last fourth of the steps
-    and the next one are together shorter than TOLERANCE: slow fits must stay so for longer.
+    and the next one are together shorter than TOLERANCE. Slow fits must stay so for longer.
 
     Attributes
     ----------
@@ -191,8 +192,9 @@ class Search:
     def _find_step(self) -> tuple[Float64, Point]:
         """Return the first step along the direction that decreases the loss, and where it leads.
 
-        Next to the optimum, the loss changes by less than its rounding. There the slope tells more:
-        a convex loss has decreased if it still decreases. Without such a step, return one of 0.
+        Next to the optimum, the loss changes by less than its rounding. There the slope at the end
+        tells more (the approximate condition of Hager and Zhang 2005). Without such a step, return
+        one of 0.
         """
         with_curvature = self.steps & (self.steps - 1) == 0  # it changes less and less
         loss, length = self._point.loss, 1.0
@@ -248,7 +250,6 @@ class Sums:
         self.with_curvature = with_curvature
         self.moments = np.zeros_like(self.slope)
         self.squares = np.zeros(width)
-        self._product: Floats | None = None  # memory for one product
 
     def add(self, X: Floats, y: Int64, table: Floats, weights: Floats | None) -> None:
         """Add rows (B, D) of classes (B,), weighted by (B,)."""
@@ -280,9 +281,7 @@ class Sums:
 
     def _add_products(self, sums: Float64, X: Floats, values: Floats) -> None:
         """Add to `sums` (D + 1, n) the products of X (B, D) and of a column of 1 with values."""
-        if self._product is None:
-            self._product = np.empty((X.shape[1], values.shape[1]), values.dtype)
-        sums[:-1] += np.matmul(X.T, values, out=self._product)
+        sums[:-1] += X.T @ values
         # with a tiny C, scores are tiny, too, and an intercept of float32's rounding decides
         sums[-1] += values.sum(axis=0, dtype=np.float64)
 
