@@ -331,6 +331,11 @@ def test_logreg_of_a_tiny_c_predicts_by_the_means_of_the_classes():
     assert_agree(predicted, (centred @ means.T).argmax(axis=1))  # no intercept is left
 
 
+def test_logreg_of_constant_columns_and_equal_classes_has_converged_without_a_step():
+    (run,) = probes.sweep(np.ones((60, 8)), np.arange(60) % 5, np.ones((1, 8)), classifier="logreg")
+    assert run.converged
+
+
 @pytest.mark.parametrize("balanced", [False, True])
 def test_logreg_gives_the_same_weights_with_any_number_of_threads(monkeypatch, balanced):
     monkeypatch.setattr(logistic, "BLOCK", 1000)

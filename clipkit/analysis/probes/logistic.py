@@ -98,7 +98,8 @@ def minimize(objective: Objective, report_progress: Callable[..., None]) -> tupl
         report_progress(finished - done, f"weights within {error} (goal: {100 * TOLERANCE:g} %)")
         done = finished
     report_progress(PROGRESS_STEPS - done)
-    return search.table, search.excess <= 1
+    # without a step that decreases the loss, the optimum is where the search began
+    return search.table, search.excess <= 1 or not search.steps
 
 
 class Curvature(NamedTuple):
