@@ -233,12 +233,15 @@ class Search:
     def _compare(self, step: Float64) -> None:
         """Set `excess` after a step."""
         allowed = TOLERANCE * np.linalg.norm(self.table[:-1]) + TINY
-        bound = np.linalg.norm(self._objective.weight_units(self._point.slope))
+        slope = self._point.slope
+        # intercepts have no penalty, and about this curvature
+        unit = math.sqrt(self._objective.C * len(self._objective.y) / slope.shape[1])
+        bound = np.hypot(np.linalg.norm(slope[:-1]), np.linalg.norm(slope[-1]) / unit)
         self._lengths.append(float(np.linalg.norm(step[:-1])))
         path = sum(self._lengths[-max(2, self.steps // LAST) :])
         path += float(np.linalg.norm(self._direction[:-1]))
-        slope = np.linalg.norm(self._point.slope) / self._first_slope
-        is_near = max(path / allowed, slope / SMALL_GRADIENT)
+        share = np.linalg.norm(slope) / self._first_slope
+        is_near = max(path / allowed, share / SMALL_GRADIENT)
         self.excess = float(min(bound / allowed, is_near))
 
 
@@ -360,12 +363,6 @@ class Objective:
         means = moments[:-1] / weights
         squares = self.C * sum(part.squares for part in sums) - (means * means) @ weights
         return Curvature(weights, means, np.maximum(squares, 0) / weights.sum())
-
-    def weight_units(self, slope: Float64) -> Float64:
-        """Return a gradient with the intercepts, which have no penalty, in units of their error."""
-        scaled = slope.copy()
-        scaled[-1] /= math.sqrt(max(self.C * len(self.y) / self.n_classes, TINY))
-        return scaled
 
 
 def rotate(X: Floats, map_parts: Map) -> Float64:
