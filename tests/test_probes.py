@@ -321,6 +321,21 @@ def test_logreg_finds_the_optimum_of_fewer_rows_than_columns(C):
     fit_logreg(X.astype("f4"), np.arange(80) % 4, C)
 
 
+def test_logreg_of_a_tiny_c_predicts_by_the_means_of_the_classes():
+    rng = np.random.default_rng(1)
+    y = np.arange(4000) % 20
+    X = rng.normal(size=(20, 32))[y] + rng.normal(size=(4000, 32))
+    centred = X - X.mean(axis=0)
+    means = np.stack([centred[y == label].mean(axis=0) for label in range(20)])
+    predicted = predict(X, y, X, "logreg", C=[1e-12])
+    assert_agree(predicted, (centred @ means.T).argmax(axis=1))  # no intercept is left
+
+
+def test_logreg_of_constant_columns_and_equal_classes_has_converged_without_a_step():
+    (run,) = probes.sweep(np.ones((60, 8)), np.arange(60) % 5, np.ones((1, 8)), classifier="logreg")
+    assert run.converged
+
+
 @pytest.mark.parametrize("balanced", [False, True])
 def test_logreg_gives_the_same_weights_with_any_number_of_threads(monkeypatch, balanced):
     monkeypatch.setattr(logistic, "BLOCK", 1000)

@@ -29,7 +29,7 @@ from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, check_positive, unknown
 from clipkit.base.names import class_name
 from clipkit.features.model import BlockMatrix, FeatureFile, Int64, Split
-from clipkit.features.splitting import hash_rows
+from clipkit.features.splitting import hash_rows, take
 from clipkit.features.validation import MAX_PROBE_CLASSES
 
 FEATURES = ("logits", "probs")
@@ -430,14 +430,13 @@ def _load_subset(file: FeatureFile, name: str, *, needs_labels: bool = True) -> 
     if split is None or needs_labels:
         split = labelled_split(file, name)
     # image embeddings have no temperature to undo
-    features = BlockMatrix.from_array(file.cosines(name).read_if_small())
-    return Subset(name, replace(split, features=features))
+    return _subset(name, replace(split, features=file.cosines(name)))
 
 
-def _take(rows: Split, numbers: Int64) -> Split:
-    """Return ascending rows of a split; their features are read when they are needed."""
-    taken = replace(rows, features=None).take(numbers)
-    return replace(taken, features=rows.features.take(numbers))
+def _subset(name: str, rows: Split) -> Subset:
+    """Name rows; read their features now if they are few, or else whenever they are needed."""
+    features = BlockMatrix.from_array(rows.features.read_if_small())
+    return Subset(name, replace(rows, features=features))
 
 
 def _split_validation(
@@ -456,9 +455,8 @@ def _split_validation(
             f"the splits are {', '.join(file.splits)}",
         )
     name, train, held_out = hold_out(file, fit.name, fit.labels, fraction, seed)
-    return Subset(f"{fit.name}-val", _take(fit.rows, train)), Subset(
-        name, _take(fit.rows, held_out)
-    )
+    rows = fit.rows
+    return _subset(f"{fit.name}-val", take(rows, train)), _subset(name, take(rows, held_out))
 
 
 class ScoredRun(NamedTuple):
@@ -557,7 +555,7 @@ def _refit_best(
     fit = _draw_shots(rows.fit, draw, grid.spec.seed)
     Cs = grid.Cs if math.isnan(C) else [C]
     # without others, the probe is only kept, but a fit predicts one row at least
-    test = rows.test or Subset(rows.fit.name, _take(rows.fit.rows, np.array([0])))
+    test = rows.test or _subset(rows.fit.name, take(rows.fit.rows, np.array([0])))
     (refitted,) = _evaluate(replace(grid, taus=[tau], Cs=Cs), fit, test, draw, keep)
     return refitted
 
@@ -596,7 +594,7 @@ def _draw_shots(fit: Subset, draw: Draw, seed: int) -> Subset:
                 f"(the smallest: {counts.min():,}): all of their rows are used"
             )
         name = f"{fit.name}-up-to-{shots}-shot"
-    return Subset(name, _take(fit.rows, drawn))
+    return _subset(name, take(fit.rows, drawn))
 
 
 def _check_class_count(file: FeatureFile, spec: ProbeSpec, fit: Subset) -> None:

@@ -116,7 +116,8 @@ class BlockMatrix:
             start = 0
             for block in self.iter_blocks():
                 first, last = np.searchsorted(rows, [start, start + len(block)])
-                yield block[rows[first:last] - start]
+                if first < last:  # a block is never empty
+                    yield block[rows[first:last] - start]
                 start += len(block)
 
         return BlockMatrix((len(rows), self.shape[1]), iter_blocks)

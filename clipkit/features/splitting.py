@@ -383,6 +383,6 @@ def _equal_pairs(values: NDArray[Any], further: int) -> float:
 def hash_rows(X: NDArray[Any] | BlockMatrix) -> Int64:
     """Return a number (N,) for each row (N, D): the BLAKE2b digest, of 8 bytes, of its float32."""
     blocks = BlockMatrix.from_array(X).iter_blocks()
-    rows = (row.astype("<f4", copy=False) for block in blocks for row in block)
+    rows = (row for block in blocks for row in np.ascontiguousarray(block, "<f4"))
     digests = b"".join(hashlib.blake2b(row, digest_size=8).digest() for row in rows)
     return np.frombuffer(digests, "<i8")

@@ -35,11 +35,12 @@ TOLERANCE = 0.003  # error of the weights, relative to their norm
 LAST = 4  # the last fourth of the steps tells how near the optimum is
 SMALL_GRADIENT = 1e-4  # of the first
 MEMORY = 10  # steps that L-BFGS remembers; with older ones, it is not faster
-SUFFICIENT = 1e-4  # decrease of the loss, of the one that its slope promises
+SUFFICIENT = 1e-4  # of the decrease of the loss that its slope promises
 ROUNDING = 1e-6  # of the loss in float32
 MAX_TRIALS = 20  # of the length of a step
 BLOCK = 2**17  # scores that are computed together; they stay in the cache
-MIN_ROWS, MAX_BLOCK = 2**12, 2**22  # of a block, since products of few rows are slow; its scores
+MIN_ROWS = 2**12  # of a block, since products of fewer are slow
+MAX_BLOCK = 2**22  # scores of a block of MIN_ROWS
 ROTATED = 2**20  # features in float64 at a time
 MAX_GROUPS = 16  # of blocks; each has a gradient in memory
 TINY = 1e-200  # against divisions by 0
@@ -105,7 +106,8 @@ def minimize(search: Search, report_progress: Callable[..., None]) -> tuple[Floa
         report_progress(finished - done, f"weights within {error} (goal: {100 * TOLERANCE:g} %)")
         done = finished
     report_progress(PROGRESS_STEPS - done)
-    return search.table, search.excess <= 1
+    # without a step that decreases the loss, the optimum is where the search began
+    return search.table, search.excess <= 1 or not search.steps
 
 
 class Curvature(NamedTuple):
@@ -148,7 +150,7 @@ class Search:
     The penalty gives the loss a curvature of at least 1 in the weights, so the gradient's norm
     bounds their error. Where the data give much more curvature than the penalty, this bound is far
     too high. There the optimum is near if the gradient is small, and the last fourth of the steps
-    and the next one are together shorter than TOLERANCE: slow fits must stay so for longer.
+    and the next one are together shorter than TOLERANCE. Slow fits must stay so for longer.
 
     Attributes
     ----------
@@ -199,8 +201,9 @@ class Search:
     def _find_step(self) -> tuple[Float64, Point]:
         """Return the first step along the direction that decreases the loss, and where it leads.
 
-        Next to the optimum, the loss changes by less than its rounding. There the slope tells more:
-        a convex loss has decreased if it still decreases. Without such a step, return one of 0.
+        Next to the optimum, the loss changes by less than its rounding. There the slope at the end
+        tells more (the approximate condition of Hager and Zhang 2005). Without such a step, return
+        one of 0.
         """
         with_curvature = self.steps & (self.steps - 1) == 0  # it changes less and less
         loss, length = self._point.loss, 1.0
@@ -238,12 +241,15 @@ class Search:
     def _compare(self, step: Float64) -> None:
         """Set `excess` after a step."""
         allowed = TOLERANCE * np.linalg.norm(self.table[:-1]) + TINY
-        bound = np.linalg.norm(self._objective.weight_units(self._point.slope))
+        slope = self._point.slope
+        # intercepts have no penalty, and about this curvature
+        unit = math.sqrt(self._objective.C * len(self._objective.y) / slope.shape[1])
+        bound = np.hypot(np.linalg.norm(slope[:-1]), np.linalg.norm(slope[-1]) / unit)
         self._lengths.append(float(np.linalg.norm(step[:-1])))
         path = sum(self._lengths[-max(2, self.steps // LAST) :])
         path += float(np.linalg.norm(self._direction[:-1]))
-        slope = np.linalg.norm(self._point.slope) / self._first_slope
-        is_near = max(path / allowed, slope / SMALL_GRADIENT)
+        share = np.linalg.norm(slope) / self._first_slope
+        is_near = max(path / allowed, share / SMALL_GRADIENT)
         self.excess = float(min(bound / allowed, is_near))
 
 
@@ -256,7 +262,6 @@ class Sums:
         self.with_curvature = with_curvature
         self.moments = np.zeros_like(self.slope)
         self.squares = np.zeros(width)
-        self._product: Floats | None = None  # memory for one product
 
     def add(self, X: Floats, y: Int64, table: Floats, weights: Floats | None) -> None:
         """Add rows (B, D) of classes (B,), weighted by (B,)."""
@@ -288,10 +293,9 @@ class Sums:
 
     def _add_products(self, sums: Float64, X: Floats, values: Floats) -> None:
         """Add to `sums` (D + 1, n) the products of X (B, D) and of a column of 1 with values."""
-        if self._product is None:
-            self._product = np.empty((X.shape[1], values.shape[1]), values.dtype)
-        sums[:-1] += np.matmul(X.T, values, out=self._product)
-        sums[-1] += np.ones(len(X), values.dtype) @ values
+        sums[:-1] += X.T @ values
+        # with a tiny C, scores are tiny, too, and an intercept of float32's rounding decides
+        sums[-1] += values.sum(axis=0, dtype=np.float64)
 
 
 class Objective:
@@ -367,12 +371,6 @@ class Objective:
         means = moments[:-1] / weights
         squares = self.C * sum(part.squares for part in sums) - (means * means) @ weights
         return Curvature(weights, means, np.maximum(squares, 0) / weights.sum())
-
-    def weight_units(self, slope: Float64) -> Float64:
-        """Return a gradient with the intercepts, which have no penalty, in units of their error."""
-        scaled = slope.copy()
-        scaled[-1] /= math.sqrt(max(self.C * len(self.y) / self.n_classes, TINY))
-        return scaled
 
 
 def rotate(X: Floats, map_parts: Map) -> Float64:

@@ -71,7 +71,7 @@ class Workers:
     def progress(self, total: int) -> Callable[..., None]:
         """Return a function that counts finished steps, from any thread, out of `total`.
 
-        A second argument says how far they got. It ends the work of a cancelled sweep, too.
+        Its second argument says how far they got. It ends the work of a cancelled sweep, too.
         """
         done = 0
         lock = threading.Lock()
