@@ -172,7 +172,9 @@ class Search:
         self._objective = objective
         self._pairs: deque[tuple[Float64, Float64, float]] = deque(maxlen=MEMORY)
         self._point = objective.evaluate(self.table, with_curvature=True)
+        assert self._point.curvature is not None
         self._model = self._point.curvature
+        self._first_weights = self._model.weights
         self._direction = self._newton_step()
 
     def advance(self) -> bool:
@@ -192,7 +194,11 @@ class Search:
         self.steps += 1
         self.table += step
         self._point = point
-        self._model = point.curvature or self._model
+        if point.curvature:
+            # rows that have become certain say little of the curvature on the way to the optimum
+            floor = self._first_weights / self.steps**2
+            weights = np.maximum(point.curvature.weights, floor)
+            self._model = point.curvature._replace(weights=weights)
         self._pairs.append((step, change, product))
         self._direction = self._newton_step()
         self._compare(step)
@@ -224,7 +230,6 @@ class Search:
 
     def _newton_step(self) -> Float64:
         """Return the step to the optimum, as the curvature and the pairs estimate it."""
-        assert self._model is not None
         rest = -self._point.slope
         shares = []
         for step, change, product in reversed(self._pairs):
