@@ -114,6 +114,9 @@ def test_agreement_by_chance_is_that_of_permuted_labels():
         values = [row[name] for row in permuted]
         assert agreement[f"{name}_chance"] == pytest.approx(np.mean(values), abs=np.std(values))
     assert agreement["ami"] == pytest.approx(adjusted_mutual_info_score(labels, clusters))
+    fixed = np.random.RandomState(0)
+    amis = [adjusted_mutual_info_score(fixed.permutation(labels), clusters) for _ in range(20)]
+    assert agreement["ami_sd"] == pytest.approx(np.std(amis, ddof=1))
     assert clustering.agreement(labels, clusters) == agreement  # the same permutations every time
 
 
