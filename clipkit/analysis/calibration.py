@@ -47,15 +47,10 @@ class ClassScores:
             yield softmax.below_highest(rows), self.labels[start : start + len(rows)]
             start += len(rows)
 
-    @property
-    def parts(self) -> int:
-        """In how many parts the scores fit into memory, one at a time."""
-        return math.ceil(math.prod(self.matrix.shape) / MAX_SCORES)
-
     def sample(self) -> ClassScores:
         """Return random rows that fit into memory."""
-        count = len(self.labels)
-        rows = np.sort(np.random.RandomState(SEED).permutation(count)[: count // self.parts])
+        order = np.random.RandomState(SEED).permutation(len(self.labels))
+        rows = np.sort(order[: MAX_SCORES // self.matrix.shape[1]])
         taken = BlockMatrix.from_array(self.matrix.take(rows).read())
         return ClassScores(self.name, taken, self.labels[rows])
 
@@ -139,7 +134,7 @@ def _search_near_sample(
     scores: ClassScores, first: float, last: float, best: float | None
 ) -> tuple[float, ...]:
     """Search as `_search` does. If the scores do not fit into memory, begin with a sample."""
-    if best is None and scores.parts > 1:
+    if best is None and math.prod(scores.matrix.shape) > MAX_SCORES:
         near, low, high = _search(scores.sample(), first, last)
         if np.isfinite([low, high]).all():  # the interval of all rows is several times narrower
             found = _search(scores, near - WIDER * (near - low), near + WIDER * (high - near))
