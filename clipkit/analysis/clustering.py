@@ -183,9 +183,8 @@ def cluster(
             runs.append(assignments)
             rows.append({"split": name, "k": count, **agreement(split.labels, assignments)})
         result.splits[name] = Split(labels=split.labels, ids=split.ids, predicted=np.stack(runs))
-    inputs = {"features": file.digest}
     result.history = file.extended_history(
-        "cluster", splits=names, k=k, init=init, seed=seed, inputs=inputs
+        "cluster", splits=names, k=k, init=init, seed=seed, inputs={"features": file.digest}
     )
     result.set_rows(rows)
     return result
