@@ -227,7 +227,7 @@ def test_scores_that_do_not_fit_into_memory_give_the_same(monkeypatch, parts):
     file = logits_file(splits="all")
     expected = calibrate(file, [1.0]).runs
     matrix = file.splits["all"].features
-    monkeypatch.setattr(calibration, "MAX_BYTES", matrix.size * 4 // parts)
+    monkeypatch.setattr(calibration, "MAX_SCORES", matrix.size // parts)
     found = calibrate(file, [1.0]).runs
     for name in ("temperature", "low", "high", "nll", "ece"):
         assert found[name] == pytest.approx(expected[name], rel=1e-4, nan_ok=True)

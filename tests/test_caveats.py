@@ -9,7 +9,7 @@ from shell import ok, rows
 
 from clipkit.analysis import attributes, importance, prediction, results
 from clipkit.analysis.calibration import calibrate
-from clipkit.analysis.evaluation import evaluate_grid
+from clipkit.analysis.evaluation import ProbeSpec, evaluate_grid
 from clipkit.analysis.results import Predictions
 from clipkit.features import FeatureFile, Split, concatenation, read, row_ids, splitting, write
 from clipkit.plots.attributes import draw_attributes
@@ -87,6 +87,13 @@ def test_predict_knows_fitted_rows_in_other_files_and_under_other_names():
     assert caveats(prediction.predict(probe, fresh).result) == []
     del probe.fitted["row_hashes"]
     assert caveats(prediction.predict(probe, file).result) == [("fitted", "train", 60, 60)]
+
+
+def test_predict_counts_fitted_rows_of_a_draw_although_most_blocks_have_none(monkeypatch):
+    monkeypatch.setattr("clipkit.features.model.block_rows", lambda width: 5)
+    file = images(SIZES)
+    probe = evaluate_grid(file, ProbeSpec(shots=[1]), keep=True)
+    assert caveats(prediction.predict(probe, file).result) == [("fitted", "train", 2, 60)]
 
 
 def test_foreign_caveats_are_ignored():

@@ -114,6 +114,9 @@ def test_agreement_by_chance_is_that_of_permuted_labels():
         values = [row[name] for row in permuted]
         assert agreement[f"{name}_chance"] == pytest.approx(np.mean(values), abs=np.std(values))
     assert agreement["ami"] == pytest.approx(adjusted_mutual_info_score(labels, clusters))
+    fixed = np.random.RandomState(0)
+    amis = [adjusted_mutual_info_score(fixed.permutation(labels), clusters) for _ in range(20)]
+    assert agreement["ami_sd"] == pytest.approx(np.std(amis, ddof=1))
     assert clustering.agreement(labels, clusters) == agreement  # the same permutations every time
 
 
@@ -142,12 +145,14 @@ def test_a_random_partition_lies_within_a_few_deviations_of_permuted_labels():
 
 
 def test_many_rows_have_one_start_from_a_sample_that_is_nearly_as_good(monkeypatch, capsys):
-    X = load_digits().data.astype(np.float32)
+    X = load_digits().data.astype(np.float32) / 3
     file = feature_file()
     file.splits = {"test": Split(X, None, row_ids(len(X)))}
     expected = clustering.cluster(file, k=[10])
     monkeypatch.setattr(clustering, "LARGE", 1000)
+    digest = file.digest
     found = clustering.cluster(file, k=[10])
+    assert file.digest == digest == found.history[-1]["inputs"]["features"]
     assert "one start from the centres of a sample" in capsys.readouterr().err
     assert [result.history[-1].get("init") for result in (expected, found)] == [None, "sample"]
     inertia = []

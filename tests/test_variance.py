@@ -38,7 +38,8 @@ def shares(file, table, *names, **options):
 def regressions(X, **columns):
     model = variance.Regressions(np.ones(len(X), bool), columns)
     centred = X - X.mean(axis=0)
-    model.read(0, centred, centred.T @ centred)
+    model.add(0, centred)
+    model.total = centred.T @ centred
     return model
 
 
@@ -261,7 +262,7 @@ def test_blocks_of_rows_explain_what_all_rows_at_once_do(tmp_path, monkeypatch):
     some = [str(row % 4) if row % 5 else "" for row in range(500)]
     table = write_table(tmp_path / "t.csv", a=a, some=some)
     whole = shares(images(X), table)
-    monkeypatch.setattr(variance, "BLOCK_VALUES", 6 * 70)
+    monkeypatch.setattr("clipkit.features.model.block_rows", lambda width: 70)
     blocks = shares(images(X), table)
     for name in ("a", "some"):
         for column in ("share", "null95", "unique", "unique_null95"):

@@ -45,8 +45,7 @@ from clipkit.features.history import prompts_entry
 from clipkit.features.model import BlockMatrix, FeatureFile, Float32, Int64, Split, row_blocks
 from clipkit.features.validation import MAX_CLASSES
 
-BLOCK_VALUES = 1 << 25  # of embeddings that are normalised at a time, 128 MiB
-KEPT_DIRECTIONS = 8
+KEPT_DIRECTIONS = 8  # at most, of a set with similarities that are kept
 MAX_VALUES = 5000  # of an attribute
 OF_OTHER_IMAGES = (
     *("probe_low", "probe_high"),
@@ -68,6 +67,7 @@ class Words(NamedTuple):
     values: Int64
 
 
+Rows = Float32 | BlockMatrix  # (n, D)
 Shared = probes.SharedRows | None
 Predicted = NDArray[Any]  # of the scored rows (n,): values or scores
 
@@ -80,7 +80,7 @@ class _Embeddings:
 
     def __init__(self, file: FeatureFile, fit: SplitRows, scored: SplitRows) -> None:
         self.file, self.fit, self.scored = file, fit, scored
-        self.X, self.X_scored = fit.rows(file), scored.embeddings(file)
+        self.X, self.X_scored = fit.embeddings(file), np.asarray(scored.embeddings(file))
         self.shared = probes.SharedRows()
         self._similarities: dict[bytes, list[Float32]] = {}
 
@@ -97,11 +97,11 @@ class _Embeddings:
             self._similarities[key] = found
         return found
 
-    def _products(self, rows: Float32 | BlockMatrix, directions: Float32) -> Float32:
+    def _products(self, rows: Rows, directions: Float32) -> Float32:
         """Return rows @ directions.T of comparable rows, in blocks: all would take much memory."""
         products = np.empty((len(rows), len(directions)), np.float32)
         start = 0
-        for block in row_blocks(rows, BLOCK_VALUES):
+        for block in row_blocks(rows):
             comparable = similarity.comparable(block, self.file, first_row=start)
             products[start : start + len(block)] = comparable @ directions.T
             start += len(block)
@@ -514,18 +514,14 @@ class _Attribute:
         X, X_scored = self.embeddings[0].similarities(directions)
         return self._probe(X, X_scored)
 
-    def _probe(
-        self, X: Float32 | BlockMatrix, X_scored: Float32, shared: Shared = None
-    ) -> Predicted | None:
+    def _probe(self, X: Rows, X_scored: Float32, shared: Shared = None) -> Predicted | None:
         """Fit the probe and return its predictions, or None if there is nothing to learn."""
         return self._predict(X, X_scored, shared) if self.values > 1 else None
 
-    def _predict(self, X: Float32 | BlockMatrix, X_scored: Float32, shared: Shared) -> Predicted:
+    def _predict(self, X: Rows, X_scored: Float32, shared: Shared) -> Predicted:
         return self._fit(X, X_scored, shared).predicted
 
-    def _fit(
-        self, X: Float32 | BlockMatrix, X_scored: Float32, shared: Shared, keep: bool = False
-    ) -> probes.Run:
+    def _fit(self, X: Rows, X_scored: Float32, shared: Shared, keep: bool = False) -> probes.Run:
         options: Any = {"standardize": True, "balanced": True, "keep": keep, "shared": shared}
         (run,) = probes.sweep(
             X, self.y, X_scored, classifier="logreg", C=[self.settings.C], **options
@@ -569,7 +565,7 @@ class _Label(_Attribute):
         cosines = self.embeddings[0].similarities(words.directions)[1]
         return np.asarray(cosines.max(axis=1), np.float64)
 
-    def _predict(self, X: Float32 | BlockMatrix, X_scored: Float32, shared: Shared) -> Predicted:
+    def _predict(self, X: Rows, X_scored: Float32, shared: Shared) -> Predicted:
         if X.shape[1] == 1:  # the weight has the sign of the difference of the means
             column = np.asarray(X)
             is_falling = column[self.y == 1].mean() < column[self.y == 0].mean()
@@ -620,7 +616,7 @@ class _Number(_Label):
             return None
         return super()._zeroshot(words)
 
-    def _predict(self, X: Float32 | BlockMatrix, X_scored: Float32, shared: Shared) -> Predicted:
+    def _predict(self, X: Rows, X_scored: Float32, shared: Shared) -> Predicted:
         return ridge(np.asarray(X), self.fitted_numbers[:, None], X_scored)[:, 0]
 
 

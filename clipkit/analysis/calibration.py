@@ -10,25 +10,24 @@ import functools
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clipkit.analysis import held_out, metrics, softmax, zeroshot
-from clipkit.analysis.results import Caveat, chance, find_caveats, make_result
+from clipkit.analysis.results import chance, make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, check_positive
 from clipkit.features.model import BlockMatrix, FeatureFile, Floats, Int64
-from clipkit.features.splitting import count_shared_rows, hash_rows
 
 BINS = 15
 UNEVEN = 1.5  # times 1 / C, the share of the most frequent class is noted
 SEED = 42
 SEARCHED = (1e-6, 1e6)  # temperatures, as multiples of the largest difference between scores
 CHI_SQUARED = 3.841459  # 95 % quantile, one degree of freedom
-MAX_BYTES = 1 << 29  # of scores in memory; larger ones are computed again in each pass
+MAX_SCORES = 1 << 27  # in memory, 512 MiB; more are computed again in each pass
 PASSES = 30  # over the scores, about, in a fit
 WIDER = 3  # than a sample's interval is the range that is searched on all rows
 
@@ -44,19 +43,14 @@ class ClassScores:
     def iter_below(self) -> Iterator[tuple[Floats, Int64]]:
         """Yield blocks of scores, minus the highest of each row, and their labels."""
         start = 0
-        for rows in softmax.iter_cache_sized(self.matrix):
+        for rows in self.matrix.iter_rows(softmax.CACHE_ROWS):
             yield softmax.below_highest(rows), self.labels[start : start + len(rows)]
             start += len(rows)
 
-    @property
-    def parts(self) -> int:
-        """In how many parts the scores fit into memory, one at a time."""
-        return math.ceil(math.prod(self.matrix.shape) * 4 / MAX_BYTES)
-
     def sample(self) -> ClassScores:
         """Return random rows that fit into memory."""
-        count = len(self.labels)
-        rows = np.sort(np.random.RandomState(SEED).permutation(count)[: count // self.parts])
+        order = np.random.RandomState(SEED).permutation(len(self.labels))
+        rows = np.sort(order[: MAX_SCORES // self.matrix.shape[1]])
         taken = BlockMatrix.from_array(self.matrix.take(rows).read())
         return ClassScores(self.name, taken, self.labels[rows])
 
@@ -73,10 +67,9 @@ def read_scores(
         cosines, labels = cosines.take(rows), labels[rows]
     shape = (len(labels), len(logits.class_names or []))
     matrix = BlockMatrix(shape, lambda: zeroshot.iter_class_scores(logits, cosines))
-    scores = ClassScores(name or split, matrix, labels)
-    if scores.parts == 1:
-        scores = replace(scores, matrix=BlockMatrix.from_array(matrix.read()))
-    return scores
+    if math.prod(shape) <= MAX_SCORES:
+        matrix = BlockMatrix.from_array(matrix.read())
+    return ClassScores(name or split, matrix, labels)
 
 
 def mean_nll(scores: ClassScores, temperature: float) -> float:
@@ -121,42 +114,41 @@ def fit_temperature(scores: ClassScores) -> tuple[float, float, float]:
             "got equal ones in every row"
         )
     first, last = np.log(spread) + np.log(SEARCHED)
-    with console.progress("fitting the temperature"):
-        if is_right:
-            best, low, high = _search(scores, first, last, first)
-        elif slope >= 0:
-            best, low, high = _search(scores, first, last, last)
-        else:
-            best, low, high = _search_near_sample(scores, first, last)
+    best = None
     if is_right:
+        best = first
         console.note(f"{scores.name}: all rows are right, so the lower the temperature, the better")
     elif slope >= 0:
+        best = last
         console.note(
             f"{scores.name}: the labels do not have higher scores than other classes, so the "
             "higher the temperature, the better"
         )
+    with console.progress("fitting the temperature"):
+        best, low, high = _search_near_sample(scores, first, last, best)
     _note_missing_ends(scores.name, low, high)
     return float(np.exp(best)), float(np.exp(low)), float(np.exp(high))
 
 
-def _search_near_sample(scores: ClassScores, first: float, last: float) -> tuple[float, ...]:
+def _search_near_sample(
+    scores: ClassScores, first: float, last: float, best: float | None
+) -> tuple[float, ...]:
     """Search as `_search` does. If the scores do not fit into memory, begin with a sample."""
-    if scores.parts > 1:
-        best, low, high = _search(scores.sample(), first, last)
+    if best is None and math.prod(scores.matrix.shape) > MAX_SCORES:
+        near, low, high = _search(scores.sample(), first, last)
         if np.isfinite([low, high]).all():  # the interval of all rows is several times narrower
-            found = _search(scores, best - WIDER * (best - low), best + WIDER * (high - best))
+            found = _search(scores, near - WIDER * (near - low), near + WIDER * (high - near))
             if np.isfinite(found).all():
                 return found
-    return _search(scores, first, last)
+    return _search(scores, first, last, best)
 
 
 def _search(
     scores: ClassScores, first: float, last: float, best: float | None = None
 ) -> tuple[float, ...]:
-    """Return the logarithm of the best temperature, and of the ends of its interval.
+    """Return the logarithms of the best temperature and of the ends of its interval.
 
-    It is searched between `first` and `last`, if it is not given. NaN stands for an end that is not
-    there.
+    Search them between `first` and `last`, the best one if it is not given. A missing end is NaN.
     """
     from scipy.optimize import brentq, minimize_scalar
 
@@ -325,7 +317,7 @@ def calibrate(
     fit_scores = read_scores(logits, fit_split, fit_rows)
     fitted, low, high = fit_temperature(fit_scores)
     scores = read_scores(logits, eval_split, eval_rows, name)
-    caveats = _find_shared_images(fit_scores, scores)
+    caveats = held_out.find_shared("fitted", scores.name, fit_scores.matrix, scores.matrix)
     _note_uneven_classes(scores)
     rows = [_row(scores, tau, bins, seed) for tau in taus]
     rows.append(_row(scores, fitted, bins, seed) | {"fitted": True, "low": low, "high": high})
@@ -341,13 +333,6 @@ def calibrate(
         inputs={"logits": logits.digest},
     )
     return make_result(history, rows)
-
-
-def _find_shared_images(fit: ClassScores, scored: ClassScores) -> list[Caveat]:
-    """Warn of scored images that were fitted, too."""
-    hashes = hash_rows(fit.matrix)
-    count = sum(count_shared_rows(hashes, block) for block in scored.matrix.iter_blocks())
-    return find_caveats("fitted", scored.name, count, len(scored.labels))
 
 
 def _note_uneven_classes(scores: ClassScores) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 import warnings
 from collections.abc import Sequence
@@ -15,15 +14,14 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import (
     adjusted_mutual_info_score,
     adjusted_rand_score,
-    mutual_info_score,
     normalized_mutual_info_score,
 )
-from sklearn.metrics.cluster import contingency_matrix, expected_mutual_information
+from sklearn.metrics.cluster import contingency_matrix
 from threadpoolctl import threadpool_limits
 
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
-from clipkit.features.model import FeatureFile, Int64, Split
+from clipkit.features.model import BlockMatrix, FeatureFile, Int64, Split
 
 N_INIT = 10  # starts of k-means, the best of which counts (the thesis's protocol)
 N_PERMUTATIONS = 20
@@ -38,7 +36,8 @@ def kmeans(features: NDArray[np.floating[Any]], k: int, *, seed: int = 42) -> In
 
     It runs on one thread: with several, the order of summation, and so the clusters, may vary.
     Features are clustered as they are. There must be at least k distinct rows. Of more than
-    LARGE rows times clusters, there is one start, from the centres of a random sample.
+    LARGE rows times clusters, there is one start, from the centres of a random sample, and the
+    features are changed by rounding: a copy would take much memory.
     """
     if k < 1:
         raise UsageError(f"k: expected at least 1, got {k}")
@@ -49,14 +48,15 @@ def kmeans(features: NDArray[np.floating[Any]], k: int, *, seed: int = 42) -> In
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # too few distinct rows: an error below
         features = _in_range(features)
-        _estimate_time(features, k)
-        options: dict[str, Any] = {"n_init": N_INIT}
-        if is_large(len(features), k):
+        starts = count_starts(len(features), k)
+        _estimate_time(features, k, starts)
+        init: Any = "k-means++"
+        if starts == 1:
             rows = np.random.RandomState(seed).permutation(len(features))[: SAMPLED * k]
-            sampled = KMeans(k, random_state=seed, n_init=1).fit(features[rows])
-            # without a copy of the features: they are shifted, and shifted back
-            options = {"init": sampled.cluster_centers_, "copy_x": False}
-        model = KMeans(k, random_state=seed, **options).fit(features)
+            init = KMeans(k, n_init=1, random_state=seed).fit(features[rows]).cluster_centers_
+        # without a copy, features are shifted and shifted back
+        model = KMeans(k, init=init, n_init=starts, random_state=seed, copy_x=starts > 1)
+        model.fit(features)
     assignments: Int64 = model.labels_.astype(np.int64)
     distinct = len(np.unique(assignments))
     if distinct < k:
@@ -66,22 +66,19 @@ def kmeans(features: NDArray[np.floating[Any]], k: int, *, seed: int = 42) -> In
     return assignments
 
 
-def is_large(rows: int, k: int) -> bool:
-    """Whether k-means has one start, from the centres of a sample."""
-    return rows * k > LARGE
+def count_starts(rows: int, k: int) -> int:
+    """Return the number of starts of k-means: of many rows, one, from the centres of a sample."""
+    return 1 if rows * k > LARGE else N_INIT
 
 
-def _estimate_time(features: NDArray[np.floating[Any]], k: int) -> None:
+def _estimate_time(features: NDArray[np.floating[Any]], k: int, starts: int) -> None:
     """Note how long k-means will take if that is very long, judging by a step on some rows."""
     rows = features[: max(TIMED_ROWS, k)]
-    if len(rows) < len(features):
-        began = time.monotonic()
-        KMeans(k, init="random", n_init=1, max_iter=1, random_state=0).fit(rows)
-        step = (time.monotonic() - began) / 2  # it assigns the rows twice
-        seconds = step * len(features) / len(rows) * STEPS
-        if not is_large(len(features), k):
-            seconds *= N_INIT
-        console.note_if_long(f"k-means with {k:,} clusters", seconds)
+    began = time.monotonic()
+    KMeans(k, init="random", n_init=1, max_iter=1, random_state=0).fit(rows)
+    step = (time.monotonic() - began) / 2  # it assigns the rows twice
+    seconds = step * len(features) / len(rows) * STEPS * starts
+    console.note_if_long(f"k-means with {k:,} clusters", seconds)
 
 
 def _in_range(features: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
@@ -116,35 +113,23 @@ def agreement(labels: Int64 | None, assignments: Int64) -> dict[str, float]:
         return dict.fromkeys(names, np.nan)
     random = np.random.RandomState(0)  # NumPy never changes its stream
     permuted = [random.permutation(labels) for _ in range(N_PERMUTATIONS)]
-    # all permutations have the expectation and the maximum of the mutual information
-    expected = expected_mutual_information(
-        contingency_matrix(labels, assignments, sparse=True), len(labels)
-    )
-    largest = np.mean([_entropy(labels), _entropy(assignments)])
-    found = np.array([mutual_info_score(order, assignments) for order in permuted])
+    permuted_nmi = [normalized_mutual_info_score(order, assignments) for order in permuted]
+    # The AMI takes long. 1 - AMI is the same multiple of 1 - NMI for all permutations, since they
+    # have the expectation and the maximum of the mutual information in common.
+    lowest = int(np.argmin(permuted_nmi))
+    its_ami = adjusted_mutual_info_score(permuted[lowest], assignments)
+    ratio = (1 - its_ami) / max(1 - permuted_nmi[lowest], 1e-9)
     values = (
         purity(labels, assignments),
         normalized_mutual_info_score(labels, assignments),
         adjusted_rand_score(labels, assignments),
         adjusted_mutual_info_score(labels, assignments),
         np.mean([purity(order, assignments) for order in permuted]),
-        np.mean([normalized_mutual_info_score(order, assignments) for order in permuted]),
+        np.mean(permuted_nmi),
         np.std([adjusted_rand_score(order, assignments) for order in permuted], ddof=1),
-        np.std(_not_zero(found - expected) / _not_zero(largest - expected), ddof=1),
+        np.std(permuted_nmi, ddof=1) * ratio,
     )
     return {name: float(value) for name, value in zip(names, values, strict=True)}
-
-
-def _not_zero(values: Any) -> NDArray[np.float64]:
-    """Keep differences apart from zero by the rounding error, as scikit-learn does."""
-    tiny = np.finfo(np.float64).eps
-    return np.asarray(np.where(values < 0, np.minimum(values, -tiny), np.maximum(values, tiny)))
-
-
-def _entropy(labels: Int64) -> float:
-    counts = np.unique(labels, return_counts=True)[1].astype(np.float64)
-    total = counts.sum()
-    return -float(((counts / total) * (np.log(counts) - math.log(total))).sum())
 
 
 def cluster(
@@ -179,18 +164,18 @@ def cluster(
     rows: list[dict[str, Any]] = []
     for name in names:
         split = file.splits[name]
-        features = np.asarray(split.features)
+        matrix = BlockMatrix.from_array(split.features)
         runs = []
         for count in k or [_count_classes(file, name)]:
-            if is_large(len(features), count):
+            if count_starts(len(matrix), count) == 1:
                 init = "sample"
                 console.note(
                     f"{name}: one start from the centres of a sample, and not the best of "
                     f"{N_INIT}, since there are over {LARGE:,} rows times clusters"
                 )
             with console.progress(f"clustering {name} (k = {count})"):
-                assignments = kmeans(features, count, seed=seed)
-            if count == len(features):
+                assignments = kmeans(matrix.read(), count, seed=seed)
+            if count == len(matrix):
                 console.warn(
                     f"{name}: each of the {count} rows is a separate cluster, so the scores say "
                     "nothing about the classes"
@@ -198,9 +183,8 @@ def cluster(
             runs.append(assignments)
             rows.append({"split": name, "k": count, **agreement(split.labels, assignments)})
         result.splits[name] = Split(labels=split.labels, ids=split.ids, predicted=np.stack(runs))
-    inputs = {"features": file.digest}
     result.history = file.extended_history(
-        "cluster", splits=names, k=k, init=init, seed=seed, inputs=inputs
+        "cluster", splits=names, k=k, init=init, seed=seed, inputs={"features": file.digest}
     )
     result.set_rows(rows)
     return result

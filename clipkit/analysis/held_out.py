@@ -88,18 +88,13 @@ class SplitRows(NamedTuple):
     split: str
     numbers: Int64
 
-    def embeddings(self, file: FeatureFile) -> Float32:
-        """Return the embeddings (n, D) that a file holds of these rows."""
-        features: Float32 = np.asarray(file.splits[self.split].features)
+    def embeddings(self, file: FeatureFile) -> Float32 | BlockMatrix:
+        """Return the embeddings (n, D) of these rows, in the form that a file has them."""
+        features: Float32 | BlockMatrix = file.splits[self.split].features
+        if isinstance(features, BlockMatrix):
+            return features.take(self.numbers)
         # a copy of all rows would take as much memory as the file
         return features if len(self.numbers) == len(features) else features[self.numbers]
-
-    def rows(self, file: FeatureFile) -> Float32 | BlockMatrix:
-        """Return the embeddings (n, D), as a `BlockMatrix` if they are large."""
-        features = file.splits[self.split].features
-        if not isinstance(features, BlockMatrix):
-            return self.embeddings(file)
-        return features.take(self.numbers)
 
     def codes(self, attribute: Attribute) -> Int64:
         """Return the values (n,) of an attribute."""

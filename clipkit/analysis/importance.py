@@ -16,14 +16,7 @@ import numpy as np
 from clipkit.analysis import metrics, prediction, probes
 from clipkit.analysis.probes.sweep_context import Workers
 from clipkit.analysis.relabeling import groups_digest
-from clipkit.analysis.results import (
-    Row,
-    choose_split,
-    find_caveats,
-    labels_of,
-    make_result,
-    read_group_lines,
-)
+from clipkit.analysis.results import Row, choose_split, labels_of, make_result, read_group_lines
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, shorten
 from clipkit.base.names import class_name
@@ -100,8 +93,7 @@ def prompt_importance(
     prediction.warn_of_unknown_classes(probe, rows, name, class_names, numbers)
     X = np.asarray(logits.cosines(name))
     is_known = name == prediction.fitted_split(probe, logits)
-    shared = prediction.count_fitted(fitted, X, is_known)
-    caveats = find_caveats("fitted", name, shared, len(X))
+    caveats = prediction.find_fitted(fitted, name, X, is_known)
     columns: dict[Any, list[int]] = {}
     for number, group in enumerate(group_of):
         columns.setdefault(group, []).append(number)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ from clipkit.base.errors import ClipkitError
 from clipkit.base.names import class_name
 from clipkit.features import compatibility
 from clipkit.features.history import shots
-from clipkit.features.model import BlockMatrix, FeatureFile, Float32, Int64, Split
+from clipkit.features.model import BlockMatrix, FeatureFile, Int64, Split
 from clipkit.features.splitting import count_shared_rows
 
 EMBEDDING_SETTINGS = ("normalize",)  # what decides an embedding besides the model
@@ -84,13 +84,12 @@ def predict(
         split = file.splits[name]
         where = f"{file.display_name}: {name}"
         matrix = file.cosines(name)  # image embeddings have no temperature to undo
-        blocks, shared = [], 0
+        caveats += find_fitted(fitted, name, matrix, is_known=name == known)
+        blocks = []
         with console.progress(f"predicting {name}") as report_progress:
-            for X in _iter_rows(matrix, fitted):
-                shared += count_fitted(fitted, X, is_known=name == known)
+            for X in matrix.iter_rows(MAX_SCORES // len(fitted.classes)):
                 blocks.append(_rank(fitted, where, X, number_of_class, top, keep_scores))
                 report_progress(sum(len(block.classes) for block in blocks), len(matrix))
-        caveats += find_caveats("fitted", name, shared, len(matrix))
         ranking = join(blocks)
         predicted = ranking.classes[:, 0]
         rankings[name] = ranking
@@ -116,20 +115,14 @@ def predict(
     return Predicted(result, rankings)
 
 
-def _iter_rows(matrix: BlockMatrix, fitted: probes.FittedProbe) -> Iterator[Float32]:
-    """Yield blocks of rows (B, D) that have at most MAX_SCORES scores."""
-    step = max(1, MAX_SCORES // len(fitted.classes))
-    for block in matrix.iter_blocks():
-        for start in range(0, len(block), step):
-            yield block[start : start + step]
-
-
-def count_fitted(fitted: probes.FittedProbe, X: NDArray[Any], is_known: bool) -> int:
-    """Count the rows (N, D), all if `is_known`, on which the probe was fitted."""
+def find_fitted(
+    fitted: probes.FittedProbe, split: str, X: NDArray[Any] | BlockMatrix, is_known: bool
+) -> list[Caveat]:
+    """Warn of rows (N, D) of a split, all if `is_known`, on which the probe was fitted."""
     count = len(X) if is_known else 0
     if fitted.row_hashes is not None:
         count = count_shared_rows(fitted.row_hashes, X) or count
-    return count
+    return find_caveats("fitted", split, count, len(X))
 
 
 def fitted_split(probe: FeatureFile, file: FeatureFile) -> str | None:

@@ -10,7 +10,7 @@ model learned the bias too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -108,7 +108,7 @@ def mean_entropy_and_confidence(
     matrix = BlockMatrix.from_array(cosines)
     entropies = np.zeros(len(temperatures))
     confidences = np.zeros(len(temperatures))
-    for rows in iter_cache_sized(matrix):
+    for rows in matrix.iter_rows(CACHE_ROWS):
         below = below_highest(rows)
         for i, tau in enumerate(temperatures):
             row_entropies, row_confidences = _row_measures(rows, below, tau, bias)
@@ -116,13 +116,6 @@ def mean_entropy_and_confidence(
             confidences[i] += row_confidences.sum()
     n = len(matrix)
     return list(zip((entropies / n).tolist(), (confidences / n).tolist(), strict=True))
-
-
-def iter_cache_sized(matrix: BlockMatrix) -> Iterator[NDArray[np.float32]]:
-    """Yield the rows of a matrix (N, K) in blocks of at most CACHE_ROWS."""
-    for block in matrix.iter_blocks():
-        for start in range(0, len(block), CACHE_ROWS):
-            yield block[start : start + CACHE_ROWS]
 
 
 def learned_bias(logits: FeatureFile) -> float | None:
@@ -232,7 +225,7 @@ def entropy_per_image(
     for name in logits.choose_splits(splits):
         values: list[list[NDArray[Any]]] = [[] for _ in temperatures]
         prompts: list[str] = []
-        for block in iter_cache_sized(logits.cosines(name)):
+        for block in logits.cosines(name).iter_rows(CACHE_ROWS):
             prompts += [texts[number] for number in block.argmax(axis=1)]
             for blocks, tau in zip(values, temperatures, strict=True):
                 blocks.append(np.stack(_row_measures(block, below_highest(block), tau, bias)))

@@ -14,6 +14,7 @@ the embeddings, it is 0 on average and may be negative.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -35,7 +36,6 @@ Bools = NDArray[np.bool_]
 
 NO_UNIQUE = {"unique": np.nan, "unique_rows": 0, "unique_null95": np.nan}
 ROWS_PER_PARAMETER = 2  # with fewer complete rows, `unique` is left empty
-BLOCK_VALUES = 1 << 25  # of rows in memory at a time, 256 MiB
 MAX_VALUES = 5000  # of all attributes: a regression decomposes a matrix of this size
 
 
@@ -64,14 +64,14 @@ def _regressors(values: NDArray[Any], count: int) -> Any:
     ones = np.ones(len(values))
     if values.dtype.kind == "f":
         return sparse.csr_array(np.stack([ones, values], axis=1))
-    places = np.arange(len(values)), values.astype(np.int64)
+    places = np.arange(len(values)), values
     return sparse.csr_array((ones, places), shape=(len(values), count))
 
 
 class Regressions:
     """Regressions of the used ones of M rows, N, on columns (M,): indicators of codes, or numbers.
 
-    `read_rows` reads the rows.
+    `regress` computes them.
 
     A regression of rank K explains the part B of the scatter T. Its adjusted R squared is
 
@@ -97,18 +97,17 @@ class Regressions:
                     "more",
                     "choose attributes with --attribute",
                 )
-        self.total: Any = 0.0  # T (D, D), until `read` a part of it
+        self.total: Any = 0.0  # T (D, D)
         self._counts: Any = 0.0  # (P, P)
         self._sums: Any = 0.0  # (P, D)
 
-    def read(self, start: int, centred: Floats, scatter: Floats) -> None:
-        """Add centred rows (B, D), of which the first is row `start` of N, and their scatter."""
+    def add(self, start: int, centred: Floats) -> None:
+        """Add centred rows (B, D), of which the first is row `start` of N."""
         from scipy import sparse
 
         rows = slice(start, start + len(centred))
         blocks = [_regressors(values[rows], count) for values, count in self._columns]
         regressors = sparse.hstack(blocks, format="csr")  # (B, P)
-        self.total = self.total + scatter
         self._counts = self._counts + (regressors.T @ regressors).toarray()
         self._sums = self._sums + regressors.T @ centred
 
@@ -191,62 +190,46 @@ class Regressions:
             return 1 - variance * (self.count - 1) / total
 
 
-def read_rows(images: FeatureFile, split: str, regressions: Sequence[Regressions]) -> None:
-    """Read the embeddings of a split, in blocks, for regressions on the same rows."""
+def regress(images: FeatureFile, split: str, regressions: Sequence[Regressions]) -> None:
+    """Read the embeddings of a split, in blocks, once for all regressions on the same rows."""
+    by_rows: dict[bytes, list[Regressions]] = {}
+    for one in regressions:
+        by_rows.setdefault(one.used.tobytes(), []).append(one)
+    done = 0
+    with console.progress("measuring variance", "regressions") as report_progress:
+        for group in by_rows.values():
+            _regress_on_rows(images, split, group)
+            done += len(group)
+            report_progress(done, len(regressions))
+
+
+def _regress_on_rows(images: FeatureFile, split: str, regressions: Sequence[Regressions]) -> None:
     used = regressions[0].used
-    sums: Any = 0.0
-    for rows in _iter_rows(images, split, used):
-        sums = sums + rows.sum(axis=0)
-    mean = sums / regressions[0].count
+    mean = sum(rows.sum(axis=0) for rows in _iter_rows(images, split, used)) / used.sum()
+    total: Any = 0.0
     start = 0
     for rows in _iter_rows(images, split, used):
         rows -= mean
-        scatter = rows.T @ rows
+        total = total + rows.T @ rows
         for one in regressions:
-            one.read(start, rows, scatter)
+            one.add(start, rows)
         start += len(rows)
+    for one in regressions:
+        one.total = total
 
 
 def _iter_rows(images: FeatureFile, split: str, used: Bools) -> Iterator[Floats]:
-    """Yield the used rows of a split, as `similarity.comparable` returns them, in large blocks."""
-    matrix = BlockMatrix.from_array(images.splits[split].features)
-    size = max(1, BLOCK_VALUES // matrix.shape[1])
-    parts: list[Floats] = []
+    """Yield the used rows of a split, as `similarity.comparable` returns them, in blocks."""
     start = 0
-    for block in matrix.iter_blocks():
+    for block in BlockMatrix.from_array(images.splits[split].features).iter_blocks():
         stored = np.asarray(block, np.float64)
         rows = similarity.comparable(stored, images, f"{images.display_name}: {split}", start)
-        parts.append(rows[used[start : start + len(block)]])
+        yield rows[used[start : start + len(block)]]
         start += len(block)
-        if sum(map(len, parts)) >= size or start == len(matrix):
-            yield np.concatenate(parts)
-            parts = []
-
-
-def read_terms(images: FeatureFile, split: str, terms: Sequence[Term]) -> None:
-    """Read the embeddings of a split for all terms, once for terms with the same rows."""
-    by_rows: dict[bytes, list[Regressions]] = {}
-    for term in terms:
-        by_rows.setdefault(term.regressions.used.tobytes(), []).append(term.regressions)
-    done = 0
-    with console.progress("measuring variance", "attributes") as report_progress:
-        for regressions in by_rows.values():
-            read_rows(images, split, regressions)
-            done += len(regressions)
-            report_progress(done, len(terms))
-    for term in terms:
-        term.smaller = term.regressions.explained(term.parts)
-        term.larger = term.regressions.explained([term.name])
 
 
 class Term:
-    """The regressions of an attribute, or of the interaction of two, in one split.
-
-    `read_terms` computes them.
-    """
-
-    smaller: Explained
-    larger: Explained
+    """The regressions of an attribute, or of the interaction of two, in one split."""
 
     def __init__(self, attribute: Attribute, split: str) -> None:
         self.attribute, self.name = attribute, attribute.name
@@ -264,13 +247,18 @@ class Term:
         self.regressions = Regressions(used, self.codes)
         self.values = self.regressions.count_values(self.name) if self.known.any() else 0
 
+    @functools.cached_property
+    def explained(self) -> tuple[Explained, Explained]:
+        """What the parts explain, and what the attribute does."""
+        return self.regressions.explained(self.parts), self.regressions.explained([self.name])
+
     def share(self, along: Floats | None = None) -> Any:
         """Return the share of the whole embedding, or of the cosines with each direction."""
-        return self.regressions.share(self.smaller, self.larger, along)
+        return self.regressions.share(*self.explained, along)
 
     def null95(self, along: Floats | None = None) -> Any:
         """Return the 95 % quantile of that share for unrelated attributes."""
-        return self.regressions.null95(self.smaller, self.larger, along)
+        return self.regressions.null95(*self.explained, along)
 
 
 def decompose(  # noqa: PLR0913 (the options of `clipkit variance`)
@@ -350,7 +338,7 @@ def decompose(  # noqa: PLR0913 (the options of `clipkit variance`)
         for number, control in enumerate(controls, 1):
             check_control(control, images, [name])
             terms = [Term(term.attribute, name) for term in terms]
-            read_terms(control, name, terms)
+            regress(control, name, [term.regressions for term in terms])
             shares.append([term.share() for term in terms])
             inputs[f"control {number}"] = control.digest
         _add_controls(rows, shares)
@@ -383,7 +371,7 @@ def _read_terms(
         others = [attribute for attribute in attributes if not attribute.is_class]
         attributes = others or attributes
     terms = [Term(attribute, split) for attribute in attributes]
-    read_terms(images, split, terms)
+    regress(images, split, [term.regressions for term in terms])
     return terms, annotations.source, dict(annotations.inputs)
 
 
@@ -433,7 +421,7 @@ def _unique_shares(terms: Sequence[Term], images: FeatureFile, split: str) -> Ro
     complete = np.logical_and.reduce([term.known for term in terms])
     columns = {name: codes for term in terms for name, codes in term.codes.items()}
     regressions = Regressions(complete, columns)
-    read_rows(images, split, [regressions])
+    regress(images, split, [regressions])
     unique = {}
     for term in terms:
         # an interaction contains its parts, so it would explain what they do

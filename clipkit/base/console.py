@@ -153,36 +153,27 @@ def progress(
         if _quiet:
             yield lambda *_: None
         elif sys.stderr.isatty():
-            with _bar(what, _Counter(what, unit, start)) as update:
+            with _bar(what, _Counter(unit, start)) as update:
                 yield update
         else:
-            with _log_lines(what, _Counter(what, unit, start), opening) as update:
+            with _log_lines(what, _Counter(unit, start), opening) as update:
                 yield update
 
 
 class _Counter:
     """The progress of work: its steps until now, and their rate."""
 
-    def __init__(self, what: str, unit: str, start: int) -> None:
-        self.what = what
+    def __init__(self, unit: str, start: int) -> None:
         self.unit = unit
         self.start = start
         self.done = start
         self.total = 0
         self.reached = ""
-        self._began = time.monotonic()
-        self._is_estimated = False
 
     def update(self, done: int, total: int, reached: str = "") -> None:
         self.done = done
         self.total = total
         self.reached = reached
-        seconds = time.monotonic() - self._began
-        # work that says how far it got may not be as fast in its later steps
-        is_first = not self._is_estimated and not reached
-        if is_first and done > self.start and seconds > FIRST_LINE_SECONDS:
-            self._is_estimated = True
-            note_if_long(self.what, (total - self.start) / self.rate(seconds))
 
     def rate(self, seconds: float) -> float:
         return (self.done - self.start) / seconds

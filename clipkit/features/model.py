@@ -92,6 +92,12 @@ class BlockMatrix:
         """Read the matrix when numpy asks for an array."""
         return np.asarray(self.read(), dtype=dtype)
 
+    def iter_rows(self, most: int) -> Iterator[Float32]:
+        """Yield the rows in smaller blocks, of at most `most` rows."""
+        for block in self.iter_blocks():
+            for start in range(0, len(block), most):
+                yield block[start : start + most]
+
     def read(self) -> Float32:
         """Read the whole matrix (N, D) into memory."""
         out = np.empty(self.shape, np.float32)
@@ -123,7 +129,7 @@ class BlockMatrix:
         return BlockMatrix((len(rows), self.shape[1]), iter_blocks)
 
 
-def row_blocks(X: Floats | BlockMatrix, size: int) -> Iterable[Floats]:
+def row_blocks(X: Floats | BlockMatrix, size: int = SMALL) -> Iterable[Floats]:
     """Return all rows of X (N, D) in blocks: views of about `size` numbers, or a matrix's own."""
     if isinstance(X, BlockMatrix):
         return X.iter_blocks()

@@ -43,11 +43,9 @@ _of_thread = threading.local()
 SETTINGS = ("size", "crop_size", "resample", "rescale_factor", "image_mean", "image_std")
 # The names of CLIP's processor in files, its settings, and others that change no pixel
 CLIP_PROCESSORS = ("CLIPImageProcessor", "CLIPImageProcessorFast", "CLIPFeatureExtractor")
-TYPES: dict[str, type] = {
-    **dict.fromkeys(STEPS, bool),
-    **{"size": dict, "crop_size": dict, "resample": int, "rescale_factor": float},
-    **{"image_mean": list, "image_std": list},
-}
+TYPES: dict[str, type] = dict.fromkeys(STEPS, bool)
+TYPES |= {"size": dict, "crop_size": dict, "image_mean": list, "image_std": list}
+TYPES |= {"resample": int, "rescale_factor": float}
 IGNORED = {"image_processor_type", "feature_extractor_type", "processor_class", "do_convert_rgb"}
 
 
