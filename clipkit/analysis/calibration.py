@@ -50,7 +50,7 @@ class ClassScores:
 
     @property
     def parts(self) -> int:
-        """The number of parts of which each has at most MAX_BYTES."""
+        """In how many parts the scores fit into memory, one at a time."""
         return math.ceil(math.prod(self.matrix.shape) * 4 / MAX_BYTES)
 
     def sample(self) -> ClassScores:

@@ -37,8 +37,8 @@ def kmeans(features: NDArray[np.floating[Any]], k: int, *, seed: int = 42) -> In
     """Return the cluster (N,) of each row (N, D), as scikit-learn's `KMeans` with ten starts.
 
     It runs on one thread: with several, the order of summation, and so the clusters, may vary.
-    Features are clustered as they are. There must be at least k distinct rows. If rows times
-    clusters are more than LARGE, there is one start, from the centres of a random sample.
+    Features are clustered as they are. There must be at least k distinct rows. Of more than
+    LARGE rows times clusters, there is one start, from the centres of a random sample.
     """
     if k < 1:
         raise UsageError(f"k: expected at least 1, got {k}")
@@ -67,7 +67,7 @@ def kmeans(features: NDArray[np.floating[Any]], k: int, *, seed: int = 42) -> In
 
 
 def is_large(rows: int, k: int) -> bool:
-    """Return whether k-means has one start, from the centres of a sample."""
+    """Whether k-means has one start, from the centres of a sample."""
     return rows * k > LARGE
 
 
