@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-# of done, total and, where it tells more than their rate, how far the work got
+# takes done, total and, if it says more than the rate of the steps, how far the work got
 Update = Callable[..., None]
 
 FIRST_LINE_SECONDS = 2.0  # shorter work is silent where standard error is no terminal
@@ -131,7 +131,7 @@ def report_stages() -> None:
 
 
 def note_if_long(what: str, seconds: float) -> None:
-    """Note how long work will take, as estimated from its first part, if that is very long."""
+    """Note how long work will take, if its first part suggests more than LONG_SECONDS."""
     if seconds > LONG_SECONDS:
         note(f"{what}: will take about {seconds / 60:,.0f} minutes, judging by its first part")
 

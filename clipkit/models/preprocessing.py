@@ -2,12 +2,12 @@
 
 Images are resized and cropped to bytes where they are decoded, in threads. They are rescaled and
 normalised, which makes floats of four times the size, where the model runs. The operations are
-those of torchvision, with which processors work; importing it takes longer than importing PyTorch.
-So the result equals the processor's to the last bit, with two exceptions. A GPU's resizing may
-differ by one in a byte. The centre crop of CLIP and MetaCLIP 2 is the one that they were trained
-with: OpenAI's code and OpenCLIP round the crop's offset (half to even, by torchvision's
-`CenterCrop`), while transformers rounds it down. For a quarter of the lengths of the longer side,
-the two crops are one pixel apart.
+those of torchvision, which processors use. This module does not import torchvision, which takes
+about as long to import as PyTorch. The result equals the processor's to the last bit, with two
+exceptions. A GPU's resizing may differ by one in a byte. The centre crop of CLIP and MetaCLIP 2 is
+the one that they were trained with: OpenAI's code and OpenCLIP round the crop's offset (half to
+even, by torchvision's `CenterCrop`), while transformers rounds it down. For a quarter of the
+lengths of the longer side, the two crops are one pixel apart.
 """
 
 from __future__ import annotations

@@ -689,7 +689,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--images", type=int, default=1024, help="images to embed; the targets name 4096")
     add("--folder", type=Path, help="a folder of .jpg files; made up by default")
     add("--model", type=Path, help="a model's folder; a random ViT-B/32 by default")
-    rows = "rows of logits, 200000 by default, or of --only imagenet, as many as ImageNet's"
+    rows = "rows of logits (default: 200000), --only commands (50000), --only imagenet (1281167)"
     add("--rows", type=int, help=rows)
     add("--classes", type=int, default=1000, help="classes of --only imagenet")
     add("--peer-rows", type=int, default=50_000, help="rows of its peers, which need more memory")

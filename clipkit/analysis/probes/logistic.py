@@ -71,7 +71,7 @@ def logreg(context: SweepContext) -> list[Solution]:
     map_groups: Map = workers.map if is_few else map
 
     def solve(setting: Setting) -> Solution:
-        # Of two classes, scikit-learn penalises the difference of their weights. Its square is
+        # For two classes, scikit-learn penalises the difference of their weights. Its square is
         # twice the sum of the two squares.
         C = setting.C / 2 if context.n_classes == 2 else setting.C
         objective = Objective(
@@ -137,7 +137,7 @@ class Curvature(NamedTuple):
 
 
 class Point(NamedTuple):
-    """An objective and its gradient (D + 1, n) at some coefficients; its curvature if asked for."""
+    """The loss and its gradient (D + 1, n) at some coefficients; the curvature, if asked for."""
 
     loss: float
     slope: Float64
@@ -150,14 +150,15 @@ class Search:
     The penalty gives the loss a curvature of at least 1 in the weights, so the gradient's norm
     bounds their error. Where the data give much more curvature than the penalty, this bound is far
     too high. There the optimum is near if the gradient is small, and the last fourth of the steps
-    and the next one are together shorter than TOLERANCE. Slow fits must stay so for longer.
+    and the next one are together shorter than TOLERANCE allows. So a slow fit has to be near for
+    more steps.
 
     Attributes
     ----------
     table : array (D + 1, n)
         The weights of the features and the intercepts.
     excess : float
-        How many times larger than allowed the error, or what tells of it, still is.
+        The estimated error of the weights, as a multiple of the allowed one.
     """
 
     def __init__(self, objective: Objective) -> None:
@@ -189,7 +190,7 @@ class Search:
         step, point = self._find_step()
         change = point.slope - self._point.slope
         product = float(np.vdot(step, change))
-        if product <= 0:  # which convex losses do not have but by rounding
+        if product <= 0:  # the loss is convex, so this comes from rounding
             return False
         self.steps += 1
         self.table += step
@@ -208,8 +209,8 @@ class Search:
         """Return the first step along the direction that decreases the loss, and where it leads.
 
         Next to the optimum, the loss changes by less than its rounding. There the slope at the end
-        tells more (the approximate condition of Hager and Zhang 2005). Without such a step, return
-        one of 0.
+        decides (the approximate condition of Hager and Zhang 2005). If no step decreases the loss,
+        return a step of 0.
         """
         with_curvature = self.steps & (self.steps - 1) == 0  # it changes less and less
         loss, length = self._point.loss, 1.0
@@ -396,7 +397,7 @@ def rotate(X: Floats, map_parts: Map) -> Float64:
 def _principal_axes(X: Floats, map_parts: Map) -> Float64:
     """Return the principal axes (D, d) of at most N and D, the largest last.
 
-    Of fewer rows than columns, the smaller matrix X X^T = U S^2 U^T is decomposed. Its axes are
+    With fewer rows than columns, the smaller matrix X X^T = U S^2 U^T is decomposed. The axes are
     V = X^T U / S, since X = U S V^T.
     """
     if len(X) < X.shape[1]:
