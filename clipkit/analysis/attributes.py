@@ -102,7 +102,7 @@ class _Embeddings:
         products = np.empty((len(rows), len(directions)), np.float32)
         start = 0
         for block in row_blocks(rows):
-            comparable = similarity.comparable(block, self.file, first_row=start)
+            comparable = similarity.comparable(block, self.file, self.file.display_name, start)
             products[start : start + len(block)] = comparable @ directions.T
             start += len(block)
         return products
