@@ -210,6 +210,8 @@ def _prepare(
     their precision in float32, L-BFGS needs a fraction of the iterations, and the MLP's Adam gets
     further in its epochs. If the scale of the features matters, it must not be too small or large.
     """
+    if classifier == "knn" and not standardize:
+        return _apply(Preparation(), X), Preparation()
     largest, scaler = 0.0, StandardScaler()
     for block in row_blocks(X, BLOCK):
         largest = max(largest, largest_magnitude(block))
