@@ -327,9 +327,9 @@ class Objective:
         X: Floats,
         y: Int64,
         C: float,
-        class_weights: Floats | None = None,
-        map_groups: Map = map,
-        check_cancelled: Callable[[], None] = lambda: None,
+        class_weights: Floats | None,
+        map_groups: Map,
+        check_cancelled: Callable[[], None],
     ) -> None:
         self.X, self.y, self.C = X, y, C
         self.dtype: Any = X.dtype
