@@ -217,22 +217,40 @@ def bench_embed(args: argparse.Namespace, scratch: Path) -> None:
 # logits, entropy, zeroshot
 
 
-def write_images(path: Path, n: int) -> None:
-    """Write n made-up embeddings, block by block."""
-    from factories import MODEL
+Draw = Callable[[np.ndarray, np.random.Generator], np.ndarray]  # rows for labels
 
-    from clipkit.features import BlockMatrix, FeatureFile, Split, write
+
+def drawn_split(labels: np.ndarray, ids: list[str], seed: int, draw: Draw) -> Any:
+    """Return a split whose embeddings are drawn again, block by block, whenever they are read."""
+    from clipkit.features import BlockMatrix, Split
 
     def blocks() -> Iterator[np.ndarray]:
-        rng = np.random.default_rng(0)
-        for start in range(0, n, BLOCK):
-            yield rng.standard_normal((min(BLOCK, n - start), DIM), np.float32)
+        for start in range(0, len(labels), BLOCK):
+            rng = np.random.default_rng((seed, start))
+            yield draw(labels[start : start + BLOCK], rng).astype(np.float32, copy=False)
 
-    labels = np.arange(n) % N_CLASSES
-    split = Split(BlockMatrix((n, DIM), blocks), labels, [f"{i:07d}" for i in range(n)])
-    file = FeatureFile("images", [{"command": "embed", "model": MODEL}], {"test": split})
-    file.class_names = [f"c{i}" for i in range(N_CLASSES)]
+    return Split(BlockMatrix((len(labels), DIM), blocks), labels, ids)
+
+
+def write_splits(path: Path, splits: dict[str, Any], names: list[str]) -> None:
+    """Write splits of embeddings, of classes with these names."""
+    from factories import MODEL
+
+    from clipkit.features import FeatureFile, write
+
+    file = FeatureFile("images", [{"command": "embed", "model": MODEL}], splits, class_names=names)
     write(path, file, force=True)
+
+
+def write_images(path: Path, n: int) -> None:
+    """Write n made-up embeddings."""
+
+    def draw(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        return rng.standard_normal((len(labels), DIM), np.float32)
+
+    ids = [f"{i:07d}" for i in range(n)]
+    split = drawn_split(np.arange(n) % N_CLASSES, ids, 0, draw)
+    write_splits(path, {"test": split}, [f"c{i}" for i in range(N_CLASSES)])
 
 
 def write_texts(path: Path) -> None:
@@ -412,25 +430,14 @@ def bench_probes(args: argparse.Namespace, scratch: Path) -> None:
 
 def write_embeddings(path: Path, rows: int, classes: int) -> None:
     """Write rows to fit on and a twentieth as many to score, of classes that overlap."""
-    from factories import MODEL
-
-    from clipkit.features import BlockMatrix, FeatureFile, Split, write
-
-    def split(name: str, count: int, seed: int) -> Split:
+    splits = {}
+    for seed, (name, count) in enumerate((("train", rows), ("test", max(classes, rows // 20))), 1):
         labels = np.random.default_rng(seed).permutation(np.arange(count) % classes)
-
-        def blocks() -> Iterator[np.ndarray]:
-            for start in range(0, count, BLOCK):
-                rng = np.random.default_rng((seed, start))
-                yield draw_embeddings(labels[start : start + BLOCK], classes, rng)
-
         ids = [f"{name}{i:07d}" for i in range(count)]
-        return Split(BlockMatrix((count, DIM), blocks), labels, ids)
-
-    splits = {"train": split("train", rows, 1), "test": split("test", max(classes, rows // 20), 2)}
-    file = FeatureFile("images", [{"command": "embed", "model": MODEL}], splits)
-    file.class_names = [f"c{i}" for i in range(classes)]
-    write(path, file, force=True)
+        splits[name] = drawn_split(
+            labels, ids, seed, lambda labels, rng: draw_embeddings(labels, classes, rng)
+        )
+    write_splits(path, splits, [f"c{i}" for i in range(classes)])
 
 
 def pass_seconds(rows: int, classes: int) -> float:
@@ -602,28 +609,17 @@ COMMANDS = (  # each reads what the ones before it wrote
 
 
 def write_form(folder: Path, name: str, rows: range) -> None:
-    """Write embeddings of 1,000 classes, block by block."""
-    from factories import MODEL
-
-    from clipkit.features import BlockMatrix, FeatureFile, Split, write
-
+    """Write embeddings of 1,000 classes, and add their rows to the table of attributes."""
     means = class_means()
-    labels = np.random.default_rng(rows.start).permutation(rows) % FORM
     spectrum = 1 / np.sqrt(np.arange(1, DIM + 1))
 
-    def blocks() -> Iterator[np.ndarray]:
-        rng = np.random.default_rng([1, rows.start])
-        for start in range(0, len(rows), BLOCK):
-            chosen = labels[start : start + BLOCK]
-            noise = rng.standard_normal((len(chosen), DIM), np.float32)
-            yield (means[chosen] + noise * spectrum).astype(np.float32)
+    def draw(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        return means[labels] + rng.standard_normal((len(labels), DIM), np.float32) * spectrum
 
+    labels = np.random.default_rng(rows.start).permutation(rows) % FORM
     ids = [f"n{label:08d}/n{label:08d}_{row}.JPEG" for label, row in zip(labels, rows, strict=True)]
-    matrix = BlockMatrix((len(rows), DIM), blocks)
-    file = FeatureFile("images", [{"command": "embed", "model": MODEL}])
-    file.splits = {"all": Split(matrix, labels, ids)}
-    file.class_names = [f"class {label}" for label in range(FORM)]
-    write(folder / name, file, force=True)
+    names = [f"class {label}" for label in range(FORM)]
+    write_splits(folder / name, {"all": drawn_split(labels, ids, rows.start, draw)}, names)
     with (folder / "table.csv").open("a") as table:
         has = np.random.default_rng(2).random((FORM, N_ATTRIBUTES)) < 0.5
         flip = np.random.default_rng([3, rows.start])
