@@ -299,8 +299,9 @@ Device = Annotated[
 Precision = Annotated[
     str,
     option(
-        "auto|fp32|bf16|fp16",
-        "Precision to compute in (auto: fp32 for texts, the device's fastest for images).",
+        "auto|fp64|fp32|bf16|fp16",
+        "Precision to compute in (auto: fp64 for bundled models, fp32 for texts, and the device's "
+        "fastest for images).",
     ),
 ]
 MAX_SEED = 2**32 - 1  # of numpy's RandomState

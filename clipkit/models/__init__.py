@@ -45,9 +45,9 @@ class RunOptions:
     device : str
         ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
     precision : str
-        What to compute in: ``fp32``, ``bf16``, ``fp16`` or ``auto``. ``auto`` is ``fp32`` for the
-        text tower, and for the image tower the fastest that the device has natively. Embeddings
-        are float32 in any case.
+        What to compute in: ``fp64``, ``fp32``, ``bf16``, ``fp16`` or ``auto``. ``auto`` is ``fp64``
+        for the bundled models. For others it is ``fp32`` for the text tower, and for the image
+        tower the fastest that the device has natively. Embeddings are float32 in any case.
     untrained : int, optional
         Seed of the untrained control: the same architecture at random initialisation. Both towers
         of a seed come from one model.

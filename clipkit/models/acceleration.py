@@ -442,7 +442,12 @@ class AsyncEmbeddings:
         return np.array(self.rows.numpy(), dtype=dtype, copy=copy)
 
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {
+    "fp64": torch.float64,
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
 
 
 def find_device(name: str) -> torch.device:
@@ -465,18 +470,23 @@ def find_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def choose_precision(name: str, device: torch.device, *, is_plain: bool) -> str:
+def choose_precision(
+    name: str, device: torch.device, *, is_plain: bool, is_bundled: bool = False
+) -> str:
     """Return the precision with this name.
 
-    ``auto`` is float32 for texts: they are few, and the rounding error of one prompt affects every
-    image's entropy. It is so for models that are not tested, too: then, `is_plain` is true. For
-    other images it is the fastest precision that the device has natively.
+    ``auto`` is float64 for the bundled models: their embeddings, rounded once to float32, are then
+    equal on all processors. It is float32 for texts: they are few, and the rounding error of one
+    prompt affects every image's entropy. It is so for models that are not tested, too: then,
+    `is_plain` is true. For other images it is the fastest precision that the device has natively.
     """
     if name in DTYPES:
         return name
     if name != "auto":
         raise unknown("precision", name, ["auto", *DTYPES])
-    if is_plain:
+    if is_bundled and device.type != "mps":  # which has no float64
+        return "fp64"
+    if is_plain or is_bundled:
         return "fp32"
     if device.type == "mps":
         return "fp16"

@@ -210,7 +210,7 @@ class Encoder(EncoderDescription):
             return step(preprocessor)
 
     def _run(self, **inputs: torch.Tensor) -> torch.Tensor:
-        hint = None if self.details["precision"] == "fp32" else "try --precision fp32"
+        hint = None if self.details["precision"] in ("fp32", "fp64") else "try --precision fp32"
         if "image_size" in self.details:
             hint = SIZE_HINT
         with single_line_errors(f"encode with {self.details['name']}", hint):
@@ -264,7 +264,9 @@ def load(
         return _load_generative(files, tower, options, device)
     architecture = _read(files, tower, options)
     is_plain = tower == "text" or not architecture.is_tested
-    precision = choose_precision(options.precision, device, is_plain=is_plain)
+    precision = choose_precision(
+        options.precision, device, is_plain=is_plain, is_bundled=files.is_bundled
+    )
     dtype = DTYPES[precision]
     loaded = architecture.load_tower(tower, options.untrained, precision)
     details: dict[str, Any] = {
@@ -326,7 +328,9 @@ def _load_generative(
     """Load a model that is asked about images."""
     from clipkit.models import generative
 
-    precision = choose_precision(options.precision, device, is_plain=tower == "text")
+    precision = choose_precision(
+        options.precision, device, is_plain=tower == "text", is_bundled=files.is_bundled
+    )
     asked = generative.load(files, tower, options, device, precision)
     _note_details(files, asked["details"])
     encoder = Encoder(**asked, _non_blocking=options.non_blocking)

@@ -40,11 +40,23 @@ from clipkit.models.libraries import (
     single_line_errors,
 )
 from clipkit.models.questions import Answers, Question
-from clipkit.models.towers import LayerTower, Stack, TowerName, mean_of_patches, resolve
+from clipkit.models.towers import (
+    LayerTower,
+    Stack,
+    TowerName,
+    mean_of_patches,
+    resolve,
+    widened,
+)
 
 LAST = "last"  # the position of the answer; the other one is "image"
 MASKED = -1e30  # logits below are of tokens that the model never says
-TOLERANCES = {"fp32": 1e-4, "fp16": 0.02, "bf16": 0.05}  # of logits, relative to the largest
+TOLERANCES = {
+    "fp64": 1e-4,
+    "fp32": 1e-4,
+    "fp16": 0.02,
+    "bf16": 0.05,
+}  # of logits, relative to the largest
 Inputs = dict[str, Any]
 
 
@@ -208,7 +220,7 @@ class AskedModel(LayerTower):
     """
 
     def _pool(self, state: torch.Tensor, inputs: Inputs) -> torch.Tensor:
-        """Return what hidden states (B, T, D) are at the position: (B, D), in float32.
+        """Return what hidden states (B, T, D) are at the position: (B, D), in float32 or wider.
 
         The layers of a large model may be on several devices.
         """
@@ -222,7 +234,7 @@ class AskedModel(LayerTower):
             places = torch.arange(ids.shape[1], device=ids.device)
             last = (mask * places).argmax(dim=1)
             rows = torch.arange(len(ids), device=ids.device)
-            return state[rows.to(state.device), last.to(state.device)].float().to(ids.device)
+            return widened(state[rows.to(state.device), last.to(state.device)]).to(ids.device)
         token = getattr(self.model.config, "image_token_id", None)
         is_image = (ids == (-1 if token is None else token)) & (mask > 0)  # (B, T)
         if not is_image.any(dim=1).all():
@@ -230,7 +242,7 @@ class AskedModel(LayerTower):
                 f"expected the image_token_id of config.json in the prompt, got none of {token}",
                 f"use --at {LAST}",
             )
-        return mean_of_patches(state.float(), is_image.to(state.device)).to(ids.device)
+        return mean_of_patches(widened(state), is_image.to(state.device)).to(ids.device)
 
     def whole(self, inputs: Inputs, **wanted: Any) -> Any:
         """Return all that the library's own model returns, with the last logits if it can."""

@@ -119,6 +119,11 @@ class ModelFiles:
         return OPEN_CLIP_CONFIG if self.library == "open_clip" else "config.json"
 
     @property
+    def is_bundled(self) -> bool:
+        """Whether the model comes with clipkit."""
+        return self.folder in BUNDLED.values()
+
+    @property
     def is_generative(self) -> bool:
         """Whether it is a model of transformers that answers questions about images."""
         from clipkit.models.families import is_generative

@@ -121,7 +121,7 @@ class Enough(Exception):  # noqa: N818 (no error)
 
 @dataclass(frozen=True)
 class LayerTower:
-    """A tower that returns pooled hidden states: inputs -> (B, D), in float32.
+    """A tower that returns pooled hidden states: inputs -> (B, D), in float32 or wider.
 
     Layers stand side by side, in the order of `layers`. Layers above the highest are not run.
     `choose_layers` makes it.
@@ -175,23 +175,23 @@ class LayerTower:
     def _pool(self, state: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
         """Pool tokens (B, T, width) or a map (B, width, H, W) to (B, width), and norm them."""
         if state.ndim == 4:
-            pooled, norm = state.float().mean(dim=(-2, -1)), self.stack.norm
+            pooled, norm = widened(state).mean(dim=(-2, -1)), self.stack.norm
         else:
             pooled, norm = self._pool_tokens(state, inputs), self.stack.pooled_norm
         if not self.norm or norm is None:
             return pooled
-        return _apply_norm(norm, pooled.to(state.dtype)).float()
+        return widened(_apply_norm(norm, pooled.to(state.dtype)))
 
     def _pool_tokens(self, state: torch.Tensor, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         stack = self.stack
         if stack.pooled_token is not None:
             position = stack.pooled_token(inputs["input_ids"])
             rows = torch.arange(len(state), device=state.device)
-            return self._normed(state[rows, position][:, None])[:, 0].float()
+            return widened(self._normed(state[rows, position][:, None])[:, 0])
         if self.pool == "cls":
             # a copy, since a view would keep all tokens of the layer
-            return self._normed(state[:, :1])[:, 0].float().clone()
-        patches = self._normed(state[:, stack.prefix :]).float()
+            return widened(self._normed(state[:, :1])[:, 0]).clone()
+        patches = widened(self._normed(state[:, stack.prefix :]))
         return mean_of_patches(patches, inputs.get(PADDING_MASK))
 
     def _normed(self, state: torch.Tensor) -> torch.Tensor:
@@ -199,6 +199,11 @@ class LayerTower:
         if not self.norm or self.stack.norm is None:
             return state
         return _apply_norm(self.stack.norm, state)
+
+
+def widened(state: torch.Tensor) -> torch.Tensor:
+    """Return numbers of half precision in float32, and others as they are."""
+    return state.float() if state.dtype.itemsize < 4 else state
 
 
 def _apply_norm(norm: Any, state: torch.Tensor) -> torch.Tensor:

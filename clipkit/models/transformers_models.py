@@ -40,7 +40,7 @@ from clipkit.models.preprocessing import (
     resize_processor,
 )
 from clipkit.models.tokenizer import Tokenizer
-from clipkit.models.towers import CLS, MEAN, SIZE_HINT, Stack, Tower, TowerName
+from clipkit.models.towers import CLS, MEAN, SIZE_HINT, Stack, Tower, TowerName, widened
 
 PREFIXES = {
     "image": ("vision_model.", "visual_projection."),
@@ -321,8 +321,8 @@ class OwnTower(torch.nn.Module):
         if output.ndim == 2:
             return output
         if output.ndim == 4:
-            return _as_map(output, self.is_channels_last).float().mean(dim=(-2, -1))
-        return output[:, 0] if self.prefix else output.float().mean(dim=1)
+            return widened(_as_map(output, self.is_channels_last)).mean(dim=(-2, -1))
+        return output[:, 0] if self.prefix else widened(output).mean(dim=1)
 
     def find_stack(self, example: dict[str, torch.Tensor]) -> Stack:
         """Return the hidden states that the model gives of one image, a square one, as layers."""
