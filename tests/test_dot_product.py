@@ -54,8 +54,10 @@ def test_logits_are_the_models_scaled_and_capped_dot_products(files):
     found = logits.splits["test"].features
     np.testing.assert_allclose(found, expected_logits(), rtol=0, atol=1e-6)
     plain = similarity.compute_logits(images_of(MODEL), words_of(MODEL), temperature=0.5)
-    products = images_of().splits["test"].features @ words_of().features.T
-    np.testing.assert_array_equal(plain.splits["test"].features.read(), 2 * products)
+    products = images_of().splits["test"].features.astype(np.float64) @ words_of().features.T
+    np.testing.assert_array_equal(
+        plain.splits["test"].features.read(), 2 * products.astype(np.float32)
+    )
 
 
 @pytest.mark.parametrize("ending", ["npz", "parquet"])

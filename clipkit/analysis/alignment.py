@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from clipkit.analysis import comparison, retrieval, similarity
+from clipkit.analysis.metrics import falling_order
 from clipkit.analysis.results import Row, choose_split, make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
@@ -174,12 +175,13 @@ def blind_pairs(features: Sequence[Floats], ids: Sequence[str], k: int, count: i
     neighbours = retrieval.nearest(a, a, k, skip_self=True)
     ranks = np.empty_like(neighbours)
     for first, last, cosines in retrieval.blocks(b, b):
-        ranks_of_all = (-cosines).argsort(axis=1).argsort(axis=1)  # 0 is the row itself
+        order = (-cosines).argsort(axis=1, kind="stable")
+        ranks_of_all = order.argsort(axis=1)  # 0 is the row itself
         ranks[first:last] = np.take_along_axis(ranks_of_all, neighbours[first:last], axis=1)
     shares = {"blind": float((2 * ranks > n).mean()), "blind_null": (n - 1) // 2 / (n - 1)}
     pairs: list[Row] = []
     used: set[int] = set()
-    for place in np.argsort(-ranks, axis=None, kind="stable").tolist():
+    for place in falling_order(ranks.ravel()).tolist():
         row, other = place // k, int(neighbours.flat[place])
         if len(pairs) < count and used.isdisjoint((row, other)):
             used |= {row, other}

@@ -98,14 +98,14 @@ class _Embeddings:
         return found
 
     def _products(self, rows: Rows, directions: Float32) -> Float32:
-        """Return rows @ directions.T of comparable rows, in blocks: all would take much memory."""
-        products = np.empty((len(rows), len(directions)), np.float32)
+        """Return the similarities of rows with directions, in blocks to spare memory."""
+        found = np.empty((len(rows), len(directions)), np.float32)
         start = 0
         for block in row_blocks(rows):
             comparable = similarity.comparable(block, self.file, self.file.display_name, start)
-            products[start : start + len(block)] = comparable @ directions.T
+            found[start : start + len(block)] = similarity.products(comparable, directions)
             start += len(block)
-        return products
+        return found
 
     def select(self, fit: SplitRows, scored: SplitRows) -> _Embeddings:
         """Return the embeddings of some rows: these again, if the rows are the same."""

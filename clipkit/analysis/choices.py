@@ -206,7 +206,7 @@ def shuffle(
     Images are permuted within a category of items. What is right then, the texts alone decide.
     Items with one number of `sets` (N,) have the same images, and get the same other ones.
     """
-    across = texts.swapaxes(1, 2)
+    images, texts = images.astype(np.float64), texts.astype(np.float64)
     random = np.random.RandomState(SEED)
     numbers = np.unique(categories, return_inverse=True)[1]
     first = set_of = np.arange(len(numbers))
@@ -221,9 +221,9 @@ def shuffle(
     with console.progress("shuffling images", "draws") as report_progress:
         for draw in range(PERMUTATIONS):
             order[by_category] = np.lexsort([random.uniform(size=len(numbers)), numbers])
-            draws.append(_is_right(images[first[order][set_of]] @ across))
+            draws.append(_is_right(similarity.products(images[first[order][set_of]], texts)))
             report_progress(draw + 1, PERMUTATIONS)
-    return _is_right(images @ across), np.stack(draws)
+    return _is_right(similarity.products(images, texts)), np.stack(draws)
 
 
 def _is_right(cosines: Floats) -> Bools:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from clipkit.analysis.metrics import falling_order
 from clipkit.analysis.results import (
     Row,
     caveats,
@@ -93,7 +94,7 @@ def describe(  # noqa: PLR0913 (the options of `clipkit describe`)
     rows: list[Row] = []
     texts = logits.texts or []
     for group, name in enumerate(groups.names):
-        for prompt in np.argsort(-np.abs(t[group]), kind="stable")[:top].tolist():
+        for prompt in falling_order(np.abs(t[group]))[:top].tolist():
             place = group, prompt
             exceeding = int((largest >= abs(t[place]) * (1 - ROUNDING)).sum())
             row: Row = {"split": split, "group": name, "rows": int(means.counts[group])}

@@ -105,7 +105,7 @@ def prompt_importance(
         if groups is not None:
             what = {"group": group, "prompts": len(member)}
         runs.append({"split": name, "acc1": cost.pop("acc1"), **what, **cost})
-    runs.sort(key=lambda row: -row["cost"])
+    runs = [runs[place] for place in metrics.falling_order([row["cost"] for row in runs])]
     history = logits.extended_history(
         "importance",
         classifier=fitted.classifier,
@@ -227,7 +227,7 @@ def largest_weights(probe: FeatureFile, count: int = 5) -> FeatureFile:
     runs: list[Row] = []
     for number, class_weights in zip(fitted.classes.tolist(), weights, strict=True):
         name = class_name(probe.class_names, number)
-        for column in np.argsort(-np.abs(class_weights), kind="stable")[:count].tolist():
+        for column in metrics.falling_order(np.abs(class_weights))[:count].tolist():
             weight = float(class_weights[column])
             runs.append({"class": name, "prompt": texts[column], "weight": weight, "unit": unit})
     history = probe.extended_history(

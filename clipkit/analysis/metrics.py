@@ -18,6 +18,7 @@ from clipkit.features.model import Floats, Int64
 QUANTILE = 1.959964  # of the normal distribution, for 95 % confidence
 TOP = 5  # classes of the second accuracy that is reported
 POWER = 0.8  # of a test
+ORDER_STEP = 2.0**-20  # of the largest value; smaller differences may be rounding errors
 N_PERMUTATIONS = 1_000
 DRAWS = 1000  # of a calibrated model's outcomes
 DRAWN_AT_ONCE = 1 << 22  # numbers
@@ -109,6 +110,22 @@ def best_classes(scores: Floats, count: int | None = None) -> Int64:
         best[:, place] = scores.argmax(axis=1)
         scores[rows, best[:, place]] = -np.inf
     return best
+
+
+def falling_order(values: ArrayLike) -> Int64:
+    """Return the places (n,) of values (n,) from the highest to the lowest; NaN comes last.
+
+    Values that differ by less than ORDER_STEP of the largest magnitude count as equal and keep
+    their order, so that it does not depend on how a processor rounds.
+
+    >>> falling_order([0.5, 0.7 - 1e-9, np.nan, 0.7]).tolist()
+    [1, 3, 0, 2]
+    """
+    numbers = np.asarray(values, np.float64)
+    step = ORDER_STEP * np.abs(numbers[np.isfinite(numbers)]).max(initial=0.0)
+    if step > 0:
+        numbers = np.round(numbers / step)
+    return np.argsort(-numbers, kind="stable")
 
 
 def confusion(labels: Int64, predicted: Int64, n_classes: int) -> Int64:

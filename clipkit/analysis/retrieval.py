@@ -366,25 +366,32 @@ def _own_cosines(pairs: Pairs) -> Float32:
     for first in range(0, len(own), ROWS):
         rows = slice(first, first + ROWS)
         images = pairs.images[pairs.image_of[rows]]
-        own[rows] = np.einsum("kd,kd->k", images, pairs.texts[rows])
+        own[rows] = np.einsum("kd,kd->k", images, pairs.texts[rows], dtype=np.float64)
     return own
 
 
-def blocks(queries: Floats, candidates: Floats) -> Iterator[tuple[int, int, Floats]]:
+def blocks(queries: Floats, candidates: Floats) -> Iterator[tuple[int, int, Float32]]:
     """Yield the first and last row of a block of queries, and their cosines (B, M)."""
     rows = max(1, BLOCK_BYTES // (4 * len(candidates)))
     for first in range(0, len(queries), rows):
         last = min(first + rows, len(queries))
-        yield first, last, queries[first:last] @ candidates.T
+        yield first, last, similarity.products(queries[first:last], candidates)
 
 
 def nearest(queries: Floats, candidates: Floats, k: int, *, skip_self: bool = False) -> Int64:
-    """Return the rows (Q, k) of the k most similar candidates, in any order."""
+    """Return the rows (Q, k) of the k most similar candidates, in rising order.
+
+    Of candidates that are equally similar, the first are taken.
+    """
     found = np.empty((len(queries), k), np.int64)
     for first, last, cosines in blocks(queries, candidates):
         if skip_self:
             cosines[np.arange(last - first), np.arange(first, last)] = -np.inf
-        found[first:last] = np.argpartition(cosines, -k, axis=1)[:, -k:]
+        least = np.partition(cosines, -k, axis=1)[:, -k, None]
+        is_above, is_equal = cosines > least, cosines == least
+        missing = k - is_above.sum(axis=1, keepdims=True)
+        is_taken = is_above | (is_equal & (is_equal.cumsum(axis=1) <= missing))
+        found[first:last] = np.nonzero(is_taken)[1].reshape(-1, k)
     return found
 
 

@@ -58,6 +58,16 @@ def comparable(
     return np.asarray(rows) if file.is_dot_product else normalize(rows, name, first_row)
 
 
+def products(rows: Floats, directions: Floats) -> Float32:
+    """Return the dot products (..., N, K) of rows (..., N, D) with directions (..., K, D).
+
+    They are summed in float64 and rounded once to float32. Sums in float32 would depend on the
+    processor and on its number of threads.
+    """
+    across = np.asarray(directions, np.float64).swapaxes(-1, -2)
+    return (np.asarray(rows, np.float64) @ across).astype(np.float32)
+
+
 def next_token_logits(products: Float32, file: FeatureFile) -> Float32:
     """Apply the model's scale s and cap c to dot products (N, K): c tanh(s x / c), or s x."""
     model = file.history.model
@@ -173,7 +183,7 @@ def _combine(images: FeatureFile, texts: FeatureFile, temperature: float) -> Fea
         start = 0
         for block in matrix.iter_blocks():
             rows = comparable(block, images, name, start)
-            product = np.asarray(rows @ directions.T, np.float32)  # (B, K)
+            product = products(rows, directions)  # (B, K)
             if images.is_dot_product:
                 product = next_token_logits(product, images)
             start += len(block)

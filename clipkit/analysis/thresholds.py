@@ -33,7 +33,7 @@ from clipkit.analysis.results import (
     newest_entry,
 )
 from clipkit.analysis.score_metrics import METRICS
-from clipkit.analysis.similarity import normalize, refuse_dot_product
+from clipkit.analysis.similarity import normalize, products, refuse_dot_product
 from clipkit.analysis.softmax import softmax
 from clipkit.analysis.zeroshot import HINT, check_prompts, iter_class_scores
 from clipkit.base import console
@@ -357,7 +357,7 @@ def _neighbour(bank: Floats, rows: Floats, place: int) -> Floats:
     found = []
     size = max(1, BLOCK // len(bank))
     for start in range(0, len(rows), size):
-        cosines = rows[start : start + size] @ bank.T
+        cosines = products(rows[start : start + size], bank)
         found.append(np.partition(cosines, -place, axis=1)[:, -place])
     return np.concatenate(found)
 

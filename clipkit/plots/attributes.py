@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
-from clipkit.analysis import results
+from clipkit.analysis import metrics, results
 from clipkit.analysis.attribute_groups import BANDS, NOT_REACHED, REACHED, SAID, group_of
 from clipkit.analysis.choices import finding
 from clipkit.analysis.score_metrics import METRICS
@@ -83,7 +83,7 @@ def draw_attributes(result: FeatureFile) -> Drawn:
     """Draw a result of `attributes`; those without reach come by their probe's number."""
     columns = attribute_recalls(result)
     rows = result.rows()
-    order = np.argsort(-columns["probe"], kind="stable")
+    order = metrics.falling_order(columns["probe"])
     columns = {name: column[order] for name, column in columns.items()}
     series = {}
     for name, label in LEGEND.items():
@@ -151,7 +151,8 @@ def attributes(
     """
     reached = np.asarray(reach, np.float64)
     places = np.array([[*BANDS, ""].index(group) for group in groups or [""] * len(reached)])
-    order = np.lexsort((-np.nan_to_num(reached, nan=-np.inf), places))
+    order = metrics.falling_order(reached)
+    order = order[np.argsort(places[order], kind="stable")]
     y = np.arange(len(order), dtype=np.float64)
     at_chance = 100 * np.asarray(chance, np.float64)[order]
     height = ROW_INCHES if len(order) <= MANY else MANY_INCHES
@@ -266,7 +267,7 @@ def importance(
     noun : str
         What a name stands for: a prompt or a group.
     """
-    order = np.argsort(-np.asarray(costs.values, np.float64), kind="stable")[:MOST_PROMPTS]
+    order = metrics.falling_order(costs.values)[:MOST_PROMPTS]
     y = np.arange(len(order), dtype=np.float64)
     fig, ax = style.new_axes(7.5, PROMPT_INCHES * len(order) + 1.1, title)
     ax.axvline(0, color=style.GREY, linewidth=1.0, zorder=1)

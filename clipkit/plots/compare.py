@@ -136,7 +136,7 @@ def compare(
     marks = np.full(len(names), np.nan)
     if null5 is not None:
         marks = 100 * np.asarray(null5, np.float64)
-    order = np.argsort(accuracy[0, :, 0], kind="stable")[:MAX_GROUPS]
+    order = metrics.falling_order(-accuracy[0, :, 0])[:MAX_GROUPS]
     labels = short = style.sanitize_names(names, 32)
     line_inches = 0.29
     if groups:

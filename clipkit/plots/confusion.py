@@ -134,7 +134,7 @@ def _errors(counts: Floats) -> Floats:
 def _largest_errors(counts: Floats) -> tuple[NDArray[np.intp], ...]:
     """Return the true and the predicted classes (n,) of the largest confusions."""
     errors = _errors(counts)
-    pairs = np.argsort(-errors, axis=None, kind="stable")
+    pairs = metrics.falling_order(errors.ravel())
     shown = min(np.count_nonzero(errors), MAX_CONFUSIONS)
     return np.unravel_index(pairs[:shown], errors.shape)
 
@@ -257,7 +257,7 @@ def draw_classes(
 def _classes_finding(f1: NDArray[np.floating], names: Sequence[str]) -> str:
     """Name the best and the worst class, if no other has the same F1."""
     names = style.sanitize_names(names, 28)
-    order = np.argsort(f1, kind="stable")[: np.isfinite(f1).sum()]
+    order = metrics.falling_order(-f1)[: np.isfinite(f1).sum()]
     if len(order) < 2 or len(set(f1[order[[0, 1]]])) < 2 or len(set(f1[order[[-1, -2]]])) < 2:
         return ""
     worst, best = order[0], order[-1]
@@ -289,7 +289,7 @@ def classes(
         What the scores are of.
     """
     f1 = np.asarray(f1, np.float64)
-    order = np.argsort(-f1, kind="stable")[: np.isfinite(f1).sum()]  # NaN sorts last
+    order = metrics.falling_order(f1)[: np.isfinite(f1).sum()]
     omitted = max(len(order) - MAX_BARS, 0)
     half = MAX_BARS // 2
     if omitted and f1[order[half - 1]] == f1[order[half]]:

@@ -13,6 +13,7 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from clipkit.analysis import metrics
 from clipkit.plots import style
 from clipkit.plots.style import Floats
 
@@ -107,5 +108,4 @@ def choose_prompts(size: Floats) -> tuple[NDArray[np.int64], str]:
 
 def largest(size: Floats, most: int) -> NDArray[np.int64]:
     """Return the places of at most `most` largest numbers, in their order. NaN counts as least."""
-    falling = np.argsort(-np.nan_to_num(size, nan=-np.inf), kind="stable")
-    return np.sort(falling[:most])
+    return np.sort(metrics.falling_order(size)[:most])

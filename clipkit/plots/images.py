@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
-from clipkit.analysis import results
+from clipkit.analysis import metrics, results
 from clipkit.base import console
 from clipkit.base.errors import ImageError, unknown
 from clipkit.features.model import FeatureFile, Int64
@@ -141,7 +141,7 @@ def nearest_images(
 
 def nearest_rows(name: str, cosines: Floats, count: int) -> Nearest:
     """Return the rows with the highest and the lowest of some cosines (N), at most `count` each."""
-    order = np.argsort(-cosines, kind="stable")
+    order = metrics.falling_order(cosines)
     M = min(count, len(order))
     rows = np.stack([order[:M], order[len(order) - M :]])
     return Nearest(name, rows, cosines[rows])

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from clipkit.analysis import results
+from clipkit.analysis import metrics, results
 from clipkit.base.errors import ClipkitError
 from clipkit.features.model import FeatureFile
 from clipkit.plots import heatmap, style
@@ -67,7 +67,7 @@ def variance(
         Shares of the untrained controls.
     """
     shares = np.asarray(share, np.float64)
-    order = np.argsort(-np.nan_to_num(shares), kind="stable")
+    order = metrics.falling_order(np.nan_to_num(shares))
     y = np.arange(len(order), dtype=np.float64)
     row_inches, height, offset = 0.26, 0.7, 0.0
     if control:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from clipkit.analysis import metrics
 from clipkit.analysis.results import caveat_note
 from clipkit.base import console
 from clipkit.base.console import escaped
@@ -328,7 +329,7 @@ def _class_accuracies(main: ImagePredictions) -> list[ClassAccuracy]:
     names, numbers = np.unique(main.true, return_inverse=True)
     counts = np.bincount(numbers)
     right = np.bincount(numbers, weights=main.true == main.predicted).astype(int)
-    order = np.argsort(right / counts, kind="stable")
+    order = metrics.falling_order(-right / counts)
     return [ClassAccuracy(str(names[i]), int(counts[i]), int(right[i])) for i in order]
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from clipkit import features
-from clipkit.analysis import for_people, results
+from clipkit.analysis import for_people, metrics, results
 from clipkit.base import console, tables
 from clipkit.base.console import count
 from clipkit.base.errors import ClipkitError
@@ -304,7 +304,7 @@ def _unlabelled_table(files: dict[str, FeatureFile]) -> list[Block]:
         assert predicted is not None  # a result's split without predictions is invalid
         counts = np.bincount(predicted[0])
         names = distinct_names(results.class_names(file, len(counts) - 1))
-        frequent = np.argsort(-counts, kind="stable")[:MOST_CLASSES]
+        frequent = metrics.falling_order(counts)[:MOST_CLASSES]
         predictions = ", ".join(f"{names[c]} {counts[c]:,}" for c in frequent if counts[c])
         cells = [name, source.model or "-", source.prompts, split, predictions]
         rows.append([*map(escape, cells), f"{predicted.shape[1]:,}"])

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from clipkit.analysis import similarity
+from clipkit.analysis import metrics, similarity
 from clipkit.base.errors import ClipkitError
 from clipkit.features.compatibility import matching_split
 from clipkit.features.model import FeatureFile, Int64
@@ -44,10 +44,10 @@ def select_rows(
         the least confident predictions come first. Rows with equal scores keep their order.
     """
     confidence = np.nan_to_num(scores, nan=0.0)
-    falling = np.argsort(-confidence, kind="stable")
+    falling = metrics.falling_order(confidence)
     if true is None:
         classes, wrong = predicted, np.zeros(len(predicted), bool)
-        order = np.argsort(confidence, kind="stable")
+        order = metrics.falling_order(-confidence)
     else:
         classes, wrong = true, true != predicted
         order = falling
