@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+import versions
 from numpy.linalg import LinAlgError
 from scipy.special import log_softmax
 from sklearn.datasets import load_digits
@@ -218,6 +219,7 @@ def test_each_pair_of_classes_is_on_one_line(n):
 
 @pytest.mark.parametrize("C", [0.01, 1])
 @problems(digits, unbalanced, separable)
+@versions.HYPERPLANES
 def test_a_group_of_pairs_gets_the_hyperplanes_of_single_pairs(problem, C):
     X, y, *_ = problem()
     numbers = np.unique(y, return_inverse=True)[1]
