@@ -482,6 +482,17 @@ def answered(
     return share("coverage", has_answer, clusters) | share("acc1_answered", right, of_answers)
 
 
+def scores(
+    labels: Int64 | None, predicted: Int64, none: int | None = None, clusters: Int64 | None = None
+) -> dict[str, float]:
+    """Return all columns that follow from one predicted class for each row (N,).
+
+    These are `accuracies` and `accuracy_interval` and, if a class is `none`, those of `answered`.
+    """
+    found = accuracies(labels, predicted) | accuracy_interval(labels, predicted, clusters)
+    return found if none is None else found | answered(labels, predicted, none, clusters)
+
+
 @dataclass(frozen=True)
 class Reliability:
     """Confidence and accuracy in B bins of as many rows, beside a calibrated model.
