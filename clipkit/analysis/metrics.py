@@ -483,13 +483,14 @@ def answered(
 
 
 def scores(
-    labels: Int64 | None, predicted: Int64, none: int | None = None, clusters: Int64 | None = None
+    labels: Int64 | None, best: Int64, none: int | None = None, clusters: Int64 | None = None
 ) -> dict[str, float]:
-    """Return all columns that follow from one predicted class for each row (N,).
+    """Return all columns that follow from the best classes of each row; see `accuracies`.
 
-    These are `accuracies` and `accuracy_interval` and, if a class is `none`, those of `answered`.
+    These are the accuracies with their interval and, if a class is `none`, those of `answered`.
     """
-    found = accuracies(labels, predicted) | accuracy_interval(labels, predicted, clusters)
+    predicted = best if best.ndim == 1 else best[:, 0]
+    found = accuracies(labels, best) | accuracy_interval(labels, predicted, clusters)
     return found if none is None else found | answered(labels, predicted, none, clusters)
 
 

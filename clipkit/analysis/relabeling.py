@@ -19,7 +19,7 @@ from clipkit.analysis.results import NONE, as_result, holds_classes, read_groups
 from clipkit.base import console, files
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features.annotations import Attribute, read_attribute
-from clipkit.features.columns import COLUMNS, depends_on_labels
+from clipkit.features.columns import COLUMNS, TEXT, depends_on_labels
 from clipkit.features.model import FeatureFile, Int64, Split
 from clipkit.features.splitting import take
 
@@ -203,7 +203,8 @@ def _scored_again(result: FeatureFile) -> dict[str, NDArray[Any]]:
     column = "eval_split" if "eval_split" in runs else "split"
     names = set(filter(depends_on_labels, runs))
     for name in names:
-        runs[name] = np.full(result.run_count, np.nan)
+        unknown = "" if COLUMNS[name].unit is TEXT else np.nan
+        runs[name] = np.full(result.run_count, unknown)
     classes = result.class_names or []
     none = classes.index(NONE) if NONE in classes else None
     if "clusters" in runs:  # a result does not hold which row is in which

@@ -130,7 +130,7 @@ RECORDS = (
     Column("attribute", TEXT, NOTHING),
     Column("category", TEXT, NOTHING),
     Column("class", TEXT, NOTHING),
-    Column("group", TEXT, NOTHING),
+    Column("group", TEXT, LABELS),
     Column("measure", TEXT, NOTHING),
     Column("metric", TEXT, NOTHING),
     Column("scope", TEXT, NOTHING),
@@ -138,13 +138,13 @@ RECORDS = (
     Column("unit", TEXT, NOTHING),
     Column("a", TEXT, NOTHING),
     Column("b", TEXT, NOTHING),
-    Column("value_a", TEXT, NOTHING),
-    Column("value_b", TEXT, NOTHING),
-    Column("prompt", TEXT, NOTHING),
+    Column("value_a", NUMBER, LABELS),
+    Column("value_b", NUMBER, LABELS),
+    Column("prompt", TEXT, ROWS),
     Column("prompts", NUMBER, NOTHING),  # their name, or how many are in a group
-    Column("values", COUNT, NOTHING),
+    Column("values", COUNT, LABELS),
     # Numbers of rows
-    Column("rows", COUNT, ROWS, is_checked=True),
+    Column("rows", COUNT, LABELS, is_checked=True),
     Column("clusters", COUNT, ROWS, is_checked=True),
     Column("items", COUNT, ROWS),
     Column("queries", COUNT, ROWS),
@@ -220,7 +220,9 @@ RECORDS = (
     Column("nll", NUMBER, LABELS, better=LOWER),
     Column("information", NUMBER, LABELS, better=HIGHER),
     Column("brier", NUMBER, LABELS, better=LOWER),
-    Column("ece", SHARE, LABELS, better=LOWER, relatives="null null95 equal_width"),
+    Column("ece", SHARE, LABELS, better=LOWER, relatives="equal_width"),
+    Column("ece_null", SHARE, ROWS),
+    Column("ece_null95", SHARE, ROWS),
     # Clusters
     Column(
         "purity",
@@ -240,7 +242,8 @@ RECORDS = (
         "median_rank", NUMBER, LABELS, better=LOWER, has_interval=True, relatives="null control"
     ),
     Column("gap", NUMBER, ROWS, relatives="null control"),
-    Column("relative_gap", NUMBER, LABELS, relatives="null control"),
+    Column("relative_gap", NUMBER, LABELS, relatives="control"),
+    Column("relative_gap_null", NUMBER, ROWS),
     Column("hubness", NUMBER, ROWS, better=LOWER, relatives="null control"),
     # Choices among texts or images
     Column(
@@ -254,7 +257,7 @@ RECORDS = (
     ),
     Column("shuffled", SHARE, LABELS, title="images shuffled", relatives="control"),
     Column("shuffled95", SHARE, LABELS),
-    Column("angle", SHARE, LABELS, title="by angle"),
+    Column("angle", SHARE, ROWS, title="by angle"),
     Column("ceiling", SHARE, LABELS, title="blind to order"),
     # Thresholds
     Column("threshold", NUMBER, LABELS),
@@ -282,7 +285,7 @@ RECORDS = (
     Column("t", NUMBER, LABELS, relatives="control null95"),
     # Attributes: accuracies or errors, by the metric
     Column("zeroshot", NUMBER, LABELS, has_interval=True),
-    Column("names", NUMBER, LABELS, has_interval=True),
+    Column("names", NUMBER, LABELS),
     Column("random", NUMBER, LABELS, has_interval=True),
     Column("probe", NUMBER, LABELS, has_interval=True),
     Column("control", NUMBER, LABELS),
