@@ -23,6 +23,7 @@ from strategies import TEXT, feature_files
 
 import clipkit.features.hdf5 as hdf5
 from clipkit.analysis import results
+from clipkit.analysis.probes import CLASSIFIERS
 from clipkit.base.errors import ClipkitError, UsageError, WriteError
 from clipkit.features import (
     BlockMatrix,
@@ -424,7 +425,7 @@ def test_what_was_fitted_must_fit_together_when_it_is_written_and_read(
         write(tmp_path / "y.h5", file)
 
 
-@pytest.mark.parametrize("classifier", ["svm", "logreg", "mlp", "knn"])
+@pytest.mark.parametrize("classifier", CLASSIFIERS)
 def test_what_was_fitted_is_read_back_in_its_types(classifier, tmp_path):
     file = replace(feature_file("probe"), fitted=fitted(classifier))
     write(tmp_path / "x.h5", file)
