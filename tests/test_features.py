@@ -377,7 +377,7 @@ def test_what_breaks_the_format_is_not_written(file, message, tmp_path):
 
 MANY_CLASSES = {"classes": np.arange(5001), "coefficients": np.zeros((5, 5001))}
 INVALID_PROBES: list[tuple[str, dict[str, Any], str]] = [
-    ("svm", {"classifier": ["forest"]}, "expected svm, logreg, mlp, knn, got 'forest'"),
+    ("svm", {"classifier": ["forest"]}, f"expected {', '.join(CLASSIFIERS)}, got 'forest'"),
     ("svm", {"input": ["pixels"]}, "fitted/input: expected embeddings, logits, probs, got 'pix"),
     ("svm", {"input": ["probs"]}, "expected fitted/temperature of svm on probs, got none"),
     ("svm", {"temperature": np.ones(1)}, "fitted/temperature is not part of svm on embeddings"),
