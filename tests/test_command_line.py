@@ -20,10 +20,9 @@ from factories import write_feature_file
 from shell import clipkit, fails, ok
 from typer.main import get_command
 
-from clipkit import analysis, cli, datasets, features
+from clipkit import analysis, cli, features
 from clipkit.analysis import probes
 from clipkit.base import console, tables
-from clipkit.commands import _completion as completion
 from clipkit.commands import _help, _options
 from clipkit.models import hub
 
@@ -251,7 +250,6 @@ def test_completion_offers_models_that_were_fetched_before_and_works_in_zsh(tmp_
 
 
 def test_completion_knows_the_data_sets_and_imports_nothing_heavy():
-    assert list(datasets.REGISTRY) == list(completion.DATASETS)
     assert "tiny" in hub.KNOWN
     script = (
         "import sys; from clipkit import cli; from clipkit.commands import _completion as c; "

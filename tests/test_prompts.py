@@ -23,7 +23,7 @@ from clipkit import datasets, embedding, read
 from clipkit.analysis import similarity
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.base.version import __version__
-from clipkit.datasets.registry import CLASS_NAMES
+from clipkit.datasets.registry import REGISTRY
 from clipkit.features.history import provenance
 from clipkit.prompts import bundled as bundled_files
 from clipkit.prompts import class_index
@@ -237,14 +237,14 @@ def test_each_generic_set_begins_with_the_smaller_one(smaller, larger):
 
 @pytest.mark.parametrize("size", [16, 415])  # the other generic sets are parts of the largest
 def test_no_generic_prompt_names_a_class_of_cifar(size):
-    names = {prompts.readable(name) for name in [*CIFAR10, *CLASS_NAMES["cifar100"]()]}
+    names = {prompts.readable(name) for name in [*CIFAR10, *REGISTRY["cifar100"].class_names()]}
     names |= {name + ending for name in names for ending in ("s", "es")} | set(IRREGULAR)
     for text in bundled(f"generic{size}.txt"):
         assert names.isdisjoint(runs_of_words(text)), text
 
 
 def test_no_food_prompt_names_a_dish_of_food101():
-    dishes = {prompts.readable(name) for name in CLASS_NAMES["food101"]()}
+    dishes = {prompts.readable(name) for name in REGISTRY["food101"].class_names()}
     dishes |= {name.removesuffix("s") for name in dishes} | {f"{name}s" for name in dishes}
     for text in bundled("food32.txt"):
         assert dishes.isdisjoint(runs_of_words(text)), text
@@ -748,7 +748,7 @@ def test_class_names_of_data_sets_need_no_data():
         assert classes.names == names
         assert classes.source == {"classes": name}
     assert len(set(expected["cifar100"])) == 100
-    food = CLASS_NAMES["food101"]()
+    food = REGISTRY["food101"].class_names()
     assert food == sorted(food)  # as torchvision sorts them
     assert digest(food) == "efe7060c0e6aa88c"
 

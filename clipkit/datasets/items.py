@@ -143,12 +143,12 @@ def _item(
 
 
 def _shapes_items(split: str | None) -> Iterator[Item]:
-    from clipkit.datasets.registry import shapes
+    from clipkit.datasets.registry import REGISTRY, SHAPES_SEED
     from clipkit.shapes.attributes import items
 
-    for name, images in shapes(None).splits.items():
+    for name, images in REGISTRY["shapes"].load().splits.items():
         if split in (None, name):
             rows = np.array(images.ids, np.int64)
-            for category, row, *texts in items(rows, split=name, seed=0):
+            for category, row, *texts in items(rows, split=name, seed=SHAPES_SEED):
                 row_id = images.ids[row]
                 yield Item(f"{category}/{row_id}", category, [row_id], texts)

@@ -189,7 +189,7 @@ class _Command:
 
     def _embed(self) -> dict[str, Any]:
         """Return the splits to embed, and the data set as it can be named."""
-        from clipkit.datasets import REGISTRY  # loads Pillow
+        from clipkit.datasets import REGISTRY
 
         dataset = self._entry.dataset
         if "name" not in dataset:
