@@ -10,8 +10,9 @@ import sys
 from importlib.abc import Loader
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from clipkit.base.lazy import lazy_names
 from clipkit.base.version import __version__
 
 if TYPE_CHECKING:
@@ -19,16 +20,17 @@ if TYPE_CHECKING:
     from clipkit.features.hdf5 import read, write
     from clipkit.features.model import FeatureFile
     from clipkit.models import load as load_model
+else:
+    __getattr__ = lazy_names(
+        __name__,
+        {
+            f"{__name__}.features": "FeatureFile read write",
+            f"{__name__}.datasets": "load_dataset=load",
+            f"{__name__}.models": "load_model=load",
+        },
+    )
 
 __all__ = ["FeatureFile", "__version__", "load_dataset", "load_model", "read", "write"]
-
-_SOURCES = {
-    "FeatureFile": ("clipkit.features", "FeatureFile"),
-    "load_dataset": ("clipkit.datasets", "load"),
-    "load_model": ("clipkit.models", "load"),
-    "read": ("clipkit.features", "read"),
-    "write": ("clipkit.features", "write"),
-}
 
 # The modules of the API are also imported without the name of their package.
 _PACKAGES = {
@@ -61,14 +63,6 @@ class _ShortNames(Loader):
 
 
 sys.meta_path.append(_ShortNames())
-
-
-def __getattr__(name: str) -> Any:
-    """Import a name of the API when it is first used (PEP 562)."""
-    if name not in _SOURCES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, attribute = _SOURCES[name]
-    return getattr(importlib.import_module(module), attribute)
 
 
 def __dir__() -> list[str]:

@@ -527,6 +527,7 @@ class Report:
     def check_output(self, *inputs: str | None, seeds: Sequence[int | str] = (SEED,)) -> None:
         """Refuse an unusable output, or standard input twice, before the command does any work."""
         from clipkit.base import files
+        from clipkit.features import endings
 
         files.check_one_stream([name for name in inputs if name is not None])
         if self.output is None:
@@ -536,7 +537,7 @@ class Report:
         for seed in seeds:
             names = [name_by_seed(name, seed) for name in inputs if name is not None]
             output = name_by_seed(self.output, seed)
-            files.check_feature_output(output, force=self.force, inputs=names)
+            endings.check_feature_output(output, force=self.force, inputs=names)
 
     def show(
         self,

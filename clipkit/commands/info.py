@@ -105,12 +105,12 @@ def _reports(results: list[FeatureFile], view: View, per_class: bool) -> list[li
 def _describe(name: str, is_json: bool) -> list[Row]:
     """Return the object that describes a file or model, or its rows of field and value."""
     from clipkit import features
-    from clipkit.base import files
+    from clipkit.features import endings
     from clipkit.features.describe import abridge, describe, flatten
 
     path = Path(name)
     is_file = path.exists() and not path.is_dir()
-    if name in ("-", "") or is_file or path.suffix.lower() in files.KNOWN_ENDINGS:
+    if name in ("-", "") or is_file or path.suffix.lower() in endings.KNOWN_ENDINGS:
         with features.open_file(name) as file:
             description = describe(file)
         return [description] if is_json else [*abridge(description)]

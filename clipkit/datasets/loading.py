@@ -21,7 +21,7 @@ from clipkit.datasets.manifests import read_manifest
 from clipkit.datasets.registry import REGISTRY
 from clipkit.datasets.rows import Columns
 from clipkit.features.annotations import has_many_numbers
-from clipkit.features.formats import import_parquet
+from clipkit.features.endings import import_parquet
 from clipkit.features.history import drop_none
 
 _PATTERN = re.compile(r"[*?\[{]")

@@ -26,7 +26,7 @@ from clipkit.base.errors import ClipkitError, UsageError, read_errors, shorten
 from clipkit.base.names import escape
 from clipkit.datasets.dataset import Dataset
 from clipkit.datasets.rows import Columns, Content, Row, Table, as_text, check_columns, collect
-from clipkit.features.formats import import_parquet
+from clipkit.features.endings import import_parquet
 from clipkit.features.history import drop_none
 from clipkit.prompts.class_index import find_class_index, rename_classes
 

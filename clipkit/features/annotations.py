@@ -24,7 +24,7 @@ import numpy as np
 from clipkit.base import console, files
 from clipkit.base.csv_rows import is_no_value, read_objects, read_table
 from clipkit.base.errors import ClipkitError, UsageError, shorten, unknown
-from clipkit.features.formats import import_parquet
+from clipkit.features.endings import import_parquet
 from clipkit.features.history import original_split
 from clipkit.features.model import FeatureFile, Floats, Int64
 

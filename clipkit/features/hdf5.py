@@ -23,7 +23,6 @@ from clipkit.base.errors import ClipkitError, WriteError, brief
 from clipkit.base.files import (
     DISK_FULL_HINT,
     atomic_write,
-    check_ending,
     check_one_stream,
     display_name,
     goes_to_stream,
@@ -32,6 +31,7 @@ from clipkit.base.files import (
 )
 from clipkit.base.prefetch import prefetch
 from clipkit.features.checked_file import MAX_CHUNK_BYTES, SIGNATURE, CheckedFile
+from clipkit.features.endings import check_ending
 from clipkit.features.history import IMAGES_ALONE_HINT, has_text_tower
 from clipkit.features.model import (
     BlockMatrix,

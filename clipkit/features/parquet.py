@@ -18,10 +18,9 @@ from clipkit.base.errors import ClipkitError, UsageError, read_errors, unknown
 from clipkit.base.names import distinct_names
 from clipkit.features.describe import abridged
 from clipkit.features.model import BlockMatrix, FeatureFile, Float32, as_float32
-from clipkit.features.npz import MATRICES, OTHERS
+from clipkit.features.npz import MATRICES, METADATA, OTHERS
 from clipkit.features.validation import MAX_CLASSES, MAX_NAMES
 
-METADATA = "clipkit"  # the name of the JSON with what no column holds
 ARROW_TYPES = {str: pa.string(), bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
 LISTS = (pa.ListType, pa.LargeListType, pa.FixedSizeListType)
 # The columns beside `feature`: what they hold, and the array of an .npz that has the same.
@@ -96,7 +95,6 @@ def read_table(
     chosen: Mapping[str, str] | None = None,
     *,
     matrices: Sequence[Float32] = (),
-    with_features: bool = True,
 ) -> dict[str, Any]:
     """Read a table with a column ``feature`` of lists of numbers, or columns ``feature_0`` to N.
 
@@ -115,8 +113,7 @@ def read_table(
         features_of = _feature_columns(schema, name, chosen.pop("feature", None))
     source_of = _choose_columns(schema, known, chosen, name)
     sources = list(source_of.values())
-    features_read = features_of if with_features else []
-    cells, features, n = _read_parts(paths, name, schema, sources, features_read, matrices)
+    cells, features, n = _read_parts(paths, name, schema, sources, features_of, matrices)
     columns = {column: cells[source] for column, source in source_of.items()}
     if source_of.get("id", "id") != "id":
         _check_ids(columns["id"], f"{name}: {source_of['id']}")
