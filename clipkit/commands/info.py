@@ -106,13 +106,13 @@ def _describe(name: str, is_json: bool) -> list[Row]:
     """Return the object that describes a file or model, or its rows of field and value."""
     from clipkit import features
     from clipkit.features import endings
-    from clipkit.features.describe import abridge, describe, flatten
+    from clipkit.features.overview import abridge, flatten, overview
 
     path = Path(name)
     is_file = path.exists() and not path.is_dir()
     if name in ("-", "") or is_file or path.suffix.lower() in endings.KNOWN_ENDINGS:
         with features.open_file(name) as file:
-            description = describe(file)
+            description = overview(file)
         return [description] if is_json else [*abridge(description)]
     from clipkit import models
 

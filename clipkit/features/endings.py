@@ -74,6 +74,11 @@ class Format:
                 f"install it: pip install 'clipkit-vl[{self.extra}]'",
             ) from error
 
+    def check_installed(self) -> None:
+        """Refuse a format whose library is not installed."""
+        if self.library:
+            self.import_module(self.library)
+
 
 def _read_npz(
     path: Path, source: str, archives: contextlib.ExitStack, _: Mapping[str, str]
@@ -103,8 +108,9 @@ def _read_safetensors(
 def _read_parquet(
     path: Path, source: str, _: contextlib.ExitStack, columns: Mapping[str, str]
 ) -> Arrays:
-    arrays: Arrays = import_parquet().read_table([path], source, columns)
-    return arrays
+    from clipkit.features import parquet
+
+    return parquet.read_table([path], source, columns)
 
 
 def _write_npz(path: Path, file: FeatureFile, _: Thumbnails | None) -> None:
@@ -122,7 +128,6 @@ def _write_npy(path: Path, file: FeatureFile, _: Thumbnails | None) -> None:
 def _write_parquet(path: Path, file: FeatureFile, thumbnails: Thumbnails | None) -> None:
     from clipkit.features import exporting
 
-    import_parquet()
     exporting.write_parquet(path, file, thumbnails)
 
 

@@ -25,7 +25,6 @@ from clipkit.base.csv_rows import is_no_value
 from clipkit.base.errors import ClipkitError, UsageError, read_errors, unknown
 from clipkit.base.files import atomic_write, spool_input
 from clipkit.features import folders, npz
-from clipkit.features.describe import abridged
 from clipkit.features.endings import (
     FORMATS,
     PARQUET,
@@ -46,6 +45,7 @@ from clipkit.features.model import (
     as_float32,
     row_ids,
 )
+from clipkit.features.overview import abridged
 from clipkit.features.validation import allowed_names, check_version, validate
 
 NO_ROWS = ("class_names", "texts", "class_index")  # arrays that a .parquet has in the JSON
@@ -168,6 +168,7 @@ def export_file(
     if thumbnails is not None and not known.has_thumbnails:
         raise UsageError(f"thumbnails: expected a .parquet file, got {output}")
     _check_holds(known, file)
+    known.check_installed()
     if file.is_result and known.read and not known.has_columns:
         console.note(f"{output}: convert does not import results; keep {file.display_name}")
     with (
@@ -264,6 +265,7 @@ def _read_arrays(
         raise UsageError(f"{option}: expected a .parquet file or a folder, got {source}")
     if known.read is None:
         raise unknown("ending", known.ending, READABLE)
+    known.check_installed()
     with read_errors(source):
         return known.read(path, source, archives, columns)
 
