@@ -169,7 +169,7 @@ def test_files_of_which_only_some_name_a_split_are_refused():
     [
         ("classnames.txt", "bird\ncat\ndog\n"),
         ("class_index.json", json.dumps({str(i): ["n01440764", c] for i, c in enumerate(CLASSES)})),
-        ("class_index.json", json.dumps(CLASSES)),
+        ("class_index.json", json.dumps(dict(enumerate(CLASSES)))),
     ],
 )
 def test_integers_are_named_by_a_file_beside_the_tars_or_above(tmp_path, name, content, capsys):
@@ -192,7 +192,8 @@ def test_integers_are_named_by_a_file_beside_the_tars_or_above(tmp_path, name, c
         ("classnames.txt", b"bird\n\ncat\n", "expected a class name for each label 0, 1, 2"),
         ("classnames.txt", b"x" * 2000, "names of at most 1,000 characters, got 1 lines"),
         ("classnames.txt", b"bird\n\xff\n", "line 2: expected UTF-8 text, got the byte 0xff"),
-        ("class_index.json", b'{"n01440764": "tench"}', "expected a class name for each label 0"),
+        ("class_index.json", b'{"n01440764": "tench"}', "expected a class index, got other"),
+        ("class_index.json", b'["tench"]', "expected a class index, got other content"),
         ("class_index.json", b'{"1": ["n01440764", "tench"]}', "expected a class name for each"),
         ("class_index.json", b'{"0": ["tench"]}', "expected a class index, got other content"),
     ],
@@ -415,7 +416,7 @@ def test_rows_without_a_label_are_left_out_of_every_source_where_others_have_one
 
 
 def test_wordnet_ids_of_every_source_get_the_names_of_a_class_index(labelled, tmp_path):
-    index = {"n01440764": "tench", "n01443537": "goldfish"}
+    index = {"0": ["n01440764", "tench"], "1": ["n01443537", "goldfish"]}
     (tmp_path / "class_index.json").write_text(json.dumps(index))
     data = labelled("n01443537", "n01440764", "n09999999")
     assert data.class_names == ["tench", "goldfish", "n09999999"]

@@ -19,8 +19,8 @@ from clipkit.base.files import file_kind
 from clipkit.base.names import escape
 from clipkit.datasets.dataset import SPLIT_NAMES, Dataset, ImageDataset, ImageFiles, split_name
 from clipkit.datasets.images import installation_hint, readable_suffixes
+from clipkit.datasets.wordnet import FILE_NAMES, find_class_index, rename_classes
 from clipkit.features.model import Int64
-from clipkit.prompts.class_index import FILE_NAMES, find_class_index, rename_classes
 
 UNLABELLED = ""  # the class of images that lie in no class folder
 NO_ENDING = "no ending"

@@ -26,9 +26,9 @@ from clipkit.base.errors import ClipkitError, UsageError, read_errors, shorten
 from clipkit.base.names import escape
 from clipkit.datasets.dataset import Dataset
 from clipkit.datasets.rows import Columns, Content, Row, Table, as_text, check_columns, collect
+from clipkit.datasets.wordnet import find_class_index, rename_classes
 from clipkit.features.endings import import_parquet
 from clipkit.features.history import drop_none
-from clipkit.prompts.class_index import find_class_index, rename_classes
 
 MAX_LIST_BYTES = 1 << 28  # a million paths of 256 bytes
 

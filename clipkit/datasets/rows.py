@@ -17,9 +17,9 @@ from clipkit.base.names import escape
 from clipkit.datasets import remote
 from clipkit.datasets.dataset import ImageDataset, ImageFiles, NamedClasses, split_name
 from clipkit.datasets.images import reason
+from clipkit.datasets.wordnet import escape_text
 from clipkit.features.model import Int64
 from clipkit.features.validation import MAX_CLASSES, MAX_NAMES, is_split_name
-from clipkit.prompts.class_index import escape_text
 
 NO_LABEL = -1
 
