@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from clipkit import datasets
 from clipkit.base import console, files
@@ -15,10 +15,19 @@ from clipkit.base.names import escape
 from clipkit.datasets.dataset import ImageDataset, describe_splits
 from clipkit.datasets.rows import CAPTION_COLUMNS, CAPTION_TABLES, MAX_BYTES, as_text
 from clipkit.prompts.formats import load_json
-from clipkit.prompts.texts import MAX_PROMPTS, Captions, clean
+from clipkit.prompts.texts import MAX_PROMPTS, clean
 
 ID_COLUMNS = ("image", "image_id", "id", "path", "filename", "file_name", "filepath")
 EXAMPLE = '{"image": "a.jpg", "caption": "a cat on a mat"}'
+
+
+class Captions(NamedTuple):
+    """K captions, and the id of the image that each belongs to."""
+
+    name: str  # what messages call the source
+    texts: list[str]
+    ids: list[str]
+    source: dict[str, Any]  # for the history
 
 
 def read_captions(names: str | Sequence[str], split: str | None = None) -> Captions:

@@ -27,9 +27,11 @@ from clipkit.prompts import bundled
 from clipkit.prompts import formats as prompt_files
 from clipkit.prompts import texts as prompts
 from clipkit.prompts.formats import COMPLETE, DEFAULT_TEMPLATE, ClassNames
-from clipkit.prompts.texts import Captions, Items, Prompts
+from clipkit.prompts.texts import Prompts
 
 if TYPE_CHECKING:
+    from clipkit.datasets.captions import Captions
+    from clipkit.datasets.items import Items
     from clipkit.models import Encoder
 
 ANSWER_WITH_LETTER = "Answer with the option's letter from the given choices directly."
