@@ -913,11 +913,21 @@ def test_a_url_may_hold_letters_spaces_and_a_user_who_is_not_shown(server):
     assert "secret" not in caught.value.message
 
 
-@pytest.mark.parametrize("package", ["s3fs", "fsspec"])
-def test_a_missing_package_is_one_line_with_what_to_install(tmp_path, monkeypatch, package):
-    monkeypatch.setitem(sys.modules, package, None)
-    line = fails("embed", "s3://bucket/a.tar", "-m", "tiny", "-o", tmp_path / "o.h5")
-    assert "the package s3fs is not installed; hint: pip install s3fs" in line
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("s3://bucket/a.tar", "Install s3fs to access S3"),
+        ("gs://bucket/a.tar", "Please install gcsfs to access Google Storage"),
+        ("nowhere://bucket/a.tar", "Protocol not known: nowhere"),
+    ],
+)
+def test_what_fsspec_says_of_a_storage_that_it_cannot_open_is_passed_on(
+    tmp_path, monkeypatch, url, reason
+):
+    for package in ("s3fs", "gcsfs"):
+        monkeypatch.setitem(sys.modules, package, None)
+    line = fails("embed", url, "-m", "tiny", "-o", tmp_path / "o.h5")
+    assert f"cannot read {url}: {reason}" in line
 
 
 def test_without_the_extra_remote_the_error_says_what_to_install(tmp_path, monkeypatch):
@@ -928,7 +938,7 @@ def test_without_the_extra_remote_the_error_says_what_to_install(tmp_path, monke
     (tmp_path / "m.csv").write_text("path\nhttps://host/a.png\n")
     for source in ("https://host/a.tar", "https://host/a.parquet", tmp_path / "m.csv"):
         line = fails("embed", source, "-m", "tiny", "-o", tmp_path / "o.h5")
-        assert "the package aiohttp is not installed; hint: pip install 'clipkit-vl[rem" in line
+        assert "HTTPFileSystem requires aiohttp; hint: pip install 'clipkit-vl[remote]'" in line
 
 
 def test_an_answer_may_go_from_http_to_https_but_not_back():

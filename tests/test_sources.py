@@ -577,8 +577,10 @@ def test_pictures_and_class_names_come_from_the_same_sources(photos):
     assert not datasets.names_images("names.tsv")
 
 
-@pytest.mark.parametrize("protocol", ["file", "ftp", "github", "memory", "sftp", "data", "zip"])
-def test_urls_of_other_protocols_are_opened_nowhere(tmp_path, protocol):
+@pytest.mark.parametrize(
+    "protocol", ["file", "git", "memory", "reference", "data", "zip", "filecache"]
+)
+def test_urls_that_lead_to_this_machine_are_opened_nowhere(tmp_path, protocol):
     url = f"{protocol}://{tmp_path}/a"
     for ending in (".png", ".tar", ".parquet", ".csv", ""):
         with fails_with("URL ", UsageError):

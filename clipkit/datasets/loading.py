@@ -188,7 +188,7 @@ def _are_parquet(name: str) -> bool:
 
 def _holds(folder: str, suffix: str) -> bool:
     """Return True if a folder holds, at any depth, files with a suffix and no images."""
-    if remote.protocol_of(folder) in ("hf", "s3", "gs"):
+    if remote.protocol_of(folder) is not None and not remote.is_http(folder):
         return not _PATTERN.search(folder) and _stored_holds(folder, suffix)
     is_present = False
     suffixes = readable_suffixes()
