@@ -374,16 +374,19 @@ def unite_classes(files: Sequence[FeatureFile]) -> tuple[list[str] | None, list[
                 f"{file.display_name}: expected class names, as in {named[0].display_name}, "
                 "got none"
             )
-        for name, count in Counter(names).most_common(1):
-            if count > 1:
-                raise ClipkitError(
-                    f"{file.display_name}: expected each class name once, got {name!r} "
-                    f"{count} times"
-                )
+        _check_distinct_classes(file)
         for name in names:
             united.setdefault(name, len(united))
         numbers.append(np.array([united[name] for name in names], np.int64))
     return list(united), numbers
+
+
+def _check_distinct_classes(file: FeatureFile) -> None:
+    for name, count in Counter(file.class_names or []).most_common(1):
+        if count > 1:
+            raise ClipkitError(
+                f"{file.display_name}: expected each class name once, got {name!r} {count} times"
+            )
 
 
 def _has_labels(file: FeatureFile) -> bool:

@@ -93,42 +93,60 @@ def import_file(
         If there is no such split, or the file already holds an array that is also a parameter.
     """
     source = str(source)
+    inputs: dict[str, str] = {}
     added: Arrays = {}
     with contextlib.ExitStack() as archives:
-        arrays, digest = _read_source(source, archives, drop_none(columns))
-        inputs = {"features": digest, **(digests or {})}
+        arrays, inputs["features"] = _read_source(source, archives, drop_none(columns))
         if labels is not None:
-            with spool_input(str(labels)) as file:
-                array = npz.open_npy(file.path)
-                added["labels"] = _value("labels", array, str(labels))
-                inputs["labels"] = _digest([file.path], str(labels))
+            added["labels"], inputs["labels"] = _read_labels(str(labels))
         if texts is not None:
             added["texts"] = list(texts)
-        if classes is not None and "texts" in {**added, **arrays}:
-            added["class_index"] = list(classes)
-        elif classes is not None:  # each row is a class, also if two have one name
-            added |= {"texts": list(classes), "class_names": list(classes)}
-            added["class_index"] = list(range(len(classes)))
+        if classes is not None:
+            has_texts = "texts" in added or "texts" in arrays
+            added |= _class_arrays(list(classes), has_texts=has_texts)
         imported = _assemble(arrays, source, split, added)
     without_ids = [rows for rows in imported.splits.values() if not rows.ids]
     for rows in without_ids:
         rows.ids = row_ids(len(rows.features))
     validate(imported)
-    if model and imported.history.model:
-        made_by = imported.history.model["name"]
-        raise UsageError(f"--model: {source} says that {made_by} made the features")
-    ending = Path(source).suffix.lower()
-    if folders.clip_retrieval(Path(source)):
-        ending = "clip-retrieval"
+    _check_model(imported, model)
     imported.history = imported.extended_history(
         "convert",
         ids=ROW_NUMBERS if without_ids else None,
-        source=ending or ".parquet",
+        source=_form_of(Path(source)),
         split=split,
         model={"name": model} if model else None,
-        inputs=inputs,
+        inputs={**inputs, **(digests or {})},
     )
     return imported
+
+
+def _check_model(file: FeatureFile, model: str | None) -> None:
+    """Refuse the name of a model for features whose history names one."""
+    if model and file.history.model:
+        made_by = file.history.model["name"]
+        raise UsageError(f"--model: {file.display_name} says that {made_by} made the features")
+
+
+def _read_labels(source: str) -> tuple[Any, str]:
+    """Return the labels in an .npy file, and its digest."""
+    with spool_input(source) as file:
+        return _value("labels", npz.open_npy(file.path), source), _digest([file.path], source)
+
+
+def _class_arrays(classes: list[str], *, has_texts: bool) -> Arrays:
+    """Return the class of each text, or each row as a class, also if two have one name."""
+    if has_texts:
+        return {"class_index": classes}
+    numbers = list(range(len(classes)))
+    return {"texts": classes, "class_names": classes, "class_index": numbers}
+
+
+def _form_of(source: Path) -> str:
+    """Return what a history calls the form of a file or folder."""
+    if folders.clip_retrieval(source):
+        return "clip-retrieval"
+    return source.suffix.lower() or ".parquet"
 
 
 def export_file(
@@ -272,9 +290,7 @@ def _read_arrays(
 
 def _assemble(arrays: Arrays, source: str, split: str | None, added: Arrays) -> FeatureFile:
     """Make a feature file from the arrays of a source and the arrays added to them."""
-    for name in added.keys() & arrays:
-        message = f"expected no extra {name}, because the file already holds them"
-        raise UsageError(f"{source}: {message}")
+    _check_new(added, arrays, source)
     arrays = {**arrays, **added}
     is_export = npz.METADATA in arrays  # its labels stay as they are
     about: Any = {"kind": "images", "history": []}
@@ -294,21 +310,38 @@ def _assemble(arrays: Arrays, source: str, split: str | None, added: Arrays) -> 
             "name them features, or train_features and test_features",
         )
     file = _keep_split(file, split)
+    _fill(file, arrays, places)
+    _check_used(arrays.keys() - places.values(), added, source)
+    _number_labels(file, is_export)
+    if file.kind == "texts":
+        _number_classes(file)
+    return file
+
+
+def _check_new(added: Arrays, arrays: Arrays, source: str) -> None:
+    """Refuse added arrays that the source has, too."""
+    for name in added.keys() & arrays:
+        message = f"expected no extra {name}, because the file already holds them"
+        raise UsageError(f"{source}: {message}")
+
+
+def _fill(file: FeatureFile, arrays: Arrays, places: Mapping[tuple[str, str], str]) -> None:
+    """Put arrays into their places in a file; those of splits that it lacks are left out."""
     owners: dict[str, Any] = {"": file, **file.splits}
     for (group, key), name in places.items():
         if group in owners:
-            setattr(owners[group], key, _value(key, arrays[name], f"{source}: {name}"))
-    unused = set(arrays).difference(places.values())
+            where = f"{file.display_name}: {name}"
+            setattr(owners[group], key, _value(key, arrays[name], where))
+
+
+def _check_used(unused: set[str], added: Arrays, source: str) -> None:
+    """Refuse added arrays that have no place; warn of others that have none."""
     for name in unused & added.keys():
         message = f"expected one unnamed matrix of features for {name}, got others"
         raise UsageError(f"{source}: {message}")
     if unused:
         names = abridged(sorted(unused))
         console.warn(f"{source}: ignored, because a feature file cannot hold them: {names}")
-    _number_labels(file, is_export)
-    if file.kind == "texts":
-        _number_classes(file)
-    return file
 
 
 def _parse_metadata(metadata: Any, source: str) -> Any:
@@ -428,11 +461,17 @@ def _number_labels(file: FeatureFile, is_export: bool) -> None:
             f"{file.display_name}: labels: expected names in all splits, got names and numbers"
         )
     elif labelled and file.class_names is None and not is_export:
-        numbers = np.unique(np.concatenate([split.labels for split in labelled]))
-        if numbers[0] >= 0 and len(numbers) <= numbers[-1]:
-            file.class_names = list(map(str, numbers.tolist()))
-            for split in labelled:
-                split.labels = np.searchsorted(numbers, split.labels)
+        _close_gaps(file, labelled)
+
+
+def _close_gaps(file: FeatureFile, labelled: list[Any]) -> None:
+    """Take whole numbers with gaps for names of classes."""
+    numbers = np.unique(np.concatenate([split.labels for split in labelled]))
+    if numbers[0] < 0 or len(numbers) > numbers[-1]:
+        return
+    file.class_names = list(map(str, numbers.tolist()))
+    for split in labelled:
+        split.labels = np.searchsorted(numbers, split.labels)
 
 
 def _number_classes(file: FeatureFile) -> None:
