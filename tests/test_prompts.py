@@ -24,7 +24,7 @@ from clipkit.analysis import similarity
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.base.version import __version__
 from clipkit.datasets.registry import REGISTRY
-from clipkit.features.history import provenance
+from clipkit.features.provenance import provenance
 from clipkit.prompts import bundled as bundled_files
 from clipkit.prompts import class_index
 from clipkit.prompts import formats as prompt_files

@@ -574,7 +574,7 @@ class Report:
         """Save a result if an output is given, and print its images as they are ranked."""
         from clipkit.analysis import ranking
         from clipkit.base import tables
-        from clipkit.features.history import add_provenance
+        from clipkit.features.provenance import add_provenance
 
         if self._is_printed(result):
             rows: Iterable[Mapping[str, Any]] = ranking.image_rows(result, rankings, top)
@@ -606,7 +606,7 @@ def report_rows(
     If columns are named, the rows also have the columns of `provenance`.
     """
     from clipkit.analysis.for_people import rows_for_people, rows_with_chance
-    from clipkit.features.history import add_provenance
+    from clipkit.features.provenance import add_provenance
 
     if rows is None:
         rows = rows_for_people(result) if view.is_for_people else rows_with_chance(result)

@@ -17,8 +17,8 @@ from clipkit.datasets.loading import SourceOptions, read_source
 from clipkit.datasets.registry import REGISTRY
 from clipkit.datasets.remote import protocol_of
 from clipkit.datasets.rows import ColumnError, Columns
-from clipkit.features.history import original_split
 from clipkit.features.model import FeatureFile, Int64
+from clipkit.features.provenance import original_split
 
 SIZE = 128  # pixels of the longer side
 QUALITY = 80

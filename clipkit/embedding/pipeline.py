@@ -42,8 +42,9 @@ from clipkit.embedding.engines import (
     load_encoder,
 )
 from clipkit.features.endings import check_feature_output
-from clipkit.features.history import DOT_PRODUCT, feature_name
+from clipkit.features.history import DOT_PRODUCT
 from clipkit.features.model import FeatureFile, Float32, Split
+from clipkit.features.provenance import feature_name
 from clipkit.models import RunOptions
 
 if TYPE_CHECKING:

@@ -20,8 +20,9 @@ from clipkit.base.errors import ClipkitError, UsageError, shorten, unknown
 from clipkit.base.names import escape
 from clipkit.datasets.registry import REGISTRY
 from clipkit.features.checked_file import SIGNATURE
-from clipkit.features.history import DOT_PRODUCT, provenance
+from clipkit.features.history import DOT_PRODUCT
 from clipkit.features.model import FeatureFile, Floats, Int64
+from clipkit.features.provenance import provenance
 from clipkit.models import RunOptions, canonical_name
 from clipkit.prompts import bundled
 from clipkit.prompts import formats as prompt_files

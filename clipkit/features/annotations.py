@@ -25,8 +25,8 @@ from clipkit.base import console, files
 from clipkit.base.csv_rows import is_no_value, read_objects, read_table
 from clipkit.base.errors import ClipkitError, UsageError, shorten, unknown
 from clipkit.features.endings import import_parquet
-from clipkit.features.history import original_split
 from clipkit.features.model import FeatureFile, Floats, Int64
+from clipkit.features.provenance import original_split
 
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 CLASS = "class"  # the attribute that consists of the labels of a file

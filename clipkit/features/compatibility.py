@@ -11,9 +11,10 @@ import numpy as np
 
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, shorten
-from clipkit.features.history import (
+from clipkit.features.history import Entry
+from clipkit.features.model import ROW_NUMBERS, FeatureFile, Int64
+from clipkit.features.provenance import (
     IMAGES_ALONE_HINT,
-    Entry,
     downsample,
     feature_name,
     has_text_tower,
@@ -21,7 +22,6 @@ from clipkit.features.history import (
     original_split,
     provenance,
 )
-from clipkit.features.model import ROW_NUMBERS, FeatureFile, Int64
 
 SAME_IMAGES = "the same images"
 SAME_IDS = "images with the same ids"  # of data sets without a name, or of different ones

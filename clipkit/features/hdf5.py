@@ -32,7 +32,6 @@ from clipkit.base.files import (
 from clipkit.base.prefetch import prefetch
 from clipkit.features.checked_file import MAX_CHUNK_BYTES, SIGNATURE, CheckedFile
 from clipkit.features.endings import check_ending
-from clipkit.features.history import IMAGES_ALONE_HINT, has_text_tower
 from clipkit.features.model import (
     BlockMatrix,
     FeatureFile,
@@ -46,6 +45,7 @@ from clipkit.features.model import (
     sha256_of,
     stored_array,
 )
+from clipkit.features.provenance import IMAGES_ALONE_HINT, has_text_tower
 from clipkit.features.validation import check_version, finite_blocks, validate
 
 MAKERS = {

@@ -19,8 +19,8 @@ from clipkit.analysis.results import Row
 from clipkit.base import csv_rows, files, tables
 from clipkit.base.errors import ClipkitError
 from clipkit.features.compatibility import origin
-from clipkit.features.history import downsample, is_untrained, provenance
 from clipkit.features.model import FeatureFile
+from clipkit.features.provenance import downsample, is_untrained, provenance
 from clipkit.report.blocks import Bar, Block, Cell, Fact, Heading, Measurement, Number, Table
 from clipkit.report.markdown import (
     escape,
