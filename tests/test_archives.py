@@ -26,7 +26,7 @@ from shell import fails
 
 from clipkit import datasets
 from clipkit.base.errors import ClipkitError, ImageError, UsageError
-from clipkit.datasets import images, parquet, remote, shards, tars
+from clipkit.datasets import images, parquet_images, remote, shards, tars
 from clipkit.datasets.remote import SharedCache
 
 CLASSES = ["bird", "cat", "dog"]
@@ -552,8 +552,8 @@ def test_a_class_name_that_is_no_text_is_refused(tmp_path):
 
 def test_more_rows_than_a_file_of_its_size_may_have_are_refused(tmp_path, monkeypatch):
     path = write_parquet(tmp_path / "a.parquet", [None] * 5000, group=5000)
-    monkeypatch.setattr(parquet, "SMALL_BYTES", 2**16)
-    monkeypatch.setattr(parquet, "MAX_RATIO", 10)
+    monkeypatch.setattr(parquet_images, "SMALL_BYTES", 2**16)
+    monkeypatch.setattr(parquet_images, "MAX_RATIO", 10)
     with fails_with("a.parquet: expected rows that unpack to at most 0"):
         datasets.load(path)
 
@@ -569,7 +569,7 @@ def test_texts_of_parquet_that_are_not_utf8_are_refused(tmp_path, text):
 
 def test_a_row_group_that_takes_too_much_memory_is_refused(tmp_path, monkeypatch):
     noise = np.random.default_rng(0).bytes(300_000)
-    monkeypatch.setattr(parquet, "MAX_GROUP_BYTES", 1_000_000)
+    monkeypatch.setattr(parquet_images, "MAX_GROUP_BYTES", 1_000_000)
     path = write_parquet(tmp_path / "a.parquet", [noise[start:] for start in range(4)], group=4)
     with fails_with("row group 0: expected at most"):
         datasets.load(path)
@@ -577,9 +577,9 @@ def test_a_row_group_that_takes_too_much_memory_is_refused(tmp_path, monkeypatch
 
 def test_a_dictionary_that_repeats_a_huge_value_takes_little_memory(tmp_path, monkeypatch):
     """A file of a kilobyte may hold a value of a megabyte in each of 4,096 rows."""
-    monkeypatch.setattr(parquet, "BATCH_BYTES", 2**21)
-    monkeypatch.setattr(parquet, "MAX_OTHER_BYTES", 2**23)
-    monkeypatch.setattr(parquet, "MAX_GROUP_BYTES", 2**23)
+    monkeypatch.setattr(parquet_images, "BATCH_BYTES", 2**21)
+    monkeypatch.setattr(parquet_images, "MAX_OTHER_BYTES", 2**23)
+    monkeypatch.setattr(parquet_images, "MAX_GROUP_BYTES", 2**23)
     options = {"compression": "zstd", "dictionary_pagesize_limit": 2**30, "store_schema": False}
 
     def repeat(value):
@@ -600,7 +600,7 @@ def test_a_dictionary_that_repeats_a_huge_value_takes_little_memory(tmp_path, mo
 
 def test_without_pyarrow_the_error_says_what_to_install(tmp_path, monkeypatch):
     write_hf(tmp_path)
-    monkeypatch.delitem(sys.modules, "clipkit.datasets.parquet", raising=False)
+    monkeypatch.delitem(sys.modules, "clipkit.datasets.parquet_images", raising=False)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     line = fails("embed", tmp_path, "-m", "tiny", "-o", tmp_path / "o.h5")
     assert "needs pyarrow, which is not installed; hint: install it: pip install" in line

@@ -23,7 +23,7 @@ from shell import clipkit, fails, ok
 
 from clipkit import datasets, features
 from clipkit.base.errors import ClipkitError, UsageError
-from clipkit.datasets import images, manifests, parquet, wordnet
+from clipkit.datasets import images, manifests, parquet_images, wordnet
 from clipkit.embedding import checkpoint
 
 NAMES = ["photos/cat/1.png", "photos/cat/2.png", "photos/dog/1.png", "photos/dog/3.png"]
@@ -459,8 +459,8 @@ def test_a_parquet_manifest_that_unpacks_to_much_more_than_its_size_is_refused(
     tmp_path, monkeypatch, column
 ):
     pq.write_table(pa.table(column), tmp_path / "m.parquet")
-    monkeypatch.setattr(parquet, "SMALL_BYTES", 2**20)
-    monkeypatch.setattr(parquet, "MAX_RATIO", 2)
+    monkeypatch.setattr(parquet_images, "SMALL_BYTES", 2**20)
+    monkeypatch.setattr(parquet_images, "MAX_RATIO", 2)
     with fails_with("m.parquet: expected rows that unpack to at most 1 M"):
         datasets.load(tmp_path / "m.parquet")
 

@@ -47,8 +47,8 @@ def load(  # noqa: PLR0913 (the options of `clipkit embed`)
     name : str, Path or sequence of them
         A name of `REGISTRY`; ``-`` for a list of paths on standard input (`manifests.read_list`); a
         manifest (`read_manifest`); tars (`tars.read_tars`) or Parquet files with images
-        (`parquet.read_parquet`), also several and at URLs; or images and folders (`read_folder`),
-        also several.
+        (`parquet_images.read_parquet`), also several and at URLs; or images and folders
+        (`read_folder`), also several.
     root : str or Path, optional
         The folder that holds a named data set or that it is downloaded to;
         `registry.cache_folder()` by default.

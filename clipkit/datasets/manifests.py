@@ -80,7 +80,7 @@ def _rows(entries: Iterable[bytes]) -> Iterator[Row]:
 
 ENDINGS = (".csv", ".tsv", ".parquet", ".jsonl")
 DEFAULTS = Columns()
-PARQUET_READER = "clipkit.datasets.parquet"
+PARQUET_READER = "clipkit.datasets.parquet_images"
 MAX_HEADER = 1 << 16
 EXAMPLE = '{"path": "a.jpg", "label": "cat"}'
 MAX_BYTES = 1 << 28  # a million rows of 256 bytes
