@@ -20,8 +20,8 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 # What make test and make coverage run
 TESTS = not exhaustive and not fuzz
 
-.PHONY: help install demo test test-quick test-all coverage mutants lint format docs site \
-  thesis-page bench fuzz tiny tiny-llava clean
+.PHONY: help install demo test test-quick test-all test-processors coverage mutants lint format \
+  docs site thesis-page bench fuzz tiny tiny-llava clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -52,6 +52,14 @@ test: lint  ## Run the linters and the tests, in three minutes on two cores
 
 test-all: lint  ## Run the linters and all tests except fuzz, as CI does every night
 	$(PYTEST) -m "not fuzz"
+
+# What depends on the kernels that libraries choose for a processor
+PROCESSOR_TESTS = $(addprefix tests/test_,docs.py features.py models.py probes.py tiny.py)
+
+test-processors: $(INSTALLED)  ## Run the tests of pages, models and probes as on other processors
+	for processor in avx2 sse4; do \
+	  $(BIN)/python tests/processors.py $$processor $(PYTEST) -m "$(TESTS)" $(PROCESSOR_TESTS); \
+	done
 
 # If a test fails, the lines are still counted. combine warns of what killed processes have left.
 coverage: $(INSTALLED)  ## Print the lines and branches of clipkit that `make test` does not run

@@ -5,11 +5,6 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-from importlib.abc import Loader
-from importlib.machinery import ModuleSpec
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 from clipkit.base.lazy import lazy_names
@@ -20,7 +15,7 @@ if TYPE_CHECKING:
     from clipkit.features.hdf5 import read, write
     from clipkit.features.model import FeatureFile
     from clipkit.models import load as load_model
-else:
+else:  # a type checker would take any name for one of the module
     __getattr__ = lazy_names(
         __name__,
         {
@@ -31,38 +26,6 @@ else:
     )
 
 __all__ = ["FeatureFile", "__version__", "load_dataset", "load_model", "read", "write"]
-
-# The modules of the API are also imported without the name of their package.
-_PACKAGES = {
-    "analysis": (
-        "alignment attributes calibration choices clustering comparison dependence description "
-        "evaluation importance metrics prediction probes ranking relabeling results retrieval "
-        "similarity softmax thresholds variance zeroshot"
-    ),
-    "features": "annotations concatenation splitting",
-    "plots": "layer_curves",
-}
-_MODULES = {
-    f"{__name__}.{module}": f"{__name__}.{package}.{module}"
-    for package, modules in _PACKAGES.items()
-    for module in modules.split()
-}
-_MODULES[f"{__name__}.prompt_files"] = f"{__name__}.prompts.formats"
-_MODULES[f"{__name__}.ensembling"] = f"{__name__}.analysis.similarity"
-_MODULES[f"{__name__}.thumbnails"] = f"{__name__}.datasets.matching"
-
-
-class _ShortNames(Loader):
-    """Import `clipkit.similarity` as `clipkit.analysis.similarity`."""
-
-    def find_spec(self, name: str, path: object, target: object = None) -> ModuleSpec | None:
-        return ModuleSpec(name, self) if name in _MODULES else None
-
-    def exec_module(self, module: ModuleType) -> None:
-        sys.modules[module.__name__] = importlib.import_module(_MODULES[module.__name__])
-
-
-sys.meta_path.append(_ShortNames())
 
 
 def __dir__() -> list[str]:

@@ -3,7 +3,8 @@
 A block marked `console` holds commands after `$ ` and, below each, its output. The commands of a
 page run in a new folder that sees `prompts/`. The pages of docs/commands/ share one folder, since
 each uses the files of those before it. A picture that the page shows (docs/images/NAME) is what its
-commands make under that name. The tables of options and of models are written, too.
+commands make under that name. The tables of options and of models are written, too, and into
+docs/versions.txt the versions of the libraries that computed the numbers.
 
     python docs/examples.py            # run every page, write the outputs into it
     python docs/examples.py README.md  # one page, or all pages of commands if it is one of them
@@ -17,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,9 @@ COMMAND = re.compile(r"^\$ ((?:.*\\\n)*.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
 PROGRESS = re.compile(
     r"^clipkit: .*(?: left| in \d+ s|running for \d+ s|/s|images with .* to .*)\n", re.MULTILINE
 )
+# Libraries on which printed numbers and digests depend
+LIBRARIES = "h5py numpy pillow scikit-learn scipy torch torchvision transformers"
+VERSIONS = ROOT / "docs" / "versions.txt"
 PICTURE = re.compile(r"\]\((?:docs/|\.\./)?images/([\w.-]+)\)")
 
 
@@ -53,10 +58,11 @@ def examples(block: str) -> list[tuple[str, str]]:
 def run(command: str, folder: Path, programs: Path = PROGRAMS) -> str:
     """Run a command that must succeed; return what it prints, standard error included.
 
-    `clipkit` is that of the folder `programs`, `python` that of this process.
+    `clipkit` is that of the folder `programs`, `python` that of this process. It computes on the
+    CPU, whose numbers are equal on all machines.
     """
     path = os.pathsep.join((str(programs), str(PROGRAMS), os.environ["PATH"]))
-    env = {**os.environ, "PATH": path, "COLUMNS": "100"}
+    env = {**os.environ, "PATH": path, "COLUMNS": "100", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", command],
         cwd=folder,
@@ -68,6 +74,12 @@ def run(command: str, folder: Path, programs: Path = PROGRAMS) -> str:
     if done.returncode:
         raise SystemExit(f"{command}\n{done.stdout}exit code {done.returncode}")
     return PROGRESS.sub("", done.stdout)
+
+
+def versions() -> str:
+    """Return a line for each of LIBRARIES: its name, and its version without a local part."""
+    lines = [f"{name} {version(name).partition('+')[0]}" for name in LIBRARIES.split()]
+    return "\n".join([*lines, ""])
 
 
 def options(command: str) -> str:
@@ -172,6 +184,7 @@ def main() -> None:
                 if BLOCK.search(page.read_text()) or OPTIONS.search(page.read_text()):
                     print(page.relative_to(ROOT), file=sys.stderr)
                     page.write_text(refresh(page, folder))
+    VERSIONS.write_text(versions())
 
 
 if __name__ == "__main__":

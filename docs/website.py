@@ -41,7 +41,7 @@ clipkit probe control.h5 -o control.probe.h5
 clipkit textembed --classes img.h5 --template "a photo of a {}" --model tiny -o classes.h5
 clipkit logits img.h5 classes.h5 -o logits.h5
 clipkit zeroshot logits.h5 -o zeroshot.h5
-clipkit textembed --classes prompts/attributes/shapes.tsv --template "{}" --model tiny -o words.h5
+clipkit textembed --classes attributes/shapes --template "{}" --model tiny -o words.h5
 clipkit attributes img.h5 words.h5 --table shapes --control control.h5 -o attributes.h5
 clipkit report probe.h5 zeroshot.h5 attributes.h5 logits.h5 --control control.probe.h5 \
   --images shapes --album 100 -o report.html
@@ -81,7 +81,6 @@ def make_report(page: Path) -> None:
     """Run the commands of `EXAMPLE`, and write their report."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "prompts").symlink_to(ROOT / "prompts")
         examples.run(f"set -e; {EXAMPLE}", folder)
         shutil.copy(folder / "report.html", page)
 

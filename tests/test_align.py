@@ -7,7 +7,8 @@ import pytest
 from scipy.stats import ortho_group, skew
 from shell import fails, ok, rows
 
-from clipkit import alignment, features, retrieval
+from clipkit import features
+from clipkit.analysis import alignment, retrieval
 from clipkit.base.errors import ClipkitError
 from clipkit.features import FeatureFile
 from clipkit.features.history import History

@@ -1,11 +1,13 @@
-"""What an import and a command load. `lint-imports` holds the layers."""
+"""What an import and a command load, and which names exist. `lint-imports` holds the layers."""
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from factories import write_feature_file
 
+ROOT = Path(__file__).parents[1]
 HEAVY = {"numpy", "h5py", "torch", "transformers", "sklearn", "scipy", "matplotlib", "PIL"}
 
 
@@ -64,3 +66,32 @@ def test_the_api_is_loaded_on_first_use():
     assert set(clipkit.__all__) == {*names, "__version__"}
     with pytest.raises(AttributeError, match="'clipkit' has no attribute 'nothing'"):
         clipkit.nothing  # noqa: B018
+
+
+# Each `nonsense` is an error for a type checker, and no other name is.
+NAMES = """\
+import clipkit
+from clipkit import analysis, models
+from clipkit.analysis import evaluation, probes
+
+clipkit.read("img.h5").splits, clipkit.write, clipkit.load_model, clipkit.load_dataset
+analysis.evaluation.evaluate, evaluation.ProbeSpec, models.load, probes.sweep
+clipkit.nonsense
+clipkit.read("img.h5").nonsense
+analysis.nonsense
+evaluation.nonsense
+models.nonsense
+probes.nonsense
+"""
+
+
+@pytest.mark.long
+def test_a_type_checker_finds_a_misspelt_name(tmp_path):
+    """The checker's cache is that of `make lint`."""
+    (tmp_path / "names.py").write_text(NAMES)
+    line = [sys.executable, "-m", "mypy", "--hide-error-codes", str(tmp_path / "names.py")]
+    found = subprocess.run(line, capture_output=True, text=True, cwd=ROOT).stdout.splitlines()
+    expected = [number for number, code in enumerate(NAMES.splitlines(), 1) if "nonsense" in code]
+    assert [int(line.split(":")[1]) for line in found[:-1]] == expected
+    assert all(line.endswith('has no attribute "nonsense"') for line in found[:-1])
+    assert found[-1] == "Found 6 errors in 1 file (checked 1 source file)"

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from shell import fails, ok, rows
 
-from clipkit import choices, embedding, features
+from clipkit import embedding, features
+from clipkit.analysis import choices
 from clipkit.base.errors import ClipkitError
 from clipkit.datasets.items import Item, Items
 from clipkit.features import FeatureFile

@@ -13,8 +13,8 @@ from scipy.stats import binomtest, multinomial
 from shell import fails, ok, rows
 from test_retrieve import make_files, make_pairs
 
-from clipkit import features, retrieval
-from clipkit.analysis import comparison, metrics, relabeling
+from clipkit import features
+from clipkit.analysis import comparison, metrics, relabeling, retrieval
 from clipkit.features import FeatureFile
 from clipkit.features.history import History
 from clipkit.features.model import Split

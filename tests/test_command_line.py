@@ -181,7 +181,8 @@ def test_a_function_has_the_default_seed_of_the_commands():
     for package in (analysis, features):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             for value in vars(importlib.import_module(module.name)).values():
-                if inspect.isfunction(value) or dataclasses.is_dataclass(value):
+                is_record = inspect.isclass(value) and dataclasses.is_dataclass(value)
+                if inspect.isfunction(value) or is_record:
                     parameter = inspect.signature(value).parameters.get("seed")
                     seeds.add(parameter and parameter.default)
     assert seeds == {42, inspect.Parameter.empty, None}

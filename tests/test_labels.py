@@ -16,8 +16,7 @@ from scipy.stats import t as student
 from shell import fails, ok
 from sklearn.metrics import average_precision_score, mean_absolute_error, roc_auc_score
 
-from clipkit import attributes
-from clipkit.analysis import score_comparison
+from clipkit.analysis import attributes, score_comparison
 from clipkit.analysis.results import make_result
 from clipkit.analysis.score_metrics import METRICS, ap_by_chance, ridge
 from clipkit.features import FeatureFile, Split

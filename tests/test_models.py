@@ -764,11 +764,22 @@ def test_automatic_precision_depends_on_the_device(
     assert choose_precision("auto", torch.device(device), is_plain=True) == "fp32"
 
 
-def test_textembed_computes_in_float32_unless_told_otherwise(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("device", "expected"), [("cpu", "fp64"), ("cuda", "fp64"), ("mps", "fp32")]
+)
+def test_the_automatic_precision_of_a_bundled_model_is_the_widest(device, expected):
+    where = torch.device(device)
+    for is_plain in (True, False):
+        precision = choose_precision("auto", where, is_plain=is_plain, is_bundled=True)
+        assert precision == expected
+
+
+def test_textembed_computes_in_float32_unless_told_otherwise(tmp_path, tiny_clip_dir, monkeypatch):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
     (tmp_path / "p.txt").write_text("a cat\na dog\n")
     for options, expected in (((), "fp32"), (("--precision", "bf16"), "bf16")):
-        words = ("textembed", tmp_path / "p.txt", "-m", "tiny", "--device", "cpu", *options)
+        model = ("-m", tiny_clip_dir, "--device", "cpu", *options)
+        words = ("textembed", tmp_path / "p.txt", *model)
         ok(*words, "-f", "-o", tmp_path / "t.h5")
         assert features.read(tmp_path / "t.h5").model()["precision"] == expected
 

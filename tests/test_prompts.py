@@ -6,9 +6,7 @@ import io
 import itertools
 import json
 import re
-import shutil
 import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -17,12 +15,11 @@ import pytest
 from factories import MODEL, fails_with, messages, unchanged, write_feature_file
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from shell import environment, fails, ok
+from shell import fails, ok
 
 from clipkit import datasets, embedding, read
 from clipkit.analysis import similarity
 from clipkit.base.errors import ClipkitError, UsageError
-from clipkit.base.version import __version__
 from clipkit.datasets.registry import REGISTRY
 from clipkit.features.provenance import provenance
 from clipkit.prompts import bundled as bundled_files
@@ -656,7 +653,7 @@ def test_nothing_is_written_if_one_of_the_files_is_refused(tmp_path, monkeypatch
         ("generic3", 2, "unknown prompt file or bundled set 'generic3'; hint: did you mean gene"),
         ("dog", 2, "generic99; to embed it as a prompt: echo dog | clipkit textembed -\n"),
         ("a/dog", 1, "cannot read a/dog: there is no such file\n"),
-        ("prompts/generic32.txt", 1, "; hint: the bundled set is called generic32\n"),
+        ("prompts/generic32.txt", 1, "; hint: the bundled file is called generic32\n"),
         ("", 2, "expected the name of a prompt file, got ''"),
     ],
 )
@@ -685,11 +682,34 @@ def test_bundled_files_are_found_by_name_from_any_folder(tmp_path, monkeypatch):
     assert embedding.read_prompts("generic32").texts == ["a dot"]
 
 
-@pytest.mark.parametrize("name", ["../prompts/generic32", "templates/../generic32", "README", "/"])
+@pytest.mark.parametrize(
+    "name",
+    ["../prompts/generic32", "templates/../generic32", "README", "/", "s3://a/generic32.txt"],
+)
 def test_nothing_else_is_taken_for_a_bundled_file(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     for kind in ("", "templates", "groups"):
         assert bundled_files.locate(name, kind) == name
+
+
+@pytest.mark.parametrize(
+    ("source", "kind", "hint"),
+    [
+        ("prompts/generic32.txt", "", "generic32"),
+        ("generic32.txt", "", "generic32"),
+        ("prompts/attributes/shapes.tsv", "attributes", "attributes/shapes"),
+        ("prompts/templates/small-images.txt", "templates", "templates/small-images"),
+        ("../prompts/groups/shapes-outlines.tsv", "groups", "groups/shapes-outlines"),
+    ],
+)
+def test_the_path_of_a_bundled_file_elsewhere_is_refused_with_its_name(
+    tmp_path, monkeypatch, source, kind, hint
+):
+    monkeypatch.chdir(tmp_path)
+    with fails_with(f"cannot read {source}: there is no such file") as refused:
+        bundled_files.locate(source, kind)
+    assert refused.value.hint == f"the bundled file is called {hint}"
+    assert bundled_files.locate(hint, kind) != hint
 
 
 ROOT = FOLDER.parent
@@ -701,27 +721,6 @@ def test_each_file_of_the_folder_is_packaged():
     for pattern in setup["package-data"]["clipkit.prompt_sets"]:
         packaged |= set(FOLDER.glob(pattern))
     assert packaged == {path for path in FOLDER.rglob("*") if path.is_file()}
-
-
-@pytest.mark.long
-def test_a_wheel_has_the_bundled_sets(tmp_path):
-    setuptools = pytest.importorskip("setuptools")
-    if int(setuptools.__version__.split(".")[0]) < 77:
-        pytest.skip("pyproject.toml needs setuptools 77")
-    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, tmp_path)
-    for name in ("clipkit", "prompts"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    build = "from setuptools import build_meta; print(build_meta.build_wheel('.'))"
-    line = [sys.executable, "-c", build]
-    run = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=True)
-    site = tmp_path / "site"
-    shutil.unpack_archive(tmp_path / run.stdout.split()[-1], site, "zip")
-    packages = {path.name for path in site.iterdir()}
-    assert packages == {"clipkit", f"clipkit_vl-{__version__}.dist-info"}
-    line = [sys.executable, "-m", "clipkit", "textembed", "generic32", *TINY, "-o", "txt.h5"]
-    subprocess.run(line, cwd=site, env={**environment(), "PYTHONPATH": str(site)}, check=True)
-    assert read(site / "txt.h5").texts == bundled("generic32.txt")
 
 
 # Class names of data sets

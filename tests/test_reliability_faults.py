@@ -172,7 +172,8 @@ def test_two_signals_leave_nothing_in_the_temporary_folder(embedding, tmp_path):
 # Run clipkit with a place where a signal comes at a bad moment: `here` sends it.
 BAD_MOMENT = """
 import contextlib, os, signal
-from clipkit import cli, softmax
+from clipkit import cli
+from clipkit.analysis import softmax
 
 def here(*_):
     os.kill(os.getpid(), signal.SIGTERM)

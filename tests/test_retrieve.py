@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from shell import fails, ok, rows
 
-from clipkit import datasets, embedding, features, retrieval
-from clipkit.analysis import metrics
+from clipkit import datasets, embedding, features
+from clipkit.analysis import metrics, retrieval
 from clipkit.analysis.retrieval import Pairs
 from clipkit.base.errors import ClipkitError
 from clipkit.features import FeatureFile

@@ -10,7 +10,8 @@ from shell import fails, ok, rows
 from sklearn.metrics import roc_auc_score
 
 import clipkit
-from clipkit import plots, thresholds
+from clipkit import plots
+from clipkit.analysis import thresholds
 from clipkit.features import FeatureFile, Split
 from clipkit.plots.thresholds import draw_threshold
 

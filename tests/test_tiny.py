@@ -10,7 +10,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processors import PROCESSORS
 from safetensors.torch import load_file
+from shell import shell
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
@@ -134,6 +136,26 @@ def test_the_accuracies_are_ordered_as_in_clip(model, tokenizer):
     assert accuracy["supervised"] > max(0.68, accuracy["zero-shot"] + 0.03)
     assert 0.1 < accuracy["generic, tau 1"] < accuracy["zero-shot"]
     assert accuracy["generic, tau 0.02"] > accuracy["generic, tau 1"] + 0.1
+
+
+LOGITS = (
+    "clipkit embed shapes --limit 8 --model tiny -o img.h5; "
+    "clipkit textembed generic32 --model tiny | clipkit logits img.h5 - -o logits.h5"
+)
+
+
+@pytest.mark.long
+@pytest.mark.whole
+def test_embeddings_and_cosines_have_the_same_bits_on_every_processor(tmp_path):
+    found = {}
+    machines = {"native": {}, "one thread": {"OMP_NUM_THREADS": "1"}, **PROCESSORS}
+    for name, variables in machines.items():
+        exports = "".join(f"export {key}={value}; " for key, value in variables.items())
+        (tmp_path / name).mkdir()
+        run = shell(exports + LOGITS, tmp_path / name)
+        assert run.returncode == 0, run.stderr
+        found[name] = [(tmp_path / name / file).read_bytes() for file in ("img.h5", "logits.h5")]
+    assert [name for name in found if found[name] != found["native"]] == []
 
 
 # Training

@@ -144,10 +144,11 @@ _MODULES = {
     "should_compile": "acceleration",
 }
 
+if not TYPE_CHECKING:  # a type checker would take any name for one of the module
 
-def __getattr__(name: str) -> Any:
-    """Import a name when it is first used (PEP 562)."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(f"clipkit.models.{_MODULES[name]}")
-    return getattr(module, name)
+    def __getattr__(name: str) -> Any:
+        """Import a name when it is first used (PEP 562)."""
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module = importlib.import_module(f"clipkit.models.{_MODULES[name]}")
+        return getattr(module, name)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from clipkit.base.errors import ClipkitError
 from clipkit.base.files import STREAM
 
 PACKAGE = Path(__file__).parents[1]
@@ -36,11 +37,24 @@ def locate(source: str, kind: str = "") -> str:
 
     A local file of that name wins. The folder of a kind and, with it, the ending may be given:
     ``small-images``, ``templates/small-images`` and ``templates/small-images.txt`` name one file.
+
+    Raises
+    ------
+    ClipkitError
+        If the source is the path that a bundled file has elsewhere, as ``prompts/generic32.txt``
+        in the repository. The hint is the bundled file's name.
     """
-    folder, _, name = source.rpartition("/")
-    if source == STREAM or os.path.lexists(source) or folder not in ("", kind):
+    if source == STREAM or os.path.lexists(source):
         return source
-    bundled = list_files(kind)
-    if folder:
-        bundled |= {path.name: path for path in bundled.values()}
-    return str(bundled.get(name, source))
+    name = source.rpartition("/")[2]
+    path = list_files(kind).get(Path(name).stem)
+    if path is None or "://" in source:
+        return source
+    called = f"{kind}/{path.stem}" if kind else path.stem
+    if source in (path.stem, called) or (kind and source == called + path.suffix):
+        return str(path)
+    if name != path.name:
+        return source
+    raise ClipkitError(
+        f"cannot read {source}: there is no such file", f"the bundled file is called {called}"
+    )

@@ -4,7 +4,7 @@ Labels are integer ids in any numbering; predictions are the same ids. Products 
 one BLAS thread per worker: pairs of classes, settings and blocks of rows run in parallel.
 
 >>> import numpy as np
->>> from clipkit import probes
+>>> from clipkit.analysis import probes
 >>> X, y = np.array([[0.0, 1.0], [0.0, 2.0], [3.0, 1.0], [4.0, 1.0]]), np.array([7, 7, 9, 9])
 >>> for run in probes.sweep(X, y, X[1:3], scales=[1, 10]):
 ...     print(run.classifier, run.C, run.scale, run.predicted)
@@ -24,10 +24,11 @@ if TYPE_CHECKING:
 
 __all__ = ["CLASSIFIERS", "FittedProbe", "Run", "SharedRows", "sweep"]
 
+if not TYPE_CHECKING:  # a type checker would take any name for one of the module
 
-def __getattr__(name: str) -> Any:
-    """Import a name when it is first used: `predict` needs no scikit-learn, which sweeps load."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = "fitted" if name == "FittedProbe" else "sweeps"
-    return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    def __getattr__(name: str) -> Any:
+        """Import a name when it is first used: `predict` needs no scikit-learn, unlike sweeps."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module = "fitted" if name == "FittedProbe" else "sweeps"
+        return getattr(importlib.import_module(f"{__name__}.{module}"), name)
