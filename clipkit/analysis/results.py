@@ -19,8 +19,9 @@ from clipkit.base import console, files
 from clipkit.base.errors import ClipkitError, UsageError, shorten
 from clipkit.base.names import distinct_names
 from clipkit.features.columns import COLUMNS, SETTINGS, TEXT
-from clipkit.features.history import Entry, History, as_object, provenance
+from clipkit.features.history import Entry, History, as_object
 from clipkit.features.model import FeatureFile, Int64
+from clipkit.features.provenance import provenance
 from clipkit.prompts import bundled
 from clipkit.prompts import texts as prompts
 

@@ -527,6 +527,7 @@ class Report:
     def check_output(self, *inputs: str | None, seeds: Sequence[int | str] = (SEED,)) -> None:
         """Refuse an unusable output, or standard input twice, before the command does any work."""
         from clipkit.base import files
+        from clipkit.features import endings
 
         files.check_one_stream([name for name in inputs if name is not None])
         if self.output is None:
@@ -536,7 +537,7 @@ class Report:
         for seed in seeds:
             names = [name_by_seed(name, seed) for name in inputs if name is not None]
             output = name_by_seed(self.output, seed)
-            files.check_feature_output(output, force=self.force, inputs=names)
+            endings.check_feature_output(output, force=self.force, inputs=names)
 
     def show(
         self,
@@ -573,7 +574,7 @@ class Report:
         """Save a result if an output is given, and print its images as they are ranked."""
         from clipkit.analysis import ranking
         from clipkit.base import tables
-        from clipkit.features.history import add_provenance
+        from clipkit.features.provenance import add_provenance
 
         if self._is_printed(result):
             rows: Iterable[Mapping[str, Any]] = ranking.image_rows(result, rankings, top)
@@ -606,7 +607,7 @@ def report_rows(
     If columns are named, the rows also have the columns of `provenance`.
     """
     from clipkit.analysis.for_people import rows_for_people, rows_with_chance
-    from clipkit.features.history import add_provenance
+    from clipkit.features.provenance import add_provenance
 
     if rows is None:
         rows = rows_for_people(result) if view.is_for_people else rows_with_chance(result)

@@ -42,7 +42,7 @@ def choose(
     from clipkit.analysis import choices
     from clipkit.analysis.results import choose_split
     from clipkit.datasets.items import read_items
-    from clipkit.features.history import original_split
+    from clipkit.features.provenance import original_split
 
     if not items:
         raise UsageError("expected --items, got none", "--items shapes has bundled ones")

@@ -30,10 +30,10 @@ def concat(
     """
     from clipkit import features
     from clipkit.base import files
-    from clipkit.features import concatenation
+    from clipkit.features import concatenation, endings
 
     files.check_one_stream(inputs)
-    files.check_feature_output(output, force=force, inputs=inputs)
+    endings.check_feature_output(output, force=force, inputs=inputs)
     with contextlib.ExitStack() as stack:
         parts = []
         for source in inputs:

@@ -10,11 +10,20 @@ import typer
 
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, unknown
-from clipkit.base.files import FEATURE_ENDINGS
 from clipkit.commands import _completion as completion
 from clipkit.commands._options import OUTPUT, Force, option
+from clipkit.features.endings import (
+    FEATURE_ENDINGS,
+    FORMATS,
+    PICKLE_HINT,
+    PICKLES,
+    READABLE,
+    WRITABLE,
+)
 
 EVALUATIONS = (".json", ".md")
+_OF_FEATURES = [known.ending for known in FORMATS.values() if known.holds_features]
+_OF_RESULTS = [known.ending for known in FORMATS.values() if known.holds_results]
 
 
 def _refuse_output_option(is_given: bool) -> None:
@@ -29,16 +38,17 @@ def convert(
         str,
         typer.Argument(
             metavar="INPUT",
-            help="Feature file (.h5, or - for standard input), .npz, .npy, .parquet, .safetensors, "
-            "or a folder of clip-retrieval or dinotool.",
+            help=f"Feature file (.h5, or - for standard input), {', '.join(READABLE)}, or a folder "
+            "of clip-retrieval or dinotool.",
         ),
     ],
     output: Annotated[
         str,
         typer.Argument(
             metavar="[OUTPUT]",
-            help="Feature file, .npz, .npy or .parquet; of results, .csv, .parquet, .json for "
-            "CLIP_benchmark or .md for a model card (default: a feature file on standard output).",
+            help=f"Feature file, {', '.join(_OF_FEATURES)}; of results, {', '.join(_OF_RESULTS)}, "
+            ".json for CLIP_benchmark or .md for a model card (default: a feature file on standard "
+            "output).",
         ),
     ] = "-",
     model: Annotated[
@@ -133,8 +143,8 @@ def convert(
     if root is not None and not thumbnails:
         raise UsageError("--root is for --thumbnails, which is not given")
     columns = {"feature": feature_column, "id": id_column, "label": label_column}
-    is_export = _ending(source, formats.READABLE) in FEATURE_ENDINGS
-    if is_export == (_ending(output, (*formats.WRITABLE, *EVALUATIONS)) in FEATURE_ENDINGS):
+    is_export = _ending(source, READABLE) in FEATURE_ENDINGS
+    if is_export == (_ending(output, (*WRITABLE, *EVALUATIONS)) in FEATURE_ENDINGS):
         raise UsageError(
             f"expected one feature file (.h5 or -), got {source} and {output}",
             "convert in two steps, through a feature file",
@@ -226,14 +236,12 @@ def _refuse(options: Mapping[str, object], reason: str) -> None:
 
 def _ending(name: str, known: tuple[str, ...]) -> str:
     """Return the ending of a file that can be converted; "" for a folder."""
-    from clipkit.features import formats
-
     if Path(name).is_dir():
         return ""
     ending = ".h5" if name == "-" else Path(name).suffix.lower()
-    if ending in formats.PICKLES and known == formats.READABLE:
-        raise UsageError(f"expected no pickle, got {name}", formats.PICKLE_HINT)
-    if not ending and known == formats.READABLE and not Path(name).exists():
+    if ending in PICKLES and known == READABLE:
+        raise UsageError(f"expected no pickle, got {name}", PICKLE_HINT)
+    if not ending and known == READABLE and not Path(name).exists():
         raise ClipkitError(f"cannot read {name}: there is no such file or folder")
     if ending not in (*FEATURE_ENDINGS, *known):
         raise unknown("ending", ending or name, [*FEATURE_ENDINGS, *known])

@@ -28,6 +28,7 @@ from clipkit.commands._options import (
     parse_layers,
     split_option,
 )
+from clipkit.datasets.registry import REGISTRY
 
 if TYPE_CHECKING:
     from clipkit.embedding import Part
@@ -44,8 +45,7 @@ def embed(
             metavar="DATASET",
             help="Images and folders; a manifest (.csv, .tsv, .parquet, .jsonl); tars or Parquet "
             "files with images, also at a URL; - for a list of paths on standard input; or a data "
-            "set: cifar10, cifar100, food101, imagenette, tiny-imagenet, fashion-mnist, digits, "
-            "shapes.",
+            f"set: {', '.join(REGISTRY)}.",
             autocompletion=completion.datasets,
         ),
     ],

@@ -48,10 +48,10 @@ def relabel(
     """
     from clipkit import features
     from clipkit.analysis import relabeling
-    from clipkit.base import files
+    from clipkit.features import endings
 
     table = table or named_table
-    files.check_feature_output(output, force=force, inputs=[file, table, groups])
+    endings.check_feature_output(output, force=force, inputs=[file, table, groups])
     with features.open_file(file, kinds=["images", "logits", "result"]) as source:
         relabeled = relabeling.relabel(
             source, table, column=attribute, groups=groups, shuffle=shuffle, seed=seed

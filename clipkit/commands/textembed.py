@@ -130,6 +130,7 @@ def textembed(
     """
     from clipkit import embedding, features, models
     from clipkit.base import files
+    from clipkit.features import endings
 
     sources = prompts or []
     if len([given for given in (sources, classes, captions, items) if given]) > 1:
@@ -143,7 +144,7 @@ def textembed(
     models.check_name(model)
     outputs = embedding.name_outputs(sources[:1] if captions or items else sources, output)
     for name in outputs:
-        files.check_feature_output(name, force=force, inputs=[*sources, *(template or [])])
+        endings.check_feature_output(name, force=force, inputs=[*sources, *(template or [])])
     options = models.RunOptions(
         device=device,
         precision=precision,

@@ -16,8 +16,8 @@ from clipkit.analysis.attribute_groups import BANDS, NOT_REACHED, REACHED, SAID,
 from clipkit.analysis.choices import finding
 from clipkit.analysis.score_metrics import METRICS
 from clipkit.base.errors import ClipkitError
-from clipkit.features.history import provenance
 from clipkit.features.model import FeatureFile
+from clipkit.features.provenance import provenance
 from clipkit.plots import style
 from clipkit.plots.style import Drawn, Floats, clipkit_style
 

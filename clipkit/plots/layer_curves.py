@@ -17,8 +17,9 @@ from clipkit.analysis import metrics, results
 from clipkit.base.errors import ClipkitError, UsageError, shorten
 from clipkit.base.names import differing, is_shared
 from clipkit.features.compatibility import origin
-from clipkit.features.history import Entry, History, downsample, provenance
+from clipkit.features.history import Entry, History
 from clipkit.features.model import FeatureFile
+from clipkit.features.provenance import downsample, provenance
 from clipkit.plots import style
 from clipkit.plots.attributes import attribute_recalls
 from clipkit.plots.layers import LayerCurve, LayerPoints, Said, layers

@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike
 
 from clipkit.analysis import results
 from clipkit.analysis.retrieval import TASKS, finding
-from clipkit.features.history import provenance
 from clipkit.features.model import FeatureFile
+from clipkit.features.provenance import provenance
 from clipkit.plots import style
 from clipkit.plots.style import Drawn, clipkit_style
 

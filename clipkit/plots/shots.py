@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike
 from clipkit.analysis import metrics, results
 from clipkit.base.errors import ClipkitError
 from clipkit.features.compatibility import matching_split
-from clipkit.features.history import downsample, is_untrained
 from clipkit.features.model import FeatureFile, Split
+from clipkit.features.provenance import downsample, is_untrained
 from clipkit.plots import style
 from clipkit.plots.style import Drawn, clipkit_style
 from clipkit.plots.temperature import name_curves

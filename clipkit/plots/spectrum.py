@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike
 from clipkit.analysis import results, similarity
 from clipkit.base import console
 from clipkit.base.errors import UsageError
-from clipkit.features.history import provenance
 from clipkit.features.model import FeatureFile
+from clipkit.features.provenance import provenance
 from clipkit.plots import style
 from clipkit.plots.style import Drawn, Floats, clipkit_style
 from clipkit.plots.temperature import name_curves

@@ -20,8 +20,8 @@ from numpy.typing import ArrayLike
 from clipkit.analysis import metrics, results
 from clipkit.base.errors import ClipkitError, unknown
 from clipkit.base.names import differing, tell_apart
-from clipkit.features.history import is_untrained, provenance
 from clipkit.features.model import FeatureFile
+from clipkit.features.provenance import is_untrained, provenance
 from clipkit.plots import style
 from clipkit.plots.style import Drawn, Floats, clipkit_style
 

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 from clipkit.base import files
 from clipkit.base.console import escaped
 from clipkit.features.annotations import CLASS
-from clipkit.features.history import Entry, History, original_split, provenance
+from clipkit.features.history import Entry, History
 from clipkit.features.model import FeatureFile
+from clipkit.features.provenance import original_split, provenance
 from clipkit.prompts import bundled
 from clipkit.report.blocks import Origin
 from clipkit.report.steps import NameOf, Step, steps
@@ -189,7 +190,7 @@ class _Command:
 
     def _embed(self) -> dict[str, Any]:
         """Return the splits to embed, and the data set as it can be named."""
-        from clipkit.datasets import REGISTRY  # loads Pillow
+        from clipkit.datasets import REGISTRY
 
         dataset = self._entry.dataset
         if "name" not in dataset:
