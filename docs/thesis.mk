@@ -65,7 +65,7 @@ $(OUT)/%.entropy.h5: $(OUT)/%.h5 ; clipkit entropy $< -t $(TEMPERATURES) -f -o $
 RANDOM := $(sort $(filter random%,$(SETS:generic%=random%)) \
   $(foreach set,$(OWN_SETS),random$(call count_prompts,$(set))))
 FILES_chapter4 := $(addprefix generic32.logits.,sweep.h5 sweep.temperature.png c-tau-grid.h5 \
-  c-tau-grid.grid.png c-tau-grid-probs.h5 c-tau-grid-probs.grid.png svm-val.h5 logreg-val.h5 \
+  c-tau-grid.temperature.png c-tau-grid-probs.h5 c-tau-grid-probs.temperature.png svm-val.h5 logreg-val.h5 \
   mlp-val.h5) classifiers.png spectrum.png salad32.fewshot-$(LAST).h5 \
   $(foreach set,$(SETS),$(addprefix $(set),.h5 .logits.svm.h5 .logits.entropy.h5 \
     .logits.fewshot-$(LAST).h5 .whitened.fewshot-$(LAST).h5)) \
@@ -205,7 +205,6 @@ $(OUT)/%.confidence.png: $(OUT)/%.h5 ; clipkit plot confidence $< -t 1,0.07,0.02
 $(OUT)/%.logits.png: $(OUT)/%.h5 ; clipkit plot logits $< -f -o $@
 $(OUT)/%.similarity.png: $(OUT)/%.h5 ; clipkit plot similarity $< -f -o $@
 $(OUT)/%.temperature.png: $(OUT)/%.h5 ; clipkit plot temperature $< -f -o $@
-$(OUT)/%.grid.png: $(OUT)/%.h5 ; clipkit plot grid $< -f -o $@
 $(OUT)/%.superclasses.png: $(OUT)/%.h5 $(SUPERCLASSES)
 	clipkit plot confusion $< --groups $(SUPERCLASSES) -f -o $@
 $(OUT)/%.outlines.png: $(OUT)/%.h5

@@ -57,8 +57,8 @@ def test_quiet_may_stand_anywhere(embed_words, place):
     [
         ("entropy -q x.h5", "quiet"),
         ("plot confusion x.h5 --title -q", ""),
-        ("plot --title confusion -v grid x.h5", "verbose"),
-        ("plot -fqo x.png grid x.h5", "quiet"),
+        ("plot --title confusion -v entropy x.h5", "verbose"),
+        ("plot -fqo x.png entropy x.h5", "quiet"),
         ("entropy -t -q", ""),
         ("entropy --temperature=1 -q", "quiet"),
         ("entropy -tq x.h5", ""),

@@ -21,7 +21,7 @@ PICTURES = {
     **dict.fromkeys(("confusion", "classes"), "zeroshot.h5"),
     **dict.fromkeys(("entropy", "confidence", "reliability", "logits", "similarity"), "logits.h5"),
     **{"clusters": "clusters.h5", "compare": "compare.h5", "temperature": "probe.h5"},
-    **{"grid": "grid.h5", "spectrum": "texts.h5", "shots": "shots.h5", "layers": "layer.h5"},
+    **{"spectrum": "texts.h5", "shots": "shots.h5", "layers": "layer.h5"},
     **{name: f"{name}.h5" for name in ("attributes", "variance", "importance")},
 }
 
@@ -102,11 +102,11 @@ def test_a_picture_of_standard_input_goes_to_standard_output(picture, folder):
         ["compare compare.h5", "compare groups.h5", "compare single.h5"],
         ["temperature val.h5", "temperature val.h5 --split test"],
         ["temperature probe.h5", "temperature probe.h5 val.h5", "temperature probs.h5"],
-        ["grid grid.h5", "grid probs.h5", "grid grid.h5 --title T"],
+        ["temperature grid.h5", "temperature grid.h5 --title T"],
         ["entropy logits.h5", "entropy logits.h5 -t 1,0.5", "entropy logits.h5 -t model"],
         ["confidence logits.h5", "confidence logits.h5 --split train"],
         ["reliability logits.h5", "reliability logits.h5 --bins 3", "reliability logits.h5 -t 9"],
-        ["grid grid.h5", "grid grid.h5 --size 6x4", "grid grid.h5 --dpi 90"],
+        ["entropy logits.h5", "entropy logits.h5 --size 6x4", "entropy logits.h5 --dpi 90"],
         ["reliability logits.h5", "reliability logits.h5 -t fitted"],
         ["logits logits.h5", "logits logits.h5 --image 3.png", "logits logits.h5 --class dog"],
         ["similarity logits.h5", "similarity logits.h5 --centred"],
@@ -126,8 +126,7 @@ def test_options_and_files_change_the_picture(lines, folder, tmp_path):
     ("line", "same"),
     [
         ("clusters clusters.h5", "clusters clusters.h5 --run 0"),
-        ("grid grid.h5", "--force grid grid.h5 --split val"),  # the split with the most runs
-        ("temperature val.h5", "--split=val temperature val.h5"),  # the splits with several
+        ("temperature grid.h5", "--force --split=val temperature grid.h5"),  # with several runs
         ("entropy logits.h5", "-t 1 entropy logits.h5 --split test"),
         ("reliability logits.h5", "reliability logits.h5 -t 1 --split test --bins 15"),
         ("logits logits.h5", "logits logits.h5 --class cat --class dog"),
@@ -171,7 +170,7 @@ def test_plot_alone_lists_every_picture():
     [
         ("wordcloud", 2, f"hint: known: {', '.join(sorted({*PICTURES, *OTHER_PICTURES}))}\n"),
         ("confusion zeroshot.h5 zeroshot.h5", 2, "Got unexpected extra argument(s) (zeroshot.h5)"),
-        ("grid grid.h5 -o old.png", 2, "old.png"),
+        ("temperature grid.h5 -o old.png", 2, "old.png"),
         ("confusion nosuch.h5 -o p.gif", 2, "p.gif"),
         ("confusion zeroshot.h5 --size 7", 2, "size: expected WxH in inches, got '7'"),
         ("confusion zeroshot.h5 --size nanx5", 2, "nan"),
@@ -187,8 +186,7 @@ def test_plot_alone_lists_every_picture():
         ("importance entropy.h5", 1, "expected a result of importance, got one of entropy"),
         ("shots probe.h5", 1, "expected a result of probe --shots"),
         ("temperature val.h5 --split vall", 2, "'vall'; hint: did you mean val?"),
-        ("grid probe.h5", 1, "at least 2 temperatures x 2 C on test, got 2 runs of 2 x 1"),
-        ("grid grid.h5 --run 1", 2, "No such option: --run"),
+        ("temperature grid.h5 --run 1", 2, "No such option: --run"),
         ("entropy texts.h5", 1, "expected logits, got texts"),
         ("reliability unlabelled.h5", 1, "test: expected labels, got none"),
         ("logits logits.h5 --image nosuch", 2, "hint: known: 0.png, 1.png, 10.png, 11.png, "),
@@ -247,7 +245,7 @@ def test_a_result_without_history_or_split_is_drawn_or_refused(picture, folder, 
 @pytest.mark.parametrize("ending", ["jpg", "webp"])
 def test_size_and_resolution_are_those_of_the_options(ending, folder, tmp_path):
     out = tmp_path / f"p.{ending}"
-    draw(folder, out, *["grid", "grid.h5", "--size", "6x4.5", "--dpi", "50"])
+    draw(folder, out, *["classes", "zeroshot.h5", "--size", "6x4.5", "--dpi", "50"])
     with Image.open(out) as image:
         assert image.size == (300, 225)
     words = ("plot", "temperature", folder / "probe.h5", "-o", tmp_path / "p.png", "--size", "3x4")
@@ -264,7 +262,7 @@ def test_every_picture_names_its_model_its_split_and_its_prompts(picture, folder
     (subtitle,) = [text for text in texts if f": {MODEL['name']}, " in f": {text}"]
     if picture != "spectrum":
         assert ", test" in subtitle or ", val" in subtitle
-    if picture in ("temperature", "grid", "entropy", "reliability", "logits", "shots", "spectrum"):
+    if picture in ("temperature", "entropy", "reliability", "logits", "shots", "spectrum"):
         assert " prompts" in subtitle
 
 

@@ -39,7 +39,7 @@ from clipkit.commands._options import (
 SHEET_IMAGES = 40
 # What made a file, or its kind -> its pictures, the default first
 PICTURES_OF = {
-    "probe": ["confusion", "classes", "temperature", "grid", "shots", "layers"],
+    "probe": ["confusion", "classes", "temperature", "shots", "layers"],
     **{name: ["confusion", "classes"] for name in ("zeroshot", "predict")},
     "cluster": ["clusters"],
     "logits": [
@@ -327,22 +327,6 @@ def temperature(
     from clipkit.plots.temperature import draw_sweeps
 
     return draw_sweeps(_read_all(file, "result"), split)
-
-
-@picture
-def grid(
-    file: FeatureInput = "-",
-    split: Annotated[
-        str | None, split_option("Split to draw (default: the one with the most runs).")
-    ] = None,
-) -> Drawn:
-    """Draw accuracy over temperature and C, with lines along which C / tau^2 is constant.
-
-    Example: clipkit plot grid grid.h5 -o grid.png
-    """
-    from clipkit.plots.grid import draw_grid
-
-    return draw_grid(_read(file, "result"), split)
 
 
 @picture

@@ -15,7 +15,6 @@ from clipkit.plots.attributes import Dots, attributes, importance
 from clipkit.plots.compare import compare
 from clipkit.plots.confusion import classes, clusters, confusion
 from clipkit.plots.entropy import confidence, entropy
-from clipkit.plots.grid import grid
 from clipkit.plots.images import NearestImages, contact_sheet, nearest
 from clipkit.plots.layers import LayerCurve, LayerPoints, layers
 from clipkit.plots.logits import logits, similarity
@@ -32,7 +31,7 @@ __all__ = [
     "Dots", "LayerCurve", "LayerPoints", "NearestImages", "RecallCurve", "ShotCurve",
     "Sweep", "attributes",
     "check_size", "classes", "clusters", "compare", "confidence", "confusion", "contact_sheet",
-    "entropy", "finish", "format_of", "grid", "importance", "layers", "logits", "nearest",
+    "entropy", "finish", "format_of", "importance", "layers", "logits", "nearest",
     "overlapping_texts", "prompt_variance", "reliability", "retrieval", "save", "shots",
     "similarity", "spectrum", "temperature", "threshold", "title_of", "variance",
 ]  # fmt: skip

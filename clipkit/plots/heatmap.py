@@ -78,10 +78,9 @@ def write_numbers(
         value = values[i, j]
         if not np.isfinite(value) or (value == 0 and not zeros):
             continue
-        box = {"facecolor": colors[i, j], "edgecolor": "none", "pad": 1.0}  # hides isolines
         ink = "black" if is_light[i, j] else "white"
         text = f"{value:.{decimals}f}"
-        ax.text(j, i, text, ha="center", va="center", fontsize=size, color=ink, bbox=box)
+        ax.text(j, i, text, ha="center", va="center", fontsize=size, color=ink)
 
 
 def limits(values: Floats) -> tuple[float, float]:

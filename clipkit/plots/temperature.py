@@ -121,7 +121,7 @@ def temperature_sweeps(files: Sequence[FeatureFile], split: str | None = None) -
     """
     curves: dict[tuple[int, str, str], list[results.Row]] = {}
     for number, file in enumerate(files):
-        check_sweep(file)
+        _check_sweep(file)
         for row in _rows_of_sweeps(file, split):
             words = [*results.run_settings(row, numbers=["C"]), row["eval_split"]]
             label = ", ".join(words)
@@ -143,13 +143,13 @@ def temperature_sweeps(files: Sequence[FeatureFile], split: str | None = None) -
 
 def _rows_of_sweeps(file: FeatureFile, split: str | None) -> list[results.Row]:
     if split is not None:
-        return rows_on(file, split)
+        return _rows_on(file, split)
     rows = file.rows()
     counts = Counter(results.column(rows, "eval_split"))
     return [row for row in rows if counts[row["eval_split"]] > 1] or rows
 
 
-def rows_on(file: FeatureFile, split: str) -> list[results.Row]:
+def _rows_on(file: FeatureFile, split: str) -> list[results.Row]:
     """Return the runs of a sweep that were scored on a split, which must have some."""
     rows = file.runs_on(split)
     if not rows:
@@ -158,7 +158,7 @@ def rows_on(file: FeatureFile, split: str) -> list[results.Row]:
     return rows
 
 
-def check_sweep(file: FeatureFile) -> None:
+def _check_sweep(file: FeatureFile) -> None:
     """Refuse a file that holds no sweep over temperatures."""
     results.check_run_count(file)
     if not COLUMNS.issubset(file.runs) or not np.isfinite(file.runs["temperature"]).all():
