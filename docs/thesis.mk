@@ -180,7 +180,7 @@ $(OUT)/layers.png: $(filter %.h5 %.stamp,$(FILES_layers:%=$(OUT)/%)) $(OUT)/tabl
 # embeddings and on the 32 prompts. Differences from the native size are paired.
 FILES_resolution := $(foreach probe,svm logits.svm,$(SIZES:%=px%.$(probe).h5)) img.svm.h5 \
   generic32.logits.svm.h5 embeddings.sizes.h5 generic32.sizes.h5 \
-  $(if $(SEED),,resolution.png embeddings.sizes.png generic32.sizes.png)
+  $(if $(SEED),,embeddings.sizes.png generic32.sizes.png)
 
 $(SIZES:%=$(OUT)/px%.h5): $(OUT)/px%.h5:
 	clipkit embed $(strip $(DATASET) $(DATA_OPTIONS) $(MODEL_OPTIONS)) --downsample $* -o $@ || \
@@ -192,10 +192,6 @@ $(OUT)/embeddings.sizes.h5: $(OUT)/img.svm.h5 $(SIZES:%=$(OUT)/px%.svm.h5)
 $(OUT)/generic32.sizes.h5: $(OUT)/generic32.logits.svm.h5 $(SIZES:%=$(OUT)/px%.logits.svm.h5)
 	clipkit compare $^ -f -o $@
 $(OUT)/%.sizes.png: $(OUT)/%.sizes.h5 ; clipkit plot compare $< -f -o $@
-SIZE_RESULTS = $(filter %.svm.h5,$(FILES_resolution))
-$(OUT)/resolution.png: $(SIZE_RESULTS:%=$(OUT)/%) $(OUT)/table \
-  $(wildcard $(foreach in,$(CONTROLS),$(SIZE_RESULTS:%=$(in)/%)))
-	clipkit plot layers $(foreach in,$(OUT) $(CONTROLS),$(SIZE_RESULTS:%=$(in)/%)) -f -o $@
 
 # Pictures
 $(OUT)/%.confusion.png: $(OUT)/%.h5 ; clipkit plot confusion $< -f -o $@

@@ -515,8 +515,7 @@ def shots(
 def layers(file: FeatureInputs = None, split: Split = None) -> Drawn:
     """Draw the accuracy of probes by layer, with untrained controls and the models' embeddings.
 
-    From results of attributes, draw their recall by layer. From results of embed --downsample, draw
-    the accuracy by size of the images.
+    From results of attributes, draw their recall by layer.
 
     Example: clipkit plot layers img.l*.svm.h5 img.svm.h5 -o layers.png
     """

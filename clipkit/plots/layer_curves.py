@@ -1,6 +1,5 @@
 """Collect accuracy by layer from results of `probe` or `attributes` on hidden states of models.
 
-Without layers, accuracy is collected by the size to which `embed --downsample` shrank the images.
 A line holds the results of one model, pooling, set of labels and probe. What differs between lines
 is in their labels, and what all share is in the subtitle.
 """
@@ -37,7 +36,6 @@ UNNAMED = (
     "pool",
     "question",
     "norm",
-    "features",
     "images",
     "labels",
     "classifier",
@@ -55,7 +53,7 @@ class _Score(NamedTuple):
 
     result: FeatureFile
     facts: Facts  # of its line
-    layer: int | None  # or the size of the images; None for a model's embedding at native size
+    layer: int | None  # None for the model's embedding
     depth: int  # the number of layers
     seed: Any  # of an untrained control; None for a trained model
     value: float
@@ -70,21 +68,13 @@ class _Line(NamedTuple):
 
 
 def draw_layers(files: Sequence[FeatureFile], split: str | None) -> Drawn:
-    """Draw results by layer or by size of the images; see `layer_curves`."""
+    """Draw results by layer; see `layer_curves`."""
     curves, source = layer_curves(files, split)
-    ylabel, title = "accuracy (%)", "Accuracy"
+    ylabel, title = "accuracy (%)", "Accuracy by layer"
     if _holds_attributes(files[0]):
-        ylabel, title = "mean recall per value (%)", "Recall"
-    by_size = _differ_in_size(files)
-    title += " by size of the images" if by_size else " by layer"
-    figure = layers(curves, by_size=by_size, ylabel=ylabel, title=title)
-    return style.state(figure, "" if by_size else _finding(curves), source)
-
-
-def _differ_in_size(files: Sequence[FeatureFile]) -> bool:
-    """Whether results are of embeddings of images at several sizes."""
-    sizes = {downsample(file) for file in files}
-    return len(sizes) > 1 and not any("layer" in file.history.model for file in files)
+        ylabel, title = "mean recall per value (%)", "Recall by layer"
+    figure = layers(curves, ylabel=ylabel, title=title)
+    return style.state(figure, _finding(curves), source)
 
 
 def _finding(curves: Sequence[LayerCurve]) -> str:
@@ -106,10 +96,8 @@ def layer_curves(
 
     Results of `probe` have one run on the split, by default `test` or else the first one. Results
     of `attributes` have only the split that was scored. Results of untrained controls belong to
-    the curves of their models. If results have no layer, but differ in `embed --downsample`, the
-    sizes of the images take the place of layers, and each set of prompts has a curve. Intervals are
-    Wilson's 95 % ones; for the mean of several controls, the range. Chance is the accuracy of the
-    most frequent class.
+    the curves of their models. Intervals are Wilson's 95 % ones; for the mean of several controls,
+    the range. Chance is the accuracy of the most frequent class.
 
     Raises
     ------
@@ -120,14 +108,13 @@ def layer_curves(
     if len(set(map(_holds_attributes, files))) > 1:
         raise UsageError("expected results of probe or of attributes, got both")
     scores = []
-    by_size = _differ_in_size(files)
     if _holds_attributes(files[0]):
         name = str(results.newest_entry(files[0]).get("eval_split"))
         for file in files:
-            scores += _attribute_scores(file, split or name, by_size)
+            scores += _attribute_scores(file, split or name)
     else:
         name = results.choose_split(files[0], split)
-        scores = [_score(file, name, by_size) for file in files]
+        scores = [_score(file, name) for file in files]
     _check_same_data(scores, name)
     _check_same_weights(scores)
     lines = _collect_lines(scores)
@@ -162,7 +149,7 @@ def _holds_attributes(result: FeatureFile) -> bool:
     return "attribute" in result.runs
 
 
-def _score(result: FeatureFile, split: str, by_size: bool) -> _Score:
+def _score(result: FeatureFile, split: str) -> _Score:
     """Read the accuracy of a result on a split, and what its history says about it."""
     results.columns_of(result, "probe", "classifier eval_split acc1")
     results.choose_split(result, split)
@@ -177,23 +164,23 @@ def _score(result: FeatureFile, split: str, by_size: bool) -> _Score:
         raise ClipkitError(f"{result.display_name}: expected an accuracy, got none")
     labels = results.scored_runs(result, split).labels
     model = result.history.model
-    layer, depth = _layer_of(model, result, by_size)
-    facts = _facts(result, model, str(rows[0]["classifier"]), by_size)
+    layer, depth = _layer_of(model, result)
+    facts = _facts(result, model, str(rows[0]["classifier"]))
     numbers = (value, metrics.wilson(value, len(labels)), results.chance(labels))
     return _Score(result, facts, layer, depth, model.get("untrained"), *numbers)
 
 
-def _attribute_scores(result: FeatureFile, split: str, by_size: bool) -> list[_Score]:
+def _attribute_scores(result: FeatureFile, split: str) -> list[_Score]:
     """Read the recall of each attribute by the probe and, if there is one, by the control's."""
     attribute_recalls(result)  # checks the columns
     scored = str(results.newest_entry(result).get("eval_split"))
     if scored != split:
         raise ClipkitError(f"{result.display_name}: expected recalls on {split}, got {scored}")
     model = result.history.model
-    layer, depth = _layer_of(model, result, by_size)
+    layer, depth = _layer_of(model, result)
     scores = []
     for row in result.rows():
-        facts = _facts(result, model, "", by_size) | {"labels": row["attribute"]}
+        facts = _facts(result, model, "") | {"labels": row["attribute"]}
         for name, seed in (("probe", model.get("untrained")), ("control", "control")):
             interval = (row[f"{name}_low"], row[f"{name}_high"])
             if np.isfinite([row[name], *interval]).all():
@@ -209,15 +196,10 @@ def _said(result: FeatureFile, row: Mapping[str, Any]) -> Said | None:
     return said if result.is_dot_product and np.isfinite(said).all() else None
 
 
-def _layer_of(model: Entry, result: FeatureFile, by_size: bool) -> tuple[int | None, int]:
-    """Return layer and depth of a model's entry in a history, where anything may be written.
-
-    By size, the size of the images takes the place of the layer, and the depth is 0.
-    """
+def _layer_of(model: Entry, result: FeatureFile) -> tuple[int | None, int]:
+    """Return layer and depth of a model's entry in a history, where anything may be written."""
     if "name" not in model or "projection" in model:
         raise _no_layer(result)
-    if by_size:
-        return downsample(result), 0
     if "layer" not in model:
         return None, 0
     layer = model["layer"]
@@ -236,13 +218,11 @@ def _no_layer(result: FeatureFile) -> ClipkitError:
     return ClipkitError(message, HINT)
 
 
-def _facts(result: FeatureFile, model: Entry, classifier: str, by_size: bool) -> Facts:
+def _facts(result: FeatureFile, model: Entry, classifier: str) -> Facts:
     """Return what tells the lines of results apart. Embeddings of images have no pooling."""
     facts = {"model": str(model.get("name"))}
     size = downsample(result)
-    if by_size:
-        facts["features"] = provenance(result).prompts or "embeddings"
-    elif size is not None:
+    if size is not None:
         facts["images"] = f"images of {size} pixels"
     if "question" in model:
         facts["question"] = f'"{shorten(model["question"], MAX_QUESTION)}"'
