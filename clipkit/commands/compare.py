@@ -8,16 +8,8 @@ from typing import Annotated
 import typer
 
 from clipkit.base.errors import UsageError
-from clipkit.commands._options import (
-    Cluster,
-    Report,
-    SameRows,
-    Seed,
-    Table,
-    flag,
-    option,
-    split_option,
-)
+from clipkit.base.options import choice, flag, option, split_option
+from clipkit.commands._options import Cluster, Report, SameRows, Seed, Table
 
 
 def compare(
@@ -30,7 +22,7 @@ def compare(
     ],
     b: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[B]...", help="Results to compare with A, each separately."),
+        typer.Argument(metavar="B", help="Results to compare with A, each separately."),
     ] = None,
     split: Annotated[
         str | None, split_option("Split to compare on (default: test, else the first).")
@@ -56,8 +48,8 @@ def compare(
     same_rows: SameRows = False,
     ids: Annotated[
         str | None,
-        option(
-            "only-a|only-b|neither",
+        choice(
+            ("only-a", "only-b", "neither"),
             "Print the ids of the images that only A, only B or neither gets right.",
             "--list",
         ),

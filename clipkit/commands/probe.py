@@ -9,12 +9,19 @@ from typing import Annotated
 
 from clipkit.base import console
 from clipkit.base.errors import UsageError
-from clipkit.commands import _completion as completion
+from clipkit.base.options import (
+    EvalSplit,
+    Temperatures,
+    choice,
+    flag,
+    option,
+    parse_numbers,
+    parse_temperatures,
+)
 from clipkit.commands._options import (
     SEED,
     Attribute,
     Cluster,
-    EvalSplit,
     FeatureInput,
     FitSplit,
     PerClass,
@@ -23,22 +30,18 @@ from clipkit.commands._options import (
     Rows,
     Seeds,
     Table,
-    Temperatures,
-    flag,
     open_labelled,
-    option,
     parse_counts,
-    parse_numbers,
     parse_seeds,
-    parse_temperatures,
-    split_words,
 )
 
 
 def probe(
     report: Report,
     file: FeatureInput = "-",
-    classifier: Annotated[str, option("svm|logreg|mlp|knn", "Classifier to fit.")] = "svm",
+    classifier: Annotated[
+        str, choice(("svm", "logreg", "mlp", "knn"), "Classifier to fit.")
+    ] = "svm",
     regularization: Annotated[
         list[str],
         option(
@@ -47,6 +50,7 @@ def probe(
             "searches.",
             "--regularization",
             "-C",
+            has_commas=True,
         ),
     ] = ["1"],  # noqa: B006
     k: Annotated[
@@ -54,7 +58,7 @@ def probe(
     ] = None,
     temperature: Temperatures = [],  # noqa: B006
     features: Annotated[
-        str, option("logits|probs", "For logits: use cosine / tau, or its softmax.")
+        str, choice(("logits", "probs"), "For logits: use cosine / tau, or its softmax.")
     ] = "logits",
     standardize: Annotated[
         bool | None,
@@ -71,14 +75,15 @@ def probe(
         option(
             "FRACTION|SPLIT",
             "Choose C and tau on this fraction of the fit split, or on this split.",
-            autocompletion=completion.splits,
+            completes="splits",
         ),
     ] = None,
     table: Table = None,
     attribute: Attribute = None,
     cluster: Cluster = None,
     shots: Annotated[
-        list[str], option("N[,N...]", "Fit on N rows per class; several make a curve.")
+        list[str],
+        option("N[,N...]", "Fit on N rows per class; several make a curve.", has_commas=True),
     ] = [],  # noqa: B006
     repeat: Annotated[
         int, option("N", "Draw the rows of --shots N times, with seeds that count up.", min=1)
@@ -114,9 +119,8 @@ def probe(
             f"expected seeds at least {repeat} apart for --repeat {repeat}, got {got}",
             "draw n of a seed is the first draw of seed + n",
         )
-    words = split_words(regularization)
-    is_range = len(words) == 1 and ".." in words[0]
-    Cs = words[0] if is_range else parse_numbers(words, "C")
+    is_range = len(regularization) == 1 and ".." in regularization[0]
+    Cs = regularization[0] if is_range else parse_numbers(regularization, "C")
     if seed != ["42"] and classifier != "mlp" and not (val or counts or SEED in file):
         console.note(f"--seed has no effect on {classifier} without --val or --shots")
     from clipkit.analysis import dependence, evaluation  # loads scikit-learn

@@ -10,15 +10,8 @@ from typing import Annotated
 import typer
 
 from clipkit.base.errors import UsageError
-from clipkit.commands import _completion as completion
-from clipkit.commands._options import (
-    OUTPUT,
-    SKIPPED,
-    Force,
-    check_output,
-    option,
-    option_table,
-)
+from clipkit.base.options import option
+from clipkit.commands._options import OUTPUT, SKIPPED, Force, check_output, option_table
 
 HTML_ENDINGS = (".html", ".htm")
 MARKDOWN_ENDINGS = (".md", "")
@@ -64,7 +57,7 @@ def report(
     what: Annotated[
         list[str],
         typer.Argument(
-            metavar="FOLDER|FILE...",
+            metavar="FOLDER|FILE",
             help="Result files, or folders of them. The pictures in a folder are shown, too.",
             callback=_check_names,
         ),
@@ -74,7 +67,7 @@ def report(
         option(
             "FOLDER",
             "Folder with the results of an untrained control, to compare with; repeatable.",
-            callback=_check_names,
+            check=lambda _, names: _check_names(names),
         ),
     ] = [],  # noqa: B006
     expected: Annotated[
@@ -95,7 +88,7 @@ def report(
             "FILE",
             "Output page, .html or .md, or - for Markdown on standard output.",
             *OUTPUT,
-            callback=_check_page,
+            check=_check_page,
         ),
     ] = "-",
     images: Annotated[
@@ -104,7 +97,7 @@ def report(
             "DATASET",
             "Show images of this data set, as given to clipkit embed; repeat to name several "
             "files or folders. For an .html page.",
-            autocompletion=completion.datasets,
+            completes="datasets",
         ),
     ] = [],  # noqa: B006
     album: Annotated[

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from clipkit.base.errors import UsageError
-from clipkit.commands import _completion as completion
+from clipkit.base.options import flag, option, split_option
 from clipkit.commands._options import (
     DEFAULT_MODEL,
     OUTPUT,
@@ -20,8 +20,6 @@ from clipkit.commands._options import (
     Norm,
     Precision,
     Untrained,
-    option,
-    split_option,
 )
 
 
@@ -30,7 +28,7 @@ def textembed(
     prompts: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[PROMPTS]...",
+            metavar="PROMPTS",
             help="Files with one prompt per line, .json or .csv files, or bundled sets such as "
             "generic32 (default: standard input).",
         ),
@@ -61,7 +59,8 @@ def textembed(
             "DATASET|FILE",
             "Make one prompt per class of a data set, a feature file (and use its model), a .json "
             "or .csv file, or a text file with one name per line (or name, tab, wording).",
-            autocompletion=completion.datasets,
+            completes="datasets",
+            is_file=True,
         ),
     ] = None,
     captions: Annotated[
@@ -99,23 +98,21 @@ def textembed(
     ] = None,
     readable: Annotated[
         bool,
-        typer.Option(
-            "--readable/--as-is", help="With --classes: turn underscores in names into spaces."
-        ),
+        flag("--readable/--as-is", "With --classes: turn underscores in names into spaces."),
     ] = False,
     truncate: Annotated[
-        bool, typer.Option("--truncate", help="Truncate prompts that are too long for the model.")
+        bool, flag("--truncate", "Truncate prompts that are too long for the model.")
     ] = False,
     clean: Annotated[
         bool,
-        typer.Option(
+        flag(
             "--clean/--no-clean",
-            help="For CLIP: clean prompts by ftfy, if it is installed, as OpenAI's code does. For "
+            "For CLIP: clean prompts by ftfy, if it is installed, as OpenAI's code does. For "
             "SigLIP 2: lowercase prompts and remove punctuation, as in training.",
         ),
     ] = True,
     normalize: Annotated[
-        bool, typer.Option("--normalize/--no-normalize", help="Scale each embedding to length 1.")
+        bool, flag("--normalize/--no-normalize", "Scale each embedding to length 1.")
     ] = False,
     device: Device = "auto",
     precision: Precision = "auto",

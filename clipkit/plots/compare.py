@@ -4,14 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from operator import itemgetter
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from matplotlib.artist import Artist
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from clipkit.analysis import metrics, results
@@ -19,7 +14,15 @@ from clipkit.base.errors import ClipkitError
 from clipkit.features.history import provenance
 from clipkit.features.model import FeatureFile
 from clipkit.plots import style
+from clipkit.plots.picture import Picture, is_reported
 from clipkit.plots.style import Drawn, Floats, clipkit_style
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["compare"]
 
 MAX_GROUPS = 30  # of more, those with the lowest accuracies are shown
 
@@ -37,7 +40,7 @@ class Comparison(NamedTuple):
 
 
 def draw_comparison(file: FeatureFile) -> Drawn:
-    """Draw a result of `compare`; name the models beside the results if they differ."""
+    """Draw the accuracies of compared results, and their differences with paired intervals."""
     names, groups, accuracy, difference, null5, title, images = read_comparison(file)
     entry = results.newest_entry(file)
     models, prompts = list(map(str, entry.list_of("models"))), entry.list_of("prompts")
@@ -49,6 +52,15 @@ def draw_comparison(file: FeatureFile) -> Drawn:
     if any(prompts):
         facts.append(results.NAMED_PROMPTS + results.join_names(list(map(str, prompts))))
     return figure, ". ".join(filter(None, [", ".join(facts), results.caveat_note(file)]))
+
+
+COMPARE = Picture(
+    "compare",
+    draw_comparison,
+    "clipkit plot compare compare.h5 -o compare.png",
+    of=("compare",),
+    is_reported=is_reported,
+)
 
 
 def read_comparison(file: FeatureFile) -> Comparison:
@@ -155,7 +167,7 @@ def compare(
         axes[1].set_xlabel(f"{style.sanitize_label(names[0], 18)} minus {other} (% points)")
     for ax in axes:
         style.name_rows(ax, np.arange(len(labels), dtype=np.float64), labels, 0.5)
-        ax.xaxis.set_major_locator(MaxNLocator(6))
+        style.limit_ticks(ax.xaxis, 6)
     facts = "bars: 95 % intervals over images"
     if np.isnan(accuracy[:, :, 1]).all():
         facts = "without intervals"
@@ -185,10 +197,10 @@ def _draw_points(ax: Axes, values: Floats, first: int, grouped: bool) -> None:
 def _add_legend(fig: Figure, names: Sequence[str], has_null: bool, n_groups: int) -> None:
     handles: list[Artist] = []
     for i in range(len(names)):
-        handles.append(Line2D([], [], **{**style.line_style(i), "linestyle": ""}))
+        handles.append(style.legend_line(**{**style.line_style(i), "linestyle": ""}))
     labels = list(names)
     if has_null:
-        handles.append(Line2D([], [], color=style.GREY, linestyle=":", linewidth=1.4))
+        handles.append(style.legend_line(color=style.GREY, linestyle=":", linewidth=1.4))
         labels.append(f"the worst of {n_groups} random groups is left of this in 5 % of draws")
     if handles:
         style.add_legend(fig, handles, labels)

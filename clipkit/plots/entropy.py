@@ -5,34 +5,76 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from clipkit.analysis import results, softmax
 from clipkit.base import console
 from clipkit.base.errors import UsageError, check_positive
+from clipkit.base.options import Temperatures, parse_temperatures
 from clipkit.features.model import FeatureFile
 from clipkit.plots import style
+from clipkit.plots.picture import Picture, Split
 from clipkit.plots.style import Drawn, Floats, clipkit_style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["confidence", "entropy"]
 
 BINS = 60
 MAX_PANELS = 20
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-def draw_softmax(
+def draw_entropy(
+    file: FeatureFile,
+    split: Split = None,
+    temperature: Temperatures = [],  # noqa: B006
+) -> Drawn:
+    """Draw the distribution, over images, of the entropy of the softmax over prompts."""
+    return _draw_softmax(file, "entropy", temperature, split)
+
+
+ENTROPY = Picture(
+    "entropy",
+    draw_entropy,
+    "clipkit plot entropy logits.h5 -t 1,0.07,0.02 -o entropy.png",
+    kinds=("logits",),
+    of=("logits",),
+    is_first=True,
+)
+
+
+def draw_confidence(
+    file: FeatureFile,
+    split: Split = None,
+    temperature: Temperatures = [],  # noqa: B006
+) -> Drawn:
+    """Draw the distribution, over images, of the largest softmax probability."""
+    return _draw_softmax(file, "confidence", temperature, split)
+
+
+CONFIDENCE = Picture(
+    "confidence",
+    draw_confidence,
+    "clipkit plot confidence logits.h5 -t 1,0.07,0.02 -o confidence.png",
+    kinds=("logits",),
+    of=("logits",),
+)
+
+
+def _draw_softmax(
     file: FeatureFile,
     statistic: Literal["entropy", "confidence"],
-    temperatures: Sequence[float],
+    temperature: Sequence[str],
     split: str | None,
 ) -> Drawn:
     """Draw a statistic of the softmax per image, by default at the file's temperature."""
+    temperatures = parse_temperatures(temperature, file.logit_scale)
     split = results.choose_split(file, split)
     taus = temperatures or [check_positive("temperature", file.default_temperature)]
     cosines = file.cosines(split).read()
@@ -166,7 +208,7 @@ def _histograms(values: Mapping[float, Floats], quantity: _Quantity, title: str 
         ax.set_title(f"τ = {tau:g}", loc="left", fontweight="bold")
         ax.set_title(mean, loc="right", color=style.VERMILLION)
         ax.set_ylabel("images (%)")
-        ax.yaxis.set_major_locator(MaxNLocator(4))
+        style.limit_ticks(ax.yaxis, 4)
         if tau in wide:
             _histogram(ax, panel, quantity.bound, span)
         elif tau in far:
@@ -175,7 +217,10 @@ def _histograms(values: Mapping[float, Floats], quantity: _Quantity, title: str 
             _distance_histogram(ax, panel, quantity)
     if wide:
         axes[[*panels].index(wide[-1])].set_xlabel(quantity.axis_label)
-    marks = [Line2D([], [], color="black", linestyle="--"), Line2D([], [], color=style.VERMILLION)]
+    marks = [
+        style.legend_line(color="black", linestyle="--"),
+        style.legend_line(color=style.VERMILLION),
+    ]
     style.add_legend(fig, marks, [quantity.bound_label, "mean"])
     return fig
 
@@ -230,5 +275,5 @@ def _narrow_histogram(ax: Axes, values: Floats, quantity: _Quantity) -> None:
     if distance < 5 * (high - low):
         low, high = min(low, quantity.bound), max(high, quantity.bound)
     _histogram(ax, values, quantity.bound, (low, high))
-    ax.xaxis.set_major_locator(MaxNLocator(6))
+    style.limit_ticks(ax.xaxis, 6)
     ax.set_xlabel(f"{quantity.axis_label}, on a separate axis")

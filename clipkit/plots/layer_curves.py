@@ -21,6 +21,7 @@ from clipkit.features.model import FeatureFile
 from clipkit.plots import style
 from clipkit.plots.attributes import attribute_recalls
 from clipkit.plots.layers import LayerCurve, LayerPoints, Said, layers
+from clipkit.plots.picture import Picture, Split
 from clipkit.plots.style import Drawn
 
 Facts = dict[str, str]
@@ -67,14 +68,26 @@ class _Line(NamedTuple):
     scores: list[_Score]
 
 
-def draw_layers(files: Sequence[FeatureFile], split: str | None) -> Drawn:
-    """Draw results by layer; see `layer_curves`."""
+def draw_layers(files: Sequence[FeatureFile], split: Split = None) -> Drawn:
+    """Draw the accuracy of probes by layer, with untrained controls and the models' embeddings.
+
+    From results of attributes, draw their recall by layer.
+    """
     curves, source = layer_curves(files, split)
     ylabel, title = "accuracy (%)", "Accuracy by layer"
     if _holds_attributes(files[0]):
         ylabel, title = "mean recall per value (%)", "Recall by layer"
     figure = layers(curves, ylabel=ylabel, title=title)
     return style.state(figure, _finding(curves), source)
+
+
+LAYERS = Picture(
+    "layers",
+    draw_layers,
+    "clipkit plot layers img.l*.svm.h5 img.svm.h5 -o layers.png",
+    of=("probe",),
+    draws_several=True,
+)
 
 
 def _finding(curves: Sequence[LayerCurve]) -> str:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from matplotlib.artist import Artist
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from clipkit.plots import style
 from clipkit.plots.style import Floats, clipkit_style
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["LayerCurve", "LayerPoints", "layers"]
 
 MAX_LABEL = 48
 MOST_TICKS = 16
@@ -101,12 +104,14 @@ def layers(
     labels = [_legend_label(curve, is_share) for curve in curves]
     if any(curve.trained and curve.control for curve in curves):
         labels.append("untrained control")
-        handles[-1] = Line2D([], [], color=style.GREY, marker="o", **CONTROL)
+        handles[-1] = style.legend_line(color=style.GREY, marker="o", **CONTROL)
     if _draw_said(ax, curves, unit):
         labels.append("what the model says")
-        handles[-2] = Line2D([], [], color=style.GREY, **SAID)
+        handles[-2] = style.legend_line(color=style.GREY, **SAID)
     labels.append("chance")
-    style.add_legend(fig, [*handles.values(), Line2D([], [], color=style.GREY, **CHANCE)], labels)
+    style.add_legend(
+        fig, [*handles.values(), style.legend_line(color=style.GREY, **CHANCE)], labels
+    )
     return fig
 
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.artist import Artist
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
 from numpy.typing import ArrayLike
 
 from clipkit.analysis import results, similarity
@@ -17,14 +15,24 @@ from clipkit.base.errors import UsageError
 from clipkit.features.history import provenance
 from clipkit.features.model import FeatureFile
 from clipkit.plots import style
+from clipkit.plots.picture import Picture, Split
 from clipkit.plots.style import Drawn, Floats, clipkit_style
 from clipkit.plots.temperature import name_curves
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.figure import Figure
+
+__all__ = ["spectrum"]
 
 SEED = 42
 
 
-def draw_spectra(files: Sequence[FeatureFile], split: str | None) -> Drawn:
-    """Draw the singular values of prompt sets, or of a split of images with their Gaussian null."""
+def draw_spectra(files: Sequence[FeatureFile], split: Split = None) -> Drawn:
+    """Draw the singular values of prompt sets, or of images, with their effective ranks.
+
+    Images stand beside a Gaussian sample of as many vectors, whose directions are all alike.
+    """
     splits = [results.choose_split(file, split) for file in files if file.kind == "images"]
     if splits and len(splits) < len(files):
         raise UsageError("expected files of images or of texts, got both")
@@ -45,6 +53,16 @@ def draw_spectra(files: Sequence[FeatureFile], split: str | None) -> Drawn:
     title = f"Singular values of the {noun}' directions"
     figure = spectrum({**values, **nulls}, ranks, nulls=list(nulls), title=title)
     return figure, results.sources_label(files, splits)
+
+
+SPECTRUM = Picture(
+    "spectrum",
+    draw_spectra,
+    "clipkit plot spectrum txt.h5 -o spectrum.png",
+    kinds=("texts", "images"),
+    of=("texts",),
+    draws_several=True,
+)
 
 
 def spectra(files: Sequence[FeatureFile], splits: Sequence[str] = ()) -> dict[str, Floats]:
@@ -109,8 +127,8 @@ def spectrum(
         ax.plot(rank, height, markersize=9, markeredgecolor="white", **look)
         ax.plot([rank, rank], [0, height], color=look["color"], linewidth=1, linestyle=":")
     ax.set_yscale("log")
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    ax.yaxis.set_minor_formatter(NullFormatter())
+    ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    style.hide_minor_labels(ax.yaxis)
     ax.set(xlabel="index of the singular value", ylabel="singular value (log scale)")
     ax.set_title("marks: effective rank", loc="left", color=style.GREY)
     style.add_legend(fig, handles, labels)

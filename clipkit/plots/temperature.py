@@ -8,22 +8,27 @@ from collections import Counter
 from collections.abc import Sequence
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-from matplotlib.artist import Artist
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
 from numpy.typing import ArrayLike
 
 from clipkit.analysis import metrics, results
 from clipkit.base.errors import ClipkitError, unknown
 from clipkit.base.names import differing, tell_apart
+from clipkit.base.options import split_option
 from clipkit.features.history import is_untrained, provenance
 from clipkit.features.model import FeatureFile
 from clipkit.plots import style
+from clipkit.plots.picture import Picture
 from clipkit.plots.style import Drawn, Floats, clipkit_style
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["Sweep", "temperature"]
 
 MAX_CURVES = 100
 MAX_LABEL = 48
@@ -83,14 +88,33 @@ class Sweep:
             self.plateau = slice(int(first), int(worse[worse > best].min(initial=len(self.tau))))
 
 
-def draw_sweeps(files: Sequence[FeatureFile], split: str | None) -> Drawn:
-    """Draw results of `probe`; see `temperature_sweeps`."""
+def draw_sweeps(
+    files: Sequence[FeatureFile],
+    split: Annotated[
+        str | None, split_option("Split to draw (default: all with several runs).")
+    ] = None,
+) -> Drawn:
+    """Draw accuracy and mean entropy against temperature, for one or several sweeps."""
     sweeps = temperature_sweeps(files, split)
     title = "Accuracy and entropy against temperature"
     figure = temperature(sweeps, common_prompt_count(files), title=title)
     rows = itertools.chain.from_iterable(_rows_of_sweeps(file, split) for file in files)
     source = results.sources_label(files, results.column(rows, "eval_split"))
     return style.state(figure, _finding(sweeps), source)
+
+
+def _has_several_runs(result: FeatureFile) -> bool:
+    return result.run_count > 1
+
+
+TEMPERATURE = Picture(
+    "temperature",
+    draw_sweeps,
+    "clipkit plot temperature probe.h5 -o tau.png",
+    of=("probe",),
+    draws_several=True,
+    is_reported=_has_several_runs,
+)
 
 
 def _finding(sweeps: Sequence[Sweep]) -> str:
@@ -336,7 +360,7 @@ def _set_tau_axis(ax: Axes, tau: Floats) -> None:
     """Set a log axis that falls to the right, labelled at the temperatures where there is room."""
     tau = np.unique(tau)[::-1]  # falling
     ax.set_xscale("log")
-    ax.xaxis.set_minor_formatter(NullFormatter())
+    style.hide_minor_labels(ax.xaxis)
     span = math.log(tau[0] / tau[-1]) or 1.0
     labelled: list[float] = []
     for value in tau:

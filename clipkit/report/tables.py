@@ -27,7 +27,7 @@ from clipkit.report.markdown import (
 )
 
 if TYPE_CHECKING:
-    from clipkit.plots import LayerPoints
+    from clipkit.plots.layers import LayerPoints
 
 LIBRARIES = ("numpy", "scikit-learn", "torch", "transformers")
 EMBEDDING = math.inf  # the layer of its row, which is the last
