@@ -34,11 +34,10 @@ _SOURCES = {
 _PACKAGES = {
     "analysis": (
         "alignment attributes calibration choices clustering comparison dependence description "
-        "evaluation importance metrics prediction probes ranking relabeling results retrieval "
-        "similarity softmax thresholds variance zeroshot"
+        "evaluation importance layer_curves metrics prediction probes ranking relabeling results "
+        "retrieval similarity softmax thresholds variance zeroshot"
     ),
     "features": "annotations concatenation splitting",
-    "plots": "layer_curves",
 }
 _MODULES = {
     f"{__name__}.{module}": f"{__name__}.{package}.{module}"

@@ -211,7 +211,7 @@ def complete(line: str, folder: Path, shell: str = "bash", **variables: str) -> 
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("clipkit plot conf", ["confusion", "confidence"]),
+        ("clipkit plot conf", ["confidence", "confusion"]),
         ("clipkit probe --classifier ", list(probes.CLASSIFIERS)),
         ("clipkit entropy --format ", list(tables.FORMATS)),
         ("clipkit embed -q tiny", ["tiny-imagenet"]),

@@ -8,10 +8,10 @@ from factories.results import layer_result as result
 from shell import ok
 
 from clipkit import plots
+from clipkit.analysis.layer_curves import layer_curves
 from clipkit.analysis.metrics import wilson
 from clipkit.base.errors import ClipkitError
 from clipkit.plots import LayerCurve, LayerPoints
-from clipkit.plots.layer_curves import layer_curves
 from clipkit.report import expected
 
 

@@ -9,10 +9,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from clipkit.analysis import metrics, results
-from clipkit.analysis.attribute_groups import BANDS, NOT_REACHED, REACHED, SAID, group_of
+from clipkit.analysis.attribute_groups import (
+    BANDS,
+    NOT_REACHED,
+    REACHED,
+    SAID,
+    attribute_recalls,
+    group_of,
+)
 from clipkit.analysis.choices import finding
 from clipkit.analysis.score_metrics import METRICS
-from clipkit.base.errors import ClipkitError
 from clipkit.features.history import provenance
 from clipkit.features.model import FeatureFile
 from clipkit.plots import style
@@ -71,17 +77,6 @@ LOOKS = (
     _Look(style.PALETTE[2], "D", 5, 0.3),
     _Look(style.PALETTE[1], "^", 6, 0.1),
 )
-
-
-def attribute_recalls(result: FeatureFile) -> dict[str, NDArray[Any]]:
-    """Return the columns of a result of `attributes`: `attribute` is str, all others float."""
-    names = "attribute chance reach"
-    for name in LEGEND:
-        names += f" {name} {name}_low {name}_high"
-    if "null5" in result.runs:
-        what = "expected shares, got errors in the unit of each column"
-        raise ClipkitError(f"{result.display_name}: {what}", "measure with --metric r2")
-    return results.columns_of(result, "attributes", names)
 
 
 def draw_attributes(result: FeatureFile) -> Drawn:

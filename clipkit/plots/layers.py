@@ -7,8 +7,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from clipkit.analysis.layer_curves import (
+    LayerCurve,
+    LayerPoints,
+    holds_attributes,
+    layer_curves,
+)
+from clipkit.features.model import FeatureFile
 from clipkit.plots import style
-from clipkit.plots.style import Floats, clipkit_style
+from clipkit.plots.picture import Picture, Split
+from clipkit.plots.style import Drawn, Floats, clipkit_style
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -27,34 +35,38 @@ SAID: dict[str, Any] = {"linestyle": "none", "marker": "*", "ms": 11, "mec": "wh
 CHANCE: dict[str, Any] = {"linestyle": ":", "linewidth": 1.4, "zorder": 1}
 
 
-Said = tuple[float, float, float]  # a fraction with its interval
+def draw_layers(files: Sequence[FeatureFile], split: Split = None) -> Drawn:
+    """Draw the accuracy of probes by layer, with untrained controls and the models' embeddings.
 
-
-class LayerPoints(NamedTuple):
-    """Fractions (S,) by layer, rising from 0, the input of the first, with their intervals.
-
-    `embedding` is the value of the model's embedding, with its interval. If the values are means of
-    several controls, `seeds` is their number, and the intervals are ranges. `said` is what the
-    answers of a generative model reach.
+    From results of attributes, draw their recall by layer.
     """
-
-    layers: Sequence[int]
-    values: Sequence[float]
-    low: Sequence[float]
-    high: Sequence[float]
-    embedding: tuple[float, float, float] | None = None
-    seeds: int = 1
-    said: Said | None = None
+    curves, source = layer_curves(files, split)
+    ylabel, title = "accuracy (%)", "Accuracy by layer"
+    if holds_attributes(files[0]):
+        ylabel, title = "mean recall per value (%)", "Recall by layer"
+    figure = layers(curves, ylabel=ylabel, title=title)
+    return style.state(figure, _finding(curves), source)
 
 
-class LayerCurve(NamedTuple):
-    """One curve of `layers`: a model of `depth` layers, or its control, or both."""
+LAYERS = Picture(
+    "layers",
+    draw_layers,
+    "clipkit plot layers img.l*.svm.h5 img.svm.h5 -o layers.png",
+    of=("probe",),
+    draws_several=True,
+)
 
-    label: str
-    depth: int
-    chance: float
-    trained: LayerPoints | None = None
-    control: LayerPoints | None = None
+
+def _finding(curves: Sequence[LayerCurve]) -> str:
+    """State where the only trained curve is highest, and its control there."""
+    if len(curves) != 1 or curves[0].trained is None:
+        return ""
+    trained, control = curves[0].trained, curves[0].control
+    best = int(np.argmax(trained.values))
+    finding = f"Layer {trained.layers[best]} is the best with {100 * trained.values[best]:.1f} %"
+    if control is None or list(control.layers) != list(trained.layers):
+        return finding
+    return f"{finding}; untrained has {100 * control.values[best]:.1f} %"
 
 
 class _Line(NamedTuple):

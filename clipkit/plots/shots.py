@@ -18,7 +18,6 @@ from clipkit.features.model import FeatureFile, Split
 from clipkit.plots import style
 from clipkit.plots.picture import Picture
 from clipkit.plots.style import Drawn, clipkit_style
-from clipkit.plots.temperature import name_curves
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -86,7 +85,7 @@ def shot_curves(probes: Sequence[FeatureFile]) -> list[ShotCurve]:
         for row in probe.runs_on(split):
             label = ", ".join([*results.run_settings(row), f"on {split}"])
             draws.setdefault((number, label), []).append(row)
-    labels = name_curves(probes, list(draws))
+    labels = results.name_curves(probes, list(draws))
     curves = []
     for label, ((number, _), rows) in zip(labels, draws.items(), strict=True):
         shots = np.array(results.column(rows, "shots")).astype(int)

@@ -17,7 +17,6 @@ from clipkit.features.model import FeatureFile
 from clipkit.plots import style
 from clipkit.plots.picture import Picture, Split
 from clipkit.plots.style import Drawn, Floats, clipkit_style
-from clipkit.plots.temperature import name_curves
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -87,7 +86,7 @@ def spectra(files: Sequence[FeatureFile], splits: Sequence[str] = ()) -> dict[st
         models.add(provenance(file).model)
     names = [label for _, label in labels]
     if len(models) > 1 or len(set(names)) < len(names):
-        names = name_curves(files, labels)
+        names = results.name_curves(files, labels)
     return dict(zip(names, values.values(), strict=True))
 
 
