@@ -51,12 +51,13 @@ def logits(
     from clipkit.features import compatibility
 
     seeds = parse_seeds(seed)
-    if random is not None and texts != "-":
+    if random is None:
+        if len(seeds) > 1:
+            raise UsageError(f"expected --random for several seeds, got {len(seeds)}")
+    elif texts != "-":
         raise UsageError(f"expected TEXTS or --random, got both ({texts} and {random})")
-    if random is not None and whiten:
+    elif whiten:
         raise UsageError("expected --random or --whiten, got both")
-    if random is None and len(seeds) > 1:
-        raise UsageError(f"expected --random for several seeds, got {len(seeds)}")
     outputs = Report(output, force=force)
     outputs.check_output(images, texts if random is None else None, seeds=seeds)
     with features.open_file(images, kinds=["images"]) as image_file:

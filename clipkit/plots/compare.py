@@ -73,15 +73,7 @@ def read_comparison(file: FeatureFile) -> Comparison:
         columns |= results.columns_of(file, "compare", "b acc_b difference")
         names += filter(None, dict.fromkeys(columns["b"].tolist()))
     results.check_finite(file, "rows", low=1)
-    rows = file.rows()
-    worst = [row for row in rows if not np.isnan(row.get("null", np.nan))]
-    if worst:
-        results.columns_of(file, "compare", "group null null5")
-    rows = [row for row in rows[: len(rows) - len(worst)] if row.get("scope") != "all"]
-    pairs = max(1, len(names) - 1)  # the rows of a group come one after the other
-    if not rows or len(rows) % pairs or len(worst) not in (0, len(names)):
-        raise ClipkitError(f"{file.display_name}: expected {pairs} rows for each group, got others")
-    by_pair = [rows[start::pairs] for start in range(pairs)]
+    by_pair, worst = _rows_by_pair(file, names)
     firsts = by_pair[0]
     accuracy = [_accuracies(firsts, "acc_a")]
     difference = np.empty((0, len(firsts), 3))
@@ -99,6 +91,21 @@ def read_comparison(file: FeatureFile) -> Comparison:
         null5 = np.array(results.column(worst, "null5"))
     images = int(sum(results.column(firsts, "rows")))
     return Comparison(names, groups, np.array(accuracy), difference, null5, label, images)
+
+
+def _rows_by_pair(
+    file: FeatureFile, names: Sequence[str]
+) -> tuple[list[list[results.Row]], list[results.Row]]:
+    """Return the rows of groups for each pair of results, and those of the worst groups."""
+    rows = file.rows()
+    worst = [row for row in rows if not np.isnan(row.get("null", np.nan))]
+    if worst:
+        results.columns_of(file, "compare", "group null null5")
+    rows = [row for row in rows[: len(rows) - len(worst)] if row.get("scope") != "all"]
+    pairs = max(1, len(names) - 1)  # the rows of a group come one after the other
+    if not rows or len(rows) % pairs or len(worst) not in (0, len(names)):
+        raise ClipkitError(f"{file.display_name}: expected {pairs} rows for each group, got others")
+    return [rows[start::pairs] for start in range(pairs)], worst
 
 
 def _accuracies(rows: Sequence[results.Row], column: str) -> list[tuple[float, float, float]]:

@@ -32,11 +32,7 @@ def draw_spectra(files: Sequence[FeatureFile], split: Split = None) -> Drawn:
 
     Images stand beside a Gaussian sample of as many vectors, whose directions are all alike.
     """
-    splits = [results.choose_split(file, split) for file in files if file.kind == "images"]
-    if splits and len(splits) < len(files):
-        raise UsageError("expected files of images or of texts, got both")
-    if split is not None and not splits:
-        raise UsageError(f"expected images for --split, got {files[0].display_name}")
+    splits = _splits_of_images(files, split)
     values = spectra(files, splits)
     ranks = {name: similarity.effective_rank(sigma) for name, sigma in values.items()}
     sizes = {file.splits[name].features.shape for file, name in zip(files, splits, strict=False)}
@@ -52,6 +48,16 @@ def draw_spectra(files: Sequence[FeatureFile], split: Split = None) -> Drawn:
     title = f"Singular values of the {noun}' directions"
     figure = spectrum({**values, **nulls}, ranks, nulls=list(nulls), title=title)
     return figure, results.sources_label(files, splits)
+
+
+def _splits_of_images(files: Sequence[FeatureFile], split: str | None) -> list[str]:
+    """Return the split of each file of images; none for texts."""
+    splits = [results.choose_split(file, split) for file in files if file.kind == "images"]
+    if splits and len(splits) < len(files):
+        raise UsageError("expected files of images or of texts, got both")
+    if split is not None and not splits:
+        raise UsageError(f"expected images for --split, got {files[0].display_name}")
+    return splits
 
 
 SPECTRUM = Picture(
