@@ -148,7 +148,8 @@ def with_typer(command: Callable[..., T]) -> Callable[..., T]:
     for name, parameter in signature.parameters.items():
         if name in options:
             kind = get_args(parameter.annotation)[0]
-            parameter = parameter.replace(annotation=Annotated[kind, typer_option(options[name])])
+            default = typer_option(options[name], parameter.default)
+            parameter = parameter.replace(annotation=kind, default=default)
         parameters.append(parameter)
 
     @functools.wraps(command)
@@ -159,9 +160,10 @@ def with_typer(command: Callable[..., T]) -> Callable[..., T]:
     return run
 
 
-def typer_option(option: Option) -> Any:
+def typer_option(option: Option, default: Any) -> Any:
     """Return the option of Typer that a record describes."""
     return typer.Option(
+        default,
         *option.names,
         metavar=option.metavar or None,
         help=option.help,
