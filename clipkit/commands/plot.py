@@ -228,21 +228,20 @@ def _command_of(picture: Picture) -> Callable[..., None]:
 
 def _arguments(picture: Picture) -> list[inspect.Parameter]:
     """Return the parameters for the files and the data set of a picture."""
-    file, files, needed = FeatureInput, FeatureInputs, inspect.Parameter.empty
-    arguments: list[tuple[str, Any, Any]] = []
     if picture.needs_images and picture.kinds:
-        arguments.append(("file", LogitsInput, needed))
-    elif picture.draws_several:
-        arguments.append(("file", files, None))
-    elif picture.kinds:
-        arguments.append(("file", file, "-"))
+        return [_argument("file", LogitsInput), _argument("dataset", DatasetInput)]
     if picture.needs_images:
-        arguments.append(("dataset", DatasetInput, needed))
+        return [_argument("dataset", DatasetInput)]
+    if picture.draws_several:
+        return [_argument("file", FeatureInputs, None)]
+    return [_argument("file", FeatureInput, "-")]
+
+
+def _argument(
+    name: str, annotation: Any, default: Any = inspect.Parameter.empty
+) -> inspect.Parameter:
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    return [
-        inspect.Parameter(name, kind, default=default, annotation=annotation)
-        for name, annotation, default in arguments
-    ]
+    return inspect.Parameter(name, kind, default=default, annotation=annotation)
 
 
 @contextlib.contextmanager

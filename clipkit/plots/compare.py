@@ -14,7 +14,7 @@ from clipkit.base.errors import ClipkitError
 from clipkit.features.history import provenance
 from clipkit.features.model import FeatureFile
 from clipkit.plots import style
-from clipkit.plots.picture import Picture, is_reported
+from clipkit.plots.picture import Picture, always
 from clipkit.plots.style import Drawn, Floats, clipkit_style
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ COMPARE = Picture(
     draw_comparison,
     "clipkit plot compare compare.h5 -o compare.png",
     of=("compare",),
-    is_reported=is_reported,
+    is_reported=always,
 )
 
 

@@ -11,7 +11,13 @@ from clipkit.features.model import FeatureFile
 from clipkit.plots.style import Drawn
 
 
-def _is_never_reported(result: FeatureFile) -> bool:
+def always(result: FeatureFile) -> bool:
+    """Return True: a report shows the picture of every result."""
+    return True
+
+
+def never(result: FeatureFile) -> bool:
+    """Return False: a report shows the picture of no result."""
     return False
 
 
@@ -50,16 +56,11 @@ class Picture:
     is_first: bool = False
     draws_several: bool = False
     needs_images: bool = False
-    is_reported: Callable[[FeatureFile], bool] = _is_never_reported
+    is_reported: Callable[[FeatureFile], bool] = never
 
     def draw_file(self, file: FeatureFile) -> Drawn:
         """Draw one file, with the defaults of all options."""
         return self.draw([file] if self.draws_several else file)
-
-
-def is_reported(result: FeatureFile) -> bool:
-    """Whether a report shows a picture, where it shows the picture of every result."""
-    return True
 
 
 Split = Annotated[str | None, split_option("Split to draw (default: test, else the first).")]

@@ -13,7 +13,7 @@ from clipkit.analysis.retrieval import TASKS, finding
 from clipkit.features.history import provenance
 from clipkit.features.model import FeatureFile
 from clipkit.plots import style
-from clipkit.plots.picture import Picture, is_reported
+from clipkit.plots.picture import Picture, always
 from clipkit.plots.style import Drawn, clipkit_style
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ RETRIEVE = Picture(
     draw_retrieval,
     "clipkit plot retrieve retrieve.h5 -o retrieve.png",
     of=("retrieve",),
-    is_reported=is_reported,
+    is_reported=always,
 )
 
 

@@ -12,7 +12,7 @@ from clipkit.analysis import metrics, results
 from clipkit.base.errors import ClipkitError
 from clipkit.features.model import FeatureFile
 from clipkit.plots import heatmap, style
-from clipkit.plots.picture import Picture, is_reported
+from clipkit.plots.picture import Picture, always
 from clipkit.plots.style import Drawn, clipkit_style
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ VARIANCE = Picture(
     draw_variance,
     "clipkit plot variance variance.h5 -o variance.png",
     of=("variance",),
-    is_reported=is_reported,
+    is_reported=always,
 )
 
 
