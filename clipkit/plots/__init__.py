@@ -17,20 +17,32 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from clipkit.analysis.results import newest_entry
 from clipkit.features.model import FeatureFile
 from clipkit.plots.picture import Picture
 
-if TYPE_CHECKING:
-
-    def __getattr__(name: str) -> Any:
-        """Tell a type checker of the functions of the modules."""
+if TYPE_CHECKING:  # what the loop below finds, for users' type checkers
+    from clipkit.plots.attributes import *  # noqa: F403
+    from clipkit.plots.compare import *  # noqa: F403
+    from clipkit.plots.confusion import *  # noqa: F403
+    from clipkit.plots.entropy import *  # noqa: F403
+    from clipkit.plots.images import *  # noqa: F403
+    from clipkit.plots.layers import *  # noqa: F403
+    from clipkit.plots.logits import *  # noqa: F403
+    from clipkit.plots.reliability import *  # noqa: F403
+    from clipkit.plots.retrieval import *  # noqa: F403
+    from clipkit.plots.shots import *  # noqa: F403
+    from clipkit.plots.spectrum import *  # noqa: F403
+    from clipkit.plots.style import *  # noqa: F403
+    from clipkit.plots.temperature import *  # noqa: F403
+    from clipkit.plots.thresholds import *  # noqa: F403
+    from clipkit.plots.variance import *  # noqa: F403
 
 
 PICTURES: dict[str, Picture] = {}  # by their names
-for _found in pkgutil.iter_modules(__path__):
+for _found in pkgutil.iter_modules(__path__):  # noqa: F405
     _module = importlib.import_module(f"{__name__}.{_found.name}")
     for _name in getattr(_module, "__all__", ()):
         globals()[_name] = getattr(_module, _name)
