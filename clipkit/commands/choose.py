@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from clipkit.base.errors import UsageError
+from clipkit.base.options import flag
 from clipkit.commands._options import (
     Control,
     ControlTexts,
@@ -13,7 +14,6 @@ from clipkit.commands._options import (
     ItemTables,
     Report,
     Texts,
-    flag,
     read_control,
 )
 

@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
-from clipkit.commands._options import Force, Output, flag
+from clipkit.base.options import flag
+from clipkit.commands._options import Force, Output
 
 
 def concat(
     inputs: Annotated[
         list[str],
-        typer.Argument(metavar="FILE...", help="Feature files; one may be - for standard input."),
+        typer.Argument(metavar="FILE", help="Feature files; one may be - for standard input."),
     ],
     prefix: Annotated[bool, flag("--prefix", "Put the name of its file before each id.")] = False,
     keep_apart: Annotated[

@@ -10,8 +10,8 @@ import typer
 
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, unknown
-from clipkit.commands import _completion as completion
-from clipkit.commands._options import OUTPUT, Force, option
+from clipkit.base.options import flag, option
+from clipkit.commands._options import OUTPUT, Force
 from clipkit.features.endings import (
     FEATURE_ENDINGS,
     FORMATS,
@@ -26,7 +26,7 @@ _OF_FEATURES = [known.ending for known in FORMATS.values() if known.holds_featur
 _OF_RESULTS = [known.ending for known in FORMATS.values() if known.holds_results]
 
 
-def _refuse_output_option(is_given: bool) -> None:
+def _refuse_output_option(_: typer.Context, is_given: bool) -> None:
     """Refuse the option that names the output of all other commands."""
     if is_given:
         hint = "the output is the second argument: clipkit convert INPUT OUTPUT"
@@ -45,7 +45,7 @@ def convert(
     output: Annotated[
         str,
         typer.Argument(
-            metavar="[OUTPUT]",
+            metavar="OUTPUT",
             help=f"Feature file, {', '.join(_OF_FEATURES)}; of results, {', '.join(_OF_RESULTS)}, "
             ".json for CLIP_benchmark or .md for a model card (default: a feature file on standard "
             "output).",
@@ -58,7 +58,7 @@ def convert(
             "Import: name of the model that made the features; clipkit logits needs it.",
             "--model",
             "-m",
-            autocompletion=completion.models,
+            completes="models",
         ),
     ] = None,
     split: Annotated[
@@ -66,7 +66,7 @@ def convert(
         option(
             "NAME",
             "Convert only this split. Imported rows without a split get this name, or 'all'.",
-            autocompletion=completion.splits,
+            completes="splits",
         ),
     ] = None,
     labels: Annotated[
@@ -83,7 +83,8 @@ def convert(
             "DATASET|FILE",
             "Import: file with the class of each prompt, one per line, or a data set or feature "
             "file with the classes; without --prompts, they are the prompts.",
-            autocompletion=completion.datasets,
+            completes="datasets",
+            is_file=True,
         ),
     ] = None,
     feature_column: Annotated[
@@ -100,14 +101,14 @@ def convert(
     ] = None,
     table: Annotated[
         bool,
-        typer.Option("--runs", help="Export the runs of a result instead of its predictions."),
+        flag("--runs", "Export the runs of a result instead of its predictions."),
     ] = False,
     thumbnails: Annotated[
         list[str],
         option(
             "DATASET",
             "Export to .parquet: add small copies of the images of this data set; repeatable.",
-            autocompletion=completion.datasets,
+            completes="datasets",
         ),
     ] = [],  # noqa: B006
     root: Annotated[
@@ -115,7 +116,7 @@ def convert(
     ] = None,
     force: Force = False,
     output_option: Annotated[
-        bool, typer.Option(*OUTPUT, hidden=True, is_eager=True, callback=_refuse_output_option)
+        bool, flag("--output -o", "", is_eager=True, is_hidden=True, check=_refuse_output_option)
     ] = False,
 ) -> None:
     """Import features from other tools, or export features and predictions.

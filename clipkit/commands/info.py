@@ -11,6 +11,7 @@ import typer
 
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError
+from clipkit.base.options import flag
 from clipkit.commands._options import (
     SKIPPED,
     Format,
@@ -31,12 +32,12 @@ def info(
     what: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[FILE|MODEL]...", help="Feature files or models (default: standard input)."
+            metavar="FILE|MODEL", help="Feature files or models (default: standard input)."
         ),
     ] = None,
     runs: Annotated[
         bool,
-        typer.Option("--runs", help="Print the reports of saved results again."),
+        flag("--runs", "Print the reports of saved results again."),
     ] = False,
     per_class: PerClass = False,
     format: Format = None,

@@ -6,16 +6,8 @@ from typing import Annotated
 
 import typer
 
-from clipkit.commands._options import (
-    Attribute,
-    FeatureInput,
-    Force,
-    Output,
-    Seed,
-    Table,
-    flag,
-    option,
-)
+from clipkit.base.options import flag, option
+from clipkit.commands._options import Attribute, FeatureInput, Force, Output, Seed, Table
 
 
 def relabel(

@@ -4,16 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from clipkit.commands._options import (
-    FeatureInput,
-    Force,
-    Output,
-    Seed,
-    Table,
-    flag,
-    option,
-    split_option,
-)
+from clipkit.base.options import flag, option, split_option
+from clipkit.commands._options import FeatureInput, Force, Output, Seed, Table
 
 
 def split(
