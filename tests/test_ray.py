@@ -311,8 +311,8 @@ def test_an_engine_of_ray_encodes_again(ray, tmp_path, capsys):
 def test_a_worker_with_another_model_is_refused_by_its_host(ray, tmp_path, monkeypatch):
     load, seeds = pipeline.load_encoder, [1, 2]
 
-    def load_another(name, options, images):
-        return load(name, replace(options, untrained=seeds.pop(0)), images)
+    def load_another(name, options):
+        return load(name, replace(options, untrained=seeds.pop(0)))
 
     monkeypatch.setattr(pipeline, "load_encoder", load_another)
     result = clipkit(*ON_RAY, "--replicas", 2, "-o", tmp_path / "out.h5")

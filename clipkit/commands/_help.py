@@ -16,9 +16,7 @@ PANELS = {
         "same_rows model untrained thumbnails images"
     ),
     OTHERS: "",
-    "How to run": (
-        "device precision batch_size compile num_workers strict restart part engine replicas"
-    ),
+    "How to run": ("device precision batch_size num_workers strict restart part engine replicas"),
     "Output": (
         "output format columns no_header force per_class per_image top scores keep ids title size "
         "dpi help"

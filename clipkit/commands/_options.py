@@ -65,7 +65,7 @@ def option(metavar: str, help: str, *names: str, **settings: Any) -> Any:
 
 
 def flag(names: str, help: str, **settings: Any) -> Any:
-    """Return an option without a value, such as `--force -f` or `--compile/--no-compile`."""
+    """Return an option without a value, such as `--force -f` or `--normalize/--no-normalize`."""
     return typer.Option(*names.split(), help=help, **settings)
 
 

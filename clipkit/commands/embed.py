@@ -145,13 +145,6 @@ def embed(
     batch_size: Annotated[
         int, typer.Option("--batch-size", "-b", min=1, help="Number of images to encode at once.")
     ] = 64,
-    compile: Annotated[
-        bool | None,
-        typer.Option(
-            "--compile/--no-compile",
-            help="Compile the model first (default: only on a GPU and for very many images).",
-        ),
-    ] = None,
     num_workers: Annotated[
         int | None,
         typer.Option(
@@ -216,7 +209,6 @@ def embed(
         image_size=image_size,
         batch_size=batch_size,
         num_workers=num_workers,
-        compile=compile,
     )
     options.check()
     if choices is not None and ask is None:
