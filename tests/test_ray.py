@@ -433,7 +433,7 @@ def test_a_shard_whose_workers_die_is_named_after_all_others_are_kept(
     assert result.exit_code == 1
     line = messages(result.stderr).splitlines()[-1]
     assert "test: workers died while they encoded shard 2, 4 images from 0540 on; hint: " in line
-    assert log.read_text() == "xxxx"  # twice beside another shard, and twice alone
+    assert 3 <= len(log.read_text()) <= 6  # three attempts, each of which Ray repeats if it can
     shards = [path.stem for path in sorted((tmp_path / "out.h5.partial").glob("*.h5"))]
     assert shards == ["00000", "00001", "00003", "00004"]
     assert "resuming at 16 of 20" in ok(*RUN, "-o", output).stderr

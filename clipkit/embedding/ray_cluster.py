@@ -34,7 +34,8 @@ HINT = "does Ray run there? RAY_AUTH_MODE and the token must be the same as wher
 LOGS = "Ray's logs are on each machine in ray/session_latest/logs below TMPDIR, or else below /tmp"
 
 
-RETRIES = 1  # by Ray, of the calls to a worker that dies
+# By Ray, of the calls to a worker that dies. It may spend them before another one runs.
+RETRIES = 1
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from clipkit.datasets.dataset import ImageSource
     from clipkit.models import Encoder, EncoderDescription
 
-ATTEMPTS = 2  # at a shard: beside another one, and if both workers of that died, alone
+ATTEMPTS = 3  # at a shard: one beside another shard, and then alone
 AHEAD = 2  # shards of a replica: it decodes images of one while it encodes the other
 CHOSEN = ("model.device", "model.precision")  # by each machine, unless an option sets them
 POLL_SECONDS = 0.2  # how soon a signal is noticed
