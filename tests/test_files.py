@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import errno
-import io
 import os
 import shutil
 import socket
 import sys
-import tempfile
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from factories import contents, fails_with, unchanged
@@ -90,29 +86,6 @@ def test_an_error_when_an_input_is_closed_is_none_of_the_command(tmp_path, monke
         monkeypatch.setattr(os, "close", fail)
     monkeypatch.undo()
     assert closed == [file.descriptor]
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems free it at the end")
-def test_what_was_sent_to_a_stream_takes_no_room(tmp_path, monkeypatch):
-    """The next command of a pipeline may need the room for its copy."""
-    data = os.urandom(4 * files.COPY_BYTES)
-    room: list[int] = []
-
-    class Stream(io.BytesIO):
-        def write(self, block: Any) -> int:
-            room.extend(512 * path.stat().st_blocks for path in tmp_path.iterdir())
-            return super().write(block)
-
-    stream = Stream()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(sys, "stdout", SimpleNamespace(buffer=stream, isatty=lambda: False))
-    with files.atomic_write("-") as temporary:
-        temporary.write_bytes(data)
-    assert stream.getvalue() == data
-    assert room[0] >= len(data)
-    assert room == sorted(room, reverse=True)
-    assert room[-1] < 2 * files.COPY_BYTES
-    assert contents(tmp_path) == {}
 
 
 def test_a_text_input_has_a_size_limit(tmp_path, monkeypatch):

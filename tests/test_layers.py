@@ -250,7 +250,6 @@ EMBED = ("embed", "digits", "--limit", 10, "-m", "tiny")
         ("--layers 0,3 -o old{layer}.h5", "the output old3.h5 exists"),
         ("--layer 1 --pool max -o a.h5", "unknown pool 'max'"),
         ("--pool mean -o a.h5", "expected --layer with --pool or --norm, got none"),
-        ("--layer 1 --compile -o a.h5", "expected --layer or --compile, got both"),
         ("--layer 1 --no-projection -o a.h5", "expected --layer or --no-projection"),
     ],
 )

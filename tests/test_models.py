@@ -193,7 +193,6 @@ def test_details_are_what_a_history_needs(tiny_clip_dir, siglip_dir):
         "precision": "fp32",
         "device": "cpu",
         "logit_scale": pytest.approx(1 / 0.07, rel=1e-4),
-        "compile": False,
     }
     text = load(siglip_dir, "text")
     assert "preprocessing" not in text.details

@@ -255,11 +255,6 @@ def test_grey_images_are_taken_as_colour(naflex):
     np.testing.assert_array_equal(encoder.encode_images(grey), expected)
 
 
-def test_naflex_runs_without_compilation_and_says_so(naflex, capfd):
-    assert load(naflex, compile=True, batch_size=4).details["compile"] is False
-    assert "runs without compilation, which needs inputs of a single size" in capfd.readouterr()[1]
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -367,7 +362,7 @@ def test_a_kind_without_a_row_is_read_by_its_own_methods_and_this_is_said(name, 
     colours = encoder.encode_images([image.convert("RGB") for image in modes])
     np.testing.assert_array_equal(encoder.encode_images(modes), colours)
     assert clips.cosines(clips.embed_noise(folder, precision="bf16"), expected).min() >= 0.998
-    assert load(folder, precision="auto", compile=True).details["precision"] == "fp32"
+    assert load(folder, precision="auto").details["precision"] == "fp32"
     if embedding == "features":
         assert models.describe_model(str(folder)).get("temperature", 1) > 0
 

@@ -25,7 +25,6 @@ DISK_FULL_HINT = "free some space or write elsewhere; nothing was replaced"
 CLOSED = "cannot write standard output: it is closed"
 COPY_BYTES = 1 << 20
 MAX_TEXT_BYTES = 1 << 26
-PUNCH_HOLE = 0x01 | 0x02  # FALLOC_FL_KEEP_SIZE and FALLOC_FL_PUNCH_HOLE of Linux
 MAX_NAME_BYTES = 180  # of an output's name in its temporary file's; file systems allow 255
 REMOVALS = 100  # of a folder, in which another thread may still write
 
@@ -209,34 +208,15 @@ def atomic_write(output: str, *, force: bool = False) -> Iterator[Path]:
         with _write_errors("standard output" if output == STREAM else output):
             if is_stream:
                 with _open_stream(output, "wb") as sink:
-                    _move_to_stream(created.descriptor, sink)
+                    start = 0
+                    while block := os.pread(created.descriptor, COPY_BYTES, start):
+                        sink.write(block)
+                        start += len(block)
+                    sink.flush()
             else:
                 if replaced is not None:
                     temporary.chmod(replaced)
                 _publish(created, target, force)
-
-
-def _move_to_stream(source: int, sink: IO[bytes]) -> None:
-    """Copy a file to a stream, and free the room of what was sent.
-
-    At the other end of a pipe, a command may write its own copy to the same disk. The disk then
-    holds the data once. Where the file system cannot free a part of a file, it holds it twice.
-    """
-    start = 0
-    while block := os.pread(source, COPY_BYTES, start):
-        sink.write(block)
-        _free(source, start, len(block))
-        start += len(block)
-    sink.flush()
-
-
-def _free(descriptor: int, start: int, size: int) -> None:
-    """Give a part of a file back to the file system; it may refuse."""
-    import ctypes  # Python has no function for this
-
-    fallocate = getattr(ctypes.CDLL(None), "fallocate", None)
-    if sys.platform == "linux" and fallocate is not None:
-        fallocate(descriptor, PUNCH_HOLE, ctypes.c_long(start), ctypes.c_long(size))
 
 
 def _permissions(path: Path) -> int | None:

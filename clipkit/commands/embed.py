@@ -151,13 +151,6 @@ def embed(
     batch_size: Annotated[
         int, option("N", "Number of images to encode at once.", "--batch-size", "-b", min=1)
     ] = 64,
-    compile: Annotated[
-        bool | None,
-        flag(
-            "--compile/--no-compile",
-            "Compile the model first (default: only on a GPU and for very many images).",
-        ),
-    ] = None,
     num_workers: Annotated[
         int | None,
         option(
@@ -225,7 +218,6 @@ def embed(
         image_size=image_size,
         batch_size=batch_size,
         num_workers=num_workers,
-        compile=compile,
     )
     options.check()
     if choices is not None and ask is None:

@@ -84,16 +84,9 @@ def default_workers() -> int:
     return min(MOST_WORKERS, int(cpu_count()))
 
 
-def load_encoder(name: str, options: RunOptions, images: int) -> Encoder:
-    """Load the image tower of a run of N images, in the process that encodes with it.
-
-    If the options do not say whether to compile it, `models.should_compile` does.
-    """
-    compile = options.compile
-    if compile is None and options.layers is None and options.ask is None:
-        compile = models.should_compile(options.device, images)
-    options = replace(options, compile=compile, non_blocking=True)
-    return models.load(name, tower="image", options=options)
+def load_encoder(name: str, options: RunOptions) -> Encoder:
+    """Load the image tower of a run, in the process that encodes with it."""
+    return models.load(name, tower="image", options=replace(options, non_blocking=True))
 
 
 @dataclass(frozen=True)

@@ -90,10 +90,8 @@ def embed(  # noqa: PLR0913 (the options of `clipkit embed`)
     """
     options = options or RunOptions(**settings)
     if not restart:
-        use_earlier_threads(output)  # packing and compiling a model may depend on their number
-    # also if a run continues with fewer: compiling changes the last bits
-    images = sum(map(len, dataset.splits.values()))
-    load = functools.partial(load_encoder, model, options, images)
+        use_earlier_threads(output)  # packing a model may depend on their number
+    load = functools.partial(load_encoder, model, options)
     embed_with = functools.partial(
         embed_images,
         dataset,

@@ -1,4 +1,4 @@
-"""Connect to a Ray cluster, or start one on this machine, and leave no trace of it."""
+"""Connect to a Ray cluster, or start one on this machine, and say how to start workers there."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from joblib import cpu_count  # type: ignore[import-untyped]
 
+from clipkit import models
 from clipkit.base import console, signals
 from clipkit.base.errors import ClipkitError, UsageError, system_reason
 from clipkit.models.libraries import import_library
@@ -30,6 +32,103 @@ POLL_SECONDS = 0.05
 CLOSE_SECONDS = 20.0  # for Ray to end
 HINT = "does Ray run there? RAY_AUTH_MODE and the token must be the same as where it was started"
 LOGS = "Ray's logs are on each machine in ray/session_latest/logs below TMPDIR, or else below /tmp"
+
+
+# By Ray, of the calls to a worker that dies. It may spend them before another one runs.
+RETRIES = 1
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A connection to Ray, which starts workers."""
+
+    ray: Any
+    new_actor: Callable[[], Any]
+    wanted: Callable[[], int]  # workers, which follow the cluster unless the number was given
+    needs: str  # of a worker
+    node: str  # that this process runs on
+
+    def check_node(self) -> None:
+        """Refuse to go on if Ray has lost the node of this process: no worker would get a place."""
+        if self.node not in {node["NodeID"] for node in _live_nodes(self.ray)}:
+            raise _lost_connection("its process on this machine has ended")
+
+
+@contextlib.contextmanager
+def open_pool(
+    worker: type, arguments: tuple[Any, ...], device: str, replicas: int | None, concurrency: int
+) -> Iterator[Pool]:
+    """Connect to Ray, and say how to start a worker with these arguments.
+
+    A worker takes one GPU, or as many CPUs of one machine as PyTorch has threads. If its process
+    dies, Ray starts another one and repeats the calls RETRIES times.
+    """
+    ray = import_ray()
+    with stdout_for_data(), connected(ray) as is_own:
+        with ray_errors():
+            node = ray.get_runtime_context().get_node_id()
+        cpus, gpus = _count(ray, "CPU"), _count(ray, "GPU")
+        threads = min(models.num_threads(), max(cpus, default=0)) or 1  # a head may lend no CPU
+        name, needed = "CPU", threads
+        resources = {"num_cpus": threads, "scheduling_strategy": "SPREAD"}
+        if device == "cuda" or (device == "auto" and any(gpus)):
+            name, needed = "GPU", 1
+            resources = {"num_cpus": 1, "num_gpus": 1}
+        needs = console.count(needed, name)
+        console.note(
+            f"Ray has {sum(cpus):,} CPUs and {sum(gpus):,} GPUs on "
+            f"{console.count(len(cpus), 'machine')}; each replica takes {needs}"
+        )
+        places = sum(count // needed for count in _count(ray, name))
+        if is_own and (replicas or 1) > places:  # it never grows
+            raise UsageError(
+                f"expected room for {console.count(replicas or 1, 'replica')} on this machine, "
+                f"with {needs} each, got room for {places:,}",
+                "set RAY_ADDRESS to use a cluster; on CPUs, each replica takes OMP_NUM_THREADS",
+            )
+        actor = ray.remote(worker).options(
+            max_restarts=-1, max_task_retries=RETRIES, max_concurrency=concurrency, **resources
+        )
+
+        def wanted() -> int:
+            counts = _count(ray, name)
+            if name == "CPU":  # one per machine
+                counts = [min(1, count // needed) for count in counts]
+            return replicas or max(1, sum(counts))
+
+        yield Pool(ray, lambda: actor.remote(*arguments), wanted, needs, node)
+
+
+def _live_nodes(ray: Any) -> list[dict[str, Any]]:
+    """Return what Ray knows of each machine of the cluster."""
+    with ray_errors():
+        return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _count(ray: Any, resource: str) -> list[int]:
+    """Return how many CPUs or GPUs each machine lends."""
+    return [int(node["Resources"].get(resource, 0)) for node in _live_nodes(ray)]
+
+
+@contextlib.contextmanager
+def ray_errors() -> Iterator[None]:
+    """Turn what a call to Ray raises into an error of one line.
+
+    A signal raises afterwards: Ray turns its exception into another one.
+    """
+    try:
+        with signals.deferred():
+            yield
+    except ClipkitError:
+        raise
+    except Exception as error:  # Ray raises OSError and plain Exception, too
+        raise _lost_connection(last_line(error)) from error
+
+
+def _lost_connection(reason: str) -> ClipkitError:
+    return ClipkitError(
+        f"lost the connection to Ray: {reason}", "finished shards are kept; run it again"
+    )
 
 
 def import_ray() -> Any:

@@ -1,17 +1,20 @@
 """The engine that spreads the shards of a run over the machines of a Ray cluster.
 
 Each replica is an actor of Ray: a process with a `Worker`, which loads the model by its name and
-encodes the shards that it is sent. This process, the driver, needs neither the model nor a GPU. It
-alone reads the list of images, writes shards and decides what is tried again. Whatever a user can
-act on is an answer of a worker, not an exception, so that the driver can show it as one line.
+encodes the shards that it is sent. If the process dies, Ray starts it again and repeats its calls.
+This process, the driver, needs neither the model nor a GPU. It alone reads the list of images and
+writes shards. Whatever a user can act on is an answer of a worker, not an exception, so that the
+driver can show it as one line.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import math
 import os
 import socket
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -22,14 +25,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clipkit import models
-from clipkit.base import console, signals
+from clipkit.base import console
 from clipkit.base.errors import ClipkitError, ImageError, UsageError, shorten
 from clipkit.base.version import __version__
 from clipkit.datasets import remote
 from clipkit.datasets.images import readable_formats
 from clipkit.embedding.checkpoint import Skipped
 from clipkit.embedding.engines import Encoded, LocalEngine, Report, ShardImages, default_workers
-from clipkit.embedding.ray_cluster import LOGS, connected, import_ray, last_line, stdout_for_data
+from clipkit.embedding.ray_cluster import LOGS, Pool, last_line, open_pool, ray_errors
 from clipkit.features.overview import flatten
 from clipkit.models import RunOptions
 
@@ -37,16 +40,14 @@ if TYPE_CHECKING:
     from clipkit.datasets.dataset import ImageSource
     from clipkit.models import Encoder, EncoderDescription
 
-ATTEMPTS = 3  # at a shard, if its worker dies
-STARTS = 3  # of a replica, if its workers die one after the other while they load the model
+ATTEMPTS = 3  # at a shard: one beside another shard, and then alone
 AHEAD = 2  # shards of a replica: it decodes images of one while it encodes the other
 CHOSEN = ("model.device", "model.precision")  # by each machine, unless an option sets them
 POLL_SECONDS = 0.2  # how soon a signal is noticed
-NOTE_SECONDS = 30.0  # after which a note says what is waited for
+NOTE_SECONDS = 30.0  # after which a note says what is waited for if no shard is encoded,
+SILENT_SECONDS = 600.0  # and if shards are
 COUNT_SECONDS = 5.0  # after which machines and GPUs are counted again
-OVERDUE_SECONDS = 60.0  # a call to encode a shard that takes longer than this, and longer than
-FIRST_SECONDS = 600.0  # the same while no shard is done, which would tell how long one takes
-OVERDUE_TIMES = 5.0  # so many times the median of those that are done, may hang
+HANG_TIMES = 5.0  # a worker hangs that takes so many times what a shard and loading usually take
 SAME_FILES = "all machines must see the same files; rsync -a keeps the times of copies"
 
 
@@ -74,35 +75,26 @@ def connect(
             f"expected --device auto, cpu or cuda with --engine ray, got {device}",
             "Ray chooses the GPU of each replica",
         )
-    # relative paths mean the same in the workers
-    arguments = (load, options, str(Path.cwd()), models.num_threads())
-    engine = RayEngine(lambda: _open_cluster(arguments, device, replicas), options.batch_size)
+
+    def open_workers() -> contextlib.AbstractContextManager[Pool]:
+        # relative paths mean the same in the workers
+        arguments = (load, options, str(Path.cwd()), models.num_threads())
+        return open_pool(Worker, arguments, device, replicas, AHEAD)
+
+    engine = RayEngine(open_workers, options.batch_size)
     with contextlib.closing(engine):
         engine.start()
         yield engine
 
 
-@dataclass(frozen=True)
-class _Cluster:
-    """A connection to Ray."""
-
-    ray: Any
-    new_actor: Callable[[], Any]
-    replicas: Callable[[], int]  # that are wanted, which follows the cluster unless it was given
-    needs: str  # of a replica
-    node: str  # that this process runs on
-
-
 @dataclass(eq=False)
 class _Replica:
-    """A copy of the model. If its worker dies, another one takes its place."""
+    """A copy of the model: an actor, whose process Ray starts again if it dies."""
 
-    actor: Any = None
-    host: str | None = None  # None while the worker waits for its place or loads the model
-    pid: int = 0  # of the worker
+    actor: Any
+    host: str | None = None  # of its process; None until that has loaded the model
+    pid: int = 0
     shards: list[int] = field(default_factory=list)  # that it encodes
-    failed_starts: int = 0  # one after the other
-    is_late: bool = False  # and a note has said so
 
 
 @dataclass(frozen=True)
@@ -118,91 +110,80 @@ class _Queue:
     """The shards of a run, by their positions: which of them wait, are done or are given up."""
 
     def __init__(self, count: int) -> None:
-        self.unfinished = set(range(count))
-        self.failed: list[int] = []  # of which ATTEMPTS workers died
+        self.unfinished = count
+        self.failed: list[int] = []
         self._waiting = deque(range(count))
-        self._suspects: deque[int] = deque()  # of which a worker died
-        self._deaths: Counter[int] = Counter()
+        self._suspects: deque[int] = deque()  # of which workers died
+        self._losses: Counter[int] = Counter()
         self._seconds: list[float] = []  # that each shard took
 
     def pop(self, *, is_idle: bool) -> int | None:
         """Return the next shard for a replica. Only an idle one may have a suspect."""
         if self._waiting:
             return self._waiting.popleft()
-        while self._suspects and is_idle:
-            number = self._suspects.popleft()
-            if number in self.unfinished:  # a copy may have been encoded
-                return number
-        return None
+        return self._suspects.popleft() if self._suspects and is_idle else None
 
-    def finish(self, call: _Call) -> bool:
-        """Take the answer to a call. Return False if one to a copy of the shard came first."""
-        if call.shard not in self.unfinished:
-            return False
-        self.unfinished.remove(call.shard)
+    def finish(self, call: _Call) -> None:
+        """Take note of a shard that is encoded."""
+        self.unfinished -= 1
         self._seconds.append(time.monotonic() - call.began)
-        return True
 
-    def retry(self, lost: Sequence[int]) -> None:
-        """Queue the shards of a worker that died, or give them up."""
-        for number in self.unfinished.intersection(lost):
-            self._deaths[number] += 1
-            if self._deaths[number] < ATTEMPTS:
-                self._suspects.append(number)
-            else:
-                self.unfinished.remove(number)
-                self.failed.append(number)
+    def retry(self, number: int) -> None:
+        """Queue a shard whose worker died, or give it up."""
+        self._losses[number] += 1
+        if self._losses[number] < ATTEMPTS:
+            self._suspects.append(number)
+        else:
+            self.unfinished -= 1
+            self.failed.append(number)
 
-    def is_overdue(self, call: _Call) -> bool:
-        """Whether a call to encode takes so long that its worker may hang."""
-        if call.shard is None:
-            return False
-        limit = FIRST_SECONDS
-        if self._seconds:
-            limit = max(OVERDUE_SECONDS, OVERDUE_TIMES * float(np.median(self._seconds)))
-        return time.monotonic() - call.began > limit
+    def limit(self, number: int, loading: float) -> float:
+        """Return the seconds after which the worker of a shard hangs. A retry has more.
+
+        A first shard has no limit: nothing tells how long it takes.
+        """
+        if not self._seconds:
+            return math.inf
+        usual = float(np.median(self._seconds)) + loading  # a call may include a new start
+        return HANG_TIMES ** (1 + self._losses[number]) * usual
 
 
 class RayEngine:
     """Encode on workers of Ray. `connect` makes it."""
 
     def __init__(
-        self,
-        open_cluster: Callable[[], contextlib.AbstractContextManager[_Cluster]],
-        batch_size: int,
+        self, open_workers: Callable[[], contextlib.AbstractContextManager[Pool]], batch_size: int
     ) -> None:
         self.batch_size = batch_size
-        self._open_cluster = open_cluster
+        self._open_workers = open_workers
         self._connection = contextlib.ExitStack()
-        self._cluster: _Cluster  # `start` sets it
+        self._pool: Pool  # `start` sets it
         self._replicas: list[_Replica] = []
         self._calls: dict[Any, _Call] = {}  # by Ray's reference
-        self._first: tuple[str, Started] | None = None  # and its host
+        self._first: Reply | None = None
+        self._loading = 0.0  # seconds, of the slowest worker
         self._active = 0.0  # the time of the last answer or note
         self._counted = 0.0  # the time when replicas were counted
-        self._created = 0  # replicas, those that were given up among them
-        self._noted = 0  # replicas that the last note counted
+        self._given_up = 0  # replicas
 
     @property
     def model(self) -> EncoderDescription:
         """The image tower, as a worker describes it."""
         assert self._first is not None, "expected a worker that has started"
-        return self._first[1].model
+        model: EncoderDescription = self._first.model
+        return model
 
     def start(self) -> None:
         """Connect to Ray and start workers, unless that was done, and wait until one is ready."""
         if self._replicas:
             return
         with console.stage("starting the replicas"):
-            self._cluster = self._connection.enter_context(self._open_cluster())
-            self._active, self._noted, self._created = time.monotonic(), 0, 0
+            self._pool = self._connection.enter_context(self._open_workers())
+            self._active, self._counted, self._given_up = time.monotonic(), 0.0, 0
             self._add_replicas()
             while not self._ready():
-                for call, reply in self._replies():
-                    if isinstance(reply, str):
-                        self._replace(call.replica, reply)
-                    else:
-                        self._admit(call.replica, reply)
+                for _ in self._replies():
+                    pass  # no shard was sent
 
     def close(self) -> None:
         """End the workers and disconnect from Ray. `encode` starts others if it is called again."""
@@ -212,36 +193,32 @@ class RayEngine:
     def encode(self, shards: Sequence[ShardImages], report: Report) -> Generator[Encoded]:
         """Yield the embeddings of each shard as they come, and disconnect from Ray at the end.
 
-        What is written to standard output afterwards is alone there. A shard whose worker died is
-        tried again when all others are done, and alone, so that none is blamed for another. A shard
-        whose worker may hang is encoded by an idle replica, too, and the first answer counts.
+        What is written to standard output afterwards is alone there. If a worker dies, Ray repeats
+        its calls once. Shards whose workers died again are tried when all others are done, and each
+        alone, so that none is blamed for another. A worker that hangs is killed.
 
         Raises
         ------
         ClipkitError
-            If workers differ, a worker reports an error, the connection to Ray is lost, or ATTEMPTS
-            workers died of one shard. In the last case all other shards come first.
+            If workers differ, a worker reports an error, the connection to Ray is lost, or workers
+            died of a shard. In the last case all other shards come first.
         """
         queue = _Queue(len(shards))
         with contextlib.closing(self):
             if shards:
                 self.start()
             while queue.unfinished:
-                self._note_replicas()
-                self._note_overdue(queue)
                 self._hand_out(shards, queue)
                 for call, reply in self._replies():
-                    if isinstance(reply, str):
-                        queue.retry(self._replace(call.replica, reply))
-                    elif call.shard is None:
-                        self._admit(call.replica, reply)
-                    else:
-                        call.replica.shards.remove(call.shard)
-                        if queue.finish(call):
-                            shard = shards[call.shard]
-                            encoded = _encoded(shard, reply)
-                            report(len(shard.rows), encoded.skipped)
-                            yield encoded
+                    assert call.shard is not None
+                    if reply is None:
+                        queue.retry(call.shard)
+                        continue
+                    queue.finish(call)
+                    encoded = _encoded(shards[call.shard], reply)
+                    report(len(shards[call.shard].rows), encoded.skipped)
+                    yield encoded
+                self._end_hung(queue)
         if queue.failed:
             raise _lost_shards([shards[number] for number in sorted(queue.failed)])
 
@@ -252,16 +229,12 @@ class RayEngine:
     def _add_replicas(self) -> None:
         """Start the replicas that are wanted and not there, such as for a machine that joined."""
         self._counted = time.monotonic()
-        while self._created < self._cluster.replicas():
-            self._created += 1
-            self._replicas.append(_Replica())
-            self._start_worker(self._replicas[-1])
-
-    def _start_worker(self, replica: _Replica) -> None:
-        replica.host, replica.shards, replica.is_late = None, [], False
-        with _ray_errors():
-            replica.actor = self._cluster.new_actor()
-            self._calls[replica.actor.start.remote()] = _Call(replica, None)
+        wanted = max(1, self._pool.wanted() - self._given_up)
+        with ray_errors():
+            while len(self._replicas) < wanted:
+                replica = _Replica(self._pool.new_actor())
+                self._replicas.append(replica)
+                self._calls[replica.actor.start.remote()] = _Call(replica, None)
 
     def _hand_out(self, shards: Sequence[ShardImages], queue: _Queue) -> None:
         """Give shards to replicas that have loaded the model."""
@@ -270,147 +243,119 @@ class RayEngine:
                 if len(replica.shards) > turn:
                     continue
                 number = queue.pop(is_idle=not replica.shards)
-                if number is None and not replica.shards:
-                    number = self._overdue(queue)
                 if number is None:
                     continue
                 replica.shards.append(number)
-                shard = _cut(shards[number])
-                with _ray_errors():
-                    self._calls[replica.actor.encode.remote(shard)] = _Call(replica, number)
+                with ray_errors():
+                    reference = replica.actor.encode.remote(_cut(shards[number]))
+                self._calls[reference] = _Call(replica, number)
 
-    def _overdue(self, queue: _Queue) -> int | None:
-        """Return a shard that all its workers may hang at, if there is one."""
-        calls = self._calls.values()
-        punctual = {call.shard for call in calls if not queue.is_overdue(call)}
-        for call in calls:
-            if call.shard in queue.unfinished - punctual:
-                return call.shard
-        return None
-
-    def _note_overdue(self, queue: _Queue) -> None:
-        """Name each worker that may hang, once, and say what can be done."""
+    def _end_hung(self, queue: _Queue) -> None:
+        """Kill the workers that hang. Ray then reports that their calls have failed."""
         for call in self._calls.values():
             replica = call.replica
-            if replica.is_late or not queue.is_overdue(call):
+            if call.shard is None or replica not in self._replicas:
                 continue
-            replica.is_late = True
-            copies = ""
-            if len(self._replicas) > 1:
-                copies = ": an idle worker will encode its shards, too"
-            console.note(
-                f"no answer from process {replica.pid} on {replica.host} for "
-                f"{time.monotonic() - call.began:.0f} s{copies}; hint: if it hangs, "
-                f"kill -KILL {replica.pid} there ends it, and another takes its place"
-            )
+            seconds = time.monotonic() - call.began
+            if seconds > queue.limit(call.shard, self._loading):
+                console.note(
+                    f"no answer from process {replica.pid} on {replica.host} for {seconds:.0f} s, "
+                    "so it was killed; another worker takes its place"
+                )
+                self._remove(replica)
 
-    def _replies(self) -> Iterator[tuple[_Call, Reply | str]]:
-        """Yield the replies that come within POLL_SECONDS, or why a worker died."""
+    def _remove(self, replica: _Replica) -> None:
+        """End a replica for good. `_add_replicas` starts another one."""
+        self._replicas.remove(replica)
+        self._counted = 0.0
+        with contextlib.suppress(ClipkitError), ray_errors():
+            self._pool.ray.kill(replica.actor)
+
+    def _replies(self) -> Iterator[tuple[_Call, Reply | None]]:
+        """Yield the answers about shards within POLL_SECONDS; None if workers died of a call."""
         if time.monotonic() > self._counted + COUNT_SECONDS:
             self._add_replicas()
-        with _ray_errors():
-            ready, _ = self._cluster.ray.wait(list(self._calls), timeout=POLL_SECONDS)
+        with ray_errors():
+            ready, _ = self._pool.ray.wait(list(self._calls), timeout=POLL_SECONDS)
         for reference in ready:
             self._active = time.monotonic()
-            yield self._calls.pop(reference), self._result(reference)
-        is_encoding = any(replica.shards for replica in self._replicas)
-        if time.monotonic() > self._active + NOTE_SECONDS and not is_encoding:
-            self._active = time.monotonic()
-            self._check_node()
-            self._note_waiting()
+            call = self._calls.pop(reference)
+            reply = self._result(call, reference)
+            if reply is not None:
+                self._admit(call.replica, reply)
+            if call.shard is not None:
+                call.replica.shards.remove(call.shard)
+                yield call, reply
+        self._note_waiting()
 
-    def _note_waiting(self) -> None:
-        """Say whether a worker loads the model, or none has a place."""
-        with _ray_errors():
-            calls = [replica.actor.__ray_ready__.remote() for replica in self._replicas]
-            placed, _ = self._cluster.ray.wait(calls, timeout=POLL_SECONDS)
-        what = f"a place with {self._cluster.needs} for a worker; ray status shows what is free"
-        if placed:
-            what = "a worker, which is loading the model"
-        console.note(f"waiting for {what}")
-
-    def _result(self, reference: Any) -> Reply | str:
-        errors = self._cluster.ray.exceptions
-        with _ray_errors():
+    def _result(self, call: _Call, reference: Any) -> Reply | None:
+        """Return the answer to a call, or None if its workers died, which a note says."""
+        errors = self._pool.ray.exceptions
+        with ray_errors():
             try:
-                reply: Reply = self._cluster.ray.get(reference)
+                reply: Reply = self._pool.ray.get(reference)
             except errors.RayTaskError as error:
                 raise ClipkitError(f"a worker failed: {last_line(error)}", LOGS) from error
             except errors.RayError as error:
-                return last_line(error)
+                self._lose(call, last_line(error))
+                return None
         return reply
 
-    def _check_node(self) -> None:
-        """Refuse to go on if Ray has lost the node of this process: no worker would get a place."""
-        nodes = _live_nodes(self._cluster.ray)
-        if self._cluster.node not in {node["NodeID"] for node in nodes}:
-            raise _lost_connection("its process on this machine has ended")
-
-    def _replace(self, replica: _Replica, reason: str) -> list[int]:
-        """Start another worker in place of one that died, and return the shards that it had."""
-        self._check_node()
-        lost = replica.shards
-        for reference, call in list(self._calls.items()):
-            if call.replica is replica:
-                del self._calls[reference]
-        with contextlib.suppress(ClipkitError), _ray_errors():
-            self._cluster.ray.kill(replica.actor)
-        if replica.host is None:
-            replica.failed_starts += 1
-        if replica.failed_starts < STARTS:
-            which = f"process {replica.pid} on {replica.host}" if replica.host else "as it started"
-            console.note(f"lost a worker ({which}), and started another: {reason}")
-            self._start_worker(replica)
-            return lost
-        self._replicas.remove(replica)
-        message = f"{STARTS} workers died while they started, the last one of: {reason}"
+    def _lose(self, call: _Call, reason: str) -> None:
+        """Remove a replica whose workers died of a call, also the one that Ray had restarted."""
+        self._pool.check_node()
+        replica = call.replica
+        if replica not in self._replicas:  # a note has said so
+            return
+        self._remove(replica)
+        if call.shard is not None:
+            console.note(f"lost a worker (process {replica.pid} on {replica.host}): {reason}")
+            return
+        self._given_up += 1
+        message = f"workers died while they started, the last one of: {reason}"
         if not self._replicas:
             raise ClipkitError(
                 message, f"is clipkit installed on all machines, with memory for the model? {LOGS}"
             )
         console.warn(f"{message}; that replica is given up, {len(self._replicas)} are left")
-        return lost
+
+    def _note_waiting(self) -> None:
+        """Say once in a while whether workers encode or load the model, or none has a place."""
+        is_encoding = any(replica.shards for replica in self._replicas)
+        silence = SILENT_SECONDS if is_encoding else NOTE_SECONDS
+        if time.monotonic() <= self._active + silence:
+            return
+        self._active = time.monotonic()
+        self._pool.check_node()
+        with ray_errors():
+            calls = [replica.actor.__ray_ready__.remote() for replica in self._replicas]
+            placed, _ = self._pool.ray.wait(calls, timeout=POLL_SECONDS)
+        what = f"a place with {self._pool.needs} for a worker; ray status shows what is free"
+        if is_encoding:
+            what = f"shards: no worker has answered for {silence:.0f} s"
+        elif placed:
+            what = "a worker, which is loading the model"
+        console.note(f"waiting for {what}")
 
     def _admit(self, replica: _Replica, reply: Reply) -> None:
         """Let a worker take part if it describes the model as the first one does."""
-        started = _value(reply)
-        replica.host, replica.pid, replica.failed_starts = reply.host, started.pid, 0
+        if isinstance(reply.value, ClipkitError):
+            raise _of_host(reply.value, reply.host)
         if self._first is None:
-            for line in started.warnings.splitlines():
+            for line in reply.warnings.splitlines():
                 console.write_line(line)
-            own = facts_of(started.model)
-            _check_same(reply.host, started.facts, socket.gethostname(), own)
-            self._first = reply.host, started
-        host, first = self._first
-        _check_same(reply.host, started.facts, host, first.facts)
-
-    def _note_replicas(self) -> None:
-        """Say at first, and when all are ready, how many replicas encode."""
+            _check_same(reply, socket.gethostname(), facts_of(reply.model))
+            self._first = reply
+        _check_same(reply, self._first.host, self._first.facts)
+        self._loading = max(self._loading, reply.loading)
+        is_new = replica.host is None
+        if not is_new and replica.pid != reply.pid:
+            lost = f"process {replica.pid} on {replica.host}"
+            console.note(f"lost a worker ({lost}), and Ray started another")
+        replica.host, replica.pid = reply.host, reply.pid
         ready, total = len(self._ready()), len(self._replicas)
-        if total > 1 and ready != self._noted and (ready == total or not self._noted):
-            self._noted = ready
+        if is_new and total > 1 and ready in (1, total):
             console.note(f"{ready} of {total} replicas have loaded the model")
-
-
-@contextlib.contextmanager
-def _ray_errors() -> Iterator[None]:
-    """Turn what a call to Ray raises into an error of one line.
-
-    A signal raises afterwards: Ray turns its exception into another one.
-    """
-    try:
-        with signals.deferred():
-            yield
-    except ClipkitError:
-        raise
-    except Exception as error:  # Ray raises OSError and plain Exception, too
-        raise _lost_connection(last_line(error)) from error
-
-
-def _lost_connection(reason: str) -> ClipkitError:
-    return ClipkitError(
-        f"lost the connection to Ray: {reason}", "finished shards are kept; run it again"
-    )
 
 
 def _cut(shard: ShardImages) -> ShardImages:
@@ -425,7 +370,8 @@ def _encoded(shard: ShardImages, reply: Reply) -> Encoded:
 
     A worker must see the files that this machine sees, and may only skip what this one would.
     """
-    answer: ShardReply = _value(reply)
+    answer = reply.value
+    assert isinstance(answer, ShardReply)
     first = shard.rows.start
     rows = np.arange(first, shard.rows.stop)
     if shard.images.source.take(rows).fingerprint() != answer.fingerprint:
@@ -440,44 +386,38 @@ def _encoded(shard: ShardImages, reply: Reply) -> Encoded:
 
 def _check_skipped(shard: ShardImages, skipped: Sequence[Skipped], host: str) -> None:
     """Refuse a worker that skipped an image which this machine can read."""
-    if not skipped:  # as usual: the loop over all rows is left out
-        return
     reasons = {image["id"]: image["reason"] for image in skipped}
-    for row in shard.rows:
+    for row in shard.rows if reasons else ():
         name = shard.images.ids[row]
         if name not in reasons:
             continue
-        try:
+        with contextlib.suppress(ImageError):
             shard.images.image(row)
-        except ImageError:
-            continue
-        raise ClipkitError(
-            f"{host}: expected to read {name}, as {socket.gethostname()} can, got: {reasons[name]}",
-            "all machines must be allowed to read the images, and reach those at URLs",
-        )
+            raise ClipkitError(
+                f"{host}: expected to read {name}, as {socket.gethostname()} can, "
+                f"got: {reasons[name]}",
+                "all machines must be allowed to read the images, and reach those at URLs",
+            )
 
 
-def _value(reply: Reply) -> Any:
-    """Return what a worker answered, or raise its error, which names another host."""
-    if not isinstance(reply.value, ClipkitError):
-        return reply.value
-    error = reply.value
-    if reply.host != socket.gethostname() and reply.host not in error.message:
-        raise error.adding_hint(f"it happened on {reply.host}")
-    raise error
+def _of_host(error: ClipkitError, host: str) -> ClipkitError:
+    """Return the error of a worker, which names its host unless that is this machine."""
+    if host == socket.gethostname() or host in error.message:
+        return error
+    return error.adding_hint(f"it happened on {host}")
 
 
-def _check_same(host: str, facts: dict[str, Any], first: str, expected: dict[str, Any]) -> None:
+def _check_same(reply: Reply, first: str, expected: dict[str, Any]) -> None:
     """Refuse a worker that describes the model in another way than the first one."""
-    for name in sorted(facts | expected):
-        got, wanted = facts.get(name, "absent"), expected.get(name, "absent")
+    for name in sorted(reply.facts | expected):
+        got, wanted = reply.facts.get(name, "absent"), expected.get(name, "absent")
         if got == wanted:
             continue
         hint = "install the same versions and models on all machines"
         if name in CHOSEN:
             hint = "set --device and --precision"
         raise ClipkitError(
-            f"{host}: expected the {name} of {first}, {shorten(wanted, 80)}, "
+            f"{reply.host}: expected the {name} of {first}, {shorten(wanted, 80)}, "
             f"got {shorten(got, 80)}",
             hint,
         )
@@ -490,87 +430,14 @@ def _lost_shards(shards: Sequence[ShardImages]) -> ClipkitError:
     if len(shards) > 1:
         others = f"; the workers of {len(shards) - 1:,} other shards died, too"
     return ClipkitError(
-        f"{first.split}: {ATTEMPTS} workers died while they encoded shard {first.number}, "
+        f"{first.split}: workers died while they encoded shard {first.number}, "
         f"{len(first.rows):,} images from {start} on{others}",
         "finished shards are kept; remove the image that ends the process, or run the same command "
         "with --engine local",
     )
 
 
-@contextlib.contextmanager
-def _open_cluster(
-    arguments: tuple[Any, ...], device: str, replicas: int | None
-) -> Iterator[_Cluster]:
-    """Connect to Ray, and say how to start a worker: with these arguments of `Worker`.
-
-    A worker takes one GPU, or as many CPUs of one machine as PyTorch has threads.
-    """
-    ray = import_ray()
-    with stdout_for_data(), connected(ray) as is_own:
-        with _ray_errors():
-            node = ray.get_runtime_context().get_node_id()
-        cpus, gpus = _count(ray, "CPU"), _count(ray, "GPU")
-        threads = min(models.num_threads(), max(cpus, default=0)) or 1  # a head may lend no CPU
-        name, needed = "CPU", threads
-        resources = {"num_cpus": threads, "scheduling_strategy": "SPREAD"}
-        if device == "cuda" or (device == "auto" and any(gpus)):
-            name, needed = "GPU", 1
-            resources = {"num_cpus": 1, "num_gpus": 1}
-        needs = console.count(needed, name)
-        console.note(
-            f"Ray has {sum(cpus):,} CPUs and {sum(gpus):,} GPUs on "
-            f"{console.count(len(cpus), 'machine')}; each replica takes {needs}"
-        )
-        places = sum(count // needed for count in _count(ray, name))
-        if is_own and (replicas or 1) > places:  # it never grows
-            raise UsageError(
-                f"expected room for {console.count(replicas or 1, 'replica')} on this machine, "
-                f"with {needs} each, got room for {places:,}",
-                "set RAY_ADDRESS to use a cluster; on CPUs, each replica takes OMP_NUM_THREADS",
-            )
-        actor = ray.remote(Worker).options(
-            max_restarts=0, max_task_retries=0, max_concurrency=AHEAD, **resources
-        )
-
-        def wanted() -> int:
-            counts = _count(ray, name)
-            if name == "CPU":  # one per machine
-                counts = [min(1, count // needed) for count in counts]
-            return replicas or max(1, sum(counts))
-
-        yield _Cluster(ray, lambda: actor.remote(*arguments), wanted, needs, node)
-
-
-def _live_nodes(ray: Any) -> list[dict[str, Any]]:
-    """Return what Ray knows of each machine of the cluster."""
-    with _ray_errors():
-        return [node for node in ray.nodes() if node["Alive"]]
-
-
-def _count(ray: Any, resource: str) -> list[int]:
-    """Return how many CPUs or GPUs each machine lends."""
-    return [int(node["Resources"].get(resource, 0)) for node in _live_nodes(ray)]
-
-
 # ---- The worker ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Started:
-    """The answer of a worker that has loaded the model."""
-
-    model: EncoderDescription
-    facts: dict[str, Any]  # which all workers must share
-    warnings: str
-    pid: int
-
-
-@dataclass(frozen=True)
-class Reply:
-    """An answer of a worker. An error of the user is an answer, too."""
-
-    host: str
-    value: Any  # Started, ShardReply or ClipkitError
 
 
 @dataclass(frozen=True, eq=False)
@@ -581,9 +448,22 @@ class ShardReply:
     fingerprint: str
 
 
+@dataclass(frozen=True, eq=False)
+class Reply:
+    """An answer of a worker. An error of the user is an answer, too."""
+
+    host: str
+    pid: int
+    value: ShardReply | ClipkitError | None  # None if the model was loaded
+    model: Any = None  # EncoderDescription
+    facts: dict[str, Any] = field(default_factory=dict)  # which all workers must share
+    warnings: str = ""
+    loading: float = 0.0  # seconds
+
+
 @dataclass(eq=False)
 class Worker:
-    """Encode with a copy of the model, in an own process.
+    """Encode with a copy of the model, in an own process, which may be a new one at any call.
 
     `folder` is the driver's working folder, and `threads` the number of PyTorch's threads, on
     which the last bits depend.
@@ -594,16 +474,32 @@ class Worker:
     folder: str
     threads: int
     engine: LocalEngine | None = None
+    loaded: dict[str, Any] = field(default_factory=dict)  # what replies say of the model
+    lock: Any = field(default_factory=threading.Lock)
 
     def start(self) -> Reply:
         """Load the model and describe it."""
-        return self._answer(self._start)
+        return self._answer(lambda _: None)
 
     def encode(self, shard: ShardImages) -> Reply:
         """Encode a shard that holds its rows and no others."""
-        return self._answer(lambda: self._encode(shard))
+        return self._answer(lambda engine: _encode(engine, shard))
 
-    def _start(self) -> Started:
+    def _answer(self, work: Callable[[LocalEngine], ShardReply | None]) -> Reply:
+        here = socket.gethostname(), os.getpid()
+        try:
+            self._set_threads()  # OpenMP keeps the number for each thread that calls it
+            with self.lock:
+                engine = self.engine = self.engine or self._load()
+            return Reply(*here, work(engine), **self.loaded)
+        except ClipkitError as error:
+            return Reply(*here, error)
+        except MemoryError:
+            hint = "use a smaller --batch-size, or fewer --replicas"
+            return Reply(*here, ClipkitError(f"not enough memory on {here[0]}", hint))
+
+    def _load(self) -> LocalEngine:
+        began = time.monotonic()
         try:
             os.chdir(self.folder)
         except OSError as error:
@@ -611,23 +507,15 @@ class Worker:
                 f"{socket.gethostname()}: cannot enter the folder {self.folder}: {error.strerror}",
                 "run the command in a folder that all machines have",
             ) from error
-        self._set_threads()
         notes = io.StringIO()
         console.set_quiet(True)  # warnings stay
         with contextlib.redirect_stderr(notes):
             encoder = self.load()
-        workers = self.options.num_workers or default_workers()
-        self.engine = LocalEngine(encoder, self.options.batch_size, workers)
         model = models.EncoderDescription(encoder.details, encoder.parts, columns=encoder.columns)
-        return Started(model, facts_of(model), notes.getvalue(), os.getpid())
-
-    def _encode(self, shard: ShardImages) -> ShardReply:
-        assert self.engine is not None, "expected a worker that has started"
-        self._set_threads()  # OpenMP keeps the number for each thread that calls it
-        source = shard.images.source
-        _check_stored_files(source)
-        (encoded,) = self.engine.encode([shard], lambda *_: None)
-        return ShardReply(encoded, source.fingerprint())
+        self.loaded = {"model": model, "facts": facts_of(model), "warnings": notes.getvalue()}
+        self.loaded["loading"] = time.monotonic() - began
+        workers = self.options.num_workers or default_workers()
+        return LocalEngine(encoder, self.options.batch_size, workers)
 
     def _set_threads(self) -> None:
         models.set_num_threads(self.threads)
@@ -639,15 +527,12 @@ class Worker:
                 "set OMP_NUM_THREADS of the command to a number that all machines can give",
             )
 
-    def _answer(self, work: Callable[[], Any]) -> Reply:
-        host = socket.gethostname()
-        try:
-            return Reply(host, work())
-        except ClipkitError as error:
-            return Reply(host, error)
-        except MemoryError:
-            hint = "use a smaller --batch-size, or fewer --replicas"
-            return Reply(host, ClipkitError(f"not enough memory on {host}", hint))
+
+def _encode(engine: LocalEngine, shard: ShardImages) -> ShardReply:
+    source = shard.images.source
+    _check_stored_files(source)
+    (encoded,) = engine.encode([shard], lambda *_: None)
+    return ShardReply(encoded, source.fingerprint())
 
 
 def _check_stored_files(source: ImageSource) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from clipkit.base.errors import UsageError
 
 if TYPE_CHECKING:
-    from clipkit.models.acceleration import num_threads, set_num_threads, should_compile
+    from clipkit.models.acceleration import num_threads, set_num_threads
     from clipkit.models.architecture import describe_model
     from clipkit.models.encoder import Encoder, EncoderDescription, load
     from clipkit.models.hub import canonical_name, check_device, check_name
@@ -32,7 +32,6 @@ __all__ = [
     "load",
     "num_threads",
     "set_num_threads",
-    "should_compile",
 ]
 
 
@@ -78,9 +77,6 @@ class RunOptions:
         Images that are encoded at once.
     num_workers : int, optional
         Threads that decode and preprocess; by default as many as there are cores, at most 8.
-    compile : bool, optional
-        Compile an image tower for batches of `batch_size`. If that fails, a note says so and the
-        tower runs without. By default, `embed` compiles if that pays for so many images.
     non_blocking : bool
         Let `encode_images` return before a GPU has finished. The result waits when numpy reads it.
     """
@@ -99,7 +95,6 @@ class RunOptions:
     image_size: int | None = None
     batch_size: int = 64
     num_workers: int | None = None
-    compile: bool | None = None
     non_blocking: bool = False
 
     def changes(self) -> dict[str, int]:
@@ -110,9 +105,9 @@ class RunOptions:
     def check(self) -> None:
         """Refuse options that exclude or need each other."""
         is_shaped = self.pool or self.norm or not self.projection or self.image_size
-        if self.ask is not None and (is_shaped or self.compile):
+        if self.ask is not None and is_shaped:
             raise UsageError(
-                "expected --ask without --pool, --norm, --no-projection, --image-size, --compile",
+                "expected --ask without --pool, --norm, --no-projection, --image-size",
                 "--at chooses what is pooled; the last layer is normalised",
             )
         if self.ask is None and (self.at is not None or self.choices):
@@ -123,11 +118,6 @@ class RunOptions:
             raise UsageError(
                 "expected --layer or --no-projection, got both",
                 "hidden states are not projected: leave --no-projection out",
-            )
-        if self.layers is not None and self.compile:
-            raise UsageError(
-                "expected --layer or --compile, got both",
-                "a compiled model gives no hidden states",
             )
 
 
@@ -141,7 +131,6 @@ _MODULES = {
     "load": "encoder",
     "num_threads": "acceleration",
     "set_num_threads": "acceleration",
-    "should_compile": "acceleration",
 }
 
 if not TYPE_CHECKING:  # a type checker would take any name for one of the module

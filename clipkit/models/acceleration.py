@@ -1,4 +1,4 @@
-"""Make an image tower fast: pack its layers for oneDNN, compile it, or return before a GPU is done.
+"""Make an image tower fast: pack its layers for oneDNN, or return before a GPU is done.
 
 On a CPU with native bfloat16, packed layers are as fast as a compiled tower and need no compiler:
 weights are laid out once in the order in which the matrix products read them, and activation and
@@ -8,13 +8,10 @@ residual are computed inside the products.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import math
 import os
-import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,7 +20,8 @@ import torch
 from torch.nn import functional
 
 from clipkit.base import console
-from clipkit.base.errors import ClipkitError, brief, unknown
+from clipkit.base.errors import ClipkitError, unknown
+from clipkit.base.files import user_cache
 from clipkit.models.hub import check_device
 from clipkit.models.towers import Tower
 
@@ -42,9 +40,6 @@ PACKABLE = ("clip_vision_model", "metaclip_2_vision_model", "siglip_vision_model
 OPEN_CLIP_ACTIVATIONS = {"QuickGELU": "quick_gelu", "GELU": "gelu"}
 MIN_COSINE = 0.999  # of an embedding by packed layers with that in float32
 CHECKED_IMAGES = 2
-CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
-# Number of images from which compiling on a GPU pays: a guess, since no GPU was there to measure.
-COMPILE_FROM = 100_000
 FEW_TOKENS = 64  # a ViT-B/32 has 50
 PACKED_FOR_ROWS = 64 * 50  # oneDNN chooses a layout for a row count: 64 images of 50 tokens
 
@@ -54,32 +49,18 @@ def accelerate(
     device: torch.device,
     dtype: torch.dtype,
     size: Sequence[int] | None,
-    compile_for: int,
-) -> tuple[Tower, dict[str, bool]]:
-    """Move an image tower (float32, on the CPU) to its device and type, compiled or packed.
+) -> dict[str, bool]:
+    """Move an image tower (float32, on the CPU) to its device and type, and pack it if that helps.
 
-    It takes images of `size` (3, H, W), and is compiled for batches of exactly `compile_for` images
-    unless that is 0 or fails. Without a `size`, as inputs have several shapes or the kind of model
-    is not tested, it is neither compiled nor packed. Return the tower, and for the history
-    ``compile``, and ``packed`` if layers were packed.
+    It takes images of `size` (3, H, W). Without a `size`, as inputs have several shapes or the kind
+    of model is not tested, it is not packed. Return what a history records: ``packed`` if layers
+    were packed.
     """
-    if size is None:
-        if compile_for:
-            console.note(
-                "the model runs without compilation, which needs inputs of a single size and a "
-                "kind of model that is tested"
-            )
-        tower.model.to(device, dtype)
-        return tower, {"compile": False}
-    if compile_for:
-        compiled = compile_tower(tower.model.to(device, dtype), (compile_for, *size))
-        if compiled is not None:
-            return replace(tower, model=compiled), {"compile": True}
-    details = {"compile": False}
-    if device.type == "cpu" and dtype == torch.bfloat16:
-        details |= pack_if_equal(tower, size)
+    details = {}
+    if size is not None and device.type == "cpu" and dtype == torch.bfloat16:
+        details = pack_if_equal(tower, size)
     tower.model.to(device, dtype)
-    return tower, details
+    return details
 
 
 @torch.inference_mode()
@@ -358,71 +339,16 @@ def pack_layers(layers: TowerLayers) -> torch.nn.Module | None:
     return encoder
 
 
-def compile_tower(model: torch.nn.Module, shape: Sequence[int]) -> Any:
-    """Compile a tower for batches of one shape and run it once; None, with a note, if that fails.
-
-    The compiled code is cached in the folder that `set_compiler_cache` chose.
-    """
-    weight = next(model.parameters())
-    pixels = weight.new_zeros(*shape)
-    # Known weights can be packed for oneDNN; PyTorch then caches the code, but not the graph.
-    options = {
-        "fx_graph_cache": True,
-        "freezing": weight.device.type == "cpu",
-        "compile_threads": 1,
-    }
-    try:
-        import torch._inductor.config as inductor
-        from torch._inductor import codecache
-
-        # PyTorch keeps the headers that it compiles first below TMPDIR, whatever folder was chosen
-        folder = os.environ.get(CACHE_VARIABLE)
-        if folder:
-            headers = f"{folder}/precompiled_headers"
-            vars(codecache).update(_HEADER_DIR=headers, _HEADER_LOCK_DIR=f"{headers}/locks")
-        with warnings.catch_warnings(), inductor.patch(options), torch.inference_mode():
-            warnings.simplefilter("ignore")
-            compiled = torch.compile(model, dynamic=False)
-            compiled(pixel_values=pixels)
-    except Exception as error:  # of a compiler, of PyTorch, of the cache's file system
-        reason = brief(error)
-        console.note(f"cannot compile the model, so it runs without compilation: {reason}")
-        return None
-    return compiled
-
-
 def set_compiler_cache() -> None:
-    """Cache compiled code in ``$XDG_CACHE_HOME/clipkit/inductor``, by default in ``~/.cache``.
+    """Keep the folder of PyTorch's compiler, which clipkit does not use, out of TMPDIR.
 
-    The user may name another folder in TORCHINDUCTOR_CACHE_DIR. PyTorch makes the folder, which
-    would be below TMPDIR, as soon as its compiler is imported, and transformers imports that.
+    PyTorch makes it as soon as its compiler is imported, and transformers imports that. It is made
+    in ``$XDG_CACHE_HOME``, by default ``~/.cache``, or where TORCHINDUCTOR_CACHE_DIR says.
     """
-    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
     with contextlib.suppress(OSError, RuntimeError):  # no home, or one that is read-only
-        folder = home.expanduser() / "clipkit" / "inductor"
+        folder = user_cache() / "clipkit" / "inductor"
         folder.mkdir(parents=True, exist_ok=True)
-        os.environ.setdefault(CACHE_VARIABLE, str(folder))
-
-
-def fixed_batches(pixels: torch.Tensor, size: int) -> list[torch.Tensor]:
-    """Split pixels (N, 3, H, W) into batches of exactly `size` rows, the last padded with zeros.
-
-    The padding does not change the other rows, since the rows of a batch are independent.
-    """
-    *full, last = torch.split(pixels, size)
-    missing = size - len(last)
-    if missing:
-        last = torch.cat([last, last.new_zeros(missing, *last.shape[1:])])
-    return [*full, last]
-
-
-def should_compile(device: str, images: int) -> bool:
-    """Return whether compiling pays without being asked for: on a GPU with Triton, for many images.
-
-    On a CPU it does not, since packed layers are as fast.
-    """
-    on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
-    return on_gpu and images >= COMPILE_FROM and importlib.util.find_spec("triton") is not None
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
 
 
 class AsyncEmbeddings:

@@ -21,7 +21,6 @@ from clipkit.models.acceleration import (
     accelerate,
     choose_precision,
     find_device,
-    fixed_batches,
     set_compiler_cache,
 )
 from clipkit.models.architecture import Architecture, read_architecture
@@ -63,8 +62,8 @@ class Encoder(EncoderDescription):
         configuration and the files of the tokenizer and the image processor), ``weights`` (the
         digest of the weights alone), ``untrained`` (the seed, if there is one), ``tower``, ``dim``,
         ``precision``, ``device``, ``logit_scale`` and any ``logit_bias``. Texts add ``cleaning`` if
-        they are cleaned; images ``preprocessing``, ``compile`` and any ``packed``, since these
-        change the last bits; a model for images alone ``embedding``: the pooler, the CLS token or
+        they are cleaned; images ``preprocessing`` and any ``packed``, since these change
+        the last bits; a model for images alone ``embedding``: the pooler, the CLS token or
         the mean. Hidden states have ``layer`` (a list for several), ``layers`` (the number n of
         all), ``norm``, and of images ``pool``, in place of ``embedding`` and the logits' scale.
         Without the projection, ``projection`` is ``none``. ``image_size`` is the one that was asked
@@ -80,7 +79,6 @@ class Encoder(EncoderDescription):
     _device: torch.device = field(repr=False)
     _preprocessor: Preprocessor | None = field(default=None, repr=False)
     _tokenizer: TextTokenizer | None = field(default=None, repr=False)
-    _compiled_batch: int = field(default=0, repr=False)  # the batch size of a compiled tower
     _non_blocking: bool = field(default=False, repr=False)
 
     @property
@@ -137,11 +135,7 @@ class Encoder(EncoderDescription):
         normalized = self._prepare(lambda preprocessor: preprocessor.normalize(pixels))
         if isinstance(normalized, Mapping):
             return self._to_array(self._run(**normalized))
-        if not self._compiled_batch:
-            return self._to_array(self._run(pixel_values=normalized))
-        batches = fixed_batches(normalized, self._compiled_batch)
-        embeddings = torch.cat([self._run(pixel_values=batch) for batch in batches])
-        return self._to_array(embeddings[: len(pixels)])
+        return self._to_array(self._run(pixel_values=normalized))
 
     def encode_texts(
         self,
@@ -294,11 +288,9 @@ def load(
     else:
         preprocessor = architecture.preprocessor(device, dtype)
         details["preprocessing"] = _preprocessing(files, preprocessor)
-        batch = options.batch_size if options.compile else 0
         with single_line_errors(f"encode with {files.name}"):
             size = preprocessor.example_size() if architecture.is_tested else None
-            built, acceleration = accelerate(built, device, dtype, size, batch)
-        details |= acceleration
+            details |= accelerate(built, device, dtype, size)
         if not architecture.is_dual:
             details["embedding"] = built.output
     run: Tower | LayerTower = built
@@ -316,7 +308,6 @@ def load(
         device,
         _preprocessor=preprocessor,
         _tokenizer=tokenizer,
-        _compiled_batch=options.batch_size if details.get("compile") else 0,
         _non_blocking=options.non_blocking,
     )
     return _check_and_measure(encoder)
@@ -347,7 +338,7 @@ def _read(files: ModelFiles, tower: TowerName, options: RunOptions) -> Architect
         raise UsageError(
             "expected the image tower with an image size or without projection, got the text tower"
         )
-    if not options.changes() and not options.compile:
+    if not options.changes():
         from clipkit.models.plain_clip import PlainClip
 
         return PlainClip.read_known(files, tower) or read_architecture(files)
@@ -397,8 +388,6 @@ def _note_details(files: ModelFiles, details: dict[str, Any]) -> None:
     weights = ", ".join(str(path) for path in files.weights) or "random initialisation"
     console.detail(f"model {details['name']}: {weights}, {details['digest']}")
     how = f"{details['tower']} tower on {details['device']} in {details['precision']}"
-    if details.get("compile"):
-        how += ", compiled"
     if details.get("packed"):
         how += ", packed"
     console.detail(f"{how}, {torch.get_num_threads()} threads of PyTorch")

@@ -129,7 +129,7 @@ class LayerTower:
     Attributes
     ----------
     model : torch.nn.Module
-        What the inputs go into. It may not be compiled, since compiled code has no hooks.
+        What the inputs go into.
     stack : Stack
     layers : tuple of int
         Numbers of hidden states, 0..n.

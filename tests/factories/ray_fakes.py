@@ -83,7 +83,8 @@ class FakeRay:
     Attributes
     ----------
     dies : callable
-        Whether the worker of this number dies of a call of this method.
+        Whether the worker of this number dies of a call of this method, and so does the one that
+        Ray starts in its place.
     hangs : callable
         Whether the worker of this number gives no answer to a call of this method, for now.
     after : callable
@@ -108,6 +109,7 @@ class FakeRay:
         self.is_alive = True
         self.seconds = 0.0
         self.workers = 0
+        self.killed: set[int] = set()
         self.cpus = [2, 2]  # of the nodes
         self.gpus = [0, 0]
         self.options: dict[str, Any] = {}  # of the workers
@@ -148,9 +150,11 @@ class FakeRay:
             return SimpleNamespace(remote=remote)
 
         names = ("start", "encode", "__ray_ready__")
-        return SimpleNamespace(**{name: method(name) for name in names})
+        return SimpleNamespace(number=number, **{name: method(name) for name in names})
 
     def _call(self, actor: Any, number: int, name: str, arguments: Any) -> Any:
+        if number in self.killed:
+            raise self.exceptions.RayError("It was killed.")
         if self.dies(number, name):
             raise self.exceptions.RayError("The worker died.\nNo module named 'clipkit'")
         try:
@@ -160,7 +164,9 @@ class FakeRay:
 
     def wait(self, references: list[Call], timeout: float) -> tuple[list[Call], list[Call]]:
         for reference in references:
-            if not self.hangs(reference.worker, reference.method):
+            if reference.worker in self.killed or not self.hangs(
+                reference.worker, reference.method
+            ):
                 return [reference], [other for other in references if other is not reference]
         self.seconds += 70
         return [], references
@@ -171,7 +177,7 @@ class FakeRay:
         return reply
 
     def kill(self, actor: Any) -> None:
-        pass
+        self.killed.add(actor.number)
 
 
 def write_images(images: list[Image.Image], folder: Path, form: str) -> ImageDataset:
