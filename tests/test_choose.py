@@ -7,10 +7,12 @@ import time
 
 import numpy as np
 import pytest
+from factories import check_means_of_controls, untrained
 from shell import fails, ok, rows
 
 from clipkit import embedding, features
 from clipkit.analysis import choices
+from clipkit.analysis.controls import Control
 from clipkit.base.errors import ClipkitError
 from clipkit.features import FeatureFile
 from clipkit.features.history import History
@@ -361,6 +363,22 @@ def test_the_texts_of_shapes_fit_their_images():
     assert 0.4 < np.mean(categories["negation"]) < 0.6
 
 
+def test_several_controls_have_a_mean_and_a_range_and_none_may_do_as_well():
+    random = np.random.RandomState(1)
+    pairs = random_pairs(60, 0.5, 16, random)
+    images, texts, items = make_files(pairs, pairs)
+    controls = [Control(*untrained(images, texts, seed=seed)) for seed in (3, 4)]
+
+    def measure(controls):
+        return choices.choose(images, texts, items, controls=controls)
+
+    check_means_of_controls(measure, controls)
+    assert choices.finding(measure(controls)) == "Categories understood: words 2 of 2"
+    result = measure(controls)
+    result.runs["accuracy_control_high"][:] = 1.0
+    assert choices.finding(result) == "Categories understood: words 0 of 2"
+
+
 # ---- The command ---------------------------------------------------------------------------------
 
 
@@ -405,7 +423,7 @@ def test_tiny_understands_words_and_its_control_does_not(shapes, monkeypatch):
     ok("report", "tiny.h5", "control.h5", "-o", "page.html")
     page = (shapes / "page.html").read_text("utf-8")
     assert page.count('src="data:image/svg') >= 1
-    assert "clipkit choose images.h5 texts.h5 --control controlimages.h5" in page
+    assert "clipkit choose images.h5 texts.h5 --control control1.h5" in page
     assert "words 4 of 5, order of words 2 of 2; not shown: negation" in page
     assert page.count(">word order<") == 1  # the control is a column, and has no rows
     table = ok("choose", "img.h5", "txt.h5", "--items", "shapes", "--format", "table").stdout

@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 
 from clipkit.analysis import probes, results, similarity, zeroshot
 from clipkit.analysis.attribute_groups import ABOVE_CHANCE
+from clipkit.analysis.controls import Control, check_controls, control_digests
 from clipkit.analysis.held_out import EVAL_SPLIT, FIT_SPLIT, SplitRows, choose_rows, find_shared
 from clipkit.analysis.results import Row
 from clipkit.analysis.score_metrics import METRICS, RANKED, RECALL, ridge
@@ -40,7 +41,6 @@ from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, check_positive, shorten, unknown
 from clipkit.features import compatibility
 from clipkit.features.annotations import CLASS, Annotations, Attribute, read_annotations
-from clipkit.features.compatibility import check_control
 from clipkit.features.history import prompts_entry
 from clipkit.features.model import BlockMatrix, FeatureFile, Float32, Int64, Split, row_blocks
 from clipkit.features.validation import MAX_CLASSES
@@ -121,6 +121,7 @@ class _Settings(NamedTuple):
     metric: str
     C: float
     seed: int
+    random: int  # number of sets of random directions
 
 
 def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
@@ -129,7 +130,7 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
     *,
     table: str | None = None,
     columns: Sequence[str] = (),
-    controls: Sequence[FeatureFile] = (),
+    controls: Sequence[Control | FeatureFile] = (),
     metric: str = RECALL,
     random: int = 5,
     C: float = 1.0,
@@ -141,8 +142,9 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
 
     Parameters
     ----------
-    images, controls : FeatureFile
-        The same images, embedded by a model and by untrained controls.
+    images : FeatureFile
+    controls : sequence of Control or FeatureFile
+        The same images, embedded by untrained models.
     words : FeatureFile, optional
         Of kind texts, with classes that are called ``attribute: value``. The words for the
         attribute `class` may also have the names of the images' classes.
@@ -188,38 +190,24 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
     fit, scored = choose_rows(images, fit_split, eval_split, seed)
     own = _Embeddings(images, fit, scored)
     caveats = find_shared("fitted", scored.split, own.X, own.X_scored)
-    untested = {} if results.is_testable(caveats) else dict.fromkeys(OF_OTHER_IMAGES, math.nan)
-    for control in controls:
-        check_control(control, images, [fit.split, scored.split])
-    embeddings = [own, *[_Embeddings(control, fit, scored) for control in controls]]
-    rows, ranks = [], []
-    problems: dict[str, list[str]] = {}
-    without_words = []
-    with console.progress("probing attributes", "attributes") as report_progress:
-        for number, attribute in enumerate(annotations.attributes):
-            measured = kind(embeddings, attribute, fit, scored, _Settings(metric, C, seed))
-            embeddings = measured.embeddings
-            attribute_words = None if words is None else measured.find_words(words)
-            if attribute_words is None:
-                without_words.append(attribute.name)
-            for problem in measured.problems():
-                problems.setdefault(problem, []).append(attribute.name)
-            row = measured.row(attribute_words, random)
-            rows.append({name: untested.get(name, value) for name, value in row.items()})
-            ranks.append(measured.ranks(scored))
-            report_progress(number + 1, len(annotations.attributes))
+    untrained = check_controls(controls, images, [fit.split, scored.split])
+    embeddings = [own, *[_Embeddings(control.images, fit, scored) for control in untrained]]
+    settings = _Settings(metric, C, seed, random)
+    measured = _measure_each(annotations.attributes, embeddings, words, settings)
+    rows = [one.row for one in measured]
+    if not results.is_testable(caveats):
+        for row in rows:
+            row |= dict.fromkeys(row.keys() & OF_OTHER_IMAGES, math.nan)
     _note_means(rows, metric)
-    few = problems.pop(results.FEW_SCORED, [])
+    few = [one.name for one in measured if results.FEW_SCORED in one.problems]
     caveats += results.find_caveats("few", scored.split, len(few), len(rows), few)
-    for problem, names in problems.items():
-        console.warn(f"{results.join_names(names)}: {problem}")
-    if words is not None and without_words:
-        expected = without_words[0] + (": VALUE" if metric == RECALL else "")
-        _note_missing_words(words, without_words, expected)
+    _warn_of_problems(measured)
+    if words is not None:
+        _note_missing_words(words, [one.name for one in measured if not one.has_words], metric)
     inputs = {"images": images.digest, **annotations.inputs}
     if words is not None:
         inputs["words"] = words.digest
-    inputs |= {f"control {number}": file.digest for number, file in enumerate(controls, 1)}
+    inputs |= control_digests(untrained)
     history = images.extended_history(
         "attributes",
         attributes=annotations.source,
@@ -236,8 +224,51 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
         inputs=inputs,
     )
     result = results.make_result(history, rows)
+    ranks = [one.ranks for one in measured]
     result.splits = _keep(ranks, images, scored, metric)
     return result
+
+
+class _Measured(NamedTuple):
+    """What was measured of an attribute, and what is wrong with its values."""
+
+    name: str
+    row: Row
+    ranks: Int64  # see `_Attribute.ranks`
+    problems: list[str]
+    has_words: bool
+
+
+def _measure_each(
+    attributes: Sequence[Attribute],
+    embeddings: Sequence[_Embeddings],
+    words: FeatureFile | None,
+    settings: _Settings,
+) -> list[_Measured]:
+    """Measure attributes on the embeddings of a model, which come first, and of its controls."""
+    fit, scored = embeddings[0].fit, embeddings[0].scored
+    measured = []
+    with console.progress("probing attributes", "attributes") as report_progress:
+        for number, attribute in enumerate(attributes, 1):
+            one = KINDS[settings.metric](embeddings, attribute, fit, scored, settings)
+            embeddings = one.embeddings  # those of the next attribute, if it has the same rows
+            own_words = None if words is None else one.find_words(words)
+            row, problems = one.row(own_words), one.problems()
+            has_words = own_words is not None
+            measured.append(_Measured(attribute.name, row, one.ranks(scored), problems, has_words))
+            report_progress(number, len(attributes))
+    return measured
+
+
+def _warn_of_problems(measured: Sequence[_Measured]) -> None:
+    """Warn once of each problem, with the attributes that have it; few rows are a caveat."""
+    names_with: dict[str, list[str]] = {}
+    for one in measured:
+        for problem in one.problems:
+            names_with.setdefault(problem, []).append(one.name)
+    names_with.pop(results.FEW_SCORED, None)
+    for problem, names in names_with.items():
+        console.warn(f"{results.join_names(names)}: {problem}")
 
 
 def _keep(
@@ -264,23 +295,26 @@ def _read(
         _check_counts(annotations.attributes)
     if KINDS[metric] is not _Label:
         return annotations
-    labels, others = [], []
-    for attribute in annotations.attributes:
-        if _is_label(attribute):
-            labels.append(_ordered(attribute))
-        elif columns or attribute.name != CLASS:  # nobody asked for the classes
-            others.append(attribute)
+    labels = [_ordered(attribute) for attribute in annotations.attributes if _is_label(attribute)]
+    others = [attribute for attribute in annotations.attributes if not _is_label(attribute)]
+    if not columns:  # nobody asked for the classes
+        others = [attribute for attribute in others if attribute.name != CLASS]
     if others:
-        first = others[0]
-        got = ", ".join(repr(shorten(value, 40)) for value in first.values[:NAMED])
-        if columns or not labels:
-            raise ClipkitError(
-                f"{table}: expected 0 and 1 in {first.name}, got {got}",
-                "--metric recall measures categories, and r2, mae, spearman and kendalltau numbers",
-            )
-        names = results.join_names([attribute.name for attribute in others])
-        console.note(f"{table}: left out {names}: expected 0 and 1, got {got} in {first.name}")
+        _report_no_labels(str(table), others, is_refused=bool(columns) or not labels)
     return replace(annotations, attributes=labels)
+
+
+def _report_no_labels(table: str, others: Sequence[Attribute], *, is_refused: bool) -> None:
+    """Refuse attributes that are no labels, or note that they are left out."""
+    first = others[0]
+    got = ", ".join(repr(shorten(value, 40)) for value in first.values[:NAMED])
+    if is_refused:
+        raise ClipkitError(
+            f"{table}: expected 0 and 1 in {first.name}, got {got}",
+            "--metric recall measures categories, and r2, mae, spearman and kendalltau numbers",
+        )
+    names = results.join_names([attribute.name for attribute in others])
+    console.note(f"{table}: left out {names}: expected 0 and 1, got {got} in {first.name}")
 
 
 def _is_label(attribute: Attribute) -> bool:
@@ -327,7 +361,11 @@ def _warn_of_doubled_articles(words: FeatureFile) -> None:
         )
 
 
-def _note_missing_words(words: FeatureFile, names: Sequence[str], expected: str) -> None:
+def _note_missing_words(words: FeatureFile, names: Sequence[str], metric: str) -> None:
+    """Note the attributes without words, if there are any."""
+    if not names:
+        return
+    expected = f"{names[0]}: VALUE" if metric == RECALL else names[0]
     example = (words.class_names or ["no classes"])[0]
     console.note(
         f"{words.display_name} has no words for {results.join_names(names)}: expected classes "
@@ -437,7 +475,7 @@ class _Attribute:
         values = np.searchsorted(self.occurring, found.values[chosen])
         return Words(found.directions[chosen], values)
 
-    def row(self, words: Words | None, random: int) -> Row:
+    def row(self, words: Words | None) -> Row:
         """Return the run of the attribute."""
         row: Row = {"attribute": self.attribute.name, "values": self.values}
         row["rows"] = len(self.labels)
@@ -451,7 +489,7 @@ class _Attribute:
             names = self._score(self._on_directions(words.directions))
             count = len(words.directions)
         draws = []
-        for number in range(random):
+        for number in range(self.settings.random):
             draw_seed = (self.settings.seed + number) % 2**32
             directions = similarity.random_directions(count, self.X.shape[1], draw_seed)
             draws.append(self._score(self._on_directions(directions.astype(np.float32))))
@@ -598,9 +636,9 @@ class _Number(_Label):
         few = "fewer than two different numbers are fitted or scored: nothing is measured"
         return [few] if self.values < 2 else []
 
-    def row(self, words: Words | None, random: int) -> Row:
+    def row(self, words: Words | None) -> Row:
         """Return the run of the attribute, with the null of its probe."""
-        row = super().row(words, random)
+        row = super().row(words)
         scores = [math.nan]
         if self.values > 1:
             generator = np.random.default_rng(self.settings.seed)

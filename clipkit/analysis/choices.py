@@ -10,12 +10,19 @@ from __future__ import annotations
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clipkit.analysis import metrics, similarity
+from clipkit.analysis.controls import (
+    Control,
+    check_controls,
+    control_digests,
+    mean_of_controls,
+)
 from clipkit.analysis.results import Row, choose_split, make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, shorten
@@ -38,12 +45,12 @@ def choose(
     items: Items,
     split: str | None = None,
     *,
-    control: tuple[FeatureFile, FeatureFile] | None = None,
+    controls: Sequence[Control] = (),
     common: bool = False,
 ) -> FeatureFile:
     """Count in how many items the right text and image are chosen: what `clipkit choose` reports.
 
-    `control` holds the same images and texts, embedded by an untrained model. With `common`, items
+    `controls` hold the same images and texts, embedded by untrained models. With `common`, items
     whose images the split lacks are left out, instead of refused.
 
     Returns
@@ -52,10 +59,12 @@ def choose(
         A result with a row for each of MEASURES, its `split`, and each `category`, all items first:
         the number of `items`, the share `accuracy` of right ones with a 95 % interval that counts
         items of one image together (see `metrics.effective_rows`), the mean and the 95 % quantile
-        of `shuffle`, and the means of `chance` as `angle` and of `order_blind_ceiling`. The
-        predictions are texts: the right one or a wrong one.
+        of `shuffle`, and the means of `chance` as `angle` and of `order_blind_ceiling`.
+        `accuracy_control` and `shuffled_control` are means of the controls; of several, also with
+        their range (`_low`, `_high`). The predictions are texts: the right one or a wrong one.
     """
     split = choose_split(images, split)
+    controls = check_controls(controls, images, [split], with_texts=True)
     items, rows = _find_images(images, split, items, common)
     vectors = _vectors(images, texts, split, items, rows)
     categories = [item.category for item in items.items]
@@ -64,16 +73,17 @@ def choose(
     means = {"accuracy": right, "shuffled": shuffled.mean(axis=0)}
     means["angle"] = chance(*vectors, [len(item.texts) for item in items.items])
     means["ceiling"] = order_blind_ceiling(items)
-    inputs = {"images": images.digest, "texts": texts.digest}
-    if control is not None:
-        compatibility.check_control(control[0], images, [split])
-        vectors = _vectors(*control, split, items, rows)
-        means["accuracy_control"], draws = shuffle(*vectors, categories, sets)
-        means["shuffled_control"] = draws.mean(axis=0)
-        inputs |= {"control images": control[0].digest, "control texts": control[1].digest}
+    by_controls: dict[str, list[Any]] = {"accuracy_control": [], "shuffled_control": []}
+    for control in controls:
+        assert control.texts is not None  # it is checked
+        vectors = _vectors(control.images, control.texts, split, items, rows)
+        right_of_control, draws = shuffle(*vectors, categories, sets)
+        by_controls["accuracy_control"].append(right_of_control)
+        by_controls["shuffled_control"].append(draws.mean(axis=0))
     unused = len(images.splits[split]) - len(np.unique(rows))
     if unused:
         console.note(f"{images.display_name}: {console.count(unused, 'image')} without item")
+    inputs = {"images": images.digest, "texts": texts.digest, **control_digests(controls)}
     entry = history_entry(
         "choose",
         splits=[split],
@@ -90,20 +100,21 @@ def choose(
     for measure, is_right in zip(MEASURES, right, strict=False):
         predicted = np.where(is_right, own, other)[None]
         result.splits[measure] = Split(labels=own, ids=ids, predicted=predicted)
-    result.set_rows(_rows(items, rows[:, 0], means, shuffled))
+    result.set_rows(_rows(items, rows[:, 0], means, shuffled, by_controls))
     return result
 
 
 def understood(result: FeatureFile) -> dict[str, dict[str, bool]]:
     """Return which categories are understood, by what decides them: words, or their order.
 
-    The interval of the accuracy must begin above what the texts alone and the control reach; and,
+    The interval of the accuracy must begin above what the texts alone and each control reach; and,
     if the order of words decides most items, above what a model blind to it reaches.
     """
     rows = result.runs_on(result.rows()[-1]["split"])
     categories: dict[str, dict[str, bool]] = {"words": {}, "order of words": {}}
     for row in rows[1:] or rows:
-        limit = max(row["shuffled95"], row.get("accuracy_control", 0))
+        of_controls = row.get("accuracy_control_high", row.get("accuracy_control", 0))
+        limit = max(row["shuffled95"], of_controls)
         decided_by = "words"
         if row["ceiling"] < MOSTLY_ORDER:
             decided_by, limit = "order of words", max(limit, row["ceiling"])
@@ -268,7 +279,13 @@ def order_blind_ceiling(items: Items) -> Floats:
     return np.stack([of_image**2, is_other, is_other])
 
 
-def _rows(items: Items, images: Int64, means: dict[str, Floats], shuffled: Bools) -> list[Row]:
+def _rows(
+    items: Items,
+    images: Int64,
+    means: Mapping[str, Any],
+    shuffled: Bools,
+    by_controls: Mapping[str, Sequence[Any]],
+) -> list[Row]:
     """Return a row for each measure and category, all items first. `images` (N,) are rows."""
     categories = np.array([item.category for item in items.items])
     names = list(dict.fromkeys(categories.tolist()))
@@ -281,6 +298,9 @@ def _rows(items: Items, images: Int64, means: dict[str, Floats], shuffled: Bools
             row: Row = {"split": measure, "category": name, "items": len(members)}
             for column, values in means.items():
                 row[column] = float(values[number, members].mean())
+            for column, of_controls in by_controls.items():
+                shares = [float(values[number, members].mean()) for values in of_controls]
+                row |= mean_of_controls(column, shares)
             right = means["accuracy"][number, members]
             row |= metrics.share("accuracy", right, images[members])
             draws = shuffled[:, number, members].mean(axis=1)

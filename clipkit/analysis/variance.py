@@ -23,12 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipkit.analysis import similarity
+from clipkit.analysis.controls import Control, check_controls, control_digests
 from clipkit.analysis.results import Row, choose_split, column, make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import compatibility
 from clipkit.features.annotations import Attribute, read_annotations
-from clipkit.features.compatibility import check_control
 from clipkit.features.history import prompts_entry
 from clipkit.features.model import BlockMatrix, FeatureFile, Floats, Int64
 
@@ -267,7 +267,7 @@ def decompose(  # noqa: PLR0913 (the options of `clipkit variance`)
     *,
     table: str | None = None,
     columns: Sequence[str] = (),
-    controls: Sequence[FeatureFile] = (),
+    controls: Sequence[Control | FeatureFile] = (),
     numbers: bool = False,
     null: int = 1000,
     split: str | None = None,
@@ -287,8 +287,8 @@ def decompose(  # noqa: PLR0913 (the options of `clipkit variance`)
     columns : sequence of str, optional
         Attributes to use, by default all of the table. ``a*b`` is an interaction: what the
         combinations of two attributes explain beyond both.
-    controls : sequence of FeatureFile
-        The same images, embedded by untrained controls.
+    controls : sequence of Control or FeatureFile
+        The same images, embedded by untrained models.
     numbers : bool
         Whether those of up to 20 numbers, and in ``shapes``, are no categories.
     null : int
@@ -327,21 +327,13 @@ def decompose(  # noqa: PLR0913 (the options of `clipkit variance`)
     name = choose_split(images, split)
     terms, source, inputs = _read_terms(images, name, table, columns, numbers)
     inputs["images"] = images.digest
-    without = [term.name for term in terms if not term.values]
-    if len(without) == len(terms):
-        raise ClipkitError(f"{name}: expected rows with a value of {without[0]!r}, got none")
-    if without:
-        console.warn(f"no row of {name} has a value of {', '.join(without)}")
+    _check_values(terms, name)
+    untrained = check_controls(controls, images, [name])
     if texts is None:
         rows = _attribute_rows(terms, images, name)
-        shares = []
-        for number, control in enumerate(controls, 1):
-            check_control(control, images, [name])
-            terms = [Term(term.attribute, name) for term in terms]
-            regress(control, name, [term.regressions for term in terms])
-            shares.append([term.share() for term in terms])
-            inputs[f"control {number}"] = control.digest
+        shares = [_shares(terms, control.images, name) for control in untrained]
         _add_controls(rows, shares)
+        inputs |= control_digests(untrained)
     else:
         rows = _prompt_rows(terms, images, texts, name, null, seed)
         inputs["texts"] = texts.digest
@@ -373,6 +365,15 @@ def _read_terms(
     terms = [Term(attribute, split) for attribute in attributes]
     regress(images, split, [term.regressions for term in terms])
     return terms, annotations.source, dict(annotations.inputs)
+
+
+def _check_values(terms: Sequence[Term], split: str) -> None:
+    """Refuse attributes without any value in a split; warn if only some have none."""
+    without = [term.name for term in terms if not term.values]
+    if len(without) == len(terms):
+        raise ClipkitError(f"{split}: expected rows with a value of {without[0]!r}, got none")
+    if without:
+        console.warn(f"no row of {split} has a value of {', '.join(without)}")
 
 
 def _attribute_rows(terms: Sequence[Term], images: FeatureFile, split: str) -> list[Row]:
@@ -437,6 +438,13 @@ def _unique_shares(terms: Sequence[Term], images: FeatureFile, split: str) -> Ro
         numbers = (float(share), regressions.count, float(null95))
         unique[term.name] = dict(zip(NO_UNIQUE, numbers, strict=True))
     return unique
+
+
+def _shares(terms: Sequence[Term], images: FeatureFile, split: str) -> list[float]:
+    """Return the share of each attribute in other embeddings of the same images."""
+    own_terms = [Term(term.attribute, split) for term in terms]
+    regress(images, split, [term.regressions for term in own_terms])
+    return [float(term.share()) for term in own_terms]
 
 
 def _add_controls(rows: list[Row], shares: Sequence[Sequence[float]]) -> None:

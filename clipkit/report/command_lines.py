@@ -136,11 +136,7 @@ class _Command:
         command = str(self._entry["command"])
         words = ["clipkit", command]
         for role, name in self._step.inputs.items():
-            if role in ("classes", "control texts", "threshold", "unknown"):
-                words.append(f"--{role.replace(' ', '-')}")
-            elif role.startswith("control "):
-                words.append("--control")
-            words.append(name)
+            words += [*_flag(role), name]
         if command not in self._commands:
             return _comment(f"{self._join(words)}, with options that only clipkit info shows")
         settings = {**self._entry, **self._unnamed()}
@@ -291,6 +287,19 @@ class _Command:
                 self._unsaid.append(f"which file has the {role}, {self._digests[role]}")
                 settings[role] = name
         return settings
+
+
+def _flag(role: str) -> list[str]:
+    """Return the option of an input; none for an argument.
+
+    >>> _flag("images"), _flag("control 2"), _flag("control 2 texts")
+    ([], ['--control'], ['--control-texts'])
+    """
+    if role in ("classes", "result", "threshold", "unknown"):
+        return [f"--{role}"]
+    if not role.startswith("control"):  # an earlier clipkit wrote `control`, `control images`
+        return []
+    return ["--control-texts"] if role.endswith("texts") else ["--control"]
 
 
 def _splits(entry: Entry, *, is_named: bool) -> list[str] | None:
