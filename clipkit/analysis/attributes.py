@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -182,9 +182,7 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
         raise UsageError(f"random: expected at least 0, got {random}")
     check_positive("C", C)
     if words is not None:
-        compatibility.common_logit_scale(images, words)
-        compatibility.check_widths(images, words)
-        _warn_of_doubled_articles(words)
+        _check_words(images, words)
     annotations = _read(images, table, columns, metric)
     kind = KINDS[metric]
     fit, scored = choose_rows(images, fit_split, eval_split, seed)
@@ -196,18 +194,19 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
     measured = _measure_each(annotations.attributes, embeddings, words, settings)
     rows = [one.row for one in measured]
     if not results.is_testable(caveats):
-        for row in rows:
-            row |= dict.fromkeys(row.keys() & OF_OTHER_IMAGES, math.nan)
+        _empty(rows, OF_OTHER_IMAGES)
     _note_means(rows, metric)
-    few = [one.name for one in measured if results.FEW_SCORED in one.problems]
+    names_with = _names_with_problems(measured)
+    few = names_with.pop(results.FEW_SCORED, [])
     caveats += results.find_caveats("few", scored.split, len(few), len(rows), few)
-    _warn_of_problems(measured)
-    if words is not None:
-        _note_missing_words(words, [one.name for one in measured if not one.has_words], metric)
+    for problem, names in names_with.items():
+        console.warn(f"{results.join_names(names)}: {problem}")
     inputs = {"images": images.digest, **annotations.inputs}
+    prompts = None
     if words is not None:
+        _note_missing_words(words, measured, metric)
         inputs["words"] = words.digest
-    inputs |= control_digests(untrained)
+        prompts = prompts_entry(words)
     history = images.extended_history(
         "attributes",
         attributes=annotations.source,
@@ -219,13 +218,12 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
         fit_split=fit.split,
         eval_split=scored.split,
         seed=seed,
-        prompts=None if words is None else prompts_entry(words),
+        prompts=prompts,
         caveats=caveats or None,
-        inputs=inputs,
+        inputs=inputs | control_digests(untrained),
     )
     result = results.make_result(history, rows)
-    ranks = [one.ranks for one in measured]
-    result.splits = _keep(ranks, images, scored, metric)
+    result.splits = _keep(measured, images, scored, metric)
     return result
 
 
@@ -260,25 +258,29 @@ def _measure_each(
     return measured
 
 
-def _warn_of_problems(measured: Sequence[_Measured]) -> None:
-    """Warn once of each problem, with the attributes that have it; few rows are a caveat."""
+def _names_with_problems(measured: Sequence[_Measured]) -> dict[str, list[str]]:
+    """Return the names of the attributes that have each problem."""
     names_with: dict[str, list[str]] = {}
     for one in measured:
         for problem in one.problems:
             names_with.setdefault(problem, []).append(one.name)
-    names_with.pop(results.FEW_SCORED, None)
-    for problem, names in names_with.items():
-        console.warn(f"{results.join_names(names)}: {problem}")
+    return names_with
+
+
+def _empty(rows: Sequence[Row], columns: Iterable[str]) -> None:
+    """Replace the values of columns by NaN, in the rows that have them."""
+    for row in rows:
+        row |= dict.fromkeys(row.keys() & columns, math.nan)
 
 
 def _keep(
-    ranks: Sequence[Int64], images: FeatureFile, scored: SplitRows, metric: str
+    measured: Sequence[_Measured], images: FeatureFile, scored: SplitRows, metric: str
 ) -> dict[str, Split]:
     """Return the ranks (3, N) of attributes for `clipkit compare`, if the metric is of ranks."""
     if metric not in RANKED or len(scored.numbers) >= MAX_CLASSES:
         return {}
     ids = [images.splits[scored.split].ids[row] for row in scored.numbers.tolist()]
-    return {scored.split: Split(ids=ids, predicted=np.vstack(ranks))}
+    return {scored.split: Split(ids=ids, predicted=np.vstack([one.ranks for one in measured]))}
 
 
 def _read(
@@ -293,15 +295,25 @@ def _read(
     annotations = read_annotations(images, table, columns, numbers=numbers)
     if metric == RECALL:
         _check_counts(annotations.attributes)
-    if KINDS[metric] is not _Label:
-        return annotations
-    labels = [_ordered(attribute) for attribute in annotations.attributes if _is_label(attribute)]
-    others = [attribute for attribute in annotations.attributes if not _is_label(attribute)]
-    if not columns:  # nobody asked for the classes
-        others = [attribute for attribute in others if attribute.name != CLASS]
+    if KINDS[metric] is _Label:
+        labels = _choose_labels(annotations.attributes, str(table), are_named=bool(columns))
+        return replace(annotations, attributes=labels)
+    return annotations
+
+
+def _choose_labels(
+    attributes: Sequence[Attribute], table: str, *, are_named: bool
+) -> list[Attribute]:
+    """Return the attributes that are labels; refuse others if they are named, or if none is."""
+    labels, others = [], []
+    for attribute in attributes:
+        if _is_label(attribute):
+            labels.append(_ordered(attribute))
+        elif are_named or attribute.name != CLASS:  # nobody asked for the classes
+            others.append(attribute)
     if others:
-        _report_no_labels(str(table), others, is_refused=bool(columns) or not labels)
-    return replace(annotations, attributes=labels)
+        _report_no_labels(table, others, is_refused=are_named or not labels)
+    return labels
 
 
 def _report_no_labels(table: str, others: Sequence[Attribute], *, is_refused: bool) -> None:
@@ -352,7 +364,10 @@ def _check_counts(attributes: Sequence[Attribute]) -> None:
             )
 
 
-def _warn_of_doubled_articles(words: FeatureFile) -> None:
+def _check_words(images: FeatureFile, words: FeatureFile) -> None:
+    """Refuse words of another model; warn if a template doubles their articles."""
+    compatibility.common_logit_scale(images, words)
+    compatibility.check_widths(images, words)
     texts = words.texts or []
     if all(DOUBLED_ARTICLE.search(text) for text in texts):
         console.warn(
@@ -361,8 +376,9 @@ def _warn_of_doubled_articles(words: FeatureFile) -> None:
         )
 
 
-def _note_missing_words(words: FeatureFile, names: Sequence[str], metric: str) -> None:
+def _note_missing_words(words: FeatureFile, measured: Sequence[_Measured], metric: str) -> None:
     """Note the attributes without words, if there are any."""
+    names = [one.name for one in measured if not one.has_words]
     if not names:
         return
     expected = f"{names[0]}: VALUE" if metric == RECALL else names[0]

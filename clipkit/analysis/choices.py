@@ -10,7 +10,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -137,43 +137,62 @@ def _find_images(
     """Return the items whose images are in a split, and the rows (N, I) of these images."""
     where, ids = f"{images.display_name}: {split}", images.splits[split].ids
     is_bundled = items.name == "shapes"
-    datasets = {str(data.get("name")) for data in images.history.datasets}
-    if is_bundled and datasets and items.name not in datasets:
-        raise ClipkitError(f"{where}: expected images of shapes, got those of {min(datasets)}")
-    if len(set(ids)) < len(ids):
-        raise ClipkitError(f"{where}: expected different ids")
-    row_of, row_of_id = _rows_by_name(ids), {row_id: row for row, row_id in enumerate(ids)}
+    if is_bundled:
+        _check_is_shapes(images, where)
+    row_of = _rows_by_name(ids, where)
     found, kept = [], []
     unknown: list[str] = []
     for item in items.items:
-        rows = []
-        for name in item.images:
-            stem = posixpath.splitext(name)[0]  # not compared with other stems: a.1 is not a.2
-            rows.append(row_of.get(name, row_of_id.get(stem, -1)))
-        if min(rows) >= 0:
+        rows = [row_of(name) for name in item.images]
+        if -1 not in rows:
             found.append(rows)
             kept.append(item)
-        elif not is_bundled:
+        elif not is_bundled:  # a file of some images of `shapes` has only some of the items
             unknown.append(item.images[rows.index(-1)])
-    if not kept or (unknown and not common):
-        advice = "" if common else "; --common leaves such items out"
-        hint = f"ids there look like {shorten(ids[0], 80)!r}{advice}"
-        raise ClipkitError(f"{where}: expected all images of items, lacks {_list(unknown)}", hint)
-    if unknown:
+    if unknown and common and kept:
         left_out = console.count(len(items.items) - len(kept), "item")
         console.warn(f"{where}: {left_out} left out, without {_list(unknown)}")
-    if len({len(item.images) for item in kept}) > 1:
+    elif unknown or not kept:
+        message = f"{where}: expected all images of items, lacks {_list(unknown)}"
+        advice = "" if common else "; --common leaves such items out"
+        raise ClipkitError(message, f"ids there look like {shorten(ids[0], 80)!r}{advice}")
+    items = items._replace(items=kept)
+    _check_one_kind(items)
+    return items, np.array(found)
+
+
+def _check_one_kind(items: Items) -> None:
+    """Refuse items of one image beside items of two."""
+    if len({len(item.images) for item in items.items}) > 1:
         raise ClipkitError(f"{items.name}: expected items of one image or of two, got both")
-    return items._replace(items=kept), np.array(found)
 
 
-def _rows_by_name(ids: Sequence[str]) -> dict[str, int]:
-    """Return the rows by their ids, and by these without their endings, or -1 for several rows."""
-    row_of: dict[str, int] = {}
+def _check_is_shapes(images: FeatureFile, where: str) -> None:
+    """Refuse images of which the history names other data sets than `shapes`."""
+    datasets = {str(data.get("name")) for data in images.history.datasets}
+    if datasets and "shapes" not in datasets:
+        raise ClipkitError(f"{where}: expected images of shapes, got those of {min(datasets)}")
+
+
+def _rows_by_name(ids: Sequence[str], where: str) -> Callable[[str], int]:
+    """Return a function of an image's name that returns its row, or -1 for none or several.
+
+    A name is an id, with or without an ending that the other one lacks. The ids must differ.
+    """
+    row_of_id = {row_id: row for row, row_id in enumerate(ids)}
+    if len(row_of_id) < len(ids):
+        raise ClipkitError(f"{where}: expected different ids")
+    row_of_stem: dict[str, int] = {}
     for row, row_id in enumerate(ids):
         stem = posixpath.splitext(row_id)[0]
-        row_of[stem] = -1 if stem in row_of else row
-    return row_of | {row_id: row for row, row_id in enumerate(ids)}
+        row_of_stem[stem] = -1 if stem in row_of_stem else row
+    row_of = row_of_stem | row_of_id
+
+    def find(name: str) -> int:
+        stem = posixpath.splitext(name)[0]  # not compared with other stems: a.1 is not a.2
+        return row_of.get(name, row_of_id.get(stem, -1))
+
+    return find
 
 
 def _list(names: Sequence[str]) -> str:

@@ -38,7 +38,7 @@ from clipkit.analysis.results import (
 )
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, unknown
-from clipkit.features.annotations import Attribute, read_attribute
+from clipkit.features.annotations import Annotations, Attribute, read_attribute
 from clipkit.features.compatibility import SAME_IDS, SAME_IMAGES, matching_split, origin, relate
 from clipkit.features.history import provenance
 from clipkit.features.model import FeatureFile, Int64, Split
@@ -262,31 +262,51 @@ def match_ids(results: Sequence[FeatureFile], splits: Sequence[str], common: boo
     ids = [result.splits[split].ids for result, split in zip(results, splits, strict=True)]
     if len(results) == 1:
         return [np.arange(len(ids[0]))]
-    row_of = [{row_id: row for row, row_id in enumerate(result_ids)} for result_ids in ids]
-    for result, split, rows in zip(results, splits, row_of, strict=True):
-        count = len(result.splits[split])
-        if len(rows) < count:
-            raise ClipkitError(
-                f"{result.display_name}: {split}: expected different ids, got {len(rows):,} in "
-                f"{count:,} rows"
-            )
+    row_of = [_rows_by_id(result, split) for result, split in zip(results, splits, strict=True)]
     in_all = set(ids[0]).intersection(*ids[1:])
     shared = [row_id for row_id in ids[0] if row_id in in_all]
-    for result, split, rows in zip(results, splits, row_of, strict=True):
-        if len(rows) > len(shared) and not (common and shared):
-            example = next(row_id for row_id in rows if row_id not in in_all)
-            raise ClipkitError(
-                f"{result.display_name}: {split}: expected the same ids in all files, got "
-                f"{len(rows) - len(shared):,} that another lacks, for example {example!r}",
-                "compare the images that all have with --common" if shared else None,
-            )
     if len(shared) < max(map(len, ids)):
-        where = f"images of {splits[0]} are in all files"
-        if len(set(splits)) > 1:
-            names = [result.display_name for result in results]
-            where = "images are in " + " and in ".join(map("{} of {}".format, splits, names))
-        console.note(f"{len(shared):,} {where}")
+        if not common or not shared:
+            raise _missing_ids(results, splits, shared)
+        _note_common(results, splits, len(shared))
     return [np.array([rows[row_id] for row_id in shared], np.int64) for rows in row_of]
+
+
+def _rows_by_id(result: FeatureFile, split: str) -> dict[str, int]:
+    """Return the row of each id of a split; the ids must differ."""
+    rows = {row_id: row for row, row_id in enumerate(result.splits[split].ids)}
+    count = len(result.splits[split])
+    if len(rows) < count:
+        raise ClipkitError(
+            f"{result.display_name}: {split}: expected different ids, got {len(rows):,} in "
+            f"{count:,} rows"
+        )
+    return rows
+
+
+def _missing_ids(
+    results: Sequence[FeatureFile], splits: Sequence[str], shared: Sequence[str]
+) -> ClipkitError:
+    """Return the error for the first result with ids that another result lacks."""
+    in_all = set(shared)
+    for result, split in zip(results, splits, strict=True):
+        others = [row_id for row_id in result.splits[split].ids if row_id not in in_all]
+        if others:
+            break
+    return ClipkitError(
+        f"{result.display_name}: {split}: expected the same ids in all files, got "
+        f"{len(others):,} that another lacks, for example {others[0]!r}",
+        "compare the images that all have with --common" if shared else None,
+    )
+
+
+def _note_common(results: Sequence[FeatureFile], splits: Sequence[str], count: int) -> None:
+    """Note how many images are compared, and which splits they are in."""
+    where = f"images of {splits[0]} are in all files"
+    if len(set(splits)) > 1:
+        names = [result.display_name for result in results]
+        where = "images are in " + " and in ".join(map("{} of {}".format, splits, names))
+    console.note(f"{count:,} {where}")
 
 
 def _check_labels(
@@ -378,11 +398,7 @@ def compare(
     recorded = dict(paired.cluster_entry)
     attribute = None
     if by is not None:
-        images, split, image_of = _images(paired.first, paired.split)
-        annotations = read_attribute(images, by, column)
-        (attribute,) = annotations.attributes
-        codes = {paired.split: attribute.codes[split][image_of]}
-        attribute = replace(attribute, codes=codes)
+        attribute, annotations = _read_attribute(paired, by, column)
         recorded["by"] = annotations.source
         inputs |= annotations.inputs
     elif groups is not None:
@@ -400,16 +416,35 @@ def compare(
         caveats=named_caveats or None,
         inputs=inputs,
     )
-    rows = _group_rows(paired, attribute) if attribute else _pair_rows(paired)
     if paired.images == SAME_IDS:
         console.note(f"the results do not name one data set: {SAME_IDS} are compared")
+    if attribute is None:
+        rows = _pair_rows(paired)
+        _correct(rows, paired)
+    else:
+        rows = _group_rows(paired, attribute)
+        _correct(rows, paired)
+        rows = _add_worst(rows, paired, attribute, seed)
+    return make_result(history, rows)
+
+
+def _correct(rows: Sequence[Row], paired: PairedResults) -> None:
+    """Add p with Holm's correction if there are several pairs; of one, note that p has none."""
     if len(paired.right) > 2:
         _add_holm(rows)
     elif len(paired.right) == 2 and len(rows) > 1:
         console.note(f"p is not corrected for the {len(rows)} comparisons")
-    if attribute:
-        rows = _add_worst(rows, paired, attribute, seed)
-    return make_result(history, rows)
+
+
+def _read_attribute(
+    paired: PairedResults, by: str, column: str | None
+) -> tuple[Attribute, Annotations]:
+    """Return the attribute of each compared row, and the table that it is from."""
+    images, split, image_of = _images(paired.first, paired.split)
+    annotations = read_attribute(images, by, column)
+    (attribute,) = annotations.attributes
+    codes = {paired.split: attribute.codes[split][image_of]}
+    return replace(attribute, codes=codes), annotations
 
 
 def warn_of_caveats(names: Sequence[str], caveats: Sequence[Sequence[Caveat]]) -> list[Caveat]:

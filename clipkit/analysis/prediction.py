@@ -183,16 +183,21 @@ def match_classes(
             f"{both}: expected class names in both, got none in {without.display_name}"
         )
     used = [probe_names[number] for number in classes.tolist()]
-    for names in (used, file_names):
-        repeated, count = Counter(names).most_common(1)[0]
-        if count > 1:
-            raise ClipkitError(
-                f"{both}: expected each class name once, got {repeated!r} {count} times"
-            )
+    _check_differ(used, both)
+    _check_differ(file_names, both)
     numbers = {name: number for number, name in enumerate(file_names)}
     for name in used:
         numbers.setdefault(name, len(numbers))
     return list(numbers), np.array([numbers[name] for name in used])
+
+
+def _check_differ(names: Sequence[str], where: str) -> None:
+    """Refuse a class name that occurs several times."""
+    repeated, count = Counter(names).most_common(1)[0]
+    if count > 1:
+        raise ClipkitError(
+            f"{where}: expected each class name once, got {repeated!r} {count} times"
+        )
 
 
 def _rank(

@@ -7,7 +7,7 @@ Functions raise `UsageError` for a split or run that does not exist, and
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -563,12 +563,17 @@ def per_class_rows(result: FeatureFile) -> list[dict[str, Any]]:
             settings = {key: value for key, value in run.items() if key in RUN_SETTINGS}
             if "eval_split" not in settings:
                 settings["split"] = name
-            scores = metrics.class_scores(scored.labels, predicted, max(names) + 1)
-            for number, class_name in names.items():
-                values = {key: ratios[number].item() for key, ratios in scores.items()}
-                if class_name != NONE or values["support"]:  # no answer is no class
-                    rows.append(settings | {"class": class_name} | values)
+            rows += [settings | row for row in _class_rows(scored.labels, predicted, names)]
     return rows
+
+
+def _class_rows(labels: Int64, predicted: Int64, names: Mapping[int, str]) -> Iterator[Row]:
+    """Yield the scores of each class; NONE is one only if images have it as their label."""
+    scores = metrics.class_scores(labels, predicted, max(names) + 1)
+    for number, class_name in names.items():
+        values = {key: ratios[number].item() for key, ratios in scores.items()}
+        if class_name != NONE or values["support"]:
+            yield {"class": class_name} | values
 
 
 def _numbered_names(result: FeatureFile, scored: ScoredRuns) -> dict[int, str]:

@@ -111,9 +111,7 @@ def retrieve(  # noqa: PLR0913 (the options of `clipkit retrieve`)
         predictions are numbers of images: the query's own image if it is found
         within k, else that of the best wrong candidate.
     """
-    k = sorted(set(k))
-    if not k or k[0] < 1:
-        raise UsageError(f"k: expected at least 1, got {k[0] if k else 'none'}")
+    k = _check_k(k)
     if table is not None and cluster is None:
         raise UsageError("expected --cluster for --table, got none")
     split = choose_split(images, split)
@@ -133,9 +131,7 @@ def retrieve(  # noqa: PLR0913 (the options of `clipkit retrieve`)
         pairs = pairs._replace(clusters=number_clusters(codes, where))
         recorded = {"cluster": cluster, "attributes": annotations.source}
         inputs |= annotations.inputs
-    found = rank(pairs)
     of_controls = [_pair_control(control, pairs, texts, split, same_rows) for control in controls]
-    found_by_controls = [rank(of_control) for of_control in of_controls]
     entry = history_entry(
         "retrieve",
         splits=[split],
@@ -146,22 +142,42 @@ def retrieve(  # noqa: PLR0913 (the options of `clipkit retrieve`)
         **recorded,
         inputs=inputs | control_digests(controls),
     )
-    rows: list[Row] = []
+    rows, splits = _measure(pairs, of_controls, k, gap)
     history = History([*images.history, *texts.history, entry])
-    result = make_result(history, [], class_names=pairs.ids, display_name=images.display_name)
+    content = {"class_names": pairs.ids, "display_name": images.display_name}
+    return make_result(history, rows, splits=splits, **content)
+
+
+def _measure(
+    pairs: Pairs, controls: Sequence[Pairs], k: Sequence[int], gap: bool
+) -> tuple[list[Row], dict[str, Split]]:
+    """Return the runs of both tasks, and the images that are found for each query."""
+    found = rank(pairs)
+    found_by_controls = [rank(of_control) for of_control in controls]
+    rows: list[Row] = []
+    splits = {}
     for task, ranks in found.items():
-        columns = _gap_columns(task, pairs, of_controls) if gap else {}
-        if recorded:
+        columns = _gap_columns(task, pairs, controls) if gap else {}
+        if pairs.clusters is not None:
             columns["clusters"] = int(ranks.clusters.max()) + 1
         by_controls = [by_control[task] for by_control in found_by_controls]
         rows += [row | columns for row in _rows(task, ranks, k, by_controls)]
-        result.splits[task] = Split(
+        splits[task] = Split(
             labels=ranks.labels,
             ids=_query_ids(task, pairs),
             predicted=np.stack([ranks.predicted(n) for n in k]),
         )
-    result.set_rows(rows)
-    return result
+    return rows, splits
+
+
+def _check_k(k: Sequence[int]) -> list[int]:
+    """Return different numbers of candidates in rising order; refuse none, or less than 1."""
+    counts = sorted(set(k))
+    if not counts:
+        raise UsageError("k: expected at least 1, got none")
+    if counts[0] < 1:
+        raise UsageError(f"k: expected at least 1, got {counts[0]}")
+    return counts
 
 
 def finding(result: FeatureFile) -> str:

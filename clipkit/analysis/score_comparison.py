@@ -121,27 +121,39 @@ def _ranks(result: FeatureFile, split: str, order: Int64) -> Ranks:
 def _compare_pair(a: Ranks, b: Ranks, where: Row, is_tested: bool) -> list[Row]:
     """Return the rows of two results: by words and by probes, the mean and each attribute."""
     names = f"{where['a']} and {where['b']}"
+    shared = _shared_attributes(a, b, names)
+    rows = []
+    for number, scores in enumerate(SCORES, 1):
+        found = {}
+        for name in shared:
+            what = f"{names}: {name}"
+            found[name] = _compare_attribute(what, a[name], b[name], number, where["metric"])
+        of_scores = _score_rows(found, where["metric"])
+        if scores == "probe" and not is_tested:
+            of_scores = [row | {"low": np.nan, "high": np.nan} for row in of_scores]
+        rows += [{**where, "scores": scores, **row} for row in of_scores]
+    return rows
+
+
+def _shared_attributes(a: Ranks, b: Ranks, names: str) -> list[str]:
+    """Return the attributes that both results have; note the others."""
     shared = [name for name in a if name in b]
     if not shared:
         raise ClipkitError(f"{names}: expected attributes that both have, got none")
     left_out = [name for name in [*a, *b] if name not in shared]
     if left_out:
         console.note(f"{names}: left out {result_files.join_names(left_out)}, which one lacks")
-    rows = []
-    for number, scores in enumerate(SCORES, 1):
-        found = []
-        for name in shared:
-            what = f"{names}: {name}"
-            found.append(_compare_attribute(what, a[name], b[name], number, where["metric"]))
-        if all(np.isnan(difference.values).all() for difference in found):
-            continue  # as one of the results has no words
-        of_scores = [_mean(found, where["metric"])]
-        for name, difference in zip(shared, found, strict=True):
-            of_scores.append({"scope": "attribute", "attribute": name, **_row(difference)})
-        for row in of_scores:
-            if scores == "probe" and not is_tested:
-                row["low"] = row["high"] = np.nan
-            rows.append({**where, "scores": scores, **row})
+    return shared
+
+
+def _score_rows(found: Mapping[str, Difference], metric_name: str) -> list[Row]:
+    """Return the row of the mean and of each attribute; none if one of the results has no words."""
+    differences = list(found.values())
+    if all(np.isnan(difference.values).all() for difference in differences):
+        return []
+    rows = [_mean(differences, metric_name)]
+    for name, difference in found.items():
+        rows.append({"scope": "attribute", "attribute": name, **_row(difference)})
     return rows
 
 

@@ -96,29 +96,14 @@ def choose(
         caveats = find_shared("fitted", evaluation.split, fitted.cosines, scored.cosines)
     untested = {} if is_testable(caveats) else dict.fromkeys(LIMITS, np.nan)
     if standardize:
-        mean, deviation = fitted.cosines.mean(axis=0), fitted.cosines.std(axis=0)
-        deviation = np.where(deviation > 0, deviation, 1)
-        fitted = fitted._replace(cosines=(fitted.cosines - mean) / deviation)
-        scored = scored._replace(cosines=(scored.cosines - mean) / deviation)
-    texts = np.array(logits.texts)[np.asarray(logits.class_index) >= 0].tolist()
-    chosen_prompts = [("all prompts", slice(None))]
-    if len(texts) > 1:
-        chosen_prompts += [(text, slice(k, k + 1)) for k, text in enumerate(texts)]
+        fitted, scored = _standardize(fitted, scored)
     rows: list[Row] = []
-    for name, columns in chosen_prompts:
-        of_fitted, of_scored = fitted.of_prompts(columns), scored.of_prompts(columns)
+    for name, columns in _prompts(logits):
         head: Row = {"split": evaluation.split, "prompt": name}
-        rows += [head | _score(of_scored, threshold) for threshold in at]
-        for share in [] if at else fpr:
-            threshold = _highest(of_fitted, share)
-            rows.append(head | {"fpr_asked": share} | _score(of_scored, threshold))
-    fewest = (~fitted.matches).sum(axis=0).min()
-    few = [f"{share:g}" for share in sorted(set(fpr)) if share * fewest < LEAST_ABOVE]
-    if few and not at:
-        console.note(
-            f"fewer than {LEAST_ABOVE} fitted pairs of a prompt may be above its threshold at "
-            f"{', '.join(few)}: use a larger --fpr, or 'all prompts'"
-        )
+        scores = _scores(fitted.of_prompts(columns), scored.of_prompts(columns), fpr, at)
+        rows += [head | score | untested for score in scores]
+    if not at:
+        _note_few_pairs(fitted, fpr)
     history = logits.extended_history(
         "threshold",
         fpr=None if at else list(fpr),
@@ -130,7 +115,42 @@ def choose(
         caveats=caveats or None,
         inputs={"logits": logits.digest},
     )
-    return make_result(history, [row | untested for row in rows])
+    return make_result(history, rows)
+
+
+def _scores(fitted: Pairs, scored: Pairs, fpr: Sequence[float], at: Sequence[float]) -> list[Row]:
+    """Score the thresholds `at` or, without any, those that are chosen at the shares `fpr`."""
+    if at:
+        return [_score(scored, threshold) for threshold in at]
+    return [{"fpr_asked": share} | _score(scored, _highest(fitted, share)) for share in fpr]
+
+
+def _standardize(fitted: Pairs, scored: Pairs) -> tuple[Pairs, Pairs]:
+    """Give each prompt's cosines the mean 0 and the deviation 1 over the fitted images."""
+    mean, deviation = fitted.cosines.mean(axis=0), fitted.cosines.std(axis=0)
+    deviation = np.where(deviation > 0, deviation, 1)
+    standardized = [(pairs.cosines - mean) / deviation for pairs in (fitted, scored)]
+    return fitted._replace(cosines=standardized[0]), scored._replace(cosines=standardized[1])
+
+
+def _prompts(logits: FeatureFile) -> list[tuple[str, slice]]:
+    """Return the columns of all prompts of classes together and, of several, of each."""
+    texts = np.array(logits.texts)[np.asarray(logits.class_index) >= 0].tolist()
+    prompts = [("all prompts", slice(None))]
+    if len(texts) > 1:
+        prompts += [(text, slice(k, k + 1)) for k, text in enumerate(texts)]
+    return prompts
+
+
+def _note_few_pairs(fitted: Pairs, fpr: Sequence[float]) -> None:
+    """Note the shares at which few pairs decide on the threshold of a prompt."""
+    fewest = (~fitted.matches).sum(axis=0).min()
+    few = [f"{share:g}" for share in sorted(set(fpr)) if share * fewest < LEAST_ABOVE]
+    if few:
+        console.note(
+            f"fewer than {LEAST_ABOVE} fitted pairs of a prompt may be above its threshold at "
+            f"{', '.join(few)}: use a larger --fpr, or 'all prompts'"
+        )
 
 
 def choose_overall(
