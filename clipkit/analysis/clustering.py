@@ -28,7 +28,7 @@ N_PERMUTATIONS = 20
 LARGE = 10**8  # rows times clusters, above which there is one start, from a sample's centres
 SAMPLED = 50  # rows for each cluster
 TIMED_ROWS = 1 << 14
-STEPS = 50  # of k-means from a start, about, by which its time is estimated
+TYPICAL_STEPS = 50  # of k-means from one start, to estimate the time that is left
 
 
 def kmeans(features: NDArray[np.floating[Any]], k: int, *, seed: int = 42) -> Int64:
@@ -77,7 +77,7 @@ def _estimate_time(features: NDArray[np.floating[Any]], k: int, starts: int) -> 
     began = time.monotonic()
     KMeans(k, init="random", n_init=1, max_iter=1, random_state=0).fit(rows)
     step = (time.monotonic() - began) / 2  # it assigns the rows twice
-    seconds = step * len(features) / len(rows) * STEPS * starts
+    seconds = step * len(features) / len(rows) * TYPICAL_STEPS * starts
     console.note_if_long(f"k-means with {k:,} clusters", seconds)
 
 

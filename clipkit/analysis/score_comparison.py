@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipkit.analysis import results as result_files
-from clipkit.analysis.comparison import (
+from clipkit.analysis.pairing import (
     describe_pairing,
     match_ids,
     name_files,

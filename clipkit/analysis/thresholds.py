@@ -35,7 +35,7 @@ from clipkit.analysis.results import (
 from clipkit.analysis.score_metrics import METRICS
 from clipkit.analysis.similarity import normalize, products, refuse_dot_product
 from clipkit.analysis.softmax import softmax
-from clipkit.analysis.zeroshot import HINT, check_prompts, iter_class_scores
+from clipkit.analysis.zeroshot import CLASS_PROMPTS_HINT, check_prompts, iter_class_scores
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.base.names import class_name
@@ -181,7 +181,8 @@ def _pairs(logits: FeatureFile, rows: SplitRows) -> Pairs:
     of_classes = class_index >= 0
     if not of_classes.any():
         raise ClipkitError(
-            f"{logits.display_name}: expected prompts of the images' classes, got none", HINT
+            f"{logits.display_name}: expected prompts of the images' classes, got none",
+            CLASS_PROMPTS_HINT,
         )
     cosines = np.asarray(logits.cosines(rows.split))[rows.numbers]
     labels = labels_of(logits, rows.split)[rows.numbers]
