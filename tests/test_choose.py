@@ -310,7 +310,7 @@ def test_items_of_unknown_images_are_named_and_refused_or_left_out(capsys):
     assert result.rows()[0]["items"] == 3
     notes = capsys.readouterr().err
     assert "6 items left out" in notes
-    assert "12 images without item" in notes
+    assert "12 images in no item" in notes
 
 
 def test_equal_ids_are_refused():

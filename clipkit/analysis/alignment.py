@@ -24,7 +24,7 @@ MEASURES = ("mutual_knn", "cka")
 
 
 class Space(NamedTuple):
-    """What the measures need of N rows."""
+    """What the measures use of N rows."""
 
     centred: Floats  # (N, D)
     neighbours: Int64  # (N, k)
@@ -126,7 +126,7 @@ def _compare(
 
 
 def make_space(features: Floats, k: int, name: str = "features", seed: int = 42) -> Space:
-    """Return what the measures need of rows (N, D) of length 1.
+    """Return what the measures use of rows (N, D) of length 1.
 
     Rows with the same cosine are neighbours in a random order, with another `seed` for each file:
     if all files took the first rows, their neighbours would be the same whatever the models hold.
@@ -162,7 +162,7 @@ def hsic(x: Floats, y: Floats) -> float:
 
 
 def blind_pairs(features: Sequence[Floats], ids: Sequence[str], k: int, count: int) -> list[Row]:
-    """List pairs of rows that one model holds alike and another apart, by rank.
+    """List pairs of rows that are similar to one model and not to another, by rank.
 
     Return rows `id` and their neighbours `other` in the first of two files that have the highest
     `rank_b` in the second, with both cosines; each row once. `blind` is the share of all neighbours

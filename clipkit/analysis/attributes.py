@@ -75,7 +75,8 @@ Predicted = NDArray[Any]  # of the scored rows (n,): values or scores
 class _Embeddings:
     """The embeddings that a file has of the rows to fit on and to score, for several attributes.
 
-    `X`, which may be large, and `X_scored` are theirs, and `shared` is what probes on them share.
+    `X` (which may be large) and `X_scored` are the embeddings of these rows. Probes on them share
+    `shared`.
     """
 
     def __init__(self, file: FeatureFile, fit: SplitRows, scored: SplitRows) -> None:
@@ -87,7 +88,7 @@ class _Embeddings:
     def similarities(self, directions: Float32) -> list[Float32]:
         """Return the similarities of the rows to fit on and to score with directions (P, D).
 
-        Those with few directions are kept, since attributes share the random ones.
+        The similarities with few directions are kept, since attributes share the random directions.
         """
         key = directions.tobytes()
         if key in self._similarities:
@@ -468,11 +469,11 @@ class _Attribute:
         return {}
 
     def _choose_values(self, fitted: Int64, scored: Int64) -> Int64:
-        """Return those of the values of the fitted and of the scored rows that count."""
+        """Return the values that occur in both the fitted and the scored rows."""
         return np.intersect1d(fitted, scored)
 
     def problems(self) -> list[str]:
-        """Say what is wrong with the values: some cannot be measured, or not well."""
+        """List what keeps the values from being measured, or from being measured well."""
         if self.values < 2:
             return ["fewer than two values have fitted and scored images: nothing is measured"]
         problems = []

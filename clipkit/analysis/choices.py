@@ -1,8 +1,8 @@
 """Choose among texts for an image and among images for a text: are captions understood?
 
 An item is right in `text_acc` if each image is closer to its own text than to the others, in
-`image_acc` if each text is closer to its own image, in `acc` if both hold; the names are those of
-CLIP_benchmark. Items of one image have `text_acc` alone. A tie is wrong.
+`image_acc` if each text is closer to its own image, in `acc` if both hold; CLIP_benchmark uses the
+same names. Items of one image have `text_acc` alone. A tie is wrong.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def choose(
 ) -> FeatureFile:
     """Count in how many items the right text and image are chosen: what `clipkit choose` reports.
 
-    `controls` hold the same images and texts, embedded by untrained models. With `common`, items
-    whose images the split lacks are left out, instead of refused.
+    `controls` hold the same images and texts, embedded by untrained models. With `common`, an item
+    is left out if the split lacks one of its images; otherwise that is an error.
 
     Returns
     -------
@@ -82,7 +82,7 @@ def choose(
         by_controls["shuffled_control"].append(draws.mean(axis=0))
     unused = len(images.splits[split]) - len(np.unique(rows))
     if unused:
-        console.note(f"{images.display_name}: {console.count(unused, 'image')} without item")
+        console.note(f"{images.display_name}: {console.count(unused, 'image')} in no item")
     inputs = {"images": images.digest, "texts": texts.digest, **control_digests(controls)}
     entry = history_entry(
         "choose",
@@ -233,8 +233,8 @@ def shuffle(
 ) -> tuple[Bools, Bools]:
     """Return what is right in M measures (M, N), and after S permutations of the images (S, M, N).
 
-    Images are permuted within a category of items. What is right then, the texts alone decide.
-    Items with one number of `sets` (N,) have the same images, and get the same other ones.
+    Images are permuted within a category of items. The texts alone decide what is right then. Items
+    with the same number in `sets` (N,) have the same images, and get the same other images.
     """
     images, texts = images.astype(np.float64), texts.astype(np.float64)
     random = np.random.RandomState(SEED)
@@ -269,10 +269,10 @@ def _is_right(cosines: Floats) -> Bools:
 def chance(images: Floats, texts: Floats, counts: Sequence[int]) -> Floats:
     """Return how often random directions are right for each item in each measure (M, N).
 
-    An image (N, 1, D) chooses each of its `counts` texts equally often. Two images are each closer
-    to the right one of two random texts with the probability angle / 2 pi, and two texts to their
-    images alike. Both is the share of a pyramid of these two angles in the sphere,
-    arcsin(sin(a / 2) sin(b / 2)) / pi. At right angles, these are 1/4, 1/4 and 1/6.
+    An image (N, 1, D) chooses each of its `counts` texts equally often. With two images, each image
+    is closer to the right one of two random texts with the probability angle / 2 pi, and so is each
+    text. Both hold with the probability arcsin(sin(a / 2) sin(b / 2)) / pi, the share of the sphere
+    inside a pyramid of these two angles. At right angles, these are 1/4, 1/4 and 1/6.
     """
     if images.shape[1] == 1:
         return 1 / np.array([counts])
@@ -284,8 +284,9 @@ def chance(images: Floats, texts: Floats, counts: Sequence[int]) -> Floats:
 def order_blind_ceiling(items: Items) -> Floats:
     """Return how often a model that ignores the order of words can be right (M, N), as `chance`.
 
-    It chooses each of m texts of the same words equally often: 1 / m. For each of two images, it is
-    right in 1/4. Two texts of the same words are closer to the same one of two images: 0.
+    If m texts have the same words, it chooses each of them equally often and is right with the
+    probability 1 / m. With two images, it is right about both with the probability 1/4. Two texts
+    of the same words are closer to the same image, so `image_acc` and `acc` are 0.
     """
     ceilings = []
     for item in items.items:

@@ -1,6 +1,6 @@
 """Controls: the same images and, where needed, the same texts, embedded by untrained models.
 
-What a control reaches, too, no model had to learn.
+A value that a control also reaches does not come from training.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def _warn_of_fitted(scored: Int64, fitted: Int64, where: str, attribute: str) ->
 def count_by_cluster(
     result: FeatureFile, file: FeatureFile, annotations: Annotations | None
 ) -> FeatureFile:
-    """Return a result of `probe` or `zeroshot` with intervals for another draw of clusters.
+    """Return a result of `probe` or `zeroshot` with intervals over another draw of clusters.
 
     See `metrics.effective_rows`. The column `clusters` has their number. `annotations` are of the
     file that the result was made from; without them, the result is returned as it is. A warning

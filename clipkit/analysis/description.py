@@ -37,7 +37,7 @@ from clipkit.features.model import FeatureFile, Floats, Int64, Split
 
 PERMUTATIONS = 300
 LEAST_ROWS = 10  # of a group, and of the rest: a variance of few rows makes any t large
-ROUNDING = 1e-5  # of equal t, whose sums are of float32
+ROUNDING = 1e-5  # relative difference of equal t, since sums are float32
 LEAST_ERROR = 1e-9  # below what float32 resolves, so that the cosines are all equal
 
 
@@ -66,9 +66,10 @@ def describe(  # noqa: PLR0913 (the options of `clipkit describe`)
     """Describe groups of images by prompts: what `clipkit describe` reports.
 
     The groups are the values of an attribute (`table` and `column`, by default the classes), or the
-    clusters or errors of a `run` of a `result`; `run` may be left out if there is one. `controls`
-    have the logits of the same images and prompts by untrained models. Each group has `top`
-    prompts, those with the largest |t|. `permutations` and `seed` are of the rows of the split.
+    clusters or errors of a `run` of a `result`; `run` may be left out if the result has a single
+    run. `controls` have the logits of the same images and prompts by untrained models. Each group
+    has `top` prompts, those with the largest |t|. The rows of the split are permuted `permutations`
+    times, with `seed`.
 
     Returns
     -------
@@ -209,7 +210,7 @@ def _without_small(groups: Groups) -> Groups:
 
 
 class Means:
-    """The mean cosines of groups with K prompts, compared with those of the other rows."""
+    """Compare the mean cosines of groups with K prompts to the means of all other rows."""
 
     def __init__(self, logits: FeatureFile, split: str, groups: Groups) -> None:
         cosines = np.asarray(logits.cosines(split))[groups.codes >= 0]
@@ -222,8 +223,8 @@ class Means:
     def compare(self, sums: Floats | None = None) -> tuple[Floats, Floats]:
         """Return the differences (G, K) of mean cosines between groups and the rest, and t.
 
-        With `sums` (G, 2 K), they are those of other groups of the same sizes. t is 0 for a prompt
-        with equal cosines.
+        `sums` (G, 2 K) are the sums of other groups of the same sizes, by default of these groups.
+        t is 0 for a prompt with equal cosines.
         """
         if sums is None:
             of_groups = [self.values[self.codes == group] for group in range(len(self.counts))]
@@ -255,7 +256,7 @@ class Means:
 
 
 def _moments(sums: Floats, count: Int64) -> tuple[Floats, Floats]:
-    """Return means (G, K), and the variances of means, from sums (G, 2 K) of n and of squares."""
+    """Return means (G, K) and their variances, from sums (G, 2 K) of values and of squares."""
     first, second = np.hsplit(sums, 2)
     variance = np.maximum(second - first**2 / count, 0) / (count - 1)
     return first / count, variance / count

@@ -32,7 +32,7 @@ from clipkit.features.model import FeatureFile, Float32, Floats, Int64, Split
 TASKS = ("image_retrieval", "text_retrieval")
 DEFAULT_K = (1, 5, 10)
 BLOCK_BYTES = 1 << 26  # of cosines
-ROWS = 1 << 14  # whose cosines are computed at once
+ROWS = 1 << 14  # of texts, whose own cosines are computed at once
 TIE = 1e-6  # cosines in float32 that differ by less are equal, whatever the order of the sums
 CAPTIONS_HINT = "make them with: clipkit textembed --captions TABLE"
 SHOWN_ID = 80  # characters
@@ -52,7 +52,7 @@ class Pairs(NamedTuple):
 
 
 class Ranks(NamedTuple):
-    """The ranks of the Q queries of a task, and what is found first besides the right ones."""
+    """The ranks of the Q queries of a task, and the best wrong candidate of each."""
 
     ranks: Floats  # (Q,), of the best partner, from 1; equal cosines share the mean of their ranks
     others: Int64  # (Q,), the image of the most similar candidate that is no partner
@@ -181,7 +181,7 @@ def _check_k(k: Sequence[int]) -> list[int]:
 
 
 def finding(result: FeatureFile) -> str:
-    """Say the recalls of a result at its smallest k; "" if a task is missing."""
+    """State the recalls of a result at its smallest k; "" if a task is missing."""
     recalls = {}
     for task in TASKS:
         for row in result.runs_on(task)[:1]:
@@ -207,7 +207,7 @@ def pair(
 ) -> Pairs:
     """Match the texts with the images of a split, by the images' ids or by their order.
 
-    What has no partner is left out, with a warning unless `quiet`.
+    Images and texts without a partner are left out, with a warning unless `quiet`.
     """
     _check_same_data_set(images, texts)
     ids = images.splits[split].ids
@@ -327,7 +327,7 @@ def _report_left_out(name: str, what: str, number: int, partner: str, strict: bo
 
 
 def _query_ids(task: str, pairs: Pairs) -> list[str]:
-    """Return the ids of the queries: those of images, with a number where one has several texts."""
+    """Return the ids of the queries: image ids, numbered where an image has several texts."""
     if task == "text_retrieval":
         return pairs.ids
     counts = np.bincount(pairs.image_of)
@@ -411,7 +411,7 @@ def blocks(queries: Floats, candidates: Floats) -> Iterator[tuple[int, int, Floa
 def nearest(queries: Floats, candidates: Floats, k: int, *, skip_self: bool = False) -> Int64:
     """Return the rows (Q, k) of the k most similar candidates, in rising order.
 
-    Of candidates that are equally similar, the first are taken.
+    The first of equally similar candidates are taken.
     """
     found = np.empty((len(queries), k), np.int64)
     for first, last, cosines in blocks(queries, candidates):
@@ -473,8 +473,8 @@ def _rows(task: str, ranks: Ranks, k: Sequence[int], controls: Sequence[Ranks]) 
 def _mean_columns(ranks: Ranks) -> dict[str, Any]:
     """Return the median rank and the mean reciprocal rank with 95 % intervals.
 
-    The median's limits are order statistics, as many rows from the middle as the median of
-    independent rows has.
+    The limits of the median are order statistics, as far from the middle as for the effective
+    number of rows.
     """
     reciprocal = 1 / ranks.ranks
     mrr = float(reciprocal.mean())
@@ -524,7 +524,7 @@ def modality_gap(pairs: Pairs, task: str) -> dict[str, float]:
 
 
 def _gap_columns(task: str, pairs: Pairs, controls: Sequence[Pairs]) -> Row:
-    """Return the columns of `modality_gap` with their nulls, means over two halves of each side."""
+    """Return the columns of `modality_gap`; each null is a mean over two halves of each side."""
     columns = modality_gap(pairs, task)
     random = np.random.RandomState(42)
     nulls = []

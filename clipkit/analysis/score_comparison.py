@@ -1,7 +1,7 @@
 """Compare how well results of `attributes` rank the same images, for each label and on average.
 
 Scores of the same images are not independent, so differences are paired. The labels of an image are
-not independent, either: the interval of their mean is from the mean of their deviations.
+not independent, either, so the interval of their mean comes from the mean of their deviations.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Ranks = Mapping[str, Int64]  # of each attribute (3, N): of the truth, and of SC
 
 
 class Difference(NamedTuple):
-    """Which of N images are compared, two values, and what the interval is made of."""
+    """The difference of two values on some of N images, and what its interval is made of."""
 
     rows: NDArray[np.bool_]
     values: Floats  # (2,)
@@ -65,8 +65,9 @@ def compare(
         of an `attribute` that both have; `rows`, the number of images; `value_a`, `value_b` and
         their `difference`, with a 95 % interval from `low` to `high`. NaN marks what does not
         apply. Means are over the attributes that have an interval, and `attribute` counts these.
-        They have no interval if other metrics than AUROC are of different images. Intervals of
-        probes are NaN if one of the two results is not `results.is_testable`.
+        Means of other metrics than AUROC have no interval if the attributes have values for
+        different images. Intervals of probes are NaN if one of the two results is not
+        `results.is_testable`.
     """
     if len(results) < 2:
         raise UsageError("expected two results of attributes or more, got one")
@@ -139,10 +140,12 @@ def _shared_attributes(a: Ranks, b: Ranks, names: str) -> list[str]:
     """Return the attributes that both results have; note the others."""
     shared = [name for name in a if name in b]
     if not shared:
-        raise ClipkitError(f"{names}: expected attributes that both have, got none")
+        raise ClipkitError(f"{names}: expected attributes in common, got none")
     left_out = [name for name in [*a, *b] if name not in shared]
     if left_out:
-        console.note(f"{names}: left out {result_files.join_names(left_out)}, which one lacks")
+        console.note(
+            f"{names}: left out {result_files.join_names(left_out)}, which only one of them has"
+        )
     return shared
 
 

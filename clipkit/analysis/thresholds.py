@@ -46,7 +46,7 @@ from clipkit.features.splitting import stratified_split
 LIMITS = ("tpr_low", "tpr_high", "fpr_low", "fpr_high")
 AUROC_LIMITS = ("auroc_low", "auroc_high")
 TPR = 0.95  # of known images
-NEIGHBOUR = 10  # among the fitted images, whose cosine says that an image is known
+NEIGHBOUR = 10  # the cosine with the 10th nearest fitted image tells known images
 BLOCK = 1 << 24  # cosines that are in memory at once
 LEAST_ABOVE = 5  # pairs that do not match, above a threshold that says something
 
@@ -76,8 +76,8 @@ def choose(
 
     A prompt matches the images of its class. The shares `fpr` of the fitted pairs that do not match
     may be above; with `at`, these thresholds are scored instead. With `standardize`, each prompt's
-    cosines have the mean 0 and the standard deviation 1 over the fitted images. `seed` is of the
-    rows that are held out of a file with one split (see `held_out.choose_held_out`).
+    cosines have the mean 0 and the standard deviation 1 over the fitted images. `seed` draws the
+    rows that are held out if a file has one split (see `held_out.choose_held_out`).
 
     Returns
     -------
@@ -134,7 +134,7 @@ def _standardize(fitted: Pairs, scored: Pairs) -> tuple[Pairs, Pairs]:
 
 
 def _prompts(logits: FeatureFile) -> list[tuple[str, slice]]:
-    """Return the columns of all prompts of classes together and, of several, of each."""
+    """Return the columns of all prompts of classes together and, if there are several, of each."""
     texts = np.array(logits.texts)[np.asarray(logits.class_index) >= 0].tolist()
     prompts = [("all prompts", slice(None))]
     if len(texts) > 1:
@@ -190,7 +190,7 @@ def _pairs(logits: FeatureFile, rows: SplitRows) -> Pairs:
 
 
 def _highest(pairs: Pairs, share: float) -> float:
-    """Return the cosine with a share of the others above it, or NaN if all pairs match."""
+    """Return the cosine that a share of the pairs that do not match exceeds; NaN if all match."""
     rising = np.sort(pairs.cosines[~pairs.matches])
     if not len(rising):
         return np.nan
@@ -244,7 +244,7 @@ def class_cuts(logits: FeatureFile, chosen: FeatureFile) -> tuple[Floats, list[C
 
 
 def _chosen_on(logits: FeatureFile, chosen: FeatureFile, entry: Mapping[str, Any]) -> list[Caveat]:
-    """Warn of images of `logits` whose cosines chose the thresholds of a result."""
+    """Warn if the thresholds of a result were chosen on images of `logits`."""
     fit = entry.get("fit_split")
     is_fitted = logits.digest == entry["inputs"].get("logits") and not entry.get("at")
     if not is_fitted or fit not in logits.splits:
@@ -289,9 +289,9 @@ def detect(
 ) -> FeatureFile:
     """Tell images of known classes from others: what `clipkit threshold --unknown` reports.
 
-    `unknown` has the logits of images of none of the classes, with the same prompts, or both files
-    have embeddings. All splits of `unknown` are scored. The thresholds keep 95 % of the fitted
-    known images.
+    `unknown` has images of none of the classes: their logits with the same prompts, or embeddings
+    if `known` has embeddings. All splits of `unknown` are scored. The thresholds keep 95 % of the
+    fitted known images.
 
     Returns
     -------
@@ -300,7 +300,7 @@ def detect(
         and the largest probability of a softmax at the model's temperature; of embeddings, the
         cosine with the image's 10th nearest fitted image (Sun et al. 2022). `tpr` and `fpr` are the
         shares of the `known` and of the `unknown` images above the `threshold`, with 95 %
-        intervals, and `auroc`, with DeLong's, is of known against unknown images.
+        intervals, and `auroc`, with DeLong's interval, compares known with unknown images.
     """
     fit, evaluation = choose_rows(known, fit_split, eval_split, seed)
     measure = _measure_neighbours if known.kind == "images" else _measure_logits
@@ -371,7 +371,7 @@ def _measure_neighbours(
 
 
 def _neighbour(bank: Floats, rows: Floats, place: int) -> Floats:
-    """Return the cosine (N,) of rows (N, D) with the one that is at some place in the bank (M, D).
+    """Return the cosine (N,) of each row (N, D) with the `place`-th nearest row of a bank (M, D).
 
     The rows of both have the norm 1.
     """

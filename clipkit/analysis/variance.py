@@ -47,7 +47,7 @@ class Explained(NamedTuple):
 
 
 def _encode(values: Int64 | Floats) -> tuple[NDArray[Any], int]:
-    """Return what `_regressors` takes, and K: positions (N,) of codes, or z-scores of numbers."""
+    """Return the positions (N,) of codes, or the z-scores of numbers, and K; see `_regressors`."""
     if values.dtype.kind == "f" and np.ptp(values):  # not equal ones: rounding makes a deviation
         return (values - values.mean()) / values.std(), 2
     distinct, positions = np.unique(values, return_inverse=True)
@@ -55,7 +55,7 @@ def _encode(values: Int64 | Floats) -> tuple[NDArray[Any], int]:
 
 
 def _regressors(values: NDArray[Any], count: int) -> Any:
-    """Return the indicators (B, K) of positions or, of z-scores, a constant and them (B, 2).
+    """Return the indicators (B, K) of positions; for z-scores, a constant and the scores (B, 2).
 
     The columns are orthogonal.
     """
@@ -69,7 +69,7 @@ def _regressors(values: NDArray[Any], count: int) -> Any:
 
 
 class Regressions:
-    """Regressions of the used ones of M rows, N, on columns (M,): indicators of codes, or numbers.
+    """Regressions of N of M rows on columns (M,), which are indicators of codes or numbers.
 
     `regress` computes them.
 
@@ -134,7 +134,7 @@ class Regressions:
     def share(self, smaller: Explained, larger: Explained, along: Floats | None = None) -> Any:
         """Return the gain in adjusted R squared from the smaller to the larger regression.
 
-        It is of all columns or, as (K,), of the cosines with each of K directions (K, D).
+        By default, it is for the whole embedding; with `along` (K, D), for cosines with directions.
         """
         return self._gain(smaller, larger, self._explained_scatter(larger, along), along)
 
@@ -280,7 +280,7 @@ def decompose(  # noqa: PLR0913 (the options of `clipkit variance`)
     images : FeatureFile
         Of kind images.
     texts : FeatureFile, optional
-        Of kind texts and of the same model. The shares are then of each prompt's cosines.
+        Of kind texts and of the same model. Shares are then measured for each prompt's cosines.
     table : str, optional
         A .csv or .tsv file of attributes, or ``shapes``. Without it, the labels are the only
         attribute, `class`.
@@ -290,7 +290,7 @@ def decompose(  # noqa: PLR0913 (the options of `clipkit variance`)
     controls : sequence of Control or FeatureFile
         The same images, embedded by untrained models.
     numbers : bool
-        Whether those of up to 20 numbers, and in ``shapes``, are no categories.
+        Treat attributes of 3 to 20 numbers, and those of ``shapes``, as numbers, not categories.
     null : int
         Number of random directions, for `random99`.
     split : str, optional
@@ -398,8 +398,8 @@ def _attribute_rows(terms: Sequence[Term], images: FeatureFile, split: str) -> l
 def _choose_base(terms: Sequence[Term]) -> list[Term]:
     """Return the terms of the regression on all attributes, those with many rows first.
 
-    One is left out if fewer than half of the rows of the first would then be complete, or fewer
-    than ROWS_PER_PARAMETER for each parameter.
+    A term is left out if, with it, fewer than half of the rows of the first would be complete, or
+    fewer than ROWS_PER_PARAMETER for each parameter.
     """
     by_rows = sorted(terms, key=lambda term: (-term.known.sum(), term.values))
     base: list[Term] = []
@@ -448,7 +448,7 @@ def _shares(terms: Sequence[Term], images: FeatureFile, split: str) -> list[floa
 
 
 def _add_controls(rows: list[Row], shares: Sequence[Sequence[float]]) -> None:
-    """Add the mean and the range of the controls' shares, each of all rows."""
+    """Add the mean and the range of the controls' shares to the rows."""
     control_shares = zip(*shares, strict=True) if shares else [(np.nan,)] * len(rows)
     for row, values in zip(rows, control_shares, strict=True):
         row["control_share"] = float(np.mean(values))
