@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+# each classifier declares the arrays that `features` accepts in a kept probe
+import clipkit.analysis.probes.classifiers  # noqa: F401
 from clipkit.base.version import __version__
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from clipkit.base import console, files, signals
-from clipkit.base.errors import ClipkitError, UsageError, system_reason
+from clipkit.base.errors import ClipkitError, UsageError, import_error, system_reason
 from clipkit.base.version import __version__
 from clipkit.commands import _completion as completion
 from clipkit.commands._help import PlainHelp
@@ -200,6 +200,8 @@ def _explain(error: Exception, command: str) -> ClipkitError:
     if isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY):
         hint = LESS_MEMORY.get(command, "use smaller inputs")
         return ClipkitError("not enough memory for the data", hint)
+    if isinstance(error, ImportError) and not str(error.name).startswith("clipkit"):
+        return import_error(error)
     hint = "this is a bug in clipkit: run with --debug to see where"
     return ClipkitError(f"unexpected {type(error).__name__}: {error}", hint)
 

@@ -35,6 +35,7 @@ from clipkit.analysis import probes, results, similarity, zeroshot
 from clipkit.analysis.attribute_groups import ABOVE_CHANCE
 from clipkit.analysis.controls import Control, check_controls, control_digests
 from clipkit.analysis.held_out import EVAL_SPLIT, FIT_SPLIT, SplitRows, choose_rows, find_shared
+from clipkit.analysis.probes.classifiers import LOGREG, names_taking
 from clipkit.analysis.results import Row
 from clipkit.analysis.score_metrics import METRICS, RANKED, RECALL, ridge
 from clipkit.base import console
@@ -215,7 +216,7 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
         metric=None if metric == RECALL else metric,
         random=random,
         classifier=kind.classifier,
-        C=C if kind.classifier == "logreg" else None,
+        C=C if kind.classifier in names_taking("C") else None,
         fit_split=fit.split,
         eval_split=scored.split,
         seed=seed,
@@ -436,7 +437,7 @@ def _words_of(words: FeatureFile, classes: Sequence[int]) -> Words:
 class _Attribute:
     """One attribute: the rows to fit and to score, and the probes."""
 
-    classifier = "logreg"
+    classifier = LOGREG.name
 
     def __init__(
         self,
@@ -579,7 +580,7 @@ class _Attribute:
     def _fit(self, X: Rows, X_scored: Float32, shared: Shared, keep: bool = False) -> probes.Run:
         options: Any = {"standardize": True, "balanced": True, "keep": keep, "shared": shared}
         (run,) = probes.sweep(
-            X, self.y, X_scored, classifier="logreg", C=[self.settings.C], **options
+            X, self.y, X_scored, classifier=self.classifier, C=[self.settings.C], **options
         )
         if not run.converged:
             console.warn(f"the probe of {self.attribute.name} did not converge")

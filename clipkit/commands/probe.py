@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Annotated
 
+from clipkit.analysis.probes.classifiers import CLASSIFIERS, DEFAULT, names_taking
 from clipkit.base import console
 from clipkit.base.errors import UsageError
 from clipkit.commands import _completion as completion
@@ -34,11 +35,16 @@ from clipkit.commands._options import (
     split_words,
 )
 
+TAKING_K = ", ".join(names_taking("k"))
+COMPARING_DIRECTIONS = ", ".join(
+    one.name for one in CLASSIFIERS.values() if one.compares_directions
+)
+
 
 def probe(
     report: Report,
     file: FeatureInput = "-",
-    classifier: Annotated[str, option("svm|logreg|mlp|knn", "Classifier to fit.")] = "svm",
+    classifier: Annotated[str, option("|".join(CLASSIFIERS), "Classifier to fit.")] = DEFAULT,
     regularization: Annotated[
         list[str],
         option(
@@ -50,7 +56,8 @@ def probe(
         ),
     ] = ["1"],  # noqa: B006
     k: Annotated[
-        int | None, option("N", "Neighbours that vote, for knn (default: 20).", "-k", min=1)
+        int | None,
+        option("N", f"Neighbours that vote, for {TAKING_K} (default: 20).", "-k", min=1),
     ] = None,
     temperature: Temperatures = [],  # noqa: B006
     features: Annotated[
@@ -61,7 +68,7 @@ def probe(
         flag(
             "--standardize/--no-standardize",
             "Scale each column to mean 0 and variance 1 (default: for embeddings, except "
-            "with knn).",
+            f"with {COMPARING_DIRECTIONS}).",
         ),
     ] = None,
     fit_split: FitSplit = "train",
@@ -117,7 +124,8 @@ def probe(
     words = split_words(regularization)
     is_range = len(words) == 1 and ".." in words[0]
     Cs = words[0] if is_range else parse_numbers(words, "C")
-    if seed != ["42"] and classifier != "mlp" and not (val or counts or SEED in file):
+    draws_rows = val or counts or SEED in file
+    if seed != ["42"] and classifier not in names_taking("seed") and not draws_rows:
         console.note(f"--seed has no effect on {classifier} without --val or --shots")
     from clipkit.analysis import dependence, evaluation  # loads scikit-learn
 

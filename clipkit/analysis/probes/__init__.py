@@ -18,17 +18,25 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from clipkit.analysis.probes.classifiers import CLASSIFIERS
     from clipkit.analysis.probes.fitted import FittedProbe
     from clipkit.analysis.probes.sweep_context import SharedRows
-    from clipkit.analysis.probes.sweeps import CLASSIFIERS, Run, sweep
+    from clipkit.analysis.probes.sweeps import Run, sweep
 
 __all__ = ["CLASSIFIERS", "FittedProbe", "Run", "SharedRows", "sweep"]
+
+_MODULES = {
+    "CLASSIFIERS": "classifiers",
+    "FittedProbe": "fitted",
+    "Run": "sweeps",
+    "SharedRows": "sweep_context",
+    "sweep": "sweeps",
+}
 
 if not TYPE_CHECKING:  # a type checker would take any name for one of the module
 
     def __getattr__(name: str) -> Any:
         """Import a name when it is first used: `predict` needs no scikit-learn, unlike sweeps."""
-        if name not in __all__:
+        if name not in _MODULES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        module = "fitted" if name == "FittedProbe" else "sweeps"
-        return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+        return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
