@@ -31,7 +31,9 @@ from typing import IO, Any, NoReturn
 LIBRARIES = (
     "h5py",
     "matplotlib.backends.backend_agg",
+    "matplotlib.figure",
     "matplotlib.mathtext",
+    "matplotlib.style",
     "PIL.Image",
     "rich.table",
     "sklearn.cluster",

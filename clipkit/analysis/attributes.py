@@ -42,8 +42,8 @@ from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, check_positive, shorten, unknown
 from clipkit.features import compatibility
 from clipkit.features.annotations import CLASS, Annotations, Attribute, read_annotations
-from clipkit.features.history import prompts_entry
 from clipkit.features.model import BlockMatrix, FeatureFile, Float32, Int64, Split, row_blocks
+from clipkit.features.provenance import prompts_entry
 from clipkit.features.validation import MAX_CLASSES
 
 KEPT_DIRECTIONS = 8  # at most, of a set with similarities that are kept

@@ -12,8 +12,8 @@ from clipkit.analysis.results import Caveat, describe_caveat
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError
 from clipkit.features.compatibility import matching_split
-from clipkit.features.history import provenance
 from clipkit.features.model import FeatureFile, Int64
+from clipkit.features.provenance import provenance
 
 
 def same_split(result: FeatureFile, first: FeatureFile, split: str, same_rows: bool) -> str:

@@ -88,18 +88,26 @@ def find_probe_array(name: str) -> ProbeArray | None:
     return PROBE_ARRAYS.get(name) or probe_arrays.find(name)
 
 
-def stored_types(name: str) -> tuple[set[str], int]:
+def stored_types(name: str) -> tuple[Set[str], int]:
     """Return the types in which a data set may be stored, and its number of dimensions.
 
     >>> stored_types("train/labels"), stored_types("fitted/rms")
     (({'<i8'}, 1), ({'<f8'}, 1))
     """
     key = key_of(name)
+    if unit := _unit_of(name):
+        return unit.types, TYPES[key][1]
     if key in TYPES:
         return TYPES[key]
     array = find_probe_array(key)
     assert array is not None  # `is_allowed` has refused other names
     return array.types, len(array.axes.split())
+
+
+def _unit_of(name: str) -> Unit | None:
+    """Return the unit of a column of a result, if clipkit knows the column and checks it."""
+    column = COLUMNS.get(name.removeprefix("runs/")) if key_of(name) == "runs" else None
+    return column.unit if column and column.is_checked else None
 
 
 def is_split_name(name: str) -> bool:
@@ -203,10 +211,6 @@ def _check_layout(file: FeatureFile, datasets: dict[str, Any]) -> None:
 
 def _check_type(name: str, value: Any) -> None:
     types, ndim = stored_types(name)
-    column = COLUMNS.get(name.removeprefix("runs/")) if key_of(name) == "runs" else None
-    unit = column.unit if column and column.is_checked else None
-    if unit:
-        types = unit.types
     expected = "an array"
     accepted: Any = np.ndarray | BlockMatrix
     if types == {"S"}:
@@ -223,6 +227,7 @@ def _check_type(name: str, value: Any) -> None:
         _check_texts(name, value)
     if stored == "<i8" and value.max() > MAX_INTEGER:
         raise ClipkitError(f"{name}: expected whole numbers of 64 bits, got {value.max()}")
+    unit = _unit_of(name)
     if unit and stored != "S":
         _check_range(name, value, unit)
 

@@ -25,20 +25,10 @@ from clipkit.base import console
 from clipkit.base.errors import ClipkitError
 from clipkit.base.names import distinct_names
 from clipkit.features.model import FeatureFile
-from clipkit.plots import style
-from clipkit.plots.attributes import draw_attributes, draw_choices, draw_importance
-from clipkit.plots.compare import draw_comparison
-from clipkit.plots.confusion import (
-    MAX_CLASSES,
-    confusion_boxes,
-    draw_classes,
-    draw_clusters,
-    draw_confusion,
-)
-from clipkit.plots.retrieval import draw_retrieval
+from clipkit.plots import pictures_of, style
+from clipkit.plots.attributes import draw_attributes
+from clipkit.plots.confusion import confusion_boxes, draw_classes, draw_confusion
 from clipkit.plots.style import Drawn
-from clipkit.plots.temperature import draw_sweeps
-from clipkit.plots.variance import draw_variance
 from clipkit.report.blocks import (
     Bar,
     Block,
@@ -65,16 +55,6 @@ UNREADABLE = (  # what Pillow raises
 )
 BAR_WIDTH, BAR_HEIGHT = 96, 14
 PAD = 3  # pixels at the ends of a bar, for its marks
-# The pictures of results by what made them, besides those of predictions
-DRAWN: dict[str, Callable[[FeatureFile], Drawn]] = {
-    "choose": draw_choices,
-    "cluster": lambda result: draw_clusters(result, None, 0),
-    "compare": draw_comparison,
-    "importance": draw_importance,
-    "probe": lambda result: draw_sweeps([result], None),
-    "retrieve": draw_retrieval,
-    "variance": draw_variance,
-}
 # Words of Hebrew, Arabic and other scripts from right to left
 RIGHT_TO_LEFT = "\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\U00010800-\U00010fff\U0001e800-\U0001efff"
 RIGHT_TO_LEFT_WORDS = re.compile(f"[{RIGHT_TO_LEFT}]+(?:[ -]+[{RIGHT_TO_LEFT}]+)*")
@@ -321,12 +301,12 @@ def _drawings(
             drawings.append(draw(draw_confusion, *options, album=album))
         if not has_pictures:
             drawings.append(draw(draw_classes, *options))
+    if has_pictures:
+        return drawings
     for result in page.results.values():
-        command = results.newest_entry(result)["command"]
-        is_sweep = command != "probe" or result.run_count > 1
-        is_readable = command != "cluster" or len(result.class_names or ()) <= MAX_CLASSES
-        if command in DRAWN and is_sweep and is_readable and not has_pictures:
-            drawings.append(draw(DRAWN[command], result))
+        for picture in pictures_of(result):
+            if picture.is_reported(result):
+                drawings.append(draw(picture.draw_file, result))
     return drawings
 
 

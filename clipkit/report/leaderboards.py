@@ -17,8 +17,8 @@ from clipkit.base import console
 from clipkit.base.errors import UsageError
 from clipkit.base.files import atomic_write
 from clipkit.features.columns import COLUMNS
-from clipkit.features.history import feature_name, provenance
 from clipkit.features.model import FeatureFile
+from clipkit.features.provenance import feature_name, provenance
 from clipkit.models.hub import ALIASES
 
 # The task of each command's results, as CLIP_benchmark calls it, and as the Hub does.

@@ -19,8 +19,8 @@ from clipkit.base import console
 from clipkit.base.errors import ClipkitError
 from clipkit.base.names import distinct_names
 from clipkit.features.compatibility import matching_split
-from clipkit.features.history import is_untrained, provenance
 from clipkit.features.model import FeatureFile, Int64
+from clipkit.features.provenance import is_untrained, provenance
 from clipkit.report.steps import settings
 
 Bools = NDArray[np.bool_]

@@ -16,8 +16,8 @@ from clipkit.analysis.results import Row, newest_entry
 from clipkit.base.errors import ClipkitError
 from clipkit.features.columns import COLUMNS, HIGHER, SHARE, depends_on_rows
 from clipkit.features.compatibility import SAME_IMAGES, Origin, origin, relate
-from clipkit.features.history import is_untrained, provenance
 from clipkit.features.model import FeatureFile, Int64
+from clipkit.features.provenance import is_untrained, provenance
 from clipkit.report import summary
 from clipkit.report.blocks import Bar, Block, Cell, Fact, Heading, Measurement, Number, Table
 from clipkit.report.markdown import escape, format_measurement, format_measurements

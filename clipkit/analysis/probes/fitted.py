@@ -24,48 +24,11 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from clipkit.analysis.probes import classifiers
-from clipkit.analysis.probes.models import Model, largest_magnitude
+from clipkit.analysis.probes.models import Model
+from clipkit.analysis.probes.preparation import Preparation
 from clipkit.analysis.softmax import softmax
-from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError, UsageError
+from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features.model import Floats, Int64
-
-
-@dataclass(frozen=True)
-class Preparation:
-    """Prepare columns for a model: (x - mean) / deviation - centre, / rms.
-
-    Only standardised features have a mean and a deviation (D,). A classifier that compares
-    directions has no centre.
-    """
-
-    mean: Floats | None = None
-    deviation: Floats | None = None
-    centre: Floats | None = None
-    rms: float = 1.0
-
-    def standardize(self, X: Floats) -> Floats:
-        """Standardise the columns of `X` (M, D), if the fitted rows were."""
-        if self.mean is None or self.deviation is None:
-            return X
-        return (X.astype(self.mean.dtype, copy=False) - self.mean) / self.deviation
-
-    def apply(self, X: Floats) -> NDArray[np.float32]:
-        """Return prepared rows (M, D), or refuse them as `check_magnitude` does."""
-        X = self.standardize(X)
-        if self.centre is not None:
-            check_magnitude(X, 0.0 if self.mean is not None else SMALLEST)
-            X = X - self.centre
-        return (X / self.rms).astype(np.float32)
-
-
-def check_magnitude(rows: Floats, smallest: float) -> None:
-    """Refuse features so large or small that a fit overflows or never ends."""
-    largest = largest_magnitude(rows)
-    if largest != 0 and not smallest <= largest <= LARGEST:
-        raise ClipkitError(
-            f"expected features of magnitude {SMALLEST:g} to {LARGEST:g}, got {largest:.3g}",
-            "standardise them: fit with --standardize",
-        )
 
 
 @dataclass(frozen=True)

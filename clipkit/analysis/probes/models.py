@@ -10,6 +10,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from clipkit.analysis.probes.preparation import largest_magnitude
 from clipkit.analysis.softmax import softmax
 from clipkit.features.model import Floats, Int64
 
@@ -239,8 +240,3 @@ def unit_rows(rows: Floats) -> Floats:
     rows = rows / (np.abs(rows).max(axis=1, keepdims=True) + tiny)  # so that no square overflows
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     return np.asarray(rows / (lengths + tiny))
-
-
-def largest_magnitude(rows: Floats) -> float:
-    """Return the largest absolute value of an array, 0 if it is empty."""
-    return max(float(rows.max(initial=0)), -float(rows.min(initial=0)))

@@ -13,7 +13,7 @@ from joblib import cpu_count  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from clipkit.analysis.probes.fitted import Preparation
+from clipkit.analysis.probes.preparation import Preparation
 from clipkit.features.model import Floats, Int64
 
 Float64 = NDArray[np.float64]

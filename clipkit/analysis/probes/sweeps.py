@@ -15,8 +15,8 @@ from threadpoolctl import threadpool_limits
 
 from clipkit.analysis.probes import classifiers
 from clipkit.analysis.probes.classifiers import Classifier
-from clipkit.analysis.probes.fitted import FittedProbe, Preparation
-from clipkit.analysis.probes.models import largest_magnitude
+from clipkit.analysis.probes.fitted import FittedProbe
+from clipkit.analysis.probes.preparation import Preparation, largest_magnitude
 from clipkit.analysis.probes.sweep_context import (
     ProgressCallback,
     Setting,
