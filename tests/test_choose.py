@@ -18,6 +18,7 @@ from clipkit.datasets.items import Item, Items
 from clipkit.features import FeatureFile
 from clipkit.features.history import History
 from clipkit.features.model import Split
+from clipkit.plots.attributes import draw_choices
 from clipkit.shapes.attributes import attributes
 from clipkit.shapes.attributes import items as shapes_items
 
@@ -375,6 +376,10 @@ def test_several_controls_have_a_mean_and_a_range_and_none_may_do_as_well():
     check_means_of_controls(measure, controls)
     assert choices.finding(measure(controls)) == "Categories understood: words 2 of 2"
     result = measure(controls)
+    figure, _ = draw_choices(result)
+    lines = np.vstack([lines.get_segments() for lines in figure.axes[0].collections])
+    ends = [[row["accuracy_control_low"], row["accuracy_control_high"]] for row in result.rows()]
+    assert {tuple(line) for line in 100 * np.array(ends)} <= {tuple(line) for line in lines[..., 0]}
     result.runs["accuracy_control_high"][:] = 1.0
     assert choices.finding(result) == "Categories understood: words 0 of 2"
 
