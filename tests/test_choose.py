@@ -377,6 +377,7 @@ def test_several_controls_have_a_mean_and_a_range_and_none_may_do_as_well():
     assert choices.finding(measure(controls)) == "Categories understood: words 2 of 2"
     result = measure(controls)
     figure, _ = draw_choices(result)
+    assert figure.axes[0].get_title("left").endswith("; controls: the range")
     lines = np.vstack([lines.get_segments() for lines in figure.axes[0].collections])
     ends = [[row["accuracy_control_low"], row["accuracy_control_high"]] for row in result.rows()]
     assert {tuple(line) for line in 100 * np.array(ends)} <= {tuple(line) for line in lines[..., 0]}

@@ -246,7 +246,10 @@ def draw_choices(result: FeatureFile) -> Drawn:
         measure = f"{row['split']}: " if len(result.splits) > 1 else ""
         names.append(f"{measure}{row['category']} ({row['items']:,.0f})")
     numbers, title = (columns["angle"], series, no_numbers), "Right choices by category"
-    figure = attributes(names, *numbers, texts=CHOICE_LABELS, title=title)
+    random, axis, lines = CHOICE_LABELS
+    if "accuracy_control_low" in result.runs:
+        lines += "; controls: the range"
+    figure = attributes(names, *numbers, texts=(random, axis, lines), title=title)
     split = ", ".join(map(str, results.newest_entry(result).list_of("splits")))
     return style.state(figure, finding(result), results.source_label(result, split))
 
