@@ -144,8 +144,8 @@ $(OUT)/%.shots.h5: $(OUT)/%.h5
 # text among texts that differ in a word or in the order of words (ITEMS).
 FILES_chapter7 := $(if $(CAPTIONS),retrieve.h5 retrieve.png) $(if $(ITEMS),choose.h5 choose.png)
 
-REFERENCE := $(if $(SEED),,$(firstword $(CONTROLS)))
-AGAINST = $(if $(REFERENCE),--control $(REFERENCE)/img.h5 --control-texts $(REFERENCE)/$1.h5)
+AGAINST = $(foreach control,$(if $(SEED),,$(CONTROLS)),--control $(control)/img.h5 \
+  --control-texts $(control)/$1.h5)
 $(OUT)/captions.h5: $(wildcard $(CAPTIONS)) $(OUT)/table
 	clipkit textembed --captions $(CAPTIONS) $(MODEL_OPTIONS) -f -o $@
 $(OUT)/items.h5: $(wildcard $(ITEMS)) $(OUT)/table

@@ -283,7 +283,10 @@ def test_a_model_of_sigmoids_is_calibrated_as_a_softmax(tmp_path):
     file.history[0]["model"] = {**MODEL, "logit_bias": -10.0}
     sigmoid = ok("calibrate", saved(tmp_path, file), "-t", "model")
     assert sigmoid.stdout == plain.stdout
-    assert "the model's own probabilities are sigmoids; these are of a softmax" in sigmoid.stderr
+    assert (
+        "the model's own probabilities are sigmoids; those of a softmax are scored"
+        in sigmoid.stderr
+    )
 
 
 @pytest.mark.long

@@ -339,17 +339,18 @@ def test_a_table_and_words_reach_chapter_6(make, tmp_path):
     assert sum("--table shapes" in line for line in bundled) == 2
 
 
-def test_captions_and_items_reach_chapter_7_with_the_control(make, tmp_path):
+def test_captions_and_items_reach_chapter_7_with_all_controls(make, tmp_path):
     (tmp_path / "c.tsv").touch()
-    variables = {"CAPTIONS": tmp_path / "c.tsv", "ITEMS": tmp_path / "items", "UNTRAINED": 7}
+    variables = {"CAPTIONS": tmp_path / "c.tsv", "ITEMS": tmp_path / "items", "UNTRAINED": "7,8"}
     lines = commands(make("-n", "chapter7", out=tmp_path, **variables).stdout)
     texts = [line for line in lines if line.startswith("clipkit textembed")]
-    assert sum(f"--captions {tmp_path}/c.tsv" in line for line in texts) == 2  # and the control's
-    assert sum(f"--items {tmp_path}/items" in line for line in texts) == 2
-    control = f"--control {tmp_path}/{CONTROL}"
+    assert sum(f"--captions {tmp_path}/c.tsv" in line for line in texts) == 3  # and the controls'
+    assert sum(f"--items {tmp_path}/items" in line for line in texts) == 3
+    folders = [f"{tmp_path}/{CONTROL.replace('7', seed)}" for seed in "78"]
     for verb, file in (("retrieve", "captions"), ("choose", "items")):
         line = [line for line in lines if line.startswith(f"clipkit {verb}")][-1]
-        assert f"{control}/img.h5 --control-texts {tmp_path}/{CONTROL}/{file}.h5" in line
+        for folder in folders:
+            assert f"--control {folder}/img.h5 --control-texts {folder}/{file}.h5" in line
     done = make("-n", "chapter7", out=tmp_path, check=False)
     assert "expected CAPTIONS=... or ITEMS=..., got none" in done.stderr
 

@@ -7,15 +7,18 @@ import time
 
 import numpy as np
 import pytest
+from factories import check_means_of_controls, untrained
 from shell import fails, ok, rows
 
 from clipkit import embedding, features
 from clipkit.analysis import choices
+from clipkit.analysis.controls import Control
 from clipkit.base.errors import ClipkitError
 from clipkit.datasets.items import Item, Items
 from clipkit.features import FeatureFile
 from clipkit.features.history import History
 from clipkit.features.model import Split
+from clipkit.plots.attributes import draw_choices
 from clipkit.shapes.attributes import attributes
 from clipkit.shapes.attributes import items as shapes_items
 
@@ -308,7 +311,7 @@ def test_items_of_unknown_images_are_named_and_refused_or_left_out(capsys):
     assert result.rows()[0]["items"] == 3
     notes = capsys.readouterr().err
     assert "6 items left out" in notes
-    assert "12 images without item" in notes
+    assert "12 images in no item" in notes
 
 
 def test_equal_ids_are_refused():
@@ -361,6 +364,27 @@ def test_the_texts_of_shapes_fit_their_images():
     assert 0.4 < np.mean(categories["negation"]) < 0.6
 
 
+def test_several_controls_have_a_mean_and_a_range_and_none_may_do_as_well():
+    random = np.random.RandomState(1)
+    pairs = random_pairs(60, 0.5, 16, random)
+    images, texts, items = make_files(pairs, pairs)
+    controls = [Control(*untrained(images, texts, seed=seed)) for seed in (3, 4)]
+
+    def measure(controls):
+        return choices.choose(images, texts, items, controls=controls)
+
+    check_means_of_controls(measure, controls)
+    assert choices.finding(measure(controls)) == "Categories understood: words 2 of 2"
+    result = measure(controls)
+    figure, _ = draw_choices(result)
+    assert figure.axes[0].get_title("left").endswith("; controls: the range")
+    lines = np.vstack([lines.get_segments() for lines in figure.axes[0].collections])
+    ends = [[row["accuracy_control_low"], row["accuracy_control_high"]] for row in result.rows()]
+    assert {tuple(line) for line in 100 * np.array(ends)} <= {tuple(line) for line in lines[..., 0]}
+    result.runs["accuracy_control_high"][:] = 1.0
+    assert choices.finding(result) == "Categories understood: words 0 of 2"
+
+
 # ---- The command ---------------------------------------------------------------------------------
 
 
@@ -405,7 +429,7 @@ def test_tiny_understands_words_and_its_control_does_not(shapes, monkeypatch):
     ok("report", "tiny.h5", "control.h5", "-o", "page.html")
     page = (shapes / "page.html").read_text("utf-8")
     assert page.count('src="data:image/svg') >= 1
-    assert "clipkit choose images.h5 texts.h5 --control controlimages.h5" in page
+    assert "clipkit choose images.h5 texts.h5 --control control1.h5" in page
     assert "words 4 of 5, order of words 2 of 2; not shown: negation" in page
     assert page.count(">word order<") == 1  # the control is a column, and has no rows
     table = ok("choose", "img.h5", "txt.h5", "--items", "shapes", "--format", "table").stdout

@@ -148,6 +148,8 @@ STEPS = {
     "ctl-a.h5": "attributes ctl.h5 --table table.csv --attribute flag --metric auroc",
 }
 ATTRIBUTES = "attributes img.h5 words.h5 --control ctl.h5 --table table.csv"
+# The control twice, since several have a range
+CONTROLS = 2 * " --control ctl.h5 --control-texts ctl-{}.h5"
 # Reports that together have all columns, each with the columns that tell its rows apart
 REPORTS = {
     "entropy logits.h5 -t 1,0.05": "split temperature",
@@ -163,8 +165,8 @@ REPORTS = {
     "predict ../base/p.h5 logits.h5 --threshold 0.5": "",
     "cluster img.h5 -k 5 --seed 1,2": "",
     "calibrate logits.h5 -t 0.05": "",
-    "retrieve img.h5 captions.h5 --gap --control ctl.h5 --control-texts ctl-captions.h5": "split k",
-    "choose img.h5 items.h5 --items items.csv --control ctl.h5 --control-texts ctl-items.h5": "",
+    "retrieve img.h5 captions.h5 --gap" + CONTROLS.replace("{}", "captions"): "split k",
+    "choose img.h5 items.h5 --items items.csv" + CONTROLS.replace("{}", "items"): "",
     "importance ../base/p.h5 logits.h5": "prompt",
     "importance ../base/p.h5 logits.h5 --groups prompts.tsv": "group",
     "importance p.h5 --weights 7": "class prompt",
@@ -181,7 +183,7 @@ REPORTS = {
     "compare a.h5 ctl-a.h5": "",
     "align img.h5 ctl.h5": "measure",
     "align img.h5 ctl.h5 --blind 5": "",
-    "describe logits.h5 --control ctl-logits.h5 --top 7": "group prompt",
+    "describe logits.h5 --top 7" + 2 * " --control ctl-logits.h5": "group prompt",
     "threshold logits.h5 --fpr 0.1": "prompt",
     "threshold known-logits.h5 --unknown unknown-logits.h5": "measure",
     "info --runs z.h5 answers.h5": "",

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from factories import MODEL, fails_with, refused, result_file, saved
+from factories import (
+    MODEL,
+    check_means_of_controls,
+    fails_with,
+    refused,
+    result_file,
+    saved,
+    untrained,
+)
 from scipy.stats import ttest_ind
 from shell import clipkit, ok, rows
 
@@ -162,6 +170,14 @@ def test_a_control_has_the_same_prompts_and_no_difference(tmp_path):
     refused(clipkit("describe", files[0], "--control", files[1]), 1, "different prompts")
     table = make_result(control.history, [{"x": 1.0}])
     refused(clipkit("describe", files[0], "--result", saved(files[1], table)), 1, "predictions")
+
+
+def test_several_controls_have_a_mean_and_a_range():
+    file = logits(shift=0.05)
+    controls = untrained(file, seed=3) + untrained(file, seed=4)
+    check_means_of_controls(lambda files: describe(file, controls=files), controls)
+    inputs = describe(file, controls=controls).history[-1]["inputs"]
+    assert list(inputs) == ["logits", "control 1", "control 2"]
 
 
 @pytest.mark.parametrize("words", [("--run", 0), ("--result", "r.h5", "--table", "shapes")])

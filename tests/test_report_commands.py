@@ -262,9 +262,29 @@ def test_files_of_folders_that_were_joined_are_made_in_these_folders(tmp_path):
     ]
 
 
+def options_of(entry):
+    """Return the words of the only command that a history of one entry says how to run."""
+    return command_lines([entry], "out.h5", {}.get, COMMANDS)[-1]
+
+
+def test_each_control_has_an_option_whatever_the_clipkit_that_wrote_its_role():
+    roles = ("texts", "images", "control 2 texts", "control 1", "control 2", "control 1 texts")
+    inputs = {role: f"sha256:{role}" for role in roles}
+    entry = {"command": "choose", "items": ["shapes"], "inputs": inputs}
+    assert options_of(entry) == (
+        "clipkit choose images.h5 texts.h5 --control control1.h5 --control-texts control1texts.h5 "
+        "--control control2.h5 --control-texts control2texts.h5 --items shapes -o out.h5"
+    )
+    for role, name in (("control", "control.h5"), ("control 1", "control1.h5")):
+        inputs = {role: "sha256:1", "logits": "sha256:2", "result": "sha256:3"}
+        assert options_of({"command": "describe", "top": 5, "inputs": inputs}) == (
+            f"clipkit describe logits.h5 --control {name} --result result.h5 --top 5 -o out.h5"
+        )
+
+
 def test_retrieval_has_its_captions_and_both_files_of_a_control():
     embedded = {"name": "shapes", "splits": {"test": {}}}
-    roles = ("images", "texts", "control images", "control texts")
+    roles = ("images", "texts", "control images", "control texts")  # of an earlier clipkit
     inputs = {role: f"sha256:{role}" for role in roles}
     captions = {"command": "textembed", "captions": "shapes", "dataset": embedded}
     retrieve = {"command": "retrieve", "k": [1, 5], "inputs": inputs}

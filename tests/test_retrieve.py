@@ -6,16 +6,19 @@ import io
 import json
 import re
 import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from factories import check_means_of_controls, fails_with, untrained
 from PIL import Image
 from shell import fails, ok, rows
 
 from clipkit import datasets, embedding, features
-from clipkit.analysis import metrics, retrieval
+from clipkit.analysis import metrics, retrieval, variance
+from clipkit.analysis.controls import Control
 from clipkit.analysis.retrieval import Pairs
-from clipkit.base.errors import ClipkitError
+from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile
 from clipkit.features.history import History
 from clipkit.features.model import Split
@@ -142,6 +145,41 @@ def test_a_result_is_compared_query_by_query_and_drawn(tmp_path, monkeypatch):
     assert re.findall(r">(\w+)</th>", header)[:3] == ["task", "measure", "value"]
 
 
+def test_several_controls_have_a_mean_and_a_range():
+    files = make_files(make_pairs(9, 2, noise=1.0))
+    controls = [Control(*untrained(*files, seed=seed)) for seed in (3, 4, 5)]
+
+    def measure(controls):
+        return retrieval.retrieve(*files, k=[1, 5], controls=controls, gap=True)
+
+    check_means_of_controls(measure, controls)
+    inputs = measure(controls[:2]).history[-1]["inputs"]
+    numbers = ("control 1", "control 1 texts", "control 2", "control 2 texts")
+    assert set(inputs) == {"images", "texts", *numbers}
+    assert inputs["control 2 texts"] == controls[1].texts.digest
+
+
+def test_a_control_has_texts_where_they_are_needed_and_only_there():
+    images, texts = make_files(make_pairs(9, 2, noise=1.0))
+    images.splits["test"].labels = np.arange(9) % 3
+    images.class_names = ["a", "b", "c"]
+    control = Control(*untrained(images, texts))
+    with fails_with("control 1: expected texts, got none", UsageError):
+        retrieval.retrieve(images, texts, controls=[control.images])
+    with fails_with("control 2: expected no texts, got some", UsageError):
+        variance.decompose(images, controls=[control.images, control])
+    others = replace(control.texts, texts=[*control.texts.texts[1:], "other"])
+    with fails_with("expected the same images and texts, got others"):
+        retrieval.retrieve(images, texts, controls=[control._replace(texts=others)])
+
+
+def test_a_control_on_the_command_line_has_its_texts(img_h5, txt_h5):
+    for count, options in ((0, []), (1, ["--control-texts", "c.h5"])):
+        options += ["--control", "a.h5", "--control", "b.h5"]
+        line = fails("retrieve", img_h5, txt_h5, *options, exit_code=2)
+        assert f"expected as many --control-texts as --control, got 2 and {count}" in line
+
+
 @pytest.mark.long
 def test_a_control_is_of_the_same_pairs_and_an_untrained_model(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -156,7 +194,7 @@ def test_a_control_is_of_the_same_pairs_and_an_untrained_model(tmp_path, monkeyp
     first = rows(ok("retrieve", "img.h5", "txt.h5", *control, "-o", "r.h5").stdout)[0]
     assert float(first["recall_low"]) > 0.5 > float(first["recall_control"])
     inputs = set(features.read("r.h5").history[-1]["inputs"])
-    assert inputs == {"images", "texts", "control images", "control texts"}
+    assert inputs == {"images", "texts", "control 1", "control 1 texts"}
     assert "untrained" in fails("retrieve", "img.h5", "txt.h5", *trained)
     assert "txt.h5" in fails("retrieve", "img.h5", "txt.h5", "--strict")
 

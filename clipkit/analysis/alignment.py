@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clipkit.analysis import comparison, retrieval, similarity
+from clipkit.analysis import pairing, retrieval, similarity
 from clipkit.analysis.metrics import falling_order
 from clipkit.analysis.results import Row, choose_split, make_result
 from clipkit.base import console
@@ -24,7 +24,7 @@ MEASURES = ("mutual_knn", "cka")
 
 
 class Space(NamedTuple):
-    """What the measures need of N rows."""
+    """What the measures use of N rows."""
 
     centred: Floats  # (N, D)
     neighbours: Int64  # (N, k)
@@ -84,8 +84,8 @@ def _match(
         pairs = retrieval.pair(files[0], files[1], split, same_rows=same_rows)
         first_texts = np.unique(pairs.image_of, return_index=True)[1]
         return split, pairs.ids, [pairs.images, pairs.texts[first_texts]]
-    splits = [comparison.same_split(file, files[0], split, same_rows) for file in files]
-    orders = comparison.match_ids(files, splits, common=True)
+    splits = [pairing.same_split(file, files[0], split, same_rows) for file in files]
+    orders = pairing.match_ids(files, splits, common=True)
     features = []
     for file, name, order in zip(files, splits, orders, strict=True):
         rows_of_file = np.asarray(file.splits[name].features, np.float64)[order]
@@ -114,7 +114,7 @@ def _compare(
             report_progress(done + 1, len(orders))
     largest = found.max(axis=(1, 2))  # (1 + PERMUTATIONS, 2)
     null95 = np.quantile(largest, 0.95, axis=0, method="inverted_cdf")
-    names = comparison.name_files(files, range(len(files)))
+    names = pairing.name_files(files, range(len(files)))
     rows: list[Row] = []
     for i, j, m in np.ndindex(found.shape[1:]):
         value, limit = found[0, i, j, m], null95[m]
@@ -126,7 +126,7 @@ def _compare(
 
 
 def make_space(features: Floats, k: int, name: str = "features", seed: int = 42) -> Space:
-    """Return what the measures need of rows (N, D) of length 1.
+    """Return what the measures use of rows (N, D) of length 1.
 
     Rows with the same cosine are neighbours in a random order, with another `seed` for each file:
     if all files took the first rows, their neighbours would be the same whatever the models hold.
@@ -162,7 +162,7 @@ def hsic(x: Floats, y: Floats) -> float:
 
 
 def blind_pairs(features: Sequence[Floats], ids: Sequence[str], k: int, count: int) -> list[Row]:
-    """List pairs of rows that one model holds alike and another apart, by rank.
+    """List pairs of rows that are similar to one model and not to another, by rank.
 
     Return rows `id` and their neighbours `other` in the first of two files that have the highest
     `rank_b` in the second, with both cosines; each row once. `blind` is the share of all neighbours

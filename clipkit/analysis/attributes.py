@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 
 from clipkit.analysis import probes, results, similarity, zeroshot
 from clipkit.analysis.attribute_groups import ABOVE_CHANCE
+from clipkit.analysis.controls import Control, check_controls, control_digests
 from clipkit.analysis.held_out import EVAL_SPLIT, FIT_SPLIT, SplitRows, choose_rows, find_shared
 from clipkit.analysis.probes.classifiers import LOGREG, names_taking
 from clipkit.analysis.results import Row
@@ -41,7 +42,6 @@ from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, check_positive, shorten, unknown
 from clipkit.features import compatibility
 from clipkit.features.annotations import CLASS, Annotations, Attribute, read_annotations
-from clipkit.features.compatibility import check_control
 from clipkit.features.model import BlockMatrix, FeatureFile, Float32, Int64, Split, row_blocks
 from clipkit.features.provenance import prompts_entry
 from clipkit.features.validation import MAX_CLASSES
@@ -76,7 +76,8 @@ Predicted = NDArray[Any]  # of the scored rows (n,): values or scores
 class _Embeddings:
     """The embeddings that a file has of the rows to fit on and to score, for several attributes.
 
-    `X`, which may be large, and `X_scored` are theirs, and `shared` is what probes on them share.
+    `X` (which may be large) and `X_scored` are the embeddings of these rows. Probes on them share
+    `shared`.
     """
 
     def __init__(self, file: FeatureFile, fit: SplitRows, scored: SplitRows) -> None:
@@ -88,7 +89,7 @@ class _Embeddings:
     def similarities(self, directions: Float32) -> list[Float32]:
         """Return the similarities of the rows to fit on and to score with directions (P, D).
 
-        Those with few directions are kept, since attributes share the random ones.
+        The similarities with few directions are kept, since attributes share the random directions.
         """
         key = directions.tobytes()
         if key in self._similarities:
@@ -122,6 +123,7 @@ class _Settings(NamedTuple):
     metric: str
     C: float
     seed: int
+    random: int  # number of sets of random directions
 
 
 def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
@@ -130,7 +132,7 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
     *,
     table: str | None = None,
     columns: Sequence[str] = (),
-    controls: Sequence[FeatureFile] = (),
+    controls: Sequence[Control | FeatureFile] = (),
     metric: str = RECALL,
     random: int = 5,
     C: float = 1.0,
@@ -142,8 +144,9 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
 
     Parameters
     ----------
-    images, controls : FeatureFile
-        The same images, embedded by a model and by untrained controls.
+    images : FeatureFile
+    controls : sequence of Control or FeatureFile
+        The same images, embedded by untrained models.
     words : FeatureFile, optional
         Of kind texts, with classes that are called ``attribute: value``. The words for the
         attribute `class` may also have the names of the images' classes.
@@ -181,46 +184,31 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
         raise UsageError(f"random: expected at least 0, got {random}")
     check_positive("C", C)
     if words is not None:
-        compatibility.common_logit_scale(images, words)
-        compatibility.check_widths(images, words)
-        _warn_of_doubled_articles(words)
+        _check_words(images, words)
     annotations = _read(images, table, columns, metric)
     kind = KINDS[metric]
     fit, scored = choose_rows(images, fit_split, eval_split, seed)
     own = _Embeddings(images, fit, scored)
     caveats = find_shared("fitted", scored.split, own.X, own.X_scored)
-    untested = {} if results.is_testable(caveats) else dict.fromkeys(OF_OTHER_IMAGES, math.nan)
-    for control in controls:
-        check_control(control, images, [fit.split, scored.split])
-    embeddings = [own, *[_Embeddings(control, fit, scored) for control in controls]]
-    rows, ranks = [], []
-    problems: dict[str, list[str]] = {}
-    without_words = []
-    with console.progress("probing attributes", "attributes") as report_progress:
-        for number, attribute in enumerate(annotations.attributes):
-            measured = kind(embeddings, attribute, fit, scored, _Settings(metric, C, seed))
-            embeddings = measured.embeddings
-            attribute_words = None if words is None else measured.find_words(words)
-            if attribute_words is None:
-                without_words.append(attribute.name)
-            for problem in measured.problems():
-                problems.setdefault(problem, []).append(attribute.name)
-            row = measured.row(attribute_words, random)
-            rows.append({name: untested.get(name, value) for name, value in row.items()})
-            ranks.append(measured.ranks(scored))
-            report_progress(number + 1, len(annotations.attributes))
+    untrained = check_controls(controls, images, [fit.split, scored.split])
+    embeddings = [own, *[_Embeddings(control.images, fit, scored) for control in untrained]]
+    settings = _Settings(metric, C, seed, random)
+    measured = _measure_each(annotations.attributes, embeddings, words, settings)
+    rows = [one.row for one in measured]
+    if not results.is_testable(caveats):
+        _empty(rows, OF_OTHER_IMAGES)
     _note_means(rows, metric)
-    few = problems.pop(results.FEW_SCORED, [])
+    names_with = _names_with_problems(measured)
+    few = names_with.pop(results.FEW_SCORED, [])
     caveats += results.find_caveats("few", scored.split, len(few), len(rows), few)
-    for problem, names in problems.items():
+    for problem, names in names_with.items():
         console.warn(f"{results.join_names(names)}: {problem}")
-    if words is not None and without_words:
-        expected = without_words[0] + (": VALUE" if metric == RECALL else "")
-        _note_missing_words(words, without_words, expected)
     inputs = {"images": images.digest, **annotations.inputs}
+    prompts = None
     if words is not None:
+        _note_missing_words(words, measured, metric)
         inputs["words"] = words.digest
-    inputs |= {f"control {number}": file.digest for number, file in enumerate(controls, 1)}
+        prompts = prompts_entry(words)
     history = images.extended_history(
         "attributes",
         attributes=annotations.source,
@@ -232,23 +220,69 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
         fit_split=fit.split,
         eval_split=scored.split,
         seed=seed,
-        prompts=None if words is None else prompts_entry(words),
+        prompts=prompts,
         caveats=caveats or None,
-        inputs=inputs,
+        inputs=inputs | control_digests(untrained),
     )
     result = results.make_result(history, rows)
-    result.splits = _keep(ranks, images, scored, metric)
+    result.splits = _keep(measured, images, scored, metric)
     return result
 
 
+class _Measured(NamedTuple):
+    """What was measured of an attribute, and what is wrong with its values."""
+
+    name: str
+    row: Row
+    ranks: Int64  # see `_Attribute.ranks`
+    problems: list[str]
+    has_words: bool
+
+
+def _measure_each(
+    attributes: Sequence[Attribute],
+    embeddings: Sequence[_Embeddings],
+    words: FeatureFile | None,
+    settings: _Settings,
+) -> list[_Measured]:
+    """Measure attributes on the embeddings of a model, which come first, and of its controls."""
+    fit, scored = embeddings[0].fit, embeddings[0].scored
+    measured = []
+    with console.progress("probing attributes", "attributes") as report_progress:
+        for number, attribute in enumerate(attributes, 1):
+            one = KINDS[settings.metric](embeddings, attribute, fit, scored, settings)
+            embeddings = one.embeddings  # those of the next attribute, if it has the same rows
+            own_words = None if words is None else one.find_words(words)
+            row, problems = one.row(own_words), one.problems()
+            has_words = own_words is not None
+            measured.append(_Measured(attribute.name, row, one.ranks(scored), problems, has_words))
+            report_progress(number, len(attributes))
+    return measured
+
+
+def _names_with_problems(measured: Sequence[_Measured]) -> dict[str, list[str]]:
+    """Return the names of the attributes that have each problem."""
+    names_with: dict[str, list[str]] = {}
+    for one in measured:
+        for problem in one.problems:
+            names_with.setdefault(problem, []).append(one.name)
+    return names_with
+
+
+def _empty(rows: Sequence[Row], columns: Iterable[str]) -> None:
+    """Replace the values of columns by NaN, in the rows that have them."""
+    for row in rows:
+        row |= dict.fromkeys(row.keys() & columns, math.nan)
+
+
 def _keep(
-    ranks: Sequence[Int64], images: FeatureFile, scored: SplitRows, metric: str
+    measured: Sequence[_Measured], images: FeatureFile, scored: SplitRows, metric: str
 ) -> dict[str, Split]:
     """Return the ranks (3, N) of attributes for `clipkit compare`, if the metric is of ranks."""
     if metric not in RANKED or len(scored.numbers) >= MAX_CLASSES:
         return {}
     ids = [images.splits[scored.split].ids[row] for row in scored.numbers.tolist()]
-    return {scored.split: Split(ids=ids, predicted=np.vstack(ranks))}
+    return {scored.split: Split(ids=ids, predicted=np.vstack([one.ranks for one in measured]))}
 
 
 def _read(
@@ -263,25 +297,38 @@ def _read(
     annotations = read_annotations(images, table, columns, numbers=numbers)
     if metric == RECALL:
         _check_counts(annotations.attributes)
-    if KINDS[metric] is not _Label:
-        return annotations
+    if KINDS[metric] is _Label:
+        labels = _choose_labels(annotations.attributes, str(table), are_named=bool(columns))
+        return replace(annotations, attributes=labels)
+    return annotations
+
+
+def _choose_labels(
+    attributes: Sequence[Attribute], table: str, *, are_named: bool
+) -> list[Attribute]:
+    """Return the attributes that are labels; refuse others if they are named, or if none is."""
     labels, others = [], []
-    for attribute in annotations.attributes:
+    for attribute in attributes:
         if _is_label(attribute):
             labels.append(_ordered(attribute))
-        elif columns or attribute.name != CLASS:  # nobody asked for the classes
+        elif are_named or attribute.name != CLASS:  # nobody asked for the classes
             others.append(attribute)
     if others:
-        first = others[0]
-        got = ", ".join(repr(shorten(value, 40)) for value in first.values[:NAMED])
-        if columns or not labels:
-            raise ClipkitError(
-                f"{table}: expected 0 and 1 in {first.name}, got {got}",
-                "--metric recall measures categories, and r2, mae, spearman and kendalltau numbers",
-            )
-        names = results.join_names([attribute.name for attribute in others])
-        console.note(f"{table}: left out {names}: expected 0 and 1, got {got} in {first.name}")
-    return replace(annotations, attributes=labels)
+        _report_no_labels(table, others, is_refused=are_named or not labels)
+    return labels
+
+
+def _report_no_labels(table: str, others: Sequence[Attribute], *, is_refused: bool) -> None:
+    """Refuse attributes that are no labels, or note that they are left out."""
+    first = others[0]
+    got = ", ".join(repr(shorten(value, 40)) for value in first.values[:NAMED])
+    if is_refused:
+        raise ClipkitError(
+            f"{table}: expected 0 and 1 in {first.name}, got {got}",
+            "--metric recall measures categories, and r2, mae, spearman and kendalltau numbers",
+        )
+    names = results.join_names([attribute.name for attribute in others])
+    console.note(f"{table}: left out {names}: expected 0 and 1, got {got} in {first.name}")
 
 
 def _is_label(attribute: Attribute) -> bool:
@@ -319,7 +366,10 @@ def _check_counts(attributes: Sequence[Attribute]) -> None:
             )
 
 
-def _warn_of_doubled_articles(words: FeatureFile) -> None:
+def _check_words(images: FeatureFile, words: FeatureFile) -> None:
+    """Refuse words of another model; warn if a template doubles their articles."""
+    compatibility.common_logit_scale(images, words)
+    compatibility.check_widths(images, words)
     texts = words.texts or []
     if all(DOUBLED_ARTICLE.search(text) for text in texts):
         console.warn(
@@ -328,7 +378,12 @@ def _warn_of_doubled_articles(words: FeatureFile) -> None:
         )
 
 
-def _note_missing_words(words: FeatureFile, names: Sequence[str], expected: str) -> None:
+def _note_missing_words(words: FeatureFile, measured: Sequence[_Measured], metric: str) -> None:
+    """Note the attributes without words, if there are any."""
+    names = [one.name for one in measured if not one.has_words]
+    if not names:
+        return
+    expected = f"{names[0]}: VALUE" if metric == RECALL else names[0]
     example = (words.class_names or ["no classes"])[0]
     console.note(
         f"{words.display_name} has no words for {results.join_names(names)}: expected classes "
@@ -415,11 +470,11 @@ class _Attribute:
         return {}
 
     def _choose_values(self, fitted: Int64, scored: Int64) -> Int64:
-        """Return those of the values of the fitted and of the scored rows that count."""
+        """Return the values that occur in both the fitted and the scored rows."""
         return np.intersect1d(fitted, scored)
 
     def problems(self) -> list[str]:
-        """Say what is wrong with the values: some cannot be measured, or not well."""
+        """List what keeps the values from being measured, or from being measured well."""
         if self.values < 2:
             return ["fewer than two values have fitted and scored images: nothing is measured"]
         problems = []
@@ -438,7 +493,7 @@ class _Attribute:
         values = np.searchsorted(self.occurring, found.values[chosen])
         return Words(found.directions[chosen], values)
 
-    def row(self, words: Words | None, random: int) -> Row:
+    def row(self, words: Words | None) -> Row:
         """Return the run of the attribute."""
         row: Row = {"attribute": self.attribute.name, "values": self.values}
         row["rows"] = len(self.labels)
@@ -452,7 +507,7 @@ class _Attribute:
             names = self._score(self._on_directions(words.directions))
             count = len(words.directions)
         draws = []
-        for number in range(random):
+        for number in range(self.settings.random):
             draw_seed = (self.settings.seed + number) % 2**32
             directions = similarity.random_directions(count, self.X.shape[1], draw_seed)
             draws.append(self._score(self._on_directions(directions.astype(np.float32))))
@@ -599,9 +654,9 @@ class _Number(_Label):
         few = "fewer than two different numbers are fitted or scored: nothing is measured"
         return [few] if self.values < 2 else []
 
-    def row(self, words: Words | None, random: int) -> Row:
+    def row(self, words: Words | None) -> Row:
         """Return the run of the attribute, with the null of its probe."""
-        row = super().row(words, random)
+        row = super().row(words)
         scores = [math.nan]
         if self.values > 1:
             generator = np.random.default_rng(self.settings.seed)

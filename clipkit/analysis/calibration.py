@@ -23,7 +23,7 @@ from clipkit.base.errors import ClipkitError, UsageError, check_positive
 from clipkit.features.model import BlockMatrix, FeatureFile, Floats, Int64
 
 BINS = 15
-UNEVEN = 1.5  # times 1 / C, the share of the most frequent class is noted
+UNEVEN = 1.5  # a note says if the most frequent class has more than this times 1 / C
 SEED = 42
 SEARCHED = (1e-6, 1e6)  # temperatures, as multiples of the largest difference between scores
 CHI_SQUARED = 3.841459  # 95 % quantile, one degree of freedom
@@ -148,7 +148,8 @@ def _search(
 ) -> tuple[float, ...]:
     """Return the logarithms of the best temperature and of the ends of its interval.
 
-    Search them between `first` and `last`, the best one if it is not given. A missing end is NaN.
+    Both are searched between `first` and `last`, the best one only if it is not given. A missing
+    end is NaN.
     """
     from scipy.optimize import brentq, minimize_scalar
 
@@ -209,9 +210,9 @@ def _shape(scores: ClassScores) -> tuple[float, bool, float]:
 class SoftmaxScores:
     """The confidence (N,) of a softmax at one temperature, and which predictions are right (N,).
 
-    Of equally probable classes, the first is predicted. `nll` is the mean negative log-likelihood
-    in nats. `brier` is the mean over rows of the sum over classes of (probability - outcome)^2
-    (Brier 1950), 0 to 2.
+    The first of equally probable classes is predicted. `nll` is the mean negative log-likelihood in
+    nats. `brier` is the mean over rows of the sum over classes of (probability - outcome)^2 (Brier
+    1950), 0 to 2.
     """
 
     confidence: Floats
@@ -304,7 +305,7 @@ def calibrate(
     taus = taus or [logits.default_temperature]
     zeroshot.check_prompts(logits)
     if softmax.learned_bias(logits) is not None:
-        console.note("the model's own probabilities are sigmoids; these are of a softmax")
+        console.note("the model's own probabilities are sigmoids; those of a softmax are scored")
     fit_split, eval_split, val = _choose_splits(logits, fit_split, eval_split, val)
     name, fit_rows, eval_rows = eval_split, None, None
     if val is not None:

@@ -1,8 +1,8 @@
 """Choose among texts for an image and among images for a text: are captions understood?
 
 An item is right in `text_acc` if each image is closer to its own text than to the others, in
-`image_acc` if each text is closer to its own image, in `acc` if both hold; the names are those of
-CLIP_benchmark. Items of one image have `text_acc` alone. A tie is wrong.
+`image_acc` if each text is closer to its own image, in `acc` if both hold; CLIP_benchmark uses the
+same names. Items of one image have `text_acc` alone. A tie is wrong.
 """
 
 from __future__ import annotations
@@ -10,13 +10,19 @@ from __future__ import annotations
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clipkit.analysis import metrics, similarity
+from clipkit.analysis.controls import (
+    Control,
+    check_controls,
+    control_digests,
+    mean_of_controls,
+)
 from clipkit.analysis.results import Row, choose_split, make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, shorten
@@ -41,13 +47,13 @@ def choose(
     items: Items,
     split: str | None = None,
     *,
-    control: tuple[FeatureFile, FeatureFile] | None = None,
+    controls: Sequence[Control] = (),
     common: bool = False,
 ) -> FeatureFile:
     """Count in how many items the right text and image are chosen: what `clipkit choose` reports.
 
-    `control` holds the same images and texts, embedded by an untrained model. With `common`, items
-    whose images the split lacks are left out, instead of refused.
+    `controls` hold the same images and texts, embedded by untrained models. With `common`, an item
+    is left out if the split lacks one of its images; otherwise that is an error.
 
     Returns
     -------
@@ -55,10 +61,12 @@ def choose(
         A result with a row for each of MEASURES, its `split`, and each `category`, all items first:
         the number of `items`, the share `accuracy` of right ones with a 95 % interval that counts
         items of one image together (see `metrics.effective_rows`), the mean and the 95 % quantile
-        of `shuffle`, and the means of `chance` as `angle` and of `order_blind_ceiling`. The
-        predictions are texts: the right one or a wrong one.
+        of `shuffle`, and the means of `chance` as `angle` and of `order_blind_ceiling`.
+        `accuracy_control` and `shuffled_control` are means of the controls; of several, also with
+        their range (`_low`, `_high`). The predictions are texts: the right one or a wrong one.
     """
     split = choose_split(images, split)
+    controls = check_controls(controls, images, [split], with_texts=True)
     items, rows = _find_images(images, split, items, common)
     vectors = _vectors(images, texts, split, items, rows)
     categories = [item.category for item in items.items]
@@ -67,16 +75,17 @@ def choose(
     means = {"accuracy": right, "shuffled": shuffled.mean(axis=0)}
     means["angle"] = chance(*vectors, [len(item.texts) for item in items.items])
     means["ceiling"] = order_blind_ceiling(items)
-    inputs = {"images": images.digest, "texts": texts.digest}
-    if control is not None:
-        compatibility.check_control(control[0], images, [split])
-        vectors = _vectors(*control, split, items, rows)
-        means["accuracy_control"], draws = shuffle(*vectors, categories, sets)
-        means["shuffled_control"] = draws.mean(axis=0)
-        inputs |= {"control images": control[0].digest, "control texts": control[1].digest}
+    by_controls: dict[str, list[Any]] = {"accuracy_control": [], "shuffled_control": []}
+    for control in controls:
+        assert control.texts is not None  # it is checked
+        vectors = _vectors(control.images, control.texts, split, items, rows)
+        right_of_control, draws = shuffle(*vectors, categories, sets)
+        by_controls["accuracy_control"].append(right_of_control)
+        by_controls["shuffled_control"].append(draws.mean(axis=0))
     unused = len(images.splits[split]) - len(np.unique(rows))
     if unused:
-        console.note(f"{images.display_name}: {console.count(unused, 'image')} without item")
+        console.note(f"{images.display_name}: {console.count(unused, 'image')} in no item")
+    inputs = {"images": images.digest, "texts": texts.digest, **control_digests(controls)}
     entry = history_entry(
         "choose",
         splits=[split],
@@ -93,20 +102,21 @@ def choose(
     for measure, is_right in zip(MEASURES, right, strict=False):
         predicted = np.where(is_right, own, other)[None]
         result.splits[measure] = Split(labels=own, ids=ids, predicted=predicted)
-    result.set_rows(_rows(items, rows[:, 0], means, shuffled))
+    result.set_rows(_rows(items, rows[:, 0], means, shuffled, by_controls))
     return result
 
 
 def understood(result: FeatureFile) -> dict[str, dict[str, bool]]:
     """Return which categories are understood, by what decides them: words, or their order.
 
-    The interval of the accuracy must begin above what the texts alone and the control reach; and,
+    The interval of the accuracy must begin above what the texts alone and each control reach; and,
     if the order of words decides most items, above what a model blind to it reaches.
     """
     rows = result.runs_on(result.rows()[-1]["split"])
     categories: dict[str, dict[str, bool]] = {"words": {}, "order of words": {}}
     for row in rows[1:] or rows:
-        limit = max(row["shuffled95"], row.get("accuracy_control", 0))
+        of_controls = row.get("accuracy_control_high", row.get("accuracy_control", 0))
+        limit = max(row["shuffled95"], of_controls)
         decided_by = "words"
         if row["ceiling"] < MOSTLY_ORDER:
             decided_by, limit = "order of words", max(limit, row["ceiling"])
@@ -129,43 +139,62 @@ def _find_images(
     """Return the items whose images are in a split, and the rows (N, I) of these images."""
     where, ids = f"{images.display_name}: {split}", images.splits[split].ids
     is_bundled = items.name == "shapes"
-    datasets = {str(data.get("name")) for data in images.history.datasets}
-    if is_bundled and datasets and items.name not in datasets:
-        raise ClipkitError(f"{where}: expected images of shapes, got those of {min(datasets)}")
-    if len(set(ids)) < len(ids):
-        raise ClipkitError(f"{where}: expected different ids")
-    row_of, row_of_id = _rows_by_name(ids), {row_id: row for row, row_id in enumerate(ids)}
+    if is_bundled:
+        _check_is_shapes(images, where)
+    row_of = _rows_by_name(ids, where)
     found, kept = [], []
     unknown: list[str] = []
     for item in items.items:
-        rows = []
-        for name in item.images:
-            stem = posixpath.splitext(name)[0]  # not compared with other stems: a.1 is not a.2
-            rows.append(row_of.get(name, row_of_id.get(stem, -1)))
-        if min(rows) >= 0:
+        rows = [row_of(name) for name in item.images]
+        if -1 not in rows:
             found.append(rows)
             kept.append(item)
-        elif not is_bundled:
+        elif not is_bundled:  # a file of some images of `shapes` has only some of the items
             unknown.append(item.images[rows.index(-1)])
-    if not kept or (unknown and not common):
-        advice = "" if common else "; --common leaves such items out"
-        hint = f"ids there look like {shorten(ids[0], 80)!r}{advice}"
-        raise ClipkitError(f"{where}: expected all images of items, lacks {_list(unknown)}", hint)
-    if unknown:
+    if unknown and common and kept:
         left_out = console.count(len(items.items) - len(kept), "item")
         console.warn(f"{where}: {left_out} left out, without {_list(unknown)}")
-    if len({len(item.images) for item in kept}) > 1:
+    elif unknown or not kept:
+        message = f"{where}: expected all images of items, lacks {_list(unknown)}"
+        advice = "" if common else "; --common leaves such items out"
+        raise ClipkitError(message, f"ids there look like {shorten(ids[0], 80)!r}{advice}")
+    items = items._replace(items=kept)
+    _check_one_kind(items)
+    return items, np.array(found)
+
+
+def _check_one_kind(items: Items) -> None:
+    """Refuse items of one image beside items of two."""
+    if len({len(item.images) for item in items.items}) > 1:
         raise ClipkitError(f"{items.name}: expected items of one image or of two, got both")
-    return items._replace(items=kept), np.array(found)
 
 
-def _rows_by_name(ids: Sequence[str]) -> dict[str, int]:
-    """Return the rows by their ids, and by these without their endings, or -1 for several rows."""
-    row_of: dict[str, int] = {}
+def _check_is_shapes(images: FeatureFile, where: str) -> None:
+    """Refuse images of which the history names other data sets than `shapes`."""
+    datasets = {str(data.get("name")) for data in images.history.datasets}
+    if datasets and "shapes" not in datasets:
+        raise ClipkitError(f"{where}: expected images of shapes, got those of {min(datasets)}")
+
+
+def _rows_by_name(ids: Sequence[str], where: str) -> Callable[[str], int]:
+    """Return a function of an image's name that returns its row, or -1 for none or several.
+
+    A name is an id, with or without an ending that the other one lacks. The ids must differ.
+    """
+    row_of_id = {row_id: row for row, row_id in enumerate(ids)}
+    if len(row_of_id) < len(ids):
+        raise ClipkitError(f"{where}: expected different ids")
+    row_of_stem: dict[str, int] = {}
     for row, row_id in enumerate(ids):
         stem = posixpath.splitext(row_id)[0]
-        row_of[stem] = -1 if stem in row_of else row
-    return row_of | {row_id: row for row, row_id in enumerate(ids)}
+        row_of_stem[stem] = -1 if stem in row_of_stem else row
+    row_of = row_of_stem | row_of_id
+
+    def find(name: str) -> int:
+        stem = posixpath.splitext(name)[0]  # not compared with other stems: a.1 is not a.2
+        return row_of.get(name, row_of_id.get(stem, -1))
+
+    return find
 
 
 def _list(names: Sequence[str]) -> str:
@@ -206,8 +235,8 @@ def shuffle(
 ) -> tuple[Bools, Bools]:
     """Return what is right in M measures (M, N), and after S permutations of the images (S, M, N).
 
-    Images are permuted within a category of items. What is right then, the texts alone decide.
-    Items with one number of `sets` (N,) have the same images, and get the same other ones.
+    Images are permuted within a category of items. The texts alone decide what is right then. Items
+    with the same number in `sets` (N,) have the same images, and get the same other images.
     """
     images, texts = images.astype(np.float64), texts.astype(np.float64)
     random = np.random.RandomState(SEED)
@@ -242,10 +271,10 @@ def _is_right(cosines: Floats) -> Bools:
 def chance(images: Floats, texts: Floats, counts: Sequence[int]) -> Floats:
     """Return how often random directions are right for each item in each measure (M, N).
 
-    An image (N, 1, D) chooses each of its `counts` texts equally often. Two images are each closer
-    to the right one of two random texts with the probability angle / 2 pi, and two texts to their
-    images alike. Both is the share of a pyramid of these two angles in the sphere,
-    arcsin(sin(a / 2) sin(b / 2)) / pi. At right angles, these are 1/4, 1/4 and 1/6.
+    An image (N, 1, D) chooses each of its `counts` texts equally often. With two images, each image
+    is closer to the right one of two random texts with the probability angle / 2 pi, and so is each
+    text. Both hold with the probability arcsin(sin(a / 2) sin(b / 2)) / pi, the share of the sphere
+    inside a pyramid of these two angles. At right angles, these are 1/4, 1/4 and 1/6.
     """
     if images.shape[1] == 1:
         return 1 / np.array([counts])
@@ -257,8 +286,9 @@ def chance(images: Floats, texts: Floats, counts: Sequence[int]) -> Floats:
 def order_blind_ceiling(items: Items) -> Floats:
     """Return how often a model that ignores the order of words can be right (M, N), as `chance`.
 
-    It chooses each of m texts of the same words equally often: 1 / m. For each of two images, it is
-    right in 1/4. Two texts of the same words are closer to the same one of two images: 0.
+    If m texts have the same words, it chooses each of them equally often and is right with the
+    probability 1 / m. With two images, it is right about both with the probability 1/4. Two texts
+    of the same words are closer to the same image, so `image_acc` and `acc` are 0.
     """
     ceilings = []
     for item in items.items:
@@ -271,7 +301,13 @@ def order_blind_ceiling(items: Items) -> Floats:
     return np.stack([of_image**2, is_other, is_other])
 
 
-def _rows(items: Items, images: Int64, means: dict[str, Floats], shuffled: Bools) -> list[Row]:
+def _rows(
+    items: Items,
+    images: Int64,
+    means: Mapping[str, Any],
+    shuffled: Bools,
+    by_controls: Mapping[str, Sequence[Any]],
+) -> list[Row]:
     """Return a row for each measure and category, all items first. `images` (N,) are rows."""
     categories = np.array([item.category for item in items.items])
     names = list(dict.fromkeys(categories.tolist()))
@@ -284,6 +320,9 @@ def _rows(items: Items, images: Int64, means: dict[str, Floats], shuffled: Bools
             row: Row = {"split": measure, "category": name, "items": len(members)}
             for column, values in means.items():
                 row[column] = float(values[number, members].mean())
+            for column, of_controls in by_controls.items():
+                shares = [float(values[number, members].mean()) for values in of_controls]
+                row |= mean_of_controls(column, shares)
             right = means["accuracy"][number, members]
             row |= metrics.share("accuracy", right, images[members])
             draws = shuffled[:, number, members].mean(axis=1)

@@ -28,16 +28,16 @@ N_PERMUTATIONS = 20
 LARGE = 10**8  # rows times clusters, above which there is one start, from a sample's centres
 SAMPLED = 50  # rows for each cluster
 TIMED_ROWS = 1 << 14
-STEPS = 50  # of k-means from a start, about, by which its time is estimated
+TYPICAL_STEPS = 50  # of k-means from one start, to estimate the time that is left
 
 
 def kmeans(features: NDArray[np.floating[Any]], k: int, *, seed: int = 42) -> Int64:
     """Return the cluster (N,) of each row (N, D), as scikit-learn's `KMeans` with ten starts.
 
     It runs on one thread: with several, the order of summation, and so the clusters, may vary.
-    Features are clustered as they are. There must be at least k distinct rows. Of more than
-    LARGE rows times clusters, there is one start, from the centres of a random sample, and the
-    features are changed by rounding: a copy would take much memory.
+    Features are clustered as they are. There must be at least k distinct rows. If rows times
+    clusters exceed LARGE, there is one start, from the centres of a random sample. The features are
+    then shifted in place, which rounds them: a copy would take much memory.
     """
     if k < 1:
         raise UsageError(f"k: expected at least 1, got {k}")
@@ -67,17 +67,17 @@ def kmeans(features: NDArray[np.floating[Any]], k: int, *, seed: int = 42) -> In
 
 
 def count_starts(rows: int, k: int) -> int:
-    """Return the number of starts of k-means: of many rows, one, from the centres of a sample."""
+    """Return the number of starts of k-means: one for many rows, from the centres of a sample."""
     return 1 if rows * k > LARGE else N_INIT
 
 
 def _estimate_time(features: NDArray[np.floating[Any]], k: int, starts: int) -> None:
-    """Note how long k-means will take if that is very long, judging by a step on some rows."""
+    """Time a step of k-means on some rows; note how long all will take, if that is very long."""
     rows = features[: max(TIMED_ROWS, k)]
     began = time.monotonic()
     KMeans(k, init="random", n_init=1, max_iter=1, random_state=0).fit(rows)
     step = (time.monotonic() - began) / 2  # it assigns the rows twice
-    seconds = step * len(features) / len(rows) * STEPS * starts
+    seconds = step * len(features) / len(rows) * TYPICAL_STEPS * starts
     console.note_if_long(f"k-means with {k:,} clusters", seconds)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,13 @@ from numpy.typing import NDArray
 
 from clipkit.analysis import metrics
 from clipkit.analysis.dependence import number_clusters, read_clusters
+from clipkit.analysis.pairing import (
+    describe_pairing,
+    match_ids,
+    name_files,
+    same_split,
+    warn_of_caveats,
+)
 from clipkit.analysis.relabeling import groups_digest
 from clipkit.analysis.results import (
     Caveat,
@@ -26,7 +32,6 @@ from clipkit.analysis.results import (
     choose_split,
     class_names,
     column,
-    describe_caveat,
     is_retrieval,
     is_testable,
     labels_of,
@@ -38,10 +43,9 @@ from clipkit.analysis.results import (
 )
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, unknown
-from clipkit.features.annotations import Attribute, read_attribute
-from clipkit.features.compatibility import SAME_IDS, SAME_IMAGES, matching_split, origin, relate
+from clipkit.features.annotations import Annotations, Attribute, read_attribute
+from clipkit.features.compatibility import SAME_IDS, SAME_IMAGES, origin, relate
 from clipkit.features.model import FeatureFile, Int64, Split
-from clipkit.features.provenance import provenance
 
 Bools = NDArray[np.bool_]
 
@@ -165,36 +169,6 @@ def pair(
     )
 
 
-def describe_pairing(
-    results: Sequence[FeatureFile], splits: Sequence[str], *, common: bool, same_rows: bool
-) -> dict[str, Any]:
-    """Return what a history records of compared results, and of how their rows were matched."""
-    sources = list(map(provenance, results))
-    prompts = [source.prompts for source in sources]  # "" for a result without prompts
-    return {
-        "models": [source.model or "no model" for source in sources],
-        "prompts": prompts if any(prompts) else None,
-        "split": splits[0],
-        "splits": list(splits) if len(set(splits)) > 1 else None,
-        "common": common or None,  # images that a result lacks may be left out
-        "same_rows": same_rows or None,  # row numbers of different imports may be matched
-    }
-
-
-def same_split(result: FeatureFile, first: FeatureFile, split: str, same_rows: bool) -> str:
-    """Return the split of a result that may hold the images of a split of the first result."""
-    chosen = matching_split(result, first, split, same_rows=same_rows)
-    if chosen is None:
-        expected = f"the {split} images of {first.display_name}"
-        got, hint = ", ".join(result.splits), "score the same split of the same data set"
-        numbered = matching_split(result, first, split, same_rows=True)
-        ids = set(result.splits[numbered].ids) if numbered else set()
-        if not ids.isdisjoint(first.splits[split].ids):
-            got, hint = "row numbers of another import", "if rows are the same, add --same-rows"
-        raise ClipkitError(f"{result.display_name}: expected {expected}, got {got}", hint)
-    return chosen
-
-
 def _choose_runs(
     results: Sequence[FeatureFile], splits: Sequence[str], runs: Sequence[int]
 ) -> list[int]:
@@ -241,52 +215,6 @@ def _describe_run(result: FeatureFile, split: str, run: int) -> str:
     elif len(validated) > 1:
         label += f" (chosen on {validated[0]['eval_split']} among {len(validated)})"
     return label
-
-
-def name_files(results: Sequence[FeatureFile], runs: Sequence[int]) -> list[str]:
-    """Name the results after their files, with folders or runs where names would be equal."""
-    stems, paths, with_runs = [], [], []
-    for result, run in zip(results, runs, strict=True):
-        path = Path(result.display_name.encode("utf-8", "replace").decode())
-        stems.append(path.stem)
-        paths.append(str(path.with_suffix("")))
-        with_runs.append(f"{path.stem} run {run}")
-    for names in (stems, paths, with_runs):
-        if len(set(names)) == len(results):
-            return names
-    return stems
-
-
-def match_ids(results: Sequence[FeatureFile], splits: Sequence[str], common: bool) -> list[Int64]:
-    """Return, for each result, the row numbers that put the images in the same order."""
-    ids = [result.splits[split].ids for result, split in zip(results, splits, strict=True)]
-    if len(results) == 1:
-        return [np.arange(len(ids[0]))]
-    row_of = [{row_id: row for row, row_id in enumerate(result_ids)} for result_ids in ids]
-    for result, split, rows in zip(results, splits, row_of, strict=True):
-        count = len(result.splits[split])
-        if len(rows) < count:
-            raise ClipkitError(
-                f"{result.display_name}: {split}: expected different ids, got {len(rows):,} in "
-                f"{count:,} rows"
-            )
-    in_all = set(ids[0]).intersection(*ids[1:])
-    shared = [row_id for row_id in ids[0] if row_id in in_all]
-    for result, split, rows in zip(results, splits, row_of, strict=True):
-        if len(rows) > len(shared) and not (common and shared):
-            example = next(row_id for row_id in rows if row_id not in in_all)
-            raise ClipkitError(
-                f"{result.display_name}: {split}: expected the same ids in all files, got "
-                f"{len(rows) - len(shared):,} that another lacks, for example {example!r}",
-                "compare the images that all have with --common" if shared else None,
-            )
-    if len(shared) < max(map(len, ids)):
-        where = f"images of {splits[0]} are in all files"
-        if len(set(splits)) > 1:
-            names = [result.display_name for result in results]
-            where = "images are in " + " and in ".join(map("{} of {}".format, splits, names))
-        console.note(f"{len(shared):,} {where}")
-    return [np.array([rows[row_id] for row_id in shared], np.int64) for rows in row_of]
 
 
 def _check_labels(
@@ -378,11 +306,7 @@ def compare(
     recorded = dict(paired.cluster_entry)
     attribute = None
     if by is not None:
-        images, split, image_of = _images(paired.first, paired.split)
-        annotations = read_attribute(images, by, column)
-        (attribute,) = annotations.attributes
-        codes = {paired.split: attribute.codes[split][image_of]}
-        attribute = replace(attribute, codes=codes)
+        attribute, annotations = _read_attribute(paired, by, column)
         recorded["by"] = annotations.source
         inputs |= annotations.inputs
     elif groups is not None:
@@ -400,26 +324,35 @@ def compare(
         caveats=named_caveats or None,
         inputs=inputs,
     )
-    rows = _group_rows(paired, attribute) if attribute else _pair_rows(paired)
     if paired.images == SAME_IDS:
         console.note(f"the results do not name one data set: {SAME_IDS} are compared")
-    if len(paired.right) > 2:
-        _add_holm(rows)
-    elif len(paired.right) == 2 and len(rows) > 1:
-        console.note(f"p is not corrected for the {len(rows)} comparisons")
-    if attribute:
+    if attribute is None:
+        rows = _pair_rows(paired)
+        _correct(rows, paired)
+    else:
+        rows = _group_rows(paired, attribute)
+        _correct(rows, paired)
         rows = _add_worst(rows, paired, attribute, seed)
     return make_result(history, rows)
 
 
-def warn_of_caveats(names: Sequence[str], caveats: Sequence[Sequence[Caveat]]) -> list[Caveat]:
-    """Warn of the caveats of all results; return each with the name of its result."""
-    named: list[Caveat] = []
-    for name, of_result in zip(names, caveats, strict=True):
-        named += [caveat | {"result": name} for caveat in of_result]
-    for caveat in named:
-        console.warn(describe_caveat(caveat))
-    return named
+def _correct(rows: Sequence[Row], paired: PairedResults) -> None:
+    """Add p with Holm's correction if there are several pairs; of one, note that p has none."""
+    if len(paired.right) > 2:
+        _add_holm(rows)
+    elif len(paired.right) == 2 and len(rows) > 1:
+        console.note(f"p is not corrected for the {len(rows)} comparisons")
+
+
+def _read_attribute(
+    paired: PairedResults, by: str, column: str | None
+) -> tuple[Attribute, Annotations]:
+    """Return the attribute of each compared row, and the table that it is from."""
+    images, split, image_of = _images(paired.first, paired.split)
+    annotations = read_attribute(images, by, column)
+    (attribute,) = annotations.attributes
+    codes = {paired.split: attribute.codes[split][image_of]}
+    return replace(attribute, codes=codes), annotations
 
 
 def _read_class_groups(paired: PairedResults, path: str) -> tuple[Attribute, list[str]]:

@@ -40,10 +40,28 @@ def number_clusters(codes: Int64, where: str) -> Int64:
     return clusters
 
 
+def _divide(codes: Int64, ids: Sequence[str], scored: Sequence[str]) -> tuple[Int64, Int64]:
+    """Return the codes of the scored ids, in their order, and those of the other rows."""
+    code_of = dict(zip(ids, codes.tolist(), strict=True))
+    of_scored = [code_of[row_id] for row_id in scored]
+    of_others = [code_of[row_id] for row_id in code_of.keys() - set(scored)]
+    return np.array(of_scored), np.array(of_others, np.int64)
+
+
+def _warn_of_fitted(scored: Int64, fitted: Int64, where: str, attribute: str) -> None:
+    """Warn of clusters with scored and with fitted rows; -1 is a row without a cluster."""
+    shared = len(set(scored.tolist()).intersection(fitted.tolist()) - {-1})
+    if shared:
+        console.warn(
+            f"{where}: {shared:,} clusters were also fitted, so that others may be predicted "
+            f"worse; hint: keep them together with clipkit split --attribute {attribute}"
+        )
+
+
 def count_by_cluster(
     result: FeatureFile, file: FeatureFile, annotations: Annotations | None
 ) -> FeatureFile:
-    """Return a result of `probe` or `zeroshot` with intervals for another draw of clusters.
+    """Return a result of `probe` or `zeroshot` with intervals over another draw of clusters.
 
     See `metrics.effective_rows`. The column `clusters` has their number. `annotations` are of the
     file that the result was made from; without them, the result is returned as it is. A warning
@@ -58,18 +76,13 @@ def count_by_cluster(
     none = len(result.class_names or []) - 1 if "coverage" in runs else None  # the last class
     for name, split in result.splits.items():
         where = f"{file.display_name}: {name}: {attribute.name}"
-        scored, fitted = codes.get(name), set(codes.get(fit_split, np.empty(0)).tolist())
-        if scored is None:  # rows of the fitted split were held out
-            code_of = dict(zip(file.splits[fit_split].ids, codes[fit_split].tolist(), strict=True))
-            scored = np.array([code_of[row_id] for row_id in split.ids])
-            fitted = {code_of[row_id] for row_id in code_of.keys() - set(split.ids)}
+        if name in codes:
+            scored, fitted = codes[name], codes.get(fit_split, np.empty(0, np.int64))
+        else:  # rows of the fitted split were held out
+            scored, fitted = _divide(codes[fit_split], file.splits[fit_split].ids, split.ids)
         clusters = number_clusters(scored, where)
-        shared = len(fitted.intersection(scored.tolist()) - {-1})
-        if shared and name != fit_split:
-            console.warn(
-                f"{where}: {shared:,} clusters were also fitted, so that others may be predicted "
-                f"worse; hint: keep them together with clipkit split --attribute {attribute.name}"
-            )
+        if name != fit_split:
+            _warn_of_fitted(scored, fitted, where, attribute.name)
         on_split = np.flatnonzero(runs["eval_split" if "eval_split" in runs else "split"] == name)
         runs["clusters"][on_split] = clusters.max() + 1
         assert split.predicted is not None

@@ -7,10 +7,17 @@ when the rows are permuted, which keeps the correlations of the prompts (Westfal
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from clipkit.analysis.controls import (
+    Control,
+    check_controls,
+    control_digests,
+    mean_of_controls,
+)
 from clipkit.analysis.metrics import falling_order
 from clipkit.analysis.results import (
     Row,
@@ -25,12 +32,12 @@ from clipkit.analysis.results import (
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features.annotations import read_attribute
-from clipkit.features.compatibility import check_control, check_same_prompts, matching_split
+from clipkit.features.compatibility import check_same_prompts, matching_split
 from clipkit.features.model import FeatureFile, Floats, Int64, Split
 
 PERMUTATIONS = 300
 LEAST_ROWS = 10  # of a group, and of the rest: a variance of few rows makes any t large
-ROUNDING = 1e-5  # of equal t, whose sums are of float32
+ROUNDING = 1e-5  # relative difference of equal t, since sums are float32
 LEAST_ERROR = 1e-9  # below what float32 resolves, so that the cosines are all equal
 
 
@@ -51,7 +58,7 @@ def describe(  # noqa: PLR0913 (the options of `clipkit describe`)
     result: FeatureFile | None = None,
     run: int | None = None,
     split: str | None = None,
-    control: FeatureFile | None = None,
+    controls: Sequence[Control | FeatureFile] = (),
     top: int = 5,
     permutations: int = PERMUTATIONS,
     seed: int = 42,
@@ -59,9 +66,10 @@ def describe(  # noqa: PLR0913 (the options of `clipkit describe`)
     """Describe groups of images by prompts: what `clipkit describe` reports.
 
     The groups are the values of an attribute (`table` and `column`, by default the classes), or the
-    clusters or errors of a `run` of a `result`; `run` may be left out if there is one. `control`
-    has the logits of the same images and prompts by an untrained model. Each group has `top`
-    prompts, those with the largest |t|. `permutations` and `seed` are of the rows of the split.
+    clusters or errors of a `run` of a `result`; `run` may be left out if the result has a single
+    run. `controls` have the logits of the same images and prompts by untrained models. Each group
+    has `top` prompts, those with the largest |t|. The rows of the split are permuted `permutations`
+    times, with `seed`.
 
     Returns
     -------
@@ -70,7 +78,8 @@ def describe(  # noqa: PLR0913 (the options of `clipkit describe`)
         `prompt`, `difference` of the mean cosines of the group and the rest, `t`, `p_adjusted`, the
         share of permutations (with the observed order) where the largest |t| of any prompt and
         group is as large, and `t_null95`, its 95 % quantile. `difference_control` and `t_control`
-        are the control's, for the same prompts.
+        are the means of the controls for the same prompts; of several, also with their range
+        (`_low`, `_high`).
     """
     if top < 1 or permutations < 1:
         raise UsageError(f"expected at least 1, got top {top}, permutations {permutations}")
@@ -80,19 +89,17 @@ def describe(  # noqa: PLR0913 (the options of `clipkit describe`)
     else:
         groups = _of_result(logits, split, result, run)
     groups = _without_small(groups)
+    untrained = check_controls(controls, logits, [split])
+    of_controls = []
+    for control in untrained:
+        check_same_prompts(logits, control.images)
+        of_controls.append(Means(control.images, split, groups).compare())
     means = Means(logits, split, groups)
-    inputs = {"logits": logits.digest, **groups.inputs}
-    of_control = None
-    if control is not None:
-        check_control(control, logits, [split])
-        check_same_prompts(logits, control)
-        of_control = Means(control, split, groups).compare()
-        inputs["control"] = control.digest
     differences, t = means.compare()
     largest = means.largest_by_chance(permutations, seed)
     t_null95 = float(np.quantile(largest, 0.95))
-    rows: list[Row] = []
     texts = logits.texts or []
+    rows: list[Row] = []
     for group, name in enumerate(groups.names):
         for prompt in falling_order(np.abs(t[group]))[:top].tolist():
             place = group, prompt
@@ -101,9 +108,8 @@ def describe(  # noqa: PLR0913 (the options of `clipkit describe`)
             row |= {"prompt": texts[prompt], "difference": float(differences[place])}
             row |= {"t": float(t[place]), "t_null95": t_null95}
             row["p_adjusted"] = (exceeding + 1) / (permutations + 1)
-            if of_control is not None:
-                row["difference_control"] = float(of_control[0][place])
-                row["t_control"] = float(of_control[1][place])
+            row |= mean_of_controls("difference_control", [both[0][place] for both in of_controls])
+            row |= mean_of_controls("t_control", [both[1][place] for both in of_controls])
             rows.append(row)
     history = logits.extended_history(
         "describe",
@@ -112,7 +118,7 @@ def describe(  # noqa: PLR0913 (the options of `clipkit describe`)
         top=top,
         permutations=permutations,
         seed=seed,
-        inputs=inputs,
+        inputs={"logits": logits.digest, **groups.inputs, **control_digests(untrained)},
     )
     return make_result(history, rows)
 
@@ -137,33 +143,46 @@ def _of_result(logits: FeatureFile, split: str, result: FeatureFile, run: int | 
         )
     its_split = matching_split(result, logits, split) or ""
     scored = result.splits.get(its_split, Split())
-    row_of = {name: row for row, name in enumerate(logits.splits[split].ids)}
-    rows = [row_of.get(name, -1) for name in scored.ids]
-    if not rows or min(rows) < 0 or len(row_of) < len(logits.splits[split]):
-        raise ClipkitError(
-            f"{result.display_name}: expected the {split} images of {logits.display_name}, got "
-            "others"
-        )
+    rows = _rows_of(scored.ids, logits, split, result.display_name)
     assert scored.predicted is not None  # a result's split without predictions is invalid
-    count = len(scored.predicted)
-    if run is None and count > 1:
-        hint = f"choose with --run 0 to {count - 1}"
-        raise UsageError(f"{result.display_name}: expected one run, got {count}", hint)
-    if not 0 <= (run or 0) < count:
-        raise UsageError(f"run: expected 0 to {count - 1}, got {run}")
-    predicted = scored.predicted[run or 0]
-    names = [f"cluster {number}" for number in range(int(predicted.max()) + 1)]
-    if not result.holds_clusters:
-        names = ["errors"]
-        predicted = (predicted == labels_of(result, its_split)).astype(np.int64)
-    codes = np.full(len(row_of), -1, np.int64)
-    codes[rows] = predicted
+    predicted = scored.predicted[_choose_run(result.display_name, len(scored.predicted), run)]
+    if result.holds_clusters:
+        kind, codes_of_scored = "clusters", predicted
+        names = [f"cluster {number}" for number in range(int(predicted.max()) + 1)]
+    else:
+        kind, names = "errors", ["errors"]
+        codes_of_scored = (predicted == labels_of(result, its_split)).astype(np.int64)
+    codes = np.full(len(logits.splits[split]), -1, np.int64)
+    codes[rows] = codes_of_scored
     known = caveats(result, its_split)
     for caveat in known:
         console.warn(f"{result.display_name}: {describe_caveat(caveat)}")
-    kind = "clusters" if result.holds_clusters else "errors"
     source = {"groups": kind, "run": run, "caveats": known or None}
     return Groups(names, codes, source, {"result": result.digest})
+
+
+def _rows_of(ids: Sequence[str], logits: FeatureFile, split: str, name: str) -> list[int]:
+    """Return the rows of a split that the ids of the result `name` stand for."""
+    row_of = {row_id: row for row, row_id in enumerate(logits.splits[split].ids)}
+    has_equal_ids = len(row_of) < len(logits.splits[split])
+    if not ids or has_equal_ids or not row_of.keys() >= set(ids):
+        raise ClipkitError(
+            f"{name}: expected the {split} images of {logits.display_name}, got others"
+        )
+    return [row_of[row_id] for row_id in ids]
+
+
+def _choose_run(name: str, count: int, run: int | None) -> int:
+    """Return the number of a run among `count`; without one, there must be a single run."""
+    if run is None and count > 1:
+        raise UsageError(
+            f"{name}: expected one run, got {count}", f"choose with --run 0 to {count - 1}"
+        )
+    if run is None:
+        return 0
+    if not 0 <= run < count:
+        raise UsageError(f"run: expected 0 to {count - 1}, got {run}")
+    return run
 
 
 def _without_small(groups: Groups) -> Groups:
@@ -191,7 +210,7 @@ def _without_small(groups: Groups) -> Groups:
 
 
 class Means:
-    """The mean cosines of groups with K prompts, compared with those of the other rows."""
+    """Compare the mean cosines of groups with K prompts to the means of all other rows."""
 
     def __init__(self, logits: FeatureFile, split: str, groups: Groups) -> None:
         cosines = np.asarray(logits.cosines(split))[groups.codes >= 0]
@@ -204,8 +223,8 @@ class Means:
     def compare(self, sums: Floats | None = None) -> tuple[Floats, Floats]:
         """Return the differences (G, K) of mean cosines between groups and the rest, and t.
 
-        With `sums` (G, 2 K), they are those of other groups of the same sizes. t is 0 for a prompt
-        with equal cosines.
+        `sums` (G, 2 K) are the sums of other groups of the same sizes, by default of these groups.
+        t is 0 for a prompt with equal cosines.
         """
         if sums is None:
             of_groups = [self.values[self.codes == group] for group in range(len(self.counts))]
@@ -237,7 +256,7 @@ class Means:
 
 
 def _moments(sums: Floats, count: Int64) -> tuple[Floats, Floats]:
-    """Return means (G, K), and the variances of means, from sums (G, 2 K) of n and of squares."""
+    """Return means (G, K) and their variances, from sums (G, 2 K) of values and of squares."""
     first, second = np.hsplit(sums, 2)
     variance = np.maximum(second - first**2 / count, 0) / (count - 1)
     return first / count, variance / count

@@ -44,7 +44,7 @@ def choose_held_out(
 
 
 def labelled_split(file: FeatureFile, name: str) -> Split:
-    """Return a split that must exist and have labels."""
+    """Return a split; refuse one that does not exist or has no labels."""
     if name not in file.splits:
         raise ClipkitError(
             f"{file.display_name}: expected a split {name!r}, got {', '.join(file.splits)}",
@@ -139,6 +139,6 @@ def find_shared(
 ) -> list[Caveat]:
     """Warn of scored rows (M, D) of a split that are among other `rows` (N, D); see `find_caveats`.
 
-    The others were `fitted` or `chosen` with.
+    `kind` says whether the others were `fitted`, or something was `chosen` with them.
     """
     return find_caveats(kind, split, count_shared_rows(hash_rows(rows), scored), len(scored))

@@ -1,9 +1,9 @@
 """Measure which prompts a kept probe relies on: the cost of permuting a prompt, and its weights.
 
 Permutation importance (Breiman 2001) gives each image another image's cosine with one prompt, and
-measures the accuracy that is lost. It says what this probe uses, not what a prompt could do: two
-prompts of equal cosines replace each other, so permuting one of them may cost nothing. Groups of
-prompts are permuted together, which shows what they contribute together.
+measures the accuracy that is lost. It says what this probe uses, not what a prompt could do: if two
+prompts have equal cosines, either can replace the other, so permuting one of them may cost nothing.
+Groups of prompts are permuted together, which shows what they contribute together.
 """
 
 from __future__ import annotations
@@ -214,8 +214,9 @@ def largest_weights(probe: FeatureFile, count: int = 5) -> FeatureFile:
 
     The probe must be linear and fitted on logits. The result has runs `class`, `prompt`, `weight`
     and `unit`. The weight is what a unit of the prompt's similarity (or probability) adds to the
-    class's score: of logreg its logit, of svm the mean of its margins against all other classes.
-    The unit is a standard deviation of the fitted images, if the probe standardises.
+    class's score. For logreg, the score is the logit; for svm, the mean of the margins against all
+    other classes. If the probe standardises, the unit is a standard deviation over the fitted
+    images.
     """
     _check_reads_prompts(probe)
     fitted = probes.FittedProbe.from_arrays(probe.fitted)

@@ -293,8 +293,8 @@ def exchange_interval(differences: NDArray[np.integer[Any]], donors: Int64) -> t
     """Return a 95 % interval of the mean of `differences`, each of which depends on two rows.
 
     Row i gets a value of row `donors[r, i]`, and another draw of rows changes both. Differences
-    that share a row, in either role, are correlated. So each row m counts with what its differences
-    are on average as receiver and as donor, A_m + B_m, which is the projection of a U-statistic
+    that share a row, in either role, are correlated. So each row m contributes the averages of its
+    differences as receiver and as donor, A_m + B_m, which is the projection of a U-statistic
     (Hoeffding 1948). The variance of the mean is the dyadic cluster-robust one (Fafchamps and
     Gubert 2007; Aronow, Samii and Assenova 2015, doi:10.1093/pan/mpv018):
 

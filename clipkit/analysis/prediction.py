@@ -116,7 +116,7 @@ def predict(
 def find_fitted(
     fitted: probes.FittedProbe, split: str, X: NDArray[Any] | BlockMatrix, is_known: bool
 ) -> list[Caveat]:
-    """Warn of rows (N, D) of a split, all if `is_known`, on which the probe was fitted."""
+    """Warn if a probe was fitted on rows (N, D) of a split: on all of them, if `is_known`."""
     count = len(X) if is_known else 0
     if fitted.row_hashes is not None:
         count = count_shared_rows(fitted.row_hashes, X) or count
@@ -124,7 +124,7 @@ def find_fitted(
 
 
 def fitted_split(probe: FeatureFile, file: FeatureFile) -> str | None:
-    """Return the split of a file that a probe was fitted on, or None if it was another file."""
+    """Return the split of a file on which a probe was fitted; None if that was another file."""
     entry = probe.last_entry("probe")
     if file.digest not in entry.inputs.values():
         return None
@@ -167,8 +167,9 @@ def match_classes(
 ) -> tuple[list[str] | None, Int64]:
     """Match the classes of a probe to the classes of a file by their names.
 
-    Return the class names of the result, which are the file's and then others that the probe
-    predicts (None without names), and the number there of each class (n,) of the probe.
+    Return the class names of the result (None without names), and the number of each class (n,) of
+    the probe among them. The names of the file come first, followed by further ones that the probe
+    predicts.
     """
     probe_names, file_names = probe.class_names, file.class_names
     is_labelled = any(file.splits[name].labels is not None for name in splits)
@@ -181,16 +182,21 @@ def match_classes(
             f"{both}: expected class names in both, got none in {without.display_name}"
         )
     used = [probe_names[number] for number in classes.tolist()]
-    for names in (used, file_names):
-        repeated, count = Counter(names).most_common(1)[0]
-        if count > 1:
-            raise ClipkitError(
-                f"{both}: expected each class name once, got {repeated!r} {count} times"
-            )
+    _check_differ(used, both)
+    _check_differ(file_names, both)
     numbers = {name: number for number, name in enumerate(file_names)}
     for name in used:
         numbers.setdefault(name, len(numbers))
     return list(numbers), np.array([numbers[name] for name in used])
+
+
+def _check_differ(names: Sequence[str], where: str) -> None:
+    """Refuse a class name that occurs several times."""
+    repeated, count = Counter(names).most_common(1)[0]
+    if count > 1:
+        raise ClipkitError(
+            f"{where}: expected each class name once, got {repeated!r} {count} times"
+        )
 
 
 def _rank(

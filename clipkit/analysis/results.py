@@ -7,7 +7,7 @@ Functions raise `UsageError` for a split or run that does not exist, and
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -61,8 +61,8 @@ class Predictions:
     """The true and the predicted class of each image (N), of one run.
 
     `ids` name the images. `label` says what sets the run apart, for a title. `display_name` is the
-    result's. Predictions of groups of classes keep the accuracy by class in `class_accuracy`, and
-    have in `kept_by_chance` the share of errors that would keep the group by chance.
+    result's. For groups of classes, `class_accuracy` is the accuracy by class, and `kept_by_chance`
+    the share of errors that would keep the group by chance.
     """
 
     ids: list[str]
@@ -156,7 +156,7 @@ def find_caveats(
 
 
 def describe_caveat(caveat: Caveat) -> str:
-    """Say in a sentence, without its full stop, what an accuracy does not say."""
+    """State in a sentence, without a full stop, what an accuracy does not show."""
     if caveat["kind"] == "few":
         names = join_names([f"{name}"[:MAX_NAME] for name in caveat["attributes"]])
         return f"{names}: {FEW_SCORED}"
@@ -170,7 +170,7 @@ def describe_caveat(caveat: Caveat) -> str:
 
 
 def caveats(result: FeatureFile, split: str | None = None) -> list[Caveat]:
-    """Return what limits the accuracies of a result on a split, or on all: see docs/format.md."""
+    """Return the caveats of a result's accuracies on a split, or on all: see docs/format.md."""
     for entry in reversed(result.history):
         if isinstance(entry.get("caveats"), list):
             known = filter(_is_caveat, entry["caveats"])
@@ -179,7 +179,7 @@ def caveats(result: FeatureFile, split: str | None = None) -> list[Caveat]:
 
 
 def _is_caveat(value: Any) -> bool:
-    """Return True if an object of a history, where anything may be written, is a caveat."""
+    """Return whether an object of a history, in which anything may be written, is a caveat."""
     types = {"kind": str, "split": str, "count": int, "rows": int}
     caveat = as_object(value)
     if caveat.get("kind") == "few":
@@ -188,7 +188,7 @@ def _is_caveat(value: Any) -> bool:
 
 
 def caveat_note(result: FeatureFile, split: str | None = None) -> str:
-    """Say what the accuracies of a result do not say, on one split or all; "" without caveats."""
+    """State what the accuracies of a result do not show, on a split or all; "" without caveats."""
     notes = [f"{describe_caveat(caveat)}." for caveat in caveats(result, split)]
     return " ".join(filter(None, [*notes, cluster_note(result)]))
 
@@ -245,7 +245,7 @@ def scored_runs(result: FeatureFile, split: str) -> ScoredRuns:
 
 
 def check_run_count(result: FeatureFile) -> None:
-    """Refuse a result with more runs than can be drawn."""
+    """Refuse a result with more runs than a picture can show."""
     if result.run_count > MAX_RUNS:
         raise ClipkitError(
             f"{result.display_name}: expected at most {MAX_RUNS:,} runs, got {result.run_count:,}"
@@ -432,7 +432,7 @@ def source_label(file: FeatureFile, split: str = "") -> str:
 
 
 def labels_suffix(file: FeatureFile) -> str:
-    """Return what a heading says of labels that `relabel` made: `; labels: colour, shuffled`."""
+    """Return how a heading names labels that `relabel` made: `; labels: colour, shuffled`."""
     label = ""
     for entry in file.history:
         if entry["command"] != "relabel":
@@ -512,7 +512,7 @@ def join_names(names: Sequence[str]) -> str:
 
 
 def prompt_count(value: Any) -> int | None:
-    """Return a count of a history, where anything may be written."""
+    """Return a count from a history, in which anything may be written."""
     if not isinstance(value, int) or not 1 <= value <= MAX_PROMPTS:
         return None
     return int(value)
@@ -578,12 +578,17 @@ def per_class_rows(result: FeatureFile) -> list[dict[str, Any]]:
             settings = {key: value for key, value in run.items() if key in RUN_SETTINGS}
             if "eval_split" not in settings:
                 settings["split"] = name
-            scores = metrics.class_scores(scored.labels, predicted, max(names) + 1)
-            for number, class_name in names.items():
-                values = {key: ratios[number].item() for key, ratios in scores.items()}
-                if class_name != NONE or values["support"]:  # no answer is no class
-                    rows.append(settings | {"class": class_name} | values)
+            rows += [settings | row for row in _class_rows(scored.labels, predicted, names)]
     return rows
+
+
+def _class_rows(labels: Int64, predicted: Int64, names: Mapping[int, str]) -> Iterator[Row]:
+    """Yield the scores of each class; NONE is one only if images have it as their label."""
+    scores = metrics.class_scores(labels, predicted, max(names) + 1)
+    for number, class_name in names.items():
+        values = {key: ratios[number].item() for key, ratios in scores.items()}
+        if class_name != NONE or values["support"]:
+            yield {"class": class_name} | values
 
 
 def _numbered_names(result: FeatureFile, scored: ScoredRuns) -> dict[int, str]:

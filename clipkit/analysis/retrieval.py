@@ -15,18 +15,24 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clipkit.analysis import metrics, similarity
+from clipkit.analysis.controls import (
+    Control,
+    check_controls,
+    control_digests,
+    mean_of_controls,
+)
 from clipkit.analysis.dependence import number_clusters, read_clusters
 from clipkit.analysis.results import Row, choose_split, make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, shorten
-from clipkit.features.compatibility import check_control, check_widths, common_logit_scale
+from clipkit.features.compatibility import check_widths, common_logit_scale
 from clipkit.features.history import History, history_entry
 from clipkit.features.model import FeatureFile, Float32, Floats, Int64, Split
 
 TASKS = ("image_retrieval", "text_retrieval")
 DEFAULT_K = (1, 5, 10)
 BLOCK_BYTES = 1 << 26  # of cosines
-ROWS = 1 << 14  # whose cosines are computed at once
+ROWS = 1 << 14  # of texts, whose own cosines are computed at once
 TIE = 1e-6  # cosines in float32 that differ by less are equal, whatever the order of the sums
 CAPTIONS_HINT = "make them with: clipkit textembed --captions TABLE"
 SHOWN_ID = 80  # characters
@@ -46,7 +52,7 @@ class Pairs(NamedTuple):
 
 
 class Ranks(NamedTuple):
-    """The ranks of the Q queries of a task, and what is found first besides the right ones."""
+    """The ranks of the Q queries of a task, and the best wrong candidate of each."""
 
     ranks: Floats  # (Q,), of the best partner, from 1; equal cosines share the mean of their ranks
     others: Int64  # (Q,), the image of the most similar candidate that is no partner
@@ -66,7 +72,7 @@ def retrieve(  # noqa: PLR0913 (the options of `clipkit retrieve`)
     split: str | None = None,
     *,
     k: Sequence[int] = DEFAULT_K,
-    control: tuple[FeatureFile, FeatureFile] | None = None,
+    controls: Sequence[Control] = (),
     same_rows: bool = False,
     strict: bool = False,
     gap: bool = False,
@@ -80,8 +86,8 @@ def retrieve(  # noqa: PLR0913 (the options of `clipkit retrieve`)
     images, texts : FeatureFile
         Of one model. The texts' classes are the ids of the images that they belong to, as
         `textembed --captions` writes them; with `same_rows`, text i belongs to image i.
-    control : (FeatureFile, FeatureFile), optional
-        The same images and texts, embedded by an untrained model.
+    controls : sequence of Control
+        The same images and texts, embedded by untrained models.
     k : sequence of int
         Numbers of candidates within which a partner counts as found.
     strict : bool
@@ -100,47 +106,32 @@ def retrieve(  # noqa: PLR0913 (the options of `clipkit retrieve`)
         `median_rank` and `mrr`, the median rank of the best partner and its mean reciprocal rank.
         `_low` and `_high` are the limits of 95 % intervals over another draw of queries from these
         candidates, which counts the texts of an image together (see `metrics.effective_rows`).
-        `_null` is what random ranks give, without ties (see `chance`), and `_control` the value
-        of the control. The predictions are numbers of images: the query's own image if it is found
+        `_null` is what random ranks give, without ties (see `chance`), and `_control` the mean of
+        the controls; of several, also with their range (`_control_low`, `_control_high`). The
+        predictions are numbers of images: the query's own image if it is found
         within k, else that of the best wrong candidate.
     """
-    k = sorted(set(k))
-    if not k or k[0] < 1:
-        raise UsageError(f"k: expected at least 1, got {k[0] if k else 'none'}")
+    k = _check_k(k)
+    if table is not None and cluster is None:
+        raise UsageError("expected --cluster for --table, got none")
     split = choose_split(images, split)
     check_widths(images, texts)
     common_logit_scale(images, texts)
     similarity.refuse_dot_product(images, "to rank by", similarity.ONE_TOKEN_HINT)
-    if control is not None:
-        check_control(control[0], images, [split])
-        check_widths(*control)
-        common_logit_scale(*control)
+    controls = check_controls(controls, images, [split], with_texts=True)
     pairs = pair(images, texts, split, same_rows=same_rows, strict=strict)
+    if gap and len(pairs.ids) < 4:  # two in each half
+        raise ClipkitError(f"--gap: expected at least 4 pairs, got {len(pairs.ids)}")
     inputs = {"images": images.digest, "texts": texts.digest}
     recorded = {}
-    rows_alone = replace(images.splits[split], features=None)
-    is_used = np.isin(rows_alone.ids, pairs.ids)
-    with_texts = replace(images, splits={split: rows_alone.take(np.flatnonzero(is_used))})
-    annotations = read_clusters(with_texts, table, cluster)
+    annotations = read_clusters(_used_images(images, split, pairs), table, cluster)
     if annotations is not None:
         codes = annotations.attributes[0].codes[split]
         where = f"{images.display_name}: {split}: {cluster}"
         pairs = pairs._replace(clusters=number_clusters(codes, where))
         recorded = {"cluster": cluster, "attributes": annotations.source}
         inputs |= annotations.inputs
-    elif table is not None:
-        raise UsageError("expected --cluster for --table, got none")
-    found = rank(pairs)
-    of_control = None
-    found_by_control: dict[str, Ranks] = {}
-    if control is not None:
-        of_control = pair(*control, split, same_rows=same_rows, quiet=True)
-        is_same = pairs.ids == of_control.ids and control[1].texts == texts.texts
-        if not is_same or not np.array_equal(pairs.image_of, of_control.image_of):
-            name = control[1].display_name
-            raise ClipkitError(f"{name}: expected the same images and texts, got others")
-        found_by_control = rank(of_control)
-        inputs |= {"control images": control[0].digest, "control texts": control[1].digest}
+    of_controls = [_pair_control(control, pairs, texts, split, same_rows) for control in controls]
     entry = history_entry(
         "retrieve",
         splits=[split],
@@ -149,29 +140,48 @@ def retrieve(  # noqa: PLR0913 (the options of `clipkit retrieve`)
         strict=strict or None,
         gap=gap or None,
         **recorded,
-        inputs=inputs,
+        inputs=inputs | control_digests(controls),
     )
-    if gap and len(pairs.ids) < 4:  # two in each half
-        raise ClipkitError(f"--gap: expected at least 4 pairs, got {len(pairs.ids)}")
-    rows: list[Row] = []
+    rows, splits = _measure(pairs, of_controls, k, gap)
     history = History([*images.history, *texts.history, entry])
-    result = make_result(history, [], class_names=pairs.ids, display_name=images.display_name)
+    content = {"class_names": pairs.ids, "display_name": images.display_name}
+    return make_result(history, rows, splits=splits, **content)
+
+
+def _measure(
+    pairs: Pairs, controls: Sequence[Pairs], k: Sequence[int], gap: bool
+) -> tuple[list[Row], dict[str, Split]]:
+    """Return the runs of both tasks, and the images that are found for each query."""
+    found = rank(pairs)
+    found_by_controls = [rank(of_control) for of_control in controls]
+    rows: list[Row] = []
+    splits = {}
     for task, ranks in found.items():
-        columns = _gap_columns(task, pairs, of_control) if gap else {}
-        if recorded:
+        columns = _gap_columns(task, pairs, controls) if gap else {}
+        if pairs.clusters is not None:
             columns["clusters"] = int(ranks.clusters.max()) + 1
-        rows += [row | columns for row in _rows(task, ranks, k, found_by_control.get(task))]
-        result.splits[task] = Split(
+        by_controls = [by_control[task] for by_control in found_by_controls]
+        rows += [row | columns for row in _rows(task, ranks, k, by_controls)]
+        splits[task] = Split(
             labels=ranks.labels,
             ids=_query_ids(task, pairs),
             predicted=np.stack([ranks.predicted(n) for n in k]),
         )
-    result.set_rows(rows)
-    return result
+    return rows, splits
+
+
+def _check_k(k: Sequence[int]) -> list[int]:
+    """Return different numbers of candidates in rising order; refuse none, or less than 1."""
+    counts = sorted(set(k))
+    if not counts:
+        raise UsageError("k: expected at least 1, got none")
+    if counts[0] < 1:
+        raise UsageError(f"k: expected at least 1, got {counts[0]}")
+    return counts
 
 
 def finding(result: FeatureFile) -> str:
-    """Say the recalls of a result at its smallest k; "" if a task is missing."""
+    """State the recalls of a result at its smallest k; "" if a task is missing."""
     recalls = {}
     for task in TASKS:
         for row in result.runs_on(task)[:1]:
@@ -197,7 +207,7 @@ def pair(
 ) -> Pairs:
     """Match the texts with the images of a split, by the images' ids or by their order.
 
-    What has no partner is left out, with a warning unless `quiet`.
+    Images and texts without a partner are left out, with a warning unless `quiet`.
     """
     _check_same_data_set(images, texts)
     ids = images.splits[split].ids
@@ -222,6 +232,26 @@ def pair(
         numbers,
         [ids[row] for row in used.tolist()],
     )
+
+
+def _used_images(images: FeatureFile, split: str, pairs: Pairs) -> FeatureFile:
+    """Return the images that have a text, without their embeddings."""
+    rows = replace(images.splits[split], features=None)
+    is_used = np.isin(rows.ids, pairs.ids)
+    return replace(images, splits={split: rows.take(np.flatnonzero(is_used))})
+
+
+def _pair_control(
+    control: Control, pairs: Pairs, texts: FeatureFile, split: str, same_rows: bool
+) -> Pairs:
+    """Return the pairs of a control, which must be those of the model."""
+    assert control.texts is not None  # it is checked
+    found = pair(control.images, control.texts, split, same_rows=same_rows, quiet=True)
+    is_same = found.ids == pairs.ids and control.texts.texts == texts.texts
+    if not is_same or not np.array_equal(found.image_of, pairs.image_of):
+        name = control.texts.display_name
+        raise ClipkitError(f"{name}: expected the same images and texts, got others")
+    return found
 
 
 def _check_same_data_set(images: FeatureFile, texts: FeatureFile) -> None:
@@ -297,7 +327,7 @@ def _report_left_out(name: str, what: str, number: int, partner: str, strict: bo
 
 
 def _query_ids(task: str, pairs: Pairs) -> list[str]:
-    """Return the ids of the queries: those of images, with a number where one has several texts."""
+    """Return the ids of the queries: image ids, numbered where an image has several texts."""
     if task == "text_retrieval":
         return pairs.ids
     counts = np.bincount(pairs.image_of)
@@ -381,7 +411,7 @@ def blocks(queries: Floats, candidates: Floats) -> Iterator[tuple[int, int, Floa
 def nearest(queries: Floats, candidates: Floats, k: int, *, skip_self: bool = False) -> Int64:
     """Return the rows (Q, k) of the k most similar candidates, in rising order.
 
-    Of candidates that are equally similar, the first are taken.
+    The first of equally similar candidates are taken.
     """
     found = np.empty((len(queries), k), np.int64)
     for first, last, cosines in blocks(queries, candidates):
@@ -421,21 +451,21 @@ def chance(partners: Int64, candidates: int, k: Sequence[int]) -> tuple[list[flo
     return recalls, {"mrr": mrr, "median_rank": float(np.argmax(behind <= 0.5 + 1e-9))}
 
 
-def _rows(task: str, ranks: Ranks, k: Sequence[int], control: Ranks | None) -> list[Row]:
+def _rows(task: str, ranks: Ranks, k: Sequence[int], controls: Sequence[Ranks]) -> list[Row]:
     """Return a run for each k."""
     recalls, null = chance(ranks.partners, ranks.candidates, k)
     shared = _mean_columns(ranks) | {f"{name}_null": value for name, value in null.items()}
-    if control is not None:
-        of_control = _mean_columns(control)
-        shared |= {f"{name}_control": of_control[name] for name in null}
+    of_controls = [_mean_columns(control) for control in controls]
+    for name in null:
+        shared |= mean_of_controls(f"{name}_control", [columns[name] for columns in of_controls])
     rows = []
     for n, recall in zip(k, recalls, strict=True):
         row: Row = {"split": task, "k": n, "queries": len(ranks.ranks)}
         row["candidates"] = ranks.candidates
         row |= metrics.share("recall", ranks.ranks <= n, ranks.clusters)
         row["recall_null"] = recall
-        if control is not None:
-            row["recall_control"] = float((control.ranks <= n).mean())
+        recalls_of_controls = [float((control.ranks <= n).mean()) for control in controls]
+        row |= mean_of_controls("recall_control", recalls_of_controls)
         rows.append(row | shared)
     return rows
 
@@ -443,8 +473,8 @@ def _rows(task: str, ranks: Ranks, k: Sequence[int], control: Ranks | None) -> l
 def _mean_columns(ranks: Ranks) -> dict[str, Any]:
     """Return the median rank and the mean reciprocal rank with 95 % intervals.
 
-    The median's limits are order statistics, as many rows from the middle as the median of
-    independent rows has.
+    The limits of the median are order statistics, as far from the middle as for the effective
+    number of rows.
     """
     reciprocal = 1 / ranks.ranks
     mrr = float(reciprocal.mean())
@@ -493,8 +523,8 @@ def modality_gap(pairs: Pairs, task: str) -> dict[str, float]:
     }
 
 
-def _gap_columns(task: str, pairs: Pairs, control: Pairs | None) -> dict[str, float]:
-    """Return the columns of `modality_gap` with their nulls, means over two halves of each side."""
+def _gap_columns(task: str, pairs: Pairs, controls: Sequence[Pairs]) -> Row:
+    """Return the columns of `modality_gap`; each null is a mean over two halves of each side."""
     columns = modality_gap(pairs, task)
     random = np.random.RandomState(42)
     nulls = []
@@ -503,5 +533,8 @@ def _gap_columns(task: str, pairs: Pairs, control: Pairs | None) -> dict[str, fl
         a, b = rows[random.permutation(len(rows))[: 2 * half]].reshape(2, half, -1)
         nulls.append(modality_gap(Pairs(a, b, np.arange(half), []), task))
     null = {f"{name}_null": (nulls[0][name] + nulls[1][name]) / 2 for name in columns}
-    of_control = {} if control is None else modality_gap(control, task)
-    return columns | null | {f"{name}_control": value for name, value in of_control.items()}
+    row: Row = columns | null
+    of_controls = [modality_gap(control, task) for control in controls]
+    for name in columns:
+        row |= mean_of_controls(f"{name}_control", [gaps[name] for gaps in of_controls])
+    return row

@@ -1,7 +1,7 @@
 """Compare how well results of `attributes` rank the same images, for each label and on average.
 
 Scores of the same images are not independent, so differences are paired. The labels of an image are
-not independent, either: the interval of their mean is from the mean of their deviations.
+not independent, either, so the interval of their mean comes from the mean of their deviations.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipkit.analysis import results as result_files
-from clipkit.analysis.comparison import (
+from clipkit.analysis.pairing import (
     describe_pairing,
     match_ids,
     name_files,
@@ -38,7 +38,7 @@ Ranks = Mapping[str, Int64]  # of each attribute (3, N): of the truth, and of SC
 
 
 class Difference(NamedTuple):
-    """Which of N images are compared, two values, and what the interval is made of."""
+    """The difference of two values on some of N images, and what its interval is made of."""
 
     rows: NDArray[np.bool_]
     values: Floats  # (2,)
@@ -65,8 +65,9 @@ def compare(
         of an `attribute` that both have; `rows`, the number of images; `value_a`, `value_b` and
         their `difference`, with a 95 % interval from `low` to `high`. NaN marks what does not
         apply. Means are over the attributes that have an interval, and `attribute` counts these.
-        They have no interval if other metrics than AUROC are of different images. Intervals of
-        probes are NaN if one of the two results is not `results.is_testable`.
+        Means of other metrics than AUROC have no interval if the attributes have values for
+        different images. Intervals of probes are NaN if one of the two results is not
+        `results.is_testable`.
     """
     if len(results) < 2:
         raise UsageError("expected two results of attributes or more, got one")
@@ -121,27 +122,41 @@ def _ranks(result: FeatureFile, split: str, order: Int64) -> Ranks:
 def _compare_pair(a: Ranks, b: Ranks, where: Row, is_tested: bool) -> list[Row]:
     """Return the rows of two results: by words and by probes, the mean and each attribute."""
     names = f"{where['a']} and {where['b']}"
-    shared = [name for name in a if name in b]
-    if not shared:
-        raise ClipkitError(f"{names}: expected attributes that both have, got none")
-    left_out = [name for name in [*a, *b] if name not in shared]
-    if left_out:
-        console.note(f"{names}: left out {result_files.join_names(left_out)}, which one lacks")
+    shared = _shared_attributes(a, b, names)
     rows = []
     for number, scores in enumerate(SCORES, 1):
-        found = []
+        found = {}
         for name in shared:
             what = f"{names}: {name}"
-            found.append(_compare_attribute(what, a[name], b[name], number, where["metric"]))
-        if all(np.isnan(difference.values).all() for difference in found):
-            continue  # as one of the results has no words
-        of_scores = [_mean(found, where["metric"])]
-        for name, difference in zip(shared, found, strict=True):
-            of_scores.append({"scope": "attribute", "attribute": name, **_row(difference)})
-        for row in of_scores:
-            if scores == "probe" and not is_tested:
-                row["low"] = row["high"] = np.nan
-            rows.append({**where, "scores": scores, **row})
+            found[name] = _compare_attribute(what, a[name], b[name], number, where["metric"])
+        of_scores = _score_rows(found, where["metric"])
+        if scores == "probe" and not is_tested:
+            of_scores = [row | {"low": np.nan, "high": np.nan} for row in of_scores]
+        rows += [{**where, "scores": scores, **row} for row in of_scores]
+    return rows
+
+
+def _shared_attributes(a: Ranks, b: Ranks, names: str) -> list[str]:
+    """Return the attributes that both results have; note the others."""
+    shared = [name for name in a if name in b]
+    if not shared:
+        raise ClipkitError(f"{names}: expected attributes in common, got none")
+    left_out = [name for name in [*a, *b] if name not in shared]
+    if left_out:
+        console.note(
+            f"{names}: left out {result_files.join_names(left_out)}, which only one of them has"
+        )
+    return shared
+
+
+def _score_rows(found: Mapping[str, Difference], metric_name: str) -> list[Row]:
+    """Return the row of the mean and of each attribute; none if one of the results has no words."""
+    differences = list(found.values())
+    if all(np.isnan(difference.values).all() for difference in differences):
+        return []
+    rows = [_mean(differences, metric_name)]
+    for name, difference in found.items():
+        rows.append({"scope": "attribute", "attribute": name, **_row(difference)})
     return rows
 
 

@@ -110,8 +110,8 @@ class ScoreMetric(NamedTuple):
     """A metric of the truth (N,) and of predictions or scores (N,), and what it is by chance.
 
     `deviations` are numbers for each row, or for each draw of rows. Over another draw of rows, two
-    scores have the scalar product of their deviations as covariance. An error is the better the
-    lower it is, and has the unit of the truth.
+    scores have the scalar product of their deviations as covariance. An error is better if it is
+    lower, and has the unit of the truth.
     """
 
     title: str
@@ -140,7 +140,7 @@ class ScoreMetric(NamedTuple):
 
 class _OfLabels(ScoreMetric):
     def quantile(self, truth: Floats) -> float:
-        """Return Student's, since few rows of a label tell little of its variance."""
+        """Return Student's quantile, since few rows of a label say little about its variance."""
         from scipy.special import stdtrit
 
         return float(stdtrit(_rarer(truth) - 1, 0.975))  # NaN for one row
@@ -227,8 +227,8 @@ METRICS = {
 def ridge(X: Floats, Y: Floats, X_scored: Floats) -> Floats:
     """Predict T numbers (M, T) of rows (M, D), by a regression on rows (N, D) and their Y (N, T).
 
-    Columns are standardised. The penalty of each number is the one of PENALTIES with the smallest
-    error on each row when it is left out.
+    Columns are standardised. For each number, the penalty is the one of PENALTIES with the smallest
+    leave-one-out error.
     """
     from sklearn.linear_model import RidgeCV
     from sklearn.preprocessing import StandardScaler

@@ -51,7 +51,7 @@ def normalize(embeddings: ArrayLike, name: str = "embeddings", first_row: int = 
 def comparable(
     rows: ArrayLike, file: FeatureFile, name: str = "embeddings", first_row: int = 0
 ) -> Floats:
-    """Return rows (N, D) whose products are the similarities that a file is for.
+    """Scale rows (N, D) so that their products are the similarities of a file.
 
     They are normalised for cosines, and unchanged for dot products.
     """
@@ -79,7 +79,7 @@ def next_token_logits(products: Float32, file: FeatureFile) -> Float32:
 
 
 def refuse_dot_product(file: FeatureFile, purpose: str, hint: str | None = None) -> None:
-    """Refuse a file of dot products for what has a meaning for cosines alone."""
+    """Refuse a file of dot products where only cosines have a meaning."""
     if file.is_dot_product:
         message = f"{file.display_name}: expected cosines {purpose}, got dot products"
         raise ClipkitError(f"{message} of a generative model", hint)
@@ -218,9 +218,9 @@ def class_means(values: ArrayLike, labels: ArrayLike, count: int) -> NDArray[np.
 def singular_values(embeddings: ArrayLike | BlockMatrix) -> NDArray[np.float64]:
     """Return the singular values (min(K, D)), descending, of normalised embeddings (K, D).
 
-    The matrix turns a direction into its K cosines. The squares add up to K. Of more rows than
-    columns, the squares are the eigenvalues of a sum over blocks of rows; those that are rounding
-    errors are 0.
+    The matrix turns a direction into its K cosines. The squares add up to K. If there are more rows
+    than columns, the squares are the eigenvalues of a sum over blocks of rows, and rounding errors
+    are replaced by 0.
 
     >>> singular_values([[1, 0, 0], [0, 2, 0], [0, 3, 0]]).round(4)
     array([1.4142, 1.    , 0.    ])
@@ -257,8 +257,8 @@ def gaussian_singular_values(count: int, dim: int, seed: int) -> NDArray[np.floa
 def effective_rank(values: ArrayLike) -> float:
     """Return exp of the entropy of the singular values' shares (Roy & Vetterli 2007).
 
-    Of images' embeddings, it is called RankMe (Garrido et al. 2023). It lies between 1, where one
-    value has all, and their number, where all are equal.
+    For embeddings of images, it is called RankMe (Garrido et al. 2023). It is 1 if one value has
+    everything, and the number of values if they are equal.
 
     >>> round(effective_rank([2.0, 2.0, 2.0, 0.0]), 6), effective_rank([5.0, 0.0])
     (3.0, 1.0)

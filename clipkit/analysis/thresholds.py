@@ -35,7 +35,7 @@ from clipkit.analysis.results import (
 from clipkit.analysis.score_metrics import METRICS
 from clipkit.analysis.similarity import normalize, products, refuse_dot_product
 from clipkit.analysis.softmax import softmax
-from clipkit.analysis.zeroshot import HINT, check_prompts, iter_class_scores
+from clipkit.analysis.zeroshot import CLASS_PROMPTS_HINT, check_prompts, iter_class_scores
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.base.names import class_name
@@ -46,7 +46,7 @@ from clipkit.features.splitting import stratified_split
 LIMITS = ("tpr_low", "tpr_high", "fpr_low", "fpr_high")
 AUROC_LIMITS = ("auroc_low", "auroc_high")
 TPR = 0.95  # of known images
-NEIGHBOUR = 10  # among the fitted images, whose cosine says that an image is known
+NEIGHBOUR = 10  # the cosine with the 10th nearest fitted image tells known images
 BLOCK = 1 << 24  # cosines that are in memory at once
 LEAST_ABOVE = 5  # pairs that do not match, above a threshold that says something
 
@@ -76,8 +76,8 @@ def choose(
 
     A prompt matches the images of its class. The shares `fpr` of the fitted pairs that do not match
     may be above; with `at`, these thresholds are scored instead. With `standardize`, each prompt's
-    cosines have the mean 0 and the standard deviation 1 over the fitted images. `seed` is of the
-    rows that are held out of a file with one split (see `held_out.choose_held_out`).
+    cosines have the mean 0 and the standard deviation 1 over the fitted images. `seed` draws the
+    rows that are held out if a file has one split (see `held_out.choose_held_out`).
 
     Returns
     -------
@@ -96,29 +96,14 @@ def choose(
         caveats = find_shared("fitted", evaluation.split, fitted.cosines, scored.cosines)
     untested = {} if is_testable(caveats) else dict.fromkeys(LIMITS, np.nan)
     if standardize:
-        mean, deviation = fitted.cosines.mean(axis=0), fitted.cosines.std(axis=0)
-        deviation = np.where(deviation > 0, deviation, 1)
-        fitted = fitted._replace(cosines=(fitted.cosines - mean) / deviation)
-        scored = scored._replace(cosines=(scored.cosines - mean) / deviation)
-    texts = np.array(logits.texts)[np.asarray(logits.class_index) >= 0].tolist()
-    chosen_prompts = [("all prompts", slice(None))]
-    if len(texts) > 1:
-        chosen_prompts += [(text, slice(k, k + 1)) for k, text in enumerate(texts)]
+        fitted, scored = _standardize(fitted, scored)
     rows: list[Row] = []
-    for name, columns in chosen_prompts:
-        of_fitted, of_scored = fitted.of_prompts(columns), scored.of_prompts(columns)
+    for name, columns in _prompts(logits):
         head: Row = {"split": evaluation.split, "prompt": name}
-        rows += [head | _score(of_scored, threshold) for threshold in at]
-        for share in [] if at else fpr:
-            threshold = _highest(of_fitted, share)
-            rows.append(head | {"fpr_asked": share} | _score(of_scored, threshold))
-    fewest = (~fitted.matches).sum(axis=0).min()
-    few = [f"{share:g}" for share in sorted(set(fpr)) if share * fewest < LEAST_ABOVE]
-    if few and not at:
-        console.note(
-            f"fewer than {LEAST_ABOVE} fitted pairs of a prompt may be above its threshold at "
-            f"{', '.join(few)}: use a larger --fpr, or 'all prompts'"
-        )
+        scores = _scores(fitted.of_prompts(columns), scored.of_prompts(columns), fpr, at)
+        rows += [head | score | untested for score in scores]
+    if not at:
+        _note_few_pairs(fitted, fpr)
     history = logits.extended_history(
         "threshold",
         fpr=None if at else list(fpr),
@@ -130,7 +115,42 @@ def choose(
         caveats=caveats or None,
         inputs={"logits": logits.digest},
     )
-    return make_result(history, [row | untested for row in rows])
+    return make_result(history, rows)
+
+
+def _scores(fitted: Pairs, scored: Pairs, fpr: Sequence[float], at: Sequence[float]) -> list[Row]:
+    """Score the thresholds `at` or, without any, those that are chosen at the shares `fpr`."""
+    if at:
+        return [_score(scored, threshold) for threshold in at]
+    return [{"fpr_asked": share} | _score(scored, _highest(fitted, share)) for share in fpr]
+
+
+def _standardize(fitted: Pairs, scored: Pairs) -> tuple[Pairs, Pairs]:
+    """Give each prompt's cosines the mean 0 and the deviation 1 over the fitted images."""
+    mean, deviation = fitted.cosines.mean(axis=0), fitted.cosines.std(axis=0)
+    deviation = np.where(deviation > 0, deviation, 1)
+    standardized = [(pairs.cosines - mean) / deviation for pairs in (fitted, scored)]
+    return fitted._replace(cosines=standardized[0]), scored._replace(cosines=standardized[1])
+
+
+def _prompts(logits: FeatureFile) -> list[tuple[str, slice]]:
+    """Return the columns of all prompts of classes together and, if there are several, of each."""
+    texts = np.array(logits.texts)[np.asarray(logits.class_index) >= 0].tolist()
+    prompts = [("all prompts", slice(None))]
+    if len(texts) > 1:
+        prompts += [(text, slice(k, k + 1)) for k, text in enumerate(texts)]
+    return prompts
+
+
+def _note_few_pairs(fitted: Pairs, fpr: Sequence[float]) -> None:
+    """Note the shares at which few pairs decide on the threshold of a prompt."""
+    fewest = (~fitted.matches).sum(axis=0).min()
+    few = [f"{share:g}" for share in sorted(set(fpr)) if share * fewest < LEAST_ABOVE]
+    if few:
+        console.note(
+            f"fewer than {LEAST_ABOVE} fitted pairs of a prompt may be above its threshold at "
+            f"{', '.join(few)}: use a larger --fpr, or 'all prompts'"
+        )
 
 
 def choose_overall(
@@ -161,7 +181,8 @@ def _pairs(logits: FeatureFile, rows: SplitRows) -> Pairs:
     of_classes = class_index >= 0
     if not of_classes.any():
         raise ClipkitError(
-            f"{logits.display_name}: expected prompts of the images' classes, got none", HINT
+            f"{logits.display_name}: expected prompts of the images' classes, got none",
+            CLASS_PROMPTS_HINT,
         )
     cosines = np.asarray(logits.cosines(rows.split))[rows.numbers]
     labels = labels_of(logits, rows.split)[rows.numbers]
@@ -169,7 +190,7 @@ def _pairs(logits: FeatureFile, rows: SplitRows) -> Pairs:
 
 
 def _highest(pairs: Pairs, share: float) -> float:
-    """Return the cosine with a share of the others above it, or NaN if all pairs match."""
+    """Return the cosine that a share of the pairs that do not match exceeds; NaN if all match."""
     rising = np.sort(pairs.cosines[~pairs.matches])
     if not len(rising):
         return np.nan
@@ -223,7 +244,7 @@ def class_cuts(logits: FeatureFile, chosen: FeatureFile) -> tuple[Floats, list[C
 
 
 def _chosen_on(logits: FeatureFile, chosen: FeatureFile, entry: Mapping[str, Any]) -> list[Caveat]:
-    """Warn of images of `logits` whose cosines chose the thresholds of a result."""
+    """Warn if the thresholds of a result were chosen on images of `logits`."""
     fit = entry.get("fit_split")
     is_fitted = logits.digest == entry["inputs"].get("logits") and not entry.get("at")
     if not is_fitted or fit not in logits.splits:
@@ -268,9 +289,9 @@ def detect(
 ) -> FeatureFile:
     """Tell images of known classes from others: what `clipkit threshold --unknown` reports.
 
-    `unknown` has the logits of images of none of the classes, with the same prompts, or both files
-    have embeddings. All splits of `unknown` are scored. The thresholds keep 95 % of the fitted
-    known images.
+    `unknown` has images of none of the classes: their logits with the same prompts, or embeddings
+    if `known` has embeddings. All splits of `unknown` are scored. The thresholds keep 95 % of the
+    fitted known images.
 
     Returns
     -------
@@ -279,7 +300,7 @@ def detect(
         and the largest probability of a softmax at the model's temperature; of embeddings, the
         cosine with the image's 10th nearest fitted image (Sun et al. 2022). `tpr` and `fpr` are the
         shares of the `known` and of the `unknown` images above the `threshold`, with 95 %
-        intervals, and `auroc`, with DeLong's, is of known against unknown images.
+        intervals, and `auroc`, with DeLong's interval, compares known with unknown images.
     """
     fit, evaluation = choose_rows(known, fit_split, eval_split, seed)
     measure = _measure_neighbours if known.kind == "images" else _measure_logits
@@ -350,7 +371,7 @@ def _measure_neighbours(
 
 
 def _neighbour(bank: Floats, rows: Floats, place: int) -> Floats:
-    """Return the cosine (N,) of rows (N, D) with the one that is at some place in the bank (M, D).
+    """Return the cosine (N,) of each row (N, D) with the `place`-th nearest row of a bank (M, D).
 
     The rows of both have the norm 1.
     """

@@ -23,12 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipkit.analysis import similarity
+from clipkit.analysis.controls import Control, check_controls, control_digests
 from clipkit.analysis.results import Row, choose_split, column, make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import compatibility
 from clipkit.features.annotations import Attribute, read_annotations
-from clipkit.features.compatibility import check_control
 from clipkit.features.model import BlockMatrix, FeatureFile, Floats, Int64
 from clipkit.features.provenance import prompts_entry
 
@@ -47,7 +47,7 @@ class Explained(NamedTuple):
 
 
 def _encode(values: Int64 | Floats) -> tuple[NDArray[Any], int]:
-    """Return what `_regressors` takes, and K: positions (N,) of codes, or z-scores of numbers."""
+    """Return the positions (N,) of codes, or the z-scores of numbers, and K; see `_regressors`."""
     if values.dtype.kind == "f" and np.ptp(values):  # not equal ones: rounding makes a deviation
         return (values - values.mean()) / values.std(), 2
     distinct, positions = np.unique(values, return_inverse=True)
@@ -55,7 +55,7 @@ def _encode(values: Int64 | Floats) -> tuple[NDArray[Any], int]:
 
 
 def _regressors(values: NDArray[Any], count: int) -> Any:
-    """Return the indicators (B, K) of positions or, of z-scores, a constant and them (B, 2).
+    """Return the indicators (B, K) of positions; for z-scores, a constant and the scores (B, 2).
 
     The columns are orthogonal.
     """
@@ -69,7 +69,7 @@ def _regressors(values: NDArray[Any], count: int) -> Any:
 
 
 class Regressions:
-    """Regressions of the used ones of M rows, N, on columns (M,): indicators of codes, or numbers.
+    """Regressions of N of M rows on columns (M,), which are indicators of codes or numbers.
 
     `regress` computes them.
 
@@ -134,7 +134,7 @@ class Regressions:
     def share(self, smaller: Explained, larger: Explained, along: Floats | None = None) -> Any:
         """Return the gain in adjusted R squared from the smaller to the larger regression.
 
-        It is of all columns or, as (K,), of the cosines with each of K directions (K, D).
+        By default, it is for the whole embedding; with `along` (K, D), for cosines with directions.
         """
         return self._gain(smaller, larger, self._explained_scatter(larger, along), along)
 
@@ -267,7 +267,7 @@ def decompose(  # noqa: PLR0913 (the options of `clipkit variance`)
     *,
     table: str | None = None,
     columns: Sequence[str] = (),
-    controls: Sequence[FeatureFile] = (),
+    controls: Sequence[Control | FeatureFile] = (),
     numbers: bool = False,
     null: int = 1000,
     split: str | None = None,
@@ -280,17 +280,17 @@ def decompose(  # noqa: PLR0913 (the options of `clipkit variance`)
     images : FeatureFile
         Of kind images.
     texts : FeatureFile, optional
-        Of kind texts and of the same model. The shares are then of each prompt's cosines.
+        Of kind texts and of the same model. Shares are then measured for each prompt's cosines.
     table : str, optional
         A .csv or .tsv file of attributes, or ``shapes``. Without it, the labels are the only
         attribute, `class`.
     columns : sequence of str, optional
         Attributes to use, by default all of the table. ``a*b`` is an interaction: what the
         combinations of two attributes explain beyond both.
-    controls : sequence of FeatureFile
-        The same images, embedded by untrained controls.
+    controls : sequence of Control or FeatureFile
+        The same images, embedded by untrained models.
     numbers : bool
-        Whether those of up to 20 numbers, and in ``shapes``, are no categories.
+        Treat attributes of 3 to 20 numbers, and those of ``shapes``, as numbers, not categories.
     null : int
         Number of random directions, for `random99`.
     split : str, optional
@@ -327,21 +327,13 @@ def decompose(  # noqa: PLR0913 (the options of `clipkit variance`)
     name = choose_split(images, split)
     terms, source, inputs = _read_terms(images, name, table, columns, numbers)
     inputs["images"] = images.digest
-    without = [term.name for term in terms if not term.values]
-    if len(without) == len(terms):
-        raise ClipkitError(f"{name}: expected rows with a value of {without[0]!r}, got none")
-    if without:
-        console.warn(f"no row of {name} has a value of {', '.join(without)}")
+    _check_values(terms, name)
+    untrained = check_controls(controls, images, [name])
     if texts is None:
         rows = _attribute_rows(terms, images, name)
-        shares = []
-        for number, control in enumerate(controls, 1):
-            check_control(control, images, [name])
-            terms = [Term(term.attribute, name) for term in terms]
-            regress(control, name, [term.regressions for term in terms])
-            shares.append([term.share() for term in terms])
-            inputs[f"control {number}"] = control.digest
+        shares = [_shares(terms, control.images, name) for control in untrained]
         _add_controls(rows, shares)
+        inputs |= control_digests(untrained)
     else:
         rows = _prompt_rows(terms, images, texts, name, null, seed)
         inputs["texts"] = texts.digest
@@ -375,6 +367,15 @@ def _read_terms(
     return terms, annotations.source, dict(annotations.inputs)
 
 
+def _check_values(terms: Sequence[Term], split: str) -> None:
+    """Refuse attributes without any value in a split; warn if only some have none."""
+    without = [term.name for term in terms if not term.values]
+    if len(without) == len(terms):
+        raise ClipkitError(f"{split}: expected rows with a value of {without[0]!r}, got none")
+    if without:
+        console.warn(f"no row of {split} has a value of {', '.join(without)}")
+
+
 def _attribute_rows(terms: Sequence[Term], images: FeatureFile, split: str) -> list[Row]:
     together = _choose_base(terms)
     unique = _unique_shares(together, images, split)
@@ -397,8 +398,8 @@ def _attribute_rows(terms: Sequence[Term], images: FeatureFile, split: str) -> l
 def _choose_base(terms: Sequence[Term]) -> list[Term]:
     """Return the terms of the regression on all attributes, those with many rows first.
 
-    One is left out if fewer than half of the rows of the first would then be complete, or fewer
-    than ROWS_PER_PARAMETER for each parameter.
+    A term is left out if, with it, fewer than half of the rows of the first would be complete, or
+    fewer than ROWS_PER_PARAMETER for each parameter.
     """
     by_rows = sorted(terms, key=lambda term: (-term.known.sum(), term.values))
     base: list[Term] = []
@@ -439,8 +440,15 @@ def _unique_shares(terms: Sequence[Term], images: FeatureFile, split: str) -> Ro
     return unique
 
 
+def _shares(terms: Sequence[Term], images: FeatureFile, split: str) -> list[float]:
+    """Return the share of each attribute in other embeddings of the same images."""
+    own_terms = [Term(term.attribute, split) for term in terms]
+    regress(images, split, [term.regressions for term in own_terms])
+    return [float(term.share()) for term in own_terms]
+
+
 def _add_controls(rows: list[Row], shares: Sequence[Sequence[float]]) -> None:
-    """Add the mean and the range of the controls' shares, each of all rows."""
+    """Add the mean and the range of the controls' shares to the rows."""
     control_shares = zip(*shares, strict=True) if shares else [(np.nan,)] * len(rows)
     for row, values in zip(rows, control_shares, strict=True):
         row["control_share"] = float(np.mean(values))

@@ -14,7 +14,7 @@ from clipkit.base.errors import ClipkitError
 from clipkit.features.model import BlockMatrix, FeatureFile, Float32, Floats, Int64, Split
 from clipkit.features.overview import abridged
 
-HINT = "make them with: clipkit textembed --classes"
+CLASS_PROMPTS_HINT = "make them with: clipkit textembed --classes"
 
 
 def class_scores(cosines: Floats, class_index: Int64, n_classes: int) -> Floats:
@@ -107,7 +107,8 @@ def check_prompts(logits: FeatureFile) -> None:
     index = logits.class_index
     if not logits.class_names or index is None or (index < 0).all():
         raise ClipkitError(
-            f"{logits.display_name}: expected prompts of the images' classes, got none", HINT
+            f"{logits.display_name}: expected prompts of the images' classes, got none",
+            CLASS_PROMPTS_HINT,
         )
     missing = sorted(set(range(len(logits.class_names))) - set(index.tolist()))
     if missing:
@@ -115,7 +116,7 @@ def check_prompts(logits: FeatureFile) -> None:
             f"{logits.display_name}: expected a prompt for every class, got none for "
             f"{len(missing):,} of {len(logits.class_names):,}, such as "
             f"{logits.class_names[missing[0]]!r}",
-            HINT,
+            CLASS_PROMPTS_HINT,
         )
     _check_one_attribute(logits)
 

@@ -28,6 +28,7 @@ from clipkit.base.options import (
 from clipkit.commands import _completion as completion
 
 if TYPE_CHECKING:
+    from clipkit.analysis.controls import Control
     from clipkit.analysis.ranking import Ranking
     from clipkit.base.tables import View
     from clipkit.features.model import FeatureFile
@@ -341,13 +342,14 @@ Cluster = Annotated[
 Attributes = Annotated[
     list[str], option("NAME", "Use only this attribute; A*B is an interaction; repeatable.")
 ]
-Control = Annotated[
-    str | None,
-    option("IMAGES", "The same images by an untrained model; needs --control-texts.", is_file=True),
-]
 ControlTexts = Annotated[
-    str | None,
-    option("TEXTS", "The same texts by the model of --control.", "--control-texts", is_file=True),
+    list[str],
+    option(
+        "TEXTS",
+        "The same texts by the model of --control; one for each, in the same order.",
+        "--control-texts",
+        is_file=True,
+    ),
 ]
 ItemTables = Annotated[
     list[str] | None,
@@ -457,15 +459,19 @@ def parse_fractions(words: list[str]) -> dict[str, float]:
     return fractions
 
 
-def read_control(images: str | None, texts: str | None) -> tuple[FeatureFile, FeatureFile] | None:
-    """Read the images and the texts of an untrained model, if they are named."""
+def read_controls(images: Sequence[str], texts: Sequence[str]) -> list[Control]:
+    """Read the images and the texts of untrained models."""
     from clipkit import features
+    from clipkit.analysis.controls import Control
 
-    if images is None and texts is None:
-        return None
-    if images is None or texts is None:
-        raise UsageError("expected --control and --control-texts together, got one of them")
-    return features.read(images, kinds=["images"]), features.read(texts, kinds=["texts"])
+    if len(images) != len(texts):
+        got = f"got {len(images)} and {len(texts)}"
+        raise UsageError(f"expected as many --control-texts as --control, {got}")
+    controls = []
+    for image_file, text_file in zip(images, texts, strict=True):
+        of_images = features.read(image_file, kinds=["images"])
+        controls.append(Control(of_images, features.read(text_file, kinds=["texts"])))
+    return controls
 
 
 @dataclass(frozen=True)

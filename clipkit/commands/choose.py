@@ -7,14 +7,14 @@ from typing import Annotated
 from clipkit.base.errors import UsageError
 from clipkit.base.options import flag
 from clipkit.commands._options import (
-    Control,
+    Controls,
     ControlTexts,
     FirstSplit,
     Images,
     ItemTables,
     Report,
     Texts,
-    read_control,
+    read_controls,
 )
 
 
@@ -24,8 +24,8 @@ def choose(
     texts: Texts = "-",
     items: ItemTables = None,
     split: FirstSplit = None,
-    control: Control = None,
-    control_texts: ControlTexts = None,
+    control: Controls = [],  # noqa: B006
+    control_texts: ControlTexts = [],  # noqa: B006
     common: Annotated[
         bool, flag("--common", "Leave out items whose images are not in IMAGES.")
     ] = False,
@@ -46,7 +46,7 @@ def choose(
 
     if not items:
         raise UsageError("expected --items, got none", "--items shapes has bundled ones")
-    report.check_output(images, texts, control, control_texts, *items)
+    report.check_output(images, texts, *control, *control_texts, *items)
     image_file = features.read(images, kinds=["images"])
     chosen = choose_split(image_file, split)
     if items == ["shapes"]:
@@ -56,7 +56,7 @@ def choose(
         features.read(texts, kinds=["texts"]),
         read_items(items, chosen),
         split,
-        control=read_control(control, control_texts),
+        controls=read_controls(control, control_texts),
         common=common,
     )
     report.show(result)

@@ -26,11 +26,13 @@ def describe(
     ] = None,
     run: Annotated[int | None, option("N", "Run of RESULT, counted from 0.", min=0)] = None,
     control: Annotated[
-        str | None,
+        list[str],
         option(
-            "LOGITS", "Logits of the same images and prompts by an untrained model.", is_file=True
+            "LOGITS",
+            "Logits of the same images and prompts by an untrained model; repeatable.",
+            is_file=True,
         ),
-    ] = None,
+    ] = [],  # noqa: B006
     top: Annotated[int, option("K", "Number of prompts for each group.", min=1)] = 5,
     split: FirstSplit = None,
     seed: Seed = 42,
@@ -49,7 +51,7 @@ def describe(
         raise UsageError("expected groups from --result or from --table and --attribute, got both")
     if run is not None and result is None:
         raise UsageError("expected --run with --result, got it alone")
-    report.check_output(file, table, result, control)
+    report.check_output(file, table, result, *control)
     described = description.describe(
         features.read(file, kinds=["logits"]),
         table=table,
@@ -57,7 +59,7 @@ def describe(
         result=None if result is None else features.read(result, kinds=["result"]),
         run=run,
         split=split,
-        control=None if control is None else features.read(control, kinds=["logits"]),
+        controls=[features.read(name, kinds=["logits"]) for name in control],
         top=top,
         seed=seed,
     )

@@ -7,7 +7,7 @@ from typing import Annotated
 from clipkit.base.options import flag, option, split_words
 from clipkit.commands._options import (
     Cluster,
-    Control,
+    Controls,
     ControlTexts,
     FirstSplit,
     Images,
@@ -15,7 +15,7 @@ from clipkit.commands._options import (
     Table,
     Texts,
     parse_counts,
-    read_control,
+    read_controls,
 )
 
 
@@ -25,8 +25,8 @@ def retrieve(
     texts: Texts = "-",
     split: FirstSplit = None,
     k: Annotated[list[str], option("N", "Value of k for recall@k; or a list.", "-k")] = ["1,5,10"],  # noqa: B006
-    control: Control = None,
-    control_texts: ControlTexts = None,
+    control: Controls = [],  # noqa: B006
+    control_texts: ControlTexts = [],  # noqa: B006
     same_rows: Annotated[bool, flag("--same-rows", "Text i belongs to image i.")] = False,
     strict: Annotated[
         bool, flag("--strict", "Refuse images without text, and texts without image.")
@@ -46,13 +46,13 @@ def retrieve(
     from clipkit import features
     from clipkit.analysis import retrieval
 
-    report.check_output(images, texts, control, control_texts, table)
+    report.check_output(images, texts, *control, *control_texts, table)
     result = retrieval.retrieve(
         features.read(images, kinds=["images"]),
         features.read(texts, kinds=["texts"]),
         split,
         k=parse_counts(split_words(k), "-k"),
-        control=read_control(control, control_texts),
+        controls=read_controls(control, control_texts),
         same_rows=same_rows,
         strict=strict,
         gap=gap,

@@ -64,7 +64,7 @@ class Column:
         Whether there are columns `<name>_low` and `<name>_high`.
     relatives : str
         Endings of further columns of the same kind, such as ``null control`` for `<name>_null` and
-        `<name>_control`.
+        `<name>_control`, which has a range if there are several controls.
     is_checked : bool
         Whether `validate` checks the type and the limits of a result's column.
     is_setting : bool
@@ -100,7 +100,10 @@ class Column:
         """Yield the column, its interval and its relatives."""
         yield self
         limits = ("low", "high") if self.has_interval else ()
-        for ending in (*limits, *self.relatives.split()):
+        relatives = self.relatives.split()
+        if "control" in relatives:
+            relatives += ["control_low", "control_high"]  # the range of several controls
+        for ending in (*limits, *relatives):
             yield Column(
                 f"{self.name}_{ending}",
                 self.unit,

@@ -231,20 +231,25 @@ def draw_choices(result: FeatureFile) -> Drawn:
     model = provenance(result).model or "model"
     ceiling = np.where(columns["ceiling"] < 1, columns["ceiling"], np.nan)
     no_numbers = np.full(len(ceiling), np.nan)
-    control = result.runs.get("accuracy_control", no_numbers)[: len(ceiling)]
+    control = result.runs.get("accuracy_control", no_numbers)
+    limits = [result.runs.get(f"accuracy_control_{end}", control) for end in ("low", "high")]
+    of_control = [numbers[: len(ceiling)] for numbers in (control, *limits)]
     shuffled, shuffled95 = columns["shuffled"], columns["shuffled95"]
     series = {
         model: Dots(columns["accuracy"], columns["accuracy_low"], columns["accuracy_high"]),
         "most that a model blind to the order of words can reach": Dots(*[ceiling] * 3),
         "other items' images: what texts alone give": Dots(shuffled, shuffled, shuffled95),
-        "untrained control": Dots(*[control] * 3),
+        "untrained control": Dots(*of_control),
     }
     names = []
     for row in result.rows()[: len(ceiling)]:
         measure = f"{row['split']}: " if len(result.splits) > 1 else ""
         names.append(f"{measure}{row['category']} ({row['items']:,.0f})")
     numbers, title = (columns["angle"], series, no_numbers), "Right choices by category"
-    figure = attributes(names, *numbers, texts=CHOICE_LABELS, title=title)
+    random, axis, lines = CHOICE_LABELS
+    if "accuracy_control_low" in result.runs:
+        lines += "; controls: the range"
+    figure = attributes(names, *numbers, texts=(random, axis, lines), title=title)
     split = ", ".join(map(str, results.newest_entry(result).list_of("splits")))
     return style.state(figure, finding(result), results.source_label(result, split))
 

@@ -311,10 +311,11 @@ SETTINGS: dict[str, Callable[[_Command], dict[str, Any]]] = {
 def _flag_of_input(role: str, options: Mapping[str, Option]) -> list[str]:
     """Return the flag in front of an input; none if it is an argument.
 
-    The role of an option's file is called like the option. More words may follow, as in `control 2`
-    and `control images`.
+    The role of an option's file is called like the option, and may have a number, as in `control 2`
+    and `control 2 texts`. An earlier clipkit wrote `control images`.
     """
-    for name in (role.replace(" ", "_"), role.partition(" ")[0]):
+    words = re.sub(r" \d+", "", role)
+    for name in (words.replace(" ", "_"), words.partition(" ")[0]):
         if name in options and options[name].is_file:
             return [options[name].flag]
     return []

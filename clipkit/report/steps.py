@@ -117,13 +117,13 @@ def _roles(entry: Entry) -> list[str]:
     return roles + sorted(digest_of.keys() - {*roles, *NO_INPUTS}, key=_natural)
 
 
-def _natural(text: str) -> list[str]:
-    """Return the key by which `b2` comes before `b10`.
+def _natural(text: str) -> str:
+    """Return the key by which `b2` comes before `b10`, and after `b1 texts`.
 
-    >>> sorted(["b10", "b2"], key=_natural)
-    ['b2', 'b10']
+    >>> sorted(["b10", "b2", "b1 texts", "b1"], key=_natural)
+    ['b1', 'b1 texts', 'b2', 'b10']
     """
-    return [part.zfill(9) for part in re.split(r"(\d+)", text)]
+    return re.sub(r"\d+", lambda number: number[0].zfill(9), text)
 
 
 def _chains(earlier: Sequence[Entry], entry: Entry) -> dict[str, Sequence[Entry]]:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -260,3 +261,33 @@ def stored(value: Any) -> NDArray[Any]:
     if array.dtype.kind == "U":
         return np.array([text.encode() for text in array.tolist()])
     return array.astype("<i8") if array.dtype.kind == "i" else array
+
+
+def check_means_of_controls(measure, controls):
+    """Check that several controls have the mean and the range of what each of them has alone."""
+    several = measure(controls).rows()
+    alone = [measure([control]).rows() for control in controls]
+    names = [name for name in several[0] if name.endswith("_control")]
+    assert any(row[f"{name}_low"] < row[f"{name}_high"] for row in several for name in names)
+    for number, row in enumerate(several):
+        rows = [of_control[number] for of_control in alone]
+        expected = dict(rows[0])
+        for name in names:
+            values = [of_control[name] for of_control in rows]
+            expected[name] = pytest.approx(np.mean(values))
+            expected |= {f"{name}_low": min(values), f"{name}_high": max(values)}
+        assert row == expected
+
+
+def untrained(*files, seed=7):
+    """Return copies of files as an untrained model makes them, with random features."""
+    copies = []
+    random = np.random.default_rng(seed)
+    for file in files:
+        copy = deepcopy(file)
+        copy.history[0]["model"]["untrained"] = seed
+        for part in [copy, *copy.splits.values()]:
+            if part.features is not None:
+                part.features = random.standard_normal(part.features.shape).astype(np.float32)
+        copies.append(copy)
+    return copies
