@@ -179,7 +179,7 @@ def _report_error(error: Exception, command: str, is_debugged: bool) -> int:
 
 
 def _explain(error: Exception, command: str) -> ClipkitError:
-    """Return an error of a command as one with a message, a hint and an exit code."""
+    """Turn an exception of a command into an error with a message, a hint and an exit code."""
     if isinstance(error, ClipkitError):
         return error
     if hasattr(error, "format_message"):  # Typer's: a missing argument, an unknown option
