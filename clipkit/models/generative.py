@@ -1,7 +1,7 @@
 """Generative vision-language models of transformers: what they hold, and what they would say.
 
 A next-token logit is the product of the last hidden state and a row of the output embedding, so
-that the two are features of an image and of a word. No architecture is known here: the library
+that the two are features of an image and of a word. No architecture is named here: the library
 lists its models, and what is special about one is measured on one image.
 """
 
@@ -147,7 +147,7 @@ class Checkpoint:
 
     @cached_property
     def sizes(self) -> dict[str, tuple[int, ...]]:
-        """Return the shape of each parameter; of tied ones, once."""
+        """Return the shape of each parameter; tied ones occur once."""
         return {name: tuple(value.shape) for name, value in self.outline.named_parameters()}
 
     def load(
@@ -200,7 +200,7 @@ class Checkpoint:
         return model
 
     def _device_map(self, device: torch.device, dtype: torch.dtype) -> str | None:
-        """Return what lets accelerate spread a model that does not fit one GPU, or None."""
+        """Return "auto" if accelerate has to spread the model over GPUs, else None."""
         if device.type != "cuda":
             return None
         needed = dtype.itemsize * sum(map(math.prod, self.sizes.values()))
@@ -215,8 +215,8 @@ class Checkpoint:
 class AskedModel(LayerTower):
     """A model that reads images with a question: inputs -> hidden states (B, D) at a position.
 
-    `pool` is the position. The model goes no further than the last hidden state that is needed: no
-    logit is computed.
+    `pool` is the position. The model stops after the last hidden state that is needed, and
+    computes no logits.
     """
 
     def _pool(self, state: torch.Tensor, inputs: Inputs) -> torch.Tensor:
@@ -269,10 +269,10 @@ def find_layers(asked: AskedModel, inputs: Inputs) -> AskedModel:
 
 
 def output_scale(asked: AskedModel, inputs: Inputs, tolerance: float) -> dict[str, float]:
-    """Return the scale and the cap by which the model makes logits of products, if it has them.
+    """Return the scale and the cap with which the model turns products into logits, if any.
 
-    Each number of the configuration may be the scale, or its inverse. What gives the library's own
-    logits of an image is right.
+    Any number of the configuration may be the scale, or its inverse. The one that reproduces the
+    library's own logits of an image is returned.
     """
     logits = asked.whole(inputs).logits[0, -1].float()
     state = asked.states(inputs)[0].to(asked.model.dtype)

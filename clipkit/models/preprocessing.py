@@ -89,7 +89,7 @@ class Preprocessor(ABC):
         return Image.new("RGB", (self.edge, self.edge), "gray")
 
     def example_size(self) -> tuple[int, ...] | None:
-        """Return the size (3, H, W) of what the model gets of `example`; None of inputs by name."""
+        """Return the size (3, H, W) of the prepared `example`; None if inputs have names."""
         inputs = self.resize_and_crop([self.example()])
         return tuple(inputs.shape[1:]) if isinstance(inputs, torch.Tensor) else None
 
@@ -351,7 +351,7 @@ def resize_processor(processor: Any, edge: int) -> None:
 
 
 def _is_standard(processor: Any) -> bool:
-    """Return whether a processor resizes, crops, rescales and normalises, no more."""
+    """Return whether a processor resizes, crops, rescales and normalises, and nothing else."""
     if type(processor).__name__ not in STANDARD_PROCESSORS:
         return False
     size = _edges(processor.size)
