@@ -461,9 +461,12 @@ class _Run:
                 history = file.history
         except ClipkitError:
             return None
-        skipped: list[Skipped] = history[0].pop("skipped", []) if history else []
-        expected = features.canonical_json([self.entry(layer)])
-        return skipped if features.canonical_json(history) == expected else None
+        skipped: list[Skipped] = []
+        if history:
+            skipped = history[0].pop("skipped", [])
+        if features.canonical_json(history) != features.canonical_json([self.entry(layer)]):
+            return None
+        return skipped
 
 
 def _scale(embeddings: Float32, layers: Iterable[slice]) -> Float32:

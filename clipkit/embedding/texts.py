@@ -253,9 +253,10 @@ def _encode(
 ) -> Floats:
     with console.progress("embedding prompts", "prompts") as progress:
         rows = encoder.encode_texts(texts, truncate=truncate, places=places, progress=progress)
-    if normalize:
-        _refuse_unit_rows(encoder, "no --normalize")
-    return similarity.normalize(rows) if normalize else rows
+    if not normalize:
+        return rows
+    _refuse_unit_rows(encoder, "no --normalize")
+    return similarity.normalize(rows)
 
 
 def _refuse_unit_rows(encoder: Encoder, expected: str) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import math
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
@@ -280,27 +281,35 @@ def output_scale(asked: AskedModel, inputs: Inputs, tolerance: float) -> dict[st
     products = head(state)[0].float().to(logits.device)
     if getattr(head, "bias", None) is not None:
         products = products - head.bias  # files have no place for it
-    said = logits > MASKED
-    logits, products = logits[said], products[said]
+    is_said = logits > MASKED
+    logits, products = logits[is_said], products[is_said]
     text = asked.model.config.get_text_config().to_dict()
-    numbers = [*asked.model.config.to_dict().values(), *text.values()]
-    scales = [1.0]
-    for number in numbers:
-        if isinstance(number, int | float) and number > 0 and math.isfinite(number):
-            scales += [float(number), 1 / number]
+    scales = _possible_scales([*asked.model.config.to_dict().values(), *text.values()])
     for cap in (text.get("final_logit_softcapping"), None):
-
-        def error(scale: float, cap: float | None = cap) -> float:
-            expected = products * scale
-            if cap is not None:
-                expected = torch.tanh(expected / cap) * cap
-            return float((expected - logits).abs().max() / logits.abs().max())
-
-        scale = 1.0 if error(1.0) < tolerance else min(scales, key=error)
-        if error(scale) < tolerance:
-            found = {"logit_scale": scale, "logit_softcap": cap}
-            return {name: value for name, value in found.items() if value not in (None, 1.0)}
+        errors = [_relative_error(logits, products * scale, cap) for scale in scales]
+        best = 0  # no scale at all, if that is good enough
+        if errors[best] >= tolerance:
+            best = errors.index(min(errors))
+        if errors[best] < tolerance:
+            details = {"logit_scale": scales[best], "logit_softcap": cap}
+            return {name: value for name, value in details.items() if value not in (None, 1.0)}
     raise ClipkitError(
         "expected next-token logits that are products of the last hidden state and the output "
         "embedding, got others"
     )
+
+
+def _possible_scales(settings: Iterable[object]) -> list[float]:
+    """Return 1, and each positive number among the settings with its inverse."""
+    scales = [1.0]
+    for number in settings:
+        if isinstance(number, int | float) and number > 0 and math.isfinite(number):
+            scales += [float(number), 1 / number]
+    return scales
+
+
+def _relative_error(logits: torch.Tensor, products: torch.Tensor, cap: float | None) -> float:
+    """Return how far products, capped if there is a cap, are from logits, as a share of these."""
+    if cap is not None:
+        products = torch.tanh(products / cap) * cap
+    return float((products - logits).abs().max() / logits.abs().max())

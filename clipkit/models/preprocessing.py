@@ -342,9 +342,11 @@ class CLIPImageProcessor(SimpleNamespace):
 
 def resize_processor(processor: Any, edge: int) -> None:
     """Let a processor give images of this edge, in pixels, with the same share of a centre crop."""
-    has_crop = getattr(processor, "do_center_crop", None) and processor.crop_size
-    before = min(filter(None, dict(processor.crop_size if has_crop else processor.size).values()))
-    for name in ("size", "crop_size") if has_crop else ("size",):
+    names = ["size"]
+    if getattr(processor, "do_center_crop", None) and processor.crop_size:
+        names.append("crop_size")  # the last one is the size of the images that the model gets
+    before = min(pixels for pixels in dict(getattr(processor, names[-1])).values() if pixels)
+    for name in names:
         sizes = getattr(processor, name)
         edges = {key: round(old * edge / before) for key, old in dict(sizes).items() if old}
         setattr(processor, name, type(sizes)(**edges))
