@@ -390,7 +390,7 @@ def _no_prompts(source: str) -> ClipkitError:
 def read_templates(values: Sequence[str], dataset: str = "") -> list[str]:
     """Return templates; the name of a template file stands for its templates, also if bundled.
 
-    A .json file may hold the templates of several data sets, of which one is `dataset`.
+    A .json file may hold the templates of several data sets, one of them `dataset`.
     """
     templates: list[str] = []
     for value in values:

@@ -65,7 +65,7 @@ OTHER_SETTINGS = (
 
 
 class PlainClip(TransformersModel):
-    """A CLIP of transformers of which only one tower is read."""
+    """One tower of a CLIP of transformers."""
 
     def __init__(self, files: ModelFiles, config: Any, tower: TowerName) -> None:
         super().__init__(files, FAMILIES["clip"], config)

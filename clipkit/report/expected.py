@@ -37,7 +37,7 @@ HISTORY_WORDS = (
 RUN_WORDS = ("classifier", "C", "temperature", "standardize", "k", "shots", "draw")
 # What makes another experiment: a result that has one of these has to be selected by it
 VARIATIONS = ("val", "shots", "random", "whiten", "labels", "layer", "projection", "downsample")
-NAMES = ("model", "dataset")  # words of which the value may be a path
+NAMES = ("model", "dataset")  # their values may be paths
 IDENTITIES = (*NAMES, "prompts", "prompts_sha256")
 # Which runs and classes count, and how many images there must be
 CHOICES = ("split", "images", "class")
@@ -107,7 +107,7 @@ class _Row:
     cells: dict[str, Cell]
     source: str = ""  # the name of the result
     absent: str = ""  # a word of the figure that no result has
-    is_measured: bool = True
+    is_measured: bool = True  # also if several results fit
 
 
 def read_table(path: str) -> list[Figure]:
@@ -362,7 +362,7 @@ def _select(figure: Figure, described: Iterable[_Described]) -> list[_Run]:
 def _class_row(file: FeatureFile, split: str, run: int, names: Sequence[str]) -> Row:
     """Return the mean F1 of classes with its interval; nothing if the result lacks one of them."""
     known = file.class_names or []
-    # the numbers of clusters, of which there are k, are no classes
+    # the numbers of k clusters are no classes
     if "k" in file.runs or split not in file.splits or not set(names) <= set(known):
         return {}
     scored = results.scored_runs(file, split)
