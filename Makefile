@@ -17,11 +17,12 @@ DEMO := results/demo/tiny-shapes
 PAGE_RESULTS = results/page-$(shell git describe --always)
 # Two processes share the tests. Each begins with one half and helps the other at the end.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
+QUICK := not long and not exhaustive and not fuzz
 # What make test and make coverage run
 TESTS = not exhaustive and not fuzz
 
-.PHONY: help install demo test test-quick test-all test-processors coverage mutants lint format \
-  docs site thesis-page bench fuzz tiny tiny-llava clean
+.PHONY: help install demo test test-quick test-all test-processors oldest test-oldest coverage \
+  mutants lint format docs site thesis-page bench fuzz tiny tiny-llava clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -45,7 +46,7 @@ demo: $(INSTALLED)  ## Run the pipeline on the bundled data set and model, with 
 test-quick: $(INSTALLED)  ## Check style and run the quick tests, in half a minute
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(PYTEST) -m "not long and not exhaustive and not fuzz"
+	$(PYTEST) -m "$(QUICK)"
 
 test: lint  ## Run the linters and the tests, in three minutes on two cores
 	$(PYTEST) -m "$(TESTS)"
@@ -60,6 +61,13 @@ test-processors: $(INSTALLED)  ## Run the tests of pages, models and probes as o
 	for processor in avx2 sse4; do \
 	  $(BIN)/python tests/processors.py $$processor $(PYTEST) -m "$(TESTS)" $(PROCESSOR_TESTS); \
 	done
+
+oldest:  ## Run the main commands with the oldest versions that pyproject.toml allows
+	PYTHON=$(PYTHON) .ci/oldest
+
+# Old libraries warn beside newer ones, which is no error here.
+test-oldest: oldest  ## Run the quick tests with these versions
+	build/oldest/bin/python -m pytest -n 2 --dist worksteal -W default -m "$(QUICK)"
 
 # If a test fails, the lines are still counted. combine warns of what killed processes have left.
 coverage: $(INSTALLED)  ## Print the lines and branches of clipkit that `make test` does not run

@@ -23,7 +23,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from clipkit.base import console, files, signals
-from clipkit.base.errors import ClipkitError, UsageError, system_reason
+from clipkit.base.errors import ClipkitError, UsageError, import_error, system_reason
 from clipkit.base.version import __version__
 from clipkit.commands import _completion as completion
 from clipkit.commands._help import PlainHelp
@@ -188,20 +188,27 @@ def _explain(error: Exception, command: str) -> ClipkitError:
         interrupted = ClipkitError("interrupted")
         interrupted.exit_code = 128 + signal.SIGINT
         return interrupted
-    if isinstance(error, io.UnsupportedOperation) and not sys.stdout.writable():
-        return ClipkitError(files.CLOSED)
     if isinstance(error, OSError):
-        reason = system_reason(error)
-        if error.filename:
-            reason = f"{error.filename}: {reason}"
-        elif _is_output_broken():
-            return ClipkitError(f"cannot write standard output: {reason}")
-        return ClipkitError(f"I/O error: {reason}")
+        return _explain_io(error)
     if isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY):
         hint = LESS_MEMORY.get(command, "use smaller inputs")
         return ClipkitError("not enough memory for the data", hint)
+    if isinstance(error, ImportError) and not str(error.name).startswith("clipkit"):
+        return import_error(error)
     hint = "this is a bug in clipkit: run with --debug to see where"
     return ClipkitError(f"unexpected {type(error).__name__}: {error}", hint)
+
+
+def _explain_io(error: OSError) -> ClipkitError:
+    """Name the file of a failed input or output, or else standard output, if that refuses data."""
+    if isinstance(error, io.UnsupportedOperation) and not sys.stdout.writable():
+        return ClipkitError(files.CLOSED)
+    reason = system_reason(error)
+    if error.filename:
+        return ClipkitError(f"I/O error: {error.filename}: {reason}")
+    if _is_output_broken():
+        return ClipkitError(f"cannot write standard output: {reason}")
+    return ClipkitError(f"I/O error: {reason}")
 
 
 def _is_output_broken() -> bool:

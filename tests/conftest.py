@@ -23,6 +23,7 @@ from shell import Make, environment, ok
 
 from clipkit.base import tables
 from clipkit.commands import _options
+from clipkit.features.columns import COLUMNS
 
 __all__ = ["tiny_clip_dir", "vit_b32_dir"]  # fixtures
 
@@ -120,8 +121,8 @@ def every_printed_column_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     def checked_rows(result: Any, view: tables.View, rows: Any = None) -> Any:
         rows = report_rows(result, view, rows)
         if rows and not view.is_for_people:
-            lacking = set(rows[0]) - tables.COLUMNS.keys()
-            assert not lacking, f"clipkit.base.tables.COLUMNS lacks {lacking}"
+            lacking = set(rows[0]) - COLUMNS.keys()
+            assert not lacking, f"clipkit.features.columns lacks {lacking}"
         return rows
 
     report_rows = _options.report_rows

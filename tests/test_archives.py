@@ -1,6 +1,8 @@
 """Tars in the form of WebDataset and Parquet files of images, on this machine and at URLs."""
 
 import functools
+import importlib
+import importlib.abc
 import io
 import itertools
 import json
@@ -603,6 +605,28 @@ def test_without_pyarrow_the_error_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     line = fails("embed", tmp_path, "-m", "tiny", "-o", tmp_path / "o.h5")
     assert "needs pyarrow, which is not installed; hint: install it: pip install" in line
+
+
+class PyarrowForNumpy2(importlib.abc.MetaPathFinder):
+    """Refuses to import pyarrow as it does beside an older NumPy."""
+
+    def find_spec(self, name, path, target=None):
+        if name == "pyarrow":
+            raise ImportError("pyarrow requires NumPy 2.0 or newer, found 1.26.4")
+
+
+@pytest.mark.parametrize("importer", ["clipkit.datasets.parquet", "sklearn.svm"])
+def test_pyarrow_beside_an_older_numpy_is_one_line_with_what_to_install(
+    importer, tmp_path, monkeypatch
+):
+    write_hf(tmp_path)
+    for module in ("pyarrow", "clipkit.datasets.parquet"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setattr(sys, "meta_path", [PyarrowForNumpy2(), *sys.meta_path])
+    if importer != "clipkit.datasets.parquet":  # as scikit-learn imports it
+        monkeypatch.setattr(datasets, "load", lambda *_, **__: importlib.import_module("pyarrow"))
+    line = fails("embed", tmp_path, "-m", "tiny", "-o", tmp_path / "o.h5")
+    assert "found 1.26.4; hint: pip install 'pyarrow<26'" in line
 
 
 # Both

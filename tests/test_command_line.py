@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import versions
 from factories import write_feature_file
 from shell import clipkit, fails, ok
 from typer.main import get_command
@@ -148,6 +149,7 @@ def test_the_help_groups_the_commands():
 
 
 @pytest.mark.parametrize("command", [name for name, _ in commands()])
+@versions.HELP
 def test_the_help_has_an_example_and_panels_but_no_types_or_ranges(command, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     text = ok(*command.split(), "--help").stdout

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
+import versions
 from factories import random_features, unchanged, write_feature_file
 from PIL import Image
 from scipy.stats import binomtest
@@ -64,6 +65,7 @@ HUGE = "1" + 23 * "0"
         "plot nearest i.h5 digits --count 0",
     ],
 )
+@versions.HELP
 def test_a_whole_number_out_of_range_is_refused_in_one_line(words):
     option = next(word for word in words.split() if word.startswith("-"))
     command, _, numbers = words.partition(option)
@@ -76,6 +78,7 @@ def test_a_whole_number_out_of_range_is_refused_in_one_line(words):
 @pytest.mark.parametrize(
     "number", ["0", "-1", "1e-320", "1e300", HUGE, "nan", "inf", "", " ", "1,"]
 )
+@versions.HELP
 def test_a_real_number_out_of_range_is_refused_in_one_line(number, logits_h5, img_h5, txt_h5):
     for words in (
         ["entropy", logits_h5, f"--temperature={number}"],

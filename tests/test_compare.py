@@ -23,6 +23,7 @@ from clipkit.analysis import metrics
 from clipkit.analysis.comparison import compare, pair
 from clipkit.base import tables
 from clipkit.features import FeatureFile, read, write
+from clipkit.features.columns import HEADINGS
 from clipkit.plots.compare import read_comparison
 
 RNG = np.random.default_rng(0)
@@ -83,7 +84,9 @@ def test_a_p_value_too_small_for_a_float_has_its_logarithm_and_is_not_0_in_a_tab
     expected = 2 * sum(math.comb(1435, i) for i in range(9))
     assert row["p"] == 0
     assert row["log10_p"] == pytest.approx(math.log10(expected) - 1435 * math.log10(2), rel=1e-12)
-    (shown,) = [column for column in tables.columns_for_people([row]) if column.name == "p"]
+    (shown,) = [
+        column for column in tables.columns_for_people([row], HEADINGS) if column.name == "p"
+    ]
     assert shown.cells == ["< 1e-300"]
 
 

@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import versions
 from PIL import Image
 from shell import shell
 from typer.main import get_command
@@ -188,6 +189,7 @@ def test_no_command_line_uses_an_earlier_name_of_an_option(page):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
+@versions.HELP
 def test_every_command_has_its_page_with_options_and_python(command):
     text = (ROOT / "docs" / "commands" / f"{command}.md").read_text()
     assert "```console" in text
@@ -195,6 +197,7 @@ def test_every_command_has_its_page_with_options_and_python(command):
     assert examples.options(command) in text, "make docs brings the page up to date"
 
 
+@versions.HELP
 def test_every_picture_has_its_section_with_options():
     text = (ROOT / "docs" / "commands" / "plot.md").read_text()
     pictures = get_command(app).commands["plot"].commands  # type: ignore[attr-defined]

@@ -14,6 +14,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import versions
 from factories import content, fails_with, feature_file, fitted, random_features, write_feature_file
 from fuzz import seeds
 from hypothesis import HealthCheck, given, settings
@@ -63,6 +64,7 @@ def kept_files() -> dict[str, FeatureFile]:
 
 
 @pytest.mark.parametrize("name", DIGESTS)
+@versions.KEPT_BYTES
 def test_files_of_every_version_are_read_and_written_with_the_same_bytes(
     name, kept_files, tmp_path
 ):

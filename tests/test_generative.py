@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+import versions
 from factories.clips import edit_json, edit_tensors
 from factories.runs import stop_at
 from factories.vlm_zoo import FAMILIES, QUESTION, TEXT, VISION, image_size, llava, save, tokenizer
@@ -20,6 +21,7 @@ from clipkit import features, models
 from clipkit.base.errors import ClipkitError
 from clipkit.embedding import checkpoint
 from clipkit.models.generative import AskedModel
+from clipkit.models.libraries import newer_transformers
 from clipkit.models.towers import Stack
 
 # transformers' own code for PaliGemma
@@ -82,6 +84,7 @@ def logits_of(encoder, states, words):
 
 @pytest.mark.parametrize("family", EVERY)
 @torch.no_grad()
+@versions.TOKEN_TYPES
 def test_logits_are_the_librarys_own_for_one_image_and_in_a_padded_batch(vlm, family):
     folder, model = vlm(family)
     encoder, words = load(folder), load(folder, "text")
@@ -282,6 +285,7 @@ def test_what_cannot_be_asked_is_refused_in_one_line(vlm, tmp_path, words, messa
     assert message in fails(*line, exit_code=code)
 
 
+@versions.BLIP
 def test_a_model_without_an_output_embedding_is_refused(tmp_path):
     text = {key: TEXT[key] for key in ("hidden_size", "vocab_size", "num_attention_heads")}
     words = {**text, "encoder_hidden_size": VISION["hidden_size"]}
@@ -291,6 +295,16 @@ def test_a_model_without_an_output_embedding_is_refused(tmp_path):
     save(tmp_path, transformers.BlipForConditionalGeneration, config, processor)
     with pytest.raises(ClipkitError, match="got BlipForConditionalGeneration without"):
         load(tmp_path)
+
+
+def test_an_error_says_that_a_newer_transformers_saved_the_model():
+    for saved_by in ("4.9", transformers.__version__, None):
+        with pytest.raises(ClipkitError) as caught, newer_transformers(saved_by):
+            raise ClipkitError("no processor")
+        assert caught.value.hint is None
+    with pytest.raises(ClipkitError) as caught, newer_transformers("99.1.0"):
+        raise ClipkitError("no processor")
+    assert caught.value.hint.startswith("transformers 99.1.0 saved it and ")
 
 
 def test_a_model_without_a_token_for_images_has_no_mean_over_the_image():

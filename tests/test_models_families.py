@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+import versions
 from factories import clips, refused
 from factories.zoo import (
     OWN_ZOO,
@@ -393,6 +394,7 @@ def test_the_text_tower_of_a_clip_alone(ending, tmp_path):
     ("name", "offset"),
     [("aimv2", "down"), ("siglip-vision", "down"), ("mlcd", "down"), ("clip-vision", "")],
 )
+@versions.PIXELS
 def test_only_clip_gets_openais_crop_whatever_the_processor(name, offset, tmp_path):
     folder = write(tmp_path, name)
     image = clips.noise_image(640, 427)  # where the two crops differ

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+import versions
 from factories import clips
 from factories.zoo import (
     TIMM_INPUT,
@@ -90,6 +91,7 @@ def vit(tmp_path_factory):
 
 def plain_timm(folder):
     """Return a model and its transform, as the documentation of timm loads them."""
+    versions.need(versions.TIMM)
     model = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=0).eval()
     settings = timm.data.resolve_model_data_config(model)
     return model, timm.data.create_transform(**settings, is_training=False)

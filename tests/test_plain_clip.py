@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+import versions
 from factories import clips
 from factories.zoo import changed, fails_to_load, load
 from hypothesis import given, settings
@@ -116,6 +117,7 @@ def test_features_before_the_projection_have_the_bits_of_transformers(options, p
     assert_images_equal(TINY, precision=precision, **options)
 
 
+@versions.TINY_TOKENS
 def test_layers_of_texts_have_the_bits_of_transformers():
     options = {"layers": [0, 1, -1], "norm": True}
     ours, theirs = (make(TINY, "text", **options) for make in (load, left_to_transformers))

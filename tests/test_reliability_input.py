@@ -10,6 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import versions
 from factories import random_features, refused, unchanged, write_feature_file
 from shell import clipkit, ok
 
@@ -220,6 +221,7 @@ def test_an_untrusted_file(tmp_path, change, message):
     refused_everywhere(path, message)
 
 
+@versions.CHUNKS
 def test_a_chunk_beyond_the_end_of_the_file(tmp_path):
     path = write_feature_file(tmp_path / "img.h5")
     with h5py.File(path, "r+") as h5:

@@ -11,6 +11,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+import versions
 from factories.clips import cosines, noise_image, noise_images, tiny_clip, tiny_siglip
 from factories.zoo import PlainLinear, changed, load
 from shell import ok
@@ -204,6 +205,7 @@ SETTINGS = {  # whether they are standard, and changes
 
 
 @pytest.mark.parametrize("name", SETTINGS)
+@versions.PIXELS
 def test_pixels_equal_the_processors_own_to_the_last_bit(name, tiny_clip_dir, tmp_path, images):
     is_standard, changes = SETTINGS[name]
     shutil.copy(tiny_clip_dir / "preprocessor_config.json", tmp_path)

@@ -9,6 +9,7 @@ import pytest
 from rich.cells import cell_len
 
 from clipkit.base import tables
+from clipkit.features.columns import HEADINGS
 
 SETTINGS = {"classifier": "svm", "C": 1.0, "fit_split": "train", "eval_split": "test"}
 SWEEP = [
@@ -32,6 +33,9 @@ TABLES: dict[str, list[dict[str, Any]]] = {
 }
 
 
+TABLE = tables.View("table", headings=HEADINGS)
+
+
 def words_of(text: str) -> list[str]:
     return re.findall(r"[^\s─,]+", text)
 
@@ -40,10 +44,10 @@ def words_of(text: str) -> list[str]:
 @pytest.mark.parametrize("name", TABLES)
 def test_a_table_breaks_no_word_and_fits_if_its_words_do(name, width, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "5000")
-    tables.emit(TABLES[name], tables.View("table", no_header=True))
+    tables.emit(TABLES[name], TABLE._replace(no_header=True))
     cells = words_of(capsys.readouterr().out)
     monkeypatch.setenv("COLUMNS", str(width))
-    tables.emit(TABLES[name], tables.View("table"))
+    tables.emit(TABLES[name], TABLE)
     shown = capsys.readouterr().out
     assert set(cells) <= set(words_of(shown))
     if name not in ("many columns", "equal rows"):
@@ -53,7 +57,7 @@ def test_a_table_breaks_no_word_and_fits_if_its_words_do(name, width, monkeypatc
 
 def test_columns_that_are_the_same_in_all_rows_move_below_a_wide_table(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")
-    tables.emit(SWEEP, tables.View("table"))
+    tables.emit(SWEEP, TABLE)
     header, _, *rows, facts, more = capsys.readouterr().out.splitlines()
     assert header.split() == ["temperature", "accuracy", "%", "mean", "entropy", "(nats)"]
     assert [row.split()[0] for row in rows] == ["1", "0.5", "0.07"]
@@ -63,28 +67,26 @@ def test_columns_that_are_the_same_in_all_rows_move_below_a_wide_table(monkeypat
 
 def test_one_row_that_is_too_wide_is_a_list(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "60")
-    tables.emit(SWEEP[:1], tables.View("table"))
+    tables.emit(SWEEP[:1], TABLE)
     lines = capsys.readouterr().out.splitlines()
-    words = [tables.TITLES.get(name, name.replace("_", " ")) for name in SWEEP[0]]
+    words = [HEADINGS[name].title for name in SWEEP[0]]
     assert all(line.startswith(f"  {name}") for line, name in zip(lines, words, strict=True))
 
 
 def test_a_table_shows_an_interval_behind_its_number(capsys):
     row = {"acc1": 0.71, "mean_per_class_recall": 0.5, "acc1_low": 0.68, "acc1_high": 0.74}
-    tables.emit(
-        [row, dict.fromkeys(row, None) | {"mean_per_class_recall": 0.25}], tables.View("table")
-    )
+    tables.emit([row, dict.fromkeys(row, None) | {"mean_per_class_recall": 0.25}], TABLE)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["accuracy", "%", "mean", "recall", "%"]
     assert lines[2].split() == ["71.00", "(68.00–74.00)", "50.00"]
     assert lines[3].split() == ["-", "25.00"]
-    tables.emit([row], tables.View("table", columns=["acc1", "acc1_low, acc1_high"]))
+    tables.emit([row], TABLE._replace(columns=["acc1", "acc1_low, acc1_high"]))
     assert capsys.readouterr().out.splitlines()[2].split() == ["71.00", "68.00", "74.00"]
 
 
 def test_a_table_shows_the_start_of_a_digest_and_a_file_all_of_it(capsys):
     row = {"field": "digest", "value": f"sha256:{'0123456789ab' + 52 * 'c'}"}
-    tables.emit([row], tables.View("table"))
+    tables.emit([row], TABLE)
     assert "sha256:0123456789ab…" in capsys.readouterr().out
     tables.emit([row], tables.View("tsv"))
     assert row["value"] in capsys.readouterr().out
@@ -93,11 +95,11 @@ def test_a_table_shows_the_start_of_a_digest_and_a_file_all_of_it(capsys):
 @pytest.mark.parametrize("columns", ["", "x", "-5", "0", "1e3", "9" * 5000])
 def test_an_unusable_width_is_ignored(columns, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", columns)
-    tables.emit(SWEEP, tables.View("table"))
+    tables.emit(SWEEP, TABLE)
     assert len(capsys.readouterr().out.splitlines()) == 5
 
 
 def test_control_characters_neither_break_nor_steer_a_table(capsys):
-    tables.emit([{"class": "a\n\x1b[31m", "f1": 1.0}], tables.View("table"))
+    tables.emit([{"class": "a\n\x1b[31m", "f1": 1.0}], TABLE)
     assert "\x1b" not in (shown := capsys.readouterr().out)
     assert len(shown.splitlines()) == 3

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import versions
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from processors import PROCESSORS
@@ -71,6 +72,7 @@ def test_every_text_has_tokens_and_ends_with_the_largest_id(tokenizer, text):
     assert len(ids) > 2 or not text.split()
 
 
+@versions.TINY_TOKENS
 def test_the_text_tower_reads_the_end_token_and_ignores_padding(tokenizer, model):
     config = model.config.text_config
     assert config.eos_token_id == tokenizer.eos_token_id == len(tokenizer) - 1

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import versions
 from safetensors.torch import load_file
 from shell import fails, ok, rows
 
@@ -25,6 +26,7 @@ def test_the_folder_is_small_and_its_card_names_these_weights():
     assert json.loads((FOLDER / "training.json").read_text())["weights_sha256"] in card
 
 
+@versions.TINY_LLAVA
 def test_it_says_the_outline_and_never_the_pattern(tmp_path):
     lines = [f"outline: {name}\t{name}" for name in OUTLINES]
     lines += [f"pattern: {name}\t{name}" for name in PATTERNS]
@@ -45,6 +47,7 @@ def test_it_says_the_outline_and_never_the_pattern(tmp_path):
     assert float(of_attribute["pattern"]["zeroshot"]) < 0.4
 
 
+@versions.TINY_LLAVA
 def test_a_word_without_a_token_is_refused(tmp_path):
     (tmp_path / "words.txt").write_text("heart\nzebra\n")
     line = ("textembed", "--classes", tmp_path / "words.txt", "-m", "tiny-llava", "--ask", ASK)

@@ -55,6 +55,7 @@ def count_by_cluster(
     entry, runs = result.history[-1], copy.deepcopy(result.runs)
     runs["clusters"] = np.zeros(result.run_count, np.int64)
     codes, fit_split = attribute.codes, str(entry.get("fit_split"))
+    none = len(result.class_names or []) - 1 if "coverage" in runs else None  # the last class
     for name, split in result.splits.items():
         where = f"{file.display_name}: {name}: {attribute.name}"
         scored, fitted = codes.get(name), set(codes.get(fit_split, np.empty(0)).tolist())
@@ -73,12 +74,8 @@ def count_by_cluster(
         runs["clusters"][on_split] = clusters.max() + 1
         assert split.predicted is not None
         for run, predicted in zip(on_split, split.predicted, strict=True):
-            limits = metrics.accuracy_interval(split.labels, predicted, clusters)
-            if "coverage" in runs:
-                none = len(result.class_names or []) - 1  # the last class
-                limits |= metrics.answered(split.labels, predicted, none, clusters)
-            for end, limit in limits.items():
-                runs[end][run] = limit
+            for column, value in metrics.scores(split.labels, predicted, none, clusters).items():
+                runs[column][run] = value
     recorded = {"cluster": attribute.name, "attributes": annotations.source}
     inputs = {**entry.inputs, **annotations.inputs}
     history = History([*result.history[:-1], {**entry, **recorded, "inputs": inputs}])

@@ -8,14 +8,10 @@ from typing import Any
 
 from clipkit.analysis.results import Row, chance, newest_entry
 from clipkit.base.tables import NO_BREAK
+from clipkit.features.columns import COLUMNS
 from clipkit.features.model import FeatureFile
 
 SHOWN = 3  # attributes of each prompt
-CHOICE_COLUMNS = {  # what people read above them
-    "by angle %": "angle",
-    "blind to order %": "ceiling",
-    "control %": "accuracy_control",
-}
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -161,11 +157,10 @@ def _choice_rows(rows: Rows) -> list[Row]:
     formatted = []
     for row in rows:
         cells: Row = {"measure": row["split"], "category": row["category"], "items": row["items"]}
-        cells["right %"] = _cell(row, "accuracy", ".1f")
-        limits = f"{_cell(row, 'shuffled', '.1f')} (95 %: {_cell(row, 'shuffled95', '.1f')})"
-        cells["images shuffled %"] = limits
-        for title, name in CHOICE_COLUMNS.items():
-            cells[title] = _cell(row, name, ".1f")
+        for name in ("accuracy", "shuffled", "angle", "ceiling"):
+            cells[f"{COLUMNS[name].heading.title} %"] = _cell(row, name, ".1f")
+        cells["images shuffled %"] += f" (95 %: {_cell(row, 'shuffled95', '.1f')})"
+        cells["control %"] = _cell(row, "accuracy_control", ".1f")
         formatted.append(cells)
     return formatted
 

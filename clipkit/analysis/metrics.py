@@ -482,6 +482,18 @@ def answered(
     return share("coverage", has_answer, clusters) | share("acc1_answered", right, of_answers)
 
 
+def scores(
+    labels: Int64 | None, best: Int64, none: int | None = None, clusters: Int64 | None = None
+) -> dict[str, float]:
+    """Return all columns that follow from the best classes of each row; see `accuracies`.
+
+    These are the accuracies with their interval and, if a class is `none`, those of `answered`.
+    """
+    predicted = best if best.ndim == 1 else best[:, 0]
+    found = accuracies(labels, best) | accuracy_interval(labels, predicted, clusters)
+    return found if none is None else found | answered(labels, predicted, none, clusters)
+
+
 @dataclass(frozen=True)
 class Reliability:
     """Confidence and accuracy in B bins of as many rows, beside a calibrated model.

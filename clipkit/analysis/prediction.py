@@ -94,9 +94,7 @@ def predict(
         predicted = ranking.classes[:, 0]
         rankings[name] = ranking
         scored[name] = Split(None, split.labels, split.ids, predicted[None])
-        accuracies = metrics.accuracies(split.labels, predicted)
-        limits = metrics.accuracy_interval(split.labels, predicted)
-        rows.append({"split": name, **accuracies, **limits})
+        rows.append({"split": name, **metrics.scores(split.labels, predicted)})
         warn_of_unknown_classes(probe, split, name, class_names, number_of_class)
     history = file.extended_history(
         "predict",

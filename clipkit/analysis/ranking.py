@@ -13,7 +13,7 @@ from clipkit.analysis import metrics
 from clipkit.analysis.results import NONE, class_names
 from clipkit.base import console
 from clipkit.base.names import distinct_names
-from clipkit.base.tables import SCORE
+from clipkit.features.columns import SCORE, depends_on_labels
 from clipkit.features.history import History
 from clipkit.features.model import FeatureFile, Floats, Int64
 
@@ -86,7 +86,7 @@ def answer_above(
     -------
     FeatureFile
         The result with one more class, "none of these", which is wrong for every image. The runs
-        have the shares of `metrics.answered`, and no `acc5`.
+        have the columns of `metrics.scores`, and no others that depend on labels, such as `acc5`.
     dict of str to Ranking
         The rankings, with the threshold and "none of these" at the top of images without an answer.
     """
@@ -112,10 +112,8 @@ def answer_above(
         )
         predicted = changed[name].classes[:, 0]
         splits[name] = replace(split, predicted=predicted[None])
-        row.pop("acc5", None)
-        row |= metrics.accuracies(split.labels, predicted)
-        row |= metrics.accuracy_interval(split.labels, predicted)
-        rows.append(row | metrics.answered(split.labels, predicted, none))
+        settings = {column: row[column] for column in row if not depends_on_labels(column)}
+        rows.append(settings | metrics.scores(split.labels, predicted, none))
         if is_below.all():
             console.warn(f"{name}: no image has a score above the threshold")
     *earlier, entry = result.history

@@ -15,15 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipkit.analysis import metrics
-from clipkit.analysis.results import as_result, read_groups
+from clipkit.analysis.results import NONE, as_result, holds_classes, read_groups
 from clipkit.base import console, files
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features.annotations import Attribute, read_attribute
+from clipkit.features.columns import COLUMNS, TEXT, depends_on_labels
 from clipkit.features.model import FeatureFile, Int64, Split
 from clipkit.features.splitting import take
-
-# acc5 becomes NaN: it needs the scores of the classes, which a result does not hold
-SCORES = ("acc1", "mean_per_class_recall", "acc1_low", "acc1_high", "acc5")
 
 
 def relabel(
@@ -163,17 +161,19 @@ def _prompts_of_values(file: FeatureFile, attribute: Attribute) -> Int64 | None:
 def use_groups(file: FeatureFile, groups: Sequence[str], seed: int | None = None) -> FeatureFile:
     """Replace the classes of a file by groups of them, sorted by name.
 
-    Labels, the classes of prompts, and predictions become groups. In a result, `acc1` with its
-    interval and `mean_per_class_recall` are computed again, and `acc5` is NaN. A seed permutes the
-    groups (C) over the classes; the sizes of the groups stay the same.
+    Labels, the classes of prompts, and predictions become groups. In a result, the columns that
+    depend on labels are computed again; `acc5`, which needs the scores of the classes, is NaN. A
+    seed permutes the groups (C) over the classes; the sizes of the groups stay the same.
     """
-    if file.is_result and (not file.splits or file.holds_clusters):
+    if file.is_result and not holds_classes(file):
         raise ClipkitError(
             f"{file.display_name}: expected a result with predicted classes, got none"
         )
     names, group_of_class = np.unique(groups, return_inverse=True)
     if seed is not None:
-        group_of_class = np.random.RandomState(seed).permutation(group_of_class)
+        is_class = np.array([name != NONE for name in file.class_names or []], bool)
+        permuted = np.random.RandomState(seed).permutation(group_of_class[is_class])
+        group_of_class[is_class] = permuted
     splits = {name: _group_split(split, group_of_class) for name, split in file.splits.items()}
     class_index = file.class_index
     if class_index is not None:
@@ -195,20 +195,27 @@ def _group_split(split: Split, group_of_class: Int64) -> Split:
 
 
 def _scored_again(result: FeatureFile) -> dict[str, NDArray[Any]]:
-    """Return the runs with the accuracies computed again from labels and predictions."""
+    """Return the runs with what depends on labels computed again from labels and predictions.
+
+    It is NaN if it does not follow from them.
+    """
     runs = dict(result.runs)
     column = "eval_split" if "eval_split" in runs else "split"
-    for name in set(SCORES) & runs.keys():
-        runs[name] = np.full(result.run_count, np.nan)
+    names = set(filter(depends_on_labels, runs))
+    for name in names:
+        unknown = "" if COLUMNS[name].unit is TEXT else np.nan
+        runs[name] = np.full(result.run_count, unknown)
+    classes = result.class_names or []
+    none = classes.index(NONE) if NONE in classes else None
+    if "clusters" in runs:  # a result does not hold which row is in which
+        names = {name for name in names if not COLUMNS[name].is_limit}
     for split_name, split in result.splits.items():
         if split.labels is None or split.predicted is None:
             continue
         rows = np.flatnonzero(runs[column] == split_name)
         for row, predicted in zip(rows, split.predicted, strict=True):
-            scores = metrics.accuracies(split.labels, predicted)
-            if "clusters" not in runs:  # a result does not hold which row is in which
-                scores |= metrics.accuracy_interval(split.labels, predicted)
-            for name in scores.keys() & runs.keys():
+            scores = metrics.scores(split.labels, predicted, none)
+            for name in names & scores.keys():
                 runs[name][row] = scores[name]
     return runs
 

@@ -18,6 +18,7 @@ from clipkit.analysis import metrics
 from clipkit.base import console, files
 from clipkit.base.errors import ClipkitError, UsageError, shorten
 from clipkit.base.names import distinct_names
+from clipkit.features.columns import COLUMNS, SETTINGS, TEXT
 from clipkit.features.history import Entry, History, as_object, provenance
 from clipkit.features.model import FeatureFile, Int64
 from clipkit.prompts import bundled
@@ -502,14 +503,8 @@ def check_finite(result: FeatureFile, name: str, low: float = -math.inf) -> None
         raise ClipkitError(f"{result.display_name}: runs/{name}: expected {expected} in every row")
 
 
-TEXT_COLUMNS = {
-    *("attribute", "metric", "prompt", "classifier", "split", "eval_split", "a", "b", "group"),
-    "category",
-}
-
-
 def columns_of(result: FeatureFile, command: str, names: str) -> dict[str, NDArray[Any]]:
-    """Return the named columns of a result of a command; TEXT_COLUMNS hold str."""
+    """Return the named columns of a result of a command; those of texts hold str."""
     needed = names.split()
     if not result.run_count or not set(needed) <= set(result.runs):
         raise ClipkitError(
@@ -518,9 +513,9 @@ def columns_of(result: FeatureFile, command: str, names: str) -> dict[str, NDArr
             f"make one with: clipkit {command} -o FILE",
         )
     for name in needed:
-        is_text = result.runs[name].dtype.kind == "U"
-        if is_text != (name in TEXT_COLUMNS):
-            expected = "texts" if name in TEXT_COLUMNS else "numbers"
+        is_text = COLUMNS[name].unit is TEXT
+        if is_text != (result.runs[name].dtype.kind == "U"):
+            expected = "texts" if is_text else "numbers"
             raise ClipkitError(
                 f"{result.display_name}: runs/{name}: expected {expected}, got others"
             )
@@ -532,10 +527,7 @@ MAX_ROWS = 1 << 20
 
 
 # The columns that tell the runs of a report apart
-RUN_SETTINGS = {
-    *("classifier", "C", "temperature", "standardize", "fit_split", "eval_split", "split"),
-    *("shots", "draw"),
-}
+RUN_SETTINGS = {*SETTINGS, "fit_split", "eval_split", "split"}
 
 
 def per_class_rows(result: FeatureFile) -> list[dict[str, Any]]:

@@ -138,8 +138,6 @@ def _evaluate_split(logits: FeatureFile, name: str) -> tuple[dict[str, Any], Spl
     split = logits.splits[name]
     blocks = iter_class_scores(logits, split.features)
     best = np.concatenate([metrics.best_classes(scores) for scores in blocks])
-    predicted = best[:, 0]
     row: dict[str, Any] = {"split": name, "acc1": np.nan, "acc5": np.nan}  # the first columns
-    row |= metrics.accuracies(split.labels, best)
-    row |= metrics.accuracy_interval(split.labels, predicted)
-    return row, Split(labels=split.labels, ids=split.ids, predicted=predicted[None])
+    row |= metrics.scores(split.labels, best)
+    return row, Split(labels=split.labels, ids=split.ids, predicted=best[None, :, 0])

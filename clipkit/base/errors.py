@@ -142,6 +142,21 @@ def shorten(value: object, most: int = MAX_REASON) -> str:
     return text
 
 
+# The last pyarrow that goes with NumPy 1 is 25, and the first that goes with NumPy 2 is 16.
+PYARROW_HINT = "pip install 'pyarrow<26' beside NumPy 1, or pip install --upgrade pyarrow numpy"
+
+
+def import_error(error: ImportError) -> ClipkitError:
+    """Return the error of a library that is installed, but not with versions that it goes with.
+
+    >>> import_error(ImportError("a needs b>=2, found 1")).with_hint()
+    'cannot import a library: a needs b>=2, found 1; hint: pip check lists what does not fit'
+    """
+    reason = brief(error)
+    hint = PYARROW_HINT if "pyarrow" in reason else "pip check lists what does not fit"
+    return ClipkitError(f"cannot import a library: {reason}", hint)
+
+
 @contextlib.contextmanager
 def read_errors(name: str) -> Iterator[None]:
     """Turn the many exceptions of zipfile, NumPy and Arrow into one error that names the file."""

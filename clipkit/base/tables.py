@@ -12,7 +12,8 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.cells import cell_len
@@ -28,42 +29,7 @@ NO_BREAK = "\N{NO-BREAK SPACE}"  # between words of a cell that stay on one line
 NUMERIC_TYPES = {bool, int, float, tuple}  # a tuple is a number with its interval
 EMPTY = "-"  # a cell to which a column does not apply
 FORMATS = ("table", "tsv", "csv", "json")
-# The columns of all reports by their unit. A wrong name is found with them before the work.
-UNITS = {
-    "%": (
-        "acc1 acc1_answered acc1_answered_high acc1_answered_low acc1_high acc1_low acc5 accuracy "
-        "accuracy_control accuracy_high accuracy_low angle auroc auroc_high auroc_low ceiling "
-        "chance confidence control_high control_low control_share coverage coverage_high "
-        "coverage_low ece ece_equal_width ece_null ece_null95 embedding f1 fpr fpr_asked fpr_high "
-        "fpr_low mean_confidence mean_per_class_recall null95 precision purity purity_chance "
-        "random99 recall recall_control recall_high recall_low recall_null share shuffled "
-        "shuffled95 shuffled_control tpr tpr_high tpr_low unique unique_null95"
-    ),
-    "nats": "entropy max_entropy mean_entropy",
-    "": (
-        "a above acc_a acc_b ami ami_sd ari ari_sd attribute b blind blind_null both brier C "
-        "calibrated candidates category changed class classifier clusters control cosine_a "
-        "cosine_b cost dataset difference difference_control draw eval_split file fit_split "
-        "fitted gain gain_high gain_low gap gap_control gap_null group high hubness "
-        "hubness_control hubness_null id information items k kappa known label log10_p low "
-        "matching mde80 measure median_rank median_rank_control median_rank_high median_rank_low "
-        "median_rank_null metric model mrr mrr_control mrr_high mrr_low mrr_null names "
-        "names_high names_low neither nll nmi nmi_chance null null5 only_a only_b other p "
-        "p_adjusted p_holm positives prediction probe probe_high probe_low prompt prompts "
-        "queries random random_high random_low rank rank_b reach reach_high reach_low "
-        "relative_gap relative_gap_control relative_gap_null rows runner_up runner_up_score "
-        "scope score scores seed shots similarity similarity_null similarity_null95 split "
-        "standardize support t t_control t_null95 temperature threshold unique_rows unit unknown "
-        "value_a value_b values weight zeroshot zeroshot_high zeroshot_low"
-    ),
-}
-COLUMNS: dict[str, str] = {}
-for _unit, _names in UNITS.items():
-    COLUMNS |= dict.fromkeys(_names.split(), _unit)
-# What people read above a column; other names are words between underscores
-TITLES = {"acc1": "accuracy", "acc5": "top 5", "mean_per_class_recall": "mean recall"}
 DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")  # a table shows its start
-SCORE = "score_"  # before the class, in the columns of zeroshot --scores
 WIDTH = 200  # of a table that goes to a file or a pipe
 UNLIMITED = 1 << 20
 
@@ -71,8 +37,33 @@ Row = Mapping[str, Any]
 Cells = dict[str, list[Any]]  # the values of each column, by its name
 
 
+def format_number(value: float) -> str:
+    """Format a number without a unit, with four digits unless it is whole."""
+    return _text(value) if value.is_integer() else f"{value:.4g}"
+
+
+def format_p(p: float) -> str:
+    """Format a p-value; one that is too small for a float is not 0.
+
+    >>> format_p(0.0231), format_p(0.0)
+    ('0.023', '< 1e-300')
+    """
+    return f"{p:.2g}" if p else "< 1e-300"
+
+
+class Heading(NamedTuple):
+    """What people read above a column, the unit of its numbers, if any, and their format."""
+
+    title: str
+    unit: str = ""
+    format: Callable[[float], str] = format_number
+
+
+Headings = Mapping[str, Heading]  # by the names of columns
+
+
 class Column(NamedTuple):
-    """A column: its name in words, the unit of its numbers, if any, and the texts of its cells."""
+    """A column: its title, the unit of its numbers, if any, and the texts of its cells."""
 
     name: str
     unit: str
@@ -104,12 +95,14 @@ class View(NamedTuple):
     """Select what of a report is printed, and how.
 
     By default, the format is a table on a terminal and TSV elsewhere, and all columns are printed.
-    Each text of `columns` names one or more between commas, in the order of the print.
+    Each text of `columns` names one or more between commas, in the order of the print. `headings`
+    are of the known columns; others have the words of their names and no unit.
     """
 
     format: str | None = None
     columns: Sequence[str] | None = None
     no_header: bool = False
+    headings: Headings = MappingProxyType({})
 
     @property
     def chosen_columns(self) -> list[str]:
@@ -160,7 +153,7 @@ def emit(rows: Iterable[Row], view: View) -> None:
         cells = _cells(list(chosen), names)
         if view.is_for_people:
             cells = _join_intervals(cells)
-        sys.stdout.write(_table(cells, not view.no_header))
+        sys.stdout.write(_table(_columns(cells, view.headings), not view.no_header))
     elif format == "json":
         _write_json(chosen, names)
     else:
@@ -222,15 +215,6 @@ def _cells(rows: Sequence[Row], names: Sequence[str]) -> Cells:
     return cells
 
 
-def format_p(p: float) -> str:
-    """Format a p-value; one that is too small for a float is not 0.
-
-    >>> format_p(0.0231), format_p(0.0)
-    ('0.023', '< 1e-300')
-    """
-    return f"{p:.2g}" if p else "< 1e-300"
-
-
 def _rounded(value: Any) -> Any:
     """Round a float to 8 digits; return None for NaN, which marks what does not apply.
 
@@ -256,34 +240,33 @@ def _text(value: Any) -> str:
     return escaped(str(value))
 
 
-def columns_for_people(rows: Sequence[Row]) -> list[Column]:
+def columns_for_people(rows: Sequence[Row], headings: Headings) -> list[Column]:
     """Return the columns of a report's table, without those that are empty in all rows."""
     if not rows:
         return []
-    return _columns(_join_intervals(_cells(rows, list(rows[0]))))
+    return _columns(_join_intervals(_cells(rows, list(rows[0]))), headings)
 
 
-def _columns(cells: Cells) -> list[Column]:
+def _columns(cells: Cells, headings: Headings) -> list[Column]:
     columns = []
     for name, values in cells.items():
         types = set(map(type, values)) - {type(None)}
         if not types:
             continue  # an empty column would only take room
-        texts = [_table_text(name, value) for value in values]
-        title = TITLES.get(name, name.replace("_", " "))
-        unit = COLUMNS.get(name, "")
-        columns.append(Column(title, unit, texts, is_numeric=types <= NUMERIC_TYPES))
+        heading = headings.get(name) or Heading(name.replace("_", " "))
+        texts = [_table_text(heading, value) for value in values]
+        is_numeric = types <= NUMERIC_TYPES
+        columns.append(Column(heading.title, heading.unit, texts, is_numeric))
     return columns
 
 
-def _table(cells: Cells, header: bool) -> str:
+def _table(columns: Sequence[Column], header: bool) -> str:
     """Return a table that fits the terminal, unless a single word or number is wider.
 
     If it is too wide, a single row becomes a list. If there are several rows, columns with one
     value in all of them move to a line below the table. If that does not do, titles are broken
     between words.
     """
-    columns = _columns(cells)
     if not columns:
         return "\n"
     width = _width()
@@ -400,21 +383,12 @@ def _width() -> int:
     return WIDTH
 
 
-def _table_text(name: str, value: Any) -> str:
+def _table_text(heading: Heading, value: Any) -> str:
     if value is None:
         return EMPTY
     if isinstance(value, tuple):
-        estimate, low, high = [_table_text(name, number) for number in value]
+        estimate, low, high = [_table_text(heading, number) for number in value]
         return f"{estimate} ({low}–{high})"
-    if not isinstance(value, float):
-        return DIGEST.sub("\\1…", _text(value))
-    unit = COLUMNS.get(name)
-    if unit == "%":
-        return f"{100 * value:.2f}"
-    if unit == "nats":
-        return f"{value:.4f}"
-    if name in ("p", "p_holm") and not value:
-        return format_p(value)
-    if value.is_integer():
-        return _text(value)
-    return f"{value:.4g}"
+    if isinstance(value, float):
+        return heading.format(value)
+    return DIGEST.sub("\\1…", _text(value))

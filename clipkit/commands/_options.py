@@ -94,7 +94,7 @@ def check_output(ctx: typer.Context, output: str | None) -> str | None:
 
 def _check_columns(ctx: typer.Context, values: list[str] | None) -> list[str] | None:
     """Refuse columns that no report has; `info` may print a result of another program."""
-    from clipkit.base.tables import COLUMNS, SCORE
+    from clipkit.features.columns import COLUMNS, SCORE
 
     for name in split_words(values or []):
         if name not in COLUMNS and not name.startswith(SCORE) and ctx.info_name != "info":
@@ -585,8 +585,9 @@ class Report:
     def view(self) -> View:
         """Format and columns."""
         from clipkit.base.tables import View
+        from clipkit.features.columns import HEADINGS
 
-        return View(self.format, self.columns, self.no_header)
+        return View(self.format, self.columns, self.no_header, HEADINGS)
 
     def _is_printed(self, result: FeatureFile) -> bool:
         """Save the result if an output is given; return whether standard output is left."""

@@ -53,10 +53,11 @@ def info(
     """
     from clipkit import features
     from clipkit.base import files, tables
+    from clipkit.features.columns import HEADINGS
 
     names = what or ["-"]
     files.check_one_stream(names)
-    view = tables.View(format, columns, no_header)
+    view = tables.View(format, columns, no_header, HEADINGS)
     is_json = tables.chosen_format(format) == "json"
     if runs or per_class:
         results, exit_code = _each(names, partial(features.read, kinds=["result"]))

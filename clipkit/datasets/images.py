@@ -43,7 +43,7 @@ _PILLOW_FILTER = ("ignore", None, Warning, _PILLOW_MODULES, 0)
 def readable_formats() -> tuple[str, ...]:
     """Return the formats that this installation reads, by Pillow's names."""
     formats = list(FORMATS)
-    if features.check("avif"):  # False in a Pillow before 11.3
+    if "avif" in features.get_supported_modules():  # a Pillow before 11.3 does not know it
         formats.append("AVIF")
     if importlib.util.find_spec("pillow_heif"):
         import pillow_heif

@@ -185,12 +185,13 @@ def _opened(file: StoredFile) -> Iterator[pa.NativeFile]:
     if not isinstance(file, LocalFile):
         yield pa.PythonFile(RangeReader(file), "r")
         return
-    with pa.OSFile(file.name) as source:
-        file.check_opened(source.fileno())
+    # an OSFile of Arrow before version 25 does not tell its descriptor
+    with Path(file.name).open("rb") as stream, pa.PythonFile(stream, "r") as source:
+        file.check_opened(stream.fileno())
         try:
             yield source
         finally:  # a change is the reason for whatever Arrow says
-            file.check_opened(source.fileno())
+            file.check_opened(stream.fileno())
 
 
 def _read_group(part: ParquetPart, number: int) -> _Group:

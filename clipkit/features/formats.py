@@ -27,7 +27,7 @@ import numpy as np
 
 from clipkit.base import console
 from clipkit.base.csv_rows import is_no_value
-from clipkit.base.errors import ClipkitError, UsageError, read_errors, unknown
+from clipkit.base.errors import ClipkitError, UsageError, import_error, read_errors, unknown
 from clipkit.base.files import atomic_write, spool_input
 from clipkit.base.names import distinct_names
 from clipkit.features import folders, npz
@@ -296,11 +296,13 @@ def import_parquet(module: str = "clipkit.features.parquet") -> Any:
     """Import a module that needs pyarrow."""
     try:
         return importlib.import_module(module)
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise ClipkitError(
             "a .parquet file needs pyarrow, which is not installed",
             "install it: pip install 'clipkit-vl[parquet]'",
         ) from error
+    except ImportError as error:
+        raise import_error(error) from error
 
 
 def _assemble(arrays: Arrays, source: str, split: str | None, added: Arrays) -> FeatureFile:

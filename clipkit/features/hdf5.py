@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -214,11 +215,11 @@ def _write(path: Path, file: FeatureFile) -> str:
     with _create(path) as h5:
         entries = {}
         if file.runs:
-            with _write_errors():  # HDF5 would sort the columns of a report by name
-                h5.create_group("runs", track_order=True)
+            _create_group(h5, "runs")
         datasets = file.datasets()
         for name in sorted(datasets, key=place_of):
             value = datasets[name]
+            _create_group(h5, name.rpartition("/")[0])
             if is_features(name):
                 where = f"{file.display_name}: {name}"
                 entries[name] = _write_features(h5, name, BlockMatrix.from_array(value), where)
@@ -244,9 +245,19 @@ def _check_written(path: Path, name: str) -> None:
 
 @contextlib.contextmanager
 def _create(path: Path) -> Iterator[h5py.File]:
-    """Create an HDF5 file, and close it at the end."""
+    """Create an HDF5 file, and close it at the end.
+
+    `h5py.File(path, "w", libver="v110", locking=False)` of h5py before 3.16 would write the time.
+    """
+    h5p, h5f = h5py.h5p, h5py.h5f
     with _write_errors():
-        h5 = h5py.File(path, "w", libver="v110", locking=False)
+        access = h5p.create(h5p.FILE_ACCESS)
+        access.set_libver_bounds(h5f.LIBVER_V110, h5f.LIBVER_LATEST)
+        access.set_fclose_degree(h5f.CLOSE_STRONG)
+        access.set_file_locking(False, False)
+        creation = h5p.create(h5p.FILE_CREATE)
+        creation.set_obj_track_times(False)
+        h5 = h5py.File(h5f.create(os.fsencode(path), h5f.ACC_TRUNC, fcpl=creation, fapl=access))
     try:
         yield h5
     except WriteError:
@@ -274,6 +285,21 @@ def _keep_open(h5: h5py.File) -> None:
     """
     for handle in h5py.h5f.get_obj_ids(h5.id):
         h5py.h5i.inc_ref(handle)
+
+
+def _create_group(h5: h5py.File, name: str) -> None:
+    """Create a group without the time, unless it exists or has no name."""
+    h5p = h5py.h5p
+    with _write_errors():
+        if not name or name in h5:
+            return
+        properties = h5p.create(h5p.GROUP_CREATE)
+        properties.set_obj_track_times(False)
+        if name == "runs":  # HDF5 would sort the columns of a report by name
+            order = h5p.CRT_ORDER_TRACKED | h5p.CRT_ORDER_INDEXED
+            properties.set_link_creation_order(order)
+            properties.set_attr_creation_order(order)
+        h5py.h5g.create(h5.id, name.encode(), gcpl=properties)
 
 
 def _write_array(h5: h5py.File, name: str, array: NDArray[Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from clipkit.base import files
 from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError, unknown
+from clipkit.features.columns import COLUMNS, FLAG
 from clipkit.features.history import DOT_PRODUCT, Entry, History, canonical_json, drop_none
 
 FORMAT = "clipkit"
@@ -20,7 +21,6 @@ VERSION = 3  # the newest that is read; `FeatureFile.version` is what a file nee
 RESULTS = ("result", "probe")  # a probe is a result that holds what was fitted, too
 BLOCK_BYTES = 1 << 24
 ROW_NUMBERS = "row numbers"  # what the history says of ids that an import did not have
-FLAGS = {"standardize", "fitted", "above"}  # columns of a result that hold true or false
 CHUNK_ROWS = 512
 CHUNK_BYTES = 1 << 22
 SMALL = 1 << 26  # numbers of features (256 MiB) that are read once, and then kept
@@ -448,7 +448,8 @@ def place_of(name: str) -> str:
 
 def _restored(name: str, column: NDArray[Any]) -> NDArray[Any]:
     """Return a column as the command reported it: a file stores true and false as 1 and 0."""
-    if name in FLAGS and column.dtype.kind == "i" and np.isin(column, (0, 1)).all():
+    is_flag = name in COLUMNS and COLUMNS[name].unit is FLAG
+    if is_flag and column.dtype.kind == "i" and np.isin(column, (0, 1)).all():
         return column.astype(bool)
     return column
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Set
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError, shorten
+from clipkit.features.columns import COLUMNS, Unit
 from clipkit.features.history import check_history, check_scale
 from clipkit.features.model import (
     KINDS,
@@ -61,7 +62,7 @@ MODEL_ARRAYS = {
 PROBE_INPUTS = ("embeddings", "logits", "probs")
 POSITIVE = ("temperature", "deviation", "rms", "factor", "neighbours")
 # The stored types that a data set may have (S: fixed-length UTF-8) and its number of dimensions.
-TYPES: dict[str, tuple[set[str], int]] = {
+TYPES: dict[str, tuple[Set[str], int]] = {
     "features": ({"<f4"}, 2),
     "labels": ({"<i8"}, 1),
     "ids": ({"S"}, 1),
@@ -75,27 +76,6 @@ TYPES: dict[str, tuple[set[str], int]] = {
 TYPE_NAMES = {"S": "texts", "<i8": "whole numbers", "<f4": "numbers", "<f8": "numbers"}
 
 
-class Column(NamedTuple):
-    """Limit a column of a result to types, and its numbers to `low` to `high` or NaN."""
-
-    types: set[str]
-    low: float = -LARGEST
-    high: float = LARGEST
-
-
-NUMBER = Column({"<i8", "<f8"})
-FRACTION = NUMBER._replace(low=0, high=1)
-# The columns that clipkit writes, and reads without another check. Others may hold anything.
-COLUMNS: dict[str, Column] = {
-    **dict.fromkeys(("classifier", "split", "fit_split", "eval_split"), Column({"S"})),
-    **dict.fromkeys(("k", "standardize", "mean_entropy", "max_entropy"), NUMBER),
-    **dict.fromkeys(("nmi", "nmi_chance", "ami", "ari", "ami_sd", "ari_sd"), NUMBER),
-    **dict.fromkeys(("C", "temperature"), NUMBER._replace(low=SMALLEST)),
-    **dict.fromkeys(("rows", "shots", "clusters"), NUMBER._replace(low=0)),
-    **dict.fromkeys(("acc1", "acc5", "acc_a", "acc_b", "acc1_low", "acc1_high"), FRACTION),
-    **dict.fromkeys(("mean_per_class_recall", "mean_confidence"), FRACTION),
-    **dict.fromkeys(("purity", "purity_chance"), FRACTION),
-}
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 RESERVED = {"features", "texts", "class_index", "class_names", "runs"}
 MAX_CLASSES = 1 << 20  # without class names; a label must not make a command allocate without end
@@ -220,8 +200,9 @@ def _check_layout(file: FeatureFile, datasets: dict[str, Any]) -> None:
 def _check_type(name: str, value: Any) -> None:
     types, ndim = TYPES[key_of(name)]
     column = COLUMNS.get(name.removeprefix("runs/")) if key_of(name) == "runs" else None
-    if column:
-        types = column.types
+    unit = column.unit if column and column.is_checked else None
+    if unit:
+        types = unit.types
     expected = "an array"
     accepted: Any = np.ndarray | BlockMatrix
     if types == {"S"}:
@@ -238,8 +219,8 @@ def _check_type(name: str, value: Any) -> None:
         _check_texts(name, value)
     if stored == "<i8" and value.max() > MAX_INTEGER:
         raise ClipkitError(f"{name}: expected whole numbers of 64 bits, got {value.max()}")
-    if column and stored != "S":
-        _check_range(name, value, column)
+    if unit and stored != "S":
+        _check_range(name, value, unit)
 
 
 def _check_shape(name: str, shape: tuple[int, ...], ndim: int) -> None:
@@ -252,11 +233,11 @@ def _check_shape(name: str, shape: tuple[int, ...], ndim: int) -> None:
         raise ClipkitError(f"{name}: expected at most {most:,} rows, got {shape[0]:,}")
 
 
-def _check_range(name: str, values: NDArray[Any], column: Column) -> None:
+def _check_range(name: str, values: NDArray[Any], unit: Unit) -> None:
     """Check the numbers of a known column; NaN stands for what does not apply."""
-    outside = values[(values < column.low) | (values > column.high)]
+    outside = values[(values < unit.low) | (values > unit.high)]
     if len(outside):
-        expected = f"numbers between {column.low:g} and {column.high:g}"
+        expected = f"numbers between {unit.low:g} and {unit.high:g}"
         raise ClipkitError(f"{name}: expected {expected}, got {outside[0]:g}")
 
 

@@ -312,7 +312,8 @@ class PackedEncoder(torch.nn.Module):
         """Apply the layers: (B, T, width) -> (B, T, width) as `last_hidden_state`."""
         for layer in self.layers:
             inputs_embeds = layer(inputs_embeds)
-        return SimpleNamespace(last_hidden_state=inputs_embeds)
+        # transformers 4 asks for the other two
+        return SimpleNamespace(last_hidden_state=inputs_embeds, hidden_states=None, attentions=None)
 
 
 class PackedTransformer(PackedEncoder):

@@ -37,6 +37,7 @@ from clipkit.models.libraries import (
     check_installed,
     library_version,
     named,
+    newer_transformers,
     quiet_loading,
     single_line_errors,
 )
@@ -72,13 +73,14 @@ def load(
         )
     if tower == "text" and options.layers is not None:
         raise UsageError(f"{files.name}: expected no --layer with words of a generative model")
-    question = Question(files, options.ask, device, DTYPES[precision])
-    checkpoint = Checkpoint(files)
-    dtype = DTYPES[precision]
-    if tower == "text":  # only the rows of words are needed, in the type in which they are stored
-        device = torch.device("cpu")
-        dtype = checkpoint.config.dtype or torch.float32
-    model, parts = checkpoint.load(options.untrained, device, dtype)
+    with newer_transformers(files.read_json("config.json").get("transformers_version")):
+        question = Question(files, options.ask, device, DTYPES[precision])
+        checkpoint = Checkpoint(files)
+        dtype = DTYPES[precision]
+        if tower == "text":  # only the rows of words are needed, in their stored type
+            device = torch.device("cpu")
+            dtype = checkpoint.config.dtype or torch.float32
+        model, parts = checkpoint.load(options.untrained, device, dtype)
     if not hasattr(model, "hf_device_map"):
         check_range(files, model, precision)
     known = {

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from clipkit.base.errors import ClipkitError, brief
+from clipkit.base.errors import ClipkitError, UsageError, brief
 
 # library -> the extra that installs it
 EXTRAS = {"open_clip": "openclip", "timm": "timm", "accelerate": "accelerate"}
@@ -117,6 +117,35 @@ def check_installed(name: str, library: str) -> None:
 def is_installed(package: str) -> bool:
     """Return whether a package is installed, without importing it."""
     return any(importlib.metadata.distributions(name=package))
+
+
+@contextlib.contextmanager
+def newer_transformers(saved_by: object) -> Iterator[None]:
+    """Add to an error that a newer version of transformers has saved the model, if that is so.
+
+    `saved_by` is what config.json says.
+    """
+    try:
+        yield
+    except UsageError:
+        raise
+    except ClipkitError as error:
+        installed = importlib.metadata.version("transformers")
+        if not isinstance(saved_by, str) or _numbers(saved_by) <= _numbers(installed):
+            raise
+        raise error.adding_hint(
+            f"transformers {saved_by} saved it and {installed} is installed: "
+            "pip install --upgrade transformers"
+        ) from error
+
+
+def _numbers(version: str) -> list[int]:
+    """Return the first numbers of a version.
+
+    >>> _numbers("5.24.0.dev0") > _numbers("5.6")
+    True
+    """
+    return [int(number) for number in re.findall(r"\d{1,9}", version)[:3]]
 
 
 def library_version(library: str) -> str:

@@ -18,6 +18,7 @@ from clipkit.base.console import count
 from clipkit.base.errors import ClipkitError
 from clipkit.base.names import distinct_names
 from clipkit.base.tables import Column
+from clipkit.features.columns import HEADINGS
 from clipkit.features.compatibility import origin
 from clipkit.features.history import identities, is_untrained, provenance
 from clipkit.features.model import RESULTS, FeatureFile
@@ -449,7 +450,7 @@ def _joined_table(files: dict[str, FeatureFile]) -> Table:
         sources += [name] * len(rows)
         if file.run_count > MOST_RUNS:
             console.note(f"{name}: the table has the first {MOST_RUNS} of {file.run_count:,} rows")
-    columns = tables.columns_for_people(tables.join(reports))
+    columns = tables.columns_for_people(tables.join(reports), HEADINGS)
     columns.sort(key=_is_numeric)  # texts first
     texts = len(columns) - sum(map(_is_numeric, columns))
     header = [escape(column.title) for column in columns]

@@ -1,7 +1,7 @@
 """Set what was measured beside the published figures of a table.
 
-The table is a .tsv with the columns of `COLUMNS`. `where` selects a result by what its history and
-its runs say, in words such as `command=probe prompts=generic32 temperature=0.5`.
+The table is a .tsv with the columns of `TABLE_HEADER`. `where` selects a result by what its history
+and its runs say, in words such as `command=probe prompts=generic32 temperature=0.5`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 
 from clipkit.analysis import metrics, results
 from clipkit.analysis.results import Row
-from clipkit.base import csv_rows, files, tables
+from clipkit.base import csv_rows, files
 from clipkit.base.errors import ClipkitError
+from clipkit.features.columns import COLUMNS, SETTINGS
 from clipkit.features.compatibility import origin
 from clipkit.features.history import downsample, is_untrained, provenance
 from clipkit.features.model import FeatureFile
@@ -29,20 +30,18 @@ from clipkit.report.markdown import (
     format_measurements,
 )
 
-COLUMNS = ("section", "title", "where", "column", "value", "comparable", "source")
+TABLE_HEADER = ("section", "title", "where", "column", "value", "comparable", "source")
 HISTORY_WORDS = (
     "command", "model", "dataset", "prompts", "prompts_sha256", "features", "seed", "pool", "norm",
     "link",
 )  # fmt: skip
-RUN_WORDS = ("classifier", "C", "temperature", "standardize", "k", "shots", "draw")
 # What makes another experiment: a result that has one of these has to be selected by it
 VARIATIONS = ("val", "shots", "random", "whiten", "labels", "layer", "projection", "downsample")
 NAMES = ("model", "dataset")  # their values may be paths
 IDENTITIES = (*NAMES, "prompts", "prompts_sha256")
 # Which runs and classes count, and how many images there must be
 CHOICES = ("split", "images", "class")
-WORDS = tuple(dict.fromkeys((*HISTORY_WORDS, *RUN_WORDS, *VARIATIONS, *CHOICES)))
-SHARES = ("acc1", "acc5", "purity")  # of the images, so that they have Wilson's interval
+WORDS = tuple(dict.fromkeys((*HISTORY_WORDS, *SETTINGS, *VARIATIONS, *CHOICES)))
 CONTROL, VERDICT = "untrained control", "in the interval"
 NOT_MEASURED = "not measured"
 SAME_AS = (
@@ -69,12 +68,17 @@ class Figure:
     @property
     def unit(self) -> str:
         """The unit of the value: %, nats or ""."""
-        return tables.COLUMNS.get(self.column, "")
+        return COLUMNS[self.column].unit.symbol
+
+    @property
+    def is_share_of_images(self) -> bool:
+        """Whether the value is a share of the images, so that it has Wilson's interval."""
+        return COLUMNS[self.column].of_images
 
     @property
     def is_rounded(self) -> bool:
         """Whether a result is compared with the figure as it is rounded, without an interval."""
-        return self.column not in SHARES and not self.reason
+        return not self.is_share_of_images and not self.reason
 
 
 class _Described(NamedTuple):
@@ -115,21 +119,21 @@ def read_table(path: str) -> list[Figure]:
     stream = io.BytesIO(files.read_bytes(path))
     lines = csv_rows.read_rows(stream, path, "\t", quotes=False)
     _, header = next(lines, (1, [""]))
-    if header != list(COLUMNS):
-        columns = f"the columns {', '.join(COLUMNS)} between tabs"
+    if header != list(TABLE_HEADER):
+        columns = f"the columns {', '.join(TABLE_HEADER)} between tabs"
         raise _error(f"{path}, line 1", columns, ", ".join(header))
     figures: list[Figure] = []
     for number, cells in lines:
         place = f"{path}, line {number}"
-        if len(cells) != len(COLUMNS):
-            raise _error(place, f"{len(COLUMNS)} cells", len(cells))
-        figures.append(_parse(dict(zip(COLUMNS, cells, strict=True)), place))
+        if len(cells) != len(TABLE_HEADER):
+            raise _error(place, f"{len(TABLE_HEADER)} cells", len(cells))
+        figures.append(_parse(dict(zip(TABLE_HEADER, cells, strict=True)), place))
     return figures
 
 
 def _parse(cells: Mapping[str, str], place: str) -> Figure:
     where = _parse_where(cells["where"], f"{place}, where")
-    if cells["column"] not in tables.COLUMNS:
+    if cells["column"] not in COLUMNS:
         raise _error(f"{place}, column", "a column of a result, such as acc1", cells["column"])
     value = _parse_value(cells["value"], f"{place}, value")
     answer, _, reason = cells["comparable"].partition(":")
@@ -310,7 +314,7 @@ def _measure(figure: Figure, run: _Run) -> Measurement:
     value = float(run.row[figure.column])
     if figure.column == "f1":
         return Measurement(value, figure.unit, run.row["f1_low"], run.row["f1_high"])
-    if figure.column not in SHARES or run.split not in run.file.splits:
+    if not figure.is_share_of_images or run.split not in run.file.splits:
         return Measurement(value, figure.unit)
     return Measurement(value, figure.unit, *metrics.wilson(value, len(run.file.splits[run.split])))
 
@@ -348,7 +352,7 @@ def _select(figure: Figure, described: Iterable[_Described]) -> list[_Run]:
     for name, file, facts in described:
         split, rows = _runs_that_count(file, figure.where.get("split"))
         for index, row in enumerate(rows):
-            known = {word: row[word] for word in RUN_WORDS if word in row}
+            known = {word: row[word] for word in SETTINGS if word in row}
             if not _fits(facts | known, figure.where):
                 continue
             if "class" in figure.where:

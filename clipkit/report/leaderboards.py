@@ -15,6 +15,7 @@ from clipkit.analysis import results
 from clipkit.base import console
 from clipkit.base.errors import UsageError
 from clipkit.base.files import atomic_write
+from clipkit.features.columns import COLUMNS
 from clipkit.features.history import feature_name, provenance
 from clipkit.features.model import FeatureFile
 from clipkit.models.hub import ALIASES
@@ -26,7 +27,7 @@ TASKS = {
     "retrieve": ("zeroshot_retrieval", "image-text-retrieval"),
     "choose": ("image_caption_selection", "image-text-matching"),
 }
-ACCURACIES = ("acc1", "acc5", "mean_per_class_recall")
+ACCURACIES = [column.name for column in COLUMNS.values() if column.on_leaderboards]
 
 
 def write(

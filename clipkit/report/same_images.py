@@ -14,6 +14,7 @@ from clipkit.analysis import comparison, metrics, results
 from clipkit.analysis.comparison import Bools
 from clipkit.analysis.results import Row, newest_entry
 from clipkit.base.errors import ClipkitError
+from clipkit.features.columns import COLUMNS, HIGHER, SHARE, depends_on_rows
 from clipkit.features.compatibility import SAME_IMAGES, Origin, origin, relate
 from clipkit.features.history import is_untrained, provenance
 from clipkit.features.model import FeatureFile, Int64
@@ -30,7 +31,12 @@ NUMBERED = (
 )
 TEXT_COLUMNS = {"file", "model", "prompts", "result of", "classifier"}
 CLUSTERED = "Images depend on each other: clipkit compare --cluster tests results on them."
-OF_ANSWERS = {"coverage": "with an answer (%)", "acc1_answered": "accuracy of answers (%)"}
+# The columns of runs that are shown, besides their accuracy
+SHOWN = [
+    column
+    for column in COLUMNS.values()
+    if column.unit is SHARE and column.better == HIGHER and column.name != "acc1"
+]
 TRAINING_IMAGES = "another draw of training images"
 
 
@@ -128,8 +134,7 @@ class Scored:
         """Return the runs on the images of another result, which are some of this one's."""
         split = self.file.splits[self.split]
         taken = split.take(np.flatnonzero(np.isin(split.ids, part.ids)))
-        names = ("acc5", "mean_per_class_recall", "acc1_low", "acc1_high", *OF_ANSWERS)
-        unknown = dict.fromkeys(names, np.nan)  # on these images
+        unknown = dict.fromkeys(filter(depends_on_rows, self.file.runs), np.nan)  # on these images
         scored = Scored.read(self.name, replace(self.file, splits={self.split: taken}))
         return replace(scored, runs=[run | unknown for run in self.runs])
 
@@ -179,7 +184,7 @@ class SameImages:
         first = self.results[0]
         dataset = provenance(first.file).dataset or "images"
         classes = results.class_count(first.file, int(first.labels.max()))
-        classes -= "coverage" in first.file.runs  # "none of these" is no class of images
+        classes -= results.NONE in (first.file.class_names or [])  # no class of images
         heading = f"{dataset}, {first.split}: {len(first.ids):,} images, {classes} classes"
         heading += results.labels_suffix(first.file)
         blocks: list[Block] = [Heading(2, escape(heading)), self._accuracies()]
@@ -246,10 +251,9 @@ class SameImages:
         bar = Bar(measured.value, measured.low, measured.high, results.chance(scored.labels), best)
         cells["accuracy (%)"] = Number(format_measurement(measured), bar)
         cells["untrained control (%)"] = format_measurements(of_controls)
-        cells["top 5 (%)"] = _number(100 * run.get("acc5", np.nan), ".2f")
-        cells["mean recall (%)"] = _number(100 * run.get("mean_per_class_recall", np.nan), ".2f")
-        for name, title in OF_ANSWERS.items():
-            cells[title] = _number(100 * run.get(name, np.nan), ".2f")
+        for column in SHOWN:
+            share = run.get(column.name, np.nan)
+            cells[f"{column.heading.title} (%)"] = _number(100 * share, ".2f")
         return cells
 
     def _layers(self) -> list[Block]:

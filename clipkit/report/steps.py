@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from clipkit.analysis.results import Row, newest_entry
+from clipkit.features.columns import SETTINGS
 from clipkit.features.history import Entry, History
 from clipkit.features.model import FeatureFile
 
@@ -28,8 +29,7 @@ FIRST = ("embed", "textembed", "convert")  # commands with which a history begin
 # model that they do
 NOT_SHARED = ("clipkit", "inputs", "model", "machines", "batch_size", "kept", "caveats", "tried")
 FEATURES = ("layer", "pool", "norm", "projection")
-SETTINGS = ("classifier", "standardize", "shots", "draw")  # of a run
-CHOSEN = ("C", "temperature")  # settings, too, unless `probe --val` chose them among several
+CHOSEN = ("C", "temperature")  # settings that `probe --val` may have chosen among several
 # Commands whose entries list all that was tried. A control may try fewer temperatures, since an SVM
 # on features without information takes very long at low ones.
 WITH_CANDIDATES = ("calibrate", "entropy", "probe")
@@ -183,10 +183,8 @@ def run_settings(file: FeatureFile, run: Row) -> list[str]:
 
     What the two chose on validation rows may differ: `settings` compares how they chose.
     """
-    names = list(SETTINGS)
-    if newest_entry(file).get("val") is None:
-        names += CHOSEN
-    return [str(run.get(name)) for name in names]
+    may_differ = () if newest_entry(file).get("val") is None else CHOSEN
+    return [str(run.get(name)) for name in SETTINGS if name not in may_differ]
 
 
 def newest_settings(file: FeatureFile) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import versions
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -166,6 +167,7 @@ def tiny_siglip2(folder: Path, seed: int = 0) -> Path:
     """Write a small SigLIP 2 of fixed resolution, with a small tokenizer of Gemma's kind."""
     from transformers import GemmaTokenizer
 
+    versions.need(versions.GEMMA)
     siglip_without_tokenizer(folder, seed)
     pieces = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "\u2581"]
     pieces += [f"<0x{byte:02X}>" for byte in range(256)]
