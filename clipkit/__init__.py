@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+# each classifier declares the arrays that `features` accepts in a kept probe
+import clipkit.analysis.probes.classifiers  # noqa: F401
+from clipkit.base.lazy import lazy_names
 from clipkit.base.version import __version__
 
 if TYPE_CHECKING:
@@ -15,25 +17,17 @@ if TYPE_CHECKING:
     from clipkit.features.hdf5 import read, write
     from clipkit.features.model import FeatureFile
     from clipkit.models import load as load_model
+else:  # a type checker would take any name for one of the module
+    __getattr__ = lazy_names(
+        __name__,
+        {
+            f"{__name__}.features": "FeatureFile read write",
+            f"{__name__}.datasets": "load_dataset=load",
+            f"{__name__}.models": "load_model=load",
+        },
+    )
 
 __all__ = ["FeatureFile", "__version__", "load_dataset", "load_model", "read", "write"]
-
-_SOURCES = {
-    "FeatureFile": ("clipkit.features", "FeatureFile"),
-    "load_dataset": ("clipkit.datasets", "load"),
-    "load_model": ("clipkit.models", "load"),
-    "read": ("clipkit.features", "read"),
-    "write": ("clipkit.features", "write"),
-}
-
-if not TYPE_CHECKING:  # a type checker would take any name for one of the module
-
-    def __getattr__(name: str) -> Any:
-        """Import a name of the API when it is first used (PEP 562)."""
-        if name not in _SOURCES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        module, attribute = _SOURCES[name]
-        return getattr(importlib.import_module(module), attribute)
 
 
 def __dir__() -> list[str]:

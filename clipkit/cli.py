@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import codecs
 import contextlib
-import copy
 import importlib
 import io
 import logging
@@ -20,14 +19,15 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperGroup
 
 from clipkit.base import console, files, signals
 from clipkit.base.errors import ClipkitError, UsageError, import_error, system_reason
+from clipkit.base.options import flag
 from clipkit.base.version import __version__
 from clipkit.commands import _completion as completion
-from clipkit.commands._help import PlainHelp
-from clipkit.commands._options import expand_groups, flag, replace_earlier_names
+from clipkit.commands._command import ClipkitCommand
+from clipkit.commands._options import expand_groups, with_typer
 
 GROUPS = {
     "Encode": ("embed", "textembed"),
@@ -39,7 +39,6 @@ GROUPS = {
     "Files": ("info", "convert", "split", "concat", "relabel"),
 }
 COMMANDS = tuple(name for names in GROUPS.values() for name in names)
-EVERYWHERE = ("quiet", "verbose", "debug")  # options that a command also accepts behind it
 HELP = {"-h", "--help", "--version"}
 BROKEN_PIPE = 128 + signal.SIGPIPE
 MIN_ADDRESS_SPACE = 2 << 30  # with less, OpenBLAS may loop indefinitely while it is loaded
@@ -56,7 +55,7 @@ LESS_MEMORY = {  # a hint, by the command
 NO_MEMORY = ("failed to map segment", "can't start new thread")  # of other errors like MemoryError
 
 
-class ClipkitGroup(PlainHelp, TyperGroup):
+class ClipkitGroup(TyperGroup):
     """Run commands. If one fails, write one line to standard error and return an exit code.
 
     Exit codes: 0 done; 1 bad data, input or output; 2 usage; 3 done, but images or files were left
@@ -98,42 +97,6 @@ class ClipkitGroup(PlainHelp, TyperGroup):
         with contextlib.suppress(OSError, ValueError):  # what was written before an error
             sys.stdout.flush()
         sys.exit(code)
-
-
-class ClipkitCommand(PlainHelp, TyperCommand):
-    """A command that also accepts `EVERYWHERE`, and earlier names of its options."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Replace the earlier names of options."""
-        words = replace_earlier_names(ctx.command_path, args)
-        count = sum(word.partition("=")[0] == "--attribute" for word in words)
-        if count > 1 and not any("--attribute" in one.opts and one.multiple for one in self.params):
-            raise UsageError(f"expected one --attribute, got {count}", "A*B combines two")
-        return super().parse_args(ctx, words)
-
-    def get_params(self, ctx: Any) -> list[Any]:
-        """Return the parameters, and `EVERYWHERE`, hidden."""
-        parameters = list(super().get_params(ctx))
-        for parameter in ctx.find_root().command.params:
-            if parameter.name in EVERYWHERE:
-                parameter = copy.copy(parameter)
-                parameter.hidden = True
-                parameters.append(parameter)
-        return parameters
-
-    def invoke(self, ctx: Any) -> Any:
-        """Set how much is shown, by options before or behind the command, and run it."""
-        before = ctx.find_root().params
-        quiet, verbose, _ = [ctx.params.pop(name) or before[name] for name in EVERYWHERE]
-        if quiet and verbose:
-            raise UsageError("expected -q or -v, got both")
-        console.set_quiet(quiet)
-        console.set_verbose(verbose)
-        return super().invoke(ctx)
-
-    def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """Return the words of the usage line. Hidden arguments, which have no name, give none."""
-        return [piece for piece in super().collect_usage_pieces(ctx) if piece != "[]"]
 
 
 def _command_path(group: Any, words: list[str]) -> str:
@@ -241,19 +204,20 @@ app = typer.Typer(
 )
 
 
-def _show_version(value: bool) -> None:
-    if value:
+def _show_version(_: typer.Context, is_given: bool) -> None:
+    if is_given:
         typer.echo(f"clipkit {__version__}")
         raise typer.Exit
 
 
-VERSION = flag("--version", "Show the version.", callback=_show_version, is_eager=True)
+VERSION = flag("--version", "Show the version.", check=_show_version, is_eager=True)
 QUIET = flag("--quiet -q", "Show only warnings and errors, no notes or progress.")
 VERBOSE = flag("--verbose -v", "Show details: model files, device, threads and time per stage.")
 DEBUG = flag("--debug", "Show the traceback of an error.")
 
 
 @app.callback()
+@with_typer
 def describe(
     version: Annotated[bool, VERSION] = False,
     quiet: Annotated[bool, QUIET] = False,
@@ -273,12 +237,10 @@ for _group, _names in GROUPS.items():
     for _name in _names:
         _command = getattr(importlib.import_module(f"clipkit.commands.{_name}"), _name)
         if isinstance(_command, typer.Typer):
-            for _sub_command in _command.registered_commands:
-                _sub_command.cls = ClipkitCommand
             app.add_typer(_command, name=_name, rich_help_panel=_group)
         else:
             _add = app.command(_name, cls=ClipkitCommand, rich_help_panel=_group)
-            _add(expand_groups(_command))
+            _add(with_typer(expand_groups(_command)))
 
 
 def main() -> NoReturn:

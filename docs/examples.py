@@ -35,7 +35,7 @@ OTHER_PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES = [*OTHER_PAGES, *COMMAND_PAGES]
 # Pages whose examples run in one folder
 SESSIONS = [*([page] for page in OTHER_PAGES), COMMAND_PAGES]
-OPTIONS = re.compile(r"^<!-- options (\w+(?: \w+)?) -->\n(?:.+\n)*", re.MULTILINE)
+OPTIONS = re.compile(r"^<!-- options ([\w-]+(?: [\w-]+)?) -->\n(?:.+\n)*", re.MULTILINE)
 MODELS = re.compile(r"^<!-- models -->\n(?:.+\n)*", re.MULTILINE)
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # A command, which a backslash continues on the next line, and the lines that it prints.

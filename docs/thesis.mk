@@ -65,7 +65,7 @@ $(OUT)/%.entropy.h5: $(OUT)/%.h5 ; clipkit entropy $< -t $(TEMPERATURES) -f -o $
 RANDOM := $(sort $(filter random%,$(SETS:generic%=random%)) \
   $(foreach set,$(OWN_SETS),random$(call count_prompts,$(set))))
 FILES_chapter4 := $(addprefix generic32.logits.,sweep.h5 sweep.temperature.png c-tau-grid.h5 \
-  c-tau-grid.grid.png c-tau-grid-probs.h5 c-tau-grid-probs.grid.png svm-val.h5 logreg-val.h5 \
+  c-tau-grid.temperature.png c-tau-grid-probs.h5 c-tau-grid-probs.temperature.png svm-val.h5 logreg-val.h5 \
   mlp-val.h5) classifiers.png spectrum.png salad32.fewshot-$(LAST).h5 \
   $(foreach set,$(SETS),$(addprefix $(set),.h5 .logits.svm.h5 .logits.entropy.h5 \
     .logits.fewshot-$(LAST).h5 .whitened.fewshot-$(LAST).h5)) \
@@ -180,7 +180,7 @@ $(OUT)/layers.png: $(filter %.h5 %.stamp,$(FILES_layers:%=$(OUT)/%)) $(OUT)/tabl
 # embeddings and on the 32 prompts. Differences from the native size are paired.
 FILES_resolution := $(foreach probe,svm logits.svm,$(SIZES:%=px%.$(probe).h5)) img.svm.h5 \
   generic32.logits.svm.h5 embeddings.sizes.h5 generic32.sizes.h5 \
-  $(if $(SEED),,resolution.png embeddings.sizes.png generic32.sizes.png)
+  $(if $(SEED),,embeddings.sizes.png generic32.sizes.png)
 
 $(SIZES:%=$(OUT)/px%.h5): $(OUT)/px%.h5:
 	clipkit embed $(strip $(DATASET) $(DATA_OPTIONS) $(MODEL_OPTIONS)) --downsample $* -o $@ || \
@@ -192,10 +192,6 @@ $(OUT)/embeddings.sizes.h5: $(OUT)/img.svm.h5 $(SIZES:%=$(OUT)/px%.svm.h5)
 $(OUT)/generic32.sizes.h5: $(OUT)/generic32.logits.svm.h5 $(SIZES:%=$(OUT)/px%.logits.svm.h5)
 	clipkit compare $^ -f -o $@
 $(OUT)/%.sizes.png: $(OUT)/%.sizes.h5 ; clipkit plot compare $< -f -o $@
-SIZE_RESULTS = $(filter %.svm.h5,$(FILES_resolution))
-$(OUT)/resolution.png: $(SIZE_RESULTS:%=$(OUT)/%) $(OUT)/table \
-  $(wildcard $(foreach in,$(CONTROLS),$(SIZE_RESULTS:%=$(in)/%)))
-	clipkit plot layers $(foreach in,$(OUT) $(CONTROLS),$(SIZE_RESULTS:%=$(in)/%)) -f -o $@
 
 # Pictures
 $(OUT)/%.confusion.png: $(OUT)/%.h5 ; clipkit plot confusion $< -f -o $@
@@ -205,7 +201,6 @@ $(OUT)/%.confidence.png: $(OUT)/%.h5 ; clipkit plot confidence $< -t 1,0.07,0.02
 $(OUT)/%.logits.png: $(OUT)/%.h5 ; clipkit plot logits $< -f -o $@
 $(OUT)/%.similarity.png: $(OUT)/%.h5 ; clipkit plot similarity $< -f -o $@
 $(OUT)/%.temperature.png: $(OUT)/%.h5 ; clipkit plot temperature $< -f -o $@
-$(OUT)/%.grid.png: $(OUT)/%.h5 ; clipkit plot grid $< -f -o $@
 $(OUT)/%.superclasses.png: $(OUT)/%.h5 $(SUPERCLASSES)
 	clipkit plot confusion $< --groups $(SUPERCLASSES) -f -o $@
 $(OUT)/%.outlines.png: $(OUT)/%.h5

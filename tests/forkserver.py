@@ -31,7 +31,9 @@ from typing import IO, Any, NoReturn
 LIBRARIES = (
     "h5py",
     "matplotlib.backends.backend_agg",
+    "matplotlib.figure",
     "matplotlib.mathtext",
+    "matplotlib.style",
     "PIL.Image",
     "rich.table",
     "sklearn.cluster",
@@ -254,7 +256,7 @@ def _warm_up() -> None:
 def become_clipkit(request: Request, streams: list[int]) -> NoReturn:
     """Run `clipkit.cli.main`, as the entry point does, with the request's streams and limits."""
     from clipkit import cli
-    from clipkit.analysis.probes import sweeps
+    from clipkit.analysis.probes import mlp
     from clipkit.datasets import remote
     from clipkit.embedding import checkpoint
     from clipkit.plots import style
@@ -272,7 +274,7 @@ def become_clipkit(request: Request, streams: list[int]) -> NoReturn:
     for name, value in request.remote.items():
         setattr(remote, name, value)
     if BRIEF in os.environ:
-        sweeps.STEPS = 100
+        mlp.STEPS = 100
         style.DPI = 40
     if request.fake:
         _fake_models(request.slow)

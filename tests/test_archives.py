@@ -28,7 +28,7 @@ from shell import fails
 
 from clipkit import datasets
 from clipkit.base.errors import ClipkitError, ImageError, UsageError
-from clipkit.datasets import images, parquet, remote, shards, tars
+from clipkit.datasets import images, parquet_images, remote, shards, tars
 from clipkit.datasets.remote import SharedCache
 
 CLASSES = ["bird", "cat", "dog"]
@@ -171,7 +171,7 @@ def test_files_of_which_only_some_name_a_split_are_refused():
     [
         ("classnames.txt", "bird\ncat\ndog\n"),
         ("class_index.json", json.dumps({str(i): ["n01440764", c] for i, c in enumerate(CLASSES)})),
-        ("class_index.json", json.dumps(CLASSES)),
+        ("class_index.json", json.dumps(dict(enumerate(CLASSES)))),
     ],
 )
 def test_integers_are_named_by_a_file_beside_the_tars_or_above(tmp_path, name, content, capsys):
@@ -194,7 +194,8 @@ def test_integers_are_named_by_a_file_beside_the_tars_or_above(tmp_path, name, c
         ("classnames.txt", b"bird\n\ncat\n", "expected a class name for each label 0, 1, 2"),
         ("classnames.txt", b"x" * 2000, "names of at most 1,000 characters, got 1 lines"),
         ("classnames.txt", b"bird\n\xff\n", "line 2: expected UTF-8 text, got the byte 0xff"),
-        ("class_index.json", b'{"n01440764": "tench"}', "expected a class name for each label 0"),
+        ("class_index.json", b'{"n01440764": "tench"}', "expected a class index, got other"),
+        ("class_index.json", b'["tench"]', "expected a class index, got other content"),
         ("class_index.json", b'{"1": ["n01440764", "tench"]}', "expected a class name for each"),
         ("class_index.json", b'{"0": ["tench"]}', "expected a class index, got other content"),
     ],
@@ -417,7 +418,7 @@ def test_rows_without_a_label_are_left_out_of_every_source_where_others_have_one
 
 
 def test_wordnet_ids_of_every_source_get_the_names_of_a_class_index(labelled, tmp_path):
-    index = {"n01440764": "tench", "n01443537": "goldfish"}
+    index = {"0": ["n01440764", "tench"], "1": ["n01443537", "goldfish"]}
     (tmp_path / "class_index.json").write_text(json.dumps(index))
     data = labelled("n01443537", "n01440764", "n09999999")
     assert data.class_names == ["tench", "goldfish", "n09999999"]
@@ -553,8 +554,8 @@ def test_a_class_name_that_is_no_text_is_refused(tmp_path):
 
 def test_more_rows_than_a_file_of_its_size_may_have_are_refused(tmp_path, monkeypatch):
     path = write_parquet(tmp_path / "a.parquet", [None] * 5000, group=5000)
-    monkeypatch.setattr(parquet, "SMALL_BYTES", 2**16)
-    monkeypatch.setattr(parquet, "MAX_RATIO", 10)
+    monkeypatch.setattr(parquet_images, "SMALL_BYTES", 2**16)
+    monkeypatch.setattr(parquet_images, "MAX_RATIO", 10)
     with fails_with("a.parquet: expected rows that unpack to at most 0"):
         datasets.load(path)
 
@@ -570,7 +571,7 @@ def test_texts_of_parquet_that_are_not_utf8_are_refused(tmp_path, text):
 
 def test_a_row_group_that_takes_too_much_memory_is_refused(tmp_path, monkeypatch):
     noise = np.random.default_rng(0).bytes(300_000)
-    monkeypatch.setattr(parquet, "MAX_GROUP_BYTES", 1_000_000)
+    monkeypatch.setattr(parquet_images, "MAX_GROUP_BYTES", 1_000_000)
     path = write_parquet(tmp_path / "a.parquet", [noise[start:] for start in range(4)], group=4)
     with fails_with("row group 0: expected at most"):
         datasets.load(path)
@@ -578,9 +579,9 @@ def test_a_row_group_that_takes_too_much_memory_is_refused(tmp_path, monkeypatch
 
 def test_a_dictionary_that_repeats_a_huge_value_takes_little_memory(tmp_path, monkeypatch):
     """A file of a kilobyte may hold a value of a megabyte in each of 4,096 rows."""
-    monkeypatch.setattr(parquet, "BATCH_BYTES", 2**21)
-    monkeypatch.setattr(parquet, "MAX_OTHER_BYTES", 2**23)
-    monkeypatch.setattr(parquet, "MAX_GROUP_BYTES", 2**23)
+    monkeypatch.setattr(parquet_images, "BATCH_BYTES", 2**21)
+    monkeypatch.setattr(parquet_images, "MAX_OTHER_BYTES", 2**23)
+    monkeypatch.setattr(parquet_images, "MAX_GROUP_BYTES", 2**23)
     options = {"compression": "zstd", "dictionary_pagesize_limit": 2**30, "store_schema": False}
 
     def repeat(value):
@@ -601,7 +602,7 @@ def test_a_dictionary_that_repeats_a_huge_value_takes_little_memory(tmp_path, mo
 
 def test_without_pyarrow_the_error_says_what_to_install(tmp_path, monkeypatch):
     write_hf(tmp_path)
-    monkeypatch.delitem(sys.modules, "clipkit.datasets.parquet", raising=False)
+    monkeypatch.delitem(sys.modules, "clipkit.datasets.parquet_images", raising=False)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     line = fails("embed", tmp_path, "-m", "tiny", "-o", tmp_path / "o.h5")
     assert "needs pyarrow, which is not installed; hint: install it: pip install" in line
@@ -936,11 +937,21 @@ def test_a_url_may_hold_letters_spaces_and_a_user_who_is_not_shown(server):
     assert "secret" not in caught.value.message
 
 
-@pytest.mark.parametrize("package", ["s3fs", "fsspec"])
-def test_a_missing_package_is_one_line_with_what_to_install(tmp_path, monkeypatch, package):
-    monkeypatch.setitem(sys.modules, package, None)
-    line = fails("embed", "s3://bucket/a.tar", "-m", "tiny", "-o", tmp_path / "o.h5")
-    assert "the package s3fs is not installed; hint: pip install s3fs" in line
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("s3://bucket/a.tar", "Install s3fs to access S3"),
+        ("gs://bucket/a.tar", "Please install gcsfs to access Google Storage"),
+        ("nowhere://bucket/a.tar", "Protocol not known: nowhere"),
+    ],
+)
+def test_what_fsspec_says_of_a_storage_that_it_cannot_open_is_passed_on(
+    tmp_path, monkeypatch, url, reason
+):
+    for package in ("s3fs", "gcsfs"):
+        monkeypatch.setitem(sys.modules, package, None)
+    line = fails("embed", url, "-m", "tiny", "-o", tmp_path / "o.h5")
+    assert f"cannot read {url}: {reason}" in line
 
 
 def test_without_the_extra_remote_the_error_says_what_to_install(tmp_path, monkeypatch):
@@ -951,7 +962,7 @@ def test_without_the_extra_remote_the_error_says_what_to_install(tmp_path, monke
     (tmp_path / "m.csv").write_text("path\nhttps://host/a.png\n")
     for source in ("https://host/a.tar", "https://host/a.parquet", tmp_path / "m.csv"):
         line = fails("embed", source, "-m", "tiny", "-o", tmp_path / "o.h5")
-        assert "the package aiohttp is not installed; hint: pip install 'clipkit-vl[rem" in line
+        assert "HTTPFileSystem requires aiohttp; hint: pip install 'clipkit-vl[remote]'" in line
 
 
 def test_an_answer_may_go_from_http_to_https_but_not_back():

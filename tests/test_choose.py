@@ -12,10 +12,10 @@ from shell import fails, ok, rows
 from clipkit import embedding, features
 from clipkit.analysis import choices
 from clipkit.base.errors import ClipkitError
+from clipkit.datasets.items import Item, Items
 from clipkit.features import FeatureFile
 from clipkit.features.history import History
 from clipkit.features.model import Split
-from clipkit.prompts.texts import Item, Items
 from clipkit.shapes.attributes import attributes
 from clipkit.shapes.attributes import items as shapes_items
 

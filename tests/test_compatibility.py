@@ -8,7 +8,7 @@ from shell import fails, ok, rows
 
 from clipkit.features import FeatureFile, Split, read
 from clipkit.features.compatibility import SAME_IDS, SAME_IMAGES, origin, relate
-from clipkit.features.history import original_split
+from clipkit.features.provenance import original_split
 
 LABELS = np.arange(60) % 2
 IDS = [f"{'cat' if label == 0 else 'dog'}/{row}.png" for row, label in enumerate(LABELS)]

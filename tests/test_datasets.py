@@ -2,11 +2,13 @@
 
 import gzip
 import json
+import re
 import shutil
 import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -238,6 +240,12 @@ def test_blocks_are_rendered_once_and_few_are_cached():
 # Data sets that are downloaded
 
 
+def _package_fashion_mnist(monkeypatch, folder):
+    """Put Debian's package of Fashion-MNIST into another folder."""
+    moved = replace(registry.REGISTRY["fashion-mnist"], packaged=folder)
+    monkeypatch.setitem(registry.REGISTRY, "fashion-mnist", moved)
+
+
 @pytest.fixture
 def offline(monkeypatch, tmp_path):
     """Take away the network, Debian's package and the cache; return the folder of the cache."""
@@ -246,7 +254,7 @@ def offline(monkeypatch, tmp_path):
         raise urllib.error.URLError("Name or service\nnot known")
 
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
-    monkeypatch.setattr(registry, "DEBIAN_FASHION_MNIST", tmp_path / "absent")
+    _package_fashion_mnist(monkeypatch, tmp_path / "absent")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     return tmp_path / "torch" / "datasets"
 
@@ -259,6 +267,32 @@ def test_without_a_network_the_error_says_what_to_do(offline, tmp_path, name, ca
         assert str(home) in caught.value.hint
         assert not [path for path in home.rglob("*") if path.is_file()]
     assert capfd.readouterr() == ("", "")
+
+
+def test_the_published_files_are_those_that_torchvision_checks():
+    from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST, Food101, Imagenette
+
+    mirror = FashionMNIST.mirrors[0]
+    for name, published in {
+        "cifar10": {CIFAR10.url: CIFAR10.tgz_md5},
+        "cifar100": {CIFAR100.url: CIFAR100.tgz_md5},
+        "food101": {Food101._URL: Food101._MD5},
+        "imagenette": dict([Imagenette._ARCHIVES["full"]]),
+        "fashion-mnist": {f"{mirror}{file}": md5 for file, md5 in FashionMNIST.resources},
+    }.items():
+        assert registry.REGISTRY[name].files == published
+
+
+def test_the_documentation_and_the_makefile_say_the_sizes_of_all_downloads():
+    sizes = {data.name: data.size for data in registry.REGISTRY.values() if data.files}
+    root = Path(__file__).parents[1]
+    said = {}
+    for place in ("docs/commands/embed.md", "Makefile"):
+        text = " ".join((root / place).read_text().split())
+        said[place] = dict(re.findall(r"`?([\w-]+)`? \(?([\d.]+ [MG]B)\b", text))
+    assert said["docs/commands/embed.md"].items() >= sizes.items()
+    assert said["Makefile"].items() <= sizes.items()
+    assert len(said["Makefile"]) == 5  # those of the thesis
 
 
 def test_the_cache_follows_the_environment(monkeypatch):
@@ -326,7 +360,7 @@ def test_imagenette_is_read_by_torchvision(offline, tmp_path):
 def test_fashion_mnist_is_read_from_idx_files(offline, tmp_path, monkeypatch, layout, suffix):
     root = None if layout == "Debian" else tmp_path
     folder = tmp_path / "FashionMNIST" / "raw" if layout == "torchvision" else tmp_path
-    monkeypatch.setattr(registry, "DEBIAN_FASHION_MNIST", folder)
+    _package_fashion_mnist(monkeypatch, folder)
     folder.mkdir(parents=True, exist_ok=True)
     pixels = np.arange(2 * 28 * 28, dtype=np.uint8).reshape(2, 28, 28)
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,12 @@ def download_of(server, path):
     return Download(f"{server.url}/{path.name}", md5_of(path))
 
 
+def offer(monkeypatch, name, *downloads):
+    """Let a data set have other published files."""
+    files = {file.url: file.md5 for file in downloads}
+    monkeypatch.setitem(registry.REGISTRY, name, replace(registry.REGISTRY[name], files=files))
+
+
 def md5_of(path):
     return hashlib.md5(path.read_bytes()).hexdigest()
 
@@ -58,7 +65,7 @@ def md5_of(path):
 def published(server, monkeypatch):
     """A Tiny ImageNet that clipkit downloads from the server."""
     download = publish(server, 30_000)
-    monkeypatch.setattr(registry, "TINY_IMAGENET", download)
+    offer(monkeypatch, "tiny-imagenet", download)
     return (server.root / ZIP).read_bytes()
 
 
@@ -198,8 +205,7 @@ def test_cifar_is_downloaded_in_the_same_way(server, tmp_path, monkeypatch):
     archive = server.root / CIFAR10.filename
     with tarfile.open(archive, "w:gz") as tar:
         tar.add(folder, folder.name)
-    monkeypatch.setattr(CIFAR10, "url", f"{server.url}/{archive.name}")
-    monkeypatch.setattr(CIFAR10, "tgz_md5", md5_of(archive))
+    offer(monkeypatch, "cifar10", download_of(server, archive))
     root = tmp_path / "root"
     root.mkdir()
     (root / f"{archive.name}.part").write_bytes(archive.read_bytes()[:20])
@@ -209,16 +215,15 @@ def test_cifar_is_downloaded_in_the_same_way(server, tmp_path, monkeypatch):
 
 
 def test_the_files_of_fashion_mnist_are_downloaded_one_by_one(server, tmp_path, monkeypatch):
-    resources = []
+    published = []
     for name, _ in FashionMNIST.resources:
         shape = (2, 28, 28) if "images" in name else (2,)
         (server.root / name).write_bytes(gzip.compress(idx(np.zeros(shape, np.uint8))))
-        resources.append((name, md5_of(server.root / name)))
-    monkeypatch.setattr(FashionMNIST, "resources", resources)
-    monkeypatch.setattr(FashionMNIST, "mirrors", [f"{server.url}/"])
+        published.append(download_of(server, server.root / name))
+    offer(monkeypatch, "fashion-mnist", *published)
     raw = tmp_path / "root" / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
-    first, *others = (name for name, _ in resources)
+    first, *others = (file.name for file in published)
     shutil.copy(server.root / first, raw)  # the process was killed after this one
     assert len(datasets.load("fashion-mnist", root=tmp_path / "root").splits["test"]) == 2
     assert names_in(raw) == names_in(server.root)
@@ -227,10 +232,12 @@ def test_the_files_of_fashion_mnist_are_downloaded_one_by_one(server, tmp_path, 
 
 # clipkit, which downloads another Tiny ImageNet than the published one
 PATCHED = """
-from clipkit.datasets import registry
-from clipkit.datasets.downloads import Download
+from dataclasses import replace
+from clipkit.datasets.registry import REGISTRY
 
-registry.TINY_IMAGENET = {archive!r}
+published = REGISTRY["tiny-imagenet"]
+files = {{{archive.url!r}: {archive.md5!r}}}
+REGISTRY["tiny-imagenet"] = replace(published, files=files)
 from clipkit.cli import app
 app(prog_name="clipkit")
 """

@@ -13,7 +13,7 @@ from clipkit.cli import app
 from clipkit.commands._options import option_table
 from clipkit.embedding import checkpoint
 from clipkit.features.compatibility import check_same_images
-from clipkit.features.history import provenance
+from clipkit.features.provenance import provenance
 from clipkit.report.command_lines import command_lines
 
 SHAPES = ("shapes", "--split", "test", "--model", "tiny", "--precision", "fp32")

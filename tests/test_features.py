@@ -24,6 +24,7 @@ from strategies import TEXT, feature_files
 
 import clipkit.features.hdf5 as hdf5
 from clipkit.analysis import results
+from clipkit.analysis.probes import CLASSIFIERS
 from clipkit.base.errors import ClipkitError, UsageError, WriteError
 from clipkit.features import (
     BlockMatrix,
@@ -378,7 +379,7 @@ def test_what_breaks_the_format_is_not_written(file, message, tmp_path):
 
 MANY_CLASSES = {"classes": np.arange(5001), "coefficients": np.zeros((5, 5001))}
 INVALID_PROBES: list[tuple[str, dict[str, Any], str]] = [
-    ("svm", {"classifier": ["forest"]}, "expected svm, logreg, mlp, knn, got 'forest'"),
+    ("svm", {"classifier": ["forest"]}, f"expected {', '.join(CLASSIFIERS)}, got 'forest'"),
     ("svm", {"input": ["pixels"]}, "fitted/input: expected embeddings, logits, probs, got 'pix"),
     ("svm", {"input": ["probs"]}, "expected fitted/temperature of svm on probs, got none"),
     ("svm", {"temperature": np.ones(1)}, "fitted/temperature is not part of svm on embeddings"),
@@ -426,7 +427,7 @@ def test_what_was_fitted_must_fit_together_when_it_is_written_and_read(
         write(tmp_path / "y.h5", file)
 
 
-@pytest.mark.parametrize("classifier", ["svm", "logreg", "mlp", "knn"])
+@pytest.mark.parametrize("classifier", CLASSIFIERS)
 def test_what_was_fitted_is_read_back_in_its_types(classifier, tmp_path):
     file = replace(feature_file("probe"), fitted=fitted(classifier))
     write(tmp_path / "x.h5", file)

@@ -13,7 +13,7 @@ from transformers import AutoImageProcessor
 
 from clipkit import features, models
 from clipkit.base.errors import UsageError
-from clipkit.features.history import identities, provenance
+from clipkit.features.provenance import identities, provenance
 from clipkit.models.hub import TINY
 from clipkit.models.towers import LayerTower, Stack, resolve
 

@@ -1,6 +1,9 @@
 """`clipkit plot`: every picture as a user draws it, and what each refuses."""
 
 import re
+import shlex
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -8,22 +11,15 @@ from factories import MODEL, random_features, result_file, saved, split, write_f
 from PIL import Image
 from shell import clipkit, fails, ok
 
-from clipkit import datasets
+from clipkit import datasets, plots
 from clipkit.analysis import results
 from clipkit.features import FeatureFile, read
 from clipkit.plots.confusion import draw_classes, draw_confusion
 from clipkit.plots.images import draw_contact_sheet
 from clipkit.plots.spectrum import spectra
 
-# a picture of files, and an input
 OTHER_PICTURES = ("choose", "images", "nearest", "retrieve", "threshold")  # which other tests draw
-PICTURES = {
-    **dict.fromkeys(("confusion", "classes"), "zeroshot.h5"),
-    **dict.fromkeys(("entropy", "confidence", "reliability", "logits", "similarity"), "logits.h5"),
-    **{"clusters": "clusters.h5", "compare": "compare.h5", "temperature": "probe.h5"},
-    **{"grid": "grid.h5", "spectrum": "texts.h5", "shots": "shots.h5", "layers": "layer.h5"},
-    **{name: f"{name}.h5" for name in ("attributes", "variance", "importance")},
-}
+PICTURES = [name for name in plots.PICTURES if name not in OTHER_PICTURES]
 
 
 @pytest.fixture(scope="session")
@@ -31,11 +27,12 @@ def folder(tmp_path_factory):
     """Make small logits of two classes, and what the commands make of them."""
     folder = tmp_path_factory.mktemp("plots")
     rows = split("test", 20) | {"test/features": random_features(20, 3, seed=5) / 10}
-    write_feature_file(folder / "logits.h5", "logits", datasets=rows)
+    for name in ("logits", "class-logits"):
+        write_feature_file(folder / f"{name}.h5", "logits", datasets=rows)
     unlabelled = rows | {"test/labels": None}
     write_feature_file(folder / "unlabelled.h5", "logits", datasets=unlabelled)
     write_feature_file(folder / "images.h5", datasets=split("test", 20) | images_of(20))
-    for name in ("texts", "more"):
+    for name in ("txt", "more"):
         write_feature_file(folder / f"{name}.h5", "texts")
     (folder / "old.png").touch()
     (folder / "groups.tsv").write_text("cat\tpet\ndog\tpet\n")
@@ -52,13 +49,13 @@ def folder(tmp_path_factory):
         ("probe", "logits", "--shots", "1,2", "--repeat", 2, "shots"),
         ("attributes", "images", "attributes"),
         ("variance", "images", "variance"),
-        ("variance", "images", folder / "texts.h5", "prompts"),
+        ("variance", "images", folder / "txt.h5", "prompts"),
     ):
         ok(command, folder / f"{source}.h5", *options, "-o", folder / f"{name}.h5")
     of_layer = [{"command": "embed", "model": {**MODEL, "layer": 1, "layers": 2, "pool": "cls"}}]
     layer = {"attributes": {"history": of_layer}, "datasets": split("test", 20) | images_of(20)}
     write_feature_file(folder / "images-of-layer.h5", **layer)
-    ok("probe", folder / "images-of-layer.h5", "-o", folder / "layer.h5")
+    ok("probe", folder / "images-of-layer.h5", "-o", folder / "img.l1.svm.h5")
     pair = (folder / "zeroshot.h5", folder / "probe.h5", "--run", 0)
     ok("compare", *pair, "-o", folder / "compare.h5")
     ok("compare", *pair, "--groups", folder / "groups.tsv", "-o", folder / "groups.h5")
@@ -70,6 +67,12 @@ def folder(tmp_path_factory):
     groups = folder / "prompt-groups.tsv"
     ok(*costs, "--groups", groups, "-o", folder / "prompt-groups.h5")
     return folder
+
+
+def example_file(picture, folder):
+    """Return the first file of a picture's example."""
+    name = shlex.split(plots.PICTURES[picture].example)[3]
+    return next(folder.glob(name))
 
 
 def images_of(n):
@@ -86,7 +89,7 @@ def draw(folder, out, *words):
 @pytest.mark.parametrize("picture", PICTURES)
 @pytest.mark.long
 def test_a_picture_of_standard_input_goes_to_standard_output(picture, folder):
-    result = ok("plot", picture, stdin=(folder / PICTURES[picture]).read_bytes())
+    result = ok("plot", picture, stdin=example_file(picture, folder).read_bytes())
     assert result.stdout_bytes.startswith(b"\x89PNG")
 
 
@@ -102,15 +105,15 @@ def test_a_picture_of_standard_input_goes_to_standard_output(picture, folder):
         ["compare compare.h5", "compare groups.h5", "compare single.h5"],
         ["temperature val.h5", "temperature val.h5 --split test"],
         ["temperature probe.h5", "temperature probe.h5 val.h5", "temperature probs.h5"],
-        ["grid grid.h5", "grid probs.h5", "grid grid.h5 --title T"],
+        ["temperature grid.h5", "temperature grid.h5 --title T"],
         ["entropy logits.h5", "entropy logits.h5 -t 1,0.5", "entropy logits.h5 -t model"],
         ["confidence logits.h5", "confidence logits.h5 --split train"],
         ["reliability logits.h5", "reliability logits.h5 --bins 3", "reliability logits.h5 -t 9"],
-        ["grid grid.h5", "grid grid.h5 --size 6x4", "grid grid.h5 --dpi 90"],
+        ["entropy logits.h5", "entropy logits.h5 --size 6x4", "entropy logits.h5 --dpi 90"],
         ["reliability logits.h5", "reliability logits.h5 -t fitted"],
         ["logits logits.h5", "logits logits.h5 --image 3.png", "logits logits.h5 --class dog"],
         ["similarity logits.h5", "similarity logits.h5 --centred"],
-        ["spectrum texts.h5", "spectrum texts.h5 more.h5"],
+        ["spectrum txt.h5", "spectrum txt.h5 more.h5"],
         ["shots shots.h5", "shots shots.h5 --zeroshot zeroshot.h5"],
         ["variance variance.h5", "variance prompts.h5"],
         ["importance importance.h5", "importance prompt-groups.h5"],
@@ -126,8 +129,7 @@ def test_options_and_files_change_the_picture(lines, folder, tmp_path):
     ("line", "same"),
     [
         ("clusters clusters.h5", "clusters clusters.h5 --run 0"),
-        ("grid grid.h5", "--force grid grid.h5 --split val"),  # the split with the most runs
-        ("temperature val.h5", "--split=val temperature val.h5"),  # the splits with several
+        ("temperature grid.h5", "--force --split=val temperature grid.h5"),  # with several runs
         ("entropy logits.h5", "-t 1 entropy logits.h5 --split test"),
         ("reliability logits.h5", "reliability logits.h5 -t 1 --split test --bins 15"),
         ("logits logits.h5", "logits logits.h5 --class cat --class dog"),
@@ -143,7 +145,7 @@ def test_defaults_are_what_the_help_says_and_options_may_come_first(line, same, 
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("file", "picture"),
-    [("zeroshot.h5", "confusion"), ("logits.h5", "entropy"), ("texts.h5", "spectrum")],
+    [("zeroshot.h5", "confusion"), ("logits.h5", "entropy"), ("txt.h5", "spectrum")],
 )
 def test_a_file_alone_is_drawn_as_what_it_is_for(file, picture, folder, tmp_path):
     named = draw(folder, tmp_path / "named.png", picture, str(folder / file))
@@ -157,21 +159,39 @@ def test_a_file_without_a_picture_is_refused_with_where_to_look(tmp_path):
     assert "describe it by: clipkit info" in fails("plot", images, exit_code=1)
 
 
+def test_a_file_has_at_most_one_first_picture():
+    makers = {maker for picture in plots.PICTURES.values() for maker in picture.of}
+    for maker in makers:
+        pictures = [picture for picture in plots.PICTURES.values() if maker in picture.of]
+        assert sum(picture.is_first for picture in pictures) == (len(pictures) > 1), maker
+
+
+def test_matplotlib_is_imported_only_to_draw():
+    program = (
+        "import sys; from typer.testing import CliRunner; from clipkit import cli, plots\n"
+        "for picture in plots.PICTURES:\n"
+        "    assert CliRunner().invoke(cli.app, ['plot', picture, '--help']).exit_code == 0\n"
+        "print('matplotlib' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert run.stdout == "False\n", run.stderr
+
+
 def test_plot_alone_lists_every_picture():
     result = clipkit("plot")
     assert result.exit_code == 2
     overview = result.stdout + result.stderr
     assert "Example: clipkit plot " in overview
-    for picture in (*PICTURES, *OTHER_PICTURES):
+    for picture in plots.PICTURES:
         assert f"│ {picture} " in overview
 
 
 @pytest.mark.parametrize(
     ("line", "code", "message"),
     [
-        ("wordcloud", 2, f"hint: known: {', '.join(sorted({*PICTURES, *OTHER_PICTURES}))}\n"),
+        ("wordcloud", 2, f"hint: known: {', '.join(plots.PICTURES)}\n"),
         ("confusion zeroshot.h5 zeroshot.h5", 2, "Got unexpected extra argument(s) (zeroshot.h5)"),
-        ("grid grid.h5 -o old.png", 2, "old.png"),
+        ("temperature grid.h5 -o old.png", 2, "old.png"),
         ("confusion nosuch.h5 -o p.gif", 2, "p.gif"),
         ("confusion zeroshot.h5 --size 7", 2, "size: expected WxH in inches, got '7'"),
         ("confusion zeroshot.h5 --size nanx5", 2, "nan"),
@@ -187,14 +207,13 @@ def test_plot_alone_lists_every_picture():
         ("importance entropy.h5", 1, "expected a result of importance, got one of entropy"),
         ("shots probe.h5", 1, "expected a result of probe --shots"),
         ("temperature val.h5 --split vall", 2, "'vall'; hint: did you mean val?"),
-        ("grid probe.h5", 1, "at least 2 temperatures x 2 C on test, got 2 runs of 2 x 1"),
-        ("grid grid.h5 --run 1", 2, "No such option: --run"),
-        ("entropy texts.h5", 1, "expected logits, got texts"),
+        ("temperature grid.h5 --run 1", 2, "No such option: --run"),
+        ("entropy txt.h5", 1, "expected logits, got texts"),
         ("reliability unlabelled.h5", 1, "test: expected labels, got none"),
         ("logits logits.h5 --image nosuch", 2, "hint: known: 0.png, 1.png, 10.png, 11.png, "),
         ("logits logits.h5 --class cta", 2, "unknown class 'cta'; hint: did you mean cat"),
         ("layers zeroshot.h5", 1, "expected a result of probe, got one of zeroshot; hint: make"),
-        ("spectrum texts.h5 texts.h5", 2, "expected files with different names, got texts twice"),
+        ("spectrum txt.h5 txt.h5", 2, "expected files with different names, got txt twice"),
         ("images digits --split=", 2, "unknown split"),
         ("images", 2, "Missing argument 'DATASET'; hint: see clipkit plot images --help"),
     ],
@@ -247,7 +266,7 @@ def test_a_result_without_history_or_split_is_drawn_or_refused(picture, folder, 
 @pytest.mark.parametrize("ending", ["jpg", "webp"])
 def test_size_and_resolution_are_those_of_the_options(ending, folder, tmp_path):
     out = tmp_path / f"p.{ending}"
-    draw(folder, out, *["grid", "grid.h5", "--size", "6x4.5", "--dpi", "50"])
+    draw(folder, out, *["classes", "zeroshot.h5", "--size", "6x4.5", "--dpi", "50"])
     with Image.open(out) as image:
         assert image.size == (300, 225)
     words = ("plot", "temperature", folder / "probe.h5", "-o", tmp_path / "p.png", "--size", "3x4")
@@ -258,13 +277,13 @@ def test_size_and_resolution_are_those_of_the_options(ending, folder, tmp_path):
 @pytest.mark.parametrize("picture", PICTURES)
 @pytest.mark.long
 def test_every_picture_names_its_model_its_split_and_its_prompts(picture, folder, tmp_path):
-    run = ok("plot", picture, folder / PICTURES[picture], "-o", tmp_path / "p.svg")
+    run = ok("plot", picture, example_file(picture, folder), "-o", tmp_path / "p.svg")
     assert not run.stderr  # texts do not overlap
     texts = re.findall("<!-- (.*) -->", (tmp_path / "p.svg").read_text())
     (subtitle,) = [text for text in texts if f": {MODEL['name']}, " in f": {text}"]
     if picture != "spectrum":
         assert ", test" in subtitle or ", val" in subtitle
-    if picture in ("temperature", "grid", "entropy", "reliability", "logits", "shots", "spectrum"):
+    if picture in ("temperature", "entropy", "reliability", "logits", "shots", "spectrum"):
         assert " prompts" in subtitle
 
 

@@ -8,10 +8,10 @@ from factories.results import layer_result as result
 from shell import ok
 
 from clipkit import plots
+from clipkit.analysis.layer_curves import layer_curves
 from clipkit.analysis.metrics import wilson
 from clipkit.base.errors import ClipkitError
 from clipkit.plots import LayerCurve, LayerPoints
-from clipkit.plots.layer_curves import draw_layers, layer_curves
 from clipkit.report import expected
 
 
@@ -247,31 +247,6 @@ def at_size(correct, size, **settings):
     if size is not None:
         file.history[0]["dataset"]["downsample"] = size
     return file
-
-
-def test_results_at_several_sizes_are_drawn_by_size_with_the_native_one_on_the_right():
-    trained = [at_size(9, 64), at_size(5, 16), at_size(15, None)]
-    controls = [at_size(4, size, untrained=3) for size in (16, 64, None)]
-    (curve,), source = layer_curves([*trained, *controls])
-    assert source == "m and untrained m on shapes, test, embeddings, labels: classes, svm"
-    assert curve.trained.layers == curve.control.layers == [16, 64]
-    assert curve.trained.values == (0.25, 0.45)
-    assert curve.trained.embedding[0] == 0.75
-    figure, _ = draw_layers([*trained, *controls], None)
-    (ax,) = figure.axes
-    assert [label.get_text() for label in ax.get_xticklabels()] == ["16", "64", "native"]
-    assert ax.get_xlabel() == "shorter side of the images (pixels)"
-
-
-def test_embeddings_and_prompts_at_several_sizes_have_a_curve_each():
-    files = [at_size(number, size) for size, number in ((16, 5), (32, 6), (None, 7))]
-    for size, number in ((16, 8), (None, 9)):
-        file = at_size(number, size)
-        file.history.insert(1, {"command": "textembed", "prompts": "generic32"})
-        files.append(file)
-    curves, _ = layer_curves(files)
-    assert [curve.label for curve in curves] == ["embeddings", "generic32"]
-    assert [curve.trained.values for curve in curves] == [(0.25, 0.3), (0.4,)]
 
 
 def test_layers_at_two_sizes_have_a_curve_per_size():

@@ -94,7 +94,6 @@ EXAMPLES = {
     "similarity": lambda: plots.similarity(SHARES[..., 1], TEN[:3], TEN, centred=True),
     "classes": lambda: plots.classes(SHARP[:40], odd_names(40), support=range(40)),
     "compare": lambda: plots.compare(SHARES, SHARES[:2], TEN[2:5], groups=TEN, null5=[0.1] * 3),
-    "grid": lambda: plots.grid(SHARES[:, :2, 2], [0.1, 1, 10], [1, 0.1]),
     "contact_sheet": lambda: plots.contact_sheet(np.zeros((10, 8, 8, 3), np.uint8), TEN),
 }
 
@@ -192,7 +191,6 @@ def test_single_runs_and_missing_values_can_be_drawn():
     png(plots.temperature([sweep(f"{i}", RNG.random(4)) for i in range(25)]))
     png(plots.temperature([sweep("none", nothing, nothing)], 32))
     png(plots.temperature([Sweep("one", [1.0], [0.5], [3.4], [0.4], [0.6])], 32))
-    png(plots.grid([[np.nan]], [1.0], [0.5]))
     png(plots.contact_sheet(np.zeros((1, 4, 6, 3), np.uint8)))
 
 
@@ -438,20 +436,6 @@ def test_compared_results_share_the_lines_of_groups_the_worst_of_the_first_at_th
     assert len(plots.compare([[[0.5, 0.4, 0.6]]], [], ["a"]).axes) == 1
 
 
-def test_grid_is_sorted_and_equal_accuracies_lie_along_its_lines():
-    C, tau = np.array([1.0, 100.0, 10.0, 0.1]), np.array([0.1, 1.0])
-    accuracy = np.log10(C[:, None] / tau**2) / 10 + 0.2  # constant along C / tau^2
-    ax = plots.grid(accuracy, C, tau).axes[0]
-    assert tick_texts(ax.yaxis) == ["100", "10", "1", "0.1"]
-    assert tick_texts(ax.xaxis) == ["1", "0.1"]
-    expected = [[40, 60], [30, 50], [20, 40], [10, 30]]
-    np.testing.assert_allclose(ax.images[0].get_array(), expected)
-    assert len(ax.lines) >= 4
-    for line in ax.lines:
-        x, y = line.get_data()
-        assert np.ptp(40 + 20 * x - 10 * y) < 1e-9  # the plane through the cells
-
-
 def test_spectrum_is_logarithmic_and_marks_the_effective_rank():
     fig = plots.spectrum({"generic32": [1, 100, 10, 0]}, {"generic32": 1.5})
     ax = fig.axes[0]
@@ -497,9 +481,9 @@ def test_a_figure_does_not_grow_without_end(tmp_path):
     assert len(many.legends[0].get_texts()) == 60
     with pytest.raises(UsageError, match="expected at most 20 temperatures to draw, got 21"):
         plots.entropy({0.1 + i: [0.5] for i in range(21)}, 32)
-    grid = plots.grid(RNG.random((60, 300)), np.arange(1, 61), np.arange(1, 301))
-    assert not grid.axes[0].texts
-    assert grid.get_size_inches().max() < 25
+    matrix = plots.confusion(RNG.random((30, 30)), [str(i) for i in range(30)])
+    assert not matrix.axes[0].texts
+    assert matrix.get_size_inches().max() < 25
 
 
 def test_a_large_png_has_fewer_dots(tmp_path):

@@ -14,8 +14,9 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.svm import SVC
 
 from clipkit.analysis import evaluation, prediction, probes, results
-from clipkit.analysis.probes import FittedProbe, sweeps
+from clipkit.analysis.probes import FittedProbe, mlp
 from clipkit.analysis.probes import svm as svm_module
+from clipkit.analysis.probes.classifiers import LINEAR
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile, Split, read, row_ids, write
 
@@ -23,7 +24,7 @@ from clipkit.features import FeatureFile, Split, read, row_ids, write
 @pytest.fixture(autouse=True, scope="module")
 def short_training():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sweeps, "STEPS", 100)
+        patch.setattr(mlp, "STEPS", 100)
         yield
 
 
@@ -50,12 +51,12 @@ def assert_kept(runs, X_eval):
 
 @pytest.mark.parametrize("classes", [2, 7])
 @pytest.mark.parametrize("standardize", [False, True])
-@pytest.mark.parametrize("classifier", ["svm", "logreg", "mlp", "knn"])
+@pytest.mark.parametrize("classifier", probes.CLASSIFIERS)
 @pytest.mark.long
 def test_a_kept_probe_predicts_what_its_sweep_predicted(classifier, standardize, classes):
     X, y = world(classes)
     X_eval, _ = world(classes, 101, seed=1)
-    options = {"C": (0.01, 1, 100) if classifier in ("svm", "logreg") else (1,)}
+    options = {"C": (0.01, 1, 100) if classifier in LINEAR else (1,)}
     options |= {"classifier": classifier, "standardize": standardize, "scales": (1, 14.3)}
     assert_kept(probes.sweep(X, y, X_eval, keep=True, **options), X_eval)
     assert probes.sweep(X, y, X_eval, **options)[0].fitted is None

@@ -18,9 +18,11 @@ from sklearn.svm import SVC
 from threadpoolctl import threadpool_limits
 
 from clipkit.analysis import metrics, probes
-from clipkit.analysis.probes import logistic, pairs, svm, sweep_context, sweeps
-from clipkit.analysis.probes.fitted import Hyperplanes
+from clipkit.analysis.probes import logistic, mlp, pairs, svm, sweep_context
+from clipkit.analysis.probes.classifiers import LINEAR
+from clipkit.analysis.probes.models import Hyperplanes
 from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.features.validation import PROBE_ARRAYS, TYPES
 
 ALL = sorted(probes.CLASSIFIERS)
 
@@ -28,7 +30,7 @@ ALL = sorted(probes.CLASSIFIERS)
 @pytest.fixture(autouse=True, scope="module")
 def one_thread_and_short_training():
     with threadpool_limits(1), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sweeps, "STEPS", 200)
+        patch.setattr(mlp, "STEPS", 200)
         yield
 
 
@@ -399,19 +401,19 @@ def test_the_mlp_shuffles_its_rows_anew_in_every_epoch(monkeypatch):
     monkeypatch.setattr("sklearn.neural_network._multilayer_perceptron.shuffle", record)
     X, y, X_eval, _ = overlapping()
     predict(X, y, X_eval, "mlp")
-    assert len(orders) == sweeps.EPOCHS
+    assert len(orders) == mlp.EPOCHS
     assert len({tuple(order) for order in orders}) == len(orders)
 
 
 def test_the_rate_of_the_mlp_rises_to_its_peak_and_falls_to_zero(monkeypatch):
     rates = []
-    fit = sweeps.MLPClassifier.partial_fit
+    fit = mlp.MLPClassifier.partial_fit
 
     def record(network, *arguments, **settings):
         fit(network, *arguments, **settings)
         rates.append(network._optimizer.learning_rate_init)
 
-    monkeypatch.setattr(sweeps.MLPClassifier, "partial_fit", record)
+    monkeypatch.setattr(mlp.MLPClassifier, "partial_fit", record)
     X, y, X_eval, _ = overlapping()
     predict(X, y, X_eval, "mlp")
     top = int(np.argmax(rates))
@@ -426,7 +428,8 @@ def test_the_rate_of_the_mlp_rises_to_its_peak_and_falls_to_zero(monkeypatch):
 @pytest.mark.parametrize("size", [1e-20, 1e20])
 def test_the_size_of_features_does_not_overflow(classifier, size):
     X, y, X_eval, y_eval = overlapping()
-    predicted = predict(X * size, y, X_eval * size, classifier, standardize=classifier != "knn")
+    compares = probes.CLASSIFIERS[classifier].compares_directions
+    predicted = predict(X * size, y, X_eval * size, classifier, standardize=not compares)
     assert metrics.accuracy(y_eval, predicted) > 0.5
 
 
@@ -491,13 +494,14 @@ def test_renaming_classes_renames_predictions(shared, classifier, predicted):
 @pytest.mark.long
 def test_a_run_does_not_depend_on_its_company(monkeypatch, shared, classifier, predicted):
     X, y, X_eval, _ = shared
-    Cs = [1] if classifier == "knn" else [0.1, 1]
+    takes_C = "C" in probes.CLASSIFIERS[classifier].settings
+    Cs = [0.1, 1] if takes_C else [1]
     monkeypatch.setattr(sweep_context, "cpu_count", lambda: 3)
     company = np.concatenate([X_eval[:100], X_eval])
     runs = probes.sweep(X, y, company, classifier=classifier, C=Cs, scales=[2, 1])
     expected = [(scale, C) for scale in (2, 1) for C in Cs]
-    assert [(run.scale, run.C) for run in runs] == expected or classifier == "knn"
-    assert np.isnan([run.C for run in runs]).all() == (classifier == "knn")
+    assert [(run.scale, run.C) for run in runs] == expected or not takes_C
+    assert np.isnan([run.C for run in runs]).all() == (not takes_C)
     assert np.array_equal(runs[-1].predicted, np.concatenate([predicted[:100], predicted]))
 
 
@@ -513,7 +517,7 @@ def test_other_types_of_numbers_are_read_and_not_changed(shared, classifier, pre
 def test_linear_probes_do_not_mind_features_far_from_the_origin(shared, classifier, predicted):
     X, y, X_eval, y_eval = shared
     assert metrics.accuracy(y_eval, predicted) > 0.8
-    if classifier in ("svm", "logreg"):
+    if classifier in LINEAR:
         assert_agree(predict(X + 100, y, X_eval + 100, classifier), predicted, 0.99)
 
 
@@ -525,6 +529,30 @@ def test_progress_ends_at_its_total(shared, classifier):
     assert len(set(totals)) == 1
     assert list(done) == sorted(set(done))
     assert done[-1] == totals[0]
+
+
+def test_only_a_classifier_that_takes_a_seed_depends_on_it(shared, classifier):
+    first, other = (kept_arrays(shared, classifier, seed=seed) for seed in (1, 2))
+    is_equal = [np.array_equal(first[name], other[name]) for name in first]
+    assert all(is_equal) != ("seed" in probes.CLASSIFIERS[classifier].settings)
+
+
+def test_a_classifier_keeps_the_arrays_of_its_record_under_names_of_its_own(shared, classifier):
+    record = probes.CLASSIFIERS[classifier]
+    settings = {"k": 3} if "k" in record.settings else {}
+    kept = kept_arrays(shared, classifier, **settings)
+    assert kept.keys() == record.arrays.keys()
+    taken = {*PROBE_ARRAYS, *TYPES}
+    for other in probes.CLASSIFIERS.values():
+        if other is not record:
+            taken.update(other.arrays)
+    assert kept.keys() & taken == set()
+
+
+def kept_arrays(shared, classifier, **settings):
+    """Return the arrays of the model that a sweep keeps."""
+    (run,) = probes.sweep(*shared[:3], classifier=classifier, keep=True, **settings)
+    return run.fitted.model.to_arrays()
 
 
 @pytest.mark.parametrize("interrupted", ["svm", "mlp"])

@@ -279,6 +279,13 @@ def test_retrieval_has_its_captions_and_both_files_of_a_control():
     ]
 
 
+def test_the_file_of_an_option_stands_behind_its_flag():
+    inputs = {role: f"sha256:{role}" for role in ("logits", "control")}
+    entry = {"command": "describe", "inputs": inputs, "top": 5}
+    *_, line = command_lines([entry], "out.h5", {}.get, COMMANDS)
+    assert line == "clipkit describe logits.h5 --control control.h5 --top 5 -o out.h5"
+
+
 def test_a_table_of_captions_has_a_comment_with_its_digest():
     entry = {"command": "textembed", "captions": "my.tsv", "inputs": {"captions": "sha256:1"}}
     assert command_lines([entry], "out.h5", {}.get, COMMANDS) == [

@@ -9,10 +9,9 @@ from factories import fails_with, feature_file, result_file
 from sklearn.metrics import confusion_matrix
 
 from clipkit.analysis import metrics, results
+from clipkit.analysis.temperature_sweeps import common_prompt_count, temperature_sweeps
 from clipkit.features.validation import validate
-from clipkit.plots.grid import accuracy_grid
 from clipkit.plots.logits import class_means, cosine_lines
-from clipkit.plots.temperature import common_prompt_count, temperature_sweeps
 
 LABELS = np.array([0, 0, 1, 1, 2, 2])
 NAMES = ["cat", "dog", "owl"]
@@ -122,13 +121,14 @@ def test_sweeps_of_the_same_settings_are_told_apart_by_model_or_file(models, nam
     assert labels == [f"{prefixes[0]}knn, C 1, test", f"{prefixes[1]}svm, C 1, test"]
 
 
-def test_a_grid_is_arranged_by_c_and_temperature():
+def test_each_c_of_a_grid_is_a_line_over_temperature():
     settings = [(4.0, 0.5), (1.0, 0.5), (4.0, 1.0), (1.0, 1.0)]
     runs = [("svm", C, tau, i / 10) for i, (C, tau) in enumerate(settings)]
-    grid = accuracy_grid(probe_result(runs))
-    assert (grid.Cs, grid.temperatures) == ([1, 4], [0.5, 1])
-    np.testing.assert_array_equal(grid.values, [[0.1, 0.3], [0.0, 0.2]])
-    assert grid.label == "svm on cosine / τ, scored on test"
+    sweeps = temperature_sweeps([probe_result(runs)])
+    assert [sweep.label for sweep in sweeps] == ["svm, C 4, test", "svm, C 1, test"]
+    for sweep, percent in zip(sweeps, ([0, 20], [10, 30]), strict=True):
+        np.testing.assert_allclose(sweep.tau, [0.5, 1])
+        np.testing.assert_allclose(sweep.percent, percent)
 
 
 # -- files that keep to the format, but were made by somebody else ---------------------------------
@@ -178,13 +178,7 @@ MANY_RUNS.runs = {name: np.resize(values, 10_001) for name, values in MANY_CURVE
         (temperature_sweeps, changed(eval_split=["a", "a"]), "expected predictions of a"),
         (results.cluster_counts, replace(CLUSTERS, splits={}), "expected a split, got none"),
         (temperature_sweeps, without("acc1"), "expected a sweep over temperatures"),
-        (accuracy_grid, without("eval_split"), "expected a sweep over temperatures"),
-        (accuracy_grid, changed(C=[np.nan, np.nan]), "got 2 runs of 2 x 0"),
-        (
-            accuracy_grid,
-            changed(classifier=["svm", "knn"]),
-            "a grid of one classifier, got knn, svm",
-        ),
+        (temperature_sweeps, without("eval_split"), "expected a sweep over temperatures"),
         (temperature_sweeps, MANY_CURVES, "expected at most 100 curves, got 101"),
         (temperature_sweeps, MANY_RUNS, "expected at most 10,000 runs, got 10,001"),
     ],

@@ -23,9 +23,8 @@ from shell import clipkit, fails, ok
 
 from clipkit import datasets, features
 from clipkit.base.errors import ClipkitError, UsageError
-from clipkit.datasets import images, manifests, parquet
+from clipkit.datasets import images, manifests, parquet_images, wordnet
 from clipkit.embedding import checkpoint
-from clipkit.prompts import class_index
 
 NAMES = ["photos/cat/1.png", "photos/cat/2.png", "photos/dog/1.png", "photos/dog/3.png"]
 
@@ -218,7 +217,7 @@ def test_two_folders_of_one_split_are_refused(tmp_path):
 
 INDICES = [
     {"0": ["n01440764", "tench"], "1": ["n01443537", "goldfish"]},
-    {"n01443537": "goldfish", "n01440764": "tench"},
+    {"388": ["n01443537", "goldfish"], "7": ["n01440764", "tench"]},
 ]
 
 
@@ -245,13 +244,16 @@ def test_a_class_index_is_read_for_wordnet_ids_only(photos):
 
 @pytest.mark.parametrize(
     "content",
-    ["", "[1]", "{}", '{"0": 1}', '{"0": ["n1"]}', '{"0": [1, "x"]}', '{"n1": " "}', "[" * 99_999],
+    [
+        *("", "[1]", "{}", "[" * 99_999, '["tench"]', '{"n01440764": "tench"}', '{"0": "tench"}'),
+        *('{"0": 1}', '{"0": ["n1"]}', '{"0": [1, "x"]}', '{"0": ["n01440764", " "]}'),
+    ],
 )
 def test_other_class_indices_are_refused(tmp_path, content):
     (tmp_path / "class_index.json").write_text(content)
     with fails_with("class_index.json: expected") as caught:
-        class_index.read_class_index(tmp_path / "class_index.json")
-    assert caught.value.hint == class_index.HINT
+        wordnet.read_class_index(tmp_path / "class_index.json")
+    assert caught.value.hint == wordnet.HINT
 
 
 # Lists
@@ -457,8 +459,8 @@ def test_a_parquet_manifest_that_unpacks_to_much_more_than_its_size_is_refused(
     tmp_path, monkeypatch, column
 ):
     pq.write_table(pa.table(column), tmp_path / "m.parquet")
-    monkeypatch.setattr(parquet, "SMALL_BYTES", 2**20)
-    monkeypatch.setattr(parquet, "MAX_RATIO", 2)
+    monkeypatch.setattr(parquet_images, "SMALL_BYTES", 2**20)
+    monkeypatch.setattr(parquet_images, "MAX_RATIO", 2)
     with fails_with("m.parquet: expected rows that unpack to at most 1 M"):
         datasets.load(tmp_path / "m.parquet")
 
@@ -575,8 +577,10 @@ def test_pictures_and_class_names_come_from_the_same_sources(photos):
     assert not datasets.names_images("names.tsv")
 
 
-@pytest.mark.parametrize("protocol", ["file", "ftp", "github", "memory", "sftp", "data", "zip"])
-def test_urls_of_other_protocols_are_opened_nowhere(tmp_path, protocol):
+@pytest.mark.parametrize(
+    "protocol", ["file", "git", "memory", "reference", "data", "zip", "filecache"]
+)
+def test_urls_that_lead_to_this_machine_are_opened_nowhere(tmp_path, protocol):
     url = f"{protocol}://{tmp_path}/a"
     for ending in (".png", ".tar", ".parquet", ".csv", ""):
         with fails_with("URL ", UsageError):

@@ -32,7 +32,7 @@ from clipkit.features import (
     write,
 )
 from clipkit.features.annotations import read_annotations
-from clipkit.features.history import original_split, provenance
+from clipkit.features.provenance import original_split, provenance
 
 HISTORY = [{"command": "embed", "model": MODEL, "dataset": {"name": "photos"}}]
 

@@ -6,6 +6,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from numpy.typing import NDArray
+
+from clipkit.analysis import results
+from clipkit.base.errors import ClipkitError
+from clipkit.features.model import FeatureFile
+
 ABOVE_CHANCE = 0.02  # by which the probe's interval must exceed chance
 HALF = 0.5  # of the probe's recall above chance
 REACHED = "learned and reached by words"
@@ -18,6 +24,17 @@ GROUPS = (REACHED, NOT_REACHED, WITHOUT_TRAINING, NOT_THERE)
 # What the groups are called if the words are a generative model's own answers
 SAID = {REACHED: "held and said", NOT_REACHED: "held, but not said"}
 BANDS = (REACHED, SAID[REACHED], NOT_REACHED, SAID[NOT_REACHED], WITHOUT_TRAINING, NOT_THERE)
+
+
+def attribute_recalls(result: FeatureFile) -> dict[str, NDArray[Any]]:
+    """Return the columns of a result of `attributes`: `attribute` is str, all others float."""
+    names = "attribute chance reach"
+    for name in ("zeroshot", "probe", "random", "control"):
+        names += f" {name} {name}_low {name}_high"
+    if "null5" in result.runs:
+        what = "expected shares, got errors in the unit of each column"
+        raise ClipkitError(f"{result.display_name}: {what}", "measure with --metric r2")
+    return results.columns_of(result, "attributes", names)
 
 
 def group_of(row: Mapping[str, Any]) -> str:

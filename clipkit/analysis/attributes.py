@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from clipkit.analysis import probes, results, similarity, zeroshot
 from clipkit.analysis.attribute_groups import ABOVE_CHANCE
 from clipkit.analysis.held_out import EVAL_SPLIT, FIT_SPLIT, SplitRows, choose_rows, find_shared
+from clipkit.analysis.probes.classifiers import LOGREG, names_taking
 from clipkit.analysis.results import Row
 from clipkit.analysis.score_metrics import METRICS, RANKED, RECALL, ridge
 from clipkit.base import console
@@ -41,8 +42,8 @@ from clipkit.base.errors import ClipkitError, UsageError, check_positive, shorte
 from clipkit.features import compatibility
 from clipkit.features.annotations import CLASS, Annotations, Attribute, read_annotations
 from clipkit.features.compatibility import check_control
-from clipkit.features.history import prompts_entry
 from clipkit.features.model import BlockMatrix, FeatureFile, Float32, Int64, Split, row_blocks
+from clipkit.features.provenance import prompts_entry
 from clipkit.features.validation import MAX_CLASSES
 
 KEPT_DIRECTIONS = 8  # at most, of a set with similarities that are kept
@@ -227,7 +228,7 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
         metric=None if metric == RECALL else metric,
         random=random,
         classifier=kind.classifier,
-        C=C if kind.classifier == "logreg" else None,
+        C=C if kind.classifier in names_taking("C") else None,
         fit_split=fit.split,
         eval_split=scored.split,
         seed=seed,
@@ -381,7 +382,7 @@ def _words_of(words: FeatureFile, classes: Sequence[int]) -> Words:
 class _Attribute:
     """One attribute: the rows to fit and to score, and the probes."""
 
-    classifier = "logreg"
+    classifier = LOGREG.name
 
     def __init__(
         self,
@@ -524,7 +525,7 @@ class _Attribute:
     def _fit(self, X: Rows, X_scored: Float32, shared: Shared, keep: bool = False) -> probes.Run:
         options: Any = {"standardize": True, "balanced": True, "keep": keep, "shared": shared}
         (run,) = probes.sweep(
-            X, self.y, X_scored, classifier="logreg", C=[self.settings.C], **options
+            X, self.y, X_scored, classifier=self.classifier, C=[self.settings.C], **options
         )
         if not run.converged:
             console.warn(f"the probe of {self.attribute.name} did not converge")

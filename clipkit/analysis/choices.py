@@ -11,6 +11,7 @@ import posixpath
 import re
 from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,9 @@ from clipkit.base.errors import ClipkitError, shorten
 from clipkit.features import compatibility
 from clipkit.features.history import History, history_entry
 from clipkit.features.model import FeatureFile, Floats, Int64, Split
-from clipkit.prompts.texts import Items
+
+if TYPE_CHECKING:
+    from clipkit.datasets.items import Items
 
 Bools = NDArray[np.bool_]
 

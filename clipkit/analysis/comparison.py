@@ -40,8 +40,8 @@ from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, unknown
 from clipkit.features.annotations import Attribute, read_attribute
 from clipkit.features.compatibility import SAME_IDS, SAME_IMAGES, matching_split, origin, relate
-from clipkit.features.history import provenance
 from clipkit.features.model import FeatureFile, Int64, Split
+from clipkit.features.provenance import provenance
 
 Bools = NDArray[np.bool_]
 

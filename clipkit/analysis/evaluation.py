@@ -23,6 +23,8 @@ from clipkit.analysis.held_out import (
     labelled_split,
     missing_classes,
 )
+from clipkit.analysis.probes import classifiers
+from clipkit.analysis.probes.classifiers import Classifier
 from clipkit.analysis.ranking import Ranking
 from clipkit.analysis.results import Caveat, as_result, find_caveats, make_result
 from clipkit.base import console
@@ -33,8 +35,8 @@ from clipkit.features.splitting import hash_rows, take
 from clipkit.features.validation import MAX_PROBE_CLASSES
 
 FEATURES = ("logits", "probs")
-# An SVM has a hyperplane for each pair of classes, the others a score for each row and class.
-MAX_SVM_CLASSES, MAX_CLASSES = 2000, MAX_PROBE_CLASSES
+MAX_CLASSES = MAX_PROBE_CLASSES
+MAX_PAIRED_CLASSES = 2000  # of a classifier with a hyperplane for each pair of them
 MANY_PAIRS = 2**16  # of classes; they take minutes to hours
 COARSE = 6  # steps between the values of C with which a search of a range begins
 RANGE = re.compile(r"(?P<low>.+?)\.\.(?P<high>.+):(?P<count>[2-9]|[1-9][0-9]{1,3})")
@@ -47,12 +49,13 @@ class ProbeSpec:
 
     Attributes
     ----------
-    classifier : {"svm", "logreg", "mlp", "knn"}
+    classifier : str
         See `probes.sweep`.
     features : {"logits", "probs"}
         Of a logits file: cosine / tau, or its softmax over the prompts.
     standardize : bool, optional
-        Give each column mean 0 and variance 1. By default for image embeddings, except with kNN.
+        Give each column mean 0 and variance 1. By default for image embeddings, except with a
+        classifier that compares directions.
     seed : int
         Random seed of the MLP and the validation split. Few-shot draw number d has the seed plus d.
     shots : sequence of int
@@ -66,10 +69,11 @@ class ProbeSpec:
     Raises
     ------
     UsageError
-        If the kind of features is unknown, or `repeat` is below 1 or given without `shots`.
+        If the classifier or the kind of features is unknown, or `repeat` is below 1 or given
+        without `shots`.
     """
 
-    classifier: str = "svm"
+    classifier: str = classifiers.DEFAULT
     features: str = "logits"
     standardize: bool | None = None
     seed: int = 42
@@ -78,12 +82,25 @@ class ProbeSpec:
     k: int | None = None
 
     def __post_init__(self) -> None:
+        classifiers.find(self.classifier)
         if self.features not in FEATURES:
             raise unknown("kind of features", self.features, FEATURES)
         if self.repeat < 1:
             raise UsageError(f"repeat: expected at least 1, got {self.repeat}")
         if self.repeat > 1 and not self.shots:
             raise UsageError("expected --shots for --repeat, got none")
+
+    @property
+    def method(self) -> Classifier:
+        """What the classifier is."""
+        return classifiers.find(self.classifier)
+
+    def for_file(self, file: FeatureFile) -> ProbeSpec:
+        """Return the same with the default of `standardize` for a file."""
+        if self.standardize is not None:
+            return self
+        is_default = file.kind == "images" and not self.method.compares_directions
+        return replace(self, standardize=is_default)
 
     def draws(self) -> list[Draw]:
         """Return the few-shot draws, or one of all rows."""
@@ -131,12 +148,16 @@ class Rows(NamedTuple):
 
 @dataclass(frozen=True)
 class Grid:
-    """The probes of a file: one at every temperature (None: embeddings) and C."""
+    """The probes of a file: one at every temperature (None: embeddings) and C.
+
+    If the values of C are searched, only some of them are fitted.
+    """
 
     file: FeatureFile
     spec: ProbeSpec
     taus: Sequence[float | None]
     Cs: Sequence[float]
+    is_search: bool = False
 
     def settings(self) -> list[tuple[float | None, float]]:
         """Return the pairs (temperature, C), temperature by temperature."""
@@ -269,70 +290,96 @@ def evaluate_grid(  # noqa: PLR0913
     in both (see `splitting.count_shared_rows`), if classes have too few rows for `shots` or none to
     fit, if temperatures cannot change the result, or if a fit did not converge.
     """
-    spec = spec or ProbeSpec()
-    if spec.standardize is None:
-        spec = replace(spec, standardize=file.kind == "images" and spec.classifier != "knn")
+    spec = (spec or ProbeSpec()).for_file(file)
     taus = _choose_temperatures(file, spec, temperatures)
-    history_C = Cs if isinstance(Cs, str) else list(Cs)
-    Cs = parse_range(Cs)
-    _check_one_run(spec, len(taus) * len(Cs), val, keep)
+    is_search = isinstance(Cs, str) and val is not None
+    grid = Grid(file, spec, taus, parse_range(Cs), is_search)
+    _check_one_run(grid, val, keep)
     fit_split, val = choose_held_out(file, fit_split, eval_split, val)
     rows = _choose_rows(file, fit_split, eval_split, val, spec.seed)
-    caveats = _find_caveats(file, rows, eval_split, val)
-    caveats += _check_rows(file, rows.train, rows.scored) + _check_rows(file, rows.fit, rows.test)
+    caveats = [
+        *_find_caveats(file, rows, eval_split, val),
+        *_check_rows(file, rows.train, rows.scored),
+        *_check_rows(file, rows.fit, rows.test),
+    ]
     _note_pairs(spec, rows.train)
-    grid = Grid(file, spec, taus, Cs)
     runs: list[ScoredRun] = []
-    is_search = isinstance(history_C, str) and val is not None
     for draw in spec.draws():
-        train = _draw_shots(rows.train, draw, spec.seed)
-        if is_search:
-            grid_runs = _search(grid, train, rows.scored, draw)
-            _note_end(Cs, grid_runs)
-        else:
-            grid_runs = _evaluate(grid, train, rows.scored, draw, keep and val is None)
-        runs += grid_runs
-        last = grid_runs[0]
-        if val is not None and (keep or rows.test):
-            last = _refit_best(grid, grid_runs, rows, draw, keep)
-        if rows.test:
-            runs.append(last)
-    unfinished = sum(not run.converged for run in runs)
-    if unfinished:
-        console.warn(f"{spec.classifier} did not converge in {unfinished} of {len(runs)} runs")
-    splits = {rows.scored.name: _predictions(runs, rows.scored)}
-    if rows.test:
-        splits[rows.test.name] = _predictions(runs, rows.test)
+        runs_of_draw = _evaluate_draw(grid, rows, draw, val is not None, keep)
+        runs += runs_of_draw.reported
+    _warn_of_unfinished(spec, runs)
     history = file.extended_history(
         "probe",
-        classifier=spec.classifier,
-        C=history_C,
-        k=spec.k,
-        tried=sorted({run.row["C"] for run in runs}) if is_search else None,
-        temperature=taus,
-        features=spec.features,
-        standardize=spec.standardize,
+        **_describe_grid(grid, runs),
+        C=Cs if isinstance(Cs, str) else list(Cs),
         fit_split=fit_split,
         eval_split=eval_split,
         val=val,
-        shots=_one_or_all(spec.shots),
-        repeat=spec.repeat if spec.repeat > 1 else None,
-        seed=spec.seed,
-        prompts=len(file.texts) if file.texts else None,
-        kept=_describe_kept(last),
+        kept=_describe_kept(runs_of_draw.last),
         caveats=caveats or None,
         inputs={"features": file.digest},
     )
+    scored_subsets = [rows.scored]
+    if rows.test:
+        scored_subsets.append(rows.test)
     result = make_result(
         history,
         [run.row for run in runs],
-        splits=splits,
+        splits={subset.name: _predictions(runs, subset) for subset in scored_subsets},
         class_names=file.class_names,
         display_name=file.display_name,
     )
-    if not last.fitted:
+    fitted = runs_of_draw.last.fitted
+    if fitted is None:
         return result
-    return replace(result, kind="probe", texts=file.texts, fitted=last.fitted.to_arrays())
+    return replace(result, kind="probe", texts=file.texts, fitted=fitted.to_arrays())
+
+
+class DrawRuns(NamedTuple):
+    """The runs of a few-shot draw that are reported, and the last or only one, which is kept."""
+
+    reported: list[ScoredRun]
+    last: ScoredRun
+
+
+def _evaluate_draw(grid: Grid, rows: Rows, draw: Draw, is_validated: bool, keep: bool) -> DrawRuns:
+    """Fit and score a grid on one draw. After validation, fit the best run again."""
+    train = _draw_shots(rows.train, draw, grid.spec.seed)
+    if grid.is_search:
+        runs = _search(grid, train, rows.scored, draw)
+        _note_end(grid.Cs, runs)
+    else:
+        runs = _evaluate(grid, train, rows.scored, draw, keep and not is_validated)
+    if rows.test is None and not (is_validated and keep):
+        return DrawRuns(runs, runs[0])
+    best = _refit_best(grid, runs, rows, draw, keep)
+    if rows.test is None:  # it is kept without a score
+        return DrawRuns(runs, best)
+    return DrawRuns([*runs, best], best)
+
+
+def _warn_of_unfinished(spec: ProbeSpec, runs: Sequence[ScoredRun]) -> None:
+    unfinished = sum(not run.converged for run in runs)
+    if unfinished:
+        console.warn(f"{spec.classifier} did not converge in {unfinished} of {len(runs)} runs")
+
+
+def _describe_grid(grid: Grid, runs: Sequence[ScoredRun]) -> dict[str, Any]:
+    """Return the settings of a grid, and the values of C that a search tried, for a history."""
+    spec = grid.spec
+    tried = {run.row["C"] for run in runs}
+    return {
+        "classifier": spec.classifier,
+        "k": spec.k,
+        "tried": sorted(tried) if grid.is_search else None,
+        "temperature": grid.taus,
+        "features": spec.features,
+        "standardize": spec.standardize,
+        "shots": _one_or_all(spec.shots),
+        "repeat": spec.repeat if spec.repeat > 1 else None,
+        "seed": spec.seed,
+        "prompts": len(grid.file.texts) if grid.file.texts else None,
+    }
 
 
 def _choose_rows(
@@ -351,11 +398,12 @@ def _choose_rows(
     return Rows(train, scored, fit, test)
 
 
-def _check_one_run(spec: ProbeSpec, settings: int, val: object, keep: bool) -> None:
+def _check_one_run(grid: Grid, val: object, keep: bool) -> None:
     """Check that one run remains if it is to be kept."""
     if not keep:
         return
-    draws = len(spec.draws())
+    draws = len(grid.spec.draws())
+    settings = len(grid.settings())
     if draws > 1:
         raise UsageError(
             f"expected one few-shot draw to keep or to print by image, got {draws}",
@@ -374,7 +422,7 @@ def _describe_kept(run: ScoredRun) -> dict[str, Any] | None:
         return None
     names = ("C", "temperature", "fit_split")
     settings = {name: run.row[name] for name in names if run.row[name] is not None}
-    if run.row["classifier"] == "knn":
+    if math.isnan(settings["C"]):  # the classifier has none
         del settings["C"]
     return settings
 
@@ -411,8 +459,9 @@ def _warn_of_idle_temperatures(spec: ProbeSpec) -> None:
         return
     if spec.standardize:
         console.warn("standardised features are the same at every temperature")
-    elif spec.classifier == "knn":
-        console.warn("knn compares directions, which are the same at every temperature")
+    elif spec.method.compares_directions:
+        name = spec.classifier
+        console.warn(f"{name} compares directions, which are the same at every temperature")
 
 
 def _find_caveats(file: FeatureFile, rows: Rows, eval_split: str, val: object) -> list[Caveat]:
@@ -561,14 +610,14 @@ def _refit_best(
 
 
 def _check_kept_size(file: FeatureFile, spec: ProbeSpec, fit: Subset) -> None:
-    """Refuse to keep an SVM if its hyperplanes take more than a gigabyte."""
+    """Refuse to keep the hyperplanes of all pairs of classes if they exceed a gigabyte."""
     n = len(np.unique(fit.labels))
     size = n * (n - 1) // 2 * (fit.rows.features.shape[1] + 1)
-    if spec.classifier == "svm" and size > MAX_KEPT:
+    if spec.method.fits_pairs and size > MAX_KEPT:
         raise ClipkitError(
             f"{file.display_name}: expected at most {MAX_KEPT:,} numbers to keep, got {size:,} "
-            f"in the hyperplanes of an svm of {n:,} classes",
-            "keep logreg, which has one row per class",
+            f"in the hyperplanes of an {spec.classifier} of {n:,} classes",
+            f"keep {classifiers.LOGREG.name}, which has one row per class",
         )
 
 
@@ -598,7 +647,7 @@ def _draw_shots(fit: Subset, draw: Draw, seed: int) -> Subset:
 
 
 def _check_class_count(file: FeatureFile, spec: ProbeSpec, fit: Subset) -> None:
-    most = MAX_SVM_CLASSES if spec.classifier == "svm" else MAX_CLASSES
+    most = MAX_PAIRED_CLASSES if spec.method.fits_pairs else MAX_CLASSES
     count = len(np.unique(fit.labels))
     if count > most:
         raise ClipkitError(
@@ -609,13 +658,13 @@ def _check_class_count(file: FeatureFile, spec: ProbeSpec, fit: Subset) -> None:
 
 
 def _note_pairs(spec: ProbeSpec, fit: Subset) -> None:
-    """Say what an SVM of many classes costs, before it begins."""
+    """Say what fitting pairs of many classes costs, before it begins."""
     n = len(np.unique(fit.labels))
     pairs = n * (n - 1) // 2
-    if spec.classifier == "svm" and pairs > MANY_PAIRS:
+    if spec.method.fits_pairs and pairs > MANY_PAIRS:
         console.note(
-            f"svm fits {pairs:,} pairs of classes, which takes minutes to hours: "
-            f"--classifier logreg fits all {n:,} classes together"
+            f"{spec.classifier} fits {pairs:,} pairs of classes, which takes minutes to hours: "
+            f"--classifier {classifiers.LOGREG.name} fits all {n:,} classes together"
         )
 
 

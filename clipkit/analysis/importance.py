@@ -20,8 +20,8 @@ from clipkit.analysis.results import Row, choose_split, labels_of, make_result, 
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, shorten
 from clipkit.base.names import class_name
-from clipkit.features.history import shots
 from clipkit.features.model import FeatureFile, Int64
+from clipkit.features.provenance import shots
 
 REPEAT, MAX_REPEAT = 5, 1000
 SEED = 42

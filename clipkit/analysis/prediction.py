@@ -16,8 +16,8 @@ from clipkit.base import console
 from clipkit.base.errors import ClipkitError
 from clipkit.base.names import class_name
 from clipkit.features import compatibility
-from clipkit.features.history import shots
 from clipkit.features.model import BlockMatrix, FeatureFile, Int64, Split
+from clipkit.features.provenance import shots
 from clipkit.features.splitting import count_shared_rows
 
 EMBEDDING_SETTINGS = ("normalize",)  # what decides an embedding besides the model

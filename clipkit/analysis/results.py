@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,11 @@ from numpy.typing import NDArray
 from clipkit.analysis import metrics
 from clipkit.base import console, files
 from clipkit.base.errors import ClipkitError, UsageError, shorten
-from clipkit.base.names import distinct_names
+from clipkit.base.names import differing, distinct_names, tell_apart
 from clipkit.features.columns import COLUMNS, SETTINGS, TEXT
-from clipkit.features.history import Entry, History, as_object, provenance
+from clipkit.features.history import Entry, History, as_object
 from clipkit.features.model import FeatureFile, Int64
+from clipkit.features.provenance import provenance
 from clipkit.prompts import bundled
 from clipkit.prompts import texts as prompts
 
@@ -33,6 +35,7 @@ MAX_PROMPTS = 1 << 20
 FEW_ROWS = 5  # of a value
 FEW_SCORED = f"a value has fewer than {FEW_ROWS} scored images, which say little"
 FEW = 0.01  # of a split's images may have a caveat, and its accuracy is still tested
+MAX_CURVE_NAME = 47  # characters of the label of a curve
 MAX_NAME = 60  # characters of a name from a history, where anything may be written
 NAMED_PROMPTS = "prompts: "
 NONE = "none of these"  # the class of images without an answer
@@ -443,6 +446,26 @@ def labels_suffix(file: FeatureFile) -> str:
         if entry.get("shuffle"):
             label += shuffled
     return f"; labels: {label}" if label else ""
+
+
+def name_curves(files: Sequence[FeatureFile], curves: Sequence[tuple[int, str]]) -> list[str]:
+    """Return the labels of curves, given with the numbers of their files, so that no two are equal.
+
+    If the files differ in model, data set or prompts, these stand in front. Otherwise equal labels
+    get the file's name, with its folder if need be.
+    """
+    parts = []
+    for file in files:
+        source = provenance(file)
+        parts.append(source._replace(model=source.model or "no model")._asdict())
+    sources = [", ".join(filter(None, part.values())) for part in differing(parts)]
+    labels = [label for _, label in curves]
+    if not any(sources) and len(set(labels)) == len(labels):
+        return labels
+    paths = [Path(file.display_name).with_suffix("").parts for file in files]
+    stems = [path[-1] for path in paths]
+    with_folders = ["/".join(path[-2:]) for path in paths]
+    return tell_apart(curves, (sources, stems, with_folders), MAX_CURVE_NAME)
 
 
 def sources_label(files: Sequence[FeatureFile], splits: Sequence[str] = ()) -> str:

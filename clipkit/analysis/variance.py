@@ -29,8 +29,8 @@ from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import compatibility
 from clipkit.features.annotations import Attribute, read_annotations
 from clipkit.features.compatibility import check_control
-from clipkit.features.history import prompts_entry
 from clipkit.features.model import BlockMatrix, FeatureFile, Floats, Int64
+from clipkit.features.provenance import prompts_entry
 
 Bools = NDArray[np.bool_]
 

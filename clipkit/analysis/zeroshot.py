@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike
 from clipkit.analysis import metrics
 from clipkit.analysis.ranking import Ranking, join, rank
 from clipkit.base.errors import ClipkitError
-from clipkit.features.describe import abridged
 from clipkit.features.model import BlockMatrix, FeatureFile, Float32, Floats, Int64, Split
+from clipkit.features.overview import abridged
 
 HINT = "make them with: clipkit textembed --classes"
 

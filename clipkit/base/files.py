@@ -19,10 +19,6 @@ from typing import IO, Literal, NamedTuple
 from clipkit.base.errors import ClipkitError, UsageError, WriteError, system_reason
 
 STREAM = "-"
-FEATURE_ENDINGS = (".h5", ".hdf5")
-CONVERTIBLE_ENDINGS = (".npz", ".npy", ".parquet", ".csv")
-OTHER_ENDINGS = (*CONVERTIBLE_ENDINGS, ".tsv", ".json", ".txt", ".md", ".png", ".pdf", ".svg")
-KNOWN_ENDINGS = (*FEATURE_ENDINGS, *OTHER_ENDINGS)
 NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 DISK_FULL_HINT = "free some space or write elsewhere; nothing was replaced"
@@ -111,26 +107,6 @@ def check_one_stream(sources: Sequence[str]) -> None:
 def goes_to_stream(output: str) -> bool:
     """Whether an output is standard output, a FIFO or a device, which get the bytes of a file."""
     return output == STREAM or file_kind(Path(output)) == "stream"
-
-
-def check_feature_output(
-    output: str, *, force: bool = False, inputs: Iterable[str | None] = ()
-) -> None:
-    """Refuse an output as `check_output` and `check_ending` do."""
-    check_ending(output)
-    check_output(output, force=force, inputs=inputs)
-
-
-def check_ending(output: str) -> None:
-    """Refuse the ending of another format as the name of a feature file."""
-    path = Path(output)
-    ending = path.suffix.lower()
-    if ending in OTHER_ENDINGS:
-        name = path.with_suffix(".h5")
-        hint = f"write {name}"
-        if ending in CONVERTIBLE_ENDINGS:
-            hint += f", then: clipkit convert {name} {output}"
-        raise UsageError(f"expected an output that ends in .h5, got {output}", hint)
 
 
 def check_output(output: str, *, force: bool = False, inputs: Iterable[str | None] = ()) -> None:

@@ -85,8 +85,8 @@ def tell_apart(
         Several names of each file. The first kind with which all labels differ is used; if there is
         none, the number of the file.
 
-    >>> tell_apart([(0, "svm"), (1, "svm")], [["m", "m"], ["a", "b"]], 40)
-    ['a: svm', 'b: svm']
+    >>> tell_apart([(0, "probe"), (1, "probe")], [["m", "m"], ["a", "b"]], 40)
+    ['a: probe', 'b: probe']
     """
     for names in kinds:
         named = [f"{names[number]}: {text}" for number, text in labels]

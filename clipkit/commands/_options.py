@@ -3,32 +3,40 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
 import itertools
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
 
 import typer
 
 from clipkit import models
-from clipkit.base.errors import UsageError, check_positive, unknown
+from clipkit.base.errors import UsageError, unknown
+from clipkit.base.options import (
+    Option,
+    choice,
+    flag,
+    option,
+    options_of,
+    split_option,
+    split_words,
+)
 from clipkit.commands import _completion as completion
 
 if TYPE_CHECKING:
     from clipkit.analysis.ranking import Ranking
     from clipkit.base.tables import View
     from clipkit.features.model import FeatureFile
-    from clipkit.report.command_lines import Option
 
 T = TypeVar("T")
 OUTPUT = ("--output", "-o")
 SKIPPED = 3  # exit code: done, but images or files were left out
 DEFAULT_MODEL = models.DEFAULT
 MAX_COUNT = 2**31 - 1
-FIXED_VALUE = re.compile(r"[a-z0-9-]+")  # in a metavar; what is in capitals stands for something
 LAYERS = re.compile(r"(?P<layer>-?[0-9]{1,4})|(?P<first>[0-9]{1,4})-(?P<last>[0-9]{1,4})")
 WHOLE_NUMBER = re.compile("[0-9]{1,10}")
 # Command -> earlier names of its options, which still work
@@ -49,40 +57,6 @@ EARLIER_NAMES = {
 }
 
 
-def option(metavar: str, help: str, *names: str, **settings: Any) -> Any:
-    """Return an option that takes a value. Without `names`, the parameter's name is its name.
-
-    A shell completes the values that the metavar lists, such as `table|tsv`. If it lists nothing
-    else, other values are refused before the command imports its libraries.
-    """
-    words = metavar.split("|")
-    values = [word for word in words if FIXED_VALUE.fullmatch(word)]
-    if len(words) > 1 and values:
-        settings.setdefault("autocompletion", lambda: values)
-        if values == words:
-            settings["callback"] = _one_of(values)
-    return typer.Option(*names, metavar=metavar, help=help, **settings)
-
-
-def flag(names: str, help: str, **settings: Any) -> Any:
-    """Return an option without a value, such as `--force -f` or `--compile/--no-compile`."""
-    return typer.Option(*names.split(), help=help, **settings)
-
-
-def split_option(help: str, *names: str) -> Any:
-    """Return an option that names a split."""
-    return option("NAME", help, *names, autocompletion=completion.splits)
-
-
-def _one_of(values: Sequence[str]) -> Callable[..., Any]:
-    def check(param: typer.CallbackParam, value: str | None) -> str | None:
-        if value is not None and value not in values:
-            raise unknown(param.opts[0].lstrip("-"), value, values)
-        return value
-
-    return check
-
-
 def check_output(ctx: typer.Context, output: str | None) -> str | None:
     """Refuse an unusable output when the option is parsed, before the command does any work."""
     from clipkit.base import files
@@ -96,7 +70,7 @@ def _check_columns(ctx: typer.Context, values: list[str] | None) -> list[str] | 
     """Refuse columns that no report has; `info` may print a result of another program."""
     from clipkit.features.columns import COLUMNS, SCORE
 
-    for name in split_words(values or []):
+    for name in values or []:
         if name not in COLUMNS and not name.startswith(SCORE) and ctx.info_name != "info":
             error = unknown("column", name, COLUMNS)
             if error.hint and error.hint.startswith("known"):
@@ -117,19 +91,10 @@ def options_with_value(command: Any) -> set[str]:
 
 def option_table(app: Any) -> dict[str, dict[str, Option]]:
     """Return the options of each command, by the names of their parameters."""
-    from clipkit.report.command_lines import Option
-
-    table: dict[str, dict[str, Option]] = {}
-    for name, command in app.commands.items():
-        table[name] = {}
-        for parameter in command.params:
-            if parameter.param_type_name == "option":
-                flag = max(parameter.opts, key=len)
-                off = "".join(parameter.secondary_opts)
-                has_lists = "," in (parameter.metavar or "")
-                repeats = parameter.multiple and not has_lists
-                option = Option(flag, off, not parameter.is_flag, repeats)
-                table[name][parameter.name] = option
+    table = {}
+    for name in app.commands:
+        command = getattr(importlib.import_module(f"clipkit.commands.{name}"), name)
+        table[name] = {} if isinstance(command, typer.Typer) else options_of(expand_groups(command))
     return table
 
 
@@ -153,7 +118,7 @@ def replace_earlier_names(command_path: str, words: list[str]) -> list[str]:
 
 
 def expand_groups(command: Callable[..., T]) -> Callable[..., T]:
-    """Give a command an option for each field of its parameters that are dataclasses."""
+    """Give a function an option for each field of its parameters that are dataclasses."""
     signature = inspect.signature(command, eval_str=True)
     groups: dict[str, Any] = {}
     parameters: list[inspect.Parameter] = []
@@ -175,12 +140,70 @@ def expand_groups(command: Callable[..., T]) -> Callable[..., T]:
     return run
 
 
+def with_typer(command: Callable[..., T]) -> Callable[..., T]:
+    """Return a command whose options Typer knows."""
+    signature = inspect.signature(command, eval_str=True)
+    options = options_of(command)
+    parameters = []
+    for name, parameter in signature.parameters.items():
+        if name in options:
+            kind = get_args(parameter.annotation)[0]
+            default = typer_option(options[name], parameter.default)
+            parameter = parameter.replace(annotation=kind, default=default)
+        parameters.append(parameter)
+
+    @functools.wraps(command)
+    def run(**values: Any) -> T:
+        return command(**values)
+
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return run
+
+
+def typer_option(option: Option, default: Any) -> Any:
+    """Return the option of Typer that a record describes."""
+    return typer.Option(
+        default,
+        *option.names,
+        metavar=option.metavar or None,
+        help=option.help,
+        min=option.min,
+        max=option.max,
+        callback=_check_of(option),
+        autocompletion=_completion_of(option),
+        envvar=option.envvar,
+        is_eager=option.is_eager,
+        hidden=option.is_hidden,
+    )
+
+
+def _check_of(option: Option) -> Callable[..., Any]:
+    """Return what makes and checks the value of an option, before its command imports libraries."""
+
+    def check(ctx: typer.Context, value: Any) -> Any:
+        if option.has_commas and value:
+            value = split_words(value)
+        if option.choices and value is not None and value not in option.choices:
+            raise unknown(option.flag.lstrip("-"), value, option.choices)
+        return value if option.check is None else option.check(ctx, value)
+
+    return check
+
+
+def _completion_of(option: Option) -> Callable[..., list[str]] | None:
+    """Return what a shell calls for the values of an option."""
+    if isinstance(option.completes, str):
+        return getattr(completion, option.completes)  # type: ignore[no-any-return]
+    values = [*option.choices, *option.completes]
+    return (lambda: values) if values else None
+
+
 FeatureInput = Annotated[
-    str, typer.Argument(metavar="[FILE]", help="Feature file (default: standard input).")
+    str, typer.Argument(metavar="FILE", help="Feature file (default: standard input).")
 ]
 ImageInput = Annotated[
     str,
-    typer.Argument(metavar="[IMAGES]", help="Feature file of images (default: standard input)."),
+    typer.Argument(metavar="IMAGES", help="Feature file of images (default: standard input)."),
 ]
 Images = Annotated[
     str,
@@ -188,7 +211,7 @@ Images = Annotated[
 ]
 Texts = Annotated[
     str,
-    typer.Argument(metavar="[TEXTS]", help="Feature file of texts (default: standard input)."),
+    typer.Argument(metavar="TEXTS", help="Feature file of texts (default: standard input)."),
 ]
 Splits = Annotated[list[str] | None, split_option("Use only this split; repeatable.")]
 SameRows = Annotated[
@@ -196,16 +219,6 @@ SameRows = Annotated[
 ]
 FirstSplit = Annotated[str | None, split_option("Split to use (default: test, else the first).")]
 FitSplit = Annotated[str, split_option("Split to fit on.")]
-EvalSplit = Annotated[str, split_option("Split to score.")]
-PathColumn = Annotated[
-    str | None, option("NAME", "Column of a manifest that names the image files (default: path).")
-]
-LabelColumn = Annotated[
-    str | None, option("NAME", "Column of a manifest with the labels (default: label, if present).")
-]
-SplitColumn = Annotated[
-    str | None, option("NAME", "Column of a manifest with the splits (default: split, if present).")
-]
 Output = Annotated[str, option("FILE", "Output file, or - for standard output.", *OUTPUT)]
 ResultOutput = Annotated[
     str | None, option("FILE", "Save the result in a feature file, for clipkit report.", *OUTPUT)
@@ -214,8 +227,9 @@ ResultOutput = Annotated[
 Force = Annotated[bool, flag("--force -f", "Replace an existing output.", is_eager=True)]
 Format = Annotated[
     str | None,
-    option(
-        "table|tsv|csv|json", "Format of the report (default: a table on a terminal, else TSV)."
+    choice(
+        ("table", "tsv", "csv", "json"),
+        "Format of the report (default: a table on a terminal, else TSV).",
     ),
 ]
 ReportColumns = Annotated[
@@ -223,7 +237,8 @@ ReportColumns = Annotated[
     option(
         "NAME[,NAME...]",
         "Columns to print, in this order; also model, dataset, prompts, shots.",
-        callback=_check_columns,
+        has_commas=True,
+        check=_check_columns,
     ),
 ]
 NoHeader = Annotated[bool, flag("--no-header", "Leave out the header line.")]
@@ -241,18 +256,10 @@ Cut = Annotated[
         "Predict 'none of these' unless the best score is above SCORE; zeroshot (cosines) also "
         "takes a result of clipkit threshold, with a cut for each class.",
         "--threshold",
+        is_file=True,
     ),
 ]
 Scores = Annotated[bool, flag("--scores", "Print a row per image, with the scores of all classes.")]
-Temperatures = Annotated[
-    list[str],
-    option(
-        "TAU[,TAU...]",
-        "Divide the similarities by TAU; 'model' is the temperature that the model learned.",
-        "--temperature",
-        "-t",
-    ),
-]
 Model = Annotated[
     str,
     option(
@@ -261,7 +268,7 @@ Model = Annotated[
         "--model",
         "-m",
         envvar="CLIPKIT_MODEL",
-        autocompletion=completion.models,
+        completes="models",
     ),
 ]
 Untrained = Annotated[
@@ -293,13 +300,14 @@ Device = Annotated[
     option(
         "auto|cpu|cuda|cuda:N|mps",
         "Device to run the model on.",
-        callback=lambda name: models.check_device(name),
+        completes=("auto", "cpu", "cuda", "mps"),
+        check=lambda _, name: models.check_device(name),
     ),
 ]
 Precision = Annotated[
     str,
-    option(
-        "auto|fp64|fp32|bf16|fp16",
+    choice(
+        ("auto", "fp64", "fp32", "bf16", "fp16"),
         "Precision to compute in (auto: fp64 for bundled models, fp32 for texts, and the device's "
         "fastest for images).",
     ),
@@ -309,14 +317,18 @@ Seed = Annotated[int, option("N", "Random seed.", min=0, max=MAX_SEED)]
 SEED = "{seed}"  # in the name of a file
 Seeds = Annotated[
     list[str],
-    option("N[,N...]", f"Random seed; for several, {SEED} in a file's name stands for each."),
+    option(
+        "N[,N...]",
+        f"Random seed; for several, {SEED} in a file's name stands for each.",
+        has_commas=True,
+    ),
 ]
 Table = Annotated[
     str | None,
     option(
         "TABLE|DATASET",
         "Attributes of the images: a .csv, .tsv, .jsonl or .parquet file, or shapes.",
-        autocompletion=lambda: ["shapes"],
+        completes=("shapes",),
     ),
 ]
 Attribute = Annotated[
@@ -330,10 +342,12 @@ Attributes = Annotated[
     list[str], option("NAME", "Use only this attribute; A*B is an interaction; repeatable.")
 ]
 Control = Annotated[
-    str | None, option("IMAGES", "The same images by an untrained model; needs --control-texts.")
+    str | None,
+    option("IMAGES", "The same images by an untrained model; needs --control-texts.", is_file=True),
 ]
 ControlTexts = Annotated[
-    str | None, option("TEXTS", "The same texts by the model of --control.", "--control-texts")
+    str | None,
+    option("TEXTS", "The same texts by the model of --control.", "--control-texts", is_file=True),
 ]
 ItemTables = Annotated[
     list[str] | None,
@@ -342,40 +356,15 @@ ItemTables = Annotated[
         "Images with right and wrong texts: a table (.csv, .tsv, .jsonl), a file of SugarCrepe, "
         "ARO or Winoground, a folder of these, or shapes; repeatable.",
         "--items",
-        autocompletion=lambda: ["shapes"],
+        completes=("shapes",),
     ),
 ]
 Controls = Annotated[
-    list[str], option("IMAGES", "The same images, embedded by an untrained control; repeatable.")
+    list[str],
+    option(
+        "IMAGES", "The same images, embedded by an untrained control; repeatable.", is_file=True
+    ),
 ]
-
-
-def split_words(values: list[str]) -> list[str]:
-    """Split comma-separated values into words."""
-    return [word.strip() for value in values for word in value.split(",")]
-
-
-def parse_numbers(values: list[str], name: str) -> list[float]:
-    """Parse comma-separated positive numbers and drop repeated ones.
-
-    >>> parse_numbers(["1,0.5", "0.07"], "temperature")
-    [1.0, 0.5, 0.07]
-    """
-    return list(dict.fromkeys(check_positive(name, word) for word in split_words(values)))
-
-
-def parse_temperatures(values: list[str], logit_scale: float | None) -> list[float]:
-    """Parse temperatures; the word `model` stands for 1 / `logit_scale`, which must not be None."""
-    words = split_words(values)
-    if "model" in words and logit_scale is None:
-        raise UsageError(
-            "temperature 'model': expected logits with a logit_scale, got none",
-            "give a number: -t 0.01",
-        )
-    if logit_scale is not None:
-        learned = repr(1 / logit_scale)
-        words = [learned if word == "model" else word for word in words]
-    return parse_numbers(words, "temperature")
 
 
 def read_cut(value: str | None) -> float | FeatureFile | None:
@@ -393,13 +382,12 @@ def read_cut(value: str | None) -> float | FeatureFile | None:
     return number
 
 
-def parse_counts(values: list[str], name: str, low: int = 1, top: int = MAX_COUNT) -> list[int]:
-    """Parse comma-separated whole numbers, sorted, without repeats.
+def parse_counts(words: list[str], name: str, low: int = 1, top: int = MAX_COUNT) -> list[int]:
+    """Parse whole numbers, sorted, without repeats.
 
-    >>> parse_counts(["4,1", "4"], "shots")
+    >>> parse_counts(["4", "1", "4"], "shots")
     [1, 4]
     """
-    words = split_words(values)
     for word in words:
         if not WHOLE_NUMBER.fullmatch(word) or not low <= int(word) <= top:
             expected = f"whole numbers between {low} and {top}"
@@ -407,9 +395,9 @@ def parse_counts(values: list[str], name: str, low: int = 1, top: int = MAX_COUN
     return sorted(set(map(int, words)))
 
 
-def parse_seeds(values: list[str]) -> list[int]:
-    """Parse comma-separated seeds, sorted, without repeats."""
-    return parse_counts(values, "seed", 0, MAX_SEED)
+def parse_seeds(words: list[str]) -> list[int]:
+    """Parse seeds, sorted, without repeats."""
+    return parse_counts(words, "seed", 0, MAX_SEED)
 
 
 def name_by_seed(name: str, seed: int | str) -> str:
@@ -449,14 +437,14 @@ def parse_layers(text: str | None) -> list[int] | Literal["all"] | None:
     return numbers
 
 
-def parse_fractions(values: list[str]) -> dict[str, float]:
+def parse_fractions(words: list[str]) -> dict[str, float]:
     """Parse new splits with their fractions.
 
     >>> parse_fractions(["test=0.2", "val=0.1"])
     {'test': 0.2, 'val': 0.1}
     """
     fractions: dict[str, float] = {}
-    for word in split_words(values):
+    for word in words:
         name, _, text = word.rpartition("=")
         try:
             fraction = float(text)
@@ -464,7 +452,7 @@ def parse_fractions(values: list[str]) -> dict[str, float]:
             name = ""
         if not name or name in fractions:
             expected = "different splits with their fractions, such as test=0.2"
-            raise UsageError(f"split-off: expected {expected}, got {', '.join(values)!r}")
+            raise UsageError(f"split-off: expected {expected}, got {', '.join(words)!r}")
         fractions[name] = fraction
     return fractions
 
@@ -527,6 +515,7 @@ class Report:
     def check_output(self, *inputs: str | None, seeds: Sequence[int | str] = (SEED,)) -> None:
         """Refuse an unusable output, or standard input twice, before the command does any work."""
         from clipkit.base import files
+        from clipkit.features import endings
 
         files.check_one_stream([name for name in inputs if name is not None])
         if self.output is None:
@@ -536,7 +525,7 @@ class Report:
         for seed in seeds:
             names = [name_by_seed(name, seed) for name in inputs if name is not None]
             output = name_by_seed(self.output, seed)
-            files.check_feature_output(output, force=self.force, inputs=names)
+            endings.check_feature_output(output, force=self.force, inputs=names)
 
     def show(
         self,
@@ -573,7 +562,7 @@ class Report:
         """Save a result if an output is given, and print its images as they are ranked."""
         from clipkit.analysis import ranking
         from clipkit.base import tables
-        from clipkit.features.history import add_provenance
+        from clipkit.features.provenance import add_provenance
 
         if self._is_printed(result):
             rows: Iterable[Mapping[str, Any]] = ranking.image_rows(result, rankings, top)
@@ -606,7 +595,7 @@ def report_rows(
     If columns are named, the rows also have the columns of `provenance`.
     """
     from clipkit.analysis.for_people import rows_for_people, rows_with_chance
-    from clipkit.features.history import add_provenance
+    from clipkit.features.provenance import add_provenance
 
     if rows is None:
         rows = rows_for_people(result) if view.is_for_people else rows_with_chance(result)

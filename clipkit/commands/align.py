@@ -6,13 +6,14 @@ from typing import Annotated
 
 import typer
 
-from clipkit.commands._options import FirstSplit, Report, SameRows, Seed, option
+from clipkit.base.options import option
+from clipkit.commands._options import FirstSplit, Report, SameRows, Seed
 
 
 def align(
     report: Report,
     files: Annotated[
-        list[str], typer.Argument(metavar="FILE...", help="Feature files of images or texts.")
+        list[str], typer.Argument(metavar="FILE", help="Feature files of images or texts.")
     ],
     split: FirstSplit = None,
     k: Annotated[int, option("N", "Number of nearest neighbours.", "-k", min=1)] = 10,

@@ -6,16 +6,15 @@ from typing import Annotated
 
 import typer
 
+from clipkit.base.options import EvalSplit, option
 from clipkit.commands._options import (
     Attributes,
     Controls,
-    EvalSplit,
     FitSplit,
     ImageInput,
     Report,
     Seed,
     Table,
-    option,
 )
 
 
@@ -25,7 +24,7 @@ def attributes(
     words: Annotated[
         str | None,
         typer.Argument(
-            metavar="[WORDS]", help="Feature file of texts with classes 'attribute: value'."
+            metavar="WORDS", help="Feature file of texts with classes 'attribute: value'."
         ),
     ] = None,
     table: Table = None,

@@ -4,16 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from clipkit.commands._options import (
-    EvalSplit,
-    FeatureInput,
-    Report,
-    Seed,
-    Temperatures,
-    option,
-    parse_temperatures,
-    split_option,
-)
+from clipkit.base.options import EvalSplit, Temperatures, option, parse_temperatures, split_option
+from clipkit.commands._options import FeatureInput, Report, Seed
 
 
 def calibrate(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from clipkit.base.errors import UsageError
+from clipkit.base.options import flag
 from clipkit.commands._options import (
     Control,
     ControlTexts,
@@ -13,7 +14,6 @@ from clipkit.commands._options import (
     ItemTables,
     Report,
     Texts,
-    flag,
     read_control,
 )
 
@@ -42,7 +42,7 @@ def choose(
     from clipkit.analysis import choices
     from clipkit.analysis.results import choose_split
     from clipkit.datasets.items import read_items
-    from clipkit.features.history import original_split
+    from clipkit.features.provenance import original_split
 
     if not items:
         raise UsageError("expected --items, got none", "--items shapes has bundled ones")

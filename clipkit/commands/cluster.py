@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
+from clipkit.base.options import option, split_option
 from clipkit.commands._options import (
     Attribute,
     FeatureInput,
@@ -14,7 +13,6 @@ from clipkit.commands._options import (
     Table,
     open_labelled,
     parse_seeds,
-    split_option,
 )
 
 
@@ -26,9 +24,7 @@ def cluster(
     ] = None,
     k: Annotated[
         list[int] | None,
-        typer.Option(
-            "-k", min=2, help="Number of clusters (default: as many as classes); repeatable."
-        ),
+        option("N", "Number of clusters (default: as many as classes); repeatable.", "-k", min=2),
     ] = None,
     table: Table = None,
     attribute: Attribute = None,

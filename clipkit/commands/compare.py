@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from clipkit.base.errors import UsageError
-from clipkit.commands._options import (
-    Cluster,
-    Report,
-    SameRows,
-    Seed,
-    Table,
-    flag,
-    option,
-    split_option,
-)
+from clipkit.base.options import choice, flag, option, split_option
+from clipkit.commands._options import Cluster, Report, SameRows, Seed, Table
+
+if TYPE_CHECKING:
+    from clipkit.features.model import FeatureFile
 
 
 def compare(
@@ -30,7 +26,7 @@ def compare(
     ],
     b: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[B]...", help="Results to compare with A, each separately."),
+        typer.Argument(metavar="B", help="Results to compare with A, each separately."),
     ] = None,
     split: Annotated[
         str | None, split_option("Split to compare on (default: test, else the first).")
@@ -56,8 +52,8 @@ def compare(
     same_rows: SameRows = False,
     ids: Annotated[
         str | None,
-        option(
-            "only-a|only-b|neither",
+        choice(
+            ("only-a", "only-b", "neither"),
             "Print the ids of the images that only A, only B or neither gets right.",
             "--list",
         ),
@@ -74,11 +70,10 @@ def compare(
     """
     from clipkit import features
     from clipkit.analysis import comparison, score_comparison
-    from clipkit.analysis.results import cluster_note
-    from clipkit.base import console
 
-    report.check_output(a, *(b or []), table, groups)
-    results = features.read_all([a, *(b or [])], kinds=["result"])
+    inputs = [a, *(b or [])]
+    report.check_output(*inputs, table, groups)
+    results = features.read_all(inputs, kinds=["result"])
     if all(result.holds_ranks for result in results):
         if any((run, table, attribute, cluster, groups, ids)):
             raise UsageError(
@@ -90,22 +85,40 @@ def compare(
     paired = comparison.pair(
         results, split, run, common=common, same_rows=same_rows, table=table, cluster=cluster
     )
+    _say_what_is_compared(results, paired.runs, is_clustered=cluster is not None)
+    if ids is not None:
+        asks_for_more = any((table, attribute, groups, cluster))
+        if asks_for_more or report != Report(force=report.force):
+            raise UsageError(
+                "expected --list without --table, --attribute, --groups, --cluster, --output and "
+                "options of the report"
+            )
+        _list_ids(comparison.list_ids(paired, ids))
+        return
+    by = table
+    if cluster is not None and not attribute:
+        by = None  # the table names clusters alone
+    report.show(comparison.compare(paired, by=by, column=attribute, groups=groups, seed=seed))
+
+
+def _say_what_is_compared(
+    results: Sequence[FeatureFile], runs: Sequence[str], *, is_clustered: bool
+) -> None:
+    """Warn of rows that depend on each other, and name the runs that were chosen."""
+    from clipkit.analysis.results import cluster_note
+    from clipkit.base import console
+
     for result in results:
         note = cluster_note(result)
-        if note and cluster is None:
+        if note and not is_clustered:
             console.warn(f"{result.display_name}: {note}")
-    for result, label in zip(results, paired.runs, strict=True):
+    for result, label in zip(results, runs, strict=True):
         if "chosen" in label or "recall@" in label:
             console.note(f"{result.display_name}: {label}")
-    if ids is None:
-        by = table if cluster is None or attribute else None
-        result = comparison.compare(paired, by=by, column=attribute, groups=groups, seed=seed)
-        report.show(result)
-    elif any((table, attribute, groups, cluster)) or report != Report(force=report.force):
-        raise UsageError(
-            "expected --list without --table, --attribute, --groups, --cluster, --output and "
-            "options of the report"
-        )
-    else:
-        for row_id in comparison.list_ids(paired, ids):
-            sys.stdout.write(f"{console.escaped(row_id)}\n")
+
+
+def _list_ids(ids: Iterable[str]) -> None:
+    from clipkit.base import console
+
+    for row_id in ids:
+        sys.stdout.write(f"{console.escaped(row_id)}\n")

@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
-from clipkit.commands._options import Force, Output, flag
+from clipkit.base.options import flag
+from clipkit.commands._options import Force, Output
 
 
 def concat(
     inputs: Annotated[
         list[str],
-        typer.Argument(metavar="FILE...", help="Feature files; one may be - for standard input."),
+        typer.Argument(metavar="FILE", help="Feature files; one may be - for standard input."),
     ],
     prefix: Annotated[bool, flag("--prefix", "Put the name of its file before each id.")] = False,
     keep_apart: Annotated[
@@ -30,10 +31,10 @@ def concat(
     """
     from clipkit import features
     from clipkit.base import files
-    from clipkit.features import concatenation
+    from clipkit.features import concatenation, endings
 
     files.check_one_stream(inputs)
-    files.check_feature_output(output, force=force, inputs=inputs)
+    endings.check_feature_output(output, force=force, inputs=inputs)
     with contextlib.ExitStack() as stack:
         parts = []
         for source in inputs:

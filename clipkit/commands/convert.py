@@ -10,14 +10,23 @@ import typer
 
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, unknown
-from clipkit.base.files import FEATURE_ENDINGS
-from clipkit.commands import _completion as completion
-from clipkit.commands._options import OUTPUT, Force, option
+from clipkit.base.options import flag, option
+from clipkit.commands._options import OUTPUT, Force
+from clipkit.features.endings import (
+    FEATURE_ENDINGS,
+    FORMATS,
+    PICKLE_HINT,
+    PICKLES,
+    READABLE,
+    WRITABLE,
+)
 
 EVALUATIONS = (".json", ".md")
+_OF_FEATURES = [known.ending for known in FORMATS.values() if known.holds_features]
+_OF_RESULTS = [known.ending for known in FORMATS.values() if known.holds_results]
 
 
-def _refuse_output_option(is_given: bool) -> None:
+def _refuse_output_option(_: typer.Context, is_given: bool) -> None:
     """Refuse the option that names the output of all other commands."""
     if is_given:
         hint = "the output is the second argument: clipkit convert INPUT OUTPUT"
@@ -29,16 +38,17 @@ def convert(
         str,
         typer.Argument(
             metavar="INPUT",
-            help="Feature file (.h5, or - for standard input), .npz, .npy, .parquet, .safetensors, "
-            "or a folder of clip-retrieval or dinotool.",
+            help=f"Feature file (.h5, or - for standard input), {', '.join(READABLE)}, or a folder "
+            "of clip-retrieval or dinotool.",
         ),
     ],
     output: Annotated[
         str,
         typer.Argument(
-            metavar="[OUTPUT]",
-            help="Feature file, .npz, .npy or .parquet; of results, .csv, .parquet, .json for "
-            "CLIP_benchmark or .md for a model card (default: a feature file on standard output).",
+            metavar="OUTPUT",
+            help=f"Feature file, {', '.join(_OF_FEATURES)}; of results, {', '.join(_OF_RESULTS)}, "
+            ".json for CLIP_benchmark or .md for a model card (default: a feature file on standard "
+            "output).",
         ),
     ] = "-",
     model: Annotated[
@@ -48,7 +58,7 @@ def convert(
             "Import: name of the model that made the features; clipkit logits needs it.",
             "--model",
             "-m",
-            autocompletion=completion.models,
+            completes="models",
         ),
     ] = None,
     split: Annotated[
@@ -56,7 +66,7 @@ def convert(
         option(
             "NAME",
             "Convert only this split. Imported rows without a split get this name, or 'all'.",
-            autocompletion=completion.splits,
+            completes="splits",
         ),
     ] = None,
     labels: Annotated[
@@ -73,7 +83,8 @@ def convert(
             "DATASET|FILE",
             "Import: file with the class of each prompt, one per line, or a data set or feature "
             "file with the classes; without --prompts, they are the prompts.",
-            autocompletion=completion.datasets,
+            completes="datasets",
+            is_file=True,
         ),
     ] = None,
     feature_column: Annotated[
@@ -90,14 +101,14 @@ def convert(
     ] = None,
     table: Annotated[
         bool,
-        typer.Option("--runs", help="Export the runs of a result instead of its predictions."),
+        flag("--runs", "Export the runs of a result instead of its predictions."),
     ] = False,
     thumbnails: Annotated[
         list[str],
         option(
             "DATASET",
             "Export to .parquet: add small copies of the images of this data set; repeatable.",
-            autocompletion=completion.datasets,
+            completes="datasets",
         ),
     ] = [],  # noqa: B006
     root: Annotated[
@@ -105,7 +116,7 @@ def convert(
     ] = None,
     force: Force = False,
     output_option: Annotated[
-        bool, typer.Option(*OUTPUT, hidden=True, is_eager=True, callback=_refuse_output_option)
+        bool, flag("--output -o", "", is_eager=True, is_hidden=True, check=_refuse_output_option)
     ] = False,
 ) -> None:
     """Import features from other tools, or export features and predictions.
@@ -133,8 +144,8 @@ def convert(
     if root is not None and not thumbnails:
         raise UsageError("--root is for --thumbnails, which is not given")
     columns = {"feature": feature_column, "id": id_column, "label": label_column}
-    is_export = _ending(source, formats.READABLE) in FEATURE_ENDINGS
-    if is_export == (_ending(output, (*formats.WRITABLE, *EVALUATIONS)) in FEATURE_ENDINGS):
+    is_export = _ending(source, READABLE) in FEATURE_ENDINGS
+    if is_export == (_ending(output, (*WRITABLE, *EVALUATIONS)) in FEATURE_ENDINGS):
         raise UsageError(
             f"expected one feature file (.h5 or -), got {source} and {output}",
             "convert in two steps, through a feature file",
@@ -226,14 +237,12 @@ def _refuse(options: Mapping[str, object], reason: str) -> None:
 
 def _ending(name: str, known: tuple[str, ...]) -> str:
     """Return the ending of a file that can be converted; "" for a folder."""
-    from clipkit.features import formats
-
     if Path(name).is_dir():
         return ""
     ending = ".h5" if name == "-" else Path(name).suffix.lower()
-    if ending in formats.PICKLES and known == formats.READABLE:
-        raise UsageError(f"expected no pickle, got {name}", formats.PICKLE_HINT)
-    if not ending and known == formats.READABLE and not Path(name).exists():
+    if ending in PICKLES and known == READABLE:
+        raise UsageError(f"expected no pickle, got {name}", PICKLE_HINT)
+    if not ending and known == READABLE and not Path(name).exists():
         raise ClipkitError(f"cannot read {name}: there is no such file or folder")
     if ending not in (*FEATURE_ENDINGS, *known):
         raise unknown("ending", ending or name, [*FEATURE_ENDINGS, *known])

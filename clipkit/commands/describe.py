@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Annotated
 
 from clipkit.base.errors import UsageError
-from clipkit.commands._options import FeatureInput, FirstSplit, Report, Seed, Table, option
+from clipkit.base.options import option
+from clipkit.commands._options import FeatureInput, FirstSplit, Report, Seed, Table
 
 
 def describe(
@@ -17,11 +18,18 @@ def describe(
     ] = None,
     result: Annotated[
         str | None,
-        option("RESULT", "The groups are clusters of this result, or the errors of its run."),
+        option(
+            "RESULT",
+            "The groups are clusters of this result, or the errors of its run.",
+            is_file=True,
+        ),
     ] = None,
     run: Annotated[int | None, option("N", "Run of RESULT, counted from 0.", min=0)] = None,
     control: Annotated[
-        str | None, option("LOGITS", "Logits of the same images and prompts by an untrained model.")
+        str | None,
+        option(
+            "LOGITS", "Logits of the same images and prompts by an untrained model.", is_file=True
+        ),
     ] = None,
     top: Annotated[int, option("K", "Number of prompts for each group.", min=1)] = 5,
     split: FirstSplit = None,

@@ -7,6 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clipkit.base.errors import UsageError
+from clipkit.base.options import (
+    LabelColumn,
+    PathColumn,
+    SplitColumn,
+    choice,
+    flag,
+    option,
+    split_option,
+)
 from clipkit.commands import _completion as completion
 from clipkit.commands._options import (
     DEFAULT_MODEL,
@@ -15,19 +24,15 @@ from clipkit.commands._options import (
     Ask,
     Device,
     Force,
-    LabelColumn,
     Layers,
     Model,
     Norm,
-    PathColumn,
     Precision,
-    SplitColumn,
     Untrained,
-    option,
     parse_fractions,
     parse_layers,
-    split_option,
 )
+from clipkit.datasets.registry import REGISTRY
 
 if TYPE_CHECKING:
     from clipkit.embedding import Part
@@ -44,8 +49,7 @@ def embed(
             metavar="DATASET",
             help="Images and folders; a manifest (.csv, .tsv, .parquet, .jsonl); tars or Parquet "
             "files with images, also at a URL; - for a list of paths on standard input; or a data "
-            "set: cifar10, cifar100, food101, imagenette, tiny-imagenet, fashion-mnist, digits, "
-            "shapes.",
+            f"set: {', '.join(REGISTRY)}.",
             autocompletion=completion.datasets,
         ),
     ],
@@ -62,24 +66,24 @@ def embed(
     layers: Layers = None,
     pool: Annotated[
         str | None,
-        option(
-            "cls|mean",
+        choice(
+            ("cls", "mean"),
             "With --layer: CLS token or mean of patches (default: cls where there is one).",
         ),
     ] = None,
     norm: Norm = False,
     no_projection: Annotated[
         bool,
-        typer.Option(
+        flag(
             "--no-projection",
-            help="Leave out the projection into the space that images share with texts.",
+            "Leave out the projection into the space that images share with texts.",
         ),
     ] = False,
     ask: Ask = None,
     at: Annotated[
         str | None,
-        option(
-            "last|image",
+        choice(
+            ("last", "image"),
             "With --ask: last token of the prompt, where the answer begins, or mean of the image's "
             "tokens (default: last).",
         ),
@@ -89,7 +93,7 @@ def embed(
         option(
             "DATASET|FILE",
             "With --ask: list these class names behind the question, with letters as answers.",
-            autocompletion=completion.datasets,
+            completes="datasets",
         ),
     ] = None,
     image_size: Annotated[
@@ -110,16 +114,17 @@ def embed(
     split_column: SplitColumn = None,
     limit: Annotated[
         int | None,
-        typer.Option(
+        option(
+            "N",
+            "Select N images per split, deterministically and balanced by class.",
             "--limit",
             min=1,
-            help="Select N images per split, deterministically and balanced by class.",
         ),
     ] = None,
     classes: Annotated[
         int | None,
-        typer.Option(
-            "--max-classes", min=2, help="Select N of the data set's classes, deterministically."
+        option(
+            "N", "Select N of the data set's classes, deterministically.", "--max-classes", min=2
         ),
     ] = None,
     split_off: Annotated[
@@ -127,6 +132,7 @@ def embed(
         option(
             "NAME=FRACTION",
             "Split off this fraction of the images, stratified by label; repeatable.",
+            has_commas=True,
         ),
     ] = [],  # noqa: B006
     downsample: Annotated[
@@ -138,34 +144,35 @@ def embed(
         ),
     ] = None,
     normalize: Annotated[
-        bool, typer.Option("--normalize/--no-normalize", help="Scale each embedding to length 1.")
+        bool, flag("--normalize/--no-normalize", "Scale each embedding to length 1.")
     ] = False,
     device: Device = "auto",
     precision: Precision = "auto",
     batch_size: Annotated[
-        int, typer.Option("--batch-size", "-b", min=1, help="Number of images to encode at once.")
+        int, option("N", "Number of images to encode at once.", "--batch-size", "-b", min=1)
     ] = 64,
     compile: Annotated[
         bool | None,
-        typer.Option(
+        flag(
             "--compile/--no-compile",
-            help="Compile the model first (default: only on a GPU and for very many images).",
+            "Compile the model first (default: only on a GPU and for very many images).",
         ),
     ] = None,
     num_workers: Annotated[
         int | None,
-        typer.Option(
+        option(
+            "N",
+            "Number of threads that decode and resize images.",
             "--num-workers",
             min=1,
             max=MAX_WORKERS,
-            help="Number of threads that decode and resize images.",
         ),
     ] = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Stop at the first image that cannot be used.")
+        bool, flag("--strict", "Stop at the first image that cannot be used.")
     ] = False,
     restart: Annotated[
-        bool, typer.Option("--restart", help="Start over instead of continuing an interrupted run.")
+        bool, flag("--restart", "Start over instead of continuing an interrupted run.")
     ] = False,
     force: Force = False,
     part: Annotated[
@@ -175,15 +182,17 @@ def embed(
         ),
     ] = None,
     engine: Annotated[
-        str, option("local|ray", "Encode in this process, or on the machines of a Ray cluster.")
+        str,
+        choice(("local", "ray"), "Encode in this process, or on the machines of a Ray cluster."),
     ] = "local",
     replicas: Annotated[
         int | None,
-        typer.Option(
+        option(
+            "N",
+            "With --engine ray: copies of the model (default: one per GPU, or per machine).",
             "--replicas",
             min=1,
             max=MAX_REPLICAS,
-            help="With --engine ray: copies of the model (default: one per GPU, or per machine).",
         ),
     ] = None,
 ) -> int:

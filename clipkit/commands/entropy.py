@@ -4,16 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from clipkit.commands._options import (
-    FeatureInput,
-    Report,
-    Splits,
-    Temperatures,
-    flag,
-    option,
-    parse_temperatures,
-    split_words,
-)
+from clipkit.base.options import Temperatures, choice, flag, parse_temperatures
+from clipkit.commands._options import FeatureInput, Report, Splits
 
 
 def entropy(
@@ -22,8 +14,8 @@ def entropy(
     temperature: Temperatures = [],  # noqa: B006
     link: Annotated[
         str | None,
-        option(
-            "softmax|sigmoid",
+        choice(
+            ("softmax", "sigmoid"),
             "Take probabilities from a softmax over the prompts, or from a sigmoid for each prompt "
             "(default: softmax; with -t model, the model's own).",
         ),
@@ -48,7 +40,7 @@ def entropy(
     with features.open_file(file, kinds=["logits"]) as logits:
         temperatures = parse_temperatures(temperature, logits.logit_scale)
         taus = temperatures or [logits.default_temperature]
-        link = link or softmax.choose_link(logits, split_words(temperature))
+        link = link or softmax.choose_link(logits, temperature)
         result = softmax.entropy_summary(logits, taus, link, split)
         rows = softmax.entropy_per_image(logits, taus, link, split) if per_image else None
     report.show(result, rows)

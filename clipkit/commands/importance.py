@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from clipkit.commands._options import MAX_SEED, FirstSplit, Report, option
+from clipkit.base.options import option
+from clipkit.commands._options import MAX_SEED, FirstSplit, Report
 
 
 def importance(
@@ -16,9 +17,7 @@ def importance(
     ],
     file: Annotated[
         str,
-        typer.Argument(
-            metavar="[LOGITS]", help="Feature file of logits (default: standard input)."
-        ),
+        typer.Argument(metavar="LOGITS", help="Feature file of logits (default: standard input)."),
     ] = "-",
     split: FirstSplit = None,
     repeat: Annotated[

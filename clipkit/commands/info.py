@@ -11,6 +11,7 @@ import typer
 
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError
+from clipkit.base.options import flag
 from clipkit.commands._options import (
     SKIPPED,
     Format,
@@ -31,12 +32,12 @@ def info(
     what: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[FILE|MODEL]...", help="Feature files or models (default: standard input)."
+            metavar="FILE|MODEL", help="Feature files or models (default: standard input)."
         ),
     ] = None,
     runs: Annotated[
         bool,
-        typer.Option("--runs", help="Print the reports of saved results again."),
+        flag("--runs", "Print the reports of saved results again."),
     ] = False,
     per_class: PerClass = False,
     format: Format = None,
@@ -90,7 +91,7 @@ def _each(names: list[str], read: Callable[[str], T]) -> tuple[list[tuple[str, T
 def _reports(results: list[FeatureFile], view: View, per_class: bool) -> list[list[Row]]:
     """Return the rows of each result's report, with columns that tell the results apart."""
     from clipkit.analysis.results import caveat_notes, per_class_rows
-    from clipkit.features.history import identities
+    from clipkit.features.provenance import identities
 
     reports: list[list[Row]] = []
     for result, identity in zip(results, identities(results), strict=True):
@@ -106,14 +107,14 @@ def _reports(results: list[FeatureFile], view: View, per_class: bool) -> list[li
 def _describe(name: str, is_json: bool) -> list[Row]:
     """Return the object that describes a file or model, or its rows of field and value."""
     from clipkit import features
-    from clipkit.base import files
-    from clipkit.features.describe import abridge, describe, flatten
+    from clipkit.features import endings
+    from clipkit.features.overview import abridge, flatten, overview
 
     path = Path(name)
     is_file = path.exists() and not path.is_dir()
-    if name in ("-", "") or is_file or path.suffix.lower() in files.KNOWN_ENDINGS:
+    if name in ("-", "") or is_file or path.suffix.lower() in endings.KNOWN_ENDINGS:
         with features.open_file(name) as file:
-            description = describe(file)
+            description = overview(file)
         return [description] if is_json else [*abridge(description)]
     from clipkit import models
 

@@ -5,18 +5,8 @@ from __future__ import annotations
 from typing import Annotated
 
 from clipkit.base.errors import UsageError
-from clipkit.commands._options import (
-    Force,
-    Images,
-    Output,
-    Report,
-    Seeds,
-    Texts,
-    flag,
-    option,
-    parse_seeds,
-    parse_temperatures,
-)
+from clipkit.base.options import flag, option, parse_temperatures, split_words
+from clipkit.commands._options import Force, Images, Output, Report, Seeds, Texts, parse_seeds
 
 MAX_DIRECTIONS = 2**16  # 256 MiB of float64 numbers for embeddings of 512 columns
 
@@ -61,18 +51,19 @@ def logits(
     from clipkit.features import compatibility
 
     seeds = parse_seeds(seed)
-    if random is not None and texts != "-":
+    if random is None:
+        if len(seeds) > 1:
+            raise UsageError(f"expected --random for several seeds, got {len(seeds)}")
+    elif texts != "-":
         raise UsageError(f"expected TEXTS or --random, got both ({texts} and {random})")
-    if random is not None and whiten:
+    elif whiten:
         raise UsageError("expected --random or --whiten, got both")
-    if random is None and len(seeds) > 1:
-        raise UsageError(f"expected --random for several seeds, got {len(seeds)}")
     outputs = Report(output, force=force)
     outputs.check_output(images, texts if random is None else None, seeds=seeds)
     with features.open_file(images, kinds=["images"]) as image_file:
         text_file = features.read(texts, kinds=["texts"]) if random is None else image_file
         scale = compatibility.common_logit_scale(image_file, text_file)
-        temperatures = parse_temperatures([temperature], scale)
+        temperatures = parse_temperatures(split_words([temperature]), scale)
         if len(temperatures) != 1:
             raise UsageError(
                 f"expected one temperature, got {len(temperatures)}",

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
+from clipkit.analysis.probes.classifiers import CLASSIFIERS, DEFAULT, names_taking
 from clipkit.base import console
 from clipkit.base.errors import UsageError
-from clipkit.commands import _completion as completion
+from clipkit.base.options import (
+    EvalSplit,
+    Temperatures,
+    choice,
+    flag,
+    option,
+    parse_numbers,
+    parse_temperatures,
+)
 from clipkit.commands._options import (
     SEED,
     Attribute,
     Cluster,
-    EvalSplit,
     FeatureInput,
     FitSplit,
     PerClass,
@@ -23,22 +31,23 @@ from clipkit.commands._options import (
     Rows,
     Seeds,
     Table,
-    Temperatures,
-    flag,
     open_labelled,
-    option,
     parse_counts,
-    parse_numbers,
     parse_seeds,
-    parse_temperatures,
-    split_words,
 )
+
+TAKING_K = ", ".join(names_taking("k"))
+COMPARING_DIRECTIONS = ", ".join(
+    one.name for one in CLASSIFIERS.values() if one.compares_directions
+)
+if TYPE_CHECKING:
+    from clipkit.features.model import FeatureFile
 
 
 def probe(
     report: Report,
     file: FeatureInput = "-",
-    classifier: Annotated[str, option("svm|logreg|mlp|knn", "Classifier to fit.")] = "svm",
+    classifier: Annotated[str, choice(CLASSIFIERS, "Classifier to fit.")] = DEFAULT,
     regularization: Annotated[
         list[str],
         option(
@@ -47,21 +56,23 @@ def probe(
             "searches.",
             "--regularization",
             "-C",
+            has_commas=True,
         ),
     ] = ["1"],  # noqa: B006
     k: Annotated[
-        int | None, option("N", "Neighbours that vote, for knn (default: 20).", "-k", min=1)
+        int | None,
+        option("N", f"Neighbours that vote, for {TAKING_K} (default: 20).", "-k", min=1),
     ] = None,
     temperature: Temperatures = [],  # noqa: B006
     features: Annotated[
-        str, option("logits|probs", "For logits: use cosine / tau, or its softmax.")
+        str, choice(("logits", "probs"), "For logits: use cosine / tau, or its softmax.")
     ] = "logits",
     standardize: Annotated[
         bool | None,
         flag(
             "--standardize/--no-standardize",
             "Scale each column to mean 0 and variance 1 (default: for embeddings, except "
-            "with knn).",
+            f"with {COMPARING_DIRECTIONS}).",
         ),
     ] = None,
     fit_split: FitSplit = "train",
@@ -71,14 +82,15 @@ def probe(
         option(
             "FRACTION|SPLIT",
             "Choose C and tau on this fraction of the fit split, or on this split.",
-            autocompletion=completion.splits,
+            completes="splits",
         ),
     ] = None,
     table: Table = None,
     attribute: Attribute = None,
     cluster: Cluster = None,
     shots: Annotated[
-        list[str], option("N[,N...]", "Fit on N rows per class; several make a curve.")
+        list[str],
+        option("N[,N...]", "Fit on N rows per class; several make a curve.", has_commas=True),
     ] = [],  # noqa: B006
     repeat: Annotated[
         int, option("N", "Draw the rows of --shots N times, with seeds that count up.", min=1)
@@ -102,11 +114,68 @@ def probe(
     """
     seeds = parse_seeds(seed)
     report.check_output(file, table, seeds=seeds)
+    prints_rows = per_class or per_image
     Rows(per_class, per_image)  # refuses both
-    if keep and report.output is None:
-        raise UsageError("expected -o FILE for --keep, got none", "name the probe: -o probe.h5")
-    if len(seeds) > 1 and (per_class or per_image):
+    if len(seeds) > 1 and prints_rows:
         raise UsageError(f"expected one seed to print classes or images, got {len(seeds)}")
+    _check_kept(keep, report.output)
+    counts = _parse_shots(shots, repeat, seeds)
+    Cs = _parse_regularization(regularization)
+    draws_rows = any((val, counts, SEED in file))
+    if seed != ["42"] and classifier not in names_taking("seed") and not draws_rows:
+        console.note(f"--seed has no effect on {classifier} without --val or --shots")
+    from clipkit.analysis import dependence, evaluation  # loads scikit-learn
+
+    spec = evaluation.ProbeSpec(classifier, features, standardize, seeds[0], counts, repeat, k)
+    lists_images: bool | None = per_image
+    if len(seeds) == 1 and not prints_rows:
+        lists_images = None  # if there is no accuracy to print
+
+    def evaluate(number: int, source: FeatureFile) -> evaluation.Evaluation:
+        taus = parse_temperatures(temperature, source.logit_scale)
+        clusters = dependence.read_clusters(source, table, cluster)
+        result, rankings = evaluation.evaluate(
+            source,
+            replace(spec, seed=number),
+            taus,
+            Cs,
+            fit_split,
+            eval_split,
+            val,
+            keep,
+            lists_images,
+        )
+        result = dependence.count_by_cluster(result, source, clusters)
+        return evaluation.Evaluation(result, rankings)
+
+    labels = _table_of_labels(table, attribute, cluster)
+    evaluations = itertools.starmap(evaluate, open_labelled(file, seeds, labels, attribute))
+    if len(seeds) > 1:
+        report.show_seeds(seeds, (one.result for one in evaluations))
+        return
+    ((result, rankings),) = evaluations
+    report = report.for_seed(seeds[0])
+    if rankings:
+        report.show_images(result, rankings, 1)
+    else:
+        report.show(result, per_class=per_class)
+
+
+def _check_kept(keep: bool, output: str | None) -> None:
+    """Refuse to keep a probe without a file."""
+    if keep and output is None:
+        raise UsageError("expected -o FILE for --keep, got none", "name the probe: -o probe.h5")
+
+
+def _table_of_labels(table: str | None, attribute: str | None, cluster: str | None) -> str | None:
+    """Return the table that has the labels; with --cluster alone, it has only the clusters."""
+    if cluster is not None and not attribute:
+        return None
+    return table
+
+
+def _parse_shots(shots: list[str], repeat: int, seeds: Sequence[int]) -> list[int]:
+    """Parse the rows per class; each draw of a seed must differ from those of the others."""
     counts = parse_counts(shots, "shots")
     if counts and any(b - a < repeat for a, b in itertools.pairwise(seeds)):
         got = ",".join(map(str, seeds))
@@ -114,36 +183,11 @@ def probe(
             f"expected seeds at least {repeat} apart for --repeat {repeat}, got {got}",
             "draw n of a seed is the first draw of seed + n",
         )
-    words = split_words(regularization)
-    is_range = len(words) == 1 and ".." in words[0]
-    Cs = words[0] if is_range else parse_numbers(words, "C")
-    if seed != ["42"] and classifier != "mlp" and not (val or counts or SEED in file):
-        console.note(f"--seed has no effect on {classifier} without --val or --shots")
-    from clipkit.analysis import dependence, evaluation  # loads scikit-learn
+    return counts
 
-    spec = evaluation.ProbeSpec(classifier, features, standardize, seeds[0], counts, repeat, k)
-    # by default, images are listed if there is no accuracy to print
-    lists_images = per_image if per_class or per_image or len(seeds) > 1 else None
 
-    labels = table if attribute or cluster is None else None
-
-    def evaluations() -> Iterator[evaluation.Evaluation]:
-        for number, source in open_labelled(file, seeds, labels, attribute):
-            one = replace(spec, seed=number)
-            taus = parse_temperatures(temperature, source.logit_scale)
-            clusters = dependence.read_clusters(source, table, cluster)
-            result, rankings = evaluation.evaluate(
-                source, one, taus, Cs, fit_split, eval_split, val, keep, lists_images
-            )
-            result = dependence.count_by_cluster(result, source, clusters)
-            yield evaluation.Evaluation(result, rankings)
-
-    if len(seeds) > 1:
-        report.show_seeds(seeds, (one.result for one in evaluations()))
-        return
-    ((result, rankings),) = evaluations()
-    report = report.for_seed(seeds[0])
-    if rankings:
-        report.show_images(result, rankings, 1)
-    else:
-        report.show(result, per_class=per_class)
+def _parse_regularization(words: list[str]) -> list[float] | str:
+    """Parse the values of C, or return a range as it is."""
+    if len(words) == 1 and ".." in words[0]:
+        return words[0]
+    return parse_numbers(words, "C")

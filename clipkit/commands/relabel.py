@@ -6,16 +6,8 @@ from typing import Annotated
 
 import typer
 
-from clipkit.commands._options import (
-    Attribute,
-    FeatureInput,
-    Force,
-    Output,
-    Seed,
-    Table,
-    flag,
-    option,
-)
+from clipkit.base.options import flag, option
+from clipkit.commands._options import Attribute, FeatureInput, Force, Output, Seed, Table
 
 
 def relabel(
@@ -48,10 +40,10 @@ def relabel(
     """
     from clipkit import features
     from clipkit.analysis import relabeling
-    from clipkit.base import files
+    from clipkit.features import endings
 
     table = table or named_table
-    files.check_feature_output(output, force=force, inputs=[file, table, groups])
+    endings.check_feature_output(output, force=force, inputs=[file, table, groups])
     with features.open_file(file, kinds=["images", "logits", "result"]) as source:
         relabeled = relabeling.relabel(
             source, table, column=attribute, groups=groups, shuffle=shuffle, seed=seed

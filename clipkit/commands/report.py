@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from clipkit.base.errors import UsageError
-from clipkit.commands import _completion as completion
-from clipkit.commands._options import (
-    OUTPUT,
-    SKIPPED,
-    Force,
-    check_output,
-    option,
-    option_table,
-)
+from clipkit.base.options import option
+from clipkit.commands._options import OUTPUT, SKIPPED, Force, check_output, option_table
 
 HTML_ENDINGS = (".html", ".htm")
 MARKDOWN_ENDINGS = (".md", "")
@@ -64,7 +58,7 @@ def report(
     what: Annotated[
         list[str],
         typer.Argument(
-            metavar="FOLDER|FILE...",
+            metavar="FOLDER|FILE",
             help="Result files, or folders of them. The pictures in a folder are shown, too.",
             callback=_check_names,
         ),
@@ -74,7 +68,7 @@ def report(
         option(
             "FOLDER",
             "Folder with the results of an untrained control, to compare with; repeatable.",
-            callback=_check_names,
+            check=lambda _, names: _check_names(names),
         ),
     ] = [],  # noqa: B006
     expected: Annotated[
@@ -95,7 +89,7 @@ def report(
             "FILE",
             "Output page, .html or .md, or - for Markdown on standard output.",
             *OUTPUT,
-            callback=_check_page,
+            check=_check_page,
         ),
     ] = "-",
     images: Annotated[
@@ -104,7 +98,7 @@ def report(
             "DATASET",
             "Show images of this data set, as given to clipkit embed; repeat to name several "
             "files or folders. For an .html page.",
-            autocompletion=completion.datasets,
+            completes="datasets",
         ),
     ] = [],  # noqa: B006
     album: Annotated[
@@ -133,14 +127,7 @@ def report(
     from clipkit.report import as_html, as_markdown, of_files
 
     is_html = _is_html(output)
-    if images and not is_html:
-        raise UsageError(
-            f"--images: expected an output that ends in .html, got {output}",
-            "write a page: -o report.html",
-        )
-    for name, value in (("--root", root), ("--album", album)):
-        if value is not None and not images:
-            raise UsageError(f"{name} is for --images, which is not given")
+    _check_images(output, images, {"--root": root, "--album": album})
     names = _parse_names(same_as)
     if names and not expected:
         raise UsageError("--same-as is for --expected, which is not given")
@@ -164,3 +151,15 @@ def report(
         with files.atomic_write(output, force=force) as path:
             path.write_text(text, encoding="utf-8")
     return SKIPPED if page.left_out else 0
+
+
+def _check_images(output: str, images: list[str], settings: Mapping[str, object]) -> None:
+    """Refuse images for another page than HTML, and settings of images without them."""
+    if images and not _is_html(output):
+        raise UsageError(
+            f"--images: expected an output that ends in .html, got {output}",
+            "write a page: -o report.html",
+        )
+    for name, value in settings.items():
+        if value is not None and not images:
+            raise UsageError(f"{name} is for --images, which is not given")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from clipkit.base.options import flag, option, split_words
 from clipkit.commands._options import (
     Cluster,
     Control,
@@ -13,8 +14,6 @@ from clipkit.commands._options import (
     Report,
     Table,
     Texts,
-    flag,
-    option,
     parse_counts,
     read_control,
 )
@@ -52,7 +51,7 @@ def retrieve(
         features.read(images, kinds=["images"]),
         features.read(texts, kinds=["texts"]),
         split,
-        k=parse_counts(k, "-k"),
+        k=parse_counts(split_words(k), "-k"),
         control=read_control(control, control_texts),
         same_rows=same_rows,
         strict=strict,

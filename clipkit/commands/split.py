@@ -4,16 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from clipkit.commands._options import (
-    FeatureInput,
-    Force,
-    Output,
-    Seed,
-    Table,
-    flag,
-    option,
-    split_option,
-)
+from clipkit.base.options import flag, option, split_option
+from clipkit.commands._options import FeatureInput, Force, Output, Seed, Table
 
 
 def split(
@@ -47,11 +39,10 @@ def split(
     Example: clipkit split all.h5 --test 0.2 --val 0.1 -o img.h5
     """
     from clipkit import features
-    from clipkit.base import files
-    from clipkit.features import splitting
+    from clipkit.features import endings, splitting
     from clipkit.features.history import drop_none
 
-    files.check_feature_output(output, force=force, inputs=[file, table])
+    endings.check_feature_output(output, force=force, inputs=[file, table])
     fractions = drop_none({"test": test, "val": val})
     with features.open_file(file, kinds=["images", "logits"]) as undivided:
         divided = splitting.split(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Annotated
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from clipkit.base.errors import UsageError
-from clipkit.commands import _completion as completion
+from clipkit.base.options import flag, option, split_option
 from clipkit.commands._options import (
     DEFAULT_MODEL,
     OUTPUT,
@@ -20,9 +20,11 @@ from clipkit.commands._options import (
     Norm,
     Precision,
     Untrained,
-    option,
-    split_option,
 )
+
+if TYPE_CHECKING:
+    from clipkit.features.model import FeatureFile
+    from clipkit.models import RunOptions
 
 
 def textembed(
@@ -30,7 +32,7 @@ def textembed(
     prompts: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[PROMPTS]...",
+            metavar="PROMPTS",
             help="Files with one prompt per line, .json or .csv files, or bundled sets such as "
             "generic32 (default: standard input).",
         ),
@@ -61,7 +63,8 @@ def textembed(
             "DATASET|FILE",
             "Make one prompt per class of a data set, a feature file (and use its model), a .json "
             "or .csv file, or a text file with one name per line (or name, tab, wording).",
-            autocompletion=completion.datasets,
+            completes="datasets",
+            is_file=True,
         ),
     ] = None,
     captions: Annotated[
@@ -99,23 +102,21 @@ def textembed(
     ] = None,
     readable: Annotated[
         bool,
-        typer.Option(
-            "--readable/--as-is", help="With --classes: turn underscores in names into spaces."
-        ),
+        flag("--readable/--as-is", "With --classes: turn underscores in names into spaces."),
     ] = False,
     truncate: Annotated[
-        bool, typer.Option("--truncate", help="Truncate prompts that are too long for the model.")
+        bool, flag("--truncate", "Truncate prompts that are too long for the model.")
     ] = False,
     clean: Annotated[
         bool,
-        typer.Option(
+        flag(
             "--clean/--no-clean",
-            help="For CLIP: clean prompts by ftfy, if it is installed, as OpenAI's code does. For "
+            "For CLIP: clean prompts by ftfy, if it is installed, as OpenAI's code does. For "
             "SigLIP 2: lowercase prompts and remove punctuation, as in training.",
         ),
     ] = True,
     normalize: Annotated[
-        bool, typer.Option("--normalize/--no-normalize", help="Scale each embedding to length 1.")
+        bool, flag("--normalize/--no-normalize", "Scale each embedding to length 1.")
     ] = False,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -129,21 +130,19 @@ def textembed(
     Example: clipkit textembed --classes cifar100 --template "a photo of a {}" -o classes.h5
     """
     from clipkit import embedding, features, models
-    from clipkit.base import files
+    from clipkit.features import endings
 
-    sources = prompts or []
-    if len([given for given in (sources, classes, captions, items) if given]) > 1:
-        raise UsageError("expected one of PROMPTS, --classes, --captions and --items, got more")
+    inputs = _choose_inputs(prompts, classes, captions, items)
+    templates = template or []
     if layer is None and norm:
         raise UsageError("expected --layer with --norm, got none")
-    if classes is None and (template or readable or root is not None):
-        raise UsageError("expected --classes with --template, --readable or --root, got none")
+    _check_classes(classes, templates, readable, root)
     _check_captions(captions, items, split, column)
-    sources = sources or captions or items or [classes or files.STREAM]
     models.check_name(model)
-    outputs = embedding.name_outputs(sources[:1] if captions or items else sources, output)
+    named = inputs if prompts else inputs[:1]  # tables of captions or of items make one file
+    outputs = embedding.name_outputs(named, output)
     for name in outputs:
-        files.check_feature_output(name, force=force, inputs=[*sources, *(template or [])])
+        endings.check_feature_output(name, force=force, inputs=[*inputs, *templates])
     options = models.RunOptions(
         device=device,
         precision=precision,
@@ -153,42 +152,110 @@ def textembed(
         norm=norm,
         ask=ask,
     )
-    # the model is loaded after the prompts, so that errors in prompts appear at once
+    run = _Run(model, options, normalize, truncate)
     if captions:
-        pairs = embedding.read_captions(captions, split)
-        encoder = models.load(model, tower="text", options=options)
-        results = [embedding.embed_captions(pairs, encoder, normalize=normalize, truncate=truncate)]
+        results = [run.embed_captions(captions, split)]
     elif items:
-        table = embedding.read_items(items)
-        encoder = models.load(model, tower="text", options=options)
-        results = [embedding.embed_items(table, encoder, normalize=normalize, truncate=truncate)]
+        results = [run.embed_items(items)]
     elif classes is None:
-        texts = [embedding.read_prompts(source, column) for source in sources]
-        encoder = models.load(model, tower="text", options=options)
-        results = [
-            embedding.embed_texts(file, encoder, normalize=normalize, truncate=truncate)
-            for file in texts
-        ]
+        results = run.embed_prompts(inputs, column)
     else:
-        class_names = embedding.read_class_names(classes, root, column)
-        _check_column(column, str(class_names.source["classes"]), classes, template)
-        templates = embedding.read_templates(template or [], class_names.dataset) or None
-        if _is_default(ctx, "model"):
-            model, untrained = embedding.choose_model(class_names, classes, model, untrained)
-            options = replace(options, untrained=untrained)
-        class_names, options = embedding.follow_question(class_names, model, options)
-        encoder = models.load(model, tower="text", options=options)
-        result = embedding.embed_classes(
-            class_names,
-            encoder,
-            templates=templates,
-            readable=readable,
-            normalize=normalize,
-            truncate=truncate,
-        )
-        results = [result]
+        run = replace(run, follows_classes=_is_default(ctx, "model"))
+        results = [run.embed_classes(classes, root, column, templates, readable)]
     for name, result in zip(outputs, results, strict=True):
         features.write(name, result, force=force)
+
+
+def _choose_inputs(
+    prompts: list[str] | None,
+    classes: str | None,
+    captions: list[str] | None,
+    items: list[str] | None,
+) -> list[str]:
+    """Return the names of what is embedded: of one kind, by default standard input."""
+    from clipkit.base import files
+
+    kinds = [prompts, classes and [classes], captions, items]
+    given = [names for names in kinds if names]
+    if len(given) > 1:
+        raise UsageError("expected one of PROMPTS, --classes, --captions and --items, got more")
+    return given[0] if given else [files.STREAM]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """The model that embeds texts, and what becomes of them.
+
+    It is loaded after the texts are read, so that errors in them appear at once.
+    """
+
+    model: str
+    options: RunOptions
+    normalize: bool
+    truncate: bool
+    follows_classes: bool = False  # whether a feature file with the classes names the model
+
+    def _load(self) -> Any:
+        from clipkit import models
+
+        return models.load(self.model, tower="text", options=self.options)
+
+    @property
+    def _settings(self) -> dict[str, bool]:
+        return {"normalize": self.normalize, "truncate": self.truncate}
+
+    def embed_captions(self, captions: list[str], split: str | None) -> FeatureFile:
+        """Embed the captions of images."""
+        from clipkit import embedding
+
+        pairs = embedding.read_captions(captions, split)
+        return embedding.embed_captions(pairs, self._load(), **self._settings)
+
+    def embed_items(self, items: list[str]) -> FeatureFile:
+        """Embed the texts of items."""
+        from clipkit import embedding
+
+        table = embedding.read_items(items)
+        return embedding.embed_items(table, self._load(), **self._settings)
+
+    def embed_prompts(self, sources: list[str], column: str | None) -> list[FeatureFile]:
+        """Embed the prompts of each file."""
+        from clipkit import embedding
+
+        texts = [embedding.read_prompts(source, column) for source in sources]
+        encoder = self._load()
+        return [embedding.embed_texts(file, encoder, **self._settings) for file in texts]
+
+    def embed_classes(
+        self,
+        classes: str,
+        root: str | None,
+        column: str | None,
+        template: list[str],
+        readable: bool,
+    ) -> FeatureFile:
+        """Embed a prompt, or an ensemble of prompts, for each class."""
+        from clipkit import embedding
+
+        class_names = embedding.read_class_names(classes, root, column)
+        _check_column(column, str(class_names.source["classes"]), classes, template)
+        templates = embedding.read_templates(template, class_names.dataset) or None
+        model, options = self.model, self.options
+        if self.follows_classes:
+            model, seed = embedding.choose_model(class_names, classes, model, options.untrained)
+            options = replace(options, untrained=seed)
+        class_names, options = embedding.follow_question(class_names, model, options)
+        encoder = replace(self, model=model, options=options)._load()
+        return embedding.embed_classes(
+            class_names, encoder, templates=templates, readable=readable, **self._settings
+        )
+
+
+def _check_classes(
+    classes: str | None, templates: list[str], readable: bool, root: str | None
+) -> None:
+    if classes is None and (templates or readable or root is not None):
+        raise UsageError("expected --classes with --template, --readable or --root, got none")
 
 
 def _check_captions(
@@ -200,9 +267,9 @@ def _check_captions(
         raise UsageError("expected --captions with --split, got none")
 
 
-def _check_column(column: str | None, kind: str, classes: str, template: list[str] | None) -> None:
+def _check_column(column: str | None, kind: str, classes: str, template: list[str]) -> None:
     """Refuse the name of a column, or data set, of which there is no table and no .json file."""
-    is_keyed = any(value.lower().endswith(".json") for value in template or [])
+    is_keyed = any(value.lower().endswith(".json") for value in template)
     if column is not None and kind != "file" and not is_keyed:
         raise UsageError(f"expected a table or .json file with --column, got {classes}")
 

@@ -6,27 +6,20 @@ import math
 from typing import Annotated
 
 from clipkit.base.errors import UsageError
-from clipkit.commands._options import (
-    EvalSplit,
-    FeatureInput,
-    Report,
-    Seed,
-    flag,
-    option,
-    parse_numbers,
-    split_option,
-    split_words,
-)
+from clipkit.base.options import EvalSplit, flag, option, parse_numbers, split_option
+from clipkit.commands._options import FeatureInput, Report, Seed
 
 
 def threshold(
     report: Report,
     file: FeatureInput = "-",
     fpr: Annotated[
-        list[str], option("P[,P...]", "False-positive rate on the fitted split; or a list.")
+        list[str],
+        option("P[,P...]", "False-positive rate on the fitted split; or a list.", has_commas=True),
     ] = ["0.01"],  # noqa: B006
     at: Annotated[
-        list[str], option("COSINE[,...]", "Score these thresholds, in place of --fpr.")
+        list[str],
+        option("COSINE[,...]", "Score these thresholds, in place of --fpr.", has_commas=True),
     ] = [],  # noqa: B006
     standardize: Annotated[
         bool, flag("--standardize", "Standardise the cosines of each prompt first.")
@@ -37,6 +30,7 @@ def threshold(
             "LOGITS|IMAGES",
             "Images of none of the classes: report how well they are separated. FILE is of the "
             "same kind.",
+            is_file=True,
         ),
     ] = None,
     fit_split: Annotated[str, split_option("Split to choose thresholds on.")] = "train",
@@ -75,10 +69,10 @@ def threshold(
     report.show(result)
 
 
-def _parse_cosines(values: list[str]) -> list[float]:
-    """Parse comma-separated numbers, which may be negative."""
+def _parse_cosines(words: list[str]) -> list[float]:
+    """Parse numbers, which may be negative."""
     numbers = []
-    for word in split_words(values):
+    for word in words:
         try:
             numbers.append(float(word))
         except ValueError:

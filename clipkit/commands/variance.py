@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from clipkit.base.options import flag, option
 from clipkit.commands._options import (
     Attributes,
     Controls,
@@ -14,8 +15,6 @@ from clipkit.commands._options import (
     Report,
     Seed,
     Table,
-    flag,
-    option,
 )
 
 
@@ -25,7 +24,7 @@ def variance(
     texts: Annotated[
         str | None,
         typer.Argument(
-            metavar="[TEXTS]",
+            metavar="TEXTS",
             help="Feature file of texts: report what the cosines with each prompt measure.",
         ),
     ] = None,

@@ -1,34 +1,32 @@
 """Load a data set by name or from files: images, labels and ids in a fixed order, per split.
 
-Ids are unique in a split. An image is decoded when it is asked for. To add a data set, write a
-function from a root (or None) to a `Dataset` in `registry.py` and name it in `REGISTRY`. To add a
-form of files, write a function from names to a `Dataset` and add it to `SOURCES`.
+Ids are unique in a split. An image is decoded when it is asked for. To add a data set, add its
+record to `registry.py`. To add a form of files, write a function from names to a `Dataset` and add
+it to `loading.SOURCES`. `import clipkit.datasets` loads no heavy library.
 """
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING
 
-from clipkit.base import console
-from clipkit.base.csv_rows import is_no_value
-from clipkit.base.errors import ClipkitError, UsageError, unknown
-from clipkit.base.files import STREAM
-from clipkit.base.names import escape
-from clipkit.datasets import folders, manifests, remote, shards, tars
-from clipkit.datasets.dataset import Dataset, ImageDataset, describe_splits
-from clipkit.datasets.folders import read_folder
-from clipkit.datasets.images import readable_suffixes
-from clipkit.datasets.manifests import names_images, read_manifest
+from clipkit.base.lazy import lazy_names
 from clipkit.datasets.registry import REGISTRY
-from clipkit.datasets.rows import Columns
-from clipkit.features.annotations import has_many_numbers
-from clipkit.features.formats import import_parquet
-from clipkit.features.history import drop_none
+
+if TYPE_CHECKING:
+    from clipkit.datasets.dataset import Dataset, ImageDataset
+    from clipkit.datasets.folders import read_folder
+    from clipkit.datasets.loading import load
+    from clipkit.datasets.manifests import names_images, read_manifest
+else:
+    __getattr__ = lazy_names(
+        __name__,
+        {
+            f"{__name__}.dataset": "Dataset ImageDataset",
+            f"{__name__}.folders": "read_folder",
+            f"{__name__}.loading": "load",
+            f"{__name__}.manifests": "names_images read_manifest",
+        },
+    )
 
 __all__ = [
     "REGISTRY",
@@ -39,263 +37,3 @@ __all__ = [
     "read_folder",
     "read_manifest",
 ]
-
-_PATTERN = re.compile(r"[*?\[{]")
-_TAR = re.compile(r"\.(tar|tgz|tbz2?|txz|tar\.\w+)$")
-
-
-def load(  # noqa: PLR0913 (the options of `clipkit embed`)
-    name: str | Path | Sequence[str | Path],
-    *,
-    root: str | Path | None = None,
-    path_column: str | None = None,
-    label_column: str | None = None,
-    split_column: str | None = None,
-    splits: Sequence[str] | None = None,
-    limit: int | None = None,
-    classes: int | None = None,
-    seed: int = 42,
-) -> Dataset:
-    """Load a data set by its name, or from files.
-
-    Parameters
-    ----------
-    name : str, Path or sequence of them
-        A name of `REGISTRY`; ``-`` for a list of paths on standard input (`manifests.read_list`); a
-        manifest (`read_manifest`); tars (`tars.read_tars`) or Parquet files with images
-        (`parquet.read_parquet`), also several and at URLs; or images and folders (`read_folder`),
-        also several.
-    root : str or Path, optional
-        The folder that holds a named data set or that it is downloaded to;
-        `registry.cache_folder()` by default.
-    path_column, label_column, split_column : str, optional
-        The columns of a manifest; `path`, `label` and `split` by default.
-    splits : sequence of str, optional
-        Only these splits; all by default.
-    limit : int, optional
-        At most so many rows per split: a seeded draw, balanced by class, in the order of the data
-        set. A smaller limit selects a subset.
-    classes : int, optional
-        A seeded draw of so many classes, renumbered in their order. (The thesis takes 100 of the
-        200 of Tiny ImageNet.)
-    seed : int
-        For `limit` and `classes`.
-
-    Returns
-    -------
-    Dataset
-        Its `details` hold the `name`, what the data set adds, a `draw` with `limit`, `classes` and
-        `seed` where rows were drawn, and `splits`: for each, the number of `images` and as `rows`
-        the SHA-256 of ids and labels.
-
-    Raises
-    ------
-    UsageError
-        If the name or a split is unknown, `limit` or `classes` is out of range, or a `root` or a
-        column is given with a form of data set that has none.
-    ClipkitError
-        If the files are missing and cannot be downloaded, or are not valid.
-
-    Examples
-    --------
-    >>> test = load("digits", limit=20).splits["test"]
-    >>> len(test), test.image(0).size
-    (20, (8, 8))
-    """
-    names = [name] if isinstance(name, str | Path) else list(name)
-    data = read_source(names, SourceOptions(root, path_column, label_column, split_column))
-    _note_odd_classes(data.name, data.class_names)
-    draw: dict[str, int] = {}
-    if splits is not None:
-        data = data.select_splits(splits)
-    if classes is not None:
-        data = data.draw_classes(classes, seed)
-        draw |= {"classes": classes, "seed": seed}
-    if limit is not None:
-        data = data.draw_rows(limit, seed)
-        draw |= {"limit": limit, "seed": seed}
-    details = {"name": data.name, **data.details}
-    if draw:
-        details["draw"] = draw
-    details["splits"] = describe_splits(data.splits)
-    return replace(data, details=details)
-
-
-@dataclass(frozen=True)
-class SourceOptions:
-    """Options for reading a data set; see `load`.
-
-    `default_columns` are the columns of a manifest that are read unless others are named.
-    """
-
-    root: str | Path | None = None
-    path_column: str | None = None
-    label_column: str | None = None
-    split_column: str | None = None
-    default_columns: Columns = manifests.DEFAULTS
-
-    def columns(self) -> dict[str, Any]:
-        """Return the columns that are named, by the argument of `read_manifest`."""
-        names = ("path_column", "label_column", "split_column")
-        return drop_none({name: getattr(self, name) for name in names})
-
-
-class Source(NamedTuple):
-    """A form of data set."""
-
-    what: str  # its name in messages
-    accepts: Callable[[str], bool]  # whether a name stands for it; it does not read the file
-    read: Callable[[Sequence[str], SourceOptions], Dataset]
-    takes: str = ""  # what it may have: `several` names, a `root`, or named `columns`
-
-
-def _note_odd_classes(where: str, names: list[str]) -> None:
-    """Note classes that are spellings of one name, stand for no value, or are measurements."""
-    console.note_spellings(where, names)
-    for name in filter(is_no_value, names):
-        console.note(f"{where}: {name!r} is a class; hint: leave cells without a label empty")
-    if has_many_numbers(names) and names != list(map(str, range(len(names)))):
-        hint = "if they are measurements, cut them into ranges"
-        console.note(f"{where}: {len(names):,} classes are numbers; hint: {hint}")
-
-
-def _read_named(names: Sequence[str], options: SourceOptions) -> Dataset:
-    root = None if options.root is None else Path(options.root).expanduser()
-    return REGISTRY[names[0]](root)
-
-
-def _read_manifest(names: Sequence[str], options: SourceOptions) -> Dataset:
-    _check_local(names[0])
-    return read_manifest(names[0], **options.columns(), defaults=options.default_columns)
-
-
-def _read_parquet_images(names: Sequence[str], options: SourceOptions) -> Dataset:
-    data: Dataset = import_parquet(manifests.PARQUET_READER).read_parquet(names)
-    return data
-
-
-def _read_images(names: Sequence[str], options: SourceOptions) -> Dataset:
-    for name in names:
-        _check_exists(name)
-    return folders.read_images(names)
-
-
-def _are_tars(name: str) -> bool:
-    """Return True for the name of a tar, and for a folder that holds tars and no images.
-
-    Compressed tars are accepted: their error says what to do.
-    """
-    return _TAR.search(remote.path_of(name).lower()) is not None or _holds(name, ".tar")
-
-
-def _are_parquet(name: str) -> bool:
-    """Return True for Parquet files that hold images, and for a folder of them.
-
-    A file on this machine is opened. The ending decides for a URL or a pattern.
-    """
-    if not remote.path_of(name).lower().endswith(".parquet"):
-        return _holds(name, ".parquet")
-    if Path(name).is_dir():
-        return True
-    if Path(name).is_file():
-        return not manifests.is_manifest(name)
-    return remote.protocol_of(name) is not None or _PATTERN.search(name) is not None
-
-
-def _holds(folder: str, suffix: str) -> bool:
-    """Return True if a folder holds, at any depth, files with a suffix and no images."""
-    if remote.protocol_of(folder) in ("hf", "s3", "gs"):
-        return not _PATTERN.search(folder) and _stored_holds(folder, suffix)
-    is_present = False
-    suffixes = readable_suffixes()
-    for _, _, files in os.walk(folder):
-        names = [file.lower() for file in files if not file.startswith(".")]
-        if any(file.endswith(suffixes) for file in names):
-            return False
-        is_present = is_present or any(file.endswith(suffix) for file in names)
-    return is_present
-
-
-def _stored_holds(url: str, suffix: str) -> bool:
-    """Return True if a folder of a storage holds files with a suffix."""
-    try:
-        return bool(shards.find_stored(url, suffix))
-    except ClipkitError:
-        # a storage that does not answer is reported when it is read
-        return suffix == ".parquet"
-
-
-# A name belongs to the first form that accepts it. The last one accepts any name.
-SOURCES = (
-    Source("the named data set", REGISTRY.__contains__, _read_named, "root"),
-    Source("a list of paths", STREAM.__eq__, lambda names, _: manifests.read_list(names[0])),
-    Source("tars", _are_tars, lambda names, _: tars.read_tars(names), "several"),
-    Source("Parquet files", _are_parquet, _read_parquet_images, "several"),
-    Source("the manifest", manifests.is_manifest, _read_manifest, "columns"),
-    Source("images and folders", lambda _: True, _read_images, "several"),
-)
-
-
-def read_source(names: Sequence[str | Path], options: SourceOptions) -> Dataset:
-    """Read the data set that one or more names stand for."""
-    texts = [_as_text(name) for name in names]
-    if not texts:
-        raise UsageError("expected the name of a data set, got none")
-    sources = [_source_of(text) for text in texts]
-    source = sources[0]
-    if len(texts) > 1:
-        _check_together(texts, sources)
-    dataset = f"{source.what} {escape(texts[0])}"
-    if options.root is not None and source.takes != "root":
-        raise UsageError(f"root: expected a named data set, got {dataset}", "leave --root out")
-    if options.columns() and source.takes != "columns":
-        option = next(iter(options.columns())).replace("_", "-")
-        raise UsageError(
-            f"{option}: expected a manifest, got {dataset}",
-            f"leave --{option} out, or name a file that ends in {' '.join(manifests.ENDINGS)}",
-        )
-    return source.read(texts, options)
-
-
-def _as_text(name: str | Path) -> str:
-    """Return a name as text. A `Path` is never the name of a named data set."""
-    if isinstance(name, str):
-        return name
-    text = str(name)
-    return f"./{text}" if text in REGISTRY or text == STREAM else text
-
-
-def _source_of(name: str) -> Source:
-    return next(source for source in SOURCES if source.accepts(name))
-
-
-def _check_together(names: Sequence[str], sources: Sequence[Source]) -> None:
-    """Refuse several names that do not make one data set."""
-    for name, source in zip(names, sources, strict=True):
-        if source is not sources[0] or source.takes != "several":
-            other = names[1] if name == names[0] else names[0]
-            raise UsageError(
-                f"expected {source.what} {escape(name)} alone, got {escape(other)} too",
-                "several arguments must be images and folders, or all tars, or all Parquet files",
-            )
-
-
-def _check_local(name: str) -> None:
-    if remote.protocol_of(name) is not None:
-        message = f"expected a local path, got the URL {remote.display_url(name)}"
-        raise UsageError(message, "download it first")
-
-
-def _check_exists(name: str) -> None:
-    """Refuse a name without a file or folder: it may be a misspelt data set."""
-    _check_local(name)
-    if name and os.path.lexists(Path(name).expanduser()):
-        return
-    if Path(name).suffix:
-        raise ClipkitError(f"cannot read {escape(name)}: there is no such file or folder")
-    if "/" in name or os.sep in name:
-        raise ClipkitError(f"cannot read {escape(name)}: there is no such folder")
-    error = unknown("data set", name, REGISTRY)
-    if error.hint and error.hint.startswith("known"):
-        error.hint = f"there is no such file or folder either; {error.hint}"
-    raise error

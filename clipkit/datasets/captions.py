@@ -5,22 +5,29 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import Any, NamedTuple
 
 from clipkit import datasets
 from clipkit.base import console, files
 from clipkit.base.csv_rows import find_column, table_objects
 from clipkit.base.errors import ClipkitError, UsageError, shorten
 from clipkit.base.names import escape
-from clipkit.datasets.dataset import Dataset, ImageDataset, describe_splits
+from clipkit.datasets.dataset import ImageDataset, describe_splits
 from clipkit.datasets.rows import CAPTION_COLUMNS, CAPTION_TABLES, MAX_BYTES, as_text
 from clipkit.prompts.formats import load_json
-from clipkit.prompts.texts import MAX_PROMPTS, Captions, clean
+from clipkit.prompts.texts import MAX_PROMPTS, clean
 
 ID_COLUMNS = ("image", "image_id", "id", "path", "filename", "file_name", "filepath")
 EXAMPLE = '{"image": "a.jpg", "caption": "a cat on a mat"}'
+
+
+class Captions(NamedTuple):
+    """K captions, and the id of the image that each belongs to."""
+
+    name: str  # what messages call the source
+    texts: list[str]
+    ids: list[str]
+    source: dict[str, Any]  # for the history
 
 
 def read_captions(names: str | Sequence[str], split: str | None = None) -> Captions:
@@ -57,14 +64,15 @@ def read_captions(names: str | Sequence[str], split: str | None = None) -> Capti
         data = files.read_bytes(names[0], MAX_BYTES)
         pairs = _coco_rows(data, name) if ending == ".json" else _table_rows(data, name, ending)
         return _collect(pairs, name, {"inputs": {"captions": files.digest(data)}})
-    if names[0] in datasets.REGISTRY and names[0] != "shapes":
+    named = datasets.REGISTRY.get(names[0])
+    if named and not named.captions:
         raise UsageError(f"captions: expected a data set with captions, got {name}")
     data_set = datasets.load(names)
     usual = "test" if "test" in data_set.splits else next(iter(data_set.splits))
     data_set = data_set.select_splits([split or usual])
     ((split, images),) = data_set.splits.items()
     details = {**data_set.details, "splits": describe_splits(data_set.splits)}
-    pairs = _data_set_rows(data_set, split, images, name)
+    pairs = _data_set_rows(images, split, name)
     return _collect(pairs, data_set.name, {"dataset": details})
 
 
@@ -126,16 +134,12 @@ def _captions(row_id: str, value: Any, where: str) -> Iterator[tuple[str, str]]:
 # ---- Images with captions ------------------------------------------------------------------------
 
 
-def _data_set_rows(
-    data_set: Dataset, split: str, images: ImageDataset, name: str
-) -> Iterator[tuple[str, str]]:
+def _data_set_rows(images: ImageDataset, split: str, name: str) -> Iterator[tuple[str, str]]:
     """Yield the id and the captions of each image that has them in its source."""
     captions: Callable[[], Sequence[Any]] | None = getattr(images.source, "captions", None)
-    if name == "shapes":
-        from clipkit.shapes.attributes import captions as describe
-
-        rows, seed = np.array(images.ids, np.int64), data_set.details["seed"]
-        captions = functools.partial(describe, rows, split=split, seed=seed)
+    named = datasets.REGISTRY.get(name)
+    if named and named.captions:
+        captions = functools.partial(named.captions, images, split)
     if captions is None:
         raise ClipkitError(
             f"{name}: expected a table of captions, tars or Parquet files, got images alone",

@@ -123,17 +123,9 @@ def _append(file: Download, stream: IO[bytes], folder: Path) -> bool:
     A connection that was cut before any byte came is an error.
     """
     start = stream.tell()
-    headers = {"User-Agent": f"clipkit/{__version__}", "Accept-Encoding": "identity"}
-    if start:
-        headers["Range"] = f"bytes={start}-"
-    request = urllib.request.Request(file.url, headers=headers)
-    try:
-        response = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
-    except urllib.error.HTTPError as error:
-        error.close()
-        if start and error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            return True  # there is no rest
-        raise
+    response = _request(file.url, start)
+    if response is None:
+        return True  # there is no rest
     with response:
         if response.headers.get_content_type() == "text/html":
             raise ConnectionError(f"expected {file.name}, got a web page")
@@ -152,6 +144,22 @@ def _append(file: Download, stream: IO[bytes], folder: Path) -> bool:
         cut = f"the connection was cut, or silent for {TIMEOUT_SECONDS:g} s"
         raise ConnectionResetError(f"{cut}, at {stream.tell():,} of {total:,} bytes")
     return stream.tell() >= total
+
+
+def _request(url: str, start: int) -> HTTPResponse | None:
+    """Ask for a file from an offset on; return None if it ends there."""
+    headers = {"User-Agent": f"clipkit/{__version__}", "Accept-Encoding": "identity"}
+    if start:
+        headers["Range"] = f"bytes={start}-"
+    request = urllib.request.Request(url, headers=headers)
+    try:
+        response: HTTPResponse = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
+    except urllib.error.HTTPError as error:
+        error.close()
+        if start and error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            return None
+        raise
+    return response
 
 
 def _read(response: HTTPResponse) -> bytes:

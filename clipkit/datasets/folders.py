@@ -19,8 +19,8 @@ from clipkit.base.files import file_kind
 from clipkit.base.names import escape
 from clipkit.datasets.dataset import SPLIT_NAMES, Dataset, ImageDataset, ImageFiles, split_name
 from clipkit.datasets.images import installation_hint, readable_suffixes
+from clipkit.datasets.wordnet import FILE_NAMES, find_class_index, rename_classes
 from clipkit.features.model import Int64
-from clipkit.prompts.class_index import FILE_NAMES, find_class_index, rename_classes
 
 UNLABELLED = ""  # the class of images that lie in no class folder
 NO_ENDING = "no ending"
@@ -113,18 +113,22 @@ def read_images(names: Sequence[str]) -> Dataset:
                 _check_folder(path)
             tree.left_out[_ending(path.name)] += 1
     if not tree.splits:
-        hint = _endings_hint(tree.left_out)
-        if names[0].endswith(".txt"):
-            hint = f"if it lists paths: clipkit embed - < {escape(names[0])}"
-        elif names[0].endswith(".h5"):
-            hint = "a feature file holds embeddings; describe it by: clipkit info FILE"
-        raise ClipkitError(
-            f"expected an image or a folder of images, got the file {escape(names[0])}", hint
-        )
+        raise _no_images(names[0], tree.left_out)
     name = escape(paths[0].resolve().name)
     if len(names) > 1:
         name += f" and {len(names) - 1:,} more"
     return _to_dataset(tree, name)
+
+
+def _no_images(name: str, left_out: Counter[str]) -> ClipkitError:
+    """Return the error for files of which none is an image; `name` is the first."""
+    hint = _endings_hint(left_out)
+    if name.endswith(".txt"):
+        hint = f"if it lists paths: clipkit embed - < {escape(name)}"
+    elif name.endswith(".h5"):
+        hint = "a feature file holds embeddings; describe it by: clipkit info FILE"
+    message = f"expected an image or a folder of images, got the file {escape(name)}"
+    return ClipkitError(message, hint)
 
 
 def _add_folder(tree: _Tree, path: str, prefix: str) -> None:
@@ -139,25 +143,22 @@ def _add_folder(tree: _Tree, path: str, prefix: str) -> None:
 def _split_folders(path: str) -> dict[str, str]:
     """Return the folder of each split: the whole folder is `all` where none is named as a split."""
     folders = subfolders(path)
-    splits: dict[str, list[str]] = {}
-    for known in SPLIT_NAMES:
-        named = [name for name in folders if split_name(name) == known]
-        if named:
-            splits[known] = named
-    used = [name for named in splits.values() for name in named]
+    used = [name for name in folders if split_name(name) in SPLIT_NAMES]
     # Beside other folders, "train" is a split only if it holds folders: a class may be called so.
     if len(used) < len(folders) and not any(subfolders(folders[name]) for name in used):
         return {"all": path}
-    for known, named in splits.items():
+    splits = {}
+    for known in SPLIT_NAMES:
+        named = [name for name in used if split_name(name) == known]
+        if named:
+            splits[known] = folders[named[0]]
         if len(named) > 1:
             raise ClipkitError(
                 f"{escape(path)}: expected one folder for the split {known}, "
                 f"got {' and '.join(named)}",
                 "rename or move one of them",
             )
-    if not splits:
-        return {"all": path}
-    return {known: folders[named[0]] for known, named in splits.items()}
+    return splits or {"all": path}
 
 
 def _files_by_class(path: str, prefix: str, left_out: Counter[str]) -> FilesByClass:

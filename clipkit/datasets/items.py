@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,19 +17,55 @@ from clipkit.base.names import escape
 from clipkit.datasets.rows import CAPTION_COLUMNS, CAPTION_TABLES, MAX_BYTES, as_text
 from clipkit.features.history import as_object
 from clipkit.prompts.formats import load_json
-from clipkit.prompts.texts import Item, Items, clean
+from clipkit.prompts.texts import clean
 
 COLUMNS = (("item",), ("image",), CAPTION_COLUMNS, ("correct",))
 HINT = "a table has the columns item,image,text,correct; SugarCrepe, ARO and Winoground are known"
 EXAMPLE = '{"item": "1", "image": "a.jpg", "text": "a cat", "correct": 1}'
-# Images, texts and category of the items of SugarCrepe, ARO (two forms) and Winoground, by a member
-# that no other form has
-FORMS = {
-    "negative_caption": ("filename", "caption negative_caption", ""),
-    "false_caption": ("image_path", "true_caption false_caption", "relation_name attributes"),
-    "caption_options": ("image", "caption caption_options", ""),
-    "caption_0": ("image_0 image_1", "caption_0 caption_1", "collapsed_tag"),
-}
+
+
+class Item(NamedTuple):
+    """One image with T texts, of which the first is right; or two images, each with its text."""
+
+    id: str
+    category: str  # "" without one
+    images: list[str]  # their ids
+    texts: list[str]
+
+
+class Items(NamedTuple):
+    """N items, and their source for the history."""
+
+    name: str  # what messages call the source
+    items: list[Item]
+    source: dict[str, Any]
+
+    def texts(self) -> list[str]:
+        """Return the different texts of all items."""
+        return list(dict.fromkeys(text for item in self.items for text in item.texts))
+
+
+class Form(NamedTuple):
+    """The form in which a benchmark publishes items: which members of an object hold what."""
+
+    mark: str  # a member that no other form has
+    images: tuple[str, ...]
+    texts: tuple[str, ...]  # the right one of each image first
+    category: tuple[str, ...] = ()
+
+
+SUGARCREPE = Form("negative_caption", ("filename",), ("caption", "negative_caption"))
+ARO = Form(
+    "false_caption",
+    ("image_path",),
+    ("true_caption", "false_caption"),
+    ("relation_name", "attributes"),
+)
+ARO_ORDER = Form("caption_options", ("image",), ("caption", "caption_options"))
+WINOGROUND = Form(
+    "caption_0", ("image_0", "image_1"), ("caption_0", "caption_1"), ("collapsed_tag",)
+)
+FORMS = (SUGARCREPE, ARO, ARO_ORDER, WINOGROUND)
 
 
 def read_items(names: str | Sequence[str], split: str | None = None) -> Items:
@@ -46,11 +82,8 @@ def read_items(names: str | Sequence[str], split: str | None = None) -> Items:
     if names == ["shapes"]:
         return Items(name, list(_shapes_items(split)), source)
     items: dict[str, Item] = {}
-    digests, paths = [], list(map(Path, names))
-    for folder in filter(Path.is_dir, map(Path, names)):
-        paths.remove(folder)
-        paths += sorted(path for path in folder.iterdir() if path.suffix in CAPTION_TABLES)
-    for path in paths:
+    digests = []
+    for path in _files(names):
         data = files.read_bytes(str(path), MAX_BYTES)
         digests.append(files.digest(data))
         for item in _read(data, path):
@@ -64,6 +97,16 @@ def read_items(names: str | Sequence[str], split: str | None = None) -> Items:
     return Items(name, list(items.values()), source)
 
 
+def _files(names: Sequence[str]) -> list[Path]:
+    """Return the files that are named, and after them those of the folders that are named."""
+    paths = [Path(name) for name in names]
+    folders = [path for path in paths if path.is_dir()]
+    found = [path for path in paths if path not in folders]
+    for folder in folders:
+        found += sorted(path for path in folder.iterdir() if path.suffix in CAPTION_TABLES)
+    return found
+
+
 def _read(data: bytes, path: Path) -> Iterator[Item]:
     """Yield the items of a file: of a table, or of a published form."""
     name = escape(str(path))
@@ -75,20 +118,30 @@ def _read(data: bytes, path: Path) -> Iterator[Item]:
         console.note(f"{name}: ARO crops its images to boxes, which are not used here")
     for key, content in objects:
         where = f"{name}, {key}"
-        form = next((members for member, members in FORMS.items() if member in content), None)
-        if form is None:
-            got = shorten(", ".join(content) or "none", 200)
-            raise ClipkitError(f"{where}: expected a known item, got the members {got}", HINT)
-        images, texts, category = (_values(content, members) for members in form)
-        item = f"{path.stem}/{content.get('id', key)}"
-        yield _item(item, " and ".join(map(str, category)) or path.stem, images, texts, where)
+        form = _find_form(content, where)
+        category = " and ".join(map(str, _values(content, form.category))) or path.stem
+        images = _values(content, form.images)
+        texts = _values(content, form.texts)
+        yield _item(f"{path.stem}/{content.get('id', key)}", category, images, texts, where)
 
 
-def _values(content: dict[str, Any], members: str) -> list[Any]:
+def _find_form(content: Mapping[str, Any], where: str) -> Form:
+    for form in FORMS:
+        if form.mark in content:
+            return form
+    got = shorten(", ".join(content) or "none", 200)
+    raise ClipkitError(f"{where}: expected a known item, got the members {got}", HINT)
+
+
+def _values(content: Mapping[str, Any], members: Iterable[str]) -> list[Any]:
     """Return the values of some members of an object, and the elements of those that are lists."""
-    values = []
-    for value in filter(None, map(content.get, members.split())):
-        values += value if isinstance(value, list) else [value]
+    values: list[Any] = []
+    for member in members:
+        value = content.get(member)
+        if isinstance(value, list):
+            values += value
+        elif value:
+            values.append(value)
     return values
 
 
@@ -108,24 +161,34 @@ def _objects(data: bytes, name: str, ending: str) -> Iterator[tuple[Any, dict[st
         yield key, as_object(value)
 
 
+class TableRow(NamedTuple):
+    """A row of a table: an image, a text, and whether the text is right."""
+
+    image: str
+    text: str
+    is_right: bool
+    category: str
+
+
 def _table_items(objects: Iterable[tuple[Any, dict[str, Any]]], name: str) -> Iterator[Item]:
     """Yield the items of a table, whose rows are pairs of an image and a text."""
-    rows_of: dict[str, list[list[str]]] = defaultdict(list)
-    for key, content in objects:
-        where = f"{name}, line {key}"
+    rows_of: dict[str, list[TableRow]] = defaultdict(list)
+    for line, content in objects:
+        where = f"{name}, line {line}"
         cells = [content[find_column(names, content, where)] for names in COLUMNS]
-        item, *row = [as_text(cell, where) for cell in (*cells, content.get("category"))]
-        if row[2] not in ("0", "1"):
-            raise ClipkitError(f"{where}: expected 1 or 0 in the column correct, got {row[2]!r}")
-        rows_of[item].append(row)
+        item, image, text, correct = (as_text(cell, where) for cell in cells)
+        if correct not in ("0", "1"):
+            raise ClipkitError(f"{where}: expected 1 or 0 in the column correct, got {correct!r}")
+        category = as_text(content.get("category"), where)
+        rows_of[item].append(TableRow(image, text, correct == "1", category))
     for item, rows in rows_of.items():
-        right = [row for row in rows if row[2] == "1"]
-        images, texts = ([row[column] for row in right] for column in (0, 1))
-        texts += [row[1] for row in rows]
         where = f"{name}, item {shorten(item, 80)}"
-        if {row[0] for row in rows} != set(images) or len(set(images)) < len(images):
+        right = [row for row in rows if row.is_right]
+        images = [row.image for row in right]
+        if sorted(images) != sorted({row.image for row in rows}):
             raise ClipkitError(f"{where}: expected one right text for each image, got others")
-        yield _item(item, rows[0][3], images, texts, where)
+        texts = [row.text for row in [*right, *rows]]
+        yield _item(item, rows[0].category, images, texts, where)
 
 
 def _item(
@@ -134,7 +197,8 @@ def _item(
     """Return an item, each of its texts once, if it has as many images and texts as it must."""
     different = list(dict.fromkeys(clean(as_text(text, where), where) for text in texts))
     is_pair = len(images) == len(different) == 2
-    if not is_pair and not (len(images) == 1 < len(different) and all(different)):
+    is_choice = len(images) == 1 and len(different) >= 2 and all(different)
+    if not is_pair and not is_choice:
         got = f"{console.count(len(images), 'image')} and {console.count(len(different), 'text')}"
         expected = "an image with two different texts or more, or two images with a text each"
         raise ClipkitError(f"{where}: expected {expected}, got {got}")
@@ -143,12 +207,12 @@ def _item(
 
 
 def _shapes_items(split: str | None) -> Iterator[Item]:
-    from clipkit.datasets.registry import shapes
+    from clipkit.datasets.registry import REGISTRY, SHAPES_SEED
     from clipkit.shapes.attributes import items
 
-    for name, images in shapes(None).splits.items():
+    for name, images in REGISTRY["shapes"].load().splits.items():
         if split in (None, name):
             rows = np.array(images.ids, np.int64)
-            for category, row, *texts in items(rows, split=name, seed=0):
+            for category, row, *texts in items(rows, split=name, seed=SHAPES_SEED):
                 row_id = images.ids[row]
                 yield Item(f"{category}/{row_id}", category, [row_id], texts)

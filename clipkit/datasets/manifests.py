@@ -26,9 +26,9 @@ from clipkit.base.errors import ClipkitError, UsageError, read_errors, shorten
 from clipkit.base.names import escape
 from clipkit.datasets.dataset import Dataset
 from clipkit.datasets.rows import Columns, Content, Row, Table, as_text, check_columns, collect
-from clipkit.features.formats import import_parquet
+from clipkit.datasets.wordnet import find_class_index, rename_classes
+from clipkit.features.endings import import_parquet
 from clipkit.features.history import drop_none
-from clipkit.prompts.class_index import find_class_index, rename_classes
 
 MAX_LIST_BYTES = 1 << 28  # a million paths of 256 bytes
 
@@ -80,7 +80,7 @@ def _rows(entries: Iterable[bytes]) -> Iterator[Row]:
 
 ENDINGS = (".csv", ".tsv", ".parquet", ".jsonl")
 DEFAULTS = Columns()
-PARQUET_READER = "clipkit.datasets.parquet"
+PARQUET_READER = "clipkit.datasets.parquet_images"
 MAX_HEADER = 1 << 16
 EXAMPLE = '{"path": "a.jpg", "label": "cat"}'
 MAX_BYTES = 1 << 28  # a million rows of 256 bytes

@@ -12,13 +12,13 @@ from PIL import Image
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.base.prefetch import prefetch_map
-from clipkit.datasets import SourceOptions, read_source
 from clipkit.datasets.dataset import Dataset, ImageDataset
-from clipkit.datasets.registry import REGISTRY, is_stored
+from clipkit.datasets.loading import SourceOptions, read_source
+from clipkit.datasets.registry import REGISTRY
 from clipkit.datasets.remote import protocol_of
 from clipkit.datasets.rows import ColumnError, Columns
-from clipkit.features.history import original_split
 from clipkit.features.model import FeatureFile, Int64
+from clipkit.features.provenance import original_split
 
 SIZE = 128  # pixels of the longer side
 QUALITY = 80
@@ -61,7 +61,7 @@ def are_absent(file: FeatureFile, dataset: Sequence[str], root: str | None = Non
     if {path.name, path.stem}.isdisjoint(_embedded_names(file) or REGISTRY):
         return False
     if dataset[0] in REGISTRY:
-        return not is_stored(dataset[0], Path(root).expanduser() if root else None)
+        return not REGISTRY[dataset[0]].is_stored(Path(root).expanduser() if root else None)
     return protocol_of(dataset[0]) is None and not path.exists()
 
 

@@ -1,30 +1,27 @@
 """The named data sets: from torchvision, scikit-learn, Debian, an unpacked archive or clipkit.
 
-Each function takes the folder of the files, or None for the default, and returns a `Dataset` with
-rows in their published order. `CLASS_NAMES` has the names of the classes, in the order of the
-data, so that prompts for them need no download.
+Each is one record, `DataSet`, of `REGISTRY`; to add one, add its record. Commands offer and
+complete the names, so importing this module loads no heavy library: readers import what they use.
 """
 
 from __future__ import annotations
 
 import functools
-import gzip
 import os
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from clipkit.base import files, names
 from clipkit.base.errors import ClipkitError, shorten
-from clipkit.datasets import downloads, images
-from clipkit.datasets.dataset import Dataset, ImageDataset, RenderedImages
-from clipkit.datasets.downloads import Download
-from clipkit.datasets.folders import IdAndPath, find_images
-from clipkit.features.model import row_ids
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from clipkit.datasets.dataset import Dataset, ImageDataset
+    from clipkit.datasets.folders import IdAndPath
 
 CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
 CIFAR100 = """
@@ -59,23 +56,12 @@ IMAGENETTE = (
 )
 FASHION_MNIST = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"
 
-IDX_FILES = [
-    f"{prefix}-{kind}-ubyte"
-    for prefix in ("train", "t10k")
-    for kind in ("images-idx3", "labels-idx1")
-]
-DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # package dataset-fashion-mnist
-TINY_IMAGENET = Download(
-    "http://cs231n.stanford.edu/tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de"
-)
 ANNOTATIONS = "val/val_annotations.txt"  # of Tiny ImageNet
-FOLDERS = {  # that the published archives unpack
-    "cifar10": "cifar-10-batches-py",
-    "cifar100": "cifar-100-python",
-    "food101": "food-101",
-    "imagenette": "imagenette2",
-    "tiny-imagenet": "tiny-imagenet-200",
-}
+SHAPES_SEED = 0
+ARCHIVES = (".zip", ".tgz", ".tar.gz")
+# The published validation images are the split `test`, as in the literature: their test images
+# have no labels, or there are none.
+VAL_IS_TEST = {"official_splits": {"train": "train", "test": "val"}}
 
 
 def cache_folder() -> Path:
@@ -88,167 +74,201 @@ def cache_folder() -> Path:
     return home.expanduser() / "datasets"
 
 
-def is_stored(name: str, root: Path | None) -> bool:
-    """Return whether the files of a named data set are there, so that it needs no download."""
-    if name == "fashion-mnist":
-        folder = _idx_folder(root)
-        return all(any(folder.glob(f"{file}*")) for file in IDX_FILES)
-    return name not in FOLDERS or _folder(name, root).exists()
+@dataclass(frozen=True)
+class DataSet:
+    """A named data set: how it is read, what its classes are called, and what it downloads.
 
-
-def _folder(name: str, root: Path | None) -> Path:
-    """Return the folder of a data set, which may be missing: in `root`, or `root` itself."""
-    home = root or cache_folder()
-    is_top = name == "tiny-imagenet" and (home / "wnids.txt").exists()
-    return home if is_top or home.name == FOLDERS[name] else home / FOLDERS[name]
-
-
-def cifar10(root: Path | None) -> Dataset:
-    """Load CIFAR-10: 50,000 + 10,000 images, 32 px, 10 classes. Ids are row numbers."""
-    from torchvision.datasets import CIFAR10
-
-    return _cifar(CIFAR10, root)
-
-
-def cifar100(root: Path | None) -> Dataset:
-    """Load CIFAR-100 with its 100 fine classes, otherwise as CIFAR-10."""
-    from torchvision.datasets import CIFAR100
-
-    return _cifar(CIFAR100, root)
-
-
-def _cifar(kind: Any, root: Path | None) -> Dataset:
-    options = {"train": {"train": True}, "test": {"train": False}}
-    archive = Download(kind.url, kind.tgz_md5)
-    parts = _load_torchvision(kind, archive, root, options)
-    splits = {}
-    for name, part in parts.items():
-        splits[name] = ImageDataset.from_array(part.data, part.targets)
-    return Dataset(kind.__name__.lower(), list(parts["test"].classes), splits)
-
-
-def food101(root: Path | None) -> Dataset:
-    """Load Food-101: 75,750 + 25,250 images of up to 512 px, 101 classes.
-
-    Ids are the paths of the files in `images`.
+    Parameters
+    ----------
+    name : str
+    read : function from a name and a folder to a `Dataset`
+        Its rows are in their published order.
+    class_names : function to a list of str, optional
+        The names of the classes in the order of the data, so that prompts for them need no
+        download. Without it, they are read from the data.
+    files : dict of str to str
+        The MD5 checksum of each published file, by URL. None where nothing is downloaded.
+    size : str
+        The size of these files.
+    folder : str
+        The folder that the archive unpacks, or that holds the files.
+    mark : str
+        A pattern of a file in that folder. A root that has such a file is that folder.
+    packaged : Path, optional
+        The folder of a package of the system, which is read without a root.
+    captions : function from images and their split to a list for each image, optional
     """
-    from torchvision.datasets import Food101
 
-    archive = Download(Food101._URL, Food101._MD5)
-    options = {"train": {"split": "train"}, "test": {"split": "test"}}
-    parts = _load_torchvision(Food101, archive, root, options)
-    splits = {}
-    for name, part in parts.items():
-        files = [(f"{path.parent.name}/{path.name}", str(path)) for path in part._image_files]
-        splits[name] = ImageDataset.from_files(files, part._labels)
-    return Dataset("food101", list(parts["train"].classes), splits)
+    name: str
+    read: Callable[[str, Path], Dataset]
+    class_names: Callable[[], list[str]] | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
+    size: str = ""
+    folder: str = ""
+    mark: str = ""
+    packaged: Path | None = None
+    captions: Callable[[ImageDataset, str], Sequence[Any]] | None = None
+
+    def load(self, root: Path | None = None) -> Dataset:
+        """Read the data set, and download what is absent to its folder in `root`."""
+        folder = self.find_folder(root)
+        for url, path in self._targets(folder).items():
+            if not _is_there(path):
+                from clipkit.datasets import downloads
+
+                downloads.provide(self.name, downloads.Download(url, self.files[url]), path)
+        return self.read(self.name, folder)
+
+    def is_stored(self, root: Path | None = None) -> bool:
+        """Return whether the files are there, so that nothing is downloaded."""
+        return all(map(_is_there, self._targets(self.find_folder(root)).values()))
+
+    def find_folder(self, root: Path | None = None) -> Path:
+        """Return the folder of the data set, which may be missing: in `root`, or `root` itself."""
+        place = root or self.packaged or cache_folder()
+        if place.name == self.folder or (self.mark and any(place.glob(self.mark))):
+            return place
+        return (root or cache_folder()) / self.folder
+
+    def _targets(self, folder: Path) -> dict[str, Path]:
+        """Return what each URL becomes: the folder, if it is an archive, or a file in it."""
+        targets = {}
+        for url in self.files:
+            file = url.rpartition("/")[2]
+            targets[url] = folder if file.endswith(ARCHIVES) else folder / file
+        return targets
 
 
-def imagenette(root: Path | None) -> Dataset:
-    """Load Imagenette at full size: 9,469 + 3,925 images, 10 classes.
+def _is_there(path: Path) -> bool:
+    """Return whether a folder or file exists; a file may also have been decompressed."""
+    return path.exists() or path.with_name(path.name.removesuffix(".gz")).exists()
 
-    The split `test` holds its validation images. Each class has the first of torchvision's names
-    for it. Ids are the paths of the files in `train` and `val`.
+
+def _torchvision(
+    kind: str,
+    splits: Mapping[str, Mapping[str, Any]],
+    images_of: Callable[[Any], ImageDataset],
+    details: Mapping[str, Any] | None = None,
+) -> Callable[[str, Path], Dataset]:
+    """Return the function that reads a data set by its class in torchvision.
+
+    The class takes `splits` as the options of each split; `images_of` gets what it returns.
+    torchvision's own download is not used: it starts over after an interruption, and takes a half
+    unpacked archive for a complete one.
     """
-    from torchvision.datasets import Imagenette
 
-    archive = Download(*Imagenette._ARCHIVES["full"])
-    options = {"train": {"split": "train"}, "test": {"split": "val"}}
-    parts = _load_torchvision(Imagenette, archive, root, options)
-    splits = {}
-    for name, part in parts.items():
-        files = [("/".join(Path(path).parts[-2:]), path) for path, _ in part._samples]
-        splits[name] = ImageDataset.from_files(files, [label for _, label in part._samples])
-    class_names = [names[0] for names in parts["train"].classes]
-    details = {"official_splits": {"train": "train", "test": "val"}}
-    return Dataset("imagenette", class_names, splits, details)
+    def read(name: str, folder: Path) -> Dataset:
+        from torchvision import datasets
+
+        from clipkit.datasets.dataset import Dataset
+        from clipkit.datasets.images import reason
+
+        load = getattr(datasets, kind)
+        try:
+            parts = {split: load(folder.parent, **options) for split, options in splits.items()}
+        except (OSError, RuntimeError, EOFError, KeyError, ValueError) as error:
+            raise ClipkitError(
+                f"cannot read {name} in {folder}: {reason(error)}",
+                "remove that folder to download it again",
+            ) from error
+        class_names = []
+        for class_name in parts["train"].classes:  # several names of a class are a tuple
+            class_names.append(class_name if isinstance(class_name, str) else class_name[0])
+        images = {split: images_of(part) for split, part in parts.items()}
+        return Dataset(name, class_names, images, dict(details or {}))
+
+    return read
 
 
-def fashion_mnist(root: Path | None) -> Dataset:
-    """Load Fashion-MNIST: 60,000 + 10,000 grey images, 28 px, 10 classes. Ids are row numbers.
+def _arrays_of_cifar(part: Any) -> ImageDataset:
+    from clipkit.datasets.dataset import ImageDataset
 
-    Its four IDX files, gzipped or not, are read from `root` or, without a root, from Debian's
-    package dataset-fashion-mnist. If there are none, they are read from torchvision's
-    ``FashionMNIST/raw`` in `root`, to which they are downloaded.
-    """
-    from torchvision.datasets import FashionMNIST
+    return ImageDataset.from_array(part.data, part.targets)
 
-    folder = _idx_folder(root)
-    for name, md5 in FashionMNIST.resources:
-        if not (folder / name.removesuffix(".gz")).exists():
-            file = Download(f"{FashionMNIST.mirrors[0]}{name}", md5)
-            downloads.provide("fashion-mnist", file, folder / name)
+
+def _files_of_food101(part: Any) -> ImageDataset:
+    from clipkit.datasets.dataset import ImageDataset
+
+    paths = [(f"{path.parent.name}/{path.name}", str(path)) for path in part._image_files]
+    return ImageDataset.from_files(paths, part._labels)
+
+
+def _files_of_imagenette(part: Any) -> ImageDataset:
+    from clipkit.datasets.dataset import ImageDataset
+
+    paths = [("/".join(Path(path).parts[-2:]), path) for path, _ in part._samples]
+    return ImageDataset.from_files(paths, [label for _, label in part._samples])
+
+
+def _read_fashion_mnist(name: str, folder: Path) -> Dataset:
+    """Read the four IDX files, gzipped or not."""
+    from clipkit.datasets.dataset import Dataset, ImageDataset
+
     splits = {}
     for split, prefix in (("train", "train"), ("test", "t10k")):
-        pixels = _read_idx(folder, f"{prefix}-images-idx3-ubyte")
-        labels = _read_idx(folder, f"{prefix}-labels-idx1-ubyte")
+        pixels = _read_idx(folder / f"{prefix}-images-idx3-ubyte")
+        labels = _read_idx(folder / f"{prefix}-labels-idx1-ubyte")
         if pixels.ndim != 3 or labels.shape != pixels.shape[:1]:
             raise ClipkitError(
                 f"{folder}: expected a label for each {split} image, "
                 f"got shapes {pixels.shape} and {labels.shape}"
             )
         splits[split] = ImageDataset.from_array(pixels, labels)
-    return Dataset("fashion-mnist", list(FashionMNIST.classes), splits)
+    return Dataset(name, FASHION_MNIST.split(","), splits)
 
 
-def _idx_folder(root: Path | None) -> Path:
-    """Return the folder that has the files of Fashion-MNIST, or else torchvision's folder."""
-    folder = root or DEBIAN_FASHION_MNIST
-    if any(folder.glob("train-images-idx3-ubyte*")):
-        return folder
-    return (root or cache_folder()) / "FashionMNIST" / "raw"
-
-
-def _read_idx(folder: Path, name: str) -> NDArray[np.uint8]:
+def _read_idx(path: Path) -> NDArray[np.uint8]:
     """Read an IDX file, gzipped or not. (torchvision's reader takes no gzipped files.)
 
     The file holds two zeros, the type (8: bytes), the number of axes, the lengths as big-endian
     int32, and the values.
     """
-    path = folder / name
+    import gzip
+    import zlib
+
+    import numpy as np
+
+    from clipkit.datasets.images import reason
+
     try:
         if path.exists():
             data = path.read_bytes()
         else:
-            data = gzip.decompress((folder / f"{name}.gz").read_bytes())
+            data = gzip.decompress(path.with_name(f"{path.name}.gz").read_bytes())
         if data[:3] != b"\0\0\x08":
             raise ValueError("expected an IDX file of bytes, got other content")
         shape = np.frombuffer(data, ">i4", count=data[3], offset=4)
         return np.frombuffer(data, np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
     except (OSError, EOFError, zlib.error, ValueError, IndexError) as error:
-        raise ClipkitError(
-            f"cannot read {path}: {images.reason(error)}", "replace the file"
-        ) from error
+        raise ClipkitError(f"cannot read {path}: {reason(error)}", "replace the file") from error
 
 
-def tiny_imagenet(root: Path | None) -> Dataset:
-    """Load Tiny ImageNet in its official layout: 100,000 + 10,000 images, 64 px, 200 classes.
+def _read_tiny_imagenet(name: str, top: Path) -> Dataset:
+    """Read the official layout.
 
-    `root` holds ``wnids.txt``, or ``tiny-imagenet-200/``, which is downloaded if it is absent. The
-    split `test` holds the labelled validation images, as in the literature: the official test
-    images have no labels. Classes are in the order of their WordNet ids, and each has the first of
-    its names in ``words.txt``. Ids are the paths of the files in `train` and `val`.
+    Classes are in the order of their WordNet ids, and each has the first of its names in
+    ``words.txt``.
     """
-    top = _folder("tiny-imagenet", root)
-    downloads.provide("tiny-imagenet", TINY_IMAGENET, top)
+    from clipkit.datasets.dataset import Dataset, ImageDataset
+    from clipkit.datasets.folders import find_images
+
     wnids = sorted(set(_read_lines(top, "wnids.txt")) - {""})
-    names = dict(line.split("\t", 1) for line in _read_lines(top, "words.txt") if "\t" in line)
+    words = dict(line.split("\t", 1) for line in _read_lines(top, "words.txt") if "\t" in line)
     label_of = {wnid: label for label, wnid in enumerate(wnids)}
     train_files: list[IdAndPath] = []
     train_labels: list[int] = []
     for wnid, label in label_of.items():
-        files = find_images(str(top / "train" / wnid / "images"), prefix=f"{wnid}/images/")
-        train_files += files
-        train_labels += [label] * len(files)
+        found = find_images(str(top / "train" / wnid / "images"), prefix=f"{wnid}/images/")
+        train_files += found
+        train_labels += [label] * len(found)
     val_labels = _read_annotations(top, label_of)
     val_files = sorted(val_labels)
     splits = {
         "train": ImageDataset.from_files(train_files, train_labels),
         "test": ImageDataset.from_files(val_files, [val_labels[file] for file in val_files]),
     }
-    class_names = [names.get(wnid, wnid).split(",")[0] for wnid in wnids]
-    details = {"official_splits": {"train": "train", "test": "val"}}
-    return Dataset("tiny-imagenet", class_names, splits, details)
+    class_names = [words.get(wnid, wnid).split(",")[0] for wnid in wnids]
+    return Dataset(name, class_names, splits, dict(VAL_IS_TEST))
 
 
 def _read_annotations(top: Path, label_of: Mapping[str, int]) -> dict[IdAndPath, int]:
@@ -269,93 +289,159 @@ def _read_annotations(top: Path, label_of: Mapping[str, int]) -> dict[IdAndPath,
 
 
 def _read_lines(top: Path, name: str) -> list[str]:
+    from clipkit.datasets.images import reason
+
     try:
         return (top / name).read_text("utf-8").splitlines()
     except (OSError, ValueError) as error:
         raise ClipkitError(
-            f"tiny-imagenet: cannot read {top / name}: {images.reason(error)}",
+            f"tiny-imagenet: cannot read {top / name}: {reason(error)}",
             f"remove {top} to download it again, or name another folder with --root",
         ) from error
 
 
-def digits(root: Path | None) -> Dataset:
-    """Load scikit-learn's digits: 1,797 grey images, 8 px, 10 classes. Ids are its row numbers.
-
-    A stratified quarter (seed 42) is the split `test`. Grey levels 0..16 become 0..255.
-    """
+def _read_digits(name: str, _: Path) -> Dataset:
+    """Read what scikit-learn bundles, with grey levels 0..255 for its 0..16."""
+    import numpy as np
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
+
+    from clipkit.datasets.dataset import Dataset, ImageDataset
 
     bunch = load_digits()
     pixels = np.rint(bunch.images * (255 / 16)).astype(np.uint8)  # (1797, 8, 8)
     whole = ImageDataset.from_array(pixels, bunch.target)
     train, test = train_test_split(np.arange(len(whole)), stratify=bunch.target, random_state=42)
     splits = {"train": whole.take(np.sort(train)), "test": whole.take(np.sort(test))}
-    return Dataset("digits", [str(name) for name in bunch.target_names], splits)
+    return Dataset(name, [str(digit) for digit in bunch.target_names], splits)
 
 
-def shapes(root: Path | None) -> Dataset:
-    """Render `shapes`, bundled with clipkit: 20,000 + 5,000 images, 64 px, 100 classes.
+def _render_shapes(name: str, _: Path) -> Dataset:
+    import numpy as np
 
-    Ids are row numbers.
-    """
     from clipkit import shapes
+    from clipkit.datasets.dataset import Dataset, ImageDataset, RenderedImages
+    from clipkit.features.model import row_ids
 
-    seed, size = 0, shapes.DEFAULT_SIZE
+    seed, size = SHAPES_SEED, shapes.DEFAULT_SIZE
     splits = {}
     for split, n in shapes.DEFAULT_SPLITS.items():
         render = functools.partial(shapes.render, split=split, seed=seed, size=size)
         labels = shapes.labels(np.arange(n), split=split, seed=seed)
         splits[split] = ImageDataset(row_ids(n), labels, RenderedImages(render, np.arange(n)))
-    return Dataset("shapes", list(shapes.CLASS_NAMES), splits, {"size": size, "seed": seed})
+    return Dataset(name, list(shapes.CLASS_NAMES), splits, {"size": size, "seed": seed})
 
 
-def _load_torchvision(
-    kind: Any, archive: Download, root: Path | None, options: Mapping[str, dict[str, Any]]
-) -> dict[str, Any]:
-    """Load each split of a data set of torchvision, which is downloaded if it is absent.
+def _captions_of_shapes(images: ImageDataset, split: str) -> Sequence[Any]:
+    import numpy as np
 
-    `kind` is a class of torchvision. `root` holds the folder of the data set or is that folder.
-    `options` select each split. torchvision's own download starts over after an interruption, and
-    takes a half unpacked archive for a complete one.
-    """
-    name = kind.__name__.lower()
-    folder = _folder(name, root)
-    downloads.provide(name, archive, folder)
-    try:
-        return {split: kind(folder.parent, **selection) for split, selection in options.items()}
-    except (OSError, RuntimeError, EOFError, KeyError, ValueError) as error:
-        raise ClipkitError(
-            f"cannot read {name} in {folder}: {images.reason(error)}",
-            "remove that folder to download it again",
-        ) from error
+    from clipkit.shapes.attributes import captions
+
+    return captions(np.array(images.ids, np.int64), split=split, seed=SHAPES_SEED)
 
 
-REGISTRY: dict[str, Callable[[Path | None], Dataset]] = {
-    "cifar10": cifar10,
-    "cifar100": cifar100,
-    "food101": food101,
-    "imagenette": imagenette,
-    "tiny-imagenet": tiny_imagenet,
-    "fashion-mnist": fashion_mnist,
-    "digits": digits,
-    "shapes": shapes,
-}
-
-
-def _shape_names() -> list[str]:
+def _names_of_shapes() -> list[str]:
     from clipkit import shapes
 
     return list(shapes.CLASS_NAMES)
 
 
-# Tiny ImageNet is absent: its names are read from words.txt of the data.
-CLASS_NAMES: dict[str, Callable[[], list[str]]] = {
-    "cifar10": CIFAR10.split,
-    "cifar100": CIFAR100.split,
-    "food101": FOOD101.split,
-    "imagenette": lambda: IMAGENETTE.split(","),
-    "fashion-mnist": lambda: FASHION_MNIST.split(","),
-    "digits": lambda: [str(digit) for digit in range(10)],
-    "shapes": _shape_names,
-}
+_BY_FLAG = {"train": {"train": True}, "test": {"train": False}}
+_CIFAR = "https://www.cs.toronto.edu/~kriz"
+_FASHION_MNIST = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
+
+_DATA_SETS = (
+    # 50,000 + 10,000 images, 32 px, 10 classes. Ids are row numbers.
+    DataSet(
+        "cifar10",
+        _torchvision("CIFAR10", _BY_FLAG, _arrays_of_cifar),
+        class_names=CIFAR10.split,
+        files={f"{_CIFAR}/cifar-10-python.tar.gz": "c58f30108f718f92721af3b95e74349a"},
+        size="170 MB",
+        folder="cifar-10-batches-py",
+    ),
+    # As CIFAR-10, with 100 fine classes.
+    DataSet(
+        "cifar100",
+        _torchvision("CIFAR100", _BY_FLAG, _arrays_of_cifar),
+        class_names=CIFAR100.split,
+        files={f"{_CIFAR}/cifar-100-python.tar.gz": "eb9058c3a382ffc7106e4002c42a8d85"},
+        size="169 MB",
+        folder="cifar-100-python",
+    ),
+    # 75,750 + 25,250 images of up to 512 px, 101 classes. Ids are paths in `images`.
+    DataSet(
+        "food101",
+        _torchvision(
+            "Food101",
+            {"train": {"split": "train"}, "test": {"split": "test"}},
+            _files_of_food101,
+        ),
+        class_names=FOOD101.split,
+        files={
+            "http://data.vision.ee.ethz.ch/cvl/food-101.tar.gz": "85eeb15f3717b99a5da872d97d918f87"
+        },
+        size="5.0 GB",
+        folder="food-101",
+    ),
+    # 9,469 + 3,925 images at full size, 10 classes. Ids are paths in `train` and `val`.
+    DataSet(
+        "imagenette",
+        _torchvision(
+            "Imagenette",
+            {"train": {"split": "train"}, "test": {"split": "val"}},
+            _files_of_imagenette,
+            VAL_IS_TEST,
+        ),
+        class_names=lambda: IMAGENETTE.split(","),
+        files={
+            "https://s3.amazonaws.com/fast-ai-imageclas/imagenette2.tgz": (
+                "fe2fc210e6bb7c5664d602c3cd71e612"
+            )
+        },
+        size="1.6 GB",
+        folder="imagenette2",
+    ),
+    # 100,000 + 10,000 images, 64 px, 200 classes. Ids are paths in `train` and `val`.
+    DataSet(
+        "tiny-imagenet",
+        _read_tiny_imagenet,
+        files={
+            "http://cs231n.stanford.edu/tiny-imagenet-200.zip": "90528d7ca1a48142e341f4ef8d21d0de"
+        },
+        size="248 MB",
+        folder="tiny-imagenet-200",
+        mark="wnids.txt",
+    ),
+    # 60,000 + 10,000 grey images, 28 px, 10 classes. Ids are row numbers.
+    DataSet(
+        "fashion-mnist",
+        _read_fashion_mnist,
+        class_names=lambda: FASHION_MNIST.split(","),
+        files={
+            f"{_FASHION_MNIST}/train-images-idx3-ubyte.gz": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+            f"{_FASHION_MNIST}/train-labels-idx1-ubyte.gz": "25c81989df183df01b3e8a0aad5dffbe",
+            f"{_FASHION_MNIST}/t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
+            f"{_FASHION_MNIST}/t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
+        },
+        size="31 MB",
+        folder="FashionMNIST/raw",
+        mark="train-images-idx3-ubyte*",
+        packaged=Path("/usr/share/datasets/fashion-mnist"),  # Debian's dataset-fashion-mnist
+    ),
+    # 1,797 grey images, 8 px, 10 classes, of which a stratified quarter (seed 42) is the split
+    # `test`. Ids are scikit-learn's row numbers.
+    DataSet(
+        "digits",
+        _read_digits,
+        class_names=lambda: [str(digit) for digit in range(10)],
+    ),
+    # 20,000 + 5,000 images, 64 px, 100 classes, rendered. Ids are row numbers.
+    DataSet(
+        "shapes",
+        _render_shapes,
+        class_names=_names_of_shapes,
+        captions=_captions_of_shapes,
+    ),
+)
+REGISTRY = {data_set.name: data_set for data_set in _DATA_SETS}

@@ -1,7 +1,7 @@
 """Read bytes at an offset of a file, on this machine or at a URL.
 
 fsspec reads the URLs, and uses aiohttp for http(s). A request takes long, so callers ask for many
-bytes at once. Only the protocols that are listed here are opened.
+bytes at once. Protocols of fsspec that do not lead to another machine are refused.
 """
 
 from __future__ import annotations
@@ -28,15 +28,11 @@ from clipkit.base.errors import ClipkitError, UsageError, shorten
 from clipkit.base.names import escape
 from clipkit.base.version import __version__
 
-PROTOCOLS = ("https", "http", "hf", "s3", "gs")
-# what fsspec needs for them, and what to install
-HTTP_PACKAGE = ("aiohttp", "'clipkit-vl[remote]'")
-PACKAGES = {
-    "http": HTTP_PACKAGE,
-    "https": HTTP_PACKAGE,
-    "s3": ("s3fs", "s3fs"),
-    "gs": ("gcsfs", "gcsfs"),
-    "hf": ("huggingface_hub", "huggingface_hub"),
+# These protocols of fsspec read this machine, or another URL that is part of the name.
+NOT_REMOTE = {
+    *("file", "local", "asynclocal", "memory", "data", "dir", "git", "dvc", "jlab", "jupyter"),
+    *("zip", "tar", "libarchive", "reference", "generic", "dask", "async_wrapper", "asyncwrapper"),
+    *("cached", "blockcache", "filecache", "simplecache", "pyscript", "root"),
 }
 # of what a storage says of a file, what changes with its content
 STATES = ("ETag", "etag", "blob_id", "mtime", "LastModified", "updated", "created")
@@ -169,17 +165,14 @@ def path_of(name: str) -> str:
 
 
 def is_url(name: str) -> bool:
-    """Whether a name is a URL of a protocol that can be opened."""
+    """Whether a name is a URL. One that does not lead to another machine is refused."""
     protocol = protocol_of(name)
-    if protocol is None:
-        return False
-    if protocol not in PROTOCOLS:
-        hint = "give a file on this machine by its path"
-        if protocol != "file":
-            hint = "download the file and give its path"
-        expected = ", ".join(f"{known}://" for known in PROTOCOLS)
-        raise UsageError(f"{display_url(name)}: expected a URL with {expected}", hint)
-    return True
+    if protocol in NOT_REMOTE:
+        raise UsageError(
+            f"{display_url(name)}: expected the URL of a file on another machine",
+            "give a file on this machine by its path",
+        )
+    return protocol is not None
 
 
 def display_url(name: str) -> str:
@@ -206,7 +199,7 @@ def open_file(name: str) -> StoredFile:
     Raises
     ------
     UsageError
-        If the protocol is not one of `PROTOCOLS`.
+        If the protocol is one of `NOT_REMOTE`.
     ClipkitError
         If there is no such file, a server does not answer or send ranges, or a package is missing.
     """
@@ -248,10 +241,9 @@ def filesystem(url: str) -> tuple[Any, str]:
         # by its protocol and path: as a whole URL, fsspec would take "a::file://b" for a chain
         return fsspec.filesystem(protocol, **options), path
     except ImportError as error:
-        package, name = PACKAGES[protocol]
-        message = f"cannot read {display_url(url)}: the package {package} is not installed"
-        raise ClipkitError(message, f"pip install {name}") from error
-    except Exception as error:  # credentials that are missing, for example
+        hint = "pip install 'clipkit-vl[remote]'" if is_http(url) else None
+        raise ClipkitError(read_error(url, error).message, hint) from error
+    except Exception as error:  # an unknown protocol, or credentials that are missing
         raise read_error(url, error) from error
 
 

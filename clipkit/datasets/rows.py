@@ -17,9 +17,9 @@ from clipkit.base.names import escape
 from clipkit.datasets import remote
 from clipkit.datasets.dataset import ImageDataset, ImageFiles, NamedClasses, split_name
 from clipkit.datasets.images import reason
+from clipkit.datasets.wordnet import escape_text
 from clipkit.features.model import Int64
 from clipkit.features.validation import MAX_CLASSES, MAX_NAMES, is_split_name
-from clipkit.prompts.class_index import escape_text
 
 NO_LABEL = -1
 
@@ -60,20 +60,37 @@ def number_labels(
     matches = [WHOLE_NUMBER.fullmatch(label) for label in labels]
     numbers = [int(match[1]) for match in matches if match]
     if len(numbers) < len(labels):
-        name_of = {label: escape_text(label) for label in labels}
-        class_names = sorted(set(name_of.values()))
-        number_of = {name: number for number, name in enumerate(class_names)}
-        return class_names, {label: number_of[name] for label, name in name_of.items()}
+        return _number_names(labels)
     if not numbers:
         return [], {}
     number_of = dict(zip(labels, numbers, strict=True))
-    lowest, highest = (choose(number_of, key=number_of.__getitem__) for choose in (min, max))
+    lowest = min(number_of, key=number_of.__getitem__)
+    highest = max(number_of, key=number_of.__getitem__)
     if number_of[lowest] < 0:
         raise ClipkitError(f"{place_of(lowest)}: expected a label from 0, got {lowest}")
     classes = names_of_numbers()
     if classes is None:
         distinct, ranks = np.unique(numbers, return_inverse=True)
         return list(map(str, distinct.tolist())), dict(zip(labels, ranks.tolist(), strict=True))
+    _check_named(classes, number_of, place_of, highest)
+    return classes.names, number_of
+
+
+def _number_names(labels: Collection[str]) -> tuple[list[str], dict[str, int]]:
+    """Return the class names, sorted, and the class of each label."""
+    name_of = {label: escape_text(label) for label in labels}
+    class_names = sorted(set(name_of.values()))
+    number_of = {name: number for number, name in enumerate(class_names)}
+    return class_names, {label: number_of[name] for label, name in name_of.items()}
+
+
+def _check_named(
+    classes: NamedClasses,
+    number_of: Mapping[str, int],
+    place_of: Callable[[str], str],
+    highest: str,
+) -> None:
+    """Refuse a number without a name, and warn of names that no label has."""
     last = len(classes.names) - 1
     named_by = f"{classes.file or 'the file'} names {last + 1:,} classes"
     if number_of[highest] > last:
@@ -81,7 +98,6 @@ def number_labels(
         raise ClipkitError(f"{place_of(highest)}: expected {expected}, got {highest}")
     if number_of[highest] < last and classes.file:
         console.warn(f"{named_by}, but no label is above {highest}; hint: check that file")
-    return classes.names, number_of
 
 
 def labels_from_texts(

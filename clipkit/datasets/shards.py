@@ -16,8 +16,7 @@ from clipkit.base.prefetch import prefetch_map
 from clipkit.datasets import remote
 from clipkit.datasets.dataset import SPLIT_ALIASES, SPLIT_NAMES, NamedClasses, split_name
 from clipkit.datasets.remote import display_url
-from clipkit.features.validation import MAX_CLASSES, is_split_name
-from clipkit.prompts.class_index import (
+from clipkit.datasets.wordnet import (
     FILE_NAMES,
     MAX_NAME,
     ClassIndex,
@@ -26,6 +25,7 @@ from clipkit.prompts.class_index import (
     rename_classes,
     wordnet_names,
 )
+from clipkit.features.validation import MAX_CLASSES, is_split_name
 
 MAX_FILES = 100_000
 MAX_NAMES_BYTES = 2**24
@@ -294,7 +294,7 @@ def rename_classes_beside(
 ) -> tuple[list[str], dict[str, str]]:
     """Replace WordNet ids by the names of a class index beside a file, or in the folder above.
 
-    See `class_index.rename_classes`.
+    See `wordnet.rename_classes`.
     """
 
     def find_index() -> ClassIndex | None:
@@ -327,7 +327,7 @@ def _read_beside(file: str, names: Sequence[str]) -> tuple[bytes, str] | None:
 
 
 def parse_class_names(data: bytes, where: str) -> list[str]:
-    """Return class names, a line each, or from a class index or a list in JSON."""
+    """Return class names, a line each, or from a class index."""
     if where.endswith(".json"):
         entries = load_class_index(data, where)
         names = [entry.name for entry in entries]

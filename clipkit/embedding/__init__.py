@@ -9,7 +9,7 @@ from clipkit.datasets.captions import read_captions
 from clipkit.datasets.items import read_items
 from clipkit.embedding.checkpoint import Part
 from clipkit.embedding.pipeline import check_outputs, embed, embed_images, name_layer_outputs
-from clipkit.embedding.texts import (
+from clipkit.embedding.textembed import (
     choose_model,
     embed_captions,
     embed_classes,

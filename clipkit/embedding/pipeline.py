@@ -19,7 +19,7 @@ from clipkit import features, models
 from clipkit.analysis import similarity
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, ImageError, UsageError
-from clipkit.base.files import STREAM, check_feature_output, temporary_folder
+from clipkit.base.files import STREAM, temporary_folder
 from clipkit.embedding.checkpoint import (
     ALL_COLUMNS,
     Checkpoint,
@@ -41,8 +41,10 @@ from clipkit.embedding.engines import (
     default_workers,
     load_encoder,
 )
-from clipkit.features.history import DOT_PRODUCT, feature_name
+from clipkit.features.endings import check_feature_output
+from clipkit.features.history import DOT_PRODUCT
 from clipkit.features.model import FeatureFile, Float32, Split
+from clipkit.features.provenance import feature_name
 from clipkit.models import RunOptions
 
 if TYPE_CHECKING:

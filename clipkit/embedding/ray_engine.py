@@ -30,7 +30,7 @@ from clipkit.datasets.images import readable_formats
 from clipkit.embedding.checkpoint import Skipped
 from clipkit.embedding.engines import Encoded, LocalEngine, Report, ShardImages, default_workers
 from clipkit.embedding.ray_cluster import LOGS, connected, import_ray, last_line, stdout_for_data
-from clipkit.features.describe import flatten
+from clipkit.features.overview import flatten
 from clipkit.models import RunOptions
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import io
 import math
 import posixpath
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -24,9 +24,9 @@ import numpy as np
 from clipkit.base import console, files
 from clipkit.base.csv_rows import is_no_value, read_objects, read_table
 from clipkit.base.errors import ClipkitError, UsageError, shorten, unknown
-from clipkit.features.formats import import_parquet
-from clipkit.features.history import original_split
+from clipkit.features.endings import import_parquet
 from clipkit.features.model import FeatureFile, Floats, Int64
+from clipkit.features.provenance import original_split
 
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 CLASS = "class"  # the attribute that consists of the labels of a file
@@ -104,37 +104,61 @@ def read_annotations(
     UsageError
         If there is no such table or column.
     """
-    inputs = {}
-    if table is None:
-        source, attributes = "labels", []
-    elif Path(table).suffix.lower() in TABLES or Path(table).is_file():
-        data = files.read_bytes(table, MAX_TABLE_BYTES)
-        inputs["attributes"] = files.digest(data)
-        source, attributes = "table", _number_all(file, _match(file, table, data))
-        attributes = _mark_numbers(attributes, numbers)
-        if numbers == "alone":
-            attributes = _numbers_alone(table, attributes, columns)
-        elif categories:
-            attributes = _leave_numbers_out(table, attributes, columns)
-    else:
-        source, attributes = table, _number_all(file, _bundled(file, table, numbers))
-        attributes = _mark_numbers(attributes, numbers)
-        if numbers != "alone":
-            attributes[-1] = replace(attributes[-1], is_class=True)
-    known = {attribute.name: attribute for attribute in attributes}
+    found = Annotations([], "labels")
+    if table is not None and _is_file(table):
+        found = _read_file(file, table, numbers)
+        found = replace(found, attributes=_of_kind(table, found, columns, categories, numbers))
+    elif table is not None:
+        found = _read_bundled(file, table, numbers)
+    known = {attribute.name: attribute for attribute in found.attributes}
     if CLASS not in known and numbers != "alone":
         known |= _labels(file)
+    _check_any(file, known)
+    where = table or file.display_name
+    chosen = [_choose(known, name, where) for name in dict.fromkeys(columns or known)]
+    if found.source == "table":
+        _note_spellings(where, chosen)
+    return replace(found, attributes=chosen)
+
+
+def _note_spellings(table: str, attributes: Iterable[Attribute]) -> None:
+    for attribute in attributes:
+        if not attribute.is_class:
+            console.note_spellings(f"{table}: {attribute.name}", attribute.values)
+
+
+def _check_any(file: FeatureFile, known: Mapping[str, Attribute]) -> None:
     if not known:
         raise ClipkitError(
             f"{file.display_name}: expected labels, got none",
             "name a table of attributes with --table",
         )
-    where = table or file.display_name
-    chosen = [_choose(known, name, where) for name in dict.fromkeys(columns or known)]
-    for attribute in chosen:
-        if source == "table" and not attribute.is_class:
-            console.note_spellings(f"{table}: {attribute.name}", attribute.values)
-    return Annotations(chosen, source, inputs)
+
+
+def _read_file(file: FeatureFile, table: str, numbers: str) -> Annotations:
+    """Read all columns of a table in a file."""
+    data = files.read_bytes(table, MAX_TABLE_BYTES)
+    attributes = _mark_numbers(_number_all(file, _match(file, table, data)), numbers)
+    return Annotations(attributes, "table", {"attributes": files.digest(data)})
+
+
+def _read_bundled(file: FeatureFile, table: str, numbers: str) -> Annotations:
+    """Read all columns of a bundled table, the last of which has the classes."""
+    attributes = _mark_numbers(_number_all(file, _bundled(file, table, numbers)), numbers)
+    if numbers != "alone":
+        attributes[-1] = replace(attributes[-1], is_class=True)
+    return Annotations(attributes, table)
+
+
+def _of_kind(
+    table: str, found: Annotations, columns: Sequence[str], categories: bool, numbers: str
+) -> list[Attribute]:
+    """Return the columns that are numbers, or those that are categories, or all."""
+    if numbers == "alone":
+        return _numbers_alone(table, found.attributes, columns)
+    if categories:
+        return _leave_numbers_out(table, found.attributes, columns)
+    return found.attributes
 
 
 def read_attribute(
@@ -208,12 +232,19 @@ def _mark_numbers(attributes: list[Attribute], numbers: str) -> list[Attribute]:
     return marked
 
 
+def _is_file(table: str) -> bool:
+    """Return whether a table is a file: one of another name is bundled."""
+    return Path(table).suffix.lower() in TABLES or Path(table).is_file()
+
+
 def _leave_numbers_out(
     table: str, attributes: list[Attribute], columns: Sequence[str]
 ) -> list[Attribute]:
     """Leave out columns of numbers that are no categories; refuse the ones that are asked for."""
-    categories = [attribute for attribute in attributes if not attribute.is_number]
-    numeric = {a.name: len(a.values) for a in categories if has_many_numbers(a.values)}
+    numeric: dict[str, int] = {}
+    for attribute in attributes:
+        if not attribute.is_number and has_many_numbers(attribute.values):
+            numeric[attribute.name] = len(attribute.values)
     asked = {*columns, *INTERACTION.join(columns).split(INTERACTION)}
     if not columns and len(numeric) == len(attributes):
         asked.update(numeric)
@@ -322,23 +353,13 @@ def _match(file: FeatureFile, table: str, data: bytes) -> Columns:
     """Return the columns of a table for the rows of a file, matched by split and id."""
     names, lines = _parse(table, data)
     places = [names.index(name) for name in KEYS if name in names]
-    line_of: dict[Key, Sequence[str]] = {}
-    for number, line in lines:
-        key = tuple(line[place] for place in places)
-        if key in line_of:
-            raise ClipkitError(
-                f"{table}, line {number}: expected each row once, got {key[0]!r} again",
-                "if two folders have a file of this name, write the folder, too: cat/0000.jpg",
-            )
-        line_of[key] = line
-    if not line_of:
-        raise ClipkitError(f"{table}: expected a line for each image, got none")
+    line_of = _lines_by_key(table, lines, places)
     keys: list[Key] = []
     for split_name, split in file.splits.items():  # in a table without splits, ids are of all
         keys += [(row_id, split_name)[: len(places)] for row_id in split.ids]
     match_of = dict(zip(keys, keys, strict=True))
     if not match_of.keys() <= line_of.keys():
-        match_of = _match_ids(table, match_of, line_of)
+        match_of = _match_ids(table, list(match_of), list(line_of))
     rows = [line_of[match_of[key]] for key in keys]
     columns: Columns = {}
     for name, cells in zip(names, zip(*rows, strict=True), strict=True):
@@ -352,13 +373,31 @@ def _match(file: FeatureFile, table: str, data: bytes) -> Columns:
     return columns
 
 
-def _match_ids(table: str, wanted: Iterable[Key], known: Iterable[Key]) -> dict[Key, Key]:
+def _lines_by_key(
+    table: str, lines: Iterable[tuple[int, list[str]]], places: Sequence[int]
+) -> dict[Key, Sequence[str]]:
+    """Return each line by its cells at some places."""
+    line_of: dict[Key, Sequence[str]] = {}
+    for number, line in lines:
+        key = tuple(line[place] for place in places)
+        if key in line_of:
+            raise ClipkitError(
+                f"{table}, line {number}: expected each row once, got {key[0]!r} again",
+                "if two folders have a file of this name, write the folder, too: cat/0000.jpg",
+            )
+        line_of[key] = line
+    if not line_of:
+        raise ClipkitError(f"{table}: expected a line for each image, got none")
+    return line_of
+
+
+def _match_ids(table: str, wanted: list[Key], known: list[Key]) -> dict[Key, Key]:
     """Return the table's key of each row; folders and endings may be left out of unique ids."""
-    wanted, known = list(wanted), list(known)
     best: dict[Key, Key] = {}
-    for left_out, form in _id_forms(max(key[0].count("/") for key in wanted + known)):
-        line_of = {(form(key[0]), *key[1:]): key for key in known}
-        row_of = {(form(key[0]), *key[1:]): key for key in wanted}
+    folders = max(key[0].count("/") for key in wanted + known)
+    for left_out, form in _id_forms(folders):
+        line_of = _by_form(known, form)
+        row_of = _by_form(wanted, form)
         if len(line_of) < len(known) or len(row_of) < len(wanted):
             continue  # not unique
         matched = {key: line_of[short] for short, key in row_of.items() if short in line_of}
@@ -367,6 +406,18 @@ def _match_ids(table: str, wanted: Iterable[Key], known: Iterable[Key]) -> dict[
                 console.note(f"{table}: matched the ids without {left_out}")
             return matched
         best = max(best, matched, key=len)
+    raise _no_lines(table, wanted, known, best)
+
+
+def _by_form(keys: Iterable[Key], form: Callable[[str], str]) -> dict[Key, Key]:
+    """Return keys by a form of their ids."""
+    return {(form(row_id), *split): (row_id, *split) for row_id, *split in keys}
+
+
+def _no_lines(
+    table: str, wanted: list[Key], known: list[Key], best: Mapping[Key, Key]
+) -> ClipkitError:
+    """Return the error for rows without a line in a table, given the rows that have one."""
     missing = [key for key in wanted if key not in best]
     used = set(best.values())
     unused = [key for key in known if key not in used] or known
@@ -376,7 +427,7 @@ def _match_ids(table: str, wanted: Iterable[Key], known: Iterable[Key]) -> dict[
     hint = "if nothing is known of an image, write a line with empty cells"
     if not best:
         hint = "write the ids as the images have them; folders and endings may be left out"
-    raise ClipkitError(
+    return ClipkitError(
         f"{len(missing):,} of {len(wanted):,} images {verb} no line in {table}. Ids there look "
         f"like {theirs}, those of the images like {ours}",
         hint,
@@ -414,6 +465,22 @@ def _clear(table: str, columns: Columns) -> None:
 
 def _parse(table: str, data: bytes) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """Return the header, with the column of ids as `id`, and each line with its number."""
+    names, lines = _read_lines(table, data)
+    names = _name_ids([name.strip() for name in names])
+    _check_names(table, names)
+    rows = []
+    for number, cells in lines:
+        if len(cells) != len(names):
+            raise ClipkitError(
+                f"{table}, line {number}: expected {len(names)} cells, got {len(cells)}"
+            )
+        where = f"{table}, line {number}"
+        rows.append((number, [_as_text(cell, where) for cell in cells]))
+    return names, rows
+
+
+def _read_lines(table: str, data: bytes) -> tuple[list[str], Iterable[tuple[int, list[Any]]]]:
+    """Return the names of the columns, and each line with its number."""
     ending = Path(table).suffix.lower()
     if ending in (".parquet", ".jsonl"):
         objects = list(_objects(table, data, ending))
@@ -422,16 +489,16 @@ def _parse(table: str, data: bytes) -> tuple[list[str], list[tuple[int, list[str
         for _, row in objects:
             seen |= row
         names = list(seen)
-        lines: Iterable[tuple[int, list[Any]]] = [
-            (number, list(map(row.get, names))) for number, row in objects
-        ]
-    else:
-        if data.startswith(b"PK\3\4"):
-            raise ClipkitError(f"{table}: expected text, got a spreadsheet", "save it as CSV UTF-8")
-        records = read_table(data, table, ending, quotes=False)
-        _, names = next(records, (0, []))
-        lines = records
-    names = _name_ids(list(map(str.strip, names)))
+        return names, [(number, list(map(row.get, names))) for number, row in objects]
+    if data.startswith(b"PK\3\4"):
+        raise ClipkitError(f"{table}: expected text, got a spreadsheet", "save it as CSV UTF-8")
+    records = read_table(data, table, ending, quotes=False)
+    _, header = next(records, (0, []))
+    return header, records
+
+
+def _check_names(table: str, names: list[str]) -> None:
+    """Refuse a header without ids or attributes, or with a name that is empty or there twice."""
     if "id" not in names or not set(names).difference(NO_ATTRIBUTES):
         got = ", ".join(names) or "nothing"
         raise ClipkitError(
@@ -442,15 +509,6 @@ def _parse(table: str, data: bytes) -> tuple[list[str], list[tuple[int, list[str
         if (number and not name) or names.count(name) > 1:
             problem = f"got {name!r} {names.count(name)} times" if name else "got an empty one"
             raise ClipkitError(f"{table}: expected different names of columns, {problem}")
-    rows = []
-    for number, cells in lines:
-        if len(cells) != len(names):
-            raise ClipkitError(
-                f"{table}, line {number}: expected {len(names)} cells, got {len(cells)}"
-            )
-        where = f"{table}, line {number}"
-        rows.append((number, [_as_text(cell, where) for cell in cells]))
-    return names, rows
 
 
 def _objects(table: str, data: bytes, ending: str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -468,26 +526,33 @@ def _spread_lists(table: str, objects: list[tuple[int, dict[str, Any]]]) -> None
 
     A row without the list has none of these values: they are not known.
     """
+    for name, elements in _elements(table, objects).items():
+        if len(elements) > MAX_ELEMENTS:
+            raise ClipkitError(
+                f"{table}: expected at most {MAX_ELEMENTS:,} different elements in the lists of "
+                f"{name}, got {len(elements):,}"
+            )
+        for number, row in objects:
+            cell = row.pop(name, None)
+            if cell is None:
+                continue
+            if not isinstance(cell, list):
+                got = shorten(cell, 40)
+                raise ClipkitError(f"{table}, line {number}: expected a list in {name}, got {got}")
+            present = {_as_text(element, table) for element in cell}
+            for element in elements:
+                row[f"{name}: {element}"] = str(int(element in present))
+
+
+def _elements(table: str, objects: list[tuple[int, dict[str, Any]]]) -> dict[str, list[str]]:
+    """Return the elements of each column that holds a list, sorted."""
     elements: dict[str, set[str]] = {}
     for number, row in objects:
         for name, cell in row.items():
             if isinstance(cell, list):
                 texts = {_as_text(element, f"{table}, line {number}") for element in cell}
                 elements.setdefault(name, set()).update(texts)
-    for name, known in elements.items():
-        if len(known) > MAX_ELEMENTS:
-            raise ClipkitError(
-                f"{table}: expected at most {MAX_ELEMENTS:,} different elements in the lists of "
-                f"{name}, got {len(known):,}"
-            )
-        for number, row in objects:
-            cell = row.pop(name, None)
-            if not isinstance(cell, list | None):
-                got = shorten(cell, 40)
-                raise ClipkitError(f"{table}, line {number}: expected a list in {name}, got {got}")
-            present = {_as_text(element, table) for element in cell or []}
-            for element in sorted(known) if cell is not None else []:
-                row[f"{name}: {element}"] = str(int(element in present))
+    return {name: sorted(known) for name, known in elements.items()}
 
 
 def _name_ids(names: list[str]) -> list[str]:

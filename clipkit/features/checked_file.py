@@ -22,7 +22,12 @@ from numpy.typing import NDArray
 from clipkit.base.errors import ClipkitError
 from clipkit.base.files import OpenFile
 from clipkit.features.model import FORMAT, KINDS, TEXTS_AT_ONCE, place_of
-from clipkit.features.validation import MAX_NAMES, TYPES, check_version, is_allowed, key_of
+from clipkit.features.validation import (
+    MAX_NAMES,
+    check_version,
+    is_allowed,
+    stored_types,
+)
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 SUPERBLOCK_BYTES = 48
@@ -225,7 +230,7 @@ class CheckedFile:
         if self._type(name) != h5py.h5o.TYPE_DATASET:
             raise self.error(f"{name}: expected a data set, got a group")
         dataset = h5py.Dataset(h5py.h5d.open(self.h5.id, name.encode()))
-        types, ndim = TYPES[key_of(name)]
+        types, ndim = stored_types(name)
         stored = _stored_type(dataset)
         if stored not in types:
             raise self.error(f"{name}: expected type {' or '.join(sorted(types))}, got {stored}")

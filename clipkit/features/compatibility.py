@@ -11,9 +11,10 @@ import numpy as np
 
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, shorten
-from clipkit.features.history import (
+from clipkit.features.history import Entry
+from clipkit.features.model import ROW_NUMBERS, FeatureFile, Int64
+from clipkit.features.provenance import (
     IMAGES_ALONE_HINT,
-    Entry,
     downsample,
     feature_name,
     has_text_tower,
@@ -21,7 +22,6 @@ from clipkit.features.history import (
     original_split,
     provenance,
 )
-from clipkit.features.model import ROW_NUMBERS, FeatureFile, Int64
 
 SAME_IMAGES = "the same images"
 SAME_IDS = "images with the same ids"  # of data sets without a name, or of different ones
@@ -374,16 +374,19 @@ def unite_classes(files: Sequence[FeatureFile]) -> tuple[list[str] | None, list[
                 f"{file.display_name}: expected class names, as in {named[0].display_name}, "
                 "got none"
             )
-        for name, count in Counter(names).most_common(1):
-            if count > 1:
-                raise ClipkitError(
-                    f"{file.display_name}: expected each class name once, got {name!r} "
-                    f"{count} times"
-                )
+        _check_distinct_classes(file)
         for name in names:
             united.setdefault(name, len(united))
         numbers.append(np.array([united[name] for name in names], np.int64))
     return list(united), numbers
+
+
+def _check_distinct_classes(file: FeatureFile) -> None:
+    for name, count in Counter(file.class_names or []).most_common(1):
+        if count > 1:
+            raise ClipkitError(
+                f"{file.display_name}: expected each class name once, got {name!r} {count} times"
+            )
 
 
 def _has_labels(file: FeatureFile) -> bool:

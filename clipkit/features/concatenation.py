@@ -14,8 +14,9 @@ from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.base.names import distinct_names
 from clipkit.features import compatibility
-from clipkit.features.history import History, downsample
+from clipkit.features.history import History
 from clipkit.features.model import BlockMatrix, FeatureFile, Float32, Int64, Split
+from clipkit.features.provenance import downsample
 
 NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
 

@@ -10,33 +10,34 @@ JSON named ``clipkit``, so that a round trip loses nothing. Pickles are never lo
 from __future__ import annotations
 
 import contextlib
-import csv
-import functools
 import hashlib
-import importlib
 import json
-import math
-import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from clipkit.base import console
 from clipkit.base.csv_rows import is_no_value
-from clipkit.base.errors import ClipkitError, UsageError, import_error, read_errors, unknown
+from clipkit.base.errors import ClipkitError, UsageError, read_errors, unknown
 from clipkit.base.files import atomic_write, spool_input
-from clipkit.base.names import distinct_names
 from clipkit.features import folders, npz
-from clipkit.features.describe import abridged
+from clipkit.features.endings import (
+    FORMATS,
+    PARQUET,
+    READABLE,
+    WRITABLE,
+    Arrays,
+    Format,
+    import_parquet,
+)
 from clipkit.features.history import drop_none
 from clipkit.features.model import (
     RESULTS,
     ROW_NUMBERS,
-    BlockMatrix,
     FeatureFile,
     Float32,
     Int64,
@@ -44,26 +45,11 @@ from clipkit.features.model import (
     as_float32,
     row_ids,
 )
+from clipkit.features.overview import abridged
 from clipkit.features.validation import allowed_names, check_version, validate
 
-READABLE = (".npz", ".npy", ".parquet", ".safetensors")
-WRITABLE = (".npz", ".npy", ".parquet", ".csv")
-PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".joblib")
-PICKLE_HINT = (
-    "reading a pickle runs the code in it; where you trust it, save its arrays: "
-    "numpy.savez('features.npz', train_features=..., train_labels=...)"
-)
-METADATA = "clipkit"  # the name of the JSON among the arrays
 NO_ROWS = ("class_names", "texts", "class_index")  # arrays that a .parquet has in the JSON
-CSV_LINE_END = "\r\n"
 UNNAMED = "all"  # the split of rows that name none, as for a folder of images
-RUN_PARAMETERS = (
-    *("classifier", "C", "temperature", "standardize"),
-    *("fit_split", "k", "shots", "draw"),
-)
-
-# Arrays named as in an .npz: npz.StoredArray, array or list; None for what cannot be used.
-Arrays = dict[str, Any]
 
 
 def import_file(
@@ -107,42 +93,60 @@ def import_file(
         If there is no such split, or the file already holds an array that is also a parameter.
     """
     source = str(source)
+    inputs: dict[str, str] = {}
     added: Arrays = {}
     with contextlib.ExitStack() as archives:
-        arrays, digest = _read_source(source, archives, drop_none(columns))
-        inputs = {"features": digest, **(digests or {})}
+        arrays, inputs["features"] = _read_source(source, archives, drop_none(columns))
         if labels is not None:
-            with spool_input(str(labels)) as file:
-                array = npz.open_npy(file.path)
-                added["labels"] = _value("labels", array, str(labels))
-                inputs["labels"] = _digest([file.path], str(labels))
+            added["labels"], inputs["labels"] = _read_labels(str(labels))
         if texts is not None:
             added["texts"] = list(texts)
-        if classes is not None and "texts" in {**added, **arrays}:
-            added["class_index"] = list(classes)
-        elif classes is not None:  # each row is a class, also if two have one name
-            added |= {"texts": list(classes), "class_names": list(classes)}
-            added["class_index"] = list(range(len(classes)))
+        if classes is not None:
+            has_texts = "texts" in added or "texts" in arrays
+            added |= _class_arrays(list(classes), has_texts=has_texts)
         imported = _assemble(arrays, source, split, added)
     without_ids = [rows for rows in imported.splits.values() if not rows.ids]
     for rows in without_ids:
         rows.ids = row_ids(len(rows.features))
     validate(imported)
-    if model and imported.history.model:
-        made_by = imported.history.model["name"]
-        raise UsageError(f"--model: {source} says that {made_by} made the features")
-    ending = Path(source).suffix.lower()
-    if folders.clip_retrieval(Path(source)):
-        ending = "clip-retrieval"
+    _check_model(imported, model)
     imported.history = imported.extended_history(
         "convert",
         ids=ROW_NUMBERS if without_ids else None,
-        source=ending or ".parquet",
+        source=_form_of(Path(source)),
         split=split,
         model={"name": model} if model else None,
-        inputs=inputs,
+        inputs={**inputs, **(digests or {})},
     )
     return imported
+
+
+def _check_model(file: FeatureFile, model: str | None) -> None:
+    """Refuse the name of a model for features whose history names one."""
+    if model and file.history.model:
+        made_by = file.history.model["name"]
+        raise UsageError(f"--model: {file.display_name} says that {made_by} made the features")
+
+
+def _read_labels(source: str) -> tuple[Any, str]:
+    """Return the labels in an .npy file, and its digest."""
+    with spool_input(source) as file:
+        return _value("labels", npz.open_npy(file.path), source), _digest([file.path], source)
+
+
+def _class_arrays(classes: list[str], *, has_texts: bool) -> Arrays:
+    """Return the class of each text, or each row as a class, also if two have one name."""
+    if has_texts:
+        return {"class_index": classes}
+    numbers = list(range(len(classes)))
+    return {"texts": classes, "class_names": classes, "class_index": numbers}
+
+
+def _form_of(source: Path) -> str:
+    """Return what a history calls the form of a file or folder."""
+    if folders.clip_retrieval(source):
+        return "clip-retrieval"
+    return source.suffix.lower() or ".parquet"
 
 
 def export_file(
@@ -175,16 +179,15 @@ def export_file(
     WriteError
         If the file system refuses the data.
     """
-    writers: dict[str, Callable[[Path, FeatureFile], None]] = {
-        ".npz": _write_npz,
-        ".npy": _write_npy,
-        ".parquet": functools.partial(_write_parquet, thumbnails=thumbnails),
-        ".csv": _write_csv,
-    }
     ending = Path(output).suffix.lower()
-    if thumbnails is not None and ending != ".parquet":
+    known = FORMATS.get(ending)
+    if known is None or known.write is None:
+        raise unknown("ending", ending or str(output), WRITABLE)
+    if thumbnails is not None and not known.has_thumbnails:
         raise UsageError(f"thumbnails: expected a .parquet file, got {output}")
-    if file.is_result and ending == ".npz":
+    _check_holds(known, file)
+    known.check_installed()
+    if file.is_result and known.read and not known.has_columns:
         console.note(f"{output}: convert does not import results; keep {file.display_name}")
     with (
         console.progress("converting", "rows") as report,
@@ -192,20 +195,23 @@ def export_file(
     ):
         validate(file)
         file = _keep_split(file, split)
-        writers[ending](temporary, report_rows(file, report))
-        if ending in (".npz", ".parquet") and not file.is_result:
-            _check_written(temporary, file, str(output))
+        known.write(temporary, report_rows(file, report), thumbnails)
 
 
-def _check_written(path: Path, file: FeatureFile, output: str) -> None:
-    """Import an exported file, except for its features, before it is published."""
-    with contextlib.ExitStack() as archives:
-        arrays = _read_arrays(path, output, archives, with_features=False)
-        arrays |= {name.replace("/", "_"): matrix for name, matrix in file.matrices().items()}
-        imported = _assemble(arrays, output, None, {})
-    validate(imported)
-    if imported.digest != replace(file, digest_read="").digest:
-        raise ClipkitError(f"{output}: expected to hold the file unchanged, but it cannot")
+def _check_holds(known: Format, file: FeatureFile) -> None:
+    """Refuse a file whose content another format holds."""
+    if file.is_result and not known.holds_results:
+        endings = [other.ending for other in FORMATS.values() if other.holds_results]
+        raise UsageError(
+            f"expected features for an {known.ending} file, got a {file.kind}",
+            f"choose {' or '.join(endings)}",
+        )
+    if not file.is_result and not known.holds_features:
+        endings = [other.ending for other in FORMATS.values() if other.holds_features]
+        raise UsageError(
+            f"expected a result for a {known.ending} file, got {file.kind}",
+            f"choose {' or '.join(endings)}, or make a result with zeroshot -o or probe -o",
+        )
 
 
 def _keep_split(file: FeatureFile, split: str | None) -> FeatureFile:
@@ -266,55 +272,30 @@ def _read_source(
 
 
 def _read_arrays(
-    path: Path,
-    source: str,
-    archives: contextlib.ExitStack,
-    columns: Mapping[str, str] | None = None,
-    *,
-    with_features: bool = True,
+    path: Path, source: str, archives: contextlib.ExitStack, columns: Mapping[str, str]
 ) -> Arrays:
     """Open a file of any readable format; `archives` closes an .npz, which is read when used."""
-    ending = Path(source).suffix.lower()
     if path.stat().st_size == 0:
         raise ClipkitError(f"{source}: empty input", "check whether the command before it failed")
-    if columns and ending != ".parquet":
+    known = FORMATS.get(Path(source).suffix.lower(), PARQUET)
+    if columns and not known.has_columns:
         option = f"--{next(iter(columns))}-column"
         raise UsageError(f"{option}: expected a .parquet file or a folder, got {source}")
+    if known.read is None:
+        raise unknown("ending", known.ending, READABLE)
+    known.check_installed()
     with read_errors(source):
-        if ending == ".safetensors":
-            return npz.read_safetensors(path)
-        if ending == ".npy":
-            return {"features": npz.open_npy(path)}
-        if ending == ".npz":
-            archive = archives.enter_context(zipfile.ZipFile(path))
-            return npz.open_npz(archive, path.stat().st_size, source)
-        read_table: Callable[..., Arrays] = import_parquet().read_table
-        return read_table([path], source, columns, with_features=with_features)
-
-
-def import_parquet(module: str = "clipkit.features.parquet") -> Any:
-    """Import a module that needs pyarrow."""
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise ClipkitError(
-            "a .parquet file needs pyarrow, which is not installed",
-            "install it: pip install 'clipkit-vl[parquet]'",
-        ) from error
-    except ImportError as error:
-        raise import_error(error) from error
+        return known.read(path, source, archives, columns)
 
 
 def _assemble(arrays: Arrays, source: str, split: str | None, added: Arrays) -> FeatureFile:
     """Make a feature file from the arrays of a source and the arrays added to them."""
-    for name in added.keys() & arrays:
-        message = f"expected no extra {name}, because the file already holds them"
-        raise UsageError(f"{source}: {message}")
+    _check_new(added, arrays, source)
     arrays = {**arrays, **added}
-    is_export = METADATA in arrays  # its labels stay as they are
+    is_export = npz.METADATA in arrays  # its labels stay as they are
     about: Any = {"kind": "images", "history": []}
     if is_export:
-        about = _parse_metadata(arrays.pop(METADATA), source)
+        about = _parse_metadata(arrays.pop(npz.METADATA), source)
         arrays |= {name: about[name] for name in NO_ROWS if name in about}
     elif arrays.keys() >= {"features", "texts"}:
         about["kind"] = "texts"
@@ -329,21 +310,38 @@ def _assemble(arrays: Arrays, source: str, split: str | None, added: Arrays) -> 
             "name them features, or train_features and test_features",
         )
     file = _keep_split(file, split)
+    _fill(file, arrays, places)
+    _check_used(arrays.keys() - places.values(), added, source)
+    _number_labels(file, is_export)
+    if file.kind == "texts":
+        _number_classes(file)
+    return file
+
+
+def _check_new(added: Arrays, arrays: Arrays, source: str) -> None:
+    """Refuse added arrays that the source has, too."""
+    for name in added.keys() & arrays:
+        message = f"expected no extra {name}, because the file already holds them"
+        raise UsageError(f"{source}: {message}")
+
+
+def _fill(file: FeatureFile, arrays: Arrays, places: Mapping[tuple[str, str], str]) -> None:
+    """Put arrays into their places in a file; those of splits that it lacks are left out."""
     owners: dict[str, Any] = {"": file, **file.splits}
     for (group, key), name in places.items():
         if group in owners:
-            setattr(owners[group], key, _value(key, arrays[name], f"{source}: {name}"))
-    unused = set(arrays).difference(places.values())
+            where = f"{file.display_name}: {name}"
+            setattr(owners[group], key, _value(key, arrays[name], where))
+
+
+def _check_used(unused: set[str], added: Arrays, source: str) -> None:
+    """Refuse added arrays that have no place; warn of others that have none."""
     for name in unused & added.keys():
         message = f"expected one unnamed matrix of features for {name}, got others"
         raise UsageError(f"{source}: {message}")
     if unused:
         names = abridged(sorted(unused))
         console.warn(f"{source}: ignored, because a feature file cannot hold them: {names}")
-    _number_labels(file, is_export)
-    if file.kind == "texts":
-        _number_classes(file)
-    return file
 
 
 def _parse_metadata(metadata: Any, source: str) -> Any:
@@ -354,7 +352,7 @@ def _parse_metadata(metadata: Any, source: str) -> Any:
     except (ValueError, AttributeError, RecursionError):
         version = None
     if not isinstance(version, int):
-        message = f"{source}: {METADATA}: expected the JSON that clipkit convert writes"
+        message = f"{source}: {npz.METADATA}: expected the JSON that clipkit convert writes"
         raise ClipkitError(message, "remove it")
     check_version(source, version)
     kind = about.get("kind")
@@ -396,8 +394,6 @@ def _places(arrays: Arrays, kind: str, unnamed: str, source: str) -> dict[tuple[
 
 def _value(key: str, array: Any, name: str) -> Any:
     """Return an array as a feature file holds it. Labels may still be names."""
-    if isinstance(array, BlockMatrix):  # of a file that was just exported
-        return array
     with read_errors(name):
         if callable(array):
             array = array()
@@ -465,11 +461,17 @@ def _number_labels(file: FeatureFile, is_export: bool) -> None:
             f"{file.display_name}: labels: expected names in all splits, got names and numbers"
         )
     elif labelled and file.class_names is None and not is_export:
-        numbers = np.unique(np.concatenate([split.labels for split in labelled]))
-        if numbers[0] >= 0 and len(numbers) <= numbers[-1]:
-            file.class_names = list(map(str, numbers.tolist()))
-            for split in labelled:
-                split.labels = np.searchsorted(numbers, split.labels)
+        _close_gaps(file, labelled)
+
+
+def _close_gaps(file: FeatureFile, labelled: list[Any]) -> None:
+    """Take whole numbers with gaps for names of classes."""
+    numbers = np.unique(np.concatenate([split.labels for split in labelled]))
+    if numbers[0] < 0 or len(numbers) > numbers[-1]:
+        return
+    file.class_names = list(map(str, numbers.tolist()))
+    for split in labelled:
+        split.labels = np.searchsorted(numbers, split.labels)
 
 
 def _number_classes(file: FeatureFile) -> None:
@@ -505,72 +507,6 @@ def _number_names(file: FeatureFile, labelled: list[Any]) -> None:
         split.labels = np.array([numbers[name] for name in split.labels], np.int64)
 
 
-def _write_npz(path: Path, file: FeatureFile) -> None:
-    arrays = {name.replace("/", "_"): array for name, array in file.datasets().items()}
-    npz.write_npz(path, {**arrays, METADATA: np.array(_metadata(file))})
-
-
-def _write_npy(path: Path, file: FeatureFile) -> None:
-    matrices = file.matrices()
-    if len(matrices) != 1:
-        names = ", ".join(name.removesuffix("/features") for name in matrices) or "none"
-        hint = "choose one with --split, or write an .npz" if matrices else "choose .npz"
-        raise UsageError(f"expected one matrix of features for an .npy file, got {names}", hint)
-    with path.open("wb") as stream:
-        npz.write_array(stream, *matrices.values())
-
-
-def _write_parquet(
-    path: Path, file: FeatureFile, thumbnails: Mapping[str, Iterator[bytes]] | None = None
-) -> None:
-    if file.is_result:
-        import_parquet().write_table(path, _result_columns(file), _result_frames(file))
-        return
-    arrays: dict[str, Any] = {"class_names": file.class_names}
-    if file.kind == "logits":
-        arrays["texts"] = file.texts
-        arrays["class_index"] = np.asarray(file.class_index).tolist()
-    import_parquet().write_features(path, file, _metadata(file, **arrays), thumbnails)
-
-
-def _metadata(file: FeatureFile, **arrays: Any) -> str:
-    """Return a file's attributes, and arrays that have no other place, as JSON."""
-    content = drop_none({**file.attributes(), "history": file.history, **arrays})
-    return json.dumps(content, sort_keys=True, ensure_ascii=False, allow_nan=False)
-
-
-def _write_csv(path: Path, file: FeatureFile) -> None:
-    if not file.is_result:
-        hint = "choose .npz or .parquet for features, or make a result with zeroshot -o or probe -o"
-        raise UsageError(f"expected a result for a .csv file, got {file.kind}", hint)
-    columns = _result_columns(file)
-    with path.open("w", encoding="utf-8", newline="") as stream:
-        out = csv.writer(_CsvLines(stream), lineterminator=CSV_LINE_END)
-        out.writerow(columns)
-        for frame in _result_frames(file):
-            for row in zip(*(frame[name] for name in columns), strict=True):
-                out.writerow(map(_csv_cell, row))
-
-
-class _CsvLines:
-    """End lines as usual on Unix. Before Python 3.13, csv quotes only what ends its own lines."""
-
-    def __init__(self, stream: IO[str]) -> None:
-        self._stream = stream
-
-    def write(self, line: str) -> None:
-        """Write a row, which csv passes as a whole."""
-        self._stream.write(line.removesuffix(CSV_LINE_END) + "\n")
-
-
-def _csv_cell(value: Any) -> Any:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float) and math.isnan(value):
-        return ""
-    return value
-
-
 def only_runs(file: FeatureFile, split: str | None = None) -> FeatureFile:
     """Return the runs of a result or probe without predictions, all or those scored on a split."""
     if not file.is_result:
@@ -583,51 +519,3 @@ def only_runs(file: FeatureFile, split: str | None = None) -> FeatureFile:
     if not len(scored):
         raise unknown(f"split of {file.display_name}", split, sorted(set(column.tolist())))
     return replace(file, runs={name: values[scored] for name, values in file.runs.items()})
-
-
-def _result_columns(file: FeatureFile) -> dict[str, type]:
-    """Return the columns of a result's table, and what they hold: str, bool, int or float."""
-    runs = {name: type(values[0]) for name, values in file.columns().items()}
-    if not file.splits or file.holds_ranks:
-        return runs
-    of_class = str if file.class_names else int
-    columns = {"split": str, "id": str, "label": of_class, "predicted": of_class}
-    if file.holds_clusters:
-        columns["predicted"] = int
-    for name in RUN_PARAMETERS:
-        if name in runs:
-            columns[name] = int if runs[name] is bool else runs[name]
-    return {**columns, "run": int}
-
-
-def _result_frames(file: FeatureFile) -> Iterator[dict[str, list[Any]]]:
-    """Yield the table run by run, a row per image; or all runs at once, if they predict nothing."""
-    if not file.splits or file.holds_ranks:
-        yield file.columns()
-        return
-    class_names = distinct_names(file.class_names or [])
-    names_of_predicted = [] if file.holds_clusters else class_names
-    for name, split in file.splits.items():
-        runs = file.runs_on(name)
-        predicted = np.asarray(split.predicted)
-        if len(runs) != len(predicted):
-            where = f"{file.display_name}: {name}/predicted"
-            raise ClipkitError(f"{where}: expected {len(runs)} runs, got {len(predicted)}")
-        n = len(split)
-        rows: dict[str, list[Any]] = {"split": [name] * n, "id": split.ids, "label": [None] * n}
-        if split.labels is not None:
-            rows["label"] = _classes(split.labels, class_names)
-        for number, (run, classes) in enumerate(zip(runs, predicted, strict=True)):
-            frame = {**rows, "predicted": _classes(classes, names_of_predicted)}
-            for parameter in RUN_PARAMETERS:
-                value = run.get(parameter)
-                frame[parameter] = [int(value) if isinstance(value, bool) else value] * n
-            yield {**frame, "run": [number] * n}
-
-
-def _classes(labels: Int64, class_names: Sequence[str]) -> list[Any]:
-    """Return labels by name, or as they are where classes have no names."""
-    numbers: list[int] = labels.tolist()
-    if not class_names:
-        return numbers
-    return [class_names[number] for number in numbers]

@@ -24,7 +24,6 @@ from clipkit.base.errors import ClipkitError, WriteError, brief
 from clipkit.base.files import (
     DISK_FULL_HINT,
     atomic_write,
-    check_ending,
     check_one_stream,
     display_name,
     goes_to_stream,
@@ -33,7 +32,7 @@ from clipkit.base.files import (
 )
 from clipkit.base.prefetch import prefetch
 from clipkit.features.checked_file import MAX_CHUNK_BYTES, SIGNATURE, CheckedFile
-from clipkit.features.history import IMAGES_ALONE_HINT, has_text_tower
+from clipkit.features.endings import check_ending
 from clipkit.features.model import (
     BlockMatrix,
     FeatureFile,
@@ -47,6 +46,7 @@ from clipkit.features.model import (
     sha256_of,
     stored_array,
 )
+from clipkit.features.provenance import IMAGES_ALONE_HINT, has_text_tower
 from clipkit.features.validation import check_version, finite_blocks, validate
 
 MAKERS = {

@@ -8,22 +8,16 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
+from collections.abc import Iterable, Mapping
+from typing import Any, SupportsIndex
 
 import numpy as np
 
 from clipkit.base.errors import ClipkitError, shorten
 from clipkit.base.version import __version__
 
-if TYPE_CHECKING:
-    from clipkit.features.model import FeatureFile
-
-LONGEST = 60  # characters of a part: a history may hold any text
 MAX_DEPTH = 16  # what walks a history is recursive
 DOT_PRODUCT = "dot product"  # of a last hidden state and the output embedding
-IMAGES_ALONE_HINT = "use them with: clipkit probe, cluster, variance"  # without a text tower
 
 
 class Entry(dict[str, Any]):
@@ -208,175 +202,3 @@ def is_finite(value: Any) -> bool:
         value = float(value)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return is_number and abs(value) <= sys.float_info.max
-
-
-class Provenance(NamedTuple):
-    """The provenance of a file. A part that the history does not name is empty."""
-
-    model: str  # `clip-vit-base-patch32`, `untrained tiny`, `tiny layer 4 cls`, `tiny at 32 px`
-    dataset: str
-    prompts: str  # the name of a prompt file, or the templates of the classes' prompts
-
-
-def provenance(file: FeatureFile) -> Provenance:
-    """Return the model, data set and prompts that the history of a file names.
-
-    The different names of files that were joined are joined by " + ".
-
-    >>> from clipkit.features.model import FeatureFile
-    >>> entry = {"command": "embed", "model": {"name": "org/m"}, "dataset": {"name": "shapes"}}
-    >>> provenance(FeatureFile("images", [entry]))
-    Provenance(model='m', dataset='shapes', prompts='')
-    """
-    named = [shorten(data["name"], LONGEST) for data in file.history.datasets if "name" in data]
-    datasets = dict.fromkeys(Path(name).name for name in named)  # in the order of the history
-    texts = [entry for entry in file.history if entry.command == "textembed"]
-    return Provenance(_model(file), _join(datasets), _join(dict.fromkeys(map(_prompts, texts))))
-
-
-def downsample(file: FeatureFile) -> int | None:
-    """Return the length that `embed --downsample` gave the shorter side of images, or None."""
-    sizes = [data.get("downsample") for data in file.history.datasets]
-    return next((size for size in sizes if type(size) is int), None)
-
-
-def is_untrained(file: FeatureFile) -> bool:
-    """Whether the history names an untrained model."""
-    return file.history.model.get("untrained") is not None
-
-
-def prompts_entry(texts: FeatureFile) -> str | int:
-    """Return what a history says of prompts that were used: their name, or else their number."""
-    return provenance(texts).prompts or len(texts.texts or [])
-
-
-def _join(names: Iterable[str]) -> str:
-    return shorten(" + ".join(filter(None, names)), LONGEST)
-
-
-def add_provenance(
-    rows: Iterable[Mapping[str, Any]], file: FeatureFile
-) -> Iterator[dict[str, Any]]:
-    """Yield rows about a file with `model`, `dataset`, `prompts` and `shots` as further columns.
-
-    None stands for what the history does not name, and for the shots of a probe on all rows.
-    """
-    parts: dict[str, Any] = {"shots": shots(file)}
-    parts |= {name: part or None for name, part in provenance(file)._asdict().items()}
-    for row in rows:
-        yield {**row, **parts, **row}  # a row keeps its own columns, which come first
-
-
-def shots(file: FeatureFile) -> int | None:
-    """Return the rows per class of the probe that made a file; None for all, or several numbers."""
-    numbers = [entry["shots"] for entry in file.history if "shots" in entry]
-    if not numbers or not isinstance(numbers[-1], int):
-        return None
-    return numbers[-1]
-
-
-def identities(files: Sequence[FeatureFile]) -> list[dict[str, str | None]]:
-    """Return for each of M files the columns that tell its rows from the other files' rows.
-
-    Those are `model`, `dataset` and `prompts`, if they differ, and `file`, if they do not suffice.
-
-    >>> from clipkit.features.model import FeatureFile
-    >>> first, second = FeatureFile("result"), FeatureFile("result", display_name="b.h5")
-    >>> identities([first]), identities([first, second])
-    ([{}], [{'file': 'the file'}, {'file': 'b.h5'}])
-    """
-    parts = [provenance(file) for file in files]
-    columns: list[dict[str, str | None]] = [{} for _ in files]
-    if len(set(parts)) < len(files):
-        columns = [{"file": file.display_name} for file in files]
-    for name, of_files in zip(Provenance._fields, zip(*parts, strict=True), strict=True):
-        if len(set(of_files)) > 1:
-            for column, part in zip(columns, of_files, strict=True):
-                column[name] = part or None
-    return columns
-
-
-def original_split(file: FeatureFile, split: str) -> str:
-    """Return the split from which `embed --split-off`, `split` or `probe --val` made a split.
-
-    Raises
-    ------
-    ClipkitError
-        If files were joined after splits were divided: then a name may stand for several splits.
-    """
-    original: dict[str, str] = {}
-    for entry in file.history:
-        if entry.command == "concat" and original:
-            raise ClipkitError(
-                f"{file.display_name}: expected splits of the data set, got splits that were "
-                "divided and then joined"
-            )
-        source, parts = _division(file, entry)
-        original |= dict.fromkeys(parts, original.get(source, source))
-    return original.get(split, split)
-
-
-def _division(file: FeatureFile, entry: Entry) -> tuple[str, list[str]]:
-    """Return the split that a command divided, and the splits that it made, if it did so."""
-    if entry.command == "probe" and str(entry.get("val", "")) not in ("", *file.splits):
-        held_out = [name for name in file.splits if name != entry.get("eval_split")]
-        return str(entry.get("fit_split")), held_out
-    if entry.command == "split":
-        return str(entry.get("source")), [*entry.object("rows")]
-    splits = entry.dataset.object("splits")
-    parts = [*entry.dataset.object("split_off", "fractions")]
-    if not parts or not splits:
-        return "", []
-    source = str(entry.dataset.object("split_off").get("from"))
-    if source in parts or source not in splits:
-        parts.append("train")  # what is left of a split of another name
-    return source, parts
-
-
-def _model(file: FeatureFile) -> str:
-    model = file.history.model
-    name = Path(shorten(model.get("name", ""), LONGEST)).name
-    if name and "untrained" in model:
-        name = f"untrained {name}"
-    size = downsample(file)
-    at_size = "" if size is None else f"at {shorten(size, LONGEST)} px"
-    size = model.get("image_size")
-    taking = "" if size is None else f"taking {shorten(size, LONGEST)} px"
-    return " ".join(filter(None, [name, feature_name(model), taking, at_size]))
-
-
-def feature_name(model: Mapping[str, Any]) -> str:
-    """Return which features of a model an entry of a history names: "" for its embeddings.
-
-    >>> feature_name({"name": "m", "layer": 4, "layers": 12, "pool": "mean", "norm": True})
-    'layer 4 mean normed'
-    >>> feature_name({"name": "m", "projection": "none"}), feature_name({"name": "m"})
-    ('without projection', '')
-    """
-    at = str(model.get("at", ""))  # a position of a generative model's prompt
-    if "layer" not in model and at == "image":
-        return "at the image"
-    if "layer" not in model:
-        return "without projection" if model.get("projection") == "none" else ""
-    layer = model["layer"]
-    number = f"layer {layer}"
-    if isinstance(layer, list):  # of an encoder of several layers
-        number = f"layers {', '.join(map(str, layer))}"
-    parts = [number, str(model.get("pool", at))]
-    if model.get("norm"):
-        parts.append("normed")
-    return shorten(" ".join(filter(None, parts)), LONGEST)
-
-
-def _prompts(entry: Entry) -> str:
-    """Return the name of a prompt file, the only template, or the number of templates."""
-    templates = entry.list_of("templates")
-    if len(templates) > 1:
-        return f"{len(templates)} templates"
-    return shorten(templates[0] if templates else entry.get("prompts", ""), LONGEST)
-
-
-def has_text_tower(file: FeatureFile) -> bool:
-    """Whether the model of images may have a text tower: it learned a scale, or is not known."""
-    model = file.history.model
-    return model.get("tower") != "image" or not model.keys().isdisjoint(("logit_scale", "question"))

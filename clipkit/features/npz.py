@@ -37,6 +37,7 @@ class Bound(NamedTuple):
             )
 
 
+METADATA = "clipkit"  # the name of the JSON among the arrays
 MATRICES = Bound(1 << 26, 100)
 # Python's texts and numbers take several times the bytes of an array's
 OTHERS = Bound(1 << 24, 10)

@@ -16,12 +16,11 @@ import pyarrow.parquet as pq
 
 from clipkit.base.errors import ClipkitError, UsageError, read_errors, unknown
 from clipkit.base.names import distinct_names
-from clipkit.features.describe import abridged
 from clipkit.features.model import BlockMatrix, FeatureFile, Float32, as_float32
-from clipkit.features.npz import MATRICES, OTHERS
+from clipkit.features.npz import MATRICES, METADATA, OTHERS
+from clipkit.features.overview import abridged
 from clipkit.features.validation import MAX_CLASSES, MAX_NAMES
 
-METADATA = "clipkit"  # the name of the JSON with what no column holds
 ARROW_TYPES = {str: pa.string(), bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
 LISTS = (pa.ListType, pa.LargeListType, pa.FixedSizeListType)
 # The columns beside `feature`: what they hold, and the array of an .npz that has the same.
@@ -96,7 +95,6 @@ def read_table(
     chosen: Mapping[str, str] | None = None,
     *,
     matrices: Sequence[Float32] = (),
-    with_features: bool = True,
 ) -> dict[str, Any]:
     """Read a table with a column ``feature`` of lists of numbers, or columns ``feature_0`` to N.
 
@@ -109,35 +107,45 @@ def read_table(
     chosen = dict(chosen or {})
     is_of_texts = "text" in (chosen if matrices else schema.names)
     known = COLUMNS_OF_TEXTS if is_of_texts else COLUMNS_OF_IMAGES
-    metadata = (schema.metadata or {}).get(METADATA.encode())
     features_of: list[str] = []
     if not matrices:
         features_of = _feature_columns(schema, name, chosen.pop("feature", None))
     source_of = _choose_columns(schema, known, chosen, name)
     sources = list(source_of.values())
-    features_read = features_of if with_features else []
-    cells, features, n = _read_parts(paths, name, schema, sources, features_read, matrices)
+    cells, features = _read_parts(paths, name, schema, sources, features_of, matrices)
     columns = {column: cells[source] for column, source in source_of.items()}
     if source_of.get("id", "id") != "id":
         _check_ids(columns["id"], f"{name}: {source_of['id']}")
     arrays: dict[str, Any] = {}
     if not matrices:
         arrays |= dict.fromkeys(set(schema.names).difference(known, features_of, sources))
-    if metadata is not None:
+    rows_of = {"": slice(None)}
+    if not is_of_texts:
+        rows_of = _rows_of_splits(columns, len(features), name)
+    for prefix, rows in rows_of.items():
+        arrays[f"{prefix}features"] = features[rows]
+        arrays |= _arrays_of_rows(columns, known, prefix, rows)
+    metadata = schema.metadata or {}
+    if METADATA.encode() in metadata:
         arrays.pop(IMAGE, None)  # the thumbnails of an export, which no feature file holds
-        arrays[METADATA] = metadata.decode("utf-8", "replace")
-    groups = {"": slice(None)} if is_of_texts else _rows_of_splits(columns, n, name)
-    for prefix, rows in groups.items():
-        if features is not None:
-            arrays[f"{prefix}features"] = features[rows]
-        for column, values in columns.items():
-            key = known[column][1]
-            of_rows = np.asarray(values, object)[rows].tolist()
-            if key and of_rows.count(None) < len(of_rows):  # else it is absent from the split
-                arrays.setdefault(f"{prefix}{key}", of_rows)
-    if metadata is None:
-        label = declared_features(schema.metadata or {}).get(source_of.get("label", ""), {})
+        arrays[METADATA] = metadata[METADATA.encode()].decode("utf-8", "replace")
+    else:
+        label = declared_features(metadata).get(source_of.get("label", ""), {})
         arrays |= _class_names(columns, label.get("names"), name)
+    return arrays
+
+
+def _arrays_of_rows(
+    columns: Mapping[str, list[Any]], known: Mapping[str, tuple[type, str]], prefix: str, rows: Any
+) -> dict[str, list[Any]]:
+    """Return the arrays of some rows; a column without values there is left out."""
+    arrays: dict[str, list[Any]] = {}
+    for column, values in columns.items():
+        key = known[column][1]
+        of_rows = np.asarray(values, object)[rows].tolist()
+        has_values = of_rows.count(None) < len(of_rows)
+        if key and has_values:
+            arrays.setdefault(f"{prefix}{key}", of_rows)
     return arrays
 
 
@@ -148,32 +156,23 @@ def _read_parts(
     sources: list[str],
     features_of: list[str],
     matrices: Sequence[Float32],
-) -> tuple[dict[str, list[Any]], Float32 | None, int]:
-    """Read the cells of columns, the features of all parts, if any, and the number of rows."""
+) -> tuple[dict[str, list[Any]], Float32]:
+    """Read the cells of columns, and the features of all parts."""
     cells: dict[str, list[Any]] = {source: [] for source in sources}
-    read = list(matrices)
-    n = 0
+    features = list(matrices)
     for number, path in enumerate(paths):
         part = name if len(paths) == 1 else str(path)
         if _content(pq.read_schema(path)) != _content(schema):
             raise ClipkitError(f"{part}: expected the columns and class names of {paths[0].name}")
         with _open(path, schema, part, sources, features_of) as file:
-            rows = file.metadata.num_rows
-            if matrices and rows != len(matrices[number]):
-                expected = f"{len(matrices[number])} rows, as its features have"
-                raise ClipkitError(f"{path}: expected {expected}, got {rows}")
             for source, values in _values(file, sources, part, path.stat().st_size).items():
                 cells[source] += values
             if features_of:
-                read.append(_features(file.read(columns=features_of), part, features_of))
-            # the metadata of an untrusted file may state more
-            n += len(read[number]) if read else rows
-    widths = {len(part.T) for part in read}
-    if len(widths) > 1:
-        raise ClipkitError(f"{name}: expected parts of one width, got {sorted(widths)[:2]}")
-    if len(read) > 1:
-        return cells, np.concatenate(read), n
-    return cells, read[0] if read else None, n
+                features.append(_features(file.read(columns=features_of), part, features_of))
+            elif file.metadata.num_rows != len(matrices[number]):
+                expected = f"{len(matrices[number])} rows, as its features have"
+                raise ClipkitError(f"{path}: expected {expected}, got {file.metadata.num_rows}")
+    return cells, features[0] if len(features) == 1 else np.concatenate(features)
 
 
 def _content(schema: pa.Schema) -> tuple[list[pa.Field], bytes | None, bytes | None]:
@@ -186,12 +185,7 @@ def _choose_columns(
     schema: pa.Schema, known: Mapping[str, Any], chosen: Mapping[str, str], name: str
 ) -> dict[str, str]:
     """Return the file's column for each known column that it has."""
-    present = {column: column for column in known if column in schema.names}
-    others = [column for column in ID_COLUMNS if column in schema.names]
-    if "id" in known and others:
-        present.setdefault("id", others[0])
-    if "text" in known and "image_path" in schema.names:
-        present.setdefault("class_name", "image_path")  # a caption belongs to its image
+    present = _usual_columns(schema, known)
     for column, source in chosen.items():
         if column not in known:
             raise UsageError(f"--{column}-column: no such column in the table {name}")
@@ -200,6 +194,17 @@ def _choose_columns(
         present[column] = source
     if "label" in chosen:
         present.pop("class_name", None)
+    return present
+
+
+def _usual_columns(schema: pa.Schema, known: Mapping[str, Any]) -> dict[str, str]:
+    """Return the file's columns by their usual names."""
+    present = {column: column for column in known if column in schema.names}
+    ids = [column for column in ID_COLUMNS if column in schema.names]
+    if "id" in known and ids:
+        present.setdefault("id", ids[0])
+    if "text" in known and "image_path" in schema.names:
+        present.setdefault("class_name", "image_path")  # a caption belongs to its image
     return present
 
 
@@ -239,14 +244,11 @@ def _open(
     """
     for column in columns:
         arrow_type = schema.field(column).type
-        if not _is_scalar(arrow_type) and (features or not _is_text_list(arrow_type)):
+        is_list = not features and _is_text_list(arrow_type)
+        if not _is_scalar(arrow_type) and not is_list:
             got = value_type(arrow_type)
             raise ClipkitError(f"{name}: {column}: expected texts or numbers, got {got}")
-    texts = [column for column in columns if is_text(schema.field(column).type)]
-    leaves = pq.read_metadata(path).schema
-    paths = [leaves.column(number).path for number in range(len(leaves))]
-    lists = tuple(f"{column}.list." for column in columns)
-    texts += [leaf for leaf in paths if leaf.startswith(lists)]
+    texts = _text_columns(path, schema, columns)
     file = pq.ParquetFile(path, page_checksum_verification=True, read_dictionary=texts)
     if features and not file.metadata.num_rows:
         raise ClipkitError(f"{name}: expected rows with a column 'feature', got no rows")
@@ -262,6 +264,18 @@ def _open(
     MATRICES.check(matrix, size, f"{name}: {feature}")
     OTHERS.check(others, size, f"{name}: columns other than {feature}")
     return file
+
+
+def _text_columns(path: Path, schema: pa.Schema, columns: list[str]) -> list[str]:
+    """Return the columns of texts, and the paths of the texts in columns of lists."""
+    texts = [column for column in columns if is_text(schema.field(column).type)]
+    lists = tuple(f"{column}.list." for column in columns)
+    leaves = pq.read_metadata(path).schema
+    for number in range(len(leaves)):
+        leaf = leaves.column(number).path
+        if leaf.startswith(lists):
+            texts.append(leaf)
+    return texts
 
 
 def _values(file: pq.ParquetFile, columns: list[str], name: str, size: int) -> dict[str, list[Any]]:
@@ -289,26 +303,37 @@ def _feature_columns(schema: pa.Schema, name: str, chosen: str | None) -> list[s
     _check_distinct(schema, name)
     if chosen and chosen not in schema.names:
         raise unknown(f"column of {name}", chosen, schema.names)
-    candidates = [field.name for field in schema if _holds_vectors(field.type)]
-    for column in ("features", "feature", chosen):
-        if column in schema.names:
-            candidates = [column]
-    if len(candidates) > 1:
+    columns = _vector_columns(schema, chosen)
+    if len(columns) > 1:
         raise UsageError(
-            f"{name}: expected one column of features, got {abridged(candidates)}",
+            f"{name}: expected one column of features, got {abridged(columns)}",
             "choose one with --feature-column",
         )
-    if not candidates and FIRST_OF_WIDE in schema.names:
-        n = sum(column.startswith("feature_") for column in schema.names)
-        candidates = [f"feature_{number}" for number in range(n)]
-    if not candidates or not set(schema.names).issuperset(candidates):
+    if not columns:
+        columns = _number_columns(schema)
+    if not columns:
         content = abridged(schema.names)
         raise ClipkitError(f"{name}: expected rows with a column 'feature', got {content}")
-    arrow_type = schema.field(candidates[0]).type
-    if candidates[0] != FIRST_OF_WIDE and not _holds_vectors(arrow_type):
-        expected = f"{candidates[0]}: expected lists of numbers"
+    arrow_type = schema.field(columns[0]).type
+    if columns[0] != FIRST_OF_WIDE and not _holds_vectors(arrow_type):
+        expected = f"{columns[0]}: expected lists of numbers"
         raise ClipkitError(f"{name}: {expected}, got {arrow_type}")
-    return candidates
+    return columns
+
+
+def _vector_columns(schema: pa.Schema, chosen: str | None) -> list[str]:
+    """Return the column of features by its name, or else all columns that hold vectors."""
+    for column in (chosen, "feature", "features"):
+        if column and column in schema.names:
+            return [column]
+    return [field.name for field in schema if _holds_vectors(field.type)]
+
+
+def _number_columns(schema: pa.Schema) -> list[str]:
+    """Return the columns ``feature_0`` to N, if none of them is missing."""
+    n = sum(column.startswith("feature_") for column in schema.names)
+    columns = [f"feature_{number}" for number in range(n)]
+    return columns if set(schema.names).issuperset(columns) else []
 
 
 def _holds_vectors(arrow_type: pa.DataType) -> bool:

@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clipkit.base import probe_arrays
 from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError, shorten
+from clipkit.base.probe_arrays import ProbeArray, ProbeModel
 from clipkit.features.columns import COLUMNS, Unit
 from clipkit.features.history import check_history, check_scale
 from clipkit.features.model import (
@@ -30,37 +32,21 @@ from clipkit.features.model import (
     number_code,
 )
 
-# The arrays of a fitted probe, by their dimensions: n classes, D columns, P pairs of classes, H
-# units, M or F rows, or 1; `+` marks a row or column of intercepts.
-PROBE_ARRAYS: dict[str, tuple[set[str], str]] = {
-    "classifier": ({"S"}, "1"),
-    "input": ({"S"}, "1"),
-    "classes": ({"<i8"}, "n"),
-    "balanced": ({"<i8"}, "1"),
-    "temperature": ({"<f8"}, "1"),
-    "mean": ({"<f4", "<f8"}, "D"),
-    "deviation": ({"<f4", "<f8"}, "D"),
-    "centre": ({"<f4", "<f8"}, "D"),
-    "rms": ({"<f8"}, "1"),
-    "factor": ({"<f8"}, "1"),
-    "hyperplanes": ({"<f4"}, "P D+"),
-    "coefficients": ({"<f8"}, "D+ n"),
-    "hidden": ({"<f4"}, "D+ H"),
-    "output": ({"<f4"}, "H+ n"),
-    "rows": ({"<f4"}, "M D"),
-    "row_classes": ({"<i8"}, "M"),
-    "neighbours": ({"<i8"}, "1"),
-    "row_hashes": ({"<i8"}, "F"),
-}
-# The arrays of each classifier's model. All models but kNN's have a `centre`, too.
-MODEL_ARRAYS = {
-    "svm": ("hyperplanes",),
-    "logreg": ("coefficients",),
-    "mlp": ("hidden", "output"),
-    "knn": ("rows", "row_classes"),
+# The arrays of a kept probe besides those that its classifier declares
+PROBE_ARRAYS: dict[str, ProbeArray] = {
+    "classifier": ProbeArray({"S"}, "1"),
+    "input": ProbeArray({"S"}, "1"),
+    "classes": ProbeArray({"<i8"}, "n"),
+    "balanced": ProbeArray({"<i8"}, "1"),
+    "temperature": ProbeArray({"<f8"}, "1", is_positive=True),
+    "mean": ProbeArray({"<f4", "<f8"}, "D"),
+    "deviation": ProbeArray({"<f4", "<f8"}, "D", is_positive=True),
+    "centre": ProbeArray({"<f4", "<f8"}, "D"),
+    "rms": ProbeArray({"<f8"}, "1", is_positive=True),
+    "factor": ProbeArray({"<f8"}, "1", is_positive=True),
+    "row_hashes": ProbeArray({"<i8"}, "F", is_optional=True),
 }
 PROBE_INPUTS = ("embeddings", "logits", "probs")
-POSITIVE = ("temperature", "deviation", "rms", "factor", "neighbours")
 # The stored types that a data set may have (S: fixed-length UTF-8) and its number of dimensions.
 TYPES: dict[str, tuple[Set[str], int]] = {
     "features": ({"<f4"}, 2),
@@ -71,7 +57,6 @@ TYPES: dict[str, tuple[Set[str], int]] = {
     "class_index": ({"<i8"}, 1),
     "class_names": ({"S"}, 1),
     "runs": ({"S", "<i8", "<f8"}, 1),
-    **{name: (types, len(axes.split())) for name, (types, axes) in PROBE_ARRAYS.items()},
 }
 TYPE_NAMES = {"S": "texts", "<i8": "whole numbers", "<f4": "numbers", "<f8": "numbers"}
 
@@ -96,6 +81,33 @@ def key_of(name: str) -> str:
     """
     group, _, key = name.rpartition("/")
     return "runs" if group == "runs" else key
+
+
+def find_probe_array(name: str) -> ProbeArray | None:
+    """Return what an array of a kept probe of any classifier must be; None for another name."""
+    return PROBE_ARRAYS.get(name) or probe_arrays.find(name)
+
+
+def stored_types(name: str) -> tuple[Set[str], int]:
+    """Return the types in which a data set may be stored, and its number of dimensions.
+
+    >>> stored_types("train/labels"), stored_types("fitted/rms")
+    (({'<i8'}, 1), ({'<f8'}, 1))
+    """
+    key = key_of(name)
+    if unit := _unit_of(name):
+        return unit.types, TYPES[key][1]
+    if key in TYPES:
+        return TYPES[key]
+    array = find_probe_array(key)
+    assert array is not None  # `is_allowed` has refused other names
+    return array.types, len(array.axes.split())
+
+
+def _unit_of(name: str) -> Unit | None:
+    """Return the unit of a column of a result, if clipkit knows the column and checks it."""
+    column = COLUMNS.get(name.removeprefix("runs/")) if key_of(name) == "runs" else None
+    return column.unit if column and column.is_checked else None
 
 
 def is_split_name(name: str) -> bool:
@@ -123,7 +135,7 @@ def is_allowed(kind: str, name: str) -> bool:
     if group == "runs":
         return kind in RESULTS
     if group == "fitted" and kind == "probe":
-        return key in PROBE_ARRAYS
+        return find_probe_array(key) is not None
     root, split = allowed_names(kind)
     return key in (split if group else root)
 
@@ -198,11 +210,7 @@ def _check_layout(file: FeatureFile, datasets: dict[str, Any]) -> None:
 
 
 def _check_type(name: str, value: Any) -> None:
-    types, ndim = TYPES[key_of(name)]
-    column = COLUMNS.get(name.removeprefix("runs/")) if key_of(name) == "runs" else None
-    unit = column.unit if column and column.is_checked else None
-    if unit:
-        types = unit.types
+    types, ndim = stored_types(name)
     expected = "an array"
     accepted: Any = np.ndarray | BlockMatrix
     if types == {"S"}:
@@ -219,6 +227,7 @@ def _check_type(name: str, value: Any) -> None:
         _check_texts(name, value)
     if stored == "<i8" and value.max() > MAX_INTEGER:
         raise ClipkitError(f"{name}: expected whole numbers of 64 bits, got {value.max()}")
+    unit = _unit_of(name)
     if unit and stored != "S":
         _check_range(name, value, unit)
 
@@ -348,47 +357,49 @@ def _check_classes(file: FeatureFile, datasets: dict[str, Any]) -> None:
 def _check_probe(file: FeatureFile) -> None:
     """Check what was fitted: the arrays that a classifier has, their shapes and their values."""
     fitted = file.fitted
-    for name, known in (("classifier", tuple(MODEL_ARRAYS)), ("input", PROBE_INPUTS)):
+    for name, known in (("classifier", tuple(probe_arrays.MODELS)), ("input", PROBE_INPUTS)):
         texts = fitted.get(name, ())
         if len(texts) != 1:
             raise ClipkitError(f"fitted/{name}: expected one text")
         if texts[0] not in known:
             got = repr(shorten(texts[0], 40))
             raise ClipkitError(f"fitted/{name}: expected {', '.join(known)}, got {got}")
-    classifier = fitted["classifier"][0]
-    _check_probe_names(file, classifier, fitted["input"][0])
-    sizes = _probe_sizes(file, classifier)
+    model = probe_arrays.MODELS[fitted["classifier"][0]]
+    _check_probe_names(file, model)
+    sizes = _probe_sizes(file, model)
     for name in sorted(fitted.keys() - {"classifier", "input"}):
-        expected = tuple(sizes[axis] for axis in PROBE_ARRAYS[name][1].split())
+        array = find_probe_array(name)
+        assert array is not None
+        expected = tuple(sizes[axis] for axis in array.axes.split())
         if fitted[name].shape != expected:
             got = fitted[name].shape
             raise ClipkitError(f"fitted/{name}: expected the shape {expected}, got {got}")
-        _check_probe_values(name, fitted[name])
-    _check_probe_classes(file, sizes["n"])
+        _check_probe_values(name, array, fitted[name], sizes["n"])
+    _check_probe_classes(file)
 
 
-def _check_probe_names(file: FeatureFile, classifier: str, source: str) -> None:
-    expected = {"classifier", "input", "classes", "balanced", "rms", "factor"}
-    expected.update(MODEL_ARRAYS[classifier])
-    if classifier == "knn":
-        expected |= {"neighbours"} & file.fitted.keys()
-    else:
-        expected.add("centre")
+def _check_probe_names(file: FeatureFile, model: ProbeModel) -> None:
+    source = file.fitted["input"][0]
+    required = {"classifier", "input", "classes", "balanced", "rms", "factor"}
+    if model.has_centre:
+        required.add("centre")
     if source != "embeddings":
-        expected.add("temperature")
+        required.add("temperature")
     if "mean" in file.fitted:
-        expected |= {"mean", "deviation"}
-    expected |= {"row_hashes"} & file.fitted.keys()
-    for name in sorted(expected - file.fitted.keys()):
-        raise ClipkitError(f"expected fitted/{name} of {classifier} on {source}, got none")
-    for name in sorted(file.fitted.keys() - expected):
-        raise ClipkitError(f"fitted/{name} is not part of {classifier} on {source}")
+        required |= {"mean", "deviation"}
+    required |= {name for name, array in model.arrays.items() if not array.is_optional}
+    allowed = required | {"row_hashes", *model.arrays}
+    what = f"{file.fitted['classifier'][0]} on {source}"
+    for name in sorted(required - file.fitted.keys()):
+        raise ClipkitError(f"expected fitted/{name} of {what}, got none")
+    for name in sorted(file.fitted.keys() - allowed):
+        raise ClipkitError(f"fitted/{name} is not part of {what}")
     if (source == "embeddings") != (file.texts is None):
         raise ClipkitError(f"expected texts for logits and probs only, got a probe on {source}")
 
 
-def _probe_sizes(file: FeatureFile, classifier: str) -> dict[str, int]:
-    """Return the sizes of a probe's axes, as `PROBE_ARRAYS` names them.
+def _probe_sizes(file: FeatureFile, model: ProbeModel) -> dict[str, int]:
+    """Return the sizes of a probe's axes, as `ProbeArray` names them.
 
     The first array that has an axis gives its size, except for classes and for the columns of
     logits, which are the prompts.
@@ -400,38 +411,39 @@ def _probe_sizes(file: FeatureFile, classifier: str) -> dict[str, int]:
     sizes = {"1": 1, "n": n, "P": n * (n - 1) // 2}
     if file.texts is not None:
         sizes["D"] = len(file.texts)
-    for name in (*MODEL_ARRAYS[classifier], "row_hashes"):
-        axes = PROBE_ARRAYS[name][1].split()
-        for axis, length in zip(axes, np.shape(fitted.get(name, ())), strict=True):
-            sizes.setdefault(axis.strip("+"), length - axis.count("+"))
+    for name, array in {**model.arrays, "row_hashes": PROBE_ARRAYS["row_hashes"]}.items():
+        if name not in fitted:
+            continue
+        for axis, length in zip(array.axes.split(), fitted[name].shape, strict=True):
+            size = sizes.setdefault(axis.strip("+"), length - axis.count("+"))
+            if axis.strip("+") == "H" and size > MAX_UNITS:
+                expected = f"at most {MAX_UNITS:,} units"
+                raise ClipkitError(f"fitted/{name}: expected {expected}, got {size:,}")
     if sizes["D"] < 1:
         raise ClipkitError("expected a probe of at least one column, got none")
-    units = sizes.get("H", 0)
-    if units > MAX_UNITS:
-        raise ClipkitError(f"fitted/hidden: expected at most {MAX_UNITS:,} units, got {units:,}")
     return sizes | {f"{axis}+": size + 1 for axis, size in sizes.items()}
 
 
-def _check_probe_values(name: str, values: NDArray[Any]) -> None:
+def _check_probe_values(name: str, array: ProbeArray, values: NDArray[Any], n_classes: int) -> None:
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise ClipkitError(f"fitted/{name}: expected finite numbers, got NaN or Inf")
-    if name in POSITIVE and values.min() <= 0:
+    if array.is_positive and values.min() <= 0:
         raise ClipkitError(f"fitted/{name}: expected numbers above 0, got {values.min():g}")
     if name == "temperature" and not SMALLEST <= values[0] <= LARGEST:
         expected = f"a number between {SMALLEST:g} and {LARGEST:g}"
         raise ClipkitError(f"fitted/temperature: expected {expected}, got {values[0]:g}")
     if name == "balanced" and values[0] not in (0, 1):
         raise ClipkitError(f"fitted/balanced: expected 0 or 1, got {values[0]}")
+    if array.holds_classes:
+        _check_class_range(f"fitted/{name}", values, n_classes)
 
 
-def _check_probe_classes(file: FeatureFile, count: int) -> None:
+def _check_probe_classes(file: FeatureFile) -> None:
     classes = file.fitted["classes"]
     if (classes[1:] <= classes[:-1]).any():
         raise ClipkitError("fitted/classes: expected ascending numbers without repeats")
     most = len(file.class_names or []) or MAX_CLASSES
     _check_class_range("fitted/classes", classes, most)
-    if "row_classes" in file.fitted:
-        _check_class_range("fitted/row_classes", file.fitted["row_classes"], count)
 
 
 def _check_class_range(

@@ -34,6 +34,13 @@ class Family:
     models. `since` is the first version of transformers that has the classes, if clipkit's oldest
     one lacks them. `no_text` says why a tower is missing. `is_own` tells whether the model's
     own methods give the embeddings, by the rule of `OwnTower`.
+
+    `pooled` is the token that the text tower pools, `END_TOKEN` or `LAST_TOKEN`; with `LEGACY_END`
+    as its number, it may have a `legacy_end`. `pooler_setting` says in the configuration whether
+    there is a pooler, without which the embedding is the mean of patches. A model that is `naflex`
+    takes images in their aspect ratios, as patches with a mask. One that `crops_as_openai` was
+    trained on the centre crop of OpenAI's code. One that `normalizes` does what else its image
+    processor does. One that `hides_patches` must be told not to.
     """
 
     config: str
@@ -46,6 +53,13 @@ class Family:
     no_text: str = NO_TEXT
     is_own: bool = False
     is_tested: bool = True
+    pooled: str = ""
+    legacy_end: bool = False
+    pooler_setting: str = ""
+    naflex: bool = False
+    crops_as_openai: bool = False
+    normalizes: bool = False
+    hides_patches: bool = False
 
     @property
     def is_whole(self) -> bool:
@@ -53,7 +67,9 @@ class Family:
         return self.model in self.towers.values()
 
 
-def _dual(name: str, padding: str, example: str, *, has_projection: bool = True) -> Family:
+def _dual(
+    name: str, padding: str, pooled: str, example: str, *, has_projection: bool = True
+) -> Family:
     """Return a dual encoder: towers end in projections, as in CLIP, or poolers, as in SigLIP."""
     ending = ""
     outputs: dict[TowerName, str] = {"image": "pooler_output", "text": "pooler_output"}
@@ -65,7 +81,13 @@ def _dual(name: str, padding: str, example: str, *, has_projection: bool = True)
         "text": f"{name}TextModel{ending}",
     }
     return Family(
-        f"{name}Config", f"{name}Model", towers, outputs, padding=padding, example=example
+        f"{name}Config",
+        f"{name}Model",
+        towers,
+        outputs,
+        padding=padding,
+        example=example,
+        pooled=pooled,
     )
 
 
@@ -84,17 +106,25 @@ def _own_dual(name: str, example: str) -> Family:
     return Family(f"{name}Config", model, towers, PROJECTIONS, example=example, is_own=True)
 
 
+END_TOKEN = "end token"
+LAST_TOKEN = "last token"
 PROJECTIONS: dict[TowerName, str] = {"image": "image_embeds", "text": "text_embeds"}
 # Attention of texts is causal in CLIP: an embedding does not depend on the padding that follows.
 # SigLIP attends to the padding, and was trained with all of it.
 FAMILIES = {
-    "clip": _dual("CLIP", "longest", "openai/clip-vit-base-patch32"),
-    "metaclip_2": _dual("MetaClip2", "longest", "facebook/metaclip-2-worldwide-huge-quickgelu"),
+    "clip": _dual("CLIP", "longest", END_TOKEN, "openai/clip-vit-base-patch32"),
+    "metaclip_2": _dual(
+        "MetaClip2", "longest", END_TOKEN, "facebook/metaclip-2-worldwide-huge-quickgelu"
+    ),
     "siglip": _dual(
-        "Siglip", "max_length", "google/siglip2-base-patch16-224", has_projection=False
+        "Siglip", "max_length", LAST_TOKEN, "google/siglip2-base-patch16-224", has_projection=False
     ),
     "siglip2": _dual(
-        "Siglip2", "max_length", "google/siglip2-base-patch16-naflex", has_projection=False
+        "Siglip2",
+        "max_length",
+        LAST_TOKEN,
+        "google/siglip2-base-patch16-naflex",
+        has_projection=False,
     ),
     "altclip": _own_dual("AltCLIP", "BAAI/AltCLIP"),
     "chinese_clip": _own_dual("ChineseCLIP", "OFA-Sys/chinese-clip-vit-base-patch16"),
@@ -105,6 +135,8 @@ FAMILIES = {
         {"text": "pooler_output"},
         padding="longest",
         no_text="which is for texts alone",
+        pooled=END_TOKEN,
+        legacy_end=True,
     ),
     "aimv2": _vision(
         "Aimv2",
@@ -114,9 +146,11 @@ FAMILIES = {
         # without an attention mask it attends to the padding, with one only to earlier tokens
         no_text="with text embeddings that depend on their padding, so that only images are read",
     ),
-    "aimv2_vision_model": _vision("Aimv2Vision", "apple/aimv2-large-patch14-224"),
+    "aimv2_vision_model": _vision(
+        "Aimv2Vision", "apple/aimv2-large-patch14-224", pooler_setting="use_head"
+    ),
     "beit": _vision("Beit", "microsoft/beit-base-patch16-224", is_own=True),
-    "clip_vision_model": _vision("CLIPVision"),
+    "clip_vision_model": _vision("CLIPVision", crops_as_openai=True),
     "convnext": _vision("ConvNext", "facebook/convnext-tiny-224"),
     "convnextv2": _vision("ConvNextV2", "facebook/convnextv2-tiny-1k-224"),
     "deit": _vision("DeiT", "facebook/deit-base-distilled-patch16-224", is_own=True),
@@ -125,36 +159,28 @@ FAMILIES = {
     "dinov3_convnext": _vision("DINOv3ConvNext", "facebook/dinov3-convnext-tiny-pretrain-lvd1689m"),
     "dinov3_vit": _vision("DINOv3ViT", "facebook/dinov3-vits16-pretrain-lvd1689m"),
     "ijepa": _vision("IJepa", "facebook/ijepa_vith14_1k", output=MEAN),
-    "metaclip_2_vision_model": _vision("MetaClip2Vision"),
+    "metaclip_2_vision_model": _vision("MetaClip2Vision", crops_as_openai=True),
     "mlcd": _vision("MLCDVision", "DeepGlint-AI/mlcd-vit-bigG-patch14-448", is_own=True),
     "mlcd_vision_model": _vision("MLCDVision", is_own=True),
-    "radio": _vision("Radio", "nvidia/C-RADIOv4-H", output="summary", since="5.13"),
+    "radio": _vision(
+        "Radio", "nvidia/C-RADIOv4-H", output="summary", since="5.13", normalizes=True
+    ),
     "resnet": _vision("ResNet", "microsoft/resnet-50", is_own=True),
-    "siglip_vision_model": _vision("SiglipVision"),
-    "siglip2_vision_model": _vision("Siglip2Vision"),
+    "siglip_vision_model": _vision("SiglipVision", pooler_setting="vision_use_head"),
+    "siglip2_vision_model": _vision("Siglip2Vision", pooler_setting="vision_use_head", naflex=True),
     "swin": _vision("Swin", "microsoft/swin-tiny-patch4-window7-224", is_own=True),
     "vit": _vision("ViT", "google/vit-base-patch16-224-in21k"),
-    "vit_mae": _vision("ViTMAE", "facebook/vit-mae-base", output=CLS),
-}
-# The setting that says whether there is a pooler. Without it, the embedding is the mean of patches.
-POOLER_SETTINGS = {
-    "aimv2_vision_model": "use_head",
-    "siglip_vision_model": "vision_use_head",
-    "siglip2_vision_model": "vision_use_head",
+    "vit_mae": _vision("ViTMAE", "facebook/vit-mae-base", output=CLS, hides_patches=True),
 }
 # With this eos_token_id, which the first published configurations of CLIP hold, transformers takes
 # the largest token for the end.
 LEGACY_END = 2
-# Text towers that pool the end token, and those that pool the last one.
-POOLED_AT_END = ("clip_text_model", "metaclip_2_text_model")
-POOLED_AT_LAST = ("siglip_text_model", "siglip2_text_model")
 # The parameters that are tokens before the patches.
 PREFIX_TOKENS = {
     *("cls_token", "class_token", "class_embedding"),
     *("cls_register_token", "distillation_token", "register_tokens"),
 }
-# The image tower that takes images in their aspect ratios, as patches with a mask.
-NAFLEX = "siglip2_vision_model"
+UNKNOWN = Family("", "", {}, {})
 
 
 def find_family(name: str, content: Mapping[str, Any]) -> Family:
@@ -228,18 +254,31 @@ def inner_model(model: Any) -> Any:
     return model
 
 
+def family_of_tower(config: Any) -> Family:
+    """Return the kind of a tower by its configuration: its own row, or that of its dual encoder."""
+    kind = str(config.model_type)
+    dual = kind.removesuffix("_vision_model").removesuffix("_text_model")
+    return FAMILIES.get(kind) or FAMILIES.get(dual, UNKNOWN)
+
+
 def _pooled_token(config: Any) -> Callable[[torch.Tensor], torch.Tensor] | None:
     """Return a function from token ids (B, T) to the position (B) of the token that is pooled."""
-    if config.model_type in POOLED_AT_END:
+    pooled = family_of_tower(config).pooled
+    if pooled == END_TOKEN:
         return end_token(config)
-    return last_token if config.model_type in POOLED_AT_LAST else None
+    return last_token if pooled == LAST_TOKEN else None
 
 
 def end_token(config: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return a function from token ids (B, T) to the position (B) of the end token."""
-    if config.model_type == "clip_text_model" and config.eos_token_id == LEGACY_END:
+    if ends_with_largest(config):
         return largest_token
     return partial(find_token, token=config.eos_token_id)
+
+
+def ends_with_largest(config: Any) -> bool:
+    """Return whether the end token of a text tower is the largest one."""
+    return family_of_tower(config).legacy_end and config.eos_token_id == LEGACY_END
 
 
 def is_generative(config: Mapping[str, Any]) -> bool:

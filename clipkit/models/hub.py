@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from clipkit.base.errors import ClipkitError, UsageError, brief, unknown
-from clipkit.base.files import KNOWN_ENDINGS, digest
+from clipkit.base.files import digest
+from clipkit.features.endings import KNOWN_ENDINGS
 from clipkit.models import DEFAULT
 from clipkit.models.libraries import check_installed, import_library
 

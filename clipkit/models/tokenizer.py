@@ -22,7 +22,7 @@ from tokenizers.normalizers import Normalizer
 
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError
-from clipkit.models.families import LEGACY_END, POOLED_AT_END
+from clipkit.models.families import END_TOKEN, ends_with_largest, family_of_tower
 from clipkit.models.hub import ModelFiles
 from clipkit.models.libraries import (
     import_library,
@@ -180,9 +180,9 @@ class Tokenizer(TextTokenizer):
         self.context_length = config.max_position_embeddings
         self.vocabulary: int = config.vocab_size
         self.padding = padding
-        self.is_pooled_at_end = config.model_type in POOLED_AT_END
+        self.is_pooled_at_end = family_of_tower(config).pooled == END_TOKEN
         self.end: Any = getattr(config, "eos_token_id", None)
-        self.is_end_largest = config.model_type == "clip_text_model" and self.end == LEGACY_END
+        self.is_end_largest = ends_with_largest(config)
         if self.is_pooled_at_end and not isinstance(self.end, int):
             raise ClipkitError(
                 f"{self.name}: expected a number as eos_token_id in config.json, got {self.end!r}"

@@ -22,10 +22,9 @@ from clipkit.models.architecture import (
 )
 from clipkit.models.families import (
     FAMILIES,
-    NAFLEX,
-    POOLER_SETTINGS,
     Family,
     count_prefix_tokens,
+    family_of_tower,
     find_family,
     find_stack,
     inner_model,
@@ -51,8 +50,6 @@ OTHER_PARTS = {
     "image": ("text_model", "logit_scale"),
     "text": ("vision_model", "image_model", "logit_scale"),
 }
-# The image towers that were trained on the centre crop of OpenAI's code.
-OPENAIS_CROP = ("clip_vision_model", "metaclip_2_vision_model")
 FACTS = {  # what `describe_model` calls a setting
     "layers": "num_hidden_layers",
     "width": "hidden_size",
@@ -116,7 +113,7 @@ class TransformersModel(Architecture):
 
     def resize(self, edge: int) -> None:
         """Let the image tower take images of another edge, in pixels, before it is built."""
-        if self.tower_config("image").model_type == NAFLEX:
+        if family_of_tower(self.tower_config("image")).naflex:
             raise UsageError(
                 f"{self.files.name}: expected a model that takes --image-size, got one that takes "
                 "images in their aspect ratios",
@@ -147,7 +144,7 @@ class TransformersModel(Architecture):
         if self.family.is_own:
             return self._own_tower(model, tower, has_pooler=not lacks_pooler)
         output = CLS if lacks_pooler else self._output(tower)
-        if self.config.model_type == "vit_mae":
+        if self.family.hides_patches:
             model = UnmaskedPatches(model)
         return Tower(model, output)
 
@@ -180,8 +177,8 @@ class TransformersModel(Architecture):
 
     def _output(self, tower: TowerName) -> str:
         """Return the output of a tower that is its embedding; the mean if it has no pooler."""
-        setting = POOLER_SETTINGS.get(self.config.model_type)
-        if setting and self.family.is_whole and not getattr(self.config, setting, True):
+        setting = self.family.pooler_setting
+        if setting and not getattr(self.config, setting, True):
             return MEAN
         return self.family.outputs.get(tower, "")
 
@@ -236,22 +233,22 @@ class TransformersModel(Architecture):
     def preprocessor(self, device: torch.device, dtype: torch.dtype) -> Preprocessor:
         """Return the model's own image processor."""
         processor = load_image_processor(self.files)
-        if self.kind == "radio" and getattr(processor, "do_normalize", False):
+        if self.family.normalizes and getattr(processor, "do_normalize", False):
             console.warn(
                 f"{self.files.name}: its image processor normalises images, and the model does so "
                 "again; expected do_normalize false in preprocessor_config.json"
             )
         config = self.tower_config("image")
+        kind = family_of_tower(config)
         with single_line_errors(f"load the image processor of {self.files.name}"):
-            if config.model_type == NAFLEX:
+            if kind.naflex:
                 return NaflexPreprocessor(processor, device, dtype)
             image_size = self.image_size
             if image_size:
                 resize_processor(processor, image_size)
             elif not self.family.is_whole:
                 image_size = config.image_size
-            is_rounded = config.model_type in OPENAIS_CROP
-            return ImagePreprocessor(processor, device, dtype, image_size, is_rounded)
+            return ImagePreprocessor(processor, device, dtype, image_size, kind.crops_as_openai)
 
     def tokenizer(self, *, clean: bool) -> Tokenizer:
         """Return the model's own tokenizer."""

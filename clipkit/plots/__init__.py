@@ -4,35 +4,58 @@ Each returns a new `Figure` with `title` above it. None uses pyplot or changes m
 settings. Names and prompts are shown literally, never read as mathtext, and cut if they are long.
 NaN is not drawn; in a matrix it is grey.
 
-The module of a picture also holds how `clipkit plot` reads a file for it.
+A picture is one module: its functions on arrays, which its `__all__` names, how it reads a file,
+and the `Picture` that `clipkit plot` makes a command of. This package collects them all. Importing
+it does not load matplotlib, which a function imports when it draws.
 
 >>> from clipkit import plots
 >>> fig = plots.confusion([[9, 1], [2, 8]], ["cat", "dog"], title="Zero-shot")
 >>> plots.save(fig, "confusion.png")  # doctest: +SKIP
 """
 
-from clipkit.plots.attributes import Dots, attributes, importance
-from clipkit.plots.compare import compare
-from clipkit.plots.confusion import classes, clusters, confusion
-from clipkit.plots.entropy import confidence, entropy
-from clipkit.plots.grid import grid
-from clipkit.plots.images import NearestImages, contact_sheet, nearest
-from clipkit.plots.layers import LayerCurve, LayerPoints, layers
-from clipkit.plots.logits import logits, similarity
-from clipkit.plots.reliability import reliability
-from clipkit.plots.retrieval import RecallCurve, retrieval
-from clipkit.plots.shots import ShotCurve, shots
-from clipkit.plots.spectrum import spectrum
-from clipkit.plots.style import check_size, finish, format_of, overlapping_texts, save, title_of
-from clipkit.plots.temperature import Sweep, temperature
-from clipkit.plots.thresholds import threshold
-from clipkit.plots.variance import prompt_variance, variance
+from __future__ import annotations
 
-__all__ = [
-    "Dots", "LayerCurve", "LayerPoints", "NearestImages", "RecallCurve", "ShotCurve",
-    "Sweep", "attributes",
-    "check_size", "classes", "clusters", "compare", "confidence", "confusion", "contact_sheet",
-    "entropy", "finish", "format_of", "grid", "importance", "layers", "logits", "nearest",
-    "overlapping_texts", "prompt_variance", "reliability", "retrieval", "save", "shots",
-    "similarity", "spectrum", "temperature", "threshold", "title_of", "variance",
-]  # fmt: skip
+import importlib
+import pkgutil
+from typing import TYPE_CHECKING
+
+from clipkit.analysis.results import newest_entry
+from clipkit.features.model import FeatureFile
+from clipkit.plots.picture import Picture
+
+if TYPE_CHECKING:  # what the loop below finds, for users' type checkers
+    from clipkit.plots.attributes import *  # noqa: F403
+    from clipkit.plots.compare import *  # noqa: F403
+    from clipkit.plots.confusion import *  # noqa: F403
+    from clipkit.plots.entropy import *  # noqa: F403
+    from clipkit.plots.images import *  # noqa: F403
+    from clipkit.plots.layers import *  # noqa: F403
+    from clipkit.plots.logits import *  # noqa: F403
+    from clipkit.plots.reliability import *  # noqa: F403
+    from clipkit.plots.retrieval import *  # noqa: F403
+    from clipkit.plots.shots import *  # noqa: F403
+    from clipkit.plots.spectrum import *  # noqa: F403
+    from clipkit.plots.style import *  # noqa: F403
+    from clipkit.plots.temperature import *  # noqa: F403
+    from clipkit.plots.thresholds import *  # noqa: F403
+    from clipkit.plots.variance import *  # noqa: F403
+
+
+PICTURES: dict[str, Picture] = {}  # by their names
+for _found in pkgutil.iter_modules(__path__):  # noqa: F405
+    _module = importlib.import_module(f"{__name__}.{_found.name}")
+    for _name in getattr(_module, "__all__", ()):
+        globals()[_name] = getattr(_module, _name)
+    for _value in vars(_module).values():
+        if isinstance(_value, Picture):
+            PICTURES[_value.name] = _value
+PICTURES = dict(sorted(PICTURES.items()))
+
+
+def pictures_of(file: FeatureFile) -> list[Picture]:
+    """Return the pictures that a file is for; `clipkit plot FILE` draws the first one."""
+    maker = newest_entry(file)["command"]
+    found = [
+        picture for picture in PICTURES.values() if file.kind in picture.of or maker in picture.of
+    ]
+    return sorted(found, key=lambda picture: not picture.is_first)

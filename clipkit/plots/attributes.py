@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from matplotlib.artist import Artist
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from clipkit.analysis import metrics, results
-from clipkit.analysis.attribute_groups import BANDS, NOT_REACHED, REACHED, SAID, group_of
+from clipkit.analysis.attribute_groups import (
+    BANDS,
+    NOT_REACHED,
+    REACHED,
+    SAID,
+    attribute_recalls,
+    group_of,
+)
 from clipkit.analysis.choices import finding
 from clipkit.analysis.score_metrics import METRICS
-from clipkit.base.errors import ClipkitError
-from clipkit.features.history import provenance
 from clipkit.features.model import FeatureFile
+from clipkit.features.provenance import provenance
 from clipkit.plots import style
+from clipkit.plots.picture import Picture, always
 from clipkit.plots.style import Drawn, Floats, clipkit_style
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["Dots", "attributes", "importance"]
 
 ROW_INCHES, PROMPT_INCHES = 0.42, 0.24
 MANY, MANY_INCHES = 20, 0.34  # rows that have less space
@@ -68,19 +79,8 @@ LOOKS = (
 )
 
 
-def attribute_recalls(result: FeatureFile) -> dict[str, NDArray[Any]]:
-    """Return the columns of a result of `attributes`: `attribute` is str, all others float."""
-    names = "attribute chance reach"
-    for name in LEGEND:
-        names += f" {name} {name}_low {name}_high"
-    if "null5" in result.runs:
-        what = "expected shares, got errors in the unit of each column"
-        raise ClipkitError(f"{result.display_name}: {what}", "measure with --metric r2")
-    return results.columns_of(result, "attributes", names)
-
-
 def draw_attributes(result: FeatureFile) -> Drawn:
-    """Draw a result of `attributes`; those without reach come by their probe's number."""
+    """Draw the recall of each attribute by words, probes, random directions and controls."""
     columns = attribute_recalls(result)
     rows = result.rows()
     order = metrics.falling_order(columns["probe"])
@@ -103,6 +103,14 @@ def draw_attributes(result: FeatureFile) -> Drawn:
     figure = attributes(names, *facts, groups=groups, texts=texts, title=title)
     split = str(results.newest_entry(result).get("eval_split"))
     return style.state(figure, _finding(groups), results.source_label(result, split))
+
+
+ATTRIBUTES = Picture(
+    "attributes",
+    draw_attributes,
+    "clipkit plot attributes attributes.h5 -o attributes.png",
+    of=("attributes",),
+)
 
 
 def _finding(groups: Sequence[str]) -> str:
@@ -216,7 +224,7 @@ def _write_reach(ax: Axes, y: Floats, reach: Floats) -> None:
 
 
 def draw_choices(result: FeatureFile) -> Drawn:
-    """Draw a result of `choose`."""
+    """Draw the accuracy of choices by category, with the nulls and the control."""
     needed = "category accuracy accuracy_low accuracy_high shuffled shuffled95 angle ceiling"
     columns = results.columns_of(result, "choose", f"split items {needed}")
     columns = {name: column[:MOST_CATEGORIES] for name, column in columns.items()}
@@ -241,8 +249,17 @@ def draw_choices(result: FeatureFile) -> Drawn:
     return style.state(figure, finding(result), results.source_label(result, split))
 
 
+CHOOSE = Picture(
+    "choose",
+    draw_choices,
+    "clipkit plot choose choose.h5 -o choose.png",
+    of=("choose",),
+    is_reported=always,
+)
+
+
 def draw_importance(result: FeatureFile) -> Drawn:
-    """Draw a result of `importance`, of prompts or of groups of prompts."""
+    """Draw the accuracy that permuting each prompt costs a probe, for the 30 largest costs."""
     noun = "group" if "group" in result.runs else "prompt"
     columns = results.columns_of(result, "importance", f"{noun} split acc1 cost low high changed")
     for name in ("acc1", "cost", "low", "high"):
@@ -251,6 +268,15 @@ def draw_importance(result: FeatureFile) -> Drawn:
     title = f"What the probe relies on (accuracy {100 * columns['acc1'][0]:.1f} %)"
     figure = importance(columns[noun].tolist(), costs, noun=noun, title=title)
     return figure, results.source_label(result, str(columns["split"][0]))
+
+
+IMPORTANCE = Picture(
+    "importance",
+    draw_importance,
+    "clipkit plot importance importance.h5 -o importance.png",
+    of=("importance",),
+    is_reported=always,
+)
 
 
 @clipkit_style

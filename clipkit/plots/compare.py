@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from operator import itemgetter
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from matplotlib.artist import Artist
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from clipkit.analysis import metrics, results
 from clipkit.base.errors import ClipkitError
-from clipkit.features.history import provenance
 from clipkit.features.model import FeatureFile
+from clipkit.features.provenance import provenance
 from clipkit.plots import style
+from clipkit.plots.picture import Picture, always
 from clipkit.plots.style import Drawn, Floats, clipkit_style
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["compare"]
 
 MAX_GROUPS = 30  # of more, those with the lowest accuracies are shown
 
@@ -37,7 +40,7 @@ class Comparison(NamedTuple):
 
 
 def draw_comparison(file: FeatureFile) -> Drawn:
-    """Draw a result of `compare`; name the models beside the results if they differ."""
+    """Draw the accuracies of compared results, and their differences with paired intervals."""
     names, groups, accuracy, difference, null5, title, images = read_comparison(file)
     entry = results.newest_entry(file)
     models, prompts = list(map(str, entry.list_of("models"))), entry.list_of("prompts")
@@ -51,6 +54,15 @@ def draw_comparison(file: FeatureFile) -> Drawn:
     return figure, ". ".join(filter(None, [", ".join(facts), results.caveat_note(file)]))
 
 
+COMPARE = Picture(
+    "compare",
+    draw_comparison,
+    "clipkit plot compare compare.h5 -o compare.png",
+    of=("compare",),
+    is_reported=always,
+)
+
+
 def read_comparison(file: FeatureFile) -> Comparison:
     """Arrange the rows of a result of `compare`; refuse other results."""
     if "value_a" in file.runs:
@@ -61,15 +73,7 @@ def read_comparison(file: FeatureFile) -> Comparison:
         columns |= results.columns_of(file, "compare", "b acc_b difference")
         names += filter(None, dict.fromkeys(columns["b"].tolist()))
     results.check_finite(file, "rows", low=1)
-    rows = file.rows()
-    worst = [row for row in rows if not np.isnan(row.get("null", np.nan))]
-    if worst:
-        results.columns_of(file, "compare", "group null null5")
-    rows = [row for row in rows[: len(rows) - len(worst)] if row.get("scope") != "all"]
-    pairs = max(1, len(names) - 1)  # the rows of a group come one after the other
-    if not rows or len(rows) % pairs or len(worst) not in (0, len(names)):
-        raise ClipkitError(f"{file.display_name}: expected {pairs} rows for each group, got others")
-    by_pair = [rows[start::pairs] for start in range(pairs)]
+    by_pair, worst = _rows_by_pair(file, names)
     firsts = by_pair[0]
     accuracy = [_accuracies(firsts, "acc_a")]
     difference = np.empty((0, len(firsts), 3))
@@ -87,6 +91,21 @@ def read_comparison(file: FeatureFile) -> Comparison:
         null5 = np.array(results.column(worst, "null5"))
     images = int(sum(results.column(firsts, "rows")))
     return Comparison(names, groups, np.array(accuracy), difference, null5, label, images)
+
+
+def _rows_by_pair(
+    file: FeatureFile, names: Sequence[str]
+) -> tuple[list[list[results.Row]], list[results.Row]]:
+    """Return the rows of groups for each pair of results, and those of the worst groups."""
+    rows = file.rows()
+    worst = [row for row in rows if not np.isnan(row.get("null", np.nan))]
+    if worst:
+        results.columns_of(file, "compare", "group null null5")
+    rows = [row for row in rows[: len(rows) - len(worst)] if row.get("scope") != "all"]
+    pairs = max(1, len(names) - 1)  # the rows of a group come one after the other
+    if not rows or len(rows) % pairs or len(worst) not in (0, len(names)):
+        raise ClipkitError(f"{file.display_name}: expected {pairs} rows for each group, got others")
+    return [rows[start::pairs] for start in range(pairs)], worst
 
 
 def _accuracies(rows: Sequence[results.Row], column: str) -> list[tuple[float, float, float]]:
@@ -155,7 +174,7 @@ def compare(
         axes[1].set_xlabel(f"{style.sanitize_label(names[0], 18)} minus {other} (% points)")
     for ax in axes:
         style.name_rows(ax, np.arange(len(labels), dtype=np.float64), labels, 0.5)
-        ax.xaxis.set_major_locator(MaxNLocator(6))
+        style.limit_ticks(ax.xaxis, 6)
     facts = "bars: 95 % intervals over images"
     if np.isnan(accuracy[:, :, 1]).all():
         facts = "without intervals"
@@ -185,10 +204,10 @@ def _draw_points(ax: Axes, values: Floats, first: int, grouped: bool) -> None:
 def _add_legend(fig: Figure, names: Sequence[str], has_null: bool, n_groups: int) -> None:
     handles: list[Artist] = []
     for i in range(len(names)):
-        handles.append(Line2D([], [], **{**style.line_style(i), "linestyle": ""}))
+        handles.append(style.legend_line(**{**style.line_style(i), "linestyle": ""}))
     labels = list(names)
     if has_null:
-        handles.append(Line2D([], [], color=style.GREY, linestyle=":", linewidth=1.4))
+        handles.append(style.legend_line(color=style.GREY, linestyle=":", linewidth=1.4))
         labels.append(f"the worst of {n_groups} random groups is left of this in 5 % of draws")
     if handles:
         style.add_legend(fig, handles, labels)

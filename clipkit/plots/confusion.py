@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.colors import PowerNorm
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from clipkit.analysis import metrics, results
+from clipkit.base.options import option
 from clipkit.features.model import FeatureFile
 from clipkit.plots import heatmap, style
+from clipkit.plots.picture import Groups, Picture, Run, Split
 from clipkit.plots.style import Drawn, Floats, clipkit_style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["classes", "clusters", "confusion"]
 
 MAX_BARS = 30  # of more classes, the best and the worst half as many are shown
 MAX_CLASSES = 40  # of more, the largest confusions are shown instead of the matrix
@@ -34,9 +38,9 @@ def _read_predictions(
 
 
 def draw_confusion(
-    result: FeatureFile, split: str | None, run: int | None, groups: str | None
+    result: FeatureFile, split: Split = None, run: Run = None, groups: Groups = None
 ) -> Drawn:
-    """Draw the confusion matrix of a run of `probe` or `zeroshot`."""
+    """Draw the confusion matrix of a probe or of zero-shot classification."""
     scored, source = _read_predictions(result, split, run, groups)
     matrix = results.count(scored)
     counts, names, by_class = matrix.counts, matrix.class_names, matrix.class_accuracy
@@ -45,6 +49,15 @@ def draw_confusion(
     figure = confusion(counts, names, class_accuracy=by_class, title=title)
     finding = _confusion_finding(counts, names, by_class, scored.kept_by_chance)
     return style.state(figure, finding, source)
+
+
+CONFUSION = Picture(
+    "confusion",
+    draw_confusion,
+    "clipkit plot confusion zeroshot.h5 -o confusion.png",
+    of=("probe", "zeroshot", "predict"),
+    is_first=True,
+)
 
 
 def _confusion_finding(
@@ -117,7 +130,7 @@ def _largest_confusions(
         ax.text(n, position, f" {n:,.0f} of {total:,.0f}", va="center", fontsize=8.5)
     style.name_rows(ax, y, labels, 0.7, fontsize=9)
     ax.margins(x=0.15)
-    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    style.limit_ticks(ax.xaxis, 6, integer=True)
     ax.set_xlabel("images of the true class that are predicted as the other")
     fact += f", N = {counts.sum():,.0f}"
     if len(labels) < found:
@@ -162,12 +175,30 @@ def confusion_boxes(fig: Figure, counts: ArrayLike) -> list[tuple[int, int, list
     return list(zip(true.tolist(), predicted.tolist(), boxes.tolist(), strict=True))
 
 
-def draw_clusters(result: FeatureFile, split: str | None, run: int) -> Drawn:
-    """Draw the clusters of a run of `cluster`."""
+def draw_clusters(
+    result: FeatureFile,
+    split: Split = None,
+    run: Annotated[int, option("N", "Number of the run, from 0.", min=0)] = 0,
+) -> Drawn:
+    """Draw the percentage of each class in each cluster, with clusters matched to classes."""
     matrix = results.cluster_counts(result, split, run)
     title = f"Clusters ({matrix.label})"
     figure = clusters(matrix.counts, matrix.class_names, title=title)
     return figure, results.source_label(result, results.choose_split(result, split))
+
+
+def _are_readable(result: FeatureFile) -> bool:
+    """Whether the classes of clusters have room."""
+    return len(result.class_names or ()) <= MAX_CLASSES
+
+
+CLUSTERS = Picture(
+    "clusters",
+    draw_clusters,
+    "clipkit plot clusters clusters.h5 -o clusters.png",
+    of=("cluster",),
+    is_reported=_are_readable,
+)
 
 
 @clipkit_style
@@ -217,6 +248,8 @@ def _row_percentages(
     width = heatmap.axis_inches(K, 0.5, 2.2)
     figure_width = max(width + heatmap.text_inches(rows) + 1.7, 5.0)
     fig, ax = style.new_axes(figure_width, height + heatmap.text_inches(columns) + 0.9, title)
+    from matplotlib.colors import PowerNorm
+
     norm = PowerNorm(0.5, vmin=0, vmax=100)
     image = heatmap.draw(fig, ax, percent, f"% of the true {noun}", cmap="Blues", norm=norm)
     fig.axes[1].set_yticks([0, 1, 5, 10, 25, 50, 75, 100])
@@ -237,9 +270,9 @@ def _row_percentages(
 
 
 def draw_classes(
-    result: FeatureFile, split: str | None, run: int | None, groups: str | None
+    result: FeatureFile, split: Split = None, run: Run = None, groups: Groups = None
 ) -> Drawn:
-    """Draw the F1 per class of a run of `probe` or `zeroshot`."""
+    """Draw the best and the worst F1 per class of a probe or of zero-shot classification."""
     scored, source = _read_predictions(result, split, run, groups)
     noun = "class" if groups is None else "group"
     labels, names = scored.labels, scored.class_names
@@ -252,6 +285,14 @@ def draw_classes(
         title=f"F1 of each {noun} ({scored.label})",
     )
     return style.state(figure, _classes_finding(f1, names), source)
+
+
+CLASSES = Picture(
+    "classes",
+    draw_classes,
+    "clipkit plot classes zeroshot.h5 -o classes.png",
+    of=("probe", "zeroshot", "predict"),
+)
 
 
 def _classes_finding(f1: NDArray[np.floating], names: Sequence[str]) -> str:

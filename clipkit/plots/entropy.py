@@ -5,34 +5,76 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from clipkit.analysis import results, softmax
 from clipkit.base import console
 from clipkit.base.errors import UsageError, check_positive
+from clipkit.base.options import Temperatures, parse_temperatures
 from clipkit.features.model import FeatureFile
 from clipkit.plots import style
+from clipkit.plots.picture import Picture, Split
 from clipkit.plots.style import Drawn, Floats, clipkit_style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["confidence", "entropy"]
 
 BINS = 60
 MAX_PANELS = 20
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-def draw_softmax(
+def draw_entropy(
+    file: FeatureFile,
+    split: Split = None,
+    temperature: Temperatures = [],  # noqa: B006
+) -> Drawn:
+    """Draw the distribution, over images, of the entropy of the softmax over prompts."""
+    return _draw_softmax(file, "entropy", temperature, split)
+
+
+ENTROPY = Picture(
+    "entropy",
+    draw_entropy,
+    "clipkit plot entropy logits.h5 -t 1,0.07,0.02 -o entropy.png",
+    kinds=("logits",),
+    of=("logits",),
+    is_first=True,
+)
+
+
+def draw_confidence(
+    file: FeatureFile,
+    split: Split = None,
+    temperature: Temperatures = [],  # noqa: B006
+) -> Drawn:
+    """Draw the distribution, over images, of the largest softmax probability."""
+    return _draw_softmax(file, "confidence", temperature, split)
+
+
+CONFIDENCE = Picture(
+    "confidence",
+    draw_confidence,
+    "clipkit plot confidence logits.h5 -t 1,0.07,0.02 -o confidence.png",
+    kinds=("logits",),
+    of=("logits",),
+)
+
+
+def _draw_softmax(
     file: FeatureFile,
     statistic: Literal["entropy", "confidence"],
-    temperatures: Sequence[float],
+    temperature: Sequence[str],
     split: str | None,
 ) -> Drawn:
     """Draw a statistic of the softmax per image, by default at the file's temperature."""
+    temperatures = parse_temperatures(temperature, file.logit_scale)
     split = results.choose_split(file, split)
     taus = temperatures or [check_positive("temperature", file.default_temperature)]
     cosines = file.cosines(split).read()
@@ -146,27 +188,17 @@ def confidence(
 def _histograms(values: Mapping[float, Floats], quantity: _Quantity, title: str | None) -> Figure:
     if len(values) > MAX_PANELS:
         raise UsageError(f"expected at most {MAX_PANELS} temperatures to draw, got {len(values)}")
-    panels: dict[float, Floats] = {}
-    far = []
+    panels = {}
     for tau in sorted(values, reverse=True):
         panels[tau] = values[tau][np.isfinite(values[tau])]
-        if (np.abs(panels[tau] - quantity.bound) >= quantity.near).any():
-            far.append(tau)
-    span = _span([panels[tau] for tau in far], quantity.bound)
-    wide = [tau for tau in far if not _is_narrow(panels[tau], span)]
+    far, wide = _far_and_wide(panels, quantity)
     span = _span([panels[tau] for tau in wide], quantity.bound)
 
     height = 1.75 * len(panels) - 0.25 * max(len(wide) - 1, 0) + 0.3
     fig = style.new_figure(7.0, height, title)
     axes = fig.subplots(len(panels), 1, squeeze=False)[:, 0]
     for ax, (tau, panel) in zip(axes, panels.items(), strict=True):
-        mean = "no finite value"
-        if len(panel):
-            mean = f"mean {quantity.mean_format.format(panel.mean())}"
-        ax.set_title(f"τ = {tau:g}", loc="left", fontweight="bold")
-        ax.set_title(mean, loc="right", color=style.VERMILLION)
-        ax.set_ylabel("images (%)")
-        ax.yaxis.set_major_locator(MaxNLocator(4))
+        _label_panel(ax, tau, panel, quantity)
         if tau in wide:
             _histogram(ax, panel, quantity.bound, span)
         elif tau in far:
@@ -175,9 +207,35 @@ def _histograms(values: Mapping[float, Floats], quantity: _Quantity, title: str 
             _distance_histogram(ax, panel, quantity)
     if wide:
         axes[[*panels].index(wide[-1])].set_xlabel(quantity.axis_label)
-    marks = [Line2D([], [], color="black", linestyle="--"), Line2D([], [], color=style.VERMILLION)]
+    marks = [
+        style.legend_line(color="black", linestyle="--"),
+        style.legend_line(color=style.VERMILLION),
+    ]
     style.add_legend(fig, marks, [quantity.bound_label, "mean"])
     return fig
+
+
+def _far_and_wide(
+    panels: Mapping[float, Floats], quantity: _Quantity
+) -> tuple[list[float], list[float]]:
+    """Return the temperatures with values far from the bound, and those of them that spread."""
+    far = []
+    for tau, panel in panels.items():
+        if (np.abs(panel - quantity.bound) >= quantity.near).any():
+            far.append(tau)
+    span = _span([panels[tau] for tau in far], quantity.bound)
+    return far, [tau for tau in far if not _is_narrow(panels[tau], span)]
+
+
+def _label_panel(ax: Axes, tau: float, panel: Floats, quantity: _Quantity) -> None:
+    """Write the temperature and the mean above a panel."""
+    mean = "no finite value"
+    if len(panel):
+        mean = f"mean {quantity.mean_format.format(panel.mean())}"
+    ax.set_title(f"τ = {tau:g}", loc="left", fontweight="bold")
+    ax.set_title(mean, loc="right", color=style.VERMILLION)
+    ax.set_ylabel("images (%)")
+    style.limit_ticks(ax.yaxis, 4)
 
 
 def _span(panels: Sequence[Floats], bound: float) -> tuple[float, float]:
@@ -230,5 +288,5 @@ def _narrow_histogram(ax: Axes, values: Floats, quantity: _Quantity) -> None:
     if distance < 5 * (high - low):
         low, high = min(low, quantity.bound), max(high, quantity.bound)
     _histogram(ax, values, quantity.bound, (low, high))
-    ax.xaxis.set_major_locator(MaxNLocator(6))
+    style.limit_ticks(ax.xaxis, 6)
     ax.set_xlabel(f"{quantity.axis_label}, on a separate axis")

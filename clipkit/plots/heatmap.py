@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from clipkit.analysis import metrics
 from clipkit.plots import style
 from clipkit.plots.style import Floats
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 CHARACTER_INCHES = 0.062  # width of a character of a 7 pt label, about
 MAX_PROMPTS = 128  # of more, those with the largest values are shown
@@ -63,7 +64,7 @@ def draw(fig: Figure, ax: Axes, values: Floats, label: str, **look: Any) -> Axes
     shrink = min(1.0, 5 / fig.get_figheight())
     bar = fig.colorbar(image, ax=ax, label=label, shrink=shrink, aspect=22, pad=0.02, anchor=(0, 1))
     bar.outline.set_visible(False)
-    bar.ax.yaxis.set_major_locator(MaxNLocator(6))
+    style.limit_ticks(bar.ax.yaxis, 6)
     style.use_plain_numbers(bar.ax.yaxis)
     return image
 
@@ -78,10 +79,9 @@ def write_numbers(
         value = values[i, j]
         if not np.isfinite(value) or (value == 0 and not zeros):
             continue
-        box = {"facecolor": colors[i, j], "edgecolor": "none", "pad": 1.0}  # hides isolines
         ink = "black" if is_light[i, j] else "white"
         text = f"{value:.{decimals}f}"
-        ax.text(j, i, text, ha="center", va="center", fontsize=size, color=ink, bbox=box)
+        ax.text(j, i, text, ha="center", va="center", fontsize=size, color=ink)
 
 
 def limits(values: Floats) -> tuple[float, float]:

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from clipkit.analysis import metrics, results
 from clipkit.base import console
 from clipkit.base.errors import ImageError, unknown
+from clipkit.base.options import LabelColumn, Option, PathColumn, SplitColumn, option
 from clipkit.features.model import FeatureFile, Int64
 from clipkit.plots import style
 from clipkit.plots.logits import choose_prompts
+from clipkit.plots.picture import Picture, Split
 from clipkit.plots.style import Drawn, Floats, clipkit_style
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
     from clipkit.datasets import Dataset, ImageDataset
 
+__all__ = ["NearestImages", "contact_sheet", "nearest"]
+
+SHEET_IMAGES = 40
 COLUMNS = 8
 TILE = 1.05  # inches of an image's width
 GAP = 0.08  # inches between images
@@ -29,6 +35,46 @@ TITLE_STRIP = 0.22  # inches above an image with a title
 TILE_PIXELS = 96
 TILE_GREY = 204  # of the tile in place of an image that cannot be used
 ID_LENGTH = 12  # characters of an image's id
+Root = Annotated[str | None, option("FOLDER", "Folder that holds the data set.")]
+
+
+def _embedded_column(what: str) -> Option:
+    return option(
+        "NAME", f"Column of a manifest {what} (default: the one that clipkit embed read)."
+    )
+
+
+def draw_images(
+    dataset: list[str],
+    split: Split = None,
+    root: Root = None,
+    path_column: PathColumn = None,
+    label_column: LabelColumn = None,
+    split_column: SplitColumn = None,
+) -> Drawn:
+    """Draw a contact sheet of 40 images of a data set, balanced by class."""
+    from clipkit import datasets
+
+    data = datasets.load(
+        dataset,
+        root=root,
+        path_column=path_column,
+        label_column=label_column,
+        split_column=split_column,
+        splits=None if split is None else [split],
+        limit=SHEET_IMAGES,
+    )
+    return draw_contact_sheet(data)
+
+
+IMAGES = Picture(
+    "images",
+    draw_images,
+    "clipkit plot images shapes -o sheet.png",
+    kinds=(),
+    of=("images",),
+    needs_images=True,
+)
 
 
 def draw_contact_sheet(dataset: Dataset) -> Drawn:
@@ -147,15 +193,40 @@ def nearest_rows(name: str, cosines: Floats, count: int) -> Nearest:
     return Nearest(name, rows, cosines[rows])
 
 
-def draw_nearest(
-    file: FeatureFile, split: str, found: Sequence[Nearest], dataset: Dataset
+def draw_nearest(  # noqa: PLR0913 - options
+    file: FeatureFile,
+    dataset: list[str],
+    prompt: Annotated[
+        list[str], option("TEXT", "Draw the images of this prompt; repeatable.")
+    ] = [],  # noqa: B006
+    class_: Annotated[
+        list[str], option("NAME", "Draw the images of this class's prompts; repeatable.", "--class")
+    ] = [],  # noqa: B006
+    count: Annotated[
+        int, option("N", "Number of images on each side.", "--count", min=1, max=20)
+    ] = 4,
+    split: Split = None,
+    root: Root = None,
+    path_column: Annotated[str | None, _embedded_column("that names the image files")] = None,
+    label_column: Annotated[str | None, _embedded_column("with the labels")] = None,
+    split_column: Annotated[str | None, _embedded_column("with the splits")] = None,
 ) -> Drawn:
-    """Draw the images of a data set that `nearest_images` found, above their cosine and class."""
-    from clipkit.datasets.matching import match_images, warn_of_other_name
+    """Draw the images that are most and least similar to prompts (default: the first four)."""
+    from clipkit.datasets.matching import load_images, match_images, warn_of_other_name
 
+    split = results.choose_split(file, split)
+    found = nearest_images(file, split, prompt, class_, count)
+    data = load_images(
+        file,
+        dataset,
+        root=root,
+        path_column=path_column,
+        label_column=label_column,
+        split_column=split_column,
+    )
     rows = np.stack([of_prompt.rows for of_prompt in found])
-    _, images = match_images(file, split, dataset, rows.ravel())
-    warn_of_other_name(file, dataset)
+    _, images = match_images(file, split, data, rows.ravel())
+    warn_of_other_name(file, data)
     tiles = _tiles(images, split)
     tiles = tiles.reshape(*rows.shape, *tiles.shape[1:])
     sheets = []
@@ -164,6 +235,16 @@ def draw_nearest(
         sheets.append(NearestImages(of_prompt.name, pictures, labels))
     noun = file.similarity_name
     return nearest(sheets, noun=noun, title="Nearest images"), results.source_label(file, split)
+
+
+NEAREST = Picture(
+    "nearest",
+    draw_nearest,
+    'clipkit plot nearest logits.h5 shapes --prompt "a noisy image" -o nearest.png',
+    kinds=("logits",),
+    of=("logits",),
+    needs_images=True,
+)
 
 
 def _image_labels(file: FeatureFile, split: str, nearest: Nearest) -> list[list[str]]:

@@ -1,23 +1,33 @@
-"""Curves of accuracy by layer or by size of images, with controls and the model's embedding."""
+"""Curves of accuracy by layer, with untrained controls and the model's embedding."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from matplotlib.artist import Artist
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
+from clipkit.analysis.layer_curves import (
+    LayerCurve,
+    LayerPoints,
+    holds_attributes,
+    layer_curves,
+)
+from clipkit.features.model import FeatureFile
 from clipkit.plots import style
-from clipkit.plots.style import Floats, clipkit_style
+from clipkit.plots.picture import Picture, Split
+from clipkit.plots.style import Drawn, Floats, clipkit_style
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["LayerCurve", "LayerPoints", "layers"]
 
 MAX_LABEL = 48
 MOST_TICKS = 16
 STEPS = (1, 2, 4, 5, 10, 20, 50, 100)  # layers between ticks
-MOST_SIZES = 8  # whose points are set apart as those of layers are
 EMBEDDING = 1.12  # where its column is, in depths
 MARK = 0.035  # half the width of its mark, in depths
 CONTROL: dict[str, Any] = {"linestyle": "--", "markerfacecolor": "white"}
@@ -25,35 +35,38 @@ SAID: dict[str, Any] = {"linestyle": "none", "marker": "*", "ms": 11, "mec": "wh
 CHANCE: dict[str, Any] = {"linestyle": ":", "linewidth": 1.4, "zorder": 1}
 
 
-Said = tuple[float, float, float]  # a fraction with its interval
+def draw_layers(files: Sequence[FeatureFile], split: Split = None) -> Drawn:
+    """Draw the accuracy of probes by layer, with untrained controls and the models' embeddings.
 
-
-class LayerPoints(NamedTuple):
-    """Fractions (S,) by layer, rising from 0, the input of the first, with their intervals.
-
-    By size, sizes take the place of layers. `embedding` is the value of the model's embedding, of
-    images at their native size, with its interval. If the values are means of
-    several controls, `seeds` is their number, and the intervals are ranges. `said` is what the
-    answers of a generative model reach.
+    From results of attributes, draw their recall by layer.
     """
-
-    layers: Sequence[int]
-    values: Sequence[float]
-    low: Sequence[float]
-    high: Sequence[float]
-    embedding: tuple[float, float, float] | None = None
-    seeds: int = 1
-    said: Said | None = None
+    curves, source = layer_curves(files, split)
+    ylabel, title = "accuracy (%)", "Accuracy by layer"
+    if holds_attributes(files[0]):
+        ylabel, title = "mean recall per value (%)", "Recall by layer"
+    figure = layers(curves, ylabel=ylabel, title=title)
+    return style.state(figure, _finding(curves), source)
 
 
-class LayerCurve(NamedTuple):
-    """One curve of `layers`: a model of `depth` layers, or its control, or both."""
+LAYERS = Picture(
+    "layers",
+    draw_layers,
+    "clipkit plot layers img.l*.svm.h5 img.svm.h5 -o layers.png",
+    of=("probe",),
+    draws_several=True,
+)
 
-    label: str
-    depth: int
-    chance: float
-    trained: LayerPoints | None = None
-    control: LayerPoints | None = None
+
+def _finding(curves: Sequence[LayerCurve]) -> str:
+    """State where the only trained curve is highest, and its control there."""
+    if len(curves) != 1 or curves[0].trained is None:
+        return ""
+    trained, control = curves[0].trained, curves[0].control
+    best = int(np.argmax(trained.values))
+    finding = f"Layer {trained.layers[best]} is the best with {100 * trained.values[best]:.1f} %"
+    if control is None or list(control.layers) != list(trained.layers):
+        return finding
+    return f"{finding}; untrained has {100 * control.values[best]:.1f} %"
 
 
 class _Line(NamedTuple):
@@ -67,7 +80,6 @@ class _Line(NamedTuple):
 def layers(
     curves: Sequence[LayerCurve],
     *,
-    by_size: bool = False,
     ylabel: str = "accuracy (%)",
     title: str | None = None,
 ) -> Figure:
@@ -75,8 +87,7 @@ def layers(
 
     Short marks on the right are the accuracies of the embeddings, and dotted lines are chance.
     A chance that several curves share is grey. Models of different depth are drawn by the share of
-    their depth. The points of several lines at one layer are moved apart. `by_size` says that the
-    numbers of layers are sizes of images.
+    their depth. The points of several lines at one layer are moved apart.
 
     Parameters
     ----------
@@ -85,9 +96,9 @@ def layers(
     """
     fig, ax = style.new_axes(7.0, 4.0, title)
     depths = {curve.depth for curve in curves}
-    is_share = len(depths) > 1 and not by_size
+    is_share = len(depths) > 1
     unit = 100 if is_share else max(depths)
-    room = 0.3 * unit / (MOST_SIZES if by_size else max(depths))
+    room = 0.3 * unit / max(depths)
     lines = _lines(curves)
     handles: dict[int, Artist] = {}
     for number, line in enumerate(lines):
@@ -98,20 +109,21 @@ def layers(
         handles.setdefault(line.number, _draw_points(ax, x, line.points, line.look))
     _draw_chances(ax, curves)
     _draw_embeddings(ax, curves, unit)
-    sizes = sorted({size for line in lines for size in line.points.layers}) if by_size else []
-    _set_layer_axis(ax, unit, is_share, sizes, any(line.points.embedding for line in lines))
+    _set_layer_axis(ax, unit, is_share, any(line.points.embedding for line in lines))
     ax.set_ylim(-0.02 * ax.get_ylim()[1])  # so that marks near 0 are whole
     ax.set_ylabel(ylabel)
     ax.set_title(_facts(lines), loc="left", color=style.GREY)
-    labels = [_legend_label(curve, is_share, by_size) for curve in curves]
+    labels = [_legend_label(curve, is_share) for curve in curves]
     if any(curve.trained and curve.control for curve in curves):
         labels.append("untrained control")
-        handles[-1] = Line2D([], [], color=style.GREY, marker="o", **CONTROL)
+        handles[-1] = style.legend_line(color=style.GREY, marker="o", **CONTROL)
     if _draw_said(ax, curves, unit):
         labels.append("what the model says")
-        handles[-2] = Line2D([], [], color=style.GREY, **SAID)
+        handles[-2] = style.legend_line(color=style.GREY, **SAID)
     labels.append("chance")
-    style.add_legend(fig, [*handles.values(), Line2D([], [], color=style.GREY, **CHANCE)], labels)
+    style.add_legend(
+        fig, [*handles.values(), style.legend_line(color=style.GREY, **CHANCE)], labels
+    )
     return fig
 
 
@@ -184,13 +196,8 @@ def _color(i: int, count: int) -> str:
     return str(_style(i)["color"]) if count == 1 else style.GREY
 
 
-def _set_layer_axis(
-    ax: Axes, unit: float, is_share: bool, sizes: Sequence[int], has_embedding: bool
-) -> None:
-    if sizes:
-        ticks = list(map(float, sizes))
-        ax.set_xlabel("shorter side of the images (pixels)")
-    elif is_share:
+def _set_layer_axis(ax: Axes, unit: float, is_share: bool, has_embedding: bool) -> None:
+    if is_share:
         ticks = [0.0, 25.0, 50.0, 75.0, 100.0]
         ax.set_xlabel("layer, as a share of the model's depth (%)")
     else:
@@ -201,7 +208,7 @@ def _set_layer_axis(
     right = 1.05 * unit
     if has_embedding:
         ticks.append(unit * EMBEDDING)
-        labels.append("native" if sizes else "embedding")
+        labels.append("embedding")
         right = ticks[-1] + 0.07 * unit
     ax.set_xticks(ticks, labels)
     ax.set_xlim(-0.05 * unit, right)
@@ -216,12 +223,12 @@ def _facts(lines: Sequence[_Line]) -> str:
     return facts
 
 
-def _legend_label(curve: LayerCurve, is_share: bool, by_size: bool) -> str:
-    """Return the label of a curve with its highest value; of equals, the first layer's."""
+def _legend_label(curve: LayerCurve, is_share: bool) -> str:
+    """Return the label of a curve and its highest value. The first layer wins a tie."""
     label = style.sanitize_label(curve.label, MAX_LABEL)
     points = curve.trained or curve.control
     assert points is not None
     best = int(np.argmax(points.values))
     of = f" of {curve.depth}" if is_share else ""
-    place = f"{points.layers[best]} pixels" if by_size else f"layer {points.layers[best]}{of}"
-    return f"{label}: highest {100 * points.values[best]:.1f} % at {place}"
+    highest = f"highest {100 * points.values[best]:.1f} % at layer {points.layers[best]}"
+    return f"{label}: {highest}{of}"

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-from matplotlib.artist import Artist
-from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from clipkit.analysis import results
 from clipkit.analysis import similarity as cosine
 from clipkit.base.errors import ClipkitError, unknown
 from clipkit.base.names import distinct_names
+from clipkit.base.options import flag, option
 from clipkit.features.model import FeatureFile
 from clipkit.plots import heatmap, style
+from clipkit.plots.picture import Picture, Split
 from clipkit.plots.style import Drawn, Floats, clipkit_style
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.figure import Figure
+
+__all__ = ["logits", "similarity"]
 
 MAX_ROWS = 40  # of more prompts, those that differ the most are drawn
 MAX_MEANS = 1 << 24  # of classes x prompts: 128 MiB
@@ -25,19 +32,32 @@ AXES = {"cosine": "cosine similarity"}
 
 def draw_cosines(
     file: FeatureFile,
-    split: str | None,
-    images: Sequence[str],
-    classes: Sequence[str],
-    prompts: Sequence[str],
+    split: Split = None,
+    class_: Annotated[
+        list[str], option("NAME", "Draw the mean of this class; repeatable.", "--class")
+    ] = [],  # noqa: B006
+    image: Annotated[list[str], option("ID", "Draw this image; repeatable.")] = [],  # noqa: B006
+    prompt: Annotated[
+        list[str], option("TEXT", "Draw this prompt (default: all, at most 40); repeatable.")
+    ] = [],  # noqa: B006
 ) -> Drawn:
-    """Draw the cosines of images, and the mean cosines of classes, with prompts."""
-    cosines, labels = cosine_lines(file, split, images, classes)
-    columns = choose_prompts(file, prompts)
+    """Draw the cosine of images or class means with prompts, as dots (default: five classes)."""
+    cosines, labels = cosine_lines(file, split, image, class_)
+    columns = choose_prompts(file, prompt)
     texts = [(file.texts or [])[column] for column in columns]
     noun = file.similarity_name
     title = f"{noun.capitalize()} with prompts"
     figure = logits(cosines[:, columns], labels, texts, noun=noun, title=title)
     return figure, results.source_label(file, results.choose_split(file, split))
+
+
+LOGITS = Picture(
+    "logits",
+    draw_cosines,
+    "clipkit plot logits logits.h5 --class cat --class dog -o cosines.png",
+    kinds=("logits",),
+    of=("logits",),
+)
 
 
 def cosine_lines(
@@ -145,14 +165,27 @@ def _ranges(values: Floats) -> Floats:
     return np.ma.filled(np.ma.ptp(filled, axis=0), np.nan)
 
 
-def draw_similarity(file: FeatureFile, split: str | None, centred: bool) -> Drawn:
-    """Draw the mean cosines of the classes of logits."""
+def draw_similarity(
+    file: FeatureFile,
+    split: Split = None,
+    centred: Annotated[bool, flag("--centred", "Subtract each prompt's mean.")] = False,
+) -> Drawn:
+    """Draw the mean cosine of each class with each prompt."""
     means, names = class_means(file, split)
     noun = file.similarity_name
     title = f"Mean {noun} of each class with each prompt"
     names_and_texts = names, file.texts or []
     figure = similarity(means, *names_and_texts, centred=centred, noun=noun, title=title)
     return figure, results.source_label(file, results.choose_split(file, split))
+
+
+SIMILARITY = Picture(
+    "similarity",
+    draw_similarity,
+    "clipkit plot similarity logits.h5 --centred -o similarity.png",
+    kinds=("logits",),
+    of=("logits",),
+)
 
 
 def class_means(file: FeatureFile, split: str | None = None) -> tuple[Floats, list[str]]:

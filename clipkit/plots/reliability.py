@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-from matplotlib.artist import Artist
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from clipkit.analysis import calibration
+from clipkit.analysis import calibration, results
 from clipkit.analysis.metrics import Reliability
+from clipkit.base.options import option, parse_temperatures
 from clipkit.features.model import FeatureFile
 from clipkit.plots import style
 from clipkit.plots.entropy import counted_source
+from clipkit.plots.picture import Picture, Split
 from clipkit.plots.style import Drawn, clipkit_style
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["reliability"]
 
 PANELS = 3  # side by side
 MOST_OF_NULL = 0.05  # error of a calibrated model, above which a title says nothing
@@ -23,16 +30,40 @@ MOST_OF_NULL = 0.05  # error of a calibrated model, above which a title says not
 
 def draw_reliability(
     file: FeatureFile,
-    split: str,
-    temperatures: Sequence[float],
-    bins: int,
-    notes: Mapping[float, str],
+    split: Split = None,
+    temperature: Annotated[
+        list[str],
+        option(
+            "TAU[,TAU...]",
+            "Divide the similarities by TAU; 'model' is the temperature that the model learned, "
+            "'fitted' the one that is fitted on train.",
+            "--temperature",
+            "-t",
+            has_commas=True,
+        ),
+    ] = [],  # noqa: B006
+    bins: Annotated[int, option("N", "Points, each of as many images.", min=1)] = 15,
 ) -> Drawn:
-    """Draw the calibration of logits with labels, by default at the file's temperature."""
-    taus = temperatures or [file.default_temperature]
+    """Draw accuracy against confidence, with what a calibrated model would show."""
+    split = results.choose_split(file, split)
+    words, notes = temperature, {}
+    if "fitted" in words:
+        fitted = calibration.fitted_on_train(file, split)
+        words = [repr(fitted) if word == "fitted" else word for word in words]
+        notes[fitted] = "fitted on train"
+    taus = parse_temperatures(words, file.logit_scale) or [file.default_temperature]
     diagrams = calibration.reliability(file, split, taus, bins)
     figure = reliability(diagrams, notes=notes, title="Accuracy against confidence")
     return style.state(figure, _finding(diagrams), counted_source(file, split))
+
+
+RELIABILITY = Picture(
+    "reliability",
+    draw_reliability,
+    "clipkit plot reliability class-logits.h5 -t model,0.0318 -o reliability.png",
+    kinds=("logits",),
+    of=("logits",),
+)
 
 
 def _finding(diagrams: Mapping[float, Reliability]) -> str:

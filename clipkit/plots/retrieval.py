@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from matplotlib.artist import Artist
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
 from numpy.typing import ArrayLike
 
 from clipkit.analysis import results
 from clipkit.analysis.retrieval import TASKS, finding
-from clipkit.features.history import provenance
 from clipkit.features.model import FeatureFile
+from clipkit.features.provenance import provenance
 from clipkit.plots import style
+from clipkit.plots.picture import Picture, always
 from clipkit.plots.style import Drawn, clipkit_style
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["RecallCurve", "retrieval"]
 
 TITLES = dict(zip(TASKS, ("images for a text", "texts for an image"), strict=True))
 COLUMNS = "split k queries candidates recall recall_low recall_high recall_null"
@@ -32,7 +36,7 @@ class RecallCurve(NamedTuple):
 
 
 def draw_retrieval(file: FeatureFile) -> Drawn:
-    """Draw a result of `retrieve`."""
+    """Draw recall against k of image-text retrieval, with the control and chance."""
     results.columns_of(file, "retrieve", COLUMNS)
     panels = {}
     for task in TASKS:
@@ -52,6 +56,15 @@ def draw_retrieval(file: FeatureFile) -> Drawn:
     figure = retrieval(panels, title="Recall of retrieval")
     (split,) = results.newest_entry(file).get("splits", [""])
     return style.state(figure, finding(file), results.source_label(file, str(split)))
+
+
+RETRIEVE = Picture(
+    "retrieve",
+    draw_retrieval,
+    "clipkit plot retrieve retrieve.h5 -o retrieve.png",
+    of=("retrieve",),
+    is_reported=always,
+)
 
 
 @clipkit_style
@@ -74,7 +87,7 @@ def retrieval(
         ax.set_xscale("log")
         ticks = np.unique(np.concatenate([curve.k for curve in curves.values()])).astype(int)
         ax.set_xticks(ticks, list(map(str, ticks)))
-        ax.xaxis.set_minor_locator(NullLocator())
+        style.hide_minor_ticks(ax.xaxis)
         ax.set(ylim=(-2, 102), xlabel="k (log scale)")
         ax.set_title(name, loc="left", color=style.GREY)
     axes[0].set_ylabel("recall@k (%)")

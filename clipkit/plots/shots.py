@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import numpy as np
-from matplotlib.artist import Artist
-from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
 from numpy.typing import ArrayLike
 
 from clipkit.analysis import metrics, results
 from clipkit.base.errors import ClipkitError
+from clipkit.base.options import option
 from clipkit.features.compatibility import matching_split
-from clipkit.features.history import downsample, is_untrained
+from clipkit.features.hdf5 import read
 from clipkit.features.model import FeatureFile, Split
+from clipkit.features.provenance import downsample, is_untrained
 from clipkit.plots import style
+from clipkit.plots.picture import Picture
 from clipkit.plots.style import Drawn, clipkit_style
-from clipkit.plots.temperature import name_curves
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.figure import Figure
+
+__all__ = ["ShotCurve", "shots"]
 
 
 class ShotCurve(NamedTuple):
@@ -32,20 +37,35 @@ class ShotCurve(NamedTuple):
     probe: int = 0  # the number of the result that it is of
 
 
-def draw_shots(probes: Sequence[FeatureFile], zeroshot: FeatureFile | None) -> Drawn:
-    """Draw results of `probe --shots`, and as a line the accuracy of zero-shot classification."""
+def draw_shots(
+    probes: Sequence[FeatureFile],
+    zeroshot: Annotated[
+        str | None, option("FILE", "Result of zeroshot, to draw as a line.", is_file=True)
+    ] = None,
+) -> Drawn:
+    """Draw the accuracy of few-shot probes against the labelled images per class."""
+    of_zeroshot = None if zeroshot is None else read(zeroshot, kinds=["result"])
     curves = shot_curves(probes)
     source = results.sources_label(probes, list(map(_scored_split, probes)))
     trained = [probe for probe in probes if not is_untrained(probe)] or probes
     line = None
-    if zeroshot is not None:
+    if of_zeroshot is not None:
         curve = next(curve for curve in curves if probes[curve.probe] is trained[0])
-        line = zeroshot_line(zeroshot, trained[0], curve)
+        line = zeroshot_line(of_zeroshot, trained[0], curve)
     figure = shots(curves, line, title="Accuracy by labelled images per class")
     finding = ""
     if line and len(trained) == 1:
         finding = line[1].replace("zero-shot, ", "Zero-shot has ")
     return style.state(figure, finding.replace(" %: worth", " %, worth"), source)
+
+
+SHOTS = Picture(
+    "shots",
+    draw_shots,
+    "clipkit plot shots shots.h5 --zeroshot zeroshot.h5 -o shots.png",
+    of=("probe",),
+    draws_several=True,
+)
 
 
 def _scored_split(probe: FeatureFile) -> str:
@@ -65,7 +85,7 @@ def shot_curves(probes: Sequence[FeatureFile]) -> list[ShotCurve]:
         for row in probe.runs_on(split):
             label = ", ".join([*results.run_settings(row), f"on {split}"])
             draws.setdefault((number, label), []).append(row)
-    labels = name_curves(probes, list(draws))
+    labels = results.name_curves(probes, list(draws))
     curves = []
     for label, ((number, _), rows) in zip(labels, draws.items(), strict=True):
         shots = np.array(results.column(rows, "shots")).astype(int)
@@ -150,7 +170,7 @@ def shots(
     ax.set_xscale("log", base=2)
     ticks = np.unique(np.concatenate([curve.shots for curve in curves])).astype(int)
     ax.set_xticks(ticks, list(map(str, ticks)))
-    ax.xaxis.set_minor_formatter(NullFormatter())
+    style.hide_minor_labels(ax.xaxis)
     ax.set_ylim(0)
     ax.set(xlabel="labelled images per class (log scale)", ylabel="accuracy (%)")
     facts = "points: mean of the draws; bars: their range"

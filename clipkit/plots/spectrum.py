@@ -4,32 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.artist import Artist
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
 from numpy.typing import ArrayLike
 
 from clipkit.analysis import results, similarity
 from clipkit.base import console
 from clipkit.base.errors import UsageError
-from clipkit.features.history import provenance
 from clipkit.features.model import FeatureFile
+from clipkit.features.provenance import provenance
 from clipkit.plots import style
+from clipkit.plots.picture import Picture, Split
 from clipkit.plots.style import Drawn, Floats, clipkit_style
-from clipkit.plots.temperature import name_curves
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.figure import Figure
+
+__all__ = ["spectrum"]
 
 SEED = 42
 
 
-def draw_spectra(files: Sequence[FeatureFile], split: str | None) -> Drawn:
-    """Draw the singular values of prompt sets, or of a split of images with their Gaussian null."""
-    splits = [results.choose_split(file, split) for file in files if file.kind == "images"]
-    if splits and len(splits) < len(files):
-        raise UsageError("expected files of images or of texts, got both")
-    if split is not None and not splits:
-        raise UsageError(f"expected images for --split, got {files[0].display_name}")
+def draw_spectra(files: Sequence[FeatureFile], split: Split = None) -> Drawn:
+    """Draw the singular values of prompt sets, or of images, with their effective ranks.
+
+    Images stand beside a Gaussian sample of as many vectors, whose directions are all alike.
+    """
+    splits = _splits_of_images(files, split)
     values = spectra(files, splits)
     ranks = {name: similarity.effective_rank(sigma) for name, sigma in values.items()}
     sizes = {file.splits[name].features.shape for file, name in zip(files, splits, strict=False)}
@@ -45,6 +48,26 @@ def draw_spectra(files: Sequence[FeatureFile], split: str | None) -> Drawn:
     title = f"Singular values of the {noun}' directions"
     figure = spectrum({**values, **nulls}, ranks, nulls=list(nulls), title=title)
     return figure, results.sources_label(files, splits)
+
+
+def _splits_of_images(files: Sequence[FeatureFile], split: str | None) -> list[str]:
+    """Return the split of each file of images; none for texts."""
+    splits = [results.choose_split(file, split) for file in files if file.kind == "images"]
+    if splits and len(splits) < len(files):
+        raise UsageError("expected files of images or of texts, got both")
+    if split is not None and not splits:
+        raise UsageError(f"expected images for --split, got {files[0].display_name}")
+    return splits
+
+
+SPECTRUM = Picture(
+    "spectrum",
+    draw_spectra,
+    "clipkit plot spectrum txt.h5 -o spectrum.png",
+    kinds=("texts", "images"),
+    of=("texts",),
+    draws_several=True,
+)
 
 
 def spectra(files: Sequence[FeatureFile], splits: Sequence[str] = ()) -> dict[str, Floats]:
@@ -69,7 +92,7 @@ def spectra(files: Sequence[FeatureFile], splits: Sequence[str] = ()) -> dict[st
         models.add(provenance(file).model)
     names = [label for _, label in labels]
     if len(models) > 1 or len(set(names)) < len(names):
-        names = name_curves(files, labels)
+        names = results.name_curves(files, labels)
     return dict(zip(names, values.values(), strict=True))
 
 
@@ -109,8 +132,8 @@ def spectrum(
         ax.plot(rank, height, markersize=9, markeredgecolor="white", **look)
         ax.plot([rank, rank], [0, height], color=look["color"], linewidth=1, linestyle=":")
     ax.set_yscale("log")
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    ax.yaxis.set_minor_formatter(NullFormatter())
+    ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    style.hide_minor_labels(ax.yaxis)
     ax.set(xlabel="index of the singular value", ylabel="singular value (log scale)")
     ax.set_title("marks: effective rank", loc="left", color=style.GREY)
     style.add_legend(fig, handles, labels)

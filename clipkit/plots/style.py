@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import itertools
 import math
@@ -9,26 +10,28 @@ import re
 import textwrap
 import unicodedata
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-import matplotlib.style
 import numpy as np
-from matplotlib.artist import Artist
-from matplotlib.axes import Axes
-from matplotlib.axis import Axis
-from matplotlib.figure import Figure
-from matplotlib.font_manager import fontManager
-from matplotlib.image import AxesImage
-from matplotlib.text import Text
-from matplotlib.ticker import ScalarFormatter
 from numpy.typing import NDArray
 
 from clipkit.base import console
 from clipkit.base.errors import UsageError
 from clipkit.base.names import distinct_names
 
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+    from matplotlib.text import Text
+
+__all__ = ["check_size", "finish", "format_of", "overlapping_texts", "save", "title_of"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 Floats = NDArray[np.float64]
 
 FORMATS = ("png", "svg", "pdf", "jpg", "webp")
@@ -59,7 +62,6 @@ OTHERS = (
     "Noto Emoji,Segoe UI Emoji,Symbola"
 )
 FALLBACKS = [*(f"Noto Sans {script}" for script in NOTO.split(",")), *OTHERS.split(",")]
-INSTALLED = set(fontManager.get_font_names())
 MISSING_GLYPH = re.compile(r"Glyph (\d+) ")  # of matplotlib's warning
 MAX_LEGEND = 60
 LEGEND_CHARACTER = 0.085  # inches
@@ -75,7 +77,6 @@ _STYLE = {
     "axes.spines.top": False,
     "axes.titlesize": 10,
     "figure.titlesize": TITLE_SIZE,
-    "font.family": [FONT, *[name for name in FALLBACKS if name in INSTALLED]],
     "figure.titleweight": "bold",
     "font.size": 10,
     "grid.color": "#dddddd",
@@ -97,11 +98,32 @@ _SAVE_OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-# A decorator. A function runs in clipkit's style over matplotlib's defaults, whatever the user's
-# matplotlibrc says, and leaves matplotlib's global settings alone.
-clipkit_style = matplotlib.style.context(["default", _STYLE])
+Drawn = tuple["Figure", str]  # a figure, and what it is of for its subtitle
 
-Drawn = tuple[Figure, str]  # a figure, and what it is of for its subtitle
+
+@functools.cache
+def _installed_fonts() -> list[str]:
+    from matplotlib.font_manager import fontManager
+
+    names = set(fontManager.get_font_names())
+    return [name for name in FALLBACKS if name in names]
+
+
+def clipkit_style(draw: Callable[P, T]) -> Callable[P, T]:
+    """Run a function in clipkit's style over matplotlib's defaults, whatever matplotlibrc says.
+
+    It leaves matplotlib's global settings alone.
+    """
+
+    @functools.wraps(draw)
+    def styled(*args: P.args, **kwargs: P.kwargs) -> T:
+        import matplotlib.style
+
+        fonts = {"font.family": [FONT, *_installed_fonts()]}
+        with matplotlib.style.context(["default", _STYLE | fonts]):
+            return draw(*args, **kwargs)
+
+    return styled
 
 
 def new_figure(width: float, height: float, title: str | None) -> Figure:
@@ -109,6 +131,8 @@ def new_figure(width: float, height: float, title: str | None) -> Figure:
 
     A title is wrapped to the width, and each of its lines adds to the height.
     """
+    from matplotlib.figure import Figure
+
     lines = _wrap_title(title or "", width)
     fig = Figure(figsize=(width, height + 0.25 * len(lines)), layout="constrained")
     fig.get_layout_engine().set(w_pad=PAD, h_pad=PAD)  # type: ignore[union-attr, call-arg]
@@ -258,6 +282,8 @@ def _fit_facts(fig: Figure, scale: float) -> float:
 
 def _left_titles(ax: Axes) -> list[Text]:
     """Return the left title of axes, if there is one."""
+    from matplotlib.text import Text
+
     title = ax.get_title("left")
     if not title:
         return []
@@ -275,6 +301,8 @@ def _lay_out(fig: Figure) -> bool:
 
 def overlapping_texts(fig: Figure) -> list[tuple[str, str]]:
     """Return the pairs of texts of a figure that overlap. Slanted texts are left out."""
+    from matplotlib.text import Text
+
     _lay_out(fig)
     outside = set(itertools.chain.from_iterable(map(_labels_outside, fig.axes)))
     artists = []
@@ -393,9 +421,39 @@ def dodge(number: int, count: int, step: float, room: float) -> float:
 
 def use_plain_numbers(axis: Axis) -> None:
     """Label an axis with full numbers (3.4656), never with an offset or a power of ten."""
+    from matplotlib.ticker import ScalarFormatter
+
     formatter = ScalarFormatter(useOffset=False)
     formatter.set_scientific(False)
     axis.set_major_formatter(formatter)
+
+
+def limit_ticks(axis: Axis, count: int, *, integer: bool = False) -> None:
+    """Divide an axis into at most `count` steps between round numbers."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(count, integer=integer))
+
+
+def hide_minor_labels(axis: Axis) -> None:
+    """Leave the minor ticks of an axis without numbers."""
+    from matplotlib.ticker import NullFormatter
+
+    axis.set_minor_formatter(NullFormatter())
+
+
+def hide_minor_ticks(axis: Axis) -> None:
+    """Leave out the minor ticks of an axis."""
+    from matplotlib.ticker import NullLocator
+
+    axis.set_minor_locator(NullLocator())
+
+
+def legend_line(**look: Any) -> Artist:
+    """Return a line that only a legend shows."""
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], **look)
 
 
 def title_of(fig: Figure) -> str:
@@ -468,12 +526,16 @@ def render(fig: Figure, format: str, *, dpi: float | None = None) -> tuple[bytes
 
 def _comment(fig: Figure) -> str | None:
     """Return CHART for a figure without photographs: dark pages may show it in dark colours."""
+    from matplotlib.image import AxesImage
+
     images: list[Any] = fig.findobj(AxesImage)
     return None if any(image.get_array().ndim == 3 for image in images) else CHART
 
 
 def warn_of_boxes(characters: Iterable[str]) -> None:
     """Warn of the characters that matplotlib draws as boxes, since its fonts lack them."""
+    import matplotlib
+
     listed = " ".join(dict.fromkeys(characters))
     if listed:
         console.warn(

@@ -4,204 +4,79 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import Counter
 from collections.abc import Sequence
 from operator import itemgetter
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-from matplotlib.artist import Artist
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
-from numpy.typing import ArrayLike
 
-from clipkit.analysis import metrics, results
-from clipkit.base.errors import ClipkitError, unknown
-from clipkit.base.names import differing, tell_apart
-from clipkit.features.history import is_untrained, provenance
+from clipkit.analysis import results
+from clipkit.analysis.temperature_sweeps import (
+    Sweep,
+    best_sweeps,
+    common_prompt_count,
+    rows_of_sweeps,
+    temperature_sweeps,
+)
+from clipkit.base.options import split_option
 from clipkit.features.model import FeatureFile
 from clipkit.plots import style
+from clipkit.plots.picture import Picture
 from clipkit.plots.style import Drawn, Floats, clipkit_style
 
-MAX_CURVES = 100
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["Sweep", "temperature"]
+
 MAX_LABEL = 48
 MAX_TICKS = 200  # more temperatures than this have no minor ticks
-COLUMNS = {"classifier", "C", "temperature", "eval_split", "acc1", "mean_entropy"}
 
 
-class Sweep:
-    """One curve of `temperature`: R temperatures and what was measured at each.
-
-    Parameters
-    ----------
-    label : str
-        Classifier, C and split, as the legend shows them.
-    tau : array (R,)
-        Temperatures, > 0, in any order.
-    accuracy, low, high : array (R,)
-        Fractions, with the ends of their intervals. NaN leaves a gap.
-    entropy : array (R,)
-        Mean entropies in nats.
-    chance : float, optional
-        Fraction.
-    is_control : bool
-        Whether the model is untrained.
-
-    Attributes
-    ----------
-    tau, percent, entropy, low, high : (R,) float64, rising in tau
-    best : int or None
-        Index of the highest accuracy.
-    plateau : slice
-        The temperatures around the best one with accuracies in its interval.
-    """
-
-    def __init__(  # noqa: PLR0913 - a documented constructor
-        self,
-        label: str,
-        tau: ArrayLike,
-        accuracy: ArrayLike,
-        entropy: ArrayLike,
-        low: ArrayLike,
-        high: ArrayLike,
-        *,
-        chance: float = math.nan,
-        is_control: bool = False,
-    ) -> None:
-        columns = np.array([tau, accuracy, entropy, low, high], np.float64)
-        columns[[1, 3, 4]] *= 100
-        self.label, self.chance, self.is_control = label, 100 * chance, is_control
-        self.tau, self.percent, self.entropy, self.low, self.high = columns[:, np.argsort(tau)]
-        self.best: int | None = None
-        self.plateau = slice(0)
-        if np.isfinite(self.percent).any():
-            self.best = best = int(np.nanargmax(self.percent))
-            worse = np.flatnonzero(~(self.percent >= self.low[best]))
-            first = worse[worse < best].max(initial=-1) + 1
-            self.plateau = slice(int(first), int(worse[worse > best].min(initial=len(self.tau))))
-
-
-def draw_sweeps(files: Sequence[FeatureFile], split: str | None) -> Drawn:
-    """Draw results of `probe`; see `temperature_sweeps`."""
+def draw_sweeps(
+    files: Sequence[FeatureFile],
+    split: Annotated[
+        str | None, split_option("Split to draw (default: all with several runs).")
+    ] = None,
+) -> Drawn:
+    """Draw accuracy and mean entropy against temperature, for one or several sweeps."""
     sweeps = temperature_sweeps(files, split)
     title = "Accuracy and entropy against temperature"
     figure = temperature(sweeps, common_prompt_count(files), title=title)
-    rows = itertools.chain.from_iterable(_rows_of_sweeps(file, split) for file in files)
+    rows = itertools.chain.from_iterable(rows_of_sweeps(file, split) for file in files)
     source = results.sources_label(files, results.column(rows, "eval_split"))
     return style.state(figure, _finding(sweeps), source)
 
 
+def _has_several_runs(result: FeatureFile) -> bool:
+    return result.run_count > 1
+
+
+TEMPERATURE = Picture(
+    "temperature",
+    draw_sweeps,
+    "clipkit plot temperature probe.h5 -o tau.png",
+    of=("probe",),
+    draws_several=True,
+    is_reported=_has_several_runs,
+)
+
+
 def _finding(sweeps: Sequence[Sweep]) -> str:
     """State the best accuracy with its temperature, beside the best of controls or chance."""
-    bests = {one: one.percent[one.best] for one in sweeps if one.best is not None}
-    controls = [one for one in bests if one.is_control]
-    trained = [one for one in bests if not one.is_control]
-    if not trained:
+    best, control = best_sweeps(sweeps)
+    if best is None:
         return ""
-    sweep = max(trained, key=bests.__getitem__)
-    finding = f"At best {bests[sweep]:.1f} %"
-    if np.count_nonzero(sweep.percent == bests[sweep]) == 1:
-        finding += f", at τ {sweep.tau[sweep.best]:g}"
-    if not controls:
-        return finding + (f"; chance is {sweep.chance:.1f} %" if sweep.chance > 0 else "")
-    control = max(controls, key=bests.__getitem__)
-    if control.low[control.best] <= control.chance:
+    finding = f"At best {best.highest:.1f} %"
+    if np.count_nonzero(best.percent == best.highest) == 1:
+        finding += f", at τ {best.tau[best.best]:g}"
+    if control is not None and control.is_above_chance:
+        return f"{finding}; untrained reaches {control.highest:.1f} %"
+    if control is not None:
         return f"{finding}; untrained is not shown to be above chance"
-    return f"{finding}; untrained reaches {bests[control]:.1f} %"
-
-
-def temperature_sweeps(files: Sequence[FeatureFile], split: str | None = None) -> list[Sweep]:
-    """Return the accuracies of results of `probe` on logits, with Wilson's 95 % interval.
-
-    There is a curve for each classifier, C and split of each result. By default, these are the
-    splits with several runs, or all if none has: a sweep is drawn without the run that was chosen
-    from it.
-    """
-    curves: dict[tuple[int, str, str], list[results.Row]] = {}
-    for number, file in enumerate(files):
-        check_sweep(file)
-        for row in _rows_of_sweeps(file, split):
-            words = [*results.run_settings(row, numbers=["C"]), row["eval_split"]]
-            label = ", ".join(words)
-            if results.newest_entry(file).get("features") == "probs":
-                label += " (probs)"
-            key = (number, label, str(row["C"]))  # as text, NaN equals NaN
-            curves.setdefault(key, []).append(row)
-    if len(curves) > MAX_CURVES:
-        raise ClipkitError(
-            f"expected at most {MAX_CURVES} curves, got {len(curves):,}",
-            "choose a split with --split, or draw fewer files",
-        )
-    labels = name_curves(files, [(number, label) for number, label, _ in curves])
-    sweeps = []
-    for label, (number, *_), rows in zip(labels, curves, curves.values(), strict=True):
-        sweeps.append(_sweep(files[number], label, rows))
-    return sweeps
-
-
-def _rows_of_sweeps(file: FeatureFile, split: str | None) -> list[results.Row]:
-    if split is not None:
-        return rows_on(file, split)
-    rows = file.rows()
-    counts = Counter(results.column(rows, "eval_split"))
-    return [row for row in rows if counts[row["eval_split"]] > 1] or rows
-
-
-def rows_on(file: FeatureFile, split: str) -> list[results.Row]:
-    """Return the runs of a sweep that were scored on a split, which must have some."""
-    rows = file.runs_on(split)
-    if not rows:
-        splits = set(file.runs["eval_split"].tolist())
-        raise unknown(f"split of {file.display_name}", split, splits)
-    return rows
-
-
-def check_sweep(file: FeatureFile) -> None:
-    """Refuse a file that holds no sweep over temperatures."""
-    results.check_run_count(file)
-    if not COLUMNS.issubset(file.runs) or not np.isfinite(file.runs["temperature"]).all():
-        raise ClipkitError(
-            f"{file.display_name}: expected a sweep over temperatures, got a result of "
-            f"{results.newest_entry(file)['command']}",
-            "make one with: clipkit probe logits.h5 -t 1,0.5,0.07 -o probe.h5",
-        )
-
-
-def name_curves(files: Sequence[FeatureFile], curves: Sequence[tuple[int, str]]) -> list[str]:
-    """Return the labels of curves, given with the numbers of their files, so that no two are equal.
-
-    If the files differ in model, data set or prompts, these stand in front. Otherwise equal labels
-    get the file's name, with its folder if need be.
-    """
-    parts = []
-    for file in files:
-        source = provenance(file)
-        parts.append(source._replace(model=source.model or "no model")._asdict())
-    sources = [", ".join(filter(None, part.values())) for part in differing(parts)]
-    labels = [label for _, label in curves]
-    if not any(sources) and len(set(labels)) == len(labels):
-        return labels
-    paths = [Path(file.display_name).with_suffix("").parts for file in files]
-    stems = [path[-1] for path in paths]
-    with_folders = ["/".join(path[-2:]) for path in paths]
-    return tell_apart(curves, (sources, stems, with_folders), MAX_LABEL - 1)
-
-
-def _sweep(file: FeatureFile, label: str, rows: list[results.Row]) -> Sweep:
-    names = ("temperature", "acc1", "mean_entropy")
-    taus, accuracies, entropies = [results.column(rows, name) for name in names]
-    labels = results.scored_runs(file, rows[0]["eval_split"]).labels
-    low, high = np.transpose([metrics.wilson(accuracy, len(labels)) for accuracy in accuracies])
-    facts: dict[str, Any] = {"chance": results.chance(labels), "is_control": is_untrained(file)}
-    return Sweep(label, taus, accuracies, entropies, low, high, **facts)
-
-
-def common_prompt_count(files: Sequence[FeatureFile]) -> int | None:
-    """Return K, the number of prompts that results of `probe` share; None if they differ."""
-    counts = {results.prompt_count(results.newest_entry(file).get("prompts")) for file in files}
-    return counts.pop() if len(counts) == 1 else None
+    return f"{finding}; chance is {best.chance:.1f} %" if best.chance > 0 else finding
 
 
 @clipkit_style
@@ -336,7 +211,7 @@ def _set_tau_axis(ax: Axes, tau: Floats) -> None:
     """Set a log axis that falls to the right, labelled at the temperatures where there is room."""
     tau = np.unique(tau)[::-1]  # falling
     ax.set_xscale("log")
-    ax.xaxis.set_minor_formatter(NullFormatter())
+    style.hide_minor_labels(ax.xaxis)
     span = math.log(tau[0] / tau[-1]) or 1.0
     labelled: list[float] = []
     for value in tau:

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Annotated
+
 import numpy as np
-from matplotlib.artist import Artist
-from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from clipkit.analysis import results, thresholds
+from clipkit.base.options import EvalSplit, option, split_option
 from clipkit.features.model import FeatureFile
 from clipkit.plots import style
+from clipkit.plots.picture import Picture
 from clipkit.plots.style import Drawn, clipkit_style
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.figure import Figure
+
+__all__ = ["threshold"]
 
 BINS = 80
 
 
-def draw_threshold(logits: FeatureFile, fpr: float, fit_split: str, eval_split: str) -> Drawn:
-    """Draw the cosines of the scored pairs, with the threshold that `clipkit threshold` chooses."""
+def draw_threshold(
+    logits: FeatureFile,
+    fpr: Annotated[float, option("P", "False-positive rate on the fitted split.")] = 0.01,
+    fit_split: Annotated[str, split_option("Split to choose the threshold on.")] = "train",
+    eval_split: EvalSplit = "test",
+) -> Drawn:
+    """Draw the cosines of matching and of other pairs, with the threshold between them."""
     row, pairs = thresholds.choose_overall(logits, fpr, fit_split, eval_split)
     title = "Cosines of images with prompts"
     matching, others = pairs.cosines[pairs.matches], pairs.cosines[~pairs.matches]
@@ -24,6 +37,15 @@ def draw_threshold(logits: FeatureFile, fpr: float, fit_split: str, eval_split: 
     above = f"Above {row['threshold']:.3g}: {100 * row['tpr']:.1f} % of the matching pairs"
     finding = f"{above}, {100 * row['fpr']:.1f} % of the others"
     return style.state(figure, finding, results.source_label(logits, row["split"]))
+
+
+THRESHOLD = Picture(
+    "threshold",
+    draw_threshold,
+    "clipkit plot threshold class-logits.h5 -o threshold.png",
+    kinds=("logits",),
+    of=("logits",),
+)
 
 
 @clipkit_style

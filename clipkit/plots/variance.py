@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from clipkit.analysis import metrics, results
 from clipkit.base.errors import ClipkitError
 from clipkit.features.model import FeatureFile
 from clipkit.plots import heatmap, style
+from clipkit.plots.picture import Picture, always
 from clipkit.plots.style import Drawn, clipkit_style
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["prompt_variance", "variance"]
 
 
 def draw_variance(file: FeatureFile) -> Drawn:
-    """Draw a result of `variance`, of embeddings or of the cosines with prompts."""
+    """Draw the share of variance, of embeddings or of prompts' cosines, that attributes explain."""
     if "prompt" in file.runs:
         return _draw_prompt_variance(file)
     of_controls = "control_share control_low control_high"
@@ -30,6 +35,15 @@ def draw_variance(file: FeatureFile) -> Drawn:
     title = "What the embeddings' variance is about"
     figure = variance(attributes.tolist(), share, unique=unique, control=control, title=title)
     return figure, results.source_label(file, str(columns["split"][0]))
+
+
+VARIANCE = Picture(
+    "variance",
+    draw_variance,
+    "clipkit plot variance variance.h5 -o variance.png",
+    of=("variance",),
+    is_reported=always,
+)
 
 
 def _draw_prompt_variance(file: FeatureFile) -> Drawn:

@@ -1,4 +1,4 @@
-r"""Parse prompt files and templates, fill templates with class names; texts to choose from.
+r"""Parse prompt files and templates, and fill templates with class names.
 
 A prompt file is UTF-8 text with one prompt per line. There are no comments: a prompt may begin with
 ``#``. Only ``\n`` and ``\r\n`` end a line; U+2028, U+0085 and a form feed belong to the prompt. A
@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -278,33 +278,3 @@ def clean(caption: str, where: str) -> str:
             f"{len(text):,}"
         )
     return text
-
-
-class Captions(NamedTuple):
-    """K captions, and the id of the image that each belongs to."""
-
-    name: str  # what messages call the source
-    texts: list[str]
-    ids: list[str]
-    source: dict[str, Any]  # for the history
-
-
-class Item(NamedTuple):
-    """One image with T texts, of which the first is right; or two images, each with its text."""
-
-    id: str
-    category: str  # "" without one
-    images: list[str]  # their ids
-    texts: list[str]
-
-
-class Items(NamedTuple):
-    """N items, and their source for the history."""
-
-    name: str  # what messages call the source
-    items: list[Item]
-    source: dict[str, Any]
-
-    def texts(self) -> list[str]:
-        """Return the different texts of all items."""
-        return list(dict.fromkeys(text for item in self.items for text in item.texts))

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clipkit.analysis.results import holds_classes
-from clipkit.features.history import provenance
 from clipkit.features.model import FeatureFile
+from clipkit.features.provenance import provenance
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from clipkit.base.names import distinct_names
 from clipkit.base.tables import Column
 from clipkit.features.columns import HEADINGS
 from clipkit.features.compatibility import origin
-from clipkit.features.history import identities, is_untrained, provenance
 from clipkit.features.model import RESULTS, FeatureFile
+from clipkit.features.provenance import identities, is_untrained, provenance
 from clipkit.report.blocks import Block, Fact, Heading, Origin, Page, Picture, Table
 from clipkit.report.command_lines import NO_COMMANDS, Commands, make_origin
 from clipkit.report.expected import compare_figures, read_table

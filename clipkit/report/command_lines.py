@@ -7,17 +7,20 @@ the history does not say, such as the folder of a manifest, stands in a comment 
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from clipkit.base import files
 from clipkit.base.console import escaped
+from clipkit.base.options import Option
 from clipkit.features.annotations import CLASS
-from clipkit.features.history import Entry, History, original_split, provenance
+from clipkit.features.history import Entry, History
 from clipkit.features.model import FeatureFile
+from clipkit.features.provenance import original_split, provenance
 from clipkit.prompts import bundled
 from clipkit.report.blocks import Origin
 from clipkit.report.steps import NameOf, Step, steps
@@ -51,15 +54,6 @@ MEMBERS_OF: dict[str, dict[str, str | None]] = {
     "split": {"test": "fractions.test", "val": "fractions.val", "group_folder": "by_folder"},
 }
 CHOSEN_RUN = re.compile(r"\(run (\d+) of \d+, chosen by number\)$")
-
-
-class Option(NamedTuple):
-    """An option of a command."""
-
-    flag: str
-    off: str = ""  # the flag that means false
-    takes_value: bool = True
-    repeats: bool = False  # whether each value needs the flag
 
 
 Commands = Mapping[str, Mapping[str, Option]]  # command -> name of a parameter -> its option
@@ -134,15 +128,13 @@ class _Command:
 
     def _line(self) -> str:
         command = str(self._entry["command"])
+        if command not in self._commands:
+            words = ["clipkit", command, *self._step.inputs.values()]
+            return _comment(f"{self._join(words)}, with options that only clipkit info shows")
+        options = self._commands[command]
         words = ["clipkit", command]
         for role, name in self._step.inputs.items():
-            if role in ("classes", "control texts", "threshold", "unknown"):
-                words.append(f"--{role.replace(' ', '-')}")
-            elif role.startswith("control "):
-                words.append("--control")
-            words.append(name)
-        if command not in self._commands:
-            return _comment(f"{self._join(words)}, with options that only clipkit info shows")
+            words += [*_flag_of_input(role, options), name]
         settings = {**self._entry, **self._unnamed()}
         if command in SETTINGS:
             settings |= SETTINGS[command](self)
@@ -150,7 +142,7 @@ class _Command:
         if settings.get("argument") is not None:
             words.append(str(settings["argument"]))
         members = {**MEMBERS, **MEMBERS_OF.get(command, {})}
-        for name, option in self._commands[command].items():
+        for name, option in options.items():
             path = members.get(name, name)
             if path is not None:
                 words += _option(settings, path, option)
@@ -189,7 +181,7 @@ class _Command:
 
     def _embed(self) -> dict[str, Any]:
         """Return the splits to embed, and the data set as it can be named."""
-        from clipkit.datasets import REGISTRY  # loads Pillow
+        from clipkit.datasets import REGISTRY
 
         dataset = self._entry.dataset
         if "name" not in dataset:
@@ -316,17 +308,30 @@ SETTINGS: dict[str, Callable[[_Command], dict[str, Any]]] = {
 }
 
 
+def _flag_of_input(role: str, options: Mapping[str, Option]) -> list[str]:
+    """Return the flag in front of an input; none if it is an argument.
+
+    The role of an option's file is called like the option. More words may follow, as in `control 2`
+    and `control images`.
+    """
+    for name in (role.replace(" ", "_"), role.partition(" ")[0]):
+        if name in options and options[name].is_file:
+            return [options[name].flag]
+    return []
+
+
 def _option(settings: Mapping[str, Any], path: str, option: Option) -> list[str]:
     """Return the words of an option; none if its member is absent, null or false."""
     value = Entry(settings).member(path)
-    if value is False and option.off:
-        return [option.off]
-    if value is None or value is False or (path, str(value)) in DEFAULTS:
+    if value is None or (path, str(value)) in DEFAULTS:
         return []
-    if value is True or not option.takes_value:
+    if value is False:
+        return [option.off] if option.off else []
+    if value is True or option.is_flag:
         return [option.flag]
-    if option.repeats and isinstance(value, list):
-        return [word for item in value for word in (option.flag, _word(item))]
+    if isinstance(value, list) and option.is_list and not option.has_commas:
+        pairs = [(option.flag, _word(item)) for item in value]
+        return list(itertools.chain.from_iterable(pairs))
     text = _word(value)
     return [option.flag, text] if text else []
 

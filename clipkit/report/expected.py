@@ -20,8 +20,8 @@ from clipkit.base import csv_rows, files
 from clipkit.base.errors import ClipkitError
 from clipkit.features.columns import COLUMNS, SETTINGS
 from clipkit.features.compatibility import origin
-from clipkit.features.history import downsample, is_untrained, provenance
 from clipkit.features.model import FeatureFile
+from clipkit.features.provenance import downsample, is_untrained, provenance
 from clipkit.report.blocks import Bar, Block, Cell, Fact, Heading, Measurement, Number, Table
 from clipkit.report.markdown import (
     escape,

@@ -25,20 +25,10 @@ from clipkit.base import console
 from clipkit.base.errors import ClipkitError
 from clipkit.base.names import distinct_names
 from clipkit.features.model import FeatureFile
-from clipkit.plots import style
-from clipkit.plots.attributes import draw_attributes, draw_choices, draw_importance
-from clipkit.plots.compare import draw_comparison
-from clipkit.plots.confusion import (
-    MAX_CLASSES,
-    confusion_boxes,
-    draw_classes,
-    draw_clusters,
-    draw_confusion,
-)
-from clipkit.plots.retrieval import draw_retrieval
+from clipkit.plots import pictures_of, style
+from clipkit.plots.attributes import draw_attributes
+from clipkit.plots.confusion import confusion_boxes, draw_classes, draw_confusion
 from clipkit.plots.style import Drawn
-from clipkit.plots.temperature import draw_sweeps
-from clipkit.plots.variance import draw_variance
 from clipkit.report.blocks import (
     Bar,
     Block,
@@ -66,16 +56,6 @@ UNREADABLE = (  # what Pillow raises
 )
 BAR_WIDTH, BAR_HEIGHT = 96, 14
 PAD = 3  # pixels at the ends of a bar, for its marks
-# The pictures of results by what made them, besides those of predictions
-DRAWN: dict[str, Callable[[FeatureFile], Drawn]] = {
-    "choose": draw_choices,
-    "cluster": lambda result: draw_clusters(result, None, 0),
-    "compare": draw_comparison,
-    "importance": draw_importance,
-    "probe": lambda result: draw_sweeps([result], None),
-    "retrieve": draw_retrieval,
-    "variance": draw_variance,
-}
 # Words of Hebrew, Arabic and other scripts from right to left
 RIGHT_TO_LEFT = "\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\U00010800-\U00010fff\U0001e800-\U0001efff"
 RIGHT_TO_LEFT_WORDS = re.compile(f"[{RIGHT_TO_LEFT}]+(?:[ -]+[{RIGHT_TO_LEFT}]+)*")
@@ -346,20 +326,10 @@ def _drawings(
     if has_pictures:
         return drawings
     for result in page.results.values():
-        draw_result = _find_drawing(result)
-        if draw_result is not None:
-            drawings.append(draw(draw_result, result))
+        for picture in pictures_of(result):
+            if picture.is_reported(result):
+                drawings.append(draw(picture.draw_file, result))
     return drawings
-
-
-def _find_drawing(result: FeatureFile) -> Callable[[FeatureFile], Drawn] | None:
-    """Return what draws a result, if its command has a picture and there is enough to see."""
-    command = results.newest_entry(result)["command"]
-    if command == "probe" and result.run_count <= 1:
-        return None
-    if command == "cluster" and len(result.class_names or ()) > MAX_CLASSES:
-        return None
-    return DRAWN.get(command)
 
 
 def _links(figure: Any, result: FeatureFile, album: Album) -> list[dict[str, Any]]:

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from clipkit.analysis import results
+from clipkit.analysis.probes import classifiers
 from clipkit.base import console
 from clipkit.base.errors import UsageError
 from clipkit.base.files import atomic_write
 from clipkit.features.columns import COLUMNS
-from clipkit.features.history import feature_name, provenance
 from clipkit.features.model import FeatureFile
+from clipkit.features.provenance import feature_name, provenance
 from clipkit.models.hub import ALIASES
 
 # The task of each command's results, as CLIP_benchmark calls it, and as the Hub does.
@@ -100,8 +101,8 @@ def _accuracies(result: FeatureFile, command: str, split: str) -> dict[str, Any]
     if command == "zeroshot":
         return measured
     got = runs[0]["classifier"] + (" on logits" if result.history.last("logits") else "")
-    if got not in ("svm", "logreg"):
-        expected = "expected a probe by svm or logreg on embeddings"
+    if got not in classifiers.LINEAR:
+        expected = f"expected a probe by {' or '.join(classifiers.LINEAR)} on embeddings"
         raise UsageError(f"{result.display_name}: {expected}, got {got}")
     probed = {f"lp_{name}": value for name, value in measured.items()}
     return {**probed, "fewshot_k": runs[0].get("shots", -1)}

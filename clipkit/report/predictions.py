@@ -12,27 +12,20 @@ from numpy.typing import NDArray
 
 from clipkit.analysis import prediction, zeroshot
 from clipkit.analysis import results as result_files
+from clipkit.analysis.probes import classifiers
+from clipkit.analysis.probes.classifiers import PROBABILITY, SOFTMAX
 from clipkit.analysis.softmax import softmax
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError
 from clipkit.base.names import distinct_names
 from clipkit.features.compatibility import matching_split
-from clipkit.features.history import is_untrained, provenance
 from clipkit.features.model import FeatureFile, Int64
+from clipkit.features.provenance import is_untrained, provenance
 from clipkit.report.steps import settings
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 Names = NDArray[np.str_]
-
-PROBABILITY = "probability"
-SOFTMAX = f"{PROBABILITY}, the softmax over the classes"
-SCORE_NAMES = {
-    "svm": "votes of the pairs of classes",
-    "logreg": SOFTMAX,
-    "mlp": SOFTMAX,
-    "knn": f"{PROBABILITY}, the share of the neighbours' weights",
-}
 
 
 @dataclass(frozen=True)
@@ -198,10 +191,8 @@ def _softmax_scores(logits: FeatureFile, split: str) -> tuple[Int64, Floats, str
 
 
 def _score_name(probe: FeatureFile) -> str:
-    classifier = probe.fitted["classifier"][0]
-    if classifier == "svm" and len(probe.fitted["classes"]) == 2:
-        return "margin"
-    return SCORE_NAMES[classifier]
+    classifier = classifiers.find(probe.fitted["classifier"][0])
+    return classifier.score_name(len(probe.fitted["classes"]))
 
 
 def choose_control(

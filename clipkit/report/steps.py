@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clipkit.analysis.probes import classifiers
 from clipkit.analysis.results import Row, newest_entry
 from clipkit.features.columns import SETTINGS
 from clipkit.features.history import Entry, History
@@ -228,8 +229,10 @@ def _prompt_digests(entry: Entry) -> list[str]:
 
 
 def _is_random(probe: Entry) -> bool:
-    """Whether the seed of a probe matters: for an MLP, and to draw few shots or validation rows."""
-    if probe.get("classifier") == "mlp" or probe.get("shots") is not None:
+    """Whether the seed of a probe matters: to fit it, or to draw few shots or validation rows."""
+    if probe.get("classifier") in classifiers.names_taking("seed"):
+        return True
+    if probe.get("shots") is not None:
         return True
     try:
         return float(probe.get("val", "nan")) > 0

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from clipkit.analysis import comparison, metrics
 from clipkit.analysis.comparison import Bools
 from clipkit.analysis.for_people import attribute_rows
+from clipkit.analysis.layer_curves import layer_curves
 from clipkit.analysis.results import Row, columns_of, newest_entry
 from clipkit.analysis.score_metrics import METRICS
 from clipkit.base.tables import format_p
 from clipkit.base.version import __version__
 from clipkit.features.history import Entry
 from clipkit.features.model import FeatureFile
-from clipkit.plots.layer_curves import layer_curves
 from clipkit.report.blocks import Bar, Block, Cell, Measurement, Number, Table
 from clipkit.report.markdown import (
     escape,
@@ -27,7 +27,7 @@ from clipkit.report.markdown import (
 )
 
 if TYPE_CHECKING:
-    from clipkit.plots import LayerPoints
+    from clipkit.analysis.layer_curves import LayerPoints
 
 LIBRARIES = ("numpy", "scikit-learn", "torch", "transformers")
 EMBEDDING = math.inf  # the layer of its row, which is the last

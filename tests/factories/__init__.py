@@ -16,11 +16,12 @@ import pytest
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from clipkit.base import probe_arrays
 from clipkit.base.errors import ClipkitError
+from clipkit.base.probe_arrays import ProbeArray
 from clipkit.datasets.dataset import Dataset, ImageDataset
 from clipkit.features import FeatureFile, History, Split, row_ids, write
 from clipkit.features.model import KINDS
-from clipkit.features.validation import MODEL_ARRAYS
 
 MODEL = {"name": "m", "digest": "sha256:1", "weights": "sha256:2", "logit_scale": 100.0}
 ROWS = 6
@@ -127,14 +128,6 @@ def content(kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def fitted(classifier: str = "logreg") -> dict[str, Any]:
     """Return the arrays of a probe of 2 classes that reads 4 columns of embeddings."""
-    of_models: dict[str, Any] = {
-        "hyperplanes": random_features(1, 5),
-        "coefficients": random_features(5, 2).astype("<f8"),
-        "hidden": random_features(5, 3),
-        "output": random_features(4, 2),
-        "rows": random_features(3, 4),
-        "row_classes": np.array([0, 1, 1]),
-    }
     arrays = {
         "classifier": [classifier],
         "input": ["embeddings"],
@@ -145,11 +138,22 @@ def fitted(classifier: str = "logreg") -> dict[str, Any]:
         "rms": np.array([1.5]),
         "factor": np.array([1.0]),
     }
-    for name in MODEL_ARRAYS[classifier]:
-        arrays[name] = of_models[name]
-    if classifier != "knn":
+    model = probe_arrays.MODELS[classifier]
+    for name, array in model.arrays.items():
+        if not array.is_optional:
+            arrays[name] = _probe_array(array)
+    if model.has_centre:
         arrays["centre"] = np.zeros(4, "<f4")
     return arrays
+
+
+def _probe_array(array: ProbeArray) -> NDArray[Any]:
+    """Return an array of a probe of 2 classes, 4 columns, 3 units and 3 fitted rows."""
+    sizes = {"n": 2, "P": 1, "D": 4, "H": 3, "M": 3}
+    shape = [sizes[axis.strip("+")] + axis.count("+") for axis in array.axes.split()]
+    if array.holds_classes:
+        return np.arange(shape[0]) % 2
+    return np.random.default_rng(0).standard_normal(shape).astype(min(array.types))
 
 
 def split(name: str, n: int = ROWS) -> dict[str, Any]:

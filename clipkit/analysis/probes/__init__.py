@@ -14,21 +14,24 @@ svm 1.0 10.0 [7 9]
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from clipkit.base.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from clipkit.analysis.probes.classifiers import CLASSIFIERS
     from clipkit.analysis.probes.fitted import FittedProbe
     from clipkit.analysis.probes.sweep_context import SharedRows
-    from clipkit.analysis.probes.sweeps import CLASSIFIERS, Run, sweep
+    from clipkit.analysis.probes.sweeps import Run, sweep
+else:  # `predict` needs no scikit-learn, unlike sweeps
+    __getattr__ = lazy_names(
+        __name__,
+        {
+            f"{__name__}.classifiers": "CLASSIFIERS",
+            f"{__name__}.fitted": "FittedProbe",
+            f"{__name__}.sweep_context": "SharedRows",
+            f"{__name__}.sweeps": "Run sweep",
+        },
+    )
 
 __all__ = ["CLASSIFIERS", "FittedProbe", "Run", "SharedRows", "sweep"]
-
-if not TYPE_CHECKING:  # a type checker would take any name for one of the module
-
-    def __getattr__(name: str) -> Any:
-        """Import a name when it is first used: `predict` needs no scikit-learn, unlike sweeps."""
-        if name not in __all__:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        module = "fitted" if name == "FittedProbe" else "sweeps"
-        return getattr(importlib.import_module(f"{__name__}.{module}"), name)

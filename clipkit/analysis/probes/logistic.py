@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipkit.analysis.metrics import best_classes
-from clipkit.analysis.probes.fitted import Coefficients
+from clipkit.analysis.probes.models import Coefficients
 from clipkit.analysis.probes.sweep_context import Setting, Solution, SweepContext
 from clipkit.base import console
 from clipkit.features.model import Floats, Int64, row_blocks

@@ -27,7 +27,7 @@ from numpy.linalg import LinAlgError
 from numpy.typing import NDArray
 from sklearn.svm import SVC
 
-from clipkit.analysis.probes.fitted import PAIRS, Hyperplanes, Pair, count_votes
+from clipkit.analysis.probes.models import PAIRS, Hyperplanes, Pair, count_votes
 from clipkit.analysis.probes.pairs import Separation, fit_overlapping, fit_separable
 from clipkit.analysis.probes.sweep_context import Setting, Solution, SweepContext
 from clipkit.features.model import Floats, Int64
@@ -150,22 +150,32 @@ def _group_pairs(sizes: list[int], n_columns: int) -> list[list[Pair]]:
     line, unless their rows or its Gram matrix would be too large.
     """
     groups: list[list[Pair]] = []
-    many_rows: dict[int, list[Pair]] = defaultdict(list)
+    by_size: dict[int, list[Pair]] = defaultdict(list)
     for line in _lines(len(sizes)):
         few_rows: list[Pair] = []
         for i, j in combinations(line, 2):
-            count = sizes[i] + sizes[j]
-            group = many_rows[count] if _has_many_rows(count, n_columns) else few_rows
-            group.append((i, j))
-        total = sum(sizes[c] for c in line)
-        if total <= GRAM_ROWS and total * len(line) * n_columns <= LINE:
-            groups.append(few_rows)
-        else:
-            groups += [[pair] for pair in few_rows]
-    for count, pairs in many_rows.items():
-        step = max(1, BATCH // (count * (n_columns + 1)))
+            size = sizes[i] + sizes[j]
+            if _has_many_rows(size, n_columns):
+                by_size[size].append((i, j))
+            else:
+                few_rows.append((i, j))
+        if few_rows:
+            groups += _divide_line(few_rows, [sizes[c] for c in line], n_columns)
+    for size, pairs in by_size.items():
+        step = max(1, BATCH // (size * (n_columns + 1)))
         groups += [pairs[start : start + step] for start in range(0, len(pairs), step)]
-    return [group for group in groups if group]
+    return groups
+
+
+def _divide_line(pairs: list[Pair], sizes: list[int], n_columns: int) -> list[list[Pair]]:
+    """Return the pairs of a line of classes of these sizes as one group, or singly if it is large.
+
+    Its Gram matrix has all rows, and each pair has a copy of its rows.
+    """
+    total = sum(sizes)
+    if total <= GRAM_ROWS and total * len(sizes) * n_columns <= LINE:
+        return [pairs]
+    return [[pair] for pair in pairs]
 
 
 def _lines(n: int) -> Iterator[list[int]]:
@@ -189,25 +199,47 @@ def _fit_group(pairs: list[Pair], rows: list[Floats], Cs: list[float]) -> list[l
     """Fit the hyperplanes of a group of pairs at each C. Scores of the first class are negative."""
     problems = [LibsvmPair(rows[i], rows[j]) for i, j in pairs]
     if _has_many_rows(*problems[0].rows.shape):
-        stacked = np.stack([problem.rows for problem in problems])
-        signs = np.stack([problem.signs for problem in problems])
-        return [_complete(problems, C, fit_overlapping(stacked, signs, C)) for C in Cs]
-    separations: list[Separation | None] = [None] * len(problems)
-    with suppress(LinAlgError):  # the other pairs are likely to be singular, too
-        for number, one in enumerate(problems):
-            separations[number] = fit_separable(one.rows, one.signs, max(Cs))
+        return _fit_many_rows(problems, Cs)
+    separations = _separate(problems, max(Cs))
     line = Line(pairs, rows)
+    return [_fit_few_rows(problems, C, separations, line) for C in Cs]
+
+
+def _fit_many_rows(problems: list[LibsvmPair], Cs: list[float]) -> list[list[Fit]]:
+    """Fit pairs with the same number of rows by the interior-point method, at each C."""
+    rows = np.stack([problem.rows for problem in problems])
+    signs = np.stack([problem.signs for problem in problems])
     fits = []
     for C in Cs:
-        hyperplanes: list[Floats | None] = [None] * len(pairs)
-        for number, separation in enumerate(separations):
-            if separation is not None and separation.largest_coefficient <= C:
-                hyperplanes[number] = separation.hyperplane
-        unsolved = sum(hyperplane is None for hyperplane in hyperplanes)
-        is_line_faster = len(line.classes) > 2 and unsolved > len(pairs) / 2
-        fits_of_line = line.fit(C) if is_line_faster else []
-        fits.append(_complete(problems, C, hyperplanes, fits_of_line))
+        hyperplanes = fit_overlapping(rows, signs, C)
+        fits.append(_complete(problems, C, hyperplanes))
     return fits
+
+
+def _separate(problems: list[LibsvmPair], largest_C: float) -> list[Separation | None]:
+    """Return the widest margins of pairs; None if the classes overlap or need a larger C."""
+    separations: list[Separation | None] = [None] * len(problems)
+    with suppress(LinAlgError):  # the other pairs are likely to be singular, too
+        for number, problem in enumerate(problems):
+            separations[number] = fit_separable(problem.rows, problem.signs, largest_C)
+    return separations
+
+
+def _fit_few_rows(
+    problems: list[LibsvmPair], C: float, separations: list[Separation | None], line: Line
+) -> list[Fit]:
+    """Take the widest margins, which are the solutions at a large C, and let libsvm fit the rest.
+
+    If they leave more than half of the pairs of a line, libsvm fits the whole line in one call.
+    """
+    hyperplanes: list[Floats | None] = [None] * len(problems)
+    for number, separation in enumerate(separations):
+        if separation is not None and separation.largest_coefficient <= C:
+            hyperplanes[number] = separation.hyperplane
+    unsolved = sum(hyperplane is None for hyperplane in hyperplanes)
+    is_line_faster = len(line.classes) > 2 and unsolved > len(problems) / 2
+    fits_of_line = line.fit(C) if is_line_faster else []
+    return _complete(problems, C, hyperplanes, fits_of_line)
 
 
 def _complete(

@@ -13,7 +13,7 @@ from joblib import cpu_count  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from clipkit.analysis.probes.fitted import NEIGHBOURS, Preparation
+from clipkit.analysis.probes.preparation import Preparation
 from clipkit.features.model import Floats, Int64
 
 Float64 = NDArray[np.float64]
@@ -105,7 +105,7 @@ class SweepContext:
 
     X (N, D) and y (N,) are the rows to fit on; each of the classes 0..n-1 occurs. X_eval (M, D) are
     the rows to predict. `class_weights` (n,) weight the losses of each class's rows. With `keep`,
-    solutions hold the fitted models. `k` is the number of neighbours of kNN.
+    solutions hold the fitted models. `k` is the number of neighbours, if it is not the usual one.
     """
 
     X: Floats
@@ -116,7 +116,7 @@ class SweepContext:
     workers: Workers
     class_weights: Floats | None = None
     keep: bool = False
-    k: int = NEIGHBOURS
+    k: int | None = None
     shared: SharedRows = field(default_factory=SharedRows)
 
     @property

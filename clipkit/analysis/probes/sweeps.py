@@ -5,27 +5,18 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.neural_network import MLPClassifier
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from clipkit.analysis.metrics import best_classes
-from clipkit.analysis.probes.fitted import (
-    NEIGHBOURS,
-    FittedProbe,
-    MLPWeights,
-    Neighbours,
-    Preparation,
-    largest_magnitude,
-    unit_rows,
-)
-from clipkit.analysis.probes.logistic import logreg
-from clipkit.analysis.probes.svm import svm
+from clipkit.analysis.probes import classifiers
+from clipkit.analysis.probes.classifiers import Classifier
+from clipkit.analysis.probes.fitted import FittedProbe
+from clipkit.analysis.probes.preparation import Preparation, largest_magnitude
 from clipkit.analysis.probes.sweep_context import (
     ProgressCallback,
     Setting,
@@ -34,16 +25,10 @@ from clipkit.analysis.probes.sweep_context import (
     SweepContext,
     Workers,
 )
-from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError, UsageError, check_positive, unknown
+from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError, UsageError, check_positive
 from clipkit.features.model import BlockMatrix, Float32, Floats, Int64, row_blocks
 
-HIDDEN = 256  # units of the MLP
-BATCH = 200  # rows in a step of Adam
-EPOCHS = 40
-STEPS = 1000  # the MLP trains for EPOCHS, or for this many steps where that is longer
-PEAK_RATE, WARMUP = 0.01, 0.3  # of Adam's one-cycle rate: its highest, after this share of epochs
 BLOCK = 2**22  # numbers that are prepared at a time
-LINEAR = ("svm", "logreg")  # their solution depends on C * scale**2 alone
 
 
 @dataclass(frozen=True)
@@ -51,7 +36,7 @@ class Run:
     """A classifier fitted at one (scale, C), and the best class ids (M, k) of each row.
 
     k is 5, or 1 of an SVM or if there are 5 classes or fewer. If fewer classes have a neighbour,
-    the best is repeated. C is NaN for kNN, which has none. An SVM or logistic regression that
+    the best is repeated. C is NaN for a classifier without one. An SVM or logistic regression that
     stopped at its iteration limit has not converged. `fitted` is kept if the sweep keeps its
     probes.
     """
@@ -74,7 +59,7 @@ def sweep(  # noqa: PLR0913
     y: Int64,
     X_eval: Floats | BlockMatrix,
     *,
-    classifier: str = "svm",
+    classifier: str = classifiers.DEFAULT,
     C: Sequence[float] = (1.0,),
     scales: Sequence[float] = (1.0,),
     standardize: bool = False,
@@ -96,11 +81,8 @@ def sweep(  # noqa: PLR0913
         is then in memory.
     X_eval : array (M, D)
         The rows to predict.
-    classifier : {"svm", "logreg", "mlp", "knn"}
-        `svm` predicts as `SVC(kernel="linear")`: one classifier per pair of classes votes.
-        `logreg` is multinomial. `mlp` has one hidden layer of 256 units, trained by Adam with a
-        one-cycle rate for 40 epochs, or for 1,000 steps where that is longer. `knn` weights the
-        nearest rows by exp(cosine / 0.07).
+    classifier : str
+        A key of `CLASSIFIERS`. The solver of each says what it fits.
     C : sequence of float
         Inverse strength of the L2 penalty: the sum of losses has weight C against ||w||^2 / 2.
     scales : sequence of float
@@ -109,12 +91,12 @@ def sweep(  # noqa: PLR0913
         Give each column mean 0 and variance 1, measured on `X`. Scales then have no
         effect.
     balanced : bool
-        Of `logreg`: weight each row's loss by N / (n * rows of its class) for n classes, so that
+        Weight each row's loss by N / (n * rows of its class) for n classes, so that
         all classes count alike, as ``class_weight="balanced"`` in scikit-learn.
     seed : int
-        Only the MLP draws random numbers.
+        For a classifier that draws random numbers.
     k : int, optional
-        Of `knn`: number of nearest rows, 20 by default.
+        Number of nearest rows that vote, 20 by default.
     keep : bool
         Return the fitted probes too, which may take much memory: an SVM has a hyperplane for each
         pair of classes.
@@ -127,8 +109,8 @@ def sweep(  # noqa: PLR0913
     Raises
     ------
     UsageError
-        If the classifier is unknown, a C or scale is out of range, kNN gets a C, another classifier
-        gets a `k`, or another one than `logreg` is to be balanced.
+        If the classifier is unknown or does not take a setting that is given, or if a C or scale is
+        out of range.
     ClipkitError
         If there are fewer than two classes, the arrays' shapes do not agree, or the features are so
         large or small that fits would overflow or take forever.
@@ -139,54 +121,72 @@ def sweep(  # noqa: PLR0913
     >>> [run.predicted for run in sweep(X, y, X[1:3], scales=[1, 10])]
     [array([7, 9]), array([7, 9])]
     """
-    _check_settings(classifier, C, scales)
-    if balanced and classifier != "logreg":
-        raise UsageError(f"balanced: expected the classifier logreg, got {classifier}")
-    if k is not None and classifier != "knn":
-        raise UsageError(f"k: expected the classifier knn, got {classifier}")
+    method = classifiers.find(classifier)
+    _check_settings(method, C, scales)
+    _check_takes(method, "balanced", is_given=balanced)
+    _check_takes(method, "k", is_given=k is not None)
     _check_arrays(X, y, X_eval)
     classes, numbers = np.unique(y, return_inverse=True)
     shared = shared or SharedRows()
     if shared.prepared is None:
-        prepared, preparation = _prepare(classifier, standardize, X)
+        prepared, preparation = _prepare(method, standardize, X)
         shared.prepared = prepared, preparation, _apply(preparation, X_eval)
     rows, preparation, eval_rows = shared.prepared
 
     grid = [Setting(float(scale), float(c)) for scale, c in itertools.product(scales, C)]
-    reduced = [_reduce(setting, classifier, standardize, preparation.rms) for setting in grid]
+    reduced = [_reduce(setting, method, standardize, preparation.rms) for setting in grid]
     distinct = sorted(set(reduced))
-    with threadpool_limits(1), Workers(progress) as workers, warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # Run.converged reports it
-        # scikit-learn doubts that labels are classes where most of them occur once
-        warnings.filterwarnings("ignore", "The number of unique classes")
-        weights = len(y) / (len(classes) * np.bincount(numbers)) if balanced else None
-        rest = (distinct, seed, workers, weights, keep, k or NEIGHBOURS, shared)
-        context = SweepContext(rows, numbers, eval_rows, *rest)
-        predictions = dict(zip(distinct, CLASSIFIERS[classifier](context), strict=True))
+    weights = _balancing_weights(numbers) if balanced else None
+    with Workers(progress) as workers:
+        context = SweepContext(
+            rows, numbers, eval_rows, distinct, seed, workers, weights, keep, k, shared
+        )
+        solutions = dict(zip(distinct, _solve(method, context), strict=True))
 
     runs = []
     for setting, reduced_setting in zip(grid, reduced, strict=True):
-        solution = predictions[reduced_setting]
-        best = classes[solution.best]
-        c = math.nan if classifier == "knn" else setting.C
-        fitted = None
+        solution = solutions[reduced_setting]
+        C_of_run = setting.C if "C" in method.settings else math.nan
+        run = Run(classifier, C_of_run, setting.scale, classes[solution.best], solution.converged)
         if keep:
-            factor = reduced_setting.scale if classifier == "mlp" else 1.0
+            factor = reduced_setting.scale
             fitted = FittedProbe(
                 classifier, classes, solution.model, preparation, factor, balanced=balanced
             )
-        runs.append(Run(classifier, c, setting.scale, best, solution.converged, fitted))
+            run = replace(run, fitted=fitted)
+        runs.append(run)
     return runs
 
 
-def _check_settings(classifier: str, C: Sequence[float], scales: Sequence[float]) -> None:
-    if classifier not in CLASSIFIERS:
-        raise unknown("classifier", classifier, CLASSIFIERS)
-    if classifier == "knn" and list(C) != [1]:
-        raise UsageError("C: expected none for knn, which has no regularisation", "leave C out")
+def _solve(method: Classifier, context: SweepContext) -> list[Solution]:
+    """Solve each setting of the context with one BLAS thread per worker, without warnings."""
+    with threadpool_limits(1), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # Run.converged reports it
+        # scikit-learn doubts that labels are classes where most of them occur once
+        warnings.filterwarnings("ignore", "The number of unique classes")
+        return method.fit(context)
+
+
+def _balancing_weights(numbers: Int64) -> Floats:
+    """Return the weights (n,) with which all classes count alike."""
+    counts = np.bincount(numbers)
+    return len(numbers) / (len(counts) * counts)
+
+
+def _check_settings(method: Classifier, C: Sequence[float], scales: Sequence[float]) -> None:
+    if "C" not in method.settings and list(C) != [1]:
+        message = f"C: expected none for {method.name}, which has no regularisation"
+        raise UsageError(message, "leave C out")
     for name, values in (("C", C), ("scale", scales)):
         for value in values:
             check_positive(name, value)
+
+
+def _check_takes(method: Classifier, setting: str, *, is_given: bool) -> None:
+    """Refuse a setting that the classifier does not take."""
+    if is_given and setting not in method.settings:
+        names = " or ".join(classifiers.names_taking(setting))
+        raise UsageError(f"{setting}: expected the classifier {names}, got {method.name}")
 
 
 def _check_arrays(X: Floats | BlockMatrix, y: Int64, X_eval: Floats | BlockMatrix) -> None:
@@ -202,36 +202,46 @@ def _check_arrays(X: Floats | BlockMatrix, y: Int64, X_eval: Floats | BlockMatri
 
 
 def _prepare(
-    classifier: str, standardize: bool, X: Floats | BlockMatrix
+    method: Classifier, standardize: bool, X: Floats | BlockMatrix
 ) -> tuple[Float32, Preparation]:
-    """Standardise if asked to, centre except for kNN, and divide by the RMS for linear classifiers.
+    """Standardise rows if asked to, centre them, and divide them by their RMS.
+
+    Rows whose directions are compared are not centred. Only those of linear classifiers are divided
+    by the RMS. If the scale of the features matters, it must not be too small or large.
 
     Intercepts are not penalised, so a shift changes no solution. But products of centred rows keep
     their precision in float32, L-BFGS needs a fraction of the iterations, and the MLP's Adam gets
-    further in its epochs. If the scale of the features matters, it must not be too small or large.
+    further in its epochs.
     """
-    if classifier == "knn" and not standardize:
-        return _apply(Preparation(), X), Preparation()
-    largest, scaler = 0.0, StandardScaler()
-    for block in row_blocks(X, BLOCK):
-        largest = max(largest, largest_magnitude(block))
-        scaler.partial_fit(block.astype(np.float64))
-    is_extreme = not SMALLEST <= largest <= LARGEST  # their squares are beyond float32
-    dtype = np.result_type(getattr(X, "dtype", np.float32), np.float64 if is_extreme else "f4")
-    mean, deviation = scaler.mean_.astype(dtype), scaler.scale_.astype(dtype)
-    if standardize:
-        preparation = Preparation(mean, deviation)
-        centre = ((scaler.mean_ - mean) / deviation).astype(dtype)
-    else:
-        preparation, centre = Preparation(), mean
-    if classifier != "knn":
-        preparation = replace(preparation, centre=centre)
+    is_centred = not method.compares_directions
+    preparation = Preparation()
+    if standardize or is_centred:
+        preparation = _measure(X, standardize, is_centred)
     rows = _apply(preparation, X)
-    if classifier in LINEAR:
+    if method.is_linear:
         squares = sum(np.square(block, dtype=np.float64).sum() for block in row_blocks(rows, BLOCK))
         preparation = replace(preparation, rms=math.sqrt(squares / rows.size) or 1.0)
         rows /= preparation.rms
     return rows, preparation
+
+
+def _measure(X: Floats | BlockMatrix, standardize: bool, is_centred: bool) -> Preparation:
+    """Return the preparation with the means and deviations of the columns."""
+    largest = 0.0
+    scaler = StandardScaler()
+    for block in row_blocks(X, BLOCK):
+        largest = max(largest, largest_magnitude(block))
+        scaler.partial_fit(block.astype(np.float64))
+    is_extreme = not SMALLEST <= largest <= LARGEST  # their squares are beyond float32
+    precision = np.float64 if is_extreme else np.float32
+    dtype = np.result_type(getattr(X, "dtype", np.float32), precision)
+    centre = mean = scaler.mean_.astype(dtype)
+    preparation = Preparation()
+    if standardize:
+        deviation = scaler.scale_.astype(dtype)
+        preparation = Preparation(mean, deviation)
+        centre = ((scaler.mean_ - mean) / deviation).astype(dtype)  # what rounding left
+    return replace(preparation, centre=centre) if is_centred else preparation
 
 
 def _apply(preparation: Preparation, X: Floats | BlockMatrix) -> Float32:
@@ -244,84 +254,14 @@ def _apply(preparation: Preparation, X: Floats | BlockMatrix) -> Float32:
     return rows
 
 
-def _reduce(setting: Setting, classifier: str, standardize: bool, rms: float) -> Setting:
+def _reduce(setting: Setting, method: Classifier, standardize: bool, rms: float) -> Setting:
     """Return the equivalent setting for prepared features, equal for settings of equal solution.
 
     For linear classifiers, multiplying the features by s is multiplying C by s^2.
     """
+    if method.compares_directions:
+        return Setting(1.0, setting.C)
     scale = rms if standardize else rms * setting.scale
-    if classifier in LINEAR:
+    if method.is_linear:
         return Setting(1.0, float(f"{setting.C * scale**2:.9g}"))
     return Setting(scale, setting.C)
-
-
-def mlp(context: SweepContext) -> list[Solution]:
-    """Train one hidden layer of ReLU units by cross-entropy and Adam.
-
-    The rate follows one cycle (Smith and Topin 2018), from 0 to PEAK_RATE and back. Training ends
-    after a fixed number of epochs, whether or not the loss still falls.
-    """
-    rows = len(context.y)
-    classes = np.arange(context.n_classes)
-    batch = min(BATCH, rows)
-    epochs = max(EPOCHS, math.ceil(STEPS * batch / rows))
-    report_progress = context.workers.progress(len(context.settings) * epochs)
-
-    def solve(setting: Setting) -> Solution:
-        scale = np.float32(setting.scale)
-        alpha = batch / (setting.C * rows)  # scikit-learn divides it by the rows of a batch
-        # partial_fit would start a generator anew from a number, and shuffle all epochs alike
-        rng = np.random.RandomState(context.seed)
-        network = MLPClassifier(HIDDEN, alpha=alpha, batch_size=batch, random_state=rng)
-        for epoch in range(epochs):
-            network.learning_rate_init = _one_cycle((epoch + 0.5) / epochs)
-            if epoch:  # the first epoch makes the optimizer, which keeps a rate of its own
-                network._optimizer.learning_rate_init = network.learning_rate_init
-            network.partial_fit(context.X * scale, context.y, classes=classes)
-            report_progress(1)
-        model = MLPWeights(*map(_with_intercepts, network.coefs_, network.intercepts_))
-        if context.n_classes == 2:
-            # scikit-learn has one output: the score of the second class above that of the first
-            output = np.column_stack([np.zeros_like(model.output), model.output])
-            model = replace(model, output=output)
-        best = best_classes(model.scores(context.X_eval * scale))
-        return Solution(best, model=context.kept_model(model))
-
-    return context.workers.map(solve, context.settings)
-
-
-def _one_cycle(done: float) -> float:
-    """Return the rate after a share of the epochs: it rises by a line and falls by a cosine."""
-    if done < WARMUP:
-        return PEAK_RATE * done / WARMUP
-    return PEAK_RATE * (1 + math.cos(math.pi * (done - WARMUP) / (1 - WARMUP))) / 2
-
-
-def _with_intercepts(weights: Floats, intercepts: Floats) -> Floats:
-    return np.vstack([weights, intercepts]).astype(np.float32)
-
-
-def knn(context: SweepContext) -> list[Solution]:
-    """Predict by the nearest rows, weighted by exp(cosine / temperature), as DINOv2 does."""
-    model = Neighbours(unit_rows(context.X), context.y, context.n_classes, context.k)
-    blocks = list(model.blocks(context.X_eval))
-    report_progress = context.workers.progress(len(blocks))
-
-    def vote(block: Floats) -> Int64:
-        votes = model.vote(block)
-        has_neighbour = votes > 0
-        best = best_classes(votes)
-        report_progress(1)
-        return np.where(np.take_along_axis(has_neighbour, best, axis=1), best, best[:, :1])
-
-    best = np.concatenate(context.workers.map(vote, blocks))
-    # neither scale nor C matters
-    return [Solution(best, model=context.kept_model(model))] * len(context.settings)
-
-
-CLASSIFIERS: dict[str, Callable[[SweepContext], list[Solution]]] = {
-    "svm": svm,
-    "logreg": logreg,
-    "mlp": mlp,
-    "knn": knn,
-}

@@ -1,4 +1,4 @@
-"""Describe a feature file: what `clipkit info` prints."""
+"""Summarise a feature file: what `clipkit info` prints."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ MOST_NAMES = 5  # of a list, before the rest is counted
 LONGEST = 1000  # characters of a value
 
 
-def describe(file: FeatureFile) -> dict[str, Any]:
-    """Describe the content and the history of a file in full.
+def overview(file: FeatureFile) -> dict[str, Any]:
+    """Summarise the content and the history of a file in full.
 
     All features are read, so that they are checked against their digests.
 
@@ -32,7 +32,7 @@ def describe(file: FeatureFile) -> dict[str, Any]:
         "kind": file.kind,
         "digest": file.digest,
         "features": _shape(file.features),
-        "splits": {name: _describe_split(split) for name, split in file.splits.items()},
+        "splits": {name: _overview_of_split(split) for name, split in file.splits.items()},
         "feature_bytes": size,
         "class_names": file.class_names,
         "texts": list(file.texts or []) or None,
@@ -44,7 +44,7 @@ def describe(file: FeatureFile) -> dict[str, Any]:
     }
 
 
-def _describe_split(split: Split) -> dict[str, Any]:
+def _overview_of_split(split: Split) -> dict[str, Any]:
     return {
         "rows": len(split),
         "features": _shape(split.features),

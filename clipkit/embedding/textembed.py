@@ -18,18 +18,21 @@ from clipkit.analysis import similarity
 from clipkit.base import console, files
 from clipkit.base.errors import ClipkitError, UsageError, shorten, unknown
 from clipkit.base.names import escape
-from clipkit.datasets.registry import CLASS_NAMES
+from clipkit.datasets.registry import REGISTRY
 from clipkit.features.checked_file import SIGNATURE
-from clipkit.features.history import DOT_PRODUCT, provenance
+from clipkit.features.history import DOT_PRODUCT
 from clipkit.features.model import FeatureFile, Floats, Int64
+from clipkit.features.provenance import provenance
 from clipkit.models import RunOptions, canonical_name
 from clipkit.prompts import bundled
 from clipkit.prompts import formats as prompt_files
 from clipkit.prompts import texts as prompts
 from clipkit.prompts.formats import COMPLETE, DEFAULT_TEMPLATE, ClassNames
-from clipkit.prompts.texts import Captions, Items, Prompts
+from clipkit.prompts.texts import Prompts
 
 if TYPE_CHECKING:
+    from clipkit.datasets.captions import Captions
+    from clipkit.datasets.items import Items
     from clipkit.models import Encoder
 
 ANSWER_WITH_LETTER = "Answer with the option's letter from the given choices directly."
@@ -457,8 +460,9 @@ def _holds_images(path: str) -> bool:
 
 
 def _read_dataset(source: str, root: str | None) -> ClassNames:
-    if root is None and source in CLASS_NAMES:
-        return ClassNames(CLASS_NAMES[source](), source={"classes": source}, dataset=source)
+    data_set = REGISTRY.get(source)
+    if root is None and data_set and data_set.class_names:
+        return ClassNames(data_set.class_names(), source={"classes": source}, dataset=source)
     from clipkit import datasets
 
     names = datasets.load(source, root=root).class_names

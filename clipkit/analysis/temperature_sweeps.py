@@ -1,0 +1,164 @@
+"""Accuracy and entropy against temperature, from results of `probe` on logits."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from clipkit.analysis import metrics, results
+from clipkit.base.errors import ClipkitError, unknown
+from clipkit.features.model import FeatureFile
+from clipkit.features.provenance import is_untrained
+
+MAX_CURVES = 100
+COLUMNS = {"classifier", "C", "temperature", "eval_split", "acc1", "mean_entropy"}
+
+
+class Sweep:
+    """One curve of accuracy against temperature: R temperatures and what was measured at each.
+
+    Parameters
+    ----------
+    label : str
+        Classifier, C and split, as the legend shows them.
+    tau : array (R,)
+        Temperatures, > 0, in any order.
+    accuracy, low, high : array (R,)
+        Fractions, with the ends of their intervals. NaN leaves a gap.
+    entropy : array (R,)
+        Mean entropies in nats.
+    chance : float, optional
+        Fraction.
+    is_control : bool
+        Whether the model is untrained.
+
+    Attributes
+    ----------
+    tau, percent, entropy, low, high : (R,) float64, rising in tau
+    best : int or None
+        Index of the highest accuracy.
+    plateau : slice
+        The temperatures around the best one with accuracies in its interval.
+    """
+
+    def __init__(  # noqa: PLR0913 - a documented constructor
+        self,
+        label: str,
+        tau: ArrayLike,
+        accuracy: ArrayLike,
+        entropy: ArrayLike,
+        low: ArrayLike,
+        high: ArrayLike,
+        *,
+        chance: float = math.nan,
+        is_control: bool = False,
+    ) -> None:
+        columns = np.array([tau, accuracy, entropy, low, high], np.float64)
+        columns[[1, 3, 4]] *= 100
+        self.label, self.chance, self.is_control = label, 100 * chance, is_control
+        self.tau, self.percent, self.entropy, self.low, self.high = columns[:, np.argsort(tau)]
+        self.best: int | None = None
+        self.plateau = slice(0)
+        if np.isfinite(self.percent).any():
+            self.best = best = int(np.nanargmax(self.percent))
+            worse = np.flatnonzero(~(self.percent >= self.low[best]))
+            first = worse[worse < best].max(initial=-1) + 1
+            self.plateau = slice(int(first), int(worse[worse > best].min(initial=len(self.tau))))
+
+    @property
+    def highest(self) -> float:
+        """The highest accuracy in percent; NaN if there is none."""
+        return math.nan if self.best is None else float(self.percent[self.best])
+
+    @property
+    def is_above_chance(self) -> bool:
+        """Whether the interval of the highest accuracy is above chance."""
+        return self.best is not None and not self.low[self.best] <= self.chance
+
+
+def temperature_sweeps(files: Sequence[FeatureFile], split: str | None = None) -> list[Sweep]:
+    """Return the accuracies of results of `probe` on logits, with Wilson's 95 % interval.
+
+    There is a curve for each classifier, C and split of each result. By default, these are the
+    splits with several runs, or all if none has: a sweep is drawn without the run that was chosen
+    from it.
+    """
+    curves: dict[tuple[int, str, str], list[results.Row]] = {}
+    for number, file in enumerate(files):
+        _check_sweep(file)
+        for row in rows_of_sweeps(file, split):
+            words = [*results.run_settings(row, numbers=["C"]), row["eval_split"]]
+            label = ", ".join(words)
+            if results.newest_entry(file).get("features") == "probs":
+                label += " (probs)"
+            key = (number, label, str(row["C"]))  # as text, NaN equals NaN
+            curves.setdefault(key, []).append(row)
+    if len(curves) > MAX_CURVES:
+        raise ClipkitError(
+            f"expected at most {MAX_CURVES} curves, got {len(curves):,}",
+            "choose a split with --split, or draw fewer files",
+        )
+    labels = results.name_curves(files, [(number, label) for number, label, _ in curves])
+    sweeps = []
+    for label, (number, *_), rows in zip(labels, curves, curves.values(), strict=True):
+        sweeps.append(_sweep(files[number], label, rows))
+    return sweeps
+
+
+def rows_of_sweeps(file: FeatureFile, split: str | None) -> list[results.Row]:
+    """Return the runs on a split; by default on the splits with several runs, or all runs."""
+    if split is not None:
+        return _rows_on(file, split)
+    rows = file.rows()
+    counts = Counter(results.column(rows, "eval_split"))
+    return [row for row in rows if counts[row["eval_split"]] > 1] or rows
+
+
+def _rows_on(file: FeatureFile, split: str) -> list[results.Row]:
+    """Return the runs of a sweep that were scored on a split, which must have some."""
+    rows = file.runs_on(split)
+    if not rows:
+        splits = set(file.runs["eval_split"].tolist())
+        raise unknown(f"split of {file.display_name}", split, splits)
+    return rows
+
+
+def _check_sweep(file: FeatureFile) -> None:
+    """Refuse a file that holds no sweep over temperatures."""
+    results.check_run_count(file)
+    if not COLUMNS.issubset(file.runs) or not np.isfinite(file.runs["temperature"]).all():
+        raise ClipkitError(
+            f"{file.display_name}: expected a sweep over temperatures, got a result of "
+            f"{results.newest_entry(file)['command']}",
+            "make one with: clipkit probe logits.h5 -t 1,0.5,0.07 -o probe.h5",
+        )
+
+
+def _sweep(file: FeatureFile, label: str, rows: list[results.Row]) -> Sweep:
+    names = ("temperature", "acc1", "mean_entropy")
+    taus, accuracies, entropies = [results.column(rows, name) for name in names]
+    labels = results.scored_runs(file, rows[0]["eval_split"]).labels
+    low, high = np.transpose([metrics.wilson(accuracy, len(labels)) for accuracy in accuracies])
+    facts: dict[str, Any] = {"chance": results.chance(labels), "is_control": is_untrained(file)}
+    return Sweep(label, taus, accuracies, entropies, low, high, **facts)
+
+
+def common_prompt_count(files: Sequence[FeatureFile]) -> int | None:
+    """Return K, the number of prompts that results of `probe` share; None if they differ."""
+    counts = {results.prompt_count(results.newest_entry(file).get("prompts")) for file in files}
+    return counts.pop() if len(counts) == 1 else None
+
+
+def best_sweeps(sweeps: Sequence[Sweep]) -> tuple[Sweep | None, Sweep | None]:
+    """Return the sweep with the highest accuracy of a trained model, and that of a control."""
+    measured = [sweep for sweep in sweeps if sweep.best is not None]
+    trained = [sweep for sweep in measured if not sweep.is_control]
+    controls = [sweep for sweep in measured if sweep.is_control]
+    by_accuracy = attrgetter("highest")
+    return max(trained, key=by_accuracy, default=None), max(controls, key=by_accuracy, default=None)

@@ -1,0 +1,89 @@
+"""Name classes by the class index of a data set: those that are WordNet ids, or all by number."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from clipkit.base import files
+from clipkit.base.errors import ClipkitError
+from clipkit.base.names import escape
+from clipkit.prompts.class_index import WNID, Entry, parse_class_index
+from clipkit.prompts.texts import quote
+
+FILE_NAMES = ("class_index.json", "imagenet_class_index.json")
+MAX_BYTES = 1 << 24
+MAX_NAME = 1000  # characters
+HINT = 'expected forms: {"0": ["n01440764", "tench"]} or {"0": "tench"}'
+
+
+class ClassIndex(NamedTuple):
+    """The names of classes by WordNet id, and the digest of the file that gives them."""
+
+    names: dict[str, str]
+    digest: str
+
+
+def load_class_index(data: bytes, where: str) -> list[Entry]:
+    """Return the classes of a class index, as printable text."""
+    try:
+        entries = parse_class_index(json.loads(data))
+    except (ValueError, RecursionError):
+        entries = None
+    if entries is None:
+        raise ClipkitError(f"{where}: expected a class index, got other content", HINT)
+    for entry in entries:
+        if not 0 < len(entry.name.strip()) <= MAX_NAME:
+            got = quote(escape_text(entry.name))
+            raise ClipkitError(f"{where}: expected the name of a class, got {got}", HINT)
+    return [entry._replace(name=escape_text(entry.name)) for entry in entries]
+
+
+def find_class_index(folders: Iterable[str]) -> ClassIndex | None:
+    """Read the class index of the first of these folders that holds one."""
+    for folder in folders:
+        for name in FILE_NAMES:
+            path = Path(folder) / name
+            if path.is_file():
+                return read_class_index(path)
+    return None
+
+
+def rename_classes(
+    class_names: Sequence[str], find_index: Callable[[], ClassIndex | None]
+) -> tuple[list[str], dict[str, str]]:
+    """Return class names with WordNet ids replaced by their names, and the details for a history.
+
+    If no name is a WordNet id, `find_index` is not called. An id that the class index lacks stays.
+    """
+    if not any(WNID.fullmatch(name) for name in class_names):
+        return list(class_names), {}
+    index = find_index()
+    if index is None:
+        return list(class_names), {}
+    named = [index.names.get(name, name) for name in class_names]
+    return named, {"class_index": index.digest}
+
+
+def read_class_index(path: Path) -> ClassIndex:
+    """Read a class index from a file."""
+    return wordnet_names(files.read_bytes(str(path), MAX_BYTES), escape(str(path)))
+
+
+def wordnet_names(data: bytes, where: str) -> ClassIndex:
+    """Return the names that the content of a class index gives WordNet ids."""
+    names = {entry.wnid: entry.name for entry in load_class_index(data, where)}
+    if "" in names:
+        raise ClipkitError(f"{where}: expected WordNet ids, got names alone", HINT)
+    return ClassIndex(names, files.digest(data))
+
+
+def escape_text(text: str) -> str:
+    r"""Return a name from a file as printable text, without spaces around it.
+
+    >>> escape_text(" great white shark"), escape_text("a\nb\ud800")
+    ('great white shark', 'a%0Ab?')
+    """
+    return escape(text.encode(errors="replace").decode().strip())

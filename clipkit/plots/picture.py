@@ -1,0 +1,72 @@
+"""Describe pictures: what `clipkit plot`, the hints, the report and the tests know of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated
+
+from clipkit.base.options import option, split_option
+from clipkit.features.model import FeatureFile
+from clipkit.plots.style import Drawn
+
+
+def always(result: FeatureFile) -> bool:
+    """Return True: a report shows the picture of every result."""
+    return True
+
+
+def never(result: FeatureFile) -> bool:
+    """Return False: a report shows the picture of no result."""
+    return False
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture that `clipkit plot` draws.
+
+    Parameters
+    ----------
+    name : str
+    draw : callable
+        Takes a `FeatureFile`, a list of them or the words that name a data set, then values of
+        options, and returns a figure and what it is of. Its documentation is the help; its
+        parameters that are annotated with an `Option` are the options.
+    example : str
+        A command line.
+    kinds : tuple of str
+        The kinds of feature files that it draws; none for the images of a data set.
+    of : tuple of str
+        The commands or kinds whose files it is for: `clipkit plot FILE` draws it or names it.
+    is_first : bool
+        Whether `clipkit plot FILE` draws it, although there are others of that file.
+    draws_several : bool
+        Whether `draw` takes a list of files.
+    needs_images : bool
+        Whether `draw` takes a data set, as words; behind the file, if it takes one, too.
+    is_reported : callable FeatureFile -> bool
+        Whether a report shows the picture of a result.
+    """
+
+    name: str
+    draw: Callable[..., Drawn]
+    example: str
+    kinds: tuple[str, ...] = ("result",)
+    of: tuple[str, ...] = ()
+    is_first: bool = False
+    draws_several: bool = False
+    needs_images: bool = False
+    is_reported: Callable[[FeatureFile], bool] = never
+
+    def draw_file(self, file: FeatureFile) -> Drawn:
+        """Draw one file, with the defaults of all options."""
+        return self.draw([file] if self.draws_several else file)
+
+
+Split = Annotated[str | None, split_option("Split to draw (default: test, else the first).")]
+Run = Annotated[
+    int | None, option("N", "Number of the run, from 0 (default: the most accurate).", min=0)
+]
+Groups = Annotated[
+    str | None, option("FILE", "Draw groups of classes; each line of FILE is: class TAB group.")
+]
