@@ -142,7 +142,7 @@ def _report_error(error: Exception, command: str, is_debugged: bool) -> int:
 
 
 def _explain(error: Exception, command: str) -> ClipkitError:
-    """Return an error of a command as one with a message, a hint and an exit code."""
+    """Turn an exception of a command into an error with a message, a hint and an exit code."""
     if isinstance(error, ClipkitError):
         return error
     if hasattr(error, "format_message"):  # Typer's: a missing argument, an unknown option
@@ -151,15 +151,8 @@ def _explain(error: Exception, command: str) -> ClipkitError:
         interrupted = ClipkitError("interrupted")
         interrupted.exit_code = 128 + signal.SIGINT
         return interrupted
-    if isinstance(error, io.UnsupportedOperation) and not sys.stdout.writable():
-        return ClipkitError(files.CLOSED)
     if isinstance(error, OSError):
-        reason = system_reason(error)
-        if error.filename:
-            reason = f"{error.filename}: {reason}"
-        elif _is_output_broken():
-            return ClipkitError(f"cannot write standard output: {reason}")
-        return ClipkitError(f"I/O error: {reason}")
+        return _explain_io(error)
     if isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY):
         hint = LESS_MEMORY.get(command, "use smaller inputs")
         return ClipkitError("not enough memory for the data", hint)
@@ -167,6 +160,18 @@ def _explain(error: Exception, command: str) -> ClipkitError:
         return import_error(error)
     hint = "this is a bug in clipkit: run with --debug to see where"
     return ClipkitError(f"unexpected {type(error).__name__}: {error}", hint)
+
+
+def _explain_io(error: OSError) -> ClipkitError:
+    """Name the file of a failed input or output, or else standard output, if that refuses data."""
+    if isinstance(error, io.UnsupportedOperation) and not sys.stdout.writable():
+        return ClipkitError(files.CLOSED)
+    reason = system_reason(error)
+    if error.filename:
+        return ClipkitError(f"I/O error: {error.filename}: {reason}")
+    if _is_output_broken():
+        return ClipkitError(f"cannot write standard output: {reason}")
+    return ClipkitError(f"I/O error: {reason}")
 
 
 def _is_output_broken() -> bool:

@@ -8,6 +8,7 @@ import pytest
 from factories import write_feature_file
 
 ROOT = Path(__file__).parents[1]
+MOST_BRANCHES = 12  # of a function, with `and`, `or` and comprehensions, as radon counts
 HEAVY = {"numpy", "h5py", "torch", "transformers", "sklearn", "scipy", "matplotlib", "PIL"}
 
 
@@ -95,3 +96,37 @@ def test_a_type_checker_finds_a_misspelt_name(tmp_path):
     assert [int(line.split(":")[1]) for line in found[:-1]] == expected
     assert all(line.endswith('has no attribute "nonsense"') for line in found[:-1])
     assert found[-1] == "Found 6 errors in 1 file (checked 1 source file)"
+
+
+# TEMPORARY: modules in which functions with more branches are being rewritten
+BEING_REWRITTEN = {
+    "clipkit/analysis/attributes.py",
+    "clipkit/analysis/choices.py",
+    "clipkit/analysis/comparison.py",
+    "clipkit/analysis/dependence.py",
+    "clipkit/analysis/description.py",
+    "clipkit/analysis/for_people.py",
+    "clipkit/analysis/prediction.py",
+    "clipkit/analysis/relabeling.py",
+    "clipkit/analysis/results.py",
+    "clipkit/analysis/retrieval.py",
+    "clipkit/analysis/score_comparison.py",
+    "clipkit/analysis/thresholds.py",
+    "clipkit/analysis/variance.py",
+    "clipkit/models/encoder.py",
+}
+
+
+def test_no_function_has_too_many_branches():
+    from radon.complexity import cc_visit
+
+    too_many = []
+    for path in sorted((ROOT / "clipkit").rglob("*.py")):
+        name = path.relative_to(ROOT).as_posix()
+        if name in BEING_REWRITTEN:
+            continue
+        for block in cc_visit(path.read_text(encoding="utf-8")):
+            is_function = block.letter in ("F", "M")
+            if is_function and block.complexity > MOST_BRANCHES:
+                too_many.append(f"{name}:{block.lineno} {block.fullname}: {block.complexity}")
+    assert not too_many

@@ -264,7 +264,7 @@ def test_a_damaged_model_is_refused_in_one_line(copied, tmp_path, damage, messag
         ([*RUN, "--model", "tiny"], "tiny: expected a generative model with --ask, got one", 2),
         ([*RUN, "--normalize"], "expected --ask without --normalize", 2),
         ([*RUN, "--norm"], "expected --ask without --pool, --norm, --no-projection,", 2),
-        ([*RUN[:-2], "--at", "image"], "expected --ask with --at or --choices, got none", 2),
+        ([*RUN[:-2], "--at", "image"], "--at and --choices need --ask", 2),
         ([*RUN, "--choices", "cifar100"], "--choices: expected at most 26", 1),
         (["textembed", "--classes", "cifar10"], "expected a question with a generative", 2),
         (

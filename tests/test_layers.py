@@ -249,7 +249,7 @@ EMBED = ("embed", "digits", "--limit", 10, "-m", "tiny")
         ("--layers 3-1 -o {layer}.h5", "got '3-1'"),
         ("--layers 0,3 -o old{layer}.h5", "the output old3.h5 exists"),
         ("--layer 1 --pool max -o a.h5", "unknown pool 'max'"),
-        ("--pool mean -o a.h5", "expected --layer with --pool or --norm, got none"),
+        ("--pool mean -o a.h5", "--pool and --norm need --layer"),
         ("--layer 1 --no-projection -o a.h5", "expected --layer or --no-projection"),
     ],
 )

@@ -59,7 +59,7 @@ def count(number: int, noun: str) -> str:
 
 
 def replace_by_ascii(error: UnicodeError) -> tuple[str, int]:
-    """Handle for `codecs` what an encoding lacks: write similar ASCII, or else an escape."""
+    """Replace what an encoding lacks by similar ASCII, or else an escape (for `codecs`)."""
     assert isinstance(error, UnicodeEncodeError)
     text = error.object[error.start : error.end].translate(_SIMILAR)
     return text.encode("ascii", "backslashreplace").decode(), error.end

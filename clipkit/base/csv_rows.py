@@ -82,10 +82,10 @@ def read_rows(
 def read_table(
     data: bytes, name: str, ending: str = "", *, quotes: bool = True
 ) -> Iterator[tuple[int, list[str]]]:
-    """Yield the line and the cells of each row, by the separator that the header has.
+    """Yield the line and the cells of each row, divided by the separator that the header has.
 
-    See `read_rows`. Without `quotes`, no cell between tabs is quoted. A header that commas or
-    semicolons would divide as well as tabs is divided as the `ending` of the file says.
+    See `read_rows`. Without `quotes`, no cell between tabs is quoted. If the header has as many
+    commas or semicolons as tabs, the `ending` of the file decides.
     """
     delimiter = find_delimiter(data, ending)
     quotes = quotes or delimiter != "\t"
@@ -104,7 +104,7 @@ def find_delimiter(data: bytes, ending: str = "") -> str:
 
 
 def check_width(cells: list[str], width: int, where: str) -> None:
-    """Refuse a row that has not as many cells as the header."""
+    """Refuse a row with more or fewer cells than the header."""
     if len(cells) != width:
         raise ClipkitError(
             f"{where}: expected {width} columns as in the header, got {len(cells)}",
@@ -117,7 +117,7 @@ def read_objects(
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the line and the object of each line of a .jsonl file that is not empty.
 
-    The error for a line that is no JSON object names it, and gives the example as a hint.
+    An error names the line that is no JSON object. Its hint is the `example`.
     """
     stream.seek(0)
     for number, line in enumerate(stream, start=1):
@@ -161,7 +161,7 @@ def table_objects(
 
 
 def find_column(names: Sequence[str], present: Iterable[str], where: str) -> str:
-    """Return the first of some names of columns that is present."""
+    """Return the first of several names of a column that is present."""
     for name in names:
         if name in present:
             return name

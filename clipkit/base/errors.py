@@ -27,7 +27,9 @@ class ClipkitError(Exception):
     def adding_hint(self, text: str) -> Self:
         """Return the same error with one more thing to do in its hint."""
         error = copy.copy(self)
-        error.hint = f"{self.hint}; {text}".replace("?;", "?") if self.hint else text
+        error.hint = text
+        if self.hint:
+            error.hint = f"{self.hint}; {text}".replace("?;", "?")
         return error
 
     def with_hint(self) -> str:
@@ -58,7 +60,7 @@ MAX_LISTED = 25  # every registry fits
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:
-    """Return the error for a name that is not in a registry, with the nearest names that are.
+    """Return the error for a name that is not known, with the nearest known names.
 
     >>> unknown("data set", "cifar1", ["cifar10", "digits"]).message
     "unknown data set 'cifar1'"
@@ -100,7 +102,7 @@ MAX_REASON = 300  # characters of a library's message, which may quote a whole f
 
 
 def system_reason(error: Exception) -> str:
-    """Return the system's reason of an error, without the file's name, or else `brief`.
+    """Return the system's reason for an error, without the file's name, or else `brief`.
 
     >>> system_reason(FileNotFoundError(2, "No such file or directory", "img.h5"))
     'No such file or directory'
@@ -127,13 +129,17 @@ def brief(error: Exception) -> str:
     if not text:
         return kind
     text = shorten(text)
-    return text if " " in text else f"{kind}: {text}"
+    if " " not in text:
+        return f"{kind}: {text}"
+    return text
 
 
 def shorten(value: object, most: int = MAX_REASON) -> str:
     """Return a value as text, cut to `most` characters: a message quotes what may be very long."""
     text = str(value)
-    return f"{text[:most]} ..." if len(text) > most else text
+    if len(text) > most:
+        return f"{text[:most]} ..."
+    return text
 
 
 # The last pyarrow that goes with NumPy 1 is 25, and the first that goes with NumPy 2 is 16.

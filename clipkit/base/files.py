@@ -68,7 +68,7 @@ def user_cache() -> Path:
 def temporary_folder(parent: Path | None = None, name: str = "") -> Iterator[Path]:
     """Yield a folder that is removed at the end, also of an interrupted process.
 
-    With a `name`, what a killed process left under this name is removed first.
+    A folder of this `name` that a killed process left is removed first.
     """
     name = name or f".clipkit-{secrets.token_hex(8)}"
     path = (parent or Path(tempfile.gettempdir())) / name
@@ -92,7 +92,9 @@ def file_kind(path: Path) -> str:
         raise ClipkitError(f"cannot read {path}: {error.strerror}") from error
     if stat.S_ISREG(mode):
         return "file"
-    return "folder" if stat.S_ISDIR(mode) else "stream"
+    if stat.S_ISDIR(mode):
+        return "folder"
+    return "stream"
 
 
 def check_one_stream(sources: Sequence[str]) -> None:
@@ -102,7 +104,7 @@ def check_one_stream(sources: Sequence[str]) -> None:
 
 
 def goes_to_stream(output: str) -> bool:
-    """Return True for standard output, a FIFO or a device, which get the bytes of a file."""
+    """Whether an output is standard output, a FIFO or a device, which get the bytes of a file."""
     return output == STREAM or file_kind(Path(output)) == "stream"
 
 
@@ -127,23 +129,33 @@ def check_output(output: str, *, force: bool = False, inputs: Iterable[str | Non
     if _is_terminal(output):
         hint = "add -o FILE, or pipe it into the next command"
         raise UsageError("cannot write binary data to a terminal", hint)
-    if output == STREAM and not sys.stdout.buffer.writable():
-        raise ClipkitError(CLOSED)
     if output == STREAM:
+        if not sys.stdout.buffer.writable():
+            raise ClipkitError(CLOSED)
         return
     if not output:
         raise UsageError("expected the name of an output, got ''")
-    path = Path(output)
-    kind = file_kind(path)
+    kind = file_kind(Path(output))
     if kind == "folder":
         hint = f"add a file name: -o {output}/NAME.h5"
         raise UsageError(f"expected a file as output, got the folder {output}", hint)
-    if kind == "file" and any(_is_same_file(source, path) for source in inputs):
+    if kind == "file":
+        _check_replaceable(output, force, inputs)
+    _check_folder(output, kind)
+
+
+def _check_replaceable(output: str, force: bool, inputs: Iterable[str | None]) -> None:
+    """Refuse to replace an input, and another file without `force`."""
+    if any(_is_same_file(source, Path(output)) for source in inputs):
         raise UsageError(f"the output {output} is an input of this command", "choose another name")
-    if kind == "file" and not force:
+    if not force:
         hint = "choose another name, or add --force to replace it"
         raise UsageError(f"the output {output} exists", hint)
-    folder = path.resolve().parent
+
+
+def _check_folder(output: str, kind: str) -> None:
+    """Refuse an output of a kind, see `file_kind`, in a folder that is missing or not writable."""
+    folder = Path(output).resolve().parent
     if not folder.is_dir():
         hint = f"create it: mkdir -p {folder}"
         raise UsageError(f"cannot write {output}: there is no folder {folder}", hint)
@@ -299,7 +311,8 @@ def _open_stream(name: str, mode: Literal["rb", "wb"]) -> AbstractContextManager
     """Open a file; ``-`` is standard input or output, which stays open."""
     if name != STREAM:
         return Path(name).open(mode)
-    return contextlib.nullcontext(sys.stdin.buffer if mode == "rb" else sys.stdout.buffer)
+    stream = sys.stdin if mode == "rb" else sys.stdout
+    return contextlib.nullcontext(stream.buffer)
 
 
 def digest(data: bytes) -> str:
@@ -309,7 +322,8 @@ def digest(data: bytes) -> str:
 
 def read_bytes(source: str, max_bytes: int | None = None) -> bytes:
     """Read a text input of at most `max_bytes`, by default MAX_TEXT_BYTES: a file, or ``-``."""
-    max_bytes = MAX_TEXT_BYTES if max_bytes is None else max_bytes
+    if max_bytes is None:
+        max_bytes = MAX_TEXT_BYTES
     try:
         with _open_stream(source, "rb") as stream:
             data = stream.read(max_bytes + 1)
@@ -345,8 +359,9 @@ def _close(descriptor: int) -> None:
 def path_to(descriptor: int, name: str | Path) -> Path:
     """Return the path of an open file, which was opened under a name."""
     path = Path(f"/proc/self/fd/{descriptor}")
-    # other systems, and containers without /proc, have only the name
-    return path if path.exists() else Path(name)
+    if not path.exists():  # on other systems, and in containers without /proc
+        return Path(name)
+    return path
 
 
 @contextlib.contextmanager
@@ -355,8 +370,8 @@ def spool_input(source: str, signature: bytes = b"") -> Iterator[OpenFile]:
 
     On Linux its path leads to the file that was opened, even if a writer replaces it meanwhile: all
     that is read through the path belongs together. It lasts as long as the block. Messages and
-    endings need the name of the `source`. A usable input begins with the `signature`. Of another
-    pipe only the start is copied, since it may be endless; the caller refuses it.
+    endings need the name of the `source`. A usable input begins with the `signature`. Only
+    the start of another pipe is copied, since it may be endless; the caller refuses it.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Names that tell things apart, and names of files as texts."""
+"""Make names distinct, and write names of files as texts."""
 
 from __future__ import annotations
 
@@ -43,7 +43,10 @@ def distinct_names(names: Sequence[str], numbers: Sequence[int] | None = None) -
     counts = Counter(names)
     distinct = []
     for number, name in zip(numbers or range(len(names)), names, strict=True):
-        distinct.append(f"{number}: {name}" if counts[name] > 1 else name)
+        if counts[name] > 1:
+            distinct.append(f"{number}: {name}")
+        else:
+            distinct.append(name)
     return distinct
 
 
@@ -53,7 +56,7 @@ def class_name(class_names: Sequence[str] | None, number: int) -> str:
 
 
 def differing(things: Sequence[Mapping[str, T]]) -> list[dict[str, T]]:
-    """Return of each thing the facts in which the things differ.
+    """Return the facts of each thing that not all things share.
 
     >>> differing([{"model": "a", "split": "test"}, {"model": "b", "split": "test"}])
     [{'model': 'a'}, {'model': 'b'}]

@@ -14,15 +14,19 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.cells import cell_len
 
 from clipkit.base.console import escaped, note
 from clipkit.base.errors import UsageError
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
 MAX_TABLE = 2000  # rows of a long report that are printed as a table
 NO_BREAK = "\N{NO-BREAK SPACE}"  # between words of a cell that stay on one line
+NUMERIC_TYPES = {bool, int, float, tuple}  # a tuple is a number with its interval
 EMPTY = "-"  # a cell to which a column does not apply
 FORMATS = ("table", "tsv", "csv", "json")
 DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")  # a table shows its start
@@ -71,12 +75,20 @@ class Column(NamedTuple):
         """Name and unit, as the header shows them."""
         if self.unit == "%":
             return f"{self.name} %"
-        return f"{self.name} ({self.unit})" if self.unit else self.name
+        if self.unit:
+            return f"{self.name} ({self.unit})"
+        return self.name
 
     @property
     def least_width(self) -> int:
-        """Width of the longest word, or of the words with NO_BREAK between them."""
-        return max(map(cell_len, re.split("[ \n]", " ".join([self.title, *self.cells]))))
+        """Width of the longest word. NO_BREAK joins words into one."""
+        words = re.split("[ \n]", " ".join([self.title, *self.cells]))
+        return max(map(cell_len, words))
+
+    @property
+    def full_width(self) -> int:
+        """Width of the longest line if no cell is wrapped."""
+        return max(map(cell_len, [*self.title.split("\n"), *self.cells]))
 
 
 class View(NamedTuple):
@@ -95,8 +107,10 @@ class View(NamedTuple):
     @property
     def chosen_columns(self) -> list[str]:
         """Names of the columns to print, without repeats."""
-        names = ",".join(self.columns or []).split(",")
-        return list(dict.fromkeys(name.strip() for name in names if self.columns))
+        if not self.columns:
+            return []
+        names = ",".join(self.columns).split(",")
+        return list(dict.fromkeys(name.strip() for name in names))
 
     @property
     def is_for_people(self) -> bool:
@@ -120,7 +134,7 @@ def emit(rows: Iterable[Row], view: View) -> None:
 
     Machine formats are written row by row. They hold fractions (0..1), and an empty cell (null in
     JSON) for what does not apply. The table shows percent. It has to know all rows before its first
-    line, so a terminal gets more rows than MAX_TABLE of an iterator as TSV.
+    line, so an iterator of more than MAX_TABLE rows is printed as TSV.
 
     Raises
     ------
@@ -148,12 +162,13 @@ def emit(rows: Iterable[Row], view: View) -> None:
 
 def _write_json(rows: Iterable[Row], names: Sequence[str]) -> None:
     """Write a list of objects, as `json.dumps` with an indent of 2 does."""
-    before = "[\n"
+    is_empty = True
     for row in rows:
+        sys.stdout.write("[\n" if is_empty else ",\n")
+        is_empty = False
         text = json.dumps({name: _rounded(row[name]) for name in names}, indent=2)
-        sys.stdout.write(before + textwrap.indent(text, "  "))
-        before = ",\n"
-    sys.stdout.write("[]\n" if before == "[\n" else "\n]\n")
+        sys.stdout.write(textwrap.indent(text, "  "))
+    sys.stdout.write("[]\n" if is_empty else "\n]\n")
 
 
 def _write_lines(rows: Iterable[Row], names: Sequence[str], format: str, header: bool) -> None:
@@ -178,7 +193,7 @@ def _join_lines(lines: Iterable[Sequence[str]], format: str) -> str:
 
 
 def _choose(rows: Sequence[Row], chosen: list[str]) -> list[str]:
-    """Return the names of the chosen columns, all by default. Without rows, all names are known."""
+    """Return the names of the chosen columns, by default of all. Without rows, accept any name."""
     known = list(rows[0]) if rows else chosen
     for name in chosen:
         if name not in known:
@@ -210,7 +225,9 @@ def _rounded(value: Any) -> Any:
     """
     if not isinstance(value, float):
         return value
-    return None if math.isnan(value) else float(f"{value:.8g}")
+    if math.isnan(value):
+        return None
+    return float(f"{value:.8g}")
 
 
 def _text(value: Any) -> str:
@@ -238,7 +255,7 @@ def _columns(cells: Cells, headings: Headings) -> list[Column]:
             continue  # an empty column would only take room
         heading = headings.get(name) or Heading(name.replace("_", " "))
         texts = [_table_text(heading, value) for value in values]
-        is_numeric = types <= {bool, int, float, tuple}
+        is_numeric = types <= NUMERIC_TYPES
         columns.append(Column(heading.title, heading.unit, texts, is_numeric))
     return columns
 
@@ -246,23 +263,19 @@ def _columns(cells: Cells, headings: Headings) -> list[Column]:
 def _table(columns: Sequence[Column], header: bool) -> str:
     """Return a table that fits the terminal, unless a single word or number is wider.
 
-    If it is too wide, a single row becomes a list. With several rows, columns with one value in all
-    of them move to a line below the table. If that does not do, titles are broken between words.
+    If it is too wide, a single row becomes a list. If there are several rows, columns with one
+    value in all of them move to a line below the table. If that does not do, titles are broken
+    between words.
     """
     if not columns:
         return "\n"
-    text, width = _grid(columns, UNLIMITED, header), _width()
+    width = _width()
+    text = _grid(columns, UNLIMITED, header)
     if _fits(text, width):
         return text
     if len(columns[0].cells) == 1:
-        titles = [column.title for column in columns]
-        values = [column.cells[0] for column in columns]
-        names = Column("", "", titles, is_numeric=False)
-        return _grid([names, Column("", "", values, is_numeric=False)], width, header=False)
-    shared = [column for column in columns if len(set(column.cells)) == 1]
-    others = [column for column in columns if column not in shared]
-    if not others:
-        shared, others = [], list(columns)
+        return _list(columns, width)
+    shared, others = _split_shared(columns)
     text = _grid(others, UNLIMITED, header)
     if not _fits(text, width):
         narrow = [column._replace(name=column.name.replace(" ", "\n")) for column in others]
@@ -274,27 +287,57 @@ def _fits(text: str, width: int) -> bool:
     return max(map(cell_len, text.splitlines())) <= width
 
 
+def _list(columns: Sequence[Column], width: int) -> str:
+    """Return a single row as a list of titles and values."""
+    titles = [column.title for column in columns]
+    values = [column.cells[0] for column in columns]
+    pair = [Column("", "", texts, is_numeric=False) for texts in (titles, values)]
+    return _grid(pair, width, header=False)
+
+
+def _split_shared(columns: Sequence[Column]) -> tuple[list[Column], list[Column]]:
+    """Return the columns with one value in all rows, and the others; all if none differs."""
+    shared: list[Column] = []
+    others: list[Column] = []
+    for column in columns:
+        if len(set(column.cells)) == 1:
+            shared.append(column)
+        else:
+            others.append(column)
+    if not others:
+        return [], shared
+    return shared, others
+
+
 def _grid(columns: Sequence[Column], width: int, header: bool) -> str:
-    """Return columns as a table, with texts wrapped between words."""
+    """Lay out columns as a table, with texts wrapped between words."""
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     grid = Table(box=SIMPLE_HEAD, show_header=header)
     for column in columns:
-        justify: Any = "right" if column.is_numeric else "left"
-        least = column.least_width
-        is_least = least == max(map(cell_len, [*column.title.split("\n"), *column.cells]))
-        grid.add_column(Text(column.title), justify=justify, min_width=least, no_wrap=is_least)
-    for row in zip(*(column.cells for column in columns), strict=True):
-        grid.add_row(*(Text(cell.replace(NO_BREAK, " ")) for cell in row))
+        grid.add_column(
+            Text(column.title),
+            justify="right" if column.is_numeric else "left",
+            min_width=column.least_width,
+            no_wrap=column.least_width == column.full_width,
+        )
+    for cells in zip(*[column.cells for column in columns], strict=True):
+        grid.add_row(*[Text(cell.replace(NO_BREAK, " ")) for cell in cells])
+    return _render(grid, width)
+
+
+def _render(grid: Table, width: int) -> str:
+    """Return a table of Rich as text of at most `width` columns, or of the least that it needs."""
+    from rich.console import Console
+
     out = io.StringIO()
     console = Console(file=out, width=UNLIMITED, height=1, color_system=None, force_terminal=False)
     least = console.measure(grid).minimum
     console.print(grid, width=max(width + 1, least))  # the last column's space overhangs
     _, *lines, _, _ = out.getvalue().split("\n")  # the first and the last are blank
-    return join_lines(map(str.rstrip, lines))
+    return join_lines(line.rstrip() for line in lines)
 
 
 def _caption(columns: Sequence[Column], width: int) -> str:
@@ -303,7 +346,8 @@ def _caption(columns: Sequence[Column], width: int) -> str:
         return ""
     facts = []
     for column in columns:
-        facts.append(" ".join(filter(None, (column.name, column.cells[0], column.unit))))
+        fact = f"{column.name} {column.cells[0]}"
+        facts.append(f"{fact} {column.unit}" if column.unit else fact)
     text = f"In all rows: {', '.join(facts)}"
     wrapper = textwrap.TextWrapper(width - 2, break_long_words=False, break_on_hyphens=False)
     return textwrap.indent(join_lines(wrapper.wrap(text)), "  ")
@@ -315,21 +359,18 @@ def join_lines(lines: Iterable[str]) -> str:
 
 
 def _join_intervals(cells: Cells) -> Cells:
-    """Put the columns `acc1_low` and `acc1_high` in brackets behind `acc1`, and others alike.
+    """Put the columns `acc1_low` and `acc1_high` in brackets behind `acc1`, and others likewise.
 
     >>> _join_intervals({"acc1": [0.71], "acc1_low": [0.68], "acc1_high": [0.74]})
     {'acc1': [(0.71, 0.68, 0.74)]}
     """
     joined = dict(cells)
-    for name, values in cells.items():
-        if {f"{name}_low", f"{name}_high"} <= cells.keys():
-            low, high = joined.pop(f"{name}_low"), joined.pop(f"{name}_high")
-            joined[name] = list(map(_interval, values, low, high))
+    for name in cells:
+        if f"{name}_low" in cells and f"{name}_high" in cells:
+            lows, highs = joined.pop(f"{name}_low"), joined.pop(f"{name}_high")
+            triples = zip(cells[name], lows, highs, strict=True)
+            joined[name] = [None if triple[0] is None else triple for triple in triples]
     return joined
-
-
-def _interval(value: Any, low: Any, high: Any) -> tuple[Any, Any, Any] | None:
-    return None if value is None else (value, low, high)
 
 
 def _width() -> int:
@@ -337,7 +378,9 @@ def _width() -> int:
     if sys.stdout.isatty():
         return shutil.get_terminal_size().columns
     columns = os.environ.get("COLUMNS", "")
-    return int(columns) if re.fullmatch("[1-9][0-9]{0,4}", columns) else WIDTH
+    if re.fullmatch("[1-9][0-9]{0,4}", columns):
+        return int(columns)
+    return WIDTH
 
 
 def _table_text(heading: Heading, value: Any) -> str:

@@ -137,7 +137,7 @@ class Checkpoint:
         self._finish(shard, embedded, skipped)
 
     def load_finished(self, *, with_empty: bool) -> None:
-        """Take over the own shards that are finished; a damaged one is not.
+        """Take over the finished shards of this process. A damaged one counts as unfinished.
 
         `with_empty` takes over shards without usable images, too.
         """
@@ -189,7 +189,7 @@ class Checkpoint:
     def join(self, columns: slice = ALL_COLUMNS) -> dict[str, Split]:
         """Join all shards into splits with features that are read shard by shard.
 
-        `columns` of the features are taken: of one layer, if there are several.
+        Only `columns` of the features are taken, such as those of one layer.
         """
         assert not self.pending(), "expected every shard to be finished"
         splits = {}
@@ -261,7 +261,7 @@ def open_whole(
 ) -> Iterator[Checkpoint]:
     """Open the checkpoint of a run, or begin one, and hold its lock alone.
 
-    `parameters` are everything but the images that determines the result, as JSON can hold it. A
+    `parameters` hold all that determines the result, except the images, in types that JSON has. A
     run with other parameters or images is refused, unless `restart` drops its shards or it has
     none.
     """
@@ -286,7 +286,7 @@ def open_part(
 ) -> Iterator[Checkpoint]:
     """Open the checkpoint of a run for one of its parts, or begin one, and share its lock.
 
-    `restart` drops all shards of another run, but of the same run only shards of the part.
+    `restart` drops all shards of another run, but only the part's shards of the same run.
     """
     text = _manifest(splits, parameters)
     _check_folder(folder)
@@ -495,7 +495,7 @@ def _check_folder(folder: Path) -> None:
 
 
 def _foreign_names(folder: Path) -> list[str]:
-    """Return the names in a folder, except what a run leaves that was killed at once."""
+    """Return the names in a folder, except those that a run leaves if it is killed at once."""
     try:
         names = sorted(path.name for path in folder.iterdir())
     except FileNotFoundError:

@@ -70,7 +70,7 @@ def embed(  # noqa: PLR0913 (the options of `clipkit embed`)
     part: Part | None = None,
     **settings: Any,
 ) -> list[Skipped]:
-    """Embed the images of a data set with the model of a name: what `clipkit embed` runs.
+    """Embed the images of a data set with a named model: what `clipkit embed` runs.
 
     The processes that encode load the model. A run that continues uses as many of PyTorch's threads
     as it began with.
@@ -194,7 +194,7 @@ def embed_images(  # noqa: PLR0913 (the options of `clipkit embed`)
 def name_layer_outputs(output: str, layers: Iterable[int]) -> dict[int | None, str]:
     """Return the output of each layer: ``{layer}`` stands for its number.
 
-    Without layers, None has the output.
+    Without layers, the only key is None.
 
     >>> name_layer_outputs("img.l{layer}.h5", [0, 12])
     {0: 'img.l0.h5', 12: 'img.l12.h5'}
@@ -251,17 +251,17 @@ class _Run:
 
     @property
     def outputs(self) -> dict[int | None, str]:
-        """The output of each layer, or of None."""
+        """The output of each layer; the only key is None without layers."""
         return name_layer_outputs(self.output, self.engine.model.columns)
 
     @property
     def columns(self) -> Mapping[Any, slice]:
-        """The columns of each layer; of embeddings, all columns for None."""
+        """The columns of each layer; without layers, None has all columns."""
         layers: Mapping[Any, slice] = self.engine.model.columns
         return layers or {None: ALL_COLUMNS}
 
     def entry(self, layer: int | None = None) -> dict[str, Any]:
-        """Return the entry of the history of a layer's file, without what was skipped."""
+        """Return the entry that made a layer's file, without its list of skipped images."""
         model = self.engine.model
         return features.history_entry(
             "embed",
@@ -272,7 +272,7 @@ class _Run:
         )
 
     def manifest(self) -> dict[str, Any]:
-        """Return all that determines the embeddings, but the images."""
+        """Return all that determines the embeddings, except the images."""
         model = self.engine.model
         # the model's digest covers these files; one by one, they tell what changed
         manifest = {**self.entry(), "model files": model.parts}
@@ -461,9 +461,12 @@ class _Run:
                 history = file.history
         except ClipkitError:
             return None
-        skipped: list[Skipped] = history[0].pop("skipped", []) if history else []
-        expected = features.canonical_json([self.entry(layer)])
-        return skipped if features.canonical_json(history) == expected else None
+        skipped: list[Skipped] = []
+        if history:
+            skipped = history[0].pop("skipped", [])
+        if features.canonical_json(history) != features.canonical_json([self.entry(layer)]):
+            return None
+        return skipped
 
 
 def _scale(embeddings: Float32, layers: Iterable[slice]) -> Float32:

@@ -76,7 +76,7 @@ def embed_texts(
         texts = [texts] if isinstance(texts, str) else list(texts)
         places = _quote(texts)
     embeddings = _encode(texts, places, encoder, truncate, normalize)
-    # of the prompts and their order, whatever the form of their file
+    # the digest of the prompts and their order does not depend on the format of their file
     data = features.canonical_json(texts).encode("utf-8", "surrogatepass")
     entry = features.history_entry(
         "textembed",
@@ -139,7 +139,7 @@ def embed_items(
 
 
 def _quote(texts: Sequence[str]) -> list[str]:
-    """Return what an error calls texts that stand in no file: their beginnings."""
+    """Return the beginnings of texts, by which an error names those that are in no file."""
     return [repr(text[:SHOWN_CHARACTERS]) for text in texts]
 
 
@@ -155,8 +155,8 @@ def embed_classes(
     """Embed one prompt for each class: what `clipkit textembed --classes` runs.
 
     Several templates, or several wordings of a class, make an ensemble: each class's embeddings are
-    normalised, averaged and normalised again. A warning says so if wordings that begin with an
-    article fill the default template.
+    normalised, averaged and normalised again. Warn if wordings that begin with an article fill the
+    default template.
 
     Parameters
     ----------
@@ -174,17 +174,8 @@ def embed_classes(
     FeatureFile
         Of kind texts: features (C, D).
     """
-    wordings = [ESCAPED_CONTROLS.sub(" ", wording) for wording in classes.wordings]
-    if wordings != classes.wordings:
-        console.note("characters such as %0A in names are replaced by spaces in the prompts")
-    if readable:
-        wordings = [prompts.readable(wording) for wording in wordings]
-    if templates is None and encoder.details.get("similarity") == DOT_PRODUCT:
-        templates = [COMPLETE]  # else all answers would begin with its first word
-    if templates is None:
-        _warn_of_complete_wordings(classes)
-    templates = [classes.template] if templates is None else list(templates)
-    texts, wording_index = prompts.from_classes(wordings, templates)
+    templates = _choose_templates(classes, encoder) if templates is None else list(templates)
+    texts, wording_index = prompts.from_classes(_clean_wordings(classes, readable), templates)
     class_index = np.array(classes.class_index)[wording_index]
     embeddings = _encode(texts, _quote(texts), encoder, truncate)  # (P * T, D)
     cleaned = encoder.cleaned_by_ftfy(texts)
@@ -216,6 +207,24 @@ def embed_classes(
     )
 
 
+def _clean_wordings(classes: ClassNames, readable: bool) -> list[str]:
+    """Return the wordings without escaped controls and, if asked for, without underscores."""
+    wordings = [ESCAPED_CONTROLS.sub(" ", wording) for wording in classes.wordings]
+    if wordings != classes.wordings:
+        console.note("characters such as %0A in names are replaced by spaces in the prompts")
+    if readable:
+        wordings = [prompts.readable(wording) for wording in wordings]
+    return wordings
+
+
+def _choose_templates(classes: ClassNames, encoder: Encoder) -> list[str]:
+    """Return the default template."""
+    if encoder.details.get("similarity") == DOT_PRODUCT:
+        return [COMPLETE]  # another one begins with a word, which all answers would then be
+    _warn_of_complete_wordings(classes)
+    return [classes.template]
+
+
 def _warn_of_complete_wordings(classes: ClassNames) -> None:
     """Warn if wordings look like prompts, but fill the default template."""
     if classes.template != DEFAULT_TEMPLATE or classes.wordings == classes.names:
@@ -230,7 +239,7 @@ def _warn_of_complete_wordings(classes: ClassNames) -> None:
 
 
 def _name_ensembles(classes: ClassNames, class_index: Int64, templates: int) -> list[str]:
-    """Return what the result calls the prompts of each class (C)."""
+    """Return the text by which the file names the prompts of each class (C)."""
     if not classes.is_ensemble:
         return [f"{wording} ({templates} templates)" for wording in classes.wordings]
     counts = np.bincount(class_index).tolist()
@@ -247,15 +256,18 @@ def _encode(
 ) -> Floats:
     with console.progress("embedding prompts", "prompts") as progress:
         rows = encoder.encode_texts(texts, truncate=truncate, places=places, progress=progress)
-    if normalize:
-        _refuse_unit_rows(encoder, "no --normalize")
-    return similarity.normalize(rows) if normalize else rows
+    if not normalize:
+        return rows
+    _refuse_unit_rows(encoder, "no --normalize")
+    return similarity.normalize(rows)
 
 
 def _refuse_unit_rows(encoder: Encoder, expected: str) -> None:
-    """Refuse to change the lengths of rows of an output embedding, which decide their logits."""
+    """Refuse to normalise rows of an output embedding: their lengths are part of the logits."""
     if encoder.details.get("similarity") == DOT_PRODUCT:
-        raise UsageError(f"expected {expected} with a generative model, whose rows have lengths")
+        raise UsageError(
+            f"expected {expected} with a generative model: next-token logits need the lengths"
+        )
 
 
 # ---- Reading -------------------------------------------------------------------------------------
@@ -381,7 +393,7 @@ def _no_prompts(source: str) -> ClipkitError:
 def read_templates(values: Sequence[str], dataset: str = "") -> list[str]:
     """Return templates; the name of a template file stands for its templates, also if bundled.
 
-    A .json file may hold the templates of several data sets, of which one is `dataset`.
+    A .json file may hold the templates of several data sets, one of them `dataset`.
     """
     templates: list[str] = []
     for value in values:
@@ -398,7 +410,7 @@ def read_templates(values: Sequence[str], dataset: str = "") -> list[str]:
 def read_class_names(source: str, root: str | None = None, column: str | None = None) -> ClassNames:
     """Read class names from a feature file, a file of classes, or a data set.
 
-    A warning says so if two classes have one wording, so that no prompt tells them apart.
+    Warn if two classes have one wording, so that no prompt distinguishes them.
 
     Parameters
     ----------

@@ -98,7 +98,7 @@ class RunOptions:
     non_blocking: bool = False
 
     def changes(self) -> dict[str, int]:
-        """Return the options that make another model of it."""
+        """Return the options that change the model."""
         options = {"untrained": self.untrained, "image_size": self.image_size}
         return {name: value for name, value in options.items() if value is not None}
 
@@ -111,9 +111,13 @@ class RunOptions:
                 "--at chooses what is pooled; the last layer is normalised",
             )
         if self.ask is None and (self.at is not None or self.choices):
-            raise UsageError("expected --ask with --at or --choices, got none")
+            raise UsageError("--at and --choices need --ask")
+        self._check_layers()
+
+    def _check_layers(self) -> None:
+        """Refuse options that need hidden states without them, or exclude them."""
         if self.layers is None and (self.pool is not None or self.norm):
-            raise UsageError("expected --layer with --pool or --norm, got none")
+            raise UsageError("--pool and --norm need --layer")
         if self.layers is not None and not self.projection:
             raise UsageError(
                 "expected --layer or --no-projection, got both",

@@ -131,7 +131,7 @@ class TowerLayers:
 
 
 def read_layers(model: Any) -> TowerLayers | None:
-    """Describe an image tower's layers; return None if `PackedLayer` does not repeat them."""
+    """Describe an image tower's layers; return None if `PackedLayer` cannot compute them."""
     config: Any = getattr(model, "config", None)
     if getattr(config, "model_type", None) in PACKABLE and config.hidden_act in ACTIVATIONS:
         return _read_transformers(getattr(model, "vision_model", model), config.hidden_act)
@@ -403,9 +403,9 @@ def choose_precision(
     """Return the precision with this name.
 
     ``auto`` is float64 for the bundled models: their embeddings, rounded once to float32, are then
-    equal on all processors. It is float32 for texts: they are few, and the rounding error of one
-    prompt affects every image's entropy. It is so for models that are not tested, too: then,
-    `is_plain` is true. For other images it is the fastest precision that the device has natively.
+    equal on all processors. If `is_plain` is true, it is float32: for models that are not tested,
+    and for texts, which are few, while the rounding error of one prompt affects every image's
+    entropy. For other images it is the fastest precision that the device has natively.
     """
     if name in DTYPES:
         return name

@@ -329,7 +329,7 @@ def _load_generative(
 
 
 def _read(files: ModelFiles, tower: TowerName, options: RunOptions) -> Architecture:
-    """Read an architecture; of CLIP, if it can, one tower alone and without transformers."""
+    """Read an architecture. If a CLIP allows it, read one tower alone, without transformers."""
     if options.ask is not None:
         raise UsageError(
             f"{files.name}: expected a generative model with --ask, got one that embeds images"

@@ -1,7 +1,7 @@
 """Generative vision-language models of transformers: what they hold, and what they would say.
 
 A next-token logit is the product of the last hidden state and a row of the output embedding, so
-that the two are features of an image and of a word. No architecture is known here: the library
+that the two are features of an image and of a word. No architecture is named here: the library
 lists its models, and what is special about one is measured on one image.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import math
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
@@ -149,7 +150,7 @@ class Checkpoint:
 
     @cached_property
     def sizes(self) -> dict[str, tuple[int, ...]]:
-        """Return the shape of each parameter; of tied ones, once."""
+        """Return the shape of each parameter; tied ones occur once."""
         return {name: tuple(value.shape) for name, value in self.outline.named_parameters()}
 
     def load(
@@ -202,7 +203,7 @@ class Checkpoint:
         return model
 
     def _device_map(self, device: torch.device, dtype: torch.dtype) -> str | None:
-        """Return what lets accelerate spread a model that does not fit one GPU, or None."""
+        """Return "auto" if accelerate has to spread the model over GPUs, else None."""
         if device.type != "cuda":
             return None
         needed = dtype.itemsize * sum(map(math.prod, self.sizes.values()))
@@ -217,8 +218,8 @@ class Checkpoint:
 class AskedModel(LayerTower):
     """A model that reads images with a question: inputs -> hidden states (B, D) at a position.
 
-    `pool` is the position. The model goes no further than the last hidden state that is needed: no
-    logit is computed.
+    `pool` is the position. The model stops after the last hidden state that is needed, and
+    computes no logits.
     """
 
     def _pool(self, state: torch.Tensor, inputs: Inputs) -> torch.Tensor:
@@ -271,10 +272,10 @@ def find_layers(asked: AskedModel, inputs: Inputs) -> AskedModel:
 
 
 def output_scale(asked: AskedModel, inputs: Inputs, tolerance: float) -> dict[str, float]:
-    """Return the scale and the cap by which the model makes logits of products, if it has them.
+    """Return the scale and the cap with which the model turns products into logits, if any.
 
-    Each number of the configuration may be the scale, or its inverse. What gives the library's own
-    logits of an image is right.
+    Any number of the configuration may be the scale, or its inverse. The one that reproduces the
+    library's own logits of an image is returned.
     """
     logits = asked.whole(inputs).logits[0, -1].float()
     state = asked.states(inputs)[0].to(asked.model.dtype)
@@ -282,27 +283,35 @@ def output_scale(asked: AskedModel, inputs: Inputs, tolerance: float) -> dict[st
     products = head(state)[0].float().to(logits.device)
     if getattr(head, "bias", None) is not None:
         products = products - head.bias  # files have no place for it
-    said = logits > MASKED
-    logits, products = logits[said], products[said]
+    is_said = logits > MASKED
+    logits, products = logits[is_said], products[is_said]
     text = asked.model.config.get_text_config().to_dict()
-    numbers = [*asked.model.config.to_dict().values(), *text.values()]
-    scales = [1.0]
-    for number in numbers:
-        if isinstance(number, int | float) and number > 0 and math.isfinite(number):
-            scales += [float(number), 1 / number]
+    scales = _possible_scales([*asked.model.config.to_dict().values(), *text.values()])
     for cap in (text.get("final_logit_softcapping"), None):
-
-        def error(scale: float, cap: float | None = cap) -> float:
-            expected = products * scale
-            if cap is not None:
-                expected = torch.tanh(expected / cap) * cap
-            return float((expected - logits).abs().max() / logits.abs().max())
-
-        scale = 1.0 if error(1.0) < tolerance else min(scales, key=error)
-        if error(scale) < tolerance:
-            found = {"logit_scale": scale, "logit_softcap": cap}
-            return {name: value for name, value in found.items() if value not in (None, 1.0)}
+        errors = [_relative_error(logits, products * scale, cap) for scale in scales]
+        best = 0  # no scale at all, if that is good enough
+        if errors[best] >= tolerance:
+            best = errors.index(min(errors))
+        if errors[best] < tolerance:
+            details = {"logit_scale": scales[best], "logit_softcap": cap}
+            return {name: value for name, value in details.items() if value not in (None, 1.0)}
     raise ClipkitError(
         "expected next-token logits that are products of the last hidden state and the output "
         "embedding, got others"
     )
+
+
+def _possible_scales(settings: Iterable[object]) -> list[float]:
+    """Return 1, and each positive number among the settings with its inverse."""
+    scales = [1.0]
+    for number in settings:
+        if isinstance(number, int | float) and number > 0 and math.isfinite(number):
+            scales += [float(number), 1 / number]
+    return scales
+
+
+def _relative_error(logits: torch.Tensor, products: torch.Tensor, cap: float | None) -> float:
+    """Return how far products, capped if there is a cap, are from logits, as a share of these."""
+    if cap is not None:
+        products = torch.tanh(products / cap) * cap
+    return float((products - logits).abs().max() / logits.abs().max())

@@ -86,10 +86,10 @@ def named(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def rust_panics() -> Iterator[None]:
-    """Raise a ValueError in place of a panic of tokenizers, of which nothing is printed.
+    """Turn a panic of tokenizers into a ValueError, and suppress its traceback.
 
     A regex of tokenizer.json that backtracks too often panics. The exception is no `Exception`, and
-    Rust first writes a long traceback to file descriptor 2 itself, so that leads nowhere meanwhile.
+    Rust writes a long traceback to file descriptor 2, which leads nowhere within the block.
     """
     with _descriptor, open(os.devnull, "wb") as nowhere:  # noqa: PTH123
         stderr = os.dup(2)

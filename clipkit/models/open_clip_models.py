@@ -386,7 +386,7 @@ class OpenClipTokenizer(TextTokenizer):
 
 
 def _check_settings(settings: dict[str, Any]) -> None:
-    """Refuse what would be built forever, or fetched."""
+    """Refuse settings that take forever to build, or that fetch files."""
     vision = settings["vision_cfg"]
     text = settings["text_cfg"]
     for cfg in (vision, text, settings.get("multimodal_cfg", {})):

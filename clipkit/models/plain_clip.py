@@ -65,7 +65,7 @@ OTHER_SETTINGS = (
 
 
 class PlainClip(TransformersModel):
-    """A CLIP of transformers of which only one tower is read."""
+    """One tower of a CLIP of transformers."""
 
     def __init__(self, files: ModelFiles, config: Any, tower: TowerName) -> None:
         super().__init__(files, FAMILIES["clip"], config)
@@ -134,7 +134,7 @@ def _is_known_tower(config: dict[str, Any], required: Iterable[str]) -> bool:
 
 
 def _has_known_types(config: dict[str, Any], required: Iterable[str]) -> bool:
-    """Return whether settings are there, of the types in TYPES, positive, and otherwise usual."""
+    """Return whether no required setting is missing, and all have usual types and values."""
     if not config.keys() >= set(required):
         return False
     for name, value in config.items():
@@ -337,7 +337,7 @@ def read_backend(files: ModelFiles) -> Backend | None:
 
 
 def _has_other_rules(files: ModelFiles) -> bool:
-    """Return whether tokenizer.json has rules that CLIP's BPE has not.
+    """Return whether tokenizer.json has rules that CLIP's BPE lacks.
 
     With some of them, tokenizers ends the process, where transformers drops them.
     """

@@ -89,7 +89,7 @@ class Preprocessor(ABC):
         return Image.new("RGB", (self.edge, self.edge), "gray")
 
     def example_size(self) -> tuple[int, ...] | None:
-        """Return the size (3, H, W) of what the model gets of `example`; None of inputs by name."""
+        """Return the size (3, H, W) of the prepared `example`; None if inputs have names."""
         inputs = self.resize_and_crop([self.example()])
         return tuple(inputs.shape[1:]) if isinstance(inputs, torch.Tensor) else None
 
@@ -342,16 +342,18 @@ class CLIPImageProcessor(SimpleNamespace):
 
 def resize_processor(processor: Any, edge: int) -> None:
     """Let a processor give images of this edge, in pixels, with the same share of a centre crop."""
-    has_crop = getattr(processor, "do_center_crop", None) and processor.crop_size
-    before = min(filter(None, dict(processor.crop_size if has_crop else processor.size).values()))
-    for name in ("size", "crop_size") if has_crop else ("size",):
+    names = ["size"]
+    if getattr(processor, "do_center_crop", None) and processor.crop_size:
+        names.append("crop_size")  # the last one is the size of the images that the model gets
+    before = min(pixels for pixels in dict(getattr(processor, names[-1])).values() if pixels)
+    for name in names:
         sizes = getattr(processor, name)
         edges = {key: round(old * edge / before) for key, old in dict(sizes).items() if old}
         setattr(processor, name, type(sizes)(**edges))
 
 
 def _is_standard(processor: Any) -> bool:
-    """Return whether a processor resizes, crops, rescales and normalises, no more."""
+    """Return whether a processor resizes, crops, rescales and normalises, and nothing else."""
     if type(processor).__name__ not in STANDARD_PROCESSORS:
         return False
     size = _edges(processor.size)

@@ -71,7 +71,7 @@ class Question(Preprocessor):
             )
 
     def _check_question(self) -> None:
-        """Refuse a question that would be more than text for the model."""
+        """Refuse a question that is empty or holds a special token of the model."""
         special = {*self.tokenizer.all_special_tokens, self.image_token}
         found = sorted(token for token in special if token and token in self.question)
         if found:

@@ -241,7 +241,7 @@ class HiddenStates:
             self.options |= {"return_prefix_tokens": True, "output_fmt": "NLC"}
 
     def __call__(self, layers: Collection[int], *, pixel_values: Any) -> dict[int, torch.Tensor]:
-        """Return the hidden states of some layers; those above the highest are not computed."""
+        """Return the hidden states of some layers. Layers above the highest are not computed."""
         inputs: list[Any] = []
         later = sorted(set(layers) - {0})
         indices = [layer - 1 + self.stems for layer in later] or [self.stems]

@@ -79,7 +79,7 @@ class TextTokenizer(ABC):
     def clean(self, texts: Sequence[str], places: Sequence[str]) -> list[str]:
         """Return the texts that the other methods take.
 
-        An error names the place of the first text of which cleaning leaves nothing.
+        An error names the place of the first text that cleaning leaves empty.
         """
 
     @abstractmethod
@@ -148,7 +148,7 @@ class TextTokenizer(ABC):
     def check_left(
         self, cleaned: Sequence[str], texts: Sequence[str], places: Sequence[str]
     ) -> None:
-        """Raise an error that names the place of the first text of which nothing is left."""
+        """Raise an error that names the place of the first text that cleaning left empty."""
         for text, before, place in zip(cleaned, texts, places, strict=True):
             if before and not text:
                 raise ClipkitError(
@@ -363,7 +363,7 @@ def is_cleaned_by_openai(text: str) -> bool:
 
 
 def clean_as_openai(text: str) -> str:
-    """Clean a text as OpenAI's code does; spaces are the tokenizer's."""
+    """Clean a text as OpenAI's code does, except spaces, which the tokenizer cleans."""
     if text.isascii() and text.isprintable() and "&" not in text:
         return text  # importing ftfy takes longer than the prompts
     import ftfy

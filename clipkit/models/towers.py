@@ -219,7 +219,7 @@ def _apply_norm(norm: Any, state: torch.Tensor) -> torch.Tensor:
 
 
 def call_with_state(stack: Stack, number: int, read: Any) -> Any:
-    """Have `read` called with hidden state `number` when the model runs; return the hook."""
+    """Call `read` with hidden state `number` whenever the model runs; return the hook."""
     is_read_by_head = stack.head is not None and number == len(stack.layers)
     if number == 0 or is_read_by_head:
 
@@ -237,35 +237,45 @@ def call_with_state(stack: Stack, number: int, read: Any) -> Any:
 
 def choose_layers(model: Any, stack: Stack, tower: TowerName, options: RunOptions) -> LayerTower:
     """Return a tower of the layers that the options name, if the model has what they need."""
-    pool, norm = options.pool, options.norm
     numbers = resolve(options.layers or (), len(stack.layers), stack.lowest)
-    if norm and stack.norm is None and stack.pooled_norm is None:
+    if options.norm and stack.norm is None and stack.pooled_norm is None:
         raise UsageError(
             "expected a model that normalises all tokens at its end, got another",
             "leave --norm out",
         )
     if tower == "text":
-        if pool is not None:
-            raise UsageError(
-                f"expected no pool of a text tower, got {pool!r}: it is the token that the model "
-                "pools"
-            )
-        if stack.pooled_token is None:
-            raise UsageError(
-                "expected a text tower with a known pooled token, got another", "leave --layer out"
-            )
-        return LayerTower(model, stack, numbers, None, norm)
+        _check_text_pool(stack, options.pool)
+        pool = None
+    else:
+        pool = _choose_image_pool(stack, options.pool)
+    return LayerTower(model, stack, numbers, pool, options.norm)
+
+
+def _check_text_pool(stack: Stack, pool: str | None) -> None:
+    """Refuse a pool for a text tower, and a text tower without a known pooled token."""
+    if pool is not None:
+        raise UsageError(
+            f"expected no pool of a text tower, got {pool!r}: it is the token that the model pools"
+        )
+    if stack.pooled_token is None:
+        raise UsageError(
+            "expected a text tower with a known pooled token, got another", "leave --layer out"
+        )
+
+
+def _choose_image_pool(stack: Stack, pool: str | None) -> str:
+    """Return the pool of an image tower, by default the CLS token if there is one."""
     if pool is None:
-        pool = "cls" if stack.has_cls else "mean"
+        return "cls" if stack.has_cls else "mean"
     if pool not in POOLS:
         raise UsageError(f"expected a pool of {' or '.join(POOLS)}, got {pool!r}")
     if pool == "cls" and not stack.has_cls:
         raise UsageError("expected a model with a CLS token, got one without", "use --pool mean")
-    return LayerTower(model, stack, numbers, pool, norm)
+    return pool
 
 
 def resolve(layers: Iterable[int] | Literal["all"], count: int, lowest: int = 0) -> tuple[int, ...]:
-    """Return the numbers of hidden states, of which a negative number counts from the end.
+    """Return the numbers of hidden states. A negative number counts from the end.
 
     >>> resolve([0, -1], 12), resolve("all", 3)
     ((0, 12), (0, 1, 2, 3))

@@ -128,7 +128,7 @@ class TransformersModel(Architecture):
         return PREFIXES[tower] if is_dual else ("",)
 
     def check_stored(self, *towers: TowerName) -> None:
-        """Compare names, shapes and types of the tensors; of one tower alone, only their size."""
+        """Compare names, shapes and types of the tensors; in a single tower, only their size."""
         if self.family.is_whole:
             check_stored_size(self.files, self.sizes())
         else:
@@ -136,13 +136,26 @@ class TransformersModel(Architecture):
 
     def build(self, tower: TowerName, tensors: Tensors) -> Tower:
         """Build one tower with the given weights, in float32 and evaluation mode."""
-        family = self.family
+        model, lacks_pooler = self._load_tower(tower, tensors)
+        model.eval()
+        if self.image_size:
+            _interpolate_positions(model)
+            _interpolate_positions(inner_model(model))
+        if self.family.is_own:
+            return self._own_tower(model, tower, has_pooler=not lacks_pooler)
+        output = CLS if lacks_pooler else self._output(tower)
+        if self.family.hides_patches:
+            model = UnmaskedPatches(model)
+        return Tower(model, output)
+
+    def _load_tower(self, tower: TowerName, tensors: Tensors) -> tuple[Any, bool]:
+        """Return the model of a tower with its weights, and whether these lack the pooler."""
         config = self.config
-        if not family.is_whole:
+        if not self.family.is_whole:
             config = self.tower_config(tower)
             config.projection_dim = self.dim  # the tower's own value may be a mere default
         prefixes = self.prefixes(tower)
-        tower_class = _class(family.towers[tower])
+        tower_class = _class(self.family.towers[tower])
         with quiet_loading(f"the weights of {self.files.name}"):
             model, report = tower_class.from_pretrained(
                 None,
@@ -152,28 +165,22 @@ class TransformersModel(Architecture):
                 ignore_mismatched_sizes=True,
                 dtype=torch.float32,
             )
-        model.eval()
-        output = family.outputs.get(tower, "")
-        if family.pooler_setting and not getattr(config, family.pooler_setting, True):
-            output = MEAN
         missing = {key for key in report["missing_keys"] if key.startswith(prefixes)}
-        if missing and missing == _pooler_keys(model):
-            output = CLS
-            missing = set()
+        lacks_pooler = bool(missing) and missing == _pooler_keys(model)
         refuse_misfits(
             self.files,
-            missing=missing,
+            missing=set() if lacks_pooler else missing,
             mismatched=[key for key, *_shapes in report["mismatched_keys"]],
-            unexpected=_inside(model, report["unexpected_keys"]) if family.is_whole else [],
+            unexpected=_inside(model, report["unexpected_keys"]) if self.family.is_whole else [],
         )
-        if self.image_size:
-            _interpolate_positions(model)
-            _interpolate_positions(inner_model(model))
-        if family.is_own:
-            return self._own_tower(model, tower, has_pooler=output != CLS)
-        if family.hides_patches:
-            model = UnmaskedPatches(model)
-        return Tower(model, output)
+        return model, lacks_pooler
+
+    def _output(self, tower: TowerName) -> str:
+        """Return the output of a tower that is its embedding; the mean if it has no pooler."""
+        setting = self.family.pooler_setting
+        if setting and not getattr(self.config, setting, True):
+            return MEAN
+        return self.family.outputs.get(tower, "")
 
     def _own_tower(self, model: Any, tower: TowerName, *, has_pooler: bool) -> Tower:
         """Return one tower of a model that its own methods use."""
@@ -252,7 +259,7 @@ class TransformersModel(Architecture):
         return {tower: self._describe_tower(tower) for tower in self.towers}
 
     def _describe_tower(self, tower: TowerName) -> dict[str, int]:
-        """Return what is known of a tower; the layers of a model of stages are these."""
+        """Return what is known of a tower. The stages of a model count as its layers."""
         config = self.tower_config(tower)
         facts = {name: getattr(config, setting, None) for name, setting in FACTS.items()}
         if hasattr(config, "depths"):
@@ -270,9 +277,10 @@ ADAPTER = TransformersModel
 class OwnTower(torch.nn.Module):
     """A tower that its model's own methods use: pixels or tokens -> embeddings (B, D).
 
-    The embedding is what `get_image_features` or `get_text_features` returns; of a model without
-    them, what its pooler returns; or else the last hidden states. Tokens (B, T, width) are then
-    pooled to the CLS token, if there is one, or else to their mean, and maps to the mean.
+    The embedding is what `get_image_features` or `get_text_features` returns. Without these
+    methods, it is what the pooler returns. Without a pooler, the last hidden states are pooled:
+    tokens (B, T, width) to the CLS token, if there is one, or else to their mean, and maps to the
+    mean.
 
     `has_pooler` is false if the weights lack the pooler. The first `prefix` tokens are no patches.
     """
@@ -294,7 +302,7 @@ class OwnTower(torch.nn.Module):
 
     @torch.inference_mode()
     def find_rule(self, example: dict[str, torch.Tensor]) -> str:
-        """Return what the embedding of one image is, a square one."""
+        """Return what the model embeds a square image by."""
         rule, output = self._outputs(example)
         self.is_channels_last = _is_channels_last(output)
         pool = CLS if output.ndim == 3 and self.prefix else MEAN
@@ -321,7 +329,7 @@ class OwnTower(torch.nn.Module):
         return output[:, 0] if self.prefix else widened(output).mean(dim=1)
 
     def find_stack(self, example: dict[str, torch.Tensor]) -> Stack:
-        """Return the hidden states that the model gives of one image, a square one, as layers."""
+        """Return the hidden states of a square image as layers."""
         with torch.inference_mode():
             states = self._states(example)
         is_last = [_is_channels_last(state) for state in states]
@@ -343,7 +351,7 @@ class OwnTower(torch.nn.Module):
 
 
 def _is_channels_last(state: torch.Tensor) -> bool:
-    """Return whether a map is (B, H, W, C): of a square image, two sides of a map are equal."""
+    """Return whether a map is (B, H, W, C): the map of a square image has two equal sides."""
     return state.ndim == 4 and state.shape[1] == state.shape[2] != state.shape[3]
 
 
@@ -353,7 +361,7 @@ def _as_map(state: torch.Tensor, is_channels_last: bool) -> torch.Tensor:
 
 
 class UnmaskedPatches(torch.nn.Module):
-    """A ViT-MAE that sees all patches, in their order; by itself, it hides most of them."""
+    """A ViT-MAE that sees all patches, in their order, while a plain one hides most of them."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()

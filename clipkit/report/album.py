@@ -74,7 +74,7 @@ class Thumbnail:
 
 @dataclass(frozen=True)
 class AlbumImage:
-    """An image of an album. What is not known is None or ""."""
+    """An image of an album. Unknown fields are None or ""."""
 
     id: str
     thumbnail: Thumbnail
@@ -88,9 +88,9 @@ class AlbumImage:
 
     @property
     def outcome(self) -> str:
-        """Whether the result and the control are right: "1" or "0" each, such as "10".
+        """A digit for the result and one for the control: "1" if it is right, else "0".
 
-        What is not known is left out.
+        Without a control, there is one digit; without labels, there is none.
         """
         if self.true is None:
             return ""
@@ -215,8 +215,8 @@ def _example_rows(main: ImagePredictions, class_name: str) -> Int64:
 def collect(sources: Sources, dataset: Dataset, limit: int = LIMIT, worst_class: str = "") -> Album:
     """Choose at most `limit` images of a data set, and those nearest to prompts, by their ids.
 
-    Images of `worst_class` are among them, and the examples of the album.
-    A data set that lacks images gives a warning, and one that is not the result's an error.
+    Images of `worst_class` are among them, and are the examples of the album. Warn if the data set
+    lacks images, and refuse a data set that is not the result's.
     """
     main = read_predictions(sources.main, sources=sources.results)
     total = len(main.ids)
@@ -304,7 +304,7 @@ def _check_labels(
 
 
 def _describe_missing(main: ImagePredictions, known: ImagePredictions, dataset: Dataset) -> str:
-    """Say how many images the data set lacks, and warn of them; "" if it has all."""
+    """Return how many images the data set lacks, and warn of them; "" if it has all."""
     count = len(main.ids) - len(known.ids)
     if not count:
         return ""
@@ -363,7 +363,7 @@ def _attributes(
 def _tiles(
     nearest: Sequence[Nearest], images: Mapping[int, AlbumImage], selected: Iterable[int]
 ) -> list[PromptImages]:
-    """Arrange the images of prompts; the pictures of `selected` rows are on the page before."""
+    """Put the images of prompts in tiles. The page has the pictures of `selected` rows already."""
     before = set(selected)
 
     def tiles(rows: Int64, cosines: Floats) -> list[Tile]:

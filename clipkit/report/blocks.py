@@ -17,7 +17,7 @@ from clipkit.features.provenance import provenance
 
 @dataclass(frozen=True)
 class Measurement:
-    """A number of a report, with Wilson's 95 % interval or the lowest and highest of several."""
+    """A number of a report, with Wilson's 95 % interval or, for several numbers, their range."""
 
     value: float
     unit: str = "%"  # or "nats" or ""; the value of a % is a fraction (0..1)
@@ -27,7 +27,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Bar:
-    """A bar beside a number, on a scale. NaN marks what is not known."""
+    """A bar beside a number, on a scale. Unknown numbers are NaN."""
 
     value: float
     low: float = math.nan  # the interval
@@ -121,9 +121,9 @@ class Page:
     controls: Sequence[FeatureFile] = ()  # results of untrained models
 
     def main_result(self, dataset: str) -> tuple[FeatureFile | None, str]:
-        """Return the main result of classes on a data set, or else the first, and its worst class.
+        """Return the main result with classes, and its worst class, or "" if there is none.
 
-        The class is "" if there is none.
+        A result on the data set is preferred.
         """
         sources = [
             fact.source

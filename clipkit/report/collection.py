@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ from clipkit.features.columns import HEADINGS
 from clipkit.features.compatibility import origin
 from clipkit.features.model import RESULTS, FeatureFile
 from clipkit.features.provenance import identities, is_untrained, provenance
-from clipkit.report.blocks import Block, Fact, Heading, Page, Picture, Table
+from clipkit.report.blocks import Block, Fact, Heading, Origin, Page, Picture, Table
 from clipkit.report.command_lines import NO_COMMANDS, Commands, make_origin
 from clipkit.report.expected import compare_figures, read_table
 from clipkit.report.markdown import escape
@@ -49,12 +49,23 @@ ABOUT = (
 
 
 class _Source(NamedTuple):
-    """The command, data set, origins of rows and labels that the results of a table share."""
+    """What the results of a table share.
+
+    They have the command, the data set, the origin of the rows of each split, and the labels.
+    """
 
     command: str
     dataset: str
     rows: tuple[tuple[str, ...], ...]
     labels: str
+
+    @property
+    def heading(self) -> str:
+        """The heading of the table."""
+        text = self.command
+        if self.dataset:
+            text += f" on {self.dataset}"
+        return text + self.labels
 
 
 def of_files(
@@ -90,83 +101,156 @@ def of_files(
         If no file can be reported, the table is malformed, or a control is a trained model's.
     """
     figures = read_table(expected) if expected else []
-    path_of = _named(paths)
-    control_paths = _files(controls)
-    names = [f"{path.resolve().parent.name}/{path.name}" for path in control_paths]
-    control_of = dict(zip(distinct_names(names), control_paths, strict=True))
-    files, left_out = _read_all(path_of | control_of, stack)
-    name_of = {file.digest: name for name, file in files.items()}.get
-    for name in filter(files.__contains__, control_of):
-        _check_is_control(files[name])
-        if files[name].kind not in RESULTS and name not in path_of:
-            del files[name]
-    for path in controls:
-        members = [name for name, file in control_of.items() if path in (file, file.parent)]
-        if not any(name in files or name in left_out for name in members):
-            raise ClipkitError(f"{path}: expected results of an untrained control, got none")
-    sections = _Sections(files)
-    left_out |= sections.left_out
-    for name in sections.left_out:
-        del files[name]
-    reasons = [f"{name}: {reason}" for name, reason in left_out.items()]
-    reported = {name: files[name] for name in path_of if name in files}
+    files = _Files(paths, controls, stack)
+    sections = _Sections(files.by_name)
+    files.leave_out(sections.left_out)
+    reported = files.reported()
+    reasons = files.reasons()
     if not reported:
-        got = "; ".join(reasons) or f"no .h5 file in {', '.join(map(str, paths))}"
-        raise ClipkitError(f"expected files that can be reported, got none: {got}")
+        raise _nothing_to_report(paths, reasons)
     for reason in reasons:
         console.warn(f"left out {reason}")
-    facts, blocks = sections.facts, sections.blocks + _pictures(paths)
+    facts = sections.facts
+    blocks = sections.blocks + _pictures(paths)
     if expected:
-        table, fact = compare_figures(figures, files, expected, same_as)
-        facts, blocks = fact + facts, table + blocks
+        published, summary = compare_figures(figures, files.by_name, expected, same_as)
+        facts = summary + facts
+        blocks = published + blocks
     lead = _lead(reported.values())
     if lead is not None:
-        facts = [*facts[:1], *answer(lead), *facts[1:]]
-    facts = [*facts, *of_captions(reported)]
+        facts = facts[:1] + answer(lead) + facts[1:]
     title = escape(results.sources_label([*reported.values()]))
-    found = {name: file for name, file in reported.items() if file.kind in RESULTS}
-    others = [file for file in reported.values() if file.kind not in RESULTS]
+    of_results, others = _split_by_kind(reported)
+    facts = [*facts, *of_captions(reported), _count(title, len(of_results), len(others))]
     return Page(
         title,
-        [provenance_table(files.values()), ABOUT],
+        [provenance_table(files.by_name.values()), ABOUT],
         blocks,
         list(map(escape, reasons)),
         lead=lead,
-        summary=[*facts, _count(title, len(found), len(others))],
-        origins={name: make_origin(file, name, name_of, commands) for name, file in files.items()},
-        results=found,
-        feature_files=others if stack is not None else (),
-        controls=[files[name] for name in control_of if name in files],
+        summary=facts,
+        origins=files.origins(commands),
+        results=of_results,
+        feature_files=others if stack is not None else (),  # without a stack, they are closed
+        controls=files.controls(),
     )
 
 
-def _files(paths: Iterable[Path]) -> list[Path]:
+class _Files:
+    """The files of a page by their names: those that it reports, and untrained controls.
+
+    `left_out` has the names of the files that cannot be shown, with the reasons.
+    """
+
+    def __init__(
+        self, paths: Sequence[Path], controls: Sequence[Path], stack: contextlib.ExitStack | None
+    ) -> None:
+        path_of = _named(paths)
+        control_of = _named_controls(controls)
+        self._reported = list(path_of)
+        self._controls = list(control_of)
+        self.by_name, self.left_out = _read_all(path_of | control_of, stack)
+        self._name_of = {file.digest: name for name, file in self.by_name.items()}
+        _check_are_controls(self.controls())
+        for name in control_of.keys() - path_of.keys() - self.left_out.keys():
+            if self.by_name[name].kind not in RESULTS:
+                del self.by_name[name]
+        _check_hold_results(controls, control_of, self.by_name.keys() | self.left_out.keys())
+
+    def leave_out(self, reasons: Mapping[str, str]) -> None:
+        """Leave out files by their names, for the given reasons."""
+        for name in reasons:
+            del self.by_name[name]
+        self.left_out |= reasons
+
+    def reported(self) -> dict[str, FeatureFile]:
+        """Return the files that the page reports, by their names."""
+        return {name: self.by_name[name] for name in self._reported if name in self.by_name}
+
+    def controls(self) -> list[FeatureFile]:
+        """Return the results of untrained models."""
+        return [self.by_name[name] for name in self._controls if name in self.by_name]
+
+    def reasons(self) -> list[str]:
+        """Return why files are left out, with their names."""
+        return [f"{name}: {reason}" for name, reason in self.left_out.items()]
+
+    def origins(self, commands: Commands) -> dict[str, Origin]:
+        """Return how each file was made, by its name."""
+        origins = {}
+        for name, file in self.by_name.items():
+            origins[name] = make_origin(file, name, self._name_of.get, commands)
+        return origins
+
+
+def _split_by_kind(
+    files: Mapping[str, FeatureFile],
+) -> tuple[dict[str, FeatureFile], list[FeatureFile]]:
+    """Return the results by their names, and the other files."""
+    of_results = {}
+    others = []
+    for name, file in files.items():
+        if file.kind in RESULTS:
+            of_results[name] = file
+        else:
+            others.append(file)
+    return of_results, others
+
+
+def _list_files(paths: Iterable[Path]) -> list[Path]:
     """Return the given files, and the feature files in the given folders."""
-    found: list[Path] = []
+    files: list[Path] = []
     for path in paths:
-        found += sorted(path.glob("*.h5")) if path.is_dir() else [path]
-    return found
+        if path.is_dir():
+            files += sorted(path.glob("*.h5"))
+        else:
+            files.append(path)
+    return files
 
 
 def _pictures(paths: Iterable[Path]) -> list[Block]:
-    """Return the pictures in the given folders."""
-    found = [picture for path in paths for picture in sorted(path.glob("*.png"))]
-    pictures: list[Block] = [Picture(path, escape(path.stem)) for path in found]
-    return [Heading(2, "Pictures"), *pictures] if pictures else []
+    """Return the pictures in the given folders, below a heading."""
+    blocks: list[Block] = []
+    for folder in paths:
+        for path in sorted(folder.glob("*.png")):
+            blocks.append(Picture(path, escape(path.stem)))
+    if blocks:
+        blocks.insert(0, Heading(2, "Pictures"))
+    return blocks
 
 
-def _check_is_control(file: FeatureFile) -> None:
-    if file.kind in RESULTS and not is_untrained(file):
-        model = provenance(file).model or "a model that the history does not name"
-        raise ClipkitError(
-            f"{file.display_name}: expected a result of an untrained model, got one of {model}",
-            "embed the images with: clipkit embed --untrained 7",
-        )
+def _check_are_controls(files: Iterable[FeatureFile]) -> None:
+    """Refuse the results of trained models as controls."""
+    for file in files:
+        if file.kind in RESULTS and not is_untrained(file):
+            model = provenance(file).model or "a model that the history does not name"
+            raise ClipkitError(
+                f"{file.display_name}: expected a result of an untrained model, got one of {model}",
+                "embed the images with: clipkit embed --untrained 7",
+            )
 
 
-def _count(title: str, found: int, others: int) -> Fact:
+def _check_hold_results(
+    paths: Iterable[Path], control_of: Mapping[str, Path], known: Container[str]
+) -> None:
+    """Refuse files and folders of controls with no result among the names in `known`."""
+    for path in paths:
+        members = [name for name, file in control_of.items() if path in (file, file.parent)]
+        if not any(name in known for name in members):
+            raise ClipkitError(f"{path}: expected results of an untrained control, got none")
+
+
+def _nothing_to_report(paths: Iterable[Path], reasons: Sequence[str]) -> ClipkitError:
+    """Return the error for files that are all left out, or folders without any."""
+    got = "; ".join(reasons)
+    if not reasons:
+        got = f"no .h5 file in {', '.join(map(str, paths))}"
+    return ClipkitError(f"expected files that can be reported, got none: {got}")
+
+
+def _count(title: str, of_results: int, others: int) -> Fact:
     """Return what was run: the title with the number of results and of other files."""
-    text = f"{title}: {count(found, 'result')}"
+    text = f"{title}: {count(of_results, 'result')}"
     if others:
         text += f" and {count(others, 'feature file')}"
     return Fact("What was run", text)
@@ -178,26 +262,35 @@ def _reason(error: ClipkitError, file: str) -> str:
 
 
 def _lead(files: Iterable[FeatureFile]) -> FeatureFile | None:
-    """Return a result of `attributes` that can be drawn; a model that answers comes first."""
+    """Return a result of `attributes` that can be drawn, if possible of a model that answers."""
     columns = set(RESULT_COLUMNS["attributes"].split())
-    found = []
+    lead = None
     for file in files:
         is_drawn = columns.issubset(file.runs) and "null5" not in file.runs
-        if results.newest_entry(file)["command"] == "attributes" and is_drawn:
-            found.append(file)
-    found.sort(key=lambda file: not file.is_dot_product)
-    return found[0] if found else None
+        if results.newest_entry(file)["command"] != "attributes" or not is_drawn:
+            continue
+        if file.is_dot_product:
+            return file
+        lead = lead or file
+    return lead
 
 
 def _named(paths: Sequence[Path]) -> dict[str, Path]:
-    """Return the files by their names or, if names are equal, their paths in the folder of all."""
-    files = _files(paths)
+    """Return files by their names or, if two are equal, by their paths in the common folder."""
+    files = _list_files(paths)
     names = [path.name for path in files]
     if len(set(names)) < len(names):
         absolute = [path.absolute() for path in files]
         folder = os.path.commonpath([path.parent for path in absolute])
         names = [str(path.relative_to(folder)) for path in absolute]
     return dict(zip(names, files, strict=True))
+
+
+def _named_controls(paths: Sequence[Path]) -> dict[str, Path]:
+    """Return the files of controls, each by the names of its folder and the file."""
+    files = _list_files(paths)
+    names = [f"{path.resolve().parent.name}/{path.name}" for path in files]
+    return dict(zip(distinct_names(names), files, strict=True))
 
 
 def _read_all(
@@ -232,53 +325,57 @@ class _Sections:
     def __init__(self, files: Mapping[str, FeatureFile]) -> None:
         self.left_out: dict[str, str] = {}
         self._scored: list[Scored] = []
-        self._tables: dict[_Source, dict[str, FeatureFile]] = {}  # results by their names
+        self._others: dict[_Source, dict[str, FeatureFile]] = {}  # results by their names
         self._feature_files: dict[str, FeatureFile] = {}
         for name, file in files.items():
-            self._add(name, file)
+            try:
+                self._add(name, file)
+            except ClipkitError as error:
+                self._leave_out(name, file, error)
         groups = group_by_images(self._scored)
         self.facts = sum_up(groups)
         self.blocks: list[Block] = []
         for group in groups:
             self.blocks += group.section()
-        for source, named in self._tables.items():
-            tables = self._tables_of(source.command, named)
-            if tables:
-                heading = " on ".join(filter(None, [source.command, source.dataset]))
-                self.blocks += [Heading(2, escape(heading + source.labels)), *tables]
-                self.blocks += map(escape, results.caveat_notes(named))
+        for source, results_of in self._others.items():
+            self.blocks += self._section(source, results_of)
         if self._feature_files:
             self.blocks += [Heading(2, "Feature files"), _feature_table(self._feature_files)]
 
     def _add(self, name: str, file: FeatureFile) -> None:
-        try:
-            if file.kind not in RESULTS:
-                self._feature_files[name] = file
-            elif results.holds_classes(file) and not _is_unlabelled(file):
-                self._scored.append(Scored.read(name, file))
-            elif file.runs or results.holds_classes(file):
-                self._tables.setdefault(_source(file), {})[name] = file
-            else:
-                raise ClipkitError("expected runs, got none")
-        except ClipkitError as error:
-            self._leave_out(name, file, error)
+        """Put a file into the table that it belongs to."""
+        if file.kind not in RESULTS:
+            self._feature_files[name] = file
+        elif results.holds_classes(file) and not _is_unlabelled(file):
+            self._scored.append(Scored.read(name, file))
+        elif file.runs or results.holds_classes(file):
+            self._others.setdefault(_source(file), {})[name] = file
+        else:
+            raise ClipkitError("expected runs, got none")
 
-    def _tables_of(self, command: str, files: dict[str, FeatureFile]) -> list[Block]:
-        """Return the tables of results of a command on the same images."""
-        if command not in ("attributes", "variance"):
-            if any(map(_is_unlabelled, files.values())):
-                return _unlabelled_table(files)
-            if any(name.endswith("_control") for file in files.values() for name in file.runs):
-                files = {name: file for name, file in files.items() if not is_untrained(file)}
-            text = EXPLANATIONS.get(command)
-            return [*filter(None, [text]), _joined_table(files)]
+    def _section(self, source: _Source, files: dict[str, FeatureFile]) -> list[Block]:
+        """Return the tables of results of a command on the same images, below a heading."""
+        if source.command in ("attributes", "variance"):
+            blocks = self._recognised_tables(source.command, files)
+        elif any(map(_is_unlabelled, files.values())):
+            blocks = _unlabelled_table(files)
+        else:
+            blocks = _explained_table(source.command, files)
+        if not blocks:  # all of them are left out
+            return []
+        caveats = map(escape, results.caveat_notes(files))
+        return [Heading(2, escape(source.heading)), *blocks, *caveats]
+
+    def _recognised_tables(self, command: str, files: dict[str, FeatureFile]) -> list[Block]:
+        """Return a table of each result of `attributes` or `variance`, below its name."""
         blocks: list[Block] = []
         for name, file in files.items():
             try:
                 table = _recognised_table(command, name, file)
-                blocks += [Heading(3, escape(name)), *table]
             except ClipkitError as error:
                 self._leave_out(name, file, error)
+            else:
+                blocks += [Heading(3, escape(name)), *table]
         return blocks
 
     def _leave_out(self, name: str, file: FeatureFile, error: ClipkitError) -> None:
@@ -312,6 +409,23 @@ def _unlabelled_table(files: dict[str, FeatureFile]) -> list[Block]:
     header = ["file", "model", "prompts", "split", "most frequent predictions", "images"]
     text = "These images have no labels, so that there is no accuracy."
     return [text, Table(header, rows, len(header) - 1, [*files])]
+
+
+def _explained_table(command: str, files: dict[str, FeatureFile]) -> list[Block]:
+    """Return one table of results, below what its columns are.
+
+    A control that the results were compared with is in their columns, and has no row of its own.
+    """
+    blocks: list[Block] = []
+    if command in EXPLANATIONS:
+        blocks.append(EXPLANATIONS[command])
+    if any(map(_has_control_columns, files.values())):
+        files = {name: file for name, file in files.items() if not is_untrained(file)}
+    return [*blocks, _joined_table(files)]
+
+
+def _has_control_columns(file: FeatureFile) -> bool:
+    return any(name.endswith("_control") for name in file.runs)
 
 
 def _recognised_table(command: str, name: str, file: FeatureFile) -> list[Block]:

@@ -1,4 +1,4 @@
-"""Set what was measured beside published figures, which a table holds.
+"""Set what was measured beside the published figures of a table.
 
 The table is a .tsv with the columns of `TABLE_HEADER`. `where` selects a result by what its history
 and its runs say, in words such as `command=probe prompts=generic32 temperature=0.5`.
@@ -37,7 +37,7 @@ HISTORY_WORDS = (
 )  # fmt: skip
 # What makes another experiment: a result that has one of these has to be selected by it
 VARIATIONS = ("val", "shots", "random", "whiten", "labels", "layer", "projection", "downsample")
-NAMES = ("model", "dataset")  # words of which the value may be a path
+NAMES = ("model", "dataset")  # their values may be paths
 IDENTITIES = (*NAMES, "prompts", "prompts_sha256")
 # Which runs and classes count, and how many images there must be
 CHOICES = ("split", "images", "class")
@@ -75,8 +75,18 @@ class Figure:
         """Whether the value is a share of the images, so that it has Wilson's interval."""
         return COLUMNS[self.column].of_images
 
+    @property
+    def is_rounded(self) -> bool:
+        """Whether a result is compared with the figure as it is rounded, without an interval."""
+        return not self.is_share_of_images and not self.reason
 
-_Described = tuple[str, FeatureFile, dict[str, Any]]  # a result with its name and facts
+
+class _Described(NamedTuple):
+    """A result with its name, and its facts by the words of `where`."""
+
+    name: str
+    file: FeatureFile
+    facts: dict[str, Any]
 
 
 class _Run(NamedTuple):
@@ -91,6 +101,17 @@ class _Run(NamedTuple):
     def images(self) -> tuple[str, ...]:
         """What a run shares with another one on the same images."""
         return origin(self.file, self.split).key
+
+
+@dataclass
+class _Row:
+    """A figure beside what was measured: its cells by the titles of the columns."""
+
+    figure: Figure
+    cells: dict[str, Cell]
+    source: str = ""  # the name of the result
+    absent: str = ""  # a word of the figure that no result has
+    is_measured: bool = True  # also if several results fit
 
 
 def read_table(path: str) -> list[Figure]:
@@ -114,12 +135,7 @@ def _parse(cells: Mapping[str, str], place: str) -> Figure:
     where = _parse_where(cells["where"], f"{place}, where")
     if cells["column"] not in COLUMNS:
         raise _error(f"{place}, column", "a column of a result, such as acc1", cells["column"])
-    try:
-        value = float(cells["value"] or "nan")
-    except ValueError:
-        value = math.inf
-    if math.isinf(value):
-        raise _error(f"{place}, value", "a number, or nothing", cells["value"])
+    value = _parse_value(cells["value"], f"{place}, value")
     answer, _, reason = cells["comparable"].partition(":")
     is_answer = cells["comparable"] == "yes" or (answer == "no" and reason.strip())
     if cells["value"] and not is_answer:
@@ -129,6 +145,19 @@ def _parse(cells: Mapping[str, str], place: str) -> Figure:
             raise _error(f"{place}, {name}", "a text", cells[name])
     section, title = cells["section"], cells["title"]
     return Figure(section, title, where, cells["column"], value, reason.strip(), cells["source"])
+
+
+def _parse_value(text: str, place: str) -> float:
+    """Return a published number; NaN for an empty cell."""
+    if not text:
+        return math.nan
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.inf
+    if math.isinf(value):
+        raise _error(place, "a number, or nothing", text)
+    return value
 
 
 def _parse_where(text: str, place: str) -> dict[str, str]:
@@ -156,62 +185,77 @@ def compare_figures(
     table: str,
     same_as: Mapping[str, str] | None = None,
 ) -> tuple[list[Block], list[Fact]]:
-    """Return the section of a table's figures beside results by their names, and its summary.
+    """Return the section that sets a table's figures beside results, and its summary.
 
-    `same_as` has values of `NAMES` that count in place of what the histories of the results say.
+    `named` has the results by their names. `same_as` has values of the words in `NAMES`, which
+    replace those in the histories of the results.
     """
-    trained: list[_Described] = []
-    controls: list[_Described] = []
-    for name, file in named.items():
-        kind = controls if is_untrained(file) else trained
-        if file.runs:
-            kind.append((name, file, _describe(file) | dict(same_as or {})))
-    header = [name for name in HEADER if controls or name != CONTROL]
+    same_as = dict(same_as or {})
+    trained = _describe_all(named, same_as, untrained=False)
+    controls = _describe_all(named, same_as, untrained=True)
+    rows = [_row(figure, trained, controls) for figure in figures]
     blocks: list[Block] = [HEADING]
     if same_as:
-        said = " and ".join(f"{word} {name}" for word, name in same_as.items())
-        text = f"all results of trained models count as results of the {escape(said)}."
+        names = " and ".join(f"{word} {name}" for word, name in same_as.items())
+        text = f"all results of trained models count as results of the {escape(names)}."
         blocks.append(f"As --same-as says, {text}")
-    sections: dict[str, list[dict[str, Cell]]] = {}
-    rows = []
-    absent: dict[str, None] = {}  # words that no result has, each once
-    for figure in figures:
-        row = _row(figure, _select(figure, trained), _select(figure, controls))
-        if row["measured"] == NOT_MEASURED:
-            missing = _absent_words(figure, trained)[:1]
-            absent |= dict.fromkeys(missing)
-            row["measured"] = escape(": no ".join([NOT_MEASURED, *missing]))
-        rows.append(row)
-        sections.setdefault(figure.section, []).append(row)
-    if all(str(row["measured"]).startswith(NOT_MEASURED) for row in rows):
-        reason = "no result fits any of them"
-        if absent:
-            reason = f"no result has {escape(', '.join(absent))}"
-        count = sum(not math.isnan(figure.value) for figure in figures)
-        text = (
-            f"None of the {count} published figures of {escape(Path(table).name)} was "
-            f"measured here: {reason}."
-        )
-        return [*blocks, text, *([SAME_AS] if absent else [])], []
-    text = _count_verdicts([row.get(VERDICT) for row in rows])
-    blocks.append(text)
-    if any(not figure.is_share_of_images and not figure.reason for figure in figures):
+    if not any(row.is_measured for row in rows):
+        return blocks + _nothing_measured(rows, table), []
+    verdicts = _count_verdicts([row.cells.get(VERDICT) for row in rows])
+    blocks.append(verdicts)
+    if any(figure.is_rounded for figure in figures):
         blocks.append(ROUNDED)
-    for section, rows in sections.items():
-        sources = [str(cells.get("file", "")) for cells in rows]
-        lines = [[cells.get(name, "") for name in header] for cells in rows]
-        blocks += [Heading(3, escape(section)), Table(header, lines, 2, sources)]
-    return blocks, [Fact(HEADING.text, text)]
+    header = list(HEADER)
+    if not controls:
+        header.remove(CONTROL)
+    return blocks + _tables(rows, header), [Fact(HEADING.text, verdicts)]
 
 
-def _absent_words(figure: Figure, described: Sequence[_Described]) -> list[str]:
-    """Return the words of a figure that name a model, data set or prompts that no result has."""
-    absent = []
+def _tables(rows: Iterable[_Row], header: Sequence[str]) -> list[Block]:
+    """Return a table of each section, below its heading."""
+    sections: dict[str, list[_Row]] = {}
+    for row in rows:
+        sections.setdefault(row.figure.section, []).append(row)
+    blocks: list[Block] = []
+    for section, members in sections.items():
+        cells = [[row.cells.get(title, "") for title in header] for row in members]
+        sources = [row.source for row in members]
+        blocks += [Heading(3, escape(section)), Table(header, cells, 2, sources)]
+    return blocks
+
+
+def _describe_all(
+    named: Mapping[str, FeatureFile], same_as: dict[str, str], *, untrained: bool
+) -> list[_Described]:
+    """Describe the results of trained or of untrained models. `same_as` replaces their facts."""
+    described = []
+    for name, file in named.items():
+        if file.runs and is_untrained(file) == untrained:
+            described.append(_Described(name, file, _describe(file) | same_as))
+    return described
+
+
+def _nothing_measured(rows: Sequence[_Row], table: str) -> list[Block]:
+    """Say that no result fits a figure of the table, and which words no result has."""
+    absent = list(dict.fromkeys(row.absent for row in rows if row.absent))
+    reason = "no result fits any of them"
+    if absent:
+        reason = f"no result has {escape(', '.join(absent))}"
+    count = sum(not math.isnan(row.figure.value) for row in rows)
+    text = (
+        f"None of the {count} published figures of {escape(Path(table).name)} was "
+        f"measured here: {reason}."
+    )
+    return [text, SAME_AS] if absent else [text]
+
+
+def _absent_word(figure: Figure, described: Sequence[_Described]) -> str:
+    """Return the first model, data set or prompts of a figure that no result has, or ""."""
     for word in IDENTITIES:
         wanted = figure.where.get(word)
-        if wanted and not any(_is_equal(word, facts[word], wanted) for *_, facts in described):
-            absent.append(f"{word}={wanted}")
-    return absent
+        if wanted and not any(_is_equal(word, one.facts[word], wanted) for one in described):
+            return f"{word}={wanted}"
+    return ""
 
 
 def _count_verdicts(verdicts: Sequence[Cell | None]) -> str:
@@ -221,33 +265,47 @@ def _count_verdicts(verdicts: Sequence[Cell | None]) -> str:
     return f"{verdicts.count('yes')} of {total} comparable figures lie within the interval."
 
 
-def _row(figure: Figure, runs: Sequence[_Run], controls: Sequence[_Run]) -> dict[str, Cell]:
-    """Return the cells of a figure's row, with the name of the result as `file`."""
-    cells: dict[str, Cell] = {"result": escape(figure.title), "source": escape(figure.source)}
+def _row(figure: Figure, trained: Sequence[_Described], controls: Sequence[_Described]) -> _Row:
+    """Set a figure beside the run that it selects, if there is one."""
+    row = _Row(figure, {"result": escape(figure.title), "source": escape(figure.source)})
     if not math.isnan(figure.value):
-        cells["published"] = format_measurement(Measurement(figure.value, figure.unit))
-    values = {run.row[figure.column] for run in runs}
-    if len(values) != 1:
+        row.cells["published"] = format_measurement(Measurement(figure.value, figure.unit))
+    runs = _select(figure, trained)
+    if not runs:
+        row.is_measured = False
+        row.absent = _absent_word(figure, trained)
+        reason = f": no {row.absent}" if row.absent else ""
+        row.cells["measured"] = escape(NOT_MEASURED + reason)
+    elif len({run.row[figure.column] for run in runs}) > 1:
         names = ", ".join(dict.fromkeys(run.name for run in runs))
-        cells["measured"] = escape(f"several fit: {names}" if runs else NOT_MEASURED)
-        return cells
-    run = runs[0]
-    cells["file"] = run.name
+        row.cells["measured"] = escape(f"several fit: {names}")
+    else:
+        row.source = runs[0].name
+        row.cells |= _measured_cells(figure, runs[0], _select(figure, controls))
+    return row
+
+
+def _measured_cells(figure: Figure, run: _Run, controls: Iterable[_Run]) -> dict[str, Cell]:
+    """Return the cells of a run, of the controls on its images, and of the verdict."""
     controls = [control for control in controls if control.images == run.images]
+    of_controls = [_measure(figure, control) for control in controls]
     measured = _measure(figure, run)
-    cells["measured"] = format_measurement(measured)
+    cells: dict[str, Cell] = {
+        "measured": format_measurement(measured),
+        CONTROL: format_measurements(of_controls) or NOT_MEASURED,
+    }
     if figure.unit == "%":
-        best = max((control.row[figure.column] for control in controls), default=math.nan)
+        best = max((control.value for control in of_controls), default=math.nan)
         bar = Bar(measured.value, measured.low, measured.high, control=best)
         cells["measured"] = Number(format_measurement(measured), bar)
-    of_controls = [_measure(figure, control) for control in controls]
-    cells[CONTROL] = format_measurements(of_controls) or NOT_MEASURED
+    if math.isnan(figure.value):
+        return cells
     reason = figure.reason or _reservation(figure, run)
-    if not math.isnan(figure.value):
+    if reason:
         cells[VERDICT] = escape(f"not comparable: {reason}")
-        if not reason:
-            cells["difference"] = format_difference(measured, figure.value)
-            cells[VERDICT] = "yes" if _is_within(figure, measured) else "no"
+    else:
+        cells[VERDICT] = "yes" if _is_within(figure, measured) else "no"
+        cells["difference"] = format_difference(measured, figure.value)
     return cells
 
 
@@ -289,10 +347,10 @@ def _image_count(run: _Run) -> int | None:
 
 
 def _select(figure: Figure, described: Iterable[_Described]) -> list[_Run]:
-    """Return the runs that a figure selects, which have a number in its column."""
+    """Return the runs that a figure selects and that have a number in its column."""
     selected = []
     for name, file, facts in described:
-        split, rows = _runs(file, figure.where.get("split"))
+        split, rows = _runs_that_count(file, figure.where.get("split"))
         for index, row in enumerate(rows):
             known = {word: row[word] for word in SETTINGS if word in row}
             if not _fits(facts | known, figure.where):
@@ -308,7 +366,7 @@ def _select(figure: Figure, described: Iterable[_Described]) -> list[_Run]:
 def _class_row(file: FeatureFile, split: str, run: int, names: Sequence[str]) -> Row:
     """Return the mean F1 of classes with its interval; nothing if the result lacks one of them."""
     known = file.class_names or []
-    # the numbers of clusters, of which there are k, are no classes
+    # the numbers of k clusters are no classes
     if "k" in file.runs or split not in file.splits or not set(names) <= set(known):
         return {}
     scored = results.scored_runs(file, split)
@@ -317,19 +375,20 @@ def _class_row(file: FeatureFile, split: str, run: int, names: Sequence[str]) ->
     return dict(zip(("f1", "f1_low", "f1_high"), values, strict=True))
 
 
-def _runs(file: FeatureFile, split: str | None) -> tuple[str, list[Row]]:
+def _runs_that_count(file: FeatureFile, split: str | None) -> tuple[str, list[Row]]:
     """Return the split that counts, by default `test` or else the first, and the runs on it."""
-    column = next((name for name in ("eval_split", "split") if name in file.runs), None)
-    if column is None:
-        return split or "", file.rows()
-    split = split or results.default_split(map(str, file.runs[column]))
-    return split, file.runs_on(split)
+    for column in ("eval_split", "split"):
+        if column in file.runs:
+            split = split or results.default_split(map(str, file.runs[column]))
+            return split, file.runs_on(split)
+    return split or "", file.rows()
 
 
 def _fits(facts: Mapping[str, Any], where: Mapping[str, str]) -> bool:
     """Whether facts have what `where` says, and no variation that it does not name."""
-    if any(facts.get(word) is not None for word in VARIATIONS if word not in where):
-        return False
+    for word in VARIATIONS:
+        if word not in where and facts.get(word) is not None:
+            return False
     for word, wanted in where.items():
         if word not in CHOICES and not _is_equal(word, facts.get(word), wanted):
             return False

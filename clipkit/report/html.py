@@ -32,6 +32,7 @@ from clipkit.plots.style import Drawn
 from clipkit.report.blocks import (
     Bar,
     Block,
+    Cell,
     Heading,
     Number,
     Page,
@@ -75,9 +76,14 @@ _templates.filters["escaped"] = console.escaped
 def as_html(page: Page, album: Album | None = None) -> str:
     """Render a report as HTML, with the images of an album after the summary."""
     pictures = _Pictures()
-    lead = page.lead and pictures.draw(draw_attributes, page.lead)
-    drawn = Path(page.lead.display_name) if page.lead and lead else None
-    drawings = [lead, *_drawings(page, album, pictures.draw)]
+    drawn = None  # the path of the result that the first picture draws
+    drawings: list[dict[str, Any] | None] = []
+    if page.lead is not None:
+        lead = pictures.draw(draw_attributes, page.lead)
+        if lead is not None:
+            drawings.append(lead)
+            drawn = Path(page.lead.display_name)
+    drawings += _drawings(page, album, pictures.draw)
     style.warn_of_boxes(pictures.missing)
     nodes = [*_nodes(page, pictures, drawn)]
     if nodes and nodes[-1]["kind"] == "heading" and isinstance(page.blocks[-1], Picture):
@@ -88,7 +94,7 @@ def as_html(page: Page, album: Album | None = None) -> str:
     return _templates.get_template("page.html").render(
         page=page,
         title=_inline(page.title),
-        drawings=list(filter(None, drawings)),
+        drawings=[drawing for drawing in drawings if drawing is not None],
         preamble=[_node(block, pictures, f"p{i}") for i, block in enumerate(page.preamble)],
         nodes=nodes,
         left_out=[*page.left_out, *pictures.left_out],
@@ -126,7 +132,7 @@ def _inline(markdown: str) -> Markup:
 
 
 def _nodes(page: Page, pictures: _Pictures, drawn: Path | None) -> Iterator[dict[str, Any]]:
-    """Yield what the template shows for each block, but no picture of the result `drawn`."""
+    """Yield each block for the template. Skip the picture of `drawn`, which stands above them."""
     heading = ""
     for number, block in enumerate(page.blocks):
         if drawn and isinstance(block, Picture) and _is_named_after(block.path, drawn):
@@ -145,7 +151,7 @@ def _is_named_after(picture: Path, result: Path) -> bool:
 
 
 def _node(block: Block, pictures: _Pictures, key: str, heading: str = "") -> Any:
-    """Return the kind of a block and what the template needs of it; None if it is not shown."""
+    """Return a block for the template, with its kind, or None if it cannot be shown."""
     if isinstance(block, Heading):
         tag = f"h{block.level}"
         return {"kind": "heading", "tag": tag, "key": key, "html": _inline(block.text)}
@@ -157,44 +163,59 @@ def _node(block: Block, pictures: _Pictures, key: str, heading: str = "") -> Any
 
 
 def _table(table: Table) -> dict[str, Any]:
-    """Return the columns and rows of a table, without the columns that are empty.
-
-    Texts that are the same in all rows of a single result are named once below the table, so that
-    its first column, which stays in view, tells the rows apart.
-    """
-    header, columns, shared = [], [], []
-    is_single = len(table.rows) > 1 and len(set(table.sources)) == 1
-    for number, column in enumerate(zip(*table.rows, strict=True)):
-        is_text, texts = number < table.text_columns, {*map(text_of, column)}
-        if is_text and is_single and len(texts) == 1 and number + 1 < len(table.header):
-            shared.append(" ".join([table.header[number], *texts]))
-        elif is_text or any(texts):
-            header.append(table.header[number])
-            columns.append(column)
+    """Return the columns and rows of a table, without the columns that are empty."""
+    shown, shared = _choose_columns(table)
     sources = table.sources or [""] * len(table.rows)
+    rows = [[row[number] for number in shown] for row in table.rows]
     bars = [cell.bar for row in table.rows for cell in row if isinstance(cell, Number)]
-    with_bars = [column for column in columns if any(isinstance(cell, Number) for cell in column)]
     return {
-        "header": header,
-        "rows": list(zip(sources, zip(*columns, strict=True), strict=True)),
+        "header": [table.header[number] for number in shown],
+        "rows": list(zip(sources, rows, strict=True)),
         "text_columns": table.text_columns - len(shared),
         "shared": ", ".join(shared),
         "sources": [source for source in dict.fromkeys(sources) if source],
         "class": _class(table),
         "legend": _legend(bars),
-        "has_bars_below": len(with_bars) > 1,
+        "has_bars_below": _count_columns_with_bars(rows) > 1,
     }
 
 
+def _choose_columns(table: Table) -> tuple[list[int], list[str]]:
+    """Return the numbers of the columns to show, and the texts that all rows share.
+
+    If all rows are of one result, a text that is the same in all of them is named once below the
+    table, so that the first column, which stays in view, tells the rows apart.
+    """
+    shown: list[int] = []
+    shared: list[str] = []
+    has_one_source = len(table.rows) > 1 and len(set(table.sources)) == 1
+    last = len(table.header) - 1
+    for number, column in enumerate(zip(*table.rows, strict=True)):
+        texts = set(map(text_of, column))
+        is_text = number < table.text_columns
+        if is_text and has_one_source and len(texts) == 1 and number != last:
+            shared.append(f"{table.header[number]} {texts.pop()}")
+        elif is_text or any(texts):
+            shown.append(number)
+    return shown, shared
+
+
+def _count_columns_with_bars(rows: Sequence[Sequence[Cell]]) -> int:
+    columns = set()
+    for row in rows:
+        columns |= {number for number, cell in enumerate(row) if isinstance(cell, Number)}
+    return len(columns)
+
+
 def _class(table: Table) -> str:
-    """Return "sortable", or "facts" for names and what they are, or "" for a single row."""
+    """Return "facts" for a table of names and values, "sortable" for several rows, else ""."""
     if not all(table.header):
         return "facts"
     return "sortable" if len(table.rows) > 1 else ""
 
 
 def _legend(bars: Sequence[Bar]) -> list[tuple[str, str]]:
-    """Return the marks of the bars, and what they mean."""
+    """Return the marks that the bars have, each with its meaning."""
     marks = [("interval", "95 % interval, or range", [bar.low for bar in bars])]
     for name in dict.fromkeys(bar.reference_name for bar in bars):
         references = [bar.reference for bar in bars if bar.reference_name == name]
@@ -231,9 +252,10 @@ def _bar(bar: Bar, width: int = BAR_WIDTH) -> Markup:
 
 
 class _Pictures:
-    """Pictures as data URIs; `left_out` collects the reasons of those that cannot be read.
+    """Pictures as data URIs.
 
-    `missing` collects the characters of drawings that no font has.
+    `left_out` says why a picture cannot be read. `missing` has the characters of drawings that no
+    font has.
     """
 
     def __init__(self) -> None:
@@ -241,7 +263,7 @@ class _Pictures:
         self.missing: list[str] = []
 
     def node(self, picture: Picture) -> dict[str, Any] | None:
-        """Return what the template shows of a picture, or None if it cannot be read."""
+        """Return a picture for the template, or None if it cannot be read."""
         try:
             uri, size, texts = _embed(picture.path)
             caption = escape(texts.get("Title", "")) or picture.caption
@@ -259,7 +281,7 @@ class _Pictures:
         *options: Any,
         album: Album | None = None,
     ) -> dict[str, Any] | None:
-        """Draw a result as SVG, or return None if its columns are another program's."""
+        """Draw a result as SVG, or return None if another program named its columns."""
         try:
             figure, source = draw(result, *options)
             style.finish(figure, source)
@@ -288,9 +310,9 @@ def _picture_node(
 def _drawings(
     page: Page, album: Album | None, draw: Callable[..., Any]
 ) -> list[dict[str, Any] | None]:
-    """Draw the main result's confusion and classes, and what other commands found.
+    """Draw the main result's confusion and classes, and the results of other commands.
 
-    A page with pictures of a folder has only the confusion, and only to link to an album.
+    If the page has pictures of a folder, draw only the confusion, which links to the album.
     """
     has_pictures = any(isinstance(block, Picture) for block in page.blocks)
     main, _ = page.main_result(album.dataset if album else "")
@@ -315,16 +337,17 @@ def _links(figure: Any, result: FeatureFile, album: Album) -> list[dict[str, Any
     matrix = results.count(results.predictions(result))
     names = distinct_names(list(map(console.escaped, matrix.class_names)))
     pairs = [(image.true, image.predicted) for image in album.images]
-    images = Counter(pairs)
+    in_album = Counter(pairs)
     links = []
     for i, j, box in confusion_boxes(figure, matrix.counts):
         pair = names[i], names[j]
-        if pair in images:
-            counted = console.count(int(matrix.counts[i, j]), "image")
-            if images[pair] < matrix.counts[i, j]:
-                counted = f"{images[pair]} of {counted}"
-            title = f"{pair[0]} predicted as {pair[1]}: {counted}"
-            links.append({"image": pairs.index(pair) + 1, "title": title, "box": box})
+        if pair not in in_album:
+            continue
+        images = console.count(int(matrix.counts[i, j]), "image")
+        if in_album[pair] < matrix.counts[i, j]:
+            images = f"{in_album[pair]} of {images}"
+        title = f"{pair[0]} predicted as {pair[1]}: {images}"
+        links.append({"image": pairs.index(pair) + 1, "title": title, "box": box})
     return links
 
 

@@ -89,8 +89,8 @@ def choose_sources(
 ) -> Sources:
     """Choose the files of an album about a result, by default the first with predicted classes.
 
-    Results whose accuracy is not tested come after the others. Results of untrained models are
-    controls, unless no other result has predictions.
+    A result without a test of its accuracy is chosen only if there is no other. Results of
+    untrained models are controls, unless no other result has predictions.
     """
     trained = [file for file in files if not is_untrained(file)]
     results, controls = list(files), list(controls)
@@ -160,13 +160,21 @@ def _scores(
     if _command(result) == "zeroshot":
         classes, scores, name = _softmax_scores(features, split)
     elif probe is not None:
-        ranking = prediction.predict(probe, features, [split]).rankings[split]
-        classes, scores = ranking.classes[:, 0], np.asarray(ranking.scores[:, 0], np.float64)
-        name = _score_name(probe)
+        classes, scores, name = _probe_scores(probe, features, split)
     else:
         return unknown
-    # of several runs, a probe keeps one, which may not be the most accurate
-    return (scores, name) if np.array_equal(classes, predicted) else unknown
+    if not np.array_equal(classes, predicted):
+        return unknown  # a probe keeps one of several runs, perhaps not the most accurate
+    return scores, name
+
+
+def _probe_scores(
+    probe: FeatureFile, features: FeatureFile, split: str
+) -> tuple[Int64, Floats, str]:
+    """Return the classes that a probe predicts (N), their scores, and what these are."""
+    ranking = prediction.predict(probe, features, [split]).rankings[split]
+    scores = np.asarray(ranking.scores[:, 0], np.float64)
+    return ranking.classes[:, 0], scores, _score_name(probe)
 
 
 def _softmax_scores(logits: FeatureFile, split: str) -> tuple[Int64, Floats, str]:
@@ -201,7 +209,9 @@ def choose_control(
         source = provenance(file)
         return source.model != _model(main), bool(source.prompts)
 
-    candidates = [file for file in controls if made and settings(file) == made]
+    candidates = []
+    if made:
+        candidates = [file for file in controls if settings(file) == made]
     candidates += sorted(filter(has_predictions, results), key=rank)
     return next(read_others(main, candidates), None)
 
@@ -221,7 +231,7 @@ def read_others(main: ImagePredictions, files: Iterable[FeatureFile]) -> Iterato
 
 
 def _has_same_classes(main: ImagePredictions, other: ImagePredictions) -> bool:
-    """Whether two results share images, which have the same classes in both."""
+    """Whether two results share images, with the same classes in both."""
     if main.true is None or other.true is None:
         return main.true is other.true and not set(main.ids).isdisjoint(other.ids)
     class_of = dict(zip(other.ids, other.true, strict=True))
@@ -231,7 +241,7 @@ def _has_same_classes(main: ImagePredictions, other: ImagePredictions) -> bool:
 
 
 def distinguish(main: ImagePredictions, control: ImagePredictions | None) -> tuple[str, str]:
-    """Name a result and its control by what tells them apart: models, kinds, settings or files."""
+    """Name a result and its control by what differs: models, kinds, settings or files."""
     if control is None:
         return _model(main) or main.label, ""
     for name in (_model, _kind, lambda one: one.label, _file_name):

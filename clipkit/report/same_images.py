@@ -181,29 +181,9 @@ class SameImages:
 
     def section(self) -> list[Block]:
         """Return the accuracies and their paired differences, below a heading."""
-        first = self.results[0]
-        dataset = provenance(first.file).dataset or "images"
-        classes = results.class_count(first.file, int(first.labels.max()))
-        classes -= results.NONE in (first.file.class_names or [])  # no class of images
-        heading = f"{dataset}, {first.split}: {len(first.ids):,} images, {classes} classes"
-        heading += results.labels_suffix(first.file)
-        blocks: list[Block] = [Heading(2, escape(heading)), self._accuracies()]
-        for scored in self.results:
-            blocks += map(escape, results.caveat_notes({scored.name: scored.file}, scored.split))
-            if len(scored.runs) > MOST_RUNS:
-                runs = f"{escape(scored.name)} has {len(scored.runs):,} runs on "
-                runs += f"{escape(scored.split)}. The table has the first {MOST_RUNS}."
-                blocks.append(runs)
-        if self.wholes:
-            names, split = ", ".join(map(escape, self.wholes)), escape(first.origin.split)
-            blocks.append(
-                f"These images are some of the split {split}. "
-                f"Of {names}, only the predictions for these are counted here."
-            )
-        if first.origin.is_numbered:
-            blocks.append(NUMBERED)
-        single = [one for one in self.results if one.has_one_run and not one.untested]
+        blocks: list[Block] = [self._heading(), self._accuracies(), *self._notes()]
         blocks += self._layers()
+        single = [one for one in self.results if one.has_one_run and not one.untested]
         blocks += SameImages(single)._paired_differences()
         several = [scored for scored in self.results if not scored.has_one_run]
         if several and len(self.results) > 1:
@@ -213,6 +193,37 @@ class SameImages:
                 "--val."
             )
         return blocks
+
+    def _heading(self) -> Heading:
+        """Return the heading: the data set, the split, and the numbers of images and classes."""
+        first = self.results[0]
+        dataset = provenance(first.file).dataset or "images"
+        classes = results.class_count(first.file, int(first.labels.max()))
+        classes -= results.NONE in (first.file.class_names or [])  # no class of images
+        heading = f"{dataset}, {first.split}: {len(first.ids):,} images, {classes} classes"
+        heading += results.labels_suffix(first.file)
+        return Heading(2, escape(heading))
+
+    def _notes(self) -> list[str]:
+        """Return what limits the accuracies, and which runs and images are not shown."""
+        first = self.results[0]
+        notes: list[str] = []
+        for scored in self.results:
+            notes += map(escape, results.caveat_notes({scored.name: scored.file}, scored.split))
+            if len(scored.runs) > MOST_RUNS:
+                notes.append(
+                    f"{escape(scored.name)} has {len(scored.runs):,} runs on "
+                    f"{escape(scored.split)}. The table has the first {MOST_RUNS}."
+                )
+        if self.wholes:
+            names, split = ", ".join(map(escape, self.wholes)), escape(first.origin.split)
+            notes.append(
+                f"These images are some of the split {split}. "
+                f"Of {names}, only the predictions for these are counted here."
+            )
+        if first.origin.is_numbered:
+            notes.append(NUMBERED)
+        return notes
 
     def _accuracies(self) -> Table:
         """Return the table of all runs, without the columns that are empty.

@@ -31,8 +31,8 @@ def select_rows(
 
     All rows are chosen if there are at most `limit`. Otherwise, up to an eighth are `examples`.
     Half are the most confident other errors, and up to a quarter the most confident of the images
-    that only the result gets right. The rest are taken in turns from all classes, those first that
-    have the fewest yet.
+    that only the result gets right. The rest are taken from all classes in turns, which begin with
+    the classes that have the fewest rows so far.
 
     Without classes in `true` (N), there are no errors, and turns go by `predicted` (N). A score
     (N) is NaN if it is not known.
@@ -118,7 +118,7 @@ def _choose_logits(main: ImagePredictions, files: Sequence[FeatureFile]) -> Feat
 
 
 def _with_prompts(files: Iterable[FeatureFile], kind: str) -> list[FeatureFile]:
-    """Return the files of a kind that hold prompts; prompts that are of no class come first."""
+    """Return the files of a kind that hold prompts; prompts without classes come first."""
     with_prompts = [file for file in files if file.kind == kind and _has_prompts(file)]
     return sorted(with_prompts, key=_has_class_prompts)
 

@@ -61,7 +61,7 @@ class _Names:
                 self._use_joined_names(entry)
 
     def _use_joined_names(self, entry: Entry) -> None:
-        """Name joined files as they were named: their rows and splits may be called so, too."""
+        """Give joined files their former names, which their rows and splits may have, too."""
         digest_of = entry.inputs
         for number, name in enumerate(entry.list_of("files"), 1):
             digest = digest_of.get(f"file {number}", "")
@@ -91,13 +91,13 @@ def steps(history: Iterable[Mapping[str, Any]], output: str, name_of: NameOf) ->
     entries = History(history)
     names = _Names(entries, output, name_of)
     last_first = []
-    pending: list[tuple[Sequence[Entry], str]] = (
-        [(entries, output)] if entries else []
-    )  # a history may be too long for recursion
+    pending: list[tuple[Sequence[Entry], str]] = []  # a history may be too long for recursion
+    if entries:
+        pending.append((entries, output))
     while pending:
         chain, target = pending.pop()
-        entry, digest_of = chain[-1], chain[-1].inputs
-        inputs = {role: names.get(digest_of[role], role) for role in _roles(entry)}
+        entry = chain[-1]
+        inputs = {role: names.get(entry.inputs[role], role) for role in _roles(entry)}
         for role, input_chain in _chains(chain[:-1], entry).items():
             if role not in inputs:
                 inputs[role] = names.unused(role)
@@ -127,9 +127,9 @@ def _natural(text: str) -> str:
 
 
 def _chains(earlier: Sequence[Entry], entry: Entry) -> dict[str, Sequence[Entry]]:
-    """Return the histories of an entry's inputs, by their roles, if the earlier entries are theirs.
+    """Divide the earlier entries of a history among the inputs of an entry, by their roles.
 
-    They are not empty.
+    Inputs without a history are left out.
     """
     if entry["command"] in FIRST or not earlier:
         return {}
@@ -159,18 +159,20 @@ def _start_of_texts(history: Sequence[Entry]) -> int:
     if "textembed" in commands:
         return commands.index("textembed")
     imported = [number for number, command in enumerate(commands) if command == "convert"]
-    return imported[-1] if imported else len(history)
+    if imported:
+        return imported[-1]
+    return len(history)
 
 
 def _features_of(model: Mapping[str, Any]) -> list[Any]:
-    """Return which features of which architecture an entry of a history names."""
+    """Return the architecture and the features that an entry of a history names."""
     return [Path(str(model.get("name"))).name, *map(model.get, FEATURES)]
 
 
 def settings(file: FeatureFile) -> str:
     """Return what a result and its control share: all parameters but the model's weights.
 
-    It is "" if the history does not tell the prompts.
+    It is "" if the history does not say which prompts were used.
     """
     if not _are_prompts_known(file):
         return ""
@@ -180,7 +182,7 @@ def settings(file: FeatureFile) -> str:
 def run_settings(file: FeatureFile, run: Row) -> list[str]:
     """Return what a run of a result and the run of its control share.
 
-    What each chose on validation rows may differ, since `settings` has the way of choosing.
+    What the two chose on validation rows may differ: `settings` compares how they chose.
     """
     may_differ = () if newest_entry(file).get("val") is None else CHOSEN
     return [str(run.get(name)) for name in SETTINGS if name not in may_differ]
@@ -192,9 +194,9 @@ def newest_settings(file: FeatureFile) -> str:
 
 
 def _are_prompts_known(file: FeatureFile) -> bool:
-    """Whether a history tells from which texts a result was made, if it was made from prompts.
+    """Whether the history of a result from prompts says which texts these are.
 
-    That of an earlier clipkit has the name of a prompt file alone.
+    Earlier versions of clipkit recorded only the name of a prompt file.
     """
     for entry in file.history:
         is_from_file = entry["command"] == "textembed" and "classes" not in entry

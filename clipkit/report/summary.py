@@ -20,7 +20,7 @@ from clipkit.features.model import FeatureFile
 from clipkit.report.blocks import Bar, Fact
 from clipkit.report.markdown import escape
 
-SIGNIFICANT = 0.05  # p below it is shown to be a difference
+SIGNIFICANT = 0.05  # a p below it shows a difference
 
 
 def against_references(
@@ -34,40 +34,48 @@ def against_references(
 ) -> Fact:
     """Compare an accuracy with chance and, on the same images, with untrained controls.
 
-    `missing` is the sentence in place of the comparison if there is no control, and `untestable`
-    says why the accuracy is compared with nothing, if so.
+    Without a control, the sentence `missing` replaces the comparison. With a reason in
+    `untestable`, the accuracy is compared with nothing.
     """
     right = scored.predicted == scored.labels
     accuracy, n = float(right.mean()), len(right)
+    text = f"**{_percent(accuracy)}** of {n:,} images are classified correctly by {means}"
+    if untestable:
+        return Fact(title, f"{text}. {untestable}", source, Bar(accuracy))
     low, high = metrics.wilson(accuracy, n)
     chance = results.chance(scored.labels)
-    number = f"**{_percent(accuracy)}** of {n:,} images are classified correctly by {means}"
-    if untestable:
-        return Fact(title, f"{number}. {untestable}", source, Bar(accuracy))
-    text = f"The 95 % interval is {_percent(low)} to {_percent(high)}. "
     is_above = low > chance and binomtest(right.sum(), n, chance).pvalue < SIGNIFICANT
-    verdict = "above chance" if is_above else "not shown to be above chance"
-    number += f": {verdict}"
-    text += f"This is {verdict} ({_percent(chance)}, the share of the most frequent class). "
+    verdict = f"{_above(is_above)} chance"
+    details = (
+        f"The 95 % interval is {_percent(low)} to {_percent(high)}. This is {verdict} "
+        f"({_percent(chance)}, the share of the most frequent class). "
+    )
     rows = _compare_with(controls, scored)
     if not rows:
         bar = Bar(accuracy, low, high, chance)
-        return Fact(title, f"{number}. {missing}", source, bar, details=text)
+        return Fact(title, f"{text}: {verdict}. {missing}", source, bar, details=details)
     row = min(rows, key=lambda row: row["difference"])  # against the best of the controls
     which = "the untrained control" if len(rows) == 1 else "the best untrained control"
     is_above = row["difference"] > 0 and row["p"] < SIGNIFICANT
-    verdict = "above" if is_above else "not shown to be above"
+    from_control = f"{_above(is_above)} {which} ({_percent(row['acc_b'])})"
+    details += f"It is {from_control}: {_describe_difference(row)}."
+    bar = Bar(accuracy, low, high, chance, row["acc_b"])
+    return Fact(title, f"{text}: {verdict}, {from_control}.", source, bar, details=details)
+
+
+def _above(is_above: bool) -> str:
+    return "above" if is_above else "not shown to be above"
+
+
+def _describe_difference(row: Row) -> str:
+    """Return a paired difference in words, with its interval and p."""
     p = format_p(row["p"])
     if not p.startswith("<"):
         p = f"= {p}"
-    text += (
-        f"It is {verdict} {which} ({_percent(row['acc_b'])}): on the same images, the "
-        f"difference is {100 * row['difference']:+.2f} points ({100 * row['low']:+.2f} to "
-        f"{100 * row['high']:+.2f}; McNemar's exact p {p})."
+    return (
+        f"on the same images, the difference is {100 * row['difference']:+.2f} points "
+        f"({100 * row['low']:+.2f} to {100 * row['high']:+.2f}; McNemar's exact p {p})"
     )
-    number += f", {verdict} {which} ({_percent(row['acc_b'])})."
-    bar = Bar(accuracy, low, high, chance, row["acc_b"])
-    return Fact(title, number, source, bar, details=text)
 
 
 def _compare_with(controls: Sequence[Predictions], scored: Predictions) -> list[Row]:
@@ -85,7 +93,7 @@ def _compare_with(controls: Sequence[Predictions], scored: Predictions) -> list[
 def worst_class(scored: Predictions, source: str) -> list[Fact]:
     """Name the class with the lowest F1, and the wrong class predicted most often for it.
 
-    If no prediction is wrong, no class is the worst.
+    Return nothing if all predictions are right.
     """
     C = len(scored.class_names)
     f1 = metrics.f1_per_class(scored.labels, scored.predicted, C)
@@ -105,16 +113,21 @@ def worst_class(scored: Predictions, source: str) -> list[Fact]:
 
 def answer(result: FeatureFile) -> list[Fact]:
     """Name the attributes of each group; return nothing if no attribute is in one."""
-    rows = result.rows()
+    members: dict[str, list[str]] = {group: [] for group in GROUPS}
+    undecided: list[str] = []
+    for row in result.rows():
+        group = group_of(row)
+        names = members[group] if group else undecided
+        names.append(escape(row["attribute"]))
+    if not any(members.values()):
+        return []
     facts = []
-    for group in GROUPS:
-        names = ", ".join(escape(row["attribute"]) for row in rows if group_of(row) == group)
+    for group, names in members.items():
         title = SAID.get(group, group) if result.is_dot_product else group
-        facts.append(Fact(title.capitalize(), names or "none of the attributes"))
-    undecided = ", ".join(escape(row["attribute"]) for row in rows if not group_of(row))
+        facts.append(Fact(title.capitalize(), ", ".join(names) or "none of the attributes"))
     if undecided:
-        facts.append(Fact("Not decided", undecided))
-    return facts if any(map(group_of, rows)) else []
+        facts.append(Fact("Not decided", ", ".join(undecided)))
+    return facts
 
 
 def of_captions(named: Mapping[str, FeatureFile]) -> list[Fact]:
@@ -122,11 +135,12 @@ def of_captions(named: Mapping[str, FeatureFile]) -> list[Fact]:
     facts: dict[str, Fact] = {}
     for name, result in named.items():
         command = str(results.newest_entry(result)["command"])
-        if command in CAPTIONS and command not in facts:
-            title, columns, finding = CAPTIONS[command]
-            with contextlib.suppress(ClipkitError):  # another program's columns
-                results.columns_of(result, command, columns)
-                facts[command] = Fact(title, escape(finding(result)), name)
+        if command not in CAPTIONS or command in facts:
+            continue
+        title, columns, finding = CAPTIONS[command]
+        with contextlib.suppress(ClipkitError):  # another program's columns
+            results.columns_of(result, command, columns)
+            facts[command] = Fact(title, escape(finding(result)), name)
     return [fact for fact in facts.values() if fact.text]
 
 
@@ -136,7 +150,9 @@ def _chosen(result: FeatureFile) -> str:
     for categories in choices.understood(result).values():
         others += [category for category, is_understood in categories.items() if not is_understood]
     text = choices.finding(result)
-    return f"{text}; not shown: {results.join_names(others)}" if others else text
+    if others:
+        text += f"; not shown: {results.join_names(others)}"
+    return text
 
 
 # What results about captions are called, the columns that they have, and what says their finding

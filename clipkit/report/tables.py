@@ -83,8 +83,8 @@ def difference_table(
 ) -> list[Block]:
     """Return a table of differences with its text.
 
-    `other` names what each result is compared with, in the header, and `which` the same with the
-    images, in the text. `not_covered` is what the interval does not cover.
+    The header calls what each result is compared with `other`. In the text, `which` says of what
+    the differences are, and `not_covered` what the interval does not cover.
     """
     if not pairs:
         return []
@@ -127,17 +127,19 @@ def attribute_table(result: FeatureFile, source: str) -> list[Block]:
     cells = []
     for row, texts in zip(rows, formatted, strict=True):
         cells.append([_attribute_cell(row, title, text) for title, text in texts.items()])
+    text = ATTRIBUTES
     metric = METRICS.get(str(newest_entry(result).get("metric")))
-    text = ATTRIBUTES.replace("mean recall per value", metric.title) if metric else ATTRIBUTES
-    if metric and metric.is_error:
-        text = text.replace("in percent", "in its unit")
+    if metric:
+        text = text.replace("mean recall per value", metric.title)
+        if metric.is_error:
+            text = text.replace("in percent", "in its unit")
     if result.is_dot_product:
         text = text.replace("is by words alone", "is what the model says: its most probable answer")
     return [text, Table(header, cells, sources=[source] * len(cells))]
 
 
 def _attribute_cell(row: Row, title: str, text: object) -> Cell:
-    """Return a cell with the bar of its recall, if it is one. The control belongs to the probe."""
+    """Return a cell. A recall has a bar, and the probe's bar has the control."""
     if text is None:
         return ""
     name = title.removesuffix(" %")
@@ -211,7 +213,8 @@ def provenance_table(files: Iterable[FeatureFile]) -> Table:
                 rows |= dict.fromkeys(_embedding_rows(entry))
     versions = [f"clipkit {__version__}", f"Python {platform.python_version()}"]
     versions += [f"{name} {metadata.version(name)}" for name in LIBRARIES]
-    cells = [list(map(escape, row)) for row in [*rows, ("reported by", ", ".join(versions))]]
+    cells = [[escape(name), escape(fact)] for name, fact in rows]
+    cells.append(["reported by", escape(", ".join(versions))])
     return Table(["what ran", ""], cells, text_columns=2)
 
 
