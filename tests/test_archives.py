@@ -616,15 +616,15 @@ class PyarrowForNumpy2(importlib.abc.MetaPathFinder):
             raise ImportError("pyarrow requires NumPy 2.0 or newer, found 1.26.4")
 
 
-@pytest.mark.parametrize("importer", ["clipkit.datasets.parquet", "sklearn.svm"])
+@pytest.mark.parametrize("importer", ["clipkit.datasets.parquet_images", "sklearn.svm"])
 def test_pyarrow_beside_an_older_numpy_is_one_line_with_what_to_install(
     importer, tmp_path, monkeypatch
 ):
     write_hf(tmp_path)
-    for module in ("pyarrow", "clipkit.datasets.parquet"):
+    for module in ("pyarrow", "clipkit.datasets.parquet_images"):
         monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.setattr(sys, "meta_path", [PyarrowForNumpy2(), *sys.meta_path])
-    if importer != "clipkit.datasets.parquet":  # as scikit-learn imports it
+    if importer != "clipkit.datasets.parquet_images":  # as scikit-learn imports it
         monkeypatch.setattr(datasets, "load", lambda *_, **__: importlib.import_module("pyarrow"))
     line = fails("embed", tmp_path, "-m", "tiny", "-o", tmp_path / "o.h5")
     assert "found 1.26.4; hint: pip install 'pyarrow<26'" in line
