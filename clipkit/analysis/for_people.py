@@ -71,29 +71,35 @@ def _comparison_rows(rows: Rows) -> list[Row]:
 
     Of several pairs, `p` is Holm's. With groups, the cells are those that fit 80 columns.
     """
-    formatted = []
-    form, counts = ".2f", ["only_a", "only_b", "kappa"]
-    if "scope" in rows[0]:
-        form, counts = ".1f", []
+    is_grouped = "scope" in rows[0]
+    form = ".1f" if is_grouped else ".2f"
     p = "p_holm" if "p_holm" in rows[0] else "p"
+    formatted = []
     for row in rows:
-        cells: Row = {name: row[name] for name in ("a", "b") if name in row}
-        if "scope" in row:
-            cells = _grouped_cells(rows, row)
-        cells |= {name: row[name] for name in ("rows", "clusters") if name in row}
-        for name in ("acc_a", "acc_b"):
-            cells[f"{name} %"] = _cell(row, name, form)
-        if math.isnan(_number(row, "difference")):
-            cells["acc_a %"] = _cell(row, "acc_a", form, limits=("low", "high"))
-        points = _cell(row, "difference", f"+{form}", limits=("low", "high"), between=" to ")
-        cells["difference (points)"] = points and points.replace(" ", NO_BREAK)
-        if counts:
+        cells = _grouped_cells(rows, row) if is_grouped else _select(row, "a", "b")
+        cells |= _select(row, "rows", "clusters") | _accuracy_cells(row, form)
+        if not is_grouped:
             cells["mde80 (points)"] = _cell(row, "mde80", form)
-        for name in counts:
-            cells[name] = round(_number(row, name), 2)
+            for name in ("only_a", "only_b", "kappa"):
+                cells[name] = round(_number(row, name), 2)
         cells[p] = float(f"{_number(row, p):.2g}")
         formatted.append(cells)
     return formatted
+
+
+def _select(row: Mapping[str, Any], *names: str) -> Row:
+    """Return the cells of a row with these names, if it has them."""
+    return {name: row[name] for name in names if name in row}
+
+
+def _accuracy_cells(row: Mapping[str, Any], form: str) -> Row:
+    """Return the accuracies of a row of `compare`, and their difference with its interval."""
+    cells: Row = {f"{name} %": _cell(row, name, form) for name in ("acc_a", "acc_b")}
+    if math.isnan(_number(row, "difference")):
+        cells["acc_a %"] = _cell(row, "acc_a", form, limits=("low", "high"))
+    points = _cell(row, "difference", f"+{form}", limits=("low", "high"), between=" to ")
+    cells["difference (points)"] = points and points.replace(" ", NO_BREAK)
+    return cells
 
 
 def _grouped_cells(rows: Rows, row: Mapping[str, Any]) -> Row:

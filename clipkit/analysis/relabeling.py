@@ -7,7 +7,7 @@ can learn them only by telling the classes apart.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -59,17 +59,10 @@ def relabel(
     ClipkitError
         If the table or the groups do not fit the file.
     """
-    if table is not None and groups is not None:
-        raise UsageError("expected --table or --groups, got both", "pipe one relabel into another")
-    if column is not None and table is None:
-        raise UsageError("expected --table for --attribute, got none")
-    if table is None and groups is None and not shuffle:
-        raise UsageError("expected --table, --groups or --shuffle, got none")
-    if table is not None and file.is_result:
-        raise UsageError(
-            f"{file.display_name}: expected images or logits for a table, got a result",
-            "show a result by attribute with: clipkit compare --table",
-        )
+    if table is None:
+        _check_without_table(column, groups, shuffle)
+    else:
+        _check_table(file, groups)
     inputs = {"features": file.digest}
     relabeled, source = file, None
     if table is not None:
@@ -93,6 +86,23 @@ def relabel(
         inputs=inputs,
     )
     return replace(relabeled, history=history)
+
+
+def _check_without_table(column: str | None, groups: str | None, shuffle: bool) -> None:
+    if column is not None:
+        raise UsageError("expected --table for --attribute, got none")
+    if groups is None and not shuffle:
+        raise UsageError("expected --table, --groups or --shuffle, got none")
+
+
+def _check_table(file: FeatureFile, groups: str | None) -> None:
+    if groups is not None:
+        raise UsageError("expected --table or --groups, got both", "pipe one relabel into another")
+    if file.is_result:
+        raise UsageError(
+            f"{file.display_name}: expected images or logits for a table, got a result",
+            "show a result by attribute with: clipkit compare --table",
+        )
 
 
 def label_by_attribute(
@@ -200,24 +210,29 @@ def _scored_again(result: FeatureFile) -> dict[str, NDArray[Any]]:
     It is NaN if it does not follow from them.
     """
     runs = dict(result.runs)
-    column = "eval_split" if "eval_split" in runs else "split"
     names = set(filter(depends_on_labels, runs))
     for name in names:
         unknown = "" if COLUMNS[name].unit is TEXT else np.nan
         runs[name] = np.full(result.run_count, unknown)
-    classes = result.class_names or []
-    none = classes.index(NONE) if NONE in classes else None
     if "clusters" in runs:  # a result does not hold which row is in which
         names = {name for name in names if not COLUMNS[name].is_limit}
-    for split_name, split in result.splits.items():
+    for row, scores in _scores_of_runs(result):
+        for name in names & scores.keys():
+            runs[name][row] = scores[name]
+    return runs
+
+
+def _scores_of_runs(result: FeatureFile) -> Iterator[tuple[int, dict[str, float]]]:
+    """Yield the number of each run that has labels and predictions, and its scores."""
+    classes = result.class_names or []
+    none = classes.index(NONE) if NONE in classes else None
+    column = "eval_split" if "eval_split" in result.runs else "split"
+    for name, split in result.splits.items():
         if split.labels is None or split.predicted is None:
             continue
-        rows = np.flatnonzero(runs[column] == split_name)
-        for row, predicted in zip(rows, split.predicted, strict=True):
-            scores = metrics.scores(split.labels, predicted, none)
-            for name in names & scores.keys():
-                runs[name][row] = scores[name]
-    return runs
+        runs = np.flatnonzero(result.runs[column] == name).tolist()
+        for run, predicted in zip(runs, split.predicted, strict=True):
+            yield run, metrics.scores(split.labels, predicted, none)
 
 
 def shuffle_rows(file: FeatureFile, seed: int) -> FeatureFile:
