@@ -5,18 +5,28 @@ Everything is imported when it is first used; `canonical_name` and `models.hub` 
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from clipkit.base.errors import UsageError
+from clipkit.base.lazy import lazy_names
 
 if TYPE_CHECKING:
     from clipkit.models.acceleration import num_threads, set_num_threads
     from clipkit.models.architecture import describe_model
     from clipkit.models.encoder import Encoder, EncoderDescription, load
     from clipkit.models.hub import canonical_name, check_device, check_name
+else:
+    __getattr__ = lazy_names(
+        __name__,
+        {
+            f"{__name__}.acceleration": "num_threads set_num_threads",
+            f"{__name__}.architecture": "describe_model",
+            f"{__name__}.encoder": "Encoder EncoderDescription load",
+            f"{__name__}.hub": "canonical_name check_device check_name",
+        },
+    )
 
 DEFAULT = "openai/clip-vit-base-patch32"
 
@@ -123,25 +133,3 @@ class RunOptions:
                 "expected --layer or --no-projection, got both",
                 "hidden states are not projected: leave --no-projection out",
             )
-
-
-_MODULES = {
-    "Encoder": "encoder",
-    "EncoderDescription": "encoder",
-    "canonical_name": "hub",
-    "check_device": "hub",
-    "check_name": "hub",
-    "describe_model": "architecture",
-    "load": "encoder",
-    "num_threads": "acceleration",
-    "set_num_threads": "acceleration",
-}
-
-if not TYPE_CHECKING:  # a type checker would take any name for one of the module
-
-    def __getattr__(name: str) -> Any:
-        """Import a name when it is first used (PEP 562)."""
-        if name not in _MODULES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        module = importlib.import_module(f"clipkit.models.{_MODULES[name]}")
-        return getattr(module, name)
