@@ -3,8 +3,8 @@
 A block marked `console` holds commands after `$ ` and, below each, its output. The commands of a
 page run in a new folder that sees `prompts/`. The pages of docs/commands/ share one folder, since
 each uses the files of those before it. A picture that the page shows (docs/images/NAME) is what its
-commands make under that name. The tables of options and of models are written, too, and into
-docs/versions.txt the versions of the libraries that computed the numbers.
+commands make under that name. The table of models is written, too, and into docs/versions.txt the
+versions of the libraries that computed the numbers.
 
     python docs/examples.py            # run every page, write the outputs into it
     python docs/examples.py README.md  # one page, or all pages of commands if it is one of them
@@ -20,22 +20,20 @@ import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAMS = Path(sys.executable).parent
 # The pages of commands, in the order in which their examples run
 COMMANDS = (
-    "embed textembed logits entropy probe predict zeroshot retrieve choose calibrate threshold "
-    "cluster split concat relabel importance variance attributes describe compare align plot "
-    "report info convert"
+    "embed embed-inputs embed-layers embed-models textembed logits entropy probe predict zeroshot "
+    "retrieve choose calibrate threshold cluster split concat relabel importance variance "
+    "attributes describe compare align plot report info convert"
 )
 COMMAND_PAGES = [ROOT / "docs" / "commands" / f"{name}.md" for name in COMMANDS.split()]
 OTHER_PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES = [*OTHER_PAGES, *COMMAND_PAGES]
 # Pages whose examples run in one folder
 SESSIONS = [*([page] for page in OTHER_PAGES), COMMAND_PAGES]
-OPTIONS = re.compile(r"^<!-- options ([\w-]+(?: [\w-]+)?) -->\n(?:.+\n)*", re.MULTILINE)
 MODELS = re.compile(r"^<!-- models -->\n(?:.+\n)*", re.MULTILINE)
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # A command, which a backslash continues on the next line, and the lines that it prints.
@@ -82,50 +80,6 @@ def versions() -> str:
     return "\n".join([*lines, ""])
 
 
-def options(command: str) -> str:
-    """Return the table of a command's arguments and options, or of the commands of a sub-app.
-
-    A command of a sub-app is named after it: `plot temperature`.
-    """
-    import typer.main
-
-    from clipkit.cli import app
-
-    entry: Any = typer.main.get_command(app)
-    for word in command.split():
-        entry = entry.commands[word]
-    if hasattr(entry, "commands"):
-        rows = ["| | |", "|---|---|"]
-        for name, sub_command in entry.commands.items():
-            rows.append(f"| `{name}` | {sub_command.help.splitlines()[0]} |")
-    else:
-        rows = ["| | | default |", "|---|---|---|"]
-        for parameter in entry.params:
-            if "--help" not in parameter.opts and not parameter.hidden:
-                rows.append(_option_row(parameter))
-    return f"<!-- options {command} -->\n" + "\n".join(rows) + "\n"
-
-
-def _option_row(parameter: Any) -> str:
-    """Return a row of the options' table: names and value, help, default."""
-    words = []
-    if parameter.opts[0].startswith("-"):
-        words = [f"`{name}`" for name in (*parameter.opts, *parameter.secondary_opts)]
-    if not getattr(parameter, "is_flag", False):
-        words.append(f"`{parameter.metavar or 'N'}`")
-    cells = [" ".join(words), parameter.help or "", _default(parameter.default)]
-    escaped = [cell.replace("|", "\\|") for cell in cells]
-    return f"| {' | '.join(escaped)} |"
-
-
-def _default(value: Any) -> str:
-    if value is None or value is False or value == []:
-        return ""
-    if isinstance(value, list):
-        return f"`{','.join(value)}`"
-    return f"`{value}`"
-
-
 def models() -> str:
     """Return the table of the kinds of models that clipkit reads."""
     from clipkit.models.families import FAMILIES
@@ -156,8 +110,7 @@ def models() -> str:
 
 def refresh(page: Path, folder: Path) -> str:
     """Return the page with its commands' current output, and copy its pictures to docs/images."""
-    text = OPTIONS.sub(lambda match: options(match[1]), page.read_text())
-    text = MODELS.sub(lambda _: models(), text)
+    text = MODELS.sub(lambda _: models(), page.read_text())
 
     def again(match: re.Match[str]) -> str:
         shown = [f"$ {line}\n{run(line, folder)}" for line, _ in examples(match[1])]
@@ -181,7 +134,7 @@ def main() -> None:
             folder = Path(name)
             (folder / "prompts").symlink_to(ROOT / "prompts")
             for page in session:
-                if BLOCK.search(page.read_text()) or OPTIONS.search(page.read_text()):
+                if BLOCK.search(page.read_text()) or MODELS.search(page.read_text()):
                     print(page.relative_to(ROOT), file=sys.stderr)
                     page.write_text(refresh(page, folder))
     VERSIONS.write_text(versions())

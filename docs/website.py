@@ -1,8 +1,9 @@
 """Build README.md, docs/ and the other pages as a site in build/site/html, by zensical.
 
 The pages are copied to where they are in the repository, so that their links stay as they are. A
-link to a file that is not a page is replaced by its text. A broken link is an error. The site has a
-report that `EXAMPLE` makes of the bundled data set and model.
+link to a file that is not a page is replaced by its text. A broken link is an error. A comment
+`<!-- options COMMAND -->` and the sentence below it are replaced by the table of the command's
+options. The site has a report that `EXAMPLE` makes of the bundled data set and model.
 
     python docs/website.py            # build the site
     python docs/website.py --picture  # make docs/images/report.png of that report, with Chromium
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import examples
 from PIL import Image
@@ -51,10 +53,55 @@ PICTURE_SIZE = 1100, 975  # pixels; the summary
 CODE = "<pre><span></span><code>"
 FOCUSABLE = '<pre><span></span><code tabindex="0" role="group" aria-label="Code">'
 COMMENT = re.compile(r"^(<!--.*-->)\n", re.MULTILINE)
+OPTIONS = re.compile(r"^<!-- options ([\w-]+(?: [\w-]+)?) -->\n(?:.+\n)*", re.MULTILINE)
+
+
+def options(command: str) -> str:
+    """Return the table of a command's arguments and options, or of the commands of a sub-app.
+
+    A command of a sub-app is named after it: `plot temperature`.
+    """
+    import typer.main
+
+    from clipkit.cli import app
+
+    entry: Any = typer.main.get_command(app)
+    for word in command.split():
+        entry = entry.commands[word]
+    if hasattr(entry, "commands"):
+        rows = ["| | |", "|---|---|"]
+        for name, sub_command in entry.commands.items():
+            rows.append(f"| `{name}` | {sub_command.help.splitlines()[0]} |")
+    else:
+        rows = ["| | | default |", "|---|---|---|"]
+        for parameter in entry.params:
+            if "--help" not in parameter.opts and not parameter.hidden:
+                rows.append(_option_row(parameter))
+    return "\n".join(rows) + "\n"
+
+
+def _option_row(parameter: Any) -> str:
+    """Return a row of the options' table: names and value, help, default."""
+    words = []
+    if parameter.opts[0].startswith("-"):
+        words = [f"`{name}`" for name in (*parameter.opts, *parameter.secondary_opts)]
+    if not getattr(parameter, "is_flag", False):
+        words.append(f"`{parameter.metavar or 'N'}`")
+    cells = [" ".join(words), parameter.help or "", _default(parameter.default)]
+    escaped = [cell.replace("|", "\\|") for cell in cells]
+    return f"| {' | '.join(escaped)} |"
+
+
+def _default(value: Any) -> str:
+    if value is None or value is False or value == []:
+        return ""
+    if isinstance(value, list):
+        return f"`{','.join(value)}`"
+    return f"`{value}`"
 
 
 def page_text(page: Path) -> str:
-    """Return the Markdown of a page, without links to files that are no pages."""
+    """Return the Markdown of a page, with its options, without links to files that are no pages."""
 
     def keep_link(match: re.Match[str]) -> str:
         text, target = match["text"], match["target"]
@@ -65,6 +112,7 @@ def page_text(page: Path) -> str:
         return match[0] if is_kept else text
 
     text = CODE_OR_LINK.sub(keep_link, page.read_text(encoding="utf-8"))
+    text = OPTIONS.sub(lambda match: options(match[1]), text)
     return COMMENT.sub(r"\1\n\n", text)  # Python-Markdown would take a table below for HTML
 
 

@@ -8,11 +8,15 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
+
+from clipkit.cli import COMMANDS, app
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "docs"))
 import website  # noqa: E402
 
+PICTURES = get_command(app).commands["plot"].commands
 LOADED = {"script", "img", "link", "iframe", "source", "video", "audio", "object", "embed"}
 
 
@@ -57,6 +61,29 @@ def test_only_links_to_pages_stay_links():
         assert not re.search(r"^<!--.*-->\n\S", website.page_text(page), re.MULTILINE)
 
 
+@pytest.mark.parametrize("command", [*COMMANDS, *(f"plot {name}" for name in PICTURES)])
+def test_the_page_of_a_command_on_the_site_has_a_row_for_each_option(command):
+    first = command.split()[0]
+    text = website.page_text(ROOT / "docs" / "commands" / f"{first}.md")
+    if command.startswith("plot "):
+        text = re.search(rf"^## {command}\n((?:(?!## ).*\n)*)", text, re.MULTILINE)[1]
+    assert "--help` lists" not in text
+    assert "<!-- options" not in text
+    for name in names_of(command):
+        assert text.count(f"\n| `{name}` ") == 1, name
+
+
+def names_of(command):
+    """Return the options of a command, or the commands of a sub-app."""
+    entry = get_command(app)
+    for word in command.split():
+        entry = entry.commands[word]
+    if hasattr(entry, "commands"):
+        return list(entry.commands)
+    shown = [option for option in entry.params if not option.hidden and option.name != "help"]
+    return [option.opts[0] for option in shown if option.opts[0].startswith("-")]
+
+
 def test_links_in_code_stay(tmp_path):
     page = tmp_path / "page.md"
     link = "[a](page.md)"
@@ -84,7 +111,7 @@ def test_the_site_is_whole_and_loads_nothing_from_elsewhere(tmp_path):
             if target in pages:
                 assert url.fragment in pages[target].ids, f"{path}: {address}"
     commands = (first.parent / "docs" / "commands" / "embed.html").read_text()
-    source = (ROOT / "docs" / "commands" / "embed.md").read_text()
+    source = website.page_text(ROOT / "docs" / "commands" / "embed.md")
     source = re.sub(r"^```.*?^```$", "", source, flags=re.MULTILINE | re.DOTALL)
     assert commands.count("<table>") == len(
         re.findall(r"^\|[-:| ]*-[-:| ]*\|$", source, re.MULTILINE)
