@@ -40,16 +40,16 @@ def match_ids(results: Sequence[FeatureFile], splits: Sequence[str], common: boo
     """Return, for each result, the row numbers that put the images in the same order."""
     if len(results) == 1:
         return [np.arange(len(results[0].splits[splits[0]]))]
-    tables = list(map(_rows_by_id, results, splits))
-    in_all = set(tables[0]).intersection(*tables[1:])
-    shared = [row_id for row_id in tables[0] if row_id in in_all]
-    if len(shared) < max(map(len, tables)):
+    indexes = list(map(_rows_by_id, results, splits))
+    in_all = set(indexes[0]).intersection(*indexes[1:])
+    shared = [row_id for row_id in indexes[0] if row_id in in_all]
+    if len(shared) < max(map(len, indexes)):
         if not common or not shared:
             raise _missing_ids(results, splits, shared)
         _note_common(results, splits, len(shared))
     orders = []
-    for row_of in tables:
-        orders.append(np.array(list(map(row_of.get, shared)), np.int64))
+    for rows in indexes:
+        orders.append(np.array(list(map(rows.get, shared)), np.int64))
     return orders
 
 
@@ -74,9 +74,7 @@ def _missing_ids(
         others = [row_id for row_id in result.splits[split].ids if row_id not in in_all]
         if others:
             break
-    hint = None
-    if shared:
-        hint = "compare the images that all have with --common"
+    hint = "compare the images that all have with --common" if shared else None
     return ClipkitError(
         f"{result.display_name}: {split}: expected the same ids in all files, got "
         f"{len(others):,} that another lacks, for example {others[0]!r}",
