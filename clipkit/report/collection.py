@@ -414,7 +414,7 @@ def _unlabelled_table(files: dict[str, FeatureFile]) -> list[Block]:
 def _explained_table(command: str, files: dict[str, FeatureFile]) -> list[Block]:
     """Return one table of results, below what its columns are.
 
-    A control that the results were compared with is in their columns, and has no row of its own.
+    A control that the results were compared with is in their columns, and has no further row.
     """
     blocks: list[Block] = []
     if command in EXPLANATIONS:
