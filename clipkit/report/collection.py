@@ -441,7 +441,7 @@ def _recognised_table(command: str, name: str, file: FeatureFile) -> list[Block]
 
 
 def _joined_table(files: dict[str, FeatureFile]) -> Table:
-    """Return the rows of results with columns that tell the results apart."""
+    """Return the rows of results with columns that distinguish the results."""
     reports = []
     sources = []
     for (name, file), identity in zip(files.items(), identities([*files.values()]), strict=True):

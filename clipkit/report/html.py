@@ -180,7 +180,7 @@ def _choose_columns(table: Table) -> tuple[list[int], list[str]]:
     """Return the numbers of the columns to show, and the texts that all rows share.
 
     If all rows are of one result, a text that is the same in all of them is named once below the
-    table, so that the first column, which stays in view, tells the rows apart.
+    table, so that the first column, which stays in view, distinguishes the rows.
     """
     shown: list[int] = []
     shared: list[str] = []
