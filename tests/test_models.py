@@ -540,7 +540,7 @@ DAMAGED = [
     (write("vocab.json", b"no"), "cannot load the tokenizer of .*model: "),
     (
         write("preprocessor_config.json", REMOTE_CODE),
-        r"code of its own \(auto_map\), which clipkit",
+        r"its own code \(auto_map\), which clipkit",
     ),
 ]
 

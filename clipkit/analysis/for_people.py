@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -19,9 +20,13 @@ Rows = Sequence[Mapping[str, Any]]
 def rows_for_people(result: FeatureFile) -> Rows:
     """Return the runs, formatted for reading if the command that made them is one of FORMATTERS."""
     rows = rows_with_chance(result)
-    needed, formatter = FORMATTERS.get(newest_entry(result)["command"], ("", list))
-    # another program's columns are shown as they are
-    return formatter(rows) if rows and needed in rows[0] else rows
+    command = newest_entry(result)["command"]
+    if not rows or command not in FORMATTERS:
+        return rows
+    needed, formatter = FORMATTERS[command]
+    if needed not in rows[0]:  # another program's columns
+        return rows
+    return formatter(rows)
 
 
 def rows_with_chance(result: FeatureFile) -> list[Row]:
@@ -53,11 +58,8 @@ def attribute_rows(rows: Rows) -> list[Row]:
     unit, form, scale = " %", ".1f", 100
     if "null5" in rows[0]:  # errors
         unit, form, scale = "", ".4g", 1
-    names = [
-        name for name in ("attribute", "metric", "values", "positives", "rows") if name in rows[0]
-    ]
     for row in rows:
-        cells: Row = {name: row[name] for name in names}
+        cells = _select(row, "attribute", "metric", "values", "positives", "rows")
         for name in ("chance", "null", "zeroshot", "names", "random", "probe", "control"):
             if name in row:
                 cells[name + unit] = _cell(row, name, form, scale=scale)
@@ -71,17 +73,10 @@ def _comparison_rows(rows: Rows) -> list[Row]:
 
     Of several pairs, `p` is Holm's. With groups, the cells are those that fit 80 columns.
     """
-    is_grouped = "scope" in rows[0]
-    form = ".1f" if is_grouped else ".2f"
     p = "p_holm" if "p_holm" in rows[0] else "p"
     formatted = []
     for row in rows:
-        cells = _grouped_cells(rows, row) if is_grouped else _select(row, "a", "b")
-        cells |= _select(row, "rows", "clusters") | _accuracy_cells(row, form)
-        if not is_grouped:
-            cells["mde80 (points)"] = _cell(row, "mde80", form)
-            for name in ("only_a", "only_b", "kappa"):
-                cells[name] = round(_number(row, name), 2)
+        cells = _group_cells(rows, row) if "scope" in row else _pair_cells(row)
         cells[p] = float(f"{_number(row, p):.2g}")
         formatted.append(cells)
     return formatted
@@ -90,6 +85,15 @@ def _comparison_rows(rows: Rows) -> list[Row]:
 def _select(row: Mapping[str, Any], *names: str) -> Row:
     """Return the cells of a row with these names, if it has them."""
     return {name: row[name] for name in names if name in row}
+
+
+def _pair_cells(row: Mapping[str, Any]) -> Row:
+    """Return a row of `compare` for all images."""
+    cells = _select(row, "a", "b", "rows", "clusters") | _accuracy_cells(row, ".2f")
+    cells["mde80 (points)"] = _cell(row, "mde80", ".2f")
+    for name in ("only_a", "only_b", "kappa"):
+        cells[name] = round(_number(row, name), 2)
+    return cells
 
 
 def _accuracy_cells(row: Mapping[str, Any], form: str) -> Row:
@@ -102,28 +106,32 @@ def _accuracy_cells(row: Mapping[str, Any], form: str) -> Row:
     return cells
 
 
-def _grouped_cells(rows: Rows, row: Mapping[str, Any]) -> Row:
-    """Return the names of a row of `compare` by group; the worst group is named after its result.
+def _group_cells(rows: Rows, row: Mapping[str, Any]) -> Row:
+    """Return a row of `compare` by group; the worst group is named after its result.
 
     A single pair has the same names in all rows, so that they move below the table.
     """
-    name, null = row["a"] or row.get("b"), _cell(row, "null5", ".1f")
-    group = {"all": "all images", "worst": f"worst of {name}: {row['group']} (null5 {null} %)"}
     cells: Row = {"a": rows[0]["a"]}
     if "b" in row:
         is_one_pair = rows[0]["b"] == rows[-1]["b"]
         cells["b"] = rows[0]["b"] if is_one_pair else row["b"]
-    return cells | {"group": group.get(row["scope"], row["group"])}
+    cells["group"] = row["group"]
+    if row["scope"] == "all":
+        cells["group"] = "all images"
+    elif row["scope"] == "worst":
+        name, null = row["a"] or row.get("b"), _cell(row, "null5", ".1f")
+        cells["group"] = f"worst of {name}: {row['group']} (null5 {null} %)"
+    return cells | _select(row, "rows", "clusters") | _accuracy_cells(row, ".1f")
 
 
 def _importance_rows(rows: Rows) -> list[Row]:
     """Format the costs of `importance`."""
     formatted = []
     for row in rows:
-        cells = {name: row[name] for name in row if name not in ("low", "high", "cost", "changed")}
+        hidden = dict.fromkeys(("low", "high", "cost", "changed"))
         points = _cell(row, "cost", "+.2f", limits=("low", "high"), between=" to ")
-        cells |= {"cost (points)": points, "changed %": _cell(row, "changed", ".2f")}
-        formatted.append(cells)
+        changed = _cell(row, "changed", ".2f")
+        formatted.append({**row, **hidden, "cost (points)": points, "changed %": changed})
     return formatted
 
 
@@ -178,8 +186,7 @@ def _variance_rows(rows: Rows) -> Rows:
         by_prompt.setdefault(row["prompt"], []).append(row)
     largest: list[Mapping[str, Any]] = []
     for group in by_prompt.values():
-        group.sort(key=_share, reverse=True)
-        largest += group[:SHOWN]
+        largest += heapq.nlargest(SHOWN, group, key=_share)
     return largest
 
 
@@ -222,6 +229,8 @@ def _cell(
 
 
 def _number(row: Mapping[str, Any], name: str) -> float:
-    """Return what a row has under a name; NaN if it is no number."""
+    """Return the number in a column of a row, or NaN if there is none."""
     value = row.get(name)
-    return float(value) if isinstance(value, int | float) else math.nan
+    if not isinstance(value, int | float):
+        return math.nan
+    return float(value)

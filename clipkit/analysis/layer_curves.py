@@ -35,7 +35,7 @@ POOLS = {
 }
 # Facts that need no name
 UNNAMED = ("pool", "question", "norm", "images", "labels", "classifier")
-# Members of the history's entry of `probe` that do not tell lines apart
+# Members of the history's entry of `probe` that do not distinguish lines
 NO_OPTIONS = {
     "command", "clipkit", "inputs", "kept", "temperature", "prompts", "features", "fit_split",
     "eval_split", "caveats",
@@ -246,7 +246,7 @@ def _no_layer(result: FeatureFile) -> ClipkitError:
 
 
 def _facts(result: FeatureFile) -> Facts:
-    """Return what tells apart the features and the labels of lines."""
+    """Return what distinguishes the features and the labels of lines."""
     model = result.history.model
     facts = {"model": str(model.get("name"))}
     size = downsample(result)

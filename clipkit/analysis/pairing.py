@@ -19,30 +19,38 @@ from clipkit.features.provenance import provenance
 def same_split(result: FeatureFile, first: FeatureFile, split: str, same_rows: bool) -> str:
     """Return the split of a result that may hold the images of a split of the first result."""
     chosen = matching_split(result, first, split, same_rows=same_rows)
-    if chosen is None:
-        expected = f"the {split} images of {first.display_name}"
-        got, hint = ", ".join(result.splits), "score the same split of the same data set"
-        numbered = matching_split(result, first, split, same_rows=True)
-        ids = set(result.splits[numbered].ids) if numbered else set()
-        if not ids.isdisjoint(first.splits[split].ids):
-            got, hint = "row numbers of another import", "if rows are the same, add --same-rows"
-        raise ClipkitError(f"{result.display_name}: expected {expected}, got {got}", hint)
-    return chosen
+    if chosen is not None:
+        return chosen
+    got, hint = ", ".join(result.splits), "score the same split of the same data set"
+    if _has_equal_row_numbers(result, first, split):
+        got, hint = "row numbers of another import", "if rows are the same, add --same-rows"
+    expected = f"the {split} images of {first.display_name}"
+    raise ClipkitError(f"{result.display_name}: expected {expected}, got {got}", hint)
+
+
+def _has_equal_row_numbers(result: FeatureFile, first: FeatureFile, split: str) -> bool:
+    """Whether --same-rows would find rows of the first result's split in another result."""
+    numbered = matching_split(result, first, split, same_rows=True)
+    if numbered is None:
+        return False
+    return not set(result.splits[numbered].ids).isdisjoint(first.splits[split].ids)
 
 
 def match_ids(results: Sequence[FeatureFile], splits: Sequence[str], common: bool) -> list[Int64]:
     """Return, for each result, the row numbers that put the images in the same order."""
-    ids = [result.splits[split].ids for result, split in zip(results, splits, strict=True)]
     if len(results) == 1:
-        return [np.arange(len(ids[0]))]
-    row_of = [_rows_by_id(result, split) for result, split in zip(results, splits, strict=True)]
-    in_all = set(ids[0]).intersection(*ids[1:])
-    shared = [row_id for row_id in ids[0] if row_id in in_all]
-    if len(shared) < max(map(len, ids)):
+        return [np.arange(len(results[0].splits[splits[0]]))]
+    indexes = list(map(_rows_by_id, results, splits))
+    in_all = set(indexes[0]).intersection(*indexes[1:])
+    shared = [row_id for row_id in indexes[0] if row_id in in_all]
+    if len(shared) < max(map(len, indexes)):
         if not common or not shared:
             raise _missing_ids(results, splits, shared)
         _note_common(results, splits, len(shared))
-    return [np.array([rows[row_id] for row_id in shared], np.int64) for rows in row_of]
+    orders = []
+    for rows in indexes:
+        orders.append(np.array(list(map(rows.get, shared)), np.int64))
+    return orders
 
 
 def _rows_by_id(result: FeatureFile, split: str) -> dict[str, int]:
@@ -66,20 +74,23 @@ def _missing_ids(
         others = [row_id for row_id in result.splits[split].ids if row_id not in in_all]
         if others:
             break
+    hint = "compare the images that all have with --common" if shared else None
     return ClipkitError(
         f"{result.display_name}: {split}: expected the same ids in all files, got "
         f"{len(others):,} that another lacks, for example {others[0]!r}",
-        "compare the images that all have with --common" if shared else None,
+        hint,
     )
 
 
 def _note_common(results: Sequence[FeatureFile], splits: Sequence[str], count: int) -> None:
     """Note how many images are compared, and which splits they are in."""
-    where = f"images of {splits[0]} are in all files"
-    if len(set(splits)) > 1:
-        names = [result.display_name for result in results]
-        where = "images are in " + " and in ".join(map("{} of {}".format, splits, names))
-    console.note(f"{count:,} {where}")
+    if len(set(splits)) == 1:
+        console.note(f"{count:,} images of {splits[0]} are in all files")
+        return
+    places = []
+    for split, result in zip(splits, results, strict=True):
+        places.append(f"in {split} of {result.display_name}")
+    console.note(f"{count:,} images are {' and '.join(places)}")
 
 
 def name_files(results: Sequence[FeatureFile], runs: Sequence[int]) -> list[str]:
@@ -116,7 +127,7 @@ def warn_of_caveats(names: Sequence[str], caveats: Sequence[Sequence[Caveat]]) -
     """Warn of the caveats of all results; return each with the name of its result."""
     named: list[Caveat] = []
     for name, of_result in zip(names, caveats, strict=True):
-        named += [caveat | {"result": name} for caveat in of_result]
-    for caveat in named:
-        console.warn(describe_caveat(caveat))
+        for caveat in of_result:
+            named.append({**caveat, "result": name})
+            console.warn(describe_caveat(named[-1]))
     return named

@@ -6,6 +6,7 @@ Functions raise `UsageError` for a split or run that does not exist, and
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from clipkit.analysis import metrics
 from clipkit.base import console, files
 from clipkit.base.errors import ClipkitError, UsageError, shorten
-from clipkit.base.names import differing, distinct_names, tell_apart
+from clipkit.base.names import differing, distinct_labels, distinct_names
 from clipkit.features.columns import COLUMNS, SETTINGS, TEXT
 from clipkit.features.history import Entry, History, as_object
 from clipkit.features.model import FeatureFile, Int64
@@ -32,6 +33,8 @@ Caveat = dict[str, Any]  # an object of a history that limits what an accuracy s
 MAX_CLASSES = 1000  # of a matrix of counts, in memory and on paper
 MAX_RUNS = 10_000  # of a result that is drawn or reported
 MAX_PROMPTS = 1 << 20
+MAX_ROWS = 1 << 20  # of runs and classes
+RUN_SETTINGS = {*SETTINGS, "fit_split", "eval_split", "split"}  # columns that distinguish runs
 FEW_ROWS = 5  # of a value
 FEW_SCORED = f"a value has fewer than {FEW_ROWS} scored images, which say little"
 FEW = 0.01  # of a split's images may have a caveat, and its accuracy is still tested
@@ -207,19 +210,27 @@ def cluster_note(result: FeatureFile) -> str:
 
 def caveat_notes(named: Mapping[str, FeatureFile], split: str | None = None) -> list[str]:
     """Return the notes of results with caveats, behind their names."""
-    notes = {name: caveat_note(result, split) for name, result in named.items()}
-    return [f"{name}: {note}" for name, note in notes.items() if note]
+    notes = []
+    for name, result in named.items():
+        note = caveat_note(result, split)
+        if note:
+            notes.append(f"{name}: {note}")
+    return notes
 
 
 def is_testable(caveats: Iterable[Caveat]) -> bool:
     """Return True if few images of the split have a caveat, so that a test means something."""
-    of_images = [caveat for caveat in caveats if caveat["kind"] != "few"]
-    return all(caveat["count"] <= FEW * caveat["rows"] for caveat in of_images)
+    for caveat in caveats:
+        if caveat["kind"] != "few" and caveat["count"] > FEW * caveat["rows"]:
+            return False
+    return True
 
 
 def untestable(result: FeatureFile, split: str) -> str:
     """Say why the accuracy of a result on a split is not tested; "" if it is."""
-    return "" if is_testable(caveats(result, split)) else caveat_note(result, split)
+    if is_testable(caveats(result, split)):
+        return ""
+    return caveat_note(result, split)
 
 
 def scored_runs(result: FeatureFile, split: str) -> ScoredRuns:
@@ -441,11 +452,13 @@ def labels_suffix(file: FeatureFile) -> str:
             label = shorten(entry["column"], MAX_NAME)
         label = label or "classes"
         shuffled = ", shuffled"
-        if "groups" in (entry.get("inputs") or {}):
+        if "groups" in entry.inputs:
             label, shuffled = f"groups of {label}", ", dealt at random"
         if entry.get("shuffle"):
             label += shuffled
-    return f"; labels: {label}" if label else ""
+    if not label:
+        return ""
+    return f"; labels: {label}"
 
 
 def name_curves(files: Sequence[FeatureFile], curves: Sequence[tuple[int, str]]) -> list[str]:
@@ -465,7 +478,7 @@ def name_curves(files: Sequence[FeatureFile], curves: Sequence[tuple[int, str]])
     paths = [Path(file.display_name).with_suffix("").parts for file in files]
     stems = [path[-1] for path in paths]
     with_folders = ["/".join(path[-2:]) for path in paths]
-    return tell_apart(curves, (sources, stems, with_folders), MAX_CURVE_NAME)
+    return distinct_labels(curves, (sources, stems, with_folders), MAX_CURVE_NAME)
 
 
 def sources_label(files: Sequence[FeatureFile], splits: Sequence[str] = ()) -> str:
@@ -483,8 +496,10 @@ def sources_label(files: Sequence[FeatureFile], splits: Sequence[str] = ()) -> s
         prompts = NAMED_PROMPTS + prompts
     on_data = " on ".join(filter(None, [models, datasets]))
     label = ", ".join(filter(None, [on_data, join_names(splits), prompts]))
-    notes = [caveat_note(file, split) for file in files for split in dict.fromkeys(splits) if split]
-    return ". ".join([label, *filter(None, dict.fromkeys(notes))])
+    notes: dict[str, None] = {}
+    for file, split in itertools.product(files, filter(None, splits)):
+        notes[caveat_note(file, split)] = None
+    return ". ".join([label, *filter(None, notes)])
 
 
 def prompts_label(file: FeatureFile) -> str:
@@ -498,7 +513,7 @@ def prompts_label(file: FeatureFile) -> str:
     count = len(file.texts or []) or prompt_count(entry)
     if not count:
         return ""
-    return "1 prompt" if count == 1 else f"{count:,} prompts"
+    return console.count(count, "prompt")
 
 
 def join_names(names: Sequence[str]) -> str:
@@ -535,22 +550,17 @@ def columns_of(result: FeatureFile, command: str, names: str) -> dict[str, NDArr
             f"{newest_entry(result)['command']}",
             f"make one with: clipkit {command} -o FILE",
         )
+    columns = {}
     for name in needed:
+        columns[name] = result.runs[name]
         is_text = COLUMNS[name].unit is TEXT
-        if is_text != (result.runs[name].dtype.kind == "U"):
+        if is_text != (columns[name].dtype.kind == "U"):
             expected = "texts" if is_text else "numbers"
             raise ClipkitError(
                 f"{result.display_name}: runs/{name}: expected {expected}, got others"
             )
     check_run_count(result)
-    return {name: result.runs[name] for name in needed}
-
-
-MAX_ROWS = 1 << 20
-
-
-# The columns that tell the runs of a report apart
-RUN_SETTINGS = {*SETTINGS, "fit_split", "eval_split", "split"}
+    return columns
 
 
 def per_class_rows(result: FeatureFile) -> list[dict[str, Any]]:
@@ -559,7 +569,7 @@ def per_class_rows(result: FeatureFile) -> list[dict[str, Any]]:
     There is a row per run and class: the settings of the run, `class`, `precision`, `recall`, `f1`
     and `support`, the number of images of the class. As in scikit-learn with `zero_division=0`, a
     ratio is 0 if it has no images. Images without an answer have no row. Splits without labels are
-    left out. A number tells classes of one name apart. Without class names, only the classes that
+    left out. A number distinguishes classes of one name. Without class names, only the classes that
     occur are listed.
     """
     check_predicted_classes(result)

@@ -306,7 +306,7 @@ def _image_of(texts: FeatureFile, ids: Sequence[str]) -> Int64:
 
 
 def _warn_of_equal_texts(texts: FeatureFile, image_of: Int64) -> None:
-    """Warn of texts that stand for several images, which no model can tell apart."""
+    """Warn of texts that stand for several images, which no model can distinguish."""
     pairs = set(zip(texts.texts or [], image_of.tolist(), strict=True))
     counts = Counter(text for text, image in pairs if image >= 0)
     count = sum(number > 1 for number in counts.values())

@@ -76,11 +76,13 @@ def compare(
     splits = [same_split(result, results[0], split, same_rows) for result in results]
     orders = match_ids(results, splits, common or len(set(splits)) > 1)
     names = name_files(results, [0] * len(results))
-    caveats = [result_files.caveats(*one) for one in zip(results, splits, strict=True)]
+    caveats = list(map(result_files.caveats, results, splits))
     named_caveats = warn_of_caveats(names, caveats)
-    first, *others = [_ranks(*one) for one in zip(results, splits, orders, strict=True)]
+    first, *others = map(_ranks, results, splits, orders)
+    inputs = {"a": results[0].digest}
     rows = []
     for number, other in enumerate(others, 1):
+        inputs[f"b{number}"] = results[number].digest
         where = {"a": names[0], "b": names[number], "split": split, "metric": metric}
         tested = is_testable(caveats[0] + caveats[number])
         rows += _compare_pair(first, other, where, tested)
@@ -89,24 +91,26 @@ def compare(
         names=names,
         **describe_pairing(results, splits, common=common, same_rows=same_rows),
         caveats=named_caveats or None,
-        inputs={f"b{i}" if i else "a": result.digest for i, result in enumerate(results)},
+        inputs=inputs,
     )
     return make_result(history, rows)
 
 
 def _common_metric(results: Sequence[FeatureFile]) -> str:
     """Return the metric of all results, which must keep ranks."""
-    metrics = [str(newest_entry(result).get("metric", "recall")) for result in results]
-    for result, metric in zip(results, metrics, strict=True):
-        expected = metrics[0] if metrics[0] in RANKED else ", ".join(RANKED)
-        if metric not in expected.split(", "):
-            raise ClipkitError(f"{result.display_name}: expected {expected}, got {metric}")
+    expected: Sequence[str] = RANKED
+    for result in results:
+        metric = str(newest_entry(result).get("metric", "recall"))
+        if metric not in expected:
+            names = ", ".join(expected)
+            raise ClipkitError(f"{result.display_name}: expected {names}, got {metric}")
         if not result.splits:
             raise ClipkitError(
                 f"{result.display_name}: expected ranks of the scored images, got none",
                 "an earlier clipkit made it: run clipkit attributes again",
             )
-    return metrics[0]
+        expected = [metric]  # of the others, too
+    return metric
 
 
 def _ranks(result: FeatureFile, split: str, order: Int64) -> Ranks:
@@ -129,10 +133,10 @@ def _compare_pair(a: Ranks, b: Ranks, where: Row, is_tested: bool) -> list[Row]:
         for name in shared:
             what = f"{names}: {name}"
             found[name] = _compare_attribute(what, a[name], b[name], number, where["metric"])
-        of_scores = _score_rows(found, where["metric"])
-        if scores == "probe" and not is_tested:
-            of_scores = [row | {"low": np.nan, "high": np.nan} for row in of_scores]
-        rows += [{**where, "scores": scores, **row} for row in of_scores]
+        for row in _score_rows(found, where["metric"]):
+            if scores == "probe" and not is_tested:
+                row |= {"low": np.nan, "high": np.nan}
+            rows.append({**where, "scores": scores, **row})
     return rows
 
 
@@ -165,17 +169,24 @@ def _compare_attribute(what: str, a: Int64, b: Int64, number: int, metric_name: 
     metric = METRICS[metric_name]
     has_value = (a[0] > 0) & (b[0] > 0)
     a, b = a[:, has_value], b[:, has_value]
-    truth, other = (np.unique(row, return_inverse=True)[1].astype(float) for row in (a[0], b[0]))
-    if not np.array_equal(truth, other):
+    truth = _number_values(a[0])
+    if not np.array_equal(truth, _number_values(b[0])):
         raise ClipkitError(f"{what}: expected equal values in both, got others")
-    if not (truth.any() and a[number].any() and b[number].any()):
+    first, second = a[number], b[number]
+    if not (truth.any() and first.any() and second.any()):
         return Difference(has_value, np.full(2, np.nan), np.full(1, np.nan), np.nan)
-    values = np.array([metric.value(truth, scores[number]) for scores in (a, b)])
-    deviations = metric.deviations(truth, a[number]) - metric.deviations(truth, b[number])
+    values = np.array([metric.value(truth, first), metric.value(truth, second)])
+    deviations = metric.deviations(truth, first) - metric.deviations(truth, second)
     if metric_name == "auroc":  # those of all images, so that attributes of other images fit
-        deviations, of_rows = np.zeros(len(has_value)), deviations
-        deviations[has_value] = of_rows
+        of_all = np.zeros(len(has_value))
+        of_all[has_value] = deviations
+        deviations = of_all
     return Difference(has_value, values, deviations, metric.quantile(truth))
+
+
+def _number_values(ranks: Int64) -> Floats:
+    """Return the numbers of the different values, from 0, as floats."""
+    return np.unique(ranks, return_inverse=True)[1].astype(float)
 
 
 def _mean(differences: Sequence[Difference], metric_name: str) -> Row:
@@ -194,11 +205,11 @@ def _mean(differences: Sequence[Difference], metric_name: str) -> Row:
 
 
 def _row(difference: Difference) -> Row:
-    rows, (a, b), deviations, quantile = difference
+    a, b = difference.values
     # equal or perfect scores do not show how far others would be
-    half = quantile * float(np.linalg.norm(deviations)) or np.nan
+    half = difference.quantile * float(np.linalg.norm(difference.deviations)) or np.nan
     return {
-        "rows": int(rows.sum()),
+        "rows": int(difference.rows.sum()),
         "value_a": a,
         "value_b": b,
         "difference": a - b,

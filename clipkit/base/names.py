@@ -72,7 +72,7 @@ def is_shared(name: str, things: Sequence[Mapping[str, T]]) -> bool:
     return len({thing.get(name) for thing in things}) == 1
 
 
-def tell_apart(
+def distinct_labels(
     labels: Sequence[tuple[int, str]], kinds: Iterable[Sequence[str]], width: int
 ) -> list[str]:
     """Put the names of files in front of labels, so that their first `width` characters differ.
@@ -85,11 +85,12 @@ def tell_apart(
         Several names of each file. The first kind with which all labels differ is used; if there is
         none, the number of the file.
 
-    >>> tell_apart([(0, "probe"), (1, "probe")], [["m", "m"], ["a", "b"]], 40)
+    >>> distinct_labels([(0, "probe"), (1, "probe")], [["m", "m"], ["a", "b"]], 40)
     ['a: probe', 'b: probe']
     """
     for names in kinds:
         named = [f"{names[number]}: {text}" for number, text in labels]
-        if any(names) and len({label[:width] for label in named}) == len(labels):
+        visible = {label[:width] for label in named}
+        if any(names) and len(visible) == len(labels):
             return named
     return [f"file {number + 1}: {text}" for number, text in labels]

@@ -162,31 +162,31 @@ def emit(rows: Iterable[Row], view: View) -> None:
 
 def _write_json(rows: Iterable[Row], names: Sequence[str]) -> None:
     """Write a list of objects, as `json.dumps` with an indent of 2 does."""
-    is_empty = True
+    before, end = "[\n", "[]\n"
     for row in rows:
-        sys.stdout.write("[\n" if is_empty else ",\n")
-        is_empty = False
         text = json.dumps({name: _rounded(row[name]) for name in names}, indent=2)
-        sys.stdout.write(textwrap.indent(text, "  "))
-    sys.stdout.write("[]\n" if is_empty else "\n]\n")
+        sys.stdout.write(before + textwrap.indent(text, "  "))
+        before, end = ",\n", "\n]\n"
+    sys.stdout.write(end)
 
 
 def _write_lines(rows: Iterable[Row], names: Sequence[str], format: str, header: bool) -> None:
     """Write many lines at once, since `head` leaves once it has read the first of them."""
-    lines: Iterator[Sequence[str]] = (
-        [_text(_rounded(row[name])) for name in names] for row in rows
-    )
+    lines = _lines(rows, names, header)
+    while block := list(itertools.islice(lines, MAX_TABLE)):
+        sys.stdout.write(_join_cells(block, format))
+
+
+def _lines(rows: Iterable[Row], names: Sequence[str], header: bool) -> Iterator[Sequence[str]]:
     if header:
-        lines = itertools.chain([list(names)], lines)
-    block = list(itertools.islice(lines, MAX_TABLE))
-    while block:
-        sys.stdout.write(_join_lines(block, format))
-        block = list(itertools.islice(lines, MAX_TABLE))
+        yield names
+    for row in rows:
+        yield [_text(_rounded(row[name])) for name in names]
 
 
-def _join_lines(lines: Iterable[Sequence[str]], format: str) -> str:
+def _join_cells(lines: Iterable[Sequence[str]], format: str) -> str:
     if format == "tsv":
-        return "".join("\t".join(line) + "\n" for line in lines)
+        return join_lines(map("\t".join, lines))
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(lines)
     return text.getvalue()
@@ -289,10 +289,9 @@ def _fits(text: str, width: int) -> bool:
 
 def _list(columns: Sequence[Column], width: int) -> str:
     """Return a single row as a list of titles and values."""
-    titles = [column.title for column in columns]
-    values = [column.cells[0] for column in columns]
-    pair = [Column("", "", texts, is_numeric=False) for texts in (titles, values)]
-    return _grid(pair, width, header=False)
+    titles = Column("", "", [column.title for column in columns], is_numeric=False)
+    values = Column("", "", [column.cells[0] for column in columns], is_numeric=False)
+    return _grid([titles, values], width, header=False)
 
 
 def _split_shared(columns: Sequence[Column]) -> tuple[list[Column], list[Column]]:
@@ -347,7 +346,9 @@ def _caption(columns: Sequence[Column], width: int) -> str:
     facts = []
     for column in columns:
         fact = f"{column.name} {column.cells[0]}"
-        facts.append(f"{fact} {column.unit}" if column.unit else fact)
+        if column.unit:
+            fact += f" {column.unit}"
+        facts.append(fact)
     text = f"In all rows: {', '.join(facts)}"
     wrapper = textwrap.TextWrapper(width - 2, break_long_words=False, break_on_hyphens=False)
     return textwrap.indent(join_lines(wrapper.wrap(text)), "  ")
@@ -368,9 +369,15 @@ def _join_intervals(cells: Cells) -> Cells:
     for name in cells:
         if f"{name}_low" in cells and f"{name}_high" in cells:
             lows, highs = joined.pop(f"{name}_low"), joined.pop(f"{name}_high")
-            triples = zip(cells[name], lows, highs, strict=True)
-            joined[name] = [None if triple[0] is None else triple for triple in triples]
+            joined[name] = list(map(_with_interval, cells[name], lows, highs))
     return joined
+
+
+def _with_interval(value: float | None, low: Any, high: Any) -> tuple[Any, ...] | None:
+    """Return a number with its interval; None if there is no number."""
+    if value is None:
+        return None
+    return value, low, high
 
 
 def _width() -> int:

@@ -1,4 +1,4 @@
-"""`clipkit describe`: prompts that tell groups of images apart."""
+"""`clipkit describe`: prompts that distinguish groups of images."""
 
 from __future__ import annotations
 

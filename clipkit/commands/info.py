@@ -89,7 +89,7 @@ def _each(names: list[str], read: Callable[[str], T]) -> tuple[list[tuple[str, T
 
 
 def _reports(results: list[FeatureFile], view: View, per_class: bool) -> list[list[Row]]:
-    """Return the rows of each result's report, with columns that tell the results apart."""
+    """Return the rows of each result's report, with columns that distinguish the results."""
     from clipkit.analysis.results import caveat_notes, per_class_rows
     from clipkit.features.provenance import identities
 

@@ -174,7 +174,7 @@ def _first_picture(path: str) -> str:
     if not names:
         maker = newest_entry(file)["command"]
         hint = "clipkit report shows its table; clipkit plot --help lists all pictures"
-        raise UsageError(f"{path}: a result of {maker} has no picture of its own", hint)
+        raise UsageError(f"{path}: no picture shows a result of {maker}", hint)
     first, *others = names
     if others:
         console.note(f"drawing {first}; also: clipkit plot {'|'.join(others)} {path}")

@@ -40,7 +40,7 @@ def threshold(
     """Report the cosine above which an image and a prompt match, at a false-positive rate.
 
     A prompt matches the images of its class. The first row is for all prompts together, and each
-    prompt has a row of its own. `tpr` and `fpr` are of the scored split. With --unknown, the rows
+    further row for one prompt. `tpr` and `fpr` are of the scored split. With --unknown, the rows
     are of thresholds that keep 95 % of the known images.
 
     Example: clipkit threshold class-logits.h5 --fpr 0.01,0.05

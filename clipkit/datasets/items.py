@@ -42,7 +42,10 @@ class Items(NamedTuple):
 
     def texts(self) -> list[str]:
         """Return the different texts of all items."""
-        return list(dict.fromkeys(text for item in self.items for text in item.texts))
+        different: dict[str, None] = {}
+        for item in self.items:
+            different |= dict.fromkeys(item.texts)
+        return list(different)
 
 
 class Form(NamedTuple):
@@ -99,12 +102,14 @@ def read_items(names: str | Sequence[str], split: str | None = None) -> Items:
 
 def _files(names: Sequence[str]) -> list[Path]:
     """Return the files that are named, and after them those of the folders that are named."""
-    paths = [Path(name) for name in names]
-    folders = [path for path in paths if path.is_dir()]
-    found = [path for path in paths if path not in folders]
-    for folder in folders:
-        found += sorted(path for path in folder.iterdir() if path.suffix in CAPTION_TABLES)
-    return found
+    named: list[Path] = []
+    in_folders: list[Path] = []
+    for path in map(Path, names):
+        if path.is_dir():
+            in_folders += sorted(file for file in path.iterdir() if file.suffix in CAPTION_TABLES)
+        else:
+            named.append(path)
+    return named + in_folders
 
 
 def _read(data: bytes, path: Path) -> Iterator[Item]:
@@ -175,8 +180,7 @@ def _table_items(objects: Iterable[tuple[Any, dict[str, Any]]], name: str) -> It
     rows_of: dict[str, list[TableRow]] = defaultdict(list)
     for line, content in objects:
         where = f"{name}, line {line}"
-        cells = [content[find_column(names, content, where)] for names in COLUMNS]
-        item, image, text, correct = (as_text(cell, where) for cell in cells)
+        item, image, text, correct = [_cell(content, column, where) for column in COLUMNS]
         if correct not in ("0", "1"):
             raise ClipkitError(f"{where}: expected 1 or 0 in the column correct, got {correct!r}")
         category = as_text(content.get("category"), where)
@@ -189,6 +193,11 @@ def _table_items(objects: Iterable[tuple[Any, dict[str, Any]]], name: str) -> It
             raise ClipkitError(f"{where}: expected one right text for each image, got others")
         texts = [row.text for row in [*right, *rows]]
         yield _item(item, rows[0].category, images, texts, where)
+
+
+def _cell(content: Mapping[str, Any], names: Sequence[str], where: str) -> str:
+    """Return the text in the column that has one of these names."""
+    return as_text(content[find_column(names, content, where)], where)
 
 
 def _item(

@@ -233,7 +233,7 @@ def stem(file: str) -> str:
 
 
 def distinct_stems(files: Sequence[str]) -> list[str]:
-    """Return the stem of each file, with as many of its folders as tell the files apart.
+    """Return the stem of each file, with as many of its folders as distinguish the files.
 
     >>> distinct_stems(["a/0.tar", "b/0.tar"]), distinct_stems(["a/x/0.tar", "b/x/0.tar"])
     (['a/0', 'b/0'], ['a/x/0', 'b/x/0'])

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import math
 import posixpath
 import re
@@ -167,12 +168,13 @@ def read_attribute(
     """Read one attribute: the named one, or the only one of a table besides the file's labels."""
     annotations = read_annotations(file, table, [column] if column else (), categories=categories)
     attributes = annotations.attributes
-    others = [attribute for attribute in attributes if attribute.name != CLASS] or attributes
-    if len(others) > 1:
-        names = ", ".join(attribute.name for attribute in others)
+    if len(attributes) > 1:
+        attributes = [attribute for attribute in attributes if attribute.name != CLASS]
+    if len(attributes) > 1:
+        names = ", ".join(attribute.name for attribute in attributes)
         message = f"{table}: expected one attribute, got {shorten(names, 200)}"
         raise UsageError(message, "choose with --attribute")
-    return replace(annotations, attributes=others)
+    return replace(annotations, attributes=attributes)
 
 
 def _choose(known: dict[str, Attribute], name: str, where: str) -> Attribute:
@@ -202,8 +204,8 @@ def _interaction(name: str, first: Attribute, second: Attribute) -> Attribute:
         codes[split] = np.searchsorted(occurring, indices) - 1  # -1 stays
     values = []
     for number in occurring[1:].tolist():
-        a, b = divmod(number, len(second.values))
-        values.append(f"{first.values[a]} {INTERACTION} {second.values[b]}")
+        i, j = divmod(number, len(second.values))
+        values.append(f"{first.values[i]} {INTERACTION} {second.values[j]}")
     return Attribute(name, values, codes, [first, second])
 
 
@@ -245,15 +247,15 @@ def _leave_numbers_out(
     for attribute in attributes:
         if not attribute.is_number and has_many_numbers(attribute.values):
             numeric[attribute.name] = len(attribute.values)
-    asked = {*columns, *INTERACTION.join(columns).split(INTERACTION)}
+    named = {*columns, *INTERACTION.join(columns).split(INTERACTION)}
     if not columns and len(numeric) == len(attributes):
-        asked.update(numeric)
+        named.update(numeric)
     hint = (
         f"bin them into at most {MAX_NUMBERS} named ranges, such as young and old, or measure them "
         "with: clipkit attributes --metric r2"
     )
     for name, count in numeric.items():
-        if name in asked:
+        if name in named:
             got = f"{count:,} numbers"
             raise ClipkitError(f"{table}: expected categories in {name}, got {got}", hint)
     if numeric and not columns:
@@ -267,18 +269,21 @@ def _numbers_alone(
     """Return the columns of three numbers or more; refuse others if they are asked for."""
     found = []
     for attribute in attributes:
-        others = [value for value in attribute.values if not _is_number(value)]
-        got = repr(shorten(others[0], 40)) if others else f"{len(attribute.values)} values"
-        if not others and len(attribute.values) > 2:
+        count = len(attribute.values)
+        others = list(itertools.filterfalse(_is_number, attribute.values))
+        if not others and count > 2:
             found.append(attribute)
-        elif attribute.name not in columns:
-            if 0 < len(others) < len(attribute.values) / 2:
-                console.note(f"{table}: left out {attribute.name}: expected numbers, got {got}")
-        else:
+            continue
+        got = f"{count} values"
+        if others:
+            got = repr(shorten(others[0], 40))
+        if attribute.name in columns:
             raise ClipkitError(
                 f"{table}: expected numbers in {attribute.name}, got {got}",
                 "--metric recall measures categories, and auroc and ap measure columns of 0 and 1",
             )
+        if 0 < len(others) < count / 2:
+            console.note(f"{table}: left out {attribute.name}: expected numbers, got {got}")
     if not found:
         raise ClipkitError(f"{table}: expected columns of numbers, got none")
     return found
@@ -303,8 +308,8 @@ def _number_all(file: FeatureFile, columns: Columns) -> list[Attribute]:
         values = sorted(set(cells) - {""})
         code_of = dict(zip(["", *values], range(-1, len(values)), strict=True))
         codes = np.array(list(map(code_of.get, cells)), np.int64)
-        of_splits = np.split(codes, ends[:-1])
-        attributes.append(Attribute(name, values, dict(zip(file.splits, of_splits, strict=True))))
+        of_split = dict(zip(file.splits, np.split(codes, ends[:-1]), strict=True))
+        attributes.append(Attribute(name, values, of_split))
     return attributes
 
 
@@ -436,15 +441,21 @@ def _no_lines(
 
 def _id_forms(folders: int) -> Iterator[tuple[str, Callable[[str], str]]]:
     """Yield what an id may lack on one of the two sides, and a function for the rest of it."""
+    lengths = range(min(folders, 8), 0, -1)  # each is a pass over the ids
+    yield "", _id_form
+    for parts in lengths:
+        yield "leading folders", partial(_id_form, parts=parts)
+    yield "endings", partial(_id_form, has_ending=False)
+    for parts in lengths:
+        yield "leading folders and endings", partial(_id_form, parts=parts, has_ending=False)
 
-    def reduce(name: str, parts: int, endings: str) -> str:
-        name = "/".join(name.split("/")[-parts:])
-        return posixpath.splitext(name)[0] if endings else name
 
-    for endings in ("", "endings"):
-        for parts in (0, *range(min(folders, 8), 0, -1)):  # each is a pass over the ids
-            left_out = filter(None, ["leading folders" if parts else "", endings])
-            yield " and ".join(left_out), partial(reduce, parts=parts, endings=endings)
+def _id_form(row_id: str, parts: int = 0, has_ending: bool = True) -> str:
+    """Return the last parts of an id, or all parts if `parts` is 0, with or without its ending."""
+    form = "/".join(row_id.split("/")[-parts:])
+    if has_ending:
+        return form
+    return posixpath.splitext(form)[0]
 
 
 def _clear(table: str, columns: Columns) -> None:
@@ -453,10 +464,11 @@ def _clear(table: str, columns: Columns) -> None:
     for name, values in columns.items():
         distinct = set(values)
         empty = set(filter(is_no_value, distinct)) - {""}
-        for row, value in enumerate(values if empty else []):
-            if value in empty:
-                cleared.append(f"{value!r} of {name}")
-                values[row] = ""
+        if empty:
+            for row, value in enumerate(values):
+                if value in empty:
+                    cleared.append(f"{value!r} of {name}")
+                    values[row] = ""
         if all(map(WHOLE.fullmatch, distinct - empty - {""})):
             columns[name] = [value.removesuffix(".0") for value in values]
     if cleared:
@@ -507,8 +519,10 @@ def _check_names(table: str, names: list[str]) -> None:
         )
     for number, name in enumerate(names):
         if (number and not name) or names.count(name) > 1:
-            problem = f"got {name!r} {names.count(name)} times" if name else "got an empty one"
-            raise ClipkitError(f"{table}: expected different names of columns, {problem}")
+            got = "an empty one"
+            if name:
+                got = f"{name!r} {names.count(name)} times"
+            raise ClipkitError(f"{table}: expected different names of columns, got {got}")
 
 
 def _objects(table: str, data: bytes, ending: str) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -68,7 +68,7 @@ class Column:
     is_checked : bool
         Whether `validate` checks the type and the limits of a result's column.
     is_setting : bool
-        Whether it tells the runs of a result on a split apart.
+        Whether it distinguishes the runs of a result on a split.
     of_images : bool
         Whether it is a share of all scored images, so that Wilson's interval fits.
     on_leaderboards : bool

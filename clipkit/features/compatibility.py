@@ -40,7 +40,9 @@ class Origin(NamedTuple):
     @property
     def key(self) -> tuple[str, ...]:
         """What images of equal ids share if a report may compare results on them."""
-        return (self.split, *self.inputs) if self.is_numbered else (self.rows,)
+        if self.is_numbered:
+            return (self.split, *self.inputs)
+        return (self.rows,)
 
 
 def origin(file: FeatureFile, split: str) -> Origin:
@@ -52,8 +54,10 @@ def origin(file: FeatureFile, split: str) -> Origin:
         split = original
     names = tuple(str(data["name"]) for data in file.history.datasets if "name" in data)
     imports = [entry for entry in file.history if entry.get("ids") == ROW_NUMBERS]
-    inputs = _inputs(imports) if imports else _inputs(file.history)[:1]
-    return Origin(names, split, rows, inputs, bool(imports))
+    inputs = _inputs(imports or file.history)
+    if not imports:
+        inputs = inputs[:1]
+    return Origin(names, split, rows, inputs, is_numbered=bool(imports))
 
 
 def _rows_digest(file: FeatureFile, split: str) -> str:
@@ -66,8 +70,10 @@ def _rows_digest(file: FeatureFile, split: str) -> str:
 
 def _inputs(history: Sequence[Entry]) -> tuple[str, ...]:
     """Return the digests of the inputs of a history that hold rows."""
-    digests = [entry.inputs.get(role) for entry in history for role in ROLES]
-    return tuple(filter(None, digests))
+    digests: list[str] = []
+    for entry in history:
+        digests += filter(None, map(entry.inputs.get, ROLES))
+    return tuple(digests)
 
 
 def relate(a: Origin, b: Origin, *, same_rows: bool = False) -> str | None:
@@ -167,7 +173,9 @@ def common_logit_scale(images: FeatureFile, texts: FeatureFile) -> float | None:
             "embed one of them again",
         )
     scale = a.get("logit_scale", b.get("logit_scale"))
-    return None if scale is None else float(scale)
+    if scale is None:
+        return None
+    return float(scale)
 
 
 def _named_model(file: FeatureFile) -> Entry:
@@ -197,12 +205,15 @@ def check_same_images(control: FeatureFile, images: FeatureFile, splits: Sequenc
 def check_control(control: FeatureFile, images: FeatureFile, splits: Sequence[str]) -> None:
     """Refuse a control of other images, a trained model or equal embeddings; warn if unsure."""
     check_same_images(control, images, splits)
-    rows = [[file.splits[name].features for name in splits] for file in (images, control)]
-    is_same = all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(*rows, strict=True))
-    if is_same or (control.model() is not None and not is_untrained(control)):
-        got = images.display_name if is_same else provenance(control).model
+    trained = None
+    if _has_equal_features(control, images, splits):
+        trained = images.display_name
+    elif control.model() is not None and not is_untrained(control):
+        trained = provenance(control).model
+    if trained is not None:
         raise ClipkitError(
-            f"{control.display_name}: expected an untrained model's embeddings, got those of {got}",
+            f"{control.display_name}: expected an untrained model's embeddings, got those of "
+            f"{trained}",
             "make a control with: clipkit embed --untrained 7",
         )
     if control.history.model.get("question") != images.history.model.get("question"):
@@ -214,6 +225,14 @@ def check_control(control: FeatureFile, images: FeatureFile, splits: Sequence[st
         console.warn(
             f"{control.display_name}: the history names no model, so this control may be trained"
         )
+
+
+def _has_equal_features(control: FeatureFile, images: FeatureFile, splits: Sequence[str]) -> bool:
+    for split in splits:
+        a, b = control.splits[split].features, images.splits[split].features
+        if not np.array_equal(np.asarray(a), np.asarray(b)):
+            return False
+    return True
 
 
 def is_same_model(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
@@ -329,10 +348,9 @@ def align_classes(images: FeatureFile, texts: FeatureFile) -> Int64 | None:
                 f"{repeated!r}",
                 "embed the classes of the images: clipkit textembed --classes img.h5",
             )
-        number_of = {name: number for number, name in enumerate(images.class_names)}
-        number = np.array([number_of[name] for name in texts.class_names])
-        index = np.asarray(texts.class_index)
-        return np.where(index < 0, -1, number[index])
+        number_of = dict(zip(images.class_names, range(len(images.class_names)), strict=True))
+        numbers = map(number_of.__getitem__, texts.class_names)
+        return np.array([*numbers, -1], np.int64)[texts.class_index]  # -1 is the last
     words = _words_of_attribute(images, texts)
     if words is not None:
         return words
@@ -375,9 +393,8 @@ def unite_classes(files: Sequence[FeatureFile]) -> tuple[list[str] | None, list[
                 "got none"
             )
         _check_distinct_classes(file)
-        for name in names:
-            united.setdefault(name, len(united))
-        numbers.append(np.array([united[name] for name in names], np.int64))
+        new = [united.setdefault(name, len(united)) for name in names]
+        numbers.append(np.array(new, np.int64))
     return list(united), numbers
 
 

@@ -100,13 +100,16 @@ def _result_columns(file: FeatureFile) -> dict[str, type]:
     runs = {name: type(values[0]) for name, values in file.columns().items()}
     if not file.splits or file.holds_ranks:
         return runs
-    of_class = str if file.class_names else int
-    columns = {"split": str, "id": str, "label": of_class, "predicted": of_class}
-    if file.holds_clusters:
-        columns["predicted"] = int
+    columns: dict[str, type] = {"split": str, "id": str, "label": int, "predicted": int}
+    if file.class_names:
+        columns["label"] = str
+        if not file.holds_clusters:
+            columns["predicted"] = str
     for name in RUN_PARAMETERS:
         if name in runs:
-            columns[name] = int if runs[name] is bool else runs[name]
+            columns[name] = runs[name]
+            if runs[name] is bool:  # written as 0 and 1
+                columns[name] = int
     return {**columns, "run": int}
 
 
@@ -124,19 +127,23 @@ def _result_frames(file: FeatureFile) -> Iterator[dict[str, list[Any]]]:
             where = f"{file.display_name}: {name}/predicted"
             raise ClipkitError(f"{where}: expected {len(runs)} runs, got {len(predicted)}")
         n = len(split)
-        rows: dict[str, list[Any]] = {"split": [name] * n, "id": split.ids, "label": [None] * n}
+        labels: list[Any] = [None] * n
         if split.labels is not None:
-            rows["label"] = _classes(split.labels, class_names)
-        for number, (run, classes) in enumerate(zip(runs, predicted, strict=True)):
-            settings = {name: [_parameter(run, name)] * n for name in RUN_PARAMETERS}
-            predictions = _classes(classes, names_of_predicted)
-            yield {**rows, "predicted": predictions, **settings, "run": [number] * n}
+            labels = _classes(split.labels, class_names)
+        for number, run in enumerate(runs):
+            frame = {"split": [name] * n, "id": split.ids, "label": labels}
+            frame["predicted"] = _classes(predicted[number], names_of_predicted)
+            for parameter in RUN_PARAMETERS:
+                frame[parameter] = [_parameter(run, parameter)] * n
+            yield {**frame, "run": [number] * n}
 
 
 def _parameter(run: Mapping[str, Any], name: str) -> Any:
     """Return a setting of a run, with 0 and 1 for truth values."""
     value = run.get(name)
-    return int(value) if isinstance(value, bool) else value
+    if isinstance(value, bool):
+        return int(value)
+    return value
 
 
 def _classes(labels: Int64, class_names: Sequence[str]) -> list[Any]:

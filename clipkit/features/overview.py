@@ -54,12 +54,14 @@ def _overview_of_split(split: Split) -> dict[str, Any]:
 
 
 def _shape(array: Any) -> list[int] | None:
-    return None if array is None else list(array.shape)
+    if array is None:
+        return None
+    return list(array.shape)
 
 
 def abridge(description: dict[str, Any]) -> list[dict[str, Any]]:
     """Return a description as rows of `field` and `value` for reading: the start of each list."""
-    rows = [(name, description[name]) for name in ("kind", "digest")]
+    rows = [("kind", description["kind"]), ("digest", description["digest"])]
     rows += [*_array_rows(description), *_list_rows(description)]
     for name in ("temperature", "logit_scale"):
         if description[name] is not None:
@@ -138,9 +140,10 @@ def value_text(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, dict):
-        return f"({', '.join(f'{key} {value_text(item)}' for key, item in value.items())})"
+        items = [f"{key} {value_text(item)}" for key, item in value.items()]
+        return f"({', '.join(items)})"
     if isinstance(value, list):
-        return f"[{abridged([value_text(item) for item in value])}]"
+        return f"[{abridged(list(map(value_text, value)))}]"
     if isinstance(value, float):
         return f"{value:g}"
     return str(value)

@@ -32,16 +32,18 @@ def provenance(file: FeatureFile) -> Provenance:
     >>> provenance(FeatureFile("images", [entry]))
     Provenance(model='m', dataset='shapes', prompts='')
     """
-    named = [shorten(data["name"], LONGEST) for data in file.history.datasets if "name" in data]
-    datasets = dict.fromkeys(Path(name).name for name in named)  # in the order of the history
-    texts = [entry for entry in file.history if entry.command == "textembed"]
-    return Provenance(_model(file), _join(datasets), _join(dict.fromkeys(map(_prompts, texts))))
+    datasets = map(_name, file.history.datasets)
+    prompts = [_prompts(entry) for entry in file.history if entry.command == "textembed"]
+    return Provenance(_model(file), _join(datasets), _join(prompts))
 
 
 def downsample(file: FeatureFile) -> int | None:
     """Return the length that `embed --downsample` gave the shorter side of images, or None."""
-    sizes = [data.get("downsample") for data in file.history.datasets]
-    return next((size for size in sizes if type(size) is int), None)
+    for data in file.history.datasets:
+        size = data.get("downsample")
+        if type(size) is int:  # and no bool
+            return size
+    return None
 
 
 def is_untrained(file: FeatureFile) -> bool:
@@ -54,8 +56,14 @@ def prompts_entry(texts: FeatureFile) -> str | int:
     return provenance(texts).prompts or len(texts.texts or [])
 
 
+def _name(entry: Mapping[str, Any]) -> str:
+    """Return the name of a model or data set without its folders; "" if it has none."""
+    return Path(shorten(entry.get("name", ""), LONGEST)).name
+
+
 def _join(names: Iterable[str]) -> str:
-    return shorten(" + ".join(filter(None, names)), LONGEST)
+    """Join different names in the order of the history."""
+    return shorten(" + ".join(filter(None, dict.fromkeys(names))), LONGEST)
 
 
 def add_provenance(
@@ -73,10 +81,10 @@ def add_provenance(
 
 def shots(file: FeatureFile) -> int | None:
     """Return the rows per class of the probe that made a file; None for all, or several numbers."""
-    numbers = [entry["shots"] for entry in file.history if "shots" in entry]
-    if not numbers or not isinstance(numbers[-1], int):
-        return None
-    return numbers[-1]
+    latest = None
+    for entry in file.history:
+        latest = entry.get("shots", latest)
+    return latest if isinstance(latest, int) else None
 
 
 def identities(files: Sequence[FeatureFile]) -> list[dict[str, str | None]]:
@@ -89,11 +97,11 @@ def identities(files: Sequence[FeatureFile]) -> list[dict[str, str | None]]:
     >>> identities([first]), identities([first, second])
     ([{}], [{'file': 'the file'}, {'file': 'b.h5'}])
     """
-    parts = [provenance(file) for file in files]
+    parts = list(map(provenance, files))
     columns: list[dict[str, str | None]] = [{} for _ in files]
     if len(set(parts)) < len(files):
         columns = [{"file": file.display_name} for file in files]
-    for name, of_files in zip(Provenance._fields, zip(*parts, strict=True), strict=True):
+    for name, *of_files in zip(Provenance._fields, *parts, strict=True):
         if len(set(of_files)) > 1:
             for column, part in zip(columns, of_files, strict=True):
                 column[name] = part or None
@@ -139,14 +147,16 @@ def _division(file: FeatureFile, entry: Entry) -> tuple[str, list[str]]:
 
 def _model(file: FeatureFile) -> str:
     model = file.history.model
-    name = Path(shorten(model.get("name", ""), LONGEST)).name
+    name = _name(model)
     if name and "untrained" in model:
         name = f"untrained {name}"
-    size = downsample(file)
-    at_size = "" if size is None else f"at {shorten(size, LONGEST)} px"
-    size = model.get("image_size")
-    taking = "" if size is None else f"taking {shorten(size, LONGEST)} px"
-    return " ".join(filter(None, [name, feature_name(model), taking, at_size]))
+    parts = [name, feature_name(model)]
+    input_size, image_size = model.get("image_size"), downsample(file)
+    if input_size is not None:
+        parts.append(f"taking {shorten(input_size, LONGEST)} px")
+    if image_size is not None:
+        parts.append(f"at {shorten(image_size, LONGEST)} px")
+    return " ".join(filter(None, parts))
 
 
 def feature_name(model: Mapping[str, Any]) -> str:
@@ -158,18 +168,24 @@ def feature_name(model: Mapping[str, Any]) -> str:
     ('without projection', '')
     """
     at = str(model.get("at", ""))  # a position of a generative model's prompt
-    if "layer" not in model and at == "image":
+    if "layer" in model:
+        return _layer_name(model["layer"], str(model.get("pool", at)), bool(model.get("norm")))
+    if at == "image":
         return "at the image"
-    if "layer" not in model:
-        return "without projection" if model.get("projection") == "none" else ""
-    layer = model["layer"]
-    number = f"layer {layer}"
+    if model.get("projection") == "none":
+        return "without projection"
+    return ""
+
+
+def _layer_name(layer: Any, pool: str, is_normed: bool) -> str:
+    name = f"layer {layer}"
     if isinstance(layer, list):  # of an encoder of several layers
-        number = f"layers {', '.join(map(str, layer))}"
-    parts = [number, str(model.get("pool", at))]
-    if model.get("norm"):
-        parts.append("normed")
-    return shorten(" ".join(filter(None, parts)), LONGEST)
+        name = f"layers {', '.join(map(str, layer))}"
+    if pool:
+        name += f" {pool}"
+    if is_normed:
+        name += " normed"
+    return shorten(name, LONGEST)
 
 
 def _prompts(entry: Entry) -> str:
@@ -177,7 +193,9 @@ def _prompts(entry: Entry) -> str:
     templates = entry.list_of("templates")
     if len(templates) > 1:
         return f"{len(templates)} templates"
-    return shorten(templates[0] if templates else entry.get("prompts", ""), LONGEST)
+    if templates:
+        return shorten(templates[0], LONGEST)
+    return shorten(entry.get("prompts", ""), LONGEST)
 
 
 def has_text_tower(file: FeatureFile) -> bool:

@@ -378,7 +378,7 @@ def _hidden_state_details(details: dict[str, Any], tower: LayerTower) -> dict[st
 def _note_details(files: ModelFiles, details: dict[str, Any]) -> None:
     """Tell a user who asked for details which files were loaded, and how the tower runs.
 
-    Any user is told that a kind of model is not tested.
+    Tell every user if a kind of model is not tested.
     """
     if not details.get("tested", True):
         console.note(

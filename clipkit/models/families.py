@@ -40,7 +40,7 @@ class Family:
     there is a pooler, without which the embedding is the mean of patches. A model that is `naflex`
     takes images in their aspect ratios, as patches with a mask. One that `crops_as_openai` was
     trained on the centre crop of OpenAI's code. One that `normalizes` does what else its image
-    processor does. One that `hides_patches` must be told not to.
+    processor does. One that `hides_patches` does so at random, which `UnmaskedPatches` prevents.
     """
 
     config: str
@@ -239,7 +239,7 @@ def count_prefix_tokens(model: Any) -> int:
     count = 0
     for name, parameter in model.named_parameters():
         owner, _, last = name.rpartition(".")
-        if last in PREFIX_TOKENS and owner != "head":  # which pools by a token of its own
+        if last in PREFIX_TOKENS and owner != "head":  # which has the token that pools
             count += parameter.numel() // parameter.shape[-1]
     return count
 

@@ -121,7 +121,7 @@ class ModelFiles:
 
     @property
     def is_bundled(self) -> bool:
-        """Whether the model comes with clipkit."""
+        """Whether the model is bundled with clipkit."""
         return self.folder in BUNDLED.values()
 
     @property

@@ -20,7 +20,7 @@ from clipkit.base.errors import ClipkitError, UsageError, brief
 EXTRAS = {"open_clip": "openclip", "timm": "timm", "accelerate": "accelerate"}
 OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory")  # of PyTorch's RuntimeErrors
 
-NO_CODE = "it has code of its own (auto_map), which clipkit never runs"
+NO_CODE = "it brings its own code (auto_map), which clipkit never runs"
 _descriptor = threading.RLock()  # held while file descriptor 2 leads nowhere
 
 # What the Hub's library says of a setting, in some lines

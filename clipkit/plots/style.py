@@ -44,7 +44,7 @@ MAX_PIXELS = 12_000_000  # of a larger figure, pictures have fewer dots: each ta
 MAX_ASKED_PIXELS = 50_000_000  # with a resolution that the user chose: 2 GB
 MAX_WEBP_SIDE = 16_383  # pixels; the format stores 14 bits
 
-# Okabe and Ito, Color Universal Design (2008): colours that colour-blind readers can tell apart.
+# Okabe and Ito, Color Universal Design (2008): colours that colour-blind readers can distinguish.
 # Yellow is left out, since it is hard to see on white.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vPX"

@@ -414,7 +414,7 @@ def _unlabelled_table(files: dict[str, FeatureFile]) -> list[Block]:
 def _explained_table(command: str, files: dict[str, FeatureFile]) -> list[Block]:
     """Return one table of results, below what its columns are.
 
-    A control that the results were compared with is in their columns, and has no row of its own.
+    A control that the results were compared with is in their columns, and has no further row.
     """
     blocks: list[Block] = []
     if command in EXPLANATIONS:
@@ -441,7 +441,7 @@ def _recognised_table(command: str, name: str, file: FeatureFile) -> list[Block]
 
 
 def _joined_table(files: dict[str, FeatureFile]) -> Table:
-    """Return the rows of results with columns that tell the results apart."""
+    """Return the rows of results with columns that distinguish the results."""
     reports = []
     sources = []
     for (name, file), identity in zip(files.items(), identities([*files.values()]), strict=True):

@@ -77,13 +77,9 @@ def as_html(page: Page, album: Album | None = None) -> str:
     """Render a report as HTML, with the images of an album after the summary."""
     pictures = _Pictures()
     drawn = None  # the path of the result that the first picture draws
-    drawings: list[dict[str, Any] | None] = []
-    if page.lead is not None:
-        lead = pictures.draw(draw_attributes, page.lead)
-        if lead is not None:
-            drawings.append(lead)
-            drawn = Path(page.lead.display_name)
-    drawings += _drawings(page, album, pictures.draw)
+    if page.lead is not None and pictures.draw(draw_attributes, page.lead):
+        drawn = Path(page.lead.display_name)
+    _draw_results(page, album, pictures)
     style.warn_of_boxes(pictures.missing)
     nodes = [*_nodes(page, pictures, drawn)]
     if nodes and nodes[-1]["kind"] == "heading" and isinstance(page.blocks[-1], Picture):
@@ -94,7 +90,7 @@ def as_html(page: Page, album: Album | None = None) -> str:
     return _templates.get_template("page.html").render(
         page=page,
         title=_inline(page.title),
-        drawings=[drawing for drawing in drawings if drawing is not None],
+        drawings=pictures.drawings,
         preamble=[_node(block, pictures, f"p{i}") for i, block in enumerate(page.preamble)],
         nodes=nodes,
         left_out=[*page.left_out, *pictures.left_out],
@@ -184,7 +180,7 @@ def _choose_columns(table: Table) -> tuple[list[int], list[str]]:
     """Return the numbers of the columns to show, and the texts that all rows share.
 
     If all rows are of one result, a text that is the same in all of them is named once below the
-    table, so that the first column, which stays in view, tells the rows apart.
+    table, so that the first column, which stays in view, distinguishes the rows.
     """
     shown: list[int] = []
     shared: list[str] = []
@@ -201,27 +197,33 @@ def _choose_columns(table: Table) -> tuple[list[int], list[str]]:
 
 
 def _count_columns_with_bars(rows: Sequence[Sequence[Cell]]) -> int:
-    columns = set()
-    for row in rows:
-        columns |= {number for number, cell in enumerate(row) if isinstance(cell, Number)}
-    return len(columns)
+    count = 0
+    for column in zip(*rows, strict=True):
+        if any(isinstance(cell, Number) for cell in column):
+            count += 1
+    return count
 
 
 def _class(table: Table) -> str:
     """Return "facts" for a table of names and values, "sortable" for several rows, else ""."""
     if not all(table.header):
         return "facts"
-    return "sortable" if len(table.rows) > 1 else ""
+    if len(table.rows) > 1:
+        return "sortable"
+    return ""
 
 
 def _legend(bars: Sequence[Bar]) -> list[tuple[str, str]]:
     """Return the marks that the bars have, each with its meaning."""
-    marks = [("interval", "95 % interval, or range", [bar.low for bar in bars])]
-    for name in dict.fromkeys(bar.reference_name for bar in bars):
-        references = [bar.reference for bar in bars if bar.reference_name == name]
-        marks.append(("reference", name, references))
-    marks.append(("control", "untrained control", [bar.control for bar in bars]))
-    return [(mark, meaning) for mark, meaning, values in marks if any(map(math.isfinite, values))]
+    intervals, references, controls = [], [], []
+    for bar in bars:
+        if math.isfinite(bar.low):
+            intervals.append(("interval", "95 % interval, or range"))
+        if math.isfinite(bar.reference):
+            references.append(("reference", bar.reference_name))
+        if math.isfinite(bar.control):
+            controls.append(("control", "untrained control"))
+    return list(dict.fromkeys(intervals + references + controls))
 
 
 def _bar(bar: Bar, width: int = BAR_WIDTH) -> Markup:
@@ -254,11 +256,12 @@ def _bar(bar: Bar, width: int = BAR_WIDTH) -> Markup:
 class _Pictures:
     """Pictures as data URIs.
 
-    `left_out` says why a picture cannot be read. `missing` has the characters of drawings that no
-    font has.
+    `drawings` are for the template. `left_out` says why a picture cannot be read. `missing` has the
+    characters of drawings that no font has.
     """
 
     def __init__(self) -> None:
+        self.drawings: list[dict[str, Any]] = []
         self.left_out: list[str] = []
         self.missing: list[str] = []
 
@@ -280,20 +283,22 @@ class _Pictures:
         result: FeatureFile,
         *options: Any,
         album: Album | None = None,
-    ) -> dict[str, Any] | None:
-        """Draw a result as SVG, or return None if another program named its columns."""
+    ) -> bool:
+        """Draw a result as SVG; return False if another program named its columns."""
         try:
             figure, source = draw(result, *options)
             style.finish(figure, source)
         except ClipkitError:
-            return None
+            return False
         content, missing = style.render(figure, "svg")
         self.missing += missing
         width, height = (round(SVG_DPI * inches) for inches in figure.get_size_inches())
         uri = _data_uri("image/svg+xml", content)
         links = _links(figure, result, album) if album else []
         caption = escape(style.title_of(figure))
-        return _picture_node(uri, (width, height), caption, is_chart=True, links=links)
+        node = _picture_node(uri, (width, height), caption, is_chart=True, links=links)
+        self.drawings.append(node)
+        return True
 
 
 def _picture_node(
@@ -307,29 +312,25 @@ def _picture_node(
     return {"kind": "picture", "uri": uri, "caption": _inline(caption), **look}
 
 
-def _drawings(
-    page: Page, album: Album | None, draw: Callable[..., Any]
-) -> list[dict[str, Any] | None]:
+def _draw_results(page: Page, album: Album | None, pictures: _Pictures) -> None:
     """Draw the main result's confusion and classes, and the results of other commands.
 
     If the page has pictures of a folder, draw only the confusion, which links to the album.
     """
     has_pictures = any(isinstance(block, Picture) for block in page.blocks)
     main, _ = page.main_result(album.dataset if album else "")
-    drawings = []
     if main is not None:
         options = main, results.choose_split(main), None, None
         if album or not has_pictures:
-            drawings.append(draw(draw_confusion, *options, album=album))
+            pictures.draw(draw_confusion, *options, album=album)
         if not has_pictures:
-            drawings.append(draw(draw_classes, *options))
+            pictures.draw(draw_classes, *options)
     if has_pictures:
-        return drawings
+        return
     for result in page.results.values():
         for picture in pictures_of(result):
             if picture.is_reported(result):
-                drawings.append(draw(picture.draw_file, result))
-    return drawings
+                pictures.draw(picture.draw_file, result)
 
 
 def _links(figure: Any, result: FeatureFile, album: Album) -> list[dict[str, Any]]:

@@ -112,7 +112,7 @@ def _roles(entry: Entry) -> list[str]:
     if entry["command"] == "convert":  # its input is no feature file
         return []
     if entry.get("classes") == "feature file":
-        return [role for role in digest_of if role == "classes"]
+        return ["classes"] if "classes" in digest_of else []
     roles = [role for role in MAIN_INPUTS if role in digest_of]
     return roles + sorted(digest_of.keys() - {*roles, *NO_INPUTS}, key=_natural)
 
@@ -149,19 +149,20 @@ def _joined_chains(earlier: Sequence[Entry], entry: Entry) -> dict[str, Sequence
     chains = {}
     for number, count in enumerate(entry.list_of("entries"), 1):
         if isinstance(count, int) and 0 < count <= len(earlier):
-            chains[f"file {number}"], earlier = earlier[:count], earlier[count:]
+            chains[f"file {number}"] = earlier[:count]
+            earlier = earlier[count:]
     return chains
 
 
 def _start_of_texts(history: Sequence[Entry]) -> int:
     """Return the number of the first entry of the prompts, among the earlier entries."""
-    commands = [entry["command"] for entry in history]
-    if "textembed" in commands:
-        return commands.index("textembed")
-    imported = [number for number, command in enumerate(commands) if command == "convert"]
-    if imported:
-        return imported[-1]
-    return len(history)
+    start = len(history)
+    for number, entry in enumerate(history):
+        if entry["command"] == "textembed":
+            return number
+        if entry["command"] == "convert":  # the last import, if nothing was embedded
+            start = number
+    return start
 
 
 def _features_of(model: Mapping[str, Any]) -> list[Any]:

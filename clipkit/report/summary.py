@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -20,6 +21,7 @@ from clipkit.features.model import FeatureFile
 from clipkit.report.blocks import Bar, Fact
 from clipkit.report.markdown import escape
 
+NOT_DECIDED = "Not decided"  # the title of the attributes that are in no group
 SIGNIFICANT = 0.05  # a p below it shows a difference
 
 
@@ -113,20 +115,18 @@ def worst_class(scored: Predictions, source: str) -> list[Fact]:
 
 def answer(result: FeatureFile) -> list[Fact]:
     """Name the attributes of each group; return nothing if no attribute is in one."""
-    members: dict[str, list[str]] = {group: [] for group in GROUPS}
-    undecided: list[str] = []
+    names_of: dict[str, list[str]] = defaultdict(list)
     for row in result.rows():
-        group = group_of(row)
-        names = members[group] if group else undecided
-        names.append(escape(row["attribute"]))
-    if not any(members.values()):
+        names_of[group_of(row) or NOT_DECIDED].append(escape(row["attribute"]))
+    if not names_of.keys() - {NOT_DECIDED}:
         return []
     facts = []
-    for group, names in members.items():
+    for group in GROUPS:
         title = SAID.get(group, group) if result.is_dot_product else group
-        facts.append(Fact(title.capitalize(), ", ".join(names) or "none of the attributes"))
-    if undecided:
-        facts.append(Fact("Not decided", ", ".join(undecided)))
+        names = ", ".join(names_of[group]) or "none of the attributes"
+        facts.append(Fact(title.capitalize(), names))
+    if NOT_DECIDED in names_of:
+        facts.append(Fact(NOT_DECIDED, ", ".join(names_of[NOT_DECIDED])))
     return facts
 
 
@@ -148,7 +148,9 @@ def _chosen(result: FeatureFile) -> str:
     """Count the categories of texts that are understood, and name the others."""
     others = []
     for categories in choices.understood(result).values():
-        others += [category for category, is_understood in categories.items() if not is_understood]
+        for category, is_understood in categories.items():
+            if not is_understood:
+                others.append(category)
     text = choices.finding(result)
     if others:
         text += f"; not shown: {results.join_names(others)}"

@@ -40,7 +40,7 @@ def mlp(context: SweepContext) -> list[Solution]:
         network = MLPClassifier(HIDDEN, alpha=alpha, batch_size=batch, random_state=rng)
         for epoch in range(epochs):
             network.learning_rate_init = _one_cycle((epoch + 0.5) / epochs)
-            if epoch:  # the first epoch makes the optimizer, which keeps a rate of its own
+            if epoch:  # the first epoch makes the optimizer, which keeps its rate
                 network._optimizer.learning_rate_init = network.learning_rate_init
             network.partial_fit(context.X * scale, context.y, classes=classes)
             report_progress(1)
