@@ -346,6 +346,7 @@ def test_hostile_pax_records_are_refused(tmp_path):
         (["none-*.tar"], "expected matching files, got none"),
         (["{2..1}.tar"], "expected a rising range"),
         (["{0..9999999}.tar"], "at most 100,000 numbers"),
+        (["http://x/{0..9999}/{0..9999}.tar"], "expected at most 100,000 files"),
         (["{a..c}.tar"], "expected a range in braces, got 'a..c'"),
         (["a.tar.gz"], "got gzip"),
         (["notes.tar"], "expected images in the tar, got a.txt"),

@@ -31,7 +31,6 @@ Caveat = dict[str, Any]  # an object of a history that limits what an accuracy s
 
 MAX_CLASSES = 1000  # of a matrix of counts, in memory and on paper
 MAX_RUNS = 10_000  # of a result that is drawn or reported
-MAX_PROMPTS = 1 << 20
 FEW_ROWS = 5  # of a value
 FEW_SCORED = f"a value has fewer than {FEW_ROWS} scored images, which say little"
 FEW = 0.01  # of a split's images may have a caveat, and its accuracy is still tested
@@ -513,7 +512,7 @@ def join_names(names: Sequence[str]) -> str:
 
 def prompt_count(value: Any) -> int | None:
     """Return a count from a history, in which anything may be written."""
-    if not isinstance(value, int) or not 1 <= value <= MAX_PROMPTS:
+    if not isinstance(value, int) or not 1 <= value <= prompts.MAX_PROMPTS:
         return None
     return int(value)
 

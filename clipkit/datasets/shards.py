@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -49,9 +49,9 @@ def find_files(patterns: Sequence[str], suffix: str) -> list[str]:
     """
     names: dict[str, str] = {}  # by the URL or the absolute path
     for pattern in patterns:
-        written = [pattern]
+        written: Iterable[str] = [pattern]
         if remote.is_url(pattern) or not Path(pattern).exists():
-            written = list(expand_braces(pattern))
+            written = expand_braces(pattern)
         for name in written:
             for file in _find(name, suffix):
                 absolute = file if remote.is_url(file) else str(Path(file).absolute())
