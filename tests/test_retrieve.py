@@ -259,18 +259,23 @@ def picture():
     return out.getvalue()
 
 
-def write_tar(path):
+def write_members(path, members):
     with tarfile.open(path, "w") as tar:
-        for name, content in (
-            ("a.png", picture()),
-            ("a.txt", b"a first\ncaption"),
-            ("b.png", picture()),
-            ("c.txt", b"without an image"),
-            ("b.txt", b"a second caption"),
-        ):
+        for name, content in members.items():
             info = tarfile.TarInfo(name)
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
+
+
+def write_tar(path):
+    members = {
+        "a.png": picture(),
+        "a.txt": b"a first\ncaption",
+        "b.png": picture(),
+        "c.txt": b"without an image",
+        "b.txt": b"a second caption",
+    }
+    write_members(path, members)
 
 
 def write_parquet(path):
@@ -308,6 +313,12 @@ def test_captions_have_the_ids_that_embed_gives_to_the_images(tmp_path, name, ma
     if name.endswith((".tar", ".parquet")):
         (split,) = datasets.load(tmp_path / name).splits.values()
         assert set(split.ids) == set(ids)
+
+
+def test_a_long_caption_in_a_tar_is_refused_as_one_in_a_table(tmp_path):
+    write_members(tmp_path / "x.tar", {"a.png": picture(), "a.txt": b"x" * (2 << 20)})
+    with pytest.raises(ClipkitError, match="x, a: expected a caption of at most 10,000"):
+        embedding.read_captions(str(tmp_path / "x.tar"))
 
 
 @pytest.mark.parametrize(

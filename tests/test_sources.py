@@ -22,8 +22,9 @@ from PIL import ExifTags, Image
 from shell import clipkit, fails, ok
 
 from clipkit import datasets, features
+from clipkit.base import files
 from clipkit.base.errors import ClipkitError, UsageError
-from clipkit.datasets import images, manifests, parquet_images, wordnet
+from clipkit.datasets import images, manifests, rows, wordnet
 from clipkit.embedding import checkpoint
 
 NAMES = ["photos/cat/1.png", "photos/cat/2.png", "photos/dog/1.png", "photos/dog/3.png"]
@@ -291,7 +292,7 @@ def test_names_in_a_list_hold_any_byte_where_nul_separates_them(photos, monkeypa
     ],
 )
 def test_other_lists_are_refused_with_the_line(monkeypatch, data, message):
-    monkeypatch.setattr(manifests, "MAX_LIST_BYTES", 1 << 20)
+    monkeypatch.setattr(files, "MAX_TABLE_BYTES", 1 << 20)
     with fails_with(message):
         list_paths(data, monkeypatch)
 
@@ -386,7 +387,7 @@ def test_spreadsheets_write_csv_in_many_ways(photos):
         ("m.csv", "path\n" + "x" * 200_000, "line 2: expected a row of a table, got field larger"),
         ("m.csv", "path\na\nb\0\n", "line 3: expected UTF-8 text, got the byte 0x00"),
         ("m.csv", b"path\na\n\xff\n", "line 3: expected UTF-8 text, got the byte 0xff"),
-        ("m.csv", "path,label\na," + "x" * 2000, "expected a label of at most 1,000 characters"),
+        ("m.csv", "path,label\na," + "x" * 5000, "expected a label of at most 4,096 characters"),
         ("m.tsv", "path|label\n", "m.tsv, line 1: expected a column 'path', got 'path|label'"),
         ("m.jsonl", '{"path": "a"}\n[1]\n', "line 2: expected a JSON object, got '[1]'"),
         ("m.jsonl", "[" * 99_999, "line 1: expected a JSON object, got '[[["),
@@ -404,6 +405,15 @@ def test_other_manifests_are_refused_with_the_line(tmp_path, monkeypatch, name, 
     Path(name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with fails_with(message):
         datasets.load(name)
+
+
+def test_more_classes_than_a_file_may_have_are_refused_before_images_are_embedded(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(rows, "MAX_CLASSES", 2)
+    (tmp_path / "m.csv").write_text("path,label\na,cat\nb,dog\nc,cat\nd,bird\n")
+    with fails_with("m.csv, line 5: expected at most 2 classes, got 3"):
+        datasets.load(tmp_path / "m.csv")
 
 
 @pytest.mark.parametrize(
@@ -455,12 +465,9 @@ def test_categories_and_nulls_of_parquet_are_texts(tmp_path):
         {"path": ["x"] * 70_000},
     ],
 )
-def test_a_parquet_manifest_that_unpacks_to_much_more_than_its_size_is_refused(
-    tmp_path, monkeypatch, column
-):
+def test_a_parquet_manifest_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch, column):
     pq.write_table(pa.table(column), tmp_path / "m.parquet")
-    monkeypatch.setattr(parquet_images, "SMALL_BYTES", 2**20)
-    monkeypatch.setattr(parquet_images, "MAX_RATIO", 2)
+    monkeypatch.setattr(files, "MAX_UNPACKED_BYTES", 2**20)
     with fails_with("m.parquet: expected rows that unpack to at most 1 M"):
         datasets.load(tmp_path / "m.parquet")
 

@@ -35,7 +35,6 @@ from clipkit.features.splitting import hash_rows, take
 from clipkit.features.validation import MAX_PROBE_CLASSES
 
 FEATURES = ("logits", "probs")
-MAX_CLASSES = MAX_PROBE_CLASSES
 MAX_PAIRED_CLASSES = 2000  # of a classifier with a hyperplane for each pair of them
 MANY_PAIRS = 2**16  # of classes; they take minutes to hours
 COARSE = 6  # steps between the values of C with which a search of a range begins
@@ -647,7 +646,7 @@ def _draw_shots(fit: Subset, draw: Draw, seed: int) -> Subset:
 
 
 def _check_class_count(file: FeatureFile, spec: ProbeSpec, fit: Subset) -> None:
-    most = MAX_PAIRED_CLASSES if spec.method.fits_pairs else MAX_CLASSES
+    most = MAX_PAIRED_CLASSES if spec.method.fits_pairs else MAX_PROBE_CLASSES
     count = len(np.unique(fit.labels))
     if count > most:
         raise ClipkitError(

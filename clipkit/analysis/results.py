@@ -32,7 +32,6 @@ Caveat = dict[str, Any]  # an object of a history that limits what an accuracy s
 
 MAX_CLASSES = 1000  # of a matrix of counts, in memory and on paper
 MAX_RUNS = 10_000  # of a result that is drawn or reported
-MAX_PROMPTS = 1 << 20
 MAX_ROWS = 1 << 20  # of runs and classes
 RUN_SETTINGS = {*SETTINGS, "fit_split", "eval_split", "split"}  # columns that distinguish runs
 FEW_ROWS = 5  # of a value
@@ -528,7 +527,7 @@ def join_names(names: Sequence[str]) -> str:
 
 def prompt_count(value: Any) -> int | None:
     """Return a count from a history, in which anything may be written."""
-    if not isinstance(value, int) or not 1 <= value <= MAX_PROMPTS:
+    if not isinstance(value, int) or not 1 <= value <= prompts.MAX_PROMPTS:
         return None
     return int(value)
 

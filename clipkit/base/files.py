@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import os
 import secrets
 import shutil
@@ -24,7 +25,11 @@ DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 DISK_FULL_HINT = "free some space or write elsewhere; nothing was replaced"
 CLOSED = "cannot write standard output: it is closed"
 COPY_BYTES = 1 << 20
-MAX_TEXT_BYTES = 1 << 26
+# Limits of inputs. A small one must not take more than 2 GB or 30 s: `json.loads` makes up to 2 GB
+# of 64 MiB, and the texts of a Parquet file of 3 MB may take 1.3 GB.
+MAX_TEXT_BYTES = 1 << 26  # of a file of prompts, class names or other JSON
+MAX_TABLE_BYTES = 1 << 30  # of a list of paths, or of a table of text
+MAX_UNPACKED_BYTES = 1 << 30  # of the texts, or of one row group's images, in a Parquet file
 MAX_NAME_BYTES = 180  # of an output's name in its temporary file's; file systems allow 255
 REMOVALS = 100  # of a folder, in which another thread may still write
 
@@ -324,17 +329,20 @@ def read_bytes(source: str, max_bytes: int | None = None) -> bytes:
     """Read a text input of at most `max_bytes`, by default MAX_TEXT_BYTES: a file, or ``-``."""
     if max_bytes is None:
         max_bytes = MAX_TEXT_BYTES
+    content = io.BytesIO()
     try:
         with _open_stream(source, "rb") as stream:
-            data = stream.read(max_bytes + 1)
+            # in blocks, since one call allocates as much as it may return
+            while content.tell() <= max_bytes and (block := stream.read(COPY_BYTES)):
+                content.write(block)
     except FileNotFoundError as error:
         raise ClipkitError(f"cannot read {source}: there is no such file") from error
     except OSError as error:
         raise ClipkitError(f"cannot read {display_name(source)}: {error.strerror}") from error
-    if len(data) > max_bytes:
+    if content.tell() > max_bytes:
         most = f"{max_bytes >> 20} MiB"
         raise ClipkitError(f"{display_name(source)}: expected at most {most} of text, got more")
-    return data
+    return content.getvalue()
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from clipkit.base.csv_rows import find_column, table_objects
 from clipkit.base.errors import ClipkitError, UsageError, shorten
 from clipkit.base.names import escape
 from clipkit.datasets.dataset import ImageDataset, describe_splits
-from clipkit.datasets.rows import CAPTION_COLUMNS, CAPTION_TABLES, MAX_BYTES, as_text
+from clipkit.datasets.rows import CAPTION_COLUMNS, CAPTION_TABLES, as_text
 from clipkit.prompts.formats import load_json
 from clipkit.prompts.texts import MAX_PROMPTS, clean
 
@@ -61,7 +61,7 @@ def read_captions(names: str | Sequence[str], split: str | None = None) -> Capti
         if len(names) > 1:
             hint = "join them into one file"
             raise UsageError(f"expected one table of captions, got {len(names)}", hint)
-        data = files.read_bytes(names[0], MAX_BYTES)
+        data = files.read_bytes(names[0], files.MAX_TABLE_BYTES)
         pairs = _coco_rows(data, name) if ending == ".json" else _table_rows(data, name, ending)
         return _collect(pairs, name, {"inputs": {"captions": files.digest(data)}})
     named = datasets.REGISTRY.get(names[0])

@@ -14,7 +14,7 @@ from clipkit.base import console, files
 from clipkit.base.csv_rows import find_column, table_objects
 from clipkit.base.errors import ClipkitError, UsageError, shorten
 from clipkit.base.names import escape
-from clipkit.datasets.rows import CAPTION_COLUMNS, CAPTION_TABLES, MAX_BYTES, as_text
+from clipkit.datasets.rows import CAPTION_COLUMNS, CAPTION_TABLES, as_text
 from clipkit.features.history import as_object
 from clipkit.prompts.formats import load_json
 from clipkit.prompts.texts import clean
@@ -87,7 +87,7 @@ def read_items(names: str | Sequence[str], split: str | None = None) -> Items:
     items: dict[str, Item] = {}
     digests = []
     for path in _files(names):
-        data = files.read_bytes(str(path), MAX_BYTES)
+        data = files.read_bytes(str(path), files.MAX_TABLE_BYTES)
         digests.append(files.digest(data))
         for item in _read(data, path):
             if item.id in items:

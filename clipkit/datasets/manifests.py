@@ -30,8 +30,6 @@ from clipkit.datasets.wordnet import find_class_index, rename_classes
 from clipkit.features.endings import import_parquet
 from clipkit.features.history import drop_none
 
-MAX_LIST_BYTES = 1 << 28  # a million paths of 256 bytes
-
 # How feature files, PNG, JPEG, GIF, Parquet and gzip begin.
 CONTENTS = (b"\x89HDF", b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"PAR1", b"\x1f\x8b")
 
@@ -56,7 +54,7 @@ def read_list(source: str = files.STREAM) -> Dataset:
             "expected a list of paths on standard input, got a terminal",
             "pipe one in: find photos -name '*.jpg' | clipkit embed - -o img.h5",
         )
-    data = files.read_bytes(source, MAX_LIST_BYTES)
+    data = files.read_bytes(source, files.MAX_TABLE_BYTES)
     if not data:
         hint = "check whether the command before it found files"
         raise ClipkitError(f"{name}: expected a list of paths, got an empty input", hint)
@@ -81,9 +79,7 @@ def _rows(entries: Iterable[bytes]) -> Iterator[Row]:
 ENDINGS = (".csv", ".tsv", ".parquet", ".jsonl")
 DEFAULTS = Columns()
 PARQUET_READER = "clipkit.datasets.parquet_images"
-MAX_HEADER = 1 << 16
 EXAMPLE = '{"path": "a.jpg", "label": "cat"}'
-MAX_BYTES = 1 << 28  # a million rows of 256 bytes
 
 
 def is_manifest(name: str) -> bool:
@@ -107,7 +103,7 @@ def names_images(name: str) -> bool:
     if ending not in (".csv", ".tsv"):
         return True
     with read_errors(escape(name)), Path(name).open("rb") as file:
-        line = file.readline(MAX_HEADER)
+        line = file.readline(files.COPY_BYTES)
     header = line.removeprefix(BOM).decode(errors="replace").split(find_delimiter(line, ending))
     return DEFAULTS.path in [column.strip(' "\r\n') for column in header]
 
@@ -169,10 +165,7 @@ def _read_rows(source: str, columns: Columns, required: set[str]) -> tuple[Conte
                 digest = f"sha256:{hashlib.file_digest(content, 'sha256').hexdigest()}"
             table = import_parquet(PARQUET_READER).read_table(file.path, name, columns, required)
             return collect(table, name, unit="row", folder=folder), digest
-    most = MAX_BYTES
-    if Path(source).is_file():  # Python allocates at once as much as it is asked to read
-        most = min(most, Path(source).stat().st_size)
-    data = files.read_bytes(source, most)
+    data = files.read_bytes(source, files.MAX_TABLE_BYTES)
     if not data.removeprefix(BOM).strip():
         hint = "check whether the command before it failed"
         raise ClipkitError(f"{name}: expected a table with a row for each image, got none", hint)

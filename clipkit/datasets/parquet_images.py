@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
-from clipkit.base import console
+from clipkit.base import console, files
 from clipkit.base.errors import ClipkitError, ImageError, read_errors, shorten
 from clipkit.base.names import escape
 from clipkit.datasets import images, remote, shards
@@ -49,7 +49,6 @@ from clipkit.datasets.rows import (
 )
 from clipkit.features.model import Int64
 from clipkit.features.parquet import column_chunks, declared_features, is_number, value_type
-from clipkit.features.validation import MAX_CLASSES
 
 Types = Mapping[str, pa.DataType]  # of the columns of a file
 
@@ -62,10 +61,6 @@ IMAGE_ROWS, OTHER_ROWS = 4, 4096
 BATCH_BYTES = 2**27
 KEPT_GROUPS = 3  # at least
 KEPT_BYTES = 2**29
-MAX_GROUP_BYTES = 2**30
-# The rows of a manifest, and the paths or labels of images, may unpack to the first number of
-# bytes, or to as many times the file's size, but to at most the last number.
-SMALL_BYTES, MAX_RATIO, MAX_OTHER_BYTES = 2**26, 100, 2**29
 ROW_BYTES = 16  # that a row takes beside its texts
 MAX_LISTED = 10
 MANIFEST_ROWS = 1 << 10
@@ -255,9 +250,9 @@ def _rows_at_once(chunks: Iterable[pq.ColumnChunkMetaData], most: int) -> int:
 
 
 def _check_group_size(size: int, where: str) -> None:
-    if size > MAX_GROUP_BYTES:
+    if size > files.MAX_UNPACKED_BYTES:
         raise ClipkitError(
-            f"{where}: expected at most {MAX_GROUP_BYTES >> 20} MiB of images, got "
+            f"{where}: expected at most {files.MAX_UNPACKED_BYTES >> 20} MiB of images, got "
             f"{size >> 20} MiB",
             "write the file again with smaller row groups",
         )
@@ -333,7 +328,7 @@ def _read_table(name: str) -> _Table:
             size = _largest(_chunks(metadata, content, [number]))
             _check_group_size(size, f"{where}, row group {number}")
     part = ParquetPart(file, column, is_struct, _starts(lengths))
-    _check_unpacked(ROW_BYTES * len(part), file.size, where)
+    _check_unpacked(ROW_BYTES * len(part), where)
     paths = None
     if is_struct and types[column].get_field_index("path") >= 0:
         _check_column(metadata, f"{column}.path", where)
@@ -360,14 +355,11 @@ def _check_column(metadata: pq.FileMetaData, column: str, where: str) -> list[in
     return _check_rows(metadata, column, where)
 
 
-def _check_unpacked(size: int, packed: int, where: str) -> None:
-    """Refuse rows that unpack to `size` bytes, from a file of `packed` bytes, if they are many."""
-    limit = min(MAX_OTHER_BYTES, max(SMALL_BYTES, MAX_RATIO * packed))
-    if size > limit:
-        raise ClipkitError(
-            f"{where}: expected rows that unpack to at most {limit >> 20} MiB, got more",
-            f"rows may unpack to {SMALL_BYTES >> 20} MiB or {MAX_RATIO} times the file's size",
-        )
+def _check_unpacked(size: int, where: str) -> None:
+    """Refuse rows that unpack to `size` bytes if they are many."""
+    if size > files.MAX_UNPACKED_BYTES:
+        limit = files.MAX_UNPACKED_BYTES >> 20
+        raise ClipkitError(f"{where}: expected rows that unpack to at most {limit} MiB, got more")
 
 
 def _unpacked_bytes(array: pa.Array) -> int:
@@ -458,7 +450,7 @@ def _iter_column(part: ParquetPart, column: str) -> Iterator[pa.Array]:
             array = _decode(array)
         rows += len(array)
         size += _unpacked_bytes(array)
-        _check_unpacked(size, part.file.size, where)
+        _check_unpacked(size, where)
         if rows > len(part):
             break
         yield array
@@ -487,9 +479,6 @@ def _read_labels(part: ParquetPart, column: str) -> tuple[Int64, LabelCodes | No
             if texts is None:
                 texts = LabelCodes()
             numbers = np.array([texts.code(text and text.strip()) for text in array.to_pylist()])
-            if len(texts) > MAX_CLASSES:
-                expected = f"expected at most {MAX_CLASSES:,} different labels"
-                raise ClipkitError(f"{where}: {column}: {expected}")
         else:
             with read_errors(where):  # a label beyond 64 bits
                 array = array.cast(pa.int64())
@@ -621,7 +610,6 @@ def is_text(arrow_type: pa.DataType) -> bool:
 def _iter_rows(path: Path, name: str, columns: Columns, present: list[str]) -> Iterator[Row]:
     """Yield the rows. Their sum is checked before Python's texts are made of them."""
     start = size = 0
-    packed = path.stat().st_size
     with read_errors(name), pq.ParquetFile(path, buffer_size=READ_BYTES) as file:
         read = tuple(f"{column}." for column in present)  # Arrow reads `a.b` with `a`
         chunks = [
@@ -635,7 +623,7 @@ def _iter_rows(path: Path, name: str, columns: Columns, present: list[str]) -> I
         for batch in file.iter_batches(batch_rows, columns=present, use_threads=False):
             arrays = {column: _decode(batch.column(column)) for column in present}
             size += sum(map(_unpacked_bytes, arrays.values()))
-            _check_unpacked(size, packed, name)
+            _check_unpacked(size, name)
             yield from _batch_rows(arrays, name, columns, range(start, start + len(batch)))
             start += len(batch)
 

@@ -17,7 +17,7 @@ from clipkit.base.names import escape
 from clipkit.datasets import remote
 from clipkit.datasets.dataset import ImageDataset, ImageFiles, NamedClasses, split_name
 from clipkit.datasets.images import reason
-from clipkit.datasets.wordnet import escape_text
+from clipkit.datasets.wordnet import MAX_NAME, escape_text
 from clipkit.features.model import Int64
 from clipkit.features.validation import MAX_CLASSES, MAX_NAMES, is_split_name
 
@@ -111,6 +111,9 @@ def labels_from_texts(
     `codes` (N,) of each split number `texts`; see `number_labels` for the functions. Labels (N,)
     are indices into the class names, or `NO_LABEL`.
     """
+    if len(texts) > MAX_CLASSES:
+        where = place_of(list(texts)[MAX_CLASSES])
+        raise ClipkitError(f"{where}: expected at most {MAX_CLASSES:,} classes, got {len(texts):,}")
     class_names, number_of = number_labels(texts, place_of, names_of_numbers)
     values = np.array([number_of[text] for text in texts] + [NO_LABEL], np.int64)
     return {split: values[numbers] for split, numbers in codes.items()}, class_names
@@ -171,7 +174,6 @@ LISTED_COLUMNS = 10  # in a message
 CAPTION_COLUMNS = ("caption", "text", "captions", "texts", "title", "sentence")  # the first is read
 # What holds captions, or items of them, beside tars and Parquet files
 CAPTION_TABLES = (".csv", ".tsv", ".jsonl", ".json")
-MAX_BYTES = 1 << 30  # of such a file
 
 
 class Columns(NamedTuple):
@@ -236,8 +238,6 @@ def as_text(value: Any, where: str) -> str:
     )
 
 
-MAX_PATH = 4096  # characters; Linux opens no longer path
-MAX_TEXT = 1000  # characters of a label or an id
 UNNAMED = "all"  # the split of rows that name none
 
 
@@ -302,8 +302,6 @@ def collect(table: Table, name: str, *, unit: str = "line", folder: str = "") ->
     if not splits:
         raise ClipkitError(f"{name}: expected paths of images, got none")
     _check_unique(splits, name, unit, "id" if table.has_ids else "path")
-    if len(texts) > MAX_CLASSES:
-        raise ClipkitError(f"{name}: expected at most {MAX_CLASSES:,} classes, got {len(texts):,}")
     datasets: dict[str, ImageDataset] = {}
     codes: dict[str, NDArray[np.int32]] = {}
     for split, content in splits.items():
@@ -322,10 +320,6 @@ def collect(table: Table, name: str, *, unit: str = "line", folder: str = "") ->
 def _check_path(path: str, where: str) -> None:
     if not path:
         raise ClipkitError(f"{where}: expected a path, got none")
-    if len(path) > MAX_PATH:
-        raise ClipkitError(
-            f"{where}: expected a path of at most {MAX_PATH:,} characters, got {len(path):,}"
-        )
     if "\0" in path:
         raise ClipkitError(
             f"{where}: expected a path without NUL characters, got {shorten(path, 40)!r}"
@@ -352,10 +346,10 @@ def _split_of(name: str, splits: dict[str, _Split], where: str) -> str:
 
 def _add(split: _Split, row: Row, where: str, texts: LabelCodes) -> None:
     label = row.label.strip()
-    for what, text in (("an id", row.id), ("a label", label)):
-        if len(text) > MAX_TEXT:
+    for what, text in (("a path", row.path), ("an id", row.id), ("a label", label)):
+        if len(text) > MAX_NAME:
             raise ClipkitError(
-                f"{where}: expected {what} of at most {MAX_TEXT:,} characters, got {len(text):,}"
+                f"{where}: expected {what} of at most {MAX_NAME:,} characters, got {len(text):,}"
             )
     split.ids.append(escape(row.id or row.path.removeprefix("./")))
     split.paths.append(row.path)

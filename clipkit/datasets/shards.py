@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from clipkit.base import console
+from clipkit.base import console, files
 from clipkit.base.csv_rows import check_text
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.base.names import escape
@@ -28,7 +28,6 @@ from clipkit.datasets.wordnet import (
 from clipkit.features.validation import MAX_CLASSES, is_split_name
 
 MAX_FILES = 100_000
-MAX_NAMES_BYTES = 2**24
 REMOTE_FILES = 8  # that are read at the same time
 NAMES_FILES = ("classnames.txt", "class_index.json")
 
@@ -50,9 +49,9 @@ def find_files(patterns: Sequence[str], suffix: str) -> list[str]:
     """
     names: dict[str, str] = {}  # by the URL or the absolute path
     for pattern in patterns:
-        written = [pattern]
+        written: Iterable[str] = [pattern]
         if remote.is_url(pattern) or not Path(pattern).exists():
-            written = list(expand_braces(pattern))
+            written = expand_braces(pattern)
         for name in written:
             for file in _find(name, suffix):
                 absolute = file if remote.is_url(file) else str(Path(file).absolute())
@@ -319,7 +318,7 @@ def _read_beside(file: str, names: Sequence[str]) -> tuple[bytes, str] | None:
             if not is_remote and not Path(path).exists():
                 continue
             try:
-                return remote.read_whole(path, MAX_NAMES_BYTES), display_url(path)
+                return remote.read_whole(path, files.MAX_TEXT_BYTES), display_url(path)
             except ClipkitError:
                 if not is_remote:
                     raise  # a server may answer anything where there is no file

@@ -14,8 +14,7 @@ from clipkit.prompts.class_index import WNID, Entry, parse_class_index
 from clipkit.prompts.texts import quote
 
 FILE_NAMES = ("class_index.json", "imagenet_class_index.json")
-MAX_BYTES = 1 << 24
-MAX_NAME = 1000  # characters
+MAX_NAME = 4096  # characters of a class name, label, id or path; Linux opens no longer path
 HINT = 'expected forms: {"0": ["n01440764", "tench"]} or {"0": "tench"}'
 
 
@@ -69,7 +68,7 @@ def rename_classes(
 
 def read_class_index(path: Path) -> ClassIndex:
     """Read a class index from a file."""
-    return wordnet_names(files.read_bytes(str(path), MAX_BYTES), escape(str(path)))
+    return wordnet_names(files.read_bytes(str(path)), escape(str(path)))
 
 
 def wordnet_names(data: bytes, where: str) -> ClassIndex:

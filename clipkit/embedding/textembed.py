@@ -23,6 +23,7 @@ from clipkit.features.checked_file import SIGNATURE
 from clipkit.features.history import DOT_PRODUCT
 from clipkit.features.model import FeatureFile, Floats, Int64
 from clipkit.features.provenance import provenance
+from clipkit.features.validation import MAX_INTEGER
 from clipkit.models import RunOptions, canonical_name
 from clipkit.prompts import bundled
 from clipkit.prompts import formats as prompt_files
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 
 ANSWER_WITH_LETTER = "Answer with the option's letter from the given choices directly."
 NAME = "{name}"  # in the name of an output
-MAX_SEED = 2**63 - 1
 ESCAPED_CONTROLS = re.compile("(%[01][0-9A-F]|%7F)+")  # in names of folders
 BEGINS_WITH_ARTICLE = re.compile(r"(a|an|the|this|these) ", re.IGNORECASE)
 SHOWN_CHARACTERS = 200  # of a text in a message
@@ -559,7 +559,7 @@ def choose_model(
     name, seed = details.get("name"), details.get("untrained")
     if not isinstance(name, str) or not name:
         return model, untrained
-    if untrained is None and isinstance(seed, int) and 0 <= seed <= MAX_SEED:
+    if untrained is None and isinstance(seed, int) and 0 <= seed <= MAX_INTEGER:
         untrained = seed
     control = "" if untrained is None else f", untrained with seed {untrained}"
     console.note(f"model: {name}{control}, as in {source}")

@@ -36,7 +36,6 @@ INDEX = ("", "unnamed: 0", "__index_level_0__")  # how pandas writes the column 
 IDS = ("id", "filename", "file_name", "file", "path", "image", "image_id", *INDEX)  # the first
 NO_ATTRIBUTES = (*KEYS, "filename", "path", "")
 WHOLE = re.compile(r"-?[0-9]+\.0")
-MAX_TABLE_BYTES = 1 << 28  # a million rows of 256 bytes
 MAX_NUMBERS = 20  # values of a column of numbers that are categories
 MAX_ELEMENTS = 1000  # of the lists in a column
 MOST = 0.9  # of the values of a column of numbers are numbers
@@ -138,7 +137,7 @@ def _check_any(file: FeatureFile, known: Mapping[str, Attribute]) -> None:
 
 def _read_file(file: FeatureFile, table: str, numbers: str) -> Annotations:
     """Read all columns of a table in a file."""
-    data = files.read_bytes(table, MAX_TABLE_BYTES)
+    data = files.read_bytes(table, files.MAX_TABLE_BYTES)
     attributes = _mark_numbers(_number_all(file, _match(file, table, data)), numbers)
     return Annotations(attributes, "table", {"attributes": files.digest(data)})
 

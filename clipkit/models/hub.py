@@ -83,7 +83,7 @@ UNUSED_FILES = {
 }
 # transformers reads these, too, but they decide no embedding
 OTHER_FILES = ("model.safetensors.index.json", "chat_template.jinja")
-MAX_SETTINGS_BYTES = 2**22
+MAX_SETTINGS_BYTES = 2**22  # transformers copies them: 16 MiB of JSON take 3 GB and 40 s
 MAX_VOCABULARY_BYTES = 2**27  # 256,000 tokens take 34 MB; MetaCLIP 2 has 900,000
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 CONVERTER = "SFconvertbot"  # the Hub's own account, which offers safetensors as pull requests
