@@ -88,7 +88,7 @@ def test_labels_are_dropped_with_a_warning_if_an_image_has_none(photos, capsys):
         (["photos", "digits"], "the named data set digits alone, got photos too"),
         (["-", "photos"], "a list of paths - alone, got photos too"),
         (["m.csv", "m.csv"], "the manifest m.csv alone, got m.csv too"),
-        (["photos", "s://x/a.png"], "expected a local path, got the URL s://x/a.png"),
+        (["photos", "s://x/a.png"], "Parquet files s://x/a.png alone, got photos too"),
         ([], "expected the name of a data set, got none"),
     ],
 )
