@@ -137,7 +137,8 @@ def main() -> None:
                 if BLOCK.search(page.read_text()) or MODELS.search(page.read_text()):
                     print(page.relative_to(ROOT), file=sys.stderr)
                     page.write_text(refresh(page, folder))
-    VERSIONS.write_text(versions())
+    if not sys.argv[1:]:  # other pages keep the numbers of other versions
+        VERSIONS.write_text(versions())
 
 
 if __name__ == "__main__":

@@ -66,3 +66,22 @@ def test_wilsons_interval_is_scipys(correct, n):
 def test_equal_values_count_as_one_row_for_each_cluster_of_equal_size():
     assert metrics.effective_rows([1, 1, 1, 1], np.array([0, 0, 1, 1])) == 2
     assert metrics.effective_rows([1, 1, 1, 1], np.array([0, 0, 0, 1])) == 1.6  # 4^2 / (3^2 + 1)
+
+
+STEP = metrics.ORDER_STEP
+
+
+@pytest.mark.parametrize(
+    ("values", "order"),
+    [
+        ([], []),
+        ([0.0, 0.0], [0, 1]),
+        ([0.2, np.inf, -np.inf, np.nan, 0.3], [1, 4, 0, 2, 3]),
+        ([0.5, 0.5 + STEP / 100, 1.0], [2, 0, 1]),
+        ([0.5, 0.5 + 2 * STEP, 1.0], [2, 1, 0]),
+        ([-1.0, -0.5, -0.5 - STEP / 100], [1, 2, 0]),
+        ([10_000_000, 1, 3, 2], [0, 2, 3, 1]),  # counts are not rounded
+    ],
+)
+def test_the_falling_order_keeps_that_of_fractions_that_differ_in_their_last_bits(values, order):
+    assert metrics.falling_order(values).tolist() == order

@@ -10,12 +10,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from factories import check_means_of_controls, fails_with, untrained
+from factories import check_means_of_controls, fails_with, random_features, untrained
 from PIL import Image
 from shell import fails, ok, rows
 
 from clipkit import datasets, embedding, features
-from clipkit.analysis import metrics, retrieval, variance
+from clipkit.analysis import metrics, retrieval, similarity, variance
 from clipkit.analysis.controls import Control
 from clipkit.analysis.retrieval import Pairs
 from clipkit.base.errors import ClipkitError, UsageError
@@ -359,3 +359,12 @@ def test_captions_of_coco_have_the_names_of_the_images_files(tmp_path):
     (tmp_path / "c.json").write_text(json.dumps(coco))
     with pytest.raises(ClipkitError, match=r"c\.json"):
         embedding.read_captions(str(tmp_path / "c.json"))
+
+
+@pytest.mark.parametrize("k", [1, 3, 5, 8])
+def test_the_first_of_equal_candidates_are_the_nearest(k):
+    queries = random_features(6, 4, 1)
+    candidates = np.concatenate([random_features(2, 4, 2)] * 4)  # each four times
+    cosines = similarity.products(queries, candidates)
+    expected = np.sort(np.argsort(-cosines, axis=1, kind="stable")[:, :k], axis=1)
+    np.testing.assert_array_equal(retrieval.nearest(queries, candidates, k), expected)

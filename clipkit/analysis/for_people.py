@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from clipkit.analysis import metrics
 from clipkit.analysis.results import Row, chance, newest_entry
 from clipkit.base.tables import NO_BREAK
 from clipkit.features.columns import COLUMNS
@@ -186,7 +186,8 @@ def _variance_rows(rows: Rows) -> Rows:
         by_prompt.setdefault(row["prompt"], []).append(row)
     largest: list[Mapping[str, Any]] = []
     for group in by_prompt.values():
-        largest += heapq.nlargest(SHOWN, group, key=_share)
+        order = metrics.falling_order(list(map(_share, group)))
+        largest += [group[place] for place in order[:SHOWN]]
     return largest
 
 

@@ -32,6 +32,7 @@ from clipkit.features.model import FeatureFile, Float32, Floats, Int64, Split
 TASKS = ("image_retrieval", "text_retrieval")
 DEFAULT_K = (1, 5, 10)
 BLOCK_BYTES = 1 << 26  # of cosines
+MAX_WIDE = 1 << 27  # numbers of candidates that are held in float64, 1 GiB
 ROWS = 1 << 14  # of texts, whose own cosines are computed at once
 TIE = 1e-6  # cosines in float32 that differ by less are equal, whatever the order of the sums
 CAPTIONS_HINT = "make them with: clipkit textembed --captions TABLE"
@@ -403,6 +404,8 @@ def _own_cosines(pairs: Pairs) -> Float32:
 def blocks(queries: Floats, candidates: Floats) -> Iterator[tuple[int, int, Float32]]:
     """Yield the first and last row of a block of queries, and their cosines (B, M)."""
     rows = max(1, BLOCK_BYTES // (4 * len(candidates)))
+    if candidates.size <= MAX_WIDE:
+        candidates = candidates.astype(np.float64)  # once, and not for each block
     for first in range(0, len(queries), rows):
         last = min(first + rows, len(queries))
         yield first, last, similarity.products(queries[first:last], candidates)
@@ -418,9 +421,10 @@ def nearest(queries: Floats, candidates: Floats, k: int, *, skip_self: bool = Fa
         if skip_self:
             cosines[np.arange(last - first), np.arange(first, last)] = -np.inf
         least = np.partition(cosines, -k, axis=1)[:, -k, None]
-        is_above, is_equal = cosines > least, cosines == least
-        missing = k - is_above.sum(axis=1, keepdims=True)
-        is_taken = is_above | (is_equal & (is_equal.cumsum(axis=1) <= missing))
+        is_taken = cosines >= least
+        for row in np.flatnonzero(is_taken.sum(axis=1) > k):  # candidates are equal to the last
+            equal = np.flatnonzero(cosines[row] == least[row])
+            is_taken[row, equal[k - int(is_taken[row].sum()) :]] = False
         found[first:last] = np.nonzero(is_taken)[1].reshape(-1, k)
     return found
 

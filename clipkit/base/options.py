@@ -87,7 +87,7 @@ def choice(choices: Sequence[str], help: str, *names: str, **fields: Any) -> Opt
 
 
 def flag(names: str, help: str, **fields: Any) -> Option:
-    """Return an option without a value, such as `--force -f` or `--compile/--no-compile`."""
+    """Return an option without a value, such as `--force -f` or `--normalize/--no-normalize`."""
     return Option("", help, tuple(names.split()), is_flag=True, **fields)
 
 

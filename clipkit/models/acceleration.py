@@ -1,8 +1,7 @@
 """Make an image tower fast: pack its layers for oneDNN, or return before a GPU is done.
 
-On a CPU with native bfloat16, packed layers are as fast as a compiled tower and need no compiler:
-weights are laid out once in the order in which the matrix products read them, and activation and
-residual are computed inside the products.
+On a CPU with native bfloat16, weights are laid out once in the order in which the matrix products
+read them, and activation and residual are computed inside the products.
 """
 
 from __future__ import annotations
@@ -377,14 +376,19 @@ DTYPES = {
 }
 
 
-def find_device(name: str) -> torch.device:
-    """Return the device with this name; ``auto`` is the first of a GPU, MPS and the CPU."""
+def find_device(name: str, *, needs_float64: bool = False) -> torch.device:
+    """Return the device with this name; ``auto`` is the first of a GPU, MPS and the CPU.
+
+    MPS has no float64, so that ``auto`` is the CPU there for a model that needs it.
+    """
     counts = {
         "cuda": torch.cuda.device_count(),
         "mps": int(torch.backends.mps.is_available()),
         "cpu": 1,
     }
     if name == "auto":
+        if needs_float64:
+            del counts["mps"]
         return torch.device(next(kind for kind, count in counts.items() if count))
     check_device(name)
     kind, _, index = name.partition(":")

@@ -24,7 +24,7 @@ from clipkit.models.acceleration import (
     set_compiler_cache,
 )
 from clipkit.models.architecture import Architecture, read_architecture
-from clipkit.models.hub import ModelFiles, find
+from clipkit.models.hub import BUNDLED, ModelFiles, find
 from clipkit.models.libraries import library_version, named, single_line_errors
 from clipkit.models.preprocessing import Inputs, Preprocessor
 from clipkit.models.tokenizer import TextTokenizer
@@ -252,7 +252,7 @@ def load(
     options = options or RunOptions(**settings)
     options.check()
     set_compiler_cache()
-    device = find_device(options.device)
+    device = find_device(options.device, needs_float64=name in BUNDLED)
     files = find(name, weights=options.untrained is None)
     if files.is_generative:
         return _load_generative(files, tower, options, device)
@@ -390,7 +390,8 @@ def _note_details(files: ModelFiles, details: dict[str, Any]) -> None:
     how = f"{details['tower']} tower on {details['device']} in {details['precision']}"
     if details.get("packed"):
         how += ", packed"
-    console.detail(f"{how}, {torch.get_num_threads()} threads of PyTorch")
+    threads = console.count(torch.get_num_threads(), "thread")
+    console.detail(f"{how}, {threads} of PyTorch")
 
 
 def _check_and_measure(encoder: Encoder) -> Encoder:

@@ -299,7 +299,7 @@ def _classes_finding(f1: NDArray[np.floating], names: Sequence[str]) -> str:
     """Name the best and the worst class, if no other has the same F1."""
     names = style.sanitize_names(names, 28)
     order = metrics.falling_order(-f1)[: np.isfinite(f1).sum()]
-    if len(order) < 2 or len(set(f1[order[[0, 1]]])) < 2 or len(set(f1[order[[-1, -2]]])) < 2:
+    if len(order) < 2 or np.isclose(f1[order[[0, -1]]], f1[order[[1, -2]]]).any():
         return ""
     worst, best = order[0], order[-1]
     return f"Best F1 {f1[best]:.2f} ({names[best]}), worst {f1[worst]:.2f} ({names[worst]})"

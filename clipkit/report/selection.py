@@ -41,7 +41,7 @@ def select_rows(
     -------
     array (n,)
         The most confident errors first, then the most confident right predictions. Without labels,
-        the least confident predictions come first. Rows with equal scores keep their order.
+        the least confident predictions come first. Rows with nearly equal scores keep their order.
     """
     confidence = np.nan_to_num(scores, nan=0.0)
     falling = metrics.falling_order(confidence)
