@@ -324,14 +324,11 @@ def compare(
         caveats=named_caveats or None,
         inputs=inputs,
     )
+    rows = _pair_rows(paired) if attribute is None else _group_rows(paired, attribute)
     if paired.images == SAME_IDS:
         console.note(f"the results do not name one data set: {SAME_IDS} are compared")
-    if attribute is None:
-        rows = _pair_rows(paired)
-        _correct(rows, paired)
-    else:
-        rows = _group_rows(paired, attribute)
-        _correct(rows, paired)
+    _correct(rows, paired)
+    if attribute is not None:
         rows = _add_worst(rows, paired, attribute, seed)
     return make_result(history, rows)
 
