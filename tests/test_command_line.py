@@ -121,7 +121,7 @@ def test_verbose_names_the_model_and_times_the_stages(embed_words, tiny_clip_dir
     model, tower, opening, threads, *_, end = ok(*embed_words, "-v").stderr.splitlines()
     weights = tiny_clip_dir / "model.safetensors"
     assert re.fullmatch(rf"clipkit: model \S+: {weights}, sha256:[0-9a-f]{{64}}", model)
-    assert re.match(r"clipkit: image tower on cpu in fp32, (\w+, )?\d+ threads", tower)
+    assert re.match(r"clipkit: image tower on cpu in fp32, (\w+, )?\d+ threads? of PyTorch", tower)
     assert opening.startswith("clipkit: embedding digits: 10 images with ")
     assert re.search(r"\d+ threads decode images, 64 images in a batch", threads)
     stages = ["reading the data set", "loading the model", "embedding digits", "writing files"]
