@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipkit.analysis import metrics, results
+from clipkit.analysis import metrics, results, retrieval
 from clipkit.analysis.held_out import (
     EVAL_SPLIT,
     FIT_SPLIT,
@@ -33,7 +33,7 @@ from clipkit.analysis.results import (
     newest_entry,
 )
 from clipkit.analysis.score_metrics import METRICS
-from clipkit.analysis.similarity import normalize, products, refuse_dot_product
+from clipkit.analysis.similarity import normalize, refuse_dot_product
 from clipkit.analysis.softmax import softmax
 from clipkit.analysis.zeroshot import CLASS_PROMPTS_HINT, check_prompts, iter_class_scores
 from clipkit.base import console
@@ -47,7 +47,6 @@ LIMITS = ("tpr_low", "tpr_high", "fpr_low", "fpr_high")
 AUROC_LIMITS = ("auroc_low", "auroc_high")
 TPR = 0.95  # of known images
 NEIGHBOUR = 10  # the cosine with the 10th nearest fitted image tells known images
-BLOCK = 1 << 24  # cosines that are in memory at once
 LEAST_ABOVE = 5  # pairs that do not match, above a threshold that says something
 
 
@@ -376,9 +375,7 @@ def _neighbour(bank: Floats, rows: Floats, place: int) -> Floats:
     The rows of both have the norm 1.
     """
     found = []
-    size = max(1, BLOCK // len(bank))
-    for start in range(0, len(rows), size):
-        cosines = products(rows[start : start + size], bank)
+    for _first, _last, cosines in retrieval.blocks(rows, bank):
         found.append(np.partition(cosines, -place, axis=1)[:, -place])
     return np.concatenate(found)
 
