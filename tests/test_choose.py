@@ -13,6 +13,7 @@ from shell import fails, ok, rows
 from clipkit import embedding, features
 from clipkit.analysis import choices
 from clipkit.analysis.controls import Control
+from clipkit.analysis.verdicts import choices_sentence
 from clipkit.base.errors import ClipkitError
 from clipkit.datasets.items import Item, Items
 from clipkit.features import FeatureFile
@@ -374,15 +375,16 @@ def test_several_controls_have_a_mean_and_a_range_and_none_may_do_as_well():
         return choices.choose(images, texts, items, controls=controls)
 
     check_means_of_controls(measure, controls)
-    assert choices.finding(measure(controls)) == "Categories understood: words 2 of 2"
     result = measure(controls)
+    assert choices_sentence(result.rows()) == "Understood: words in 2 of 2 categories"
     figure, _ = draw_choices(result)
     assert figure.axes[0].get_title("left").endswith("; controls: the range")
     lines = np.vstack([lines.get_segments() for lines in figure.axes[0].collections])
     ends = [[row["accuracy_control_low"], row["accuracy_control_high"]] for row in result.rows()]
     assert {tuple(line) for line in 100 * np.array(ends)} <= {tuple(line) for line in lines[..., 0]}
     result.runs["accuracy_control_high"][:] = 1.0
-    assert choices.finding(result) == "Categories understood: words 0 of 2"
+    sentence = choices_sentence(result.rows())
+    assert sentence.startswith("Understood: words in 0 of 2 categories; not decided: ")
 
 
 # ---- The command ---------------------------------------------------------------------------------
@@ -430,7 +432,8 @@ def test_tiny_understands_words_and_its_control_does_not(shapes, monkeypatch):
     page = (shapes / "page.html").read_text("utf-8")
     assert page.count('src="data:image/svg') >= 1
     assert "clipkit choose images.h5 texts.h5 --control control1.h5" in page
-    assert "words 4 of 5, order of words 2 of 2; not shown: negation" in page
+    counts = "words in 4 of 5 categories, order of words in 2 of 2 categories"
+    assert f"{counts}; not decided: negation" in page
     assert page.count(">word order<") == 1  # the control is a column, and has no rows
     table = ok("choose", "img.h5", "txt.h5", "--items", "shapes", "--format", "table").stdout
     assert "word order" in table

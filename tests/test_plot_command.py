@@ -131,7 +131,7 @@ def test_options_and_files_change_the_picture(lines, folder, tmp_path):
         ("clusters clusters.h5", "clusters clusters.h5 --run 0"),
         ("temperature grid.h5", "--force --split=val temperature grid.h5"),  # with several runs
         ("entropy logits.h5", "-t 1 entropy logits.h5 --split test"),
-        ("reliability logits.h5", "reliability logits.h5 -t 1 --split test --bins 15"),
+        ("reliability logits.h5", "reliability logits.h5 -t 1,fitted --split test --bins 15"),
         ("logits logits.h5", "logits logits.h5 --class cat --class dog"),
         ("images digits", "images digits --root . --split test"),
     ],
@@ -321,13 +321,17 @@ def finding(draw, counts, groups=None):
 
 
 def test_a_finding_names_what_stands_out_and_nothing_in_a_tie(tmp_path):
-    counts = [[6, 4, 0], [1, 9, 0], [0, 0, 10]]
-    assert finding(draw_confusion, counts).startswith("cat is predicted as dog for 40 %")
+    counts = [[1, 9, 0], [1, 9, 0], [0, 0, 10]]
+    assert finding(draw_confusion, counts) == "9 of 10 images of cat are predicted as dog"
+    assert finding(draw_classes, counts) == "cat: 1 of 10 right, all other classes 95 %"
+    few = [[6, 4, 0], [1, 9, 0], [0, 0, 10]]  # 4 against 1, and 6 of 10 against 19 of 20
+    assert "predicted as" not in finding(draw_confusion, few)
+    assert "right" not in finding(draw_classes, few)
     for tied in (np.eye(3, dtype=int).tolist(), [[1, 1], [1, 1]]):
         assert "predicted as" not in finding(draw_confusion, tied)
-        assert "Best" not in finding(draw_classes, tied)
-    assert finding(draw_classes, counts).startswith("Best F1 1.00 (car), worst 0.71 (cat)")
+        assert "right" not in finding(draw_classes, tied)
     groups = tmp_path / "groups.tsv"
     groups.write_text("cat\tanimal\ndog\tanimal\ncar\tthing\n")
-    grouped = finding(draw_confusion, [[6, 3, 1], [2, 8, 0], [0, 1, 9]], str(groups))
-    assert grouped.startswith("71 % of the errors keep the group")  # 5 of 7
+    grouped = finding(draw_confusion, [[6, 3, 1], [2, 8, 0], [0, 1, 9]], str(groups)).split()
+    expected = "Errors that keep the group: 71 % of 7, not decided against chance (65 %)"  # 5 of 7
+    assert grouped == expected.split()

@@ -70,8 +70,8 @@ def test_the_main_result_is_the_one_with_a_control_and_is_compared_with_it(tmp_p
         write_result(tmp_path / "c.h5", 40, seed=1, untrained=7),
     ]
     text = summary(*files)
-    assert "**75.00 %** of 200 images are classified correctly by probe (b.h5)" in text
-    assert "It is above the untrained control (20.00 %)" in text
+    found = "probe is right for **75.00 %** of 200 images of 5 classes: above chance (20.00 %)"
+    assert f"{found} and the untrained control (20.00 %).\nMeasured in b.h5." in text
 
 
 def summary(*files):
@@ -92,7 +92,7 @@ def test_a_control_was_made_from_the_same_prompts(digests, tmp_path):
         file.history.insert(1, entry | ({"inputs": {"prompts": digest}} if digest else {}))
         write(path, file, force=True)
     is_same = digests == ("sha256:1", "sha256:1")
-    assert ("It is above the untrained control" in summary(*pair)) == is_same
+    assert ("and the untrained control (" in summary(*pair)) == is_same
     text = " ".join(ok("report", *pair).stdout.split())
     assert ("against its control" in text) == is_same
     assert ("does not tell from which prompts these were made: a.h5, u.h5." in text) == (
@@ -122,11 +122,11 @@ def test_each_result_is_compared_with_its_own_control(tmp_path):
 def test_a_control_with_its_rows_in_another_order_is_compared_by_their_ids(tmp_path):
     a, u = write_result(tmp_path / "a.h5", 150), write_result(tmp_path / "u.h5", 40, 1, untrained=7)
     expected = summary(a, u)
-    assert "It is above the untrained control (20.00 %)" in expected
+    assert "above chance (20.00 %) and the untrained control (20.00 %)" in expected
     file = read(u)
     file.splits["test"] = file.splits["test"].take(np.arange(200)[::-1])
     write(u, file, force=True)
-    sentence = re.search("It is above .* points \\(.*\\)", expected)[0]
+    sentence = re.search("Against the untrained .* points \\(.*\\)", expected)[0]
     assert sentence in summary(a, u)
 
 
@@ -135,10 +135,10 @@ def test_the_best_of_several_runs_is_the_main_result_and_says_how_it_was_chosen(
     a = write_runs(tmp_path / "a.h5", (90, 150))
     u = write_runs(tmp_path / "u.h5", (40, 20), untrained=7)
     text = summary(a)
-    assert "by probe (a.h5), the best of 2 runs by its accuracy on test (optimistic)" in text
-    assert "Worst class" in text
+    assert "probe, the most accurate of 2 runs on test (optimistic), is right for" in text
+    assert "Lowest class" in text
     assert "There is no untrained control of it." in text
-    assert "The control's run is the best of its runs, too." in summary(a, u)
+    assert "The control's run is the most accurate of its runs, too." in summary(a, u)
 
 
 def write_runs(path, right, **model):

@@ -15,7 +15,7 @@ from PIL import Image
 from shell import fails, ok, rows
 
 from clipkit import datasets, embedding, features
-from clipkit.analysis import metrics, retrieval, similarity, variance
+from clipkit.analysis import metrics, retrieval, similarity, variance, verdicts
 from clipkit.analysis.controls import Control
 from clipkit.analysis.retrieval import Pairs
 from clipkit.base.errors import ClipkitError, UsageError
@@ -140,7 +140,8 @@ def test_a_result_is_compared_query_by_query_and_drawn(tmp_path, monkeypatch):
     page = (tmp_path / "good.html").read_text("utf-8")
     assert page.count('src="data:image/svg') == 1
     assert "In all rows: file good.h5<" in page
-    assert retrieval.finding(features.read("good.h5")) in page
+    rows_of_tasks = retrieval.first_rows(features.read("good.h5"))
+    assert verdicts.retrieval_sentence(rows_of_tasks) in page
     header = page[page.index("<thead>") : page.index("</thead>")]
     assert re.findall(r">(\w+)</th>", header)[:3] == ["task", "measure", "value"]
 

@@ -38,7 +38,6 @@ Bools = NDArray[np.bool_]
 MEASURES = ("text_acc", "image_acc", "acc")
 PERMUTATIONS, SEED = 200, 42
 SHOWN = 5  # names in a message
-MOSTLY_ORDER = 0.75  # a lower ceiling: most items differ in the order of words alone
 
 
 def choose(
@@ -104,33 +103,6 @@ def choose(
         result.splits[measure] = Split(labels=own, ids=ids, predicted=predicted)
     result.set_rows(_rows(items, rows[:, 0], means, shuffled, by_controls))
     return result
-
-
-def understood(result: FeatureFile) -> dict[str, dict[str, bool]]:
-    """Return which categories are understood, by what decides them: words, or their order.
-
-    The interval of the accuracy must begin above what the texts alone and each control reach; and,
-    if the order of words decides most items, above what a model blind to it reaches.
-    """
-    rows = result.runs_on(result.rows()[-1]["split"])
-    categories: dict[str, dict[str, bool]] = {"words": {}, "order of words": {}}
-    for row in rows[1:] or rows:
-        of_controls = row.get("accuracy_control_high", row.get("accuracy_control", 0))
-        limit = max(row["shuffled95"], of_controls)
-        decided_by = "words"
-        if row["ceiling"] < MOSTLY_ORDER:
-            decided_by, limit = "order of words", max(limit, row["ceiling"])
-        categories[decided_by][row["category"]] = row["accuracy_low"] > limit
-    return categories
-
-
-def finding(result: FeatureFile) -> str:
-    """Count the categories that are understood."""
-    parts = []
-    for what, categories in understood(result).items():
-        if categories:
-            parts.append(f"{what} {sum(categories.values())} of {len(categories)}")
-    return f"Categories understood: {', '.join(parts)}"
 
 
 def _find_images(

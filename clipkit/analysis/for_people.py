@@ -13,6 +13,11 @@ from clipkit.features.columns import COLUMNS
 from clipkit.features.model import FeatureFile
 
 SHOWN = 3  # attributes of each prompt
+# Columns of `calibrate` for which 80 columns have no room
+UNSHOWN_CALIBRATION = (
+    *("fitted", "low", "high", "information"),
+    *("ece_null", "ece_null975", "ece_equal_width"),
+)
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -44,10 +49,9 @@ def rows_with_chance(result: FeatureFile) -> list[Row]:
 def _calibration_rows(rows: Rows) -> list[Row]:
     """Format the rows of `calibrate` for 80 columns; the fitted temperature has an interval."""
     formatted = []
-    left_out = ("fitted", "low", "high", "information", "ece_null", "ece_equal_width")
     for row in rows:
         temperature = _cell(row, "temperature", ".4g", scale=1, limits=("low", "high"))
-        hidden = dict.fromkeys(left_out)
+        hidden = dict.fromkeys(UNSHOWN_CALIBRATION)
         formatted.append({**row, **hidden, "temperature": temperature})
     return formatted
 
@@ -63,6 +67,8 @@ def attribute_rows(rows: Rows) -> list[Row]:
         for name in ("chance", "null", "zeroshot", "names", "random", "probe", "control"):
             if name in row:
                 cells[name + unit] = _cell(row, name, form, scale=scale)
+            if name == "zeroshot":
+                cells["other words" + unit] = _mean_and_95(row, "other_words", form, scale)
         cells["reach"] = _cell(row, "reach", ".2f", scale=1)
         formatted.append(cells)
     return formatted
@@ -173,7 +179,7 @@ def _choice_rows(rows: Rows) -> list[Row]:
         cells: Row = {"measure": row["split"], "category": row["category"], "items": row["items"]}
         for name in ("accuracy", "shuffled", "angle", "ceiling"):
             cells[f"{COLUMNS[name].heading.title} %"] = _cell(row, name, ".1f")
-        cells["images shuffled %"] += f" (95 %: {_cell(row, 'shuffled95', '.1f')})"
+        cells["images shuffled %"] = _mean_and_95(row, "shuffled", ".1f")
         cells["control %"] = _cell(row, "accuracy_control", ".1f")
         formatted.append(cells)
     return formatted
@@ -227,6 +233,12 @@ def _cell(
         ends = [format(scale * _number(row, end), form) for end in (low, high)]
         text += f" ({between.join(ends)})"
     return text
+
+
+def _mean_and_95(row: Mapping[str, Any], name: str, form: str, scale: float = 100) -> str | None:
+    """Format the mean of a null with its 95 % quantile: `50.2 (95 %: 53.1)`."""
+    mean = _cell(row, name, form, scale=scale)
+    return mean and f"{mean} (95 %: {_cell(row, f'{name}95', form, scale=scale)})"
 
 
 def _number(row: Mapping[str, Any], name: str) -> float:

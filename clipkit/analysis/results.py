@@ -562,6 +562,17 @@ def columns_of(result: FeatureFile, command: str, names: str) -> dict[str, NDArr
     return columns
 
 
+def attribute_recalls(result: FeatureFile) -> dict[str, NDArray[Any]]:
+    """Return the columns of a result of `attributes`: `attribute` is str, all others float."""
+    names = "attribute chance reach"
+    for name in ("zeroshot", "probe", "random", "control"):
+        names += f" {name} {name}_low {name}_high"
+    if "null5" in result.runs:
+        what = "expected shares, got errors in the unit of each column"
+        raise ClipkitError(f"{result.display_name}: {what}", "measure with --metric r2")
+    return columns_of(result, "attributes", names)
+
+
 def per_class_rows(result: FeatureFile) -> list[dict[str, Any]]:
     """Return precision, recall and F1 of each class in each run of a result.
 

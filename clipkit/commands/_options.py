@@ -249,12 +249,12 @@ PerClass = Annotated[
 PerImage = Annotated[
     bool, flag("--per-image", "Print a row per image: prediction, score, runner-up.")
 ]
-Top = Annotated[int, option("K", "Print K rows per image: its best classes.", min=1)]
+Top = Annotated[int, option("K", "Print K rows per image: its most probable classes.", min=1)]
 Cut = Annotated[
     str | None,
     option(
         "SCORE|RESULT",
-        "Predict 'none of these' unless the best score is above SCORE; zeroshot (cosines) also "
+        "Predict 'none of these' unless the highest score is above SCORE; zeroshot (cosines) also "
         "takes a result of clipkit threshold, with a cut for each class.",
         "--threshold",
         is_file=True,

@@ -122,6 +122,7 @@ RECORDS = (
     Column("k", NUMBER, NOTHING, is_checked=True, is_setting=True),
     Column("shots", COUNT, NOTHING, is_checked=True, is_setting=True),
     Column("draw", COUNT, NOTHING, is_setting=True),
+    Column("fitted_per_class", COUNT, NOTHING),
     # What a row of a report is about
     Column("split", TEXT, NOTHING, is_checked=True),
     Column("fit_split", TEXT, NOTHING, is_checked=True),
@@ -226,6 +227,7 @@ RECORDS = (
     Column("ece", SHARE, LABELS, better=LOWER, relatives="equal_width"),
     Column("ece_null", SHARE, ROWS),
     Column("ece_null95", SHARE, ROWS),
+    Column("ece_null975", SHARE, ROWS),
     # Clusters
     Column(
         "purity",
@@ -288,6 +290,8 @@ RECORDS = (
     Column("t", NUMBER, LABELS, relatives="control null95"),
     # Attributes: accuracies or errors, by the metric
     Column("zeroshot", NUMBER, LABELS, has_interval=True),
+    Column("other_words", NUMBER, LABELS),
+    Column("other_words95", NUMBER, LABELS),
     Column("names", NUMBER, LABELS),
     Column("random", NUMBER, LABELS, has_interval=True),
     Column("probe", NUMBER, LABELS, has_interval=True),

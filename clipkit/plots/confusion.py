@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from clipkit.analysis import metrics, results
+from clipkit.analysis import metrics, results, verdicts
 from clipkit.base.options import option
 from clipkit.features.model import FeatureFile
 from clipkit.plots import heatmap, style
@@ -63,20 +63,21 @@ CONFUSION = Picture(
 def _confusion_finding(
     counts: NDArray[Any], names: Sequence[str], by_class: float | None, chance: float
 ) -> str:
-    """Say whether errors stay within groups or, of classes, which confusion is the largest."""
+    """Say whether errors stay within groups or, of classes, which error is the most frequent."""
     errors = _errors(counts)
     if by_class is not None:
         wrong = counts.sum() * (1 - by_class)
         share = 1 - errors.sum() / max(wrong, 1)
         if wrong < 0.5 or len(counts) == 1:  # no error, or no other group
             return ""
-        return f"{100 * share:.0f} % of the errors keep the group; by chance, {100 * chance:.0f} %"
-    if np.count_nonzero(errors == errors.max(initial=0)) != 1:  # none, or a tie
+        return verdicts.kept_group_sentence(share, round(wrong), chance)
+    if not errors.any():
         return ""
     true, predicted = np.unravel_index(errors.argmax(), errors.shape)
     names = style.sanitize_names(names, 24)
-    share = errors[true, predicted] / counts[true].sum()
-    return f"{names[true]} is predicted as {names[predicted]} for {100 * share:.0f} % of its images"
+    second, first = np.partition(errors, -2, axis=None)[-2:].astype(int)
+    pair = names[true], names[predicted]
+    return verdicts.largest_error_sentence(first, second, int(counts[true].sum()), pair)
 
 
 @clipkit_style
@@ -277,14 +278,17 @@ def draw_classes(
     noun = "class" if groups is None else "group"
     labels, names = scored.labels, scored.class_names
     f1 = metrics.f1_per_class(labels, scored.predicted, len(names))
+    totals = np.bincount(labels, minlength=len(names))
     figure = classes(
         f1,
         names,
-        support=np.bincount(labels, minlength=len(names)),
+        support=totals,
         noun=noun,
         title=f"F1 of each {noun} ({scored.label})",
     )
-    return style.state(figure, _classes_finding(f1, names), source)
+    right = np.bincount(labels[labels == scored.predicted], minlength=len(names))
+    finding = verdicts.lowest_class_sentence(right, totals, style.sanitize_names(names, 28))
+    return style.state(figure, finding, source)
 
 
 CLASSES = Picture(
@@ -293,16 +297,6 @@ CLASSES = Picture(
     "clipkit plot classes zeroshot.h5 -o classes.png",
     of=("probe", "zeroshot", "predict"),
 )
-
-
-def _classes_finding(f1: NDArray[np.floating], names: Sequence[str]) -> str:
-    """Name the best and the worst class, if no other has the same F1."""
-    names = style.sanitize_names(names, 28)
-    order = metrics.falling_order(-f1)[: np.isfinite(f1).sum()]
-    if len(order) < 2 or np.isclose(f1[order[[0, -1]]], f1[order[[1, -2]]]).any():
-        return ""
-    worst, best = order[0], order[-1]
-    return f"Best F1 {f1[best]:.2f} ({names[best]}), worst {f1[worst]:.2f} ({names[worst]})"
 
 
 @clipkit_style

@@ -27,7 +27,7 @@ from clipkit.report.command_lines import NO_COMMANDS, Commands, make_origin
 from clipkit.report.expected import compare_figures, read_table
 from clipkit.report.markdown import escape
 from clipkit.report.same_images import MOST_RUNS, Scored, group_by_images, sum_up
-from clipkit.report.summary import answer, of_captions
+from clipkit.report.summary import answer, of_others
 from clipkit.report.tables import (
     EXPLANATIONS,
     RESULT_COLUMNS,
@@ -110,24 +110,27 @@ def of_files(
         raise _nothing_to_report(paths, reasons)
     for reason in reasons:
         console.warn(f"left out {reason}")
-    facts = sections.facts
     blocks = sections.blocks + _pictures(paths)
+    published: list[Fact] = []
     if expected:
-        published, summary = compare_figures(figures, files.by_name, expected, same_as)
-        facts = summary + facts
-        blocks = published + blocks
-    lead = _lead(reported.values())
-    if lead is not None:
-        facts = facts[:1] + answer(lead) + facts[1:]
+        figure_blocks, published = compare_figures(figures, files.by_name, expected, same_as)
+        blocks = figure_blocks + blocks
+    lead = _lead(reported)
     title = escape(results.sources_label([*reported.values()]))
     of_results, others = _split_by_kind(reported)
-    facts = [*facts, *of_captions(reported), _count(title, len(of_results), len(others))]
+    facts = [
+        *sections.facts,
+        *(answer(reported[lead], lead) if lead else []),
+        *of_others(reported),
+        *published,
+        _count(title, len(of_results), len(others)),
+    ]
     return Page(
         title,
         [provenance_table(files.by_name.values()), ABOUT],
         blocks,
         list(map(escape, reasons)),
-        lead=lead,
+        lead=reported.get(lead),
         summary=facts,
         origins=files.origins(commands),
         results=of_results,
@@ -261,17 +264,17 @@ def _reason(error: ClipkitError, file: str) -> str:
     return error.message.removeprefix(f"{file}: ").removeprefix(f"cannot read {file}: ")
 
 
-def _lead(files: Iterable[FeatureFile]) -> FeatureFile | None:
-    """Return a result of `attributes` that can be drawn, if possible of a model that answers."""
+def _lead(files: Mapping[str, FeatureFile]) -> str:
+    """Name a result of `attributes` that can be drawn, if possible of a model that answers."""
     columns = set(RESULT_COLUMNS["attributes"].split())
-    lead = None
-    for file in files:
+    lead = ""
+    for name, file in files.items():
         is_drawn = columns.issubset(file.runs) and "null5" not in file.runs
         if results.newest_entry(file)["command"] != "attributes" or not is_drawn:
             continue
         if file.is_dot_product:
-            return file
-        lead = lead or file
+            return name
+        lead = lead or name
     return lead
 
 

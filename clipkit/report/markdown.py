@@ -102,7 +102,11 @@ def escape(text: object) -> str:
 
 def as_markdown(page: Page) -> str:
     """Render a report as Markdown."""
-    blocks: list[Block] = [Heading(1, page.title), *page.preamble]
+    found = [_fill(f"{fact.name}: {fact.text}", "- ", "  ") for fact in page.summary]
+    blocks: list[Block] = [Heading(1, page.title)]
+    if found:
+        blocks.append("\n".join(found))
+    blocks += page.preamble
     if page.left_out:
         blocks.append("These results are left out:\n\n- " + "\n- ".join(page.left_out))
     return "\n\n".join(map(block_as_markdown, [*blocks, *page.blocks])) + "\n"
@@ -122,9 +126,19 @@ def block_as_markdown(block: Block) -> str:
         return _table(block)
     if isinstance(block, Picture):
         return f"![{block.caption}]({quote(block.path.name)})"
-    if "\n" in block:
-        return block
-    return textwrap.fill(block, WIDTH, break_on_hyphens=False, break_long_words=False)
+    return block if "\n" in block else _fill(block)
+
+
+def _fill(text: str, first: str = "", others: str = "") -> str:
+    """Wrap a text; `first` and `others` stand before its first and its other lines."""
+    return textwrap.fill(
+        text,
+        WIDTH,
+        initial_indent=first,
+        subsequent_indent=others,
+        break_on_hyphens=False,
+        break_long_words=False,
+    )
 
 
 def _table(table: Table) -> str:

@@ -364,54 +364,76 @@ def _differences_from_controls(pairs: Sequence[tuple[Scored, Scored]]) -> list[B
 
 
 def sum_up(groups: Iterable[SameImages]) -> list[Fact]:
-    """Sum up the main result on each data set, and name the worst class of the first one.
+    """Sum up the main result of each model on each data set, and name the lowest class of one.
 
     The main result is the first: one of one run if possible, and one that has a control.
     """
-    by_dataset: dict[str, list[tuple[Scored, SameImages]]] = {}
+    by_source: dict[tuple[str, str], list[tuple[Scored, SameImages]]] = {}
     for group in groups:
         for scored in group.trained:
-            by_dataset.setdefault(provenance(scored.file).dataset, []).append((scored, group))
+            found = provenance(scored.file)
+            by_source.setdefault((found.model, found.dataset), []).append((scored, group))
     facts: list[Fact] = []
-    for dataset, candidates in by_dataset.items():
-        title = "Main result"
-        if len(by_dataset) > 1:
-            title += f" on {escape(dataset) or 'other images'}"
+    for source, candidates in by_source.items():
+        title = _title(source, [*by_source])
         scored, group = min(candidates, key=_rank)
-        predictions = results.predictions(scored.file, scored.split)  # of several runs, the best
-        fact = _main_fact(title, scored, group, predictions)
+        predictions = results.predictions(
+            scored.file, scored.split
+        )  # of several runs, the most accurate
+        fact = _main_fact(scored, group, predictions)
         if len(candidates) > 1:
             chosen = f" It is the first of {len(candidates)} results here"
             if scored is not candidates[0][0]:
                 chosen += ", since results of one run and with a control come before others"
             fact = replace(fact, details=f"{fact.details}{chosen}.")
-        facts.append(fact)
+        facts.append(replace(fact, name=title))
         if len(facts) == 1 and not scored.untestable:
-            facts += summary.worst_class(predictions, scored.name)
+            facts += summary.lowest_class(predictions, scored.name)
     return facts
 
 
-def _main_fact(
-    title: str, scored: Scored, group: SameImages, predictions: results.Predictions
-) -> Fact:
+def _title(source: tuple[str, str], sources: Sequence[tuple[str, str]]) -> str:
+    """Return the title of a main result: the model and the data set, where the sources differ."""
+    models, datasets = map(set, zip(*sources, strict=True))
+    title = summary.MAIN
+    if len(models) > 1:
+        title += f" of {escape(source[0]) or 'another model'}"
+    if len(datasets) > 1:
+        title += f" on {escape(source[1]) or 'other images'}"
+    return title
+
+
+def _main_fact(scored: Scored, group: SameImages, predictions: results.Predictions) -> Fact:
     """Compare a result with chance and with its controls."""
     untrained = [control for control in group.controls_of(scored) if not control.untested]
     controls = [results.predictions(control.file, control.split) for control in untrained]
-    means = f"{newest_entry(scored.file)['command']} ({scored.name})"
+    means = _means(scored)
     if not scored.has_one_run:
-        runs = f"{len(scored.runs):,} runs by its accuracy on {scored.split}"
-        means += f", the best of {runs} (optimistic)"
+        runs = f"{len(scored.runs):,} runs on {scored.split} (optimistic)"
+        means = f"{means}, the most accurate of {runs},"
     missing = "There is no untrained control of it."
     if len(group.trained) < len(group.results):
         missing = "No untrained control was made in the same way from the same prompts."
     why = escape(scored.untested)
-    fact = summary.against_references(
-        title, escape(means), predictions, controls, scored.name, missing, why
-    )
+    tried = len(scored.runs)
+    fact = summary.found(escape(means), predictions, controls, scored.name, missing, why, tried)
     if controls and not scored.has_one_run:
-        best = " The control's run is the best of its runs, too."
-        fact = replace(fact, details=fact.details + best)
+        chosen = " The control's run is the most accurate of its runs, too."
+        fact = replace(fact, details=fact.details + chosen)
     return fact
+
+
+def _means(scored: Scored) -> str:
+    """Say in words how a result classifies, and what it was fitted on."""
+    entry = newest_entry(scored.file)
+    if entry["command"] == "zeroshot":
+        templates = len(scored.file.last_entry("textembed").list_of("templates"))
+        prompts = "one prompt" if templates < 2 else f"{templates} prompts"
+        return f"Zero-shot classification (no training, {prompts} per class)"
+    run = scored.runs[0]
+    if entry["command"] != "probe" or not {"classifier", "fit_split"} <= run.keys():
+        return str(entry["command"])
+    return f"A probe ({run['classifier']}, fitted on labelled images of {run['fit_split']})"
 
 
 def _rank(candidate: tuple[Scored, SameImages]) -> tuple[bool, bool, bool]:

@@ -39,7 +39,8 @@ RESULT_COLUMNS = {
 }
 ATTRIBUTES = (
     "The table has the mean recall per value of each attribute, in percent. *Zeroshot* is by words "
-    "alone. The other columns are of probes: *names* on the similarities with the words, *random* "
+    "alone, and *other words* is the same with other texts in the place of the words. The other "
+    "columns are of probes: *names* on the similarities with the words, *random* "
     "on as many random directions, *probe* on the whole embedding, and *control* on the untrained "
     "control. *Reach* is (zeroshot − chance) / (probe − chance). Brackets have a 95 % interval "
     "over test images or, for random directions and controls, the range."
@@ -143,7 +144,7 @@ def _attribute_cell(row: Row, title: str, text: object) -> Cell:
     if text is None:
         return ""
     name = title.removesuffix(" %")
-    if name == title or name in ("chance", "control"):
+    if name == title or name in ("chance", "control", "other words"):
         return escape(text)
     low, high = row.get(f"{name}_low", math.nan), row.get(f"{name}_high", math.nan)
     control = row["control"] if name == "probe" else math.nan
