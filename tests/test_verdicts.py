@@ -439,6 +439,145 @@ def test_little_is_said_of_nothing_and_more_rows_reverse_little(name):
     assert reversed_ <= 0.12
 
 
+# ---- Sentences of pages --------------------------------------------------------------------------
+
+DOCS = PACKAGE.parent / "docs"
+NUMBER = r"[-+]?\d+(?:\.\d+)?"
+CELL = re.compile(rf"({NUMBER})(?: \(({NUMBER})(?:–| to )({NUMBER})\))?")
+
+
+def read_page(name):
+    """Return a page in one line, and the cells of its tables by their rows and headings.
+
+    A cell is a number with the ends of its interval, or with itself.
+    """
+    text = (DOCS / name).read_text("utf-8")
+    cells, header = {}, []
+    for line in text.splitlines():
+        columns = [column.strip() for column in line.strip("|").split("|")]
+        if not line.startswith("|"):
+            header = []
+        elif not header:
+            header = columns
+        for title, column in zip(header[1:], columns[1:], strict=False):
+            found = CELL.match(column)
+            if found:
+                value, *ends = (float(end or found[1]) for end in found.groups())
+                cells[columns[0], title] = (value, *ends)
+    return " ".join(text.split()), cells
+
+
+def is_learned(cells, name, control):
+    """Whether the probe's gain over the control is above half of what it has above chance."""
+    _, low, _ = cells[name, "probe"]
+    probe, chance = cells[name, "probe"][0], cells[name, "chance"][0]
+    return low - cells[name, control][0] > (probe - chance) / 2
+
+
+def reach_of(cells, name):
+    return cells[name, "reach"]
+
+
+def is_said(cells):
+    return cells["outline", "says"][1] > cells["outline", "by chance"][0]
+
+
+def is_without_training(cells):
+    control, probe = (
+        cells["background", title][0] for title in ("probe of the untrained control", "probe holds")
+    )
+    return control > probe
+
+
+def is_zeroshot_between(cells):
+    _, low, high = cells['2.3 zero-shot, "a photo of a {class}" (%)', "here"]
+    of_probes = {n: cells[str(n), "accuracy (%)"] for n in (2, 4, 8)}
+    is_open = of_probes[4][1] <= high and low <= of_probes[4][2]
+    return low > of_probes[2][2] and high < of_probes[8][1] and is_open
+
+
+# Page, sentence, what its tables must show
+CLAIMS = [
+    ("generative.md", "The outline is *held and said*.", is_said),
+    ("generative.md", "The background is *there without training*.", is_without_training),
+    (
+        "thesis.md",
+        "For outline, colour and noise, words alone reach at least 88 % of what the probe reaches",
+        lambda cells: min(reach_of(cells, n)[1] for n in ("outline", "colour", "noise")) >= 0.88,
+    ),
+    (
+        "thesis.md",
+        "and the control is far behind.",
+        lambda cells: all(is_learned(cells, n, "control") for n in ("outline", "colour", "noise")),
+    ),
+    (
+        "thesis.md",
+        "the interval of `reach` includes 0 and ends at 0.11",
+        lambda cells: reach_of(cells, "contour")[1] <= 0 < reach_of(cells, "contour")[2] == 0.11,
+    ),
+    (
+        "thesis.md",
+        "**Learned, not reached by words.**",
+        lambda cells: all(
+            is_learned(cells, n, "control") and reach_of(cells, n)[2] < 0.5
+            for n in ("contour", "y", "blur")
+        ),
+    ),
+    (
+        "thesis.md",
+        "a probe has a mean recall of 73.9 % (72.7–75.2) over the objects with one and those",
+        lambda cells: cells["contour", "probe"] == (73.9, 72.7, 75.2),
+    ),
+    (
+        "thesis.md",
+        "is above the probes on two labelled images per class and below those on eight. Against "
+        "four images, it is not decided.",
+        is_zeroshot_between,
+    ),
+    (
+        "thesis.md",
+        "Random directions are ahead of the salads with every seed, by 17.46 points (15.12 to",
+        lambda cells: cells["32 salads", "random − as they are"] == (17.46, 15.12, 19.10),
+    ),
+    (
+        "captions.md",
+        "No bag of words reaches 93.9 %.",
+        lambda cells: (
+            cells["swapped attributes", "right %"][1]
+            > cells["swapped attributes", "blind to order %"][0]
+        ),
+    ),
+    (
+        "captions.md",
+        "It uses the order of words",
+        lambda cells: (
+            cells["word order", "right %"][1]
+            > max(cells["word order", name][0] for name in ("blind to order %", "control %"))
+        ),
+    ),
+    (
+        "captions.md",
+        "Whether it understands negation is not decided.",
+        lambda cells: cells["negation", "right %"][1] <= cells["negation", "images shuffled %"][0],
+    ),
+]
+
+
+@pytest.mark.parametrize(("page", "sentence", "holds"), CLAIMS)
+def test_a_sentence_of_a_page_is_what_its_tables_decide(page, sentence, holds):
+    text, cells = read_page(page)
+    assert " ".join(sentence.split()) in text
+    assert holds(cells)
+
+
+def test_the_groups_of_a_page_are_those_that_the_command_notes():
+    """docs/generative.md sorts the attributes as its example does, whose output a test compares."""
+    text = (DOCS / "generative.md").read_text("utf-8")
+    noted = dict(re.findall(r"^clipkit: (.+): (.+)$", text, re.MULTILINE))
+    claims = re.findall(r"The ([a-z, ]+?) (?:is|are) \*(.+?)\*", " ".join(text.split()))
+    assert {group: names.replace(" and the ", ", ") for names, group in claims} == noted
+
+
 if __name__ == "__main__":
     print("| what is said | of null worlds (%) | of other worlds (%) | reversed (%) |")
     print("|---|---:|---:|---:|")

@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit.analysis import probes, results, similarity, zeroshot
+from clipkit.analysis import probes, results, similarity, verdicts, zeroshot
 from clipkit.analysis.controls import Control, check_controls, control_digests
 from clipkit.analysis.held_out import EVAL_SPLIT, FIT_SPLIT, SplitRows, choose_rows, find_shared
 from clipkit.analysis.probes.classifiers import LOGREG, names_taking
@@ -240,6 +240,8 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
         caveats=caveats or None,
         inputs=inputs | control_digests(untrained),
     )
+    for group, names in verdicts.named_groups(rows, images.is_dot_product).items():
+        console.note(f"{group}: {', '.join(names)}")
     result = results.make_result(history, rows)
     result.splits = _keep(measured, images, scored, metric)
     return result

@@ -638,6 +638,22 @@ def group_names(groups: Sequence[str], is_said: bool) -> list[str]:
     return [SAID.get(group, group) if is_said else group for group in groups]
 
 
+def named_groups(rows: Sequence[Mapping[str, Any]], is_said: bool = False) -> dict[str, list[str]]:
+    """Return the names of the attributes of each group, by what the group is called.
+
+    Empty if no attribute is in a group that is decided.
+    """
+    groups = [group_of(row) for row in rows]
+    if not attributes_sentence(groups):
+        return {}
+    names: dict[str, list[str]] = {}
+    for group, name in zip(GROUPS, group_names(GROUPS, is_said), strict=True):
+        members = [row["attribute"] for row, own in zip(rows, groups, strict=True) if own == group]
+        if members:
+            names[name] = members
+    return names
+
+
 def attributes_sentence(groups: Sequence[str], is_said: bool = False) -> str:
     """Count the attributes of each group; "" if no attribute is in a group that is decided.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -120,19 +119,11 @@ def lowest_class(scored: Predictions, source: str) -> list[Fact]:
 
 def answer(result: FeatureFile, source: str = "") -> list[Fact]:
     """Count and name the attributes of each group; return nothing if no attribute is in one."""
-    names_of: dict[str, list[str]] = defaultdict(list)
-    groups = []
-    for row in result.rows():
-        groups.append(verdicts.group_of(row))
-        names_of[groups[-1]].append(escape(row["attribute"]))
-    text = verdicts.attributes_sentence(groups, result.is_dot_product)
-    if not text:
-        return []
-    facts = [Fact("Attributes", f"{text}.", source)]
-    titles = verdicts.group_names(verdicts.GROUPS, result.is_dot_product)
-    for group, title in zip(verdicts.GROUPS, titles, strict=True):
-        if group in names_of:
-            facts.append(Fact(title.capitalize(), ", ".join(names_of[group])))
+    rows, is_said = result.rows(), result.is_dot_product
+    text = verdicts.attributes_sentence([verdicts.group_of(row) for row in rows], is_said)
+    facts = [Fact("Attributes", f"{text}.", source)] if text else []
+    for group, names in verdicts.named_groups(rows, is_said).items():
+        facts.append(Fact(group.capitalize(), ", ".join(map(escape, names))))
     return facts
 
 
