@@ -578,6 +578,6 @@ def reliability(
         ece=float(np.abs(accuracies - expected) @ sizes / n),
         ece_null=float(null.mean()),
         ece_null95=float(np.quantile(null, 0.95)),
-        ece_null975=float(np.quantile(null, 0.975)),
+        ece_null975=float(np.quantile(null, 0.975, method="higher")),
         ece_equal_width=equal_width_ece(values, hits, bins),
     )
