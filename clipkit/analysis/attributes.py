@@ -40,6 +40,7 @@ from clipkit.analysis.results import Row
 from clipkit.analysis.score_metrics import METRICS, RANKED, RECALL, ridge
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, check_positive, shorten, unknown
+from clipkit.base.names import positions
 from clipkit.features import compatibility
 from clipkit.features.annotations import CLASS, Annotations, Attribute, read_annotations
 from clipkit.features.model import BlockMatrix, FeatureFile, Float32, Int64, Split, row_blocks
@@ -401,7 +402,7 @@ def _find_words(words: FeatureFile, attribute: Attribute) -> Words | None:
     """
     if attribute.is_class and words.class_names == attribute.values:
         return _words_of(words, range(len(attribute.values)))  # two classes may have one name
-    number = {name: c for c, name in enumerate(words.class_names or [])}
+    number = positions(words.class_names or [])
     classes = []
     missing = []
     for value in attribute.values:

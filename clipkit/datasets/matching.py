@@ -11,6 +11,7 @@ from PIL import Image
 
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.base.names import positions
 from clipkit.base.prefetch import prefetch_map
 from clipkit.datasets.dataset import Dataset, ImageDataset
 from clipkit.datasets.loading import SourceOptions, read_source
@@ -120,7 +121,7 @@ def match_images(
     ids = file.splits[split].ids
     if rows is None:
         rows = np.arange(len(ids))
-    row_of = {row_id: row for row, row_id in enumerate(images.ids)}
+    row_of = positions(images.ids)
     is_known = np.array([ids[row] in row_of for row in rows])
     if not is_known.any() or not (allow_missing or is_known.all()):
         missing = ids[rows[is_known.argmin()]]

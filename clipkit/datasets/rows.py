@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, shorten
-from clipkit.base.names import escape
+from clipkit.base.names import escape, positions
 from clipkit.datasets import remote
 from clipkit.datasets.dataset import ImageDataset, ImageFiles, NamedClasses, split_name
 from clipkit.datasets.images import reason
@@ -80,7 +80,7 @@ def _number_names(labels: Collection[str]) -> tuple[list[str], dict[str, int]]:
     """Return the class names, sorted, and the class of each label."""
     name_of = {label: escape_text(label) for label in labels}
     class_names = sorted(set(name_of.values()))
-    number_of = {name: number for number, name in enumerate(class_names)}
+    number_of = positions(class_names)
     return class_names, {label: number_of[name] for label, name in name_of.items()}
 
 

@@ -24,6 +24,7 @@ from clipkit.base import console
 from clipkit.base.csv_rows import is_no_value
 from clipkit.base.errors import ClipkitError, UsageError, read_errors, unknown
 from clipkit.base.files import atomic_write, spool_input
+from clipkit.base.names import positions, select
 from clipkit.features import folders, npz
 from clipkit.features.endings import (
     FORMATS,
@@ -296,7 +297,7 @@ def _assemble(arrays: Arrays, source: str, split: str | None, added: Arrays) -> 
     about: Any = {"kind": "images", "history": []}
     if is_export:
         about = _parse_metadata(arrays.pop(npz.METADATA), source)
-        arrays |= {name: about[name] for name in NO_ROWS if name in about}
+        arrays |= select(about, NO_ROWS)
     elif arrays.keys() >= {"features", "texts"}:
         about["kind"] = "texts"
     file = FeatureFile(about["kind"], about.get("history"), display_name=source)
@@ -502,7 +503,7 @@ def _number_names(file: FeatureFile, labelled: list[Any]) -> None:
         if counts[name] > 1:
             message = f"expected numbers, since several classes are called {name!r}"
             raise ClipkitError(f"{where}: {message}")
-    numbers = {name: number for number, name in enumerate(file.class_names)}
+    numbers = positions(file.class_names)
     for split in labelled:
         split.labels = np.array([numbers[name] for name in split.labels], np.int64)
 

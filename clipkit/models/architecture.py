@@ -20,6 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError, UsageError, brief
+from clipkit.base.names import omit
 from clipkit.models.acceleration import DTYPES, set_compiler_cache
 from clipkit.models.hub import ModelFiles, check_no_pointer, combine_digests, find
 from clipkit.models.libraries import check_installed, library_version, quiet_loading
@@ -297,7 +298,7 @@ def check_stored_tensors(
     one of the prefixes and are not ignored.
     """
     headers = _read_headers(files, prefixes + SCALARS)
-    headers = {key: header for key, header in headers.items() if key not in ignored}
+    headers = omit(headers, ignored)
     expected = {key: shape for key, shape in sizes.items() if key.startswith(prefixes)}
     stored = {key: shape for key, (_, shape) in headers.items() if key.startswith(prefixes)}
     shared = stored.keys() & expected.keys()

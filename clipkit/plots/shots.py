@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from clipkit.analysis import metrics, results
 from clipkit.base.errors import ClipkitError
+from clipkit.base.names import positions
 from clipkit.base.options import option
 from clipkit.features.compatibility import matching_split
 from clipkit.features.hdf5 import read
@@ -131,7 +132,7 @@ def zeroshot_line(zeroshot: FeatureFile, probe: FeatureFile, curve: ShotCurve) -
 def _accuracy_on(result: FeatureFile, other: FeatureFile, name: str) -> float | None:
     """Return the accuracy of the first run on a split of another result; None if it lacks rows."""
     split = result.splits.get(matching_split(result, other, name) or "", Split())
-    row_of = {row_id: row for row, row_id in enumerate(split.ids)}
+    row_of = positions(split.ids)
     ids = other.splits[name].ids
     if split.labels is None or split.predicted is None or not row_of.keys() >= set(ids):
         return None

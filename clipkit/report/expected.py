@@ -18,6 +18,7 @@ from clipkit.analysis import metrics, results
 from clipkit.analysis.results import Row
 from clipkit.base import csv_rows, files
 from clipkit.base.errors import ClipkitError
+from clipkit.base.names import select
 from clipkit.features.columns import COLUMNS, SETTINGS
 from clipkit.features.compatibility import origin
 from clipkit.features.model import FeatureFile
@@ -352,8 +353,7 @@ def _select(figure: Figure, described: Iterable[_Described]) -> list[_Run]:
     for name, file, facts in described:
         split, rows = _runs_that_count(file, figure.where.get("split"))
         for index, row in enumerate(rows):
-            known = {word: row[word] for word in SETTINGS if word in row}
-            if not _fits(facts | known, figure.where):
+            if not _fits(facts | select(row, SETTINGS), figure.where):
                 continue
             if "class" in figure.where:
                 row = _class_row(file, split, index, figure.where["class"].split("|"))
