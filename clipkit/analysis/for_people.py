@@ -37,8 +37,8 @@ def rows_with_chance(result: FeatureFile) -> list[Row]:
     if "acc1" not in names or all(map(math.isnan, chances.values())):
         return rows
     names.insert(names.index("acc1") + 1, "chance")
-    for row in rows:
-        row["chance"] = chances.get(str(row.get("eval_split", row.get("split"))), math.nan)
+    for row, split in zip(rows, result.split_of_runs, strict=True):
+        row["chance"] = chances.get(split, math.nan)
     return [{name: row[name] for name in names} for row in rows]
 
 

@@ -239,10 +239,11 @@ def scored_runs(result: FeatureFile, split: str) -> ScoredRuns:
     scored = result.splits[split]
     labels = labels_of(result, split)
     assert scored.predicted is not None  # a result's split without predictions is invalid
-    names_splits = {"eval_split", "split"} & result.runs.keys()
     check_run_count(result)
-    rows = result.runs_on(split) if names_splits else result.rows()
-    if not result.runs:
+    rows = result.rows()
+    if any(result.split_of_runs):
+        rows = result.runs_on(split)
+    elif not result.runs:
         rows = [{} for _ in scored.predicted]
     if newest_entry(result)["command"] == "choose":
         rows = rows[:1]  # the first is about all items, the others about their categories

@@ -52,7 +52,7 @@ def origin(file: FeatureFile, split: str) -> Origin:
         original = original_split(file, split)
         rows = _rows_digest(file, original) or _rows_digest(file, split)
         split = original
-    names = tuple(str(data["name"]) for data in file.history.datasets if "name" in data)
+    names = tuple(file.history.dataset_names)
     imports = [entry for entry in file.history if entry.get("ids") == ROW_NUMBERS]
     inputs = _inputs(imports or file.history)
     if not imports:
@@ -407,6 +407,4 @@ def _check_distinct_classes(file: FeatureFile) -> None:
 
 
 def _has_labels(file: FeatureFile) -> bool:
-    if file.class_index is not None and int(np.max(file.class_index)) >= 0:
-        return True
-    return any(split.labels is not None for split in file.splits.values())
+    return file.is_labelled or (file.class_index is not None and int(np.max(file.class_index)) >= 0)

@@ -515,8 +515,8 @@ def only_runs(file: FeatureFile, split: str | None = None) -> FeatureFile:
     file = replace(file.as_result(), splits={})
     if split is None:
         return file
-    column = file.runs.get("eval_split", file.runs.get("split", np.array([], str)))
-    scored = np.flatnonzero(column == split)
-    if not len(scored):
-        raise unknown(f"split of {file.display_name}", split, sorted(set(column.tolist())))
+    scored = file.numbers_on(split)
+    if not scored:
+        known = sorted({*file.split_of_runs} - {""})
+        raise unknown(f"split of {file.display_name}", split, known)
     return replace(file, runs={name: values[scored] for name, values in file.runs.items()})

@@ -377,11 +377,10 @@ def _class_row(file: FeatureFile, split: str, run: int, names: Sequence[str]) ->
 
 def _runs_that_count(file: FeatureFile, split: str | None) -> tuple[str, list[Row]]:
     """Return the split that counts, by default `test` or else the first, and the runs on it."""
-    for column in ("eval_split", "split"):
-        if column in file.runs:
-            split = split or results.default_split(map(str, file.runs[column]))
-            return split, file.runs_on(split)
-    return split or "", file.rows()
+    if not any(file.split_of_runs):
+        return split or "", file.rows()
+    split = split or results.default_split(file.split_of_runs)
+    return split, file.runs_on(split)
 
 
 def _fits(facts: Mapping[str, Any], where: Mapping[str, str]) -> bool:
