@@ -333,13 +333,13 @@ def _report_no_labels(table: str, others: Sequence[Attribute], *, is_refused: bo
 
 
 def _is_label(attribute: Attribute) -> bool:
-    values = [value.lower() for value in attribute.values]
-    return not attribute.is_class and any(set(values) <= set(pair) for pair in LABELS)
+    values = set(map(str.lower, attribute.values))
+    return not attribute.is_class and any(values.issubset(pair) for pair in LABELS)
 
 
 def _ordered(attribute: Attribute) -> Attribute:
     """Return a label with each value once, whatever its case, and the positive one last."""
-    lower = [value.lower() for value in attribute.values]
+    lower = list(map(str.lower, attribute.values))
     _, first, number = np.unique(lower, return_index=True, return_inverse=True)
     codes = {name: np.append(number, -1)[of_split] for name, of_split in attribute.codes.items()}
     return replace(attribute, values=[attribute.values[i] for i in first], codes=codes)
@@ -606,7 +606,7 @@ class _Label(_Attribute):
         self.truth = np.asarray(self.labels == len(self.attribute.values) - 1, np.float64)
 
     def _count(self, scored: SplitRows) -> Row:
-        is_positive = [value.lower() in POSITIVE for value in self.attribute.values]
+        is_positive = np.isin(list(map(str.lower, self.attribute.values)), POSITIVE)
         of_scored = np.append(is_positive, False)[scored.codes(self.attribute)]  # -1 is no value
         return {"positives": int(of_scored.sum())}
 

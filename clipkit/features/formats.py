@@ -27,6 +27,8 @@ from clipkit.base.files import atomic_write, spool_input
 from clipkit.base.names import positions, select
 from clipkit.features import folders, npz
 from clipkit.features.endings import (
+    FOR_FEATURES,
+    FOR_RESULTS,
     FORMATS,
     PARQUET,
     READABLE,
@@ -202,16 +204,14 @@ def export_file(
 def _check_holds(known: Format, file: FeatureFile) -> None:
     """Refuse a file whose content another format holds."""
     if file.is_result and not known.holds_results:
-        endings = [other.ending for other in FORMATS.values() if other.holds_results]
         raise UsageError(
             f"expected features for an {known.ending} file, got a {file.kind}",
-            f"choose {' or '.join(endings)}",
+            f"choose {' or '.join(FOR_RESULTS)}",
         )
     if not file.is_result and not known.holds_features:
-        endings = [other.ending for other in FORMATS.values() if other.holds_features]
         raise UsageError(
             f"expected a result for a {known.ending} file, got {file.kind}",
-            f"choose {' or '.join(endings)}, or make a result with zeroshot -o or probe -o",
+            f"choose {' or '.join(FOR_FEATURES)}, or make a result with zeroshot -o or probe -o",
         )
 
 
