@@ -554,7 +554,8 @@ class _Attribute:
             return self._with_limits("gain", math.nan, math.nan)
         of_both = self.metric.covariance(self.truth, [probe, control])
         gain = self._score(probe) - self._score(control)
-        gain = -gain if self.metric.is_error else gain
+        if self.metric.is_error:
+            gain = -gain
         return self._with_limits("gain", gain, of_both.trace() - 2 * of_both[0, 1])
 
     def _with_limits(self, name: str, value: float, variance: float) -> Row:

@@ -65,6 +65,16 @@ def positions(names: Iterable[K]) -> dict[K, int]:
     return {name: number for number, name in enumerate(names)}
 
 
+def locate(names: Iterable[K], known: Iterable[K]) -> list[int]:
+    """Return the position of each name among the known ones; -1 for another name.
+
+    >>> locate(["crane", "emu"], ["cock", "crane"])
+    [1, -1]
+    """
+    position_of = positions(known)
+    return [position_of.get(name, -1) for name in names]
+
+
 def select(facts: Mapping[K, T], names: Iterable[K]) -> dict[K, T]:
     """Return the facts with these names, in their order. Names without a fact are left out."""
     return {name: facts[name] for name in names if name in facts}

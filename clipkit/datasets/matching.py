@@ -11,7 +11,7 @@ from PIL import Image
 
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
-from clipkit.base.names import positions
+from clipkit.base.names import locate
 from clipkit.base.prefetch import prefetch_map
 from clipkit.datasets.dataset import Dataset, ImageDataset
 from clipkit.datasets.loading import SourceOptions, read_source
@@ -117,14 +117,13 @@ def match_images(
     ids = file.splits[split].ids
     if rows is None:
         rows = np.arange(len(ids))
-    row_of = positions(images.ids)
-    is_known = np.array([ids[row] in row_of for row in rows])
+    places = np.array(locate([ids[row] for row in rows], images.ids))
+    is_known = places >= 0
     if not is_known.any() or not (allow_missing or is_known.all()):
         missing = ids[rows[is_known.argmin()]]
         expected = f"the {split} images of {file.display_name}"
         raise ClipkitError(f"{dataset.name}: expected {expected}, got no {missing!r}", HINT)
-    rows = rows[is_known]
-    return rows, images.take(np.array([row_of[ids[row]] for row in rows]))
+    return rows[is_known], images.take(places[is_known])
 
 
 def thumbnail(image: Image.Image, size: int = SIZE, quality: int = QUALITY) -> bytes:

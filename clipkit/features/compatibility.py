@@ -11,6 +11,7 @@ import numpy as np
 
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, shorten
+from clipkit.base.names import locate
 from clipkit.features.history import Entry
 from clipkit.features.model import ROW_NUMBERS, FeatureFile, Int64
 from clipkit.features.provenance import (
@@ -365,10 +366,10 @@ def align_classes(images: FeatureFile, texts: FeatureFile) -> Int64 | None:
 def _words_of_attribute(images: FeatureFile, texts: FeatureFile) -> Int64 | None:
     """Return the value (K) of prompts such as `colour: red`, if images are relabelled by colour."""
     column = images.last_entry("relabel").get("column")
-    code_of = {f"{column}: {value}": code for code, value in enumerate(images.class_names or [])}
-    codes = [code_of.get(name, -1) for name in texts.class_names or []]
-    if column is None or not set(code_of.values()) <= set(codes):
+    values = [f"{column}: {value}" for value in images.class_names or []]
+    if column is None or not set(values).issubset(texts.class_names or []):
         return None
+    codes = locate(texts.class_names or [], values)
     return np.array([*codes, -1], np.int64)[texts.class_index]  # -1 is the last
 
 

@@ -41,6 +41,7 @@ from clipkit.models.preprocessing import (
 from clipkit.models.tokenizer import Tokenizer
 from clipkit.models.towers import CLS, MEAN, SIZE_HINT, Stack, Tower, TowerName, widened
 
+CONFIGS = {"image": "vision_config", "text": "text_config"}
 PREFIXES = {
     "image": ("vision_model.", "visual_projection."),
     "text": ("text_model.", "text_projection."),
@@ -103,8 +104,7 @@ class TransformersModel(Architecture):
 
     def tower_config(self, tower: TowerName) -> Any:
         """Return the configuration of one tower."""
-        name = "vision_config" if tower == "image" else "text_config"
-        return getattr(self.config, name, self.config)
+        return getattr(self.config, CONFIGS[tower], self.config)
 
     def new_model(self) -> Any:
         """Return all towers as transformers initialises them."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from clipkit.analysis import metrics, similarity
 from clipkit.base.errors import ClipkitError
-from clipkit.base.names import positions
+from clipkit.base.names import locate
 from clipkit.features.compatibility import matching_split
 from clipkit.features.model import FeatureFile, Int64
 from clipkit.plots.images import Nearest, nearest_rows
@@ -88,8 +88,7 @@ def find_nearest(main: ImagePredictions, files: Sequence[FeatureFile]) -> tuple[
         return [], 0
     texts = logits.texts or []
     split = str(matching_split(logits, main.file, main.split))
-    row_of = positions(main.ids)
-    rows = np.array([row_of.get(row_id, -1) for row_id in logits.splits[split].ids], np.int64)
+    rows = np.array(locate(logits.splits[split].ids, main.ids), np.int64)
     blocks = [block[:, :MAX_PROMPTS] for block in logits.cosines(split).iter_blocks()]
     cosines = np.concatenate(blocks)[rows >= 0].astype(np.float64)
     rows = rows[rows >= 0]
