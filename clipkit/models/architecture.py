@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 
 from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError, UsageError, brief
 from clipkit.base.names import omit
-from clipkit.models.acceleration import DTYPES, set_compiler_cache
+from clipkit.models.acceleration import DTYPES, move_compiler_folder
 from clipkit.models.hub import ModelFiles, check_no_pointer, combine_digests, find
 from clipkit.models.libraries import check_installed, library_version, quiet_loading
 from clipkit.models.towers import NO_TEXT, Stack, Tower, TowerName
@@ -248,7 +248,7 @@ def describe_model(name: str) -> dict[str, Any]:
         ``parameters``, ``patch_size`` and ``image_size``, ``context_length`` and ``vocabulary``. A
         model for images alone has no scale, temperature and ``text``, and may have no ``dim``.
     """
-    set_compiler_cache()
+    move_compiler_folder()
     files = find(name)
     architecture = read_architecture(files)
     architecture.check_stored(*architecture.towers)

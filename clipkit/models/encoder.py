@@ -22,7 +22,7 @@ from clipkit.models.acceleration import (
     accelerate,
     choose_precision,
     find_device,
-    set_compiler_cache,
+    move_compiler_folder,
 )
 from clipkit.models.architecture import Architecture, read_architecture
 from clipkit.models.hub import BUNDLED, ModelFiles, find
@@ -252,7 +252,7 @@ def load(
     """
     options = options or RunOptions(**settings)
     options.check()
-    set_compiler_cache()
+    move_compiler_folder()
     device = find_device(options.device, needs_float64=name in BUNDLED)
     files = find(name, weights=options.untrained is None)
     if files.is_generative:
