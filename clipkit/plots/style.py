@@ -51,7 +51,7 @@ MARKERS = "osD^vPX"
 DASHES = ("-", "--", ":")
 BLUE, VERMILLION = PALETTE[:2]
 GREY = "#555555"
-FONT = "DejaVu Sans"  # comes with matplotlib
+FONT = "DejaVu Sans"  # bundled with matplotlib
 # Fonts for characters that it lacks. Matplotlib cannot draw Noto Color Emoji.
 NOTO = (
     "CJK JP,JP,Devanagari,Bengali,Gurmukhi,Gujarati,Tamil,Telugu,Kannada,Malayalam,Sinhala,Thai,"
