@@ -2,7 +2,7 @@
 
 Shuffled labels are controls. If labels are permuted over the rows, there is nothing to learn. If
 groups are assigned to the classes at random (the control task of Hewitt and Liang, 2019), a probe
-can learn them only by telling the classes apart.
+can learn them only by separating the classes.
 """
 
 from __future__ import annotations
