@@ -397,8 +397,10 @@ def _main_fact(
     title: str, scored: Scored, group: SameImages, predictions: results.Predictions
 ) -> Fact:
     """Compare a result with chance and with its controls."""
-    untrained = [control for control in group.controls_of(scored) if not control.untested]
-    controls = [results.predictions(control.file, control.split) for control in untrained]
+    controls = []
+    for control in group.controls_of(scored):
+        if not control.untested:
+            controls.append(results.predictions(control.file, control.split))
     means = f"{newest_entry(scored.file)['command']} ({scored.name})"
     if not scored.has_one_run:
         runs = f"{len(scored.runs):,} runs by its accuracy on {scored.split}"
