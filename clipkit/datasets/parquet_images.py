@@ -49,7 +49,13 @@ from clipkit.datasets.rows import (
     list_columns,
 )
 from clipkit.features.model import Int64
-from clipkit.features.parquet import column_chunks, declared_features, is_number, value_type
+from clipkit.features.parquet import (
+    column_chunks,
+    declared_features,
+    is_number,
+    leaf_paths,
+    value_type,
+)
 
 Types = Mapping[str, pa.DataType]  # of the columns of a file
 
@@ -348,8 +354,7 @@ def _check_column(metadata: pq.FileMetaData, column: str, where: str) -> list[in
 
     Refuse a name by which Arrow would read several columns, as `a.b` with `a`.
     """
-    names = [metadata.schema.column(number).path for number in range(metadata.num_columns)]
-    names = [name for name in names if f"{name}.".startswith(f"{column}.")]
+    names = [path for path in leaf_paths(metadata) if f"{path}.".startswith(f"{column}.")]
     if len(names) != 1:
         raise ClipkitError(f"{where}: expected one column {column!r}, got {list_columns(names)}")
     return _check_rows(metadata, column, where)

@@ -335,8 +335,9 @@ class CLIPImageProcessor(SimpleNamespace):
         if kind not in CLIP_PROCESSORS or types != TYPES:
             return None
         processor = cls(**settings, backend="torchvision")
-        is_known = _is_standard(processor) and _edges(processor.crop_size) == BOTH_EDGES
-        return processor if is_known else None
+        if not _is_standard(processor) or _edges(processor.crop_size) != BOTH_EDGES:
+            return None
+        return processor
 
 
 def resize_processor(processor: Any, edge: int) -> None:
