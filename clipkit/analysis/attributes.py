@@ -626,8 +626,10 @@ class _Label(_Attribute):
     def _predict(self, X: Rows, X_scored: Float32, shared: Shared) -> Predicted:
         if X.shape[1] == 1:  # the weight has the sign of the difference of the means
             column = np.asarray(X)
-            is_falling = column[self.y == 1].mean() < column[self.y == 0].mean()
-            return np.asarray(-X_scored[:, 0] if is_falling else X_scored[:, 0], np.float64)
+            sign = 1.0
+            if column[self.y == 1].mean() < column[self.y == 0].mean():
+                sign = -1.0
+            return sign * np.asarray(X_scored[:, 0], np.float64)
         fitted = self._fit(X, X_scored, shared, keep=True).fitted
         assert fitted is not None  # it is kept
         scores = fitted.scores(X_scored)
