@@ -557,8 +557,8 @@ CLAIMS = [
     ),
     (
         "captions.md",
-        "It chooses the right one of swapped attributes in 32.7 % and the right order in 43.8 %, far "
-        "from 50 %. With shuffled images, it does so in 40.6 % and 43.9 %",
+        "It chooses the right one of swapped attributes in 32.7 % and the right order in 43.8 %, "
+        "far from 50 %. With shuffled images, it does so in 40.6 % and 43.9 %",
         lambda cells: (
             [
                 cells[name, title][0]

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from clipkit.analysis import results, verdicts
 from clipkit.analysis.comparison import Bools, compare_right
 from clipkit.base.errors import ClipkitError
+from clipkit.base.names import locate
 from clipkit.base.options import option
 from clipkit.features.compatibility import matching_split
 from clipkit.features.hdf5 import read
@@ -47,16 +48,17 @@ def draw_shots(
     ] = None,
 ) -> Drawn:
     """Draw the accuracy of few-shot probes against the labelled images per class."""
-    of_zeroshot = None if zeroshot is None else read(zeroshot, kinds=["result"])
     curves = shot_curves(probes)
     source = results.sources_label(probes, list(map(_scored_split, probes)))
     trained = [probe for probe in probes if not is_untrained(probe)] or probes
     line, finding = None, ""
-    if of_zeroshot is not None:
+    if zeroshot is not None:
         curve = next(curve for curve in curves if probes[curve.probe] is trained[0])
+        of_zeroshot = read(zeroshot, kinds=["result"])
         accuracy, sentence = zeroshot_line(of_zeroshot, trained[0], curve)
         line = accuracy, f"zero-shot, {100 * accuracy:.1f} %"
-        finding = sentence if len(trained) == 1 else ""
+        if len(trained) == 1:
+            finding = sentence
     figure = shots(curves, line, title="Accuracy by labelled images per class")
     return style.state(figure, finding, source)
 
@@ -138,11 +140,9 @@ def zeroshot_line(zeroshot: FeatureFile, probe: FeatureFile, curve: ShotCurve) -
 def _right_on(result: FeatureFile, other: FeatureFile, name: str) -> Bools | None:
     """Return which rows of a split of another result the first run gets right; None without all."""
     split = result.splits.get(matching_split(result, other, name) or "", Split())
-    row_of = {row_id: row for row, row_id in enumerate(split.ids)}
-    ids = other.splits[name].ids
-    if split.labels is None or split.predicted is None or not row_of.keys() >= set(ids):
+    rows = locate(other.splits[name].ids, split.ids)
+    if split.labels is None or split.predicted is None or -1 in rows:
         return None
-    rows = [row_of[row_id] for row_id in ids]
     return np.asarray(split.labels[rows] == split.predicted[0, rows])
 
 

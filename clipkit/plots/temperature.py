@@ -13,7 +13,7 @@ import numpy as np
 from clipkit.analysis import results, verdicts
 from clipkit.analysis.temperature_sweeps import (
     Sweep,
-    best_sweeps,
+    best_sweep,
     common_prompt_count,
     rows_of_sweeps,
     temperature_sweeps,
@@ -66,12 +66,11 @@ TEMPERATURE = Picture(
 
 def _finding(sweeps: Sequence[Sweep]) -> str:
     """State the highest accuracy of all trained models, beside that of controls or chance."""
-    best, control = best_sweeps(sweeps)
+    best, control = best_sweep(sweeps), best_sweep(sweeps, of_controls=True)
     if best is None:
         return ""
-    finding = best.sentence()
     highest = math.nan if control is None else control.highest / 100
-    return finding + verdicts.control_of_best(highest, best.chance / 100)
+    return best.sentence() + verdicts.control_of_best(highest, best.chance / 100)
 
 
 @clipkit_style
