@@ -484,7 +484,7 @@ def test_a_page_filters_and_counts(page, shapes_album):
         page.get_by_role("button", name="Show all").click()
         page.locator(".album-count", has_text="24 of 60").wait_for()
     worst = shapes_album.classes[0].name
-    page.get_by_label("True class, worst first").select_option(worst)
+    page.get_by_label("True class, fewest right first").select_option(worst)
     assert visible(page) == sum(image.true == worst for image in shapes_album.images) > 0
 
 
@@ -530,7 +530,7 @@ def test_names_are_text_in_a_browser(open_page, photos, tmp_path):
     (tmp_path / "report.html").write_text(render(shown), encoding="utf-8")
     tab = open_page(tmp_path / "report.html")
     for name in NAMES:
-        tab.get_by_label("True class, worst first").select_option(name)
+        tab.get_by_label("True class, fewest right first").select_option(name)
         assert tab.locator(".album-count").inner_text() == "2 of 2 images shown"
     loaded = "images => images.every(image => image.complete && image.naturalWidth > 1)"
     assert tab.eval_on_selector_all(".album img", loaded)

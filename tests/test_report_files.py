@@ -70,7 +70,7 @@ def test_the_main_result_is_the_one_with_a_control_and_is_compared_with_it(tmp_p
         write_result(tmp_path / "c.h5", 40, seed=1, untrained=7),
     ]
     text = summary(*files)
-    found = "probe is right for **75.00 %** of 200 images of 5 classes: above chance (20.00 %)"
+    found = "**75.00 %** of 200 images of 5 classes are right by probe: above chance (20.00 %)"
     assert f"{found} and the untrained control (20.00 %).\nMeasured in b.h5." in text
 
 
@@ -135,7 +135,7 @@ def test_the_best_of_several_runs_is_the_main_result_and_says_how_it_was_chosen(
     a = write_runs(tmp_path / "a.h5", (90, 150))
     u = write_runs(tmp_path / "u.h5", (40, 20), untrained=7)
     text = summary(a)
-    assert "probe, the most accurate of 2 runs on test (optimistic), is right for" in text
+    assert "right by probe, the most accurate of 2 runs on test (optimistic): above chance" in text
     assert "Lowest class" in text
     assert "There is no untrained control of it." in text
     assert "The control's run is the most accurate of its runs, too." in summary(a, u)

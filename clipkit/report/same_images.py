@@ -414,7 +414,7 @@ def _main_fact(scored: Scored, group: SameImages, predictions: results.Predictio
     means = _means(scored)
     if not scored.has_one_run:
         runs = f"{len(scored.runs):,} runs on {scored.split} (optimistic)"
-        means = f"{means}, the most accurate of {runs},"
+        means = f"{means}, the most accurate of {runs}"
     missing = "There is no untrained control of it."
     if len(group.trained) < len(group.results):
         missing = "No untrained control was made in the same way from the same prompts."
@@ -433,11 +433,11 @@ def _means(scored: Scored) -> str:
     if entry["command"] == "zeroshot":
         templates = len(scored.file.last_entry("textembed").list_of("templates"))
         prompts = "one prompt" if templates < 2 else f"{templates} prompts"
-        return f"Zero-shot classification (no training, {prompts} per class)"
+        return f"zero-shot classification (no training, {prompts} per class)"
     run = scored.runs[0]
     if entry["command"] != "probe" or not {"classifier", "fit_split"} <= run.keys():
         return str(entry["command"])
-    return f"A probe ({run['classifier']}, fitted on labelled images of {run['fit_split']})"
+    return f"a probe ({run['classifier']}, fitted on labelled images of {run['fit_split']})"
 
 
 def _rank(candidate: tuple[Scored, SameImages]) -> tuple[bool, bool, bool]:

@@ -41,7 +41,8 @@ def found(
     right = scored.predicted == scored.labels
     accuracy, n = float(right.mean()), len(right)
     classes = len({*scored.class_names} - {results.NONE})
-    text = f"{means} is right for **{_percent(accuracy)}** of {n:,} images of {classes:,} classes"
+    images = f"{n:,} images of {classes:,} classes"
+    text = f"**{_percent(accuracy)}** of {images} are right by {means}"
     if untestable:
         return Fact(MAIN, f"{text}. {untestable}", source, Bar(accuracy))
     low, high = metrics.wilson(accuracy, n)
@@ -50,7 +51,8 @@ def found(
     row = min(rows, key=lambda row: row["difference"], default=None)  # the most accurate control
     control = CONTROL if len(rows) < 2 else f"the most accurate of {len(rows)} untrained controls"
     claims = verdicts.accuracy_claims(means, right, chance, row, control, tried)
-    text = f"{text}: {verdicts.relations(claims, 2)}."
+    relations = verdicts.relations(claims, 2).replace(" %", "\N{NO-BREAK SPACE}%")
+    text = f"{text}: {relations}."
     details = (
         f"Measured in {escape(source)}. The 95 % interval is {_percent(low)} to "
         f"{_percent(high)}. Chance is the share of the most frequent class."
@@ -106,7 +108,8 @@ def lowest_class(scored: Predictions, source: str) -> list[Fact]:
     if len(places) > 1:
         share = _percent(right[lowest] / counts[lowest]) if right[lowest] else "no image"
         text = f"{len(places):,} of {known:,} classes have {share} right"
-        return [Fact("Lowest classes", f"{text}.", source, class_name=printable[lowest])]
+        example = f"{text}, such as {names[lowest]}."
+        return [Fact("Lowest classes", example, source, class_name=printable[lowest])]
     predicted = scored.predicted[scored.labels == lowest]
     wrong = np.bincount(predicted[predicted != lowest], minlength=C)
     text = f"**{names[lowest]}**: {right[lowest]} of {len(predicted)} images right"
