@@ -29,6 +29,9 @@ def report(tmp_path_factory):
     """The page of a folder with hostile names, two classifiers, a control and two pictures."""
     folder = write_results(tmp_path_factory.mktemp("page") / "results", NAMES)
     control = write_results(folder.parent / "control", NAMES, model={"untrained": 7})
+    of_svm = read(folder / "img.svm.h5")
+    of_svm.splits["test"].predicted[:, [0, 151]] = 1  # so that the first class is the lowest
+    write(folder / "img.svm.h5", of_svm, force=True)
     write_logreg(folder)
     write_attributes(folder)
     write_baseline(control, {"acc1": 0.75})
