@@ -273,9 +273,9 @@ MISTYPED = (
     ("info nosuch", "unknown model 'nosuch'"),
     ("probe x.h5 --classifier svn", "unknown classifier 'svn'; hint: did you mean svm?"),
     ("probe x.h5 --features prob", "hint: did you mean probs?"),
-    ("probe x.h5 --columns acc1,foo", "unknown column 'foo'; hint: without --columns, all are"),
+    ("probe x.h5 --columns acc1,foo", "unknown column of probe 'foo'; hint: known: C, acc1, "),
     ("probe x.h5 --columns acc1x", "did you mean acc1"),
-    ("zeroshot x.h5 --columns acc", "unknown column 'acc'; hint: did you mean acc"),
+    ("zeroshot x.h5 --columns acc", "unknown column of zeroshot 'acc'; hint: did you mean acc"),
     ("probe x.h5 -C 1;10", "got '1;10'; hint: separate several by commas: 1,10"),
 )
 

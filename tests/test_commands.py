@@ -359,13 +359,7 @@ def test_columns_are_chosen_and_ordered_by_name(line):
     assert row["model"]
     assert ok(*line, "--no-header").stdout.splitlines() == lines
     message = fails(*line, "--columns", "acc2", exit_code=2)
-    assert "unknown column 'acc2'; hint: did you mean acc5 or acc1" in message
-
-
-def test_a_column_of_another_report_is_refused_with_the_columns_of_this_one(class_logits_h5):
-    message = fails("zeroshot", class_logits_h5, "--columns", "id", exit_code=2)
-    assert "unknown column 'id'; hint: known: split, acc1, " in message
-    assert message.endswith("model, dataset, prompts\n")
+    assert f"unknown column of {line[0]} 'acc2'; hint: " in message
 
 
 def test_rows_of_several_results_say_what_they_are_of(class_logits_h5, zeroshot_h5, img_h5, work):

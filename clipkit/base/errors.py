@@ -59,8 +59,10 @@ MAX_COMPARED = 10_000  # more names take too long to compare
 MAX_LISTED = 25  # every registry fits
 
 
-def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:
+def unknown(what: str, name: str, known: Iterable[str], others: Iterable[str] = ()) -> UsageError:
     """Return the error for a name that is not known, with the nearest known names.
+
+    `others` are further names that are understood, but not listed.
 
     >>> unknown("data set", "cifar1", ["cifar10", "digits"]).message
     "unknown data set 'cifar1'"
@@ -70,7 +72,8 @@ def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:
     'and 5 more'
     """
     names = list(known)
-    nearest = difflib.get_close_matches(name, names[:MAX_COMPARED], n=3, cutoff=0.6)
+    compared = [*dict.fromkeys([*names[:MAX_COMPARED], *others])]
+    nearest = difflib.get_close_matches(name, compared, n=3, cutoff=0.6)
     if nearest:
         return UsageError(f"unknown {what} {name!r}", f"did you mean {' or '.join(nearest)}?")
     if not names:

@@ -68,16 +68,17 @@ def check_output(ctx: typer.Context, output: str | None) -> str | None:
 
 
 def _check_columns(ctx: typer.Context, values: list[str] | None) -> list[str] | None:
-    """Refuse columns that no report has; `info` may print a result of another program."""
-    from clipkit.features.columns import COLUMNS, SCORE
+    """Return the names of columns that the command's reports may have; refuse others."""
+    from clipkit.features.columns import SCORE, find_column
 
-    for name in values or []:
-        if name not in COLUMNS and not name.startswith(SCORE) and ctx.info_name != "info":
-            error = unknown("column", name, COLUMNS)
-            if error.hint and error.hint.startswith("known"):
-                error.hint = "without --columns, all are printed"
-            raise error
-    return values or None
+    has_scores = any(parameter.name == "scores" for parameter in ctx.command.params)
+    names = []
+    for word in values or []:
+        if has_scores and word.startswith(SCORE):
+            names.append(word)
+        else:
+            names.append(find_column(str(ctx.info_name), word))
+    return names or None
 
 
 def options_with_value(command: Any) -> set[str]:
@@ -568,13 +569,10 @@ class Report:
         """Save a result if an output is given, and print its images as they are ranked."""
         from clipkit.analysis import ranking
         from clipkit.base import tables
-        from clipkit.features.provenance import add_provenance
 
         if self._is_printed(result):
             rows: Iterable[Mapping[str, Any]] = ranking.image_rows(result, rankings, top)
-            if self.columns is not None:
-                rows = add_provenance(rows, result)
-            tables.emit(rows, self.view)
+            tables.emit(with_chosen(rows, result, self.view), self.view)
 
     @property
     def view(self) -> View:
@@ -596,15 +594,29 @@ class Report:
 def report_rows(
     result: FeatureFile, view: View, rows: Sequence[Mapping[str, Any]] | None = None
 ) -> Sequence[Mapping[str, Any]]:
-    """Return the rows of a result's report: its runs or, if given, other rows about it.
-
-    If columns are named, the rows also have the columns of `provenance`.
-    """
+    """Return the rows of a result's report: its runs or, if given, other rows about it."""
     from clipkit.analysis.for_people import rows_for_people, rows_with_chance
-    from clipkit.features.provenance import add_provenance
 
     if rows is None:
         rows = rows_for_people(result) if view.is_for_people else rows_with_chance(result)
-    if view.columns is not None:
-        return list(add_provenance(rows, result))
-    return rows
+    if view.columns is None:
+        return rows
+    return list(with_chosen(rows, result, view))
+
+
+def with_chosen(
+    rows: Iterable[Mapping[str, Any]], result: FeatureFile, view: View
+) -> Iterator[Mapping[str, Any]]:
+    """Yield rows that also have the named columns, if any, and the columns of `provenance`.
+
+    A column that the command's other reports have is empty here: the names are checked before.
+    """
+    from clipkit.features.columns import COLUMNS
+    from clipkit.features.provenance import add_provenance
+
+    if view.columns is None:
+        yield from rows
+        return
+    absent = dict.fromkeys(name for name in view.chosen_columns if name in COLUMNS)
+    for row in add_provenance(rows, result):
+        yield absent | row

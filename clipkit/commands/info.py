@@ -100,7 +100,7 @@ def _reports(results: list[FeatureFile], view: View, per_class: bool) -> list[li
         if view.columns is not None:
             identity = {"file": result.display_name, **identity}
         rows = per_class_rows(result) if per_class else None
-        reports.append([{**identity, **row} for row in report_rows(result, view, rows)])
+        reports.append([{**identity, **row, **identity} for row in report_rows(result, view, rows)])
     return reports
 
 
