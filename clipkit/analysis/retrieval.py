@@ -35,7 +35,10 @@ BLOCK_BYTES = 1 << 26  # of cosines
 MAX_WIDE = 1 << 27  # numbers of candidates that are held in float64, 1 GiB
 ROWS = 1 << 14  # of texts, whose own cosines are computed at once
 TIE = 1e-6  # cosines in float32 that differ by less are equal, whatever the order of the sums
-CAPTIONS_HINT = "make them with: clipkit textembed --captions TABLE"
+CAPTIONS_HINT = (
+    "make them with: clipkit textembed --captions TABLE, or import them with: clipkit convert FILE "
+    "texts.h5 --captions TABLE"
+)
 SHOWN_ID = 80  # characters
 
 

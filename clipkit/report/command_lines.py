@@ -278,6 +278,7 @@ class _Command:
         if ending.startswith("."):
             settings["argument"] = f"features{ending}"
         names = {"labels": "labels.npy", "prompts": "prompts.txt", "classes": "classes.txt"}
+        names["captions"] = "captions.tsv"
         for role, name in names.items():
             if role in self._digests:
                 self._unsaid.append(f"which file has the {role}, {self._digests[role]}")
