@@ -188,7 +188,7 @@ def inputs(tmp_path_factory):
         ("calibrate LOGITS --eval-split tset", 1, "expected a split 'tset', got "),
         ("calibrate UNLABELLED_LOGITS", 1, "test: expected labels, got none"),
         ("predict PROBE IMAGES", 1, "expected logits, as the probe was fitted on, got images"),
-        ("predict IMAGES IMAGES", 1, "expected probe, got images; hint: name the probe first"),
+        ("predict IMAGES IMAGES", 1, "expected probe, got images; hint: make one with: "),
         ("probe LOGITS --keep -o NEW -C 1,10", 2, "expected one run to keep or to print by image"),
         ("probe LOGITS --keep -o NEW --shots 1 --repeat 3", 2, "expected one few-shot draw to"),
         ("probe LOGITS --keep", 2, "expected -o FILE for --keep"),

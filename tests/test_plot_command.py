@@ -190,7 +190,11 @@ def test_plot_alone_lists_every_picture():
     ("line", "code", "message"),
     [
         ("wordcloud", 2, f"hint: known: {', '.join(plots.PICTURES)}\n"),
-        ("confusion zeroshot.h5 zeroshot.h5", 2, "Got unexpected extra argument(s) (zeroshot.h5)"),
+        (
+            "confusion zeroshot.h5 zeroshot.h5",
+            2,
+            "got 'zeroshot.h5'; hint: see clipkit plot confusion --help",
+        ),
         ("temperature grid.h5 -o old.png", 2, "old.png"),
         ("confusion nosuch.h5 -o p.gif", 2, "p.gif"),
         ("confusion zeroshot.h5 --size 7", 2, "size: expected WxH in inches, got '7'"),

@@ -78,7 +78,11 @@ def _match(
     """Return a split, the ids (N) that all files have, and each file's rows (N, D) of length 1."""
     kinds = [file.kind for file in files]
     if len(files) < 2 or ("texts" in kinds and kinds != ["images", "texts"]):
-        raise UsageError("expected two or more files of images, or one of images and one of texts")
+        hint = None
+        if kinds == ["texts", "images"]:
+            hint = f"swap the two: {files[1].display_name} holds the images"
+        expected = "expected two or more files of images, or one of images and one of texts"
+        raise UsageError(expected, hint)
     split = choose_split(files[0], split)
     if "texts" in kinds:
         pairs = retrieval.pair(files[0], files[1], split, same_rows=same_rows)

@@ -43,6 +43,14 @@ class UsageError(ClipkitError):
     exit_code = 2
 
 
+class InputError(ClipkitError):
+    """Report an input, the word `source` of a command line, that does not belong in its place."""
+
+    def __init__(self, message: str, hint: str | None = None, source: str = "") -> None:
+        super().__init__(message, hint)
+        self.source = source
+
+
 class ImageError(ClipkitError):
     """Report an image that cannot be used. `embed` skips it, counts it and continues."""
 

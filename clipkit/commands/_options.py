@@ -159,6 +159,7 @@ def with_typer(command: Callable[..., T]) -> Callable[..., T]:
         return command(**values)
 
     run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.options = options  # type: ignore[attr-defined]  # Typer's own say less
     return run
 
 
@@ -255,10 +256,10 @@ Cut = Annotated[
     str | None,
     option(
         "SCORE|RESULT",
-        "Predict 'none of these' unless the best score is above SCORE; zeroshot (cosines) also "
-        "takes a result of clipkit threshold, with a cut for each class.",
+        "Predict 'none of these' unless the best cosine is above SCORE, or above the cut of its "
+        "class in a result of clipkit threshold.",
         "--threshold",
-        is_file=True,
+        kinds=("result",),
     ),
 ]
 Scores = Annotated[bool, flag("--scores", "Print a row per image, with the scores of all classes.")]
@@ -331,6 +332,7 @@ Table = Annotated[
         "TABLE|DATASET",
         "Attributes of the images: a .csv, .tsv, .jsonl or .parquet file, or shapes.",
         completes=("shapes",),
+        is_table=True,
     ),
 ]
 Attribute = Annotated[
@@ -349,7 +351,7 @@ ControlTexts = Annotated[
         "TEXTS",
         "The same texts by the model of --control; one for each, in the same order.",
         "--control-texts",
-        is_file=True,
+        kinds=("texts",),
     ),
 ]
 ItemTables = Annotated[
@@ -360,12 +362,15 @@ ItemTables = Annotated[
         "ARO or Winoground, a folder of these, or shapes; repeatable.",
         "--items",
         completes=("shapes",),
+        is_table=True,
     ),
 ]
 Controls = Annotated[
     list[str],
     option(
-        "IMAGES", "The same images, embedded by an untrained control; repeatable.", is_file=True
+        "IMAGES",
+        "The same images, embedded by an untrained control; repeatable.",
+        kinds=("images",),
     ),
 ]
 

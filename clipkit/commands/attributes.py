@@ -61,7 +61,7 @@ def attributes(
     from clipkit.analysis import attributes as library
 
     report.check_output(images, words, *control)
-    with features.open_file(images, kinds=["images"]) as opened:
+    with features.open_file(images, kinds=["images"], swapped=(words, ["texts"])) as opened:
         result = library.measure(
             opened.map_features(features.BlockMatrix.read_if_small),
             None if words is None else features.read(words, kinds=["texts"]),

@@ -84,13 +84,13 @@ def convert(
             "Import: file with the class of each prompt, one per line, or a data set or feature "
             "file with the classes; without --prompts, they are the prompts.",
             completes="datasets",
-            is_file=True,
+            kinds=("images", "logits", "result", "texts"),
         ),
     ] = None,
     captions: Annotated[
         str | None,
         option(
-            "TABLE",
+            "FILE",
             "Import: table of the texts in order, each with the id of its image, as for textembed "
             "--captions.",
         ),

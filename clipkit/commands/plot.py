@@ -255,7 +255,9 @@ def _open_inputs(picture: Picture, values: dict[str, Any]) -> Iterator[list[Any]
             paths = values["file"] or ["-"]
             inputs.append(features.read_all(paths, kinds=picture.kinds))
         elif picture.kinds:
-            file = features.open_file(values["file"], kinds=picture.kinds)
+            file = features.open_file(
+                values["file"], kinds=picture.kinds, swapped=(values.get("dataset", [None])[0], ())
+            )
             inputs.append(opened.enter_context(file))
         if picture.needs_images:
             inputs.append(values["dataset"])

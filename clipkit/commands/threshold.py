@@ -30,7 +30,7 @@ def threshold(
             "LOGITS|IMAGES",
             "Images of none of the classes: report how well they are separated. FILE is of the "
             "same kind.",
-            is_file=True,
+            kinds=("logits", "images"),
         ),
     ] = None,
     fit_split: Annotated[str, split_option("Split to choose thresholds on.")] = "train",

@@ -51,7 +51,11 @@ def variance(
 
     report.check_output(images, texts, *control)
     controls = [features.read(file, kinds=["images"]) for file in control]
-    prompts = None if texts is None else features.read(texts, kinds=["texts"])
+    prompts = (
+        None
+        if texts is None
+        else features.read(texts, kinds=["texts"], swapped=(images, ["images"]))
+    )
     with features.open_file(images, kinds=["images"]) as opened:
         result = variance.decompose(
             opened,

@@ -317,7 +317,7 @@ def _flag_of_input(role: str, options: Mapping[str, Option]) -> list[str]:
     """
     words = re.sub(r" \d+", "", role)
     for name in (words.replace(" ", "_"), words.partition(" ")[0]):
-        if name in options and options[name].is_file:
+        if name in options and options[name].kinds:
             return [options[name].flag]
     return []
 
