@@ -99,6 +99,11 @@ def split_option(help: str, *names: str) -> Option:
     return Option("NAME", help, names, completes="splits")
 
 
+def attribute_option(help: str, *names: str) -> Option:
+    """Return an option that names an attribute of a table."""
+    return Option("NAME", help, names, completes="attributes")
+
+
 def options_of(function: Callable[..., Any]) -> dict[str, Option]:
     """Return the options of a function by its parameters, with their names and `is_list`."""
     options = {}

@@ -18,6 +18,7 @@ from clipkit import models
 from clipkit.base.errors import UsageError, unknown
 from clipkit.base.options import (
     Option,
+    attribute_option,
     choice,
     flag,
     option,
@@ -243,6 +244,7 @@ ReportColumns = Annotated[
         has_commas=True,
         check=_check_columns,
     ),
+        completes="columns",
 ]
 NoHeader = Annotated[bool, flag("--no-header", "Leave out the header line.")]
 PerClass = Annotated[
@@ -336,14 +338,14 @@ Table = Annotated[
     ),
 ]
 Attribute = Annotated[
-    str | None, option("NAME", "Use this attribute of TABLE as labels; A*B combines two.")
+    str | None, attribute_option("Use this attribute of TABLE as labels; A*B combines two.")
 ]
 Cluster = Annotated[
     str | None,
-    option("NAME", "Count images with the same value of this attribute of TABLE as one draw."),
+    attribute_option("Count images with the same value of this attribute of TABLE as one draw."),
 ]
 Attributes = Annotated[
-    list[str], option("NAME", "Use only this attribute; A*B is an interaction; repeatable.")
+    list[str], attribute_option("Use only this attribute; A*B is an interaction; repeatable.")
 ]
 ControlTexts = Annotated[
     list[str],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from clipkit.base.errors import UsageError
-from clipkit.base.options import option
+from clipkit.base.options import attribute_option, option
 from clipkit.commands._options import FeatureInput, FirstSplit, Report, Seed, Table
 
 
@@ -14,7 +14,7 @@ def describe(
     file: FeatureInput = "-",
     table: Table = None,
     attribute: Annotated[
-        str | None, option("NAME", "The groups are the values of this attribute.")
+        str | None, attribute_option("The groups are the values of this attribute.")
     ] = None,
     result: Annotated[
         str | None,
