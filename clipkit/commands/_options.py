@@ -39,6 +39,7 @@ OUTPUT = ("--output", "-o")
 SKIPPED = 3  # exit code: done, but images or files were left out
 DEFAULT_MODEL = models.DEFAULT
 MAX_COUNT = 2**31 - 1
+MOST_MEANS = 20  # lines that state a mean over seeds
 LAYERS = re.compile(r"(?P<layer>-?[0-9]{1,4})|(?P<first>[0-9]{1,4})-(?P<last>[0-9]{1,4})")
 WHOLE_NUMBER = re.compile("[0-9]{1,10}")
 # Command -> earlier names of its options, which still work
@@ -243,8 +244,8 @@ ReportColumns = Annotated[
         "Columns to print, in this order; also model, dataset, prompts, shots.",
         has_commas=True,
         check=_check_columns,
-    ),
         completes="columns",
+    ),
 ]
 NoHeader = Annotated[bool, flag("--no-header", "Leave out the header line.")]
 PerClass = Annotated[
@@ -565,12 +566,15 @@ class Report:
         from clipkit.base import tables
 
         rows: list[Mapping[str, Any]] = []
+        runs: list[list[Mapping[str, Any]]] = []
         for seed, result in zip(seeds, results, strict=True):
             self.for_seed(seed)._is_printed(result)
             label = {"seed": seed} if len(seeds) > 1 else {}
             rows += [{**label, **row} for row in report_rows(result, self.view)]
+            runs.append(list(result.rows()))
         if self.output != "-":
             tables.emit(rows, self.view)
+        _note_means(runs)
 
     def show_images(self, result: FeatureFile, rankings: Mapping[str, Ranking], top: int) -> None:
         """Save a result if an output is given, and print its images as they are ranked."""
@@ -596,6 +600,42 @@ class Report:
         if self.output is not None:
             features.write(self.output, result, force=self.force)
         return self.output != "-"
+
+
+def _note_means(runs: Sequence[Sequence[Mapping[str, Any]]]) -> None:
+    """Note the mean and the standard deviation of each run's first score over the seeds."""
+    import statistics
+
+    from clipkit.base import console
+    from clipkit.features.columns import COLUMNS, HIGHER
+
+    if len(runs) < 2 or len(set(map(len, runs))) > 1 or len(runs[0]) > MOST_MEANS:
+        return
+    scores = [name for name in runs[0][0] if name in COLUMNS and COLUMNS[name].better == HIGHER]
+    for of_seeds in zip(*runs, strict=True):
+        values = [float(run[name]) for run in of_seeds for name in scores[:1]]
+        if not values or any(map(math.isnan, values)):
+            continue  # without labels
+        column = COLUMNS[scores[0]]
+        facts = []
+        for what, number in (
+            ("mean", statistics.fmean(values)),
+            ("standard deviation", statistics.stdev(values)),
+        ):
+            facts.append(f"{what} {column.unit.format(number)} {column.unit.symbol}".rstrip())
+        where = ", ".join(_settings_of(of_seeds))
+        console.note(f"{column.heading.title} of {len(runs)} seeds ({where}): {', '.join(facts)}")
+
+
+def _settings_of(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the settings and the splits that runs share."""
+    from clipkit.analysis.results import run_settings
+
+    described = []
+    for run in runs:
+        splits = [str(run[name]) for name in ("fit_split", "eval_split", "split") if name in run]
+        described.append([*run_settings(dict(run)), *splits])
+    return [text for text in described[0] if all(text in others for others in described)]
 
 
 def report_rows(
