@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
-from factories import refused, write_feature_file
-from shell import clipkit, fails
+from factories import refused, saved, write_feature_file
+from shell import clipkit, fails, ok, rows
+from test_columns import write_world
+
+from clipkit.features import read
 
 KINDS = ("images", "texts", "logits", "result", "probe")
 
@@ -152,3 +156,171 @@ def test_an_argument_too_many_is_refused_by_its_name(words, here):
     message = fails(*words.split(), exit_code=2)
     expected = f"expected no further argument, got {extra!r}; hint: see clipkit {command} --help\n"
     assert message == f"clipkit {command}: {expected}"
+
+
+# ---- Hints that are followed ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A folder with files that belong together, results of them, and files of other programs."""
+    folder = tmp_path_factory.mktemp("world")
+    write_world(folder)
+    images = read(folder / "img.h5")
+    for split in images.splits.values():
+        split.features = np.ones_like(split.features)
+    saved(folder / "constant.h5", images)
+    yes_and_no = read(folder / "words.h5")
+    yes_and_no.class_names = ["flag: yes", "flag: no"]
+    yes_and_no.class_index = np.arange(len(yes_and_no.texts)) % 2
+    saved(folder / "yes.h5", yes_and_no)
+    yes_and_no.class_names = ["flag: 1", "flag: 0"]
+    saved(folder / "one.h5", yes_and_no)
+    captions = [f"{row_id},caption of {row_id}" for row_id in images.splits["test"].ids[:20]]
+    (folder / "captions.csv").write_text("\n".join(["image,caption", *captions, ""]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for line in (
+            "logits img.h5 txt.h5 -o logits.h5",
+            "logits unknown.h5 txt.h5 -o unknown-logits.h5",
+            "zeroshot logits.h5 -o z.h5",
+            "retrieve img.h5 captions.h5 -o r.h5",
+            "choose img.h5 items.h5 --items items.csv -o c.h5",
+            "threshold logits.h5 -o cuts.h5",
+        ):
+            ok(*line.split())
+    return folder
+
+
+@pytest.fixture
+def there(world, monkeypatch):
+    monkeypatch.chdir(world)
+
+
+FOLLOWED = (
+    ("plot confusion img.h5", "make one with: clipkit probe or zeroshot", "plot confusion z.h5"),
+    ("plot confusion r.h5", "clipkit plot r.h5", "plot r.h5"),
+    ("plot classes c.h5", "clipkit plot c.h5", "plot c.h5"),
+    ("plot cuts.h5", "clipkit plot threshold draws logits", "plot threshold logits.h5"),
+    ("align captions.h5 img.h5", "swap the two", "align img.h5 captions.h5"),
+    ("convert img.h5", "clipkit convert img.h5 img.npz", "convert img.h5 img.npz"),
+    ("convert img.h5 photos", "clipkit convert img.h5 photos.npz", "convert img.h5 photos.npz"),
+    ("threshold logits.h5 --fpr 5%", "write a share: 0.05", "threshold logits.h5 --fpr 0.05"),
+    ("threshold logits.h5 --fpr 5", "write a share: 0.05", "threshold logits.h5 --fpr 0.05"),
+    (
+        "probe logits.h5 -C 1e-3:1e2 --val 0.2",
+        "for N values: 1e-3..1e2:6",
+        "probe logits.h5 -C 1e-3..1e2:6 --val 0.2",
+    ),
+    (
+        "variance img.h5 --table words.h5",
+        "clipkit variance img.h5 words.h5",
+        "variance img.h5 words.h5",
+    ),
+    (
+        "attributes img.h5 --table table.csv --attribute flag --metric auroc,ap",
+        "run it with --metric auroc and --metric ap",
+        "attributes img.h5 --table table.csv --attribute flag --metric ap",
+    ),
+    (
+        "textembed captions.csv --model tiny",
+        "--captions captions.csv",
+        "textembed --captions captions.csv --model tiny",
+    ),
+    ("align constant.h5 img.h5", "leave it out", "align img.h5 ctl.h5"),
+    (
+        "threshold logits.h5 --unknown unknown-logits.h5 --fpr 0.1",
+        "--unknown keeps 95 % of the known images",
+        "threshold logits.h5 --unknown unknown-logits.h5",
+    ),
+    (
+        "threshold logits.h5 --at 0.5 --fpr 0.1",
+        "leave out one of them",
+        "threshold logits.h5 --at 0.5",
+    ),
+)
+
+
+@pytest.mark.parametrize(("line", "hint", "followed"), FOLLOWED)
+def test_a_hint_works_when_it_is_followed(line, hint, followed, there):
+    assert hint in fails_in_any_way(line).partition("; hint: ")[2]
+    ok(*followed.split())
+
+
+def test_a_file_without_a_picture_of_its_own_names_what_can_be_drawn(there):
+    drawn = ok("plot", "img.h5")
+    assert drawn.stderr.startswith("clipkit: drawing spectrum; also: clipkit plot images DATASET\n")
+    also = ok("plot", "logits.h5").stderr
+    assert ", or clipkit plot nearest logits.h5 DATASET\n" in also
+
+
+def test_a_layer_without_differences_is_left_out_of_three(there):
+    printed = ok("align", "constant.h5", "img.h5", "ctl.h5", "--columns", "a,b")
+    assert set(printed.stdout.splitlines()[1:]) == {"img\tctl"}
+    assert "left out constant.h5: all rows are equal" in printed.stderr
+
+
+def test_too_few_errors_are_counted(there):
+    result = read("z.h5")
+    split = result.splits["test"]
+    split.predicted = split.labels[None].copy()
+    split.predicted[0, :9] = (split.labels[:9] + 1) % 7
+    saved("nine.h5", result)
+    message = fails("describe", "logits.h5", "--result", "nine.h5", "--split", "test")
+    assert (
+        "expected at least 10 errors and as many other images, got 9 of 105 in 'errors'" in message
+    )
+
+
+def test_words_of_other_values_are_noted_with_a_value_that_works(there):
+    options = ("--table", "table.csv", "--attribute", "flag", "--columns", "zeroshot")
+    noted = ok("attributes", "img.h5", "yes.h5", *options)
+    assert "expected classes called 'flag: 0', got 'flag: yes' and others" in noted.stderr
+    followed = ok("attributes", "img.h5", "one.h5", *options)
+    assert float(followed.stdout.splitlines()[1]) > 0
+
+
+# ---- What was done without a word ----------------------------------------------------------------
+
+
+def test_the_threshold_for_unknown_images_is_one_for_all_classes(there):
+    ok("threshold", "logits.h5", "--unknown", "unknown-logits.h5", "-o", "detected.h5")
+    (cut,) = [row["threshold"] for row in read("detected.h5").rows()][:1]
+    expected = ok("zeroshot", "logits.h5", "--threshold", repr(cut)).stdout
+    assert ok("zeroshot", "logits.h5", "--threshold", "detected.h5").stdout == expected
+    ok("threshold", "img.h5", "--unknown", "unknown.h5", "-o", "of-images.h5")
+    message = fails("zeroshot", "logits.h5", "--threshold", "of-images.h5")
+    assert "expected a threshold of cosines with prompts, got one of embeddings" in message
+
+
+def test_a_recall_among_all_candidates_is_warned_of(there):
+    warned = ok("retrieve", "img.h5", "captions.h5", "-k", "5,105,300").stderr
+    assert "recall@105, recall@300 of 105 images is 1 for any model" in warned
+    assert "recall@300 of 210 texts is 1 for any model" in warned
+
+
+def test_seeds_have_a_mean_and_a_deviation(there):
+    ended = ok("probe", "img.h5", "--shots", "2,4", "--classifier", "logreg", "--seed", "1,2,3")
+    accuracies = [100 * float(row["acc1"]) for row in rows(ended.stdout)]
+    notes = [line for line in ended.stderr.splitlines() if " seeds (" in line]
+    assert len(notes) == 2
+    for place, note in enumerate(notes):
+        of_seeds = np.array(accuracies[place::2])
+        mean, deviation = f"{of_seeds.mean():.2f} %", f"{of_seeds.std(ddof=1):.2f} %"
+        settings = f"logreg, C 1, train-{(2, 4)[place]}-shot, test"
+        expected = f"accuracy of 3 seeds ({settings}): mean {mean}, standard deviation {deviation}"
+        assert note == f"clipkit: {expected}"
+
+
+def test_rows_of_several_results_name_their_files(there):
+    printed = rows(ok("info", "--runs", "z.h5", "r.h5").stdout)
+    assert {row["file"] for row in printed} == {"z.h5", "r.h5"}
+    assert "file" not in rows(ok("info", "--runs", "z.h5").stdout)[0]
+
+
+def test_pixels_beyond_the_last_patch_are_warned_of(tmp_path):
+    words = ("embed", "shapes", "--model", "tiny", "--limit", "4")
+    warned = ok(*words, "--image-size", "50", "-o", tmp_path / "a.h5").stderr
+    assert "tiny does not see the last 2 rows and columns of pixels" in warned
+    assert "hint: --image-size 48 or 56\n" in warned
+    assert "does not see" not in ok(*words, "--image-size", "48", "-o", tmp_path / "b.h5").stderr

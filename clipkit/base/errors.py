@@ -103,10 +103,20 @@ def check_positive(name: str, value: float | str) -> float:
     except ValueError:
         number = math.nan
         hint = "separate several by commas: 1,10"
+        if str(value).endswith("%"):
+            hint = f"write a share: {_share_of(str(value))}"
     if SMALLEST <= number <= LARGEST:
         return number
     expected = f"a number between {SMALLEST:g} and {LARGEST:g}"
     raise UsageError(f"{name}: expected {expected}, got {value!r}", hint)
+
+
+def _share_of(percent: str) -> str:
+    """Return a percentage as a share, such as 0.05 for `5%`; an example for what is no number."""
+    try:
+        return f"{float(percent.removesuffix('%')) / 100:g}"
+    except ValueError:
+        return "0.05"
 
 
 MAX_REASON = 300  # characters of a library's message, which may quote a whole file or reply

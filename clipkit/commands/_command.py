@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -56,8 +57,10 @@ class ClipkitCommand(TyperCommand):
         try:
             return super().invoke(ctx)
         except InputError as error:
+            line = self._line_with_argument(ctx, error.source)
             if self._may_leave_out(ctx, error.source):
-                error.hint = self._line_with_option(ctx, error.source) or error.hint
+                line = self._line_with_option(ctx, error.source)
+            error.hint = line or error.hint
             raise
 
     @property
@@ -86,6 +89,19 @@ class ClipkitCommand(TyperCommand):
             is_given = bool(ctx.params.get(name))
             if _takes(option, word) and not is_given:
                 return shlex.join(["clipkit", *words, option.flag, word])
+        return None
+
+    def _line_with_argument(self, ctx: Any, word: str) -> str | None:
+        """Return the command line with a feature file, given as a table, as the last argument."""
+        tables = [option for option in self._options.values() if option.is_table]
+        last = [one for one in self.params if one.param_type_name == "argument"][-1:]
+        is_free = last and last[0].default is None and not ctx.params.get(last[0].name)
+        if not is_free or getattr(last[0], "hidden", False) or not _kind_of(word):
+            return None
+        words = list(ctx.meta.get(completion.WORDS, []))
+        for place, (before, found) in enumerate(itertools.pairwise(words)):
+            if found == word and any(before == option.flag for option in tables):
+                return shlex.join(["clipkit", *words[:place], *words[place + 2 :], word])
         return None
 
     def _may_leave_out(self, ctx: Any, word: str) -> bool:

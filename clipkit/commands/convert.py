@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from clipkit.base import console
+from clipkit.base import console, files
 from clipkit.base.errors import ClipkitError, UsageError, unknown
 from clipkit.base.options import flag, option
 from clipkit.commands._options import OUTPUT, Force
@@ -148,15 +149,15 @@ def convert(
     Example: clipkit convert img.h5 img.npz; clipkit convert theirs.npz img.h5 --model ViT-B/32
     """
     from clipkit import features, models
-    from clipkit.base import files
     from clipkit.features import formats
     from clipkit.prompts.texts import read_with_digest
 
+    is_export = _ending(source, READABLE) in FEATURE_ENDINGS
+    _check_named(source, output, is_export=is_export)
     files.check_output(output, force=force, inputs=[source, labels, prompts, classes, captions])
     if root is not None and not thumbnails:
         raise UsageError("--root is for --thumbnails, which is not given")
     columns = {"feature": feature_column, "id": id_column, "label": label_column}
-    is_export = _ending(source, READABLE) in FEATURE_ENDINGS
     if is_export == (_ending(output, (*WRITABLE, *EVALUATIONS)) in FEATURE_ENDINGS):
         raise UsageError(
             f"expected one feature file (.h5 or -), got {source} and {output}",
@@ -197,10 +198,23 @@ def convert(
         features.write(output, formats.report_rows(file, report), force=force)
 
 
+def _check_named(source: str, output: str, *, is_export: bool) -> None:
+    """Refuse an output without an ending, which would say what to write."""
+    ending = ".npz" if is_export else ".h5"
+    name = shlex.quote(source)
+    if is_export and output == "-":
+        message = f"expected an output for {source}, got none"
+        raise UsageError(message, f"clipkit convert {name} {shlex.quote(Path(source).stem)}.npz")
+    if output != "-" and not Path(output).suffix and not files.goes_to_stream(output):
+        stem = output.rstrip("/")
+        place = f"{stem}/{Path(source).stem}" if Path(output).is_dir() else stem
+        hint = f"clipkit convert {name} {shlex.quote(place + ending)}"
+        raise UsageError(f"expected an output with an ending, got {output}", hint)
+
+
 def _read_classes(classes: str, digests: dict[str, str]) -> list[str]:
     """Return the class of each prompt; the digest of a text file is added to `digests`."""
     if Path(classes).suffix.lower() == ".txt":
-        from clipkit.base import files
         from clipkit.prompts import texts
 
         data = files.read_bytes(classes)
