@@ -295,6 +295,10 @@ MISTYPED = (
         "expected a share between 0 and 1, got 5; hint: write a share: 0.05",
     ),
     ("choose x.h5 y.h5 --items shapes --columns acc", "unknown column of choose 'acc'"),
+    ("cluster images.h5 --attribute colour", "expected --table for --attribute, got none"),
+    ("probe images.h5 --attribute colour", "expected --table for --attribute, got none"),
+    ("probe images.h5 table.csv", "hint: clipkit probe images.h5 --table table.csv"),
+    ("logits texts.h5 images.h5", "hint: swap the two: images.h5 holds the images"),
     ("probe x.h5 -C 1;10", "got '1;10'; hint: separate several by commas: 1,10"),
 )
 
@@ -307,6 +311,8 @@ def test_a_mistyped_option_is_refused_before_any_large_library_is_loaded(tmp_pat
         "    print(CliRunner().invoke(app, line.split()).stderr.strip())\n"
         "print(sorted({'torch', 'transformers', 'sklearn', 'scipy'}.intersection(sys.modules)))\n"
     )
+    for kind in ("images", "texts"):
+        write_feature_file(tmp_path / f"{kind}.h5", kind)
     lines = "\n".join(line for line, _ in MISTYPED)
     command = [sys.executable, "-c", program]
     run = subprocess.run(command, input=lines, cwd=tmp_path, capture_output=True, text=True)
