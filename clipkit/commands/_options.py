@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from clipkit.analysis.controls import Control
     from clipkit.analysis.ranking import Ranking
     from clipkit.base.tables import View
+    from clipkit.features.columns import Column
     from clipkit.features.model import FeatureFile
 
 T = TypeVar("T")
@@ -607,24 +608,32 @@ def _note_means(runs: Sequence[Sequence[Mapping[str, Any]]]) -> None:
     import statistics
 
     from clipkit.base import console
-    from clipkit.features.columns import COLUMNS, HIGHER
 
     if len(runs) < 2 or len(set(map(len, runs))) > 1 or len(runs[0]) > MOST_MEANS:
         return
-    scores = [name for name in runs[0][0] if name in COLUMNS and COLUMNS[name].better == HIGHER]
     for of_seeds in zip(*runs, strict=True):
-        values = [float(run[name]) for run in of_seeds for name in scores[:1]]
-        if not values or any(map(math.isnan, values)):
-            continue  # without labels
-        column = COLUMNS[scores[0]]
-        facts = []
-        for what, number in (
-            ("mean", statistics.fmean(values)),
-            ("standard deviation", statistics.stdev(values)),
-        ):
-            facts.append(f"{what} {column.unit.format(number)} {column.unit.symbol}".rstrip())
-        where = ", ".join(_settings_of(of_seeds))
-        console.note(f"{column.heading.title} of {len(runs)} seeds ({where}): {', '.join(facts)}")
+        column = _first_score(of_seeds[0])
+        if column is None:
+            continue
+        values = [float(run[column.name]) for run in of_seeds]
+        mean, deviation = (
+            f"{column.unit.format(number)} {column.unit.symbol}".rstrip()
+            for number in (statistics.fmean(values), statistics.stdev(values))
+        )
+        console.note(
+            f"{column.heading.title} of {len(runs)} seeds ({', '.join(_settings_of(of_seeds))}): "
+            f"mean {mean}, standard deviation {deviation}"
+        )
+
+
+def _first_score(run: Mapping[str, Any]) -> Column | None:
+    """Return the first column of a run whose higher values are better; None without labels."""
+    from clipkit.features.columns import COLUMNS, HIGHER
+
+    for name, value in run.items():
+        if name in COLUMNS and COLUMNS[name].better == HIGHER:
+            return None if math.isnan(value) else COLUMNS[name]
+    return None
 
 
 def _settings_of(runs: Sequence[Mapping[str, Any]]) -> list[str]:
