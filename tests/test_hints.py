@@ -7,7 +7,9 @@ import pytest
 from factories import refused, saved, write_feature_file
 from shell import clipkit, fails, ok, rows
 from test_columns import write_world
+from typer.testing import CliRunner
 
+from clipkit.cli import app
 from clipkit.features import read
 
 KINDS = ("images", "texts", "logits", "result", "probe")
@@ -156,6 +158,14 @@ def test_an_argument_too_many_is_refused_by_its_name(words, here):
     message = fails(*words.split(), exit_code=2)
     expected = f"expected no further argument, got {extra!r}; hint: see clipkit {command} --help\n"
     assert message == f"clipkit {command}: {expected}"
+
+
+def test_hints_and_earlier_names_are_the_same_for_python_m(here):
+    program = {"prog_name": "python -m clipkit"}
+    run = CliRunner().invoke(app, ["entropy", "logits.h5", "texts.h5"], **program)
+    assert run.stderr.endswith("; hint: see clipkit entropy --help\n")
+    line = ["relabel", "images.h5", "--table", "table.csv", "--column", "colour"]
+    assert "No such option" not in CliRunner().invoke(app, line, **program).stderr
 
 
 # ---- Hints that are followed ---------------------------------------------------------------------

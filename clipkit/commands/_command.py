@@ -17,7 +17,6 @@ from clipkit.base.options import Option
 from clipkit.commands import _completion as completion
 from clipkit.commands._options import options_with_value, replace_earlier_names
 
-TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 EVERYWHERE = ("quiet", "verbose", "debug")  # options that a command also accepts behind it
 
 
@@ -93,24 +92,29 @@ class ClipkitCommand(TyperCommand):
 
     def _line_with_argument(self, ctx: Any, word: str) -> str | None:
         """Return the command line with a feature file, given as a table, as the last argument."""
-        tables = [option for option in self._options.values() if option.is_table]
-        last = [one for one in self.params if one.param_type_name == "argument"][-1:]
-        is_free = last and last[0].default is None and not ctx.params.get(last[0].name)
-        if not is_free or getattr(last[0], "hidden", False) or not _kind_of(word):
+        if not self._has_place(ctx) or not _kind_of(word):
             return None
+        flags = {option.flag for option in self._options.values() if option.is_table}
         words = list(ctx.meta.get(completion.WORDS, []))
         for place, (before, found) in enumerate(itertools.pairwise(words)):
-            if found == word and any(before == option.flag for option in tables):
+            if found == word and before in flags:
                 return shlex.join(["clipkit", *words[:place], *words[place + 2 :], word])
         return None
+
+    def _has_place(self, ctx: Any) -> bool:
+        """Whether the last argument was left out, and standard input does not take its place."""
+        arguments = [one for one in self.params if one.param_type_name == "argument"]
+        if not arguments or getattr(arguments[-1], "hidden", False):
+            return False
+        return arguments[-1].default is None and not ctx.params.get(arguments[-1].name)
 
     def _may_leave_out(self, ctx: Any, word: str) -> bool:
         """Whether an argument may be left out, and standard input does not take its place."""
         for parameter in self.params:
             value = ctx.params.get(parameter.name)
-            if parameter.param_type_name == "argument" and word in (value or ()):
-                is_it = value == word or isinstance(value, list | tuple)
-                return is_it and not parameter.required and parameter.default is None
+            values = value if isinstance(value, list | tuple) else [value]
+            if parameter.param_type_name == "argument" and word in values:
+                return not parameter.required and parameter.default is None
         return False
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
@@ -126,7 +130,9 @@ def _path_of(ctx: Any) -> str:
 
 def _takes(option: Option, word: str) -> bool:
     """Whether a word is probably the value of an option: a table, its name, or a feature file."""
-    if word in option.completes:
+    from clipkit.features.annotations import TABLES
+
+    if isinstance(option.completes, tuple) and word in option.completes:
         return True
     if Path(word).suffix.lower() in TABLES:
         return option.is_table

@@ -66,7 +66,7 @@ def choose(
 
 def _no_items(images: str, texts: str) -> UsageError:
     """Return the error for items that are not named, or that stand in the place of their texts."""
-    from clipkit.datasets.rows import CAPTION_TABLES
+    from clipkit.features.endings import CAPTION_TABLES
 
     hint = "--items shapes has bundled ones"
     if Path(texts).suffix.lower() in CAPTION_TABLES:

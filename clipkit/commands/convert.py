@@ -232,7 +232,7 @@ def _read_captions(captions: str, digests: dict[str, str]) -> tuple[list[str], l
     Captions beside images, in tars or Parquet files, are in no table that could be named.
     """
     from clipkit.datasets.captions import read_captions
-    from clipkit.datasets.rows import CAPTION_TABLES
+    from clipkit.features.endings import CAPTION_TABLES
 
     if Path(captions).suffix.lower() not in CAPTION_TABLES:
         expected = f"a table ({', '.join(CAPTION_TABLES)})"

@@ -35,7 +35,7 @@ from clipkit.base.files import (
 )
 from clipkit.base.prefetch import prefetch
 from clipkit.features.checked_file import MAX_CHUNK_BYTES, CheckedFile
-from clipkit.features.endings import FEATURE_ENDINGS, check_ending
+from clipkit.features.endings import CAPTION_TABLES, FEATURE_ENDINGS, check_ending
 from clipkit.features.model import (
     RESULTS,
     BlockMatrix,
@@ -60,7 +60,6 @@ MAKERS = {
     "result": "entropy, probe, zeroshot, retrieve, choose or cluster with -o",
     "probe": "probe --keep -o",
 }
-TABLES = (".csv", ".tsv", ".jsonl", ".json")  # which may hold prompts, or captions of images
 # Another input of a command, and the kinds of files that its place takes: see `open_file`
 Other = tuple[str | None, Sequence[str]]
 
@@ -178,7 +177,7 @@ def _maker_hint(source: str, kinds: Sequence[str], error: InputError) -> str | N
     if not kinds or source == STREAM or is_feature_file:
         return error.hint
     words = f"{shlex.quote(source)} -o {shlex.quote(path.stem)}.h5"
-    if "texts" in kinds and path.suffix.lower() in TABLES:
+    if "texts" in kinds and path.suffix.lower() in CAPTION_TABLES:
         make = f"clipkit textembed --captions {words}"
         return f"make one with: {make}; leave out --captions if they belong to no images"
     if "texts" in kinds and path.suffix.lower() == ".txt":

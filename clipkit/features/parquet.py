@@ -117,9 +117,9 @@ def read_table(
     schema = pq.read_schema(paths[0])
     chosen = dict(chosen or {})
     is_of_texts = "text" in (chosen if matrices else schema.names)
-    known = READ_OF_TEXTS if is_of_texts else COLUMNS_OF_IMAGES
-    if is_of_texts and "id" in chosen:
-        chosen["image_id"] = chosen.pop("id")
+    known = COLUMNS_OF_IMAGES
+    if is_of_texts:
+        known, chosen = READ_OF_TEXTS, _with_image_id(chosen)
     features_of: list[str] = []
     if not matrices:
         features_of = _feature_columns(schema, name, chosen.pop("feature", None))
@@ -146,6 +146,11 @@ def read_table(
         label = declared_features(metadata).get(source_of.get("label", ""), {})
         arrays |= _class_names(columns, label.get("names"), name)
     return arrays
+
+
+def _with_image_id(chosen: Mapping[str, str]) -> dict[str, str]:
+    """Return the chosen columns of texts, whose ids are those of their images."""
+    return {("image_id" if column == "id" else column): name for column, name in chosen.items()}
 
 
 def _arrays_of_rows(
