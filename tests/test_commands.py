@@ -369,7 +369,8 @@ def test_rows_of_several_results_say_what_they_are_of(class_logits_h5, zeroshot_
     assert (first["prompts"], second["prompts"]) == ("", third["prompts"])
     assert second["prompts"]
     assert (first["acc5"], second["classifier"]) == ("", "")
-    assert not {"file", "model", "dataset"} & first.keys()
+    assert not {"model", "dataset"} & first.keys()
+    assert first["file"] == str(probe_h5)
     same = rows(ok("info", "--runs", zeroshot_h5, zeroshot_h5).stdout)
     assert [row["file"] for row in same] == [str(zeroshot_h5)] * 4
     named = ok("info", "--runs", probe_h5, "--columns", "file,dataset").stdout
