@@ -23,6 +23,7 @@ from clipkit.analysis.controls import (
     control_digests,
     mean_of_controls,
 )
+from clipkit.analysis.dependence import components, note_few, unless_separate
 from clipkit.analysis.results import Row, choose_split, make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, shorten
@@ -60,8 +61,8 @@ def choose(
     FeatureFile
         A result with a row for each of MEASURES, its `split`, and each `category`, all items first:
         the number of `items`, the share `accuracy` of right ones with a 95 % interval that counts
-        items of one image together (see `metrics.effective_rows`), the mean and the 95 % quantile
-        of `shuffle`, and the means of `chance` as `angle` and of `order_blind_ceiling`.
+        items that share an image together (see `metrics.effective_rows`), the mean and the 95 %
+        quantile of `shuffle`, and the means of `chance` as `angle` and of `order_blind_ceiling`.
         `accuracy_control` and `shuffled_control` are means of the controls; of several, also with
         their range (`_low`, `_high`). The predictions are texts: the right one or a wrong one.
     """
@@ -71,6 +72,8 @@ def choose(
     vectors = _vectors(images, texts, split, items, rows)
     categories = [item.category for item in items.items]
     sets = np.unique(rows, axis=0, return_inverse=True)[1].ravel()
+    clusters = components(rows)
+    note_few(unless_separate(clusters), f"{images.display_name}: {split}: items that share images")
     right, shuffled = shuffle(*vectors, categories, sets)
     means = {"accuracy": right, "shuffled": shuffled.mean(axis=0)}
     means["angle"] = chance(*vectors, [len(item.texts) for item in items.items])
@@ -101,8 +104,10 @@ def choose(
     ids = [item.id for item in items.items]
     for measure, is_right in zip(MEASURES, right, strict=False):
         predicted = np.where(is_right, own, other)[None]
-        result.splits[measure] = Split(labels=own, ids=ids, predicted=predicted)
-    result.set_rows(_rows(items, rows[:, 0], means, shuffled, by_controls))
+        result.splits[measure] = Split(
+            labels=own, ids=ids, predicted=predicted, cluster=unless_separate(clusters)
+        )
+    result.set_rows(_rows(items, clusters, means, shuffled, by_controls))
     return result
 
 
@@ -303,17 +308,17 @@ def order_blind_ceiling(items: Items) -> Floats:
 
 def _rows(
     items: Items,
-    images: Int64,
+    clusters: Int64,
     means: Mapping[str, Any],
     shuffled: Bools,
     by_controls: Mapping[str, Sequence[Any]],
 ) -> list[Row]:
-    """Return a row for each measure and category, all items first. `images` (N,) are rows."""
+    """Return a row for each measure and category, all items first. `clusters` are (N,)."""
     categories = np.array([item.category for item in items.items])
     names = list(dict.fromkeys(categories.tolist()))
     groups = [(name, np.flatnonzero(categories == name)) for name in names if name]
     if len(names) > 1 or not groups:  # else one category has all items
-        groups.insert(0, ("all", np.arange(len(images))))
+        groups.insert(0, ("all", np.arange(len(clusters))))
     rows: list[Row] = []
     for number, measure in enumerate(MEASURES[: shuffled.shape[1]]):
         for name, members in groups:
@@ -324,7 +329,7 @@ def _rows(
                 shares = [float(values[number, members].mean()) for values in of_controls]
                 row |= mean_of_controls(column, shares)
             right = means["accuracy"][number, members]
-            row |= metrics.share("accuracy", right, images[members])
+            row |= metrics.share("accuracy", right, clusters[members])
             draws = shuffled[:, number, members].mean(axis=1)
             rows.append(row | {"shuffled95": float(np.quantile(draws, 0.95))})
     return rows

@@ -21,7 +21,7 @@ from clipkit.analysis.controls import (
     control_digests,
     mean_of_controls,
 )
-from clipkit.analysis.dependence import number_clusters, read_clusters
+from clipkit.analysis.dependence import number_clusters, read_clusters, unless_separate
 from clipkit.analysis.results import Row, choose_split, make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, shorten
@@ -167,6 +167,7 @@ def _measure(
             labels=ranks.labels,
             ids=_query_ids(task, pairs),
             predicted=np.stack([ranks.predicted(n) for n in k]),
+            cluster=unless_separate(ranks.clusters),
         )
     return rows, splits
 
