@@ -48,6 +48,31 @@ def read_clusters(
     return read_attribute(rows, table, column, categories=False)
 
 
+class RowClusters(NamedTuple):
+    """The clusters (N,) of some rows, or None, and what a history records of them."""
+
+    numbers: Int64 | None
+    entry: dict[str, str]
+    inputs: dict[str, str]
+
+
+def find_clusters(
+    file: FeatureFile, split: str, rows: Int64, table: str | None, column: str | None
+) -> RowClusters:
+    """Return the clusters of some rows (N,) of a split by an attribute, if one is named."""
+    if column is None:
+        if table is not None:
+            raise UsageError("expected --cluster for --table, got none")
+        return RowClusters(None, {}, {})
+    used = replace(file.splits[split], features=None).take(rows)
+    annotations = read_clusters(replace(file, splits={split: used}), table, column)
+    assert annotations is not None  # there is a column
+    where = f"{file.display_name}: {split}: {column}"
+    numbers = number_clusters(annotations.attributes[0].codes[split], where)
+    entry = {"cluster": column, "attributes": annotations.source}
+    return RowClusters(numbers, entry, annotations.inputs)
+
+
 def number_clusters(codes: Int64, where: str) -> Int64:
     """Return the cluster (N,) of each row, from 0; a row without a value (-1) is one alone."""
     clusters = number_groups(codes, 2, where)
@@ -241,11 +266,8 @@ def paired_test(differences: ArrayLike, clusters: Int64 | None = None) -> Paired
     5 % in that test, and the power is simulated; see `flip_interval` and `power_of_flips`.
     """
     rows = np.asarray(differences, np.int64)
-    index = np.arange(len(rows))
-    if clusters is not None:
-        index = np.unique(clusters, return_inverse=True)[1]
+    index, sums = _sums(rows, clusters)
     sizes = np.bincount(index)
-    sums = np.bincount(index, rows).astype(np.int64)
     log10_p = paired_test_log10(sums)
     if (sizes == sizes[0]).all() and np.isin(sums, (-sizes[0], 0, sizes[0])).all():
         only_a, only_b, n = int((sums > 0).sum()), int((sums < 0).sum()), len(sums)
@@ -254,10 +276,32 @@ def paired_test(differences: ArrayLike, clusters: Int64 | None = None) -> Paired
     low, high = flip_interval(sums, sizes, is_different=log10_p <= np.log10(LEVEL))
     if np.count_nonzero(sums) < LEAST:  # the others do not show how far they could be
         share = metrics.effective_rows(rows, index) / len(rows)
-        only_a, only_b = (share * np.count_nonzero(rows == sign) for sign in (1, -1))
-        wide = difference_interval(only_a, only_b, share * len(rows))
+        gained, lost = (share * np.count_nonzero(rows == sign) for sign in (1, -1))
+        wide = difference_interval(gained, lost, share * len(rows))
         low, high = min(low, wide[0]), max(high, wide[1])
     return PairedTest(low, high, log10_p, power_of_flips(sums, sizes))
+
+
+def p_of_controls(
+    right: NDArray[Any], by_controls: Sequence[NDArray[Any]], clusters: Int64 | None = None
+) -> dict[str, float]:
+    """Return the largest `control_p` of tests that N rows are as often right for a control.
+
+    The tests are paired; see `paired_test_log10`. Without controls, return nothing.
+    """
+    p = []
+    for control in by_controls:
+        sums = _sums(right.astype(np.int64) - control, clusters)[1]
+        p.append(10 ** paired_test_log10(sums))
+    return {"control_p": max(p)} if p else {}
+
+
+def _sums(rows: Int64, clusters: Int64 | None) -> tuple[Int64, Int64]:
+    """Return the number of each row's cluster (N,), and the sums (G,) of the rows of clusters."""
+    index = np.arange(len(rows))
+    if clusters is not None:
+        index = np.unique(clusters, return_inverse=True)[1]
+    return index, np.bincount(index, rows).astype(np.int64)
 
 
 def flip_interval(sums: Int64, sizes: Int64, *, is_different: bool) -> tuple[float, float]:

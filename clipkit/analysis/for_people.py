@@ -8,7 +8,7 @@ from typing import Any
 
 from clipkit.analysis import metrics
 from clipkit.analysis.results import Row, chance, newest_entry
-from clipkit.base.tables import NO_BREAK
+from clipkit.base.tables import NO_BREAK, format_p
 from clipkit.features.columns import COLUMNS
 from clipkit.features.model import FeatureFile
 
@@ -175,6 +175,7 @@ def _choice_rows(rows: Rows) -> list[Row]:
             cells[f"{COLUMNS[name].heading.title} %"] = _cell(row, name, ".1f")
         cells["images shuffled %"] += f" (95 %: {_cell(row, 'shuffled95', '.1f')})"
         cells["control %"] = _cell(row, "accuracy_control", ".1f")
+        cells["control p"] = _p_cell(row, "control_p")
         formatted.append(cells)
     return formatted
 
@@ -227,6 +228,16 @@ def _cell(
         ends = [format(scale * _number(row, end), form) for end in (low, high)]
         text += f" ({between.join(ends)})"
     return text
+
+
+def _p_cell(row: Mapping[str, Any], name: str) -> str | None:
+    """Format a p; the smallest that draws can give, in `p_min`, as `<= 1/201`."""
+    p, least = _number(row, name), _number(row, "p_min")
+    if math.isnan(p):
+        return None
+    if p <= least * (1 + 1e-9):
+        return f"<={NO_BREAK}1/{1 / least:.0f}"
+    return format_p(p)
 
 
 def _number(row: Mapping[str, Any], name: str) -> float:

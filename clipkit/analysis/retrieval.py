@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +20,7 @@ from clipkit.analysis.controls import (
     control_digests,
     mean_of_controls,
 )
-from clipkit.analysis.dependence import number_clusters, read_clusters, unless_separate
+from clipkit.analysis.dependence import find_clusters, unless_separate
 from clipkit.analysis.results import Row, choose_split, make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, shorten
@@ -113,8 +112,6 @@ def retrieve(  # noqa: PLR0913 (the options of `clipkit retrieve`)
         within k, else that of the best wrong candidate.
     """
     k = _check_k(k)
-    if table is not None and cluster is None:
-        raise UsageError("expected --cluster for --table, got none")
     split = choose_split(images, split)
     check_widths(images, texts)
     common_logit_scale(images, texts)
@@ -124,14 +121,9 @@ def retrieve(  # noqa: PLR0913 (the options of `clipkit retrieve`)
     if gap and len(pairs.ids) < 4:  # two in each half
         raise ClipkitError(f"--gap: expected at least 4 pairs, got {len(pairs.ids)}")
     inputs = {"images": images.digest, "texts": texts.digest}
-    recorded = {}
-    annotations = read_clusters(_used_images(images, split, pairs), table, cluster)
-    if annotations is not None:
-        codes = annotations.attributes[0].codes[split]
-        where = f"{images.display_name}: {split}: {cluster}"
-        pairs = pairs._replace(clusters=number_clusters(codes, where))
-        recorded = {"cluster": cluster, "attributes": annotations.source}
-        inputs |= annotations.inputs
+    used = np.flatnonzero(np.isin(images.splits[split].ids, pairs.ids))
+    clusters = find_clusters(images, split, used, table, cluster)
+    pairs = pairs._replace(clusters=clusters.numbers)
     of_controls = [_pair_control(control, pairs, texts, split, same_rows) for control in controls]
     entry = history_entry(
         "retrieve",
@@ -140,8 +132,8 @@ def retrieve(  # noqa: PLR0913 (the options of `clipkit retrieve`)
         same_rows=same_rows or None,
         strict=strict or None,
         gap=gap or None,
-        **recorded,
-        inputs=inputs | control_digests(controls),
+        **clusters.entry,
+        inputs=inputs | clusters.inputs | control_digests(controls),
     )
     rows, splits = _measure(pairs, of_controls, k, gap)
     history = History([*images.history, *texts.history, entry])
@@ -234,13 +226,6 @@ def pair(
         numbers,
         [ids[row] for row in used.tolist()],
     )
-
-
-def _used_images(images: FeatureFile, split: str, pairs: Pairs) -> FeatureFile:
-    """Return the images that have a text, without their embeddings."""
-    rows = replace(images.splits[split], features=None)
-    is_used = np.isin(rows.ids, pairs.ids)
-    return replace(images, splits={split: rows.take(np.flatnonzero(is_used))})
 
 
 def _pair_control(

@@ -278,6 +278,7 @@ RECORDS = (
     Column("only_b", COUNT, LABELS),
     Column("neither", COUNT, LABELS),
     Column("p", P, LABELS),
+    Column("control_p", P, LABELS),
     Column("p_holm", P, LABELS),
     Column("p_adjusted", P, LABELS),
     Column("log10_p", NUMBER, LABELS),
