@@ -8,7 +8,7 @@ from scipy.stats import ortho_group, skew
 from shell import fails, ok, rows
 
 from clipkit import features
-from clipkit.analysis import alignment, retrieval
+from clipkit.analysis import alignment, for_people, retrieval
 from clipkit.base.errors import ClipkitError
 from clipkit.features import FeatureFile
 from clipkit.features.history import History
@@ -285,18 +285,85 @@ def test_gap_and_hubness_are_what_brute_force_gives(task):
     assert found["hubness"] == pytest.approx(skew(np.bincount(nearest.ravel(), minlength=60)))
 
 
-def test_halves_of_one_modality_have_no_gap():
-    images, texts = make_pairs(400)[:2]
-    ids = [f"{i}.jpg" for i in range(400)]
+def gap_files(images, texts, image_of=None):
+    ids = [f"{i}.jpg" for i in range(len(images))]
     history = History([{"command": "textembed", "model": {"name": "a"}}])
-    names = {"texts": ids, "class_names": ids, "class_index": np.arange(400)}
-    of_texts = FeatureFile("texts", history, features=texts, **names)
-    for row in retrieval.retrieve(make_file(images, ids=ids), of_texts, gap=True).rows():
+    of_texts = FeatureFile("texts", history, features=texts, class_names=ids)
+    of_texts.texts = [f"text {i}" for i in range(len(texts))]
+    of_texts.class_index = np.arange(len(texts)) if image_of is None else image_of
+    return make_file(images, ids=ids), of_texts
+
+
+def test_halves_of_one_modality_have_no_gap():
+    files = gap_files(*make_pairs(400)[:2])
+    for row in retrieval.retrieve(*files, gap=True).rows():
         assert row["gap"] > 1 > 0.2 > row["gap_null"]
+        assert row["gap_p"] == row["p_min"] == 1 / 201
+        assert row["gap_within_one_side"] < 0.2
         assert row["relative_gap"] > 0.6
-        assert row["relative_gap_null"] == pytest.approx(0.5, abs=0.02)
-    few = of_texts.class_names[:3]
-    of_texts.class_index = np.where(np.arange(400) < 3, np.arange(400), -1)
-    of_texts.class_names = few
+        assert row["relative_gap_within_one_side"] == pytest.approx(0.5, abs=0.02)
+    shown = for_people.rows_for_people(retrieval.retrieve(*files, k=[1], gap=True))
+    (of_gap,) = [row for row in shown if row["measure"] == "gap"][:1]
+    assert of_gap["by chance"].endswith(" (p <=\N{NO-BREAK SPACE}1/201)")
+    images, texts = files
+    texts.class_index = np.where(np.arange(400) < 3, np.arange(400), -1)
     with pytest.raises(ClipkitError, match="at least 4 pairs"):
-        retrieval.retrieve(make_file(images, ids=ids), of_texts, gap=True)
+        retrieval.retrieve(images, texts, gap=True)
+
+
+def test_images_and_texts_that_are_all_equal_have_no_gap_to_measure():
+    files = gap_files(np.ones((20, 4)), np.ones((20, 4)))
+    with pytest.raises(ClipkitError, match="--gap: expected images and texts that differ"):
+        retrieval.retrieve(*files, gap=True)
+
+
+def make_world(random, sizes, shared=0.7):
+    """Return pairs without a gap: texts are alike as those of an image, and as its image."""
+    n = len(sizes)
+    image_of = np.repeat(np.arange(n), sizes)
+    scene, caption = random.standard_normal((2, n, 12))
+    mean = random.standard_normal(12)
+    images = mean + shared * scene + random.standard_normal((n, 12))
+    noise = random.standard_normal((len(image_of), 12))
+    texts = mean + shared * scene[image_of] + 0.8 * caption[image_of] + 0.6 * noise
+    both = [unit(rows).astype(np.float32) for rows in (images, texts)]
+    return retrieval.Pairs(*both, image_of, [f"{i}.jpg" for i in range(n)])
+
+
+def gap_rate(worlds, kind, n=40):
+    random = np.random.RandomState(0)
+    small = []
+    for _ in range(worlds):
+        sizes = {"1": np.ones(n, int), "5": np.full(n, 5)}.get(kind)
+        if sizes is None:
+            sizes = random.randint(1, 21, n)
+        pairs = make_world(random, sizes)
+        gap = retrieval.modality_gap(pairs, "text_retrieval")["gap"]
+        small.append(retrieval._gap_null(pairs, gap)["gap_p"] <= 0.05)
+    return np.mean(small)
+
+
+@pytest.mark.parametrize("kind", ["1", "5", "1 to 20"])
+def test_pairs_without_a_gap_rarely_seem_to_have_one(kind):
+    assert gap_rate(60, kind) <= 0.15
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("kind", ["1", "5", "1 to 20"])
+def test_five_percent_of_worlds_without_a_gap_seem_to_have_one(kind):
+    assert 0.02 <= gap_rate(600, kind, n=60) <= 0.07
+
+
+@pytest.mark.parametrize("task", retrieval.TASKS)
+def test_candidates_without_hubs_are_as_hubby_as_rotated_ones(task):
+    """In halves of one side, with other numbers of candidates, hubness differs."""
+    found = []
+    for seed in range(8):
+        random = np.random.RandomState(seed)
+        images, texts = (unit(random.standard_normal((n, 16))) for n in (100, 500))
+        both = [rows.astype(np.float32) for rows in (images, texts)]
+        pairs = retrieval.Pairs(*both, np.repeat(np.arange(100), 5), [])
+        found.append((retrieval.hubness(*retrieval._sides(pairs, task)),
+                      retrieval._hub_null(pairs, task)))  # fmt: skip
+    observed, null = np.mean(found, axis=0)
+    assert observed == pytest.approx(null, abs=3 * np.std(found, axis=0)[0] / np.sqrt(8))

@@ -166,6 +166,7 @@ REPORTS = {
     "cluster img.h5 -k 5 --seed 1,2": "",
     "calibrate logits.h5 -t 0.05": "",
     "retrieve img.h5 captions.h5 --gap" + CONTROLS.replace("{}", "captions"): "split k",
+    "retrieve ctl.h5 ctl-captions.h5 --gap -k 1": "",
     "choose img.h5 items.h5 --items items.csv" + CONTROLS.replace("{}", "items"): "",
     "importance ../base/p.h5 logits.h5": "prompt",
     "importance ../base/p.h5 logits.h5 --groups prompts.tsv": "group",

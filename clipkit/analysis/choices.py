@@ -90,10 +90,7 @@ def choose(  # noqa: PLR0913 (the options of `clipkit choose`)
     categories = [item.category for item in items.items]
     used = np.unique(rows)
     named = find_clusters(images, split, used, table, cluster)
-    clusters = _join_items(rows, used, named.numbers)
-    if named.numbers is None:  # else `find_clusters` has looked at them
-        where = f"{images.display_name}: {split}: items that share images"
-        note_few(unless_separate(clusters), where)
+    clusters = _join_items(rows, used, named.numbers, f"{images.display_name}: {split}")
     shuffled = shuffle(*vectors, categories, rows)
     means = {"accuracy": shuffled.right, "shuffled": shuffled.expected}
     means["angle"] = chance(*vectors, [len(item.texts) for item in items.items])
@@ -413,13 +410,15 @@ def _rows(
     return rows
 
 
-def _join_items(rows: Int64, used: Int64, clusters: Int64 | None) -> Int64:
+def _join_items(rows: Int64, used: Int64, clusters: Int64 | None, where: str) -> Int64:
     """Return the cluster (N,) of items that share an image of `rows` (N, I), or an image's cluster.
 
     `clusters` (U,) are of the different rows `used` (U,).
     """
     if clusters is None:
-        return components(rows)
+        found = components(rows)
+        note_few(unless_separate(found), f"{where}: items that share images")
+        return found
     return components(clusters[np.searchsorted(used, rows)])
 
 

@@ -163,6 +163,12 @@ def _measure(row: Mapping[str, Any], title: str, name: str, form: str, scale: fl
     cells["value"] = _cell(row, name, form, scale=scale)
     for what, column in (("by chance", "null"), ("control", "control")):
         cells[what] = _cell(row, f"{name}_{column}", form, scale=scale)
+    tests = {"recall": ("control", "control_p", math.nan)}
+    tests["gap"] = ("by chance", "gap_p", _number(row, "p_min"))
+    what, p_name, least = tests.get(name, ("control", "", math.nan))
+    p = _p_cell(row, p_name, least)
+    if p is not None:
+        cells[what] += f" (p {p})"
     return cells
 
 
@@ -175,7 +181,7 @@ def _choice_rows(rows: Rows) -> list[Row]:
             cells[f"{COLUMNS[name].heading.title} %"] = _cell(row, name, ".1f")
         cells["images shuffled %"] += f" (95 %: {_cell(row, 'shuffled95', '.1f')})"
         cells["control %"] = _cell(row, "accuracy_control", ".1f")
-        cells["control p"] = _p_cell(row, "control_p")
+        cells["control p"] = _p_cell(row, "control_p", math.nan)
         formatted.append(cells)
     return formatted
 
@@ -230,9 +236,9 @@ def _cell(
     return text
 
 
-def _p_cell(row: Mapping[str, Any], name: str) -> str | None:
-    """Format a p; the smallest that draws can give, in `p_min`, as `<= 1/201`."""
-    p, least = _number(row, name), _number(row, "p_min")
+def _p_cell(row: Mapping[str, Any], name: str, least: float) -> str | None:
+    """Format a p; `least`, the smallest that draws can give, as `<= 1/201`."""
+    p = _number(row, name)
     if math.isnan(p):
         return None
     if p <= least * (1 + 1e-9):

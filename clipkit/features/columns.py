@@ -209,7 +209,14 @@ RECORDS = (
         has_interval=True,
     ),
     Column("precision", SHARE, LABELS, better=HIGHER),
-    Column("recall", SHARE, LABELS, better=HIGHER, has_interval=True, relatives="null control"),
+    Column(
+        "recall",
+        SHARE,
+        LABELS,
+        better=HIGHER,
+        has_interval=True,
+        relatives="null random_ranks control",
+    ),
     Column("f1", SHARE, LABELS, better=HIGHER),
     # Softmax, and how well it is calibrated
     Column("mean_entropy", NATS, ROWS, is_checked=True),
@@ -240,14 +247,28 @@ RECORDS = (
     Column("ari", NUMBER, LABELS, better=HIGHER, relatives="sd", is_checked=True),
     Column("ami", NUMBER, LABELS, better=HIGHER, relatives="sd", is_checked=True),
     # Retrieval
-    Column("mrr", NUMBER, LABELS, better=HIGHER, has_interval=True, relatives="null control"),
     Column(
-        "median_rank", NUMBER, LABELS, better=LOWER, has_interval=True, relatives="null control"
+        "mrr",
+        NUMBER,
+        LABELS,
+        better=HIGHER,
+        has_interval=True,
+        relatives="null random_ranks control",
     ),
-    Column("gap", NUMBER, ROWS, relatives="null control"),
-    Column("relative_gap", NUMBER, LABELS, relatives="control"),
-    Column("relative_gap_null", NUMBER, ROWS),
-    Column("hubness", NUMBER, ROWS, better=LOWER, relatives="null control"),
+    Column(
+        "median_rank",
+        NUMBER,
+        LABELS,
+        better=LOWER,
+        has_interval=True,
+        relatives="null random_ranks control",
+    ),
+    Column("gap", NUMBER, ROWS, relatives="within_one_side control"),
+    Column("gap_null", NUMBER, LABELS),
+    Column("gap_p", P, LABELS),
+    Column("relative_gap", NUMBER, LABELS, relatives="null control"),
+    Column("relative_gap_within_one_side", NUMBER, ROWS),
+    Column("hubness", NUMBER, ROWS, better=LOWER, relatives="null within_one_side control"),
     # Choices among texts or images
     Column(
         "accuracy",
@@ -278,6 +299,7 @@ RECORDS = (
     Column("only_b", COUNT, LABELS),
     Column("neither", COUNT, LABELS),
     Column("p", P, LABELS),
+    Column("p_min", P, NOTHING),
     Column("control_p", P, LABELS),
     Column("p_holm", P, LABELS),
     Column("p_adjusted", P, LABELS),
