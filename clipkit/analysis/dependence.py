@@ -209,7 +209,9 @@ def permute(random: Any, n: int, clusters: Int64 | None = None) -> Int64:
     """
     if clusters is None:
         return np.asarray(random.permutation(n))
-    _, index, sizes = np.unique(clusters, return_inverse=True, return_counts=True)
+    _, first, index = np.unique(clusters, return_index=True, return_inverse=True)
+    index = np.argsort(np.argsort(first))[index]  # in the order of the rows
+    sizes = np.bincount(index)
     order = np.argsort(index, kind="stable")
     starts = np.cumsum(sizes) - sizes
     place = np.empty(n, np.int64)  # within the cluster

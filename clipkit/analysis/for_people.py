@@ -186,6 +186,18 @@ def _choice_rows(rows: Rows) -> list[Row]:
     return formatted
 
 
+def _drawn_rows(rows: Rows) -> list[Row]:
+    """Format the p of rows that come from draws; `p_min` is in the cells that reach it."""
+    formatted = []
+    for row in rows:
+        cells = {name: value for name, value in row.items() if name != "p_min"}
+        for name in ("p", "p_adjusted"):
+            if name in row:
+                cells[name] = _p_cell(row, name, _number(row, "p_min"))
+        formatted.append(cells)
+    return formatted
+
+
 def _variance_rows(rows: Rows) -> Rows:
     """Return, for each prompt of `variance`, the rows of the SHOWN largest shares."""
     by_prompt: dict[str, list[Mapping[str, Any]]] = {}
@@ -205,10 +217,12 @@ def _share(row: Mapping[str, Any]) -> float:
 
 # Of each command: a column that its results have, and what formats them
 FORMATTERS: dict[str, tuple[str, Callable[[Rows], Rows]]] = {
+    "align": ("p_min", _drawn_rows),
     "attributes": ("reach", attribute_rows),
     "choose": ("accuracy", _choice_rows),
     "calibrate": ("nll", _calibration_rows),
     "compare": ("acc_a", _comparison_rows),
+    "describe": ("p_min", _drawn_rows),
     "importance": ("cost", _importance_rows),
     "retrieve": ("recall", _retrieval_rows),
     "variance": ("prompt", _variance_rows),

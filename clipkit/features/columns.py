@@ -139,6 +139,7 @@ RECORDS = (
     Column("scope", TEXT, NOTHING),
     Column("scores", TEXT, NOTHING),
     Column("unit", TEXT, NOTHING),
+    Column("untested", TEXT, NOTHING),
     Column("a", TEXT, NOTHING),
     Column("b", TEXT, NOTHING),
     Column("value_a", NUMBER, LABELS),
