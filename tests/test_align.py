@@ -9,7 +9,7 @@ from shell import fails, ok, rows
 
 from clipkit import features
 from clipkit.analysis import alignment, for_people, retrieval
-from clipkit.base.errors import ClipkitError
+from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile
 from clipkit.features.history import History
 from clipkit.features.model import Split
@@ -126,6 +126,88 @@ def test_independent_models_are_marked_in_5_percent_of_worlds(monkeypatch, layer
     marked = (independent_p(100, layers) <= 0.05).mean(axis=0)
     assert (marked <= 0.12).all()
     assert marked.max() >= 0.01
+
+
+def make_frames(random, sizes, width=8):
+    """Return frames of videos by two models that hold nothing in common."""
+    video = np.repeat(np.arange(len(sizes)), sizes)
+    files = []
+    for name in "ab":
+        scene = random.standard_normal((len(sizes), width))[video]
+        files.append(make_file(scene + 0.3 * random.standard_normal(scene.shape), name))
+        files[-1].splits["test"].labels = video
+    return files
+
+
+def cluster_p(worlds, kind, videos=30):
+    """Return p of independent models by frame and by video, (worlds, 2, 2)."""
+    found = []
+    for seed in range(worlds):
+        random = np.random.RandomState(seed)
+        sizes = {"equal": np.full(videos, 4), "twice": np.full(videos, 2)}.get(kind)
+        if sizes is None:
+            sizes = random.randint(1, 21, videos)
+        if kind == "one large":
+            sizes = np.concatenate([[60], np.full(videos - 1, 3)])
+        files = make_frames(random, sizes)
+        by = [alignment.align(files, k=5, seed=seed, cluster=name) for name in (None, "class")]
+        found.append([one.runs["p"] for one in by])
+    return np.array(found)
+
+
+def test_frames_of_a_video_are_no_neighbours_that_independent_models_share(monkeypatch):
+    monkeypatch.setattr(alignment, "PERMUTATIONS", 39)
+    by_frame, by_video = (cluster_p(20, "equal") <= 0.05).mean(axis=0)
+    assert (by_frame >= 0.95).all()
+    assert (by_video <= 0.25).all()
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("kind", ["equal", "1 to 20", "one large"])
+def test_independent_models_of_videos_are_marked_in_5_percent_of_worlds(monkeypatch, kind):
+    monkeypatch.setattr(alignment, "PERMUTATIONS", 39)
+    by_video = (cluster_p(400, kind)[:, 1] <= 0.05).mean(axis=0)
+    assert ((by_video >= 0.02) & (by_video <= 0.08)).all()
+
+
+def test_copies_of_rows_count_once_and_are_noted(capsys):
+    a, b = make_views(30, [1, 1])
+    once = alignment.align([make_file(a), make_file(b, "b")], k=K)
+    assert "equal" not in capsys.readouterr().err
+    copies = [make_file(np.repeat(view, 3, axis=0), name) for view, name in ((a, "a"), (b, "b"))]
+    for file in copies:
+        file.splits["test"].labels = np.repeat(np.arange(30), 3)
+    alignment.align(copies, k=K)
+    assert "90 of 90 rows are equal to another row in all files" in capsys.readouterr().err
+    thrice = alignment.align(copies, k=K, cluster="class")
+    assert "equal" not in capsys.readouterr().err
+    assert set(thrice.runs["clusters"]) == {30}
+    for name in ("similarity", "similarity_null", "similarity_null95", "p"):
+        assert thrice.runs[name] == pytest.approx(once.runs[name], abs=1e-12)
+
+
+def test_each_draw_has_one_row_of_each_cluster():
+    clusters = np.array([3, 1, 3, 3, 1, 0])
+    taken = alignment.draw_rows(clusters, 6)
+    assert taken.shape == (3, 3)
+    for drawn in taken:
+        assert sorted(clusters[drawn]) == [0, 1, 3]
+    assert set(taken.ravel()) == set(range(6))
+    assert alignment.draw_rows(None, 4).tolist() == [[0, 1, 2, 3]]
+
+
+def test_equal_rows_are_not_far_apart_to_a_model():
+    (a,) = make_views(60, [1])
+    classes = np.eye(3)[np.arange(60) % 3]
+    for row in alignment.align([make_file(a), make_file(classes, "b")], blind=20).rows():
+        if row["cosine_b"] > 0.99:
+            assert row["rank_b"] == 10  # the mean of 1 to 19
+        else:
+            assert row["rank_b"] == 39.5  # of 20 to 59
+    with pytest.raises(ClipkitError, match="got equal ones"):
+        alignment.align([make_file(a), make_file(np.ones((60, 5)), "b")], blind=2)
+    with pytest.raises(UsageError, match="--blind without --cluster"):
+        alignment.align([make_file(a), make_file(a)], blind=2, cluster="class")
 
 
 def test_rows_of_equal_cosines_are_no_neighbours_that_independent_models_share():
