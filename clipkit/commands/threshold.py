@@ -7,7 +7,7 @@ from typing import Annotated
 
 from clipkit.base.errors import UsageError
 from clipkit.base.options import EvalSplit, flag, option, parse_numbers, split_option
-from clipkit.commands._options import FeatureInput, Report, Seed
+from clipkit.commands._options import Cluster, FeatureInput, Report, Seed, Table
 
 
 def threshold(
@@ -36,6 +36,8 @@ def threshold(
     fit_split: Annotated[str, split_option("Split to choose thresholds on.")] = "train",
     eval_split: EvalSplit = "test",
     seed: Seed = 42,
+    table: Table = None,
+    cluster: Cluster = None,
 ) -> None:
     """Report the cosine above which an image and a prompt match, at a false-positive rate.
 
@@ -48,13 +50,15 @@ def threshold(
     from clipkit import features
     from clipkit.analysis import thresholds
 
-    report.check_output(file, unknown)
+    report.check_output(file, unknown, table)
     kinds = ["logits"] if unknown is None else ["logits", "images"]
     logits = features.read(file, kinds=kinds)
     splits = {"fit_split": fit_split, "eval_split": eval_split}
     if unknown is not None:
-        if at or standardize:
-            raise UsageError("expected --unknown without --at and --standardize")
+        if at or standardize or cluster or table:
+            raise UsageError(
+                "expected --unknown without --at, --standardize, --table and --cluster"
+            )
         others = features.read(unknown, kinds=[logits.kind])
         report.show(thresholds.detect(logits, others, **splits, seed=seed))
         return
@@ -65,6 +69,8 @@ def threshold(
         standardize=standardize,
         **splits,
         seed=seed,
+        table=table,
+        cluster=cluster,
     )
     report.show(result)
 
