@@ -436,4 +436,4 @@ def _control_columns(
 def _mean(values: NDArray[Any]) -> float:
     """Return the mean of the items that have a number; NaN if none has."""
     known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else np.nan
+    return float(known.mean(dtype=np.float64)) if len(known) else np.nan

@@ -228,6 +228,17 @@ def cycle(random: Any, n: int) -> Int64:
     return received
 
 
+def rotation(random: Any, D: int) -> Floats:
+    """Return a random orthogonal matrix (D, D)."""
+    return np.asarray(np.linalg.qr(random.standard_normal((D, D)))[0])
+
+
+def signed_sums(parts: Floats) -> Floats:
+    """Return the sums (DRAWS, D) of the parts (G, D) of clusters, with random signs."""
+    signs = np.random.RandomState(SEED).choice([-1.0, 1.0], (DRAWS, len(parts)))
+    return np.asarray(signs @ parts)
+
+
 def critical(drawn: Floats) -> float:
     """Return the largest value of which the p among draws (R,) is above 5 %; NaN for few draws.
 

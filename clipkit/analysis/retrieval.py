@@ -26,6 +26,8 @@ from clipkit.analysis.dependence import (
     find_clusters,
     p_of,
     p_of_controls,
+    rotation,
+    signed_sums,
     unless_separate,
 )
 from clipkit.analysis.results import Row, choose_split, make_result
@@ -655,8 +657,7 @@ def _gap_null(pairs: Pairs, gap: float) -> Row:
     parts = np.zeros((int(clusters.max()) + 1, len(middle)))
     np.add.at(parts, clusters, (pairs.images - middle) / N)
     np.subtract.at(parts, clusters[pairs.image_of], (pairs.texts - middle) / K)
-    signs = np.random.RandomState(SEED).choice([-1.0, 1.0], (DRAWS, len(parts)))
-    differences = signs @ parts
+    differences = signed_sums(parts)
     drawn = np.linalg.norm(differences, axis=1)
     shares = [_relative_gap(pairs, middle + half, middle - half) for half in differences / 2]
     return {
@@ -674,8 +675,8 @@ def _hub_null(pairs: Pairs, task: str) -> float:
     draws = min(ROTATIONS, max(2, ROTATED // (len(queries) * len(candidates))))
     found = []
     for _ in range(draws):
-        rotation = np.linalg.qr(random.standard_normal((D, D)))[0]
-        found.append(hubness((queries @ rotation).astype(np.float32), candidates))
+        rotated = queries @ rotation(random, D)
+        found.append(hubness(rotated.astype(np.float32), candidates))
     return float(np.mean(found))
 
 
