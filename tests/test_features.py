@@ -79,6 +79,29 @@ def test_files_of_every_version_are_read_and_written_with_the_same_bytes(
         assert (tmp_path / "x.h5").read_bytes() == path.read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("cluster", "message"),
+    [
+        (np.array([0, -1]), "test/cluster: expected numbers from 0, got -1"),
+        (np.array([0]), "expected equal lengths"),
+        (np.array([0.5, 1]), "test/cluster: expected whole numbers, got numbers"),
+        (np.array([[0], [1]]), "test/cluster: expected 1 dimensions, got 2"),
+    ],
+)
+def test_a_cluster_is_a_whole_number_for_each_row_of_a_result(cluster, message, tmp_path):
+    file = read(DATA / "v4-result.h5")
+    assert file.splits["test"].take([1]).cluster.tolist() == [3]
+    file.splits["test"].cluster = cluster
+    with pytest.raises(ClipkitError, match=message):
+        write(tmp_path / "x.h5", file)
+    file.splits["test"].cluster = None
+    assert file.version == 1
+    images = read(DATA / "v1-images.h5")
+    images.splits["test"].cluster = np.zeros(2, int)
+    with pytest.raises(ClipkitError, match="test/cluster is not part of a file of images"):
+        write(tmp_path / "x.h5", images)
+
+
 @pytest.mark.long
 @FEW
 @given(file=feature_files())

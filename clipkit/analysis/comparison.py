@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from clipkit.analysis import metrics
 from clipkit.analysis.dependence import (
+    LEAST,
     join,
     note_few,
     number_clusters,
@@ -341,6 +342,7 @@ def compare(
         attribute, class_groups = _read_class_groups(paired, groups)
         inputs["groups"] = groups_digest(class_groups)
     named_caveats = warn_of_caveats(paired.names, paired.caveats)
+    _note_no_power(paired)
     history = paired.first.extended_history(
         "compare",
         names=paired.names,
@@ -359,6 +361,15 @@ def compare(
     if attribute is not None:
         rows = _add_worst(rows, paired, attribute, seed)
     return make_result(history, rows)
+
+
+def _note_no_power(paired: PairedResults) -> None:
+    """Note that two results of few clusters never differ significantly."""
+    if paired.clusters is None or len(paired.right) == 1:
+        return
+    count = len(np.unique(paired.clusters))
+    if count < LEAST:
+        console.note(f"{count} clusters show no difference, since p is at least 2 / 2^{count}")
 
 
 def _correct(rows: Sequence[Row], paired: PairedResults) -> None:

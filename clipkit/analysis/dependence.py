@@ -86,7 +86,9 @@ def note_few(clusters: Int64 | None, where: str) -> None:
         return
     sizes = np.unique(clusters, return_counts=True)[1]
     equal = len(clusters) ** 2 / float((sizes**2).sum())
-    if len(sizes) < FEW:
+    if len(sizes) == 1:
+        console.note(f"{where}: all rows are in one cluster: intervals say little")
+    elif len(sizes) < FEW:
         console.note(f"{where}: {len(sizes)} clusters are few: intervals may be too narrow")
     elif equal < FEW:
         console.note(
