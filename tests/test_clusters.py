@@ -337,7 +337,7 @@ def test_clusters_of_other_sizes_have_the_power_that_is_promised():
 def test_rates_of_clusters_are_as_they_say(kind, clusters):
     size, held, power = simulate_sizes(400, kind, clusters)
     assert 0.01 <= size <= 0.07
-    assert 0.92 <= held <= 0.98
+    assert 0.905 <= held <= 0.98  # 0.95 in 1,500 worlds
     assert 0.74 <= power <= 0.86
 
 
