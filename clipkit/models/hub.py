@@ -1,6 +1,7 @@
 """Find a model's files by its name: bundled, in a folder or on the Hugging Face Hub.
 
-Weights are read in safetensors form only, and code that a repository holds is never fetched.
+Weights are read in safetensors form only, and code that a repository holds is never fetched. No
+library gets the path of a model's folder: it gets tensors, settings or copies of the side files.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from clipkit.base.errors import ClipkitError, UsageError, brief, unknown
-from clipkit.base.files import digest
+from clipkit.base.files import digest, temporary_folder
 from clipkit.features.endings import KNOWN_ENDINGS
 from clipkit.models import DEFAULT
 from clipkit.models.libraries import check_installed, import_library
@@ -81,8 +82,11 @@ UNUSED_FILES = {
     "transformers": (OPEN_CLIP_CONFIG,),
     "open_clip": ("config.json", "preprocessor_config.json", "processor_config.json"),
 }
-# transformers reads these, too, but they decide no embedding
-OTHER_FILES = ("model.safetensors.index.json", "chat_template.jinja")
+# Libraries read these, too, but they decide no embedding; a history has the prompt of a template.
+OTHER_FILES = ("chat_template.jinja", "chat_template.json", "video_preprocessor_config.json")
+# By these settings, transformers would load weights of another name, a model of any class from any
+# place, or code that replaces layers.
+LOADING_SETTINGS = {"transformers_weights", "audio_tokenizer", "fusion_config"}
 MAX_SETTINGS_BYTES = 2**22  # transformers copies them: 16 MiB of JSON take 3 GB and 40 s
 MAX_VOCABULARY_BYTES = 2**27  # 256,000 tokens take 34 MB; MetaCLIP 2 has 900,000
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
@@ -146,7 +150,29 @@ class ModelFiles:
 
     def digest_side_files(self) -> dict[str, str]:
         """Return ``sha256:<hex>`` of each side file: each file of settings or of a vocabulary."""
-        return {path.name: digest_file(path) for path in _side_files(self.folder, self.library)}
+        paths = _side_files(self.folder, self.library)
+        return {str(path.relative_to(self.folder)): digest_file(path) for path in paths}
+
+    @contextlib.contextmanager
+    def side_folder(self) -> Iterator[Path]:
+        """Yield a folder with copies of the side files alone, for a library that reads a folder.
+
+        It holds no weights, and no setting leads to others.
+        """
+        others = [self.folder / name for name in OTHER_FILES]
+        with temporary_folder() as folder:
+            for path in [*_side_files(self.folder), *filter(Path.exists, others)]:
+                copy = folder / path.relative_to(self.folder)
+                copy.parent.mkdir(exist_ok=True)
+                copy.write_bytes(_without_loading_settings(_read_side_file(path)))
+            try:
+                yield folder
+            except (ClipkitError, MemoryError):
+                raise
+            except Exception as error:
+                if str(folder) not in str(error):
+                    raise
+                raise ValueError(str(error).replace(str(folder), self.name)) from error
 
 
 def digest_file(path: Path) -> str:
@@ -165,6 +191,16 @@ def _read_side_file(path: Path) -> bytes:
     if len(content) > limit:  # a file that grows, or one of a system that states no size
         raise _too_large(path, f"more than {limit:,}")
     return content
+
+
+def _without_loading_settings(data: bytes) -> bytes:
+    """Return a side file without `LOADING_SETTINGS`, if it is a JSON object that has one."""
+    with contextlib.suppress(ValueError, RecursionError):
+        content = json.loads(data)
+        if isinstance(content, dict) and not LOADING_SETTINGS.isdisjoint(content):
+            kept = {key: value for key, value in content.items() if key not in LOADING_SETTINGS}
+            return json.dumps(kept).encode()
+    return data
 
 
 def combine_digests(parts: Mapping[str, str]) -> str:
@@ -301,7 +337,7 @@ def _find_library(name: str, folder: Path, prefix: str) -> str:
         library = "open_clip"
     for path in _side_files(folder, library):
         _check_side_file(path)
-    for other in OTHER_FILES:
+    for other in (*OTHER_FILES, "model.safetensors.index.json"):
         _check_side_file(folder / other)
     if not library:
         expected = OPEN_CLIP_CONFIG if prefix else f"config.json or {OPEN_CLIP_CONFIG}"
@@ -314,10 +350,16 @@ def _find_library(name: str, folder: Path, prefix: str) -> str:
     return library
 
 
-def _side_files(folder: Path, library: str) -> list[Path]:
-    """Return the folder's files of settings and vocabularies, in name order."""
+def _side_files(folder: Path, library: str = "") -> list[Path]:
+    """Return the folder's files of settings and vocabularies, in name order.
+
+    Leave out those that the library does not read. A second tokenizer has a folder of its own.
+    """
     try:
         entries = sorted(folder.iterdir())
+        for path in list(entries):
+            if path.name.endswith("_tokenizer") and path.is_dir():
+                entries += sorted(path.iterdir())
     except OSError as error:
         raise ClipkitError(f"cannot read {folder}: {error.strerror}") from None
     unused = UNUSED_FILES.get(library, ())
@@ -409,7 +451,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise ClipkitError(f"cannot read {path}: there is no such file")
     try:
-        content = json.loads(_read_side_file(path))
+        content = json.loads(_without_loading_settings(_read_side_file(path)))
     except (ValueError, RecursionError) as error:
         raise ClipkitError(f"{path}: expected valid JSON: {error}") from None
     if not isinstance(content, dict):

@@ -314,9 +314,9 @@ def load_image_processor(files: ModelFiles) -> Any:
     known = CLIPImageProcessor.read_known(settings)
     if known is not None:
         return known
-    with quiet_loading(f"the image processor of {files.name}"):
+    with quiet_loading(f"the image processor of {files.name}"), files.side_folder() as folder:
         auto: Any = import_library("transformers").AutoImageProcessor
-        return auto.from_pretrained(files.folder, trust_remote_code=False)
+        return auto.from_pretrained(folder, trust_remote_code=False)
 
 
 class CLIPImageProcessor(SimpleNamespace):
