@@ -2,22 +2,28 @@
 
 import pickle
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from canary import Canary
-from factories.clips import edit_json, edit_tensors, tiny_clip, tiny_siglip
+from factories.clips import edit_json, edit_tensors, tiny_clip, tiny_siglip, write_json
 from factories.vlm_zoo import FAMILIES, QUESTION
 from factories.zoo import TIMM_VIT, write_timm_model, write_vision_model
 from PIL import Image
-from shell import fails
+from safetensors.torch import load_file
+from shell import fails, ok, shell
 
 from clipkit import models
 from clipkit.base.errors import ClipkitError
+from clipkit.models.folders import CONVERSION
 from clipkit.models.libraries import within_limits
+from clipkit.models.towers import Tower
 
 pytestmark = pytest.mark.long
 
+PAGE = Path(__file__).parents[1] / "docs" / "commands" / "embed-models.md"
 FORMS = {
     "clip": tiny_clip,
     "siglip": tiny_siglip,
@@ -66,6 +72,129 @@ def test_weights_beside_a_model_are_never_read(form, named, tmp_path):
     np.testing.assert_array_equal(found, expected)
     assert decoyed["weights"] == details["weights"]
     assert not canary.exists()
+
+
+def touched(*names, **contents):
+    """Return a function that makes empty files and JSON files in a folder."""
+
+    def make(folder):
+        for name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).touch()
+        for name, content in contents.items():
+            write_json(folder / f"{name}.json", **content)
+
+    return make
+
+
+LORA = {"base_model_name_or_path": "org/base", "task_type": "CAUSAL_LM"}
+CLIP = {"model_type": "clip"}
+QUANTIZED = {"quantization_config": {"quant_method": "awq", "bits": 4}}
+FOLDERS = {  # what a folder holds -> what the error calls it, and the next step
+    "lora": (touched(adapter_config=LORA), "an adapter (LoRA) of org/base", "merge_and_unload()"),
+    "lora and a base": (touched(config=CLIP, adapter_config=LORA), "an adapter", "org/base"),
+    "awq": (touched(config=CLIP | QUANTIZED), "quantised (awq)", "made from"),
+    "mlx": (touched(config=CLIP | {"quantization": {"bits": 4}}), "quantised (MLX)", "made from"),
+    "mlx, old": (touched("weights.npz"), "weights.npz, a model in the form of MLX", "safetensors"),
+    "gguf": (touched("llava.gguf"), "llava.gguf, a model in the form of GGUF", "safetensors"),
+    "onnx": (touched("onnx/model.onnx", config=CLIP), "onnx/model.onnx, a model", "safetensors"),
+    "sentences": (touched("0_CLIPModel/config.json"), "sentence-transformers", "/0_CLIPModel"),
+    "diffusers": (touched("image_encoder/config.json"), "of diffusers", "/image_encoder"),
+    "no images": (touched("model_index.json"), "diffusers without", "give another model"),
+    "runs": (touched("checkpoint-5/config.json"), "run of transformers", "/checkpoint-5"),
+    "open_clip": (touched("checkpoints/epoch_1.pt"), "a training run of OpenCLIP", "epoch_1.pt"),
+    "cache": (touched("models--a--b/snapshots/1/config.json"), "the Hub's cache", "model: a/b"),
+    "pickle": (touched("pytorch_model.bin", config=CLIP), "a pickle", "weights_only=True"),
+    "file": (touched("a.pt"), "expected a model's folder, got a file", "weights_only=True"),
+    "weights": (touched("a.safetensors"), "expected a model's folder, got a file", "give the"),
+}
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_folder_of_another_form_is_named_with_the_next_step(name, tmp_path):
+    make, got, step = FOLDERS[name]
+    make(tmp_path)
+    model = tmp_path / {"file": "a.pt", "weights": "a.safetensors"}.get(name, "")
+    line = fails("embed", "shapes", "--model", model, "-o", tmp_path / "img.h5")
+    message, hint = line.split("; hint: ")
+    assert got in message
+    assert step in hint
+
+
+def test_the_lines_that_convert_a_pickle_are_those_of_the_page(tmp_path, monkeypatch):
+    folder = tiny_clip(tmp_path / "model")
+    expected, _ = embedding(folder)
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(weights, folder / "pytorch_model.bin")
+    lines = "\n".join(CONVERSION).format(file="pytorch_model.bin", target="model.safetensors")
+    assert set(lines.split("\n")) <= set(PAGE.read_text().split("\n"))
+    monkeypatch.chdir(folder)
+    line = fails("embed", "shapes", "--model", folder, "-o", tmp_path / "img.h5")
+    command = line.partition("convert it: ")[2]
+    assert shell(command, folder).returncode == 0
+    np.testing.assert_array_equal(embedding(folder)[0], expected)
+
+
+def test_a_checkpoint_of_a_training_needs_the_processor_of_its_base(tmp_path):
+    folder = tiny_clip(tmp_path / "model")
+    (folder / "preprocessor_config.json").unlink()
+    line = fails("embed", "shapes", "--model", folder, "-o", tmp_path / "img.h5")
+    assert "expected its image processor in preprocessor_config.json, got none" in line
+    assert 'AutoProcessor.from_pretrained("BASE").save_pretrained' in line
+
+
+def overflow(tensors):
+    for number in (1, 2):
+        tensors[f"multi_modal_projector.linear_{number}.weight"] *= 1e25
+
+
+@pytest.mark.parametrize("more", [(), ("--layer", 1)])
+def test_a_generative_model_that_gives_nan_is_refused_in_one_line(more, copied, tmp_path):
+    edit_tensors(copied, overflow)
+    line = fails(*RUN, *more, "-m", copied, "-o", tmp_path / "img.h5", "--precision", "fp32")
+    assert " of a first image, got NaN or Inf; hint: check the numbers" in line
+
+
+def mix_rows(self, **inputs):
+    """Embed images as a model does that lets each see the whole batch."""
+    pixels = inputs["pixel_values"].flatten(1)[:, : self.width]
+    return pixels + pixels.sum(dim=0)
+
+
+def join_rows(self, **inputs):
+    """Embed all images of a batch as one, as a model of image tokens in one sequence does."""
+    return inputs["pixel_values"].flatten(1)[:, : self.width].sum(dim=0, keepdim=True)
+
+
+@pytest.mark.parametrize(
+    ("forward", "message"),
+    [
+        (mix_rows, "got one that differs by"),
+        (join_rows, "got an array of the shape (1, 16) in a batch of 2"),
+    ],
+)
+def test_a_model_whose_rows_depend_on_the_batch_is_used_one_by_one(
+    forward, message, tmp_path, monkeypatch
+):
+    folder = tiny_clip(tmp_path / "model")
+    monkeypatch.setattr(Tower, "width", 16, raising=False)
+    monkeypatch.setattr(Tower, "__call__", forward)
+    run = ("embed", "shapes", "--limit", 20, "-m", folder, "-o", tmp_path / "img.h5")
+    line = fails(*run)
+    assert f"expected one embedding of the same image in every batch, {message}" in line
+    assert line.endswith("; hint: encode images one by one: -b 1\n")
+    ok(*run, "-b", 1)
+
+
+def test_texts_that_depend_on_the_batch_are_refused(tmp_path, monkeypatch):
+    def padded(self, input_ids, **inputs):
+        return input_ids[:, :1].float().expand(-1, 16) * input_ids.shape[0]
+
+    monkeypatch.setattr(Tower, "__call__", padded)
+    folder = tiny_clip(tmp_path / "model")
+    line = fails("textembed", "generic32", "-m", folder, "-o", tmp_path / "txt.h5")
+    assert "expected one embedding of the same prompt in every batch, got one that" in line
 
 
 LARGE = 10**9

@@ -30,6 +30,7 @@ from clipkit.models.architecture import (
     check_range,
     check_stored_size,
     load_tensors,
+    not_finite,
     refuse_misfits,
     tensors_digest,
 )
@@ -258,6 +259,8 @@ def find_layers(asked: AskedModel, inputs: Inputs) -> AskedModel:
     """Return the model with all its layers: their outputs are the library's hidden states."""
     states = asked.whole(inputs, output_hidden_states=True).hidden_states
     wanted = [asked._pool(state, inputs) for state in states]
+    if not all(state.isfinite().all() for state in wanted):
+        raise not_finite("hidden state of a first image")
     for module in asked.model.modules():
         if not isinstance(module, torch.nn.ModuleList) or len(module) != len(wanted) - 1:
             continue
@@ -283,6 +286,8 @@ def output_scale(asked: AskedModel, inputs: Inputs, tolerance: float) -> dict[st
     products = head(state)[0].float().to(logits.device)
     if getattr(head, "bias", None) is not None:
         products = products - head.bias  # files have no place for it
+    if logits.isnan().any() or not products.isfinite().all():
+        raise not_finite("next-token logit of a first image")
     is_said = logits > MASKED
     logits, products = logits[is_said], products[is_said]
     text = asked.model.config.get_text_config().to_dict()

@@ -23,6 +23,12 @@ from clipkit.base.errors import ClipkitError, UsageError, brief, unknown
 from clipkit.base.files import digest, temporary_folder
 from clipkit.features.endings import KNOWN_ENDINGS
 from clipkit.models import DEFAULT
+from clipkit.models.folders import (
+    PICKLE_SUFFIXES,
+    convert_hint,
+    find_unusable_weights,
+    recognize,
+)
 from clipkit.models.libraries import check_installed, import_library
 
 PREFIX = "open_clip:"  # asks for OpenCLIP's form of a repository or folder that has several
@@ -67,7 +73,6 @@ CONFIG_PATTERNS = ["*.json", "*.txt", "*.model", "*.jinja"]
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 # The name of the weights of each library, in safetensors form.
 WEIGHTS = {"transformers": "model", "open_clip": "open_clip_model", "timm": "model"}
-PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt"}
 FILE_ENDINGS = (*KNOWN_ENDINGS, *PICKLE_SUFFIXES, ".safetensors")  # no repository ends so
 # The files beside the weights that decide an embedding: settings and vocabularies.
 SETTINGS_FILES = re.compile(
@@ -337,11 +342,16 @@ def _find_library(name: str, folder: Path, prefix: str) -> str:
         library = "open_clip"
     for path in _side_files(folder, library):
         _check_side_file(path)
-    for other in (*OTHER_FILES, "model.safetensors.index.json"):
+    for other in (*OTHER_FILES, "model.safetensors.index.json", "adapter_config.json"):
         _check_side_file(folder / other)
+    unusable = find_unusable_weights(folder, content)
+    if unusable:
+        message = f"{name}: expected a whole model in floating point, got {unusable.got}"
+        raise ClipkitError(message, unusable.hint)
     if not library:
         expected = OPEN_CLIP_CONFIG if prefix else f"config.json or {OPEN_CLIP_CONFIG}"
-        raise ClipkitError(f"{name}: expected a model's {expected}, got none")
+        got, hint = recognize(folder, name) or ("none", None)
+        raise ClipkitError(f"{name}: expected a model's {expected}, got {got}", hint)
     if library == "transformers":
         from clipkit.models.families import find_family, is_generative
 
@@ -434,17 +444,17 @@ def _no_safetensors(name: str, folder: Path, stem: str) -> ClipkitError:
     names = sorted(path.name for path in folder.iterdir())
     others = [other for other in names if other.endswith(".safetensors")]
     pickles = [other for other in names if Path(other).suffix in PICKLE_SUFFIXES]
-    content = "no weights"
-    hint = "save the model again as safetensors"
+    got, hint = recognize(folder, name) or ("no weights", "save the model again as safetensors")
     if others:
-        content = ", ".join(others)
+        got = ", ".join(others)
         hint = (
             "if that file holds the whole model, rename it or link to it: "
             f"ln -s {others[0]} {stem}.safetensors"
         )
     elif pickles:
-        content = f"only {', '.join(pickles)}, a pickle, which can run code and is not read"
-    return ClipkitError(f"{name}: expected {stem}.safetensors, got {content}", hint)
+        got = f"only {', '.join(pickles)}, a pickle, which can run code and is not read"
+        hint = convert_hint(folder / pickles[0], stem)
+    return ClipkitError(f"{name}: expected {stem}.safetensors, got {got}", hint)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -462,7 +472,10 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _check_form(name: str) -> None:
     """Refuse a name that is no folder and no name of a repository."""
     if os.path.exists(name):  # noqa: PTH110
-        raise ClipkitError(f"{name}: expected a model's folder, got a file")
+        hint = f"give the folder of the file and its config.json: {os.path.dirname(name) or '.'}"  # noqa: PTH120
+        if Path(name).suffix in PICKLE_SUFFIXES:
+            hint = convert_hint(Path(name), "model")
+        raise ClipkitError(f"{name}: expected a model's folder, got a file", hint)
     if name.lower().endswith(FILE_ENDINGS):
         raise ClipkitError(f"cannot read {name}: there is no such file")
     if SHORT_NAME.fullmatch(name):

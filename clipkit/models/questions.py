@@ -19,7 +19,7 @@ from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, shorten
 from clipkit.models.hub import ModelFiles
 from clipkit.models.libraries import quiet_loading, single_line_errors, within_limits
-from clipkit.models.preprocessing import Preprocessor
+from clipkit.models.preprocessing import Preprocessor, check_has_processor
 from clipkit.models.tokenizer import TextTokenizer, switch_dropout_off
 from clipkit.prompts.texts import MAX_CHARACTERS
 
@@ -44,6 +44,7 @@ class Question(Preprocessor):
         self.name = files.name
         self.question = question
         self._of_thread = threading.local()  # a tokenizer is for one thread at a time
+        check_has_processor(files)
         with quiet_loading(f"the processor of {files.name}"), files.side_folder() as folder:
             auto: Any = transformers.AutoProcessor
             self.processor = auto.from_pretrained(folder, trust_remote_code=False)
