@@ -384,7 +384,7 @@ def test_any_json_or_bytes_give_prompts_or_an_error(data):
         (r'["a\u0007"]', "mine.json, prompt 1: expected no control character, got U+0007"),
         (r'["a\ud800"]', "mine.json, prompt 1: expected text, got half a character, U+D800"),
         (r'{"\udfff": ["a"]}', r"mine.json, '\udfff': expected text, got half a character"),
-        ("[" * 100_000, "mine.json: expected lists of prompts, got deeper nesting"),
+        ("[" * 100_000, "mine.json: expected lists and objects, got deeper nesting"),
         ("[" + "1" * 5000 + "]", "mine.json: expected texts, got a very long number"),
         (json.dumps([LONG]), f"mine.json, prompt 1: {TOO_LONG}"),
         (json.dumps(["a"] * (2**20 + 1)), f"mine.json: {TOO_MANY}1,048,577"),
