@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 from canary import Canary
 from factories.clips import edit_json, edit_tensors, tiny_clip, tiny_siglip, write_json
 from factories.vlm_zoo import FAMILIES, QUESTION
@@ -72,6 +73,30 @@ def test_weights_beside_a_model_are_never_read(form, named, tmp_path):
     np.testing.assert_array_equal(found, expected)
     assert decoyed["weights"] == details["weights"]
     assert not canary.exists()
+
+
+def test_no_library_gets_the_path_of_a_models_folder(llava, tmp_path, monkeypatch):
+    """What transformers opens by itself lies in a folder with copies of the side files alone."""
+    seen = {}
+
+    def spy(kind):
+        original = kind.from_pretrained.__func__
+
+        def from_pretrained(cls, path, *arguments, **options):
+            if path is not None:
+                seen.update({file.name: cls for file in Path(path).iterdir()})
+                assert Path(path) not in (llava, clip)
+            return original(cls, path, *arguments, **options)
+
+        monkeypatch.setattr(kind, "from_pretrained", classmethod(from_pretrained))
+
+    clip = tiny_clip(tmp_path / "model")
+    for name in ("AutoProcessor", "AutoTokenizer", "AutoImageProcessor", "PreTrainedModel"):
+        spy(getattr(transformers, name))
+    embedding(llava)
+    models.load(str(clip), tower="text", untrained=0)
+    assert seen.keys() >= {"processor_config.json", "tokenizer.json", "vocab.json"}
+    assert not [name for name in seen if name.endswith((".safetensors", ".bin"))]
 
 
 def touched(*names, **contents):
