@@ -316,7 +316,7 @@ def load(
         _tokenizer=tokenizer,
         _non_blocking=options.non_blocking,
     )
-    return _check_and_measure(encoder, 2 if tower == "text" else options.batch_size)
+    return _check_and_measure(encoder, options.batch_size)
 
 
 def _load_generative(
@@ -426,11 +426,11 @@ def _check_and_measure(encoder: Encoder, batch_size: int = TEXT_BATCH) -> Encode
 def _measure(encoder: Encoder, batch_size: int) -> int:
     """Return the width D of the embedding of one image or prompt, which must be finite.
 
-    It must not depend on the batch, unless this has one image.
+    It must not depend on the batch, unless images are encoded one by one.
     """
     batch: Callable[[], NDArray[np.float32]]
     if encoder._preprocessor is None:
-        kind, hint = "prompt", None
+        kind, hint, batch_size = "prompt", None, TEXT_BATCH
         alone = encoder.encode_texts(PROMPT, places=[f"the text {PROMPT!r}"])
         batch = partial(encoder.encode_texts, [f"{PROMPT} of two dots", PROMPT], truncate=True)
     else:

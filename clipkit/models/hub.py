@@ -340,14 +340,7 @@ def _find_library(name: str, folder: Path, prefix: str) -> str:
         library = "timm" if is_timm else "transformers"
     elif (folder / OPEN_CLIP_CONFIG).is_file():
         library = "open_clip"
-    for path in _side_files(folder, library):
-        _check_side_file(path)
-    for other in (*OTHER_FILES, "model.safetensors.index.json", "adapter_config.json"):
-        _check_side_file(folder / other)
-    unusable = find_unusable_weights(folder, content)
-    if unusable:
-        message = f"{name}: expected a whole model in floating point, got {unusable.got}"
-        raise ClipkitError(message, unusable.hint)
+    _check_folder(name, folder, library, content)
     if not library:
         expected = OPEN_CLIP_CONFIG if prefix else f"config.json or {OPEN_CLIP_CONFIG}"
         got, hint = recognize(folder, name) or ("none", None)
@@ -358,6 +351,17 @@ def _find_library(name: str, folder: Path, prefix: str) -> str:
         if not is_generative(content):
             find_family(name, content)
     return library
+
+
+def _check_folder(name: str, folder: Path, library: str, config: Mapping[str, Any]) -> None:
+    """Refuse side files that a library cannot safely read, and weights that are no whole model."""
+    others = (*OTHER_FILES, "model.safetensors.index.json", "adapter_config.json")
+    for path in [*_side_files(folder, library), *(folder / other for other in others)]:
+        _check_side_file(path)
+    unusable = find_unusable_weights(folder, config)
+    if unusable:
+        message = f"{name}: expected a whole model in floating point, got {unusable.got}"
+        raise ClipkitError(message, unusable.hint)
 
 
 def _side_files(folder: Path, library: str = "") -> list[Path]:
