@@ -23,6 +23,7 @@ from clipkit.models.preprocessing import Preprocessor, check_has_processor
 from clipkit.models.tokenizer import TextTokenizer, switch_dropout_off
 from clipkit.prompts.texts import MAX_CHARACTERS
 
+SHOWN = 40  # characters of a word in a message
 CHOICES_HINT = "embed --choices lists the answers in the question; the model then says a letter"
 PROBE = "clipkit"  # an answer
 MAX_TOKENS = 2**17  # of the prompt with one image; the largest known processors make 16,384
@@ -215,15 +216,17 @@ class Answers(TextTokenizer):
                 token, *others = self.question.answer_tokens(text)
             if token == self.tokenizer.unk_token_id:
                 raise ClipkitError(
-                    f"{places[number]}: expected a word that {self.name} has a token for"
+                    f"{places[number]}: expected a word that {self.name} has a token for, got "
+                    f"{shorten(text, SHOWN)!r}"
                 )
             if others:
                 longer.append(f"{self.tokenizer.decode([token])!r} for {text!r}")
             other = first.setdefault(token, number)
             if texts[other] != texts[number]:
+                both = f"{shorten(texts[other], SHOWN)!r} and {shorten(text, SHOWN)!r}"
                 raise ClipkitError(
                     f"{places[other]} and {places[number]}: expected answers that differ in their "
-                    f"first token, got {self.tokenizer.decode([token])!r} for both",
+                    f"first token, got {self.tokenizer.decode([token])!r} for {both}",
                     CHOICES_HINT,
                 )
         if longer:
