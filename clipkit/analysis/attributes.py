@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 
 from clipkit.analysis import probes, results, similarity, verdicts, zeroshot
 from clipkit.analysis.controls import Control, check_controls, control_digests
+from clipkit.analysis.dependence import permute
 from clipkit.analysis.held_out import EVAL_SPLIT, FIT_SPLIT, SplitRows, choose_rows, find_shared
 from clipkit.analysis.probes.classifiers import LOGREG, names_taking
 from clipkit.analysis.results import Row
@@ -737,9 +738,11 @@ class _Number(_Label):
         generator = np.random.default_rng(self.settings.seed)
         if self.settings.metric in RANKED:
             predicted = self.scores[1]
-            draws = [generator.permutation(self.truth) for _ in range(RANK_NULLS)]
+            rows = len(self.truth)
+            draws = [self.truth[permute(generator, rows)] for _ in range(RANK_NULLS)]
             return [float(self.metric.value(truth, predicted)) for truth in draws]
-        permuted = [generator.permutation(self.fitted_numbers) for _ in range(NULLS)]
+        numbers = self.fitted_numbers
+        permuted = [numbers[permute(generator, len(numbers))] for _ in range(NULLS)]
         predicted = ridge(np.asarray(self.X), np.stack(permuted, axis=1), self.X_scored)
         return list(map(self._score, predicted.T))
 

@@ -498,6 +498,11 @@ def _control_of(row: Mapping[str, Any], name: str, count: str) -> list[Reference
     value = _number(row, f"{name}_control")
     if math.isnan(value):
         return []
+    p = _number(row, "control_p")
+    if not math.isnan(p):  # of a paired test with every control
+        difference = row[name] - np.fmax(value, _number(row, f"{name}_control_high"))
+        ends = (difference, difference) if p <= LEVEL else (-1.0, 1.0)
+        return [Reference(CONTROL, value, paired=ends)]
     lowest, highest = (_number(row, f"{name}_control_{end}") for end in ("low", "high"))
     low, _ = exact_interval(value if math.isnan(lowest) else lowest, row[count])
     _, high = exact_interval(value if math.isnan(highest) else highest, row[count])
@@ -528,9 +533,10 @@ def choice_claims(row: Mapping[str, Any]) -> list[Claim]:
 def understood(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, bool]]:
     """Return which categories of texts are understood, by what decides them: words or their order.
 
-    `rows` are those of one measure of `choose`, all items first. A category is understood if it is
-    above all that it is held against; otherwise this is not decided.
+    `rows` are those of `choose`, of which the last measure counts: it has both directions. A
+    category is understood if it is above all that it is held against; else this is not decided.
     """
+    rows = [row for row in rows if row["split"] == rows[-1]["split"]]
     categories: dict[str, dict[str, bool]] = {}
     for row in rows[1:] or rows:
         decided_by = ORDER if row["ceiling"] < MOSTLY_ORDER else WORDS
@@ -540,11 +546,7 @@ def understood(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, bool]]:
 
 
 def choices_sentence(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Count the categories of `choose` that are understood, and name the others.
-
-    Of several measures, the last has both directions.
-    """
-    rows = [row for row in rows if row["split"] == rows[-1]["split"]]
+    """Count the categories of `choose` that are understood, and name the others."""
     parts, others = [], []
     for decided_by, categories in understood(rows).items():
         parts.append(f"{decided_by} in {sum(categories.values())} of {len(categories)} categories")
