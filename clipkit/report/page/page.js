@@ -42,10 +42,15 @@ function sortBy(table, header) {
   announce(order === "none" ? "Original order" : `Sorted by ${textOf(header)}, ${order}`);
 }
 
-// Where a table is wider than its box, as on a telephone, its results are seen first.
+// Where a table is wider than its box, as on a telephone, its results are seen first: they begin
+// where the first column ends, so that no cell is cut.
 for (const box of all(".scroll")) {
   const cell = box.querySelector("tbody .n:has(.bar)") || box.querySelector("tbody .n");
-  if (cell && cell.offsetLeft + cell.offsetWidth > box.clientWidth) box.scrollLeft = cell.offsetLeft - cell.parentElement.cells[0].offsetWidth;
+  if (!cell || cell.offsetLeft + cell.offsetWidth <= box.clientWidth) continue;
+  const start = cell.offsetLeft - cell.parentElement.cells[0].offsetWidth;
+  const missing = start - (box.scrollWidth - box.clientWidth);
+  if (missing > 0) box.firstElementChild.style.marginInlineEnd = `${missing}px`;
+  box.scrollLeft = start;
 }
 
 for (const table of all("table.sortable")) {
