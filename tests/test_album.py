@@ -606,7 +606,7 @@ def test_places_of_a_confusion_are_its_cells_or_the_rows_of_the_largest():
     (*_, first), (*_, right), (*_, last) = confusion_boxes(figure, counts)
     assert right == pytest.approx([first[0] + first[2], *first[1:]])
     assert last == pytest.approx([right[0], first[1] + first[3], *first[2:]])
-    many = np.eye(50, dtype=int) + np.eye(50, k=1, dtype=int)
+    many = np.eye(50, dtype=int) + np.diag(np.arange(49, 0, -1), k=1)
     figure = confusion(many, [f"class {number}" for number in range(50)])
     figure.draw_without_rendering()
     rows = confusion_boxes(figure, many)

@@ -58,4 +58,4 @@ def pictures_of(file: FeatureFile) -> list[Picture]:
     found = [
         picture for picture in PICTURES.values() if file.kind in picture.of or maker in picture.of
     ]
-    return sorted(found, key=lambda picture: not picture.is_first)
+    return sorted(found, key=lambda picture: not picture.is_first(file))
