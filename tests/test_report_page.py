@@ -81,7 +81,7 @@ def axe_faults(page):
     return [
         (fault["id"], fault["nodes"][0]["html"])
         for fault in violations
-        if fault["impact"] in ("serious", "critical")
+        if fault["impact"] in ("serious", "critical") or fault["id"] == "landmark-unique"
     ]
 
 

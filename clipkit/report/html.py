@@ -129,12 +129,17 @@ def _inline(markdown: str) -> Markup:
 def _nodes(page: Page, pictures: _Pictures, drawn: Path | None) -> Iterator[dict[str, Any]]:
     """Yield each block for the template. Skip the picture of `drawn`, which stands above them."""
     heading = ""
+    labels: Counter[str] = Counter()
     for number, block in enumerate(page.blocks):
         if drawn and isinstance(block, Picture) and _is_named_after(block.path, drawn):
             continue
         if isinstance(block, Heading):
             heading = block.text
         node = _node(block, pictures, f"b{number}", heading)
+        if node and node["kind"] == "table":  # its region needs a name of its own
+            labels[node["label"]] += 1
+            if labels[node["label"]] > 1:
+                node["label"] += f", table {labels[node['label']]}"
         if node:
             yield node
 

@@ -207,7 +207,7 @@ class SameImages:
     def section(self) -> list[Block]:
         """Return the accuracies and their paired differences, below a heading."""
         blocks: list[Block] = [self._heading(), self._accuracies(), *self._notes()]
-        blocks += [*self._sweeps(), *self._layers()]
+        blocks += self._layers()
         single = [one for one in self.results if one.has_one_run and not one.untested]
         blocks += SameImages(single)._paired_differences()
         several = [scored for scored in self.results if not scored.has_one_run]
@@ -217,7 +217,7 @@ class SameImages:
                 f"{_names(several)}. Choose a run with clipkit compare --run or clipkit probe "
                 "--val."
             )
-        return blocks
+        return blocks + self._sweeps()
 
     def _heading(self) -> Heading:
         """Return the heading: the data set, the split, and the numbers of images and classes."""
