@@ -418,8 +418,8 @@ def _split_classes(f1: Floats) -> tuple[int, slice, int, slice, int]:
     n, half = len(f1), MAX_BARS // 2
     if n <= MAX_BARS:
         return 0, slice(0, n), 0, slice(n, n), 0
-    above = np.count_nonzero(f1 == f1[0])
-    below = np.count_nonzero(f1 == f1[-1])
+    above = int(np.count_nonzero(f1 == f1[0]))
+    below = int(np.count_nonzero(f1 == f1[-1]))
     if above <= half:
         above = 0
     if below <= half or above == n:

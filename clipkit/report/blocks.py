@@ -88,21 +88,32 @@ class Table:
         Empty columns are left out. Of several rows, keys with one text in all of them stand below.
         If no single key is different in all rows, the first column joins several.
         """
-        columns = list(zip(*self.rows, strict=True))
-        shown = [n for n, column in enumerate(columns) if any(map(text_of, column))]
+        columns = [list(map(text_of, column)) for column in zip(*self.rows, strict=True)]
+        shown = [n for n, texts in enumerate(columns) if any(texts)]
         if len(self.rows) < 2 or not self.has_header:
             return self._select(shown)
-        keys = [n for n in shown if n < max(self.key_columns, self.text_columns)]
-        shared = [n for n in keys if len(set(map(text_of, columns[n]))) == 1]
-        if shared == keys:
-            shared = keys[1:]
-        shown = [n for n in shown if n not in shared]
-        keys = [n for n in keys if n not in shared]
-        joined = _choose_label([[text_of(cell) for cell in columns[n]] for n in keys])
-        label = [keys[place] for place in joined]
-        below = ", ".join(_fact(self.header[n], text_of(columns[n][0])) for n in shared)
-        rest = self._select([n for n in shown if n not in label])
+        keys, shared = self._split_keys(shown, columns)
+        label = [keys[place] for place in _choose_label([columns[n] for n in keys])]
+        rest = self._select([n for n in shown if n not in shared and n not in label])
+        below = ", ".join(_fact(self.header[n], columns[n][0]) for n in shared)
         return replace(rest._with_label(self, label), shared=below)
+
+    def _split_keys(
+        self, shown: Sequence[int], columns: Sequence[Sequence[str]]
+    ) -> tuple[list[int], list[int]]:
+        """Return the keys that tell rows apart, and those with one text in all rows."""
+        of_keys = max(self.key_columns, self.text_columns)
+        keys, shared = [], []
+        for n in shown:
+            if n >= of_keys:
+                break
+            if len(set(columns[n])) == 1:
+                shared.append(n)
+            else:
+                keys.append(n)
+        if not keys:  # the rows are about the same
+            keys, shared = shared[:1], shared[1:]
+        return keys, shared
 
     def _select(self, columns: Sequence[int]) -> Table:
         """Return a table of some columns."""

@@ -397,9 +397,8 @@ def _setting_cells(runs: Sequence[Row]) -> dict[str, str]:
     classifiers = dict.fromkeys(str(run.get("classifier", "")) for run in runs)
     cells = {"classifier": escape(", ".join(classifiers))}
     for name in SETTING_COLUMNS[1:]:
-        values = [run.get(name) for run in runs]
-        numbers = sorted(value for value in values if _number(value, "g"))
-        ends = [numbers[0], numbers[-1]] if numbers else []
+        numbers = [float(run[name]) for run in runs if _number(run.get(name), "g")]
+        ends = [min(numbers), max(numbers)] if numbers else []
         cells[name] = "–".join(dict.fromkeys(_number(end, "g") for end in ends))
     return cells
 
