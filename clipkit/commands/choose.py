@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
 from typing import Annotated
 
 from clipkit.base.errors import UsageError
@@ -45,9 +47,9 @@ def choose(
     from clipkit.features.provenance import original_split
 
     if not items:
-        raise UsageError("expected --items, got none", "--items shapes has bundled ones")
+        raise _no_items(images, texts)
     report.check_output(images, texts, *control, *control_texts, *items)
-    image_file = features.read(images, kinds=["images"])
+    image_file = features.read(images, kinds=["images"], swapped=(texts, ["texts"]))
     chosen = choose_split(image_file, split)
     if items == ["shapes"]:
         chosen = original_split(image_file, chosen)
@@ -60,3 +62,15 @@ def choose(
         common=common,
     )
     report.show(result)
+
+
+def _no_items(images: str, texts: str) -> UsageError:
+    """Return the error for items that are not named, or that stand in the place of their texts."""
+    from clipkit.features.endings import CAPTION_TABLES
+
+    hint = "--items shapes has bundled ones"
+    if Path(texts).suffix.lower() in CAPTION_TABLES:
+        table = shlex.quote(texts)
+        make = f"clipkit textembed --items {table}"
+        hint = f"{make} | clipkit choose {shlex.quote(images)} - --items {table}"
+    return UsageError("expected --items, got none", hint)

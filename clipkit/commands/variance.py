@@ -50,8 +50,10 @@ def variance(
     from clipkit.analysis import variance
 
     report.check_output(images, texts, *control)
-    controls = [features.read(file, kinds=["images"]) for file in control]
-    prompts = None if texts is None else features.read(texts, kinds=["texts"])
+    controls = features.read_all(control, kinds=["images"])
+    prompts = None
+    if texts is not None:
+        prompts = features.read(texts, kinds=["texts"], swapped=(images, ["images"]))
     with features.open_file(images, kinds=["images"]) as opened:
         result = variance.decompose(
             opened,

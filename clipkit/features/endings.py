@@ -26,6 +26,7 @@ Thumbnails = Mapping[str, Iterator[bytes]]  # of each split, an encoded image pe
 
 FEATURE_ENDINGS = (".h5", ".hdf5")
 OTHER_ENDINGS = (".tsv", ".json", ".txt", ".md", ".png", ".pdf", ".svg")
+CAPTION_TABLES = (".csv", ".tsv", ".jsonl", ".json")  # captions or items
 PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".joblib")
 PICKLE_HINT = (
     "reading a pickle runs the code in it; where you trust it, save its arrays: "
@@ -160,6 +161,8 @@ _FORMATS = (
 FORMATS = {known.ending: known for known in _FORMATS}
 READABLE = tuple(known.ending for known in _FORMATS if known.read)
 WRITABLE = tuple(known.ending for known in _FORMATS if known.write)
+FOR_FEATURES = tuple(known.ending for known in _FORMATS if known.holds_features)
+FOR_RESULTS = tuple(known.ending for known in _FORMATS if known.holds_results)
 KNOWN_ENDINGS = (*FEATURE_ENDINGS, *WRITABLE, *OTHER_ENDINGS)
 
 

@@ -22,10 +22,13 @@ import numpy as np
 
 from clipkit.base import console
 from clipkit.base.csv_rows import is_no_value
-from clipkit.base.errors import ClipkitError, UsageError, read_errors, unknown
+from clipkit.base.errors import ClipkitError, UsageError, read_errors, shorten, unknown
 from clipkit.base.files import atomic_write, spool_input
+from clipkit.base.names import positions, select
 from clipkit.features import folders, npz
 from clipkit.features.endings import (
+    FOR_FEATURES,
+    FOR_RESULTS,
     FORMATS,
     PARQUET,
     READABLE,
@@ -49,10 +52,12 @@ from clipkit.features.overview import abridged
 from clipkit.features.validation import allowed_names, check_version, validate
 
 NO_ROWS = ("class_names", "texts", "class_index")  # arrays that a .parquet has in the JSON
+IMAGE_IDS = "image_ids"  # the array with the image of each text, which becomes its class
+SHOWN = 80  # characters of a text in a message
 UNNAMED = "all"  # the split of rows that name none, as for a folder of images
 
 
-def import_file(
+def import_file(  # noqa: PLR0913 (the options of `clipkit convert`)
     source: str | Path,
     *,
     split: str | None = None,
@@ -60,6 +65,7 @@ def import_file(
     labels: str | Path | None = None,
     texts: Sequence[str] | None = None,
     classes: Sequence[str] | None = None,
+    image_ids: Sequence[str] | None = None,
     digests: Mapping[str, str] | None = None,
     **columns: str | None,
 ) -> FeatureFile:
@@ -80,6 +86,8 @@ def import_file(
         The prompts whose embeddings (K, D) are the rows of one unnamed matrix.
     classes : sequence of K str, optional
         The class of each prompt. Without prompts, the classes are the prompts.
+    image_ids : sequence of K str, optional
+        The image that each text belongs to. `texts` that the file has, too, must be equal.
     digests : mapping of str to str, optional
         The digests of further files, for the history.
     **columns : str, optional
@@ -101,6 +109,9 @@ def import_file(
             added["labels"], inputs["labels"] = _read_labels(str(labels))
         if texts is not None:
             added["texts"] = list(texts)
+        if image_ids is not None:
+            added[IMAGE_IDS] = list(image_ids)
+            _check_captions(added, arrays, source)
         if classes is not None:
             has_texts = "texts" in added or "texts" in arrays
             added |= _class_arrays(list(classes), has_texts=has_texts)
@@ -119,6 +130,24 @@ def import_file(
         inputs={**inputs, **(digests or {})},
     )
     return imported
+
+
+def _check_captions(added: Arrays, arrays: Arrays, source: str) -> None:
+    """Refuse captions that are not the texts of a source; leave them out if they are."""
+    if "texts" not in arrays:
+        return
+    captions, texts = added.pop("texts"), _value("texts", arrays["texts"], f"{source}: texts")
+    if len(captions) != len(texts):
+        raise ClipkitError(
+            f"{source}: expected a caption for each of {len(texts):,} texts, got {len(captions):,}"
+        )
+    for row, (caption, text) in enumerate(zip(captions, texts, strict=True)):
+        if caption != text:
+            got = f"got {shorten(caption, SHOWN)!r} for {shorten(text, SHOWN)!r}"
+            hint = "write the table in the order of the texts"
+            raise ClipkitError(
+                f"{source}: expected its texts as captions, {got} in row {row}", hint
+            )
 
 
 def _check_model(file: FeatureFile, model: str | None) -> None:
@@ -201,16 +230,14 @@ def export_file(
 def _check_holds(known: Format, file: FeatureFile) -> None:
     """Refuse a file whose content another format holds."""
     if file.is_result and not known.holds_results:
-        endings = [other.ending for other in FORMATS.values() if other.holds_results]
         raise UsageError(
             f"expected features for an {known.ending} file, got a {file.kind}",
-            f"choose {' or '.join(endings)}",
+            f"choose {' or '.join(FOR_RESULTS)}",
         )
     if not file.is_result and not known.holds_features:
-        endings = [other.ending for other in FORMATS.values() if other.holds_features]
         raise UsageError(
             f"expected a result for a {known.ending} file, got {file.kind}",
-            f"choose {' or '.join(endings)}, or make a result with zeroshot -o or probe -o",
+            f"choose {' or '.join(FOR_FEATURES)}, or make a result with zeroshot -o or probe -o",
         )
 
 
@@ -296,9 +323,11 @@ def _assemble(arrays: Arrays, source: str, split: str | None, added: Arrays) -> 
     about: Any = {"kind": "images", "history": []}
     if is_export:
         about = _parse_metadata(arrays.pop(npz.METADATA), source)
-        arrays |= {name: about[name] for name in NO_ROWS if name in about}
+        arrays |= select(about, NO_ROWS)
     elif arrays.keys() >= {"features", "texts"}:
         about["kind"] = "texts"
+    if IMAGE_IDS in arrays:
+        _name_images(arrays, about["kind"], source)
     file = FeatureFile(about["kind"], about.get("history"), display_name=source)
     file.temperature = about.get("temperature")
     file.logit_scale = about.get("logit_scale")
@@ -311,11 +340,22 @@ def _assemble(arrays: Arrays, source: str, split: str | None, added: Arrays) -> 
         )
     file = _keep_split(file, split)
     _fill(file, arrays, places)
-    _check_used(arrays.keys() - places.values(), added, source)
+    _check_used(arrays.keys() - places.values(), added, source, file.kind)
     _number_labels(file, is_export)
     if file.kind == "texts":
         _number_classes(file)
     return file
+
+
+def _name_images(arrays: Arrays, kind: str, source: str) -> None:
+    """Make the image of each text its class, as `textembed --captions` does."""
+    if kind != "texts":
+        hint = "add the array texts, or name their table with --captions"
+        raise ClipkitError(f"{source}: expected texts beside {IMAGE_IDS}, got none", hint)
+    for name in ("class_index", "class_names"):
+        if name in arrays:
+            raise ClipkitError(f"{source}: expected {IMAGE_IDS} or {name}, got both")
+    arrays["class_index"] = list(map(str, _value("ids", arrays.pop(IMAGE_IDS), source)))
 
 
 def _check_new(added: Arrays, arrays: Arrays, source: str) -> None:
@@ -334,14 +374,17 @@ def _fill(file: FeatureFile, arrays: Arrays, places: Mapping[tuple[str, str], st
             setattr(owners[group], key, _value(key, arrays[name], where))
 
 
-def _check_used(unused: set[str], added: Arrays, source: str) -> None:
+def _check_used(unused: set[str], added: Arrays, source: str, kind: str) -> None:
     """Refuse added arrays that have no place; warn of others that have none."""
     for name in unused & added.keys():
         message = f"expected one unnamed matrix of features for {name}, got others"
         raise UsageError(f"{source}: {message}")
     if unused:
         names = abridged(sorted(unused))
-        console.warn(f"{source}: ignored, because a feature file cannot hold them: {names}")
+        warning = f"{source}: ignored, because a feature file cannot hold them: {names}"
+        if kind == "texts" and "ids" in unused:
+            warning += f"; hint: if these are the ids of the texts' images, call them {IMAGE_IDS}"
+        console.warn(warning)
 
 
 def _parse_metadata(metadata: Any, source: str) -> Any:
@@ -502,7 +545,7 @@ def _number_names(file: FeatureFile, labelled: list[Any]) -> None:
         if counts[name] > 1:
             message = f"expected numbers, since several classes are called {name!r}"
             raise ClipkitError(f"{where}: {message}")
-    numbers = {name: number for number, name in enumerate(file.class_names)}
+    numbers = positions(file.class_names)
     for split in labelled:
         split.labels = np.array([numbers[name] for name in split.labels], np.int64)
 
@@ -514,8 +557,8 @@ def only_runs(file: FeatureFile, split: str | None = None) -> FeatureFile:
     file = replace(file.as_result(), splits={})
     if split is None:
         return file
-    column = file.runs.get("eval_split", file.runs.get("split", np.array([], str)))
-    scored = np.flatnonzero(column == split)
-    if not len(scored):
-        raise unknown(f"split of {file.display_name}", split, sorted(set(column.tolist())))
+    scored = file.numbers_on(split)
+    if not scored:
+        known = sorted({*file.split_of_runs} - {""})
+        raise unknown(f"split of {file.display_name}", split, known)
     return replace(file, runs={name: values[scored] for name, values in file.runs.items()})

@@ -35,6 +35,12 @@ COLUMNS_OF_TEXTS = {
     "class_index": (int, "class_index"),
     "class_name": (str, "class_index"),  # without numbers
 }
+# Columns of texts that are read. An export has the image of a caption as its class
+READ_OF_TEXTS = {
+    **COLUMNS_OF_TEXTS,
+    "image_id": (str, "image_ids"),
+    "image_ids": (str, "image_ids"),  # as in an .npz
+}
 # Columns that hold the ids of images where none is called `id`, as other tools write them.
 ID_COLUMNS = ("filename", "file_name", "image_path", "path", "frame_idx", "image_id", "key")
 FIRST_OF_WIDE = "feature_0"  # dinotool writes a column for each number of a vector
@@ -52,6 +58,11 @@ def column_chunks(
         groups = range(metadata.num_row_groups)
     for group in map(metadata.row_group, groups):
         yield from map(group.column, range(group.num_columns))
+
+
+def leaf_paths(metadata: pq.FileMetaData) -> list[str]:
+    """Return the path of each column of values, such as `image.bytes` in structs."""
+    return [metadata.schema.column(number).path for number in range(metadata.num_columns)]
 
 
 def value_type(arrow_type: pa.DataType) -> pa.DataType:
@@ -106,7 +117,9 @@ def read_table(
     schema = pq.read_schema(paths[0])
     chosen = dict(chosen or {})
     is_of_texts = "text" in (chosen if matrices else schema.names)
-    known = COLUMNS_OF_TEXTS if is_of_texts else COLUMNS_OF_IMAGES
+    known = COLUMNS_OF_IMAGES
+    if is_of_texts:
+        known, chosen = READ_OF_TEXTS, _with_image_id(chosen)
     features_of: list[str] = []
     if not matrices:
         features_of = _feature_columns(schema, name, chosen.pop("feature", None))
@@ -133,6 +146,11 @@ def read_table(
         label = declared_features(metadata).get(source_of.get("label", ""), {})
         arrays |= _class_names(columns, label.get("names"), name)
     return arrays
+
+
+def _with_image_id(chosen: Mapping[str, str]) -> dict[str, str]:
+    """Return the chosen columns of texts, whose ids are those of their images."""
+    return {("image_id" if column == "id" else column): name for column, name in chosen.items()}
 
 
 def _arrays_of_rows(
@@ -270,12 +288,8 @@ def _text_columns(path: Path, schema: pa.Schema, columns: list[str]) -> list[str
     """Return the columns of texts, and the paths of the texts in columns of lists."""
     texts = [column for column in columns if is_text(schema.field(column).type)]
     lists = tuple(f"{column}.list." for column in columns)
-    leaves = pq.read_metadata(path).schema
-    for number in range(len(leaves)):
-        leaf = leaves.column(number).path
-        if leaf.startswith(lists):
-            texts.append(leaf)
-    return texts
+    leaves = leaf_paths(pq.read_metadata(path))
+    return texts + [leaf for leaf in leaves if leaf.startswith(lists)]
 
 
 def _values(file: pq.ParquetFile, columns: list[str], name: str, size: int) -> dict[str, list[Any]]:

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from clipkit.analysis import metrics, results
 from clipkit.base import console
+from clipkit.base.errors import ClipkitError
 from clipkit.base.options import option
 from clipkit.features.model import FeatureFile
 from clipkit.plots import heatmap, style
@@ -32,6 +33,12 @@ def _read_predictions(
     result: FeatureFile, split: str | None, run: int | None, groups: str | None
 ) -> tuple[results.Predictions, str]:
     """Return the predictions of a run, by groups if a file names them, and what they are of."""
+    if result.splits and not results.holds_classes(result):
+        name, maker = result.display_name, results.newest_entry(result)["command"]
+        raise ClipkitError(
+            f"{name}: expected predicted classes, got a result of {maker}",
+            f"draw its own picture with: clipkit plot {name}",
+        )
     scored = results.predictions(result, split, run)
     source = results.source_label(result, results.choose_split(result, split))
     if groups is not None:
@@ -190,8 +197,11 @@ def confusion_boxes(fig: Figure, counts: ArrayLike) -> list[tuple[int, int, list
     """
     counts = np.asarray(counts, np.float64)
     has_rows = len(counts) > MAX_CLASSES
-    true, predicted = _largest_errors(counts) if has_rows else np.nonzero(counts)
-    y = np.arange(len(true)) if has_rows else true
+    true, predicted = np.nonzero(counts)
+    y = true
+    if has_rows:
+        true, predicted = _largest_errors(counts)
+        y = np.arange(len(true))
     corners = np.stack([predicted, y], axis=1)[:, None] + [[-0.5, -0.5], [0.5, 0.5]]  # (n, 2, 2)
     to_figure = fig.axes[0].transData - fig.transFigure
     ends = 100 * to_figure.transform(corners.reshape(-1, 2)).reshape(corners.shape)

@@ -67,6 +67,11 @@ def format_range(shares: Sequence[float]) -> str:
     return "–".join(dict.fromkeys(ends))
 
 
+def highest(measurements: Sequence[Measurement]) -> float:
+    """Return the highest number, as of several controls; NaN without any."""
+    return max((measurement.value for measurement in measurements), default=math.nan)
+
+
 def format_difference(measurement: Measurement, figure: float) -> str:
     """Format a number minus a published one, in percentage points where the unit is percent.
 

@@ -27,6 +27,7 @@ from clipkit.report.markdown import (
     format_measurement,
     format_measurements,
     format_range,
+    highest,
     mean_measurement,
 )
 from clipkit.report.steps import newest_settings, run_settings, settings
@@ -183,17 +184,20 @@ class SameImages:
         """Return the results of untrained models that were made as a result was.
 
         They keep the runs with the settings of the given run, by default of the only run. Without
-        either, they keep all.
+        either, they keep all. A control has none.
         """
-        controls = []
+        controls: list[Scored] = []
+        if scored.is_control or not scored.settings:
+            return controls
         if run is None and scored.has_one_run:
             run = 0
         for other in self.results:
-            if not other.is_control or other.settings != scored.settings or not scored.settings:
+            if not other.is_control or other.settings != scored.settings:
                 continue
-            control = other if run is None else other.runs_like(scored, run)
-            if control.runs:
-                controls.append(control)
+            if run is not None:
+                other = other.runs_like(scored, run)
+            if other.runs:
+                controls.append(other)
         return controls
 
     def pairs(self) -> list[tuple[Scored, Scored]]:
@@ -203,6 +207,10 @@ class SameImages:
             for control in self.controls_of(scored):
                 pairs.append((scored, control))
         return pairs
+
+    def _matched(self) -> set[str]:
+        """Return the names of the controls that belong to a result."""
+        return {control.name for _, control in self.pairs()}
 
     def section(self) -> list[Block]:
         """Return the accuracies and their paired differences, below a heading."""
@@ -255,7 +263,7 @@ class SameImages:
 
         The control of a result is a column.
         """
-        matched = {control.name for _, control in self.pairs()}
+        matched = self._matched()
         shown = [scored for scored in self.results if scored.name not in matched]
         rows = [self._result_cells(scored) for scored in shown]
         return _key_table(rows, [scored.name for scored in shown])
@@ -263,7 +271,7 @@ class SameImages:
     def _sweeps(self) -> list[Block]:
         """Return a table of the runs of each result with several, below its name."""
         blocks: list[Block] = []
-        matched = {control.name for _, control in self.pairs()}
+        matched = self._matched()
         for scored in self.results:
             if scored.has_one_run or scored.name in matched:
                 continue
@@ -292,7 +300,7 @@ class SameImages:
             return cells | self._run_cells(scored, numbers)
         runs = [scored.measure(number).value for number in numbers]
         of_controls = self._measure_controls(scored, numbers[:MOST_RUNS])
-        best = max((measured.value for measured in of_controls), default=np.nan)
+        best = highest(of_controls)
         bar = Bar(max(runs), reference=results.chance(scored.labels), control=best, runs=runs)
         return {
             **cells,
@@ -307,7 +315,7 @@ class SameImages:
         runs = [scored.runs[number] for number in numbers]
         measured = [scored.measure(number) for number in numbers]
         of_controls = self._measure_controls(scored, numbers)
-        best = max((control.value for control in of_controls), default=np.nan)
+        best = highest(of_controls)
         mean = mean_measurement(measured)
         bar = Bar(mean.value, mean.low, mean.high, results.chance(scored.labels), best)
         cells: dict[str, Cell] = dict(_setting_cells(runs))
@@ -329,10 +337,7 @@ class SameImages:
     def _layers(self) -> list[Block]:
         """Return the accuracy by layer, if there are results of layers."""
         single = [one for one in self.results if one.has_one_run]
-        probes = set()
-        for one in single:
-            if "layer" in (one.file.model() or {}):
-                probes.add(newest_settings(one.file))
+        probes = {newest_settings(one.file) for one in single if "layer" in one.file.history.model}
         files = [one.file for one in single if newest_settings(one.file) in probes]
         if not probes:
             return []
@@ -346,7 +351,7 @@ class SameImages:
         pairs = self.pairs()
         blocks = _differences_from_first(self.trained or self.results)
         blocks += _differences_from_controls(pairs)
-        matched = {control.name for _, control in pairs}
+        matched = self._matched()
         others = [one for one in self.results if one.is_control and one.name not in matched]
         if self.trained and others:
             blocks.append(
@@ -474,8 +479,10 @@ def _main_fact(
     title: str, scored: Scored, group: SameImages, predictions: results.Predictions
 ) -> Fact:
     """Compare a result with chance and with its controls."""
-    untrained = [control for control in group.controls_of(scored) if not control.untested]
-    controls = [results.predictions(control.file, control.split) for control in untrained]
+    controls = []
+    for control in group.controls_of(scored):
+        if not control.untested:
+            controls.append(results.predictions(control.file, control.split))
     means = f"{newest_entry(scored.file)['command']} ({scored.name})"
     if not scored.has_one_run:
         runs = f"{len(scored.runs):,} runs by its accuracy on {scored.split}"
