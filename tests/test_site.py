@@ -62,17 +62,6 @@ def test_only_links_to_pages_stay_links():
         assert not re.search(r"^<!--.*-->\n\S", website.page_text(page), re.MULTILINE)
 
 
-@pytest.mark.parametrize("picture", PICTURES)
-def test_the_page_of_plot_shows_every_picture(picture):
-    page = ROOT / "docs" / "commands" / "plot.md"
-    section = re.search(rf"^## plot {picture}\n((?:(?!## ).*\n)*)", page.read_text(), re.MULTILINE)[
-        1
-    ]
-    shown = re.findall(r"^!\[.+\]\((.+)\)$", section, re.MULTILINE)
-    assert shown
-    assert all((page.parent / path).is_file() for path in shown)
-
-
 def test_the_first_page_of_the_site_links_its_example_report_before_the_first_picture():
     text = website.page_text(ROOT / "README.md")
     assert 0 < text.index(f"]({website.REPORT})") < text.index("![")
