@@ -46,7 +46,7 @@ OF_DRAWS = (
     "Each row is the mean over the draws of training images. Brackets have the lowest and the "
     "highest accuracy of a draw."
 )
-CLUSTERED = "Images depend on each other: clipkit compare --cluster tests results on them."
+CLUSTERED = "Images depend on each other: clipkit compare tests results on them."
 # The columns of runs that are shown, besides their accuracy
 SHOWN = [
     column
