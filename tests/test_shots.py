@@ -113,3 +113,17 @@ def test_a_run_with_fewer_images_than_asked_stands_at_what_it_had():
 def test_zeroshot_on_other_images_is_refused():
     with pytest.raises(Exception, match="expected zero-shot predictions of the images of"):
         curve_and_line(0.5, ids=3)
+
+
+def test_a_table_has_the_mean_and_the_range_of_the_draws_and_files_have_each(tmp_path):
+    source = saved(tmp_path / "img.h5", images(80))
+    command = ("probe", source, "--classifier", "logreg", "--shots", "1,4", "--repeat", 3)
+    accuracies = np.reshape([float(row["acc1"]) for row in rows(ok(*command).stdout)], (2, 3))
+    table = ok(*command, "--format", "table").stdout
+    for shots, of_draws in zip((1, 4), 100 * accuracies, strict=True):
+        low, mean, high = (
+            f"{value:.2f}" for value in (of_draws.min(), of_draws.mean(), of_draws.max())
+        )
+        (line,) = [line for line in table.splitlines() if f"train-{shots}-shot" in line]
+        assert f" {mean} ({low}–{high}) " in line
+    assert "draws 3" in table.splitlines()[-1]

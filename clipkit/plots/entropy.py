@@ -16,7 +16,7 @@ from clipkit.base.errors import UsageError, check_positive
 from clipkit.base.options import Temperatures, parse_temperatures
 from clipkit.features.model import FeatureFile
 from clipkit.plots import style
-from clipkit.plots.picture import Picture, Split
+from clipkit.plots.picture import Picture, Split, always
 from clipkit.plots.style import Drawn, Floats, clipkit_style
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ ENTROPY = Picture(
     "clipkit plot entropy logits.h5 -t 1,0.07,0.02 -o entropy.png",
     kinds=("logits",),
     of=("logits",),
-    is_first=True,
+    is_first=always,
 )
 
 

@@ -68,7 +68,9 @@ SHOTS = Picture(
     draw_shots,
     "clipkit plot shots shots.h5 --zeroshot zeroshot.h5 -o shots.png",
     of=("probe",),
+    is_first=results.has_several_shots,
     draws_several=True,
+    is_reported=results.has_several_shots,
 )
 
 

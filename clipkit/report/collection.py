@@ -18,7 +18,7 @@ from clipkit.base.console import count
 from clipkit.base.errors import ClipkitError
 from clipkit.base.names import distinct_names, select
 from clipkit.base.tables import Column
-from clipkit.features.columns import HEADINGS
+from clipkit.features.columns import COLUMNS, HEADINGS, NOTHING
 from clipkit.features.compatibility import origin
 from clipkit.features.model import RESULTS, FeatureFile
 from clipkit.features.provenance import identities, is_untrained, provenance
@@ -37,6 +37,9 @@ from clipkit.report.tables import (
 )
 
 MOST_CLASSES = 3  # that are predicted most often for images without labels
+SETTING_TITLES = {
+    column.heading.title for column in COLUMNS.values() if column.depends_on == NOTHING
+}
 NUMERIC = re.compile(r"-|[-+]?\d.*|")  # a cell of a column of numbers
 ABOUT = (
     "The history of a file says what it holds. Results on the same images are in one table. "
@@ -454,15 +457,21 @@ def _joined_table(files: dict[str, FeatureFile]) -> Table:
         if file.run_count > MOST_RUNS:
             console.note(f"{name}: the table has the first {MOST_RUNS} of {file.run_count:,} rows")
     columns = tables.columns_for_people(tables.join(reports), HEADINGS)
-    columns.sort(key=_is_numeric)  # texts first
+    columns.sort(key=lambda column: (_is_numeric(column), not _is_setting(column)))
     texts = len(columns) - sum(map(_is_numeric, columns))
+    settings = sum(_is_numeric(column) and _is_setting(column) for column in columns)
     header = [escape(column.title) for column in columns]
     cells = [map(_known, column.cells) for column in columns]
-    return Table(header, list(zip(*cells, strict=True)), texts, sources)
+    return Table(header, list(zip(*cells, strict=True)), texts, sources, texts + settings)
 
 
 def _is_numeric(column: Column) -> bool:
     return all(map(NUMERIC.fullmatch, column.cells))
+
+
+def _is_setting(column: Column) -> bool:
+    """Whether a column has names or settings, and no results."""
+    return column.name in SETTING_TITLES
 
 
 def _known(cell: str) -> str:

@@ -48,7 +48,8 @@ ATTRIBUTES = (
 SHARES = (
     "The share is the part of the variance of the embeddings that an attribute explains, in "
     "percent (adjusted R²). *Unique* is what the regression on all attributes loses without this "
-    "one. 95 % of unrelated attributes have a share below *null*."
+    "one, over the images that have all attributes. It exceeds the share where other attributes "
+    "hide a part. 95 % of unrelated attributes have a share below *null*."
 )
 EXPLANATIONS = {  # what the columns of a command's results are
     "align": "*mutual_knn* is the share of nearest neighbours that are the same in both files, and "
