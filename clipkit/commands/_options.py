@@ -265,7 +265,7 @@ Model = Annotated[
     str,
     option(
         "NAME|FOLDER",
-        "Model: tiny, ViT-B/32, a Hugging Face id, or a folder.",
+        "Model: tiny, ViT-B/32, a Hugging Face id, a folder, or python:FILE.py:make for one's own.",
         "--model",
         "-m",
         envvar="CLIPKIT_MODEL",

@@ -201,4 +201,5 @@ def _prompts(entry: Entry) -> str:
 def has_text_tower(file: FeatureFile) -> bool:
     """Whether the model of images may have a text tower: it learned a scale, or is not known."""
     model = file.history.model
-    return model.get("tower") != "image" or not model.keys().isdisjoint(("logit_scale", "question"))
+    signs = ("logit_scale", "question", "python")
+    return model.get("tower") != "image" or not model.keys().isdisjoint(signs)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
-from clipkit.models import RunOptions
+from clipkit.models import RunOptions, own_encoder
 from clipkit.models.acceleration import (
     DTYPES,
     AsyncEmbeddings,
@@ -184,14 +184,21 @@ class Encoder(EncoderDescription):
         for start in range(0, len(texts), TEXT_BATCH):
             batch = texts[start : start + TEXT_BATCH]
             inputs = tokenizer.inputs(batch)
-            tensors = {name: tensor.to(self._device) for name, tensor in inputs.items()}
-            rows = self._to_array(self._run(**tensors))
+            rows = self._to_array(self._run(**self._moved(inputs)))
             if rows.shape[1] != embeddings.shape[1]:  # the first text tells the width of a layer
                 embeddings = np.zeros((len(texts), rows.shape[1]), np.float32)
             embeddings[start : start + len(batch)] = rows
             if progress is not None:
                 progress(start + len(batch), len(texts))
         return embeddings
+
+    def _moved(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Put the tensors among the inputs where the tower runs."""
+        moved = dict(inputs)
+        for name, value in inputs.items():
+            if isinstance(value, torch.Tensor):
+                moved[name] = value.to(self._device)
+        return moved
 
     def cleaned_by_ftfy(self, texts: Sequence[str]) -> dict[str, Any] | None:
         """Return ftfy's version and how many texts `encode_texts` cleans by it; None for none."""
@@ -204,7 +211,8 @@ class Encoder(EncoderDescription):
             return step(preprocessor)
 
     def _run(self, **inputs: torch.Tensor) -> torch.Tensor:
-        hint = None if self.details["precision"] in ("fp32", "fp64") else "try --precision fp32"
+        is_half = self.details.get("precision") in ("bf16", "fp16")
+        hint = "try --precision fp32" if is_half else None
         if "image_size" in self.details:
             hint = SIZE_HINT
         with single_line_errors(f"encode with {self.details['name']}", hint):
@@ -227,14 +235,17 @@ class Encoder(EncoderDescription):
 
 @console.stage("loading the model")
 def load(
-    name: str, *, tower: TowerName, options: RunOptions | None = None, **settings: Any
+    name: Any, *, tower: TowerName, options: RunOptions | None = None, **settings: Any
 ) -> Encoder:
     """Load one tower of a model.
 
     Parameters
     ----------
-    name : str
-        ``tiny``, an alias such as ``ViT-B/32``, a local folder, or a Hugging Face id.
+    name : str, callable or object
+        ``tiny``, an alias such as ``ViT-B/32``, a local folder, a Hugging Face id, or
+        ``python:FILE.py:make`` for one's own encoder: what the function ``make`` of a Python file
+        returns. In Python, also that function, or what it returns: an object with
+        ``image(pixels)`` or ``text(texts)``, as docs/encoders.md describes it.
     tower : {"image", "text"}
         The tower to load; the other one takes no memory.
     options : RunOptions, optional
@@ -252,6 +263,13 @@ def load(
     options = options or RunOptions(**settings)
     options.check()
     set_compiler_cache()
+    if own_encoder.is_own(name):
+        return _load_own(name, tower, options)
+    return _load_named(name, tower, options)
+
+
+def _load_named(name: str, tower: TowerName, options: RunOptions) -> Encoder:
+    """Load a model that clipkit reads."""
     device = find_device(options.device, needs_float64=name in BUNDLED)
     files = find(name, weights=options.untrained is None)
     if files.is_generative:
@@ -326,6 +344,18 @@ def _load_generative(
     _note_details(files, asked["details"])
     encoder = Encoder(**asked, _non_blocking=options.non_blocking)
     return encoder if tower == "text" else _check_and_measure(encoder)
+
+
+def _load_own(source: Any, tower: TowerName, options: RunOptions) -> Encoder:
+    """Load one's own encoder, and check that its rows do not depend on their batch."""
+    own = own_encoder.load(source, tower, options)
+    if options.layers is not None:
+        own["details"] = _hidden_state_details(own["details"], own["_tower"])
+    encoder = _check_and_measure(Encoder(**own, _non_blocking=options.non_blocking))
+    encode = encoder.encode_images if tower == "image" else encoder.encode_texts
+    own_encoder.check_batches(encoder.details["name"], encode, tower)
+    console.detail(f"own encoder {encoder.details['name']}: {encoder.details['digest']}")
+    return encoder
 
 
 def _read(files: ModelFiles, tower: TowerName, options: RunOptions) -> Architecture:

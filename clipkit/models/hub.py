@@ -25,6 +25,7 @@ from clipkit.models import DEFAULT
 from clipkit.models.libraries import check_installed, import_library
 
 PREFIX = "open_clip:"  # asks for OpenCLIP's form of a repository or folder that has several
+PYTHON = "python:"  # asks for one's own encoder, by the file and the function that makes it
 # A repository of timm may also hold its image tower alone, by config.json, which goes first.
 OPEN_CLIP_ALIASES = {
     "ViT-B-32/laion2b_s34b_b79k": "laion/CLIP-ViT-B-32-laion2B-s34B-b79K",
@@ -186,6 +187,11 @@ def find(name: str, *, weights: bool = True) -> ModelFiles:
     weights : bool
         False if the architecture is enough.
     """
+    if is_python(name):
+        raise UsageError(
+            f"expected a model that clipkit reads, got one's own encoder {name}",
+            "its feature files say what it is: clipkit info FILE.h5",
+        )
     form, separator, rest = name.partition(":")
     if form == "timm" and separator:
         name = _timm_repository(rest)
@@ -215,10 +221,32 @@ def find(name: str, *, weights: bool = True) -> ModelFiles:
 
 def check_name(name: str) -> None:
     """Refuse what can name no model, as `find` does, without a network or a model's library."""
+    if is_python(name):
+        parse_python(name)
+        return
     local = name.removeprefix(PREFIX)
     is_known = name in ALIASES or name.startswith("timm:") or SHORT_NAME.fullmatch(local)
     if not is_known and not _local_folder(local).is_dir():
         _check_form(local)
+
+
+def is_python(name: str) -> bool:
+    """Whether a name asks for one's own encoder."""
+    return name.startswith(PYTHON)
+
+
+def parse_python(name: str) -> tuple[Path, str]:
+    """Return the file and the function of ``python:FILE.py:make``."""
+    file, _, function = name.removeprefix(PYTHON).rpartition(":")
+    if not file.endswith(".py") or not function.isidentifier():
+        raise UsageError(
+            f"expected a Python file and a function that makes the encoder, got {name!r}",
+            f"name both: --model {PYTHON}FILE.py:make",
+        )
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise ClipkitError(f"cannot read {file}: there is no such file")
+    return path, function
 
 
 def check_device(name: str) -> str:

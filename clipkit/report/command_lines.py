@@ -142,6 +142,8 @@ class _Command:
         if settings.get("argument") is not None:
             words.append(str(settings["argument"]))
         members = {**MEMBERS, **MEMBERS_OF.get(command, {})}
+        if "python" in self._entry.model:  # one's own encoder
+            members["model"] = "model.python"
         for name, option in options.items():
             path = members.get(name, name)
             if path is not None:
