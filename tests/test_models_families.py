@@ -50,9 +50,10 @@ PADDING = {
 # The tokens before the patches of models that their own methods read
 PREFIX = {
     **dict.fromkeys(("altclip", "chinese-clip", "metaclip-2", "beit", "mlcd", "internvl"), 1),
-    **dict.fromkeys(("blip", "data2vec", "owlvit"), 1),
+    **dict.fromkeys(("blip", "data2vec", "owlvit", "yolos"), 1),
     **dict.fromkeys(("deit", "deit-classifier"), 2),
 }
+SUFFIX = {"yolos": 5}  # and the tokens behind them
 
 
 @pytest.fixture(scope="module", params=[*VISION_ZOO, *OWN_ZOO, *WRITERS])
@@ -316,12 +317,12 @@ def test_hidden_states_are_those_of_plain_transformers(name, tmp_path):
 # Models that their own methods read
 
 
-def mean_of_states(outputs, prefix):
+def mean_of_states(outputs, prefix, suffix):
     """Return the means (1, width) of the hidden states; a map has two equal sides."""
     means = []
     for state in outputs.hidden_states:
         if state.ndim == 3:
-            means.append(state[:, prefix:].mean(dim=1))
+            means.append(state[:, prefix : state.shape[1] - suffix].mean(dim=1))
         else:
             is_last = state.shape[1] == state.shape[2] != state.shape[3]
             means.append(state.mean(dim=(1, 2) if is_last else (2, 3)))
@@ -340,7 +341,7 @@ def test_hidden_states_of_own_methods_are_those_of_plain_transformers(name, tmp_
         with torch.no_grad():
             vision = getattr(model, "vision_model", model)
             outputs = vision(**inputs, output_hidden_states=True)
-        means = mean_of_states(outputs, PREFIX.get(name, 0))
+        means = mean_of_states(outputs, PREFIX.get(name, 0), SUFFIX.get(name, 0))
         assert encoder.details["layers"] == len(means) - 1
         np.testing.assert_allclose(encoder.encode_images(image), torch.cat(means, 1), atol=1e-6)
 
@@ -353,7 +354,7 @@ def test_a_kind_without_a_row_is_read_by_its_own_methods_and_this_is_said(name, 
     encoder = load(folder)
     assert capfd.readouterr()[1].count("tests do not cover this kind of model") == 1
     assert encoder.details["tested"] is False
-    rule = {"features": "image_embeds", "cls": "CLS token", "map": "mean of patches"}
+    rule = {"features": "image_embeds", "cls": "CLS token", "map": "mean of the map"}
     embedding = WHOLE_ZOO[name][2]
     assert encoder.details["embedding"] == rule.get(embedding, embedding)
     rows = np.concatenate([encoder.encode_images(image) for image in clips.noise_images()])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -180,6 +180,8 @@ PREFIX_TOKENS = {
     *("cls_token", "class_token", "class_embedding"),
     *("cls_register_token", "distillation_token", "register_tokens"),
 }
+# The parameters that are tokens behind the patches.
+SUFFIX_TOKENS = {"detection_tokens"}
 UNKNOWN = Family("", "", {}, {})
 
 
@@ -224,7 +226,7 @@ def find_stack(model: Any) -> Stack:
     model = inner_model(model)
     lists = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
     norms = [module for name, module in model.named_children() if name.endswith("norm")]
-    prefix = count_prefix_tokens(model)
+    prefix = count_tokens(model)
     return Stack(
         layers=list(lists[0]),
         norm=norms[-1] if norms else None,
@@ -234,12 +236,12 @@ def find_stack(model: Any) -> Stack:
     )
 
 
-def count_prefix_tokens(model: Any) -> int:
-    """Return the number of tokens before the patches: each is a parameter, or a row of one."""
+def count_tokens(model: Any, names: Collection[str] = PREFIX_TOKENS) -> int:
+    """Return the number of tokens that are parameters of these names: each is one, or a row."""
     count = 0
     for name, parameter in model.named_parameters():
         owner, _, last = name.rpartition(".")
-        if last in PREFIX_TOKENS and owner != "head":  # which has the token that pools
+        if last in names and owner != "head":  # which has the token that pools
             count += parameter.numel() // parameter.shape[-1]
     return count
 

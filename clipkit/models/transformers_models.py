@@ -22,8 +22,9 @@ from clipkit.models.architecture import (
 )
 from clipkit.models.families import (
     FAMILIES,
+    SUFFIX_TOKENS,
     Family,
-    count_prefix_tokens,
+    count_tokens,
     family_of_tower,
     find_family,
     find_stack,
@@ -39,7 +40,17 @@ from clipkit.models.preprocessing import (
     resize_processor,
 )
 from clipkit.models.tokenizer import Tokenizer
-from clipkit.models.towers import CLS, MEAN, SIZE_HINT, Stack, Tower, TowerName, widened
+from clipkit.models.towers import (
+    CLS,
+    MEAN,
+    MEAN_OF_MAP,
+    MEAN_OF_TOKENS,
+    SIZE_HINT,
+    Stack,
+    Tower,
+    TowerName,
+    widened,
+)
 
 PREFIXES = {
     "image": ("vision_model.", "visual_projection."),
@@ -293,7 +304,7 @@ class OwnTower(torch.nn.Module):
         method = f"get_{tower}_features"
         self.method = f"{tower}_embeds" if hasattr(model, method) else "pooler_output"
         self.run = getattr(model, method, model)
-        self.prefix = 1 if tower == "text" else count_prefix_tokens(inner_model(model))
+        self.prefix = 1 if tower == "text" else count_tokens(inner_model(model))
         self.is_channels_last = False
 
     def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
@@ -305,7 +316,9 @@ class OwnTower(torch.nn.Module):
         """Return what the model embeds a square image by."""
         rule, output = self._outputs(example)
         self.is_channels_last = _is_channels_last(output)
-        pool = CLS if output.ndim == 3 and self.prefix else MEAN
+        pool = CLS if self.prefix else MEAN_OF_TOKENS
+        if output.ndim == 4:
+            pool = MEAN_OF_MAP
         if rule == "last_hidden_state":
             return pool
         return rule if math.prod(output.shape[2:]) == 1 else f"{rule}, {pool}"
@@ -340,8 +353,9 @@ class OwnTower(torch.nn.Module):
 
         # of stages, only the last may have a CLS token
         prefix = self.prefix if states[0].shape == states[-1].shape else 0
+        suffix = count_tokens(inner_model(self.model), SUFFIX_TOKENS)
         layers = [self.model] * (len(states) - 1)
-        return Stack(layers, None, prefix=prefix, has_cls=prefix > 0, states=find)
+        return Stack(layers, None, prefix=prefix, suffix=suffix, has_cls=prefix > 0, states=find)
 
     def _states(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
         states = inner_model(self)(**inputs, output_hidden_states=True).get("hidden_states")

@@ -96,11 +96,17 @@ UNTESTED_ZOO: dict[str, tuple[str, dict[str, Any], str]] = {
     "regnet": ("RegNetModel", {**RESNET, "groups_width": 4}, "pooler_output"),
     "sam": ("SamVisionModel", SAM, "map"),
     "swinv2": ("Swinv2Model", SWIN, "pooler_output"),
+    "yolos": (
+        "YolosForObjectDetection",
+        {**VIT, "image_size": [32, 32], "num_detection_tokens": 5},
+        "cls",
+    ),
 }
 READ_BY = {  # where another class reads the tower than the one that saved it
     "deit-classifier": "DeiTModel",
     "owlvit": "OwlViTModel",
     "swin": "SwinModel",
+    "yolos": "YolosModel",
     "dinov2-classifier": "Dinov2Model",
     "vit-classifier": "ViTModel",
     "vit-mae": "ViTMAEModel",
