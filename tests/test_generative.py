@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import html
 import shutil
 from types import SimpleNamespace
 
@@ -119,6 +120,66 @@ def test_hidden_states_are_the_librarys_own_at_the_last_position_and_over_the_im
         mean = states[:, is_image].mean(dim=1)
         np.testing.assert_allclose(last[row], states[:, -1].flatten(), atol=1e-5)
         np.testing.assert_allclose(over_image[row], mean.flatten(), atol=1e-5)
+
+
+ABOUT = "Represent this caption: {}"
+CAPTIONS = ["a red heart", "one large moon and a blue star", "star"]
+# PaliGemma's processor takes no text without an image
+EMBEDDING = [mark for mark in EVERY if mark.values != ("paligemma",)]
+
+
+@pytest.mark.parametrize("family", EMBEDDING)
+@torch.no_grad()
+def test_texts_as_embeddings_are_the_librarys_hidden_states_alone_and_in_a_batch(vlm, family):
+    folder, model = vlm(family)
+    encoder = load(folder, "text", ask=ABOUT, as_embedding=True)
+    processor = transformers.AutoProcessor.from_pretrained(folder)
+    processor.tokenizer.padding_side = "left"  # as the library generates
+    conversations = []
+    for caption in CAPTIONS:
+        content = [{"type": "text", "text": ABOUT.replace("{}", caption)}]
+        conversations.append([{"role": "user", "content": content}])
+    settings = {"add_generation_prompt": True, "tokenize": True, "return_dict": True}
+    settings |= {"return_tensors": "pt"}
+    rows = []
+    for conversation in conversations:
+        inputs = processor.apply_chat_template([conversation], **settings)
+        rows.append(model(**inputs, output_hidden_states=True).hidden_states[-1][0, -1].numpy())
+    padded = processor.apply_chat_template(conversations, padding=True, **settings)
+    assert not padded["attention_mask"].all()
+    batch = model(**padded, output_hidden_states=True).hidden_states[-1][:, -1].numpy()
+    np.testing.assert_allclose(encoder.encode_texts(CAPTIONS), rows, atol=1e-5)
+    np.testing.assert_allclose(encoder.encode_texts(CAPTIONS), batch, atol=1e-5)
+    for caption, row in zip(CAPTIONS, rows, strict=True):
+        np.testing.assert_allclose(encoder.encode_texts(caption)[0], row, atol=1e-5)
+
+
+def test_images_and_texts_as_embeddings_are_compared_by_cosine(vlm, tmp_path):
+    folder = vlm(FAST)[0]
+    images, texts, logits = (tmp_path / f"{name}.h5" for name in ("images", "texts", "logits"))
+    captions = tmp_path / "captions.txt"
+    captions.write_text("\n".join(CAPTIONS))
+    embedding = ("-m", folder, "--as-embedding", "--precision", "fp32")
+    ok(*RUN, *embedding, "-o", images)
+    ok("textembed", captions, *embedding, "--ask", ABOUT, "-o", texts)
+    ok("logits", images, texts, "-o", logits)
+    image_rows = np.asarray(features.read(str(images)).splits["test"].features, np.float64)
+    text_rows = np.asarray(features.read(str(texts)).features, np.float64)
+    a, b = (rows / np.linalg.norm(rows, axis=1)[:, None] for rows in (image_rows, text_rows))
+    found = features.read(str(logits)).splits["test"].features
+    np.testing.assert_allclose(found, a @ b.T, atol=1e-6)
+    details = features.read(str(texts)).history.model
+    assert details["prompt"] == f"USER: {ABOUT}ASSISTANT:"
+    ok("textembed", "--classes", images, *embedding, "--ask", ABOUT, "-o", tmp_path / "classes.h5")
+    ok("logits", images, tmp_path / "classes.h5", "-o", tmp_path / "of_classes.h5")
+    ok("zeroshot", tmp_path / "of_classes.h5")
+    page = tmp_path / "page.html"
+    ok("report", tmp_path / "of_classes.h5", images, "-o", page)
+    assert f"--ask {QUESTION!r} --as-embedding" in html.unescape(page.read_text())
+    ok("embed", "digits", *RUN[2:], *embedding[:2], "-o", tmp_path / "said.h5")
+    line = fails("logits", tmp_path / "said.h5", texts, "-o", tmp_path / "none.h5")
+    assert "have different similarities" in line
+    assert "hint: embed both with --as-embedding, or both without" in line
 
 
 RUN = ("embed", "digits", "--split", "test", "--limit", 20, "-b", 4, "--ask", QUESTION)
@@ -264,7 +325,7 @@ def test_a_damaged_model_is_refused_in_one_line(copied, tmp_path, damage, messag
         ([*RUN, "--model", "tiny"], "tiny: expected a generative model with --ask, got one", 2),
         ([*RUN, "--normalize"], "expected --ask without --normalize", 2),
         ([*RUN, "--norm"], "expected --ask without --pool, --norm, --no-projection,", 2),
-        ([*RUN[:-2], "--at", "image"], "--at and --choices need --ask", 2),
+        ([*RUN[:-2], "--at", "image"], "--at, --choices and --as-embedding need --ask", 2),
         ([*RUN, "--choices", "cifar100"], "--choices: expected at most 26", 1),
         (["textembed", "--classes", "cifar10"], "expected a question with a generative", 2),
         (
@@ -275,6 +336,13 @@ def test_a_damaged_model_is_refused_in_one_line(copied, tmp_path, damage, messag
         (
             ["textembed", "generic32", "--ask", QUESTION, "--layer", 1],
             "expected no --layer with words",
+            2,
+        ),
+        ([*RUN[:-2], "--as-embedding"], "--at, --choices and --as-embedding need --ask", 2),
+        ([*RUN, "--as-embedding", "--at", "image"], "expected --as-embedding without --at", 2),
+        (
+            ["textembed", "generic32", "--ask", QUESTION, "--as-embedding"],
+            "expected a question with {}, where each text goes, got 'What shape",
             2,
         ),
     ],

@@ -391,6 +391,16 @@ def test_an_address_without_ray_is_said_in_one_line(address, tmp_path, monkeypat
     assert not contents(tmp_path)
 
 
+def test_a_message_of_ray_is_the_beginning_of_its_last_line():
+    error = RuntimeError(
+        "The actor died.\n\tpid: 3\r\nIt was killed. There are causes: " + "x" * 500
+    )
+    line = ray_cluster.last_line(error)
+    assert line.startswith("It was killed. There are")
+    assert len(line) < 210
+    assert ray_cluster.last_line(OSError()) == "OSError"
+
+
 @cluster_test
 def test_replicas_give_the_file_of_one_process(cluster, embeds, tmp_path):
     embeds(2)

@@ -295,6 +295,14 @@ Ask = Annotated[
     str | None,
     option("QUESTION", "Ask a generative model this about each image."),
 ]
+AsEmbedding = Annotated[
+    bool,
+    flag(
+        "--as-embedding",
+        "With --ask: take the last hidden state as an embedding, which is compared by cosine. In "
+        "textembed, {} in the question stands for the text.",
+    ),
+]
 Norm = Annotated[bool, flag("--norm", "With --layer: apply the model's final norm.")]
 Device = Annotated[
     str,

@@ -21,6 +21,7 @@ from clipkit.commands._options import (
     DEFAULT_MODEL,
     OUTPUT,
     SKIPPED,
+    AsEmbedding,
     Ask,
     Device,
     Force,
@@ -80,6 +81,7 @@ def embed(
         ),
     ] = False,
     ask: Ask = None,
+    as_embedding: AsEmbedding = False,
     at: Annotated[
         str | None,
         choice(
@@ -212,6 +214,7 @@ def embed(
         pool=pool,
         norm=norm,
         ask=ask,
+        as_embedding=as_embedding,
         at=at,
         choices=listed,
         projection=not no_projection,

@@ -536,7 +536,9 @@ def follow_question(
     """
     details = classes.model or {}
     question = details.get("question")
-    if options.ask is not None or question is None or details["name"] != canonical_name(model):
+    if "as_embedding" in details or options.ask is not None:
+        return classes, options  # texts have a question of their own
+    if question is None or details["name"] != canonical_name(model):
         return classes, options
     choices = [str(name) for name in details.get("choices", [])]
     if choices:

@@ -31,7 +31,6 @@ from clipkit.models.tokenizer import TextTokenizer
 from clipkit.models.towers import SIZE_HINT, LayerTower, Tower, TowerName, choose_layers
 from clipkit.prompts.texts import check_length
 
-TEXT_BATCH = 256
 PROCESSOR_HINT = "check the sizes and steps in preprocessor_config.json"
 Part = TypeVar("Part")
 
@@ -181,8 +180,8 @@ class Encoder(EncoderDescription):
             tokenizer.check_lengths(texts, places)
         tokenizer.warn_of_other_tokens(texts)
         embeddings = np.zeros((len(texts), self.details["dim"] or 0), np.float32)
-        for start in range(0, len(texts), TEXT_BATCH):
-            batch = texts[start : start + TEXT_BATCH]
+        for start in range(0, len(texts), tokenizer.batch_size):
+            batch = texts[start : start + tokenizer.batch_size]
             inputs = tokenizer.inputs(batch)
             rows = self._to_array(self._run(**self._moved(inputs)))
             if rows.shape[1] != embeddings.shape[1]:  # the first text tells the width of a layer
@@ -337,13 +336,14 @@ def _load_generative(
     """Load a model that is asked about images."""
     from clipkit.models import generative
 
+    is_words = tower == "text" and not options.as_embedding
     precision = choose_precision(
-        options.precision, device, is_plain=tower == "text", is_bundled=files.is_bundled
+        options.precision, device, is_plain=is_words, is_bundled=files.is_bundled
     )
     asked = generative.load(files, tower, options, device, precision)
     _note_details(files, asked["details"])
     encoder = Encoder(**asked, _non_blocking=options.non_blocking)
-    return encoder if tower == "text" else _check_and_measure(encoder)
+    return encoder if is_words else _check_and_measure(encoder)
 
 
 def _load_own(source: Any, tower: TowerName, options: RunOptions) -> Encoder:

@@ -24,6 +24,7 @@ from clipkit.models.tokenizer import TextTokenizer, switch_dropout_off
 
 CHOICES_HINT = "embed --choices lists the answers in the question; the model then says a letter"
 PROBE = "clipkit"  # an answer
+PLACE = "{}"  # of a text in a question
 TAIL = 32  # tokens at the end of a prompt, which decide how an answer is split
 
 
@@ -72,8 +73,7 @@ class Question(Preprocessor):
 
     def _check_question(self) -> None:
         """Refuse a question that is empty or holds a special token of the model."""
-        special = {*self.tokenizer.all_special_tokens, self.image_token}
-        found = sorted(token for token in special if token and token in self.question)
+        found = self.special_tokens_in(self.question)
         if found:
             raise UsageError(
                 f"{self.name}: expected a question in plain text, got the special token {found[0]}",
@@ -82,11 +82,16 @@ class Question(Preprocessor):
         if not self.question.strip():
             raise UsageError(f"{self.name}: expected a question, got {self.question!r}")
 
-    def _render(self, answer: str | None = None) -> str:
+    def special_tokens_in(self, text: str) -> list[str]:
+        """Return the special tokens of the model that a text holds."""
+        special = {*self.tokenizer.all_special_tokens, self.image_token}
+        return sorted(token for token in special if token and token in text)
+
+    def _render(self, answer: str | None = None, *, has_image: bool = True) -> str:
         """Return the prompt, or the conversation with an answer, as text."""
         if not self.has_template:
-            return self.image_token + self.question
-        parts = [{"type": "image"}, {"type": "text", "text": self.question}]
+            return self.image_token * has_image + self.question
+        parts = [{"type": "image"}] * has_image + [{"type": "text", "text": self.question}]
         messages: list[dict[str, Any]] = [{"role": "user", "content": parts}]
         if answer is not None:
             content = [{"type": "text", "text": answer}]
@@ -98,25 +103,37 @@ class Question(Preprocessor):
 
     def resize_and_crop(self, images: Sequence[Image.Image]) -> dict[str, Any]:
         """Return the processor's inputs of B images of any sizes, in a thread."""
+        return self._process([self.prompt] * len(images), images)
+
+    def _process(
+        self, prompts: list[str], images: Sequence[Image.Image] = ()
+    ) -> dict[str, torch.Tensor]:
+        """Return the inputs of B prompts, each with its image if there are images."""
         processor = getattr(self._of_thread, "processor", None)
         if processor is None:
             processor = self._of_thread.processor = copy.deepcopy(self.processor)
-        settings = {}
+        settings: dict[str, Any] = {}
+        if images:
+            settings["images"] = [[image.convert("RGB")] for image in images]
         start = self.tokenizer.bos_token
-        if self.has_template and start and self.prompt.startswith(start):
+        if self.has_template and start and prompts[0].startswith(start):
             settings["add_special_tokens"] = False  # else it would start twice
         inputs = processor(
-            images=[[image.convert("RGB")] for image in images],
-            text=[self.prompt] * len(images),
-            padding=True,
-            padding_side="right",
-            return_tensors="pt",
-            **settings,
+            text=prompts, padding=True, padding_side="right", return_tensors="pt", **settings
         )
         tensors = {key: value for key, value in inputs.items() if key != "labels"}
         if "attention_mask" not in tensors:
             tensors["attention_mask"] = torch.ones_like(tensors["input_ids"])
         return tensors
+
+    @cached_property
+    def text_prompt(self) -> str:
+        """The prompt without an image."""
+        return self._render(has_image=False)
+
+    def text_inputs(self, prompts: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Return the processor's inputs of B prompts without images."""
+        return self._process(list(prompts))
 
     def details(self) -> dict[str, Any]:
         """Return the settings of the image processor, in types that JSON has."""
@@ -207,3 +224,55 @@ class Answers(TextTokenizer):
     def tokens(self, texts: Sequence[str]) -> torch.Tensor:
         """Return the first token of each text: (B, 1)."""
         return torch.tensor([[self.question.answer_tokens(text)[0]] for text in texts])
+
+
+class AskedTexts(TextTokenizer):
+    """Puts texts into a question, in the place of ``{}``, for their last hidden states.
+
+    The chat template makes a prompt without an image of each.
+    """
+
+    cleaning = None
+    batch_size = 16  # texts, whose hidden states are as large as those of images
+
+    def __init__(self, name: str, question: Question, context_length: int) -> None:
+        self.name = name
+        self.question = question
+        self.tokenizer = question.tokenizer
+        self.context_length = context_length
+        if PLACE not in question.question:
+            raise UsageError(
+                f"{name}: expected a question with {PLACE}, where each text goes, got "
+                f"{shorten(question.question, 60)!r}",
+                f"for example: --ask 'Represent this caption: {PLACE}'",
+            )
+
+    def clean(self, texts: Sequence[str], places: Sequence[str]) -> list[str]:
+        """Return the prompts of texts, none of which may hold a special token of the model."""
+        for text, place in zip(texts, places, strict=True):
+            found = self.question.special_tokens_in(text)
+            if found:
+                raise ClipkitError(
+                    f"{place}: expected plain text, got the special token {found[0]} of {self.name}"
+                )
+        return [self.question.text_prompt.replace(PLACE, text) for text in texts]
+
+    def lengths(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        """Count the tokens of each prompt."""
+        return np.array([len(self.question._split(text)) for text in texts], np.int64)
+
+    def tokens(self, texts: Sequence[str]) -> torch.Tensor:
+        """Return the padded tokens (B, T) of prompts, which must not be cut: their end is read."""
+        return self.inputs(texts)["input_ids"]
+
+    def inputs(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Return what the model takes of prompts."""
+        with single_line_errors(f"tokenize with {self.name}"):
+            inputs = self.question.text_inputs(texts)
+        if inputs["input_ids"].shape[1] > self.context_length:
+            raise ClipkitError(
+                f"{self.name}: expected prompts of at most {self.context_length} tokens, which "
+                "--truncate cannot cut: their end is read",
+                "shorten the texts",
+            )
+        return inputs

@@ -32,6 +32,7 @@ MEMBERS = {
     "model": "model.name",
     **{name: f"model.{name}" for name in ("untrained", "precision", "layer", "pool", "norm")},
     "image_size": "model.image_size",
+    **{"ask": "model.question", "at": "model.at", "as_embedding": "model.as_embedding"},
     "layers": "model.layer",
     "no_projection": "model.projection",
     "template": "templates",
