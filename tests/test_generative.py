@@ -21,6 +21,7 @@ from shell import fails, ok
 from clipkit import features, models
 from clipkit.base.errors import ClipkitError
 from clipkit.embedding import checkpoint
+from clipkit.features.provenance import provenance
 from clipkit.models.generative import AskedModel
 from clipkit.models.libraries import newer_transformers
 from clipkit.models.towers import Stack
@@ -120,6 +121,59 @@ def test_hidden_states_are_the_librarys_own_at_the_last_position_and_over_the_im
         mean = states[:, is_image].mean(dim=1)
         np.testing.assert_allclose(last[row], states[:, -1].flatten(), atol=1e-5)
         np.testing.assert_allclose(over_image[row], mean.flatten(), atol=1e-5)
+
+
+@pytest.mark.parametrize("family", EVERY)
+@torch.no_grad()
+@versions.TOKEN_TYPES
+def test_a_vision_tower_gives_what_its_layers_return_while_the_library_reads_an_image(vlm, family):
+    folder, model = vlm(family)
+    options = {"vision_tower": True, "pool": "mean", "ask": None}
+    encoder = load(folder, layers="all", **options)
+    tower = next(value for name, value in model.model.named_children() if "vis" in name)
+    layers = next(part for part in tower.modules() if isinstance(part, torch.nn.ModuleList))
+    prefix = int(family in ("llava", "internvl"))  # the CLS token
+    for image, row in zip(images(), encoder.encode_images(images()), strict=True):
+        states = []
+
+        def keep(_layer, _inputs, output, states=states):
+            states.append(output if isinstance(output, torch.Tensor) else output[0])
+
+        hooks = [layer.register_forward_hook(keep) for layer in layers]
+        model(**library_inputs(folder, image))
+        for hook in hooks:
+            hook.remove()
+        means = []
+        for state in states:
+            tokens = state if state.ndim == 3 else state[None]
+            means.append(tokens[:, prefix:].reshape(-1, tokens.shape[-1]).mean(dim=0))
+        np.testing.assert_allclose(row[-sum(map(len, means)) :], torch.cat(means), atol=1e-5)
+        assert len(means) == encoder.details["layers"]
+    last = load(folder, **options)
+    assert last.details["layer"] == encoder.details["layers"]
+    np.testing.assert_array_equal(last.encode_images(images())[:, 0], rows_of_last(encoder))
+
+
+def rows_of_last(encoder):
+    """Return the first number of the last layer of each image."""
+    return encoder.encode_images(images())[:, encoder.columns[encoder.details["layers"]].start]
+
+
+def test_a_vision_tower_is_a_step_of_the_command_line(vlm, tmp_path):
+    run = ("embed", *RUN[1:-2], "-m", vlm(FAST)[0])
+    layers = tmp_path / "img.l{layer}.h5"
+    ok(*run, "--vision-tower", "--layers", "0,3", "--pool", "cls", "-o", layers)
+    details = features.read(str(tmp_path / "img.l3.h5")).history.model
+    assert (details["layer"], details["layers"], details["pool"]) == (3, 3, "cls")
+    assert provenance(features.read(str(tmp_path / "img.l3.h5"))).model.endswith(
+        " vision tower layer 3 cls"
+    )
+    line = fails(*run, "-o", tmp_path / "none.h5", exit_code=2)
+    assert "or embed by --vision-tower alone" in line
+    asked = (*run, "--vision-tower", "--ask", QUESTION, "-o", tmp_path / "none.h5")
+    assert "expected --vision-tower without --ask" in fails(*asked, exit_code=2)
+    tiny = ("embed", *RUN[1:-2], "-m", "tiny", "--vision-tower", "-o", tmp_path / "none.h5")
+    assert "expected a generative model with --vision-tower" in fails(*tiny, exit_code=2)
 
 
 ABOUT = "Represent this caption: {}"

@@ -82,6 +82,13 @@ def embed(
     ] = False,
     ask: Ask = None,
     as_embedding: AsEmbedding = False,
+    vision_tower: Annotated[
+        bool,
+        flag(
+            "--vision-tower",
+            "Read the layers of a generative model's vision tower, by default the last one.",
+        ),
+    ] = False,
     at: Annotated[
         str | None,
         choice(
@@ -215,6 +222,7 @@ def embed(
         norm=norm,
         ask=ask,
         as_embedding=as_embedding,
+        vision_tower=vision_tower,
         at=at,
         choices=listed,
         projection=not no_projection,

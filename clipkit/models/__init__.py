@@ -78,6 +78,9 @@ class RunOptions:
     as_embedding : bool
         With `ask`: take the last hidden state as an embedding, which is compared by cosines. By
         default, it is compared with rows of the output embedding, by next-token logits.
+    vision_tower : bool
+        Read the layers of a generative model's vision tower, without a question; by default the
+        last one.
     at : {"last", "image"}, optional
         With `ask`: take the last position of the prompt, which is the default, or the mean over the
         positions of the image.
@@ -104,6 +107,7 @@ class RunOptions:
     norm: bool = False
     ask: str | None = None
     as_embedding: bool = False
+    vision_tower: bool = False
     at: str | None = None
     choices: tuple[str, ...] = ()
     projection: bool = True
@@ -126,7 +130,13 @@ class RunOptions:
                 "--at chooses what is pooled; the last layer is normalised",
             )
         self._check_asked()
-        self._check_layers()
+        if not self.vision_tower:
+            self._check_layers()
+        elif self.ask is not None or not self.projection or self.image_size:
+            raise UsageError(
+                "expected --vision-tower without --ask, --no-projection, --image-size",
+                "without --layer, it gives its last hidden state",
+            )
 
     def _check_asked(self) -> None:
         """Refuse options that need a question without it, and what an embedding cannot be."""

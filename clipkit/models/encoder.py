@@ -334,13 +334,17 @@ def _load_generative(
     files: ModelFiles, tower: TowerName, options: RunOptions, device: torch.device
 ) -> Encoder:
     """Load a model that is asked about images."""
-    from clipkit.models import generative
+    from clipkit.models import generative, vision_towers
 
     is_words = tower == "text" and not options.as_embedding
     precision = choose_precision(
         options.precision, device, is_plain=is_words, is_bundled=files.is_bundled
     )
-    asked = generative.load(files, tower, options, device, precision)
+    if options.vision_tower:
+        asked = vision_towers.load(files, options, device, precision)
+        asked["details"] = _hidden_state_details(asked["details"], asked["_tower"])
+    else:
+        asked = generative.load(files, tower, options, device, precision)
     _note_details(files, asked["details"])
     encoder = Encoder(**asked, _non_blocking=options.non_blocking)
     return encoder if is_words else _check_and_measure(encoder)
@@ -363,6 +367,12 @@ def _read(files: ModelFiles, tower: TowerName, options: RunOptions) -> Architect
     if options.ask is not None:
         raise UsageError(
             f"{files.name}: expected a generative model with --ask, got one that embeds images"
+        )
+    if options.vision_tower:
+        raise UsageError(
+            f"{files.name}: expected a generative model with --vision-tower, got one that embeds "
+            "images",
+            "leave it out",
         )
     if tower == "text" and (options.image_size or not options.projection):
         raise UsageError(

@@ -73,7 +73,8 @@ def load(
     if options.ask is None:
         raise UsageError(
             f"{files.name}: expected a question with a generative model, got none",
-            "give one: --ask 'What is in the image? Answer with one word.'",
+            "give one: --ask 'What is in the image? Answer with one word.', or embed by "
+            "--vision-tower alone",
         )
     if tower == "text" and options.layers is not None:
         raise UsageError(f"{files.name}: expected no --layer with words of a generative model")

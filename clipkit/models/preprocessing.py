@@ -312,8 +312,11 @@ def load_image_processor(files: ModelFiles) -> Any:
     if settings is None:
         settings = files.read_json("preprocessor_config.json")
     known = CLIPImageProcessor.read_known(settings)
-    if known is not None:
-        return known
+    return library_processor(files) if known is None else known
+
+
+def library_processor(files: ModelFiles) -> Any:
+    """Load a model's own image processor by transformers."""
     with quiet_loading(f"the image processor of {files.name}"):
         auto: Any = import_library("transformers").AutoImageProcessor
         return auto.from_pretrained(files.folder, trust_remote_code=False)

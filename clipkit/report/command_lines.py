@@ -33,6 +33,7 @@ MEMBERS = {
     **{name: f"model.{name}" for name in ("untrained", "precision", "layer", "pool", "norm")},
     "image_size": "model.image_size",
     **{"ask": "model.question", "at": "model.at", "as_embedding": "model.as_embedding"},
+    "vision_tower": "model.vision_tower",
     "layers": "model.layer",
     "no_projection": "model.projection",
     "template": "templates",
