@@ -65,6 +65,7 @@ DEVICE = re.compile(r"auto|cpu|mps|cuda(:[0-9]+)?")
 SHARD = re.compile(r"[\w.-]+\.safetensors")
 CONFIG_PATTERNS = ["*.json", "*.txt", "*.model", "*.jinja"]
 OPEN_CLIP_CONFIG = "open_clip_config.json"
+TIMM_KINDS = (None, "timm_wrapper")  # saved by timm, and by transformers around it
 # The name of the weights of each library, in safetensors form.
 WEIGHTS = {"transformers": "model", "open_clip": "open_clip_model", "timm": "model"}
 PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt"}
@@ -323,7 +324,7 @@ def _find_library(name: str, folder: Path, prefix: str) -> str:
     content: dict[str, Any] = {}
     if not prefix and (folder / "config.json").is_file():
         content = _read_json(folder / "config.json")
-        is_timm = "architecture" in content and "model_type" not in content
+        is_timm = "architecture" in content and content.get("model_type") in TIMM_KINDS
         library = "timm" if is_timm else "transformers"
     elif (folder / OPEN_CLIP_CONFIG).is_file():
         library = "open_clip"
