@@ -64,8 +64,9 @@ def library_inputs(folder, image):
     """Return the inputs of one image by the library's own processor."""
     processor = transformers.AutoProcessor.from_pretrained(folder)
     if not processor.chat_template:
-        inputs = processor(images=image, text=f"<image>{QUESTION}", return_tensors="pt")
-        del inputs["labels"]
+        mark = "" if folder.name == "blip2" else "<image>"
+        inputs = processor(images=image, text=f"{mark}{QUESTION}", return_tensors="pt")
+        inputs.pop("labels", None)
         return inputs
     content = [{"type": "image", "image": image}, {"type": "text", "text": QUESTION}]
     return processor.apply_chat_template(
@@ -116,7 +117,9 @@ def test_hidden_states_are_the_librarys_own_at_the_last_position_and_over_the_im
     over_image = load(folder, layers="all", at="image").encode_images(images())
     for row, image in enumerate(images()):
         inputs = library_inputs(folder, image)
-        states = torch.stack(model(**inputs, output_hidden_states=True).hidden_states)[:, 0]
+        outputs = model(**inputs, output_hidden_states=True)
+        outputs = outputs.get("language_model_outputs", outputs)  # of BLIP-2
+        states = torch.stack(outputs.hidden_states)[:, 0]
         is_image = inputs["input_ids"][0] == model.config.image_token_id
         mean = states[:, is_image].mean(dim=1)
         np.testing.assert_allclose(last[row], states[:, -1].flatten(), atol=1e-5)
@@ -130,9 +133,10 @@ def test_a_vision_tower_gives_what_its_layers_return_while_the_library_reads_an_
     folder, model = vlm(family)
     options = {"vision_tower": True, "pool": "mean", "ask": None}
     encoder = load(folder, layers="all", **options)
-    tower = next(value for name, value in model.model.named_children() if "vis" in name)
+    inner = getattr(model, "model", model)
+    tower = next(value for name, value in inner.named_children() if "vis" in name)
     layers = next(part for part in tower.modules() if isinstance(part, torch.nn.ModuleList))
-    prefix = int(family in ("llava", "internvl"))  # the CLS token
+    prefix = int(family in ("llava", "internvl", "blip2"))  # the CLS token
     for image, row in zip(images(), encoder.encode_images(images()), strict=True):
         states = []
 
@@ -178,8 +182,8 @@ def test_a_vision_tower_is_a_step_of_the_command_line(vlm, tmp_path):
 
 ABOUT = "Represent this caption: {}"
 CAPTIONS = ["a red heart", "one large moon and a blue star", "star"]
-# PaliGemma's processor takes no text without an image
-EMBEDDING = [mark for mark in EVERY if mark.values != ("paligemma",)]
+# PaliGemma's processor takes no text without an image, and BLIP-2 has no chat template
+EMBEDDING = [mark for mark in EVERY if mark.values[0] not in ("paligemma", "blip2")]
 
 
 @pytest.mark.parametrize("family", EMBEDDING)
@@ -417,6 +421,19 @@ def test_a_model_without_an_output_embedding_is_refused(tmp_path):
     save(tmp_path, transformers.BlipForConditionalGeneration, config, processor)
     with pytest.raises(ClipkitError, match="got BlipForConditionalGeneration without"):
         load(tmp_path)
+
+
+def test_a_smolvlm_without_its_package_says_what_to_install(vlm, tmp_path, monkeypatch):
+    shutil.copytree(vlm("idefics3")[0], tmp_path / "copy")
+    kind = transformers.models.idefics3.processing_idefics3.Idefics3Processor
+
+    def fail(*_, **options):
+        raise ImportError("Package `num2words` is required to run SmolVLM processor.")
+
+    monkeypatch.setattr(kind, "__init__", fail)
+    with pytest.raises(ClipkitError) as caught:
+        load(tmp_path / "copy")
+    assert caught.value.hint == "install it: pip install 'clipkit-vl[smolvlm]'"
 
 
 def test_an_error_says_that_a_newer_transformers_saved_the_model():

@@ -288,7 +288,9 @@ class AskedModel(LayerTower):
 
 def find_layers(asked: AskedModel, inputs: Inputs) -> AskedModel:
     """Return the model with all its layers: their outputs are the library's hidden states."""
-    states = asked.whole(inputs, output_hidden_states=True).hidden_states
+    outputs = asked.whole(inputs, output_hidden_states=True)
+    outputs = outputs.get("language_model_outputs", outputs)  # of BLIP-2
+    states = outputs.hidden_states
     wanted = [asked._pool(state, inputs) for state in states]
     for module in asked.model.modules():
         if not isinstance(module, torch.nn.ModuleList) or len(module) != len(wanted) - 1:

@@ -59,6 +59,7 @@ class Question(Preprocessor):
         self._check_question()
         self.has_template = bool(getattr(self.processor, "chat_template", None))
         with quiet_loading(f"the chat template of {files.name}"):
+            self.marks_image = self.has_template or not self._inserts_image()
             self.prompt = self._render()
         if self.question not in self.prompt:
             raise ClipkitError(
@@ -82,6 +83,20 @@ class Question(Preprocessor):
         if not self.question.strip():
             raise UsageError(f"{self.name}: expected a question, got {self.question!r}")
 
+    def _inserts_image(self) -> bool:
+        """Return whether the processor puts image tokens before any prompt, marked or not."""
+        if not self.image_token:
+            return False
+        token = self.tokenizer.convert_tokens_to_ids(self.image_token)
+        counts = []
+        for prompt in (self.question, self.image_token + self.question):
+            try:
+                ids = self._process([prompt], [self.example()])["input_ids"]
+            except Exception:  # a processor that asks for the mark
+                return False
+            counts.append(int((ids == token).sum()))
+        return counts[0] > 0 and counts[1] > counts[0]
+
     def special_tokens_in(self, text: str) -> list[str]:
         """Return the special tokens of the model that a text holds."""
         special = {*self.tokenizer.all_special_tokens, self.image_token}
@@ -90,7 +105,7 @@ class Question(Preprocessor):
     def _render(self, answer: str | None = None, *, has_image: bool = True) -> str:
         """Return the prompt, or the conversation with an answer, as text."""
         if not self.has_template:
-            return self.image_token * has_image + self.question
+            return self.image_token * (has_image and self.marks_image) + self.question
         parts = [{"type": "image"}] * has_image + [{"type": "text", "text": self.question}]
         messages: list[dict[str, Any]] = [{"role": "user", "content": parts}]
         if answer is not None:
