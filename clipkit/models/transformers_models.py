@@ -53,6 +53,7 @@ from clipkit.models.towers import (
     widened,
 )
 
+CONFIGS = {"image": "vision_config", "text": "text_config"}
 PREFIXES = {
     "image": ("vision_model.", "visual_projection."),
     "text": ("text_model.", "text_projection."),
@@ -124,8 +125,7 @@ class TransformersModel(Architecture):
 
     def tower_config(self, tower: TowerName) -> Any:
         """Return the configuration of one tower."""
-        name = "vision_config" if tower == "image" else "text_config"
-        return getattr(self.config, name, self.config)
+        return getattr(self.config, CONFIGS[tower], self.config)
 
     def new_model(self) -> Any:
         """Return all towers as transformers initialises them."""
@@ -191,12 +191,13 @@ class TransformersModel(Architecture):
         missing = {key for key in report["missing_keys"] if key.startswith(prefixes)}
         missing -= _of_other_parts(missing, tower)
         lacks_pooler = bool(missing) and missing == _pooler_keys(model)
-        refuse_misfits(
-            self.files,
-            missing=set() if lacks_pooler else missing,
-            mismatched=[key for key, *_shapes in report["mismatched_keys"]],
-            unexpected=_inside(model, report["unexpected_keys"]) if self.family.is_whole else [],
-        )
+        if lacks_pooler:
+            missing = set()
+        unexpected = []
+        if self.family.is_whole:
+            unexpected = _inside(model, report["unexpected_keys"])
+        mismatched = [key for key, *_shapes in report["mismatched_keys"]]
+        refuse_misfits(self.files, missing=missing, mismatched=mismatched, unexpected=unexpected)
         return model, lacks_pooler
 
     def _output(self, tower: TowerName) -> str:
@@ -239,7 +240,9 @@ class TransformersModel(Architecture):
         named = {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
         if "temperature" in named:  # ALIGN divides cosines by it
             named["logit_scale"] = -named["temperature"].log()
-        return logit_scale(self.files, named) if "logit_scale" in named else {}
+        if "logit_scale" not in named:
+            return {}
+        return logit_scale(self.files, named)
 
     def stack(self, tower: Tower) -> Stack:
         """Return the layers of a tower."""
@@ -339,7 +342,9 @@ class OwnTower(torch.nn.Module):
             pool = MEAN_OF_MAP
         if rule == "last_hidden_state":
             return pool
-        return rule if math.prod(output.shape[2:]) == 1 else f"{rule}, {pool}"
+        if math.prod(output.shape[2:]) != 1:
+            rule += f", {pool}"
+        return rule
 
     def _outputs(self, inputs: dict[str, torch.Tensor]) -> tuple[str, torch.Tensor]:
         """Return the output of B images or texts that becomes their embedding, and its name."""

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from clipkit.analysis import metrics, results
 from clipkit.base.errors import ClipkitError
+from clipkit.base.names import locate
 from clipkit.base.options import option
 from clipkit.features.compatibility import matching_split
 from clipkit.features.hdf5 import read
@@ -44,14 +45,13 @@ def draw_shots(
     ] = None,
 ) -> Drawn:
     """Draw the accuracy of few-shot probes against the labelled images per class."""
-    of_zeroshot = None if zeroshot is None else read(zeroshot, kinds=["result"])
     curves = shot_curves(probes)
     source = results.sources_label(probes, list(map(_scored_split, probes)))
     trained = [probe for probe in probes if not is_untrained(probe)] or probes
     line = None
-    if of_zeroshot is not None:
+    if zeroshot is not None:
         curve = next(curve for curve in curves if probes[curve.probe] is trained[0])
-        line = zeroshot_line(of_zeroshot, trained[0], curve)
+        line = zeroshot_line(read(zeroshot, kinds=["result"]), trained[0], curve)
     figure = shots(curves, line, title="Accuracy by labelled images per class")
     finding = ""
     if line and len(trained) == 1:
@@ -131,11 +131,9 @@ def zeroshot_line(zeroshot: FeatureFile, probe: FeatureFile, curve: ShotCurve) -
 def _accuracy_on(result: FeatureFile, other: FeatureFile, name: str) -> float | None:
     """Return the accuracy of the first run on a split of another result; None if it lacks rows."""
     split = result.splits.get(matching_split(result, other, name) or "", Split())
-    row_of = {row_id: row for row, row_id in enumerate(split.ids)}
-    ids = other.splits[name].ids
-    if split.labels is None or split.predicted is None or not row_of.keys() >= set(ids):
+    rows = locate(other.splits[name].ids, split.ids)
+    if split.labels is None or split.predicted is None or -1 in rows:
         return None
-    rows = [row_of[row_id] for row_id in ids]
     return metrics.accuracy(split.labels[rows], split.predicted[0, rows])
 
 

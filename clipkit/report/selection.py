@@ -9,6 +9,7 @@ import numpy as np
 
 from clipkit.analysis import metrics, similarity
 from clipkit.base.errors import ClipkitError
+from clipkit.base.names import locate
 from clipkit.features.compatibility import matching_split
 from clipkit.features.model import FeatureFile, Int64
 from clipkit.plots.images import Nearest, nearest_rows
@@ -87,8 +88,7 @@ def find_nearest(main: ImagePredictions, files: Sequence[FeatureFile]) -> tuple[
         return [], 0
     texts = logits.texts or []
     split = str(matching_split(logits, main.file, main.split))
-    row_of = {row_id: row for row, row_id in enumerate(main.ids)}
-    rows = np.array([row_of.get(row_id, -1) for row_id in logits.splits[split].ids], np.int64)
+    rows = np.array(locate(logits.splits[split].ids, main.ids), np.int64)
     blocks = [block[:, :MAX_PROMPTS] for block in logits.cosines(split).iter_blocks()]
     cosines = np.concatenate(blocks)[rows >= 0].astype(np.float64)
     rows = rows[rows >= 0]
@@ -125,7 +125,7 @@ def _with_prompts(files: Iterable[FeatureFile], kind: str) -> list[FeatureFile]:
 
 def _has_prompts(file: FeatureFile) -> bool:
     """Whether texts stand for what was embedded, and not for directions that replace it."""
-    return not any(entry.get("random") or entry.get("whiten") for entry in file.history)
+    return not file.history.has_directions
 
 
 def _has_class_prompts(file: FeatureFile) -> bool:
