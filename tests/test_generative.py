@@ -33,6 +33,7 @@ FAST = "llava"
 EVERY = [
     pytest.param(name, marks=[] if name == FAST else pytest.mark.exhaustive) for name in FAMILIES
 ]
+WITHOUT_DECODER = [mark for mark in EVERY if mark.values != ("florence2",)]
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +65,11 @@ def library_inputs(folder, image):
     """Return the inputs of one image by the library's own processor."""
     processor = transformers.AutoProcessor.from_pretrained(folder)
     if not processor.chat_template:
-        mark = "" if folder.name == "blip2" else "<image>"
+        mark = "" if folder.name in ("blip2", "florence2") else "<image>"
         inputs = processor(images=image, text=f"{mark}{QUESTION}", return_tensors="pt")
         inputs.pop("labels", None)
+        if folder.name == "florence2":  # </s> begins, and <s> is forced upon each answer
+            inputs["decoder_input_ids"] = torch.tensor([[2, 1]])
         return inputs
     content = [{"type": "image", "image": image}, {"type": "text", "text": QUESTION}]
     return processor.apply_chat_template(
@@ -109,7 +112,7 @@ def test_logits_are_the_librarys_own_for_one_image_and_in_a_padded_batch(vlm, fa
         assert tokens[of_batch.argmax()] == said[0, -1]
 
 
-@pytest.mark.parametrize("family", EVERY)
+@pytest.mark.parametrize("family", WITHOUT_DECODER)
 @torch.no_grad()
 def test_hidden_states_are_the_librarys_own_at_the_last_position_and_over_the_image(vlm, family):
     folder, model = vlm(family)
@@ -126,7 +129,23 @@ def test_hidden_states_are_the_librarys_own_at_the_last_position_and_over_the_im
         np.testing.assert_allclose(over_image[row], mean.flatten(), atol=1e-5)
 
 
-@pytest.mark.parametrize("family", EVERY)
+@pytest.mark.exhaustive
+@torch.no_grad()
+def test_hidden_states_of_a_decoder_are_those_behind_its_first_tokens(vlm):
+    folder, model = vlm("florence2")
+    encoder = load(folder, layers="all")
+    assert encoder.details["decoder_start"] == [2, 1]
+    for image, row in zip(images(), encoder.encode_images(images()), strict=True):
+        outputs = model(**library_inputs(folder, image), output_hidden_states=True)
+        expected = torch.cat([state[0, -1] for state in outputs.decoder_hidden_states])
+        np.testing.assert_allclose(row, expected, atol=1e-5)
+    with pytest.raises(ClipkitError, match="expected a hidden state for each of"):
+        load(folder, at="image")
+    with pytest.raises(ClipkitError, match="expected a vision tower with layers that return"):
+        load(folder, vision_tower=True, ask=None)
+
+
+@pytest.mark.parametrize("family", WITHOUT_DECODER)
 @torch.no_grad()
 @versions.TOKEN_TYPES
 def test_a_vision_tower_gives_what_its_layers_return_while_the_library_reads_an_image(vlm, family):
@@ -182,8 +201,9 @@ def test_a_vision_tower_is_a_step_of_the_command_line(vlm, tmp_path):
 
 ABOUT = "Represent this caption: {}"
 CAPTIONS = ["a red heart", "one large moon and a blue star", "star"]
-# PaliGemma's processor takes no text without an image, and BLIP-2 has no chat template
-EMBEDDING = [mark for mark in EVERY if mark.values[0] not in ("paligemma", "blip2")]
+# PaliGemma's processor takes no text without an image, and the others have no chat template
+WITHOUT_TEXTS = ("paligemma", "blip2", "florence2")
+EMBEDDING = [mark for mark in EVERY if mark.values[0] not in WITHOUT_TEXTS]
 
 
 @pytest.mark.parametrize("family", EMBEDDING)

@@ -80,8 +80,9 @@ def load(
         raise UsageError(f"{files.name}: expected no --layer with words of a generative model")
     is_words = tower == "text" and not options.as_embedding
     with newer_transformers(files.read_json("config.json").get("transformers_version")):
-        question = Question(files, options.ask, device, DTYPES[precision])
         checkpoint = Checkpoint(files)
+        start = checkpoint.decoder_start()
+        question = Question(files, options.ask, device, DTYPES[precision], start)
         dtype = DTYPES[precision]
         if is_words:  # only the rows of words are needed, in their stored type
             device = torch.device("cpu")
@@ -100,6 +101,7 @@ def load(
         "question": options.ask,
         "choices": list(options.choices) or None,
         "prompt": question.prompt,
+        "decoder_start": start or None,
         "untrained": options.untrained,
         "as_embedding": options.as_embedding or None,
     }
@@ -167,6 +169,19 @@ class Checkpoint:
                 if isinstance(layers := getattr(config, "num_hidden_layers", None), int):
                     check_number_of_layers("num_hidden_layers", layers)
         self.config.get_text_config().use_cache = False  # nothing is generated
+
+    def decoder_start(self) -> list[int]:
+        """Return the tokens with which a decoder begins each answer, if the model has an encoder.
+
+        The second one, if there is one, is the token that the library forces upon it.
+        """
+        if not getattr(self.config, "is_encoder_decoder", False):
+            return []
+        settings = dict(self.files.read_json("config.json").get("text_config", {}))
+        if (self.files.folder / "generation_config.json").exists():
+            settings |= self.files.read_json("generation_config.json")
+        tokens = (settings.get("decoder_start_token_id"), settings.get("forced_bos_token_id"))
+        return [token for token in tokens if isinstance(token, int)]
 
     def new_model(self) -> Any:
         """Return the model as transformers initialises it, in float32."""
@@ -260,6 +275,8 @@ class AskedModel(LayerTower):
         The layers of a large model may be on several devices.
         """
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
+        if self.pool == LAST and "decoder_input_ids" in inputs:  # which are not padded
+            return widened(state[:, -1]).to(ids.device)
         if state.shape[:2] != ids.shape:
             raise ClipkitError(
                 f"expected a hidden state for each of {tuple(ids.shape)} tokens, got "
@@ -290,7 +307,7 @@ def find_layers(asked: AskedModel, inputs: Inputs) -> AskedModel:
     """Return the model with all its layers: their outputs are the library's hidden states."""
     outputs = asked.whole(inputs, output_hidden_states=True)
     outputs = outputs.get("language_model_outputs", outputs)  # of BLIP-2
-    states = outputs.hidden_states
+    states = outputs.get("decoder_hidden_states", outputs.get("hidden_states"))
     wanted = [asked._pool(state, inputs) for state in states]
     for module in asked.model.modules():
         if not isinstance(module, torch.nn.ModuleList) or len(module) != len(wanted) - 1:

@@ -32,13 +32,20 @@ class Question(Preprocessor):
     """Prepares images by a model's own processor: each with the same question.
 
     `prompt` is what the chat template makes of the question, for one image. Texts are padded on the
-    right: no position is shifted, and a causal model does not see what follows.
+    right: no position is shifted, and a causal model does not see what follows. `decoder_start` are
+    the tokens with which a decoder begins, if it does not read the prompt itself.
     """
 
     def __init__(
-        self, files: ModelFiles, question: str, device: torch.device, dtype: torch.dtype
+        self,
+        files: ModelFiles,
+        question: str,
+        device: torch.device,
+        dtype: torch.dtype,
+        decoder_start: Sequence[int] = (),
     ) -> None:
         super().__init__(device, dtype)
+        self.decoder_start = list(decoder_start)
         self.name = files.name
         self.question = question
         self._of_thread = threading.local()  # a tokenizer is for one thread at a time
@@ -87,15 +94,19 @@ class Question(Preprocessor):
         """Return whether the processor puts image tokens before any prompt, marked or not."""
         if not self.image_token:
             return False
+        unmarked = self._count_image_tokens(self.question)
+        return (
+            unmarked > 0 and self._count_image_tokens(self.image_token + self.question) != unmarked
+        )
+
+    def _count_image_tokens(self, prompt: str) -> int:
+        """Count the image tokens of a prompt with an image; 0 if the processor refuses it."""
         token = self.tokenizer.convert_tokens_to_ids(self.image_token)
-        counts = []
-        for prompt in (self.question, self.image_token + self.question):
-            try:
-                ids = self._process([prompt], [self.example()])["input_ids"]
-            except Exception:  # a processor that asks for the mark
-                return False
-            counts.append(int((ids == token).sum()))
-        return counts[0] > 0 and counts[1] > counts[0]
+        try:
+            ids = self._process([prompt], [self.example()])["input_ids"]
+        except Exception:  # processors raise what they like
+            return 0
+        return int((ids == token).sum())
 
     def special_tokens_in(self, text: str) -> list[str]:
         """Return the special tokens of the model that a text holds."""
@@ -137,6 +148,8 @@ class Question(Preprocessor):
             text=prompts, padding=True, padding_side="right", return_tensors="pt", **settings
         )
         tensors = {key: value for key, value in inputs.items() if key != "labels"}
+        if self.decoder_start:
+            tensors["decoder_input_ids"] = torch.tensor([self.decoder_start] * len(prompts))
         if "attention_mask" not in tensors:
             tensors["attention_mask"] = torch.ones_like(tensors["input_ids"])
         return tensors
@@ -178,8 +191,11 @@ class Question(Preprocessor):
     def answer_tokens(self, answer: str) -> list[int]:
         """Return the tokens of an answer behind the prompt.
 
-        Both are split together, since a word may have other tokens behind a space.
+        Both are split together, since a word may have other tokens behind a space. A decoder of its
+        own begins without the prompt.
         """
+        if self.decoder_start and answer.strip():
+            return self._split(answer)
         behind = self.lead + answer.removeprefix(self.lead)
         prompt, joined = self.tail_tokens, self._split(self.tail + behind)
         place = 0

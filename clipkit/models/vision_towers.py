@@ -141,6 +141,11 @@ class VisionTower(LayerTower):
 
     def _pool(self, state: torch.Tensor, inputs: Inputs) -> torch.Tensor:
         """Pool the tokens (B, T, width) of B images, or all tiles or patches of a single one."""
+        if state.ndim == 4:
+            raise ClipkitError(
+                "expected a vision tower with layers that return tokens, got one with maps",
+                "name the tower by Python code of your own: docs/encoders.md shows how",
+            )
         tokens = state if state.ndim == 3 else state.reshape(1, -1, state.shape[-1])
         wanted = slice(1) if self.pool == "cls" else slice(self.stack.prefix, None)
         tokens = tokens[:, wanted]

@@ -279,6 +279,31 @@ def blip2(folder: Path) -> Any:
     return save(folder, transformers.Blip2ForConditionalGeneration, config, processor)
 
 
+def florence2(folder: Path) -> Any:
+    """Save a Florence-2, whose decoder begins apart from the question."""
+    tokens = tokenizer("<image>", extra_special_tokens={"image_token": "<image>"})
+    text = {"d_model": 32, "encoder_layers": 2, "decoder_layers": 3, "vocab_size": 400}
+    text |= {"encoder_attention_heads": 4, "decoder_attention_heads": 4}
+    text |= {"encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "max_position_embeddings": 512}
+    text |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
+    vision = {"depths": (1, 1), "embed_dim": (16, 24), "num_heads": (2, 2), "num_groups": (2, 2)}
+    vision |= {"patch_size": (7, 3), "patch_stride": (4, 2), "patch_padding": (3, 1)}
+    vision |= {"patch_prenorm": (False, True), "window_size": 4, "projection_dim": 32}
+    config = transformers.Florence2Config(
+        text_config={"model_type": "bart", **text},
+        vision_config=vision,
+        image_token_id=tokens.convert_tokens_to_ids("<image>"),
+    )
+    images = transformers.CLIPImageProcessor(**image_size())
+    images.image_seq_length = 17  # its 4 x 4 positions and their mean
+    processor = transformers.Florence2Processor(images, tokens)
+    model = save(folder, transformers.Florence2ForConditionalGeneration, config, processor)
+    model.generation_config.forced_bos_token_id = 1
+    model.generation_config.forced_eos_token_id = None
+    model.generation_config.save_pretrained(folder)
+    return model
+
+
 FAMILIES: dict[str, Callable[[Path], Any]] = {
     "llava": llava,
     "qwen2_5_vl": qwen2_5_vl,
@@ -289,6 +314,7 @@ FAMILIES: dict[str, Callable[[Path], Any]] = {
     "gemma3": gemma3,
     "paligemma": paligemma,
     "blip2": blip2,
+    "florence2": florence2,
 }
 
 
