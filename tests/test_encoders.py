@@ -288,6 +288,16 @@ def test_what_an_encoder_lacks_is_refused():
     assert "expected a model that clipkit reads" in fails("info", OWN, exit_code=2)
 
 
+def test_what_the_code_prints_stays_out_of_a_file_on_standard_output():
+    body = "print('image'); return [image.size for image in images]"
+    write("own.py", "print('import')\n" + CLASS.format(body))
+    own = ("-m", "python:own.py:make", "-o")
+    result = ok(*RUN, *own, "-")
+    ok(*RUN, *own, "out.h5")
+    assert result.stdout_bytes == Path("out.h5").read_bytes()
+    assert {"import", "image"} <= set(result.stderr.split())
+
+
 def test_rows_that_depend_a_little_on_their_batch_are_noted():
     write("own.py", CLASS.format("return [[image.size[0] + len(images)] for image in images]"))
     result = ok(*RUN, "-m", "python:own.py:make", "-o", "out.h5")

@@ -229,7 +229,8 @@ def find_family(name: str, content: Mapping[str, Any]) -> Family:
             f"{content.get('model_type')!r}",
             "clipkit reads models of OpenCLIP (open_clip_config.json), of timm, generative ones of "
             "transformers (AutoModelForImageTextToText), and those of its models that take images "
-            f"and return an embedding or hidden states, such as {', '.join(FAMILIES)}",
+            f"and return an embedding or hidden states, such as {', '.join(FAMILIES)}; any other "
+            "one by Python code of your own: docs/encoders.md",
         )
     # a model saved without its other tower may have kept the projection
     projected = f"{family.model}WithProjection"
