@@ -13,13 +13,22 @@ import numpy as np
 import pytest
 from factories import MODEL, fails_with, saved
 from scipy.stats import binomtest
-from shell import ok
+from shell import fails, ok
 from sklearn.metrics import accuracy_score, recall_score
 
 from clipkit.analysis.relabeling import use_groups
 from clipkit.analysis.results import NONE
 from clipkit.features import FeatureFile, Split, read
-from clipkit.features.columns import COLUMNS, LABELS, NOTHING, ROWS, TEXT, depends_on_labels
+from clipkit.features.columns import (
+    COLUMNS,
+    LABELS,
+    NOTHING,
+    RECORDS,
+    ROWS,
+    TEXT,
+    columns_of,
+    depends_on_labels,
+)
 from clipkit.report.same_images import Scored
 
 CLASSES = [f"c{number}" for number in range(7)]
@@ -142,6 +151,7 @@ STEPS = {
     "known-logits.h5": "logits known.h5 txt.h5",
     "unknown-logits.h5": "logits unknown.h5 txt.h5",
     "z.h5": "zeroshot logits.h5",
+    "clusters.h5": "cluster img.h5 -k 5",
     "answers.h5": "zeroshot logits.h5 --threshold 0.5",
     "p.h5": "probe logits.h5 --classifier logreg --keep",
     "a.h5": "attributes img.h5 words.h5 --table table.csv --attribute flag --metric auroc",
@@ -149,6 +159,7 @@ STEPS = {
 }
 ATTRIBUTES = "attributes img.h5 words.h5 --control ctl.h5 --table table.csv"
 # The control twice, since several have a range
+BY_PATIENT = " --table table.csv --cluster patient"
 CONTROLS = 2 * " --control ctl.h5 --control-texts ctl-{}.h5"
 # Reports that together have all columns, each with the columns that distinguish its rows
 REPORTS = {
@@ -166,6 +177,7 @@ REPORTS = {
     "cluster img.h5 -k 5 --seed 1,2": "",
     "calibrate logits.h5 -t 0.05": "",
     "retrieve img.h5 captions.h5 --gap" + CONTROLS.replace("{}", "captions"): "split k",
+    "retrieve ctl.h5 ctl-captions.h5 --gap -k 1": "",
     "choose img.h5 items.h5 --items items.csv" + CONTROLS.replace("{}", "items"): "",
     "importance ../base/p.h5 logits.h5": "prompt",
     "importance ../base/p.h5 logits.h5 --groups prompts.tsv": "group",
@@ -184,10 +196,25 @@ REPORTS = {
     "align img.h5 ctl.h5": "measure",
     "align img.h5 ctl.h5 --blind 5": "",
     "describe logits.h5 --top 7" + 2 * " --control ctl-logits.h5": "group prompt",
+    "describe logits.h5 --result clusters.h5": "group prompt",
+    "choose img.h5 items.h5 --items items.csv" + BY_PATIENT: "",
+    "align img.h5 ctl.h5" + BY_PATIENT: "measure",
+    "describe logits.h5 --top 7" + BY_PATIENT: "group prompt",
+    "threshold logits.h5 --fpr 0.1" + BY_PATIENT: "prompt",
     "threshold logits.h5 --fpr 0.1": "prompt",
     "threshold known-logits.h5 --unknown unknown-logits.h5": "measure",
     "info --runs z.h5 answers.h5": "",
 }
+# Further reports, whose columns are known from those above
+OTHERS = (
+    "zeroshot logits.h5 --per-class",
+    "predict p.h5 logits.h5 --per-class",
+    "predict p.h5 logits.h5 --per-image --split test",
+    "predict p.h5 logits.h5 --top 2 --split test",
+    "probe img.h5 --classifier logreg --per-image",
+    "retrieve img.h5 captions.h5 --table table.csv --cluster patient",
+    "probe img.h5 --classifier knn --val 0.2 --seed 1,2",
+)
 
 
 def report(line: str, folder: Path, keys: str) -> dict[str, list[Any]]:
@@ -213,6 +240,8 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, dic
             for name, line in STEPS.items():
                 ok(*line.split(), "-o", name)
             found[world] = {line: report(line, folder, keys) for line, keys in REPORTS.items()}
+        patch.chdir(root / "base")
+        found["others"] = {line: report(line, root / "base", "") for line in OTHERS}
     return found
 
 
@@ -232,6 +261,55 @@ def test_a_column_depends_on_what_changes_it(reports):
         for line, columns in reports["base"].items():
             measured |= dict.fromkeys(changed(columns, reports[world][line]), world)
     assert measured == {name: column.depends_on for name, column in COLUMNS.items()}
+
+
+def test_a_column_says_which_commands_print_it(reports):
+    """Of a family, such as an estimate and its interval, a command need not print all."""
+    printed: dict[str, set[str]] = {}
+    for line, columns in (reports["base"] | reports["others"]).items():
+        command = line.split()[0]
+        if command != "info":  # it prints other commands' results
+            printed.setdefault(command, set()).update(columns)
+    for command, names in printed.items():
+        assert names <= columns_of(command).keys()
+        for record in RECORDS:
+            family = {column.name for column in record.family()}
+            assert (command in record.of.split()) <= bool(family & names), (command, record.name)
+
+
+@pytest.mark.parametrize(
+    ("line", "column"),
+    [
+        ("probe img.h5 --classifier logreg --columns accuracy", "acc1"),
+        ("zeroshot logits.h5 --columns accuracy", "acc1"),
+        ("choose img.h5 items.h5 --items items.csv --columns right", "accuracy"),
+        ("choose img.h5 items.h5 --items items.csv --columns accuracy", "accuracy"),
+    ],
+)
+def test_a_column_may_be_named_by_its_heading(line, column, world):
+    ok(*STEPS["logits.h5"].split(), "-o", "logits.h5", "--force")
+    assert list(json.loads(ok(*line.split(), "--format", "json").stdout)[0]) == [column]
+
+
+def test_a_column_that_a_run_lacks_is_empty_with_a_note(world):
+    printed = ok("probe", "img.h5", "--classifier=logreg", "--columns=acc1,mean_entropy")
+    assert all(row.endswith("\t") for row in printed.stdout.splitlines()[1:])
+    assert printed.stderr == "clipkit: no row has a value of mean_entropy\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("probe img.h5 --columns acurracy", "did you mean accuracy?"),
+        ("probe img.h5 --columns ece", "known: C, acc1, "),
+        ("choose img.h5 items.h5 --columns write", "did you mean right or items?"),
+    ],
+)
+def test_an_unknown_column_is_refused_before_the_work(line, hint):
+    """The files do not exist."""
+    message = fails(*line.split(), "-o", "x.h5", exit_code=2)
+    assert f"unknown column of {line.split()[0]} " in message
+    assert f"hint: {hint}" in message
 
 
 def test_no_two_columns_are_called_the_same():

@@ -16,9 +16,9 @@ from shell import clipkit, ok
 
 from clipkit.base.console import escaped
 from clipkit.base.errors import ClipkitError
-from clipkit.base.files import OpenFile
+from clipkit.base.files import HDF5_SIGNATURE, OpenFile
 from clipkit.features import read
-from clipkit.features.checked_file import SIGNATURE, CheckedFile
+from clipkit.features.checked_file import CheckedFile
 
 
 def refused_everywhere(path, *parts):
@@ -49,7 +49,7 @@ DAMAGED = {
     "gzip": (gzip.compress, "expected a feature file, got gzip"),
     "other": (lambda data: data[::-1], "expected a feature file, got other data"),
     "cut by a byte": (lambda data: data[:-1], ": it was cut short; hint: make the file again"),
-    "signature": (lambda data: SIGNATURE, "but it ends within its first bytes"),
+    "signature": (lambda data: HDF5_SIGNATURE, "but it ends within its first bytes"),
     "twice": (lambda data: data + data, ": something was added to it"),
     "junk before": (lambda data: b"\n" + data, "got an HDF5 file behind other bytes"),
     "bit in features": (flip_in(random_features().tobytes(), 50), "features does not match its"),
@@ -206,7 +206,7 @@ STRANGE = {
     "unknown attribute": (attribute("more", 1), "expected no root attributes but format, version"),
     "interrupted": (without("complete"), "interrupted; hint: run the command that made it again"),
     "complete = 0": (attribute("complete", 0), "expected a complete file"),
-    "from the future": (attribute("version", 4), "version 4 was made by a newer clipkit; hint: "),
+    "from the future": (attribute("version", 5), "version 5 was made by a newer clipkit; hint: "),
     "not ours": (without("format"), "HDF5 file that clipkit did not make; hint: clipkit convert"),
     "class names": (replace("class_names", data=CLASSES), "class_names does not match its SHA-256"),
     "history": (attribute("history", HISTORY), "the metadata does not match the digest: it was"),

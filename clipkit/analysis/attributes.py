@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from clipkit.analysis import probes, results, similarity, zeroshot
 from clipkit.analysis.attribute_groups import ABOVE_CHANCE
 from clipkit.analysis.controls import Control, check_controls, control_digests
+from clipkit.analysis.dependence import permute
 from clipkit.analysis.held_out import EVAL_SPLIT, FIT_SPLIT, SplitRows, choose_rows, find_shared
 from clipkit.analysis.probes.classifiers import LOGREG, names_taking
 from clipkit.analysis.results import Row
@@ -238,6 +239,7 @@ class _Measured(NamedTuple):
     ranks: Int64  # see `_Attribute.ranks`
     problems: list[str]
     has_words: bool
+    value: str  # one of those that need words
 
 
 def _measure_each(
@@ -255,8 +257,10 @@ def _measure_each(
             embeddings = one.embeddings  # those of the next attribute, if it has the same rows
             own_words = None if words is None else one.find_words(words)
             row, problems = one.row(own_words), one.problems()
-            has_words = own_words is not None
-            measured.append(_Measured(attribute.name, row, one.ranks(scored), problems, has_words))
+            has_words, value = own_words is not None, (attribute.values or ["VALUE"])[0]
+            measured.append(
+                _Measured(attribute.name, row, one.ranks(scored), problems, has_words, value)
+            )
             report_progress(number, len(attributes))
     return measured
 
@@ -381,10 +385,11 @@ def _check_words(images: FeatureFile, words: FeatureFile) -> None:
 
 def _note_missing_words(words: FeatureFile, measured: Sequence[_Measured], metric: str) -> None:
     """Note the attributes without words, if there are any."""
-    names = [one.name for one in measured if not one.has_words]
-    if not names:
+    without = [one for one in measured if not one.has_words]
+    if not without:
         return
-    expected = f"{names[0]}: VALUE" if metric == RECALL else names[0]
+    names = [one.name for one in without]
+    expected = f"{names[0]}: {without[0].value}" if metric == RECALL else names[0]
     example = (words.class_names or ["no classes"])[0]
     console.note(
         f"{words.display_name} has no words for {results.join_names(names)}: expected classes "
@@ -664,7 +669,8 @@ class _Number(_Label):
         scores = [math.nan]
         if self.values > 1:
             generator = np.random.default_rng(self.settings.seed)
-            permuted = [generator.permutation(self.fitted_numbers) for _ in range(NULLS)]
+            numbers = self.fitted_numbers
+            permuted = [numbers[permute(generator, len(numbers))] for _ in range(NULLS)]
             predicted = ridge(np.asarray(self.X), np.stack(permuted, axis=1), self.X_scored)
             scores = list(map(self._score, predicted.T))
         if self.metric.is_error:

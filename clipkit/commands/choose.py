@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
 from typing import Annotated
 
 from clipkit.base.errors import UsageError
 from clipkit.base.options import flag
 from clipkit.commands._options import (
+    Cluster,
     Controls,
     ControlTexts,
     FirstSplit,
     Images,
     ItemTables,
     Report,
+    Table,
     Texts,
     read_controls,
 )
@@ -29,12 +33,15 @@ def choose(
     common: Annotated[
         bool, flag("--common", "Leave out items whose images are not in IMAGES.")
     ] = False,
+    table: Table = None,
+    cluster: Cluster = None,
 ) -> None:
     """Report whether the right text is chosen for an image, and the right image for a text.
 
     An item is an image with texts of which one is right, or two images with a text each. Beside
     `accuracy` stand `shuffled`, what the texts alone give; `angle`, what random directions give;
-    and `ceiling`, what a model that ignores the order of words cannot exceed.
+    and `ceiling`, what a model that ignores the order of words cannot exceed. Items that share an
+    image are counted together.
 
     Example: clipkit textembed --items shapes | clipkit choose img.h5 - --items shapes
     """
@@ -45,9 +52,9 @@ def choose(
     from clipkit.features.provenance import original_split
 
     if not items:
-        raise UsageError("expected --items, got none", "--items shapes has bundled ones")
-    report.check_output(images, texts, *control, *control_texts, *items)
-    image_file = features.read(images, kinds=["images"])
+        raise _no_items(images, texts)
+    report.check_output(images, texts, *control, *control_texts, *items, table)
+    image_file = features.read(images, kinds=["images"], swapped=(texts, ["texts"]))
     chosen = choose_split(image_file, split)
     if items == ["shapes"]:
         chosen = original_split(image_file, chosen)
@@ -58,5 +65,19 @@ def choose(
         split,
         controls=read_controls(control, control_texts),
         common=common,
+        table=table,
+        cluster=cluster,
     )
     report.show(result)
+
+
+def _no_items(images: str, texts: str) -> UsageError:
+    """Return the error for items that are not named, or that stand in the place of their texts."""
+    from clipkit.features.endings import CAPTION_TABLES
+
+    hint = "--items shapes has bundled ones"
+    if Path(texts).suffix.lower() in CAPTION_TABLES:
+        table = shlex.quote(texts)
+        make = f"clipkit textembed --items {table}"
+        hint = f"{make} | clipkit choose {shlex.quote(images)} - --items {table}"
+    return UsageError("expected --items, got none", hint)

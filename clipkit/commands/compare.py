@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clipkit.base.errors import UsageError
-from clipkit.base.options import choice, flag, option, split_option
+from clipkit.base.options import attribute_option, choice, flag, option, split_option
 from clipkit.commands._options import Cluster, Report, SameRows, Seed, Table
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def compare(
     ] = [],  # noqa: B006
     table: Table = None,
     attribute: Annotated[
-        str | None, option("NAME", "Compare by this attribute of TABLE; A*B combines two.")
+        str | None, attribute_option("Compare by this attribute of TABLE; A*B combines two.")
     ] = None,
     cluster: Cluster = None,
     groups: Annotated[
@@ -110,7 +110,7 @@ def _say_what_is_compared(
 
     for result in results:
         note = cluster_note(result)
-        if note and not is_clustered:
+        if note and result.version < 4 and not is_clustered:
             console.warn(f"{result.display_name}: {note}")
     for result, label in zip(results, runs, strict=True):
         if "chosen" in label or "recall@" in label:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Annotated
 
 from clipkit.base.errors import UsageError
-from clipkit.base.options import option
-from clipkit.commands._options import FeatureInput, FirstSplit, Report, Seed, Table
+from clipkit.base.options import attribute_option, option
+from clipkit.commands._options import Cluster, FeatureInput, FirstSplit, Report, Seed, Table
 
 
 def describe(
@@ -14,14 +14,14 @@ def describe(
     file: FeatureInput = "-",
     table: Table = None,
     attribute: Annotated[
-        str | None, option("NAME", "The groups are the values of this attribute.")
+        str | None, attribute_option("The groups are the values of this attribute.")
     ] = None,
     result: Annotated[
         str | None,
         option(
             "RESULT",
             "The groups are clusters of this result, or the errors of its run.",
-            is_file=True,
+            kinds=("result",),
         ),
     ] = None,
     run: Annotated[int | None, option("N", "Run of RESULT, counted from 0.", min=0)] = None,
@@ -30,30 +30,33 @@ def describe(
         option(
             "LOGITS",
             "Logits of the same images and prompts by an untrained model; repeatable.",
-            is_file=True,
+            kinds=("logits",),
         ),
     ] = [],  # noqa: B006
     top: Annotated[int, option("K", "Number of prompts for each group.", min=1)] = 5,
     split: FirstSplit = None,
     seed: Seed = 42,
+    cluster: Cluster = None,
 ) -> None:
     """Report which prompts tell groups of images from the others: classes, clusters, errors.
 
     `difference` is the mean cosine of a group minus the mean of all other images. `t` is the
-    difference in standard errors. `p_adjusted` accounts for all prompts and groups that were tried.
+    difference in standard errors. `p_adjusted` accounts for all prompts and groups that were tried;
+    it is empty for clusters, which are made from the images.
 
     Example: clipkit describe logits.h5 --result zeroshot.h5
     """
     from clipkit import features
     from clipkit.analysis import description
 
-    if result is not None and (table is not None or attribute is not None):
+    is_of_table = attribute is not None or (table is not None and cluster is None)
+    if result is not None and is_of_table:
         raise UsageError("expected groups from --result or from --table and --attribute, got both")
     if run is not None and result is None:
         raise UsageError("expected --run with --result, got it alone")
     report.check_output(file, table, result, *control)
     described = description.describe(
-        features.read(file, kinds=["logits"]),
+        features.read(file, kinds=["logits"], swapped=(result, ["result"])),
         table=table,
         column=attribute,
         result=None if result is None else features.read(result, kinds=["result"]),
@@ -62,5 +65,6 @@ def describe(
         controls=[features.read(name, kinds=["logits"]) for name in control],
         top=top,
         seed=seed,
+        cluster=cluster,
     )
     report.show(described)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from clipkit.base.errors import UsageError
 from clipkit.base.options import EvalSplit, flag, option, parse_numbers, split_option
-from clipkit.commands._options import FeatureInput, Report, Seed
+from clipkit.commands._options import Cluster, FeatureInput, Report, Seed, Table
 
 
 def threshold(
@@ -15,8 +15,12 @@ def threshold(
     file: FeatureInput = "-",
     fpr: Annotated[
         list[str],
-        option("P[,P...]", "False-positive rate on the fitted split; or a list.", has_commas=True),
-    ] = ["0.01"],  # noqa: B006
+        option(
+            "P[,P...]",
+            "False-positive rate on the fitted split; or a list (default: 0.01).",
+            has_commas=True,
+        ),
+    ] = [],  # noqa: B006
     at: Annotated[
         list[str],
         option("COSINE[,...]", "Score these thresholds, in place of --fpr.", has_commas=True),
@@ -30,12 +34,14 @@ def threshold(
             "LOGITS|IMAGES",
             "Images of none of the classes: report how well they are separated. FILE is of the "
             "same kind.",
-            is_file=True,
+            kinds=("logits", "images"),
         ),
     ] = None,
     fit_split: Annotated[str, split_option("Split to choose thresholds on.")] = "train",
     eval_split: EvalSplit = "test",
     seed: Seed = 42,
+    table: Table = None,
+    cluster: Cluster = None,
 ) -> None:
     """Report the cosine above which an image and a prompt match, at a false-positive rate.
 
@@ -48,25 +54,42 @@ def threshold(
     from clipkit import features
     from clipkit.analysis import thresholds
 
-    report.check_output(file, unknown)
+    report.check_output(file, unknown, table)
+    shares, cosines = _parse_shares(fpr or ["0.01"]), _parse_cosines(at)
+    if fpr and (at or unknown is not None):
+        other = "--at" if at else "--unknown"
+        hint = "--unknown keeps 95 % of the known images" if unknown else "leave out one of them"
+        raise UsageError(f"expected --fpr or {other}, got both", hint)
+    if unknown is not None and any((at, standardize, cluster, table)):
+        raise UsageError("expected --unknown without --at, --standardize, --table and --cluster")
     kinds = ["logits"] if unknown is None else ["logits", "images"]
     logits = features.read(file, kinds=kinds)
     splits = {"fit_split": fit_split, "eval_split": eval_split}
     if unknown is not None:
-        if at or standardize:
-            raise UsageError("expected --unknown without --at and --standardize")
         others = features.read(unknown, kinds=[logits.kind])
         report.show(thresholds.detect(logits, others, **splits, seed=seed))
         return
     result = thresholds.choose(
         logits,
-        fpr=parse_numbers(fpr, "fpr"),
-        at=_parse_cosines(at),
+        fpr=shares,
+        at=cosines,
         standardize=standardize,
         **splits,
         seed=seed,
+        table=table,
+        cluster=cluster,
     )
     report.show(result)
+
+
+def _parse_shares(words: list[str]) -> list[float]:
+    """Parse numbers between 0 and 1."""
+    shares = parse_numbers(words, "fpr")
+    for share in shares:
+        if share >= 1:
+            hint = f"write a share: {share / 100:g}" if share < 100 else None
+            raise UsageError(f"fpr: expected a share between 0 and 1, got {share:g}", hint)
+    return shares
 
 
 def _parse_cosines(words: list[str]) -> list[float]:
