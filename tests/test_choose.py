@@ -406,6 +406,26 @@ def test_a_folder_has_a_category_for_each_file(tmp_path):
         ("x.csv", "item,image,text,correct\n7,a,one,1\n7,b,two,0\n", "x.csv, item 7"),
         ("x.csv", "item,image,text,correct\n7,a,one,yes\n", "x.csv, line 2"),
         ("x.csv", "item,image,text\n7,a,one\n", "x.csv, line 1: expected a column correct"),
+        (
+            "x.csv",
+            "item,image,text,correct\n7,a,one,1\n7,a,two,0\n7,a,one,0\n",
+            "x.csv, item 7: expected a text to be right or wrong, got 'one' as both",
+        ),
+        (
+            "x.csv",
+            "item,image,text,correct,category\n7,a,one,1,x\n7,a,two,0,y\n",
+            "x.csv, item 7: expected one category, got 'x' and 'y'",
+        ),
+        (
+            "x.json",
+            '{"0": {"filename": "a", "caption": ["b", "c"], "negative_caption": "d"}}',
+            "x.json, 0, caption: expected a text or a whole number, got",
+        ),
+        (
+            "x.json",
+            '{"0": {"filename": "a", "caption": "b", "caption": "c", "negative_caption": "d"}}',
+            "x.json: expected each key once, got 'caption' again",
+        ),
         ("x.txt", "one\n", "x.txt"),
     ],
 )

@@ -447,8 +447,55 @@ def test_captions_have_the_ids_that_embed_gives_to_the_images(tmp_path, name, ma
 
 def test_a_long_caption_in_a_tar_is_refused_as_one_in_a_table(tmp_path):
     write_members(tmp_path / "x.tar", {"a.png": picture(), "a.txt": b"x" * (2 << 20)})
-    with pytest.raises(ClipkitError, match="x, a: expected a caption of at most 10,000"):
+    with pytest.raises(ClipkitError, match=r"x.tar, a.txt: expected a caption of at most 10,000"):
         embedding.read_captions(str(tmp_path / "x.tar"))
+
+
+def test_quotes_between_tabs_belong_to_captions(tmp_path, capsys):
+    lines = ['a\t"The Scream" by Munch', 'b\t"half', 'c\ta 5" disk', 'd\t"whole"']
+    (tmp_path / "x.tsv").write_text("\n".join(["image\tcaption", *lines]))
+    found = embedding.read_captions(str(tmp_path / "x.tsv"))
+    assert found.texts == ['"The Scream" by Munch', '"half', 'a 5" disk', '"whole"']
+    assert "line 5: the quotes around a cell between tabs belong to it" in capsys.readouterr().err
+
+
+TWICE = '{"image": "a", "caption": "one", "image": "b"}'
+ANNOTATION = '{"image_id": 1, "caption": "x", "caption": "y"}'
+REPEATED = [
+    ("x.jsonl", TWICE, "x.jsonl, line 1: expected each key once, got 'image' again"),
+    (
+        "x.json",
+        f'{{"images": [{{"id": 1, "file_name": "a"}}], "annotations": [{ANNOTATION}]}}',
+        "x.json: expected each key once, got 'caption' again",
+    ),
+    ("x.csv", "image,caption,Image\na,b,c\n", "expected different names of columns, got 'image'"),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "message"), REPEATED)
+def test_what_a_table_of_captions_says_twice_is_refused(name, text, message, tmp_path):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ClipkitError) as caught:
+        embedding.read_captions(str(tmp_path / name))
+    assert message in caught.value.message
+
+
+def test_blank_rows_of_a_table_are_counted(tmp_path, capsys):
+    (tmp_path / "x.csv").write_text("image,caption\na,one\n,\n\n , \nb,\n")
+    assert embedding.read_captions(str(tmp_path / "x.csv")).texts == ["one"]
+    said = capsys.readouterr().err
+    assert "2 blank rows left out" in said
+    assert "1 blank caption left out" in said
+
+
+def test_captions_in_tars_are_utf_8_and_one_for_a_key(tmp_path, capsys):
+    members = {"a.png": picture(), "a.txt": "\ufeffé".encode(), "a.long.txt": b"another"}
+    write_members(tmp_path / "x.tar", members)
+    assert embedding.read_captions(str(tmp_path / "x.tar")).texts == ["é"]
+    assert "x.tar: left out 1 text, first a.long.txt: their keys" in capsys.readouterr().err
+    write_members(tmp_path / "y.tar", {"a.png": picture(), "a.txt": b"\xff"})
+    with pytest.raises(ClipkitError, match=r"y.tar, a.txt, line 1: expected UTF-8 text, got"):
+        embedding.read_captions(str(tmp_path / "y.tar"))
 
 
 @pytest.mark.parametrize(
