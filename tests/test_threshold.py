@@ -284,3 +284,12 @@ def test_the_picture_says_which_pairs_are_above_the_threshold(tmp_path):
     assert line.get_xdata()[0] == row["threshold"]
     path = saved(tmp_path / "logits.h5", logits())
     ok("plot", "threshold", path, "--fpr", "0.05", "-o", tmp_path / "threshold.png")
+
+
+def test_a_table_of_prompts_fits_eighty_columns(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    file = logits()
+    file.texts = [f"a photo of a checkered butterfly {number}" for number in range(K)]
+    table = ok("threshold", saved(tmp_path / "logits.h5", file), "--format", "table").stdout
+    assert max(map(len, table.splitlines())) <= 80
+    assert "In all rows: split test" in table

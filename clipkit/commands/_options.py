@@ -255,12 +255,12 @@ PerClass = Annotated[
 PerImage = Annotated[
     bool, flag("--per-image", "Print a row per image: prediction, score, runner-up.")
 ]
-Top = Annotated[int, option("K", "Print K rows per image: its best classes.", min=1)]
+Top = Annotated[int, option("K", "Print K rows per image: its most probable classes.", min=1)]
 Cut = Annotated[
     str | None,
     option(
         "SCORE|RESULT",
-        "Predict 'none of these' unless the best cosine is above SCORE, or above the cut of its "
+        "Predict 'none of these' unless the highest cosine is above SCORE, or above the cut of its "
         "class in a result of clipkit threshold.",
         "--threshold",
         kinds=("result",),
