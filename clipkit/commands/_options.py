@@ -271,7 +271,7 @@ Model = Annotated[
     str,
     option(
         "NAME|FOLDER",
-        "Model: tiny, ViT-B/32, a Hugging Face id, or a folder.",
+        "Model: tiny, ViT-B/32, a Hugging Face id, a folder, or python:FILE.py:make for one's own.",
         "--model",
         "-m",
         envvar="CLIPKIT_MODEL",
@@ -300,6 +300,14 @@ Layers = Annotated[
 Ask = Annotated[
     str | None,
     option("QUESTION", "Ask a generative model this about each image."),
+]
+AsEmbedding = Annotated[
+    bool,
+    flag(
+        "--as-embedding",
+        "With --ask: take the last hidden state as an embedding, which is compared by cosine. In "
+        "textembed, {} in the question stands for the text.",
+    ),
 ]
 Norm = Annotated[bool, flag("--norm", "With --layer: apply the model's final norm.")]
 Device = Annotated[
