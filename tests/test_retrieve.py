@@ -502,9 +502,13 @@ def test_captions_in_tars_are_utf_8_and_one_for_a_key(tmp_path, capsys):
     write_members(tmp_path / "x.tar", members)
     assert embedding.read_captions(str(tmp_path / "x.tar")).texts == ["é"]
     assert "x.tar: left out 1 text, first a.long.txt: their keys" in capsys.readouterr().err
-    write_members(tmp_path / "y.tar", {"a.png": picture(), "a.txt": b"\xff"})
-    with pytest.raises(ClipkitError, match=r"y.tar, a.txt, line 1: expected UTF-8 text, got"):
-        embedding.read_captions(str(tmp_path / "y.tar"))
+    for text, message in (
+        (b"\xff", r"y.tar, a.txt, line 1: expected UTF-8 text, got"),
+        (b"x" * 10_001, r"y.tar, a.txt: expected at most 10,000 characters, got 10,001"),
+    ):
+        write_members(tmp_path / "y.tar", {"a.png": picture(), "a.txt": text})
+        with pytest.raises(ClipkitError, match=message):
+            embedding.read_captions(str(tmp_path / "y.tar"))
 
 
 @pytest.mark.parametrize(
@@ -523,6 +527,7 @@ def test_a_table_without_captions_or_ids_is_refused_by_name(tmp_path, monkeypatc
     ("text", "message"),
     [
         ("", r"c\.json: empty input"),
+        ("[" + "[]," * 2**22 + "0]", r"c\.json: expected JSON of at most 8,388,608 values, got"),
         ('{"images":\n[', r"c\.json, line 2: expected JSON"),
         ("[1]", r"c\.json: expected captions in COCO"),
     ],

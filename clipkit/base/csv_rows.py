@@ -25,6 +25,7 @@ BOM = b"\xef\xbb\xbf"
 NO_VALUE = {"", "na", "n/a", "#n/a", "<na>", "nan", "none", "null", "-"}
 UTF8_HINT = "save the file as plain text in UTF-8"
 QUOTE_HINT = "quote values that hold a separator or a quote"
+MAX_VALUES = 2**23  # lists, objects and elements of JSON: 5 bytes of it may take 190 in memory
 
 QUOTED = re.compile(rb'(?:^|[\t\n])("[^\t\n]*")(?:[\t\r\n]|$)')  # a whole cell between tabs
 
@@ -187,7 +188,7 @@ def load_json(data: bytes, name: str, repeat_hint: str | None = None) -> Any:
     check_not_empty(data, name)
     text = decode(data, name).removeprefix("\ufeff")
     try:
-        return _parse(text, name, repeat_hint)
+        return parse_json(text, name, repeat_hint)
     except json.JSONDecodeError as error:
         reason = f"{error.msg}, column {error.colno}"
         raise ClipkitError(f"{name}, line {error.lineno}: expected JSON ({reason})") from None
@@ -197,8 +198,12 @@ def load_json(data: bytes, name: str, repeat_hint: str | None = None) -> Any:
         raise ClipkitError(f"{name}: expected texts, got a very long number") from None
 
 
-def _parse(text: str | bytes, where: str, hint: str | None = None) -> Any:
-    """Parse JSON in which no object has a key twice."""
+def parse_json(text: str, where: str, hint: str | None = None) -> Any:
+    """Parse JSON in which no object has a key twice, and which takes at most 2 GB."""
+    count = sum(map(text.count, ",[{"))
+    if count > MAX_VALUES:
+        got = f"got up to {count:,}"
+        raise ClipkitError(f"{where}: expected JSON of at most {MAX_VALUES:,} values, {got}")
 
     def check_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         content = dict(pairs)
@@ -222,7 +227,7 @@ def read_objects(data: bytes, name: str, example: str) -> Iterator[tuple[int, di
             continue
         where = f"{name}, line {number}"
         try:
-            content = _parse(line, where)
+            content = parse_json(line.decode(), where)
         except (ValueError, RecursionError):
             content = None
         if not isinstance(content, dict):
