@@ -24,6 +24,7 @@ from clipkit.base.names import escape
 BOM = b"\xef\xbb\xbf"
 NO_VALUE = {"", "na", "n/a", "#n/a", "<na>", "nan", "none", "null", "-"}
 UTF8_HINT = "save the file as plain text in UTF-8"
+TAB_HINT = "a tab separates cells, also between quotes; a table with commas can quote them"
 QUOTE_HINT = "quote values that hold a separator or a quote"
 MAX_VALUES = 2**23  # lists, objects and elements of JSON: 5 bytes of it may take 190 in memory
 
@@ -107,7 +108,7 @@ def read_table(data: bytes, name: str, ending: str = "") -> TextTable:
     check_different(columns, name)
     if delimiter == "\t":
         _note_quotes(data, name)
-    hint = None if delimiter == "\t" else QUOTE_HINT
+    hint = TAB_HINT if delimiter == "\t" else QUOTE_HINT
     lines = _check_widths(lines, len(columns), name, hint)
     return TextTable(columns, f"{name}, line {number}", lines)
 
@@ -153,7 +154,7 @@ def _read_lines(data: bytes, name: str, delimiter: str) -> Iterator[Line]:
         console.warn(f"{name}: {console.count(blank, 'blank row')} left out")
 
 
-def _check_widths(lines: Iterator[Line], width: int, name: str, hint: str | None) -> Iterator[Line]:
+def _check_widths(lines: Iterator[Line], width: int, name: str, hint: str) -> Iterator[Line]:
     """Yield the lines, or refuse one that has more or fewer cells than the header."""
     for number, cells in lines:
         if len(cells) != width:
