@@ -454,12 +454,6 @@ def test_captions_have_the_ids_that_embed_gives_to_the_images(tmp_path, name, ma
         assert set(split.ids) == set(ids)
 
 
-def test_a_long_caption_in_a_tar_is_refused_as_one_in_a_table(tmp_path):
-    write_members(tmp_path / "x.tar", {"a.png": picture(), "a.txt": b"x" * (2 << 20)})
-    with pytest.raises(ClipkitError, match=r"x.tar, a.txt: expected a caption of at most 10,000"):
-        embedding.read_captions(str(tmp_path / "x.tar"))
-
-
 def test_quotes_between_tabs_belong_to_captions(tmp_path, capsys):
     lines = ['a\t"The Scream" by Munch', 'b\t"half', 'c\ta 5" disk', 'd\t"whole"']
     (tmp_path / "x.tsv").write_text("\n".join(["image\tcaption", *lines]))
