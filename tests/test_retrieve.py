@@ -454,6 +454,18 @@ def test_captions_have_the_ids_that_embed_gives_to_the_images(tmp_path, name, ma
         assert set(split.ids) == set(ids)
 
 
+def test_a_table_has_a_number_of_columns_that_can_be_read_in_seconds(tmp_path):
+    columns = ["image", "caption", *map(str, range(2**14 - 1))]
+    for count, expected in ((2**14, None), (2**14 + 1, "line 1: expected at most 16,384 columns")):
+        rows = [columns[:count], ["a"] * count]
+        (tmp_path / "x.csv").write_text("\n".join(map(",".join, rows)))
+        if expected is None:
+            assert embedding.read_captions(str(tmp_path / "x.csv")).texts == ["a"]
+        else:
+            with pytest.raises(ClipkitError, match=expected):
+                embedding.read_captions(str(tmp_path / "x.csv"))
+
+
 def test_quotes_between_tabs_belong_to_captions(tmp_path, capsys):
     lines = ['a\t"The Scream" by Munch', 'b\t"half', 'c\ta 5" disk', 'd\t"whole"']
     (tmp_path / "x.tsv").write_text("\n".join(["image\tcaption", *lines]))

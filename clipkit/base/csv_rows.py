@@ -27,6 +27,7 @@ UTF8_HINT = "save the file as plain text in UTF-8"
 TAB_HINT = "a tab separates cells, also between quotes; a table with commas can quote them"
 QUOTE_HINT = "quote values that hold a separator or a quote"
 MAX_VALUES = 2**23  # lists, objects and elements of JSON: 5 bytes of it may take 190 in memory
+MAX_COLUMNS = 2**14  # of a table; those of attributes are classified one by one
 
 QUOTED = re.compile(rb'(?:^|[\t\n])("[^\t\n]*")(?:[\t\r\n]|$)')  # a whole cell between tabs
 
@@ -105,6 +106,9 @@ def read_table(data: bytes, name: str, ending: str = "") -> TextTable:
     lines = _read_lines(data, name, delimiter)
     number, cells = next(lines, (1, []))
     columns = [cell.strip() for cell in cells]
+    if len(columns) > MAX_COLUMNS:
+        most, got = f"{MAX_COLUMNS:,}", f"{len(columns):,}"
+        raise ClipkitError(f"{name}, line {number}: expected at most {most} columns, got {got}")
     check_different(columns, name)
     if delimiter == "\t":
         _note_quotes(data, name)
