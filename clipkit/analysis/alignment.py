@@ -13,10 +13,11 @@ import numpy as np
 
 from clipkit.analysis import pairing, retrieval, similarity
 from clipkit.analysis.metrics import falling_order
-from clipkit.analysis.results import Row, choose_split, make_result
+from clipkit.analysis.results import Row, make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features.compatibility import is_same_model
+from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile, Floats, Int64
 
 PERMUTATIONS = 200
@@ -38,6 +39,7 @@ def align(
     k: int = 10,
     blind: int | None = None,
     same_rows: bool = False,
+    common: bool = True,
     seed: int = 42,
 ) -> FeatureFile:
     """Compare what models hold of the same rows: what `clipkit align` reports.
@@ -45,7 +47,8 @@ def align(
     Files of images are matched by ids as in `comparison.pair`; images and texts as by `retrieve`,
     with the first text of each image. With more than two files, all layers of the first model are
     compared with all others or, if there are no others, with each other. `k` is the number of
-    neighbours, `blind` a number of `blind_pairs` to list instead.
+    neighbours, `blind` a number of `blind_pairs` to list instead. Unless `common`, rows that a file
+    lacks are refused.
 
     Returns
     -------
@@ -56,7 +59,7 @@ def align(
         are; `p`, the share of these maxima that reach it; and `calibrated`, its part of the way
         from `similarity_null95` to 1, at least 0. See arXiv 2602.14486, algorithm 2.
     """
-    split, ids, features = _match(files, split, same_rows)
+    first, split, ids, features = _match(files, split, same_rows=same_rows, common=common)
     n, least = len(ids), max(k + 2, 4)  # of `hsic`
     if n < least:
         message = f"expected at least {least} rows that all files have, got {n}"
@@ -67,30 +70,45 @@ def align(
         rows = blind_pairs(features, ids, k, blind)
     inputs = {f"b{number}" if number else "a": file.digest for number, file in enumerate(files)}
     settings = {"k": k, "blind": blind, "same_rows": same_rows or None, "seed": seed}
-    history = files[0].extended_history("align", splits=[split], **settings, inputs=inputs)
+    settings["common"] = None if common else False
+    history = first.extended_history("align", splits=[split], **settings, inputs=inputs)
     rows = [{"split": split, "rows": n, "k": k} | row for row in rows]
     return make_result(history, rows, display_name=files[0].display_name)
 
 
+class _Rows(NamedTuple):
+    """The N rows that all files have."""
+
+    first: FeatureFile  # with the split
+    split: str
+    ids: list[str]  # (N,)
+    features: list[Floats]  # (N, D) of each file, of length 1
+
+
 def _match(
-    files: Sequence[FeatureFile], split: str | None, same_rows: bool
-) -> tuple[str, list[str], list[Floats]]:
-    """Return a split, the ids (N) that all files have, and each file's rows (N, D) of length 1."""
+    files: Sequence[FeatureFile], split: str | None, *, same_rows: bool, common: bool
+) -> _Rows:
+    """Match the rows of files by their ids; leave out those that a file lacks, or refuse them."""
     kinds = [file.kind for file in files]
     if len(files) < 2 or ("texts" in kinds and kinds != ["images", "texts"]):
         raise UsageError("expected two or more files of images, or one of images and one of texts")
-    split = choose_split(files[0], split)
+    first, split = choose_split(files[0], split)
     if "texts" in kinds:
-        pairs = retrieval.pair(files[0], files[1], split, same_rows=same_rows)
+        pairs = retrieval.pair(first, files[1], split, same_rows=same_rows, common=common)
         first_texts = np.unique(pairs.image_of, return_index=True)[1]
-        return split, pairs.ids, [pairs.images, pairs.texts[first_texts]]
-    splits = [pairing.same_split(file, files[0], split, same_rows) for file in files]
-    orders = pairing.match_ids(files, splits, common=True)
+        features = [pairs.images, pairs.texts[first_texts]]
+        return _Rows(first, split, pairs.ids, features)
+    matched, splits = [first], [split]
+    for file in files[1:]:
+        chosen, name = pairing.same_split(file, first, split, same_rows)
+        matched.append(chosen)
+        splits.append(name)
+    orders = pairing.match_ids(matched, splits, common)
     features = []
-    for file, name, order in zip(files, splits, orders, strict=True):
+    for file, name, order in zip(matched, splits, orders, strict=True):
         rows_of_file = np.asarray(file.splits[name].features, np.float64)[order]
         features.append(similarity.normalize(rows_of_file, file.display_name))
-    return split, files[0].splits[split].take(orders[0]).ids, features
+    return _Rows(first, split, first.splits[split].take(orders[0]).ids, features)
 
 
 def _compare(

@@ -29,7 +29,6 @@ from clipkit.analysis.results import (
     caveats,
     check_predicted_classes,
     check_run,
-    choose_split,
     class_names,
     column,
     is_retrieval,
@@ -45,6 +44,7 @@ from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, unknown
 from clipkit.features.annotations import Annotations, Attribute, read_attribute
 from clipkit.features.compatibility import SAME_IDS, SAME_IMAGES, origin, relate
+from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile, Int64, Split
 
 Bools = NDArray[np.bool_]
@@ -118,8 +118,8 @@ def pair(
     """
     for result in results:
         check_predicted_classes(result)
-    split = choose_split(results[0], split)
-    splits = [same_split(result, results[0], split, same_rows) for result in results]
+    _, split = choose_split(results[0], split)
+    splits = [same_split(result, results[0], split, same_rows)[1] for result in results]
     numbers = _choose_runs(results, splits, runs)
     common = common or len(set(splits)) > 1  # a split was held out or divided
     orders = match_ids(results, splits, common)
@@ -146,7 +146,7 @@ def pair(
     images, source, image_of = _images(first, split)
     clusters = image_of if len(np.unique(image_of)) < len(image_of) else None
     cluster_entry: dict[str, str] = {}
-    annotations = read_clusters(images, table, cluster)
+    annotations = read_clusters(images, table, cluster, common=common)
     if annotations is not None:
         codes = annotations.attributes[0].codes[source]
         where = f"{first.display_name}: {split}: {cluster}"
@@ -346,7 +346,7 @@ def _read_attribute(
 ) -> tuple[Attribute, Annotations]:
     """Return the attribute of each compared row, and the table that it is from."""
     images, split, image_of = _images(paired.first, paired.split)
-    annotations = read_attribute(images, by, column)
+    annotations = read_attribute(images, by, column, common=paired.common)
     (attribute,) = annotations.attributes
     codes = {paired.split: attribute.codes[split][image_of]}
     return replace(attribute, codes=codes), annotations

@@ -13,6 +13,7 @@ from clipkit.base import console
 from clipkit.base.errors import UsageError
 from clipkit.features.annotations import CLASS, Annotations, read_attribute
 from clipkit.features.history import History
+from clipkit.features.matching import choose_splits
 from clipkit.features.model import FeatureFile, Int64
 from clipkit.features.splitting import number_groups
 
@@ -20,15 +21,21 @@ FEW = 30  # clusters, with which intervals hold the true value less often than i
 
 
 def read_clusters(
-    file: FeatureFile, table: str | None, column: str | None, splits: Sequence[str] | None = None
+    file: FeatureFile,
+    table: str | None,
+    column: str | None,
+    splits: Sequence[str] | None = None,
+    *,
+    common: bool = False,
 ) -> Annotations | None:
     """Read the attribute `column` of the rows of some splits or all; None without a column."""
     if column is None:
         return None
     if table is None and column != CLASS:
         raise UsageError(f"expected --table for --cluster {column}, got none")
-    rows = replace(file, splits={name: file.splits[name] for name in file.choose_splits(splits)})
-    return read_attribute(rows, table, column, categories=False)
+    file, names = choose_splits(file, splits)
+    rows = replace(file, splits={name: file.splits[name] for name in names})
+    return read_attribute(rows, table, column, categories=False, common=common)
 
 
 def number_clusters(codes: Int64, where: str) -> Int64:

@@ -22,7 +22,6 @@ from clipkit.analysis.metrics import falling_order
 from clipkit.analysis.results import (
     Row,
     caveats,
-    choose_split,
     describe_caveat,
     join_names,
     labels_of,
@@ -31,9 +30,11 @@ from clipkit.analysis.results import (
 )
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.features import matching
 from clipkit.features.annotations import read_attribute
 from clipkit.features.compatibility import check_same_prompts, matching_split
-from clipkit.features.model import FeatureFile, Floats, Int64, Split
+from clipkit.features.matching import choose_split
+from clipkit.features.model import FeatureFile, Floats, Int64
 
 PERMUTATIONS = 300
 LEAST_ROWS = 10  # of a group, and of the rest: a variance of few rows makes any t large
@@ -58,6 +59,7 @@ def describe(  # noqa: PLR0913 (the options of `clipkit describe`)
     result: FeatureFile | None = None,
     run: int | None = None,
     split: str | None = None,
+    common: bool = False,
     controls: Sequence[Control | FeatureFile] = (),
     top: int = 5,
     permutations: int = PERMUTATIONS,
@@ -67,7 +69,8 @@ def describe(  # noqa: PLR0913 (the options of `clipkit describe`)
 
     The groups are the values of an attribute (`table` and `column`, by default the classes), or the
     clusters or errors of a `run` of a `result`; `run` may be left out if the result has a single
-    run. `controls` have the logits of the same images and prompts by untrained models. Each group
+    run. With `common`, images that the table lacks, and predictions of other images, are left out.
+    `controls` have the logits of the same images and prompts by untrained models. Each group
     has `top` prompts, those with the largest |t|. The rows of the split are permuted `permutations`
     times, with `seed`.
 
@@ -83,11 +86,11 @@ def describe(  # noqa: PLR0913 (the options of `clipkit describe`)
     """
     if top < 1 or permutations < 1:
         raise UsageError(f"expected at least 1, got top {top}, permutations {permutations}")
-    split = choose_split(logits, split)
+    logits, split = choose_split(logits, split)
     if result is None:
-        groups = _of_attribute(logits, split, table, column)
+        groups = _of_attribute(logits, split, table, column, common)
     else:
-        groups = _of_result(logits, split, result, run)
+        groups = _of_result(logits, split, result, run, common)
     groups = _without_small(groups)
     untrained = check_controls(controls, logits, [split])
     of_controls = []
@@ -114,6 +117,7 @@ def describe(  # noqa: PLR0913 (the options of `clipkit describe`)
     history = logits.extended_history(
         "describe",
         split=split,
+        common=common or None,
         **groups.source,
         top=top,
         permutations=permutations,
@@ -126,14 +130,18 @@ def describe(  # noqa: PLR0913 (the options of `clipkit describe`)
 # ---- Groups --------------------------------------------------------------------------------------
 
 
-def _of_attribute(logits: FeatureFile, split: str, table: str | None, column: str | None) -> Groups:
-    annotations = read_attribute(logits, table, column)
+def _of_attribute(
+    logits: FeatureFile, split: str, table: str | None, column: str | None, common: bool
+) -> Groups:
+    annotations = read_attribute(logits, table, column, splits=[split], common=common)
     (attribute,) = annotations.attributes
     source = {"attributes": annotations.source, "column": attribute.name}
     return Groups(attribute.values, attribute.codes[split], source, annotations.inputs)
 
 
-def _of_result(logits: FeatureFile, split: str, result: FeatureFile, run: int | None) -> Groups:
+def _of_result(
+    logits: FeatureFile, split: str, result: FeatureFile, run: int | None, common: bool
+) -> Groups:
     """Return the clusters of a result, or its errors, for the rows of a split."""
     if not result.splits:
         maker = newest_entry(result).command
@@ -141,9 +149,20 @@ def _of_result(logits: FeatureFile, split: str, result: FeatureFile, run: int | 
         raise ClipkitError(
             message, f"a result of {maker} has none; name one of zeroshot or cluster"
         )
-    its_split = matching_split(result, logits, split) or ""
-    scored = result.splits.get(its_split, Split())
-    rows = _rows_of(scored.ids, logits, split, result.display_name)
+    its_split = matching_split(result, logits, split)
+    if its_split is None:
+        raise ClipkitError(
+            f"{result.display_name}: expected the {split} images of {logits.display_name}, got "
+            f"{', '.join(result.splits)}",
+            "choose the same split for both commands with --split",
+        )
+    scored = result.splits[its_split]
+    predictions, images = matching.Rows.of(result, its_split), matching.Rows.of(logits, split)
+    rows = matching.match(predictions, images, "image", common=common)
+    is_known = rows >= 0
+    is_described = np.isin(np.arange(len(images.ids)), rows)
+    without = np.where(is_described, 0, -1)
+    matching.check_partners(images, predictions, without, "prediction", common=True)
     assert scored.predicted is not None  # a result's split without predictions is invalid
     predicted = scored.predicted[_choose_run(result.display_name, len(scored.predicted), run)]
     if result.holds_clusters:
@@ -153,23 +172,12 @@ def _of_result(logits: FeatureFile, split: str, result: FeatureFile, run: int | 
         kind, names = "errors", ["errors"]
         codes_of_scored = (predicted == labels_of(result, its_split)).astype(np.int64)
     codes = np.full(len(logits.splits[split]), -1, np.int64)
-    codes[rows] = codes_of_scored
+    codes[rows[is_known]] = codes_of_scored[is_known]
     known = caveats(result, its_split)
     for caveat in known:
         console.warn(f"{result.display_name}: {describe_caveat(caveat)}")
     source = {"groups": kind, "run": run, "caveats": known or None}
     return Groups(names, codes, source, {"result": result.digest})
-
-
-def _rows_of(ids: Sequence[str], logits: FeatureFile, split: str, name: str) -> list[int]:
-    """Return the rows of a split that the ids of the result `name` stand for."""
-    row_of = {row_id: row for row, row_id in enumerate(logits.splits[split].ids)}
-    has_equal_ids = len(row_of) < len(logits.splits[split])
-    if not ids or has_equal_ids or not row_of.keys() >= set(ids):
-        raise ClipkitError(
-            f"{name}: expected the {split} images of {logits.display_name}, got others"
-        )
-    return [row_of[row_id] for row_id in ids]
 
 
 def _choose_run(name: str, count: int, run: int | None) -> int:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from clipkit.base.options import option
-from clipkit.commands._options import FirstSplit, Report, SameRows, Seed
+from clipkit.commands._options import Common, FirstSplit, Report, SameRows, Seed
 
 
 def align(
@@ -24,6 +24,7 @@ def align(
         ),
     ] = None,
     same_rows: SameRows = False,
+    common: Common = True,
     seed: Seed = 42,
 ) -> None:
     """Report how similarly two models represent the same images, or one images and their texts.
@@ -38,4 +39,7 @@ def align(
 
     report.check_output(*files)
     inputs = features.read_all(files, kinds=["images", "texts"])
-    report.show(alignment.align(inputs, split, k=k, blind=blind, same_rows=same_rows, seed=seed))
+    result = alignment.align(
+        inputs, split, k=k, blind=blind, same_rows=same_rows, common=common, seed=seed
+    )
+    report.show(result)

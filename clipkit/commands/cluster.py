@@ -7,6 +7,7 @@ from typing import Annotated
 from clipkit.base.options import option, split_option
 from clipkit.commands._options import (
     Attribute,
+    Common,
     FeatureInput,
     Report,
     Seeds,
@@ -20,7 +21,8 @@ def cluster(
     report: Report,
     file: FeatureInput = "-",
     split: Annotated[
-        list[str] | None, split_option("Split to cluster (default: test); repeatable.")
+        list[str] | None,
+        split_option("Split to cluster, or a,b or all as one (default: test); repeatable."),
     ] = None,
     k: Annotated[
         list[int] | None,
@@ -28,6 +30,7 @@ def cluster(
     ] = None,
     table: Table = None,
     attribute: Attribute = None,
+    common: Common = False,
     seed: Seeds = ["42"],  # noqa: B006
 ) -> None:
     """Cluster embeddings or logits by k-means, and report purity, NMI and ARI.
@@ -38,5 +41,5 @@ def cluster(
     report.check_output(file, table, seeds=seeds)
     from clipkit.analysis import clustering  # loads scikit-learn
 
-    files = open_labelled(file, seeds, table, attribute)
+    files = open_labelled(file, seeds, table, attribute, common=common)
     report.show_seeds(seeds, (clustering.cluster(one, split, k, number) for number, one in files))

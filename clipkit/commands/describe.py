@@ -6,7 +6,7 @@ from typing import Annotated
 
 from clipkit.base.errors import UsageError
 from clipkit.base.options import option
-from clipkit.commands._options import FeatureInput, FirstSplit, Report, Seed, Table
+from clipkit.commands._options import Common, FeatureInput, FirstSplit, Report, Seed, Table
 
 
 def describe(
@@ -35,6 +35,7 @@ def describe(
     ] = [],  # noqa: B006
     top: Annotated[int, option("K", "Number of prompts for each group.", min=1)] = 5,
     split: FirstSplit = None,
+    common: Common = False,
     seed: Seed = 42,
 ) -> None:
     """Report which prompts tell groups of images from the others: classes, clusters, errors.
@@ -59,6 +60,7 @@ def describe(
         result=None if result is None else features.read(result, kinds=["result"]),
         run=run,
         split=split,
+        common=common,
         controls=[features.read(name, kinds=["logits"]) for name in control],
         top=top,
         seed=seed,

@@ -20,6 +20,7 @@ from clipkit.base import csv_rows, files
 from clipkit.base.errors import ClipkitError
 from clipkit.features.columns import COLUMNS, SETTINGS
 from clipkit.features.compatibility import origin
+from clipkit.features.matching import default_split
 from clipkit.features.model import FeatureFile
 from clipkit.features.provenance import downsample, is_untrained, provenance
 from clipkit.report.blocks import Bar, Block, Cell, Fact, Heading, Measurement, Number, Table
@@ -379,7 +380,7 @@ def _runs_that_count(file: FeatureFile, split: str | None) -> tuple[str, list[Ro
     """Return the split that counts, by default `test` or else the first, and the runs on it."""
     for column in ("eval_split", "split"):
         if column in file.runs:
-            split = split or results.default_split(map(str, file.runs[column]))
+            split = split or default_split(map(str, file.runs[column]))
             return split, file.runs_on(split)
     return split or "", file.rows()
 
