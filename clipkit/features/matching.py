@@ -309,7 +309,10 @@ def note_rule(rows: Rows, found: Found) -> None:
 def check_partners(
     rows: Rows, others: Rows, places: Int64, partner: str, common: bool, hint: str = ""
 ) -> None:
-    """Note rows without a partner, or refuse them unless `common`; see `match`."""
+    """Note rows without a partner, or refuse them unless `common`; see `match`.
+
+    A row without a line of a table stays if it is used without values.
+    """
     alone = np.flatnonzero(places < 0)
     if not len(alone):
         return
@@ -319,7 +322,8 @@ def check_partners(
     are_all_missing = len(missing) == len(rows.ids)
     if common and not are_all_missing:
         more = f"; hint: {elsewhere}" if elsewhere else ""
-        console.note(f"left out {number} without {partner} in {others.where}{more}")
+        done = "no values for" if partner == "line" else "left out"
+        console.note(f"{done} {number} without {partner} in {others.where}{more}")
         return
     if not hint:
         hint = FORM_HINT if are_all_missing else COMMON_HINT

@@ -52,7 +52,6 @@ MEMBERS_OF: dict[str, dict[str, str | None]] = {
     },
     "compare": {"table": "by"},
     "split": {"test": "fractions.test", "val": "fractions.val", "group_folder": "by_folder"},
-    "concat": {"split": "splits"},
 }
 CHOSEN_RUN = re.compile(r"\(run (\d+) of \d+, chosen by number\)$")
 
