@@ -117,16 +117,19 @@ def _parts(file: FeatureFile, name: object) -> list[str]:
         return []
     if name == ALL:
         return list(file.splits)
-    words = [word.strip() for word in name.split(",")]
-    if len(words) == 1:
+    words = _words(name)
+    if not file.splits.keys() >= set(words):
         return []
-    for word in words:
-        if word not in file.splits:
-            raise _unknown_split(file, word)
     return [split for split in file.splits if split in words]
 
 
+def _words(name: str) -> list[str]:
+    return [word.strip() for word in name.split(",")]
+
+
 def _unknown_split(file: FeatureFile, name: str) -> UsageError:
+    """Return the error for a name of which a word is no split."""
+    name = next((word for word in _words(name) if word not in file.splits), name)
     known = list(file.splits)
     if len(known) > 1:
         known = [*known, ALL]
