@@ -200,26 +200,38 @@ def find_ids(ids: Sequence[str], known: Sequence[str]) -> Found:
     Found(places=array([1, 0]), rule='without leading folders')
     """
     wanted = list(dict.fromkeys(ids))
-    best: dict[str, int] = {}
+    place_of = dict(zip(known, range(len(known)), strict=True))
+    for row_id in _repeated(known):  # which of the rows is not said
+        del place_of[row_id]
+    best = {row_id: place_of[row_id] for row_id in wanted if row_id in place_of}
     best_rule = ""
-    most = min(len(wanted), len(known))
-    folders = max((row_id.count("/") for row_id in [*wanted, *known]), default=0)
-    twice = _repeated(known)
-    for rule, form in _rules(min(folders, MAX_FOLDERS)):
-        place_of = {form(row_id): place for place, row_id in enumerate(known)}
-        form_of = {row_id: form(row_id) for row_id in wanted}
-        is_unique = len(place_of) == len(known) and len(set(form_of.values())) == len(wanted)
-        if rule and not is_unique:
-            continue
-        found = {}
-        for row_id, name in form_of.items():
-            if name in place_of and row_id not in twice:
-                found[row_id] = place_of[name]
-        if len(found) > len(best):
-            best, best_rule = found, rule
-        if len(best) == most:
-            break
+    if _may_find_more(wanted, known, best):  # each rule is a pass over the ids
+        for rule, form in _rules([*wanted, *known]):
+            found = _find_by_form(wanted, known, form)
+            if len(found) > len(best):
+                best, best_rule = found, rule
+            if len(best) == min(len(wanted), len(known)):
+                break
     return Found(np.array([best.get(row_id, -1) for row_id in ids], np.int64), best_rule)
+
+
+def _find_by_form(
+    wanted: Sequence[str], known: Sequence[str], form: Callable[[str], str]
+) -> dict[str, int]:
+    """Return the place of each id with an equal form; none if two ids of a side have one form."""
+    place_of = {form(row_id): place for place, row_id in enumerate(known)}
+    form_of = {row_id: form(row_id) for row_id in wanted}
+    if len(place_of) < len(known) or len(set(form_of.values())) < len(wanted):
+        return {}
+    return {row_id: place_of[name] for row_id, name in form_of.items() if name in place_of}
+
+
+def _may_find_more(wanted: Sequence[str], known: Sequence[str], found: Mapping[str, int]) -> bool:
+    """Whether ids that are not equal to known ones may be found by another rule."""
+    name = partial(_form, parts=1, has_ending=False)  # that any rule leaves of an id
+    places = set(found.values())
+    names = {name(row_id) for place, row_id in enumerate(known) if place not in places}
+    return any(name(row_id) in names for row_id in wanted if row_id not in found)
 
 
 def _repeated(ids: Sequence[str]) -> set[str]:
@@ -229,10 +241,10 @@ def _repeated(ids: Sequence[str]) -> set[str]:
     return {row_id for row_id, count in Counter(ids).items() if count > 1}
 
 
-def _rules(folders: int) -> Iterator[tuple[str, Callable[[str], str]]]:
+def _rules(ids: Sequence[str]) -> Iterator[tuple[str, Callable[[str], str]]]:
     """Yield rules: what a note says of them, and the part of an id that has to be equal."""
-    lengths = range(folders, 0, -1)
-    yield "", _form
+    folders = max(row_id.count("/") for row_id in ids)
+    lengths = range(min(folders, MAX_FOLDERS), 0, -1)
     for parts in lengths:
         how = "without leading folders" if parts > 1 else "by their file names"
         yield how, partial(_form, parts=parts)

@@ -13,6 +13,7 @@ from clipkit.base.errors import ClipkitError
 from clipkit.base.options import option
 from clipkit.features.compatibility import matching_split
 from clipkit.features.hdf5 import read
+from clipkit.features.matching import find_ids
 from clipkit.features.model import FeatureFile, Split
 from clipkit.features.provenance import downsample, is_untrained
 from clipkit.plots import style
@@ -131,11 +132,9 @@ def zeroshot_line(zeroshot: FeatureFile, probe: FeatureFile, curve: ShotCurve) -
 def _accuracy_on(result: FeatureFile, other: FeatureFile, name: str) -> float | None:
     """Return the accuracy of the first run on a split of another result; None if it lacks rows."""
     split = result.splits.get(matching_split(result, other, name) or "", Split())
-    row_of = {row_id: row for row, row_id in enumerate(split.ids)}
-    ids = other.splits[name].ids
-    if split.labels is None or split.predicted is None or not row_of.keys() >= set(ids):
+    rows = find_ids(other.splits[name].ids, split.ids).places
+    if split.labels is None or split.predicted is None or (rows < 0).any():
         return None
-    rows = [row_of[row_id] for row_id in ids]
     return metrics.accuracy(split.labels[rows], split.predicted[0, rows])
 
 

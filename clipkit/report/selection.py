@@ -10,6 +10,7 @@ import numpy as np
 from clipkit.analysis import metrics, similarity
 from clipkit.base.errors import ClipkitError
 from clipkit.features.compatibility import matching_split
+from clipkit.features.matching import find_ids
 from clipkit.features.model import FeatureFile, Int64
 from clipkit.plots.images import Nearest, nearest_rows
 from clipkit.report.predictions import Bools, Floats, ImagePredictions, Names
@@ -87,8 +88,7 @@ def find_nearest(main: ImagePredictions, files: Sequence[FeatureFile]) -> tuple[
         return [], 0
     texts = logits.texts or []
     split = str(matching_split(logits, main.file, main.split))
-    row_of = {row_id: row for row, row_id in enumerate(main.ids)}
-    rows = np.array([row_of.get(row_id, -1) for row_id in logits.splits[split].ids], np.int64)
+    rows = find_ids(logits.splits[split].ids, main.ids).places
     blocks = [block[:, :MAX_PROMPTS] for block in logits.cosines(split).iter_blocks()]
     cosines = np.concatenate(blocks)[rows >= 0].astype(np.float64)
     rows = rows[rows >= 0]
