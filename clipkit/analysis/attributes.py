@@ -186,8 +186,7 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
     if random < 0:
         raise UsageError(f"random: expected at least 0, got {random}")
     check_positive("C", C)
-    if words is not None:
-        _check_words(images, words)
+    _check_words(images, words)
     kind = _check_metric(metric, table)
     images, fit, scored = choose_rows(images, fit_split, eval_split, seed)
     used = [fit.split, scored.split]
@@ -384,8 +383,10 @@ def _check_counts(attributes: Sequence[Attribute]) -> None:
             )
 
 
-def _check_words(images: FeatureFile, words: FeatureFile) -> None:
+def _check_words(images: FeatureFile, words: FeatureFile | None) -> None:
     """Refuse words of another model; warn if a template doubles their articles."""
+    if words is None:
+        return
     compatibility.common_logit_scale(images, words)
     compatibility.check_widths(images, words)
     texts = words.texts or []

@@ -92,7 +92,7 @@ def choose(
         splits=[split],
         items=items.source["items"],
         common=common or None,
-        joined=images.joined or None,
+        **images.describe_joined(),
         inputs=inputs | items.source.get("inputs", {}),
     )
     names = items.texts()

@@ -142,7 +142,7 @@ def retrieve(  # noqa: PLR0913 (the options of `clipkit retrieve`)
         k=k,
         same_rows=same_rows or None,
         common=None if common else False,
-        joined=images.joined or None,
+        **images.describe_joined(),
         gap=gap or None,
         **recorded,
         inputs=inputs | control_digests(controls),

@@ -381,13 +381,17 @@ class FeatureFile:
 
     def extended_history(self, command: str, **parameters: Any) -> History:
         """Return the history with an entry for a command that made something from this file."""
-        return self.history.extended(command, joined=self.joined or None, **parameters)
+        return self.history.extended(command, **self.describe_joined(), **parameters)
 
     @property
     def joined(self) -> dict[str, list[str]]:
         """The splits that each joined split of `matching.choose_rows` is made of."""
         parts = {name: split.parts for name, split in self.splits.items()}
         return {name: list(dict.fromkeys(of_rows)) for name, of_rows in parts.items() if of_rows}
+
+    def describe_joined(self) -> dict[str, Any]:
+        """Return what an entry of a history says of joined splits: nothing if there are none."""
+        return {"joined": self.joined} if self.joined else {}
 
     def datasets(self) -> dict[str, Any]:
         """Return every array that the file holds, by its HDF5 name."""

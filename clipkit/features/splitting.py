@@ -85,11 +85,8 @@ def split(  # noqa: PLR0913 (the options of `clipkit split`)
         file, (source,) = choose_splits(file, [source])
     source = choose_source(file.splits, source, file.display_name)
     inputs = {"features": file.digest}
+    _check_groups(column, table, by_folder)
     groups = None
-    if by_folder and (column or table):
-        raise UsageError("expected groups by folder or by an attribute, got both")
-    if table and not column:
-        raise UsageError("expected --attribute for --table, got none")
     if by_folder:
         groups = _folders(file.splits[source])
     if column:
@@ -121,6 +118,14 @@ def split(  # noqa: PLR0913 (the options of `clipkit split`)
         inputs=inputs,
     )
     return replace(file, splits=splits, history=history, as_read=None)
+
+
+def _check_groups(column: str | None, table: str | None, by_folder: bool) -> None:
+    """Refuse two kinds of groups, or a table of which no attribute is named."""
+    if by_folder and (column or table):
+        raise UsageError("expected groups by folder or by an attribute, got both")
+    if table and not column:
+        raise UsageError("expected --attribute for --table, got none")
 
 
 def replace_split(
