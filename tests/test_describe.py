@@ -1,4 +1,4 @@
-"""Prompts that tell groups of images apart."""
+"""Prompts that separate groups of images."""
 
 from __future__ import annotations
 

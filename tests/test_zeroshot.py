@@ -26,7 +26,7 @@ def test_measures_that_do_not_apply_are_nan():
     ("class_index", "message"),
     [
         ([-1, -1, -1], "expected prompts of the images' classes, got none"),
-        ([1, 1, -1], "expected a prompt for every class, got none for 1 of 2, such as 'cat'"),
+        ([1, 1, -1], "got none for 1 of 2, such as 'cat'"),
     ],
 )
 def test_every_class_needs_a_prompt(class_index, message):

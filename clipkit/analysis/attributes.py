@@ -40,6 +40,7 @@ from clipkit.analysis.results import Row
 from clipkit.analysis.score_metrics import METRICS, RANKED, RECALL, ridge
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, check_positive, shorten, unknown
+from clipkit.base.names import positions
 from clipkit.features import compatibility
 from clipkit.features.annotations import CLASS, Annotations, Attribute, read_annotations
 from clipkit.features.model import BlockMatrix, FeatureFile, Float32, Int64, Split, row_blocks
@@ -349,13 +350,13 @@ def _report_no_labels(table: str, others: Sequence[Attribute], *, is_refused: bo
 
 
 def _is_label(attribute: Attribute) -> bool:
-    values = [value.lower() for value in attribute.values]
-    return not attribute.is_class and any(set(values) <= set(pair) for pair in LABELS)
+    values = set(map(str.lower, attribute.values))
+    return not attribute.is_class and any(values.issubset(pair) for pair in LABELS)
 
 
 def _ordered(attribute: Attribute) -> Attribute:
     """Return a label with each value once, whatever its case, and the positive one last."""
-    lower = [value.lower() for value in attribute.values]
+    lower = list(map(str.lower, attribute.values))
     _, first, number = np.unique(lower, return_index=True, return_inverse=True)
     codes = {name: np.append(number, -1)[of_split] for name, of_split in attribute.codes.items()}
     return replace(attribute, values=[attribute.values[i] for i in first], codes=codes)
@@ -420,7 +421,7 @@ def _find_words(words: FeatureFile, attribute: Attribute) -> Words | None:
     """
     if attribute.is_class and words.class_names == attribute.values:
         return _words_of(words, range(len(attribute.values)))  # two classes may have one name
-    number = {name: c for c, name in enumerate(words.class_names or [])}
+    number = positions(words.class_names or [])
     classes = []
     missing = []
     for value in attribute.values:
@@ -572,7 +573,8 @@ class _Attribute:
             return self._with_limits("gain", math.nan, math.nan)
         of_both = self.metric.covariance(self.truth, [probe, control])
         gain = self._score(probe) - self._score(control)
-        gain = -gain if self.metric.is_error else gain
+        if self.metric.is_error:
+            gain = -gain
         return self._with_limits("gain", gain, of_both.trace() - 2 * of_both[0, 1])
 
     def _with_limits(self, name: str, value: float, variance: float) -> Row:
@@ -624,7 +626,7 @@ class _Label(_Attribute):
         self.truth = np.asarray(self.labels == len(self.attribute.values) - 1, np.float64)
 
     def _count(self, scored: SplitRows) -> Row:
-        is_positive = [value.lower() in POSITIVE for value in self.attribute.values]
+        is_positive = np.isin(list(map(str.lower, self.attribute.values)), POSITIVE)
         of_scored = np.append(is_positive, False)[scored.codes(self.attribute)]  # -1 is no value
         return {"positives": int(of_scored.sum())}
 
@@ -643,8 +645,10 @@ class _Label(_Attribute):
     def _predict(self, X: Rows, X_scored: Float32, shared: Shared) -> Predicted:
         if X.shape[1] == 1:  # the weight has the sign of the difference of the means
             column = np.asarray(X)
-            is_falling = column[self.y == 1].mean() < column[self.y == 0].mean()
-            return np.asarray(-X_scored[:, 0] if is_falling else X_scored[:, 0], np.float64)
+            sign = 1.0
+            if column[self.y == 1].mean() < column[self.y == 0].mean():
+                sign = -1.0
+            return sign * np.asarray(X_scored[:, 0], np.float64)
         fitted = self._fit(X, X_scored, shared, keep=True).fitted
         assert fitted is not None  # it is kept
         scores = fitted.scores(X_scored)

@@ -90,7 +90,7 @@ def count_by_cluster(
         clusters = number_clusters(scored, where)
         if name != fit_split:
             _warn_of_fitted(scored, fitted, where, attribute.name)
-        on_split = np.flatnonzero(runs["eval_split" if "eval_split" in runs else "split"] == name)
+        on_split = result.numbers_on(name)
         runs["clusters"][on_split] = clusters.max() + 1
         assert split.predicted is not None
         for run, predicted in zip(on_split, split.predicted, strict=True):

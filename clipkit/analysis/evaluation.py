@@ -29,7 +29,8 @@ from clipkit.analysis.ranking import Ranking
 from clipkit.analysis.results import Caveat, as_result, find_caveats, make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, check_positive, unknown
-from clipkit.base.names import class_name
+from clipkit.base.names import class_name, select
+from clipkit.features.history import drop_none
 from clipkit.features.matching import hash_rows, join_named
 from clipkit.features.model import BlockMatrix, FeatureFile, Int64, Split
 from clipkit.features.splitting import take
@@ -423,7 +424,7 @@ def _describe_kept(run: ScoredRun) -> dict[str, Any] | None:
     if not run.fitted:
         return None
     names = ("C", "temperature", "fit_split")
-    settings = {name: run.row[name] for name in names if run.row[name] is not None}
+    settings = drop_none(select(run.row, names))
     if math.isnan(settings["C"]):  # the classifier has none
         del settings["C"]
     return settings

@@ -8,6 +8,7 @@ from typing import Any
 
 from clipkit.analysis import metrics
 from clipkit.analysis.results import Row, chance, newest_entry
+from clipkit.base.names import select
 from clipkit.base.tables import NO_BREAK
 from clipkit.features.columns import COLUMNS
 from clipkit.features.model import FeatureFile
@@ -36,8 +37,8 @@ def rows_with_chance(result: FeatureFile) -> list[Row]:
     if "acc1" not in names or all(map(math.isnan, chances.values())):
         return rows
     names.insert(names.index("acc1") + 1, "chance")
-    for row in rows:
-        row["chance"] = chances.get(str(row.get("eval_split", row.get("split"))), math.nan)
+    for row, split in zip(rows, result.split_of_runs, strict=True):
+        row["chance"] = chances.get(split, math.nan)
     return [{name: row[name] for name in names} for row in rows]
 
 
@@ -59,7 +60,7 @@ def attribute_rows(rows: Rows) -> list[Row]:
     if "null5" in rows[0]:  # errors
         unit, form, scale = "", ".4g", 1
     for row in rows:
-        cells = _select(row, "attribute", "metric", "values", "positives", "rows")
+        cells = select(row, ("attribute", "metric", "values", "positives", "rows"))
         for name in ("chance", "null", "zeroshot", "names", "random", "probe", "control"):
             if name in row:
                 cells[name + unit] = _cell(row, name, form, scale=scale)
@@ -82,14 +83,9 @@ def _comparison_rows(rows: Rows) -> list[Row]:
     return formatted
 
 
-def _select(row: Mapping[str, Any], *names: str) -> Row:
-    """Return the cells of a row with these names, if it has them."""
-    return {name: row[name] for name in names if name in row}
-
-
 def _pair_cells(row: Mapping[str, Any]) -> Row:
     """Return a row of `compare` for all images."""
-    cells = _select(row, "a", "b", "rows", "clusters") | _accuracy_cells(row, ".2f")
+    cells = select(row, ("a", "b", "rows", "clusters")) | _accuracy_cells(row, ".2f")
     cells["mde80 (points)"] = _cell(row, "mde80", ".2f")
     for name in ("only_a", "only_b", "kappa"):
         cells[name] = round(_number(row, name), 2)
@@ -121,7 +117,7 @@ def _group_cells(rows: Rows, row: Mapping[str, Any]) -> Row:
     elif row["scope"] == "worst":
         name, null = row["a"] or row.get("b"), _cell(row, "null5", ".1f")
         cells["group"] = f"worst of {name}: {row['group']} (null5 {null} %)"
-    return cells | _select(row, "rows", "clusters") | _accuracy_cells(row, ".1f")
+    return cells | select(row, ("rows", "clusters")) | _accuracy_cells(row, ".1f")
 
 
 def _importance_rows(rows: Rows) -> list[Row]:

@@ -223,7 +223,9 @@ def largest_weights(probe: FeatureFile, count: int = 5) -> FeatureFile:
     fitted = probes.FittedProbe.from_arrays(probe.fitted)
     weights = np.asarray(fitted.weights(), np.float64)  # (n, K)
     texts = probe.texts or []
-    unit = probe.similarity_name if fitted.input == "logits" else "probability"
+    unit = probe.similarity_name
+    if fitted.input == "probs":
+        unit = "probability"
     if fitted.standardized:
         unit = "deviation"
     runs: list[Row] = []

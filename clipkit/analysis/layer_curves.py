@@ -18,7 +18,7 @@ import numpy as np
 from clipkit.analysis import metrics, results
 from clipkit.analysis.attribute_groups import attribute_recalls
 from clipkit.base.errors import ClipkitError, UsageError, shorten
-from clipkit.base.names import differing, is_shared
+from clipkit.base.names import differing, is_shared, select
 from clipkit.features.compatibility import origin
 from clipkit.features.history import Entry, History
 from clipkit.features.matching import choose_split
@@ -408,8 +408,7 @@ def _without_layer(file: FeatureFile) -> FeatureFile:
         if "downsample" in entry.dataset:
             entry["dataset"] = {**entry.dataset, "downsample": None}
         if entry.model:
-            kept = ("name", "untrained")
-            entry["model"] = {name: entry.model[name] for name in kept if name in entry.model}
+            entry["model"] = select(entry.model, ("name", "untrained"))
     return FeatureFile(file.kind, history)
 
 

@@ -388,8 +388,10 @@ def wilson(fraction: float, n: float) -> tuple[float, float]:
     divisor = 1 + z**2 / n
     low, high = (centre - half) / divisor, (centre + half) / divisor
     # rounding misses the limits by about 1e-19
-    low = 0.0 if fraction == 0 else low
-    high = 1.0 if fraction == 1 else high
+    if fraction == 0:
+        low = 0.0
+    if fraction == 1:
+        high = 1.0
     return float(low), float(high)
 
 
@@ -492,7 +494,9 @@ def scores(
     """
     predicted = best if best.ndim == 1 else best[:, 0]
     found = accuracies(labels, best) | accuracy_interval(labels, predicted, clusters)
-    return found if none is None else found | answered(labels, predicted, none, clusters)
+    if none is not None:
+        found |= answered(labels, predicted, none, clusters)
+    return found
 
 
 @dataclass(frozen=True)

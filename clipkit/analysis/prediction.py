@@ -14,7 +14,7 @@ from clipkit.analysis.ranking import Ranking, join, rank
 from clipkit.analysis.results import Caveat, find_caveats, make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError
-from clipkit.base.names import class_name
+from clipkit.base.names import class_name, positions
 from clipkit.features import compatibility
 from clipkit.features.matching import choose_splits, count_shared_rows
 from clipkit.features.model import BlockMatrix, FeatureFile, Int64, Split
@@ -184,7 +184,7 @@ def match_classes(
     used = [probe_names[number] for number in classes.tolist()]
     _check_differ(used, both)
     _check_differ(file_names, both)
-    numbers = {name: number for number, name in enumerate(file_names)}
+    numbers = positions(file_names)
     for name in used:
         numbers.setdefault(name, len(numbers))
     return list(numbers), np.array([numbers[name] for name in used])

@@ -2,7 +2,7 @@
 
 Shuffled labels are controls. If labels are permuted over the rows, there is nothing to learn. If
 groups are assigned to the classes at random (the control task of Hewitt and Liang, 2019), a probe
-can learn them only by telling the classes apart.
+can learn them only by separating the classes.
 """
 
 from __future__ import annotations
@@ -235,12 +235,10 @@ def _scores_of_runs(result: FeatureFile) -> Iterator[tuple[int, dict[str, float]
     """Yield the number of each run that has labels and predictions, and its scores."""
     classes = result.class_names or []
     none = classes.index(NONE) if NONE in classes else None
-    column = "eval_split" if "eval_split" in result.runs else "split"
     for name, split in result.splits.items():
         if split.labels is None or split.predicted is None:
             continue
-        runs = np.flatnonzero(result.runs[column] == name).tolist()
-        for run, predicted in zip(runs, split.predicted, strict=True):
+        for run, predicted in zip(result.numbers_on(name), split.predicted, strict=True):
             yield run, metrics.scores(split.labels, predicted, none)
 
 
@@ -252,7 +250,7 @@ def shuffle_rows(file: FeatureFile, seed: int) -> FeatureFile:
             "shuffle the groups of its classes: --groups FILE --shuffle",
         )
     rng = np.random.RandomState(seed)
-    if all(split.labels is None for split in file.splits.values()):
+    if not file.is_labelled:
         raise ClipkitError(f"{file.display_name}: expected labels, got none")
     splits = dict(sorted(file.splits.items()))
     for name, split in splits.items():

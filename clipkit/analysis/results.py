@@ -228,10 +228,11 @@ def scored_runs(result: FeatureFile, split: str) -> ScoredRuns:
     scored = result.splits[split]
     labels = labels_of(result, split)
     assert scored.predicted is not None  # a result's split without predictions is invalid
-    names_splits = {"eval_split", "split"} & result.runs.keys()
     check_run_count(result)
-    rows = result.runs_on(split) if names_splits else result.rows()
-    if not result.runs:
+    rows = result.rows()
+    if any(result.split_of_runs):
+        rows = result.runs_on(split)
+    elif not result.runs:
         rows = [{} for _ in scored.predicted]
     if newest_entry(result)["command"] == "choose":
         rows = rows[:1]  # the first is about all items, the others about their categories
@@ -456,16 +457,18 @@ def name_curves(files: Sequence[FeatureFile], curves: Sequence[tuple[int, str]])
     get the file's name, with its folder if need be.
     """
     parts = []
+    stems = []
+    with_folders = []
     for file in files:
         source = provenance(file)
         parts.append(source._replace(model=source.model or "no model")._asdict())
+        path = Path(file.display_name).with_suffix("")
+        stems.append(path.name)
+        with_folders.append("/".join(path.parts[-2:]))
     sources = [", ".join(filter(None, part.values())) for part in differing(parts)]
     labels = [label for _, label in curves]
     if not any(sources) and len(set(labels)) == len(labels):
         return labels
-    paths = [Path(file.display_name).with_suffix("").parts for file in files]
-    stems = [path[-1] for path in paths]
-    with_folders = ["/".join(path[-2:]) for path in paths]
     return distinct_labels(curves, (sources, stems, with_folders), MAX_CURVE_NAME)
 
 

@@ -124,7 +124,7 @@ def learned_bias(logits: FeatureFile) -> float | None:
 
     It is learned for prompts, so there is none for random or whitened directions either.
     """
-    if any(entry.get("random") or entry.get("whiten") for entry in logits.history):
+    if logits.history.has_directions:
         return None
     bias = logits.history.model.get("logit_bias")
     return None if bias is None else float(bias)

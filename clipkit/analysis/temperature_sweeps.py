@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -155,10 +154,12 @@ def common_prompt_count(files: Sequence[FeatureFile]) -> int | None:
     return counts.pop() if len(counts) == 1 else None
 
 
-def best_sweeps(sweeps: Sequence[Sweep]) -> tuple[Sweep | None, Sweep | None]:
-    """Return the sweep with the highest accuracy of a trained model, and that of a control."""
-    measured = [sweep for sweep in sweeps if sweep.best is not None]
-    trained = [sweep for sweep in measured if not sweep.is_control]
-    controls = [sweep for sweep in measured if sweep.is_control]
-    by_accuracy = attrgetter("highest")
-    return max(trained, key=by_accuracy, default=None), max(controls, key=by_accuracy, default=None)
+def best_sweep(sweeps: Sequence[Sweep], *, of_controls: bool = False) -> Sweep | None:
+    """Return the sweep with the highest accuracy of a trained model, or of a control."""
+    best: Sweep | None = None
+    for sweep in sweeps:
+        if sweep.best is None or sweep.is_control != of_controls:
+            continue
+        if best is None or sweep.highest > best.highest:
+            best = sweep
+    return best

@@ -125,10 +125,9 @@ def check_prompts(logits: FeatureFile) -> None:
 
 def _check_one_attribute(logits: FeatureFile) -> None:
     """Refuse `colour: red` beside `shape: circle`, unless the classes of images are called so."""
-    is_labelled = any(split.labels is not None for split in logits.splits.values())
     names = [name.partition(": ") for name in logits.class_names or []]
     attributes = list(dict.fromkeys(attribute for attribute, _, _ in names))
-    if is_labelled or len(attributes) < 2 or not all(value for _, _, value in names):
+    if logits.is_labelled or len(attributes) < 2 or not all(value for _, _, value in names):
         return
     raise ClipkitError(
         f"{logits.display_name}: expected words of one attribute, got {len(attributes)}: "

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import difflib
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Self
 
 
@@ -75,10 +75,19 @@ def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:
         return UsageError(f"unknown {what} {name!r}", f"did you mean {' or '.join(nearest)}?")
     if not names:
         return UsageError(f"unknown {what} {name!r}", "there is none")
-    hint = f"known: {', '.join(sorted(names)[:MAX_LISTED])}"
-    if len(names) > MAX_LISTED:
-        hint += f" and {len(names) - MAX_LISTED:,} more"
-    return UsageError(f"unknown {what} {name!r}", hint)
+    return UsageError(f"unknown {what} {name!r}", f"known: {listed(sorted(names), MAX_LISTED)}")
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """Return names for a message, and how many more there are.
+
+    >>> listed("abcde", 3)
+    'a, b, c and 2 more'
+    """
+    text = ", ".join(names[:most])
+    if len(names) > most:
+        text += f" and {len(names) - most:,} more"
+    return text
 
 
 SMALLEST, LARGEST = 1e-12, 1e12  # beyond them, float32 products of settings over- or underflow

@@ -213,14 +213,18 @@ def atomic_write(output: str, *, force: bool = False) -> Iterator[Path]:
     check_output(output, force=force)
     is_stream = goes_to_stream(output)
     target = Path(output).resolve()
-    folder = Path(tempfile.gettempdir()) if is_stream else target.parent
-    replaced = None if is_stream else _permissions(target)
+    folder, place, replaced = target.parent, output, None
+    if is_stream:
+        folder = Path(tempfile.gettempdir())
+        place = f"to {folder}"
+    else:
+        replaced = _permissions(target)
     # nobody may read a private file's successor while it is written
     mode = 0o600 if is_stream or replaced is not None else 0o666
     with _temporary_file(folder, target.name, mode) as created:
         temporary = created.path
         # of the block's errors, the others may be about what it reads
-        with _write_errors(f"to {folder}" if is_stream else output, only=DISK_FULL):
+        with _write_errors(place, only=DISK_FULL):
             yield temporary
         with _write_errors("standard output" if output == STREAM else output):
             if is_stream:

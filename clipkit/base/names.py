@@ -1,4 +1,4 @@
-"""Make names distinct, and write names of files as texts."""
+"""Make names distinct, find them and choose among them, and write names of files as texts."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import os
 import re
 import urllib.parse
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Hashable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
+K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
 # Controls, invalid UTF-8, line and bidirectional controls, and a "%" that would read as an escape.
@@ -53,6 +54,35 @@ def distinct_names(names: Sequence[str], numbers: Sequence[int] | None = None) -
 def class_name(class_names: Sequence[str] | None, number: int) -> str:
     """Return the name of a class, or its number where classes have no names."""
     return class_names[number] if class_names else str(number)
+
+
+def positions(names: Iterable[K]) -> dict[K, int]:
+    """Return the position of each name, from 0. The last one counts if names are equal.
+
+    >>> positions(["cock", "crane"])
+    {'cock': 0, 'crane': 1}
+    """
+    return {name: number for number, name in enumerate(names)}
+
+
+def locate(names: Iterable[K], known: Iterable[K]) -> list[int]:
+    """Return the position of each name among the known ones; -1 for another name.
+
+    >>> locate(["crane", "emu"], ["cock", "crane"])
+    [1, -1]
+    """
+    position_of = positions(known)
+    return [position_of.get(name, -1) for name in names]
+
+
+def select(facts: Mapping[K, T], names: Iterable[K]) -> dict[K, T]:
+    """Return the facts with these names, in their order. Names without a fact are left out."""
+    return {name: facts[name] for name in names if name in facts}
+
+
+def omit(facts: Mapping[K, T], names: Container[K]) -> dict[K, T]:
+    """Return the facts without those of these names."""
+    return {name: fact for name, fact in facts.items() if name not in names}
 
 
 def differing(things: Sequence[Mapping[str, T]]) -> list[dict[str, T]]:

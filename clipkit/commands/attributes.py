@@ -69,7 +69,7 @@ def attributes(
             None if words is None else features.read(words, kinds=["texts"]),
             table=table,
             columns=attribute,
-            controls=[features.read(file, kinds=["images"]) for file in control],
+            controls=features.read_all(control, kinds=["images"]),
             metric=metric,
             random=random,
             C=regularization,

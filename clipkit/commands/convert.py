@@ -14,7 +14,8 @@ from clipkit.base.options import flag, option
 from clipkit.commands._options import OUTPUT, Force
 from clipkit.features.endings import (
     FEATURE_ENDINGS,
-    FORMATS,
+    FOR_FEATURES,
+    FOR_RESULTS,
     PICKLE_HINT,
     PICKLES,
     READABLE,
@@ -22,8 +23,6 @@ from clipkit.features.endings import (
 )
 
 EVALUATIONS = (".json", ".md")
-_OF_FEATURES = [known.ending for known in FORMATS.values() if known.holds_features]
-_OF_RESULTS = [known.ending for known in FORMATS.values() if known.holds_results]
 
 
 def _refuse_output_option(_: typer.Context, is_given: bool) -> None:
@@ -46,7 +45,7 @@ def convert(
         str,
         typer.Argument(
             metavar="OUTPUT",
-            help=f"Feature file, {', '.join(_OF_FEATURES)}; of results, {', '.join(_OF_RESULTS)}, "
+            help=f"Feature file, {', '.join(FOR_FEATURES)}; of results, {', '.join(FOR_RESULTS)}, "
             ".json for CLIP_benchmark or .md for a model card (default: a feature file on standard "
             "output).",
         ),

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from clipkit.models import RunOptions
 
 MAX_WORKERS = 256  # each holds a batch of images in memory
-MAX_REPLICAS = 10_000
 
 
 def embed(
@@ -187,7 +186,6 @@ def embed(
             "With --engine ray: copies of the model (default: one per GPU, or per machine).",
             "--replicas",
             min=1,
-            max=MAX_REPLICAS,
         ),
     ] = None,
 ) -> int:

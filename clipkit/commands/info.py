@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -62,30 +62,30 @@ def info(
     is_json = tables.chosen_format(format) == "json"
     if runs or per_class:
         results, exit_code = _each(names, partial(features.read, kinds=["result"]))
-        reports = _reports([result for _, result in results], view, per_class)
+        reports = _reports(results, view, per_class)
     else:
-        described, exit_code = _each(names, partial(_describe, is_json=is_json))
-        reports = [rows for _, rows in described]
-        if len(names) > 1:
-            reports = [_named(rows, name, is_json) for name, rows in described]
+        describe = partial(_describe, is_json=is_json, is_named=len(names) > 1)
+        reports, exit_code = _each(names, describe)
     tables.emit(tables.join(reports), view)
     return exit_code
 
 
-def _each(names: list[str], read: Callable[[str], T]) -> tuple[list[tuple[str, T]], int]:
-    """Read files and models, and return those that can be read, by name, and the exit code.
+def _each(names: list[str], read: Callable[[str], T]) -> tuple[list[T], int]:
+    """Read files and models, and return those that can be read, and the exit code.
 
     Warn of the others. If none can be read, raise the error of the last one.
     """
-    done: list[tuple[str, T]] = []
+    done: list[T] = []
     for name in names:
         try:
-            done.append((name, read(name)))
+            done.append(read(name))
         except ClipkitError as error:
             if name == names[-1] and not done:
                 raise
             console.warn(error.with_hint())
-    return done, 0 if len(done) == len(names) else SKIPPED
+    if len(done) < len(names):
+        return done, SKIPPED
+    return done, 0
 
 
 def _reports(results: list[FeatureFile], view: View, per_class: bool) -> list[list[Row]]:
@@ -104,8 +104,21 @@ def _reports(results: list[FeatureFile], view: View, per_class: bool) -> list[li
     return reports
 
 
-def _describe(name: str, is_json: bool) -> list[Row]:
-    """Return the object that describes a file or model, or its rows of field and value."""
+def _describe(name: str, *, is_json: bool, is_named: bool) -> list[Row]:
+    """Return the object that describes a file or model, or its rows of field and value.
+
+    Both have the name of the file or model if it is one of several.
+    """
+    description, rows = _read(name)
+    if is_json:
+        return [{"file": name, **description} if is_named else description]
+    if is_named:
+        rows = [{"field": "file", "value": name}, *rows]
+    return rows
+
+
+def _read(name: str) -> tuple[dict[str, Any], list[Row]]:
+    """Return the description of a file or model, and the same as rows of field and value."""
     from clipkit import features
     from clipkit.features import endings
     from clipkit.features.overview import abridge, flatten, overview
@@ -115,19 +128,11 @@ def _describe(name: str, is_json: bool) -> list[Row]:
     if name in ("-", "") or is_file or path.suffix.lower() in endings.KNOWN_ENDINGS:
         with features.open_file(name) as file:
             description = overview(file)
-        return [description] if is_json else [*abridge(description)]
+        return description, [*abridge(description)]
     from clipkit import models
 
     models.check_name(name)
     with console.progress("reading the model"):
         sizes = models.describe_model(name)
-    if is_json:
-        return [sizes]
-    return [{"field": field, "value": value} for field, value in flatten(sizes, " ").items()]
-
-
-def _named(rows: list[Row], name: str, is_json: bool) -> list[Row]:
-    """Return the description of one of several files with the file's name."""
-    if is_json:
-        return [{"file": name, **row} for row in rows]
-    return [{"field": "file", "value": name}, *rows]
+    values = flatten(sizes, " ").items()
+    return sizes, [{"field": field, "value": value} for field, value in values]

@@ -52,7 +52,7 @@ def variance(
     from clipkit.analysis import variance
 
     report.check_output(images, texts, *control)
-    controls = [features.read(file, kinds=["images"]) for file in control]
+    controls = features.read_all(control, kinds=["images"])
     prompts = None if texts is None else features.read(texts, kinds=["texts"])
     with features.open_file(images, kinds=["images"]) as opened:
         result = variance.decompose(

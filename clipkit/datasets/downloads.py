@@ -135,7 +135,9 @@ def _append(file: Download, stream: IO[bytes], folder: Path) -> bool:
         done = stream.tell()
         total = done + response.length if response.length else 0  # 0: the server does not say it
         text = f"downloading {file.url} ({_megabytes(total)}) to {folder}"
-        console.note(f"{text}; {_megabytes(done)} of it are there" if done else text)
+        if done:
+            text += f"; {_megabytes(done)} of it are there"
+        console.note(text)
         with console.progress(f"downloading {file.name}", "megabytes", done // 10**6) as update:
             while block := _read(response):
                 stream.write(block)

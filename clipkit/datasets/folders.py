@@ -16,7 +16,7 @@ import numpy as np
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.base.files import file_kind
-from clipkit.base.names import escape
+from clipkit.base.names import escape, positions
 from clipkit.datasets.dataset import SPLIT_NAMES, Dataset, ImageDataset, ImageFiles, split_name
 from clipkit.datasets.images import installation_hint, readable_suffixes
 from clipkit.datasets.wordnet import FILE_NAMES, find_class_index, rename_classes
@@ -198,7 +198,7 @@ def _to_dataset(tree: _Tree, name: str) -> Dataset:
         if not any(UNLABELLED in by_class for by_class in parts):
             folder_names.update(*parts)
     classes = sorted(folder_names)
-    number = {class_name: i for i, class_name in enumerate(classes)}
+    number = positions(classes)
     splits = {split: _join(split, parts, number) for split, parts in tree.splits.items()}
     class_names, details = rename_classes(classes, lambda: find_class_index(tree.index_folders))
     _report_left_out(tree.left_out)

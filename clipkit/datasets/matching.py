@@ -59,7 +59,7 @@ def are_absent(file: FeatureFile, dataset: Sequence[str], root: str | None = Non
     That is certain of the data set that was embedded alone: another name may be misspelt.
     """
     path = Path(dataset[0]).expanduser()
-    if {path.name, path.stem}.isdisjoint(_embedded_names(file) or REGISTRY):
+    if {path.name, path.stem}.isdisjoint(file.history.dataset_names or REGISTRY):
         return False
     if dataset[0] in REGISTRY:
         return not REGISTRY[dataset[0]].is_stored(Path(root).expanduser() if root else None)
@@ -78,24 +78,20 @@ def _embedded_columns(file: FeatureFile) -> dict[str, str]:
 
 def _check_name(file: FeatureFile, name: str) -> None:
     """Refuse another named data set than the file's: its rows may have the same ids."""
-    embedded = _embedded_names(file)
+    embedded = file.history.dataset_names
     if embedded and name not in embedded and not {name, *embedded}.isdisjoint(REGISTRY):
         raise UsageError(_other_name(file, name), HINT)
 
 
 def warn_of_other_name(file: FeatureFile, dataset: Dataset) -> None:
     """Warn if the images were matched in a data set of another name."""
-    embedded = _embedded_names(file)
+    embedded = file.history.dataset_names
     if embedded and dataset.name not in embedded:
         console.warn(f"{_other_name(file, dataset.name)}: matched them by their ids")
 
 
-def _embedded_names(file: FeatureFile) -> list[str]:
-    return [str(data["name"]) for data in file.history.datasets if "name" in data]
-
-
 def _other_name(file: FeatureFile, name: str) -> str:
-    embedded = " or ".join(_embedded_names(file))
+    embedded = " or ".join(file.history.dataset_names)
     return f"{file.display_name}: expected images of {embedded}, got images of {name}"
 
 

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from clipkit.base import console, files
-from clipkit.base.errors import ClipkitError, ImageError, read_errors, shorten
+from clipkit.base.errors import ClipkitError, ImageError, read_errors
 from clipkit.base.names import escape
 from clipkit.datasets import images, remote, shards
 from clipkit.datasets.dataset import Dataset, ImageDataset, NamedClasses
@@ -46,9 +46,16 @@ from clipkit.datasets.rows import (
     check_columns,
     has_duplicates,
     labels_from_texts,
+    list_columns,
 )
 from clipkit.features.model import Int64
-from clipkit.features.parquet import column_chunks, declared_features, is_number, value_type
+from clipkit.features.parquet import (
+    column_chunks,
+    declared_features,
+    is_number,
+    leaf_paths,
+    value_type,
+)
 
 Types = Mapping[str, pa.DataType]  # of the columns of a file
 
@@ -62,7 +69,6 @@ BATCH_BYTES = 2**27
 KEPT_GROUPS = 3  # at least
 KEPT_BYTES = 2**29
 ROW_BYTES = 16  # that a row takes beside its texts
-MAX_LISTED = 10
 MANIFEST_ROWS = 1 << 10
 READ_BYTES = 1 << 16  # of a manifest's column at a time; without it, Arrow reads all of it
 
@@ -96,7 +102,7 @@ class ParquetImages:
             column = next((name for name in CAPTION_COLUMNS if name in present), None)
             if column is None:
                 expected = " or ".join(CAPTION_COLUMNS)
-                got = _listed(present)
+                got = list_columns(present)
                 raise ClipkitError(f"{where}: expected a column {expected}, got {got}")
             _check_column(_metadata(part.file), column, where)
             for array in _iter_column(part, column):
@@ -348,10 +354,9 @@ def _check_column(metadata: pq.FileMetaData, column: str, where: str) -> list[in
 
     Refuse a name by which Arrow would read several columns, as `a.b` with `a`.
     """
-    names = [metadata.schema.column(number).path for number in range(metadata.num_columns)]
-    names = [name for name in names if f"{name}.".startswith(f"{column}.")]
+    names = [path for path in leaf_paths(metadata) if f"{path}.".startswith(f"{column}.")]
     if len(names) != 1:
-        raise ClipkitError(f"{where}: expected one column {column!r}, got {_listed(names)}")
+        raise ClipkitError(f"{where}: expected one column {column!r}, got {list_columns(names)}")
     return _check_rows(metadata, column, where)
 
 
@@ -390,7 +395,7 @@ def _image_column(types: Types, features: Mapping[str, Mapping[str, Any]], where
         if len(candidates) == 1:
             return candidates[0]
     hint = f"call the column {IMAGE_COLUMNS[0]!r}"
-    got = _listed(columns or list(types))
+    got = list_columns(columns or types)
     raise ClipkitError(f"{where}: expected one column of images, got {got}", hint)
 
 
@@ -418,11 +423,6 @@ def _declared(
 ) -> list[str]:
     """Return the columns that `datasets` calls a feature of this kind."""
     return [name for name in names if features.get(name, {}).get("_type") == kind]
-
-
-def _listed(names: Sequence[str]) -> str:
-    text = ", ".join(escape(shorten(name, 40)) for name in names[:MAX_LISTED])
-    return f"{text} and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else text
 
 
 def _check_rows(metadata: pq.FileMetaData, column: str, where: str) -> list[int]:

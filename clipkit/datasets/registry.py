@@ -254,7 +254,7 @@ def _read_tiny_imagenet(name: str, top: Path) -> Dataset:
 
     wnids = sorted(set(_read_lines(top, "wnids.txt")) - {""})
     words = dict(line.split("\t", 1) for line in _read_lines(top, "words.txt") if "\t" in line)
-    label_of = {wnid: label for label, wnid in enumerate(wnids)}
+    label_of = names.positions(wnids)
     train_files: list[IdAndPath] = []
     train_labels: list[int] = []
     for wnid, label in label_of.items():

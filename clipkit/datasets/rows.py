@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipkit.base import console
-from clipkit.base.errors import ClipkitError, shorten
-from clipkit.base.names import escape
+from clipkit.base.errors import ClipkitError, listed, shorten
+from clipkit.base.names import escape, positions
 from clipkit.datasets import remote
 from clipkit.datasets.dataset import ImageDataset, ImageFiles, NamedClasses, split_name
 from clipkit.datasets.images import reason
@@ -80,7 +80,7 @@ def _number_names(labels: Collection[str]) -> tuple[list[str], dict[str, int]]:
     """Return the class names, sorted, and the class of each label."""
     name_of = {label: escape_text(label) for label in labels}
     class_names = sorted(set(name_of.values()))
-    number_of = {name: number for number, name in enumerate(class_names)}
+    number_of = positions(class_names)
     return class_names, {label: number_of[name] for label, name in name_of.items()}
 
 
@@ -198,20 +198,23 @@ def check_columns(present: Sequence[str], required: set[str], where: str) -> Non
     for column in sorted(required):
         if column in present:
             continue
-        names = [repr(escape(shorten(name, 40))) for name in present[:LISTED_COLUMNS]]
-        if len(present) > LISTED_COLUMNS:
-            names.append(f"and {len(present) - LISTED_COLUMNS} more")
         hint = (
             "rename it, or name the columns by clipkit embed --path-column, --label-column and "
             "--split-column"
         )
-        got = ", ".join(names) or "none"
-        raise ColumnError(f"{where}: expected a column {escape(column)!r}, got {got}", hint, column)
+        expected = f"a column {escape(column)!r}"
+        got = list_columns(present)
+        raise ColumnError(f"{where}: expected {expected}, got {got}", hint, column)
     for column in present:
         if column in (*Columns(), *required) and present.count(column) > 1:
             raise ClipkitError(
                 f"{where}: expected the column {escape(column)!r} once, got it twice"
             )
+
+
+def list_columns(names: Iterable[str]) -> str:
+    """Return the names of columns for a message, the first of many."""
+    return listed([repr(escape(shorten(name, 40))) for name in names], LISTED_COLUMNS) or "none"
 
 
 def as_text(value: Any, where: str) -> str:

@@ -68,12 +68,7 @@ def open_pool(
         with ray_errors():
             node = ray.get_runtime_context().get_node_id()
         cpus, gpus = _count(ray, "CPU"), _count(ray, "GPU")
-        threads = min(models.num_threads(), max(cpus, default=0)) or 1  # a head may lend no CPU
-        name, needed = "CPU", threads
-        resources = {"num_cpus": threads, "scheduling_strategy": "SPREAD"}
-        if device == "cuda" or (device == "auto" and any(gpus)):
-            name, needed = "GPU", 1
-            resources = {"num_cpus": 1, "num_gpus": 1}
+        name, needed, resources = _worker_resources(device, cpus, gpus)
         needs = console.count(needed, name)
         console.note(
             f"Ray has {sum(cpus):,} CPUs and {sum(gpus):,} GPUs on "
@@ -97,6 +92,19 @@ def open_pool(
             return replicas or max(1, sum(counts))
 
         yield Pool(ray, lambda: actor.remote(*arguments), wanted, needs, node)
+
+
+def _worker_resources(
+    device: str, cpus: list[int], gpus: list[int]
+) -> tuple[str, int, dict[str, Any]]:
+    """Return what a worker takes, how many of it, and Ray's options for a worker that takes them.
+
+    `cpus` and `gpus` are what each machine lends.
+    """
+    if device == "cuda" or (device == "auto" and any(gpus)):
+        return "GPU", 1, {"num_cpus": 1, "num_gpus": 1}
+    threads = min(models.num_threads(), max(cpus, default=0)) or 1  # a head may lend no CPU
+    return "CPU", threads, {"num_cpus": threads, "scheduling_strategy": "SPREAD"}
 
 
 def _live_nodes(ray: Any) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, shorten
+from clipkit.base.names import locate
 from clipkit.features.history import Entry
 from clipkit.features.model import ROW_NUMBERS, FeatureFile, Int64
 from clipkit.features.provenance import (
@@ -53,7 +54,7 @@ def origin(file: FeatureFile, split: str) -> Origin:
         digests = [_rows_digest(file, name) for name in originals]
         rows = " ".join(filter(None, digests)) or _rows_digest(file, split)
         split = ",".join(originals)
-    names = tuple(str(data["name"]) for data in file.history.datasets if "name" in data)
+    names = tuple(file.history.dataset_names)
     imports = [entry for entry in file.history if entry.get("ids") == ROW_NUMBERS]
     inputs = _inputs(imports or file.history)
     if not imports:
@@ -366,10 +367,10 @@ def align_classes(images: FeatureFile, texts: FeatureFile) -> Int64 | None:
 def _words_of_attribute(images: FeatureFile, texts: FeatureFile) -> Int64 | None:
     """Return the value (K) of prompts such as `colour: red`, if images are relabelled by colour."""
     column = images.last_entry("relabel").get("column")
-    code_of = {f"{column}: {value}": code for code, value in enumerate(images.class_names or [])}
-    codes = [code_of.get(name, -1) for name in texts.class_names or []]
-    if column is None or not set(code_of.values()) <= set(codes):
+    values = [f"{column}: {value}" for value in images.class_names or []]
+    if column is None or not set(values).issubset(texts.class_names or []):
         return None
+    codes = locate(texts.class_names or [], values)
     return np.array([*codes, -1], np.int64)[texts.class_index]  # -1 is the last
 
 
@@ -408,6 +409,4 @@ def _check_distinct_classes(file: FeatureFile) -> None:
 
 
 def _has_labels(file: FeatureFile) -> bool:
-    if file.class_index is not None and int(np.max(file.class_index)) >= 0:
-        return True
-    return any(split.labels is not None for split in file.splits.values())
+    return file.is_labelled or (file.class_index is not None and int(np.max(file.class_index)) >= 0)

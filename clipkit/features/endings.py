@@ -160,6 +160,8 @@ _FORMATS = (
 FORMATS = {known.ending: known for known in _FORMATS}
 READABLE = tuple(known.ending for known in _FORMATS if known.read)
 WRITABLE = tuple(known.ending for known in _FORMATS if known.write)
+FOR_FEATURES = tuple(known.ending for known in _FORMATS if known.holds_features)
+FOR_RESULTS = tuple(known.ending for known in _FORMATS if known.holds_results)
 KNOWN_ENDINGS = (*FEATURE_ENDINGS, *WRITABLE, *OTHER_ENDINGS)
 
 

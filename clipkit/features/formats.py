@@ -24,8 +24,11 @@ from clipkit.base import console
 from clipkit.base.csv_rows import is_no_value
 from clipkit.base.errors import ClipkitError, UsageError, read_errors, unknown
 from clipkit.base.files import atomic_write, spool_input
+from clipkit.base.names import positions, select
 from clipkit.features import folders, npz
 from clipkit.features.endings import (
+    FOR_FEATURES,
+    FOR_RESULTS,
     FORMATS,
     PARQUET,
     READABLE,
@@ -202,16 +205,14 @@ def export_file(
 def _check_holds(known: Format, file: FeatureFile) -> None:
     """Refuse a file whose content another format holds."""
     if file.is_result and not known.holds_results:
-        endings = [other.ending for other in FORMATS.values() if other.holds_results]
         raise UsageError(
             f"expected features for an {known.ending} file, got a {file.kind}",
-            f"choose {' or '.join(endings)}",
+            f"choose {' or '.join(FOR_RESULTS)}",
         )
     if not file.is_result and not known.holds_features:
-        endings = [other.ending for other in FORMATS.values() if other.holds_features]
         raise UsageError(
             f"expected a result for a {known.ending} file, got {file.kind}",
-            f"choose {' or '.join(endings)}, or make a result with zeroshot -o or probe -o",
+            f"choose {' or '.join(FOR_FEATURES)}, or make a result with zeroshot -o or probe -o",
         )
 
 
@@ -297,7 +298,7 @@ def _assemble(arrays: Arrays, source: str, split: str | None, added: Arrays) -> 
     about: Any = {"kind": "images", "history": []}
     if is_export:
         about = _parse_metadata(arrays.pop(npz.METADATA), source)
-        arrays |= {name: about[name] for name in NO_ROWS if name in about}
+        arrays |= select(about, NO_ROWS)
     elif arrays.keys() >= {"features", "texts"}:
         about["kind"] = "texts"
     file = FeatureFile(about["kind"], about.get("history"), display_name=source)
@@ -503,7 +504,7 @@ def _number_names(file: FeatureFile, labelled: list[Any]) -> None:
         if counts[name] > 1:
             message = f"expected numbers, since several classes are called {name!r}"
             raise ClipkitError(f"{where}: {message}")
-    numbers = {name: number for number, name in enumerate(file.class_names)}
+    numbers = positions(file.class_names)
     for split in labelled:
         split.labels = np.array([numbers[name] for name in split.labels], np.int64)
 
@@ -515,8 +516,8 @@ def only_runs(file: FeatureFile, split: str | None = None) -> FeatureFile:
     file = replace(file.as_result(), splits={})
     if split is None:
         return file
-    column = file.runs.get("eval_split", file.runs.get("split", np.array([], str)))
-    scored = np.flatnonzero(column == split)
-    if not len(scored):
-        raise unknown(f"split of {file.display_name}", split, sorted(set(column.tolist())))
+    scored = file.numbers_on(split)
+    if not scored:
+        known = sorted({*file.split_of_runs} - {""})
+        raise unknown(f"split of {file.display_name}", split, known)
     return replace(file, runs={name: values[scored] for name, values in file.runs.items()})

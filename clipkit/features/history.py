@@ -109,6 +109,16 @@ class History(list[Entry]):
         """What is said of each data set that was embedded."""
         return [entry.dataset for entry in self if "dataset" in entry]
 
+    @property
+    def dataset_names(self) -> list[str]:
+        """The names of the data sets that were embedded, without those that have none."""
+        return [str(dataset["name"]) for dataset in self.datasets if "name" in dataset]
+
+    @property
+    def has_directions(self) -> bool:
+        """Whether random or whitened directions were used in the place of prompts."""
+        return any(entry.get("random") or entry.get("whiten") for entry in self)
+
     def last(self, command: str) -> Entry:
         """Return the last entry of a command, or an empty one."""
         return next((entry for entry in reversed(self) if entry.command == command), Entry())

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, shorten, unknown
+from clipkit.base.names import positions
 from clipkit.features.model import BlockMatrix, FeatureFile, Int64, Split
 
 ALL = "all"  # stands for all splits of a file that has no split of this name
@@ -200,7 +201,7 @@ def find_ids(ids: Sequence[str], known: Sequence[str]) -> Found:
     Found(places=array([1, 0]), rule='without leading folders')
     """
     wanted = list(dict.fromkeys(ids))
-    place_of = dict(zip(known, range(len(known)), strict=True))
+    place_of = positions(known)
     for row_id in _repeated(known):  # which of the rows is not said
         del place_of[row_id]
     best = {row_id: place_of[row_id] for row_id in wanted if row_id in place_of}
@@ -219,7 +220,7 @@ def _find_by_form(
     wanted: Sequence[str], known: Sequence[str], form: Callable[[str], str]
 ) -> dict[str, int]:
     """Return the place of each id with an equal form; none if two ids of a side have one form."""
-    place_of = {form(row_id): place for place, row_id in enumerate(known)}
+    place_of = positions(map(form, known))
     form_of = {row_id: form(row_id) for row_id in wanted}
     if len(place_of) < len(known) or len(set(form_of.values())) < len(wanted):
         return {}

@@ -326,9 +326,27 @@ class FeatureFile:
         columns = self.columns()
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
+    @property
+    def split_of_runs(self) -> list[str]:
+        """The split that each run was scored on: a probe's `eval_split`, others' `split`, or ""."""
+        for name in ("eval_split", "split"):
+            if name in self.runs:
+                return list(map(str, self.runs[name]))
+        return [""] * self.run_count
+
     def runs_on(self, split: str) -> list[dict[str, Any]]:
-        """Return the runs that were scored on a split: a probe's `eval_split`, others' `split`."""
-        return [row for row in self.rows() if row.get("eval_split", row.get("split")) == split]
+        """Return the runs that were scored on a split."""
+        rows = self.rows()
+        return [rows[run] for run in self.numbers_on(split)]
+
+    def numbers_on(self, split: str) -> list[int]:
+        """Return the numbers of the runs that were scored on a split."""
+        return [run for run, name in enumerate(self.split_of_runs) if name == split]
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether a split has labels."""
+        return any(split.labels is not None for split in self.splits.values())
 
     def set_rows(self, rows: Sequence[dict[str, Any]]) -> None:
         """Set the runs of a result from one dict per run; None becomes NaN."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from clipkit.base.errors import shorten
+from clipkit.base.names import omit
 from clipkit.features.model import FeatureFile, Split
 
 MOST_NAMES = 5  # of a list, before the rest is counted
@@ -67,7 +68,7 @@ def abridge(description: dict[str, Any]) -> list[dict[str, Any]]:
         if description[name] is not None:
             rows.append((name, description[name]))
     for number, entry in enumerate(description["history"], 1):
-        parameters = {key: value for key, value in entry.items() if key != "command"}
+        parameters = omit(entry, {"command"})
         rows += _history_rows(f"{number} {entry['command']}", parameters)
     cut = []
     for field, value in rows:

@@ -54,6 +54,11 @@ def column_chunks(
         yield from map(group.column, range(group.num_columns))
 
 
+def leaf_paths(metadata: pq.FileMetaData) -> list[str]:
+    """Return the path of each column of values, such as `image.bytes` in structs."""
+    return [metadata.schema.column(number).path for number in range(metadata.num_columns)]
+
+
 def value_type(arrow_type: pa.DataType) -> pa.DataType:
     """Return the type of a column's values, which may be in a dictionary."""
     return arrow_type.value_type if pa.types.is_dictionary(arrow_type) else arrow_type
@@ -270,12 +275,8 @@ def _text_columns(path: Path, schema: pa.Schema, columns: list[str]) -> list[str
     """Return the columns of texts, and the paths of the texts in columns of lists."""
     texts = [column for column in columns if is_text(schema.field(column).type)]
     lists = tuple(f"{column}.list." for column in columns)
-    leaves = pq.read_metadata(path).schema
-    for number in range(len(leaves)):
-        leaf = leaves.column(number).path
-        if leaf.startswith(lists):
-            texts.append(leaf)
-    return texts
+    leaves = leaf_paths(pq.read_metadata(path))
+    return texts + [leaf for leaf in leaves if leaf.startswith(lists)]
 
 
 def _values(file: pq.ParquetFile, columns: list[str], name: str, size: int) -> dict[str, list[Any]]:

@@ -134,7 +134,10 @@ def replace_split(
     """Return splits, of a feature file or a data set, with the parts of one in its place."""
     replaced: dict[str, Any] = {}
     for name, rows in splits.items():
-        replaced |= parts if name == source else {name: rows}
+        if name == source:
+            replaced |= parts
+        else:
+            replaced[name] = rows
     return replaced
 
 

@@ -106,7 +106,9 @@ def stored_types(name: str) -> tuple[Set[str], int]:
 
 def _unit_of(name: str) -> Unit | None:
     """Return the unit of a column of a result, if clipkit knows the column and checks it."""
-    column = COLUMNS.get(name.removeprefix("runs/")) if key_of(name) == "runs" else None
+    if key_of(name) != "runs":
+        return None
+    column = COLUMNS.get(name.removeprefix("runs/"))
     return column.unit if column and column.is_checked else None
 
 
@@ -181,7 +183,9 @@ def _check_names(file: FeatureFile) -> None:
         raise ClipkitError(f"kind: expected one of {', '.join(KINDS)}, got {file.kind!r}")
     if file.kind in ("images", "logits") and not file.splits:
         raise ClipkitError("expected at least one split, got none")
-    reserved = RESERVED | {"fitted"} if file.kind == "probe" else RESERVED
+    reserved = RESERVED
+    if file.kind == "probe":
+        reserved = RESERVED | {"fitted"}
     for name in file.splits.keys() & reserved:
         raise ClipkitError(f"name of a split: expected no reserved name, got {name!r}")
     for what, names in (("split", file.splits), ("column", file.runs)):

@@ -338,7 +338,7 @@ def pack_layers(layers: TowerLayers) -> torch.nn.Module | None:
     return encoder
 
 
-def set_compiler_cache() -> None:
+def move_compiler_folder() -> None:
     """Keep the folder of PyTorch's compiler, which clipkit does not use, out of TMPDIR.
 
     PyTorch makes it as soon as its compiler is imported, and transformers imports that. It is made

@@ -20,7 +20,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError, UsageError, brief
-from clipkit.models.acceleration import DTYPES, set_compiler_cache
+from clipkit.base.names import omit
+from clipkit.models.acceleration import DTYPES, move_compiler_folder
 from clipkit.models.hub import ModelFiles, check_no_pointer, combine_digests, find
 from clipkit.models.libraries import check_installed, library_version, quiet_loading
 from clipkit.models.towers import NO_TEXT, Stack, Tower, TowerName
@@ -247,7 +248,7 @@ def describe_model(name: str) -> dict[str, Any]:
         ``parameters``, ``patch_size`` and ``image_size``, ``context_length`` and ``vocabulary``. A
         model for images alone has no scale, temperature and ``text``, and may have no ``dim``.
     """
-    set_compiler_cache()
+    move_compiler_folder()
     files = find(name)
     architecture = read_architecture(files)
     architecture.check_stored(*architecture.towers)
@@ -297,7 +298,7 @@ def check_stored_tensors(
     one of the prefixes and are not ignored.
     """
     headers = _read_headers(files, prefixes + SCALARS)
-    headers = {key: header for key, header in headers.items() if key not in ignored}
+    headers = omit(headers, ignored)
     expected = {key: shape for key, shape in sizes.items() if key.startswith(prefixes)}
     stored = {key: shape for key, (_, shape) in headers.items() if key.startswith(prefixes)}
     shared = stored.keys() & expected.keys()

@@ -14,6 +14,7 @@ from PIL import Image
 
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.base.names import omit
 from clipkit.models import RunOptions
 from clipkit.models.acceleration import (
     DTYPES,
@@ -21,7 +22,7 @@ from clipkit.models.acceleration import (
     accelerate,
     choose_precision,
     find_device,
-    set_compiler_cache,
+    move_compiler_folder,
 )
 from clipkit.models.architecture import Architecture, read_architecture
 from clipkit.models.hub import BUNDLED, ModelFiles, find
@@ -251,7 +252,7 @@ def load(
     """
     options = options or RunOptions(**settings)
     options.check()
-    set_compiler_cache()
+    move_compiler_folder()
     device = find_device(options.device, needs_float64=name in BUNDLED)
     files = find(name, weights=options.untrained is None)
     if files.is_generative:
@@ -358,8 +359,7 @@ def _preprocessing(files: ModelFiles, preprocessor: Preprocessor) -> dict[str, A
 
 def _without_scale(details: dict[str, Any]) -> dict[str, Any]:
     """Leave out the scale and bias of cosines with texts, and what an embedding is."""
-    left_out = ("logit_scale", "logit_bias", "embedding")
-    return {key: value for key, value in details.items() if key not in left_out}
+    return omit(details, ("logit_scale", "logit_bias", "embedding"))
 
 
 def _hidden_state_details(details: dict[str, Any], tower: LayerTower) -> dict[str, Any]:

@@ -119,7 +119,7 @@ class TransformPreprocessor(Preprocessor):
     def resize_and_crop(self, images: Sequence[Image.Image]) -> torch.Tensor:
         """Transform B images of any sizes: (B, 3, H, W)."""
         _use_one_core()
-        return self.pin(torch.stack([self.transform(image.convert("RGB")) for image in images]))
+        return self.pin(torch.stack(list(map(self.transform, _as_rgb(images)))))
 
     def details(self) -> dict[str, Any]:
         """Return the settings of the transform."""
@@ -170,8 +170,7 @@ class ImagePreprocessor(Preprocessor):
         it, and `normalize` resizes them. Safe to call from several threads.
         """
         if not self.is_standard:
-            converted = [image.convert("RGB") for image in images]
-            outputs = self.processor(images=converted)["pixel_values"]
+            outputs = self.processor(images=_as_rgb(images))["pixel_values"]
             sizes = sorted({_times(np.shape(pixels)) for pixels in outputs})
             if len(sizes) > 1:
                 raise ValueError(
@@ -336,8 +335,9 @@ class CLIPImageProcessor(SimpleNamespace):
         if kind not in CLIP_PROCESSORS or types != TYPES:
             return None
         processor = cls(**settings, backend="torchvision")
-        is_known = _is_standard(processor) and _edges(processor.crop_size) == BOTH_EDGES
-        return processor if is_known else None
+        if not _is_standard(processor) or _edges(processor.crop_size) != BOTH_EDGES:
+            return None
+        return processor
 
 
 def resize_processor(processor: Any, edge: int) -> None:
@@ -388,8 +388,12 @@ def _edges(size: Any) -> set[str]:
 
 def _stack(images: Sequence[Image.Image]) -> torch.Tensor:
     """Stack B images of one size to (B, 3, H, W) uint8."""
-    arrays = [np.asarray(image.convert("RGB")) for image in images]
-    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
+    arrays = np.stack(list(map(np.asarray, _as_rgb(images))))
+    return torch.from_numpy(arrays).permute(0, 3, 1, 2)
+
+
+def _as_rgb(images: Sequence[Image.Image]) -> list[Image.Image]:
+    return [image.convert("RGB") for image in images]
 
 
 class NaflexPreprocessor(Preprocessor):
@@ -415,8 +419,7 @@ class NaflexPreprocessor(Preprocessor):
         Return ``pixel_values`` (B, N, 3 P P) in float32, ``pixel_attention_mask`` (B, N), and
         ``spatial_shapes`` (B, 2), the rows and columns of each image's patches.
         """
-        converted = [image.convert("RGB") for image in images]
-        outputs = self.processor(images=converted, return_tensors="pt")
+        outputs = self.processor(images=_as_rgb(images), return_tensors="pt")
         return {name: self.pin(outputs[name]) for name in INPUTS}
 
     def example(self) -> Image.Image:

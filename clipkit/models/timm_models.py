@@ -13,6 +13,7 @@ import torch
 from torch.nn.modules.module import register_module_module_registration_hook
 
 from clipkit.base.errors import ClipkitError, UsageError, unknown
+from clipkit.base.names import select
 from clipkit.models.architecture import (
     Architecture,
     Tensors,
@@ -108,8 +109,7 @@ class TimmModel(Architecture):
     def build(self, tower: TowerName, tensors: Tensors) -> Tower:
         """Build the image tower with the given weights, in float32 and evaluation mode."""
         model = self.new_model()
-        names = self.sizes().keys()
-        weights = {name: tensor for name, tensor in tensors.items() if name in names}
+        weights = select(tensors, self.sizes())
         with quiet_loading(f"the weights of {self.files.name}"):
             missing = model.load_state_dict(weights, strict=False).missing_keys
         # BatchNorm counts its batches in training only, and the count may be missing

@@ -41,6 +41,7 @@ from clipkit.models.preprocessing import (
 from clipkit.models.tokenizer import Tokenizer
 from clipkit.models.towers import CLS, MEAN, SIZE_HINT, Stack, Tower, TowerName, widened
 
+CONFIGS = {"image": "vision_config", "text": "text_config"}
 PREFIXES = {
     "image": ("vision_model.", "visual_projection."),
     "text": ("text_model.", "text_projection."),
@@ -103,8 +104,7 @@ class TransformersModel(Architecture):
 
     def tower_config(self, tower: TowerName) -> Any:
         """Return the configuration of one tower."""
-        name = "vision_config" if tower == "image" else "text_config"
-        return getattr(self.config, name, self.config)
+        return getattr(self.config, CONFIGS[tower], self.config)
 
     def new_model(self) -> Any:
         """Return all towers as transformers initialises them."""
@@ -167,12 +167,13 @@ class TransformersModel(Architecture):
             )
         missing = {key for key in report["missing_keys"] if key.startswith(prefixes)}
         lacks_pooler = bool(missing) and missing == _pooler_keys(model)
-        refuse_misfits(
-            self.files,
-            missing=set() if lacks_pooler else missing,
-            mismatched=[key for key, *_shapes in report["mismatched_keys"]],
-            unexpected=_inside(model, report["unexpected_keys"]) if self.family.is_whole else [],
-        )
+        if lacks_pooler:
+            missing = set()
+        unexpected = []
+        if self.family.is_whole:
+            unexpected = _inside(model, report["unexpected_keys"])
+        mismatched = [key for key, *_shapes in report["mismatched_keys"]]
+        refuse_misfits(self.files, missing=missing, mismatched=mismatched, unexpected=unexpected)
         return model, lacks_pooler
 
     def _output(self, tower: TowerName) -> str:
@@ -210,7 +211,9 @@ class TransformersModel(Architecture):
         named = {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
         if "temperature" in named:  # ALIGN divides cosines by it
             named["logit_scale"] = -named["temperature"].log()
-        return logit_scale(self.files, named) if "logit_scale" in named else {}
+        if "logit_scale" not in named:
+            return {}
+        return logit_scale(self.files, named)
 
     def stack(self, tower: Tower) -> Stack:
         """Return the layers of a tower."""
@@ -308,7 +311,9 @@ class OwnTower(torch.nn.Module):
         pool = CLS if output.ndim == 3 and self.prefix else MEAN
         if rule == "last_hidden_state":
             return pool
-        return rule if math.prod(output.shape[2:]) == 1 else f"{rule}, {pool}"
+        if math.prod(output.shape[2:]) != 1:
+            rule += f", {pool}"
+        return rule
 
     def _outputs(self, inputs: dict[str, torch.Tensor]) -> tuple[str, torch.Tensor]:
         """Return the output of B images or texts that becomes their embedding, and its name."""

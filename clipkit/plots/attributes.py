@@ -19,6 +19,7 @@ from clipkit.analysis.attribute_groups import (
 )
 from clipkit.analysis.choices import finding
 from clipkit.analysis.score_metrics import METRICS
+from clipkit.base.names import positions
 from clipkit.features.model import FeatureFile
 from clipkit.features.provenance import provenance
 from clipkit.plots import style
@@ -124,7 +125,9 @@ def _finding(groups: Sequence[str]) -> str:
     if not reached + others:
         return ""
     finding = f"{reached} of {len(groups)} attributes: {names[0]}"
-    return f"{finding}; {others}: {missed}" if others else finding
+    if others:
+        finding += f"; {others}: {missed}"
+    return finding
 
 
 @clipkit_style
@@ -158,7 +161,8 @@ def attributes(
         What chance, the axis and the lines are called.
     """
     reached = np.asarray(reach, np.float64)
-    places = np.array([[*BANDS, ""].index(group) for group in groups or [""] * len(reached)])
+    place_of = positions([*BANDS, ""])
+    places = np.array([place_of[group] for group in groups or [""] * len(reached)])
     order = metrics.falling_order(reached)
     order = order[np.argsort(places[order], kind="stable")]
     y = np.arange(len(order), dtype=np.float64)

@@ -164,8 +164,11 @@ def confusion_boxes(fig: Figure, counts: ArrayLike) -> list[tuple[int, int, list
     """
     counts = np.asarray(counts, np.float64)
     has_rows = len(counts) > MAX_CLASSES
-    true, predicted = _largest_errors(counts) if has_rows else np.nonzero(counts)
-    y = np.arange(len(true)) if has_rows else true
+    true, predicted = np.nonzero(counts)
+    y = true
+    if has_rows:
+        true, predicted = _largest_errors(counts)
+        y = np.arange(len(true))
     corners = np.stack([predicted, y], axis=1)[:, None] + [[-0.5, -0.5], [0.5, 0.5]]  # (n, 2, 2)
     to_figure = fig.axes[0].transData - fig.transFigure
     ends = 100 * to_figure.transform(corners.reshape(-1, 2)).reshape(corners.shape)

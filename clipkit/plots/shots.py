@@ -45,14 +45,13 @@ def draw_shots(
     ] = None,
 ) -> Drawn:
     """Draw the accuracy of few-shot probes against the labelled images per class."""
-    of_zeroshot = None if zeroshot is None else read(zeroshot, kinds=["result"])
     curves = shot_curves(probes)
     source = results.sources_label(probes, list(map(_scored_split, probes)))
     trained = [probe for probe in probes if not is_untrained(probe)] or probes
     line = None
-    if of_zeroshot is not None:
+    if zeroshot is not None:
         curve = next(curve for curve in curves if probes[curve.probe] is trained[0])
-        line = zeroshot_line(of_zeroshot, trained[0], curve)
+        line = zeroshot_line(read(zeroshot, kinds=["result"]), trained[0], curve)
     figure = shots(curves, line, title="Accuracy by labelled images per class")
     finding = ""
     if line and len(trained) == 1:

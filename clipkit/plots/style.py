@@ -51,7 +51,7 @@ MARKERS = "osD^vPX"
 DASHES = ("-", "--", ":")
 BLUE, VERMILLION = PALETTE[:2]
 GREY = "#555555"
-FONT = "DejaVu Sans"  # comes with matplotlib
+FONT = "DejaVu Sans"  # bundled with matplotlib
 # Fonts for characters that it lacks. Matplotlib cannot draw Noto Color Emoji.
 NOTO = (
     "CJK JP,JP,Devanagari,Bengali,Gurmukhi,Gujarati,Tamil,Telugu,Kannada,Malayalam,Sinhala,Thai,"
@@ -287,8 +287,11 @@ def _left_titles(ax: Axes) -> list[Text]:
     title = ax.get_title("left")
     if not title:
         return []
-    texts = [artist for artist in ax.get_children() if isinstance(artist, Text)]
-    return [text for text in texts if text.get_text() == title]
+    found = []
+    for artist in ax.get_children():
+        if isinstance(artist, Text) and artist.get_text() == title:
+            found.append(artist)
+    return found
 
 
 def _lay_out(fig: Figure) -> bool:
@@ -335,8 +338,11 @@ def text_width(text: str) -> int:
     >>> text_width("ab猫")
     4
     """
-    wide = sum(letter in "MW" for letter in text)
-    return len(text) + wide + sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
+    return len(text) + sum(map(_is_wide, text))
+
+
+def _is_wide(letter: str) -> bool:
+    return letter in "MW" or unicodedata.east_asian_width(letter) in "WF"
 
 
 def sanitize_label(text: str, width: int = 40) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from clipkit.analysis import results
 from clipkit.analysis.temperature_sweeps import (
     Sweep,
-    best_sweeps,
+    best_sweep,
     common_prompt_count,
     rows_of_sweeps,
     temperature_sweeps,
@@ -66,7 +66,7 @@ TEMPERATURE = Picture(
 
 def _finding(sweeps: Sequence[Sweep]) -> str:
     """State the best accuracy with its temperature, beside the best of controls or chance."""
-    best, control = best_sweeps(sweeps)
+    best, control = best_sweep(sweeps), best_sweep(sweeps, of_controls=True)
     if best is None:
         return ""
     finding = f"At best {best.highest:.1f} %"
@@ -76,7 +76,9 @@ def _finding(sweeps: Sequence[Sweep]) -> str:
         return f"{finding}; untrained reaches {control.highest:.1f} %"
     if control is not None:
         return f"{finding}; untrained is not shown to be above chance"
-    return f"{finding}; chance is {best.chance:.1f} %" if best.chance > 0 else finding
+    if best.chance > 0:
+        finding += f"; chance is {best.chance:.1f} %"
+    return finding
 
 
 @clipkit_style

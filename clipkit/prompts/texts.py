@@ -13,16 +13,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from clipkit.base import console, files
 from clipkit.base.console import count
 from clipkit.base.errors import ClipkitError, UsageError, shorten
-
-if TYPE_CHECKING:
-    from clipkit.features.model import Int64
 
 # A line of 60 MB crashes the tokenizer. Texts are stored at the length of the longest.
 MAX_CHARACTERS = 10_000  # of a prompt; a model reads 77 tokens
@@ -182,7 +179,9 @@ def readable(class_name: str) -> str:
     return class_name.replace("_", " ")
 
 
-def from_classes(class_names: Sequence[str], templates: Sequence[str]) -> tuple[list[str], Int64]:
+def from_classes(
+    class_names: Sequence[str], templates: Sequence[str]
+) -> tuple[list[str], NDArray[np.int64]]:
     """Fill each of T templates with each of C class names, class by class.
 
     Returns

@@ -16,7 +16,7 @@ from clipkit.analysis import for_people, metrics, results
 from clipkit.base import console, tables
 from clipkit.base.console import count
 from clipkit.base.errors import ClipkitError
-from clipkit.base.names import distinct_names
+from clipkit.base.names import distinct_names, select
 from clipkit.base.tables import Column
 from clipkit.features.columns import HEADINGS
 from clipkit.features.compatibility import origin
@@ -166,11 +166,11 @@ class _Files:
 
     def reported(self) -> dict[str, FeatureFile]:
         """Return the files that the page reports, by their names."""
-        return {name: self.by_name[name] for name in self._reported if name in self.by_name}
+        return select(self.by_name, self._reported)
 
     def controls(self) -> list[FeatureFile]:
         """Return the results of untrained models."""
-        return [self.by_name[name] for name in self._controls if name in self.by_name]
+        return [*select(self.by_name, self._controls).values()]
 
     def reasons(self) -> list[str]:
         """Return why files are left out, with their names."""

@@ -18,6 +18,7 @@ from clipkit.analysis import metrics, results
 from clipkit.analysis.results import Row
 from clipkit.base import csv_rows, files
 from clipkit.base.errors import ClipkitError
+from clipkit.base.names import select
 from clipkit.features.columns import COLUMNS, SETTINGS
 from clipkit.features.compatibility import origin
 from clipkit.features.matching import default_split
@@ -29,6 +30,7 @@ from clipkit.report.markdown import (
     format_difference,
     format_measurement,
     format_measurements,
+    highest,
 )
 
 TABLE_HEADER = ("section", "title", "where", "column", "value", "comparable", "source")
@@ -239,15 +241,11 @@ def _describe_all(
 def _nothing_measured(rows: Sequence[_Row], table: str) -> list[Block]:
     """Say that no result fits a figure of the table, and which words no result has."""
     absent = list(dict.fromkeys(row.absent for row in rows if row.absent))
-    reason = "no result fits any of them"
-    if absent:
-        reason = f"no result has {escape(', '.join(absent))}"
     count = sum(not math.isnan(row.figure.value) for row in rows)
-    text = (
-        f"None of the {count} published figures of {escape(Path(table).name)} was "
-        f"measured here: {reason}."
-    )
-    return [text, SAME_AS] if absent else [text]
+    published = f"None of the {count} published figures of {escape(Path(table).name)} was"
+    if not absent:
+        return [f"{published} measured here: no result fits any of them."]
+    return [f"{published} measured here: no result has {escape(', '.join(absent))}.", SAME_AS]
 
 
 def _absent_word(figure: Figure, described: Sequence[_Described]) -> str:
@@ -275,8 +273,9 @@ def _row(figure: Figure, trained: Sequence[_Described], controls: Sequence[_Desc
     if not runs:
         row.is_measured = False
         row.absent = _absent_word(figure, trained)
-        reason = f": no {row.absent}" if row.absent else ""
-        row.cells["measured"] = escape(NOT_MEASURED + reason)
+        row.cells["measured"] = NOT_MEASURED
+        if row.absent:
+            row.cells["measured"] = escape(f"{NOT_MEASURED}: no {row.absent}")
     elif len({run.row[figure.column] for run in runs}) > 1:
         names = ", ".join(dict.fromkeys(run.name for run in runs))
         row.cells["measured"] = escape(f"several fit: {names}")
@@ -296,8 +295,7 @@ def _measured_cells(figure: Figure, run: _Run, controls: Iterable[_Run]) -> dict
         CONTROL: format_measurements(of_controls) or NOT_MEASURED,
     }
     if figure.unit == "%":
-        best = max((control.value for control in of_controls), default=math.nan)
-        bar = Bar(measured.value, measured.low, measured.high, control=best)
+        bar = Bar(measured.value, measured.low, measured.high, control=highest(of_controls))
         cells["measured"] = Number(format_measurement(measured), bar)
     if math.isnan(figure.value):
         return cells
@@ -353,8 +351,7 @@ def _select(figure: Figure, described: Iterable[_Described]) -> list[_Run]:
     for name, file, facts in described:
         split, rows = _runs_that_count(file, figure.where.get("split"))
         for index, row in enumerate(rows):
-            known = {word: row[word] for word in SETTINGS if word in row}
-            if not _fits(facts | known, figure.where):
+            if not _fits(facts | select(row, SETTINGS), figure.where):
                 continue
             if "class" in figure.where:
                 row = _class_row(file, split, index, figure.where["class"].split("|"))
@@ -378,11 +375,10 @@ def _class_row(file: FeatureFile, split: str, run: int, names: Sequence[str]) ->
 
 def _runs_that_count(file: FeatureFile, split: str | None) -> tuple[str, list[Row]]:
     """Return the split that counts, by default `test` or else the first, and the runs on it."""
-    for column in ("eval_split", "split"):
-        if column in file.runs:
-            split = split or default_split(map(str, file.runs[column]))
-            return split, file.runs_on(split)
-    return split or "", file.rows()
+    if not any(file.split_of_runs):
+        return split or "", file.rows()
+    split = split or default_split(file.split_of_runs)
+    return split, file.runs_on(split)
 
 
 def _fits(facts: Mapping[str, Any], where: Mapping[str, str]) -> bool:

@@ -16,6 +16,7 @@ from clipkit.analysis.probes import classifiers
 from clipkit.base import console
 from clipkit.base.errors import UsageError
 from clipkit.base.files import atomic_write
+from clipkit.base.names import select
 from clipkit.features.columns import COLUMNS
 from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile
@@ -98,7 +99,7 @@ def _accuracies(result: FeatureFile, command: str, split: str) -> dict[str, Any]
             f"{result.display_name}: expected one run on {split}, got {len(runs)}",
             "choose one on validation images with --val, or give probe one value of each option",
         )
-    measured = {name: runs[0][name] for name in ACCURACIES if name in runs[0]}
+    measured = select(runs[0], ACCURACIES)
     if command == "zeroshot":
         return measured
     got = runs[0]["classifier"] + (" on logits" if result.history.last("logits") else "")

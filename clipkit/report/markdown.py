@@ -52,6 +52,11 @@ def format_measurements(measurements: Sequence[Measurement]) -> str:
     return format_measurement(Measurement(mean, measurements[0].unit, min(values), max(values)))
 
 
+def highest(measurements: Sequence[Measurement]) -> float:
+    """Return the highest number, as of several controls; NaN without any."""
+    return max((measurement.value for measurement in measurements), default=math.nan)
+
+
 def format_difference(measurement: Measurement, figure: float) -> str:
     """Format a number minus a published one, in percentage points where the unit is percent.
 

@@ -181,7 +181,9 @@ def _probe_scores(
 def _softmax_scores(logits: FeatureFile, split: str) -> tuple[Int64, Floats, str]:
     """Return the classes of zero-shot classification (N), their probabilities, and their name."""
     zeroshot.check_prompts(logits)
-    tau = 1 / logits.logit_scale if logits.logit_scale else logits.default_temperature
+    tau = logits.default_temperature
+    if logits.logit_scale:
+        tau = 1 / logits.logit_scale
     classes = []
     probabilities = []
     for scores in zeroshot.iter_class_scores(logits, logits.splits[split].features):

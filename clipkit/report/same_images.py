@@ -21,7 +21,7 @@ from clipkit.features.model import FeatureFile, Int64
 from clipkit.features.provenance import is_untrained, provenance
 from clipkit.report import summary
 from clipkit.report.blocks import Bar, Block, Cell, Fact, Heading, Measurement, Number, Table
-from clipkit.report.markdown import escape, format_measurement, format_measurements
+from clipkit.report.markdown import escape, format_measurement, format_measurements, highest
 from clipkit.report.steps import newest_settings, run_settings, settings
 from clipkit.report.tables import Pair, difference_table, layer_table
 
@@ -159,17 +159,20 @@ class SameImages:
         """Return the results of untrained models that were made as a result was.
 
         They keep the runs with the settings of the given run, by default of the only run. Without
-        either, they keep all.
+        either, they keep all. A control has none.
         """
-        controls = []
+        controls: list[Scored] = []
+        if scored.is_control or not scored.settings:
+            return controls
         if run is None and scored.has_one_run:
             run = 0
         for other in self.results:
-            if not other.is_control or other.settings != scored.settings or not scored.settings:
+            if not other.is_control or other.settings != scored.settings:
                 continue
-            control = other if run is None else other.runs_like(scored, run)
-            if control.runs:
-                controls.append(control)
+            if run is not None:
+                other = other.runs_like(scored, run)
+            if other.runs:
+                controls.append(other)
         return controls
 
     def pairs(self) -> list[tuple[Scored, Scored]]:
@@ -179,6 +182,10 @@ class SameImages:
             for control in self.controls_of(scored):
                 pairs.append((scored, control))
         return pairs
+
+    def _matched(self) -> set[str]:
+        """Return the names of the controls that belong to a result."""
+        return {control.name for _, control in self.pairs()}
 
     def section(self) -> list[Block]:
         """Return the accuracies and their paired differences, below a heading."""
@@ -233,7 +240,7 @@ class SameImages:
         """
         rows = []
         sources = []
-        matched = {control.name for _, control in self.pairs()}
+        matched = self._matched()
         for scored in self.results:
             if scored.name in matched:
                 continue
@@ -256,11 +263,9 @@ class SameImages:
         }
         for name in ("C", "temperature", "shots", "draw"):
             cells[name] = _number(run.get(name), "g")
-        controls = [] if scored.is_control else self.controls_of(scored, number)
-        of_controls = [control.measure() for control in controls]
-        best = max((measured.value for measured in of_controls), default=np.nan)
-        measured = scored.measure(number)
-        bar = Bar(measured.value, measured.low, measured.high, results.chance(scored.labels), best)
+        of_controls = [control.measure() for control in self.controls_of(scored, number)]
+        measured, chance = scored.measure(number), results.chance(scored.labels)
+        bar = Bar(measured.value, measured.low, measured.high, chance, highest(of_controls))
         cells["accuracy (%)"] = Number(format_measurement(measured), bar)
         cells["untrained control (%)"] = format_measurements(of_controls)
         for column in SHOWN:
@@ -271,10 +276,7 @@ class SameImages:
     def _layers(self) -> list[Block]:
         """Return the accuracy by layer, if there are results of layers."""
         single = [one for one in self.results if one.has_one_run]
-        probes = set()
-        for one in single:
-            if "layer" in (one.file.model() or {}):
-                probes.add(newest_settings(one.file))
+        probes = {newest_settings(one.file) for one in single if "layer" in one.file.history.model}
         files = [one.file for one in single if newest_settings(one.file) in probes]
         if not probes:
             return []
@@ -288,7 +290,7 @@ class SameImages:
         pairs = self.pairs()
         blocks = _differences_from_first(self.trained or self.results)
         blocks += _differences_from_controls(pairs)
-        matched = {control.name for _, control in pairs}
+        matched = self._matched()
         others = [one for one in self.results if one.is_control and one.name not in matched]
         if self.trained and others:
             blocks.append(
@@ -396,8 +398,10 @@ def _main_fact(
     title: str, scored: Scored, group: SameImages, predictions: results.Predictions
 ) -> Fact:
     """Compare a result with chance and with its controls."""
-    untrained = [control for control in group.controls_of(scored) if not control.untested]
-    controls = [results.predictions(control.file, control.split) for control in untrained]
+    controls = []
+    for control in group.controls_of(scored):
+        if not control.untested:
+            controls.append(results.predictions(control.file, control.split))
     means = f"{newest_entry(scored.file)['command']} ({scored.name})"
     if not scored.has_one_run:
         runs = f"{len(scored.runs):,} runs by its accuracy on {scored.split}"

@@ -125,7 +125,7 @@ def _with_prompts(files: Iterable[FeatureFile], kind: str) -> list[FeatureFile]:
 
 def _has_prompts(file: FeatureFile) -> bool:
     """Whether texts stand for what was embedded, and not for directions that replace it."""
-    return not any(entry.get("random") or entry.get("whiten") for entry in file.history)
+    return not file.history.has_directions
 
 
 def _has_class_prompts(file: FeatureFile) -> bool:

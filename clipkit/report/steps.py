@@ -15,6 +15,7 @@ from typing import Any
 
 from clipkit.analysis.probes import classifiers
 from clipkit.analysis.results import Row, newest_entry
+from clipkit.base.names import omit, select
 from clipkit.features.columns import SETTINGS
 from clipkit.features.history import Entry, History
 from clipkit.features.model import FeatureFile
@@ -213,7 +214,7 @@ def _shared(entry: Entry, class_names: list[str] | None) -> dict[str, Any]:
         not_shared.update(CHOSEN)
     if entry["command"] == "probe" and not _is_random(entry):
         not_shared.add("seed")
-    shared = {key: value for key, value in entry.items() if key not in not_shared}
+    shared = omit(entry, not_shared)
     if "model" in entry:
         shared["model"] = _features_of(entry.model)
     if entry["command"] == "textembed":
@@ -225,8 +226,7 @@ def _prompt_digests(entry: Entry) -> list[str]:
     """Return the digests of prompts that were read from a file; [] if class names make them."""
     if entry.get("classes", "file") != "file":
         return []
-    digest_of = entry.inputs
-    return [digest_of[role] for role in ("prompts", "classes") if role in digest_of]
+    return [*select(entry.inputs, ("prompts", "classes")).values()]
 
 
 def _is_random(probe: Entry) -> bool:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from clipkit.base import console
 from clipkit.shapes import CLASS_NAMES, DEFAULT_SIZE, DEFAULT_SPLITS, labels, render
 
 BATCH = 500  # images that are rendered together
@@ -57,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"{options.folder} exists; hint: choose another name or remove it")
     except OSError as error:
         parser.exit(1, f"clipkit.shapes: {error}\n")
-    console.note(f"{sum(counts.values())} images in {options.folder}")
+    sys.stderr.write(f"clipkit.shapes: {sum(counts.values()):,} images in {options.folder}\n")
     return 0
 
 

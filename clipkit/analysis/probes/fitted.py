@@ -28,6 +28,7 @@ from clipkit.analysis.probes.models import Model
 from clipkit.analysis.probes.preparation import Preparation
 from clipkit.analysis.softmax import softmax
 from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.features.history import drop_none
 from clipkit.features.model import Floats, Int64
 
 
@@ -143,7 +144,7 @@ class FittedProbe:
         for name in ("mean", "deviation", "centre"):
             arrays[name] = getattr(self.preparation, name)
         arrays |= self.model.to_arrays()
-        return {name: value for name, value in arrays.items() if value is not None}
+        return drop_none(arrays)
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Any]) -> FittedProbe:

@@ -66,9 +66,12 @@ def logreg(context: SweepContext) -> list[Solution]:
     X = context.X[:, : axes.shape[1]]
     report_progress = workers.progress(len(context.settings) * PROGRESS_STEPS)
     # threads share the settings, or the rows of one setting after the other if these are few
-    is_few = len(context.settings) < workers.count
-    map_settings: Map = map if is_few else workers.map
-    map_groups: Map = workers.map if is_few else map
+    rounds = math.ceil(len(context.settings) / workers.count)
+    map_settings: Map = workers.map
+    map_groups: Map = map
+    if len(context.settings) < workers.count:
+        rounds = len(context.settings)
+        map_settings, map_groups = map_groups, map_settings
 
     def solve(setting: Setting) -> Solution:
         # For two classes, scikit-learn penalises the difference of their weights. Its square is
@@ -80,8 +83,7 @@ def logreg(context: SweepContext) -> list[Solution]:
         began = time.monotonic()
         search = Search(objective)
         if setting == context.settings[0]:
-            rounds = len(context.settings) / (1 if is_few else workers.count)
-            seconds = EVALUATIONS * math.ceil(rounds) * (time.monotonic() - began)
+            seconds = EVALUATIONS * rounds * (time.monotonic() - began)
             console.note_if_long("fitting logreg", seconds)
         table, converged = minimize(search, report_progress)
         model = Coefficients(np.vstack([axes @ table[:-1], table[-1:]]))

@@ -59,11 +59,11 @@ class Tally:
 
     def add(self, pairs: list[Pair], fits: Sequence[Fit], context: SweepContext) -> None:
         """Count the votes of a group of pairs."""
-        hyperplanes = np.stack([fit.hyperplane for fit in fits])
+        hyperplanes, converged = _stack(fits)
         for start in range(0, len(pairs), PAIRS):
             batch = slice(start, start + PAIRS)
             count_votes(self.votes, pairs[batch], hyperplanes[batch], context.X_eval)
-        self.converged = self.converged and all(fit.converged for fit in fits)
+        self.converged = self.converged and converged
         if context.keep:
             self.hyperplanes |= zip(pairs, hyperplanes, strict=True)
 
@@ -74,6 +74,12 @@ class Tally:
             in_order = [hyperplane for _, hyperplane in sorted(self.hyperplanes.items())]
             model = Hyperplanes(np.stack(in_order), len(self.votes))
         return Solution(self.votes.argmax(axis=0)[:, None], self.converged, model)
+
+
+def _stack(fits: Sequence[Fit]) -> tuple[Floats, bool]:
+    """Return the hyperplanes (P, D + 1) of P pairs, and whether all converged."""
+    hyperplanes, converged = zip(*fits, strict=True)
+    return np.stack(hyperplanes), all(converged)
 
 
 def svm(context: SweepContext) -> list[Solution]:
@@ -99,11 +105,10 @@ def _fit_all_pairs_at_once(context: SweepContext) -> list[Solution]:
     report_progress = context.workers.progress(len(context.settings))
 
     def solve(setting: Setting) -> Solution:
-        fits = _fit_all_pairs(X, y, setting.C, gram)
-        model = Hyperplanes(np.stack([fit.hyperplane for fit in fits]), context.n_classes)
+        hyperplanes, converged = _stack(_fit_all_pairs(X, y, setting.C, gram))
+        model = Hyperplanes(hyperplanes, context.n_classes)
         predicted = model.predict(context.X_eval)
         report_progress(1)
-        converged = all(fit.converged for fit in fits)
         return Solution(predicted[:, None], converged, context.kept_model(model))
 
     return context.workers.map(solve, context.settings)
@@ -112,7 +117,7 @@ def _fit_all_pairs_at_once(context: SweepContext) -> list[Solution]:
 def _fit_in_groups(context: SweepContext) -> list[Solution]:
     n = context.n_classes
     rows = [context.X[context.y == c] for c in range(n)]
-    groups = _group_pairs([len(rows_of_class) for rows_of_class in rows], context.X.shape[1])
+    groups = _group_pairs(list(map(len, rows)), context.X.shape[1])
     Cs = [setting.C for setting in context.settings]
     tallies = [Tally(np.zeros((n, len(context.X_eval)), dtype=np.int32)) for _ in Cs]
     report_progress = context.workers.progress(math.comb(n, 2))
@@ -187,12 +192,12 @@ def _lines(n: int) -> Iterator[list[int]]:
     q = math.isqrt(n - 1) + 1
     while any(q % divisor == 0 for divisor in range(2, math.isqrt(q) + 1)):
         q += 1
-    points = range(q)
-    for start in points:
-        yield [c for c in range(start * q, start * q + q) if c < n]
-        for slope in points:
-            line = [x * q + (start + slope * x) % q for x in points]
-            yield [c for c in line if c < n]
+    x = np.arange(q)
+    for start in range(q):
+        yield list(range(start * q, min(start * q + q, n)))
+        for slope in range(q):
+            line = x * q + (start + slope * x) % q
+            yield line[line < n].tolist()
 
 
 def _fit_group(pairs: list[Pair], rows: list[Floats], Cs: list[float]) -> list[list[Fit]]:
@@ -274,13 +279,13 @@ class Line:
 
     def __init__(self, pairs: list[Pair], rows: list[Floats]) -> None:
         self.pairs, self._rows = pairs, rows
-        self.classes = sorted({c for pair in pairs for c in pair})
+        self.classes = np.unique(pairs).tolist()
 
     @cached_property
     def _problem(self) -> tuple[Floats, Int64, Floats]:
-        X = np.concatenate([self._rows[c] for c in self.classes])
-        sizes = [len(self._rows[c]) for c in self.classes]
-        return X, np.repeat(np.arange(len(sizes)), sizes), _gram(X)
+        rows = [self._rows[c] for c in self.classes]
+        X = np.concatenate(rows)
+        return X, np.repeat(np.arange(len(rows)), list(map(len, rows))), _gram(X)
 
     def fit(self, C: float) -> list[Fit]:
         """Fit the pairs."""
