@@ -13,13 +13,22 @@ import numpy as np
 import pytest
 from factories import MODEL, fails_with, saved
 from scipy.stats import binomtest
-from shell import ok
+from shell import fails, ok
 from sklearn.metrics import accuracy_score, recall_score
 
 from clipkit.analysis.relabeling import use_groups
 from clipkit.analysis.results import NONE
 from clipkit.features import FeatureFile, Split, read
-from clipkit.features.columns import COLUMNS, LABELS, NOTHING, ROWS, TEXT, depends_on_labels
+from clipkit.features.columns import (
+    COLUMNS,
+    LABELS,
+    NOTHING,
+    RECORDS,
+    ROWS,
+    TEXT,
+    columns_of,
+    depends_on_labels,
+)
 from clipkit.report.same_images import Scored
 
 CLASSES = [f"c{number}" for number in range(7)]
@@ -188,6 +197,16 @@ REPORTS = {
     "threshold known-logits.h5 --unknown unknown-logits.h5": "measure",
     "info --runs z.h5 answers.h5": "",
 }
+# Further reports, whose columns are known from those above
+OTHERS = (
+    "zeroshot logits.h5 --per-class",
+    "predict p.h5 logits.h5 --per-class",
+    "predict p.h5 logits.h5 --per-image --split test",
+    "predict p.h5 logits.h5 --top 2 --split test",
+    "probe img.h5 --classifier logreg --per-image",
+    "retrieve img.h5 captions.h5 --table table.csv --cluster patient",
+    "probe img.h5 --classifier knn --val 0.2 --seed 1,2",
+)
 
 
 def report(line: str, folder: Path, keys: str) -> dict[str, list[Any]]:
@@ -213,6 +232,8 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, dic
             for name, line in STEPS.items():
                 ok(*line.split(), "-o", name)
             found[world] = {line: report(line, folder, keys) for line, keys in REPORTS.items()}
+        patch.chdir(root / "base")
+        found["others"] = {line: report(line, root / "base", "") for line in OTHERS}
     return found
 
 
@@ -232,6 +253,55 @@ def test_a_column_depends_on_what_changes_it(reports):
         for line, columns in reports["base"].items():
             measured |= dict.fromkeys(changed(columns, reports[world][line]), world)
     assert measured == {name: column.depends_on for name, column in COLUMNS.items()}
+
+
+def test_a_column_says_which_commands_print_it(reports):
+    """Of a family, such as an estimate and its interval, a command need not print all."""
+    printed: dict[str, set[str]] = {}
+    for line, columns in (reports["base"] | reports["others"]).items():
+        command = line.split()[0]
+        if command != "info":  # it prints other commands' results
+            printed.setdefault(command, set()).update(columns)
+    for command, names in printed.items():
+        assert names <= columns_of(command).keys()
+        for record in RECORDS:
+            family = {column.name for column in record.family()}
+            assert (command in record.of.split()) <= bool(family & names), (command, record.name)
+
+
+@pytest.mark.parametrize(
+    ("line", "column"),
+    [
+        ("probe img.h5 --classifier logreg --columns accuracy", "acc1"),
+        ("zeroshot logits.h5 --columns accuracy", "acc1"),
+        ("choose img.h5 items.h5 --items items.csv --columns right", "accuracy"),
+        ("choose img.h5 items.h5 --items items.csv --columns accuracy", "accuracy"),
+    ],
+)
+def test_a_column_may_be_named_by_its_heading(line, column, world):
+    ok(*STEPS["logits.h5"].split(), "-o", "logits.h5", "--force")
+    assert list(json.loads(ok(*line.split(), "--format", "json").stdout)[0]) == [column]
+
+
+def test_a_column_that_a_run_lacks_is_empty_with_a_note(world):
+    printed = ok("probe", "img.h5", "--classifier=logreg", "--columns=acc1,mean_entropy")
+    assert all(row.endswith("\t") for row in printed.stdout.splitlines()[1:])
+    assert printed.stderr == "clipkit: no row has a value of mean_entropy\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("probe img.h5 --columns acurracy", "did you mean accuracy?"),
+        ("probe img.h5 --columns ece", "known: C, acc1, "),
+        ("choose img.h5 items.h5 --columns write", "did you mean right or items?"),
+    ],
+)
+def test_an_unknown_column_is_refused_before_the_work(line, hint):
+    """The files do not exist."""
+    message = fails(*line.split(), "-o", "x.h5", exit_code=2)
+    assert f"unknown column of {line.split()[0]} " in message
+    assert f"hint: {hint}" in message
 
 
 def test_no_two_columns_are_called_the_same():

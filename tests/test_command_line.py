@@ -220,7 +220,15 @@ def complete(line: str, folder: Path, shell: str = "bash", **variables: str) -> 
         ("clipkit embed shapes --split ", ["train", "test"]),
         ("clipkit embed photos --split ", ["train", "val"]),
         ("clipkit entropy x.h5 -o img.h5 -t ", []),
-        ("clipkit zeroshot img.h5 --split ", []),
+        ("clipkit zeroshot img.h5 --split ", ["test", "train"]),
+        ("clipkit zeroshot damaged.h5 --split ", []),
+        ("clipkit attributes img.h5 --metric r", ["recall", "r2"]),
+        ("clipkit probe img.h5 --table table.csv --attribute ", ["colour", "size"]),
+        ("clipkit probe img.h5 --table table.csv --attribute colour*", ["colour*size"]),
+        ("clipkit probe img.h5 --table damaged.h5 --attribute ", []),
+        ("clipkit split img.h5 --table=shapes --attribute ou", ["outline"]),
+        ("clipkit choose img.h5 --columns ang", ["angle"]),
+        ("clipkit choose img.h5 --columns angle,cei", ["angle,ceiling"]),
         ("clipkit zeroshot fifo --split ", []),
         ("clipkit no-such-command --split ", list(cli.COMMANDS)),
         ('clipkit zeroshot "img.h5 --split ', []),
@@ -228,6 +236,8 @@ def complete(line: str, folder: Path, shell: str = "bash", **variables: str) -> 
 )
 def test_completion_offers_values_and_never_complains(tmp_path, line, expected):
     write_feature_file(tmp_path / "img.h5")
+    (tmp_path / "damaged.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
+    (tmp_path / "table.csv").write_text("id,colour,size\n0,red,1\n")
     os.mkfifo(tmp_path / "fifo")
     for name in ("train", "val", "cats"):
         (tmp_path / "photos" / name).mkdir(parents=True)
@@ -273,9 +283,22 @@ MISTYPED = (
     ("info nosuch", "unknown model 'nosuch'"),
     ("probe x.h5 --classifier svn", "unknown classifier 'svn'; hint: did you mean svm?"),
     ("probe x.h5 --features prob", "hint: did you mean probs?"),
-    ("probe x.h5 --columns acc1,foo", "unknown column 'foo'; hint: without --columns, all are"),
+    ("probe x.h5 --columns acc1,foo", "unknown column of probe 'foo'; hint: known: C, acc1, "),
     ("probe x.h5 --columns acc1x", "did you mean acc1"),
-    ("zeroshot x.h5 --columns acc", "unknown column 'acc'; hint: did you mean acc"),
+    ("zeroshot x.h5 --columns acc", "unknown column of zeroshot 'acc'; hint: did you mean acc"),
+    ("probe x.h5 -C 1e-3:1e2", "a range is LOW..HIGH:N, for N values: 1e-3..1e2:6"),
+    ("attributes x.h5 --metric auc", "unknown metric 'auc'; hint: did you mean auroc?"),
+    ("attributes x.h5 --metric auroc,ap", "expected one --metric, got auroc,ap; hint: run it with"),
+    ("threshold x.h5 --fpr 5%", "got '5%'; hint: write a share: 0.05"),
+    (
+        "threshold x.h5 --fpr 5",
+        "expected a share between 0 and 1, got 5; hint: write a share: 0.05",
+    ),
+    ("choose x.h5 y.h5 --items shapes --columns acc", "unknown column of choose 'acc'"),
+    ("cluster images.h5 --attribute colour", "expected --table for --attribute, got none"),
+    ("probe images.h5 --attribute colour", "expected --table for --attribute, got none"),
+    ("probe images.h5 table.csv", "hint: clipkit probe images.h5 --table table.csv"),
+    ("logits texts.h5 images.h5", "hint: swap the two: images.h5 holds the images"),
     ("probe x.h5 -C 1;10", "got '1;10'; hint: separate several by commas: 1,10"),
 )
 
@@ -288,6 +311,8 @@ def test_a_mistyped_option_is_refused_before_any_large_library_is_loaded(tmp_pat
         "    print(CliRunner().invoke(app, line.split()).stderr.strip())\n"
         "print(sorted({'torch', 'transformers', 'sklearn', 'scipy'}.intersection(sys.modules)))\n"
     )
+    for kind in ("images", "texts"):
+        write_feature_file(tmp_path / f"{kind}.h5", kind)
     lines = "\n".join(line for line, _ in MISTYPED)
     command = [sys.executable, "-c", program]
     run = subprocess.run(command, input=lines, cwd=tmp_path, capture_output=True, text=True)

@@ -54,6 +54,104 @@ def test_images_and_captions_of_clip_retrieval_come_in_the_order_of_their_number
     assert "text_retrieval" in ok("retrieve", tmp_path / "i.h5", tmp_path / "t.h5").stdout
 
 
+@pytest.fixture(scope="module")
+def captioned(img_h5, model_options, tmp_path_factory):
+    """Five captions of each of some images: embedded here, and as other programs keep them."""
+    folder = tmp_path_factory.mktemp("captioned")
+    ids = read(img_h5).splits["test"].ids[:30]
+    lines = [f"{row_id}\tphoto {number} of {row_id}" for row_id in ids for number in range(5)]
+    (folder / "captions.tsv").write_text("\n".join(["image\tcaption", *lines, ""]))
+    (folder / "other-order.tsv").write_text("\n".join(["image\tcaption", *lines[::-1], ""]))
+    (folder / "fewer.tsv").write_text("\n".join(["image\tcaption", *lines[1:], ""]))
+    captions_h5 = folder / "captions.h5"
+    ok("textembed", "--captions", folder / "captions.tsv", *model_options, "-o", captions_h5)
+    file = read(captions_h5)
+    of_text = [row_id for row_id in ids for _ in range(5)]
+    arrays = {"features": file.features, "texts": file.texts}
+    np.savez(folder / "named.npz", **arrays, image_ids=of_text)
+    np.savez(folder / "ids.npz", **arrays, ids=of_text)
+    np.savez(folder / "both.npz", **arrays, image_ids=of_text, class_index=file.class_index)
+    np.savez(folder / "alone.npz", features=file.features, image_ids=of_text)
+    np.save(folder / "matrix.npy", file.features)
+    columns = {"feature": list(file.features), "text": file.texts}
+    pq.write_table(pa.table({**columns, "image_id": of_text}), folder / "named.parquet")
+    pq.write_table(pa.table({**columns, "jpg": of_text}), folder / "jpg.parquet")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "named.npz",
+        "named.parquet",
+        "jpg.parquet --id-column jpg",
+        "matrix.npy --captions captions.tsv",
+        "ids.npz --captions captions.tsv",
+    ],
+)
+def test_captions_of_other_programs_are_those_that_textembed_makes(
+    line, captioned, img_h5, model_options, monkeypatch
+):
+    monkeypatch.chdir(captioned)
+    source, *options = line.split()
+    ok("convert", source, "t.h5", *options, *model_options[:2], "--force")
+    found, expected = read("t.h5"), read("captions.h5")
+    assert (found.texts, found.class_names) == (expected.texts, expected.class_names)
+    np.testing.assert_array_equal(found.class_index, expected.class_index)
+    np.testing.assert_array_equal(found.features, expected.features)
+    for command in ("retrieve", "align"):
+        reports = [ok(command, img_h5, texts).stdout for texts in ("t.h5", "captions.h5")]
+        assert reports[0].replace("\tt\t", "\tcaptions\t") == reports[1]
+
+
+def test_imported_texts_of_items_are_chosen_among_as_embedded_ones(
+    captioned, img_h5, model_options, monkeypatch
+):
+    monkeypatch.chdir(captioned)
+    ids = read(img_h5).splits["test"].ids[:30]
+    lines = ["item,image,text,correct"]
+    for number, row_id in enumerate(ids):
+        lines += [f"{number},{row_id},photo {n} of {row_id},{int(n == 0)}" for n in (0, 1)]
+    (captioned / "items.csv").write_text("\n".join([*lines, ""]))
+    ok("convert", "named.npz", "n.h5", *model_options[:2])
+    reports = [
+        ok("choose", img_h5, texts, "--items", "items.csv").stdout
+        for texts in ("n.h5", "captions.h5")
+    ]
+    assert reports[0] == reports[1]
+    assert "text_acc" in reports[0]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("both.npz", "expected image_ids or class_index, got both"),
+        ("alone.npz", "expected texts beside image_ids, got none; hint: add the array texts"),
+        ("named.npz --captions captions.tsv", "expected no extra image_ids"),
+        ("ids.npz --captions fewer.tsv", "expected a caption for each of 150 texts, got 149"),
+        ("ids.npz --captions other-order.tsv", "in row 0; hint: write the table in the order"),
+        ("matrix.npy --captions fewer.tsv", "features 150, texts 149"),
+        ("matrix.npy --captions photos.tar", "--captions: expected a table (.csv, "),
+        ("matrix.npy --captions captions.tsv --prompts p.txt", "--prompts is not for texts of"),
+        ("captions.h5 --captions captions.tsv", "--captions is for imports"),
+    ],
+)
+def test_captions_that_do_not_fit_their_texts_are_refused(line, message, captioned, monkeypatch):
+    monkeypatch.chdir(captioned)
+    source, *options = line.split()
+    output = "x.npz" if source.endswith(".h5") else "x.h5"
+    run = clipkit("convert", source, output, *options)
+    assert message in run.stderr
+    assert run.exit_code in (1, 2)
+
+
+def test_ids_beside_texts_are_dropped_with_the_name_that_they_need(captioned, monkeypatch):
+    monkeypatch.chdir(captioned)
+    stderr = ok("convert", "ids.npz", "dropped.h5").stderr
+    assert "cannot hold them: ids; hint: " in stderr
+    assert "call them image_ids" in stderr
+
+
 def test_a_folder_of_clip_retrieval_that_is_not_whole_is_refused(tmp_path):
     clip_retrieval(tmp_path / "laion", parts=2)
     np.save(tmp_path / "laion/img_emb/img_emb_1.npy", np.ones((3, 4)))

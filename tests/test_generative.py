@@ -285,6 +285,15 @@ def test_what_cannot_be_asked_is_refused_in_one_line(vlm, tmp_path, words, messa
     assert message in fails(*line, exit_code=code)
 
 
+def test_answers_that_begin_alike_are_named_with_their_lines(vlm, tmp_path):
+    answers = tmp_path / "ans.txt"
+    answers.write_text("a cat\na dog\n")
+    line = ("textembed", answers, "--ask", QUESTION, "-m", vlm(FAST)[0], "-o", tmp_path / "t.h5")
+    message = fails(*line)
+    assert "ans.txt, line 1 and " in message
+    assert "for 'a cat' and 'a dog'; hint: " in message
+
+
 @versions.BLIP
 def test_a_model_without_an_output_embedding_is_refused(tmp_path):
     text = {key: TEXT[key] for key in ("hidden_size", "vocab_size", "num_attention_heads")}

@@ -16,9 +16,9 @@ from shell import clipkit, ok
 
 from clipkit.base.console import escaped
 from clipkit.base.errors import ClipkitError
-from clipkit.base.files import OpenFile
+from clipkit.base.files import HDF5_SIGNATURE, OpenFile
 from clipkit.features import read
-from clipkit.features.checked_file import SIGNATURE, CheckedFile
+from clipkit.features.checked_file import CheckedFile
 
 
 def refused_everywhere(path, *parts):
@@ -49,7 +49,7 @@ DAMAGED = {
     "gzip": (gzip.compress, "expected a feature file, got gzip"),
     "other": (lambda data: data[::-1], "expected a feature file, got other data"),
     "cut by a byte": (lambda data: data[:-1], ": it was cut short; hint: make the file again"),
-    "signature": (lambda data: SIGNATURE, "but it ends within its first bytes"),
+    "signature": (lambda data: HDF5_SIGNATURE, "but it ends within its first bytes"),
     "twice": (lambda data: data + data, ": something was added to it"),
     "junk before": (lambda data: b"\n" + data, "got an HDF5 file behind other bytes"),
     "bit in features": (flip_in(random_features().tobytes(), 50), "features does not match its"),

@@ -22,6 +22,7 @@ from clipkit.features.model import FeatureFile, Floats, Int64
 
 PERMUTATIONS = 200
 MEASURES = ("mutual_knn", "cka")
+SAME = 1e-9  # components of unit rows that differ by less are equal
 
 
 class Space(NamedTuple):
@@ -64,6 +65,7 @@ def align(
     if n < least:
         message = f"expected at least {least} rows that all files have, got {n}"
         raise ClipkitError(message, "choose a smaller -k" if n >= 4 else None)
+    files, features = _without_constant(files, features)
     if blind is None:
         rows = _compare(files, features, k, seed)
     else:
@@ -91,7 +93,11 @@ def _match(
     """Match the rows of files by their ids; leave out those that a file lacks, or refuse them."""
     kinds = [file.kind for file in files]
     if len(files) < 2 or ("texts" in kinds and kinds != ["images", "texts"]):
-        raise UsageError("expected two or more files of images, or one of images and one of texts")
+        hint = None
+        if kinds == ["texts", "images"]:
+            hint = f"swap the two: {files[1].display_name} holds the images"
+        expected = "expected two or more files of images, or one of images and one of texts"
+        raise UsageError(expected, hint)
     first, split = choose_split(files[0], split)
     if "texts" in kinds:
         pairs = retrieval.pair(first, files[1], split, same_rows=same_rows, common=common)
@@ -109,6 +115,26 @@ def _match(
         rows_of_file = np.asarray(file.splits[name].features, np.float64)[order]
         features.append(similarity.normalize(rows_of_file, file.display_name))
     return _Rows(first, split, first.splits[split].take(orders[0]).ids, features)
+
+
+def _without_constant(
+    files: Sequence[FeatureFile], features: list[Floats]
+) -> tuple[list[FeatureFile], list[Floats]]:
+    """Leave out files whose rows are all equal, as the class token is before the first layer."""
+    names, kept = [], []
+    for number, (file, rows_of_file) in enumerate(zip(files, features, strict=True)):
+        if np.ptp(rows_of_file, axis=0).max() > SAME:
+            kept.append(number)
+        else:
+            names.append(file.display_name)
+    if names and len(kept) < 2:
+        raise ClipkitError(
+            f"{names[0]}: expected rows with different cosines, got equal ones",
+            "layer 0 of the class token is the same for all images: leave it out",
+        )
+    if names:
+        console.note(f"left out {', '.join(names)}: all rows are equal")
+    return [files[number] for number in kept], [features[number] for number in kept]
 
 
 def _compare(

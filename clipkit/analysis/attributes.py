@@ -242,6 +242,7 @@ class _Measured(NamedTuple):
     ranks: Int64  # see `_Attribute.ranks`
     problems: list[str]
     has_words: bool
+    value: str  # one of those that need words
 
 
 def _measure_each(
@@ -259,8 +260,10 @@ def _measure_each(
             embeddings = one.embeddings  # those of the next attribute, if it has the same rows
             own_words = None if words is None else one.find_words(words)
             row, problems = one.row(own_words), one.problems()
-            has_words = own_words is not None
-            measured.append(_Measured(attribute.name, row, one.ranks(scored), problems, has_words))
+            has_words, value = own_words is not None, (attribute.values or ["VALUE"])[0]
+            measured.append(
+                _Measured(attribute.name, row, one.ranks(scored), problems, has_words, value)
+            )
             report_progress(number, len(attributes))
     return measured
 
@@ -400,10 +403,11 @@ def _check_words(images: FeatureFile, words: FeatureFile | None) -> None:
 
 def _note_missing_words(words: FeatureFile, measured: Sequence[_Measured], metric: str) -> None:
     """Note the attributes without words, if there are any."""
-    names = [one.name for one in measured if not one.has_words]
-    if not names:
+    without = [one for one in measured if not one.has_words]
+    if not without:
         return
-    expected = f"{names[0]}: VALUE" if metric == RECALL else names[0]
+    names = [one.name for one in without]
+    expected = f"{names[0]}: {without[0].value}" if metric == RECALL else names[0]
     example = (words.class_names or ["no classes"])[0]
     console.note(
         f"{words.display_name} has no words for {results.join_names(names)}: expected classes "

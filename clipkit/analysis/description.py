@@ -200,10 +200,7 @@ def _without_small(groups: Groups) -> Groups:
     counts = np.bincount(groups.codes[used], minlength=G)[:G]
     is_kept = np.minimum(counts, used.sum() - counts) >= LEAST_ROWS
     if not is_kept.any():
-        raise ClipkitError(
-            f"expected a group of at least {LEAST_ROWS} images and as many others, got none",
-            "name an attribute with fewer values, or embed more images",
-        )
+        raise _too_small(groups, counts.tolist(), int(used.sum()))
     if not is_kept.all():
         names = join_names([groups.names[group] for group in np.flatnonzero(~is_kept)])
         console.warn(f"left out {names}: fewer than {LEAST_ROWS} images in it, or outside it")
@@ -212,6 +209,18 @@ def _without_small(groups: Groups) -> Groups:
     for number, group in enumerate(kept):
         codes[groups.codes == group] = number
     return groups._replace(names=[groups.names[group] for group in kept], codes=codes)
+
+
+def _too_small(groups: Groups, counts: list[int], total: int) -> ClipkitError:
+    """Return the error for groups that are all too small, or too large, with the best of them."""
+    best = max(range(len(counts)), key=lambda group: min(counts[group], total - counts[group]))
+    got = f"{counts[best]:,} of {total:,} in {groups.names[best]!r}"
+    message = f"expected a group of at least {LEAST_ROWS} images and as many others, got {got}"
+    hint = "name an attribute with fewer values, or embed more images"
+    if groups.source.get("groups") == "errors":
+        message = f"expected at least {LEAST_ROWS} errors and as many other images, got {got}"
+        hint = "score more images, such as another --split"
+    return ClipkitError(message, hint)
 
 
 # ---- Means ---------------------------------------------------------------------------------------

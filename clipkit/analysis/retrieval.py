@@ -38,7 +38,10 @@ BLOCK_BYTES = 1 << 26  # of cosines
 MAX_WIDE = 1 << 27  # numbers of candidates that are held in float64, 1 GiB
 ROWS = 1 << 14  # of texts, whose own cosines are computed at once
 TIE = 1e-6  # cosines in float32 that differ by less are equal, whatever the order of the sums
-CAPTIONS_HINT = "make them with: clipkit textembed --captions TABLE"
+CAPTIONS_HINT = (
+    "make them with: clipkit textembed --captions TABLE, or import them with: clipkit convert FILE "
+    "texts.h5 --captions TABLE"
+)
 
 
 class Pairs(NamedTuple):
@@ -123,6 +126,7 @@ def retrieve(  # noqa: PLR0913 (the options of `clipkit retrieve`)
     similarity.refuse_dot_product(images, "to rank by", similarity.ONE_TOKEN_HINT)
     controls = check_controls(controls, images, [split], with_texts=True)
     pairs = pair(images, texts, split, same_rows=same_rows, common=common)
+    _warn_of_all_candidates(pairs, k)
     if gap and len(pairs.ids) < 4:  # two in each half
         raise ClipkitError(f"--gap: expected at least 4 pairs, got {len(pairs.ids)}")
     inputs = {"images": images.digest, "texts": texts.digest}
@@ -183,6 +187,14 @@ def _check_k(k: Sequence[int]) -> list[int]:
     if counts[0] < 1:
         raise UsageError(f"k: expected at least 1, got {counts[0]}")
     return counts
+
+
+def _warn_of_all_candidates(pairs: Pairs, k: Sequence[int]) -> None:
+    """Warn of numbers of candidates that are all, so that the recall is 1 for any model."""
+    for name, count in (("images", len(pairs.ids)), ("texts", len(pairs.texts))):
+        all_of_them = [f"recall@{n}" for n in k if n >= count]
+        if all_of_them:
+            console.warn(f"{', '.join(all_of_them)} of {count:,} {name} is 1 for any model")
 
 
 def finding(result: FeatureFile) -> str:

@@ -48,6 +48,7 @@ LIMITS = ("tpr_low", "tpr_high", "fpr_low", "fpr_high")
 AUROC_LIMITS = ("auroc_low", "auroc_high")
 TPR = 0.95  # of known images
 NEIGHBOUR = 10  # the cosine with the 10th nearest fitted image tells known images
+LARGEST = "largest {}"  # the measure of logits, with the name of the similarity
 LEAST_ABOVE = 5  # pairs that do not match, above a threshold that says something
 
 
@@ -210,17 +211,19 @@ def _score(scored: Pairs, threshold: float) -> Row:
 
 
 def class_cuts(logits: FeatureFile, chosen: FeatureFile) -> Floats:
-    """Return the threshold (C,) of each class's prompt in a result of `choose`.
+    """Return the threshold (C,) of each class in a result of `choose` or `detect`.
 
-    The classes of `logits` need one prompt each, and the result needs one threshold for each.
+    The classes of `logits` need one prompt each. A result of `choose` needs a threshold for each.
     """
     check_prompts(logits)
     common_logit_scale(chosen, logits)
     entry, where = newest_entry(chosen), f"{logits.display_name} and {chosen.display_name}"
-    if entry.get("standardize") or "measure" in chosen.runs:
+    if "measure" in chosen.runs:
+        return _cut_of_all(logits, chosen)
+    if entry.get("standardize"):
         raise ClipkitError(
             f"{where}: expected a threshold of the cosines of each prompt, got others",
-            "choose them without --standardize and --unknown",
+            "choose them without --standardize",
         )
     columns = columns_of(chosen, "threshold", "prompt threshold")
     class_index, texts = np.asarray(logits.class_index), logits.texts or []
@@ -241,6 +244,30 @@ def class_cuts(logits: FeatureFile, chosen: FeatureFile) -> Floats:
             )
         cuts[number] = found[0]
     return cuts
+
+
+def _cut_of_all(logits: FeatureFile, detected: FeatureFile) -> Floats:
+    """Return the threshold of the largest cosine, which separates unknown images, for all classes.
+
+    The largest of other cosines is another measure, so the prompts must be the same.
+    """
+    columns = columns_of(detected, "threshold", "measure threshold")
+    (rows,) = np.nonzero(columns["measure"] == LARGEST.format(logits.similarity_name))
+    if len(rows) != 1:
+        raise ClipkitError(
+            f"{detected.display_name}: expected a threshold of cosines with prompts, got one of "
+            "embeddings",
+            "measure logits: clipkit threshold LOGITS --unknown LOGITS -o FILE",
+        )
+    prompts, others = (
+        [entry for entry in file.history if entry.command == "textembed"]
+        for file in (detected, logits)
+    )
+    if prompts != others:
+        raise ClipkitError(
+            f"{logits.display_name} and {detected.display_name}: expected the same prompts"
+        )
+    return np.full(len(logits.class_names or []), columns["threshold"][rows[0]])
 
 
 def _chosen_on(logits: FeatureFile, chosen: FeatureFile, splits: Iterable[str]) -> list[Caveat]:
@@ -273,7 +300,7 @@ def answer(
 ) -> tuple[FeatureFile, dict[str, Ranking]]:
     """Answer a result of `zeroshot` above a threshold: see `ranking.answer_above`.
 
-    The threshold is a cosine, or a result of `choose` with a threshold for each class.
+    The threshold is a cosine, a result of `choose` with one for each class, or one of `detect`.
     """
     if isinstance(threshold, float):
         return answer_above(result, rankings, threshold)
@@ -372,7 +399,7 @@ def _measure_logits(
     )
     others = np.concatenate([_confidences(unknown, name) for name in unknown.splits], axis=1)
     caveats = find_shared("fitted", evaluation.split, fitted.T, scored.T)
-    names = (f"largest {known.similarity_name}", "softmax")
+    names = (LARGEST.format(known.similarity_name), "softmax")
     return caveats, dict(zip(names, zip(fitted, scored, others, strict=True), strict=True))
 
 

@@ -43,6 +43,14 @@ class UsageError(ClipkitError):
     exit_code = 2
 
 
+class InputError(ClipkitError):
+    """Report an input, the word `source` of a command line, that does not belong in its place."""
+
+    def __init__(self, message: str, hint: str | None = None, source: str = "") -> None:
+        super().__init__(message, hint)
+        self.source = source
+
+
 class ImageError(ClipkitError):
     """Report an image that cannot be used. `embed` skips it, counts it and continues."""
 
@@ -59,8 +67,10 @@ MAX_COMPARED = 10_000  # more names take too long to compare
 MAX_LISTED = 25  # every registry fits
 
 
-def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:
+def unknown(what: str, name: str, known: Iterable[str], others: Iterable[str] = ()) -> UsageError:
     """Return the error for a name that is not known, with the nearest known names.
+
+    `others` are further names that are understood, but not listed.
 
     >>> unknown("data set", "cifar1", ["cifar10", "digits"]).message
     "unknown data set 'cifar1'"
@@ -70,7 +80,8 @@ def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:
     'and 5 more'
     """
     names = list(known)
-    nearest = difflib.get_close_matches(name, names[:MAX_COMPARED], n=3, cutoff=0.6)
+    compared = [*dict.fromkeys([*names[:MAX_COMPARED], *others])]
+    nearest = difflib.get_close_matches(name, compared, n=3, cutoff=0.6)
     if nearest:
         return UsageError(f"unknown {what} {name!r}", f"did you mean {' or '.join(nearest)}?")
     if not names:
@@ -101,10 +112,20 @@ def check_positive(name: str, value: float | str) -> float:
     except ValueError:
         number = math.nan
         hint = "separate several by commas: 1,10"
+        if str(value).endswith("%"):
+            hint = f"write a share: {_share_of(str(value))}"
     if SMALLEST <= number <= LARGEST:
         return number
     expected = f"a number between {SMALLEST:g} and {LARGEST:g}"
     raise UsageError(f"{name}: expected {expected}, got {value!r}", hint)
+
+
+def _share_of(percent: str) -> str:
+    """Return a percentage as a share, such as 0.05 for `5%`; an example for what is no number."""
+    try:
+        return f"{float(percent.removesuffix('%')) / 100:g}"
+    except ValueError:
+        return "0.05"
 
 
 MAX_REASON = 300  # characters of a library's message, which may quote a whole file or reply

@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Literal, NamedTuple
 
-from clipkit.base.errors import ClipkitError, UsageError, WriteError, system_reason
+from clipkit.base.errors import ClipkitError, InputError, UsageError, WriteError, system_reason
 
 STREAM = "-"
 NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
@@ -31,6 +31,7 @@ MAX_TEXT_BYTES = 1 << 26  # of a file of prompts, class names or other JSON
 MAX_TABLE_BYTES = 1 << 30  # of a list of paths, or of a table of text
 MAX_UNPACKED_BYTES = 1 << 30  # of the texts, or of one row group's images, in a Parquet file
 MAX_NAME_BYTES = 180  # of an output's name in its temporary file's; file systems allow 255
+HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"  # a feature file begins with it
 REMOVALS = 100  # of a folder, in which another thread may still write
 
 _unfinished: set[Path] = set()  # temporary files and folders of this process
@@ -329,8 +330,11 @@ def digest(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
-def read_bytes(source: str, max_bytes: int | None = None) -> bytes:
-    """Read a text input of at most `max_bytes`, by default MAX_TEXT_BYTES: a file, or ``-``."""
+def read_bytes(source: str, max_bytes: int | None = None, *, is_text: bool = True) -> bytes:
+    """Read a text input of at most `max_bytes`, by default MAX_TEXT_BYTES: a file, or ``-``.
+
+    A feature file is refused, unless the input may also be one.
+    """
     if max_bytes is None:
         max_bytes = MAX_TEXT_BYTES
     content = io.BytesIO()
@@ -340,13 +344,18 @@ def read_bytes(source: str, max_bytes: int | None = None) -> bytes:
             while content.tell() <= max_bytes and (block := stream.read(COPY_BYTES)):
                 content.write(block)
     except FileNotFoundError as error:
-        raise ClipkitError(f"cannot read {source}: there is no such file") from error
+        message = f"cannot read {source}: there is no such file"
+        raise InputError(message, source=source) from error
     except OSError as error:
         raise ClipkitError(f"cannot read {display_name(source)}: {error.strerror}") from error
     if content.tell() > max_bytes:
         most = f"{max_bytes >> 20} MiB"
         raise ClipkitError(f"{display_name(source)}: expected at most {most} of text, got more")
-    return content.getvalue()
+    data = content.getvalue()
+    if is_text and data.startswith(HDF5_SIGNATURE):
+        message = f"{display_name(source)}: expected text, got a feature file"
+        raise InputError(message, "clipkit info says what a feature file holds", source)
+    return data
 
 
 @contextlib.contextmanager
@@ -403,9 +412,10 @@ def spool_input(source: str, signature: bytes = b"") -> Iterator[OpenFile]:
     else:
         kind = file_kind(Path(source))
         if kind == "nothing":
-            raise ClipkitError(f"cannot read {source}: there is no such file")
+            raise InputError(f"cannot read {source}: there is no such file", source=source)
         if kind == "folder":
-            raise ClipkitError(f"expected a file as input, got the folder {source}")
+            message = f"expected a file as input, got the folder {source}"
+            raise InputError(message, source=source)
         if kind == "file":
             with keep_open(source) as file:
                 yield file

@@ -35,8 +35,10 @@ class Option:
         `clipkit.commands._completion` that returns them.
     has_commas : bool
         Whether commas separate several values, so that the flag need not be repeated.
-    is_file : bool
-        Whether the value may be the name of a feature file.
+    kinds : tuple of str
+        The kinds of feature files that the value may name.
+    is_table : bool
+        Whether the value names a table about images.
     min, max : float, optional
         The range of a number.
     check : callable (context, value) -> value, optional
@@ -56,7 +58,8 @@ class Option:
     choices: tuple[str, ...] = ()
     completes: tuple[str, ...] | str = ()
     has_commas: bool = False
-    is_file: bool = False
+    kinds: tuple[str, ...] = ()
+    is_table: bool = False
     min: float | None = None
     max: float | None = None
     check: Callable[[Any, Any], Any] | None = None
@@ -94,6 +97,11 @@ def flag(names: str, help: str, **fields: Any) -> Option:
 def split_option(help: str, *names: str) -> Option:
     """Return an option that names a split of a feature file, or several that are joined."""
     return Option("NAME[,NAME...]", help, names, completes="splits")
+
+
+def attribute_option(help: str, *names: str) -> Option:
+    """Return an option that names an attribute of a table."""
+    return Option("NAME", help, names, completes="attributes")
 
 
 def options_of(function: Callable[..., Any]) -> dict[str, Option]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rich.cells import cell_len
 
 from clipkit.base.console import escaped, note
-from clipkit.base.errors import UsageError
+from clipkit.base.errors import unknown
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -144,6 +144,7 @@ def emit(rows: Iterable[Row], view: View) -> None:
     pending = iter(rows)
     first = list(itertools.islice(pending, MAX_TABLE))
     names = _choose(first, view.chosen_columns)
+    _note_empty(first, view.chosen_columns)
     format = chosen_format(view.format)
     if format == "table" and len(first) == MAX_TABLE and not isinstance(rows, Sequence):
         note(f"more than {MAX_TABLE:,} rows: printed as TSV")
@@ -197,8 +198,15 @@ def _choose(rows: Sequence[Row], chosen: list[str]) -> list[str]:
     known = list(rows[0]) if rows else chosen
     for name in chosen:
         if name not in known:
-            raise UsageError(f"unknown column {name!r}", f"known: {', '.join(known)}")
+            raise unknown("column", name, known)
     return chosen or known
+
+
+def _note_empty(rows: Sequence[Row], chosen: list[str]) -> None:
+    """Note chosen columns without a value: a table leaves them out."""
+    empty = [name for name in chosen if all(_rounded(row[name]) is None for row in rows)]
+    if rows and empty:
+        note(f"no row has a value of {', '.join(empty)}")
 
 
 def chosen_format(format: str | None) -> str:

@@ -1,7 +1,7 @@
 """Offer the values of options and arguments to a shell that completes a command line.
 
-A shell runs clipkit at each press of the Tab key: nothing heavy is imported here, no file is
-opened, and whatever goes wrong, there are just no suggestions.
+A shell runs clipkit at each press of the Tab key: nothing heavy is imported unless a file on the
+line is asked for its splits or attributes, and whatever goes wrong, there are just no suggestions.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def models() -> list[str]:
 
 
 def splits(ctx: typer.Context) -> list[str]:
-    """Offer the splits of the data set or the folder on the command line."""
+    """Offer the splits of the data set, the folder or the feature file on the command line."""
     words = ctx.meta.get(WORDS, [])
     names: list[str] = []
     for before, word in zip(["", *words], words, strict=False):
@@ -46,7 +46,54 @@ def splits(ctx: typer.Context) -> list[str]:
             continue
         if word in REGISTRY:
             names += ["train", "test"]
-        with contextlib.suppress(OSError, ValueError):  # no name of a path
+        with contextlib.suppress(Exception):  # no name of a path, or damaged
             if Path(word).is_dir():
                 names += [name for name in SPLIT_FOLDERS if Path(word, name).is_dir()] or ["all"]
+            elif Path(word).suffix == ".h5" and Path(word).is_file():
+                names += _splits_of(word)
     return list(dict.fromkeys(names))
+
+
+def _splits_of(path: str) -> list[str]:
+    from clipkit.features.hdf5 import open_file
+
+    with open_file(path) as file:
+        return list(file.splits)
+
+
+def metrics() -> list[str]:
+    """Offer the metrics of attributes."""
+    from clipkit.analysis.score_metrics import METRICS
+
+    return list(METRICS)
+
+
+def attributes(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Offer the attributes of the table on the command line, also behind the `*` between two."""
+    words = ctx.meta.get(WORDS, [])
+    names: list[str] = []
+    for before, word in zip(["", *words], words, strict=False):
+        option, _, value = word.partition("=")
+        table = value if option == "--table" else word
+        if "--table" in (before, option):
+            with contextlib.suppress(Exception):  # there is no such table, or it is damaged
+                from clipkit.features.annotations import attribute_names
+
+                names += attribute_names(table)
+    return _behind(incomplete, "*", names)
+
+
+def columns(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Offer the columns of the command's reports, also behind the comma of others."""
+    from clipkit.features.columns import COLUMNS, columns_of
+
+    command = str(ctx.info_name)
+    known = COLUMNS if command == "info" else columns_of(command)
+    return _behind(incomplete, ",", list(known))
+
+
+def _behind(incomplete: str, mark: str, names: list[str]) -> list[str]:
+    """Return names that may follow the last mark of a word, with what stands in front of it."""
+    written, found, _ = incomplete.rpartition(mark)
+    taken = written.split(mark)
+    return [f"{written}{found}{name}" for name in names if name not in taken]

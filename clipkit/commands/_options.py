@@ -18,6 +18,7 @@ from clipkit import models
 from clipkit.base.errors import UsageError, unknown
 from clipkit.base.options import (
     Option,
+    attribute_option,
     choice,
     flag,
     option,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from clipkit.analysis.controls import Control
     from clipkit.analysis.ranking import Ranking
     from clipkit.base.tables import View
+    from clipkit.features.columns import Column
     from clipkit.features.model import FeatureFile
 
 T = TypeVar("T")
@@ -38,6 +40,7 @@ OUTPUT = ("--output", "-o")
 SKIPPED = 3  # exit code: done, but images or files were left out
 DEFAULT_MODEL = models.DEFAULT
 MAX_COUNT = 2**31 - 1
+MOST_MEANS = 20  # lines that state a mean over seeds
 LAYERS = re.compile(r"(?P<layer>-?[0-9]{1,4})|(?P<first>[0-9]{1,4})-(?P<last>[0-9]{1,4})")
 WHOLE_NUMBER = re.compile("[0-9]{1,10}")
 # Command -> earlier names of its options, which still work
@@ -68,16 +71,17 @@ def check_output(ctx: typer.Context, output: str | None) -> str | None:
 
 
 def _check_columns(ctx: typer.Context, values: list[str] | None) -> list[str] | None:
-    """Refuse columns that no report has; `info` may print a result of another program."""
-    from clipkit.features.columns import COLUMNS, SCORE
+    """Return the names of columns that the command's reports may have; refuse others."""
+    from clipkit.features.columns import SCORE, find_column
 
-    for name in values or []:
-        if name not in COLUMNS and not name.startswith(SCORE) and ctx.info_name != "info":
-            error = unknown("column", name, COLUMNS)
-            if error.hint and error.hint.startswith("known"):
-                error.hint = "without --columns, all are printed"
-            raise error
-    return values or None
+    has_scores = any(parameter.name == "scores" for parameter in ctx.command.params)
+    names = []
+    for word in values or []:
+        if has_scores and word.startswith(SCORE):
+            names.append(word)
+        else:
+            names.append(find_column(str(ctx.info_name), word))
+    return names or None
 
 
 def options_with_value(command: Any) -> set[str]:
@@ -158,6 +162,7 @@ def with_typer(command: Callable[..., T]) -> Callable[..., T]:
         return command(**values)
 
     run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.options = options  # type: ignore[attr-defined]  # Typer's own say less
     return run
 
 
@@ -248,6 +253,7 @@ ReportColumns = Annotated[
         "Columns to print, in this order; also model, dataset, prompts, shots.",
         has_commas=True,
         check=_check_columns,
+        completes="columns",
     ),
 ]
 NoHeader = Annotated[bool, flag("--no-header", "Leave out the header line.")]
@@ -262,10 +268,10 @@ Cut = Annotated[
     str | None,
     option(
         "SCORE|RESULT",
-        "Predict 'none of these' unless the best score is above SCORE; zeroshot (cosines) also "
-        "takes a result of clipkit threshold, with a cut for each class.",
+        "Predict 'none of these' unless the best cosine is above SCORE, or above the cut of its "
+        "class in a result of clipkit threshold.",
         "--threshold",
-        is_file=True,
+        kinds=("result",),
     ),
 ]
 Scores = Annotated[bool, flag("--scores", "Print a row per image, with the scores of all classes.")]
@@ -338,17 +344,18 @@ Table = Annotated[
         "TABLE|DATASET",
         "Attributes of the images: a .csv, .tsv, .jsonl or .parquet file, or shapes.",
         completes=("shapes",),
+        is_table=True,
     ),
 ]
 Attribute = Annotated[
-    str | None, option("NAME", "Use this attribute of TABLE as labels; A*B combines two.")
+    str | None, attribute_option("Use this attribute of TABLE as labels; A*B combines two.")
 ]
 Cluster = Annotated[
     str | None,
-    option("NAME", "Count images with the same value of this attribute of TABLE as one draw."),
+    attribute_option("Count images with the same value of this attribute of TABLE as one draw."),
 ]
 Attributes = Annotated[
-    list[str], option("NAME", "Use only this attribute; A*B is an interaction; repeatable.")
+    list[str], attribute_option("Use only this attribute; A*B is an interaction; repeatable.")
 ]
 ControlTexts = Annotated[
     list[str],
@@ -356,7 +363,7 @@ ControlTexts = Annotated[
         "TEXTS",
         "The same texts by the model of --control; one for each, in the same order.",
         "--control-texts",
-        is_file=True,
+        kinds=("texts",),
     ),
 ]
 ItemTables = Annotated[
@@ -367,12 +374,15 @@ ItemTables = Annotated[
         "ARO or Winoground, a folder of these, or shapes; repeatable.",
         "--items",
         completes=("shapes",),
+        is_table=True,
     ),
 ]
 Controls = Annotated[
     list[str],
     option(
-        "IMAGES", "The same images, embedded by an untrained control; repeatable.", is_file=True
+        "IMAGES",
+        "The same images, embedded by an untrained control; repeatable.",
+        kinds=("images",),
     ),
 ]
 
@@ -570,24 +580,24 @@ class Report:
         from clipkit.base import tables
 
         rows: list[Mapping[str, Any]] = []
+        runs: list[list[Mapping[str, Any]]] = []
         for seed, result in zip(seeds, results, strict=True):
             self.for_seed(seed)._is_printed(result)
             label = {"seed": seed} if len(seeds) > 1 else {}
             rows += [{**label, **row} for row in report_rows(result, self.view)]
+            runs.append(list(result.rows()))
         if self.output != "-":
             tables.emit(rows, self.view)
+        _note_means(runs)
 
     def show_images(self, result: FeatureFile, rankings: Mapping[str, Ranking], top: int) -> None:
         """Save a result if an output is given, and print its images as they are ranked."""
         from clipkit.analysis import ranking
         from clipkit.base import tables
-        from clipkit.features.provenance import add_provenance
 
         if self._is_printed(result):
             rows: Iterable[Mapping[str, Any]] = ranking.image_rows(result, rankings, top)
-            if self.columns is not None:
-                rows = add_provenance(rows, result)
-            tables.emit(rows, self.view)
+            tables.emit(with_chosen(rows, result, self.view), self.view)
 
     @property
     def view(self) -> View:
@@ -606,18 +616,76 @@ class Report:
         return self.output != "-"
 
 
+def _note_means(runs: Sequence[Sequence[Mapping[str, Any]]]) -> None:
+    """Note the mean and the standard deviation of each run's first score over the seeds."""
+    import statistics
+
+    from clipkit.base import console
+
+    if len(runs) < 2 or len(set(map(len, runs))) > 1 or len(runs[0]) > MOST_MEANS:
+        return
+    for of_seeds in zip(*runs, strict=True):
+        column = _first_score(of_seeds[0])
+        if column is None:
+            continue
+        values = [float(run[column.name]) for run in of_seeds]
+        mean, deviation = (
+            f"{column.unit.format(number)} {column.unit.symbol}".rstrip()
+            for number in (statistics.fmean(values), statistics.stdev(values))
+        )
+        console.note(
+            f"{column.heading.title} of {len(runs)} seeds ({', '.join(_settings_of(of_seeds))}): "
+            f"mean {mean}, standard deviation {deviation}"
+        )
+
+
+def _first_score(run: Mapping[str, Any]) -> Column | None:
+    """Return the first column of a run whose higher values are better; None without labels."""
+    from clipkit.features.columns import COLUMNS, HIGHER
+
+    for name, value in run.items():
+        if name in COLUMNS and COLUMNS[name].better == HIGHER:
+            return None if math.isnan(value) else COLUMNS[name]
+    return None
+
+
+def _settings_of(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the settings and the splits that runs share."""
+    from clipkit.analysis.results import run_settings
+
+    described = []
+    for run in runs:
+        splits = [str(run[name]) for name in ("fit_split", "eval_split", "split") if name in run]
+        described.append([*run_settings(dict(run)), *splits])
+    return [text for text in described[0] if all(text in others for others in described)]
+
+
 def report_rows(
     result: FeatureFile, view: View, rows: Sequence[Mapping[str, Any]] | None = None
 ) -> Sequence[Mapping[str, Any]]:
-    """Return the rows of a result's report: its runs or, if given, other rows about it.
-
-    If columns are named, the rows also have the columns of `provenance`.
-    """
+    """Return the rows of a result's report: its runs or, if given, other rows about it."""
     from clipkit.analysis.for_people import rows_for_people, rows_with_chance
-    from clipkit.features.provenance import add_provenance
 
     if rows is None:
         rows = rows_for_people(result) if view.is_for_people else rows_with_chance(result)
-    if view.columns is not None:
-        return list(add_provenance(rows, result))
-    return rows
+    if view.columns is None:
+        return rows
+    return list(with_chosen(rows, result, view))
+
+
+def with_chosen(
+    rows: Iterable[Mapping[str, Any]], result: FeatureFile, view: View
+) -> Iterator[Mapping[str, Any]]:
+    """Yield rows that also have the named columns, if any, and the columns of `provenance`.
+
+    A column that the command's other reports have is empty here: the names are checked before.
+    """
+    from clipkit.features.columns import COLUMNS
+    from clipkit.features.provenance import add_provenance
+
+    if view.columns is None:
+        yield from rows
+        return
+    absent = dict.fromkeys(name for name in view.chosen_columns if name in COLUMNS)
+    for row in add_provenance(rows, result):
+        yield absent | row

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from clipkit.base.errors import UsageError, unknown
 from clipkit.base.options import EvalSplit, option
 from clipkit.commands._options import (
     Attributes,
@@ -17,6 +18,19 @@ from clipkit.commands._options import (
     Seed,
     Table,
 )
+
+
+def _check_metric(_: typer.Context, metric: str) -> str:
+    """Refuse an unknown metric, before the command does any work."""
+    from clipkit.analysis.score_metrics import METRICS
+
+    several = [word for word in metric.split(",") if word in METRICS]
+    if len(several) > 1:
+        lines = " and ".join(f"--metric {word}" for word in several)
+        raise UsageError(f"expected one --metric, got {metric}", f"run it with {lines}")
+    if metric not in METRICS:
+        raise unknown("metric", metric, METRICS)
+    return metric
 
 
 def attributes(
@@ -37,6 +51,8 @@ def attributes(
             "METRIC",
             "recall of categories, auroc or ap of columns of 0 and 1; r2, mae, spearman or "
             "kendalltau of numbers.",
+            completes="metrics",
+            check=_check_metric,
         ),
     ] = "recall",
     random: Annotated[
@@ -63,7 +79,7 @@ def attributes(
     from clipkit.analysis import attributes as library
 
     report.check_output(images, words, *control)
-    with features.open_file(images, kinds=["images"]) as opened:
+    with features.open_file(images, kinds=["images"], swapped=(words, ["texts"])) as opened:
         result = library.measure(
             opened.map_features(features.BlockMatrix.read_if_small),
             None if words is None else features.read(words, kinds=["texts"]),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
+
 from clipkit.base.errors import UsageError
 from clipkit.commands._options import (
     Common,
@@ -41,9 +44,9 @@ def choose(
     from clipkit.features.provenance import original_splits
 
     if not items:
-        raise UsageError("expected --items, got none", "--items shapes has bundled ones")
+        raise _no_items(images, texts)
     report.check_output(images, texts, *control, *control_texts, *items)
-    image_file = features.read(images, kinds=["images"])
+    image_file = features.read(images, kinds=["images"], swapped=(texts, ["texts"]))
     image_file, split = choose_split(image_file, split)
     originals = [split]
     if items == ["shapes"]:
@@ -59,3 +62,15 @@ def choose(
         common=common,
     )
     report.show(result)
+
+
+def _no_items(images: str, texts: str) -> UsageError:
+    """Return the error for items that are not named, or that stand in the place of their texts."""
+    from clipkit.features.endings import CAPTION_TABLES
+
+    hint = "--items shapes has bundled ones"
+    if Path(texts).suffix.lower() in CAPTION_TABLES:
+        table = shlex.quote(texts)
+        make = f"clipkit textembed --items {table}"
+        hint = f"{make} | clipkit choose {shlex.quote(images)} - --items {table}"
+    return UsageError("expected --items, got none", hint)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated
 
 from clipkit.base.options import option, split_option
 from clipkit.commands._options import (
@@ -15,6 +16,9 @@ from clipkit.commands._options import (
     open_labelled,
     parse_seeds,
 )
+
+if TYPE_CHECKING:
+    from clipkit.features.model import FeatureFile
 
 
 def cluster(
@@ -39,7 +43,20 @@ def cluster(
     """
     seeds = parse_seeds(seed)
     report.check_output(file, table, seeds=seeds)
-    from clipkit.analysis import clustering  # loads scikit-learn
+    report.show_seeds(seeds, _results(file, seeds, table, attribute, split, k, common))
 
-    files = open_labelled(file, seeds, table, attribute, common=common)
-    report.show_seeds(seeds, (clustering.cluster(one, split, k, number) for number, one in files))
+
+def _results(
+    file: str,
+    seeds: Sequence[int],
+    table: str | None,
+    attribute: str | None,
+    split: list[str] | None,
+    k: list[int] | None,
+    common: bool,
+) -> Iterator[FeatureFile]:
+    """Yield the result of each seed."""
+    for seed, source in open_labelled(file, seeds, table, attribute, common=common):
+        from clipkit.analysis import clustering  # loads scikit-learn, once the input can be used
+
+        yield clustering.cluster(source, split, k, seed)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clipkit.base.errors import UsageError
-from clipkit.base.options import choice, option, split_option
+from clipkit.base.options import attribute_option, choice, option, split_option
 from clipkit.commands._options import Cluster, Common, Report, SameRows, Seed, Table
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def compare(
     ] = [],  # noqa: B006
     table: Table = None,
     attribute: Annotated[
-        str | None, option("NAME", "Compare by this attribute of TABLE; A*B combines two.")
+        str | None, attribute_option("Compare by this attribute of TABLE; A*B combines two.")
     ] = None,
     cluster: Cluster = None,
     groups: Annotated[

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from clipkit.base import console
+from clipkit.base import console, files
 from clipkit.base.errors import ClipkitError, UsageError, unknown
 from clipkit.base.options import flag, option
 from clipkit.commands._options import OUTPUT, Force
@@ -83,7 +84,15 @@ def convert(
             "Import: file with the class of each prompt, one per line, or a data set or feature "
             "file with the classes; without --prompts, they are the prompts.",
             completes="datasets",
-            is_file=True,
+            kinds=("images", "logits", "result", "texts"),
+        ),
+    ] = None,
+    captions: Annotated[
+        str | None,
+        option(
+            "FILE",
+            "Import: table of the texts in order, each with the id of its image, as for textembed "
+            "--captions.",
         ),
     ] = None,
     feature_column: Annotated[
@@ -92,7 +101,10 @@ def convert(
     ] = None,
     id_column: Annotated[
         str | None,
-        option("NAME", "Import: column of a .parquet with the ids (default: id, filename, ...)."),
+        option(
+            "NAME",
+            "Import: column of a .parquet with the ids of the images (default: id, filename, ...).",
+        ),
     ] = None,
     label_column: Annotated[
         str | None,
@@ -122,28 +134,29 @@ def convert(
 
     The endings of the file names choose the direction and the format. An .npz of images holds
     train_features, train_labels, train_ids (and so on for each split) and class_names. An .npz of
-    prompts holds features, texts and class_index. A .parquet of images has the columns split, id,
-    label, class_name and feature. A .parquet of prompts has text, class_index and feature. An .npy
-    is one matrix. Labels, ids and class_index may be missing. A .safetensors file has the same
-    names as an .npz. Of a folder of clip-retrieval, the images are imported, or with
-    FOLDER/text_emb the captions, which belong to the images. Predictions that zeroshot, probe or
-    cluster saved with -o become a .csv or .parquet with one row per image and run. With --runs,
-    the runs themselves are exported, with the columns of their report. A .json is for the table of
-    CLIP_benchmark; a .md is a model card with the accuracies. With --thumbnails, a .parquet of
-    images also has a column image, in the form that Embedding Atlas and Hugging Face datasets read.
+    texts holds features, texts and class_index, or for captions image_ids. A .parquet of images has
+    the columns split, id, label, class_name and feature. A .parquet of texts has text, class_index
+    or image_id, and feature. An .npy is one matrix. Labels, ids and class_index may be missing. A
+    .safetensors file has the same names as an .npz. Of a folder of clip-retrieval, the images are
+    imported, or with FOLDER/text_emb the captions, which belong to the images. Predictions that
+    zeroshot, probe or cluster saved with -o become a .csv or .parquet with one row per image and
+    run. With --runs, the runs themselves are exported, with the columns of their report. A .json is
+    for the table of CLIP_benchmark; a .md is a model card with the accuracies. With --thumbnails, a
+    .parquet of images also has a column image, in the form that Embedding Atlas and Hugging Face
+    datasets read.
 
     Example: clipkit convert img.h5 img.npz; clipkit convert theirs.npz img.h5 --model ViT-B/32
     """
     from clipkit import features, models
-    from clipkit.base import files
     from clipkit.features import formats
     from clipkit.prompts.texts import read_with_digest
 
-    files.check_output(output, force=force, inputs=[source, labels, prompts, classes])
+    is_export = _ending(source, READABLE) in FEATURE_ENDINGS
+    _check_named(source, output, is_export=is_export)
+    files.check_output(output, force=force, inputs=[source, labels, prompts, classes, captions])
     if root is not None and not thumbnails:
         raise UsageError("--root is for --thumbnails, which is not given")
     columns = {"feature": feature_column, "id": id_column, "label": label_column}
-    is_export = _ending(source, READABLE) in FEATURE_ENDINGS
     if is_export == (_ending(output, (*WRITABLE, *EVALUATIONS)) in FEATURE_ENDINGS):
         raise UsageError(
             f"expected one feature file (.h5 or -), got {source} and {output}",
@@ -151,6 +164,7 @@ def convert(
         )
     if is_export:
         of_imports = {"model": model, "labels": labels, "prompts": prompts, "classes": classes}
+        of_imports["captions"] = captions
         of_imports |= {f"{name}-column": column for name, column in columns.items()}
         _refuse(of_imports, f"is for imports, but {source} is a feature file")
         _export(source, output, split, table, thumbnails, root, force)
@@ -160,7 +174,10 @@ def convert(
     if model is not None:
         model = models.canonical_name(model)
     digests: dict[str, str] = {}
-    texts = names = None
+    texts = names = image_ids = None
+    if captions is not None:
+        _refuse({"prompts": prompts, "classes": classes}, "is not for texts of --captions")
+        texts, image_ids = _read_captions(captions, digests)
     if prompts is not None:
         texts, digests["prompts"] = read_with_digest(prompts)
     if classes is not None:
@@ -173,16 +190,30 @@ def convert(
             labels=labels,
             texts=texts,
             classes=names,
+            image_ids=image_ids,
             digests=digests,
             **columns,
         )
         features.write(output, formats.report_rows(file, report), force=force)
 
 
+def _check_named(source: str, output: str, *, is_export: bool) -> None:
+    """Refuse an output without an ending, which would say what to write."""
+    ending = ".npz" if is_export else ".h5"
+    name = shlex.quote(source)
+    if is_export and output == "-":
+        message = f"expected an output for {source}, got none"
+        raise UsageError(message, f"clipkit convert {name} {shlex.quote(Path(source).stem)}.npz")
+    if output != "-" and not Path(output).suffix and not files.goes_to_stream(output):
+        stem = output.rstrip("/")
+        place = f"{stem}/{Path(source).stem}" if Path(output).is_dir() else stem
+        hint = f"clipkit convert {name} {shlex.quote(place + ending)}"
+        raise UsageError(f"expected an output with an ending, got {output}", hint)
+
+
 def _read_classes(classes: str, digests: dict[str, str]) -> list[str]:
     """Return the class of each prompt; the digest of a text file is added to `digests`."""
     if Path(classes).suffix.lower() == ".txt":
-        from clipkit.base import files
         from clipkit.prompts import texts
 
         data = files.read_bytes(classes)
@@ -193,6 +224,22 @@ def _read_classes(classes: str, digests: dict[str, str]) -> list[str]:
     read = embedding.read_class_names(classes)
     digests |= read.source.get("inputs", {})
     return read.names
+
+
+def _read_captions(captions: str, digests: dict[str, str]) -> tuple[list[str], list[str]]:
+    """Return captions and the ids of their images; the digest of the table is added to `digests`.
+
+    Captions beside images, in tars or Parquet files, are in no table that could be named.
+    """
+    from clipkit.datasets.captions import read_captions
+    from clipkit.features.endings import CAPTION_TABLES
+
+    if Path(captions).suffix.lower() not in CAPTION_TABLES:
+        expected = f"a table ({', '.join(CAPTION_TABLES)})"
+        raise UsageError(f"--captions: expected {expected}, got {captions}")
+    read = read_captions(captions)
+    digests |= read.source["inputs"]
+    return read.texts, read.ids
 
 
 def _export(

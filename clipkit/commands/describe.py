@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from clipkit.base.errors import UsageError
-from clipkit.base.options import option
+from clipkit.base.options import attribute_option, option
 from clipkit.commands._options import Common, FeatureInput, FirstSplit, Report, Seed, Table
 
 
@@ -14,14 +14,14 @@ def describe(
     file: FeatureInput = "-",
     table: Table = None,
     attribute: Annotated[
-        str | None, option("NAME", "The groups are the values of this attribute.")
+        str | None, attribute_option("The groups are the values of this attribute.")
     ] = None,
     result: Annotated[
         str | None,
         option(
             "RESULT",
             "The groups are clusters of this result, or the errors of its run.",
-            is_file=True,
+            kinds=("result",),
         ),
     ] = None,
     run: Annotated[int | None, option("N", "Run of RESULT, counted from 0.", min=0)] = None,
@@ -30,7 +30,7 @@ def describe(
         option(
             "LOGITS",
             "Logits of the same images and prompts by an untrained model; repeatable.",
-            is_file=True,
+            kinds=("logits",),
         ),
     ] = [],  # noqa: B006
     top: Annotated[int, option("K", "Number of prompts for each group.", min=1)] = 5,
@@ -54,7 +54,7 @@ def describe(
         raise UsageError("expected --run with --result, got it alone")
     report.check_output(file, table, result, *control)
     described = description.describe(
-        features.read(file, kinds=["logits"]),
+        features.read(file, kinds=["logits"], swapped=(result, ["result"])),
         table=table,
         column=attribute,
         result=None if result is None else features.read(result, kinds=["result"]),

@@ -53,7 +53,7 @@ def importance(
             "expected --weights without LOGITS, --split, --repeat, --groups and --seed"
         )
     report.check_output(probe, file if weights is None else None, groups)
-    fitted = features.read(probe, kinds=["probe"])
+    fitted = features.read(probe, kinds=["probe"], swapped=(file, ["logits"]))
     if weights is not None:
         result = importance.largest_weights(fitted, weights)
     else:

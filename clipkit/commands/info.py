@@ -47,8 +47,8 @@ def info(
     """Describe the content and the history of a feature file, or the sizes of a model.
 
     The command reads the whole file and checks it against its digests. With --runs, it prints the
-    report of a result again. The rows of several results have columns for model, dataset, prompts
-    and file where these differ.
+    report of a result again. The rows of several results have a column for the file, and for
+    model, dataset and prompts where these differ.
 
     Example: clipkit info img.h5; clipkit info --runs probe.h5 zeroshot.h5
     """
@@ -97,10 +97,10 @@ def _reports(results: list[FeatureFile], view: View, per_class: bool) -> list[li
     for result, identity in zip(results, identities(results), strict=True):
         for note in caveat_notes({result.display_name: result}):
             console.warn(note)
-        if view.columns is not None:
+        if view.columns is not None or len(results) > 1:
             identity = {"file": result.display_name, **identity}
         rows = per_class_rows(result) if per_class else None
-        reports.append([{**identity, **row} for row in report_rows(result, view, rows)])
+        reports.append([{**identity, **row, **identity} for row in report_rows(result, view, rows)])
     return reports
 
 

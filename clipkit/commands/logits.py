@@ -60,7 +60,7 @@ def logits(
         raise UsageError("expected --random or --whiten, got both")
     outputs = Report(output, force=force)
     outputs.check_output(images, texts if random is None else None, seeds=seeds)
-    with features.open_file(images, kinds=["images"]) as image_file:
+    with features.open_file(images, kinds=["images"], swapped=(texts, ["texts"])) as image_file:
         text_file = features.read(texts, kinds=["texts"]) if random is None else image_file
         scale = compatibility.common_logit_scale(image_file, text_file)
         temperatures = parse_temperatures(split_words([temperature]), scale)

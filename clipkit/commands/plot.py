@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from clipkit.base.errors import ClipkitError, UsageError, unknown
+from clipkit.base.errors import ClipkitError, InputError, UsageError, unknown
 from clipkit.base.options import option, options_of
 from clipkit.commands import _completion as completion
 from clipkit.commands._command import ClipkitCommand
@@ -170,15 +170,26 @@ def _first_picture(path: str) -> str:
     from clipkit.base import console
 
     with features.open_file(path) as file:
-        names = [picture.name for picture in plots.pictures_of(file)]
-    if not names:
-        maker = newest_entry(file)["command"]
+        pictures = plots.pictures_of(file)
+        maker = str(newest_entry(file)["command"])
+    if not pictures:
         hint = "clipkit report shows its table; clipkit plot --help lists all pictures"
+        if maker in plots.PICTURES:
+            kinds = " or ".join(plots.PICTURES[maker].kinds)
+            hint = f"clipkit plot {maker} draws {kinds}; clipkit report shows the table of a result"
         raise UsageError(f"{path}: no picture shows a result of {maker}", hint)
-    first, *others = names
-    if others:
-        console.note(f"drawing {first}; also: clipkit plot {'|'.join(others)} {path}")
-    return first
+    first, *others = pictures
+    lines = []
+    names = [picture.name for picture in others if not picture.needs_images]
+    if names:
+        lines.append(f"clipkit plot {'|'.join(names)} {path}")
+    for picture in others:
+        if picture.needs_images:
+            words = [picture.name, path, "DATASET"] if picture.kinds else [picture.name, "DATASET"]
+            lines.append(f"clipkit plot {' '.join(words)}")
+    if lines:
+        console.note(f"drawing {first.name}; also: {', or '.join(lines)}")
+    return first.name
 
 
 plot = typer.Typer(
@@ -245,17 +256,30 @@ def _argument(
 
 
 @contextlib.contextmanager
+def _makers(picture: Picture) -> Iterator[None]:
+    """Name the commands whose results a picture draws, if it gets no result."""
+    try:
+        yield
+    except InputError as error:
+        if picture.kinds == ("result",) and picture.of:
+            error.hint = f"make one with: clipkit {' or '.join(picture.of)}, with -o"
+        raise
+
+
+@contextlib.contextmanager
 def _open_inputs(picture: Picture, values: dict[str, Any]) -> Iterator[list[Any]]:
     """Open what a picture draws: files, a data set, or both."""
     from clipkit import features
 
     inputs: list[Any] = []
-    with contextlib.ExitStack() as opened:
+    with contextlib.ExitStack() as opened, _makers(picture):
         if picture.draws_several:
             paths = values["file"] or ["-"]
             inputs.append(features.read_all(paths, kinds=picture.kinds))
         elif picture.kinds:
-            file = features.open_file(values["file"], kinds=picture.kinds)
+            file = features.open_file(
+                values["file"], kinds=picture.kinds, swapped=(values.get("dataset", [None])[0], ())
+            )
             inputs.append(opened.enter_context(file))
         if picture.needs_images:
             inputs.append(values["dataset"])

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from clipkit.base.errors import UsageError
-from clipkit.commands._options import Cut, FeatureInput, Report, Rows, Splits, read_cut
+from clipkit.base.options import option
+from clipkit.commands._options import FeatureInput, Report, Rows, Splits, read_cut
 
 
 def predict(
@@ -16,7 +17,10 @@ def predict(
     probe: Annotated[str, typer.Argument(metavar="PROBE", help="Probe from clipkit probe --keep.")],
     file: FeatureInput = "-",
     split: Splits = None,
-    threshold: Cut = None,
+    threshold: Annotated[
+        str | None,
+        option("SCORE", "Predict 'none of these' unless the best score is above SCORE."),
+    ] = None,
 ) -> None:
     """Predict the classes of images with a probe that `probe --keep` stored.
 
@@ -38,7 +42,7 @@ def predict(
             f"--threshold: expected a score, got {threshold!r}",
             "a result of clipkit threshold is for clipkit zeroshot",
         )
-    fitted = features.read(probe, kinds=["probe"])
+    fitted = features.read(probe, kinds=["probe"], swapped=(file, ["images", "logits"]))
     with features.open_file(file, kinds=["images", "logits"]) as opened:
         source, names = choose_splits(opened, split)
         result, rankings = prediction.predict(fitted, source, names, rows.top, rows.scores)

@@ -196,4 +196,10 @@ def _parse_regularization(words: list[str]) -> list[float] | str:
     """Parse the values of C, or return a range as it is."""
     if len(words) == 1 and ".." in words[0]:
         return words[0]
+    for word in words:
+        if ":" in word:
+            ends = word.split(":")
+            example = f"{ends[0]}..{ends[1]}:6" if all(ends[:2]) else "1e-3..1e2:6"
+            hint = f"a range is LOW..HIGH:N, for N values: {example}"
+            raise UsageError(f"C: expected numbers or a range, got {word!r}", hint)
     return parse_numbers(words, "C")

@@ -47,7 +47,7 @@ def retrieve(
 
     report.check_output(images, texts, *control, *control_texts, table)
     result = retrieval.retrieve(
-        features.read(images, kinds=["images"]),
+        features.read(images, kinds=["images"], swapped=(texts, ["texts"])),
         features.read(texts, kinds=["texts"]),
         split,
         k=parse_counts(split_words(k), "-k"),

@@ -64,7 +64,7 @@ def textembed(
             "Make one prompt per class of a data set, a feature file (and use its model), a .json "
             "or .csv file, or a text file with one name per line (or name, tab, wording).",
             completes="datasets",
-            is_file=True,
+            kinds=("images", "logits", "result", "texts"),
         ),
     ] = None,
     captions: Annotated[
@@ -74,6 +74,7 @@ def textembed(
             "Embed the captions of images: a table (.csv, .tsv, .jsonl) with the columns image and "
             "caption, COCO's captions (.json), the tars or Parquet files of the images "
             "(repeatable), or shapes.",
+            is_table=True,
         ),
     ] = None,
     items: ItemTables = None,

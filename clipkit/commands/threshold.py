@@ -15,8 +15,12 @@ def threshold(
     file: FeatureInput = "-",
     fpr: Annotated[
         list[str],
-        option("P[,P...]", "False-positive rate on the fitted split; or a list.", has_commas=True),
-    ] = ["0.01"],  # noqa: B006
+        option(
+            "P[,P...]",
+            "False-positive rate on the fitted split; or a list (default: 0.01).",
+            has_commas=True,
+        ),
+    ] = [],  # noqa: B006
     at: Annotated[
         list[str],
         option("COSINE[,...]", "Score these thresholds, in place of --fpr.", has_commas=True),
@@ -30,7 +34,7 @@ def threshold(
             "LOGITS|IMAGES",
             "Images of none of the classes: report how well they are separated. FILE is of the "
             "same kind.",
-            is_file=True,
+            kinds=("logits", "images"),
         ),
     ] = None,
     fit_split: Annotated[str, split_option("Split to choose thresholds on.")] = "train",
@@ -49,24 +53,39 @@ def threshold(
     from clipkit.analysis import thresholds
 
     report.check_output(file, unknown)
+    shares, cosines = _parse_shares(fpr or ["0.01"]), _parse_cosines(at)
+    if fpr and (at or unknown is not None):
+        other = "--at" if at else "--unknown"
+        hint = "--unknown keeps 95 % of the known images" if unknown else "leave out one of them"
+        raise UsageError(f"expected --fpr or {other}, got both", hint)
+    if unknown is not None and (at or standardize):
+        raise UsageError("expected --unknown without --at and --standardize")
     kinds = ["logits"] if unknown is None else ["logits", "images"]
     logits = features.read(file, kinds=kinds)
     splits = {"fit_split": fit_split, "eval_split": eval_split}
     if unknown is not None:
-        if at or standardize:
-            raise UsageError("expected --unknown without --at and --standardize")
         others = features.read(unknown, kinds=[logits.kind])
         report.show(thresholds.detect(logits, others, **splits, seed=seed))
         return
     result = thresholds.choose(
         logits,
-        fpr=parse_numbers(fpr, "fpr"),
-        at=_parse_cosines(at),
+        fpr=shares,
+        at=cosines,
         standardize=standardize,
         **splits,
         seed=seed,
     )
     report.show(result)
+
+
+def _parse_shares(words: list[str]) -> list[float]:
+    """Parse numbers between 0 and 1."""
+    shares = parse_numbers(words, "fpr")
+    for share in shares:
+        if share >= 1:
+            hint = f"write a share: {share / 100:g}" if share < 100 else None
+            raise UsageError(f"fpr: expected a share between 0 and 1, got {share:g}", hint)
+    return shares
 
 
 def _parse_cosines(words: list[str]) -> list[float]:

@@ -53,7 +53,9 @@ def variance(
 
     report.check_output(images, texts, *control)
     controls = features.read_all(control, kinds=["images"])
-    prompts = None if texts is None else features.read(texts, kinds=["texts"])
+    prompts = None
+    if texts is not None:
+        prompts = features.read(texts, kinds=["texts"], swapped=(images, ["images"]))
     with features.open_file(images, kinds=["images"]) as opened:
         result = variance.decompose(
             opened,

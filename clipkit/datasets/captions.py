@@ -13,7 +13,8 @@ from clipkit.base.csv_rows import find_column, table_objects
 from clipkit.base.errors import ClipkitError, UsageError, shorten
 from clipkit.base.names import escape
 from clipkit.datasets.dataset import ImageDataset, describe_splits
-from clipkit.datasets.rows import CAPTION_COLUMNS, CAPTION_TABLES, as_text
+from clipkit.datasets.rows import CAPTION_COLUMNS, as_text
+from clipkit.features.endings import CAPTION_TABLES
 from clipkit.prompts.formats import load_json
 from clipkit.prompts.texts import MAX_PROMPTS, clean
 

@@ -14,7 +14,8 @@ from clipkit.base import console, files
 from clipkit.base.csv_rows import find_column, table_objects
 from clipkit.base.errors import ClipkitError, UsageError, shorten
 from clipkit.base.names import escape
-from clipkit.datasets.rows import CAPTION_COLUMNS, CAPTION_TABLES, as_text
+from clipkit.datasets.rows import CAPTION_COLUMNS, as_text
+from clipkit.features.endings import CAPTION_TABLES
 from clipkit.features.history import as_object
 from clipkit.prompts.formats import load_json
 from clipkit.prompts.texts import clean

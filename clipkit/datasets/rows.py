@@ -172,8 +172,6 @@ def unique_ids(
 
 LISTED_COLUMNS = 10  # in a message
 CAPTION_COLUMNS = ("caption", "text", "captions", "texts", "title", "sentence")  # the first is read
-# What holds captions, or items of them, beside tars and Parquet files
-CAPTION_TABLES = (".csv", ".tsv", ".jsonl", ".json")
 
 
 class Columns(NamedTuple):

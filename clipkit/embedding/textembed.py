@@ -19,7 +19,6 @@ from clipkit.base import console, files
 from clipkit.base.errors import ClipkitError, UsageError, shorten, unknown
 from clipkit.base.names import escape
 from clipkit.datasets.registry import REGISTRY
-from clipkit.features.checked_file import SIGNATURE
 from clipkit.features.history import DOT_PRODUCT
 from clipkit.features.model import FeatureFile, Floats, Int64
 from clipkit.features.provenance import provenance
@@ -475,11 +474,11 @@ def _read_class_file(source: str, path: str, column: str | None) -> ClassNames:
     name = files.display_name(source)
     if Path(path).is_file():
         with Path(path).open("rb") as stream:
-            start = stream.read(len(SIGNATURE))
-        if start == SIGNATURE:
+            start = stream.read(len(files.HDF5_SIGNATURE))
+        if start == files.HDF5_SIGNATURE:
             return _read_feature_file(source)
-    data = files.read_bytes(path)
-    if data.startswith(SIGNATURE):
+    data = files.read_bytes(path, is_text=False)
+    if data.startswith(files.HDF5_SIGNATURE):
         raise ClipkitError(
             f"{name}: expected class names, got a feature file", "name it: --classes FILE.h5"
         )

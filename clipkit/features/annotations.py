@@ -126,6 +126,16 @@ def read_annotations(
     return replace(found, attributes=chosen)
 
 
+def attribute_names(table: str) -> list[str]:
+    """Return the names of the attributes that a table or a data set has, without their values."""
+    if not _is_file(table):
+        from clipkit.shapes import attributes as described
+
+        return list(described.attributes([0], split="train", seed=0)) if table == "shapes" else []
+    names, _ = _parse(table, files.read_bytes(table, files.MAX_TABLE_BYTES))
+    return [name for name in names if name not in NO_ATTRIBUTES]
+
+
 def _note_spellings(table: str, attributes: Iterable[Attribute]) -> None:
     for attribute in attributes:
         if not attribute.is_class:

@@ -19,8 +19,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit.base.errors import ClipkitError
-from clipkit.base.files import OpenFile
+from clipkit.base.errors import ClipkitError, InputError
+from clipkit.base.files import HDF5_SIGNATURE, OpenFile
 from clipkit.features.model import FORMAT, KINDS, TEXTS_AT_ONCE, place_of
 from clipkit.features.validation import (
     MAX_NAMES,
@@ -29,7 +29,6 @@ from clipkit.features.validation import (
     stored_types,
 )
 
-SIGNATURE = b"\x89HDF\r\n\x1a\n"
 SUPERBLOCK_BYTES = 48
 CONSISTENCY_FLAGS = 11  # their place in the superblock
 NO_ADDRESS = 2**64 - 1
@@ -100,10 +99,11 @@ class CheckedFile:
             raise ClipkitError(f"cannot read {self.display_name}: {error.strerror}") from error
         if size == 0:
             raise self.damage("empty input", "check whether the command before it failed")
-        if not head.startswith(SIGNATURE):
-            raise self.error(
-                f"expected a feature file, got {_content(head)}",
+        if not head.startswith(HDF5_SIGNATURE):
+            raise InputError(
+                f"{self.display_name}: expected a feature file, got {_content(head)}",
                 "feature files are made by clipkit embed, textembed and logits",
+                self.display_name,
             )
         if len(head) < SUPERBLOCK_BYTES:
             raise self.damage("expected a complete file, but it ends within its first bytes")
@@ -386,7 +386,7 @@ def _is_open_for_writing(path: Path) -> bool:
         return False
     with file:
         head = file.read(SUPERBLOCK_BYTES)
-        if head.startswith(SIGNATURE) and any(head[CONSISTENCY_FLAGS:][:1]):
+        if head.startswith(HDF5_SIGNATURE) and any(head[CONSISTENCY_FLAGS:][:1]):
             return True
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -401,7 +401,7 @@ def _content(head: bytes) -> str:
     """Say what a file that does not begin like HDF5 seems to be."""
     if head.startswith(b"\x1f\x8b"):
         return "gzip"
-    if SIGNATURE in head:
+    if HDF5_SIGNATURE in head:
         return "an HDF5 file behind other bytes"
     if head.isascii() and b"\0" not in head:
         return "text"

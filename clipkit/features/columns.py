@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from clipkit.base.errors import LARGEST, SMALLEST
+from clipkit.base.errors import LARGEST, SMALLEST, unknown
 from clipkit.base.tables import Heading, format_number, format_p
 
 # What a value depends on. What depends on labels depends on the rows, too.
@@ -21,7 +21,7 @@ ROWS = "rows"  # which rows are scored
 NOTHING = "nothing"  # neither: settings and names
 HIGHER, LOWER = "higher", "lower"  # which values are better
 
-SCORE = "score_"  # before the class, in the columns of zeroshot --scores
+SCORE = "score_"  # before the class, in the columns of --scores
 NUMBER_TYPES = frozenset({"<i8", "<f8"})
 
 
@@ -75,6 +75,8 @@ class Column:
         Whether the JSON object of CLIP_benchmark has it, under the same name.
     is_limit : bool
         Whether it is an end of an interval.
+    of : str
+        The commands whose reports have it, such as ``probe zeroshot``; "" for any.
     """
 
     name: str
@@ -89,6 +91,7 @@ class Column:
     of_images: bool = False
     on_leaderboards: bool = False
     is_limit: bool = False
+    of: str = ""
 
     @cached_property
     def heading(self) -> Heading:
@@ -110,55 +113,65 @@ class Column:
                 self.depends_on,
                 is_checked=self.is_checked,
                 is_limit=ending in limits,
+                of=self.of,
             )
 
 
 RECORDS = (
     # The settings of a run
-    Column("classifier", TEXT, NOTHING, is_checked=True, is_setting=True),
-    Column("C", SCALE, NOTHING, is_checked=True, is_setting=True),
-    Column("temperature", SCALE, NOTHING, is_checked=True, is_setting=True),
-    Column("standardize", FLAG, NOTHING, is_checked=True, is_setting=True),
-    Column("k", NUMBER, NOTHING, is_checked=True, is_setting=True),
+    Column("classifier", TEXT, NOTHING, is_checked=True, is_setting=True, of="probe"),
+    Column("C", SCALE, NOTHING, is_checked=True, is_setting=True, of="probe"),
+    Column(
+        "temperature",
+        SCALE,
+        NOTHING,
+        is_checked=True,
+        is_setting=True,
+        of="entropy probe calibrate",
+    ),
+    Column("standardize", FLAG, NOTHING, is_checked=True, is_setting=True, of="probe"),
+    Column(
+        "k", NUMBER, NOTHING, is_checked=True, is_setting=True, of="probe cluster retrieve align"
+    ),
     Column("shots", COUNT, NOTHING, is_checked=True, is_setting=True),
-    Column("draw", COUNT, NOTHING, is_setting=True),
+    Column("draw", COUNT, NOTHING, is_setting=True, of="probe"),
     # What a row of a report is about
     Column("split", TEXT, NOTHING, is_checked=True),
-    Column("fit_split", TEXT, NOTHING, is_checked=True),
-    Column("eval_split", TEXT, NOTHING, is_checked=True),
-    Column("seed", COUNT, NOTHING),
-    Column("file", TEXT, NOTHING),
+    Column("fit_split", TEXT, NOTHING, is_checked=True, of="probe"),
+    Column("eval_split", TEXT, NOTHING, is_checked=True, of="probe calibrate"),
+    Column("seed", COUNT, NOTHING, of="probe cluster"),
+    Column("file", TEXT, NOTHING, of="info"),
     Column("model", TEXT, NOTHING),
     Column("dataset", TEXT, NOTHING),
-    Column("attribute", TEXT, NOTHING),
-    Column("category", TEXT, NOTHING),
-    Column("class", TEXT, NOTHING),
-    Column("group", TEXT, LABELS),
-    Column("measure", TEXT, NOTHING),
-    Column("metric", TEXT, NOTHING),
-    Column("scope", TEXT, NOTHING),
-    Column("scores", TEXT, NOTHING),
-    Column("unit", TEXT, NOTHING),
-    Column("a", TEXT, NOTHING),
-    Column("b", TEXT, NOTHING),
-    Column("value_a", NUMBER, LABELS),
-    Column("value_b", NUMBER, LABELS),
-    Column("prompt", TEXT, ROWS),
+    Column("attribute", TEXT, NOTHING, of="compare variance attributes"),
+    Column("category", TEXT, NOTHING, of="choose"),
+    Column("class", TEXT, NOTHING, of="probe predict zeroshot importance"),
+    Column("group", TEXT, LABELS, of="compare importance describe"),
+    Column("measure", TEXT, NOTHING, of="threshold align"),
+    Column("metric", TEXT, NOTHING, of="compare attributes"),
+    Column("scope", TEXT, NOTHING, of="compare"),
+    Column("scores", TEXT, NOTHING, of="compare"),
+    Column("unit", TEXT, NOTHING, of="importance"),
+    Column("a", TEXT, NOTHING, of="compare align"),
+    Column("b", TEXT, NOTHING, of="compare align"),
+    Column("value_a", NUMBER, LABELS, of="compare"),
+    Column("value_b", NUMBER, LABELS, of="compare"),
+    Column("prompt", TEXT, ROWS, of="entropy threshold importance variance describe"),
     Column("prompts", NUMBER, NOTHING),  # their name, or how many are in a group
-    Column("values", COUNT, LABELS),
+    Column("values", COUNT, LABELS, of="variance attributes"),
     # Numbers of rows
-    Column("rows", COUNT, LABELS, is_checked=True),
-    Column("clusters", COUNT, ROWS, is_checked=True),
-    Column("items", COUNT, ROWS),
-    Column("queries", COUNT, ROWS),
-    Column("candidates", COUNT, ROWS),
-    Column("known", COUNT, ROWS),
-    Column("unknown", COUNT, ROWS),
-    Column("unique_rows", COUNT, ROWS),
-    Column("matching", COUNT, LABELS),
-    Column("other", COUNT, LABELS),
-    Column("positives", COUNT, LABELS),
-    Column("support", COUNT, LABELS),
+    Column("rows", COUNT, LABELS, is_checked=True, of="compare align variance attributes describe"),
+    Column("clusters", COUNT, ROWS, is_checked=True, of="probe zeroshot retrieve compare"),
+    Column("items", COUNT, ROWS, of="choose"),
+    Column("queries", COUNT, ROWS, of="retrieve"),
+    Column("candidates", COUNT, ROWS, of="retrieve"),
+    Column("known", COUNT, ROWS, of="threshold"),
+    Column("unknown", COUNT, ROWS, of="threshold"),
+    Column("unique_rows", COUNT, ROWS, of="variance"),
+    Column("matching", COUNT, LABELS, of="threshold"),
+    Column("other", COUNT, LABELS, of="threshold align"),
+    Column("positives", COUNT, LABELS, of="attributes"),
+    Column("support", COUNT, LABELS, of="probe predict zeroshot"),
     # The accuracy of predicted classes
     Column(
         "acc1",
@@ -170,6 +183,7 @@ RECORDS = (
         is_checked=True,
         of_images=True,
         on_leaderboards=True,
+        of="probe predict zeroshot calibrate importance",
     ),
     Column(
         "acc5",
@@ -180,6 +194,7 @@ RECORDS = (
         is_checked=True,
         of_images=True,
         on_leaderboards=True,
+        of="probe zeroshot",
     ),
     Column(
         "mean_per_class_recall",
@@ -189,8 +204,9 @@ RECORDS = (
         better=HIGHER,
         is_checked=True,
         on_leaderboards=True,
+        of="probe predict zeroshot",
     ),
-    Column("chance", SHARE, LABELS),
+    Column("chance", SHARE, LABELS, of="probe predict zeroshot attributes"),
     Column(
         "coverage",
         SHARE,
@@ -199,6 +215,7 @@ RECORDS = (
         better=HIGHER,
         has_interval=True,
         of_images=True,
+        of="predict zeroshot",
     ),
     Column(
         "acc1_answered",
@@ -207,25 +224,34 @@ RECORDS = (
         title="accuracy of answers",
         better=HIGHER,
         has_interval=True,
+        of="predict zeroshot",
     ),
-    Column("precision", SHARE, LABELS, better=HIGHER),
-    Column("recall", SHARE, LABELS, better=HIGHER, has_interval=True, relatives="null control"),
-    Column("f1", SHARE, LABELS, better=HIGHER),
+    Column("precision", SHARE, LABELS, better=HIGHER, of="probe predict zeroshot"),
+    Column(
+        "recall",
+        SHARE,
+        LABELS,
+        better=HIGHER,
+        has_interval=True,
+        relatives="null control",
+        of="probe predict zeroshot retrieve",
+    ),
+    Column("f1", SHARE, LABELS, better=HIGHER, of="probe predict zeroshot"),
     # Softmax, and how well it is calibrated
-    Column("mean_entropy", NATS, ROWS, is_checked=True),
-    Column("max_entropy", NATS, NOTHING, is_checked=True),
-    Column("mean_confidence", SHARE, ROWS, is_checked=True),
-    Column("entropy", NATS, ROWS),
-    Column("confidence", SHARE, ROWS),
-    Column("fitted", FLAG, NOTHING),
-    Column("low", NUMBER, LABELS),
-    Column("high", NUMBER, LABELS),
-    Column("nll", NUMBER, LABELS, better=LOWER),
-    Column("information", NUMBER, LABELS, better=HIGHER),
-    Column("brier", NUMBER, LABELS, better=LOWER),
-    Column("ece", SHARE, LABELS, better=LOWER, relatives="equal_width"),
-    Column("ece_null", SHARE, ROWS),
-    Column("ece_null95", SHARE, ROWS),
+    Column("mean_entropy", NATS, ROWS, is_checked=True, of="entropy probe"),
+    Column("max_entropy", NATS, NOTHING, is_checked=True, of="entropy"),
+    Column("mean_confidence", SHARE, ROWS, is_checked=True, of="entropy probe calibrate"),
+    Column("entropy", NATS, ROWS, of="entropy"),
+    Column("confidence", SHARE, ROWS, of="entropy"),
+    Column("fitted", FLAG, NOTHING, of="calibrate"),
+    Column("low", NUMBER, LABELS, of="calibrate compare importance"),
+    Column("high", NUMBER, LABELS, of="calibrate compare importance"),
+    Column("nll", NUMBER, LABELS, better=LOWER, of="calibrate"),
+    Column("information", NUMBER, LABELS, better=HIGHER, of="calibrate"),
+    Column("brier", NUMBER, LABELS, better=LOWER, of="calibrate"),
+    Column("ece", SHARE, LABELS, better=LOWER, relatives="equal_width", of="calibrate"),
+    Column("ece_null", SHARE, ROWS, of="calibrate"),
+    Column("ece_null95", SHARE, ROWS, of="calibrate"),
     # Clusters
     Column(
         "purity",
@@ -235,19 +261,34 @@ RECORDS = (
         relatives="chance",
         is_checked=True,
         of_images=True,
+        of="cluster",
     ),
-    Column("nmi", NUMBER, LABELS, better=HIGHER, relatives="chance", is_checked=True),
-    Column("ari", NUMBER, LABELS, better=HIGHER, relatives="sd", is_checked=True),
-    Column("ami", NUMBER, LABELS, better=HIGHER, relatives="sd", is_checked=True),
+    Column("nmi", NUMBER, LABELS, better=HIGHER, relatives="chance", is_checked=True, of="cluster"),
+    Column("ari", NUMBER, LABELS, better=HIGHER, relatives="sd", is_checked=True, of="cluster"),
+    Column("ami", NUMBER, LABELS, better=HIGHER, relatives="sd", is_checked=True, of="cluster"),
     # Retrieval
-    Column("mrr", NUMBER, LABELS, better=HIGHER, has_interval=True, relatives="null control"),
     Column(
-        "median_rank", NUMBER, LABELS, better=LOWER, has_interval=True, relatives="null control"
+        "mrr",
+        NUMBER,
+        LABELS,
+        better=HIGHER,
+        has_interval=True,
+        relatives="null control",
+        of="retrieve",
     ),
-    Column("gap", NUMBER, ROWS, relatives="null control"),
-    Column("relative_gap", NUMBER, LABELS, relatives="control"),
-    Column("relative_gap_null", NUMBER, ROWS),
-    Column("hubness", NUMBER, ROWS, better=LOWER, relatives="null control"),
+    Column(
+        "median_rank",
+        NUMBER,
+        LABELS,
+        better=LOWER,
+        has_interval=True,
+        relatives="null control",
+        of="retrieve",
+    ),
+    Column("gap", NUMBER, ROWS, relatives="null control", of="retrieve"),
+    Column("relative_gap", NUMBER, LABELS, relatives="control", of="retrieve"),
+    Column("relative_gap_null", NUMBER, ROWS, of="retrieve"),
+    Column("hubness", NUMBER, ROWS, better=LOWER, relatives="null control", of="retrieve"),
     # Choices among texts or images
     Column(
         "accuracy",
@@ -257,75 +298,104 @@ RECORDS = (
         better=HIGHER,
         has_interval=True,
         relatives="control",
+        of="choose",
     ),
-    Column("shuffled", SHARE, LABELS, title="images shuffled", relatives="control"),
-    Column("shuffled95", SHARE, LABELS),
-    Column("angle", SHARE, ROWS, title="by angle"),
-    Column("ceiling", SHARE, LABELS, title="blind to order"),
+    Column("shuffled", SHARE, LABELS, title="images shuffled", relatives="control", of="choose"),
+    Column("shuffled95", SHARE, LABELS, of="choose"),
+    Column("angle", SHARE, ROWS, title="by angle", of="choose"),
+    Column("ceiling", SHARE, LABELS, title="blind to order", of="choose"),
     # Thresholds
-    Column("threshold", NUMBER, LABELS),
-    Column("fpr_asked", SHARE, NOTHING),
-    Column("tpr", SHARE, LABELS, better=HIGHER, has_interval=True),
-    Column("fpr", SHARE, LABELS, better=LOWER, has_interval=True),
-    Column("auroc", SHARE, LABELS, better=HIGHER, has_interval=True),
+    Column("threshold", NUMBER, LABELS, of="threshold"),
+    Column("fpr_asked", SHARE, NOTHING, of="threshold"),
+    Column("tpr", SHARE, LABELS, better=HIGHER, has_interval=True, of="threshold"),
+    Column("fpr", SHARE, LABELS, better=LOWER, has_interval=True, of="threshold"),
+    Column("auroc", SHARE, LABELS, better=HIGHER, has_interval=True, of="threshold"),
     # Comparisons of results
-    Column("acc_a", SHARE, LABELS, better=HIGHER, is_checked=True),
-    Column("acc_b", SHARE, LABELS, better=HIGHER, is_checked=True),
-    Column("difference", NUMBER, LABELS, relatives="control"),
-    Column("mde80", NUMBER, LABELS),
-    Column("both", COUNT, LABELS),
-    Column("only_a", COUNT, LABELS),
-    Column("only_b", COUNT, LABELS),
-    Column("neither", COUNT, LABELS),
-    Column("p", P, LABELS),
-    Column("p_holm", P, LABELS),
-    Column("p_adjusted", P, LABELS),
-    Column("log10_p", NUMBER, LABELS),
-    Column("kappa", NUMBER, LABELS),
-    Column("null", NUMBER, LABELS),
-    Column("null5", NUMBER, LABELS),
-    Column("null95", SHARE, LABELS),
-    Column("t", NUMBER, LABELS, relatives="control null95"),
+    Column("acc_a", SHARE, LABELS, better=HIGHER, is_checked=True, of="compare"),
+    Column("acc_b", SHARE, LABELS, better=HIGHER, is_checked=True, of="compare"),
+    Column("difference", NUMBER, LABELS, relatives="control", of="compare describe"),
+    Column("mde80", NUMBER, LABELS, of="compare"),
+    Column("both", COUNT, LABELS, of="compare"),
+    Column("only_a", COUNT, LABELS, of="compare"),
+    Column("only_b", COUNT, LABELS, of="compare"),
+    Column("neither", COUNT, LABELS, of="compare"),
+    Column("p", P, LABELS, of="compare align"),
+    Column("p_holm", P, LABELS, of="compare"),
+    Column("p_adjusted", P, LABELS, of="describe"),
+    Column("log10_p", NUMBER, LABELS, of="compare"),
+    Column("kappa", NUMBER, LABELS, of="compare"),
+    Column("null", NUMBER, LABELS, of="compare attributes"),
+    Column("null5", NUMBER, LABELS, of="compare attributes"),
+    Column("null95", SHARE, LABELS, of="variance attributes"),
+    Column("t", NUMBER, LABELS, relatives="control null95", of="describe"),
     # Attributes: accuracies or errors, by the metric
-    Column("zeroshot", NUMBER, LABELS, has_interval=True),
-    Column("names", NUMBER, LABELS),
-    Column("random", NUMBER, LABELS, has_interval=True),
-    Column("probe", NUMBER, LABELS, has_interval=True),
-    Column("control", NUMBER, LABELS),
-    Column("reach", NUMBER, LABELS, better=HIGHER, has_interval=True),
-    Column("gain", NUMBER, LABELS, has_interval=True),
+    Column("zeroshot", NUMBER, LABELS, has_interval=True, of="attributes"),
+    Column("names", NUMBER, LABELS, of="attributes"),
+    Column("random", NUMBER, LABELS, has_interval=True, of="attributes"),
+    Column("probe", NUMBER, LABELS, has_interval=True, of="attributes"),
+    Column("control", NUMBER, LABELS, of="attributes"),
+    Column("reach", NUMBER, LABELS, better=HIGHER, has_interval=True, of="attributes"),
+    Column("gain", NUMBER, LABELS, has_interval=True, of="attributes"),
     # Variance, and its controls' range
-    Column("share", SHARE, LABELS),
-    Column("unique", SHARE, LABELS, relatives="null95"),
-    Column("random99", SHARE, LABELS),
-    Column("embedding", SHARE, LABELS),
-    Column("above", FLAG, LABELS),
-    Column("control_share", SHARE, LABELS),
-    Column("control_low", SHARE, LABELS),
-    Column("control_high", SHARE, LABELS),
+    Column("share", SHARE, LABELS, of="variance"),
+    Column("unique", SHARE, LABELS, relatives="null95", of="variance"),
+    Column("random99", SHARE, LABELS, of="variance"),
+    Column("embedding", SHARE, LABELS, of="variance"),
+    Column("above", FLAG, LABELS, of="variance"),
+    Column("control_share", SHARE, LABELS, of="variance"),
+    Column("control_low", SHARE, LABELS, of="variance attributes"),
+    Column("control_high", SHARE, LABELS, of="variance attributes"),
     # The importance of prompts
-    Column("cost", NUMBER, LABELS, better=HIGHER),
-    Column("changed", NUMBER, ROWS),
-    Column("weight", NUMBER, LABELS),
+    Column("cost", NUMBER, LABELS, better=HIGHER, of="importance"),
+    Column("changed", NUMBER, ROWS, of="importance"),
+    Column("weight", NUMBER, LABELS, of="importance"),
     # The alignment of models
-    Column("similarity", NUMBER, ROWS, better=HIGHER, relatives="null null95"),
-    Column("calibrated", NUMBER, ROWS, better=HIGHER),
-    Column("rank_b", NUMBER, ROWS),
-    Column("cosine_a", NUMBER, ROWS),
-    Column("cosine_b", NUMBER, ROWS),
-    Column("blind", NUMBER, ROWS, relatives="null"),
+    Column("similarity", NUMBER, ROWS, better=HIGHER, relatives="null null95", of="align"),
+    Column("calibrated", NUMBER, ROWS, better=HIGHER, of="align"),
+    Column("rank_b", NUMBER, ROWS, of="align"),
+    Column("cosine_a", NUMBER, ROWS, of="align"),
+    Column("cosine_b", NUMBER, ROWS, of="align"),
+    Column("blind", NUMBER, ROWS, relatives="null", of="align"),
     # Lists of images
-    Column("id", TEXT, ROWS),
-    Column("label", TEXT, LABELS),
-    Column("rank", NUMBER, NOTHING),
-    Column("prediction", TEXT, ROWS),
-    Column("score", NUMBER, ROWS),
-    Column("runner_up", TEXT, ROWS),
-    Column("runner_up_score", NUMBER, ROWS),
+    Column("id", TEXT, ROWS, of="entropy probe predict zeroshot align"),
+    Column("label", TEXT, LABELS, of="probe predict zeroshot"),
+    Column("rank", NUMBER, NOTHING, of="predict zeroshot"),
+    Column("prediction", TEXT, ROWS, of="probe predict zeroshot"),
+    Column("score", NUMBER, ROWS, of="probe predict zeroshot"),
+    Column("runner_up", TEXT, ROWS, of="probe predict zeroshot"),
+    Column("runner_up_score", NUMBER, ROWS, of="probe predict zeroshot"),
 )
 COLUMNS = {column.name: column for record in RECORDS for column in record.family()}
 HEADINGS = {name: column.heading for name, column in COLUMNS.items()}
 SETTINGS = tuple(column.name for column in RECORDS if column.is_setting)
+
+
+def columns_of(command: str) -> dict[str, Column]:
+    """Return the columns that the reports of a command may have, by their names."""
+    columns = {}
+    for name, column in COLUMNS.items():
+        if not column.of or command in column.of.split():
+            columns[name] = column
+    return columns
+
+
+def find_column(command: str, word: str) -> str:
+    """Return the name of a column of a command's reports, by its name or its heading.
+
+    `info` also prints results of other programs, with columns of any name.
+
+    >>> find_column("choose", "right"), find_column("probe", "accuracy")
+    ('accuracy', 'acc1')
+    """
+    known = COLUMNS if command == "info" else columns_of(command)
+    if word in known:
+        return word
+    named = {column.heading.title: name for name, column in known.items()}
+    if word in named:
+        return named[word]
+    if command == "info":
+        return word
+    raise unknown(f"column of {command}", word, known, named)
 
 
 def depends_on_labels(name: str) -> bool:

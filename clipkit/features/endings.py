@@ -26,6 +26,7 @@ Thumbnails = Mapping[str, Iterator[bytes]]  # of each split, an encoded image pe
 
 FEATURE_ENDINGS = (".h5", ".hdf5")
 OTHER_ENDINGS = (".tsv", ".json", ".txt", ".md", ".png", ".pdf", ".svg")
+CAPTION_TABLES = (".csv", ".tsv", ".jsonl", ".json")  # captions or items
 PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".joblib")
 PICKLE_HINT = (
     "reading a pickle runs the code in it; where you trust it, save its arrays: "

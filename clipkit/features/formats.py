@@ -22,7 +22,7 @@ import numpy as np
 
 from clipkit.base import console
 from clipkit.base.csv_rows import is_no_value
-from clipkit.base.errors import ClipkitError, UsageError, read_errors, unknown
+from clipkit.base.errors import ClipkitError, UsageError, read_errors, shorten, unknown
 from clipkit.base.files import atomic_write, spool_input
 from clipkit.base.names import positions, select
 from clipkit.features import folders, npz
@@ -53,10 +53,12 @@ from clipkit.features.overview import abridged
 from clipkit.features.validation import allowed_names, check_version, validate
 
 NO_ROWS = ("class_names", "texts", "class_index")  # arrays that a .parquet has in the JSON
+IMAGE_IDS = "image_ids"  # the array with the image of each text, which becomes its class
+SHOWN = 80  # characters of a text in a message
 UNNAMED = "all"  # the split of rows that name none, as for a folder of images
 
 
-def import_file(
+def import_file(  # noqa: PLR0913 (the options of `clipkit convert`)
     source: str | Path,
     *,
     split: str | None = None,
@@ -64,6 +66,7 @@ def import_file(
     labels: str | Path | None = None,
     texts: Sequence[str] | None = None,
     classes: Sequence[str] | None = None,
+    image_ids: Sequence[str] | None = None,
     digests: Mapping[str, str] | None = None,
     **columns: str | None,
 ) -> FeatureFile:
@@ -84,6 +87,8 @@ def import_file(
         The prompts whose embeddings (K, D) are the rows of one unnamed matrix.
     classes : sequence of K str, optional
         The class of each prompt. Without prompts, the classes are the prompts.
+    image_ids : sequence of K str, optional
+        The image that each text belongs to. `texts` that the file has, too, must be equal.
     digests : mapping of str to str, optional
         The digests of further files, for the history.
     **columns : str, optional
@@ -105,6 +110,9 @@ def import_file(
             added["labels"], inputs["labels"] = _read_labels(str(labels))
         if texts is not None:
             added["texts"] = list(texts)
+        if image_ids is not None:
+            added[IMAGE_IDS] = list(image_ids)
+            _check_captions(added, arrays, source)
         if classes is not None:
             has_texts = "texts" in added or "texts" in arrays
             added |= _class_arrays(list(classes), has_texts=has_texts)
@@ -123,6 +131,24 @@ def import_file(
         inputs={**inputs, **(digests or {})},
     )
     return imported
+
+
+def _check_captions(added: Arrays, arrays: Arrays, source: str) -> None:
+    """Refuse captions that are not the texts of a source; leave them out if they are."""
+    if "texts" not in arrays:
+        return
+    captions, texts = added.pop("texts"), _value("texts", arrays["texts"], f"{source}: texts")
+    if len(captions) != len(texts):
+        raise ClipkitError(
+            f"{source}: expected a caption for each of {len(texts):,} texts, got {len(captions):,}"
+        )
+    for row, (caption, text) in enumerate(zip(captions, texts, strict=True)):
+        if caption != text:
+            got = f"got {shorten(caption, SHOWN)!r} for {shorten(text, SHOWN)!r}"
+            hint = "write the table in the order of the texts"
+            raise ClipkitError(
+                f"{source}: expected its texts as captions, {got} in row {row}", hint
+            )
 
 
 def _check_model(file: FeatureFile, model: str | None) -> None:
@@ -301,6 +327,8 @@ def _assemble(arrays: Arrays, source: str, split: str | None, added: Arrays) -> 
         arrays |= select(about, NO_ROWS)
     elif arrays.keys() >= {"features", "texts"}:
         about["kind"] = "texts"
+    if IMAGE_IDS in arrays:
+        _name_images(arrays, about["kind"], source)
     file = FeatureFile(about["kind"], about.get("history"), display_name=source)
     file.temperature = about.get("temperature")
     file.logit_scale = about.get("logit_scale")
@@ -313,11 +341,22 @@ def _assemble(arrays: Arrays, source: str, split: str | None, added: Arrays) -> 
         )
     file = _keep_split(file, split)
     _fill(file, arrays, places)
-    _check_used(arrays.keys() - places.values(), added, source)
+    _check_used(arrays.keys() - places.values(), added, source, file.kind)
     _number_labels(file, is_export)
     if file.kind == "texts":
         _number_classes(file)
     return file
+
+
+def _name_images(arrays: Arrays, kind: str, source: str) -> None:
+    """Make the image of each text its class, as `textembed --captions` does."""
+    if kind != "texts":
+        hint = "add the array texts, or name their table with --captions"
+        raise ClipkitError(f"{source}: expected texts beside {IMAGE_IDS}, got none", hint)
+    for name in ("class_index", "class_names"):
+        if name in arrays:
+            raise ClipkitError(f"{source}: expected {IMAGE_IDS} or {name}, got both")
+    arrays["class_index"] = list(map(str, _value("ids", arrays.pop(IMAGE_IDS), source)))
 
 
 def _check_new(added: Arrays, arrays: Arrays, source: str) -> None:
@@ -336,14 +375,17 @@ def _fill(file: FeatureFile, arrays: Arrays, places: Mapping[tuple[str, str], st
             setattr(owners[group], key, _value(key, arrays[name], where))
 
 
-def _check_used(unused: set[str], added: Arrays, source: str) -> None:
+def _check_used(unused: set[str], added: Arrays, source: str, kind: str) -> None:
     """Refuse added arrays that have no place; warn of others that have none."""
     for name in unused & added.keys():
         message = f"expected one unnamed matrix of features for {name}, got others"
         raise UsageError(f"{source}: {message}")
     if unused:
         names = abridged(sorted(unused))
-        console.warn(f"{source}: ignored, because a feature file cannot hold them: {names}")
+        warning = f"{source}: ignored, because a feature file cannot hold them: {names}"
+        if kind == "texts" and "ids" in unused:
+            warning += f"; hint: if these are the ids of the texts' images, call them {IMAGE_IDS}"
+        console.warn(warning)
 
 
 def _parse_metadata(metadata: Any, source: str) -> Any:

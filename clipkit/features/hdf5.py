@@ -10,7 +10,8 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipkit.base import console
-from clipkit.base.errors import ClipkitError, WriteError, brief
+from clipkit.base.errors import ClipkitError, InputError, WriteError, brief
 from clipkit.base.files import (
     DISK_FULL_HINT,
+    HDF5_SIGNATURE,
+    STREAM,
     atomic_write,
     check_one_stream,
     display_name,
@@ -31,9 +34,10 @@ from clipkit.base.files import (
     spool_input,
 )
 from clipkit.base.prefetch import prefetch
-from clipkit.features.checked_file import MAX_CHUNK_BYTES, SIGNATURE, CheckedFile
-from clipkit.features.endings import check_ending
+from clipkit.features.checked_file import MAX_CHUNK_BYTES, CheckedFile
+from clipkit.features.endings import CAPTION_TABLES, FEATURE_ENDINGS, check_ending
 from clipkit.features.model import (
+    RESULTS,
     BlockMatrix,
     FeatureFile,
     Float32,
@@ -56,10 +60,14 @@ MAKERS = {
     "result": "entropy, probe, zeroshot, retrieve, choose or cluster with -o",
     "probe": "probe --keep -o",
 }
+# Another input of a command, and the kinds of files that its place takes: see `open_file`
+Other = tuple[str | None, Sequence[str]]
 
 
 @console.stage("reading files")
-def read(source: str | Path, *, kinds: Iterable[str] = ()) -> FeatureFile:
+def read(
+    source: str | Path, *, kinds: Iterable[str] = (), swapped: Other | None = None
+) -> FeatureFile:
     """Read a feature file into memory. `open_file` describes parameters and errors.
 
     Returns
@@ -67,7 +75,7 @@ def read(source: str | Path, *, kinds: Iterable[str] = ()) -> FeatureFile:
     FeatureFile
         With features as arrays.
     """
-    with open_file(source, kinds=kinds) as file:
+    with open_file(source, kinds=kinds, swapped=swapped) as file:
         return file.in_memory()
 
 
@@ -79,7 +87,9 @@ def read_all(sources: Iterable[str], *, kinds: Iterable[str] = ()) -> list[Featu
 
 
 @contextlib.contextmanager
-def open_file(source: str | Path, *, kinds: Iterable[str] = ()) -> Iterator[FeatureFile]:
+def open_file(
+    source: str | Path, *, kinds: Iterable[str] = (), swapped: Other | None = None
+) -> Iterator[FeatureFile]:
     """Open a feature file; its features are `BlockMatrix`, everything else is in memory.
 
     Parameters
@@ -88,34 +98,93 @@ def open_file(source: str | Path, *, kinds: Iterable[str] = ()) -> Iterator[Feat
         A path, or ``-`` for standard input.
     kinds : iterable of str
         The kinds that the caller accepts; all, if empty. Who accepts a result also gets probes.
+    swapped : (str or None, sequence of str), optional
+        Another input, and the kinds that the caller accepts in its place; none, if feature files do
+        not belong there. If both inputs belong in the other's place, the hint says so.
 
     Raises
     ------
+    InputError
+        If the file is missing, is no feature file, or is of another kind.
     ClipkitError
-        If the file is damaged, breaks a rule of the format or is of another kind. Features are
-        checked against their digest when the last block is read.
+        If the file is damaged or breaks a rule of the format. Features are checked against their
+        digest when the last block is read.
     """
-    name = display_name(source)
-    kinds = list(kinds)
+    source, kinds = str(source), list(kinds)
+    with contextlib.ExitStack() as opened:
+        kind = ""
+        try:
+            file = opened.enter_context(_open(source))
+            kind = file.kind
+            _check_kind(file, kinds, source)
+        except InputError as error:
+            hint = _swap_hint(kinds, kind, swapped)
+            if hint is not None:
+                raise ClipkitError(error.message, hint) from None
+            error.hint = _maker_hint(source, kinds, error)
+            raise
+        yield file
+
+
+@contextlib.contextmanager
+def _open(source: str) -> Iterator[FeatureFile]:
+    """Open a feature file of any kind."""
     with (
-        spool_input(str(source), SIGNATURE) as input_file,
-        contextlib.closing(CheckedFile(input_file, name)) as checked,
+        spool_input(source, HDF5_SIGNATURE) as input_file,
+        contextlib.closing(CheckedFile(input_file, display_name(source))) as checked,
     ):
         file = _assemble(checked)
         file.digest_read = file.digest
         file.digest_stated = checked.attribute(checked.h5, "digest")
-        is_accepted = file.kind in kinds or ("result" in kinds and file.is_result)
-        if kinds and not is_accepted:
-            hint = f"make one with: clipkit {MAKERS[kinds[0]]}"
-            if kinds == ["probe"]:
-                hint = f"name the probe first, and then the other file; {hint}"
-            elif kinds == ["logits"] and not has_text_tower(file):
-                hint = IMAGES_ALONE_HINT
-            raise ClipkitError(
-                f"{name}: expected {' or '.join(kinds)}, got {file.kind}",
-                hint,
-            )
         yield file
+
+
+def _accepts(kinds: Sequence[str], kind: str) -> bool:
+    """Whether a file of a kind belongs where `kinds` are accepted."""
+    return kind in kinds or ("result" in kinds and kind in RESULTS)
+
+
+def _check_kind(file: FeatureFile, kinds: Sequence[str], source: str) -> None:
+    """Refuse a file of another kind."""
+    if not kinds or _accepts(kinds, file.kind):
+        return
+    hint = f"make one with: clipkit {MAKERS[kinds[0]]}"
+    if kinds == ["logits"] and not has_text_tower(file):
+        hint = IMAGES_ALONE_HINT
+    message = f"{file.display_name}: expected {' or '.join(kinds)}, got {file.kind}"
+    raise InputError(message, hint, source)
+
+
+def _swap_hint(kinds: Sequence[str], kind: str, swapped: Other | None) -> str | None:
+    """Return what to do if two inputs belong in each other's place; `kind` is "" for no file."""
+    if swapped is None or swapped[0] in (None, STREAM):
+        return None
+    name, kinds_there = str(swapped[0]), swapped[1]
+    if kind not in kinds_there and (kind or kinds_there):
+        return None
+    try:
+        with _open(name) as other:
+            is_swapped = _accepts(kinds, other.kind)
+    except ClipkitError:
+        return None
+    return f"swap the two: {name} holds the {other.kind}" if is_swapped else None
+
+
+def _maker_hint(source: str, kinds: Sequence[str], error: InputError) -> str | None:
+    """Return the line that makes a feature file of an input that is none, or the error's hint."""
+    path = Path(source)
+    is_feature_file = path.suffix.lower() in FEATURE_ENDINGS
+    if not kinds or source == STREAM or is_feature_file:
+        return error.hint
+    words = f"{shlex.quote(source)} -o {shlex.quote(path.stem)}.h5"
+    if "texts" in kinds and path.suffix.lower() in CAPTION_TABLES:
+        make = f"clipkit textembed --captions {words}"
+        return f"make one with: {make}; leave out --captions if they belong to no images"
+    if "texts" in kinds and path.suffix.lower() == ".txt":
+        return f"make one with: clipkit textembed {words}"
+    if "images" in kinds:
+        return f"make one with: clipkit embed {words}"
+    return error.hint
 
 
 @console.stage("reading files")

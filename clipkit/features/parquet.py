@@ -35,6 +35,12 @@ COLUMNS_OF_TEXTS = {
     "class_index": (int, "class_index"),
     "class_name": (str, "class_index"),  # without numbers
 }
+# Columns of texts that are read. An export has the image of a caption as its class
+READ_OF_TEXTS = {
+    **COLUMNS_OF_TEXTS,
+    "image_id": (str, "image_ids"),
+    "image_ids": (str, "image_ids"),  # as in an .npz
+}
 # Columns that hold the ids of images where none is called `id`, as other tools write them.
 ID_COLUMNS = ("filename", "file_name", "image_path", "path", "frame_idx", "image_id", "key")
 FIRST_OF_WIDE = "feature_0"  # dinotool writes a column for each number of a vector
@@ -111,7 +117,9 @@ def read_table(
     schema = pq.read_schema(paths[0])
     chosen = dict(chosen or {})
     is_of_texts = "text" in (chosen if matrices else schema.names)
-    known = COLUMNS_OF_TEXTS if is_of_texts else COLUMNS_OF_IMAGES
+    known = COLUMNS_OF_IMAGES
+    if is_of_texts:
+        known, chosen = READ_OF_TEXTS, _with_image_id(chosen)
     features_of: list[str] = []
     if not matrices:
         features_of = _feature_columns(schema, name, chosen.pop("feature", None))
@@ -138,6 +146,11 @@ def read_table(
         label = declared_features(metadata).get(source_of.get("label", ""), {})
         arrays |= _class_names(columns, label.get("names"), name)
     return arrays
+
+
+def _with_image_id(chosen: Mapping[str, str]) -> dict[str, str]:
+    """Return the chosen columns of texts, whose ids are those of their images."""
+    return {("image_id" if column == "id" else column): name for column, name in chosen.items()}
 
 
 def _arrays_of_rows(

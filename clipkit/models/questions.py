@@ -22,6 +22,7 @@ from clipkit.models.libraries import quiet_loading, single_line_errors
 from clipkit.models.preprocessing import Preprocessor
 from clipkit.models.tokenizer import TextTokenizer, switch_dropout_off
 
+SHOWN = 40  # characters of a word in a message
 CHOICES_HINT = "embed --choices lists the answers in the question; the model then says a letter"
 PROBE = "clipkit"  # an answer
 TAIL = 32  # tokens at the end of a prompt, which decide how an answer is split
@@ -182,15 +183,17 @@ class Answers(TextTokenizer):
                 token, *others = self.question.answer_tokens(text)
             if token == self.tokenizer.unk_token_id:
                 raise ClipkitError(
-                    f"{places[number]}: expected a word that {self.name} has a token for"
+                    f"{places[number]}: expected a word that {self.name} has a token for, got "
+                    f"{shorten(text, SHOWN)!r}"
                 )
             if others:
                 longer.append(f"{self.tokenizer.decode([token])!r} for {text!r}")
             other = first.setdefault(token, number)
             if texts[other] != texts[number]:
+                both = f"{shorten(texts[other], SHOWN)!r} and {shorten(text, SHOWN)!r}"
                 raise ClipkitError(
                     f"{places[other]} and {places[number]}: expected answers that differ in their "
-                    f"first token, got {self.tokenizer.decode([token])!r} for both",
+                    f"first token, got {self.tokenizer.decode([token])!r} for {both}",
                     CHOICES_HINT,
                 )
         if longer:

@@ -119,6 +119,15 @@ class TransformersModel(Architecture):
                 "images in their aspect ratios",
                 "leave --image-size out",
             )
+        patch = getattr(self.tower_config("image"), "patch_size", 1)
+        rest = edge % patch if isinstance(patch, int) and patch > 0 else 0
+        if rest:
+            whole = [size for size in (edge - rest, edge - rest + patch) if size]
+            console.warn(
+                f"{self.files.name} does not see the last {rest} rows and columns of pixels: its "
+                f"patches have {patch} x {patch}; hint: --image-size "
+                f"{' or '.join(map(str, whole))}"
+            )
         self.image_size = edge
         self.hint = SIZE_HINT
 

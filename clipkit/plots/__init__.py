@@ -53,9 +53,12 @@ PICTURES = dict(sorted(PICTURES.items()))
 
 
 def pictures_of(file: FeatureFile) -> list[Picture]:
-    """Return the pictures that a file is for; `clipkit plot FILE` draws the first one."""
+    """Return the pictures that a file is for; `clipkit plot FILE` draws the first one.
+
+    Pictures that also need a data set are last.
+    """
     maker = newest_entry(file)["command"]
     found = [
         picture for picture in PICTURES.values() if file.kind in picture.of or maker in picture.of
     ]
-    return sorted(found, key=lambda picture: not picture.is_first)
+    return sorted(found, key=lambda picture: (picture.needs_images, not picture.is_first))

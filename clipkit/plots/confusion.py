@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from clipkit.analysis import metrics, results
+from clipkit.base.errors import ClipkitError
 from clipkit.base.options import option
 from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile
@@ -31,6 +32,12 @@ def _read_predictions(
     result: FeatureFile, split: str | None, run: int | None, groups: str | None
 ) -> tuple[results.Predictions, str]:
     """Return the predictions of a run, by groups if a file names them, and what they are of."""
+    if result.splits and not results.holds_classes(result):
+        name, maker = result.display_name, results.newest_entry(result)["command"]
+        raise ClipkitError(
+            f"{name}: expected predicted classes, got a result of {maker}",
+            f"draw its own picture with: clipkit plot {name}",
+        )
     scored = results.predictions(result, split, run)
     source = results.source_label(*choose_split(result, split))
     if groups is not None:

@@ -41,7 +41,7 @@ class ShotCurve(NamedTuple):
 def draw_shots(
     probes: Sequence[FeatureFile],
     zeroshot: Annotated[
-        str | None, option("FILE", "Result of zeroshot, to draw as a line.", is_file=True)
+        str | None, option("FILE", "Result of zeroshot, to draw as a line.", kinds=("result",))
     ] = None,
 ) -> Drawn:
     """Draw the accuracy of few-shot probes against the labelled images per class."""

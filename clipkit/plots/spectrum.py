@@ -70,7 +70,7 @@ SPECTRUM = Picture(
     draw_spectra,
     "clipkit plot spectrum txt.h5 -o spectrum.png",
     kinds=("texts", "images"),
-    of=("texts",),
+    of=("texts", "images"),
     draws_several=True,
 )
 

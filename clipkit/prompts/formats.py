@@ -49,6 +49,7 @@ COMPLETE = "{}"  # the template of wordings that are complete prompts
 WORDING = "wording"  # a column that fills the default template, unlike complete prompts
 PROMPT_COLUMNS = ("prompt", "text", WORDING)
 CLASS_COLUMNS = ("class", "name")
+IMAGE = "image"  # the column of a table of captions with the id of the image
 KNOWN_COLUMNS = (*PROMPT_COLUMNS, *CLASS_COLUMNS)
 INDEX_COLUMNS = ("name", "wnid")  # of a class index
 LINE_BREAK = re.compile(r"\s*[\r\n]\s*")
@@ -306,6 +307,7 @@ def parse_table(
     chosen = _choose_column(header, column and _column_name(column), name)
     class_column = next((name for name in CLASS_COLUMNS if name in header), chosen)
     at, class_at = header.index(chosen), header.index(class_column)
+    _note_images(header, column, name)
     collected = _Collected(name)
     texts, lines, blank = [], [], 0
     for line, cells in rows:
@@ -325,6 +327,12 @@ def parse_table(
         collected.blank = blank
         return collected.classes(DEFAULT_TEMPLATE if chosen == WORDING else COMPLETE)
     return from_lines(name, texts, lines, blank)
+
+
+def _note_images(header: list[str], column: str | None, name: str) -> None:
+    """Note that a table is probably one of captions, whose images are not read."""
+    if column is None and IMAGE in header and not set(PROMPT_COLUMNS).isdisjoint(header):
+        console.note(f"{name}: its images are ignored; --captions {name} embeds captions of images")
 
 
 def has_known_header(data: bytes) -> bool:
@@ -357,10 +365,10 @@ def _choose_column(header: list[str], column: str | None, name: str) -> str:
         console.note(f"{name}: the first line, {quote(header[0])}, is taken as the header")
         return header[0]
     columns = ", ".join(header) or "nothing"
-    raise UsageError(
-        f"{name}: expected a column prompt, text, class or name, got {columns}",
-        "choose a column with --column",
-    )
+    hint = "choose a column with --column"
+    if IMAGE in header:
+        hint = f"if these are captions of images: --captions {name}; otherwise {hint}"
+    raise UsageError(f"{name}: expected a column prompt, text, class or name, got {columns}", hint)
 
 
 def _rows(data: bytes, name: str, ending: str) -> Iterator[tuple[int, list[str]]]:

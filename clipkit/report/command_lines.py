@@ -289,6 +289,7 @@ class _Command:
         if ending.startswith("."):
             settings["argument"] = f"features{ending}"
         names = {"labels": "labels.npy", "prompts": "prompts.txt", "classes": "classes.txt"}
+        names["captions"] = "captions.tsv"
         for role, name in names.items():
             if role in self._digests:
                 self._unsaid.append(f"which file has the {role}, {self._digests[role]}")
@@ -329,7 +330,7 @@ def _flag_of_input(role: str, options: Mapping[str, Option]) -> list[str]:
     """
     words = re.sub(r" \d+", "", role)
     for name in (words.replace(" ", "_"), words.partition(" ")[0]):
-        if name in options and options[name].is_file:
+        if name in options and options[name].kinds:
             return [options[name].flag]
     return []
 
