@@ -7,6 +7,7 @@ from pathlib import Path
 
 from clipkit.base.errors import UsageError
 from clipkit.commands._options import (
+    Cluster,
     Common,
     Controls,
     ControlTexts,
@@ -14,6 +15,7 @@ from clipkit.commands._options import (
     Images,
     ItemTables,
     Report,
+    Table,
     Texts,
     read_controls,
 )
@@ -28,12 +30,15 @@ def choose(
     control: Controls = [],  # noqa: B006
     control_texts: ControlTexts = [],  # noqa: B006
     common: Common = False,
+    table: Table = None,
+    cluster: Cluster = None,
 ) -> None:
     """Report whether the right text is chosen for an image, and the right image for a text.
 
     An item is an image with texts of which one is right, or two images with a text each. Beside
     `accuracy` stand `shuffled`, what the texts alone give; `angle`, what random directions give;
-    and `ceiling`, what a model that ignores the order of words cannot exceed.
+    and `ceiling`, what a model that ignores the order of words cannot exceed. Items that share an
+    image are counted together.
 
     Example: clipkit textembed --items shapes | clipkit choose img.h5 - --items shapes
     """
@@ -45,7 +50,7 @@ def choose(
 
     if not items:
         raise _no_items(images, texts)
-    report.check_output(images, texts, *control, *control_texts, *items)
+    report.check_output(images, texts, *control, *control_texts, *items, table)
     image_file = features.read(images, kinds=["images"], swapped=(texts, ["texts"]))
     image_file, split = choose_split(image_file, split)
     originals = [split]
@@ -60,6 +65,8 @@ def choose(
         split,
         controls=read_controls(control, control_texts),
         common=common,
+        table=table,
+        cluster=cluster,
     )
     report.show(result)
 
