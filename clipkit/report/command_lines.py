@@ -32,6 +32,8 @@ MEMBERS = {
     "model": "model.name",
     **{name: f"model.{name}" for name in ("untrained", "precision", "layer", "pool", "norm")},
     "image_size": "model.image_size",
+    **{"ask": "model.question", "at": "model.at", "as_embedding": "model.as_embedding"},
+    "vision_tower": "model.vision_tower",
     "layers": "model.layer",
     "no_projection": "model.projection",
     "template": "templates",
@@ -138,14 +140,12 @@ class _Command:
         settings = {**self._entry, **self._unnamed()}
         if command in SETTINGS:
             settings |= SETTINGS[command](self)
-        settings.setdefault("split", settings.get("splits"))
-        for name in ("split", "fit_split", "eval_split", "val", "source"):
-            settings[name] = self._as_typed(settings.get(name))
-        if "strict" in settings:  # as an earlier clipkit called it
-            settings.setdefault("common", not settings["strict"])
+        settings |= self._rows(settings)
         if settings.get("argument") is not None:
             words.append(str(settings["argument"]))
         members = {**MEMBERS, **MEMBERS_OF.get(command, {})}
+        if "python" in self._entry.model:  # one's own encoder
+            members["model"] = "model.python"
         for name, option in options.items():
             path = members.get(name, name)
             if path is not None:
@@ -156,6 +156,16 @@ class _Command:
         if "stdin" in settings:
             line += f" < {settings['stdin']}"
         return line
+
+    def _rows(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the splits as they are typed, and whether rows may have no partner."""
+        named = {"split": settings.get("splits"), **settings}
+        rows: dict[str, Any] = {}
+        for name in ("split", "fit_split", "eval_split", "val", "source"):
+            rows[name] = self._as_typed(named.get(name))
+        if "strict" in settings:  # as an earlier clipkit called it
+            rows["common"] = not settings["strict"]
+        return rows
 
     def _as_typed(self, value: Any) -> Any:
         """Return split names with ``a,b`` for the splits that were joined."""
