@@ -24,6 +24,7 @@ from shell import clipkit, fails, ok, rows
 from strategies import feature_files
 
 from clipkit.features import FeatureFile, Split, formats, npz, parquet, read
+from clipkit.features.columns import SETTINGS
 
 RNG = np.random.default_rng(0)
 
@@ -245,6 +246,14 @@ def test_pipes(tmp_path):
     ok("convert", "-", tmp_path / "l.npz", stdin=source.read_bytes())
     piped = ok("convert", tmp_path / "l.npz").stdout_bytes
     assert rows(ok("entropy", "-", stdin=piped).stdout) == rows(ok("entropy", source).stdout)
+
+
+def test_every_setting_of_a_run_is_a_column_of_its_predictions(tmp_path):
+    file = result()
+    file.runs |= {name: np.arange(3) for name in SETTINGS if name not in file.runs}
+    ok("convert", saved(tmp_path / "r.h5", file), tmp_path / "r.csv")
+    header = (tmp_path / "r.csv").read_text().splitlines()[0].split(",")
+    assert header == ["split", "id", "label", "predicted", *SETTINGS, "run"]
 
 
 def test_predictions_become_a_table_with_class_names(tmp_path):
