@@ -8,8 +8,8 @@ from scipy.stats import ortho_group, skew
 from shell import fails, ok, rows
 
 from clipkit import features
-from clipkit.analysis import alignment, retrieval
-from clipkit.base.errors import ClipkitError
+from clipkit.analysis import alignment, for_people, retrieval
+from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile
 from clipkit.features.history import History
 from clipkit.features.model import Split
@@ -126,6 +126,88 @@ def test_independent_models_are_marked_in_5_percent_of_worlds(monkeypatch, layer
     marked = (independent_p(100, layers) <= 0.05).mean(axis=0)
     assert (marked <= 0.12).all()
     assert marked.max() >= 0.01
+
+
+def make_frames(random, sizes, width=8):
+    """Return frames of videos by two models that hold nothing in common."""
+    video = np.repeat(np.arange(len(sizes)), sizes)
+    files = []
+    for name in "ab":
+        scene = random.standard_normal((len(sizes), width))[video]
+        files.append(make_file(scene + 0.3 * random.standard_normal(scene.shape), name))
+        files[-1].splits["test"].labels = video
+    return files
+
+
+def cluster_p(worlds, kind, videos=30):
+    """Return p of independent models by frame and by video, (worlds, 2, 2)."""
+    found = []
+    for seed in range(worlds):
+        random = np.random.RandomState(seed)
+        sizes = {"equal": np.full(videos, 4), "twice": np.full(videos, 2)}.get(kind)
+        if sizes is None:
+            sizes = random.randint(1, 21, videos)
+        if kind == "one large":
+            sizes = np.concatenate([[60], np.full(videos - 1, 3)])
+        files = make_frames(random, sizes)
+        by = [alignment.align(files, k=5, seed=seed, cluster=name) for name in (None, "class")]
+        found.append([one.runs["p"] for one in by])
+    return np.array(found)
+
+
+def test_frames_of_a_video_are_no_neighbours_that_independent_models_share(monkeypatch):
+    monkeypatch.setattr(alignment, "PERMUTATIONS", 39)
+    by_frame, by_video = (cluster_p(20, "equal") <= 0.05).mean(axis=0)
+    assert (by_frame >= 0.95).all()
+    assert (by_video <= 0.25).all()
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("kind", ["equal", "1 to 20", "one large"])
+def test_independent_models_of_videos_are_marked_in_5_percent_of_worlds(monkeypatch, kind):
+    monkeypatch.setattr(alignment, "PERMUTATIONS", 39)
+    by_video = (cluster_p(400, kind)[:, 1] <= 0.05).mean(axis=0)
+    assert ((by_video >= 0.02) & (by_video <= 0.08)).all()
+
+
+def test_copies_of_rows_count_once_and_are_noted(capsys):
+    a, b = make_views(30, [1, 1])
+    once = alignment.align([make_file(a), make_file(b, "b")], k=K)
+    assert "equal" not in capsys.readouterr().err
+    copies = [make_file(np.repeat(view, 3, axis=0), name) for view, name in ((a, "a"), (b, "b"))]
+    for file in copies:
+        file.splits["test"].labels = np.repeat(np.arange(30), 3)
+    alignment.align(copies, k=K)
+    assert "90 of 90 rows are equal to another row in all files" in capsys.readouterr().err
+    thrice = alignment.align(copies, k=K, cluster="class")
+    assert "equal" not in capsys.readouterr().err
+    assert set(thrice.runs["clusters"]) == {30}
+    for name in ("similarity", "similarity_null", "similarity_null95", "p"):
+        assert thrice.runs[name] == pytest.approx(once.runs[name], abs=1e-12)
+
+
+def test_each_draw_has_one_row_of_each_cluster():
+    clusters = np.array([3, 1, 3, 3, 1, 0])
+    taken = alignment.draw_rows(clusters, 6)
+    assert taken.shape == (3, 3)
+    for drawn in taken:
+        assert sorted(clusters[drawn]) == [0, 1, 3]
+    assert set(taken.ravel()) == set(range(6))
+    assert alignment.draw_rows(None, 4).tolist() == [[0, 1, 2, 3]]
+
+
+def test_equal_rows_are_not_far_apart_to_a_model():
+    (a,) = make_views(60, [1])
+    classes = np.eye(3)[np.arange(60) % 3]
+    for row in alignment.align([make_file(a), make_file(classes, "b")], blind=20).rows():
+        if row["cosine_b"] > 0.99:
+            assert row["rank_b"] == 10  # the mean of 1 to 19
+        else:
+            assert row["rank_b"] == 39.5  # of 20 to 59
+    with pytest.raises(ClipkitError, match="got equal ones"):
+        alignment.align([make_file(a), make_file(np.ones((60, 5)), "b")], blind=2)
+    with pytest.raises(UsageError, match="--blind without --cluster"):
+        alignment.align([make_file(a), make_file(a)], blind=2, cluster="class")
 
 
 def test_rows_of_equal_cosines_are_no_neighbours_that_independent_models_share():
@@ -285,18 +367,85 @@ def test_gap_and_hubness_are_what_brute_force_gives(task):
     assert found["hubness"] == pytest.approx(skew(np.bincount(nearest.ravel(), minlength=60)))
 
 
-def test_halves_of_one_modality_have_no_gap():
-    images, texts = make_pairs(400)[:2]
-    ids = [f"{i}.jpg" for i in range(400)]
+def gap_files(images, texts, image_of=None):
+    ids = [f"{i}.jpg" for i in range(len(images))]
     history = History([{"command": "textembed", "model": {"name": "a"}}])
-    names = {"texts": ids, "class_names": ids, "class_index": np.arange(400)}
-    of_texts = FeatureFile("texts", history, features=texts, **names)
-    for row in retrieval.retrieve(make_file(images, ids=ids), of_texts, gap=True).rows():
+    of_texts = FeatureFile("texts", history, features=texts, class_names=ids)
+    of_texts.texts = [f"text {i}" for i in range(len(texts))]
+    of_texts.class_index = np.arange(len(texts)) if image_of is None else image_of
+    return make_file(images, ids=ids), of_texts
+
+
+def test_halves_of_one_modality_have_no_gap():
+    files = gap_files(*make_pairs(400)[:2])
+    for row in retrieval.retrieve(*files, gap=True).rows():
         assert row["gap"] > 1 > 0.2 > row["gap_null"]
+        assert row["gap_p"] == row["p_min"] == 1 / 201
+        assert row["gap_within_one_side"] < 0.2
         assert row["relative_gap"] > 0.6
-        assert row["relative_gap_null"] == pytest.approx(0.5, abs=0.02)
-    few = of_texts.class_names[:3]
-    of_texts.class_index = np.where(np.arange(400) < 3, np.arange(400), -1)
-    of_texts.class_names = few
+        assert row["relative_gap_within_one_side"] == pytest.approx(0.5, abs=0.02)
+    shown = for_people.rows_for_people(retrieval.retrieve(*files, k=[1], gap=True))
+    (of_gap,) = [row for row in shown if row["measure"] == "gap"][:1]
+    assert of_gap["by chance"].endswith(" (p <=\N{NO-BREAK SPACE}1/201)")
+    images, texts = files
+    texts.class_index = np.where(np.arange(400) < 3, np.arange(400), -1)
     with pytest.raises(ClipkitError, match="at least 4 pairs"):
-        retrieval.retrieve(make_file(images, ids=ids), of_texts, gap=True)
+        retrieval.retrieve(images, texts, gap=True)
+
+
+def test_images_and_texts_that_are_all_equal_have_no_gap_to_measure():
+    files = gap_files(np.ones((20, 4)), np.ones((20, 4)))
+    with pytest.raises(ClipkitError, match="--gap: expected images and texts that differ"):
+        retrieval.retrieve(*files, gap=True)
+
+
+def make_world(random, sizes, shared=0.7):
+    """Return pairs without a gap: texts are alike as those of an image, and as its image."""
+    n = len(sizes)
+    image_of = np.repeat(np.arange(n), sizes)
+    scene, caption = random.standard_normal((2, n, 12))
+    mean = random.standard_normal(12)
+    images = mean + shared * scene + random.standard_normal((n, 12))
+    noise = random.standard_normal((len(image_of), 12))
+    texts = mean + shared * scene[image_of] + 0.8 * caption[image_of] + 0.6 * noise
+    both = [unit(rows).astype(np.float32) for rows in (images, texts)]
+    return retrieval.Pairs(*both, image_of, [f"{i}.jpg" for i in range(n)])
+
+
+def gap_rate(worlds, kind, n=40):
+    random = np.random.RandomState(0)
+    small = []
+    for _ in range(worlds):
+        sizes = {"1": np.ones(n, int), "5": np.full(n, 5)}.get(kind)
+        if sizes is None:
+            sizes = random.randint(1, 21, n)
+        pairs = make_world(random, sizes)
+        gap = retrieval.modality_gap(pairs, "text_retrieval")["gap"]
+        small.append(retrieval._gap_null(pairs, gap)["gap_p"] <= 0.05)
+    return np.mean(small)
+
+
+@pytest.mark.parametrize("kind", ["1", "5", "1 to 20"])
+def test_pairs_without_a_gap_rarely_seem_to_have_one(kind):
+    assert gap_rate(60, kind) <= 0.15
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("kind", ["1", "5", "1 to 20"])
+def test_five_percent_of_worlds_without_a_gap_seem_to_have_one(kind):
+    assert 0.02 <= gap_rate(600, kind, n=60) <= 0.07
+
+
+@pytest.mark.parametrize("task", retrieval.TASKS)
+def test_candidates_without_hubs_are_as_hubby_as_rotated_ones(task):
+    """In halves of one side, with other numbers of candidates, hubness differs."""
+    found = []
+    for seed in range(8):
+        random = np.random.RandomState(seed)
+        images, texts = (unit(random.standard_normal((n, 16))) for n in (100, 500))
+        both = [rows.astype(np.float32) for rows in (images, texts)]
+        pairs = retrieval.Pairs(*both, np.repeat(np.arange(100), 5), [])
+        found.append((retrieval.hubness(*retrieval._sides(pairs, task)),
+                      retrieval._hub_null(pairs, task)))  # fmt: skip
+    observed, null = np.mean(found, axis=0)
+    assert observed == pytest.approx(null, abs=3 * np.std(found, axis=0)[0] / np.sqrt(8))

@@ -11,8 +11,9 @@ from factories import check_means_of_controls, untrained
 from shell import fails, ok, rows
 
 from clipkit import embedding, features
-from clipkit.analysis import choices
+from clipkit.analysis import choices, metrics
 from clipkit.analysis.controls import Control
+from clipkit.analysis.dependence import components
 from clipkit.base.errors import ClipkitError
 from clipkit.datasets.items import Item, Items
 from clipkit.features import FeatureFile
@@ -128,14 +129,18 @@ def test_permuted_images_show_what_the_texts_alone_give():
     assert row["accuracy"] == row["shuffled"] == row["shuffled95"] == 1
 
 
+def above_draws(shuffled):
+    """Whether an accuracy is above 95 % of draws."""
+    return shuffled.right.mean() > np.quantile(shuffled.draws.mean(axis=(1, 2)), 0.95)
+
+
 @pytest.mark.long
 def test_an_accuracy_of_random_texts_is_above_95_percent_of_draws_in_about_5_percent_of_samples():
     random = np.random.RandomState(0)
     above = []
     for _ in range(300):
         images, texts = random.standard_normal((40, 1, 6)), random.standard_normal((40, 2, 6))
-        right, draws = choices.shuffle(images, texts + 0.5, ["" for _ in images])
-        above.append(right.mean() > np.quantile(draws.mean(axis=2), 0.95))
+        above.append(above_draws(choices.shuffle(images, texts + 0.5, ["" for _ in images])))
     assert 0.01 <= np.mean(above) <= 0.09
 
 
@@ -149,9 +154,140 @@ def test_items_of_one_image_are_given_another_image_together():
         right_texts = random.standard_normal((20, 1, 8))[rows]
         right_texts = right_texts + 0.3 * random.standard_normal((200, 1, 8))
         texts = np.concatenate([right_texts, -right_texts], axis=1)
-        right, draws = choices.shuffle(images, texts, [""] * 200, rows)
-        above.append(right.mean() > np.quantile(draws.mean(axis=2), 0.95))
+        above.append(above_draws(choices.shuffle(images, texts, [""] * 200, rows[:, None])))
     assert np.mean(above) <= 0.12  # if items are permuted one by one: 0.3
+
+
+def brute_shuffled(images, texts, categories, members):
+    """Return the mean accuracies (M,) with the images of all items that share none, by loops."""
+    by_item = []
+    for n, text in enumerate(texts):
+        others = {}
+        for m, image in enumerate(images):
+            if categories[m] == categories[n] and not set(members[m]) & set(members[n]):
+                others[tuple(members[m])] = image
+        right = []
+        for image in others.values():
+            cosines = image @ text.T
+            first = cosines[0, 0] > cosines[0, 1:].max()
+            if len(image) == 1:
+                right.append([first])
+                continue
+            of_texts = first and cosines[1, 1] > cosines[1, 0]
+            of_images = cosines[0, 0] > cosines[1, 0] and cosines[1, 1] > cosines[0, 1]
+            right.append([of_texts, of_images, of_texts and of_images])
+        if right:
+            by_item.append(np.mean(right, axis=0))
+    return np.mean(by_item, axis=0)
+
+
+@pytest.mark.parametrize("width", [1, 2])
+def test_shuffled_is_the_mean_over_the_images_of_all_other_items(width, monkeypatch):
+    """Of items from a pool of images, of which an item may have some of another one."""
+    monkeypatch.setattr(choices, "PAIRINGS_AT_ONCE", 100)
+    random = np.random.RandomState(0)
+    pool = random.standard_normal((12, 8)) + 0.5
+    members = np.array([random.choice(12, width, replace=False) for _ in range(40)])
+    texts = random.standard_normal((40, 2, 8))
+    categories = [f"{n % 3}" for n in range(40)]
+    found = choices.shuffle(pool[members], texts, categories, members)
+    expected = brute_shuffled(pool[members], texts, categories, members)
+    assert np.nanmean(found.expected, axis=1) == pytest.approx(expected, abs=1e-12)
+    drawn = np.nanmean(found.draws, axis=(0, 2))
+    assert drawn == pytest.approx(expected, abs=0.02)
+    monkeypatch.setattr(choices, "PAIRINGS", 1 << 9)
+    few = choices.shuffle(pool[members], texts, categories, members)
+    assert np.nanmean(few.expected, axis=1) == pytest.approx(expected, abs=0.12)
+
+
+def test_a_model_that_holds_all_pairs_shows_none_of_them_with_other_images():
+    """In permutations with fixed points, a fraction 1/n of the items would keep its image."""
+    random = np.random.RandomState(0)
+    pairs = random_pairs(8, 0.0, 64, random)
+    (row, *_) = choices.choose(*make_files(pairs, pairs)).rows()
+    assert row["accuracy"] == 1
+    texts = np.concatenate([pairs[:, :1], -pairs[:, :1]], axis=1)
+    one = choices.shuffle(pairs[:, :1], texts, [""] * 8)
+    expected = brute_shuffled(pairs[:, :1], texts, [""] * 8, np.arange(8)[:, None])
+    assert one.expected.mean() == pytest.approx(expected[0], abs=1e-12)
+
+
+def test_items_of_one_image_alone_have_no_other_images():
+    random = np.random.RandomState(0)
+    image_file, text_file, items = make_files(
+        random.standard_normal((9, 1, 8)), random.standard_normal((9, 2, 8))
+    )
+    items.items[:] = [item._replace(images=["0-0.jpg"]) for item in items.items]
+    result = choices.choose(image_file, text_file, items)
+    assert np.isnan(result.runs["shuffled"]).all()
+    assert np.isnan(result.runs["shuffled95"]).all()
+    assert set(result.runs["clusters"]) == {1}
+    assert choices.finding(result).endswith("words 0 of 2")
+
+
+def draw_pool(random, items=100, pool=40, like=1.0):
+    """Return which items of two images from a pool are right, and the images of each.
+
+    An item is right if the mean of its images' ease and of its own is above a limit.
+    """
+    members = np.array([random.choice(pool, 2, replace=False) for _ in range(items)])
+    ease = random.standard_normal(pool)[members].mean(axis=1)
+    return like * ease + random.standard_normal(items) > 0, members
+
+
+def test_items_from_a_pool_of_images_are_counted_with_all_that_share_one():
+    random = np.random.RandomState(0)
+    members = np.array([[0, 1], [2, 3], [1, 4], [5, 6], [3, 2], [7, 8]])
+    images, texts = random.standard_normal((9, 8)), random.standard_normal((6, 2, 8))
+    image_file, text_file, items = make_files(images[members], texts)
+    image_file.splits["test"].features = images.astype(np.float32)
+    image_file.splits["test"].ids = [f"{n}.jpg" for n in range(9)]
+    for n, pair in enumerate(members):
+        items.items[n] = items.items[n]._replace(images=[f"{image}.jpg" for image in pair])
+    result = choices.choose(image_file, text_file, items)
+    assert result.splits["acc"].cluster.tolist() == [0, 1, 0, 2, 1, 3]
+    assert result.rows()[0]["clusters"] == 4
+    image_file.splits["test"].labels = np.array([0, 0, 1, 1, 0, 2, 2, 2, 2])
+    by_class = choices.choose(image_file, text_file, items, cluster="class")
+    assert by_class.splits["acc"].cluster.tolist() == [0, 1, 0, 2, 1, 2]
+    assert by_class.history[-1]["cluster"] == "class"
+
+
+@pytest.mark.exhaustive
+def test_intervals_of_items_from_a_pool_hold_the_accuracy():
+    """Of images that few items share, which form clusters of one to about ten items."""
+    random = np.random.RandomState(0)
+    held = held_by_first = 0
+    for _ in range(400):
+        right, members = draw_pool(random, items=100, pool=250, like=2.0)
+        for number, clusters in enumerate((components(members), members[:, 0])):
+            low, high = metrics.wilson(right.mean(), metrics.effective_rows(right, clusters))
+            if number:
+                held_by_first += low <= 0.5 <= high
+            else:
+                held += low <= 0.5 <= high
+    assert 0.92 <= held / 400 <= 0.98
+    assert held_by_first < held
+
+
+def test_a_control_that_is_as_good_is_rarely_said_to_be_below(monkeypatch):
+    """Against the control's accuracy without its own error: 9 %."""
+    random = np.random.RandomState(0)
+    said = 0
+    for number in range(40):
+        pairs = random.standard_normal((60, 1, 6))
+        texts = np.concatenate([pairs, -pairs], axis=1)
+        files = []
+        for name in "mc":
+            noisy = pairs + 1.2 * random.standard_normal(pairs.shape)
+            files.append(make_files(noisy, texts, name))
+        (images, text_file, items), (other, other_texts, _) = files
+        for file in (other, other_texts):
+            file.history[0]["model"]["untrained"] = number
+        result = choices.choose(images, text_file, items, controls=[Control(other, other_texts)])
+        said += sum(choices.understood(result)["words"].values()) / 2
+        assert result.rows()[0]["accuracy_low"] > 0.6 > result.rows()[0]["shuffled"]
+    assert said <= 4
 
 
 def test_texts_of_the_same_words_have_a_ceiling():
@@ -164,7 +300,7 @@ def test_texts_of_the_same_words_have_a_ceiling():
     assert choices.order_blind_ceiling(Items("", items, {})).tolist() == [[1 / 2, 1, 1 / 3]]
 
 
-def test_two_texts_of_the_same_words_are_never_closer_to_different_images():
+def test_two_texts_of_the_same_words_are_never_closer_to_different_images(monkeypatch):
     """A model blind to the order of words, but for what rounding leaves."""
     random = np.random.RandomState(0)
     images, texts = random.standard_normal((2000, 2, 8)), random.standard_normal((2000, 1, 8))
@@ -172,7 +308,8 @@ def test_two_texts_of_the_same_words_are_never_closer_to_different_images():
     items = [Item("", "", ["x", "y"], ["a b", "b a"]), Item("", "", ["x", "y"], ["a b", "b c"])]
     ceiling = choices.order_blind_ceiling(Items("", items, {}))
     assert ceiling.tolist() == [[1 / 4, 1], [0, 1], [0, 1]]
-    right = choices.shuffle(images, texts, [""] * 2000)[0].mean(axis=1)
+    monkeypatch.setattr(choices, "PAIRINGS", 1 << 16)
+    right = choices.shuffle(images, texts, [""] * 2000).right.mean(axis=1)
     assert right == pytest.approx(ceiling[:, 0], abs=0.03)
 
 
@@ -269,6 +406,26 @@ def test_a_folder_has_a_category_for_each_file(tmp_path):
         ("x.csv", "item,image,text,correct\n7,a,one,1\n7,b,two,0\n", "x.csv, item 7"),
         ("x.csv", "item,image,text,correct\n7,a,one,yes\n", "x.csv, line 2"),
         ("x.csv", "item,image,text\n7,a,one\n", "x.csv, line 1: expected a column correct"),
+        (
+            "x.csv",
+            "item,image,text,correct\n7,a,one,1\n7,a,two,0\n7,a,one,0\n",
+            "x.csv, item 7: expected a text to be right or wrong, got 'one' as both",
+        ),
+        (
+            "x.csv",
+            "item,image,text,correct,category\n7,a,one,1,x\n7,a,two,0,y\n",
+            "x.csv, item 7: expected one category, got 'x' and 'y'",
+        ),
+        (
+            "x.json",
+            '{"0": {"filename": "a", "caption": ["b", "c"], "negative_caption": "d"}}',
+            "x.json, 0, caption: expected a text or a whole number, got",
+        ),
+        (
+            "x.json",
+            '{"0": {"filename": "a", "caption": "b", "caption": "c", "negative_caption": "d"}}',
+            "x.json: expected each key once, got 'caption' again",
+        ),
         ("x.txt", "one\n", "x.txt"),
     ],
 )
@@ -381,6 +538,7 @@ def test_several_controls_have_a_mean_and_a_range_and_none_may_do_as_well():
     lines = np.vstack([lines.get_segments() for lines in figure.axes[0].collections])
     ends = [[row["accuracy_control_low"], row["accuracy_control_high"]] for row in result.rows()]
     assert {tuple(line) for line in 100 * np.array(ends)} <= {tuple(line) for line in lines[..., 0]}
+    assert (result.runs["control_p"] < 0.05).all()
     result.runs["accuracy_control_high"][:] = 1.0
     assert choices.finding(result) == "Categories understood: words 0 of 2"
 

@@ -153,6 +153,7 @@ STEPS = {
     "known-logits.h5": "logits known.h5 txt.h5",
     "unknown-logits.h5": "logits unknown.h5 txt.h5",
     "z.h5": "zeroshot logits.h5",
+    "clusters.h5": "cluster img.h5 -k 5",
     "answers.h5": "zeroshot logits.h5 --threshold 0.5",
     "p.h5": "probe logits.h5 --classifier logreg --keep",
     "a.h5": "attributes img.h5 words.h5 --table table.csv --attribute flag --metric auroc",
@@ -160,6 +161,7 @@ STEPS = {
 }
 ATTRIBUTES = "attributes img.h5 words.h5 --control ctl.h5 --table table.csv"
 # The control twice, since several have a range
+BY_PATIENT = " --table table.csv --cluster patient"
 CONTROLS = 2 * " --control ctl.h5 --control-texts ctl-{}.h5"
 # Reports that together have all columns, each with the columns that distinguish its rows
 REPORTS = {
@@ -177,6 +179,7 @@ REPORTS = {
     "cluster img.h5 -k 5 --seed 1,2": "",
     "calibrate logits.h5 -t 0.05": "",
     "retrieve img.h5 captions.h5 --gap" + CONTROLS.replace("{}", "captions"): "split k",
+    "retrieve ctl.h5 ctl-captions.h5 --gap -k 1": "",
     "choose img.h5 items.h5 --items items.csv" + CONTROLS.replace("{}", "items"): "",
     "importance ../base/p.h5 logits.h5": "prompt",
     "importance ../base/p.h5 logits.h5 --groups prompts.tsv": "group",
@@ -195,6 +198,11 @@ REPORTS = {
     "align img.h5 ctl.h5": "measure",
     "align img.h5 ctl.h5 --blind 5": "",
     "describe logits.h5 --top 7" + 2 * " --control ctl-logits.h5": "group prompt",
+    "describe logits.h5 --result clusters.h5": "group prompt",
+    "choose img.h5 items.h5 --items items.csv" + BY_PATIENT: "",
+    "align img.h5 ctl.h5" + BY_PATIENT: "measure",
+    "describe logits.h5 --top 7" + BY_PATIENT: "group prompt",
+    "threshold logits.h5 --fpr 0.1" + BY_PATIENT: "prompt",
     "threshold logits.h5 --fpr 0.1": "prompt",
     "threshold known-logits.h5 --unknown unknown-logits.h5": "measure",
     "info --runs z.h5 answers.h5": "",

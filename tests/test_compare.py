@@ -19,7 +19,7 @@ from scipy.stats import binomtest, norm
 from shell import fails, ok, rows
 from sklearn.metrics import cohen_kappa_score
 
-from clipkit.analysis import metrics
+from clipkit.analysis import dependence, metrics
 from clipkit.analysis.comparison import compare, pair
 from clipkit.base import tables
 from clipkit.features import FeatureFile, read, write
@@ -71,7 +71,7 @@ def test_p_is_that_of_mcnemars_exact_test(b, c):
     assert (row["p"], row["only_a"]) == (exchanged["p"], exchanged["only_b"])
     expected = binomtest(b, b + c, 0.5).pvalue if b + c else 1.0
     assert row["p"] == pytest.approx(expected, rel=1e-12)
-    log10_p = metrics.paired_test_log10([1] * b + [-1] * c)
+    log10_p = dependence.paired_test_log10([1] * b + [-1] * c)
     assert log10_p == pytest.approx(math.log10(expected), abs=1e-12)
     assert (row["both"], row["only_a"], row["only_b"], row["neither"]) == (300, b, c, 100)
     assert row["rows"] == 400 + b + c
@@ -100,16 +100,16 @@ def test_the_interval_is_walds_after_half_a_row_is_added_to_each_cell(cells):
     covariance = (np.diag(shares) - np.outer(shares, shares)) / counts.sum()
     half = norm.ppf(0.975) * np.sqrt(contrast @ covariance @ contrast)
     expected = np.clip(contrast @ shares + np.array([-half, half]), -1, 1)
-    found = metrics.difference_interval(only_a, only_b, sum(cells))
+    found = dependence.difference_interval(only_a, only_b, sum(cells))
     assert found == pytest.approx(tuple(expected), abs=1e-6)
 
 
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 40))
 def test_an_interval_holds_the_difference(only_a, only_b, others):
     n = max(1, only_a + only_b + others)
-    low, high = metrics.difference_interval(only_a, only_b, n)
+    low, high = dependence.difference_interval(only_a, only_b, n)
     assert low <= (only_a - only_b) / n <= high
-    exchanged = metrics.difference_interval(only_b, only_a, n)
+    exchanged = dependence.difference_interval(only_b, only_a, n)
     assert exchanged == pytest.approx((-high, -low), abs=1e-15)
 
 
@@ -202,7 +202,7 @@ def test_the_null_of_the_worst_group_is_that_of_permuted_rows():
     lowest = [
         (np.bincount(groups, weights=rng.permutation(RIGHT[0])) / sizes).min() for _ in range(4000)
     ]
-    null = metrics.worst_group_null(sizes, int(RIGHT[0].sum()))
+    null = dependence.worst_group_null(sizes, int(RIGHT[0].sum()))
     assert len(null) == 1000
     quantiles = (5, 50, 95)
     assert np.percentile(null, quantiles) == pytest.approx(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from factories import (
@@ -16,8 +19,10 @@ from factories import (
 from scipy.stats import ttest_ind
 from shell import clipkit, ok, rows
 
+from clipkit.analysis.dependence import critical, p_of
 from clipkit.analysis.description import describe
 from clipkit.analysis.results import make_result
+from clipkit.base.errors import ClipkitError
 from clipkit.features import FeatureFile, Split
 
 LOGITS = {"temperature": 0.5, "logit_scale": 100.0}
@@ -80,7 +85,8 @@ def test_the_largest_t_of_all_prompts_and_groups_is_compared_with_that_of_permut
     generator = np.random.default_rng(5)
     by_chance = [largest(cosines, generator.permutation(labels)) for _ in range(50)]
     for row in describe(file, permutations=50, seed=5).rows():
-        assert row["t_null95"] == pytest.approx(np.quantile(by_chance, 0.95), rel=1e-4)
+        assert row["t_null95"] == pytest.approx(np.sort(by_chance)[-2], rel=1e-4)
+        assert (row["p_adjusted"] <= 0.05) == (abs(row["t"]) > row["t_null95"] * (1 + 1e-5))
         exceeding = sum(value >= abs(row["t"]) for value in by_chance)
         assert row["p_adjusted"] == pytest.approx((exceeding + 1) / 51)
 
@@ -94,6 +100,93 @@ def test_a_planted_difference_is_found_and_few_where_there_is_none():
         found = describe(logits(seed), permutations=99).runs["p_adjusted"]
         smallest.append(found.min() <= 0.05)
     assert np.mean(smallest) <= 0.11  # 0.05 + 2.7 standard errors
+
+
+@pytest.mark.parametrize(("permutations", "place"), [(300, 15), (99, 5), (19, 1)])
+def test_t_is_above_its_null_exactly_if_p_is_at_most_5_percent(permutations, place):
+    drawn = np.random.default_rng(0).random(permutations)
+    assert critical(drawn) == np.sort(drawn)[-place]
+    assert p_of(drawn, critical(drawn)) > 0.05
+    assert p_of(drawn, np.nextafter(critical(drawn), 9)) <= 0.05
+    assert np.isnan(critical(drawn[:18]))
+
+
+def frames(seed: int, sizes: np.ndarray) -> FeatureFile:
+    """Return logits of videos, of which all frames are alike and of one class at random."""
+    generator = np.random.default_rng(seed)
+    video = np.repeat(np.arange(len(sizes)), sizes)
+    file = logits(seed, len(video))
+    split = file.splits["test"]
+    shown = generator.normal(0, 0.1, (len(sizes), 4))[video]
+    split.features = (shown + generator.normal(0, 0.02, shown.shape)).astype(np.float32)
+    split.labels = generator.integers(0, 2, len(sizes))[video]
+    return file
+
+
+def share_below_5_percent(worlds: int, kind: str, tmp_path: Path, videos: int = 24) -> np.ndarray:
+    """Return how often some p is at most 5 % by row, and by video."""
+    small = np.zeros(2)
+    for seed in range(worlds):
+        random = np.random.RandomState(seed)
+        sizes = random.randint(1, 21, videos) if kind == "1 to 20" else np.full(videos, 6)
+        if kind == "one large":
+            sizes[0] = 6 * videos
+        file = frames(seed, sizes)
+        video = np.repeat(np.arange(videos), sizes)
+        lines = [f"{row}.png,{number}\n" for row, number in enumerate(video)]
+        (tmp_path / "t.csv").write_text("id,video\n" + "".join(lines))
+        for number, options in enumerate(({}, {"table": str(tmp_path / "t.csv")})):
+            cluster = "video" if options else None
+            try:
+                found = describe(file, permutations=99, seed=seed, cluster=cluster, **options)
+            except ClipkitError:  # no class has enough images
+                continue
+            small[number] += found.runs["p_adjusted"].min() <= 0.05
+    return small / worlds
+
+
+def test_frames_of_a_video_are_permuted_together(tmp_path):
+    by_row, by_video = share_below_5_percent(20, "equal", tmp_path)
+    assert by_row >= 0.9
+    assert by_video <= 0.2
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("kind", ["equal", "1 to 20", "one large"])
+def test_classes_drawn_by_video_are_described_in_5_percent_of_worlds(kind, tmp_path):
+    assert 0.02 <= share_below_5_percent(400, kind, tmp_path)[1] <= 0.08
+
+
+def test_clusters_of_one_image_change_nothing(tmp_path):
+    file = logits(shift=0.01)
+    lines = [f"{row}.png,{row},{row % 2}\n" for row in range(120)]
+    (tmp_path / "t.csv").write_text("id,alone,half\n" + "".join(lines))
+    table = str(tmp_path / "t.csv")
+    alone = describe(file, table=table, cluster="alone")
+    rows = alone.rows()
+    assert {row.pop("clusters") for row in rows} == {120}
+    assert rows == describe(file).rows()
+    assert alone.history[-1]["cluster"] == "alone"
+    both = describe(file, table=table, column="half", cluster="alone")
+    assert {row["group"] for row in both.rows()} == {"0", "1"}
+
+
+def test_clusters_of_images_are_described_without_a_test(tmp_path, capsys):
+    file = logits(shift=0.05)
+    labels = file.splits["test"].labels
+    made = result(file, labels, "cluster", np.arange(120))
+    found = describe(file, result=made, top=1)
+    assert "no p and no null of t: the groups are made from these" in capsys.readouterr().err
+    for name in ("p_adjusted", "p_min", "t_null95"):
+        assert np.isnan(found.runs[name]).all()
+    assert set(found.runs["untested"]) == {"the groups are made from these images"}
+    page = " ".join(ok("report", saved(tmp_path / "d.h5", found)).stdout.split())
+    assert "the groups are made from these images" in page
+    files = [saved(tmp_path / "l.h5", file), saved(tmp_path / "r.h5", made)]
+    table = ok("describe", files[0], "--result", files[1], "--format", "table").stdout
+    assert "the groups are made from these images" in table
+    table = ok("describe", files[0], "--format", "table").stdout
+    assert re.search(r"<=\s1/301", table)
 
 
 def test_equal_t_of_permuted_rows_count_although_their_sums_round_otherwise():

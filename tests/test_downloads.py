@@ -161,6 +161,22 @@ def test_an_archive_with_another_checksum_is_not_unpacked(server, published, tmp
     assert mine.read_bytes() == b"another file"
 
 
+@pytest.mark.parametrize("has_ranges", [True, False])
+def test_a_download_without_a_length_that_was_cut_keeps_its_part(
+    has_ranges, server, published, tmp_path
+):
+    root = tmp_path / "root"
+    server.says_length, server.has_ranges, server.cut_after = False, has_ranges, 10_000
+    with fails_with(f"expected all of {ZIP}, got 10,000 bytes of a file whose size") as caught:
+        load(root)
+    assert caught.value.hint.startswith("the same command continues the download")
+    assert names_in(root) == [f"{ZIP}.part"]
+    server.cut_after = None
+    load(root)
+    assert names_in(root) == [TOP]
+    assert server.sent == len(published) + (0 if has_ranges else 10_000)
+
+
 def test_an_archive_that_was_brought_by_hand_is_used_and_kept(server, published, tmp_path):
     root = tmp_path / "root"
     root.mkdir()

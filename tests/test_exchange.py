@@ -4,6 +4,7 @@ The files have the layouts of clip-retrieval 2.45, dinotool 0.4, datasets 5.2, C
 """
 
 import json
+import os
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +14,7 @@ from factories import feature_file, labels_of, refused
 from factories import saved as saved_file
 from huggingface_hub import ModelCard
 from safetensors.numpy import save_file
-from shell import clipkit, ok
+from shell import clipkit, fails, ok
 
 from clipkit import embedding
 from clipkit.features import Split, formats, read
@@ -203,6 +204,47 @@ def test_a_table_of_dinotool_comes_in_with_file_names_also_in_parts(tmp_path, in
     refused(
         run, 1, "expected the parts of one table, numbered, got test-N.parquet, train-N.parquet"
     )
+
+
+PARTS = [  # the names of parts, and what is refused of them; None of parts that are read
+    (("part.0", "part.2"), "got part.2.parquet after part.0.parquet; hint: bring the missing part"),
+    (("part.1", "part.01"), "numbers follow each other, got "),
+    (("0-0", "0-1", "1-0"), None),
+    (("0-0", "2-0"), "got 2-0.parquet after 0-0.parquet"),
+    (("x-00000-of-00003", "x-00001-of-00003"), "got 2 files, the last of them x-00001-of-00003"),
+    (("y2023", "y2024"), None),
+]
+
+
+@pytest.mark.parametrize(("names", "message"), PARTS)
+def test_parts_with_a_gap_are_refused(names, message, tmp_path):
+    for name in names:
+        wide(tmp_path / f"parts/{name}.parquet", np.ones((2, 3), "f4"))
+    run = ("convert", tmp_path / "parts", tmp_path / "a.h5")
+    if message is None:
+        ok(*run)
+    else:
+        assert message in fails(*run)
+
+
+def test_a_part_that_is_no_file_is_refused_and_a_link_is_named(tmp_path):
+    folder = tmp_path / "parts"
+    wide(folder / "part.0.parquet", np.ones((2, 3), "f4"))
+    (folder / "part.1.parquet").symlink_to("part.0.parquet")
+    run = ("convert", folder, tmp_path / "a.h5", "--force")
+    assert "parts: 1 part of 2 is a link, the first leads to " in ok(*run).stderr
+    (folder / "part.2.parquet").symlink_to("nothing")
+    assert "part.2.parquet: expected a file, got a folder, FIFO" in fails(*run)
+    (folder / "part.2.parquet").unlink()
+    os.mkfifo(folder / "part.2.parquet")
+    assert "part.2.parquet: expected a file, got a folder, FIFO" in fails(*run)
+
+
+def test_a_tensor_that_is_called_like_the_metadata_is_refused_in_one_line(tmp_path):
+    tensors = {"features": np.ones((2, 3), "f4"), "clipkit": np.ones(4)}
+    save_file(tensors, tmp_path / "a.safetensors")
+    line = fails("convert", tmp_path / "a.safetensors", tmp_path / "a.h5")
+    assert "clipkit: expected the JSON that clipkit convert writes" in line
 
 
 def test_parts_of_a_table_share_their_class_names(tmp_path):

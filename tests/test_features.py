@@ -46,6 +46,7 @@ DIGESTS = {
     "v1-logits": "sha256:3069631ebc3d1405aaa4071d420694204311012ed0bc594782bb94f1cd5dcaf2",
     "v1-result": "sha256:4def534d511473e76fa0a4f7ca8d4b8f99ce4e207b9513ba0e205628ac05a97b",
     "v2-probe": "sha256:cdfda7b787f786135097863cb1a884611bebb332590cf18743207d6dcdb92464",
+    "v4-result": "sha256:a7af981857939b3a5fc853f6ba4c9cc02e8fd86f57f390b1a69b0f9e922a94d7",
     "v3-probe": "sha256:e116dbfc8a4144b63c9ad978c97acfb13093d901ef94a63bd3b4877601beea37",
     "v3-images": "sha256:472c81f881f20d6b49d104321b173bf47aa30300f58b2e35b24d5e4a10d4875b",
     "v3-texts": "sha256:8cc4d92c48a093cbf9080e40f3297714269002229f18fe6cf3806611f6ec105c",
@@ -76,6 +77,29 @@ def test_files_of_every_version_are_read_and_written_with_the_same_bytes(
     assert write(tmp_path / "x.h5", kept_files[name]) == DIGESTS[name]
     if name != "v1-result":  # the kept one is older than the order of the columns
         assert (tmp_path / "x.h5").read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("cluster", "message"),
+    [
+        (np.array([0, -1]), "test/cluster: expected numbers from 0, got -1"),
+        (np.array([0]), "expected equal lengths"),
+        (np.array([0.5, 1]), "test/cluster: expected whole numbers, got numbers"),
+        (np.array([[0], [1]]), "test/cluster: expected 1 dimensions, got 2"),
+    ],
+)
+def test_a_cluster_is_a_whole_number_for_each_row_of_a_result(cluster, message, tmp_path):
+    file = read(DATA / "v4-result.h5")
+    assert file.splits["test"].take([1]).cluster.tolist() == [3]
+    file.splits["test"].cluster = cluster
+    with pytest.raises(ClipkitError, match=message):
+        write(tmp_path / "x.h5", file)
+    file.splits["test"].cluster = None
+    assert file.version == 1
+    images = read(DATA / "v1-images.h5")
+    images.splits["test"].cluster = np.zeros(2, int)
+    with pytest.raises(ClipkitError, match="test/cluster is not part of a file of images"):
+        write(tmp_path / "x.h5", images)
 
 
 @pytest.mark.long

@@ -228,7 +228,7 @@ DAMAGES = [
     (pickle, "expected model.safetensors, got only pytorch_model.bin, a pickle"),
     (lambda folder: edit_tensors(folder, spoil), "expected finite weights, got NaN or Inf in"),
     (lambda folder: edit_tensors(folder, drop), "weights that fit config.json; missing: m"),
-    (lambda folder: (folder / PROCESSOR).unlink(), "the processor of"),
+    (lambda folder: (folder / PROCESSOR).unlink(), "expected its image processor in"),
     (
         lambda folder: (folder / "chat_template.jinja").write_text("{% x %}"),
         "load the chat template of",

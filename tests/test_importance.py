@@ -6,8 +6,9 @@ from factories import MODEL
 from shell import ok, rows
 
 from clipkit.analysis import evaluation, probes, results
+from clipkit.analysis.dependence import difference_interval
 from clipkit.analysis.importance import largest_weights, prompt_importance
-from clipkit.analysis.metrics import difference_interval, exchange_interval
+from clipkit.analysis.metrics import exchange_interval
 from clipkit.analysis.probes.fitted import FittedProbe
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError

@@ -8,11 +8,12 @@ import torch
 import transformers
 from factories import clips, contents
 from factories.zoo import VISION_ZOO, load, read_vision_model, write_vision_model
-from shell import fails, ok
+from shell import clipkit, fails, ok
 from transformers import AutoImageProcessor
 
 from clipkit import features, models
 from clipkit.base.errors import UsageError
+from clipkit.embedding import checkpoint
 from clipkit.features.provenance import identities, provenance
 from clipkit.models.hub import TINY
 from clipkit.models.towers import LayerTower, Stack, resolve
@@ -232,6 +233,32 @@ def test_one_pass_over_several_layers_gives_the_files_of_each(tmp_path):
     assert {key: model.get(key) for key in expected} == expected
     ok(*command, "--layer", 2, "-o", tmp_path / "named{layer}.h5")
     assert (tmp_path / "named2.h5").exists()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("left", ["shards", "nothing but the lock"])
+def test_a_run_of_several_layers_that_was_killed_at_its_end_goes_on(left, tmp_path, monkeypatch):
+    command = ("embed", "digits", "--limit", 40, "-m", "tiny", "--layers", "0,1")
+    ok(*command, "-o", tmp_path / "whole{layer}.h5")
+    command = (*command, "-o", tmp_path / "l{layer}.h5")
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.Checkpoint, "remove", interrupt)
+        assert clipkit(*command).exit_code == 130
+    folder = tmp_path / "l{layer}.h5.partial"
+    if left != "shards":
+        for path in folder.glob("*.h5"):
+            path.unlink()
+    ok(*command)
+    names = ["l0.h5", "l1.h5", "whole0.h5", "whole1.h5"]
+    assert sorted(contents(tmp_path)) == names
+    for layer in (0, 1):
+        published = (tmp_path / f"l{layer}.h5").read_bytes()
+        assert published == (tmp_path / f"whole{layer}.h5").read_bytes()
+    assert "l0.h5 exists" in fails(*command, exit_code=2)
+
+
+def interrupt(self):
+    raise KeyboardInterrupt
 
 
 EMBED = ("embed", "digits", "--limit", 10, "-m", "tiny")

@@ -511,7 +511,10 @@ DAMAGED = [
         lambda folder: (folder / "config.json").rename(folder / "open_clip_config.json"),
         "expected open_clip_model.safetensors, got model.safetensors",
     ),
-    (remove("preprocessor_config.json"), "cannot read .*preprocessor_config.json: there is no"),
+    (
+        remove("preprocessor_config.json"),
+        "expected its image processor in preprocessor_config.json, got none",
+    ),
     (write("processor_config.json", b"[]"), "processor_config.json: expected a JSON object, got"),
     (write("preprocessor_config.json", b"\xff"), "preprocessor_config.json: expected valid JSON"),
     *((cut(n), "model.safetensors: expected a complete safetensors file") for n in (0, 7, 4000)),

@@ -89,7 +89,7 @@ def test_a_table_without_splits_speaks_of_the_ids_of_all_splits(tmp_path):
     [
         ("", "expected a header with id and attributes, got nothing"),
         ("id,split\n", "expected a header with id and attributes, got id, split"),
-        ("id,size,size\n", "got 'size' 2 times"),
+        ("id,size,size\n", "expected different names of columns, got 'size' again"),
         ("id,,size\n", "expected different names of columns, got an empty one"),
         ("id,size\n0.png\n", "table.csv, line 2: "),
         ("id,size\n0.png,a\n0.png,b\n", "line 3: expected each row once, got '0.png' again"),

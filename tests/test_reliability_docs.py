@@ -40,11 +40,75 @@ def test_every_promise_names_a_test_that_exists():
     text = (DOCS / "reliability.md").read_text(encoding="utf-8")
     bold = re.findall(r"^- \*\*([^*]+?)\.?\*\*", text.replace("\n  ", " "), re.MULTILINE)
     assert list(promises()) == bold
-    for test in itertools.chain.from_iterable(promises().values()):
+    check_exist(itertools.chain.from_iterable(promises().values()))
+
+
+def check_exist(tests):
+    for test in tests:
         file, name = test.split("::")
         tree = ast.parse((TESTS / file).read_text(encoding="utf-8"))
-        tests = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
-        assert name in tests, test
+        assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, test
+
+
+SECURITY = {  # the tests of each sentence of SECURITY.md that promises something
+    "Opening a feature file reads no other file, runs no code, and takes memory in proportion to "
+    "the file's size": [
+        "test_reliability_input.py::test_an_untrusted_file",
+        "test_reliability_hostile.py::test_reading_a_feature_file_takes_at_most_forty_times_its_size",
+    ],
+    "Links, external storage, virtual data sets, filters other than fletcher32, objects and "
+    "pickles are refused": ["test_reliability_input.py::test_an_untrusted_file"],
+    "Weights are read from safetensors only": [
+        "test_untrusted_models.py::test_weights_beside_a_model_are_never_read"
+    ],
+    "Pickles are never loaded, and code in a model's repository is never run": [
+        "test_reliability_hostile.py::test_a_pickle_checkpoint_is_not_loaded",
+        "test_reliability_hostile.py::test_a_model_that_brings_code",
+        "test_untrusted_models.py::test_a_processor_reads_no_other_model",
+    ],
+    "No library gets the path of a model's folder: it gets tensors, settings and copies of the "
+    "tokenizer's and the processor's files": [
+        "test_untrusted_models.py::test_no_library_gets_the_path_of_a_models_folder"
+    ],
+    "A chat template takes at most 2 GiB and 30 seconds, as does a processor with a first image": [
+        "test_untrusted_models.py::test_a_chat_template_without_end_is_one_line",
+        "test_untrusted_models.py::test_what_a_processor_makes_of_an_image_is_bounded",
+    ],
+    "A table is UTF-8 text, and a file that says two things of one is refused": [
+        "test_retrieve.py::test_what_a_table_of_captions_says_twice_is_refused",
+        "test_choose.py::test_a_table_without_items_is_refused_by_name",
+        "test_sources.py::test_other_manifests_are_refused_with_the_line",
+    ],
+    "An image is decoded only if its size is below a limit": [
+        "test_images.py::test_an_error_names_the_file_and_the_reason_in_one_line",
+        "test_images.py::test_a_huge_file_is_refused_before_it_is_read",
+    ],
+    "A corrupt image is skipped and listed": [
+        "test_reliability_hostile.py::test_bad_pictures_are_skipped_and_named_and_rows_stay_aligned"
+    ],
+    "A list of paths or a manifest may name local files and `http(s)://` URLs": [
+        "test_sources.py::test_a_list_of_paths_is_read_from_standard_input",
+        "test_archives.py::test_a_manifest_may_name_images_at_urls",
+    ],
+    "Their content is decoded as an image and used for nothing else": [
+        "test_sources.py::test_rows_of_a_list_that_cannot_be_used_are_named_and_skipped"
+    ],
+    "Other protocols, such as `file://`, are refused": [
+        "test_sources.py::test_urls_that_lead_to_this_machine_are_opened_nowhere"
+    ],
+    "Control characters in file names and texts never reach the terminal": [
+        "test_reliability_hostile.py::test_a_file_name_cannot_write_on_the_terminal",
+        "test_reliability_hostile.py::test_texts_from_a_file_cannot_write_on_the_terminal",
+    ],
+}
+
+
+def test_every_sentence_of_the_security_policy_has_tests():
+    text = (DOCS.parent / "SECURITY.md").read_text(encoding="utf-8")
+    text = text.partition("untrusted input\n")[2].partition("[docs/")[0]
+    text = " ".join(re.sub(r"- \*\*[^*]+\*\*", "", text).split())
+    assert text.removesuffix(".").split(". ") == list(SECURITY)
+    check_exist(itertools.chain.from_iterable(SECURITY.values()))
 
 
 def tier_row(promise, tiers):

@@ -206,7 +206,7 @@ STRANGE = {
     "unknown attribute": (attribute("more", 1), "expected no root attributes but format, version"),
     "interrupted": (without("complete"), "interrupted; hint: run the command that made it again"),
     "complete = 0": (attribute("complete", 0), "expected a complete file"),
-    "from the future": (attribute("version", 4), "version 4 was made by a newer clipkit; hint: "),
+    "from the future": (attribute("version", 5), "version 5 was made by a newer clipkit; hint: "),
     "not ours": (without("format"), "HDF5 file that clipkit did not make; hint: clipkit convert"),
     "class names": (replace("class_names", data=CLASSES), "class_names does not match its SHA-256"),
     "history": (attribute("history", HISTORY), "the metadata does not match the digest: it was"),

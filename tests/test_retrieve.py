@@ -15,7 +15,7 @@ from PIL import Image
 from shell import fails, ok, rows
 
 from clipkit import datasets, embedding, features
-from clipkit.analysis import metrics, retrieval, similarity, variance
+from clipkit.analysis import comparison, for_people, metrics, retrieval, similarity, variance
 from clipkit.analysis.controls import Control
 from clipkit.analysis.retrieval import Pairs
 from clipkit.base.errors import ClipkitError, UsageError
@@ -84,8 +84,9 @@ def test_chance_is_what_random_ranks_give(partners):
     for _ in range(20_000):
         best.append(1 + random.permutation(candidates)[:partners].min())
     best = np.array(best)
-    recalls, others = retrieval.chance(np.array([partners]), candidates, k)
-    assert recalls == pytest.approx([np.mean(best <= n) for n in k], abs=0.015)
+    by_chance = retrieval.chance(np.array([partners]), candidates)
+    others = by_chance.means()
+    assert by_chance.recalls(k) == pytest.approx([np.mean(best <= n) for n in k], abs=0.015)
     assert others["mrr"] == pytest.approx(np.mean(1 / best), abs=0.01)
     assert others["median_rank"] == pytest.approx(np.median(best), abs=1)
 
@@ -99,6 +100,135 @@ def test_random_vectors_have_the_recall_and_the_ranks_of_chance():
                 inside.append(row[f"{name}_low"] <= row[f"{name}_null"] <= row[f"{name}_high"])
     for inside in held.values():
         assert 0.9 <= np.mean(inside) <= 0.995
+
+
+def make_alike(random, n, sizes, like, width=32):
+    """Return random images and texts that hold nothing of them; those of an image are alike."""
+    image_of = np.repeat(np.arange(n), sizes)
+    shared = random.standard_normal((n, width))[image_of]
+    texts = np.sqrt(like) * shared
+    texts = texts + np.sqrt(1 - like) * random.standard_normal((len(image_of), width))
+    images = random.standard_normal((n, width))
+    return Pairs(unit(images), unit(texts), image_of, [f"{i}.jpg" for i in range(n)])
+
+
+def test_by_chance_each_image_has_the_texts_of_any_image(monkeypatch):
+    """By loops over all pairings, with equal texts that share the mean of their ranks."""
+    monkeypatch.setattr(retrieval, "BLOCK_BYTES", 4 * 200 * 7)  # seven images a block
+    random = np.random.RandomState(0)
+    pairs = make_alike(random, 30, random.randint(1, 8, 30), 0.5)
+    pairs.texts[:4] = pairs.texts[5]
+    cosines = similarity.products(pairs.images, pairs.texts)
+    ranks = []
+    for row in cosines:
+        for image in range(30):
+            is_partner = pairs.image_of == image
+            best = row[is_partner].max()
+            ahead = (row > best + retrieval.TIE).sum()
+            is_tied = np.abs(row - best) <= retrieval.TIE
+            ties = (is_tied & ~is_partner).sum()
+            ranks.append(1 + ahead + ties / ((is_tied & is_partner).sum() + 1))
+    ranks = np.array(ranks)
+    by_chance = retrieval.rank(pairs)["text_retrieval"].by_chance
+    assert by_chance.recalls([1, 5, 10]) == pytest.approx([(ranks <= k).mean() for k in (1, 5, 10)])
+    assert by_chance.mrr == pytest.approx((1 / ranks).mean())
+    assert abs(by_chance.means()["median_rank"] - np.median(ranks)) <= 1
+    monkeypatch.setattr(retrieval, "NULL_IMAGES", 10)
+    monkeypatch.setattr(retrieval, "NULL_COSINES", 1)
+    few = retrieval.rank(pairs)["text_retrieval"].by_chance
+    assert few.recalls([5]) == pytest.approx(by_chance.recalls([5]), abs=0.1)
+    assert few.mrr != by_chance.mrr
+
+
+def test_one_text_of_each_image_has_random_ranks_by_chance():
+    pairs = make_pairs(40, 1, noise=1.0)
+    (row, *_) = retrieval.retrieve(*make_files(pairs), k=[1, 5]).rows()
+    assert "recall_random_ranks" not in row
+    assert row["recall_null"] == 1 / 40
+    row = retrieval.retrieve(*make_files(make_pairs(40, 3, 1.0)), k=[1, 5]).rows()[-1]
+    assert row["split"] == "text_retrieval"
+    expected = retrieval.chance(np.array([3]), 120)
+    assert row["recall_random_ranks"] == expected.recalls([5])[0] != row["recall_null"]
+    assert row["mrr_random_ranks"] == pytest.approx(expected.mrr)
+
+
+NULLS = ("recall", "mrr", "median_rank")
+
+
+def ignorant(worlds, sizes, like):
+    """Return how often an ignorant model's intervals hold `_null`, and `_random_ranks`."""
+    held = np.zeros((2, len(NULLS)))
+    for seed in range(worlds):
+        random = np.random.RandomState(seed)
+        pairs = make_alike(random, 80, sizes(random), like)
+        row = retrieval.retrieve(*make_files(pairs), k=[20]).rows()[1]
+        for number, ending in enumerate(("null", "random_ranks")):
+            inside = [row[f"{n}_low"] <= row[f"{n}_{ending}"] <= row[f"{n}_high"] for n in NULLS]
+            held[number] += inside
+    return held / worlds
+
+
+def test_what_an_ignorant_model_reaches_with_texts_alike_is_chance():
+    held, by_random_ranks = ignorant(40, lambda random: np.full(80, 5), 0.9)
+    assert (held >= [0.85, 0.7, 0.85]).all()  # of MRR, a note says that few queries have rank 1
+    assert (by_random_ranks < held).all()
+    assert (by_random_ranks[[0, 2]] <= 0.3).all()
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("like", [0.1, 0.9])
+@pytest.mark.parametrize("kind", ["1 to 20", "one large", "mostly one"])
+def test_an_ignorant_model_lies_in_its_interval(kind, like):
+    def sizes(random):
+        if kind == "1 to 20":
+            return random.randint(1, 21, 80)
+        most, rare = {"one large": (2, 200), "mostly one": (1, 3)}[kind]
+        return np.concatenate([[rare], np.full(79, most)])
+
+    recall, mrr, median_rank = ignorant(300, sizes, like)[0]
+    assert min(recall, median_rank) >= 0.92
+    assert mrr >= 0.75  # with a note
+
+
+def test_the_interval_of_mrr_is_symmetric_on_the_logit_scale(capsys):
+    ranks = np.repeat([1.0, 2, 40], [88, 10, 2])
+    row = retrieval._mean_columns(
+        retrieval.Ranks(ranks, *[np.arange(100)] * 2, np.ones(100, int), 100, np.arange(100), None)
+    )
+    odds = [row[name] / (1 - row[name]) for name in ("mrr_low", "mrr", "mrr_high")]
+    assert odds[1] / odds[0] == pytest.approx(odds[2] / odds[1])
+    half = 1.959964 * (1 / ranks).std() / 10
+    assert row["mrr_high"] - row["mrr_low"] == pytest.approx(2 * half, rel=0.05)
+    retrieval.retrieve(*make_files(make_pairs(30, 1, noise=0.01)))
+    assert "MRR" not in capsys.readouterr().err
+    retrieval.retrieve(*make_files(make_pairs(30, 1, noise=9)))
+    assert "the interval of MRR may be too narrow" in capsys.readouterr().err
+
+
+def test_a_recall_among_all_candidates_is_empty():
+    files = make_files(make_pairs(9, 2, noise=1.0))
+    control = Control(*untrained(*files))
+    result = retrieval.retrieve(*files, k=[1, 9, 20], controls=[control])
+    for task, empty in (("image_retrieval", [False, True, True]), ("text_retrieval", [0, 0, 1])):
+        for row, is_empty in zip(result.runs_on(task), empty, strict=True):
+            for name in ("recall", "recall_low", "recall_null", "recall_control", "control_p"):
+                assert np.isnan(row[name]) == bool(is_empty)
+    assert "first" in retrieval.finding(result)
+    assert retrieval.finding(retrieval.retrieve(*files, k=[20])) == ""
+
+
+def test_a_model_is_tested_against_its_control_on_the_same_queries():
+    pairs = make_pairs(60, 2, noise=1.0)
+    files = make_files(pairs)
+    control = Control(*untrained(*files))
+    result = retrieval.retrieve(*files, k=[1, 5], controls=[control])
+    alone = retrieval.retrieve(*control, k=[1, 5])
+    for task in retrieval.TASKS:
+        for run, row in enumerate(result.runs_on(task)):
+            paired = comparison.pair([result, alone], task, [run])
+            assert comparison.compare(paired).rows()[0]["p"] == row["control_p"]
+    table = for_people.rows_for_people(result)
+    assert re.fullmatch(r"[0-9.]+ \(p [0-9.e-]+\)", table[1]["control"])
 
 
 def test_intervals_hold_the_recall_of_all_queries_in_95_percent_of_samples():
@@ -317,8 +447,55 @@ def test_captions_have_the_ids_that_embed_gives_to_the_images(tmp_path, name, ma
 
 def test_a_long_caption_in_a_tar_is_refused_as_one_in_a_table(tmp_path):
     write_members(tmp_path / "x.tar", {"a.png": picture(), "a.txt": b"x" * (2 << 20)})
-    with pytest.raises(ClipkitError, match="x, a: expected a caption of at most 10,000"):
+    with pytest.raises(ClipkitError, match=r"x.tar, a.txt: expected a caption of at most 10,000"):
         embedding.read_captions(str(tmp_path / "x.tar"))
+
+
+def test_quotes_between_tabs_belong_to_captions(tmp_path, capsys):
+    lines = ['a\t"The Scream" by Munch', 'b\t"half', 'c\ta 5" disk', 'd\t"whole"']
+    (tmp_path / "x.tsv").write_text("\n".join(["image\tcaption", *lines]))
+    found = embedding.read_captions(str(tmp_path / "x.tsv"))
+    assert found.texts == ['"The Scream" by Munch', '"half', 'a 5" disk', '"whole"']
+    assert "line 5: the quotes around a cell between tabs belong to it" in capsys.readouterr().err
+
+
+TWICE = '{"image": "a", "caption": "one", "image": "b"}'
+ANNOTATION = '{"image_id": 1, "caption": "x", "caption": "y"}'
+REPEATED = [
+    ("x.jsonl", TWICE, "x.jsonl, line 1: expected each key once, got 'image' again"),
+    (
+        "x.json",
+        f'{{"images": [{{"id": 1, "file_name": "a"}}], "annotations": [{ANNOTATION}]}}',
+        "x.json: expected each key once, got 'caption' again",
+    ),
+    ("x.csv", "image,caption,Image\na,b,c\n", "expected different names of columns, got 'image'"),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "message"), REPEATED)
+def test_what_a_table_of_captions_says_twice_is_refused(name, text, message, tmp_path):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ClipkitError) as caught:
+        embedding.read_captions(str(tmp_path / name))
+    assert message in caught.value.message
+
+
+def test_blank_rows_of_a_table_are_counted(tmp_path, capsys):
+    (tmp_path / "x.csv").write_text("image,caption\na,one\n,\n\n , \nb,\n")
+    assert embedding.read_captions(str(tmp_path / "x.csv")).texts == ["one"]
+    said = capsys.readouterr().err
+    assert "2 blank rows left out" in said
+    assert "1 blank caption left out" in said
+
+
+def test_captions_in_tars_are_utf_8_and_one_for_a_key(tmp_path, capsys):
+    members = {"a.png": picture(), "a.txt": "\ufeffé".encode(), "a.long.txt": b"another"}
+    write_members(tmp_path / "x.tar", members)
+    assert embedding.read_captions(str(tmp_path / "x.tar")).texts == ["é"]
+    assert "x.tar: left out 1 text, first a.long.txt: their keys" in capsys.readouterr().err
+    write_members(tmp_path / "y.tar", {"a.png": picture(), "a.txt": b"\xff"})
+    with pytest.raises(ClipkitError, match=r"y.tar, a.txt, line 1: expected UTF-8 text, got"):
+        embedding.read_captions(str(tmp_path / "y.tar"))
 
 
 @pytest.mark.parametrize(

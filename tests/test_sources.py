@@ -126,7 +126,7 @@ def test_the_header_of_a_manifest_shows_what_separates_its_columns(photos, name,
     Path(name).write_text("\n".join(map(separator.join, rows)))
     assert manifests.names_images(name)
     data = datasets.load(name)
-    assert data.class_names == ["a, cat", "dog"]
+    assert data.class_names == (['"a, cat"', "dog"] if separator == "\t" else ["a, cat", "dog"])
     assert data.splits["all"].ids == ["photos/cat/1.png", "photos/dog/1.png"]
 
 
@@ -252,7 +252,7 @@ def test_a_class_index_is_read_for_wordnet_ids_only(photos):
 )
 def test_other_class_indices_are_refused(tmp_path, content):
     (tmp_path / "class_index.json").write_text(content)
-    with fails_with("class_index.json: expected") as caught:
+    with fails_with("class_index.json") as caught:
         wordnet.read_class_index(tmp_path / "class_index.json")
     assert caught.value.hint == wordnet.HINT
 
@@ -292,7 +292,7 @@ def test_names_in_a_list_hold_any_byte_where_nul_separates_them(photos, monkeypa
     ],
 )
 def test_other_lists_are_refused_with_the_line(monkeypatch, data, message):
-    monkeypatch.setattr(files, "MAX_TABLE_BYTES", 1 << 20)
+    monkeypatch.setattr(files, "MAX_TEXT_BYTES", 1 << 20)
     with fails_with(message):
         list_paths(data, monkeypatch)
 
@@ -375,9 +375,9 @@ def test_spreadsheets_write_csv_in_many_ways(photos):
         ("m.csv", "", "m.csv: expected a table with a row for each image, got none"),
         ("m.csv", ",,\n", "m.csv"),
         ("m.csv", "path,label\n", "m.csv: expected paths of images, got none"),
-        ("m.csv", "path,path\na,b\n", "line 1: expected the column 'path' once, got it twice"),
-        ("m.csv", "path,label\na,x\nb\n", "line 3: expected 2 columns as in the header, got 1"),
-        ("m.csv", "path,label\na,0\nb,-1\n", "line 3: "),
+        ("m.csv", "path,path\na,b\n", "m.csv: expected different names of columns, got 'path'"),
+        ("m.csv", "path,label\na,x\nb\n", "line 3: expected 2 cells, got 1"),
+        ("m.csv", "path,label\na,0\nb,-1\n", "line 3: expected a label from 0, got -1"),
         ("m.csv", "path,id\na,1\nb,2\nc,1\n", "line 4: expected each id once, got 1 as in line 2"),
         ("m.csv", "path,id\na,1\nb,\n", "line 3: expected an id, got none"),
         ("m.csv", "path,split\na,train\nb,\n", "line 3: expected a split, named by letters"),

@@ -92,6 +92,42 @@ def test_the_intervals_count_the_pairs_of_an_image_together():
     assert row["fpr_high"] - row["fpr_low"] == pytest.approx(2 * half, rel=0.1)
 
 
+def test_the_intervals_count_the_images_of_a_cluster_together(tmp_path):
+    file = logits()
+    for split in file.splits.values():  # each image four times
+        split.features = np.repeat(split.features[: N // 4], 4, axis=0)
+        split.labels = np.repeat(split.labels[: N // 4], 4)
+    lines = [f"{row}.png,{row // 4}\n" for row in range(N)]
+    (tmp_path / "t.csv").write_text("id,video\n" + "".join(lines))
+    alone = thresholds.choose(file, fpr=[0.2]).rows()[0]
+    row = thresholds.choose(file, fpr=[0.2], table=str(tmp_path / "t.csv"), cluster="video").rows()[
+        0
+    ]
+    assert (row["clusters"], row["fpr"]) == (N // 4, alone["fpr"])
+    for rate in ("tpr", "fpr"):
+        wide = row[f"{rate}_high"] - row[f"{rate}_low"]
+        assert wide == pytest.approx(2 * (alone[f"{rate}_high"] - alone[f"{rate}_low"]), rel=0.1)
+    with fails_with("expected --cluster for --table, got none"):
+        thresholds.choose(file, table=str(tmp_path / "t.csv"))
+
+
+def test_false_positives_of_few_images_are_noted(capsys):
+    thresholds.choose(logits(), fpr=[0.2])
+    assert "false positives" not in capsys.readouterr().err
+    thresholds.choose(logits(), fpr=[0.002])
+    note = "fewer than 20 images have the false positives of all prompts, prompt 0, prompt 1"
+    assert note in capsys.readouterr().err
+
+
+def test_a_rate_of_nearly_all_pairs_has_the_lowest_threshold():
+    file = logits()
+    file.splits["train"] = file.splits["train"].take(np.arange(4))
+    cosines, labels = np.asarray(file.cosines("train")), file.splits["train"].labels
+    row = thresholds.choose(file, fpr=[0.9999999]).rows()[1]
+    assert row["threshold"] == pytest.approx(cosines[labels != 0, 0].min())
+    assert row["prompt"] == "prompt 0"
+
+
 def test_standardising_removes_what_a_prompt_has_with_every_image():
     file = logits(offset=0.2)
     plain, standardized = (

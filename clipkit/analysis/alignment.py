@@ -2,6 +2,9 @@
 
 Mutual kNN is the mean share of a row's k nearest neighbours that both have (Huh et al. 2024). CKA
 is linear and unbiased (Song et al. 2012). In the null, the rows of one model are permuted.
+
+Rows of one cluster, such as the frames of a video, are alike to every model. One row of each is
+compared at a time, so that no row has neighbours in its own cluster, and clusters are permuted.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from clipkit.analysis import pairing, retrieval, similarity
+from clipkit.analysis.dependence import DRAWS, find_clusters, permute
 from clipkit.analysis.metrics import falling_order
 from clipkit.analysis.results import Row, choose_split, make_result
 from clipkit.base import console
@@ -19,7 +23,9 @@ from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features.compatibility import is_same_model
 from clipkit.features.model import FeatureFile, Floats, Int64
 
-PERMUTATIONS = 200
+PERMUTATIONS = DRAWS
+TAKEN = 10  # most draws of one row of each cluster
+MANY_EQUAL = 0.05  # of the rows
 MEASURES = ("mutual_knn", "cka")
 SAME = 1e-9  # components of unit rows that differ by less are equal
 
@@ -32,7 +38,7 @@ class Space(NamedTuple):
     spread: float  # `hsic` of the rows with themselves
 
 
-def align(
+def align(  # noqa: PLR0913 (the options of `clipkit align`)
     files: Sequence[FeatureFile],
     split: str | None = None,
     *,
@@ -40,13 +46,16 @@ def align(
     blind: int | None = None,
     same_rows: bool = False,
     seed: int = 42,
+    table: str | None = None,
+    cluster: str | None = None,
 ) -> FeatureFile:
     """Compare what models hold of the same rows: what `clipkit align` reports.
 
     Files of images are matched by ids as in `comparison.pair`; images and texts as by `retrieve`,
     with the first text of each image. With more than two files, all layers of the first model are
     compared with all others or, if there are no others, with each other. `k` is the number of
-    neighbours, `blind` a number of `blind_pairs` to list instead.
+    neighbours, `blind` a number of `blind_pairs` to list instead. With `cluster`, an attribute of
+    `table` or ``class``, one row of each of its values is compared at a time; see `draw_rows`.
 
     Returns
     -------
@@ -54,24 +63,44 @@ def align(
         A result with a run per pair of files `a` and `b` and `measure` of MEASURES: `similarity`, 1
         for equal cosines; `similarity_null`, its exact mean over permutations; `similarity_null95`,
         the 95th percentile of its maximum over all pairs of files, in PERMUTATIONS and as the rows
-        are; `p`, the share of these maxima that reach it; and `calibrated`, its part of the way
-        from `similarity_null95` to 1, at least 0. See arXiv 2602.14486, algorithm 2.
+        are; `p`, the share of these maxima that reach it, at least `p_min`; and `calibrated`, its
+        part of the way from `similarity_null95` to 1, at least 0. See arXiv 2602.14486, algorithm
+        2. With `cluster`, `clusters` is the number of values.
     """
     split, ids, features = _match(files, split, same_rows)
-    n, least = len(ids), max(k + 2, 4)  # of `hsic`
-    if n < least:
-        message = f"expected at least {least} rows that all files have, got {n}"
-        raise ClipkitError(message, "choose a smaller -k" if n >= 4 else None)
+    if cluster is not None and blind is not None:
+        raise UsageError("expected --blind without --cluster, got both")
+    row_of = {row_id: row for row, row_id in enumerate(files[0].splits[split].ids)}
+    used = np.array([row_of[row_id] for row_id in ids])
+    clusters = find_clusters(files[0], split, used, table, cluster)
+    taken = draw_rows(clusters.numbers, len(ids), seed)
+    n = taken.shape[1]
+    _check_enough(n, k, cluster)
     files, features = _without_constant(files, features)
     if blind is None:
-        rows = _compare(files, features, k, seed)
+        rows = _compare(files, features, k, seed, taken)
+        _note_equal_rows(files, features, cluster)
     else:
-        rows = blind_pairs(features, ids, k, blind)
+        rows = blind_pairs(files, features, ids, k, blind)
     inputs = {f"b{number}" if number else "a": file.digest for number, file in enumerate(files)}
     settings = {"k": k, "blind": blind, "same_rows": same_rows or None, "seed": seed}
-    history = files[0].extended_history("align", splits=[split], **settings, inputs=inputs)
-    rows = [{"split": split, "rows": n, "k": k} | row for row in rows]
+    history = files[0].extended_history(
+        "align", splits=[split], **settings, **clusters.entry, inputs=inputs | clusters.inputs
+    )
+    head: Row = {"split": split, "rows": len(ids), "k": k}
+    if cluster is not None:
+        head["clusters"] = n
+    rows = [head | row for row in rows]
     return make_result(history, rows, display_name=files[0].display_name)
+
+
+def _check_enough(n: int, k: int, cluster: str | None) -> None:
+    """Refuse fewer rows, or clusters, than the measures need."""
+    least = max(k + 2, 4)  # of `hsic`
+    if n < least:
+        what = "rows that all files have" if cluster is None else f"values of {cluster}"
+        message = f"expected at least {least} {what}, got {n}"
+        raise ClipkitError(message, "choose a smaller -k" if n >= 4 else None)
 
 
 def _match(
@@ -119,25 +148,82 @@ def _without_constant(
     return [files[number] for number in kept], [features[number] for number in kept]
 
 
-def _compare(
-    files: Sequence[FeatureFile], features: Sequence[Floats], k: int, seed: int
-) -> list[Row]:
+def _sides(files: Sequence[FeatureFile]) -> tuple[list[int], list[int]]:
+    """Return the numbers of the files that are compared, and of those that they are compared with.
+
+    These are the files of the first one's model, and the others or, if there are none, the same.
+    """
     model = files[0].history.model
     left = [i for i, file in enumerate(files) if is_same_model(file.history.model, model)]
     right = [i for i in range(len(files)) if i not in left] or left
     if len(files) == 2:
         left, right = [0], [1]
-    spaces = []
-    for number, (file, rows_of_file) in enumerate(zip(files, features, strict=True)):
-        spaces.append(make_space(rows_of_file, k, file.display_name, number))
-    random, n = np.random.RandomState(seed), len(features[0])
-    orders = [np.arange(n), *(random.permutation(n) for _ in range(PERMUTATIONS))]
+    return left, right
+
+
+def _measure_orders(
+    left: Sequence[Space], right: Sequence[Space], orders: Sequence[Int64]
+) -> Floats:
+    """Return MEASURES of all pairs of files for each order of the rows, (orders, A, B, 2)."""
     found = np.empty((len(orders), len(left), len(right), len(MEASURES)))
     with console.progress("permuting rows", "permutations") as report_progress:
         for done, order in enumerate(orders):
             for i, j in np.ndindex(found.shape[1:3]):
-                found[done, i, j] = measure(spaces[left[i]], spaces[right[j]], order)
+                found[done, i, j] = measure(left[i], right[j], order)
             report_progress(done + 1, len(orders))
+    return found
+
+
+def draw_rows(clusters: Int64 | None, n: int, seed: int = 42) -> Int64:
+    """Return rows (R, G) of the G clusters (N,) of n rows, one of each, in their order.
+
+    Each of the R draws takes other rows, as far as a cluster has others: R is the size of the
+    largest cluster, at most TAKEN. Without clusters, return all rows once.
+    """
+    if clusters is None:
+        return np.arange(n)[None]
+    order = np.random.RandomState(seed).permutation(n)
+    _, index, sizes = np.unique(clusters, return_inverse=True, return_counts=True)
+    members = order[np.argsort(index[order], kind="stable")]
+    starts = np.cumsum(sizes) - sizes
+    draws = range(min(TAKEN, int(sizes.max())))
+    return np.stack([np.sort(members[starts + draw % sizes]) for draw in draws])
+
+
+def _note_equal_rows(
+    files: Sequence[FeatureFile], features: Sequence[Floats], cluster: str | None
+) -> None:
+    """Note if many rows are equal in all files: they are neighbours to any model."""
+    if cluster is not None:
+        return
+    places = []
+    for rows in features:
+        rounded = np.round(rows, 5) + 0.0  # no -0
+        places.append(np.unique(rounded, axis=0, return_inverse=True)[1].ravel())
+    _, counts = np.unique(np.stack(places, axis=1), axis=0, return_counts=True)
+    equal = int(counts[counts > 1].sum())
+    if equal > MANY_EQUAL * len(features[0]):
+        names = " and ".join(pairing.name_files(files, range(len(files))))
+        console.note(
+            f"{names}: {equal:,} of {len(features[0]):,} rows are equal to another row in all "
+            "files, so that p is too small; hint: compare one of each with --cluster"
+        )
+
+
+def _compare(
+    files: Sequence[FeatureFile], features: Sequence[Floats], k: int, seed: int, taken: Int64
+) -> list[Row]:
+    """Return the rows of all pairs of files, as means over draws of rows `taken` (R, G)."""
+    left, right = _sides(files)
+    random, n = np.random.RandomState(seed), taken.shape[1]
+    orders = [np.arange(n), *(permute(random, n) for _ in range(PERMUTATIONS))]
+    found = np.zeros((len(orders), len(left), len(right), len(MEASURES)))
+    for drawn in taken:
+        spaces = []
+        for number, (file, rows_of_file) in enumerate(zip(files, features, strict=True)):
+            spaces.append(make_space(rows_of_file[drawn], k, file.display_name, number))
+        of_files = [spaces[i] for i in left], [spaces[j] for j in right]
+        found += _measure_orders(*of_files, orders) / len(taken)
     largest = found.max(axis=(1, 2))  # (1 + PERMUTATIONS, 2)
     null95 = np.quantile(largest, 0.95, axis=0, method="inverted_cdf")
     names = pairing.name_files(files, range(len(files)))
@@ -147,6 +233,7 @@ def _compare(
         row: Row = {"a": names[left[i]], "b": names[right[j]], "measure": MEASURES[m]}
         row |= {"similarity": value, "similarity_null": (k / (n - 1), 0.0)[m]}
         row |= {"similarity_null95": limit, "p": (largest[:, m] >= value).mean()}
+        row["p_min"] = 1 / len(largest)
         rows.append(row | {"calibrated": max(0.0, (value - limit) / max(1 - limit, 1e-9))})
     return rows
 
@@ -157,14 +244,20 @@ def make_space(features: Floats, k: int, name: str = "features", seed: int = 42)
     Rows with the same cosine are neighbours in a random order, with another `seed` for each file:
     if all files took the first rows, their neighbours would be the same whatever the models hold.
     """
-    centred = features - features.mean(axis=0, dtype=np.float64)
-    spread = hsic(centred, centred)
-    if spread <= max(1e-20, 1e-12 * np.square(centred).sum(axis=1).mean() ** 2):
-        raise ClipkitError(f"{name}: expected rows with different cosines, got equal ones")
+    centred, spread = check_spread(features, name)
     order = np.random.RandomState(seed).permutation(len(features))
     shuffled, neighbours = features[order], np.empty((len(features), k), np.int64)
     neighbours[order] = order[retrieval.nearest(shuffled, shuffled, k, skip_self=True)]
     return Space(centred, neighbours, spread)
+
+
+def check_spread(features: Floats, name: str) -> tuple[Floats, float]:
+    """Return the centred rows (N, D) and their `hsic`; refuse rows with equal cosines."""
+    centred = features - features.mean(axis=0, dtype=np.float64)
+    spread = hsic(centred, centred)
+    if spread <= max(1e-20, 1e-12 * np.square(centred).sum(axis=1).mean() ** 2):
+        raise ClipkitError(f"{name}: expected rows with different cosines, got equal ones")
+    return centred, spread
 
 
 def measure(a: Space, b: Space, order: Int64) -> tuple[float, float]:
@@ -187,23 +280,31 @@ def hsic(x: Floats, y: Floats) -> float:
     return float((products + a.sum() * b.sum() / ((n - 1) * (n - 2))) / (n * (n - 3)))
 
 
-def blind_pairs(features: Sequence[Floats], ids: Sequence[str], k: int, count: int) -> list[Row]:
+def blind_pairs(
+    files: Sequence[FeatureFile], features: Sequence[Floats], ids: Sequence[str], k: int, count: int
+) -> list[Row]:
     """List pairs of rows that are similar to one model and not to another, by rank.
 
     Return rows `id` and their neighbours `other` in the first of two files that have the highest
     `rank_b` in the second, with both cosines; each row once. `blind` is the share of all neighbours
     in the farther half of the second file, and `blind_null` this share for independent models.
+    Equal cosines share the mean of their ranks.
     """
     if len(features) > 2:
         raise UsageError(f"--blind: expected two files, got {len(features)}")
+    for file, rows_of_file in zip(files, features, strict=True):
+        check_spread(rows_of_file, file.display_name)
     a, b = features
     n = len(a)
     neighbours = retrieval.nearest(a, a, k, skip_self=True)
-    ranks = np.empty_like(neighbours)
+    ranks = np.empty(neighbours.shape)
     for first, last, cosines in retrieval.blocks(b, b):
-        order = (-cosines).argsort(axis=1, kind="stable")
-        ranks_of_all = order.argsort(axis=1)  # 0 is the row itself
-        ranks[first:last] = np.take_along_axis(ranks_of_all, neighbours[first:last], axis=1)
+        cosines[np.arange(last - first), np.arange(first, last)] = -np.inf  # with itself
+        own = np.take_along_axis(cosines, neighbours[first:last], axis=1)
+        for place, limits in enumerate(own.T[:, :, None]):
+            ahead = (cosines > limits + retrieval.TIE).sum(axis=1)
+            equal = (cosines >= limits - retrieval.TIE).sum(axis=1) - ahead
+            ranks[first:last, place] = ahead + (equal + 1) / 2
     shares = {"blind": float((2 * ranks > n).mean()), "blind_null": (n - 1) // 2 / (n - 1)}
     pairs: list[Row] = []
     used: set[int] = set()
@@ -211,7 +312,7 @@ def blind_pairs(features: Sequence[Floats], ids: Sequence[str], k: int, count: i
         row, other = place // k, int(neighbours.flat[place])
         if len(pairs) < count and used.isdisjoint((row, other)):
             used |= {row, other}
-            pair: Row = {"id": ids[row], "other": ids[other], "rank_b": int(ranks.flat[place])}
+            pair: Row = {"id": ids[row], "other": ids[other], "rank_b": float(ranks.flat[place])}
             pair |= {"cosine_a": a[row] @ a[other], "cosine_b": b[row] @ b[other]}
             pairs.append(pair | shares)
     return pairs

@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from clipkit.analysis import probes, results, similarity, zeroshot
 from clipkit.analysis.attribute_groups import ABOVE_CHANCE
 from clipkit.analysis.controls import Control, check_controls, control_digests
+from clipkit.analysis.dependence import permute
 from clipkit.analysis.held_out import EVAL_SPLIT, FIT_SPLIT, SplitRows, choose_rows, find_shared
 from clipkit.analysis.probes.classifiers import LOGREG, names_taking
 from clipkit.analysis.results import Row
@@ -668,7 +669,8 @@ class _Number(_Label):
         scores = [math.nan]
         if self.values > 1:
             generator = np.random.default_rng(self.settings.seed)
-            permuted = [generator.permutation(self.fitted_numbers) for _ in range(NULLS)]
+            numbers = self.fitted_numbers
+            permuted = [numbers[permute(generator, len(numbers))] for _ in range(NULLS)]
             predicted = ridge(np.asarray(self.X), np.stack(permuted, axis=1), self.X_scored)
             scores = list(map(self._score, predicted.T))
         if self.metric.is_error:

@@ -11,7 +11,8 @@ import posixpath
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,17 @@ from clipkit.analysis.controls import (
     check_controls,
     control_digests,
     mean_of_controls,
+)
+from clipkit.analysis.dependence import (
+    DRAWS,
+    LEVEL,
+    SEED,
+    components,
+    cycle,
+    find_clusters,
+    note_few,
+    p_of_controls,
+    unless_separate,
 )
 from clipkit.analysis.results import Row, choose_split, make_result
 from clipkit.base import console
@@ -36,12 +48,13 @@ if TYPE_CHECKING:
 Bools = NDArray[np.bool_]
 
 MEASURES = ("text_acc", "image_acc", "acc")
-PERMUTATIONS, SEED = 200, 42
+PAIRINGS = 1 << 24  # of items with other images, in a category
+PAIRINGS_AT_ONCE = 1 << 22
 SHOWN = 5  # names in a message
 MOSTLY_ORDER = 0.75  # a lower ceiling: most items differ in the order of words alone
 
 
-def choose(
+def choose(  # noqa: PLR0913 (the options of `clipkit choose`)
     images: FeatureFile,
     texts: FeatureFile,
     items: Items,
@@ -49,40 +62,45 @@ def choose(
     *,
     controls: Sequence[Control] = (),
     common: bool = False,
+    table: str | None = None,
+    cluster: str | None = None,
 ) -> FeatureFile:
     """Count in how many items the right text and image are chosen: what `clipkit choose` reports.
 
     `controls` hold the same images and texts, embedded by untrained models. With `common`, an item
-    is left out if the split lacks one of its images; otherwise that is an error.
+    is left out if the split lacks one of its images; otherwise that is an error. Items that share
+    an image are counted together, and with `cluster` also items of images with the same value of
+    this attribute of `table`, or ``class``.
 
     Returns
     -------
     FeatureFile
         A result with a row for each of MEASURES, its `split`, and each `category`, all items first:
         the number of `items`, the share `accuracy` of right ones with a 95 % interval that counts
-        items of one image together (see `metrics.effective_rows`), the mean and the 95 % quantile
-        of `shuffle`, and the means of `chance` as `angle` and of `order_blind_ceiling`.
-        `accuracy_control` and `shuffled_control` are means of the controls; of several, also with
-        their range (`_low`, `_high`). The predictions are texts: the right one or a wrong one.
+        these together (see `metrics.effective_rows`), the mean and the 95 % quantile of `shuffle`,
+        and the means of `chance` as `angle` and of `order_blind_ceiling`. `accuracy_control` and
+        `shuffled_control` are means of the controls; of several, also with their range (`_low`,
+        `_high`). `control_p` is of `dependence.p_of_controls`. `clusters` is the number of items
+        that share nothing, where some do. The predictions are texts: the right one or a wrong one.
     """
     split = choose_split(images, split)
     controls = check_controls(controls, images, [split], with_texts=True)
     items, rows = _find_images(images, split, items, common)
     vectors = _vectors(images, texts, split, items, rows)
     categories = [item.category for item in items.items]
-    sets = np.unique(rows, axis=0, return_inverse=True)[1].ravel()
-    right, shuffled = shuffle(*vectors, categories, sets)
-    means = {"accuracy": right, "shuffled": shuffled.mean(axis=0)}
+    used = np.unique(rows)
+    named = find_clusters(images, split, used, table, cluster)
+    clusters = _join_items(rows, used, named.numbers, f"{images.display_name}: {split}")
+    shuffled = shuffle(*vectors, categories, rows)
+    means = {"accuracy": shuffled.right, "shuffled": shuffled.expected}
     means["angle"] = chance(*vectors, [len(item.texts) for item in items.items])
     means["ceiling"] = order_blind_ceiling(items)
-    by_controls: dict[str, list[Any]] = {"accuracy_control": [], "shuffled_control": []}
+    of_controls = []
     for control in controls:
         assert control.texts is not None  # it is checked
         vectors = _vectors(control.images, control.texts, split, items, rows)
-        right_of_control, draws = shuffle(*vectors, categories, sets)
-        by_controls["accuracy_control"].append(right_of_control)
-        by_controls["shuffled_control"].append(draws.mean(axis=0))
-    unused = len(images.splits[split]) - len(np.unique(rows))
+        of_controls.append(shuffle(*vectors, categories, rows))
+    unused = len(images.splits[split]) - len(used)
     if unused:
         console.note(f"{images.display_name}: {console.count(unused, 'image')} in no item")
     inputs = {"images": images.digest, "texts": texts.digest, **control_digests(controls)}
@@ -91,36 +109,39 @@ def choose(
         splits=[split],
         items=items.source["items"],
         common=common or None,
-        inputs=inputs | items.source.get("inputs", {}),
+        **named.entry,
+        inputs=inputs | named.inputs | items.source.get("inputs", {}),
     )
     names = items.texts()
     history = History([*images.history, *texts.history, entry])
     result = make_result(history, [], class_names=names, display_name=images.display_name)
     number_of = {text: number for number, text in enumerate(names)}
     own, other = (np.array([number_of[item.texts[n]] for item in items.items]) for n in (0, 1))
-    ids = [item.id for item in items.items]
-    for measure, is_right in zip(MEASURES, right, strict=False):
+    rows_of = Split(None, own, [item.id for item in items.items], cluster=unless_separate(clusters))
+    for measure, is_right in zip(MEASURES, shuffled.right, strict=False):
         predicted = np.where(is_right, own, other)[None]
-        result.splits[measure] = Split(labels=own, ids=ids, predicted=predicted)
-    result.set_rows(_rows(items, rows[:, 0], means, shuffled, by_controls))
+        result.splits[measure] = replace(rows_of, predicted=predicted)
+    result.set_rows(_rows(items, clusters, means, shuffled.draws, of_controls))
     return result
 
 
 def understood(result: FeatureFile) -> dict[str, dict[str, bool]]:
     """Return which categories are understood, by what decides them: words, or their order.
 
-    The interval of the accuracy must begin above what the texts alone and each control reach; and,
-    if the order of words decides most items, above what a model blind to it reaches.
+    The interval of the accuracy must begin above what the texts alone reach; and, if the order of
+    words decides most items, above what a model blind to it reaches. The accuracy must be above
+    that of each control, in a paired test.
     """
     rows = result.runs_on(result.rows()[-1]["split"])
     categories: dict[str, dict[str, bool]] = {"words": {}, "order of words": {}}
     for row in rows[1:] or rows:
         of_controls = row.get("accuracy_control_high", row.get("accuracy_control", 0))
-        limit = max(row["shuffled95"], of_controls)
+        limit = row["shuffled95"]
+        is_above = row["accuracy"] > of_controls and row.get("control_p", 0) <= LEVEL
         decided_by = "words"
         if row["ceiling"] < MOSTLY_ORDER:
             decided_by, limit = "order of words", max(limit, row["ceiling"])
-        categories[decided_by][row["category"]] = row["accuracy_low"] > limit
+        categories[decided_by][row["category"]] = is_above and row["accuracy_low"] > limit
     return categories
 
 
@@ -230,32 +251,90 @@ def _vectors(
     return of_images[rows], similarity.normalize(texts.features, texts.display_name)[text_rows]
 
 
-def shuffle(
-    images: Floats, texts: Floats, categories: Sequence[str], sets: Int64 | None = None
-) -> tuple[Bools, Bools]:
-    """Return what is right in M measures (M, N), and after S permutations of the images (S, M, N).
+class Shuffled(NamedTuple):
+    """What is right in M measures for N items, with their own images and with those of others.
 
-    Images are permuted within a category of items. The texts alone decide what is right then. Items
-    with the same number in `sets` (N,) have the same images, and get the same other images.
+    `expected` is the mean over the images of all other items, NaN for an item without others.
+    `draws` are of S draws of others, and NaN for an item that got an image of its own.
+    """
+
+    right: Bools  # (M, N)
+    expected: Floats  # (M, N)
+    draws: Floats  # (S, M, N)
+
+
+def shuffle(
+    images: Floats, texts: Floats, categories: Sequence[str], members: Int64 | None = None
+) -> Shuffled:
+    """Return what is right for each item with its own images, and with those of other items.
+
+    The texts alone decide what is right with other images. These are of items of the same category
+    that have none of the item's images, which `members` (N, I) numbers; by default, they differ.
     """
     images, texts = images.astype(np.float64), texts.astype(np.float64)
-    random = np.random.RandomState(SEED)
+    N = len(images)
+    if members is None:
+        members = np.arange(N * images.shape[1]).reshape(N, -1)
     numbers = np.unique(categories, return_inverse=True)[1]
-    first = set_of = np.arange(len(numbers))
-    if sets is not None:
-        keys = numbers * (sets.max() + 1) + sets
-        _, first, set_of = np.unique(keys, return_index=True, return_inverse=True)
-        set_of = np.argsort(np.argsort(first))[set_of]  # in the order of their first items
-        first = np.sort(first)
-    numbers = numbers[first]
-    by_category = np.argsort(numbers)
-    draws, order = [], np.empty_like(numbers)
-    with console.progress("shuffling images", "draws") as report_progress:
-        for draw in range(PERMUTATIONS):
-            order[by_category] = np.lexsort([random.uniform(size=len(numbers)), numbers])
-            draws.append(_is_right(similarity.products(images[first[order][set_of]], texts)))
-            report_progress(draw + 1, PERMUTATIONS)
-    return _is_right(similarity.products(images, texts)), np.stack(draws)
+    right = _is_right(similarity.products(images, texts))
+    expected = np.full(right.shape, np.nan)
+    draws = np.full((DRAWS, *right.shape), np.nan, np.float32)
+    random = np.random.RandomState(SEED)
+    with console.progress("shuffling images", "categories") as report_progress:
+        for number in range(numbers.max() + 1):
+            of_category = np.flatnonzero(numbers == number)
+            items = _Items(images[of_category], texts[of_category], members[of_category])
+            expected[:, of_category] = items.expected(random)
+            draws[:, :, of_category] = items.draws(random)
+            report_progress(number + 1, int(numbers.max()) + 1)
+    return Shuffled(right, expected, draws)
+
+
+class _Items:
+    """The items of a category: N of them with S different sets of images."""
+
+    def __init__(self, images: Floats, texts: Floats, members: Int64) -> None:
+        _, first, set_of = np.unique(members, axis=0, return_index=True, return_inverse=True)
+        order = np.argsort(first)  # sets in the order of their first items
+        self.images, self.texts, self.members = images[first[order]], texts, members
+        self.sets = members[first[order]]  # (S, I)
+        self.set_of = np.argsort(order)[set_of.ravel()]  # (N,)
+
+    def expected(self, random: Any) -> Floats:
+        """Return the mean (M, N) over all sets of other images, or over a draw of many sets."""
+        S, (N, T, D) = len(self.images), self.texts.shape
+        most = max(1, PAIRINGS // N)
+        sets = np.arange(S) if most >= S else np.sort(random.permutation(S)[:most])
+        texts = self.texts.reshape(N * T, D)
+        right, count = 0.0, np.zeros(N)
+        step = max(1, PAIRINGS_AT_ONCE // (N * T))
+        for start in range(0, len(sets), step):
+            block = sets[start : start + step]
+            images = self.images[block]
+            cosines = similarity.products(images.reshape(-1, D), texts)
+            cosines = cosines.reshape(*images.shape[:2], N, T).swapaxes(1, 2)  # (B, N, I, T)
+            is_other = ~self._shares(self.sets[block, None], self.members)
+            is_right = _is_right(cosines.reshape(-1, *cosines.shape[2:]))
+            right = right + (is_right.reshape(-1, *is_other.shape) & is_other).sum(axis=1)
+            count += is_other.sum(axis=0)
+        return np.where(count > 0, right / np.maximum(count, 1), np.nan)
+
+    def draws(self, random: Any) -> Floats:
+        """Return what is right with other sets of images, in DRAWS cycles of all sets."""
+        if len(self.images) < 2:
+            return np.array(np.nan)
+        draws = []
+        for _ in range(DRAWS):
+            received = cycle(random, len(self.images))[self.set_of]
+            is_right = _is_right(similarity.products(self.images[received], self.texts))
+            is_own = self._shares(self.sets[received], self.members)
+            draws.append(np.where(is_own, np.nan, is_right))
+        return np.stack(draws)
+
+    @staticmethod
+    def _shares(sets: Int64, members: Int64) -> Bools:
+        """Return whether sets (..., I) and members (N, I) of items have an image in common."""
+        return np.asarray((sets[..., :, None] == members[..., None, :]).any(axis=(-2, -1)))
 
 
 def _is_right(cosines: Floats) -> Bools:
@@ -303,28 +382,58 @@ def order_blind_ceiling(items: Items) -> Floats:
 
 def _rows(
     items: Items,
-    images: Int64,
-    means: Mapping[str, Any],
-    shuffled: Bools,
-    by_controls: Mapping[str, Sequence[Any]],
+    clusters: Int64,
+    means: Mapping[str, NDArray[Any]],
+    draws: Floats,
+    controls: Sequence[Shuffled],
 ) -> list[Row]:
-    """Return a row for each measure and category, all items first. `images` (N,) are rows."""
+    """Return a row for each measure and category, all items first. `clusters` are (N,)."""
     categories = np.array([item.category for item in items.items])
     names = list(dict.fromkeys(categories.tolist()))
     groups = [(name, np.flatnonzero(categories == name)) for name in names if name]
     if len(names) > 1 or not groups:  # else one category has all items
-        groups.insert(0, ("all", np.arange(len(images))))
+        groups.insert(0, ("all", np.arange(len(clusters))))
+    has_clusters = unless_separate(clusters) is not None
     rows: list[Row] = []
-    for number, measure in enumerate(MEASURES[: shuffled.shape[1]]):
+    for number, measure in enumerate(MEASURES[: draws.shape[1]]):
         for name, members in groups:
             row: Row = {"split": measure, "category": name, "items": len(members)}
+            if has_clusters:
+                row["clusters"] = len(np.unique(clusters[members]))
             for column, values in means.items():
-                row[column] = float(values[number, members].mean())
-            for column, of_controls in by_controls.items():
-                shares = [float(values[number, members].mean()) for values in of_controls]
-                row |= mean_of_controls(column, shares)
+                row[column] = _mean(values[number, members])
             right = means["accuracy"][number, members]
-            row |= metrics.share("accuracy", right, images[members])
-            draws = shuffled[:, number, members].mean(axis=1)
-            rows.append(row | {"shuffled95": float(np.quantile(draws, 0.95))})
+            row |= metrics.share("accuracy", right, clusters[members])
+            row |= _control_columns(number, members, right, clusters, controls)
+            drawn = np.array([_mean(draw) for draw in draws[:, number, members]])
+            rows.append(row | {"shuffled95": float(np.quantile(drawn, 0.95))})
     return rows
+
+
+def _join_items(rows: Int64, used: Int64, clusters: Int64 | None, where: str) -> Int64:
+    """Return the cluster (N,) of items that share an image of `rows` (N, I), or an image's cluster.
+
+    `clusters` (U,) are of the different rows `used` (U,).
+    """
+    if clusters is None:
+        found = components(rows)
+        note_few(unless_separate(found), f"{where}: items that share images")
+        return found
+    return components(clusters[np.searchsorted(used, rows)])
+
+
+def _control_columns(
+    number: int, members: Int64, right: Bools, clusters: Int64, controls: Sequence[Shuffled]
+) -> Row:
+    """Return what controls reach in a measure on some items, and the test against them."""
+    of_controls = [control.right[number, members] for control in controls]
+    expected = [_mean(control.expected[number, members]) for control in controls]
+    row = mean_of_controls("accuracy_control", list(map(_mean, of_controls)))
+    row |= mean_of_controls("shuffled_control", expected)
+    return row | p_of_controls(right, of_controls, clusters[members])
+
+
+def _mean(values: NDArray[Any]) -> float:
+    """Return the mean of the items that have a number; NaN if none has."""
+    known = values[~np.isnan(values)]
+    return float(known.mean(dtype=np.float64)) if len(known) else np.nan

@@ -19,6 +19,7 @@ from sklearn.metrics import (
 from sklearn.metrics.cluster import contingency_matrix
 from threadpoolctl import threadpool_limits
 
+from clipkit.analysis.dependence import permute
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features.model import BlockMatrix, FeatureFile, Int64, Split
@@ -112,7 +113,7 @@ def agreement(labels: Int64 | None, assignments: Int64) -> dict[str, float]:
     if labels is None:
         return dict.fromkeys(names, np.nan)
     random = np.random.RandomState(0)  # NumPy never changes its stream
-    permuted = [random.permutation(labels) for _ in range(N_PERMUTATIONS)]
+    permuted = [labels[permute(random, len(labels))] for _ in range(N_PERMUTATIONS)]
     permuted_nmi = [normalized_mutual_info_score(order, assignments) for order in permuted]
     # The AMI takes long. 1 - AMI is the same multiple of 1 - NMI for all permutations, since they
     # have the expectation and the maximum of the mutual information in common.

@@ -14,7 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipkit.analysis import metrics
-from clipkit.analysis.dependence import number_clusters, read_clusters
+from clipkit.analysis.dependence import (
+    LEAST,
+    join,
+    note_few,
+    number_clusters,
+    paired_test,
+    read_clusters,
+    unless_separate,
+    worst_group_null,
+)
 from clipkit.analysis.pairing import (
     describe_pairing,
     match_ids,
@@ -106,8 +115,8 @@ def pair(
         Match row numbers of different imports without ids.
     table, cluster : str, optional
         A file of attributes of the images, or ``shapes``, and an attribute of it. Images with the
-        same value are counted together (see `metrics.effective_rows` and
-        `metrics.paired_test_log10`), as the captions of an image always are.
+        same value are counted together (see `dependence.paired_test`), beside
+        those that the results name: the captions of an image, the items that share one.
 
     Raises
     ------
@@ -143,14 +152,14 @@ def pair(
         class_names=results[0].class_names,
         display_name=results[0].display_name,
     )
-    images, source, image_of = _images(first, split)
-    clusters = image_of if len(np.unique(image_of)) < len(image_of) else None
+    named = []
+    for result, name, order in zip(results, splits, orders, strict=True):
+        of_result = result.splits[name].cluster
+        if of_result is not None:
+            named.append(of_result[order])
+    clusters, annotations = _cluster_rows(first, named, table, cluster)
     cluster_entry: dict[str, str] = {}
-    annotations = read_clusters(images, table, cluster)
     if annotations is not None:
-        codes = annotations.attributes[0].codes[source]
-        where = f"{first.display_name}: {split}: {cluster}"
-        clusters = number_clusters(codes, where)[image_of]
         cluster_entry = {"cluster": str(cluster), "by": annotations.source}
         inputs |= annotations.inputs
     return PairedResults(
@@ -167,6 +176,26 @@ def pair(
         clusters,
         cluster_entry,
     )
+
+
+def _cluster_rows(
+    first: FeatureFile, named: Sequence[Int64], table: str | None, cluster: str | None
+) -> tuple[Int64 | None, Annotations | None]:
+    """Return the clusters (N,) that keep those that results name and those of a table whole.
+
+    The rows of an image belong together, also in results that do not name their clusters.
+    """
+    (split,) = first.splits
+    where = f"{first.display_name}: {split}"
+    images, source, image_of = _images(first, split)
+    annotations = read_clusters(images, table, cluster)
+    if annotations is None:
+        clusters = unless_separate(join([image_of, *named]))
+        note_few(clusters, where)
+        return clusters, None
+    codes = annotations.attributes[0].codes[source]
+    of_table = number_clusters(codes, f"{where}: {cluster}")[image_of]
+    return join([image_of, *named, of_table]), annotations
 
 
 def _choose_runs(
@@ -270,17 +299,17 @@ def compare(
     groups : str, optional
         A file with lines of class TAB group, to compare within each group.
     seed : int
-        Random seed of the permutations of `metrics.worst_group_null`.
+        Random seed of the permutations of `dependence.worst_group_null`.
 
     Returns
     -------
     FeatureFile
         A result with a row per pair: `a`, `b`, `split`, `rows`, with clusters also their number
         `clusters`, the accuracies `acc_a` and `acc_b`, their `difference` with `low` and `high`
-        (see `metrics.difference_interval`), `mde80`, the difference that the test would show with
-        80 % power (see `metrics.detectable_difference`), the number of images that `both`,
+        (see `dependence.paired_test`), `mde80`, the difference that the test would show with
+        80 % power, the number of images that `both`,
         `only_a`, `only_b` or `neither` gets right, `p` of McNemar's exact test (see
-        `metrics.paired_test_log10`) and its `log10_p`, with several pairs `p_holm` (Holm's
+        `dependence.paired_test_log10`) and its `log10_p`, with several pairs `p_holm` (Holm's
         correction for all rows), and `kappa` (see `metrics.error_consistency`). For one result:
         `acc_a` with Wilson's interval. The interval, `mde80`, `p`, `log10_p` and `kappa` are empty
         if one of the two results is not `results.is_testable`.
@@ -288,7 +317,7 @@ def compare(
         With groups, the rows of all images have the `scope` `all`. There follows a row per pair and
         `group`, with the scope `group`. For each result, a row of scope `worst` follows, with its
         worst group, that group's accuracy, and the median `null` and the 5th percentile `null5` of
-        `metrics.worst_group_null`. A group without images is left out. NaN marks what does not
+        `dependence.worst_group_null`. A group without images is left out. NaN marks what does not
         apply.
 
     Raises
@@ -313,6 +342,7 @@ def compare(
         attribute, class_groups = _read_class_groups(paired, groups)
         inputs["groups"] = groups_digest(class_groups)
     named_caveats = warn_of_caveats(paired.names, paired.caveats)
+    _note_no_power(paired)
     history = paired.first.extended_history(
         "compare",
         names=paired.names,
@@ -331,6 +361,15 @@ def compare(
     if attribute is not None:
         rows = _add_worst(rows, paired, attribute, seed)
     return make_result(history, rows)
+
+
+def _note_no_power(paired: PairedResults) -> None:
+    """Note that two results of few clusters never differ significantly."""
+    if paired.clusters is None or len(paired.right) == 1:
+        return
+    count = len(np.unique(paired.clusters))
+    if count < LEAST:
+        console.note(f"{count} clusters show no difference, since p is at least 2 / 2^{count}")
 
 
 def _correct(rows: Sequence[Row], paired: PairedResults) -> None:
@@ -389,32 +428,25 @@ def _count_rows(n: int, clusters: Int64 | None) -> Row:
 def compare_right(first: Bools, second: Bools, clusters: Int64 | None = None) -> Row:
     """Compare which of N images, in clusters (N,), two results get right; see `compare`."""
     n = len(first)
-    differences = first.astype(np.int64) - second
-    independent = metrics.effective_rows(differences, clusters)
-    share = independent / n
-    if clusters is not None:
-        index = np.unique(clusters, return_inverse=True)[1]
-        differences = np.bincount(index, differences).astype(np.int64)
-    log10_p = metrics.paired_test_log10(differences)
+    test = paired_test(first.astype(np.int64) - second, clusters)
     both = int((first & second).sum())
     only_a = int((first & ~second).sum())
     only_b = int((second & ~first).sum())
     neither = n - both - only_a - only_b
-    low, high = metrics.difference_interval(share * only_a, share * only_b, independent)
     return {
         **_count_rows(n, clusters),
         "acc_a": (both + only_a) / n,
         "acc_b": (both + only_b) / n,
         "difference": (only_a - only_b) / n,
-        "low": low,
-        "high": high,
-        "mde80": metrics.detectable_difference((only_a + only_b) / n, round(independent)),
+        "low": test.low,
+        "high": test.high,
+        "mde80": test.mde80,
         "both": both,
         "only_a": only_a,
         "only_b": only_b,
         "neither": neither,
-        "p": 10**log10_p,
-        "log10_p": log10_p,
+        "p": 10**test.log10_p,
+        "log10_p": test.log10_p,
         "kappa": metrics.error_consistency(both, only_a, only_b, neither),
     }
 
@@ -462,7 +494,7 @@ def _worst(paired: PairedResults, number: int, attribute: Attribute, seed: int) 
     share = metrics.effective_rows(right, paired.clusters) / len(right)
     independent = np.maximum(1, np.rint(share * sizes)).astype(np.int64)
     n_right = round(float(counts.sum() / sizes.sum() * independent.sum()))
-    null = metrics.worst_group_null(independent, n_right, seed)
+    null = worst_group_null(independent, n_right, seed)
     return {
         "group": attribute.values[present[worst]],
         "rows": int(sizes[worst]),

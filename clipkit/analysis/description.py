@@ -3,6 +3,8 @@
 For each prompt, t is Welch's: the difference of the mean cosines over its standard error. Many
 prompts and groups are tried, so the largest |t| of the whole table is compared with the largest
 when the rows are permuted, which keeps the correlations of the prompts (Westfall and Young 1993).
+Rows that depend on each other are permuted together. Clusters are made from the images themselves,
+so that prompts separate them in any case: there is no test.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from clipkit.analysis.controls import (
     control_digests,
     mean_of_controls,
 )
+from clipkit.analysis.dependence import critical, find_clusters, p_of, permute
 from clipkit.analysis.metrics import falling_order
 from clipkit.analysis.results import (
     Row,
@@ -36,6 +39,7 @@ from clipkit.features.compatibility import check_same_prompts, matching_split
 from clipkit.features.model import FeatureFile, Floats, Int64, Split
 
 PERMUTATIONS = 300
+MADE_OF_IMAGES = "the groups are made from these images"
 LEAST_ROWS = 10  # of a group, and of the rest: a variance of few rows makes any t large
 ROUNDING = 1e-5  # relative difference of equal t, since sums are float32
 LEAST_ERROR = 1e-9  # below what float32 resolves, so that the cosines are all equal
@@ -48,6 +52,7 @@ class Groups(NamedTuple):
     codes: Int64  # (N,), the group of each row; -1 for rows that are left out; G for others
     source: dict[str, Any]  # for the history
     inputs: dict[str, str]
+    untested: str = ""  # why there is no test
 
 
 def describe(  # noqa: PLR0913 (the options of `clipkit describe`)
@@ -62,6 +67,7 @@ def describe(  # noqa: PLR0913 (the options of `clipkit describe`)
     top: int = 5,
     permutations: int = PERMUTATIONS,
     seed: int = 42,
+    cluster: str | None = None,
 ) -> FeatureFile:
     """Describe groups of images by prompts: what `clipkit describe` reports.
 
@@ -69,7 +75,7 @@ def describe(  # noqa: PLR0913 (the options of `clipkit describe`)
     clusters or errors of a `run` of a `result`; `run` may be left out if the result has a single
     run. `controls` have the logits of the same images and prompts by untrained models. Each group
     has `top` prompts, those with the largest |t|. The rows of the split are permuted `permutations`
-    times, with `seed`.
+    times, with `seed`; those with the same value of the attribute `cluster` of `table` together.
 
     Returns
     -------
@@ -77,18 +83,18 @@ def describe(  # noqa: PLR0913 (the options of `clipkit describe`)
         A result with a run for each group and prompt: `split`, `group`, `rows` of the group,
         `prompt`, `difference` of the mean cosines of the group and the rest, `t`, `p_adjusted`, the
         share of permutations (with the observed order) where the largest |t| of any prompt and
-        group is as large, and `t_null95`, its 95 % quantile. `difference_control` and `t_control`
+        group is as large, `p_min`, the smallest that it can be, and `t_null95`, above which p is at
+        most 5 %. For clusters of a result, these are NaN, and `untested` says why; with `cluster`,
+        `clusters` is their number. `difference_control` and `t_control`
         are the means of the controls for the same prompts; of several, also with their range
         (`_low`, `_high`).
     """
     if top < 1 or permutations < 1:
         raise UsageError(f"expected at least 1, got top {top}, permutations {permutations}")
     split = choose_split(logits, split)
-    if result is None:
-        groups = _of_attribute(logits, split, table, column)
-    else:
-        groups = _of_result(logits, split, result, run)
-    groups = _without_small(groups)
+    groups = _find_groups(logits, split, (table, column), (result, run), cluster)
+    used = np.flatnonzero(groups.codes >= 0)
+    clusters = find_clusters(logits, split, used, table if cluster else None, cluster)
     untrained = check_controls(controls, logits, [split])
     of_controls = []
     for control in untrained:
@@ -96,34 +102,64 @@ def describe(  # noqa: PLR0913 (the options of `clipkit describe`)
         of_controls.append(Means(control.images, split, groups).compare())
     means = Means(logits, split, groups)
     differences, t = means.compare()
-    largest = means.largest_by_chance(permutations, seed)
-    t_null95 = float(np.quantile(largest, 0.95))
+    largest = np.full(permutations, np.nan)
+    if not groups.untested:
+        largest = means.largest_by_chance(permutations, seed, clusters.numbers)
     texts = logits.texts or []
     rows: list[Row] = []
     for group, name in enumerate(groups.names):
         for prompt in falling_order(np.abs(t[group]))[:top].tolist():
             place = group, prompt
-            exceeding = int((largest >= abs(t[place]) * (1 - ROUNDING)).sum())
             row: Row = {"split": split, "group": name, "rows": int(means.counts[group])}
+            if clusters.numbers is not None:
+                row["clusters"] = int(clusters.numbers.max()) + 1
             row |= {"prompt": texts[prompt], "difference": float(differences[place])}
-            row |= {"t": float(t[place]), "t_null95": t_null95}
-            row["p_adjusted"] = (exceeding + 1) / (permutations + 1)
+            row |= {"t": float(t[place])} | _test(float(t[place]), largest, groups.untested)
             row |= mean_of_controls("difference_control", [both[0][place] for both in of_controls])
             row |= mean_of_controls("t_control", [both[1][place] for both in of_controls])
             rows.append(row)
+    inputs = {"logits": logits.digest, **groups.inputs, **clusters.inputs}
     history = logits.extended_history(
         "describe",
         split=split,
-        **groups.source,
+        **(groups.source | clusters.entry),
         top=top,
         permutations=permutations,
         seed=seed,
-        inputs={"logits": logits.digest, **groups.inputs, **control_digests(untrained)},
+        inputs=inputs | control_digests(untrained),
     )
     return make_result(history, rows)
 
 
+def _test(t: float, largest: Floats, untested: str) -> Row:
+    """Return the test of t against the largest |t| of permutations, or why there is none."""
+    if untested:
+        return {"t_null95": np.nan, "p_adjusted": np.nan, "p_min": np.nan, "untested": untested}
+    p = p_of(largest, abs(t), abs(t) * ROUNDING)
+    return {"t_null95": critical(largest), "p_adjusted": p, "p_min": 1 / (len(largest) + 1)}
+
+
 # ---- Groups --------------------------------------------------------------------------------------
+
+
+def _find_groups(
+    logits: FeatureFile,
+    split: str,
+    by: tuple[str | None, str | None],
+    of_run: tuple[FeatureFile | None, int | None],
+    cluster: str | None,
+) -> Groups:
+    """Return the groups by a table and its column, or of a result and its run.
+
+    A table that names clusters alone leaves the classes.
+    """
+    table, column = by
+    result, run = of_run
+    if result is not None:
+        return _without_small(_of_result(logits, split, result, run))
+    if cluster is not None and column is None:
+        table = None
+    return _without_small(_of_attribute(logits, split, table, column))
 
 
 def _of_attribute(logits: FeatureFile, split: str, table: str | None, column: str | None) -> Groups:
@@ -158,7 +194,10 @@ def _of_result(logits: FeatureFile, split: str, result: FeatureFile, run: int | 
     for caveat in known:
         console.warn(f"{result.display_name}: {describe_caveat(caveat)}")
     source = {"groups": kind, "run": run, "caveats": known or None}
-    return Groups(names, codes, source, {"result": result.digest})
+    untested = MADE_OF_IMAGES if result.holds_clusters else ""
+    if untested:
+        console.note(f"{result.display_name}: no p and no null of t: {untested}")
+    return Groups(names, codes, source, {"result": result.digest}, untested)
 
 
 def _rows_of(ids: Sequence[str], logits: FeatureFile, split: str, name: str) -> list[int]:
@@ -229,25 +268,36 @@ class Means:
         self.codes = groups.codes[groups.codes >= 0]
         self.counts = np.bincount(self.codes, minlength=len(groups.names))[: len(groups.names)]
 
-    def compare(self, sums: Floats | None = None) -> tuple[Floats, Floats]:
+    def compare(
+        self, sums: Floats | None = None, counts: Int64 | None = None
+    ) -> tuple[Floats, Floats]:
         """Return the differences (G, K) of mean cosines between groups and the rest, and t.
 
-        `sums` (G, 2 K) are the sums of other groups of the same sizes, by default of these groups.
-        t is 0 for a prompt with equal cosines.
+        `sums` (G, 2 K) and `counts` (G,) are of other groups, by default of these groups. t is 0
+        for a prompt with equal cosines, and for a group of one row or of all but one.
         """
-        if sums is None:
+        if sums is None or counts is None:
             of_groups = [self.values[self.codes == group] for group in range(len(self.counts))]
             sums = np.stack([rows.sum(axis=0, dtype=np.float64) for rows in of_groups])
-        count = self.counts[:, None]
-        mean, variance = _moments(sums, count)
-        other_mean, other_variance = _moments(self.totals - sums, len(self.codes) - count)
+            counts = self.counts
+        count, N = counts[:, None], len(self.codes)
+        mean, variance = _moments(sums, np.maximum(count, 2))
+        other_mean, other_variance = _moments(self.totals - sums, np.maximum(N - count, 2))
+        is_small = np.minimum(count, N - count) < 2  # clusters may leave a group without rows
+        variance = np.where(is_small, 0, variance)
+        other_variance = np.where(is_small, 0, other_variance)
         error = np.sqrt(variance + other_variance)
         difference = mean - other_mean
         t = np.divide(difference, error, out=np.zeros_like(error), where=error > LEAST_ERROR)
         return difference, t
 
-    def largest_by_chance(self, permutations: int, seed: int) -> Floats:
-        """Return the largest |t| of all groups and prompts for each permutation of the rows."""
+    def largest_by_chance(
+        self, permutations: int, seed: int, clusters: Int64 | None = None
+    ) -> Floats:
+        """Return the largest |t| of all groups and prompts for each permutation of the rows.
+
+        Rows of one of the `clusters` (N,) are permuted together.
+        """
         from scipy import sparse
 
         generator = np.random.default_rng(seed)
@@ -255,10 +305,11 @@ class Means:
         shape = (len(self.counts), len(self.codes))
         with console.progress("permuting rows", "permutations") as report_progress:
             for number in range(permutations):
-                codes = generator.permutation(self.codes)
+                codes = self.codes[permute(generator, len(self.codes), clusters)]
                 rows = np.flatnonzero(codes < len(self.counts))
                 cells = (np.ones(len(rows), np.float32), (codes[rows], rows))
-                _, t = self.compare(sparse.csr_array(cells, shape=shape) @ self.values)
+                counts = np.bincount(codes[rows], minlength=len(self.counts))
+                _, t = self.compare(sparse.csr_array(cells, shape=shape) @ self.values, counts)
                 largest[number] = np.abs(t).max()
                 report_progress(number + 1, permutations)
         return largest

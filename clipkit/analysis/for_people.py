@@ -9,7 +9,7 @@ from typing import Any
 from clipkit.analysis import metrics
 from clipkit.analysis.results import Row, chance, newest_entry
 from clipkit.base.names import select
-from clipkit.base.tables import NO_BREAK
+from clipkit.base.tables import NO_BREAK, format_p
 from clipkit.features.columns import COLUMNS
 from clipkit.features.model import FeatureFile
 
@@ -159,6 +159,12 @@ def _measure(row: Mapping[str, Any], title: str, name: str, form: str, scale: fl
     cells["value"] = _cell(row, name, form, scale=scale)
     for what, column in (("by chance", "null"), ("control", "control")):
         cells[what] = _cell(row, f"{name}_{column}", form, scale=scale)
+    tests = {"recall": ("control", "control_p", math.nan)}
+    tests["gap"] = ("by chance", "gap_p", _number(row, "p_min"))
+    what, p_name, least = tests.get(name, ("control", "", math.nan))
+    p = _p_cell(row, p_name, least)
+    if p is not None:
+        cells[what] += f" (p {p})"
     return cells
 
 
@@ -171,6 +177,19 @@ def _choice_rows(rows: Rows) -> list[Row]:
             cells[f"{COLUMNS[name].heading.title} %"] = _cell(row, name, ".1f")
         cells["images shuffled %"] += f" (95 %: {_cell(row, 'shuffled95', '.1f')})"
         cells["control %"] = _cell(row, "accuracy_control", ".1f")
+        cells["control p"] = _p_cell(row, "control_p", math.nan)
+        formatted.append(cells)
+    return formatted
+
+
+def _drawn_rows(rows: Rows) -> list[Row]:
+    """Format the p of rows that come from draws; `p_min` is in the cells that reach it."""
+    formatted = []
+    for row in rows:
+        cells = {name: value for name, value in row.items() if name != "p_min"}
+        for name in ("p", "p_adjusted"):
+            if name in row:
+                cells[name] = _p_cell(row, name, _number(row, "p_min"))
         formatted.append(cells)
     return formatted
 
@@ -194,10 +213,12 @@ def _share(row: Mapping[str, Any]) -> float:
 
 # Of each command: a column that its results have, and what formats them
 FORMATTERS: dict[str, tuple[str, Callable[[Rows], Rows]]] = {
+    "align": ("p_min", _drawn_rows),
     "attributes": ("reach", attribute_rows),
     "choose": ("accuracy", _choice_rows),
     "calibrate": ("nll", _calibration_rows),
     "compare": ("acc_a", _comparison_rows),
+    "describe": ("p_min", _drawn_rows),
     "importance": ("cost", _importance_rows),
     "retrieve": ("recall", _retrieval_rows),
     "variance": ("prompt", _variance_rows),
@@ -223,6 +244,16 @@ def _cell(
         ends = [format(scale * _number(row, end), form) for end in (low, high)]
         text += f" ({between.join(ends)})"
     return text
+
+
+def _p_cell(row: Mapping[str, Any], name: str, least: float) -> str | None:
+    """Format a p; `least`, the smallest that draws can give, as `<= 1/201`."""
+    p = _number(row, name)
+    if math.isnan(p):
+        return None
+    if p <= least * (1 + 1e-9):
+        return f"<={NO_BREAK}1/{1 / least:.0f}"
+    return format_p(p)
 
 
 def _number(row: Mapping[str, Any], name: str) -> float:

@@ -17,9 +17,7 @@ from clipkit.features.model import Floats, Int64
 
 QUANTILE = 1.959964  # of the normal distribution, for 95 % confidence
 TOPS = (1, 5)  # for each reported accuracy, among how many of the best classes it looks
-POWER = 0.8  # of a test
 ORDER_STEP = 2.0**-20  # of the largest value; smaller differences may be rounding errors
-N_PERMUTATIONS = 1_000
 DRAWS = 1000  # of a calibrated model's outcomes
 DRAWN_AT_ONCE = 1 << 22  # numbers
 
@@ -213,90 +211,6 @@ def mean_f1(
     return float(means[0]), float(low), float(high)
 
 
-def paired_test_log10(differences: ArrayLike) -> float:
-    """Return log10 of the p-value of the exact test that two results are equally accurate.
-
-    `differences` (G,) are whole numbers: the rows of a cluster that only the first result gets
-    right, less those that only the second does. p is the share of all choices of their signs with a
-    sum as far from 0 (Canay, Romano and Shaikh 2017, doi:10.3982/ECTA13081). It is McNemar's if
-    each row is a cluster, and may be too small for a float. The sum of the negative ones has as
-    characteristic function a product. Its terms are tilted, so that the observed sum is probable,
-    and the inverse Fourier transform has no large relative error there.
-
-    >>> [round(10 ** paired_test_log10(values), 9) for values in ([1] * 9 + [-1], [3, 2, 1], [0])]
-    [0.021484375, 0.25, 1.0]
-    """
-    from scipy.optimize import brentq
-    from scipy.special import expit
-
-    values = np.asarray(differences)
-    sizes, counts = np.unique(np.abs(values[values != 0]), return_counts=True)
-    total = int(sizes @ counts)
-    negative = (total - abs(int(values.sum()))) // 2
-    if 2 * negative + 1 >= total:  # no sum is nearer to 0: all have the parity of the total
-        return 0.0
-
-    def excess(tilt: float) -> float:
-        return float((counts * sizes) @ expit(-tilt * sizes)) - max(negative, 0.5)
-
-    tilt = brentq(excess, 0, 60)
-    angles = -2j * np.pi * np.fft.rfftfreq(total + 1)
-    transform = np.ones_like(angles)
-    for size, count, share in zip(sizes, counts, expit(-tilt * sizes), strict=True):
-        transform *= (1 - share + share * np.exp(size * angles)) ** count
-    tilted = np.fft.irfft(transform, total + 1)[: negative + 1]
-    tail = 2 * tilted @ np.exp(tilt * (np.arange(negative + 1) - negative))
-    scale = tilt * negative + counts @ np.log((1 + np.exp(-tilt * sizes)) / 2)
-    return min(0.0, float((np.log(tail) + scale) / np.log(10)))
-
-
-def detectable_difference(discordant: float, n: int) -> float:
-    """Return the difference of two accuracies that McNemar's exact test shows with 80 % power.
-
-    A share `discordant` of `n` rows is right in only one of the two results. p is below 5 % with
-    the power P(reject | m) of a binomial test of m rows, summed over the binomial distribution of
-    m. It is close to (1.96 sqrt(psi) + 0.842 sqrt(psi - d^2)) / sqrt(n) for the share psi and the
-    difference d (Connor 1987). NaN if even rows that all favour one result have less power.
-
-    >>> round(detectable_difference(0.318, 1000), 4)
-    0.0508
-    """
-    from scipy.optimize import brentq
-    from scipy.stats import binom
-
-    spread = 6 * np.sqrt(n * discordant) + 6
-    low, high = max(0, int(n * discordant - spread)), min(n, int(n * discordant + spread))
-    m = np.arange(low, high + 1)
-    weights = binom.pmf(m, n, discordant)
-    fewer = binom.ppf(0.025, m, 0.5)  # the most rows of the other result with p below 5 %
-    fewer -= binom.cdf(fewer, m, 0.5) > 0.025
-
-    def power(difference: float) -> float:
-        share = (1 + difference / discordant) / 2
-        return float(weights @ (binom.cdf(fewer, m, share) + binom.cdf(fewer, m, 1 - share)))
-
-    if not discordant or power(discordant) < POWER:
-        return float("nan")
-    return float(brentq(lambda difference: power(difference) - POWER, 0, discordant))
-
-
-def difference_interval(only_a: float, only_b: float, n: float) -> tuple[float, float]:
-    """Return a 95 % interval of the difference of two accuracies on the same `n` rows.
-
-    `only_a` and `only_b` are the rows that one result gets right and the other wrong. It is the
-    Wald interval after half a row is added to each of the four cells (both right, only a, only b,
-    neither): Agresti and Min (2005, doi:10.1002/sim.1781). The differences of n + 2 rows have the
-    mean (a - b) / (n + 2), where a and b are counts with their half row. The interval holds the
-    observed difference, and is cut at -1 and 1.
-
-    >>> [round(end, 4) for end in difference_interval(0, 0, 98)]
-    [-0.0196, 0.0196]
-    """
-    mean = (only_a - only_b) / (n + 2)
-    half = QUANTILE * np.sqrt(((only_a + only_b + 1) / (n + 2) - mean**2) / (n + 2))
-    return float(max(-1.0, mean - half)), float(min(1.0, mean + half))
-
-
 def exchange_interval(differences: NDArray[np.integer[Any]], donors: Int64) -> tuple[float, float]:
     """Return a 95 % interval of the mean of `differences`, each of which depends on two rows.
 
@@ -309,7 +223,7 @@ def exchange_interval(differences: NDArray[np.integer[Any]], donors: Int64) -> t
         (sum over m of (A_m + B_m - 2 mean)^2 - sum over r, i of (d_ri - mean)^2 / R^2) / N^2
 
     The second sum is what the first counts twice, a difference with itself. As in
-    `difference_interval`, two rows are added: half of one loses, half of one gains.
+    `dependence.difference_interval`, two rows are added: half of one loses, half of one gains.
 
     Parameters
     ----------
@@ -361,25 +275,6 @@ def holm(p: ArrayLike) -> Floats:
     corrected = np.empty(len(p))
     corrected[order] = np.minimum(1, np.maximum.accumulate(factors * p[order]))
     return corrected
-
-
-def worst_group_null(sizes: Int64, n_right: int, seed: int = 42) -> Floats:
-    """Return the lowest accuracy of G groups in 1,000 permutations of the right rows over all rows.
-
-    The worst of several groups is below the mean even if the groups say nothing. `sizes` (G,) are
-    at least 1. The numbers of right rows in the groups of a permutation have a multivariate
-    hypergeometric distribution, from which they are drawn.
-    """
-    rng = np.random.RandomState(seed)
-    right = np.full(N_PERMUTATIONS, n_right)
-    wrong = np.full(N_PERMUTATIONS, sizes.sum() - n_right)
-    lowest = np.ones(N_PERMUTATIONS)
-    for size in sizes:
-        drawn = rng.hypergeometric(right, wrong, size)
-        right -= drawn
-        wrong -= size - drawn
-        lowest = np.minimum(lowest, drawn / size)
-    return lowest
 
 
 def wilson(fraction: float, n: float) -> tuple[float, float]:

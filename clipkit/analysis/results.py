@@ -201,6 +201,8 @@ def cluster_note(result: FeatureFile) -> str:
     if "cluster" not in entry:
         return ""
     shared = f"Images with the same {entry['cluster']}"[:MAX_NAME]
+    if any(split.cluster is not None for split in result.splits.values()):
+        return f"{shared} are counted together."
     return (
         f"{shared} are counted together by {entry.command}, and one by one by other commands "
         "without --cluster."

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +20,16 @@ from clipkit.analysis.controls import (
     control_digests,
     mean_of_controls,
 )
-from clipkit.analysis.dependence import number_clusters, read_clusters
+from clipkit.analysis.dependence import (
+    DRAWS,
+    SEED,
+    find_clusters,
+    p_of,
+    p_of_controls,
+    rotation,
+    signed_sums,
+    unless_separate,
+)
 from clipkit.analysis.results import Row, choose_split, make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, shorten
@@ -34,6 +42,9 @@ DEFAULT_K = (1, 5, 10)
 BLOCK_BYTES = 1 << 26  # of cosines
 MAX_WIDE = 1 << 27  # numbers of candidates that are held in float64, 1 GiB
 ROWS = 1 << 14  # of texts, whose own cosines are computed at once
+NULL_IMAGES, NULL_COSINES = 100, 1 << 23  # that are sorted: of so many images, or of more
+ROTATIONS, ROTATED = 10, 1 << 28  # most draws, and the products that they take
+FEW_FIRST = 20  # queries of rank 1
 TIE = 1e-6  # cosines in float32 that differ by less are equal, whatever the order of the sums
 CAPTIONS_HINT = (
     "make them with: clipkit textembed --captions TABLE, or import them with: clipkit convert FILE "
@@ -55,6 +66,22 @@ class Pairs(NamedTuple):
     clusters: Int64 | None = None  # (N,), of images that depend on each other
 
 
+class Chance(NamedTuple):
+    """What ranks are by chance."""
+
+    behind: Floats  # (M + 1,): probability that the best of the partners is behind rank r
+    mrr: float
+
+    def recalls(self, k: Sequence[int]) -> list[float]:
+        """Return the probabilities that a partner is found among k candidates."""
+        last = len(self.behind) - 1
+        return [round(1 - float(self.behind[min(n, last)]), 12) for n in k]
+
+    def means(self) -> Row:
+        """Return the mean reciprocal rank and the median rank."""
+        return {"mrr": self.mrr, "median_rank": float(np.argmax(self.behind <= 0.5 + 1e-9))}
+
+
 class Ranks(NamedTuple):
     """The ranks of the Q queries of a task, and the best wrong candidate of each."""
 
@@ -64,6 +91,9 @@ class Ranks(NamedTuple):
     partners: Int64  # (Q,), the number of right candidates
     candidates: int
     clusters: Int64  # (Q,), of queries that depend on each other
+    by_chance: Chance  # with the candidates of any other query
+
+    has_sets: bool = False  # whether an image has several texts
 
     def predicted(self, k: int) -> Int64:
         """Return each query's own image (Q,) if it is found among k candidates, else another."""
@@ -97,7 +127,9 @@ def retrieve(  # noqa: PLR0913 (the options of `clipkit retrieve`)
     strict : bool
         Refuse images without text and texts without image, instead of leaving them out.
     gap : bool
-        Add the columns of `modality_gap`.
+        Add the columns of `modality_gap`; `_null`, its mean if images and texts change sides at
+        random, with `gap_p`, or, of the hubness, if one side is rotated at random; and
+        `_within_one_side`, the mean of two halves of the images and two halves of the texts.
     table, cluster : str, optional
         A file of attributes of the images, or ``shapes``, and an attribute of it. Images with the
         same value, and their texts, are counted together; `clusters` is the number of values.
@@ -110,14 +142,15 @@ def retrieve(  # noqa: PLR0913 (the options of `clipkit retrieve`)
         `median_rank` and `mrr`, the median rank of the best partner and its mean reciprocal rank.
         `_low` and `_high` are the limits of 95 % intervals over another draw of queries from these
         candidates, which counts the texts of an image together (see `metrics.effective_rows`).
-        `_null` is what random ranks give, without ties (see `chance`), and `_control` the mean of
-        the controls; of several, also with their range (`_control_low`, `_control_high`). The
-        predictions are numbers of images: the query's own image if it is found
-        within k, else that of the best wrong candidate.
+        `_null` is what this model shows if each image has the texts of any image (see `SetRanks`).
+        `_random_ranks` is what random ranks give, if an image has several texts; else `_null` is
+        that (see `chance`). `_control` is the mean of the controls; of several, also with their
+        range (`_control_low`, `_control_high`), and `control_p` is of `dependence.p_of_controls`.
+        A recall at `k` of all candidates says nothing and is NaN. The predictions are numbers of
+        images: the query's own image if it is found within k, else that of the best wrong
+        candidate.
     """
     k = _check_k(k)
-    if table is not None and cluster is None:
-        raise UsageError("expected --cluster for --table, got none")
     split = choose_split(images, split)
     check_widths(images, texts)
     common_logit_scale(images, texts)
@@ -128,14 +161,9 @@ def retrieve(  # noqa: PLR0913 (the options of `clipkit retrieve`)
     if gap and len(pairs.ids) < 4:  # two in each half
         raise ClipkitError(f"--gap: expected at least 4 pairs, got {len(pairs.ids)}")
     inputs = {"images": images.digest, "texts": texts.digest}
-    recorded = {}
-    annotations = read_clusters(_used_images(images, split, pairs), table, cluster)
-    if annotations is not None:
-        codes = annotations.attributes[0].codes[split]
-        where = f"{images.display_name}: {split}: {cluster}"
-        pairs = pairs._replace(clusters=number_clusters(codes, where))
-        recorded = {"cluster": cluster, "attributes": annotations.source}
-        inputs |= annotations.inputs
+    used = np.flatnonzero(np.isin(images.splits[split].ids, pairs.ids))
+    clusters = find_clusters(images, split, used, table, cluster)
+    pairs = pairs._replace(clusters=clusters.numbers)
     of_controls = [_pair_control(control, pairs, texts, split, same_rows) for control in controls]
     entry = history_entry(
         "retrieve",
@@ -144,8 +172,8 @@ def retrieve(  # noqa: PLR0913 (the options of `clipkit retrieve`)
         same_rows=same_rows or None,
         strict=strict or None,
         gap=gap or None,
-        **recorded,
-        inputs=inputs | control_digests(controls),
+        **clusters.entry,
+        inputs=inputs | clusters.inputs | control_digests(controls),
     )
     rows, splits = _measure(pairs, of_controls, k, gap)
     history = History([*images.history, *texts.history, entry])
@@ -159,6 +187,10 @@ def _measure(
     """Return the runs of both tasks, and the images that are found for each query."""
     found = rank(pairs)
     found_by_controls = [rank(of_control) for of_control in controls]
+    few = [task for task, ranks in found.items() if (ranks.ranks < 2).sum() < FEW_FIRST]
+    if few:
+        which = f"{' and '.join(few)}: fewer than {FEW_FIRST} queries have rank 1"
+        console.note(f"{which}: the interval of MRR may be too narrow")
     rows: list[Row] = []
     splits = {}
     for task, ranks in found.items():
@@ -171,6 +203,7 @@ def _measure(
             labels=ranks.labels,
             ids=_query_ids(task, pairs),
             predicted=np.stack([ranks.predicted(n) for n in k]),
+            cluster=unless_separate(ranks.clusters),
         )
     return rows, splits
 
@@ -197,7 +230,8 @@ def finding(result: FeatureFile) -> str:
     """State the recalls of a result at its smallest k; "" if a task is missing."""
     recalls = {}
     for task in TASKS:
-        for row in result.runs_on(task)[:1]:
+        known = [row for row in result.runs_on(task) if not np.isnan(row["recall"])]
+        for row in known[:1]:
             recalls[task] = f"{100 * row['recall']:.1f} %"
             place = "first" if row["k"] == 1 else f"among the first {row['k']:g}"
     if len(recalls) < len(TASKS):
@@ -245,13 +279,6 @@ def pair(
         numbers,
         [ids[row] for row in used.tolist()],
     )
-
-
-def _used_images(images: FeatureFile, split: str, pairs: Pairs) -> FeatureFile:
-    """Return the images that have a text, without their embeddings."""
-    rows = replace(images.splits[split], features=None)
-    is_used = np.isin(rows.ids, pairs.ids)
-    return replace(images, splits={split: rows.take(np.flatnonzero(is_used))})
 
 
 def _pair_control(
@@ -365,6 +392,7 @@ def rank(pairs: Pairs) -> dict[str, Ranks]:
     order = np.argsort(pairs.image_of, kind="stable")  # texts of image 0, of image 1, ...
     counts = np.bincount(pairs.image_of, minlength=N)
     starts = np.concatenate([[0], np.cumsum(counts)])
+    sets = SetRanks(order, starts) if K > N else None
     own = _own_cosines(pairs)  # (K,)
     best = np.maximum.reduceat(own[order], starts[:-1])  # (N,)
     is_best = own >= best[pairs.image_of] - TIE
@@ -375,6 +403,8 @@ def rank(pairs: Pairs) -> dict[str, Ranks]:
     other_text = np.zeros(N, np.int64)
     with console.progress("ranking pairs", "images") as report_progress:
         for first, last, cosines in blocks(pairs.images, pairs.texts):
+            if sets is not None:
+                sets.add(first, cosines)
             texts = order[starts[first] : starts[last]]
             cosines[pairs.image_of[texts] - first, texts] = -np.inf  # so that others are left
             rows = slice(first, last)
@@ -396,11 +426,57 @@ def rank(pairs: Pairs) -> dict[str, Ranks]:
     text_ranks = 1 + text_ahead + text_tied / (best_texts + 1)
     clusters = np.arange(N) if pairs.clusters is None else pairs.clusters
     others = pairs.image_of[other_text]
+    ones = np.ones(K, np.int64)
     of_texts = Ranks(
-        image_ranks, other_image, pairs.image_of, np.ones(K, np.int64), N, clusters[pairs.image_of]
+        image_ranks,
+        other_image,
+        pairs.image_of,
+        ones,
+        N,
+        clusters[pairs.image_of],
+        chance(ones, N),  # each text has all ranks, with one image each
+        K > N,
     )
-    of_images = Ranks(text_ranks, others, np.arange(N), counts, K, clusters)
+    by_chance = chance(counts, K) if sets is None else sets.by_chance()
+    of_images = Ranks(text_ranks, others, np.arange(N), counts, K, clusters, by_chance, K > N)
     return dict(zip(TASKS, (of_texts, of_images), strict=True))
+
+
+class SetRanks:
+    """The ranks of the texts of each image among all texts, as if they were those of any image.
+
+    An ignorant model is as near to the texts of other images. They have no random ranks: texts of
+    one image are alike, so that the best of five ranks behind the best of five random ones. All
+    sets of texts are ranked for each image or, of many, for evenly spaced ones.
+    """
+
+    def __init__(self, order: Int64, starts: Int64) -> None:
+        self.order, self.starts = order, starts[:-1]
+        self.sizes = np.diff(starts)
+        most = max(NULL_IMAGES, NULL_COSINES // len(order))
+        self.step = -(-len(self.sizes) // most)
+        self.counts = np.zeros(len(order) + 2, np.int64)  # of the ranks 0, 1, ..., M + 1
+        self.reciprocals = 0.0
+
+    def add(self, first: int, cosines: Float32) -> None:
+        """Rank all sets for some images, of which `first` is the first, by cosines (B, K)."""
+        for row in range(-first % self.step, len(cosines), self.step):
+            values = cosines[row, self.order]
+            best = np.maximum.reduceat(values, self.starts)  # (N,)
+            is_best = values >= np.repeat(best - TIE, self.sizes)
+            of_set = np.add.reduceat(is_best, self.starts, dtype=np.int64)
+            values.sort()
+            ahead = len(values) - np.searchsorted(values, best + TIE, "right")
+            tied = len(values) - np.searchsorted(values, best - TIE, "left") - ahead - of_set
+            ranks = 1 + ahead + tied / (of_set + 1)
+            self.counts += np.bincount(np.ceil(ranks).astype(np.int64), minlength=len(self.counts))
+            self.reciprocals += float((1 / ranks).sum())
+
+    def by_chance(self) -> Chance:
+        """Return the distribution of all ranks."""
+        total = int(self.counts.sum())
+        behind = 1 - np.cumsum(self.counts[:-1]) / total
+        return Chance(behind, self.reciprocals / total)
 
 
 def _own_cosines(pairs: Pairs) -> Float32:
@@ -444,45 +520,50 @@ def nearest(queries: Floats, candidates: Floats, k: int, *, skip_self: bool = Fa
 # ---- Summaries -----------------------------------------------------------------------------------
 
 
-def chance(partners: Int64, candidates: int, k: Sequence[int]) -> tuple[list[float], Row]:
-    """Return the recalls at `k` of random ranks, and their `median_rank` and `mrr`.
+def chance(partners: Int64, candidates: int) -> Chance:
+    """Return what random ranks are, of queries with `partners` (Q,) right candidates each.
 
-    Queries have `partners` (Q,) right candidates each. The best of G among M candidates ranks
-    behind r with the probability C(M - G, r) / C(M, r) of a hypergeometric draw, which is a product
-    of r factors.
+    The best of G among M candidates ranks behind r with the probability C(M - G, r) / C(M, r) of a
+    hypergeometric draw, which is a product of r factors.
 
-    >>> recalls, others = chance(np.array([1]), 500, [1, 5, 10])
-    >>> recalls, round(others["mrr"], 5)
+    >>> by_chance = chance(np.array([1]), 500)
+    >>> by_chance.recalls([1, 5, 10]), round(by_chance.mrr, 5)
     ([0.002, 0.01, 0.02], 0.01359)
     """
-    behind = np.zeros(candidates + 1)  # (M + 1,): probability that the rank is above r
+    behind = np.zeros(candidates + 1)
     for number, count in zip(*np.unique(partners, return_counts=True), strict=True):
         r = np.arange(candidates)
         factors = np.maximum(candidates - number - r, 0) / (candidates - r)
         behind += count * np.concatenate([[1.0], np.cumprod(factors)])
     behind /= len(partners)
-    recalls = [round(1 - float(behind[min(n, candidates)]), 12) for n in k]
     probabilities = behind[:-1] - behind[1:]  # of the ranks 1, 2, ...
-    mrr = float((probabilities / np.arange(1, candidates + 1)).sum())
-    return recalls, {"mrr": mrr, "median_rank": float(np.argmax(behind <= 0.5 + 1e-9))}
+    return Chance(behind, float((probabilities / np.arange(1, candidates + 1)).sum()))
 
 
 def _rows(task: str, ranks: Ranks, k: Sequence[int], controls: Sequence[Ranks]) -> list[Row]:
     """Return a run for each k."""
-    recalls, null = chance(ranks.partners, ranks.candidates, k)
-    shared = _mean_columns(ranks) | {f"{name}_null": value for name, value in null.items()}
+    nulls = {"null": ranks.by_chance}
+    if ranks.has_sets:
+        nulls["random_ranks"] = chance(ranks.partners, ranks.candidates)
+    shared = _mean_columns(ranks)
+    for name, null in nulls.items():
+        shared |= {f"{column}_{name}": value for column, value in null.means().items()}
     of_controls = [_mean_columns(control) for control in controls]
-    for name in null:
+    for name in ("mrr", "median_rank"):
         shared |= mean_of_controls(f"{name}_control", [columns[name] for columns in of_controls])
     rows = []
-    for n, recall in zip(k, recalls, strict=True):
+    for n in k:
         row: Row = {"split": task, "k": n, "queries": len(ranks.ranks)}
         row["candidates"] = ranks.candidates
-        row |= metrics.share("recall", ranks.ranks <= n, ranks.clusters)
-        row["recall_null"] = recall
-        recalls_of_controls = [float((control.ranks <= n).mean()) for control in controls]
-        row |= mean_of_controls("recall_control", recalls_of_controls)
-        rows.append(row | shared)
+        recalls = metrics.share("recall", ranks.ranks <= n, ranks.clusters)
+        for name, null in nulls.items():
+            recalls |= {f"recall_{name}": null.recalls([n])[0]}
+        found = [control.ranks <= n for control in controls]
+        recalls |= mean_of_controls("recall_control", [float(one.mean()) for one in found])
+        recalls |= p_of_controls(ranks.ranks <= n, found, ranks.clusters)
+        if n >= ranks.candidates:  # any model finds all
+            recalls = dict.fromkeys(recalls, np.nan)
+        rows.append(row | recalls | shared)
     return rows
 
 
@@ -495,9 +576,12 @@ def _mean_columns(ranks: Ranks) -> dict[str, Any]:
     reciprocal = 1 / ranks.ranks
     mrr = float(reciprocal.mean())
     rows = metrics.effective_rows(reciprocal, ranks.clusters)
-    half = metrics.QUANTILE * float(reciprocal.std()) / np.sqrt(rows)
-    mrr_low, mrr_high = max(0.0, mrr - half), min(1.0, mrr + half)
-    if not half:  # equal ranks do not show how far others would be, but values lie in 0..1
+    error = float(reciprocal.std()) / np.sqrt(rows)
+    if error:  # on the logit scale, where the limits stay within 0..1
+        half = metrics.QUANTILE * error / (mrr * (1 - mrr))
+        odds = mrr / (1 - mrr)
+        mrr_low, mrr_high = (ratio / (1 + ratio) for ratio in odds * np.exp([-half, half]))
+    else:  # equal ranks do not show how far others would be
         mrr_low, mrr_high = metrics.wilson(mrr, rows)
     median = float(np.median(ranks.ranks))
     rows = metrics.effective_rows(ranks.ranks <= median, ranks.clusters)
@@ -506,8 +590,8 @@ def _mean_columns(ranks: Ranks) -> dict[str, Any]:
     high = np.quantile(ranks.ranks, 0.5 + level, method="higher")
     return {
         "mrr": mrr,
-        "mrr_low": mrr_low,
-        "mrr_high": mrr_high,
+        "mrr_low": float(mrr_low),
+        "mrr_high": float(mrr_high),
         "median_rank": median,
         "median_rank_low": float(low),
         "median_rank_high": float(high),
@@ -522,35 +606,98 @@ def modality_gap(pairs: Pairs, task: str) -> dict[str, float]:
 
     `gap` is the distance of the mean image from the mean text (Liang et al. 2022). `relative_gap`
     is the mean of 1 - cosine of pairs, as a share of its sum with the mean within images and within
-    texts (Schrodi et al. 2024): 1/2 without a gap. `hubness` is the skewness of the number of
-    queries that have a candidate among their 10 nearest (Radovanovic et al. 2010).
+    texts (Schrodi et al. 2024).
     """
-    sides = {TASKS[0]: (pairs.texts, pairs.images), TASKS[1]: (pairs.images, pairs.texts)}[task]
-    sizes = np.array([len(rows) for rows in sides])
-    means = np.stack([rows.mean(axis=0, dtype=np.float64) for rows in sides])
-    within = (1 - np.square(means).sum(axis=1)) * sizes / (sizes - 1)  # without a row and itself
-    between = 1 - float(_own_cosines(pairs).mean())
-    found = nearest(*sides, min(10, sizes[1]))  # candidates of each query
-    counts = np.bincount(found.ravel(), minlength=sizes[1])
+    means = [rows.mean(axis=0, dtype=np.float64) for rows in (pairs.images, pairs.texts)]
     return {
         "gap": float(np.linalg.norm(means[0] - means[1])),
-        "relative_gap": between / (between + float(np.mean(within))),
-        "hubness": float(((counts - counts.mean()) ** 3).mean() / max(counts.std(), 1e-9) ** 3),
+        "relative_gap": _relative_gap(pairs, *means),
+        "hubness": hubness(*_sides(pairs, task)),
     }
 
 
+def _relative_gap(pairs: Pairs, image: Floats, text: Floats) -> float:
+    """Return `relative_gap` if the images and the texts have these means (D,)."""
+    sizes = np.array([len(pairs.images), len(pairs.texts)])
+    squares = np.square([image, text]).sum(axis=1)
+    within = float(np.mean((1 - squares) * sizes / (sizes - 1)))  # without a row and itself
+    between = 1 - float(_own_cosines(pairs).mean())
+    if between + within < TIE:
+        raise ClipkitError("--gap: expected images and texts that differ, got equal ones")
+    return between / (between + within)
+
+
+def _sides(pairs: Pairs, task: str) -> tuple[Float32, Float32]:
+    """Return the queries and the candidates of a task."""
+    if task == "image_retrieval":
+        return pairs.texts, pairs.images
+    return pairs.images, pairs.texts
+
+
+def hubness(queries: Floats, candidates: Floats) -> float:
+    """Return the skewness of the number of queries (Q, D) that candidates (M, D) are near.
+
+    A candidate is near a query if it is among its 10 nearest (Radovanovic et al. 2010).
+    """
+    found = nearest(queries, candidates, min(10, len(candidates)))
+    counts = np.bincount(found.ravel(), minlength=len(candidates))
+    return float(((counts - counts.mean()) ** 3).mean() / max(counts.std(), 1e-9) ** 3)
+
+
 def _gap_columns(task: str, pairs: Pairs, controls: Sequence[Pairs]) -> Row:
-    """Return the columns of `modality_gap`; each null is a mean over two halves of each side."""
+    """Return the columns of `modality_gap` with their nulls, and those of halves of one side."""
     columns = modality_gap(pairs, task)
-    random = np.random.RandomState(42)
-    nulls = []
-    for rows in (pairs.images, pairs.texts):
-        half = len(rows) // 2
-        a, b = rows[random.permutation(len(rows))[: 2 * half]].reshape(2, half, -1)
-        nulls.append(modality_gap(Pairs(a, b, np.arange(half), []), task))
-    null = {f"{name}_null": (nulls[0][name] + nulls[1][name]) / 2 for name in columns}
-    row: Row = columns | null
+    row: Row = columns | _gap_null(pairs, columns["gap"]) | {"hubness_null": _hub_null(pairs, task)}
+    for name, value in _within_one_side(pairs, task).items():
+        row[f"{name}_within_one_side"] = value
     of_controls = [modality_gap(control, task) for control in controls]
     for name in columns:
         row |= mean_of_controls(f"{name}_control", [gaps[name] for gaps in of_controls])
     return row
+
+
+def _gap_null(pairs: Pairs, gap: float) -> Row:
+    """Return the gaps if each image changes sides with its texts at random, and `gap_p`.
+
+    All rows are measured from the middle between the two means. The difference of the means is then
+    a sum of what each image and its texts add, and changing sides changes the sign of that.
+    """
+    N, K = len(pairs.images), len(pairs.texts)
+    image, text = (rows.mean(axis=0, dtype=np.float64) for rows in (pairs.images, pairs.texts))
+    middle = (image + text) / 2
+    clusters = np.arange(N) if pairs.clusters is None else pairs.clusters
+    parts = np.zeros((int(clusters.max()) + 1, len(middle)))
+    np.add.at(parts, clusters, (pairs.images - middle) / N)
+    np.subtract.at(parts, clusters[pairs.image_of], (pairs.texts - middle) / K)
+    differences = signed_sums(parts)
+    drawn = np.linalg.norm(differences, axis=1)
+    shares = [_relative_gap(pairs, middle + half, middle - half) for half in differences / 2]
+    return {
+        "gap_null": float(drawn.mean()),
+        "gap_p": p_of(drawn, gap, tolerance=TIE),
+        "p_min": 1 / (DRAWS + 1),
+        "relative_gap_null": float(np.mean(shares)),
+    }
+
+
+def _hub_null(pairs: Pairs, task: str) -> float:
+    """Return the mean hubness if one side is rotated at random, which leaves no pairs."""
+    queries, candidates = _sides(pairs, task)
+    random, D = np.random.RandomState(SEED), queries.shape[1]
+    draws = min(ROTATIONS, max(2, ROTATED // (len(queries) * len(candidates))))
+    found = []
+    for _ in range(draws):
+        rotated = queries @ rotation(random, D)
+        found.append(hubness(rotated.astype(np.float32), candidates))
+    return float(np.mean(found))
+
+
+def _within_one_side(pairs: Pairs, task: str) -> Row:
+    """Return the mean of `modality_gap` over two halves of the images and two of the texts."""
+    random = np.random.RandomState(SEED)
+    found = []
+    for rows in (pairs.images, pairs.texts):
+        half = len(rows) // 2
+        a, b = rows[random.permutation(len(rows))[: 2 * half]].reshape(2, half, -1)
+        found.append(modality_gap(Pairs(a, b, np.arange(half), []), task))
+    return {name: (found[0][name] + found[1][name]) / 2 for name in found[0]}

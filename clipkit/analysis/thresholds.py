@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clipkit.analysis import metrics, results, retrieval
+from clipkit.analysis.dependence import find_clusters
 from clipkit.analysis.held_out import (
     EVAL_SPLIT,
     FIT_SPLIT,
@@ -37,16 +38,18 @@ from clipkit.analysis.similarity import normalize, refuse_dot_product
 from clipkit.analysis.softmax import softmax
 from clipkit.analysis.zeroshot import CLASS_PROMPTS_HINT, check_prompts, iter_class_scores
 from clipkit.base import console
-from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.base.errors import ClipkitError, UsageError, shorten
 from clipkit.base.names import class_name
 from clipkit.features.compatibility import check_same_prompts, common_logit_scale
-from clipkit.features.model import FeatureFile, Float32, Floats
+from clipkit.features.model import FeatureFile, Float32, Floats, Int64
 from clipkit.features.splitting import stratified_split
 
 LIMITS = ("tpr_low", "tpr_high", "fpr_low", "fpr_high")
 AUROC_LIMITS = ("auroc_low", "auroc_high")
 TPR = 0.95  # of known images
 NEIGHBOUR = 10  # the cosine with the 10th nearest fitted image tells known images
+LEAST_IMAGES = 20  # with false positives
+SHOWN_PROMPT = 60  # characters
 LARGEST = "largest {}"  # the measure of logits, with the name of the similarity
 LEAST_ABOVE = 5  # pairs that do not match, above a threshold that says something
 
@@ -56,13 +59,14 @@ class Pairs(NamedTuple):
 
     cosines: Float32  # (N, K)
     matches: Any  # (N, K) bool
+    clusters: Int64  # (N,), of images that depend on each other
 
     def of_prompts(self, columns: slice) -> Pairs:
         """Return the pairs with some prompts."""
-        return Pairs(self.cosines[:, columns], self.matches[:, columns])
+        return Pairs(self.cosines[:, columns], self.matches[:, columns], self.clusters)
 
 
-def choose(
+def choose(  # noqa: PLR0913 (the options of `clipkit threshold`)
     logits: FeatureFile,
     *,
     fpr: Sequence[float] = (0.01,),
@@ -71,13 +75,16 @@ def choose(
     fit_split: str = FIT_SPLIT,
     eval_split: str = EVAL_SPLIT,
     seed: int = 42,
+    table: str | None = None,
+    cluster: str | None = None,
 ) -> FeatureFile:
     """Choose thresholds for all prompts together and for each: what `clipkit threshold` reports.
 
     A prompt matches the images of its class. The shares `fpr` of the fitted pairs that do not match
     may be above; with `at`, these thresholds are scored instead. With `standardize`, each prompt's
     cosines have the mean 0 and the standard deviation 1 over the fitted images. `seed` draws the
-    rows that are held out if a file has one split (see `held_out.choose_held_out`).
+    rows that are held out if a file has one split (see `held_out.choose_held_out`). Images with the
+    same value of the attribute `cluster` of `table` are counted together.
 
     Returns
     -------
@@ -90,20 +97,24 @@ def choose(
     """
     _check_rates(fpr)
     fit, evaluation = choose_rows(logits, fit_split, eval_split, seed)
-    fitted, scored = _pairs(logits, fit), _pairs(logits, evaluation)
+    clusters = find_clusters(logits, evaluation.split, evaluation.numbers, table, cluster)
+    fitted, scored = _pairs(logits, fit), _pairs(logits, evaluation, clusters.numbers)
     caveats: list[Caveat] = []
     if standardize or not at:  # else nothing is fitted
         caveats = find_shared("fitted", evaluation.split, fitted.cosines, scored.cosines)
-    untested = {} if is_testable(caveats) else dict.fromkeys(LIMITS, np.nan)
+    untested = _untested(caveats, LIMITS)
     if standardize:
         fitted, scored = _standardize(fitted, scored)
+    head: Row = {"split": evaluation.split}
+    if clusters.numbers is not None:
+        head["clusters"] = int(clusters.numbers.max()) + 1
     rows: list[Row] = []
     for name, columns in _prompts(logits):
-        head: Row = {"split": evaluation.split, "prompt": name}
         scores = _scores(fitted.of_prompts(columns), scored.of_prompts(columns), fpr, at)
-        rows += [head | score | untested for score in scores]
+        rows += [head | {"prompt": name} | score | untested for score in scores]
     if not at:
         _note_few_pairs(fitted, fpr)
+    _note_few_images(rows)
     history = logits.extended_history(
         "threshold",
         fpr=None if at else list(fpr),
@@ -113,9 +124,15 @@ def choose(
         eval_split=evaluation.split,
         seed=seed,
         caveats=caveats or None,
-        inputs={"logits": logits.digest},
+        **clusters.entry,
+        inputs={"logits": logits.digest, **clusters.inputs},
     )
     return make_result(history, rows)
+
+
+def _untested(caveats: Sequence[Caveat], limits: Sequence[str]) -> Row:
+    """Return the limits as NaN if the images have a caveat."""
+    return {} if is_testable(caveats) else dict.fromkeys(limits, np.nan)
 
 
 def _scores(fitted: Pairs, scored: Pairs, fpr: Sequence[float], at: Sequence[float]) -> list[Row]:
@@ -123,6 +140,17 @@ def _scores(fitted: Pairs, scored: Pairs, fpr: Sequence[float], at: Sequence[flo
     if at:
         return [_score(scored, threshold) for threshold in at]
     return [{"fpr_asked": share} | _score(scored, _highest(fitted, share)) for share in fpr]
+
+
+def _note_few_images(rows: Sequence[Row]) -> None:
+    """Note rows with a false-positive rate that few images, or clusters, decide on."""
+    few = [row["prompt"] for row in rows if row.pop("above") < LEAST_IMAGES and row["fpr"] > 0]
+    if few:
+        which = results.join_names([shorten(prompt, SHOWN_PROMPT) for prompt in few])
+        console.note(
+            f"fewer than {LEAST_IMAGES} images have the false positives of {which}: the interval "
+            "of fpr may be too narrow"
+        )
 
 
 def _standardize(fitted: Pairs, scored: Pairs) -> tuple[Pairs, Pairs]:
@@ -174,8 +202,8 @@ def _check_rates(fpr: Sequence[float]) -> None:
             raise UsageError(f"fpr: expected a share between 0 and 1, got {share:g}")
 
 
-def _pairs(logits: FeatureFile, rows: SplitRows) -> Pairs:
-    """Return the pairs of some rows with all prompts of classes."""
+def _pairs(logits: FeatureFile, rows: SplitRows, clusters: Int64 | None = None) -> Pairs:
+    """Return the pairs of some rows with all prompts of classes; by default, a row is a cluster."""
     refuse_dot_product(logits, "for a threshold", "next-token logits are compared within an image")
     class_index = np.asarray([] if logits.class_index is None else logits.class_index)
     of_classes = class_index >= 0
@@ -186,7 +214,9 @@ def _pairs(logits: FeatureFile, rows: SplitRows) -> Pairs:
         )
     cosines = np.asarray(logits.cosines(rows.split))[rows.numbers]
     labels = labels_of(logits, rows.split)[rows.numbers]
-    return Pairs(cosines[:, of_classes], labels[:, None] == class_index[of_classes])
+    if clusters is None:
+        clusters = np.arange(len(labels))
+    return Pairs(cosines[:, of_classes], labels[:, None] == class_index[of_classes], clusters)
 
 
 def _highest(pairs: Pairs, share: float) -> float:
@@ -194,7 +224,8 @@ def _highest(pairs: Pairs, share: float) -> float:
     rising = np.sort(pairs.cosines[~pairs.matches])
     if not len(rising):
         return np.nan
-    return float(rising[-1 - int(share * len(rising) + 1e-6)])  # 0.29 * 100 is 28.999999999999996
+    above = int(share * len(rising) + 1e-6)  # 0.29 * 100 is 28.999999999999996
+    return float(rising[-1 - min(above, len(rising) - 1)])
 
 
 def _score(scored: Pairs, threshold: float) -> Row:
@@ -202,10 +233,12 @@ def _score(scored: Pairs, threshold: float) -> Row:
     row: Row = {"threshold": threshold}
     is_above = scored.cosines > threshold
     for rate, pairs in (("tpr", scored.matches), ("fpr", ~scored.matches)):
-        row |= metrics.share(rate, is_above[pairs], np.nonzero(pairs)[0])
+        row |= metrics.share(rate, is_above[pairs], scored.clusters[np.nonzero(pairs)[0]])
     if np.isnan(threshold):
         row |= dict.fromkeys(("tpr", "fpr", *LIMITS), np.nan)
     row |= {"matching": int(scored.matches.sum()), "other": int((~scored.matches).sum())}
+    (images,) = np.nonzero((is_above & ~scored.matches).any(axis=1))
+    row["above"] = len(np.unique(scored.clusters[images]))  # with false positives
     return row | {"auroc": metrics.auroc(scored.matches, scored.cosines)}
 
 
@@ -331,7 +364,7 @@ def detect(
     fit, evaluation = choose_rows(known, fit_split, eval_split, seed)
     measure = _measure_neighbours if known.kind == "images" else _measure_logits
     caveats, measures = measure(known, unknown, fit, evaluation)
-    untested = {} if is_testable(caveats) else dict.fromkeys([*LIMITS, *AUROC_LIMITS], np.nan)
+    untested = _untested(caveats, (*LIMITS, *AUROC_LIMITS))
     rows: list[Row] = []
     for name, (fitted, scored, others) in measures.items():
         threshold = float(np.quantile(fitted, 1 - TPR))

@@ -1,19 +1,42 @@
-"""Read the rows of .csv, .tsv and .jsonl files."""
+"""Read tables and JSON that people write: .csv, .tsv, .jsonl and .json files.
+
+One rule holds for all of them. They are UTF-8 text; else an error names the line. Between tabs,
+nothing is quoted, since a text may begin with a quote; between commas or semicolons, a quote begins
+a quoted cell. Columns and the keys of an object differ. Rows of blank cells are left out and
+counted.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import IO, Any
+from typing import Any, NamedTuple
 
+from clipkit.base import console
 from clipkit.base.console import escaped
 from clipkit.base.errors import ClipkitError, shorten
 from clipkit.base.names import escape
 
 BOM = b"\xef\xbb\xbf"
 NO_VALUE = {"", "na", "n/a", "#n/a", "<na>", "nan", "none", "null", "-"}
+UTF8_HINT = "save the file as plain text in UTF-8"
+QUOTE_HINT = "quote values that hold a separator or a quote"
+
+QUOTED = re.compile(rb'(?:^|[\t\n])("[^\t\n]*")(?:[\t\r\n]|$)')  # a whole cell between tabs
+
+Line = tuple[int, list[str]]  # its number, counted from 1, and its cells
+
+
+class TextTable(NamedTuple):
+    """The names of a table's columns, what messages call the header, and the lines behind it."""
+
+    columns: list[str]
+    header: str
+    lines: Iterator[Line]
 
 
 def is_no_value(text: str) -> bool:
@@ -21,10 +44,28 @@ def is_no_value(text: str) -> bool:
     return text.strip().casefold() in NO_VALUE
 
 
-def check_text(stream: IO[bytes], name: str) -> None:
-    """Refuse bytes that are not UTF-8, and NUL, naming the line. The stream is rewound."""
-    stream.seek(0)
-    for number, line in enumerate(stream, start=1):
+def check_not_empty(data: bytes, name: str) -> None:
+    """Refuse a file of no bytes, which a command that failed leaves in a pipe."""
+    if not data:
+        raise ClipkitError(f"{name}: empty input", "check whether the command before it failed")
+
+
+def decode(data: bytes, name: str) -> str:
+    """Decode the UTF-8 text of a file; an error names the line of the first invalid byte."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise _not_text(f"{name}, line {line}", data[error.start]) from None
+
+
+def _not_text(where: str, byte: int) -> ClipkitError:
+    return ClipkitError(f"{where}: expected UTF-8 text, got the byte 0x{byte:02x}", UTF8_HINT)
+
+
+def check_text(data: bytes, name: str) -> None:
+    """Refuse bytes that are not UTF-8, and NUL, naming the line."""
+    for number, line in enumerate(io.BytesIO(data), start=1):
         end = line.find(b"\0")
         if end < 0 and not line.isascii():
             try:
@@ -32,64 +73,92 @@ def check_text(stream: IO[bytes], name: str) -> None:
             except UnicodeDecodeError as error:
                 end = error.start
         if end >= 0:
-            raise ClipkitError(
-                f"{name}, line {number}: expected UTF-8 text, got the byte 0x{line[end]:02x}",
-                "save the file as plain text in UTF-8",
-            )
-    stream.seek(0)
+            raise _not_text(f"{name}, line {number}", line[end])
 
 
-def read_rows(
-    stream: IO[bytes], name: str, delimiter: str = ",", *, quotes: bool = True
-) -> Iterator[tuple[int, list[str]]]:
-    r"""Yield the line and the cells of each row that is not empty.
+# ---- Rows of cells -------------------------------------------------------------------------------
 
-    The stream is read from its start, and `name` is what messages call it. Spaces after a
-    comma or semicolon are skipped. With `quotes`, a quote begins a quoted cell, as spreadsheets
-    write it in .tsv files too; in a table of prompts or words, a quote may belong to a text.
+
+def read_table(data: bytes, name: str, ending: str = "") -> TextTable:
+    r"""Read the header and the lines of a .csv or .tsv file, which messages call `name`.
+
+    The header shows what separates the cells. If it has as many commas or semicolons as tabs, the
+    `ending` of the file decides. Spaces after a comma or semicolon are skipped.
 
     Raises
     ------
     ClipkitError
-        If the file is not UTF-8 text, or a quote is not closed. The message names the line where
-        the row begins.
+        If the file is not UTF-8 text, a quote is not closed, a column is there twice, or a line has
+        another number of cells than the header. The message names the line.
 
     Examples
     --------
-    >>> list(read_rows(io.BytesIO(b'a,b\n\n"1,5", x\n'), "x.csv"))
-    [(1, ['a', 'b']), (3, ['1,5', 'x'])]
-    >>> list(read_rows(io.BytesIO(b'"a" dog\tx\n'), "x.tsv", "\t", quotes=False))
-    [(1, ['"a" dog', 'x'])]
+    >>> read_table(b'a,b\n\n"1,5", x\n', "x.csv").columns
+    ['a', 'b']
+    >>> list(read_table(b'a\tb\n"a" dog\tx\n', "x.tsv").lines)
+    [(2, ['"a" dog', 'x'])]
     """
-    check_text(stream, name)
+    check_text(data, name)
+    delimiter = find_delimiter(data, ending)
+    lines = _read_lines(data, name, delimiter)
+    number, cells = next(lines, (1, []))
+    columns = [cell.strip() for cell in cells]
+    check_different(columns, name)
+    if delimiter == "\t":
+        _note_quotes(data, name)
+    hint = None if delimiter == "\t" else QUOTE_HINT
+    lines = _check_widths(lines, len(columns), name, hint)
+    return TextTable(columns, f"{name}, line {number}", lines)
+
+
+def check_different(columns: Sequence[str], name: str) -> None:
+    """Refuse a table that has a column twice, whatever the case of its name."""
+    counts = Counter(column.lower() for column in columns if column)
+    for column in columns:
+        if counts[column.lower()] > 1:
+            got = escape(shorten(column, 40))
+            raise ClipkitError(f"{name}: expected different names of columns, got {got!r} again")
+
+
+def _note_quotes(data: bytes, name: str) -> None:
+    """Say that a cell between tabs keeps its quotes, which a spreadsheet may have put around it."""
+    quoted = QUOTED.search(data)
+    if quoted:
+        line = data.count(b"\n", 0, quoted.start(1)) + 1
+        console.note(f"{name}, line {line}: the quotes around a cell between tabs belong to it")
+
+
+def _read_lines(data: bytes, name: str, delimiter: str) -> Iterator[Line]:
+    """Yield each line that has content."""
     reader = csv.reader(
-        io.TextIOWrapper(stream, "utf-8-sig", newline=""),
+        io.TextIOWrapper(io.BytesIO(data), "utf-8-sig", newline=""),
         delimiter=delimiter,
-        quoting=csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE,
+        quoting=csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL,
         skipinitialspace=delimiter != "\t",
         strict=True,
     )
     line = 1
+    blank = 0
     try:
         for cells in reader:
-            if any(cells):
+            if any(map(str.strip, cells)):
                 yield line, cells
+            else:
+                blank += len(cells) > 1
             line = reader.line_num + 1
     except csv.Error as error:
         raise ClipkitError(f"{name}, line {line}: expected a row of a table, got {error}") from None
+    if blank:
+        console.warn(f"{name}: {console.count(blank, 'blank row')} left out")
 
 
-def read_table(
-    data: bytes, name: str, ending: str = "", *, quotes: bool = True
-) -> Iterator[tuple[int, list[str]]]:
-    """Yield the line and the cells of each row, divided by the separator that the header has.
-
-    See `read_rows`. Without `quotes`, no cell between tabs is quoted. If the header has as many
-    commas or semicolons as tabs, the `ending` of the file decides.
-    """
-    delimiter = find_delimiter(data, ending)
-    quotes = quotes or delimiter != "\t"
-    return read_rows(io.BytesIO(data), name, delimiter, quotes=quotes)
+def _check_widths(lines: Iterator[Line], width: int, name: str, hint: str | None) -> Iterator[Line]:
+    """Yield the lines, or refuse one that has more or fewer cells than the header."""
+    for number, cells in lines:
+        if len(cells) != width:
+            got = f"got {len(cells)}"
+            raise ClipkitError(f"{name}, line {number}: expected {width} cells, {got}", hint)
+        yield number, cells
 
 
 def find_delimiter(data: bytes, ending: str = "") -> str:
@@ -103,36 +172,63 @@ def find_delimiter(data: bytes, ending: str = "") -> str:
     return max(delimiters, key=header.count)
 
 
-def check_width(cells: list[str], width: int, where: str) -> None:
-    """Refuse a row with more or fewer cells than the header."""
-    if len(cells) != width:
-        raise ClipkitError(
-            f"{where}: expected {width} columns as in the header, got {len(cells)}",
-            "quote values that hold a separator or a quote",
-        )
+# ---- Objects -------------------------------------------------------------------------------------
 
 
-def read_objects(
-    stream: IO[bytes], name: str, example: str
-) -> Iterator[tuple[int, dict[str, Any]]]:
+def load_json(data: bytes, name: str, repeat_hint: str | None = None) -> Any:
+    """Parse a JSON file; an error names its line. `repeat_hint` says what to do with a key again.
+
+    Raises
+    ------
+    ClipkitError
+        If the content is no UTF-8 text or no JSON, is nested too deeply, or an object has a key
+        twice.
+    """
+    check_not_empty(data, name)
+    text = decode(data, name).removeprefix("\ufeff")
+    try:
+        return _parse(text, name, repeat_hint)
+    except json.JSONDecodeError as error:
+        reason = f"{error.msg}, column {error.colno}"
+        raise ClipkitError(f"{name}, line {error.lineno}: expected JSON ({reason})") from None
+    except RecursionError:
+        raise ClipkitError(f"{name}: expected lists and objects, got deeper nesting") from None
+    except ValueError:  # Python converts no number of many thousand digits
+        raise ClipkitError(f"{name}: expected texts, got a very long number") from None
+
+
+def _parse(text: str | bytes, where: str, hint: str | None = None) -> Any:
+    """Parse JSON in which no object has a key twice."""
+
+    def check_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        content = dict(pairs)
+        if len(content) < len(pairs):
+            ((key, _),) = Counter(key for key, _ in pairs).most_common(1)
+            got = escape(shorten(key, 60))
+            raise ClipkitError(f"{where}: expected each key once, got {got!r} again", hint)
+        return content
+
+    return json.loads(text, object_pairs_hook=check_keys)
+
+
+def read_objects(data: bytes, name: str, example: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the line and the object of each line of a .jsonl file that is not empty.
 
     An error names the line that is no JSON object. Its hint is the `example`.
     """
-    stream.seek(0)
-    for number, line in enumerate(stream, start=1):
-        if number == 1:
-            line = line.removeprefix(BOM)
+    check_text(data, name)
+    for number, line in enumerate(io.BytesIO(data.removeprefix(BOM)), start=1):
         if not line.strip():
             continue
+        where = f"{name}, line {number}"
         try:
-            content = json.loads(line)
+            content = _parse(line, where)
         except (ValueError, RecursionError):
             content = None
         if not isinstance(content, dict):
             got = escaped(shorten(line.decode(errors="replace").strip(), 40))
             raise ClipkitError(
-                f"{name}, line {number}: expected a JSON object, got {got!r}",
+                f"{where}: expected a JSON object, got {got!r}",
                 f"write one object per line: {example}",
             )
         yield number, content
@@ -146,17 +242,13 @@ def table_objects(
     Each group of names in `needed` has one column. `example` is a hint for .jsonl.
     """
     if ending == ".jsonl":
-        yield from read_objects(io.BytesIO(data), name, example)
+        yield from read_objects(data, name, example)
         return
-    rows = read_table(data, name, ending)
-    _, header = next(rows, (1, []))
-    columns = [cell.strip().lower() for cell in header]
+    table = read_table(data, name, ending)
+    columns = [column.lower() for column in table.columns]
     for names in needed:
-        column = find_column(names, columns, f"{name}, line 1")
-        if columns.count(column) > 1:
-            raise ClipkitError(f"{name}: expected the column {column} once, got it twice")
-    for line, cells in rows:
-        check_width(cells, len(columns), f"{name}, line {line}")
+        find_column(names, columns, table.header)
+    for line, cells in table.lines:
         yield line, dict(zip(columns, cells, strict=True))
 
 

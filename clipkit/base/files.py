@@ -25,10 +25,9 @@ DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 DISK_FULL_HINT = "free some space or write elsewhere; nothing was replaced"
 CLOSED = "cannot write standard output: it is closed"
 COPY_BYTES = 1 << 20
-# Limits of inputs. A small one must not take more than 2 GB or 30 s: `json.loads` makes up to 2 GB
-# of 64 MiB, and the texts of a Parquet file of 3 MB may take 1.3 GB.
-MAX_TEXT_BYTES = 1 << 26  # of a file of prompts, class names or other JSON
-MAX_TABLE_BYTES = 1 << 30  # of a list of paths, or of a table of text
+# Limits of inputs. A small one must not take more than 2 GB or 30 s: the texts of a Parquet file of
+# 3 MB may take 1.3 GB.
+MAX_TEXT_BYTES = 1 << 30  # of a table, a list of paths, a file of prompts or other JSON
 MAX_UNPACKED_BYTES = 1 << 30  # of the texts, or of one row group's images, in a Parquet file
 MAX_NAME_BYTES = 180  # of an output's name in its temporary file's; file systems allow 255
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"  # a feature file begins with it
@@ -330,26 +329,24 @@ def digest(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
-def read_bytes(source: str, max_bytes: int | None = None, *, is_text: bool = True) -> bytes:
-    """Read a text input of at most `max_bytes`, by default MAX_TEXT_BYTES: a file, or ``-``.
+def read_bytes(source: str, *, is_text: bool = True) -> bytes:
+    """Read a text input of at most MAX_TEXT_BYTES: a file, or ``-``.
 
     A feature file is refused, unless the input may also be one.
     """
-    if max_bytes is None:
-        max_bytes = MAX_TEXT_BYTES
     content = io.BytesIO()
     try:
         with _open_stream(source, "rb") as stream:
             # in blocks, since one call allocates as much as it may return
-            while content.tell() <= max_bytes and (block := stream.read(COPY_BYTES)):
+            while content.tell() <= MAX_TEXT_BYTES and (block := stream.read(COPY_BYTES)):
                 content.write(block)
     except FileNotFoundError as error:
         message = f"cannot read {source}: there is no such file"
         raise InputError(message, source=source) from error
     except OSError as error:
         raise ClipkitError(f"cannot read {display_name(source)}: {error.strerror}") from error
-    if content.tell() > max_bytes:
-        most = f"{max_bytes >> 20} MiB"
+    if content.tell() > MAX_TEXT_BYTES:
+        most = f"{MAX_TEXT_BYTES >> 20} MiB"
         raise ClipkitError(f"{display_name(source)}: expected at most {most} of text, got more")
     data = content.getvalue()
     if is_text and data.startswith(HDF5_SIGNATURE):

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from clipkit.base.options import option
-from clipkit.commands._options import FirstSplit, Report, SameRows, Seed
+from clipkit.commands._options import Cluster, FirstSplit, Report, SameRows, Seed, Table
 
 
 def align(
@@ -25,17 +25,30 @@ def align(
     ] = None,
     same_rows: SameRows = False,
     seed: Seed = 42,
+    table: Table = None,
+    cluster: Cluster = None,
 ) -> None:
     """Report how similarly two models represent the same images, or one images and their texts.
 
     `mutual_knn` is the share of common nearest neighbours, and `cka` the unbiased linear CKA. With
-    more files, all layers of the first model are compared with all others.
+    more files, all layers of the first model are compared with all others. With --cluster, one
+    image of each value is compared at a time.
 
     Example: clipkit align img.h5 untrained.h5
     """
     from clipkit import features
     from clipkit.analysis import alignment
 
-    report.check_output(*files)
+    report.check_output(*files, table)
     inputs = features.read_all(files, kinds=["images", "texts"])
-    report.show(alignment.align(inputs, split, k=k, blind=blind, same_rows=same_rows, seed=seed))
+    result = alignment.align(
+        inputs,
+        split,
+        k=k,
+        blind=blind,
+        same_rows=same_rows,
+        seed=seed,
+        table=table,
+        cluster=cluster,
+    )
+    report.show(result)

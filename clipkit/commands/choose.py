@@ -9,12 +9,14 @@ from typing import Annotated
 from clipkit.base.errors import UsageError
 from clipkit.base.options import flag
 from clipkit.commands._options import (
+    Cluster,
     Controls,
     ControlTexts,
     FirstSplit,
     Images,
     ItemTables,
     Report,
+    Table,
     Texts,
     read_controls,
 )
@@ -31,12 +33,15 @@ def choose(
     common: Annotated[
         bool, flag("--common", "Leave out items whose images are not in IMAGES.")
     ] = False,
+    table: Table = None,
+    cluster: Cluster = None,
 ) -> None:
     """Report whether the right text is chosen for an image, and the right image for a text.
 
     An item is an image with texts of which one is right, or two images with a text each. Beside
     `accuracy` stand `shuffled`, what the texts alone give; `angle`, what random directions give;
-    and `ceiling`, what a model that ignores the order of words cannot exceed.
+    and `ceiling`, what a model that ignores the order of words cannot exceed. Items that share an
+    image are counted together.
 
     Example: clipkit textembed --items shapes | clipkit choose img.h5 - --items shapes
     """
@@ -48,7 +53,7 @@ def choose(
 
     if not items:
         raise _no_items(images, texts)
-    report.check_output(images, texts, *control, *control_texts, *items)
+    report.check_output(images, texts, *control, *control_texts, *items, table)
     image_file = features.read(images, kinds=["images"], swapped=(texts, ["texts"]))
     chosen = choose_split(image_file, split)
     if items == ["shapes"]:
@@ -60,6 +65,8 @@ def choose(
         split,
         controls=read_controls(control, control_texts),
         common=common,
+        table=table,
+        cluster=cluster,
     )
     report.show(result)
 

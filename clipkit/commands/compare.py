@@ -110,7 +110,7 @@ def _say_what_is_compared(
 
     for result in results:
         note = cluster_note(result)
-        if note and not is_clustered:
+        if note and result.version < 4 and not is_clustered:
             console.warn(f"{result.display_name}: {note}")
     for result, label in zip(results, runs, strict=True):
         if "chosen" in label or "recall@" in label:

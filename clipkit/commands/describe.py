@@ -6,7 +6,7 @@ from typing import Annotated
 
 from clipkit.base.errors import UsageError
 from clipkit.base.options import attribute_option, option
-from clipkit.commands._options import FeatureInput, FirstSplit, Report, Seed, Table
+from clipkit.commands._options import Cluster, FeatureInput, FirstSplit, Report, Seed, Table
 
 
 def describe(
@@ -36,18 +36,21 @@ def describe(
     top: Annotated[int, option("K", "Number of prompts for each group.", min=1)] = 5,
     split: FirstSplit = None,
     seed: Seed = 42,
+    cluster: Cluster = None,
 ) -> None:
     """Report which prompts tell groups of images from the others: classes, clusters, errors.
 
     `difference` is the mean cosine of a group minus the mean of all other images. `t` is the
-    difference in standard errors. `p_adjusted` accounts for all prompts and groups that were tried.
+    difference in standard errors. `p_adjusted` accounts for all prompts and groups that were tried;
+    it is empty for clusters, which are made from the images.
 
     Example: clipkit describe logits.h5 --result zeroshot.h5
     """
     from clipkit import features
     from clipkit.analysis import description
 
-    if result is not None and (table is not None or attribute is not None):
+    is_of_table = attribute is not None or (table is not None and cluster is None)
+    if result is not None and is_of_table:
         raise UsageError("expected groups from --result or from --table and --attribute, got both")
     if run is not None and result is None:
         raise UsageError("expected --run with --result, got it alone")
@@ -62,5 +65,6 @@ def describe(
         controls=[features.read(name, kinds=["logits"]) for name in control],
         top=top,
         seed=seed,
+        cluster=cluster,
     )
     report.show(described)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from clipkit.base.errors import UsageError
 from clipkit.base.options import EvalSplit, flag, option, parse_numbers, split_option
-from clipkit.commands._options import FeatureInput, Report, Seed
+from clipkit.commands._options import Cluster, FeatureInput, Report, Seed, Table
 
 
 def threshold(
@@ -40,6 +40,8 @@ def threshold(
     fit_split: Annotated[str, split_option("Split to choose thresholds on.")] = "train",
     eval_split: EvalSplit = "test",
     seed: Seed = 42,
+    table: Table = None,
+    cluster: Cluster = None,
 ) -> None:
     """Report the cosine above which an image and a prompt match, at a false-positive rate.
 
@@ -52,14 +54,14 @@ def threshold(
     from clipkit import features
     from clipkit.analysis import thresholds
 
-    report.check_output(file, unknown)
+    report.check_output(file, unknown, table)
     shares, cosines = _parse_shares(fpr or ["0.01"]), _parse_cosines(at)
     if fpr and (at or unknown is not None):
         other = "--at" if at else "--unknown"
         hint = "--unknown keeps 95 % of the known images" if unknown else "leave out one of them"
         raise UsageError(f"expected --fpr or {other}, got both", hint)
-    if unknown is not None and (at or standardize):
-        raise UsageError("expected --unknown without --at and --standardize")
+    if unknown is not None and any((at, standardize, cluster, table)):
+        raise UsageError("expected --unknown without --at, --standardize, --table and --cluster")
     kinds = ["logits"] if unknown is None else ["logits", "images"]
     logits = features.read(file, kinds=kinds)
     splits = {"fit_split": fit_split, "eval_split": eval_split}
@@ -74,6 +76,8 @@ def threshold(
         standardize=standardize,
         **splits,
         seed=seed,
+        table=table,
+        cluster=cluster,
     )
     report.show(result)
 

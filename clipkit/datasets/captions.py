@@ -9,13 +9,12 @@ from typing import Any, NamedTuple
 
 from clipkit import datasets
 from clipkit.base import console, files
-from clipkit.base.csv_rows import find_column, table_objects
+from clipkit.base.csv_rows import find_column, load_json, table_objects
 from clipkit.base.errors import ClipkitError, UsageError, shorten
 from clipkit.base.names import escape
 from clipkit.datasets.dataset import ImageDataset, describe_splits
 from clipkit.datasets.rows import CAPTION_COLUMNS, as_text
 from clipkit.features.endings import CAPTION_TABLES
-from clipkit.prompts.formats import load_json
 from clipkit.prompts.texts import MAX_PROMPTS, clean
 
 ID_COLUMNS = ("image", "image_id", "id", "path", "filename", "file_name", "filepath")
@@ -62,7 +61,7 @@ def read_captions(names: str | Sequence[str], split: str | None = None) -> Capti
         if len(names) > 1:
             hint = "join them into one file"
             raise UsageError(f"expected one table of captions, got {len(names)}", hint)
-        data = files.read_bytes(names[0], files.MAX_TABLE_BYTES)
+        data = files.read_bytes(names[0])
         pairs = _coco_rows(data, name) if ending == ".json" else _table_rows(data, name, ending)
         return _collect(pairs, name, {"inputs": {"captions": files.digest(data)}})
     named = datasets.REGISTRY.get(names[0])
@@ -112,11 +111,11 @@ def _table_rows(data: bytes, name: str, ending: str) -> Iterator[tuple[str, str]
 
 def _coco_rows(data: bytes, name: str) -> Iterator[tuple[str, str]]:
     """Yield the name of the image's file and the caption of each annotation of COCO."""
+    content = load_json(data, name)
     try:
-        content = load_json(data, name)
         name_of = {image["id"]: image["file_name"] for image in content["images"]}
         pairs = [(name_of[note["image_id"]], note["caption"]) for note in content["annotations"]]
-    except (LookupError, TypeError, RecursionError):
+    except (LookupError, TypeError):
         expected = "expected captions in COCO's form, with images and annotations, got other JSON"
         raise ClipkitError(
             f"{name}: {expected}", f"or write a .jsonl line each: {EXAMPLE}"

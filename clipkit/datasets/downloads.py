@@ -70,12 +70,15 @@ def _fetch(file: Download, part: Path, target: Path) -> None:
     with _lock(part) as (stream, is_locked):
         try:
             if not target.exists():
+                size = None
                 if not source.exists():
                     source = part
-                    while not _append(file, stream, part.parent):
+                    size = _append(file, stream, part.parent)
+                    while size is None:
                         time.sleep(PAUSE_SECONDS)
+                        size = _append(file, stream, part.parent)
                     stream.flush()
-                _check(source, file)
+                _check(source, file, may_be_cut=size == 0)
                 if target.name == file.name:
                     source.rename(target)
                 else:  # without a lock, another process may unpack at the same time
@@ -117,15 +120,16 @@ def _wait_for_lock(stream: IO[bytes], path: Path) -> bool:
     return True
 
 
-def _append(file: Download, stream: IO[bytes], folder: Path) -> bool:
-    """Append to `stream` what it lacks of a file; return False if the connection was cut.
+def _append(file: Download, stream: IO[bytes], folder: Path) -> int | None:
+    """Append to `stream` what it lacks of a file; return None if the connection was cut.
 
-    A connection that was cut before any byte came is an error.
+    Return the size of the file, or 0 if the server does not say it. A connection that was cut
+    before any byte came is an error.
     """
     start = stream.tell()
     response = _request(file.url, start)
     if response is None:
-        return True  # there is no rest
+        return start  # there is no rest
     with response:
         if response.headers.get_content_type() == "text/html":
             raise ConnectionError(f"expected {file.name}, got a web page")
@@ -145,7 +149,7 @@ def _append(file: Download, stream: IO[bytes], folder: Path) -> bool:
     if stream.tell() < total and stream.tell() <= start:
         cut = f"the connection was cut, or silent for {TIMEOUT_SECONDS:g} s"
         raise ConnectionResetError(f"{cut}, at {stream.tell():,} of {total:,} bytes")
-    return stream.tell() >= total
+    return total if stream.tell() >= total else None
 
 
 def _request(url: str, start: int) -> HTTPResponse | None:
@@ -182,9 +186,12 @@ def md5_of(path: Path) -> str:
         return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
-def _check(path: Path, file: Download) -> None:
-    """Refuse a file with another checksum. A download with another one is removed."""
+def _check(path: Path, file: Download, *, may_be_cut: bool) -> None:
+    """Refuse a file with another checksum. A whole download with another one is removed."""
     md5 = md5_of(path)
+    if md5 != file.md5 and may_be_cut:
+        size = f"{path.stat().st_size:,} bytes of a file whose size the server does not say"
+        raise ConnectionResetError(f"expected all of {file.name}, got {size}")
     if md5 != file.md5:
         if path.name != file.name:
             path.unlink()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,13 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clipkit.base import console, files
-from clipkit.base.csv_rows import find_column, table_objects
+from clipkit.base.csv_rows import find_column, load_json, table_objects
 from clipkit.base.errors import ClipkitError, UsageError, shorten
 from clipkit.base.names import escape
 from clipkit.datasets.rows import CAPTION_COLUMNS, as_text
 from clipkit.features.endings import CAPTION_TABLES
 from clipkit.features.history import as_object
-from clipkit.prompts.formats import load_json
 from clipkit.prompts.texts import clean
 
 COLUMNS = (("item",), ("image",), CAPTION_COLUMNS, ("correct",))
@@ -69,6 +67,7 @@ ARO_ORDER = Form("caption_options", ("image",), ("caption", "caption_options"))
 WINOGROUND = Form(
     "caption_0", ("image_0", "image_1"), ("caption_0", "caption_1"), ("collapsed_tag",)
 )
+LISTS = ("caption_options", "attributes")  # members that may hold several texts
 FORMS = (SUGARCREPE, ARO, ARO_ORDER, WINOGROUND)
 
 
@@ -88,7 +87,7 @@ def read_items(names: str | Sequence[str], split: str | None = None) -> Items:
     items: dict[str, Item] = {}
     digests = []
     for path in _files(names):
-        data = files.read_bytes(str(path), files.MAX_TABLE_BYTES)
+        data = files.read_bytes(str(path))
         digests.append(files.digest(data))
         for item in _read(data, path):
             if item.id in items:
@@ -125,9 +124,9 @@ def _read(data: bytes, path: Path) -> Iterator[Item]:
     for key, content in objects:
         where = f"{name}, {key}"
         form = _find_form(content, where)
-        category = " and ".join(map(str, _values(content, form.category))) or path.stem
-        images = _values(content, form.images)
-        texts = _values(content, form.texts)
+        category = " and ".join(_values(content, form.category, where)) or path.stem
+        images = _values(content, form.images, where)
+        texts = _values(content, form.texts, where)
         yield _item(f"{path.stem}/{content.get('id', key)}", category, images, texts, where)
 
 
@@ -139,15 +138,16 @@ def _find_form(content: Mapping[str, Any], where: str) -> Form:
     raise ClipkitError(f"{where}: expected a known item, got the members {got}", HINT)
 
 
-def _values(content: Mapping[str, Any], members: Iterable[str]) -> list[Any]:
-    """Return the values of some members of an object, and the elements of those that are lists."""
-    values: list[Any] = []
+def _values(content: Mapping[str, Any], members: Iterable[str], where: str) -> list[str]:
+    """Return the texts of some members of an object, and the elements of those in LISTS."""
+    values: list[str] = []
     for member in members:
         value = content.get(member)
-        if isinstance(value, list):
-            values += value
-        elif value:
-            values.append(value)
+        elements = value if member in LISTS and isinstance(value, list) else [value]
+        for element in elements:
+            text = as_text(element, f"{where}, {member}")
+            if text:
+                values.append(text)
     return values
 
 
@@ -158,9 +158,7 @@ def _objects(data: bytes, name: str, ending: str) -> Iterator[tuple[Any, dict[st
     if ending != ".json":
         yield from table_objects(data, name, ending, COLUMNS, EXAMPLE)
         return
-    content = None
-    with contextlib.suppress(RecursionError):  # else there are no items
-        content = load_json(data, name)
+    content = load_json(data, name)
     if isinstance(content, list):
         content = dict(enumerate(content))
     for key, value in as_object(content).items():
@@ -188,6 +186,7 @@ def _table_items(objects: Iterable[tuple[Any, dict[str, Any]]], name: str) -> It
         rows_of[item].append(TableRow(image, text, correct == "1", category))
     for item, rows in rows_of.items():
         where = f"{name}, item {shorten(item, 80)}"
+        _check_rows(rows, where)
         right = [row for row in rows if row.is_right]
         images = [row.image for row in right]
         if sorted(images) != sorted({row.image for row in rows}):
@@ -196,23 +195,36 @@ def _table_items(objects: Iterable[tuple[Any, dict[str, Any]]], name: str) -> It
         yield _item(item, rows[0].category, images, texts, where)
 
 
+def _check_rows(rows: Sequence[TableRow], where: str) -> None:
+    """Refuse a text that is both right and wrong of an image, and an item of two categories."""
+    categories = sorted({row.category for row in rows})
+    if len(categories) > 1:
+        got = " and ".join(repr(shorten(category, 40)) for category in categories[:2])
+        raise ClipkitError(f"{where}: expected one category, got {got}")
+    answer_of: dict[tuple[str, str], bool] = {}
+    for row in rows:
+        if answer_of.setdefault((row.image, row.text), row.is_right) != row.is_right:
+            got = repr(shorten(row.text, 60))
+            raise ClipkitError(f"{where}: expected a text to be right or wrong, got {got} as both")
+
+
 def _cell(content: Mapping[str, Any], names: Sequence[str], where: str) -> str:
     """Return the text in the column that has one of these names."""
     return as_text(content[find_column(names, content, where)], where)
 
 
 def _item(
-    name: str, category: str, images: Sequence[Any], texts: Iterable[Any], where: str
+    name: str, category: str, images: Sequence[str], texts: Iterable[str], where: str
 ) -> Item:
     """Return an item, each of its texts once, if it has as many images and texts as it must."""
-    different = list(dict.fromkeys(clean(as_text(text, where), where) for text in texts))
+    different = list(dict.fromkeys(clean(text, where) for text in texts))
     is_pair = len(images) == len(different) == 2
     is_choice = len(images) == 1 and len(different) >= 2 and all(different)
     if not is_pair and not is_choice:
         got = f"{console.count(len(images), 'image')} and {console.count(len(different), 'text')}"
         expected = "an image with two different texts or more, or two images with a text each"
         raise ClipkitError(f"{where}: expected {expected}, got {got}")
-    ids = [escape(as_text(image, where).removeprefix("./")) for image in images]
+    ids = [escape(image.removeprefix("./")) for image in images]
     return Item(escape(name), " ".join(category.split()), ids, different)
 
 

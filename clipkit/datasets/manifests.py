@@ -16,8 +16,7 @@ from typing import Any
 from clipkit.base import files
 from clipkit.base.csv_rows import (
     BOM,
-    check_text,
-    check_width,
+    TextTable,
     find_delimiter,
     read_objects,
     read_table,
@@ -54,7 +53,7 @@ def read_list(source: str = files.STREAM) -> Dataset:
             "expected a list of paths on standard input, got a terminal",
             "pipe one in: find photos -name '*.jpg' | clipkit embed - -o img.h5",
         )
-    data = files.read_bytes(source, files.MAX_TABLE_BYTES)
+    data = files.read_bytes(source)
     if not data:
         hint = "check whether the command before it found files"
         raise ClipkitError(f"{name}: expected a list of paths, got an empty input", hint)
@@ -165,51 +164,45 @@ def _read_rows(source: str, columns: Columns, required: set[str]) -> tuple[Conte
                 digest = f"sha256:{hashlib.file_digest(content, 'sha256').hexdigest()}"
             table = import_parquet(PARQUET_READER).read_table(file.path, name, columns, required)
             return collect(table, name, unit="row", folder=folder), digest
-    data = files.read_bytes(source, files.MAX_TABLE_BYTES)
+    data = files.read_bytes(source)
     if not data.removeprefix(BOM).strip():
         hint = "check whether the command before it failed"
         raise ClipkitError(f"{name}: expected a table with a row for each image, got none", hint)
     if ending == ".jsonl":
-        table = _read_jsonl(BytesIO(data), name, columns, required)
+        table = _read_jsonl(data, name, columns, required)
     else:
         table = _read_csv(data, name, columns, required, ending)
     return collect(table, name, folder=folder), files.digest(data)
 
 
 def _read_csv(data: bytes, name: str, columns: Columns, required: set[str], ending: str) -> Table:
-    records = read_table(data, name, ending)
-    line, header = next(records, (1, []))
-    header = [column.strip() for column in header]
-    check_columns(header, required, f"{name}, line {line}")
-    rows = _csv_rows(records, name, header, columns)
-    return Table(rows, columns.split in header, columns.id in header)
+    table = read_table(data, name, ending)
+    check_columns(table.columns, required, table.header)
+    rows = _csv_rows(table, columns)
+    return Table(rows, columns.split in table.columns, columns.id in table.columns)
 
 
-def _csv_rows(
-    records: Iterator[tuple[int, list[str]]], name: str, header: Sequence[str], columns: Columns
-) -> Iterator[Row]:
-    width = len(header)
-    place = dict(zip(header, range(width), strict=True))
+def _csv_rows(table: TextTable, columns: Columns) -> Iterator[Row]:
+    width = len(table.columns)
+    place = dict(zip(table.columns, range(width), strict=True))
     # for an absent column, the empty text that is appended to each record
     path, label, split, row_id = (place.get(column, width) for column in columns)
-    for line, record in records:
-        check_width(record, width, f"{name}, line {line}")
+    for line, record in table.lines:
         record.append("")
         yield Row(line, record[path], record[label], record[split], record[row_id])
 
 
-def _read_jsonl(stream: BytesIO, name: str, columns: Columns, required: set[str]) -> Table:
+def _read_jsonl(data: bytes, name: str, columns: Columns, required: set[str]) -> Table:
     """Return the rows. There is a column of splits or ids if the first object has it."""
-    check_text(stream, name)
-    line, first = next(read_objects(stream, name, EXAMPLE))
+    line, first = next(read_objects(data, name, EXAMPLE))
     check_columns(list(first), required, f"{name}, line {line}")
     has_ids = columns.id in first
-    rows = _json_rows(stream, name, columns if has_ids else columns[:-1])
+    rows = _json_rows(data, name, columns if has_ids else columns[:-1])
     return Table(rows, columns.split in first, has_ids)
 
 
-def _json_rows(stream: BytesIO, name: str, columns: Sequence[str]) -> Iterator[Row]:
-    for line, content in read_objects(stream, name, EXAMPLE):
+def _json_rows(data: bytes, name: str, columns: Sequence[str]) -> Iterator[Row]:
+    for line, content in read_objects(data, name, EXAMPLE):
         where = f"{name}, line {line}"
         path = content.get(columns[0])
         if path is not None and not isinstance(path, str):

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from clipkit.base import console, files
+from clipkit.base.csv_rows import check_different
 from clipkit.base.errors import ClipkitError, ImageError, read_errors
 from clipkit.base.names import escape
 from clipkit.datasets import images, remote, shards
@@ -585,6 +586,7 @@ def read_table(path: Path, name: str, columns: Columns, required: set[str]) -> T
     with read_errors(name):
         schema = pq.read_schema(path)
     check_columns(schema.names, required, name)
+    check_different(schema.names, name)
     present = [column for column in columns if column in schema.names]
     for column in present:
         _check_type(schema.field(column).type, f"{name}: {column}", is_path=column == columns.path)

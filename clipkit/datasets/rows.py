@@ -192,7 +192,7 @@ class ColumnError(ClipkitError):
 
 
 def check_columns(present: Sequence[str], required: set[str], where: str) -> None:
-    """Refuse a table that lacks a column, or has one twice that is read."""
+    """Refuse a table that lacks a column."""
     for column in sorted(required):
         if column in present:
             continue
@@ -203,11 +203,6 @@ def check_columns(present: Sequence[str], required: set[str], where: str) -> Non
         expected = f"a column {escape(column)!r}"
         got = list_columns(present)
         raise ColumnError(f"{where}: expected {expected}, got {got}", hint, column)
-    for column in present:
-        if column in (*Columns(), *required) and present.count(column) > 1:
-            raise ClipkitError(
-                f"{where}: expected the column {escape(column)!r} once, got it twice"
-            )
 
 
 def list_columns(names: Iterable[str]) -> str:

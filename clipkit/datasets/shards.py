@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from clipkit.base import console, files
+from clipkit.base import console
 from clipkit.base.csv_rows import check_text
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.base.names import escape
@@ -28,6 +27,7 @@ from clipkit.datasets.wordnet import (
 from clipkit.features.validation import MAX_CLASSES, is_split_name
 
 MAX_FILES = 100_000
+MAX_NAMES_BYTES = 1 << 26  # of a file of class names, which a server may send
 REMOTE_FILES = 8  # that are read at the same time
 NAMES_FILES = ("classnames.txt", "class_index.json")
 
@@ -318,7 +318,7 @@ def _read_beside(file: str, names: Sequence[str]) -> tuple[bytes, str] | None:
             if not is_remote and not Path(path).exists():
                 continue
             try:
-                return remote.read_whole(path, files.MAX_TEXT_BYTES), display_url(path)
+                return remote.read_whole(path, MAX_NAMES_BYTES), display_url(path)
             except ClipkitError:
                 if not is_remote:
                     raise  # a server may answer anything where there is no file
@@ -332,7 +332,7 @@ def parse_class_names(data: bytes, where: str) -> list[str]:
         names = [entry.name for entry in entries]
         has_all = [entry.number for entry in entries] == list(range(len(entries)))
     else:
-        check_text(io.BytesIO(data), where)
+        check_text(data, where)
         names = list(map(escape_text, data.decode("utf-8-sig").split("\n")))
         while names and not names[-1]:
             names.pop()

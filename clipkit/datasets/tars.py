@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clipkit.base import console
+from clipkit.base.csv_rows import BOM, decode
 from clipkit.base.errors import ClipkitError, ImageError, shorten
-from clipkit.base.files import MAX_TEXT_BYTES
 from clipkit.base.names import escape
 from clipkit.datasets import images, remote, shards
 from clipkit.datasets.dataset import Dataset, ImageDataset
@@ -36,6 +36,7 @@ from clipkit.datasets.rows import (
 )
 from clipkit.datasets.wordnet import MAX_NAME
 from clipkit.features.model import Int64
+from clipkit.prompts.texts import MAX_CHARACTERS
 
 ZEROS = bytes(tarfile.BLOCKSIZE)
 COMPRESSED = {
@@ -49,6 +50,7 @@ LARGEST_READ = 2**20
 REMOTE_GAP = 2**16  # a request takes longer than reading this many bytes
 MAX_HEADER_BYTES = 2**16  # of a long name, or of the records of pax
 MAX_JSON_BYTES = 2**20  # of a label; each tar has a thread, and JSON takes 30 times its size
+MAX_CAPTION_BYTES = 4 * MAX_CHARACTERS
 NO_IMAGE, LINK, SPARSE_FILE = -1, -2, -3  # in place of a size
 UNUSABLE = {LINK: "a link", SPARSE_FILE: "a sparse file"}
 SPAN = 2**20  # images that start in one of these parts of a remote tar are fetched together
@@ -94,14 +96,19 @@ class TarImages:
         for number, file in enumerate(self.files):
             headers = _Headers(file)
             offset_of: dict[str, int] = {}
-            texts: dict[str, str] = {}
+            text_of: dict[str, tarfile.TarInfo] = {}
+            left_out: list[str] = []
             for key, ending, info in _members(headers):
                 if ending.endswith(images.readable_suffixes()):
                     offset_of.setdefault(key, info.offset_data)
-                elif ending.endswith(".txt") and info.isreg() and info.size <= MAX_TEXT_BYTES:
-                    texts.setdefault(key, headers.content(info).decode("utf-8", "replace"))
-            for key in offset_of.keys() & texts.keys():
-                found[number, offset_of[key]] = texts[key]
+                elif ending.endswith(".txt") and text_of.setdefault(key, info) is not info:
+                    left_out.append(info.name)
+            if left_out:
+                texts = f"{console.count(len(left_out), 'text')}, first {escape(left_out[0])}"
+                where = display_url(file.name)
+                console.warn(f"{where}: left out {texts}: their keys have a text already")
+            for key in offset_of.keys() & text_of.keys():
+                found[number, offset_of[key]] = _read_text(headers, text_of[key])
         places = zip(self.file_of.tolist(), self.offsets.tolist(), strict=True)
         return [found.get(place, "") for place in places]
 
@@ -372,6 +379,17 @@ def _read_sample(headers: _Headers, members: Iterable[_Member]) -> _Sample:
         else:
             sample.other = info.name
     return sample
+
+
+def _read_text(headers: _Headers, info: tarfile.TarInfo) -> str:
+    """Return the caption in a member, which must be one in UTF-8."""
+    where = f"{display_url(headers.file.name)}, {escape(info.name)}"
+    if not info.isreg() or info.issparse():
+        raise ClipkitError(f"{where}: expected a caption, got a link or a sparse file")
+    if info.size > MAX_CAPTION_BYTES:
+        expected = f"a caption of at most {MAX_CHARACTERS:,} characters"
+        raise ClipkitError(f"{where}: expected {expected}, got {info.size:,} bytes")
+    return decode(headers.content(info).removeprefix(BOM), where)
 
 
 def _read_label(headers: _Headers, info: tarfile.TarInfo) -> str | None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from clipkit.base import files
+from clipkit.base.csv_rows import load_json
 from clipkit.base.errors import ClipkitError
 from clipkit.base.names import escape
 from clipkit.prompts.class_index import WNID, Entry, parse_class_index
@@ -28,9 +28,9 @@ class ClassIndex(NamedTuple):
 def load_class_index(data: bytes, where: str) -> list[Entry]:
     """Return the classes of a class index, as printable text."""
     try:
-        entries = parse_class_index(json.loads(data))
-    except (ValueError, RecursionError):
-        entries = None
+        entries = parse_class_index(load_json(data, where))
+    except ClipkitError as error:
+        raise ClipkitError(error.message, HINT) from None
     if entries is None:
         raise ClipkitError(f"{where}: expected a class index, got other content", HINT)
     for entry in entries:

@@ -285,6 +285,10 @@ class _Run:
         splits = self.dataset.splits
         with open_whole(self.folder, splits, self.manifest(), restart=restart) as checkpoint:
             if checkpoint.pending():
+                published = self._published()
+                if published is not None and not self.force:  # killed while it removed the shards
+                    checkpoint.remove()
+                    return published
                 self._check_existing()
             self._encode_pending(checkpoint)
             return self._publish(checkpoint)
@@ -433,7 +437,7 @@ class _Run:
         if self.force:
             return
         missing = [name for layer, name in self.outputs.items() if self._skipped_in(layer) is None]
-        # if none is missing, the run is finished, and a second one needs --force
+        # if none is missing, the run is finished, and another part needs --force
         for name in missing or self.outputs.values():
             check_feature_output(name)
 

@@ -21,6 +21,7 @@ ROWS = "rows"  # which rows are scored
 NOTHING = "nothing"  # neither: settings and names
 HIGHER, LOWER = "higher", "lower"  # which values are better
 
+CLUSTERED = "probe zeroshot retrieve choose align describe threshold compare"  # by --cluster
 SCORE = "score_"  # before the class, in the columns of --scores
 NUMBER_TYPES = frozenset({"<i8", "<f8"})
 
@@ -152,6 +153,7 @@ RECORDS = (
     Column("scope", TEXT, NOTHING, of="compare"),
     Column("scores", TEXT, NOTHING, of="compare"),
     Column("unit", TEXT, NOTHING, of="importance"),
+    Column("untested", TEXT, NOTHING, of="describe"),
     Column("a", TEXT, NOTHING, of="compare align"),
     Column("b", TEXT, NOTHING, of="compare align"),
     Column("value_a", NUMBER, LABELS, of="compare"),
@@ -161,7 +163,7 @@ RECORDS = (
     Column("values", COUNT, LABELS, of="variance attributes"),
     # Numbers of rows
     Column("rows", COUNT, LABELS, is_checked=True, of="compare align variance attributes describe"),
-    Column("clusters", COUNT, ROWS, is_checked=True, of="probe zeroshot retrieve compare"),
+    Column("clusters", COUNT, ROWS, is_checked=True, of=CLUSTERED),
     Column("items", COUNT, ROWS, of="choose"),
     Column("queries", COUNT, ROWS, of="retrieve"),
     Column("candidates", COUNT, ROWS, of="retrieve"),
@@ -233,7 +235,7 @@ RECORDS = (
         LABELS,
         better=HIGHER,
         has_interval=True,
-        relatives="null control",
+        relatives="null random_ranks control",
         of="probe predict zeroshot retrieve",
     ),
     Column("f1", SHARE, LABELS, better=HIGHER, of="probe predict zeroshot"),
@@ -273,7 +275,7 @@ RECORDS = (
         LABELS,
         better=HIGHER,
         has_interval=True,
-        relatives="null control",
+        relatives="null random_ranks control",
         of="retrieve",
     ),
     Column(
@@ -282,13 +284,22 @@ RECORDS = (
         LABELS,
         better=LOWER,
         has_interval=True,
-        relatives="null control",
+        relatives="null random_ranks control",
         of="retrieve",
     ),
-    Column("gap", NUMBER, ROWS, relatives="null control", of="retrieve"),
-    Column("relative_gap", NUMBER, LABELS, relatives="control", of="retrieve"),
-    Column("relative_gap_null", NUMBER, ROWS, of="retrieve"),
-    Column("hubness", NUMBER, ROWS, better=LOWER, relatives="null control", of="retrieve"),
+    Column("gap", NUMBER, ROWS, relatives="within_one_side control", of="retrieve"),
+    Column("gap_null", NUMBER, LABELS, of="retrieve"),
+    Column("gap_p", P, LABELS, of="retrieve"),
+    Column("relative_gap", NUMBER, LABELS, relatives="null control", of="retrieve"),
+    Column("relative_gap_within_one_side", NUMBER, ROWS, of="retrieve"),
+    Column(
+        "hubness",
+        NUMBER,
+        ROWS,
+        better=LOWER,
+        relatives="null within_one_side control",
+        of="retrieve",
+    ),
     # Choices among texts or images
     Column(
         "accuracy",
@@ -320,6 +331,8 @@ RECORDS = (
     Column("only_b", COUNT, LABELS, of="compare"),
     Column("neither", COUNT, LABELS, of="compare"),
     Column("p", P, LABELS, of="compare align"),
+    Column("p_min", P, NOTHING, of="align describe retrieve"),
+    Column("control_p", P, LABELS, of="choose retrieve"),
     Column("p_holm", P, LABELS, of="compare"),
     Column("p_adjusted", P, LABELS, of="describe"),
     Column("log10_p", NUMBER, LABELS, of="compare"),

@@ -390,7 +390,7 @@ def _check_used(unused: set[str], added: Arrays, source: str, kind: str) -> None
 def _parse_metadata(metadata: Any, source: str) -> Any:
     """Return the metadata that clipkit exported, of a version and kind that can be imported."""
     try:
-        about = json.loads(str(metadata()) if callable(metadata) else metadata)
+        about = json.loads(str(metadata() if callable(metadata) else metadata))
         version = about.get("version")
     except (ValueError, AttributeError, RecursionError):
         version = None

@@ -17,7 +17,7 @@ from clipkit.features.columns import COLUMNS, FLAG
 from clipkit.features.history import DOT_PRODUCT, Entry, History, canonical_json, drop_none
 
 FORMAT = "clipkit"
-VERSION = 3  # the newest that is read; `FeatureFile.version` is what a file needs
+VERSION = 4  # the newest that is read; `FeatureFile.version` is what a file needs
 RESULTS = ("result", "probe")  # a probe is a result that holds what was fitted, too
 BLOCK_BYTES = 1 << 24
 ROW_NUMBERS = "row numbers"  # what the history says of ids that an import did not have
@@ -45,8 +45,8 @@ KINDS = {
     "images": Layout(set(), {"class_names"}, {"features", "ids"}, {"labels"}),
     "texts": Layout({"features", *PROMPTS}, {"class_names"}, set(), set()),
     "logits": Layout(PROMPTS, {"class_names"}, {"features", "ids"}, {"labels"}),
-    "result": Layout(set(), {"class_names"}, {"predicted", "ids"}, {"labels"}),
-    "probe": Layout(set(), {"class_names", "texts"}, {"predicted", "ids"}, {"labels"}),
+    "result": Layout(set(), {"class_names"}, {"predicted", "ids"}, {"labels", "cluster"}),
+    "probe": Layout(set(), {"class_names", "texts"}, {"predicted", "ids"}, {"labels", "cluster"}),
 }
 
 
@@ -150,19 +150,23 @@ class Split:
     ids : list of N str
     predicted : (R, N) int64 array or None
         Of results: the class, or the cluster, that each of R runs gave each row.
+    cluster : (N,) int64 array or None
+        Of results: a number that rows share if they depend on each other; None if each row is
+        separate.
     """
 
     features: Any = None
     labels: Int64 | None = None
     ids: list[str] = field(default_factory=list)
     predicted: Int64 | None = None
+    cluster: Int64 | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __repr__(self) -> str:
         parts = [f"{len(self)} rows"]
-        for name in ("features", "labels", "predicted"):
+        for name in ("features", "labels", "predicted", "cluster"):
             value = getattr(self, name)
             if value is not None:
                 parts.append(f"{name} {value.shape}")
@@ -178,6 +182,8 @@ class Split:
             taken.labels = self.labels[rows]
         if self.predicted is not None:
             taken.predicted = self.predicted[:, rows]
+        if self.cluster is not None:
+            taken.cluster = self.cluster[rows]
         return taken
 
 
@@ -368,6 +374,8 @@ class FeatureFile:
     @property
     def version(self) -> int:
         """The version of the format: the lowest that can hold the file, for earlier readers."""
+        if any(split.cluster is not None for split in self.splits.values()):
+            return 4
         if self.is_dot_product and not self.is_result:
             return 3
         return probe_arrays.version_of(self.fitted) if self.kind == "probe" else 1
@@ -395,7 +403,7 @@ class FeatureFile:
         for name, array in self.fitted.items():
             arrays[f"fitted/{name}"] = array
         for name, split in self.splits.items():
-            for key in ("features", "labels", "ids", "predicted"):
+            for key in ("features", "labels", "ids", "predicted", "cluster"):
                 arrays[f"{name}/{key}"] = getattr(split, key)
         return drop_none(arrays)
 

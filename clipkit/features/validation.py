@@ -53,6 +53,7 @@ TYPES: dict[str, tuple[Set[str], int]] = {
     "labels": ({"<i8"}, 1),
     "ids": ({"S"}, 1),
     "predicted": ({"<i8"}, 2),
+    "cluster": ({"<i8"}, 1),
     "texts": ({"S"}, 1),
     "class_index": ({"<i8"}, 1),
     "class_names": ({"S"}, 1),
@@ -347,6 +348,8 @@ def _check_classes(file: FeatureFile, datasets: dict[str, Any]) -> None:
     """Check that labels, predictions and class indices lie among the classes."""
     for name, index in datasets.items():
         key = key_of(name)
+        if key == "cluster" and index.min() < 0:
+            raise ClipkitError(f"{name}: expected numbers from 0, got {index.min()}")
         if key not in ("labels", "predicted", "class_index"):
             continue
         names = file.class_names

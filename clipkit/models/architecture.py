@@ -419,6 +419,14 @@ def check_range(files: ModelFiles, model: torch.nn.Module, precision: str) -> No
             )
 
 
+def not_finite(what: str) -> ClipkitError:
+    """Return the error for numbers of a first image or prompt that are NaN or Inf."""
+    return ClipkitError(
+        f"expected a finite {what}, got NaN or Inf",
+        "check the numbers in its JSON files, or try --precision fp32",
+    )
+
+
 def logit_scale(files: ModelFiles, tensors: Tensors) -> dict[str, float]:
     """Return ``logit_scale``, by which the model multiplies cosines, and any ``logit_bias``.
 

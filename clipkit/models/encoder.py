@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clipkit.base import console
-from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.base.errors import SMALLEST, ClipkitError, UsageError
 from clipkit.base.names import omit
 from clipkit.models import RunOptions
 from clipkit.models.acceleration import (
@@ -24,7 +25,7 @@ from clipkit.models.acceleration import (
     find_device,
     move_compiler_folder,
 )
-from clipkit.models.architecture import Architecture, read_architecture
+from clipkit.models.architecture import Architecture, not_finite, read_architecture
 from clipkit.models.hub import BUNDLED, ModelFiles, find
 from clipkit.models.libraries import library_version, named, single_line_errors
 from clipkit.models.preprocessing import Inputs, Preprocessor
@@ -33,6 +34,9 @@ from clipkit.models.towers import SIZE_HINT, LayerTower, Tower, TowerName, choos
 from clipkit.prompts.texts import check_length
 
 TEXT_BATCH = 256
+PROMPT = "a photo"  # is encoded when a text tower is loaded
+# Between an embedding alone and in a batch, relative to its length: libraries choose other kernels.
+BATCH_TOLERANCES = {"fp64": 1e-4, "fp32": 5e-3, "fp16": 0.05, "bf16": 0.1}
 PROCESSOR_HINT = "check the sizes and steps in preprocessor_config.json"
 Part = TypeVar("Part")
 
@@ -248,7 +252,8 @@ def load(
         norm or projection.
     ClipkitError
         If the model cannot be found or is damaged, its files do not fit each other, or the device
-        is absent. One image or prompt is encoded, so that this shows before the work.
+        is absent, or an embedding depends on its batch. Two images or prompts are encoded, so that
+        this shows before the work.
     """
     options = options or RunOptions(**settings)
     options.check()
@@ -311,7 +316,7 @@ def load(
         _tokenizer=tokenizer,
         _non_blocking=options.non_blocking,
     )
-    return _check_and_measure(encoder)
+    return _check_and_measure(encoder, options.batch_size)
 
 
 def _load_generative(
@@ -326,7 +331,7 @@ def _load_generative(
     asked = generative.load(files, tower, options, device, precision)
     _note_details(files, asked["details"])
     encoder = Encoder(**asked, _non_blocking=options.non_blocking)
-    return encoder if tower == "text" else _check_and_measure(encoder)
+    return encoder if tower == "text" else _check_and_measure(encoder, options.batch_size)
 
 
 def _read(files: ModelFiles, tower: TowerName, options: RunOptions) -> Architecture:
@@ -394,8 +399,8 @@ def _note_details(files: ModelFiles, details: dict[str, Any]) -> None:
     console.detail(f"{how}, {threads} of PyTorch")
 
 
-def _check_and_measure(encoder: Encoder) -> Encoder:
-    """Encode one image or prompt, to check that the model's files fit each other; set the width.
+def _check_and_measure(encoder: Encoder, batch_size: int = TEXT_BATCH) -> Encoder:
+    """Encode images or prompts, to check that the model's files fit each other; set the width.
 
     The layers of one model may differ in width.
     """
@@ -409,7 +414,7 @@ def _check_and_measure(encoder: Encoder) -> Encoder:
 
     has_layers = "layer" in encoder.details
     with named(encoder.details["name"]):
-        dim = _measure(replace(encoder, _tower=run if has_layers else tower))
+        dim = _measure(replace(encoder, _tower=run if has_layers else tower), batch_size)
     columns = {}
     start = 0
     for number, width in widths.items():
@@ -418,17 +423,45 @@ def _check_and_measure(encoder: Encoder) -> Encoder:
     return replace(encoder, columns=columns, details={**encoder.details, "dim": dim})
 
 
-def _measure(encoder: Encoder) -> int:
-    """Return the width D of the embedding of one image or prompt, which must be finite."""
+def _measure(encoder: Encoder, batch_size: int) -> int:
+    """Return the width D of the embedding of one image or prompt, which must be finite.
+
+    It must not depend on the batch, unless images are encoded one by one.
+    """
+    batch: Callable[[], NDArray[np.float32]]
     if encoder._preprocessor is None:
-        embedding = encoder.encode_texts("a photo", places=["the text 'a photo'"])
-    else:  # waits for a GPU
-        embedding = np.asarray(encoder.encode_images(encoder._preprocessor.example()))
-    if not np.isfinite(embedding).all():
-        kind = "prompt" if encoder.tower == "text" else "image"
-        raise ClipkitError(
-            f"{encoder.details['name']}: expected a finite embedding of a first {kind}, "
-            "got NaN or Inf",
-            "check the numbers in its JSON files, or try --precision fp32",
-        )
-    return int(embedding.shape[1])
+        kind, hint, batch_size = "prompt", None, TEXT_BATCH
+        alone = encoder.encode_texts(PROMPT, places=[f"the text {PROMPT!r}"])
+        batch = partial(encoder.encode_texts, [f"{PROMPT} of two dots", PROMPT], truncate=True)
+    else:
+        kind, hint = "image", "encode images one by one: -b 1"
+        example = encoder._preprocessor.example()
+        other = Image.linear_gradient("L").resize(example.size).convert("RGB")
+        alone = np.asarray(encoder.encode_images(example))  # waits for a GPU
+        batch = partial(encoder.encode_images, [other, example])
+    if not np.isfinite(alone).all():
+        raise not_finite(f"embedding of a first {kind}")
+    if batch_size > 1:
+        error = _batch_error(alone, batch, BATCH_TOLERANCES[encoder.details["precision"]])
+        if error is not None:
+            raise ClipkitError(
+                f"expected one embedding of the same {kind} in every batch, got {error}", hint
+            )
+    return int(alone.shape[1])
+
+
+def _batch_error(
+    alone: NDArray[np.float32], batch: Callable[[], NDArray[np.float32]], tolerance: float
+) -> str | None:
+    """Say how the second row of a batch of two differs from a row alone (1, D), if it does."""
+    try:
+        rows = np.asarray(batch())
+    except ClipkitError as error:
+        return f"an error in a batch of 2: {error.message}"
+    if rows.shape != (2, alone.shape[1]):
+        return f"an array of the shape {rows.shape} in a batch of 2"
+    length = max(float(np.linalg.norm(alone[0])), SMALLEST)
+    difference = float(np.linalg.norm(rows[1] - alone[0])) / length
+    if difference <= tolerance:
+        return None
+    return f"one that differs by {difference:.2g} of its length in a batch of 2"

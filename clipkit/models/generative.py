@@ -29,6 +29,8 @@ from clipkit.models.architecture import (
     check_number_of_layers,
     check_range,
     check_stored_size,
+    load_tensors,
+    not_finite,
     refuse_misfits,
     tensors_digest,
 )
@@ -129,8 +131,8 @@ class Checkpoint:
     def __init__(self, files: ModelFiles) -> None:
         self.files = files
         with quiet_loading(f"config.json of {files.name}"):
-            auto: Any = transformers.AutoConfig
-            self.config = auto.from_pretrained(files.folder, trust_remote_code=False)
+            content = files.read_json("config.json")
+            self.config: Any = transformers.CONFIG_MAPPING[content["model_type"]].from_dict(content)
             for config in (self.config.get_text_config(), getattr(self.config, "vision_config", 0)):
                 if isinstance(layers := getattr(config, "num_hidden_layers", None), int):
                     check_number_of_layers("num_hidden_layers", layers)
@@ -183,15 +185,14 @@ class Checkpoint:
 
     def _load_stored(self, device: torch.device, dtype: torch.dtype) -> Any:
         """Return the stored model on the CPU, or spread over GPUs if it does not fit one."""
+        tensors = load_tensors(self.files, ("",))
         with quiet_loading(f"the weights of {self.files.name}"):
-            auto: Any = transformers.AutoModelForImageTextToText
-            model, report = auto.from_pretrained(
-                self.files.folder,
-                config=self.config,
+            model, report = type(self.outline).from_pretrained(
+                None,
+                config=self.outline.config,
+                state_dict=tensors,
                 dtype=dtype,
                 device_map=self._device_map(device, dtype),
-                use_safetensors=True,
-                trust_remote_code=False,
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )
@@ -258,6 +259,8 @@ def find_layers(asked: AskedModel, inputs: Inputs) -> AskedModel:
     """Return the model with all its layers: their outputs are the library's hidden states."""
     states = asked.whole(inputs, output_hidden_states=True).hidden_states
     wanted = [asked._pool(state, inputs) for state in states]
+    if not all(state.isfinite().all() for state in wanted):
+        raise not_finite("hidden state of a first image")
     for module in asked.model.modules():
         if not isinstance(module, torch.nn.ModuleList) or len(module) != len(wanted) - 1:
             continue
@@ -283,6 +286,8 @@ def output_scale(asked: AskedModel, inputs: Inputs, tolerance: float) -> dict[st
     products = head(state)[0].float().to(logits.device)
     if getattr(head, "bias", None) is not None:
         products = products - head.bias  # files have no place for it
+    if logits.isnan().any() or not products.isfinite().all():
+        raise not_finite("next-token logit of a first image")
     is_said = logits > MASKED
     logits, products = logits[is_said], products[is_said]
     text = asked.model.config.get_text_config().to_dict()

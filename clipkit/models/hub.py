@@ -1,6 +1,7 @@
 """Find a model's files by its name: bundled, in a folder or on the Hugging Face Hub.
 
-Weights are read in safetensors form only, and code that a repository holds is never fetched.
+Weights are read in safetensors form only, and code that a repository holds is never fetched. No
+library gets the path of a model's folder: it gets tensors, settings or copies of the side files.
 """
 
 from __future__ import annotations
@@ -19,9 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from clipkit.base.errors import ClipkitError, UsageError, brief, unknown
-from clipkit.base.files import digest
+from clipkit.base.files import digest, temporary_folder
 from clipkit.features.endings import KNOWN_ENDINGS
 from clipkit.models import DEFAULT
+from clipkit.models.folders import (
+    PICKLE_SUFFIXES,
+    convert_hint,
+    find_unusable_weights,
+    recognize,
+)
 from clipkit.models.libraries import check_installed, import_library
 
 PREFIX = "open_clip:"  # asks for OpenCLIP's form of a repository or folder that has several
@@ -66,7 +73,6 @@ CONFIG_PATTERNS = ["*.json", "*.txt", "*.model", "*.jinja"]
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 # The name of the weights of each library, in safetensors form.
 WEIGHTS = {"transformers": "model", "open_clip": "open_clip_model", "timm": "model"}
-PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt"}
 FILE_ENDINGS = (*KNOWN_ENDINGS, *PICKLE_SUFFIXES, ".safetensors")  # no repository ends so
 # The files beside the weights that decide an embedding: settings and vocabularies.
 SETTINGS_FILES = re.compile(
@@ -81,8 +87,11 @@ UNUSED_FILES = {
     "transformers": (OPEN_CLIP_CONFIG,),
     "open_clip": ("config.json", "preprocessor_config.json", "processor_config.json"),
 }
-# transformers reads these, too, but they decide no embedding
-OTHER_FILES = ("model.safetensors.index.json", "chat_template.jinja")
+# Libraries read these, too, but they decide no embedding; a history has the prompt of a template.
+OTHER_FILES = ("chat_template.jinja", "chat_template.json", "video_preprocessor_config.json")
+# By these settings, transformers would load weights of another name, a model of any class from any
+# place, or code that replaces layers.
+LOADING_SETTINGS = {"transformers_weights", "audio_tokenizer", "fusion_config"}
 MAX_SETTINGS_BYTES = 2**22  # transformers copies them: 16 MiB of JSON take 3 GB and 40 s
 MAX_VOCABULARY_BYTES = 2**27  # 256,000 tokens take 34 MB; MetaCLIP 2 has 900,000
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
@@ -146,7 +155,29 @@ class ModelFiles:
 
     def digest_side_files(self) -> dict[str, str]:
         """Return ``sha256:<hex>`` of each side file: each file of settings or of a vocabulary."""
-        return {path.name: digest_file(path) for path in _side_files(self.folder, self.library)}
+        paths = _side_files(self.folder, self.library)
+        return {str(path.relative_to(self.folder)): digest_file(path) for path in paths}
+
+    @contextlib.contextmanager
+    def side_folder(self) -> Iterator[Path]:
+        """Yield a folder with copies of the side files alone, for a library that reads a folder.
+
+        It holds no weights, and no setting leads to others.
+        """
+        others = [self.folder / name for name in OTHER_FILES]
+        with temporary_folder() as folder:
+            for path in [*_side_files(self.folder), *filter(Path.exists, others)]:
+                copy = folder / path.relative_to(self.folder)
+                copy.parent.mkdir(exist_ok=True)
+                copy.write_bytes(_without_loading_settings(_read_side_file(path)))
+            try:
+                yield folder
+            except (ClipkitError, MemoryError):
+                raise
+            except Exception as error:
+                if str(folder) not in str(error):
+                    raise
+                raise ValueError(str(error).replace(str(folder), self.name)) from error
 
 
 def digest_file(path: Path) -> str:
@@ -165,6 +196,16 @@ def _read_side_file(path: Path) -> bytes:
     if len(content) > limit:  # a file that grows, or one of a system that states no size
         raise _too_large(path, f"more than {limit:,}")
     return content
+
+
+def _without_loading_settings(data: bytes) -> bytes:
+    """Return a side file without `LOADING_SETTINGS`, if it is a JSON object that has one."""
+    with contextlib.suppress(ValueError, RecursionError):
+        content = json.loads(data)
+        if isinstance(content, dict) and not LOADING_SETTINGS.isdisjoint(content):
+            kept = {key: value for key, value in content.items() if key not in LOADING_SETTINGS}
+            return json.dumps(kept).encode()
+    return data
 
 
 def combine_digests(parts: Mapping[str, str]) -> str:
@@ -299,13 +340,11 @@ def _find_library(name: str, folder: Path, prefix: str) -> str:
         library = "timm" if is_timm else "transformers"
     elif (folder / OPEN_CLIP_CONFIG).is_file():
         library = "open_clip"
-    for path in _side_files(folder, library):
-        _check_side_file(path)
-    for other in OTHER_FILES:
-        _check_side_file(folder / other)
+    _check_folder(name, folder, library, content)
     if not library:
         expected = OPEN_CLIP_CONFIG if prefix else f"config.json or {OPEN_CLIP_CONFIG}"
-        raise ClipkitError(f"{name}: expected a model's {expected}, got none")
+        got, hint = recognize(folder, name) or ("none", None)
+        raise ClipkitError(f"{name}: expected a model's {expected}, got {got}", hint)
     if library == "transformers":
         from clipkit.models.families import find_family, is_generative
 
@@ -314,10 +353,27 @@ def _find_library(name: str, folder: Path, prefix: str) -> str:
     return library
 
 
-def _side_files(folder: Path, library: str) -> list[Path]:
-    """Return the folder's files of settings and vocabularies, in name order."""
+def _check_folder(name: str, folder: Path, library: str, config: Mapping[str, Any]) -> None:
+    """Refuse side files that a library cannot safely read, and weights that are no whole model."""
+    others = (*OTHER_FILES, "model.safetensors.index.json", "adapter_config.json")
+    for path in [*_side_files(folder, library), *(folder / other for other in others)]:
+        _check_side_file(path)
+    unusable = find_unusable_weights(folder, config)
+    if unusable:
+        message = f"{name}: expected a whole model in floating point, got {unusable.got}"
+        raise ClipkitError(message, unusable.hint)
+
+
+def _side_files(folder: Path, library: str = "") -> list[Path]:
+    """Return the folder's files of settings and vocabularies, in name order.
+
+    Leave out those that the library does not read. A second tokenizer has a folder of its own.
+    """
     try:
         entries = sorted(folder.iterdir())
+        for path in list(entries):
+            if path.name.endswith("_tokenizer") and path.is_dir():
+                entries += sorted(path.iterdir())
     except OSError as error:
         raise ClipkitError(f"cannot read {folder}: {error.strerror}") from None
     unused = UNUSED_FILES.get(library, ())
@@ -392,24 +448,24 @@ def _no_safetensors(name: str, folder: Path, stem: str) -> ClipkitError:
     names = sorted(path.name for path in folder.iterdir())
     others = [other for other in names if other.endswith(".safetensors")]
     pickles = [other for other in names if Path(other).suffix in PICKLE_SUFFIXES]
-    content = "no weights"
-    hint = "save the model again as safetensors"
+    got, hint = recognize(folder, name) or ("no weights", "save the model again as safetensors")
     if others:
-        content = ", ".join(others)
+        got = ", ".join(others)
         hint = (
             "if that file holds the whole model, rename it or link to it: "
             f"ln -s {others[0]} {stem}.safetensors"
         )
     elif pickles:
-        content = f"only {', '.join(pickles)}, a pickle, which can run code and is not read"
-    return ClipkitError(f"{name}: expected {stem}.safetensors, got {content}", hint)
+        got = f"only {', '.join(pickles)}, a pickle, which can run code and is not read"
+        hint = convert_hint(folder / pickles[0], stem)
+    return ClipkitError(f"{name}: expected {stem}.safetensors, got {got}", hint)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise ClipkitError(f"cannot read {path}: there is no such file")
     try:
-        content = json.loads(_read_side_file(path))
+        content = json.loads(_without_loading_settings(_read_side_file(path)))
     except (ValueError, RecursionError) as error:
         raise ClipkitError(f"{path}: expected valid JSON: {error}") from None
     if not isinstance(content, dict):
@@ -420,7 +476,10 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _check_form(name: str) -> None:
     """Refuse a name that is no folder and no name of a repository."""
     if os.path.exists(name):  # noqa: PTH110
-        raise ClipkitError(f"{name}: expected a model's folder, got a file")
+        hint = f"give the folder of the file and its config.json: {os.path.dirname(name) or '.'}"  # noqa: PTH120
+        if Path(name).suffix in PICKLE_SUFFIXES:
+            hint = convert_hint(Path(name), "model")
+        raise ClipkitError(f"{name}: expected a model's folder, got a file", hint)
     if name.lower().endswith(FILE_ENDINGS):
         raise ClipkitError(f"cannot read {name}: there is no such file")
     if SHORT_NAME.fullmatch(name):

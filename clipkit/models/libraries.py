@@ -6,12 +6,16 @@ import contextlib
 import importlib
 import importlib.metadata
 import importlib.util
+import json
 import logging
 import os
 import re
+import resource
+import signal
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from clipkit.base.errors import ClipkitError, UsageError, brief
@@ -20,6 +24,7 @@ from clipkit.base.errors import ClipkitError, UsageError, brief
 EXTRAS = {"open_clip": "openclip", "timm": "timm", "accelerate": "accelerate"}
 OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory")  # of PyTorch's RuntimeErrors
 
+MOST_BYTES, MOST_SECONDS = 2**31, 30  # of a task that a model's files decide
 NO_CODE = "it brings its own code (auto_map), which clipkit never runs"
 _descriptor = threading.RLock()  # held while file descriptor 2 leads nowhere
 
@@ -103,6 +108,69 @@ def rust_panics() -> Iterator[None]:
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
+
+
+def within_limits(what: str, task: Callable[[], Any]) -> Any:
+    """Return what a task returns, in types that JSON has, or `cannot WHAT: REASON`.
+
+    A child process runs the task: a chat template is a program, and a number in a processor's
+    settings may make any of its steps endless, or crash it. The child may take 2 GiB and 30 s.
+    """
+    source, sink = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Python 3.12 warns of threads; the child uses none
+        child = os.fork()
+    if not child:
+        os._exit(_answer(what, task, sink))
+    os.close(sink)
+    try:
+        with os.fdopen(source, "rb") as stream:
+            data = stream.read()
+    finally:
+        os.kill(child, signal.SIGKILL)  # it is a zombie, or this process was interrupted
+        os.waitpid(child, 0)
+    if not data:
+        limits = f"{MOST_BYTES >> 30} GiB and {MOST_SECONDS} s"
+        got = "got one that takes more or crashes"
+        raise ClipkitError(f"cannot {what}: expected a step of at most {limits}, {got}")
+    answer = json.loads(data)
+    if "message" in answer:
+        raise ClipkitError(**answer)
+    return answer["value"]
+
+
+def _answer(what: str, task: Callable[[], Any], sink: int) -> int:
+    """Run a task in the child process, and write what it returns, or the reason why it fails."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for output in (1, 2):
+        os.dup2(nowhere, output)
+    for kind, most in (
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_CPU, MOST_SECONDS),
+        (resource.RLIMIT_AS, _address_space() + MOST_BYTES),
+    ):
+        with contextlib.suppress(ValueError, OSError):  # it is lower already, or not supported
+            resource.setrlimit(kind, (most, resource.getrlimit(kind)[1]))
+    try:
+        with single_line_errors(what), rust_panics():
+            answer = {"value": task()}
+    except ClipkitError as error:
+        answer = {"message": error.message, "hint": error.hint}
+    except BaseException:
+        return 1
+    with os.fdopen(sink, "wb") as stream:
+        stream.write(json.dumps(answer).encode())
+    return 0
+
+
+def _address_space() -> int:
+    """Return the bytes of this process's address space, where the system says it."""
+    statistics = Path("/proc/self/statm")
+    if not statistics.exists():
+        return 2**40
+    return int(statistics.read_text().split()[0]) * resource.getpagesize()
 
 
 def check_installed(name: str, library: str) -> None:

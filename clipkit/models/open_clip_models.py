@@ -335,8 +335,8 @@ class OpenClipTokenizer(TextTokenizer):
         if mode:
             settings["tokenizer_mode"] = mode
             self.tail = 3  # of the mode "clips": a start, an end and a class token
-        with tokenizer_errors(files):
-            self.tokenizer = HFTokenizer(str(files.folder), trust_remote_code=False, **settings)
+        with tokenizer_errors(files), files.side_folder() as folder:
+            self.tokenizer = HFTokenizer(str(folder), trust_remote_code=False, **settings)
         switch_dropout_off(files, self.tokenizer.tokenizer)
 
     def clean(self, texts: Sequence[str], places: Sequence[str]) -> list[str]:

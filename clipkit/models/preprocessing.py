@@ -25,6 +25,8 @@ from PIL import Image
 from threadpoolctl import threadpool_limits
 from torch.nn import functional
 
+from clipkit.base.errors import ClipkitError
+from clipkit.models.folders import processor_hint
 from clipkit.models.hub import ModelFiles
 from clipkit.models.libraries import import_library, quiet_loading
 from clipkit.models.towers import PADDING_MASK
@@ -309,13 +311,24 @@ def load_image_processor(files: ModelFiles) -> Any:
         processor = files.read_json("processor_config.json")
     settings = processor.get("image_processor")
     if settings is None:
+        check_has_processor(files)
         settings = files.read_json("preprocessor_config.json")
     known = CLIPImageProcessor.read_known(settings)
     if known is not None:
         return known
-    with quiet_loading(f"the image processor of {files.name}"):
+    with quiet_loading(f"the image processor of {files.name}"), files.side_folder() as folder:
         auto: Any = import_library("transformers").AutoImageProcessor
-        return auto.from_pretrained(files.folder, trust_remote_code=False)
+        return auto.from_pretrained(folder, trust_remote_code=False)
+
+
+def check_has_processor(files: ModelFiles) -> None:
+    """Refuse a folder without a processor, such as a checkpoint of transformers' Trainer."""
+    names = ("preprocessor_config.json", "processor_config.json")
+    if not any((files.folder / name).exists() for name in names):
+        raise ClipkitError(
+            f"{files.name}: expected its image processor in {names[0]}, got none",
+            processor_hint(files.folder),
+        )
 
 
 class CLIPImageProcessor(SimpleNamespace):

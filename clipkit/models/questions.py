@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -18,13 +18,16 @@ from PIL import Image
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, shorten
 from clipkit.models.hub import ModelFiles
-from clipkit.models.libraries import quiet_loading, single_line_errors
-from clipkit.models.preprocessing import Preprocessor
+from clipkit.models.libraries import quiet_loading, single_line_errors, within_limits
+from clipkit.models.preprocessing import Preprocessor, check_has_processor
 from clipkit.models.tokenizer import TextTokenizer, switch_dropout_off
+from clipkit.prompts.texts import MAX_CHARACTERS
 
 SHOWN = 40  # characters of a word in a message
 CHOICES_HINT = "embed --choices lists the answers in the question; the model then says a letter"
 PROBE = "clipkit"  # an answer
+MAX_TOKENS = 2**17  # of the prompt with one image; the largest known processors make 16,384
+MAX_INPUT_BYTES = 2**29  # of one image, prepared
 TAIL = 32  # tokens at the end of a prompt, which decide how an answer is split
 
 
@@ -42,9 +45,10 @@ class Question(Preprocessor):
         self.name = files.name
         self.question = question
         self._of_thread = threading.local()  # a tokenizer is for one thread at a time
-        with quiet_loading(f"the processor of {files.name}"):
+        check_has_processor(files)
+        with quiet_loading(f"the processor of {files.name}"), files.side_folder() as folder:
             auto: Any = transformers.AutoProcessor
-            self.processor = auto.from_pretrained(files.folder, trust_remote_code=False)
+            self.processor = auto.from_pretrained(folder, trust_remote_code=False)
         self.tokenizer: Any = getattr(self.processor, "tokenizer", None)
         if self.tokenizer is None or getattr(self.processor, "image_processor", None) is None:
             raise ClipkitError(
@@ -58,8 +62,13 @@ class Question(Preprocessor):
         self.image_token = str(getattr(self.processor, "image_token", None) or "")
         self._check_question()
         self.has_template = bool(getattr(self.processor, "chat_template", None))
-        with quiet_loading(f"the chat template of {files.name}"):
-            self.prompt = self._render()
+        self.prompt = self._render()
+        if len(self.prompt) > MAX_CHARACTERS:
+            raise ClipkitError(
+                f"{files.name}: expected a prompt of at most {MAX_CHARACTERS:,} characters, got "
+                f"{len(self.prompt):,}",
+                "ask a shorter question, or check its chat template",
+            )
         if self.question not in self.prompt:
             raise ClipkitError(
                 f"{files.name}: expected a chat template that repeats the question, got the prompt "
@@ -70,6 +79,7 @@ class Question(Preprocessor):
                 f"{files.name} has no chat template: it is asked by the plain prompt "
                 f"{shorten(self.prompt, 60)!r}"
             )
+        within_limits(f"prepare an image for {files.name}", self._try_example)
 
     def _check_question(self) -> None:
         """Refuse a question that is empty or holds a special token of the model."""
@@ -92,10 +102,18 @@ class Question(Preprocessor):
         if answer is not None:
             content = [{"type": "text", "text": answer}]
             messages.append({"role": "assistant", "content": content})
-        rendered: str = self.processor.apply_chat_template(
-            messages, add_generation_prompt=answer is None, tokenize=False
+        rendered: str = within_limits(
+            f"load the chat template of {self.name}",
+            lambda: self.processor.apply_chat_template(
+                messages, add_generation_prompt=answer is None, tokenize=False
+            ),
         )
         return rendered
+
+    def _try_example(self) -> None:
+        """Prepare an image in a child process, in which threads of PyTorch would hang."""
+        torch.set_num_threads(1)
+        self.resize_and_crop([self.example()])
 
     def resize_and_crop(self, images: Sequence[Image.Image]) -> dict[str, Any]:
         """Return the processor's inputs of B images of any sizes, in a thread."""
@@ -117,7 +135,22 @@ class Question(Preprocessor):
         tensors = {key: value for key, value in inputs.items() if key != "labels"}
         if "attention_mask" not in tensors:
             tensors["attention_mask"] = torch.ones_like(tensors["input_ids"])
+        self._check_size(tensors, len(images))
         return tensors
+
+    def _check_size(self, inputs: Mapping[str, Any], count: int) -> None:
+        """Refuse inputs of B images that have too many tokens, or take too much memory."""
+        tokens = inputs["input_ids"].shape[1]
+        size = sum(value.nbytes for value in inputs.values() if isinstance(value, torch.Tensor))
+        for got, most, what in (
+            (tokens, MAX_TOKENS, "tokens"),
+            (size // count, MAX_INPUT_BYTES, "bytes of pixels"),
+        ):
+            if got > most:
+                raise ClipkitError(
+                    f"{self.name}: expected at most {most:,} {what} of an image, got {got:,}",
+                    "check the numbers in processor_config.json",
+                )
 
     def details(self) -> dict[str, Any]:
         """Return the settings of the image processor, in types that JSON has."""

@@ -86,8 +86,9 @@ class TimmModel(Architecture):
     def _create(self, **options: int) -> Any:
         # timm reads config.json itself, since it completes pretrained_cfg by model_args.
         # Without `pretrained`, it reads nothing else.
-        with quiet_loading(f"the architecture of {self.files.name}"), _few_modules():
-            return timm.create_model(f"local-dir:{self.files.folder}", pretrained=False, **options)
+        loading = quiet_loading(f"the architecture of {self.files.name}")
+        with loading, _few_modules(), self.files.side_folder() as folder:
+            return timm.create_model(f"local-dir:{folder}", pretrained=False, **options)
 
     def prefixes(self, tower: TowerName) -> tuple[str, ...]:
         """Return how the names of the tensors start."""

@@ -207,9 +207,9 @@ class Tokenizer(TextTokenizer):
     def _load(self, files: ModelFiles) -> str:
         """Load the tokenizer, and return the name of its class in transformers."""
         transformers = import_library("transformers")
-        with tokenizer_errors(files):
+        with tokenizer_errors(files), files.side_folder() as folder:
             auto: Any = transformers.AutoTokenizer
-            self.tokenizer = auto.from_pretrained(files.folder, trust_remote_code=False)
+            self.tokenizer = auto.from_pretrained(folder, trust_remote_code=False)
         switch_dropout_off(files, self.tokenizer)
         return type(self.tokenizer).__name__
 

@@ -19,7 +19,6 @@ import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +26,7 @@ import numpy as np
 
 from clipkit.base import console
 from clipkit.base.console import count
-from clipkit.base.csv_rows import BOM, read_table
+from clipkit.base.csv_rows import BOM, check_not_empty, load_json, read_table
 from clipkit.base.errors import ClipkitError, UsageError, unknown
 from clipkit.prompts.class_index import Entry, parse_class_index
 from clipkit.prompts.texts import (
@@ -36,9 +35,7 @@ from clipkit.prompts.texts import (
     check_controls,
     check_count,
     check_length,
-    check_not_empty,
     check_placeholders,
-    decode,
     from_lines,
     parse,
     quote,
@@ -194,36 +191,7 @@ def _of_dataset(content: Any, dataset: str, name: str) -> Any:
 
 
 def _load(data: bytes, name: str) -> Any:
-
-    def no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        content = dict(pairs)
-        if len(content) < len(pairs):
-            repeated = Counter(key for key, _ in pairs).most_common(1)[0][0]
-            raise ClipkitError(
-                f"{name}: expected each class once, got {quote(repeated)} again",
-                "write all descriptions of a class in one list",
-            )
-        return content
-
-    try:
-        return load_json(data, name, no_repeats)
-    except RecursionError:
-        raise ClipkitError(f"{name}: expected lists of prompts, got deeper nesting") from None
-
-
-def load_json(
-    data: bytes, name: str, hook: Callable[[list[tuple[str, Any]]], Any] | None = None
-) -> Any:
-    """Parse JSON; an error names its line. Deep nesting raises RecursionError."""
-    check_not_empty(data, name)
-    text = decode(data, name).removeprefix("\ufeff")
-    try:
-        return json.loads(text, object_pairs_hook=hook)
-    except json.JSONDecodeError as error:
-        reason = f"{error.msg}, column {error.colno}"
-        raise ClipkitError(f"{name}, line {error.lineno}: expected JSON ({reason})") from None
-    except ValueError:  # Python converts no number of many thousand digits
-        raise ClipkitError(f"{name}: expected texts, got a very long number") from None
+    return load_json(data, name, "write all descriptions of a class in one list")
 
 
 def _parse_list(content: list[Any], name: str) -> Prompts:
@@ -301,19 +269,17 @@ def parse_table(
     >>> parse_table(b"class,prompt\nbird,it flies\nbird,it sings\n", "mine.csv").names
     ['bird']
     """
-    rows = _rows(data, name, ending)
-    _, cells = next(rows, (0, []))
-    header = [_column_name(cell) for cell in cells]
+    check_not_empty(data, name)
+    table = read_table(data, name, ending)
+    header = [_column_name(cell.strip(STRIPPED)) for cell in table.columns]
     chosen = _choose_column(header, column and _column_name(column), name)
     class_column = next((name for name in CLASS_COLUMNS if name in header), chosen)
     at, class_at = header.index(chosen), header.index(class_column)
     _note_images(header, column, name)
     collected = _Collected(name)
     texts, lines, blank = [], [], 0
-    for line, cells in rows:
+    for line, cells in table.lines:
         where = f"{name}, line {line}"
-        if len(cells) != len(header):
-            raise ClipkitError(f"{where}: expected {len(header)} cells, got {len(cells)}")
         text = _clean(cells[at], where)
         if not text:
             blank += 1
@@ -351,9 +317,6 @@ def _column_name(cell: str) -> str:
 
 
 def _choose_column(header: list[str], column: str | None, name: str) -> str:
-    for cell in header:
-        if header.count(cell) > 1:
-            raise ClipkitError(f"{name}: expected different names of columns, got {cell!r} again")
     if column is not None:
         if column not in header:
             raise unknown(f"column of {name}", column, header)
@@ -369,13 +332,6 @@ def _choose_column(header: list[str], column: str | None, name: str) -> str:
     if IMAGE in header:
         hint = f"if these are captions of images: --captions {name}; otherwise {hint}"
     raise UsageError(f"{name}: expected a column prompt, text, class or name, got {columns}", hint)
-
-
-def _rows(data: bytes, name: str, ending: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield the number and the stripped cells of each line that is not empty."""
-    check_not_empty(data, name)
-    for line, cells in read_table(data, name, ending, quotes=False):
-        yield line, [cell.strip(STRIPPED) for cell in cells]
 
 
 def parse_class_lines(data: bytes, name: str) -> tuple[ClassNames, list[str]]:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from clipkit.base import console, files
 from clipkit.base.console import count
+from clipkit.base.csv_rows import check_not_empty, decode
 from clipkit.base.errors import ClipkitError, UsageError, shorten
 
 # A line of 60 MB crashes the tokenizer. Texts are stored at the length of the longest.
@@ -213,12 +214,6 @@ def quote(text: str) -> str:
     return repr(shorten(text, 60))
 
 
-def check_not_empty(data: bytes, name: str) -> None:
-    """Refuse a file of no bytes, which a command that failed leaves in a pipe."""
-    if not data:
-        raise ClipkitError(f"{name}: empty input", "check whether the command before it failed")
-
-
 def check_length(characters: int, where: str) -> None:
     """Refuse a text that is too long to be a prompt."""
     if characters > MAX_CHARACTERS:
@@ -232,18 +227,6 @@ def check_count(prompts: int, where: str = "") -> None:
     """Refuse more prompts than MAX_PROMPTS."""
     if prompts > MAX_PROMPTS:
         raise ClipkitError(f"{where}expected at most {MAX_PROMPTS:,} prompts, got {prompts:,}")
-
-
-def decode(data: bytes, name: str) -> str:
-    """Decode the UTF-8 text of a file; an error names the line of the first invalid byte."""
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ClipkitError(
-            f"{name}, line {line}: expected UTF-8 text, got the byte 0x{data[error.start]:02x}",
-            "save the file as plain text in UTF-8, one prompt per line",
-        ) from None
 
 
 def check_controls(row: str, where: str) -> None:

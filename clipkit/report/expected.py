@@ -6,7 +6,6 @@ and its runs say, in words such as `command=probe prompts=generic32 temperature=
 
 from __future__ import annotations
 
-import io
 import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -118,17 +117,13 @@ class _Row:
 
 def read_table(path: str) -> list[Figure]:
     """Read published figures. An error names the line and the column."""
-    stream = io.BytesIO(files.read_bytes(path))
-    lines = csv_rows.read_rows(stream, path, "\t", quotes=False)
-    _, header = next(lines, (1, [""]))
-    if header != list(TABLE_HEADER):
-        columns = f"the columns {', '.join(TABLE_HEADER)} between tabs"
-        raise _error(f"{path}, line 1", columns, ", ".join(header))
+    table = csv_rows.read_table(files.read_bytes(path), path, ".tsv")
+    if table.columns != list(TABLE_HEADER):
+        columns = f"the columns {', '.join(TABLE_HEADER)}"
+        raise _error(f"{path}, line 1", columns, ", ".join(table.columns))
     figures: list[Figure] = []
-    for number, cells in lines:
+    for number, cells in table.lines:
         place = f"{path}, line {number}"
-        if len(cells) != len(TABLE_HEADER):
-            raise _error(place, f"{len(TABLE_HEADER)} cells", len(cells))
         figures.append(_parse(dict(zip(TABLE_HEADER, cells, strict=True)), place))
     return figures
 

@@ -30,7 +30,7 @@ NUMBERED = (
     "imports are in tables of their own, even if the row numbers are equal."
 )
 TEXT_COLUMNS = {"file", "model", "prompts", "result of", "classifier"}
-CLUSTERED = "Images depend on each other: clipkit compare --cluster tests results on them."
+CLUSTERED = "Images depend on each other: clipkit compare tests results on them."
 # The columns of runs that are shown, besides their accuracy
 SHOWN = [
     column

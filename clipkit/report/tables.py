@@ -58,7 +58,7 @@ EXPLANATIONS = {  # what the columns of a command's results are
     "directions give. A model that ignores the order of words cannot exceed *blind to order*.",
     "describe": "*Difference* is the mean similarity of a group minus the mean of all others, and "
     "*t* is the difference in standard errors. *p adjusted* accounts for all prompts and groups "
-    "that were tried.",
+    "that were tried. Clusters are made from the images themselves, and have no p.",
     "threshold": "*tpr* and *fpr* are shares above the threshold on the scored split: of the "
     "matching pairs of an image and a prompt and of the other pairs, or of the known and of the "
     "unknown images.",

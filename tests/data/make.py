@@ -1,8 +1,8 @@
-"""Make the files in this folder: four of version 1, a probe of version 2, four of version 3.
+"""Make the files in this folder, of versions 1 to 4 of the format.
 
     python tests/data/make.py FOLDER
 
-The files stay as they are. The next version of the format gets new files, `v4-*.h5`, and
+The files stay as they are. The next version of the format gets new files, `v5-*.h5`, and
 clipkit will still read these.
 """
 
@@ -49,7 +49,9 @@ def files() -> dict[str, FeatureFile]:
         "C": np.array([0.1, 1.0, np.nan]),
         "k": np.array([1, 2, -3]),
     }
-    made = [images, texts, logits, result, probe(), knn()]
+    of_items = replace(result, history=[*history, {"command": "choose"}])
+    of_items.splits = {"test": replace(result.splits["test"], cluster=np.array([3, 3]))}
+    made = [images, texts, logits, result, of_items, probe(), knn()]
     return {f"v{file.version}-{file.kind}": file for file in [*made, *map(dot_products, made[:3])]}
 
 

@@ -42,13 +42,15 @@ def edit_json(path: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
     write_json(path, **content)
 
 
-def edit_tensors(folder: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
+def edit_tensors(
+    folder: Path, edit: Callable[[dict[str, Any]], Any], file: str = "model.safetensors"
+) -> None:
     """Change a model's tensors in place."""
     from safetensors.torch import load_file, save_file
 
-    tensors = load_file(folder / "model.safetensors")
+    tensors = load_file(folder / file)
     edit(tensors)
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(tensors, folder / file, metadata={"format": "pt"})
 
 
 def write_tokenizer(folder: Path, context_length: int) -> None:

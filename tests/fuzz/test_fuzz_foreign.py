@@ -1,7 +1,8 @@
-"""Changed .npz and .parquet files become the same feature file, or one line says why not."""
+"""Changed files and folders of other tools become the same feature file, or give one line."""
 
 import copy
 import io
+import os
 import pickle
 import zipfile
 
@@ -15,6 +16,8 @@ from fuzz.commands import MEMORY_BYTES, Runner, cases
 from fuzz.content import Content
 from fuzz.damage import damaged
 from hypothesis import reject
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
 
 from clipkit.features import read
 
@@ -36,14 +39,14 @@ def test_an_import_gives_the_right_data_or_one_line(rng, runner):
     folder = runner.folder
     canary = folder / "tmp" / "canary"
     runner.clear()
-    ending = rng.choice(("npz", "parquet"))
+    ending = rng.choice(list(WRITERS))
     path = folder / f"foreign.{ending}"
     original = Content.read(folder / rng.choice(SOURCES))
-    write = {"npz": write_npz, "parquet": write_parquet}[ending]
+    write = WRITERS[ending]
     try:
         changed = content.mutate(original, rng) if rng.random() < 0.7 else copy.deepcopy(original)
         write(path, changed, rng, canary)
-    except (*content.IMPOSSIBLE, pa.ArrowException):
+    except (*content.IMPOSSIBLE, pa.ArrowException, SafetensorError):
         reject()
     if rng.random() < 0.2:
         path.write_bytes(damaged(path.read_bytes(), rng))
@@ -59,9 +62,46 @@ def test_an_import_gives_the_right_data_or_one_line(rng, runner):
     assert seeds.same(first, second)
 
 
+PART_NAMES = ("part.{}.parquet", "part-{:05d}.parquet", "x-{:05d}-of-00003.parquet")
+
+
+@cases(10)
+def test_a_folder_of_parts_is_whole_or_refused(rng, runner):
+    """A part is left out, damaged, or something other than a file."""
+    folder = runner.folder / "out.parts"
+    runner.clear()
+    folder.mkdir()
+    name = rng.choice(PART_NAMES)
+    for number in range(3):
+        features = pa.array([[float(number), 1.0]] * 2, pa.list_(pa.float32()))
+        pq.write_table(pa.table({"feature": features}), folder / name.format(number))
+    path = folder / name.format(rng.randrange(3))
+    kind = rng.choice(("whole", "absent", "damaged", "FIFO", "folder", "lost link", "/dev/zero"))
+    data = path.read_bytes()
+    if kind != "whole":
+        path.unlink()
+    if kind == "damaged":
+        path.write_bytes(damaged(data, rng))
+    elif kind == "FIFO":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind in ("lost link", "/dev/zero"):
+        path.symlink_to(kind)
+    is_read = convert(runner, "out.parts", "out.h5")
+    is_end = name != PART_NAMES[2] and path.name in (name.format(0), name.format(2))
+    assert is_read == (kind == "whole" or (kind == "absent" and is_end)) or kind == "damaged"
+    if is_read:
+        whole = np.repeat([0.0, 1.0, 2.0], 2)
+        features = read(runner.folder / "out.h5").splits["all"].features
+        assert set(features[:, 0]) <= set(whole)
+        assert len(features) == (6 if kind == "whole" else len(features))
+
+
 def convert(runner, source, output):
     """Convert with memory in proportion to the input, as docs/reliability.md says."""
-    size = (runner.folder / source).stat().st_size
+    path = runner.folder / source
+    size = path.stat().st_size if path.is_file() else 10_000
     memory = MEMORY_BYTES + MEMORY_RATIO * size
     ended, problem = runner.judge("convert", source, output, memory=memory)
     assert not problem
@@ -90,6 +130,17 @@ ODD = [
     ("<U999999", (2**63,)),
     ("|S0", (-1, 4)),
 ]
+
+
+def write_safetensors(path, changed, rng, _):
+    arrays = {}
+    for name, array in changed.datasets.items():
+        if array.dtype.kind in "fiu":
+            arrays[name.replace("/", "_")] = np.ascontiguousarray(array)
+    if rng.random() < 0.5:
+        name = rng.choice(list(arrays))
+        arrays[rng.choice((name, "features", "labels", "clipkit", "../x", ""))] = arrays[name]
+    save_file(arrays, path)
 
 
 def npy(array, canary):
@@ -124,6 +175,9 @@ def write_parquet(path, changed, rng, _):
     if rng.random() < 0.3:  # many rows take few bytes in a dictionary
         table = table.take(pa.array(np.zeros(3000, int)))
     pq.write_table(table, path, compression="zstd", row_group_size=rng.choice((1, 7, 10_000)))
+
+
+WRITERS = {"npz": write_npz, "parquet": write_parquet, "safetensors": write_safetensors}
 
 
 def decoded(value):

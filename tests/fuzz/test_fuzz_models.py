@@ -15,6 +15,7 @@ from hypothesis import note, reject
 from tokenizers.pre_tokenizers import ByteLevel
 
 from clipkit.features import read
+from clipkit.models.hub import BUNDLED
 
 pytestmark = [pytest.mark.long, pytest.mark.exhaustive]
 
@@ -92,6 +93,58 @@ def test_other_embeddings_have_another_digest(rng, runner, expected):
     old, new = features(right), features(got)
     if new.shape != old.shape or not np.allclose(new, old, rtol=1e-3, atol=1e-5):
         assert got.model()["digest"] != right.model()["digest"]
+
+
+ASK = "What shape is in the image?"
+SETTINGS = ("config.json", "processor_config.json", "tokenizer_config.json", "tokenizer.json")
+LOOP = "{% for a in range(99999) %}"
+TEMPLATES = [
+    *("", "{", "{{ x }}", f"{LOOP}{LOOP}{'{% endfor %}' * 2}", "{{ 'a' * 10**10 }}", "\x00"),
+    *("{{ messages }}", "{% include 'x' %}", "{{ ().__class__.__mro__ }}", "<image>" * 99),
+    *("<image>{{ messages[0]['content'][1]['text'] }}", "{{ raise_exception('\\n') }}"),
+]
+NUMBERS = [-1, 0, 2, 9, 1000, 10**6, 10**9, 10**18, 0.5, 1e300, None, "x", [], {}, True]
+
+
+@pytest.fixture(scope="module")
+def llava(runner):
+    """The bundled generative model as a folder, and its embeddings."""
+    folder = shutil.copytree(BUNDLED["tiny-llava"], runner.folder / "llava")
+    return folder, asked(runner, folder.name)
+
+
+def asked(runner, model):
+    runner.clear()
+    line = ("embed", "pictures", "-o", "out.h5", "--ask", ASK, "--precision", "fp32", "-m", model)
+    ended, problem = runner.judge(*line, fake=False, memory=4 << 30)
+    assert not problem
+    return read(runner.folder / "out.h5") if ended.exit_code in (0, 3) else None
+
+
+@cases(5)
+def test_another_generative_model_has_another_digest_or_prompt(rng, runner, llava):
+    original, right = llava
+    model = runner.folder / "model"
+    shutil.rmtree(model, ignore_errors=True)
+    shutil.copytree(original, model)
+    if rng.random() < 0.3:
+        template = rng.choice(TEMPLATES)
+        (model / "chat_template.jinja").write_text(template)
+        note(template)
+    else:
+        path = model / rng.choice([name for name in SETTINGS if (model / name).exists()])
+        value = json.loads(path.read_text())
+        owner, key = rng.choice(list(content.places(value)))
+        owner[key] = rng.choice(NUMBERS)
+        note(f"{path.name} {key} = {owner[key]}")
+        path.write_text(json.dumps(value))
+    got = asked(runner, "model")
+    if got is None:
+        return
+    old, new = features(right), features(got)
+    if new.shape != old.shape or not np.allclose(new, old, rtol=1e-3, atol=1e-5):
+        names = ("digest", "prompt")
+        assert [got.model()[name] for name in names] != [right.model()[name] for name in names]
 
 
 # mutations; each returns what it did
