@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperGroup
 
 from clipkit.base import console, files, signals
 from clipkit.base.errors import ClipkitError, UsageError, import_error, system_reason
 from clipkit.base.options import flag
 from clipkit.base.version import __version__
 from clipkit.commands import _completion as completion
-from clipkit.commands._command import ClipkitCommand
+from clipkit.commands._command import ClipkitCommand, HelpGroup
 from clipkit.commands._options import expand_groups, with_typer
 
 GROUPS = {
@@ -55,7 +54,7 @@ LESS_MEMORY = {  # a hint, by the command
 NO_MEMORY = ("failed to map segment", "can't start new thread")  # of other errors like MemoryError
 
 
-class ClipkitGroup(TyperGroup):
+class ClipkitGroup(HelpGroup):
     """Run commands. If one fails, write one line to standard error and return an exit code.
 
     Exit codes: 0 done; 1 bad data, input or output; 2 usage; 3 done, but images or files were left

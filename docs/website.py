@@ -3,7 +3,8 @@
 The pages are copied to where they are in the repository, so that their links stay as they are. A
 link to a file that is not a page is replaced by its text. A broken link is an error. A comment
 `<!-- options COMMAND -->` and the sentence below it are replaced by the table of the command's
-options. The site has a report that `EXAMPLE` makes of the bundled data set and model.
+options. The site has a report that `EXAMPLE` makes of the bundled data set and model; a link to it
+replaces `<!-- report -->` and the sentence below.
 
     python docs/website.py            # build the site
     python docs/website.py --picture  # make docs/images/report.png of that report, with Chromium
@@ -49,10 +50,16 @@ clipkit report probe.h5 zeroshot.h5 attributes.h5 logits.h5 --control control.pr
   --images shapes --album 100 -o report.html
 """
 REPORT = "docs/example-report.html"
+# The site's search has no weights. The changelog has the words of every command, and would stand
+# before the pages of some.
+UNSEARCHED = [ROOT / "CHANGELOG.md"]
+NO_SEARCH = "---\nsearch:\n  exclude: true\n---\n\n"
 PICTURE_SIZE = 1100, 975  # pixels; the summary
 CODE = "<pre><span></span><code>"
 FOCUSABLE = '<pre><span></span><code tabindex="0" role="group" aria-label="Code">'
 COMMENT = re.compile(r"^(<!--.*-->)\n", re.MULTILINE)
+REPORT_LINK = f"[An example report]({REPORT}) shows what the commands find.\n"
+REPORT_PLACE = re.compile(r"^<!-- report -->\n(?:.+\n)*", re.MULTILINE)
 OPTIONS = re.compile(r"^<!-- options ([\w-]+(?: [\w-]+)?) -->\n(?:.+\n)*", re.MULTILINE)
 
 
@@ -69,11 +76,11 @@ def options(command: str) -> str:
     for word in command.split():
         entry = entry.commands[word]
     if hasattr(entry, "commands"):
-        rows = ["| | |", "|---|---|"]
+        rows = ["| Command | What it does |", "|---|---|"]
         for name, sub_command in entry.commands.items():
             rows.append(f"| `{name}` | {sub_command.help.splitlines()[0]} |")
     else:
-        rows = ["| | | default |", "|---|---|---|"]
+        rows = ["| Option | What it does | Default |", "|---|---|---|"]
         for parameter in entry.params:
             if "--help" not in parameter.opts and not parameter.hidden:
                 rows.append(_option_row(parameter))
@@ -113,6 +120,7 @@ def page_text(page: Path) -> str:
 
     text = CODE_OR_LINK.sub(keep_link, page.read_text(encoding="utf-8"))
     text = OPTIONS.sub(lambda match: options(match[1]), text)
+    text = REPORT_PLACE.sub(REPORT_LINK, text)
     return COMMENT.sub(r"\1\n\n", text)  # Python-Markdown would take a table below for HTML
 
 
@@ -121,7 +129,10 @@ def copy_pages(folder: Path) -> None:
     for page in PAGES:
         copy = folder / page.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_text(page_text(page), encoding="utf-8")
+        text = page_text(page)
+        if page in UNSEARCHED:
+            text = f"{NO_SEARCH}{text}"
+        copy.write_text(text, encoding="utf-8")
     shutil.copytree(ROOT / "docs" / "images", folder / "docs" / "images")
 
 

@@ -149,6 +149,16 @@ def test_the_most_confident_errors_come_first():
     assert select(30, 30, true=None) == list(range(30))  # the least confident first
 
 
+def test_every_confusion_has_an_image_and_the_most_frequent_come_first():
+    true = np.repeat(["a", "b", "c"], 100)
+    predicted = np.repeat(["b"] * 97 + ["c"] * 3 + ["b"] * 99 + ["a"] + ["a"] * 100, 1)
+    for scores in (np.linspace(0, 1, 300), np.full(300, np.nan)):
+        for limit, expected in ((12, {"ab", "ac", "ba", "ca"}), (4, {"ab", "ca"})):
+            rows = select(300, limit, true=true, predicted=predicted, scores=scores)
+            errors = [row for row in rows if true[row] != predicted[row]]
+            assert {true[row] + predicted[row] for row in errors} >= expected
+
+
 def test_every_class_has_some_images():
     assert {row % 10 for row in select(1000, 40)} == set(range(10))
     few = np.array(["often"] * 997 + ["rare", "seldom", "scarce"])
@@ -484,8 +494,14 @@ def test_a_page_filters_and_counts(page, shapes_album):
         page.get_by_role("button", name="Show all").click()
         page.locator(".album-count", has_text="24 of 60").wait_for()
     worst = shapes_album.classes[0].name
-    page.get_by_label("True class, worst first").select_option(worst)
+    page.get_by_label("True class, fewest right first").select_option(worst)
     assert visible(page) == sum(image.true == worst for image in shapes_album.images) > 0
+
+
+def test_as_many_images_as_the_page_names_are_on_paper(page):
+    page.emulate_media(media="print")
+    assert page.locator(".album-count").inner_text() == "24 of 60 images shown"
+    assert visible(page) == 24
 
 
 @pytest.mark.exhaustive
@@ -530,10 +546,25 @@ def test_names_are_text_in_a_browser(open_page, photos, tmp_path):
     (tmp_path / "report.html").write_text(render(shown), encoding="utf-8")
     tab = open_page(tmp_path / "report.html")
     for name in NAMES:
-        tab.get_by_label("True class, worst first").select_option(name)
+        tab.get_by_label("True class, fewest right first").select_option(name)
         assert tab.locator(".album-count").inner_text() == "2 of 2 images shown"
     loaded = "images => images.every(image => image.complete && image.naturalWidth > 1)"
     assert tab.eval_on_selector_all(".album img", loaded)
+
+
+def test_more_images_are_those_of_the_class_errors_first(page, shapes_album):
+    page.get_by_label("Result", exact=True).select_option("1")
+    link = page.get_by_text("More images")
+    worst = link.get_attribute("data-true")
+    link.click()
+    of_class = [image.outcome[0] for image in shapes_album.images if image.true == worst]
+    shown = page.locator(".album-images > li:visible")
+    assert {item.get_attribute("data-true") for item in shown.all()} == {worst}
+    assert [item.get_attribute("data-outcome")[0] for item in shown.all()] == sorted(of_class)
+    assert (
+        page.locator(".album-count").inner_text()
+        == f"{len(of_class)} of {len(of_class)} images shown"
+    )
 
 
 def test_a_cell_of_the_confusion_leads_to_its_images(open_page, photos, tmp_path):
@@ -575,7 +606,7 @@ def test_places_of_a_confusion_are_its_cells_or_the_rows_of_the_largest():
     (*_, first), (*_, right), (*_, last) = confusion_boxes(figure, counts)
     assert right == pytest.approx([first[0] + first[2], *first[1:]])
     assert last == pytest.approx([right[0], first[1] + first[3], *first[2:]])
-    many = np.eye(50, dtype=int) + np.eye(50, k=1, dtype=int)
+    many = np.eye(50, dtype=int) + np.diag(np.arange(49, 0, -1), k=1)
     figure = confusion(many, [f"class {number}" for number in range(50)])
     figure.draw_without_rendering()
     rows = confusion_boxes(figure, many)

@@ -10,7 +10,7 @@ from shell import fails, ok, rows
 from sklearn.linear_model import LogisticRegression
 
 from clipkit.analysis import attributes, metrics, probes, results
-from clipkit.analysis.attribute_groups import GROUPS, REACHED, group_of
+from clipkit.analysis.verdicts import NO_WORDS, REACHED, group_of
 from clipkit.features import FeatureFile, Split, row_ids
 from clipkit.plots.attributes import draw_attributes
 from clipkit.report.summary import answer
@@ -66,7 +66,7 @@ def test_a_world_that_words_name_has_a_reach_of_one():
     row = measured(world, words_for(3), controls=controls)
     more = words_for(4)  # "class: 0" goes before "0"
     more.class_names = ["class: 0", "class: 1", "class: 2", "0"]
-    assert measured(world, more, controls=controls) == row
+    assert measured(world, more, controls=controls) == pytest.approx(row, nan_ok=True)
     assert row["chance"] == pytest.approx(1 / 3)
     assert row["zeroshot"] > 0.95
     assert row["probe"] > 0.95
@@ -76,26 +76,68 @@ def test_a_world_that_words_name_has_a_reach_of_one():
     assert row["control"] == pytest.approx(1 / 3, abs=0.08)
 
 
-# probe_low, chance, probe, gain, gain_low, gain_high, reach, zeroshot_low
+# What is there, how much of it is learned, and how much of it words reach
+HELD = {"chance": 0.2, "probe": 0.8, "probe_low": 0.7, "probe_high": 0.9}
+LEARNED = HELD | {"gain": 0.5, "gain_low": 0.4, "gain_high": 0.6}
+NAMED = {"zeroshot": 0.7, "zeroshot_low": 0.6, "other_words95": 0.3}
+REACH = {"reach": 0.8, "reach_low": 0.6, "reach_high": 1.0}
+PART = {"reach": 0.4, "reach_low": 0.35, "reach_high": 0.45}
+SILENT = {"zeroshot": 0.2, "zeroshot_low": 0.1, "reach": 0, "reach_low": -0.1, "reach_high": 0.1}
 GROUPED = [
-    ("learned and reached by words", 0.7, 0.2, 0.8, 0.5, 0.4, 0.6, 0.5, 0.6),
-    ("in the embedding, but not reached by words", 0.7, 0.2, 0.8, 0.5, 0.4, 0.6, 0.49, 0.6),
-    ("there without training", 0.7, 0.2, 0.8, 0.25, 0.2, 0.29, 0.9, 0.6),  # below half of 0.6
-    ("", 0.7, 0.2, 0.8, 0.25, 0.2, 0.31, 0.9, 0.6),  # perhaps less than half, perhaps more
-    ("", 0.3, 0.2, 0.4, 0.2, -0.01, 0.4, 0.9, 0.6),  # not shown to be above 0
-    ("not shown to be there", 0.22, 0.2, 0.3, 0.2, 0.1, 0.3, 0.9, 0.2),
-    ("", 0.22, 0.2, 0.3, 0.2, 0.1, 0.3, 0.9, 0.6),  # words find what a probe of few rows does not
-    ("", 0.7, 0.2, 0.8, np.nan, np.nan, np.nan, 0.9, 0.6),  # no control
-    ("", 0.7, 0.2, 0.8, 0.5, 0.4, 0.6, np.nan, np.nan),  # no words
+    ("learned and reached by words", LEARNED | NAMED | REACH),
+    ("learned, words reach part", LEARNED | NAMED | PART),
+    ("learned, not reached", LEARNED | NAMED | SILENT),
+    # no better than other words: no part is reached, and a reach of half is not decided
+    ("learned, not reached", LEARNED | NAMED | PART | {"other_words95": 0.7}),
+    ("learned, not decided for words", LEARNED | NAMED | REACH | {"other_words95": 0.7}),
+    ("learned, not decided for words", LEARNED | NAMED | REACH | {"other_words95": np.nan}),
+    ("learned, not decided for words", LEARNED | NAMED | REACH | {"reach_low": 0.49}),
+    ("learned, not decided for words", LEARNED | NAMED | PART | {"reach_high": 0.51}),
+    ("learned, not decided for words", LEARNED),  # no words
+    ("there without training", LEARNED | {"gain_low": 0.2, "gain_high": 0.29}),  # half is 0.3
+    ("not decided", LEARNED | {"gain_low": 0.2, "gain_high": 0.31}),
+    ("not decided", LEARNED | {"gain_low": 0.29}),
+    ("not decided", HELD),  # no control
+    ("not shown", LEARNED | SILENT | {"probe_low": 0.22}),
+    ("not decided", LEARNED | NAMED | {"probe_low": 0.22}),  # words find what a probe does not
 ]
 
 
 @pytest.mark.parametrize("case", GROUPED)
-def test_an_attribute_is_learned_if_the_probe_is_above_every_control_by_half(case):
-    group, *numbers = case
-    names = ["probe_low", "chance", "probe", "gain", "gain_low", "gain_high", "reach"]
-    names.append("zeroshot_low")
-    assert group_of(dict(zip(names, numbers, strict=True))) == group
+def test_an_attribute_is_in_a_group_if_all_intervals_decide_it(case):
+    group, row = case
+    assert group_of(row) == group
+
+
+def test_words_are_held_against_other_texts_of_the_file(capsys):
+    """Other texts are at chance. Without them, it is not decided whether words reach anything."""
+    y = np.arange(600) % 3
+    images, controls = world_of(y, width=40), [control_of(y)]
+    few, many = words_for(3, width=40), words_for(3, width=40)
+    others = RNG.standard_normal((30, 40)).astype("f4")
+    many.features = np.vstack([many.features, others])
+    many.texts = [*many.texts, *(f"other {number}" for number in range(30))]
+    many.class_index = np.append(many.class_index, np.full(30, -1))
+    row = measured(images, many, controls=controls)
+    assert row["other_words"] == pytest.approx(1 / 3, abs=0.05)
+    assert row["other_words"] < row["other_words95"] < row["zeroshot_low"]
+    assert group_of(row) == REACHED
+    assert "other texts" not in capsys.readouterr().err
+    alone = measured(images, few, controls=controls)
+    assert np.isnan([alone["other_words"], alone["other_words95"]]).all()
+    assert group_of(alone) == NO_WORDS
+    assert "fewer than 20 other texts to compare with the words of class" in capsys.readouterr().err
+    assert {name: row[name] for name in NUMBERS} == {name: alone[name] for name in NUMBERS}
+
+
+def test_the_null_of_a_rank_metric_permutes_the_scored_numbers(tmp_path):
+    """95 % of permutations have a Spearman below 1.645 / sqrt(n - 1)."""
+    values = {name: RNG.standard_normal(400).round(3).tolist() for name in ("train", "test")}
+    columns = [{"size": values[name]} for name in ("train", "test")]
+    table = write_values(tmp_path / "t.csv", *columns)
+    images = world_of(np.arange(400) % 3)
+    row = measured(images, table=table, metric="spearman", columns=["size"])
+    assert row["null95"] == pytest.approx(1.645 / np.sqrt(399), abs=0.012)
 
 
 def test_the_gain_is_the_paired_difference_to_the_control_that_comes_closest():
@@ -119,10 +161,10 @@ def test_the_picture_and_the_summary_have_a_band_and_a_fact_for_each_group():
     y = np.arange(600) % 3
     result = attributes.measure(world_of(y), words_for(3), controls=[control_of(y)])
     figure, _ = draw_attributes(result)
-    assert REACHED in [text.get_text() for text in figure.axes[0].texts]
+    assert NO_WORDS in [text.get_text() for text in figure.axes[0].texts]
+    assert figure.get_suptitle() == f"1 of 1 attribute {NO_WORDS}"
     facts = {fact.name.lower(): fact.text for fact in answer(result)}
-    assert list(facts) == list(GROUPS)
-    assert facts[REACHED] == "class"
+    assert facts == {"attributes": f"1 of 1 attribute {NO_WORDS}.", NO_WORDS: "class"}
     without = attributes.measure(world_of(y), words_for(3))
     assert answer(without) == []
 

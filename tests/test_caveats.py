@@ -13,7 +13,7 @@ from clipkit.analysis.evaluation import ProbeSpec, evaluate_grid
 from clipkit.analysis.results import Predictions
 from clipkit.features import FeatureFile, Split, concatenation, read, row_ids, splitting, write
 from clipkit.plots.attributes import draw_attributes
-from clipkit.report.summary import against_references
+from clipkit.report.summary import found
 
 HISTORY = [{"command": "embed", "model": {"name": "m", "digest": "sha256:1"}}]
 SIZES = {"train": 60, "test": 40}
@@ -167,14 +167,14 @@ def test_a_page_has_the_note_and_no_verdict(folder, name, note):
     text = unwrapped(ok("report", result, folder / "fair.h5").stdout)
     assert f"{name}.h5: {note}" in text
     assert "McNemar" not in text
-    assert "Worst class" not in ok("report", result).stdout
+    assert "Lowest class" not in ok("report", result).stdout
     (row,) = rows(ok("compare", result, "--run", 0).stdout)
     assert row["low"] == row["high"] == ""
     ok("report", result, "-f", "-o", page)
     assert page.read_text().count(note) == 2  # in the summary and below the table
     assert "above chance" not in page.read_text()
     ok("report", folder / "fair.h5", "-f", "-o", page)
-    assert "This is above chance" in page.read_text()
+    assert "above chance (" in page.read_text()
 
 
 @pytest.mark.long
@@ -232,11 +232,11 @@ def test_a_verdict_agrees_with_the_exact_tests():
     labels = np.arange(40) % 2
     names, ids = ["a", "b"], row_ids(40)
     control = Predictions(ids, labels, np.r_[labels[:32], 1 - labels[32:]], names, "", "")
-    for more, verdict in ((4, "not shown to be above"), (6, "above")):
+    for more, verdict in ((4, ", not decided against"), (6, " and")):
         predicted = control.predicted.copy()
         predicted[32 : 32 + more] = labels[32 : 32 + more]
         scored = replace(control, predicted=predicted)
-        text = against_references("t", "x", scored, [control], "s").details
-        assert f"It is {verdict} the untrained control" in text
+        text = found("it", scored, [control], "s").text.replace("\xa0", " ")
+        assert f"above chance (50.00 %){verdict} the untrained control" in text
     few = Predictions(ids[:4], labels[:4], labels[:4], names, "", "")
-    assert "This is not shown to be above chance" in against_references("", "", few, [], "").details
+    assert "not decided against chance" in found("", few, [], "").text

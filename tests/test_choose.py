@@ -14,6 +14,7 @@ from clipkit import embedding, features
 from clipkit.analysis import choices, metrics
 from clipkit.analysis.controls import Control
 from clipkit.analysis.dependence import components
+from clipkit.analysis.verdicts import choices_sentence, understood
 from clipkit.base.errors import ClipkitError
 from clipkit.datasets.items import Item, Items
 from clipkit.features import FeatureFile
@@ -222,7 +223,7 @@ def test_items_of_one_image_alone_have_no_other_images():
     assert np.isnan(result.runs["shuffled"]).all()
     assert np.isnan(result.runs["shuffled95"]).all()
     assert set(result.runs["clusters"]) == {1}
-    assert choices.finding(result).endswith("words 0 of 2")
+    assert choices_sentence(result.rows()).startswith("Understood: words in 0 of 2 categories")
 
 
 def draw_pool(random, items=100, pool=40, like=1.0):
@@ -285,7 +286,7 @@ def test_a_control_that_is_as_good_is_rarely_said_to_be_below(monkeypatch):
         for file in (other, other_texts):
             file.history[0]["model"]["untrained"] = number
         result = choices.choose(images, text_file, items, controls=[Control(other, other_texts)])
-        said += sum(choices.understood(result)["words"].values()) / 2
+        said += sum(understood(result.rows())["words"].values()) / 2
         assert result.rows()[0]["accuracy_low"] > 0.6 > result.rows()[0]["shuffled"]
     assert said <= 4
 
@@ -531,8 +532,8 @@ def test_several_controls_have_a_mean_and_a_range_and_none_may_do_as_well():
         return choices.choose(images, texts, items, controls=controls)
 
     check_means_of_controls(measure, controls)
-    assert choices.finding(measure(controls)) == "Categories understood: words 2 of 2"
     result = measure(controls)
+    assert choices_sentence(result.rows()) == "Understood: words in 2 of 2 categories"
     figure, _ = draw_choices(result)
     assert figure.axes[0].get_title("left").endswith("; controls: the range")
     lines = np.vstack([lines.get_segments() for lines in figure.axes[0].collections])
@@ -540,7 +541,8 @@ def test_several_controls_have_a_mean_and_a_range_and_none_may_do_as_well():
     assert {tuple(line) for line in 100 * np.array(ends)} <= {tuple(line) for line in lines[..., 0]}
     assert (result.runs["control_p"] < 0.05).all()
     result.runs["accuracy_control_high"][:] = 1.0
-    assert choices.finding(result) == "Categories understood: words 0 of 2"
+    sentence = choices_sentence(result.rows())
+    assert sentence.startswith("Understood: words in 0 of 2 categories; not decided: ")
 
 
 # ---- The command ---------------------------------------------------------------------------------
@@ -588,7 +590,8 @@ def test_tiny_understands_words_and_its_control_does_not(shapes, monkeypatch):
     page = (shapes / "page.html").read_text("utf-8")
     assert page.count('src="data:image/svg') >= 1
     assert "clipkit choose images.h5 texts.h5 --control control1.h5" in page
-    assert "words 4 of 5, order of words 2 of 2; not shown: negation" in page
+    counts = "words in 4 of 5 categories, order of words in 2 of 2 categories"
+    assert f"{counts}; not decided: negation" in page
     assert page.count(">word order<") == 1  # the control is a column, and has no rows
     table = ok("choose", "img.h5", "txt.h5", "--items", "shapes", "--format", "table").stdout
     assert "word order" in table

@@ -100,7 +100,9 @@ def write_world(folder: Path, rows: int = 0, labels: int = 0) -> None:
     of_colours = [directions(7, 1)[number::3].mean(axis=0) for number in range(3)]
     of_words = [2 * mean - sum(of_colours) for mean in of_colours]
     of_words.append(directions(7, 1)[:3].sum(axis=0))
-    saved(folder / "words.h5", texts_file(words, np.array(of_words)))
+    words += [f"other: {number}" for number in range(20)]  # for what is not the attribute's words
+    of_words = np.vstack([of_words, directions(20, 9)])
+    saved(folder / "words.h5", texts_file(words, of_words))
     write_captions(folder, images, labels)
     write_items(folder, images, labels)
     groups = [f"{prompt}\t{number // 4}" for number, prompt in enumerate(f"a {c}" for c in CLASSES)]

@@ -147,6 +147,17 @@ def test_the_help_groups_the_commands():
     assert list(cli.GROUPS) == ["Encode", "Measure", "Understand", "Files"]
 
 
+@pytest.mark.parametrize("words", [[], ["probe"], ["plot"], ["plot", "layers"]])
+def test_the_example_is_the_brightest_text_of_the_help_on_a_colour_terminal(words, monkeypatch):
+    for name, value in (("FORCE_COLOR", "1"), ("TERM", "xterm-256color"), ("COLUMNS", "200")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    (example,) = re.findall(r"^.*Example: .*$", ok(*words, "--help").stdout, re.MULTILINE)
+    styles = re.findall(r"\x1b\[([\d;]+)m([^\x1b]*)", example)
+    assert [codes for codes, text in styles if text.startswith("clipkit ")] == ["1;36;40"]
+    assert not any("2" in codes.split(";") for codes, _ in styles)  # dim
+
+
 @pytest.mark.parametrize("command", [name for name, _ in commands()])
 def test_the_help_has_an_example_and_names_every_option(command, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")

@@ -22,7 +22,7 @@ COLUMNS = {
     " mean_per_class_recall mean_entropy mean_confidence acc1_low acc1_high",
     "zeroshot": "split acc1 chance acc5 mean_per_class_recall acc1_low acc1_high",
     "calibrate": "temperature fitted low high eval_split acc1 mean_confidence nll information brier"
-    " ece ece_null ece_null95 ece_equal_width",
+    " ece ece_null ece_null95 ece_null975 ece_equal_width",
     "cluster": "split k purity nmi ari ami purity_chance nmi_chance ari_sd ami_sd",
     "info": "field value",
 }

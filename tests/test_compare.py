@@ -48,6 +48,15 @@ def saved(folder: Path, **files: FeatureFile) -> list[Path]:
     return [folder / f"{name}.h5" for name in files]
 
 
+def test_several_pairs_fit_eighty_columns(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    more = RIGHT[0] & RIGHT[1]
+    files = saved(tmp_path, svm=result(RIGHT[0]), zeroshot=result(RIGHT[1]), logreg=result(more))
+    lines = ok("compare", *files, "--format", "table").stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "difference" in " ".join(lines)
+
+
 @pytest.fixture
 def pair_of(tmp_path: Path) -> list[Path]:
     """Two results of the same images."""

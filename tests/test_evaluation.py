@@ -149,7 +149,8 @@ def test_shots_are_drawn_from_the_rows_that_are_fitted_on():
 def test_more_shots_than_rows_are_all_rows_and_say_so(capsys):
     (few,) = evaluate_grid(feature_file(), ProbeSpec(shots=[999])).rows()
     (every,) = evaluate_grid(feature_file()).rows()
-    assert few == {**every, "fit_split": "train-up-to-999-shot", "shots": 999, "draw": 0}
+    asked = {"fit_split": "train-up-to-999-shot", "shots": 999, "draw": 0}
+    assert few == {**every, **asked, "fitted_per_class": 15}
     warning = "4 of 4 classes of train have fewer than 999 rows (the smallest: 15): all of their"
     assert warning in capsys.readouterr().err
 
@@ -324,7 +325,7 @@ def test_a_search_whose_best_c_is_an_end_of_the_range_says_so(capsys):
     ranges = {"1e-4..1e4:65": False, "1e-12..1e-9:4": True, "1e-9..1e-12:4": True}
     for text, is_end in ranges.items():
         evaluate_grid(file, Cs=text, val=0.3)
-        said = "train-val: the best C, 1e-12, is an end of the range" in capsys.readouterr().err
+        said = "train-val: the chosen C, 1e-12, is an end of the range" in capsys.readouterr().err
         assert said == is_end
 
 

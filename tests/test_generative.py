@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import html
 import shutil
 from types import SimpleNamespace
 
@@ -20,6 +21,7 @@ from shell import fails, ok
 from clipkit import features, models
 from clipkit.base.errors import ClipkitError
 from clipkit.embedding import checkpoint
+from clipkit.features.provenance import provenance
 from clipkit.models.generative import AskedModel
 from clipkit.models.libraries import newer_transformers
 from clipkit.models.towers import Stack
@@ -31,6 +33,7 @@ FAST = "llava"
 EVERY = [
     pytest.param(name, marks=[] if name == FAST else pytest.mark.exhaustive) for name in FAMILIES
 ]
+WITHOUT_DECODER = [mark for mark in EVERY if mark.values != ("florence2",)]
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +65,11 @@ def library_inputs(folder, image):
     """Return the inputs of one image by the library's own processor."""
     processor = transformers.AutoProcessor.from_pretrained(folder)
     if not processor.chat_template:
-        inputs = processor(images=image, text=f"<image>{QUESTION}", return_tensors="pt")
-        del inputs["labels"]
+        mark = "" if folder.name in ("blip2", "florence2") else "<image>"
+        inputs = processor(images=image, text=f"{mark}{QUESTION}", return_tensors="pt")
+        inputs.pop("labels", None)
+        if folder.name == "florence2":  # </s> begins, and <s> is forced upon each answer
+            inputs["decoder_input_ids"] = torch.tensor([[2, 1]])
         return inputs
     content = [{"type": "image", "image": image}, {"type": "text", "text": QUESTION}]
     return processor.apply_chat_template(
@@ -106,7 +112,7 @@ def test_logits_are_the_librarys_own_for_one_image_and_in_a_padded_batch(vlm, fa
         assert tokens[of_batch.argmax()] == said[0, -1]
 
 
-@pytest.mark.parametrize("family", EVERY)
+@pytest.mark.parametrize("family", WITHOUT_DECODER)
 @torch.no_grad()
 def test_hidden_states_are_the_librarys_own_at_the_last_position_and_over_the_image(vlm, family):
     folder, model = vlm(family)
@@ -114,11 +120,144 @@ def test_hidden_states_are_the_librarys_own_at_the_last_position_and_over_the_im
     over_image = load(folder, layers="all", at="image").encode_images(images())
     for row, image in enumerate(images()):
         inputs = library_inputs(folder, image)
-        states = torch.stack(model(**inputs, output_hidden_states=True).hidden_states)[:, 0]
+        outputs = model(**inputs, output_hidden_states=True)
+        outputs = outputs.get("language_model_outputs", outputs)  # of BLIP-2
+        states = torch.stack(outputs.hidden_states)[:, 0]
         is_image = inputs["input_ids"][0] == model.config.image_token_id
         mean = states[:, is_image].mean(dim=1)
         np.testing.assert_allclose(last[row], states[:, -1].flatten(), atol=1e-5)
         np.testing.assert_allclose(over_image[row], mean.flatten(), atol=1e-5)
+
+
+@pytest.mark.exhaustive
+@torch.no_grad()
+def test_hidden_states_of_a_decoder_are_those_behind_its_first_tokens(vlm):
+    folder, model = vlm("florence2")
+    encoder = load(folder, layers="all")
+    assert encoder.details["decoder_start"] == [2, 1]
+    for image, row in zip(images(), encoder.encode_images(images()), strict=True):
+        outputs = model(**library_inputs(folder, image), output_hidden_states=True)
+        expected = torch.cat([state[0, -1] for state in outputs.decoder_hidden_states])
+        np.testing.assert_allclose(row, expected, atol=1e-5)
+    with pytest.raises(ClipkitError, match="expected a hidden state for each of"):
+        load(folder, at="image")
+    with pytest.raises(ClipkitError, match="expected a vision tower with layers that return"):
+        load(folder, vision_tower=True, ask=None)
+
+
+@pytest.mark.parametrize("family", WITHOUT_DECODER)
+@torch.no_grad()
+@versions.TOKEN_TYPES
+def test_a_vision_tower_gives_what_its_layers_return_while_the_library_reads_an_image(vlm, family):
+    folder, model = vlm(family)
+    options = {"vision_tower": True, "pool": "mean", "ask": None}
+    encoder = load(folder, layers="all", **options)
+    inner = getattr(model, "model", model)
+    tower = next(value for name, value in inner.named_children() if "vis" in name)
+    layers = next(part for part in tower.modules() if isinstance(part, torch.nn.ModuleList))
+    prefix = int(family in ("llava", "internvl", "blip2"))  # the CLS token
+    for image, row in zip(images(), encoder.encode_images(images()), strict=True):
+        states = []
+
+        def keep(_layer, _inputs, output, states=states):
+            states.append(output if isinstance(output, torch.Tensor) else output[0])
+
+        hooks = [layer.register_forward_hook(keep) for layer in layers]
+        model(**library_inputs(folder, image))
+        for hook in hooks:
+            hook.remove()
+        means = []
+        for state in states:
+            tokens = state if state.ndim == 3 else state[None]
+            means.append(tokens[:, prefix:].reshape(-1, tokens.shape[-1]).mean(dim=0))
+        np.testing.assert_allclose(row[-sum(map(len, means)) :], torch.cat(means), atol=1e-5)
+        assert len(means) == encoder.details["layers"]
+    last = load(folder, **options)
+    assert last.details["layer"] == encoder.details["layers"]
+    np.testing.assert_array_equal(last.encode_images(images())[:, 0], rows_of_last(encoder))
+
+
+def rows_of_last(encoder):
+    """Return the first number of the last layer of each image."""
+    return encoder.encode_images(images())[:, encoder.columns[encoder.details["layers"]].start]
+
+
+def test_a_vision_tower_is_a_step_of_the_command_line(vlm, tmp_path):
+    run = ("embed", *RUN[1:-2], "-m", vlm(FAST)[0])
+    layers = tmp_path / "img.l{layer}.h5"
+    ok(*run, "--vision-tower", "--layers", "0,3", "--pool", "cls", "-o", layers)
+    details = features.read(str(tmp_path / "img.l3.h5")).history.model
+    assert (details["layer"], details["layers"], details["pool"]) == (3, 3, "cls")
+    assert provenance(features.read(str(tmp_path / "img.l3.h5"))).model.endswith(
+        " vision tower layer 3 cls"
+    )
+    line = fails(*run, "-o", tmp_path / "none.h5", exit_code=2)
+    assert "or embed by --vision-tower alone" in line
+    asked = (*run, "--vision-tower", "--ask", QUESTION, "-o", tmp_path / "none.h5")
+    assert "expected --vision-tower without --ask" in fails(*asked, exit_code=2)
+    tiny = ("embed", *RUN[1:-2], "-m", "tiny", "--vision-tower", "-o", tmp_path / "none.h5")
+    assert "expected a generative model with --vision-tower" in fails(*tiny, exit_code=2)
+
+
+ABOUT = "Represent this caption: {}"
+CAPTIONS = ["a red heart", "one large moon and a blue star", "star"]
+# PaliGemma's processor takes no text without an image, and the others have no chat template
+WITHOUT_TEXTS = ("paligemma", "blip2", "florence2")
+EMBEDDING = [mark for mark in EVERY if mark.values[0] not in WITHOUT_TEXTS]
+
+
+@pytest.mark.parametrize("family", EMBEDDING)
+@torch.no_grad()
+def test_texts_as_embeddings_are_the_librarys_hidden_states_alone_and_in_a_batch(vlm, family):
+    folder, model = vlm(family)
+    encoder = load(folder, "text", ask=ABOUT, as_embedding=True)
+    processor = transformers.AutoProcessor.from_pretrained(folder)
+    processor.tokenizer.padding_side = "left"  # as the library generates
+    conversations = []
+    for caption in CAPTIONS:
+        content = [{"type": "text", "text": ABOUT.replace("{}", caption)}]
+        conversations.append([{"role": "user", "content": content}])
+    settings = {"add_generation_prompt": True, "tokenize": True, "return_dict": True}
+    settings |= {"return_tensors": "pt"}
+    rows = []
+    for conversation in conversations:
+        inputs = processor.apply_chat_template([conversation], **settings)
+        rows.append(model(**inputs, output_hidden_states=True).hidden_states[-1][0, -1].numpy())
+    padded = processor.apply_chat_template(conversations, padding=True, **settings)
+    assert not padded["attention_mask"].all()
+    batch = model(**padded, output_hidden_states=True).hidden_states[-1][:, -1].numpy()
+    np.testing.assert_allclose(encoder.encode_texts(CAPTIONS), rows, atol=1e-5)
+    np.testing.assert_allclose(encoder.encode_texts(CAPTIONS), batch, atol=1e-5)
+    for caption, row in zip(CAPTIONS, rows, strict=True):
+        np.testing.assert_allclose(encoder.encode_texts(caption)[0], row, atol=1e-5)
+
+
+def test_images_and_texts_as_embeddings_are_compared_by_cosine(vlm, tmp_path):
+    folder = vlm(FAST)[0]
+    images, texts, logits = (tmp_path / f"{name}.h5" for name in ("images", "texts", "logits"))
+    captions = tmp_path / "captions.txt"
+    captions.write_text("\n".join(CAPTIONS))
+    embedding = ("-m", folder, "--as-embedding", "--precision", "fp32")
+    ok(*RUN, *embedding, "-o", images)
+    ok("textembed", captions, *embedding, "--ask", ABOUT, "-o", texts)
+    ok("logits", images, texts, "-o", logits)
+    image_rows = np.asarray(features.read(str(images)).splits["test"].features, np.float64)
+    text_rows = np.asarray(features.read(str(texts)).features, np.float64)
+    a, b = (rows / np.linalg.norm(rows, axis=1)[:, None] for rows in (image_rows, text_rows))
+    found = features.read(str(logits)).splits["test"].features
+    np.testing.assert_allclose(found, a @ b.T, atol=1e-6)
+    details = features.read(str(texts)).history.model
+    assert details["prompt"] == f"USER: {ABOUT}ASSISTANT:"
+    ok("textembed", "--classes", images, *embedding, "--ask", ABOUT, "-o", tmp_path / "classes.h5")
+    ok("logits", images, tmp_path / "classes.h5", "-o", tmp_path / "of_classes.h5")
+    ok("zeroshot", tmp_path / "of_classes.h5")
+    page = tmp_path / "page.html"
+    ok("report", tmp_path / "of_classes.h5", images, "-o", page)
+    assert f"--ask {QUESTION!r} --as-embedding" in html.unescape(page.read_text())
+    ok("embed", "digits", *RUN[2:], *embedding[:2], "-o", tmp_path / "said.h5")
+    line = fails("logits", tmp_path / "said.h5", texts, "-o", tmp_path / "none.h5")
+    assert "have different similarities" in line
+    assert "hint: embed both with --as-embedding, or both without" in line
 
 
 RUN = ("embed", "digits", "--split", "test", "--limit", 20, "-b", 4, "--ask", QUESTION)
@@ -264,7 +403,7 @@ def test_a_damaged_model_is_refused_in_one_line(copied, tmp_path, damage, messag
         ([*RUN, "--model", "tiny"], "tiny: expected a generative model with --ask, got one", 2),
         ([*RUN, "--normalize"], "expected --ask without --normalize", 2),
         ([*RUN, "--norm"], "expected --ask without --pool, --norm, --no-projection,", 2),
-        ([*RUN[:-2], "--at", "image"], "--at and --choices need --ask", 2),
+        ([*RUN[:-2], "--at", "image"], "--at, --choices and --as-embedding need --ask", 2),
         ([*RUN, "--choices", "cifar100"], "--choices: expected at most 26", 1),
         (["textembed", "--classes", "cifar10"], "expected a question with a generative", 2),
         (
@@ -275,6 +414,13 @@ def test_a_damaged_model_is_refused_in_one_line(copied, tmp_path, damage, messag
         (
             ["textembed", "generic32", "--ask", QUESTION, "--layer", 1],
             "expected no --layer with words",
+            2,
+        ),
+        ([*RUN[:-2], "--as-embedding"], "--at, --choices and --as-embedding need --ask", 2),
+        ([*RUN, "--as-embedding", "--at", "image"], "expected --as-embedding without --at", 2),
+        (
+            ["textembed", "generic32", "--ask", QUESTION, "--as-embedding"],
+            "expected a question with {}, where each text goes, got 'What shape",
             2,
         ),
     ],
@@ -304,6 +450,19 @@ def test_a_model_without_an_output_embedding_is_refused(tmp_path):
     save(tmp_path, transformers.BlipForConditionalGeneration, config, processor)
     with pytest.raises(ClipkitError, match="got BlipForConditionalGeneration without"):
         load(tmp_path)
+
+
+def test_a_smolvlm_without_its_package_says_what_to_install(vlm, tmp_path, monkeypatch):
+    shutil.copytree(vlm("idefics3")[0], tmp_path / "copy")
+    kind = transformers.models.idefics3.processing_idefics3.Idefics3Processor
+
+    def fail(*_, **options):
+        raise ImportError("Package `num2words` is required to run SmolVLM processor.")
+
+    monkeypatch.setattr(kind, "__init__", fail)
+    with pytest.raises(ClipkitError) as caught:
+        load(tmp_path / "copy")
+    assert caught.value.hint == "install it: pip install 'clipkit-vl[smolvlm]'"
 
 
 def test_an_error_says_that_a_newer_transformers_saved_the_model():

@@ -9,7 +9,9 @@ import torch
 import transformers
 import versions
 from factories import clips, refused
+from factories.clips import SMALL_TOWER, SMALL_VISION, edit_tensors
 from factories.zoo import (
+    CLASSES_ZOO,
     OWN_ZOO,
     UNTESTED_ZOO,
     VISION_ZOO,
@@ -18,6 +20,7 @@ from factories.zoo import (
     fails_to_load,
     load,
     read_vision_model,
+    stir,
     stored,
     without_tensor,
     write_vision_model,
@@ -50,12 +53,13 @@ PADDING = {
 # The tokens before the patches of models that their own methods read
 PREFIX = {
     **dict.fromkeys(("altclip", "chinese-clip", "metaclip-2", "beit", "mlcd", "internvl"), 1),
-    **dict.fromkeys(("blip", "data2vec", "owlvit"), 1),
+    **dict.fromkeys(("blip", "data2vec", "owlvit", "yolos"), 1),
     **dict.fromkeys(("deit", "deit-classifier"), 2),
 }
+SUFFIX = {"yolos": 5}  # and the tokens behind them
 
 
-@pytest.fixture(scope="module", params=[*VISION_ZOO, *OWN_ZOO, *WRITERS])
+@pytest.fixture(scope="module", params=[*VISION_ZOO, *OWN_ZOO, *CLASSES_ZOO, *WRITERS])
 def zoo(request, tmp_path_factory):
     return write(tmp_path_factory.mktemp("zoo"), request.param)
 
@@ -112,7 +116,8 @@ def image_embedding(model, name, inputs):
     if embedding == "mean":
         return outputs.last_hidden_state.mean(dim=1).numpy()
     if embedding == "map":
-        return outputs.last_hidden_state.mean(dim=(2, 3)).numpy()
+        last = outputs["feature_maps"][-1] if "feature_maps" in outputs else outputs[0]
+        return last.mean(dim=(2, 3)).numpy()
     return outputs[embedding].flatten(1).numpy()
 
 
@@ -316,12 +321,12 @@ def test_hidden_states_are_those_of_plain_transformers(name, tmp_path):
 # Models that their own methods read
 
 
-def mean_of_states(outputs, prefix):
+def mean_of_states(outputs, prefix, suffix):
     """Return the means (1, width) of the hidden states; a map has two equal sides."""
     means = []
     for state in outputs.hidden_states:
         if state.ndim == 3:
-            means.append(state[:, prefix:].mean(dim=1))
+            means.append(state[:, prefix : state.shape[1] - suffix].mean(dim=1))
         else:
             is_last = state.shape[1] == state.shape[2] != state.shape[3]
             means.append(state.mean(dim=(1, 2) if is_last else (2, 3)))
@@ -340,7 +345,7 @@ def test_hidden_states_of_own_methods_are_those_of_plain_transformers(name, tmp_
         with torch.no_grad():
             vision = getattr(model, "vision_model", model)
             outputs = vision(**inputs, output_hidden_states=True)
-        means = mean_of_states(outputs, PREFIX.get(name, 0))
+        means = mean_of_states(outputs, PREFIX.get(name, 0), SUFFIX.get(name, 0))
         assert encoder.details["layers"] == len(means) - 1
         np.testing.assert_allclose(encoder.encode_images(image), torch.cat(means, 1), atol=1e-6)
 
@@ -353,7 +358,7 @@ def test_a_kind_without_a_row_is_read_by_its_own_methods_and_this_is_said(name, 
     encoder = load(folder)
     assert capfd.readouterr()[1].count("tests do not cover this kind of model") == 1
     assert encoder.details["tested"] is False
-    rule = {"features": "image_embeds", "cls": "CLS token", "map": "mean of patches"}
+    rule = {"features": "image_embeds", "cls": "CLS token", "map": "mean of the map"}
     embedding = WHOLE_ZOO[name][2]
     assert encoder.details["embedding"] == rule.get(embedding, embedding)
     rows = np.concatenate([encoder.encode_images(image) for image in clips.noise_images()])
@@ -488,3 +493,60 @@ def test_a_pooler_that_the_weights_lack_is_never_drawn_at_random(tensor, tmp_pat
     (name,) = [name for name in load_file(alone / "model.safetensors") if name.endswith(tensor)]
     without_tensor(name)(alone)
     fails_to_load(alone, f"missing: .*{tensor}")
+
+
+# Classes that people publish
+
+
+def blip_for_retrieval(folder):
+    """Write a small BLIP as it is published for retrieval, and return it."""
+    clips.tiny_chinese_clip(folder)  # it has a tokenizer of BERT, and a processor
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).unlink()
+    words = {**SMALL_TOWER, "encoder_hidden_size": 32, "vocab_size": 300}
+    config = transformers.BlipConfig(
+        text_config=words, vision_config=SMALL_VISION, image_text_hidden_size=16
+    )
+    torch.manual_seed(0)
+    model = transformers.BlipForImageTextRetrieval(config).eval()
+    stir(model)
+    model.save_pretrained(folder)
+    return model
+
+
+@versions.BLIP
+def test_a_blip_for_retrieval_gives_the_cosines_of_transformers(tmp_path):
+    model = blip_for_retrieval(tmp_path)
+    processor = AutoImageProcessor.from_pretrained(tmp_path)
+    tokens = AutoTokenizer.from_pretrained(tmp_path)(
+        PROMPTS, padding=True, return_tensors="pt", return_token_type_ids=False
+    )
+    images = clips.noise_images()[:3]
+    pixels = [processor(images=image, return_tensors="pt")["pixel_values"] for image in images]
+    with torch.no_grad():
+        expected = model(**tokens, pixel_values=torch.cat(pixels), use_itm_head=False).itm_score
+    rows, words = load(tmp_path).encode_images(images), load(tmp_path, "text").encode_texts(PROMPTS)
+    found = [a / np.linalg.norm(a, axis=1, keepdims=True) for a in (rows, words)]
+    np.testing.assert_allclose(found[0] @ found[1].T, expected, atol=1e-6)
+    assert load(tmp_path, layers="all").details["layers"] == 2
+    assert models.describe_model(str(tmp_path))["dim"] == rows.shape[1] == 16
+    edit_tensors(tmp_path, lambda tensors: tensors.pop("text_proj.weight"))
+    np.testing.assert_array_equal(load(tmp_path).encode_images(images), rows)
+    fails_to_load(tmp_path, "missing: text_proj.weight", "text")
+
+
+def test_a_classifier_of_a_dual_encoder_says_that_its_vision_model_is_read(tmp_path, capfd):
+    load(write(tmp_path, "clip-classifier"))
+    said = capfd.readouterr()[1]
+    assert "clip-classifier: a classifier; its vision model is read, without a projection" in said
+    fails_to_load(tmp_path / "clip-classifier", "expected a model with a text tower", "text")
+
+
+def test_a_blip_2_for_retrieval_is_refused_with_the_next_step(tmp_path):
+    clips.write_json(
+        tmp_path / "config.json",
+        model_type="blip-2",
+        architectures=["Blip2ForImageTextRetrieval"],
+    )
+    error = fails_to_load(tmp_path, "got Blip2ForImageTextRetrieval, which compares a text with")
+    assert "docs/encoders.md shows how" in error.hint

@@ -11,14 +11,17 @@ import numpy as np
 import pytest
 import timm
 import torch
+import transformers
 import versions
 from factories import clips
+from factories.clips import edit_tensors
 from factories.zoo import (
     TIMM_INPUT,
     TIMM_VIT,
     changed,
     fails_to_load,
     load,
+    stir,
     stored,
     without_tensor,
     write_timm_model,
@@ -291,3 +294,30 @@ def test_a_missing_extra_is_named_with_the_command(vit, monkeypatch):
     for name in (str(vit), "timm:resnet18"):
         error = fails_to_load(name, f"^{name}: expected the package timm")
         assert error.hint == "install it: pip install 'clipkit-vl[timm]'"
+
+
+@pytest.mark.parametrize("ending", ["Model", "ForImageClassification"])
+def test_a_model_that_transformers_saved_around_timm_is_read_as_timms_own(ending, tmp_path):
+    architecture, arguments, _ = TIMM_VIT
+    settings = {"input_size": [3, 32, 32], "interpolation": "bicubic", "crop_pct": 0.9}
+    settings |= {"mean": [0.4] * 3, "std": [0.3] * 3, "crop_mode": "center"}
+    config = transformers.TimmWrapperConfig(
+        architecture=architecture.partition(".")[0],
+        model_args=arguments,
+        pretrained_cfg=settings,
+        num_labels=3,
+    )
+    torch.manual_seed(0)
+    model = getattr(transformers, f"TimmWrapper{ending}")(config).eval()
+    stir(model)
+    model.save_pretrained(tmp_path)
+    transform = timm.data.create_transform(**settings, is_training=False)
+    pixels = torch.stack([transform(image.convert("RGB")) for image in clips.noise_images()])
+    with torch.no_grad():
+        inner = model.timm_model
+        expected = inner.forward_head(inner.forward_features(pixels), pre_logits=True)
+    encoder = load(tmp_path)
+    np.testing.assert_allclose(encoder.encode_images(clips.noise_images()), expected, atol=1e-6)
+    assert load(tmp_path, untrained=1).dim == encoder.dim == 32
+    edit_tensors(tmp_path, lambda tensors: tensors.pop("timm_model.cls_token"))
+    fails_to_load(tmp_path, "missing: timm_model.cls_token")

@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,9 +15,10 @@ from shell import clipkit, fails, ok
 from clipkit import datasets, plots
 from clipkit.analysis import results
 from clipkit.features import FeatureFile, read
+from clipkit.plots import style
 from clipkit.plots.confusion import draw_classes, draw_confusion
 from clipkit.plots.images import draw_contact_sheet
-from clipkit.plots.spectrum import spectra
+from clipkit.plots.spectrum import draw_spectra, spectra
 
 OTHER_PICTURES = ("choose", "images", "nearest", "retrieve", "threshold")  # which other tests draw
 PICTURES = [name for name in plots.PICTURES if name not in OTHER_PICTURES]
@@ -131,7 +133,7 @@ def test_options_and_files_change_the_picture(lines, folder, tmp_path):
         ("clusters clusters.h5", "clusters clusters.h5 --run 0"),
         ("temperature grid.h5", "--force --split=val temperature grid.h5"),  # with several runs
         ("entropy logits.h5", "-t 1 entropy logits.h5 --split test"),
-        ("reliability logits.h5", "reliability logits.h5 -t 1 --split test --bins 15"),
+        ("reliability logits.h5", "reliability logits.h5 -t 1,fitted --split test --bins 15"),
         ("logits logits.h5", "logits logits.h5 --class cat --class dog"),
         ("images digits", "images digits --root . --split test"),
     ],
@@ -145,7 +147,12 @@ def test_defaults_are_what_the_help_says_and_options_may_come_first(line, same, 
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("file", "picture"),
-    [("zeroshot.h5", "confusion"), ("logits.h5", "entropy"), ("txt.h5", "spectrum")],
+    [
+        ("zeroshot.h5", "confusion"),
+        ("logits.h5", "entropy"),
+        ("txt.h5", "spectrum"),
+        ("shots.h5", "shots"),
+    ],
 )
 def test_a_file_alone_is_drawn_as_what_it_is_for(file, picture, folder, tmp_path):
     named = draw(folder, tmp_path / "named.png", picture, str(folder / file))
@@ -171,12 +178,34 @@ def test_a_file_without_a_picture_is_refused_with_where_to_look(maker, hint, tmp
     assert f"no picture shows a result of {maker}; hint: {hint}\n" in message
 
 
-def test_a_file_has_at_most_one_first_picture():
-    makers = {maker for picture in plots.PICTURES.values() for maker in picture.of}
-    for maker in makers:
-        pictures = [picture for picture in plots.PICTURES.values() if maker in picture.of]
-        pictures = [picture for picture in pictures if not picture.needs_images]
-        assert sum(picture.is_first for picture in pictures) == (len(pictures) > 1), maker
+def test_a_file_has_one_first_picture_if_it_has_several(folder):
+    for path in folder.glob("*.h5"):
+        pictures = plots.pictures_of(file := read(path))
+        pictures = [one for one in pictures if not one.needs_images]
+        assert sum(one.is_first(file) for one in pictures) == (len(pictures) > 1), path
+
+
+def test_a_picture_of_one_of_several_runs_says_which(folder):
+    shots, sweep = read(folder / "shots.h5"), read(folder / "probe.h5")
+    figure, source = draw_confusion(shots, run=0)
+    assert "shots 1, draw 0" in style.title_of(figure) + source
+    figure, source = draw_classes(sweep)
+    label = style.title_of(figure) + source
+    assert "the most accurate of 2 runs" in label
+    assert "temperature " in label
+
+
+def test_effective_ranks_of_unequal_numbers_of_vectors_are_not_drawn(tmp_path, capsys):
+    more, few = (
+        write_feature_file(tmp_path / f"{n}.h5", datasets=split("test", n) | images_of(n))
+        for n in (20, 12)
+    )
+    alike = [read(more), replace(read(more), display_name="copy.h5")]
+    for files, has_ranks in ((alike, True), ([read(more), read(few)], False)):
+        figure, _ = draw_spectra(files)
+        labels = [text.get_text() for text in figure.legends[0].get_texts()]
+        assert all(("effective rank" in label) == has_ranks for label in labels)
+        assert ("no effective ranks" in capsys.readouterr().err) != has_ranks
 
 
 def test_matplotlib_is_imported_only_to_draw():
@@ -338,13 +367,17 @@ def finding(draw, counts, groups=None):
 
 
 def test_a_finding_names_what_stands_out_and_nothing_in_a_tie(tmp_path):
-    counts = [[6, 4, 0], [1, 9, 0], [0, 0, 10]]
-    assert finding(draw_confusion, counts).startswith("cat is predicted as dog for 40 %")
+    counts = [[1, 9, 0], [1, 9, 0], [0, 0, 10]]
+    assert finding(draw_confusion, counts) == "9 of 10 images of cat are predicted as dog"
+    assert finding(draw_classes, counts) == "cat: 1 of 10 right, all other classes 95 %"
+    few = [[6, 4, 0], [1, 9, 0], [0, 0, 10]]  # 4 against 1, and 6 of 10 against 19 of 20
+    assert "predicted as" not in finding(draw_confusion, few)
+    assert "right" not in finding(draw_classes, few)
     for tied in (np.eye(3, dtype=int).tolist(), [[1, 1], [1, 1]]):
         assert "predicted as" not in finding(draw_confusion, tied)
-        assert "Best" not in finding(draw_classes, tied)
-    assert finding(draw_classes, counts).startswith("Best F1 1.00 (car), worst 0.71 (cat)")
+        assert "right" not in finding(draw_classes, tied)
     groups = tmp_path / "groups.tsv"
     groups.write_text("cat\tanimal\ndog\tanimal\ncar\tthing\n")
-    grouped = finding(draw_confusion, [[6, 3, 1], [2, 8, 0], [0, 1, 9]], str(groups))
-    assert grouped.startswith("71 % of the errors keep the group")  # 5 of 7
+    grouped = finding(draw_confusion, [[6, 3, 1], [2, 8, 0], [0, 1, 9]], str(groups)).split()
+    expected = "Errors that keep the group: 71 % of 7, not decided against chance (65 %)"  # 5 of 7
+    assert grouped == expected.split()

@@ -192,8 +192,8 @@ def test_a_control_is_dashed_in_the_colour_of_its_model():
     np.testing.assert_allclose(first.get_ydata(), [10, 30, 90])
     assert [each.get_ydata()[0] for each in chances] == [10, 20]
     of_class, of_colour, *_ = fig.legends[0].get_texts()
-    assert "90.0 % at layer 2" in of_class.get_text()
-    assert "70.0 % at layer 1" in of_colour.get_text()
+    assert "90.00 % at layer 2, best of 3" in of_class.get_text()
+    assert "70.00 % at layer 1, best of 3" in of_colour.get_text()
     x = np.array([each.get_xdata() for each in (first, control, second)])
     assert (np.diff(x, axis=0) > 0).all()
     np.testing.assert_allclose(x.mean(axis=0), [0, 1, 2], atol=1e-12)

@@ -198,7 +198,7 @@ def test_single_runs_and_missing_values_can_be_drawn():
 
 
 def test_confusion_rows_are_percentages_of_the_true_class():
-    counts = [[8, 2, 0], [1, 3, 0], [0, 0, 0]]
+    counts = [[80, 20, 0], [10, 30, 0], [0, 0, 0]]
     ax = plots.confusion(counts, ["cat", "dog", "owl"]).axes[0]
     image = ax.images[0]
     expected = [[80, 20, 0], [25, 75, 0], [np.nan] * 3]
@@ -213,6 +213,22 @@ def test_confusion_rows_are_percentages_of_the_true_class():
     assert "by class 50.00 %" in grouped.get_title(loc="left")
 
 
+def test_a_class_of_few_images_has_their_numbers_and_no_percentages():
+    ax = plots.confusion([[5, 1], [10, 30]], ["cat", "dog"]).axes[0]
+    assert [t.get_text() for t in ax.texts] == ["5 of 6", "1 of 6", "25.0", "75.0"]
+
+
+@pytest.mark.parametrize("C", [60, 61])
+def test_names_of_columns_that_cannot_be_read_are_not_drawn(C):
+    names = [f"class {number}" for number in range(C)]
+    for ax in (
+        plots.similarity(RNG.normal(0.2, 0.01, (C, 3)), names, ["a", "b", "c"]).axes[0],
+        plots.clusters(np.eye(C, dtype=int), names).axes[0],
+    ):
+        assert len(tick_texts(ax.xaxis)) == (C if C <= 60 else 0)
+        assert ("61, too many for their names" in ax.get_xlabel()) == (C > 60)
+
+
 def test_confusion_of_many_classes_shows_the_largest_confusions_by_name():
     counts = 9 * np.eye(100, dtype=int)
     counts[3, 7], counts[7, 3], counts[5, 6] = 4, 1, 2
@@ -224,8 +240,13 @@ def test_confusion_of_many_classes_shows_the_largest_confusions_by_name():
     ]
     assert [bar.get_width() for bar in ax.patches] == [4, 2, 1]
     assert ax.texts[0].get_text().strip() == "4 of 13"
-    many = plots.confusion(np.ones((41, 41)), odd_names(41))
-    assert len(many.axes[0].patches) == 20
+    many = plots.confusion(np.ones((41, 41)), odd_names(41)).axes[0]
+    assert len(many.patches) == 0  # of 1,640 equal ones, none is named by accident
+    assert "1,640 other confusions of at most 1 image" in many.get_title(loc="left")
+    counts[10, 11:41] = 2  # ties with the second, so that 20 would cut them
+    ax = plots.confusion(counts, [f"class_{i}" for i in range(100)]).axes[0]
+    assert tick_texts(ax.yaxis) == ["class_3 as class_7"]
+    assert "32 other confusions of at most 2 images" in ax.get_title(loc="left")
     png(plots.confusion(np.eye(41), odd_names(41)))  # without any confusion
 
 
@@ -269,11 +290,14 @@ def test_temperature_falls_on_a_log_axis_and_the_best_point_is_starred():
     assert tick_texts(entropy.xaxis) == ["1", "0.5", "0.07", "0.02"]
 
 
-def test_a_band_covers_the_temperatures_with_accuracies_in_the_interval_of_the_best():
+WIDE = ([0.0, 0.4, 0.5, 0.4], [0.2, 0.6, 0.7, 0.6])  # limits of intervals
+
+
+def test_a_band_covers_the_temperatures_that_the_highest_is_not_decided_against():
     equal = sweep("svm", [0.1, 0.2, 0.2, 0.1])  # at 0.02, 1, 0.07 and 0.5
     _, star, band = plots.temperature([equal]).axes[0].lines
     assert star.get_xdata().tolist() == band.get_xdata().tolist() == [0.07]
-    wide = Sweep("svm", [4, 3, 2, 1], [0.1, 0.5, 0.6, 0.5], [1] * 4, [0.0, 0.4, 0.5, 0.4], [1] * 4)
+    wide = Sweep("svm", [4, 3, 2, 1], [0.1, 0.5, 0.6, 0.5], [1] * 4, *WIDE)
     assert plots.temperature([wide]).axes[0].lines[-1].get_xdata().tolist() == [1, 2, 3]
 
 
@@ -411,14 +435,38 @@ def test_classes_are_sorted_and_the_mean_is_marked():
 def test_of_many_classes_the_fifteen_best_and_worst_are_shown():
     names = [f"class_{i}" for i in range(100)]
     fig = plots.classes(np.arange(100) / 100, names, support=[1] * 100)
-    expected = [f"{name} (1)" for name in names[:-16:-1] + names[14::-1]]
-    assert tick_texts(fig.axes[0].yaxis) == expected
+    best, worst = names[:-16:-1], names[14::-1]
+    labels = tick_texts(fig.axes[0].yaxis)
+    assert labels[:15] + labels[16:] == [f"{name} (1)" for name in best + worst]
+    assert labels[15] == "70 classes between"
     thirty = plots.classes(np.arange(30) / 100, names[:30], support=[1] * 30)
     assert len(thirty.axes[0].patches) == 30
-    f1 = np.ones(100)  # of equally good classes, none is shown by accident
-    f1[:60] = np.linspace(0, 0.9, 60)
+
+
+def test_of_classes_with_equal_f1_none_is_shown_by_accident():
+    names = [f"class_{i}" for i in range(100)]
+    f1 = np.ones(100)
+    f1[:39] = 0
+    f1[39:60] = np.linspace(0.1, 0.9, 21)
     ax = plots.classes(f1, names, support=[1] * 100).axes[0]
-    assert sorted(bar.get_width() for bar in ax.patches) == f1[:30].tolist()
+    labels, numbers = tick_texts(ax.yaxis), [text.get_text() for text in ax.texts]
+    assert (labels[0], numbers[0]) == ("40 classes, each", "1.00")
+    assert (labels[-1], numbers[-1]) == ("39 classes, each", "0.00")
+    assert labels[1:-1] == [f"class_{i} (1)" for i in range(59, 38, -1)]
+    f1[45:75] = 0.5  # a tie that the fifteen best would cut
+    labels = tick_texts(plots.classes(f1, names, support=[1] * 100).axes[0].yaxis)
+    assert not {f"class_{i} (1)" for i in range(45, 75)} & set(labels)
+    equal = plots.classes(np.full(100, 0.5), names, support=[1] * 100).axes[0]
+    assert tick_texts(equal.yaxis) == ["100 classes, each"]
+
+
+def test_the_line_of_the_mean_runs_through_no_number():
+    fig = plots.classes([0.9, 0.5, 0.48, 0.1], list("abcd"), support=[1] * 4)
+    png(fig)
+    (ax,) = fig.axes
+    mean = ax.lines[0].get_window_extent()
+    for text in ax.texts:
+        assert not mean.overlaps(text.get_window_extent())
 
 
 def test_compared_results_share_the_lines_of_groups_the_worst_of_the_first_at_the_top():
@@ -442,6 +490,11 @@ def test_spectrum_is_logarithmic_and_marks_the_effective_rank():
     assert ax.get_yscale() == "log"
     np.testing.assert_array_equal(ax.lines[0].get_ydata(), [100, 10, 1, np.nan])
     assert ax.lines[1].get_xydata()[0] == pytest.approx([1.5, 10**1.5])
+
+
+def test_variance_says_why_more_is_lost_than_is_explained():
+    ax = plots.variance(["a"], [0.2], unique=[0.3], fact="dots: of 5 of 6 images").axes[0]
+    assert ax.get_title(loc="left") == "dots: of 5 of 6 images"
 
 
 def test_a_contact_sheet_places_every_image_under_its_title():

@@ -260,7 +260,7 @@ def test_a_first_shard_has_no_limit_but_a_note_says_that_no_worker_answers(ray, 
     assert (ray.workers, ray.killed) == (1, set())
 
 
-def test_a_worker_hangs_after_five_times_what_a_shard_and_loading_take(ray, clock, embeds):
+def test_a_worker_hangs_after_five_times_what_a_shard_takes_and_loading(ray, clock, embeds):
     ray.hangs = lambda number, method: (number, method) == (1, "encode")
 
     def pass_time(method):
@@ -277,9 +277,9 @@ def test_a_slow_shard_has_five_times_the_time_when_it_is_tried_again():
     queue = ray_engine._Queue(2)
     assert queue.limit(0, loading=1) == math.inf
     queue.finish(SimpleNamespace(began=time.monotonic() - 9))
-    assert queue.limit(1, loading=1) == pytest.approx(50, abs=1)
+    assert queue.limit(1, loading=20) == pytest.approx(65, abs=1)
     queue.retry(1)
-    assert queue.limit(1, loading=1) == pytest.approx(250, abs=5)
+    assert queue.limit(1, loading=20) == pytest.approx(245, abs=5)
 
 
 @pytest.mark.parametrize("method", ["nodes", "actor", "wait", "get"])
@@ -389,6 +389,16 @@ def test_an_address_without_ray_is_said_in_one_line(address, tmp_path, monkeypat
     line = fails(*ON_RAY, "-o", tmp_path / "out.h5", exit_code=2 if is_usage else 1)
     assert address in line
     assert not contents(tmp_path)
+
+
+def test_a_message_of_ray_is_the_beginning_of_its_last_line():
+    error = RuntimeError(
+        "The actor died.\n\tpid: 3\r\nIt was killed. There are causes: " + "x" * 500
+    )
+    line = ray_cluster.last_line(error)
+    assert line.startswith("It was killed. There are")
+    assert len(line) < 210
+    assert ray_cluster.last_line(OSError()) == "OSError"
 
 
 @cluster_test

@@ -66,6 +66,9 @@ SECURITY = {  # the tests of each sentence of SECURITY.md that promises somethin
         "test_reliability_hostile.py::test_a_model_that_brings_code",
         "test_untrusted_models.py::test_a_processor_reads_no_other_model",
     ],
+    "A Python file runs only if the user names it, as in `--model python:FILE.py:make`": [
+        "test_encoders.py::test_a_feature_file_names_no_code_to_run",
+    ],
     "No library gets the path of a model's folder: it gets tensors, settings and copies of the "
     "tokenizer's and the processor's files": [
         "test_untrusted_models.py::test_no_library_gets_the_path_of_a_models_folder"

@@ -72,10 +72,12 @@ def test_a_published_figure_stands_beside_what_was_measured_with_its_interval(tm
     assert found["Other"]["in the interval"] == "not comparable: other prompts"
     assert found["Other"]["difference"] == ""
     assert (found["Own"]["measured"], found["Own"]["in the interval"]) == (here, "")
-    assert (found["Absent"]["measured"], found["Absent"]["published"]) == ("not measured", "60.00")
+    assert (found["Absent"]["measured"], found["Absent"]["published"]) == ("not measured", "60")
     page = of_files([folder], expected=str(folder / "figures.tsv"))
-    text = "1 of 2 comparable figures lie within the interval."
-    assert page.blocks[1] == page.summary[0].text == text
+    width = f"intervals are {100 * (high - low):.1f} points wide"
+    text = f"1 of 2 comparable figures lie within the interval; {width}."
+    (fact,) = [fact for fact in page.summary if fact.name == "Published figures"]
+    assert page.blocks[1] == fact.text == text
 
 
 @pytest.mark.parametrize(
@@ -113,14 +115,14 @@ def test_a_table_of_which_nothing_was_measured_is_one_sentence(tmp_path):
 def test_the_command_may_say_which_published_model_and_data_set_results_are_of(tmp_path):
     named = {"model": {"name": "/weights/mine"}, "dataset": {"name": "photos"}}
     folder = write_results(tmp_path / "r", **named)
-    where = WHERE + " model=openai/clip-vit-base-patch32"
+    where = WHERE.replace("cifar100", "birds") + " model=openai/clip-vit-base-patch32"
     table = write_table(folder, f"SVM\t{where}\tacc1\t0.75\tyes\t2.2")
     text = ok("report", folder, "--expected", table).stdout
     assert "no result has model=openai/clip-vit-base-patch32. If only" in unwrap(text)
-    names = ("--same-as", "model=openai/clip-vit-base-patch32", "--same-as", "dataset=cifar100")
+    names = ("--same-as", "model=openai/clip-vit-base-patch32", "--same-as", "dataset=birds")
     text = ok("report", folder, "--expected", table, *names).stdout
     assert tables(text)["SVM"]["in the interval"] == "yes"
-    said = "count as results of the model openai/clip-vit-base-patch32 and dataset cifar100."
+    said = "count as results of the model openai/clip-vit-base-patch32 and dataset birds."
     assert said in unwrap(text)
     assert "--expected" in fails("report", folder, "--same-as", "dataset=x", exit_code=2)
     for wrong in ("x", "model="):
@@ -201,12 +203,37 @@ def test_a_number_without_an_interval_is_compared_as_the_figure_is_rounded(tmp_p
     entropy.set_rows([{"split": "test", "temperature": 1.0, "mean_entropy": 3.46562}])
     write(folder / "e.h5", entropy)
     words = "command=entropy tau=1\tmean_entropy"
-    found = measure(folder, f"a\t{words}\t3.4656\tyes\t", f"b\t{words}\t3.4657\tyes\t")
+    figures = {"a": "3.4656", "b": "3.4657", "c": "3.47", "d": "3.5", "e": "3.46", "f": "3.4650"}
+    lines = [f"{name}\t{words}\t{digits}\tyes\t" for name, digits in figures.items()]
+    found = measure(folder, *lines)
     assert found["a"]["measured"] == "3.4656"
-    assert [found[name]["in the interval"] for name in "ab"] == ["yes", "no"]
+    assert {name: cells["published"] for name, cells in found.items() if name in figures} == figures
+    assert [found[name]["in the interval"] for name in figures] == [
+        *("yes", "no", "yes", "yes", "no", "no")
+    ]
     assert [found[name]["difference"] for name in "ab"] == ["0.0000", "-0.0001"]
+    write_table(folder, *lines[:2])
     text = unwrap(ok("report", folder, "--expected", folder / "figures.tsv").stdout)
     assert "1 of 2 comparable figures lie within the interval. A number without an interval" in text
+
+
+def test_a_figure_is_held_against_the_own_interval_of_a_run(tmp_path):
+    """Rows that are counted together have a wider interval than Wilson's of all rows."""
+    folder = write_results(tmp_path / "r")
+    line = f"SVM\t{WHERE}\tacc1\t0.66\tyes\t"
+    assert measure(folder, line)["SVM"]["in the interval"] == "no"
+    result = read(folder / "img.svm.h5")
+    result.set_rows([RUN | {"acc1": 0.75, "acc1_low": 0.55, "acc1_high": 0.88}])
+    write(folder / "img.svm.h5", result, force=True)
+    found = measure(folder, line)["SVM"]
+    assert (found["measured"], found["in the interval"]) == ("75.00 (55.00–88.00)", "yes")
+
+
+def test_a_data_set_with_another_number_of_classes_is_not_the_same(tmp_path):
+    folder = write_results(tmp_path / "r", dataset={"name": "mine"})
+    table = write_table(folder, f"SVM\t{WHERE}\tacc1\t0.75\tyes\t")
+    line = ("report", folder, "--expected", table, "--same-as", "dataset=cifar100")
+    assert "expected results of 100 classes, got 5 in img.svm.h5" in fails(*line, exit_code=1)
 
 
 @pytest.mark.parametrize(
@@ -335,19 +362,20 @@ def test_bars_and_summary_have_the_best_of_several_controls(tmp_path):
         folders.append(control)
     page = of_folder(folders[0], folders[1:])
     fact = page.summary[0]
-    assert "the best untrained control (30.00" in fact.text
+    assert "the most accurate of 2 untrained controls (30.00" in fact.text
     row = next(block for block in page.blocks if isinstance(block, blocks.Table)).rows[0]
     (number,) = [cell for cell in row if isinstance(cell, blocks.Number)]
     assert number.bar.control == fact.bar.control == pytest.approx(0.3)
     assert "20.00 (10.00–30.00)" in row
 
 
-def test_a_report_begins_with_what_ran(tmp_path):
+def test_a_report_begins_with_what_was_found_and_what_ran(tmp_path):
     draw = {"dataset": {"draw": {"limit": 9, "seed": 42}}}
     folder = write_results(tmp_path / "r", **draw, skipped=["1.jpg", "2.jpg"])
     control = write_results(tmp_path / "c", model={"untrained": 7, "digest": "sha256:3"}, **draw)
     text = ok("report", folder, "--control", control).stdout
-    assert text.startswith("# clip-vit-base-patch32 on cifar100\n\n| what ran")
+    assert text.startswith("# clip-vit-base-patch32 on cifar100\n\n- Main result: ")
+    assert text.count("\n| what ran") == 1
     facts = {key: cells[""] for key, cells in tables(text).items() if "" in cells}
     assert f"numpy {np.__version__}" in facts.pop("reported by")
     assert facts == {
@@ -429,7 +457,7 @@ def test_names_make_no_markdown(tmp_path):
     table.write_text(f"{HEADER}{hostile}\t{hostile}\tC=1\tacc1\t1\tno: {hostile}\t{hostile}\n")
     page = ok("report", folder, "--expected", table).stdout
     assert not set("\x1b\u202e") & set(page)
-    unescaped = re.sub(r"\\[^\w\s]", "", page)
+    unescaped = re.sub(r"\\[^\w\s]", "", page).replace("**75.00\N{NO-BREAK SPACE}%**", "")
     for character in "<>[]`*$":
         assert character not in unescaped
     assert "://" not in unescaped

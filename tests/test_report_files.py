@@ -70,8 +70,8 @@ def test_the_main_result_is_the_one_with_a_control_and_is_compared_with_it(tmp_p
         write_result(tmp_path / "c.h5", 40, seed=1, untrained=7),
     ]
     text = summary(*files)
-    assert "**75.00 %** of 200 images are classified correctly by probe (b.h5)" in text
-    assert "It is above the untrained control (20.00 %)" in text
+    found = "**75.00 %** of 200 images of 5 classes are right by probe: above chance (20.00 %)"
+    assert f"{found} and the untrained control (20.00 %).\nMeasured in b.h5." in text
 
 
 def summary(*files):
@@ -92,7 +92,7 @@ def test_a_control_was_made_from_the_same_prompts(digests, tmp_path):
         file.history.insert(1, entry | ({"inputs": {"prompts": digest}} if digest else {}))
         write(path, file, force=True)
     is_same = digests == ("sha256:1", "sha256:1")
-    assert ("It is above the untrained control" in summary(*pair)) == is_same
+    assert ("and the untrained control (" in summary(*pair)) == is_same
     text = " ".join(ok("report", *pair).stdout.split())
     assert ("against its control" in text) == is_same
     assert ("does not tell from which prompts these were made: a.h5, u.h5." in text) == (
@@ -122,11 +122,11 @@ def test_each_result_is_compared_with_its_own_control(tmp_path):
 def test_a_control_with_its_rows_in_another_order_is_compared_by_their_ids(tmp_path):
     a, u = write_result(tmp_path / "a.h5", 150), write_result(tmp_path / "u.h5", 40, 1, untrained=7)
     expected = summary(a, u)
-    assert "It is above the untrained control (20.00 %)" in expected
+    assert "above chance (20.00 %) and the untrained control (20.00 %)" in expected
     file = read(u)
     file.splits["test"] = file.splits["test"].take(np.arange(200)[::-1])
     write(u, file, force=True)
-    sentence = re.search("It is above .* points \\(.*\\)", expected)[0]
+    sentence = re.search("Against the untrained .* points \\(.*\\)", expected)[0]
     assert sentence in summary(a, u)
 
 
@@ -135,10 +135,10 @@ def test_the_best_of_several_runs_is_the_main_result_and_says_how_it_was_chosen(
     a = write_runs(tmp_path / "a.h5", (90, 150))
     u = write_runs(tmp_path / "u.h5", (40, 20), untrained=7)
     text = summary(a)
-    assert "by probe (a.h5), the best of 2 runs by its accuracy on test (optimistic)" in text
-    assert "Worst class" in text
+    assert "right by probe, the most accurate of 2 runs on test (optimistic): above chance" in text
+    assert "Lowest class" in text
     assert "There is no untrained control of it." in text
-    assert "The control's run is the best of its runs, too." in summary(a, u)
+    assert "The control's run is the most accurate of its runs, too." in summary(a, u)
 
 
 def write_runs(path, right, **model):
@@ -172,9 +172,75 @@ def test_predictions_without_labels_are_shown(tmp_path):
 def test_a_result_of_several_runs_is_shown_and_not_compared(tmp_path):
     files = [write_result(tmp_path / "a.h5", 150), write_result(tmp_path / "b.h5", 99, runs=3)]
     text = ok("report", *files).stdout
-    assert text.count("| b.h5 ") == 3
+    assert tables(text)["b.h5"]["runs"] == "3"
+    assert "### b.h5: 3 runs" in text
+    assert [tables(text)[f"{run}"]["accuracy (%)"][:5] for run in range(3)] == ["49.50"] * 3
     assert "several runs are not among the paired differences: b.h5" in " ".join(text.split())
     assert "McNemar" not in text
+
+
+def test_a_sweep_is_one_row_with_its_range_and_has_a_table_of_what_varies(tmp_path):
+    files = [write_result(tmp_path / "a.h5", 150), write_result(tmp_path / "b.h5", 100, runs=4)]
+    sweep = read(files[1])
+    assert sweep.splits["test"].predicted is not None
+    rows = []
+    for number, row in enumerate(sweep.rows()):
+        right = 100 + 20 * number
+        sweep.splits["test"].predicted[number] = predicted_right(sweep, right)
+        settings = {"C": (0.1, 10.0)[number % 2], "temperature": (1.0, 0.5)[number // 2]}
+        rows.append(row | settings | {"acc1": right / 200})
+    sweep.set_rows(rows)
+    write(files[1], sweep, force=True)
+    found = tables(ok("report", *files).stdout)
+    assert found["b.h5"]["accuracy (%)"] == "50.00–80.00"
+    assert (found["b.h5"]["C"], found["b.h5"]["temperature"]) == ("0.1–10", "0.5–1")
+    for number, name in enumerate(("C 0.1, temperature 1", "C 10, temperature 1")):
+        assert found[name]["accuracy (%)"].startswith(f"{50 + 10 * number}.00 (")
+    page = collection.of_files(files)
+    (bar,) = [bar for bar in bars_of(page) if bar.runs]
+    assert bar.runs == pytest.approx([0.5, 0.6, 0.7, 0.8])
+
+
+def test_draws_are_one_row_with_their_mean_and_range(tmp_path):
+    files = [write_result(tmp_path / "a.h5", 150), write_result(tmp_path / "b.h5", 100, runs=4)]
+    shots = read(files[1])
+    rows = []
+    for number, row in enumerate(shots.rows()):
+        right = (100, 120, 140, 160)[number]
+        shots.splits["test"].predicted[number] = predicted_right(shots, right)
+        rows.append(row | {"shots": number // 2 + 1, "draw": number % 2, "acc1": right / 200})
+    shots.set_rows(rows)
+    write(files[1], shots, force=True)
+    text = ok("report", *files).stdout
+    assert tables(text)["1"]["accuracy (%)"] == "55.00 (50.00–60.00)"
+    assert tables(text)["2"]["accuracy (%)"] == "75.00 (70.00–80.00)"
+    assert "draws 2" in text
+
+
+def predicted_right(result, right):
+    """Return predictions of which the first `right` are right."""
+    labels = result.splits["test"].labels
+    return np.where(np.arange(len(labels)) < right, labels, (labels + 1) % 5)
+
+
+def bars_of(page):
+    shown = [block for block in page.blocks if isinstance(block, Table)]
+    cells = [cell for table in shown for row in table.rows for cell in row]
+    return [cell.bar for cell in cells if isinstance(cell, Number)]
+
+
+def test_what_varies_names_the_row_and_what_all_rows_share_stands_below():
+    table = Table(
+        ["file", "split", "tau", "n (%)"],
+        [["a", "x", "1", "5"], ["a", "x", "2", "5"], ["a", "y", "1", "5"]],
+        text_columns=2,
+        sources=["a", "a", "a"],
+        key_columns=3,
+    ).arranged()
+    assert list(table.header) == ["split, tau", "n (%)"]
+    assert [row[0] for row in table.rows] == ["x, tau 1", "x, tau 2", "y, tau 1"]
+    assert table.shared == "file a"
+    assert [row[1] for row in table.rows] == ["5"] * 3  # what was measured stays
 
 
 def test_bad_files_are_named_and_the_rest_is_shown(tmp_path):

@@ -42,7 +42,8 @@ def test_confusion_counts_are_scikit_learns_for_the_most_accurate_run_by_default
     assert counts.label == "probe, svm, C 1, temperature 1, on test"
     best = confusion_counts(result)
     np.testing.assert_array_equal(best.counts, 2 * np.eye(3))
-    assert best.label == "probe, svm, C 1, temperature 0.07, on test"
+    run = "probe, svm, C 1, temperature 0.07, on test"
+    assert best.label == f"{run}, the most accurate of 2 runs"
 
 
 def test_cluster_counts_have_as_many_columns_as_clusters():
@@ -191,7 +192,7 @@ def test_a_result_without_the_columns_or_runs_of_a_picture_is_refused(view, resu
 def test_predictions_without_columns_or_history_can_be_counted():
     result = probe_result(SWEEP)
     result.runs, result.history = {}, []
-    assert confusion_counts(result).label == "an unknown command, on test"
+    assert confusion_counts(result, run=0).label == "an unknown command, on test"
 
 
 @pytest.mark.parametrize("prompts", [None, "32", [32], {"n": 1}, 0, -3, 10**400, 3.5])

@@ -15,7 +15,15 @@ from PIL import Image
 from shell import fails, ok, rows
 
 from clipkit import datasets, embedding, features
-from clipkit.analysis import comparison, for_people, metrics, retrieval, similarity, variance
+from clipkit.analysis import (
+    comparison,
+    for_people,
+    metrics,
+    retrieval,
+    similarity,
+    variance,
+    verdicts,
+)
 from clipkit.analysis.controls import Control
 from clipkit.analysis.retrieval import Pairs
 from clipkit.base.errors import ClipkitError, UsageError
@@ -213,8 +221,8 @@ def test_a_recall_among_all_candidates_is_empty():
         for row, is_empty in zip(result.runs_on(task), empty, strict=True):
             for name in ("recall", "recall_low", "recall_null", "recall_control", "control_p"):
                 assert np.isnan(row[name]) == bool(is_empty)
-    assert "first" in retrieval.finding(result)
-    assert retrieval.finding(retrieval.retrieve(*files, k=[20])) == ""
+    assert "first" in verdicts.retrieval_sentence(retrieval.first_rows(result))
+    assert retrieval.first_rows(retrieval.retrieve(*files, k=[20])) == {}
 
 
 def test_a_model_is_tested_against_its_control_on_the_same_queries():
@@ -270,9 +278,10 @@ def test_a_result_is_compared_query_by_query_and_drawn(tmp_path, monkeypatch):
     page = (tmp_path / "good.html").read_text("utf-8")
     assert page.count('src="data:image/svg') == 1
     assert "In all rows: file good.h5<" in page
-    assert retrieval.finding(features.read("good.h5")) in page
+    rows_of_tasks = retrieval.first_rows(features.read("good.h5"))
+    assert verdicts.retrieval_sentence(rows_of_tasks) in page
     header = page[page.index("<thead>") : page.index("</thead>")]
-    assert re.findall(r">(\w+)</th>", header)[:3] == ["task", "measure", "value"]
+    assert re.findall(r">([^<]+)</th>", header)[:2] == ["measure, task", "value"]
 
 
 def test_several_controls_have_a_mean_and_a_range():

@@ -1,4 +1,4 @@
-"""Few-shot curves: nested draws, and what names are worth in labelled images."""
+"""Few-shot curves: nested draws, and between which of them zero-shot classification lies."""
 
 import numpy as np
 import pytest
@@ -57,16 +57,23 @@ def test_shuffled_labels_stay_at_chance_with_any_number_of_shots(tmp_path):
     assert accuracies == pytest.approx([0.25] * 3, abs=0.05)
 
 
-def curve_and_line(accuracy, *, ids=10):
-    """Return a curve of 50, 60 and 80 %, and the legend of zero-shot accuracy beside it."""
+def right(share, n):
+    """Return predictions of the class 0 in a share of n rows."""
+    return (np.arange(n) >= round(share * n)).astype(int)
+
+
+def curve_and_line(accuracy, *, n=1000, ids=None, had=None):
+    """Return a curve of 50, 60 and 80 %, and what is said of a zero-shot accuracy beside it."""
     history = [{"command": "probe", "classifier": "svm"}]
     setting = {"classifier": "svm", "C": 1.0, "temperature": np.nan, "eval_split": "test"}
     draws = [(1, 0, 0.4), (1, 1, 0.6), (2, 0, 0.6), (2, 1, 0.6), (4, 0, 0.7), (4, 1, 0.9)]
     runs = [{**setting, "shots": s, "draw": draw, "acc1": acc1} for s, draw, acc1 in draws]
-    probe = result_file(runs, [0] * 10, np.zeros((6, 10), int), history)
-    row = {"split": "test", "acc1": accuracy}
-    predicted = [(np.arange(ids) >= 10 * accuracy).astype(int)]
-    zeroshot = result_file([row], [0] * ids, predicted, [{"command": "zeroshot"}])
+    for run in runs if had else ():
+        run["fitted_per_class"] = float(min(run["shots"], had))
+    predicted = np.stack([right(acc1, n) for *_, acc1 in draws])
+    probe = result_file(runs, [0] * n, predicted, history)
+    row, ids = {"split": "test", "acc1": accuracy}, ids or n
+    zeroshot = result_file([row], [0] * ids, [right(accuracy, ids)], [{"command": "zeroshot"}])
     (curve,) = shot_curves([probe])
     return curve, zeroshot_line(zeroshot, probe, curve)[1]
 
@@ -79,18 +86,44 @@ def test_a_curve_has_the_mean_and_the_range_of_the_draws():
 
 
 @pytest.mark.parametrize(
-    ("accuracy", "worth"),
+    ("accuracy", "sentence"),
     [
-        (0.4, "at most 1 "),
-        (0.6, "2.0 "),
-        (0.7, "2.8 "),
-        (0.9, "more than 4 "),
-    ],  # 2.8 is sqrt(2) x 2
+        (0.3, "below 1 labelled images per class"),
+        (0.5, "below 2 labelled images per class, not decided at 1"),  # between the draws
+        (0.6, "below 4 labelled images per class, not decided at 1 and 2"),  # equal to one of them
+        (0.65, "above 2 and below 4 labelled images per class"),
+        (0.8, "above 2 labelled images per class, not decided at 4"),
+        (0.95, "above 4 labelled images per class"),
+    ],
 )
-def test_names_are_worth_as_many_images_as_reach_their_accuracy(accuracy, worth):
-    assert f"worth {worth}" in curve_and_line(accuracy)[1]
+def test_zeroshot_is_above_probes_on_as_many_images_as_every_draw_decides(accuracy, sentence):
+    found = curve_and_line(accuracy)[1]
+    assert found == f"Zero-shot, {100 * accuracy:.1f} % of 1,000: {sentence}"
+
+
+def test_few_scored_images_decide_little():
+    assert curve_and_line(0.7, n=10)[1] == "Zero-shot, 70.0 % of 10: not decided at 1, 2 and 4"
+
+
+def test_a_run_with_fewer_images_than_asked_stands_at_what_it_had():
+    curve, _ = curve_and_line(0.5, had=3)
+    assert curve.shots == [1, 2, 3]
 
 
 def test_zeroshot_on_other_images_is_refused():
     with pytest.raises(Exception, match="expected zero-shot predictions of the images of"):
         curve_and_line(0.5, ids=3)
+
+
+def test_a_table_has_the_mean_and_the_range_of_the_draws_and_files_have_each(tmp_path):
+    source = saved(tmp_path / "img.h5", images(80))
+    command = ("probe", source, "--classifier", "logreg", "--shots", "1,4", "--repeat", 3)
+    accuracies = np.reshape([float(row["acc1"]) for row in rows(ok(*command).stdout)], (2, 3))
+    table = ok(*command, "--format", "table").stdout
+    for shots, of_draws in zip((1, 4), 100 * accuracies, strict=True):
+        low, mean, high = (
+            f"{value:.2f}" for value in (of_draws.min(), of_draws.mean(), of_draws.max())
+        )
+        (line,) = [line for line in table.splitlines() if f"train-{shots}-shot" in line]
+        assert f" {mean} ({low}–{high}) " in line
+    assert "draws 3" in table.splitlines()[-1]

@@ -55,14 +55,34 @@ def test_a_table_breaks_no_word_and_fits_if_its_words_do(name, width, monkeypatc
         assert max(map(cell_len, shown.splitlines())) <= max(width, longest + 13)
 
 
-def test_columns_that_are_the_same_in_all_rows_move_below_a_wide_table(monkeypatch, capsys):
-    monkeypatch.setenv("COLUMNS", "80")
+@pytest.mark.parametrize("width", ["80", "200"])
+def test_columns_that_are_the_same_in_all_rows_stand_once_below(width, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", width)
     tables.emit(SWEEP, TABLE)
-    header, _, *rows, facts, more = capsys.readouterr().out.splitlines()
+    header, _, *lines = capsys.readouterr().out.splitlines()
     assert header.split() == ["temperature", "accuracy", "%", "mean", "entropy", "(nats)"]
+    rows, facts = lines[:3], lines[3:]
     assert [row.split()[0] for row in rows] == ["1", "0.5", "0.07"]
-    assert facts == "  In all rows: classifier svm, C 1, fit split train, eval split test, mean"
-    assert more == "  confidence 25.00 %"
+    words = ["In all rows: classifier svm, C 1, fit split train, eval split test, mean confidence"]
+    assert " ".join(map(str.strip, facts)) == " ".join([*words, "25.00 %"])
+
+
+def test_columns_that_the_user_named_stay_if_they_fit(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    tables.emit(SWEEP, TABLE._replace(columns=["classifier,temperature"]))
+    header, _, *rows = capsys.readouterr().out.splitlines()
+    assert header.split() == ["classifier", "temperature"]
+    assert [row.split() for row in rows] == [["svm", "1"], ["svm", "0.5"], ["svm", "0.07"]]
+
+
+def test_columns_stand_closer_where_that_makes_a_table_fit(monkeypatch, capsys):
+    rows = [{f"column{i:02}": f"{i}{row}" * 4 for i in range(8)} for row in range(2)]
+    for width, gap in ((90, 3), (82, 2)):
+        monkeypatch.setenv("COLUMNS", str(width))
+        tables.emit(rows, TABLE)
+        header, *_ = lines = capsys.readouterr().out.splitlines()
+        assert re.findall(r"\S( +)\S", header) == [gap * " "] * 7
+        assert max(map(cell_len, lines)) <= width
 
 
 def test_one_row_that_is_too_wide_is_a_list(monkeypatch, capsys):
@@ -96,7 +116,7 @@ def test_a_table_shows_the_start_of_a_digest_and_a_file_all_of_it(capsys):
 def test_an_unusable_width_is_ignored(columns, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", columns)
     tables.emit(SWEEP, TABLE)
-    assert len(capsys.readouterr().out.splitlines()) == 5
+    assert len(capsys.readouterr().out.splitlines()) == 6  # header, line, rows, the shared columns
 
 
 def test_control_characters_neither_break_nor_steer_a_table(capsys):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from factories import MODEL, fails_with, saved
@@ -277,10 +279,19 @@ def test_a_class_of_all_fitted_images_has_no_threshold_to_answer_above(tmp_path)
 def test_the_picture_says_which_pairs_are_above_the_threshold(tmp_path):
     figure, source = draw_threshold(logits(), 0.01, "train", "test")
     row = thresholds.choose(logits(), fpr=[0.01]).rows()[0]
-    above = f"{100 * row['tpr']:.1f} % of the matching pairs, {100 * row['fpr']:.1f} % of the"
-    assert above in plots.title_of(figure)
+    above = [f"{100 * row[name]:.1f} % of" for name in ("tpr", "fpr")]
+    assert re.findall(r"\d+\.\d % of", plots.title_of(figure)) == above
     assert "test" in source
     (line,) = figure.axes[0].lines
     assert line.get_xdata()[0] == row["threshold"]
     path = saved(tmp_path / "logits.h5", logits())
     ok("plot", "threshold", path, "--fpr", "0.05", "-o", tmp_path / "threshold.png")
+
+
+def test_a_table_of_prompts_fits_eighty_columns(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    file = logits()
+    file.texts = [f"a photo of a checkered butterfly {number}" for number in range(K)]
+    table = ok("threshold", saved(tmp_path / "logits.h5", file), "--format", "table").stdout
+    assert max(map(len, table.splitlines())) <= 80
+    assert "In all rows: split test" in table

@@ -6,6 +6,7 @@ other values are left out.
 
 - `zeroshot` predicts the value with the most similar words. Nothing is fitted. For a generative
   model, it is the value that the model says: the answer with the highest next-token logit.
+- `other_words` is the same with other texts of the file in the place of the words: their control.
 - `names` is a probe on the cosines (or dot products) with those words.
 - `random` is the same probe on as many random directions.
 - `probe` is the probe on the whole embedding.
@@ -31,14 +32,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit.analysis import probes, results, similarity, zeroshot
-from clipkit.analysis.attribute_groups import ABOVE_CHANCE
+from clipkit.analysis import probes, results, similarity, verdicts, zeroshot
 from clipkit.analysis.controls import Control, check_controls, control_digests
 from clipkit.analysis.dependence import permute
 from clipkit.analysis.held_out import EVAL_SPLIT, FIT_SPLIT, SplitRows, choose_rows, find_shared
 from clipkit.analysis.probes.classifiers import LOGREG, names_taking
 from clipkit.analysis.results import Row
 from clipkit.analysis.score_metrics import METRICS, RANKED, RECALL, ridge
+from clipkit.analysis.verdicts import ABOVE_CHANCE
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, check_positive, shorten, unknown
 from clipkit.base.names import positions
@@ -57,6 +58,9 @@ OF_OTHER_IMAGES = (
 )
 NAMED = 3  # attributes that a warning names
 NULLS = 50  # fits on permuted numbers
+RANK_NULLS = 1000  # permutations of the scored numbers
+OTHER_WORDS = 100  # draws of other texts
+FEWEST_OTHERS = 20  # of fewer other texts, none is drawn
 # Pairs of values of which the second is the positive one
 LABELS = (["0", "1"], ["-1", "1"], ["false", "true"], ["no", "yes"])
 POSITIVE = [positive for _, positive in LABELS]
@@ -64,10 +68,14 @@ DOUBLED_ARTICLE = re.compile(r"\b(an?|the) (an?|the) ", re.IGNORECASE)
 
 
 class Words(NamedTuple):
-    """Directions (P, D) of the words for an attribute's values, and the value of each (P,)."""
+    """Directions (P, D) of the words for an attribute's values, and the value of each (P,).
+
+    `others` (T, D) are the directions of all other texts of the file.
+    """
 
     directions: Float32
     values: Int64
+    others: Float32
 
 
 Rows = Float32 | BlockMatrix  # (n, D)
@@ -96,10 +104,14 @@ class _Embeddings:
         key = directions.tobytes()
         if key in self._similarities:
             return self._similarities[key]
-        found = [self._products(rows, directions) for rows in (self.X, self.X_scored)]
+        found = [self._products(self.X, directions), self.scored_similarities(directions)]
         if len(directions) <= KEPT_DIRECTIONS:
             self._similarities[key] = found
         return found
+
+    def scored_similarities(self, directions: Float32) -> Float32:
+        """Return the similarities (N, P) of the rows to score with directions (P, D)."""
+        return self._products(self.X_scored, directions)
 
     def _products(self, rows: Rows, directions: Float32) -> Float32:
         """Return the similarities of rows with directions, in blocks to spare memory."""
@@ -169,7 +181,9 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
     FeatureFile
         A result with one run per attribute: `attribute`, `values`, `rows` (scored), `chance`;
         `zeroshot` and `probe` with the limits of their 95 % interval (`_low`, `_high`, see
-        `metrics.recall_interval`); `names`; `random` and `control` with their range; and `reach`,
+        `metrics.recall_interval`); `other_words` and `other_words95`, the mean and the 95 %
+        quantile of `zeroshot` for OTHER_WORDS draws of other texts in the place of the words, if
+        there are FEWEST_OTHERS; `names`; `random` and `control` with their range; and `reach`,
         (zeroshot - chance) / (probe - chance), with its 95 % interval (delta method). With
         controls, `gain` is the paired difference of the probe to the control for which the lower
         limit of its 95 % interval is lowest. NaN marks what does not apply; `reach` is NaN if the
@@ -178,7 +192,8 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
         Values count if they occur in both the fitted and the scored rows; with fewer than two of
         them, nothing is measured. Runs of other metrics have the column `metric`; of labels also
         `positives`, the number of scored rows with 1; of numbers `null95`, the 95 % quantile of the
-        metric for probes that are fitted on permuted numbers. An error (`mae`) has no `chance`, but
+        metric for permuted scored numbers or, if they are not ranked, for probes that are fitted on
+        permuted numbers. An error (`mae`) has no `chance`, but
         `null` and `null5`, the mean and the 5 % quantile for such probes, and `gain` is by how much
         the probe's error is smaller than the control's.
     """
@@ -209,6 +224,7 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
     prompts = None
     if words is not None:
         _note_missing_words(words, measured, metric)
+        _note_few_others(words, measured)
         inputs["words"] = words.digest
         prompts = prompts_entry(words)
     history = images.extended_history(
@@ -226,6 +242,7 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
         caveats=caveats or None,
         inputs=inputs | control_digests(untrained),
     )
+    _note_groups(rows, images)
     result = results.make_result(history, rows)
     result.splits = _keep(measured, images, scored, metric)
     return result
@@ -349,6 +366,12 @@ def _ordered(attribute: Attribute) -> Attribute:
     return replace(attribute, values=[attribute.values[i] for i in first], codes=codes)
 
 
+def _note_groups(rows: Sequence[Row], images: FeatureFile) -> None:
+    """Note the attributes of each group, if any is decided."""
+    for group, names in verdicts.named_groups(rows, images.is_dot_product).items():
+        console.note(f"{group}: {', '.join(names)}")
+
+
 def _note_means(rows: Sequence[Row], metric: str) -> None:
     """Note the means of average precisions, over the labels that have them."""
     if metric != "ap":
@@ -397,6 +420,19 @@ def _note_missing_words(words: FeatureFile, measured: Sequence[_Measured], metri
     )
 
 
+def _note_few_others(words: FeatureFile, measured: Sequence[_Measured]) -> None:
+    """Note the attributes whose words have no control, for want of other texts."""
+    names = []
+    for one in measured:
+        if not math.isnan(one.row["zeroshot"]) and math.isnan(one.row["other_words"]):
+            names.append(one.name)
+    if names:
+        console.note(
+            f"{words.display_name} has fewer than {FEWEST_OTHERS} other texts to compare with the "
+            f"words of {results.join_names(names)}; hint: add texts about anything else"
+        )
+
+
 def _find_words(words: FeatureFile, attribute: Attribute) -> Words | None:
     """Return the words for the values of an attribute, or None if it has none.
 
@@ -432,12 +468,12 @@ def _find_words(words: FeatureFile, attribute: Attribute) -> Words | None:
 def _words_of(words: FeatureFile, classes: Sequence[int]) -> Words:
     """Return the prompts of the classes that are the words for the values, in their order."""
     index = np.asarray(words.class_index)
-    prompts = np.flatnonzero(np.isin(index, classes))
-    features = np.asarray(words.features)[prompts]
+    is_word = np.isin(index, classes)
+    features = np.asarray(words.features)
     directions = np.asarray(similarity.comparable(features, words, words.display_name), np.float32)
     value_of_class = np.zeros(max(classes) + 1, np.int64)
     value_of_class[classes] = np.arange(len(classes))
-    return Words(directions, value_of_class[index[prompts]])
+    return Words(directions[is_word], value_of_class[index[is_word]], directions[~is_word])
 
 
 class _Attribute:
@@ -497,7 +533,7 @@ class _Attribute:
             return None
         chosen = np.isin(found.values, self.occurring)
         values = np.searchsorted(self.occurring, found.values[chosen])
-        return Words(found.directions[chosen], values)
+        return Words(found.directions[chosen], values, found.others)
 
     def row(self, words: Words | None) -> Row:
         """Return the run of the attribute."""
@@ -522,6 +558,7 @@ class _Attribute:
         ]
         self.scores = [zero, predicted]
         row |= self._with_interval("zeroshot", zero)
+        row |= self._other_words(words)
         row["names"] = names
         row |= _with_range("random", draws)
         row |= self._with_interval("probe", predicted)
@@ -569,9 +606,31 @@ class _Attribute:
         return {name: value, f"{name}_low": value - half, f"{name}_high": value + half}
 
     def _zeroshot(self, words: Words) -> Predicted | None:
-        cosines = self.embeddings[0].similarities(words.directions)[1]
-        scores = zeroshot.class_scores(cosines, words.values, self.values)
+        return self._by_words(self.embeddings[0].similarities(words.directions)[1], words.values)
+
+    def _by_words(self, cosines: Float32, values: Int64) -> Predicted | None:
+        """Predict the scored rows by their cosines (N, P) with the words for `values` (P,)."""
+        scores = zeroshot.class_scores(cosines, values, self.values)
         return np.asarray(self.occurring[scores.argmax(axis=1)])
+
+    def _other_words(self, words: Words | None) -> Row:
+        """Return what other texts reach in the place of the words: their mean and 95 % quantile.
+
+        Each draw has as many texts as there are words; they differ if there are enough.
+        """
+        scores = [math.nan]
+        if words is not None and self.values > 1 and len(words.others) >= FEWEST_OTHERS:
+            random = np.random.RandomState(self.settings.seed)
+            cosines = self.embeddings[0].scored_similarities(words.others)
+            count, needed = len(words.others), len(words.values)
+            scores = []
+            for _ in range(OTHER_WORDS):
+                draw = random.choice(count, needed, replace=count < needed)
+                scores.append(self._score(self._by_words(cosines[:, draw], words.values)))
+        return {
+            "other_words": float(np.mean(scores)),
+            "other_words95": float(np.quantile(scores, 0.95)),
+        }
 
     def _on_directions(self, directions: Float32) -> Predicted | None:
         X, X_scored = self.embeddings[0].similarities(directions)
@@ -624,8 +683,7 @@ class _Label(_Attribute):
                 return _words_of(words, [names.index(name)])
         return None
 
-    def _zeroshot(self, words: Words) -> Predicted | None:
-        cosines = self.embeddings[0].similarities(words.directions)[1]
+    def _by_words(self, cosines: Float32, values: Int64) -> Predicted | None:
         return np.asarray(cosines.max(axis=1), np.float64)
 
     def _predict(self, X: Rows, X_scored: Float32, shared: Shared) -> Predicted:
@@ -666,21 +724,32 @@ class _Number(_Label):
     def row(self, words: Words | None) -> Row:
         """Return the run of the attribute, with the null of its probe."""
         row = super().row(words)
-        scores = [math.nan]
-        if self.values > 1:
-            generator = np.random.default_rng(self.settings.seed)
-            numbers = self.fitted_numbers
-            permuted = [numbers[permute(generator, len(numbers))] for _ in range(NULLS)]
-            predicted = ridge(np.asarray(self.X), np.stack(permuted, axis=1), self.X_scored)
-            scores = list(map(self._score, predicted.T))
+        scores = self._null() if self.values > 1 else [math.nan]
         if self.metric.is_error:
             return row | {"null": float(np.mean(scores)), "null5": float(np.quantile(scores, 0.05))}
         return row | {"null95": float(np.quantile(scores, 0.95))}
 
-    def _zeroshot(self, words: Words) -> Predicted | None:
-        if self.settings.metric in ("r2", "mae"):  # cosines are no such numbers; see `names`
+    def _null(self) -> list[float]:
+        """Return what the probe scores if its numbers say nothing.
+
+        Ranks are compared with permuted scored numbers. Other metrics depend on the mean and the
+        spread of the predictions too, so that probes are fitted on permuted numbers.
+        """
+        generator = np.random.default_rng(self.settings.seed)
+        if self.settings.metric in RANKED:
+            predicted = self.scores[1]
+            rows = len(self.truth)
+            draws = [self.truth[permute(generator, rows)] for _ in range(RANK_NULLS)]
+            return [float(self.metric.value(truth, predicted)) for truth in draws]
+        numbers = self.fitted_numbers
+        permuted = [numbers[permute(generator, len(numbers))] for _ in range(NULLS)]
+        predicted = ridge(np.asarray(self.X), np.stack(permuted, axis=1), self.X_scored)
+        return list(map(self._score, predicted.T))
+
+    def _by_words(self, cosines: Float32, values: Int64) -> Predicted | None:
+        if self.settings.metric not in RANKED:  # cosines are no such numbers; see `names`
             return None
-        return super()._zeroshot(words)
+        return super()._by_words(cosines, values)
 
     def _predict(self, X: Rows, X_scored: Float32, shared: Shared) -> Predicted:
         return ridge(np.asarray(X), self.fitted_numbers[:, None], X_scored)[:, 0]

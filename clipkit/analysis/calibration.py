@@ -172,10 +172,20 @@ def _search(
     return best, find_end(first), find_end(last)
 
 
+def _has_fit_split(logits: FeatureFile, eval_split: str) -> bool:
+    return held_out.FIT_SPLIT in logits.splits and eval_split != held_out.FIT_SPLIT
+
+
+def can_fit_on_train(logits: FeatureFile, eval_split: str) -> bool:
+    """Whether the split `train` is there, apart from the drawn split, and has labels."""
+    is_there = _has_fit_split(logits, eval_split)
+    return is_there and logits.splits[held_out.FIT_SPLIT].labels is not None
+
+
 def fitted_on_train(logits: FeatureFile, eval_split: str) -> float:
     """Return the temperature fitted on the split `train`, which must not be the drawn split."""
     fit_split = held_out.FIT_SPLIT
-    if fit_split not in logits.splits or fit_split == eval_split:
+    if not _has_fit_split(logits, eval_split):
         raise UsageError(
             f"temperature 'fitted': expected a split {fit_split} to fit on, apart from the drawn "
             f"split {eval_split}, got {', '.join(logits.splits)}",
@@ -284,9 +294,10 @@ def calibrate(
         A result with a run per temperature, the fitted one last: `temperature`, `fitted`, `low`
         and `high` (see `fit_temperature`), `eval_split`, `acc1`, `mean_confidence`, `nll` (nats),
         `information` (the entropy of the scored labels - NLL), `brier`, `ece`, `ece_null`,
-        `ece_null95` and `ece_equal_width`. `information` is the V-information of Xu et al. (2020),
-        with the labels' frequencies as the prediction without an image. It is negative if the
-        softmax is worse than these, as a uniform softmax is where classes are unequally frequent.
+        `ece_null95`, `ece_null975` and `ece_equal_width`. `information` is the V-information of Xu
+        et al. (2020), with the labels' frequencies as the prediction without an image. It is
+        negative if the softmax is worse than these, as a uniform softmax is where classes are
+        unequally frequent.
 
     Raises
     ------
@@ -385,5 +396,6 @@ def _row(scores: ClassScores, tau: float, bins: int, seed: int) -> dict[str, Any
         "ece": error.ece,
         "ece_null": error.ece_null,
         "ece_null95": error.ece_null95,
+        "ece_null975": error.ece_null975,
         "ece_equal_width": error.ece_equal_width,
     }

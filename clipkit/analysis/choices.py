@@ -26,7 +26,6 @@ from clipkit.analysis.controls import (
 )
 from clipkit.analysis.dependence import (
     DRAWS,
-    LEVEL,
     SEED,
     components,
     cycle,
@@ -51,7 +50,6 @@ MEASURES = ("text_acc", "image_acc", "acc")
 PAIRINGS = 1 << 24  # of items with other images, in a category
 PAIRINGS_AT_ONCE = 1 << 22
 SHOWN = 5  # names in a message
-MOSTLY_ORDER = 0.75  # a lower ceiling: most items differ in the order of words alone
 
 
 def choose(  # noqa: PLR0913 (the options of `clipkit choose`)
@@ -123,35 +121,6 @@ def choose(  # noqa: PLR0913 (the options of `clipkit choose`)
         result.splits[measure] = replace(rows_of, predicted=predicted)
     result.set_rows(_rows(items, clusters, means, shuffled.draws, of_controls))
     return result
-
-
-def understood(result: FeatureFile) -> dict[str, dict[str, bool]]:
-    """Return which categories are understood, by what decides them: words, or their order.
-
-    The interval of the accuracy must begin above what the texts alone reach; and, if the order of
-    words decides most items, above what a model blind to it reaches. The accuracy must be above
-    that of each control, in a paired test.
-    """
-    rows = result.runs_on(result.rows()[-1]["split"])
-    categories: dict[str, dict[str, bool]] = {"words": {}, "order of words": {}}
-    for row in rows[1:] or rows:
-        of_controls = row.get("accuracy_control_high", row.get("accuracy_control", 0))
-        limit = row["shuffled95"]
-        is_above = row["accuracy"] > of_controls and row.get("control_p", 0) <= LEVEL
-        decided_by = "words"
-        if row["ceiling"] < MOSTLY_ORDER:
-            decided_by, limit = "order of words", max(limit, row["ceiling"])
-        categories[decided_by][row["category"]] = is_above and row["accuracy_low"] > limit
-    return categories
-
-
-def finding(result: FeatureFile) -> str:
-    """Count the categories that are understood."""
-    parts = []
-    for what, categories in understood(result).items():
-        if categories:
-            parts.append(f"{what} {sum(categories.values())} of {len(categories)}")
-    return f"Categories understood: {', '.join(parts)}"
 
 
 def _find_images(

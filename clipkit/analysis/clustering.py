@@ -171,8 +171,8 @@ def cluster(
             if count_starts(len(matrix), count) == 1:
                 init = "sample"
                 console.note(
-                    f"{name}: one start from the centres of a sample, and not the best of "
-                    f"{N_INIT}, since there are over {LARGE:,} rows times clusters"
+                    f"{name}: one start from the centres of a sample in place of {N_INIT} "
+                    f"starts, since there are over {LARGE:,} rows times clusters"
                 )
             with console.progress(f"clustering {name} (k = {count})"):
                 assignments = kmeans(matrix.read(), count, seed=seed)

@@ -271,7 +271,8 @@ def evaluate_grid(  # noqa: PLR0913
         A result with one run per temperature and C, temperature by temperature, and then the run of
         the best: `classifier`, `C`, `temperature`, `standardize`, `fit_split`, `eval_split`,
         `acc1`, `acc5` (of more than 5 classes, not of an SVM), `mean_per_class_recall`, for logits
-        also `mean_entropy` and `mean_confidence`, with few shots also `shots` and `draw`;
+        also `mean_entropy` and `mean_confidence`, with few shots also `shots`, `draw`
+        and `fitted_per_class`, the mean number of rows that the classes had;
         `acc1_low` and `acc1_high`, Wilson's 95 % interval of `acc1` over another draw of the scored
         rows; and the predictions. Few-shot draws come one by one. Of kind probe if it is kept.
 
@@ -412,7 +413,7 @@ def _check_one_run(grid: Grid, val: object, keep: bool) -> None:
     if settings > 1 and val is None:
         raise UsageError(
             f"expected one run to keep or to print by image, got {settings}",
-            "choose the best on validation rows: --val 0.2",
+            "choose on validation rows: --val 0.2",
         )
 
 
@@ -548,6 +549,7 @@ def _evaluate(grid: Grid, fit: Subset, scored: Subset, draw: Draw, keep: bool) -
             row["k"] = spec.k
         if draw.shots is not None:
             row |= {"shots": draw.shots, "draw": draw.number}
+            row["fitted_per_class"] = len(fit.labels) / len(np.unique(fit.labels))
         row |= metrics.accuracy_interval(scored.rows.labels, run.predicted)
         fitted = run.fitted
         if fitted:
@@ -598,8 +600,8 @@ def _note_end(Cs: Sequence[float], runs: Sequence[ScoredRun]) -> None:
     """Note if the best of searched runs, the first of equals, has the first or the last C."""
     best = max(runs, key=lambda run: run.row["acc1"]).row
     if best["C"] in (Cs[0], Cs[-1]):
-        where = f"{best['fit_split']}: the best C, {best['C']:g}, is an end of the range"
-        console.note(f"{where}: a wider one may have a better C")
+        where = f"{best['fit_split']}: the chosen C, {best['C']:g}, is an end of the range"
+        console.note(f"{where}: a wider one may have a more accurate C")
 
 
 def _refit_best(

@@ -6,14 +6,21 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from clipkit.analysis import metrics
-from clipkit.analysis.results import Row, chance, newest_entry
+from clipkit.analysis.results import RUN_SETTINGS, Row, chance, newest_entry
 from clipkit.base.names import select
 from clipkit.base.tables import NO_BREAK, format_p
 from clipkit.features.columns import COLUMNS
 from clipkit.features.model import FeatureFile
 
 SHOWN = 3  # attributes of each prompt
+# Columns of `calibrate` for which 80 columns have no room
+UNSHOWN_CALIBRATION = (
+    *("fitted", "low", "high", "information"),
+    *("ece_null", "ece_null975", "ece_equal_width"),
+)
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -45,10 +52,9 @@ def rows_with_chance(result: FeatureFile) -> list[Row]:
 def _calibration_rows(rows: Rows) -> list[Row]:
     """Format the rows of `calibrate` for 80 columns; the fitted temperature has an interval."""
     formatted = []
-    left_out = ("fitted", "low", "high", "information", "ece_null", "ece_equal_width")
     for row in rows:
         temperature = _cell(row, "temperature", ".4g", scale=1, limits=("low", "high"))
-        hidden = dict.fromkeys(left_out)
+        hidden = dict.fromkeys(UNSHOWN_CALIBRATION)
         formatted.append({**row, **hidden, "temperature": temperature})
     return formatted
 
@@ -64,6 +70,8 @@ def attribute_rows(rows: Rows) -> list[Row]:
         for name in ("chance", "null", "zeroshot", "names", "random", "probe", "control"):
             if name in row:
                 cells[name + unit] = _cell(row, name, form, scale=scale)
+            if name == "zeroshot":
+                cells["other words" + unit] = _mean_and_95(row, "other_words", form, scale)
         cells["reach"] = _cell(row, "reach", ".2f", scale=1)
         formatted.append(cells)
     return formatted
@@ -72,12 +80,18 @@ def attribute_rows(rows: Rows) -> list[Row]:
 def _comparison_rows(rows: Rows) -> list[Row]:
     """Format the rows of `compare`. For one result, the interval is of its accuracy.
 
-    Of several pairs, `p` is Holm's. With groups, the cells are those that fit 80 columns.
+    Of several pairs, `p` is Holm's. With groups or several pairs, the cells are those that fit 80
+    columns.
     """
     p = "p_holm" if "p_holm" in rows[0] else "p"
     formatted = []
     for row in rows:
-        cells = _group_cells(rows, row) if "scope" in row else _pair_cells(row)
+        if "scope" in row:
+            cells = _group_cells(rows, row)
+        elif len(rows) > 1:
+            cells = _one_of_pairs_cells(row)
+        else:
+            cells = _pair_cells(row)
         cells[p] = float(f"{_number(row, p):.2g}")
         formatted.append(cells)
     return formatted
@@ -90,6 +104,13 @@ def _pair_cells(row: Mapping[str, Any]) -> Row:
     for name in ("only_a", "only_b", "kappa"):
         cells[name] = round(_number(row, name), 2)
     return cells
+
+
+def _one_of_pairs_cells(row: Mapping[str, Any]) -> Row:
+    """Return a row of `compare` for one of several pairs."""
+    cells = select(row, ("a", "b", "rows", "clusters")) | _accuracy_cells(row, ".1f")
+    cells["mde80"] = _cell(row, "mde80", ".1f")
+    return cells | {name: round(_number(row, name), 2) for name in ("only_a", "only_b")}
 
 
 def _accuracy_cells(row: Mapping[str, Any], form: str) -> Row:
@@ -118,6 +139,34 @@ def _group_cells(rows: Rows, row: Mapping[str, Any]) -> Row:
         name, null = row["a"] or row.get("b"), _cell(row, "null5", ".1f")
         cells["group"] = f"worst of {name}: {row['group']} (null5 {null} %)"
     return cells | select(row, ("rows", "clusters")) | _accuracy_cells(row, ".1f")
+
+
+def _draw_rows(rows: Rows) -> Rows:
+    """Return the mean over the draws of `probe --shots`, with the range of their accuracies."""
+    by_settings: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    names = [name for name in RUN_SETTINGS if name in rows[0] and name != "draw"]
+    for row in rows:
+        key = tuple(str(row[name]) for name in names)  # as text, NaN is equal to itself
+        by_settings.setdefault(key, []).append(row)
+    if len(by_settings) == len(rows):
+        return rows
+    return [_mean_of_draws(draws) for draws in by_settings.values()]
+
+
+def _mean_of_draws(draws: Rows) -> Row:
+    cells: Row = {}
+    for name, value in draws[0].items():
+        values = [_number(row, name) for row in draws]
+        if name == "draw":
+            cells["draws"] = len(draws)
+        elif name == "acc1":
+            ends = {"mean": float(np.mean(values)), "low": min(values), "high": max(values)}
+            cells["accuracy (range) %"] = _cell(ends, "mean", ".2f", limits=("low", "high"))
+        elif name not in RUN_SETTINGS and not math.isnan(values[0]):
+            cells[name] = float(np.mean(values))
+        else:
+            cells[name] = value
+    return {name: cell for name, cell in cells.items() if name not in ("acc1_low", "acc1_high")}
 
 
 def _importance_rows(rows: Rows) -> list[Row]:
@@ -175,7 +224,7 @@ def _choice_rows(rows: Rows) -> list[Row]:
         cells: Row = {"measure": row["split"], "category": row["category"], "items": row["items"]}
         for name in ("accuracy", "shuffled", "angle", "ceiling"):
             cells[f"{COLUMNS[name].heading.title} %"] = _cell(row, name, ".1f")
-        cells["images shuffled %"] += f" (95 %: {_cell(row, 'shuffled95', '.1f')})"
+        cells["images shuffled %"] = _mean_and_95(row, "shuffled", ".1f")
         cells["control %"] = _cell(row, "accuracy_control", ".1f")
         cells["control p"] = _p_cell(row, "control_p", math.nan)
         formatted.append(cells)
@@ -220,6 +269,7 @@ FORMATTERS: dict[str, tuple[str, Callable[[Rows], Rows]]] = {
     "compare": ("acc_a", _comparison_rows),
     "describe": ("p_min", _drawn_rows),
     "importance": ("cost", _importance_rows),
+    "probe": ("draw", _draw_rows),
     "retrieve": ("recall", _retrieval_rows),
     "variance": ("prompt", _variance_rows),
 }
@@ -244,6 +294,12 @@ def _cell(
         ends = [format(scale * _number(row, end), form) for end in (low, high)]
         text += f" ({between.join(ends)})"
     return text
+
+
+def _mean_and_95(row: Mapping[str, Any], name: str, form: str, scale: float = 100) -> str | None:
+    """Format the mean of a null with its 95 % quantile: `50.2 (95 %: 53.1)`."""
+    mean = _cell(row, name, form, scale=scale)
+    return mean and f"{mean} (95 %: {_cell(row, f'{name}95', form, scale=scale)})"
 
 
 def _p_cell(row: Mapping[str, Any], name: str, least: float) -> str | None:

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clipkit.analysis import metrics, results
-from clipkit.analysis.attribute_groups import attribute_recalls
 from clipkit.base.errors import ClipkitError, UsageError, shorten
 from clipkit.base.names import differing, is_shared, select
 from clipkit.features.compatibility import origin
@@ -197,7 +196,7 @@ def _read_accuracy(result: FeatureFile, split: str) -> _Point:
 
 def _read_recalls(result: FeatureFile, split: str) -> list[_Point]:
     """Read the recall of each attribute by the probe and, if there is one, by the control's."""
-    attribute_recalls(result)  # checks the columns
+    results.attribute_recalls(result)  # checks the columns
     scored = _scored_split(result)
     if scored != split:
         raise ClipkitError(f"{result.display_name}: expected recalls on {split}, got {scored}")

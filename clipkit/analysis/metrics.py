@@ -407,7 +407,8 @@ class Reliability:
 
     `low` and `high` hold 95 % of the accuracies that a calibrated model has in these bins. `ece` is
     the expected calibration error: the mean over the rows of |accuracy - confidence| of their bin.
-    `ece_null` and `ece_null95` are mean and 95 % quantile of the error of a calibrated model.
+    `ece_null`, `ece_null95` and `ece_null975` are the mean and the 95 % and 97.5 % quantiles of the
+    error of a calibrated model.
     `ece_equal_width` is the error in B bins of equal width.
     """
 
@@ -418,6 +419,7 @@ class Reliability:
     ece: float
     ece_null: float
     ece_null95: float
+    ece_null975: float
     ece_equal_width: float
 
 
@@ -482,5 +484,6 @@ def reliability(
         ece=float(np.abs(accuracies - expected) @ sizes / n),
         ece_null=float(null.mean()),
         ece_null95=float(np.quantile(null, 0.95)),
+        ece_null975=float(np.quantile(null, 0.975, method="higher")),
         ece_equal_width=equal_width_ece(values, hits, bins),
     )

@@ -298,11 +298,14 @@ def predictions(
     split = choose_split(result, split)
     scored = scored_runs(result, split)
     check_run(scored, run)
+    chosen = ""
     if run is None:
         run = int((scored.predicted == scored.labels).mean(axis=1).argmax())  # of equals, the first
+        if len(scored.rows) > 1:
+            chosen = f", the most accurate of {len(scored.rows):,} runs"
     predicted = scored.predicted[run]
     names = class_names(result, max(scored.labels.max(), predicted.max()))
-    label = run_label(result, scored, run)
+    label = run_label(result, scored, run) + chosen
     return Predictions(scored.ids, scored.labels, predicted, names, label, result.display_name)
 
 
@@ -316,11 +319,19 @@ def check_predicted_classes(result: FeatureFile) -> None:
         )
 
 
+def has_several_shots(result: FeatureFile) -> bool:
+    """Whether runs differ in their number of labelled images, so that they are a curve."""
+    shots = np.asarray(result.runs.get("shots", []))
+    return shots.dtype.kind in "if" and len(np.unique(shots[np.isfinite(shots)])) > 1
+
+
 def run_label(result: FeatureFile, scored: ScoredRuns, run: int) -> str:
     """Name a run by its settings: `probe, svm, C 1, temperature 0.07, on test`."""
     command = newest_entry(result)["command"]
     row = scored.rows[run]
-    settings = [f"recall@{row['k']:g}"] if "recall" in row else run_settings(row)
+    settings = run_settings(row, ("C", "temperature", "k", "shots", "draw"))
+    if "recall" in row:
+        settings = [f"recall@{row['k']:g}"]
     return ", ".join([command, *settings, f"on {scored.split}"])
 
 
@@ -565,6 +576,17 @@ def columns_of(result: FeatureFile, command: str, names: str) -> dict[str, NDArr
             )
     check_run_count(result)
     return columns
+
+
+def attribute_recalls(result: FeatureFile) -> dict[str, NDArray[Any]]:
+    """Return the columns of a result of `attributes`: `attribute` is str, all others float."""
+    names = "attribute chance reach"
+    for name in ("zeroshot", "probe", "random", "control"):
+        names += f" {name} {name}_low {name}_high"
+    if "null5" in result.runs:
+        what = "expected shares, got errors in the unit of each column"
+        raise ClipkitError(f"{result.display_name}: {what}", "measure with --metric r2")
+    return columns_of(result, "attributes", names)
 
 
 def per_class_rows(result: FeatureFile) -> list[dict[str, Any]]:

@@ -226,18 +226,14 @@ def _warn_of_all_candidates(pairs: Pairs, k: Sequence[int]) -> None:
             console.warn(f"{', '.join(all_of_them)} of {count:,} {name} is 1 for any model")
 
 
-def finding(result: FeatureFile) -> str:
-    """State the recalls of a result at its smallest k; "" if a task is missing."""
-    recalls = {}
+def first_rows(result: FeatureFile) -> dict[str, Row]:
+    """Return the row of the smallest k of each task."""
+    rows = {}
     for task in TASKS:
         known = [row for row in result.runs_on(task) if not np.isnan(row["recall"])]
         for row in known[:1]:
-            recalls[task] = f"{100 * row['recall']:.1f} %"
-            place = "first" if row["k"] == 1 else f"among the first {row['k']:g}"
-    if len(recalls) < len(TASKS):
-        return ""
-    images, texts = recalls.values()
-    return f"{images} of texts find their image {place}; {texts} of images find a caption"
+            rows[task] = row
+    return rows
 
 
 # ---- Pairs ---------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from clipkit.analysis import metrics, results
+from clipkit.analysis import metrics, results, verdicts
 from clipkit.base.errors import ClipkitError, unknown
 from clipkit.features.model import FeatureFile
 from clipkit.features.provenance import is_untrained
@@ -43,7 +43,7 @@ class Sweep:
     best : int or None
         Index of the highest accuracy.
     plateau : slice
-        The temperatures around the best one with accuracies in its interval.
+        The temperatures around the best one that it is not decided against.
     """
 
     def __init__(  # noqa: PLR0913 - a documented constructor
@@ -64,11 +64,13 @@ class Sweep:
         self.tau, self.percent, self.entropy, self.low, self.high = columns[:, np.argsort(tau)]
         self.best: int | None = None
         self.plateau = slice(0)
-        if np.isfinite(self.percent).any():
-            self.best = best = int(np.nanargmax(self.percent))
-            worse = np.flatnonzero(~(self.percent >= self.low[best]))
-            first = worse[worse < best].max(initial=-1) + 1
-            self.plateau = slice(int(first), int(worse[worse > best].min(initial=len(self.tau))))
+        found = verdicts.highest(self.percent, self.low, self.high)
+        if found is not None:
+            self.best = best = found.first
+            others = [*found.equal, *found.open_against]
+            lower = np.setdiff1d(np.arange(len(self.tau)), others)
+            first = lower[lower < best].max(initial=-1) + 1
+            self.plateau = slice(int(first), int(lower[lower > best].min(initial=len(self.tau))))
 
     @property
     def highest(self) -> float:
@@ -76,9 +78,14 @@ class Sweep:
         return math.nan if self.best is None else float(self.percent[self.best])
 
     @property
-    def is_above_chance(self) -> bool:
-        """Whether the interval of the highest accuracy is above chance."""
-        return self.best is not None and not self.low[self.best] <= self.chance
+    def names(self) -> list[str]:
+        """What the temperatures are called."""
+        return [f"{tau:g}" for tau in self.tau]
+
+    def sentence(self) -> str:
+        """Name the highest accuracy, and the temperatures that it is not decided against."""
+        limits = self.low / 100, self.high / 100
+        return verdicts.best_of("temperature", self.names, self.percent / 100, limits)
 
 
 def temperature_sweeps(files: Sequence[FeatureFile], split: str | None = None) -> list[Sweep]:

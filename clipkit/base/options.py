@@ -125,7 +125,7 @@ Temperatures = Annotated[
     list[str],
     option(
         "TAU[,TAU...]",
-        "Divide the similarities by TAU; 'model' is the temperature that the model learned.",
+        "Divide the similarities by TAU; 'model' is the model's own temperature.",
         "--temperature",
         "-t",
         has_commas=True,

@@ -154,7 +154,8 @@ def emit(rows: Iterable[Row], view: View) -> None:
         cells = _cells(list(chosen), names)
         if view.is_for_people:
             cells = _join_intervals(cells)
-        sys.stdout.write(_table(_columns(cells, view.headings), not view.no_header))
+        columns = _columns(cells, view.headings)
+        sys.stdout.write(_table(columns, not view.no_header, view.is_for_people))
     elif format == "json":
         _write_json(chosen, names)
     else:
@@ -268,26 +269,28 @@ def _columns(cells: Cells, headings: Headings) -> list[Column]:
     return columns
 
 
-def _table(columns: Sequence[Column], header: bool) -> str:
-    """Return a table that fits the terminal, unless a single word or number is wider.
+def _table(columns: Sequence[Column], header: bool, is_for_people: bool) -> str:
+    """Return a table that fits the terminal, unless its longest words and numbers are wider.
 
     If it is too wide, a single row becomes a list. If there are several rows, columns with one
-    value in all of them move to a line below the table. If that does not do, titles are broken
-    between words.
+    value in all of them stand below the table, unless the user named the columns and they fit. If
+    that does not do, titles are broken between words, and then columns stand closer together.
     """
     if not columns:
         return "\n"
     width = _width()
     text = _grid(columns, UNLIMITED, header)
-    if _fits(text, width):
+    has_one_row = len(columns[0].cells) == 1
+    if _fits(text, width) and (has_one_row or not is_for_people):
         return text
-    if len(columns[0].cells) == 1:
+    if has_one_row:
         return _list(columns, width)
     shared, others = _split_shared(columns)
     text = _grid(others, UNLIMITED, header)
-    if not _fits(text, width):
-        narrow = [column._replace(name=column.name.replace(" ", "\n")) for column in others]
-        text = _grid(narrow, width, header)
+    narrow = [column._replace(name=column.name.replace(" ", "\n")) for column in others]
+    for gap in (3, 2):
+        if not _fits(text, width):
+            text = _grid(narrow, width, header, gap)
     return text + _caption(shared, width)
 
 
@@ -316,13 +319,13 @@ def _split_shared(columns: Sequence[Column]) -> tuple[list[Column], list[Column]
     return shared, others
 
 
-def _grid(columns: Sequence[Column], width: int, header: bool) -> str:
-    """Lay out columns as a table, with texts wrapped between words."""
+def _grid(columns: Sequence[Column], width: int, header: bool, gap: int = 3) -> str:
+    """Lay out columns as a table, with texts wrapped between words, and 2 or 3 spaces as a gap."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
-    grid = Table(box=SIMPLE_HEAD, show_header=header)
+    grid = Table(box=SIMPLE_HEAD, show_header=header, padding=(0, 1, 0, gap - 2))
     for column in columns:
         grid.add_column(
             Text(column.title),
@@ -342,9 +345,18 @@ def _render(grid: Table, width: int) -> str:
     out = io.StringIO()
     console = Console(file=out, width=UNLIMITED, height=1, color_system=None, force_terminal=False)
     least = console.measure(grid).minimum
-    console.print(grid, width=max(width + 1, least))  # the last column's space overhangs
-    _, *lines, _, _ = out.getvalue().split("\n")  # the first and the last are blank
-    return join_lines(line.rstrip() for line in lines)
+    allowed = width + 1  # the last column's space overhangs
+    while True:
+        out.seek(0)
+        out.truncate()
+        console.print(grid, width=max(allowed, least))
+        _, *lines, _, _ = out.getvalue().split("\n")  # the first and the last are blank
+        text = join_lines(line.rstrip() for line in lines)
+        # Rich 15 takes from all columns alike, and then widens those that are below their least.
+        excess = max(map(cell_len, text.splitlines())) - width
+        if excess <= 0 or allowed <= least:
+            return text
+        allowed -= excess
 
 
 def _caption(columns: Sequence[Column], width: int) -> str:

@@ -1,15 +1,16 @@
-"""What all commands accept: options before or behind the command, and earlier names of options."""
+"""What all commands share: how help looks, options behind the command, earlier option names."""
 
 from __future__ import annotations
 
 import copy
 import itertools
+import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, InputError, UsageError
@@ -18,6 +19,25 @@ from clipkit.commands import _completion as completion
 from clipkit.commands._options import options_with_value, replace_earlier_names
 
 EVERYWHERE = ("quiet", "verbose", "debug")  # options that a command also accepts behind it
+EXAMPLE = re.compile(r"(?<=^Example: )\S.*(?:\n.+)*", re.MULTILINE)  # the command line
+
+
+def with_bright_example(command: Any) -> Any:
+    """Return a command as its help shows it: the example is code, and no text is dim."""
+    from typer import rich_utils  # slow to load, and only for help
+
+    rich_utils.STYLE_HELPTEXT = ""  # Typer dims what follows the first paragraph
+    shown = copy.copy(command)
+    shown.help = EXAMPLE.sub(r"`\g<0>`", command.help or "")
+    return shown
+
+
+class HelpGroup(TyperGroup):
+    """A group of commands whose help has a bright example."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help."""
+        TyperGroup.format_help(with_bright_example(self), ctx, formatter)
 
 
 class ClipkitCommand(TyperCommand):
@@ -116,6 +136,10 @@ class ClipkitCommand(TyperCommand):
             if parameter.param_type_name == "argument" and word in values:
                 return not parameter.required and parameter.default is None
         return False
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help."""
+        TyperCommand.format_help(with_bright_example(self), ctx, formatter)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Return the words of the usage line. Hidden arguments, which have no name, give none."""

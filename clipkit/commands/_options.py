@@ -255,12 +255,12 @@ PerClass = Annotated[
 PerImage = Annotated[
     bool, flag("--per-image", "Print a row per image: prediction, score, runner-up.")
 ]
-Top = Annotated[int, option("K", "Print K rows per image: its best classes.", min=1)]
+Top = Annotated[int, option("K", "Print K rows per image: its most probable classes.", min=1)]
 Cut = Annotated[
     str | None,
     option(
         "SCORE|RESULT",
-        "Predict 'none of these' unless the best cosine is above SCORE, or above the cut of its "
+        "Predict 'none of these' unless the highest cosine is above SCORE, or above the cut of its "
         "class in a result of clipkit threshold.",
         "--threshold",
         kinds=("result",),
@@ -271,7 +271,7 @@ Model = Annotated[
     str,
     option(
         "NAME|FOLDER",
-        "Model: tiny, ViT-B/32, a Hugging Face id, or a folder.",
+        "Model: tiny, ViT-B/32, a Hugging Face id, a folder, or python:FILE.py:make for one's own.",
         "--model",
         "-m",
         envvar="CLIPKIT_MODEL",
@@ -300,6 +300,14 @@ Layers = Annotated[
 Ask = Annotated[
     str | None,
     option("QUESTION", "Ask a generative model this about each image."),
+]
+AsEmbedding = Annotated[
+    bool,
+    flag(
+        "--as-embedding",
+        "With --ask: take the last hidden state as an embedding, which is compared by cosine. In "
+        "textembed, {} in the question stands for the text.",
+    ),
 ]
 Norm = Annotated[bool, flag("--norm", "With --layer: apply the model's final norm.")]
 Device = Annotated[

@@ -21,6 +21,7 @@ from clipkit.commands._options import (
     DEFAULT_MODEL,
     OUTPUT,
     SKIPPED,
+    AsEmbedding,
     Ask,
     Device,
     Force,
@@ -79,6 +80,14 @@ def embed(
         ),
     ] = False,
     ask: Ask = None,
+    as_embedding: AsEmbedding = False,
+    vision_tower: Annotated[
+        bool,
+        flag(
+            "--vision-tower",
+            "Read the layers of a generative model's vision tower, by default the last one.",
+        ),
+    ] = False,
     at: Annotated[
         str | None,
         choice(
@@ -210,6 +219,8 @@ def embed(
         pool=pool,
         norm=norm,
         ask=ask,
+        as_embedding=as_embedding,
+        vision_tower=vision_tower,
         at=at,
         choices=listed,
         projection=not no_projection,

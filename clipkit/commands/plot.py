@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from clipkit.base.errors import ClipkitError, InputError, UsageError, unknown
 from clipkit.base.options import option, options_of
 from clipkit.commands import _completion as completion
-from clipkit.commands._command import ClipkitCommand
+from clipkit.commands._command import ClipkitCommand, HelpGroup
 from clipkit.commands._options import (
     OUTPUT,
     FeatureInput,
@@ -121,7 +120,7 @@ def _save(
         style.save(figure, path, format, dpi=dpi)
 
 
-class PlotGroup(TyperGroup):
+class PlotGroup(HelpGroup):
     """Accept options before the picture, and suggest similar names if there is no such picture."""
 
     @property

@@ -19,7 +19,7 @@ def predict(
     split: Splits = None,
     threshold: Annotated[
         str | None,
-        option("SCORE", "Predict 'none of these' unless the best score is above SCORE."),
+        option("SCORE", "Predict 'none of these' unless the highest score is above SCORE."),
     ] = None,
 ) -> None:
     """Predict the classes of images with a probe that `probe --keep` stored.

@@ -12,6 +12,7 @@ from clipkit.base.options import flag, option, split_option
 from clipkit.commands._options import (
     DEFAULT_MODEL,
     OUTPUT,
+    AsEmbedding,
     Ask,
     Device,
     Force,
@@ -57,6 +58,7 @@ def textembed(
     ] = None,
     norm: Norm = False,
     ask: Ask = None,
+    as_embedding: AsEmbedding = False,
     classes: Annotated[
         str | None,
         option(
@@ -152,6 +154,7 @@ def textembed(
         layers=None if layer is None else [layer],
         norm=norm,
         ask=ask,
+        as_embedding=as_embedding,
     )
     run = _Run(model, options, normalize, truncate)
     if captions:

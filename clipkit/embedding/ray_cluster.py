@@ -22,13 +22,14 @@ from joblib import cpu_count  # type: ignore[import-untyped]
 
 from clipkit import models
 from clipkit.base import console, signals
-from clipkit.base.errors import ClipkitError, UsageError, system_reason
+from clipkit.base.errors import ClipkitError, UsageError, shorten, system_reason
 from clipkit.models.libraries import import_library
 
 ADDRESS_SECONDS = 5.0  # for an address to accept a connection
 HEALTH_SECONDS = 20.0  # for Ray to answer whether it runs there
 CONNECT_SECONDS = 60.0  # for Ray to answer or to start
 POLL_SECONDS = 0.05
+LONGEST_REASON = 200  # characters
 CLOSE_SECONDS = 20.0  # for Ray to end
 HINT = "does Ray run there? RAY_AUTH_MODE and the token must be the same as where it was started"
 LOGS = "Ray's logs are on each machine in ray/session_latest/logs below TMPDIR, or else below /tmp"
@@ -283,5 +284,6 @@ def _fault(address: str) -> str | None:
 
 
 def last_line(error: BaseException | str) -> str:
-    """Return the last line of what Ray says: it names the reason."""
-    return str(error).strip().rpartition("\n")[2].strip() or type(error).__name__
+    """Return the last line of what Ray says: it names the reason, and then guesses at length."""
+    line = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+    return shorten(line[0].strip(), LONGEST_REASON)

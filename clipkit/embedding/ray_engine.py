@@ -47,7 +47,7 @@ POLL_SECONDS = 0.2  # how soon a signal is noticed
 NOTE_SECONDS = 30.0  # after which a note says what is waited for if no shard is encoded,
 SILENT_SECONDS = 600.0  # and if shards are
 COUNT_SECONDS = 5.0  # after which machines and GPUs are counted again
-HANG_TIMES = 5.0  # a worker hangs that takes so many times what a shard and loading usually take
+HANG_TIMES = 5.0  # a worker hangs that takes so many times what a shard usually takes, and loading
 SAME_FILES = "all machines must see the same files; rsync -a keeps the times of copies"
 
 
@@ -144,8 +144,9 @@ class _Queue:
         """
         if not self._seconds:
             return math.inf
-        usual = float(np.median(self._seconds)) + loading  # a call may include a new start
-        return HANG_TIMES ** (1 + self._losses[number]) * usual
+        usual = float(np.median(self._seconds))
+        # a call may include a new start, which takes as long for short shards as for long ones
+        return HANG_TIMES ** (1 + self._losses[number]) * usual + loading
 
 
 class RayEngine:

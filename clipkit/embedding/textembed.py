@@ -24,6 +24,7 @@ from clipkit.features.model import FeatureFile, Floats, Int64
 from clipkit.features.provenance import provenance
 from clipkit.features.validation import MAX_INTEGER
 from clipkit.models import RunOptions, canonical_name
+from clipkit.models.hub import is_python
 from clipkit.prompts import bundled
 from clipkit.prompts import formats as prompt_files
 from clipkit.prompts import texts as prompts
@@ -534,7 +535,9 @@ def follow_question(
     """
     details = classes.model or {}
     question = details.get("question")
-    if options.ask is not None or question is None or details["name"] != canonical_name(model):
+    if "as_embedding" in details or options.ask is not None:
+        return classes, options  # texts have a question of their own
+    if question is None or details["name"] != canonical_name(model):
         return classes, options
     choices = [str(name) for name in details.get("choices", [])]
     if choices:
@@ -558,6 +561,13 @@ def choose_model(
     name, seed = details.get("name"), details.get("untrained")
     if not isinstance(name, str) or not name:
         return model, untrained
+    if "python" in details or is_python(name):
+        # a file from a stranger must not choose what code runs
+        raise UsageError(
+            f"{source} comes from one's own encoder, {shorten(name, SHOWN_CHARACTERS)}, which only "
+            "you can name",
+            "name its Python file: --model python:FILE.py:make",
+        )
     if untrained is None and isinstance(seed, int) and 0 <= seed <= MAX_INTEGER:
         untrained = seed
     control = "" if untrained is None else f", untrained with seed {untrained}"

@@ -136,6 +136,7 @@ RECORDS = (
     ),
     Column("shots", COUNT, NOTHING, is_checked=True, is_setting=True),
     Column("draw", COUNT, NOTHING, is_setting=True, of="probe"),
+    Column("fitted_per_class", COUNT, NOTHING, of="probe"),
     # What a row of a report is about
     Column("split", TEXT, NOTHING, is_checked=True),
     Column("fit_split", TEXT, NOTHING, is_checked=True, of="probe"),
@@ -254,6 +255,7 @@ RECORDS = (
     Column("ece", SHARE, LABELS, better=LOWER, relatives="equal_width", of="calibrate"),
     Column("ece_null", SHARE, ROWS, of="calibrate"),
     Column("ece_null95", SHARE, ROWS, of="calibrate"),
+    Column("ece_null975", SHARE, ROWS, of="calibrate"),
     # Clusters
     Column(
         "purity",
@@ -343,6 +345,8 @@ RECORDS = (
     Column("t", NUMBER, LABELS, relatives="control null95", of="describe"),
     # Attributes: accuracies or errors, by the metric
     Column("zeroshot", NUMBER, LABELS, has_interval=True, of="attributes"),
+    Column("other_words", NUMBER, LABELS, of="attributes"),
+    Column("other_words95", NUMBER, LABELS, of="attributes"),
     Column("names", NUMBER, LABELS, of="attributes"),
     Column("random", NUMBER, LABELS, has_interval=True, of="attributes"),
     Column("probe", NUMBER, LABELS, has_interval=True, of="attributes"),

@@ -154,10 +154,11 @@ def common_logit_scale(images: FeatureFile, texts: FeatureFile) -> float | None:
     embeddings, or one layer's hidden states. With texts, images must have embeddings.
     """
     a, b = _named_model(images), _named_model(texts)
-    if images.kind != texts.kind == "texts":
+    is_pair = images.kind != texts.kind == "texts"
+    if is_pair:
         _check_has_embeddings(images)
         _check_has_embeddings(texts)
-    problem = ""
+    problem, hint = "", "embed one of them again"
     if not is_same_model(a, b):
         _check_has_text_tower(images)
         problem = "come from different models"
@@ -165,18 +166,23 @@ def common_logit_scale(images: FeatureFile, texts: FeatureFile) -> float | None:
         problem = "hold different features of one model"
     elif a.get("similarity") != b.get("similarity"):
         problem = "have different similarities"
-    elif "question" in a and "question" in b and a["question"] != b["question"]:
+        hint = "embed both with --as-embedding, or both without"
+    elif _questions_differ(a, b) and not (is_pair and a.get("as_embedding")):
         problem = "belong to different questions"
     if problem:
         raise ClipkitError(
             f"{images.display_name} and {texts.display_name} {problem} "
             f"({_describe_model(a)}, {_describe_model(b)})",
-            "embed one of them again",
+            hint,
         )
     scale = a.get("logit_scale", b.get("logit_scale"))
     if scale is None:
         return None
     return float(scale)
+
+
+def _questions_differ(a: Entry, b: Entry) -> bool:
+    return "question" in a and "question" in b and a["question"] != b["question"]
 
 
 def _named_model(file: FeatureFile) -> Entry:

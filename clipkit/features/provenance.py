@@ -169,7 +169,10 @@ def feature_name(model: Mapping[str, Any]) -> str:
     """
     at = str(model.get("at", ""))  # a position of a generative model's prompt
     if "layer" in model:
-        return _layer_name(model["layer"], str(model.get("pool", at)), bool(model.get("norm")))
+        tower = "vision tower " * bool(model.get("vision_tower"))
+        return tower + _layer_name(
+            model["layer"], str(model.get("pool", at)), bool(model.get("norm"))
+        )
     if at == "image":
         return "at the image"
     if model.get("projection") == "none":
@@ -201,4 +204,5 @@ def _prompts(entry: Entry) -> str:
 def has_text_tower(file: FeatureFile) -> bool:
     """Whether the model of images may have a text tower: it learned a scale, or is not known."""
     model = file.history.model
-    return model.get("tower") != "image" or not model.keys().isdisjoint(("logit_scale", "question"))
+    signs = ("logit_scale", "question", "python")
+    return model.get("tower") != "image" or not model.keys().isdisjoint(signs)

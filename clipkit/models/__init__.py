@@ -73,7 +73,14 @@ class RunOptions:
     norm : bool
         With `layers`: apply the model's final norm.
     ask : str, optional
-        The question that a generative model is asked about each image.
+        The question that a generative model is asked about each image. For embeddings of texts,
+        ``{}`` in it stands for the text.
+    as_embedding : bool
+        With `ask`: take the last hidden state as an embedding, which is compared by cosines. By
+        default, it is compared with rows of the output embedding, by next-token logits.
+    vision_tower : bool
+        Read the layers of a generative model's vision tower, without a question; by default the
+        last one.
     at : {"last", "image"}, optional
         With `ask`: take the last position of the prompt, which is the default, or the mean over the
         positions of the image.
@@ -99,6 +106,8 @@ class RunOptions:
     pool: str | None = None
     norm: bool = False
     ask: str | None = None
+    as_embedding: bool = False
+    vision_tower: bool = False
     at: str | None = None
     choices: tuple[str, ...] = ()
     projection: bool = True
@@ -120,9 +129,24 @@ class RunOptions:
                 "expected --ask without --pool, --norm, --no-projection, --image-size",
                 "--at chooses what is pooled; the last layer is normalised",
             )
-        if self.ask is None and (self.at is not None or self.choices):
-            raise UsageError("--at and --choices need --ask")
-        self._check_layers()
+        self._check_asked()
+        if not self.vision_tower:
+            self._check_layers()
+        elif self.ask is not None or not self.projection or self.image_size:
+            raise UsageError(
+                "expected --vision-tower without --ask, --no-projection, --image-size",
+                "without --layer, it gives its last hidden state",
+            )
+
+    def _check_asked(self) -> None:
+        """Refuse options that need a question without it, and what an embedding cannot be."""
+        if self.ask is None and (self.at is not None or self.choices or self.as_embedding):
+            raise UsageError("--at, --choices and --as-embedding need --ask")
+        if self.as_embedding and (self.at == "image" or self.choices or self.layers is not None):
+            raise UsageError(
+                "expected --as-embedding without --at image, --choices, --layer",
+                "an embedding is the last hidden state of the last token",
+            )
 
     def _check_layers(self) -> None:
         """Refuse options that need hidden states without them, or exclude them."""

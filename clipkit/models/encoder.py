@@ -16,7 +16,7 @@ from PIL import Image
 from clipkit.base import console
 from clipkit.base.errors import SMALLEST, ClipkitError, UsageError
 from clipkit.base.names import omit
-from clipkit.models import RunOptions
+from clipkit.models import RunOptions, own_encoder
 from clipkit.models.acceleration import (
     DTYPES,
     AsyncEmbeddings,
@@ -33,7 +33,6 @@ from clipkit.models.tokenizer import TextTokenizer
 from clipkit.models.towers import SIZE_HINT, LayerTower, Tower, TowerName, choose_layers
 from clipkit.prompts.texts import check_length
 
-TEXT_BATCH = 256
 PROMPT = "a photo"  # is encoded when a text tower is loaded
 # Between an embedding alone and in a batch, relative to its length: libraries choose other kernels.
 BATCH_TOLERANCES = {"fp64": 1e-4, "fp32": 5e-3, "fp16": 0.05, "bf16": 0.1}
@@ -186,17 +185,24 @@ class Encoder(EncoderDescription):
             tokenizer.check_lengths(texts, places)
         tokenizer.warn_of_other_tokens(texts)
         embeddings = np.zeros((len(texts), self.details["dim"] or 0), np.float32)
-        for start in range(0, len(texts), TEXT_BATCH):
-            batch = texts[start : start + TEXT_BATCH]
+        for start in range(0, len(texts), tokenizer.batch_size):
+            batch = texts[start : start + tokenizer.batch_size]
             inputs = tokenizer.inputs(batch)
-            tensors = {name: tensor.to(self._device) for name, tensor in inputs.items()}
-            rows = self._to_array(self._run(**tensors))
+            rows = self._to_array(self._run(**self._moved(inputs)))
             if rows.shape[1] != embeddings.shape[1]:  # the first text tells the width of a layer
                 embeddings = np.zeros((len(texts), rows.shape[1]), np.float32)
             embeddings[start : start + len(batch)] = rows
             if progress is not None:
                 progress(start + len(batch), len(texts))
         return embeddings
+
+    def _moved(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Put the tensors among the inputs where the tower runs."""
+        moved = dict(inputs)
+        for name, value in inputs.items():
+            if isinstance(value, torch.Tensor):
+                moved[name] = value.to(self._device)
+        return moved
 
     def cleaned_by_ftfy(self, texts: Sequence[str]) -> dict[str, Any] | None:
         """Return ftfy's version and how many texts `encode_texts` cleans by it; None for none."""
@@ -209,7 +215,8 @@ class Encoder(EncoderDescription):
             return step(preprocessor)
 
     def _run(self, **inputs: torch.Tensor) -> torch.Tensor:
-        hint = None if self.details["precision"] in ("fp32", "fp64") else "try --precision fp32"
+        is_half = self.details.get("precision") in ("bf16", "fp16")
+        hint = "try --precision fp32" if is_half else None
         if "image_size" in self.details:
             hint = SIZE_HINT
         with single_line_errors(f"encode with {self.details['name']}", hint):
@@ -232,14 +239,17 @@ class Encoder(EncoderDescription):
 
 @console.stage("loading the model")
 def load(
-    name: str, *, tower: TowerName, options: RunOptions | None = None, **settings: Any
+    name: Any, *, tower: TowerName, options: RunOptions | None = None, **settings: Any
 ) -> Encoder:
     """Load one tower of a model.
 
     Parameters
     ----------
-    name : str
-        ``tiny``, an alias such as ``ViT-B/32``, a local folder, or a Hugging Face id.
+    name : str, callable or object
+        ``tiny``, an alias such as ``ViT-B/32``, a local folder, a Hugging Face id, or
+        ``python:FILE.py:make`` for one's own encoder: what the function ``make`` of a Python file
+        returns. In Python, also that function, or what it returns: an object with
+        ``image(pixels)`` or ``text(texts)``, as docs/encoders.md describes it.
     tower : {"image", "text"}
         The tower to load; the other one takes no memory.
     options : RunOptions, optional
@@ -258,6 +268,13 @@ def load(
     options = options or RunOptions(**settings)
     options.check()
     move_compiler_folder()
+    if own_encoder.is_own(name):
+        return _load_own(name, tower, options)
+    return _load_named(name, tower, options)
+
+
+def _load_named(name: str, tower: TowerName, options: RunOptions) -> Encoder:
+    """Load a model that clipkit reads."""
     device = find_device(options.device, needs_float64=name in BUNDLED)
     files = find(name, weights=options.untrained is None)
     if files.is_generative:
@@ -323,15 +340,34 @@ def _load_generative(
     files: ModelFiles, tower: TowerName, options: RunOptions, device: torch.device
 ) -> Encoder:
     """Load a model that is asked about images."""
-    from clipkit.models import generative
+    from clipkit.models import generative, vision_towers
 
+    is_words = tower == "text" and not options.as_embedding
     precision = choose_precision(
-        options.precision, device, is_plain=tower == "text", is_bundled=files.is_bundled
+        options.precision, device, is_plain=is_words, is_bundled=files.is_bundled
     )
-    asked = generative.load(files, tower, options, device, precision)
+    if options.vision_tower:
+        asked = vision_towers.load(files, options, device, precision)
+        asked["details"] = _hidden_state_details(asked["details"], asked["_tower"])
+    else:
+        asked = generative.load(files, tower, options, device, precision)
     _note_details(files, asked["details"])
     encoder = Encoder(**asked, _non_blocking=options.non_blocking)
-    return encoder if tower == "text" else _check_and_measure(encoder, options.batch_size)
+    return encoder if is_words else _check_and_measure(encoder, options.batch_size)
+
+
+def _load_own(source: Any, tower: TowerName, options: RunOptions) -> Encoder:
+    """Load one's own encoder, and check that its rows do not depend on their batch."""
+    own = own_encoder.load(source, tower, options)
+    if options.layers is not None:
+        own["details"] = _hidden_state_details(own["details"], own["_tower"])
+    loaded = Encoder(**own, _non_blocking=options.non_blocking)
+    encoder = _check_and_measure(loaded, options.batch_size)
+    encode = encoder.encode_images if tower == "image" else encoder.encode_texts
+    if tower == "text" or options.batch_size > 1:
+        own_encoder.check_batches(encoder.details["name"], encode, tower)
+    console.detail(f"own encoder {encoder.details['name']}: {encoder.details['digest']}")
+    return encoder
 
 
 def _read(files: ModelFiles, tower: TowerName, options: RunOptions) -> Architecture:
@@ -339,6 +375,12 @@ def _read(files: ModelFiles, tower: TowerName, options: RunOptions) -> Architect
     if options.ask is not None:
         raise UsageError(
             f"{files.name}: expected a generative model with --ask, got one that embeds images"
+        )
+    if options.vision_tower:
+        raise UsageError(
+            f"{files.name}: expected a generative model with --vision-tower, got one that embeds "
+            "images",
+            "leave it out",
         )
     if tower == "text" and (options.image_size or not options.projection):
         raise UsageError(
@@ -399,7 +441,7 @@ def _note_details(files: ModelFiles, details: dict[str, Any]) -> None:
     console.detail(f"{how}, {threads} of PyTorch")
 
 
-def _check_and_measure(encoder: Encoder, batch_size: int = TEXT_BATCH) -> Encoder:
+def _check_and_measure(encoder: Encoder, batch_size: int) -> Encoder:
     """Encode images or prompts, to check that the model's files fit each other; set the width.
 
     The layers of one model may differ in width.
@@ -430,7 +472,11 @@ def _measure(encoder: Encoder, batch_size: int) -> int:
     """
     batch: Callable[[], NDArray[np.float32]]
     if encoder._preprocessor is None:
-        kind, hint, batch_size = "prompt", None, TEXT_BATCH
+        kind, hint, batch_size = (
+            "prompt",
+            None,
+            encoder._require("text", encoder._tokenizer).batch_size,
+        )
         alone = encoder.encode_texts(PROMPT, places=[f"the text {PROMPT!r}"])
         batch = partial(encoder.encode_texts, [f"{PROMPT} of two dots", PROMPT], truncate=True)
     else:
@@ -441,8 +487,10 @@ def _measure(encoder: Encoder, batch_size: int) -> int:
         batch = partial(encoder.encode_images, [other, example])
     if not np.isfinite(alone).all():
         raise not_finite(f"embedding of a first {kind}")
-    if batch_size > 1:
-        error = _batch_error(alone, batch, BATCH_TOLERANCES[encoder.details["precision"]])
+    # one's own encoder has no precision, but a check of its own, by images of several sizes
+    tolerance = BATCH_TOLERANCES.get(encoder.details.get("precision", ""))
+    if batch_size > 1 and tolerance is not None:
+        error = _batch_error(alone, batch, tolerance)
         if error is not None:
             raise ClipkitError(
                 f"expected one embedding of the same {kind} in every batch, got {error}", hint

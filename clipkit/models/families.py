@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -41,6 +41,10 @@ class Family:
     takes images in their aspect ratios, as patches with a mask. One that `crops_as_openai` was
     trained on the centre crop of OpenAI's code. One that `normalizes` does what else its image
     processor does. One that `hides_patches` does so at random, which `UnmaskedPatches` prevents.
+
+    The configuration is in a `section` of config.json if a model with a vision tower alone has that
+    of both towers. `projected` are the encoder and the projection of each tower of a class that has
+    no methods for embeddings: these are the projected first tokens.
     """
 
     config: str
@@ -60,6 +64,8 @@ class Family:
     crops_as_openai: bool = False
     normalizes: bool = False
     hides_patches: bool = False
+    section: str = ""
+    projected: dict[TowerName, tuple[str, str]] = field(default_factory=dict)
 
     @property
     def is_whole(self) -> bool:
@@ -172,6 +178,25 @@ FAMILIES = {
     "vit": _vision("ViT", "google/vit-base-patch16-224-in21k"),
     "vit_mae": _vision("ViTMAE", "facebook/vit-mae-base", output=CLS, hides_patches=True),
 }
+# The classes that people publish of a kind whose row has another class
+CLASSES = {
+    "BlipForImageTextRetrieval": Family(
+        "BlipConfig",
+        "BlipForImageTextRetrieval",
+        {"image": "BlipForImageTextRetrieval", "text": "BlipForImageTextRetrieval"},
+        PROJECTIONS,
+        example="Salesforce/blip-itm-base-coco",
+        is_own=True,
+        projected={
+            "image": ("vision_model", "vision_proj"),
+            "text": ("text_encoder", "text_proj"),
+        },
+    ),
+}
+REFUSED_CLASSES = {
+    "Blip2ForImageTextRetrieval": "which compares a text with the best of 32 vectors of an image",
+}
+CLASSIFIER = "ForImageClassification"
 # With this eos_token_id, which the first published configurations of CLIP hold, transformers takes
 # the largest token for the end.
 LEGACY_END = 2
@@ -180,20 +205,32 @@ PREFIX_TOKENS = {
     *("cls_token", "class_token", "class_embedding"),
     *("cls_register_token", "distillation_token", "register_tokens"),
 }
+# The parameters that are tokens behind the patches.
+SUFFIX_TOKENS = {"detection_tokens"}
 UNKNOWN = Family("", "", {}, {})
 
 
 def find_family(name: str, content: Mapping[str, Any]) -> Family:
     """Return how the model of a config.json is used: by the table, or else by its own methods."""
     kind = str(content.get("model_type"))
-    family = FAMILIES.get(kind) or _untested(kind)
+    saved = content.get("architectures")
+    class_name = str(saved[0]) if isinstance(saved, list) and saved else ""
+    if class_name in REFUSED_CLASSES:
+        raise ClipkitError(
+            f"{name}: expected a model with one embedding per image, got {class_name}, "
+            f"{REFUSED_CLASSES[class_name]}",
+            "choose one vector by Python code of your own: docs/encoders.md shows how",
+        )
+    family = CLASSES.get(class_name) or _of_classifier(kind, class_name) or FAMILIES.get(kind)
+    family = family or _untested(kind)
     if family is None:
         raise ClipkitError(
             f"{name}: expected a model that clipkit reads, got model_type "
             f"{content.get('model_type')!r}",
             "clipkit reads models of OpenCLIP (open_clip_config.json), of timm, generative ones of "
             "transformers (AutoModelForImageTextToText), and those of its models that take images "
-            f"and return an embedding or hidden states, such as {', '.join(FAMILIES)}",
+            f"and return an embedding or hidden states, such as {', '.join(FAMILIES)}; any other "
+            "one by Python code of your own: docs/encoders.md",
         )
     # a model saved without its other tower may have kept the projection
     projected = f"{family.model}WithProjection"
@@ -202,6 +239,16 @@ def find_family(name: str, content: Mapping[str, Any]) -> Family:
         outputs = {tower: PROJECTIONS[tower]}
         family = replace(family, model=projected, towers={tower: projected}, outputs=outputs)
     return family
+
+
+def _of_classifier(kind: str, class_name: str) -> Family | None:
+    """Return the vision tower of a classifier that was made of a dual encoder, if it is one."""
+    dual, vision = FAMILIES.get(kind), FAMILIES.get(f"{kind}_vision_model")
+    if dual is None or vision is None:
+        return None
+    if class_name != dual.model.removesuffix("Model") + CLASSIFIER:
+        return None
+    return replace(vision, section="vision_config")
 
 
 def _untested(kind: str) -> Family | None:
@@ -224,7 +271,7 @@ def find_stack(model: Any) -> Stack:
     model = inner_model(model)
     lists = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
     norms = [module for name, module in model.named_children() if name.endswith("norm")]
-    prefix = count_prefix_tokens(model)
+    prefix = count_tokens(model)
     return Stack(
         layers=list(lists[0]),
         norm=norms[-1] if norms else None,
@@ -234,12 +281,12 @@ def find_stack(model: Any) -> Stack:
     )
 
 
-def count_prefix_tokens(model: Any) -> int:
-    """Return the number of tokens before the patches: each is a parameter, or a row of one."""
+def count_tokens(model: Any, names: Collection[str] = PREFIX_TOKENS) -> int:
+    """Return the number of tokens that are parameters of these names: each is one, or a row."""
     count = 0
     for name, parameter in model.named_parameters():
         owner, _, last = name.rpartition(".")
-        if last in PREFIX_TOKENS and owner != "head":  # which has the token that pools
+        if last in names and owner != "head":  # which has the token that pools
             count += parameter.numel() // parameter.shape[-1]
     return count
 
@@ -248,7 +295,7 @@ def inner_model(model: Any) -> Any:
     """Return the model that has the layers, without its projection."""
     while not hasattr(model, "config"):  # a wrapper of clipkit's
         model = model.model
-    for part in ("vision_model", "image_model", "text_model"):
+    for part in ("vision_model", "image_model", "text_model", "text_encoder"):
         if getattr(model, part, None) is not None:
             return getattr(model, part)
     return model

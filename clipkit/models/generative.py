@@ -43,7 +43,7 @@ from clipkit.models.libraries import (
     quiet_loading,
     single_line_errors,
 )
-from clipkit.models.questions import Answers, Question
+from clipkit.models.questions import Answers, AskedTexts, Question
 from clipkit.models.towers import (
     LayerTower,
     Stack,
@@ -52,6 +52,7 @@ from clipkit.models.towers import (
     resolve,
     widened,
 )
+from clipkit.prompts.texts import MAX_CHARACTERS
 
 LAST = "last"  # the position of the answer; the other one is "image"
 MASKED = -1e30  # logits below are of tokens that the model never says
@@ -67,19 +68,25 @@ Inputs = dict[str, Any]
 def load(
     files: ModelFiles, tower: TowerName, options: RunOptions, device: torch.device, precision: str
 ) -> dict[str, Any]:
-    """Return the fields of an `Encoder` of images with a question, or of words as its answers."""
+    """Return the fields of an `Encoder` of images with a question, or of words as its answers.
+
+    With `as_embedding`, texts in a question are encoded as images are.
+    """
     if options.ask is None:
         raise UsageError(
             f"{files.name}: expected a question with a generative model, got none",
-            "give one: --ask 'What is in the image? Answer with one word.'",
+            "give one: --ask 'What is in the image? Answer with one word.', or embed by "
+            "--vision-tower alone",
         )
     if tower == "text" and options.layers is not None:
         raise UsageError(f"{files.name}: expected no --layer with words of a generative model")
+    is_words = tower == "text" and not options.as_embedding
     with newer_transformers(files.read_json("config.json").get("transformers_version")):
-        question = Question(files, options.ask, device, DTYPES[precision])
         checkpoint = Checkpoint(files)
+        start = checkpoint.decoder_start()
+        question = Question(files, options.ask, device, DTYPES[precision], start)
         dtype = DTYPES[precision]
-        if tower == "text":  # only the rows of words are needed, in their stored type
+        if is_words:  # only the rows of words are needed, in their stored type
             device = torch.device("cpu")
             dtype = checkpoint.config.dtype or torch.float32
         model, parts = checkpoint.load(options.untrained, device, dtype)
@@ -96,33 +103,60 @@ def load(
         "question": options.ask,
         "choices": list(options.choices) or None,
         "prompt": question.prompt,
+        "decoder_start": start or None,
         "untrained": options.untrained,
+        "as_embedding": options.as_embedding or None,
     }
     details = drop_none(known)
     encoder = {"details": details, "parts": parts, "_device": device}
     with named(files.name), single_line_errors("ask the model"), torch.inference_mode():
-        if tower == "text":
-            rows = model.get_output_embeddings().weight.to(DTYPES[precision])
-            details |= {"dim": rows.shape[1], "similarity": DOT_PRODUCT}
-            answers = Answers(files.name, question)
-            return {
-                **encoder,
-                "_tower": lambda input_ids: rows[input_ids[:, 0]],
-                "_tokenizer": answers,
-            }
-        head = model.get_output_embeddings()
-        asked = AskedModel(model, Stack([], None, head=head), (0,), options.at or LAST, norm=False)
-        inputs: Any = question.normalize(question.resize_and_crop([question.example()]))
-        details |= {"at": asked.pool, "preprocessing": question.details()}
-        if options.layers is not None:
-            asked = find_layers(asked, inputs)
-            count = len(asked.stack.layers)
-            asked = replace(asked, layers=resolve(options.layers, count))
-            details |= {"layer": list(asked.layers), "layers": count}
-        elif asked.pool == LAST:
-            details |= {"similarity": DOT_PRODUCT}
-            details |= output_scale(asked, inputs, TOLERANCES[precision])
-    return {**encoder, "_tower": asked, "_preprocessor": question}
+        if is_words:
+            fields = _words(files, question, model, DTYPES[precision])
+        elif tower == "text":
+            fields = _texts(files, question, model)
+        else:
+            fields = _images(question, model, options, TOLERANCES[precision])
+    return {**encoder, **fields, "details": {**details, **fields["details"]}}
+
+
+def _words(files: ModelFiles, question: Question, model: Any, dtype: torch.dtype) -> dict[str, Any]:
+    """Return the tower and the tokenizer of words: rows of the output embedding."""
+    rows = model.get_output_embeddings().weight.to(dtype)
+    return {
+        "details": {"dim": rows.shape[1], "similarity": DOT_PRODUCT},
+        "_tower": lambda input_ids: rows[input_ids[:, 0]],
+        "_tokenizer": Answers(files.name, question),
+    }
+
+
+def _texts(files: ModelFiles, question: Question, model: Any) -> dict[str, Any]:
+    """Return the tower and the tokenizer of texts: the last hidden state of their prompts."""
+    most = getattr(model.config.get_text_config(), "max_position_embeddings", MAX_CHARACTERS)
+    stack = Stack([], None, head=model.get_output_embeddings())
+    return {
+        "details": {"dim": None, "prompt": question.text_prompt},
+        "_tower": AskedModel(model, stack, (0,), LAST, norm=False),
+        "_tokenizer": AskedTexts(files.name, question, most),
+    }
+
+
+def _images(
+    question: Question, model: Any, options: RunOptions, tolerance: float
+) -> dict[str, Any]:
+    """Return the tower and the preprocessor of images: hidden states of their prompts."""
+    stack = Stack([], None, head=model.get_output_embeddings())
+    asked = AskedModel(model, stack, (0,), options.at or LAST, norm=False)
+    inputs: Any = question.normalize(question.resize_and_crop([question.example()]))
+    details: dict[str, Any] = {"at": asked.pool, "preprocessing": question.details()}
+    if options.layers is not None:
+        asked = find_layers(asked, inputs)
+        count = len(asked.stack.layers)
+        asked = replace(asked, layers=resolve(options.layers, count))
+        details |= {"layer": list(asked.layers), "layers": count}
+    elif asked.pool == LAST and not options.as_embedding:
+        details |= {"similarity": DOT_PRODUCT}
+        details |= output_scale(asked, inputs, tolerance)
+    return {"details": details, "_tower": asked, "_preprocessor": question}
 
 
 class Checkpoint:
@@ -137,6 +171,19 @@ class Checkpoint:
                 if isinstance(layers := getattr(config, "num_hidden_layers", None), int):
                     check_number_of_layers("num_hidden_layers", layers)
         self.config.get_text_config().use_cache = False  # nothing is generated
+
+    def decoder_start(self) -> list[int]:
+        """Return the tokens with which a decoder begins each answer, if the model has an encoder.
+
+        The second one, if there is one, is the token that the library forces upon it.
+        """
+        if not getattr(self.config, "is_encoder_decoder", False):
+            return []
+        settings = dict(self.files.read_json("config.json").get("text_config", {}))
+        if (self.files.folder / "generation_config.json").exists():
+            settings |= self.files.read_json("generation_config.json")
+        tokens = (settings.get("decoder_start_token_id"), settings.get("forced_bos_token_id"))
+        return [token for token in tokens if isinstance(token, int)]
 
     def new_model(self) -> Any:
         """Return the model as transformers initialises it, in float32."""
@@ -229,6 +276,8 @@ class AskedModel(LayerTower):
         The layers of a large model may be on several devices.
         """
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
+        if self.pool == LAST and "decoder_input_ids" in inputs:  # which are not padded
+            return widened(state[:, -1]).to(ids.device)
         if state.shape[:2] != ids.shape:
             raise ClipkitError(
                 f"expected a hidden state for each of {tuple(ids.shape)} tokens, got "
@@ -257,7 +306,9 @@ class AskedModel(LayerTower):
 
 def find_layers(asked: AskedModel, inputs: Inputs) -> AskedModel:
     """Return the model with all its layers: their outputs are the library's hidden states."""
-    states = asked.whole(inputs, output_hidden_states=True).hidden_states
+    outputs = asked.whole(inputs, output_hidden_states=True)
+    outputs = outputs.get("language_model_outputs", outputs)  # of BLIP-2
+    states = outputs.get("decoder_hidden_states", outputs.get("hidden_states"))
     wanted = [asked._pool(state, inputs) for state in states]
     if not all(state.isfinite().all() for state in wanted):
         raise not_finite("hidden state of a first image")

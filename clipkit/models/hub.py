@@ -32,6 +32,7 @@ from clipkit.models.folders import (
 from clipkit.models.libraries import check_installed, import_library
 
 PREFIX = "open_clip:"  # asks for OpenCLIP's form of a repository or folder that has several
+PYTHON = "python:"  # asks for one's own encoder, by the file and the function that makes it
 # A repository of timm may also hold its image tower alone, by config.json, which goes first.
 OPEN_CLIP_ALIASES = {
     "ViT-B-32/laion2b_s34b_b79k": "laion/CLIP-ViT-B-32-laion2B-s34B-b79K",
@@ -71,6 +72,7 @@ DEVICE = re.compile(r"auto|cpu|mps|cuda(:[0-9]+)?")
 SHARD = re.compile(r"[\w.-]+\.safetensors")
 CONFIG_PATTERNS = ["*.json", "*.txt", "*.model", "*.jinja"]
 OPEN_CLIP_CONFIG = "open_clip_config.json"
+TIMM_KINDS = (None, "timm_wrapper")  # saved by timm, and by transformers around it
 # The name of the weights of each library, in safetensors form.
 WEIGHTS = {"transformers": "model", "open_clip": "open_clip_model", "timm": "model"}
 FILE_ENDINGS = (*KNOWN_ENDINGS, *PICKLE_SUFFIXES)  # no repository ends so
@@ -227,6 +229,11 @@ def find(name: str, *, weights: bool = True) -> ModelFiles:
     weights : bool
         False if the architecture is enough.
     """
+    if is_python(name):
+        raise UsageError(
+            f"expected a model that clipkit reads, got one's own encoder {name}",
+            "its feature files say what it is: clipkit info FILE.h5",
+        )
     form, separator, rest = name.partition(":")
     if form == "timm" and separator:
         name = _timm_repository(rest)
@@ -256,10 +263,32 @@ def find(name: str, *, weights: bool = True) -> ModelFiles:
 
 def check_name(name: str) -> None:
     """Refuse what can name no model, as `find` does, without a network or a model's library."""
+    if is_python(name):
+        parse_python(name)
+        return
     local = name.removeprefix(PREFIX)
     is_known = name in ALIASES or name.startswith("timm:") or SHORT_NAME.fullmatch(local)
     if not is_known and not _local_folder(local).is_dir():
         _check_form(local)
+
+
+def is_python(name: str) -> bool:
+    """Whether a name asks for one's own encoder."""
+    return name.startswith(PYTHON)
+
+
+def parse_python(name: str) -> tuple[Path, str]:
+    """Return the file and the function of ``python:FILE.py:make``."""
+    file, _, function = name.removeprefix(PYTHON).rpartition(":")
+    if not file.endswith(".py") or not function.isidentifier():
+        raise UsageError(
+            f"expected a Python file and a function that makes the encoder, got {name!r}",
+            f"name both: --model {PYTHON}FILE.py:make",
+        )
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise ClipkitError(f"cannot read {file}: there is no such file")
+    return path, function
 
 
 def check_device(name: str) -> str:
@@ -336,7 +365,7 @@ def _find_library(name: str, folder: Path, prefix: str) -> str:
     content: dict[str, Any] = {}
     if not prefix and (folder / "config.json").is_file():
         content = _read_json(folder / "config.json")
-        is_timm = "architecture" in content and "model_type" not in content
+        is_timm = "architecture" in content and content.get("model_type") in TIMM_KINDS
         library = "timm" if is_timm else "transformers"
     elif (folder / OPEN_CLIP_CONFIG).is_file():
         library = "open_clip"

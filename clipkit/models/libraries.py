@@ -21,7 +21,10 @@ from typing import Any
 from clipkit.base.errors import ClipkitError, UsageError, brief
 
 # library -> the extra that installs it
-EXTRAS = {"open_clip": "openclip", "timm": "timm", "accelerate": "accelerate"}
+EXTRAS = {
+    **{"open_clip": "openclip", "timm": "timm", "accelerate": "accelerate"},
+    "num2words": "smolvlm",
+}
 OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory")  # of PyTorch's RuntimeErrors
 
 MOST_BYTES, MOST_SECONDS = 2**31, 30  # of a task that a model's files decide
@@ -75,7 +78,17 @@ def single_line_errors(what: str, hint: str | None = None) -> Iterator[None]:
             reason = NO_CODE
         elif field:
             reason = f"{field[1]}: expected {TYPES.get(field[2], field[2])}, got {field[3]}"
+        if isinstance(error, ImportError):
+            hint = _install_hint(str(error)) or hint
         raise ClipkitError(f"cannot {what}: {reason}", hint) from error
+
+
+def _install_hint(message: str) -> str | None:
+    """Return how to install what an ImportError misses, if an extra has it."""
+    for library, extra in EXTRAS.items():
+        if re.search(rf"\b{library}\b", message):
+            return f"install it: pip install 'clipkit-vl[{extra}]'"
+    return None
 
 
 @contextlib.contextmanager
@@ -178,7 +191,7 @@ def check_installed(name: str, library: str) -> None:
     if importlib.util.find_spec(library) is None:
         raise ClipkitError(
             f"{name}: expected the package {library}, which its model needs, got none",
-            f"install it: pip install 'clipkit-vl[{EXTRAS[library]}]'",
+            _install_hint(library),
         )
 
 

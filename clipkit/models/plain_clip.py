@@ -22,7 +22,7 @@ from tokenizers.models import BPE
 from torch.nn import functional
 
 from clipkit.models.architecture import MAX_LAYERS, Tensors
-from clipkit.models.families import FAMILIES, end_token
+from clipkit.models.families import FAMILIES, end_token, find_family
 from clipkit.models.hub import ModelFiles
 from clipkit.models.libraries import rust_panics, single_line_errors
 from clipkit.models.tokenizer import Tokenizer, stored_class
@@ -78,6 +78,8 @@ class PlainClip(TransformersModel):
             return None
         content = files.read_json("config.json")
         if content["model_type"] != "clip" or not _is_known(content):
+            return None
+        if find_family(files.name, content).section:  # a classifier
             return None
         text = content["text_config"] | {"model_type": "clip_text_model"}
         vision = content["vision_config"] | {"model_type": "clip_vision_model"}

@@ -314,8 +314,11 @@ def load_image_processor(files: ModelFiles) -> Any:
         check_has_processor(files)
         settings = files.read_json("preprocessor_config.json")
     known = CLIPImageProcessor.read_known(settings)
-    if known is not None:
-        return known
+    return library_processor(files) if known is None else known
+
+
+def library_processor(files: ModelFiles) -> Any:
+    """Load a model's own image processor by transformers."""
     with quiet_loading(f"the image processor of {files.name}"), files.side_folder() as folder:
         auto: Any = import_library("transformers").AutoImageProcessor
         return auto.from_pretrained(folder, trust_remote_code=False)

@@ -26,6 +26,7 @@ from clipkit.prompts.texts import MAX_CHARACTERS
 SHOWN = 40  # characters of a word in a message
 CHOICES_HINT = "embed --choices lists the answers in the question; the model then says a letter"
 PROBE = "clipkit"  # an answer
+PLACE = "{}"  # of a text in a question
 MAX_TOKENS = 2**17  # of the prompt with one image; the largest known processors make 16,384
 MAX_INPUT_BYTES = 2**29  # of one image, prepared
 TAIL = 32  # tokens at the end of a prompt, which decide how an answer is split
@@ -35,13 +36,20 @@ class Question(Preprocessor):
     """Prepares images by a model's own processor: each with the same question.
 
     `prompt` is what the chat template makes of the question, for one image. Texts are padded on the
-    right: no position is shifted, and a causal model does not see what follows.
+    right: no position is shifted, and a causal model does not see what follows. `decoder_start` are
+    the tokens with which a decoder begins, if it does not read the prompt itself.
     """
 
     def __init__(
-        self, files: ModelFiles, question: str, device: torch.device, dtype: torch.dtype
+        self,
+        files: ModelFiles,
+        question: str,
+        device: torch.device,
+        dtype: torch.dtype,
+        decoder_start: Sequence[int] = (),
     ) -> None:
         super().__init__(device, dtype)
+        self.decoder_start = list(decoder_start)
         self.name = files.name
         self.question = question
         self._of_thread = threading.local()  # a tokenizer is for one thread at a time
@@ -62,6 +70,10 @@ class Question(Preprocessor):
         self.image_token = str(getattr(self.processor, "image_token", None) or "")
         self._check_question()
         self.has_template = bool(getattr(self.processor, "chat_template", None))
+        self.marks_image = True
+        if not self.has_template:
+            what = f"prepare an image for {files.name}"
+            self.marks_image = not within_limits(what, self._inserts_image)
         self.prompt = self._render()
         if len(self.prompt) > MAX_CHARACTERS:
             raise ClipkitError(
@@ -83,8 +95,7 @@ class Question(Preprocessor):
 
     def _check_question(self) -> None:
         """Refuse a question that is empty or holds a special token of the model."""
-        special = {*self.tokenizer.all_special_tokens, self.image_token}
-        found = sorted(token for token in special if token and token in self.question)
+        found = self.special_tokens_in(self.question)
         if found:
             raise UsageError(
                 f"{self.name}: expected a question in plain text, got the special token {found[0]}",
@@ -93,11 +104,38 @@ class Question(Preprocessor):
         if not self.question.strip():
             raise UsageError(f"{self.name}: expected a question, got {self.question!r}")
 
-    def _render(self, answer: str | None = None) -> str:
+    def _inserts_image(self) -> bool:
+        """Return whether the processor puts image tokens before any prompt, marked or not.
+
+        A child process calls it, in which threads of PyTorch would hang.
+        """
+        torch.set_num_threads(1)
+        if not self.image_token:
+            return False
+        unmarked = self._count_image_tokens(self.question)
+        return (
+            unmarked > 0 and self._count_image_tokens(self.image_token + self.question) != unmarked
+        )
+
+    def _count_image_tokens(self, prompt: str) -> int:
+        """Count the image tokens of a prompt with an image; 0 if the processor refuses it."""
+        token = self.tokenizer.convert_tokens_to_ids(self.image_token)
+        try:
+            ids = self._process([prompt], [self.example()])["input_ids"]
+        except Exception:  # processors raise what they like
+            return 0
+        return int((ids == token).sum())
+
+    def special_tokens_in(self, text: str) -> list[str]:
+        """Return the special tokens of the model that a text holds."""
+        special = {*self.tokenizer.all_special_tokens, self.image_token}
+        return sorted(token for token in special if token and token in text)
+
+    def _render(self, answer: str | None = None, *, has_image: bool = True) -> str:
         """Return the prompt, or the conversation with an answer, as text."""
         if not self.has_template:
-            return self.image_token + self.question
-        parts = [{"type": "image"}, {"type": "text", "text": self.question}]
+            return self.image_token * (has_image and self.marks_image) + self.question
+        parts = [{"type": "image"}] * has_image + [{"type": "text", "text": self.question}]
         messages: list[dict[str, Any]] = [{"role": "user", "content": parts}]
         if answer is not None:
             content = [{"type": "text", "text": answer}]
@@ -117,26 +155,40 @@ class Question(Preprocessor):
 
     def resize_and_crop(self, images: Sequence[Image.Image]) -> dict[str, Any]:
         """Return the processor's inputs of B images of any sizes, in a thread."""
+        return self._process([self.prompt] * len(images), images)
+
+    def _process(
+        self, prompts: list[str], images: Sequence[Image.Image] = ()
+    ) -> dict[str, torch.Tensor]:
+        """Return the inputs of B prompts, each with its image if there are images."""
         processor = getattr(self._of_thread, "processor", None)
         if processor is None:
             processor = self._of_thread.processor = copy.deepcopy(self.processor)
-        settings = {}
+        settings: dict[str, Any] = {}
+        if images:
+            settings["images"] = [[image.convert("RGB")] for image in images]
         start = self.tokenizer.bos_token
-        if self.has_template and start and self.prompt.startswith(start):
+        if self.has_template and start and prompts[0].startswith(start):
             settings["add_special_tokens"] = False  # else it would start twice
         inputs = processor(
-            images=[[image.convert("RGB")] for image in images],
-            text=[self.prompt] * len(images),
-            padding=True,
-            padding_side="right",
-            return_tensors="pt",
-            **settings,
+            text=prompts, padding=True, padding_side="right", return_tensors="pt", **settings
         )
         tensors = {key: value for key, value in inputs.items() if key != "labels"}
+        if self.decoder_start:
+            tensors["decoder_input_ids"] = torch.tensor([self.decoder_start] * len(prompts))
         if "attention_mask" not in tensors:
             tensors["attention_mask"] = torch.ones_like(tensors["input_ids"])
-        self._check_size(tensors, len(images))
+        self._check_size(tensors, len(prompts))
         return tensors
+
+    @cached_property
+    def text_prompt(self) -> str:
+        """The prompt without an image."""
+        return self._render(has_image=False)
+
+    def text_inputs(self, prompts: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Return the processor's inputs of B prompts without images."""
+        return self._process(list(prompts))
 
     def _check_size(self, inputs: Mapping[str, Any], count: int) -> None:
         """Refuse inputs of B images that have too many tokens, or take too much memory."""
@@ -180,8 +232,11 @@ class Question(Preprocessor):
     def answer_tokens(self, answer: str) -> list[int]:
         """Return the tokens of an answer behind the prompt.
 
-        Both are split together, since a word may have other tokens behind a space.
+        Both are split together, since a word may have other tokens behind a space. A decoder of its
+        own begins without the prompt.
         """
+        if self.decoder_start and answer.strip():
+            return self._split(answer)
         behind = self.lead + answer.removeprefix(self.lead)
         prompt, joined = self.tail_tokens, self._split(self.tail + behind)
         place = 0
@@ -243,3 +298,55 @@ class Answers(TextTokenizer):
     def tokens(self, texts: Sequence[str]) -> torch.Tensor:
         """Return the first token of each text: (B, 1)."""
         return torch.tensor([[self.question.answer_tokens(text)[0]] for text in texts])
+
+
+class AskedTexts(TextTokenizer):
+    """Puts texts into a question, in the place of ``{}``, for their last hidden states.
+
+    The chat template makes a prompt without an image of each.
+    """
+
+    cleaning = None
+    batch_size = 16  # texts, whose hidden states are as large as those of images
+
+    def __init__(self, name: str, question: Question, context_length: int) -> None:
+        self.name = name
+        self.question = question
+        self.tokenizer = question.tokenizer
+        self.context_length = context_length
+        if PLACE not in question.question:
+            raise UsageError(
+                f"{name}: expected a question with {PLACE}, where each text goes, got "
+                f"{shorten(question.question, 60)!r}",
+                f"for example: --ask 'Represent this caption: {PLACE}'",
+            )
+
+    def clean(self, texts: Sequence[str], places: Sequence[str]) -> list[str]:
+        """Return the prompts of texts, none of which may hold a special token of the model."""
+        for text, place in zip(texts, places, strict=True):
+            found = self.question.special_tokens_in(text)
+            if found:
+                raise ClipkitError(
+                    f"{place}: expected plain text, got the special token {found[0]} of {self.name}"
+                )
+        return [self.question.text_prompt.replace(PLACE, text) for text in texts]
+
+    def lengths(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        """Count the tokens of each prompt."""
+        return np.array([len(self.question._split(text)) for text in texts], np.int64)
+
+    def tokens(self, texts: Sequence[str]) -> torch.Tensor:
+        """Return the padded tokens (B, T) of prompts, which must not be cut: their end is read."""
+        return self.inputs(texts)["input_ids"]
+
+    def inputs(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Return what the model takes of prompts."""
+        with single_line_errors(f"tokenize with {self.name}"):
+            inputs = self.question.text_inputs(texts)
+        if inputs["input_ids"].shape[1] > self.context_length:
+            raise ClipkitError(
+                f"{self.name}: expected prompts of at most {self.context_length} tokens, which "
+                "--truncate cannot cut: their end is read",
+                "shorten the texts",
+            )
+        return inputs

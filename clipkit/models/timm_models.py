@@ -28,6 +28,7 @@ from clipkit.models.preprocessing import MAX_EDGE, TransformPreprocessor
 from clipkit.models.tokenizer import Tokenizer
 from clipkit.models.towers import Stack, Tower, TowerName
 
+WRAPPER = "timm_model."  # before the names of tensors, if transformers saved them
 MAX_MODULES = 20_000  # the largest model of timm 1.0.31 has 2,541; building a billion never ends
 MAX_SETTING = 2**16  # of a number in config.json; the widest layers have 10,000 units
 # Arguments of timm's factories that say more than the architecture: what is read, and to where.
@@ -50,9 +51,10 @@ class TimmModel(Architecture):
     library = "timm"
     towers = ("image",)
 
-    def __init__(self, files: ModelFiles, kind: str) -> None:
+    def __init__(self, files: ModelFiles, kind: str, *, is_wrapped: bool = False) -> None:
         self.files = files
         self.kind = kind
+        self.prefix = WRAPPER * is_wrapped
 
     @classmethod
     def read(cls, files: ModelFiles) -> TimmModel:
@@ -67,7 +69,7 @@ class TimmModel(Architecture):
             )
         with quiet_loading(f"config.json of {files.name}"):
             _check_config(content)
-        model = cls(files, kind)
+        model = cls(files, kind, is_wrapped="model_type" in content)
         sizes: dict[str, tuple[int, ...]] = {}
         for tensors in (model.outline.named_parameters(), model.outline.named_buffers()):
             sizes |= {name: tuple(tensor.shape) for name, tensor in tensors}
@@ -105,12 +107,15 @@ class TimmModel(Architecture):
             with_classifier = self._create()
         unused = {name for name, _ in self.outline.named_buffers()}
         unused |= with_classifier.state_dict().keys()
-        check_stored_tensors(self.files, sizes, ("",), ignored=unused - sizes.keys())
+        ignored = {self.prefix + name for name in unused - sizes.keys()}
+        expected = {self.prefix + name: size for name, size in sizes.items()}
+        check_stored_tensors(self.files, expected, ("",), ignored=ignored)
 
     def build(self, tower: TowerName, tensors: Tensors) -> Tower:
         """Build the image tower with the given weights, in float32 and evaluation mode."""
         model = self.new_model()
-        weights = select(tensors, self.sizes())
+        plain = {name.removeprefix(self.prefix): tensor for name, tensor in tensors.items()}
+        weights = select(plain, self.sizes())
         with quiet_loading(f"the weights of {self.files.name}"):
             missing = model.load_state_dict(weights, strict=False).missing_keys
         # BatchNorm counts its batches in training only, and the count may be missing

@@ -73,6 +73,7 @@ class TextTokenizer(ABC):
     context_length: int
     cleaning: str | None
     uses_ftfy = False
+    batch_size = 256  # texts that are encoded at once
     tokenizer: Any
 
     @abstractmethod

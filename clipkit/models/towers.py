@@ -18,6 +18,8 @@ TowerName = Literal["image", "text"]
 NO_TEXT = "which is for images alone"  # why a model has no text tower
 CLS = "CLS token"  # of the last layer
 MEAN = "mean of patches"
+MEAN_OF_TOKENS = "mean of tokens"  # which may be patches or others: only the kind could tell
+MEAN_OF_MAP = "mean of the map"
 SIZE_HINT = "the model may take images of one size only: leave --image-size out"
 PADDING_MASK = "pixel_attention_mask"  # (B, T) among the inputs: 1 for a patch, 0 for padding
 
@@ -90,6 +92,8 @@ class Stack:
     prefix : int
         The number of tokens before the patches: CLS (if `has_cls`, the first), registers,
         summaries.
+    suffix : int
+        The number of tokens behind the patches, such as those of YOLOS that stand for objects.
     pooled_token : callable or None
         Of a text tower: token ids (B, T) -> the position (B) of the token that the model pools.
     lowest : int
@@ -104,6 +108,7 @@ class Stack:
     norm: Any
     pooled_norm: Any = field(default=None, kw_only=True)
     prefix: int = 0
+    suffix: int = 0
     has_cls: bool = False
     pooled_token: Callable[[torch.Tensor], torch.Tensor] | None = None
     lowest: int = 0
@@ -174,6 +179,8 @@ class LayerTower:
 
     def _pool(self, state: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
         """Pool tokens (B, T, width) or a map (B, width, H, W) to (B, width), and norm them."""
+        if state.ndim == 2:  # a layer of one's own encoder may have pooled them
+            return widened(state)
         if state.ndim == 4:
             pooled, norm = widened(state).mean(dim=(-2, -1)), self.stack.norm
         else:
@@ -191,7 +198,8 @@ class LayerTower:
         if self.pool == "cls":
             # a copy, since a view would keep all tokens of the layer
             return widened(self._normed(state[:, :1])[:, 0]).clone()
-        patches = widened(self._normed(state[:, stack.prefix :]))
+        end = state.shape[1] - stack.suffix
+        patches = widened(self._normed(state[:, stack.prefix : end]))
         return mean_of_patches(patches, inputs.get(PADDING_MASK))
 
     def _normed(self, state: torch.Tensor) -> torch.Tensor:

@@ -19,11 +19,13 @@ from clipkit.models.architecture import (
     check_stored_size,
     logit_scale,
     refuse_misfits,
+    without_buffers,
 )
 from clipkit.models.families import (
     FAMILIES,
+    SUFFIX_TOKENS,
     Family,
-    count_prefix_tokens,
+    count_tokens,
     family_of_tower,
     find_family,
     find_stack,
@@ -39,7 +41,17 @@ from clipkit.models.preprocessing import (
     resize_processor,
 )
 from clipkit.models.tokenizer import Tokenizer
-from clipkit.models.towers import CLS, MEAN, SIZE_HINT, Stack, Tower, TowerName, widened
+from clipkit.models.towers import (
+    CLS,
+    MEAN,
+    MEAN_OF_MAP,
+    MEAN_OF_TOKENS,
+    SIZE_HINT,
+    Stack,
+    Tower,
+    TowerName,
+    widened,
+)
 
 CONFIGS = {"image": "vision_config", "text": "text_config"}
 PREFIXES = {
@@ -48,9 +60,10 @@ PREFIXES = {
 }
 # What a tower does not need, and what may not be read for it
 OTHER_PARTS = {
-    "image": ("text_model", "logit_scale"),
-    "text": ("vision_model", "image_model", "logit_scale"),
+    "image": ("text_model", "text_encoder", "text_projection", "text_proj", "logit_scale"),
+    "text": ("vision_model", "image_model", "visual_projection", "vision_proj", "logit_scale"),
 }
+HIDING_TOKEN = "mask_token"  # stands for patches that are hidden in training
 FACTS = {  # what `describe_model` calls a setting
     "layers": "num_hidden_layers",
     "width": "hidden_size",
@@ -86,11 +99,17 @@ class TransformersModel(Architecture):
         family = find_family(files.name, content)
         with quiet_loading(f"config.json of {files.name}"):
             _check_version(files, content["model_type"], family)
-            config = _class(family.config).from_dict(content)
+            settings = content[family.section] if family.section else content
+            config = _class(family.config).from_dict(settings)
             model = cls(files, family, config)
             for tower in family.towers:
                 layers = number_of_layers(model.tower_config(tower))
                 check_number_of_layers("num_hidden_layers", layers)
+        if family.section:
+            console.note(
+                f"{files.name}: a classifier; its vision model is read, without a projection, so "
+                "that its embeddings cannot be compared with texts"
+            )
         return model
 
     @property
@@ -98,6 +117,8 @@ class TransformersModel(Architecture):
         """The embedding size D of a model with a part for images and one for texts."""
         if not hasattr(self.config, "vision_config"):
             return None
+        if self.family.projected:
+            return int(self.config.image_text_hidden_size)
         if self.family.outputs.get("image") == "pooler_output":
             return int(self.config.vision_config.hidden_size)
         return getattr(self.config, "projection_dim", None)
@@ -133,6 +154,8 @@ class TransformersModel(Architecture):
 
     def prefixes(self, tower: TowerName) -> tuple[str, ...]:
         """Return how the names of a tower's tensors start."""
+        if self.family.projected:
+            return tuple(f"{part}." for part in self.family.projected[tower])
         is_dual = self.is_tested and hasattr(self.config, "vision_config")
         return PREFIXES[tower] if is_dual else ("",)
 
@@ -175,6 +198,7 @@ class TransformersModel(Architecture):
                 dtype=torch.float32,
             )
         missing = {key for key in report["missing_keys"] if key.startswith(prefixes)}
+        missing -= _of_other_parts(missing, tower)
         lacks_pooler = bool(missing) and missing == _pooler_keys(model)
         if lacks_pooler:
             missing = set()
@@ -197,6 +221,9 @@ class TransformersModel(Architecture):
         for name in OTHER_PARTS[tower]:
             if hasattr(model, name):
                 setattr(model, name, None)  # frees its memory, which may hold no weights
+        if self.family.projected:
+            encoder, projection = (getattr(model, part) for part in self.family.projected[tower])
+            setattr(model, f"get_{tower}_features", partial(_project_first, encoder, projection))
         own = OwnTower(model, tower, has_pooler=has_pooler)
         with single_line_errors(f"encode with {self.files.name}", self.hint):
             return Tower(own, own.find_rule(self._example(model, tower)))
@@ -214,6 +241,8 @@ class TransformersModel(Architecture):
 
     def logit_scale(self, tensors: Tensors) -> dict[str, float]:
         """Return the scale and any bias of logits; kinds that are not tested may have none."""
+        if self.family.projected:
+            return {}
         if self.is_tested or not self.is_dual:
             return super().logit_scale(tensors)
         prefix = f"{self.outline.base_model_prefix}."
@@ -305,7 +334,7 @@ class OwnTower(torch.nn.Module):
         method = f"get_{tower}_features"
         self.method = f"{tower}_embeds" if hasattr(model, method) else "pooler_output"
         self.run = getattr(model, method, model)
-        self.prefix = 1 if tower == "text" else count_prefix_tokens(inner_model(model))
+        self.prefix = 1 if tower == "text" else count_tokens(inner_model(model))
         self.is_channels_last = False
 
     def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
@@ -317,7 +346,9 @@ class OwnTower(torch.nn.Module):
         """Return what the model embeds a square image by."""
         rule, output = self._outputs(example)
         self.is_channels_last = _is_channels_last(output)
-        pool = CLS if output.ndim == 3 and self.prefix else MEAN
+        pool = CLS if self.prefix else MEAN_OF_TOKENS
+        if output.ndim == 4:
+            pool = MEAN_OF_MAP
         if rule == "last_hidden_state":
             return pool
         if math.prod(output.shape[2:]) != 1:
@@ -332,6 +363,8 @@ class OwnTower(torch.nn.Module):
         pooled = outputs.get("pooler_output")
         if pooled is not None and self.has_pooler:
             return self.method, pooled
+        if "feature_maps" in outputs:  # of a backbone, by stage
+            return "last_hidden_state", outputs["feature_maps"][-1]
         return "last_hidden_state", outputs["last_hidden_state"]
 
     def _pool(self, output: torch.Tensor) -> torch.Tensor:
@@ -354,8 +387,9 @@ class OwnTower(torch.nn.Module):
 
         # of stages, only the last may have a CLS token
         prefix = self.prefix if states[0].shape == states[-1].shape else 0
+        suffix = count_tokens(inner_model(self.model), SUFFIX_TOKENS)
         layers = [self.model] * (len(states) - 1)
-        return Stack(layers, None, prefix=prefix, has_cls=prefix > 0, states=find)
+        return Stack(layers, None, prefix=prefix, suffix=suffix, has_cls=prefix > 0, states=find)
 
     def _states(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
         states = inner_model(self)(**inputs, output_hidden_states=True).get("hidden_states")
@@ -426,12 +460,23 @@ def _pooler_keys(model: Any) -> set[str]:
     return {key for key in model.state_dict() if key.startswith("pooler.")}
 
 
+def _of_other_parts(keys: Iterable[str], tower: TowerName) -> set[str]:
+    """Return the tensors of parts that a tower does not need."""
+    return {key for key in keys if not set(OTHER_PARTS[tower]).isdisjoint(key.split(".")[:2])}
+
+
+def _project_first(encoder: Any, projection: Any, **inputs: torch.Tensor) -> torch.Tensor:
+    """Return the projection (B, D) of the first token of the last hidden state."""
+    embeddings: torch.Tensor = projection(encoder(**inputs).last_hidden_state[:, 0])
+    return embeddings
+
+
 def _inside(model: Any, keys: Iterable[str]) -> list[str]:
     """Return the unknown tensors that belong to the model, not to a head outside of it."""
     children = {name for name, _ in model.named_children()}
     inner = []
-    for key in keys:
+    for key in without_buffers(keys):
         child, _, _ = key.removeprefix(f"{model.base_model_prefix}.").partition(".")
-        if child in children:
+        if child in children and not key.endswith(f".{HIDING_TOKEN}"):
             inner.append(key)
     return inner

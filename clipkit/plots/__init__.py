@@ -61,4 +61,4 @@ def pictures_of(file: FeatureFile) -> list[Picture]:
     found = [
         picture for picture in PICTURES.values() if file.kind in picture.of or maker in picture.of
     ]
-    return sorted(found, key=lambda picture: (picture.needs_images, not picture.is_first))
+    return sorted(found, key=lambda picture: (picture.needs_images, not picture.is_first(file)))

@@ -8,18 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from clipkit.analysis import metrics, results
-from clipkit.analysis.attribute_groups import (
-    BANDS,
-    NOT_REACHED,
-    REACHED,
-    SAID,
-    attribute_recalls,
-    group_of,
-)
-from clipkit.analysis.choices import finding
+from clipkit.analysis import metrics, results, verdicts
 from clipkit.analysis.score_metrics import METRICS
-from clipkit.base.names import positions
 from clipkit.features.model import FeatureFile
 from clipkit.features.provenance import provenance
 from clipkit.plots import style
@@ -48,6 +38,8 @@ CHOICE_LABELS = (
     "lines: 95 % intervals; green: up to the 95 % quantile",
 )
 BAND = 0.8  # rows that the name of a group takes
+BANDS = tuple(dict.fromkeys([*verdicts.SAID.values(), *verdicts.GROUPS]))  # from the top
+OTHER_WORDS = ("other_words", "other_words95")
 LEGEND = {
     "zeroshot": "zero-shot, by words",
     "probe": "probe",
@@ -77,12 +69,15 @@ LOOKS = (
     _Look(style.PALETTE[6], "s", 6, -0.1),
     _Look(style.PALETTE[2], "D", 5, 0.3),
     _Look(style.PALETTE[1], "^", 6, 0.1),
+    _Look(style.GREY, "v", 4, -0.3),
 )
 
 
 def draw_attributes(result: FeatureFile) -> Drawn:
     """Draw the recall of each attribute by words, probes, random directions and controls."""
-    columns = attribute_recalls(result)
+    columns = results.attribute_recalls(result)
+    for name in OTHER_WORDS:  # results of earlier versions lack them
+        columns[name] = result.runs.get(name, np.full(result.run_count, np.nan))
     rows = result.rows()
     order = metrics.falling_order(columns["probe"])
     columns = {name: column[order] for name, column in columns.items()}
@@ -91,19 +86,21 @@ def draw_attributes(result: FeatureFile) -> Drawn:
         if name == "zeroshot" and result.is_dot_product:
             label = "what the model says"
         series[label] = Dots(columns[name], columns[f"{name}_low"], columns[f"{name}_high"])
+    mean, quantile = (columns[name] for name in OTHER_WORDS)
+    series["other words in their place, up to 95 %"] = Dots(mean, mean, quantile)
     names = columns["attribute"].tolist()
-    groups = [group_of(rows[number]) for number in order]
+    groups = [verdicts.group_of(rows[number]) for number in order]
     facts = columns["chance"], series, columns["reach"]
     metric = METRICS.get(str(results.newest_entry(result).get("metric")))
     texts, title = RECALL_LABELS, "Recall of each attribute"
     if metric:
         texts = (texts[0], f"{metric.title} (%)", texts[2])
         title = f"{metric.title[0].upper()}{metric.title[1:]} of each attribute"
-    if result.is_dot_product:
-        groups = [SAID.get(group, group) for group in groups]
+    finding = verdicts.attributes_sentence(groups, result.is_dot_product)
+    groups = verdicts.group_names(groups, result.is_dot_product)
     figure = attributes(names, *facts, groups=groups, texts=texts, title=title)
     split = str(results.newest_entry(result).get("eval_split"))
-    return style.state(figure, _finding(groups), results.source_label(result, split))
+    return style.state(figure, finding, results.source_label(result, split))
 
 
 ATTRIBUTES = Picture(
@@ -112,22 +109,6 @@ ATTRIBUTES = Picture(
     "clipkit plot attributes attributes.h5 -o attributes.png",
     of=("attributes",),
 )
-
-
-def _finding(groups: Sequence[str]) -> str:
-    """Count the attributes that are learned, by whether words reach them."""
-    names = (REACHED, NOT_REACHED)
-    missed = "learned, but not reached"
-    if not set(SAID.values()).isdisjoint(groups):
-        names = (SAID[REACHED], SAID[NOT_REACHED])
-        missed = names[1]
-    reached, others = map(groups.count, names)
-    if not reached + others:
-        return ""
-    finding = f"{reached} of {len(groups)} attributes: {names[0]}"
-    if others:
-        finding += f"; {others}: {missed}"
-    return finding
 
 
 @clipkit_style
@@ -141,7 +122,7 @@ def attributes(
     texts: tuple[str, str, str] = RECALL_LABELS,
     title: str | None = None,
 ) -> Figure:
-    """Draw a line per attribute, from chance to 100 %, with up to four kinds of numbers on it.
+    """Draw a line per attribute, from chance to 100 %, with up to five kinds of numbers on it.
 
     Attributes come by falling reach, which is written beside them; those without it come last.
     With groups, each group is a band with its name.
@@ -156,21 +137,22 @@ def attributes(
     reach : array (A,)
         NaN where it is not defined.
     groups : sequence of A str, optional
-        Of `attribute_groups.BANDS`, or "" for an attribute without a group.
+        The name of the group of each attribute, of `verdicts.GROUPS` or `verdicts.SAID`.
     texts : (str, str, str)
         What chance, the axis and the lines are called.
     """
     reached = np.asarray(reach, np.float64)
-    place_of = positions([*BANDS, ""])
-    places = np.array([place_of[group] for group in groups or [""] * len(reached)])
     order = metrics.falling_order(reached)
-    order = order[np.argsort(places[order], kind="stable")]
+    bands = [name for name in BANDS if name in groups]
+    places = np.array([bands.index(group) for group in groups], np.int64)
+    if len(places):
+        order = order[np.argsort(places[order], kind="stable")]
     y = np.arange(len(order), dtype=np.float64)
     at_chance = 100 * np.asarray(chance, np.float64)[order]
     height = ROW_INCHES if len(order) <= MANY else MANY_INCHES
     fig, ax = style.new_axes(7.0, height * len(order) + 0.9, title)
-    if any(groups):
-        y = _draw_bands(fig, ax, places[order])
+    if bands:
+        y = _draw_bands(fig, ax, places[order], bands)
     ax.hlines(y, at_chance, 100, color="#cccccc", linewidth=1.0, zorder=1)
     handles: list[Artist] = [
         *ax.plot(at_chance, y, "|", color=style.GREY, ms=13, mew=1.8, zorder=2)
@@ -192,16 +174,14 @@ def attributes(
     return fig
 
 
-def _draw_bands(fig: Figure, ax: Axes, places: NDArray[np.int64]) -> Floats:
+def _draw_bands(fig: Figure, ax: Axes, places: NDArray[np.int64], names: Sequence[str]) -> Floats:
     """Draw a band with a name for each group of rows; return the rows' places below the names."""
-    present, bands = np.unique(places, return_inverse=True)
-    y = np.arange(len(places)) + BAND * (1 + bands)
-    fig.set_figheight(fig.get_figheight() + ROW_INCHES * BAND * len(present))
+    y = np.arange(len(places)) + BAND * (1 + places)
+    fig.set_figheight(fig.get_figheight() + ROW_INCHES * BAND * len(names))
     look: dict[str, Any] = {"va": "top", "fontsize": 9.5, "fontweight": "bold"}
-    for number, place in enumerate(present):
-        top, bottom = y[bands == number][[0, -1]] + [-0.5 - BAND, 0.5]
+    for number, name in enumerate(names):
+        top, bottom = y[places == number][[0, -1]] + [-0.5 - BAND, 0.5]
         ax.axhspan(top, bottom, color=("#f1f4f6", "white")[number % 2], zorder=0)
-        name = [*BANDS, "not sorted"][place]
         ax.text(0.01, top + 0.1, name, transform=ax.get_yaxis_transform(), **look)
     return y
 
@@ -241,7 +221,7 @@ def draw_choices(result: FeatureFile) -> Drawn:
     shuffled, shuffled95 = columns["shuffled"], columns["shuffled95"]
     series = {
         model: Dots(columns["accuracy"], columns["accuracy_low"], columns["accuracy_high"]),
-        "most that a model blind to the order of words can reach": Dots(*[ceiling] * 3),
+        "the most for a model blind to the order of words": Dots(*[ceiling] * 3),
         "other items' images: what texts alone give": Dots(shuffled, shuffled, shuffled95),
         "untrained control": Dots(*of_control),
     }
@@ -255,7 +235,8 @@ def draw_choices(result: FeatureFile) -> Drawn:
         lines += "; controls: the range"
     figure = attributes(names, *numbers, texts=(random, axis, lines), title=title)
     split = ", ".join(map(str, results.newest_entry(result).list_of("splits")))
-    return style.state(figure, finding(result), results.source_label(result, split))
+    finding = verdicts.choices_sentence(result.rows())
+    return style.state(figure, finding, results.source_label(result, split))
 
 
 CHOOSE = Picture(

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from clipkit.analysis import metrics, results
+from clipkit.analysis import metrics, results, verdicts
+from clipkit.base import console
 from clipkit.base.errors import ClipkitError
 from clipkit.base.options import option
 from clipkit.features.model import FeatureFile
@@ -25,6 +26,7 @@ __all__ = ["classes", "clusters", "confusion"]
 MAX_BARS = 30  # of more classes, the best and the worst half as many are shown
 MAX_CLASSES = 40  # of more, the largest confusions are shown instead of the matrix
 MAX_CONFUSIONS = 20
+FEW_IMAGES = 20  # of a class; its cells hold counts in place of percentages
 
 
 def _read_predictions(
@@ -58,32 +60,38 @@ def draw_confusion(
     return style.state(figure, finding, source)
 
 
+def _is_no_curve(result: FeatureFile) -> bool:
+    """Whether a result has one number of labelled images; several are drawn by `shots`."""
+    return not results.has_several_shots(result)
+
+
 CONFUSION = Picture(
     "confusion",
     draw_confusion,
     "clipkit plot confusion zeroshot.h5 -o confusion.png",
     of=("probe", "zeroshot", "predict"),
-    is_first=True,
+    is_first=_is_no_curve,
 )
 
 
 def _confusion_finding(
     counts: NDArray[Any], names: Sequence[str], by_class: float | None, chance: float
 ) -> str:
-    """Say whether errors stay within groups or, of classes, which confusion is the largest."""
+    """Say whether errors stay within groups or, of classes, which error is the most frequent."""
     errors = _errors(counts)
     if by_class is not None:
         wrong = counts.sum() * (1 - by_class)
         share = 1 - errors.sum() / max(wrong, 1)
         if wrong < 0.5 or len(counts) == 1:  # no error, or no other group
             return ""
-        return f"{100 * share:.0f} % of the errors keep the group; by chance, {100 * chance:.0f} %"
-    if np.count_nonzero(errors == errors.max(initial=0)) != 1:  # none, or a tie
+        return verdicts.kept_group_sentence(share, round(wrong), chance)
+    if not errors.any():
         return ""
     true, predicted = np.unravel_index(errors.argmax(), errors.shape)
     names = style.sanitize_names(names, 24)
-    share = errors[true, predicted] / counts[true].sum()
-    return f"{names[true]} is predicted as {names[predicted]} for {100 * share:.0f} % of its images"
+    second, first = np.partition(errors, -2, axis=None)[-2:].astype(int)
+    pair = names[true], names[predicted]
+    return verdicts.largest_error_sentence(first, second, int(counts[true].sum()), pair)
 
 
 @clipkit_style
@@ -96,9 +104,10 @@ def confusion(
 ) -> Figure:
     """Draw a confusion matrix in percent of each true class, with accuracy and N above it.
 
-    With up to 20 classes, cells hold their percentages; zeros are left blank. Colours follow the
-    square root, so that a confusion of 2 % is visible. For more than 40 classes, the 20
-    largest confusions are drawn as bars.
+    With up to 20 classes, cells hold their percentages or, of classes with fewer than 20 images,
+    their counts; zeros are left blank. Colours follow the square root, so that a confusion of 2 %
+    is visible. For more than 40 classes, at most 20 of the largest confusions are drawn as bars;
+    of equal ones, all or none.
 
     Parameters
     ----------
@@ -125,7 +134,6 @@ def _largest_confusions(
 ) -> Figure:
     """Draw a bar for each of the largest counts of images of one class predicted as another."""
     errors = _errors(counts)
-    found = np.count_nonzero(errors)
     true, predicted = _largest_errors(counts)
     names = style.sanitize_names(class_names, 24)
     labels = [f"{names[i]} as {names[j]}" for i, j in zip(true, predicted, strict=True)]
@@ -140,8 +148,17 @@ def _largest_confusions(
     style.limit_ticks(ax.xaxis, 6, integer=True)
     ax.set_xlabel("images of the true class that are predicted as the other")
     fact += f", N = {counts.sum():,.0f}"
-    if len(labels) < found:
-        fact += f"; {len(labels)} of {found:,} confusions: the largest"
+    rest = errors[errors > 0]
+    rest = rest[rest < images.min(initial=np.inf)]
+    if len(rest):
+        most = console.count(int(rest.max()), "image")
+        fact += f"; {console.count(len(rest), 'other confusion')} of at most {most}"
+    if not labels:
+        text = (
+            "no confusions" if not len(rest) else "too many confusions of equal size to name some"
+        )
+        ax.text(0.5, 0.5, text, ha="center", color=style.GREY, transform=ax.transAxes)
+        ax.set_axis_off()
     ax.set_title(fact, loc="left", color=style.GREY)
     return fig
 
@@ -152,11 +169,22 @@ def _errors(counts: Floats) -> Floats:
 
 
 def _largest_errors(counts: Floats) -> tuple[NDArray[np.intp], ...]:
-    """Return the true and the predicted classes (n,) of the largest confusions."""
-    errors = _errors(counts)
-    pairs = metrics.falling_order(errors.ravel())
-    shown = min(np.count_nonzero(errors), MAX_CONFUSIONS)
-    return np.unravel_index(pairs[:shown], errors.shape)
+    """Return the true and the predicted classes (n,) of at most 20 of the largest confusions.
+
+    If the 20th is equal to the next one, those that are equal to it are left out.
+    """
+    errors = _errors(counts).ravel()
+    pairs = metrics.falling_order(errors)
+    pairs = pairs[: np.count_nonzero(errors)]
+    shown = _count_without_cutting_ties(errors[pairs], MAX_CONFUSIONS)
+    return np.unravel_index(pairs[:shown], counts.shape)
+
+
+def _count_without_cutting_ties(ordered: Floats, most: int) -> int:
+    """Return how many of the first numbers (n,) are at most `most` and include no part of a tie."""
+    if len(ordered) <= most:
+        return len(ordered)
+    return int(np.flatnonzero(ordered[: most + 1] == ordered[most])[0])
 
 
 def confusion_boxes(fig: Figure, counts: ArrayLike) -> list[tuple[int, int, list[float]]]:
@@ -255,21 +283,22 @@ def _row_percentages(
     percent = 100 * np.divide(counts, total, out=np.full_like(counts, np.nan), where=total > 0)
     C, K = percent.shape
     height = heatmap.axis_inches(C, 0.5, 2.2)
-    width = heatmap.axis_inches(K, 0.5, 2.2)
+    width = heatmap.axis_inches(K, 0.5, 2.2, heatmap.MAX_COLUMN_NAMES)
     figure_width = max(width + heatmap.text_inches(rows) + 1.7, 5.0)
-    fig, ax = style.new_axes(figure_width, height + heatmap.text_inches(columns) + 0.9, title)
+    below = heatmap.text_inches(heatmap.names_of_columns(columns))
+    fig, ax = style.new_axes(figure_width, height + below + 0.9, title)
     from matplotlib.colors import PowerNorm
 
     norm = PowerNorm(0.5, vmin=0, vmax=100)
     image = heatmap.draw(fig, ax, percent, f"% of the true {noun}", cmap="Blues", norm=norm)
     fig.axes[1].set_yticks([0, 1, 5, 10, 25, 50, 75, 100])
     has_numbers = max(C, K) <= heatmap.MAX_NUMBERS
-    heatmap.label_cells(ax, "x", columns, width, slanted=has_numbers)
-    heatmap.label_cells(ax, "y", rows, height)
+    heatmap.label_cells(ax, "x", columns, width, xlabel, slanted=has_numbers)
+    heatmap.label_cells(ax, "y", rows, height, f"true {noun}")
     if has_numbers:
         decimals, size = (1, 8.5) if max(C, K) <= 12 else (0, 7.5)
-        heatmap.write_numbers(ax, image, percent, decimals, size, zeros=False)
-    ax.set(xlabel=xlabel, ylabel=f"true {noun}")
+        texts = _small_counts(counts)
+        heatmap.write_numbers(ax, image, percent, decimals, size, zeros=False, texts=texts)
     facts = f"N = {counts.sum():,.0f}"
     if counts.any():
         facts = f"{fact}, {facts}"
@@ -277,6 +306,16 @@ def _row_percentages(
         facts += " (grey: no images)"
     ax.set_title(facts, loc="left", color=style.GREY)
     return fig
+
+
+def _small_counts(counts: Floats) -> dict[tuple[int, int], str]:
+    """Return the text of each cell (row, column) of rows with few images: `5 of 6`."""
+    texts = {}
+    for i, row in enumerate(counts):
+        if row.sum() < FEW_IMAGES:
+            for j, images in enumerate(row):
+                texts[i, j] = f"{images:.0f} of {row.sum():.0f}"
+    return texts
 
 
 def draw_classes(
@@ -287,14 +326,17 @@ def draw_classes(
     noun = "class" if groups is None else "group"
     labels, names = scored.labels, scored.class_names
     f1 = metrics.f1_per_class(labels, scored.predicted, len(names))
+    totals = np.bincount(labels, minlength=len(names))
     figure = classes(
         f1,
         names,
-        support=np.bincount(labels, minlength=len(names)),
+        support=totals,
         noun=noun,
         title=f"F1 of each {noun} ({scored.label})",
     )
-    return style.state(figure, _classes_finding(f1, names), source)
+    right = np.bincount(labels[labels == scored.predicted], minlength=len(names))
+    finding = verdicts.lowest_class_sentence(right, totals, style.sanitize_names(names, 28))
+    return style.state(figure, finding, source)
 
 
 CLASSES = Picture(
@@ -303,16 +345,6 @@ CLASSES = Picture(
     "clipkit plot classes zeroshot.h5 -o classes.png",
     of=("probe", "zeroshot", "predict"),
 )
-
-
-def _classes_finding(f1: NDArray[np.floating], names: Sequence[str]) -> str:
-    """Name the best and the worst class, if no other has the same F1."""
-    names = style.sanitize_names(names, 28)
-    order = metrics.falling_order(-f1)[: np.isfinite(f1).sum()]
-    if len(order) < 2 or np.isclose(f1[order[[0, -1]]], f1[order[[1, -2]]]).any():
-        return ""
-    worst, best = order[0], order[-1]
-    return f"Best F1 {f1[best]:.2f} ({names[best]}), worst {f1[worst]:.2f} ({names[worst]})"
 
 
 @clipkit_style
@@ -326,8 +358,8 @@ def classes(
 ) -> Figure:
     """Draw F1 per class as bars, the best first, and mark the mean of all classes.
 
-    For more than 30 classes, the 15 best and the 15 worst are shown. If the best are equal to
-    others, which would be shown by accident, the 30 worst are.
+    For more than 30 classes, at most the 15 best and the 15 worst are shown. Of classes with equal
+    F1, all or none are shown; if too many share the best or the worst F1, their number is.
 
     Parameters
     ----------
@@ -341,38 +373,66 @@ def classes(
     """
     f1 = np.asarray(f1, np.float64)
     order = metrics.falling_order(f1)[: np.isfinite(f1).sum()]
-    omitted = max(len(order) - MAX_BARS, 0)
-    half = MAX_BARS // 2
-    if omitted and f1[order[half - 1]] == f1[order[half]]:
-        half = 0
-    rows = np.delete(order, slice(half, half + omitted)).tolist()
+    above, best, between, worst, below = _split_classes(f1[order])
+    rows = [*order[best], *order[worst]]
     counts = np.asarray(support)
     names = style.sanitize_names(class_names, 28, rows)
     labels = [f"{name} ({counts[row]:,})" for name, row in zip(names, rows, strict=True)]
-    y = np.arange(len(rows), dtype=np.float64)
-    colors = [style.BLUE] * len(rows)
-    height = 0.215 * len(rows) + 0.95
-    if omitted and half:
-        y[half:] += 1.2  # leaves a gap between the best and the worst
-        colors[half:] = [style.VERMILLION] * half
-        height += 0.3
-
-    fig, ax = style.new_axes(7.0, height, title)
-    ax.barh(y, f1[rows], height=0.78, color=colors)
-    box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
-    for position, value in zip(y, f1[rows], strict=True):
-        ax.text(value + 0.008, position, f"{value:.2f}", va="center", fontsize=8.5, bbox=box)
+    values = list(f1[rows])
+    colors = [style.BLUE] * len(order[best]) + [style.VERMILLION] * len(order[worst])
+    if not between:
+        colors = [style.BLUE] * len(rows)
+    else:
+        place = len(order[best])
+        labels.insert(place, f"{_counted(between, noun)} between")
+        values.insert(place, np.nan)
+        colors.insert(place, style.GREY)
+    if above:
+        labels.insert(0, f"{_counted(above, noun)}, each")
+        values.insert(0, f1[order[0]])
+        colors.insert(0, style.GREY)
+    if below:
+        labels.append(f"{_counted(below, noun)}, each")
+        values.append(f1[order[-1]])
+        colors.append(style.GREY)
+    y = np.arange(len(labels), dtype=np.float64)
+    fig, ax = style.new_axes(7.0, 0.215 * len(labels) + 0.95, title)
+    ax.barh(y, values, height=0.78, color=colors)
+    look: dict[str, Any] = {"va": "center", "fontsize": 8.5, "transform": ax.get_yaxis_transform()}
+    for position, value in zip(y, values, strict=True):
+        if np.isfinite(value):
+            ax.text(1.01, position, f"{value:.2f}", **look)  # beside the axes, where no line is
     style.name_rows(ax, y, labels, 0.7, fontsize=9)
-    ax.set_xlim(0, 1.08)
+    ax.set_xlim(0, 1)
     ax.set_xticks(np.linspace(0, 1, 6))
     ax.set_xlabel("F1")
-    which = ""
-    if omitted and half:
-        _mark_omitted(ax, half + 0.1, f"{_counted(omitted, noun)} between")
-    elif omitted:
-        which = f"the {MAX_BARS} lowest of "
-    _mark_mean(ax, f1, noun, which)
+    _mark_mean(ax, f1, noun)
     return fig
+
+
+def _split_classes(f1: Floats) -> tuple[int, slice, int, slice, int]:
+    """Return what is shown of falling F1 (n,), without a part of those that are equal.
+
+    Returns
+    -------
+    tuple of int, slice, int, slice, int
+        How many share the best F1, if these are too many; the best that are shown; how many are
+        left out; the worst that are shown; and how many share the worst F1, if these are too many.
+    """
+    n, half = len(f1), MAX_BARS // 2
+    if n <= MAX_BARS:
+        return 0, slice(0, n), 0, slice(n, n), 0
+    above = int(np.count_nonzero(f1 == f1[0]))
+    below = int(np.count_nonzero(f1 == f1[-1]))
+    if above <= half:
+        above = 0
+    if below <= half or above == n:
+        below = 0
+    rest = f1[above : n - below]
+    best = _count_without_cutting_ties(rest, half)
+    worst = _count_without_cutting_ties(rest[best:][::-1], half)
+    first, last = above + best, n - below - worst
+    return above, slice(above, first), last - first, slice(last, n - below), below
 
 
 def _counted(n: int, noun: str) -> str:
@@ -381,16 +441,10 @@ def _counted(n: int, noun: str) -> str:
     return f"{n:,} {noun if n == 1 else plural[noun]}"
 
 
-def _mark_omitted(ax: Axes, y: float, text: str) -> None:
-    ax.axhline(y, color=style.GREY, linewidth=0.8)
-    look: dict[str, Any] = {"ha": "right", "va": "center", "backgroundcolor": "white"}
-    ax.text(1.08, y, text, fontsize=8.5, color=style.GREY, **look)
-
-
-def _mark_mean(ax: Axes, f1: Floats, noun: str, which: str) -> None:
+def _mark_mean(ax: Axes, f1: Floats, noun: str) -> None:
     """Mark the mean, and state how many classes it is of and how many have no images."""
     finite = f1[np.isfinite(f1)]
-    facts = [which + _counted(len(finite), noun)]
+    facts = [_counted(len(finite), noun)]
     if len(finite):
         ax.axvline(float(finite.mean()), color="black", linestyle="--", linewidth=1.2)
         facts.append(f"mean F1 {finite.mean():.3f} (dashed)")

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from clipkit.analysis import results, softmax
+from clipkit.analysis import results, softmax, verdicts
 from clipkit.base import console
 from clipkit.base.errors import UsageError, check_positive
 from clipkit.base.options import Temperatures, parse_temperatures
 from clipkit.features.model import FeatureFile
 from clipkit.plots import style
-from clipkit.plots.picture import Picture, Split
+from clipkit.plots.picture import Picture, Split, always
 from clipkit.plots.style import Drawn, Floats, clipkit_style
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ ENTROPY = Picture(
     "clipkit plot entropy logits.h5 -t 1,0.07,0.02 -o entropy.png",
     kinds=("logits",),
     of=("logits",),
-    is_first=True,
+    is_first=always,
 )
 
 
@@ -84,19 +84,9 @@ def _draw_softmax(
     values = {tau: of_softmax(cosines, tau) for tau in taus}
     title = f"{statistic.capitalize()} of the softmax over prompts, per image"
     figure = draw(values, cosines.shape[1], title=title)
-    finding = _finding(values, statistic, cosines.shape[1])
-    return style.state(figure, finding, counted_source(file, split))
-
-
-def _finding(values: Mapping[float, Floats], statistic: str, n_prompts: int) -> str:
-    """State the mean at the lowest temperature, as a share of what is possible."""
     tau = min(values)
-    mean = float(values[tau].mean())
-    if not math.isfinite(mean) or n_prompts < 2:
-        return ""
-    if statistic == "entropy":
-        return f"At τ {tau:g}, entropy is {100 * mean / math.log(n_prompts):.1f} % of its maximum"
-    return f"At τ {tau:g}, the top prompt gets {100 * mean:.1f} %; 1/K is {100 / n_prompts:.1f} %"
+    finding = verdicts.softmax_sentence(statistic, tau, values[tau], cosines.shape[1])
+    return style.state(figure, finding, counted_source(file, split))
 
 
 def counted_source(file: FeatureFile, split: str) -> str:

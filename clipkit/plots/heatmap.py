@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -21,15 +21,23 @@ if TYPE_CHECKING:
 CHARACTER_INCHES = 0.062  # width of a character of a 7 pt label, about
 MAX_PROMPTS = 128  # of more, those with the largest values are shown
 FEW_PROMPTS = 30
+MAX_NAMES = 128  # with more rows, none has its name
+MAX_COLUMN_NAMES = 60  # with more columns, whose names stand upright, none has its name
 MAX_NUMBERS = 20  # with more rows or columns, cells hold no numbers
 
 
-def axis_inches(n: int, cell: float, least: float) -> float:
+def axis_inches(n: int, cell: float, least: float, most_names: int = MAX_NAMES) -> float:
     """Return the length of an axis with n cells of `cell` inches.
 
-    Beyond 7.2 inches cells shrink, to 8 pt at least; beyond 200 cells the axis does not grow.
+    Beyond 7.2 inches cells shrink, to 8 pt at least if there are no more than `most_names`.
     """
-    return max(min(n * cell, 7.2), min(n, 200) * 0.112, least)
+    room_for_names = n * 0.112 if n <= most_names else 0.0
+    return max(min(n * cell, 7.2), room_for_names, least)
+
+
+def names_of_columns(names: Sequence[str]) -> Sequence[str]:
+    """Return the names below columns, which stand upright: none if there are too many to read."""
+    return names if len(names) <= MAX_COLUMN_NAMES else []
 
 
 def text_inches(labels: Sequence[str]) -> float:
@@ -38,19 +46,28 @@ def text_inches(labels: Sequence[str]) -> float:
 
 
 def label_cells(
-    ax: Axes, axis: Literal["x", "y"], names: Sequence[str], inches: float, slanted: bool = False
+    ax: Axes,
+    axis: Literal["x", "y"],
+    names: Sequence[str],
+    inches: float,
+    title: str,
+    slanted: bool = False,
 ) -> None:
-    """Label the cells of an axis `inches` long; where they are too dense, every k-th."""
-    cell_points = inches * 72 / len(names)
-    size = min(9.0, max(6.0, 0.85 * cell_points))
-    ticks = range(0, len(names), math.ceil(1.05 * size / cell_points))
-    labels = [names[i] for i in ticks]
-    if axis == "y":
-        ax.set_yticks(ticks, labels, fontsize=size)
-    elif slanted:
-        ax.set_xticks(ticks, labels, fontsize=size, rotation=45, ha="right", rotation_mode="anchor")
-    else:
-        ax.set_xticks(ticks, labels, fontsize=size, rotation=90)
+    """Label an axis `inches` long and its cells; names that cannot be read are not drawn."""
+    n = len(names)
+    most_names = MAX_COLUMN_NAMES if axis == "x" else MAX_NAMES
+    shown = names if n <= most_names else []
+    size = min(9.0, max(6.0, 0.85 * inches * 72 / n))
+    set_ticks = ax.set_xticks if axis == "x" else ax.set_yticks
+    look: dict[str, Any] = {}
+    if axis == "x":
+        look = {"rotation": 90}
+    if slanted:
+        look = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+    set_ticks(range(len(shown)), shown, fontsize=size, **look)
+    if not shown:
+        title += f": {n:,}, too many for their names"
+    ax.set(**{f"{axis}label": title})
 
 
 def draw(fig: Figure, ax: Axes, values: Floats, label: str, **look: Any) -> AxesImage:
@@ -70,9 +87,18 @@ def draw(fig: Figure, ax: Axes, values: Floats, label: str, **look: Any) -> Axes
 
 
 def write_numbers(
-    ax: Axes, image: AxesImage, values: Floats, decimals: int, size: float, zeros: bool = True
+    ax: Axes,
+    image: AxesImage,
+    values: Floats,
+    decimals: int,
+    size: float,
+    zeros: bool = True,
+    texts: Mapping[tuple[int, int], str] = MappingProxyType({}),
 ) -> None:
-    """Write each value into its cell, in black or white, whichever is legible on its colour."""
+    """Write each value into its cell, in black or white, whichever is legible on its colour.
+
+    `texts` replace the numbers of some cells.
+    """
     colors = np.asarray(image.to_rgba(values))  # (R, S, 4)
     is_light = colors[..., :3] @ np.array([0.299, 0.587, 0.114]) > 0.55
     for i, j in np.ndindex(*values.shape):
@@ -80,7 +106,7 @@ def write_numbers(
         if not np.isfinite(value) or (value == 0 and not zeros):
             continue
         ink = "black" if is_light[i, j] else "white"
-        text = f"{value:.{decimals}f}"
+        text = texts.get((i, j), f"{value:.{decimals}f}")
         ax.text(j, i, text, ha="center", va="center", fontsize=size, color=ink)
 
 

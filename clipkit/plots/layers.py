@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from clipkit.analysis import verdicts
 from clipkit.analysis.layer_curves import (
     LayerCurve,
     LayerPoints,
@@ -58,15 +59,15 @@ LAYERS = Picture(
 
 
 def _finding(curves: Sequence[LayerCurve]) -> str:
-    """State where the only trained curve is highest, and its control there."""
+    """State where the only trained curve is highest, and how high its control is."""
     if len(curves) != 1 or curves[0].trained is None:
         return ""
     trained, control = curves[0].trained, curves[0].control
-    best = int(np.argmax(trained.values))
-    finding = f"Layer {trained.layers[best]} is the best with {100 * trained.values[best]:.1f} %"
+    names = [str(layer) for layer in trained.layers]
+    finding = verdicts.best_of("layer", names, trained.values, (trained.low, trained.high))
     if control is None or list(control.layers) != list(trained.layers):
         return finding
-    return f"{finding}; untrained has {100 * control.values[best]:.1f} %"
+    return finding + verdicts.control_of_best(max(control.values), curves[0].chance)
 
 
 class _Line(NamedTuple):
@@ -224,11 +225,10 @@ def _facts(lines: Sequence[_Line]) -> str:
 
 
 def _legend_label(curve: LayerCurve, is_share: bool) -> str:
-    """Return the label of a curve and its highest value. The first layer wins a tie."""
+    """Return the label of a curve and its highest value."""
     label = style.sanitize_label(curve.label, MAX_LABEL)
     points = curve.trained or curve.control
     assert points is not None
-    best = int(np.argmax(points.values))
     of = f" of {curve.depth}" if is_share else ""
-    highest = f"highest {100 * points.values[best]:.1f} % at layer {points.layers[best]}"
-    return f"{label}: {highest}{of}"
+    names = [f"layer {layer}{of}" for layer in points.layers]
+    return verdicts.best_label(label, names, points.values)

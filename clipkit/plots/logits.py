@@ -233,11 +233,12 @@ def similarity(
     cosines = np.asarray(means, np.float64).T[rows]  # (n, C)
     n, C = cosines.shape
     names = style.sanitize_names(class_names, 24)
-    width = heatmap.axis_inches(C, 0.4, 2.5)
+    width = heatmap.axis_inches(C, 0.4, 2.5, heatmap.MAX_COLUMN_NAMES)
     prompts = style.sanitize_names(texts, 40, rows.tolist())
     height = heatmap.axis_inches(n, 0.2, 2.4)
     figure_width = max(width + heatmap.text_inches(prompts) + 2.0, 5.0)
-    fig, ax = style.new_axes(figure_width, height + heatmap.text_inches(names) + 0.6, title)
+    below = heatmap.text_inches(heatmap.names_of_columns(names))
+    fig, ax = style.new_axes(figure_width, height + below + 0.6, title)
     label, colours = f"mean {AXES.get(noun, noun)}", "viridis"
     low, high = heatmap.limits(cosines)
     if centred:
@@ -247,9 +248,8 @@ def similarity(
         high = max(map(abs, heatmap.limits(cosines)))
         low = -high
     heatmap.draw(fig, ax, cosines, label, cmap=colours, vmin=low, vmax=high)
-    heatmap.label_cells(ax, "x", names, width, slanted=C <= heatmap.MAX_NUMBERS)
-    heatmap.label_cells(ax, "y", prompts, height)
-    ax.set(xlabel="class", ylabel="prompt")
+    heatmap.label_cells(ax, "x", names, width, "class", slanted=C <= heatmap.MAX_NUMBERS)
+    heatmap.label_cells(ax, "y", prompts, height, "prompt")
     if fact:
         ax.set_title(f"{fact}: the largest differences", loc="left", color=style.GREY)
     return fig

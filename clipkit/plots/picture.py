@@ -12,12 +12,12 @@ from clipkit.plots.style import Drawn
 
 
 def always(result: FeatureFile) -> bool:
-    """Return True: a report shows the picture of every result."""
+    """Return True: the answer holds of every file."""
     return True
 
 
 def never(result: FeatureFile) -> bool:
-    """Return False: a report shows the picture of no result."""
+    """Return False: the answer holds of no file."""
     return False
 
 
@@ -38,7 +38,7 @@ class Picture:
         The kinds of feature files that it draws; none for the images of a data set.
     of : tuple of str
         The commands or kinds whose files it is for: `clipkit plot FILE` draws it or names it.
-    is_first : bool
+    is_first : callable FeatureFile -> bool
         Whether `clipkit plot FILE` draws it, although there are others of that file.
     draws_several : bool
         Whether `draw` takes a list of files.
@@ -53,7 +53,7 @@ class Picture:
     example: str
     kinds: tuple[str, ...] = ("result",)
     of: tuple[str, ...] = ()
-    is_first: bool = False
+    is_first: Callable[[FeatureFile], bool] = never
     draws_several: bool = False
     needs_images: bool = False
     is_reported: Callable[[FeatureFile], bool] = never

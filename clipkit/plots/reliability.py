@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
-from clipkit.analysis import calibration, results
+from clipkit.analysis import calibration, results, verdicts
 from clipkit.analysis.metrics import Reliability
 from clipkit.base.options import option, parse_temperatures
 from clipkit.features.model import FeatureFile
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["reliability"]
 
 PANELS = 3  # side by side
-MOST_OF_NULL = 0.05  # error of a calibrated model, above which a title says nothing
 
 
 def draw_reliability(
@@ -35,8 +34,8 @@ def draw_reliability(
         list[str],
         option(
             "TAU[,TAU...]",
-            "Divide the similarities by TAU; 'model' is the temperature that the model learned, "
-            "'fitted' the one that is fitted on train.",
+            "Divide the similarities by TAU; 'model' is the model's own temperature, 'fitted' the "
+            "one that is fitted on train (default: both, if the file has train).",
             "--temperature",
             "-t",
             has_commas=True,
@@ -46,15 +45,21 @@ def draw_reliability(
 ) -> Drawn:
     """Draw accuracy against confidence, with what a calibrated model would show."""
     split = results.choose_split(file, split)
-    words, notes = temperature, {}
+    words, notes = list(temperature), {}
+    if not words:
+        words = [repr(file.default_temperature)]
+        if calibration.can_fit_on_train(file, split):
+            words.append("fitted")
     if "fitted" in words:
         fitted = calibration.fitted_on_train(file, split)
         words = [repr(fitted) if word == "fitted" else word for word in words]
         notes[fitted] = "fitted on train"
-    taus = parse_temperatures(words, file.logit_scale) or [file.default_temperature]
+    taus = parse_temperatures(words, file.logit_scale)
     diagrams = calibration.reliability(file, split, taus, bins)
     figure = reliability(diagrams, notes=notes, title="Accuracy against confidence")
-    return style.state(figure, _finding(diagrams), counted_source(file, split))
+    errors = {f"τ {tau:.4g}": (one.ece, one.ece_null975) for tau, one in diagrams.items()}
+    finding = verdicts.calibration_sentence(errors)
+    return style.state(figure, finding, counted_source(file, split))
 
 
 RELIABILITY = Picture(
@@ -64,20 +69,6 @@ RELIABILITY = Picture(
     kinds=("logits",),
     of=("logits",),
 )
-
-
-def _finding(diagrams: Mapping[float, Reliability]) -> str:
-    """Say at which temperatures the error may be a calibrated model's, or name the smallest error.
-
-    With few images, the error of a calibrated model is large, and nothing is said.
-    """
-    if max(one.ece_null95 for one in diagrams.values()) > MOST_OF_NULL:
-        return ""
-    calibrated = [tau for tau, one in diagrams.items() if one.ece <= one.ece_null95]
-    if calibrated:
-        return f"Not shown to be miscalibrated at τ {', '.join(f'{tau:g}' for tau in calibrated)}"
-    tau = min(diagrams, key=lambda tau: diagrams[tau].ece)
-    return f"Not calibrated: the error is {100 * diagrams[tau].ece:.1f} % at best (τ {tau:g})"
 
 
 @clipkit_style
@@ -109,18 +100,18 @@ def reliability(
     handles: list[Artist] = []
     for ax, (tau, diagram) in zip(axes.flat, diagrams.items(), strict=False):
         handles = _draw_reliability(ax, diagram)
-        name = f"τ = {tau:g}"
+        name = f"τ = {tau:.4g}"
         if notes and tau in notes:
             name += f", {notes[tau]}"
         ax.set_title(name, loc="left", fontweight="bold", pad=19)
         error, null = 100 * diagram.ece, 100 * diagram.ece_null
-        facts = f"ECE {error:.1f} %, a calibrated model's {null:.1f} %"
+        facts = f"ECE {error:.1f} %, mean of the null {null:.1f} %"
         ax.text(0, 1.03, facts, transform=ax.transAxes, fontsize=9, color=style.GREY)
         ax.xaxis.set_tick_params(labelbottom=True)
         ax.set_xlabel("confidence max p (%)")
     for ax in axes[:, 0]:
         ax.set_ylabel("accuracy (%)")
-    labels = ["images, in bins of equal size", "calibrated", "95 % of calibrated models"]
+    labels = ["images, in bins of equal size", "accuracy = confidence", "null: 95 % of draws"]
     style.add_legend(fig, handles, labels)
     return fig
 

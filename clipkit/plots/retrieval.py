@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from clipkit.analysis import results
-from clipkit.analysis.retrieval import TASKS, finding
+from clipkit.analysis import results, verdicts
+from clipkit.analysis.retrieval import TASKS, first_rows
 from clipkit.features.model import FeatureFile
 from clipkit.features.provenance import provenance
 from clipkit.plots import style
@@ -55,7 +55,8 @@ def draw_retrieval(file: FeatureFile) -> Drawn:
         panels[f"{TITLES[task]}: {sizes}"] = curves
     figure = retrieval(panels, title="Recall of retrieval")
     (split,) = results.newest_entry(file).get("splits", [""])
-    return style.state(figure, finding(file), results.source_label(file, str(split)))
+    finding = verdicts.retrieval_sentence(first_rows(file))
+    return style.state(figure, finding, results.source_label(file, str(split)))
 
 
 RETRIEVE = Picture(

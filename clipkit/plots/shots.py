@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from clipkit.analysis import metrics, results
+from clipkit.analysis import results, verdicts
+from clipkit.analysis.comparison import Bools, compare_right
 from clipkit.base.errors import ClipkitError
 from clipkit.base.names import locate
 from clipkit.base.options import option
@@ -36,6 +38,7 @@ class ShotCurve(NamedTuple):
     low: ArrayLike
     high: ArrayLike
     probe: int = 0  # the number of the result that it is of
+    runs: Sequence[Sequence[int]] = ()  # at each number of images, counted on the scored split
 
 
 def draw_shots(
@@ -48,15 +51,16 @@ def draw_shots(
     curves = shot_curves(probes)
     source = results.sources_label(probes, list(map(_scored_split, probes)))
     trained = [probe for probe in probes if not is_untrained(probe)] or probes
-    line = None
+    line, finding = None, ""
     if zeroshot is not None:
         curve = next(curve for curve in curves if probes[curve.probe] is trained[0])
-        line = zeroshot_line(read(zeroshot, kinds=["result"]), trained[0], curve)
+        of_zeroshot = read(zeroshot, kinds=["result"])
+        accuracy, sentence = zeroshot_line(of_zeroshot, trained[0], curve)
+        line = accuracy, f"zero-shot, {100 * accuracy:.1f} %"
+        if len(trained) == 1:
+            finding = sentence
     figure = shots(curves, line, title="Accuracy by labelled images per class")
-    finding = ""
-    if line and len(trained) == 1:
-        finding = line[1].replace("zero-shot, ", "Zero-shot has ")
-    return style.state(figure, finding.replace(" %: worth", " %, worth"), source)
+    return style.state(figure, finding, source)
 
 
 SHOTS = Picture(
@@ -64,7 +68,9 @@ SHOTS = Picture(
     draw_shots,
     "clipkit plot shots shots.h5 --zeroshot zeroshot.h5 -o shots.png",
     of=("probe",),
+    is_first=results.has_several_shots,
     draws_several=True,
+    is_reported=results.has_several_shots,
 )
 
 
@@ -82,59 +88,64 @@ def shot_curves(probes: Sequence[FeatureFile]) -> list[ShotCurve]:
         results.check_finite(probe, "acc1")
         results.check_finite(probe, "shots", low=1)
         split = _scored_split(probe)
-        for row in probe.runs_on(split):
+        for run, row in enumerate(probe.runs_on(split)):
             label = ", ".join([*results.run_settings(row), f"on {split}"])
-            draws.setdefault((number, label), []).append(row)
+            draws.setdefault((number, label), []).append(row | {"run": run})
     labels = results.name_curves(probes, list(draws))
     curves = []
     for label, ((number, _), rows) in zip(labels, draws.items(), strict=True):
-        shots = np.array(results.column(rows, "shots")).astype(int)
+        shots = np.array([_images_per_class(row) for row in rows])
         accuracies = np.array(results.column(rows, "acc1"))
+        runs = np.array(results.column(rows, "run"))
         counts = np.unique(shots).tolist()
         points = []
         for n in counts:
             of_draws = accuracies[shots == n]
             points.append((of_draws.mean(), of_draws.min(), of_draws.max()))
         mean, low, high = np.transpose(points).tolist()
-        curves.append(ShotCurve(label, counts, mean, low, high, number))
+        runs_at = [runs[shots == n].tolist() for n in counts]
+        curves.append(ShotCurve(label, counts, mean, low, high, number, runs_at))
     return curves
 
 
-def zeroshot_line(zeroshot: FeatureFile, probe: FeatureFile, curve: ShotCurve) -> tuple[float, str]:
-    """Return the accuracy of zero-shot classification, and what it is worth in labelled images.
+def _images_per_class(row: results.Row) -> float:
+    """Return the images per class that a run had, which may be fewer than it asked for."""
+    had = row.get("fitted_per_class", math.nan)
+    return float(had if math.isfinite(had) else row["shots"])
 
-    That is where the curve crosses it, on a logarithmic scale of images. Refuse a result of other
-    images than the probe's.
+
+def zeroshot_line(zeroshot: FeatureFile, probe: FeatureFile, curve: ShotCurve) -> tuple[float, str]:
+    """Return the accuracy of zero-shot classification, and between which probes it lies.
+
+    It is above or below the probes on some number of images if it is so in every draw, by a paired
+    interval. Refuse a result of other images than the probe's.
     """
     scored = _scored_split(probe)
-    accuracy = _accuracy_on(zeroshot, probe, scored) if scored in probe.splits else None
-    if accuracy is None or downsample(zeroshot) != downsample(probe):
+    right = _right_on(zeroshot, probe, scored) if scored in probe.splits else None
+    if right is None or downsample(zeroshot) != downsample(probe):
         raise ClipkitError(
             f"{zeroshot.display_name}: expected zero-shot predictions of the images of "
             f"{probe.display_name}, got others"
         )
-    shots, means = np.asarray(curve.shots, np.float64), np.asarray(curve.mean)
-    above = np.flatnonzero(means >= accuracy)
-    if not len(above):
-        worth = f"more than {shots[-1]:g}"
-    elif above[0] == 0:
-        worth = f"at most {shots[0]:g}"
-    else:
-        last = above[0]
-        part = (accuracy - means[last - 1]) / (means[last] - means[last - 1])
-        crossing = shots[last - 1] * (shots[last] / shots[last - 1]) ** part
-        worth = f"{crossing:.1f}"
-    label = f"zero-shot, {100 * accuracy:.1f} %: worth {worth} labelled images per class"
-    return accuracy, label
+    of_probe = results.scored_runs(probe, scored)
+    above = []
+    for runs in curve.runs:
+        draws = [of_probe.predicted[run] == of_probe.labels for run in runs]
+        rows = [compare_right(right, of_draw) for of_draw in draws]
+        limits = np.array([verdicts.paired_limits(row) for row in rows])
+        above.append(verdicts.decide(limits[:, 0].min(), limits[:, 1].max(), 0, 0))
+    accuracy = float(right.mean())
+    shots = np.asarray(curve.shots, np.float64).tolist()
+    return accuracy, verdicts.shots_sentence(accuracy, len(right), shots, above)
 
 
-def _accuracy_on(result: FeatureFile, other: FeatureFile, name: str) -> float | None:
-    """Return the accuracy of the first run on a split of another result; None if it lacks rows."""
+def _right_on(result: FeatureFile, other: FeatureFile, name: str) -> Bools | None:
+    """Return which rows of a split of another result the first run gets right; None without all."""
     split = result.splits.get(matching_split(result, other, name) or "", Split())
     rows = locate(other.splits[name].ids, split.ids)
     if split.labels is None or split.predicted is None or -1 in rows:
         return None
-    return metrics.accuracy(split.labels[rows], split.predicted[0, rows])
+    return np.asarray(split.labels[rows] == split.predicted[0, rows])
 
 
 @clipkit_style
@@ -166,8 +177,8 @@ def shots(
         handles.append(ax.axhline(100 * zeroshot[0], color="black", linestyle="--"))
         labels.append(zeroshot[1])
     ax.set_xscale("log", base=2)
-    ticks = np.unique(np.concatenate([curve.shots for curve in curves])).astype(int)
-    ax.set_xticks(ticks, list(map(str, ticks)))
+    ticks = np.unique(np.concatenate([curve.shots for curve in curves]))
+    ax.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
     style.hide_minor_labels(ax.xaxis)
     ax.set_ylim(0)
     ax.set(xlabel="labelled images per class (log scale)", ylabel="accuracy (%)")

@@ -30,24 +30,36 @@ SEED = 42
 def draw_spectra(files: Sequence[FeatureFile], split: Split = None) -> Drawn:
     """Draw the singular values of prompt sets, or of images, with their effective ranks.
 
+    Effective ranks grow with the number of vectors, so that they are left out where it differs.
     Images stand beside a Gaussian sample of as many vectors, whose directions are all alike.
     """
     splits = _splits_of_images(files, split)
     values = spectra(files, splits)
-    ranks = {name: similarity.effective_rank(sigma) for name, sigma in values.items()}
     sizes = {file.splits[name].features.shape for file, name in zip(files, splits, strict=False)}
     nulls = {}
     for n, width in sorted(sizes):
         name = f"a Gaussian sample, n {n:,}, {width} dimensions"
         nulls[name] = similarity.gaussian_singular_values(n, width, SEED)
-        ranks[name] = similarity.effective_rank(nulls[name])
     noun = "images" if splits else "prompts"
-    if splits:
+    ranks = {}
+    if len(_row_counts(files, splits)) == 1:
+        spectra_of = {**values, **nulls}.items()
+        ranks = {name: similarity.effective_rank(sigma) for name, sigma in spectra_of}
+    else:
+        console.note(f"no effective ranks: they grow with the number of {noun}, which differs")
+    if splits and ranks:
         facts = [f"{name}: {rank:.1f}" for name, rank in ranks.items()]
         console.note(f"effective rank (RankMe): {'; '.join(facts)}")
     title = f"Singular values of the {noun}' directions"
     figure = spectrum({**values, **nulls}, ranks, nulls=list(nulls), title=title)
     return figure, results.sources_label(files, splits)
+
+
+def _row_counts(files: Sequence[FeatureFile], splits: Sequence[str]) -> set[int]:
+    """Return the numbers of vectors that the spectra are of, each once."""
+    if not splits:
+        return {len(file.features) for file in files}
+    return {len(file.splits[name].features) for file, name in zip(files, splits, strict=True)}
 
 
 def _splits_of_images(files: Sequence[FeatureFile], split: str | None) -> list[str]:
@@ -111,7 +123,7 @@ def spectrum(
     values : mapping of str to array (min(K, D),)
         Singular values of each matrix; zeros are left out.
     effective_rank : mapping of str to float
-        Of the same matrices.
+        Of the same matrices; a matrix without one has no mark.
     nulls : sequence of str
         Names of the matrices that are drawn as dashed grey lines.
     """
@@ -126,8 +138,11 @@ def spectrum(
         if name in nulls:
             look |= {"color": style.GREY, "linestyle": "--"}
         handles += ax.plot(index, falling, **{**look, "marker": ""})
-        rank = effective_rank[name]
-        labels.append(f"{style.sanitize_label(name, 52)}: effective rank {rank:.1f}")
+        label = style.sanitize_label(name, 52)
+        rank = effective_rank.get(name)
+        labels.append(label if rank is None else f"{label}: effective rank {rank:.1f}")
+        if rank is None:
+            continue
         height = float(np.exp(np.interp(rank, index, np.log(falling))))
         ax.plot(rank, height, markersize=9, markeredgecolor="white", **look)
         ax.plot([rank, rank], [0, height], color=look["color"], linewidth=1, linestyle=":")
@@ -135,6 +150,7 @@ def spectrum(
     ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     style.hide_minor_labels(ax.yaxis)
     ax.set(xlabel="index of the singular value", ylabel="singular value (log scale)")
-    ax.set_title("marks: effective rank", loc="left", color=style.GREY)
+    if effective_rank:
+        ax.set_title("marks: effective rank", loc="left", color=style.GREY)
     style.add_legend(fig, handles, labels)
     return fig

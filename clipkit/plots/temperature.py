@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
-from clipkit.analysis import results
+from clipkit.analysis import results, verdicts
 from clipkit.analysis.temperature_sweeps import (
     Sweep,
     best_sweep,
@@ -65,20 +65,12 @@ TEMPERATURE = Picture(
 
 
 def _finding(sweeps: Sequence[Sweep]) -> str:
-    """State the best accuracy with its temperature, beside the best of controls or chance."""
+    """State the highest accuracy of all trained models, beside that of controls or chance."""
     best, control = best_sweep(sweeps), best_sweep(sweeps, of_controls=True)
     if best is None:
         return ""
-    finding = f"At best {best.highest:.1f} %"
-    if np.count_nonzero(best.percent == best.highest) == 1:
-        finding += f", at τ {best.tau[best.best]:g}"
-    if control is not None and control.is_above_chance:
-        return f"{finding}; untrained reaches {control.highest:.1f} %"
-    if control is not None:
-        return f"{finding}; untrained is not shown to be above chance"
-    if best.chance > 0:
-        finding += f"; chance is {best.chance:.1f} %"
-    return finding
+    highest = math.nan if control is None else control.highest / 100
+    return best.sentence() + verdicts.control_of_best(highest, best.chance / 100)
 
 
 @clipkit_style
@@ -88,7 +80,7 @@ def temperature(
     """Draw accuracy against temperature, and below it mean entropy with its maximum ln K.
 
     A star marks each curve's best accuracy, which the legend states; the best of all is written
-    next to its star. A band covers the temperatures around it with accuracies in its interval.
+    next to its star. A band covers the temperatures around it that it is not decided against.
     Untrained controls are dashed and have neither, and chance is dotted. Temperature is on a log
     axis and falls to the right; the points of several curves at one temperature are moved apart.
     Entropies that all sweeps share are drawn once.
@@ -111,7 +103,7 @@ def temperature(
         handles.append(top.axhline(chance, color=style.GREY, linestyle=":", linewidth=1.4))
         labels.append(f"chance: {chance:.2f} %")
     _name_best(top, sweeps, moves)
-    facts = "bars: 95 % intervals; star: best on these images; band: its interval"
+    facts = "bars: 95 % intervals; star: highest; band: not decided against it"
     if len(sweeps) > 1:
         facts += "; points at one τ are set apart"
     top.set_title(facts, loc="left", color=style.GREY)
@@ -172,11 +164,8 @@ def _legend_label(sweep: Sweep) -> str:
     if sweep.best is None:
         return sweep.label
     label = style.sanitize_label(sweep.label, MAX_LABEL)
-    label += f": best {sweep.percent[sweep.best]:.2f} % at τ = "
-    taus = sweep.tau[sweep.plateau]
-    if len(taus) < 2 or sweep.is_control:
-        return f"{label}{sweep.tau[sweep.best]:g}"
-    return f"{label}{taus[0]:g} to {taus[-1]:g}"
+    names = [f"τ {name}" for name in sweep.names]
+    return verdicts.best_label(label, names, sweep.percent / 100)
 
 
 def _draw_entropies(ax: Axes, sweeps: Sequence[Sweep]) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 from numpy.typing import ArrayLike
 
-from clipkit.analysis import results, thresholds
+from clipkit.analysis import results, thresholds, verdicts
 from clipkit.base.options import EvalSplit, option, split_option
 from clipkit.features.model import FeatureFile
 from clipkit.plots import style
@@ -34,8 +34,7 @@ def draw_threshold(
     title = "Cosines of images with prompts"
     matching, others = pairs.cosines[pairs.matches], pairs.cosines[~pairs.matches]
     figure = threshold(matching, others, row["threshold"], title=title)
-    above = f"Above {row['threshold']:.3g}: {100 * row['tpr']:.1f} % of the matching pairs"
-    finding = f"{above}, {100 * row['fpr']:.1f} % of the others"
+    finding = verdicts.threshold_sentence(row)
     return style.state(figure, finding, results.source_label(logits, row["split"]))
 
 

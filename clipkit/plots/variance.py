@@ -13,7 +13,7 @@ from clipkit.base.errors import ClipkitError
 from clipkit.features.model import FeatureFile
 from clipkit.plots import heatmap, style
 from clipkit.plots.picture import Picture, always
-from clipkit.plots.style import Drawn, clipkit_style
+from clipkit.plots.style import Drawn, Floats, clipkit_style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,8 +33,26 @@ def draw_variance(file: FeatureFile) -> Drawn:
     if np.isfinite(columns["control_share"]).any():
         control = columns["control_share"], columns["control_low"], columns["control_high"]
     title = "What the embeddings' variance is about"
-    figure = variance(attributes.tolist(), share, unique=unique, control=control, title=title)
+    figure = variance(
+        attributes.tolist(),
+        share,
+        unique=unique,
+        control=control,
+        fact=_why_unique_exceeds(file, share, unique),
+        title=title,
+    )
     return figure, results.source_label(file, str(columns["split"][0]))
+
+
+def _why_unique_exceeds(file: FeatureFile, share: Floats, unique: Floats) -> str:
+    """Say why more is lost without an attribute than it explains alone, if that is so."""
+    if not np.any(unique > share):
+        return ""
+    rows, of_unique = file.runs.get("rows"), file.runs.get("unique_rows")
+    if rows is not None and of_unique is not None and np.any((of_unique > 0) & (of_unique < rows)):
+        least = of_unique[of_unique > 0].min()
+        return f"dots: of the {least:,.0f} of {rows.max():,.0f} images that have all attributes"
+    return "a dot beyond its bar: alone, the other attributes hide a part"
 
 
 VARIANCE = Picture(
@@ -68,6 +86,7 @@ def variance(
     *,
     unique: ArrayLike,
     control: tuple[ArrayLike, ArrayLike, ArrayLike] | None = None,
+    fact: str = "",
     title: str | None = None,
 ) -> Figure:
     """Draw how much of the embeddings' variance each attribute explains, the most first.
@@ -79,6 +98,8 @@ def variance(
         Adjusted R squared alone, and what is lost without the attribute; fractions.
     control : (mean, lowest, highest), each (A,), optional
         Shares of the untrained controls.
+    fact : str
+        What the reader has to know of the shares that are lost.
     """
     shares = np.asarray(share, np.float64)
     order = metrics.falling_order(np.nan_to_num(shares))
@@ -92,14 +113,15 @@ def variance(
         ax.scatter(100 * np.asarray(unique)[order], y - offset, color="black", s=14, zorder=3),
     ]
     labels = ["alone", "lost without it (unique)"]
+    facts = [fact]
     if control:
         mean, low, high = 100 * np.asarray(control, np.float64)[:, order]
         handles.append(ax.barh(y + offset, mean, height, color=style.VERMILLION))
         ax.hlines(y + offset, low, high, color="black", linewidth=1.2)
         labels.append("untrained control")
         if np.any(high > low):
-            fact = "lines: range of the untrained controls; their bars: the mean"
-            ax.set_title(fact, loc="left", color=style.GREY)
+            facts.append("lines: range of the untrained controls; their bars: the mean")
+    ax.set_title("; ".join(filter(None, facts)), loc="left", color=style.GREY)
     style.name_rows(ax, y, style.sanitize_names(attributes, 28, order), 0.6)
     ax.set_xlabel("share of the embeddings' variance (%, adjusted R²)")
     style.add_legend(fig, handles, labels)
@@ -134,14 +156,15 @@ def prompt_variance(
     n, A = percent.shape
     texts = style.sanitize_names(prompts, 40, rows.tolist())
     names = style.sanitize_names(attributes, 24)
-    width = heatmap.axis_inches(A, 0.42, 2.5)
+    width = heatmap.axis_inches(A, 0.42, 2.5, heatmap.MAX_COLUMN_NAMES)
     height = heatmap.axis_inches(n, 0.22, 1.5)
     figure_width = width + heatmap.text_inches(texts) + 2.0
-    fig, ax = style.new_axes(figure_width, height + heatmap.text_inches(names) + 0.9, title)
+    below = heatmap.text_inches(heatmap.names_of_columns(names))
+    fig, ax = style.new_axes(figure_width, height + below + 0.9, title)
     label = "share of variance (%)"
     image = heatmap.draw(fig, ax, percent, label, cmap="Blues", vmin=0, vmax=100)
-    heatmap.label_cells(ax, "x", names, width, slanted=True)
-    heatmap.label_cells(ax, "y", texts, height)
+    heatmap.label_cells(ax, "x", names, width, "attribute", slanted=True)
+    heatmap.label_cells(ax, "y", texts, height, "prompt")
     shown = np.where(np.asarray(above, bool)[rows], percent, np.nan)
     heatmap.write_numbers(ax, image, shown, decimals=0, size=7.5)
     if fact:
@@ -149,5 +172,4 @@ def prompt_variance(
     cells = int(np.isfinite(shares).sum())
     fact += f"numbers: above both nulls; by chance {0.01 * cells:.2g} of {cells:,} cells"
     ax.set_title(fact, loc="left", color=style.GREY)
-    ax.set(xlabel="attribute", ylabel="prompt")
     return fig

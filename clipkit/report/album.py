@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from clipkit.analysis import metrics
+from clipkit.analysis import metrics, verdicts
 from clipkit.analysis.results import caveat_note
 from clipkit.base import console
 from clipkit.base.console import escaped
@@ -150,6 +150,13 @@ class Album:
     similarity: str  # what a similarity with a prompt is called
     missing: str  # which images the data set lacks
     examples: Sequence[AlbumImage] = ()  # of the class that the summary of the page names
+
+    @property
+    def lowest(self) -> str:
+        """Name the class with fewer right images than all others; "" if this is not decided."""
+        right = [one.right for one in self.classes]
+        images = [one.images for one in self.classes]
+        return verdicts.lowest_class_sentence(right, images, [one.name for one in self.classes])
 
     @property
     def predicted_classes(self) -> list[str]:

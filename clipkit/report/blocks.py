@@ -6,13 +6,16 @@ Prose, headings and cells are Markdown. `markdown` renders a page as Markdown, `
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from clipkit.analysis.results import holds_classes
 from clipkit.features.model import FeatureFile
 from clipkit.features.provenance import provenance
+
+UNIT = re.compile(r"(.*?)(?: (%|\(.+\)))?")  # a column's title: its name and its unit
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class Bar:
     control: float = math.nan  # the number of an untrained control
     span: tuple[float, float] = (0.0, 1.0)  # the scale
     reference_name: str = "chance"
+    runs: Sequence[float] = ()  # the numbers of several runs, of which `value` is the largest
 
 
 @dataclass(frozen=True)
@@ -61,13 +65,115 @@ class Heading:
 class Table:
     """A table: its first columns hold text, and the others hold numbers.
 
-    `sources` names, for each row, the result that it comes from; it is empty if rows have none.
+    The first `key_columns` say what a row is about; by default, those with text. `sources` names,
+    for each row, the result that it comes from; it is empty if rows have none. `shared` is what all
+    rows have in common, which stands below the table.
     """
 
     header: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     text_columns: int = 1
     sources: Sequence[str] = ()
+    key_columns: int = 0
+    shared: str = ""
+
+    @property
+    def has_header(self) -> bool:
+        """Whether columns have titles; a table of facts has names in its first column instead."""
+        return all(self.header)
+
+    def arranged(self) -> Table:
+        """Return the table as it is shown: its first column distinguishes the rows.
+
+        Empty columns are left out. Of several rows, keys with one text in all of them stand below.
+        If no single key is different in all rows, the first column joins several.
+        """
+        columns = [list(map(text_of, column)) for column in zip(*self.rows, strict=True)]
+        shown = [n for n, texts in enumerate(columns) if any(texts)]
+        if len(self.rows) < 2 or not self.has_header:
+            return self._select(shown)
+        keys, shared = self._split_keys(shown, columns)
+        label = [keys[place] for place in _choose_label([columns[n] for n in keys])]
+        rest = self._select([n for n in shown if n not in shared and n not in label])
+        below = ", ".join(_fact(self.header[n], columns[n][0]) for n in shared)
+        return replace(rest._with_label(self, label), shared=below)
+
+    def _split_keys(
+        self, shown: Sequence[int], columns: Sequence[Sequence[str]]
+    ) -> tuple[list[int], list[int]]:
+        """Return the keys that tell rows apart, and those with one text in all rows."""
+        of_keys = max(self.key_columns, self.text_columns)
+        keys, shared = [], []
+        for n in shown:
+            if n >= of_keys:
+                break
+            if len(set(columns[n])) == 1:
+                shared.append(n)
+            else:
+                keys.append(n)
+        if not keys:  # the rows are about the same
+            keys, shared = shared[:1], shared[1:]
+        return keys, shared
+
+    def _select(self, columns: Sequence[int]) -> Table:
+        """Return a table of some columns."""
+        return replace(
+            self,
+            header=[self.header[n] for n in columns],
+            rows=[[row[n] for n in columns] for row in self.rows],
+            text_columns=sum(n < self.text_columns for n in columns),
+        )
+
+    def _with_label(self, whole: Table, label: Sequence[int]) -> Table:
+        """Put the joined columns `label` of the whole table before the columns of this one."""
+        if not label:
+            return self
+        header = [", ".join(whole.header[n] for n in label), *self.header]
+        rows = []
+        for cells, row in zip(whole.rows, self.rows, strict=True):
+            parts = [text_of(cells[n]) for n in label]
+            if len(label) > 1:
+                parts = [whole._named(n, part) for n, part in zip(label, parts, strict=True)]
+            rows.append([", ".join(filter(None, parts)), *row])
+        return replace(self, header=header, rows=rows, text_columns=self.text_columns + 1)
+
+    def _named(self, column: int, text: str) -> str:
+        """Return a text or, of a number, the number with its name."""
+        if column < self.text_columns or not text:
+            return text
+        return _fact(self.header[column], text)
+
+
+def _choose_label(keys: Sequence[Sequence[str]]) -> list[int]:
+    """Return the places of the keys that together distinguish the rows: one of them, if possible.
+
+    >>> _choose_label([["a", "a", "b"], ["x", "x", "x"], ["1", "2", "1"]])
+    [0, 2]
+    >>> _choose_label([["a", "a", "b"], ["1", "2", "3"]])
+    [1]
+    """
+    for place, key in enumerate(keys):
+        if len(set(key)) == len(key):
+            return [place]
+    chosen: list[int] = []
+    distinct = 1
+    for place in range(len(keys)):
+        tried = [*chosen, place]
+        rows = len(set(zip(*[keys[n] for n in tried], strict=True)))
+        if rows > distinct:
+            chosen, distinct = tried, rows
+    return chosen
+
+
+def _fact(title: str, text: str) -> str:
+    """Return a value with its name, and its unit behind it.
+
+    >>> _fact("chance (%)", "1.00"), _fact("C", "10")
+    ('chance 1.00 %', 'C 10')
+    """
+    match = UNIT.fullmatch(title)
+    name, unit = match.groups("") if match else (title, "")
+    return " ".join(filter(None, [name, text, unit.strip("()")]))
 
 
 @dataclass(frozen=True)

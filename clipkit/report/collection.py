@@ -18,7 +18,7 @@ from clipkit.base.console import count
 from clipkit.base.errors import ClipkitError
 from clipkit.base.names import distinct_names, select
 from clipkit.base.tables import Column
-from clipkit.features.columns import HEADINGS
+from clipkit.features.columns import COLUMNS, HEADINGS, NOTHING
 from clipkit.features.compatibility import origin
 from clipkit.features.model import RESULTS, FeatureFile
 from clipkit.features.provenance import identities, is_untrained, provenance
@@ -27,7 +27,7 @@ from clipkit.report.command_lines import NO_COMMANDS, Commands, make_origin
 from clipkit.report.expected import compare_figures, read_table
 from clipkit.report.markdown import escape
 from clipkit.report.same_images import MOST_RUNS, Scored, group_by_images, sum_up
-from clipkit.report.summary import answer, of_captions
+from clipkit.report.summary import answer, of_others
 from clipkit.report.tables import (
     EXPLANATIONS,
     RESULT_COLUMNS,
@@ -37,6 +37,9 @@ from clipkit.report.tables import (
 )
 
 MOST_CLASSES = 3  # that are predicted most often for images without labels
+SETTING_TITLES = {
+    column.heading.title for column in COLUMNS.values() if column.depends_on == NOTHING
+}
 NUMERIC = re.compile(r"-|[-+]?\d.*|")  # a cell of a column of numbers
 ABOUT = (
     "The history of a file says what it holds. Results on the same images are in one table. "
@@ -110,24 +113,27 @@ def of_files(
         raise _nothing_to_report(paths, reasons)
     for reason in reasons:
         console.warn(f"left out {reason}")
-    facts = sections.facts
     blocks = sections.blocks + _pictures(paths)
+    published: list[Fact] = []
     if expected:
-        published, summary = compare_figures(figures, files.by_name, expected, same_as)
-        facts = summary + facts
-        blocks = published + blocks
-    lead = _lead(reported.values())
-    if lead is not None:
-        facts = facts[:1] + answer(lead) + facts[1:]
+        figure_blocks, published = compare_figures(figures, files.by_name, expected, same_as)
+        blocks = figure_blocks + blocks
+    lead = _lead(reported)
     title = escape(results.sources_label([*reported.values()]))
     of_results, others = _split_by_kind(reported)
-    facts = [*facts, *of_captions(reported), _count(title, len(of_results), len(others))]
+    facts = [
+        *sections.facts,
+        *(answer(reported[lead], lead) if lead else []),
+        *of_others(reported),
+        *published,
+        _count(title, len(of_results), len(others)),
+    ]
     return Page(
         title,
         [provenance_table(files.by_name.values()), ABOUT],
         blocks,
         list(map(escape, reasons)),
-        lead=lead,
+        lead=reported.get(lead),
         summary=facts,
         origins=files.origins(commands),
         results=of_results,
@@ -261,17 +267,17 @@ def _reason(error: ClipkitError, file: str) -> str:
     return error.message.removeprefix(f"{file}: ").removeprefix(f"cannot read {file}: ")
 
 
-def _lead(files: Iterable[FeatureFile]) -> FeatureFile | None:
-    """Return a result of `attributes` that can be drawn, if possible of a model that answers."""
+def _lead(files: Mapping[str, FeatureFile]) -> str:
+    """Name a result of `attributes` that can be drawn, if possible of a model that answers."""
     columns = set(RESULT_COLUMNS["attributes"].split())
-    lead = None
-    for file in files:
+    lead = ""
+    for name, file in files.items():
         is_drawn = columns.issubset(file.runs) and "null5" not in file.runs
         if results.newest_entry(file)["command"] != "attributes" or not is_drawn:
             continue
         if file.is_dot_product:
-            return file
-        lead = lead or file
+            return name
+        lead = lead or name
     return lead
 
 
@@ -451,15 +457,21 @@ def _joined_table(files: dict[str, FeatureFile]) -> Table:
         if file.run_count > MOST_RUNS:
             console.note(f"{name}: the table has the first {MOST_RUNS} of {file.run_count:,} rows")
     columns = tables.columns_for_people(tables.join(reports), HEADINGS)
-    columns.sort(key=_is_numeric)  # texts first
+    columns.sort(key=lambda column: (_is_numeric(column), not _is_setting(column)))
     texts = len(columns) - sum(map(_is_numeric, columns))
+    settings = sum(_is_numeric(column) and _is_setting(column) for column in columns)
     header = [escape(column.title) for column in columns]
     cells = [map(_known, column.cells) for column in columns]
-    return Table(header, list(zip(*cells, strict=True)), texts, sources)
+    return Table(header, list(zip(*cells, strict=True)), texts, sources, texts + settings)
 
 
 def _is_numeric(column: Column) -> bool:
     return all(map(NUMERIC.fullmatch, column.cells))
+
+
+def _is_setting(column: Column) -> bool:
+    """Whether a column has names or settings, and no results."""
+    return column.name in SETTING_TITLES
 
 
 def _known(cell: str) -> str:

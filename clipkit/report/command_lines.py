@@ -32,6 +32,8 @@ MEMBERS = {
     "model": "model.name",
     **{name: f"model.{name}" for name in ("untrained", "precision", "layer", "pool", "norm")},
     "image_size": "model.image_size",
+    **{"ask": "model.question", "at": "model.at", "as_embedding": "model.as_embedding"},
+    "vision_tower": "model.vision_tower",
     "layers": "model.layer",
     "no_projection": "model.projection",
     "template": "templates",
@@ -142,6 +144,8 @@ class _Command:
         if settings.get("argument") is not None:
             words.append(str(settings["argument"]))
         members = {**MEMBERS, **MEMBERS_OF.get(command, {})}
+        if "python" in self._entry.model:  # one's own encoder
+            members["model"] = "model.python"
         for name, option in options.items():
             path = members.get(name, name)
             if path is not None:

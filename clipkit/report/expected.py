@@ -10,15 +10,17 @@ import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from clipkit.analysis import metrics, results
+from clipkit.analysis import metrics, results, verdicts
 from clipkit.analysis.results import Row
 from clipkit.base import csv_rows, files
 from clipkit.base.errors import ClipkitError
 from clipkit.base.names import select
-from clipkit.features.columns import COLUMNS, SETTINGS
+from clipkit.datasets.registry import REGISTRY
+from clipkit.features.columns import COLUMNS, SETTINGS, SHARE, Column
 from clipkit.features.compatibility import origin
 from clipkit.features.model import FeatureFile
 from clipkit.features.provenance import downsample, is_untrained, provenance
@@ -45,6 +47,8 @@ CHOICES = ("split", "images", "class")
 WORDS = tuple(dict.fromkeys((*HISTORY_WORDS, *SETTINGS, *VARIATIONS, *CHOICES)))
 CONTROL, VERDICT = "untrained control", "in the interval"
 NOT_MEASURED = "not measured"
+MOST_DIGITS = 30  # before and after the point of a published number
+ROUNDING_ERROR = 1e-9  # of floats, so that half of a last digit is still rounded
 SAME_AS = (
     "If only the name differs, as for a model in a folder, say so with clipkit report --same-as "
     "model=NAME or dataset=NAME."
@@ -62,9 +66,29 @@ class Figure:
     title: str
     where: Mapping[str, str]  # what selects the result
     column: str
-    value: float  # NaN without a figure
+    digits: str  # the number as it was published; "" without a figure
     reason: str  # why a result is not comparable with it, or ""
     source: str
+
+    @property
+    def value(self) -> float:
+        """The number; NaN without a figure."""
+        return float(self.digits or "nan")
+
+    @property
+    def rounding(self) -> float:
+        """By how much the number may differ from the one that was rounded to it."""
+        exponent = Decimal(self.digits).as_tuple().exponent
+        assert isinstance(exponent, int)  # the number is finite
+        return 0.5 * 10.0**exponent + ROUNDING_ERROR
+
+    @property
+    def published(self) -> str:
+        """The digits as the page shows them: a share in percent."""
+        if not self.digits:
+            return ""
+        places = 2 if self.unit == "%" else 0
+        return f"{Decimal(self.digits).scaleb(places):f}"
 
     @property
     def unit(self) -> str:
@@ -79,7 +103,8 @@ class Figure:
     @property
     def is_rounded(self) -> bool:
         """Whether a result is compared with the figure as it is rounded, without an interval."""
-        return not self.is_share_of_images and not self.reason
+        has_interval = self.is_share_of_images or COLUMNS[self.column].has_interval
+        return not has_interval and self.column != "f1" and not self.reason
 
 
 class _Described(NamedTuple):
@@ -112,6 +137,7 @@ class _Row:
     cells: dict[str, Cell]
     source: str = ""  # the name of the result
     absent: str = ""  # a word of the figure that no result has
+    width: float = math.nan  # of the interval of a share
     is_measured: bool = True  # also if several results fit
 
 
@@ -132,7 +158,7 @@ def _parse(cells: Mapping[str, str], place: str) -> Figure:
     where = _parse_where(cells["where"], f"{place}, where")
     if cells["column"] not in COLUMNS:
         raise _error(f"{place}, column", "a column of a result, such as acc1", cells["column"])
-    value = _parse_value(cells["value"], f"{place}, value")
+    digits = _parse_digits(cells["value"], COLUMNS[cells["column"]], f"{place}, value")
     answer, _, reason = cells["comparable"].partition(":")
     is_answer = cells["comparable"] == "yes" or (answer == "no" and reason.strip())
     if cells["value"] and not is_answer:
@@ -141,20 +167,25 @@ def _parse(cells: Mapping[str, str], place: str) -> Figure:
         if not cells[name].strip():
             raise _error(f"{place}, {name}", "a text", cells[name])
     section, title = cells["section"], cells["title"]
-    return Figure(section, title, where, cells["column"], value, reason.strip(), cells["source"])
+    return Figure(section, title, where, cells["column"], digits, reason.strip(), cells["source"])
 
 
-def _parse_value(text: str, place: str) -> float:
-    """Return a published number; NaN for an empty cell."""
+def _parse_digits(text: str, column: Column, place: str) -> str:
+    """Return a published number as it is written; "" for an empty cell."""
     if not text:
-        return math.nan
+        return ""
     try:
-        value = float(text)
-    except ValueError:
-        value = math.inf
-    if math.isinf(value):
+        number = Decimal(text)
+    except InvalidOperation:
+        number = Decimal("nan")
+    if not number.is_finite() or abs(number.adjusted()) > MOST_DIGITS:
         raise _error(place, "a number, or nothing", text)
-    return value
+    if not column.unit.low <= number <= column.unit.high:
+        expected = f"a number from {column.unit.low:g} to {column.unit.high:g}"
+        if column.unit is SHARE:
+            expected = "a share from 0 to 1, such as 0.7801 for 78.01 %"
+        raise _error(place, expected, text)
+    return f"{number:f}"
 
 
 def _parse_where(text: str, place: str) -> dict[str, str]:
@@ -188,6 +219,7 @@ def compare_figures(
     replace those in the histories of the results.
     """
     same_as = dict(same_as or {})
+    _check_classes(named, same_as)
     trained = _describe_all(named, same_as, untrained=False)
     controls = _describe_all(named, same_as, untrained=True)
     rows = [_row(figure, trained, controls) for figure in figures]
@@ -198,14 +230,32 @@ def compare_figures(
         blocks.append(f"As --same-as says, {text}")
     if not any(row.is_measured for row in rows):
         return blocks + _nothing_measured(rows, table), []
-    verdicts = _count_verdicts([row.cells.get(VERDICT) for row in rows])
-    blocks.append(verdicts)
+    counts = _count_verdicts(rows)
+    blocks.append(counts)
     if any(figure.is_rounded for figure in figures):
         blocks.append(ROUNDED)
     header = list(HEADER)
     if not controls:
         header.remove(CONTROL)
-    return blocks + _tables(rows, header), [Fact(HEADING.text, verdicts)]
+    return blocks + _tables(rows, header), [Fact(HEADING.text, counts)]
+
+
+def _check_classes(named: Mapping[str, FeatureFile], same_as: Mapping[str, str]) -> None:
+    """Refuse results of another number of classes than the data set that they are said to be of."""
+    dataset = same_as.get("dataset", "")
+    record = REGISTRY.get(dataset)
+    if record is None or record.class_names is None:
+        return
+    expected = len(record.class_names())
+    for name, file in named.items():
+        if not file.runs or not results.holds_classes(file) or results.labels_suffix(file):
+            continue
+        count = len({*(file.class_names or [])} - {results.NONE})
+        if count and count != expected:
+            raise ClipkitError(
+                f"--same-as dataset={dataset}: expected results of {expected} classes, got {count} "
+                f"in {name}"
+            )
 
 
 def _tables(rows: Iterable[_Row], header: Sequence[str]) -> list[Block]:
@@ -235,7 +285,7 @@ def _describe_all(
 def _nothing_measured(rows: Sequence[_Row], table: str) -> list[Block]:
     """Say that no result fits a figure of the table, and which words no result has."""
     absent = list(dict.fromkeys(row.absent for row in rows if row.absent))
-    count = sum(not math.isnan(row.figure.value) for row in rows)
+    count = sum(bool(row.figure.digits) for row in rows)
     published = f"None of the {count} published figures of {escape(Path(table).name)} was"
     if not absent:
         return [f"{published} measured here: no result fits any of them."]
@@ -251,18 +301,20 @@ def _absent_word(figure: Figure, described: Sequence[_Described]) -> str:
     return ""
 
 
-def _count_verdicts(verdicts: Sequence[Cell | None]) -> str:
-    total = verdicts.count("yes") + verdicts.count("no")
+def _count_verdicts(rows: Sequence[_Row]) -> str:
+    answers = [row.cells.get(VERDICT) for row in rows]
+    within, total = answers.count("yes"), answers.count("yes") + answers.count("no")
     if not total:
         return "No measured figure is comparable with a published one: each row says why."
-    return f"{verdicts.count('yes')} of {total} comparable figures lie within the interval."
+    widths = [row.width for row in rows if row.cells.get(VERDICT) in ("yes", "no")]
+    return verdicts.published_sentence(within, total, widths)
 
 
 def _row(figure: Figure, trained: Sequence[_Described], controls: Sequence[_Described]) -> _Row:
     """Set a figure beside the run that it selects, if there is one."""
     row = _Row(figure, {"result": escape(figure.title), "source": escape(figure.source)})
-    if not math.isnan(figure.value):
-        row.cells["published"] = format_measurement(Measurement(figure.value, figure.unit))
+    if figure.digits:
+        row.cells["published"] = figure.published
     runs = _select(figure, trained)
     if not runs:
         row.is_measured = False
@@ -276,6 +328,8 @@ def _row(figure: Figure, trained: Sequence[_Described], controls: Sequence[_Desc
     else:
         row.source = runs[0].name
         row.cells |= _measured_cells(figure, runs[0], _select(figure, controls))
+        measured = _measure(figure, runs[0])
+        row.width = measured.high - measured.low if figure.unit == "%" else math.nan
     return row
 
 
@@ -291,7 +345,7 @@ def _measured_cells(figure: Figure, run: _Run, controls: Iterable[_Run]) -> dict
     if figure.unit == "%":
         bar = Bar(measured.value, measured.low, measured.high, control=highest(of_controls))
         cells["measured"] = Number(format_measurement(measured), bar)
-    if math.isnan(figure.value):
+    if not figure.digits:
         return cells
     reason = figure.reason or _reservation(figure, run)
     if reason:
@@ -303,21 +357,22 @@ def _measured_cells(figure: Figure, run: _Run, controls: Iterable[_Run]) -> dict
 
 
 def _measure(figure: Figure, run: _Run) -> Measurement:
-    """Return a number of a run with its 95 % interval, if it is a share of the images."""
+    """Return a number of a run with its own 95 % interval, or Wilson's of a share of images."""
     value = float(run.row[figure.column])
-    if figure.column == "f1":
-        return Measurement(value, figure.unit, run.row["f1_low"], run.row["f1_high"])
+    ends = [run.row.get(f"{figure.column}_{end}", math.nan) for end in ("low", "high")]
+    if not any(map(math.isnan, ends)):
+        return Measurement(value, figure.unit, *ends)
     if not figure.is_share_of_images or run.split not in run.file.splits:
         return Measurement(value, figure.unit)
     return Measurement(value, figure.unit, *metrics.wilson(value, len(run.file.splits[run.split])))
 
 
 def _is_within(figure: Figure, measured: Measurement) -> bool:
-    """Whether a figure lies in the interval or, without one, is what was measured, rounded."""
-    if math.isnan(measured.low):
-        published = Measurement(figure.value, figure.unit)
-        return format_measurement(published) == format_measurement(measured)
-    return measured.low <= figure.value <= measured.high
+    """Whether what was rounded to a figure lies in the interval or, without one, was measured."""
+    low, high = measured.low, measured.high
+    if math.isnan(low):
+        low = high = measured.value
+    return low - figure.rounding <= figure.value <= high + figure.rounding
 
 
 def _reservation(figure: Figure, run: _Run) -> str:

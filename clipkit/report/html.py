@@ -38,7 +38,6 @@ from clipkit.report.blocks import (
     Page,
     Picture,
     Table,
-    text_of,
 )
 from clipkit.report.markdown import escape
 
@@ -130,12 +129,17 @@ def _inline(markdown: str) -> Markup:
 def _nodes(page: Page, pictures: _Pictures, drawn: Path | None) -> Iterator[dict[str, Any]]:
     """Yield each block for the template. Skip the picture of `drawn`, which stands above them."""
     heading = ""
+    labels: Counter[str] = Counter()
     for number, block in enumerate(page.blocks):
         if drawn and isinstance(block, Picture) and _is_named_after(block.path, drawn):
             continue
         if isinstance(block, Heading):
             heading = block.text
         node = _node(block, pictures, f"b{number}", heading)
+        if node and node["kind"] == "table":  # its region needs a name of its own
+            labels[node["label"]] += 1
+            if labels[node["label"]] > 1:
+                node["label"] += f", table {labels[node['label']]}"
         if node:
             yield node
 
@@ -159,41 +163,20 @@ def _node(block: Block, pictures: _Pictures, key: str, heading: str = "") -> Any
 
 
 def _table(table: Table) -> dict[str, Any]:
-    """Return the columns and rows of a table, without the columns that are empty."""
-    shown, shared = _choose_columns(table)
+    """Return the columns and rows of a table."""
+    table = table.arranged()
     sources = table.sources or [""] * len(table.rows)
-    rows = [[row[number] for number in shown] for row in table.rows]
     bars = [cell.bar for row in table.rows for cell in row if isinstance(cell, Number)]
     return {
-        "header": [table.header[number] for number in shown],
-        "rows": list(zip(sources, rows, strict=True)),
-        "text_columns": table.text_columns - len(shared),
-        "shared": ", ".join(shared),
+        "header": table.header,
+        "rows": list(zip(sources, table.rows, strict=True)),
+        "text_columns": table.text_columns,
+        "shared": table.shared,
         "sources": [source for source in dict.fromkeys(sources) if source],
         "class": _class(table),
         "legend": _legend(bars),
-        "has_bars_below": _count_columns_with_bars(rows) > 1,
+        "has_bars_below": _count_columns_with_bars(table.rows) > 1,
     }
-
-
-def _choose_columns(table: Table) -> tuple[list[int], list[str]]:
-    """Return the numbers of the columns to show, and the texts that all rows share.
-
-    If all rows are of one result, a text that is the same in all of them is named once below the
-    table, so that the first column, which stays in view, distinguishes the rows.
-    """
-    shown: list[int] = []
-    shared: list[str] = []
-    has_one_source = len(table.rows) > 1 and len(set(table.sources)) == 1
-    last = len(table.header) - 1
-    for number, column in enumerate(zip(*table.rows, strict=True)):
-        texts = set(map(text_of, column))
-        is_text = number < table.text_columns
-        if is_text and has_one_source and len(texts) == 1 and number != last:
-            shared.append(f"{table.header[number]} {texts.pop()}")
-        elif is_text or any(texts):
-            shown.append(number)
-    return shown, shared
 
 
 def _count_columns_with_bars(rows: Sequence[Sequence[Cell]]) -> int:
@@ -206,7 +189,7 @@ def _count_columns_with_bars(rows: Sequence[Sequence[Cell]]) -> int:
 
 def _class(table: Table) -> str:
     """Return "facts" for a table of names and values, "sortable" for several rows, else ""."""
-    if not all(table.header):
+    if not table.has_header:
         return "facts"
     if len(table.rows) > 1:
         return "sortable"
@@ -215,15 +198,17 @@ def _class(table: Table) -> str:
 
 def _legend(bars: Sequence[Bar]) -> list[tuple[str, str]]:
     """Return the marks that the bars have, each with its meaning."""
-    intervals, references, controls = [], [], []
+    runs, intervals, references, controls = [], [], [], []
     for bar in bars:
+        if bar.runs:
+            runs.append(("run", "one run"))
         if math.isfinite(bar.low):
             intervals.append(("interval", "95 % interval, or range"))
         if math.isfinite(bar.reference):
             references.append(("reference", bar.reference_name))
         if math.isfinite(bar.control):
             controls.append(("control", "untrained control"))
-    return list(dict.fromkeys(intervals + references + controls))
+    return list(dict.fromkeys(intervals + runs + references + controls))
 
 
 def _bar(bar: Bar, width: int = BAR_WIDTH) -> Markup:
@@ -235,11 +220,15 @@ def _bar(bar: Bar, width: int = BAR_WIDTH) -> Markup:
         return round(PAD + share * (width - 2 * PAD), 1)
 
     middle = BAR_HEIGHT / 2
-    start, end = sorted((x(0), x(bar.value)))
-    parts = [
-        f'<line class="track" x1="{PAD}" x2="{width - PAD}" y1="{middle}" y2="{middle}"/>',
-        f'<rect class="value" x="{start}" y="4" width="{end - start:.1f}" height="6"/>',
-    ]
+    parts = [f'<line class="track" x1="{PAD}" x2="{width - PAD}" y1="{middle}" y2="{middle}"/>']
+    if bar.runs:
+        strokes = "".join(f"M{x(run)} 2v10" for run in bar.runs)
+        parts.append(f'<path class="run" d="{strokes}"/>')
+    else:
+        start, end = sorted((x(0), x(bar.value)))
+        parts.append(
+            f'<rect class="value" x="{start}" y="4" width="{end - start:.1f}" height="6"/>'
+        )
     if math.isfinite(bar.low) and math.isfinite(bar.high):
         ends = f'x1="{x(bar.low)}" x2="{x(bar.high)}"'
         parts.append(f'<line class="interval" {ends} y1="{middle}" y2="{middle}"/>')

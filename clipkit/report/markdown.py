@@ -45,11 +45,26 @@ def format_measurements(measurements: Sequence[Measurement]) -> str:
     >>> format_measurements([Measurement(0.5), Measurement(0.6)]), format_measurements([])
     ('55.00 (50.00–60.00)', '')
     """
-    if len(measurements) < 2:
-        return "".join(map(format_measurement, measurements))
+    return format_measurement(mean_measurement(measurements)) if measurements else ""
+
+
+def mean_measurement(measurements: Sequence[Measurement]) -> Measurement:
+    """Return the mean of several numbers with the lowest and the highest, or the only one."""
+    if len(measurements) == 1:
+        return measurements[0]
     values = [measurement.value for measurement in measurements]
     mean = sum(values) / len(values)
-    return format_measurement(Measurement(mean, measurements[0].unit, min(values), max(values)))
+    return Measurement(mean, measurements[0].unit, min(values), max(values))
+
+
+def format_range(shares: Sequence[float]) -> str:
+    """Format the lowest and the highest of several shares in percent.
+
+    >>> format_range([0.28, 0.24]), format_range([0.5, 0.5]), format_range([])
+    ('24.00–28.00', '50.00', '')
+    """
+    ends = map(format_percent, (min(shares), max(shares))) if shares else ()
+    return "–".join(dict.fromkeys(ends))
 
 
 def highest(measurements: Sequence[Measurement]) -> float:
@@ -107,7 +122,11 @@ def escape(text: object) -> str:
 
 def as_markdown(page: Page) -> str:
     """Render a report as Markdown."""
-    blocks: list[Block] = [Heading(1, page.title), *page.preamble]
+    found = [_fill(f"{fact.name}: {fact.text}", "- ", "  ") for fact in page.summary]
+    blocks: list[Block] = [Heading(1, page.title)]
+    if found:
+        blocks.append("\n".join(found))
+    blocks += page.preamble
     if page.left_out:
         blocks.append("These results are left out:\n\n- " + "\n- ".join(page.left_out))
     return "\n\n".join(map(block_as_markdown, [*blocks, *page.blocks])) + "\n"
@@ -127,13 +146,24 @@ def block_as_markdown(block: Block) -> str:
         return _table(block)
     if isinstance(block, Picture):
         return f"![{block.caption}]({quote(block.path.name)})"
-    if "\n" in block:
-        return block
-    return textwrap.fill(block, WIDTH, break_on_hyphens=False, break_long_words=False)
+    return block if "\n" in block else _fill(block)
+
+
+def _fill(text: str, first: str = "", others: str = "") -> str:
+    """Wrap a text; `first` and `others` stand before its first and its other lines."""
+    return textwrap.fill(
+        text,
+        WIDTH,
+        initial_indent=first,
+        subsequent_indent=others,
+        break_on_hyphens=False,
+        break_long_words=False,
+    )
 
 
 def _table(table: Table) -> str:
-    """Format a table with padded columns."""
+    """Format a table with padded columns, and what all rows share below it."""
+    table = table.arranged()
     columns = []
     for number, (title, *cells) in enumerate(zip(table.header, *table.rows, strict=True)):
         column = [title, *map(text_of, cells)]
@@ -143,4 +173,7 @@ def _table(table: Table) -> str:
             end, align = ":", str.rjust
         padded = [f" {align(cell, width)} " for cell in column]
         columns.append([padded[0], "-" * (width + 1) + end, *padded[1:]])
-    return "\n".join(f"|{'|'.join(line)}|" for line in zip(*columns, strict=True))
+    lines = [f"|{'|'.join(line)}|" for line in zip(*columns, strict=True)]
+    if table.shared:
+        lines += ["", *textwrap.wrap(f"In all rows: {table.shared}", WIDTH)]
+    return "\n".join(lines)

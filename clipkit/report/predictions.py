@@ -137,7 +137,7 @@ def read_predictions(
         predicted, label, class_names = run.predicted, run.label, run.class_names
         runs = len(result_files.scored_runs(result, split).rows)
         if runs > 1:
-            label += f", the best of {runs:,} runs by its accuracy on {split}"
+            label += f", the most accurate of {runs:,} runs on {split}"
     names = np.array(distinct_names(list(map(console.escaped, class_names))))
     true = None if labels is None else names[labels]
     scores, score_name = _scores(result, split, predicted, sources)

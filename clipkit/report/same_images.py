@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import compress
@@ -13,14 +14,22 @@ import numpy as np
 from clipkit.analysis import comparison, metrics, results
 from clipkit.analysis.comparison import Bools
 from clipkit.analysis.results import Row, newest_entry
+from clipkit.base.console import count
 from clipkit.base.errors import ClipkitError
-from clipkit.features.columns import COLUMNS, HIGHER, SHARE, depends_on_rows
+from clipkit.features.columns import COLUMNS, HIGHER, SETTINGS, SHARE, depends_on_rows
 from clipkit.features.compatibility import SAME_IMAGES, Origin, origin, relate
 from clipkit.features.model import FeatureFile, Int64
 from clipkit.features.provenance import is_untrained, provenance
 from clipkit.report import summary
 from clipkit.report.blocks import Bar, Block, Cell, Fact, Heading, Measurement, Number, Table
-from clipkit.report.markdown import escape, format_measurement, format_measurements, highest
+from clipkit.report.markdown import (
+    escape,
+    format_measurement,
+    format_measurements,
+    format_range,
+    highest,
+    mean_measurement,
+)
 from clipkit.report.steps import newest_settings, run_settings, settings
 from clipkit.report.tables import Pair, difference_table, layer_table
 
@@ -29,7 +38,14 @@ NUMBERED = (
     "These images were imported without ids, so that row numbers are their ids. Results on other "
     "imports are in tables of their own, even if the row numbers are equal."
 )
+ACCURACY, CONTROL = "accuracy (%)", "untrained control (%)"
+SETTING_COLUMNS = ("classifier", "C", "temperature", "k", "shots")
 TEXT_COLUMNS = {"file", "model", "prompts", "result of", "classifier"}
+KEY_COLUMNS = ("file", "model", "prompts", "result of", *SETTING_COLUMNS, "runs", "draws", "run")
+OF_DRAWS = (
+    "Each row is the mean over the draws of training images. Brackets have the lowest and the "
+    "highest accuracy of a draw."
+)
 CLUSTERED = "Images depend on each other: clipkit compare tests results on them."
 # The columns of runs that are shown, besides their accuracy
 SHOWN = [
@@ -71,6 +87,16 @@ class Scored:
     def has_one_run(self) -> bool:
         """Whether there is no choice among runs."""
         return len(self.runs) == 1
+
+    def draws(self) -> list[list[int]]:
+        """Return the numbers of the runs that differ in nothing but their draw of rows."""
+        if not any("draw" in run for run in self.runs):
+            return [[number] for number in range(len(self.runs))]
+        alike: dict[str, list[int]] = {}
+        for number, run in enumerate(self.runs):
+            settings = [run.get(name) for name in SETTINGS if name != "draw"]
+            alike.setdefault(repr(settings), []).append(number)
+        return list(alike.values())
 
     @property
     def untested(self) -> str:
@@ -199,7 +225,7 @@ class SameImages:
                 f"{_names(several)}. Choose a run with clipkit compare --run or clipkit probe "
                 "--val."
             )
-        return blocks
+        return blocks + self._sweeps()
 
     def _heading(self) -> Heading:
         """Return the heading: the data set, the split, and the numbers of images and classes."""
@@ -233,44 +259,80 @@ class SameImages:
         return notes
 
     def _accuracies(self) -> Table:
-        """Return the table of all runs, without the columns that are empty.
+        """Return the table of all results; several runs of one have their range.
 
         The control of a result is a column.
         """
-        rows = []
-        sources = []
+        matched = self._matched()
+        shown = [scored for scored in self.results if scored.name not in matched]
+        rows = [self._result_cells(scored) for scored in shown]
+        return _key_table(rows, [scored.name for scored in shown])
+
+    def _sweeps(self) -> list[Block]:
+        """Return a table of the runs of each result with several, below its name."""
+        blocks: list[Block] = []
         matched = self._matched()
         for scored in self.results:
-            if scored.name in matched:
+            if scored.has_one_run or scored.name in matched:
                 continue
-            for run in range(min(MOST_RUNS, len(scored.runs))):
-                rows.append(self._accuracy_cells(scored, run))
-                sources.append(scored.name)
-        header = [name for name in rows[0] if any(row[name] for row in rows)]
-        cells = [[row[name] for name in header] for row in rows]
-        return Table(header, cells, len(TEXT_COLUMNS.intersection(header)), sources)
+            groups = scored.draws()[:MOST_RUNS]
+            rows = [self._run_cells(scored, numbers) for numbers in groups]
+            if len({tuple(row[name] for name in SETTING_COLUMNS) for row in rows}) < len(rows):
+                for numbers, row in zip(groups, rows, strict=True):
+                    row["run"] = f"{numbers[0]}"
+            blocks.append(Heading(3, f"{escape(scored.name)}: {count(len(scored.runs), 'run')}"))
+            if any(len(numbers) > 1 for numbers in groups):
+                blocks.append(OF_DRAWS)
+            blocks.append(_key_table(rows, [scored.name] * len(rows)))
+        return blocks
 
-    def _accuracy_cells(self, scored: Scored, number: int) -> dict[str, Cell]:
-        """Return the cells of a run by the titles of their columns."""
-        source, run = provenance(scored.file), scored.runs[number]
+    def _result_cells(self, scored: Scored) -> dict[str, Cell]:
+        """Return the cells of a result by the titles of their columns."""
+        source = provenance(scored.file)
         cells: dict[str, Cell] = {
             "file": escape(scored.name),
             "model": escape(source.model or "-"),
             "prompts": escape(source.prompts),
             "result of": escape(newest_entry(scored.file)["command"]),
-            "classifier": escape(run.get("classifier", "")),
         }
-        for name in ("C", "temperature", "shots", "draw"):
-            cells[name] = _number(run.get(name), "g")
-        of_controls = [control.measure() for control in self.controls_of(scored, number)]
-        measured, chance = scored.measure(number), results.chance(scored.labels)
-        bar = Bar(measured.value, measured.low, measured.high, chance, highest(of_controls))
-        cells["accuracy (%)"] = Number(format_measurement(measured), bar)
-        cells["untrained control (%)"] = format_measurements(of_controls)
+        numbers = range(len(scored.runs))
+        if len(scored.draws()) == 1:
+            return cells | self._run_cells(scored, numbers)
+        runs = [scored.measure(number).value for number in numbers]
+        of_controls = self._measure_controls(scored, numbers[:MOST_RUNS])
+        best = highest(of_controls)
+        bar = Bar(max(runs), reference=results.chance(scored.labels), control=best, runs=runs)
+        return {
+            **cells,
+            **_setting_cells(scored.runs),
+            "runs": f"{len(runs):,}",
+            ACCURACY: Number(format_range(runs), bar),
+            CONTROL: format_range([measured.value for measured in of_controls]),
+        }
+
+    def _run_cells(self, scored: Scored, numbers: Sequence[int]) -> dict[str, Cell]:
+        """Return the cells of a run or, of several draws, of their mean and range."""
+        runs = [scored.runs[number] for number in numbers]
+        measured = [scored.measure(number) for number in numbers]
+        of_controls = self._measure_controls(scored, numbers)
+        best = highest(of_controls)
+        mean = mean_measurement(measured)
+        bar = Bar(mean.value, mean.low, mean.high, results.chance(scored.labels), best)
+        cells: dict[str, Cell] = dict(_setting_cells(runs))
+        cells["draws"] = f"{len(runs)}" if len(runs) > 1 else ""
+        cells[ACCURACY] = Number(format_measurement(mean), bar)
+        cells[CONTROL] = format_measurements(of_controls)
         for column in SHOWN:
-            share = run.get(column.name, np.nan)
-            cells[f"{column.heading.title} (%)"] = _number(100 * share, ".2f")
+            shares = [run.get(column.name, np.nan) for run in runs]
+            cells[f"{column.heading.title} (%)"] = _number(100 * float(np.mean(shares)), ".2f")
         return cells
+
+    def _measure_controls(self, scored: Scored, numbers: Sequence[int]) -> list[Measurement]:
+        """Return the accuracies of the controls of some runs; a control itself has none."""
+        if scored.is_control:
+            return []
+        controls = [self.controls_of(scored, number) for number in numbers]
+        return [control.measure() for of_run in controls for control in of_run]
 
     def _layers(self) -> list[Block]:
         """Return the accuracy by layer, if there are results of layers."""
@@ -326,6 +388,26 @@ def _names(group: Iterable[Scored]) -> str:
     return ", ".join(escape(scored.name) for scored in group)
 
 
+def _key_table(rows: Sequence[Mapping[str, Cell]], sources: Sequence[str]) -> Table:
+    """Return a table of rows, in which names and settings say what a row is about."""
+    names = list(dict.fromkeys(itertools.chain.from_iterable(rows)))
+    keys = [name for name in KEY_COLUMNS if name in names]
+    header = [*keys, *(name for name in names if name not in keys)]
+    cells = [[row.get(name, "") for name in header] for row in rows]
+    return Table(header, cells, len(TEXT_COLUMNS.intersection(keys)), sources, len(keys))
+
+
+def _setting_cells(runs: Sequence[Row]) -> dict[str, str]:
+    """Return the settings of runs by the titles of their columns; numbers have their range."""
+    classifiers = dict.fromkeys(str(run.get("classifier", "")) for run in runs)
+    cells = {"classifier": escape(", ".join(classifiers))}
+    for name in SETTING_COLUMNS[1:]:
+        numbers = [float(run[name]) for run in runs if _number(run.get(name), "g")]
+        ends = [min(numbers), max(numbers)] if numbers else []
+        cells[name] = "–".join(dict.fromkeys(_number(end, "g") for end in ends))
+    return cells
+
+
 def _number(value: object, form: str) -> str:
     """Format a number; return "" for what is none."""
     if not isinstance(value, int | float) or not np.isfinite(value):
@@ -366,56 +448,78 @@ def _differences_from_controls(pairs: Sequence[tuple[Scored, Scored]]) -> list[B
 
 
 def sum_up(groups: Iterable[SameImages]) -> list[Fact]:
-    """Sum up the main result on each data set, and name the worst class of the first one.
+    """Sum up the main result of each model on each data set, and name the lowest class of one.
 
     The main result is the first: one of one run if possible, and one that has a control.
     """
-    by_dataset: dict[str, list[tuple[Scored, SameImages]]] = {}
+    by_source: dict[tuple[str, str], list[tuple[Scored, SameImages]]] = {}
     for group in groups:
         for scored in group.trained:
-            by_dataset.setdefault(provenance(scored.file).dataset, []).append((scored, group))
+            found = provenance(scored.file)
+            by_source.setdefault((found.model, found.dataset), []).append((scored, group))
     facts: list[Fact] = []
-    for dataset, candidates in by_dataset.items():
-        title = "Main result"
-        if len(by_dataset) > 1:
-            title += f" on {escape(dataset) or 'other images'}"
+    for source, candidates in by_source.items():
+        title = _title(source, [*by_source])
         scored, group = min(candidates, key=_rank)
-        predictions = results.predictions(scored.file, scored.split)  # of several runs, the best
-        fact = _main_fact(title, scored, group, predictions)
+        predictions = results.predictions(
+            scored.file, scored.split
+        )  # of several runs, the most accurate
+        fact = _main_fact(scored, group, predictions)
         if len(candidates) > 1:
             chosen = f" It is the first of {len(candidates)} results here"
             if scored is not candidates[0][0]:
                 chosen += ", since results of one run and with a control come before others"
             fact = replace(fact, details=f"{fact.details}{chosen}.")
-        facts.append(fact)
+        facts.append(replace(fact, name=title))
         if len(facts) == 1 and not scored.untestable:
-            facts += summary.worst_class(predictions, scored.name)
+            facts += summary.lowest_class(predictions, scored.name)
     return facts
 
 
-def _main_fact(
-    title: str, scored: Scored, group: SameImages, predictions: results.Predictions
-) -> Fact:
+def _title(source: tuple[str, str], sources: Sequence[tuple[str, str]]) -> str:
+    """Return the title of a main result: the model and the data set, where the sources differ."""
+    models, datasets = map(set, zip(*sources, strict=True))
+    title = summary.MAIN
+    if len(models) > 1:
+        title += f" of {escape(source[0]) or 'another model'}"
+    if len(datasets) > 1:
+        title += f" on {escape(source[1]) or 'other images'}"
+    return title
+
+
+def _main_fact(scored: Scored, group: SameImages, predictions: results.Predictions) -> Fact:
     """Compare a result with chance and with its controls."""
     controls = []
     for control in group.controls_of(scored):
         if not control.untested:
             controls.append(results.predictions(control.file, control.split))
-    means = f"{newest_entry(scored.file)['command']} ({scored.name})"
+    means = _means(scored)
     if not scored.has_one_run:
-        runs = f"{len(scored.runs):,} runs by its accuracy on {scored.split}"
-        means += f", the best of {runs} (optimistic)"
+        runs = f"{len(scored.runs):,} runs on {scored.split} (optimistic)"
+        means = f"{means}, the most accurate of {runs}"
     missing = "There is no untrained control of it."
     if len(group.trained) < len(group.results):
         missing = "No untrained control was made in the same way from the same prompts."
     why = escape(scored.untested)
-    fact = summary.against_references(
-        title, escape(means), predictions, controls, scored.name, missing, why
-    )
+    tried = len(scored.runs)
+    fact = summary.found(escape(means), predictions, controls, scored.name, missing, why, tried)
     if controls and not scored.has_one_run:
-        best = " The control's run is the best of its runs, too."
-        fact = replace(fact, details=fact.details + best)
+        chosen = " The control's run is the most accurate of its runs, too."
+        fact = replace(fact, details=fact.details + chosen)
     return fact
+
+
+def _means(scored: Scored) -> str:
+    """Say in words how a result classifies, and what it was fitted on."""
+    entry = newest_entry(scored.file)
+    if entry["command"] == "zeroshot":
+        templates = len(scored.file.last_entry("textembed").list_of("templates"))
+        prompts = "one prompt" if templates < 2 else f"{templates} prompts"
+        return f"zero-shot classification (no training, {prompts} per class)"
+    run = scored.runs[0]
+    if entry["command"] != "probe" or not {"classifier", "fit_split"} <= run.keys():
+        return str(entry["command"])
+    return f"a probe ({run['classifier']}, fitted on labelled images of {run['fit_split']})"
 
 
 def _rank(candidate: tuple[Scored, SameImages]) -> tuple[bool, bool, bool]:

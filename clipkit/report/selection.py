@@ -31,8 +31,9 @@ def select_rows(
     """Choose rows for an album, in its order.
 
     All rows are chosen if there are at most `limit`. Otherwise, up to an eighth are `examples`.
-    Half are the most confident other errors, and up to a quarter the most confident of the images
-    that only the result gets right. The rest are taken from all classes in turns, which begin with
+    Half are other errors: one of each true and predicted class, the most frequent pairs first, then
+    the most confident. Up to a quarter are the most confident of the images that only the result
+    gets right. The rest are taken from all classes in turns, which begin with
     the classes that have the fewest rows so far.
 
     Without classes in `true` (N), there are no errors, and turns go by `predicted` (N). A score
@@ -55,7 +56,8 @@ def select_rows(
     chosen = np.full(len(predicted), limit >= len(predicted))
     if not chosen.all():
         chosen[np.asarray(examples[: limit // 8], np.int64)] = True
-        chosen[_among(falling, wrong & ~chosen)[: limit // 2]] = True
+        errors = _among(falling, wrong & ~chosen)
+        chosen[_one_of_each_pair_first(errors, classes, predicted)[: limit // 2]] = True
         if control_is_right is not None:
             only_result = ~wrong & ~control_is_right
             chosen[_among(falling, only_result)[: limit // 4]] = True
@@ -67,6 +69,18 @@ def select_rows(
 def _among(order: Int64, mask: Bools) -> Int64:
     """Return the rows that a mask (N) selects, in the given order of all rows."""
     return order[mask[order]]
+
+
+def _one_of_each_pair_first(rows: Int64, true: Names, predicted: Names) -> Int64:
+    """Move the first of the rows (n) with each true and predicted class before all others.
+
+    The pairs with the most rows come first.
+    """
+    numbers = [np.unique(names[rows], return_inverse=True)[1] for names in (true, predicted)]
+    pairs = numbers[0] * len(true) + numbers[1]
+    _, first, counts = np.unique(pairs, return_index=True, return_counts=True)
+    first = first[np.lexsort((first, -counts))]
+    return np.concatenate([rows[first], np.delete(rows, first)])
 
 
 def _in_turns(classes: Names, chosen: Bools) -> Int64:

@@ -1,18 +1,17 @@
-"""Sum up results: what was run, the main result against chance and controls, the worst class."""
+"""Sum up results: what was found, beside chance and controls, and in which class least."""
 
 from __future__ import annotations
 
 import contextlib
-from collections import defaultdict
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from scipy.stats import binomtest
 
-from clipkit.analysis import choices, metrics, results, retrieval
-from clipkit.analysis.attribute_groups import GROUPS, SAID, group_of
+from clipkit.analysis import metrics, results, retrieval, verdicts
 from clipkit.analysis.comparison import compare_right
 from clipkit.analysis.results import Predictions, Row
+from clipkit.analysis.verdicts import CONTROL
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError
 from clipkit.base.names import distinct_names
@@ -21,52 +20,49 @@ from clipkit.features.model import FeatureFile
 from clipkit.report.blocks import Bar, Fact
 from clipkit.report.markdown import escape
 
-NOT_DECIDED = "Not decided"  # the title of the attributes that are in no group
-SIGNIFICANT = 0.05  # a p below it shows a difference
+MAIN = "Main result"
 
 
-def against_references(
-    title: str,
+def found(
     means: str,
     scored: Predictions,
     controls: Sequence[Predictions],
     source: str,
     missing: str = "There is no untrained control of it.",
     untestable: str = "",
+    tried: int = 1,
 ) -> Fact:
-    """Compare an accuracy with chance and, on the same images, with untrained controls.
+    """Say how accurate `means` is, of how many classes, beside chance and untrained controls.
 
-    Without a control, the sentence `missing` replaces the comparison. With a reason in
-    `untestable`, the accuracy is compared with nothing.
+    It is the most accurate of `tried` runs. Without a control on the same images, the sentence
+    `missing` replaces the comparison. With a reason in `untestable`, the accuracy is compared with
+    nothing.
     """
     right = scored.predicted == scored.labels
     accuracy, n = float(right.mean()), len(right)
-    text = f"**{_percent(accuracy)}** of {n:,} images are classified correctly by {means}"
+    classes = len({*scored.class_names} - {results.NONE})
+    images = f"{n:,} images of {classes:,} classes"
+    text = f"**{_percent(accuracy)}** of {images} are right by {means}"
     if untestable:
-        return Fact(title, f"{text}. {untestable}", source, Bar(accuracy))
+        return Fact(MAIN, f"{text}. {untestable}", source, Bar(accuracy))
     low, high = metrics.wilson(accuracy, n)
     chance = results.chance(scored.labels)
-    is_above = low > chance and binomtest(right.sum(), n, chance).pvalue < SIGNIFICANT
-    verdict = f"{_above(is_above)} chance"
-    details = (
-        f"The 95 % interval is {_percent(low)} to {_percent(high)}. This is {verdict} "
-        f"({_percent(chance)}, the share of the most frequent class). "
-    )
     rows = _compare_with(controls, scored)
-    if not rows:
+    row = min(rows, key=lambda row: row["difference"], default=None)  # the most accurate control
+    control = CONTROL if len(rows) < 2 else f"the most accurate of {len(rows)} untrained controls"
+    claims = verdicts.accuracy_claims(means, right, chance, row, control, tried)
+    relations = verdicts.relations(claims, 2).replace(" %", "\N{NO-BREAK SPACE}%")
+    text = f"{text}: {relations}."
+    details = (
+        f"Measured in {escape(source)}. The 95 % interval is {_percent(low)} to "
+        f"{_percent(high)}. Chance is the share of the most frequent class."
+    )
+    if row is None:
         bar = Bar(accuracy, low, high, chance)
-        return Fact(title, f"{text}: {verdict}. {missing}", source, bar, details=details)
-    row = min(rows, key=lambda row: row["difference"])  # against the best of the controls
-    which = "the untrained control" if len(rows) == 1 else "the best untrained control"
-    is_above = row["difference"] > 0 and row["p"] < SIGNIFICANT
-    from_control = f"{_above(is_above)} {which} ({_percent(row['acc_b'])})"
-    details += f"It is {from_control}: {_describe_difference(row)}."
+        return Fact(MAIN, f"{text} {missing}", source, bar, details=details)
+    details += f" Against {control}, {_describe_difference(row)}."
     bar = Bar(accuracy, low, high, chance, row["acc_b"])
-    return Fact(title, f"{text}: {verdict}, {from_control}.", source, bar, details=details)
-
-
-def _above(is_above: bool) -> str:
-    return "above" if is_above else "not shown to be above"
+    return Fact(MAIN, text, source, bar, details=details)
 
 
 def _describe_difference(row: Row) -> str:
@@ -92,75 +88,90 @@ def _compare_with(controls: Sequence[Predictions], scored: Predictions) -> list[
     return rows
 
 
-def worst_class(scored: Predictions, source: str) -> list[Fact]:
-    """Name the class with the lowest F1, and the wrong class predicted most often for it.
+def lowest_class(scored: Predictions, source: str) -> list[Fact]:
+    """Name the class with the fewest right images, and the wrong class predicted most often for it.
 
-    Return nothing if all predictions are right.
+    Return nothing if all predictions are right, or all classes have the same share.
     """
     C = len(scored.class_names)
-    f1 = metrics.f1_per_class(scored.labels, scored.predicted, C)
-    worst = int(np.nanargmin(f1))
-    if f1[worst] == 1:
+    counts = np.bincount(scored.labels, minlength=C)
+    right = np.bincount(scored.labels[scored.predicted == scored.labels], minlength=C)
+    places, claim = verdicts.lowest_class(right, counts)
+    lowest = places[0]
+    if right[lowest] == counts[lowest]:
         return []
     printable = distinct_names(list(map(console.escaped, scored.class_names)))
     names = list(map(escape, printable))
-    predicted = scored.predicted[scored.labels == worst]
-    wrong = np.bincount(predicted[predicted != worst], minlength=C)
-    right = int((predicted == worst).sum())
-    text = f"**{names[worst]}**: F1 {f1[worst]:.2f}, {right} of {len(predicted)} images right"
+    known = np.count_nonzero(counts)
+    if len(places) == known:
+        return []
+    if len(places) > 1:
+        share = _percent(right[lowest] / counts[lowest]) if right[lowest] else "no image"
+        text = f"{len(places):,} of {known:,} classes have {share} right"
+        example = f"{text}, such as {names[lowest]}."
+        return [Fact("Lowest classes", example, source, class_name=printable[lowest])]
+    predicted = scored.predicted[scored.labels == lowest]
+    wrong = np.bincount(predicted[predicted != lowest], minlength=C)
+    text = f"**{names[lowest]}**: {right[lowest]} of {len(predicted)} images right"
+    if claim is not None:
+        text += f", {verdicts.relations([claim])}"
     if wrong.any():
         text += f"; most often predicted as {names[int(wrong.argmax())]} ({wrong.max()})"
-    return [Fact("Worst class", f"{text}.", source, class_name=printable[worst])]
+    return [Fact("Lowest class", f"{text}.", source, class_name=printable[lowest])]
 
 
-def answer(result: FeatureFile) -> list[Fact]:
-    """Name the attributes of each group; return nothing if no attribute is in one."""
-    names_of: dict[str, list[str]] = defaultdict(list)
-    for row in result.rows():
-        names_of[group_of(row) or NOT_DECIDED].append(escape(row["attribute"]))
-    if not names_of.keys() - {NOT_DECIDED}:
-        return []
-    facts = []
-    for group in GROUPS:
-        title = SAID.get(group, group) if result.is_dot_product else group
-        names = ", ".join(names_of[group]) or "none of the attributes"
-        facts.append(Fact(title.capitalize(), names))
-    if NOT_DECIDED in names_of:
-        facts.append(Fact(NOT_DECIDED, ", ".join(names_of[NOT_DECIDED])))
+def answer(result: FeatureFile, source: str = "") -> list[Fact]:
+    """Count and name the attributes of each group; return nothing if no attribute is in one."""
+    rows, is_said = result.rows(), result.is_dot_product
+    text = verdicts.attributes_sentence([verdicts.group_of(row) for row in rows], is_said)
+    facts = [Fact("Attributes", f"{text}.", source)] if text else []
+    for group, names in verdicts.named_groups(rows, is_said).items():
+        facts.append(Fact(group.capitalize(), ", ".join(map(escape, names))))
     return facts
 
 
-def of_captions(named: Mapping[str, FeatureFile]) -> list[Fact]:
-    """Say what the first results of `retrieve` and `choose` found."""
-    facts: dict[str, Fact] = {}
+def of_others(named: Mapping[str, FeatureFile]) -> list[Fact]:
+    """Say what results without classes of their own found, one line for each."""
+    facts = []
     for name, result in named.items():
         command = str(results.newest_entry(result)["command"])
-        if command not in CAPTIONS or command in facts:
+        if command not in OTHERS:
             continue
-        title, columns, finding = CAPTIONS[command]
+        title, columns, say = OTHERS[command]
         with contextlib.suppress(ClipkitError):  # another program's columns
             results.columns_of(result, command, columns)
-            facts[command] = Fact(title, escape(finding(result)), name)
-    return [fact for fact in facts.values() if fact.text]
+            facts += [Fact(title, f"{escape(text)}.", name) for text in say(result) if text]
+    return facts
 
 
-def _chosen(result: FeatureFile) -> str:
-    """Count the categories of texts that are understood, and name the others."""
-    others = []
-    for categories in choices.understood(result).values():
-        for category, is_understood in categories.items():
-            if not is_understood:
-                others.append(category)
-    text = choices.finding(result)
-    if others:
-        text += f"; not shown: {results.join_names(others)}"
-    return text
+def _of_choices(result: FeatureFile) -> list[str]:
+    return [verdicts.choices_sentence(result.rows())]
 
 
-# What results about captions are called, the columns that they have, and what says their finding
-CAPTIONS: dict[str, tuple[str, str, Callable[[FeatureFile], str]]] = {
-    "retrieve": ("Captions", "split k recall", retrieval.finding),
-    "choose": ("Texts", "split category accuracy_low shuffled95 ceiling", _chosen),
+def _of_retrieval(result: FeatureFile) -> list[str]:
+    return [verdicts.retrieval_sentence(retrieval.first_rows(result))]
+
+
+def _of_comparison(result: FeatureFile) -> list[str]:
+    """Say of each pair whether one is more accurate, if the comparison is tested."""
+    rows = [row for row in result.rows() if row.get("scope", "all") == "all"]
+    return [verdicts.difference_sentence(row) for row in rows if math.isfinite(row["low"])]
+
+
+def _of_calibration(result: FeatureFile) -> list[str]:
+    errors = {}
+    for row in result.rows():
+        name = f"τ {row['temperature']:.4g}{', fitted' * bool(row['fitted'])}"
+        errors[name] = (row["ece"], row["ece_null975"])
+    return [verdicts.calibration_sentence(errors)]
+
+
+# What results are called, the columns that they have, and what says their finding
+OTHERS: dict[str, tuple[str, str, Callable[[FeatureFile], list[str]]]] = {
+    "retrieve": ("Captions", "split k recall queries recall_null", _of_retrieval),
+    "choose": ("Texts", "split category accuracy_low shuffled shuffled95 ceiling", _of_choices),
+    "compare": ("Comparison", "a b acc_a acc_b difference low high p rows", _of_comparison),
+    "calibrate": ("Calibration", "temperature fitted ece ece_null975", _of_calibration),
 }
 
 

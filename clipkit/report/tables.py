@@ -39,7 +39,8 @@ RESULT_COLUMNS = {
 }
 ATTRIBUTES = (
     "The table has the mean recall per value of each attribute, in percent. *Zeroshot* is by words "
-    "alone. The other columns are of probes: *names* on the similarities with the words, *random* "
+    "alone, and *other words* is the same with other texts in the place of the words. The other "
+    "columns are of probes: *names* on the similarities with the words, *random* "
     "on as many random directions, *probe* on the whole embedding, and *control* on the untrained "
     "control. *Reach* is (zeroshot − chance) / (probe − chance). Brackets have a 95 % interval "
     "over test images or, for random directions and controls, the range."
@@ -47,7 +48,8 @@ ATTRIBUTES = (
 SHARES = (
     "The share is the part of the variance of the embeddings that an attribute explains, in "
     "percent (adjusted R²). *Unique* is what the regression on all attributes loses without this "
-    "one. 95 % of unrelated attributes have a share below *null*."
+    "one, over the images that have all attributes. It exceeds the share where other attributes "
+    "hide a part. 95 % of unrelated attributes have a share below *null*."
 )
 EXPLANATIONS = {  # what the columns of a command's results are
     "align": "*mutual_knn* is the share of nearest neighbours that are the same in both files, and "
@@ -143,7 +145,7 @@ def _attribute_cell(row: Row, title: str, text: object) -> Cell:
     if text is None:
         return ""
     name = title.removesuffix(" %")
-    if name == title or name in ("chance", "control"):
+    if name == title or name in ("chance", "control", "other words"):
         return escape(text)
     low, high = row.get(f"{name}_low", math.nan), row.get(f"{name}_high", math.nan)
     control = row["control"] if name == "probe" else math.nan

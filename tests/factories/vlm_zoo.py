@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
@@ -179,24 +180,42 @@ def internvl(folder: Path) -> Any:
     return save(folder, transformers.InternVLForConditionalGeneration, config, processor)
 
 
+def idefics3(folder: Path) -> Any:
+    """Save an Idefics3, with tiles and a mask of their pixels."""
+    return _idefics(folder, "Idefics3")
+
+
 def smolvlm(folder: Path) -> Any:
-    """Save an Idefics3, from which SmolVLM comes: tiles with a mask of their pixels."""
+    """Save a SmolVLM, whose processor writes numbers as words."""
+    pytest.importorskip("num2words", reason="num2words is not installed: clipkit-vl[smolvlm]")
+    return _idefics(folder, "SmolVLM")
+
+
+def _idefics(folder: Path, name: str) -> Any:
     tokens = tokenizer("<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>")
-    config = transformers.Idefics3Config(
+    config = getattr(transformers, f"{name}Config")(
         vision_config=VISION,
         text_config={"model_type": "llama", **TEXT},
         image_token_id=tokens.convert_tokens_to_ids("<image>"),
         scale_factor=2,
     )
-    processor = transformers.Idefics3Processor(
-        transformers.Idefics3ImageProcessor(
-            size={"longest_edge": 64}, max_image_size={"longest_edge": 32}
-        ),
+    videos = ()
+    if name == "SmolVLM":
+        tokens.image_token = "<image>"
+        tokens.fake_image_token = "<fake_token_around_image>"
+        tokens.global_image_token = "<global-img>"
+        videos = (transformers.SmolVLMVideoProcessor(size={"longest_edge": 64}),)
+    size = {"size": {"longest_edge": 64}, "max_image_size": {"longest_edge": 32}}
+    images = getattr(transformers, f"{name}ImageProcessor")(**size)
+    processor = getattr(transformers, f"{name}Processor")(
+        images,
         tokens,
+        *videos,
         image_seq_len=4,
         chat_template=TEMPLATE.replace("IMAGE", "<image>"),
     )
-    return save(folder, transformers.Idefics3ForConditionalGeneration, config, processor)
+    kind = getattr(transformers, f"{name}ForConditionalGeneration")
+    return save(folder, kind, config, processor)
 
 
 def gemma3(folder: Path) -> Any:
@@ -240,14 +259,62 @@ def paligemma(folder: Path) -> Any:
     return save(folder, transformers.PaliGemmaForConditionalGeneration, config, processor)
 
 
+def blip2(folder: Path) -> Any:
+    """Save a BLIP-2, whose processor puts image tokens before the question by itself."""
+    tokens = tokenizer("<image>")
+    width = {"hidden_size": 24, "intermediate_size": 32, "num_attention_heads": 2}
+    text = {"hidden_size": 32, "ffn_dim": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
+    text |= {"word_embed_proj_dim": 32, "vocab_size": 400, "max_position_embeddings": 512}
+    text |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    config = transformers.Blip2Config(
+        vision_config={**width, "num_hidden_layers": 2, "image_size": 32, "patch_size": 8},
+        qformer_config={**width, "num_hidden_layers": 2, "encoder_hidden_size": 24},
+        text_config={"model_type": "opt", **text},
+        num_query_tokens=4,
+        image_token_index=tokens.convert_tokens_to_ids("<image>"),
+    )
+    processor = transformers.Blip2Processor(
+        transformers.BlipImageProcessor(size=image_size()["size"]), tokens, num_query_tokens=4
+    )
+    return save(folder, transformers.Blip2ForConditionalGeneration, config, processor)
+
+
+def florence2(folder: Path) -> Any:
+    """Save a Florence-2, whose decoder begins apart from the question."""
+    tokens = tokenizer("<image>", extra_special_tokens={"image_token": "<image>"})
+    text = {"d_model": 32, "encoder_layers": 2, "decoder_layers": 3, "vocab_size": 400}
+    text |= {"encoder_attention_heads": 4, "decoder_attention_heads": 4}
+    text |= {"encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "max_position_embeddings": 512}
+    text |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
+    vision = {"depths": (1, 1), "embed_dim": (16, 24), "num_heads": (2, 2), "num_groups": (2, 2)}
+    vision |= {"patch_size": (7, 3), "patch_stride": (4, 2), "patch_padding": (3, 1)}
+    vision |= {"patch_prenorm": (False, True), "window_size": 4, "projection_dim": 32}
+    config = transformers.Florence2Config(
+        text_config={"model_type": "bart", **text},
+        vision_config=vision,
+        image_token_id=tokens.convert_tokens_to_ids("<image>"),
+    )
+    images = transformers.CLIPImageProcessor(**image_size())
+    images.image_seq_length = 17  # its 4 x 4 positions and their mean
+    processor = transformers.Florence2Processor(images, tokens)
+    model = save(folder, transformers.Florence2ForConditionalGeneration, config, processor)
+    model.generation_config.forced_bos_token_id = 1
+    model.generation_config.forced_eos_token_id = None
+    model.generation_config.save_pretrained(folder)
+    return model
+
+
 FAMILIES: dict[str, Callable[[Path], Any]] = {
     "llava": llava,
     "qwen2_5_vl": qwen2_5_vl,
     "qwen3_vl": qwen3_vl,
     "internvl": internvl,
+    "idefics3": idefics3,
     "smolvlm": smolvlm,
     "gemma3": gemma3,
     "paligemma": paligemma,
+    "blip2": blip2,
+    "florence2": florence2,
 }
 
 

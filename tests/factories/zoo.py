@@ -70,6 +70,20 @@ OWN_ZOO: dict[str, tuple[str, dict[str, Any], str]] = {
     "resnet": ("ResNetModel", RESNET, "pooler_output"),
     "swin": ("SwinForImageClassification", SWIN, "pooler_output"),
 }
+DUAL = {"vision_config": VIT, "text_config": SMALL_TOWER}
+# Classes that people publish of a kind whose row has another class
+CLASSES_ZOO: dict[str, tuple[str, dict[str, Any], str]] = {
+    "clip-classifier": ("CLIPForImageClassification", DUAL, "pooler_output"),
+    "siglip-classifier": ("SiglipForImageClassification", DUAL, "pooler_output"),
+    "vit-hiding": ("ViTForMaskedImageModeling", VIT | {"encoder_stride": 8}, "cls"),
+}
+HGNET = {
+    **{"stem_channels": [3, 8, 8], "stage_in_channels": [8, 16], "stage_numb_of_layers": [2, 2]},
+    **{"stage_mid_channels": [8, 8], "stage_out_channels": [16, 32], "stage_num_blocks": [1, 1]},
+    **{"stage_downsample": [False, True], "stage_light_block": [False, True]},
+    **{"stage_kernel_size": [3, 3], "depths": [1, 1], "hidden_sizes": [16, 32]},
+    "embedding_size": 8,
+}
 UNTESTED_ZOO: dict[str, tuple[str, dict[str, Any], str]] = {
     "align": (
         "AlignModel",
@@ -95,17 +109,28 @@ UNTESTED_ZOO: dict[str, tuple[str, dict[str, Any], str]] = {
     "pvt-v2": ("PvtV2Model", {**STAGES, **HEADS, "image_size": 32}, "map"),
     "regnet": ("RegNetModel", {**RESNET, "groups_width": 4}, "pooler_output"),
     "sam": ("SamVisionModel", SAM, "map"),
+    "hgnet-v2": ("HGNetV2ForImageClassification", HGNET, "map"),
     "swinv2": ("Swinv2Model", SWIN, "pooler_output"),
+    "yolos": (
+        "YolosForObjectDetection",
+        {**VIT, "image_size": [32, 32], "num_detection_tokens": 5},
+        "cls",
+    ),
 }
 READ_BY = {  # where another class reads the tower than the one that saved it
     "deit-classifier": "DeiTModel",
     "owlvit": "OwlViTModel",
     "swin": "SwinModel",
+    "yolos": "YolosModel",
+    "hgnet-v2": "HGNetV2Backbone",
+    "vit-hiding": "ViTModel",
+    "clip-classifier": "CLIPVisionModel",
+    "siglip-classifier": "SiglipVisionModel",
     "dinov2-classifier": "Dinov2Model",
     "vit-classifier": "ViTModel",
     "vit-mae": "ViTMAEModel",
 }
-WHOLE_ZOO = VISION_ZOO | OWN_ZOO | UNTESTED_ZOO
+WHOLE_ZOO = VISION_ZOO | OWN_ZOO | CLASSES_ZOO | UNTESTED_ZOO
 # architecture, settings in model_args, and changes of pretrained_cfg
 TIMM_VIT_ARGUMENTS = {
     **{"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 2}

@@ -50,16 +50,22 @@
   more.addEventListener("click", () => { limit += 24; update(); });
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("reset", () => setTimeout(update));
-  // A link to an image from a picture shows all images with its true and predicted classes.
-  const showLike = (hash) => {
-    const image = images.find(({ id }) => hash === `#${id}`);
-    if (!image) return undefined;
+  // Show the images of a true class, a predicted class or both, errors first.
+  const showOnly = (classes) => {
     form.reset();
     for (const name of ["true", "predicted"]) {
-      if (form.elements[name]) form.elements[name].value = image.dataset[name];
+      if (form.elements[name]) form.elements[name].value = classes[name] || "";
     }
     limit = 24;
     update();
+  };
+  for (const link of document.querySelectorAll("a[data-true]")) {
+    link.addEventListener("click", () => showOnly(link.dataset));
+  }
+  // A link to an image shows all images with its true and predicted classes.
+  const showLike = (hash) => {
+    const image = images.find(({ id }) => hash === `#${id}`);
+    if (image) showOnly(image.dataset);
     return image;
   };
   for (const place of document.querySelectorAll(".place")) {

@@ -42,12 +42,6 @@ function sortBy(table, header) {
   announce(order === "none" ? "Original order" : `Sorted by ${textOf(header)}, ${order}`);
 }
 
-// Where a table is wider than its box, as on a telephone, its results are seen first.
-for (const box of all(".scroll")) {
-  const cell = box.querySelector("tbody .n:has(.bar)") || box.querySelector("tbody .n");
-  if (cell && cell.offsetLeft + cell.offsetWidth > box.clientWidth) box.scrollLeft = cell.offsetLeft - cell.parentElement.cells[0].offsetWidth;
-}
-
 for (const table of all("table.sortable")) {
   table.originalRows = [...table.tBodies[0].rows];
   for (const header of table.tHead.rows[0].cells) {
@@ -58,6 +52,17 @@ for (const table of all("table.sortable")) {
     header.append(button);
     header.setAttribute("aria-sort", "none");
   }
+}
+
+// Where a table is wider than its box, as on a telephone, its results are seen first: they begin
+// where the first column ends, so that no cell is cut.
+for (const box of all(".scroll")) {
+  const cell = box.querySelector("tbody .n:has(.bar)") || box.querySelector("tbody .n");
+  if (!cell || cell.offsetLeft + cell.offsetWidth <= box.clientWidth) continue;
+  const start = cell.offsetLeft - cell.parentElement.cells[0].offsetWidth;
+  const missing = start - (box.scrollWidth - box.clientWidth);
+  if (missing > 0) box.firstElementChild.style.marginInlineEnd = `${missing}px`;
+  box.scrollLeft = start;
 }
 
 // Pages that are opened from disk may lack navigator.clipboard.
