@@ -244,6 +244,7 @@ NEAREST = Picture(
     kinds=("logits",),
     of=("logits",),
     needs_images=True,
+    draws_dot_products=True,
 )
 
 

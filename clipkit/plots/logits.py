@@ -57,6 +57,7 @@ LOGITS = Picture(
     "clipkit plot logits logits.h5 --class cat --class dog -o cosines.png",
     kinds=("logits",),
     of=("logits",),
+    draws_dot_products=True,
 )
 
 
@@ -185,6 +186,7 @@ SIMILARITY = Picture(
     "clipkit plot similarity logits.h5 --centred -o similarity.png",
     kinds=("logits",),
     of=("logits",),
+    draws_dot_products=True,
 )
 
 
