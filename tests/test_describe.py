@@ -227,7 +227,7 @@ def test_the_groups_are_the_errors_or_the_clusters_of_a_result_by_id(command):
     assert {row["prompt"] for row in found} == {"prompt 1"}
     assert found[0]["difference"] > 0
     made.splits["test"].ids = [f"other {row}" for row in range(120)]
-    with fails_with("expected the test images of"):
+    with fails_with("120 of 120 images of test of the file have no image in"):
         describe(file, result=made)
 
 

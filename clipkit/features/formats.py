@@ -40,6 +40,7 @@ from clipkit.features.endings import (
     import_parquet,
 )
 from clipkit.features.history import drop_none
+from clipkit.features.matching import choose_splits
 from clipkit.features.model import (
     RESULTS,
     ROW_NUMBERS,
@@ -249,7 +250,7 @@ def _keep_split(file: FeatureFile, split: str | None) -> FeatureFile:
         return file
     if file.kind == "texts":
         raise UsageError(f"{file.display_name}: expected no split for texts, got {split!r}")
-    names = file.choose_splits([split])
+    file, names = choose_splits(file, [split])
     return replace(file, splits={name: file.splits[name] for name in names})
 
 
