@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.svm import SVC
 
-from clipkit.analysis import evaluation, probes
+from clipkit.analysis import evaluation
 from clipkit.analysis.evaluation import ProbeSpec, evaluate_grid, parse_range
 from clipkit.analysis.held_out import few_shot
 from clipkit.analysis.probes import logistic
@@ -90,12 +90,6 @@ def test_embeddings_are_standardised_by_default_and_have_no_temperature(kind, sp
     (row,) = evaluate_grid(feature_file(kind), spec).rows()
     assert row["standardize"] is standardize
     assert np.isnan(row["temperature"]) == ("mean_entropy" not in row) == (kind == "images")
-
-
-def test_the_history_of_a_classifier_without_regularisation_has_none():
-    for name, record in probes.CLASSIFIERS.items():
-        entry = evaluate_grid(feature_file("images"), ProbeSpec(name)).history[-1]
-        assert ("C" in entry) == ("C" in record.settings)
 
 
 def test_the_best_run_on_held_out_rows_is_fitted_again_and_scored_once():

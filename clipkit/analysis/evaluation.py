@@ -315,7 +315,7 @@ def evaluate_grid(  # noqa: PLR0913
     history = file.extended_history(
         "probe",
         **_describe_grid(grid, runs),
-        C=_regularization(spec.classifier, Cs),
+        C=Cs if isinstance(Cs, str) else list(Cs),
         fit_split=fit_split,
         eval_split=eval_split,
         val=val,
@@ -418,13 +418,6 @@ def _check_one_run(grid: Grid, val: object, keep: bool) -> None:
             f"expected one run to keep or to print by image, got {settings}",
             "choose on validation rows: --val 0.2",
         )
-
-
-def _regularization(classifier: str, Cs: Sequence[float] | str) -> list[float] | str | None:
-    """Return the values of C as a history records them; None if the classifier has none."""
-    if classifier not in classifiers.names_taking("C"):
-        return None
-    return Cs if isinstance(Cs, str) else list(Cs)
 
 
 def _describe_kept(run: ScoredRun) -> dict[str, Any] | None:
