@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -633,7 +634,7 @@ def test_a_result_is_exported_with_the_chosen_text_of_each_item(tmp_path, monkey
     result = choices.choose(*make_files(*(random_pairs(20, 0.9, 16, random) for _ in range(2))))
     features.write("two.h5", result)
     ok("convert", "two.h5", "two.csv")
-    with open("two.csv", encoding="utf-8", newline="") as file:
+    with Path("two.csv").open(encoding="utf-8", newline="") as file:
         exported = list(csv.DictReader(file))
     accuracies = {row["split"]: row["accuracy"] for row in result.rows()[::-1]}  # of all items
     for name in TWO:
