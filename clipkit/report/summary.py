@@ -119,8 +119,11 @@ def lowest_class(scored: Predictions, source: str) -> list[Fact]:
     text = f"**{names[lowest]}**: {right[lowest]} of {len(predicted)} images right"
     if claim is not None:
         text += f", {verdicts.relations([claim])}"
-    if wrong.any():
-        text += f"; most often predicted as {names[int(wrong.argmax())]} ({wrong.max()})"
+    most = np.flatnonzero(wrong == wrong.max())
+    if wrong.any() and len(most) <= verdicts.NAMED:
+        listed = " or ".join(names[place] for place in most)
+        each = " each" * (len(most) > 1)
+        text += f"; most often predicted as {listed} ({wrong.max()}{each})"
     return [Fact("Lowest class", f"{text}.", source, class_name=printable[lowest])]
 
 
