@@ -239,7 +239,7 @@ def test_images_that_the_data_set_lacks_are_named(photos, capsys):
 @pytest.mark.parametrize(
     ("split", "change", "message"),
     [
-        ("test", {"ids": [f"{number}.png" for number in range(8)]}, "the test images of the file"),
+        ("test", {"ids": [f"other {number}" for number in range(8)]}, "8 of 8 images of test"),
         ("test", {"labels": np.arange(8)[::-1] % 4}, "the classes of the file, got 8 that differ"),
         ("val", {}, "expected the split val of the file, got test"),
     ],

@@ -307,7 +307,7 @@ def test_the_command_reports_two_models_and_lists_blind_pairs(tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("second", "options", "named"),
     [
-        (make_file(np.eye(20), ids=[f"other {i}" for i in range(20)]), {}, "same ids"),
+        (make_file(np.eye(20), ids=[f"other {i}" for i in range(20)]), {}, "20 of 20 images of"),
         (make_file(np.eye(20)[:1]), {}, "at least 12 rows"),
         (make_file(np.eye(20)), {"k": 19}, "at least 21 rows"),
         (make_file(np.ones((20, 5))), {}, "equal ones"),

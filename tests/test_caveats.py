@@ -11,7 +11,7 @@ from clipkit.analysis import attributes, importance, prediction, results
 from clipkit.analysis.calibration import calibrate
 from clipkit.analysis.evaluation import ProbeSpec, evaluate_grid
 from clipkit.analysis.results import Predictions
-from clipkit.features import FeatureFile, Split, concatenation, read, row_ids, splitting, write
+from clipkit.features import FeatureFile, Split, concatenation, matching, read, row_ids, write
 from clipkit.plots.attributes import draw_attributes
 from clipkit.report.summary import found
 
@@ -73,7 +73,7 @@ def test_copies_are_found_although_training_rows_are_copies_across_classes(width
     X, X_eval = random_features(200, width), random_features(50, width, seed=1)
     X[100:120] = X[1:21]
     X_eval[:copies] = X[50 : 50 + copies]
-    assert splitting.count_shared_rows(splitting.hash_rows(X), X_eval) == copies
+    assert matching.count_shared_rows(matching.hash_rows(X), X_eval) == copies
 
 
 def test_predict_knows_fitted_rows_in_other_files_and_under_other_names():

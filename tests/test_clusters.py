@@ -438,9 +438,9 @@ def test_rows_without_a_value_are_alone_and_few_clusters_are_noted(folder):
     [
         ("compare a.h5 b.h5 --table alone.csv --cluster patients", 2, "did you mean patient?"),
         ("zeroshot logits.h5 --cluster patient", 2, "expected --table for --cluster patient"),
-        ("zeroshot logits3.h5 --table alone.csv --cluster patient", 1, "300 of 300 images have no"),
-        ("compare a3.h5 b3.h5 --table alone.csv --cluster patient", 1, "300 of 300 images have no"),
-        ("probe logits3.h5 --table alone.csv --cluster patient", 1, "300 of 300 images have no"),
+        ("zeroshot logits3.h5 --table alone.csv --cluster patient", 1, "have no line in alone.csv"),
+        ("compare a3.h5 b3.h5 --table alone.csv --cluster patient", 1, "have no line in alone.csv"),
+        ("probe logits3.h5 --table alone.csv --cluster patient", 1, "have no line in alone.csv"),
         ("compare a.h5 b.h5 --table alone.csv --cluster other", 1, "at least 2 groups, got 1"),
         (
             "compare a.h5 b.h5 --table alone.csv --cluster patient --list neither",

@@ -263,10 +263,10 @@ def test_common_rows_are_compared_by_id_and_counted(pair_of, tmp_path):
     fewer = result(RIGHT[1])
     fewer.splits["test"] = fewer.splits["test"].take(RNG.permutation(range(100, 300)))
     paths = [pair_of[0], *saved(tmp_path, fewer=fewer)]
-    assert "hint: compare the images that all have" in fails("compare", *paths)
+    assert "hint: --common leaves them out" in fails("compare", *paths)
     run = ok("compare", *paths, "--common", "-o", tmp_path / "c.h5")
     assert read(tmp_path / "c.h5").history[-1]["common"]
-    assert "200 images of test are in all files" in run.stderr
+    assert f"left out 100 of 300 images of test of {paths[0]} without image in" in run.stderr
     (row,) = rows(run.stdout)
     assert int(row["only_a"]) == (RIGHT[0] & ~RIGHT[1])[100:].sum()
 
@@ -319,7 +319,7 @@ def test_the_run_that_validation_chose_is_taken(tmp_path):
         ("a unlabelled", 1, "unlabelled.h5"),
         ("a labels", 1, "labels.h5: expected the same labels, got 1 that differ: '003'"),
         ("a twice", 1, "twice.h5: test: expected different ids, got 299 in 300 rows"),
-        ("a others --common", 1, "got 300 that another lacks, for example '000'"),
+        ("a others --common", 1, "like '000'; hint: write the ids as the images have them"),
         ("a b --split train", 2, "unknown split of"),
         ("sweep b --run 2", 2, "run: expected 0 to 1 on test, got 2"),
         ("sweep b --run 0 --run 1 --run 2", 2, "run: expected one, or one for each of 2"),

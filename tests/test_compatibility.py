@@ -8,7 +8,7 @@ from shell import fails, ok, rows
 
 from clipkit.features import FeatureFile, Split, read
 from clipkit.features.compatibility import SAME_IDS, SAME_IMAGES, origin, relate
-from clipkit.features.provenance import original_split
+from clipkit.features.provenance import original_splits
 
 LABELS = np.arange(60) % 2
 IDS = [f"{'cat' if label == 0 else 'dog'}/{row}.png" for row, label in enumerate(LABELS)]
@@ -130,12 +130,12 @@ def folder(tmp_path):
 
 def test_held_out_rows_are_compared_with_those_of_the_whole_split(folder):
     probe, zs = folder / "probe.h5", folder / "zs.h5"
-    assert original_split(read(probe), "val") == "all"
+    assert original_splits(read(probe), "val") == ["all"]
     run = ok("compare", probe, zs)
     (row,), (swapped,) = rows(run.stdout), rows(ok("compare", zs, probe).stdout)
     assert row["rows"] == swapped["rows"] == "12"
     assert (row["acc_a"], row["only_a"]) == (swapped["acc_b"], swapped["only_b"])
-    assert f"12 images are in val of {probe} and in all of {zs}" in run.stderr
+    assert f"images of all of {zs} without image in val of {probe}" in run.stderr
     scored, whole = read(probe).splits["val"], read(zs).splits["all"]
     places = [whole.ids.index(row_id) for row_id in scored.ids]
     right = whole.predicted[0, places] == whole.labels[places]

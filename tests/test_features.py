@@ -23,7 +23,6 @@ from hypothesis.extra import numpy as arrays
 from strategies import TEXT, feature_files
 
 import clipkit.features.hdf5 as hdf5
-from clipkit.analysis import results
 from clipkit.analysis.probes import CLASSIFIERS
 from clipkit.base.errors import ClipkitError, UsageError, WriteError
 from clipkit.features import (
@@ -32,6 +31,7 @@ from clipkit.features import (
     FeatureFile,
     Split,
     checked_file,
+    matching,
     open_file,
     read,
     row_ids,
@@ -561,11 +561,11 @@ def test_rows_of_a_result_are_its_runs():
 
 def test_splits_are_chosen_by_name():
     file = FeatureFile("images", splits={"train": Split(), "test": Split()})
-    assert file.choose_splits(None) == ["train", "test"]
-    assert file.choose_splits(["test", "test"]) == ["test"]
-    assert results.choose_split(file) == "test"
+    assert matching.choose_splits(file) == (file, ["train", "test"])
+    assert matching.choose_splits(file, ["test", "test"]) == (file, ["test"])
+    assert matching.choose_split(file) == (file, "test")
     with fails_with("unknown split of the file 'tset'", UsageError):
-        file.choose_splits(["tset"])
+        matching.choose_splits(file, ["tset"])
 
 
 def test_an_object_of_a_history_is_found_by_names_that_may_have_dots():

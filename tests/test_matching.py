@@ -60,4 +60,4 @@ def test_the_warning_of_another_name_says_what_was_done(manifest, embedded, tmp_
     text = "a.h5: expected images of birds, got images of other: matched them by their ids"
     assert text in ok(*line).stderr
     other.write_text("file,part\nx.png,test\n")
-    assert "expected images of birds" not in refused(clipkit(*line, "-f"), 1, "got no '0.png'")
+    assert "expected images of birds" not in refused(clipkit(*line, "-f"), 1, "like '0.png'")

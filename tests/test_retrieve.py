@@ -361,9 +361,9 @@ def test_what_has_no_partner_is_left_out_with_a_count(capsys):
     result = retrieval.retrieve(images, texts)
     assert [row["queries"] for row in result.runs_on("image_retrieval")] == [16] * 3
     assert [row["candidates"] for row in result.runs_on("image_retrieval")] == [8] * 3
-    assert "2 texts without image" in capsys.readouterr().err
+    assert "left out 2 of 18 texts of the file without image" in capsys.readouterr().err
     with pytest.raises(ClipkitError):
-        retrieval.retrieve(images, texts, strict=True)
+        retrieval.retrieve(images, texts, common=False)
 
 
 def test_texts_of_several_images_are_warned_about(capsys):

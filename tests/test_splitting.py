@@ -26,13 +26,14 @@ from clipkit.features import (
     FeatureFile,
     Split,
     concatenation,
+    matching,
     read,
     row_ids,
     splitting,
     write,
 )
 from clipkit.features.annotations import read_annotations
-from clipkit.features.provenance import original_split, provenance
+from clipkit.features.provenance import original_splits, provenance
 
 HISTORY = [{"command": "embed", "model": MODEL, "dataset": {"name": "photos"}}]
 
@@ -307,11 +308,11 @@ def test_divided_rows_keep_the_attributes_and_images_of_their_data_set(source, t
 def test_splits_that_were_divided_and_then_joined_have_no_original():
     history = [{"command": "split", "source": "all", "rows": {"train": 4, "test": 1}}]
     file = FeatureFile("images", history)
-    assert original_split(file, "test") == "all"
-    assert original_split(file, "other") == "other"
+    assert original_splits(file, "test") == ["all"]
+    assert original_splits(file, "other") == ["other"]
     file.history = [*history, {"command": "concat"}]
     with fails_with("got splits that were divided and then joined"):
-        original_split(file, "test")
+        original_splits(file, "test")
 
 
 # ---- concat ----
@@ -483,7 +484,7 @@ def both(shared, seed=0):
 
 
 def shared(X, X_eval):
-    return splitting.count_shared_rows(splitting.hash_rows(X), X_eval)
+    return matching.count_shared_rows(matching.hash_rows(X), X_eval)
 
 
 def test_a_copy_within_the_only_split_is_found_between_fitted_and_held_out_rows(capsys):

@@ -95,8 +95,8 @@ def test_splits_that_embed_divided_are_found_and_one_can_be_chosen(tmp_path):
 
 REFUSED = [
     (2, "digits", ["0000"], ["shapes"], "expected images of digits, got images of shapes"),
-    (1, "digits", ["nine"], ["digits"], "digits: expected the test images of"),
-    (1, "photos", ["a/9.jpg"], ["photos"], "got no 'a/9.jpg'; hint: name the data set"),
+    (1, "digits", ["nine"], ["digits"], "has no image in digits"),
+    (1, "photos", ["a/9.jpg"], ["photos"], "like 'a/9.jpg'; hint: name the data set"),
     (1, "photos", ["b/1.jpg"], ["photos"], "b/1.jpg"),  # damaged
     (1, "photos", ["a/0.jpg"], ["gone/"], "gone"),
 ]  # fmt: skip

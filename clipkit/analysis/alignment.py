@@ -17,10 +17,11 @@ import numpy as np
 from clipkit.analysis import pairing, retrieval, similarity
 from clipkit.analysis.dependence import DRAWS, find_clusters, permute
 from clipkit.analysis.metrics import falling_order
-from clipkit.analysis.results import Row, choose_split, make_result
+from clipkit.analysis.results import Row, make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features.compatibility import is_same_model
+from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile, Floats, Int64
 
 PERMUTATIONS = DRAWS
@@ -45,6 +46,7 @@ def align(  # noqa: PLR0913 (the options of `clipkit align`)
     k: int = 10,
     blind: int | None = None,
     same_rows: bool = False,
+    common: bool = True,
     seed: int = 42,
     table: str | None = None,
     cluster: str | None = None,
@@ -54,8 +56,9 @@ def align(  # noqa: PLR0913 (the options of `clipkit align`)
     Files of images are matched by ids as in `comparison.pair`; images and texts as by `retrieve`,
     with the first text of each image. With more than two files, all layers of the first model are
     compared with all others or, if there are no others, with each other. `k` is the number of
-    neighbours, `blind` a number of `blind_pairs` to list instead. With `cluster`, an attribute of
-    `table` or ``class``, one row of each of its values is compared at a time; see `draw_rows`.
+    neighbours, `blind` a number of `blind_pairs` to list instead. Unless `common`, rows that a file
+    lacks are refused. With `cluster`, an attribute of `table` or ``class``, one row of each of its
+    values is compared at a time; see `draw_rows`.
 
     Returns
     -------
@@ -67,12 +70,12 @@ def align(  # noqa: PLR0913 (the options of `clipkit align`)
         part of the way from `similarity_null95` to 1, at least 0. See arXiv 2602.14486, algorithm
         2. With `cluster`, `clusters` is the number of values.
     """
-    split, ids, features = _match(files, split, same_rows)
+    first, split, ids, features = _match(files, split, same_rows=same_rows, common=common)
     if cluster is not None and blind is not None:
         raise UsageError("expected --blind without --cluster, got both")
-    row_of = {row_id: row for row, row_id in enumerate(files[0].splits[split].ids)}
+    row_of = {row_id: row for row, row_id in enumerate(first.splits[split].ids)}
     used = np.array([row_of[row_id] for row_id in ids])
-    clusters = find_clusters(files[0], split, used, table, cluster)
+    clusters = find_clusters(first, split, used, table, cluster, common=common)
     taken = draw_rows(clusters.numbers, len(ids), seed)
     n = taken.shape[1]
     _check_enough(n, k, cluster)
@@ -84,7 +87,8 @@ def align(  # noqa: PLR0913 (the options of `clipkit align`)
         rows = blind_pairs(files, features, ids, k, blind)
     inputs = {f"b{number}" if number else "a": file.digest for number, file in enumerate(files)}
     settings = {"k": k, "blind": blind, "same_rows": same_rows or None, "seed": seed}
-    history = files[0].extended_history(
+    settings["common"] = None if common else False
+    history = first.extended_history(
         "align", splits=[split], **settings, **clusters.entry, inputs=inputs | clusters.inputs
     )
     head: Row = {"split": split, "rows": len(ids), "k": k}
@@ -103,10 +107,19 @@ def _check_enough(n: int, k: int, cluster: str | None) -> None:
         raise ClipkitError(message, "choose a smaller -k" if n >= 4 else None)
 
 
+class _Rows(NamedTuple):
+    """The N rows that all files have."""
+
+    first: FeatureFile  # with the split
+    split: str
+    ids: list[str]  # (N,)
+    features: list[Floats]  # (N, D) of each file, of length 1
+
+
 def _match(
-    files: Sequence[FeatureFile], split: str | None, same_rows: bool
-) -> tuple[str, list[str], list[Floats]]:
-    """Return a split, the ids (N) that all files have, and each file's rows (N, D) of length 1."""
+    files: Sequence[FeatureFile], split: str | None, *, same_rows: bool, common: bool
+) -> _Rows:
+    """Match the rows of files by their ids; leave out those that a file lacks, or refuse them."""
     kinds = [file.kind for file in files]
     if len(files) < 2 or ("texts" in kinds and kinds != ["images", "texts"]):
         hint = None
@@ -114,18 +127,23 @@ def _match(
             hint = f"swap the two: {files[1].display_name} holds the images"
         expected = "expected two or more files of images, or one of images and one of texts"
         raise UsageError(expected, hint)
-    split = choose_split(files[0], split)
+    first, split = choose_split(files[0], split)
     if "texts" in kinds:
-        pairs = retrieval.pair(files[0], files[1], split, same_rows=same_rows)
+        pairs = retrieval.pair(first, files[1], split, same_rows=same_rows, common=common)
         first_texts = np.unique(pairs.image_of, return_index=True)[1]
-        return split, pairs.ids, [pairs.images, pairs.texts[first_texts]]
-    splits = [pairing.same_split(file, files[0], split, same_rows) for file in files]
-    orders = pairing.match_ids(files, splits, common=True)
+        features = [pairs.images, pairs.texts[first_texts]]
+        return _Rows(first, split, pairs.ids, features)
+    matched, splits = [first], [split]
+    for file in files[1:]:
+        chosen, name = pairing.same_split(file, first, split, same_rows)
+        matched.append(chosen)
+        splits.append(name)
+    orders = pairing.match_ids(matched, splits, common)
     features = []
-    for file, name, order in zip(files, splits, orders, strict=True):
+    for file, name, order in zip(matched, splits, orders, strict=True):
         rows_of_file = np.asarray(file.splits[name].features, np.float64)[order]
         features.append(similarity.normalize(rows_of_file, file.display_name))
-    return split, files[0].splits[split].take(orders[0]).ids, features
+    return _Rows(first, split, first.splits[split].take(orders[0]).ids, features)
 
 
 def _without_constant(

@@ -152,6 +152,7 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
     C: float = 1.0,
     fit_split: str = FIT_SPLIT,
     eval_split: str = EVAL_SPLIT,
+    common: bool = False,
     seed: int = 42,
 ) -> FeatureFile:
     """Measure the recall of each attribute: what `clipkit attributes` reports.
@@ -175,6 +176,8 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
         Number of sets of random directions, and inverse strength of the probe's regularisation.
     fit_split, eval_split, seed
         See `held_out.choose_rows`. The seed is also of the directions.
+    common : bool
+        Leave out images that the table lacks, instead of refusing them.
 
     Returns
     -------
@@ -200,11 +203,11 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
     if random < 0:
         raise UsageError(f"random: expected at least 0, got {random}")
     check_positive("C", C)
-    if words is not None:
-        _check_words(images, words)
-    annotations = _read(images, table, columns, metric)
-    kind = KINDS[metric]
-    fit, scored = choose_rows(images, fit_split, eval_split, seed)
+    _check_words(images, words)
+    kind = _check_metric(metric, table)
+    images, fit, scored = choose_rows(images, fit_split, eval_split, seed)
+    used = [fit.split, scored.split]
+    annotations = _read(images, table, columns, metric, splits=used, common=common)
     own = _Embeddings(images, fit, scored)
     caveats = find_shared("fitted", scored.split, own.X, own.X_scored)
     untrained = check_controls(controls, images, [fit.split, scored.split])
@@ -237,6 +240,7 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
         C=C if kind.classifier in names_taking("C") else None,
         fit_split=fit.split,
         eval_split=scored.split,
+        common=common or None,
         seed=seed,
         prompts=prompts,
         caveats=caveats or None,
@@ -307,16 +311,29 @@ def _keep(
     return {scored.split: Split(ids=ids, predicted=np.vstack([one.ranks for one in measured]))}
 
 
-def _read(
-    images: FeatureFile, table: str | None, columns: Sequence[str], metric: str
-) -> Annotations:
-    """Read the attributes that a metric is for; refuse others if they are named."""
+def _check_metric(metric: str, table: str | None) -> type[_Attribute]:
+    """Return what measures attributes by a metric; refuse one that is unknown or lacks a table."""
     if metric not in KINDS:
         raise unknown("metric", metric, KINDS)
     if metric != RECALL and table is None:
         raise UsageError(f"metric: expected --table for {metric}, got none")
+    return KINDS[metric]
+
+
+def _read(
+    images: FeatureFile,
+    table: str | None,
+    columns: Sequence[str],
+    metric: str,
+    *,
+    splits: Sequence[str],
+    common: bool,
+) -> Annotations:
+    """Read the attributes that a metric is for; refuse others if they are named."""
     numbers: Any = "alone" if KINDS[metric] is _Number else ""
-    annotations = read_annotations(images, table, columns, numbers=numbers)
+    annotations = read_annotations(
+        images, table, columns, numbers=numbers, splits=splits, common=common
+    )
     if metric == RECALL:
         _check_counts(annotations.attributes)
     if KINDS[metric] is _Label:
@@ -394,8 +411,10 @@ def _check_counts(attributes: Sequence[Attribute]) -> None:
             )
 
 
-def _check_words(images: FeatureFile, words: FeatureFile) -> None:
+def _check_words(images: FeatureFile, words: FeatureFile | None) -> None:
     """Refuse words of another model; warn if a template doubles their articles."""
+    if words is None:
+        return
     compatibility.common_logit_scale(images, words)
     compatibility.check_widths(images, words)
     texts = words.texts or []

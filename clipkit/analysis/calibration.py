@@ -20,6 +20,7 @@ from clipkit.analysis import held_out, metrics, softmax, zeroshot
 from clipkit.analysis.results import chance, make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, check_positive
+from clipkit.features.matching import join_named
 from clipkit.features.model import BlockMatrix, FeatureFile, Floats, Int64
 
 BINS = 15
@@ -317,6 +318,7 @@ def calibrate(
     zeroshot.check_prompts(logits)
     if softmax.learned_bias(logits) is not None:
         console.note("the model's own probabilities are sigmoids; those of a softmax are scored")
+    logits, (fit_split, eval_split) = join_named(logits, [fit_split, eval_split])
     fit_split, eval_split, val = _choose_splits(logits, fit_split, eval_split, val)
     name, fit_rows, eval_rows = eval_split, None, None
     if val is not None:

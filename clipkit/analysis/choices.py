@@ -7,10 +7,10 @@ same names. Items of one image have `text_acc` alone. A tie is wrong.
 
 from __future__ import annotations
 
-import posixpath
+import itertools
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -34,11 +34,12 @@ from clipkit.analysis.dependence import (
     p_of_controls,
     unless_separate,
 )
-from clipkit.analysis.results import Row, choose_split, make_result
+from clipkit.analysis.results import Row, make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, shorten
-from clipkit.features import compatibility
+from clipkit.features import compatibility, matching
 from clipkit.features.history import History, history_entry
+from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile, Floats, Int64, Split
 
 if TYPE_CHECKING:
@@ -81,13 +82,13 @@ def choose(  # noqa: PLR0913 (the options of `clipkit choose`)
         `_high`). `control_p` is of `dependence.p_of_controls`. `clusters` is the number of items
         that share nothing, where some do. The predictions are texts: the right one or a wrong one.
     """
-    split = choose_split(images, split)
+    images, split = choose_split(images, split)
     controls = check_controls(controls, images, [split], with_texts=True)
     items, rows = _find_images(images, split, items, common)
     vectors = _vectors(images, texts, split, items, rows)
     categories = [item.category for item in items.items]
     used = np.unique(rows)
-    named = find_clusters(images, split, used, table, cluster)
+    named = find_clusters(images, split, used, table, cluster, common=common)
     clusters = _join_items(rows, used, named.numbers, f"{images.display_name}: {split}")
     shuffled = shuffle(*vectors, categories, rows)
     means = {"accuracy": shuffled.right, "shuffled": shuffled.expected}
@@ -107,6 +108,7 @@ def choose(  # noqa: PLR0913 (the options of `clipkit choose`)
         splits=[split],
         items=items.source["items"],
         common=common or None,
+        **images.describe_joined(),
         **named.entry,
         inputs=inputs | named.inputs | items.source.get("inputs", {}),
     )
@@ -127,30 +129,25 @@ def _find_images(
     images: FeatureFile, split: str, items: Items, common: bool
 ) -> tuple[Items, Int64]:
     """Return the items whose images are in a split, and the rows (N, I) of these images."""
-    where, ids = f"{images.display_name}: {split}", images.splits[split].ids
+    rows = matching.Rows.of(images, split)
     is_bundled = items.name == "shapes"
     if is_bundled:
-        _check_is_shapes(images, where)
-    row_of = _rows_by_name(ids, where)
-    found, kept = [], []
-    unknown: list[str] = []
-    for item in items.items:
-        rows = [row_of(name) for name in item.images]
-        if -1 not in rows:
-            found.append(rows)
-            kept.append(item)
-        elif not is_bundled:  # a file of some images of `shapes` has only some of the items
-            unknown.append(item.images[rows.index(-1)])
-    if unknown and common and kept:
-        left_out = console.count(len(items.items) - len(kept), "item")
-        console.warn(f"{where}: {left_out} left out, without {_list(unknown)}")
-    elif unknown or not kept:
-        message = f"{where}: expected all images of items, lacks {_list(unknown)}"
-        advice = "" if common else "; --common leaves such items out"
-        raise ClipkitError(message, f"ids there look like {shorten(ids[0], 80)!r}{advice}")
-    items = items._replace(items=kept)
+        _check_is_shapes(images, f"{images.display_name}: {split}")
+    names = list(dict.fromkeys(itertools.chain.from_iterable(item.images for item in items.items)))
+    found = matching.find_ids(names, rows.ids)
+    matching.note_rule(matching.Rows(names, "images", items.name), found)
+    place_of = dict(zip(names, found.places.tolist(), strict=True))
+    places = [[place_of[name] for name in item.images] for item in items.items]
+    least = np.array(list(map(min, places)), np.int64)
+    is_known = least >= 0
+    if not is_bundled or not is_known.any():  # a file of some of `shapes` has some of its items
+        missing = [min(item.images, key=place_of.__getitem__) for item in items.items]
+        of_items = matching.Rows(missing, "items", items.name)
+        matching.check_partners(of_items, rows, least, "image", common)
+    kept = np.flatnonzero(is_known).tolist()
+    items = items._replace(items=[items.items[row] for row in kept])
     _check_one_kind(items)
-    return items, np.array(found)
+    return items, np.array([places[row] for row in kept])
 
 
 def _check_one_kind(items: Items) -> None:
@@ -164,27 +161,6 @@ def _check_is_shapes(images: FeatureFile, where: str) -> None:
     datasets = {str(data.get("name")) for data in images.history.datasets}
     if datasets and "shapes" not in datasets:
         raise ClipkitError(f"{where}: expected images of shapes, got those of {min(datasets)}")
-
-
-def _rows_by_name(ids: Sequence[str], where: str) -> Callable[[str], int]:
-    """Return a function of an image's name that returns its row, or -1 for none or several.
-
-    A name is an id, with or without an ending that the other one lacks. The ids must differ.
-    """
-    row_of_id = {row_id: row for row, row_id in enumerate(ids)}
-    if len(row_of_id) < len(ids):
-        raise ClipkitError(f"{where}: expected different ids")
-    row_of_stem: dict[str, int] = {}
-    for row, row_id in enumerate(ids):
-        stem = posixpath.splitext(row_id)[0]
-        row_of_stem[stem] = -1 if stem in row_of_stem else row
-    row_of = row_of_stem | row_of_id
-
-    def find(name: str) -> int:
-        stem = posixpath.splitext(name)[0]  # not compared with other stems: a.1 is not a.2
-        return row_of.get(name, row_of_id.get(stem, -1))
-
-    return find
 
 
 def _list(names: Sequence[str]) -> str:

@@ -22,6 +22,7 @@ from threadpoolctl import threadpool_limits
 from clipkit.analysis.dependence import permute
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.features.matching import choose_splits
 from clipkit.features.model import BlockMatrix, FeatureFile, Int64, Split
 
 N_INIT = 10  # starts of k-means, the best of which counts (the thesis's protocol)
@@ -159,7 +160,7 @@ def cluster(
     """
     if splits is None and "test" in file.splits:
         splits = ["test"]
-    names = file.choose_splits(splits)
+    file, names = choose_splits(file, splits)
     result = FeatureFile("result", class_names=file.class_names)
     init = None
     rows: list[dict[str, Any]] = []

@@ -38,7 +38,6 @@ from clipkit.analysis.results import (
     caveats,
     check_predicted_classes,
     check_run,
-    choose_split,
     class_names,
     column,
     is_retrieval,
@@ -54,6 +53,7 @@ from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, unknown
 from clipkit.features.annotations import Annotations, Attribute, read_attribute
 from clipkit.features.compatibility import SAME_IDS, SAME_IMAGES, origin, relate
+from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile, Int64, Split
 
 Bools = NDArray[np.bool_]
@@ -127,8 +127,8 @@ def pair(
     """
     for result in results:
         check_predicted_classes(result)
-    split = choose_split(results[0], split)
-    splits = [same_split(result, results[0], split, same_rows) for result in results]
+    _, split = choose_split(results[0], split)
+    splits = [same_split(result, results[0], split, same_rows)[1] for result in results]
     numbers = _choose_runs(results, splits, runs)
     common = common or len(set(splits)) > 1  # a split was held out or divided
     orders = match_ids(results, splits, common)
@@ -157,7 +157,7 @@ def pair(
         of_result = result.splits[name].cluster
         if of_result is not None:
             named.append(of_result[order])
-    clusters, annotations = _cluster_rows(first, named, table, cluster)
+    clusters, annotations = _cluster_rows(first, named, table, cluster, common)
     cluster_entry: dict[str, str] = {}
     if annotations is not None:
         cluster_entry = {"cluster": str(cluster), "by": annotations.source}
@@ -179,7 +179,11 @@ def pair(
 
 
 def _cluster_rows(
-    first: FeatureFile, named: Sequence[Int64], table: str | None, cluster: str | None
+    first: FeatureFile,
+    named: Sequence[Int64],
+    table: str | None,
+    cluster: str | None,
+    common: bool,
 ) -> tuple[Int64 | None, Annotations | None]:
     """Return the clusters (N,) that keep those that results name and those of a table whole.
 
@@ -188,7 +192,7 @@ def _cluster_rows(
     (split,) = first.splits
     where = f"{first.display_name}: {split}"
     images, source, image_of = _images(first, split)
-    annotations = read_clusters(images, table, cluster)
+    annotations = read_clusters(images, table, cluster, common=common)
     if annotations is None:
         clusters = unless_separate(join([image_of, *named]))
         note_few(clusters, where)
@@ -385,7 +389,7 @@ def _read_attribute(
 ) -> tuple[Attribute, Annotations]:
     """Return the attribute of each compared row, and the table that it is from."""
     images, split, image_of = _images(paired.first, paired.split)
-    annotations = read_attribute(images, by, column)
+    annotations = read_attribute(images, by, column, common=paired.common)
     (attribute,) = annotations.attributes
     codes = {paired.split: attribute.codes[split][image_of]}
     return replace(attribute, codes=codes), annotations

@@ -13,6 +13,7 @@ import numpy as np
 from clipkit.analysis.results import Row
 from clipkit.base.errors import UsageError
 from clipkit.features.compatibility import check_control, check_widths, common_logit_scale
+from clipkit.features.matching import join_alike
 from clipkit.features.model import FeatureFile
 
 
@@ -52,6 +53,7 @@ def check_controls(
         if with_texts is (control.texts is None):
             expected, got = ("texts", "none") if with_texts else ("no texts", "some")
             raise UsageError(f"control {number}: expected {expected}, got {got}")
+        control = control._replace(images=join_alike(control.images, images))
         check_control(control.images, images, splits)
         if control.texts is not None:
             check_widths(control.images, control.texts)

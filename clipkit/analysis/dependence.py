@@ -19,6 +19,7 @@ from clipkit.base import console
 from clipkit.base.errors import UsageError
 from clipkit.features.annotations import CLASS, Annotations, read_attribute
 from clipkit.features.history import History
+from clipkit.features.matching import choose_splits
 from clipkit.features.model import FeatureFile, Floats, Int64
 from clipkit.features.splitting import number_groups
 
@@ -37,15 +38,21 @@ ROUNDING = 1e-5  # relative difference of equal sums of float32
 
 
 def read_clusters(
-    file: FeatureFile, table: str | None, column: str | None, splits: Sequence[str] | None = None
+    file: FeatureFile,
+    table: str | None,
+    column: str | None,
+    splits: Sequence[str] | None = None,
+    *,
+    common: bool = False,
 ) -> Annotations | None:
     """Read the attribute `column` of the rows of some splits or all; None without a column."""
     if column is None:
         return None
     if table is None and column != CLASS:
         raise UsageError(f"expected --table for --cluster {column}, got none")
-    rows = replace(file, splits={name: file.splits[name] for name in file.choose_splits(splits)})
-    return read_attribute(rows, table, column, categories=False)
+    file, names = choose_splits(file, splits)
+    rows = replace(file, splits={name: file.splits[name] for name in names})
+    return read_attribute(rows, table, column, categories=False, common=common)
 
 
 class RowClusters(NamedTuple):
@@ -57,15 +64,24 @@ class RowClusters(NamedTuple):
 
 
 def find_clusters(
-    file: FeatureFile, split: str, rows: Int64, table: str | None, column: str | None
+    file: FeatureFile,
+    split: str,
+    rows: Int64,
+    table: str | None,
+    column: str | None,
+    *,
+    common: bool = False,
 ) -> RowClusters:
-    """Return the clusters of some rows (N,) of a split by an attribute, if one is named."""
+    """Return the clusters of some rows (N,) of a split by an attribute, if one is named.
+
+    With `common`, a row that the table lacks is a cluster alone.
+    """
     if column is None:
         if table is not None:
             raise UsageError("expected --cluster for --table, got none")
         return RowClusters(None, {}, {})
     used = replace(file.splits[split], features=None).take(rows)
-    annotations = read_clusters(replace(file, splits={split: used}), table, column)
+    annotations = read_clusters(replace(file, splits={split: used}), table, column, common=common)
     assert annotations is not None  # there is a column
     where = f"{file.display_name}: {split}: {column}"
     numbers = number_clusters(annotations.attributes[0].codes[split], where)

@@ -25,7 +25,6 @@ from clipkit.analysis.metrics import falling_order
 from clipkit.analysis.results import (
     Row,
     caveats,
-    choose_split,
     describe_caveat,
     join_names,
     labels_of,
@@ -34,9 +33,11 @@ from clipkit.analysis.results import (
 )
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.features import matching
 from clipkit.features.annotations import read_attribute
 from clipkit.features.compatibility import check_same_prompts, matching_split
-from clipkit.features.model import FeatureFile, Floats, Int64, Split
+from clipkit.features.matching import choose_split
+from clipkit.features.model import FeatureFile, Floats, Int64
 
 PERMUTATIONS = 300
 MADE_OF_IMAGES = "the groups are made from these images"
@@ -63,6 +64,7 @@ def describe(  # noqa: PLR0913 (the options of `clipkit describe`)
     result: FeatureFile | None = None,
     run: int | None = None,
     split: str | None = None,
+    common: bool = False,
     controls: Sequence[Control | FeatureFile] = (),
     top: int = 5,
     permutations: int = PERMUTATIONS,
@@ -73,7 +75,8 @@ def describe(  # noqa: PLR0913 (the options of `clipkit describe`)
 
     The groups are the values of an attribute (`table` and `column`, by default the classes), or the
     clusters or errors of a `run` of a `result`; `run` may be left out if the result has a single
-    run. `controls` have the logits of the same images and prompts by untrained models. Each group
+    run. With `common`, images that the table lacks, and predictions of other images, are left out.
+    `controls` have the logits of the same images and prompts by untrained models. Each group
     has `top` prompts, those with the largest |t|. The rows of the split are permuted `permutations`
     times, with `seed`; those with the same value of the attribute `cluster` of `table` together.
 
@@ -89,12 +92,12 @@ def describe(  # noqa: PLR0913 (the options of `clipkit describe`)
         are the means of the controls for the same prompts; of several, also with their range
         (`_low`, `_high`).
     """
-    if top < 1 or permutations < 1:
-        raise UsageError(f"expected at least 1, got top {top}, permutations {permutations}")
-    split = choose_split(logits, split)
-    groups = _find_groups(logits, split, (table, column), (result, run), cluster)
+    _check_counts(top, permutations)
+    logits, split = choose_split(logits, split)
+    groups = _find_groups(logits, split, (table, column), (result, run), cluster, common)
     used = np.flatnonzero(groups.codes >= 0)
-    clusters = find_clusters(logits, split, used, table if cluster else None, cluster)
+    clustered_by = table if cluster else None
+    clusters = find_clusters(logits, split, used, clustered_by, cluster, common=common)
     untrained = check_controls(controls, logits, [split])
     of_controls = []
     for control in untrained:
@@ -122,6 +125,7 @@ def describe(  # noqa: PLR0913 (the options of `clipkit describe`)
     history = logits.extended_history(
         "describe",
         split=split,
+        common=common or None,
         **(groups.source | clusters.entry),
         top=top,
         permutations=permutations,
@@ -139,6 +143,11 @@ def _test(t: float, largest: Floats, untested: str) -> Row:
     return {"t_null95": critical(largest), "p_adjusted": p, "p_min": 1 / (len(largest) + 1)}
 
 
+def _check_counts(top: int, permutations: int) -> None:
+    if top < 1 or permutations < 1:
+        raise UsageError(f"expected at least 1, got top {top}, permutations {permutations}")
+
+
 # ---- Groups --------------------------------------------------------------------------------------
 
 
@@ -148,6 +157,7 @@ def _find_groups(
     by: tuple[str | None, str | None],
     of_run: tuple[FeatureFile | None, int | None],
     cluster: str | None,
+    common: bool,
 ) -> Groups:
     """Return the groups by a table and its column, or of a result and its run.
 
@@ -156,20 +166,24 @@ def _find_groups(
     table, column = by
     result, run = of_run
     if result is not None:
-        return _without_small(_of_result(logits, split, result, run))
+        return _without_small(_of_result(logits, split, result, run, common))
     if cluster is not None and column is None:
         table = None
-    return _without_small(_of_attribute(logits, split, table, column))
+    return _without_small(_of_attribute(logits, split, table, column, common))
 
 
-def _of_attribute(logits: FeatureFile, split: str, table: str | None, column: str | None) -> Groups:
-    annotations = read_attribute(logits, table, column)
+def _of_attribute(
+    logits: FeatureFile, split: str, table: str | None, column: str | None, common: bool
+) -> Groups:
+    annotations = read_attribute(logits, table, column, splits=[split], common=common)
     (attribute,) = annotations.attributes
     source = {"attributes": annotations.source, "column": attribute.name}
     return Groups(attribute.values, attribute.codes[split], source, annotations.inputs)
 
 
-def _of_result(logits: FeatureFile, split: str, result: FeatureFile, run: int | None) -> Groups:
+def _of_result(
+    logits: FeatureFile, split: str, result: FeatureFile, run: int | None, common: bool
+) -> Groups:
     """Return the clusters of a result, or its errors, for the rows of a split."""
     if not result.splits:
         maker = newest_entry(result).command
@@ -177,9 +191,20 @@ def _of_result(logits: FeatureFile, split: str, result: FeatureFile, run: int | 
         raise ClipkitError(
             message, f"a result of {maker} has none; name one of zeroshot or cluster"
         )
-    its_split = matching_split(result, logits, split) or ""
-    scored = result.splits.get(its_split, Split())
-    rows = _rows_of(scored.ids, logits, split, result.display_name)
+    its_split = matching_split(result, logits, split)
+    if its_split is None:
+        raise ClipkitError(
+            f"{result.display_name}: expected the {split} images of {logits.display_name}, got "
+            f"{', '.join(result.splits)}",
+            "choose the same split for both commands with --split",
+        )
+    scored = result.splits[its_split]
+    predictions, images = matching.Rows.of(result, its_split), matching.Rows.of(logits, split)
+    rows = matching.match(predictions, images, "image", common=common)
+    is_known = rows >= 0
+    is_described = np.isin(np.arange(len(images.ids)), rows)
+    without = np.where(is_described, 0, -1)
+    matching.check_partners(images, predictions, without, "prediction", common=True)
     assert scored.predicted is not None  # a result's split without predictions is invalid
     predicted = scored.predicted[_choose_run(result.display_name, len(scored.predicted), run)]
     if result.holds_clusters:
@@ -189,7 +214,7 @@ def _of_result(logits: FeatureFile, split: str, result: FeatureFile, run: int | 
         kind, names = "errors", ["errors"]
         codes_of_scored = (predicted == labels_of(result, its_split)).astype(np.int64)
     codes = np.full(len(logits.splits[split]), -1, np.int64)
-    codes[rows] = codes_of_scored
+    codes[rows[is_known]] = codes_of_scored[is_known]
     known = caveats(result, its_split)
     for caveat in known:
         console.warn(f"{result.display_name}: {describe_caveat(caveat)}")
@@ -198,17 +223,6 @@ def _of_result(logits: FeatureFile, split: str, result: FeatureFile, run: int | 
     if untested:
         console.note(f"{result.display_name}: no p and no null of t: {untested}")
     return Groups(names, codes, source, {"result": result.digest}, untested)
-
-
-def _rows_of(ids: Sequence[str], logits: FeatureFile, split: str, name: str) -> list[int]:
-    """Return the rows of a split that the ids of the result `name` stand for."""
-    row_of = {row_id: row for row, row_id in enumerate(logits.splits[split].ids)}
-    has_equal_ids = len(row_of) < len(logits.splits[split])
-    if not ids or has_equal_ids or not row_of.keys() >= set(ids):
-        raise ClipkitError(
-            f"{name}: expected the {split} images of {logits.display_name}, got others"
-        )
-    return [row_of[row_id] for row_id in ids]
 
 
 def _choose_run(name: str, count: int, run: int | None) -> int:

@@ -31,8 +31,9 @@ from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, check_positive, unknown
 from clipkit.base.names import class_name, select
 from clipkit.features.history import drop_none
+from clipkit.features.matching import hash_rows, join_named
 from clipkit.features.model import BlockMatrix, FeatureFile, Int64, Split
-from clipkit.features.splitting import hash_rows, take
+from clipkit.features.splitting import take
 from clipkit.features.validation import MAX_PROBE_CLASSES
 
 FEATURES = ("logits", "probs")
@@ -190,6 +191,7 @@ def evaluate(  # noqa: PLR0913
     warnings.
     """
     spec = spec or ProbeSpec()
+    file, (fit_split, eval_split, val) = join_named(file, [fit_split, eval_split, val])
     if per_image is None:
         count = max(1, len(temperatures)) * len(parse_range(Cs)) * len(spec.draws())
         per_image = _only_predicts(file, count, eval_split, val)
@@ -288,10 +290,11 @@ def evaluate_grid(  # noqa: PLR0913
     Warns
     -----
     On standard error: if rows are scored that were also fitted or used to choose, if images occur
-    in both (see `splitting.count_shared_rows`), if classes have too few rows for `shots` or none to
+    in both (see `matching.count_shared_rows`), if classes have too few rows for `shots` or none to
     fit, if temperatures cannot change the result, or if a fit did not converge.
     """
     spec = (spec or ProbeSpec()).for_file(file)
+    file, (fit_split, eval_split, val) = join_named(file, [fit_split, eval_split, val])
     taus = _choose_temperatures(file, spec, temperatures)
     is_search = isinstance(Cs, str) and val is not None
     grid = Grid(file, spec, taus, parse_range(Cs), is_search)

@@ -10,13 +10,9 @@ from clipkit.analysis.results import Caveat, find_caveats
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features.annotations import Attribute
+from clipkit.features.matching import choose_splits, count_shared_rows, hash_rows
 from clipkit.features.model import BlockMatrix, FeatureFile, Float32, Floats, Int64, Split
-from clipkit.features.splitting import (
-    count_shared_rows,
-    hash_rows,
-    rows_by_class,
-    stratified_split,
-)
+from clipkit.features.splitting import rows_by_class, stratified_split
 
 V = TypeVar("V")
 FIT_SPLIT, EVAL_SPLIT = "train", "test"  # by default, where a file has them
@@ -107,17 +103,17 @@ class SplitRows(NamedTuple):
 
 def choose_rows(
     file: FeatureFile, fit_split: str, eval_split: str, seed: int
-) -> tuple[SplitRows, SplitRows]:
-    """Return the rows to fit on and to score, by the rule of `choose_held_out`."""
+) -> tuple[FeatureFile, SplitRows, SplitRows]:
+    """Return a file with the rows to fit on and to score, by the rule of `choose_held_out`."""
     fit_split, val = choose_held_out(file, fit_split, eval_split, None)
     if val is not None:
         split = file.splits[fit_split]
         labels = np.zeros(len(split), np.int64) if split.labels is None else split.labels
         _, train, held_out = hold_out(file, fit_split, labels, val, seed)
-        return SplitRows(fit_split, train), SplitRows(fit_split, held_out)
-    names = file.choose_splits([fit_split, eval_split])
+        return file, SplitRows(fit_split, train), SplitRows(fit_split, held_out)
+    file, names = choose_splits(file, [fit_split, eval_split])
     rows = [SplitRows(name, np.arange(len(file.splits[name]))) for name in names]
-    return rows[0], rows[-1]  # the same object if both splits are one
+    return file, rows[0], rows[-1]  # the same object if both splits are one
 
 
 def few_shot(labels: Int64, shots: int, seed: int = 42) -> Int64:

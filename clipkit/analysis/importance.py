@@ -16,10 +16,11 @@ import numpy as np
 from clipkit.analysis import metrics, prediction, probes
 from clipkit.analysis.probes.sweep_context import Workers
 from clipkit.analysis.relabeling import groups_digest
-from clipkit.analysis.results import Row, choose_split, labels_of, make_result, read_group_lines
+from clipkit.analysis.results import Row, labels_of, make_result, read_group_lines
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, shorten
 from clipkit.base.names import class_name
+from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile, Int64
 from clipkit.features.provenance import shots
 
@@ -74,7 +75,7 @@ def prompt_importance(
         raise UsageError(f"repeat: expected 1 to {MAX_REPEAT}, got {repeat}")
     _check_reads_prompts(probe)
     prediction.check_fit(probe, logits)
-    name = choose_split(logits, split)
+    logits, name = choose_split(logits, split)
     rows = logits.splits[name]
     labels = labels_of(logits, name)
     texts = logits.texts or []

@@ -20,6 +20,7 @@ from clipkit.base.errors import ClipkitError, UsageError, shorten
 from clipkit.base.names import differing, is_shared, select
 from clipkit.features.compatibility import origin
 from clipkit.features.history import Entry, History
+from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile
 from clipkit.features.provenance import downsample, provenance
 
@@ -160,7 +161,7 @@ def _read_points(files: Sequence[FeatureFile], split: str | None) -> tuple[str, 
     if len(set(map(holds_attributes, files))) > 1:
         raise UsageError("expected results of probe or of attributes, got both")
     if not holds_attributes(files[0]):
-        split = results.choose_split(files[0], split)
+        _, split = choose_split(files[0], split)
         return split, [_read_accuracy(file, split) for file in files]
     split = split or _scored_split(files[0])
     points = []
@@ -176,7 +177,7 @@ def _scored_split(result: FeatureFile) -> str:
 def _read_accuracy(result: FeatureFile, split: str) -> _Point:
     """Read the accuracy of a result on a split, and what its history says about it."""
     results.columns_of(result, "probe", "classifier eval_split acc1")
-    results.choose_split(result, split)
+    choose_split(result, split)
     rows = result.runs_on(split)
     if len(rows) != 1:
         raise ClipkitError(

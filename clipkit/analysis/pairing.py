@@ -11,16 +11,27 @@ import numpy as np
 from clipkit.analysis.results import Caveat, describe_caveat
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError
+from clipkit.features import matching
 from clipkit.features.compatibility import matching_split
+from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile, Int64
 from clipkit.features.provenance import provenance
 
 
-def same_split(result: FeatureFile, first: FeatureFile, split: str, same_rows: bool) -> str:
-    """Return the split of a result that may hold the images of a split of the first result."""
+def same_split(
+    result: FeatureFile, first: FeatureFile, split: str, same_rows: bool
+) -> tuple[FeatureFile, str]:
+    """Return a result and its split that may hold the images of a split of the first result.
+
+    If splits of the first file are joined, so are the splits of the other that match them.
+    """
+    parts = first.joined.get(split, [])
+    found = [matching_split(result, first, part, same_rows=same_rows) for part in parts]
+    if all(found) and found:
+        return choose_split(result, ",".join(map(str, found)))
     chosen = matching_split(result, first, split, same_rows=same_rows)
     if chosen is not None:
-        return chosen
+        return result, chosen
     got, hint = ", ".join(result.splits), "score the same split of the same data set"
     if _has_equal_row_numbers(result, first, split):
         got, hint = "row numbers of another import", "if rows are the same, add --same-rows"
@@ -40,57 +51,24 @@ def match_ids(results: Sequence[FeatureFile], splits: Sequence[str], common: boo
     """Return, for each result, the row numbers that put the images in the same order."""
     if len(results) == 1:
         return [np.arange(len(results[0].splits[splits[0]]))]
-    indexes = list(map(_rows_by_id, results, splits))
-    in_all = set(indexes[0]).intersection(*indexes[1:])
-    shared = [row_id for row_id in indexes[0] if row_id in in_all]
-    if len(shared) < max(map(len, indexes)):
-        if not common or not shared:
-            raise _missing_ids(results, splits, shared)
-        _note_common(results, splits, len(shared))
-    orders = []
-    for rows in indexes:
-        orders.append(np.array(list(map(rows.get, shared)), np.int64))
-    return orders
+    first, *others = map(matching.Rows.of, results, splits)
+    all_places = []
+    for other in others:
+        places = matching.match(first, other, "image", common=common)
+        matching.check_partners(other, first, _inverse(places, len(other.ids)), "image", common)
+        all_places.append(places)
+    is_in_all = (np.stack(all_places) >= 0).all(axis=0)
+    if not is_in_all.any():
+        names = ", ".join(result.display_name for result in results)
+        raise ClipkitError(f"{names}: expected images that all of them have, got none")
+    return [np.flatnonzero(is_in_all), *(places[is_in_all] for places in all_places)]
 
 
-def _rows_by_id(result: FeatureFile, split: str) -> dict[str, int]:
-    """Return the row of each id of a split; the ids must differ."""
-    rows = {row_id: row for row, row_id in enumerate(result.splits[split].ids)}
-    count = len(result.splits[split])
-    if len(rows) < count:
-        raise ClipkitError(
-            f"{result.display_name}: {split}: expected different ids, got {len(rows):,} in "
-            f"{count:,} rows"
-        )
+def _inverse(places: Int64, count: int) -> Int64:
+    """Return the row (M,) of each of `count` places; -1 for none."""
+    rows = np.full(count, -1)
+    rows[places[places >= 0]] = np.flatnonzero(places >= 0)
     return rows
-
-
-def _missing_ids(
-    results: Sequence[FeatureFile], splits: Sequence[str], shared: Sequence[str]
-) -> ClipkitError:
-    """Return the error for the first result with ids that another result lacks."""
-    in_all = set(shared)
-    for result, split in zip(results, splits, strict=True):
-        others = [row_id for row_id in result.splits[split].ids if row_id not in in_all]
-        if others:
-            break
-    hint = "compare the images that all have with --common" if shared else None
-    return ClipkitError(
-        f"{result.display_name}: {split}: expected the same ids in all files, got "
-        f"{len(others):,} that another lacks, for example {others[0]!r}",
-        hint,
-    )
-
-
-def _note_common(results: Sequence[FeatureFile], splits: Sequence[str], count: int) -> None:
-    """Note how many images are compared, and which splits they are in."""
-    if len(set(splits)) == 1:
-        console.note(f"{count:,} images of {splits[0]} are in all files")
-        return
-    places = []
-    for split, result in zip(splits, results, strict=True):
-        places.append(f"in {split} of {result.display_name}")
-    console.note(f"{count:,} images are {' and '.join(places)}")
 
 
 def name_files(results: Sequence[FeatureFile], runs: Sequence[int]) -> list[str]:

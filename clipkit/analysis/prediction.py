@@ -16,9 +16,9 @@ from clipkit.base import console
 from clipkit.base.errors import ClipkitError
 from clipkit.base.names import class_name, positions
 from clipkit.features import compatibility
+from clipkit.features.matching import choose_splits, count_shared_rows
 from clipkit.features.model import BlockMatrix, FeatureFile, Int64, Split
 from clipkit.features.provenance import shots
-from clipkit.features.splitting import count_shared_rows
 
 EMBEDDING_SETTINGS = ("normalize",)  # what decides an embedding besides the model
 MAX_SCORES = 1 << 22  # in memory at a time, in several arrays of 32 MiB
@@ -72,7 +72,7 @@ def predict(
     or if images have labels that the probe does not know. They count as wrong.
     """
     check_fit(probe, file)
-    names = file.choose_splits(splits)
+    file, names = choose_splits(file, splits)
     fitted = probes.FittedProbe.from_arrays(probe.fitted)
     class_names, number_of_class = match_classes(probe, file, names, fitted.classes)
     known = fitted_split(probe, file)

@@ -32,6 +32,7 @@ def relabel(
     groups: str | None = None,
     shuffle: bool = False,
     seed: int = 42,
+    common: bool = False,
 ) -> FeatureFile:
     """Replace the labels of a file and keep its features: what `clipkit relabel` writes.
 
@@ -50,6 +51,8 @@ def relabel(
         classes.
     seed : int
         Random seed of `shuffle`.
+    common : bool
+        Leave out rows that the table lacks, instead of refusing them.
 
     Raises
     ------
@@ -66,7 +69,7 @@ def relabel(
     inputs = {"features": file.digest}
     relabeled, source = file, None
     if table is not None:
-        annotations = read_attribute(file, table, column)
+        annotations = read_attribute(file, table, column, common=common)
         (attribute,) = annotations.attributes
         relabeled = use_attribute(file, attribute)
         column, source = attribute.name, annotations.source
@@ -83,6 +86,7 @@ def relabel(
         column=column,
         shuffle=shuffle or None,
         seed=seed if shuffle else None,
+        common=common or None,
         inputs=inputs,
     )
     return replace(relabeled, history=history)
@@ -106,7 +110,12 @@ def _check_table(file: FeatureFile, groups: str | None) -> None:
 
 
 def label_by_attribute(
-    file: FeatureFile, table: str | None, attribute: str | None, *, needs_prompts: bool = False
+    file: FeatureFile,
+    table: str | None,
+    attribute: str | None,
+    *,
+    common: bool = False,
+    needs_prompts: bool = False,
 ) -> FeatureFile:
     """Relabel images or logits by an attribute of a table; without a table, return them as is.
 
@@ -114,7 +123,7 @@ def label_by_attribute(
     """
     if table is None and attribute is None:
         return file
-    labelled = relabel(file, table, column=attribute)
+    labelled = relabel(file, table, column=attribute, common=common)
     if needs_prompts and (np.asarray(labelled.class_index) < 0).all():
         name, value = labelled.history[-1]["column"], (labelled.class_names or [""])[0]
         raise ClipkitError(

@@ -22,6 +22,7 @@ from clipkit.base.errors import ClipkitError, UsageError, shorten
 from clipkit.base.names import differing, distinct_labels, distinct_names
 from clipkit.features.columns import COLUMNS, SETTINGS, TEXT
 from clipkit.features.history import Entry, History, as_object
+from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile, Int64
 from clipkit.features.provenance import provenance
 from clipkit.prompts import bundled
@@ -110,21 +111,6 @@ def column(rows: Iterable[Row], name: str) -> list[Any]:
     return [row[name] for row in rows]
 
 
-def default_split(splits: Iterable[str]) -> str:
-    """Return the split `test` if there is one, else the first."""
-    names = list(splits)
-    return "test" if "test" in names else names[0]
-
-
-def choose_split(file: FeatureFile, split: str | None = None) -> str:
-    """Return the given split, which must exist; by default `test`, else the first split."""
-    if not file.splits:
-        raise ClipkitError(f"{file.display_name}: expected a split, got none")
-    if split is None:
-        split = default_split(file.splits)
-    return file.choose_splits([split])[0]
-
-
 def newest_entry(result: FeatureFile) -> Entry:
     """Return the history's entry about the command that made a result."""
     return result.history[-1] if result.history else Entry(command="an unknown command")
@@ -146,7 +132,8 @@ def find_caveats(
 ) -> list[Caveat]:
     """Warn that some of a split's scored rows were `fitted` or `chosen` with; [] if none were.
 
-    The kind `few` counts attributes instead: the named ones have a value with few scored rows.
+    The kind `known` counts unknown images that are known ones, too. The kind `few` counts
+    attributes instead: the named ones have a value with few scored rows.
     """
     if not count:
         return []
@@ -163,6 +150,8 @@ def describe_caveat(caveat: Caveat) -> str:
         names = join_names([f"{name}"[:MAX_NAME] for name in caveat["attributes"]])
         return f"{names}: {FEW_SCORED}"
     split, count, rows = caveat["split"], caveat["count"], caveat["rows"]
+    if caveat["kind"] == "known":
+        return f"{count:,} of {rows:,} unknown images are also known: they are no unknown images"
     were = f"{count:,} of {rows:,} images of {split} were also"
     if "result" in caveat:
         were = f"{caveat['result']}: {were}"
@@ -291,11 +280,11 @@ def predictions(
 ) -> Predictions:
     """Return the true and the predicted classes of a run of `probe` or `zeroshot`.
 
-    `run` counts from 0 among the runs on the split (see `choose_split`); by default it is the most
-    accurate.
+    `run` counts from 0 among the runs on the split (see `matching.choose_split`); by default it is
+    the most accurate.
     """
     check_predicted_classes(result)
-    split = choose_split(result, split)
+    _, split = choose_split(result, split)
     scored = scored_runs(result, split)
     check_run(scored, run)
     chosen = ""
@@ -360,7 +349,7 @@ def cluster_counts(result: FeatureFile, split: str | None = None, run: int = 0) 
             f"{result.display_name}: expected clusters, got a result of {command}",
             "keep them with: clipkit cluster img.h5 -o clusters.h5",
         )
-    split = choose_split(result, split)
+    _, split = choose_split(result, split)
     scored = scored_runs(result, split)
     check_run(scored, run)
     clusters = scored.predicted[run]

@@ -30,12 +30,15 @@ from clipkit.analysis.dependence import (
     signed_sums,
     unless_separate,
 )
-from clipkit.analysis.results import Row, choose_split, make_result
+from clipkit.analysis.results import Row, make_result
 from clipkit.base import console
-from clipkit.base.errors import ClipkitError, UsageError, shorten
+from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.features import matching
 from clipkit.features.compatibility import check_widths, common_logit_scale
 from clipkit.features.history import History, history_entry
+from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile, Float32, Floats, Int64, Split
+from clipkit.features.provenance import original_splits
 
 TASKS = ("image_retrieval", "text_retrieval")
 DEFAULT_K = (1, 5, 10)
@@ -50,7 +53,6 @@ CAPTIONS_HINT = (
     "make them with: clipkit textembed --captions TABLE, or import them with: clipkit convert FILE "
     "texts.h5 --captions TABLE"
 )
-SHOWN_ID = 80  # characters
 
 
 class Pairs(NamedTuple):
@@ -108,7 +110,7 @@ def retrieve(  # noqa: PLR0913 (the options of `clipkit retrieve`)
     k: Sequence[int] = DEFAULT_K,
     controls: Sequence[Control] = (),
     same_rows: bool = False,
-    strict: bool = False,
+    common: bool = True,
     gap: bool = False,
     table: str | None = None,
     cluster: str | None = None,
@@ -124,8 +126,8 @@ def retrieve(  # noqa: PLR0913 (the options of `clipkit retrieve`)
         The same images and texts, embedded by untrained models.
     k : sequence of int
         Numbers of candidates within which a partner counts as found.
-    strict : bool
-        Refuse images without text and texts without image, instead of leaving them out.
+    common : bool
+        Leave out images without text and texts without image, instead of refusing them.
     gap : bool
         Add the columns of `modality_gap`; `_null`, its mean if images and texts change sides at
         random, with `gap_p`, or, of the hubness, if one side is rotated at random; and
@@ -151,26 +153,27 @@ def retrieve(  # noqa: PLR0913 (the options of `clipkit retrieve`)
         candidate.
     """
     k = _check_k(k)
-    split = choose_split(images, split)
+    images, split = choose_split(images, split)
     check_widths(images, texts)
     common_logit_scale(images, texts)
     similarity.refuse_dot_product(images, "to rank by", similarity.ONE_TOKEN_HINT)
     controls = check_controls(controls, images, [split], with_texts=True)
-    pairs = pair(images, texts, split, same_rows=same_rows, strict=strict)
-    _warn_of_all_candidates(pairs, k)
+    pairs = pair(images, texts, split, same_rows=same_rows, common=common)
     if gap and len(pairs.ids) < 4:  # two in each half
         raise ClipkitError(f"--gap: expected at least 4 pairs, got {len(pairs.ids)}")
     inputs = {"images": images.digest, "texts": texts.digest}
     used = np.flatnonzero(np.isin(images.splits[split].ids, pairs.ids))
-    clusters = find_clusters(images, split, used, table, cluster)
+    clusters = find_clusters(images, split, used, table, cluster, common=common)
     pairs = pairs._replace(clusters=clusters.numbers)
+    _warn_of_all_candidates(pairs, k)
     of_controls = [_pair_control(control, pairs, texts, split, same_rows) for control in controls]
     entry = history_entry(
         "retrieve",
         splits=[split],
         k=k,
         same_rows=same_rows or None,
-        strict=strict or None,
+        common=None if common else False,
+        **images.describe_joined(),
         gap=gap or None,
         **clusters.entry,
         inputs=inputs | clusters.inputs | control_digests(controls),
@@ -245,36 +248,51 @@ def pair(
     split: str,
     *,
     same_rows: bool = False,
-    strict: bool = False,
+    common: bool = True,
     quiet: bool = False,
 ) -> Pairs:
     """Match the texts with the images of a split, by the images' ids or by their order.
 
-    Images and texts without a partner are left out, with a warning unless `quiet`.
+    Images and texts without a partner are left out or, unless `common`, refused. With `quiet`,
+    they are left out without a note.
     """
-    _check_same_data_set(images, texts)
-    ids = images.splits[split].ids
-    if len(set(ids)) < len(ids):
-        raise ClipkitError(f"{images.display_name}: {split}: expected different ids")
-    image_of = _image_of(texts, ids)
+    _check_same_data_set(images, texts, split)
+    rows = matching.Rows.of(images, split)
+    found = _image_of(texts, rows.ids)
     if same_rows:
-        image_of = _row_of_each(texts, images, split, image_of)
-    known = np.flatnonzero(image_of >= 0)
-    if not len(known):
-        raise _no_pairs(texts, images, split)
-    used, numbers = np.unique(image_of[known], return_inverse=True)
+        places = _row_of_each(texts, images, split, found.places)
+        found = matching.Found(places, rule="")
+    known = np.flatnonzero(found.places >= 0)
+    used, numbers = np.unique(found.places[known], return_inverse=True)
     if not quiet:
-        _warn_of_equal_texts(texts, image_of)
-        _report_left_out(texts.display_name, "text", len(image_of) - len(known), "image", strict)
-        _report_left_out(images.display_name, "image", len(ids) - len(used), "text", strict)
+        _check_partners(texts, rows, found, common)
     image_rows = np.asarray(images.splits[split].features)[used]
     text_rows = np.asarray(texts.features)[known]
     return Pairs(
         _unit(image_rows, f"{images.display_name}: {split}"),
         _unit(text_rows, texts.display_name),
         numbers,
-        [ids[row] for row in used.tolist()],
+        [rows.ids[row] for row in used.tolist()],
     )
+
+
+def _check_partners(
+    texts: FeatureFile, images: matching.Rows, found: matching.Found, common: bool
+) -> None:
+    """Note or refuse texts without image and images without text; warn of equal texts."""
+    if not texts.class_names and (found.places < 0).all():
+        message = f"{texts.display_name} does not name the images of its texts"
+        raise ClipkitError(message, CAPTIONS_HINT)
+    names = [*(texts.class_names or []), "no image"]  # the last is for texts without a class
+    image_ids = [names[number] for number in np.asarray(texts.class_index).tolist()]
+    rows = matching.Rows(image_ids, "texts", texts.display_name)
+    matching.note_rule(rows, found)
+    matching.check_partners(rows, images, found.places, "image", common)
+    text_of = np.full(len(images.ids), -1)
+    has_image = np.flatnonzero(found.places >= 0)
+    text_of[found.places[has_image]] = has_image
+    matching.check_partners(images, rows, text_of, "text", common)
+    _warn_of_equal_texts(texts, found.places)
 
 
 def _pair_control(
@@ -290,30 +308,26 @@ def _pair_control(
     return found
 
 
-def _check_same_data_set(images: FeatureFile, texts: FeatureFile) -> None:
-    """Refuse captions of another data set, whose ids may be row numbers, too."""
+def _check_same_data_set(images: FeatureFile, texts: FeatureFile, split: str) -> None:
+    """Refuse captions of another data set or split, whose ids may be row numbers, too."""
     names, others = ({data.get("name") for data in f.history.datasets} for f in (images, texts))
     if names and others and names.isdisjoint(others):
         raise ClipkitError(
             f"{texts.display_name}: expected captions of {', '.join(map(str, names))}, got "
             f"captions of {', '.join(map(str, others))}"
         )
+    captioned = {name for data in texts.history.datasets for name in data.object("splits")}
+    originals = dict.fromkeys(original_splits(images, split))
+    if captioned and not captioned >= originals.keys():
+        raise ClipkitError(
+            f"{texts.display_name}: expected captions of {', '.join(originals)}, got captions of "
+            f"{', '.join(sorted(captioned))}",
+            "choose the split of the images with --split",
+        )
 
 
 def _unit(rows: Floats, name: str) -> Float32:
     return np.asarray(similarity.normalize(rows, name), np.float32)
-
-
-def _no_pairs(texts: FeatureFile, images: FeatureFile, split: str) -> ClipkitError:
-    if not texts.class_names:
-        message = f"{texts.display_name} does not name the images of its texts"
-        return ClipkitError(message, CAPTIONS_HINT)
-    known, given = images.splits[split].ids[0], texts.class_names[0]
-    return ClipkitError(
-        f"{texts.display_name}: expected ids of the {split} images of {images.display_name}, which "
-        f"look like {shorten(known, SHOWN_ID)!r}, got {shorten(given, SHOWN_ID)!r} and others",
-        "write the images' ids into the table, and embed the captions again",
-    )
 
 
 def _row_of_each(texts: FeatureFile, images: FeatureFile, split: str, named: Int64) -> Int64:
@@ -332,13 +346,12 @@ def _row_of_each(texts: FeatureFile, images: FeatureFile, split: str, named: Int
     return np.arange(n)
 
 
-def _image_of(texts: FeatureFile, ids: Sequence[str]) -> Int64:
+def _image_of(texts: FeatureFile, ids: Sequence[str]) -> matching.Found:
     """Return the row of the image that each text (K,) belongs to; -1 for none of these images."""
-    row_of = {row_id: row for row, row_id in enumerate(ids)}
-    rows = [row_of.get(name, -1) for name in texts.class_names or []]
+    places, rule = matching.find_ids(texts.class_names or [], ids)
     # the last one stands for texts without a class, whose index is -1
-    image_of_class = np.array([*rows, -1], np.int64)
-    return np.asarray(image_of_class[np.asarray(texts.class_index)])
+    image_of_class = np.array([*places, -1], np.int64)
+    return matching.Found(image_of_class[np.asarray(texts.class_index)], rule)
 
 
 def _warn_of_equal_texts(texts: FeatureFile, image_of: Int64) -> None:
@@ -351,15 +364,6 @@ def _warn_of_equal_texts(texts: FeatureFile, image_of: Int64) -> None:
             f"{texts.display_name}: {console.count(count, 'text')} of several images: equal "
             "cosines share a rank, so that recall at a small k may be below chance"
         )
-
-
-def _report_left_out(name: str, what: str, number: int, partner: str, strict: bool) -> None:
-    if not number:
-        return
-    problem = f"{name}: {console.count(number, what)} without {partner}"
-    if strict:
-        raise ClipkitError(problem, "leave --strict out to use the others")
-    console.warn(f"{problem} left out")
 
 
 def _query_ids(task: str, pairs: Pairs) -> list[str]:

@@ -31,6 +31,7 @@ from clipkit.analysis.results import (
 from clipkit.analysis.score_metrics import METRICS, RANKED
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile, Floats, Int64
 
 SCORES = ("zeroshot", "probe")  # by words, and by a probe
@@ -72,8 +73,8 @@ def compare(
     if len(results) < 2:
         raise UsageError("expected two results of attributes or more, got one")
     metric = _common_metric(results)
-    split = result_files.choose_split(results[0], split)
-    splits = [same_split(result, results[0], split, same_rows) for result in results]
+    _, split = choose_split(results[0], split)
+    splits = [same_split(result, results[0], split, same_rows)[1] for result in results]
     orders = match_ids(results, splits, common or len(set(splits)) > 1)
     names = name_files(results, [0] * len(results))
     caveats = list(map(result_files.caveats, results, splits))

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from clipkit.base import console
 from clipkit.base.errors import UsageError, check_positive, unknown
+from clipkit.features.matching import choose_splits
 from clipkit.features.model import BlockMatrix, FeatureFile
 
 LINKS = ("softmax", "sigmoid")
@@ -182,8 +183,9 @@ def entropy_summary(
         `sigmoid` and the model learned no bias.
     """
     bias = _check_settings(logits, temperatures, link)
+    logits, names = choose_splits(logits, splits)
     rows = []
-    for name in logits.choose_splits(splits):
+    for name in names:
         cosines = logits.cosines(name)
         pairs = mean_entropy_and_confidence(cosines, temperatures, bias)
         outcomes = cosines.shape[1] if bias is None else 2
@@ -195,7 +197,7 @@ def entropy_summary(
         "entropy",
         temperature=list(temperatures),
         link=None if bias is None else link,
-        splits=logits.choose_splits(splits) if splits else None,
+        splits=names if splits else None,
         inputs={"logits": logits.digest},
     )
     result = FeatureFile("result", history)
@@ -221,8 +223,9 @@ def entropy_per_image(
     """
     bias = _check_settings(logits, temperatures, link)
     texts = logits.texts or []
+    logits, names = choose_splits(logits, splits)
     rows = []
-    for name in logits.choose_splits(splits):
+    for name in names:
         values: list[list[NDArray[Any]]] = [[] for _ in temperatures]
         prompts: list[str] = []
         for block in logits.cosines(name).iter_rows(CACHE_ROWS):

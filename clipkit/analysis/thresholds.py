@@ -6,7 +6,7 @@ pairs that do not match is above it. It is scored on another split.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -41,7 +41,8 @@ from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, shorten
 from clipkit.base.names import class_name
 from clipkit.features.compatibility import check_same_prompts, common_logit_scale
-from clipkit.features.model import FeatureFile, Float32, Floats, Int64
+from clipkit.features.matching import choose_split, count_shared_rows, hash_rows, row_keys
+from clipkit.features.model import BlockMatrix, FeatureFile, Float32, Floats, Int64
 from clipkit.features.splitting import stratified_split
 
 LIMITS = ("tpr_low", "tpr_high", "fpr_low", "fpr_high")
@@ -77,6 +78,7 @@ def choose(  # noqa: PLR0913 (the options of `clipkit threshold`)
     seed: int = 42,
     table: str | None = None,
     cluster: str | None = None,
+    common: bool = False,
 ) -> FeatureFile:
     """Choose thresholds for all prompts together and for each: what `clipkit threshold` reports.
 
@@ -84,7 +86,8 @@ def choose(  # noqa: PLR0913 (the options of `clipkit threshold`)
     may be above; with `at`, these thresholds are scored instead. With `standardize`, each prompt's
     cosines have the mean 0 and the standard deviation 1 over the fitted images. `seed` draws the
     rows that are held out if a file has one split (see `held_out.choose_held_out`). Images with the
-    same value of the attribute `cluster` of `table` are counted together.
+    same value of the attribute `cluster` of `table` are counted together; with `common`, the table
+    may lack images.
 
     Returns
     -------
@@ -96,8 +99,9 @@ def choose(  # noqa: PLR0913 (the options of `clipkit threshold`)
         scored images were fitted.
     """
     _check_rates(fpr)
-    fit, evaluation = choose_rows(logits, fit_split, eval_split, seed)
-    clusters = find_clusters(logits, evaluation.split, evaluation.numbers, table, cluster)
+    logits, fit, evaluation = choose_rows(logits, fit_split, eval_split, seed)
+    split, rows_of_split = evaluation
+    clusters = find_clusters(logits, split, rows_of_split, table, cluster, common=common)
     fitted, scored = _pairs(logits, fit), _pairs(logits, evaluation, clusters.numbers)
     caveats: list[Caveat] = []
     if standardize or not at:  # else nothing is fitted
@@ -190,7 +194,7 @@ def choose_overall(
 ) -> tuple[Row, Pairs]:
     """Return the run of `choose` for all prompts together, and the pairs that it scores."""
     _check_rates([fpr])
-    fit, evaluation = choose_rows(logits, fit_split, eval_split, seed)
+    logits, fit, evaluation = choose_rows(logits, fit_split, eval_split, seed)
     fitted, scored = _pairs(logits, fit), _pairs(logits, evaluation)
     find_shared("fitted", evaluation.split, fitted.cosines, scored.cosines)
     return {"split": evaluation.split} | _score(scored, _highest(fitted, fpr)), scored
@@ -242,8 +246,8 @@ def _score(scored: Pairs, threshold: float) -> Row:
     return row | {"auroc": metrics.auroc(scored.matches, scored.cosines)}
 
 
-def class_cuts(logits: FeatureFile, chosen: FeatureFile) -> tuple[Floats, list[Caveat]]:
-    """Return the threshold (C,) of each class in a result of `choose` or `detect`, with caveats.
+def class_cuts(logits: FeatureFile, chosen: FeatureFile) -> Floats:
+    """Return the threshold (C,) of each class in a result of `choose` or `detect`.
 
     The classes of `logits` need one prompt each. A result of `choose` needs a threshold for each.
     """
@@ -251,7 +255,7 @@ def class_cuts(logits: FeatureFile, chosen: FeatureFile) -> tuple[Floats, list[C
     common_logit_scale(chosen, logits)
     entry, where = newest_entry(chosen), f"{logits.display_name} and {chosen.display_name}"
     if "measure" in chosen.runs:
-        return _cut_of_all(logits, chosen), _chosen_on(logits, chosen, entry)
+        return _cut_of_all(logits, chosen)
     if entry.get("standardize"):
         raise ClipkitError(
             f"{where}: expected a threshold of the cosines of each prompt, got others",
@@ -275,7 +279,7 @@ def class_cuts(logits: FeatureFile, chosen: FeatureFile) -> tuple[Floats, list[C
                 f"{class_name(logits.class_names, number)}, which all fitted images have"
             )
         cuts[number] = found[0]
-    return cuts, _chosen_on(logits, chosen, entry)
+    return cuts
 
 
 def _cut_of_all(logits: FeatureFile, detected: FeatureFile) -> Floats:
@@ -302,18 +306,26 @@ def _cut_of_all(logits: FeatureFile, detected: FeatureFile) -> Floats:
     return np.full(len(logits.class_names or []), columns["threshold"][rows[0]])
 
 
-def _chosen_on(logits: FeatureFile, chosen: FeatureFile, entry: Mapping[str, Any]) -> list[Caveat]:
-    """Warn if the thresholds of a result were chosen on images of `logits`."""
-    fit = entry.get("fit_split")
+def _chosen_on(logits: FeatureFile, chosen: FeatureFile, splits: Iterable[str]) -> list[Caveat]:
+    """Warn if the thresholds of a result were chosen on images of splits that are scored."""
+    entry = newest_entry(chosen)
+    fit = str(entry.get("fit_split"))
+    parts = list(map(str, entry.object("joined").get(fit, [fit])))
+    file = logits.as_read or logits
     is_fitted = logits.digest == entry["inputs"].get("logits") and not entry.get("at")
-    if not is_fitted or fit not in logits.splits:
+    if not is_fitted or not file.splits.keys() >= set(parts):
         return []
-    rows = count = len(logits.splits[fit])
+    file, name = choose_split(file, ",".join(parts))
+    keys = row_keys(file, name)
     scored_too = [caveat["count"] for caveat in results.caveats(chosen, fit)]
-    if fit == entry.get("eval_split") and rows not in scored_too:  # a part was held out
-        labels = labels_of(logits, fit)
-        count = len(stratified_split(labels, HELD_OUT, int(entry["seed"]))[0])
-    return find_caveats("chosen", fit, count, rows)
+    if fit == entry.get("eval_split") and len(keys) not in scored_too:  # a part was held out
+        train, _ = stratified_split(labels_of(file, name), HELD_OUT, int(entry["seed"]))
+        keys = [keys[row] for row in train.tolist()]
+    caveats = []
+    for split in splits:
+        count = len(set(keys).intersection(row_keys(logits, split)))
+        caveats += find_caveats("chosen", split, count, len(logits.splits[split]))
+    return caveats
 
 
 def answer(
@@ -328,7 +340,8 @@ def answer(
     """
     if isinstance(threshold, float):
         return answer_above(result, rankings, threshold)
-    cuts, caveats = class_cuts(logits, threshold)
+    cuts = class_cuts(logits, threshold)
+    caveats = _chosen_on(logits, threshold, result.splits)
     recorded: Row = {"inputs": newest_entry(result).inputs | {"threshold": threshold.digest}}
     if caveats:
         recorded["caveats"] = caveats
@@ -361,9 +374,10 @@ def detect(
         shares of the `known` and of the `unknown` images above the `threshold`, with 95 %
         intervals, and `auroc`, with DeLong's interval, compares known with unknown images.
     """
-    fit, evaluation = choose_rows(known, fit_split, eval_split, seed)
+    known, fit, evaluation = choose_rows(known, fit_split, eval_split, seed)
     measure = _measure_neighbours if known.kind == "images" else _measure_logits
     caveats, measures = measure(known, unknown, fit, evaluation)
+    caveats += _find_known(known, unknown, fit, evaluation)
     untested = _untested(caveats, (*LIMITS, *AUROC_LIMITS))
     rows: list[Row] = []
     for name, (fitted, scored, others) in measures.items():
@@ -386,6 +400,24 @@ def detect(
         inputs={known.kind: known.digest, "unknown": unknown.digest},
     )
     return make_result(history, rows)
+
+
+def _find_known(
+    known: FeatureFile, unknown: FeatureFile, fit: SplitRows, evaluation: SplitRows
+) -> list[Caveat]:
+    """Warn of unknown images that are fitted or scored as known ones; refuse them if all are."""
+    parts = [BlockMatrix.from_array(rows.embeddings(known)) for rows in (fit, evaluation)]
+    hashes = hash_rows(BlockMatrix.join(parts))
+    splits = unknown.splits.values()
+    count = sum(count_shared_rows(hashes, split.features) for split in splits)
+    total = sum(map(len, splits))
+    if count == total:
+        raise ClipkitError(
+            f"{unknown.display_name}: expected images of none of the classes, got images of "
+            f"{known.display_name}",
+            "embed other images, and name their file with --unknown",
+        )
+    return find_caveats("known", evaluation.split, count, total)
 
 
 # Scores of the fitted, of the scored and of the unknown images, by the name of the measure

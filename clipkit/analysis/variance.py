@@ -24,11 +24,12 @@ from numpy.typing import NDArray
 
 from clipkit.analysis import similarity
 from clipkit.analysis.controls import Control, check_controls, control_digests
-from clipkit.analysis.results import Row, choose_split, column, make_result
+from clipkit.analysis.results import Row, column, make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import compatibility
 from clipkit.features.annotations import Attribute, read_annotations
+from clipkit.features.matching import choose_split
 from clipkit.features.model import BlockMatrix, FeatureFile, Floats, Int64
 from clipkit.features.provenance import prompts_entry
 
@@ -271,6 +272,7 @@ def decompose(  # noqa: PLR0913 (the options of `clipkit variance`)
     numbers: bool = False,
     null: int = 1000,
     split: str | None = None,
+    common: bool = False,
     seed: int = 42,
 ) -> FeatureFile:
     """Measure the share of variance of each attribute: what `clipkit variance` reports.
@@ -295,6 +297,8 @@ def decompose(  # noqa: PLR0913 (the options of `clipkit variance`)
         Number of random directions, for `random99`.
     split : str, optional
         By default test, else the first.
+    common : bool
+        Leave out images that the table lacks, instead of refusing them.
     seed : int
         Random seed of the directions.
 
@@ -324,8 +328,10 @@ def decompose(  # noqa: PLR0913 (the options of `clipkit variance`)
         raise UsageError("expected TEXTS or --control, got both")
     if null < 1:
         raise UsageError(f"null: expected at least 1 draw, got {null}")
-    name = choose_split(images, split)
-    terms, source, inputs = _read_terms(images, name, table, columns, numbers)
+    images, name = choose_split(images, split)
+    terms, source, inputs = _read_terms(
+        images, name, table, columns, numbers=numbers, common=common
+    )
     inputs["images"] = images.digest
     _check_values(terms, name)
     untrained = check_controls(controls, images, [name])
@@ -343,6 +349,7 @@ def decompose(  # noqa: PLR0913 (the options of `clipkit variance`)
         column=list(columns) or None,
         numbers=numbers or None,
         split=name,
+        common=common or None,
         null=null,
         prompts=None if texts is None else prompts_entry(texts),
         seed=seed,
@@ -352,11 +359,19 @@ def decompose(  # noqa: PLR0913 (the options of `clipkit variance`)
 
 
 def _read_terms(
-    images: FeatureFile, split: str, table: str | None, columns: Sequence[str], numbers: bool
+    images: FeatureFile,
+    split: str,
+    table: str | None,
+    columns: Sequence[str],
+    *,
+    numbers: bool,
+    common: bool,
 ) -> tuple[list[Term], str, dict[str, str]]:
     """Return the attributes of a split, their source and the digest of their table."""
     which: Any = "all" if numbers else "many"
-    annotations = read_annotations(images, table, columns, numbers=which)
+    annotations = read_annotations(
+        images, table, columns, numbers=which, splits=[split], common=common
+    )
     attributes = annotations.attributes
     if table is not None and not columns:
         # it would leave nothing unique to the attributes of which the classes consist

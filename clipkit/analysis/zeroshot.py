@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from clipkit.analysis import metrics
 from clipkit.analysis.ranking import Ranking, join, rank
 from clipkit.base.errors import ClipkitError
+from clipkit.features.matching import choose_splits
 from clipkit.features.model import BlockMatrix, FeatureFile, Float32, Floats, Int64, Split
 from clipkit.features.overview import abridged
 
@@ -57,7 +58,7 @@ def evaluate(logits: FeatureFile, splits: Sequence[str] | None = None) -> Featur
     ClipkitError
         If a class has no prompt.
     """
-    names = logits.choose_splits(splits)
+    logits, names = choose_splits(logits, splits)
     check_prompts(logits)
     history = logits.extended_history("zeroshot", splits=names, inputs={"logits": logits.digest})
     result = FeatureFile("result", history, class_names=logits.class_names)
@@ -83,7 +84,8 @@ def rank_images(
     check_prompts(logits)
     classes = np.arange(len(logits.class_names or []))
     rankings = {}
-    for name in logits.choose_splits(splits):
+    logits, names = choose_splits(logits, splits)
+    for name in names:
         blocks = []
         for scores in iter_class_scores(logits, logits.splits[name].features):
             # logits that differ may have equal cosines in float32, so the logits decide
@@ -138,6 +140,7 @@ def _evaluate_split(logits: FeatureFile, name: str) -> tuple[dict[str, Any], Spl
     split = logits.splits[name]
     blocks = iter_class_scores(logits, split.features)
     best = np.concatenate([metrics.best_classes(scores) for scores in blocks])
-    row: dict[str, Any] = {"split": name, "acc1": np.nan, "acc5": np.nan}  # the first columns
+    accuracies = dict.fromkeys(metrics.accuracy_names(), np.nan)  # also those of more classes
+    row: dict[str, Any] = {"split": name, **accuracies}
     row |= metrics.scores(split.labels, best)
     return row, Split(labels=split.labels, ids=split.ids, predicted=best[None, :, 0])

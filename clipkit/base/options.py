@@ -95,8 +95,8 @@ def flag(names: str, help: str, **fields: Any) -> Option:
 
 
 def split_option(help: str, *names: str) -> Option:
-    """Return an option that names a split."""
-    return Option("NAME", help, names, completes="splits")
+    """Return an option that names a split of a feature file, or several that are joined."""
+    return Option("NAME[,NAME...]", help, names, completes="splits")
 
 
 def attribute_option(help: str, *names: str) -> Option:

@@ -219,12 +219,20 @@ Texts = Annotated[
     str,
     typer.Argument(metavar="TEXTS", help="Feature file of texts (default: standard input)."),
 ]
-Splits = Annotated[list[str] | None, split_option("Use only this split; repeatable.")]
+Splits = Annotated[
+    list[str] | None,
+    split_option("Use only this split, or a,b or all as one; repeatable (default: each)."),
+]
 SameRows = Annotated[
     bool, flag("--same-rows", "Match the row numbers of different imports without ids.")
 ]
-FirstSplit = Annotated[str | None, split_option("Split to use (default: test, else the first).")]
+FirstSplit = Annotated[
+    str | None, split_option("Split to use, or a,b or all (default: test, else the first).")
+]
 FitSplit = Annotated[str, split_option("Split to fit on.")]
+Common = Annotated[
+    bool, flag("--common/--strict", "Leave out rows without a partner, or refuse them.")
+]
 Output = Annotated[str, option("FILE", "Output file, or - for standard output.", *OUTPUT)]
 ResultOutput = Annotated[
     str | None, option("FILE", "Save the result in a feature file, for clipkit report.", *OUTPUT)
@@ -426,7 +434,12 @@ def name_by_seed(name: str, seed: int | str) -> str:
 
 
 def open_labelled(
-    file: str, seeds: Sequence[int], table: str | None, attribute: str | None
+    file: str,
+    seeds: Sequence[int],
+    table: str | None,
+    attribute: str | None,
+    *,
+    common: bool = False,
 ) -> Iterator[tuple[int, FeatureFile]]:
     """Yield each seed with its input, which is opened only once if all seeds share it."""
     from clipkit.analysis.relabeling import label_by_attribute
@@ -434,7 +447,7 @@ def open_labelled(
 
     for name, group in itertools.groupby(seeds, functools.partial(name_by_seed, file)):
         with open_file(name, kinds=["images", "logits"]) as source:
-            labelled = label_by_attribute(source, table, attribute)
+            labelled = label_by_attribute(source, table, attribute, common=common)
             for seed in group:
                 yield seed, labelled
 

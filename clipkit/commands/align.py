@@ -7,7 +7,15 @@ from typing import Annotated
 import typer
 
 from clipkit.base.options import option
-from clipkit.commands._options import Cluster, FirstSplit, Report, SameRows, Seed, Table
+from clipkit.commands._options import (
+    Cluster,
+    Common,
+    FirstSplit,
+    Report,
+    SameRows,
+    Seed,
+    Table,
+)
 
 
 def align(
@@ -24,6 +32,7 @@ def align(
         ),
     ] = None,
     same_rows: SameRows = False,
+    common: Common = True,
     seed: Seed = 42,
     table: Table = None,
     cluster: Cluster = None,
@@ -47,6 +56,7 @@ def align(
         k=k,
         blind=blind,
         same_rows=same_rows,
+        common=common,
         seed=seed,
         table=table,
         cluster=cluster,

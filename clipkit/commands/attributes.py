@@ -10,6 +10,7 @@ from clipkit.base.errors import UsageError, unknown
 from clipkit.base.options import EvalSplit, option
 from clipkit.commands._options import (
     Attributes,
+    Common,
     Controls,
     FitSplit,
     ImageInput,
@@ -63,6 +64,7 @@ def attributes(
     ] = 1.0,
     fit_split: FitSplit = "train",
     eval_split: EvalSplit = "test",
+    common: Common = False,
     seed: Seed = 42,
 ) -> None:
     """Report for each attribute whether a probe recognises it, and whether words do.
@@ -89,6 +91,7 @@ def attributes(
             C=regularization,
             fit_split=fit_split,
             eval_split=eval_split,
+            common=common,
             seed=seed,
         )
     report.show(result)

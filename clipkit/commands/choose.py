@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
 
 from clipkit.base.errors import UsageError
-from clipkit.base.options import flag
 from clipkit.commands._options import (
     Cluster,
+    Common,
     Controls,
     ControlTexts,
     FirstSplit,
@@ -30,9 +29,7 @@ def choose(
     split: FirstSplit = None,
     control: Controls = [],  # noqa: B006
     control_texts: ControlTexts = [],  # noqa: B006
-    common: Annotated[
-        bool, flag("--common", "Leave out items whose images are not in IMAGES.")
-    ] = False,
+    common: Common = False,
     table: Table = None,
     cluster: Cluster = None,
 ) -> None:
@@ -47,21 +44,24 @@ def choose(
     """
     from clipkit import features
     from clipkit.analysis import choices
-    from clipkit.analysis.results import choose_split
     from clipkit.datasets.items import read_items
-    from clipkit.features.provenance import original_split
+    from clipkit.features.matching import choose_split
+    from clipkit.features.provenance import original_splits
 
     if not items:
         raise _no_items(images, texts)
     report.check_output(images, texts, *control, *control_texts, *items, table)
     image_file = features.read(images, kinds=["images"], swapped=(texts, ["texts"]))
-    chosen = choose_split(image_file, split)
+    image_file, split = choose_split(image_file, split)
+    originals = [split]
     if items == ["shapes"]:
-        chosen = original_split(image_file, chosen)
+        originals = original_splits(image_file, split)
+    if len(originals) > 1:
+        raise UsageError(f"expected one split for the items of shapes, got {', '.join(originals)}")
     result = choices.choose(
         image_file,
         features.read(texts, kinds=["texts"]),
-        read_items(items, chosen),
+        read_items(items, originals[0]),
         split,
         controls=read_controls(control, control_texts),
         common=common,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from clipkit.base.options import option, split_option
 from clipkit.commands._options import (
     Attribute,
+    Common,
     FeatureInput,
     Report,
     Seeds,
@@ -24,7 +25,8 @@ def cluster(
     report: Report,
     file: FeatureInput = "-",
     split: Annotated[
-        list[str] | None, split_option("Split to cluster (default: test); repeatable.")
+        list[str] | None,
+        split_option("Split to cluster, or a,b or all as one (default: test); repeatable."),
     ] = None,
     k: Annotated[
         list[int] | None,
@@ -32,6 +34,7 @@ def cluster(
     ] = None,
     table: Table = None,
     attribute: Attribute = None,
+    common: Common = False,
     seed: Seeds = ["42"],  # noqa: B006
 ) -> None:
     """Cluster embeddings or logits by k-means, and report purity, NMI and ARI.
@@ -40,7 +43,7 @@ def cluster(
     """
     seeds = parse_seeds(seed)
     report.check_output(file, table, seeds=seeds)
-    report.show_seeds(seeds, _results(file, seeds, table, attribute, split, k))
+    report.show_seeds(seeds, _results(file, seeds, table, attribute, split, k, common))
 
 
 def _results(
@@ -50,9 +53,10 @@ def _results(
     attribute: str | None,
     split: list[str] | None,
     k: list[int] | None,
+    common: bool,
 ) -> Iterator[FeatureFile]:
     """Yield the result of each seed."""
-    for seed, source in open_labelled(file, seeds, table, attribute):
+    for seed, source in open_labelled(file, seeds, table, attribute, common=common):
         from clipkit.analysis import clustering  # loads scikit-learn, once the input can be used
 
         yield clustering.cluster(source, split, k, seed)

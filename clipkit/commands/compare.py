@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clipkit.base.errors import UsageError
-from clipkit.base.options import attribute_option, choice, flag, option, split_option
-from clipkit.commands._options import Cluster, Report, SameRows, Seed, Table
+from clipkit.base.options import attribute_option, choice, option, split_option
+from clipkit.commands._options import Cluster, Common, Report, SameRows, Seed, Table
 
 if TYPE_CHECKING:
     from clipkit.features.model import FeatureFile
@@ -48,7 +48,7 @@ def compare(
         str | None,
         option("FILE", "Compare by groups of classes; each line of FILE is: class TAB group."),
     ] = None,
-    common: Annotated[bool, flag("--common", "Use the images that all results have.")] = False,
+    common: Common = False,
     same_rows: SameRows = False,
     ids: Annotated[
         str | None,

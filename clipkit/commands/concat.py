@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from clipkit.base.options import flag
-from clipkit.commands._options import Force, Output
+from clipkit.commands._options import Force, Output, Splits
 
 
 def concat(
@@ -20,12 +20,14 @@ def concat(
     keep_apart: Annotated[
         bool, flag("--keep-apart", "Name each split after its file instead of joining splits.")
     ] = False,
+    split: Splits = None,
     output: Output = "-",
     force: Force = False,
 ) -> None:
     """Join images, texts or logits of one model.
 
-    Splits of the same name are joined, and others are kept. Classes are matched by name.
+    Splits of the same name are joined, and others are kept. Classes are matched by name. With
+    --split, the splits of one file can be joined: --split all.
 
     Example: clipkit concat a.h5 b.h5 -o img.h5
     """
@@ -40,5 +42,5 @@ def concat(
         for source in inputs:
             file = features.open_file(source, kinds=["images", "texts", "logits"])
             parts.append(stack.enter_context(file))
-        joined = concatenation.concat(parts, prefix=prefix, keep_apart=keep_apart)
+        joined = concatenation.concat(parts, prefix=prefix, keep_apart=keep_apart, splits=split)
         features.write(output, joined, force=force)

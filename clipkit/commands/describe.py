@@ -6,7 +6,15 @@ from typing import Annotated
 
 from clipkit.base.errors import UsageError
 from clipkit.base.options import attribute_option, option
-from clipkit.commands._options import Cluster, FeatureInput, FirstSplit, Report, Seed, Table
+from clipkit.commands._options import (
+    Cluster,
+    Common,
+    FeatureInput,
+    FirstSplit,
+    Report,
+    Seed,
+    Table,
+)
 
 
 def describe(
@@ -35,6 +43,7 @@ def describe(
     ] = [],  # noqa: B006
     top: Annotated[int, option("K", "Number of prompts for each group.", min=1)] = 5,
     split: FirstSplit = None,
+    common: Common = False,
     seed: Seed = 42,
     cluster: Cluster = None,
 ) -> None:
@@ -62,6 +71,7 @@ def describe(
         result=None if result is None else features.read(result, kinds=["result"]),
         run=run,
         split=split,
+        common=common,
         controls=[features.read(name, kinds=["logits"]) for name in control],
         top=top,
         seed=seed,

@@ -14,7 +14,6 @@ from clipkit.base.options import (
     choice,
     flag,
     option,
-    split_option,
 )
 from clipkit.commands import _completion as completion
 from clipkit.commands._options import (
@@ -113,7 +112,10 @@ def embed(
             max=4096,
         ),
     ] = None,
-    split: Annotated[list[str] | None, split_option("Embed only this split; repeatable.")] = None,
+    split: Annotated[
+        list[str] | None,
+        option("NAME", "Embed only this split; repeatable.", completes="splits"),
+    ] = None,
     root: Annotated[
         str | None, option("FOLDER", "Folder that holds the data set, or to download it to.")
     ] = None,

@@ -33,6 +33,7 @@ def predict(
     from clipkit import features
     from clipkit.analysis import prediction
     from clipkit.analysis.ranking import answer_above
+    from clipkit.features.matching import choose_splits
 
     report.check_output(probe, file)
     cut = read_cut(threshold)
@@ -42,8 +43,9 @@ def predict(
             "a result of clipkit threshold is for clipkit zeroshot",
         )
     fitted = features.read(probe, kinds=["probe"], swapped=(file, ["images", "logits"]))
-    with features.open_file(file, kinds=["images", "logits"]) as source:
-        result, rankings = prediction.predict(fitted, source, split, rows.top, rows.scores)
+    with features.open_file(file, kinds=["images", "logits"]) as opened:
+        source, names = choose_splits(opened, split)
+        result, rankings = prediction.predict(fitted, source, names, rows.top, rows.scores)
         are_images = rows.are_images(source, rankings)
     if cut is not None:
         result, rankings = answer_above(result, rankings, cut)

@@ -23,6 +23,7 @@ from clipkit.commands._options import (
     SEED,
     Attribute,
     Cluster,
+    Common,
     FeatureInput,
     FitSplit,
     PerClass,
@@ -88,6 +89,7 @@ def probe(
     table: Table = None,
     attribute: Attribute = None,
     cluster: Cluster = None,
+    common: Common = False,
     shots: Annotated[
         list[str],
         option("N[,N...]", "Fit on N rows per class; several make a curve.", has_commas=True),
@@ -125,6 +127,7 @@ def probe(
     if seed != ["42"] and classifier not in names_taking("seed") and not draws_rows:
         console.note(f"--seed has no effect on {classifier} without --val or --shots")
     from clipkit.analysis import dependence, evaluation  # loads scikit-learn
+    from clipkit.features.matching import join_named
 
     spec = evaluation.ProbeSpec(classifier, features, standardize, seeds[0], counts, repeat, k)
     lists_images: bool | None = per_image
@@ -133,15 +136,16 @@ def probe(
 
     def evaluate(number: int, source: FeatureFile) -> evaluation.Evaluation:
         taus = parse_temperatures(temperature, source.logit_scale)
-        clusters = dependence.read_clusters(source, table, cluster)
+        source, (fit, scored, validated) = join_named(source, [fit_split, eval_split, val])
+        clusters = dependence.read_clusters(source, table, cluster, common=common)
         result, rankings = evaluation.evaluate(
             source,
             replace(spec, seed=number),
             taus,
             Cs,
-            fit_split,
-            eval_split,
-            val,
+            fit,
+            scored,
+            validated,
             keep,
             lists_images,
         )
@@ -149,7 +153,9 @@ def probe(
         return evaluation.Evaluation(result, rankings)
 
     labels = _table_of_labels(table, attribute, cluster)
-    evaluations = itertools.starmap(evaluate, open_labelled(file, seeds, labels, attribute))
+    evaluations = itertools.starmap(
+        evaluate, open_labelled(file, seeds, labels, attribute, common=common)
+    )
     if len(seeds) > 1:
         report.show_seeds(seeds, (one.result for one in evaluations))
         return

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from clipkit.base.options import flag, option
-from clipkit.commands._options import Attribute, FeatureInput, Force, Output, Seed, Table
+from clipkit.commands._options import Attribute, Common, FeatureInput, Force, Output, Seed, Table
 
 
 def relabel(
@@ -15,6 +15,7 @@ def relabel(
     named_table: Annotated[str | None, typer.Argument(metavar="", hidden=True)] = None,
     table: Table = None,
     attribute: Attribute = None,
+    common: Common = False,
     groups: Annotated[
         str | None,
         option("FILE", "Use groups of classes as labels; each line of FILE is: class TAB group."),
@@ -46,6 +47,12 @@ def relabel(
     endings.check_feature_output(output, force=force, inputs=[file, table, groups])
     with features.open_file(file, kinds=["images", "logits", "result"]) as source:
         relabeled = relabeling.relabel(
-            source, table, column=attribute, groups=groups, shuffle=shuffle, seed=seed
+            source,
+            table,
+            column=attribute,
+            groups=groups,
+            shuffle=shuffle,
+            seed=seed,
+            common=common,
         )
         features.write(output, relabeled, force=force)

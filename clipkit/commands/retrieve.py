@@ -7,6 +7,7 @@ from typing import Annotated
 from clipkit.base.options import flag, option, split_words
 from clipkit.commands._options import (
     Cluster,
+    Common,
     Controls,
     ControlTexts,
     FirstSplit,
@@ -28,9 +29,7 @@ def retrieve(
     control: Controls = [],  # noqa: B006
     control_texts: ControlTexts = [],  # noqa: B006
     same_rows: Annotated[bool, flag("--same-rows", "Text i belongs to image i.")] = False,
-    strict: Annotated[
-        bool, flag("--strict", "Refuse images without text, and texts without image.")
-    ] = False,
+    common: Common = True,
     gap: Annotated[bool, flag("--gap", "Add the modality gap and the hubness.")] = False,
     table: Table = None,
     cluster: Cluster = None,
@@ -54,7 +53,7 @@ def retrieve(
         k=parse_counts(split_words(k), "-k"),
         controls=read_controls(control, control_texts),
         same_rows=same_rows,
-        strict=strict,
+        common=common,
         gap=gap,
         table=table,
         cluster=cluster,

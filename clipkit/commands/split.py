@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from clipkit.base.options import attribute_option, flag, option, split_option
-from clipkit.commands._options import FeatureInput, Force, Output, Seed, Table
+from clipkit.commands._options import Common, FeatureInput, Force, Output, Seed, Table
 
 
 def split(
@@ -18,7 +18,9 @@ def split(
     ] = None,
     source: Annotated[
         str | None,
-        split_option("Split to divide (default: the only one, or else train).", "--from"),
+        split_option(
+            "Split to divide, or a,b or all (default: the only one, or else train).", "--from"
+        ),
     ] = None,
     table: Table = None,
     attribute: Annotated[
@@ -27,6 +29,7 @@ def split(
     group_folder: Annotated[
         bool, flag("--group-folder", "Keep rows whose files share a folder together.")
     ] = False,
+    common: Common = False,
     seed: Seed = 42,
     output: Output = "-",
     force: Force = False,
@@ -53,5 +56,6 @@ def split(
             column=attribute,
             table=table,
             by_folder=group_folder,
+            common=common,
         )
         features.write(output, divided, force=force)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipkit.base.errors import UsageError
-from clipkit.base.options import flag, option, split_option
+from clipkit.base.options import flag, option
 from clipkit.commands._options import (
     DEFAULT_MODEL,
     OUTPUT,
@@ -82,7 +82,11 @@ def textembed(
     items: ItemTables = None,
     split: Annotated[
         str | None,
-        split_option("With --captions: split of the data set (default: test, else the first)."),
+        option(
+            "NAME",
+            "With --captions: split of the data set (default: test, else the first).",
+            completes="splits",
+        ),
     ] = None,
     template: Annotated[
         list[str] | None,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from clipkit.base.errors import UsageError
 from clipkit.base.options import EvalSplit, flag, option, parse_numbers, split_option
-from clipkit.commands._options import Cluster, FeatureInput, Report, Seed, Table
+from clipkit.commands._options import Cluster, Common, FeatureInput, Report, Seed, Table
 
 
 def threshold(
@@ -42,6 +42,7 @@ def threshold(
     seed: Seed = 42,
     table: Table = None,
     cluster: Cluster = None,
+    common: Common = False,
 ) -> None:
     """Report the cosine above which an image and a prompt match, at a false-positive rate.
 
@@ -78,6 +79,7 @@ def threshold(
         seed=seed,
         table=table,
         cluster=cluster,
+        common=common,
     )
     report.show(result)
 

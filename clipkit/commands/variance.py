@@ -9,6 +9,7 @@ import typer
 from clipkit.base.options import flag, option
 from clipkit.commands._options import (
     Attributes,
+    Common,
     Controls,
     FirstSplit,
     ImageInput,
@@ -36,6 +37,7 @@ def variance(
         int, option("N", "Number of random directions to compare prompts with.", min=1, max=100_000)
     ] = 1000,
     split: FirstSplit = None,
+    common: Common = False,
     seed: Seed = 42,
 ) -> None:
     """Report how much of the embeddings' variance each attribute explains (adjusted R squared).
@@ -64,6 +66,7 @@ def variance(
             numbers=numbers,
             null=null,
             split=split,
+            common=common,
             seed=seed,
         )
     report.show(result)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from clipkit.commands._options import (
     Attribute,
     Cluster,
+    Common,
     Cut,
     FeatureInput,
     Report,
@@ -23,6 +24,7 @@ def zeroshot(
     table: Table = None,
     attribute: Attribute = None,
     cluster: Cluster = None,
+    common: Common = False,
     threshold: Cut = None,
 ) -> None:
     """Report zero-shot accuracy: each image gets the class of its most similar prompt.
@@ -36,18 +38,22 @@ def zeroshot(
     from clipkit import features
     from clipkit.analysis import dependence, relabeling, thresholds
     from clipkit.analysis.zeroshot import evaluate, rank_images
+    from clipkit.features.matching import choose_splits
 
     report.check_output(file, table)
     cut = read_cut(threshold)
     labels = table if attribute or cluster is None else None
     with features.open_file(file, kinds=["logits"]) as source:
-        logits = relabeling.label_by_attribute(source, labels, attribute, needs_prompts=True)
-        clusters = dependence.read_clusters(logits, table, cluster, split)
-        result = evaluate(logits, split)
+        logits = relabeling.label_by_attribute(
+            source, labels, attribute, common=common, needs_prompts=True
+        )
+        logits, splits = choose_splits(logits, split)
+        clusters = dependence.read_clusters(logits, table, cluster, splits, common=common)
+        result = evaluate(logits, splits)
         are_images = rows.are_images(logits, result.splits)
         rankings = {}
         if are_images or cut is not None:
-            rankings = rank_images(logits, split, rows.top, rows.scores)
+            rankings = rank_images(logits, splits, rows.top, rows.scores)
         if cut is not None:
             result, rankings = thresholds.answer(logits, result, rankings, cut)
         result = dependence.count_by_cluster(result, logits, clusters)

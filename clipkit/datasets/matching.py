@@ -11,15 +11,15 @@ from PIL import Image
 
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
-from clipkit.base.names import locate
 from clipkit.base.prefetch import prefetch_map
 from clipkit.datasets.dataset import Dataset, ImageDataset
 from clipkit.datasets.loading import SourceOptions, read_source
 from clipkit.datasets.registry import REGISTRY
 from clipkit.datasets.remote import protocol_of
 from clipkit.datasets.rows import ColumnError, Columns
+from clipkit.features.matching import Rows, choose_splits, match
 from clipkit.features.model import FeatureFile, Int64
-from clipkit.features.provenance import original_split
+from clipkit.features.provenance import original_splits
 
 SIZE = 128  # pixels of the longer side
 QUALITY = 80
@@ -106,24 +106,50 @@ def match_images(
     """Return rows (n,) of a split, all by default, and their images in a data set (n).
 
     A data set that lacks the split or an image is refused. With `allow_missing`, rows without an
-    image are left out, unless the data set lacks all of them.
+    image are left out, unless the data set lacks all of them; see `matching.match`.
     """
-    original = original_split(file, split)
-    if original not in dataset.splits:
+    originals = original_splits(file, split)
+    known = [dataset.splits[name] for name in originals if name in dataset.splits]
+    if len(known) < len(originals):
         got = ", ".join(dataset.splits)
-        expected = f"the split {original} of {file.display_name}"
+        expected = f"the split {', '.join(originals)} of {file.display_name}"
         raise ClipkitError(f"{dataset.name}: expected {expected}, got {got}", HINT)
-    images = dataset.splits[original]
+    images = known[0] if len(known) == 1 else _join(known)
     ids = file.splits[split].ids
     if rows is None:
         rows = np.arange(len(ids))
-    places = np.array(locate([ids[row] for row in rows], images.ids))
+    wanted = Rows([ids[row] for row in rows], "images", f"{split} of {file.display_name}")
+    stored = Rows(images.ids, "images", dataset.name)
+    places = match(wanted, stored, "image", common=allow_missing, hint=HINT)
     is_known = places >= 0
-    if not is_known.any() or not (allow_missing or is_known.all()):
-        missing = ids[rows[is_known.argmin()]]
-        expected = f"the {split} images of {file.display_name}"
-        raise ClipkitError(f"{dataset.name}: expected {expected}, got no {missing!r}", HINT)
     return rows[is_known], images.take(places[is_known])
+
+
+class _JoinedImages:
+    """The images of several sources, one after another."""
+
+    def __init__(self, sources: Sequence[ImageDataset], rows: Sequence[tuple[int, int]]) -> None:
+        self.sources = sources
+        self.rows = rows  # the number of the source of each image, and its row there
+
+    def image(self, i: int) -> Image.Image:
+        source, row = self.rows[i]
+        return self.sources[source].image(row)
+
+    def take(self, rows: Int64) -> _JoinedImages:
+        return _JoinedImages(self.sources, [self.rows[row] for row in rows])
+
+    def fingerprint(self) -> str:
+        return " ".join(source.source.fingerprint() for source in self.sources)
+
+
+def _join(parts: Sequence[ImageDataset]) -> ImageDataset:
+    """Return the images of several splits of a data set."""
+    ids = [row_id for part in parts for row_id in part.ids]
+    rows = [(number, row) for number, part in enumerate(parts) for row in range(len(part))]
+    labels = [part.labels for part in parts if part.labels is not None]
+    joined = np.concatenate(labels) if len(labels) == len(parts) else None
+    return ImageDataset(ids, joined, _JoinedImages(parts, rows))
 
 
 def thumbnail(image: Image.Image, size: int = SIZE, quality: int = QUALITY) -> bytes:
@@ -161,7 +187,7 @@ def read_thumbnails(
     """
     if file.kind not in ("images", "logits"):
         raise UsageError(f"thumbnails: expected a file of images or logits, got {file.kind}")
-    chosen = [*file.splits] if split is None else file.choose_splits([split])
+    file, chosen = choose_splits(file, None if split is None else [split])
     data = load_images(file, dataset, root=root)
     thumbnails: dict[str, Iterator[bytes]] = {}
     for name in chosen:

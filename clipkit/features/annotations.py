@@ -11,11 +11,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-import posixpath
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,9 +22,10 @@ import numpy as np
 from clipkit.base import console, files
 from clipkit.base.csv_rows import is_no_value, read_objects, read_table
 from clipkit.base.errors import ClipkitError, UsageError, shorten, unknown
+from clipkit.features import matching
 from clipkit.features.endings import import_parquet
 from clipkit.features.model import FeatureFile, Floats, Int64
-from clipkit.features.provenance import original_split
+from clipkit.features.provenance import original_splits
 
 TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 CLASS = "class"  # the attribute that consists of the labels of a file
@@ -76,6 +75,8 @@ def read_annotations(
     *,
     categories: bool = True,
     numbers: Literal["", "alone", "many", "all"] = "",
+    splits: Sequence[str] | None = None,
+    common: bool = False,
 ) -> Annotations:
     """Read attributes for the rows of a file.
 
@@ -94,18 +95,22 @@ def read_annotations(
     numbers : str
         `alone` reads columns of numbers alone; `many` and `all` mark those of more than 20 or of
         three numbers beside the categories. With `alone` and `all`, ``shapes`` has no ranges.
+    splits : sequence of str, optional
+        The splits that are used, all by default. A row of another split may have no line.
+    common : bool
+        Whether rows may have no line in the table: then they have no values.
 
     Raises
     ------
     ClipkitError
-        If the table is malformed, or lacks a row of the file or has it twice. If there is no table
-        and the file has no labels.
+        If the table is malformed, has a row twice or, unless `common`, lacks one. If there is no
+        table and the file has no labels.
     UsageError
         If there is no such table or column.
     """
     found = Annotations([], "labels")
     if table is not None and _is_file(table):
-        found = _read_file(file, table, numbers)
+        found = _read_file(file, table, numbers, splits, common)
         found = replace(found, attributes=_of_kind(table, found, columns, categories, numbers))
     elif table is not None:
         found = _read_bundled(file, table, numbers)
@@ -144,10 +149,13 @@ def _check_any(file: FeatureFile, known: Mapping[str, Attribute]) -> None:
         )
 
 
-def _read_file(file: FeatureFile, table: str, numbers: str) -> Annotations:
+def _read_file(
+    file: FeatureFile, table: str, numbers: str, splits: Sequence[str] | None, common: bool
+) -> Annotations:
     """Read all columns of a table in a file."""
     data = files.read_bytes(table)
-    attributes = _mark_numbers(_number_all(file, _match(file, table, data)), numbers)
+    columns = _match(file, table, data, splits or list(file.splits), common)
+    attributes = _mark_numbers(_number_all(file, columns), numbers)
     return Annotations(attributes, "table", {"attributes": files.digest(data)})
 
 
@@ -171,10 +179,19 @@ def _of_kind(
 
 
 def read_attribute(
-    file: FeatureFile, table: str | None, column: str | None = None, *, categories: bool = True
+    file: FeatureFile,
+    table: str | None,
+    column: str | None = None,
+    *,
+    categories: bool = True,
+    splits: Sequence[str] | None = None,
+    common: bool = False,
 ) -> Annotations:
     """Read one attribute: the named one, or the only one of a table besides the file's labels."""
-    annotations = read_annotations(file, table, [column] if column else (), categories=categories)
+    columns = [column] if column else ()
+    annotations = read_annotations(
+        file, table, columns, categories=categories, splits=splits, common=common
+    )
     attributes = annotations.attributes
     if len(attributes) > 1:
         attributes = [attribute for attribute in attributes if attribute.name != CLASS]
@@ -326,27 +343,40 @@ def _bundled(file: FeatureFile, name: str, numbers: str) -> Columns:
     if name != "shapes":
         what = f"table of attributes ({' '.join(TABLES)}) or data set with attributes"
         raise unknown(what, name, ["shapes"])
-    from clipkit import shapes
-    from clipkit.shapes import attributes as described
-
     _check_dataset(file, name)
     columns: Columns = {}
     for split_name, split in file.splits.items():
-        original = original_split(file, split_name)
-        count = shapes.DEFAULT_SPLITS.get(original, 0)
-        for row_id in split.ids:
-            if not row_id.isdecimal() or int(row_id) >= count:
-                expected = f"a line for {row_id!r} of {split_name}"
-                raise ClipkitError(f"{name}: expected {expected}, got none")
-        indices = list(map(int, split.ids))
-        read: dict[str, Any] = {}
-        if numbers != "alone":
-            read |= described.attributes(indices, split=original, seed=0)
-        if numbers in ("alone", "all"):
-            read |= described.numbers(indices, split=original, seed=0)
-        for attribute, values in read.items():
-            columns.setdefault(attribute, []).extend(map(str, values.tolist()))
+        parts = split.parts or [split_name] * len(split)
+        of_split: dict[str, list[str]] = {}
+        for part, rows in itertools.groupby(range(len(split)), parts.__getitem__):
+            ids = [split.ids[row] for row in rows]
+            for attribute, values in _of_shapes(file, part, ids, numbers).items():
+                of_split.setdefault(attribute, []).extend(map(str, values))
+        for attribute, values in of_split.items():
+            columns.setdefault(attribute, []).extend(values)
     return columns
+
+
+def _of_shapes(file: FeatureFile, split: str, ids: list[str], numbers: str) -> dict[str, list[Any]]:
+    """Return the attributes of images of `shapes`, whose ids are their numbers in a split."""
+    from clipkit import shapes
+    from clipkit.shapes import attributes as described
+
+    originals = original_splits(file, split)
+    if len(originals) > 1:
+        got = ", ".join(originals)
+        raise ClipkitError(f"shapes: expected {split} to be of one split of shapes, got {got}")
+    count = shapes.DEFAULT_SPLITS.get(originals[0], 0)
+    for row_id in ids:
+        if not row_id.isdecimal() or int(row_id) >= count:
+            raise ClipkitError(f"shapes: expected a line for {row_id!r} of {split}, got none")
+    indices = list(map(int, ids))
+    read: dict[str, Any] = {}
+    if numbers != "alone":
+        read |= described.attributes(indices, split=originals[0], seed=0)
+    if numbers in ("alone", "all"):
+        read |= described.numbers(indices, split=originals[0], seed=0)
+    return {attribute: values.tolist() for attribute, values in read.items()}
 
 
 def _check_dataset(file: FeatureFile, name: str) -> None:
@@ -362,28 +392,72 @@ def _check_dataset(file: FeatureFile, name: str) -> None:
         )
 
 
-def _match(file: FeatureFile, table: str, data: bytes) -> Columns:
-    """Return the columns of a table for the rows of a file, matched by split and id."""
+def _match(
+    file: FeatureFile, table: str, data: bytes, splits: Sequence[str], common: bool
+) -> Columns:
+    """Return the columns of a table for the rows of a file, matched by split and id.
+
+    Rows of `splits` need a line unless `common`. A row without a line has empty cells.
+    """
     names, lines = _parse(table, data)
     places = [names.index(name) for name in KEYS if name in names]
     line_of = _lines_by_key(table, lines, places)
-    keys: list[Key] = []
-    for split_name, split in file.splits.items():  # in a table without splits, ids are of all
-        keys += [(row_id, split_name)[: len(places)] for row_id in split.ids]
-    match_of = dict(zip(keys, keys, strict=True))
-    if not match_of.keys() <= line_of.keys():
-        match_of = _match_ids(table, list(match_of), list(line_of))
-    rows = [line_of[match_of[key]] for key in keys]
+    cells = [*line_of.values(), [""] * len(names)]  # the last is for rows without a line
+    found = _find_lines(file, table, list(line_of), splits, common)
     columns: Columns = {}
-    for name, cells in zip(names, zip(*rows, strict=True), strict=True):
+    for place, name in enumerate(names):
         if name not in NO_ATTRIBUTES:
-            columns[name] = list(cells)
-    extra = len(line_of) - len(match_of)
+            columns[name] = [cells[row][place] for row in found]
+    extra = len(line_of) - len(set(found) - {-1})
     if extra and not file.is_result:  # which has the scored rows alone
         unused = console.count(extra, "line")
         console.note(f"{table}: {unused} without an image in {file.display_name}")
     _clear(table, columns)
     return columns
+
+
+def _find_lines(
+    file: FeatureFile, table: str, keys: Sequence[Key], splits: Sequence[str], common: bool
+) -> list[int]:
+    """Return the place of each row's line among the keys of a table; -1 for none."""
+    found: list[int] = []
+    rows: list[Key] = []
+    is_needed: list[bool] = []
+    rules: dict[str, None] = {}
+    for name, split in file.splits.items():
+        parts = split.parts or [name] * len(split)
+        for part, group in itertools.groupby(range(len(split)), parts.__getitem__):
+            ids = [split.ids[row] for row in group]
+            lines = _lines_of_split(file, part, keys)
+            places, rule = matching.find_ids(ids, [keys[line][0] for line in lines])
+            rules[rule] = None
+            found += np.array([*lines, -1])[places].tolist()  # -1 is the last
+            rows += [(row_id, part)[: len(keys[0])] for row_id in ids]
+            is_needed += [name in splits] * len(ids)
+    needed = np.flatnonzero(is_needed)
+    of_needed = np.array(found, np.int64)[needed]
+    images = _as_rows([rows[row] for row in needed.tolist()], "images", file.display_name)
+    rule = " or ".join(filter(None, rules))
+    matching.note_rule(images, matching.Found(of_needed, rule))
+    lines_of_table = _as_rows(keys, "lines", table)
+    matching.check_partners(images, lines_of_table, of_needed, "line", common)
+    return found
+
+
+def _as_rows(keys: Sequence[Key], noun: str, where: str) -> matching.Rows:
+    """Return rows to match; a key has an id and, if the table has splits, a split."""
+    ids = [key[0] for key in keys]
+    return matching.Rows(ids, noun, where, splits=[key[1] for key in keys if len(key) > 1])
+
+
+def _lines_of_split(file: FeatureFile, split: str, keys: Sequence[Key]) -> list[int]:
+    """Return the places of the keys of a table that may be of rows of a split."""
+    if len(keys[0]) == 1:  # without splits, ids are of all
+        return list(range(len(keys)))
+    names = [split]
+    if all(key[1] != split for key in keys):  # rows of a split that was divided, or of several
+        names = original_splits(file, split)
+    return [place for place, key in enumerate(keys) if key[1] in names]
 
 
 def _lines_by_key(
@@ -402,68 +476,6 @@ def _lines_by_key(
     if not line_of:
         raise ClipkitError(f"{table}: expected a line for each image, got none")
     return line_of
-
-
-def _match_ids(table: str, wanted: list[Key], known: list[Key]) -> dict[Key, Key]:
-    """Return the table's key of each row; folders and endings may be left out of unique ids."""
-    best: dict[Key, Key] = {}
-    folders = max(key[0].count("/") for key in wanted + known)
-    for left_out, form in _id_forms(folders):
-        line_of = _by_form(known, form)
-        row_of = _by_form(wanted, form)
-        if len(line_of) < len(known) or len(row_of) < len(wanted):
-            continue  # not unique
-        matched = {key: line_of[short] for short, key in row_of.items() if short in line_of}
-        if len(matched) == len(wanted):
-            if left_out:
-                console.note(f"{table}: matched the ids without {left_out}")
-            return matched
-        best = max(best, matched, key=len)
-    raise _no_lines(table, wanted, known, best)
-
-
-def _by_form(keys: Iterable[Key], form: Callable[[str], str]) -> dict[Key, Key]:
-    """Return keys by a form of their ids."""
-    return {(form(row_id), *split): (row_id, *split) for row_id, *split in keys}
-
-
-def _no_lines(
-    table: str, wanted: list[Key], known: list[Key], best: Mapping[Key, Key]
-) -> ClipkitError:
-    """Return the error for rows without a line in a table, given the rows that have one."""
-    missing = [key for key in wanted if key not in best]
-    used = set(best.values())
-    unused = [key for key in known if key not in used] or known
-    ours = " of ".join(map(repr, missing[0]))
-    theirs = " of ".join(map(repr, unused[0]))
-    verb = "has" if len(missing) == 1 else "have"
-    hint = "if nothing is known of an image, write a line with empty cells"
-    if not best:
-        hint = "write the ids as the images have them; folders and endings may be left out"
-    return ClipkitError(
-        f"{len(missing):,} of {len(wanted):,} images {verb} no line in {table}. Ids there look "
-        f"like {theirs}, those of the images like {ours}",
-        hint,
-    )
-
-
-def _id_forms(folders: int) -> Iterator[tuple[str, Callable[[str], str]]]:
-    """Yield what an id may lack on one of the two sides, and a function for the rest of it."""
-    lengths = range(min(folders, 8), 0, -1)  # each is a pass over the ids
-    yield "", _id_form
-    for parts in lengths:
-        yield "leading folders", partial(_id_form, parts=parts)
-    yield "endings", partial(_id_form, has_ending=False)
-    for parts in lengths:
-        yield "leading folders and endings", partial(_id_form, parts=parts, has_ending=False)
-
-
-def _id_form(row_id: str, parts: int = 0, has_ending: bool = True) -> str:
-    """Return the last parts of an id, or all parts if `parts` is 0, with or without its ending."""
-    form = "/".join(row_id.split("/")[-parts:])
-    if has_ending:
-        return form
-    return posixpath.splitext(form)[0]
 
 
 def _clear(table: str, columns: Columns) -> None:

@@ -20,7 +20,7 @@ from clipkit.features.provenance import (
     feature_name,
     has_text_tower,
     is_untrained,
-    original_split,
+    original_splits,
     provenance,
 )
 
@@ -33,8 +33,8 @@ class Origin(NamedTuple):
     """What gives the ids of a split their meaning, as far as the history tells."""
 
     datasets: tuple[str, ...]  # that were embedded
-    split: str  # of the data set
-    rows: str  # digest of the rows of that split
+    split: str  # of the data set, or several that were joined
+    rows: str  # digest of the rows of that split, or of each
     inputs: tuple[str, ...]  # digests of the imports without ids, or else of the first input
     is_numbered: bool  # whether ids are row numbers, because an import had none
 
@@ -50,9 +50,10 @@ def origin(file: FeatureFile, split: str) -> Origin:
     """Return the origin of the ids of a split."""
     rows = ""
     with contextlib.suppress(ClipkitError):  # else the name may stand for several splits
-        original = original_split(file, split)
-        rows = _rows_digest(file, original) or _rows_digest(file, split)
-        split = original
+        originals = sorted(original_splits(file, split))
+        digests = [_rows_digest(file, name) for name in originals]
+        rows = " ".join(filter(None, digests)) or _rows_digest(file, split)
+        split = ",".join(originals)
     names = tuple(file.history.dataset_names)
     imports = [entry for entry in file.history if entry.get("ids") == ROW_NUMBERS]
     inputs = _inputs(imports or file.history)

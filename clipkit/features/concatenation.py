@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,7 +15,8 @@ from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.base.names import distinct_names
 from clipkit.features import compatibility
 from clipkit.features.history import History
-from clipkit.features.model import BlockMatrix, FeatureFile, Float32, Int64, Split
+from clipkit.features.matching import choose_splits
+from clipkit.features.model import BlockMatrix, FeatureFile, Int64, Split
 from clipkit.features.provenance import downsample
 
 NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
@@ -29,7 +30,11 @@ class _FileSplit(NamedTuple):
 
 
 def concat(
-    files: Sequence[FeatureFile], *, prefix: bool = False, keep_apart: bool = False
+    files: Sequence[FeatureFile],
+    *,
+    prefix: bool = False,
+    keep_apart: bool = False,
+    splits: Sequence[str] | None = None,
 ) -> FeatureFile:
     """Join files: what `clipkit concat` writes.
 
@@ -42,6 +47,9 @@ def concat(
         Put the name of its file before each id.
     keep_apart : bool
         Name each split after its file, instead of joining splits of the same name.
+    splits : sequence of str, optional
+        Use only these splits of each file, all by default. ``a,b`` joins two, and ``all`` joins all
+        of them: see `matching.choose_splits`.
 
     Returns
     -------
@@ -53,13 +61,18 @@ def concat(
     Raises
     ------
     UsageError
-        If there is only one file, or an option does not fit.
+        If there is only one file, without splits to join, or an option does not fit.
     ClipkitError
         If kinds, models, widths, prompts or temperatures differ, or a split would have an id twice
         or labels for a part of its rows.
     """
-    if len(files) < 2:
-        raise UsageError(f"expected two files or more, got {len(files)}")
+    if len(files) < 2 and not splits:
+        raise UsageError(
+            f"expected two files or more, got {len(files)}",
+            "join the splits of one file with --split all",
+        )
+    if splits:
+        files = [_only_splits(file, splits) for file in files]
     _check_alike(files)
     names = file_names(files)
     class_names, numbers = compatibility.unite_classes(files)
@@ -72,8 +85,29 @@ def concat(
         joined = _join_splits(numbered, names, prefix=prefix, keep_apart=keep_apart)
     joined.class_names = class_names
     joined.display_name = ", ".join(file.display_name for file in files)
-    joined.history = _join_histories(files, names, prefix=prefix, keep_apart=keep_apart)
+    joined.history = _join_histories(
+        files,
+        names,
+        prefix=prefix,
+        keep_apart=keep_apart,
+        splits=list(files[0].splits) if splits else [],
+    )
     return joined
+
+
+def _only_splits(file: FeatureFile, splits: Sequence[str]) -> FeatureFile:
+    """Return a file with some of its splits, joined as their names say."""
+    if file.kind == "texts":
+        raise UsageError(f"{file.display_name}: expected images or logits for --split, got texts")
+    chosen, names = choose_splits(file, splits)
+    for name, parts in chosen.joined.items():
+        labelled = [part for part in parts if file.splits[part].labels is not None]
+        if labelled and len(labelled) < len(parts):
+            raise ClipkitError(
+                f"{file.display_name}: {name}: expected labels in all splits or in none, got them "
+                f"in {', '.join(labelled)}"
+            )
+    return replace(chosen, splits={name: chosen.splits[name] for name in names}, as_read=file)
 
 
 def file_names(files: Sequence[FeatureFile]) -> list[str]:
@@ -147,7 +181,7 @@ def _join_texts(files: Sequence[FeatureFile]) -> FeatureFile:
         features.append(file.features)
         texts += file.texts or []
         indices.append(np.asarray(file.class_index))
-    joined = FeatureFile("texts", texts=texts, features=_join_matrices(features))
+    joined = FeatureFile("texts", texts=texts, features=BlockMatrix.join(features))
     joined.class_index = np.concatenate(indices)
     return joined
 
@@ -180,7 +214,7 @@ def _join_splits(
                     )
             parts.setdefault(split_name, []).append(_FileSplit(file.display_name, split))
     splits = {name: _join_rows(name, rows) for name, rows in parts.items()}
-    return replace(first, splits=splits, digest_read="")
+    return replace(first, splits=splits, digest_read="", as_read=None)
 
 
 def _name_after(file: str, split: str, count: int) -> str:
@@ -215,37 +249,35 @@ def _join_rows(name: str, parts: Sequence[_FileSplit]) -> Split:
                     "put the file's name before each id with --prefix",
                 )
         file_of |= dict.fromkeys(split.ids, file)
-    joined = Split(_join_matrices(features), ids=list(file_of))
+    joined = Split(BlockMatrix.join(features), ids=list(file_of))
     if labels:
         joined.labels = np.concatenate(labels)
     return joined
 
 
-def _join_matrices(matrices: Sequence[Any]) -> BlockMatrix:
-    """Return the rows of all matrices (N, D), one after another."""
-    parts = list(map(BlockMatrix.from_array, matrices))
-
-    def iter_blocks() -> Iterator[Float32]:
-        for part in parts:
-            yield from part.iter_blocks()
-
-    return BlockMatrix((sum(map(len, parts)), parts[0].shape[1]), iter_blocks)
-
-
 def _join_histories(
-    files: Sequence[FeatureFile], names: Sequence[str], *, prefix: bool, keep_apart: bool
+    files: Sequence[FeatureFile],
+    names: Sequence[str],
+    *,
+    prefix: bool,
+    keep_apart: bool,
+    splits: Sequence[str],
 ) -> History:
     history = History()
     entries, inputs = [], {}
+    joined: dict[str, list[str]] = {}
     for number, file in enumerate(files, 1):
         history += file.history
         entries.append(len(file.history))
         inputs[f"file {number}"] = file.digest
+        joined |= {} if keep_apart else file.joined  # whose splits get other names
     return history.extended(
         "concat",
         files=list(names),
         entries=entries,
         prefix=prefix or None,
         keep_apart=keep_apart or None,
+        splits=splits or None,
+        joined=joined or None,
         inputs=inputs,
     )

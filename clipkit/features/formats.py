@@ -32,12 +32,15 @@ from clipkit.features.endings import (
     FORMATS,
     PARQUET,
     READABLE,
+    WITH_COLUMNS,
+    WITH_THUMBNAILS,
     WRITABLE,
     Arrays,
     Format,
     import_parquet,
 )
 from clipkit.features.history import drop_none
+from clipkit.features.matching import choose_splits
 from clipkit.features.model import (
     RESULTS,
     ROW_NUMBERS,
@@ -213,10 +216,10 @@ def export_file(
     if known is None or known.write is None:
         raise unknown("ending", ending or str(output), WRITABLE)
     if thumbnails is not None and not known.has_thumbnails:
-        raise UsageError(f"thumbnails: expected a .parquet file, got {output}")
+        raise UsageError(f"thumbnails: expected a {WITH_THUMBNAILS} file, got {output}")
     _check_holds(known, file)
     known.check_installed()
-    if file.is_result and known.read and not known.has_columns:
+    if file.is_result and not known.is_table:
         console.note(f"{output}: convert does not import results; keep {file.display_name}")
     with (
         console.progress("converting", "rows") as report,
@@ -247,7 +250,7 @@ def _keep_split(file: FeatureFile, split: str | None) -> FeatureFile:
         return file
     if file.kind == "texts":
         raise UsageError(f"{file.display_name}: expected no split for texts, got {split!r}")
-    names = file.choose_splits([split])
+    file, names = choose_splits(file, [split])
     return replace(file, splits={name: file.splits[name] for name in names})
 
 
@@ -307,7 +310,7 @@ def _read_arrays(
     known = FORMATS.get(Path(source).suffix.lower(), PARQUET)
     if columns and not known.has_columns:
         option = f"--{next(iter(columns))}-column"
-        raise UsageError(f"{option}: expected a .parquet file or a folder, got {source}")
+        raise UsageError(f"{option}: expected a {WITH_COLUMNS} file or a folder, got {source}")
     if known.read is None:
         raise unknown("ending", known.ending, READABLE)
     known.check_installed()

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from clipkit.base import files
-from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError, unknown
+from clipkit.base import files, probe_arrays
+from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError
 from clipkit.features.columns import COLUMNS, FLAG
 from clipkit.features.history import DOT_PRODUCT, Entry, History, canonical_json, drop_none
 
@@ -115,6 +115,17 @@ class BlockMatrix:
         """Apply a function to every block (B, D) when it is read; it keeps the shape."""
         return BlockMatrix(self.shape, lambda: map(function, self.iter_blocks()))
 
+    @classmethod
+    def join(cls, matrices: Iterable[ArrayLike | BlockMatrix]) -> BlockMatrix:
+        """Return the rows of all matrices (N, D), one matrix after another."""
+        parts = list(map(cls.from_array, matrices))
+
+        def iter_blocks() -> Iterator[Float32]:
+            for part in parts:
+                yield from part.iter_blocks()
+
+        return cls((sum(map(len, parts)), parts[0].shape[1]), iter_blocks)
+
     def take(self, rows: Int64) -> BlockMatrix:
         """Return the given rows (n,), in ascending order; they are selected when it is read."""
 
@@ -153,6 +164,8 @@ class Split:
     cluster : (N,) int64 array or None
         Of results: a number that rows share if they depend on each other; None if each row is
         separate.
+    parts : list of N str, or None
+        Of joined splits: the split that each row is from. Not stored.
     """
 
     features: Any = None
@@ -160,6 +173,7 @@ class Split:
     ids: list[str] = field(default_factory=list)
     predicted: Int64 | None = None
     cluster: Int64 | None = None
+    parts: list[str] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -184,6 +198,8 @@ class Split:
             taken.predicted = self.predicted[:, rows]
         if self.cluster is not None:
             taken.cluster = self.cluster[rows]
+        if self.parts is not None:
+            taken.parts = [self.parts[row] for row in rows.tolist()]
         return taken
 
 
@@ -215,6 +231,9 @@ class FeatureFile:
     digest_read, digest_stated : str
         Of a file that was read: the digest of its content, and the one that it states. Another
         program may have computed that from other bytes. Not stored.
+    as_read : FeatureFile or None
+        Of a file with joined splits (see `matching.choose_rows`): the file without them, of which
+        `digest` is the digest. Not stored.
     """
 
     kind: str
@@ -231,6 +250,7 @@ class FeatureFile:
     display_name: str = "the file"
     digest_read: str = ""
     digest_stated: str = ""
+    as_read: FeatureFile | None = None
 
     def __repr__(self) -> str:
         parts = [self.kind, *(f"{name}: {split!r}" for name, split in self.splits.items())]
@@ -247,8 +267,10 @@ class FeatureFile:
     def digest(self) -> str:
         """Digest of the current content, computed at each access: edits change it.
 
-        Without edits, it is the digest that the file states.
+        Without edits, it is the digest that the file states. Joined splits do not change it.
         """
+        if self.as_read is not None:
+            return self.as_read.digest
         entries = {name: _content_entry(name, value) for name, value in self.datasets().items()}
         digest = file_digest(self.attributes(), entries)
         return self.digest_stated if digest == self.digest_read else digest
@@ -286,13 +308,6 @@ class FeatureFile:
             f"{self.display_name}: {split}/features: expected logits of cosines, got values "
             f"that the temperature {temperature:g} takes beyond float32"
         )
-
-    def choose_splits(self, names: Sequence[str] | None) -> list[str]:
-        """Return the given split names without repeats, all by default."""
-        for name in names or []:
-            if name not in self.splits:
-                raise unknown(f"split of {self.display_name}", name, self.splits)
-        return list(dict.fromkeys(names or self.splits))
 
     @property
     def is_result(self) -> bool:
@@ -376,9 +391,9 @@ class FeatureFile:
         """The version of the format: the lowest that can hold the file, for earlier readers."""
         if any(split.cluster is not None for split in self.splits.values()):
             return 4
-        if (self.is_dot_product and not self.is_result) or "neighbours" in self.fitted:
+        if self.is_dot_product and not self.is_result:
             return 3
-        return 2 if self.kind == "probe" else 1
+        return probe_arrays.version_of(self.fitted) if self.kind == "probe" else 1
 
     @property
     def holds_clusters(self) -> bool:
@@ -400,7 +415,17 @@ class FeatureFile:
 
     def extended_history(self, command: str, **parameters: Any) -> History:
         """Return the history with an entry for a command that made something from this file."""
-        return self.history.extended(command, **parameters)
+        return self.history.extended(command, **self.describe_joined(), **parameters)
+
+    @property
+    def joined(self) -> dict[str, list[str]]:
+        """The splits that each joined split of `matching.choose_rows` is made of."""
+        parts = {name: split.parts for name, split in self.splits.items()}
+        return {name: list(dict.fromkeys(of_rows)) for name, of_rows in parts.items() if of_rows}
+
+    def describe_joined(self) -> dict[str, Any]:
+        """Return what an entry of a history says of joined splits: nothing if there are none."""
+        return {"joined": self.joined} if self.joined else {}
 
     def datasets(self) -> dict[str, Any]:
         """Return every array that the file holds, by its HDF5 name."""

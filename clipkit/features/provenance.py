@@ -108,24 +108,44 @@ def identities(files: Sequence[FeatureFile]) -> list[dict[str, str | None]]:
     return columns
 
 
-def original_split(file: FeatureFile, split: str) -> str:
-    """Return the split from which `embed --split-off`, `split` or `probe --val` made a split.
+def original_splits(file: FeatureFile, split: str) -> list[str]:
+    """Return the splits of the data set that the rows of a split come from.
+
+    `embed --split-off`, `split` and `probe --val` divide a split, and a command that reads
+    `--split a,b` joins several.
 
     Raises
     ------
     ClipkitError
         If files were joined after splits were divided: then a name may stand for several splits.
     """
-    original: dict[str, str] = {}
+    original: dict[str, list[str]] = {}
     for entry in file.history:
-        if entry.command == "concat" and original:
+        joined = entry.object("joined")
+        is_of_several = entry.command == "concat" and len(entry.list_of("files")) != 1
+        if is_of_several and original:
             raise ClipkitError(
                 f"{file.display_name}: expected splits of the data set, got splits that were "
                 "divided and then joined"
             )
+        original |= _originals_of_joined(joined, original)
         source, parts = _division(file, entry)
-        original |= dict.fromkeys(parts, original.get(source, source))
-    return original.get(split, split)
+        original |= dict.fromkeys(parts, original.get(source, [source]))
+    original |= _originals_of_joined(file.joined, original)
+    return original.get(split, [split])
+
+
+def _originals_of_joined(
+    joined: Mapping[str, Any], original: Mapping[str, list[str]]
+) -> dict[str, list[str]]:
+    """Return the original splits of each joined split, given those of its parts."""
+    of_joined = {}
+    for name, parts in joined.items():
+        names: dict[str, None] = {}
+        for part in parts if isinstance(parts, list) else []:
+            names |= dict.fromkeys(original.get(str(part), [str(part)]))
+        of_joined[name] = list(names)
+    return of_joined
 
 
 def _division(file: FeatureFile, entry: Entry) -> tuple[str, list[str]]:

@@ -6,7 +6,6 @@ parts of equal size only.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -18,6 +17,7 @@ from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, unknown
 from clipkit.base.names import class_name
 from clipkit.features.annotations import read_annotations
+from clipkit.features.matching import choose_splits
 from clipkit.features.model import BlockMatrix, FeatureFile, Int64, Split
 from clipkit.features.validation import is_split_name
 
@@ -34,7 +34,7 @@ class Labelled(Protocol):
     def __len__(self) -> int: ...
 
 
-def split(
+def split(  # noqa: PLR0913 (the options of `clipkit split`)
     file: FeatureFile,
     fractions: Mapping[str, float],
     *,
@@ -43,6 +43,7 @@ def split(
     column: str | None = None,
     table: str | None = None,
     by_folder: bool = False,
+    common: bool = False,
 ) -> FeatureFile:
     """Divide a split of a file: what `clipkit split` writes.
 
@@ -54,7 +55,8 @@ def split(
         New splits, each with its fraction of the rows: ``{"test": 0.2, "val": 0.1}``. See
         `split_rows`.
     source : str, optional
-        The split to divide: by default the only one, or else `train`. The others are kept.
+        The split to divide, or several as `matching.choose_splits` joins them: by default the only
+        one, or else `train`. The others are kept.
     seed : int
         Random seed of the draw.
     column : str, optional
@@ -64,6 +66,8 @@ def split(
         The file that holds the attribute, or ``shapes``; see `read_annotations`.
     by_folder : bool
         Keep the rows of a folder together: their ids are equal up to the last slash.
+    common : bool
+        Whether the table may lack rows: each is then a separate group.
 
     Returns
     -------
@@ -77,22 +81,23 @@ def split(
     ClipkitError
         If a new split would have no rows, or the table does not fit.
     """
+    if source is not None:
+        file, (source,) = choose_splits(file, [source])
     source = choose_source(file.splits, source, file.display_name)
     inputs = {"features": file.digest}
+    _check_groups(column, table, by_folder)
     groups = None
-    if by_folder and (column or table):
-        raise UsageError("expected groups by folder or by an attribute, got both")
-    if table and not column:
-        raise UsageError("expected --attribute for --table, got none")
     if by_folder:
         groups = _folders(file.splits[source])
     if column:
         divided = replace(file, splits={source: file.splits[source]})
-        annotations = read_annotations(divided, table, [column], categories=False)
+        annotations = read_annotations(divided, table, [column], categories=False, common=common)
         inputs |= annotations.inputs
         groups = annotations.attributes[0].codes[source]
+    joined = file.joined.get(source, [])
+    splits = {name: rows for name, rows in file.splits.items() if name not in joined}
     rows = split_rows(
-        file.splits,
+        splits,
         fractions,
         source=source,
         seed=seed,
@@ -101,17 +106,26 @@ def split(
         display_name=file.display_name,
     )
     parts = {name: take(file.splits[source], numbers) for name, numbers in rows.items()}
-    splits = replace_split(file.splits, source, parts)
+    splits = replace_split(splits, source, parts)
     history = file.extended_history(
         "split",
         source=source,
         fractions=dict(fractions),
         rows={name: len(numbers) for name, numbers in rows.items()},
         groups="folder" if by_folder else column,
+        common=common or None,
         seed=seed,
         inputs=inputs,
     )
-    return replace(file, splits=splits, history=history)
+    return replace(file, splits=splits, history=history, as_read=None)
+
+
+def _check_groups(column: str | None, table: str | None, by_folder: bool) -> None:
+    """Refuse two kinds of groups, or a table of which no attribute is named."""
+    if by_folder and (column or table):
+        raise UsageError("expected groups by folder or by an attribute, got both")
+    if table and not column:
+        raise UsageError("expected --attribute for --table, got none")
 
 
 def replace_split(
@@ -129,7 +143,7 @@ def replace_split(
 
 def take(split: Split, rows: Int64) -> Split:
     """Return some rows of images or logits. Their features stay in blocks."""
-    taken = replace(split, features=None).take(rows)
+    taken = replace(split, features=None, parts=None).take(rows)
     taken.features = BlockMatrix.from_array(split.features).take(rows)
     return taken
 
@@ -339,53 +353,3 @@ def rows_by_class(labels: Int64) -> list[Int64]:
     order = np.argsort(labels, kind="stable")
     starts = np.unique(np.asarray(labels)[order], return_index=True)[1]
     return np.split(order, starts[1:])
-
-
-def count_shared_rows(hashes: Int64, X_eval: NDArray[Any] | BlockMatrix) -> int:
-    """Count the rows that have their hashes among others: they are equal to the bit.
-
-    Features of few values, such as the cosines with one prompt, coincide by chance. If that may be
-    (see `coincide_by_chance`), how often is estimated from the equal ones among the other rows,
-    and a count of up to twice what chance explains is returned as 0.
-
-    Parameters
-    ----------
-    hashes : array (N,)
-        Of other rows, as `hash_rows` gives them.
-    X_eval : array (M, D)
-    """
-    shared = int(np.isin(hash_rows(X_eval), hashes).sum())
-    pairs = len(hashes) * len(X_eval)
-    if not shared or not coincide_by_chance(np.asarray(X_eval), pairs):
-        return shared
-    return shared if shared > 2 * pairs * _equal_pairs(hashes, 1) else 0
-
-
-def coincide_by_chance(X: NDArray[Any], pairs: int) -> bool:
-    """Whether, among so many pairs of different images, equal rows may be expected.
-
-    If columns were independent, two images would share a row with the product of the probabilities
-    that they share a value of each column. The square root of the product allows for columns that
-    are correlated. The probabilities are estimated from the rows (N, D).
-    """
-    expected = float(pairs)
-    for values in X.T:
-        expected *= _equal_pairs(values, 10) ** 0.5
-        if expected < 1:
-            return False
-    return True
-
-
-def _equal_pairs(values: NDArray[Any], further: int) -> float:
-    """Return the share of equal pairs of N values, estimated with one more and further pairs."""
-    counts = np.unique(values, return_counts=True)[1]
-    pairs = len(values) * (len(values) - 1) // 2
-    return float((1 + (counts * (counts - 1) // 2).sum()) / (further + pairs))
-
-
-def hash_rows(X: NDArray[Any] | BlockMatrix) -> Int64:
-    """Return a number (N,) for each row (N, D): the BLAKE2b digest, of 8 bytes, of its float32."""
-    blocks = BlockMatrix.from_array(X).iter_blocks()
-    rows = (row for block in blocks for row in np.ascontiguousarray(block, "<f4"))
-    digests = b"".join(hashlib.blake2b(row, digest_size=8).digest() for row in rows)
-    return np.frombuffer(digests, "<i8")

@@ -72,14 +72,8 @@ def load(
 
     With `as_embedding`, texts in a question are encoded as images are.
     """
-    if options.ask is None:
-        raise UsageError(
-            f"{files.name}: expected a question with a generative model, got none",
-            "give one: --ask 'What is in the image? Answer with one word.', or embed by "
-            "--vision-tower alone",
-        )
-    if tower == "text" and options.layers is not None:
-        raise UsageError(f"{files.name}: expected no --layer with words of a generative model")
+    _check_options(files, tower, options)
+    assert options.ask is not None
     is_words = tower == "text" and not options.as_embedding
     with newer_transformers(files.read_json("config.json").get("transformers_version")):
         checkpoint = Checkpoint(files)
@@ -117,6 +111,17 @@ def load(
         else:
             fields = _images(question, model, options, TOLERANCES[precision])
     return {**encoder, **fields, "details": {**details, **fields["details"]}}
+
+
+def _check_options(files: ModelFiles, tower: TowerName, options: RunOptions) -> None:
+    if options.ask is None:
+        raise UsageError(
+            f"{files.name}: expected a question with a generative model, got none",
+            "give one: --ask 'What is in the image? Answer with one word.', or embed by "
+            "--vision-tower alone",
+        )
+    if tower == "text" and options.layers is not None:
+        raise UsageError(f"{files.name}: expected no --layer with words of a generative model")
 
 
 def _words(files: ModelFiles, question: Question, model: Any, dtype: torch.dtype) -> dict[str, Any]:

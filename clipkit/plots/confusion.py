@@ -12,6 +12,7 @@ from clipkit.analysis import metrics, results, verdicts
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError
 from clipkit.base.options import option
+from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile
 from clipkit.plots import heatmap, style
 from clipkit.plots.picture import Groups, Picture, Run, Split
@@ -40,7 +41,7 @@ def _read_predictions(
             f"draw its own picture with: clipkit plot {name}",
         )
     scored = results.predictions(result, split, run)
-    source = results.source_label(result, results.choose_split(result, split))
+    source = results.source_label(*choose_split(result, split))
     if groups is not None:
         scored = results.group_classes(scored, results.read_groups(groups, scored.class_names))
     return scored, source
@@ -222,7 +223,7 @@ def draw_clusters(
     matrix = results.cluster_counts(result, split, run)
     title = f"Clusters ({matrix.label})"
     figure = clusters(matrix.counts, matrix.class_names, title=title)
-    return figure, results.source_label(result, results.choose_split(result, split))
+    return figure, results.source_label(*choose_split(result, split))
 
 
 def _are_readable(result: FeatureFile) -> bool:

@@ -14,6 +14,7 @@ from clipkit.analysis import results, softmax, verdicts
 from clipkit.base import console
 from clipkit.base.errors import UsageError, check_positive
 from clipkit.base.options import Temperatures, parse_temperatures
+from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile
 from clipkit.plots import style
 from clipkit.plots.picture import Picture, Split, always
@@ -44,6 +45,7 @@ ENTROPY = Picture(
     draw_entropy,
     "clipkit plot entropy logits.h5 -t 1,0.07,0.02 -o entropy.png",
     kinds=("logits",),
+    draws_dot_products=True,
     of=("logits",),
     is_first=always,
 )
@@ -63,6 +65,7 @@ CONFIDENCE = Picture(
     draw_confidence,
     "clipkit plot confidence logits.h5 -t 1,0.07,0.02 -o confidence.png",
     kinds=("logits",),
+    draws_dot_products=True,
     of=("logits",),
 )
 
@@ -75,7 +78,7 @@ def _draw_softmax(
 ) -> Drawn:
     """Draw a statistic of the softmax per image, by default at the file's temperature."""
     temperatures = parse_temperatures(temperature, file.logit_scale)
-    split = results.choose_split(file, split)
+    file, split = choose_split(file, split)
     taus = temperatures or [check_positive("temperature", file.default_temperature)]
     cosines = file.cosines(split).read()
     of_softmax, draw = softmax.entropy, entropy

@@ -13,6 +13,7 @@ from clipkit.analysis import metrics, results
 from clipkit.base import console
 from clipkit.base.errors import ImageError, unknown
 from clipkit.base.options import LabelColumn, Option, PathColumn, SplitColumn, option
+from clipkit.features.matching import choose_split, default_split
 from clipkit.features.model import FeatureFile, Int64
 from clipkit.plots import style
 from clipkit.plots.logits import choose_prompts
@@ -79,7 +80,7 @@ IMAGES = Picture(
 
 def draw_contact_sheet(dataset: Dataset) -> Drawn:
     """Draw the images of the split `test`, else of the first."""
-    split = results.default_split(dataset.splits)
+    split = default_split(dataset.splits)
     images = dataset.splits[split]
     source = f"{dataset.name}, {split}"
     if images.labels is None:
@@ -214,7 +215,7 @@ def draw_nearest(  # noqa: PLR0913 - options
     """Draw the images that are most and least similar to prompts (default: the first four)."""
     from clipkit.datasets.matching import load_images, match_images, warn_of_other_name
 
-    split = results.choose_split(file, split)
+    file, split = choose_split(file, split)
     found = nearest_images(file, split, prompt, class_, count)
     data = load_images(
         file,
@@ -244,6 +245,7 @@ NEAREST = Picture(
     kinds=("logits",),
     of=("logits",),
     needs_images=True,
+    draws_dot_products=True,
 )
 
 

@@ -13,6 +13,7 @@ from clipkit.analysis import similarity as cosine
 from clipkit.base.errors import ClipkitError, unknown
 from clipkit.base.names import distinct_names
 from clipkit.base.options import flag, option
+from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile
 from clipkit.plots import heatmap, style
 from clipkit.plots.picture import Picture, Split
@@ -42,13 +43,14 @@ def draw_cosines(
     ] = [],  # noqa: B006
 ) -> Drawn:
     """Draw the cosine of images or class means with prompts, as dots (default: five classes)."""
+    file, split = choose_split(file, split)
     cosines, labels = cosine_lines(file, split, image, class_)
     columns = choose_prompts(file, prompt)
     texts = [(file.texts or [])[column] for column in columns]
     noun = file.similarity_name
     title = f"{noun.capitalize()} with prompts"
     figure = logits(cosines[:, columns], labels, texts, noun=noun, title=title)
-    return figure, results.source_label(file, results.choose_split(file, split))
+    return figure, results.source_label(file, split)
 
 
 LOGITS = Picture(
@@ -57,6 +59,7 @@ LOGITS = Picture(
     "clipkit plot logits logits.h5 --class cat --class dog -o cosines.png",
     kinds=("logits",),
     of=("logits",),
+    draws_dot_products=True,
 )
 
 
@@ -70,7 +73,7 @@ def cosine_lines(
 
     If neither are given, the first five classes are selected. A name selects all its classes.
     """
-    split = results.choose_split(file, split)
+    file, split = choose_split(file, split)
     ids = file.splits[split].ids
     cosines = np.asarray(file.cosines(split))
     lines, labels = [], []
@@ -171,12 +174,13 @@ def draw_similarity(
     centred: Annotated[bool, flag("--centred", "Subtract each prompt's mean.")] = False,
 ) -> Drawn:
     """Draw the mean cosine of each class with each prompt."""
+    file, split = choose_split(file, split)
     means, names = class_means(file, split)
     noun = file.similarity_name
     title = f"Mean {noun} of each class with each prompt"
     names_and_texts = names, file.texts or []
     figure = similarity(means, *names_and_texts, centred=centred, noun=noun, title=title)
-    return figure, results.source_label(file, results.choose_split(file, split))
+    return figure, results.source_label(file, split)
 
 
 SIMILARITY = Picture(
@@ -185,6 +189,7 @@ SIMILARITY = Picture(
     "clipkit plot similarity logits.h5 --centred -o similarity.png",
     kinds=("logits",),
     of=("logits",),
+    draws_dot_products=True,
 )
 
 
@@ -193,7 +198,7 @@ def class_means(file: FeatureFile, split: str | None = None) -> tuple[Floats, li
 
     NaN stands for a class without images.
     """
-    split = results.choose_split(file, split)
+    file, split = choose_split(file, split)
     labels = results.labels_of(file, split)
     C, K = results.class_count(file, int(labels.max())), len(file.texts or [])
     if C > results.MAX_CLASSES or C * K > MAX_MEANS:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
-from clipkit.analysis import calibration, results, verdicts
+from clipkit.analysis import calibration, verdicts
 from clipkit.analysis.metrics import Reliability
 from clipkit.base.options import option, parse_temperatures
+from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile
 from clipkit.plots import style
 from clipkit.plots.entropy import counted_source
@@ -44,7 +45,7 @@ def draw_reliability(
     bins: Annotated[int, option("N", "Points, each of as many images.", min=1)] = 15,
 ) -> Drawn:
     """Draw accuracy against confidence, with what a calibrated model would show."""
-    split = results.choose_split(file, split)
+    file, split = choose_split(file, split)
     words, notes = list(temperature), {}
     if not words:
         words = [repr(file.default_temperature)]
@@ -67,6 +68,7 @@ RELIABILITY = Picture(
     draw_reliability,
     "clipkit plot reliability class-logits.h5 -t model,0.0318 -o reliability.png",
     kinds=("logits",),
+    draws_dot_products=True,
     of=("logits",),
 )
 

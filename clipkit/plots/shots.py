@@ -12,10 +12,10 @@ from numpy.typing import ArrayLike
 from clipkit.analysis import results, verdicts
 from clipkit.analysis.comparison import Bools, compare_right
 from clipkit.base.errors import ClipkitError
-from clipkit.base.names import locate
 from clipkit.base.options import option
 from clipkit.features.compatibility import matching_split
 from clipkit.features.hdf5 import read
+from clipkit.features.matching import find_ids
 from clipkit.features.model import FeatureFile, Split
 from clipkit.features.provenance import downsample, is_untrained
 from clipkit.plots import style
@@ -142,8 +142,8 @@ def zeroshot_line(zeroshot: FeatureFile, probe: FeatureFile, curve: ShotCurve) -
 def _right_on(result: FeatureFile, other: FeatureFile, name: str) -> Bools | None:
     """Return which rows of a split of another result the first run gets right; None without all."""
     split = result.splits.get(matching_split(result, other, name) or "", Split())
-    rows = locate(other.splits[name].ids, split.ids)
-    if split.labels is None or split.predicted is None or -1 in rows:
+    rows = find_ids(other.splits[name].ids, split.ids).places
+    if split.labels is None or split.predicted is None or (rows < 0).any():
         return None
     return np.asarray(split.labels[rows] == split.predicted[0, rows])
 

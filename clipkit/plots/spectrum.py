@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from clipkit.analysis import results, similarity
 from clipkit.base import console
 from clipkit.base.errors import UsageError
+from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile
 from clipkit.features.provenance import provenance
 from clipkit.plots import style
@@ -33,7 +34,7 @@ def draw_spectra(files: Sequence[FeatureFile], split: Split = None) -> Drawn:
     Effective ranks grow with the number of vectors, so that they are left out where it differs.
     Images stand beside a Gaussian sample of as many vectors, whose directions are all alike.
     """
-    splits = _splits_of_images(files, split)
+    files, splits = _splits_of_images(files, split)
     values = spectra(files, splits)
     sizes = {file.splits[name].features.shape for file, name in zip(files, splits, strict=False)}
     nulls = {}
@@ -62,14 +63,18 @@ def _row_counts(files: Sequence[FeatureFile], splits: Sequence[str]) -> set[int]
     return {len(file.splits[name].features) for file, name in zip(files, splits, strict=True)}
 
 
-def _splits_of_images(files: Sequence[FeatureFile], split: str | None) -> list[str]:
-    """Return the split of each file of images; none for texts."""
-    splits = [results.choose_split(file, split) for file in files if file.kind == "images"]
-    if splits and len(splits) < len(files):
+def _splits_of_images(
+    files: Sequence[FeatureFile], split: str | None
+) -> tuple[Sequence[FeatureFile], list[str]]:
+    """Return the files, and the split of each file of images; none for texts."""
+    chosen = [choose_split(file, split) for file in files if file.kind == "images"]
+    if chosen and len(chosen) < len(files):
         raise UsageError("expected files of images or of texts, got both")
-    if split is not None and not splits:
+    if split is not None and not chosen:
         raise UsageError(f"expected images for --split, got {files[0].display_name}")
-    return splits
+    if not chosen:
+        return files, []
+    return [file for file, _ in chosen], [name for _, name in chosen]
 
 
 SPECTRUM = Picture(
@@ -97,8 +102,6 @@ def spectra(files: Sequence[FeatureFile], splits: Sequence[str] = ()) -> dict[st
         matrix, size = file.features, ""
         if splits:
             matrix, size = file.splits[splits[number]].features, "n "
-        else:
-            similarity.refuse_dot_product(file, "for a spectrum")
         values[path] = similarity.singular_values(matrix)
         labels.append((number, f"{path.stem} ({size}{len(matrix):,})"))
         models.add(provenance(file).model)

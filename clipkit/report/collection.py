@@ -20,6 +20,7 @@ from clipkit.base.names import distinct_names, select
 from clipkit.base.tables import Column
 from clipkit.features.columns import COLUMNS, HEADINGS, NOTHING
 from clipkit.features.compatibility import origin
+from clipkit.features.matching import choose_split
 from clipkit.features.model import RESULTS, FeatureFile
 from clipkit.features.provenance import identities, is_untrained, provenance
 from clipkit.report.blocks import Block, Fact, Heading, Origin, Page, Picture, Table
@@ -390,7 +391,7 @@ class _Sections:
 
 def _is_unlabelled(file: FeatureFile) -> bool:
     """Whether a result has predicted classes, but no true ones."""
-    return results.holds_classes(file) and file.splits[results.choose_split(file)].labels is None
+    return results.holds_classes(file) and file.splits[choose_split(file)[1]].labels is None
 
 
 def _source(file: FeatureFile) -> _Source:
@@ -403,7 +404,7 @@ def _unlabelled_table(files: dict[str, FeatureFile]) -> list[Block]:
     """Return what results predict most often for images without labels."""
     rows = []
     for name, file in files.items():
-        source, split = provenance(file), results.choose_split(file)
+        source, split = provenance(file), choose_split(file)[1]
         predicted = file.splits[split].predicted
         assert predicted is not None  # a result's split without predictions is invalid
         counts = np.bincount(predicted[0])

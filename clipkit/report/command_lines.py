@@ -20,7 +20,7 @@ from clipkit.base.options import Option
 from clipkit.features.annotations import CLASS
 from clipkit.features.history import Entry, History
 from clipkit.features.model import FeatureFile
-from clipkit.features.provenance import original_split, provenance
+from clipkit.features.provenance import original_splits, provenance
 from clipkit.prompts import bundled
 from clipkit.report.blocks import Origin
 from clipkit.report.steps import NameOf, Step, steps
@@ -140,7 +140,7 @@ class _Command:
         settings = {**self._entry, **self._unnamed()}
         if command in SETTINGS:
             settings |= SETTINGS[command](self)
-        settings.setdefault("split", settings.get("splits"))
+        settings |= self._rows(settings)
         if settings.get("argument") is not None:
             words.append(str(settings["argument"]))
         members = {**MEMBERS, **MEMBERS_OF.get(command, {})}
@@ -156,6 +156,23 @@ class _Command:
         if "stdin" in settings:
             line += f" < {settings['stdin']}"
         return line
+
+    def _rows(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the splits as they are typed, and whether rows may have no partner."""
+        named = {"split": settings.get("splits"), **settings}
+        rows: dict[str, Any] = {}
+        for name in ("split", "fit_split", "eval_split", "val", "source"):
+            rows[name] = self._as_typed(named.get(name))
+        if "strict" in settings:  # as an earlier clipkit called it
+            rows["common"] = not settings["strict"]
+        return rows
+
+    def _as_typed(self, value: Any) -> Any:
+        """Return split names with ``a,b`` for the splits that were joined."""
+        if isinstance(value, list):
+            return list(map(self._as_typed, value))
+        parts = self._entry.object("joined").get(str(value))
+        return ",".join(map(str, parts)) if isinstance(parts, list) else value
 
     def _join(self, words: list[str]) -> str:
         """Return the words as a shell reads them, on one line."""
@@ -296,7 +313,9 @@ def _splits(entry: Entry, *, is_named: bool) -> list[str] | None:
     if not splits:
         return None
     file = FeatureFile("images", History([entry]))
-    original = {original_split(file, split): None for split in splits}
+    original: dict[str, None] = {}
+    for split in splits:
+        original |= dict.fromkeys(original_splits(file, split))
     if original.keys() == {"all"} or (is_named and original.keys() == {"train", "test"}):
         return None
     return list(original)

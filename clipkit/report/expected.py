@@ -22,6 +22,7 @@ from clipkit.base.names import select
 from clipkit.datasets.registry import REGISTRY
 from clipkit.features.columns import COLUMNS, SETTINGS, SHARE, Column
 from clipkit.features.compatibility import origin
+from clipkit.features.matching import default_split
 from clipkit.features.model import FeatureFile
 from clipkit.features.provenance import downsample, is_untrained, provenance
 from clipkit.report.blocks import Bar, Block, Cell, Fact, Heading, Measurement, Number, Table
@@ -426,7 +427,7 @@ def _runs_that_count(file: FeatureFile, split: str | None) -> tuple[str, list[Ro
     """Return the split that counts, by default `test` or else the first, and the runs on it."""
     if not any(file.split_of_runs):
         return split or "", file.rows()
-    split = split or results.default_split(file.split_of_runs)
+    split = split or default_split(file.split_of_runs)
     return split, file.runs_on(split)
 
 

@@ -24,6 +24,7 @@ from clipkit.analysis import results
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError
 from clipkit.base.names import distinct_names
+from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile
 from clipkit.plots import pictures_of, style
 from clipkit.plots.attributes import draw_attributes
@@ -309,7 +310,7 @@ def _draw_results(page: Page, album: Album | None, pictures: _Pictures) -> None:
     has_pictures = any(isinstance(block, Picture) for block in page.blocks)
     main, _ = page.main_result(album.dataset if album else "")
     if main is not None:
-        options = main, results.choose_split(main), None, None
+        options = main, choose_split(main)[1], None, None
         if album or not has_pictures:
             pictures.draw(draw_confusion, *options, album=album)
         if not has_pictures:

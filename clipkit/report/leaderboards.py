@@ -18,6 +18,7 @@ from clipkit.base.errors import UsageError
 from clipkit.base.files import atomic_write
 from clipkit.base.names import select
 from clipkit.features.columns import COLUMNS
+from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile
 from clipkit.features.provenance import feature_name, provenance
 from clipkit.models.hub import ALIASES
@@ -69,7 +70,7 @@ def evaluate(result: FeatureFile, split: str | None = None) -> dict[str, Any]:
         raise UsageError(f"{result.display_name}: {expected}, got {result.kind} of {entry.command}")
     metrics: dict[str, Any] = {}
     if entry.command in ("zeroshot", "probe"):
-        split = results.choose_split(result, split)
+        _, split = choose_split(result, split)
         metrics = _accuracies(result, entry.command, split)
     elif split is not None:
         raise UsageError(f"--split: expected a result of zeroshot or probe, got {entry.command}")

@@ -19,6 +19,7 @@ from clipkit.base import console
 from clipkit.base.errors import ClipkitError
 from clipkit.base.names import distinct_names
 from clipkit.features.compatibility import matching_split
+from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile, Int64
 from clipkit.features.provenance import is_untrained, provenance
 from clipkit.report.steps import settings
@@ -103,7 +104,7 @@ def choose_sources(
             "make one with: clipkit zeroshot -o, or clipkit probe -o",
         )
     for file in candidates:
-        if not result_files.untestable(file, result_files.choose_split(file)):
+        if not result_files.untestable(file, choose_split(file)[1]):
             return Sources(main or file, results, controls)
     return Sources(main or candidates[0], results, controls)
 
@@ -125,7 +126,7 @@ def read_predictions(
 
     There are scores if the files from which the result was made are among `sources`.
     """
-    split = result_files.choose_split(result, split)
+    _, split = choose_split(result, split)
     scored_split = result.splits[split]
     labels = scored_split.labels
     if labels is None:

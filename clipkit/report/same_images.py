@@ -18,6 +18,7 @@ from clipkit.base.console import count
 from clipkit.base.errors import ClipkitError
 from clipkit.features.columns import COLUMNS, HIGHER, SETTINGS, SHARE, depends_on_rows
 from clipkit.features.compatibility import SAME_IMAGES, Origin, origin, relate
+from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile, Int64
 from clipkit.features.provenance import is_untrained, provenance
 from clipkit.report import summary
@@ -75,7 +76,7 @@ class Scored:
     @classmethod
     def read(cls, name: str, file: FeatureFile) -> Scored:
         """Read the runs of a result with labels."""
-        split = results.choose_split(file)
+        _, split = choose_split(file)
         scored = results.scored_runs(file, split)
         right = scored.predicted == scored.labels
         order = sorted(range(len(scored.ids)), key=scored.ids.__getitem__)

@@ -9,8 +9,8 @@ import numpy as np
 
 from clipkit.analysis import metrics, similarity
 from clipkit.base.errors import ClipkitError
-from clipkit.base.names import locate
 from clipkit.features.compatibility import matching_split
+from clipkit.features.matching import find_ids
 from clipkit.features.model import FeatureFile, Int64
 from clipkit.plots.images import Nearest, nearest_rows
 from clipkit.report.predictions import Bools, Floats, ImagePredictions, Names
@@ -102,7 +102,7 @@ def find_nearest(main: ImagePredictions, files: Sequence[FeatureFile]) -> tuple[
         return [], 0
     texts = logits.texts or []
     split = str(matching_split(logits, main.file, main.split))
-    rows = np.array(locate(logits.splits[split].ids, main.ids), np.int64)
+    rows = find_ids(logits.splits[split].ids, main.ids).places
     blocks = [block[:, :MAX_PROMPTS] for block in logits.cosines(split).iter_blocks()]
     cosines = np.concatenate(blocks)[rows >= 0].astype(np.float64)
     rows = rows[rows >= 0]
