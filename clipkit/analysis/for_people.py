@@ -311,11 +311,6 @@ def findings(result: FeatureFile) -> list[str]:
     return list(filter(None, say(result)))
 
 
-def _of_attributes(result: FeatureFile) -> list[str]:
-    groups = list(map(verdicts.group_of, result.rows()))
-    return [verdicts.attributes_sentence(groups, result.is_dot_product)]
-
-
 def _of_choices(result: FeatureFile) -> list[str]:
     return [verdicts.choices_sentence(result.rows())]
 
@@ -338,9 +333,9 @@ def _of_calibration(result: FeatureFile) -> list[str]:
     return [verdicts.calibration_sentence(errors)]
 
 
-# Of each command: the columns that its results have, and what says what they found
+# Of each command: the columns that its results have, and what says what they found; `attributes`
+# notes its groups itself
 FINDINGS: dict[str, tuple[str, Callable[[FeatureFile], list[str]]]] = {
-    "attributes": ("attribute chance probe zeroshot gain_low", _of_attributes),
     "retrieve": ("split k recall queries recall_null", _of_retrieval),
     "choose": ("split category accuracy_low shuffled shuffled95 ceiling", _of_choices),
     "compare": ("a b acc_a acc_b difference low high p rows", _of_comparison),

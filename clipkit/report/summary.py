@@ -130,7 +130,8 @@ def lowest_class(scored: Predictions, source: str) -> list[Fact]:
 def answer(result: FeatureFile, source: str = "") -> list[Fact]:
     """Count and name the attributes of each group; return nothing if no attribute is in one."""
     rows, is_said = result.rows(), result.is_dot_product
-    facts = [Fact("Attributes", f"{text}.", source) for text in findings(result)]
+    text = verdicts.attributes_sentence([verdicts.group_of(row) for row in rows], is_said)
+    facts = [Fact("Attributes", f"{text}.", source)] if text else []
     for group, names in verdicts.named_groups(rows, is_said).items():
         facts.append(Fact(group.capitalize(), ", ".join(map(escape, names))))
     return facts
