@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -624,3 +626,18 @@ def test_two_images_are_drawn_with_a_row_for_each_measure(tmp_path, monkeypatch)
     features.write("two.h5", result)
     ok("plot", "two.h5", "-o", "two.png")
     assert {row["split"] for row in rows(ok("info", "two.h5", "--runs").stdout)} == set(TWO)
+
+
+def test_a_result_is_exported_with_the_chosen_text_of_each_item(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    random = np.random.RandomState(0)
+    result = choices.choose(*make_files(*(random_pairs(20, 0.9, 16, random) for _ in range(2))))
+    features.write("two.h5", result)
+    ok("convert", "two.h5", "two.csv")
+    with Path("two.csv").open(encoding="utf-8", newline="") as file:
+        exported = list(csv.DictReader(file))
+    accuracies = {row["split"]: row["accuracy"] for row in result.rows()[::-1]}  # of all items
+    for name in TWO:
+        right = [row["label"] == row["predicted"] for row in exported if row["split"] == name]
+        assert len(right) == 20
+        assert np.mean(right) == accuracies[name]

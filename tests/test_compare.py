@@ -21,6 +21,7 @@ from sklearn.metrics import cohen_kappa_score
 
 from clipkit.analysis import dependence, metrics
 from clipkit.analysis.comparison import compare, pair
+from clipkit.analysis.verdicts import difference_sentence
 from clipkit.base import tables
 from clipkit.features import FeatureFile, read, write
 from clipkit.features.columns import HEADINGS
@@ -55,6 +56,27 @@ def test_several_pairs_fit_eighty_columns(tmp_path, monkeypatch):
     lines = ok("compare", *files, "--format", "table").stdout.splitlines()
     assert max(map(len, lines)) <= 80
     assert "difference" in " ".join(lines)
+
+
+@pytest.mark.parametrize("length", [28, 60])
+def test_long_names_are_broken_in_a_table_of_several_pairs(tmp_path, monkeypatch, length):
+    monkeypatch.setenv("COLUMNS", "80")
+    names = [letter * length for letter in "abc"]
+    more = [*RIGHT[:2], RIGHT[0] & RIGHT[1]]
+    right = dict(zip(names, map(result, more), strict=True))
+    files = saved(tmp_path, **right)
+    lines = ok("compare", *files, "--format", "table").stdout.splitlines()
+    assert max(map(len, lines[:-2])) <= 80  # below the table, a name is not broken
+    assert "".join(lines).count("b") >= length
+
+
+def test_a_table_is_followed_by_what_its_intervals_decide(tmp_path):
+    files = saved(tmp_path, a=result(RIGHT[0]), b=result(RIGHT[1]))
+    (row,) = compare(pair([read(path) for path in files])).rows()
+    said = f"clipkit: {difference_sentence(row)}\n"
+    assert ok("compare", *files, "--format", "table").stderr.endswith(said)
+    assert said not in ok("compare", *files).stderr
+    assert said not in ok("compare", files[0], "--format", "table").stderr
 
 
 @pytest.fixture

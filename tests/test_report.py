@@ -23,12 +23,14 @@ from scipy.stats import binomtest
 from shell import fails, ok, partly
 from sklearn.metrics import f1_score
 
+from clipkit.analysis.results import Predictions
 from clipkit.base import files
 from clipkit.base.errors import ClipkitError
 from clipkit.features import FeatureFile, canonical_json, read, write
 from clipkit.prompts import bundled
 from clipkit.prompts.texts import read_with_digest
 from clipkit.report import blocks, expected, of_files, of_folder, steps
+from clipkit.report.summary import lowest_class
 
 WHERE = "command=probe dataset=cifar100 features=embeddings classifier=svm C=1"
 
@@ -464,3 +466,19 @@ def test_names_make_no_markdown(tmp_path):
     headings = [line for line in page.splitlines() if re.match(" {0,3}#", line)]
     assert headings[0].startswith("# b\\_") or headings[0].startswith("# ")
     assert not re.search(r"^\s*(-+|=+)\s*$", page, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("predicted", "said"),
+    [
+        ([1, 1, 2], "most often predicted as b (2)"),
+        ([1, 1, 2, 2], "most often predicted as b or c (2 each)"),
+    ],
+)
+def test_wrong_classes_that_are_predicted_equally_often_are_all_named(predicted, said):
+    labels = np.repeat([0, 1, 2], [len(predicted), 5, 5])
+    ids = [str(row) for row in range(len(labels))]
+    found = np.array([*predicted, *[1] * 5, *[2] * 5])
+    scored = Predictions(ids, labels, found, ["a", "b", "c"], "", "f.h5")
+    (fact,) = lowest_class(scored, "f.h5")
+    assert said in fact.text

@@ -62,7 +62,7 @@ def right(share, n):
     return (np.arange(n) >= round(share * n)).astype(int)
 
 
-def curve_and_line(accuracy, *, n=1000, ids=None, had=None):
+def curve_and_line(accuracy, *, n=1000, ids=None, had=None, cluster=None):
     """Return a curve of 50, 60 and 80 %, and what is said of a zero-shot accuracy beside it."""
     history = [{"command": "probe", "classifier": "svm"}]
     setting = {"classifier": "svm", "C": 1.0, "temperature": np.nan, "eval_split": "test"}
@@ -74,8 +74,14 @@ def curve_and_line(accuracy, *, n=1000, ids=None, had=None):
     probe = result_file(runs, [0] * n, predicted, history)
     row, ids = {"split": "test", "acc1": accuracy}, ids or n
     zeroshot = result_file([row], [0] * ids, [right(accuracy, ids)], [{"command": "zeroshot"}])
+    zeroshot.splits["test"].cluster = cluster
     (curve,) = shot_curves([probe])
     return curve, zeroshot_line(zeroshot, probe, curve)[1]
+
+
+def test_rows_of_a_cluster_decide_together():
+    two = np.arange(1000) // 500
+    assert curve_and_line(0.95, cluster=two)[1].endswith(": not decided at 1, 2 and 4")
 
 
 def test_a_curve_has_the_mean_and_the_range_of_the_draws():

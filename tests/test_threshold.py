@@ -292,6 +292,7 @@ def test_a_table_of_prompts_fits_eighty_columns(tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     file = logits()
     file.texts = [f"a photo of a checkered butterfly {number}" for number in range(K)]
-    table = ok("threshold", saved(tmp_path / "logits.h5", file), "--format", "table").stdout
+    path = saved(tmp_path / "logits.h5", file)
+    table = ok("threshold", path, "--fpr", "0.01,0.2", "--format", "table").stdout
     assert max(map(len, table.splitlines())) <= 80
     assert "In all rows: split test" in table

@@ -1,4 +1,4 @@
-"""Format the runs of a result for reading: percent, points, and intervals in brackets."""
+"""Format the runs of a result for reading, and say what they found."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from clipkit.analysis import metrics
-from clipkit.analysis.results import RUN_SETTINGS, Row, chance, newest_entry
+from clipkit.analysis import metrics, retrieval, verdicts
+from clipkit.analysis.results import RUN_SETTINGS, Row, chance, columns_of, newest_entry
+from clipkit.base.errors import ClipkitError
 from clipkit.base.names import select
 from clipkit.base.tables import NO_BREAK, format_p
 from clipkit.features.columns import COLUMNS
 from clipkit.features.model import FeatureFile
 
 SHOWN = 3  # attributes of each prompt
+SMALL = 0.1  # share, below which one of `threshold` has two decimals
 # Columns of `calibrate` for which 80 columns have no room
 UNSHOWN_CALIBRATION = (
     *("fitted", "low", "high", "information"),
@@ -231,6 +233,23 @@ def _choice_rows(rows: Rows) -> list[Row]:
     return formatted
 
 
+def _threshold_rows(rows: Rows) -> list[Row]:
+    """Format the rates of `threshold` for 80 columns: only small ones have two decimals."""
+    rates = ("tpr", "fpr", "auroc")
+    limits = {f"{name}_{end}" for name in rates for end in ("low", "high")}
+    formatted = []
+    for row in rows:
+        cells: Row = {}
+        for name, value in row.items():
+            if name in rates:
+                is_small = max(value, _number(row, f"{name}_high")) < SMALL
+                cells[f"{name} %"] = _cell(row, name, ".2f" if is_small else ".1f")
+            elif name not in limits:
+                cells[name] = value
+        formatted.append(cells)
+    return formatted
+
+
 def _drawn_rows(rows: Rows) -> list[Row]:
     """Format the p of rows that come from draws; `p_min` is in the cells that reach it."""
     formatted = []
@@ -271,8 +290,60 @@ FORMATTERS: dict[str, tuple[str, Callable[[Rows], Rows]]] = {
     "importance": ("cost", _importance_rows),
     "probe": ("draw", _draw_rows),
     "retrieve": ("recall", _retrieval_rows),
+    "threshold": ("tpr", _threshold_rows),
     "variance": ("prompt", _variance_rows),
 }
+
+
+# ---- Findings ------------------------------------------------------------------------------------
+
+
+def findings(result: FeatureFile) -> list[str]:
+    """Return what a result found, in sentences, if the command that made it is in FINDINGS."""
+    command = str(newest_entry(result)["command"])
+    if command not in FINDINGS:
+        return []
+    columns, say = FINDINGS[command]
+    try:
+        columns_of(result, command, columns)
+    except ClipkitError:  # another program's columns
+        return []
+    return list(filter(None, say(result)))
+
+
+def _of_choices(result: FeatureFile) -> list[str]:
+    return [verdicts.choices_sentence(result.rows())]
+
+
+def _of_retrieval(result: FeatureFile) -> list[str]:
+    return [verdicts.retrieval_sentence(retrieval.first_rows(result))]
+
+
+def _of_comparison(result: FeatureFile) -> list[str]:
+    """Say of each pair whether one is more accurate, if the comparison is tested."""
+    rows = [row for row in result.rows() if row.get("scope", "all") == "all"]
+    return [verdicts.difference_sentence(row) for row in rows if math.isfinite(row["low"])]
+
+
+def _of_calibration(result: FeatureFile) -> list[str]:
+    errors = {}
+    for row in result.rows():
+        name = f"τ {row['temperature']:.4g}{', fitted' * bool(row['fitted'])}"
+        errors[name] = (row["ece"], row["ece_null975"])
+    return [verdicts.calibration_sentence(errors)]
+
+
+# Of each command: the columns that its results have, and what says what they found; `attributes`
+# notes its groups itself
+FINDINGS: dict[str, tuple[str, Callable[[FeatureFile], list[str]]]] = {
+    "retrieve": ("split k recall queries recall_null", _of_retrieval),
+    "choose": ("split category accuracy_low shuffled shuffled95 ceiling", _of_choices),
+    "compare": ("a b acc_a acc_b difference low high p rows", _of_comparison),
+    "calibrate": ("temperature fitted ece ece_null975", _of_calibration),
+}
+
+
+# ---- Cells ---------------------------------------------------------------------------------------
 
 
 def _cell(

@@ -236,7 +236,7 @@ def scored_runs(result: FeatureFile, split: str) -> ScoredRuns:
         rows = result.runs_on(split)
     elif not result.runs:
         rows = [{} for _ in scored.predicted]
-    if newest_entry(result)["command"] == "choose":
+    if result.holds_choices:
         rows = rows[:1]  # the first is about all items, the others about their categories
     if len(rows) != len(scored.predicted):
         raise ClipkitError(

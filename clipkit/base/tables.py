@@ -32,6 +32,7 @@ FORMATS = ("table", "tsv", "csv", "json")
 DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")  # a table shows its start
 WIDTH = 200  # of a table that goes to a file or a pipe
 UNLIMITED = 1 << 20
+LONGEST_NAME = 16  # in a table that is too wide otherwise
 
 Row = Mapping[str, Any]
 Cells = dict[str, list[Any]]  # the values of each column, by its name
@@ -84,6 +85,11 @@ class Column(NamedTuple):
         """Width of the longest word. NO_BREAK joins words into one."""
         words = re.split("[ \n]", " ".join([self.title, *self.cells]))
         return max(map(cell_len, words))
+
+    @property
+    def is_breakable(self) -> bool:
+        """Whether long words of its cells are names, which may be broken, rather than numbers."""
+        return not self.is_numeric and not any(NO_BREAK in cell for cell in self.cells)
 
     @property
     def full_width(self) -> int:
@@ -274,7 +280,8 @@ def _table(columns: Sequence[Column], header: bool, is_for_people: bool) -> str:
 
     If it is too wide, a single row becomes a list. If there are several rows, columns with one
     value in all of them stand below the table, unless the user named the columns and they fit. If
-    that does not do, titles are broken between words, and then columns stand closer together.
+    that does not do, titles are broken between words, then columns stand closer together, and then
+    names are broken.
     """
     if not columns:
         return "\n"
@@ -287,10 +294,14 @@ def _table(columns: Sequence[Column], header: bool, is_for_people: bool) -> str:
         return _list(columns, width)
     shared, others = _split_shared(columns)
     text = _grid(others, UNLIMITED, header)
-    narrow = [column._replace(name=column.name.replace(" ", "\n")) for column in others]
+    narrow = [column._replace(name=column.title.replace(" ", "\n"), unit="") for column in others]
     for gap in (3, 2):
         if not _fits(text, width):
             text = _grid(narrow, width, header, gap)
+    if not _fits(text, width):
+        excess = max(map(cell_len, text.splitlines())) - width
+        widest = max([column.least_width for column in narrow if column.is_breakable], default=0)
+        text = _grid(narrow, width, header, 2, max(LONGEST_NAME, widest - excess))
     return text + _caption(shared, width)
 
 
@@ -319,19 +330,29 @@ def _split_shared(columns: Sequence[Column]) -> tuple[list[Column], list[Column]
     return shared, others
 
 
-def _grid(columns: Sequence[Column], width: int, header: bool, gap: int = 3) -> str:
-    """Lay out columns as a table, with texts wrapped between words, and 2 or 3 spaces as a gap."""
+def _grid(
+    columns: Sequence[Column], width: int, header: bool, gap: int = 3, longest: int = 0
+) -> str:
+    """Lay out columns as a table, with texts wrapped between words, and 2 or 3 spaces as a gap.
+
+    With `longest`, texts are as narrow as can be, and names that are longer are broken.
+    """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
     grid = Table(box=SIMPLE_HEAD, show_header=header, padding=(0, 1, 0, gap - 2))
     for column in columns:
+        least = column.least_width
+        if longest and column.is_breakable:
+            least = min(least, longest)
         grid.add_column(
             Text(column.title),
             justify="right" if column.is_numeric else "left",
-            min_width=column.least_width,
-            no_wrap=column.least_width == column.full_width,
+            min_width=least,
+            max_width=least if longest else None,
+            no_wrap=least == column.full_width,
+            overflow="fold",
         )
     for cells in zip(*[column.cells for column in columns], strict=True):
         grid.add_row(*[Text(cell.replace(NO_BREAK, " ")) for cell in cells])

@@ -571,13 +571,20 @@ class Report:
         *,
         per_class: bool = False,
     ) -> None:
-        """Save a result if an output is given, and print its runs, or `rows`, or its classes."""
+        """Save a result if an output is given, and print its runs, or `rows`, or its classes.
+
+        A table of the runs is followed by a note of what they show.
+        """
+        from clipkit.analysis.for_people import findings
         from clipkit.analysis.results import per_class_rows
-        from clipkit.base import tables
+        from clipkit.base import console, tables
 
         if self._is_printed(result):
             rows = per_class_rows(result) if per_class else rows
             tables.emit(report_rows(result, self.view, rows), self.view)
+            if rows is None and self.view.is_for_people:
+                for text in findings(result):
+                    console.note(text)
 
     def for_seed(self, seed: int) -> Report:
         """Return these options with the output of a seed."""

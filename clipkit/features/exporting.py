@@ -120,6 +120,8 @@ def _result_frames(file: FeatureFile) -> Iterator[dict[str, list[Any]]]:
     names_of_predicted = [] if file.holds_clusters else class_names
     for name, split in file.splits.items():
         runs = file.runs_on(name)
+        if file.holds_choices:
+            runs = runs[:1]
         predicted = np.asarray(split.predicted)
         if len(runs) != len(predicted):
             where = f"{file.display_name}: {name}/predicted"

@@ -405,6 +405,14 @@ class FeatureFile:
         """Whether the runs are of attributes, and predictions, if any, ranks of scores."""
         return bool(self.history) and self.history[-1].command == "attributes"
 
+    @property
+    def holds_choices(self) -> bool:
+        """Whether predictions are chosen texts of items: those of the first run on a split.
+
+        The other runs on it are of categories of the items.
+        """
+        return bool(self.history) and self.history[-1].command == "choose"
+
     def extended_history(self, command: str, **parameters: Any) -> History:
         """Return the history with an entry for a command that made something from this file."""
         return self.history.extended(command, **self.describe_joined(), **parameters)

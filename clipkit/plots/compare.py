@@ -171,7 +171,8 @@ def compare(
         _draw_points(axes[1], difference[:, order], 1, bool(groups))
         axes[1].axvline(0, color="black", linewidth=1)
         other = style.sanitize_label(names[1], 18) if len(names) == 2 else "the other"
-        axes[1].set_xlabel(f"{style.sanitize_label(names[0], 18)} minus {other} (% points)")
+        first = style.sanitize_label(names[0], 18)
+        axes[1].set_xlabel(f"{first}\nminus {other} (% points)")
     for ax in axes:
         style.name_rows(ax, np.arange(len(labels), dtype=np.float64), labels, 0.5)
         style.limit_ticks(ax.xaxis, 6)

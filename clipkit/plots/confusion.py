@@ -147,7 +147,7 @@ def _largest_confusions(
     style.name_rows(ax, y, labels, 0.7, fontsize=9)
     ax.margins(x=0.15)
     style.limit_ticks(ax.xaxis, 6, integer=True)
-    ax.set_xlabel("images of the true class that are predicted as the other")
+    ax.set_xlabel("images of the first class\npredicted as the second")
     fact += f", N = {counts.sum():,.0f}"
     rest = errors[errors > 0]
     rest = rest[rest < images.min(initial=np.inf)]

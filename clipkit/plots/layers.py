@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -59,15 +60,16 @@ LAYERS = Picture(
 
 
 def _finding(curves: Sequence[LayerCurve]) -> str:
-    """State where the only trained curve is highest, and how high its control is."""
+    """State where the only trained curve is highest, and how high its control or chance is."""
     if len(curves) != 1 or curves[0].trained is None:
         return ""
     trained, control = curves[0].trained, curves[0].control
     names = [str(layer) for layer in trained.layers]
     finding = verdicts.best_of("layer", names, trained.values, (trained.low, trained.high))
-    if control is None or list(control.layers) != list(trained.layers):
-        return finding
-    return finding + verdicts.control_of_best(max(control.values), curves[0].chance)
+    of_control = math.nan
+    if control is not None and list(control.layers) == list(trained.layers):
+        of_control = max(control.values)
+    return finding + verdicts.control_of_best(of_control, curves[0].chance)
 
 
 class _Line(NamedTuple):

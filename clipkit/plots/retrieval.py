@@ -51,7 +51,7 @@ def draw_retrieval(file: FeatureFile) -> Drawn:
             curves["untrained control"] = RecallCurve(k, results.column(rows, "recall_control"))
         curves["chance"] = RecallCurve(k, results.column(rows, "recall_null"))
         row = rows[0]
-        sizes = f"{row['queries']:,.0f} queries, {row['candidates']:,.0f} candidates"
+        sizes = f"{row['queries']:,.0f} queries among {row['candidates']:,.0f}"
         panels[f"{TITLES[task]}: {sizes}"] = curves
     figure = retrieval(panels, title="Recall of retrieval")
     (split,) = results.newest_entry(file).get("splits", [""])

@@ -11,12 +11,13 @@ from numpy.typing import ArrayLike
 
 from clipkit.analysis import results, verdicts
 from clipkit.analysis.comparison import Bools, compare_right
+from clipkit.analysis.dependence import join
 from clipkit.base.errors import ClipkitError
 from clipkit.base.options import option
 from clipkit.features.compatibility import matching_split
 from clipkit.features.hdf5 import read
 from clipkit.features.matching import find_ids
-from clipkit.features.model import FeatureFile, Split
+from clipkit.features.model import FeatureFile, Int64, Split
 from clipkit.features.provenance import downsample, is_untrained
 from clipkit.plots import style
 from clipkit.plots.picture import Picture
@@ -121,17 +122,21 @@ def zeroshot_line(zeroshot: FeatureFile, probe: FeatureFile, curve: ShotCurve) -
     interval. Refuse a result of other images than the probe's.
     """
     scored = _scored_split(probe)
-    right = _right_on(zeroshot, probe, scored) if scored in probe.splits else None
-    if right is None or downsample(zeroshot) != downsample(probe):
+    found = _right_on(zeroshot, probe, scored) if scored in probe.splits else None
+    if found is None or downsample(zeroshot) != downsample(probe):
         raise ClipkitError(
             f"{zeroshot.display_name}: expected zero-shot predictions of the images of "
             f"{probe.display_name}, got others"
         )
+    right, *named = found
+    named.append(probe.splits[scored].cluster)
+    known = [clusters for clusters in named if clusters is not None]
+    clusters = join(known) if known else None
     of_probe = results.scored_runs(probe, scored)
     above = []
     for runs in curve.runs:
         draws = [of_probe.predicted[run] == of_probe.labels for run in runs]
-        rows = [compare_right(right, of_draw) for of_draw in draws]
+        rows = [compare_right(right, of_draw, clusters) for of_draw in draws]
         limits = np.array([verdicts.paired_limits(row) for row in rows])
         above.append(verdicts.decide(limits[:, 0].min(), limits[:, 1].max(), 0, 0))
     accuracy = float(right.mean())
@@ -139,13 +144,19 @@ def zeroshot_line(zeroshot: FeatureFile, probe: FeatureFile, curve: ShotCurve) -
     return accuracy, verdicts.shots_sentence(accuracy, len(right), shots, above)
 
 
-def _right_on(result: FeatureFile, other: FeatureFile, name: str) -> Bools | None:
-    """Return which rows of a split of another result the first run gets right; None without all."""
+def _right_on(
+    result: FeatureFile, other: FeatureFile, name: str
+) -> tuple[Bools, Int64 | None] | None:
+    """Return which rows of a split of another result the first run gets right, and their clusters.
+
+    Return None if it lacks some of them.
+    """
     split = result.splits.get(matching_split(result, other, name) or "", Split())
     rows = find_ids(other.splits[name].ids, split.ids).places
     if split.labels is None or split.predicted is None or (rows < 0).any():
         return None
-    return np.asarray(split.labels[rows] == split.predicted[0, rows])
+    right = np.asarray(split.labels[rows] == split.predicted[0, rows])
+    return right, None if split.cluster is None else split.cluster[rows]
 
 
 @clipkit_style

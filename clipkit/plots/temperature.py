@@ -79,8 +79,8 @@ def temperature(
 ) -> Figure:
     """Draw accuracy against temperature, and below it mean entropy with its maximum ln K.
 
-    A star marks each curve's best accuracy, which the legend states; the best of all is written
-    next to its star. A band covers the temperatures around it that it is not decided against.
+    Stars mark each curve's best accuracy, which the legend states; the best of all is written
+    next to a star. A band covers the temperatures around it that it is not decided against.
     Untrained controls are dashed and have neither, and chance is dotted. Temperature is on a log
     axis and falls to the right; the points of several curves at one temperature are moved apart.
     Entropies that all sweeps share are drawn once.
@@ -138,7 +138,8 @@ def _draw_accuracy(ax: Axes, sweep: Sweep, i: int, move: float) -> Artist:
     (line,) = ax.plot(tau, sweep.percent, **look)
     ax.vlines(tau, sweep.low, sweep.high, color=color, linewidth=1.2, alpha=0.7)
     if sweep.best is not None and not sweep.is_control:
-        best = (tau[sweep.best], sweep.percent[sweep.best])
+        is_best = sweep.percent == sweep.percent[sweep.best]
+        best = (tau[is_best], sweep.percent[is_best])
         ax.plot(*best, "*", color=color, zorder=5, markersize=15, markeredgecolor="white")
         plateau = tau[sweep.plateau], sweep.percent[sweep.plateau]
         ax.plot(*plateau, color=color, linewidth=11, alpha=0.25, solid_capstyle="round")

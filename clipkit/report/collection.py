@@ -46,9 +46,9 @@ ABOUT = (
     "The history of a file says what it holds. Results on the same images are in one table. "
     "Brackets after an accuracy hold Wilson's 95 % interval. The intervals of two results on the "
     "same images say little about their difference, so differences are paired. Chance is the "
-    "share of the most frequent class; for retrieval, what random ranks give. An untrained "
-    "control belongs to the results that were made in the same way from the same prompts. The "
-    "summary and the bars have the most accurate of several controls."
+    "share of the most frequent class; for retrieval, what images give with the texts of others. "
+    "An untrained control belongs to the results that were made in the same way from the same "
+    "prompts. The summary and the bars have the most accurate of several controls."
 )
 
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from clipkit.analysis import metrics, results, retrieval, verdicts
+from clipkit.analysis import metrics, results, verdicts
 from clipkit.analysis.comparison import compare_right
+from clipkit.analysis.for_people import findings
 from clipkit.analysis.results import Predictions, Row
 from clipkit.analysis.verdicts import CONTROL
 from clipkit.base import console
-from clipkit.base.errors import ClipkitError
 from clipkit.base.names import distinct_names
 from clipkit.base.tables import format_p
 from clipkit.features.model import FeatureFile
@@ -21,6 +19,12 @@ from clipkit.report.blocks import Bar, Fact
 from clipkit.report.markdown import escape
 
 MAIN = "Main result"
+TITLES = {  # of what a command's results say; those of attributes have lines of their own
+    "retrieve": "Captions",
+    "choose": "Texts",
+    "compare": "Comparison",
+    "calibrate": "Calibration",
+}
 
 
 def found(
@@ -115,8 +119,11 @@ def lowest_class(scored: Predictions, source: str) -> list[Fact]:
     text = f"**{names[lowest]}**: {right[lowest]} of {len(predicted)} images right"
     if claim is not None:
         text += f", {verdicts.relations([claim])}"
-    if wrong.any():
-        text += f"; most often predicted as {names[int(wrong.argmax())]} ({wrong.max()})"
+    most = np.flatnonzero(wrong == wrong.max())
+    if wrong.any() and len(most) <= verdicts.NAMED:
+        listed = " or ".join(names[place] for place in most)
+        each = " each" * (len(most) > 1)
+        text += f"; most often predicted as {listed} ({wrong.max()}{each})"
     return [Fact("Lowest class", f"{text}.", source, class_name=printable[lowest])]
 
 
@@ -134,45 +141,10 @@ def of_others(named: Mapping[str, FeatureFile]) -> list[Fact]:
     """Say what results without classes of their own found, one line for each."""
     facts = []
     for name, result in named.items():
-        command = str(results.newest_entry(result)["command"])
-        if command not in OTHERS:
-            continue
-        title, columns, say = OTHERS[command]
-        with contextlib.suppress(ClipkitError):  # another program's columns
-            results.columns_of(result, command, columns)
-            facts += [Fact(title, f"{escape(text)}.", name) for text in say(result) if text]
+        title = TITLES.get(str(results.newest_entry(result)["command"]))
+        if title is not None:
+            facts += [Fact(title, f"{escape(text)}.", name) for text in findings(result)]
     return facts
-
-
-def _of_choices(result: FeatureFile) -> list[str]:
-    return [verdicts.choices_sentence(result.rows())]
-
-
-def _of_retrieval(result: FeatureFile) -> list[str]:
-    return [verdicts.retrieval_sentence(retrieval.first_rows(result))]
-
-
-def _of_comparison(result: FeatureFile) -> list[str]:
-    """Say of each pair whether one is more accurate, if the comparison is tested."""
-    rows = [row for row in result.rows() if row.get("scope", "all") == "all"]
-    return [verdicts.difference_sentence(row) for row in rows if math.isfinite(row["low"])]
-
-
-def _of_calibration(result: FeatureFile) -> list[str]:
-    errors = {}
-    for row in result.rows():
-        name = f"τ {row['temperature']:.4g}{', fitted' * bool(row['fitted'])}"
-        errors[name] = (row["ece"], row["ece_null975"])
-    return [verdicts.calibration_sentence(errors)]
-
-
-# What results are called, the columns that they have, and what says their finding
-OTHERS: dict[str, tuple[str, str, Callable[[FeatureFile], list[str]]]] = {
-    "retrieve": ("Captions", "split k recall queries recall_null", _of_retrieval),
-    "choose": ("Texts", "split category accuracy_low shuffled shuffled95 ceiling", _of_choices),
-    "compare": ("Comparison", "a b acc_a acc_b difference low high p rows", _of_comparison),
-    "calibrate": ("Calibration", "temperature fitted ece ece_null975", _of_calibration),
-}
 
 
 def _percent(fraction: float) -> str:
