@@ -21,6 +21,7 @@ from clipkit.analysis.neighbours import find
 from clipkit.analysis.results import Row, make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.features.arguments import natural_arguments
 from clipkit.features.compatibility import is_same_model
 from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile, Floats, Int64
@@ -40,6 +41,7 @@ class Space(NamedTuple):
     spread: float  # `hsic` of the rows with themselves
 
 
+@natural_arguments(files="images texts")
 def align(  # noqa: PLR0913 (the options of `clipkit align`)
     files: Sequence[FeatureFile],
     split: str | None = None,

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from clipkit.analysis import metrics, similarity
 from clipkit.analysis.results import class_names
 from clipkit.base.errors import UsageError
+from clipkit.features.arguments import natural_arguments
 from clipkit.features.compatibility import check_widths, common_logit_scale
 from clipkit.features.matching import choose_split
 from clipkit.features.model import (
@@ -85,6 +86,7 @@ def find(
     return nearest
 
 
+@natural_arguments(file="images texts logits", queries="images texts")
 def nearest(
     file: FeatureFile, queries: FeatureFile | None = None, split: str | None = None, *, k: int = 10
 ) -> FeatureFile:

@@ -34,6 +34,7 @@ from clipkit.analysis.results import Row, make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import matching
+from clipkit.features.arguments import natural_arguments
 from clipkit.features.compatibility import check_widths, common_logit_scale
 from clipkit.features.history import History, history_entry
 from clipkit.features.matching import choose_split
@@ -102,6 +103,7 @@ class Ranks(NamedTuple):
         return np.where(self.ranks <= k, self.labels, self.others)
 
 
+@natural_arguments(images="images", texts="texts")
 def retrieve(  # noqa: PLR0913 (the options of `clipkit retrieve`)
     images: FeatureFile,
     texts: FeatureFile,

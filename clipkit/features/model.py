@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from clipkit.base import files
+from clipkit.base import console, files
 from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError, unknown
 from clipkit.features.columns import COLUMNS, FLAG
 from clipkit.features.history import DOT_PRODUCT, Entry, History, canonical_json, drop_none
@@ -268,7 +268,8 @@ class FeatureFile:
                 *list(self.runs)[:SHOWN_COLUMNS],
                 *["..."] * (len(self.runs) > SHOWN_COLUMNS),
             ]
-            parts.append(f"{self.run_count} runs: {' '.join(columns)}")
+            runs = console.count(self.run_count, "run")
+            parts.append(f"{runs}: {' '.join(columns)}")
         parts += [f"{name}: {split.describe()}" for name, split in self.splits.items()]
         if self.features is not None:
             parts.append(f"{self.features.shape[0]} x {self.features.shape[1]}")
