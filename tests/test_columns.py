@@ -16,6 +16,7 @@ from scipy.stats import binomtest
 from shell import fails, ok
 from sklearn.metrics import accuracy_score, recall_score
 
+from clipkit.analysis import metrics, zeroshot
 from clipkit.analysis.relabeling import use_groups
 from clipkit.analysis.results import NONE
 from clipkit.features import FeatureFile, Split, read
@@ -34,6 +35,7 @@ from clipkit.report.same_images import Scored
 CLASSES = [f"c{number}" for number in range(7)]
 COLOURS = ["red", "green", "blue"]
 WIDTH = 8
+RECALL = "mean_per_class_recall"
 UNTRAINED = {**MODEL, "untrained": 7}
 
 
@@ -362,6 +364,26 @@ def check_scores(result: FeatureFile) -> None:
             of_labels = {name: row[name] for name in row if depends_on_labels(name)}
             expected = {name: known.get(name, np.nan) for name in of_labels}
             assert of_labels == pytest.approx(expected, nan_ok=True)
+
+
+def test_a_further_accuracy_is_in_the_reports_in_its_order(world, monkeypatch):
+    monkeypatch.setattr(metrics, "TOPS", (1, 3, 5))
+    monkeypatch.setitem(COLUMNS, "acc3", replace(COLUMNS["acc5"], name="acc3", title="top 3"))
+    for line in ("zeroshot logits.h5", "probe logits.h5 --classifier logreg"):
+        names = ok(*line.split()).stdout.splitlines()[0].split("\t")
+        first = names.index("acc1")
+        assert names[first : first + 5] == ["acc1", "chance", "acc3", "acc5", RECALL]
+    few = read("logits.h5")
+    few.class_index, few.class_names = few.class_index // 2, CLASSES[:4]
+    few.splits = {"test": Split(few.splits["test"].features)}
+    (row,) = zeroshot.evaluate(few).rows()
+    assert list(row) == ["split", "acc1", "acc3", "acc5", RECALL, "acc1_low", "acc1_high"]
+
+
+def test_accuracies_are_columns_in_the_order_of_their_records():
+    records = [record.name for record in RECORDS]
+    places = [records.index(name) for name in (*metrics.accuracy_names(), RECALL)]
+    assert places == sorted(places)
 
 
 RESULTS = [

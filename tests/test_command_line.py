@@ -149,8 +149,10 @@ def test_the_help_groups_the_commands():
 
 @pytest.mark.parametrize("words", [[], ["probe"], ["plot"], ["plot", "layers"]])
 def test_the_example_is_the_brightest_text_of_the_help_on_a_colour_terminal(words, monkeypatch):
-    for name, value in (("FORCE_COLOR", "1"), ("TERM", "xterm-256color"), ("COLUMNS", "200")):
+    for name, value in (("TERM", "xterm-256color"), ("COLUMNS", "200")):
         monkeypatch.setenv(name, value)
+    # Typer reads FORCE_COLOR once, when the first help of this process is shown.
+    monkeypatch.setattr("typer.rich_utils.FORCE_TERMINAL", True)
     monkeypatch.delenv("NO_COLOR", raising=False)
     (example,) = re.findall(r"^.*Example: .*$", ok(*words, "--help").stdout, re.MULTILINE)
     styles = re.findall(r"\x1b\[([\d;]+)m([^\x1b]*)", example)

@@ -8,6 +8,7 @@ import pickle
 import sys
 import tracemalloc
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +24,10 @@ from numpy.lib import format as npy
 from shell import clipkit, fails, ok, rows
 from strategies import feature_files
 
+from clipkit.commands.convert import convert
 from clipkit.features import FeatureFile, Split, formats, npz, parquet, read
+from clipkit.features.columns import SETTINGS
+from clipkit.features.endings import FORMATS, READABLE
 
 RNG = np.random.default_rng(0)
 
@@ -63,9 +67,12 @@ def convert_refused(source, output, code, *parts, options=()):
         refused(clipkit("convert", source, output, *options), code, *parts)
 
 
+RETURNING = [known.ending for known in FORMATS.values() if known.read and known.holds_results]
+
+
 @pytest.mark.long
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(file=feature_files(), ending=st.sampled_from([".npz", ".parquet"]))
+@given(file=feature_files(), ending=st.sampled_from(RETURNING))
 def test_any_file_comes_back_equal_and_the_same_content_gives_the_same_bytes(
     tmp_path, file, ending
 ):
@@ -79,6 +86,39 @@ def test_any_file_comes_back_equal_and_the_same_content_gives_the_same_bytes(
     back = read(imported)
     assert back.history.pop()["command"] == "convert"
     assert seeds.same(back, read(source))
+
+
+@pytest.mark.parametrize("known", FORMATS.values(), ids=FORMATS)
+def test_a_format_is_written_of_what_its_record_says_that_it_holds(tmp_path, known):
+    contents = {"texts": known.holds_features, "result": known.holds_results}
+    for kind, is_held in contents.items():
+        source = saved(tmp_path / f"{kind}.h5", kind if kind == "texts" else result())
+        output = tmp_path / f"{kind}{known.ending}"
+        if not known.write:
+            convert_refused(source, output, 2, f"unknown ending '{known.ending}'")
+        elif is_held:
+            noted = ok("convert", source, output).stderr
+            assert output.stat().st_size
+            is_noted = kind == "result" and not known.is_table
+            assert ("convert does not import results" in noted) == is_noted
+        else:
+            convert_refused(source, output, 2, f"{known.ending} file, got ")
+
+
+@pytest.mark.parametrize("ending", READABLE)
+def test_a_file_for_convert_is_refused_elsewhere_with_the_line_that_imports_it(tmp_path, ending):
+    path = tmp_path / f"x{ending}"
+    path.write_bytes(b"other content")
+    for command in ("info", "probe"):
+        line = fails(command, path)
+        assert line.endswith(f"; hint: if it holds features: clipkit convert {path} x.h5\n")
+
+
+def test_the_documentation_and_the_help_name_every_ending():
+    page = (Path(__file__).parents[1] / "docs" / "commands" / "convert.md").read_text()
+    for ending in FORMATS:
+        assert ending in page
+        assert ending in convert.__doc__
 
 
 def test_an_npz_is_what_numpy_reads(tmp_path):
@@ -247,6 +287,14 @@ def test_pipes(tmp_path):
     assert rows(ok("entropy", "-", stdin=piped).stdout) == rows(ok("entropy", source).stdout)
 
 
+def test_every_setting_of_a_run_is_a_column_of_its_predictions(tmp_path):
+    file = result()
+    file.runs |= {name: np.arange(3) for name in SETTINGS if name not in file.runs}
+    ok("convert", saved(tmp_path / "r.h5", file), tmp_path / "r.csv")
+    header = (tmp_path / "r.csv").read_text().splitlines()[0].split(",")
+    assert header == ["split", "id", "label", "predicted", *SETTINGS, "run"]
+
+
 def test_predictions_become_a_table_with_class_names(tmp_path):
     source = saved(tmp_path / "r.h5", result())
     ok("convert", source, tmp_path / "r.csv")
@@ -397,7 +445,7 @@ BAD_ARRAYS = [
     ({"features": ONE, "clipkit": "[" * 100_000}, JSON_HINT),
     (exported([], version=math.inf), JSON_HINT),
     (exported([], version="1"), JSON_HINT),
-    (exported([], version=4), "version 4 was made by a newer clipkit"),
+    (exported([], version=99), "version 99 was made by a newer clipkit"),
     (exported([], class_names="ab"), "class_names: expected a list with a value for every row"),
     (exported([], class_names=[["a"]]), "class_names: expected texts, got \"['a']\""),
     (exported([], kind="logits", class_index=[[1], 2]), "class_index: setting an array element"),

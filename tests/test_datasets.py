@@ -22,6 +22,7 @@ from clipkit import datasets, shapes
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.datasets import registry
 from clipkit.datasets.dataset import CACHED_BLOCKS, Dataset, ImageDataset, RenderedImages
+from clipkit.datasets.downloads import md5_of
 
 # Folders
 
@@ -239,11 +240,20 @@ def test_blocks_are_rendered_once_and_few_are_cached():
 
 # Data sets that are downloaded
 
+DOWNLOADED = [name for name, data in registry.REGISTRY.items() if data.files]
+
 
 def _package_fashion_mnist(monkeypatch, folder):
     """Put Debian's package of Fashion-MNIST into another folder."""
     moved = replace(registry.REGISTRY["fashion-mnist"], packaged=folder)
     monkeypatch.setitem(registry.REGISTRY, "fashion-mnist", moved)
+
+
+def _publish(monkeypatch, name, folder):
+    """Let the files in a folder be those that are published for a data set."""
+    known = registry.REGISTRY[name]
+    md5s = {url: md5_of(folder / url.rpartition("/")[2]) for url in known.files}
+    monkeypatch.setitem(registry.REGISTRY, name, replace(known, files=md5s))
 
 
 @pytest.fixture
@@ -259,7 +269,7 @@ def offline(monkeypatch, tmp_path):
     return tmp_path / "torch" / "datasets"
 
 
-@pytest.mark.parametrize("name", ["cifar10", "food101", "fashion-mnist", "tiny-imagenet"])
+@pytest.mark.parametrize("name", DOWNLOADED)
 def test_without_a_network_the_error_says_what_to_do(offline, tmp_path, name, capfd):
     for root, home in ((None, offline), (tmp_path / "mine", tmp_path / "mine")):
         with fails_with(f"cannot download {name} to {home}") as caught:
@@ -273,13 +283,15 @@ def test_the_published_files_are_those_that_torchvision_checks():
     from torchvision.datasets import CIFAR10, CIFAR100, FashionMNIST, Food101, Imagenette
 
     mirror = FashionMNIST.mirrors[0]
-    for name, published in {
+    of_torchvision = {
         "cifar10": {CIFAR10.url: CIFAR10.tgz_md5},
         "cifar100": {CIFAR100.url: CIFAR100.tgz_md5},
         "food101": {Food101._URL: Food101._MD5},
         "imagenette": dict([Imagenette._ARCHIVES["full"]]),
         "fashion-mnist": {f"{mirror}{file}": md5 for file, md5 in FashionMNIST.resources},
-    }.items():
+    }
+    assert {"tiny-imagenet", *of_torchvision} == set(DOWNLOADED)  # torchvision lacks this one
+    for name, published in of_torchvision.items():
         assert registry.REGISTRY[name].files == published
 
 
@@ -370,6 +382,8 @@ def test_fashion_mnist_is_read_from_idx_files(offline, tmp_path, monkeypatch, la
     for prefix in ("train", "t10k"):
         write(f"{prefix}-images-idx3-ubyte", idx(pixels))
         write(f"{prefix}-labels-idx1-ubyte", idx(np.array([9, 0], np.uint8)))
+    if layout == "root":
+        _publish(monkeypatch, "fashion-mnist", folder)
     data = datasets.load("fashion-mnist", root=root)
     assert data.class_names[0] == "T-shirt/top"
     assert labels_of(data) == {"train": [9, 0], "test": [9, 0]}
@@ -381,8 +395,39 @@ def test_fashion_mnist_is_read_from_idx_files(offline, tmp_path, monkeypatch, la
         idx(np.zeros(3, np.uint8)): "expected a label for each train image, got shapes",
     }.items():
         write("train-labels-idx1-ubyte", content)
+        if layout == "root":
+            _publish(monkeypatch, "fashion-mnist", folder)
         with fails_with(message):
             datasets.load("fashion-mnist", root=root)
+
+
+@pytest.mark.parametrize("suffix", [".gz", ""])
+def test_another_data_set_whose_files_are_called_the_same_is_refused(offline, tmp_path, suffix):
+    folder = tmp_path / "KMNIST" / "raw"
+    folder.mkdir(parents=True)
+    for url in registry.REGISTRY["fashion-mnist"].files:
+        name = url.rpartition("/")[2].removesuffix(".gz")
+        data = idx(np.zeros((2, 28, 28) if "images" in name else 2, np.uint8))
+        (folder / f"{name}{suffix}").write_bytes(gzip.compress(data) if suffix else data)
+    with fails_with("expected the published file of fashion-mnist, got another") as caught:
+        datasets.load("fashion-mnist", root=folder)
+    assert "the folder that holds FashionMNIST/raw with --root" in caught.value.hint
+
+
+def test_idx_files_have_the_classes_of_their_record(tmp_path, monkeypatch, capfd):
+    """They are not taken for cells without a value, as `na` would be in a folder."""
+    known = registry.REGISTRY["fashion-mnist"]
+    other = replace(known, name="kmnist", class_names="o na".split, folder="KMNIST/raw")
+    monkeypatch.setitem(registry.REGISTRY, "kmnist", other)
+    folder = tmp_path / "KMNIST" / "raw"
+    folder.mkdir(parents=True)
+    for prefix in ("train", "t10k"):
+        (folder / f"{prefix}-images-idx3-ubyte").write_bytes(idx(np.zeros((2, 4, 4), np.uint8)))
+        (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(idx(np.arange(2, dtype=np.uint8)))
+    for root in (tmp_path, folder):
+        data = datasets.load("kmnist", root=root)
+        assert (data.name, data.class_names) == ("kmnist", ["o", "na"])
+    assert capfd.readouterr().err == ""
 
 
 def test_tiny_imagenet_is_read_in_its_official_layout(tmp_path):

@@ -6,8 +6,10 @@ import scipy
 from factories import fails_with, random_features, saved
 from shell import fails, ok, rows
 
+from clipkit import plots
 from clipkit.analysis import similarity
 from clipkit.features import FeatureFile, Split, read
+from clipkit.plots.picture import Picture
 
 WORDS = ["red", "green", "blue"]
 MODEL = {"name": "vlm", "similarity": "dot product", "question": "Which colour?"}
@@ -147,14 +149,27 @@ def test_attributes_say_what_zero_shot_says(files):
     ("words", "message"),
     [
         (("threshold", "logits.h5"), "expected cosines for a threshold"),
-        (("plot", "threshold", "logits.h5"), "expected cosines for a threshold"),
-        (("plot", "spectrum", "words.h5"), "expected cosines for a spectrum"),
+        (("plot", "threshold", "logits.h5"), "expected cosines to plot threshold"),
+        (("plot", "spectrum", "words.h5"), "expected cosines to plot spectrum"),
         (("retrieve", "img.h5", "words.h5"), "expected cosines to rank by"),
     ],
 )
 def test_what_has_no_meaning_for_dot_products_is_refused(files, words, message):
     line = fails(*(files / word if word.endswith("h5") else word for word in words))
     assert f"{message}, got dot products of a generative model" in line
+
+
+def test_a_picture_takes_dot_products_only_if_its_record_says_so(files):
+    logits, texts, images = (read(files / name) for name in ("logits.h5", "words.h5", "img.h5"))
+    new = Picture("new", draw=lambda file: None, example="", kinds=("logits",))
+    for picture in (new, *plots.PICTURES.values()):
+        picture.check(images)  # its hidden states are no similarities
+        for file in (logits, texts):
+            if picture.draws_dot_products:
+                picture.check(file)
+            else:
+                with fails_with(f"expected cosines to plot {picture.name}, got dot products"):
+                    picture.check(file)
 
 
 def test_pictures_call_the_numbers_next_token_logits(files):

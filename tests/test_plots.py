@@ -1,7 +1,11 @@
 """Figures: what they hold (scales, lines, labels, values), and the bytes that they are saved as."""
 
+import importlib
 import math
+import pkgutil
+import re
 import tempfile
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -30,6 +34,16 @@ ODD_NAMES = [
 ]
 TAU = [0.02, 1.0, 0.07, 0.5]  # in no order
 RNG = np.random.default_rng(42)
+
+
+def test_type_checkers_are_told_of_the_modules_that_have_public_functions():
+    """What the package finds while it is imported, and what the lines for type checkers name."""
+    found = set()
+    for module in pkgutil.iter_modules(plots.__path__):
+        if hasattr(importlib.import_module(f"clipkit.plots.{module.name}"), "__all__"):
+            found.add(module.name)
+    text = Path(plots.__file__).read_text()
+    assert set(re.findall(r"^    from clipkit\.plots\.(\w+) import \*", text, re.M)) == found
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from sklearn.svm import SVC
 from clipkit.analysis import evaluation, prediction, probes, results
 from clipkit.analysis.probes import FittedProbe, mlp
 from clipkit.analysis.probes import svm as svm_module
-from clipkit.analysis.probes.classifiers import LINEAR
+from clipkit.analysis.probes.classifiers import LINEAR, PROBABILITY
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile, Split, read, row_ids, write
 
@@ -148,8 +148,8 @@ def predicted(folder, *words, file="img"):
         "--classifier logreg -t 0.07 -C 100",
         "--classifier svm -t 0.5 -C 0.01",
         "--classifier logreg --standardize -t 0.02 --features probs -C 1",
-        "--classifier mlp -t 0.07",
         "--classifier knn -t 0.07 --standardize",
+        *[f"--classifier {name} -t 0.07" for name in probes.CLASSIFIERS],
     ],
 )
 def test_predict_gives_each_image_the_class_that_probe_gave_it(options, folder):
@@ -319,7 +319,12 @@ def test_unlabelled_images_give_a_row_per_image(folder):
     assert "expected labels in test, got none" in fails("predict", *words)
 
 
-@pytest.mark.parametrize("classifier", ["logreg", "mlp", "knn"])
+OF_PROBABILITIES = [
+    name for name, one in probes.CLASSIFIERS.items() if one.score.startswith(PROBABILITY)
+]
+
+
+@pytest.mark.parametrize("classifier", OF_PROBABILITIES)
 @pytest.mark.long
 def test_scores_are_probabilities_of_all_classes(folder, classifier):
     options = ("--classifier", classifier, "--keep", "-o", folder / "p.h5", "-f")

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
+from factories import feature_file
+from factories import fitted as kept_fitted
 from numpy.linalg import LinAlgError
 from scipy.special import log_softmax
 from sklearn.datasets import load_digits
@@ -22,9 +26,13 @@ from clipkit.analysis.probes import logistic, mlp, pairs, svm, sweep_context
 from clipkit.analysis.probes.classifiers import LINEAR
 from clipkit.analysis.probes.models import Hyperplanes
 from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.base.probe_arrays import FIRST_VERSION
+from clipkit.features.model import VERSION
 from clipkit.features.validation import PROBE_ARRAYS, TYPES
 
 ALL = sorted(probes.CLASSIFIERS)
+OF_LENGTH = [name for name in ALL if not probes.CLASSIFIERS[name].compares_directions]
+WITH_FURTHER_ACCURACIES = [name for name in ALL if not probes.CLASSIFIERS[name].fits_pairs]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -549,6 +557,54 @@ def test_a_classifier_keeps_the_arrays_of_its_record_under_names_of_its_own(shar
     assert kept.keys() & taken == set()
 
 
+def test_a_kept_probe_has_the_version_of_its_newest_array(classifier, monkeypatch):
+    file = feature_file("probe")
+    file.fitted = kept_fitted(classifier)
+    assert file.version == FIRST_VERSION
+    arrays = probes.CLASSIFIERS[classifier].arrays
+    for name, array in list(arrays.items()):
+        assert array.since <= VERSION
+        monkeypatch.setitem(arrays, name, array._replace(since=VERSION + 1))
+        assert (file.version == VERSION + 1) == (name in file.fitted)
+        monkeypatch.undo()
+
+
+def table_of_docs(page, heading):
+    """Return the cells of a table in docs/, by row; it follows the heading of its columns."""
+    page = Path(__file__).parents[1] / "docs" / page
+    lines = page.read_text().split(heading)[1].split("\n\n")[0].splitlines()[2:]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+
+
+def test_the_documentation_of_the_format_describes_the_arrays_of_a_kept_probe():
+    arrays = {name: (array, "") for name, array in PROBE_ARRAYS.items()}
+    for one in probes.CLASSIFIERS.values():
+        arrays |= {name: (array, f"`{one.name}`") for name, array in one.arrays.items()}
+    types = {"S": "text", "<i8": "int64", "<f4": "float32", "<f8": "float64"}
+    listed = set()
+    for cell, owner, *_ in table_of_docs("format.md", "| name | of | value |"):
+        for names, *said in re.findall(r"((?:`\w+`,? )+)\((.+?)\) (\w+(?: or \w+)?)", cell):
+            for name in re.findall(r"\w+", names):
+                array, classifier = arrays[name]
+                shape = ", ".join(array.axes.split()).replace("+", " + 1")
+                shape = shape.replace("P", "n (n - 1) / 2")
+                assert said == [shape, " or ".join(types[one] for one in sorted(array.types))], name
+                assert owner.startswith(classifier), name
+                assert ("optional" in owner) == array.is_optional, name
+                listed.add(name)
+    assert listed == set(arrays)
+
+
+def test_the_documentation_lists_all_classifiers():
+    lists = [
+        [cells[2] for cells in table_of_docs("format.md", "| name | of | value |")][:1],
+        [cells[0] for cells in table_of_docs("commands/predict.md", "| classifier | score |")],
+        [cells[0] for cells in table_of_docs("commands/probe.md", "| classifier | what it is |")],
+    ]
+    for cells in lists:
+        assert re.findall("`([^`]+)`", " ".join(cells)) == list(probes.CLASSIFIERS)
+
+
 def kept_arrays(shared, classifier, **settings):
     """Return the arrays of the model that a sweep keeps."""
     (run,) = probes.sweep(*shared[:3], classifier=classifier, keep=True, **settings)
@@ -590,7 +646,7 @@ def test_errors_name_what_is_expected(options, error, message):
     assert caught.value.message.startswith(message)
 
 
-@pytest.mark.parametrize("classifier", ["svm", "logreg", "mlp"])
+@pytest.mark.parametrize("classifier", OF_LENGTH)
 @pytest.mark.parametrize("magnitude", [1e-44, 1e-20, 1e19, 3e38])
 def test_features_of_an_extreme_magnitude_must_be_standardised(classifier, magnitude):
     X, y = np.array([[-1], [-0.8], [0.5], [1]], "f4"), np.array([0, 0, 1, 1])
@@ -639,7 +695,7 @@ def test_equal_rows_of_different_classes_are_fitted_at_a_large_c(n_classes):
     assert_optimal(plane, Z, 2.0 * y[rows] - 1, 1e4, tolerance=1e-3, max_iter=200_000)
 
 
-@pytest.mark.parametrize("classifier", ["logreg", "mlp", "knn"])
+@pytest.mark.parametrize("classifier", WITH_FURTHER_ACCURACIES)
 def test_the_best_five_classes_are_those_of_the_highest_scores(classifier):
     X, y, X_eval, y_eval = digits()
     (run,) = probes.sweep(X, y, X_eval, classifier=classifier, keep=True)

@@ -739,6 +739,8 @@ def test_class_names_of_data_sets_need_no_data():
         "imagenette": [names[0] for _, names in imagenette],
         "shapes": datasets.load("shapes").class_names,
     }
+    with_names = {name for name, data in REGISTRY.items() if data.class_names}
+    assert {"food101", *expected} == with_names
     for name, names in expected.items():
         classes = embedding.read_class_names(name)
         assert classes.names == names

@@ -19,6 +19,7 @@ from clipkit.base.errors import ClipkitError
 from clipkit.base.files import HDF5_SIGNATURE, OpenFile
 from clipkit.features import read
 from clipkit.features.checked_file import CheckedFile
+from clipkit.features.model import VERSION
 
 
 def refused_everywhere(path, *parts):
@@ -316,7 +317,7 @@ INVALID = [
     ("images", {"a b/ids": ["x"], "a b/features": random_features(1)}, "name of a split: expected"),
     ("images", {"train/ids": np.array([b"\xff"] * 6)}, "train/ids: expected UTF-8, got b'\\xff'"),
     ("images", {"version": 7}, "format version 7 was made by a newer clipkit"),
-    ("images", {"version": 0}, "expected a format version from 1 to 3, got 0"),
+    ("images", {"version": 0}, f"expected a format version from 1 to {VERSION}, got 0"),
     ("images", {"history": START + "NaN}]"}, "history: "),
     ("images", {"history": START + '"\\ud800"}]'}, "history: "),
     ("images", {"history": START + "9" * 5000 + "}]"}, "history: "),

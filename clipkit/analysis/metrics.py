@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from clipkit.features.model import Floats, Int64
 
 QUANTILE = 1.959964  # of the normal distribution, for 95 % confidence
-TOP = 5  # classes of the second accuracy that is reported
+TOPS = (1, 5)  # for each reported accuracy, among how many of the best classes it looks
 ORDER_STEP = 2.0**-20  # of the largest value; smaller differences may be rounding errors
 DRAWS = 1000  # of a calibrated model's outcomes
 DRAWN_AT_ONCE = 1 << 22  # numbers
@@ -42,22 +42,29 @@ def mean_per_class_recall(labels: Int64, predicted: Int64) -> float:
     return float(np.mean(correct / counts))
 
 
+def accuracy_names() -> dict[str, int]:
+    """Return the columns of accuracies, and among how many of the best classes each looks.
+
+    >>> accuracy_names()
+    {'acc1': 1, 'acc5': 5}
+    """
+    return {f"acc{count}": count for count in TOPS}
+
+
 def accuracies(labels: Int64 | None, best: Int64) -> dict[str, float]:
-    """Return `acc1` and `mean_per_class_recall` of a report, and of TOP classes `acc5`.
+    """Return the accuracies among up to k of the best classes, and `mean_per_class_recall`.
 
     `best` (N, k) are the k best classes of each row, (N,) the best alone. Without labels, all are
     NaN.
     """
     best = best.reshape(len(best), -1)
-    names = ["acc1", "mean_per_class_recall"]
-    if best.shape[1] == TOP:
-        names.insert(1, "acc5")
+    counts = {name: count for name, count in accuracy_names().items() if count <= best.shape[1]}
     if labels is None:
-        return dict.fromkeys(names, np.nan)
+        return dict.fromkeys([*counts, "mean_per_class_recall"], np.nan)
     is_found = best == labels[:, None]
-    values = {"acc1": is_found[:, 0].mean(), "acc5": is_found.any(axis=1).mean()}
+    values = {name: float(is_found[:, :count].any(axis=1).mean()) for name, count in counts.items()}
     values["mean_per_class_recall"] = mean_per_class_recall(labels, best[:, 0])
-    return {name: float(values[name]) for name in names}
+    return values
 
 
 def recall_interval(labels: Int64, predicted: Int64) -> tuple[float, float]:
@@ -96,11 +103,12 @@ def recall_covariance(labels: Int64, predictions: Sequence[Int64]) -> NDArray[np
 
 
 def best_classes(scores: Floats) -> Int64:
-    """Return the best classes (N, k) by their scores (N, C): TOP of more, the best alone of fewer.
+    """Return the best k classes (N, k) by their scores (N, C).
 
-    The first of equal scores is first. The scores are overwritten.
+    k is the largest of TOPS below C, or 1. The first of equal scores is first. The scores are
+    overwritten.
     """
-    count = TOP if scores.shape[1] > TOP else 1
+    count = max((top for top in TOPS if top < scores.shape[1]), default=1)
     best = np.empty((len(scores), count), np.int64)
     rows = np.arange(len(scores))
     for place in range(count):

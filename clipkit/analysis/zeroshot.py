@@ -142,6 +142,7 @@ def _evaluate_split(logits: FeatureFile, name: str) -> tuple[dict[str, Any], Spl
     split = logits.splits[name]
     blocks = iter_class_scores(logits, split.features)
     best = np.concatenate([metrics.best_classes(scores) for scores in blocks])
-    row: dict[str, Any] = {"split": name, "acc1": np.nan, "acc5": np.nan}  # the first columns
+    accuracies = dict.fromkeys(metrics.accuracy_names(), np.nan)  # also those of more classes
+    row: dict[str, Any] = {"split": name, **accuracies}
     row |= metrics.scores(split.labels, best)
     return row, Split(labels=split.labels, ids=split.ids, predicted=best[None, :, 0])

@@ -17,13 +17,17 @@ from clipkit.features.endings import (
     FEATURE_ENDINGS,
     FOR_FEATURES,
     FOR_RESULTS,
+    FOR_TABLES,
     PICKLE_HINT,
     PICKLES,
     READABLE,
+    WITH_COLUMNS,
+    WITH_THUMBNAILS,
     WRITABLE,
 )
 
 EVALUATIONS = (".json", ".md")
+OF_TABLE = f"a {WITH_COLUMNS}"
 
 
 def _refuse_output_option(_: typer.Context, is_given: bool) -> None:
@@ -97,18 +101,19 @@ def convert(
     ] = None,
     feature_column: Annotated[
         str | None,
-        option("NAME", "Import: column of a .parquet with the features (default: the only one)."),
+        option("NAME", f"Import: column of {OF_TABLE} with the features (default: the only one)."),
     ] = None,
     id_column: Annotated[
         str | None,
         option(
             "NAME",
-            "Import: column of a .parquet with the ids of the images (default: id, filename, ...).",
+            f"Import: column of {OF_TABLE} with the ids of the images "
+            "(default: id, filename, ...).",
         ),
     ] = None,
     label_column: Annotated[
         str | None,
-        option("NAME", "Import: column of a .parquet with the labels (default: label)."),
+        option("NAME", f"Import: column of {OF_TABLE} with the labels (default: label)."),
     ] = None,
     table: Annotated[
         bool,
@@ -118,7 +123,8 @@ def convert(
         list[str],
         option(
             "DATASET",
-            "Export to .parquet: add small copies of the images of this data set; repeatable.",
+            f"Export to {WITH_THUMBNAILS}: add small copies of the images of this data set; "
+            "repeatable.",
             completes="datasets",
         ),
     ] = [],  # noqa: B006
@@ -258,7 +264,7 @@ def _export(
         from clipkit.report import leaderboards
 
         of_tables = {"runs": table, "thumbnails": thumbnails}
-        _refuse(of_tables, f"is for a .parquet or .csv, but the output is {output}")
+        _refuse(of_tables, f"is for {FOR_TABLES}, but the output is {output}")
         leaderboards.write(output, features.read(source), split=split, force=force)
         return
     with features.open_file(source) as file:

@@ -30,6 +30,7 @@ from clipkit.commands._options import (
 )
 
 if TYPE_CHECKING:
+    from clipkit.features.model import FeatureFile
     from clipkit.plots.picture import Picture
 
 
@@ -271,15 +272,20 @@ def _open_inputs(picture: Picture, values: dict[str, Any]) -> Iterator[list[Any]
     from clipkit import features
 
     inputs: list[Any] = []
+    files: list[FeatureFile] = []
     with contextlib.ExitStack() as opened, _makers(picture):
         if picture.draws_several:
             paths = values["file"] or ["-"]
-            inputs.append(features.read_all(paths, kinds=picture.kinds))
+            files = features.read_all(paths, kinds=picture.kinds)
+            inputs.append(files)
         elif picture.kinds:
-            file = features.open_file(
+            source = features.open_file(
                 values["file"], kinds=picture.kinds, swapped=(values.get("dataset", [None])[0], ())
             )
-            inputs.append(opened.enter_context(file))
+            files = [opened.enter_context(source)]
+            inputs += files
+        for file in files:
+            picture.check(file)
         if picture.needs_images:
             inputs.append(values["dataset"])
         yield inputs

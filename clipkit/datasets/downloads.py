@@ -180,10 +180,15 @@ def _megabytes(size: int) -> str:
     return f"{size / 1e6:,.1f} MB" if size else "of unknown size"
 
 
+def md5_of(path: Path) -> str:
+    """Return the MD5 checksum of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
 def _check(path: Path, file: Download, *, may_be_cut: bool) -> None:
     """Refuse a file with another checksum. A whole download with another one is removed."""
-    with path.open("rb") as stream:
-        md5 = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    md5 = md5_of(path)
     if md5 != file.md5 and may_be_cut:
         size = f"{path.stat().st_size:,} bytes of a file whose size the server does not say"
         raise ConnectionResetError(f"expected all of {file.name}, got {size}")

@@ -88,7 +88,8 @@ def load(  # noqa: PLR0913 (the options of `clipkit embed`)
     """
     names = [name] if isinstance(name, str | Path) else list(name)
     data = read_source(names, SourceOptions(root, path_column, label_column, split_column))
-    _note_odd_classes(data.name, data.class_names)
+    if names[0] not in REGISTRY:
+        _note_odd_classes(data.name, data.class_names)
     draw: dict[str, int] = {}
     if splits is not None:
         data = data.select_splits(splits)

@@ -93,7 +93,8 @@ class DataSet:
     folder : str
         The folder that the archive unpacks, or that holds the files.
     mark : str
-        A pattern of a file in that folder. A root that has such a file is that folder.
+        A pattern of a file in that folder. A root that has such a file is that folder, if the
+        published files in it have their checksums.
     packaged : Path, optional
         The folder of a package of the system, which is read without a root.
     captions : function from images and their split to a list for each image, optional
@@ -117,6 +118,9 @@ class DataSet:
                 from clipkit.datasets import downloads
 
                 downloads.provide(self.name, downloads.Download(url, self.files[url]), path)
+        has_mark_alone = folder == root and not self._has_name(folder)
+        if has_mark_alone and folder != self.packaged:
+            self._check_published(folder)
         return self.read(self.name, folder)
 
     def is_stored(self, root: Path | None = None) -> bool:
@@ -126,9 +130,26 @@ class DataSet:
     def find_folder(self, root: Path | None = None) -> Path:
         """Return the folder of the data set, which may be missing: in `root`, or `root` itself."""
         place = root or self.packaged or cache_folder()
-        if place.name == self.folder or (self.mark and any(place.glob(self.mark))):
+        if self._has_name(place) or (self.mark and any(place.glob(self.mark))):
             return place
         return (root or cache_folder()) / self.folder
+
+    def _has_name(self, place: Path) -> bool:
+        """Return whether a path ends with the folder that the archive unpacks."""
+        return place.absolute().as_posix().endswith(f"/{self.folder}")
+
+    def _check_published(self, folder: Path) -> None:
+        """Refuse the files of another data set, which may be called the same."""
+        from clipkit.datasets import downloads
+
+        for url, path in self._targets(folder).items():
+            if path == folder:  # what an archive unpacks has no checksum
+                continue
+            if not path.exists() or downloads.md5_of(path) != self.files[url]:
+                raise ClipkitError(
+                    f"{path}: expected the published file of {self.name}, got another or none",
+                    f"name the folder that holds {self.folder} with --root",
+                )
 
     def _targets(self, folder: Path) -> dict[str, Path]:
         """Return what each URL becomes: the folder, if it is an archive, or a file in it."""
@@ -200,10 +221,12 @@ def _files_of_imagenette(part: Any) -> ImageDataset:
     return ImageDataset.from_files(paths, [label for _, label in part._samples])
 
 
-def _read_fashion_mnist(name: str, folder: Path) -> Dataset:
-    """Read the four IDX files, gzipped or not."""
+def _read_idx_files(name: str, folder: Path) -> Dataset:
+    """Read the four IDX files of a data set in the form of MNIST, gzipped or not."""
     from clipkit.datasets.dataset import Dataset, ImageDataset
 
+    class_names = REGISTRY[name].class_names
+    assert class_names is not None
     splits = {}
     for split, prefix in (("train", "train"), ("test", "t10k")):
         pixels = _read_idx(folder / f"{prefix}-images-idx3-ubyte")
@@ -214,7 +237,7 @@ def _read_fashion_mnist(name: str, folder: Path) -> Dataset:
                 f"got shapes {pixels.shape} and {labels.shape}"
             )
         splits[split] = ImageDataset.from_array(pixels, labels)
-    return Dataset(name, FASHION_MNIST.split(","), splits)
+    return Dataset(name, class_names(), splits)
 
 
 def _read_idx(path: Path) -> NDArray[np.uint8]:
@@ -416,7 +439,7 @@ _DATA_SETS = (
     # 60,000 + 10,000 grey images, 28 px, 10 classes. Ids are row numbers.
     DataSet(
         "fashion-mnist",
-        _read_fashion_mnist,
+        _read_idx_files,
         class_names=lambda: FASHION_MNIST.split(","),
         files={
             f"{_FASHION_MNIST}/train-images-idx3-ubyte.gz": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from clipkit.base.errors import ClipkitError, InputError
 from clipkit.base.files import HDF5_SIGNATURE, OpenFile
+from clipkit.features.endings import READABLE
 from clipkit.features.model import FORMAT, KINDS, TEXTS_AT_ONCE, place_of
 from clipkit.features.validation import (
     MAX_NAMES,
@@ -122,7 +123,7 @@ class CheckedFile:
     def _foreign(self) -> ClipkitError:
         return self.error(
             "expected a feature file, got an HDF5 file that clipkit did not make",
-            "clipkit convert imports .npz, .npy and .parquet",
+            f"clipkit convert imports {', '.join(READABLE)}",
         )
 
     def attributes(self) -> dict[str, Any]:

@@ -48,6 +48,8 @@ class Format:
         Writes a feature file to a path, with thumbnails if they are given.
     holds_features, holds_results : bool
         Whether features, and predictions or runs, are written in this format.
+    is_table : bool
+        Whether a result is written as a table of its predictions or runs, and not as its arrays.
     has_columns : bool
         Whether columns can be chosen when it is read.
     has_thumbnails : bool
@@ -60,6 +62,7 @@ class Format:
     write: Callable[[Path, FeatureFile, Thumbnails | None], None] | None = None
     holds_features: bool = False
     holds_results: bool = False
+    is_table: bool = False
     has_columns: bool = False
     has_thumbnails: bool = False
     library: str = ""
@@ -146,6 +149,7 @@ PARQUET = Format(
     _write_parquet,
     holds_features=True,
     holds_results=True,
+    is_table=True,
     has_columns=True,
     has_thumbnails=True,
     library="pyarrow",
@@ -156,14 +160,18 @@ _FORMATS = (
     Format(".npy", _read_npy, _write_npy, holds_features=True),
     PARQUET,
     Format(".safetensors", _read_safetensors),
-    Format(".csv", None, _write_csv, holds_results=True),
+    Format(".csv", None, _write_csv, holds_results=True, is_table=True),
 )
 FORMATS = {known.ending: known for known in _FORMATS}
 READABLE = tuple(known.ending for known in _FORMATS if known.read)
 WRITABLE = tuple(known.ending for known in _FORMATS if known.write)
 FOR_FEATURES = tuple(known.ending for known in _FORMATS if known.holds_features)
 FOR_RESULTS = tuple(known.ending for known in _FORMATS if known.holds_results)
-KNOWN_ENDINGS = (*FEATURE_ENDINGS, *WRITABLE, *OTHER_ENDINGS)
+# as messages list them
+FOR_TABLES = " or ".join(known.ending for known in _FORMATS if known.is_table)
+WITH_COLUMNS = " or ".join(known.ending for known in _FORMATS if known.has_columns)
+WITH_THUMBNAILS = " or ".join(known.ending for known in _FORMATS if known.has_thumbnails)
+KNOWN_ENDINGS = (*FEATURE_ENDINGS, *FORMATS, *OTHER_ENDINGS)
 
 
 def import_parquet(module: str = "clipkit.features.parquet") -> Any:

@@ -14,14 +14,12 @@ import numpy as np
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.base.names import distinct_names
 from clipkit.features import npz
+from clipkit.features.columns import SETTINGS
 from clipkit.features.history import drop_none
 from clipkit.features.model import FeatureFile, Int64
 
 CSV_LINE_END = "\r\n"
-RUN_PARAMETERS = (
-    *("classifier", "C", "temperature", "standardize"),
-    *("fit_split", "k", "shots", "draw"),
-)
+RUN_PARAMETERS = (*SETTINGS, "fit_split")
 
 
 def write_npz(path: Path, file: FeatureFile) -> None:

@@ -32,6 +32,8 @@ from clipkit.features.endings import (
     FORMATS,
     PARQUET,
     READABLE,
+    WITH_COLUMNS,
+    WITH_THUMBNAILS,
     WRITABLE,
     Arrays,
     Format,
@@ -214,10 +216,10 @@ def export_file(
     if known is None or known.write is None:
         raise unknown("ending", ending or str(output), WRITABLE)
     if thumbnails is not None and not known.has_thumbnails:
-        raise UsageError(f"thumbnails: expected a .parquet file, got {output}")
+        raise UsageError(f"thumbnails: expected a {WITH_THUMBNAILS} file, got {output}")
     _check_holds(known, file)
     known.check_installed()
-    if file.is_result and known.read and not known.has_columns:
+    if file.is_result and not known.is_table:
         console.note(f"{output}: convert does not import results; keep {file.display_name}")
     with (
         console.progress("converting", "rows") as report,
@@ -308,7 +310,7 @@ def _read_arrays(
     known = FORMATS.get(Path(source).suffix.lower(), PARQUET)
     if columns and not known.has_columns:
         option = f"--{next(iter(columns))}-column"
-        raise UsageError(f"{option}: expected a .parquet file or a folder, got {source}")
+        raise UsageError(f"{option}: expected a {WITH_COLUMNS} file or a folder, got {source}")
     if known.read is None:
         raise unknown("ending", known.ending, READABLE)
     known.check_installed()

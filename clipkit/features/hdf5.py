@@ -35,7 +35,7 @@ from clipkit.base.files import (
 )
 from clipkit.base.prefetch import prefetch
 from clipkit.features.checked_file import MAX_CHUNK_BYTES, CheckedFile
-from clipkit.features.endings import CAPTION_TABLES, FEATURE_ENDINGS, check_ending
+from clipkit.features.endings import CAPTION_TABLES, FEATURE_ENDINGS, READABLE, check_ending
 from clipkit.features.model import (
     RESULTS,
     BlockMatrix,
@@ -173,14 +173,19 @@ def _swap_hint(kinds: Sequence[str], kind: str, swapped: Other | None) -> str | 
 def _maker_hint(source: str, kinds: Sequence[str], error: InputError) -> str | None:
     """Return the line that makes a feature file of an input that is none, or the error's hint."""
     path = Path(source)
-    is_feature_file = path.suffix.lower() in FEATURE_ENDINGS
-    if not kinds or source == STREAM or is_feature_file:
+    ending = path.suffix.lower()
+    if source == STREAM or ending in FEATURE_ENDINGS:
+        return error.hint
+    if ending in READABLE and path.is_file():
+        names = f"{shlex.quote(source)} {shlex.quote(path.stem)}.h5"
+        return f"if it holds features: clipkit convert {names}"
+    if not kinds:
         return error.hint
     words = f"{shlex.quote(source)} -o {shlex.quote(path.stem)}.h5"
-    if "texts" in kinds and path.suffix.lower() in CAPTION_TABLES:
+    if "texts" in kinds and ending in CAPTION_TABLES:
         make = f"clipkit textembed --captions {words}"
         return f"make one with: {make}; leave out --captions if they belong to no images"
-    if "texts" in kinds and path.suffix.lower() == ".txt":
+    if "texts" in kinds and ending == ".txt":
         return f"make one with: clipkit textembed {words}"
     if "images" in kinds:
         return f"make one with: clipkit embed {words}"

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from clipkit.base import console, files
+from clipkit.base import console, files, probe_arrays
 from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError, unknown
 from clipkit.features.columns import COLUMNS, FLAG
 from clipkit.features.history import DOT_PRODUCT, Entry, History, canonical_json, drop_none
@@ -452,9 +452,9 @@ class FeatureFile:
         """The version of the format: the lowest that can hold the file, for earlier readers."""
         if any(split.cluster is not None for split in self.splits.values()):
             return 4
-        if (self.is_dot_product and not self.is_result) or "neighbours" in self.fitted:
+        if self.is_dot_product and not self.is_result:
             return 3
-        return 2 if self.kind == "probe" else 1
+        return probe_arrays.version_of(self.fitted) if self.kind == "probe" else 1
 
     @property
     def holds_clusters(self) -> bool:

@@ -194,7 +194,7 @@ CLASSES = {
     ),
 }
 REFUSED_CLASSES = {
-    "Blip2ForImageTextRetrieval": "which compares a text with the best of 32 vectors of an image",
+    "Blip2ForImageTextRetrieval": "which compares a text with the nearest of an image's 32 vectors",
 }
 CLASSIFIER = "ForImageClassification"
 # With this eos_token_id, which the first published configurations of CLIP hold, transformers takes

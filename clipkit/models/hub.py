@@ -75,7 +75,7 @@ OPEN_CLIP_CONFIG = "open_clip_config.json"
 TIMM_KINDS = (None, "timm_wrapper")  # saved by timm, and by transformers around it
 # The name of the weights of each library, in safetensors form.
 WEIGHTS = {"transformers": "model", "open_clip": "open_clip_model", "timm": "model"}
-FILE_ENDINGS = (*KNOWN_ENDINGS, *PICKLE_SUFFIXES, ".safetensors")  # no repository ends so
+FILE_ENDINGS = (*KNOWN_ENDINGS, *PICKLE_SUFFIXES)  # no repository ends so
 # The files beside the weights that decide an embedding: settings and vocabularies.
 SETTINGS_FILES = re.compile(
     r"(open_clip_)?config\.json|(pre)?processor_config\.json"

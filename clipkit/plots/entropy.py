@@ -45,6 +45,7 @@ ENTROPY = Picture(
     draw_entropy,
     "clipkit plot entropy logits.h5 -t 1,0.07,0.02 -o entropy.png",
     kinds=("logits",),
+    draws_dot_products=True,
     of=("logits",),
     is_first=always,
 )
@@ -64,6 +65,7 @@ CONFIDENCE = Picture(
     draw_confidence,
     "clipkit plot confidence logits.h5 -t 1,0.07,0.02 -o confidence.png",
     kinds=("logits",),
+    draws_dot_products=True,
     of=("logits",),
 )
 

@@ -245,6 +245,7 @@ NEAREST = Picture(
     kinds=("logits",),
     of=("logits",),
     needs_images=True,
+    draws_dot_products=True,
 )
 
 

@@ -59,6 +59,7 @@ LOGITS = Picture(
     "clipkit plot logits logits.h5 --class cat --class dog -o cosines.png",
     kinds=("logits",),
     of=("logits",),
+    draws_dot_products=True,
 )
 
 
@@ -188,6 +189,7 @@ SIMILARITY = Picture(
     "clipkit plot similarity logits.h5 --centred -o similarity.png",
     kinds=("logits",),
     of=("logits",),
+    draws_dot_products=True,
 )
 
 

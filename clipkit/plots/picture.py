@@ -6,9 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
+from clipkit.analysis.similarity import refuse_dot_product
 from clipkit.base.options import option, split_option
 from clipkit.features.model import FeatureFile
 from clipkit.plots.style import Drawn
+
+WITH_SIMILARITIES = ("logits", "texts")  # kinds of files
 
 
 def always(result: FeatureFile) -> bool:
@@ -44,6 +47,8 @@ class Picture:
         Whether `draw` takes a list of files.
     needs_images : bool
         Whether `draw` takes a data set, as words; behind the file, if it takes one, too.
+    draws_dot_products : bool
+        Whether it takes logits and texts of a model whose similarities are dot products.
     is_reported : callable FeatureFile -> bool
         Whether a report shows the picture of a result.
     """
@@ -56,7 +61,13 @@ class Picture:
     is_first: Callable[[FeatureFile], bool] = never
     draws_several: bool = False
     needs_images: bool = False
+    draws_dot_products: bool = False
     is_reported: Callable[[FeatureFile], bool] = never
+
+    def check(self, file: FeatureFile) -> None:
+        """Refuse dot products if the picture calls them cosines."""
+        if file.kind in WITH_SIMILARITIES and not self.draws_dot_products:
+            refuse_dot_product(file, f"to plot {self.name}")
 
     def draw_file(self, file: FeatureFile) -> Drawn:
         """Draw one file, with the defaults of all options."""

@@ -68,6 +68,7 @@ RELIABILITY = Picture(
     draw_reliability,
     "clipkit plot reliability class-logits.h5 -t model,0.0318 -o reliability.png",
     kinds=("logits",),
+    draws_dot_products=True,
     of=("logits",),
 )
 

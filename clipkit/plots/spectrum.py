@@ -102,8 +102,6 @@ def spectra(files: Sequence[FeatureFile], splits: Sequence[str] = ()) -> dict[st
         matrix, size = file.features, ""
         if splits:
             matrix, size = file.splits[splits[number]].features, "n "
-        else:
-            similarity.refuse_dot_product(file, "for a spectrum")
         values[path] = similarity.singular_values(matrix)
         labels.append((number, f"{path.stem} ({size}{len(matrix):,})"))
         models.add(provenance(file).model)
