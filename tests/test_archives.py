@@ -217,6 +217,12 @@ def test_a_label_in_json_counts_where_there_is_no_cls_of_text(tmp_path, capsys):
     assert "all: left out 1 image without a label, first 2" in capsys.readouterr().err
 
 
+def test_a_label_that_json_gives_twice_is_refused(tmp_path):
+    members = [*sample("0", 1), ("0.json", b'{"label": 1, "label": 2}')]
+    with fails_with("x.tar, 0.json: expected each key once, got 'label' again"):
+        datasets.load(write_tar(tmp_path / "x.tar", *members))
+
+
 def test_members_of_a_key_may_lie_apart(tmp_path):
     pictures = [(f"{n}.png", png(n)) for n in range(3)]
     labels = [(f"{n}.cls", str(n % 2).encode()) for n in (2, 0, 1)]

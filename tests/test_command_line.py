@@ -238,6 +238,7 @@ def complete(line: str, folder: Path, shell: str = "bash", **variables: str) -> 
         ("clipkit attributes img.h5 --metric r", ["recall", "r2"]),
         ("clipkit probe img.h5 --table table.csv --attribute ", ["colour", "size"]),
         ("clipkit probe img.h5 --table table.csv --attribute colour*", ["colour*size"]),
+        ("clipkit probe img.h5 --table quoted.tsv --attribute ", ["colour"]),
         ("clipkit probe img.h5 --table damaged.h5 --attribute ", []),
         ("clipkit split img.h5 --table=shapes --attribute ou", ["outline"]),
         ("clipkit choose img.h5 --columns ang", ["angle"]),
@@ -251,6 +252,7 @@ def test_completion_offers_values_and_never_complains(tmp_path, line, expected):
     write_feature_file(tmp_path / "img.h5")
     (tmp_path / "damaged.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
     (tmp_path / "table.csv").write_text("id,colour,size\n0,red,1\n")
+    (tmp_path / "quoted.tsv").write_text('id\tcolour\n"0"\tred\n\t\n')  # notes on both rows
     os.mkfifo(tmp_path / "fifo")
     for name in ("train", "val", "cats"):
         (tmp_path / "photos" / name).mkdir(parents=True)

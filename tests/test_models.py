@@ -673,6 +673,12 @@ def test_weights_that_git_lfs_has_not_fetched(copied):
     assert error.hint == "fetch the file itself: git lfs pull"
 
 
+def test_weights_that_are_no_file_are_not_opened(copied):
+    (copied / "model.safetensors").unlink()
+    os.mkfifo(copied / "model.safetensors")
+    fails_to_load(copied, r"model.safetensors: expected a regular file, got a folder, FIFO or")
+
+
 def test_weights_of_another_name_are_named(copied):
     (copied / "model.safetensors").rename(copied / "model.fp16.safetensors")
     error = fails_to_load(copied, "got model.fp16.safetensors$")

@@ -457,6 +457,14 @@ def test_a_text_tower_that_cannot_be_used_is_refused_in_one_line(name, message, 
         load(write(tmp_path, name), "text")
 
 
+@pytest.mark.parametrize("kind", ["timesformer", "videomae", "vivit"])
+def test_a_model_of_videos_is_refused_before_it_is_read(kind, tmp_path):
+    clips.write_json(tmp_path / "config.json", model_type=kind)
+    line = fails("embed", "shapes", "-m", tmp_path, "-o", tmp_path / "img.h5")
+    assert f"expected a model that clipkit reads, got model_type '{kind}'" in line
+    assert "docs/encoders.md" in line
+
+
 def test_unknown_kinds_and_names_list_what_is_read(tmp_path):
     clips.write_json(without_weights(tmp_path) / "config.json", model_type="bert")
     unknown_kind = refused(clipkit("info", tmp_path), 1, "got model_type 'bert'")

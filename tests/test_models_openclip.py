@@ -15,8 +15,14 @@ import pytest
 import torch
 import transformers
 from factories import clips
-from factories.zoo import PlainLinear, changed, fails_to_load, load, stir
-from open_clip.push_to_hf_hub import save_for_hf
+from factories.zoo import (
+    OPEN_CLIP,
+    PlainLinear,
+    changed,
+    fails_to_load,
+    load,
+    write_open_clip_model,
+)
 from safetensors.torch import load_file, save_file
 
 from clipkit import models
@@ -27,10 +33,9 @@ from clipkit.models.hub import find
 pytestmark = pytest.mark.long
 
 TEXTS = ["a photo of a cat", "A dog's  ball, “red” &amp; round.", "two", "naïve ﬁsh_tank!"]
-VIT = {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8}
 WEIGHTS = "open_clip_model.safetensors"
-TEXT = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
-PLAIN = {"embed_dim": 16, "vision_cfg": VIT, "text_cfg": TEXT}
+PLAIN = OPEN_CLIP
+VIT, TEXT = PLAIN["vision_cfg"], PLAIN["text_cfg"]
 HF = {"hf_tokenizer_name": "org/model"}
 SIGLIP_TEXT = {
     **{**TEXT, **HF, "context_length": 64, "vocab_size": 512, "no_causal_mask": True},
@@ -101,26 +106,9 @@ def pictures():
     return clips.noise_images()[-4:]
 
 
-class NoTokenizer:
-    """OpenAI's tokenizer, of which open_clip writes no file."""
-
-    def save_pretrained(self, folder):
-        pass
-
-
-def write_model(folder, config, seed=0):
+def write_model(folder, config):
     """Write a model with random weights as open_clip publishes one."""
-    folder.mkdir(parents=True)
-    clips.write_json(folder / "open_clip_config.json", model_cfg=config)
-    torch.manual_seed(seed)
-    model = open_clip.create_model(
-        f"local-dir:{folder}",
-        load_weights=False,
-        pretrained_text=False,
-        force_preprocess_cfg=PIXELS.get(folder.name),
-    )
-    stir(model)
-    save_for_hf(model, NoTokenizer(), config, folder, safe_serialization=True)
+    write_open_clip_model(folder, config, PIXELS.get(folder.name))
     if config["text_cfg"].get("tokenizer_kwargs"):
         gemma = clips.tiny_siglip2(folder.with_name(f"{folder.name}-tokenizer"))
         for name in ("tokenizer.json", "tokenizer_config.json"):

@@ -77,7 +77,7 @@ SECURITY = {  # the tests of each sentence of SECURITY.md that promises somethin
         "test_untrusted_models.py::test_a_chat_template_without_end_is_one_line",
         "test_untrusted_models.py::test_what_a_processor_makes_of_an_image_is_bounded",
     ],
-    "A table is UTF-8 text, and a file that says two things of one is refused": [
+    "A table is UTF-8 text, and one that gives a column or a key twice is refused": [
         "test_retrieve.py::test_what_a_table_of_captions_says_twice_is_refused",
         "test_choose.py::test_a_table_without_items_is_refused_by_name",
         "test_sources.py::test_other_manifests_are_refused_with_the_line",

@@ -455,10 +455,16 @@ def test_captions_have_the_ids_that_embed_gives_to_the_images(tmp_path, name, ma
         assert set(split.ids) == set(ids)
 
 
-def test_a_long_caption_in_a_tar_is_refused_as_one_in_a_table(tmp_path):
-    write_members(tmp_path / "x.tar", {"a.png": picture(), "a.txt": b"x" * (2 << 20)})
-    with pytest.raises(ClipkitError, match=r"x.tar, a.txt: expected a caption of at most 10,000"):
-        embedding.read_captions(str(tmp_path / "x.tar"))
+def test_a_table_has_a_number_of_columns_that_can_be_read_in_seconds(tmp_path):
+    columns = ["image", "caption", *map(str, range(2**14 - 1))]
+    for count, expected in ((2**14, None), (2**14 + 1, "line 1: expected at most 16,384 columns")):
+        rows = [columns[:count], ["a"] * count]
+        (tmp_path / "x.csv").write_text("\n".join(map(",".join, rows)))
+        if expected is None:
+            assert embedding.read_captions(str(tmp_path / "x.csv")).texts == ["a"]
+        else:
+            with pytest.raises(ClipkitError, match=expected):
+                embedding.read_captions(str(tmp_path / "x.csv"))
 
 
 def test_quotes_between_tabs_belong_to_captions(tmp_path, capsys):
@@ -503,9 +509,13 @@ def test_captions_in_tars_are_utf_8_and_one_for_a_key(tmp_path, capsys):
     write_members(tmp_path / "x.tar", members)
     assert embedding.read_captions(str(tmp_path / "x.tar")).texts == ["é"]
     assert "x.tar: left out 1 text, first a.long.txt: their keys" in capsys.readouterr().err
-    write_members(tmp_path / "y.tar", {"a.png": picture(), "a.txt": b"\xff"})
-    with pytest.raises(ClipkitError, match=r"y.tar, a.txt, line 1: expected UTF-8 text, got"):
-        embedding.read_captions(str(tmp_path / "y.tar"))
+    for text, message in (
+        (b"\xff", r"y.tar, a.txt, line 1: expected UTF-8 text, got"),
+        (b"x" * 10_001, r"y.tar, a.txt: expected at most 10,000 characters, got 10,001"),
+    ):
+        write_members(tmp_path / "y.tar", {"a.png": picture(), "a.txt": text})
+        with pytest.raises(ClipkitError, match=message):
+            embedding.read_captions(str(tmp_path / "y.tar"))
 
 
 @pytest.mark.parametrize(
@@ -524,6 +534,7 @@ def test_a_table_without_captions_or_ids_is_refused_by_name(tmp_path, monkeypatc
     ("text", "message"),
     [
         ("", r"c\.json: empty input"),
+        ("[" + "[]," * 2**22 + "0]", r"c\.json: expected JSON of at most 8,388,608 values, got"),
         ('{"images":\n[', r"c\.json, line 2: expected JSON"),
         ("[1]", r"c\.json: expected captions in COCO"),
     ],

@@ -11,7 +11,12 @@ import transformers
 from canary import Canary
 from factories.clips import edit_json, edit_tensors, tiny_clip, tiny_siglip, write_json
 from factories.vlm_zoo import FAMILIES, QUESTION
-from factories.zoo import TIMM_VIT, write_timm_model, write_vision_model
+from factories.zoo import (
+    TIMM_VIT,
+    write_open_clip_model,
+    write_timm_model,
+    write_vision_model,
+)
 from PIL import Image
 from safetensors.torch import load_file
 from shell import fails, ok, shell
@@ -30,10 +35,11 @@ FORMS = {
     "siglip": tiny_siglip,
     "dinov2": lambda folder: write_vision_model(folder, "dinov2"),
     "timm": lambda folder: write_timm_model(folder, *TIMM_VIT),
+    "open_clip": write_open_clip_model,
     "llava": FAMILIES["llava"],
 }
 RUN = ("embed", "digits", "--split", "test", "--limit", 20, "-b", 4, "--ask", QUESTION)
-DECOYS = ("adapter_model.bin", "pytorch_model.bin", "model.bin", "training_args.bin")
+DECOYS = ("adapter_model.bin", "pytorch_model.bin", "open_clip_pytorch_model.bin", "model.pt")
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +61,11 @@ def embedding(folder, **options):
     return encoder.encode_images(Image.fromarray(pixels)), encoder.details
 
 
+def set_to_zero(tensors):
+    for tensor in tensors.values():
+        tensor.zero_()
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("named", [None, "adapter_model.bin", "decoy.safetensors"])
 def test_weights_beside_a_model_are_never_read(form, named, tmp_path):
@@ -63,12 +74,13 @@ def test_weights_beside_a_model_are_never_read(form, named, tmp_path):
     expected, details = embedding(folder)
     for decoy in DECOYS:
         (folder / decoy).write_bytes(pickle.dumps({"logit_scale": Canary(canary)}))
-    shutil.copy(folder / "model.safetensors", folder / "decoy.safetensors")
-    edit_tensors(folder, lambda tensors: [t.zero_() for t in tensors.values()], "decoy.safetensors")
+    stem = "open_clip_model" if form == "open_clip" else "model"
+    for decoy in {"decoy", "model", "open_clip_model"} - {stem}:
+        shutil.copy(folder / f"{stem}.safetensors", folder / f"{decoy}.safetensors")
+        edit_tensors(folder, set_to_zero, f"{decoy}.safetensors")
+    config = "open_clip_config.json" if form == "open_clip" else "config.json"
     if named:
-        edit_json(
-            folder / "config.json", lambda content: content.update(transformers_weights=named)
-        )
+        edit_json(folder / config, lambda content: content.update(transformers_weights=named))
     found, decoyed = embedding(folder)
     np.testing.assert_array_equal(found, expected)
     assert decoyed["weights"] == details["weights"]

@@ -24,7 +24,10 @@ from clipkit.base.names import escape
 BOM = b"\xef\xbb\xbf"
 NO_VALUE = {"", "na", "n/a", "#n/a", "<na>", "nan", "none", "null", "-"}
 UTF8_HINT = "save the file as plain text in UTF-8"
+TAB_HINT = "a tab separates cells, also between quotes; a table with commas can quote them"
 QUOTE_HINT = "quote values that hold a separator or a quote"
+MAX_VALUES = 2**23  # lists, objects and elements of JSON: 5 bytes of it may take 190 in memory
+MAX_COLUMNS = 2**14  # of a table; those of attributes are classified one by one
 
 QUOTED = re.compile(rb'(?:^|[\t\n])("[^\t\n]*")(?:[\t\r\n]|$)')  # a whole cell between tabs
 
@@ -103,10 +106,13 @@ def read_table(data: bytes, name: str, ending: str = "") -> TextTable:
     lines = _read_lines(data, name, delimiter)
     number, cells = next(lines, (1, []))
     columns = [cell.strip() for cell in cells]
+    if len(columns) > MAX_COLUMNS:
+        most, got = f"{MAX_COLUMNS:,}", f"{len(columns):,}"
+        raise ClipkitError(f"{name}, line {number}: expected at most {most} columns, got {got}")
     check_different(columns, name)
     if delimiter == "\t":
         _note_quotes(data, name)
-    hint = None if delimiter == "\t" else QUOTE_HINT
+    hint = TAB_HINT if delimiter == "\t" else QUOTE_HINT
     lines = _check_widths(lines, len(columns), name, hint)
     return TextTable(columns, f"{name}, line {number}", lines)
 
@@ -152,7 +158,7 @@ def _read_lines(data: bytes, name: str, delimiter: str) -> Iterator[Line]:
         console.warn(f"{name}: {console.count(blank, 'blank row')} left out")
 
 
-def _check_widths(lines: Iterator[Line], width: int, name: str, hint: str | None) -> Iterator[Line]:
+def _check_widths(lines: Iterator[Line], width: int, name: str, hint: str) -> Iterator[Line]:
     """Yield the lines, or refuse one that has more or fewer cells than the header."""
     for number, cells in lines:
         if len(cells) != width:
@@ -187,7 +193,7 @@ def load_json(data: bytes, name: str, repeat_hint: str | None = None) -> Any:
     check_not_empty(data, name)
     text = decode(data, name).removeprefix("\ufeff")
     try:
-        return _parse(text, name, repeat_hint)
+        return parse_json(text, name, repeat_hint)
     except json.JSONDecodeError as error:
         reason = f"{error.msg}, column {error.colno}"
         raise ClipkitError(f"{name}, line {error.lineno}: expected JSON ({reason})") from None
@@ -197,8 +203,12 @@ def load_json(data: bytes, name: str, repeat_hint: str | None = None) -> Any:
         raise ClipkitError(f"{name}: expected texts, got a very long number") from None
 
 
-def _parse(text: str | bytes, where: str, hint: str | None = None) -> Any:
-    """Parse JSON in which no object has a key twice."""
+def parse_json(text: str, where: str, hint: str | None = None) -> Any:
+    """Parse JSON in which no object has a key twice, and which takes at most 2 GB."""
+    count = sum(map(text.count, ",[{"))
+    if count > MAX_VALUES:
+        got = f"got up to {count:,}"
+        raise ClipkitError(f"{where}: expected JSON of at most {MAX_VALUES:,} values, {got}")
 
     def check_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         content = dict(pairs)
@@ -222,7 +232,7 @@ def read_objects(data: bytes, name: str, example: str) -> Iterator[tuple[int, di
             continue
         where = f"{name}, line {number}"
         try:
-            content = _parse(line, where)
+            content = parse_json(line.decode(), where)
         except (ValueError, RecursionError):
             content = None
         if not isinstance(content, dict):

@@ -7,7 +7,9 @@ line is asked for its splits or attributes, and whatever goes wrong, there are j
 from __future__ import annotations
 
 import contextlib
+import io
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import typer
@@ -16,6 +18,13 @@ from clipkit.datasets.registry import REGISTRY
 
 WORDS = "clipkit.words"  # the key in `Context.meta` of the words before the one to complete
 SPLIT_FOLDERS = ("train", "val", "valid", "validation", "test")
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Drop errors and notes, which would stand in the line that the user writes."""
+    with contextlib.suppress(Exception), contextlib.redirect_stderr(io.StringIO()):
+        yield
 
 
 def datasets() -> list[str]:
@@ -46,7 +55,7 @@ def splits(ctx: typer.Context) -> list[str]:
             continue
         if word in REGISTRY:
             names += ["train", "test"]
-        with contextlib.suppress(Exception):  # no name of a path, or damaged
+        with _silence():  # it may be no name of a path, or damaged
             if Path(word).is_dir():
                 names += [name for name in SPLIT_FOLDERS if Path(word, name).is_dir()] or ["all"]
             elif Path(word).suffix == ".h5" and Path(word).is_file():
@@ -76,7 +85,7 @@ def attributes(ctx: typer.Context, incomplete: str) -> list[str]:
         option, _, value = word.partition("=")
         table = value if option == "--table" else word
         if "--table" in (before, option):
-            with contextlib.suppress(Exception):  # there is no such table, or it is damaged
+            with _silence():  # there may be no such table, or it is damaged
                 from clipkit.features.annotations import attribute_names
 
                 names += attribute_names(table)

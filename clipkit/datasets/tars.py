@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import tarfile
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clipkit.base import console
-from clipkit.base.csv_rows import BOM, decode
+from clipkit.base.csv_rows import BOM, decode, parse_json
 from clipkit.base.errors import ClipkitError, ImageError, shorten
 from clipkit.base.names import escape
 from clipkit.datasets import images, remote, shards
@@ -36,7 +35,7 @@ from clipkit.datasets.rows import (
 )
 from clipkit.datasets.wordnet import MAX_NAME
 from clipkit.features.model import Int64
-from clipkit.prompts.texts import MAX_CHARACTERS
+from clipkit.prompts.texts import check_length
 
 ZEROS = bytes(tarfile.BLOCKSIZE)
 COMPRESSED = {
@@ -50,7 +49,6 @@ LARGEST_READ = 2**20
 REMOTE_GAP = 2**16  # a request takes longer than reading this many bytes
 MAX_HEADER_BYTES = 2**16  # of a long name, or of the records of pax
 MAX_JSON_BYTES = 2**20  # of a label; each tar has a thread, and JSON takes 30 times its size
-MAX_CAPTION_BYTES = 4 * MAX_CHARACTERS
 NO_IMAGE, LINK, SPARSE_FILE = -1, -2, -3  # in place of a size
 UNUSABLE = {LINK: "a link", SPARSE_FILE: "a sparse file"}
 SPAN = 2**20  # images that start in one of these parts of a remote tar are fetched together
@@ -386,20 +384,23 @@ def _read_text(headers: _Headers, info: tarfile.TarInfo) -> str:
     where = f"{display_url(headers.file.name)}, {escape(info.name)}"
     if not info.isreg() or info.issparse():
         raise ClipkitError(f"{where}: expected a caption, got a link or a sparse file")
-    if info.size > MAX_CAPTION_BYTES:
-        expected = f"a caption of at most {MAX_CHARACTERS:,} characters"
-        raise ClipkitError(f"{where}: expected {expected}, got {info.size:,} bytes")
-    return decode(headers.content(info).removeprefix(BOM), where)
+    text = decode(headers.content(info).removeprefix(BOM), where)
+    check_length(len(text), where)
+    return text
 
 
 def _read_label(headers: _Headers, info: tarfile.TarInfo) -> str | None:
-    """Return the text of a .cls or, of a .json, "label" if it is an integer or a text."""
+    """Return the text of a .cls or, of a .json, "label" if it is an integer or a text.
+
+    A label that a .json gives twice is an error.
+    """
     if info.size > MAX_JSON_BYTES:
         return None
     try:
         label = headers.content(info).decode("utf-8")
         if info.name.lower().endswith(".json"):
-            label = json.loads(label)["label"]
+            where = f"{display_url(headers.file.name)}, {escape(info.name)}"
+            label = parse_json(label, where)["label"]
     except (ValueError, LookupError, TypeError, RecursionError):
         return None
     if isinstance(label, bool) or not isinstance(label, int | str):

@@ -408,6 +408,8 @@ def check_range(files: ModelFiles, model: torch.nn.Module, precision: str) -> No
     """Refuse weights that are NaN or too large: behind a ReLU, they may give finite embeddings."""
     largest = torch.finfo(DTYPES[precision]).max
     for key, parameter in model.named_parameters():
+        if not parameter.numel():  # a DINOv3 without registers has a parameter of none
+            continue
         low, high = torch.aminmax(parameter.detach())
         if not (torch.isfinite(low) and torch.isfinite(high)):
             raise ClipkitError(f"{files.name}: expected finite weights, got NaN or Inf in {key}")

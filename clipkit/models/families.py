@@ -261,9 +261,13 @@ def _untested(kind: str) -> Family | None:
     towers: dict[TowerName, str] = {"image": str(name)}
     if hasattr(model, "get_image_features") and hasattr(model, "get_text_features"):
         towers["text"] = str(name)
-    elif getattr(model, "main_input_name", None) != "pixel_values":
+    elif getattr(model, "main_input_name", None) != "pixel_values" or _takes_videos(model):
         return None
     return Family(config, str(name), towers, {}, is_own=True, is_tested=False)
+
+
+def _takes_videos(model: Any) -> bool:
+    return hasattr(model.config_class(), "num_frames")
 
 
 def find_stack(model: Any) -> Stack:

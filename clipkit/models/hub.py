@@ -475,6 +475,7 @@ def _weight_files(folder: Path, stem: str) -> tuple[Path, ...]:
 
 def _no_safetensors(name: str, folder: Path, stem: str) -> ClipkitError:
     names = sorted(path.name for path in folder.iterdir())
+    _check_side_file(folder / f"{stem}.safetensors")  # it may be a FIFO
     others = [other for other in names if other.endswith(".safetensors")]
     pickles = [other for other in names if Path(other).suffix in PICKLE_SUFFIXES]
     got, hint = recognize(folder, name) or ("no weights", "save the model again as safetensors")

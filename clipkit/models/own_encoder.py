@@ -20,7 +20,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, unknown
 from clipkit.features.history import check_scale, drop_none
 from clipkit.models import RunOptions
@@ -33,10 +32,7 @@ from clipkit.prompts.texts import MAX_CHARACTERS
 
 LIBRARY = "own encoder"
 WHAT = {"image": "images", "text": "texts"}
-MOST_CHANGE = 0.02  # of a row by the others of its batch, as a share of its largest number
-NOTED_CHANGE = 1e-3  # more than the last bits of float32
 CHECKED_SIZES = ((200, 150), (160, 224))  # pixels (width, height) of the first images
-CHECKED_TEXTS = ("a photo of a cat", "two dogs")
 
 
 def is_own(source: object) -> bool:
@@ -311,6 +307,15 @@ class OwnPreprocessor(Preprocessor):
             converted = [self.transform(image) for image in converted]
         return {"images": _stack_equal(converted)}
 
+    def examples(self) -> list[Image.Image]:
+        """Return two images of noise of different sizes."""
+        generator = np.random.default_rng(0)
+        images = []
+        for width, height in CHECKED_SIZES:
+            pixels = generator.integers(0, 256, (height, width, 3), np.uint8)
+            images.append(Image.fromarray(pixels))
+        return images
+
     def _move(self, value: Any) -> Any:
         return value.to(self.device) if isinstance(value, torch.Tensor) else value
 
@@ -357,32 +362,3 @@ class OwnTexts(TextTokenizer):
     def inputs(self, texts: Sequence[str]) -> dict[str, Any]:
         """Return the texts."""
         return {"texts": list(texts)}
-
-
-# ---- The check at load ---------------------------------------------------------------------------
-
-
-def check_batches(name: str, encode: Callable[[Any], Any], tower: TowerName) -> None:
-    """Encode two images or texts together and apart: each must have its own row in both cases."""
-    pair = _two_images() if tower == "image" else list(CHECKED_TEXTS)
-    together = np.asarray(encode(pair))
-    apart = np.concatenate([np.asarray(encode([one])) for one in pair])
-    change = float(np.abs(together - apart).max() / max(np.abs(apart).max(), 1e-30))
-    if not change <= MOST_CHANGE:
-        raise ClipkitError(
-            f"{name}: expected the same rows of two {WHAT[tower]} together and apart, got rows "
-            f"that differ by {change:.1%}",
-            "call eval() on the model, keep the order, and let no row depend on the batch",
-        )
-    if change > NOTED_CHANGE:
-        console.note(f"{name}: the other {WHAT[tower]} of a batch change a row by {change:.1%}")
-
-
-def _two_images() -> list[Image.Image]:
-    """Return two images of noise of different sizes."""
-    generator = np.random.default_rng(0)
-    images = []
-    for width, height in CHECKED_SIZES:
-        pixels = generator.integers(0, 256, (height, width, 3), np.uint8)
-        images.append(Image.fromarray(pixels))
-    return images

@@ -90,6 +90,11 @@ class Preprocessor(ABC):
         """Return an image of the size that the model takes."""
         return Image.new("RGB", (self.edge, self.edge), "gray")
 
+    def examples(self) -> list[Image.Image]:
+        """Return two different images, by which a model is checked when it is loaded."""
+        first = self.example()
+        return [first, Image.linear_gradient("L").resize(first.size).convert("RGB")]
+
     def example_size(self) -> tuple[int, ...] | None:
         """Return the size (3, H, W) of the prepared `example`; None if inputs have names."""
         inputs = self.resize_and_crop([self.example()])

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from clipkit import models
 from clipkit.base.errors import ClipkitError
-from factories.clips import SMALL_TOWER, edit_json, edit_tensors, write_processor
+from factories.clips import SMALL_TOWER, edit_json, edit_tensors, write_json, write_processor
 from factories.clips import SMALL_VISION as VIT
 
 Damage = Callable[[Path], Any]
@@ -37,6 +37,7 @@ VISION_ZOO: dict[str, tuple[str, dict[str, Any], str]] = {
     "dinov2-classifier": ("Dinov2ForImageClassification", VIT, "pooler_output"),
     "dinov2-registers": ("Dinov2WithRegistersModel", REGISTERS, "pooler_output"),
     "dinov3": ("DINOv3ViTModel", REGISTERS, "pooler_output"),
+    "dinov3-unregistered": ("DINOv3ViTModel", VIT, "pooler_output"),
     "dinov3-convnext": ("DINOv3ConvNextModel", STAGES, "pooler_output"),
     "ijepa": ("IJepaModel", VIT, "mean"),
     "metaclip2-vision": ("MetaClip2VisionModel", VIT, "pooler_output"),
@@ -136,6 +137,15 @@ TIMM_VIT_ARGUMENTS = {
     **{"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 2}
 }
 TIMM_INPUT = {"input_size": [3, 32, 32]}
+OPEN_CLIP: dict[str, Any] = {
+    "embed_dim": 16,
+    "vision_cfg": {
+        **{"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8}
+    },
+    "text_cfg": {
+        **{"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
+    },
+}
 TIMM_VIT = ("vit_tiny_patch16_224.augreg_in21k", TIMM_VIT_ARGUMENTS, TIMM_INPUT)
 
 
@@ -188,6 +198,34 @@ def write_timm_model(
             if key.endswith("running_mean"):
                 buffer.copy_(0.1 * torch.randn_like(buffer))
     save_for_hf(model, folder, model_args=arguments, safe_serialization=True)
+    return folder
+
+
+class NoTokenizer:
+    """OpenAI's tokenizer, of which open_clip writes no file."""
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write nothing."""
+
+
+def write_open_clip_model(
+    folder: Path, config: dict[str, Any] = OPEN_CLIP, pixels: dict[str, Any] | None = None
+) -> Path:
+    """Write a small model with random weights, as OpenCLIP publishes models."""
+    import open_clip
+    from open_clip.push_to_hf_hub import save_for_hf
+
+    folder.mkdir(parents=True)
+    write_json(folder / "open_clip_config.json", model_cfg=config)
+    torch.manual_seed(0)
+    model = open_clip.create_model(
+        f"local-dir:{folder}",
+        load_weights=False,
+        pretrained_text=False,
+        force_preprocess_cfg=pixels,
+    )
+    stir(model)
+    save_for_hf(model, NoTokenizer(), config, folder, safe_serialization=True)
     return folder
 
 

@@ -11,7 +11,6 @@ from fuzz.damage import damaged
 from hypothesis import note
 
 from clipkit import embedding
-from clipkit.base.errors import ClipkitError
 
 pytestmark = pytest.mark.long
 
@@ -93,14 +92,3 @@ def test_a_changed_table_gives_a_file_or_one_line(rng, runner):
     assert not problem
     assert ended.exit_code in (0, 1)
     path.unlink()
-
-
-@cases(100)
-def test_a_key_that_is_there_twice_is_refused(rng, tmp_path_factory):
-    row = {"image": "a.jpg", "caption": "a dog", "split": "test"}
-    key = rng.choice(list(row))
-    text = json.dumps(row)[:-1] + f", {json.dumps(key)}: {json.dumps(rng.choice(WORDS))}}}"
-    path = tmp_path_factory.getbasetemp() / "twice.jsonl"
-    path.write_text(text)
-    with pytest.raises(ClipkitError, match="expected each key once"):
-        embedding.read_captions(str(path))
