@@ -70,6 +70,8 @@ def test_one_value_gives_what_a_list_of_it_gives(files):
     for name in ("retrieve", "entropy"):
         listed = CALLS[f"{name}, listed"](**files).rows()
         np.testing.assert_equal(CALLS[name](**files).rows(), listed)
+    yielded = softmax.entropy_summary(files["logits"], (t for t in [0.5]), splits=iter(["test"]))
+    np.testing.assert_equal(yielded.rows(), listed)
 
 
 @pytest.mark.parametrize(

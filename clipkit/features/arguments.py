@@ -10,9 +10,9 @@ import functools
 import inspect
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from numbers import Integral, Real
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -66,28 +66,50 @@ def natural_arguments(**kinds: str) -> Callable[[Callable[P, T]], Callable[P, T]
     return decorate
 
 
+class _Accepted(NamedTuple):
+    """One of the alternatives of an annotation."""
+
+    kind: str  # in TYPES, or None
+    is_sequence: bool
+
+
+def _parse(annotation: str) -> list[_Accepted]:
+    """Return the alternatives of an annotation; [] if it names others than those of TYPES."""
+    accepted = []
+    for text in annotation.split(" | "):
+        match = SEQUENCE.fullmatch(text)
+        kind = match[1] if match else text
+        if kind not in TYPES and kind != "None":
+            return []
+        accepted.append(_Accepted(kind, bool(match)))
+    return accepted
+
+
 def _convert(name: str, value: Any, annotation: str, kinds: str | None) -> Any:
     """Return the value of a parameter as its annotation says; refuse another."""
-    alternatives = annotation.split(" | ")
-    known = {"None", *TYPES}
-    items = [SEQUENCE.fullmatch(one) for one in alternatives]
-    types = [match[1] if match else one for match, one in zip(items, alternatives, strict=True)]
-    if not known.issuperset(types) or (value is None and "None" in types):
+    accepted = _parse(annotation)
+    if not accepted or (value is None and _Accepted("None", False) in accepted):
         return value
-    for match, kind in zip(items, types, strict=True):
-        if match and isinstance(value, Iterable) and not isinstance(value, str | FeatureFile):
-            values = [_as_type(one, kind, kinds) for one in value]
-            if not any(one is None for one in values):
-                return values if kind == "FeatureFile" else value
-        else:
-            converted = _as_type(value, kind, kinds)
-            if converted is not None:
-                return [converted] if match else converted
-    expected = " or ".join(TYPES[kind][1] for kind in types if kind != "None")
-    if any(items):
+    for kind, is_sequence in accepted:
+        converted = _as_accepted(value, kind, is_sequence, kinds)
+        if converted is not None:
+            return converted
+    expected = " or ".join(TYPES[kind][1] for kind, _ in accepted if kind != "None")
+    if any(is_sequence for _, is_sequence in accepted):
         expected += ", or several"
-    got = shorten(repr(value), SHOWN)
-    raise UsageError(f"{name}: expected {expected}, got {got}")
+    raise UsageError(f"{name}: expected {expected}, got {shorten(repr(value), SHOWN)}")
+
+
+def _as_accepted(value: Any, kind: str, is_sequence: bool, kinds: str | None) -> Any:
+    """Return a value, or its items, as a type of TYPES, or None if one is of another."""
+    is_list = isinstance(value, Iterable) and not isinstance(value, str | FeatureFile)
+    if not (is_sequence and is_list):
+        converted = _as_type(value, kind, kinds)
+        return [converted] if is_sequence and converted is not None else converted
+    values = [_as_type(one, kind, kinds) for one in value]
+    if any(one is None for one in values):
+        return None
+    return values if kind == "FeatureFile" or isinstance(value, Iterator) else value
 
 
 def _as_type(value: Any, kind: str, kinds: str | None) -> Any:
