@@ -14,6 +14,7 @@ from clipkit.base.version import __version__
 
 if TYPE_CHECKING:
     from clipkit.datasets import load as load_dataset
+    from clipkit.embedding.in_memory import embed
     from clipkit.features.hdf5 import read, write
     from clipkit.features.model import FeatureFile
     from clipkit.models import load as load_model
@@ -23,11 +24,12 @@ else:  # a type checker would take any name for one of the module
         {
             f"{__name__}.features": "FeatureFile read write",
             f"{__name__}.datasets": "load_dataset=load",
+            f"{__name__}.embedding.in_memory": "embed",
             f"{__name__}.models": "load_model=load",
         },
     )
 
-__all__ = ["FeatureFile", "__version__", "load_dataset", "load_model", "read", "write"]
+__all__ = ["FeatureFile", "__version__", "embed", "load_dataset", "load_model", "read", "write"]
 
 
 def __dir__() -> list[str]:

@@ -32,7 +32,8 @@ GROUPS = {
     "Encode": ("embed", "textembed"),
     "Measure": (
         *("logits", "entropy", "probe", "predict", "zeroshot"),
-        *("retrieve", "choose", "calibrate", "threshold", "cluster", "compare", "align"),
+        *("nearest", "retrieve", "choose", "calibrate", "threshold", "cluster"),
+        *("compare", "align"),
     ),
     "Understand": ("importance", "variance", "attributes", "describe", "plot", "report"),
     "Files": ("info", "convert", "split", "concat", "relabel"),

@@ -26,7 +26,7 @@ PROGRAMS = Path(sys.executable).parent
 # The pages of commands, in the order in which their examples run
 COMMANDS = (
     "embed embed-inputs embed-layers embed-models textembed logits entropy probe predict zeroshot "
-    "retrieve choose calibrate threshold cluster split concat relabel importance variance "
+    "nearest retrieve choose calibrate threshold cluster split concat relabel importance variance "
     "attributes describe compare align plot report info convert"
 )
 COMMAND_PAGES = [ROOT / "docs" / "commands" / f"{name}.md" for name in COMMANDS.split()]

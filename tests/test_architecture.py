@@ -59,9 +59,11 @@ def test_a_clip_embeds_without_transformers(words, tmp_path):
 def test_the_api_is_loaded_on_first_use():
     import clipkit
     from clipkit import datasets, features, models
+    from clipkit.embedding import in_memory
 
-    api = (features.FeatureFile, datasets.load, models.load, features.read, features.write)
-    names = ("FeatureFile", "load_dataset", "load_model", "read", "write")
+    api = (features.FeatureFile, in_memory.embed, datasets.load, models.load)
+    api += (features.read, features.write)
+    names = ("FeatureFile", "embed", "load_dataset", "load_model", "read", "write")
     assert tuple(getattr(clipkit, name) for name in names) == api
     assert set(clipkit.__all__) == {*names, "__version__"}
     with pytest.raises(AttributeError, match="'clipkit' has no attribute 'nothing'"):

@@ -199,6 +199,8 @@ REPORTS = {
     "compare a.h5 ctl-a.h5": "",
     "align img.h5 ctl.h5": "measure",
     "align img.h5 ctl.h5 --blind 5": "",
+    "nearest logits.h5": "query rank",
+    "nearest txt.h5 img.h5 -k 2": "query rank",
     "describe logits.h5 --top 7" + 2 * " --control ctl-logits.h5": "group prompt",
     "describe logits.h5 --result clusters.h5": "group prompt",
     "choose img.h5 items.h5 --items items.csv" + BY_PATIENT: "",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import runpy
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -546,6 +547,67 @@ def test_a_file_is_shown_in_one_short_line(kind):
     for split in file.splits.values():
         split.ids = ["x" * 1000] * 1000
         assert len(repr(split)) < 100
+
+
+@pytest.mark.parametrize(
+    ("kind", "shown"),
+    [
+        ("images", "FeatureFile(images, test: {n} x 4, train: {n} x 4)"),
+        ("result", "FeatureFile(result, zeroshot, 2 runs: split acc1, test: {n} rows)"),
+    ],
+)
+def test_a_file_is_shown_with_its_shapes_and_a_result_with_its_command(kind, shown):
+    n = 3
+    ids = list("abc")
+    file = FeatureFile(kind, [{"command": "zeroshot"}])
+    if kind == "images":
+        for name in ("test", "train"):
+            file.splits[name] = Split(random_features(n), ids=ids)
+    else:
+        file.splits["test"] = Split(ids=ids, predicted=np.zeros((2, n), np.int64))
+        file.set_rows([{"split": "test", "acc1": 0.5}, {"split": "test", "acc1": 0.25}])
+    assert repr(file) == shown.format(n=n)
+
+
+def test_a_split_is_an_item_of_its_file():
+    file = feature_file("images")
+    name = next(iter(file.splits))
+    assert file[name] is file.splits[name]
+    assert name in file
+    assert "nowhere" not in file
+    with fails_with("unknown split of the file 'nowhere'", UsageError):
+        file["nowhere"]
+    with pytest.raises(TypeError):
+        iter(file)
+
+
+def test_the_length_of_a_file_is_its_images_texts_or_runs():
+    images, texts, result = map(feature_file, ("images", "texts", "result"))
+    assert len(images) == sum(len(split.ids) for split in images.splits.values()) > 0
+    assert len(texts) == len(texts.texts) > 0
+    result.set_rows([{"split": "test", "acc1": 0.5}] * 3)
+    assert len(result) == 3
+    assert FeatureFile("result")  # also without runs
+
+
+def test_runs_become_a_data_frame_with_typed_columns():
+    pandas = pytest.importorskip("pandas")
+    file = FeatureFile("result")
+    run = {"split": "test", "k": 5, "fitted": True, "acc1": 0.5, "acc1_low": 0.25, "chance": None}
+    file.set_rows([run, run | {"split": "train"}])
+    frame = file.to_pandas()
+    assert list(frame.columns) == list(run)
+    assert [frame[name].dtype.kind for name in ("k", "fitted", "acc1", "acc1_low")] == list("ibff")
+    assert frame["split"].tolist() == ["test", "train"]
+    assert pandas.isna(frame["chance"]).all()
+
+
+def test_a_data_frame_needs_pandas_and_a_result(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with fails_with("to_pandas needs pandas"):
+        FeatureFile("result").to_pandas()
+    with fails_with("the file: expected a result, got texts"):
+        feature_file("texts").to_pandas()
 
 
 def test_rows_of_a_result_are_its_runs():

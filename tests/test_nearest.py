@@ -1,11 +1,167 @@
-"""`plot nearest`: the right images of the right data set, with their cosines and classes."""
+"""`nearest` and `plot nearest`: the right rows of the right file, in the order of their cosines."""
 
 import numpy as np
-from factories import feature_file
-from shell import ok
+import pytest
+from factories import feature_file, random_features, saved
+from shell import fails, ok, rows
 
-from clipkit.features import Split, read
+from clipkit import embedding
+from clipkit.analysis import metrics, neighbours, similarity
+from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.features import BlockMatrix, FeatureFile, History, Split, read
 from clipkit.plots.images import nearest_images
+
+MODEL = {"name": "a", "digest": "sha256:1", "logit_scale": 100.0}
+
+
+def images_file(n, seed=0, model=MODEL):
+    """Return images, of which every third is a copy of the first, so that many cosines tie."""
+    features = random_features(n, 5, seed)
+    features[::3] = features[0]
+    split = Split(features, np.arange(n) % 2, [f"{row}.png" for row in range(n)])
+    return FeatureFile(
+        "images",
+        [{"command": "embed", "model": model}],
+        {"test": split},
+        class_names=["cat", "dog"],
+    )
+
+
+def texts_file(n, seed=1, model=MODEL):
+    features = random_features(n, 5, seed)
+    index = np.where(np.arange(n) % 2, 0, -1)
+    history = History([{"command": "textembed", "model": model}])
+    texts = [f"text {row}" for row in range(n)]
+    return FeatureFile(
+        "texts", history, features=features, texts=texts, class_index=index, class_names=["cat"]
+    )
+
+
+def unit(features):
+    return similarity.normalize(features).astype(np.float32)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 11, 12, 20])
+@pytest.mark.parametrize("values", [2, 4, 1000])
+def test_the_highest_are_the_first_of_a_stable_sort(count, values):
+    scores = np.random.default_rng(count).integers(0, values, (50, 12)).astype(np.float32)
+    scores[0, :6] = -np.inf
+    expected = np.argsort(-scores, axis=1, kind="stable")[:, :count]
+    np.testing.assert_array_equal(metrics.highest(scores, count), expected)
+
+
+@pytest.mark.parametrize("skip_self", [False, True])
+@pytest.mark.parametrize(("size", "cosines"), [(5, 16), (35, 400), (1 << 20, 1 << 20)])
+def test_blocks_of_any_size_give_the_first_of_a_stable_sort(monkeypatch, size, cosines, skip_self):
+    monkeypatch.setattr(neighbours, "BLOCK_SIZE", size)
+    monkeypatch.setattr(neighbours, "BLOCK_BYTES", cosines)
+    candidates = unit(images_file(40).splits["test"].features)
+    queries = candidates if skip_self else unit(random_features(17, 5, seed=3))
+    products = similarity.products(queries, candidates)
+    if skip_self:
+        np.fill_diagonal(products, -np.inf)
+    expected = np.argsort(-products, axis=1, kind="stable")[:, :9]
+    found = neighbours.find(queries, candidates, 9, skip_self=skip_self)
+    np.testing.assert_array_equal(found.rows, expected)
+    np.testing.assert_array_equal(found.cosines, np.take_along_axis(products, expected, axis=1))
+
+
+def test_prompts_find_images_alike_by_embeddings_in_blocks_and_by_logits():
+    images, texts = images_file(40), texts_file(6)
+    logits = similarity.compute_logits(images, texts, temperature=0.5)
+    features = images.splits["test"].features
+
+    def iter_blocks():
+        for start in range(0, 40, 7):
+            yield features[start : start + 7]
+
+    by_embeddings = neighbours.nearest(images, texts, k=8).columns()
+    images.splits["test"].features = BlockMatrix(features.shape, iter_blocks)
+    assert neighbours.nearest(images, texts, k=8).columns() == by_embeddings
+    assert neighbours.nearest(logits, k=8).columns() == by_embeddings
+    cosines = similarity.products(unit(texts.features), unit(features))
+    order = np.argsort(-cosines, axis=1, kind="stable")[:, :8]
+    assert by_embeddings["query"] == np.repeat(texts.texts, 8).tolist()
+    assert by_embeddings["rank"] == [*range(1, 9)] * 6
+    assert by_embeddings["id"] == [f"{row}.png" for row in order.ravel()]
+    assert by_embeddings["label"] == [("cat", "dog")[row % 2] for row in order.ravel()]
+    expected = np.take_along_axis(cosines, order, axis=1).ravel()
+    np.testing.assert_array_equal(by_embeddings["cosine"], expected)
+
+
+def test_images_find_prompts_whose_class_is_their_label_if_they_have_one():
+    found = neighbours.nearest(texts_file(3), images_file(4), k=9).columns()
+    assert found["query"] == np.repeat([f"{row}.png" for row in range(4)], 3).tolist()
+    of_first = dict(zip(found["prompt"][:3], found["label"], strict=False))
+    assert of_first == {"text 0": "", "text 1": "cat", "text 2": ""}
+
+
+def test_without_queries_each_row_finds_all_others_and_not_itself():
+    found = neighbours.nearest(images_file(7), k=100).rows()
+    for number in range(7):
+        own = [row["id"] for row in found if row["query"] == f"{number}.png"]
+        assert sorted(own) == [f"{row}.png" for row in range(7) if row != number]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "k", "error", "message"),
+    [
+        ((images_file(4), texts_file(2)), 0, UsageError, "k: expected at least 1, got 0"),
+        (
+            (images_file(4), texts_file(2, model={"name": "b", "digest": "sha256:2"})),
+            1,
+            ClipkitError,
+            "the file and the file come from different models (a sha256:1, b sha256:2)",
+        ),
+        (
+            (similarity.compute_logits(images_file(4), texts_file(2)), texts_file(2)),
+            1,
+            UsageError,
+            "the file: expected images or texts to search, got logits",
+        ),
+    ],
+)
+def test_what_cannot_be_searched_is_refused(arguments, k, error, message):
+    with pytest.raises(error) as raised:
+        neighbours.nearest(*arguments, k=k)
+    assert raised.value.message == message
+
+
+def test_a_text_is_embedded_by_the_model_of_the_file(tmp_path):
+    images = tmp_path / "img.h5"
+    control = ("--model", "tiny", "--untrained", 3)
+    ok("embed", "shapes", "--split", "test", "--limit", 40, *control, "-o", images)
+    (tmp_path / "texts.txt").write_text("a red car\na moon\n")
+    ok("textembed", tmp_path / "texts.txt", *control, "-o", tmp_path / "txt.h5")
+    by_file = ok("nearest", images, tmp_path / "txt.h5", "-k", 3).stdout
+    result = tmp_path / "n.h5"
+    by_text = ok("nearest", images, "-q", "a red car", "-q", "a moon", "-k", 3, "-o", result)
+    assert by_text.stdout == by_file
+    assert by_text.stderr == f"clipkit: model: tiny, untrained with seed 3, as in {images}\n"
+    assert read(result).history[-1]["query"] == ["a red car", "a moon"]
+    assert len(rows(by_file)) == 6
+    quiet = ok("nearest", images, "-q", "a moon", "--quiet")
+    assert quiet.stderr == ""
+
+
+def test_texts_of_a_file_without_a_model_cannot_be_embedded(tmp_path):
+    images = images_file(4)
+    images.history = [{"command": "convert"}]
+    with pytest.raises(ClipkitError, match="expected the name of its model"):
+        embedding.embed_queries("a cat", images)
+    images.history = [{"command": "embed", "model": {"name": "python:f.py:make", "python": "f.py"}}]
+    with pytest.raises(UsageError, match="one's own encoder"):
+        embedding.embed_queries("a cat", images)
+
+
+def test_texts_need_a_file_to_search_and_no_other_queries(tmp_path):
+    images = saved(tmp_path / "img.h5", images_file(4))
+    texts = saved(tmp_path / "txt.h5", texts_file(2))
+    message = fails("nearest", images, texts, "-q", "a cat", exit_code=2)
+    assert message == f"clipkit nearest: expected {texts} or --query, got both\n"
+    logits = tmp_path / "logits.h5"
+    ok("logits", images, texts, "-o", logits)
+    assert "got logits" in fails("nearest", logits, "-q", "a cat", exit_code=2)
 
 
 def logits():

@@ -800,7 +800,7 @@ def test_a_file_that_names_no_model_leaves_the_default(tmp_path, entry):
     attributes = {"history": [{"command": "convert", **entry}]}
     images = write_feature_file(tmp_path / "img.h5", attributes=attributes)
     classes = embedding.read_class_names(str(images))
-    assert embedding.choose_model(classes, "img.h5", "default", None) == ("default", None)
+    assert embedding.choose_model(classes.model, "img.h5", "default", None) == ("default", None)
 
 
 # The history names the prompts

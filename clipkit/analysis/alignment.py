@@ -17,9 +17,11 @@ import numpy as np
 from clipkit.analysis import pairing, retrieval, similarity
 from clipkit.analysis.dependence import DRAWS, find_clusters, permute
 from clipkit.analysis.metrics import falling_order
+from clipkit.analysis.neighbours import find
 from clipkit.analysis.results import Row, make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.features.arguments import natural_arguments
 from clipkit.features.compatibility import is_same_model
 from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile, Floats, Int64
@@ -39,6 +41,7 @@ class Space(NamedTuple):
     spread: float  # `hsic` of the rows with themselves
 
 
+@natural_arguments(files="images texts")
 def align(  # noqa: PLR0913 (the options of `clipkit align`)
     files: Sequence[FeatureFile],
     split: str | None = None,
@@ -265,7 +268,7 @@ def make_space(features: Floats, k: int, name: str = "features", seed: int = 42)
     centred, spread = check_spread(features, name)
     order = np.random.RandomState(seed).permutation(len(features))
     shuffled, neighbours = features[order], np.empty((len(features), k), np.int64)
-    neighbours[order] = order[retrieval.nearest(shuffled, shuffled, k, skip_self=True)]
+    neighbours[order] = order[find(shuffled, shuffled, k, skip_self=True).rows]
     return Space(centred, neighbours, spread)
 
 
@@ -314,7 +317,7 @@ def blind_pairs(
         check_spread(rows_of_file, file.display_name)
     a, b = features
     n = len(a)
-    neighbours = retrieval.nearest(a, a, k, skip_self=True)
+    neighbours = np.sort(find(a, a, k, skip_self=True).rows)
     ranks = np.empty(neighbours.shape)
     for first, last, cosines in retrieval.blocks(b, b):
         cosines[np.arange(last - first), np.arange(first, last)] = -np.inf  # with itself

@@ -45,6 +45,7 @@ from clipkit.base.errors import ClipkitError, UsageError, check_positive, shorte
 from clipkit.base.names import positions
 from clipkit.features import compatibility
 from clipkit.features.annotations import CLASS, Annotations, Attribute, read_annotations
+from clipkit.features.arguments import natural_arguments
 from clipkit.features.model import BlockMatrix, FeatureFile, Float32, Int64, Split, row_blocks
 from clipkit.features.provenance import prompts_entry
 from clipkit.features.validation import MAX_CLASSES
@@ -140,6 +141,7 @@ class _Settings(NamedTuple):
     random: int  # number of sets of random directions
 
 
+@natural_arguments(images="images", words="texts")
 def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
     images: FeatureFile,
     words: FeatureFile | None = None,

@@ -20,6 +20,7 @@ from clipkit.analysis import held_out, metrics, softmax, zeroshot
 from clipkit.analysis.results import chance, make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, check_positive
+from clipkit.features.arguments import natural_arguments
 from clipkit.features.matching import join_named
 from clipkit.features.model import BlockMatrix, FeatureFile, Floats, Int64
 
@@ -259,6 +260,7 @@ def reliability(
     return diagrams
 
 
+@natural_arguments(logits="logits")
 def calibrate(
     logits: FeatureFile,
     temperatures: Sequence[float] | None = None,

@@ -38,6 +38,7 @@ from clipkit.analysis.results import Row, make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, shorten
 from clipkit.features import compatibility, matching
+from clipkit.features.arguments import natural_arguments
 from clipkit.features.history import History, history_entry
 from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile, Floats, Int64, Split
@@ -53,6 +54,7 @@ PAIRINGS_AT_ONCE = 1 << 22
 SHOWN = 5  # names in a message
 
 
+@natural_arguments(images="images", texts="texts")
 def choose(  # noqa: PLR0913 (the options of `clipkit choose`)
     images: FeatureFile,
     texts: FeatureFile,

@@ -22,6 +22,7 @@ from threadpoolctl import threadpool_limits
 from clipkit.analysis.dependence import permute
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.features.arguments import natural_arguments
 from clipkit.features.matching import choose_splits
 from clipkit.features.model import BlockMatrix, FeatureFile, Int64, Split
 
@@ -134,6 +135,7 @@ def agreement(labels: Int64 | None, assignments: Int64) -> dict[str, float]:
     return {name: float(value) for name, value in zip(names, values, strict=True)}
 
 
+@natural_arguments(file="images logits")
 def cluster(
     file: FeatureFile,
     splits: Sequence[str] | None = None,

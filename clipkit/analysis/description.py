@@ -35,6 +35,7 @@ from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import matching
 from clipkit.features.annotations import read_attribute
+from clipkit.features.arguments import natural_arguments
 from clipkit.features.compatibility import check_same_prompts, matching_split
 from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile, Floats, Int64
@@ -56,6 +57,7 @@ class Groups(NamedTuple):
     untested: str = ""  # why there is no test
 
 
+@natural_arguments(logits="logits", result="result")
 def describe(  # noqa: PLR0913 (the options of `clipkit describe`)
     logits: FeatureFile,
     *,

@@ -30,6 +30,7 @@ from clipkit.analysis.results import Caveat, as_result, find_caveats, make_resul
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, check_positive, unknown
 from clipkit.base.names import class_name, select
+from clipkit.features.arguments import natural_arguments
 from clipkit.features.history import drop_none
 from clipkit.features.matching import hash_rows, join_named
 from clipkit.features.model import BlockMatrix, FeatureFile, Int64, Split
@@ -172,6 +173,7 @@ class Evaluation(NamedTuple):
     rankings: dict[str, Ranking]
 
 
+@natural_arguments(file="images logits")
 def evaluate(  # noqa: PLR0913
     file: FeatureFile,
     spec: ProbeSpec | None = None,

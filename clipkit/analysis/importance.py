@@ -20,6 +20,7 @@ from clipkit.analysis.results import Row, labels_of, make_result, read_group_lin
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, shorten
 from clipkit.base.names import class_name
+from clipkit.features.arguments import natural_arguments
 from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile, Int64
 from clipkit.features.provenance import shots
@@ -28,6 +29,7 @@ REPEAT, MAX_REPEAT = 5, 1000
 SEED = 42
 
 
+@natural_arguments(probe="probe", logits="logits")
 def prompt_importance(
     probe: FeatureFile,
     logits: FeatureFile,

@@ -102,19 +102,42 @@ def recall_covariance(labels: Int64, predictions: Sequence[Int64]) -> NDArray[np
     return covariance
 
 
-def best_classes(scores: Floats, count: int | None = None) -> Int64:
-    """Return the best `count` classes (N, count) by their scores (N, C).
+def best_classes(scores: Floats) -> Int64:
+    """Return the best k classes (N, k) by their scores (N, C).
 
-    By default, `count` is the largest of TOPS below C, or 1. The first of equal scores is first.
-    The scores are overwritten.
+    k is the largest of TOPS below C, or 1. The first of equal scores is first. The scores are
+    overwritten.
     """
-    count = count or max((top for top in TOPS if top < scores.shape[1]), default=1)
+    count = max((top for top in TOPS if top < scores.shape[1]), default=1)
     best = np.empty((len(scores), count), np.int64)
     rows = np.arange(len(scores))
     for place in range(count):
         best[:, place] = scores.argmax(axis=1)
         scores[rows, best[:, place]] = -np.inf
     return best
+
+
+def highest(values: Floats, count: int) -> Int64:
+    """Return the places (B, count) of the highest values of each row (B, M), in falling order.
+
+    The first of equal values is first, as in a stable sort. Of fewer than `count`, all are
+    returned.
+
+    >>> highest(np.array([[0.1, 0.5, 0.3, 0.5]]), 3).tolist()
+    [[1, 3, 2]]
+    """
+    B, M = values.shape
+    count = min(count, M)
+    if count == 0:
+        return np.empty((B, 0), np.int64)
+    least = np.partition(values, M - count, axis=1)[:, M - count, None]
+    is_taken = values >= least
+    for row in np.flatnonzero(np.count_nonzero(is_taken, axis=1) > count):
+        equal = np.flatnonzero(values[row] == least[row])  # to the last that is taken
+        is_taken[row, equal[count - int(is_taken[row].sum()) :]] = False
+    places = np.nonzero(is_taken)[1].reshape(B, count)
+    order = np.argsort(-np.take_along_axis(values, places, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(places, order, axis=1)
 
 
 def falling_order(values: ArrayLike) -> Int64:

@@ -16,6 +16,7 @@ from clipkit.base import console
 from clipkit.base.errors import ClipkitError
 from clipkit.base.names import class_name, positions
 from clipkit.features import compatibility
+from clipkit.features.arguments import natural_arguments
 from clipkit.features.matching import choose_splits, count_shared_rows
 from clipkit.features.model import BlockMatrix, FeatureFile, Int64, Split
 from clipkit.features.provenance import shots
@@ -31,6 +32,7 @@ class Predicted(NamedTuple):
     rankings: dict[str, Ranking]
 
 
+@natural_arguments(probe="probe", file="images logits")
 def predict(
     probe: FeatureFile,
     file: FeatureFile,

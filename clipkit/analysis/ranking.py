@@ -43,10 +43,7 @@ def rank(
     """
     if printed is None:
         printed = scores
-    if top < scores.shape[1] / 10:
-        order = metrics.best_classes(scores.copy(), top)
-    else:
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :top]
+    order = metrics.highest(scores, top)
     ranking = Ranking(classes[order], np.take_along_axis(printed, order, axis=1), None, classes)
     return replace(ranking, all_scores=printed) if keep else ranking
 

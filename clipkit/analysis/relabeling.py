@@ -19,11 +19,13 @@ from clipkit.analysis.results import NONE, as_result, holds_classes, read_groups
 from clipkit.base import console, files
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features.annotations import Attribute, read_attribute
+from clipkit.features.arguments import natural_arguments
 from clipkit.features.columns import COLUMNS, TEXT, depends_on_labels
 from clipkit.features.model import FeatureFile, Int64, Split
 from clipkit.features.splitting import take
 
 
+@natural_arguments(file="images logits result")
 def relabel(
     file: FeatureFile,
     table: str | None = None,

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipkit.analysis import metrics, similarity
+from clipkit.analysis import metrics, neighbours, similarity
 from clipkit.analysis.controls import (
     Control,
     check_controls,
@@ -34,6 +34,7 @@ from clipkit.analysis.results import Row, make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import matching
+from clipkit.features.arguments import natural_arguments
 from clipkit.features.compatibility import check_widths, common_logit_scale
 from clipkit.features.history import History, history_entry
 from clipkit.features.matching import choose_split
@@ -102,6 +103,7 @@ class Ranks(NamedTuple):
         return np.where(self.ranks <= k, self.labels, self.others)
 
 
+@natural_arguments(images="images", texts="texts")
 def retrieve(  # noqa: PLR0913 (the options of `clipkit retrieve`)
     images: FeatureFile,
     texts: FeatureFile,
@@ -499,24 +501,6 @@ def blocks(queries: Floats, candidates: Floats) -> Iterator[tuple[int, int, Floa
         yield first, last, similarity.products(queries[first:last], candidates)
 
 
-def nearest(queries: Floats, candidates: Floats, k: int, *, skip_self: bool = False) -> Int64:
-    """Return the rows (Q, k) of the k most similar candidates, in rising order.
-
-    The first of equally similar candidates are taken.
-    """
-    found = np.empty((len(queries), k), np.int64)
-    for first, last, cosines in blocks(queries, candidates):
-        if skip_self:
-            cosines[np.arange(last - first), np.arange(first, last)] = -np.inf
-        least = np.partition(cosines, -k, axis=1)[:, -k, None]
-        is_taken = cosines >= least
-        for row in np.flatnonzero(is_taken.sum(axis=1) > k):  # candidates are equal to the last
-            equal = np.flatnonzero(cosines[row] == least[row])
-            is_taken[row, equal[k - int(is_taken[row].sum()) :]] = False
-        found[first:last] = np.nonzero(is_taken)[1].reshape(-1, k)
-    return found
-
-
 # ---- Summaries -----------------------------------------------------------------------------------
 
 
@@ -639,8 +623,8 @@ def hubness(queries: Floats, candidates: Floats) -> float:
 
     A candidate is near a query if it is among its 10 nearest (Radovanovic et al. 2010).
     """
-    found = nearest(queries, candidates, min(10, len(candidates)))
-    counts = np.bincount(found.ravel(), minlength=len(candidates))
+    found = neighbours.find(queries, candidates, min(10, len(candidates)))
+    counts = np.bincount(found.rows.ravel(), minlength=len(candidates))
     return float(((counts - counts.mean()) ** 3).mean() / max(counts.std(), 1e-9) ** 3)
 
 

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, check_positive
+from clipkit.features.arguments import natural_arguments
 from clipkit.features.compatibility import (
     align_classes,
     check_widths,
@@ -85,6 +86,7 @@ def refuse_dot_product(file: FeatureFile, purpose: str, hint: str | None = None)
         raise ClipkitError(f"{message} of a generative model", hint)
 
 
+@natural_arguments(images="images", texts="texts")
 def compute_logits(
     images: FeatureFile, texts: FeatureFile, temperature: float = 1.0, whiten: bool = False
 ) -> FeatureFile:
@@ -144,6 +146,7 @@ def whitened(texts: FeatureFile) -> FeatureFile:
     )
 
 
+@natural_arguments(images="images")
 def compute_random_logits(
     images: FeatureFile, count: int, seed: int = 42, temperature: float = 1.0
 ) -> FeatureFile:

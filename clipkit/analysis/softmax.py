@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from clipkit.base import console
 from clipkit.base.errors import UsageError, check_positive, unknown
+from clipkit.features.arguments import natural_arguments
 from clipkit.features.matching import choose_splits
 from clipkit.features.model import BlockMatrix, FeatureFile
 
@@ -150,6 +151,7 @@ def choose_link(logits: FeatureFile, temperatures: Sequence[str]) -> str:
     return "sigmoid"
 
 
+@natural_arguments(logits="logits")
 def entropy_summary(
     logits: FeatureFile,
     temperatures: Sequence[float],

@@ -40,6 +40,7 @@ from clipkit.analysis.zeroshot import CLASS_PROMPTS_HINT, check_prompts, iter_cl
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, shorten
 from clipkit.base.names import class_name
+from clipkit.features.arguments import natural_arguments
 from clipkit.features.compatibility import check_same_prompts, common_logit_scale
 from clipkit.features.matching import choose_split, count_shared_rows, hash_rows, row_keys
 from clipkit.features.model import BlockMatrix, FeatureFile, Float32, Floats, Int64
@@ -67,6 +68,7 @@ class Pairs(NamedTuple):
         return Pairs(self.cosines[:, columns], self.matches[:, columns], self.clusters)
 
 
+@natural_arguments(logits="logits")
 def choose(  # noqa: PLR0913 (the options of `clipkit threshold`)
     logits: FeatureFile,
     *,
@@ -351,6 +353,7 @@ def answer(
 # ---- Images of no known class --------------------------------------------------------------------
 
 
+@natural_arguments(known="images logits", unknown="images logits")
 def detect(
     known: FeatureFile,
     unknown: FeatureFile,

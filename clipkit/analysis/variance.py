@@ -29,6 +29,7 @@ from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import compatibility
 from clipkit.features.annotations import Attribute, read_annotations
+from clipkit.features.arguments import natural_arguments
 from clipkit.features.matching import choose_split
 from clipkit.features.model import BlockMatrix, FeatureFile, Floats, Int64
 from clipkit.features.provenance import prompts_entry
@@ -262,6 +263,7 @@ class Term:
         return self.regressions.null95(*self.explained, along)
 
 
+@natural_arguments(images="images", texts="texts")
 def decompose(  # noqa: PLR0913 (the options of `clipkit variance`)
     images: FeatureFile,
     texts: FeatureFile | None = None,

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from clipkit.analysis import metrics
 from clipkit.analysis.ranking import Ranking, join, rank
 from clipkit.base.errors import ClipkitError
+from clipkit.features.arguments import natural_arguments
 from clipkit.features.matching import choose_splits
 from clipkit.features.model import BlockMatrix, FeatureFile, Float32, Floats, Int64, Split
 from clipkit.features.overview import abridged
@@ -36,6 +37,7 @@ def class_scores(cosines: Floats, class_index: Int64, n_classes: int) -> Floats:
     return scores
 
 
+@natural_arguments(logits="logits")
 def evaluate(logits: FeatureFile, splits: Sequence[str] | None = None) -> FeatureFile:
     """Classify every image by its most similar prompt: what `clipkit zeroshot` reports.
 

@@ -58,9 +58,11 @@ class ClipkitCommand(TyperCommand):
     def get_params(self, ctx: Any) -> list[Any]:
         """Return the parameters, and `EVERYWHERE`, hidden."""
         parameters = list(super().get_params(ctx))
+        own = {name for parameter in parameters for name in parameter.opts}
         for parameter in ctx.find_root().command.params:
             if parameter.name in EVERYWHERE:
                 parameter = copy.copy(parameter)
+                parameter.opts = [name for name in parameter.opts if name not in own]
                 parameter.hidden = True
                 parameters.append(parameter)
         return parameters

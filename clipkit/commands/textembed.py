@@ -250,7 +250,9 @@ class _Run:
         templates = embedding.read_templates(template, class_names.dataset) or None
         model, options = self.model, self.options
         if self.follows_classes:
-            model, seed = embedding.choose_model(class_names, classes, model, options.untrained)
+            model, seed = embedding.choose_model(
+                class_names.model, classes, model, options.untrained
+            )
             options = replace(options, untrained=seed)
         class_names, options = embedding.follow_question(class_names, model, options)
         encoder = replace(self, model=model, options=options)._load()

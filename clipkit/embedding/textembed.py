@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from string import ascii_uppercase
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clipkit import features
+from clipkit import features, models
 from clipkit.analysis import similarity
 from clipkit.base import console, files
 from clipkit.base.errors import ClipkitError, UsageError, shorten, unknown
@@ -94,6 +94,27 @@ def embed_texts(
         texts=texts,
         class_index=np.full(len(texts), -1),
     )
+
+
+def embed_queries(texts: str | Sequence[str], file: FeatureFile) -> FeatureFile:
+    """Embed texts with the model of a feature file: what `clipkit nearest --query` runs.
+
+    A note says which model that is. See `embed_texts` for the result.
+
+    Raises
+    ------
+    ClipkitError
+        If the file's history names no model.
+    UsageError
+        If that is one's own encoder, which a file cannot choose.
+    """
+    name, seed = choose_model(file.model(), file.display_name, "", None)
+    if not name:
+        raise ClipkitError(
+            f"{file.display_name}: expected the name of its model in the history, got none",
+            "add it with: clipkit convert --model NAME",
+        )
+    return embed_texts(texts, models.load(name, tower="text", untrained=seed))
 
 
 def embed_captions(
@@ -549,15 +570,14 @@ def follow_question(
 
 
 def choose_model(
-    classes: ClassNames, source: str, model: str, untrained: int | None
+    details: Mapping[str, Any] | None, source: str, model: str, untrained: int | None
 ) -> tuple[str, int | None]:
-    """Return the model of the feature file that class names come from, and the seed of a control.
+    """Return the model that a feature file's history describes, and the seed of a control.
 
-    A note says which model that is, as in `source`. If the file names none, or the classes do not
-    come from a feature file, `model` and `untrained` are returned. A seed in `untrained` replaces
-    the file's.
+    A note says which model that is, as in `source`. Without `details`, or if they name none,
+    `model` and `untrained` are returned. A seed in `untrained` replaces the file's.
     """
-    details = classes.model or {}
+    details = details or {}
     name, seed = details.get("name"), details.get("untrained")
     if not isinstance(name, str) or not name:
         return model, untrained

@@ -159,7 +159,8 @@ RECORDS = (
     Column("b", TEXT, NOTHING, of="compare align"),
     Column("value_a", NUMBER, LABELS, of="compare"),
     Column("value_b", NUMBER, LABELS, of="compare"),
-    Column("prompt", TEXT, ROWS, of="entropy threshold importance variance describe"),
+    Column("query", TEXT, ROWS, of="nearest"),
+    Column("prompt", TEXT, ROWS, of="entropy threshold importance variance describe nearest"),
     Column("prompts", NUMBER, NOTHING),  # their name, or how many are in a group
     Column("values", COUNT, LABELS, of="variance attributes"),
     # Numbers of rows
@@ -374,9 +375,10 @@ RECORDS = (
     Column("cosine_b", NUMBER, ROWS, of="align"),
     Column("blind", NUMBER, ROWS, relatives="null", of="align"),
     # Lists of images
-    Column("id", TEXT, ROWS, of="entropy probe predict zeroshot align"),
-    Column("label", TEXT, LABELS, of="probe predict zeroshot"),
-    Column("rank", NUMBER, NOTHING, of="predict zeroshot"),
+    Column("id", TEXT, ROWS, of="entropy probe predict zeroshot align nearest"),
+    Column("label", TEXT, LABELS, of="probe predict zeroshot nearest"),
+    Column("rank", NUMBER, NOTHING, of="predict zeroshot nearest"),
+    Column("cosine", NUMBER, ROWS, of="nearest"),
     Column("prediction", TEXT, ROWS, of="probe predict zeroshot"),
     Column("score", NUMBER, ROWS, of="probe predict zeroshot"),
     Column("runner_up", TEXT, ROWS, of="probe predict zeroshot"),

@@ -138,13 +138,13 @@ def _check_has_embeddings(file: FeatureFile) -> None:
 
 
 def check_widths(images: FeatureFile, texts: FeatureFile) -> None:
-    """Refuse images and texts of different widths."""
-    width = texts.features.shape[1]
-    for split in images.splits.values():
-        if split.features.shape[1] != width:
+    """Refuse images and texts, or other embeddings, of different widths."""
+    widths, others = ([m.shape[1] for m in f.matrices().values()] for f in (images, texts))
+    for width in widths:
+        if width != others[0]:
             raise ClipkitError(
                 f"{images.display_name} and {texts.display_name}: "
-                f"expected one dimension, got {split.features.shape[1]} and {width}"
+                f"expected one dimension, got {width} and {others[0]}"
             )
 
 

@@ -116,7 +116,7 @@ def open_file(
         try:
             file = opened.enter_context(_open(source))
             kind = file.kind
-            _check_kind(file, kinds, source)
+            check_kind(file, kinds, source)
         except InputError as error:
             hint = _swap_hint(kinds, kind, swapped)
             if hint is not None:
@@ -144,7 +144,7 @@ def _accepts(kinds: Sequence[str], kind: str) -> bool:
     return kind in kinds or ("result" in kinds and kind in RESULTS)
 
 
-def _check_kind(file: FeatureFile, kinds: Sequence[str], source: str) -> None:
+def check_kind(file: FeatureFile, kinds: Sequence[str], source: str) -> None:
     """Refuse a file of another kind."""
     if not kinds or _accepts(kinds, file.kind):
         return

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from clipkit.base import files, probe_arrays
-from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError
+from clipkit.base import console, files, probe_arrays
+from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError, unknown
 from clipkit.features.columns import COLUMNS, FLAG
 from clipkit.features.history import DOT_PRODUCT, Entry, History, canonical_json, drop_none
 
@@ -22,6 +22,7 @@ RESULTS = ("result", "probe")  # a probe is a result that holds what was fitted,
 BLOCK_BYTES = 1 << 24
 ROW_NUMBERS = "row numbers"  # what the history says of ids that an import did not have
 CHUNK_ROWS = 512
+SHOWN_COLUMNS = 4  # in the repr of a result
 CHUNK_BYTES = 1 << 22
 SMALL = 1 << 26  # numbers of features (256 MiB) that are read once, and then kept
 TEXTS_AT_ONCE = 1 << 14  # a text costs Python ten times its bytes, so few are converted at once
@@ -178,6 +179,12 @@ class Split:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def describe(self) -> str:
+        """Return the shape of the rows: `300 x 64`, or `300 rows` without features."""
+        if self.features is None:
+            return f"{len(self)} rows"
+        return f"{len(self)} x {self.features.shape[1]}"
+
     def __repr__(self) -> str:
         parts = [f"{len(self)} rows"]
         for name in ("features", "labels", "predicted", "cluster"):
@@ -253,15 +260,69 @@ class FeatureFile:
     as_read: FeatureFile | None = None
 
     def __repr__(self) -> str:
-        parts = [self.kind, *(f"{name}: {split!r}" for name, split in self.splits.items())]
+        parts = [self.kind]
+        if self.is_result and self.history:
+            parts.append(self.history[-1].command)
+        if self.run_count:
+            columns = [
+                *list(self.runs)[:SHOWN_COLUMNS],
+                *["..."] * (len(self.runs) > SHOWN_COLUMNS),
+            ]
+            runs = console.count(self.run_count, "run")
+            parts.append(f"{runs}: {' '.join(columns)}")
+        parts += [f"{name}: {split.describe()}" for name, split in self.splits.items()]
         if self.features is not None:
-            parts.append(f"features {self.features.shape}")
+            parts.append(f"{self.features.shape[0]} x {self.features.shape[1]}")
         for what, values in (("texts", self.texts), ("classes", self.class_names)):
             if values:
                 parts.append(f"{len(values)} {what}")
-        if self.runs:
-            parts.append(f"{self.run_count} runs")
         return f"FeatureFile({', '.join(parts)})"
+
+    def __getitem__(self, split: str) -> Split:
+        """Return a split by its name: ``file["test"]``."""
+        if split in self.splits:
+            return self.splits[split]
+        raise unknown(f"split of {self.display_name}", str(split), self.splits)
+
+    def __contains__(self, split: object) -> bool:
+        return split in self.splits
+
+    __iter__ = None  # neither splits nor rows are meant alone
+
+    def __len__(self) -> int:
+        """Return the number of runs of a result, of texts, or of images in all splits."""
+        if self.is_result:
+            return self.run_count
+        if self.kind == "texts":
+            return len(self.texts or [])
+        return sum(map(len, self.splits.values()))
+
+    def __bool__(self) -> bool:
+        return True  # a file without rows is a file
+
+    def to_pandas(self) -> Any:
+        """Return the runs of a result as a DataFrame of pandas, which must be installed.
+
+        Numbers, texts and flags keep their types. The limits of an interval are columns, such as
+        `acc1_low` and `acc1_high`. What does not apply is NaN.
+
+        Raises
+        ------
+        ClipkitError
+            If the file is no result, or pandas is not installed.
+        """
+        if not self.is_result:
+            raise ClipkitError(
+                f"{self.display_name}: expected a result, got {self.kind}",
+                "for rows of features: clipkit convert FILE.h5 FILE.parquet",
+            )
+        try:
+            import pandas
+        except ImportError:
+            raise ClipkitError("to_pandas needs pandas", "pip install pandas") from None
+        return pandas.DataFrame(
+            {name: _restored(name, column) for name, column in self.runs.items()}
+        )
 
     @property
     def digest(self) -> str:

@@ -188,9 +188,9 @@ def nearest_images(
 
 def nearest_rows(name: str, cosines: Floats, count: int) -> Nearest:
     """Return the rows with the highest and the lowest of some cosines (N), at most `count` each."""
-    order = metrics.falling_order(cosines)
-    M = min(count, len(order))
-    rows = np.stack([order[:M], order[len(order) - M :]])
+    highest = metrics.highest(cosines[None], count)[0]
+    lowest = len(cosines) - 1 - metrics.highest(-cosines[None, ::-1], count)[0]  # the last of equal
+    rows = np.stack([highest, lowest[::-1]])
     return Nearest(name, rows, cosines[rows])
 
 
