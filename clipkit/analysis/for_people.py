@@ -73,7 +73,9 @@ def attribute_rows(rows: Rows) -> list[Row]:
             if name in row:
                 cells[name + unit] = _cell(row, name, form, scale=scale)
             if name == "zeroshot":
-                cells["other words" + unit] = _mean_and_95(row, "other_words", form, scale)
+                mean = _cell(row, "other_words", form, scale=scale)
+                highest = _cell(row, "other_words95", form, scale=scale)
+                cells["other words (95 %)" + unit] = mean and f"{mean} ({highest})"
         cells["reach"] = _cell(row, "reach", ".2f", scale=1)
         formatted.append(cells)
     return formatted
