@@ -145,7 +145,7 @@ def _attribute_cell(row: Row, title: str, text: object) -> Cell:
     if text is None:
         return ""
     name = title.removesuffix(" %")
-    if name == title or name in ("chance", "control", "other words"):
+    if name == title or name not in row or name in ("chance", "control"):
         return escape(text)
     low, high = row.get(f"{name}_low", math.nan), row.get(f"{name}_high", math.nan)
     control = row["control"] if name == "probe" else math.nan
