@@ -565,7 +565,7 @@ def test_cifar100_has_the_f1_of_classes_and_superclasses_and_their_confusions(ma
     f1 = {row["class"]: 100 * row["f1"] for row in per_class_rows(read(out / "img.svm.h5"))}
     one = found["seal, in the thesis at most 60"]
     assert numbers(one["measured"])[0] == pytest.approx(f1["seal"], abs=0.006)
-    assert (one["published"], one["in the interval"]) == ("", "")
+    assert not {"published", "in the interval"} & one.keys()  # no row has one
     people = np.mean([f1[name] for name in ("baby", "boy", "girl", "man", "woman")])
     assert numbers(found["people"]["measured"])[0] == pytest.approx(people, abs=0.006)
 

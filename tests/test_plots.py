@@ -163,9 +163,11 @@ def test_a_matplotlibrc_changes_nothing_and_is_not_changed():
 def test_names_and_prompts_are_shown_literally(name):
     fig = EXAMPLES[name]()
     png(fig)
+    labels_in_lines = [axes.xaxis.label for axes in fig.axes]  # clipkit breaks them itself
     for text in fig.findobj(matplotlib.text.Text):
         assert "$" not in text.get_text() or not text.get_parse_math()
-        assert not set("\n\x1b") & set(text.get_text())
+        assert "\x1b" not in text.get_text()
+        assert "\n" not in text.get_text() or text in labels_in_lines
         assert len(text.get_text()) < 100
     if name == "confusion":
         labels = tick_texts(fig.axes[0].yaxis)
