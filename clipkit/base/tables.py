@@ -166,6 +166,7 @@ def emit(rows: Iterable[Row], view: View) -> None:
         _write_json(chosen, names)
     else:
         _write_lines(chosen, names, format, not view.no_header)
+    sys.stdout.flush()  # so that the rows stand above the notes that follow, in a pipe, too
 
 
 def _write_json(rows: Iterable[Row], names: Sequence[str]) -> None:

@@ -8,7 +8,6 @@ import inspect
 import itertools
 import math
 import re
-import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
@@ -584,7 +583,6 @@ class Report:
             rows = per_class_rows(result) if per_class else rows
             tables.emit(report_rows(result, self.view, rows), self.view)
             if rows is None and self.view.is_for_people:
-                sys.stdout.flush()  # the table stands above the note, in a pipe, too
                 for text in findings(result):
                     console.note(text)
 
