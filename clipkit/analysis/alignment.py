@@ -21,6 +21,7 @@ from clipkit.analysis.neighbours import find
 from clipkit.analysis.results import Row, make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.base.names import positions
 from clipkit.features.arguments import natural_arguments
 from clipkit.features.compatibility import is_same_model
 from clipkit.features.matching import choose_split
@@ -76,7 +77,7 @@ def align(  # noqa: PLR0913 (the options of `clipkit align`)
     first, split, ids, features = _match(files, split, same_rows=same_rows, common=common)
     if cluster is not None and blind is not None:
         raise UsageError("expected --blind without --cluster, got both")
-    row_of = {row_id: row for row, row_id in enumerate(first.splits[split].ids)}
+    row_of = positions(first.splits[split].ids)
     used = np.array([row_of[row_id] for row_id in ids])
     clusters = find_clusters(first, split, used, table, cluster, common=common)
     taken = draw_rows(clusters.numbers, len(ids), seed)

@@ -37,6 +37,7 @@ from clipkit.analysis.dependence import (
 from clipkit.analysis.results import Row, make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, shorten
+from clipkit.base.names import positions
 from clipkit.features import compatibility, matching
 from clipkit.features.arguments import natural_arguments
 from clipkit.features.history import History, history_entry
@@ -117,7 +118,7 @@ def choose(  # noqa: PLR0913 (the options of `clipkit choose`)
     names = items.texts()
     history = History([*images.history, *texts.history, entry])
     result = make_result(history, [], class_names=names, display_name=images.display_name)
-    number_of = {text: number for number, text in enumerate(names)}
+    number_of = positions(names)
     own, other = (np.array([number_of[item.texts[n]] for item in items.items]) for n in (0, 1))
     rows_of = Split(None, own, [item.id for item in items.items], cluster=unless_separate(clusters))
     for measure, is_right in zip(MEASURES, shuffled.right, strict=False):
@@ -182,7 +183,7 @@ def _vectors(
     compatibility.common_logit_scale(images, texts)
     similarity.refuse_dot_product(images, "to choose by", similarity.ONE_TOKEN_HINT)
     compatibility.check_widths(images, texts)
-    row_of = {text: row for row, text in enumerate(texts.texts or [])}
+    row_of = positions(texts.texts or [])
     missing = [text for text in items.texts() if text not in row_of]
     if missing:
         raise ClipkitError(

@@ -72,13 +72,12 @@ def load(
 
     With `as_embedding`, texts in a question are encoded as images are.
     """
-    _check_options(files, tower, options)
-    assert options.ask is not None
+    ask = _check_question(files, tower, options)
     is_words = tower == "text" and not options.as_embedding
     with newer_transformers(files.read_json("config.json").get("transformers_version")):
         checkpoint = Checkpoint(files)
         start = checkpoint.decoder_start()
-        question = Question(files, options.ask, device, DTYPES[precision], start)
+        question = Question(files, ask, device, DTYPES[precision], start)
         dtype = DTYPES[precision]
         if is_words:  # only the rows of words are needed, in their stored type
             device = torch.device("cpu")
@@ -94,7 +93,7 @@ def load(
         "tower": tower,
         "precision": precision,
         "device": device.type,
-        "question": options.ask,
+        "question": ask,
         "choices": list(options.choices) or None,
         "prompt": question.prompt,
         "decoder_start": start or None,
@@ -113,7 +112,8 @@ def load(
     return {**encoder, **fields, "details": {**details, **fields["details"]}}
 
 
-def _check_options(files: ModelFiles, tower: TowerName, options: RunOptions) -> None:
+def _check_question(files: ModelFiles, tower: TowerName, options: RunOptions) -> str:
+    """Return the question; refuse a run without one, and layers of words."""
     if options.ask is None:
         raise UsageError(
             f"{files.name}: expected a question with a generative model, got none",
@@ -122,6 +122,7 @@ def _check_options(files: ModelFiles, tower: TowerName, options: RunOptions) -> 
         )
     if tower == "text" and options.layers is not None:
         raise UsageError(f"{files.name}: expected no --layer with words of a generative model")
+    return options.ask
 
 
 def _words(files: ModelFiles, question: Question, model: Any, dtype: torch.dtype) -> dict[str, Any]:
