@@ -22,7 +22,7 @@ from clipkit.models.towers import LayerTower, Stack, resolve
 PREFIX = {
     **dict.fromkeys(("clip", "clip-vision", "clip-projected", "dinov2", "dinov2-classifier"), 1),
     **dict.fromkeys(("vit", "vit-classifier", "vit-mae"), 1),
-    **dict.fromkeys(("metaclip2-vision", "metaclip2-projected"), 1),
+    **dict.fromkeys(("metaclip2-vision", "metaclip2-projected", "dinov3-unregistered"), 1),
     **dict.fromkeys(("dinov2-registers", "dinov3", "radio"), 5),
 }
 LAYER_CLASSES = re.compile(r"(Encoder|ViT|MAE|Dinov2|WithRegisters|IJepa|Radio)Layer$|Stage$")
