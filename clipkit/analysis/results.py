@@ -20,6 +20,7 @@ from clipkit.analysis import metrics
 from clipkit.base import console, files
 from clipkit.base.errors import ClipkitError, UsageError, shorten
 from clipkit.base.names import differing, distinct_labels, distinct_names
+from clipkit.features.arrays import missing_labels
 from clipkit.features.columns import COLUMNS, SETTINGS, TEXT
 from clipkit.features.history import Entry, History, as_object
 from clipkit.features.matching import choose_split
@@ -375,7 +376,7 @@ def labels_of(file: FeatureFile, split: str) -> Int64:
     """Return the labels (N,) of a split, which must have some."""
     labels = file.splits[split].labels
     if labels is None:
-        raise ClipkitError(f"{file.display_name}: expected labels in {split}, got none")
+        raise missing_labels(file, f"expected labels in {split}, got none")
     return labels
 
 

@@ -14,6 +14,7 @@ from clipkit.base.errors import ClipkitError, UsageError, shorten
 from clipkit.base.names import escape
 from clipkit.datasets.dataset import ImageDataset, describe_splits
 from clipkit.datasets.rows import CAPTION_COLUMNS, as_text
+from clipkit.features.arguments import FilePath, Several, as_list, checked
 from clipkit.features.endings import CAPTION_TABLES
 from clipkit.prompts.texts import MAX_PROMPTS, clean
 
@@ -30,7 +31,8 @@ class Captions(NamedTuple):
     source: dict[str, Any]  # for the history
 
 
-def read_captions(names: str | Sequence[str], split: str | None = None) -> Captions:
+@checked
+def read_captions(names: Several[FilePath], split: str | None = None) -> Captions:
     """Read captions and the ids of their images, as `embed` gives them to these images.
 
     Parameters
@@ -51,7 +53,7 @@ def read_captions(names: str | Sequence[str], split: str | None = None) -> Capti
     ClipkitError
         If a source has no captions, or a caption is too long.
     """
-    names = [names] if isinstance(names, str) else names
+    names = as_list(names, "names", str)
     name, ending = escape(names[0]), Path(names[0]).suffix.lower()
     if names[0] == files.STREAM:
         raise UsageError("captions: expected a file, got standard input")

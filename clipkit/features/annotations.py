@@ -1,9 +1,9 @@
 """Read the attributes of a feature file's rows from a table, a data set or the file's labels.
 
-A table is a .csv, .tsv, .jsonl or .parquet file with the columns `id`, optionally `split`, and the
-attributes. An empty cell, NA, nan, None or - means that the value is not known. A column of lists,
-which a .jsonl file may have, becomes a column of 1 and 0 for each of their elements. The data set
-`shapes` has its own attributes.
+A table is a .csv, .tsv, .jsonl or .parquet file, a dict of columns or a DataFrame. It has the
+columns `id`, optionally `split`, and the attributes. An empty cell, NA, nan, None or - means that
+the value is not known. A column of lists, which a .jsonl file may have, becomes a column of 1 and 0
+for each of their elements. The data set `shapes` has its own attributes.
 """
 
 from __future__ import annotations
@@ -23,11 +23,13 @@ from clipkit.base import console, files
 from clipkit.base.csv_rows import is_no_value, read_objects, read_table
 from clipkit.base.errors import ClipkitError, UsageError, shorten, unknown
 from clipkit.features import matching
+from clipkit.features.arguments import Features, Several, as_file, as_list, checked
+from clipkit.features.arrays import missing_labels
+from clipkit.features.attribute_tables import ENDINGS, OpenTable, Table, open_table
 from clipkit.features.endings import import_parquet
 from clipkit.features.model import FeatureFile, Floats, Int64
 from clipkit.features.provenance import original_splits
 
-TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 CLASS = "class"  # the attribute that consists of the labels of a file
 KEYS = ("id", "split")
 INDEX = ("", "unnamed: 0", "__index_level_0__")  # how pandas writes the column of a table's index
@@ -68,34 +70,35 @@ class Annotations:
     inputs: dict[str, str] = field(default_factory=dict)  # the digest of the table, if it is a file
 
 
+@checked
 def read_annotations(
-    file: FeatureFile,
-    table: str | None = None,
-    columns: Sequence[str] = (),
+    file: Features,
+    table: Table | None = None,
+    columns: Several[str] = (),
     *,
     categories: bool = True,
     numbers: Literal["", "alone", "many", "all"] = "",
-    splits: Sequence[str] | None = None,
+    splits: Several[str] | None = None,
     common: bool = False,
 ) -> Annotations:
     """Read attributes for the rows of a file.
 
     Parameters
     ----------
-    file : FeatureFile
+    file : Features
         Of kind images, logits or result, with splits.
-    table : str, optional
-        A file that ends in one of `TABLES`, or ``shapes``. Unless the table has an attribute
+    table : Table, optional
+        See `attribute_tables.open_table`; or ``shapes``. Unless the table has an attribute
         `class`, the labels of the file are added as `class`. Without a table, `class` is the only
         attribute.
-    columns : sequence of str, optional
+    columns : str or sequence of str, optional
         Attributes to use, all by default; ``a*b`` is the interaction of two.
     categories : bool
         Whether a column of more than 20 numbers is refused or, if all columns are used, left out.
     numbers : str
         `alone` reads columns of numbers alone; `many` and `all` mark those of more than 20 or of
         three numbers beside the categories. With `alone` and `all`, ``shapes`` has no ranges.
-    splits : sequence of str, optional
+    splits : str or sequence of str, optional
         The splits that are used, all by default. A row of another split may have no line.
     common : bool
         Whether rows may have no line in the table: then they have no values.
@@ -108,17 +111,22 @@ def read_annotations(
     UsageError
         If there is no such table or column.
     """
+    file, columns = as_file(file, "file"), as_list(columns, "columns", str)
+    splits = as_list(splits, "splits", str)
     found = Annotations([], "labels")
-    if table is not None and _is_file(table):
-        found = _read_file(file, table, numbers, splits, common)
-        found = replace(found, attributes=_of_kind(table, found, columns, categories, numbers))
-    elif table is not None:
-        found = _read_bundled(file, table, numbers)
+    where = file.display_name
+    if table is not None:
+        opened = open_table(table)
+        where = opened.name
+        if opened.data is None:
+            found = _read_bundled(file, where, numbers)
+        else:
+            found = _read_file(file, opened, numbers, splits, common)
+            found = replace(found, attributes=_of_kind(where, found, columns, categories, numbers))
     known = {attribute.name: attribute for attribute in found.attributes}
     if CLASS not in known and numbers != "alone":
         known |= _labels(file)
     _check_any(file, known)
-    where = table or file.display_name
     chosen = [_choose(known, name, where) for name in dict.fromkeys(columns or known)]
     if found.source == "table":
         _note_spellings(where, chosen)
@@ -127,11 +135,12 @@ def read_annotations(
 
 def attribute_names(table: str) -> list[str]:
     """Return the names of the attributes that a table or a data set has, without their values."""
-    if not _is_file(table):
+    opened = open_table(table)
+    if opened.data is None:
         from clipkit.shapes import attributes as described
 
         return list(described.attributes([0], split="train", seed=0)) if table == "shapes" else []
-    names, _ = _parse(table, files.read_bytes(table))
+    names, _ = _parse(opened)
     return [name for name in names if name not in NO_ATTRIBUTES]
 
 
@@ -143,20 +152,17 @@ def _note_spellings(table: str, attributes: Iterable[Attribute]) -> None:
 
 def _check_any(file: FeatureFile, known: Mapping[str, Attribute]) -> None:
     if not known:
-        raise ClipkitError(
-            f"{file.display_name}: expected labels, got none",
-            "name a table of attributes with --table",
-        )
+        hint = "name a table of attributes with --table"
+        raise missing_labels(file, "expected labels, got none", hint)
 
 
 def _read_file(
-    file: FeatureFile, table: str, numbers: str, splits: Sequence[str] | None, common: bool
+    file: FeatureFile, table: OpenTable, numbers: str, splits: Sequence[str] | None, common: bool
 ) -> Annotations:
-    """Read all columns of a table in a file."""
-    data = files.read_bytes(table)
-    columns = _match(file, table, data, splits or list(file.splits), common)
+    """Read all columns of a table with content."""
+    columns = _match(file, table, splits or list(file.splits), common)
     attributes = _mark_numbers(_number_all(file, columns), numbers)
-    return Annotations(attributes, "table", {"attributes": files.digest(data)})
+    return Annotations(attributes, "table", {"attributes": files.digest(table.data or b"")})
 
 
 def _read_bundled(file: FeatureFile, table: str, numbers: str) -> Annotations:
@@ -180,7 +186,7 @@ def _of_kind(
 
 def read_attribute(
     file: FeatureFile,
-    table: str | None,
+    table: Table | None,
     column: str | None = None,
     *,
     categories: bool = True,
@@ -197,7 +203,8 @@ def read_attribute(
         attributes = [attribute for attribute in attributes if attribute.name != CLASS]
     if len(attributes) > 1:
         names = ", ".join(attribute.name for attribute in attributes)
-        message = f"{table}: expected one attribute, got {shorten(names, 200)}"
+        where = "the labels" if table is None else open_table(table).name
+        message = f"{where}: expected one attribute, got {shorten(names, 200)}"
         raise UsageError(message, "choose with --attribute")
     return replace(annotations, attributes=attributes)
 
@@ -257,11 +264,6 @@ def _mark_numbers(attributes: list[Attribute], numbers: str) -> list[Attribute]:
         is_number = len(attribute.values) >= least and all(map(_is_number, attribute.values))
         marked.append(replace(attribute, is_number=is_number))
     return marked
-
-
-def _is_file(table: str) -> bool:
-    """Return whether a table is a file: one of another name is bundled."""
-    return Path(table).suffix.lower() in TABLES or Path(table).is_file()
 
 
 def _leave_numbers_out(
@@ -341,7 +343,7 @@ def _number_all(file: FeatureFile, columns: Columns) -> list[Attribute]:
 def _bundled(file: FeatureFile, name: str, numbers: str) -> Columns:
     """Return the attributes of a bundled data set."""
     if name != "shapes":
-        what = f"table of attributes ({' '.join(TABLES)}) or data set with attributes"
+        what = f"table of attributes ({' '.join(ENDINGS)}) or data set with attributes"
         raise unknown(what, name, ["shapes"])
     _check_dataset(file, name)
     columns: Columns = {}
@@ -388,18 +390,17 @@ def _check_dataset(file: FeatureFile, name: str) -> None:
         got = f"those of {shorten(names[0], 100)}"
         raise ClipkitError(
             f"{file.display_name}: expected images of {name}, got {got}",
-            f"name a table of their attributes: a {', '.join(TABLES)} file",
+            f"name a table of their attributes: a {', '.join(ENDINGS)} file",
         )
 
 
-def _match(
-    file: FeatureFile, table: str, data: bytes, splits: Sequence[str], common: bool
-) -> Columns:
+def _match(file: FeatureFile, opened: OpenTable, splits: Sequence[str], common: bool) -> Columns:
     """Return the columns of a table for the rows of a file, matched by split and id.
 
     Rows of `splits` need a line unless `common`. A row without a line has empty cells.
     """
-    names, lines = _parse(table, data)
+    table = opened.name
+    names, lines = _parse(opened)
     places = [names.index(name) for name in KEYS if name in names]
     line_of = _lines_by_key(table, lines, places)
     cells = [*line_of.values(), [""] * len(names)]  # the last is for rows without a line
@@ -495,21 +496,22 @@ def _clear(table: str, columns: Columns) -> None:
         console.note(f"{table}: {len(cleared):,} cells, first {cleared[0]}, are read as no value")
 
 
-def _parse(table: str, data: bytes) -> tuple[list[str], list[tuple[int, list[str]]]]:
+def _parse(table: OpenTable) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """Return the header, with the column of ids as `id`, and each line with its number."""
-    names, lines = _read_lines(table, data)
+    names, lines = _read_lines(table)
     names = _name_ids([name.strip() for name in names])
-    _check_names(table, names)
+    _check_names(table.name, names)
     rows = []
     for number, cells in lines:
-        where = f"{table}, line {number}"
+        where = f"{table.name}, line {number}"
         rows.append((number, [_as_text(cell, where) for cell in cells]))
     return names, rows
 
 
-def _read_lines(table: str, data: bytes) -> tuple[list[str], Iterable[tuple[int, list[Any]]]]:
+def _read_lines(opened: OpenTable) -> tuple[list[str], Iterable[tuple[int, list[Any]]]]:
     """Return the names of the columns, and each line with its number."""
-    ending = Path(table).suffix.lower()
+    table, ending = opened.name, opened.ending
+    data = opened.data or b""
     if ending in (".parquet", ".jsonl"):
         objects = list(_objects(table, data, ending))
         _spread_lists(table, objects)
