@@ -1,7 +1,9 @@
 """Library functions take paths and single values, and refuse a wrong argument by its name."""
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -32,7 +34,7 @@ from clipkit.analysis import (
     variance,
     zeroshot,
 )
-from clipkit.base.errors import ClipkitError
+from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import (
     FeatureFile,
     Split,
@@ -43,6 +45,7 @@ from clipkit.features import (
     overview,
     splitting,
 )
+from clipkit.features.arguments import checked
 from clipkit.features.model import row_ids
 
 MODEL = {"name": "a", "digest": "sha256:1", "logit_scale": 100.0}
@@ -254,6 +257,16 @@ def test_an_array_gives_what_its_feature_file_gives(natural):
     found = retrieval.retrieve(natural.X, natural.Y, k=1)
     right = (unit[1] @ unit[0].T).argmax(axis=1) == np.arange(N)
     assert found.runs_on("image_retrieval")[0]["recall"] == right.mean()
+
+
+def test_what_no_annotation_names_stays_as_it_is():
+    @checked
+    def function(anything: Any, *more: int, few: int = 1, **settings: Any):
+        return anything, more, few, settings
+
+    assert function(None, "b", few=2, a=1) == (None, ("b",), 2, {"a": 1})
+    with pytest.raises(UsageError, match="few: expected a whole number, got 'c'"):
+        function(3, few="c")
 
 
 def test_labels_of_an_array_are_numbers_or_names():

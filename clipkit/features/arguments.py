@@ -51,7 +51,11 @@ def checked(function: Callable[P, T]) -> Callable[P, T]:
         argument that it lacks or does not take.
     """
     signature = inspect.signature(function)
-    annotations = {name: str(one.annotation) for name, one in signature.parameters.items()}
+    annotations = {}
+    for name, parameter in signature.parameters.items():
+        is_one = parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        if is_one and parameter.annotation != "Any":
+            annotations[name] = str(parameter.annotation)
     nouns = TYPES | _classes(function, annotations.values())
     takes_list = any("Several[Features]" in one for one in annotations.values())
     hint = f"give several files as a list: {function.__name__}([a, b])" if takes_list else None
@@ -63,7 +67,8 @@ def checked(function: Callable[P, T]) -> Callable[P, T]:
         except TypeError as error:
             raise UsageError(f"{function.__name__}: {error}", hint) from None
         for name, value in bound.arguments.items():
-            bound.arguments[name] = _check(name, value, annotations[name], nouns, hint)
+            if name in annotations:
+                bound.arguments[name] = _check(name, value, annotations[name], nouns, hint)
         return function(*bound.args, **bound.kwargs)
 
     return call
