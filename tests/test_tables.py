@@ -183,3 +183,14 @@ def test_markup_has_what_all_rows_share_and_the_notes_below_the_table(capsys):
         r"\par\smallskip{\footnotesize one is above the other.\par}",
         r"\par\smallskip{\footnotesize 1 $<$ x.\par}",
     ]
+
+
+def test_an_interval_of_signed_numbers_has_no_dash_and_an_unknown_one_is_left_out(capsys):
+    row = {"to_first": -0.065, "to_first_low": -0.09, "to_first_high": 0.01}
+    unknown = row | {"to_first_low": float("nan"), "to_first_high": float("nan")}
+    tables.emit([row, unknown], TABLE)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.strip() for line in lines[2:]] == ["-6.50 (-9.00 to +1.00)", "-6.50"]
+    tables.emit([row, unknown], TABLE._replace(format="latex"))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[4:6] == [r"$-$6.50 & ($-$9.00 to +1.00) \\", r"$-$6.50 & \\"]
