@@ -23,7 +23,9 @@ from clipkit.analysis import (
     dependence,
     description,
     evaluation,
+    for_people,
     importance,
+    leaderboard,
     neighbours,
     prediction,
     relabeling,
@@ -219,6 +221,8 @@ WORKING = {
     "concat, arrays": lambda n: concatenation.concat([n.X, n.Y], prefix=True),
     "compare, paths": lambda n: comparison.compare(["a.h5", "probe.h5"]),
     "compare, by a dict": lambda n: comparison.compare("a.h5", by=n.table()),
+    "leaderboard": lambda n: leaderboard.leaderboard(["a.h5", "probe.h5"]),
+    "table for a paper": lambda n: for_people.as_table("a.h5", "latex"),
     "pair": lambda n: comparison.pair(["a.h5", "probe.h5"], runs=0).right,
     "choose": lambda n: choices.choose("images.h5", "texts.h5", "items.csv"),
     "splits": lambda n: matching.choose_splits("images.h5", "test")[1],
@@ -410,6 +414,7 @@ REFUSED = [
     (lambda n: embedding.read_captions(3), "names: expected a text, or several, got 3"),
     (lambda n: embedding.embed_texts(3, None), "encoder: expected a value, got None"),
     (lambda n: embedding.embed_queries(3, n.texts), "texts: expected a text, or several, got 3"),
+    (lambda n: for_people.as_table("a.h5", "pdf"), "unknown format 'pdf'"),
     (lambda n: report.of_files(3), "paths: expected a text, or several, got 3"),
 ]
 HINTED = [

@@ -349,7 +349,7 @@ def compare(
     ClipkitError
         If the table or the groups do not fit the results.
     """
-    paired = _as_paired(paired)
+    paired = as_paired(paired)
     if by is not None and groups is not None:
         raise UsageError("expected --table or --groups, got both")
     if column is not None and by is None:
@@ -386,7 +386,7 @@ def compare(
     return make_result(history, rows)
 
 
-def _as_paired(paired: PairedResults | Several[Features]) -> PairedResults:
+def as_paired(paired: PairedResults | Several[Features]) -> PairedResults:
     """Return results that are paired, or pair files by default."""
     if isinstance(paired, PairedResults):
         return paired
