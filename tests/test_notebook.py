@@ -1,0 +1,103 @@
+"""Results, figures and progress in the cells of a notebook."""
+
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from factories import feature_file, result_file
+
+from clipkit import report
+from clipkit.features import FeatureFile, history_entry
+
+EVIL = [
+    '<script>alert("1")</script>',
+    '"><img src=x onerror=alert(1)>',
+    "[x](javascript:alert(1)) </style></div>",
+    "*a* `b` | c &amp; \x1b[31m\n# d",
+]
+PLAIN = [f"{animal}, with a name as long as theirs" for animal in ("cat", "dog", "fox", "hen")]
+
+
+class Tags(HTMLParser):
+    """The tags of a cell, each with its attributes, and its text."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, tuple(attributes)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def probe(names):
+    """Return a result of 200 images of four classes: 90 % right at one temperature, 80 % at one.
+
+    The wrong ones are of the last class, and predicted as the first.
+    """
+    labels = np.arange(200) // 50
+    predicted = [np.where(np.arange(200) < right, labels, (labels + 1) % 4) for right in (180, 160)]
+    settings = {"classifier": "svm", "fit_split": "train", "eval_split": "test"}
+    rows = [settings | {"temperature": temperature} for temperature in (1.0, 0.07)]
+    history = [
+        history_entry("embed", model={"name": names[0]}, dataset={"name": names[1]}),
+        history_entry("textembed", prompts={"name": names[2]}, templates=names),
+        history_entry("probe", classifier="svm"),
+    ]
+    return result_file(rows, labels, predicted, history, names)
+
+
+def nearest(names):
+    """Return a result whose rows have texts, labels and ids."""
+    result = FeatureFile("result", [history_entry("nearest", dataset={"name": names[1]})])
+    result.set_rows(
+        [
+            {"query": name, "rank": 1, "id": names[-1 - row], "label": name, "cosine": row / 8}
+            for row, name in enumerate(names)
+        ]
+    )
+    return result
+
+
+def test_a_result_is_the_table_of_a_report_with_chance_interval_and_what_it_says():
+    cell = Tags(probe(PLAIN)._repr_html_())
+    assert "90.00 (85.06–93.43)" in cell.text  # Wilson's interval
+    assert "one run" in cell.text
+    assert "are right by a probe (svm, fitted on labelled images of train)" in cell.text
+    assert "above chance (25.00\N{NO-BREAK SPACE}%)" in cell.text
+    assert "Chance is the share of the most frequent class." in cell.text
+    assert cell.text.index("90.00 (") < cell.text.index("above chance")
+    page = Tags(report.as_html(report.Page("", [], report.of_result(probe(PLAIN)).blocks)))
+    assert [tag for tag in page.tags if tag[0] == "td"] == [
+        tag for tag in cell.tags if tag[0] == "td"
+    ]
+
+
+@pytest.mark.parametrize("make", [probe, nearest])
+def test_a_name_cannot_put_html_into_a_cell(make):
+    evil, plain = make(EVIL), make(PLAIN)
+    evil.display_name, plain.display_name = "<b>.h5", "b.h5"
+    cell = Tags(evil._repr_html_())
+    assert cell.tags == Tags(plain._repr_html_()).tags
+    assert "<script>alert" in cell.text
+    assert "\x1b" not in cell.text
+    assert not {"script", "img", "a", "link"} & {tag for tag, _ in cell.tags}
+    assert not any(name.startswith("on") for _, attributes in cell.tags for name, _ in attributes)
+
+
+def test_a_cell_has_the_first_rows_of_many_and_says_so():
+    result = nearest(PLAIN * 30)
+    cell = Tags(result._repr_html_())
+    assert sum(tag == "tr" for tag, _ in cell.tags) == 101
+    assert "this result has 120 rows. The table has the first 100." in cell.text
+    assert len(nearest(PLAIN * 9000)._repr_html_() or "") < 60_000
+
+
+@pytest.mark.parametrize("kind", ["images", "texts", "logits"])
+def test_what_has_no_table_in_a_report_has_none_in_a_cell(kind):
+    assert feature_file(kind)._repr_html_() is None
+    assert FeatureFile("result")._repr_html_() is None
