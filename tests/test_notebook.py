@@ -1,12 +1,17 @@
 """Results, figures and progress in the cells of a notebook."""
 
+import io
+import pickle
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from factories import feature_file, result_file
+from factories import fails_with, feature_file, result_file
+from PIL import Image
+from shell import ok
 
-from clipkit import report
+from clipkit import plots, report, write
+from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile, history_entry
 
 EVIL = [
@@ -101,3 +106,62 @@ def test_a_cell_has_the_first_rows_of_many_and_says_so():
 def test_what_has_no_table_in_a_report_has_none_in_a_cell(kind):
     assert feature_file(kind)._repr_html_() is None
     assert FeatureFile("result")._repr_html_() is None
+
+
+def test_a_figure_is_a_sharp_picture_of_readable_size():
+    figure = plots.confusion([[9, 1], [2, 8]], ["cat", "$dog$"], title="Zero-shot")
+    for shown in (figure, pickle.loads(pickle.dumps(figure))):
+        content, size = shown._repr_png_()
+        with Image.open(io.BytesIO(content)) as picture:
+            width, height = picture.size
+        assert size == {"width": 500, "height": round(100 * figure.get_figheight())}
+        assert (width, height) == pytest.approx((2 * size["width"], 2 * size["height"]), abs=2)
+
+
+@pytest.mark.parametrize(
+    ("line", "options"),
+    [
+        ("plot FILE", {}),
+        ("plot classes FILE", {"picture": "classes"}),
+        ("plot confusion FILE --run 1", {"picture": "confusion", "run": 1}),
+        ("plot confusion FILE --title T", {"picture": "confusion", "title": "T"}),
+    ],
+)
+def test_draw_draws_what_the_command_draws(tmp_path, line, options):
+    path = tmp_path / "probe.h5"
+    write(path, probe(PLAIN))
+    words = line.replace("FILE", str(path)).split()
+    ok(*words, "-o", tmp_path / "a.png")
+    for files in (path, probe(PLAIN), [probe(PLAIN)]):
+        plots.save(plots.draw(files, **options), tmp_path / "b.png")
+        assert (tmp_path / "b.png").read_bytes() == (tmp_path / "a.png").read_bytes()
+
+
+def test_draw_draws_images_of_a_data_set():
+    assert plots.draw([], "images", dataset="shapes").get_suptitle().startswith("40 images of")
+
+
+@pytest.mark.parametrize(
+    ("files", "picture", "options", "message", "error"),
+    [
+        (3, None, {}, "files: expected a feature file", UsageError),
+        ([], None, {}, "files: expected a feature file, got none", UsageError),
+        ("logits", "confusio", {}, "unknown picture 'confusio'", UsageError),
+        ("logits", "confusion", {}, "expected result, got logits", ClipkitError),
+        ("texts", "nearest", {}, "expected logits, got texts", ClipkitError),
+        ("logits", "nearest", {}, "the picture nearest needs images", UsageError),
+        ("logits logits", "entropy", {}, "the picture entropy draws one file, got 2", UsageError),
+        ("logits", "entropy", {"spilt": "a"}, "unknown option of the picture entropy", UsageError),
+        ("logits", "entropy", {"split": "a"}, "unknown split", UsageError),
+    ],
+)
+def test_wrong_arguments_of_draw_are_refused_in_one_line(files, picture, options, message, error):
+    if isinstance(files, str):
+        files = [feature_file(kind) for kind in files.split()]
+    with fails_with(message, error):
+        plots.draw(files, picture, **options)
+
+
+def test_a_result_without_a_picture_is_refused():
+    with fails_with("no picture shows a result of nearest", UsageError):
+        plots.draw(nearest(PLAIN))
