@@ -1,7 +1,12 @@
 """Results, figures and progress in the cells of a notebook."""
 
+import builtins
+import contextlib
 import io
 import pickle
+import sys
+import time
+import types
 from html.parser import HTMLParser
 
 import numpy as np
@@ -11,6 +16,7 @@ from PIL import Image
 from shell import ok
 
 from clipkit import plots, report, write
+from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile, history_entry
 
@@ -165,3 +171,80 @@ def test_wrong_arguments_of_draw_are_refused_in_one_line(files, picture, options
 def test_a_result_without_a_picture_is_refused():
     with fails_with("no picture shows a result of nearest", UsageError):
         plots.draw(nearest(PLAIN))
+
+
+@pytest.fixture
+def cell(monkeypatch):
+    """The displays of a cell, as a kernel of Jupyter gives them; each is a list of its updates."""
+    displays = []
+
+    class Handle:
+        def __init__(self, shown):
+            self.updates = [shown]
+            displays.append(self.updates)
+
+        def update(self, shown):
+            self.updates.append(shown)
+
+    class ZMQInteractiveShell:
+        """The shell of a notebook's kernel, by whose name Rich recognises it."""
+
+    def display(bar, *, display_id):
+        assert display_id
+        return Handle(bar)
+
+    module = types.ModuleType("IPython.display")
+    module.display = display
+    monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
+    monkeypatch.setitem(sys.modules, "IPython.display", module)
+    monkeypatch.setattr(builtins, "get_ipython", ZMQInteractiveShell, raising=False)
+    monkeypatch.setattr(console, "FIRST_LINE_SECONDS", 0.1)
+    monkeypatch.setattr(console, "NEXT_BAR_SECONDS", 0.1)
+    return displays
+
+
+def wait_for(displays):
+    deadline = time.monotonic() + 60
+    while not displays and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def test_long_work_shows_one_bar_in_a_notebook_and_notes_stay(cell, capsys):
+    assert console.is_watched()
+    with console.progress("embedding <b>digits</b>", "images") as update:
+        update(30, 120)
+        console.note("a note")
+        wait_for(cell)
+        update(120, 120)
+    (updates,) = cell
+    assert len(updates) > 1
+    shown = updates[-1]._repr_mimebundle_([], [])
+    assert "120/120" in shown["text/plain"]
+    assert "embedding &lt;b&gt;digits&lt;/b&gt;" in shown["text/html"]
+    assert capsys.readouterr().err == "clipkit: a note\n"
+
+
+def test_short_work_and_quiet_work_show_no_bar_in_a_notebook(cell, monkeypatch):
+    monkeypatch.setattr(console, "_quiet", True)
+    with console.progress("working"):
+        time.sleep(0.3)
+    monkeypatch.setattr(console, "_quiet", False)
+    monkeypatch.setattr(console, "FIRST_LINE_SECONDS", 1000)
+    with console.progress("working"):
+        pass
+    assert cell == []
+
+
+def test_work_that_fails_in_a_notebook_ends_its_bar(cell):
+    with contextlib.suppress(ZeroDivisionError), console.progress("working"):
+        wait_for(cell)
+        raise ZeroDivisionError
+    (updates,) = cell
+    count = len(updates)
+    time.sleep(0.3)
+    assert len(updates) == count
+
+
+def test_a_script_is_no_notebook(cell, monkeypatch):
+    monkeypatch.delattr(builtins, "get_ipython")  # IPython is imported, and runs no cell
+    assert not console.is_watched()
