@@ -55,7 +55,7 @@ def probe(names):
     settings = {"classifier": "svm", "fit_split": "train", "eval_split": "test"}
     rows = [settings | {"temperature": temperature} for temperature in (1.0, 0.07)]
     history = [
-        history_entry("embed", model={"name": names[0]}, dataset={"name": names[1]}),
+        history_entry("embed", model={"name": names[3]}, dataset={"name": names[1]}),
         history_entry("textembed", prompts={"name": names[2]}, templates=names),
         history_entry("probe", classifier="svm"),
     ]

@@ -156,7 +156,10 @@ def of_result(result: FeatureFile) -> Page:
     sections = _Sections(named)
     for name, reason in sections.left_out.items():
         raise ClipkitError(f"{name}: {reason}")
-    return Page("", [], sections.blocks, summary=_facts(sections, named, _lead(named)))
+    blocks: list[Block] = []
+    for block in sections.blocks:
+        blocks.append(block.without_file() if isinstance(block, Table) else block)
+    return Page("", [], blocks, summary=_facts(sections, named, _lead(named)))
 
 
 def _facts(sections: _Sections, reported: Mapping[str, FeatureFile], lead: str) -> list[Fact]:
