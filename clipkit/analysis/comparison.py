@@ -495,7 +495,7 @@ def _worst(paired: PairedResults, number: int, attribute: Attribute, seed: int) 
     counts = np.bincount(index, weights=paired.right[number][has_group])
     worst = int(np.argmin(counts / sizes))
     right = paired.right[number]
-    share = metrics.effective_rows(right, paired.clusters) / len(right)
+    share = metrics.effective_share(right, paired.clusters)
     independent = np.maximum(1, np.rint(share * sizes)).astype(np.int64)
     n_right = round(float(counts.sum() / sizes.sum() * independent.sum()))
     null = worst_group_null(independent, n_right, seed)
