@@ -4,6 +4,7 @@ import builtins
 import contextlib
 import io
 import pickle
+import subprocess
 import sys
 import time
 import types
@@ -122,6 +123,13 @@ def test_a_figure_is_a_sharp_picture_of_readable_size():
             width, height = picture.size
         assert size == {"width": 500, "height": round(100 * figure.get_figheight())}
         assert (width, height) == pytest.approx((2 * size["width"], 2 * size["height"]), abs=2)
+
+
+@pytest.mark.long
+def test_a_figure_is_drawn_without_pyplot_which_would_show_it_again():
+    program = "from clipkit import plots; plots.confusion([[1]], ['a'])._repr_png_()"
+    check = "import sys; sys.exit('matplotlib.pyplot' in sys.modules)"
+    subprocess.run([sys.executable, "-c", f"{program}; {check}"], check=True)
 
 
 @pytest.mark.parametrize(
