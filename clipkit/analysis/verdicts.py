@@ -356,6 +356,34 @@ def paired_limits(row: Mapping[str, Any], tried: int = 1) -> tuple[float, float]
     return low, high
 
 
+def verdict_of_b(row: Mapping[str, Any]) -> str:
+    """Tell whether b is ABOVE or BELOW a, by a row of `comparison.compare`."""
+    low, high = paired_limits(row)
+    return decide(-high, -low, 0, 0)
+
+
+def leaderboard_note(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Say what decides between the first row of a leaderboard and the others; "" for one row.
+
+    The rows are those of `leaderboard.leaderboard`.
+    """
+    if len(rows) < 2:
+        return ""
+    first, n = rows[0]["result"], int(rows[0]["rows"])
+    p = "p is McNemar's"
+    if "clusters" in rows[0]:
+        p = f"p changes the signs of {int(rows[0]['clusters']):,} clusters of these rows"
+    tested = sum(math.isfinite(row["p_holm"]) for row in rows)
+    if tested > 1:
+        p += f", corrected for {tested} comparisons by Holm's method"
+    return (
+        f"A result is {ABOVE} or {BELOW} {first} if the paired 95 % interval of the difference on "
+        f"the same {_count(n, 'row')} excludes 0 and p is below {LEVEL}; otherwise, this is "
+        f"{NOT_DECIDED}. Whether the intervals of two accuracies overlap decides nothing. {p}. "
+        "Intervals are over test images, but not over training images or seeds."
+    )
+
+
 def difference_sentence(row: Mapping[str, Any]) -> str:
     """Say which of two results of `compare` is more accurate, by how much, and on how many rows.
 

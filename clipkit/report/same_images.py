@@ -16,6 +16,7 @@ from clipkit.analysis.comparison import Bools
 from clipkit.analysis.results import Row, newest_entry
 from clipkit.base.console import count
 from clipkit.base.errors import ClipkitError
+from clipkit.base.markdown import escape
 from clipkit.features.columns import COLUMNS, HIGHER, SETTINGS, SHARE, depends_on_rows
 from clipkit.features.compatibility import SAME_IMAGES, Origin, origin, relate
 from clipkit.features.matching import choose_split
@@ -24,7 +25,6 @@ from clipkit.features.provenance import is_untrained, provenance
 from clipkit.report import summary
 from clipkit.report.blocks import Bar, Block, Cell, Fact, Heading, Measurement, Number, Table
 from clipkit.report.markdown import (
-    escape,
     format_measurement,
     format_measurements,
     format_range,

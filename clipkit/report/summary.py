@@ -12,11 +12,11 @@ from clipkit.analysis.for_people import findings
 from clipkit.analysis.results import Predictions, Row
 from clipkit.analysis.verdicts import CONTROL
 from clipkit.base import console
+from clipkit.base.markdown import escape
 from clipkit.base.names import distinct_names
 from clipkit.base.tables import format_p
 from clipkit.features.model import FeatureFile
 from clipkit.report.blocks import Bar, Fact
-from clipkit.report.markdown import escape
 from clipkit.report.tables import p_name
 
 MAIN = "Main result"

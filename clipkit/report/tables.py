@@ -14,13 +14,13 @@ from clipkit.analysis.for_people import attribute_rows
 from clipkit.analysis.layer_curves import layer_curves
 from clipkit.analysis.results import Row, columns_of, newest_entry
 from clipkit.analysis.score_metrics import METRICS
+from clipkit.base.markdown import escape
 from clipkit.base.tables import format_p
 from clipkit.base.version import __version__
 from clipkit.features.history import Entry
 from clipkit.features.model import FeatureFile, Int64
 from clipkit.report.blocks import Bar, Block, Cell, Measurement, Number, Table
 from clipkit.report.markdown import (
-    escape,
     format_measurement,
     format_percent,
     format_points,
