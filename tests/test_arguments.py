@@ -12,7 +12,7 @@ from factories import feature_file, random_features, saved, write_feature_file
 from PIL import Image
 
 import clipkit
-from clipkit import embedding, report
+from clipkit import embedding, plots, report
 from clipkit.analysis import (
     alignment,
     attributes,
@@ -223,6 +223,8 @@ WORKING = {
     "compare, by a dict": lambda n: comparison.compare("a.h5", by=n.table()),
     "leaderboard": lambda n: leaderboard.leaderboard(["a.h5", "probe.h5"]),
     "table for a paper": lambda n: for_people.as_table("a.h5", "latex"),
+    "picture": lambda n: plots.draw("a.h5", title="Zero-shot").axes,
+    "pictures of arrays": lambda n: plots.draw([n.X, n.Y], "spectrum").axes,
     "pair": lambda n: comparison.pair(["a.h5", "probe.h5"], runs=0).right,
     "choose": lambda n: choices.choose("images.h5", "texts.h5", "items.csv"),
     "splits": lambda n: matching.choose_splits("images.h5", "test")[1],
@@ -415,6 +417,7 @@ REFUSED = [
     (lambda n: embedding.embed_texts(3, None), "encoder: expected a value, got None"),
     (lambda n: embedding.embed_queries(3, n.texts), "texts: expected a text, or several, got 3"),
     (lambda n: for_people.as_table("a.h5", "pdf"), "unknown format 'pdf'"),
+    (lambda n: plots.draw(3), "files: expected a feature file, its path or an array of"),
     (lambda n: report.of_files(3), "paths: expected a text, or several, got 3"),
 ]
 HINTED = [
