@@ -106,15 +106,20 @@ def read_table(data: bytes, name: str, ending: str = "") -> TextTable:
     lines = _read_lines(data, name, delimiter)
     number, cells = next(lines, (1, []))
     columns = [cell.strip() for cell in cells]
-    if len(columns) > MAX_COLUMNS:
-        most, got = f"{MAX_COLUMNS:,}", f"{len(columns):,}"
-        raise ClipkitError(f"{name}, line {number}: expected at most {most} columns, got {got}")
+    check_width(len(columns), f"{name}, line {number}")
     check_different(columns, name)
     if delimiter == "\t":
         _note_quotes(data, name)
     hint = TAB_HINT if delimiter == "\t" else QUOTE_HINT
     lines = _check_widths(lines, len(columns), name, hint)
     return TextTable(columns, f"{name}, line {number}", lines)
+
+
+def check_width(width: int, where: str) -> None:
+    """Refuse a table of very many columns."""
+    if width > MAX_COLUMNS:
+        most = f"{MAX_COLUMNS:,}"
+        raise ClipkitError(f"{where}: expected at most {most} columns, got {width:,}")
 
 
 def check_different(columns: Sequence[str], name: str) -> None:
