@@ -485,11 +485,21 @@ REPEATED = [
         "x.json: expected each key once, got 'caption' again",
     ),
     ("x.csv", "image,caption,Image\na,b,c\n", "expected different names of columns, got 'image'"),
+    (
+        "x.jsonl",
+        '{"image": "a", "caption": "b", "Caption": "c"}',
+        "x.jsonl, line 1: expected different names of columns, got 'caption' again",
+    ),
+    (
+        "x.jsonl",
+        r'{"image": "a", "caption": "b\ud800"}',
+        "x.jsonl, line 1: expected text, got half a character, U+D800",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("name", "text", "message"), REPEATED)
-def test_what_a_table_of_captions_says_twice_is_refused(name, text, message, tmp_path):
+def test_what_a_table_of_captions_says_twice_or_half_is_refused(name, text, message, tmp_path):
     (tmp_path / name).write_text(text)
     with pytest.raises(ClipkitError) as caught:
         embedding.read_captions(str(tmp_path / name))
