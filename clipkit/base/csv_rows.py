@@ -267,7 +267,8 @@ def table_objects(
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the line and the cells by column of each row of a .csv, .tsv or .jsonl file.
 
-    Each group of names in `needed` has one column. `example` is a hint for .jsonl.
+    Names of columns are in lower case. Each group of names in `needed` has one column. `example` is
+    a hint for .jsonl.
     """
     if ending == ".jsonl":
         for line, content in read_objects(data, name, example):

@@ -499,7 +499,9 @@ def _read_lines(table: str, data: bytes) -> Lines:
     known: dict[str, str] = {}
     ids_of: dict[str, set[str]] = {}  # of each split
     split = ""
-    for number, cells in rows:
+    for number, row in rows:
+        where = f"{table}, line {number}"
+        cells = [_as_text(cell, where) for cell in row]
         row_id = cells[place_of_id]
         if place_of_split >= 0:
             split = known.setdefault(cells[place_of_split], cells[place_of_split])
@@ -507,7 +509,7 @@ def _read_lines(table: str, data: bytes) -> Lines:
         ids = ids_of.setdefault(split, set())
         if row_id in ids:
             raise ClipkitError(
-                f"{table}, line {number}: expected each row once, got {row_id!r} again",
+                f"{where}: expected each row once, got {row_id!r} again",
                 "if two folders have a file of this name, write the folder, too: cat/0000.jpg",
             )
         ids.add(row_id)
@@ -519,20 +521,12 @@ def _read_lines(table: str, data: bytes) -> Lines:
     return lines
 
 
-def _parse(table: str, data: bytes) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+def _parse(table: str, data: bytes) -> tuple[list[str], Iterable[tuple[int, list[Any]]]]:
     """Return the header, with the column of ids as `id`, and each line with its number."""
     names, lines = _read_cells(table, data)
     names = _name_ids([name.strip() for name in names])
     _check_names(table, names)
-    return names, _as_texts(table, lines)
-
-
-def _as_texts(
-    table: str, lines: Iterable[tuple[int, list[Any]]]
-) -> Iterator[tuple[int, list[str]]]:
-    for number, cells in lines:
-        where = f"{table}, line {number}"
-        yield number, [_as_text(cell, where) for cell in cells]
+    return names, lines
 
 
 def _read_cells(table: str, data: bytes) -> tuple[list[str], Iterable[tuple[int, list[Any]]]]:
