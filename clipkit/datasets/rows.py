@@ -16,6 +16,7 @@ from clipkit.base.errors import ClipkitError, listed, shorten
 from clipkit.base.names import escape, positions
 from clipkit.datasets import remote
 from clipkit.datasets.dataset import ImageDataset, ImageFiles, NamedClasses, split_name
+from clipkit.datasets.images import reason
 from clipkit.datasets.wordnet import MAX_NAME, escape_text
 from clipkit.features.model import Int64
 from clipkit.features.validation import MAX_CLASSES, MAX_NAMES, is_split_name
@@ -222,6 +223,10 @@ def as_text(value: Any, where: str) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)[:40]  # no number has more digits, so that another is refused
     if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise ClipkitError(f"{where}: expected UTF-8 text, got {reason(error)}") from None
         return value
     raise ClipkitError(
         f"{where}: expected a text or a whole number, got {escape(shorten(value, 40))!r}",
