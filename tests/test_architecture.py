@@ -49,6 +49,14 @@ def test_entropy_loads_no_model_classifier_or_plot(tmp_path):
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("classifier", ["logreg", "knn"])
+def test_a_probe_loads_scikit_learn_only_if_it_fits_with_it(classifier, tmp_path):
+    images = write_feature_file(tmp_path / "images.h5")
+    modules = loaded_modules(running("probe", images, "--classifier", classifier))
+    assert not modules & {"torch", "sklearn", "scipy.stats", "matplotlib"}
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("words", [("textembed", "generic16"), ("embed", "shapes", "--limit", "2")])
 def test_a_clip_embeds_without_transformers(words, tmp_path):
     modules = loaded_modules(running(*words, "--model", "tiny", "-o", tmp_path / "features.h5"))

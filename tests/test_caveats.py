@@ -76,6 +76,16 @@ def test_copies_are_found_although_training_rows_are_copies_across_classes(width
     assert matching.count_shared_rows(matching.hash_rows(X), X_eval) == copies
 
 
+@pytest.mark.parametrize("width", [1, 2, 16])
+def test_rows_may_be_shared_if_they_begin_alike(width):
+    X = random_features(50, width)
+    beside = random_features(40, width, seed=1)
+    assert not matching.may_share_rows(X, beside)
+    beside[-1] = X[0]
+    assert matching.may_share_rows(X, beside)
+    assert not matching.may_share_rows(X, beside[:0])
+
+
 def test_predict_knows_fitted_rows_in_other_files_and_under_other_names():
     file = images(SIZES)
     probe = evaluate_grid(file, keep=True)

@@ -22,7 +22,7 @@ from sklearn.svm import SVC
 from threadpoolctl import threadpool_limits
 
 from clipkit.analysis import metrics, probes
-from clipkit.analysis.probes import logistic, mlp, pairs, svm, sweep_context
+from clipkit.analysis.probes import logistic, mlp, pairs, svm, sweep_context, sweeps
 from clipkit.analysis.probes.classifiers import LINEAR
 from clipkit.analysis.probes.models import Hyperplanes
 from clipkit.base.errors import ClipkitError, UsageError
@@ -644,6 +644,21 @@ def test_errors_name_what_is_expected(options, error, message):
     with pytest.raises(error) as caught:
         probes.sweep(**arguments | options)
     assert caught.value.message.startswith(message)
+
+
+@pytest.mark.parametrize("block", [8, 4096])
+def test_columns_are_measured_as_by_standard_scaler_in_one_block_or_many(monkeypatch, block):
+    monkeypatch.setattr(sweeps, "BLOCK", block)
+    X = np.random.default_rng(0).standard_normal((101, 5))
+    X[0] += 1000
+    X[:, 1:4] = X[:, 1:4] * [1e-3, 1e-15, 0] + [1e4, 1e4, 0.1]
+    X[:, 4] *= 1e100
+    scaler = StandardScaler().fit(X)
+    assert scaler.scale_[2] == scaler.scale_[3] == 1  # they are constant but for rounding
+    largest, means, deviations = sweeps._column_statistics(X)
+    assert largest == np.abs(X).max()
+    assert np.allclose(means, scaler.mean_, rtol=1e-12, atol=0)
+    assert np.allclose(deviations, scaler.scale_, rtol=1e-9, atol=0)
 
 
 @pytest.mark.parametrize("classifier", OF_LENGTH)

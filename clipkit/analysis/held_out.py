@@ -11,7 +11,12 @@ from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features.annotations import Attribute
 from clipkit.features.arrays import missing_labels
-from clipkit.features.matching import choose_splits, count_shared_rows, hash_rows
+from clipkit.features.matching import (
+    choose_splits,
+    count_shared_rows,
+    hash_rows,
+    may_share_rows,
+)
 from clipkit.features.model import BlockMatrix, FeatureFile, Float32, Floats, Int64, Split
 from clipkit.features.splitting import rows_by_class, stratified_split
 
@@ -136,4 +141,7 @@ def find_shared(
 
     `kind` says whether the others were `fitted`, or something was `chosen` with them.
     """
-    return find_caveats(kind, split, count_shared_rows(hash_rows(rows), scored), len(scored))
+    count = 0
+    if may_share_rows(rows, scored):
+        count = count_shared_rows(hash_rows(rows), scored)
+    return find_caveats(kind, split, count, len(scored))

@@ -441,14 +441,18 @@ def open_labelled(
     *,
     common: bool = False,
 ) -> Iterator[tuple[int, FeatureFile]]:
-    """Yield each seed with its input, which is opened only once if all seeds share it."""
+    """Yield each seed with its input, which is read only once if all seeds share it."""
     from clipkit.analysis.relabeling import label_by_attribute
     from clipkit.features.hdf5 import open_file
+    from clipkit.features.model import BlockMatrix
 
     for name, group in itertools.groupby(seeds, functools.partial(name_by_seed, file)):
+        sharing = list(group)
         with open_file(name, kinds=["images", "logits"]) as source:
+            if len(sharing) > 1:
+                source = source.map_features(BlockMatrix.read_if_small)
             labelled = label_by_attribute(source, table, attribute, common=common)
-            for seed in group:
+            for seed in sharing:
                 yield seed, labelled
 
 

@@ -126,7 +126,7 @@ def probe(
     draws_rows = any((val, counts, SEED in file))
     if seed != ["42"] and classifier not in names_taking("seed") and not draws_rows:
         console.note(f"--seed has no effect on {classifier} without --val or --shots")
-    from clipkit.analysis import dependence, evaluation  # loads scikit-learn
+    from clipkit.analysis import dependence, evaluation  # slow to load
     from clipkit.features.matching import join_named
 
     spec = evaluation.ProbeSpec(classifier, features, standardize, seeds[0], counts, repeat, k)

@@ -406,6 +406,21 @@ def count_shared_rows(hashes: Int64, X_eval: NDArray[Any] | BlockMatrix) -> int:
     return shared if shared > 2 * pairs * _equal_pairs(hashes, 1) else 0
 
 
+def may_share_rows(X: NDArray[Any] | BlockMatrix, X_eval: NDArray[Any] | BlockMatrix) -> bool:
+    """Whether a row of `X_eval` (M, D) begins as one of `X` (N, D), as rows equal to the bit do.
+
+    If not, no row needs a hash, which takes many times as long.
+    """
+    return bool(np.isin(_first_columns(X_eval), _first_columns(X)).any())
+
+
+def _first_columns(X: NDArray[Any] | BlockMatrix) -> NDArray[np.integer[Any]]:
+    """Return the bits of the first two columns of each row (N, D) as a number (N,)."""
+    blocks = BlockMatrix.from_array(X).iter_blocks()
+    bits = b"".join(np.ascontiguousarray(block[:, :2], "<f4").tobytes() for block in blocks)
+    return np.frombuffer(bits, "<u8" if X.shape[1] > 1 else "<u4")
+
+
 def coincide_by_chance(X: NDArray[Any], pairs: int) -> bool:
     """Whether, among so many pairs of different images, equal rows may be expected.
 

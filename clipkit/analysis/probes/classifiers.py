@@ -7,7 +7,7 @@ heavy is imported before a classifier is fitted or predicts, since the command l
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -58,14 +58,14 @@ class Classifier:
     compares_directions: bool = False
     fits_pairs: bool = False
 
-    def fit(self, context: SweepContext) -> list[Solution]:
-        """Fit a model at each setting of a sweep, and predict the sweep's rows.
+    def load_solver(self) -> Callable[[SweepContext], list[Solution]]:
+        """Import the function that fits a model at each setting of a sweep, and predicts its rows.
 
         A solver runs on `context.workers` and tells their `progress` how far it is. A solution says
         whether the fit converged, if it iterates until it does.
         """
-        solutions: list[Solution] = _import(self.solver)(context)
-        return solutions
+        solver: Callable[[SweepContext], list[Solution]] = _import(self.solver)
+        return solver
 
     def read_model(self, arrays: Mapping[str, Any]) -> Model:
         """Return the model of a kept probe's arrays."""

@@ -82,7 +82,7 @@ def logreg(context: SweepContext) -> list[Solution]:
         )
         began = time.monotonic()
         search = Search(objective)
-        if setting == context.settings[0]:
+        if setting == context.settings[-1]:
             seconds = EVALUATIONS * rounds * (time.monotonic() - began)
             console.note_if_long("fitting logreg", seconds)
         table, converged = minimize(search, report_progress)
@@ -91,7 +91,9 @@ def logreg(context: SweepContext) -> list[Solution]:
         best = np.concatenate([best_classes(model.scores(rows)) for rows in blocks])
         return Solution(best, converged, context.kept_model(model))
 
-    return list(map_settings(solve, context.settings))
+    # the largest C takes longest, so that it begins first
+    solutions = list(map_settings(solve, context.settings[::-1]))
+    return solutions[::-1]
 
 
 def minimize(search: Search, report_progress: Callable[..., None]) -> tuple[Float64, bool]:

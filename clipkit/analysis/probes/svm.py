@@ -19,18 +19,19 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations, pairwise
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import sklearn
 from numpy.linalg import LinAlgError
 from numpy.typing import NDArray
-from sklearn.svm import SVC
 
 from clipkit.analysis.probes.models import PAIRS, Hyperplanes, Pair, count_votes
 from clipkit.analysis.probes.pairs import Separation, fit_overlapping, fit_separable
 from clipkit.analysis.probes.sweep_context import Setting, Solution, SweepContext
 from clipkit.features.model import Floats, Int64
+
+if TYPE_CHECKING:
+    from sklearn.svm import SVC
 
 GRAM_ROWS = 4096  # of the largest Gram matrix: 128 MiB in float64
 NORMALS = 2**24  # numbers in the normals of all pairs that are in memory at once
@@ -370,5 +371,8 @@ def _fit_rows(rows: Floats, signs: Floats, C: float, gram: Floats | None) -> Fit
 
 
 def _fit_libsvm(kernel: str, matrix: Floats, y: Int64 | Floats, C: float) -> SVC:
+    import sklearn  # slow to load, and not needed by the other methods
+    from sklearn.svm import SVC
+
     with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
         return SVC(kernel=kernel, C=C, max_iter=MAX_WORK // len(y)).fit(matrix, y)

@@ -1,4 +1,7 @@
-"""The sweep: check the input, standardise, solve each distinct setting once, predict."""
+"""The sweep: check the input, standardise, solve each distinct setting once, predict.
+
+Columns are measured in numpy, since importing scikit-learn takes longer than most few-shot fits.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,9 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from clipkit.analysis.probes import classifiers
@@ -160,11 +162,12 @@ def sweep(  # noqa: PLR0913
 
 def _solve(method: Classifier, context: SweepContext) -> list[Solution]:
     """Solve each setting of the context with one BLAS thread per worker, without warnings."""
+    solve = method.load_solver()  # before the limit, which holds for libraries that are loaded
     with threadpool_limits(1), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # Run.converged reports it
+        warnings.filterwarnings("ignore", "Solver terminated early")  # Run.converged reports it
         # scikit-learn doubts that labels are classes where most of them occur once
         warnings.filterwarnings("ignore", "The number of unique classes")
-        return method.fit(context)
+        return solve(context)
 
 
 def _balancing_weights(numbers: Int64) -> Floats:
@@ -227,21 +230,41 @@ def _prepare(
 
 def _measure(X: Floats | BlockMatrix, standardize: bool, is_centred: bool) -> Preparation:
     """Return the preparation with the means and deviations of the columns."""
-    largest = 0.0
-    scaler = StandardScaler()
-    for block in row_blocks(X, BLOCK):
-        largest = max(largest, largest_magnitude(block))
-        scaler.partial_fit(block.astype(np.float64))
+    largest, means, deviations = _column_statistics(X)
     is_extreme = not SMALLEST <= largest <= LARGEST  # their squares are beyond float32
     precision = np.float64 if is_extreme else np.float32
     dtype = np.result_type(getattr(X, "dtype", np.float32), precision)
-    centre = mean = scaler.mean_.astype(dtype)
+    centre = mean = means.astype(dtype)
     preparation = Preparation()
     if standardize:
-        deviation = scaler.scale_.astype(dtype)
+        deviation = deviations.astype(dtype)
         preparation = Preparation(mean, deviation)
-        centre = ((scaler.mean_ - mean) / deviation).astype(dtype)  # what rounding left
+        centre = ((means - mean) / deviation).astype(dtype)  # what rounding left
     return replace(preparation, centre=centre) if is_centred else preparation
+
+
+def _column_statistics(X: Floats | BlockMatrix) -> tuple[float, Floats, Floats]:
+    """Return the largest magnitude of X (N, D), and the means and deviations (D,) of its columns.
+
+    As in scikit-learn's StandardScaler, a column that rounding alone may vary has the deviation 1.
+    Sums are of differences from the first row, so that little is lost where they cancel.
+    """
+    largest, N = 0.0, len(X)
+    first: Any = 0.0
+    sums, squares = np.zeros(X.shape[1]), np.zeros(X.shape[1])
+    for number, block in enumerate(row_blocks(X, BLOCK)):
+        rows = block.astype(np.float64)
+        if number == 0:
+            first = rows[0].copy()
+        largest = max(largest, largest_magnitude(block))
+        rows -= first
+        sums += rows.sum(axis=0)
+        squares += np.einsum("ij,ij->j", rows, rows)
+    offsets = sums / N
+    means = first + offsets
+    variances = np.maximum(squares / N - offsets**2, 0)
+    rounding = (N * np.finfo(np.float64).eps * means) ** 2
+    return largest, means, np.sqrt(np.where(variances <= rounding, 1.0, variances))
 
 
 def _apply(preparation: Preparation, X: Floats | BlockMatrix) -> Float32:
