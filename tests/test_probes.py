@@ -186,8 +186,8 @@ def test_the_active_set_method_finds_the_widest_margin(columns):
     separation = pairs.fit_separable(rows, signs, 1e9)
     expected = np.append(svc.coef_[0], svc.intercept_)
     assert separation.hyperplane == pytest.approx(expected, abs=2e-3 * np.abs(expected).max())
-    assert separation.largest_coefficient >= np.abs(svc.dual_coef_).max() * 0.99
-    assert pairs.fit_separable(rows, signs, separation.largest_coefficient) is not None
+    assert separation.least_c >= np.abs(svc.dual_coef_).max() * 0.99
+    assert pairs.fit_separable(rows, signs, separation.least_c) is not None
     assert pairs.fit_separable(rows, signs, np.abs(svc.dual_coef_).max() * 0.9) is None
 
 

@@ -34,6 +34,7 @@ FIRST_SHARE = 0.5  # support vectors in the first guess, relative to the rows or
 # the next guess is worse. So rows join up to the usual share of the columns, then a few at a time.
 USUAL_SHARE = 0.75
 FEW_SHARE = 0.03
+OVERSHOOT = 2.0  # of a guess's coefficients: those of the solution are likely to be smaller
 MAX_STEPS = 60
 GAP_TOLERANCE = 1e-6  # of the duality gap and of the residuals
 # The first steps need half the time in float32, which loses digits near the optimum or at a C of
@@ -45,43 +46,46 @@ SHORTER = 0.995  # share of the longest step that is taken, so that no variable 
 
 
 class Separation(NamedTuple):
-    """The hyperplane (D + 1,) of the widest margin, and the largest coefficient of any guess.
+    """The hyperplane (D + 1,) of the widest margin, and the least C for which it is taken.
 
-    Every SVM with a C of at least this coefficient has this hyperplane.
+    Every SVM has this hyperplane if its C is at least its largest coefficient. `least_c` is larger
+    if a guess exceeded it by more than OVERSHOOT, since the search for a smaller C ends there.
     """
 
     hyperplane: Floats
-    largest_coefficient: float
+    least_c: float
 
 
 def fit_separable(rows: Floats, signs: Floats, C: float) -> Separation | None:
     """Find the hyperplane of the widest margin between rows (N, D) of signs (N,) -1 and 1, float32.
 
-    Return None if the classes overlap, a guess has a coefficient above C, or none is confirmed.
+    Return None if the classes overlap, the widest margin needs a larger C, or none is confirmed.
     Raise LinAlgError if the equations of the first guess are singular, as they are if columns
     depend on each other.
     """
     columns = rows.shape[1]
     support = _nearest_rows(rows, signs, int(FIRST_SHARE * min(rows.shape)))
-    largest_coefficient = 0.0
+    least_c = 0.0
     for shortfall in SHORTFALLS:
         if not 0 < len(support) <= columns:
             return None
         try:
             weights, intercept = _solve(rows[support], signs[support])
         except LinAlgError:
-            if largest_coefficient == 0:
+            if least_c == 0:
                 raise
             return None
         coefficients = signs[support] * weights
-        largest_coefficient = max(largest_coefficient, float(coefficients.max()))
-        if not largest_coefficient <= C:  # also if it is NaN
+        largest = float(coefficients.max())
+        least_c = max(least_c, largest / OVERSHOOT)
+        if not least_c <= C:  # also if it is NaN
             return None
         normal = weights.astype(rows.dtype) @ rows[support]
         margins = signs * (rows @ normal + rows.dtype.type(intercept))
         is_exact = np.abs(margins[support] - 1).max() <= TOLERANCE
         if is_exact and coefficients.min() >= 0 and margins.min() >= 1 - TOLERANCE:
-            return Separation(np.append(normal, intercept), largest_coefficient)
+            least_c = max(least_c, largest)
+            return Separation(np.append(normal, intercept), least_c) if least_c <= C else None
         support = _next_guess(support, coefficients, 1 - margins, shortfall, columns)
     return None
 
