@@ -35,7 +35,7 @@ from clipkit.features.history import drop_none
 from clipkit.features.matching import hash_rows, join_named
 from clipkit.features.model import BlockMatrix, FeatureFile, Int64, Split
 from clipkit.features.splitting import take
-from clipkit.features.validation import MAX_PROBE_CLASSES
+from clipkit.features.validation import MAX_COUNTED
 
 FEATURES = ("logits", "probs")
 MAX_PAIRED_CLASSES = 2000  # of a classifier with a hyperplane for each pair of them
@@ -654,7 +654,7 @@ def _draw_shots(fit: Subset, draw: Draw, seed: int) -> Subset:
 
 
 def _check_class_count(file: FeatureFile, spec: ProbeSpec, fit: Subset) -> None:
-    most = MAX_PAIRED_CLASSES if spec.method.fits_pairs else MAX_PROBE_CLASSES
+    most = MAX_PAIRED_CLASSES if spec.method.fits_pairs else MAX_COUNTED
     count = len(np.unique(fit.labels))
     if count > most:
         raise ClipkitError(

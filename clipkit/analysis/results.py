@@ -25,13 +25,13 @@ from clipkit.features.history import Entry, History, as_object
 from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile, Int64
 from clipkit.features.provenance import provenance
+from clipkit.features.validation import MAX_COUNTED
 from clipkit.prompts import bundled
 from clipkit.prompts import texts as prompts
 
 Row = dict[str, Any]
 Caveat = dict[str, Any]  # an object of a history that limits what an accuracy says
 
-MAX_CLASSES = 1000  # of a matrix of counts, in memory and on paper
 MAX_RUNS = 10_000  # of a result that is drawn or reported
 MAX_ROWS = 1 << 20  # of runs and classes
 RUN_SETTINGS = {*SETTINGS, "fit_split", "eval_split", "split"}  # columns that distinguish runs
@@ -64,8 +64,9 @@ class Predictions:
     """The true and the predicted class of each image (N), of one run.
 
     `ids` name the images. `label` says what sets the run apart, for a title. `display_name` is the
-    result's. For groups of classes, `class_accuracy` is the accuracy by class, and `kept_by_chance`
-    the share of errors that would keep the group by chance.
+    result's. Images with the same number in `clusters` (N) depend on each other. For groups of
+    classes, `class_accuracy` is the accuracy by class, and `kept_by_chance` the share of errors
+    that would keep the group by chance.
     """
 
     ids: list[str]
@@ -76,6 +77,17 @@ class Predictions:
     display_name: str
     class_accuracy: float | None = None
     kept_by_chance: float = math.nan
+    clusters: Int64 | None = None
+
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        """Which images (N) are right."""
+        return np.asarray(self.predicted == self.labels)
+
+    @property
+    def independent(self) -> float:
+        """How many independent images tell as much as one of these; see `effective_share`."""
+        return metrics.effective_share(self.right, self.clusters)
 
 
 @dataclass(frozen=True)
@@ -295,7 +307,15 @@ def predictions(
     predicted = scored.predicted[run]
     names = class_names(result, max(scored.labels.max(), predicted.max()))
     label = run_label(result, scored, run) + chosen
-    return Predictions(scored.ids, scored.labels, predicted, names, label, result.display_name)
+    return Predictions(
+        scored.ids,
+        scored.labels,
+        predicted,
+        names,
+        label,
+        result.display_name,
+        clusters=result.splits[split].cluster,
+    )
 
 
 def check_predicted_classes(result: FeatureFile) -> None:
@@ -325,11 +345,11 @@ def run_label(result: FeatureFile, scored: ScoredRuns, run: int) -> str:
 
 
 def count(predictions: Predictions) -> ClassCounts:
-    """Count true against predicted classes (C, C) of at most 1,000 classes."""
+    """Count true against predicted classes (C, C) of at most 5,000 classes."""
     C = len(predictions.class_names)
-    if C > MAX_CLASSES:
+    if C > MAX_COUNTED:
         raise ClipkitError(
-            f"{predictions.display_name}: expected at most {MAX_CLASSES:,} classes to count, "
+            f"{predictions.display_name}: expected at most {MAX_COUNTED:,} classes to count, "
             f"got {C:,}",
             "draw groups of classes with --groups FILE",
         )
@@ -354,9 +374,9 @@ def cluster_counts(result: FeatureFile, split: str | None = None, run: int = 0) 
     check_run(scored, run)
     clusters = scored.predicted[run]
     C, K = class_count(result, int(scored.labels.max())), int(clusters.max()) + 1
-    if max(C, K) > MAX_CLASSES:
+    if max(C, K) > MAX_COUNTED:
         raise ClipkitError(
-            f"{result.display_name}: expected at most {MAX_CLASSES:,} classes and clusters to "
+            f"{result.display_name}: expected at most {MAX_COUNTED:,} classes and clusters to "
             f"count, got {C:,} and {K:,}"
         )
     counts = metrics.confusion(scored.labels, clusters, max(C, K))[:C, :K]

@@ -15,7 +15,7 @@ from clipkit.base.names import escape
 from clipkit.datasets.dataset import ImageDataset, describe_splits
 from clipkit.datasets.rows import CAPTION_COLUMNS, as_text
 from clipkit.features.endings import CAPTION_TABLES
-from clipkit.prompts.texts import MAX_PROMPTS, clean
+from clipkit.prompts.texts import check_count, clean
 
 ID_COLUMNS = ("image", "image_id", "id", "path", "filename", "file_name", "filepath")
 EXAMPLE = '{"image": "a.jpg", "caption": "a cat on a mat"}'
@@ -85,8 +85,7 @@ def _collect(pairs: Iterator[tuple[str, str]], name: str, source: dict[str, Any]
             texts.append(text)
             ids.append(row_id)
         blank += not text
-        if len(texts) > MAX_PROMPTS:
-            raise ClipkitError(f"{name}: expected at most {MAX_PROMPTS:,} captions, got more")
+        check_count(len(texts), f"{name}: ", "captions")
     if not texts:
         hint = "the first line of a table is its header; a tar has the caption of 1.jpg in 1.txt"
         raise ClipkitError(f"{name}: expected captions, got none", hint)

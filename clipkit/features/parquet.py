@@ -236,11 +236,8 @@ def _check_ids(ids: list[Any], where: str) -> None:
         )
 
 
-def read_cells(path: Path, name: str) -> tuple[list[str], list[tuple[int, list[Any]]]]:
-    """Read columns of texts, numbers, truth values and lists of texts: their names, and each row.
-
-    Others are left out.
-    """
+def read_cells(path: Path, name: str) -> dict[str, list[Any]]:
+    """Read columns of texts, numbers, truth values and lists of texts; others are left out."""
     with read_errors(name):
         schema = pq.read_schema(path)
         _check_distinct(schema, name)
@@ -248,9 +245,7 @@ def read_cells(path: Path, name: str) -> tuple[list[str], list[tuple[int, list[A
             field.name for field in schema if _is_scalar(field.type) or _is_text_list(field.type)
         ]
         with _open(path, schema, name, names) as file:
-            values = _values(file, names, name, path.stat().st_size)
-    rows = zip(*(values[column] for column in names), strict=True)
-    return names, list(enumerate(map(list, rows)))
+            return _values(file, names, name, path.stat().st_size)
 
 
 def _open(
