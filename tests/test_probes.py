@@ -186,8 +186,8 @@ def test_the_active_set_method_finds_the_widest_margin(columns):
     separation = pairs.fit_separable(rows, signs, 1e9)
     expected = np.append(svc.coef_[0], svc.intercept_)
     assert separation.hyperplane == pytest.approx(expected, abs=2e-3 * np.abs(expected).max())
-    assert separation.largest_coefficient >= np.abs(svc.dual_coef_).max() * 0.99
-    assert pairs.fit_separable(rows, signs, separation.largest_coefficient) is not None
+    assert separation.least_c >= np.abs(svc.dual_coef_).max() * 0.99
+    assert pairs.fit_separable(rows, signs, separation.least_c) is not None
     assert pairs.fit_separable(rows, signs, np.abs(svc.dual_coef_).max() * 0.9) is None
 
 
@@ -271,6 +271,25 @@ def test_an_svm_of_one_pair_at_a_time_does_not_depend_on_other_settings(monkeypa
     for C, run in zip(Cs, together, strict=True):
         (alone,) = probes.sweep(X, y, X_eval, C=[C], keep=True)
         assert np.array_equal(alone.fitted.model.hyperplanes, run.fitted.model.hyperplanes)
+
+
+@pytest.mark.parametrize("columns", [24, 200])
+def test_a_sweep_of_temperatures_agrees_with_single_fits(monkeypatch, columns):
+    """In any order, the sweep and single fits stop within the tolerance, and predict the same."""
+    X, y, X_eval, _ = split(*blobs(2000, 3, columns, 0.3), 600)
+    monkeypatch.setattr(svm, "GRAM_ROWS", len(y) - 1)
+    scales = [0.03, 0.06, 0.4, 3]
+    together = probes.sweep(X, y, X_eval, scales=scales, keep=True)
+    backwards = probes.sweep(X, y, X_eval, scales=scales[::-1], keep=True)[::-1]
+    for scale, run, again in zip(scales, together, backwards, strict=True):
+        (alone,) = probes.sweep(X, y, X_eval, scales=[scale], keep=True)
+        of_pair = y < 2
+        rows = alone.fitted.prepare(X[of_pair])
+        signs = np.where(y[of_pair] == 0, -1, 1)
+        C = (scale * alone.fitted.preparation.rms) ** 2
+        for one in (run, again, alone):
+            assert_agree(one.predicted, alone.predicted, 0.999)
+            assert_within_the_stop(one.fitted.model.hyperplanes[0], rows, signs, C)
 
 
 def test_a_rare_class_is_not_lost_between_chunks(monkeypatch):

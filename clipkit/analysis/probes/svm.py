@@ -240,7 +240,7 @@ def _fit_few_rows(
     """
     hyperplanes: list[Floats | None] = [None] * len(problems)
     for number, separation in enumerate(separations):
-        if separation is not None and separation.largest_coefficient <= C:
+        if separation is not None and separation.least_c <= C:
             hyperplanes[number] = separation.hyperplane
     unsolved = sum(hyperplane is None for hyperplane in hyperplanes)
     is_line_faster = len(line.classes) > 2 and unsolved > len(problems) / 2
