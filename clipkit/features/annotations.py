@@ -502,8 +502,12 @@ def _parse(table: str, data: bytes) -> tuple[list[str], list[tuple[int, list[str
     _check_names(table, names)
     rows = []
     for number, cells in lines:
-        where = f"{table}, line {number}"
-        rows.append((number, [_as_text(cell, where) for cell in cells]))
+        try:
+            texts = list(map(str.strip, cells))
+        except TypeError:  # not of a text table
+            where = f"{table}, line {number}"
+            texts = [_as_text(cell, where) for cell in cells]
+        rows.append((number, texts))
     return names, rows
 
 
