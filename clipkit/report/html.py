@@ -23,6 +23,7 @@ from PIL import Image
 from clipkit.analysis import results
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError
+from clipkit.base.markdown import escape
 from clipkit.base.names import distinct_names
 from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile
@@ -40,7 +41,6 @@ from clipkit.report.blocks import (
     Picture,
     Table,
 )
-from clipkit.report.markdown import escape
 
 if TYPE_CHECKING:
     from clipkit.report.album import Album
@@ -70,7 +70,6 @@ _templates = Environment(
     lstrip_blocks=True,
     undefined=StrictUndefined,
 )
-_templates.filters["escaped"] = console.escaped
 
 
 def as_html(page: Page, album: Album | None = None) -> str:
@@ -98,10 +97,17 @@ def as_html(page: Page, album: Album | None = None) -> str:
         style=_source("page.css"),
         scripts=scripts,
         script_hashes=[_hash(script) for script in scripts],
-        inline=_inline,
-        bar=_bar,
         marks=_legend,
     )
+
+
+def as_cell(page: Page) -> str:
+    """Render the tables of a report, and what they say, for the output of a notebook's cell.
+
+    It has neither scripts nor headings, and takes its colour from the notebook.
+    """
+    nodes = list(_nodes(page, _Pictures(), None))
+    return _templates.get_template("cell.html").render(page=page, nodes=nodes)
 
 
 def _source(name: str) -> Markup:
@@ -241,6 +247,10 @@ def _bar(bar: Bar, width: int = BAR_WIDTH) -> Markup:
         parts.append(f'<path class="control" d="M{at} 3l3.5 4-3.5 4-3.5-4z"/>')
     size = f'width="{width}" height="{BAR_HEIGHT}" viewBox="0 0 {width} {BAR_HEIGHT}"'
     return Markup(f'<svg class="bar" aria-hidden="true" {size}>{"".join(parts)}</svg>')
+
+
+_templates.filters["escaped"] = console.escaped
+_templates.globals.update(inline=_inline, bar=_bar)
 
 
 class _Pictures:
