@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from clipkit.analysis.results import newest_entry
 from clipkit.base.errors import UsageError, unknown
 from clipkit.base.options import options_of
-from clipkit.features.arguments import natural_arguments
+from clipkit.features.arguments import Features, Several, as_files, checked
 from clipkit.features.model import FeatureFile
 from clipkit.plots import style
 from clipkit.plots.picture import Picture
@@ -86,9 +86,9 @@ def choose_pictures(file: FeatureFile) -> list[Picture]:
     raise UsageError(f"{file.display_name}: no picture shows a result of {maker}", hint)
 
 
-@natural_arguments()
+@checked
 def draw(
-    files: Sequence[FeatureFile],
+    files: Several[Features],
     picture: str | None = None,
     *,
     title: str | None = None,
@@ -98,8 +98,8 @@ def draw(
 
     Parameters
     ----------
-    files : FeatureFile or sequence of FeatureFile
-        Or their paths. Most pictures draw one file.
+    files : Features, or several
+        Most pictures draw one file.
     picture : str, optional
         The name of a picture; by default the one that the first file is for.
     title : str, optional
@@ -115,6 +115,7 @@ def draw(
     ClipkitError
         If the picture does not draw files of this kind.
     """
+    files = as_files(files, "files")
     chosen = _find(files, picture)
     inputs = chosen.inputs(files, options.pop("dataset", None))
     known = options_of(chosen.draw)

@@ -19,6 +19,7 @@ from clipkit.base.errors import ClipkitError
 from clipkit.base.markdown import escape
 from clipkit.base.names import distinct_names, select
 from clipkit.base.tables import Column
+from clipkit.features.arguments import FilePath, Several, as_list
 from clipkit.features.columns import COLUMNS, HEADINGS, NOTHING
 from clipkit.features.compatibility import origin
 from clipkit.features.matching import choose_split
@@ -73,10 +74,15 @@ class _Source(NamedTuple):
         return text + self.labels
 
 
+def _as_paths(paths: Several[FilePath], name: str) -> list[Path]:
+    """Return the paths of files and folders, of which one may be given alone."""
+    return list(map(Path, as_list(paths, name, str)))
+
+
 def of_files(
-    paths: Sequence[Path],
-    controls: Sequence[Path] = (),
-    expected: str | None = None,
+    paths: Several[FilePath],
+    controls: Several[FilePath] = (),
+    expected: FilePath | None = None,
     commands: Commands = NO_COMMANDS,
     stack: contextlib.ExitStack | None = None,
     same_as: Mapping[str, str] | None = None,
@@ -105,6 +111,8 @@ def of_files(
     ClipkitError
         If no file can be reported, the table is malformed, or a control is a trained model's.
     """
+    paths, controls = _as_paths(paths, "paths"), _as_paths(controls, "controls")
+    expected = None if expected is None else os.fspath(expected)
     figures = read_table(expected) if expected else []
     files = _Files(paths, controls, stack)
     sections = _Sections(files.by_name)

@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from clipkit.report.album import Album
 
 SVG_DPI = 96  # CSS pixels of an inch
-MAX_PIXELS = 50_000_000  # of a picture, as `clipkit plot` draws them
 UNREADABLE = (  # what Pillow raises
     OSError,
     ValueError,
@@ -370,7 +369,7 @@ def _embed(path: Path) -> tuple[str, tuple[int, int], dict[str, str]]:
         Image.open(io.BytesIO(content["image/png"]), formats=["PNG"]) as image,
     ):
         width, height = image.size
-        if width * height > MAX_PIXELS:
+        if width * height > style.MAX_ASKED_PIXELS:
             raise ValueError(f"{width} x {height} pixels")
         image.load()
         texts = {str(name): str(text) for name, text in image.info.items()}
