@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import codecs
 import contextlib
+import functools
 import importlib
 import io
 import logging
@@ -14,7 +15,7 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -25,7 +26,7 @@ from clipkit.base.errors import ClipkitError, UsageError, import_error, system_r
 from clipkit.base.options import flag
 from clipkit.base.version import __version__
 from clipkit.commands import _completion as completion
-from clipkit.commands._command import ClipkitCommand, HelpGroup
+from clipkit.commands._command import ClipkitCommand, CommandGroup
 from clipkit.commands._options import expand_groups, with_typer
 
 GROUPS = {
@@ -55,16 +56,42 @@ LESS_MEMORY = {  # a hint, by the command
 NO_MEMORY = ("failed to map segment", "can't start new thread")  # of other errors like MemoryError
 
 
-class ClipkitGroup(HelpGroup):
+def _defined(name: str) -> Any:
+    """Return what a command's module defines: a function, or an app with commands of its own."""
+    return getattr(importlib.import_module(f"clipkit.commands.{name}"), name)
+
+
+@functools.cache
+def _build(name: str) -> Any:
+    """Return a command with the parameters that Typer parses."""
+    command = _defined(name)
+    if isinstance(command, typer.Typer):
+        return typer.main.get_group(command)
+    single = typer.Typer()
+    single.command(name, cls=ClipkitCommand)(with_typer(expand_groups(command)))
+    return typer.main.get_group(single).commands[name]
+
+
+class ClipkitGroup(CommandGroup):
     """Run commands. If one fails, write one line to standard error and return an exit code.
 
     Exit codes: 0 done; 1 bad data, input or output; 2 usage; 3 done, but images or files were left
     out; 128 + n on signal n, which includes 141 when the reader of a pipe left.
     """
 
-    def list_commands(self, ctx: Any) -> list[str]:
-        """Return the commands in the order of the help."""
-        return [name for name in COMMANDS if name in self.commands]
+    def sections(self) -> Mapping[str, Sequence[str]]:
+        """Return the names of the commands, by the headings of the help."""
+        return GROUPS
+
+    def build(self, name: str) -> Any:
+        """Return a command."""
+        return _build(name)
+
+    def describe(self, name: str) -> str:
+        """Return the help of a command."""
+        command = _defined(name)
+        text = command.info.help if isinstance(command, typer.Typer) else command.__doc__
+        return str(text)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Keep the words for the completion."""
@@ -136,8 +163,7 @@ def _report_error(error: Exception, command: str, is_debugged: bool) -> int:
     if is_debugged:
         traceback.print_exc()
     explained = _explain(error, command)
-    if explained.message:  # none where Typer showed the help instead
-        console.write_line(f"{command}: {explained.with_hint()}")
+    console.write_line(f"{command}: {explained.with_hint()}")
     return explained.exit_code
 
 
@@ -197,10 +223,8 @@ def _describe_usage(error: Any) -> str:
 app = typer.Typer(
     cls=ClipkitGroup,
     name="clipkit",
-    no_args_is_help=True,
-    rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
 
@@ -231,16 +255,6 @@ def describe(
 
     Example: clipkit textembed generic32 | clipkit logits img.h5 - | clipkit probe
     """
-
-
-for _group, _names in GROUPS.items():
-    for _name in _names:
-        _command = getattr(importlib.import_module(f"clipkit.commands.{_name}"), _name)
-        if isinstance(_command, typer.Typer):
-            app.add_typer(_command, name=_name, rich_help_panel=_group)
-        else:
-            _add = app.command(_name, cls=ClipkitCommand, rich_help_panel=_group)
-            _add(with_typer(expand_groups(_command)))
 
 
 def main() -> NoReturn:

@@ -246,7 +246,9 @@ def _warm_up() -> None:
     from clipkit import cli
     from clipkit.base import signals
 
-    command = typer.main.get_command(cli.app)
+    command: Any = typer.main.get_command(cli.app)
+    for group in (command, command.commands["plot"]):
+        list(group.commands.values())  # each is built once
     typer.main.get_command = lambda _: command  # type: ignore[assignment]
     CliRunner().invoke(cli.app, ["info", "no.h5"])  # loads what Typer imports late
     signals._disarmed = False  # it has ended

@@ -21,7 +21,7 @@ from clipkit.cli import app
 PROGRAMS = Path(sys.executable).parent
 Make = Callable[..., subprocess.CompletedProcess[str]]
 
-# Typer builds all commands anew for each command line, which takes longer than most of them.
+# Typer builds the group of all commands anew for each command line.
 typer.main.get_command = functools.cache(typer.main.get_command)
 typer.testing._get_command = typer.main.get_command
 

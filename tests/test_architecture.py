@@ -27,17 +27,38 @@ def running(*words):
     )
 
 
+HELPS = {"clipkit --help": running("--help"), "clipkit --version": running("--version")}
+HELPS["completion"] = """
+from typer.main import get_command
+from typer import Context
+from clipkit.cli import COMMANDS, app
+group = get_command(app)
+context = Context(group)
+assert [item.value for item in group.shell_complete(context, "")] == list(COMMANDS)
+"""
+
+
 @pytest.mark.parametrize(
     "code",
     [
         "import clipkit; assert {'read', 'load_model'} <= set(dir(clipkit))",
-        running("--help"),
         running("embed", "--help"),
+        *HELPS.values(),
     ],
-    ids=["import clipkit", "clipkit --help", "clipkit embed --help"],
+    ids=["import clipkit", "clipkit embed --help", *HELPS],
 )
 def test_nothing_heavy_is_loaded(code):
-    assert not loaded_modules(code) & HEAVY
+    modules = loaded_modules(code)
+    assert not modules & HEAVY
+    assert not modules & {"rich.console", "typer.rich_utils"}
+
+
+@pytest.mark.parametrize("code", HELPS.values(), ids=HELPS)
+def test_help_and_completion_load_no_library_beside_typer_and_build_no_command(code):
+    others = loaded_modules(code) - loaded_modules("import typer")
+    packages = {name.partition(".")[0] for name in others} - sys.stdlib_module_names
+    # Typer imports pydantic when it builds a command
+    assert packages - {"typer"} == {"clipkit"}
 
 
 @pytest.mark.long

@@ -80,6 +80,19 @@ def test_the_interval_is_that_of_the_likelihood_ratio():
     assert least <= min(mean_nll(scores, fitted * 0.999), mean_nll(scores, fitted * 1.001))
 
 
+def test_a_fit_reads_the_scores_at_most_twenty_times():
+    rows, labels = draw(500, 4, 0.05, scale=0.1)
+    passes = []
+
+    def blocks():
+        passes.append(1)
+        return iter([rows[:300], rows[300:]])
+
+    fit = fit_temperature(ClassScores("train", BlockMatrix(rows.shape, blocks), labels))
+    assert fit == pytest.approx(fit_temperature(class_scores(rows, labels)), rel=1e-9)
+    assert 5 < len(passes) <= 20
+
+
 @pytest.mark.parametrize("scale", [1e-4, 1e4])
 def test_scores_of_any_size_are_fitted(scale):
     scores, labels = draw(500, 4, 1.0)

@@ -20,12 +20,12 @@ from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import Split, read, row_ids, validate
 
 
-@pytest.mark.parametrize("seed", [42, 7])
-def test_kmeans_is_scikit_learns_with_ten_starts_on_one_thread(seed):
+@pytest.mark.parametrize(("k", "seed"), [(10, 42), (10, 7), (40, 42)])
+def test_kmeans_is_scikit_learns_with_ten_starts_on_one_thread(k, seed):
     X = load_digits().data[:600].astype(np.float32) + 50
-    assignments = clustering.kmeans(X, 10, seed=seed)
+    assignments = clustering.kmeans(X, k, seed=seed)
     with threadpool_limits(1):
-        expected = KMeans(10, random_state=seed, n_init=10).fit(X).labels_
+        expected = KMeans(k, random_state=seed, n_init=10).fit(X).labels_
     assert assignments.dtype == np.int64
     assert np.array_equal(assignments, expected)
 

@@ -19,6 +19,7 @@ import pytest
 from factories import write_feature_file
 from shell import clipkit, fails, ok
 from typer.main import get_command
+from typer.testing import CliRunner
 
 from clipkit import analysis, cli, features
 from clipkit.analysis import probes
@@ -142,22 +143,24 @@ def test_every_command_reports_its_stages_if_asked(logits_h5):
 
 def test_the_help_groups_the_commands():
     text = ok("--help").stdout
-    places = [text.index(f"─ {group} ─") for group in cli.GROUPS]
+    places = [text.index(f"\n{group}:\n") for group in cli.GROUPS]
     assert places == sorted(places)
     assert list(cli.GROUPS) == ["Encode", "Measure", "Understand", "Files"]
 
 
 @pytest.mark.parametrize("words", [[], ["probe"], ["plot"], ["plot", "layers"]])
-def test_the_example_is_the_brightest_text_of_the_help_on_a_colour_terminal(words, monkeypatch):
-    for name, value in (("TERM", "xterm-256color"), ("COLUMNS", "200")):
-        monkeypatch.setenv(name, value)
-    # Typer reads FORCE_COLOR once, when the first help of this process is shown.
-    monkeypatch.setattr("typer.rich_utils.FORCE_TERMINAL", True)
+def test_examples_and_names_are_bright_in_the_help_of_a_colour_terminal(words, monkeypatch):
+    line = [*words, "--help"]
     monkeypatch.delenv("NO_COLOR", raising=False)
-    (example,) = re.findall(r"^.*Example: .*$", ok(*words, "--help").stdout, re.MULTILINE)
-    styles = re.findall(r"\x1b\[([\d;]+)m([^\x1b]*)", example)
-    assert [codes for codes, text in styles if text.startswith("clipkit ")] == ["1;36;40"]
-    assert not any("2" in codes.split(";") for codes, _ in styles)  # dim
+    coloured = CliRunner().invoke(cli.app, line, color=True).stdout
+    bright = re.findall("\x1b\\[36m\x1b\\[1m([^\x1b]*)\x1b\\[0m", coloured)
+    assert sum(text.startswith("clipkit ") for text in bright) == 1
+    assert "-h, --help" in {text.strip() for text in bright}
+    plain = ok(*line).stdout
+    assert "\x1b" not in plain
+    assert re.sub("\x1b\\[[0-9]+m", "", coloured) == plain
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert CliRunner().invoke(cli.app, line, color=True).stdout == plain
 
 
 @pytest.mark.parametrize("command", [name for name, _ in commands()])

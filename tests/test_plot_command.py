@@ -225,7 +225,7 @@ def test_plot_alone_lists_every_picture():
     overview = result.stdout + result.stderr
     assert "Example: clipkit plot " in overview
     for picture in plots.PICTURES:
-        assert f"│ {picture} " in overview
+        assert f"\n  {picture} " in overview
 
 
 @pytest.mark.parametrize(

@@ -365,6 +365,21 @@ def test_logreg_finds_the_optimum_in_any_order_of_rows(problem, C, tau):
     assert_agree(permuted, expected, 0.995)
 
 
+@pytest.mark.parametrize("spread", [0.1, 1, 100])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_two_classes_have_the_sums_of_a_softmax(spread, weighted):
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((200, 5)), rng.integers(0, 2, 200)
+    half = spread * rng.standard_normal((6, 1))
+    weights = rng.uniform(0.5, 2, 200) if weighted else None
+    found, expected = (kind(5, 2, True) for kind in (logistic.TwoClassSums, logistic.Sums))
+    for sums in (found, expected):
+        sums.add(X, y, np.hstack([-half, half]), weights)
+    for name in ("loss", "slope", "moments", "squares"):
+        sizes = getattr(found, name), getattr(expected, name)
+        np.testing.assert_allclose(*sizes, rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("C", [1e-2, 1, 1e3])
 def test_logreg_finds_the_optimum_of_fewer_rows_than_columns(C):
     X = np.random.default_rng(1).normal(size=(80, 300)) * np.geomspace(1, 1e-3, 300)

@@ -80,6 +80,17 @@ class Words(NamedTuple):
     others: Float32
 
 
+class Similarities(NamedTuple):
+    """Similarities with directions: (N, P) of the rows to fit on, (M, P) of those to score.
+
+    Probes on them share `shared`.
+    """
+
+    fit: Float32
+    scored: Float32
+    shared: probes.SharedRows
+
+
 Rows = Float32 | BlockMatrix  # (n, D)
 Shared = probes.SharedRows | None
 Predicted = NDArray[Any]  # of the scored rows (n,): values or scores
@@ -96,20 +107,32 @@ class _Embeddings:
         self.file, self.fit, self.scored = file, fit, scored
         self.X, self.X_scored = fit.embeddings(file), np.asarray(scored.embeddings(file))
         self.shared = probes.SharedRows()
-        self._similarities: dict[bytes, list[Float32]] = {}
+        self._kept: dict[bytes, Similarities] = {}
 
-    def similarities(self, directions: Float32) -> list[Float32]:
-        """Return the similarities of the rows to fit on and to score with directions (P, D).
+    def similarities(self, directions: Float32) -> Similarities:
+        """Return the similarities of the rows to fit on and to score with directions (P, D)."""
+        kept = self._kept.get(directions.tobytes())
+        return kept or self._similarities(directions)
 
-        The similarities with few directions are kept, since attributes share the random directions.
+    def keep_similarities(self, sets: Sequence[Float32]) -> None:
+        """Keep the similarities with sets of few directions, since attributes share random ones.
+
+        All are computed in one pass over the rows.
         """
-        key = directions.tobytes()
-        if key in self._similarities:
-            return self._similarities[key]
-        found = [self._products(self.X, directions), self.scored_similarities(directions)]
-        if len(directions) <= KEPT_DIRECTIONS:
-            self._similarities[key] = found
-        return found
+        new = [one for one in sets if one.tobytes() not in self._kept]
+        if not new or max(map(len, new)) > KEPT_DIRECTIONS:
+            return
+        of_all = self._similarities(np.concatenate(new))
+        places = np.cumsum([0, *map(len, new)]).tolist()
+        for directions, start, stop in zip(new, places, places[1:], strict=False):
+            fit, scored = (
+                np.ascontiguousarray(rows[:, start:stop]) for rows in (of_all.fit, of_all.scored)
+            )
+            self._kept[directions.tobytes()] = Similarities(fit, scored, probes.SharedRows())
+
+    def _similarities(self, directions: Float32) -> Similarities:
+        fit, scored = self._products(self.X, directions), self.scored_similarities(directions)
+        return Similarities(fit, scored, probes.SharedRows())
 
     def scored_similarities(self, directions: Float32) -> Float32:
         """Return the similarities (N, P) of the rows to score with directions (P, D)."""
@@ -572,11 +595,13 @@ class _Attribute:
             zero = self._zeroshot(words)
             names = self._score(self._on_directions(words.directions))
             count = len(words.directions)
-        draws = []
+        sets = []
         for number in range(self.settings.random):
             draw_seed = (self.settings.seed + number) % 2**32
             directions = similarity.random_directions(count, self.X.shape[1], draw_seed)
-            draws.append(self._score(self._on_directions(directions.astype(np.float32))))
+            sets.append(directions.astype(np.float32))
+        self.embeddings[0].keep_similarities(sets)
+        draws = [self._score(self._on_directions(directions)) for directions in sets]
         predicted, *of_controls = [
             self._probe(one.X, one.X_scored, one.shared) for one in self.embeddings
         ]
@@ -630,7 +655,9 @@ class _Attribute:
         return {name: value, f"{name}_low": value - half, f"{name}_high": value + half}
 
     def _zeroshot(self, words: Words) -> Predicted | None:
-        return self._by_words(self.embeddings[0].similarities(words.directions)[1], words.values)
+        return self._by_words(
+            self.embeddings[0].scored_similarities(words.directions), words.values
+        )
 
     def _by_words(self, cosines: Float32, values: Int64) -> Predicted | None:
         """Predict the scored rows by their cosines (N, P) with the words for `values` (P,)."""
@@ -657,8 +684,7 @@ class _Attribute:
         }
 
     def _on_directions(self, directions: Float32) -> Predicted | None:
-        X, X_scored = self.embeddings[0].similarities(directions)
-        return self._probe(X, X_scored)
+        return self._probe(*self.embeddings[0].similarities(directions))
 
     def _probe(self, X: Rows, X_scored: Float32, shared: Shared = None) -> Predicted | None:
         """Fit the probe and return its predictions, or None if there is nothing to learn."""

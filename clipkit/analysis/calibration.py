@@ -6,7 +6,6 @@ logits are the scores divided by a temperature tau.
 
 from __future__ import annotations
 
-import functools
 import math
 import time
 from collections.abc import Iterator
@@ -28,10 +27,13 @@ BINS = 15
 UNEVEN = 1.5  # a note says if the most frequent class has more than this times 1 / C
 SEED = 42
 SEARCHED = (1e-6, 1e6)  # temperatures, as multiples of the largest difference between scores
+PRECISION = 1e-5  # of the last step of a search, relative; a step squares the one before it
+MAX_STEPS = 100  # of a search; about five are needed
 CHI_SQUARED = 3.841459  # 95 % quantile, one degree of freedom
 MAX_SCORES = 1 << 27  # in memory, 512 MiB; more are computed again in each pass
-PASSES = 30  # over the scores, about, in a fit
-WIDER = 3  # than a sample's interval is the range that is searched on all rows
+PASSES = 12  # over the scores, about, in a fit
+# Of a block. The memory of larger arrays goes back to the system, and then costs as much as exp.
+BLOCK_BYTES = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ class ClassScores:
     def iter_below(self) -> Iterator[tuple[Floats, Int64]]:
         """Yield blocks of scores, minus the highest of each row, and their labels."""
         start = 0
-        for rows in self.matrix.iter_rows(softmax.CACHE_ROWS):
+        most = max(1, BLOCK_BYTES // (8 * self.matrix.shape[1]))
+        for rows in self.matrix.iter_rows(most):
             yield softmax.below_highest(rows), self.labels[start : start + len(rows)]
             start += len(rows)
 
@@ -76,19 +79,37 @@ def read_scores(
 
 def mean_nll(scores: ClassScores, temperature: float) -> float:
     """Return the mean negative log-likelihood (nats) of the labels, -ln softmax(score / tau)."""
-    total = 0.0
+    return _nll(scores, 1 / temperature)[0]
+
+
+def _nll(scores: ClassScores, beta: float) -> tuple[float, float, float]:
+    """Return the mean NLL at the temperature 1 / beta, and its derivatives by beta.
+
+    The first derivative is E[score] - score of the label, the second one the variance of the score,
+    for a class that is drawn from the softmax. Both are means over the rows.
+    """
+    nll = slope = curvature = 0.0
     for below, labels in scores.iter_below():
-        below /= temperature
         true = below[np.arange(len(labels)), labels]
-        total += float((np.log(np.exp(below, out=below).sum(axis=1)) - true).sum())
-    return total / len(scores.labels)
+        weights = below * beta
+        np.exp(weights, out=weights)
+        sums = weights.sum(axis=1)
+        nll += float((np.log(sums) - beta * true).sum())
+        weights *= below
+        means = weights.sum(axis=1) / sums
+        slope += float((means - true).sum())
+        squares = np.einsum("ij,ij->i", weights, below) / sums
+        curvature += float((squares - means**2).sum())
+    n = len(scores.labels)
+    return nll / n, slope / n, curvature / n
 
 
 def fit_temperature(scores: ClassScores) -> tuple[float, float, float]:
     """Fit the temperature by maximum likelihood (Guo et al. 2017), with a 95 % interval.
 
     The interval comes from the likelihood-ratio test: every tau with
-    2 N (NLL(tau) - NLL(fitted)) <= 3.841. NLL is convex in 1 / tau, so there is one minimum.
+    2 N (NLL(tau) - NLL(fitted)) <= 3.841. NLL is convex in beta = 1 / tau, so there is one minimum,
+    and Newton's method finds it and both ends.
 
     Returns
     -------
@@ -108,70 +129,80 @@ def fit_temperature(scores: ClassScores) -> tuple[float, float, float]:
     A note on standard error says which end is missing.
     """
     began = time.monotonic()
-    spread, is_right, slope = _shape(scores)
+    spread, is_right = _shape(scores)
     console.note_if_long("fitting the temperature", PASSES * (time.monotonic() - began))
     if spread == 0:
         raise ClipkitError(
             f"{scores.name}: expected scores that differ between two classes or more, "
             "got equal ones in every row"
         )
-    first, last = np.log(spread) + np.log(SEARCHED)
-    best = None
-    if is_right:
-        best = first
-        console.note(f"{scores.name}: all rows are right, so the lower the temperature, the better")
-    elif slope >= 0:
+    first, last = (1 / (spread * ratio) for ratio in reversed(SEARCHED))  # of beta
+    with console.progress("fitting the temperature"):
         best = last
+        if not is_right:
+            start = first
+            if math.prod(scores.matrix.shape) > MAX_SCORES:
+                start = _find_best(scores.sample(), first, last, first)
+            best = _find_best(scores, first, last, start)
+        low, high = (_find_end(scores, best, limit) for limit in (last, first))
+    if is_right:
+        console.note(f"{scores.name}: all rows are right, so the lower the temperature, the better")
+    elif best == first:
         console.note(
             f"{scores.name}: the labels do not have higher scores than other classes, so the "
             "higher the temperature, the better"
         )
-    with console.progress("fitting the temperature"):
-        best, low, high = _search_near_sample(scores, first, last, best)
     _note_missing_ends(scores.name, low, high)
-    return float(np.exp(best)), float(np.exp(low)), float(np.exp(high))
+    return 1 / best, low, high
 
 
-def _search_near_sample(
-    scores: ClassScores, first: float, last: float, best: float | None
-) -> tuple[float, ...]:
-    """Search as `_search` does. If the scores do not fit into memory, begin with a sample."""
-    if best is None and math.prod(scores.matrix.shape) > MAX_SCORES:
-        near, low, high = _search(scores.sample(), first, last)
-        if np.isfinite([low, high]).all():  # the interval of all rows is several times narrower
-            found = _search(scores, near - WIDER * (near - low), near + WIDER * (high - near))
-            if np.isfinite(found).all():
-                return found
-    return _search(scores, first, last, best)
+def _find_best(scores: ClassScores, first: float, last: float, start: float) -> float:
+    """Return the beta between two limits with the lowest NLL.
 
-
-def _search(
-    scores: ClassScores, first: float, last: float, best: float | None = None
-) -> tuple[float, ...]:
-    """Return the logarithms of the best temperature and of the ends of its interval.
-
-    Both are searched between `first` and `last`, the best one only if it is not given. A missing
-    end is NaN.
+    A step of Newton's method that leaves the range where the slope changes its sign is replaced by
+    one to the middle of this range.
     """
-    from scipy.optimize import brentq, minimize_scalar
+    beta = start
+    for _ in range(MAX_STEPS):
+        _, slope, curvature = _nll(scores, beta)
+        if slope >= 0 and beta == first:
+            return first
+        if slope < 0:
+            first = beta
+        else:
+            last = beta
+        step = -slope / curvature if curvature > 0 else math.inf
+        if not first < beta + step < last:
+            step = math.sqrt(first * last) - beta
+        beta += step
+        if abs(step) <= PRECISION * beta:
+            break
+    return beta
 
-    @functools.cache  # the searches below try the same ends
-    def nll(log_tau: float) -> float:
-        return mean_nll(scores, float(np.exp(log_tau)))
 
-    if best is None:
-        best = float(minimize_scalar(nll, bounds=(first, last), method="bounded").x)
-    lowest = nll(best)
+def _find_end(scores: ClassScores, best: float, limit: float) -> float:
+    """Return the temperature at an end of the interval, or NaN if it is beyond a limit of beta.
 
-    def excess(log_tau: float) -> float:
-        return 2 * len(scores.labels) * (nll(log_tau) - lowest) - CHI_SQUARED
-
-    def find_end(limit: float) -> float:
-        if excess(limit) <= 0:
-            return np.nan
-        return float(brentq(excess, limit, best, xtol=1e-6))
-
-    return best, find_end(first), find_end(last)
+    Newton's method starts where the end is if NLL is a parabola. One step from inside the interval
+    leads out of it, since NLL is convex; those from outside come ever closer to the end.
+    """
+    n = len(scores.labels)
+    lowest, _, curvature = _nll(scores, best)
+    beta = limit
+    if curvature > 0:
+        half = math.sqrt(CHI_SQUARED / (n * curvature))
+        beta = best + math.copysign(half, limit - best)
+    for _ in range(MAX_STEPS):
+        beta = min(max(beta, min(best, limit)), max(best, limit))
+        nll, slope, _ = _nll(scores, beta)
+        excess = 2 * n * (nll - lowest) - CHI_SQUARED
+        if beta == limit and excess <= 0:
+            return math.nan
+        step = -excess / (2 * n * slope)
+        beta += step
+        if abs(step) <= PRECISION * beta:
+            break
+    return 1 / beta
 
 
 def _has_fit_split(logits: FeatureFile, eval_split: str) -> bool:
@@ -202,20 +233,16 @@ def _note_missing_ends(name: str, low: float, high: float) -> None:
             console.note(f"{name}: the interval of the fitted temperature has no {end} end")
 
 
-def _shape(scores: ClassScores) -> tuple[float, bool, float]:
-    """Compute what determines whether there is a best temperature.
+def _shape(scores: ClassScores) -> tuple[float, bool]:
+    """Return the largest difference between two scores of a row, and whether all rows are right.
 
-    Return the largest difference between two scores of a row, whether no class has a higher score
-    than the label in any row, and the slope of the mean NLL in 1 / tau at 0, where the softmax is
-    uniform.
+    A row is right if no class has a higher score than the label.
     """
-    spread, slope, is_right = 0.0, 0.0, True
+    spread, is_right = 0.0, True
     for below, labels in scores.iter_below():
-        true = below[np.arange(len(labels)), labels]
         spread = max(spread, float(-below.min()))
-        is_right = is_right and not true.any()
-        slope += float((below.mean(axis=1) - true).sum())
-    return spread, is_right, slope
+        is_right = is_right and not below[np.arange(len(labels)), labels].any()
+    return spread, is_right
 
 
 @dataclass(frozen=True)
@@ -235,17 +262,21 @@ class SoftmaxScores:
 
 def score_softmax(scores: ClassScores, temperature: float) -> SoftmaxScores:
     """Score the softmax at a temperature."""
-    confidence, right, brier = [], [], 0.0
+    confidence, right = [], []
+    nll = brier = 0.0
     for below, labels in scores.iter_below():
-        p = softmax.softmax(below, temperature)
-        p_true = p[np.arange(len(labels)), labels]
+        z = below / temperature
+        z_true = z[np.arange(len(labels)), labels]
+        weights = np.exp(z, out=z)  # the most probable class has weight 1
+        sums = weights.sum(axis=1)
+        nll += float((np.log(sums) - z_true).sum())
         # sum over classes of (p - [class is the label])^2
-        brier += float((np.einsum("ij,ij->i", p, p) - 2 * p_true + 1).sum())
-        confidence.append(p.max(axis=1))
+        squares = np.einsum("ij,ij->i", weights, weights) / sums**2
+        brier += float((squares - 2 * np.exp(z_true) / sums + 1).sum())
+        confidence.append(1 / sums)
         right.append(below.argmax(axis=1) == labels)
     n = len(scores.labels)
-    nll = mean_nll(scores, temperature)
-    return SoftmaxScores(np.concatenate(confidence), np.concatenate(right), nll, brier / n)
+    return SoftmaxScores(np.concatenate(confidence), np.concatenate(right), nll / n, brier / n)
 
 
 @checked

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 import itertools
+import os
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import typer
 from typer.core import TyperCommand, TyperGroup
 
 from clipkit.base import console
@@ -20,24 +23,130 @@ from clipkit.commands._options import options_with_value, replace_earlier_names
 
 EVERYWHERE = ("quiet", "verbose", "debug")  # options that a command also accepts behind it
 EXAMPLE = re.compile(r"(?<=^Example: )\S.*(?:\n.+)*", re.MULTILINE)  # the command line
+CODE = re.compile("`([^`]+)`")
 
 
-def with_bright_example(command: Any) -> Any:
-    """Return a command as its help shows it: the example is code, and no text is dim."""
-    from typer import rich_utils  # slow to load, and only for help
-
-    rich_utils.STYLE_HELPTEXT = ""  # Typer dims what follows the first paragraph
-    shown = copy.copy(command)
-    shown.help = EXAMPLE.sub(r"`\g<0>`", command.help or "")
-    return shown
+def _bright(text: str) -> str:
+    """Return a name, or code, as a help on a colour terminal shows it; pipes drop the colour."""
+    return text if os.environ.get("NO_COLOR") else typer.style(text, fg="cyan", bold=True)
 
 
-class HelpGroup(TyperGroup):
-    """A group of commands whose help has a bright example."""
+def bright_code(text: str) -> str:
+    """Replace the backticks of a help by bright code."""
+    return CODE.sub(lambda code: _bright(code[1]), text)
+
+
+def write_help(command: Any, ctx: Any, formatter: Any) -> None:
+    """Write what a command does, with its example as code, its arguments and its options.
+
+    Typer's own panels need Rich, which takes as long to load as all else that a help needs.
+    """
+    command.format_usage(ctx, formatter)
+    formatter.write_paragraph()
+    with formatter.indentation():
+        formatter.write_text(EXAMPLE.sub(r"`\g<0>`", command.help or ""))
+    arguments, options = [], []
+    for parameter in command.get_params(ctx):
+        record = parameter.get_help_record(ctx)
+        if record is None:  # it is hidden
+            continue
+        if parameter.param_type_name == "argument":
+            arguments.append((parameter.metavar, record[1]))  # Typer adds the type to it
+        else:
+            options.append(record)
+    write_section(formatter, "Arguments", arguments)
+    write_section(formatter, "Options", options)
+
+
+def write_section(formatter: Any, title: str, rows: Sequence[tuple[str, str]]) -> None:
+    """Write rows of a name and what it means, if there are any."""
+    if rows:
+        with formatter.section(title):
+            formatter.write_dl([(_bright(name), text) for name, text in rows])
+
+
+class Commands(Mapping[str, Any]):
+    """Commands by their names. Each is built when it is used.
+
+    Typer needs 2 ms for each command, and 50 ms to load what builds the first one.
+    """
+
+    def __init__(self, names: Sequence[str], build: Callable[[str], Any]) -> None:
+        self._names = names
+        self._build = build
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._build(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+class CommandGroup(TyperGroup):
+    """A group of commands, which shows its help if no command is given."""
+
+    def sections(self) -> Mapping[str, Collection[str]]:
+        """Return the names of the commands, by the headings of the help."""
+        raise NotImplementedError
+
+    def build(self, name: str) -> Any:
+        """Return a command."""
+        raise NotImplementedError
+
+    def describe(self, name: str) -> str:
+        """Return the help of a command, without building it."""
+        raise NotImplementedError
+
+    @property
+    def commands(self) -> Any:
+        """All commands."""
+        return Commands(list(itertools.chain(*self.sections().values())), self.build)
+
+    @commands.setter
+    def commands(self, _: Any) -> None:
+        """Ignore the commands that Typer knows: there are none."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names of the commands, in the order of the help."""
+        return list(self.commands)
+
+    def summary(self, name: str) -> str:
+        """Return the first paragraph of a command's help, as one line."""
+        return " ".join(self.describe(name).strip().partition("\n\n")[0].split())
+
+    def get_help(self, ctx: Any) -> str:
+        """Return the help, with bright code."""
+        return bright_code(super().get_help(ctx))
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Write the help."""
-        TyperGroup.format_help(with_bright_example(self), ctx, formatter)
+        """Write the help, with the commands."""
+        write_help(self, ctx, formatter)
+        width = max(map(len, self.commands))
+        for title, names in self.sections().items():
+            rows = [(name.ljust(width), self.summary(name)) for name in names]
+            write_section(formatter, title, rows)
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        """Offer options or the names of commands, with what the help says about them."""
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        names = [name for name in self.commands if name.startswith(incomplete)]
+        return [SimpleNamespace(value=one, type="plain", help=self.summary(one)) for one in names]
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Show the help if there are no arguments."""
+        if not args and not ctx.resilient_parsing:
+            typer.echo(self.get_help(ctx), err=True)
+            raise typer.Exit(UsageError.exit_code)
+        return super().parse_args(ctx, args)
 
 
 class ClipkitCommand(TyperCommand):
@@ -139,9 +248,13 @@ class ClipkitCommand(TyperCommand):
                 return not parameter.required and parameter.default is None
         return False
 
+    def get_help(self, ctx: Any) -> str:
+        """Return the help, with bright code."""
+        return bright_code(super().get_help(ctx))
+
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help."""
-        TyperCommand.format_help(with_bright_example(self), ctx, formatter)
+        write_help(self, ctx, formatter)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Return the words of the usage line. Hidden arguments, which have no name, give none."""

@@ -10,7 +10,7 @@ import contextlib
 import functools
 import inspect
 import itertools
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,7 +19,7 @@ import typer
 from clipkit.base.errors import ClipkitError, InputError, UsageError, unknown
 from clipkit.base.options import option, options_of
 from clipkit.commands import _completion as completion
-from clipkit.commands._command import ClipkitCommand, HelpGroup
+from clipkit.commands._command import ClipkitCommand, CommandGroup
 from clipkit.commands._options import (
     OUTPUT,
     FeatureInput,
@@ -121,21 +121,24 @@ def _save(
         style.save(figure, path, format, dpi=dpi)
 
 
-class PlotGroup(HelpGroup):
+class PlotGroup(CommandGroup):
     """Accept options before the picture, and suggest similar names if there is no such picture."""
 
-    @property
-    def commands(self) -> MutableMapping[str, Any]:
-        """The commands of all pictures."""
-        return picture_commands()
-
-    @commands.setter
-    def commands(self, _: Any) -> None:
-        """Ignore the commands that Typer knows: there are none."""
-
-    def list_commands(self, ctx: Any) -> list[str]:
+    def sections(self) -> Mapping[str, Collection[str]]:
         """Return the names of the pictures."""
-        return list(self.commands)
+        from clipkit.plots import PICTURES
+
+        return {"Pictures": PICTURES}
+
+    def build(self, name: str) -> Any:
+        """Return the command of a picture."""
+        return _build(name)
+
+    def describe(self, name: str) -> str:
+        """Return the help of a picture."""
+        from clipkit.plots import PICTURES
+
+        return _help_of(PICTURES[name])
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Move the picture to the front of the arguments, or find the one of a file."""
@@ -185,7 +188,6 @@ def _first_picture(path: str) -> str:
 
 plot = typer.Typer(
     cls=PlotGroup,
-    no_args_is_help=True,
     subcommand_metavar="PICTURE [ARGS]...",
     help="""Draw what a feature file holds: the named picture, or the one that the file is for.
 
@@ -195,15 +197,14 @@ plot = typer.Typer(
 
 
 @functools.cache
-def picture_commands() -> MutableMapping[str, Any]:
-    """Return a command for each picture, by its name."""
-    from clipkit import plots
+def _build(name: str) -> Any:
+    """Return the command of a picture."""
+    from clipkit.plots import PICTURES
 
-    app = typer.Typer(rich_markup_mode="markdown")
-    for picture in plots.PICTURES.values():
-        add = app.command(picture.name, cls=ClipkitCommand, help=_help_of(picture))
-        add(with_typer(_command_of(picture)))
-    return typer.main.get_group(app).commands
+    picture = PICTURES[name]
+    app = typer.Typer()
+    app.command(name, cls=ClipkitCommand, help=_help_of(picture))(with_typer(_command_of(picture)))
+    return typer.main.get_group(app).commands[name]
 
 
 def _help_of(picture: Picture) -> str:

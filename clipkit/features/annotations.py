@@ -502,7 +502,7 @@ def _read_lines(table: OpenTable) -> Lines:
     split = ""
     for number, row in rows:
         where = f"{table.name}, line {number}"
-        cells = [_as_text(cell, where) for cell in row]
+        cells = _as_texts(row, where)
         row_id = cells[place_of_id]
         if place_of_split >= 0:
             split = known.setdefault(cells[place_of_split], cells[place_of_split])
@@ -647,6 +647,14 @@ def _name_ids(names: list[str]) -> list[str]:
             names[lower.index(name)] = "id"
             break
     return names
+
+
+def _as_texts(row: Sequence[Any], where: str) -> list[str]:
+    """Return the cells of a row as text."""
+    try:
+        return list(map(str.strip, row))
+    except TypeError:  # not all of them are text
+        return [_as_text(cell, where) for cell in row]
 
 
 def _as_text(cell: Any, where: str) -> str:

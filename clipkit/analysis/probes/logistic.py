@@ -41,6 +41,8 @@ MAX_TRIALS = 20  # of the length of a step
 BLOCK = 2**17  # scores that are computed together; they stay in the cache
 MIN_ROWS = 2**12  # of a block, since products of fewer are slow
 MAX_BLOCK = 2**22  # scores of a block of MIN_ROWS
+TWO_CLASS_BLOCK = 2**19  # features of a block of two classes, which is read twice
+TWO_CLASS_ROWS = 2**8  # at least
 ROTATED = 2**20  # features in float64 at a time
 MAX_GROUPS = 16  # of blocks; each has a gradient in memory
 TINY = 1e-200  # against divisions by 0
@@ -308,6 +310,40 @@ class Sums:
         sums[-1] += values.sum(axis=0, dtype=np.float64)
 
 
+class TwoClassSums(Sums):
+    """`Sums` of two classes, from the difference of their scores.
+
+    A product with one vector takes a third of the time of one with two, and so do the functions of
+    one column.
+    """
+
+    def add(self, X: Floats, y: Int64, table: Floats, weights: Floats | None) -> None:
+        """Add rows (B, D) of classes (B,), weighted by (B,)."""
+        difference = table[:, 1] - table[:, 0]
+        sign = (2 * y - 1).astype(X.dtype)
+        margins = (X @ difference[:-1] + difference[-1]) * sign
+        odds = np.exp(np.maximum(-np.abs(margins), LOWEST_LOGIT))  # of the less probable class
+        losses = np.log1p(odds, dtype=np.float64) + np.maximum(-margins, 0)
+        likely, unlikely = 1 / (1 + odds), odds / (1 + odds)
+        is_right = margins > 0
+        errors = np.where(is_right, unlikely, likely)
+        if weights is not None:
+            losses *= weights
+        weighted = errors if weights is None else errors * weights
+        self.loss += float(losses.sum())
+        self._add_column(self.slope, X, -sign * weighted, sign=-1)
+        if self.with_curvature:
+            curvatures = weighted * np.where(is_right, likely, unlikely)
+            self._add_column(self.moments, X, curvatures, sign=1)
+            self.squares += 2 * ((X * X).T @ curvatures)
+
+    def _add_column(self, sums: Float64, X: Floats, values: Floats, sign: int) -> None:
+        """Add products of X (B, D) and 1 with values (B,) to column 1, `sign` times them to 0."""
+        column = np.append(X.T @ values, values.sum(dtype=np.float64))
+        sums[:, 1] += column
+        sums[:, 0] += sign * column
+
+
 class Objective:
     """C times the cross-entropies, plus half the squared weights.
 
@@ -341,6 +377,9 @@ class Objective:
         self._row_weights = None if class_weights is None else class_weights[y].astype(np.float32)
         n = self.n_classes
         size = max(BLOCK // n, min(MIN_ROWS, MAX_BLOCK // n), 1)
+        if n == 2:
+            size = min(size, max(TWO_CLASS_BLOCK // X.shape[1], TWO_CLASS_ROWS))
+        self._sums: type[Sums] = TwoClassSums if n == 2 else Sums
         blocks = [slice(start, start + size) for start in range(0, len(y), size)]
         per_group = -(-len(blocks) // MAX_GROUPS)
         starts = range(0, len(blocks), per_group)
@@ -360,7 +399,7 @@ class Objective:
         width = len(table) - 1
 
         def sum_group(blocks: list[slice]) -> Sums:
-            sums = Sums(width, self.n_classes, with_curvature)
+            sums = self._sums(width, self.n_classes, with_curvature)
             for block in blocks:
                 self._check_cancelled()
                 weights = None if self._row_weights is None else self._row_weights[block]
