@@ -221,17 +221,22 @@ export PATH := $(abspath $(BIN)):$(PATH)
 # and others wait for it.
 JOBS = $(if $(filter -j% --jobserver%,$(MAKEFLAGS)),,-j2)
 IN_FOLDER = $(MAKE) --no-print-directory $(JOBS) -f docs/thesis.mk CHAPTERS='$(GOALS)'
+# Another make that works in the folder ends first. Without flock, as on macOS, start only one.
+DRY = $(findstring n,$(firstword -$(MAKEFLAGS)))
+alone = $(if $(DRY),,mkdir -p $1; exec 9< $1; ! command -v flock > /dev/null || flock -n 9 || \
+  { echo '$1: waiting for another make'; flock 9 || :; };)
 .PHONY: trained $(CONTROL_SEEDS:%=untrained%)
 $(GOALS): trained
 trained: $(CONTROL_SEEDS:%=untrained%) | $(INSTALLED)
-	+@$(strip $(IN_FOLDER) OUT=$(call folder) $(call steps,model))
+	+@$(strip $(call alone,$(call folder)) $(IN_FOLDER) OUT=$(call folder) $(call steps,model))
 $(CONTROL_SEEDS:%=untrained%): untrained%: | $(INSTALLED)
-	+@$(strip $(IN_FOLDER) OUT=$(call folder,-untrained$*) SEED=$* $(call steps,$*))
+	+@$(strip $(call alone,$(call folder,-untrained$*)) \
+	  $(IN_FOLDER) OUT=$(call folder,-untrained$*) SEED=$* $(call steps,$*))
 steps = $(patsubst $1=%,STEPS=%,$(filter $1=%,$(COUNTS)))
 # Count the commands of a dry run of each folder. Continued lines begin with a space.
 count = $(shell MAKEFLAGS= $(foreach name,$(SHARED),$(name)='$($(name))') \
   $(IN_FOLDER) -n OUT=$1 SEED=$2 2> /dev/null | grep -cv '^ \|^make')
-ifeq ($(findstring n,$(firstword -$(MAKEFLAGS)))$(if $(GOALS),,none),)
+ifeq ($(DRY)$(if $(GOALS),,none),)
 COUNTS := model=$(call count,$(call folder)) \
   $(foreach seed,$(CONTROL_SEEDS),$(seed)=$(call count,$(call folder,-untrained$(seed)),$(seed)))
 TOTAL := $(shell echo $$((0 $(foreach one,$(COUNTS),+ $(lastword $(subst =, ,$(one)))))))

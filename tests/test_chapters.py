@@ -1,5 +1,6 @@
 """The Makefile's chapters, run as a user runs them: what is made, kept, made again and refused."""
 
+import functools
 import itertools
 import os
 import re
@@ -102,6 +103,31 @@ def test_a_run_says_how_many_steps_there_are_and_numbers_them(make, tmp_path):
 def test_two_commands_run_at_a_time_unless_j_says_otherwise(jobs, at_a_time, make, tmp_path):
     text = make("-n", "chapter2", *jobs, out=tmp_path).stdout
     assert len(re.findall(r"^make.* -j2 ", text, re.M)) == at_a_time
+
+
+@pytest.mark.skipif(not shutil.which("flock"), reason="flock is not installed")
+def test_two_makes_at_once_take_turns_in_a_folder(make, tmp_path):
+    log, go = tmp_path / "log", tmp_path / "go"
+    wait = f"for i in {{1..600}}; do [ -e {go} ] || sleep 0.1; done"
+    last = "for word; do output=$word; done"
+    venv = stand_in(tmp_path, f'{last}\necho "$output" >> {log}\n{wait}\ntouch "$output"')
+    variables = {"out": tmp_path / "r", "VENV": venv}
+    line = [word for word in make("-n", "chapter2", **variables).args if word != "-n"]
+    start = functools.partial(
+        subprocess.Popen, line, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True
+    )
+    with start() as first:
+        while not log.exists():
+            assert first.poll() is None
+            time.sleep(0.01)
+        with start() as second:
+            assert any("waiting for another make" in text for text in second.stdout)
+            go.touch()
+            first.communicate()
+            second.communicate()
+    assert (first.returncode, second.returncode) == (0, 0)
+    made = log.read_text().splitlines()
+    assert len(made) == len(set(made)) > 5
 
 
 def test_variables_reach_the_commands(make, tmp_path):
