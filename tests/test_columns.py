@@ -194,6 +194,7 @@ REPORTS = {
     "variance img.h5 words.h5 --table table.csv --attribute colour": "prompt",
     "compare z.h5 p.h5": "",
     "compare z.h5 p.h5 answers.h5": "b",
+    "compare z.h5 p.h5 answers.h5 --leaderboard": "result",
     "compare z.h5 p.h5 --table table.csv --cluster patient": "",
     "compare z.h5 p.h5 --table table.csv --attribute colour": "scope group",
     "compare a.h5 ctl-a.h5": "",

@@ -66,6 +66,47 @@ def test_blocks_of_any_size_give_the_first_of_a_stable_sort(monkeypatch, size, c
     np.testing.assert_array_equal(found.cosines, np.take_along_axis(products, expected, axis=1))
 
 
+@pytest.mark.parametrize("length", [1e-20, 1.0, 1e25])
+def test_rows_of_any_length_are_ranked_as_normalised_ones(monkeypatch, length):
+    monkeypatch.setattr(neighbours, "BLOCK_SIZE", 35)
+    lengths = np.random.default_rng(0).uniform(0.5, 2, (400, 1)) * length
+    candidates = random_features(400, 5) * lengths.astype(np.float32)
+    queries = unit(random_features(17, 5, seed=3))
+    expected = neighbours.find(queries, unit(candidates), 9)
+    found = neighbours.find(queries, candidates, 9, name="images")
+    np.testing.assert_array_equal(found.rows, expected.rows)
+    np.testing.assert_array_equal(found.cosines, expected.cosines)
+
+
+@pytest.mark.parametrize("name", [None, "images"])
+def test_cosines_that_float32_cannot_tell_apart_are_ranked_as_their_float64_sums(monkeypatch, name):
+    monkeypatch.setattr(neighbours, "BLOCK_SIZE", 50 * 512)
+    rng = np.random.default_rng(0)
+    base = rng.standard_normal(512)
+    candidates = unit(base + 1e-3 * rng.standard_normal((600, 512)))
+    queries = unit(base + 1e-3 * rng.standard_normal((20, 512)))
+    rows = candidates if name is None else unit(candidates)
+    products = similarity.products(queries, rows)
+    assert np.ptp(products) < 1e-5
+    in_float32 = np.argsort(-(queries @ rows.T), axis=1, kind="stable")[:, :9]
+    expected = np.argsort(-products, axis=1, kind="stable")[:, :9]
+    assert (in_float32 != expected).any()
+    found = neighbours.find(queries, candidates, 9, name=name)
+    np.testing.assert_array_equal(found.rows, expected)
+
+
+def test_a_row_of_zeros_is_named_in_whichever_block_it_is(monkeypatch):
+    monkeypatch.setattr(neighbours, "BLOCK_SIZE", 35)
+    candidates = random_features(40, 5)
+    for row in (3, 38):
+        with_zeros = candidates.copy()
+        with_zeros[row] = 0
+        with pytest.raises(ClipkitError) as raised:
+            neighbours.find(candidates[:2], with_zeros, 2, name="images")
+        expected = f"images: expected rows that are not zero, got zeros in row {row}"
+        assert raised.value.message == expected
+
+
 def test_prompts_find_images_alike_by_embeddings_in_blocks_and_by_logits():
     images, texts = images_file(40), texts_file(6)
     logits = similarity.compute_logits(images, texts, temperature=0.5)

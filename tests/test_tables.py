@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.cells import cell_len
 
-from clipkit.base import tables
+from clipkit.base import markdown, tables
 from clipkit.features.columns import HEADINGS
 
 SETTINGS = {"classifier": "svm", "C": 1.0, "fit_split": "train", "eval_split": "test"}
@@ -128,3 +128,69 @@ def test_control_characters_neither_break_nor_steer_a_table(capsys):
     tables.emit([{"class": "a\n\x1b[31m", "f1": 1.0}], TABLE)
     assert "\x1b" not in (shown := capsys.readouterr().out)
     assert len(shown.splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "in_latex"),
+    [
+        ("a|b", r"a\textbar{}b"),
+        ("#1 & 50 % _x_ $5", r"\#1 \& 50 \% \_x\_ \$5"),
+        ("{x}", r"\{x\}"),
+        ("a\\b", r"a\textbackslash{}b"),
+        ("~^", r"\textasciitilde{}\textasciicircum{}"),
+        ("[1] *", "{[}1] {*}"),
+        ("<b>", "$<$b$>$"),
+        ("a--b-c -x", "a-{}-b-c -x"),
+        ("x -1.5 (-2.0–+1)", "x $-$1.5 ($-$2.0--+1)"),
+        ("τ “é”", r"$\tau$ “é”"),
+    ],
+)
+def test_a_name_is_shown_literally_in_both_languages(text, in_latex, capsys):
+    row = {"class": text, "recall": 0.5}
+    tables.emit([row, row | {"recall": 0.25}], tables.View("latex", ["class,recall"]))
+    assert capsys.readouterr().out.splitlines()[4] == rf"{in_latex} & 0.5 \\"
+    tables.emit([row], tables.View("markdown"))
+    assert f"| {markdown.literal(text)} " in capsys.readouterr().out
+
+
+def test_markup_has_what_all_rows_share_and_the_notes_below_the_table(capsys):
+    notes = ["one is above the other", "1 < x."]
+    tables.emit(SWEEP, TABLE._replace(format="markdown"), notes)
+    assert capsys.readouterr().out.splitlines() == [
+        "| temperature | accuracy % | mean entropy (nats) |",
+        "|------------:|-----------:|--------------------:|",
+        "|           1 |      33.33 |              1.0000 |",
+        "|         0.5 |      16.67 |              0.5000 |",
+        "|        0.07 |       2.33 |              0.0700 |",
+        "",
+        "In all rows: classifier svm, C 1, fit split train, eval split test, mean confidence "
+        "25.00 %.",
+        "",
+        "one is above the other.",
+        "",
+        r"1 \< x.",
+    ]
+    tables.emit(SWEEP[:1], TABLE._replace(format="latex"), notes)
+    assert capsys.readouterr().out.splitlines() == [
+        r"\begin{tabular}{lrllrrrr}",
+        r"\toprule",
+        r"classifier & C & fit split & eval split & temperature & accuracy \% & "
+        r"mean entropy (nats) & mean confidence \% \\",
+        r"\midrule",
+        r"svm & 1 & train & test & 1 & 33.33 & 1.0000 & 25.00 \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\par\smallskip{\footnotesize one is above the other.\par}",
+        r"\par\smallskip{\footnotesize 1 $<$ x.\par}",
+    ]
+
+
+def test_an_interval_of_signed_numbers_has_no_dash_and_an_unknown_one_is_left_out(capsys):
+    row = {"to_first": -0.065, "to_first_low": -0.09, "to_first_high": 0.01}
+    unknown = row | {"to_first_low": float("nan"), "to_first_high": float("nan")}
+    tables.emit([row, unknown], TABLE)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.strip() for line in lines[2:]] == ["-6.50 (-9.00 to +1.00)", "-6.50"]
+    tables.emit([row, unknown], TABLE._replace(format="latex"))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[4:6] == [r"$-$6.50 & ($-$9.00 to +1.00) \\", r"$-$6.50 & \\"]

@@ -55,6 +55,7 @@ from clipkit.features.annotations import Annotations, Attribute, read_attribute
 from clipkit.features.compatibility import SAME_IDS, SAME_IMAGES, origin, relate
 from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile, Int64, Split
+from clipkit.features.provenance import shots
 
 Bools = NDArray[np.bool_]
 
@@ -78,11 +79,20 @@ class PairedResults:
     caveats: list[list[Caveat]]  # see `results.caveats`
     clusters: Int64 | None  # (N,) of rows that depend on each other
     cluster_entry: dict[str, str]  # what a history records of them
+    shots: list[int | None]  # see `provenance.shots`
 
     @property
     def split(self) -> str:
         """The compared split of the first result."""
         return self.splits[0]
+
+    def accuracy(self, number: int) -> tuple[float, float, float]:
+        """Return the accuracy of a result with Wilson's interval; NaN if it is not testable."""
+        right = self.right[number]
+        share = float(right.mean())
+        if not is_testable(self.caveats[number]):
+            return share, np.nan, np.nan
+        return share, *metrics.wilson(share, metrics.effective_rows(right, self.clusters))
 
 
 def pair(
@@ -175,6 +185,7 @@ def pair(
         [caveats(result, name) for result, name in zip(results, splits, strict=True)],
         clusters,
         cluster_entry,
+        list(map(shots, results)),
     )
 
 
@@ -410,11 +421,8 @@ def _pair_rows(paired: PairedResults, **group: str) -> list[Row]:
     where = {"split": paired.split, **group}
     first, clusters = paired.right[0], paired.clusters
     if len(paired.right) == 1:
-        accuracy = float(first.mean())
-        low, high = metrics.wilson(accuracy, metrics.effective_rows(first, clusters))
-        if not is_testable(paired.caveats[0]):
-            low = high = np.nan
-        counts = _count_rows(len(first), clusters)
+        accuracy, low, high = paired.accuracy(0)
+        counts = count_rows(len(first), clusters)
         return [head | where | counts | {"acc_a": accuracy, "low": low, "high": high}]
     rows = []
     for number, second in enumerate(paired.right[1:], 1):
@@ -425,7 +433,8 @@ def _pair_rows(paired: PairedResults, **group: str) -> list[Row]:
     return rows
 
 
-def _count_rows(n: int, clusters: Int64 | None) -> Row:
+def count_rows(n: int, clusters: Int64 | None) -> Row:
+    """Return the number of rows and, if they depend on each other, of their clusters."""
     return {"rows": n} if clusters is None else {"rows": n, "clusters": len(np.unique(clusters))}
 
 
@@ -438,7 +447,7 @@ def compare_right(first: Bools, second: Bools, clusters: Int64 | None = None) ->
     only_b = int((second & ~first).sum())
     neither = n - both - only_a - only_b
     return {
-        **_count_rows(n, clusters),
+        **count_rows(n, clusters),
         "acc_a": (both + only_a) / n,
         "acc_b": (both + only_b) / n,
         "difference": (only_a - only_b) / n,
@@ -495,7 +504,7 @@ def _worst(paired: PairedResults, number: int, attribute: Attribute, seed: int) 
     counts = np.bincount(index, weights=paired.right[number][has_group])
     worst = int(np.argmin(counts / sizes))
     right = paired.right[number]
-    share = metrics.effective_rows(right, paired.clusters) / len(right)
+    share = metrics.effective_share(right, paired.clusters)
     independent = np.maximum(1, np.rint(share * sizes)).astype(np.int64)
     n_right = round(float(counts.sum() / sizes.sum() * independent.sum()))
     null = worst_group_null(independent, n_right, seed)

@@ -109,7 +109,7 @@ def note_few(clusters: Int64 | None, where: str) -> None:
     elif equal < FEW:
         console.note(
             f"{where}: {len(sizes)} clusters of unequal size are as few as {equal:.0f} of one "
-            "size: intervals may be too narrow"
+            "size: intervals say little"
         )
 
 
@@ -306,7 +306,7 @@ def paired_test(differences: ArrayLike, clusters: Int64 | None = None) -> Paired
         return PairedTest(*limits, log10_p, detectable_difference((only_a + only_b) / n, n))
     low, high = flip_interval(sums, sizes, is_different=log10_p <= np.log10(LEVEL))
     if np.count_nonzero(sums) < LEAST:  # the others do not show how far they could be
-        share = metrics.effective_rows(rows, index) / len(rows)
+        share = metrics.effective_share(rows, index)
         gained, lost = (share * np.count_nonzero(rows == sign) for sign in (1, -1))
         wide = difference_interval(gained, lost, share * len(rows))
         low, high = min(low, wide[0]), max(high, wide[1])

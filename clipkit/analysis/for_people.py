@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from clipkit.analysis import metrics, retrieval, verdicts
-from clipkit.analysis.results import RUN_SETTINGS, Row, chance, columns_of, newest_entry
+from clipkit.analysis.results import (
+    RUN_SETTINGS,
+    Row,
+    caveats,
+    chance,
+    columns_of,
+    describe_caveat,
+    newest_entry,
+)
+from clipkit.base import tables
 from clipkit.base.errors import ClipkitError
 from clipkit.base.names import select
 from clipkit.base.tables import NO_BREAK, format_p
-from clipkit.features.columns import COLUMNS
+from clipkit.features.columns import COLUMNS, HEADINGS
 from clipkit.features.model import FeatureFile
 
 SHOWN = 3  # attributes of each prompt
@@ -37,6 +46,12 @@ def rows_for_people(result: FeatureFile) -> Rows:
     if needed not in rows[0]:  # another program's columns
         return rows
     return formatter(rows)
+
+
+def as_table(result: FeatureFile, format: Literal["markdown", "latex"] = "markdown") -> str:
+    """Return the runs of a result as a table for a paper, and below it what they show."""
+    columns = tables.columns_for_people(rows_for_people(result), HEADINGS)
+    return tables.as_markup(columns, format, findings(result))
 
 
 def rows_with_chance(result: FeatureFile) -> list[Row]:
@@ -96,7 +111,7 @@ def _comparison_rows(rows: Rows) -> list[Row]:
             cells = _one_of_pairs_cells(row)
         else:
             cells = _pair_cells(row)
-        cells[p] = float(f"{_number(row, p):.2g}")
+        cells[p] = _number(row, p)
         formatted.append(cells)
     return formatted
 
@@ -327,6 +342,12 @@ def _of_comparison(result: FeatureFile) -> list[str]:
     return [verdicts.difference_sentence(row) for row in rows if math.isfinite(row["low"])]
 
 
+def _of_leaderboard(result: FeatureFile) -> list[str]:
+    """Say what decides between the results, and what their accuracies do not show."""
+    notes = [f"{describe_caveat(caveat)}." for caveat in caveats(result)]
+    return [verdicts.leaderboard_note(result.rows()), *notes]
+
+
 def _of_calibration(result: FeatureFile) -> list[str]:
     errors = {}
     for row in result.rows():
@@ -341,6 +362,7 @@ FINDINGS: dict[str, tuple[str, Callable[[FeatureFile], list[str]]]] = {
     "retrieve": ("split k recall queries recall_null", _of_retrieval),
     "choose": ("split category accuracy_low shuffled shuffled95 ceiling", _of_choices),
     "compare": ("a b acc_a acc_b difference low high p rows", _of_comparison),
+    "leaderboard": ("result rows acc1 to_first p_holm verdict", _of_leaderboard),
     "calibrate": ("temperature fitted ece ece_null975", _of_calibration),
 }
 

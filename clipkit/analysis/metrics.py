@@ -355,6 +355,11 @@ def effective_rows(values: ArrayLike, clusters: Int64 | None) -> float:
     return max(1.0, n * min(1.0, float(t / t_of_clusters) ** 2))
 
 
+def effective_share(values: ArrayLike, clusters: Int64 | None) -> float:
+    """Return `effective_rows` by row: 1 if no rows depend on each other."""
+    return effective_rows(values, clusters) / len(np.asarray(values))
+
+
 def auroc(labels: ArrayLike, scores: ArrayLike) -> float:
     """Return the probability that a score with the label 1 is larger than one with 0.
 

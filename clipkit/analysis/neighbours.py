@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import partial
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -43,11 +42,18 @@ class Nearest:
         self.rows = np.full((queries, k), -1)
         self.cosines = np.full((queries, k), -np.inf, np.float32)
 
-    def add(self, cosines: Float32, start: int, first: int = 0) -> None:
-        """Add the cosines (B, C) of queries from row `first` with candidates from row `start`."""
+    def add(self, cosines: Float32, rows: Int64, first: int = 0) -> None:
+        """Add the cosines (B, C) of queries from row `first` with candidates in `rows` (C,).
+
+        The rows come after all earlier ones, in rising order.
+        """
         queries = slice(first, first + len(cosines))
+        is_nearer = (cosines > self.cosines[queries, -1:]).any(axis=0)
+        cosines, rows = cosines[:, is_nearer], rows[is_nearer]
+        if not len(rows):
+            return
         places = metrics.highest(cosines, self.rows.shape[1])
-        rows = np.hstack([self.rows[queries], places + start])
+        rows = np.hstack([self.rows[queries], rows[places]])
         values = np.hstack([self.cosines[queries], np.take_along_axis(cosines, places, axis=1)])
         order = metrics.highest(values, self.rows.shape[1])  # earlier rows are first, if equal
         self.rows[queries] = np.take_along_axis(rows, order, axis=1)
@@ -55,11 +61,18 @@ class Nearest:
 
 
 def find(
-    queries: Floats, candidates: Floats | BlockMatrix, k: int, *, skip_self: bool = False
+    queries: Floats,
+    candidates: Floats | BlockMatrix,
+    k: int,
+    *,
+    skip_self: bool = False,
+    name: str | None = None,
 ) -> Nearest:
     """Find the k most similar of M candidates for each query, without an index.
 
-    The result is that of a stable sort of all cosines (Q, M), whatever the blocks.
+    The result is that of a stable sort of all cosines (Q, M), whatever the blocks. A product in
+    float32 finds the few candidates of a block that may be among the nearest. Only their cosines
+    are computed as `similarity.products` does.
 
     Parameters
     ----------
@@ -70,20 +83,57 @@ def find(
     k : int
     skip_self : bool
         Query i is candidate i, and is no neighbour of itself. M is then more than `k`.
+    name : str, optional
+        What `ClipkitError` calls candidates of any length, which are normalised. A row of zeros
+        raises it.
     """
     nearest = Nearest(len(queries), k)
     start = 0
-    for block in row_blocks(candidates, BLOCK_SIZE):
-        wide = block.astype(np.float64)  # once, and not for each block of queries
-        step = max(1, BLOCK_BYTES // (4 * len(block)))
+    for rows in row_blocks(candidates, BLOCK_SIZE):
+        block = _Block(rows, name, start)
+        step = max(1, BLOCK_BYTES // (4 * len(rows)))
         for first in range(0, len(queries), step):
-            cosines = similarity.products(queries[first : first + step], wide)
+            some = queries[first : first + step]
+            least = nearest.cosines[first : first + step, -1:]
+            chosen = block.choose(some, least)
+            cosines = block.cosines(some, chosen)
             if skip_self:
-                own = np.arange(max(first, start), min(first + len(cosines), start + len(block)))
-                cosines[own - first, own - start] = -np.inf
-            nearest.add(cosines, start, first)
-        start += len(block)
+                own = first + np.arange(len(some))[:, None]
+                cosines[own == start + chosen] = -np.inf
+            nearest.add(cosines, start + chosen, first)
+        start += len(rows)
     return nearest
+
+
+class _Block:
+    """The candidates (C, D) from row `start` on; see `find`."""
+
+    def __init__(self, rows: Floats, name: str | None, start: int) -> None:
+        self.rows, self.name, self.start = rows, name, start
+        self.rough = rows.astype(np.float32, copy=False)
+        self.lengths = np.ones(len(rows), np.float32)
+        if name is not None:
+            self.lengths = np.sqrt(np.einsum("cd,cd->c", self.rough, self.rough))
+        # squares of other lengths overflow or lose digits in float32
+        self.is_rough = bool(((self.lengths > 1e-15) & (self.lengths < 1e15)).all())
+        # a sum of D products in float32 is off by at most D 2^-24 of the lengths (Higham 2002,
+        # section 3.1), a length by half of it, and each of a few roundings adds 2^-24
+        self.error = 2 * (rows.shape[1] + 8) * 2.0**-24
+
+    def choose(self, queries: Floats, least: Float32) -> Int64:
+        """Return the places of candidates that may have a cosine of `least` (B, 1) with a query."""
+        if not self.is_rough or np.isneginf(least).any():
+            return np.arange(len(self.rows))
+        cosines = queries.astype(np.float32, copy=False) @ self.rough.T
+        cosines /= self.lengths
+        return np.flatnonzero((cosines >= least - np.float32(self.error)).any(axis=0))
+
+    def cosines(self, queries: Floats, chosen: Int64) -> Float32:
+        """Return the cosines (B, n) of queries with n candidates."""
+        rows = self.rows[chosen]
+        if self.name is not None:  # the first that is chosen alone is not zero
+            rows = similarity.normalize(rows, self.name, self.start).astype(np.float32, copy=False)
+        return similarity.products(queries, rows)
 
 
 @natural_arguments(file="images texts logits", queries="images texts")
@@ -121,15 +171,16 @@ def nearest(
         found = _of_logits(candidates.file.cosines(candidates.split), len(names), k)
     elif queries is None:
         names = candidates.names
-        unit = candidates.unit_rows()
-        k = min(k, len(unit) - 1)
-        found = find(np.asarray(unit), unit, k, skip_self=True)
+        k = min(k, len(candidates.rows) - 1)
+        found = find(
+            candidates.unit_rows(), candidates.rows, k, skip_self=True, name=candidates.where
+        )
     else:
         _check_pair(file, queries)
         others = _Side(queries, split)
         names = others.names
-        unit = candidates.unit_rows()
-        found = find(np.asarray(others.unit_rows()), unit, min(k, len(unit)))
+        k = min(k, len(candidates.rows))
+        found = find(others.unit_rows(), candidates.rows, k, name=candidates.where)
     result = FeatureFile("result", display_name=file.display_name)
     result.history = candidates.file.extended_history(
         "nearest", **candidates.entry, k=k, **_inputs(file, queries)
@@ -160,20 +211,26 @@ class _Side:
         labels = self.file.splits[self.split].labels if self.split else self.file.class_index
         return None if labels is None or labels.max(initial=-1) < 0 else labels
 
-    def unit_rows(self) -> BlockMatrix:
-        """Return the embeddings, scaled to length 1 as they are read."""
+    @property
+    def where(self) -> str:
+        """What errors call the embeddings."""
+        return f"{self.file.display_name}: {self.split}".removesuffix(": ")
+
+    @cached_property
+    def rows(self) -> BlockMatrix:
+        """The embeddings, of any length."""
         similarity.refuse_dot_product(self.file, "to rank by", similarity.ONE_TOKEN_HINT)
         features = self.file.splits[self.split].features if self.split else self.file.features
-        where = f"{self.file.display_name}: {self.split}".removesuffix(": ")
-        matrix = BlockMatrix.from_array(features)
-        return BlockMatrix(matrix.shape, partial(_iter_unit, matrix, where))
+        return BlockMatrix.from_array(features)
 
-
-def _iter_unit(matrix: BlockMatrix, where: str) -> Iterator[Float32]:
-    start = 0
-    for block in matrix.iter_blocks():
-        yield similarity.normalize(block, where, start).astype(np.float32, copy=False)
-        start += len(block)
+    def unit_rows(self) -> Float32:
+        """Return the embeddings (N, D), scaled to length 1 as they are read."""
+        unit = np.empty(self.rows.shape, np.float32)
+        start = 0
+        for block in self.rows.iter_blocks():
+            unit[start : start + len(block)] = similarity.normalize(block, self.where, start)
+            start += len(block)
+        return unit
 
 
 def _check_pair(file: FeatureFile, queries: FeatureFile) -> None:
@@ -190,7 +247,7 @@ def _of_logits(cosines: BlockMatrix, prompts: int, k: int) -> Nearest:
     nearest = Nearest(prompts, min(k, len(cosines)))
     start = 0
     for block in cosines.iter_blocks():
-        nearest.add(np.ascontiguousarray(block.T), start)
+        nearest.add(np.ascontiguousarray(block.T), np.arange(start, start + len(block)))
         start += len(block)
     return nearest
 

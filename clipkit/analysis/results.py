@@ -64,8 +64,9 @@ class Predictions:
     """The true and the predicted class of each image (N), of one run.
 
     `ids` name the images. `label` says what sets the run apart, for a title. `display_name` is the
-    result's. For groups of classes, `class_accuracy` is the accuracy by class, and `kept_by_chance`
-    the share of errors that would keep the group by chance.
+    result's. Images with the same number in `clusters` (N) depend on each other. For groups of
+    classes, `class_accuracy` is the accuracy by class, and `kept_by_chance` the share of errors
+    that would keep the group by chance.
     """
 
     ids: list[str]
@@ -76,6 +77,17 @@ class Predictions:
     display_name: str
     class_accuracy: float | None = None
     kept_by_chance: float = math.nan
+    clusters: Int64 | None = None
+
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        """Which images (N) are right."""
+        return np.asarray(self.predicted == self.labels)
+
+    @property
+    def independent(self) -> float:
+        """How many independent images tell as much as one of these; see `effective_share`."""
+        return metrics.effective_share(self.right, self.clusters)
 
 
 @dataclass(frozen=True)
@@ -295,7 +307,15 @@ def predictions(
     predicted = scored.predicted[run]
     names = class_names(result, max(scored.labels.max(), predicted.max()))
     label = run_label(result, scored, run) + chosen
-    return Predictions(scored.ids, scored.labels, predicted, names, label, result.display_name)
+    return Predictions(
+        scored.ids,
+        scored.labels,
+        predicted,
+        names,
+        label,
+        result.display_name,
+        clusters=result.splits[split].cluster,
+    )
 
 
 def check_predicted_classes(result: FeatureFile) -> None:

@@ -20,6 +20,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from clipkit.analysis import metrics
+from clipkit.features.model import Int64
+
 ABOVE, BELOW, NOT_DECIDED = "above", "below", "not decided"
 CHANCE, CONTROL = "chance", "the untrained control"
 NAMED = 3  # things that a sentence names; of more, it has the number
@@ -255,7 +258,9 @@ def best_label(label: str, names: Sequence[str], values: ArrayLike) -> str:
     return f"{text}, best of {tried}" if tried > 1 else text
 
 
-def lowest_class(right: ArrayLike, totals: ArrayLike) -> tuple[list[int], Claim | None]:
+def lowest_class(
+    right: ArrayLike, totals: ArrayLike, independent: float = 1.0
+) -> tuple[list[int], Claim | None]:
     """Return the classes with the lowest share of right rows, and what is claimed of it.
 
     Of C classes, the lowest is low by luck. So the claim, against the share of all other classes
@@ -266,6 +271,8 @@ def lowest_class(right: ArrayLike, totals: ArrayLike) -> tuple[list[int], Claim 
     ----------
     right, totals : array (C,) int
         Right rows and rows of each class; classes without rows do not count.
+    independent : float
+        Effective rows per row, if rows depend on each other; see `metrics.effective_share`.
     """
     hits, rows = np.asarray(right, np.float64), np.asarray(totals, np.float64)
     shares = np.full(len(rows), np.nan)
@@ -280,10 +287,10 @@ def lowest_class(right: ArrayLike, totals: ArrayLike) -> tuple[list[int], Claim 
     place = places[0]
     share_of_others = float((hits.sum() - hits[place]) / others)
     against = Reference("all other classes", share_of_others)
-    own, n = float(shares[place]), float(rows[place])
-    against = replace(against, paired=_share_difference(own, n, share_of_others, others, known))
+    own, n, n_others = float(shares[place]), independent * rows[place], independent * others
+    against = replace(against, paired=_share_difference(own, n, share_of_others, n_others, known))
     limits = exact_interval(own, n, LEVEL / known)
-    return places, Claim("", own, *limits, against, round(n))
+    return places, Claim("", own, *limits, against, round(rows[place]))
 
 
 def _share_difference(
@@ -311,6 +318,7 @@ def accuracy_claims(
     paired: Mapping[str, Any] | None,
     control: str,
     tried: int = 1,
+    clusters: Int64 | None = None,
 ) -> list[Claim]:
     """Hold an accuracy against chance and, if there is one, against a control on the same rows.
 
@@ -324,10 +332,13 @@ def accuracy_claims(
         What the control is called.
     tried : int
         Of how many runs the accuracy is the highest (Bonferroni).
+    clusters : array (N,) of int, optional
+        Rows of one cluster depend on each other; see `metrics.effective_rows`.
     """
     hits = np.asarray(right)
-    share, n = float(hits.mean()), len(hits)
-    claims = [of_share(subject, share, n, Reference(CHANCE, chance), LEVEL / tried)]
+    share, n = float(hits.mean()), metrics.effective_rows(hits, clusters)
+    against_chance = of_share(subject, share, n, Reference(CHANCE, chance), LEVEL / tried)
+    claims = [replace(against_chance, n=len(hits))]
     if paired is not None:
         against = Reference(control, paired["acc_b"], paired=paired_limits(paired, tried))
         claims.append(replace(claims[0], against=against))
@@ -343,6 +354,34 @@ def paired_limits(row: Mapping[str, Any], tried: int = 1) -> tuple[float, float]
     if not row.get("p_holm", row["p"]) < LEVEL / tried:
         return min(low, 0.0), max(high, 0.0)
     return low, high
+
+
+def verdict_of_b(row: Mapping[str, Any]) -> str:
+    """Tell whether b is ABOVE or BELOW a, by a row of `comparison.compare`."""
+    low, high = paired_limits(row)
+    return decide(-high, -low, 0, 0)
+
+
+def leaderboard_note(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Say what decides between the first row of a leaderboard and the others; "" for one row.
+
+    The rows are those of `leaderboard.leaderboard`.
+    """
+    if len(rows) < 2:
+        return ""
+    first, n = rows[0]["result"], int(rows[0]["rows"])
+    p = "p is McNemar's"
+    if "clusters" in rows[0]:
+        p = f"p changes the signs of {int(rows[0]['clusters']):,} clusters of these rows"
+    tested = sum(math.isfinite(row["p_holm"]) for row in rows)
+    if tested > 1:
+        p += f", corrected for {tested} comparisons by Holm's method"
+    return (
+        f"A result is {ABOVE} or {BELOW} {first} if the paired 95 % interval of the difference on "
+        f"the same {_count(n, 'row')} excludes 0 and p is below {LEVEL}; otherwise, this is "
+        f"{NOT_DECIDED}. Whether the intervals of two accuracies overlap decides nothing. {p}. "
+        "Intervals are over test images, but not over training images or seeds."
+    )
 
 
 def difference_sentence(row: Mapping[str, Any]) -> str:
@@ -433,9 +472,11 @@ def kept_group_sentence(share: float, n: int, chance: float) -> str:
     return of_share(subject, share, n, Reference(CHANCE, chance)).sentence(0)
 
 
-def lowest_class_sentence(right: ArrayLike, totals: ArrayLike, names: Sequence[str]) -> str:
-    """Name the class with fewer right rows than the others, or several; "" if not decided."""
-    places, claim = lowest_class(right, totals)
+def lowest_class_sentence(
+    right: ArrayLike, totals: ArrayLike, names: Sequence[str], independent: float = 1.0
+) -> str:
+    """Name the class with fewer right rows than the others; "" if this is not decided."""
+    places, claim = lowest_class(right, totals, independent)
     if claim is None or claim.verdict != BELOW:
         return ""
     hits, rows = np.asarray(right)[places[0]], np.asarray(totals)[places[0]]

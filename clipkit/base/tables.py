@@ -1,4 +1,4 @@
-"""Print the rows of a report as a table for people, or as TSV, CSV or JSON for programs."""
+"""Print the rows of a report as a table for people or papers, or as TSV, CSV or JSON."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.cells import cell_len
 
+from clipkit.base import latex, markdown
 from clipkit.base.console import escaped, note
 from clipkit.base.errors import unknown
 
@@ -28,7 +29,10 @@ MAX_TABLE = 2000  # rows of a long report that are printed as a table
 NO_BREAK = "\N{NO-BREAK SPACE}"  # between words of a cell that stay on one line
 NUMERIC_TYPES = {bool, int, float, tuple}  # a tuple is a number with its interval
 EMPTY = "-"  # a cell to which a column does not apply
-FORMATS = ("table", "tsv", "csv", "json")
+FOR_PEOPLE = ("table", "markdown", "latex")
+FORMATS = ("table", "tsv", "csv", "json", "markdown", "latex")
+# A number as a text, with its interval, if any
+NUMBER = re.compile(r"(<=? ?)?[-+]?\d[\d,./e+-]*( \(.+\))?")
 DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")  # a table shows its start
 WIDTH = 200  # of a table that goes to a file or a pipe
 UNLIMITED = 1 << 20
@@ -121,7 +125,7 @@ class View(NamedTuple):
     @property
     def is_for_people(self) -> bool:
         """Whether the cells may be formatted for reading: in a table, if no columns are named."""
-        return chosen_format(self.format) == "table" and self.columns is None
+        return chosen_format(self.format) in FOR_PEOPLE and self.columns is None
 
 
 def join(reports: Sequence[Sequence[Row]]) -> list[Row]:
@@ -135,12 +139,13 @@ def join(reports: Sequence[Sequence[Row]]) -> list[Row]:
     return [{name: row.get(name) for name in names} for row in rows]
 
 
-def emit(rows: Iterable[Row], view: View) -> None:
+def emit(rows: Iterable[Row], view: View, notes: Sequence[str] = ()) -> None:
     """Print rows on standard output. Every row has the same columns.
 
     Machine formats are written row by row. They hold fractions (0..1), and an empty cell (null in
-    JSON) for what does not apply. The table shows percent. It has to know all rows before its first
-    line, so an iterator of more than MAX_TABLE rows is printed as TSV.
+    JSON) for what does not apply. A table shows percent. It has to know all rows before its first
+    line, so an iterator of more than MAX_TABLE rows is printed as TSV. `notes` say what a table
+    shows: on standard error, or below a table in Markdown or LaTeX.
 
     Raises
     ------
@@ -152,21 +157,29 @@ def emit(rows: Iterable[Row], view: View) -> None:
     names = _choose(first, view.chosen_columns)
     _note_empty(first, view.chosen_columns)
     format = chosen_format(view.format)
-    if format == "table" and len(first) == MAX_TABLE and not isinstance(rows, Sequence):
+    if format in FOR_PEOPLE and len(first) == MAX_TABLE and not isinstance(rows, Sequence):
         note(f"more than {MAX_TABLE:,} rows: printed as TSV")
         format = "tsv"
     chosen = itertools.chain(first, pending)
-    if format == "table":
+    if format in FOR_PEOPLE:
         cells = _cells(list(chosen), names)
         if view.is_for_people:
             cells = _join_intervals(cells)
         columns = _columns(cells, view.headings)
-        sys.stdout.write(_table(columns, not view.no_header, view.is_for_people))
+        if format == "table":
+            sys.stdout.write(_table(columns, not view.no_header, view.is_for_people))
+        else:
+            has_header, may_share = not view.no_header, view.is_for_people
+            markup = as_markup(columns, format, notes, header=has_header, may_share=may_share)
+            sys.stdout.write(markup)
     elif format == "json":
         _write_json(chosen, names)
     else:
         _write_lines(chosen, names, format, not view.no_header)
     sys.stdout.flush()  # so that the rows stand above the notes that follow, in a pipe, too
+    if format == "table":
+        for text in notes:
+            note(text)
 
 
 def _write_json(rows: Iterable[Row], names: Sequence[str]) -> None:
@@ -266,9 +279,9 @@ def columns_for_people(rows: Sequence[Row], headings: Headings) -> list[Column]:
 def _columns(cells: Cells, headings: Headings) -> list[Column]:
     columns = []
     for name, values in cells.items():
-        types = set(map(type, values)) - {type(None)}
-        if not types:
+        if all(value in (None, "") for value in values):
             continue  # an empty column would only take room
+        types = set(map(type, values)) - {type(None)}
         heading = headings.get(name) or Heading(name.replace("_", " "))
         texts = [_table_text(heading, value) for value in values]
         is_numeric = types <= NUMERIC_TYPES
@@ -381,7 +394,50 @@ def _render(grid: Table, width: int) -> str:
         allowed -= excess
 
 
+def as_markup(
+    columns: Sequence[Column],
+    format: str,
+    notes: Sequence[str] = (),
+    *,
+    header: bool = True,
+    may_share: bool = True,
+) -> str:
+    """Return a table in Markdown or LaTeX with notes below it, or its rows without a header.
+
+    If they may, columns with one value in all of several rows stand below the table.
+    """
+    if not columns:
+        return "\n"
+    shared: list[Column] = []
+    if may_share and len(columns[0].cells) > 1:
+        shared, columns = _split_shared(columns)
+    language = markdown if format == "markdown" else latex
+    titles = [language.literal(column.title) for column in columns]
+    cells = [list(map(language.literal, column.cells)) for column in columns]
+    is_number = [column.is_numeric or _are_numbers(column.cells) for column in columns]
+    parts = [language.format_table(titles, list(zip(*cells, strict=True)), is_number, header)]
+    if header:
+        texts = filter(None, [_shared_facts(shared), *notes])
+        parts += [language.format_note(f"{text.removesuffix('.')}.") for text in texts]
+    return join_lines(parts)
+
+
+def _are_numbers(cells: Sequence[str]) -> bool:
+    """Whether all cells are formatted numbers, or empty."""
+    texts = [cell.replace(NO_BREAK, " ") for cell in cells if cell != EMPTY]
+    return bool(texts) and all(map(NUMBER.fullmatch, texts))
+
+
 def _caption(columns: Sequence[Column], width: int) -> str:
+    """Return the columns that hold one value in all rows as lines below a table."""
+    text = _shared_facts(columns)
+    if not text:
+        return ""
+    wrapper = textwrap.TextWrapper(width - 2, break_long_words=False, break_on_hyphens=False)
+    return textwrap.indent(join_lines(wrapper.wrap(text)), "  ")
+
+
+def _shared_facts(columns: Sequence[Column]) -> str:
     """Name the columns that hold one value in all rows."""
     if not columns:
         return ""
@@ -391,9 +447,7 @@ def _caption(columns: Sequence[Column], width: int) -> str:
         if column.unit:
             fact += f" {column.unit}"
         facts.append(fact)
-    text = f"In all rows: {', '.join(facts)}"
-    wrapper = textwrap.TextWrapper(width - 2, break_long_words=False, break_on_hyphens=False)
-    return textwrap.indent(join_lines(wrapper.wrap(text)), "  ")
+    return f"In all rows: {', '.join(facts)}"
 
 
 def join_lines(lines: Iterable[str]) -> str:
@@ -437,7 +491,12 @@ def _table_text(heading: Heading, value: Any) -> str:
         return EMPTY
     if isinstance(value, tuple):
         estimate, low, high = [_table_text(heading, number) for number in value]
-        return f"{estimate} ({low}–{high})"
+        if EMPTY in (low, high):
+            return estimate
+        between = "–"
+        if low[0] in "+-" or high[0] in "+-":
+            between = f"{NO_BREAK}to{NO_BREAK}"  # a dash would read as a sign
+        return f"{estimate} ({low}{between}{high})"
     if isinstance(value, float):
         return heading.format(value)
     return DIGEST.sub("\\1…", _text(value))

@@ -242,7 +242,7 @@ Force = Annotated[bool, flag("--force -f", "Replace an existing output.", is_eag
 Format = Annotated[
     str | None,
     choice(
-        ("table", "tsv", "csv", "json"),
+        ("table", "tsv", "csv", "json", "markdown", "latex"),
         "Format of the report (default: a table on a terminal, else TSV).",
     ),
 ]
@@ -570,21 +570,21 @@ class Report:
         rows: Sequence[Mapping[str, Any]] | None = None,
         *,
         per_class: bool = False,
+        notes: Sequence[str] = (),
     ) -> None:
         """Save a result if an output is given, and print its runs, or `rows`, or its classes.
 
-        A table of the runs is followed by a note of what they show.
+        A table of the runs is followed by notes of what they show, and one of `rows` by `notes`.
         """
         from clipkit.analysis.for_people import findings
         from clipkit.analysis.results import per_class_rows
-        from clipkit.base import console, tables
+        from clipkit.base import tables
 
         if self._is_printed(result):
             rows = per_class_rows(result) if per_class else rows
-            tables.emit(report_rows(result, self.view, rows), self.view)
             if rows is None and self.view.is_for_people:
-                for text in findings(result):
-                    console.note(text)
+                notes = findings(result)
+            tables.emit(report_rows(result, self.view, rows), self.view, notes)
 
     def for_seed(self, seed: int) -> Report:
         """Return these options with the output of a seed."""

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clipkit.base.errors import UsageError
-from clipkit.base.options import attribute_option, choice, option, split_option
+from clipkit.base.options import attribute_option, choice, flag, option, split_option
 from clipkit.commands._options import Cluster, Common, Report, SameRows, Seed, Table
 
 if TYPE_CHECKING:
+    from clipkit.analysis.comparison import PairedResults
     from clipkit.features.model import FeatureFile
 
 
@@ -58,6 +59,13 @@ def compare(
             "--list",
         ),
     ] = None,
+    leaderboard: Annotated[
+        bool,
+        flag(
+            "--leaderboard",
+            "Print a row per result: its accuracy, and its difference to that of A.",
+        ),
+    ] = False,
     seed: Seed = 42,
 ) -> None:
     """Compare results on the same images: McNemar's test and a paired interval of the difference.
@@ -71,14 +79,16 @@ def compare(
     from clipkit import features
     from clipkit.analysis import comparison, score_comparison
 
+    if leaderboard:
+        _check_no_groups(table, cluster, [attribute, groups, ids])
     inputs = [a, *(b or [])]
     report.check_output(*inputs, table, groups)
     results = features.read_all(inputs, kinds=["result"])
     if all(result.holds_ranks for result in results):
-        if any((run, table, attribute, cluster, groups, ids)):
+        if any((run, table, attribute, cluster, groups, ids, leaderboard)):
             raise UsageError(
-                "expected no --run, --table, --attribute, --cluster, --groups and --list for "
-                "results of attributes"
+                "expected no --run, --table, --attribute, --cluster, --groups, --list and "
+                "--leaderboard for results of attributes"
             )
         report.show(score_comparison.compare(results, split, common=common, same_rows=same_rows))
         return
@@ -98,7 +108,29 @@ def compare(
     by = table
     if cluster is not None and not attribute:
         by = None  # the table names clusters alone
-    report.show(comparison.compare(paired, by=by, column=attribute, groups=groups, seed=seed))
+    result = comparison.compare(paired, by=by, column=attribute, groups=groups, seed=seed)
+    if leaderboard:
+        _show_leaderboard(report, paired, result)
+    else:
+        report.show(result)
+
+
+def _check_no_groups(table: str | None, cluster: str | None, chosen: Sequence[str | None]) -> None:
+    """Refuse what chooses some of the images for a leaderboard, which is of all."""
+    if any(chosen) or (table and not cluster):
+        raise UsageError(
+            "expected --leaderboard without --attribute, --groups, --list, and --table without "
+            "--cluster"
+        )
+
+
+def _show_leaderboard(report: Report, paired: PairedResults, compared: FeatureFile) -> None:
+    """Print a leaderboard, and save the comparison that it is of."""
+    from clipkit.analysis.for_people import findings
+    from clipkit.analysis.leaderboard import leaderboard
+
+    board = leaderboard(paired, compared)
+    report.show(compared, board.rows(), notes=findings(board))
 
 
 def _say_what_is_compared(

@@ -43,7 +43,8 @@ COUNT = Unit(low=0)
 SCALE = Unit(low=SMALLEST)  # a temperature or a penalty
 SHARE = Unit("%", lambda share: f"{100 * share:.2f}", low=0, high=1)
 NATS = Unit("nats", lambda nats: f"{nats:.4f}")
-P = Unit(format=lambda p: format_number(p) if p else format_p(p), low=0, high=1)
+POINTS = Unit("points", lambda difference: f"{100 * difference:+.2f}", low=-1, high=1)
+P = Unit(format=format_p, low=0, high=1)
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,7 @@ RECORDS = (
         is_checked=True,
         of_images=True,
         on_leaderboards=True,
-        of="probe predict zeroshot calibrate importance",
+        of="probe predict zeroshot calibrate importance compare",
     ),
     Column(
         "acc5",
@@ -210,7 +211,7 @@ RECORDS = (
         on_leaderboards=True,
         of="probe predict zeroshot",
     ),
-    Column("chance", SHARE, LABELS, of="probe predict zeroshot attributes"),
+    Column("chance", SHARE, LABELS, of="probe predict zeroshot attributes compare"),
     Column(
         "coverage",
         SHARE,
@@ -328,6 +329,18 @@ RECORDS = (
     Column("acc_a", SHARE, LABELS, better=HIGHER, is_checked=True, of="compare"),
     Column("acc_b", SHARE, LABELS, better=HIGHER, is_checked=True, of="compare"),
     Column("difference", NUMBER, LABELS, relatives="control", of="compare describe"),
+    Column("result", TEXT, NOTHING, of="compare"),
+    Column("settings", TEXT, NOTHING, of="compare"),
+    Column(
+        "to_first",
+        POINTS,
+        LABELS,
+        title="difference to first",
+        better=HIGHER,
+        has_interval=True,
+        of="compare",
+    ),
+    Column("verdict", TEXT, LABELS, of="compare"),
     Column("mde80", NUMBER, LABELS, of="compare"),
     Column("both", COUNT, LABELS, of="compare"),
     Column("only_a", COUNT, LABELS, of="compare"),

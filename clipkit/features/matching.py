@@ -25,7 +25,7 @@ from clipkit.features.model import BlockMatrix, FeatureFile, Int64, Split
 
 ALL = "all"  # stands for all splits of a file that has no split of this name
 ENDING = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,4}")  # no number: a.1 and a.2 are two ids
-MAX_FOLDERS = 8  # that are told apart: each is a pass over the ids
+MAX_FOLDERS = 8  # that are distinguished: each is a pass over the ids
 SHOWN_ID = 80  # characters
 COMMON_HINT = "--common leaves them out"
 FORM_HINT = "write the ids as the images have them; folders and endings may be left out"

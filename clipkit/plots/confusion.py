@@ -335,8 +335,9 @@ def draw_classes(
         noun=noun,
         title=f"F1 of each {noun} ({scored.label})",
     )
-    right = np.bincount(labels[labels == scored.predicted], minlength=len(names))
-    finding = verdicts.lowest_class_sentence(right, totals, style.sanitize_names(names, 28))
+    right = np.bincount(labels[scored.right], minlength=len(names))
+    printable = style.sanitize_names(names, 28)
+    finding = verdicts.lowest_class_sentence(right, totals, printable, scored.independent)
     return style.state(figure, finding, source)
 
 

@@ -150,13 +150,15 @@ class Album:
     similarity: str  # what a similarity with a prompt is called
     missing: str  # which images the data set lacks
     examples: Sequence[AlbumImage] = ()  # of the class that the summary of the page names
+    independent: float = 1.0  # see results.Predictions
 
     @property
     def lowest(self) -> str:
         """Name the class with fewer right images than all others; "" if this is not decided."""
         right = [one.right for one in self.classes]
         images = [one.images for one in self.classes]
-        return verdicts.lowest_class_sentence(right, images, [one.name for one in self.classes])
+        names = [one.name for one in self.classes]
+        return verdicts.lowest_class_sentence(right, images, names, self.independent)
 
     @property
     def predicted_classes(self) -> list[str]:
@@ -272,6 +274,7 @@ def collect(sources: Sources, dataset: Dataset, limit: int = LIMIT, worst_class:
         similarity=main.file.similarity_name,
         missing=escaped(missing),
         examples=[replace(album_images[row], number=None) for row in examples.tolist()],
+        independent=main.independent,
     )
 
 

@@ -16,6 +16,7 @@ from clipkit.analysis import for_people, metrics, results
 from clipkit.base import console, tables
 from clipkit.base.console import count
 from clipkit.base.errors import ClipkitError
+from clipkit.base.markdown import escape
 from clipkit.base.names import distinct_names, select
 from clipkit.base.tables import Column
 from clipkit.features.columns import COLUMNS, HEADINGS, NOTHING
@@ -26,7 +27,6 @@ from clipkit.features.provenance import identities, is_untrained, provenance
 from clipkit.report.blocks import Block, Fact, Heading, Origin, Page, Picture, Table
 from clipkit.report.command_lines import NO_COMMANDS, Commands, make_origin
 from clipkit.report.expected import compare_figures, read_table
-from clipkit.report.markdown import escape
 from clipkit.report.same_images import MOST_RUNS, Scored, group_by_images, sum_up
 from clipkit.report.summary import answer, of_others
 from clipkit.report.tables import (

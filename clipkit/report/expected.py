@@ -18,6 +18,7 @@ from clipkit.analysis import metrics, results, verdicts
 from clipkit.analysis.results import Row
 from clipkit.base import csv_rows, files
 from clipkit.base.errors import ClipkitError
+from clipkit.base.markdown import escape
 from clipkit.base.names import select
 from clipkit.datasets.registry import REGISTRY
 from clipkit.features.columns import COLUMNS, SETTINGS, SHARE, Column
@@ -27,7 +28,6 @@ from clipkit.features.model import FeatureFile
 from clipkit.features.provenance import downsample, is_untrained, provenance
 from clipkit.report.blocks import Bar, Block, Cell, Fact, Heading, Measurement, Number, Table
 from clipkit.report.markdown import (
-    escape,
     format_difference,
     format_measurement,
     format_measurements,

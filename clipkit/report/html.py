@@ -23,6 +23,7 @@ from PIL import Image
 from clipkit.analysis import results
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError
+from clipkit.base.markdown import escape
 from clipkit.base.names import distinct_names
 from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile
@@ -40,7 +41,6 @@ from clipkit.report.blocks import (
     Picture,
     Table,
 )
-from clipkit.report.markdown import escape
 
 if TYPE_CHECKING:
     from clipkit.report.album import Album

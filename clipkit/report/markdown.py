@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import math
-import re
 import textwrap
 from collections.abc import Sequence
 from urllib.parse import quote
 
-from clipkit.base.console import escaped
+from clipkit.base.markdown import format_table
 from clipkit.report.blocks import Block, Heading, Measurement, Page, Picture, Table, text_of
 
 FACTORS = {"%": 100, "nats": 1, "": 1}
 DECIMALS = {"%": 2, "nats": 4, "": 4}
 WIDTH = 100
-LONGEST_NAME = 300
-# What Markdown, with GitHub's extensions, may read as more than a character: punctuation, an
-# underscore outside a word, the scheme of a link, and what begins a list or underlines a heading
-MARKDOWN = re.compile(
-    r"[\\`*\[\]<>|~$#&@]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=www)\.|(?<!\S)[-+=](?!\d)"
-    r"|(?<=(?<!\S)\d)[.)](?!\S)"
-)
 
 
 def format_measurement(measurement: Measurement) -> str:
@@ -102,24 +94,6 @@ def _format_number(value: float, unit: str) -> str:
     return f"{FACTORS[unit] * value:.{DECIMALS[unit]}f}"
 
 
-def escape(text: object) -> str:
-    r"""Return one line of Markdown that shows a name of a file literally, cut if it is long.
-
-    A name cannot make a heading, a link, a list, a cell of a table, HTML or a formula.
-
-    >>> print(escape("a|b <b>$x$</b> [link](http://a.b) snake_case"))
-    a\|b \<b\>\$x\$\</b\> \[link\](http\://a.b) snake_case
-    >>> print(escape("# 1"), escape("---"), escape("1. x"), escape("_x_"))
-    \# 1 \--- 1\. x \_x\_
-    >>> print(escape("- x"), escape("-1.00 (-6.00 to +4.00)"))
-    \- x -1.00 (-6.00 to +4.00)
-    """
-    line = escaped(" ".join(str(text).split()))
-    if len(line) > LONGEST_NAME:
-        line = line[: LONGEST_NAME - 1] + "…"
-    return MARKDOWN.sub(r"\\\g<0>", line)
-
-
 def as_markdown(page: Page) -> str:
     """Render a report as Markdown."""
     found = [_fill(f"{fact.name}: {fact.text}", "- ", "  ") for fact in page.summary]
@@ -133,13 +107,7 @@ def as_markdown(page: Page) -> str:
 
 
 def block_as_markdown(block: Block) -> str:
-    r"""Render a block as Markdown.
-
-    >>> print(block_as_markdown(Table(["x", "n"], [[escape("a|b"), "1"]])))
-    | x    |  n |
-    |------|---:|
-    | a\|b |  1 |
-    """
+    """Render a block as Markdown."""
     if isinstance(block, Heading):
         return f"{'#' * block.level} {block.text}"
     if isinstance(block, Table):
@@ -164,16 +132,9 @@ def _fill(text: str, first: str = "", others: str = "") -> str:
 def _table(table: Table) -> str:
     """Format a table with padded columns, and what all rows share below it."""
     table = table.arranged()
-    columns = []
-    for number, (title, *cells) in enumerate(zip(table.header, *table.rows, strict=True)):
-        column = [title, *map(text_of, cells)]
-        width = max(2, *map(len, column))
-        end, align = "-", str.ljust
-        if number >= table.text_columns:
-            end, align = ":", str.rjust
-        padded = [f" {align(cell, width)} " for cell in column]
-        columns.append([padded[0], "-" * (width + 1) + end, *padded[1:]])
-    lines = [f"|{'|'.join(line)}|" for line in zip(*columns, strict=True)]
+    rows = [list(map(text_of, row)) for row in table.rows]
+    is_number = [number >= table.text_columns for number in range(len(table.header))]
+    lines = [format_table(table.header, rows, is_number)]
     if table.shared:
         lines += ["", *textwrap.wrap(f"In all rows: {table.shared}", WIDTH)]
     return "\n".join(lines)

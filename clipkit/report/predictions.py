@@ -44,6 +44,7 @@ class ImagePredictions:
     predicted: Names  # (N)
     scores: Floats  # (N), how sure each prediction is; NaN if the files do not say
     score_name: str = ""
+    independent: float = 1.0  # see results.Predictions
 
     def take(self, rows: Int64) -> ImagePredictions:
         """Return the predictions for the given rows (n,)."""
@@ -129,6 +130,7 @@ def read_predictions(
     _, split = choose_split(result, split)
     scored_split = result.splits[split]
     labels = scored_split.labels
+    independent = 1.0
     if labels is None:
         assert scored_split.predicted is not None  # a result's split without predictions is invalid
         predicted, label = scored_split.predicted[0], f"{_command(result)}, on {split}"
@@ -136,6 +138,7 @@ def read_predictions(
     else:
         run = result_files.predictions(result, split)
         predicted, label, class_names = run.predicted, run.label, run.class_names
+        independent = run.independent
         runs = len(result_files.scored_runs(result, split).rows)
         if runs > 1:
             label += f", the most accurate of {runs:,} runs on {split}"
@@ -143,7 +146,15 @@ def read_predictions(
     true = None if labels is None else names[labels]
     scores, score_name = _scores(result, split, predicted, sources)
     return ImagePredictions(
-        result, split, label, scored_split.ids, true, names[predicted], scores, score_name
+        result,
+        split,
+        label,
+        scored_split.ids,
+        true,
+        names[predicted],
+        scores,
+        score_name,
+        independent,
     )
 
 

@@ -16,6 +16,7 @@ from clipkit.analysis.comparison import Bools
 from clipkit.analysis.results import Row, newest_entry
 from clipkit.base.console import count
 from clipkit.base.errors import ClipkitError
+from clipkit.base.markdown import escape
 from clipkit.features.columns import COLUMNS, HIGHER, SETTINGS, SHARE, depends_on_rows
 from clipkit.features.compatibility import SAME_IMAGES, Origin, origin, relate
 from clipkit.features.matching import choose_split
@@ -24,7 +25,6 @@ from clipkit.features.provenance import is_untrained, provenance
 from clipkit.report import summary
 from clipkit.report.blocks import Bar, Block, Cell, Fact, Heading, Measurement, Number, Table
 from clipkit.report.markdown import (
-    escape,
     format_measurement,
     format_measurements,
     format_range,
@@ -47,7 +47,10 @@ OF_DRAWS = (
     "Each row is the mean over the draws of training images. Brackets have the lowest and the "
     "highest accuracy of a draw."
 )
-CLUSTERED = "Images depend on each other: clipkit compare tests results on them."
+CLUSTERED = (
+    "Images depend on each other, and this result does not keep which: clipkit compare --cluster "
+    "tests it."
+)
 # The columns of runs that are shown, besides their accuracy
 SHOWN = [
     column
@@ -71,6 +74,7 @@ class Scored:
     ids: list[str]
     labels: Int64
     right: Bools  # (R, N)
+    clusters: Int64 | None  # (N), of images that depend on each other
     untestable: str  # why the accuracies are not tested, or ""
 
     @classmethod
@@ -81,8 +85,14 @@ class Scored:
         right = scored.predicted == scored.labels
         order = sorted(range(len(scored.ids)), key=scored.ids.__getitem__)
         ids = sorted(scored.ids)
+        labels, right = scored.labels[order], right[:, order]
+        clusters = file.splits[split].cluster
+        if clusters is not None:
+            clusters = clusters[order]
         why = results.untestable(file, split)
-        return cls(name, file, split, scored.rows, ids, scored.labels[order], right[:, order], why)
+        if not why and clusters is None and results.cluster_note(file):
+            why = CLUSTERED
+        return cls(name, file, split, scored.rows, ids, labels, right, clusters, why)
 
     @property
     def has_one_run(self) -> bool:
@@ -98,13 +108,6 @@ class Scored:
             settings = [run.get(name) for name in SETTINGS if name != "draw"]
             alike.setdefault(repr(settings), []).append(number)
         return list(alike.values())
-
-    @property
-    def untested(self) -> str:
-        """Why the page has no tests of the accuracies, or ""."""
-        if results.cluster_note(self.file):
-            return self.untestable or CLUSTERED
-        return self.untestable
 
     @property
     def is_control(self) -> bool:
@@ -127,13 +130,14 @@ class Scored:
         accuracies = self.right.mean(axis=1)
         number = int(np.argmax(accuracies)) if run is None else run
         value = float(accuracies[number])
-        if results.cluster_note(self.file):
+        if self.untestable == CLUSTERED:
             row = self.runs[number]
             ends = row.get("acc1_low", np.nan), row.get("acc1_high", np.nan)
             return Measurement(value, "%", *ends)
         if self.untestable:
             return Measurement(value, "%")
-        return Measurement(value, "%", *metrics.wilson(value, len(self.ids)))
+        rows = metrics.effective_rows(self.right[number], self.clusters)
+        return Measurement(value, "%", *metrics.wilson(value, rows))
 
     @cached_property
     def origin(self) -> Origin:
@@ -217,7 +221,7 @@ class SameImages:
         """Return the accuracies and their paired differences, below a heading."""
         blocks: list[Block] = [self._heading(), self._accuracies(), *self._notes()]
         blocks += self._layers()
-        single = [one for one in self.results if one.has_one_run and not one.untested]
+        single = [one for one in self.results if one.has_one_run and not one.untestable]
         blocks += SameImages(single)._paired_differences()
         several = [scored for scored in self.results if not scored.has_one_run]
         if several and len(self.results) > 1:
@@ -427,7 +431,7 @@ def _differences_from_first(single: Sequence[Scored]) -> list[Block]:
     base, *of_others = paired.right
     pairs = []
     for scored, right in zip(others, of_others, strict=True):
-        pairs.append(Pair([escape(scored.name)], scored.name, right, base))
+        pairs.append(Pair([escape(scored.name)], scored.name, right, base, paired.clusters))
     name = escape(first.name)
     images = f"the {len(base):,} images that all have" if paired.common else paired.images
     which = f"from {name} ({100 * base.mean():.2f} %) on {images}"
@@ -438,7 +442,8 @@ def _differences_from_controls(pairs: Sequence[tuple[Scored, Scored]]) -> list[B
     compared = []
     for scored, control in pairs:
         labels = [escape(scored.name), escape(control.name)]
-        compared.append(Pair(labels, scored.name, scored.right[0], control.right[0]))
+        right, of_control = scored.right[0], control.right[0]
+        compared.append(Pair(labels, scored.name, right, of_control, scored.clusters))
     return difference_table(
         compared,
         ["against its control", "control"],
@@ -492,7 +497,7 @@ def _main_fact(scored: Scored, group: SameImages, predictions: results.Predictio
     """Compare a result with chance and with its controls."""
     controls = []
     for control in group.controls_of(scored):
-        if not control.untested:
+        if not control.untestable:
             controls.append(results.predictions(control.file, control.split))
     means = _means(scored)
     if not scored.has_one_run:
@@ -501,7 +506,7 @@ def _main_fact(scored: Scored, group: SameImages, predictions: results.Predictio
     missing = "There is no untrained control of it."
     if len(group.trained) < len(group.results):
         missing = "No untrained control was made in the same way from the same prompts."
-    why = escape(scored.untested)
+    why = escape(scored.untestable)
     tried = len(scored.runs)
     fact = summary.found(escape(means), predictions, controls, scored.name, missing, why, tried)
     if controls and not scored.has_one_run:

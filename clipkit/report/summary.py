@@ -12,11 +12,12 @@ from clipkit.analysis.for_people import findings
 from clipkit.analysis.results import Predictions, Row
 from clipkit.analysis.verdicts import CONTROL
 from clipkit.base import console
+from clipkit.base.markdown import escape
 from clipkit.base.names import distinct_names
 from clipkit.base.tables import format_p
 from clipkit.features.model import FeatureFile
 from clipkit.report.blocks import Bar, Fact
-from clipkit.report.markdown import escape
+from clipkit.report.tables import p_name
 
 MAIN = "Main result"
 TITLES = {  # of what a command's results say; those of attributes have lines of their own
@@ -42,19 +43,19 @@ def found(
     `missing` replaces the comparison. With a reason in `untestable`, the accuracy is compared with
     nothing.
     """
-    right = scored.predicted == scored.labels
+    right, clusters = scored.right, scored.clusters
     accuracy, n = float(right.mean()), len(right)
     classes = len({*scored.class_names} - {results.NONE})
     images = f"{n:,} images of {classes:,} classes"
     text = f"**{_percent(accuracy)}** of {images} are right by {means}"
     if untestable:
         return Fact(MAIN, f"{text}. {untestable}", source, Bar(accuracy))
-    low, high = metrics.wilson(accuracy, n)
+    low, high = metrics.wilson(accuracy, metrics.effective_rows(right, clusters))
     chance = results.chance(scored.labels)
     rows = _compare_with(controls, scored)
     row = min(rows, key=lambda row: row["difference"], default=None)  # the most accurate control
     control = CONTROL if len(rows) < 2 else f"the most accurate of {len(rows)} untrained controls"
-    claims = verdicts.accuracy_claims(means, right, chance, row, control, tried)
+    claims = verdicts.accuracy_claims(means, right, chance, row, control, tried, clusters)
     relations = verdicts.relations(claims, 2).replace(" %", "\N{NO-BREAK SPACE}%")
     text = f"{text}: {relations}."
     details = (
@@ -64,31 +65,30 @@ def found(
     if row is None:
         bar = Bar(accuracy, low, high, chance)
         return Fact(MAIN, f"{text} {missing}", source, bar, details=details)
-    details += f" Against {control}, {_describe_difference(row)}."
+    details += f" Against {control}, {_describe_difference(row, p_name(clusters))}."
     bar = Bar(accuracy, low, high, chance, row["acc_b"])
     return Fact(MAIN, text, source, bar, details=details)
 
 
-def _describe_difference(row: Row) -> str:
-    """Return a paired difference in words, with its interval and p."""
+def _describe_difference(row: Row, p_name: str) -> str:
+    """Return a paired difference in words, with its interval and p, which has a name."""
     p = format_p(row["p"])
     if not p.startswith("<"):
         p = f"= {p}"
     return (
         f"on the same images, the difference is {100 * row['difference']:+.2f} points "
-        f"({100 * row['low']:+.2f} to {100 * row['high']:+.2f}; McNemar's exact p {p})"
+        f"({100 * row['low']:+.2f} to {100 * row['high']:+.2f}; {p_name} {p})"
     )
 
 
 def _compare_with(controls: Sequence[Predictions], scored: Predictions) -> list[Row]:
     """Compare a result with each control that has the same images."""
-    right = scored.predicted == scored.labels
     rows = []
     for control in controls:
-        is_right = dict(zip(control.ids, control.predicted == control.labels, strict=True))
+        is_right = dict(zip(control.ids, control.right, strict=True))
         if is_right.keys() == set(scored.ids):
             control_right = np.array([is_right[row_id] for row_id in scored.ids])
-            rows.append(compare_right(right, control_right))
+            rows.append(compare_right(scored.right, control_right, scored.clusters))
     return rows
 
 
@@ -99,8 +99,8 @@ def lowest_class(scored: Predictions, source: str) -> list[Fact]:
     """
     C = len(scored.class_names)
     counts = np.bincount(scored.labels, minlength=C)
-    right = np.bincount(scored.labels[scored.predicted == scored.labels], minlength=C)
-    places, claim = verdicts.lowest_class(right, counts)
+    right = np.bincount(scored.labels[scored.right], minlength=C)
+    places, claim = verdicts.lowest_class(right, counts, scored.independent)
     lowest = places[0]
     if right[lowest] == counts[lowest]:
         return []

@@ -14,13 +14,13 @@ from clipkit.analysis.for_people import attribute_rows
 from clipkit.analysis.layer_curves import layer_curves
 from clipkit.analysis.results import Row, columns_of, newest_entry
 from clipkit.analysis.score_metrics import METRICS
+from clipkit.base.markdown import escape
 from clipkit.base.tables import format_p
 from clipkit.base.version import __version__
 from clipkit.features.history import Entry
-from clipkit.features.model import FeatureFile
+from clipkit.features.model import FeatureFile, Int64
 from clipkit.report.blocks import Bar, Block, Cell, Measurement, Number, Table
 from clipkit.report.markdown import (
-    escape,
     format_measurement,
     format_percent,
     format_points,
@@ -72,12 +72,21 @@ LAYERS = (
 
 
 class Pair(NamedTuple):
-    """A row: its labels, the name of a result, and which of N images it and another get right."""
+    """A row: its labels, the name of a result, and which of N images it and another get right.
+
+    Images of one cluster (N) depend on each other.
+    """
 
     labels: Sequence[str]
     source: str
     right: Bools
     other: Bools
+    clusters: Int64 | None = None
+
+
+def p_name(clusters: Int64 | None) -> str:
+    """Return what the p of a paired difference is called, on images in clusters (N) or not."""
+    return "McNemar's exact p" if clusters is None else "the exact p of signs of whole clusters"
 
 
 def difference_table(
@@ -90,19 +99,19 @@ def difference_table(
     """
     if not pairs:
         return []
-    rows = [comparison.compare_right(pair.right, pair.other) for pair in pairs]
+    rows = [comparison.compare_right(pair.right, pair.other, pair.clusters) for pair in pairs]
     p_values = metrics.holm([row["p"] for row in rows])
     cells: list[list[Cell]] = []
     for pair, row, difference, p in zip(pairs, rows, _differences(rows), p_values, strict=True):
         counts = [f"{row['only_a']}", f"{row['only_b']}"]
         cells.append([*pair.labels, difference, *counts, format_p(p)])
     header = [*label_header, "difference (points)", "only this", f"only {other}", "p"]
-    p_name = "McNemar's exact p"
+    p = " or ".join(dict.fromkeys(p_name(pair.clusters) for pair in pairs))
     if len(pairs) > 1:
-        p_name += ", corrected for all rows by Holm's method"
+        p += ", corrected for all rows by Holm's method"
     text = (
         f"Differences {which}: the paired difference with its 95 % interval, "
-        f"the number of images that only one of the two gets right, and {p_name}. The interval "
+        f"the number of images that only one of the two gets right, and {p}. The interval "
         f"covers another draw of test images, but not {not_covered}."
     )
     return [text, Table(header, cells, len(label_header), [pair.source for pair in pairs])]

@@ -3,10 +3,11 @@
 `embed` runs a full-size ViT-B/32 with random weights (--model names another) against the thesis's
 loop: plain transformers, the processor image by image, batches of 64, float32. `textembed` runs
 against the import of PyTorch. `logits`, `entropy` and `zeroshot` run against numpy and plain h5py,
-a pipe against two commands with a file between them, `probe` and `cluster` against scikit-learn, on
-random embeddings like CLIP's. `--only imagenet` fits logistic regression to many rows and classes,
-against scikit-learn and PyTorch's L-BFGS. `--only commands` runs every command on a file of that
-form: 1,000 overlapping classes, ids, 1,000 prompts and a table of 40 attributes.
+a pipe against two commands with a file between them, `nearest` against numpy's product alone,
+`probe` and `cluster` against scikit-learn, on random embeddings like CLIP's. `--only imagenet` fits
+logistic regression to many rows and classes, against scikit-learn and PyTorch's L-BFGS. `--only
+commands` runs every command on a file of that form: 1,000 overlapping classes, ids, 1,000 prompts
+and a table of 40 attributes.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 CLIPKIT = [sys.executable, "-m", "clipkit", "--quiet"]
 N_PROMPTS = 415
 FEW_PROMPTS = 32
+NEAREST = 10  # images of each prompt
 DIM = 512
 N_CLASSES = 100
 BLOCK = 8192  # rows
@@ -253,13 +255,13 @@ def write_images(path: Path, n: int) -> None:
     write_splits(path, {"test": split}, [f"c{i}" for i in range(N_CLASSES)])
 
 
-def write_texts(path: Path) -> None:
-    from factories import random_features, write_feature_file
+def write_texts(path: Path, features: np.ndarray) -> None:
+    from factories import write_feature_file
 
     datasets = {
-        "features": random_features(N_PROMPTS, DIM, seed=1),
-        "texts": [f"prompt {i}" for i in range(N_PROMPTS)],
-        "class_index": np.arange(N_PROMPTS) % N_CLASSES,
+        "features": features,
+        "texts": [f"prompt {i}" for i in range(len(features))],
+        "class_index": np.arange(len(features)) % N_CLASSES,
         "class_names": [f"c{i}" for i in range(N_CLASSES)],
     }
     write_feature_file(path, "texts", datasets=datasets)
@@ -281,8 +283,10 @@ def run_plain_product(images: str, texts: str, output: str) -> None:
 
 
 def bench_logits(args: argparse.Namespace, scratch: Path) -> None:
+    from factories import random_features
+
     images, texts, logits = (scratch / name for name in ("images.h5", "texts.h5", "logits.h5"))
-    write_texts(texts)
+    write_texts(texts, random_features(N_PROMPTS, DIM, seed=1))
     rows = args.rows or 200_000
 
     def compare(what: str, command: Run, plain: float) -> None:
@@ -310,6 +314,57 @@ def bench_pipe(images: Path, texts: Path, logits: Path) -> None:
     report("logits, then zeroshot of its file", named.seconds)
     piped = run("sh", "-c", f"{write} | {clipkit} zeroshot -")
     report("logits | zeroshot", piped.seconds, f"{piped.seconds / named.seconds:.2f} x")
+
+
+# nearest
+
+
+def bench_nearest(args: argparse.Namespace, scratch: Path) -> None:
+    """Time a search for prompts beside numpy's product of the same rows.
+
+    A thousandth of the rows are copies of the first, so that cosines tie.
+    """
+    from factories import random_features
+
+    from clipkit.analysis import neighbours, similarity
+    from clipkit.features import read
+
+    images, texts = scratch / "images.h5", scratch / "texts.h5"
+    n = args.rows or 200_000
+    write_images(images, n)
+    X = read(images).splits["test"].features
+    X[::1000] = X[0]
+    for count in (FEW_PROMPTS, N_PROMPTS):
+        queries = similarity.normalize(random_features(count, DIM, seed=1))
+        queries[0] = similarity.normalize(X[:1])[0]
+        write_texts(texts, queries)
+        start = clock()
+        for row in range(0, n, BLOCK):
+            queries @ X[row : row + BLOCK].T
+        product = clock() - start
+        report(f"numpy product, {n} rows, {count} prompts", product)
+        start = clock()
+        found = neighbours.find(queries, X, NEAREST, name="images")
+        seconds = clock() - start
+        report(f"the {NEAREST} nearest of each prompt", seconds, f"{seconds / product:.2f} x")
+        print(f"    as numpy's stable sort: {is_stable_sort(found.rows, queries, X)}")
+        command = run(*CLIPKIT, "nearest", images, texts, "-k", NEAREST)
+        report("nearest, from a file", command.seconds)
+
+
+def is_stable_sort(found: np.ndarray, queries: np.ndarray, X: np.ndarray) -> bool:
+    """Whether the rows (Q, k) are the first of a stable sort, by up to 32 of the queries."""
+    from clipkit.analysis import similarity
+
+    few = queries[:FEW_PROMPTS]
+    cosines = np.empty((len(few), len(X)), np.float32)
+    for row in range(0, len(X), BLOCK):
+        unit = similarity.normalize(X[row : row + BLOCK])
+        cosines[:, row : row + BLOCK] = similarity.products(few, unit)
+    for own, of_query in zip(found, cosines, strict=False):
+        if (np.argsort(-of_query, kind="stable")[: len(own)] != own).any():
+            return False
+    return True
 
 
 # probe, cluster
@@ -672,6 +727,7 @@ PARTS = {
     "textembed": bench_textembed,
     "embed": bench_embed,
     "logits": bench_logits,
+    "nearest": bench_nearest,
     "probes": bench_probes,
     "imagenet": bench_imagenet,
     "commands": bench_commands,
@@ -685,7 +741,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--images", type=int, default=1024, help="images to embed; the targets name 4096")
     add("--folder", type=Path, help="a folder of .jpg files; made up by default")
     add("--model", type=Path, help="a model's folder; a random ViT-B/32 by default")
-    rows = "rows of logits (default: 200000), --only commands (50000), --only imagenet (1281167)"
+    rows = "rows of logits and nearest (200000), --only commands (50000), imagenet (1281167)"
     add("--rows", type=int, help=rows)
     add("--classes", type=int, default=1000, help="classes of --only imagenet")
     add("--peer-rows", type=int, default=50_000, help="rows of its peers, which need more memory")
