@@ -15,6 +15,7 @@ from clipkit.base.version import __version__
 if TYPE_CHECKING:
     from clipkit.datasets import load as load_dataset
     from clipkit.embedding.in_memory import embed
+    from clipkit.features.arrays import from_array
     from clipkit.features.hdf5 import read, write
     from clipkit.features.model import FeatureFile
     from clipkit.models import load as load_model
@@ -22,15 +23,25 @@ else:  # a type checker would take any name for one of the module
     __getattr__ = lazy_names(
         __name__,
         {
-            f"{__name__}.features": "FeatureFile read write",
+            f"{__name__}.features": "FeatureFile from_array read write",
             f"{__name__}.datasets": "load_dataset=load",
             f"{__name__}.embedding.in_memory": "embed",
             f"{__name__}.models": "load_model=load",
         },
     )
 
-__all__ = ["FeatureFile", "__version__", "embed", "load_dataset", "load_model", "read", "write"]
+__all__ = [
+    "FeatureFile",
+    "__version__",
+    "embed",
+    "from_array",
+    "load_dataset",
+    "load_model",
+    "read",
+    "write",
+]
+HELPERS = {"HELPERS", "TYPE_CHECKING", "annotations", "clipkit", "lazy_names"}
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__} - HELPERS)

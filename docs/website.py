@@ -1,6 +1,7 @@
 """Build README.md, docs/ and the other pages as a site in build/site/html, by zensical.
 
-The pages are copied to where they are in the repository, so that their links stay as they are. A
+The pages are copied to where they are in the repository, so that their links stay as they are. The
+notebook becomes a page of its texts and its code. A
 link to a file that is not a page is replaced by its text. A broken link is an error. A comment
 `<!-- options COMMAND -->` and the sentence below it are replaced by the table of the command's
 options. The site has a report that `EXAMPLE` makes of the bundled data set and model; a link to it
@@ -12,6 +13,7 @@ replaces `<!-- report -->` and the sentence below.
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -28,6 +30,7 @@ PAGES = [
     *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "SECURITY", "CHANGELOG")),
     ROOT / "prompts" / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "docs" / "tutorial.ipynb",
     *sorted((ROOT / "docs" / "commands").glob("*.md")),
 ]
 # Code, which stays as it is, or a link: its text and its target
@@ -107,6 +110,24 @@ def _default(value: Any) -> str:
     return f"`{value}`"
 
 
+def on_site(page: Path) -> Path:
+    """Return where a page is in the folder that the site is built of."""
+    return page.relative_to(ROOT).with_suffix(".md")
+
+
+def read_page(page: Path) -> str:
+    """Return the Markdown of a page, or that of a notebook: its texts and its code."""
+    text = page.read_text(encoding="utf-8")
+    if page.suffix != ".ipynb":
+        return text
+    blocks = []
+    for cell in json.loads(text)["cells"]:
+        source = "".join(cell["source"])
+        is_code = cell["cell_type"] == "code"
+        blocks.append(f"```python\n{source}\n```" if is_code else source)
+    return "\n\n".join(blocks) + "\n"
+
+
 def page_text(page: Path) -> str:
     """Return the Markdown of a page, with its options, without links to files that are no pages."""
 
@@ -115,10 +136,11 @@ def page_text(page: Path) -> str:
         if target is None:
             return match[0]
         path = (page.parent / target).resolve()
-        is_kept = target.startswith("http") or path in PAGES or not path.exists()
-        return match[0] if is_kept else text
+        if path in PAGES:
+            return match[0].replace(".ipynb)", ".md)")
+        return match[0] if target.startswith("http") or not path.exists() else text
 
-    text = CODE_OR_LINK.sub(keep_link, page.read_text(encoding="utf-8"))
+    text = CODE_OR_LINK.sub(keep_link, read_page(page))
     text = OPTIONS.sub(lambda match: options(match[1]), text)
     text = REPORT_PLACE.sub(REPORT_LINK, text)
     return COMMENT.sub(r"\1\n\n", text)  # Python-Markdown would take a table below for HTML
@@ -127,7 +149,7 @@ def page_text(page: Path) -> str:
 def copy_pages(folder: Path) -> None:
     """Write all pages and their pictures below a folder."""
     for page in PAGES:
-        copy = folder / page.relative_to(ROOT)
+        copy = folder / on_site(page)
         copy.parent.mkdir(parents=True, exist_ok=True)
         text = page_text(page)
         if page in UNSEARCHED:

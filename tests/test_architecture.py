@@ -62,10 +62,12 @@ def test_the_api_is_loaded_on_first_use():
     from clipkit.embedding import in_memory
 
     api = (features.FeatureFile, in_memory.embed, datasets.load, models.load)
-    api += (features.read, features.write)
-    names = ("FeatureFile", "embed", "load_dataset", "load_model", "read", "write")
+    api += (features.from_array, features.read, features.write)
+    names = ("FeatureFile", "embed", "load_dataset", "load_model", "from_array", "read", "write")
     assert tuple(getattr(clipkit, name) for name in names) == api
     assert set(clipkit.__all__) == {*names, "__version__"}
+    assert {name for name in dir(clipkit) if name.islower() and name[0] != "_"} >= {*names[1:]}
+    assert not {"annotations", "lazy_names", "clipkit"} & {*dir(clipkit)}  # how it is made
     with pytest.raises(AttributeError, match="'clipkit' has no attribute 'nothing'"):
         clipkit.nothing  # noqa: B018
 
@@ -87,13 +89,67 @@ probes.nonsense
 """
 
 
+NATURAL = """\
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import clipkit
+from clipkit import report
+from clipkit.analysis import alignment, attributes, comparison, evaluation, neighbours
+from clipkit.analysis import retrieval, softmax, zeroshot
+from clipkit.features import splitting
+
+X = np.zeros((4, 2), np.float32)
+table = {"id": ["a"], "colour": ["red"]}
+reveal_type(clipkit.read("img.h5"))  # FeatureFile
+reveal_type(clipkit.from_array(X, labels=["a", "b", "a", "b"]))  # FeatureFile
+reveal_type(clipkit.embed([X], model="tiny"))  # FeatureFile
+reveal_type(clipkit.load_model("tiny", tower="text"))  # Encoder
+reveal_type(clipkit.load_dataset("shapes"))  # Dataset
+reveal_type(retrieval.retrieve("img.h5", Path("txt.h5"), k=5))  # FeatureFile
+reveal_type(alignment.align([X, torch.zeros(4, 2)], k=2))  # FeatureFile
+reveal_type(neighbours.nearest(X, clipkit.read("img.h5")))  # FeatureFile
+reveal_type(attributes.measure("img.h5", table=table, columns="colour"))  # FeatureFile
+reveal_type(softmax.entropy_summary("logits.h5", 0.07, splits="test"))  # FeatureFile
+reveal_type(softmax.entropy_summary("logits.h5", [1, 0.07]).rows())  # list
+reveal_type(zeroshot.evaluate("logits.h5").runs["acc1"])  # ndarray
+reveal_type(evaluation.evaluate("logits.h5", Cs=1).result)  # FeatureFile
+reveal_type(comparison.compare(["a.h5", "b.h5"], by="table.csv"))  # FeatureFile
+reveal_type(splitting.split("img.h5", {"test": 0.2}))  # FeatureFile
+reveal_type(report.of_files("a.h5"))  # Page
+retrieval.retrieve(3, "txt.h5")  # wrong
+neighbours.nearest("img.h5", k="3")  # wrong
+attributes.measure("img.h5", table=3)  # wrong
+"""
+
+
+def check_types(code, tmp_path):
+    """Return what mypy says of each line of a program. Its cache is that of `make lint`."""
+    (tmp_path / "program.py").write_text(code)
+    line = [sys.executable, "-m", "mypy", "--hide-error-codes", str(tmp_path / "program.py")]
+    found = subprocess.run(line, capture_output=True, text=True, cwd=ROOT).stdout.splitlines()
+    return [(int(said.split(":")[1]), said) for said in found[:-1]], found[-1]
+
+
 @pytest.mark.long
 def test_a_type_checker_finds_a_misspelt_name(tmp_path):
-    """The checker's cache is that of `make lint`."""
-    (tmp_path / "names.py").write_text(NAMES)
-    line = [sys.executable, "-m", "mypy", "--hide-error-codes", str(tmp_path / "names.py")]
-    found = subprocess.run(line, capture_output=True, text=True, cwd=ROOT).stdout.splitlines()
+    found, summary = check_types(NAMES, tmp_path)
     expected = [number for number, code in enumerate(NAMES.splitlines(), 1) if "nonsense" in code]
-    assert [int(line.split(":")[1]) for line in found[:-1]] == expected
-    assert all(line.endswith('has no attribute "nonsense"') for line in found[:-1])
-    assert found[-1] == "Found 6 errors in 1 file (checked 1 source file)"
+    assert [number for number, _ in found] == expected
+    assert all(said.endswith('has no attribute "nonsense"') for _, said in found)
+    assert summary == "Found 6 errors in 1 file (checked 1 source file)"
+
+
+@pytest.mark.long
+def test_a_type_checker_knows_what_natural_arguments_are(tmp_path):
+    said_of = dict(check_types(NATURAL, tmp_path)[0])
+    for number, code in enumerate(NATURAL.splitlines(), 1):
+        _, _, expected = code.partition("  # ")
+        if expected == "wrong":
+            assert "incompatible type" in said_of.pop(number), code
+        elif expected:
+            revealed = said_of.pop(number).split('"')[1]
+            assert revealed.partition("[")[0].rpartition(".")[2] == expected, code
+    assert said_of == {}

@@ -1,21 +1,54 @@
 """Library functions take paths and single values, and refuse a wrong argument by its name."""
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
 import numpy as np
 import pytest
+import torch
 from factories import feature_file, random_features, saved, write_feature_file
+from PIL import Image
 
+import clipkit
+from clipkit import embedding, plots, report
 from clipkit.analysis import (
     alignment,
     attributes,
+    calibration,
+    choices,
+    clustering,
+    comparison,
+    dependence,
+    description,
+    evaluation,
+    for_people,
+    importance,
+    leaderboard,
     neighbours,
+    prediction,
+    relabeling,
     retrieval,
     similarity,
     softmax,
     thresholds,
+    variance,
     zeroshot,
 )
 from clipkit.base.errors import ClipkitError, UsageError
-from clipkit.features import FeatureFile, Split
+from clipkit.features import (
+    FeatureFile,
+    Split,
+    annotations,
+    concatenation,
+    formats,
+    matching,
+    overview,
+    splitting,
+)
+from clipkit.features.arguments import checked
+from clipkit.features.model import row_ids
 
 MODEL = {"name": "a", "digest": "sha256:1", "logit_scale": 100.0}
 N = 40
@@ -74,43 +107,357 @@ def test_one_value_gives_what_a_list_of_it_gives(files):
     np.testing.assert_equal(yielded.rows(), listed)
 
 
+ITEMS = """\
+item,image,text,correct
+0,test0,text 0,1
+0,test0,text 1,0
+1,test1,text 2,1
+1,test1,text 3,0
+"""
+
+
+class Frame:
+    """What a DataFrame of pandas and one of polars have in common, and the index of the first."""
+
+    def __init__(self, index=None, **columns):
+        self.columns, self._columns = list(columns), columns
+        if index is not None:
+            self.index = index
+
+    def __getitem__(self, name):
+        return self._columns[name]
+
+
+class Natural(NamedTuple):
+    """What a notebook has at hand; files of these names lie in the current folder, too."""
+
+    images: FeatureFile
+    texts: FeatureFile
+    logits: FeatureFile
+    X: np.ndarray  # (N, D)
+    Y: np.ndarray
+    cosines: np.ndarray  # (N, K)
+    colour: list[str]  # of N rows
+    ids: list[str]  # of all images
+    colours: list[str]
+
+    def table(self):
+        return {"id": self.ids, "colour": self.colours}
+
+
+@pytest.fixture
+def natural(files):
+    """Return them, and write tables, results and a probe."""
+    images = files["images"]
+    ids = [row_id for split in images.splits.values() for row_id in split.ids]
+    colours = [("red", "blue")[row // 3 % 2] for row in range(2 * N)]
+    lines = [f"{row_id},{colour}" for row_id, colour in zip(ids, colours, strict=True)]
+    Path("table.csv").write_text("\n".join(["id,colour", *lines]))
+    Path("pictures").mkdir()
+    Image.new("RGB", (8, 8)).save("pictures/a.png")
+    Path("items.csv").write_text(ITEMS)
+    clipkit.write("a.h5", zeroshot.evaluate("logits.h5"))
+    clipkit.write("probe.h5", evaluation.evaluate("logits.h5", keep=True).result)
+    X, Y = random_features(N, 8, 11), random_features(N, 8, 12)
+    cosines = np.asarray(similarity.compute_logits(X, Y[:3])["all"].features)
+    return Natural(**files, X=X, Y=Y, cosines=cosines, colour=colours[:N], ids=ids, colours=colours)
+
+
+# Each works: what it returns has rows, or is of a type.
+WORKING = {
+    "align, arrays": lambda n: alignment.align([n.X, n.Y], k=3),
+    "align, tensors": lambda n: alignment.align([torch.tensor(n.X).requires_grad_(), n.Y], k=3),
+    "align, array of images and of texts": lambda n: alignment.align((n.X, n.Y), k=np.int64(3)),
+    "align, path and file": lambda n: alignment.align(["images.h5", n.texts], k=3),
+    "retrieve, arrays": lambda n: retrieval.retrieve(n.X, n.Y, k=[1, 3]),
+    "retrieve, path and file": lambda n: retrieval.retrieve(
+        Path("images.h5"), n.texts, k=range(1, 3)
+    ),
+    "nearest, array": lambda n: neighbours.nearest(n.X, k=2),
+    "nearest, two arrays": lambda n: neighbours.nearest(n.X, n.Y, k=2),
+    "logits, arrays": lambda n: similarity.compute_logits(
+        n.X, n.Y[:3], temperature=np.float32(0.5)
+    ),
+    "random logits, array": lambda n: similarity.compute_random_logits(n.X, 4),
+    "entropy, array": lambda n: softmax.entropy_summary(n.cosines, 0.07),
+    "entropy, float16": lambda n: softmax.entropy_summary(n.cosines.astype(np.float16), [1, 0.07]),
+    "zeroshot, one split": lambda n: zeroshot.evaluate("logits.h5", "test"),
+    "zeroshot, array": lambda n: zeroshot.evaluate(
+        clipkit.from_array(n.cosines[:, :2], "logits", labels=n.colour)
+    ),
+    "cluster, array": lambda n: clustering.cluster(n.X, k=3),
+    "cluster, path": lambda n: clustering.cluster("images.h5", k=np.arange(2, 4)),
+    "calibrate": lambda n: calibration.calibrate("logits.h5", 0.07),
+    "reliability": lambda n: calibration.reliability("logits.h5", "test", 0.07),
+    "threshold": lambda n: thresholds.choose(
+        "logits.h5", fpr=0.25, table=n.table(), cluster="colour"
+    ),
+    "detect, arrays": lambda n: thresholds.detect(n.X, n.Y),
+    "probe, path": lambda n: evaluation.evaluate("logits.h5", temperatures=0.5, Cs=1).result,
+    "probe, labelled array": lambda n: (
+        evaluation.evaluate(clipkit.from_array(n.X, labels=n.colour)).result
+    ),
+    "predict": lambda n: prediction.predict("probe.h5", "logits.h5", "test").result,
+    "importance": lambda n: importance.prompt_importance("probe.h5", "logits.h5"),
+    "weights": lambda n: importance.largest_weights("probe.h5", 1),
+    "attributes, dict": lambda n: attributes.measure("images.h5", table=n.table()),
+    "attributes, array": lambda n: attributes.measure(n.X, table={"colour": n.colour}),
+    "attributes, DataFrame": lambda n: attributes.measure(
+        "images.h5", table=Frame(n.ids, colour=np.array(n.colours)), columns="colour"
+    ),
+    "attributes, polars": lambda n: attributes.measure(n.X, table=Frame(colour=n.colour)),
+    "attributes, path": lambda n: attributes.measure("images.h5", table=Path("table.csv")),
+    "variance, array": lambda n: variance.decompose(
+        n.X, table={"colour": n.colour}, columns="colour"
+    ),
+    "describe": lambda n: description.describe("logits.h5", table=n.table()),
+    "describe, array": lambda n: description.describe(n.cosines, table={"colour": n.colour}),
+    "relabel, dict": lambda n: relabeling.relabel("images.h5", n.table()),
+    "split": lambda n: splitting.split("images.h5", {"val": 0.5}),
+    "split, by a dict": lambda n: splitting.split(
+        "images.h5", {"val": 0.5}, column="colour", table=n.table()
+    ),
+    "concat, one file": lambda n: concatenation.concat("images.h5", splits="all"),
+    "concat, arrays": lambda n: concatenation.concat([n.X, n.Y], prefix=True),
+    "compare, paths": lambda n: comparison.compare(["a.h5", "probe.h5"]),
+    "compare, by a dict": lambda n: comparison.compare("a.h5", by=n.table()),
+    "leaderboard": lambda n: leaderboard.leaderboard(["a.h5", "probe.h5"]),
+    "table for a paper": lambda n: for_people.as_table("a.h5", "latex"),
+    "picture": lambda n: plots.draw("a.h5", title="Zero-shot").axes,
+    "pictures of arrays": lambda n: plots.draw([n.X, n.Y], "spectrum").axes,
+    "pair": lambda n: comparison.pair(["a.h5", "probe.h5"], runs=0).right,
+    "choose": lambda n: choices.choose("images.h5", "texts.h5", "items.csv"),
+    "splits": lambda n: matching.choose_splits("images.h5", "test")[1],
+    "split of an array": lambda n: matching.choose_split(n.X),
+    "annotations": lambda n: (
+        annotations.read_annotations("images.h5", n.table(), "colour").attributes
+    ),
+    "clusters": lambda n: dependence.read_clusters(n.X, {"colour": n.colour}, "colour").attributes,
+    "overview": lambda n: overview.overview("images.h5"),
+    "export an array": lambda n: formats.export_file("x.npz", n.X) or Path("x.npz").read_bytes(),
+    "embed, folder": lambda n: embedding.embed("pictures", "d.h5", model="tiny") or "d.h5",
+    "report, one file": lambda n: report.of_files("a.h5").blocks,
+    "report, folder": lambda n: report.of_folder(".").blocks,
+}
+
+
+@pytest.mark.parametrize("call", WORKING)
+def test_a_natural_call_works(call, natural):
+    assert len(WORKING[call](natural))
+
+
+def test_an_array_gives_what_its_feature_file_gives(natural):
+    def as_file(rows):
+        return FeatureFile("images", [history], {"all": Split(rows, ids=row_ids(N))})
+
+    history = {"command": "convert", "model": {"name": "array"}}
+    by_array = alignment.align([natural.X, natural.Y], k=3).rows()
+    by_file = alignment.align([as_file(natural.X), as_file(natural.Y)], k=3).rows()
+    assert [row["similarity"] for row in by_array] == [row["similarity"] for row in by_file]
+    unit = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (natural.X, natural.Y)]
+    np.testing.assert_allclose(
+        similarity.compute_logits(natural.X, natural.Y)["all"].features,
+        unit[0] @ unit[1].T,
+        atol=1e-6,
+    )
+    found = retrieval.retrieve(natural.X, natural.Y, k=1)
+    right = (unit[1] @ unit[0].T).argmax(axis=1) == np.arange(N)
+    assert found.runs_on("image_retrieval")[0]["recall"] == right.mean()
+
+
+def test_what_no_annotation_names_stays_as_it_is():
+    @checked
+    def function(anything: Any, *more: int, few: int = 1, **settings: Any):
+        return anything, more, few, settings
+
+    assert function(None, "b", few=2, a=1) == (None, ("b",), 2, {"a": 1})
+    with pytest.raises(UsageError, match="few: expected a whole number, got 'c'"):
+        function(3, few="c")
+
+
+def test_labels_of_an_array_are_numbers_or_names():
+    X = random_features(4, 8, 1)
+    named = clipkit.from_array(X, labels=["dog", "cat", "dog", "cat"])
+    assert named.class_names == ["cat", "dog"]
+    assert named["all"].labels.tolist() == [1, 0, 1, 0]
+    numbered = clipkit.from_array(X, labels=[1, 0, 1, 0], ids=list("abcd"), split="test")
+    assert (numbered["test"].labels.tolist(), numbered["test"].ids) == ([1, 0, 1, 0], list("abcd"))
+    texts = clipkit.from_array(X, "texts", labels=["d", "a", "a", "d"], texts=list("wxyz"))
+    images = clipkit.from_array(X, ids=["a", "d", "e", "f"])
+    assert retrieval.pair(images, texts, "all").image_of.tolist() == [1, 0, 0, 1]
+    for name, arguments in [
+        ("labels", {"labels": [0.5] * 4}),
+        ("labels", {"labels": ["cat"] * 4, "class_names": ["dog"]}),
+        ("labels", {"labels": [0]}),
+        ("texts", {"texts": list("wxyz")}),
+        ("kind", {"kind": "result"}),
+        ("ids", {"kind": "texts", "ids": list("abcd")}),
+    ]:
+        with pytest.raises(ClipkitError, match=name):
+            clipkit.from_array(X, **arguments)
+
+
+def values_of(file, table):
+    """Return the values that a table has for the rows of each split, by attribute."""
+    found = {}
+    for attribute in annotations.read_annotations(file, table).attributes:
+        names = [*attribute.values, None]
+        for split, codes in attribute.codes.items():
+            found.setdefault(attribute.name, {})[split] = [names[code] for code in codes]
+    return found
+
+
+CELLS = {
+    "size": [1, 2.0, None, float("nan"), np.int64(3), np.float64("nan")],
+    "tags": [["a"], ["a", "b"], [], ["b"], np.array(["a"]), ("b",)],
+    "flag": [True, False, np.True_, "NA", True, False],
+}
+LINES = """\
+{"id": "0", "size": 1, "tags": ["a"], "flag": true}
+{"id": "1", "size": 2, "tags": ["a", "b"], "flag": false}
+{"id": "2", "tags": [], "flag": true}
+{"id": "3", "tags": ["b"]}
+{"id": "4", "size": 3, "tags": ["a"], "flag": true}
+{"id": "5", "tags": ["b"], "flag": false}
+"""
+
+
 @pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (
-            lambda f: retrieval.retrieve(3, f["texts"]),
-            "images: expected a feature file or its path",
-        ),
-        (
-            lambda f: retrieval.retrieve(f["images"], f["texts"], k="5"),
-            "k: expected a whole number",
-        ),
-        (
-            lambda f: retrieval.retrieve(f["images"], f["texts"], k=[1.5]),
-            "k: expected a whole numb",
-        ),
-        (lambda f: retrieval.retrieve(f["images"], f["texts"], gap=1), "gap: expected True or Fal"),
-        (
-            lambda f: alignment.align(f["images"], f["texts"]),
-            "split: expected a text, got FeatureF",
-        ),
-        (lambda f: alignment.align([f["images"], 1]), "files: expected a feature file or its path"),
-        (lambda f: neighbours.nearest(f["images"], k=True), "k: expected a whole number, got True"),
-        (lambda f: neighbours.nearest(f["images"], k=None), "k: expected a whole number, got None"),
-        (lambda f: thresholds.choose(f["logits"], fpr="1%"), "fpr: expected a number, or several"),
-        (lambda f: zeroshot.evaluate(f["logits"], 0), "splits: expected a text, or several, got 0"),
-        (
-            lambda f: attributes.measure(f["images"], table={"id": []}),
-            "table: expected a text, got",
-        ),
-    ],
+    "table", [CELLS, {"id": range(6), **CELLS}, Frame(**CELLS), Frame(list("012345"), **CELLS)]
 )
-def test_a_wrong_argument_is_refused_by_its_name(call, message, files):
-    with pytest.raises(UsageError) as raised:
-        call(files)
+def test_a_table_in_memory_gives_what_its_file_gives(table, tmp_path):
+    (tmp_path / "table.jsonl").write_text(LINES)
+    images = clipkit.from_array(random_features(6, 8, 1))
+    found = values_of(images, table)
+    assert list(found) == ["size", "tags: a", "tags: b", "flag"]
+    assert found == values_of(images, tmp_path / "table.jsonl")
+
+
+def test_a_dataframe_of_pandas_is_a_table(natural):
+    pandas = pytest.importorskip("pandas", reason="clipkit does not need pandas")
+    frame = pandas.DataFrame({"colour": natural.colours}, index=natural.ids)
+    assert values_of(natural.images, frame) == values_of(natural.images, natural.table())
+
+
+FROM_ARRAY = "clipkit.from_array(features, labels=..., ids=..., model=...)"
+AS_LIST = "give several files as a list: align([a, b])"
+REFUSED = [
+    (
+        lambda n: retrieval.retrieve(3, n.texts),
+        "images: expected a feature file, its path or an a",
+    ),
+    (lambda n: retrieval.retrieve(None, n.texts), "images: expected a value, got None"),
+    (
+        lambda n: retrieval.retrieve(n.X, n.Y[:9]),
+        "texts: expected a text for each of 40 images",
+    ),
+    (lambda n: retrieval.retrieve(n.images, n.texts, k="5"), "k: expected a whole number"),
+    (lambda n: retrieval.retrieve(n.images, n.texts, k=[1.5]), "k: expected a whole numb"),
+    (lambda n: retrieval.retrieve(n.images, n.texts, gap=1), "gap: expected True or Fal"),
+    (lambda n: retrieval.retrieve(n.X), "retrieve: missing a required argument: 'texts'"),
+    (lambda n: neighbours.nearest(n.X, n=3), "nearest: got an unexpected keyword argument 'n'"),
+    (
+        lambda n: alignment.align("images.h5", "texts.h5"),
+        "files: expected two or more of images",
+    ),
+    (
+        lambda n: alignment.align([n.X, n.Y[:9]]),
+        "files[1]: expected the all images of files[0]",
+    ),
+    (
+        lambda n: alignment.align([n.images, 1]),
+        "files[1]: expected a feature file, its path or",
+    ),
+    (lambda n: neighbours.nearest(n.images, k=True), "k: expected a whole number, got True"),
+    (lambda n: neighbours.nearest(n.images, k=None), "k: expected a whole number, got None"),
+    (lambda n: neighbours.nearest(n.X[0]), "file: expected an array of numbers (N, D), got"),
+    (lambda n: neighbours.nearest(n.X * np.nan), "file: expected finite values, got NaN"),
+    (lambda n: neighbours.nearest(n.X.astype(str)), "file: expected an array of numbers (N,"),
+    (lambda n: thresholds.choose(n.logits, fpr="1%"), "fpr: expected a number, or several"),
+    (lambda n: zeroshot.evaluate(n.logits, 0), "splits: expected a text, or several, got 0"),
+    (lambda n: zeroshot.evaluate(n.cosines), "logits: expected prompts of the images' classes"),
+    (lambda n: softmax.entropy_summary(n.cosines * 99, 1), "logits: expected cosines between"),
+    (lambda n: evaluation.evaluate(n.logits, "svm"), "spec: expected a ProbeSpec, got 'svm'"),
+    (lambda n: evaluation.evaluate(n.logits, Cs=None), "Cs: expected a value, got None"),
+    (lambda n: prediction.predict(n.X, n.images), "probe: expected a feature file or its path"),
+    (
+        lambda n: attributes.measure(n.images, table={"id": []}),
+        "table: expected as many values",
+    ),
+    (
+        lambda n: attributes.measure(n.images, table=[1]),
+        "table: expected a file of attributes, a",
+    ),
+    (
+        lambda n: attributes.measure(n.images, table=n.images),
+        "table: expected a file of attrib",
+    ),
+    (
+        lambda n: attributes.measure(n.images, table={"id": n.ids, "colour": "red"}),
+        "table: expected a list of values in colour, got 'red'",
+    ),
+    (
+        lambda n: attributes.measure(n.images, table={"colour": n.colour}),
+        "80 of 80 images of images.h5 have no line in table.",
+    ),
+    (lambda n: attributes.measure(n.images, controls=3), "controls: expected files of untr"),
+    (
+        lambda n: attributes.measure(n.images, controls=[3]),
+        "control 1: expected a feature file",
+    ),
+    (lambda n: comparison.compare(3), "results: expected a feature file, its path or"),
+    (lambda n: comparison.compare("a.h5", by=3), "by: expected a file of attributes, a dict"),
+    (lambda n: splitting.split(n.images, 0.2), "fractions: expected a dict of numbers, such"),
+    (lambda n: concatenation.concat(n.X), "files: expected two or more, got 1"),
+    (lambda n: choices.choose(n.images, n.texts, 3), "items: expected a text, or several"),
+    (lambda n: clipkit.load_dataset(3), "name: expected a text, or several, got 3"),
+    (lambda n: clipkit.load_dataset("shapes", limit="9"), "limit: expected a whole number, got"),
+    (lambda n: embedding.read_prompts(["a.txt"]), "source: expected a text, got ['a.txt']"),
+    (lambda n: embedding.read_captions(3), "names: expected a text, or several, got 3"),
+    (lambda n: embedding.embed_texts(3, None), "encoder: expected a value, got None"),
+    (lambda n: embedding.embed_queries(3, n.texts), "texts: expected a text, or several, got 3"),
+    (lambda n: for_people.as_table("a.h5", "pdf"), "unknown format 'pdf'"),
+    (lambda n: plots.draw(3), "files: expected a feature file, its path or an array of"),
+    (lambda n: report.of_files(3), "paths: expected a text, or several, got 3"),
+]
+HINTED = [
+    (
+        lambda n: comparison.compare("a.h5", "probe.h5"),
+        "compare: too many positional arguments",
+        "give several files as a list: compare([a, b])",
+    ),
+    (
+        lambda n: similarity.compute_logits(n.X, "texts.h5"),
+        "images and texts.h5 come from",
+        FROM_ARRAY,
+    ),
+    (
+        lambda n: clipkit.write("x.h5", n.X),
+        "file: expected a feature file, got array",
+        "clipkit.from_array(features)",
+    ),
+    (lambda n: alignment.align(n.images, n.texts), "split: expected a text, got FeatureF", AS_LIST),
+    (lambda n: alignment.align(n.X, n.Y), "split: expected a text, got array([[", AS_LIST),
+    (lambda n: evaluation.evaluate(n.X), "file: all: expected labels, got none", FROM_ARRAY),
+    (lambda n: attributes.measure(n.X), "images: expected labels, got none", FROM_ARRAY),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), REFUSED)
+def test_a_wrong_argument_is_refused_in_one_line_that_names_it(call, message, natural):
+    with pytest.raises(ClipkitError) as raised:
+        call(natural)
     assert raised.value.message.startswith(message)
     assert "\n" not in raised.value.message
-    assert len(raised.value.message) < 150
+    assert len(raised.value.message) < 180
+
+
+@pytest.mark.parametrize(("call", "message", "hint"), HINTED)
+def test_what_an_array_lacks_is_said_with_how_to_give_it(call, message, hint, natural):
+    with pytest.raises(ClipkitError) as raised:
+        call(natural)
+    assert raised.value.message.startswith(message)
+    assert hint in raised.value.hint
 
 
 def test_a_file_of_another_kind_or_none_is_refused_by_its_path_or_content(tmp_path):

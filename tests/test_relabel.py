@@ -10,6 +10,7 @@ from factories import fails_with, feature_file, result_file, write_feature_file
 from shell import fails, ok
 
 from clipkit.analysis.relabeling import use_groups
+from clipkit.base.errors import ClipkitError
 from clipkit.features import FeatureFile, Split, read, write
 from clipkit.features.annotations import read_annotations, read_attribute
 
@@ -108,6 +109,26 @@ def test_bad_tables_are_refused(tmp_path, text, message):
     attribute = ("--attribute", "size") if "colour" in str(text) else ()
     words = (table(tmp_path, text), *attribute, "-o", tmp_path / "out.h5")
     assert message in fails("relabel", saved(tmp_path), *words)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (['{"id": "0.png", "tags": ["a", {}]}'], "line 1: expected texts and numbers, got {}"),
+        (['{"id": "0.png", "tags": ["a"]}', '{"id": "1.png", "tags": 1}'], "line 2: expected a"),
+        (['{"id": "0.png", "tags": ["a"], "tags: a": 1}'], "got 'tags: a' 2 times"),
+        (['{"id": "0.png", "Tags": ["a"], "tags": 1}'], "got 'Tags' again"),
+        (
+            [f'{{"id": "{row}.png", "tags": ["{row}"]}}' for row in range(6)],
+            "expected at most 40 cells, got 6 rows of 7 columns or elements of lists",
+        ),
+    ],
+)
+def test_lists_that_make_no_columns_are_refused(tmp_path, monkeypatch, lines, message):
+    monkeypatch.setattr("clipkit.features.annotations.MAX_CELLS", 40)
+    (tmp_path / "table.jsonl").write_text("\n".join(lines))
+    with pytest.raises(ClipkitError, match=re.escape(message)):
+        read_annotations(read(saved(tmp_path)), str(tmp_path / "table.jsonl"))
 
 
 LEADING = "by their file names"

@@ -15,7 +15,9 @@ from shell import ok
 
 from clipkit.cli import app
 from clipkit.commands._options import option_table
-from clipkit.features import read
+from clipkit.embedding import list_choices
+from clipkit.features import FeatureFile, History, read
+from clipkit.prompts.formats import ClassNames
 from clipkit.report.command_lines import command_lines
 
 COMMANDS = option_table(typer.main.get_command(app))
@@ -144,6 +146,22 @@ def check_unsaid(file, *notes):
     lines = command_lines(file.history, "again.h5", {}.get, COMMANDS)
     assert unsaid(lines) == list(notes)
     return lines
+
+
+def test_a_question_stands_without_the_choices_that_embed_lists_behind_it():
+    classes = ClassNames(["cat", "dog"])
+    question, choices = list_choices("What is it?", classes)
+    model = {"name": "m", "question": question, "choices": list(choices)}
+    images = {"command": "embed", "model": model, "dataset": {"name": "shapes"}}
+    texts = {"command": "textembed", "model": model, "classes": "feature file"}
+    texts["inputs"] = {"classes": "sha256:0"}
+    file = FeatureFile("images", History([images]))
+    *_, line = check_unsaid(file, "which file or data set has the choices cat,dog")
+    assert "--ask 'What is it?'" in line
+    assert "--choices choices.txt" in line
+    (line,) = command_lines(History([texts]), "txt.h5", {"sha256:0": "img.h5"}.get, COMMANDS)[-1:]
+    assert "--classes img.h5" in line
+    assert "--ask" not in line
 
 
 @pytest.fixture

@@ -485,6 +485,11 @@ REPEATED = [
         "x.json: expected each key once, got 'caption' again",
     ),
     ("x.csv", "image,caption,Image\na,b,c\n", "expected different names of columns, got 'image'"),
+    (
+        "x.jsonl",
+        '{"image": "a", "caption": "b", "Caption": "c"}',
+        "x.jsonl, line 1: expected different names of columns, got 'caption' again",
+    ),
 ]
 
 
@@ -566,3 +571,9 @@ def test_the_first_of_equal_candidates_are_the_nearest(k):
     cosines = similarity.products(queries, candidates)
     expected = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
     np.testing.assert_array_equal(neighbours.find(queries, candidates, k).rows, expected)
+
+
+def test_half_a_character_is_no_caption(tmp_path):
+    (tmp_path / "x.jsonl").write_text(r'{"image": "a", "caption": "b\ud83d\ude00 \ud800"}')
+    with pytest.raises(ClipkitError, match=r"line 1: expected text, got half a character, U\+D800"):
+        embedding.read_captions(str(tmp_path / "x.jsonl"))

@@ -49,7 +49,7 @@ def pages_of(entry):
 def test_the_navigation_names_every_page():
     config = tomllib.loads((ROOT / "docs" / "zensical.toml").read_text())
     *pages, report = sorted(pages_of(config["project"]["nav"]), key=lambda page: ".html" in page)
-    assert sorted(ROOT / page for page in pages) == sorted(website.PAGES)
+    assert sorted(map(Path, pages)) == sorted(map(website.on_site, website.PAGES))
     assert report == website.REPORT
 
 
@@ -60,6 +60,14 @@ def test_only_links_to_pages_stay_links():
     assert "tests/test_thesis.py" in readme
     for page in website.PAGES:
         assert not re.search(r"^<!--.*-->\n\S", website.page_text(page), re.MULTILINE)
+
+
+def test_the_notebook_is_a_page_of_its_texts_and_its_code():
+    assert "](docs/tutorial.md)" in website.page_text(ROOT / "README.md")
+    text = website.page_text(ROOT / "docs" / "tutorial.ipynb")
+    assert text.startswith("# ")
+    assert "\n\n```python\nimport clipkit\n" in text
+    assert "[README.md](../README.md)" in text
 
 
 def test_the_first_page_of_the_site_links_its_example_report_before_the_first_picture():

@@ -394,7 +394,7 @@ def test_spreadsheets_write_csv_in_many_ways(photos):
         ("m.jsonl", '{"path": "a"}\n\n{"x": 1}\n', "line 3: expected a path, got none"),
         ("m.jsonl", '{"path": 1}\n', "line 1: "),
         ("m.jsonl", '{"path": "a\\u0000b"}', "line 1: expected a path without NUL characters"),
-        ("m.jsonl", '{"path": "\\ud800"}', "line 1: path: "),
+        ("m.jsonl", '{"path": "\\ud800"}', "line 1: expected text, got half"),
         ("m.jsonl", '{"path": "a", "label": NaN}', "label: expected a text or a whole"),
         ("m.jsonl", '{"path": "a", "label": true}', "label: "),
         ("m.parquet", "no Parquet", "cannot read m.parquet: "),

@@ -401,7 +401,7 @@ def test_files_of_different_precisions_are_joined_with_a_note(capsys):
 
 
 def test_one_file_is_not_joined():
-    with fails_with("expected two files or more, got 1", UsageError):
+    with fails_with("files: expected two or more, got 1", UsageError):
         concatenation.concat(pair()[:1])
 
 

@@ -256,7 +256,7 @@ def test_a_prompt_is_bounded_as_other_prompts_are(copied, tmp_path):
     template = (copied / "chat_template.jinja").read_text()
     (copied / "chat_template.jinja").write_text(template + "{{ 'a' * 10000 }}")
     line = fails(*RUN, "-m", copied, "-o", tmp_path / "img.h5")
-    assert "copy: expected a prompt of at most 10,000 characters, got 10," in line
+    assert "copy: its prompt: expected at most 10,000 characters, got 10," in line
 
 
 SETTINGS = {

@@ -56,6 +56,7 @@ def test_a_package_index_shows_links_and_pictures_of_the_repository(site):
         "clipkit",
         f"clipkit_vl-{__version__}.dist-info",
     }
+    assert (site / "clipkit" / "py.typed").is_file()  # type checkers read the annotations
     metadata = (site / f"clipkit_vl-{__version__}.dist-info" / "METADATA").read_bytes()
     shown = message_from_bytes(metadata)
     assert shown["Project-URL"] == f"Repository, {REPOSITORY}"

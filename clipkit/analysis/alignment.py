@@ -22,7 +22,8 @@ from clipkit.analysis.results import Row, make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.base.names import positions
-from clipkit.features.arguments import natural_arguments
+from clipkit.features.arguments import Features, Several, as_files, checked
+from clipkit.features.attribute_tables import Table
 from clipkit.features.compatibility import is_same_model
 from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile, Floats, Int64
@@ -42,9 +43,9 @@ class Space(NamedTuple):
     spread: float  # `hsic` of the rows with themselves
 
 
-@natural_arguments(files="images texts")
+@checked
 def align(  # noqa: PLR0913 (the options of `clipkit align`)
-    files: Sequence[FeatureFile],
+    files: Several[Features],
     split: str | None = None,
     *,
     k: int = 10,
@@ -52,7 +53,7 @@ def align(  # noqa: PLR0913 (the options of `clipkit align`)
     same_rows: bool = False,
     common: bool = True,
     seed: int = 42,
-    table: str | None = None,
+    table: Table | None = None,
     cluster: str | None = None,
 ) -> FeatureFile:
     """Compare what models hold of the same rows: what `clipkit align` reports.
@@ -74,6 +75,7 @@ def align(  # noqa: PLR0913 (the options of `clipkit align`)
         part of the way from `similarity_null95` to 1, at least 0. See arXiv 2602.14486, algorithm
         2. With `cluster`, `clusters` is the number of values.
     """
+    files = as_files(files, "files", "images texts")
     first, split, ids, features = _match(files, split, same_rows=same_rows, common=common)
     if cluster is not None and blind is not None:
         raise UsageError("expected --blind without --cluster, got both")
@@ -129,7 +131,7 @@ def _match(
         hint = None
         if kinds == ["texts", "images"]:
             hint = f"swap the two: {files[1].display_name} holds the images"
-        expected = "expected two or more files of images, or one of images and one of texts"
+        expected = "files: expected two or more of images, or one of images and one of texts"
         raise UsageError(expected, hint)
     first, split = choose_split(files[0], split)
     if "texts" in kinds:

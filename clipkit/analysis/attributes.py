@@ -33,7 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipkit.analysis import probes, results, similarity, verdicts, zeroshot
-from clipkit.analysis.controls import Control, check_controls, control_digests
+from clipkit.analysis.controls import Controls, check_controls, control_digests
 from clipkit.analysis.dependence import permute
 from clipkit.analysis.held_out import EVAL_SPLIT, FIT_SPLIT, SplitRows, choose_rows, find_shared
 from clipkit.analysis.probes.classifiers import LOGREG, names_taking
@@ -45,7 +45,8 @@ from clipkit.base.errors import ClipkitError, UsageError, check_positive, shorte
 from clipkit.base.names import positions
 from clipkit.features import compatibility
 from clipkit.features.annotations import CLASS, Annotations, Attribute, read_annotations
-from clipkit.features.arguments import natural_arguments
+from clipkit.features.arguments import Features, Several, as_file, as_list, checked
+from clipkit.features.attribute_tables import Table
 from clipkit.features.model import BlockMatrix, FeatureFile, Float32, Int64, Split, row_blocks
 from clipkit.features.provenance import prompts_entry
 from clipkit.features.validation import MAX_CLASSES
@@ -141,14 +142,14 @@ class _Settings(NamedTuple):
     random: int  # number of sets of random directions
 
 
-@natural_arguments(images="images", words="texts")
+@checked
 def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
-    images: FeatureFile,
-    words: FeatureFile | None = None,
+    images: Features,
+    words: Features | None = None,
     *,
-    table: str | None = None,
-    columns: Sequence[str] = (),
-    controls: Sequence[Control | FeatureFile] = (),
+    table: Table | None = None,
+    columns: Several[str] = (),
+    controls: Controls = (),
     metric: str = RECALL,
     random: int = 5,
     C: float = 1.0,
@@ -161,10 +162,10 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
 
     Parameters
     ----------
-    images : FeatureFile
-    controls : sequence of Control or FeatureFile
+    images : Features
+    controls : Control or Features, or several
         The same images, embedded by untrained models.
-    words : FeatureFile, optional
+    words : Features, optional
         Of kind texts, with classes that are called ``attribute: value``. The words for the
         attribute `class` may also have the names of the images' classes.
     table, columns : optional
@@ -202,6 +203,8 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
         `null` and `null5`, the mean and the 5 % quantile for such probes, and `gain` is by how much
         the probe's error is smaller than the control's.
     """
+    images, words = as_file(images, "images"), as_file(words, "words", "texts")
+    columns = as_list(columns, "columns", str)
     if random < 0:
         raise UsageError(f"random: expected at least 0, got {random}")
     check_positive("C", C)
@@ -313,7 +316,7 @@ def _keep(
     return {scored.split: Split(ids=ids, predicted=np.vstack([one.ranks for one in measured]))}
 
 
-def _check_metric(metric: str, table: str | None) -> type[_Attribute]:
+def _check_metric(metric: str, table: Table | None) -> type[_Attribute]:
     """Return what measures attributes by a metric; refuse one that is unknown or lacks a table."""
     if metric not in KINDS:
         raise unknown("metric", metric, KINDS)
@@ -324,7 +327,7 @@ def _check_metric(metric: str, table: str | None) -> type[_Attribute]:
 
 def _read(
     images: FeatureFile,
-    table: str | None,
+    table: Table | None,
     columns: Sequence[str],
     metric: str,
     *,

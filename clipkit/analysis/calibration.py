@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from clipkit.analysis import held_out, metrics, softmax, zeroshot
 from clipkit.analysis.results import chance, make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, check_positive
-from clipkit.features.arguments import natural_arguments
+from clipkit.features.arguments import Features, Several, as_file, as_list, checked
 from clipkit.features.matching import join_named
 from clipkit.features.model import BlockMatrix, FeatureFile, Floats, Int64
 
@@ -248,22 +248,23 @@ def score_softmax(scores: ClassScores, temperature: float) -> SoftmaxScores:
     return SoftmaxScores(np.concatenate(confidence), np.concatenate(right), nll, brier / n)
 
 
+@checked
 def reliability(
-    logits: FeatureFile, split: str, temperatures: Sequence[float], bins: int = BINS
+    logits: Features, split: str, temperatures: Several[float], bins: int = BINS
 ) -> dict[float, metrics.Reliability]:
     """Return confidence and accuracy per bin at each temperature: what `plot reliability` draws."""
-    scores = read_scores(logits, split)
+    scores = read_scores(as_file(logits, "logits"), split)
     diagrams = {}
-    for tau in temperatures:
+    for tau in as_list(temperatures, "temperatures", float):
         predictions = score_softmax(scores, tau)
         diagrams[tau] = metrics.reliability(predictions.confidence, predictions.right, bins, SEED)
     return diagrams
 
 
-@natural_arguments(logits="logits")
+@checked
 def calibrate(
-    logits: FeatureFile,
-    temperatures: Sequence[float] | None = None,
+    logits: Features,
+    temperatures: Several[float] | None = None,
     fit_split: str = held_out.FIT_SPLIT,
     eval_split: str = held_out.EVAL_SPLIT,
     val: float | None = None,
@@ -274,9 +275,9 @@ def calibrate(
 
     Parameters
     ----------
-    logits : FeatureFile
+    logits : Features
         Of kind logits, with labels and a prompt for every class.
-    temperatures : sequence of float, optional
+    temperatures : float or sequence of float, optional
         Absolute temperatures to score besides the fitted one, by default the file's own.
     fit_split, eval_split : str
         The splits to fit and to score. If a file has a single split, by default a fifth of its
@@ -315,6 +316,8 @@ def calibrate(
     -----
     On standard error: if scored images were fitted, too. The history then says so.
     """
+    logits = as_file(logits, "logits")
+    temperatures = as_list(temperatures, "temperatures", float)
     taus = [check_positive("temperature", tau) for tau in temperatures or ()]
     taus = taus or [logits.default_temperature]
     zeroshot.check_prompts(logits)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from clipkit.analysis import metrics, similarity
 from clipkit.analysis.controls import (
-    Control,
+    Controls,
     check_controls,
     control_digests,
     mean_of_controls,
@@ -36,13 +36,15 @@ from clipkit.analysis.dependence import (
 )
 from clipkit.analysis.results import Row, make_result
 from clipkit.base import console
-from clipkit.base.errors import ClipkitError, shorten
+from clipkit.base.errors import ClipkitError, UsageError, shorten
 from clipkit.base.names import positions
 from clipkit.features import compatibility, matching
-from clipkit.features.arguments import natural_arguments
+from clipkit.features.arguments import Features, Several, as_file, as_list, checked
+from clipkit.features.attribute_tables import Table
 from clipkit.features.history import History, history_entry
 from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile, Floats, Int64, Split
+from clipkit.features.provenance import original_splits
 
 if TYPE_CHECKING:
     from clipkit.datasets.items import Items
@@ -55,16 +57,16 @@ PAIRINGS_AT_ONCE = 1 << 22
 SHOWN = 5  # names in a message
 
 
-@natural_arguments(images="images", texts="texts")
+@checked
 def choose(  # noqa: PLR0913 (the options of `clipkit choose`)
-    images: FeatureFile,
-    texts: FeatureFile,
-    items: Items,
+    images: Features,
+    texts: Features,
+    items: Items | Several[str],
     split: str | None = None,
     *,
-    controls: Sequence[Control] = (),
+    controls: Controls = (),
     common: bool = False,
-    table: str | None = None,
+    table: Table | None = None,
     cluster: str | None = None,
 ) -> FeatureFile:
     """Count in how many items the right text and image are chosen: what `clipkit choose` reports.
@@ -85,7 +87,9 @@ def choose(  # noqa: PLR0913 (the options of `clipkit choose`)
         `_high`). `control_p` is of `dependence.p_of_controls`. `clusters` is the number of items
         that share nothing, where some do. The predictions are texts: the right one or a wrong one.
     """
+    images, texts = as_file(images, "images"), as_file(texts, "texts")
     images, split = choose_split(images, split)
+    items = _as_items(items, images, split)
     controls = check_controls(controls, images, [split], with_texts=True)
     items, rows = _find_images(images, split, items, common)
     vectors = _vectors(images, texts, split, items, rows)
@@ -126,6 +130,21 @@ def choose(  # noqa: PLR0913 (the options of `clipkit choose`)
         result.splits[measure] = replace(rows_of, predicted=predicted)
     result.set_rows(_rows(items, clusters, means, shuffled.draws, of_controls))
     return result
+
+
+def _as_items(items: Items | Several[str], images: FeatureFile, split: str) -> Items:
+    """Return items, which files hold, or which `shapes` has for a split of its images."""
+    from clipkit.datasets.items import Items, read_items
+
+    if isinstance(items, Items):
+        return items
+    names = as_list(items, "items", str)
+    originals = [split]
+    if names == ["shapes"]:
+        originals = original_splits(images, split)
+    if len(originals) > 1:
+        raise UsageError(f"expected one split for the items of shapes, got {', '.join(originals)}")
+    return read_items(names, originals[0])
 
 
 def _find_images(

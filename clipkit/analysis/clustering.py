@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from threadpoolctl import threadpool_limits
 from clipkit.analysis.dependence import permute
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
-from clipkit.features.arguments import natural_arguments
+from clipkit.features.arguments import Features, Several, as_file, as_list, checked
 from clipkit.features.matching import choose_splits
 from clipkit.features.model import BlockMatrix, FeatureFile, Int64, Split
 
@@ -135,22 +134,22 @@ def agreement(labels: Int64 | None, assignments: Int64) -> dict[str, float]:
     return {name: float(value) for name, value in zip(names, values, strict=True)}
 
 
-@natural_arguments(file="images logits")
+@checked
 def cluster(
-    file: FeatureFile,
-    splits: Sequence[str] | None = None,
-    k: Sequence[int] | None = None,
+    file: Features,
+    splits: Several[str] | None = None,
+    k: Several[int] | None = None,
     seed: int = 42,
 ) -> FeatureFile:
     """Cluster embeddings or logits: what `clipkit cluster` reports.
 
     Parameters
     ----------
-    file : FeatureFile
+    file : Features
         Of kind images or logits.
-    splits : sequence of str, optional
+    splits : str or sequence of str, optional
         `test` by default, if there is such a split; else all.
-    k : sequence of int, optional
+    k : int or sequence of int, optional
         Numbers of clusters; as many as classes by default.
     seed : int
 
@@ -160,6 +159,8 @@ def cluster(
         A result with one run per split and k: `split`, `k` and the columns of `agreement`. Its
         predictions are cluster numbers. Its class names are the file's.
     """
+    file = as_file(file, "file", "images logits")
+    splits, k = as_list(splits, "splits", str), as_list(k, "k", int)
     if splits is None and "test" in file.splits:
         splits = ["test"]
     file, names = choose_splits(file, splits)

@@ -52,6 +52,8 @@ from clipkit.analysis.results import (
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, unknown
 from clipkit.features.annotations import Annotations, Attribute, read_attribute
+from clipkit.features.arguments import Features, Several, as_files, as_list, checked
+from clipkit.features.attribute_tables import Table, open_table
 from clipkit.features.compatibility import SAME_IDS, SAME_IMAGES, origin, relate
 from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile, Int64, Split
@@ -95,14 +97,15 @@ class PairedResults:
         return share, *metrics.wilson(share, metrics.effective_rows(right, self.clusters))
 
 
+@checked
 def pair(
-    results: Sequence[FeatureFile],
+    results: Several[Features],
     split: str | None = None,
-    runs: Sequence[int] = (),
+    runs: Several[int] = (),
     *,
     common: bool = False,
     same_rows: bool = False,
-    table: str | None = None,
+    table: Table | None = None,
     cluster: str | None = None,
 ) -> PairedResults:
     """Match the rows of results by their ids.
@@ -112,18 +115,19 @@ def pair(
 
     Parameters
     ----------
-    results : sequence of F FeatureFile
+    results : Features, or F of them
         Of `probe` or `zeroshot`, with labels.
     split : str, optional
         `test` by default, else the first split of the first result.
-    runs : sequence of int, optional
+    runs : int or sequence of int, optional
         The number of the run, from 0 among those on the split: one number for all results with
         several runs, or one for each result.
     common : bool
         Use only the images that all results have. Always so if the splits' names differ.
     same_rows : bool
         Match row numbers of different imports without ids.
-    table, cluster : str, optional
+    table : Table, optional
+    cluster : str, optional
         A file of attributes of the images, or ``shapes``, and an attribute of it. Images with the
         same value are counted together (see `dependence.paired_test`), beside
         those that the results name: the captions of an image, the items that share one.
@@ -135,6 +139,8 @@ def pair(
     ClipkitError
         If a result has no predicted classes or no labels, or if images or labels differ.
     """
+    results = as_files(results, "results", "result")
+    runs = as_list(runs, "runs", int)
     for result in results:
         check_predicted_classes(result)
     _, split = choose_split(results[0], split)
@@ -192,7 +198,7 @@ def pair(
 def _cluster_rows(
     first: FeatureFile,
     named: Sequence[Int64],
-    table: str | None,
+    table: Table | None,
     cluster: str | None,
     common: bool,
 ) -> tuple[Int64 | None, Annotations | None]:
@@ -291,11 +297,12 @@ def _images(first: FeatureFile, split: str) -> tuple[FeatureFile, str, Int64]:
     return images, source, labels_of(first, split)
 
 
+@checked
 @console.progress("comparing results")
 def compare(
-    paired: PairedResults,
+    paired: PairedResults | Several[Features],
     *,
-    by: str | None = None,
+    by: Table | None = None,
     column: str | None = None,
     groups: str | None = None,
     seed: int = 42,
@@ -304,10 +311,10 @@ def compare(
 
     Parameters
     ----------
-    paired : PairedResults
-        Of one result or more.
-    by : str, optional
-        A .csv or .tsv file of attributes, or ``shapes``, to compare within each value. Rows
+    paired : PairedResults, or sequence of FeatureFile or paths
+        Of one result or more. Files are paired as `pair` does by default.
+    by : Table, optional
+        A table of attributes, or ``shapes``, to compare within each value. Rows
         without a value are left out.
     column : str, optional
         The attribute of `by`; optional if there is only one. ``a*b`` combines two.
@@ -342,6 +349,7 @@ def compare(
     ClipkitError
         If the table or the groups do not fit the results.
     """
+    paired = as_paired(paired)
     if by is not None and groups is not None:
         raise UsageError("expected --table or --groups, got both")
     if column is not None and by is None:
@@ -378,6 +386,13 @@ def compare(
     return make_result(history, rows)
 
 
+def as_paired(paired: PairedResults | Several[Features]) -> PairedResults:
+    """Return results that are paired, or pair files by default."""
+    if isinstance(paired, PairedResults):
+        return paired
+    return pair(paired)
+
+
 def _note_no_power(paired: PairedResults) -> None:
     """Note that two results of few clusters never differ significantly."""
     if paired.clusters is None or len(paired.right) == 1:
@@ -396,11 +411,11 @@ def _correct(rows: Sequence[Row], paired: PairedResults) -> None:
 
 
 def _read_attribute(
-    paired: PairedResults, by: str, column: str | None
+    paired: PairedResults, by: Table, column: str | None
 ) -> tuple[Attribute, Annotations]:
     """Return the attribute of each compared row, and the table that it is from."""
     images, split, image_of = _images(paired.first, paired.split)
-    annotations = read_attribute(images, by, column, common=paired.common)
+    annotations = read_attribute(images, open_table(by, "by"), column, common=paired.common)
     (attribute,) = annotations.attributes
     codes = {paired.split: attribute.codes[split][image_of]}
     return replace(attribute, codes=codes), annotations

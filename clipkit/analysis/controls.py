@@ -6,12 +6,13 @@ A value that a control also reaches does not come from training.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
 from clipkit.analysis.results import Row
 from clipkit.base.errors import UsageError
+from clipkit.features.arguments import Features, Several, as_file, is_features, refused
 from clipkit.features.compatibility import check_control, check_widths, common_logit_scale
 from clipkit.features.matching import join_alike
 from clipkit.features.model import FeatureFile
@@ -28,8 +29,11 @@ class Control(NamedTuple):
     texts: FeatureFile | None = None
 
 
+Controls: TypeAlias = Several[Control | Features | tuple[Features, Features]]
+
+
 def check_controls(
-    controls: Iterable[Control | FeatureFile],
+    controls: Controls,
     images: FeatureFile,
     splits: Sequence[str],
     *,
@@ -37,7 +41,7 @@ def check_controls(
 ) -> list[Control]:
     """Refuse controls of other rows or of trained models; return all as `Control`.
 
-    A file alone is a control without texts.
+    A file alone, or its path, is a control without texts.
 
     Raises
     ------
@@ -48,8 +52,11 @@ def check_controls(
         another model than their images.
     """
     checked = []
-    for number, one in enumerate(controls, 1):
-        control = Control(one) if isinstance(one, FeatureFile) else Control(*one)
+    listed = [controls] if isinstance(controls, Control) or is_features(controls) else controls
+    if not isinstance(listed, Iterable):
+        raise refused("controls", "files of untrained models", listed)
+    for number, one in enumerate(listed, 1):
+        control = _read(one, f"control {number}")
         if with_texts is (control.texts is None):
             expected, got = ("texts", "none") if with_texts else ("no texts", "some")
             raise UsageError(f"control {number}: expected {expected}, got {got}")
@@ -60,6 +67,16 @@ def check_controls(
             common_logit_scale(control.images, control.texts)
         checked.append(control)
     return checked
+
+
+def _read(control: Control | Features | tuple[Features, Features], name: str) -> Control:
+    """Return a control whose files may be given by their paths."""
+    if not isinstance(control, tuple):
+        return Control(as_file(control, name))
+    if len(control) != 2:
+        raise refused(name, "a file of images and one of texts", control)
+    images, texts = control
+    return Control(as_file(images, name), as_file(texts, f"{name} texts", "texts"))
 
 
 def control_digests(controls: Sequence[Control]) -> dict[str, str]:

@@ -18,6 +18,8 @@ from clipkit.analysis import metrics
 from clipkit.base import console
 from clipkit.base.errors import UsageError
 from clipkit.features.annotations import CLASS, Annotations, read_attribute
+from clipkit.features.arguments import Features, Several, as_file, checked
+from clipkit.features.attribute_tables import Table
 from clipkit.features.history import History
 from clipkit.features.matching import choose_splits
 from clipkit.features.model import FeatureFile, Floats, Int64
@@ -37,15 +39,17 @@ AT_ONCE = 1 << 22  # numbers
 ROUNDING = 1e-5  # relative difference of equal sums of float32
 
 
+@checked
 def read_clusters(
-    file: FeatureFile,
-    table: str | None,
+    file: Features,
+    table: Table | None,
     column: str | None,
-    splits: Sequence[str] | None = None,
+    splits: Several[str] | None = None,
     *,
     common: bool = False,
 ) -> Annotations | None:
     """Read the attribute `column` of the rows of some splits or all; None without a column."""
+    file = as_file(file, "file")
     if column is None:
         return None
     if table is None and column != CLASS:
@@ -67,7 +71,7 @@ def find_clusters(
     file: FeatureFile,
     split: str,
     rows: Int64,
-    table: str | None,
+    table: Table | None,
     column: str | None,
     *,
     common: bool = False,
@@ -131,8 +135,9 @@ def _warn_of_fitted(scored: Int64, fitted: Int64, where: str, attribute: str) ->
         )
 
 
+@checked
 def count_by_cluster(
-    result: FeatureFile, file: FeatureFile, annotations: Annotations | None
+    result: Features, file: Features, annotations: Annotations | None
 ) -> FeatureFile:
     """Return a result of `probe` or `zeroshot` with intervals over another draw of clusters.
 
@@ -140,6 +145,7 @@ def count_by_cluster(
     file that the result was made from; without them, the result is returned as it is. A warning
     says if a probe was fitted on clusters that are scored.
     """
+    result, file = as_file(result, "result"), as_file(file, "file")
     if annotations is None:
         return result
     (attribute,) = annotations.attributes

@@ -9,13 +9,12 @@ so that prompts separate them in any case: there is no test.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from clipkit.analysis.controls import (
-    Control,
+    Controls,
     check_controls,
     control_digests,
     mean_of_controls,
@@ -35,7 +34,8 @@ from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import matching
 from clipkit.features.annotations import read_attribute
-from clipkit.features.arguments import natural_arguments
+from clipkit.features.arguments import Features, as_file, checked
+from clipkit.features.attribute_tables import Table
 from clipkit.features.compatibility import check_same_prompts, matching_split
 from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile, Floats, Int64
@@ -57,17 +57,17 @@ class Groups(NamedTuple):
     untested: str = ""  # why there is no test
 
 
-@natural_arguments(logits="logits", result="result")
+@checked
 def describe(  # noqa: PLR0913 (the options of `clipkit describe`)
-    logits: FeatureFile,
+    logits: Features,
     *,
-    table: str | None = None,
+    table: Table | None = None,
     column: str | None = None,
-    result: FeatureFile | None = None,
+    result: Features | None = None,
     run: int | None = None,
     split: str | None = None,
     common: bool = False,
-    controls: Sequence[Control | FeatureFile] = (),
+    controls: Controls = (),
     top: int = 5,
     permutations: int = PERMUTATIONS,
     seed: int = 42,
@@ -94,6 +94,7 @@ def describe(  # noqa: PLR0913 (the options of `clipkit describe`)
         are the means of the controls for the same prompts; of several, also with their range
         (`_low`, `_high`).
     """
+    logits, result = as_file(logits, "logits"), as_file(result, "result")
     _check_counts(top, permutations)
     logits, split = choose_split(logits, split)
     groups = _find_groups(logits, split, (table, column), (result, run), cluster, common)
@@ -156,7 +157,7 @@ def _check_counts(top: int, permutations: int) -> None:
 def _find_groups(
     logits: FeatureFile,
     split: str,
-    by: tuple[str | None, str | None],
+    by: tuple[Table | None, str | None],
     of_run: tuple[FeatureFile | None, int | None],
     cluster: str | None,
     common: bool,
@@ -175,7 +176,7 @@ def _find_groups(
 
 
 def _of_attribute(
-    logits: FeatureFile, split: str, table: str | None, column: str | None, common: bool
+    logits: FeatureFile, split: str, table: Table | None, column: str | None, common: bool
 ) -> Groups:
     annotations = read_attribute(logits, table, column, splits=[split], common=common)
     (attribute,) = annotations.attributes

@@ -30,12 +30,12 @@ from clipkit.analysis.results import Caveat, as_result, find_caveats, make_resul
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, check_positive, unknown
 from clipkit.base.names import class_name, select
-from clipkit.features.arguments import natural_arguments
+from clipkit.features.arguments import Features, Several, as_file, as_list, checked
 from clipkit.features.history import drop_none
 from clipkit.features.matching import hash_rows, join_named
 from clipkit.features.model import BlockMatrix, FeatureFile, Int64, Split
 from clipkit.features.splitting import take
-from clipkit.features.validation import MAX_PROBE_CLASSES
+from clipkit.features.validation import MAX_COUNTED
 
 FEATURES = ("logits", "probs")
 MAX_PAIRED_CLASSES = 2000  # of a classifier with a hyperplane for each pair of them
@@ -173,12 +173,12 @@ class Evaluation(NamedTuple):
     rankings: dict[str, Ranking]
 
 
-@natural_arguments(file="images logits")
+@checked
 def evaluate(  # noqa: PLR0913
-    file: FeatureFile,
+    file: Features,
     spec: ProbeSpec | None = None,
-    temperatures: Sequence[float] = (),
-    Cs: Sequence[float] | str = (1.0,),
+    temperatures: Several[float] = (),
+    Cs: Several[float] | str = (1.0,),
     fit_split: str = FIT_SPLIT,
     eval_split: str = EVAL_SPLIT,
     val: float | str | None = None,
@@ -192,6 +192,10 @@ def evaluate(  # noqa: PLR0913
     the split has no labels. See `evaluate_grid` for the other parameters, the result, errors and
     warnings.
     """
+    file = as_file(file, "file", "images logits")
+    temperatures = as_list(temperatures, "temperatures", float)
+    if not isinstance(Cs, str):
+        Cs = as_list(Cs, "Cs", float)
     spec = spec or ProbeSpec()
     file, (fit_split, eval_split, val) = join_named(file, [fit_split, eval_split, val])
     if per_image is None:
@@ -654,7 +658,7 @@ def _draw_shots(fit: Subset, draw: Draw, seed: int) -> Subset:
 
 
 def _check_class_count(file: FeatureFile, spec: ProbeSpec, fit: Subset) -> None:
-    most = MAX_PAIRED_CLASSES if spec.method.fits_pairs else MAX_PROBE_CLASSES
+    most = MAX_PAIRED_CLASSES if spec.method.fits_pairs else MAX_COUNTED
     count = len(np.unique(fit.labels))
     if count > most:
         raise ClipkitError(

@@ -19,9 +19,10 @@ from clipkit.analysis.results import (
     newest_entry,
 )
 from clipkit.base import tables
-from clipkit.base.errors import ClipkitError
+from clipkit.base.errors import ClipkitError, unknown
 from clipkit.base.names import select
 from clipkit.base.tables import NO_BREAK, format_p
+from clipkit.features.arguments import Features, as_file, checked
 from clipkit.features.columns import COLUMNS, HEADINGS
 from clipkit.features.model import FeatureFile
 
@@ -48,8 +49,12 @@ def rows_for_people(result: FeatureFile) -> Rows:
     return formatter(rows)
 
 
-def as_table(result: FeatureFile, format: Literal["markdown", "latex"] = "markdown") -> str:
+@checked
+def as_table(result: Features, format: Literal["markdown", "latex"] = "markdown") -> str:
     """Return the runs of a result as a table for a paper, and below it what they show."""
+    result = as_file(result, "result")
+    if format not in ("markdown", "latex"):
+        raise unknown("format", str(format), ["markdown", "latex"])
     columns = tables.columns_for_people(rows_for_people(result), HEADINGS)
     return tables.as_markup(columns, format, findings(result))
 

@@ -10,6 +10,7 @@ from clipkit.analysis.results import Caveat, find_caveats
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features.annotations import Attribute
+from clipkit.features.arrays import missing_labels
 from clipkit.features.matching import choose_splits, count_shared_rows, hash_rows
 from clipkit.features.model import BlockMatrix, FeatureFile, Float32, Floats, Int64, Split
 from clipkit.features.splitting import rows_by_class, stratified_split
@@ -48,10 +49,8 @@ def labelled_split(file: FeatureFile, name: str) -> Split:
         )
     split = file.splits[name]
     if split.labels is None:
-        raise ClipkitError(
-            f"{file.display_name}: {name}: expected labels, got none",
-            "embed a folder of class folders",
-        )
+        hint = "embed a folder of class folders"
+        raise missing_labels(file, f"{name}: expected labels, got none", hint)
     return split
 
 

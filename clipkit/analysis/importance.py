@@ -20,7 +20,7 @@ from clipkit.analysis.results import Row, labels_of, make_result, read_group_lin
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, shorten
 from clipkit.base.names import class_name
-from clipkit.features.arguments import natural_arguments
+from clipkit.features.arguments import Features, as_file, checked
 from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile, Int64
 from clipkit.features.provenance import shots
@@ -29,10 +29,10 @@ REPEAT, MAX_REPEAT = 5, 1000
 SEED = 42
 
 
-@natural_arguments(probe="probe", logits="logits")
+@checked
 def prompt_importance(
-    probe: FeatureFile,
-    logits: FeatureFile,
+    probe: Features,
+    logits: Features,
     *,
     split: str | None = None,
     repeat: int = REPEAT,
@@ -43,9 +43,9 @@ def prompt_importance(
 
     Parameters
     ----------
-    probe : FeatureFile
+    probe : Features
         Of kind probe, fitted on logits.
-    logits : FeatureFile
+    logits : Features
         Of kind logits, with labels, of the same model and prompts.
     split : str, optional
         Split to score; by default `test`, else the first.
@@ -73,6 +73,7 @@ def prompt_importance(
         If the probe was not fitted on logits, the files do not belong together, there are no
         labels, or the file of groups is not valid.
     """
+    probe, logits = as_file(probe, "probe"), as_file(logits, "logits")
     if not 1 <= repeat <= MAX_REPEAT:
         raise UsageError(f"repeat: expected 1 to {MAX_REPEAT}, got {repeat}")
     _check_reads_prompts(probe)
@@ -212,7 +213,8 @@ def _classes_of_prompts(logits: FeatureFile) -> list[str] | None:
     return [names[number] for number in index]
 
 
-def largest_weights(probe: FeatureFile, count: int = 5) -> FeatureFile:
+@checked
+def largest_weights(probe: Features, count: int = 5) -> FeatureFile:
     """List the `count` prompts with the largest weights for each class, of either sign.
 
     The probe must be linear and fitted on logits. The result has runs `class`, `prompt`, `weight`
@@ -221,6 +223,7 @@ def largest_weights(probe: FeatureFile, count: int = 5) -> FeatureFile:
     other classes. If the probe standardises, the unit is a standard deviation over the fitted
     images.
     """
+    probe = as_file(probe, "probe")
     _check_reads_prompts(probe)
     fitted = probes.FittedProbe.from_arrays(probe.fitted)
     weights = np.asarray(fitted.weights(), np.float64)  # (n, K)

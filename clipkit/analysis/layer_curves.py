@@ -26,7 +26,6 @@ from clipkit.features.provenance import downsample, provenance
 
 Facts = dict[str, str]
 
-MAX_CURVES = 49  # with different colours and markers
 MAX_DEPTH = 1000
 MAX_QUESTION = 80  # characters
 POOLS = {
@@ -339,8 +338,6 @@ def _collect_lines(points: Sequence[_Point]) -> list[_Line]:
             embeddings.append(point)
         else:
             lines.setdefault(tuple(point.facts.items()), _Line(point.facts)).add(point)
-    if len(lines) > MAX_CURVES:
-        raise ClipkitError(f"expected at most {MAX_CURVES} curves, got {len(lines):,}")
     for point in embeddings:
         own = [line for line in lines.values() if point.facts.items() <= line.facts.items()]
         if not own:

@@ -5,20 +5,24 @@ from __future__ import annotations
 import numpy as np
 
 from clipkit.analysis import verdicts
-from clipkit.analysis.comparison import OVERALL, PairedResults, count_rows
+from clipkit.analysis.comparison import OVERALL, PairedResults, as_paired, compare, count_rows
 from clipkit.analysis.results import Row, chance, holds_classes, make_result
+from clipkit.features.arguments import Features, Several, as_file, checked
 from clipkit.features.model import FeatureFile
 
 
-def leaderboard(paired: PairedResults, compared: FeatureFile) -> FeatureFile:
+@checked
+def leaderboard(
+    paired: PairedResults | Several[Features], compared: Features | None = None
+) -> FeatureFile:
     """Return a row per result: what `clipkit compare --leaderboard` reports.
 
     Parameters
     ----------
-    paired : PairedResults
-        Of one result or more.
-    compared : FeatureFile
-        What `comparison.compare` returned for them.
+    paired : PairedResults, or sequence of FeatureFile or paths
+        Of one result or more. Files are paired as `comparison.pair` does by default.
+    compared : Features, optional
+        What `comparison.compare` returned for them, if it did.
 
     Returns
     -------
@@ -31,6 +35,8 @@ def leaderboard(paired: PairedResults, compared: FeatureFile) -> FeatureFile:
         interval of `compared`; `p_holm` of the difference; and a `verdict` (see
         `verdicts.verdict_of_b`). What does not apply is NaN or "".
     """
+    paired = as_paired(paired)
+    compared = compare(paired) if compared is None else as_file(compared, "compared", "result")
     prompts = paired.entry["prompts"] or [""] * len(paired.names)
     labels = paired.first.splits[paired.split].labels
     by_chance = chance(labels) if holds_classes(paired.first) else np.nan

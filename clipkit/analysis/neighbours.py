@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from clipkit.analysis import metrics, similarity
 from clipkit.analysis.results import class_names
 from clipkit.base.errors import UsageError
-from clipkit.features.arguments import natural_arguments
+from clipkit.features.arguments import Features, as_file, checked
 from clipkit.features.compatibility import check_widths, common_logit_scale
 from clipkit.features.matching import choose_split
 from clipkit.features.model import (
@@ -136,17 +136,17 @@ class _Block:
         return similarity.products(queries, rows)
 
 
-@natural_arguments(file="images texts logits", queries="images texts")
+@checked
 def nearest(
-    file: FeatureFile, queries: FeatureFile | None = None, split: str | None = None, *, k: int = 10
+    file: Features, queries: Features | None = None, split: str | None = None, *, k: int = 10
 ) -> FeatureFile:
     """List the nearest rows of each query: what `clipkit nearest` reports.
 
     Parameters
     ----------
-    file : FeatureFile
+    file : Features
         The images or texts to search. In logits, each prompt searches the images.
-    queries : FeatureFile, optional
+    queries : Features, optional
         Images or texts of the same model. By default, each row of the file searches the others.
     split : str, optional
         Of files of images: by default ``test``, else the first.
@@ -160,6 +160,8 @@ def nearest(
         `rank`, from 1; `id` of the image, or `prompt`, that is near; `cosine`; and `label`, its
         class, if the file has classes. Of equal cosines, the first row of the file comes first.
     """
+    file = as_file(file, "file", "images texts logits")
+    queries = as_file(queries, "queries", "images texts")
     if k < 1:
         raise UsageError(f"k: expected at least 1, got {k}")
     candidates = _Side(file, split)

@@ -16,7 +16,7 @@ from clipkit.base import console
 from clipkit.base.errors import ClipkitError
 from clipkit.base.names import class_name, positions
 from clipkit.features import compatibility
-from clipkit.features.arguments import natural_arguments
+from clipkit.features.arguments import Features, Several, as_file, as_list, checked
 from clipkit.features.matching import choose_splits, count_shared_rows
 from clipkit.features.model import BlockMatrix, FeatureFile, Int64, Split
 from clipkit.features.provenance import shots
@@ -32,11 +32,11 @@ class Predicted(NamedTuple):
     rankings: dict[str, Ranking]
 
 
-@natural_arguments(probe="probe", file="images logits")
+@checked
 def predict(
-    probe: FeatureFile,
-    file: FeatureFile,
-    splits: Sequence[str] | None = None,
+    probe: Features,
+    file: Features,
+    splits: Several[str] | None = None,
     top: int = 2,
     keep_scores: bool = False,
 ) -> Predicted:
@@ -44,12 +44,12 @@ def predict(
 
     Parameters
     ----------
-    probe : FeatureFile
+    probe : Features
         Of kind probe.
-    file : FeatureFile
+    file : Features
         Of kind images, or logits if the probe was fitted on logits, of the same model and prompts.
         Logits may have another temperature.
-    splits : sequence of str, optional
+    splits : str or sequence of str, optional
         All by default.
     top : int
         Number of classes that are ranked for each image, at least 2.
@@ -73,6 +73,8 @@ def predict(
     On standard error: if the probe was fitted on images of a split, which the history then says,
     or if images have labels that the probe does not know. They count as wrong.
     """
+    probe, file = as_file(probe, "probe"), as_file(file, "file", "images logits")
+    splits = as_list(splits, "splits", str)
     check_fit(probe, file)
     file, names = choose_splits(file, splits)
     fitted = probes.FittedProbe.from_arrays(probe.fitted)

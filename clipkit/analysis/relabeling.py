@@ -19,16 +19,18 @@ from clipkit.analysis.results import NONE, as_result, holds_classes, read_groups
 from clipkit.base import console, files
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features.annotations import Attribute, read_attribute
-from clipkit.features.arguments import natural_arguments
+from clipkit.features.arguments import Features, as_file, checked
+from clipkit.features.arrays import missing_labels
+from clipkit.features.attribute_tables import Table
 from clipkit.features.columns import COLUMNS, TEXT, depends_on_labels
 from clipkit.features.model import FeatureFile, Int64, Split
 from clipkit.features.splitting import take
 
 
-@natural_arguments(file="images logits result")
+@checked
 def relabel(
-    file: FeatureFile,
-    table: str | None = None,
+    file: Features,
+    table: Table | None = None,
     *,
     column: str | None = None,
     groups: str | None = None,
@@ -40,10 +42,10 @@ def relabel(
 
     Parameters
     ----------
-    file : FeatureFile
+    file : Features
         Of kind images or logits. With `groups`, also a result with predictions.
-    table : str, optional
-        A .csv or .tsv file of attributes, or ``shapes``.
+    table : Table, optional
+        A table of attributes, or ``shapes``.
     column : str, optional
         The attribute to use; optional if the table has only one. ``a*b`` combines two.
     groups : str, optional
@@ -64,6 +66,7 @@ def relabel(
     ClipkitError
         If the table or the groups do not fit the file.
     """
+    file = as_file(file, "file", "images logits result")
     if table is None:
         _check_without_table(column, groups, shuffle)
     else:
@@ -113,7 +116,7 @@ def _check_table(file: FeatureFile, groups: str | None) -> None:
 
 def label_by_attribute(
     file: FeatureFile,
-    table: str | None,
+    table: Table | None,
     attribute: str | None,
     *,
     common: bool = False,
@@ -253,7 +256,7 @@ def shuffle_rows(file: FeatureFile, seed: int) -> FeatureFile:
         )
     rng = np.random.RandomState(seed)
     if not file.is_labelled:
-        raise ClipkitError(f"{file.display_name}: expected labels, got none")
+        raise missing_labels(file, "expected labels, got none")
     splits = dict(sorted(file.splits.items()))
     for name, split in splits.items():
         if split.labels is not None:

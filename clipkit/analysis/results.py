@@ -20,18 +20,19 @@ from clipkit.analysis import metrics
 from clipkit.base import console, files
 from clipkit.base.errors import ClipkitError, UsageError, shorten
 from clipkit.base.names import differing, distinct_labels, distinct_names
+from clipkit.features.arrays import missing_labels
 from clipkit.features.columns import COLUMNS, SETTINGS, TEXT
 from clipkit.features.history import Entry, History, as_object
 from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile, Int64
 from clipkit.features.provenance import provenance
+from clipkit.features.validation import MAX_COUNTED
 from clipkit.prompts import bundled
 from clipkit.prompts import texts as prompts
 
 Row = dict[str, Any]
 Caveat = dict[str, Any]  # an object of a history that limits what an accuracy says
 
-MAX_CLASSES = 1000  # of a matrix of counts, in memory and on paper
 MAX_RUNS = 10_000  # of a result that is drawn or reported
 MAX_ROWS = 1 << 20  # of runs and classes
 RUN_SETTINGS = {*SETTINGS, "fit_split", "eval_split", "split"}  # columns that distinguish runs
@@ -345,11 +346,11 @@ def run_label(result: FeatureFile, scored: ScoredRuns, run: int) -> str:
 
 
 def count(predictions: Predictions) -> ClassCounts:
-    """Count true against predicted classes (C, C) of at most 1,000 classes."""
+    """Count true against predicted classes (C, C) of at most 5,000 classes."""
     C = len(predictions.class_names)
-    if C > MAX_CLASSES:
+    if C > MAX_COUNTED:
         raise ClipkitError(
-            f"{predictions.display_name}: expected at most {MAX_CLASSES:,} classes to count, "
+            f"{predictions.display_name}: expected at most {MAX_COUNTED:,} classes to count, "
             f"got {C:,}",
             "draw groups of classes with --groups FILE",
         )
@@ -374,9 +375,9 @@ def cluster_counts(result: FeatureFile, split: str | None = None, run: int = 0) 
     check_run(scored, run)
     clusters = scored.predicted[run]
     C, K = class_count(result, int(scored.labels.max())), int(clusters.max()) + 1
-    if max(C, K) > MAX_CLASSES:
+    if max(C, K) > MAX_COUNTED:
         raise ClipkitError(
-            f"{result.display_name}: expected at most {MAX_CLASSES:,} classes and clusters to "
+            f"{result.display_name}: expected at most {MAX_COUNTED:,} classes and clusters to "
             f"count, got {C:,} and {K:,}"
         )
     counts = metrics.confusion(scored.labels, clusters, max(C, K))[:C, :K]
@@ -395,7 +396,7 @@ def labels_of(file: FeatureFile, split: str) -> Int64:
     """Return the labels (N,) of a split, which must have some."""
     labels = file.splits[split].labels
     if labels is None:
-        raise ClipkitError(f"{file.display_name}: expected labels in {split}, got none")
+        raise missing_labels(file, f"expected labels in {split}, got none")
     return labels
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from clipkit.analysis import metrics, neighbours, similarity
 from clipkit.analysis.controls import (
     Control,
+    Controls,
     check_controls,
     control_digests,
     mean_of_controls,
@@ -34,7 +35,9 @@ from clipkit.analysis.results import Row, make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import matching
-from clipkit.features.arguments import natural_arguments
+from clipkit.features.arguments import Features, Several, as_file, as_list, checked
+from clipkit.features.arrays import is_array
+from clipkit.features.attribute_tables import Table
 from clipkit.features.compatibility import check_widths, common_logit_scale
 from clipkit.features.history import History, history_entry
 from clipkit.features.matching import choose_split
@@ -103,30 +106,30 @@ class Ranks(NamedTuple):
         return np.where(self.ranks <= k, self.labels, self.others)
 
 
-@natural_arguments(images="images", texts="texts")
+@checked
 def retrieve(  # noqa: PLR0913 (the options of `clipkit retrieve`)
-    images: FeatureFile,
-    texts: FeatureFile,
+    images: Features,
+    texts: Features,
     split: str | None = None,
     *,
-    k: Sequence[int] = DEFAULT_K,
-    controls: Sequence[Control] = (),
+    k: Several[int] = DEFAULT_K,
+    controls: Controls = (),
     same_rows: bool = False,
     common: bool = True,
     gap: bool = False,
-    table: str | None = None,
+    table: Table | None = None,
     cluster: str | None = None,
 ) -> FeatureFile:
     """Rank texts for images and images for texts: what `clipkit retrieve` reports.
 
     Parameters
     ----------
-    images, texts : FeatureFile
+    images, texts : Features
         Of one model. The texts' classes are the ids of the images that they belong to, as
         `textembed --captions` writes them; with `same_rows`, text i belongs to image i.
-    controls : sequence of Control
+    controls : Control, pair of Features, or several
         The same images and texts, embedded by untrained models.
-    k : sequence of int
+    k : int or sequence of int
         Numbers of candidates within which a partner counts as found.
     common : bool
         Leave out images without text and texts without image, instead of refusing them.
@@ -134,7 +137,8 @@ def retrieve(  # noqa: PLR0913 (the options of `clipkit retrieve`)
         Add the columns of `modality_gap`; `_null`, its mean if images and texts change sides at
         random, with `gap_p`, or, of the hubness, if one side is rotated at random; and
         `_within_one_side`, the mean of two halves of the images and two halves of the texts.
-    table, cluster : str, optional
+    table : Table, optional
+    cluster : str, optional
         A file of attributes of the images, or ``shapes``, and an attribute of it. Images with the
         same value, and their texts, are counted together; `clusters` is the number of values.
 
@@ -154,6 +158,8 @@ def retrieve(  # noqa: PLR0913 (the options of `clipkit retrieve`)
         images: the query's own image if it is found within k, else that of the best wrong
         candidate.
     """
+    images, texts = as_file(images, "images"), as_file(texts, "texts")
+    k = _check_k(as_list(k, "k", int))
     k = _check_k(k)
     images, split = choose_split(images, split)
     check_widths(images, texts)
@@ -261,7 +267,7 @@ def pair(
     _check_same_data_set(images, texts, split)
     rows = matching.Rows.of(images, split)
     found = _image_of(texts, rows.ids)
-    if same_rows:
+    if same_rows or _are_arrays(images, texts):
         places = _row_of_each(texts, images, split, found.places)
         found = matching.Found(places, rule="")
     known = np.flatnonzero(found.places >= 0)
@@ -276,6 +282,11 @@ def pair(
         numbers,
         [rows.ids[row] for row in used.tolist()],
     )
+
+
+def _are_arrays(images: FeatureFile, texts: FeatureFile) -> bool:
+    """Whether both are arrays, and nothing but their order says what belongs together."""
+    return is_array(images) and is_array(texts) and not texts.class_names
 
 
 def _check_partners(

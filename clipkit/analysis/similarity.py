@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, check_positive
-from clipkit.features.arguments import natural_arguments
+from clipkit.features.arguments import Features, as_file, checked
 from clipkit.features.compatibility import (
     align_classes,
     check_widths,
@@ -86,17 +86,17 @@ def refuse_dot_product(file: FeatureFile, purpose: str, hint: str | None = None)
         raise ClipkitError(f"{message} of a generative model", hint)
 
 
-@natural_arguments(images="images", texts="texts")
+@checked
 def compute_logits(
-    images: FeatureFile, texts: FeatureFile, temperature: float = 1.0, whiten: bool = False
+    images: Features, texts: Features, temperature: float = 1.0, whiten: bool = False
 ) -> FeatureFile:
     """Compute the logits of images and prompts: what `clipkit logits` writes.
 
     Parameters
     ----------
-    images : FeatureFile
+    images : Features
         Of kind images: embeddings (N, D) per split.
-    texts : FeatureFile
+    texts : Features
         Of kind texts: embeddings (K, D) of the same model.
     temperature : float
         Divides the cosines, or the next-token logits.
@@ -115,6 +115,7 @@ def compute_logits(
         If the two come from different models, one does not say which model made it, or the images'
         model has no text tower; if prompts of dot products are to be whitened.
     """
+    images, texts = as_file(images, "images"), as_file(texts, "texts")
     scale = common_logit_scale(images, texts)
     logits = _combine(images, whitened(texts) if whiten else texts, temperature)
     logits.logit_scale = 1.0 if images.is_dot_product else scale
@@ -146,14 +147,15 @@ def whitened(texts: FeatureFile) -> FeatureFile:
     )
 
 
-@natural_arguments(images="images")
+@checked
 def compute_random_logits(
-    images: FeatureFile, count: int, seed: int = 42, temperature: float = 1.0
+    images: Features, count: int, seed: int = 42, temperature: float = 1.0
 ) -> FeatureFile:
     """Compute logits with `count` random directions in place of prompts, as a control.
 
     The directions are uniform on the sphere and carry no meaning. See `compute_logits`.
     """
+    images = as_file(images, "images")
     width = next(iter(images.splits.values())).features.shape[1]
     texts = FeatureFile(
         "texts",

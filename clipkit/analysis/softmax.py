@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from clipkit.base import console
 from clipkit.base.errors import UsageError, check_positive, unknown
-from clipkit.features.arguments import natural_arguments
+from clipkit.features.arguments import Features, Several, as_file, as_list, checked
 from clipkit.features.matching import choose_splits
 from clipkit.features.model import BlockMatrix, FeatureFile
 
@@ -151,25 +151,25 @@ def choose_link(logits: FeatureFile, temperatures: Sequence[str]) -> str:
     return "sigmoid"
 
 
-@natural_arguments(logits="logits")
+@checked
 def entropy_summary(
-    logits: FeatureFile,
-    temperatures: Sequence[float],
+    logits: Features,
+    temperatures: Several[float],
     link: str = "softmax",
-    splits: Sequence[str] | None = None,
+    splits: Several[str] | None = None,
 ) -> FeatureFile:
     """Summarise how flat the softmax over the prompts is: what `clipkit entropy` reports.
 
     Parameters
     ----------
-    logits : FeatureFile
+    logits : Features
         Of kind logits.
-    temperatures : sequence of float
+    temperatures : float or sequence of float
         Absolute temperatures, whatever temperature the logits were stored at.
     link : {"softmax", "sigmoid"}
         What turns logits into probabilities. `sigmoid` adds the bias that the model learned. See
         `mean_entropy_and_confidence`.
-    splits : sequence of str, optional
+    splits : str or sequence of str, optional
         All by default.
 
     Returns
@@ -184,6 +184,9 @@ def entropy_summary(
         If a temperature is out of range, there is no such split, the link is not known, or it is
         `sigmoid` and the model learned no bias.
     """
+    logits = as_file(logits, "logits")
+    temperatures = as_list(temperatures, "temperatures", float)
+    splits = as_list(splits, "splits", str)
     bias = _check_settings(logits, temperatures, link)
     logits, names = choose_splits(logits, splits)
     rows = []

@@ -15,7 +15,6 @@ from clipkit.base.errors import ClipkitError, unknown
 from clipkit.features.model import FeatureFile
 from clipkit.features.provenance import is_untrained
 
-MAX_CURVES = 100
 COLUMNS = {"classifier", "C", "temperature", "eval_split", "acc1", "mean_entropy"}
 
 
@@ -105,11 +104,6 @@ def temperature_sweeps(files: Sequence[FeatureFile], split: str | None = None) -
                 label += " (probs)"
             key = (number, label, str(row["C"]))  # as text, NaN equals NaN
             curves.setdefault(key, []).append(row)
-    if len(curves) > MAX_CURVES:
-        raise ClipkitError(
-            f"expected at most {MAX_CURVES} curves, got {len(curves):,}",
-            "choose a split with --split, or draw fewer files",
-        )
     labels = results.name_curves(files, [(number, label) for number, label, _ in curves])
     sweeps = []
     for label, (number, *_), rows in zip(labels, curves, curves.values(), strict=True):

@@ -40,7 +40,8 @@ from clipkit.analysis.zeroshot import CLASS_PROMPTS_HINT, check_prompts, iter_cl
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, shorten
 from clipkit.base.names import class_name
-from clipkit.features.arguments import natural_arguments
+from clipkit.features.arguments import Features, Several, as_file, as_list, checked
+from clipkit.features.attribute_tables import Table
 from clipkit.features.compatibility import check_same_prompts, common_logit_scale
 from clipkit.features.matching import choose_split, count_shared_rows, hash_rows, row_keys
 from clipkit.features.model import BlockMatrix, FeatureFile, Float32, Floats, Int64
@@ -68,17 +69,17 @@ class Pairs(NamedTuple):
         return Pairs(self.cosines[:, columns], self.matches[:, columns], self.clusters)
 
 
-@natural_arguments(logits="logits")
+@checked
 def choose(  # noqa: PLR0913 (the options of `clipkit threshold`)
-    logits: FeatureFile,
+    logits: Features,
     *,
-    fpr: Sequence[float] = (0.01,),
-    at: Sequence[float] = (),
+    fpr: Several[float] = (0.01,),
+    at: Several[float] = (),
     standardize: bool = False,
     fit_split: str = FIT_SPLIT,
     eval_split: str = EVAL_SPLIT,
     seed: int = 42,
-    table: str | None = None,
+    table: Table | None = None,
     cluster: str | None = None,
     common: bool = False,
 ) -> FeatureFile:
@@ -100,6 +101,8 @@ def choose(  # noqa: PLR0913 (the options of `clipkit threshold`)
         these pairs; and `auroc`. NaN marks what does not apply, as the intervals if over 1 % of the
         scored images were fitted.
     """
+    logits = as_file(logits, "logits")
+    fpr, at = as_list(fpr, "fpr", float), as_list(at, "at", float)
     _check_rates(fpr)
     logits, fit, evaluation = choose_rows(logits, fit_split, eval_split, seed)
     split, rows_of_split = evaluation
@@ -353,10 +356,10 @@ def answer(
 # ---- Images of no known class --------------------------------------------------------------------
 
 
-@natural_arguments(known="images logits", unknown="images logits")
+@checked
 def detect(
-    known: FeatureFile,
-    unknown: FeatureFile,
+    known: Features,
+    unknown: Features,
     *,
     fit_split: str = FIT_SPLIT,
     eval_split: str = EVAL_SPLIT,
@@ -377,6 +380,8 @@ def detect(
         shares of the `known` and of the `unknown` images above the `threshold`, with 95 %
         intervals, and `auroc`, with DeLong's interval, compares known with unknown images.
     """
+    known = as_file(known, "known", "images logits")
+    unknown = as_file(unknown, "unknown", "images logits")
     known, fit, evaluation = choose_rows(known, fit_split, eval_split, seed)
     measure = _measure_neighbours if known.kind == "images" else _measure_logits
     caveats, measures = measure(known, unknown, fit, evaluation)

@@ -23,13 +23,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipkit.analysis import similarity
-from clipkit.analysis.controls import Control, check_controls, control_digests
+from clipkit.analysis.controls import Controls, check_controls, control_digests
 from clipkit.analysis.results import Row, column, make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import compatibility
 from clipkit.features.annotations import Attribute, read_annotations
-from clipkit.features.arguments import natural_arguments
+from clipkit.features.arguments import Features, Several, as_file, as_list, checked
+from clipkit.features.attribute_tables import Table
 from clipkit.features.matching import choose_split
 from clipkit.features.model import BlockMatrix, FeatureFile, Floats, Int64
 from clipkit.features.provenance import prompts_entry
@@ -263,14 +264,14 @@ class Term:
         return self.regressions.null95(*self.explained, along)
 
 
-@natural_arguments(images="images", texts="texts")
+@checked
 def decompose(  # noqa: PLR0913 (the options of `clipkit variance`)
-    images: FeatureFile,
-    texts: FeatureFile | None = None,
+    images: Features,
+    texts: Features | None = None,
     *,
-    table: str | None = None,
-    columns: Sequence[str] = (),
-    controls: Sequence[Control | FeatureFile] = (),
+    table: Table | None = None,
+    columns: Several[str] = (),
+    controls: Controls = (),
     numbers: bool = False,
     null: int = 1000,
     split: str | None = None,
@@ -281,17 +282,17 @@ def decompose(  # noqa: PLR0913 (the options of `clipkit variance`)
 
     Parameters
     ----------
-    images : FeatureFile
+    images : Features
         Of kind images.
-    texts : FeatureFile, optional
+    texts : Features, optional
         Of kind texts and of the same model. Shares are then measured for each prompt's cosines.
-    table : str, optional
-        A .csv or .tsv file of attributes, or ``shapes``. Without it, the labels are the only
+    table : Table, optional
+        A table of attributes, or ``shapes``. Without it, the labels are the only
         attribute, `class`.
-    columns : sequence of str, optional
+    columns : str or sequence of str, optional
         Attributes to use, by default all of the table. ``a*b`` is an interaction: what the
         combinations of two attributes explain beyond both.
-    controls : sequence of Control or FeatureFile
+    controls : Control or Features, or several
         The same images, embedded by untrained models.
     numbers : bool
         Treat attributes of 3 to 20 numbers, and those of ``shapes``, as numbers, not categories.
@@ -326,6 +327,8 @@ def decompose(  # noqa: PLR0913 (the options of `clipkit variance`)
         If the table does not fit, attributes have more than 5,000 values in all or none, a control
         holds other images or names a trained model, or texts come from another model.
     """
+    images, texts = as_file(images, "images"), as_file(texts, "texts")
+    columns = as_list(columns, "columns", str)
     if texts is not None and controls:
         raise UsageError("expected TEXTS or --control, got both")
     if null < 1:
@@ -363,7 +366,7 @@ def decompose(  # noqa: PLR0913 (the options of `clipkit variance`)
 def _read_terms(
     images: FeatureFile,
     split: str,
-    table: str | None,
+    table: Table | None,
     columns: Sequence[str],
     *,
     numbers: bool,

@@ -11,10 +11,10 @@ from numpy.typing import ArrayLike
 from clipkit.analysis import metrics
 from clipkit.analysis.ranking import Ranking, join, rank
 from clipkit.base.errors import ClipkitError
-from clipkit.features.arguments import natural_arguments
+from clipkit.base.names import abridged
+from clipkit.features.arguments import Features, Several, as_file, as_list, checked
 from clipkit.features.matching import choose_splits
 from clipkit.features.model import BlockMatrix, FeatureFile, Float32, Floats, Int64, Split
-from clipkit.features.overview import abridged
 
 CLASS_PROMPTS_HINT = "make them with: clipkit textembed --classes"
 
@@ -37,15 +37,15 @@ def class_scores(cosines: Floats, class_index: Int64, n_classes: int) -> Floats:
     return scores
 
 
-@natural_arguments(logits="logits")
-def evaluate(logits: FeatureFile, splits: Sequence[str] | None = None) -> FeatureFile:
+@checked
+def evaluate(logits: Features, splits: Several[str] | None = None) -> FeatureFile:
     """Classify every image by its most similar prompt: what `clipkit zeroshot` reports.
 
     Parameters
     ----------
-    logits : FeatureFile
+    logits : Features
         Of kind logits, with a prompt for every class.
-    splits : sequence of str, optional
+    splits : str or sequence of str, optional
         All by default.
 
     Returns
@@ -60,6 +60,7 @@ def evaluate(logits: FeatureFile, splits: Sequence[str] | None = None) -> Featur
     ClipkitError
         If a class has no prompt.
     """
+    logits, splits = as_file(logits, "logits"), as_list(splits, "splits", str)
     logits, names = choose_splits(logits, splits)
     check_prompts(logits)
     history = logits.extended_history("zeroshot", splits=names, inputs={"logits": logits.digest})

@@ -9,12 +9,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 # takes done, total and, if it says more than the rate of the steps, how far the work got
 Update = Callable[..., None]
 
 FIRST_LINE_SECONDS = 2.0  # shorter work is silent where standard error is no terminal
 NEXT_LINE_SECONDS = 30.0
+NEXT_BAR_SECONDS = 0.5  # in a notebook
 LONG_SECONDS = 600.0  # longer work says at its start how long it will take
 LONGEST_LINE = 4000  # characters
 
@@ -136,27 +141,45 @@ def note_if_long(what: str, seconds: float) -> None:
         note(f"{what}: will take about {seconds / 60:,.0f} minutes, judging by its first part")
 
 
+def is_watched() -> bool:
+    """Whether a person sees each line as it is written: on a terminal, or in a notebook."""
+    return sys.stderr.isatty() or _is_notebook()
+
+
+def _is_notebook() -> bool:
+    if "IPython" not in sys.modules:
+        return False
+    from rich.console import Console  # takes 20 ms to import, which every command would pay
+
+    return Console().is_jupyter
+
+
 @contextlib.contextmanager
 def progress(
     what: str, unit: str = "rows", start: int = 0, opening: str | None = None
 ) -> Iterator[Update]:
     """Show the progress of work that may take long; yield an `Update`.
 
-    On a terminal, show a bar with rate and time left. Elsewhere, for a log, write a plain line once
-    the work has taken FIRST_LINE_SECONDS, then every NEXT_LINE_SECONDS, and one at its end.
+    On a terminal, show a bar with rate and time left. In a notebook, show it below the cell once
+    the work has taken FIRST_LINE_SECONDS. Elsewhere, for a log, write a plain line after this time,
+    then every NEXT_LINE_SECONDS, and one at the end.
 
     `what` names the work, such as "embedding cifar10", and `unit` is the plural of what is counted,
     from `start` in a resumed run. If `opening` says what will be done, a log gets this line at
     once, and the line at the end in any case.
     """
+    counter = _Counter(unit, start)
     with stage(what):
         if _quiet:
             yield lambda *_: None
         elif sys.stderr.isatty():
-            with _bar(what, _Counter(unit, start)) as update:
+            with _terminal_bar(what, counter) as update:
+                yield update
+        elif _is_notebook():
+            with _cell_bar(what, counter) as update:
                 yield update
         else:
-            with _log_lines(what, _Counter(unit, start), opening) as update:
+            with _log_lines(what, counter, opening) as update:
                 yield update
 
 
@@ -200,11 +223,9 @@ class _Counter:
         return f"{count(self.done, self.unit.removesuffix('s'))} in"
 
 
-@contextlib.contextmanager
-def _bar(what: str, counter: _Counter) -> Iterator[Update]:
-    # Rich takes 20 ms to import, which every command would pay.
+def _make_bar(what: str, counter: _Counter, **options: Any) -> tuple[Progress, Update]:
+    """Return a bar of Rich, and the `Update` that moves it."""
     from rich import progress
-    from rich.console import Console
 
     columns = (
         progress.TextColumn("{task.description}", markup=False),
@@ -213,43 +234,92 @@ def _bar(what: str, counter: _Counter) -> Iterator[Update]:
         progress.TextColumn("{task.fields[rate]}"),
         progress.TimeRemainingColumn(),
     )
-    with progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(escaped(what), total=None, rate="", count="")
+    bar = progress.Progress(*columns, **options)
+    task = bar.add_task(escaped(what), total=None, rate="", count="")
 
-        def update(done: int, total: int, reached: str = "") -> None:
-            counter.update(done, total, reached)
-            seconds = bar.tasks[0].elapsed or 0.0
-            rate = counter.speed(seconds) if seconds > 0.5 else ""
-            bar.update(task, completed=done, total=total, rate=rate, count=f"{done}/{total}")
+    def update(done: int, total: int, reached: str = "") -> None:
+        counter.update(done, total, reached)
+        seconds = bar.tasks[0].elapsed or 0.0
+        rate = counter.speed(seconds) if seconds > 0.5 else ""
+        bar.update(task, completed=done, total=total, rate=rate, count=f"{done}/{total}")
 
+    return bar, update
+
+
+@contextlib.contextmanager
+def _terminal_bar(what: str, counter: _Counter) -> Iterator[Update]:
+    from rich.console import Console
+
+    bar, update = _make_bar(what, counter, console=Console(stderr=True), transient=True)
+    with bar:
         yield update
 
 
 @contextlib.contextmanager
+def _cell_bar(what: str, counter: _Counter) -> Iterator[Update]:
+    """Show a bar below a cell, and leave it there.
+
+    Rich's own display of it needs a widget, which hides notes that are written in the meantime.
+    """
+    from IPython.display import display
+
+    bar, update = _make_bar(what, counter)
+    shown: list[Any] = []
+
+    def show() -> None:
+        if shown:
+            shown[0].update(bar)
+        else:
+            shown.append(display(bar, display_id=True))
+
+    try:
+        with _repeated(show, FIRST_LINE_SECONDS, NEXT_BAR_SECONDS):
+            yield update
+    finally:
+        if shown:
+            show()
+
+
+@contextlib.contextmanager
 def _log_lines(what: str, counter: _Counter, opening: str | None) -> Iterator[Update]:
-    """Write lines from a thread, so that a step that takes minutes is seen too."""
     began = time.monotonic()
-    finished = threading.Event()
     first = FIRST_LINE_SECONDS
     if opening:
         first = NEXT_LINE_SECONDS
         note(f"{what}: {opening}")
 
-    def write_lines() -> None:
-        seconds = first
-        while not finished.wait(seconds):
-            note(f"{what}: {counter.state(time.monotonic() - began)}")
-            seconds = NEXT_LINE_SECONDS
+    def write() -> None:
+        note(f"{what}: {counter.state(time.monotonic() - began)}")
 
-    thread = threading.Thread(target=write_lines, daemon=True)
-    thread.start()
     completed = False
     try:
-        yield counter.update
+        with _repeated(write, first, NEXT_LINE_SECONDS):
+            yield counter.update
         completed = True
     finally:
-        finished.set()
-        thread.join()
         elapsed = time.monotonic() - began
         if elapsed > FIRST_LINE_SECONDS or (opening and completed):
             note(f"{what}: {counter.outcome(completed)} {elapsed:.0f} s")
+
+
+@contextlib.contextmanager
+def _repeated(show: Callable[[], None], first: float, later: float) -> Iterator[None]:
+    """Call a function from a thread, so that a step that takes minutes is seen too.
+
+    The first call is after `first` seconds, and each other one `later` seconds after the last.
+    """
+    finished = threading.Event()
+
+    def call() -> None:
+        seconds = first
+        while not finished.wait(seconds):
+            show()
+            seconds = later
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        finished.set()
+        thread.join()

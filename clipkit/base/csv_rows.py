@@ -29,6 +29,7 @@ QUOTE_HINT = "quote values that hold a separator or a quote"
 MAX_VALUES = 2**23  # lists, objects and elements of JSON: 5 bytes of it may take 190 in memory
 MAX_COLUMNS = 2**14  # of a table; those of attributes are classified one by one
 
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # half a pair, or two halves that make a character
 QUOTED = re.compile(rb'(?:^|[\t\n])("[^\t\n]*")(?:[\t\r\n]|$)')  # a whole cell between tabs
 
 Line = tuple[int, list[str]]  # its number, counted from 1, and its cells
@@ -106,15 +107,20 @@ def read_table(data: bytes, name: str, ending: str = "") -> TextTable:
     lines = _read_lines(data, name, delimiter)
     number, cells = next(lines, (1, []))
     columns = [cell.strip() for cell in cells]
-    if len(columns) > MAX_COLUMNS:
-        most, got = f"{MAX_COLUMNS:,}", f"{len(columns):,}"
-        raise ClipkitError(f"{name}, line {number}: expected at most {most} columns, got {got}")
+    check_width(len(columns), f"{name}, line {number}")
     check_different(columns, name)
     if delimiter == "\t":
         _note_quotes(data, name)
     hint = TAB_HINT if delimiter == "\t" else QUOTE_HINT
     lines = _check_widths(lines, len(columns), name, hint)
     return TextTable(columns, f"{name}, line {number}", lines)
+
+
+def check_width(width: int, where: str) -> None:
+    """Refuse a table of very many columns."""
+    if width > MAX_COLUMNS:
+        most = f"{MAX_COLUMNS:,}"
+        raise ClipkitError(f"{where}: expected at most {most} columns, got {width:,}")
 
 
 def check_different(columns: Sequence[str], name: str) -> None:
@@ -204,7 +210,7 @@ def load_json(data: bytes, name: str, repeat_hint: str | None = None) -> Any:
 
 
 def parse_json(text: str, where: str, hint: str | None = None) -> Any:
-    """Parse JSON in which no object has a key twice, and which takes at most 2 GB."""
+    """Parse JSON of text, in which no object has a key twice, and which takes at most 2 GB."""
     count = sum(map(text.count, ",[{"))
     if count > MAX_VALUES:
         got = f"got up to {count:,}"
@@ -214,11 +220,23 @@ def parse_json(text: str, where: str, hint: str | None = None) -> Any:
         content = dict(pairs)
         if len(content) < len(pairs):
             ((key, _),) = Counter(key for key, _ in pairs).most_common(1)
-            got = escape(shorten(key, 60))
+            got = escaped(shorten(key, 60))
             raise ClipkitError(f"{where}: expected each key once, got {got!r} again", hint)
         return content
 
-    return json.loads(text, object_pairs_hook=check_keys)
+    content = json.loads(text, object_pairs_hook=check_keys)
+    if SURROGATE.search(text):
+        _check_characters(content, where)
+    return content
+
+
+def _check_characters(content: Any, where: str) -> None:
+    """Refuse half of a surrogate pair, which JSON may hold and which is no text."""
+    try:
+        json.dumps(content, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        got = f"half a character, U+{ord(error.object[error.start]):04X}"
+        raise ClipkitError(f"{where}: expected text, got {got}") from None
 
 
 def read_objects(data: bytes, name: str, example: str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -249,10 +267,15 @@ def table_objects(
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the line and the cells by column of each row of a .csv, .tsv or .jsonl file.
 
-    Each group of names in `needed` has one column. `example` is a hint for .jsonl.
+    Names of columns are in lower case. Each group of names in `needed` has one column. `example` is
+    a hint for .jsonl.
     """
     if ending == ".jsonl":
-        yield from read_objects(data, name, example)
+        for line, content in read_objects(data, name, example):
+            lower = {key.lower(): value for key, value in content.items()}
+            if len(lower) < len(content):
+                check_different(list(content), f"{name}, line {line}")
+            yield line, lower
         return
     table = read_table(data, name, ending)
     columns = [column.lower() for column in table.columns]

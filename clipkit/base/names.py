@@ -12,6 +12,8 @@ from typing import TypeVar
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
+MOST_NAMES = 5  # of a list, before the rest is counted
+
 # Controls, invalid UTF-8, line and bidirectional controls, and a "%" that would read as an escape.
 _UNSAFE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]|%(?=[0-9A-Fa-f]{2})"
@@ -49,6 +51,14 @@ def distinct_names(names: Sequence[str], numbers: Sequence[int] | None = None) -
         else:
             distinct.append(name)
     return distinct
+
+
+def abridged(names: Sequence[str]) -> str:
+    """Return the first names of a list, and how many more there are."""
+    listed = ", ".join(names[:MOST_NAMES])
+    if len(names) > MOST_NAMES:
+        listed += f", ... ({len(names) - MOST_NAMES} more)"
+    return listed
 
 
 def class_name(class_names: Sequence[str] | None, number: int) -> str:

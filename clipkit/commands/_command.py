@@ -156,11 +156,11 @@ def _path_of(ctx: Any) -> str:
 
 def _takes(option: Option, word: str) -> bool:
     """Whether a word is probably the value of an option: a table, its name, or a feature file."""
-    from clipkit.features.annotations import TABLES
+    from clipkit.features.attribute_tables import ENDINGS
 
     if isinstance(option.completes, tuple) and word in option.completes:
         return True
-    if Path(word).suffix.lower() in TABLES:
+    if Path(word).suffix.lower() in ENDINGS:
         return option.is_table
     return bool(option.kinds) and _kind_of(word) in option.kinds
 

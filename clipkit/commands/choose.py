@@ -44,24 +44,15 @@ def choose(
     """
     from clipkit import features
     from clipkit.analysis import choices
-    from clipkit.datasets.items import read_items
-    from clipkit.features.matching import choose_split
-    from clipkit.features.provenance import original_splits
 
     if not items:
         raise _no_items(images, texts)
     report.check_output(images, texts, *control, *control_texts, *items, table)
     image_file = features.read(images, kinds=["images"], swapped=(texts, ["texts"]))
-    image_file, split = choose_split(image_file, split)
-    originals = [split]
-    if items == ["shapes"]:
-        originals = original_splits(image_file, split)
-    if len(originals) > 1:
-        raise UsageError(f"expected one split for the items of shapes, got {', '.join(originals)}")
     result = choices.choose(
         image_file,
         features.read(texts, kinds=["texts"]),
-        read_items(items, originals[0]),
+        items,
         split,
         controls=read_controls(control, control_texts),
         common=common,

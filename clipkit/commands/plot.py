@@ -166,19 +166,10 @@ class PlotGroup(HelpGroup):
 def _first_picture(path: str) -> str:
     """Return the picture that a file is for, and say how to draw its others."""
     from clipkit import features, plots
-    from clipkit.analysis.results import newest_entry
     from clipkit.base import console
 
     with features.open_file(path) as file:
-        pictures = plots.pictures_of(file)
-        maker = str(newest_entry(file)["command"])
-    if not pictures:
-        hint = "clipkit report shows its table; clipkit plot --help lists all pictures"
-        if maker in plots.PICTURES:
-            kinds = " or ".join(plots.PICTURES[maker].kinds)
-            hint = f"clipkit plot {maker} draws {kinds}; clipkit report shows the table of a result"
-        raise UsageError(f"{path}: no picture shows a result of {maker}", hint)
-    first, *others = pictures
+        first, *others = plots.choose_pictures(file)
     lines = []
     names = [picture.name for picture in others if not picture.needs_images]
     if names:

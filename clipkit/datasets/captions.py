@@ -14,8 +14,9 @@ from clipkit.base.errors import ClipkitError, UsageError, shorten
 from clipkit.base.names import escape
 from clipkit.datasets.dataset import ImageDataset, describe_splits
 from clipkit.datasets.rows import CAPTION_COLUMNS, as_text
+from clipkit.features.arguments import FilePath, Several, as_list, checked
 from clipkit.features.endings import CAPTION_TABLES
-from clipkit.prompts.texts import MAX_PROMPTS, clean
+from clipkit.prompts.texts import check_count, clean
 
 ID_COLUMNS = ("image", "image_id", "id", "path", "filename", "file_name", "filepath")
 EXAMPLE = '{"image": "a.jpg", "caption": "a cat on a mat"}'
@@ -30,7 +31,8 @@ class Captions(NamedTuple):
     source: dict[str, Any]  # for the history
 
 
-def read_captions(names: str | Sequence[str], split: str | None = None) -> Captions:
+@checked
+def read_captions(names: Several[FilePath], split: str | None = None) -> Captions:
     """Read captions and the ids of their images, as `embed` gives them to these images.
 
     Parameters
@@ -51,7 +53,7 @@ def read_captions(names: str | Sequence[str], split: str | None = None) -> Capti
     ClipkitError
         If a source has no captions, or a caption is too long.
     """
-    names = [names] if isinstance(names, str) else names
+    names = as_list(names, "names", str)
     name, ending = escape(names[0]), Path(names[0]).suffix.lower()
     if names[0] == files.STREAM:
         raise UsageError("captions: expected a file, got standard input")
@@ -85,8 +87,7 @@ def _collect(pairs: Iterator[tuple[str, str]], name: str, source: dict[str, Any]
             texts.append(text)
             ids.append(row_id)
         blank += not text
-        if len(texts) > MAX_PROMPTS:
-            raise ClipkitError(f"{name}: expected at most {MAX_PROMPTS:,} captions, got more")
+        check_count(len(texts), f"{name}: ", "captions")
     if not texts:
         hint = "the first line of a table is its header; a tar has the caption of 1.jpg in 1.txt"
         raise ClipkitError(f"{name}: expected captions, got none", hint)

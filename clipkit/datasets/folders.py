@@ -40,7 +40,7 @@ class _Tree:
     index_folders: list[str] = field(default_factory=list)  # where a class index may be
 
 
-def read_folder(path: Path) -> Dataset:
+def read_folder(path: str | os.PathLike[str]) -> Dataset:
     """Read a folder of images in one of three layouts.
 
     Class folders: every folder is a class and holds an image, at any depth. The split is `all`.
@@ -59,6 +59,7 @@ def read_folder(path: Path) -> Dataset:
         If there is no such folder, it or a class folder holds no image, images are next to class
         folders, or the class index is damaged.
     """
+    path = Path(path)
     _check_folder(path)
     tree = _Tree()
     _add_folder(tree, str(path), "")

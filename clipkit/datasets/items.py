@@ -14,6 +14,7 @@ from clipkit.base.csv_rows import find_column, load_json, table_objects
 from clipkit.base.errors import ClipkitError, UsageError, shorten
 from clipkit.base.names import escape
 from clipkit.datasets.rows import CAPTION_COLUMNS, as_text
+from clipkit.features.arguments import FilePath, Several, as_list, checked
 from clipkit.features.endings import CAPTION_TABLES
 from clipkit.features.history import as_object
 from clipkit.prompts.texts import clean
@@ -71,7 +72,8 @@ LISTS = ("caption_options", "attributes")  # members that may hold several texts
 FORMS = (SUGARCREPE, ARO, ARO_ORDER, WINOGROUND)
 
 
-def read_items(names: str | Sequence[str], split: str | None = None) -> Items:
+@checked
+def read_items(names: Several[FilePath], split: str | None = None) -> Items:
     """Read items from files and folders of files, or make those of `shapes`.
 
     A table (.csv, .tsv, .jsonl) has a row for each image and text, and the columns `item`, `image`,
@@ -79,7 +81,7 @@ def read_items(names: str | Sequence[str], split: str | None = None) -> Items:
     (.json, .jsonl) are read as they are. Their categories are relations, attributes or tags, or
     else the names of the files. The items of `shapes` are those of a `split`, or of all.
     """
-    names = [names] if isinstance(names, str) else list(names)
+    names = as_list(names, "names", str)
     name = ", ".join(map(escape, names))
     source: dict[str, Any] = {"items": [escape(Path(path).name) for path in names]}
     if names == ["shapes"]:

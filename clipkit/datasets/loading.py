@@ -21,6 +21,7 @@ from clipkit.datasets.manifests import read_manifest
 from clipkit.datasets.registry import REGISTRY
 from clipkit.datasets.rows import Columns
 from clipkit.features.annotations import has_many_numbers
+from clipkit.features.arguments import FilePath, Several, as_list, checked
 from clipkit.features.endings import import_parquet
 from clipkit.features.history import drop_none
 
@@ -28,14 +29,15 @@ _PATTERN = re.compile(r"[*?\[{]")
 _TAR = re.compile(r"\.(tar|tgz|tbz2?|txz|tar\.\w+)$")
 
 
+@checked
 def load(  # noqa: PLR0913 (the options of `clipkit embed`)
-    name: str | Path | Sequence[str | Path],
+    name: Several[FilePath],
     *,
     root: str | Path | None = None,
     path_column: str | None = None,
     label_column: str | None = None,
     split_column: str | None = None,
-    splits: Sequence[str] | None = None,
+    splits: Several[str] | None = None,
     limit: int | None = None,
     classes: int | None = None,
     seed: int = 42,
@@ -86,7 +88,7 @@ def load(  # noqa: PLR0913 (the options of `clipkit embed`)
     >>> len(test), test.image(0).size
     (20, (8, 8))
     """
-    names = [name] if isinstance(name, str | Path) else list(name)
+    names, splits = as_list(name, "name", str), as_list(splits, "splits", str)
     data = read_source(names, SourceOptions(root, path_column, label_column, split_column))
     if names[0] not in REGISTRY:
         _note_odd_classes(data.name, data.class_names)

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from clipkit import features, models
+from clipkit.base import console
 from clipkit.base.errors import UsageError, shorten
 from clipkit.datasets import images as image_files
 from clipkit.features.model import ROW_NUMBERS, FeatureFile, Split, row_ids
@@ -53,8 +54,11 @@ def embed(images: Sequence[Any], model: str = models.DEFAULT, **settings: Any) -
     encoder = models.load(model, tower="image", options=options)
     step = options.batch_size
     blocks = []
-    for start in range(0, len(decoded), step):
-        blocks.append(np.asarray(encoder.encode_images(decoded[start : start + step])))
+    with console.progress("embedding images", "images") as update:
+        for start in range(0, len(decoded), step):
+            batch = decoded[start : start + step]
+            blocks.append(np.asarray(encoder.encode_images(batch)))
+            update(start + len(batch), len(decoded))
     ids = [os.fspath(one) for one in images if isinstance(one, str | os.PathLike)]
     is_numbered = len(set(ids)) < len(decoded)
     entry = features.history_entry(

@@ -41,6 +41,7 @@ from clipkit.embedding.engines import (
     default_workers,
     load_encoder,
 )
+from clipkit.features.arguments import FilePath, Several
 from clipkit.features.endings import check_feature_output
 from clipkit.features.history import DOT_PRODUCT
 from clipkit.features.model import FeatureFile, Float32, Split
@@ -56,7 +57,7 @@ LAYER = "{layer}"  # in the name of an output
 
 
 def embed(  # noqa: PLR0913 (the options of `clipkit embed`)
-    dataset: Dataset,
+    dataset: Dataset | Several[FilePath],
     output: str,
     *,
     model: str,
@@ -110,8 +111,17 @@ def embed(  # noqa: PLR0913 (the options of `clipkit embed`)
         return embed_with(ray)
 
 
+def _as_dataset(dataset: Dataset | Several[FilePath]) -> Dataset:
+    """Return a data set, which may be given by its name or its files."""
+    from clipkit import datasets
+
+    if isinstance(dataset, datasets.Dataset):
+        return dataset
+    return datasets.load(dataset)
+
+
 def embed_images(  # noqa: PLR0913 (the options of `clipkit embed`)
-    dataset: Dataset,
+    dataset: Dataset | Several[FilePath],
     encoder: Encoder | Engine,
     output: str,
     *,
@@ -131,6 +141,8 @@ def embed_images(  # noqa: PLR0913 (the options of `clipkit embed`)
 
     Parameters
     ----------
+    dataset : Dataset
+        Or its name, or files or folders as `datasets.load` takes them.
     encoder : Encoder or Engine
         An image tower, or an engine that has one. An engine has its own `batch_size` and
         `num_workers`.
@@ -175,6 +187,7 @@ def embed_images(  # noqa: PLR0913 (the options of `clipkit embed`)
     WriteError
         If the file system refuses the data. The finished shards stay.
     """
+    dataset = _as_dataset(dataset)
     if isinstance(encoder, Engine):
         engine = encoder
     else:

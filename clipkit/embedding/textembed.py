@@ -19,6 +19,7 @@ from clipkit.base import console, files
 from clipkit.base.errors import ClipkitError, UsageError, shorten, unknown
 from clipkit.base.names import escape
 from clipkit.datasets.registry import REGISTRY
+from clipkit.features.arguments import Features, Several, as_file, as_list, checked
 from clipkit.features.history import DOT_PRODUCT
 from clipkit.features.model import FeatureFile, Floats, Int64
 from clipkit.features.provenance import provenance
@@ -43,8 +44,9 @@ BEGINS_WITH_ARTICLE = re.compile(r"(a|an|the|this|these) ", re.IGNORECASE)
 SHOWN_CHARACTERS = 200  # of a text in a message
 
 
+@checked
 def embed_texts(
-    texts: Prompts | str | Sequence[str],
+    texts: Prompts | Several[str],
     encoder: Encoder,
     *,
     normalize: bool = False,
@@ -73,7 +75,7 @@ def embed_texts(
         label, places = texts.label, texts.places()
         texts = texts.texts
     else:
-        texts = [texts] if isinstance(texts, str) else list(texts)
+        texts = as_list(texts, "texts", str)
         places = _quote(texts)
     embeddings = _encode(texts, places, encoder, truncate, normalize)
     # the digest of the prompts and their order does not depend on the format of their file
@@ -96,7 +98,8 @@ def embed_texts(
     )
 
 
-def embed_queries(texts: str | Sequence[str], file: FeatureFile) -> FeatureFile:
+@checked
+def embed_queries(texts: Several[str], file: Features) -> FeatureFile:
     """Embed texts with the model of a feature file: what `clipkit nearest --query` runs.
 
     A note says which model that is. See `embed_texts` for the result.
@@ -108,6 +111,7 @@ def embed_queries(texts: str | Sequence[str], file: FeatureFile) -> FeatureFile:
     UsageError
         If that is one's own encoder, which a file cannot choose.
     """
+    texts, file = as_list(texts, "texts", str), as_file(file, "file")
     name, seed = choose_model(file.model(), file.display_name, "", None)
     if not name:
         raise ClipkitError(
@@ -164,6 +168,7 @@ def _quote(texts: Sequence[str]) -> list[str]:
     return [repr(text[:SHOWN_CHARACTERS]) for text in texts]
 
 
+@checked
 def embed_classes(
     classes: ClassNames,
     encoder: Encoder,
@@ -332,6 +337,7 @@ def _one_output(sources: Sequence[str], output: str) -> ClipkitError:
     )
 
 
+@checked
 def read_prompts(source: str, column: str | None = None) -> Prompts:
     """Read prompts, and warn about blank and repeated ones and those with a tab.
 
@@ -428,6 +434,7 @@ def read_templates(values: Sequence[str], dataset: str = "") -> list[str]:
     return templates
 
 
+@checked
 def read_class_names(source: str, root: str | None = None, column: str | None = None) -> ClassNames:
     """Read class names from a feature file, a file of classes, or a data set.
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from clipkit.base.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from clipkit.features.arrays import from_array
     from clipkit.features.hdf5 import open_file, read, read_all, write
     from clipkit.features.history import Entry, History, canonical_json, history_entry
     from clipkit.features.model import (
@@ -28,6 +29,7 @@ else:
     __getattr__ = lazy_names(
         __name__,
         {
+            f"{__name__}.arrays": "from_array",
             f"{__name__}.hdf5": "open_file read read_all write",
             f"{__name__}.history": "Entry History canonical_json history_entry",
             f"{__name__}.model": "BlockMatrix FeatureFile Float32 Floats Int64 Split row_ids",
@@ -45,6 +47,7 @@ __all__ = [
     "Int64",
     "Split",
     "canonical_json",
+    "from_array",
     "history_entry",
     "open_file",
     "read",

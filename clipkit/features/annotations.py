@@ -1,9 +1,9 @@
 """Read the attributes of a feature file's rows from a table, a data set or the file's labels.
 
-A table is a .csv, .tsv, .jsonl or .parquet file with the columns `id`, optionally `split`, and the
-attributes. An empty cell, NA, nan, None or - means that the value is not known. A column of lists,
-which a .jsonl file may have, becomes a column of 1 and 0 for each of their elements. The data set
-`shapes` has its own attributes.
+A table is a .csv, .tsv, .jsonl or .parquet file, a dict of columns or a DataFrame. It has the
+columns `id`, optionally `split`, and the attributes. An empty cell, NA, nan, None or - means that
+the value is not known. A column of lists, which a .jsonl file may have, becomes a column of 1 and 0
+for each of their elements. The data set `shapes` has its own attributes.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import contextlib
 import itertools
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,14 +21,22 @@ from typing import Any, Literal
 import numpy as np
 
 from clipkit.base import console, files
-from clipkit.base.csv_rows import is_no_value, read_objects, read_table
+from clipkit.base.csv_rows import (
+    check_different,
+    check_width,
+    is_no_value,
+    read_objects,
+    read_table,
+)
 from clipkit.base.errors import ClipkitError, UsageError, shorten, unknown
 from clipkit.features import matching
+from clipkit.features.arguments import Features, Several, as_file, as_list, checked
+from clipkit.features.arrays import missing_labels
+from clipkit.features.attribute_tables import ENDINGS, OpenTable, Table, open_table
 from clipkit.features.endings import import_parquet
 from clipkit.features.model import FeatureFile, Floats, Int64
 from clipkit.features.provenance import original_splits
 
-TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 CLASS = "class"  # the attribute that consists of the labels of a file
 KEYS = ("id", "split")
 INDEX = ("", "unnamed: 0", "__index_level_0__")  # how pandas writes the column of a table's index
@@ -35,12 +44,20 @@ IDS = ("id", "filename", "file_name", "file", "path", "image", "image_id", *INDE
 NO_ATTRIBUTES = (*KEYS, "filename", "path", "")
 WHOLE = re.compile(r"-?[0-9]+\.0")
 MAX_NUMBERS = 20  # values of a column of numbers that are categories
-MAX_ELEMENTS = 1000  # of the lists in a column
+MAX_CELLS = 2**26  # of rows that name their own columns: 512 MiB as references to texts
 MOST = 0.9  # of the values of a column of numbers are numbers
 INTERACTION = "*"
 
-Columns = dict[str, list[str]]  # attribute -> value of each row of all splits, or ""
-Key = tuple[str, ...]  # the id of a row and, if the table has splits, its split
+Columns = dict[str, list[str]]  # attribute -> the value of each row or line, or ""
+
+
+@dataclass(frozen=True)
+class Lines:
+    """The lines of a table, without its header."""
+
+    ids: list[str]
+    splits: list[str]  # of each line, or [] if the table has no column of splits
+    columns: Columns  # the cells of each attribute
 
 
 @dataclass(frozen=True)
@@ -68,34 +85,35 @@ class Annotations:
     inputs: dict[str, str] = field(default_factory=dict)  # the digest of the table, if it is a file
 
 
+@checked
 def read_annotations(
-    file: FeatureFile,
-    table: str | None = None,
-    columns: Sequence[str] = (),
+    file: Features,
+    table: Table | None = None,
+    columns: Several[str] = (),
     *,
     categories: bool = True,
     numbers: Literal["", "alone", "many", "all"] = "",
-    splits: Sequence[str] | None = None,
+    splits: Several[str] | None = None,
     common: bool = False,
 ) -> Annotations:
     """Read attributes for the rows of a file.
 
     Parameters
     ----------
-    file : FeatureFile
+    file : Features
         Of kind images, logits or result, with splits.
-    table : str, optional
-        A file that ends in one of `TABLES`, or ``shapes``. Unless the table has an attribute
+    table : Table, optional
+        See `attribute_tables.open_table`; or ``shapes``. Unless the table has an attribute
         `class`, the labels of the file are added as `class`. Without a table, `class` is the only
         attribute.
-    columns : sequence of str, optional
+    columns : str or sequence of str, optional
         Attributes to use, all by default; ``a*b`` is the interaction of two.
     categories : bool
         Whether a column of more than 20 numbers is refused or, if all columns are used, left out.
     numbers : str
         `alone` reads columns of numbers alone; `many` and `all` mark those of more than 20 or of
         three numbers beside the categories. With `alone` and `all`, ``shapes`` has no ranges.
-    splits : sequence of str, optional
+    splits : str or sequence of str, optional
         The splits that are used, all by default. A row of another split may have no line.
     common : bool
         Whether rows may have no line in the table: then they have no values.
@@ -108,17 +126,22 @@ def read_annotations(
     UsageError
         If there is no such table or column.
     """
+    file, columns = as_file(file, "file"), as_list(columns, "columns", str)
+    splits = as_list(splits, "splits", str)
     found = Annotations([], "labels")
-    if table is not None and _is_file(table):
-        found = _read_file(file, table, numbers, splits, common)
-        found = replace(found, attributes=_of_kind(table, found, columns, categories, numbers))
-    elif table is not None:
-        found = _read_bundled(file, table, numbers)
+    where = file.display_name
+    if table is not None:
+        opened = open_table(table)
+        where = opened.name
+        if opened.data is None:
+            found = _read_bundled(file, where, numbers)
+        else:
+            found = _read_file(file, opened, numbers, splits, common)
+            found = replace(found, attributes=_of_kind(where, found, columns, categories, numbers))
     known = {attribute.name: attribute for attribute in found.attributes}
     if CLASS not in known and numbers != "alone":
         known |= _labels(file)
     _check_any(file, known)
-    where = table or file.display_name
     chosen = [_choose(known, name, where) for name in dict.fromkeys(columns or known)]
     if found.source == "table":
         _note_spellings(where, chosen)
@@ -127,11 +150,12 @@ def read_annotations(
 
 def attribute_names(table: str) -> list[str]:
     """Return the names of the attributes that a table or a data set has, without their values."""
-    if not _is_file(table):
+    opened = open_table(table)
+    if opened.data is None:
         from clipkit.shapes import attributes as described
 
         return list(described.attributes([0], split="train", seed=0)) if table == "shapes" else []
-    names, _ = _parse(table, files.read_bytes(table))
+    names, _ = _parse(opened)
     return [name for name in names if name not in NO_ATTRIBUTES]
 
 
@@ -143,20 +167,17 @@ def _note_spellings(table: str, attributes: Iterable[Attribute]) -> None:
 
 def _check_any(file: FeatureFile, known: Mapping[str, Attribute]) -> None:
     if not known:
-        raise ClipkitError(
-            f"{file.display_name}: expected labels, got none",
-            "name a table of attributes with --table",
-        )
+        hint = "name a table of attributes with --table"
+        raise missing_labels(file, "expected labels, got none", hint)
 
 
 def _read_file(
-    file: FeatureFile, table: str, numbers: str, splits: Sequence[str] | None, common: bool
+    file: FeatureFile, table: OpenTable, numbers: str, splits: Sequence[str] | None, common: bool
 ) -> Annotations:
-    """Read all columns of a table in a file."""
-    data = files.read_bytes(table)
-    columns = _match(file, table, data, splits or list(file.splits), common)
+    """Read all columns of a table with content."""
+    columns = _match(file, table, splits or list(file.splits), common)
     attributes = _mark_numbers(_number_all(file, columns), numbers)
-    return Annotations(attributes, "table", {"attributes": files.digest(data)})
+    return Annotations(attributes, "table", {"attributes": files.digest(table.data or b"")})
 
 
 def _read_bundled(file: FeatureFile, table: str, numbers: str) -> Annotations:
@@ -180,7 +201,7 @@ def _of_kind(
 
 def read_attribute(
     file: FeatureFile,
-    table: str | None,
+    table: Table | None,
     column: str | None = None,
     *,
     categories: bool = True,
@@ -197,7 +218,8 @@ def read_attribute(
         attributes = [attribute for attribute in attributes if attribute.name != CLASS]
     if len(attributes) > 1:
         names = ", ".join(attribute.name for attribute in attributes)
-        message = f"{table}: expected one attribute, got {shorten(names, 200)}"
+        where = "the labels" if table is None else open_table(table).name
+        message = f"{where}: expected one attribute, got {shorten(names, 200)}"
         raise UsageError(message, "choose with --attribute")
     return replace(annotations, attributes=attributes)
 
@@ -257,11 +279,6 @@ def _mark_numbers(attributes: list[Attribute], numbers: str) -> list[Attribute]:
         is_number = len(attribute.values) >= least and all(map(_is_number, attribute.values))
         marked.append(replace(attribute, is_number=is_number))
     return marked
-
-
-def _is_file(table: str) -> bool:
-    """Return whether a table is a file: one of another name is bundled."""
-    return Path(table).suffix.lower() in TABLES or Path(table).is_file()
 
 
 def _leave_numbers_out(
@@ -341,7 +358,7 @@ def _number_all(file: FeatureFile, columns: Columns) -> list[Attribute]:
 def _bundled(file: FeatureFile, name: str, numbers: str) -> Columns:
     """Return the attributes of a bundled data set."""
     if name != "shapes":
-        what = f"table of attributes ({' '.join(TABLES)}) or data set with attributes"
+        what = f"table of attributes ({' '.join(ENDINGS)}) or data set with attributes"
         raise unknown(what, name, ["shapes"])
     _check_dataset(file, name)
     columns: Columns = {}
@@ -388,27 +405,23 @@ def _check_dataset(file: FeatureFile, name: str) -> None:
         got = f"those of {shorten(names[0], 100)}"
         raise ClipkitError(
             f"{file.display_name}: expected images of {name}, got {got}",
-            f"name a table of their attributes: a {', '.join(TABLES)} file",
+            f"name a table of their attributes: a {', '.join(ENDINGS)} file",
         )
 
 
-def _match(
-    file: FeatureFile, table: str, data: bytes, splits: Sequence[str], common: bool
-) -> Columns:
+def _match(file: FeatureFile, opened: OpenTable, splits: Sequence[str], common: bool) -> Columns:
     """Return the columns of a table for the rows of a file, matched by split and id.
 
     Rows of `splits` need a line unless `common`. A row without a line has empty cells.
     """
-    names, lines = _parse(table, data)
-    places = [names.index(name) for name in KEYS if name in names]
-    line_of = _lines_by_key(table, lines, places)
-    cells = [*line_of.values(), [""] * len(names)]  # the last is for rows without a line
-    found = _find_lines(file, table, list(line_of), splits, common)
+    table = opened.name
+    lines = _read_lines(opened)
+    found = _find_lines(file, table, lines, splits, common)
     columns: Columns = {}
-    for place, name in enumerate(names):
-        if name not in NO_ATTRIBUTES:
-            columns[name] = [cells[row][place] for row in found]
-    extra = len(line_of) - len(set(found) - {-1})
+    for name, cells in lines.columns.items():
+        cells.append("")  # the last is for rows without a line
+        columns[name] = [cells[row] for row in found]
+    extra = len(lines.ids) - len(set(found) - {-1})
     if extra and not file.is_result:  # which has the scored rows alone
         unused = console.count(extra, "line")
         console.note(f"{table}: {unused} without an image in {file.display_name}")
@@ -417,107 +430,114 @@ def _match(
 
 
 def _find_lines(
-    file: FeatureFile, table: str, keys: Sequence[Key], splits: Sequence[str], common: bool
+    file: FeatureFile, table: str, lines: Lines, splits: Sequence[str], common: bool
 ) -> list[int]:
-    """Return the place of each row's line among the keys of a table; -1 for none."""
+    """Return the place of each row's line in a table; -1 for none."""
     found: list[int] = []
-    rows: list[Key] = []
-    is_needed: list[bool] = []
+    ids: list[str] = []
+    parts: list[str] = []  # of each row that needs a line
+    needed: list[int] = []
     rules: dict[str, None] = {}
     for name, split in file.splits.items():
-        parts = split.parts or [name] * len(split)
-        for part, group in itertools.groupby(range(len(split)), parts.__getitem__):
-            ids = [split.ids[row] for row in group]
-            lines = _lines_of_split(file, part, keys)
-            places, rule = matching.find_ids(ids, [keys[line][0] for line in lines])
+        of_rows = split.parts or [name] * len(split)
+        for part, group in itertools.groupby(range(len(split)), of_rows.__getitem__):
+            of_part = [split.ids[row] for row in group]
+            lines_of_part = _lines_of_split(file, part, lines)
+            places, rule = matching.find_ids(of_part, [lines.ids[line] for line in lines_of_part])
             rules[rule] = None
-            found += np.array([*lines, -1])[places].tolist()  # -1 is the last
-            rows += [(row_id, part)[: len(keys[0])] for row_id in ids]
-            is_needed += [name in splits] * len(ids)
-    needed = np.flatnonzero(is_needed)
-    of_needed = np.array(found, np.int64)[needed]
-    images = _as_rows([rows[row] for row in needed.tolist()], "images", file.display_name)
-    rule = " or ".join(filter(None, rules))
-    matching.note_rule(images, matching.Found(of_needed, rule))
-    lines_of_table = _as_rows(keys, "lines", table)
+            partners = [lines_of_part[place] if place >= 0 else -1 for place in places.tolist()]
+            found += partners
+            if name in splits:
+                needed += partners
+                ids += of_part
+                parts += [part] * len(of_part)
+    images = matching.Rows(ids, "images", file.display_name, splits=parts if lines.splits else ())
+    of_needed = np.array(needed, np.int64)
+    matching.note_rule(images, matching.Found(of_needed, " or ".join(filter(None, rules))))
+    lines_of_table = matching.Rows(lines.ids, "lines", table, splits=lines.splits)
     matching.check_partners(images, lines_of_table, of_needed, "line", common)
     return found
 
 
-def _as_rows(keys: Sequence[Key], noun: str, where: str) -> matching.Rows:
-    """Return rows to match; a key has an id and, if the table has splits, a split."""
-    ids = [key[0] for key in keys]
-    return matching.Rows(ids, noun, where, splits=[key[1] for key in keys if len(key) > 1])
-
-
-def _lines_of_split(file: FeatureFile, split: str, keys: Sequence[Key]) -> list[int]:
-    """Return the places of the keys of a table that may be of rows of a split."""
-    if len(keys[0]) == 1:  # without splits, ids are of all
-        return list(range(len(keys)))
+def _lines_of_split(file: FeatureFile, split: str, lines: Lines) -> Sequence[int]:
+    """Return the places of the lines of a table that may be of rows of a split."""
+    if not lines.splits:  # then ids are of all
+        return range(len(lines.ids))
     names = [split]
-    if all(key[1] != split for key in keys):  # rows of a split that was divided, or of several
+    if split not in lines.splits:  # rows of a split that was divided, or of several
         names = original_splits(file, split)
-    return [place for place, key in enumerate(keys) if key[1] in names]
-
-
-def _lines_by_key(
-    table: str, lines: Iterable[tuple[int, list[str]]], places: Sequence[int]
-) -> dict[Key, Sequence[str]]:
-    """Return each line by its cells at some places."""
-    line_of: dict[Key, Sequence[str]] = {}
-    for number, line in lines:
-        key = tuple(line[place] for place in places)
-        if key in line_of:
-            raise ClipkitError(
-                f"{table}, line {number}: expected each row once, got {key[0]!r} again",
-                "if two folders have a file of this name, write the folder, too: cat/0000.jpg",
-            )
-        line_of[key] = line
-    if not line_of:
-        raise ClipkitError(f"{table}: expected a line for each image, got none")
-    return line_of
+    return [place for place, name in enumerate(lines.splits) if name in names]
 
 
 def _clear(table: str, columns: Columns) -> None:
     """Empty the cells that stand for no value, and drop the .0 of columns of whole numbers."""
-    cleared = []
+    count = 0
+    first = ""
     for name, values in columns.items():
         distinct = set(values)
         empty = set(filter(is_no_value, distinct)) - {""}
         if empty:
             for row, value in enumerate(values):
                 if value in empty:
-                    cleared.append(f"{value!r} of {name}")
+                    count += 1
+                    first = first or f"{value!r} of {name}"
                     values[row] = ""
         if all(map(WHOLE.fullmatch, distinct - empty - {""})):
             columns[name] = [value.removesuffix(".0") for value in values]
-    if cleared:
-        console.note(f"{table}: {len(cleared):,} cells, first {cleared[0]}, are read as no value")
+    if count:
+        console.note(f"{table}: {count:,} cells, first {first}, are read as no value")
 
 
-def _parse(table: str, data: bytes) -> tuple[list[str], list[tuple[int, list[str]]]]:
+def _read_lines(table: OpenTable) -> Lines:
+    """Return the lines of a table. Of equal cells, one is in memory."""
+    names, rows = _parse(table)
+    lines = Lines([], [], {name: [] for name in names if name not in NO_ATTRIBUTES})
+    columns = [
+        (place, lines.columns[name]) for place, name in enumerate(names) if name in lines.columns
+    ]
+    place_of_id = names.index("id")
+    place_of_split = names.index("split") if "split" in names else -1
+    known: dict[str, str] = {}
+    ids_of: dict[str, set[str]] = {}  # of each split
+    split = ""
+    for number, row in rows:
+        where = f"{table.name}, line {number}"
+        cells = [_as_text(cell, where) for cell in row]
+        row_id = cells[place_of_id]
+        if place_of_split >= 0:
+            split = known.setdefault(cells[place_of_split], cells[place_of_split])
+            lines.splits.append(split)
+        ids = ids_of.setdefault(split, set())
+        if row_id in ids:
+            raise ClipkitError(
+                f"{where}: expected each row once, got {row_id!r} again",
+                "if two folders have a file of this name, write the folder, too: cat/0000.jpg",
+            )
+        ids.add(row_id)
+        lines.ids.append(row_id)
+        for place, column in columns:
+            column.append(known.setdefault(cells[place], cells[place]))
+    if not lines.ids:
+        raise ClipkitError(f"{table.name}: expected a line for each image, got none")
+    return lines
+
+
+def _parse(table: OpenTable) -> tuple[list[str], Iterable[tuple[int, list[Any]]]]:
     """Return the header, with the column of ids as `id`, and each line with its number."""
-    names, lines = _read_lines(table, data)
+    names, lines = _read_cells(table)
     names = _name_ids([name.strip() for name in names])
-    _check_names(table, names)
-    rows = []
-    for number, cells in lines:
-        where = f"{table}, line {number}"
-        rows.append((number, [_as_text(cell, where) for cell in cells]))
-    return names, rows
+    _check_names(table.name, names)
+    return names, lines
 
 
-def _read_lines(table: str, data: bytes) -> tuple[list[str], Iterable[tuple[int, list[Any]]]]:
+def _read_cells(opened: OpenTable) -> tuple[list[str], Iterable[tuple[int, list[Any]]]]:
     """Return the names of the columns, and each line with its number."""
-    ending = Path(table).suffix.lower()
-    if ending in (".parquet", ".jsonl"):
-        objects = list(_objects(table, data, ending))
-        _spread_lists(table, objects)
-        seen: dict[str, Any] = {}
-        for _, row in objects:
-            seen |= row
-        names = list(seen)
-        return names, [(number, list(map(row.get, names))) for number, row in objects]
+    table, ending = opened.name, opened.ending
+    data = opened.data or b""
+    if ending == ".jsonl":
+        return _spread_lists(table, *_columns_of_objects(table, data))
+    if ending == ".parquet":
+        return _spread_lists(table, import_parquet().read_cells(Path(table), table))
     if data.startswith(b"PK\3\4"):
         raise ClipkitError(f"{table}: expected text, got a spreadsheet", "save it as CSV UTF-8")
     text_table = read_table(data, table, ending)
@@ -525,63 +545,96 @@ def _read_lines(table: str, data: bytes) -> tuple[list[str], Iterable[tuple[int,
 
 
 def _check_names(table: str, names: list[str]) -> None:
-    """Refuse a header without ids or attributes, or with a name that is empty or there twice."""
+    """Refuse a header without ids or attributes, or with an empty name or one that is repeated."""
     if "id" not in names or not set(names).difference(NO_ATTRIBUTES):
         got = ", ".join(names) or "nothing"
         raise ClipkitError(
             f"{table}: expected a header with id and attributes, got {got}",
             "for example: id,colour; the column of ids is called id, filename or path",
         )
-    for number, name in enumerate(names):
-        if (number and not name) or names.count(name) > 1:
-            got = "an empty one"
-            if name:
-                got = f"{name!r} {names.count(name)} times"
+    if "" in names[1:]:
+        raise ClipkitError(f"{table}: expected different names of columns, got an empty one")
+    for name, count in Counter(names).items():
+        if count > 1:
+            got = f"{name!r} {count} times"
             raise ClipkitError(f"{table}: expected different names of columns, got {got}")
 
 
-def _objects(table: str, data: bytes, ending: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the rows of a table whose cells may be lists, by the names of the columns."""
-    if ending == ".jsonl":
-        yield from read_objects(data, table, '{"id": "a.jpg", "colour": "red"}')
-        return
-    names, lines = import_parquet().read_cells(Path(table), table)
-    for number, cells in lines:
-        yield number, dict(zip(names, cells, strict=True))
+def _columns_of_objects(table: str, data: bytes) -> tuple[dict[str, list[Any]], list[int]]:
+    """Return the cells by column, None for a key that an object lacks, and the lines' numbers."""
+    objects = dict(read_objects(data, table, '{"id": "a.jpg", "colour": "red"}'))
+    names = list(dict.fromkeys(itertools.chain.from_iterable(objects.values())))
+    check_different(names, table)
+    _check_size(table, len(objects), len(names))
+    columns = {name: [row.get(name) for row in objects.values()] for name in names}
+    return columns, list(objects)
 
 
-def _spread_lists(table: str, objects: list[tuple[int, dict[str, Any]]]) -> None:
-    """Replace each list by 1 or 0 for every element that the column has: `column: element`.
+def _check_size(table: str, rows: int, columns: int) -> None:
+    """Refuse more cells than memory has room for, where rows do not write each of them."""
+    check_width(columns, table)
+    if rows * columns > MAX_CELLS:
+        got = f"{rows:,} rows of {columns:,} columns or elements of lists"
+        raise ClipkitError(f"{table}: expected at most {MAX_CELLS:,} cells, got {got}")
 
-    A row without the list has none of these values: they are not known.
+
+def _spread_lists(
+    table: str, columns: dict[str, list[Any]], numbers: Iterable[int] | None = None
+) -> tuple[list[str], Iterator[tuple[int, list[Any]]]]:
+    """Return the names of the columns, and each row with its number, from 0 by default.
+
+    A column of lists becomes a column `column: element` of 1 and 0 for each of their elements. A
+    row without the list has none of these values: they are not known.
     """
-    for name, elements in _elements(table, objects).items():
-        if len(elements) > MAX_ELEMENTS:
-            raise ClipkitError(
-                f"{table}: expected at most {MAX_ELEMENTS:,} different elements in the lists of "
-                f"{name}, got {len(elements):,}"
-            )
-        for number, row in objects:
-            cell = row.pop(name, None)
-            if cell is None:
-                continue
-            if not isinstance(cell, list):
-                got = shorten(cell, 40)
-                raise ClipkitError(f"{table}, line {number}: expected a list in {name}, got {got}")
-            present = {_as_text(element, table) for element in cell}
-            for element in elements:
-                row[f"{name}: {element}"] = str(int(element in present))
+    rows = len(next(iter(columns.values()), []))
+    numbers = numbers or range(rows)
+    elements = {}
+    for name, cells in columns.items():
+        if any(isinstance(cell, list) for cell in cells):
+            elements[name] = _elements(table, numbers, cells)
+    names = []
+    for name in columns:
+        spread = [f"{name}: {element}" for element in elements.get(name, [])]
+        names += spread if name in elements else [name]
+    _check_size(table, rows, len(names))
+    return names, _spread_rows(table, columns, elements, numbers)
 
 
-def _elements(table: str, objects: list[tuple[int, dict[str, Any]]]) -> dict[str, list[str]]:
-    """Return the elements of each column that holds a list, sorted."""
-    elements: dict[str, set[str]] = {}
-    for number, row in objects:
-        for name, cell in row.items():
-            if isinstance(cell, list):
-                texts = {_as_text(element, f"{table}, line {number}") for element in cell}
-                elements.setdefault(name, set()).update(texts)
-    return {name: sorted(known) for name, known in elements.items()}
+def _elements(table: str, numbers: Iterable[int], cells: list[Any]) -> list[str]:
+    """Return the different elements of the lists among cells, sorted."""
+    elements: set[str] = set()
+    for number, cell in zip(numbers, cells, strict=True):
+        if isinstance(cell, list):
+            where = f"{table}, line {number}"
+            elements.update(_as_text(element, where) for element in cell)
+    return sorted(elements)
+
+
+def _spread_rows(
+    table: str,
+    columns: dict[str, list[Any]],
+    elements: dict[str, list[str]],
+    numbers: Iterable[int],
+) -> Iterator[tuple[int, list[Any]]]:
+    for number, row in zip(numbers, zip(*columns.values(), strict=True), strict=True):
+        cells = []
+        for name, cell in zip(columns, row, strict=True):
+            if name in elements:
+                where = f"{table}, line {number}"
+                cells += _presences(where, name, cell, elements[name])
+            else:
+                cells.append(cell)
+        yield number, cells
+
+
+def _presences(where: str, name: str, cell: Any, elements: list[str]) -> list[str]:
+    """Return 1 or 0 for each element that a column of lists has, or "" without a list."""
+    if cell is None:
+        return [""] * len(elements)
+    if not isinstance(cell, list):
+        raise ClipkitError(f"{where}: expected a list in {name}, got {shorten(cell, 40)}")
+    present = {_as_text(element, where) for element in cell}
+    return ["1" if element in present else "0" for element in elements]
 
 
 def _name_ids(names: list[str]) -> list[str]:

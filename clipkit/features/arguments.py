@@ -1,7 +1,9 @@
-"""Let library functions take what their commands take: paths of files, one value for a list.
+"""Let library functions take what their commands take, and arrays and tables of a notebook.
 
-The annotations of a function say what it takes. A wrong argument is refused in one line that names
-it, and not by what the function does with it.
+The annotations of a function say what it takes: `Features` are a feature file, its path or an
+array, `Several[int]` is one number or some. Its first lines convert these: then a type checker
+knows what they are. `checked` refuses plain values of another type. Each refuses a wrong argument
+in one line that names it.
 """
 
 from __future__ import annotations
@@ -10,126 +12,189 @@ import functools
 import inspect
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral, Real
-from typing import Any, NamedTuple, ParamSpec, TypeVar
-
-import numpy as np
+from typing import Any, ParamSpec, TypeAlias, TypeGuard, TypeVar, overload
 
 from clipkit.base.errors import UsageError, shorten
-from clipkit.features.model import FeatureFile
+from clipkit.features.arrays import Kind, Matrix, from_array
+from clipkit.features.model import KINDS, FeatureFile
 
 P = ParamSpec("P")
 T = TypeVar("T")
-SEQUENCE = re.compile(r"Sequence\[(\w+)\]")
-TYPES: dict[str, tuple[type, str]] = {  # by the name in an annotation: the type, and its noun
+Plain = TypeVar("Plain", int, float, str)
+FilePath: TypeAlias = str | os.PathLike[str]
+Features: TypeAlias = FeatureFile | FilePath | Matrix
+Several: TypeAlias = T | Iterable[T]
+
+SHOWN = 60  # characters of a wrong value
+OF_FEATURES = "a feature file, its path or an array of features"
+Types: TypeAlias = dict[str, tuple[type, str]]
+TYPES: Types = {  # by the name in an annotation: the type, and its noun
     "bool": (bool, "True or False"),
     "int": (Integral, "a whole number"),
     "float": (Real, "a number"),
     "str": (str, "a text"),
-    "FeatureFile": (FeatureFile, "a feature file or its path"),
+    "Mapping[str, float]": (Mapping, "a dict of numbers, such as {'test': 0.2}"),
+    "None": (type(None), ""),
 }
-SHOWN = 60  # characters of a wrong value
+ARRAY_KINDS: tuple[Kind, ...] = ("images", "texts", "logits")
 
 
-def natural_arguments(**kinds: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """Convert and check the arguments of a function by its annotations, before it runs.
-
-    A `FeatureFile` may be given by its path, and one value in place of a sequence of values.
-
-    Parameters
-    ----------
-    **kinds : str
-        The kinds that a parameter of feature files takes, such as ``images="images logits"``.
+def checked(function: Callable[P, T]) -> Callable[P, T]:
+    """Check the plain arguments of a function by its annotations, before it runs.
 
     Raises
     ------
     UsageError
-        By the function, for an argument of another type.
-    ClipkitError
-        By the function, for a file of another kind, or one that cannot be read.
+        By the function, for a number, text, flag, dict or None in the place of another, and for an
+        argument that it lacks or does not take.
     """
+    signature = inspect.signature(function)
+    annotations = {}
+    for name, parameter in signature.parameters.items():
+        is_one = parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        if is_one and parameter.annotation != "Any":
+            annotations[name] = str(parameter.annotation)
+    nouns = TYPES | _classes(function, annotations.values())
+    takes_list = any("Several[Features]" in one for one in annotations.values())
+    hint = f"give several files as a list: {function.__name__}([a, b])" if takes_list else None
 
-    def decorate(function: Callable[P, T]) -> Callable[P, T]:
-        signature = inspect.signature(function)
-        annotations = {name: str(one.annotation) for name, one in signature.parameters.items()}
-
-        @functools.wraps(function)
-        def call(*args: P.args, **kwargs: P.kwargs) -> T:
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
             bound = signature.bind(*args, **kwargs)
-            for name, value in bound.arguments.items():
-                bound.arguments[name] = _convert(name, value, annotations[name], kinds.get(name))
-            return function(*bound.args, **bound.kwargs)
+        except TypeError as error:
+            raise UsageError(f"{function.__name__}: {error}", hint) from None
+        for name, value in bound.arguments.items():
+            if name in annotations:
+                bound.arguments[name] = _check(name, value, annotations[name], nouns, hint)
+        return function(*bound.args, **bound.kwargs)
 
-        return call
-
-    return decorate
-
-
-class _Accepted(NamedTuple):
-    """One of the alternatives of an annotation."""
-
-    kind: str  # in TYPES, or None
-    is_sequence: bool
+    return call
 
 
-def _parse(annotation: str) -> list[_Accepted]:
-    """Return the alternatives of an annotation; [] if it names others than those of TYPES."""
-    accepted = []
-    for text in annotation.split(" | "):
-        match = SEQUENCE.fullmatch(text)
-        kind = match[1] if match else text
-        if kind not in TYPES and kind != "None":
-            return []
-        accepted.append(_Accepted(kind, bool(match)))
-    return accepted
+@overload
+def as_file(value: Features, name: str, kinds: str = "") -> FeatureFile: ...
+@overload
+def as_file(value: None, name: str, kinds: str = "") -> None: ...
+def as_file(value: Features | None, name: str, kinds: str = "") -> FeatureFile | None:
+    """Return a feature file that is given as such, by its path or as an array; None if none is.
 
+    Parameters
+    ----------
+    value : FeatureFile, str, path or (N, D) array
+    name : str
+        Of the argument: an error names it.
+    kinds : str
+        The kinds that are taken, such as ``images logits``: by default the one that the name says,
+        or else all. An array becomes the first of them.
 
-def _convert(name: str, value: Any, annotation: str, kinds: str | None) -> Any:
-    """Return the value of a parameter as its annotation says; refuse another."""
-    accepted = _parse(annotation)
-    if not accepted or (value is None and _Accepted("None", False) in accepted):
+    Raises
+    ------
+    UsageError
+        If it is something else, or an array where none can be.
+    ClipkitError
+        If a file is of another kind, or cannot be read.
+    """
+    from clipkit.features.hdf5 import check_kind, read  # imports h5py
+
+    if value is None:
+        return None
+    accepted = [name] if not kinds and name in KINDS else kinds.split()
+    if isinstance(value, str | os.PathLike):
+        return read(os.fspath(value), kinds=accepted)
+    if isinstance(value, FeatureFile):
+        check_kind(value, accepted, value.display_name)
         return value
-    for kind, is_sequence in accepted:
-        converted = _as_accepted(value, kind, is_sequence, kinds)
+    kind = next((kind for kind in ARRAY_KINDS if kind in (accepted or ARRAY_KINDS)), None)
+    if isinstance(value, Matrix) and kind is not None:
+        return from_array(value, kind, name=name)
+    raise refused(name, OF_FEATURES if kind else "a feature file or its path", value)
+
+
+def as_files(values: Several[Features], name: str, kinds: str = "") -> list[FeatureFile]:
+    """Return feature files that are given as `as_file` takes them; one is a list of one."""
+    if is_features(values):
+        return [as_file(values, name, kinds)]
+    if not isinstance(values, Iterable):
+        raise refused(name, f"{OF_FEATURES}, or several", values)
+    return [as_file(one, f"{name}[{number}]", kinds) for number, one in enumerate(values)]
+
+
+def is_features(value: object) -> TypeGuard[Features]:
+    """Whether a value is one of those that `as_file` takes, and no list of them."""
+    if isinstance(value, Matrix):
+        return len(value.shape) != 1  # else it is an array of paths
+    return isinstance(value, str | os.PathLike | FeatureFile)
+
+
+@overload
+def as_list(values: None, name: str, kind: type[Plain]) -> None: ...
+@overload
+def as_list(values: Several[FilePath], name: str, kind: type[str]) -> list[str]: ...
+@overload
+def as_list(values: Several[Plain], name: str, kind: type[Plain]) -> list[Plain]: ...
+def as_list(values: Any, name: str, kind: type[Any]) -> list[Any] | None:
+    """Return one value, or several in any form, as a list of values of a type; None if none is.
+
+    Texts may be paths.
+    """
+    if values is None:
+        return None
+    plain = _plain(values)
+    is_one = isinstance(plain, str | os.PathLike) or not isinstance(plain, Iterable)
+    listed = [_as_type(one, kind.__name__) for one in ([plain] if is_one else plain)]
+    if any(one is None for one in listed):
+        raise refused(name, f"{TYPES[kind.__name__][1]}, or several", values)
+    return listed
+
+
+def refused(name: str, expected: str, value: object, hint: str | None = None) -> UsageError:
+    """Return the error of one line for an argument of another type."""
+    got = shorten(re.sub(r"\s+", " ", repr(value)), SHOWN)
+    return UsageError(f"{name}: expected {expected}, got {got}", hint)
+
+
+def _classes(function: Callable[..., Any], annotations: Iterable[str]) -> Types:
+    """Return the classes that annotations name, which the module of a function has imported."""
+    classes: Types = {}
+    for name in " | ".join(annotations).split(" | "):
+        found = inspect.unwrap(function).__globals__.get(name)
+        if isinstance(found, type) and not getattr(found, "_is_protocol", False):
+            classes[name] = (found, f"a {name}")
+    return classes
+
+
+def _check(name: str, value: Any, annotation: str, types: Types, hint: str | None) -> Any:
+    """Return the plain value of a parameter; refuse one of another type. The hint is for a file."""
+    accepted = annotation.split(" | ")
+    if value is None and "None" in accepted:
+        return None
+    if not types.keys() >= set(accepted):  # the function converts it
+        if value is None:
+            raise refused(name, "a value", None)
+        return value
+    plain = _plain(value)
+    for kind in accepted:
+        converted = _as_type(plain, kind, types)
         if converted is not None:
             return converted
-    expected = " or ".join(TYPES[kind][1] for kind, _ in accepted if kind != "None")
-    if any(is_sequence for _, is_sequence in accepted):
-        expected += ", or several"
-    raise UsageError(f"{name}: expected {expected}, got {shorten(repr(value), SHOWN)}")
+    expected = " or ".join(types[kind][1] for kind in accepted if kind != "None")
+    raise refused(name, expected, value, hint if is_features(value) else None)
 
 
-def _as_accepted(value: Any, kind: str, is_sequence: bool, kinds: str | None) -> Any:
-    """Return a value, or its items, as a type of TYPES, or None if one is of another."""
-    is_list = isinstance(value, Iterable) and not isinstance(value, str | FeatureFile)
-    if not (is_sequence and is_list):
-        converted = _as_type(value, kind, kinds)
-        return [converted] if is_sequence and converted is not None else converted
-    values = [_as_type(one, kind, kinds) for one in value]
-    if any(one is None for one in values):
-        return None
-    return values if kind == "FeatureFile" or isinstance(value, Iterator) else value
-
-
-def _as_type(value: Any, kind: str, kinds: str | None) -> Any:
-    """Return a value of a type of TYPES, or None if it is of another; read a file by its path."""
-    if kind == "None":
-        return None
-    is_path = isinstance(value, str | os.PathLike)
-    if kind == "FeatureFile" and is_path:
-        from clipkit.features.hdf5 import read
-
-        return read(os.fspath(value), kinds=(kinds or "").split())
-    if kind == "str" and is_path:
+def _as_type(value: Any, kind: str, types: Types = TYPES) -> Any:
+    """Return a value of a type of TYPES, or None if it is of another; a path is a text."""
+    value = _plain(value)
+    if kind == "str" and isinstance(value, os.PathLike):
         return os.fspath(value)
-    is_flag = isinstance(value, bool | np.bool_)
-    if is_flag != (kind == "bool"):
+    is_flag = isinstance(value, bool)
+    if is_flag != (kind == "bool") or not isinstance(value, types[kind][0]):
         return None
-    if kind != "bool" and not isinstance(value, TYPES[kind][0]):
-        return None
-    if kind == "FeatureFile":
-        from clipkit.features.hdf5 import check_kind
-
-        check_kind(value, (kinds or "").split(), value.display_name)
     return value
+
+
+def _plain(value: Any) -> Any:
+    """Return a number of NumPy as one of Python, and an array as a list."""
+    return value.tolist() if hasattr(value, "tolist") else value

@@ -12,6 +12,7 @@ import numpy as np
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, shorten
 from clipkit.base.names import locate
+from clipkit.features.arrays import hint_of, is_array
 from clipkit.features.history import Entry
 from clipkit.features.model import ROW_NUMBERS, FeatureFile, Int64
 from clipkit.features.provenance import (
@@ -37,6 +38,7 @@ class Origin(NamedTuple):
     rows: str  # digest of the rows of that split, or of each
     inputs: tuple[str, ...]  # digests of the imports without ids, or else of the first input
     is_numbered: bool  # whether ids are row numbers, because an import had none
+    array_rows: int = 0  # of the array that all numbers are from
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -59,7 +61,10 @@ def origin(file: FeatureFile, split: str) -> Origin:
     inputs = _inputs(imports or file.history)
     if not imports:
         inputs = inputs[:1]
-    return Origin(names, split, rows, inputs, is_numbered=bool(imports))
+    array_rows = 0
+    if imports and is_array(file) and split in file.splits:
+        array_rows = len(file.splits[split])
+    return Origin(names, split, rows, inputs, bool(imports), array_rows)
 
 
 def _rows_digest(file: FeatureFile, split: str) -> str:
@@ -81,12 +86,14 @@ def _inputs(history: Sequence[Entry]) -> tuple[str, ...]:
 def relate(a: Origin, b: Origin, *, same_rows: bool = False) -> str | None:
     """Return what rows with equal ids are: SAME_IMAGES, SAME_IDS, or None for other images.
 
-    Row numbers of different imports name different images, unless `same_rows` says otherwise.
+    Row numbers of different imports name different images, unless `same_rows` says otherwise, or
+    they are of arrays of one length, whose rows nothing else can name.
     """
     if a.is_numbered or b.is_numbered:
         if a.is_numbered and a.key == b.key:
             return SAME_IMAGES
-        return SAME_IDS if same_rows else None
+        is_pair_of_arrays = 0 < a.array_rows == b.array_rows
+        return SAME_IDS if same_rows or is_pair_of_arrays else None
     if a.datasets == b.datasets != () or a.inputs == b.inputs != ():
         return SAME_IMAGES if a.split == b.split else None
     return SAME_IDS
@@ -174,7 +181,7 @@ def common_logit_scale(images: FeatureFile, texts: FeatureFile) -> float | None:
         raise ClipkitError(
             f"{images.display_name} and {texts.display_name} {problem} "
             f"({_describe_model(a)}, {_describe_model(b)})",
-            hint,
+            hint_of(hint, images, texts),
         )
     scale = a.get("logit_scale", b.get("logit_scale"))
     if scale is None:

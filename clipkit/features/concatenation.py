@@ -14,6 +14,7 @@ from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.base.names import distinct_names
 from clipkit.features import compatibility
+from clipkit.features.arguments import Features, Several, as_files, as_list, checked
 from clipkit.features.history import History
 from clipkit.features.matching import choose_splits
 from clipkit.features.model import BlockMatrix, FeatureFile, Int64, Split
@@ -29,25 +30,26 @@ class _FileSplit(NamedTuple):
     split: Split
 
 
+@checked
 def concat(
-    files: Sequence[FeatureFile],
+    files: Several[Features],
     *,
     prefix: bool = False,
     keep_apart: bool = False,
-    splits: Sequence[str] | None = None,
+    splits: Several[str] | None = None,
 ) -> FeatureFile:
     """Join files: what `clipkit concat` writes.
 
     Parameters
     ----------
-    files : sequence of F FeatureFile
+    files : Features, or F of them
         All of kind images, texts or logits, of one model and one width. Logits need the same
         prompts and the same temperature.
     prefix : bool
         Put the name of its file before each id.
     keep_apart : bool
         Name each split after its file, instead of joining splits of the same name.
-    splits : sequence of str, optional
+    splits : str or sequence of str, optional
         Use only these splits of each file, all by default. ``a,b`` joins two, and ``all`` joins all
         of them: see `matching.choose_splits`.
 
@@ -66,31 +68,33 @@ def concat(
         If kinds, models, widths, prompts or temperatures differ, or a split would have an id twice
         or labels for a part of its rows.
     """
-    if len(files) < 2 and not splits:
+    parts = as_files(files, "files", "images texts logits")
+    splits = as_list(splits, "splits", str)
+    if len(parts) < 2 and not splits:
         raise UsageError(
-            f"expected two files or more, got {len(files)}",
+            f"files: expected two or more, got {len(parts)}",
             "join the splits of one file with --split all",
         )
     if splits:
-        files = [_only_splits(file, splits) for file in files]
-    _check_alike(files)
-    names = file_names(files)
-    class_names, numbers = compatibility.unite_classes(files)
-    numbered = list(map(_renumber, files, numbers))
-    if files[0].kind == "texts":
+        parts = [_only_splits(file, splits) for file in parts]
+    _check_alike(parts)
+    names = file_names(parts)
+    class_names, numbers = compatibility.unite_classes(parts)
+    numbered = list(map(_renumber, parts, numbers))
+    if parts[0].kind == "texts":
         if prefix or keep_apart:
             raise UsageError("expected images or logits for --prefix and --keep-apart, got texts")
         joined = _join_texts(numbered)
     else:
         joined = _join_splits(numbered, names, prefix=prefix, keep_apart=keep_apart)
     joined.class_names = class_names
-    joined.display_name = ", ".join(file.display_name for file in files)
+    joined.display_name = ", ".join(file.display_name for file in parts)
     joined.history = _join_histories(
-        files,
+        parts,
         names,
         prefix=prefix,
         keep_apart=keep_apart,
-        splits=list(files[0].splits) if splits else [],
+        splits=list(parts[0].splits) if splits else [],
     )
     return joined
 

@@ -24,8 +24,9 @@ from clipkit.base import console
 from clipkit.base.csv_rows import is_no_value
 from clipkit.base.errors import ClipkitError, UsageError, read_errors, shorten, unknown
 from clipkit.base.files import atomic_write, spool_input
-from clipkit.base.names import positions, select
+from clipkit.base.names import abridged, positions, select
 from clipkit.features import folders, npz
+from clipkit.features.arguments import Features, as_file
 from clipkit.features.endings import (
     FOR_FEATURES,
     FOR_RESULTS,
@@ -51,7 +52,6 @@ from clipkit.features.model import (
     as_float32,
     row_ids,
 )
-from clipkit.features.overview import abridged
 from clipkit.features.validation import allowed_names, check_version, validate
 
 NO_ROWS = ("class_names", "texts", "class_index")  # arrays that a .parquet has in the JSON
@@ -183,7 +183,7 @@ def _form_of(source: Path) -> str:
 
 def export_file(
     output: str | Path,
-    file: FeatureFile,
+    file: Features,
     *,
     split: str | None = None,
     thumbnails: Mapping[str, Iterator[bytes]] | None = None,
@@ -211,6 +211,7 @@ def export_file(
     WriteError
         If the file system refuses the data.
     """
+    file = as_file(file, "file")
     ending = Path(output).suffix.lower()
     known = FORMATS.get(ending)
     if known is None or known.write is None:

@@ -10,7 +10,7 @@ import hashlib
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, shorten, unknown
-from clipkit.base.names import positions
+from clipkit.features.arguments import Features, Several, as_file, as_list, checked
 from clipkit.features.model import BlockMatrix, FeatureFile, Int64, Split
 
 ALL = "all"  # stands for all splits of a file that has no split of this name
@@ -40,11 +40,13 @@ def default_split(splits: Iterable[str]) -> str:
     return "test" if "test" in names else names[0]
 
 
-def choose_split(file: FeatureFile, split: str | None = None) -> tuple[FeatureFile, str]:
+@checked
+def choose_split(file: Features, split: str | None = None) -> tuple[FeatureFile, str]:
     """Return a file and its split with the rows to use: by default `test`, else the first split.
 
     See `choose_splits`.
     """
+    file = as_file(file, "file")
     if not file.splits:
         raise ClipkitError(f"{file.display_name}: expected a split, got none")
     if split is None:
@@ -53,16 +55,17 @@ def choose_split(file: FeatureFile, split: str | None = None) -> tuple[FeatureFi
     return file, names[0]
 
 
+@checked
 def choose_splits(
-    file: FeatureFile, names: Sequence[str] | None = None
+    file: Features, names: Several[str] | None = None
 ) -> tuple[FeatureFile, list[str]]:
     """Return a file, with splits that are joined, and the names of the splits to use.
 
     Parameters
     ----------
-    file : FeatureFile
+    file : Features
         With splits.
-    names : sequence of str, optional
+    names : str or sequence of str, optional
         Split names; by default, all splits, one by one. ``a,b`` are the rows of a and of b
         together, in the order of the file, as a split `a-b`. ``all`` are the rows of all splits
         together, unless a split has this name.
@@ -74,6 +77,7 @@ def choose_splits(
     ClipkitError
         If an id would be there twice.
     """
+    file, names = as_file(file, "file"), as_list(names, "names", str)
     file, chosen = join_named(file, names or list(file.splits))
     for name in chosen:
         if name not in file.splits:
@@ -200,46 +204,47 @@ def find_ids(ids: Sequence[str], known: Sequence[str]) -> Found:
     >>> find_ids(["a/1.jpg", "a/2.jpg"], ["/data/a/2.jpg", "/data/a/1.jpg"])
     Found(places=array([1, 0]), rule='without leading folders')
     """
-    wanted = list(dict.fromkeys(ids))
-    place_of = positions(known)
-    for row_id in _repeated(known):  # which of the rows is not said
-        del place_of[row_id]
-    best = {row_id: place_of[row_id] for row_id in wanted if row_id in place_of}
+    wanted = dict.fromkeys(ids)
+    best = _find_equal(wanted, known)
     best_rule = ""
-    if _may_find_more(wanted, known, best):  # each rule is a pass over the ids
-        for rule, form in _rules([*wanted, *known]):
-            found = _find_by_form(wanted, known, form)
-            if len(found) > len(best):
+    candidates = _candidates(wanted, known) if len(best) < len(wanted) else []
+    if len(candidates) > len(best):  # else no rule finds more
+        for rule, form in _rules([*wanted, *(known[place] for place in candidates)]):
+            found = _find_by_form(wanted, known, candidates, form)
+            if len(found) > len(best) and _tells_apart(form, wanted) and _tells_apart(form, known):
                 best, best_rule = found, rule
             if len(best) == min(len(wanted), len(known)):
                 break
     return Found(np.array([best.get(row_id, -1) for row_id in ids], np.int64), best_rule)
 
 
+def _find_equal(wanted: Collection[str], known: Sequence[str]) -> dict[str, int]:
+    """Return the place of each id; none for one that is there twice: which one is not said."""
+    times = Counter(filter(wanted.__contains__, known))
+    return {row_id: place for place, row_id in enumerate(known) if times.get(row_id) == 1}
+
+
+def _candidates(wanted: Collection[str], known: Sequence[str]) -> list[int]:
+    """Return the places of the known ids that some rule may find: all have a wanted name."""
+    name = partial(_form, parts=1, has_ending=False)  # that any rule leaves of an id
+    names = set(map(name, wanted))
+    return [place for place, row_id in enumerate(known) if name(row_id) in names]
+
+
 def _find_by_form(
-    wanted: Sequence[str], known: Sequence[str], form: Callable[[str], str]
+    wanted: Collection[str],
+    known: Sequence[str],
+    candidates: Sequence[int],
+    form: Callable[[str], str],
 ) -> dict[str, int]:
-    """Return the place of each id with an equal form; none if two ids of a side have one form."""
-    place_of = positions(map(form, known))
+    """Return the place of the candidate with an equal form for each id that has one."""
+    place_of = {form(known[place]): place for place in candidates}
     form_of = {row_id: form(row_id) for row_id in wanted}
-    if len(place_of) < len(known) or len(set(form_of.values())) < len(wanted):
-        return {}
     return {row_id: place_of[name] for row_id, name in form_of.items() if name in place_of}
 
 
-def _may_find_more(wanted: Sequence[str], known: Sequence[str], found: Mapping[str, int]) -> bool:
-    """Whether ids that are not equal to known ones may be found by another rule."""
-    name = partial(_form, parts=1, has_ending=False)  # that any rule leaves of an id
-    places = set(found.values())
-    names = {name(row_id) for place, row_id in enumerate(known) if place not in places}
-    return any(name(row_id) in names for row_id in wanted if row_id not in found)
-
-
-def _repeated(ids: Sequence[str]) -> set[str]:
-    """Return the ids that occur more than once."""
-    if len(set(ids)) == len(ids):
-        return set()
-    return {row_id for row_id, count in Counter(ids).items() if count > 1}
+def _tells_apart(form: Callable[[str], str], ids: Collection[str]) -> bool:
+    return len(set(map(form, ids))) == len(ids)
 
 
 def _rules(ids: Sequence[str]) -> Iterator[tuple[str, Callable[[str], str]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -299,6 +300,19 @@ class FeatureFile:
 
     def __bool__(self) -> bool:
         return True  # a file without rows is a file
+
+    def _repr_html_(self) -> str | None:
+        """Return a result as a notebook shows it: the tables of a report, and what they say.
+
+        Other files, and results that a report would leave out, have their `repr` only.
+        """
+        if not self.is_result:
+            return None
+        report = importlib.import_module("clipkit.report")  # above this package: nothing else asks
+        try:
+            return str(report.as_cell(report.of_result(self)))
+        except ClipkitError:
+            return None
 
     def to_pandas(self) -> Any:
         """Return the runs of a result as a DataFrame of pandas, which must be installed.

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from clipkit.base.errors import shorten
-from clipkit.base.names import omit
-from clipkit.features.model import FeatureFile, Split
+from clipkit.base.names import abridged, omit
+from clipkit.features.arguments import Features, as_file, checked
+from clipkit.features.model import Split
 
-MOST_NAMES = 5  # of a list, before the rest is counted
 LONGEST = 1000  # characters of a value
 
 
-def overview(file: FeatureFile) -> dict[str, Any]:
+@checked
+def overview(file: Features) -> dict[str, Any]:
     """Summarise the content and the history of a file in full.
 
     All features are read, so that they are checked against their digests.
@@ -26,6 +27,7 @@ def overview(file: FeatureFile) -> dict[str, Any]:
         of `features` and `predicted`, and whether there are `labels`. `feature_bytes` is the size
         of all features in memory, and `runs` the number of runs.
     """
+    file = as_file(file, "file")
     size = 0
     for matrix in file.matrices().values():
         size += sum(block.nbytes for block in matrix.iter_blocks())
@@ -148,14 +150,6 @@ def value_text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return str(value)
-
-
-def abridged(names: Sequence[str]) -> str:
-    """Return the first names of a list, and how many more there are."""
-    listed = ", ".join(names[:MOST_NAMES])
-    if len(names) > MOST_NAMES:
-        listed += f", ... ({len(names) - MOST_NAMES} more)"
-    return listed
 
 
 def _size(shape: Sequence[int]) -> str:

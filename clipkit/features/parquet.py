@@ -15,10 +15,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clipkit.base.errors import ClipkitError, UsageError, read_errors, unknown
-from clipkit.base.names import distinct_names
+from clipkit.base.names import abridged, distinct_names
 from clipkit.features.model import BlockMatrix, FeatureFile, Float32, as_float32
 from clipkit.features.npz import MATRICES, METADATA, OTHERS
-from clipkit.features.overview import abridged
 from clipkit.features.validation import MAX_CLASSES, MAX_NAMES
 
 ARROW_TYPES = {str: pa.string(), bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
@@ -236,11 +235,8 @@ def _check_ids(ids: list[Any], where: str) -> None:
         )
 
 
-def read_cells(path: Path, name: str) -> tuple[list[str], list[tuple[int, list[Any]]]]:
-    """Read columns of texts, numbers, truth values and lists of texts: their names, and each row.
-
-    Others are left out.
-    """
+def read_cells(path: Path, name: str) -> dict[str, list[Any]]:
+    """Read columns of texts, numbers, truth values and lists of texts; others are left out."""
     with read_errors(name):
         schema = pq.read_schema(path)
         _check_distinct(schema, name)
@@ -248,9 +244,7 @@ def read_cells(path: Path, name: str) -> tuple[list[str], list[tuple[int, list[A
             field.name for field in schema if _is_scalar(field.type) or _is_text_list(field.type)
         ]
         with _open(path, schema, name, names) as file:
-            values = _values(file, names, name, path.stat().st_size)
-    rows = zip(*(values[column] for column in names), strict=True)
-    return names, list(enumerate(map(list, rows)))
+            return _values(file, names, name, path.stat().st_size)
 
 
 def _open(

@@ -17,6 +17,8 @@ from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, unknown
 from clipkit.base.names import class_name
 from clipkit.features.annotations import read_annotations
+from clipkit.features.arguments import Features, as_file, checked
+from clipkit.features.attribute_tables import Table
 from clipkit.features.matching import choose_splits
 from clipkit.features.model import BlockMatrix, FeatureFile, Int64, Split
 from clipkit.features.validation import is_split_name
@@ -34,14 +36,15 @@ class Labelled(Protocol):
     def __len__(self) -> int: ...
 
 
+@checked
 def split(  # noqa: PLR0913 (the options of `clipkit split`)
-    file: FeatureFile,
+    file: Features,
     fractions: Mapping[str, float],
     *,
     source: str | None = None,
     seed: int = 42,
     column: str | None = None,
-    table: str | None = None,
+    table: Table | None = None,
     by_folder: bool = False,
     common: bool = False,
 ) -> FeatureFile:
@@ -49,7 +52,7 @@ def split(  # noqa: PLR0913 (the options of `clipkit split`)
 
     Parameters
     ----------
-    file : FeatureFile
+    file : Features
         Of kind images or logits.
     fractions : dict of str to float
         New splits, each with its fraction of the rows: ``{"test": 0.2, "val": 0.1}``. See
@@ -62,7 +65,7 @@ def split(  # noqa: PLR0913 (the options of `clipkit split`)
     column : str, optional
         An attribute of the rows. Rows with the same value are a group and stay together. A row
         without a value is a separate group.
-    table : str, optional
+    table : Table, optional
         The file that holds the attribute, or ``shapes``; see `read_annotations`.
     by_folder : bool
         Keep the rows of a folder together: their ids are equal up to the last slash.
@@ -81,6 +84,7 @@ def split(  # noqa: PLR0913 (the options of `clipkit split`)
     ClipkitError
         If a new split would have no rows, or the table does not fit.
     """
+    file = as_file(file, "file", "images logits")
     if source is not None:
         file, (source,) = choose_splits(file, [source])
     source = choose_source(file.splits, source, file.display_name)
@@ -120,11 +124,11 @@ def split(  # noqa: PLR0913 (the options of `clipkit split`)
     return replace(file, splits=splits, history=history, as_read=None)
 
 
-def _check_groups(column: str | None, table: str | None, by_folder: bool) -> None:
+def _check_groups(column: str | None, table: Table | None, by_folder: bool) -> None:
     """Refuse two kinds of groups, or a table of which no attribute is named."""
-    if by_folder and (column or table):
+    if by_folder and (column or table is not None):
         raise UsageError("expected groups by folder or by an attribute, got both")
-    if table and not column:
+    if table is not None and not column:
         raise UsageError("expected --attribute for --table, got none")
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipkit.base import probe_arrays
-from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError, shorten
+from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError, UsageError, shorten
 from clipkit.base.probe_arrays import ProbeArray, ProbeModel
 from clipkit.features.columns import COLUMNS, Unit
 from clipkit.features.history import check_history, check_scale
@@ -68,7 +68,7 @@ MAX_CLASSES = 1 << 20  # without class names; a label must not make a command al
 PADDED_BYTES = 1 << 26  # texts may be padded to this many bytes, or to a multiple of what they have
 PADDED_RATIO = 100
 MAX_RUNS = 1 << 20
-MAX_PROBE_CLASSES = 5000  # prediction makes a score for each row and class
+MAX_COUNTED = 5000  # classes: their confusions take 1.4 GB, and a probe has a score of each
 MAX_UNITS = 1 << 16  # and a number for each row and unit
 MAX_NAMES = 4096  # of a group: splits, or columns
 MAX_INTEGER = 2**63 - 1
@@ -163,6 +163,10 @@ def validate(file: FeatureFile) -> None:
     ClipkitError
         Naming the file and the data set that breaks a rule.
     """
+    if not isinstance(file, FeatureFile):
+        got = shorten(repr(file), 60)
+        hint = "make one with: clipkit.from_array(features)"
+        raise UsageError(f"file: expected a feature file, got {got}", hint)
     try:
         datasets = file.datasets()
         _check_names(file)
@@ -413,8 +417,8 @@ def _probe_sizes(file: FeatureFile, model: ProbeModel) -> dict[str, int]:
     """
     fitted = file.fitted
     n = len(fitted["classes"])
-    if not 2 <= n <= MAX_PROBE_CLASSES:
-        raise ClipkitError(f"fitted/classes: expected 2 to {MAX_PROBE_CLASSES:,} classes, got {n}")
+    if not 2 <= n <= MAX_COUNTED:
+        raise ClipkitError(f"fitted/classes: expected 2 to {MAX_COUNTED:,} classes, got {n}")
     sizes = {"1": 1, "n": n, "P": n * (n - 1) // 2}
     if file.texts is not None:
         sizes["D"] = len(file.texts)

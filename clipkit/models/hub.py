@@ -13,12 +13,12 @@ import json
 import logging
 import os
 import re
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, brief, unknown
 from clipkit.base.files import digest, temporary_folder
 from clipkit.features.endings import KNOWN_ENDINGS
@@ -575,12 +575,12 @@ def _fetch(repo: str, patterns: list[str], **options: Any) -> Path:
 
 @contextlib.contextmanager
 def _quiet_client() -> Iterator[None]:
-    """Silence the client's log, and its progress bars unless standard error is a terminal."""
+    """Silence the client's log, and its progress bars unless a person watches them."""
     import huggingface_hub.utils
 
     client: Any = huggingface_hub.utils
     level = client.logging.get_verbosity()
-    hide_bars = not client.are_progress_bars_disabled() and not sys.stderr.isatty()
+    hide_bars = not client.are_progress_bars_disabled() and not console.is_watched()
     client.logging.set_verbosity(logging.CRITICAL)
     if hide_bars:
         client.disable_progress_bars()

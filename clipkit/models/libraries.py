@@ -39,7 +39,9 @@ TYPES = {"int": "a whole number", "float": "a number", "str": "a text", "bool": 
 @contextlib.contextmanager
 def quiet_loading(what: str) -> Iterator[None]:
     """Silence transformers, and turn whatever it raises into `cannot load WHAT: REASON`."""
-    import transformers  # takes longer than PyTorch; CLIP's towers do not import it
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "IProgress not found")  # of tqdm, in a plain notebook
+        import transformers  # takes longer than PyTorch; CLIP's towers do not import it
 
     log: Any = transformers.utils.logging
     level = log.get_verbosity()

@@ -21,7 +21,7 @@ from clipkit.models.hub import ModelFiles
 from clipkit.models.libraries import quiet_loading, single_line_errors, within_limits
 from clipkit.models.preprocessing import Preprocessor, check_has_processor
 from clipkit.models.tokenizer import TextTokenizer, switch_dropout_off
-from clipkit.prompts.texts import MAX_CHARACTERS
+from clipkit.prompts.texts import check_length
 
 SHOWN = 40  # characters of a word in a message
 CHOICES_HINT = "embed --choices lists the answers in the question; the model then says a letter"
@@ -75,12 +75,8 @@ class Question(Preprocessor):
             what = f"prepare an image for {files.name}"
             self.marks_image = not within_limits(what, self._inserts_image)
         self.prompt = self._render()
-        if len(self.prompt) > MAX_CHARACTERS:
-            raise ClipkitError(
-                f"{files.name}: expected a prompt of at most {MAX_CHARACTERS:,} characters, got "
-                f"{len(self.prompt):,}",
-                "ask a shorter question, or check its chat template",
-            )
+        hint = "ask a shorter question, or check its chat template"
+        check_length(len(self.prompt), f"{files.name}: its prompt", hint)
         if self.question not in self.prompt:
             raise ClipkitError(
                 f"{files.name}: expected a chat template that repeats the question, got the prompt "

@@ -15,6 +15,7 @@ from clipkit.base.names import distinct_names
 from clipkit.base.options import flag, option
 from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile
+from clipkit.features.validation import MAX_COUNTED
 from clipkit.plots import heatmap, style
 from clipkit.plots.picture import Picture, Split
 from clipkit.plots.style import Drawn, Floats, clipkit_style
@@ -201,9 +202,9 @@ def class_means(file: FeatureFile, split: str | None = None) -> tuple[Floats, li
     file, split = choose_split(file, split)
     labels = results.labels_of(file, split)
     C, K = results.class_count(file, int(labels.max())), len(file.texts or [])
-    if C > results.MAX_CLASSES or C * K > MAX_MEANS:
+    if C > MAX_COUNTED or C * K > MAX_MEANS:
         raise ClipkitError(
-            f"{file.display_name}: expected at most {results.MAX_CLASSES:,} classes and "
+            f"{file.display_name}: expected at most {MAX_COUNTED:,} classes and "
             f"{MAX_MEANS:,} means, got {C:,} classes x {K:,} prompts"
         )
     names = results.class_names(file, C - 1)

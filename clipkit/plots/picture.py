@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from clipkit.analysis.similarity import refuse_dot_product
+from clipkit.base.errors import UsageError
 from clipkit.base.options import option, split_option
+from clipkit.features.hdf5 import check_kind
 from clipkit.features.model import FeatureFile
 from clipkit.plots.style import Drawn
 
@@ -68,6 +70,21 @@ class Picture:
         """Refuse dot products if the picture calls them cosines."""
         if file.kind in WITH_SIMILARITIES and not self.draws_dot_products:
             refuse_dot_product(file, f"to plot {self.name}")
+
+    def inputs(self, files: Sequence[FeatureFile], dataset: str | list[str] | None) -> list[Any]:
+        """Return what `draw` takes before its options; refuse other files, or no data set."""
+        takes_one = bool(self.kinds) and not self.draws_several
+        if takes_one and len(files) != 1:
+            raise UsageError(f"the picture {self.name} draws one file, got {len(files)}")
+        for file in files:
+            check_kind(file, self.kinds, file.display_name)
+            self.check(file)
+        inputs: list[Any] = [*files] if takes_one else [files] * self.draws_several
+        if self.needs_images:
+            if not dataset:
+                raise UsageError(f"the picture {self.name} needs images", 'dataset="shapes"')
+            inputs.append([dataset] if isinstance(dataset, str) else dataset)
+        return inputs
 
     def draw_file(self, file: FeatureFile) -> Drawn:
         """Draw one file, with the defaults of all options."""

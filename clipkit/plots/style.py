@@ -38,6 +38,7 @@ FORMATS = ("png", "svg", "pdf", "jpg", "webp")
 ENDINGS = ".png, .jpg, .webp, .svg or .pdf"
 PIXEL_FORMATS = ("png", "jpg", "webp")
 DPI = 200  # a figure 7 inches wide has 1,400 pixels; shown 800 wide, 10 pt text is 16 pixels high
+CELL_DPI = 100  # CSS pixels of an inch in a notebook: text of 10 pt is 14 pixels high
 DPI_LIMITS = (20, 1200)
 SIZE_LIMITS = (2.0, 40.0)  # inches, of the width and of the height
 MAX_PIXELS = 12_000_000  # of a larger figure, pictures have fewer dots: each takes 40 bytes
@@ -138,7 +139,17 @@ def new_figure(width: float, height: float, title: str | None) -> Figure:
     fig.get_layout_engine().set(w_pad=PAD, h_pad=PAD)  # type: ignore[union-attr, call-arg]
     if lines:
         fig.suptitle("\n".join(lines), x=PAD / width, ha="left")
+    # a notebook shows matplotlib's figures only once pyplot is in use
+    fig._repr_png_ = functools.partial(_as_cell, fig)  # type: ignore[attr-defined]
     return fig
+
+
+def _as_cell(fig: Figure) -> tuple[bytes, dict[str, int]]:
+    """Return a PNG for a notebook, with its size in CSS pixels: it has more, to be sharp."""
+    content, missing = render(fig, "png")
+    warn_of_boxes(missing)
+    width, height = fig.get_size_inches()
+    return content, {"width": round(CELL_DPI * width), "height": round(CELL_DPI * height)}
 
 
 def new_axes(width: float, height: float, title: str | None) -> tuple[Figure, Axes]:

@@ -214,19 +214,20 @@ def quote(text: str) -> str:
     return repr(shorten(text, 60))
 
 
-def check_length(characters: int, where: str) -> None:
-    """Refuse a text that is too long to be a prompt."""
+def check_length(
+    characters: int, where: str, hint: str | None = "write one prompt per line"
+) -> None:
+    """Refuse a text that is too long to be a prompt or a caption."""
     if characters > MAX_CHARACTERS:
         raise ClipkitError(
-            f"{where}: expected at most {MAX_CHARACTERS:,} characters, got {characters:,}",
-            "write one prompt per line",
+            f"{where}: expected at most {MAX_CHARACTERS:,} characters, got {characters:,}", hint
         )
 
 
-def check_count(prompts: int, where: str = "") -> None:
-    """Refuse more prompts than MAX_PROMPTS."""
-    if prompts > MAX_PROMPTS:
-        raise ClipkitError(f"{where}expected at most {MAX_PROMPTS:,} prompts, got {prompts:,}")
+def check_count(texts: int, where: str = "", noun: str = "prompts") -> None:
+    """Refuse more prompts or captions than MAX_PROMPTS."""
+    if texts > MAX_PROMPTS:
+        raise ClipkitError(f"{where}expected at most {MAX_PROMPTS:,} {noun}, got {texts:,}")
 
 
 def check_controls(row: str, where: str) -> None:
@@ -254,9 +255,5 @@ def _placeholder(template: str, where: str = "") -> str:
 def clean(caption: str, where: str) -> str:
     """Return a caption on one line; refuse one that is too long."""
     text = " ".join(caption.split())
-    if len(text) > MAX_CHARACTERS:
-        raise ClipkitError(
-            f"{where}: expected a caption of at most {MAX_CHARACTERS:,} characters, got "
-            f"{len(text):,}"
-        )
+    check_length(len(text), where, hint=None)
     return text

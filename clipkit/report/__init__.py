@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-
+from clipkit.features.arguments import FilePath, Several
 from clipkit.report.blocks import Page
-from clipkit.report.collection import of_files
-from clipkit.report.html import as_html
+from clipkit.report.collection import of_files, of_result
+from clipkit.report.html import as_cell, as_html
 from clipkit.report.markdown import as_markdown
 
-__all__ = ["Page", "as_html", "as_markdown", "of_files", "of_folder"]
+__all__ = ["Page", "as_cell", "as_html", "as_markdown", "of_files", "of_folder", "of_result"]
 
 
-def of_folder(folder: Path, untrained: Sequence[Path] = ()) -> Page:
+def of_folder(folder: FilePath, untrained: Several[FilePath] = ()) -> Page:
     """Report the files in a folder, beside those in folders of untrained controls; see `of_files`.
 
     Raises

@@ -82,6 +82,13 @@ class Table:
         """Whether columns have titles; a table of facts has names in its first column instead."""
         return all(self.header)
 
+    def without_file(self) -> Table:
+        """Return the table without the key column `file`, since it is about one file."""
+        if "file" not in self.header:
+            return self
+        shown = [n for n, title in enumerate(self.header) if title != "file"]
+        return replace(self._select(shown), key_columns=max(0, self.key_columns - 1))
+
     def arranged(self) -> Table:
         """Return the table as it is shown: its first column distinguishes the rows.
 

@@ -19,6 +19,7 @@ from clipkit.base.errors import ClipkitError
 from clipkit.base.markdown import escape
 from clipkit.base.names import distinct_names, select
 from clipkit.base.tables import Column
+from clipkit.features.arguments import FilePath, Several, as_list
 from clipkit.features.columns import COLUMNS, HEADINGS, NOTHING
 from clipkit.features.compatibility import origin
 from clipkit.features.matching import choose_split
@@ -41,6 +42,7 @@ MOST_CLASSES = 3  # that are predicted most often for images without labels
 SETTING_TITLES = {
     column.heading.title for column in COLUMNS.values() if column.depends_on == NOTHING
 }
+IN_MEMORY = "this result"  # the name of one that was not read from a file
 NUMERIC = re.compile(r"-|[-+]?\d.*|")  # a cell of a column of numbers
 ABOUT = (
     "The history of a file says what it holds. Results on the same images are in one table. "
@@ -72,10 +74,15 @@ class _Source(NamedTuple):
         return text + self.labels
 
 
+def _as_paths(paths: Several[FilePath], name: str) -> list[Path]:
+    """Return the paths of files and folders, of which one may be given alone."""
+    return list(map(Path, as_list(paths, name, str)))
+
+
 def of_files(
-    paths: Sequence[Path],
-    controls: Sequence[Path] = (),
-    expected: str | None = None,
+    paths: Several[FilePath],
+    controls: Several[FilePath] = (),
+    expected: FilePath | None = None,
     commands: Commands = NO_COMMANDS,
     stack: contextlib.ExitStack | None = None,
     same_as: Mapping[str, str] | None = None,
@@ -104,6 +111,8 @@ def of_files(
     ClipkitError
         If no file can be reported, the table is malformed, or a control is a trained model's.
     """
+    paths, controls = _as_paths(paths, "paths"), _as_paths(controls, "controls")
+    expected = None if expected is None else os.fspath(expected)
     figures = read_table(expected) if expected else []
     files = _Files(paths, controls, stack)
     sections = _Sections(files.by_name)
@@ -123,9 +132,7 @@ def of_files(
     title = escape(results.sources_label([*reported.values()]))
     of_results, others = _split_by_kind(reported)
     facts = [
-        *sections.facts,
-        *(answer(reported[lead], lead) if lead else []),
-        *of_others(reported),
+        *_facts(sections, reported, lead),
         *published,
         _count(title, len(of_results), len(others)),
     ]
@@ -141,6 +148,32 @@ def of_files(
         feature_files=others if stack is not None else (),  # without a stack, they are closed
         controls=files.controls(),
     )
+
+
+def of_result(result: FeatureFile) -> Page:
+    """Report one result that is in memory: its tables, and what they say.
+
+    Raises
+    ------
+    ClipkitError
+        If it cannot be reported.
+    """
+    results.check_run_count(result)
+    is_read = result.display_name != FeatureFile.display_name
+    named = {Path(result.display_name).name if is_read else IN_MEMORY: result}
+    sections = _Sections(named)
+    for name, reason in sections.left_out.items():
+        raise ClipkitError(f"{name}: {reason}")
+    blocks: list[Block] = []
+    for block in sections.blocks:
+        blocks.append(block.without_file() if isinstance(block, Table) else block)
+    return Page("", [], blocks, summary=_facts(sections, named, _lead(named)))
+
+
+def _facts(sections: _Sections, reported: Mapping[str, FeatureFile], lead: str) -> list[Fact]:
+    """Return what the reported files say, and the attributes of the result `lead`, if any."""
+    of_attributes = answer(reported[lead], lead) if lead else []
+    return [*sections.facts, *of_attributes, *of_others(reported)]
 
 
 class _Files:
@@ -428,7 +461,7 @@ def _explained_table(command: str, files: dict[str, FeatureFile]) -> list[Block]
         blocks.append(EXPLANATIONS[command])
     if any(map(_has_control_columns, files.values())):
         files = {name: file for name, file in files.items() if not is_untrained(file)}
-    return [*blocks, _joined_table(files)]
+    return [*blocks, *_joined_table(files)]
 
 
 def _has_control_columns(file: FeatureFile) -> bool:
@@ -443,27 +476,31 @@ def _recognised_table(command: str, name: str, file: FeatureFile) -> list[Block]
         shares = results.columns_of(file, command, "share above")["share"]
         cells = int(np.isfinite(shares).sum())
         note = f"About {0.01 * cells:.2g} of the {cells:,} cells are above by chance (1 %)."
-        return [_joined_table({name: file}), note]
+        return [*_joined_table({name: file}), note]
     return variance_table(file, name)
 
 
-def _joined_table(files: dict[str, FeatureFile]) -> Table:
-    """Return the rows of results with columns that distinguish the results."""
+def _joined_table(files: dict[str, FeatureFile]) -> list[Block]:
+    """Return the rows of results with columns that distinguish the results, and what is cut off."""
     reports = []
     sources = []
+    notes = []
     for (name, file), identity in zip(files.items(), identities([*files.values()]), strict=True):
-        rows = for_people.rows_for_people(file)[:MOST_RUNS]
+        rows = for_people.rows_for_people(file)
+        if len(rows) > MOST_RUNS:
+            has = f"{escape(name)} has {len(rows):,} rows"
+            notes.append(f"{has}. The table has the first {MOST_RUNS}.")
+        rows = rows[:MOST_RUNS]
         reports.append([{"file": name, **identity, **row} for row in rows])
         sources += [name] * len(rows)
-        if file.run_count > MOST_RUNS:
-            console.note(f"{name}: the table has the first {MOST_RUNS} of {file.run_count:,} rows")
     columns = tables.columns_for_people(tables.join(reports), HEADINGS)
     columns.sort(key=lambda column: (_is_numeric(column), not _is_setting(column)))
     texts = len(columns) - sum(map(_is_numeric, columns))
     settings = sum(_is_numeric(column) and _is_setting(column) for column in columns)
     header = [escape(column.title) for column in columns]
-    cells = [map(_known, column.cells) for column in columns]
-    return Table(header, list(zip(*cells, strict=True)), texts, sources, texts + settings)
+    of_columns = [map(_known, column.cells) for column in columns]
+    cells = list(zip(*of_columns, strict=True))
+    return [Table(header, cells, texts, sources, texts + settings), *notes]
 
 
 def _is_numeric(column: Column) -> bool:

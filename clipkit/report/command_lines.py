@@ -201,7 +201,21 @@ class _Command:
         return "attributes.csv"
 
     def _embed(self) -> dict[str, Any]:
-        """Return the splits to embed, and the data set as it can be named."""
+        """Return what was asked, the splits to embed, and the data set as it can be named."""
+        return {**self._asked(), **self._images()}
+
+    def _asked(self) -> dict[str, Any]:
+        """Return a question without the lines that `embed --choices` adds: choices, and a last."""
+        model = self._entry.model
+        choices = model.get("choices")
+        if not isinstance(choices, list):
+            return {}
+        self._unsaid.append(f"which file or data set has the choices {_word(choices)}")
+        lines = str(model.get("question")).split("\n")
+        question = "\n".join(lines[: -len(choices) - 1])
+        return {"model": {**model, "question": question}, "choices": "choices.txt"}
+
+    def _images(self) -> dict[str, Any]:
         from clipkit.datasets import REGISTRY
 
         dataset = self._entry.dataset
@@ -233,7 +247,9 @@ class _Command:
             return self._choose()
         classes, label = self._entry.get("classes"), self._entry.get("prompts")
         if classes == "feature file":  # one of the inputs
-            return {"classes": None}
+            if "choices" not in self._entry.model:
+                return {"classes": None}
+            return {"classes": None, "model": {**self._entry.model, "question": None}}  # its own
         if classes is not None and classes != "file":
             return {}
         if classes == "file":

@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from clipkit.report.album import Album
 
 SVG_DPI = 96  # CSS pixels of an inch
-MAX_PIXELS = 50_000_000  # of a picture, as `clipkit plot` draws them
 UNREADABLE = (  # what Pillow raises
     OSError,
     ValueError,
@@ -70,7 +69,6 @@ _templates = Environment(
     lstrip_blocks=True,
     undefined=StrictUndefined,
 )
-_templates.filters["escaped"] = console.escaped
 
 
 def as_html(page: Page, album: Album | None = None) -> str:
@@ -98,10 +96,17 @@ def as_html(page: Page, album: Album | None = None) -> str:
         style=_source("page.css"),
         scripts=scripts,
         script_hashes=[_hash(script) for script in scripts],
-        inline=_inline,
-        bar=_bar,
         marks=_legend,
     )
+
+
+def as_cell(page: Page) -> str:
+    """Render the tables of a report, and what they say, for the output of a notebook's cell.
+
+    It has neither scripts nor headings, and takes its colour from the notebook.
+    """
+    nodes = list(_nodes(page, _Pictures(), None))
+    return _templates.get_template("cell.html").render(page=page, nodes=nodes)
 
 
 def _source(name: str) -> Markup:
@@ -243,6 +248,10 @@ def _bar(bar: Bar, width: int = BAR_WIDTH) -> Markup:
     return Markup(f'<svg class="bar" aria-hidden="true" {size}>{"".join(parts)}</svg>')
 
 
+_templates.filters["escaped"] = console.escaped
+_templates.globals.update(inline=_inline, bar=_bar)
+
+
 class _Pictures:
     """Pictures as data URIs.
 
@@ -360,7 +369,7 @@ def _embed(path: Path) -> tuple[str, tuple[int, int], dict[str, str]]:
         Image.open(io.BytesIO(content["image/png"]), formats=["PNG"]) as image,
     ):
         width, height = image.size
-        if width * height > MAX_PIXELS:
+        if width * height > style.MAX_ASKED_PIXELS:
             raise ValueError(f"{width} x {height} pixels")
         image.load()
         texts = {str(name): str(text) for name, text in image.info.items()}
