@@ -221,21 +221,36 @@ export PATH := $(abspath $(BIN)):$(PATH)
 # and others wait for it.
 JOBS = $(if $(filter -j% --jobserver%,$(MAKEFLAGS)),,-j2)
 IN_FOLDER = $(MAKE) --no-print-directory $(JOBS) -f docs/thesis.mk CHAPTERS='$(GOALS)'
+# Another make that works in the folder ends first. Without flock, as on macOS, start only one.
+DRY = $(findstring n,$(firstword -$(MAKEFLAGS)))
+alone = $(if $(DRY),,mkdir -p $1; exec 9< $1; ! command -v flock > /dev/null || flock -n 9 || \
+  { echo '$1: waiting for another make'; flock 9 || :; };)
 .PHONY: trained $(CONTROL_SEEDS:%=untrained%)
 $(GOALS): trained
 trained: $(CONTROL_SEEDS:%=untrained%) | $(INSTALLED)
-	+@$(strip $(IN_FOLDER) OUT=$(call folder) $(call steps,model))
+	+@$(strip $(call alone,$(call folder)) $(IN_FOLDER) OUT=$(call folder) $(call steps,model))
 $(CONTROL_SEEDS:%=untrained%): untrained%: | $(INSTALLED)
-	+@$(strip $(IN_FOLDER) OUT=$(call folder,-untrained$*) SEED=$* $(call steps,$*))
-steps = $(patsubst $1=%,STEPS=%,$(filter $1=%,$(COUNTS)))
-# Count the commands of a dry run of each folder. Continued lines begin with a space.
-count = $(shell MAKEFLAGS= $(foreach name,$(SHARED),$(name)='$($(name))') \
-  $(IN_FOLDER) -n OUT=$1 SEED=$2 2> /dev/null | grep -cv '^ \|^make')
-ifeq ($(findstring n,$(firstword -$(MAKEFLAGS)))$(if $(GOALS),,none),)
-COUNTS := model=$(call count,$(call folder)) \
-  $(foreach seed,$(CONTROL_SEEDS),$(seed)=$(call count,$(call folder,-untrained$(seed)),$(seed)))
-TOTAL := $(shell echo $$((0 $(foreach one,$(COUNTS),+ $(lastword $(subst =, ,$(one)))))))
-$(if $(filter-out 0,$(TOTAL)),$(info # $(TOTAL) steps, of a few seconds each with shapes and tiny))
+	+@$(strip $(call alone,$(call folder,-untrained$*)) \
+	  $(IN_FOLDER) OUT=$(call folder,-untrained$*) SEED=$* $(call steps,$*))
+steps = $(patsubst $1=%,STEPS=%,$(filter $1=%,$(PLAN)))
+# The plan has the steps of each folder, and a sentence that says how long all take. It is made from
+# a dry run of each chapter in each folder, and from what such commands took on another machine.
+NUMBERS := cifar10=60000 cifar100=60000 imagenette=13394 tiny-imagenet=55000 food101=101000 \
+  shapes=10000
+IMAGES = $(or $(patsubst $(DATASET)=%,%,$(filter $(DATASET)=%,$(NUMBERS))),\
+  $(if $(wildcard $(DATASET)/.),$(shell find -L $(DATASET) -type f | wc -l)))
+AT_A_TIME = $(or $(patsubst -j%,%,$(filter -j%,$(MAKEFLAGS))),2)
+LOOP = { TIMEFORMAT=%R; time eval "$$(sed -n 2p docs/costs.tsv | cut -f 1)"; } 2>&1
+dry_run = MAKEFLAGS= $(foreach name,$(SHARED),$(name)='$($(name))') $(MAKE) --no-print-directory -n \
+  -f docs/thesis.mk CHAPTERS=$3 OUT=$(call folder,$(addprefix -untrained,$2)) SEED=$2 2> /dev/null | \
+  sed $$'s/^/$1\t$3\t/';
+ifeq ($(DRY)$(if $(GOALS),,none),)
+PLAN := $(shell { $(foreach goal,$(GOALS),$(call dry_run,model,,$(goal)) \
+  $(foreach seed,$(CONTROL_SEEDS),$(call dry_run,$(seed),$(seed),$(goal)))) } | \
+  awk -v images='$(IMAGES)' -v limit='$(LIMIT)' -v loop=$$($(LOOP)) -v jobs=$(AT_A_TIME) \
+  -v cores=$$(getconf _NPROCESSORS_ONLN) -f docs/costs.awk docs/costs.tsv -)
+COUNTS := $(foreach word,$(PLAN),$(if $(findstring =,$(word)),$(word)))
+$(if $(filter-out $(COUNTS),$(PLAN)),$(info $(filter-out $(COUNTS),$(PLAN))))
 endif
 ifneq ($(and $(filter chapter4,$(GOALS)),$(filter-out $(HIGH_RESOLUTION),$(DATASET))),)
 $(info # chapter 4, higher resolution: skipped, since $(DATASET) is none of $(HIGH_RESOLUTION))

@@ -7,7 +7,8 @@ a pipe against two commands with a file between them, `nearest` against numpy's 
 `probe` and `cluster` against scikit-learn, on random embeddings like CLIP's. `--only imagenet` fits
 logistic regression to many rows and classes, against scikit-learn and PyTorch's L-BFGS. `--only
 commands` runs every command on a file of that form: 1,000 overlapping classes, ids, 1,000 prompts
-and a table of 40 attributes.
+and a table of 40 attributes. `--only thesis` runs the chapters of the thesis on features of
+CIFAR-100's size: see thesis.py.
 """
 
 from __future__ import annotations
@@ -723,6 +724,12 @@ def bench_commands(args: argparse.Namespace, scratch: Path) -> None:
         report(line.split()[0], measured.seconds, f"{cpu:.1f} s of processor time", memory)
 
 
+def bench_thesis(args: argparse.Namespace, scratch: Path) -> None:
+    import thesis
+
+    thesis.bench(args, scratch)
+
+
 PARTS = {
     "textembed": bench_textembed,
     "embed": bench_embed,
@@ -731,8 +738,9 @@ PARTS = {
     "probes": bench_probes,
     "imagenet": bench_imagenet,
     "commands": bench_commands,
+    "thesis": bench_thesis,
 }
-LARGE = ("imagenet", "commands")  # run by their names alone
+LARGE = ("imagenet", "commands", "thesis")  # run by their names alone
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -741,13 +749,17 @@ def parse_arguments() -> argparse.Namespace:
     add("--images", type=int, default=1024, help="images to embed; the targets name 4096")
     add("--folder", type=Path, help="a folder of .jpg files; made up by default")
     add("--model", type=Path, help="a model's folder; a random ViT-B/32 by default")
-    rows = "rows of logits and nearest (200000), --only commands (50000), imagenet (1281167)"
+    rows = (
+        "rows of logits and nearest (200000), --only commands (50000), imagenet (1281167), "
+        "thesis (60000)"
+    )
     add("--rows", type=int, help=rows)
     add("--classes", type=int, default=1000, help="classes of --only imagenet")
     add("--peer-rows", type=int, default=50_000, help="rows of its peers, which need more memory")
     add("--probe-rows", type=int, default=5000, help="rows to fit on; the targets name 50000")
     busy = "processor time of one thread, for a machine that others use"
     add("--busy", action="store_true", help=busy)
+    add("--record", action="store_true", help="write the costs of --only thesis to docs/costs.tsv")
     add("--only", choices=PARTS)
     add("--thesis", nargs=2, help=argparse.SUPPRESS)
     add("--plain", nargs=3, help=argparse.SUPPRESS)
