@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 GRAM_ROWS = 4096  # of the largest Gram matrix: 128 MiB in float64
 NORMALS = 2**24  # numbers in the normals of all pairs that are in memory at once
-MANY_ROWS = 0.1  # per squared column, from which the interior-point method is fastest
+MANY_ROWS = 0.04  # per squared column, from which the interior-point method is fastest
 FIRST_ROWS = 1024  # what is fitted on first if a pair has more than GRAM_ROWS
 TOLERANCE = 1e-3  # of the margin, as in SVC
 MAX_WORK = 2**27  # of libsvm for one pair, rows times iterations: one or two seconds
