@@ -346,7 +346,10 @@ REFUSED = [
         lambda n: retrieval.retrieve(3, n.texts),
         "images: expected a feature file, its path or an a",
     ),
-    (lambda n: retrieval.retrieve(None, n.texts), "images: expected a value, got None"),
+    (
+        lambda n: retrieval.retrieve(None, n.texts),
+        "images: expected a feature file, its path or an ",
+    ),
     (
         lambda n: retrieval.retrieve(n.X, n.Y[:9]),
         "texts: expected a text for each of 40 images",
@@ -421,6 +424,11 @@ REFUSED = [
     (lambda n: report.of_files(3), "paths: expected a text, or several, got 3"),
 ]
 HINTED = [
+    (
+        lambda n: leaderboard.leaderboard("probe.h5", "probe.h5"),
+        "compared: expected a result of compare, got one of probe",
+        "give several results as a list: leaderboard([a, b])",
+    ),
     (
         lambda n: comparison.compare("a.h5", "probe.h5"),
         "compare: too many positional arguments",

@@ -43,7 +43,7 @@ def test_a_picture_has_an_entropy_over_prompts_in_three_lines():
     [
         ([], "images: expected a list of at least one image, got []"),
         ("a.png", "images: expected a list of at least one image, got 'a.png'"),
-        ([3], "images: expected an image of Pillow, an array of uint8 or a path, got 3 at 0"),
+        ([3], "images: expected a Pillow image, an array of uint8 or a path, got 3 at 0"),
     ],
 )
 def test_what_is_no_list_of_images_is_refused(images, message):

@@ -575,5 +575,7 @@ def test_the_first_of_equal_candidates_are_the_nearest(k):
 
 def test_half_a_character_is_no_caption(tmp_path):
     (tmp_path / "x.jsonl").write_text(r'{"image": "a", "caption": "b\ud83d\ude00 \ud800"}')
-    with pytest.raises(ClipkitError, match=r"line 1: expected text, got half a character, U\+D800"):
+    with pytest.raises(
+        ClipkitError, match=r"line 1: expected text, got half a surrogate pair, U\+D800"
+    ):
         embedding.read_captions(str(tmp_path / "x.jsonl"))

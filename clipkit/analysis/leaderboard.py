@@ -6,7 +6,8 @@ import numpy as np
 
 from clipkit.analysis import verdicts
 from clipkit.analysis.comparison import OVERALL, PairedResults, as_paired, compare, count_rows
-from clipkit.analysis.results import Row, chance, holds_classes, make_result
+from clipkit.analysis.results import Row, chance, holds_classes, make_result, newest_entry
+from clipkit.base.errors import UsageError
 from clipkit.features.arguments import Features, Several, as_file, checked
 from clipkit.features.model import FeatureFile
 
@@ -37,6 +38,11 @@ def leaderboard(
     """
     paired = as_paired(paired)
     compared = compare(paired) if compared is None else as_file(compared, "compared", "result")
+    if newest_entry(compared).command != "compare":
+        raise UsageError(
+            f"compared: expected a result of compare, got one of {newest_entry(compared).command}",
+            "give several results as a list: leaderboard([a, b])",
+        )
     prompts = paired.entry["prompts"] or [""] * len(paired.names)
     labels = paired.first.splits[paired.split].labels
     by_chance = chance(labels) if holds_classes(paired.first) else np.nan

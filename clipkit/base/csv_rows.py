@@ -235,7 +235,7 @@ def _check_characters(content: Any, where: str) -> None:
     try:
         json.dumps(content, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        got = f"half a character, U+{ord(error.object[error.start]):04X}"
+        got = f"half a surrogate pair, U+{ord(error.object[error.start]):04X}"
         raise ClipkitError(f"{where}: expected text, got {got}") from None
 
 

@@ -119,7 +119,7 @@ def _check_no_groups(table: str | None, cluster: str | None, chosen: Sequence[st
     """Refuse what chooses some of the images for a leaderboard, which is of all."""
     if any(chosen) or (table and not cluster):
         raise UsageError(
-            "expected --leaderboard without --attribute, --groups, --list, and --table without "
+            "expected --leaderboard without --attribute, --groups, --list, and --table only with "
             "--cluster"
         )
 

@@ -27,7 +27,7 @@ def embed(images: Sequence[Any], model: str = models.DEFAULT, **settings: Any) -
     Parameters
     ----------
     images : sequence of N images
-        Each is an image of Pillow, an array (H, W) or (H, W, 3) of uint8, or the path of a file.
+        Each is a Pillow image, an array (H, W) or (H, W, 3) of uint8, or the path of a file.
     model : str
         As in `models.load`.
     **settings
@@ -81,5 +81,5 @@ def _as_image(image: Any, number: int) -> Image.Image:
         return image.convert("RGB")
     got = shorten(repr(image), 60)
     raise UsageError(
-        f"images: expected an image of Pillow, an array of uint8 or a path, got {got} at {number}"
+        f"images: expected a Pillow image, an array of uint8 or a path, got {got} at {number}"
     )

@@ -173,7 +173,7 @@ def _check(name: str, value: Any, annotation: str, types: Types, hint: str | Non
         return None
     if not types.keys() >= set(accepted):  # the function converts it
         if value is None:
-            raise refused(name, "a value", None)
+            raise refused(name, OF_FEATURES if "Features" in annotation else "a value", None)
         return value
     plain = _plain(value)
     for kind in accepted:

@@ -34,7 +34,7 @@ Kind = Literal["images", "texts", "logits"]
 
 @runtime_checkable
 class Matrix(Protocol):
-    """An array (N, D), such as one of NumPy or a tensor of torch."""
+    """An array (N, D), such as a NumPy array or a torch tensor."""
 
     @property
     def shape(self) -> Any:
@@ -60,7 +60,7 @@ def from_array(  # noqa: PLR0913 (what a split or the texts of a file hold)
 
     Parameters
     ----------
-    features : (N, D) array of NumPy, or tensor of torch
+    features : (N, D) NumPy array or torch tensor
         Embeddings or, of logits, the cosines of N images with D prompts.
     kind : {"images", "texts", "logits"}
     labels : (N,) sequence of int or str, optional
@@ -88,6 +88,8 @@ def from_array(  # noqa: PLR0913 (what a split or the texts of a file hold)
         If it holds NaN or Inf, or the number of labels, ids or texts does not fit.
     """
     _check_kind(kind, ids, texts)
+    if not isinstance(split, str):
+        raise UsageError(f"split: expected a text, got {split!r}")
     matrix = as_matrix(features, name)
     numbers, names = _number(labels, class_names)
     entry = history_entry(
@@ -127,7 +129,10 @@ def _check_kind(kind: str, ids: object, texts: object) -> None:
 def as_matrix(features: Matrix, name: str) -> Float32:
     """Return an array (N, D) of finite numbers as float32; refuse another."""
     detach = getattr(features, "detach", None)  # of a tensor, which may be on a GPU
-    array = np.asarray(features if detach is None else detach().cpu().float())
+    try:
+        array = np.asarray(features if detach is None else detach().cpu().float())
+    except ValueError as error:  # rows of several lengths
+        raise UsageError(f"{name}: expected an array of numbers (N, D), got {error}") from None
     if array.dtype.kind not in "fiu" or array.ndim != 2 or 0 in array.shape:
         got = f"{array.dtype} of the shape {array.shape}"
         raise UsageError(f"{name}: expected an array of numbers (N, D), got {got}")
@@ -161,7 +166,7 @@ def _number(
         return None, names
     array: NDArray[Any] = np.asarray(labels)
     if array.ndim != 1 or array.dtype.kind not in "iuUO":
-        got = shorten(repr(labels), 60)
+        got = shorten(" ".join(repr(labels).split()), 60)
         raise UsageError(f"labels: expected a list of whole numbers or names, got {got}")
     if array.dtype.kind in "iu":
         return array.astype(np.int64), names

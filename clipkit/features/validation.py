@@ -164,7 +164,7 @@ def validate(file: FeatureFile) -> None:
         Naming the file and the data set that breaks a rule.
     """
     if not isinstance(file, FeatureFile):
-        got = shorten(repr(file), 60)
+        got = shorten(" ".join(repr(file).split()), 60)
         hint = "make one with: clipkit.from_array(features)"
         raise UsageError(f"file: expected a feature file, got {got}", hint)
     try:
