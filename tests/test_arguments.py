@@ -183,7 +183,9 @@ WORKING = {
     "entropy, float16": lambda n: softmax.entropy_summary(n.cosines.astype(np.float16), [1, 0.07]),
     "zeroshot, one split": lambda n: zeroshot.evaluate("logits.h5", "test"),
     "zeroshot, array": lambda n: zeroshot.evaluate(
-        clipkit.from_array(n.cosines[:, :2], "logits", labels=n.colour)
+        clipkit.from_array(
+            n.cosines[:, :2], "logits", labels=n.colour, class_names=sorted(set(n.colour))
+        )
     ),
     "cluster, array": lambda n: clustering.cluster(n.X, k=3),
     "cluster, path": lambda n: clustering.cluster("images.h5", k=np.arange(2, 4)),
@@ -282,6 +284,10 @@ def test_labels_of_an_array_are_numbers_or_names():
     assert named["all"].labels.tolist() == [1, 0, 1, 0]
     numbered = clipkit.from_array(X, labels=[1, 0, 1, 0], ids=list("abcd"), split="test")
     assert (numbered["test"].labels.tolist(), numbered["test"].ids) == ([1, 0, 1, 0], list("abcd"))
+    objects = clipkit.from_array(X, labels=np.array([10, 2, 10, 2], object))
+    assert objects["all"].labels.tolist() == [10, 2, 10, 2]
+    unordered = clipkit.from_array(X[:, :2] / 9, "logits", labels=["b", "a", "b", "a"])
+    assert set(unordered.class_index) == {-1}  # nothing says which prompt is of which class
     texts = clipkit.from_array(X, "texts", labels=["d", "a", "a", "d"], texts=list("wxyz"))
     images = clipkit.from_array(X, ids=["a", "d", "e", "f"])
     assert retrieval.pair(images, texts, "all").image_of.tolist() == [1, 0, 0, 1]
@@ -339,9 +345,10 @@ def test_a_dataframe_of_pandas_is_a_table(natural):
     assert values_of(natural.images, frame) == values_of(natural.images, natural.table())
 
 
-FROM_ARRAY = "clipkit.from_array(features, labels=..., ids=..., model=...)"
+FROM_ARRAY = "clipkit.from_array(features, labels=..., ids=..., class_names=..., model=...)"
 AS_LIST = "give several files as a list: align([a, b])"
 REFUSED = [
+    (lambda n: comparison.pair([]), "results: expected a result or several, got none"),
     (
         lambda n: retrieval.retrieve(3, n.texts),
         "images: expected a feature file, its path or an a",
@@ -424,6 +431,18 @@ REFUSED = [
     (lambda n: report.of_files(3), "paths: expected a text, or several, got 3"),
 ]
 HINTED = [
+    (
+        lambda n: leaderboard.leaderboard(
+            ["a.h5", "probe.h5"], comparison.compare(["probe.h5", "a.h5"])
+        ),
+        "compared: expected the comparison of these results in this order",
+        "leave it out",
+    ),
+    (
+        lambda n: clipkit.from_array(n.X[:3], labels=["cat", None, "dog"]),
+        "labels: expected a label for every row, got None for row 1",
+        "leave out rows",
+    ),
     (
         lambda n: leaderboard.leaderboard("probe.h5", "probe.h5"),
         "compared: expected a result of compare, got one of probe",

@@ -141,8 +141,7 @@ def pair(
     """
     results = as_files(results, "results", "result")
     runs = as_list(runs, "runs", int)
-    for result in results:
-        check_predicted_classes(result)
+    _check_results(results)
     _, split = choose_split(results[0], split)
     splits = [same_split(result, results[0], split, same_rows)[1] for result in results]
     numbers = _choose_runs(results, splits, runs)
@@ -193,6 +192,14 @@ def pair(
         cluster_entry,
         list(map(shots, results)),
     )
+
+
+def _check_results(results: Sequence[FeatureFile]) -> None:
+    """Refuse no results, and results without predicted classes."""
+    if not results:
+        raise UsageError("results: expected a result or several, got none")
+    for result in results:
+        check_predicted_classes(result)
 
 
 def _cluster_rows(

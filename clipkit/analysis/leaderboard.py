@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from clipkit.analysis import verdicts
@@ -50,6 +52,7 @@ def leaderboard(
     differences = [of_first | {"verdict": ""}]
     if len(paired.names) > 1:
         pairs = [row for row in compared.rows() if row.get("scope", OVERALL) == OVERALL]
+        _check_pairs(pairs, paired)
         differences += map(_difference, pairs)
     rows: list[Row] = []
     for number, difference in enumerate(differences):
@@ -68,6 +71,17 @@ def leaderboard(
         rows.append(row | difference)
     history = compared.extended_history("leaderboard", inputs={"compared": compared.digest})
     return make_result(history, rows)
+
+
+def _check_pairs(pairs: Sequence[Row], paired: PairedResults) -> None:
+    """Refuse the comparison of other results than the paired ones."""
+    first, *others = paired.names
+    n = len(paired.right[0])
+    if [(row["a"], row["b"], row["rows"]) for row in pairs] != [(first, b, n) for b in others]:
+        raise UsageError(
+            "compared: expected the comparison of these results in this order, got another",
+            "leave it out, and it is computed",
+        )
 
 
 def _difference(pair: Row) -> Row:

@@ -13,6 +13,7 @@ from clipkit.analysis.ranking import Ranking, join, rank
 from clipkit.base.errors import ClipkitError
 from clipkit.base.names import abridged
 from clipkit.features.arguments import Features, Several, as_file, as_list, checked
+from clipkit.features.arrays import hint_of
 from clipkit.features.matching import choose_splits
 from clipkit.features.model import BlockMatrix, FeatureFile, Float32, Floats, Int64, Split
 
@@ -113,7 +114,7 @@ def check_prompts(logits: FeatureFile) -> None:
     if not logits.class_names or index is None or (index < 0).all():
         raise ClipkitError(
             f"{logits.display_name}: expected prompts of the images' classes, got none",
-            CLASS_PROMPTS_HINT,
+            hint_of(CLASS_PROMPTS_HINT, logits),
         )
     missing = sorted(set(range(len(logits.class_names))) - set(index.tolist()))
     if missing:

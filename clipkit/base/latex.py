@@ -68,7 +68,7 @@ def format_table(
     for (title, *cells), is_right in zip(zip(titles, *rows, strict=True), is_number, strict=True):
         if is_right and any(map(WITH_INTERVAL.fullmatch, cells)):
             kinds += "r@{ }l"
-            cells = [cell.replace(" (", " & (") if " (" in cell else f"{cell} &" for cell in cells]
+            cells = list(map(_apart, cells))
             columns.append([rf"\multicolumn{{2}}{{c}}{{{title}}}", *cells])
         else:
             kinds += "r" if is_right else "l"
@@ -78,6 +78,12 @@ def format_table(
         return "\n".join(others)
     begin = [rf"\begin{{tabular}}{{{kinds}}}", r"\toprule", first, r"\midrule"]
     return "\n".join([*begin, *others, r"\bottomrule", r"\end{tabular}"])
+
+
+def _apart(cell: str) -> str:
+    """Return a number and its interval, if it has one, as two cells."""
+    number, has_interval, interval = cell.partition(" (")
+    return f"{number} & ({interval}" if has_interval else f"{cell} &"
 
 
 def format_note(text: str) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from clipkit.base.csv_rows import is_no_value
 from clipkit.base.errors import ClipkitError, UsageError, shorten
 from clipkit.base.names import locate
 from clipkit.features.history import History, history_entry
@@ -25,7 +27,10 @@ from clipkit.features.model import (
 from clipkit.features.validation import finite_blocks, validate
 
 ARRAY = "array"  # what a history calls the source of features, and a model that is not named
-HINT = "say what the rows are: clipkit.from_array(features, labels=..., ids=..., model=...)"
+HINT = (
+    "say what the rows are: "
+    "clipkit.from_array(features, labels=..., ids=..., class_names=..., model=...)"
+)
 SPLIT = "all"  # as of a folder without splits
 MOST_COSINE = 1.001  # of float16, which rounds
 
@@ -71,8 +76,8 @@ def from_array(  # noqa: PLR0913 (what a split or the texts of a file hold)
     texts : sequence of str, optional
         The prompts: N of texts, D of logits. By default, their numbers.
     class_names : sequence of C str, optional
-        By default, the sorted names among `labels`. Logits with as many prompts have one prompt for
-        each class, in this order.
+        By default, the sorted names among `labels`. If logits have as many prompts, each prompt is
+        that of a class, in this order.
     split : str
         The name of the rows.
     model : str
@@ -109,7 +114,7 @@ def from_array(  # noqa: PLR0913 (what a split or the texts of a file hold)
     if kind == "logits":
         _check_cosines(matrix, name)
         file.temperature = 1.0
-        is_class_each = len(names or []) == matrix.shape[1]
+        is_class_each = class_names is not None and len(class_names) == matrix.shape[1]
         classes = np.arange(matrix.shape[1]) if is_class_each else None
         _set_texts(file, matrix.shape[1], texts, classes)
     validate(file)
@@ -157,6 +162,19 @@ def missing_labels(file: FeatureFile, message: str, hint: str | None = None) -> 
     return ClipkitError(f"{file.display_name}: {message}", hint_of(hint, file))
 
 
+def _plain_labels(labels: NDArray[Any]) -> NDArray[Any]:
+    """Return labels (N,) of Python objects as whole numbers, if all are; refuse unknown ones."""
+    values = labels.tolist()
+    for row, value in enumerate(values):
+        if is_no_value(str(value)) and not isinstance(value, str):
+            raise UsageError(
+                f"labels: expected a label for every row, got {value} for row {row}",
+                "leave out rows without a label",
+            )
+    is_whole = all(isinstance(one, Integral) and not isinstance(one, bool) for one in values)
+    return np.array(values, np.int64) if is_whole and values else labels
+
+
 def _number(
     labels: ArrayLike | None, class_names: Sequence[str] | None
 ) -> tuple[Int64 | None, list[str] | None]:
@@ -165,6 +183,8 @@ def _number(
     if labels is None:
         return None, names
     array: NDArray[Any] = np.asarray(labels)
+    if array.dtype.kind == "O":
+        array = _plain_labels(array)
     if array.ndim != 1 or array.dtype.kind not in "iuUO":
         got = shorten(" ".join(repr(labels).split()), 60)
         raise UsageError(f"labels: expected a list of whole numbers or names, got {got}")

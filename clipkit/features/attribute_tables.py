@@ -112,6 +112,6 @@ def _cell(value: Any) -> Any:
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
     if isinstance(value, list | tuple | set):
-        return list(value)
+        return [one for one in map(_cell, value) if one is not None]
     text = str(value)
     return None if is_no_value(text) or text == NOT_A_TIME else value
