@@ -43,12 +43,12 @@ demo: $(INSTALLED)  ## Run the pipeline on the bundled data set and model, with 
 	@echo "The same report with pictures, for a browser:"
 	@ls $(DEMO)/report.html
 
-test-quick: $(INSTALLED)  ## Check style and run the quick tests, in half a minute
+test-quick: $(INSTALLED)  ## Check style and run the quick tests, in one minute
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(PYTEST) -m "$(QUICK)"
 
-test: lint  ## Run the linters and the tests, in three minutes on two cores
+test: lint  ## Run the linters and the tests, in five minutes on two cores
 	$(PYTEST) -m "$(TESTS)"
 
 test-all: lint  ## Run the linters and all tests except fuzz, as CI does every night

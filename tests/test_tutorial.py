@@ -39,8 +39,8 @@ def texts():
     return ["".join(cell["source"]) for cell in CELLS if cell["cell_type"] == "markdown"]
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("how", ["plain", pytest.param("kernel", marks=pytest.mark.exhaustive)])
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("how", ["plain", "kernel"])
 def test_each_cell_shows_a_table_or_a_figure_once(tmp_path, how):
     if how == "kernel":
         pytest.importorskip("nbclient", reason="nbclient is not installed: make install")
