@@ -76,8 +76,8 @@ def from_array(  # noqa: PLR0913 (what a split or the texts of a file hold)
     texts : sequence of str, optional
         The prompts: N of texts, D of logits. By default, their numbers.
     class_names : sequence of C str, optional
-        By default, the sorted names among `labels`. If logits have as many prompts, each prompt is
-        that of a class, in this order.
+        By default, the sorted names among `labels`. If as many as logits have prompts are given,
+        they name the class of each prompt.
     split : str
         The name of the rows.
     model : str
