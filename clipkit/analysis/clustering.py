@@ -134,10 +134,10 @@ def _squared_distances(X: NDArray[np.floating[Any]], rows: Int64) -> NDArray[np.
     distances = np.empty((len(rows), len(X)), X.dtype)
     for start in range(0, len(X), CACHE_ROWS):
         block = X[start : start + CACHE_ROWS].astype(np.float64)
-        found = -2 * (centres @ block.T)
-        found += squares
-        found += np.einsum("ij,ij->i", block, block)
-        distances[:, start : start + CACHE_ROWS] = found
+        of_block = -2 * (centres @ block.T)
+        of_block += squares
+        of_block += np.einsum("ij,ij->i", block, block)
+        distances[:, start : start + CACHE_ROWS] = of_block
     return np.maximum(distances, 0, out=distances)
 
 

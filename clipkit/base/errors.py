@@ -129,6 +129,7 @@ def _share_of(percent: str) -> str:
 
 
 MAX_REASON = 300  # characters of a library's message, which may quote a whole file or reply
+MAX_QUOTED = 60  # characters of a wrong argument
 
 
 def system_reason(error: Exception) -> str:
@@ -170,6 +171,15 @@ def shorten(value: object, most: int = MAX_REASON) -> str:
     if len(text) > most:
         return f"{text[:most]} ..."
     return text
+
+
+def quote(value: object) -> str:
+    """Return a wrong argument as one short line, for a message.
+
+    >>> quote({"a": "b"})
+    "{'a': 'b'}"
+    """
+    return shorten(" ".join(repr(value).split()), MAX_QUOTED)
 
 
 # The last pyarrow that goes with NumPy 1 is 25, and the first that goes with NumPy 2 is 16.

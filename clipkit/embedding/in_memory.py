@@ -11,7 +11,7 @@ from PIL import Image
 
 from clipkit import features, models
 from clipkit.base import console
-from clipkit.base.errors import UsageError, shorten
+from clipkit.base.errors import UsageError, quote
 from clipkit.datasets import images as image_files
 from clipkit.features.model import ROW_NUMBERS, FeatureFile, Split, row_ids
 from clipkit.models import RunOptions
@@ -47,7 +47,7 @@ def embed(images: Sequence[Any], model: str = models.DEFAULT, **settings: Any) -
         If a file cannot be used.
     """
     if isinstance(images, str | os.PathLike | Image.Image) or not len(images):
-        got = shorten(repr(images), 60)
+        got = quote(images)
         raise UsageError(f"images: expected a list of at least one image, got {got}")
     options = RunOptions(**settings)
     decoded = [_as_image(image, number) for number, image in enumerate(images)]
@@ -79,7 +79,7 @@ def _as_image(image: Any, number: int) -> Image.Image:
         image = Image.fromarray(image)
     if isinstance(image, Image.Image):
         return image.convert("RGB")
-    got = shorten(repr(image), 60)
+    got = quote(image)
     raise UsageError(
         f"images: expected a Pillow image, an array of uint8 or a path, got {got} at {number}"
     )

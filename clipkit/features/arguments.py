@@ -11,12 +11,11 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-import re
 from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any, ParamSpec, TypeAlias, TypeGuard, TypeVar, overload
 
-from clipkit.base.errors import UsageError, shorten
+from clipkit.base.errors import UsageError, quote
 from clipkit.features.arrays import Kind, Matrix, from_array
 from clipkit.features.model import KINDS, FeatureFile
 
@@ -27,7 +26,6 @@ FilePath: TypeAlias = str | os.PathLike[str]
 Features: TypeAlias = FeatureFile | FilePath | Matrix
 Several: TypeAlias = T | Iterable[T]
 
-SHOWN = 60  # characters of a wrong value
 OF_FEATURES = "a feature file, its path or an array of features"
 Types: TypeAlias = dict[str, tuple[type, str]]
 TYPES: Types = {  # by the name in an annotation: the type, and its noun
@@ -152,8 +150,7 @@ def as_list(values: Any, name: str, kind: type[Any]) -> list[Any] | None:
 
 def refused(name: str, expected: str, value: object, hint: str | None = None) -> UsageError:
     """Return the error of one line for an argument of another type."""
-    got = shorten(re.sub(r"\s+", " ", repr(value)), SHOWN)
-    return UsageError(f"{name}: expected {expected}, got {got}", hint)
+    return UsageError(f"{name}: expected {expected}, got {quote(value)}", hint)
 
 
 def _classes(function: Callable[..., Any], annotations: Iterable[str]) -> Types:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from clipkit.base.csv_rows import is_no_value
-from clipkit.base.errors import ClipkitError, UsageError, shorten
+from clipkit.base.errors import ClipkitError, UsageError, quote
 from clipkit.base.names import locate
 from clipkit.features.history import History, history_entry
 from clipkit.features.model import (
@@ -186,8 +186,7 @@ def _number(
     if array.dtype.kind == "O":
         array = _plain_labels(array)
     if array.ndim != 1 or array.dtype.kind not in "iuUO":
-        got = shorten(" ".join(repr(labels).split()), 60)
-        raise UsageError(f"labels: expected a list of whole numbers or names, got {got}")
+        raise UsageError(f"labels: expected a list of whole numbers or names, got {quote(labels)}")
     if array.dtype.kind in "iu":
         return array.astype(np.int64), names
     texts = list(map(str, array.tolist()))

@@ -12,7 +12,7 @@ import numpy as np
 
 from clipkit.base import files
 from clipkit.base.csv_rows import check_different, is_no_value
-from clipkit.base.errors import UsageError, shorten
+from clipkit.base.errors import UsageError, quote
 from clipkit.features.model import row_ids
 
 ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -80,7 +80,7 @@ def _read_columns(table: object, name: str) -> dict[str, list[Any]]:
     """Return the columns of a table in memory, the first with its index."""
     names = table if isinstance(table, Mapping) else getattr(table, "columns", None)
     if not isinstance(table, Mapping | Frame) or not isinstance(names, Iterable):
-        got = shorten(repr(table), 60)
+        got = quote(table)
         expected = "a file of attributes, a dict of columns or a DataFrame"
         raise UsageError(f"{name}: expected {expected}, got {got}")
     check_different(list(map(str, names)), name)
@@ -102,7 +102,7 @@ def _index(index: Any, count: int) -> list[Any]:
 def _cells(column: Any, title: str, name: str) -> list[Any]:
     """Return the cells of a column; None for what is not known."""
     if isinstance(column, str | bytes | Mapping) or not isinstance(column, Iterable):
-        got = shorten(repr(column), 60)
+        got = quote(column)
         raise UsageError(f"{name}: expected a list of values in {title}, got {got}")
     return list(map(_cell, column))
 

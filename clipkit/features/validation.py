@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipkit.base import probe_arrays
-from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError, UsageError, shorten
+from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError, UsageError, quote, shorten
 from clipkit.base.probe_arrays import ProbeArray, ProbeModel
 from clipkit.features.columns import COLUMNS, Unit
 from clipkit.features.history import check_history, check_scale
@@ -164,9 +164,8 @@ def validate(file: FeatureFile) -> None:
         Naming the file and the data set that breaks a rule.
     """
     if not isinstance(file, FeatureFile):
-        got = shorten(" ".join(repr(file).split()), 60)
         hint = "make one with: clipkit.from_array(features)"
-        raise UsageError(f"file: expected a feature file, got {got}", hint)
+        raise UsageError(f"file: expected a feature file, got {quote(file)}", hint)
     try:
         datasets = file.datasets()
         _check_names(file)
