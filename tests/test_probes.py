@@ -306,6 +306,16 @@ def test_columns_without_variance_of_their_own_are_left_out_of_the_fit(monkeypat
     assert_agree(many.predicted, many.fitted.predict(X_eval @ np.linalg.qr(mixing.T)[0].T))
 
 
+@pytest.mark.parametrize("y", [[0, 0, 1, 1, 1], [0, 0, 1, 1, 2, 2, 2]])
+def test_rows_that_are_all_equal_are_of_the_most_frequent_class(monkeypatch, y):
+    X, y = np.ones((len(y), 4)), np.array(y)
+    monkeypatch.setattr(svm, "GRAM_ROWS", len(y) - 1)
+    (run,) = probes.sweep(X, y, X, keep=True)
+    assert run.converged
+    assert run.fitted.model.hyperplanes.shape[1] == 5
+    assert set(run.predicted) == set(svc(X, y, X)) == {y.max()}
+
+
 @problems(separable, cosines)
 @pytest.mark.long
 def test_an_svm_of_one_pair_at_a_time_does_not_depend_on_other_settings(monkeypatch, problem):

@@ -165,12 +165,14 @@ def _fewer_axes(context: SweepContext) -> Floats | None:
     """Return the principal axes (D, d) if columns outnumber them by far, else None.
 
     Normals lie along them. Cosines with many prompts have no more axes than the model has columns.
+    Rows that are all equal have none, and stay as they are.
     """
     n_rows, n_columns = context.X.shape
     if n_columns > min(n_rows, MAX_COLUMNS):
         return None
     axes = principal_axes(context.X, RESOLUTION, context.workers.map)
-    return axes.astype(np.float32) if axes.shape[1] <= FEWER * n_columns else None
+    are_few = 0 < axes.shape[1] <= FEWER * n_columns
+    return axes.astype(np.float32) if are_few else None
 
 
 def _batches(groups: list[Group], most: int) -> Iterator[list[Group]]:
