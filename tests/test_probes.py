@@ -306,6 +306,15 @@ def test_columns_without_variance_of_their_own_are_left_out_of_the_fit(monkeypat
     assert_agree(many.predicted, many.fitted.predict(X_eval @ np.linalg.qr(mixing.T)[0].T))
 
 
+@pytest.mark.parametrize("columns", [8, 120])
+def test_classes_of_equal_size_are_told_apart_at_the_least_c(columns):
+    """The margins of all rows are nearly 0, and the intercept lies in the middle between them."""
+    y = np.arange(600) % 2
+    X = np.random.default_rng(0).normal(0.3 * y[:, None], 1, (600, columns)).astype("f4")
+    X -= X.mean(axis=0)
+    assert_agree(predict(X, y, X, C=[1e-12]), svc(X, y, X, C=1e-12))
+
+
 @pytest.mark.parametrize("y", [[0, 0, 1, 1, 1], [0, 0, 1, 1, 2, 2, 2]])
 def test_rows_that_are_all_equal_are_of_the_most_frequent_class(monkeypatch, y):
     X, y = np.ones((len(y), 4)), np.array(y)
