@@ -306,6 +306,21 @@ def test_columns_without_variance_of_their_own_are_left_out_of_the_fit(monkeypat
     assert_agree(many.predicted, many.fitted.predict(X_eval @ np.linalg.qr(mixing.T)[0].T))
 
 
+def test_columns_of_little_variance_count_at_a_large_c():
+    """They alone tell the classes apart, by a normal that only a large C makes so long."""
+    rng = np.random.default_rng(0)
+    y = np.arange(400) % 2
+    X = rng.standard_normal((400, 9)).astype("f4")
+    X[:, 6:] = 3e-6 * (0.3 * X[:, 6:] + 2 * y[:, None] - 1)
+    small, large = probes.sweep(X, y, X, C=[1, 1e10], keep=True)
+    assert_agree(small.predicted, svc(X, y, X), 1)
+    assert large.converged
+    assert np.array_equal(large.predicted, y)
+    for C, run in ((1, small), (1e10, large)):
+        (alone,) = probes.sweep(X, y, X, C=[C], keep=True)
+        assert np.array_equal(alone.fitted.model.hyperplanes, run.fitted.model.hyperplanes)
+
+
 @pytest.mark.parametrize("columns", [8, 120])
 def test_classes_of_equal_size_are_told_apart_at_the_least_c(columns):
     """The margins of all rows are nearly 0, and the intercept lies in the middle between them."""

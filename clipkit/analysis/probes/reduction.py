@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipkit.analysis.probes.models import Pair
+from clipkit.analysis.probes.pairs import TOLERANCE
 from clipkit.features.model import Floats, Int64
 
-TOLERANCE = 1e-3  # of the margin, as in SVC
 # Rows whose margin a guess sees within such a distance of 1 take part, fit by fit.
 SLACKS = (0.3, 0.3, 0.6, math.inf)
 MOST_ROWS = 0.8  # the share from which all rows take part
