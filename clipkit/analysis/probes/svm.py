@@ -319,14 +319,17 @@ def _fit_at(
 def _fit_pairs(pairs: Pairs, C: float, guesses: Guesses) -> list[Fit]:
     """Fit pairs by the interior-point method or by libsvm, on the rows that decide them.
 
-    At a large C, where guesses are worse, the interior-point method takes all rows.
+    At a large C, where guesses are worse, the interior-point method takes all rows. It also
+    takes more rows than a Gram matrix holds, since libsvm computes their products again and again.
     """
     _, n_rows, n_columns = pairs.rows.shape
+    enough = ENOUGH_ROWS * n_columns**2
     is_large = C * n_rows > LARGE_C
-    is_overlapping = n_rows >= ENOUGH_ROWS * n_columns**2 if is_large else n_columns <= FEW_COLUMNS
+    is_overlapping = n_rows >= enough if is_large else n_columns <= FEW_COLUMNS
 
     def fit(problems: Problems) -> list[Floats | None]:
-        if is_overlapping:
+        rows_left = problems.rows.shape[1]
+        if is_overlapping or rows_left >= max(enough, GRAM_ROWS + 1):
             return _fit_in_batches(fit_overlapping, problems, C)
         fits = [libsvm.fit_pair(*problem, C) for problem in zip(*problems, strict=True)]
         return [hyperplane if converged else None for hyperplane, converged in fits]
