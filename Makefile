@@ -236,7 +236,7 @@ steps = $(patsubst $1=%,STEPS=%,$(filter $1=%,$(PLAN)))
 # The plan has the steps of each folder, and a sentence that says how long all take. It is made from
 # a dry run of each chapter in each folder, and from what such commands took on another machine.
 NUMBERS := cifar10=60000 cifar100=60000 imagenette=13394 tiny-imagenet=55000 food101=101000 \
-  shapes=10000
+  shapes=25000
 IMAGES = $(or $(patsubst $(DATASET)=%,%,$(filter $(DATASET)=%,$(NUMBERS))),\
   $(if $(wildcard $(DATASET)/.),$(shell find -L $(DATASET) -type f | wc -l)))
 AT_A_TIME = $(or $(patsubst -j%,%,$(filter -j%,$(MAKEFLAGS))),2)

@@ -300,7 +300,6 @@ def test_columns_without_variance_of_their_own_are_left_out_of_the_fit(monkeypat
         probes.sweep(X @ to, y, X_eval @ to, keep=True)[0]
         for to in (np.linalg.svd(mixing)[0], np.linalg.qr(mixing.T)[0].T)
     )
-    assert svm._row_space(X @ mixing).shape[1] <= 64
     assert many.fitted.model.hyperplanes.shape[1] == 201
     assert_agree(many.predicted, few.predicted)
     assert_agree(many.predicted, svc(X, y, X_eval))

@@ -16,13 +16,14 @@ import copy
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clipkit.analysis.metrics import best_classes
+from clipkit.analysis.probes.axes import ROTATED, Map, principal_axes
 from clipkit.analysis.probes.models import Coefficients
 from clipkit.analysis.probes.sweep_context import Setting, Solution, SweepContext
 from clipkit.base import console
@@ -43,14 +44,12 @@ MIN_ROWS = 2**12  # of a block, since products of fewer are slow
 MAX_BLOCK = 2**22  # scores of a block of MIN_ROWS
 TWO_CLASS_BLOCK = 2**19  # features of a block of two classes, which is read twice
 TWO_CLASS_ROWS = 2**8  # at least
-ROTATED = 2**20  # features in float64 at a time
 MAX_GROUPS = 16  # of blocks; each has a gradient in memory
 TINY = 1e-200  # against divisions by 0
 RESOLUTION = 1e-12  # of variances: float32 has 7 digits
 LOWEST_LOGIT = -60  # below the row's highest; exp of less gives float32 numbers that are slow
 
 Float64 = NDArray[np.float64]
-Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 
 
 def logreg(context: SweepContext) -> list[Solution]:
@@ -425,9 +424,9 @@ class Objective:
 def rotate(X: Floats, map_parts: Map) -> Float64:
     """Turn X (N, D), in place, to its principal axes (D, d), and return these.
 
-    The first d columns are the coordinates; see `_principal_axes`.
+    The first d columns are the coordinates.
     """
-    axes = _principal_axes(X, map_parts)
+    axes = principal_axes(X, RESOLUTION, map_parts)
 
     def rotate_rows(rows: Floats) -> None:
         rows[:, : axes.shape[1]] = rows.astype(np.float64) @ axes
@@ -435,27 +434,3 @@ def rotate(X: Floats, map_parts: Map) -> Float64:
     for _ in map_parts(rotate_rows, row_blocks(X, ROTATED)):
         pass
     return axes
-
-
-def _principal_axes(X: Floats, map_parts: Map) -> Float64:
-    """Return the principal axes (D, d) of at most N and D, the largest last.
-
-    With fewer rows than columns, the smaller matrix X X^T = U S^2 U^T is decomposed. The axes are
-    V = X^T U / S, since X = U S V^T.
-    """
-    if len(X) < X.shape[1]:
-        rows = X.astype(np.float64)
-        variances, U = np.linalg.eigh(rows @ rows.T)
-        resolved = variances > RESOLUTION * variances.max()
-        return np.asarray(rows.T @ U[:, resolved] / np.sqrt(variances[resolved]))
-    parts = np.array_split(X, MAX_GROUPS)
-    variances, axes = np.linalg.eigh(sum(map_parts(_squares, parts)))
-    return np.asarray(axes[:, variances > RESOLUTION * variances.max()])
-
-
-def _squares(X: Floats) -> Float64:
-    sums = np.zeros((X.shape[1], X.shape[1]))
-    for block in row_blocks(X, ROTATED):
-        rows = block.astype(np.float64)
-        sums += rows.T @ rows
-    return sums

@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipkit.analysis.probes import libsvm
+from clipkit.analysis.probes.axes import principal_axes
 from clipkit.analysis.probes.libsvm import GRAM_ROWS
 from clipkit.analysis.probes.models import PAIRS, Hyperplanes, Pair, count_votes
 from clipkit.analysis.probes.pairs import Separation, fit_overlapping, fit_separable
@@ -38,9 +39,8 @@ from clipkit.analysis.probes.reduction import (
     fit_reduced,
 )
 from clipkit.analysis.probes.sweep_context import Setting, Solution, SweepContext
-from clipkit.features.model import Floats, Int64, row_blocks
+from clipkit.features.model import Floats, Int64
 
-BLOCK = 2**22  # numbers that are read at a time
 NORMALS = 2**24  # numbers in the normals of all pairs that are in memory at once
 MANY_ROWS = 0.15  # of a pair, per squared column, which no hyperplane is likely to separate
 # At a large C, the interior-point method is faster than libsvm from so many rows per squared
@@ -48,8 +48,10 @@ MANY_ROWS = 0.15  # of a pair, per squared column, which no hyperplane is likely
 ENOUGH_ROWS = 0.04
 FEW_COLUMNS = 100
 LARGE_C = 20  # times the rows of a pair
+SEPARABLE_C = 2  # times the rows: with less, hardly any pair has its widest margin
 SEPARATING_C = 1e9  # of guesses for the widest margin
-VARIANCE = 1e-10  # of the largest, below which a direction has none: rounding leaves as much
+RESOLUTION = 1e-10  # of variances: rounding leaves as much along axes that mean nothing
+FEWER = 0.8  # of the columns, for which rotating all rows pays
 BATCH = 2**17  # numbers of the pairs that the interior-point method fits at once: 1 MiB in float64
 GROUP = 2**21  # numbers of the pairs that are prepared at once
 SMALL = 600  # rows of a pair; smaller pairs of a line share a call of libsvm at a small C
@@ -133,8 +135,8 @@ def _fit_all_pairs_at_once(context: SweepContext) -> list[Solution]:
 
 
 def _fit_in_groups(context: SweepContext) -> list[Solution]:
-    """Fit groups of pairs, in the coordinates of the space that the rows span."""
-    axes = _row_space(context.X)
+    """Fit groups of pairs, in coordinates along the axes of the rows if these are few."""
+    axes = _fewer_axes(context)
     if axes is not None:
         context = replace(context, X=context.X @ axes, X_eval=context.X_eval @ axes)
     n = context.n_classes
@@ -160,24 +162,16 @@ def _fit_in_groups(context: SweepContext) -> list[Solution]:
     return [tally.predictions(axes) for tally in tallies]
 
 
-def _row_space(X: Floats) -> Floats | None:
-    """Return orthonormal axes (D, r) of the space that the rows span, None if it is nearly all.
+def _fewer_axes(context: SweepContext) -> Floats | None:
+    """Return the principal axes (D, d) if columns outnumber them by far, else None.
 
-    Normals lie in this space. Cosines with more prompts than a model has columns leave the others
-    without variance.
+    Normals lie along them. Cosines with many prompts have no more axes than the model has columns.
     """
-    n_rows, n_columns = X.shape
+    n_rows, n_columns = context.X.shape
     if n_columns > min(n_rows, MAX_COLUMNS):
         return None
-    squares = np.zeros((n_columns, n_columns))
-    for block in row_blocks(X, BLOCK):
-        rows = block.astype(np.float64)
-        squares += rows.T @ rows
-    variances, axes = np.linalg.eigh(squares)
-    is_used = variances > VARIANCE * variances[-1]
-    if is_used.mean() > 0.8:
-        return None
-    return np.asarray(axes[:, is_used], np.float32)
+    axes = principal_axes(context.X, RESOLUTION, context.workers.map)
+    return axes.astype(np.float32) if axes.shape[1] <= FEWER * n_columns else None
 
 
 def _batches(groups: list[Group], most: int) -> Iterator[list[Group]]:
@@ -274,7 +268,7 @@ def _fit_by_size(
 def _separate(pairs: Pairs, largest_C: float, guesses: Guesses) -> list[Separation | None]:
     """Return the widest margins of pairs; None if the classes overlap or need a larger C."""
     n_pairs, n_rows, n_columns = pairs.rows.shape
-    if largest_C * n_rows <= LARGE_C or n_rows >= MANY_ROWS * n_columns**2:
+    if largest_C * n_rows <= SEPARABLE_C or n_rows >= MANY_ROWS * n_columns**2:
         return [None] * n_pairs
     guess = guesses.margins(pairs, SEPARATING_C)
     return [
@@ -291,7 +285,7 @@ def _fit_at(
     fits = {
         number: Fit(separation.hyperplane, True)
         for number, separation in enumerate(separations)
-        if separation is not None and separation.least_c <= C and C * n_rows > LARGE_C
+        if separation is not None and separation.least_c <= C and C * n_rows > SEPARABLE_C
     }
     left = [number for number in range(len(pairs.rows)) if number not in fits]
     if left:
