@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from PIL import Image
 
 from clipkit.base import console, files
@@ -27,7 +28,7 @@ from clipkit.base.csv_rows import check_different
 from clipkit.base.errors import ClipkitError, ImageError, read_errors
 from clipkit.base.names import escape
 from clipkit.datasets import images, remote, shards
-from clipkit.datasets.dataset import Dataset, ImageDataset, NamedClasses
+from clipkit.datasets.dataset import Dataset, ImageDataset
 from clipkit.datasets.remote import (
     LocalFile,
     RangeReader,
@@ -43,12 +44,11 @@ from clipkit.datasets.rows import (
     Row,
     Table,
     as_text,
-    attach_labels,
     check_columns,
-    has_duplicates,
-    labels_from_texts,
     list_columns,
 )
+from clipkit.features.history import drop_none
+from clipkit.features.matching import find_repeat
 from clipkit.features.model import Int64
 from clipkit.features.parquet import (
     column_chunks,
@@ -294,17 +294,14 @@ def read_parquet(patterns: Sequence[str]) -> Dataset:
             splits[split] = _join(its)
     if not splits:
         raise ClipkitError(f"{display_url(names[0])}: expected rows, got none")
-    class_names: list[str] = []
+    texts = LabelCodes()
+    codes: dict[str, NDArray[np.int32]] = {}
+    for split, its in tables_of.items():
+        codes[split] = np.concatenate([texts.recode(table.codes, table.texts) for table in its])
     first = tables[0]
-    details: dict[str, Any] = {"format": "parquet", "files": len(names)}
-    details["columns"] = {"image": first.part.column}
-    if first.label is not None:
-        details["columns"]["label"] = first.label
-        labels, class_names = _labels(tables_of, names[0])
-        splits = attach_labels(splits, labels)
-        class_names, index = shards.rename_classes_beside(class_names, names[0])
-        details |= index
-    return Dataset(shards.data_set_name(names), class_names, splits, details)
+    columns = drop_none({"image": first.part.column, "label": first.label})
+    details = {"format": "parquet", "files": len(names), "columns": columns}
+    return shards.to_dataset(names, splits, codes, texts, details, first.class_names)
 
 
 @dataclass
@@ -314,8 +311,9 @@ class _Table:
     part: ParquetPart
     paths: list[str] | None  # None if one is missing
     label: str | None  # the column of the labels
-    codes: Int64  # (N,) labels or, of texts, their codes in `texts`; NO_LABEL for none
-    texts: LabelCodes | None
+    has_texts: bool  # whether the labels are texts
+    codes: NDArray[np.int32]  # (N,) of the labels in `texts`; NO_LABEL for none
+    texts: LabelCodes
     class_names: list[str] | None
 
 
@@ -342,12 +340,14 @@ def _read_table(name: str) -> _Table:
         paths = _read_paths(part)
     label = _label_column(types, features, where)
     pa.default_memory_pool().release_unused()  # Arrow would keep more memory than the paths take
+    texts = LabelCodes()
+    codes = np.full(len(part), NO_LABEL, np.int32)
     if label is None:
-        return _Table(part, paths, None, np.full(len(part), NO_LABEL, np.int64), None, None)
+        return _Table(part, paths, None, False, codes, texts, None)
     _check_column(metadata, label, where)
-    codes, texts = _read_labels(part, label)
+    codes = _read_labels(part, label, texts)
     class_names = _class_names(features.get(label), f"{where}: {label}")
-    return _Table(part, paths, label, codes, texts, class_names)
+    return _Table(part, paths, label, is_text(types[label]), codes, texts, class_names)
 
 
 def _check_column(metadata: pq.FileMetaData, column: str, where: str) -> list[int]:
@@ -469,24 +469,25 @@ def _read_paths(part: ParquetPart) -> list[str] | None:
     return paths if all(paths) else None
 
 
-def _read_labels(part: ParquetPart, column: str) -> tuple[Int64, LabelCodes | None]:
-    """Return the labels (N,), or their codes if they are texts."""
-    where = display_url(part.file.name)
-    texts: LabelCodes | None = None
-    values = np.full(len(part), NO_LABEL, np.int64)
-    start = 0
+def _read_labels(part: ParquetPart, column: str, texts: LabelCodes) -> NDArray[np.int32]:
+    """Return the codes (N,) of the labels in `texts`."""
+    codes = [np.zeros(0, np.int32)]
     for array in _iter_column(part, column):
-        if is_text(array.type):
-            if texts is None:
-                texts = LabelCodes()
-            numbers = np.array([texts.code(text and text.strip()) for text in array.to_pylist()])
-        else:
-            with read_errors(where):  # a label beyond 64 bits
+        if not is_text(array.type):
+            with read_errors(display_url(part.file.name)):  # a label beyond 64 bits
                 array = array.cast(pa.int64())
-            numbers = array.fill_null(NO_LABEL).to_numpy(zero_copy_only=False)
-        values[start : start + len(numbers)] = np.maximum(numbers, NO_LABEL)
-        start += len(numbers)
-    return values, texts
+        encoded = array.dictionary_encode()
+        labels = map(_label_text, encoded.dictionary.to_pylist())
+        indices = encoded.indices.fill_null(NO_LABEL).to_numpy(zero_copy_only=False)
+        codes.append(texts.recode(indices, labels))
+    return np.concatenate(codes)
+
+
+def _label_text(label: str | int) -> str:
+    """Return a label as text; "" for a number below 0."""
+    if isinstance(label, str):
+        return label.strip()
+    return str(label) if label >= 0 else ""
 
 
 def _class_names(feature: Mapping[str, Any] | None, where: str) -> list[str] | None:
@@ -506,7 +507,7 @@ def _check_same(tables: Sequence[_Table]) -> None:
         for what, expected, got in (
             ("the same column of labels", first.label, table.label),
             ("the same class names", first.class_names, table.class_names),
-            ("the same type of labels", first.texts is None, table.texts is None),
+            ("the same type of labels", first.has_texts, table.has_texts),
         ):
             if expected != got:
                 names = [display_url(its.part.file.name) for its in (first, table)]
@@ -522,7 +523,7 @@ def _join(tables: Sequence[_Table]) -> ImageDataset:
     for table in tables:
         ids += table.paths or []
         table.paths = None
-    if len(ids) != len(source.rows) or has_duplicates(ids):
+    if len(ids) != len(source.rows) or find_repeat(ids):
         prefixes = shards.distinct_stems([part.file.name for part in parts])
         if len(set(prefixes)) < len(prefixes):
             raise ClipkitError(f"{display_url(parts[0].file.name)}: expected each file once")
@@ -530,37 +531,6 @@ def _join(tables: Sequence[_Table]) -> ImageDataset:
         for prefix, part in zip(prefixes, parts, strict=True):
             ids += [f"{prefix}/{row}" for row in range(len(part))]
     return ImageDataset(ids, None, source)
-
-
-def _labels(
-    tables_of: Mapping[str, Sequence[_Table]], name: str
-) -> tuple[dict[str, Int64], list[str]]:
-    """Return the labels of each split and the class names."""
-    first = next(iter(tables_of.values()))[0]
-    texts = LabelCodes()
-    numbers = np.zeros(0, np.int64)
-    if first.texts is None:  # whole numbers
-        columns = [table.codes for tables in tables_of.values() for table in tables]
-        numbers = np.unique(np.concatenate(columns))
-        numbers = numbers[numbers != NO_LABEL]
-        texts.recode(np.zeros(0, np.int32), map(str, numbers.tolist()))
-    codes: dict[str, Any] = {}
-    for split, tables in tables_of.items():
-        codes[split] = np.concatenate([_code(table, texts, numbers) for table in tables])
-    own_names = first.class_names
-    return labels_from_texts(
-        codes,
-        texts,
-        lambda _: f"labels of {display_url(name)}",
-        lambda: NamedClasses(own_names) if own_names else shards.read_class_names(name),
-    )
-
-
-def _code(table: _Table, texts: LabelCodes, numbers: Int64) -> Any:
-    """Return the codes (N,) of a file's labels among all texts, or among all numbers."""
-    if table.texts is not None:
-        return texts.recode(table.codes, table.texts)
-    return np.where(table.codes == NO_LABEL, NO_LABEL, np.searchsorted(numbers, table.codes))
 
 
 def holds_images(path: Path, name: str) -> bool:

@@ -18,6 +18,7 @@ from clipkit.datasets import remote
 from clipkit.datasets.dataset import ImageDataset, ImageFiles, NamedClasses, split_name
 from clipkit.datasets.images import reason
 from clipkit.datasets.wordnet import MAX_NAME, escape_text
+from clipkit.features.matching import find_repeat
 from clipkit.features.model import Int64
 from clipkit.features.validation import MAX_CLASSES, MAX_NAMES, is_split_name
 
@@ -100,54 +101,39 @@ def _check_named(
         console.warn(f"{named_by}, but no label is above {highest}; hint: check that file")
 
 
-def labels_from_texts(
-    codes: Mapping[str, NDArray[np.int32] | Int64],
+def attach_labels(
+    splits: Mapping[str, ImageDataset],
+    codes: Mapping[str, NDArray[np.int32]],
     texts: Collection[str],
     place_of: Callable[[str], str],
     names_of_numbers: Callable[[], NamedClasses | None] = lambda: None,
-) -> tuple[dict[str, Int64], list[str]]:
-    """Return labels and class names where each row has the number of a text, or `NO_LABEL`.
+) -> tuple[dict[str, ImageDataset], list[str]]:
+    """Return splits with labels, and class names, where rows have the numbers of texts.
 
-    `codes` (N,) of each split number `texts`; see `number_labels` for the functions. Labels (N,)
-    are indices into the class names, or `NO_LABEL`.
+    `codes` (N,) of each split number `texts`, or are `NO_LABEL`; see `number_labels` for the
+    functions. A split without any label is unlabelled. In a split that has labels, rows without one
+    are left out, with a warning.
     """
     if len(texts) > MAX_CLASSES:
         where = place_of(list(texts)[MAX_CLASSES])
         raise ClipkitError(f"{where}: expected at most {MAX_CLASSES:,} classes, got {len(texts):,}")
     class_names, number_of = number_labels(texts, place_of, names_of_numbers)
     values = np.array([number_of[text] for text in texts] + [NO_LABEL], np.int64)
-    return {split: values[numbers] for split, numbers in codes.items()}, class_names
-
-
-def attach_labels(
-    splits: Mapping[str, ImageDataset], labels: Mapping[str, Int64]
-) -> dict[str, ImageDataset]:
-    """Return splits with labels. A split without any label is unlabelled.
-
-    In a split that has labels, rows without one are left out, with a warning.
-    """
     labelled = {}
     for name, split in splits.items():
-        numbers = labels[name]
-        missing = np.flatnonzero(numbers == NO_LABEL)
-        if len(missing) == len(split):
-            labelled[name] = replace(split, labels=None)
+        has_label = codes[name] != NO_LABEL
+        if not has_label.any():
+            labelled[name] = split
             continue
-        if len(missing):
-            first = split.ids[int(missing[0])]
+        labels = values[codes[name]]
+        if not has_label.all():
+            missing = np.flatnonzero(~has_label)
             left_out = console.count(len(missing), "image")
+            first = split.ids[int(missing[0])]
             console.warn(f"{name}: left out {left_out} without a label, first {first}")
-            rows = np.flatnonzero(numbers != NO_LABEL)
-            split, numbers = split.take(rows), numbers[rows]
-        labelled[name] = replace(split, labels=numbers)
-    return labelled
-
-
-def has_duplicates(ids: Sequence[str]) -> bool:
-    """Return True if an id occurs twice. This takes 8 bytes for each id, a set about 60."""
-    hashes = np.fromiter(map(hash, ids), np.int64, len(ids))
-    hashes.sort()
-    return bool((hashes[1:] == hashes[:-1]).any()) and len(set(ids)) < len(ids)
+            split, labels = split.take(np.flatnonzero(has_label)), labels[has_label]
+        labelled[name] = replace(split, labels=labels)
+    return labelled, class_names
 
 
 def unique_ids(
@@ -158,10 +144,10 @@ def unique_ids(
     If an id occurs twice, the prefix of its file, of number `file_of` (N,), is put before each. Of
     rows that still have the same id, the first one stays.
     """
-    if has_duplicates(ids):
+    if find_repeat(ids):
         ids = [f"{prefixes[file]}/{name}" for name, file in zip(ids, file_of, strict=True)]
     rows = np.arange(len(ids))
-    if has_duplicates(ids):
+    if find_repeat(ids):
         first: dict[str, int] = {}
         for row, name in enumerate(ids):
             first.setdefault(name, row)
@@ -275,8 +261,7 @@ class Content(NamedTuple):
 def collect(table: Table, name: str, *, unit: str = "line", folder: str = "") -> Content:
     """Make the splits of a data set.
 
-    `clipkit.datasets.rows.number_labels` says what labels mean, and `attach_labels` what happens
-    to rows without one.
+    `number_labels` says what labels mean, and `attach_labels` what happens to rows without one.
 
     Without splits, all rows are in the split `all`; without ids, the paths are the ids. `name` and
     `unit` are what messages call the file and the place of a row. Relative paths start at `folder`.
@@ -303,14 +288,12 @@ def collect(table: Table, name: str, *, unit: str = "line", folder: str = "") ->
     for split, content in splits.items():
         datasets[split] = ImageDataset(content.ids, None, ImageFiles(content.paths, folder))
         codes[split] = np.frombuffer(content.codes, np.int32)
-    if not texts:
-        return Content([], datasets)
 
     def place_of(label: str) -> str:
         return f"{name}, {unit} {_first_place(splits, texts[label])}"
 
-    labels, class_names = labels_from_texts(codes, texts, place_of)
-    return Content(class_names, attach_labels(datasets, labels))
+    labelled, class_names = attach_labels(datasets, codes, texts, place_of)
+    return Content(class_names, labelled)
 
 
 def _check_path(path: str, where: str) -> None:
@@ -356,18 +339,12 @@ def _add(split: _Split, row: Row, where: str, texts: LabelCodes) -> None:
 def _check_unique(splits: dict[str, _Split], name: str, unit: str, what: str) -> None:
     """Refuse an id that a split has twice. Checked after reading, since a set takes much memory."""
     for split in splits.values():
-        if has_duplicates(split.ids):
-            _refuse_duplicate(split, name, unit, what)
-
-
-def _refuse_duplicate(split: _Split, name: str, unit: str, what: str) -> None:
-    known: dict[str, int] = {}
-    for row_id, place in zip(split.ids, split.places, strict=True):
-        first = known.setdefault(row_id, place)
-        if first != place:
+        repeat = find_repeat(split.ids)
+        if repeat:
+            first, again = repeat
             raise ClipkitError(
-                f"{name}, {unit} {place}: expected each {what} once, "
-                f"got {shorten(row_id, 80)} as in {unit} {first}"
+                f"{name}, {unit} {split.places[again]}: expected each {what} once, "
+                f"got {shorten(split.ids[again], 80)} as in {unit} {split.places[first]}"
             )
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from clipkit.base import console
 from clipkit.base.csv_rows import check_text
@@ -13,8 +16,16 @@ from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.base.names import escape
 from clipkit.base.prefetch import prefetch_map
 from clipkit.datasets import remote
-from clipkit.datasets.dataset import SPLIT_ALIASES, SPLIT_NAMES, NamedClasses, split_name
+from clipkit.datasets.dataset import (
+    SPLIT_ALIASES,
+    SPLIT_NAMES,
+    Dataset,
+    ImageDataset,
+    NamedClasses,
+    split_name,
+)
 from clipkit.datasets.remote import display_url
+from clipkit.datasets.rows import attach_labels
 from clipkit.datasets.wordnet import (
     FILE_NAMES,
     MAX_NAME,
@@ -288,19 +299,32 @@ def read_class_names(file: str) -> NamedClasses | None:
     return None
 
 
-def rename_classes_beside(
-    class_names: Sequence[str], file: str
-) -> tuple[list[str], dict[str, str]]:
-    """Replace WordNet ids by the names of a class index beside a file, or in the folder above.
+def to_dataset(
+    files: Sequence[str],
+    splits: Mapping[str, ImageDataset],
+    codes: Mapping[str, NDArray[np.int32]],
+    texts: Collection[str],
+    details: Mapping[str, Any],
+    class_names: list[str] | None = None,
+) -> Dataset:
+    """Make a data set of the splits in several files; see `rows.attach_labels` for the labels.
 
-    See `wordnet.rename_classes`.
+    Labels that are numbers have the given class names, or else those of a file beside the first
+    one. WordNet ids have the names of a class index there, or in the folder above.
     """
+    where = files[0]
+
+    def names_of_numbers() -> NamedClasses | None:
+        return NamedClasses(class_names) if class_names else read_class_names(where)
 
     def find_index() -> ClassIndex | None:
-        content = _read_beside(file, FILE_NAMES)
+        content = _read_beside(where, FILE_NAMES)
         return None if content is None else wordnet_names(*content)
 
-    return rename_classes(class_names, find_index)
+    place = f"labels of {display_url(where)}"
+    labelled, names = attach_labels(splits, codes, texts, lambda _: place, names_of_numbers)
+    names, index = rename_classes(names, find_index)
+    return Dataset(data_set_name(files), names, labelled, {**details, **index})
 
 
 def _read_beside(file: str, names: Sequence[str]) -> tuple[bytes, str] | None:

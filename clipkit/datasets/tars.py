@@ -13,7 +13,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,13 +26,7 @@ from clipkit.base.names import escape
 from clipkit.datasets import images, remote, shards
 from clipkit.datasets.dataset import Dataset, ImageDataset
 from clipkit.datasets.remote import RangeReader, SharedCache, StoredFile, display_url
-from clipkit.datasets.rows import (
-    NO_LABEL,
-    LabelCodes,
-    attach_labels,
-    labels_from_texts,
-    unique_ids,
-)
+from clipkit.datasets.rows import NO_LABEL, LabelCodes, unique_ids
 from clipkit.datasets.wordnet import MAX_NAME
 from clipkit.features.model import Int64
 from clipkit.prompts.texts import check_length
@@ -221,19 +215,8 @@ def read_tars(patterns: Sequence[str]) -> Dataset:
             f"image files end in {' '.join(images.readable_suffixes())}",
         )
     splits = {name: split for name, split in splits.items() if len(split)}
-    class_names: list[str] = []
-    details: dict[str, Any] = {"format": "webdataset", "files": len(names)}
-    if texts:
-        labels, class_names = labels_from_texts(
-            codes,
-            texts,
-            lambda _: f"labels of {display_url(names[0])}",
-            lambda: shards.read_class_names(names[0]),
-        )
-        splits = attach_labels(splits, labels)
-        class_names, index = shards.rename_classes_beside(class_names, names[0])
-        details |= index
-    return Dataset(shards.data_set_name(names), class_names, splits, details)
+    details = {"format": "webdataset", "files": len(names)}
+    return shards.to_dataset(names, splits, codes, texts, details)
 
 
 class _Headers(RangeReader):

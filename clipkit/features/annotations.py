@@ -510,8 +510,9 @@ def _check_once(table: str, lines: Lines, numbers: Sequence[int]) -> None:
     repeat = matching.find_repeat(rows)
     if repeat:
         _, place = repeat
+        got = f"got {lines.ids[place]!r} again"
         raise ClipkitError(
-            f"{table}, line {numbers[place]}: expected each row once, got {lines.ids[place]!r} again",
+            f"{table}, line {numbers[place]}: expected each row once, {got}",
             "if two folders have a file of this name, write the folder, too: cat/0000.jpg",
         )
 
