@@ -207,6 +207,10 @@ def read_attribute(
     common: bool = False,
 ) -> Annotations:
     """Read one attribute: the named one, or the only one of a table besides the file's labels."""
+    where = "the labels"
+    if table is not None:
+        table = open_table(table)
+        where = table.name
     columns = [column] if column else ()
     annotations = read_annotations(
         file, table, columns, categories=categories, splits=splits, common=common
@@ -216,7 +220,6 @@ def read_attribute(
         attributes = [attribute for attribute in attributes if attribute.name != CLASS]
     if len(attributes) > 1:
         names = ", ".join(attribute.name for attribute in attributes)
-        where = "the labels" if table is None else open_table(table).name
         message = f"{where}: expected one attribute, got {shorten(names, 200)}"
         raise UsageError(message, "choose with --attribute")
     return replace(annotations, attributes=attributes)
