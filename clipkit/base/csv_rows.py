@@ -220,11 +220,11 @@ def parse_json(text: str, where: str, hint: str | None = None) -> Any:
 
     content = json.loads(text, object_pairs_hook=check_keys)
     if SURROGATE.search(text):
-        _check_characters(content, where)
+        check_characters(content, where)
     return content
 
 
-def _check_characters(content: Any, where: str) -> None:
+def check_characters(content: Any, where: str) -> None:
     """Refuse half of a surrogate pair, which JSON may hold and which is no text."""
     try:
         json.dumps(content, ensure_ascii=False).encode()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,10 @@ from clipkit.base.csv_rows import (
     read_objects,
     read_table,
 )
-from clipkit.base.errors import ClipkitError, UsageError, read_errors, shorten
+from clipkit.base.errors import ClipkitError, UsageError, read_errors
 from clipkit.base.names import escape
 from clipkit.datasets.dataset import Dataset
-from clipkit.datasets.rows import Columns, Content, Row, Table, as_text, check_columns, collect
+from clipkit.datasets.rows import Columns, Content, Row, Table, check_columns, collect
 from clipkit.datasets.wordnet import find_class_index, rename_classes
 from clipkit.features.endings import import_parquet
 from clipkit.features.history import drop_none
@@ -171,7 +171,7 @@ def _read_rows(source: str, columns: Columns, required: set[str]) -> tuple[Conte
     if ending == ".jsonl":
         line, first = next(read_objects(data, name, EXAMPLE))
         present, header = list(first), f"{name}, line {line}"
-        rows = _json_rows(data, name, columns if columns.id in first else columns[:-1])
+        rows = _json_rows(data, name, columns)
     else:
         text_table = read_table(data, name, ending)
         present, header = text_table.columns, text_table.header
@@ -190,11 +190,6 @@ def _csv_rows(table: TextTable, columns: Columns) -> Iterator[Row]:
         yield Row(line, *[cells[place] for place in places])
 
 
-def _json_rows(data: bytes, name: str, columns: Sequence[str]) -> Iterator[Row]:
+def _json_rows(data: bytes, name: str, columns: Columns) -> Iterator[Row]:
     for line, content in read_objects(data, name, EXAMPLE):
-        where = f"{name}, line {line}"
-        path = content.get(columns[0])
-        if path is not None and not isinstance(path, str):
-            raise ClipkitError(f"{where}: expected a path, got {shorten(path, 40)!r}")
-        texts = [as_text(content.get(column), f"{where}: {column}") for column in columns]
-        yield Row(line, *texts)
+        yield Row(line, *map(content.get, columns))

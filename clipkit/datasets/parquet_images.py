@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clipkit.base import console, files
-from clipkit.base.csv_rows import check_different
+from clipkit.base.csv_rows import check_characters, check_different
 from clipkit.base.errors import ClipkitError, ImageError, read_errors
 from clipkit.base.names import escape
 from clipkit.datasets import images, remote, shards
@@ -43,7 +43,6 @@ from clipkit.datasets.rows import (
     LabelCodes,
     Row,
     Table,
-    as_text,
     check_columns,
     list_columns,
 )
@@ -497,7 +496,8 @@ def _class_names(feature: Mapping[str, Any] | None, where: str) -> list[str] | N
         return None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ClipkitError(f"{where}: expected a list of class names in the file's metadata")
-    return [escape(as_text(name, where)) for name in names]
+    check_characters(names, where)
+    return list(map(escape, names))
 
 
 def _check_same(tables: Sequence[_Table]) -> None:
@@ -596,17 +596,9 @@ def _iter_rows(path: Path, name: str, columns: Columns, present: list[str]) -> I
             arrays = {column: _decode(batch.column(column)) for column in present}
             size += sum(map(_unpacked_bytes, arrays.values()))
             _check_unpacked(size, name)
-            yield from _batch_rows(arrays, name, columns, range(start, start + len(batch)))
-            start += len(batch)
-
-
-def _batch_rows(
-    arrays: Mapping[str, pa.Array], name: str, columns: Columns, places: range
-) -> Iterator[Row]:
-    values = {}
-    for column, array in arrays.items():
-        where = f"{name}: {column}"
-        values[column] = [as_text(value, where) for value in array.to_pylist()]
-    empty = [""] * len(places)
-    texts = [values.get(column, empty) for column in columns]
-    yield from map(Row, places, *texts)
+            stop = start + len(batch)
+            values = {column: array.to_pylist() for column, array in arrays.items()}
+            absent = [None] * len(batch)
+            of_roles = [values.get(column, absent) for column in columns]
+            yield from map(Row, range(start, stop), *of_roles)
+            start = stop

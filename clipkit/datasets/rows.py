@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from array import array
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -16,7 +17,6 @@ from clipkit.base.errors import ClipkitError, listed, shorten
 from clipkit.base.names import escape, positions
 from clipkit.datasets import remote
 from clipkit.datasets.dataset import ImageDataset, ImageFiles, NamedClasses, split_name
-from clipkit.datasets.images import reason
 from clipkit.datasets.wordnet import MAX_NAME, escape_text
 from clipkit.features.matching import find_repeat
 from clipkit.features.model import Int64
@@ -202,18 +202,14 @@ def as_text(value: Any, where: str) -> str:
     >>> as_text(None, ""), as_text(3, ""), as_text(3.0, ""), as_text("cat", "")
     ('', '3', '3', 'cat')
     """
+    if isinstance(value, str):  # nearly always
+        return value
     if value is None:
         return ""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)[:40]  # no number has more digits, so that another is refused
-    if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise ClipkitError(f"{where}: expected UTF-8 text, got {reason(error)}") from None
-        return value
     raise ClipkitError(
         f"{where}: expected a text or a whole number, got {escape(shorten(value, 40))!r}",
         "store it as a text",
@@ -224,13 +220,13 @@ UNNAMED = "all"  # the split of rows that name none
 
 
 class Row(NamedTuple):
-    """A row of a list or manifest. What it does not name is ""."""
+    """A row of a list or manifest, as it is read. What it does not name is None or ""."""
 
     place: int  # its line
-    path: str
-    label: str = ""
-    split: str = ""
-    id: str = ""
+    path: Any
+    label: Any = None
+    split: Any = None
+    id: Any = None
 
 
 class Table(NamedTuple):
@@ -250,6 +246,13 @@ class _Split:
     codes: array[int] = field(default_factory=lambda: array("i"))  # of the labels, or NO_LABEL
     places: array[int] = field(default_factory=lambda: array("I"))
 
+    def add(self, row: Row, row_id: str, code: int) -> None:
+        """Add a row."""
+        self.ids.append(row_id)
+        self.paths.append(row.path)
+        self.codes.append(code)
+        self.places.append(row.place)
+
 
 class Content(NamedTuple):
     """The class names and splits of a list or manifest."""
@@ -267,19 +270,25 @@ def collect(table: Table, name: str, *, unit: str = "line", folder: str = "") ->
     `unit` are what messages call the file and the place of a row. Relative paths start at `folder`.
     A row that cannot be used is refused with its place.
     """
-    splits: dict[str, _Split] = {}
+    splits: dict[str, _Split] = defaultdict(_Split)
     texts = LabelCodes()
     split = UNNAMED
     for row in table.rows:
         where = f"{name}, {unit} {row.place}"
-        if table.has_ids and not row.id:
-            raise ClipkitError(f"{where}: expected an id, got none")
         _check_path(row.path, where)
+        row_id = row.path.removeprefix("./")
+        if table.has_ids:
+            row_id = as_text(row.id, f"{where}: id")
+            if not row_id:
+                raise ClipkitError(f"{where}: expected an id, got none")
         if table.has_splits:
-            split = _split_of(row.split.strip(), splits, where)
-        if split not in splits:
-            splits[split] = _Split()
-        _add(splits[split], row, where, texts)
+            split = _split_of(as_text(row.split, f"{where}: split").strip(), splits, where)
+        label = as_text(row.label, f"{where}: label").strip()
+        for what, text in (("a path", row.path), ("an id", row_id), ("a label", label)):
+            if len(text) > MAX_NAME:
+                expected = f"{what} of at most {MAX_NAME:,} characters"
+                raise ClipkitError(f"{where}: expected {expected}, got {len(text):,}")
+        splits[split].add(row, escape(row_id), texts.code(label))
     if not splits:
         raise ClipkitError(f"{name}: expected paths of images, got none")
     _check_unique(splits, name, unit, "id" if table.has_ids else "path")
@@ -296,9 +305,11 @@ def collect(table: Table, name: str, *, unit: str = "line", folder: str = "") ->
     return Content(class_names, labelled)
 
 
-def _check_path(path: str, where: str) -> None:
+def _check_path(path: Any, where: str) -> None:
     if not path:
         raise ClipkitError(f"{where}: expected a path, got none")
+    if not isinstance(path, str):
+        raise ClipkitError(f"{where}: expected a path, got {shorten(path, 40)!r}")
     if "\0" in path:
         raise ClipkitError(
             f"{where}: expected a path without NUL characters, got {shorten(path, 40)!r}"
@@ -321,19 +332,6 @@ def _split_of(name: str, splits: dict[str, _Split], where: str) -> str:
     if len(splits) >= MAX_NAMES and split not in splits:
         raise ClipkitError(f"{where}: expected at most {MAX_NAMES:,} splits, got more")
     return split
-
-
-def _add(split: _Split, row: Row, where: str, texts: LabelCodes) -> None:
-    label = row.label.strip()
-    for what, text in (("a path", row.path), ("an id", row.id), ("a label", label)):
-        if len(text) > MAX_NAME:
-            raise ClipkitError(
-                f"{where}: expected {what} of at most {MAX_NAME:,} characters, got {len(text):,}"
-            )
-    split.ids.append(escape(row.id or row.path.removeprefix("./")))
-    split.paths.append(row.path)
-    split.codes.append(texts.code(label))
-    split.places.append(row.place)
 
 
 def _check_unique(splits: dict[str, _Split], name: str, unit: str, what: str) -> None:
