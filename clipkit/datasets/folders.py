@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -286,18 +286,17 @@ def find_images(
     """
     suffixes = readable_suffixes()
     files = []
-    pending = [(folder, prefix)]
-    while pending:
-        path, start = pending.pop()
-        for entry in _entries(path):
-            name = start + escape(entry.name)
-            if _is_folder(entry, links=True):
-                if deep and _is_folder(entry, links=False):
-                    pending.append((entry.path, f"{name}/"))
-            elif entry.name.lower().endswith(suffixes):
-                files.append((name, entry.path))
-            elif left_out is not None and entry.name not in FILE_NAMES:
-                left_out[_ending(entry.name)] += 1
+    for path, folders, names in os.walk(folder, onerror=_refuse):
+        folders[:] = [name for name in folders if deep and _is_visible(name)]
+        start = prefix
+        before = os.path.join(path, "")  # noqa: PTH118 (with a slash at its end)
+        if path != folder:
+            start += f"{escape(os.path.relpath(path, folder))}/"
+        for name in filter(_is_visible, names):
+            if name.lower().endswith(suffixes):
+                files.append((start + escape(name), before + name))
+            elif left_out is not None and name not in FILE_NAMES:
+                left_out[_ending(name)] += 1
     return sorted(files)
 
 
@@ -308,29 +307,19 @@ def subfolders(folder: str) -> dict[str, str]:
     """
     real = os.path.realpath(folder)
     folders = {}
-    for entry in _entries(folder):
-        if not _is_folder(entry, links=True):
-            continue
-        target = os.path.realpath(entry.path)
-        if entry.is_symlink() and os.path.commonpath([target, real]) == target:
-            continue
-        folders[escape(entry.name)] = entry.path
+    _, names, _ = next(os.walk(folder, onerror=_refuse))
+    for name in filter(_is_visible, names):
+        path = os.path.join(folder, name)  # noqa: PTH118
+        target = os.path.realpath(path)
+        holds_link = os.path.commonpath([target, real]) == target
+        if not (holds_link and Path(path).is_symlink()):
+            folders[escape(name)] = path
     return dict(sorted(folders.items()))
 
 
-def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
-    """Yield what a folder holds, except hidden names, in the order of the system."""
-    try:
-        with os.scandir(folder) as scan:
-            for entry in scan:
-                if not entry.name.startswith(".") and entry.name != "__MACOSX":
-                    yield entry
-    except OSError as error:
-        raise ClipkitError(f"cannot read {escape(folder)}: {error.strerror}") from error
+def _is_visible(name: str) -> bool:
+    return not name.startswith(".") and name != "__MACOSX"
 
 
-def _is_folder(entry: os.DirEntry[str], *, links: bool) -> bool:
-    try:
-        return entry.is_dir(follow_symlinks=links)
-    except OSError:  # a link to itself
-        return False
+def _refuse(error: OSError) -> None:
+    raise ClipkitError(f"cannot read {escape(str(error.filename))}: {error.strerror}") from error

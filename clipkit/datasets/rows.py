@@ -272,6 +272,7 @@ def collect(table: Table, name: str, *, unit: str = "line", folder: str = "") ->
     """
     splits: dict[str, _Split] = defaultdict(_Split)
     texts = LabelCodes()
+    place_of: dict[str, int] = {}  # the first of each label
     split = UNNAMED
     for row in table.rows:
         where = f"{name}, {unit} {row.place}"
@@ -289,6 +290,7 @@ def collect(table: Table, name: str, *, unit: str = "line", folder: str = "") ->
                 expected = f"{what} of at most {MAX_NAME:,} characters"
                 raise ClipkitError(f"{where}: expected {expected}, got {len(text):,}")
         splits[split].add(row, escape(row_id), texts.code(label))
+        place_of.setdefault(label, row.place)
     if not splits:
         raise ClipkitError(f"{name}: expected paths of images, got none")
     _check_unique(splits, name, unit, "id" if table.has_ids else "path")
@@ -297,11 +299,9 @@ def collect(table: Table, name: str, *, unit: str = "line", folder: str = "") ->
     for split, content in splits.items():
         datasets[split] = ImageDataset(content.ids, None, ImageFiles(content.paths, folder))
         codes[split] = np.frombuffer(content.codes, np.int32)
-
-    def place_of(label: str) -> str:
-        return f"{name}, {unit} {_first_place(splits, texts[label])}"
-
-    labelled, class_names = attach_labels(datasets, codes, texts, place_of)
+    labelled, class_names = attach_labels(
+        datasets, codes, texts, lambda label: f"{name}, {unit} {place_of[label]}"
+    )
     return Content(class_names, labelled)
 
 
@@ -344,12 +344,3 @@ def _check_unique(splits: dict[str, _Split], name: str, unit: str, what: str) ->
                 f"{name}, {unit} {split.places[again]}: expected each {what} once, "
                 f"got {shorten(split.ids[again], 80)} as in {unit} {split.places[first]}"
             )
-
-
-def _first_place(splits: dict[str, _Split], code: int) -> int:
-    """Return where a label occurs first."""
-    places = []
-    for split in splits.values():
-        if code in split.codes:
-            places.append(split.places[split.codes.index(code)])
-    return min(places)
