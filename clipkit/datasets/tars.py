@@ -272,14 +272,14 @@ def _members(headers: _Headers) -> Iterator[_Member]:
             count += 1
             if info.size < 0 or tar.offset <= info.offset:
                 raise tarfile.ReadError(f"a size of {info.size:,} bytes")
+            if tar.offset > headers.file.size:
+                raise _truncated(where, count)
             key, ending = _split_key(info.name)
             if key and not info.isdir():
                 yield _Member(key, ending, info)
     except (ClipkitError, MemoryError):
         raise
     except Exception as error:  # a damaged header gives errors of many types
-        if str(error) == "unexpected end of data":
-            raise _truncated(where, count) from error
         what = "expected a tar file, got other content"
         if count:
             what = f"damaged after {count:,} members"
@@ -335,33 +335,6 @@ def _split_key(name: str) -> tuple[str, str]:
     return escape(name[:dot]), name[dot:].lower()
 
 
-@dataclass
-class _Sample:
-    """The members of a key that follow each other."""
-
-    images: list[tarfile.TarInfo] = field(default_factory=list)
-    label: str | None = None
-    json_label: str | None = None
-    other: str = ""  # a member that is neither
-
-
-def _read_sample(headers: _Headers, members: Iterable[_Member]) -> _Sample:
-    sample = _Sample()
-    suffixes = images.readable_suffixes()
-    for _, ending, info in members:
-        if ending.endswith(suffixes):
-            sample.images.append(info)
-        elif not info.isreg() or info.issparse():
-            continue
-        elif ending.endswith(".cls"):
-            sample.label = _read_label(headers, info)
-        elif ending.endswith(".json"):
-            sample.json_label = _read_label(headers, info)
-        else:
-            sample.other = info.name
-    return sample
-
-
 def _read_text(headers: _Headers, info: tarfile.TarInfo) -> str:
     """Return the caption in a member, which must be one in UTF-8."""
     where = f"{display_url(headers.file.name)}, {escape(info.name)}"
@@ -405,27 +378,38 @@ class _Scan:
     repeated: int = 0  # images whose key has another one
     example: str = ""  # a member that is no image
 
-    def add(self, key: str, sample: _Sample) -> None:
-        """Add members of a key, which may have others elsewhere in the tar."""
+    def add(self, key: str, members: Iterable[_Member], headers: _Headers) -> None:
+        """Add members of a key that follow each other; it may have others elsewhere in the tar."""
         row = self.rows.setdefault(key, len(self.rows))
         if row == len(self.sizes):
             self.offsets.append(0)
             self.sizes.append(NO_IMAGE)
             self.codes.append(NO_LABEL)
-        for info in sample.images:
-            if self.sizes[row] == NO_IMAGE:
-                self.offsets[row], self.sizes[row] = info.offset_data, _size_of(info)
+        suffixes = images.readable_suffixes()
+        labels: dict[str, str | None] = {}
+        for _, ending, info in members:
+            kind = ending.rpartition(".")[2]
+            if ending.endswith(suffixes):
+                self._add_image(row, info)
+            elif not info.isreg() or info.issparse():
+                continue
+            elif kind in ("cls", "json"):
+                labels[kind] = _read_label(headers, info)
             else:
-                self.repeated += 1
+                self.example = self.example or info.name
         if self.codes[row] == NO_LABEL:
-            self.codes[row] = self.texts.code(sample.label or sample.json_label)
-        self.example = self.example or sample.other
+            self.codes[row] = self.texts.code(labels.get("cls") or labels.get("json"))
 
-
-def _size_of(info: tarfile.TarInfo) -> int:
-    if info.issym() or info.islnk():
-        return LINK
-    return SPARSE_FILE if info.issparse() else info.size
+    def _add_image(self, row: int, info: tarfile.TarInfo) -> None:
+        if self.sizes[row] != NO_IMAGE:
+            self.repeated += 1
+            return
+        size = info.size
+        if info.issym() or info.islnk():
+            size = LINK
+        elif info.issparse():
+            size = SPARSE_FILE
+        self.offsets[row], self.sizes[row] = info.offset_data, size
 
 
 def _open_and_scan(name: str) -> _Scan:
@@ -433,7 +417,7 @@ def _open_and_scan(name: str) -> _Scan:
     scan = _Scan(remote.open_file(name))
     headers = _Headers(scan.file)
     for key, members in itertools.groupby(_members(headers), lambda member: member.key):
-        scan.add(key, _read_sample(headers, members))
+        scan.add(key, members, headers)
     return scan
 
 
