@@ -166,20 +166,24 @@ def _files_by_class(path: str, prefix: str, left_out: Counter[str]) -> FilesByCl
     """Return the images of each class folder, or of `UNLABELLED` in a flat folder."""
     where = escape(path)
     unlabelled = find_images(path, prefix=prefix, deep=False, left_out=left_out)
-    by_class = {}
+    by_class: FilesByClass = {}
+    empty: list[str] = []
     for name, folder in subfolders(path).items():
-        by_class[name] = find_images(folder, prefix=f"{prefix}{name}/", left_out=left_out)
-    filled = [name for name, files in by_class.items() if files]
-    empty = [name for name, files in by_class.items() if not files]
-    if unlabelled and filled:
+        found = find_images(folder, prefix=f"{prefix}{name}/", left_out=left_out)
+        if found:
+            by_class[name] = found
+        else:
+            empty.append(name)
+    if unlabelled and by_class:
+        image, _ = unlabelled[0]
+        both = f"{image.removeprefix(prefix)} and {next(iter(by_class))}/"
         raise ClipkitError(
-            f"{where}: expected images or class folders, got both: "
-            f"{unlabelled[0][0].removeprefix(prefix)} and {filled[0]}/",
+            f"{where}: expected images or class folders, got both: {both}",
             "move the images that are next to the class folders",
         )
     if unlabelled:
         return {UNLABELLED: unlabelled}
-    if not filled:
+    if not by_class:
         raise ClipkitError(
             f"{where}: expected images or class folders of images, got none",
             _endings_hint(left_out),
@@ -208,9 +212,9 @@ def _to_dataset(tree: _Tree, name: str) -> Dataset:
 
 def _join(split: str, parts: Sequence[FilesByClass], number: Mapping[str, int]) -> ImageDataset:
     """Join the files of a split, class by class within each argument."""
-    unlabelled = [by_class for by_class in parts if UNLABELLED in by_class]
+    unlabelled = [by_class[UNLABELLED] for by_class in parts if UNLABELLED in by_class]
     if unlabelled and len(unlabelled) < len(parts):
-        example = unlabelled[0][UNLABELLED][0][0]
+        example, _ = unlabelled[0][0]
         console.warn(f"{split}: labels are dropped, because {example} has none")
     ids: list[str] = []
     paths: list[str] = []

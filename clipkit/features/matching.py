@@ -260,8 +260,12 @@ def _find_by_form(
 ) -> dict[str, int]:
     """Return the place of the candidate with an equal form for each id that has one."""
     place_of = {form(known[place]): place for place in candidates}
-    form_of = {row_id: form(row_id) for row_id in wanted}
-    return {row_id: place_of[name] for row_id, name in form_of.items() if name in place_of}
+    found = {}
+    for row_id in wanted:
+        place = place_of.get(form(row_id), -1)
+        if place >= 0:
+            found[row_id] = place
+    return found
 
 
 def _tells_apart(form: Callable[[str], str], ids: Collection[str]) -> bool:
@@ -383,9 +387,11 @@ def find_elsewhere(missing: Sequence[str], others: Rows) -> str:
     """Say which other splits of a file have missing ids, and how to use them; "" for none."""
     counts = {}
     for name, ids in others.others.items():
-        if set(others.ids).isdisjoint(ids):  # else splits number their rows
-            counts[name] = int((find_ids(missing, ids).places >= 0).sum())
-    counts = {name: count for name, count in counts.items() if count}
+        if not set(others.ids).isdisjoint(ids):
+            continue  # splits number their rows
+        count = np.count_nonzero(find_ids(missing, ids).places >= 0)
+        if count:
+            counts[name] = count
     if not counts:
         return ""
     first, *more = counts.items()
@@ -424,7 +430,10 @@ def count_shared_rows(hashes: Int64, X_eval: NDArray[Any] | BlockMatrix) -> int:
     pairs = len(hashes) * len(X_eval)
     if not shared or not coincide_by_chance(np.asarray(X_eval), pairs):
         return shared
-    return shared if shared > 2 * pairs * _equal_pairs(hashes, 1) else 0
+    by_chance = pairs * _equal_pairs(hashes, 1)
+    if shared <= 2 * by_chance:
+        return 0
+    return shared
 
 
 def may_share_rows(X: NDArray[Any] | BlockMatrix, X_eval: NDArray[Any] | BlockMatrix) -> bool:
