@@ -525,8 +525,6 @@ def _join(tables: Sequence[_Table]) -> ImageDataset:
         table.paths = None
     if len(ids) != len(source.rows) or find_repeat(ids):
         prefixes = shards.distinct_stems([part.file.name for part in parts])
-        if len(set(prefixes)) < len(prefixes):
-            raise ClipkitError(f"{display_url(parts[0].file.name)}: expected each file once")
         ids = []
         for prefix, part in zip(prefixes, parts, strict=True):
             ids += [f"{prefix}/{row}" for row in range(len(part))]

@@ -136,26 +136,6 @@ def attach_labels(
     return labelled, class_names
 
 
-def unique_ids(
-    ids: list[str], file_of: NDArray[np.int32], prefixes: Sequence[str]
-) -> tuple[list[str], Int64]:
-    """Return unique ids, and the rows (N,) that have them.
-
-    If an id occurs twice, the prefix of its file, of number `file_of` (N,), is put before each. Of
-    rows that still have the same id, the first one stays.
-    """
-    if find_repeat(ids):
-        ids = [f"{prefixes[file]}/{name}" for name, file in zip(ids, file_of, strict=True)]
-    rows = np.arange(len(ids))
-    if find_repeat(ids):
-        first: dict[str, int] = {}
-        for row, name in enumerate(ids):
-            first.setdefault(name, row)
-        rows = np.array(list(first.values()), np.int64)
-        ids = list(first)
-    return ids, rows
-
-
 LISTED_COLUMNS = 10  # in a message
 CAPTION_COLUMNS = ("caption", "text", "captions", "texts", "title", "sentence")  # the first is read
 

@@ -245,6 +245,13 @@ def stem(file: str) -> str:
 def distinct_stems(files: Sequence[str]) -> list[str]:
     """Return the stem of each file, with as many of its folders as distinguish the files.
 
+    Raises
+    ------
+    ClipkitError
+        If a file is there twice, as URLs that differ in their query alone.
+
+    Examples
+    --------
     >>> distinct_stems(["a/0.tar", "b/0.tar"]), distinct_stems(["a/x/0.tar", "b/x/0.tar"])
     (['a/0', 'b/0'], ['a/x/0', 'b/x/0'])
     """
@@ -255,6 +262,8 @@ def distinct_stems(files: Sequence[str]) -> list[str]:
             break
         pairs = zip(folders, stems, strict=True)
         names = ["/".join([*folder[-depth:], name]) for folder, name in pairs]
+    if len(set(names)) < len(names):
+        raise ClipkitError(f"{display_url(files[0])}: expected each file once")
     return names
 
 

@@ -26,8 +26,9 @@ from clipkit.base.names import escape
 from clipkit.datasets import images, remote, shards
 from clipkit.datasets.dataset import Dataset, ImageDataset
 from clipkit.datasets.remote import RangeReader, SharedCache, StoredFile, display_url
-from clipkit.datasets.rows import NO_LABEL, LabelCodes, unique_ids
+from clipkit.datasets.rows import NO_LABEL, LabelCodes
 from clipkit.datasets.wordnet import MAX_NAME
+from clipkit.features.matching import find_repeat
 from clipkit.features.model import Int64
 from clipkit.prompts.texts import check_length
 
@@ -438,12 +439,10 @@ def _join(
         scan.rows = {}  # it takes more memory than the rest
     file_of, offsets, sizes, codes = map(np.concatenate, zip(*parts, strict=True))
     files = [scan.file for scan in scans]
-    prefixes = shards.distinct_stems([file.name for file in files])
-    ids, rows = unique_ids(keys, file_of, prefixes)
-    repeated = sum(scan.repeated for scan in scans) + len(keys) - len(rows)
+    if find_repeat(keys):
+        stems = shards.distinct_stems([file.name for file in files])
+        keys = [f"{stems[file]}/{key}" for file, key in zip(file_of, keys, strict=True)]
+    repeated = sum(scan.repeated for scan in scans)
     if repeated:
         console.warn(f"{split}: left out {repeated:,} images: their keys have an image already")
-    source = TarImages(files, file_of, offsets, sizes)
-    if len(rows) < len(keys):
-        source = source.take(rows)
-    return ImageDataset(ids, None, source), codes[rows]
+    return ImageDataset(keys, None, TarImages(files, file_of, offsets, sizes)), codes
