@@ -20,6 +20,7 @@ from clipkit.base.names import escape, positions
 from clipkit.datasets.dataset import SPLIT_NAMES, Dataset, ImageDataset, ImageFiles, split_name
 from clipkit.datasets.images import installation_hint, readable_suffixes
 from clipkit.datasets.wordnet import FILE_NAMES, find_class_index, rename_classes
+from clipkit.features.matching import find_repeat
 from clipkit.features.model import Int64
 
 UNLABELLED = ""  # the class of images that lie in no class folder
@@ -226,17 +227,13 @@ def _join(split: str, parts: Sequence[FilesByClass], number: Mapping[str, int]) 
                 paths.append(path)
             if not unlabelled:
                 labels += [number[name]] * len(by_class[name])
-    _check_unique(ids)
+    repeat = find_repeat(ids)
+    if repeat:
+        row_id = ids[repeat[0]]
+        message = f"expected each image once, got {row_id} {ids.count(row_id)} times"
+        raise UsageError(message, "name each file and folder once")
     numbers: Int64 | None = None if unlabelled else np.array(labels, np.int64)
     return ImageDataset(ids, numbers, ImageFiles(paths))
-
-
-def _check_unique(ids: Sequence[str]) -> None:
-    if len(set(ids)) == len(ids):
-        return
-    row_id, count = Counter(ids).most_common(1)[0]
-    message = f"expected each image once, got {row_id} {count} times"
-    raise UsageError(message, "name each file and folder once")
 
 
 def _report_left_out(left_out: Mapping[str, int]) -> None:

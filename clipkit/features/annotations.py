@@ -438,10 +438,10 @@ def _find_lines(
     needed: list[int] = []
     rules: dict[str, None] = {}
     for name, part, of_part in _ids_of_parts(file):
-        places = _lines_of_split(file, part, lines)
-        known = [lines.ids[place] for place in places]
-        of_rows, rule = matching.find_ids(of_part, known)
-        partners = np.append(places, -1)[of_rows].tolist()
+        candidates = _lines_of_split(file, part, lines)
+        known = [lines.ids[line] for line in candidates]
+        places, rule = matching.find_ids(of_part, known)
+        partners = np.append(candidates, -1)[places].tolist()  # the place -1 is that of -1
         found += partners
         rules[rule] = None
         if name in splits:
@@ -603,7 +603,8 @@ def _spread_lists(
             texts += _presences(cells, elements[name])
         else:
             names.append(name)
-            texts.append(list(map(_as_text, cells, itertools.repeat(table), numbers)))
+            lines = zip(numbers, cells, strict=True)
+            texts.append([_as_text(cell, table, number) for number, cell in lines])
     return names, (numbers, texts)
 
 
