@@ -441,7 +441,8 @@ def _find_lines(
         candidates = _lines_of_split(file, part, lines)
         known = [lines.ids[line] for line in candidates]
         places, rule = matching.find_ids(of_part, known)
-        partners = np.append(candidates, -1)[places].tolist()  # the place -1 is that of -1
+        line_of = np.append(np.asarray(candidates, np.int64), -1)  # at -1, for none, is -1
+        partners = line_of[places].tolist()
         found += partners
         rules[rule] = None
         if name in splits:
@@ -524,8 +525,7 @@ def _read_blocks(table: OpenTable) -> tuple[list[str], Iterator[Block]]:
     """Return the names of the columns, that of ids as `id`, and the lines, some at a time."""
     data = table.data or b""
     if table.ending in (".jsonl", ".parquet"):
-        names, block = _spread_lists(table.name, *_read_objects(table, data))
-        blocks = iter([block])
+        names, blocks = _spread_lists(table.name, *_read_objects(table, data))
     elif data.startswith(b"PK\3\4"):
         hint = "save it as CSV UTF-8"
         raise ClipkitError(f"{table.name}: expected text, got a spreadsheet", hint)
@@ -583,54 +583,63 @@ def _check_size(table: str, rows: int, columns: int) -> None:
 
 def _spread_lists(
     table: str, columns: dict[str, list[Any]], numbers: list[int]
-) -> tuple[list[str], Block]:
+) -> tuple[list[str], Iterator[Block]]:
     """Return the names of the columns, and their cells as texts.
 
     A column of lists becomes a column `column: element` of 1 and 0 for each of their elements. A
     row without the list has none of these values: they are not known.
     """
     elements = {}
+    names: list[str] = []
     for name, cells in columns.items():
         if any(isinstance(cell, list) for cell in cells):
-            elements[name] = _elements(table, name, cells, numbers)
-    width = len(columns) - len(elements) + sum(map(len, elements.values()))
-    _check_size(table, len(numbers), width)
-    names: list[str] = []
-    texts: list[list[str]] = []
-    for name, cells in columns.items():
-        if name in elements:
+            elements[name] = _elements(table, cells, numbers)
             names += [f"{name}: {element}" for element in elements[name]]
-            texts += _presences(cells, elements[name])
         else:
             names.append(name)
-            lines = zip(numbers, cells, strict=True)
-            texts.append([_as_text(cell, table, number) for number, cell in lines])
-    return names, (numbers, texts)
+    _check_size(table, len(numbers), len(names))
+    return names, _spread_block(table, columns, elements, numbers)
 
 
-def _elements(table: str, name: str, cells: list[Any], numbers: list[int]) -> list[str]:
+def _elements(table: str, cells: list[Any], numbers: list[int]) -> list[str]:
     """Return the different elements of the lists in a column, sorted."""
     elements: set[str] = set()
     for number, cell in zip(numbers, cells, strict=True):
         if isinstance(cell, list):
             elements.update(_as_text(element, table, number) for element in cell)
-        elif cell is not None:
-            got = shorten(cell, 40)
-            raise ClipkitError(f"{table}, line {number}: expected a list in {name}, got {got}")
     return sorted(elements)
 
 
-def _presences(cells: list[Any], elements: list[str]) -> Iterable[list[str]]:
-    """Return for each element whether each list has it, as 1 or 0; "" without a list."""
-    columns = {element: ["0"] * len(cells) for element in elements}
-    for row, cell in enumerate(cells):
+def _spread_block(
+    table: str, columns: dict[str, list[Any]], elements: dict[str, list[str]], numbers: list[int]
+) -> Iterator[Block]:
+    """Yield all lines."""
+    texts: list[list[str]] = []
+    for name, cells in columns.items():
+        lines = zip(numbers, cells, strict=True)
+        if name in elements:
+            presences = {element: ["0"] * len(cells) for element in elements[name]}
+            _mark_elements(presences, f"{table}, line", name, lines)
+            texts += presences.values()
+        else:
+            texts.append([_as_text(cell, table, number) for number, cell in lines])
+    yield numbers, texts
+
+
+def _mark_elements(
+    presences: dict[str, list[str]], where: str, name: str, lines: Iterable[tuple[int, Any]]
+) -> None:
+    """Write 1 for each element of the list in each row, and "" for all without a list."""
+    for row, (number, cell) in enumerate(lines):
         if cell is None:
-            for presences in columns.values():
-                presences[row] = ""
-            continue
-        for element in map(_as_text, cell):
-            columns[element][row] = "1"
-    return columns.values()
+            for column in presences.values():
+                column[row] = ""
+        elif isinstance(cell, list):
+            for element in cell:
+                presences[_as_text(element)][row] = "1"
+        else:
+            got = shorten(cell, 40)
+            raise ClipkitError(f"{where} {number}: expected a list in {name}, got {got}")
 
 
 def _name_ids(names: list[str]) -> list[str]:
