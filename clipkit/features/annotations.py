@@ -139,11 +139,9 @@ def read_annotations(
     if table is not None:
         opened = open_table(table)
         where = opened.name
-        if opened.data is None:
-            found = _read_bundled(file, where, numbers)
-        else:
-            found = _read_file(file, opened, numbers, splits, common)
-            found = replace(found, attributes=_of_kind(where, found, columns, categories, numbers))
+        found = _read_table(file, opened, numbers, splits, common)
+    if found.source == "table":
+        found = replace(found, attributes=_of_kind(where, found, columns, categories, numbers))
     known = {attribute.name: attribute for attribute in found.attributes}
     if CLASS not in known and numbers != "alone":
         known |= _labels(file)
@@ -169,21 +167,18 @@ def attribute_names(table: str) -> list[str]:
     return [name for name in names if name not in NO_ATTRIBUTES]
 
 
-def _read_file(
+def _read_table(
     file: FeatureFile, table: OpenTable, numbers: str, splits: Sequence[str] | None, common: bool
 ) -> Annotations:
-    """Read all columns of a table with content."""
+    """Read all columns of a table, or of a data set, whose last column has the classes."""
+    if table.data is None:
+        attributes = _number_all(file, _bundled(file, table.name, numbers), numbers)
+        if numbers != "alone":
+            attributes[-1] = replace(attributes[-1], is_class=True)
+        return Annotations(attributes, table.name)
     columns = _match(file, table, splits or list(file.splits), common)
-    attributes = _number_all(file, columns, numbers)
-    return Annotations(attributes, "table", {"attributes": files.digest(table.data or b"")})
-
-
-def _read_bundled(file: FeatureFile, table: str, numbers: str) -> Annotations:
-    """Read all columns of a bundled table, the last of which has the classes."""
-    attributes = _number_all(file, _bundled(file, table, numbers), numbers)
-    if numbers != "alone":
-        attributes[-1] = replace(attributes[-1], is_class=True)
-    return Annotations(attributes, table)
+    digest = files.digest(table.data)
+    return Annotations(_number_all(file, columns, numbers), "table", {"attributes": digest})
 
 
 def _of_kind(
@@ -525,7 +520,8 @@ def _read_blocks(table: OpenTable) -> tuple[list[str], Iterator[Block]]:
     """Return the names of the columns, that of ids as `id`, and the lines, some at a time."""
     data = table.data or b""
     if table.ending in (".jsonl", ".parquet"):
-        names, blocks = _spread_lists(table.name, *_read_objects(table, data))
+        names, block = _spread_lists(table.name, *_read_objects(table, data))
+        blocks = iter([block])
     elif data.startswith(b"PK\3\4"):
         hint = "save it as CSV UTF-8"
         raise ClipkitError(f"{table.name}: expected text, got a spreadsheet", hint)
@@ -583,7 +579,7 @@ def _check_size(table: str, rows: int, columns: int) -> None:
 
 def _spread_lists(
     table: str, columns: dict[str, list[Any]], numbers: list[int]
-) -> tuple[list[str], Iterator[Block]]:
+) -> tuple[list[str], Block]:
     """Return the names of the columns, and their cells as texts.
 
     A column of lists becomes a column `column: element` of 1 and 0 for each of their elements. A
@@ -593,53 +589,44 @@ def _spread_lists(
     names: list[str] = []
     for name, cells in columns.items():
         if any(isinstance(cell, list) for cell in cells):
-            elements[name] = _elements(table, cells, numbers)
+            elements[name] = _elements(table, name, cells, numbers)
             names += [f"{name}: {element}" for element in elements[name]]
         else:
             names.append(name)
     _check_size(table, len(numbers), len(names))
-    return names, _spread_block(table, columns, elements, numbers)
+    texts: list[list[str]] = []
+    for name, cells in columns.items():
+        if name in elements:
+            texts += _presences(cells, elements[name])
+        else:
+            lines = zip(numbers, cells, strict=True)
+            texts.append([_as_text(cell, table, number) for number, cell in lines])
+    return names, (numbers, texts)
 
 
-def _elements(table: str, cells: list[Any], numbers: list[int]) -> list[str]:
+def _elements(table: str, name: str, cells: list[Any], numbers: list[int]) -> list[str]:
     """Return the different elements of the lists in a column, sorted."""
     elements: set[str] = set()
     for number, cell in zip(numbers, cells, strict=True):
         if isinstance(cell, list):
             elements.update(_as_text(element, table, number) for element in cell)
+        elif cell is not None:
+            got = shorten(cell, 40)
+            raise ClipkitError(f"{table}, line {number}: expected a list in {name}, got {got}")
     return sorted(elements)
 
 
-def _spread_block(
-    table: str, columns: dict[str, list[Any]], elements: dict[str, list[str]], numbers: list[int]
-) -> Iterator[Block]:
-    """Yield all lines."""
-    texts: list[list[str]] = []
-    for name, cells in columns.items():
-        lines = zip(numbers, cells, strict=True)
-        if name in elements:
-            presences = {element: ["0"] * len(cells) for element in elements[name]}
-            _mark_elements(presences, f"{table}, line", name, lines)
-            texts += presences.values()
-        else:
-            texts.append([_as_text(cell, table, number) for number, cell in lines])
-    yield numbers, texts
-
-
-def _mark_elements(
-    presences: dict[str, list[str]], where: str, name: str, lines: Iterable[tuple[int, Any]]
-) -> None:
-    """Write 1 for each element of the list in each row, and "" for all without a list."""
-    for row, (number, cell) in enumerate(lines):
+def _presences(cells: list[Any], elements: list[str]) -> Iterable[list[str]]:
+    """Return for each element whether each list has it, as 1 or 0; "" without a list."""
+    presences = {element: ["0"] * len(cells) for element in elements}
+    for row, cell in enumerate(cells):
         if cell is None:
             for column in presences.values():
                 column[row] = ""
-        elif isinstance(cell, list):
+        else:
             for element in cell:
                 presences[_as_text(element)][row] = "1"
-        else:
-            got = shorten(cell, 40)
-            raise ClipkitError(f"{where} {number}: expected a list in {name}, got {got}")
+    return presences.values()
 
 
 def _name_ids(names: list[str]) -> list[str]:
