@@ -87,7 +87,7 @@ class ParquetImages:
         part = self.parts[number]
         name = f"{display_url(part.file.name)}, row {row}"
         group, row_of_group = _locate(part.starts, row)
-        data = _groups.get((part, group)).content(row_of_group)
+        data = _groups.get((part, group))[row_of_group].as_py()
         if data is None:
             raise ImageError(f"cannot read {name}: expected the bytes of an image, got none")
         return images.decode(data, name)
@@ -155,24 +155,6 @@ class ParquetPart:
         return self.starts[-1]
 
 
-class _Group:
-    """The images of a row group, as bytes."""
-
-    def __init__(self, chunks: list[Any]) -> None:
-        self.chunks = chunks
-        self.starts = _starts(map(len, chunks))
-
-    def content(self, row: int) -> bytes | None:
-        """Return the bytes of a row, or None for a null."""
-        number, row = _locate(self.starts, row)
-        content: bytes | None = self.chunks[number][row].as_py()
-        return content
-
-    def nbytes(self) -> int:
-        """Return the bytes in memory."""
-        return sum(chunk.nbytes for chunk in self.chunks)
-
-
 @functools.lru_cache(maxsize=64)
 def _metadata(file: StoredFile) -> pq.FileMetaData:
     """Return the footer of a file, which takes several requests of a remote one."""
@@ -195,8 +177,8 @@ def _opened(file: StoredFile) -> Iterator[pa.NativeFile]:
             file.check_opened(stream.fileno())
 
 
-def _read_group(part: ParquetPart, number: int) -> _Group:
-    """Read the images of a row group."""
+def _read_group(part: ParquetPart, number: int) -> pa.ChunkedArray:
+    """Read the images of a row group, as bytes."""
     where = f"{display_url(part.file.name)}, row group {number}"
     column = f"{part.column}.bytes" if part.is_struct else part.column
     chunks: list[pa.Array] = []
@@ -205,15 +187,18 @@ def _read_group(part: ParquetPart, number: int) -> _Group:
         chunks.append(array)
         size += array.nbytes
         _check_group_size(size, where)
-    group = _Group(chunks)
+    rows = sum(map(len, chunks))
     stated = part.starts[number + 1] - part.starts[number]
-    if group.starts[-1] != stated:
-        raise ClipkitError(f"{where}: expected {stated:,} rows, got {group.starts[-1]:,}")
-    return group
+    if rows != stated:
+        raise ClipkitError(f"{where}: expected {stated:,} rows, got {rows:,}")
+    return pa.chunked_array(chunks)
 
 
-_groups: SharedCache[tuple[ParquetPart, int], _Group] = SharedCache(
-    lambda key: _read_group(*key), _Group.nbytes, count=KEPT_GROUPS, budget=KEPT_BYTES
+_groups: SharedCache[tuple[ParquetPart, int], pa.ChunkedArray] = SharedCache(
+    lambda key: _read_group(*key),
+    lambda group: int(group.nbytes),
+    count=KEPT_GROUPS,
+    budget=KEPT_BYTES,
 )
 
 
