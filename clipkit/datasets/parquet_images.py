@@ -268,10 +268,10 @@ def read_parquet(patterns: Sequence[str]) -> Dataset:
         large, or the class names differ between files.
     """
     names = shards.find_files(patterns, ENDING)
-    split_of = shards.split_names(names)
-    tables = shards.read_each(_read_table, names, "reading the labels of Parquet files", "files")
+    what = "reading the labels of Parquet files"
+    tables_of = shards.read_by_split(_read_table, names, what, "files")
+    tables = list(itertools.chain.from_iterable(tables_of.values()))
     _check_same(tables)
-    tables_of = shards.group_by_split(tables, split_of)
     splits: dict[str, ImageDataset] = {}
     for split, its in tables_of.items():
         if any(len(table.part) for table in its):

@@ -185,27 +185,20 @@ def split_names(files: Sequence[str]) -> list[str]:
     return splits
 
 
-def group_by_split(items: Sequence[_Item], split_of: Sequence[str]) -> dict[str, list[_Item]]:
-    """Return what belongs to each split, in order."""
-    groups: dict[str, list[_Item]] = {}
-    for item, split in zip(items, split_of, strict=True):
-        groups.setdefault(split, []).append(item)
-    return groups
+def read_by_split(
+    read: Callable[[str], _Item], files: Sequence[str], what: str, unit: str
+) -> dict[str, list[_Item]]:
+    """Call a function for each file, and return what it gives for the files of each split.
 
-
-def read_each(
-    read: Callable[[str], _Item], names: Sequence[str], what: str, unit: str
-) -> list[_Item]:
-    """Call a function for each file, of remote files for several at the same time.
-
-    `what` and `unit` describe the progress.
+    Several remote files are read at the same time. `what` and `unit` describe the progress.
     """
-    workers = REMOTE_FILES if any(map(remote.is_url, names)) else 1
-    items: list[_Item] = []
+    split_of = split_names(files)
+    workers = REMOTE_FILES if any(map(remote.is_url, files)) else 1
+    items: dict[str, list[_Item]] = {}
     with console.progress(what, unit) as report_progress:
-        for item in prefetch_map(read, names, workers, ahead=workers):
-            items.append(item)
-            report_progress(len(items), len(names))
+        for number, item in enumerate(prefetch_map(read, files, workers, ahead=workers)):
+            items.setdefault(split_of[number], []).append(item)
+            report_progress(number + 1, len(files))
     return items
 
 

@@ -202,15 +202,16 @@ def read_tars(patterns: Sequence[str]) -> Dataset:
         If a tar cannot be read, is compressed, damaged or not whole, or there is no image.
     """
     names = shards.find_files(patterns, ".tar")
-    split_of = shards.split_names(names)
-    scans = shards.read_each(_open_and_scan, names, "reading the headers of tars", "tars")
+    scans = shards.read_by_split(_open_and_scan, names, "reading the headers of tars", "tars")
     texts = LabelCodes()
     splits: dict[str, ImageDataset] = {}
     codes: dict[str, NDArray[np.int32]] = {}
-    for split, group in shards.group_by_split(scans, split_of).items():
-        splits[split], codes[split] = _join(split, group, texts)
+    examples: list[str] = []
+    for split, of_split in scans.items():
+        splits[split], codes[split] = _join(split, of_split, texts)
+        examples += [escape(scan.example) for scan in of_split if scan.example]
     if not any(map(len, splits.values())):
-        seen = ", ".join(escape(scan.example) for scan in scans if scan.example) or "no files"
+        seen = ", ".join(examples) or "no files"
         raise ClipkitError(
             f"{display_url(names[0])}: expected images in the tar, got {shorten(seen, 200)}",
             f"image files end in {' '.join(images.readable_suffixes())}",
