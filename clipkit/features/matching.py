@@ -134,7 +134,10 @@ def _words(name: str) -> list[str]:
 
 def _unknown_split(file: FeatureFile, name: str) -> UsageError:
     """Return the error for a name of which a word is no split."""
-    name = next((word for word in _words(name) if word not in file.splits), name)
+    for word in _words(name):
+        if word not in file.splits:
+            name = word
+            break
     known = list(file.splits)
     if len(known) > 1:
         known = [*known, ALL]

@@ -399,7 +399,7 @@ def _key_table(rows: Sequence[Mapping[str, Cell]], sources: Sequence[str]) -> Ta
     """Return a table of rows, in which names and settings say what a row is about."""
     names = list(dict.fromkeys(itertools.chain.from_iterable(rows)))
     keys = [name for name in KEY_COLUMNS if name in names]
-    header = [*keys, *(name for name in names if name not in keys)]
+    header = list(dict.fromkeys([*keys, *names]))
     cells = [[row.get(name, "") for name in header] for row in rows]
     return Table(header, cells, len(TEXT_COLUMNS.intersection(keys)), sources, len(keys))
 
