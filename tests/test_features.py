@@ -31,7 +31,6 @@ from clipkit.features import (
     Entry,
     FeatureFile,
     Split,
-    checked_file,
     matching,
     open_file,
     read,
@@ -194,15 +193,6 @@ def test_storage_is_as_the_format_says(tmp_path):
         assert (features.dtype, features.chunks) == ("<f4", (512, 8))
         assert (features.fletcher32, features.compression) == (True, None)
         assert h5["all/ids"].dtype == "S3"
-
-
-def test_a_row_longer_than_a_chunk_may_be_is_written_and_read(tmp_path, monkeypatch):
-    for module in (hdf5, checked_file):
-        monkeypatch.setattr(module, "MAX_CHUNK_BYTES", 1 << 10)
-    monkeypatch.setattr(hdf5, "chunk_rows", lambda width: 1)
-    features = np.arange(2000, dtype="f4").reshape(2, 1000)
-    write(tmp_path / "x.h5", one_split(features))
-    np.testing.assert_array_equal(read(tmp_path / "x.h5").splits["all"].features, features)
 
 
 def test_a_file_that_a_reader_would_refuse_is_not_published(tmp_path, monkeypatch):
