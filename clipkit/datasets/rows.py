@@ -19,7 +19,7 @@ from clipkit.datasets.dataset import ImageDataset, ImageFiles, NamedClasses, spl
 from clipkit.datasets.images import reason
 from clipkit.datasets.wordnet import MAX_NAME, escape_text
 from clipkit.features.model import Int64
-from clipkit.features.validation import MAX_CLASSES, MAX_NAMES, is_split_name
+from clipkit.features.validation import MAX_NAMES, is_split_name
 
 NO_LABEL = -1
 
@@ -111,9 +111,6 @@ def labels_from_texts(
     `codes` (N,) of each split number `texts`; see `number_labels` for the functions. Labels (N,)
     are indices into the class names, or `NO_LABEL`.
     """
-    if len(texts) > MAX_CLASSES:
-        where = place_of(list(texts)[MAX_CLASSES])
-        raise ClipkitError(f"{where}: expected at most {MAX_CLASSES:,} classes, got {len(texts):,}")
     class_names, number_of = number_labels(texts, place_of, names_of_numbers)
     values = np.array([number_of[text] for text in texts] + [NO_LABEL], np.int64)
     return {split: values[numbers] for split, numbers in codes.items()}, class_names

@@ -67,7 +67,6 @@ RESERVED = {"features", "texts", "class_index", "class_names", "runs"}
 MAX_CLASSES = 1 << 20  # without class names; a label must not make a command allocate without end
 PADDED_BYTES = 1 << 26  # texts may be padded to this many bytes, or to a multiple of what they have
 PADDED_RATIO = 100
-MAX_RUNS = 1 << 20
 MAX_COUNTED = 5000  # classes: their confusions take 1.4 GB, and a probe has a score of each
 MAX_UNITS = 1 << 16  # and a number for each row and unit
 MAX_NAMES = 4096  # of a group: splits, or columns
@@ -245,9 +244,6 @@ def _check_shape(name: str, shape: tuple[int, ...], ndim: int) -> None:
         raise ClipkitError(f"{name}: expected {ndim} dimensions, got {len(shape)}")
     if 0 in shape:
         raise ClipkitError(f"{name}: expected at least one row, got the shape {shape}")
-    most = {"class_names": MAX_CLASSES, "runs": MAX_RUNS, "predicted": MAX_RUNS}.get(key_of(name))
-    if most is not None and shape[0] > most:
-        raise ClipkitError(f"{name}: expected at most {most:,} rows, got {shape[0]:,}")
 
 
 def _check_range(name: str, values: NDArray[Any], unit: Unit) -> None:
