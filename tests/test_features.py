@@ -355,7 +355,7 @@ INVALID = [
     (FeatureFile("result", splits={"a": Split(ids=["x"], predicted=HUGE)}), "0..1048575, got 4611"),
     (images(ids=["x\0"]), "a/ids: expected texts without NUL characters, got 'x\\x00'"),
     (images(ids=["\ud800"]), "a/ids: "),
-    (images(ids=["y" * 99 + "\0"]), f"NUL characters, got '{'y' * 40} ...'"),
+    (images(ids=["y" * 99 + "\0"]), f"NUL characters, got '{'y' * 80} ...'"),
     (images(ids=[1]), "a/ids: "),
     (images(labels=[0, 1]), "a/labels: expected an array, got list"),
     (FeatureFile("images", splits={"a": Split(np.eye(1), None, ("x",))}), TUPLE),

@@ -27,7 +27,6 @@ from clipkit.features.provenance import downsample, provenance
 Facts = dict[str, str]
 
 MAX_DEPTH = 1000
-MAX_QUESTION = 80  # characters
 POOLS = {
     **{"cls": "CLS token", "mean": "mean of patches"},
     **{"last": "last token", "image": "image tokens"},  # of a generative model
@@ -234,7 +233,7 @@ def _layer_of(result: FeatureFile) -> tuple[int | None, int]:
     if not are_numbers or not 0 <= layer <= depth <= MAX_DEPTH or not depth:
         raise ClipkitError(
             f"{result.display_name}: expected a layer of a model, got "
-            f"layer {shorten(layer, 20)} of {shorten(depth, 20)}"
+            f"layer {shorten(layer)} of {shorten(depth)}"
         )
     return layer, depth
 
@@ -252,7 +251,7 @@ def _facts(result: FeatureFile) -> Facts:
     if size is not None:
         facts["images"] = f"images of {size} pixels"
     if "question" in model:
-        facts["question"] = f'"{shorten(model["question"], MAX_QUESTION)}"'
+        facts["question"] = f'"{shorten(model["question"])}"'
     facts |= _pooling_facts(model)
     facts["labels"] = results.labels_suffix(result).removeprefix("; labels: ") or "classes"
     return facts

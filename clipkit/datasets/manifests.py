@@ -206,6 +206,6 @@ def _json_rows(data: bytes, name: str, columns: Sequence[str]) -> Iterator[Row]:
         where = f"{name}, line {line}"
         path = content.get(columns[0])
         if path is not None and not isinstance(path, str):
-            raise ClipkitError(f"{where}: expected a path, got {shorten(path, 40)!r}")
+            raise ClipkitError(f"{where}: expected a path, got {shorten(path)!r}")
         texts = [as_text(content.get(column), f"{where}: {column}") for column in columns]
         yield Row(line, *texts)

@@ -204,7 +204,7 @@ def check_columns(present: Sequence[str], required: set[str], where: str) -> Non
 
 def list_columns(names: Iterable[str]) -> str:
     """Return the names of columns for a message, the first of many."""
-    return listed([repr(escape(shorten(name, 40))) for name in names], LISTED_COLUMNS) or "none"
+    return listed([repr(escape(shorten(name))) for name in names], LISTED_COLUMNS) or "none"
 
 
 def as_text(value: Any, where: str) -> str:
@@ -226,7 +226,7 @@ def as_text(value: Any, where: str) -> str:
             raise ClipkitError(f"{where}: expected UTF-8 text, got {reason(error)}") from None
         return value
     raise ClipkitError(
-        f"{where}: expected a text or a whole number, got {escape(shorten(value, 40))!r}",
+        f"{where}: expected a text or a whole number, got {escape(shorten(value))!r}",
         "store it as a text",
     )
 
@@ -315,7 +315,7 @@ def _check_path(path: str, where: str) -> None:
         raise ClipkitError(f"{where}: expected a path, got none")
     if "\0" in path:
         raise ClipkitError(
-            f"{where}: expected a path without NUL characters, got {shorten(path, 40)!r}"
+            f"{where}: expected a path without NUL characters, got {shorten(path)!r}"
         )
     if remote.protocol_of(path) is not None and not remote.is_http(path):
         raise ClipkitError(
@@ -330,7 +330,7 @@ def _split_of(name: str, splits: dict[str, _Split], where: str) -> str:
     split = split_name(name)
     if not is_split_name(split):
         characters = "letters, digits, '.', '_' and '-'"
-        got = repr(shorten(name, 40)) if name else "none"
+        got = repr(shorten(name)) if name else "none"
         raise ClipkitError(f"{where}: expected a split, named by {characters}, got {got}")
     if len(splits) >= MAX_NAMES and split not in splits:
         raise ClipkitError(f"{where}: expected at most {MAX_NAMES:,} splits, got more")
@@ -364,7 +364,7 @@ def _refuse_duplicate(split: _Split, name: str, unit: str, what: str) -> None:
         if first != place:
             raise ClipkitError(
                 f"{name}, {unit} {place}: expected each {what} once, "
-                f"got {shorten(row_id, 80)} as in {unit} {first}"
+                f"got {shorten(row_id)} as in {unit} {first}"
             )
 
 

@@ -318,7 +318,7 @@ def _numbers_alone(
             continue
         got = f"{count} values"
         if others:
-            got = repr(shorten(others[0], 40))
+            got = repr(shorten(others[0]))
         if attribute.name in columns:
             raise ClipkitError(
                 f"{table}: expected numbers in {attribute.name}, got {got}",
@@ -632,7 +632,7 @@ def _presences(where: str, name: str, cell: Any, elements: list[str]) -> list[st
     if cell is None:
         return [""] * len(elements)
     if not isinstance(cell, list):
-        raise ClipkitError(f"{where}: expected a list in {name}, got {shorten(cell, 40)}")
+        raise ClipkitError(f"{where}: expected a list in {name}, got {shorten(cell)}")
     present = {_as_text(element, where) for element in cell}
     return ["1" if element in present else "0" for element in elements]
 
@@ -666,5 +666,5 @@ def _as_text(cell: Any, where: str) -> str:
     if isinstance(cell, float) and cell.is_integer():
         cell = int(cell)
     if isinstance(cell, (list, dict)):
-        raise ClipkitError(f"{where}: expected texts and numbers, got {shorten(cell, 40)}")
+        raise ClipkitError(f"{where}: expected texts and numbers, got {shorten(cell)}")
     return str(cell).strip()

@@ -303,7 +303,7 @@ def _utf8_lengths(name: str, texts: list[Any]) -> list[int]:
 
 
 def _text_error(name: str, expected: str, got: object) -> ClipkitError:
-    return ClipkitError(f"{name}: expected {expected}, got {shorten(got, 40)!r}")
+    return ClipkitError(f"{name}: expected {expected}, got {shorten(got)!r}")
 
 
 def _check_scales(file: FeatureFile) -> None:
@@ -368,7 +368,7 @@ def _check_probe(file: FeatureFile) -> None:
         if len(texts) != 1:
             raise ClipkitError(f"fitted/{name}: expected one text")
         if texts[0] not in known:
-            got = repr(shorten(texts[0], 40))
+            got = repr(shorten(texts[0]))
             raise ClipkitError(f"fitted/{name}: expected {', '.join(known)}, got {got}")
     model = probe_arrays.MODELS[fitted["classifier"][0]]
     _check_probe_names(file, model)
