@@ -19,14 +19,13 @@ from clipkit.analysis import metrics, results
 from clipkit.base.errors import ClipkitError, UsageError, shorten
 from clipkit.base.names import differing, is_shared, select
 from clipkit.features.compatibility import origin
-from clipkit.features.history import Entry, History
+from clipkit.features.history import MAX_LAYERS, Entry, History
 from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile
 from clipkit.features.provenance import downsample, provenance
 
 Facts = dict[str, str]
 
-MAX_DEPTH = 1000
 POOLS = {
     **{"cls": "CLS token", "mean": "mean of patches"},
     **{"last": "last token", "image": "image tokens"},  # of a generative model
@@ -230,7 +229,7 @@ def _layer_of(result: FeatureFile) -> tuple[int | None, int]:
     layer = model["layer"]
     depth: Any = model.get("layers")
     are_numbers = type(layer) is int and type(depth) is int  # True and 2.0 are no layers
-    if not are_numbers or not 0 <= layer <= depth <= MAX_DEPTH or not depth:
+    if not are_numbers or not 0 <= layer <= depth <= MAX_LAYERS or not depth:
         raise ClipkitError(
             f"{result.display_name}: expected a layer of a model, got "
             f"layer {shorten(layer)} of {shorten(depth)}"

@@ -17,6 +17,7 @@ from clipkit.base.errors import ClipkitError, shorten
 from clipkit.base.version import __version__
 
 MAX_DEPTH = 16  # what walks a history is recursive
+MAX_LAYERS = 1000  # of a tower: the largest have 64, and a billion could not be built or drawn
 DOT_PRODUCT = "dot product"  # of a last hidden state and the output embedding
 
 
