@@ -68,7 +68,6 @@ MAX_CLASSES = 1 << 20  # without class names; a label must not make a command al
 PADDED_BYTES = 1 << 26  # texts may be padded to this many bytes, or to a multiple of what they have
 PADDED_RATIO = 100
 MAX_COUNTED = 5000  # classes: their confusions take 1.4 GB, and a probe has a score of each
-MAX_UNITS = 1 << 16  # and a number for each row and unit
 MAX_NAMES = 4096  # of a group: splits, or columns
 MAX_INTEGER = 2**63 - 1
 
@@ -421,10 +420,7 @@ def _probe_sizes(file: FeatureFile, model: ProbeModel) -> dict[str, int]:
         if name not in fitted:
             continue
         for axis, length in zip(array.axes.split(), fitted[name].shape, strict=True):
-            size = sizes.setdefault(axis.strip("+"), length - axis.count("+"))
-            if axis.strip("+") == "H" and size > MAX_UNITS:
-                expected = f"at most {MAX_UNITS:,} units"
-                raise ClipkitError(f"fitted/{name}: expected {expected}, got {size:,}")
+            sizes.setdefault(axis.strip("+"), length - axis.count("+"))
     if sizes["D"] < 1:
         raise ClipkitError("expected a probe of at least one column, got none")
     return sizes | {f"{axis}+": size + 1 for axis, size in sizes.items()}
