@@ -268,11 +268,12 @@ def test_rows_are_drawn_class_by_class_in_one_pass():
     assert len(stratified_split(labels, 0.5)[1]) == 0
 
 
-@pytest.mark.parametrize("classifier", ["svm", "logreg"])
-def test_labels_that_are_no_classes_are_refused_before_they_are_fitted(classifier):
+@pytest.mark.parametrize(("classifier", "most"), [("svm", "2,000"), ("logreg", "5,000")])
+def test_labels_that_are_no_classes_are_refused_before_they_are_fitted(classifier, most):
     rows = Split(np.ones((5001, 1), np.float32), np.arange(5001), row_ids(5001))
     file = FeatureFile("images", splits={"train": rows, "test": rows}, display_name="x.h5")
-    with pytest.raises(ClipkitError, match="train: expected at most 5,000 classes, got 5"):
+    message = f"x.h5: train: expected at most {most} classes for {classifier}, got 5,001"
+    with pytest.raises(ClipkitError, match=message):
         evaluate_grid(file, ProbeSpec(classifier))
 
 

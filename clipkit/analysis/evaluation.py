@@ -38,6 +38,7 @@ from clipkit.features.splitting import take
 from clipkit.features.validation import MAX_COUNTED
 
 FEATURES = ("logits", "probs")
+MAX_PAIRED_CLASSES = 2000  # of a classifier with a hyperplane for each pair of them
 MANY_PAIRS = 2**16  # of classes; they take minutes to hours
 COARSE = 6  # steps between the values of C with which a search of a range begins
 RANGE = re.compile(r"(?P<low>.+?)\.\.(?P<high>.+):(?P<count>[2-9]|[1-9][0-9]{1,3})")
@@ -657,11 +658,12 @@ def _draw_shots(fit: Subset, draw: Draw, seed: int) -> Subset:
 
 
 def _check_class_count(file: FeatureFile, spec: ProbeSpec, fit: Subset) -> None:
+    most = MAX_PAIRED_CLASSES if spec.method.fits_pairs else MAX_COUNTED
     count = len(np.unique(fit.labels))
-    if count > MAX_COUNTED:
+    if count > most:
         raise ClipkitError(
-            f"{file.display_name}: {fit.name}: expected at most {MAX_COUNTED:,} classes, "
-            f"got {count:,}",
+            f"{file.display_name}: {fit.name}: expected at most {most:,} classes for "
+            f"{spec.classifier}, got {count:,}",
             "check whether the labels are classes",
         )
 
