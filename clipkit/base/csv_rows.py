@@ -126,7 +126,7 @@ def check_different(columns: Sequence[str], name: str) -> None:
     counts = Counter(column.lower() for column in columns if column)
     for column in columns:
         if counts[column.lower()] > 1:
-            got = escape(shorten(column, 40))
+            got = escape(shorten(column))
             raise ClipkitError(f"{name}: expected different names of columns, got {got!r} again")
 
 
@@ -214,7 +214,7 @@ def parse_json(text: str, where: str, hint: str | None = None) -> Any:
         content = dict(pairs)
         if len(content) < len(pairs):
             ((key, _),) = Counter(key for key, _ in pairs).most_common(1)
-            got = escaped(shorten(key, 60))
+            got = escaped(shorten(key))
             raise ClipkitError(f"{where}: expected each key once, got {got!r} again", hint)
         return content
 
@@ -248,7 +248,7 @@ def read_objects(data: bytes, name: str, example: str) -> Iterator[tuple[int, di
         except (ValueError, RecursionError):
             content = None
         if not isinstance(content, dict):
-            got = escaped(shorten(line.decode(errors="replace").strip(), 40))
+            got = escaped(shorten(line.decode(errors="replace").strip()))
             raise ClipkitError(
                 f"{where}: expected a JSON object, got {got!r}",
                 f"write one object per line: {example}",
@@ -284,7 +284,7 @@ def find_column(names: Sequence[str], present: Iterable[str], where: str) -> str
     for name in names:
         if name in present:
             return name
-    got = ", ".join(escape(shorten(column, 40)) for column in present) or "none"
+    got = ", ".join(escape(shorten(column)) for column in present) or "none"
     raise ClipkitError(
         f"{where}: expected a column {' or '.join(names[:3])}, got {shorten(got, 200)}",
         "the first line of a table has the names of its columns",

@@ -20,7 +20,7 @@ from clipkit.datasets.dataset import ImageDataset, ImageFiles, NamedClasses, spl
 from clipkit.datasets.wordnet import MAX_NAME, escape_text
 from clipkit.features.matching import find_repeat
 from clipkit.features.model import Int64
-from clipkit.features.validation import MAX_CLASSES, MAX_NAMES, is_split_name
+from clipkit.features.validation import MAX_NAMES, is_split_name
 
 NO_LABEL = -1
 
@@ -114,9 +114,6 @@ def attach_labels(
     functions. A split without any label is unlabelled. In a split that has labels, rows without one
     are left out, with a warning.
     """
-    if len(texts) > MAX_CLASSES:
-        where = place_of(list(texts)[MAX_CLASSES])
-        raise ClipkitError(f"{where}: expected at most {MAX_CLASSES:,} classes, got {len(texts):,}")
     class_names, number_of = number_labels(texts, place_of, names_of_numbers)
     values = np.array([number_of[text] for text in texts] + [NO_LABEL], np.int64)
     labelled = {}
@@ -173,7 +170,7 @@ def check_columns(present: Sequence[str], required: set[str], where: str) -> Non
 
 def list_columns(names: Iterable[str]) -> str:
     """Return the names of columns for a message, the first of many."""
-    return listed([repr(escape(shorten(name, 40))) for name in names], LISTED_COLUMNS) or "none"
+    return listed([repr(escape(shorten(name))) for name in names], LISTED_COLUMNS) or "none"
 
 
 def as_text(value: Any, where: str) -> str:
@@ -191,7 +188,7 @@ def as_text(value: Any, where: str) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)[:40]  # no number has more digits, so that another is refused
     raise ClipkitError(
-        f"{where}: expected a text or a whole number, got {escape(shorten(value, 40))!r}",
+        f"{where}: expected a text or a whole number, got {escape(shorten(value))!r}",
         "store it as a text",
     )
 
@@ -289,10 +286,10 @@ def _check_path(path: Any, where: str) -> None:
     if not path:
         raise ClipkitError(f"{where}: expected a path, got none")
     if not isinstance(path, str):
-        raise ClipkitError(f"{where}: expected a path, got {shorten(path, 40)!r}")
+        raise ClipkitError(f"{where}: expected a path, got {shorten(path)!r}")
     if "\0" in path:
         raise ClipkitError(
-            f"{where}: expected a path without NUL characters, got {shorten(path, 40)!r}"
+            f"{where}: expected a path without NUL characters, got {shorten(path)!r}"
         )
     if remote.protocol_of(path) is not None and not remote.is_http(path):
         raise ClipkitError(
@@ -307,7 +304,7 @@ def _split_of(name: str, splits: dict[str, _Split], where: str) -> str:
     split = split_name(name)
     if not is_split_name(split):
         characters = "letters, digits, '.', '_' and '-'"
-        got = repr(shorten(name, 40)) if name else "none"
+        got = repr(shorten(name)) if name else "none"
         raise ClipkitError(f"{where}: expected a split, named by {characters}, got {got}")
     if len(splits) >= MAX_NAMES and split not in splits:
         raise ClipkitError(f"{where}: expected at most {MAX_NAMES:,} splits, got more")
@@ -322,5 +319,5 @@ def _check_unique(splits: dict[str, _Split], name: str, unit: str, what: str) ->
             first, again = repeat
             raise ClipkitError(
                 f"{name}, {unit} {split.places[again]}: expected each {what} once, "
-                f"got {shorten(split.ids[again], 80)} as in {unit} {split.places[first]}"
+                f"got {shorten(split.ids[again])} as in {unit} {split.places[first]}"
             )

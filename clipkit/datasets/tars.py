@@ -42,8 +42,7 @@ COMPRESSED = {
 SMALLEST_READ = 2**12  # bytes of a read of headers
 LARGEST_READ = 2**20
 REMOTE_GAP = 2**16  # a request takes longer than reading this many bytes
-MAX_HEADER_BYTES = 2**16  # of a long name, or of the records of pax
-MAX_JSON_BYTES = 2**20  # of a label; each tar has a thread, and JSON takes 30 times its size
+MAX_READ = 2**20  # bytes of a header or a label; JSON takes 30 times as many, in a thread per tar
 NO_IMAGE, LINK, SPARSE_FILE = -1, -2, -3  # in place of a size
 UNUSABLE = {LINK: "a link", SPARSE_FILE: "a sparse file"}
 SPAN = 2**20  # images that start in one of these parts of a remote tar are fetched together
@@ -233,7 +232,7 @@ class _Headers(RangeReader):
 
     def read(self, size: int = -1) -> bytes:
         """Read up to `size` bytes, fewer at the end of the file."""
-        if not 0 <= size <= MAX_HEADER_BYTES:
+        if not 0 <= size <= MAX_READ:
             raise tarfile.ReadError(f"a header of {size:,} bytes")
         return self._read_ahead(size)
 
@@ -271,6 +270,7 @@ def _members(headers: _Headers) -> Iterator[_Member]:
         tar = tarfile.TarFile(fileobj=headers, encoding="utf-8", errors="surrogateescape")
         while info := tar.next():
             tar.members.clear()  # type: ignore[attr-defined]  # it would keep 1 kB for each
+            tar.pax_headers = {}  # it would copy those of the whole tar for each
             count += 1
             if info.size < 0 or tar.offset <= info.offset:
                 raise tarfile.ReadError(f"a size of {info.size:,} bytes")
@@ -352,7 +352,7 @@ def _read_label(headers: _Headers, info: tarfile.TarInfo) -> str | None:
 
     A label that a .json gives twice is an error.
     """
-    if info.size > MAX_JSON_BYTES:
+    if info.size > MAX_READ:
         return None
     try:
         label = headers.content(info).decode("utf-8")

@@ -304,7 +304,7 @@ def _numbers_alone(
             continue
         got = f"{count} values"
         if others:
-            got = repr(shorten(others[0], 40))
+            got = repr(shorten(others[0]))
         if attribute.name in columns:
             raise ClipkitError(
                 f"{table}: expected numbers in {attribute.name}, got {got}",
@@ -611,7 +611,7 @@ def _elements(table: str, name: str, cells: list[Any], numbers: list[int]) -> li
         if isinstance(cell, list):
             elements.update(_as_text(element, table, number) for element in cell)
         elif cell is not None:
-            got = shorten(cell, 40)
+            got = shorten(cell)
             raise ClipkitError(f"{table}, line {number}: expected a list in {name}, got {got}")
     return sorted(elements)
 
@@ -650,6 +650,6 @@ def _as_text(cell: Any, table: str = "", number: int = 0) -> str:
     if isinstance(cell, float) and cell.is_integer():
         cell = int(cell)
     if isinstance(cell, (list, dict)):
-        got = shorten(cell, 40)
+        got = shorten(cell)
         raise ClipkitError(f"{table}, line {number}: expected texts and numbers, got {got}")
     return str(cell).strip()

@@ -26,7 +26,6 @@ from clipkit.features.model import BlockMatrix, FeatureFile, Int64, Split
 ALL = "all"  # stands for all splits of a file that has no split of this name
 ENDING = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,4}")  # no number: a.1 and a.2 are two ids
 MAX_FOLDERS = 8  # that are distinguished: each is a pass over the ids
-SHOWN_ID = 80  # characters
 COMMON_HINT = "--common leaves them out"
 FORM_HINT = "write the ids as the images have them; folders and endings may be left out"
 
@@ -168,7 +167,7 @@ def _join(file: FeatureFile, names: Sequence[str]) -> Split:
             first = min(shared)
             raise ClipkitError(
                 f"{file.display_name}: expected different ids in {part_of[first]} and {name}, got "
-                f"{shorten(first, SHOWN_ID)!r} in both",
+                f"{shorten(first)!r} in both",
                 "use one split after the other",
             )
         part_of |= dict.fromkeys(split.ids, name)
@@ -315,7 +314,7 @@ class Rows:
 
     def example(self, row: int) -> str:
         """Return the id of a row for a message."""
-        row_id = repr(shorten(self.ids[row], SHOWN_ID))
+        row_id = repr(shorten(self.ids[row]))
         return f"{row_id} of {self.splits[row]!r}" if self.splits else row_id
 
     @classmethod
