@@ -72,8 +72,8 @@ def random_pairs(n, rho, dim, random):
 )
 def test_random_directions_have_the_accuracy_of_their_angles(rho, known):
     random = np.random.RandomState(0)
-    n = 3000
-    result = choices.choose(*make_files(*(random_pairs(n, rho, 512, random) for _ in range(2))))
+    n = 2000
+    result = choices.choose(*make_files(*(random_pairs(n, rho, 64, random) for _ in range(2))))
     for measure, expected in zip(TWO, known, strict=True):
         row = result.runs_on(measure)[0]
         assert row["angle"] == pytest.approx(expected, abs=0.0002)
