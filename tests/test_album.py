@@ -295,6 +295,7 @@ def test_prompts_of_another_model_are_not_shown(photos):
     assert collect([other, result(WRONG, IDS)], [], photos).prompts == []
 
 
+@pytest.mark.long
 def test_the_summary_its_worst_class_and_the_album_are_about_one_result(photos, tmp_path):
     probe = result([0, 3, 2, 3, 0, 2, 2, 3], IDS)  # class 1 is wrong twice, once as class 3
     probe.history[1]["command"] = "probe"
@@ -317,6 +318,7 @@ def test_the_summary_its_worst_class_and_the_album_are_about_one_result(photos, 
     assert summary.count('src="data:image/webp') == 2
 
 
+@pytest.mark.long
 def test_a_manifest_is_read_by_the_columns_that_embed_read(photos, tmp_path):
     manifest = tmp_path / "photos.csv"
     manifest.write_text(manifest.read_text("utf-8").replace("path,", "file,", 1), "utf-8")

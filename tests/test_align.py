@@ -121,6 +121,7 @@ def independent_p(worlds, layers=1):
     return np.array(found)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("layers", [1, 3])
 def test_independent_models_are_marked_in_5_percent_of_worlds(monkeypatch, layers):
     monkeypatch.setattr(alignment, "PERMUTATIONS", 39)
@@ -156,6 +157,7 @@ def cluster_p(worlds, kind, videos=30):
     return np.array(found)
 
 
+@pytest.mark.long
 def test_frames_of_a_video_are_no_neighbours_that_independent_models_share(monkeypatch):
     monkeypatch.setattr(alignment, "PERMUTATIONS", 39)
     by_frame, by_video = (cluster_p(20, "equal") <= 0.05).mean(axis=0)
@@ -211,6 +213,7 @@ def test_equal_rows_are_not_far_apart_to_a_model():
         alignment.align([make_file(a), make_file(a)], blind=2, cluster="class")
 
 
+@pytest.mark.long
 def test_rows_of_equal_cosines_are_no_neighbours_that_independent_models_share():
     shares = []
     for seed in range(20):

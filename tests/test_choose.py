@@ -147,6 +147,7 @@ def test_an_accuracy_of_random_texts_is_above_95_percent_of_draws_in_about_5_per
     assert 0.01 <= np.mean(above) <= 0.09
 
 
+@pytest.mark.long
 def test_items_of_one_image_are_given_another_image_together():
     """Ten items of an image have nearly the same texts, so that they are right together."""
     random = np.random.RandomState(0)
@@ -273,6 +274,7 @@ def test_intervals_of_items_from_a_pool_hold_the_accuracy():
     assert held_by_first < held
 
 
+@pytest.mark.long
 def test_a_control_that_is_as_good_is_rarely_said_to_be_below(monkeypatch):
     """Against the control's accuracy without its own error: 9 %."""
     random = np.random.RandomState(0)
@@ -619,6 +621,7 @@ def test_what_does_not_belong_together_is_one_line_and_nothing_is_written(shapes
     assert "'no'" in fails("choose", "img.h5", "txt.h5", "--items", "x.csv")
 
 
+@pytest.mark.long
 def test_two_images_are_drawn_with_a_row_for_each_measure(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     random = np.random.RandomState(0)

@@ -262,6 +262,7 @@ def changed(before: dict[str, list[Any]], after: dict[str, list[Any]]) -> set[st
     }
 
 
+@pytest.mark.long
 def test_a_column_depends_on_what_changes_it(reports):
     """A wrong `depends_on` of any record, or a column that no report has, makes a difference."""
     measured = {name: NOTHING for columns in reports["base"].values() for name in columns}
@@ -271,6 +272,7 @@ def test_a_column_depends_on_what_changes_it(reports):
     assert measured == {name: column.depends_on for name, column in COLUMNS.items()}
 
 
+@pytest.mark.long
 def test_a_column_says_which_commands_print_it(reports):
     """Of a family, such as an estimate and its interval, a command need not print all."""
     printed: dict[str, set[str]] = {}

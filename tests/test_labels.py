@@ -288,6 +288,7 @@ def test_two_results_are_compared_in_pairs_of_equal_images(metric, tmp_path):
     assert zeroshot["low"] == pytest.approx(smiling["low"])
 
 
+@pytest.mark.long
 def test_the_interval_of_the_mean_difference_covers_that_of_labels_that_depend_on_each_other():
     generator = np.random.default_rng(0)
     ids = [f"{row}.png" for row in range(150)]

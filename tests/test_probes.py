@@ -273,6 +273,7 @@ def test_an_svm_of_one_pair_at_a_time_does_not_depend_on_other_settings(monkeypa
         assert np.array_equal(alone.fitted.model.hyperplanes, run.fitted.model.hyperplanes)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("columns", [24, 200])
 def test_a_sweep_of_temperatures_agrees_with_single_fits(monkeypatch, columns):
     """In any order, the sweep and single fits stop within the tolerance, and predict the same."""

@@ -102,6 +102,7 @@ def test_chance_is_what_random_ranks_give(partners):
     assert others["median_rank"] == pytest.approx(np.median(best), abs=1)
 
 
+@pytest.mark.long
 def test_random_vectors_have_the_recall_and_the_ranks_of_chance():
     held: dict[str, list[bool]] = {"recall": [], "mrr": [], "median_rank": []}
     for seed in range(100):
@@ -179,6 +180,7 @@ def ignorant(worlds, sizes, like):
     return held / worlds
 
 
+@pytest.mark.long
 def test_what_an_ignorant_model_reaches_with_texts_alike_is_chance():
     held, by_random_ranks = ignorant(40, lambda random: np.full(80, 5), 0.9)
     assert (held >= [0.85, 0.7, 0.85]).all()  # of MRR, a note says that few queries have rank 1
@@ -264,6 +266,7 @@ def write(folder, pairs, name):
         features.write(str(folder / f"{name}-{kind}.h5"), file)
 
 
+@pytest.mark.long
 def test_a_result_is_compared_query_by_query_and_drawn(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name, noise in (("good", 0.5), ("bad", 3.0)):
