@@ -38,7 +38,7 @@ WITH_FURTHER_ACCURACIES = [name for name in ALL if not probes.CLASSIFIERS[name].
 @pytest.fixture(autouse=True, scope="module")
 def one_thread_and_short_training():
     with threadpool_limits(1), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mlp, "STEPS", 200)
+        patch.setattr(mlp, "STEPS", 100)
         yield
 
 
