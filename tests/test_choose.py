@@ -573,7 +573,7 @@ def shapes(tmp_path_factory):
     return folder
 
 
-@pytest.mark.long
+@pytest.mark.exhaustive
 def test_tiny_understands_words_and_its_control_does_not(shapes, monkeypatch):
     monkeypatch.chdir(shapes)
     control = ("--control", "control-img.h5", "--control-texts", "control-txt.h5")
@@ -602,9 +602,16 @@ def test_tiny_understands_words_and_its_control_does_not(shapes, monkeypatch):
 
 
 @pytest.mark.long
-def test_what_does_not_belong_together_is_one_line_and_nothing_is_written(shapes, monkeypatch):
-    monkeypatch.chdir(shapes)
-    items = ("--items", "shapes", "-o", "none.h5")
+def test_what_does_not_belong_together_is_one_line_and_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny = ("--model", "tiny")
+    ok("embed", "shapes", "--split", "test", "--limit", 20, *tiny, "-o", "img.h5")
+    row_id = features.read("img.h5").splits["test"].ids[0]
+    lines = ["item,image,text,correct", f"1,{row_id},a red box,1", f"1,{row_id},a blue box,0", ""]
+    Path("items.csv").write_text("\n".join(lines))
+    ok("textembed", "--items", "items.csv", *tiny, "-o", "txt.h5")
+    ok("textembed", "--items", "items.csv", *tiny, "--untrained", 7, "-o", "control-txt.h5")
+    items = ("--items", "items.csv", "-o", "none.h5")
     assert "different models" in fails("choose", "img.h5", "control-txt.h5", *items)
     assert "img.h5" in fails("choose", "img.h5", "img.h5", *items)
     trained = ("--control", "img.h5", "--control-texts", "txt.h5")
@@ -614,10 +621,8 @@ def test_what_does_not_belong_together_is_one_line_and_nothing_is_written(shapes
     )
     assert "--items" in fails("choose", "img.h5", "txt.h5", exit_code=2)
     assert "--items" in fails("textembed", "x.txt", "--items", "shapes", exit_code=2)
-    assert not (shapes / "none.h5").exists()
-    (shapes / "x.csv").write_text(
-        "item,image,text,correct\n1,0008,a photo of a red box,1\n1,0008,no,0\n"
-    )
+    assert not Path("none.h5").exists()
+    Path("x.csv").write_text("\n".join(lines).replace("a blue box", "no"))
     assert "'no'" in fails("choose", "img.h5", "txt.h5", "--items", "x.csv")
 
 
