@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import re
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import numpy as np
 import pytest
 from factories import feature_file
 from factories import fitted as kept_fitted
-from numpy.linalg import LinAlgError
 from scipy.special import log_softmax
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
@@ -22,7 +20,16 @@ from sklearn.svm import SVC
 from threadpoolctl import threadpool_limits
 
 from clipkit.analysis import metrics, probes
-from clipkit.analysis.probes import logistic, mlp, pairs, svm, sweep_context, sweeps
+from clipkit.analysis.probes import (
+    libsvm,
+    logistic,
+    mlp,
+    pairs,
+    reduction,
+    svm,
+    sweep_context,
+    sweeps,
+)
 from clipkit.analysis.probes.classifiers import LINEAR
 from clipkit.analysis.probes.models import Hyperplanes
 from clipkit.base.errors import ClipkitError, UsageError
@@ -107,7 +114,7 @@ def assert_agree(a, b, least=0.998):
 
 def fit_pairs_by_libsvm_alone(monkeypatch):
     monkeypatch.setattr(svm, "fit_overlapping", lambda rows, signs, C: [None] * len(rows))
-    monkeypatch.setattr(svm, "fit_separable", lambda rows, signs, C: None)
+    monkeypatch.setattr(svm, "fit_separable", lambda rows, signs, C, guess: None)
 
 
 @pytest.mark.long
@@ -120,19 +127,18 @@ def test_svm_predicts_as_svc_does(monkeypatch, problem, C, pairs):
         monkeypatch.setattr(svm, "GRAM_ROWS", len(y) - 1)
     if pairs == "one by one by libsvm":
         fit_pairs_by_libsvm_alone(monkeypatch)
-        monkeypatch.setattr(svm, "MAX_WORK", 2**31)
+        monkeypatch.setattr(libsvm, "MAX_WORK", 2**31)
     (run,) = probes.sweep(X, y, X_eval, C=[C])
     assert (run.converged, run.predicted.dtype) == (True, np.int64)
     assert_agree(run.predicted, svc(X, y, X_eval, C=C))
 
 
-@pytest.mark.parametrize("gram_rows", [700, 300, 16])
+@pytest.mark.parametrize("gram_rows", [700, 16])
 @pytest.mark.parametrize(("spread", "C"), [(0.5, 1), (0.1, 1e-3), (0.1, 1)])
 @pytest.mark.long
-def test_fitting_by_chunks_gives_the_same_hyperplane(monkeypatch, gram_rows, spread, C):
+def test_libsvm_gives_the_same_hyperplane_without_a_gram_matrix(monkeypatch, gram_rows, spread, C):
     X, y, X_eval, _ = split(*blobs(3000, 2, 12, spread), 1500)
-    monkeypatch.setattr(svm, "GRAM_ROWS", gram_rows)
-    monkeypatch.setattr(svm, "FIRST_ROWS", 100)
+    monkeypatch.setattr(libsvm, "GRAM_ROWS", gram_rows)
     fit_pairs_by_libsvm_alone(monkeypatch)
     assert_agree(predict(X, y, X_eval, C=[C]), svc(X, y, X_eval, C=C))
 
@@ -169,10 +175,13 @@ def test_the_interior_point_method_finds_the_optimum(problem, C):
     rows = X[y < 2] - X[y < 2].mean(axis=0)
     rows /= np.sqrt((rows**2).mean())
     signs = np.where(y[y < 2] == 0, -1, 1).astype(np.float32)
-    (hyperplane,) = pairs.fit_overlapping(rows[None], signs[None], C)
+    ones = np.ones((1, len(rows)))
+    (hyperplane,) = pairs.fit_overlapping(rows[None], signs[None], C * ones)
+    pair = reduction.Pairs([rows[signs < 0], rows[signs > 0]], [(0, 1)])
+    (hyperplane,) = pair.with_best_intercepts(hyperplane[None].astype(np.float32))
     expected = assert_optimal(hyperplane, rows, signs, C, tolerance=1e-5, tol=1e-6)
     assert hyperplane == pytest.approx(expected, abs=1e-3 * np.abs(expected).max())
-    large, huge = (pairs.fit_overlapping(rows[None], signs[None], C)[0] for C in (1e8, 1e60))
+    large, huge = (pairs.fit_overlapping(rows[None], signs[None], C * ones)[0] for C in (1e8, 1e60))
     assert huge == pytest.approx(large, abs=1e-4 * np.abs(large).max())
 
 
@@ -183,12 +192,13 @@ def test_the_active_set_method_finds_the_widest_margin(columns):
     rows = rng.standard_normal((210, columns)).astype(np.float32)
     rows[:, 0] += 4 * signs
     svc = SVC(kernel="linear", C=1e9, tol=1e-6).fit(rows.astype(float), signs)
-    separation = pairs.fit_separable(rows, signs, 1e9)
+    separation = pairs.fit_separable(rows, signs, 1e9, signs * rows[:, 0])
     expected = np.append(svc.coef_[0], svc.intercept_)
     assert separation.hyperplane == pytest.approx(expected, abs=2e-3 * np.abs(expected).max())
     assert separation.least_c >= np.abs(svc.dual_coef_).max() * 0.99
-    assert pairs.fit_separable(rows, signs, separation.least_c) is not None
-    assert pairs.fit_separable(rows, signs, np.abs(svc.dual_coef_).max() * 0.9) is None
+    assert pairs.fit_separable(rows, signs, separation.least_c, signs * rows[:, 0]) is not None
+    too_small = np.abs(svc.dual_coef_).max() * 0.9
+    assert pairs.fit_separable(rows, signs, too_small, signs * rows[:, 0]) is None
 
 
 @pytest.mark.parametrize("columns", [2, 40])
@@ -196,25 +206,9 @@ def test_the_active_set_method_leaves_overlapping_and_equal_rows_to_libsvm(colum
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((300, columns)).astype(np.float32)
     signs = np.repeat(np.float32([-1, 1]), 150)
-    assert pairs.fit_separable(rows, signs, 1e9) is None
-    with np.errstate(all="ignore"), pytest.raises(LinAlgError):
-        pairs.fit_separable(np.zeros_like(rows), signs, 1e9)
-
-
-def test_dependent_columns_are_tried_with_one_pair_of_a_line_and_left_to_libsvm(monkeypatch):
-    tried = []
-
-    def try_pair(*arguments):
-        tried.append(arguments)
-        return pairs.fit_separable(*arguments)
-
-    X, y, X_eval, _ = digits()  # 64 columns of a lower rank
-    X, X_eval = np.tile(X, 3) - 8, np.tile(X_eval, 3) - 8
-    monkeypatch.setattr(svm, "GRAM_ROWS", len(y) - 1)
-    monkeypatch.setattr(svm, "fit_separable", try_pair)
-    assert_agree(predict(X, y, X_eval), svc(X, y, X_eval))
-    groups = svm._group_pairs(list(np.bincount(y)), X.shape[1])
-    assert len(tried) == len(groups) < math.comb(10, 2)
+    assert pairs.fit_separable(rows, signs, 1e9, signs * rows[:, 0]) is None
+    with np.errstate(all="ignore"):
+        assert pairs.fit_separable(np.zeros_like(rows), signs, 1e9, signs) is None
 
 
 def test_each_pair_is_fitted_by_the_method_for_its_shape(monkeypatch):
@@ -241,24 +235,76 @@ def assert_within_the_stop(hyperplane, rows, signs, C):
     """
     least = svm_loss(reference_plane(rows, signs, C, tol=1e-6), rows, signs, C)
     reached = svm_loss(hyperplane, rows, signs, C)
-    short = svm_loss(hyperplane, rows, signs, C, margin=1 - svm.TOLERANCE)
-    assert short <= least + 2 * svm.TOLERANCE * reached
+    short = svm_loss(hyperplane, rows, signs, C, margin=1 - pairs.TOLERANCE)
+    assert short <= least + 2 * pairs.TOLERANCE * reached
 
 
 @pytest.mark.parametrize("C", [0.01, 1])
 @problems(digits, unbalanced, separable)
 def test_pairs_of_a_group_and_single_pairs_are_fitted_to_within_the_stated_stop(problem, C):
     X, y, *_ = problem()
-    numbers = np.unique(y, return_inverse=True)[1]
-    rows = [X[numbers == c] - X.mean(axis=0) for c in range(numbers.max() + 1)]
+    X, numbers = X - X.mean(axis=0), np.unique(y, return_inverse=True)[1]
+    rows = [X[numbers == c] for c in range(numbers.max() + 1)]
+    guesses = reduction.Guesses(X, numbers, len(rows))
     for group in svm._group_pairs([len(rows_of_class) for rows_of_class in rows], X.shape[1]):
-        (together,) = svm._fit_group(group, rows, [C])
-        for (i, j), fit in zip(group, together, strict=True):
-            ((alone,),) = svm._fit_group([(i, j)], rows, [C])
+        (together,) = svm._fit_group(group, rows, [C], guesses)
+        for (i, j), fit in zip(group.pairs, together, strict=True):
+            ((alone,),) = svm._fit_group(svm.Group([(i, j)], is_line=False), rows, [C], guesses)
             rows_of_pair = np.concatenate([rows[i], rows[j]])
             signs = np.repeat([-1, 1], [len(rows[i]), len(rows[j])])
             assert_within_the_stop(fit.hyperplane, rows_of_pair, signs, C)
             assert_within_the_stop(alone.hyperplane, rows_of_pair, signs, C)
+
+
+def guess(kind, signs):
+    random = np.random.default_rng(0).normal(1, 1, signs.shape)
+    guesses = {"all within": -9, "all beyond": 9, "all near": 1, "one class": signs * 9}
+    return guesses.get(kind, random) * np.ones(signs.shape, np.float32)
+
+
+@pytest.mark.parametrize("C", [0.01, 1])
+@pytest.mark.parametrize("kind", ["all within", "all beyond", "all near", "one class", "random"])
+@problems(overlapping, two_classes, unbalanced)
+def test_a_wrong_guess_of_the_rows_that_decide_a_pair_gives_its_solution(problem, kind, C):
+    X, y, *_ = problem()
+    X = X - X.mean(axis=0)
+    of_two_pairs = reduction.Pairs([X[y == 0], X[y == 1]], [(0, 1), (1, 0)])
+
+    def fit(problems):
+        return [libsvm.fit_pair(*problem, C)[0] for problem in zip(*problems, strict=True)]
+
+    fits = reduction.fit_reduced(of_two_pairs, guess(kind, of_two_pairs.signs), fit)
+    for hyperplane, rows, signs in zip(fits, of_two_pairs.rows, of_two_pairs.signs, strict=True):
+        assert_within_the_stop(hyperplane, rows, signs, C)
+
+
+def test_the_mean_of_rows_within_the_margin_stands_for_them():
+    X, y, *_ = overlapping()
+    pair = reduction.Pairs([X[y == 0], X[y == 1]], [(0, 1)])
+    margins = np.full(pair.signs.shape, -9, np.float32)
+    margins[0, :7] = margins[0, -7:] = [1, 1.1, 0.9, 1.2, 9, 9, 9]
+    nothing = np.zeros(margins.shape, bool)
+    reduced = reduction.Reduction(pair, margins, 0.3, nothing).problems
+    of_classes = X[y == 0][7:], X[y == 1][:-7]
+    means = np.stack([rows.mean(axis=0) for rows in of_classes])
+    assert reduced.counts[0].tolist() == [1] * 10 + list(map(len, of_classes))
+    assert reduced.rows[0, -2:] == pytest.approx(means, abs=1e-5)
+
+
+def test_columns_without_variance_of_their_own_are_left_out_of_the_fit(monkeypatch):
+    """Cosines with many prompts lie in the space of a model's few columns."""
+    X, y, X_eval, _ = digits()
+    mixing = np.random.default_rng(0).standard_normal((64, 200)).astype(np.float32)
+    monkeypatch.setattr(svm, "GRAM_ROWS", len(y) - 1)
+    few, many = (
+        probes.sweep(X @ to, y, X_eval @ to, keep=True)[0]
+        for to in (np.linalg.svd(mixing)[0], np.linalg.qr(mixing.T)[0].T)
+    )
+    assert svm._row_space(X @ mixing).shape[1] <= 64
+    assert many.fitted.model.hyperplanes.shape[1] == 201
+    assert_agree(many.predicted, few.predicted)
+    assert_agree(many.predicted, svc(X, y, X_eval))
+    assert_agree(many.predicted, many.fitted.predict(X_eval @ np.linalg.qr(mixing.T)[0].T))
 
 
 @problems(separable, cosines)
@@ -293,9 +339,7 @@ def test_a_sweep_of_temperatures_agrees_with_single_fits(monkeypatch, columns):
             assert_within_the_stop(one.fitted.model.hyperplanes[0], rows, signs, C)
 
 
-def test_a_rare_class_is_not_lost_between_chunks(monkeypatch):
-    monkeypatch.setattr(svm, "GRAM_ROWS", 1000)
-    monkeypatch.setattr(svm, "FIRST_ROWS", 100)
+def test_a_rare_class_is_not_lost():
     X, y = blobs(3000, 2, 5, 5)
     chosen = (y == 0) | (np.cumsum(y) <= 3)
     reference = svc(X[chosen], y[chosen], X)
@@ -421,7 +465,7 @@ def test_logreg_gives_the_same_weights_with_any_number_of_threads(monkeypatch, b
 )
 def test_a_fit_that_did_not_converge_says_so(monkeypatch, classifier, problem):
     monkeypatch.setattr(logistic, "MAX_ITER", 4)
-    monkeypatch.setattr(svm, "MAX_WORK", 1_000_000)
+    monkeypatch.setattr(libsvm, "MAX_WORK", 1_000_000)
     fit_pairs_by_libsvm_alone(monkeypatch)
     X, y, X_eval, _ = problem()
     easy, hard = probes.sweep(X, y, X_eval, classifier=classifier, C=[1e-6, 1e6])

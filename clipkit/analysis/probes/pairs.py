@@ -29,7 +29,7 @@ TOLERANCE = 1e-3  # of the margin, as in SVC
 # How far within the margin a row must be to join, step by step. Most rows that join the first
 # guesses would leave again.
 SHORTFALLS = (0.3, 0.1, *[TOLERANCE] * 28)
-FIRST_SHARE = 0.5  # support vectors in the first guess, relative to the rows or columns
+FIRST_SHARE = 0.4  # support vectors in the first guess, relative to the rows or columns
 # If a guess has nearly as many support vectors as columns, the equations are nearly singular, and
 # the next guess is worse. So rows join up to the usual share of the columns, then a few at a time.
 USUAL_SHARE = 0.75
@@ -41,7 +41,7 @@ GAP_TOLERANCE = 1e-6  # of the duality gap and of the residuals
 # another magnitude.
 SINGLE_STEPS = 10  # at most
 SINGLE_GAP = 1e-2
-SINGLE_C = (1e-6, 100.0)
+SINGLE_C = (1e-6, 1e4)
 SHORTER = 0.995  # share of the longest step that is taken, so that no variable reaches 0
 
 
@@ -56,15 +56,14 @@ class Separation(NamedTuple):
     least_c: float
 
 
-def fit_separable(rows: Floats, signs: Floats, C: float) -> Separation | None:
+def fit_separable(rows: Floats, signs: Floats, C: float, guess: Floats) -> Separation | None:
     """Find the hyperplane of the widest margin between rows (N, D) of signs (N,) -1 and 1, float32.
 
-    Return None if the classes overlap, the widest margin needs a larger C, or none is confirmed.
-    Raise LinAlgError if the equations of the first guess are singular, as they are if columns
-    depend on each other.
+    The search starts from a guess of all margins (N,). Return None if the classes overlap, the
+    widest margin needs a larger C, or none is confirmed.
     """
     columns = rows.shape[1]
-    support = _nearest_rows(rows, signs, int(FIRST_SHARE * min(rows.shape)))
+    support = _smallest(guess, max(1, int(FIRST_SHARE * min(rows.shape))))
     least_c = 0.0
     for shortfall in SHORTFALLS:
         if not 0 < len(support) <= columns:
@@ -72,8 +71,6 @@ def fit_separable(rows: Floats, signs: Floats, C: float) -> Separation | None:
         try:
             weights, intercept = _solve(rows[support], signs[support])
         except LinAlgError:
-            if least_c == 0:
-                raise
             return None
         coefficients = signs[support] * weights
         largest = float(coefficients.max())
@@ -88,12 +85,6 @@ def fit_separable(rows: Floats, signs: Floats, C: float) -> Separation | None:
             return Separation(np.append(normal, intercept), least_c) if least_c <= C else None
         support = _next_guess(support, coefficients, 1 - margins, shortfall, columns)
     return None
-
-
-def _nearest_rows(rows: Floats, signs: Floats, count: int) -> Int64:
-    """Return the rows of smallest margin along the difference of the classes' means."""
-    difference = rows[signs > 0].mean(axis=0) - rows[signs < 0].mean(axis=0)
-    return _smallest(signs * (rows @ difference), max(count, 1))
 
 
 def _next_guess(
@@ -166,11 +157,12 @@ class Residuals(NamedTuple):
     margin: Floats
 
 
-def fit_overlapping(rows: Floats, signs: Floats, C: float) -> list[Floats | None]:
+def fit_overlapping(rows: Floats, signs: Floats, C: Floats) -> list[Floats | None]:
     """Fit P hyperplanes (D + 1,) between rows (P, N, D) of signs (P, N) -1 and 1.
 
-    A hyperplane is a normal and an intercept. The root mean square of the features should be near
-    1. None takes the place of a hyperplane if rounding errors exceed the tolerance.
+    Each row has its own C (P, N). A hyperplane is a normal and an intercept. The root mean square
+    of the features should be near 1. None takes the place of a hyperplane if rounding errors exceed
+    the tolerance.
 
     Small problems share the time that numpy takes to start an operation.
     """
@@ -184,10 +176,9 @@ def fit_overlapping(rows: Floats, signs: Floats, C: float) -> list[Floats | None
         residuals = _find_residuals(A, point)
         is_optimal = _are_optimal(point, residuals, C, GAP_TOLERANCE)
         for number, hyperplane in zip(left[is_optimal], point.hyperplane[is_optimal], strict=True):
-            normal = hyperplane[:-1]
-            solved[number] = _with_best_intercept(rows[number], signs[number], normal)
+            solved[number] = hyperplane
         if is_optimal.any():
-            left, A = left[~is_optimal], A[~is_optimal]
+            left, A, C = left[~is_optimal], A[~is_optimal], C[~is_optimal]
             point = Variables(*(x[~is_optimal] for x in point))
             residuals = Residuals(*(x[~is_optimal] for x in residuals))
         if not len(left):
@@ -199,15 +190,15 @@ def fit_overlapping(rows: Floats, signs: Floats, C: float) -> list[Floats | None
     return solved
 
 
-def _first_steps(A: Floats, C: float) -> Variables:
+def _first_steps(A: Floats, C: Floats) -> Variables:
     """Return where steps in float32 bring the first problem near its optimum, or where they start.
 
     They start with hyperplanes of zeros. Later steps correct what rounding did.
     """
     n_problems, n_rows, columns = A.shape
     ones = np.ones((n_problems, 2, n_rows))
-    start = Variables(np.zeros((n_problems, columns)), ones * (C / 2), ones)
-    if not SINGLE_C[0] <= C <= SINGLE_C[1]:
+    start = Variables(np.zeros((n_problems, columns)), ones * C[:, None] / 2, ones)
+    if not SINGLE_C[0] <= C.min() <= C.max() <= SINGLE_C[1]:
         return start
     single, point = A.astype(np.float32), start.astype(np.float32)
     with suppress(LinAlgError):
@@ -230,14 +221,14 @@ def _find_residuals(A: Floats, point: Variables) -> Residuals:
 
 
 def _are_optimal(
-    point: Variables, residuals: Residuals, C: float, tolerance: float
+    point: Variables, residuals: Residuals, C: Floats, tolerance: float
 ) -> NDArray[np.bool_]:
     """Return (P,) where the gap is small against the objective, and all equations hold."""
     above, below = point.slacks[:, 0], point.slacks[:, 1]
     losses = np.maximum(0, below - above - residuals.margin)
     lengths = np.linalg.norm(point.hyperplane[:, :-1], axis=1)
-    objectives = 0.5 * lengths**2 + C * losses.sum(axis=1)
-    largest = tolerance * lengths + tolerance**2 * C * losses.shape[1]
+    objectives = 0.5 * lengths**2 + (C * losses).sum(axis=1)
+    largest = tolerance * lengths + tolerance**2 * C.sum(axis=1)
     return np.asarray(
         (point.gaps() <= tolerance * objectives)
         & (np.linalg.norm(residuals.normal, axis=1) <= largest)
@@ -300,15 +291,3 @@ def _margins(A: Floats, hyperplanes: Floats) -> Floats:
 def _sums(A: Floats, factors: Floats) -> Floats:
     """Return the sums (P, D + 1) of rows (P, N, D + 1) times factors (P, N)."""
     return np.asarray((factors[:, None] @ A)[:, 0])
-
-
-def _with_best_intercept(rows: Floats, signs: Floats, normal: Floats) -> Floats:
-    """Append the intercept of the least loss. If many are best, take their middle, as libsvm does.
-
-    As the intercept grows, the slope of the loss grows by C where a row's margin is 1. It starts at
-    -C for each positive row. So it is 0 after as many of these places as there are positive rows.
-    """
-    places = signs - rows @ normal
-    positives = int((signs > 0).sum())
-    around = [positives - 1, positives]
-    return np.append(normal, np.partition(places, around)[around].mean())

@@ -1,45 +1,58 @@
 """A linear SVM, one against one, that predicts as scikit-learn's SVC does.
 
-Pairs of classes are fitted in parallel, each by the fastest of three methods: an interior-point
-method if it has many more rows than columns, else an active-set method if a hyperplane separates
-the classes, else libsvm. The interior-point method also fits pairs that libsvm does not finish
-soon, such as equal rows of different classes at a large C. One hyperplane per pair replaces
-libsvm's prediction by kernels. A call of scikit-learn or numpy takes about as long as the fit of a
-small pair, so that several pairs share it: the pairs of a few classes, or pairs with the same
-number of rows. If one Gram matrix holds all rows, memory all hyperplanes, and pairs do not have
-many more rows than columns, libsvm fits all pairs in one call, and settings run in parallel.
+Pairs of classes are fitted in parallel, each by the fastest of three methods: an active-set method
+if a hyperplane separates the classes, an interior-point method if the pair has many more rows than
+columns, else libsvm. The latter two fit the rows that decide a pair, which a guess finds (see
+`reduction`). The interior-point method also fits pairs that libsvm does not finish soon, such as
+equal rows of different classes at a large C. One hyperplane per pair replaces libsvm's prediction
+by kernels.
+
+A call of scikit-learn or numpy takes about as long as the fit of a small pair, so that several
+pairs share it: pairs with the same number of rows, or small pairs of a few classes. If one Gram
+matrix holds all rows, memory all hyperplanes, and pairs do not have many more rows than columns,
+libsvm fits all pairs in one call, and settings run in parallel.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import combinations, pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
-from numpy.linalg import LinAlgError
 from numpy.typing import NDArray
 
+from clipkit.analysis.probes import libsvm
+from clipkit.analysis.probes.libsvm import GRAM_ROWS
 from clipkit.analysis.probes.models import PAIRS, Hyperplanes, Pair, count_votes
 from clipkit.analysis.probes.pairs import Separation, fit_overlapping, fit_separable
+from clipkit.analysis.probes.reduction import (
+    MAX_COLUMNS,
+    Guesses,
+    Pairs,
+    Problems,
+    fit_reduced,
+)
 from clipkit.analysis.probes.sweep_context import Setting, Solution, SweepContext
-from clipkit.features.model import Floats, Int64
+from clipkit.features.model import Floats, Int64, row_blocks
 
-if TYPE_CHECKING:
-    from sklearn.svm import SVC
-
-GRAM_ROWS = 4096  # of the largest Gram matrix: 128 MiB in float64
+BLOCK = 2**22  # numbers that are read at a time
 NORMALS = 2**24  # numbers in the normals of all pairs that are in memory at once
-MANY_ROWS = 0.04  # per squared column, from which the interior-point method is fastest
-FIRST_ROWS = 1024  # what is fitted on first if a pair has more than GRAM_ROWS
-TOLERANCE = 1e-3  # of the margin, as in SVC
-MAX_WORK = 2**27  # of libsvm for one pair, rows times iterations: one or two seconds
+MANY_ROWS = 0.15  # of a pair, per squared column, which no hyperplane is likely to separate
+# At a large C, the interior-point method is faster than libsvm from so many rows per squared
+# column. At a small C, the columns decide.
+ENOUGH_ROWS = 0.04
+FEW_COLUMNS = 100
+LARGE_C = 20  # times the rows of a pair
+SEPARATING_C = 1e9  # of guesses for the widest margin
+VARIANCE = 1e-10  # of the largest, below which a direction has none: rounding leaves as much
 BATCH = 2**17  # numbers of the pairs that the interior-point method fits at once: 1 MiB in float64
+GROUP = 2**21  # numbers of the pairs that are prepared at once
+SMALL = 600  # rows of a pair; smaller pairs of a line share a call of libsvm at a small C
 LINE = 2**24  # numbers of the pairs of a line, whose rows are copied for each pair
 
 
@@ -48,6 +61,13 @@ class Fit(NamedTuple):
 
     hyperplane: Floats
     converged: bool
+
+
+class Group(NamedTuple):
+    """Pairs of classes that are fitted together."""
+
+    pairs: list[Pair]
+    is_line: bool  # all pairs of a few classes
 
 
 @dataclass
@@ -68,19 +88,21 @@ class Tally:
         if context.keep:
             self.hyperplanes |= zip(pairs, hyperplanes, strict=True)
 
-    def predictions(self) -> Solution:
-        """Return the classes with the most votes."""
+    def predictions(self, axes: Floats | None) -> Solution:
+        """Return the classes with the most votes. Kept hyperplanes lie along axes (D, r)."""
         model = None
         if self.hyperplanes:
-            in_order = [hyperplane for _, hyperplane in sorted(self.hyperplanes.items())]
-            model = Hyperplanes(np.stack(in_order), len(self.votes))
+            in_order = np.stack([plane for _, plane in sorted(self.hyperplanes.items())])
+            if axes is not None:
+                in_order = np.column_stack([in_order[:, :-1] @ axes.T, in_order[:, -1]])
+            model = Hyperplanes(in_order, len(self.votes))
         return Solution(self.votes.argmax(axis=0)[:, None], self.converged, model)
 
 
 def _stack(fits: Sequence[Fit]) -> tuple[Floats, bool]:
     """Return the hyperplanes (P, D + 1) of P pairs, and whether all converged."""
     hyperplanes, converged = zip(*fits, strict=True)
-    return np.stack(hyperplanes), all(converged)
+    return np.stack(hyperplanes).astype(np.float32), all(converged)
 
 
 def svm(context: SweepContext) -> list[Solution]:
@@ -88,21 +110,16 @@ def svm(context: SweepContext) -> list[Solution]:
     n_rows, n_columns = context.X.shape
     normals = math.comb(context.n_classes, 2) * n_columns
     is_small = n_rows <= GRAM_ROWS and normals <= NORMALS
-    is_long = _has_many_rows(2 * n_rows / context.n_classes, n_columns)
+    is_long = 2 * n_rows / context.n_classes >= MANY_ROWS * n_columns**2
     if context.n_classes > 2 and is_small and not is_long:
         return _fit_all_pairs_at_once(context)
     return _fit_in_groups(context)
 
 
-def _has_many_rows(rows_of_pair: float, n_columns: int) -> bool:
-    """Return True if the interior-point method is the fastest for a pair of classes."""
-    return rows_of_pair >= MANY_ROWS * n_columns**2
-
-
 def _fit_all_pairs_at_once(context: SweepContext) -> list[Solution]:
     order = np.argsort(context.y, kind="stable")
     X, y = context.X[order], context.y[order]
-    gram = _gram(X)
+    gram = libsvm.gram(X)
     report_progress = context.workers.progress(len(context.settings))
 
     def solve(setting: Setting) -> Solution:
@@ -116,72 +133,95 @@ def _fit_all_pairs_at_once(context: SweepContext) -> list[Solution]:
 
 
 def _fit_in_groups(context: SweepContext) -> list[Solution]:
+    """Fit groups of pairs, in the coordinates of the space that the rows span."""
+    axes = _row_space(context.X)
+    if axes is not None:
+        context = replace(context, X=context.X @ axes, X_eval=context.X_eval @ axes)
     n = context.n_classes
     rows = [context.X[context.y == c] for c in range(n)]
-    groups = _group_pairs(list(map(len, rows)), context.X.shape[1])
+    guesses = Guesses(context.X, context.y, n)
     Cs = [setting.C for setting in context.settings]
+    groups = _group_pairs(list(map(len, rows)), context.X.shape[1])
     tallies = [Tally(np.zeros((n, len(context.X_eval)), dtype=np.int32)) for _ in Cs]
     report_progress = context.workers.progress(math.comb(n, 2))
 
-    def fit_at_all_settings(pairs: list[Pair]) -> list[list[Fit]]:
+    def fit_at_all_settings(group: Group) -> list[list[Fit]]:
         # numbers that are not finite end a fit, and libsvm takes over
         with np.errstate(all="ignore"):
-            fits = _fit_group(pairs, rows, Cs)
-        report_progress(len(pairs))
+            fits = _fit_group(group, rows, Cs, guesses)
+        report_progress(len(group.pairs))
         return fits
 
     for batch in _batches(groups, NORMALS // ((context.X.shape[1] + 1) * len(Cs))):
         fits_of_groups = context.workers.map(fit_at_all_settings, batch)
-        for pairs, fits in zip(batch, fits_of_groups, strict=True):
+        for group, fits in zip(batch, fits_of_groups, strict=True):
             for tally, fits_of_setting in zip(tallies, fits, strict=True):
-                tally.add(pairs, fits_of_setting, context)
-    return [tally.predictions() for tally in tallies]
+                tally.add(group.pairs, fits_of_setting, context)
+    return [tally.predictions(axes) for tally in tallies]
 
 
-def _batches(groups: list[list[Pair]], most: int) -> Iterator[list[list[Pair]]]:
+def _row_space(X: Floats) -> Floats | None:
+    """Return orthonormal axes (D, r) of the space that the rows span, None if it is nearly all.
+
+    Normals lie in this space. Cosines with more prompts than a model has columns leave the others
+    without variance.
+    """
+    n_rows, n_columns = X.shape
+    if n_columns > min(n_rows, MAX_COLUMNS):
+        return None
+    squares = np.zeros((n_columns, n_columns))
+    for block in row_blocks(X, BLOCK):
+        rows = block.astype(np.float64)
+        squares += rows.T @ rows
+    variances, axes = np.linalg.eigh(squares)
+    is_used = variances > VARIANCE * variances[-1]
+    if is_used.mean() > 0.8:
+        return None
+    return np.asarray(axes[:, is_used], np.float32)
+
+
+def _batches(groups: list[Group], most: int) -> Iterator[list[Group]]:
     """Yield consecutive groups that together have at most so many pairs, or a single group."""
-    batch: list[list[Pair]] = []
+    batch: list[Group] = []
+    count = 0
     for group in groups:
-        if batch and sum(map(len, batch)) + len(group) > most:
+        if batch and count + len(group.pairs) > most:
             yield batch
-            batch = []
+            batch, count = [], 0
         batch.append(group)
+        count += len(group.pairs)
     yield batch
 
 
-def _group_pairs(sizes: list[int], n_columns: int) -> list[list[Pair]]:
+def _group_pairs(sizes: list[int], n_columns: int) -> list[Group]:
     """Divide the pairs of classes, which have so many rows, into groups that are fitted together.
 
-    Pairs of many rows share a group if they have as many. The others share one if they are on a
-    line, unless their rows or its Gram matrix would be too large.
+    The pairs of a line share a group if they are small. The others share one if they have as many
+    rows.
     """
-    groups: list[list[Pair]] = []
+    groups: list[Group] = []
     by_size: dict[int, list[Pair]] = defaultdict(list)
+    small = min(SMALL, MANY_ROWS * n_columns**2)
     for line in _lines(len(sizes)):
-        few_rows: list[Pair] = []
-        for i, j in combinations(line, 2):
-            size = sizes[i] + sizes[j]
-            if _has_many_rows(size, n_columns):
-                by_size[size].append((i, j))
-            else:
-                few_rows.append((i, j))
-        if few_rows:
-            groups += _divide_line(few_rows, [sizes[c] for c in line], n_columns)
+        sizes_of_line = [sizes[c] for c in line]
+        pairs = list(combinations(line, 2))
+        is_small = 2 * max(sizes_of_line, default=0) < small
+        if len(pairs) > 1 and is_small and _fits_memory(sizes_of_line, n_columns):
+            groups.append(Group(pairs, is_line=True))
+            continue
+        for i, j in pairs:
+            by_size[sizes[i] + sizes[j]].append((i, j))
     for size, pairs in by_size.items():
-        step = max(1, BATCH // (size * (n_columns + 1)))
-        groups += [pairs[start : start + step] for start in range(0, len(pairs), step)]
+        step = max(1, GROUP // (size * n_columns))
+        for start in range(0, len(pairs), step):
+            groups.append(Group(pairs[start : start + step], is_line=False))
     return groups
 
 
-def _divide_line(pairs: list[Pair], sizes: list[int], n_columns: int) -> list[list[Pair]]:
-    """Return the pairs of a line of classes of these sizes as one group, or singly if it is large.
-
-    Its Gram matrix has all rows, and each pair has a copy of its rows.
-    """
+def _fits_memory(sizes: list[int], n_columns: int) -> bool:
+    """Return True if a line's Gram matrix of all rows fits, and a copy of rows for each pair."""
     total = sum(sizes)
-    if total <= GRAM_ROWS and total * len(sizes) * n_columns <= LINE:
-        return [pairs]
-    return [[pair] for pair in pairs]
+    return total <= GRAM_ROWS and total * len(sizes) * n_columns <= LINE
 
 
 def _lines(n: int) -> Iterator[list[int]]:
@@ -201,178 +241,141 @@ def _lines(n: int) -> Iterator[list[int]]:
             yield line[line < n].tolist()
 
 
-def _fit_group(pairs: list[Pair], rows: list[Floats], Cs: list[float]) -> list[list[Fit]]:
+def _fit_group(
+    group: Group, rows: list[Floats], Cs: list[float], guesses: Guesses
+) -> list[list[Fit]]:
     """Fit the hyperplanes of a group of pairs at each C. Scores of the first class are negative."""
-    problems = [LibsvmPair(rows[i], rows[j]) for i, j in pairs]
-    if _has_many_rows(*problems[0].rows.shape):
-        return _fit_many_rows(problems, Cs)
-    separations = _separate(problems, max(Cs))
-    line = Line(pairs, rows)
-    return [_fit_few_rows(problems, C, separations, line) for C in Cs]
+    fits: dict[float, list[Fit]] = {}
+    if group.is_line:
+        line = Line(group.pairs, rows)
+        fits = {C: line.fit(C) for C in Cs if C * line.rows_of_pair <= LARGE_C}
+    others = [C for C in Cs if C not in fits]
+    if others:
+        fits |= zip(others, _fit_by_size(group.pairs, rows, others, guesses), strict=True)
+    return [fits[C] for C in Cs]
 
 
-def _fit_many_rows(problems: list[LibsvmPair], Cs: list[float]) -> list[list[Fit]]:
-    """Fit pairs with the same number of rows by the interior-point method, at each C."""
-    rows = np.stack([problem.rows for problem in problems])
-    signs = np.stack([problem.signs for problem in problems])
-    fits = []
-    for C in Cs:
-        hyperplanes = fit_overlapping(rows, signs, C)
-        fits.append(_complete(problems, C, hyperplanes))
-    return fits
+def _fit_by_size(
+    pairs: list[Pair], rows: list[Floats], Cs: list[float], guesses: Guesses
+) -> list[list[Fit]]:
+    """Fit pairs with the same number of rows together, at each C."""
+    by_size: dict[int, list[Pair]] = defaultdict(list)
+    for i, j in pairs:
+        by_size[len(rows[i]) + len(rows[j])].append((i, j))
+    found: list[dict[Pair, Fit]] = [{} for _ in Cs]
+    for members in by_size.values():
+        alike = Pairs(rows, members)
+        separations = _separate(alike, max(Cs), guesses)
+        for C, fits in zip(Cs, found, strict=True):
+            fits |= zip(members, _fit_at(C, alike, separations, guesses), strict=True)
+    return [[fits[pair] for pair in pairs] for fits in found]
 
 
-def _separate(problems: list[LibsvmPair], largest_C: float) -> list[Separation | None]:
+def _separate(pairs: Pairs, largest_C: float, guesses: Guesses) -> list[Separation | None]:
     """Return the widest margins of pairs; None if the classes overlap or need a larger C."""
-    separations: list[Separation | None] = [None] * len(problems)
-    with suppress(LinAlgError):  # the other pairs are likely to be singular, too
-        for number, problem in enumerate(problems):
-            separations[number] = fit_separable(problem.rows, problem.signs, largest_C)
-    return separations
+    n_pairs, n_rows, n_columns = pairs.rows.shape
+    if largest_C * n_rows <= LARGE_C or n_rows >= MANY_ROWS * n_columns**2:
+        return [None] * n_pairs
+    guess = guesses.margins(pairs, SEPARATING_C)
+    return [
+        fit_separable(pairs.rows[number], pairs.signs[number], largest_C, guess[number])
+        for number in range(n_pairs)
+    ]
 
 
-def _fit_few_rows(
-    problems: list[LibsvmPair], C: float, separations: list[Separation | None], line: Line
+def _fit_at(
+    C: float, pairs: Pairs, separations: list[Separation | None], guesses: Guesses
 ) -> list[Fit]:
-    """Take the widest margins, which are the solutions at a large C, and let libsvm fit the rest.
+    """Take the widest margins, which are the solutions at a large C, and fit the other pairs."""
+    n_rows = pairs.rows.shape[1]
+    fits = {
+        number: Fit(separation.hyperplane, True)
+        for number, separation in enumerate(separations)
+        if separation is not None and separation.least_c <= C and C * n_rows > LARGE_C
+    }
+    left = [number for number in range(len(pairs.rows)) if number not in fits]
+    if left:
+        others = pairs.take(np.array(left)) if fits else pairs
+        fits |= zip(left, _fit_pairs(others, C, guesses), strict=True)
+    return [fits[number] for number in range(len(pairs.rows))]
 
-    If they leave more than half of the pairs of a line, libsvm fits the whole line in one call.
+
+def _fit_pairs(pairs: Pairs, C: float, guesses: Guesses) -> list[Fit]:
+    """Fit pairs by the interior-point method or by libsvm, on the rows that decide them.
+
+    At a large C, where guesses are worse, the interior-point method takes all rows.
     """
-    hyperplanes: list[Floats | None] = [None] * len(problems)
-    for number, separation in enumerate(separations):
-        if separation is not None and separation.least_c <= C:
-            hyperplanes[number] = separation.hyperplane
-    unsolved = sum(hyperplane is None for hyperplane in hyperplanes)
-    is_line_faster = len(line.classes) > 2 and unsolved > len(problems) / 2
-    fits_of_line = line.fit(C) if is_line_faster else []
-    return _complete(problems, C, hyperplanes, fits_of_line)
+    _, n_rows, n_columns = pairs.rows.shape
+    is_large = C * n_rows > LARGE_C
+    is_overlapping = n_rows >= ENOUGH_ROWS * n_columns**2 if is_large else n_columns <= FEW_COLUMNS
 
+    def fit(problems: Problems) -> list[Floats | None]:
+        if is_overlapping:
+            return _fit_in_batches(fit_overlapping, problems, C)
+        fits = [libsvm.fit_pair(*problem, C) for problem in zip(*problems, strict=True)]
+        return [hyperplane if converged else None for hyperplane, converged in fits]
 
-def _complete(
-    problems: list[LibsvmPair],
-    C: float,
-    hyperplanes: Sequence[Floats | None],
-    fits_of_line: Sequence[Fit] = (),
-) -> list[Fit]:
-    """Return the fits of pairs. libsvm finds those that are None, unless it has fitted the line."""
+    if is_large and is_overlapping:
+        margins = np.ones_like(pairs.signs)
+    else:
+        margins = guesses.margins(pairs, C)
     fits = []
-    for number, hyperplane in enumerate(hyperplanes):
-        if hyperplane is not None:
-            fits.append(Fit(hyperplane.astype(np.float32), True))
-        elif fits_of_line:
-            fits.append(fits_of_line[number])
+    for number, hyperplane in enumerate(fit_reduced(pairs, margins, fit)):
+        if hyperplane is None:
+            fits.append(_fit_all_rows(pairs.take(np.array([number])), C))
         else:
-            problem = problems[number]
-            fits.append(_finish(problem.rows, problem.signs, C, problem.fit(C)))
+            fits.append(Fit(hyperplane, True))
     return fits
 
 
-def _finish(rows: Floats, signs: Floats, C: float, fit: Fit) -> Fit:
-    """Return a fit of libsvm that converged, or fit the rows by the interior-point method."""
-    if fit.converged:
-        return fit
-    (hyperplane,) = fit_overlapping(rows[None], signs[None], C)
-    return fit if hyperplane is None else Fit(hyperplane.astype(np.float32), True)
+def _fit_in_batches(
+    fit: Callable[[Floats, Floats, Floats], list[Floats | None]], problems: Problems, C: float
+) -> list[Floats | None]:
+    """Call `fit` for as many problems at a time as stay in the cache."""
+    count, n_rows, n_columns = problems.rows.shape
+    step = max(1, BATCH // (n_rows * (n_columns + 1)))
+    hyperplanes: list[Floats | None] = []
+    for start in range(0, count, step):
+        rows, signs, counts = (array[start : start + step] for array in problems)
+        hyperplanes += fit(rows, signs, C * counts)
+    return hyperplanes
+
+
+def _fit_all_rows(pair: Pairs, C: float) -> Fit:
+    """Fit a pair where another fit did not converge."""
+    (hyperplane,) = _fit_in_batches(fit_overlapping, pair.problems, C)
+    if hyperplane is None:
+        return Fit(*libsvm.fit_pair(pair.rows[0], pair.signs[0], pair.problems.counts[0], C))
+    return Fit(pair.with_best_intercepts(hyperplane[None].astype(np.float32))[0], True)
 
 
 class Line:
     """The rows of a few classes, whose pairs libsvm fits in one call."""
 
     def __init__(self, pairs: list[Pair], rows: list[Floats]) -> None:
-        self.pairs, self._rows = pairs, rows
-        self.classes = np.unique(pairs).tolist()
+        self._pairs, self._rows = pairs, rows
+        self._classes = np.unique(pairs).tolist()
+        self.rows_of_pair = 2 * max(len(rows[c]) for c in self._classes)
 
     @cached_property
     def _problem(self) -> tuple[Floats, Int64, Floats]:
-        rows = [self._rows[c] for c in self.classes]
+        rows = [self._rows[c] for c in self._classes]
         X = np.concatenate(rows)
-        return X, np.repeat(np.arange(len(rows)), list(map(len, rows))), _gram(X)
+        return X, np.repeat(np.arange(len(rows)), list(map(len, rows))), libsvm.gram(X)
 
     def fit(self, C: float) -> list[Fit]:
         """Fit the pairs."""
         X, y, gram = self._problem
-        fits = dict(zip(combinations(self.classes, 2), _fit_all_pairs(X, y, C, gram), strict=True))
-        return [fits[pair] for pair in self.pairs]
+        fits = dict(zip(combinations(self._classes, 2), _fit_all_pairs(X, y, C, gram), strict=True))
+        return [fits[pair] for pair in self._pairs]
 
 
 def _fit_all_pairs(X: Floats, y: Int64, C: float, gram: Floats) -> list[Fit]:
     """Fit all pairs of three classes or more; rows of X are sorted by class."""
-    svc = _fit_libsvm("precomputed", gram, y, C)
-    ends = np.cumsum([0, *svc.n_support_])
-    # for each class, the share of its support vectors in the normals against each other class
-    shares = []
-    for start, stop in pairwise(ends):
-        shares.append(svc.dual_coef_[:, start:stop] @ X[svc.support_[start:stop]])  # (n - 1, D)
-    pairs = list(combinations(range(len(shares)), 2))
-    normals = [shares[i][j - 1] + shares[j][i] for i, j in pairs]
-    hyperplanes = -np.column_stack([normals, svc.intercept_]).astype(np.float32)
-    fits = [Fit(hyperplane, True) for hyperplane in hyperplanes]
-    for number in np.flatnonzero(svc.n_iter_ >= MAX_WORK // len(X)):
-        members = np.isin(y, pairs[number])
-        signs = np.where(y[members] == pairs[number][0], -1, 1).astype(np.float32)
-        fits[number] = _finish(X[members], signs, C, Fit(hyperplanes[number], False))
+    fits = [Fit(*fit) for fit in zip(*libsvm.fit_all_pairs(X, y, C, gram), strict=True)]
+    pairs = list(combinations(range(y[-1] + 1), 2))
+    rows = [X[y == c] for c in range(y[-1] + 1)]
+    for number, fit in enumerate(fits):
+        if not fit.converged:
+            fits[number] = _fit_all_rows(Pairs(rows, [pairs[number]]), C)
     return fits
-
-
-class LibsvmPair:
-    """Fits of libsvm to rows (N, D) of sign -1 and 1, which share a Gram matrix of all rows."""
-
-    def __init__(self, first: Floats, second: Floats) -> None:
-        self.rows = np.concatenate([first, second])
-        self.signs = np.repeat([-1, 1], [len(first), len(second)]).astype(np.float32)
-
-    @cached_property
-    def _gram(self) -> Floats:
-        return _gram(self.rows)
-
-    def fit(self, C: float) -> Fit:
-        """Fit all rows, or fit by chunking if their Gram matrix would be too large.
-
-        Chunking (Boser, Guyon & Vapnik 1992) fits some rows, adds those that violate the margin,
-        and repeats until none does. Rows that are left out have no weight in the solution.
-        """
-        rows, signs = self.rows, self.signs
-        if len(rows) <= GRAM_ROWS:
-            return _fit_rows(rows, signs, C, self._gram)
-        stride = math.ceil(len(rows) / FIRST_ROWS)
-        used = np.zeros(len(rows), bool)
-        for sign in (-1, 1):
-            used[np.flatnonzero(signs == sign)[::stride]] = True
-        while True:
-            gram = _gram(rows[used]) if used.sum() <= GRAM_ROWS else None
-            fit = _fit_rows(rows[used], signs[used], C, gram)
-            unused = np.flatnonzero(~used)
-            margins = signs[unused] * (rows[unused] @ fit.hyperplane[:-1] + fit.hyperplane[-1])
-            violators = unused[margins < 1 - TOLERANCE]
-            if len(violators) == 0 or not fit.converged:
-                return fit
-            used[violators] = True
-            if used.mean() > 0.5:
-                used[:] = True
-
-
-def _gram(rows: Floats) -> Floats:
-    """Return the Gram matrix, float64 as libsvm takes it."""
-    return (rows @ rows.T).astype(np.float64)
-
-
-def _fit_rows(rows: Floats, signs: Floats, C: float, gram: Floats | None) -> Fit:
-    """Fit the hyperplane between rows of sign -1 and 1.
-
-    Without a Gram matrix, libsvm computes what it needs.
-    """
-    if gram is None:
-        svc = _fit_libsvm("linear", rows, signs, C)
-    else:
-        svc = _fit_libsvm("precomputed", gram, signs, C)
-    normal = svc.dual_coef_[0] @ rows[svc.support_]
-    hyperplane = np.append(normal, svc.intercept_).astype(np.float32)
-    return Fit(hyperplane, svc.fit_status_ == 0)
-
-
-def _fit_libsvm(kernel: str, matrix: Floats, y: Int64 | Floats, C: float) -> SVC:
-    import sklearn  # slow to load, and not needed by the other methods
-    from sklearn.svm import SVC
-
-    with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
-        return SVC(kernel=kernel, C=C, max_iter=MAX_WORK // len(y)).fit(matrix, y)
