@@ -44,7 +44,7 @@ demo: $(INSTALLED)  ## Run the pipeline on the bundled data set and model, with 
 	@echo "The same report with pictures, for a browser:"
 	@ls $(DEMO)/report.html
 
-test-quick: $(INSTALLED)  ## Check style and run the quick tests, in 45 seconds
+test-quick: $(INSTALLED)  ## Check style and run the quick tests, in under a minute
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(PYTEST) -m "$(QUICK)"
