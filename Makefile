@@ -15,8 +15,9 @@ FUZZ_SEED = 0
 DEMO := results/demo/tiny-shapes
 # The page about the thesis is made from results of the present commit.
 PAGE_RESULTS = results/page-$(shell git describe --always)
-# Two processes share the tests. Each begins with one half and helps the other at the end.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
+# Two processes share the tests. Each begins with one half and helps the other at the end. Bytecode
+# is kept, also where the environment switches it off: else each process compiles clipkit again.
+PYTEST := env PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist worksteal
 QUICK := not long and not exhaustive and not fuzz
 # What make test and make coverage run
 TESTS = not exhaustive and not fuzz
@@ -43,7 +44,7 @@ demo: $(INSTALLED)  ## Run the pipeline on the bundled data set and model, with 
 	@echo "The same report with pictures, for a browser:"
 	@ls $(DEMO)/report.html
 
-test-quick: $(INSTALLED)  ## Check style and run the quick tests, in one minute
+test-quick: $(INSTALLED)  ## Check style and run the quick tests, in under a minute
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(PYTEST) -m "$(QUICK)"
@@ -236,7 +237,7 @@ steps = $(patsubst $1=%,STEPS=%,$(filter $1=%,$(PLAN)))
 # The plan has the steps of each folder, and a sentence that says how long all take. It is made from
 # a dry run of each chapter in each folder, and from what such commands took on another machine.
 NUMBERS := cifar10=60000 cifar100=60000 imagenette=13394 tiny-imagenet=55000 food101=101000 \
-  shapes=10000
+  shapes=25000
 IMAGES = $(or $(patsubst $(DATASET)=%,%,$(filter $(DATASET)=%,$(NUMBERS))),\
   $(if $(wildcard $(DATASET)/.),$(shell find -L $(DATASET) -type f | wc -l)))
 AT_A_TIME = $(or $(patsubst -j%,%,$(filter -j%,$(MAKEFLAGS))),2)

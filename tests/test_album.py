@@ -295,6 +295,7 @@ def test_prompts_of_another_model_are_not_shown(photos):
     assert collect([other, result(WRONG, IDS)], [], photos).prompts == []
 
 
+@pytest.mark.long
 def test_the_summary_its_worst_class_and_the_album_are_about_one_result(photos, tmp_path):
     probe = result([0, 3, 2, 3, 0, 2, 2, 3], IDS)  # class 1 is wrong twice, once as class 3
     probe.history[1]["command"] = "probe"
@@ -317,6 +318,7 @@ def test_the_summary_its_worst_class_and_the_album_are_about_one_result(photos, 
     assert summary.count('src="data:image/webp') == 2
 
 
+@pytest.mark.long
 def test_a_manifest_is_read_by_the_columns_that_embed_read(photos, tmp_path):
     manifest = tmp_path / "photos.csv"
     manifest.write_text(manifest.read_text("utf-8").replace("path,", "file,", 1), "utf-8")
@@ -397,7 +399,7 @@ def shapes_folders(tmp_path_factory):
     """A folder with embeddings of `shapes` and a kept probe on them, and that of a control."""
     folders = tmp_path_factory.mktemp("shapes"), tmp_path_factory.mktemp("control")
     for folder, options in zip(folders, ([], ["--untrained", 7]), strict=True):
-        data = ("shapes", "--limit", 300, "--model", "tiny", "--precision", "fp32", *options)
+        data = ("shapes", "--limit", 150, "--model", "tiny", "--precision", "fp32", *options)
         ok("embed", *data, "-o", folder / "img.h5")
         probe = ("probe", folder / "img.h5", "--classifier", "logreg", "--keep")
         ok(*probe, "-o", folder / "img.logreg.h5")
@@ -467,8 +469,11 @@ def test_images_of_shapes_have_their_attributes(shapes_album):
         ("--images shapes", "expected an output that ends in .html"),
     ],
 )
-def test_unusable_options_are_refused(shapes_folders, words, message):
-    assert message in fails("report", shapes_folders[0], *words.split(), exit_code=2)
+def test_unusable_options_are_refused(tmp_path, words, message):
+    file = result(WRONG, IDS)
+    file.history[0]["dataset"]["name"] = "shapes"
+    write(str(tmp_path / "a.h5"), file)
+    assert message in fails("report", tmp_path / "a.h5", *words.split(), exit_code=2)
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,15 +54,18 @@ from clipkit.features.model import row_ids
 
 MODEL = {"name": "a", "digest": "sha256:1", "logit_scale": 100.0}
 N = 40
+SPLITS = ("train", "test")
+IDS = [f"{name}{row}" for name in SPLITS for row in range(N)]
+COLOURS = [("red", "blue")[row // 3 % 2] for row in range(2 * N)]
 
 
-@pytest.fixture
-def files(tmp_path, monkeypatch):
-    """Return images, their captions and logits, which are also in files of the current folder."""
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Make images, their captions and logits, and write them, tables, results and a probe."""
+    folder = tmp_path_factory.mktemp("made")
     history = [{"command": "embed", "model": MODEL}]
     images = FeatureFile("images", history, class_names=["cat", "dog"])
-    for seed, name in enumerate(("train", "test")):
+    for seed, name in enumerate(SPLITS):
         ids = [f"{name}{row}" for row in range(N)]
         images.splits[name] = Split(random_features(N, 8, seed), np.arange(N) % 2, ids)
     texts = FeatureFile("texts", history, features=random_features(N, 8, 5))
@@ -71,9 +76,27 @@ def files(tmp_path, monkeypatch):
     classes.class_index = np.arange(2)
     logits = similarity.compute_logits(images, classes)
     for name, file in (("images", images), ("texts", texts), ("logits", logits)):
-        saved(tmp_path / f"{name}.h5", file)
+        saved(folder / f"{name}.h5", file)
         file.display_name = f"{name}.h5"
-    return {"images": images, "texts": texts, "logits": logits.in_memory()}
+    lines = [f"{row_id},{colour}" for row_id, colour in zip(IDS, COLOURS, strict=True)]
+    (folder / "table.csv").write_text("\n".join(["id,colour", *lines]))
+    (folder / "pictures").mkdir()
+    Image.new("RGB", (8, 8)).save(folder / "pictures" / "a.png")
+    (folder / "items.csv").write_text(ITEMS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        clipkit.write("a.h5", zeroshot.evaluate("logits.h5"))
+        clipkit.write("probe.h5", evaluation.evaluate("logits.h5", keep=True).result)
+    return folder, {"images": images, "texts": texts, "logits": logits.in_memory()}
+
+
+@pytest.fixture
+def files(made, tmp_path, monkeypatch):
+    """Return images, their captions and logits, which are also in files of the current folder."""
+    folder, files = made
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return copy.deepcopy(files)
 
 
 CALLS = {
@@ -147,20 +170,10 @@ class Natural(NamedTuple):
 
 @pytest.fixture
 def natural(files):
-    """Return them, and write tables, results and a probe."""
-    images = files["images"]
-    ids = [row_id for split in images.splits.values() for row_id in split.ids]
-    colours = [("red", "blue")[row // 3 % 2] for row in range(2 * N)]
-    lines = [f"{row_id},{colour}" for row_id, colour in zip(ids, colours, strict=True)]
-    Path("table.csv").write_text("\n".join(["id,colour", *lines]))
-    Path("pictures").mkdir()
-    Image.new("RGB", (8, 8)).save("pictures/a.png")
-    Path("items.csv").write_text(ITEMS)
-    clipkit.write("a.h5", zeroshot.evaluate("logits.h5"))
-    clipkit.write("probe.h5", evaluation.evaluate("logits.h5", keep=True).result)
+    """Return them with arrays and lists."""
     X, Y = random_features(N, 8, 11), random_features(N, 8, 12)
     cosines = np.asarray(similarity.compute_logits(X, Y[:3])["all"].features)
-    return Natural(**files, X=X, Y=Y, cosines=cosines, colour=colours[:N], ids=ids, colours=colours)
+    return Natural(**files, X=X, Y=Y, cosines=cosines, colour=COLOURS[:N], ids=IDS, colours=COLOURS)
 
 
 # Each works: what it returns has rows, or is of a type.

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from clipkit.shapes import DEFAULT_SPLITS
+
 DOCS = Path(__file__).parents[1] / "docs"
 TABLE = [line.split("\t") for line in (DOCS / "costs.tsv").read_text().splitlines()]
 SVM = "clipkit probe r/img.h5 -f -o r/img.svm.h5"
@@ -91,3 +93,8 @@ def test_costs_grow_with_the_images():
         unmeasured = what in ("the embedding", "the probes of layers")
         assert unmeasured == (many == "")
         assert unmeasured or 0 < float(few) <= 1.1 * float(many)
+
+
+def test_the_makefile_knows_how_many_images_shapes_has():
+    (count,) = re.findall(r"\bshapes=(\d+)", (DOCS.parent / "Makefile").read_text())
+    assert int(count) == sum(DEFAULT_SPLITS.values())

@@ -72,8 +72,8 @@ def random_pairs(n, rho, dim, random):
 )
 def test_random_directions_have_the_accuracy_of_their_angles(rho, known):
     random = np.random.RandomState(0)
-    n = 3000
-    result = choices.choose(*make_files(*(random_pairs(n, rho, 512, random) for _ in range(2))))
+    n = 2000
+    result = choices.choose(*make_files(*(random_pairs(n, rho, 64, random) for _ in range(2))))
     for measure, expected in zip(TWO, known, strict=True):
         row = result.runs_on(measure)[0]
         assert row["angle"] == pytest.approx(expected, abs=0.0002)
@@ -147,6 +147,7 @@ def test_an_accuracy_of_random_texts_is_above_95_percent_of_draws_in_about_5_per
     assert 0.01 <= np.mean(above) <= 0.09
 
 
+@pytest.mark.long
 def test_items_of_one_image_are_given_another_image_together():
     """Ten items of an image have nearly the same texts, so that they are right together."""
     random = np.random.RandomState(0)
@@ -273,6 +274,7 @@ def test_intervals_of_items_from_a_pool_hold_the_accuracy():
     assert held_by_first < held
 
 
+@pytest.mark.long
 def test_a_control_that_is_as_good_is_rarely_said_to_be_below(monkeypatch):
     """Against the control's accuracy without its own error: 9 %."""
     random = np.random.RandomState(0)
@@ -571,7 +573,7 @@ def shapes(tmp_path_factory):
     return folder
 
 
-@pytest.mark.long
+@pytest.mark.exhaustive
 def test_tiny_understands_words_and_its_control_does_not(shapes, monkeypatch):
     monkeypatch.chdir(shapes)
     control = ("--control", "control-img.h5", "--control-texts", "control-txt.h5")
@@ -600,9 +602,16 @@ def test_tiny_understands_words_and_its_control_does_not(shapes, monkeypatch):
 
 
 @pytest.mark.long
-def test_what_does_not_belong_together_is_one_line_and_nothing_is_written(shapes, monkeypatch):
-    monkeypatch.chdir(shapes)
-    items = ("--items", "shapes", "-o", "none.h5")
+def test_what_does_not_belong_together_is_one_line_and_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny = ("--model", "tiny")
+    ok("embed", "shapes", "--split", "test", "--limit", 20, *tiny, "-o", "img.h5")
+    row_id = features.read("img.h5").splits["test"].ids[0]
+    lines = ["item,image,text,correct", f"1,{row_id},a red box,1", f"1,{row_id},a blue box,0", ""]
+    Path("items.csv").write_text("\n".join(lines))
+    ok("textembed", "--items", "items.csv", *tiny, "-o", "txt.h5")
+    ok("textembed", "--items", "items.csv", *tiny, "--untrained", 7, "-o", "control-txt.h5")
+    items = ("--items", "items.csv", "-o", "none.h5")
     assert "different models" in fails("choose", "img.h5", "control-txt.h5", *items)
     assert "img.h5" in fails("choose", "img.h5", "img.h5", *items)
     trained = ("--control", "img.h5", "--control-texts", "txt.h5")
@@ -612,13 +621,12 @@ def test_what_does_not_belong_together_is_one_line_and_nothing_is_written(shapes
     )
     assert "--items" in fails("choose", "img.h5", "txt.h5", exit_code=2)
     assert "--items" in fails("textembed", "x.txt", "--items", "shapes", exit_code=2)
-    assert not (shapes / "none.h5").exists()
-    (shapes / "x.csv").write_text(
-        "item,image,text,correct\n1,0008,a photo of a red box,1\n1,0008,no,0\n"
-    )
+    assert not Path("none.h5").exists()
+    Path("x.csv").write_text("\n".join(lines).replace("a blue box", "no"))
     assert "'no'" in fails("choose", "img.h5", "txt.h5", "--items", "x.csv")
 
 
+@pytest.mark.long
 def test_two_images_are_drawn_with_a_row_for_each_measure(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     random = np.random.RandomState(0)

@@ -200,6 +200,7 @@ def share_below_5_percent(worlds, images, items, correlation):
     return np.mean(small)
 
 
+@pytest.mark.long
 def test_equally_good_models_rarely_differ_in_items_of_shared_images():
     assert share_below_5_percent(20, 40, 6, 0.5) <= 0.15  # counted one by one: 0.2
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -261,6 +262,7 @@ def changed(before: dict[str, list[Any]], after: dict[str, list[Any]]) -> set[st
     }
 
 
+@pytest.mark.long
 def test_a_column_depends_on_what_changes_it(reports):
     """A wrong `depends_on` of any record, or a column that no report has, makes a difference."""
     measured = {name: NOTHING for columns in reports["base"].values() for name in columns}
@@ -270,6 +272,7 @@ def test_a_column_depends_on_what_changes_it(reports):
     assert measured == {name: column.depends_on for name, column in COLUMNS.items()}
 
 
+@pytest.mark.long
 def test_a_column_says_which_commands_print_it(reports):
     """Of a family, such as an estimate and its interval, a command need not print all."""
     printed: dict[str, set[str]] = {}
@@ -400,15 +403,24 @@ RESULTS = [
 ]
 
 
-@pytest.fixture
-def world(tmp_path, monkeypatch):
-    """Write the files of a small world to the current folder, and groups of its classes."""
-    monkeypatch.chdir(tmp_path)
-    write_world(tmp_path)
-    for name in ("logits.h5", "p.h5"):
-        ok(*STEPS[name].split(), "-o", name)
+@pytest.fixture(scope="module")
+def small_world(tmp_path_factory):
+    """A folder with the files of a small world, and groups of its classes."""
+    folder = tmp_path_factory.mktemp("small")
+    write_world(folder)
     lines = [f"{name}\t{'even' if number % 2 else 'odd'}" for number, name in enumerate(CLASSES)]
-    Path("g.tsv").write_text("\n".join(lines) + "\n")
+    (folder / "g.tsv").write_text("\n".join(lines) + "\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for name in ("logits.h5", "p.h5"):
+            ok(*STEPS[name].split(), "-o", name)
+    return folder
+
+
+@pytest.fixture
+def world(small_world, tmp_path, monkeypatch):
+    """Copy the small world into the current folder."""
+    monkeypatch.chdir(shutil.copytree(small_world, tmp_path / "world"))
 
 
 @pytest.mark.parametrize("options", ["", "--shuffle"])

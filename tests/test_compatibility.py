@@ -146,6 +146,7 @@ def test_held_out_rows_are_compared_with_those_of_the_whole_split(folder):
     assert f"| {row['only_b']} | {row['only_a']} |" in page
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("names", [["probe"], ["probe", "img", "txt"], ["probe", "zs", "logits"]])
 def test_the_pictures_of_held_out_rows_are_found_in_the_folder(folder, names):
     files = [folder / f"{name}.h5" for name in names]

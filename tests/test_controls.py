@@ -88,6 +88,7 @@ def test_seeds_are_those_of_numpy(img_h5, command, seed):
     assert "seed: expected whole numbers between 0 and 4294967295, got '" in line
 
 
+@pytest.mark.long
 def test_the_files_of_several_seeds_equal_those_of_each_alone(img_h5, tmp_path):
     (tmp_path / "alone").mkdir()
     several = {"logits": ["--random", 5], "cluster": [], "probe": ["--shots", 2]}

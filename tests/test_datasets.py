@@ -145,6 +145,12 @@ def test_limits_are_balanced_nested_and_in_order(labels, a, b):
     assert (drawn[drawn < sizes] >= drawn.max() - 1).all()
 
 
+def test_rows_of_many_classes_are_drawn_in_one_pass():
+    labels = np.arange(200_000)  # a pass over all rows for each class would take minutes
+    drawn = ImageDataset(list(map(str, labels)), labels, None).draw_order(0)
+    assert sorted(drawn) == labels.tolist()
+
+
 def test_draws_never_change():
     split = toy_dataset([0, 0, 0, 0, 1, 1, 2, 1]).splits["all"]
     assert split.draw_order(42).tolist() == [1, 5, 6, 0, 7, 2, 4, 3]

@@ -145,6 +145,7 @@ def share_below_5_percent(worlds: int, kind: str, tmp_path: Path, videos: int = 
     return small / worlds
 
 
+@pytest.mark.long
 def test_frames_of_a_video_are_permuted_together(tmp_path):
     by_row, by_video = share_below_5_percent(20, "equal", tmp_path)
     assert by_row >= 0.9

@@ -31,6 +31,7 @@ SESSIONS = [
     for pages in [*examples.SESSIONS, [ROOT / "prompts" / "README.md"]]
     if any(fenced(page, "console") for page in pages)
 ]
+RUN_BY_MAKE_TEST = [README, ROOT / "docs" / "api.md"]  # pages whose examples it runs
 OTHER_PAGES = [ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")]
 NUMBER = re.compile(r"[-+]?\d+(?:\.\w+)*(?:e-?\d+)?")  # or a version
 DIGEST = re.compile(r"\b[0-9a-f]{12}(?:[0-9a-f]{52}\b|…)")
@@ -60,7 +61,7 @@ def programs(fork_server):
         pytest.param(
             pages,
             id=name(pages[0]),
-            marks=[pytest.mark.exhaustive] if pages == examples.COMMAND_PAGES else [],
+            marks=[] if pages[0] in RUN_BY_MAKE_TEST else [pytest.mark.exhaustive],
         )
         for pages in SESSIONS
     ],

@@ -77,6 +77,7 @@ def need(package):
 # ---- The toy -------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_the_commands_of_the_page_run_and_name_the_encoder():
     for line in COMMANDS[0].splitlines():
         ok(*line.replace("'", "").split()[1:])
@@ -412,6 +413,7 @@ def test_onnx_runtime_gives_the_product_of_its_graph():
     np.testing.assert_allclose(encode("onnx_model.py"), expected, rtol=1e-5)
 
 
+@pytest.mark.long
 def test_a_checkpoint_of_ones_own_open_clip_training_gives_what_open_clip_gives():
     open_clip = need("open_clip")
     small = {"layers": 2, "width": 64}

@@ -31,7 +31,6 @@ from clipkit.features import (
     Entry,
     FeatureFile,
     Split,
-    checked_file,
     matching,
     open_file,
     read,
@@ -196,15 +195,6 @@ def test_storage_is_as_the_format_says(tmp_path):
         assert h5["all/ids"].dtype == "S3"
 
 
-def test_a_row_longer_than_a_chunk_may_be_is_written_and_read(tmp_path, monkeypatch):
-    for module in (hdf5, checked_file):
-        monkeypatch.setattr(module, "MAX_CHUNK_BYTES", 1 << 10)
-    monkeypatch.setattr(hdf5, "chunk_rows", lambda width: 1)
-    features = np.arange(2000, dtype="f4").reshape(2, 1000)
-    write(tmp_path / "x.h5", one_split(features))
-    np.testing.assert_array_equal(read(tmp_path / "x.h5").splits["all"].features, features)
-
-
 def test_a_file_that_a_reader_would_refuse_is_not_published(tmp_path, monkeypatch):
     """Staged: the writer overlooks a rule that the reader knows."""
     checks = [lambda file: None, hdf5.validate]
@@ -365,7 +355,7 @@ INVALID = [
     (FeatureFile("result", splits={"a": Split(ids=["x"], predicted=HUGE)}), "0..1048575, got 4611"),
     (images(ids=["x\0"]), "a/ids: expected texts without NUL characters, got 'x\\x00'"),
     (images(ids=["\ud800"]), "a/ids: "),
-    (images(ids=["y" * 99 + "\0"]), f"NUL characters, got '{'y' * 40} ...'"),
+    (images(ids=["y" * 99 + "\0"]), f"NUL characters, got '{'y' * 80} ...'"),
     (images(ids=[1]), "a/ids: "),
     (images(labels=[0, 1]), "a/labels: expected an array, got list"),
     (FeatureFile("images", splits={"a": Split(np.eye(1), None, ("x",))}), TUPLE),
@@ -426,7 +416,6 @@ INVALID_PROBES: list[tuple[str, dict[str, Any], str]] = [
     ("svm", {"balanced": np.array([2])}, "fitted/balanced: expected 0 or 1, got 2"),
     ("logreg", {"coefficients": np.ones((5, 3))}, "got (5, 3)"),
     ("mlp", {"output": np.ones((3, 2), "f4")}, "fitted/output: "),
-    ("mlp", {"hidden": np.ones((5, 65_537), "f4")}, "hidden: expected at most 65,536 units, got"),
     ("knn", {"row_classes": np.array([0, 1, 2])}, "row_classes: "),
     ("svm", {"neighbours": np.array([5])}, "fitted/neighbours is not part of svm on embeddings"),
     ("knn", {"neighbours": np.array([0])}, "fitted/neighbours: "),

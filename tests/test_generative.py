@@ -232,6 +232,7 @@ def test_texts_as_embeddings_are_the_librarys_hidden_states_alone_and_in_a_batch
         np.testing.assert_allclose(encoder.encode_texts(caption)[0], row, atol=1e-5)
 
 
+@pytest.mark.long
 def test_images_and_texts_as_embeddings_are_compared_by_cosine(vlm, tmp_path):
     folder = vlm(FAST)[0]
     images, texts, logits = (tmp_path / f"{name}.h5" for name in ("images", "texts", "logits"))
@@ -263,6 +264,7 @@ def test_images_and_texts_as_embeddings_are_compared_by_cosine(vlm, tmp_path):
 RUN = ("embed", "digits", "--split", "test", "--limit", 20, "-b", 4, "--ask", QUESTION)
 
 
+@pytest.mark.long
 def test_parts_and_a_continued_run_in_bfloat16_give_the_bytes_of_one_run(
     vlm, tmp_path, monkeypatch
 ):
@@ -282,6 +284,7 @@ def test_parts_and_a_continued_run_in_bfloat16_give_the_bytes_of_one_run(
     assert details["preprocessing"]["image_processor_type"] == "CLIPImageProcessor"
 
 
+@pytest.mark.long
 def test_choices_stand_in_the_question_and_their_letters_are_the_answers(vlm, tmp_path):
     folder = vlm(FAST)[0]
     images, words, logits = (tmp_path / f"{name}.h5" for name in ("images", "words", "logits"))
@@ -314,6 +317,7 @@ def test_an_untrained_control_is_what_the_library_makes_of_the_configuration(vlm
     assert load(folder, "text", untrained=7).details["digest"] == encoder.details["digest"]
 
 
+@pytest.mark.long
 def test_a_model_in_several_files_is_read_and_the_answer_follows_the_space_of_the_template(
     vlm, tmp_path
 ):
@@ -329,6 +333,7 @@ def test_a_model_in_several_files_is_read_and_the_answer_follows_the_space_of_th
         assert question.tokenizer.convert_ids_to_tokens(tokens) == ["Ġheart"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("factor", [1, 0.25])
 def test_the_scale_of_logits_is_measured_and_not_only_read(tmp_path, monkeypatch, factor):
     # a LLaVA around a Cohere ignores the setting; another class of transformers may follow it
@@ -440,6 +445,7 @@ def test_answers_that_begin_alike_are_named_with_their_lines(vlm, tmp_path):
     assert "for 'a cat' and 'a dog'; hint: " in message
 
 
+@pytest.mark.long
 @versions.BLIP
 def test_a_model_without_an_output_embedding_is_refused(tmp_path):
     text = {key: TEXT[key] for key in ("hidden_size", "vocab_size", "num_attention_heads")}

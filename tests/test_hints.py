@@ -257,6 +257,7 @@ def test_a_hint_works_when_it_is_followed(line, hint, followed, there):
     ok(*followed.split())
 
 
+@pytest.mark.long
 def test_a_file_without_a_picture_of_its_own_names_what_can_be_drawn(there):
     drawn = ok("plot", "img.h5")
     assert drawn.stderr.startswith("clipkit: drawing spectrum; also: clipkit plot images DATASET\n")

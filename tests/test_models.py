@@ -311,6 +311,7 @@ def test_a_warning_counts_the_prompts_that_have_other_tokens_than_in_openais_cod
     )
 
 
+@pytest.mark.long
 def test_ftfy_gives_prompts_the_tokens_of_openais_code(tiny_clip_dir, capsys):
     tokenize = pytest.importorskip("open_clip").get_tokenizer("ViT-B-32")
     texts = [*CLEANED, *NOT_CLEANED, *TEXTS, "cafÃ©", "a cat ", "cafe\u0301"]

@@ -522,6 +522,7 @@ def blip_for_retrieval(folder):
     return model
 
 
+@pytest.mark.long
 @versions.BLIP
 def test_a_blip_for_retrieval_gives_the_cosines_of_transformers(tmp_path):
     model = blip_for_retrieval(tmp_path)

@@ -135,8 +135,8 @@ def test_a_figure_is_drawn_without_pyplot_which_would_show_it_again():
 @pytest.mark.parametrize(
     ("line", "options"),
     [
-        ("plot FILE", {}),
         ("plot classes FILE", {"picture": "classes"}),
+        ("plot FILE", {}),
         ("plot confusion FILE --run 1", {"picture": "confusion", "run": 1}),
         ("plot confusion FILE --title T", {"picture": "confusion", "title": "T"}),
     ],
@@ -146,9 +146,19 @@ def test_draw_draws_what_the_command_draws(tmp_path, line, options):
     write(path, probe(PLAIN))
     words = line.replace("FILE", str(path)).split()
     ok(*words, "-o", tmp_path / "a.png")
+    plots.save(plots.draw(path, **options), tmp_path / "b.png")
+    assert (tmp_path / "b.png").read_bytes() == (tmp_path / "a.png").read_bytes()
+
+
+def test_draw_draws_a_path_a_file_and_a_list_alike(tmp_path):
+    path = tmp_path / "probe.h5"
+    write(path, probe(PLAIN))
+    pictures = []
     for files in (path, probe(PLAIN), [probe(PLAIN)]):
-        plots.save(plots.draw(files, **options), tmp_path / "b.png")
-        assert (tmp_path / "b.png").read_bytes() == (tmp_path / "a.png").read_bytes()
+        figure = plots.draw(files, picture="classes")
+        plots.save(figure, tmp_path / "a.png", dpi=40)
+        pictures.append((tmp_path / "a.png").read_bytes())
+    assert pictures[0] == pictures[1] == pictures[2]
 
 
 def test_draw_draws_images_of_a_data_set():

@@ -283,6 +283,7 @@ def test_a_part_that_is_none_is_refused(text, output):
     assert not contents(output.parent)
 
 
+@pytest.mark.long
 def test_an_existing_output_of_another_run_is_refused_or_replaced(output, expected):
     ok(*RUN, "-o", output, "--normalize")
     with unchanged(output.parent):
@@ -292,6 +293,7 @@ def test_an_existing_output_of_another_run_is_refused_or_replaced(output, expect
     assert output.read_bytes() == expected
 
 
+@pytest.mark.long
 def test_restart_of_a_part_drops_another_run_and_of_its_own_run_only_its_shards(output, expected):
     partial = output.with_name("out.h5.partial")
     parts((1, 2), output, "--normalize")
@@ -428,6 +430,7 @@ def test_a_run_without_usable_images_ends_with_the_reason(tmp_path):
     assert not (tmp_path / "out.h5.partial").exists()
 
 
+@pytest.mark.long
 def test_parts_of_a_data_set_that_is_split_off(tmp_path):
     words = (*RUN, "--split-off", "val=0.4", "-o")
     ok(*words, tmp_path / "once.h5")

@@ -208,6 +208,7 @@ def test_effective_ranks_of_unequal_numbers_of_vectors_are_not_drawn(tmp_path, c
         assert ("no effective ranks" in capsys.readouterr().err) != has_ranks
 
 
+@pytest.mark.long
 def test_matplotlib_is_imported_only_to_draw():
     program = (
         "import sys; from typer.testing import CliRunner; from clipkit import cli, plots\n"

@@ -45,7 +45,7 @@ WITH_FURTHER_ACCURACIES = [name for name in ALL if not probes.CLASSIFIERS[name].
 @pytest.fixture(autouse=True, scope="module")
 def one_thread_and_short_training():
     with threadpool_limits(1), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mlp, "STEPS", 200)
+        patch.setattr(mlp, "STEPS", 100)
         yield
 
 
@@ -361,6 +361,7 @@ def test_an_svm_of_one_pair_at_a_time_does_not_depend_on_other_settings(monkeypa
         assert np.array_equal(alone.fitted.model.hyperplanes, run.fitted.model.hyperplanes)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("columns", [24, 200])
 def test_a_sweep_of_temperatures_agrees_with_single_fits(monkeypatch, columns):
     """In any order, the sweep and single fits stop within the tolerance, and predict the same."""

@@ -292,6 +292,7 @@ def test_each_call_to_ray_reports_a_lost_connection(method, ray, tmp_path, monke
     assert "lost the connection to Ray: [Errno 32] Broken pipe; hint: " in line
 
 
+@pytest.mark.long
 def test_an_engine_of_ray_encodes_again(ray, tmp_path, capsys):
     data = datasets.load("digits", splits=["test"], limit=12)
     options = models.RunOptions(batch_size=4, num_workers=1)

@@ -85,6 +85,13 @@ def test_a_table_without_splits_speaks_of_the_ids_of_all_splits(tmp_path):
     assert read(tmp_path / "out.h5").splits["test"].labels.tolist() == [0, 1] * 3
 
 
+def test_a_split_without_a_line_has_no_values(tmp_path):
+    path = table(tmp_path, TABLE[: TABLE.index("0.png,test")])
+    (size,) = read_attribute(read(saved(tmp_path)), path, "size", common=True).attributes
+    assert size.codes["train"].tolist() == [0, 0, 1, 1, 0, 1]
+    assert size.codes["test"].tolist() == [-1] * 6
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -386,4 +386,4 @@ def test_histories_of_any_content_have_lines(value):
 def test_a_long_history_is_no_deep_recursion():
     entry = {"command": "relabel", "shuffle": True, "inputs": {"features": "sha256:1"}}
     logits = {"command": "logits", "inputs": {"images": "sha256:2", "texts": "sha256:3"}}
-    assert command_lines([entry, logits] * 2000, "out.h5", {}.get, COMMANDS)
+    assert command_lines([entry, logits] * 1000, "out.h5", {}.get, COMMANDS)

@@ -7,6 +7,7 @@ import json
 import re
 import tarfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,6 +32,7 @@ from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile
 from clipkit.features.history import History
 from clipkit.features.model import Split
+from clipkit.shapes.attributes import captions as shapes_captions
 
 
 def unit(rows):
@@ -100,6 +102,7 @@ def test_chance_is_what_random_ranks_give(partners):
     assert others["median_rank"] == pytest.approx(np.median(best), abs=1)
 
 
+@pytest.mark.long
 def test_random_vectors_have_the_recall_and_the_ranks_of_chance():
     held: dict[str, list[bool]] = {"recall": [], "mrr": [], "median_rank": []}
     for seed in range(100):
@@ -177,6 +180,7 @@ def ignorant(worlds, sizes, like):
     return held / worlds
 
 
+@pytest.mark.long
 def test_what_an_ignorant_model_reaches_with_texts_alike_is_chance():
     held, by_random_ranks = ignorant(40, lambda random: np.full(80, 5), 0.9)
     assert (held >= [0.85, 0.7, 0.85]).all()  # of MRR, a note says that few queries have rank 1
@@ -262,6 +266,7 @@ def write(folder, pairs, name):
         features.write(str(folder / f"{name}-{kind}.h5"), file)
 
 
+@pytest.mark.long
 def test_a_result_is_compared_query_by_query_and_drawn(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name, noise in (("good", 0.5), ("bad", 3.0)):
@@ -326,9 +331,13 @@ def test_a_control_is_of_the_same_pairs_and_an_untrained_model(tmp_path, monkeyp
     shapes = ("shapes", "--model", "tiny")
     ok("embed", *shapes, "--split", "test", "--limit", 60, "-o", "img.h5")
     ok("embed", *shapes, "--split", "test", "--limit", 60, "--untrained", 7, "-o", "control.h5")
-    captions = ("textembed", "--captions", *shapes, "--split", "test")
-    ok(*captions, "-o", "txt.h5")
-    ok(*captions, "--untrained", 7, "-o", "control-txt.h5")
+    ids = [*features.read("img.h5").splits["test"].ids, "4999"]  # one more than there are images
+    texts = shapes_captions([int(row_id) for row_id in ids], split="test", seed=0)
+    lines = [f"{row_id},{text}\n" for row_id, text in zip(ids, texts, strict=True)]
+    Path("captions.csv").write_text("".join(["image,caption\n", *lines]))
+    embed_texts = ("textembed", "--captions", "captions.csv", "--model", "tiny")
+    ok(*embed_texts, "-o", "txt.h5")
+    ok(*embed_texts, "--untrained", 7, "-o", "control-txt.h5")
     control = ("--control", "control.h5", "--control-texts", "control-txt.h5")
     trained = ("--control", "img.h5", "--control-texts", "txt.h5")
     first = rows(ok("retrieve", "img.h5", "txt.h5", *control, "-o", "r.h5").stdout)[0]

@@ -364,6 +364,7 @@ def test_the_splits_of_one_file_are_joined_and_divided_again(photos, monkeypatch
     refused(clipkit("concat", "photos.h5"), 2, "hint: join the splits of one file with --split all")
 
 
+@pytest.mark.long
 def test_pictures_find_the_images_of_joined_splits(photos, monkeypatch, tmp_path):
     monkeypatch.chdir(photos)
     output = tmp_path / "n.png"

@@ -24,7 +24,7 @@ from shell import clipkit, fails, ok
 from clipkit import datasets, features
 from clipkit.base import files
 from clipkit.base.errors import ClipkitError, UsageError
-from clipkit.datasets import images, manifests, rows, wordnet
+from clipkit.datasets import images, manifests, wordnet
 from clipkit.embedding import checkpoint
 
 NAMES = ["photos/cat/1.png", "photos/cat/2.png", "photos/dog/1.png", "photos/dog/3.png"]
@@ -405,15 +405,6 @@ def test_other_manifests_are_refused_with_the_line(tmp_path, monkeypatch, name, 
     Path(name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with fails_with(message):
         datasets.load(name)
-
-
-def test_more_classes_than_a_file_may_have_are_refused_before_images_are_embedded(
-    tmp_path, monkeypatch
-):
-    monkeypatch.setattr(rows, "MAX_CLASSES", 2)
-    (tmp_path / "m.csv").write_text("path,label\na,cat\nb,dog\nc,cat\nd,bird\n")
-    with fails_with("m.csv, line 5: "):
-        datasets.load(tmp_path / "m.csv")
 
 
 @pytest.mark.parametrize(

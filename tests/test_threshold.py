@@ -205,6 +205,7 @@ def test_images_far_from_the_known_ones_are_told_apart_by_a_neighbour(tmp_path):
     assert "more than 10 fitted images, got 5" in fails("threshold", few, "--unknown", path)
 
 
+@pytest.mark.long
 def test_images_below_a_threshold_get_the_class_none_of_these_and_count_as_wrong(tmp_path):
     file, path = logits(), saved(tmp_path / "logits.h5", logits())
     cosines, labels = np.asarray(file.cosines("test")), file.splits["test"].labels

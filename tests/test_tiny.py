@@ -2,6 +2,9 @@
 
 import json
 import logging
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +16,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from processors import PROCESSORS
 from safetensors.torch import load_file
-from shell import shell
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
@@ -140,10 +142,18 @@ def test_the_accuracies_are_ordered_as_in_clip(model, tokenizer):
     assert accuracy["generic, tau 0.02"] > accuracy["generic, tau 1"] + 0.1
 
 
-LOGITS = (
-    "clipkit embed shapes --limit 8 --model tiny -o img.h5; "
-    "clipkit textembed generic32 --model tiny | clipkit logits img.h5 - -o logits.h5"
-)
+LOGITS = """
+from clipkit.cli import app
+for line in (
+    "embed shapes --limit 8 --model tiny -o img.h5",
+    "textembed generic32 --model tiny -o txt.h5",
+    "logits img.h5 txt.h5 -o logits.h5",
+):
+    try:
+        app(line.split())
+    except SystemExit as end:
+        assert not end.code
+"""
 
 
 @pytest.mark.long
@@ -152,11 +162,11 @@ def test_embeddings_and_cosines_have_the_same_bits_on_every_processor(tmp_path):
     found = {}
     machines = {"native": {}, "one thread": {"OMP_NUM_THREADS": "1"}, **PROCESSORS}
     for name, variables in machines.items():
-        exports = "".join(f"export {key}={value}; " for key, value in variables.items())
-        (tmp_path / name).mkdir()
-        run = shell(exports + LOGITS, tmp_path / name)
-        assert run.returncode == 0, run.stderr
-        found[name] = [(tmp_path / name / file).read_bytes() for file in ("img.h5", "logits.h5")]
+        folder = tmp_path / name
+        folder.mkdir()
+        environment = {**os.environ, **variables}
+        subprocess.run([sys.executable, "-c", LOGITS], cwd=folder, env=environment, check=True)
+        found[name] = [(folder / file).read_bytes() for file in ("img.h5", "txt.h5", "logits.h5")]
     assert [name for name in found if found[name] != found["native"]] == []
 
 

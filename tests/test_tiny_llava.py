@@ -26,6 +26,7 @@ def test_the_folder_is_small_and_its_card_names_these_weights():
     assert json.loads((FOLDER / "training.json").read_text())["weights_sha256"] in card
 
 
+@pytest.mark.long
 @versions.TINY_LLAVA
 def test_it_says_the_outline_and_never_the_pattern(tmp_path):
     lines = [f"outline: {name}\t{name}" for name in OUTLINES]

@@ -101,6 +101,7 @@ def test_the_share_of_a_random_attribute_is_0_on_average_and_beta_distributed():
     assert model.null95(none, attribute, np.ones((1, 1))) == pytest.approx(null95, abs=1e-12)
 
 
+@pytest.mark.long
 def test_the_null_of_whole_embeddings_is_that_of_shuffled_values():
     X = RNG.standard_normal((400, 5)) * [6, 3, 2, 1, 1]
     codes = np.arange(400) % 4
@@ -110,6 +111,7 @@ def test_the_null_of_whole_embeddings_is_that_of_shuffled_values():
     assert null95 == pytest.approx(np.quantile(shuffled, 0.95), rel=0.15)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("n", [60, 400])
 def test_one_random_column_in_twenty_exceeds_the_null_of_what_it_alone_explains(n):
     """The others explain the two largest axes, so the residuals have another spectrum."""

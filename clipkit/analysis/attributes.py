@@ -388,7 +388,7 @@ def _choose_labels(
 def _report_no_labels(table: str, others: Sequence[Attribute], *, is_refused: bool) -> None:
     """Refuse attributes that are no labels, or note that they are left out."""
     first = others[0]
-    got = ", ".join(repr(shorten(value, 40)) for value in first.values[:NAMED])
+    got = ", ".join(repr(shorten(value)) for value in first.values[:NAMED])
     if is_refused:
         raise ClipkitError(
             f"{table}: expected 0 and 1 in {first.name}, got {got}",

@@ -189,7 +189,7 @@ def _list(names: Sequence[str]) -> str:
     """List the first few different names."""
     names = list(dict.fromkeys(names))
     more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
-    return ", ".join(repr(shorten(name, 80)) for name in names[:SHOWN]) + more
+    return ", ".join(repr(shorten(name)) for name in names[:SHOWN]) + more
 
 
 def _vectors(

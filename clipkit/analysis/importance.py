@@ -188,9 +188,7 @@ def read_prompt_groups(path: str, logits: FeatureFile) -> list[str]:
     group_of = read_group_lines(path, "prompt")
     for name, group in group_of.items():
         if not group:
-            raise ClipkitError(
-                f"{path}: expected lines of prompt TAB group, got {shorten(name, 60)!r}"
-            )
+            raise ClipkitError(f"{path}: expected lines of prompt TAB group, got {shorten(name)!r}")
     names = [text.strip() for text in logits.texts or []]
     if not set(names) & set(group_of):
         names = _classes_of_prompts(logits) or names
@@ -199,7 +197,7 @@ def read_prompt_groups(path: str, logits: FeatureFile) -> list[str]:
         others = [*group_of]
     if others:
         raise ClipkitError(
-            f"{path}: expected prompts of {logits.display_name}, got {shorten(others[0], 60)!r}",
+            f"{path}: expected prompts of {logits.display_name}, got {shorten(others[0])!r}",
             "write each prompt as in the prompt file",
         )
     return [group_of.get(name, name) for name in names]

@@ -19,15 +19,13 @@ from clipkit.analysis import metrics, results
 from clipkit.base.errors import ClipkitError, UsageError, shorten
 from clipkit.base.names import differing, is_shared, select
 from clipkit.features.compatibility import origin
-from clipkit.features.history import Entry, History
+from clipkit.features.history import MAX_LAYERS, Entry, History
 from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile
 from clipkit.features.provenance import downsample, provenance
 
 Facts = dict[str, str]
 
-MAX_DEPTH = 1000
-MAX_QUESTION = 80  # characters
 POOLS = {
     **{"cls": "CLS token", "mean": "mean of patches"},
     **{"last": "last token", "image": "image tokens"},  # of a generative model
@@ -231,10 +229,10 @@ def _layer_of(result: FeatureFile) -> tuple[int | None, int]:
     layer = model["layer"]
     depth: Any = model.get("layers")
     are_numbers = type(layer) is int and type(depth) is int  # True and 2.0 are no layers
-    if not are_numbers or not 0 <= layer <= depth <= MAX_DEPTH or not depth:
+    if not are_numbers or not 0 <= layer <= depth <= MAX_LAYERS or not depth:
         raise ClipkitError(
             f"{result.display_name}: expected a layer of a model, got "
-            f"layer {shorten(layer, 20)} of {shorten(depth, 20)}"
+            f"layer {shorten(layer)} of {shorten(depth)}"
         )
     return layer, depth
 
@@ -252,7 +250,7 @@ def _facts(result: FeatureFile) -> Facts:
     if size is not None:
         facts["images"] = f"images of {size} pixels"
     if "question" in model:
-        facts["question"] = f'"{shorten(model["question"], MAX_QUESTION)}"'
+        facts["question"] = f'"{shorten(model["question"])}"'
     facts |= _pooling_facts(model)
     facts["labels"] = results.labels_suffix(result).removeprefix("; labels: ") or "classes"
     return facts

@@ -39,8 +39,7 @@ RUN_SETTINGS = {*SETTINGS, "fit_split", "eval_split", "split"}  # columns that d
 FEW_ROWS = 5  # of a value
 FEW_SCORED = f"a value has fewer than {FEW_ROWS} scored images, which say little"
 FEW = 0.01  # of a split's images may have a caveat, and its accuracy is still tested
-MAX_CURVE_NAME = 47  # characters of the label of a curve
-MAX_NAME = 60  # characters of a name from a history, where anything may be written
+MAX_LABEL = 48  # characters of a curve's label
 NAMED_PROMPTS = "prompts: "
 NONE = "none of these"  # the class of images without an answer
 
@@ -160,7 +159,7 @@ def find_caveats(
 def describe_caveat(caveat: Caveat) -> str:
     """State in a sentence, without a full stop, what an accuracy does not show."""
     if caveat["kind"] == "few":
-        names = join_names([f"{name}"[:MAX_NAME] for name in caveat["attributes"]])
+        names = join_names([shorten(name) for name in caveat["attributes"]])
         return f"{names}: {FEW_SCORED}"
     split, count, rows = caveat["split"], caveat["count"], caveat["rows"]
     if caveat["kind"] == "known":
@@ -202,7 +201,7 @@ def cluster_note(result: FeatureFile) -> str:
     entry = newest_entry(result)
     if "cluster" not in entry:
         return ""
-    shared = f"Images with the same {entry['cluster']}"[:MAX_NAME]
+    shared = shorten(f"Images with the same {entry['cluster']}")
     if any(split.cluster is not None for split in result.splits.values()):
         return f"{shared} are counted together."
     return (
@@ -472,7 +471,7 @@ def labels_suffix(file: FeatureFile) -> str:
         if entry["command"] != "relabel":
             continue
         if "column" in entry:
-            label = shorten(entry["column"], MAX_NAME)
+            label = shorten(entry["column"])
         label = label or "classes"
         shuffled = ", shuffled"
         if "groups" in entry.inputs:
@@ -503,7 +502,7 @@ def name_curves(files: Sequence[FeatureFile], curves: Sequence[tuple[int, str]])
     labels = [label for _, label in curves]
     if not any(sources) and len(set(labels)) == len(labels):
         return labels
-    return distinct_labels(curves, (sources, stems, with_folders), MAX_CURVE_NAME)
+    return distinct_labels(curves, (sources, stems, with_folders), MAX_LABEL - 1)
 
 
 def sources_label(files: Sequence[FeatureFile], splits: Sequence[str] = ()) -> str:
@@ -532,7 +531,7 @@ def prompts_label(file: FeatureFile) -> str:
     entry = newest_entry(file).get("prompts")
     name = provenance(file).prompts
     if not name and isinstance(entry, str):
-        name = shorten(entry, MAX_NAME)
+        name = shorten(entry)
     if name:
         return NAMED_PROMPTS + name
     count = len(file.texts or []) or prompt_count(entry)

@@ -52,7 +52,6 @@ AUROC_LIMITS = ("auroc_low", "auroc_high")
 TPR = 0.95  # of known images
 NEIGHBOUR = 10  # the cosine with the 10th nearest fitted image tells known images
 LEAST_IMAGES = 20  # with false positives
-SHOWN_PROMPT = 60  # characters
 LARGEST = "largest {}"  # the measure of logits, with the name of the similarity
 LEAST_ABOVE = 5  # pairs that do not match, above a threshold that says something
 
@@ -155,7 +154,7 @@ def _note_few_images(rows: Sequence[Row]) -> None:
     """Note rows with a false-positive rate that few images, or clusters, decide on."""
     few = [row["prompt"] for row in rows if row.pop("above") < LEAST_IMAGES and row["fpr"] > 0]
     if few:
-        which = results.join_names([shorten(prompt, SHOWN_PROMPT) for prompt in few])
+        which = results.join_names([shorten(prompt) for prompt in few])
         console.note(
             f"fewer than {LEAST_IMAGES} images have the false positives of {which}: the interval "
             "of fpr may be too narrow"

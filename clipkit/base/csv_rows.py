@@ -111,8 +111,6 @@ def read_table(data: bytes, name: str, ending: str = "") -> TextTable:
     check_different(columns, name)
     if delimiter == "\t":
         _note_quotes(data, name)
-    hint = TAB_HINT if delimiter == "\t" else QUOTE_HINT
-    lines = _check_widths(lines, len(columns), name, hint)
     return TextTable(columns, f"{name}, line {number}", lines)
 
 
@@ -128,7 +126,7 @@ def check_different(columns: Sequence[str], name: str) -> None:
     counts = Counter(column.lower() for column in columns if column)
     for column in columns:
         if counts[column.lower()] > 1:
-            got = escape(shorten(column, 40))
+            got = escape(shorten(column))
             raise ClipkitError(f"{name}: expected different names of columns, got {got!r} again")
 
 
@@ -141,7 +139,7 @@ def _note_quotes(data: bytes, name: str) -> None:
 
 
 def _read_lines(data: bytes, name: str, delimiter: str) -> Iterator[Line]:
-    """Yield each line that has content."""
+    """Yield each line that has content, or refuse one with other cells than the first."""
     reader = csv.reader(
         io.TextIOWrapper(io.BytesIO(data), "utf-8-sig", newline=""),
         delimiter=delimiter,
@@ -150,10 +148,15 @@ def _read_lines(data: bytes, name: str, delimiter: str) -> Iterator[Line]:
         strict=True,
     )
     line = 1
-    blank = 0
+    width = blank = 0
     try:
         for cells in reader:
             if any(map(str.strip, cells)):
+                width = width or len(cells)
+                if len(cells) != width:
+                    hint = TAB_HINT if delimiter == "\t" else QUOTE_HINT
+                    got = f"expected {width} cells, got {len(cells)}"
+                    raise ClipkitError(f"{name}, line {line}: {got}", hint)
                 yield line, cells
             else:
                 blank += len(cells) > 1
@@ -162,15 +165,6 @@ def _read_lines(data: bytes, name: str, delimiter: str) -> Iterator[Line]:
         raise ClipkitError(f"{name}, line {line}: expected a row of a table, got {error}") from None
     if blank:
         console.warn(f"{name}: {console.count(blank, 'blank row')} left out")
-
-
-def _check_widths(lines: Iterator[Line], width: int, name: str, hint: str) -> Iterator[Line]:
-    """Yield the lines, or refuse one that has more or fewer cells than the header."""
-    for number, cells in lines:
-        if len(cells) != width:
-            got = f"got {len(cells)}"
-            raise ClipkitError(f"{name}, line {number}: expected {width} cells, {got}", hint)
-        yield number, cells
 
 
 def find_delimiter(data: bytes, ending: str = "") -> str:
@@ -220,17 +214,17 @@ def parse_json(text: str, where: str, hint: str | None = None) -> Any:
         content = dict(pairs)
         if len(content) < len(pairs):
             ((key, _),) = Counter(key for key, _ in pairs).most_common(1)
-            got = escaped(shorten(key, 60))
+            got = escaped(shorten(key))
             raise ClipkitError(f"{where}: expected each key once, got {got!r} again", hint)
         return content
 
     content = json.loads(text, object_pairs_hook=check_keys)
     if SURROGATE.search(text):
-        _check_characters(content, where)
+        check_characters(content, where)
     return content
 
 
-def _check_characters(content: Any, where: str) -> None:
+def check_characters(content: Any, where: str) -> None:
     """Refuse half of a surrogate pair, which JSON may hold and which is no text."""
     try:
         json.dumps(content, ensure_ascii=False).encode()
@@ -254,7 +248,7 @@ def read_objects(data: bytes, name: str, example: str) -> Iterator[tuple[int, di
         except (ValueError, RecursionError):
             content = None
         if not isinstance(content, dict):
-            got = escaped(shorten(line.decode(errors="replace").strip(), 40))
+            got = escaped(shorten(line.decode(errors="replace").strip()))
             raise ClipkitError(
                 f"{where}: expected a JSON object, got {got!r}",
                 f"write one object per line: {example}",
@@ -290,7 +284,7 @@ def find_column(names: Sequence[str], present: Iterable[str], where: str) -> str
     for name in names:
         if name in present:
             return name
-    got = ", ".join(escape(shorten(column, 40)) for column in present) or "none"
+    got = ", ".join(escape(shorten(column)) for column in present) or "none"
     raise ClipkitError(
         f"{where}: expected a column {' or '.join(names[:3])}, got {shorten(got, 200)}",
         "the first line of a table has the names of its columns",

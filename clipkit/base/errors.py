@@ -129,7 +129,7 @@ def _share_of(percent: str) -> str:
 
 
 MAX_REASON = 300  # characters of a library's message, which may quote a whole file or reply
-MAX_QUOTED = 60  # characters of a wrong argument
+MAX_QUOTED = 80  # characters of a name, a text or an argument in a message
 
 
 def system_reason(error: Exception) -> str:
@@ -159,13 +159,13 @@ def brief(error: Exception) -> str:
     kind = type(error).__name__
     if not text:
         return kind
-    text = shorten(text)
+    text = shorten(text, MAX_REASON)
     if " " not in text:
         return f"{kind}: {text}"
     return text
 
 
-def shorten(value: object, most: int = MAX_REASON) -> str:
+def shorten(value: object, most: int = MAX_QUOTED) -> str:
     """Return a value as text, cut to `most` characters: a message quotes what may be very long."""
     text = str(value)
     if len(text) > most:
@@ -179,7 +179,7 @@ def quote(value: object) -> str:
     >>> quote({"a": "b"})
     "{'a': 'b'}"
     """
-    return shorten(" ".join(repr(value).split()), MAX_QUOTED)
+    return shorten(" ".join(repr(value).split()))
 
 
 # The last pyarrow that goes with NumPy 1 is 25, and the first that goes with NumPy 2 is 16.

@@ -82,7 +82,7 @@ def _collect(pairs: Iterator[tuple[str, str]], name: str, source: dict[str, Any]
     texts, ids = [], []
     blank = 0
     for row_id, caption in pairs:
-        text = clean(caption, f"{name}, {shorten(row_id, 80)}")
+        text = clean(caption, f"{name}, {shorten(row_id)}")
         if text:
             texts.append(text)
             ids.append(row_id)

@@ -251,10 +251,10 @@ class ImageDataset:
         if self.labels is None:
             return order
         labels = self.labels[order]
+        counts = np.unique(labels, return_counts=True)[1]
+        starts = np.cumsum(counts) - counts
         turn = np.empty_like(order)
-        for label in np.unique(labels):
-            positions = np.flatnonzero(labels == label)
-            turn[positions] = np.arange(len(positions))
+        turn[np.argsort(labels, kind="stable")] = np.arange(len(self)) - np.repeat(starts, counts)
         return order[np.argsort(turn, kind="stable")]
 
 

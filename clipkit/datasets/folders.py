@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from clipkit.base.names import escape, positions
 from clipkit.datasets.dataset import SPLIT_NAMES, Dataset, ImageDataset, ImageFiles, split_name
 from clipkit.datasets.images import installation_hint, readable_suffixes
 from clipkit.datasets.wordnet import FILE_NAMES, find_class_index, rename_classes
+from clipkit.features.matching import find_repeat
 from clipkit.features.model import Int64
 
 UNLABELLED = ""  # the class of images that lie in no class folder
@@ -166,20 +167,24 @@ def _files_by_class(path: str, prefix: str, left_out: Counter[str]) -> FilesByCl
     """Return the images of each class folder, or of `UNLABELLED` in a flat folder."""
     where = escape(path)
     unlabelled = find_images(path, prefix=prefix, deep=False, left_out=left_out)
-    by_class = {}
+    by_class: FilesByClass = {}
+    empty: list[str] = []
     for name, folder in subfolders(path).items():
-        by_class[name] = find_images(folder, prefix=f"{prefix}{name}/", left_out=left_out)
-    filled = [name for name, files in by_class.items() if files]
-    empty = [name for name, files in by_class.items() if not files]
-    if unlabelled and filled:
+        found = find_images(folder, prefix=f"{prefix}{name}/", left_out=left_out)
+        if found:
+            by_class[name] = found
+        else:
+            empty.append(name)
+    if unlabelled and by_class:
+        image, _ = unlabelled[0]
+        both = f"{image.removeprefix(prefix)} and {next(iter(by_class))}/"
         raise ClipkitError(
-            f"{where}: expected images or class folders, got both: "
-            f"{unlabelled[0][0].removeprefix(prefix)} and {filled[0]}/",
+            f"{where}: expected images or class folders, got both: {both}",
             "move the images that are next to the class folders",
         )
     if unlabelled:
         return {UNLABELLED: unlabelled}
-    if not filled:
+    if not by_class:
         raise ClipkitError(
             f"{where}: expected images or class folders of images, got none",
             _endings_hint(left_out),
@@ -208,9 +213,9 @@ def _to_dataset(tree: _Tree, name: str) -> Dataset:
 
 def _join(split: str, parts: Sequence[FilesByClass], number: Mapping[str, int]) -> ImageDataset:
     """Join the files of a split, class by class within each argument."""
-    unlabelled = [by_class for by_class in parts if UNLABELLED in by_class]
+    unlabelled = [by_class[UNLABELLED] for by_class in parts if UNLABELLED in by_class]
     if unlabelled and len(unlabelled) < len(parts):
-        example = unlabelled[0][UNLABELLED][0][0]
+        example, _ = unlabelled[0][0]
         console.warn(f"{split}: labels are dropped, because {example} has none")
     ids: list[str] = []
     paths: list[str] = []
@@ -222,17 +227,13 @@ def _join(split: str, parts: Sequence[FilesByClass], number: Mapping[str, int]) 
                 paths.append(path)
             if not unlabelled:
                 labels += [number[name]] * len(by_class[name])
-    _check_unique(ids)
+    repeat = find_repeat(ids)
+    if repeat:
+        row_id = ids[repeat[0]]
+        message = f"expected each image once, got {row_id} {ids.count(row_id)} times"
+        raise UsageError(message, "name each file and folder once")
     numbers: Int64 | None = None if unlabelled else np.array(labels, np.int64)
     return ImageDataset(ids, numbers, ImageFiles(paths))
-
-
-def _check_unique(ids: Sequence[str]) -> None:
-    if len(set(ids)) == len(ids):
-        return
-    row_id, count = Counter(ids).most_common(1)[0]
-    message = f"expected each image once, got {row_id} {count} times"
-    raise UsageError(message, "name each file and folder once")
 
 
 def _report_left_out(left_out: Mapping[str, int]) -> None:
@@ -286,18 +287,17 @@ def find_images(
     """
     suffixes = readable_suffixes()
     files = []
-    pending = [(folder, prefix)]
-    while pending:
-        path, start = pending.pop()
-        for entry in _entries(path):
-            name = start + escape(entry.name)
-            if _is_folder(entry, links=True):
-                if deep and _is_folder(entry, links=False):
-                    pending.append((entry.path, f"{name}/"))
-            elif entry.name.lower().endswith(suffixes):
-                files.append((name, entry.path))
-            elif left_out is not None and entry.name not in FILE_NAMES:
-                left_out[_ending(entry.name)] += 1
+    for path, folders, names in os.walk(folder, onerror=_refuse):
+        folders[:] = [name for name in folders if deep and _is_visible(name)]
+        start = prefix
+        before = os.path.join(path, "")  # noqa: PTH118 (with a slash at its end)
+        if path != folder:
+            start += f"{escape(os.path.relpath(path, folder))}/"
+        for name in filter(_is_visible, names):
+            if name.lower().endswith(suffixes):
+                files.append((start + escape(name), before + name))
+            elif left_out is not None and name not in FILE_NAMES:
+                left_out[_ending(name)] += 1
     return sorted(files)
 
 
@@ -308,29 +308,19 @@ def subfolders(folder: str) -> dict[str, str]:
     """
     real = os.path.realpath(folder)
     folders = {}
-    for entry in _entries(folder):
-        if not _is_folder(entry, links=True):
-            continue
-        target = os.path.realpath(entry.path)
-        if entry.is_symlink() and os.path.commonpath([target, real]) == target:
-            continue
-        folders[escape(entry.name)] = entry.path
+    _, names, _ = next(os.walk(folder, onerror=_refuse))
+    for name in filter(_is_visible, names):
+        path = os.path.join(folder, name)  # noqa: PTH118
+        target = os.path.realpath(path)
+        holds_link = os.path.commonpath([target, real]) == target
+        if not (holds_link and Path(path).is_symlink()):
+            folders[escape(name)] = path
     return dict(sorted(folders.items()))
 
 
-def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
-    """Yield what a folder holds, except hidden names, in the order of the system."""
-    try:
-        with os.scandir(folder) as scan:
-            for entry in scan:
-                if not entry.name.startswith(".") and entry.name != "__MACOSX":
-                    yield entry
-    except OSError as error:
-        raise ClipkitError(f"cannot read {escape(folder)}: {error.strerror}") from error
+def _is_visible(name: str) -> bool:
+    return not name.startswith(".") and name != "__MACOSX"
 
 
-def _is_folder(entry: os.DirEntry[str], *, links: bool) -> bool:
-    try:
-        return entry.is_dir(follow_symlinks=links)
-    except OSError:  # a link to itself
-        return False
+def _refuse(error: OSError) -> None:
+    raise ClipkitError(f"cannot read {escape(str(error.filename))}: {error.strerror}") from error

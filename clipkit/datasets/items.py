@@ -187,7 +187,7 @@ def _table_items(objects: Iterable[tuple[Any, dict[str, Any]]], name: str) -> It
         category = as_text(content.get("category"), where)
         rows_of[item].append(TableRow(image, text, correct == "1", category))
     for item, rows in rows_of.items():
-        where = f"{name}, item {shorten(item, 80)}"
+        where = f"{name}, item {shorten(item)}"
         _check_rows(rows, where)
         right = [row for row in rows if row.is_right]
         images = [row.image for row in right]
@@ -201,12 +201,12 @@ def _check_rows(rows: Sequence[TableRow], where: str) -> None:
     """Refuse a text that is both right and wrong of an image, and an item of two categories."""
     categories = sorted({row.category for row in rows})
     if len(categories) > 1:
-        got = " and ".join(repr(shorten(category, 40)) for category in categories[:2])
+        got = " and ".join(repr(shorten(category)) for category in categories[:2])
         raise ClipkitError(f"{where}: expected one category, got {got}")
     answer_of: dict[tuple[str, str], bool] = {}
     for row in rows:
         if answer_of.setdefault((row.image, row.text), row.is_right) != row.is_right:
-            got = repr(shorten(row.text, 60))
+            got = repr(shorten(row.text))
             raise ClipkitError(f"{where}: expected a text to be right or wrong, got {got} as both")
 
 

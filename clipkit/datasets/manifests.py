@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,10 @@ from clipkit.base.csv_rows import (
     read_objects,
     read_table,
 )
-from clipkit.base.errors import ClipkitError, UsageError, read_errors, shorten
+from clipkit.base.errors import ClipkitError, UsageError, read_errors
 from clipkit.base.names import escape
 from clipkit.datasets.dataset import Dataset
-from clipkit.datasets.rows import Columns, Content, Row, Table, as_text, check_columns, collect
+from clipkit.datasets.rows import Columns, Content, Row, Table, check_columns, collect
 from clipkit.datasets.wordnet import find_class_index, rename_classes
 from clipkit.features.endings import import_parquet
 from clipkit.features.history import drop_none
@@ -169,43 +169,27 @@ def _read_rows(source: str, columns: Columns, required: set[str]) -> tuple[Conte
         hint = "check whether the command before it failed"
         raise ClipkitError(f"{name}: expected a table with a row for each image, got none", hint)
     if ending == ".jsonl":
-        table = _read_jsonl(data, name, columns, required)
+        line, first = next(read_objects(data, name, EXAMPLE))
+        present, header = list(first), f"{name}, line {line}"
+        rows = _json_rows(data, name, columns)
     else:
-        table = _read_csv(data, name, columns, required, ending)
+        text_table = read_table(data, name, ending)
+        present, header = text_table.columns, text_table.header
+        rows = _csv_rows(text_table, columns)
+    check_columns(present, required, header)
+    table = Table(rows, columns.split in present, columns.id in present)
     return collect(table, name, folder=folder), files.digest(data)
-
-
-def _read_csv(data: bytes, name: str, columns: Columns, required: set[str], ending: str) -> Table:
-    table = read_table(data, name, ending)
-    check_columns(table.columns, required, table.header)
-    rows = _csv_rows(table, columns)
-    return Table(rows, columns.split in table.columns, columns.id in table.columns)
 
 
 def _csv_rows(table: TextTable, columns: Columns) -> Iterator[Row]:
     width = len(table.columns)
     place = dict(zip(table.columns, range(width), strict=True))
-    # for an absent column, the empty text that is appended to each record
-    path, label, split, row_id = (place.get(column, width) for column in columns)
-    for line, record in table.lines:
-        record.append("")
-        yield Row(line, record[path], record[label], record[split], record[row_id])
+    places = [place.get(column, width) for column in columns]
+    for line, cells in table.lines:
+        cells.append("")  # of an absent column
+        yield Row(line, *[cells[place] for place in places])
 
 
-def _read_jsonl(data: bytes, name: str, columns: Columns, required: set[str]) -> Table:
-    """Return the rows. There is a column of splits or ids if the first object has it."""
-    line, first = next(read_objects(data, name, EXAMPLE))
-    check_columns(list(first), required, f"{name}, line {line}")
-    has_ids = columns.id in first
-    rows = _json_rows(data, name, columns if has_ids else columns[:-1])
-    return Table(rows, columns.split in first, has_ids)
-
-
-def _json_rows(data: bytes, name: str, columns: Sequence[str]) -> Iterator[Row]:
+def _json_rows(data: bytes, name: str, columns: Columns) -> Iterator[Row]:
     for line, content in read_objects(data, name, EXAMPLE):
-        where = f"{name}, line {line}"
-        path = content.get(columns[0])
-        if path is not None and not isinstance(path, str):
-            raise ClipkitError(f"{where}: expected a path, got {shorten(path, 40)!r}")
-        texts = [as_text(content.get(column), f"{where}: {column}") for column in columns]
-        yield Row(line, *texts)
+        yield Row(line, *map(content.get, columns))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,8 @@ def are_absent(file: FeatureFile, dataset: Sequence[str], root: str | None = Non
     if {path.name, path.stem}.isdisjoint(file.history.dataset_names or REGISTRY):
         return False
     if dataset[0] in REGISTRY:
-        return not REGISTRY[dataset[0]].is_stored(Path(root).expanduser() if root else None)
+        folder = Path(root).expanduser() if root else None
+        return not REGISTRY[dataset[0]].is_stored(folder)
     return protocol_of(dataset[0]) is None and not path.exists()
 
 
@@ -114,7 +116,9 @@ def match_images(
         got = ", ".join(dataset.splits)
         expected = f"the split {', '.join(originals)} of {file.display_name}"
         raise ClipkitError(f"{dataset.name}: expected {expected}, got {got}", HINT)
-    images = known[0] if len(known) == 1 else _join(known)
+    images = known[0]
+    if len(known) > 1:
+        images = _join(known)
     ids = file.splits[split].ids
     if rows is None:
         rows = np.arange(len(ids))
@@ -125,12 +129,12 @@ def match_images(
     return rows[is_known], images.take(places[is_known])
 
 
+@dataclass(frozen=True)
 class _JoinedImages:
     """The images of several sources, one after another."""
 
-    def __init__(self, sources: Sequence[ImageDataset], rows: Sequence[tuple[int, int]]) -> None:
-        self.sources = sources
-        self.rows = rows  # the number of the source of each image, and its row there
+    sources: Sequence[ImageDataset]
+    rows: Sequence[tuple[int, int]]  # the number of the source of each image, and its row there
 
     def image(self, i: int) -> Image.Image:
         source, row = self.rows[i]
@@ -145,11 +149,18 @@ class _JoinedImages:
 
 def _join(parts: Sequence[ImageDataset]) -> ImageDataset:
     """Return the images of several splits of a data set."""
-    ids = [row_id for part in parts for row_id in part.ids]
-    rows = [(number, row) for number, part in enumerate(parts) for row in range(len(part))]
-    labels = [part.labels for part in parts if part.labels is not None]
-    joined = np.concatenate(labels) if len(labels) == len(parts) else None
-    return ImageDataset(ids, joined, _JoinedImages(parts, rows))
+    ids: list[str] = []
+    rows: list[tuple[int, int]] = []
+    labels: list[Int64] = []
+    for number, part in enumerate(parts):
+        ids += part.ids
+        rows += [(number, row) for row in range(len(part))]
+        if part.labels is not None:
+            labels.append(part.labels)
+    joined = ImageDataset(ids, None, _JoinedImages(parts, rows))
+    if len(labels) < len(parts):
+        return joined
+    return replace(joined, labels=np.concatenate(labels))
 
 
 def thumbnail(image: Image.Image, size: int = SIZE, quality: int = QUALITY) -> bytes:

@@ -20,14 +20,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from PIL import Image
 
 from clipkit.base import console, files
-from clipkit.base.csv_rows import check_different
+from clipkit.base.csv_rows import check_characters, check_different
 from clipkit.base.errors import ClipkitError, ImageError, read_errors
 from clipkit.base.names import escape
 from clipkit.datasets import images, remote, shards
-from clipkit.datasets.dataset import Dataset, ImageDataset, NamedClasses
+from clipkit.datasets.dataset import Dataset, ImageDataset
 from clipkit.datasets.remote import (
     LocalFile,
     RangeReader,
@@ -42,13 +43,11 @@ from clipkit.datasets.rows import (
     LabelCodes,
     Row,
     Table,
-    as_text,
-    attach_labels,
     check_columns,
-    has_duplicates,
-    labels_from_texts,
     list_columns,
 )
+from clipkit.features.history import drop_none
+from clipkit.features.matching import find_repeat
 from clipkit.features.model import Int64
 from clipkit.features.parquet import (
     column_chunks,
@@ -88,7 +87,7 @@ class ParquetImages:
         part = self.parts[number]
         name = f"{display_url(part.file.name)}, row {row}"
         group, row_of_group = _locate(part.starts, row)
-        data = _groups.get((part, group)).content(row_of_group)
+        data = _groups.get((part, group))[row_of_group].as_py()
         if data is None:
             raise ImageError(f"cannot read {name}: expected the bytes of an image, got none")
         return images.decode(data, name)
@@ -156,24 +155,6 @@ class ParquetPart:
         return self.starts[-1]
 
 
-class _Group:
-    """The images of a row group, as bytes."""
-
-    def __init__(self, chunks: list[Any]) -> None:
-        self.chunks = chunks
-        self.starts = _starts(map(len, chunks))
-
-    def content(self, row: int) -> bytes | None:
-        """Return the bytes of a row, or None for a null."""
-        number, row = _locate(self.starts, row)
-        content: bytes | None = self.chunks[number][row].as_py()
-        return content
-
-    def nbytes(self) -> int:
-        """Return the bytes in memory."""
-        return sum(chunk.nbytes for chunk in self.chunks)
-
-
 @functools.lru_cache(maxsize=64)
 def _metadata(file: StoredFile) -> pq.FileMetaData:
     """Return the footer of a file, which takes several requests of a remote one."""
@@ -196,8 +177,8 @@ def _opened(file: StoredFile) -> Iterator[pa.NativeFile]:
             file.check_opened(stream.fileno())
 
 
-def _read_group(part: ParquetPart, number: int) -> _Group:
-    """Read the images of a row group."""
+def _read_group(part: ParquetPart, number: int) -> pa.ChunkedArray:
+    """Read the images of a row group, as bytes."""
     where = f"{display_url(part.file.name)}, row group {number}"
     column = f"{part.column}.bytes" if part.is_struct else part.column
     chunks: list[pa.Array] = []
@@ -206,15 +187,18 @@ def _read_group(part: ParquetPart, number: int) -> _Group:
         chunks.append(array)
         size += array.nbytes
         _check_group_size(size, where)
-    group = _Group(chunks)
+    rows = sum(map(len, chunks))
     stated = part.starts[number + 1] - part.starts[number]
-    if group.starts[-1] != stated:
-        raise ClipkitError(f"{where}: expected {stated:,} rows, got {group.starts[-1]:,}")
-    return group
+    if rows != stated:
+        raise ClipkitError(f"{where}: expected {stated:,} rows, got {rows:,}")
+    return pa.chunked_array(chunks)
 
 
-_groups: SharedCache[tuple[ParquetPart, int], _Group] = SharedCache(
-    lambda key: _read_group(*key), _Group.nbytes, count=KEPT_GROUPS, budget=KEPT_BYTES
+_groups: SharedCache[tuple[ParquetPart, int], pa.ChunkedArray] = SharedCache(
+    lambda key: _read_group(*key),
+    lambda group: int(group.nbytes),
+    count=KEPT_GROUPS,
+    budget=KEPT_BYTES,
 )
 
 
@@ -284,27 +268,24 @@ def read_parquet(patterns: Sequence[str]) -> Dataset:
         large, or the class names differ between files.
     """
     names = shards.find_files(patterns, ENDING)
-    split_of = shards.split_names(names)
-    tables = shards.read_each(_read_table, names, "reading the labels of Parquet files", "files")
+    what = "reading the labels of Parquet files"
+    tables_of = shards.read_by_split(_read_table, names, what, "files")
+    tables = list(itertools.chain.from_iterable(tables_of.values()))
     _check_same(tables)
-    tables_of = shards.group_by_split(tables, split_of)
     splits: dict[str, ImageDataset] = {}
     for split, its in tables_of.items():
         if any(len(table.part) for table in its):
             splits[split] = _join(its)
     if not splits:
         raise ClipkitError(f"{display_url(names[0])}: expected rows, got none")
-    class_names: list[str] = []
+    texts = LabelCodes()
+    codes: dict[str, NDArray[np.int32]] = {}
+    for split, its in tables_of.items():
+        codes[split] = np.concatenate([texts.recode(table.codes, table.texts) for table in its])
     first = tables[0]
-    details: dict[str, Any] = {"format": "parquet", "files": len(names)}
-    details["columns"] = {"image": first.part.column}
-    if first.label is not None:
-        details["columns"]["label"] = first.label
-        labels, class_names = _labels(tables_of, names[0])
-        splits = attach_labels(splits, labels)
-        class_names, index = shards.rename_classes_beside(class_names, names[0])
-        details |= index
-    return Dataset(shards.data_set_name(names), class_names, splits, details)
+    columns = drop_none({"image": first.part.column, "label": first.label})
+    details = {"format": "parquet", "files": len(names), "columns": columns}
+    return shards.to_dataset(names, splits, codes, texts, details, first.class_names)
 
 
 @dataclass
@@ -314,8 +295,9 @@ class _Table:
     part: ParquetPart
     paths: list[str] | None  # None if one is missing
     label: str | None  # the column of the labels
-    codes: Int64  # (N,) labels or, of texts, their codes in `texts`; NO_LABEL for none
-    texts: LabelCodes | None
+    has_texts: bool  # whether the labels are texts
+    codes: NDArray[np.int32]  # (N,) of the labels in `texts`; NO_LABEL for none
+    texts: LabelCodes
     class_names: list[str] | None
 
 
@@ -342,12 +324,14 @@ def _read_table(name: str) -> _Table:
         paths = _read_paths(part)
     label = _label_column(types, features, where)
     pa.default_memory_pool().release_unused()  # Arrow would keep more memory than the paths take
+    texts = LabelCodes()
+    codes = np.full(len(part), NO_LABEL, np.int32)
     if label is None:
-        return _Table(part, paths, None, np.full(len(part), NO_LABEL, np.int64), None, None)
+        return _Table(part, paths, None, False, codes, texts, None)
     _check_column(metadata, label, where)
-    codes, texts = _read_labels(part, label)
+    codes = _read_labels(part, label, texts)
     class_names = _class_names(features.get(label), f"{where}: {label}")
-    return _Table(part, paths, label, codes, texts, class_names)
+    return _Table(part, paths, label, is_text(types[label]), codes, texts, class_names)
 
 
 def _check_column(metadata: pq.FileMetaData, column: str, where: str) -> list[int]:
@@ -469,24 +453,25 @@ def _read_paths(part: ParquetPart) -> list[str] | None:
     return paths if all(paths) else None
 
 
-def _read_labels(part: ParquetPart, column: str) -> tuple[Int64, LabelCodes | None]:
-    """Return the labels (N,), or their codes if they are texts."""
-    where = display_url(part.file.name)
-    texts: LabelCodes | None = None
-    values = np.full(len(part), NO_LABEL, np.int64)
-    start = 0
+def _read_labels(part: ParquetPart, column: str, texts: LabelCodes) -> NDArray[np.int32]:
+    """Return the codes (N,) of the labels in `texts`."""
+    codes = [np.zeros(0, np.int32)]
     for array in _iter_column(part, column):
-        if is_text(array.type):
-            if texts is None:
-                texts = LabelCodes()
-            numbers = np.array([texts.code(text and text.strip()) for text in array.to_pylist()])
-        else:
-            with read_errors(where):  # a label beyond 64 bits
+        if not is_text(array.type):
+            with read_errors(display_url(part.file.name)):  # a label beyond 64 bits
                 array = array.cast(pa.int64())
-            numbers = array.fill_null(NO_LABEL).to_numpy(zero_copy_only=False)
-        values[start : start + len(numbers)] = np.maximum(numbers, NO_LABEL)
-        start += len(numbers)
-    return values, texts
+        encoded = array.dictionary_encode()
+        labels = map(_label_text, encoded.dictionary.to_pylist())
+        indices = encoded.indices.fill_null(NO_LABEL).to_numpy(zero_copy_only=False)
+        codes.append(texts.recode(indices, labels))
+    return np.concatenate(codes)
+
+
+def _label_text(label: str | int) -> str:
+    """Return a label as text; "" for a number below 0."""
+    if isinstance(label, str):
+        return label.strip()
+    return str(label) if label >= 0 else ""
 
 
 def _class_names(feature: Mapping[str, Any] | None, where: str) -> list[str] | None:
@@ -496,7 +481,8 @@ def _class_names(feature: Mapping[str, Any] | None, where: str) -> list[str] | N
         return None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ClipkitError(f"{where}: expected a list of class names in the file's metadata")
-    return [escape(as_text(name, where)) for name in names]
+    check_characters(names, where)
+    return list(map(escape, names))
 
 
 def _check_same(tables: Sequence[_Table]) -> None:
@@ -506,7 +492,7 @@ def _check_same(tables: Sequence[_Table]) -> None:
         for what, expected, got in (
             ("the same column of labels", first.label, table.label),
             ("the same class names", first.class_names, table.class_names),
-            ("the same type of labels", first.texts is None, table.texts is None),
+            ("the same type of labels", first.has_texts, table.has_texts),
         ):
             if expected != got:
                 names = [display_url(its.part.file.name) for its in (first, table)]
@@ -522,45 +508,12 @@ def _join(tables: Sequence[_Table]) -> ImageDataset:
     for table in tables:
         ids += table.paths or []
         table.paths = None
-    if len(ids) != len(source.rows) or has_duplicates(ids):
+    if len(ids) != len(source.rows) or find_repeat(ids):
         prefixes = shards.distinct_stems([part.file.name for part in parts])
-        if len(set(prefixes)) < len(prefixes):
-            raise ClipkitError(f"{display_url(parts[0].file.name)}: expected each file once")
         ids = []
         for prefix, part in zip(prefixes, parts, strict=True):
             ids += [f"{prefix}/{row}" for row in range(len(part))]
     return ImageDataset(ids, None, source)
-
-
-def _labels(
-    tables_of: Mapping[str, Sequence[_Table]], name: str
-) -> tuple[dict[str, Int64], list[str]]:
-    """Return the labels of each split and the class names."""
-    first = next(iter(tables_of.values()))[0]
-    texts = LabelCodes()
-    numbers = np.zeros(0, np.int64)
-    if first.texts is None:  # whole numbers
-        columns = [table.codes for tables in tables_of.values() for table in tables]
-        numbers = np.unique(np.concatenate(columns))
-        numbers = numbers[numbers != NO_LABEL]
-        texts.recode(np.zeros(0, np.int32), map(str, numbers.tolist()))
-    codes: dict[str, Any] = {}
-    for split, tables in tables_of.items():
-        codes[split] = np.concatenate([_code(table, texts, numbers) for table in tables])
-    own_names = first.class_names
-    return labels_from_texts(
-        codes,
-        texts,
-        lambda _: f"labels of {display_url(name)}",
-        lambda: NamedClasses(own_names) if own_names else shards.read_class_names(name),
-    )
-
-
-def _code(table: _Table, texts: LabelCodes, numbers: Int64) -> Any:
-    """Return the codes (N,) of a file's labels among all texts, or among all numbers."""
-    if table.texts is not None:
-        return texts.recode(table.codes, table.texts)
-    return np.where(table.codes == NO_LABEL, NO_LABEL, np.searchsorted(numbers, table.codes))
 
 
 def holds_images(path: Path, name: str) -> bool:
@@ -626,17 +579,9 @@ def _iter_rows(path: Path, name: str, columns: Columns, present: list[str]) -> I
             arrays = {column: _decode(batch.column(column)) for column in present}
             size += sum(map(_unpacked_bytes, arrays.values()))
             _check_unpacked(size, name)
-            yield from _batch_rows(arrays, name, columns, range(start, start + len(batch)))
-            start += len(batch)
-
-
-def _batch_rows(
-    arrays: Mapping[str, pa.Array], name: str, columns: Columns, places: range
-) -> Iterator[Row]:
-    values = {}
-    for column, array in arrays.items():
-        where = f"{name}: {column}"
-        values[column] = [as_text(value, where) for value in array.to_pylist()]
-    empty = [""] * len(places)
-    texts = [values.get(column, empty) for column in columns]
-    yield from map(Row, places, *texts)
+            stop = start + len(batch)
+            values = {column: array.to_pylist() for column, array in arrays.items()}
+            absent = [None] * len(batch)
+            of_roles = [values.get(column, absent) for column in columns]
+            yield from map(Row, range(start, stop), *of_roles)
+            start = stop

@@ -304,7 +304,7 @@ def _read_annotations(top: Path, label_of: Mapping[str, int]) -> dict[IdAndPath,
         if wnid not in label_of or "/" in name or file in labels:
             raise ClipkitError(
                 f"{top / ANNOTATIONS}, line {number}: "
-                f"expected a new file name and a class of wnids.txt, got {shorten(line, 80)!r}",
+                f"expected a new file name and a class of wnids.txt, got {shorten(line)!r}",
                 f"remove {top} to download it again",
             )
         labels[file] = label_of[wnid]

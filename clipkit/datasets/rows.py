@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from array import array
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -16,10 +17,10 @@ from clipkit.base.errors import ClipkitError, listed, shorten
 from clipkit.base.names import escape, positions
 from clipkit.datasets import remote
 from clipkit.datasets.dataset import ImageDataset, ImageFiles, NamedClasses, split_name
-from clipkit.datasets.images import reason
 from clipkit.datasets.wordnet import MAX_NAME, escape_text
+from clipkit.features.matching import find_repeat
 from clipkit.features.model import Int64
-from clipkit.features.validation import MAX_CLASSES, MAX_NAMES, is_split_name
+from clipkit.features.validation import MAX_NAMES, is_split_name
 
 NO_LABEL = -1
 
@@ -100,74 +101,36 @@ def _check_named(
         console.warn(f"{named_by}, but no label is above {highest}; hint: check that file")
 
 
-def labels_from_texts(
-    codes: Mapping[str, NDArray[np.int32] | Int64],
+def attach_labels(
+    splits: Mapping[str, ImageDataset],
+    codes: Mapping[str, NDArray[np.int32]],
     texts: Collection[str],
     place_of: Callable[[str], str],
     names_of_numbers: Callable[[], NamedClasses | None] = lambda: None,
-) -> tuple[dict[str, Int64], list[str]]:
-    """Return labels and class names where each row has the number of a text, or `NO_LABEL`.
+) -> tuple[dict[str, ImageDataset], list[str]]:
+    """Return splits with labels, and class names, where rows have the numbers of texts.
 
-    `codes` (N,) of each split number `texts`; see `number_labels` for the functions. Labels (N,)
-    are indices into the class names, or `NO_LABEL`.
+    `codes` (N,) of each split number `texts`, or are `NO_LABEL`; see `number_labels` for the
+    functions. A split without any label is unlabelled. In a split that has labels, rows without one
+    are left out, with a warning.
     """
-    if len(texts) > MAX_CLASSES:
-        where = place_of(list(texts)[MAX_CLASSES])
-        raise ClipkitError(f"{where}: expected at most {MAX_CLASSES:,} classes, got {len(texts):,}")
     class_names, number_of = number_labels(texts, place_of, names_of_numbers)
     values = np.array([number_of[text] for text in texts] + [NO_LABEL], np.int64)
-    return {split: values[numbers] for split, numbers in codes.items()}, class_names
-
-
-def attach_labels(
-    splits: Mapping[str, ImageDataset], labels: Mapping[str, Int64]
-) -> dict[str, ImageDataset]:
-    """Return splits with labels. A split without any label is unlabelled.
-
-    In a split that has labels, rows without one are left out, with a warning.
-    """
     labelled = {}
     for name, split in splits.items():
-        numbers = labels[name]
-        missing = np.flatnonzero(numbers == NO_LABEL)
-        if len(missing) == len(split):
-            labelled[name] = replace(split, labels=None)
+        has_label = codes[name] != NO_LABEL
+        if not has_label.any():
+            labelled[name] = split
             continue
-        if len(missing):
-            first = split.ids[int(missing[0])]
+        labels = values[codes[name]]
+        if not has_label.all():
+            missing = np.flatnonzero(~has_label)
             left_out = console.count(len(missing), "image")
+            first = split.ids[int(missing[0])]
             console.warn(f"{name}: left out {left_out} without a label, first {first}")
-            rows = np.flatnonzero(numbers != NO_LABEL)
-            split, numbers = split.take(rows), numbers[rows]
-        labelled[name] = replace(split, labels=numbers)
-    return labelled
-
-
-def has_duplicates(ids: Sequence[str]) -> bool:
-    """Return True if an id occurs twice. This takes 8 bytes for each id, a set about 60."""
-    hashes = np.fromiter(map(hash, ids), np.int64, len(ids))
-    hashes.sort()
-    return bool((hashes[1:] == hashes[:-1]).any()) and len(set(ids)) < len(ids)
-
-
-def unique_ids(
-    ids: list[str], file_of: NDArray[np.int32], prefixes: Sequence[str]
-) -> tuple[list[str], Int64]:
-    """Return unique ids, and the rows (N,) that have them.
-
-    If an id occurs twice, the prefix of its file, of number `file_of` (N,), is put before each. Of
-    rows that still have the same id, the first one stays.
-    """
-    if has_duplicates(ids):
-        ids = [f"{prefixes[file]}/{name}" for name, file in zip(ids, file_of, strict=True)]
-    rows = np.arange(len(ids))
-    if has_duplicates(ids):
-        first: dict[str, int] = {}
-        for row, name in enumerate(ids):
-            first.setdefault(name, row)
-        rows = np.array(list(first.values()), np.int64)
-        ids = list(first)
-    return ids, rows
+            split, labels = split.take(np.flatnonzero(has_label)), labels[has_label]
+        labelled[name] = replace(split, labels=labels)
+    return labelled, class_names
 
 
 LISTED_COLUMNS = 10  # in a message
@@ -207,7 +170,7 @@ def check_columns(present: Sequence[str], required: set[str], where: str) -> Non
 
 def list_columns(names: Iterable[str]) -> str:
     """Return the names of columns for a message, the first of many."""
-    return listed([repr(escape(shorten(name, 40))) for name in names], LISTED_COLUMNS) or "none"
+    return listed([repr(escape(shorten(name))) for name in names], LISTED_COLUMNS) or "none"
 
 
 def as_text(value: Any, where: str) -> str:
@@ -216,20 +179,16 @@ def as_text(value: Any, where: str) -> str:
     >>> as_text(None, ""), as_text(3, ""), as_text(3.0, ""), as_text("cat", "")
     ('', '3', '3', 'cat')
     """
+    if isinstance(value, str):  # nearly always
+        return value
     if value is None:
         return ""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)[:40]  # no number has more digits, so that another is refused
-    if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise ClipkitError(f"{where}: expected UTF-8 text, got {reason(error)}") from None
-        return value
     raise ClipkitError(
-        f"{where}: expected a text or a whole number, got {escape(shorten(value, 40))!r}",
+        f"{where}: expected a text or a whole number, got {escape(shorten(value))!r}",
         "store it as a text",
     )
 
@@ -238,13 +197,13 @@ UNNAMED = "all"  # the split of rows that name none
 
 
 class Row(NamedTuple):
-    """A row of a list or manifest. What it does not name is ""."""
+    """A row of a list or manifest, as it is read. What it does not name is None or ""."""
 
     place: int  # its line
-    path: str
-    label: str = ""
-    split: str = ""
-    id: str = ""
+    path: Any
+    label: Any = None
+    split: Any = None
+    id: Any = None
 
 
 class Table(NamedTuple):
@@ -264,6 +223,13 @@ class _Split:
     codes: array[int] = field(default_factory=lambda: array("i"))  # of the labels, or NO_LABEL
     places: array[int] = field(default_factory=lambda: array("I"))
 
+    def add(self, row: Row, row_id: str, code: int) -> None:
+        """Add a row."""
+        self.ids.append(row_id)
+        self.paths.append(row.path)
+        self.codes.append(code)
+        self.places.append(row.place)
+
 
 class Content(NamedTuple):
     """The class names and splits of a list or manifest."""
@@ -275,26 +241,33 @@ class Content(NamedTuple):
 def collect(table: Table, name: str, *, unit: str = "line", folder: str = "") -> Content:
     """Make the splits of a data set.
 
-    `clipkit.datasets.rows.number_labels` says what labels mean, and `attach_labels` what happens
-    to rows without one.
+    `number_labels` says what labels mean, and `attach_labels` what happens to rows without one.
 
     Without splits, all rows are in the split `all`; without ids, the paths are the ids. `name` and
     `unit` are what messages call the file and the place of a row. Relative paths start at `folder`.
     A row that cannot be used is refused with its place.
     """
-    splits: dict[str, _Split] = {}
+    splits: dict[str, _Split] = defaultdict(_Split)
     texts = LabelCodes()
+    place_of: dict[str, int] = {}  # the first of each label
     split = UNNAMED
     for row in table.rows:
         where = f"{name}, {unit} {row.place}"
-        if table.has_ids and not row.id:
-            raise ClipkitError(f"{where}: expected an id, got none")
         _check_path(row.path, where)
+        row_id = row.path.removeprefix("./")
+        if table.has_ids:
+            row_id = as_text(row.id, f"{where}: id")
+            if not row_id:
+                raise ClipkitError(f"{where}: expected an id, got none")
         if table.has_splits:
-            split = _split_of(row.split.strip(), splits, where)
-        if split not in splits:
-            splits[split] = _Split()
-        _add(splits[split], row, where, texts)
+            split = _split_of(as_text(row.split, f"{where}: split").strip(), splits, where)
+        label = as_text(row.label, f"{where}: label").strip()
+        for what, text in (("a path", row.path), ("an id", row_id), ("a label", label)):
+            if len(text) > MAX_NAME:
+                expected = f"{what} of at most {MAX_NAME:,} characters"
+                raise ClipkitError(f"{where}: expected {expected}, got {len(text):,}")
+        splits[split].add(row, escape(row_id), texts.code(label))
+        place_of.setdefault(label, row.place)
     if not splits:
         raise ClipkitError(f"{name}: expected paths of images, got none")
     _check_unique(splits, name, unit, "id" if table.has_ids else "path")
@@ -303,22 +276,20 @@ def collect(table: Table, name: str, *, unit: str = "line", folder: str = "") ->
     for split, content in splits.items():
         datasets[split] = ImageDataset(content.ids, None, ImageFiles(content.paths, folder))
         codes[split] = np.frombuffer(content.codes, np.int32)
-    if not texts:
-        return Content([], datasets)
-
-    def place_of(label: str) -> str:
-        return f"{name}, {unit} {_first_place(splits, texts[label])}"
-
-    labels, class_names = labels_from_texts(codes, texts, place_of)
-    return Content(class_names, attach_labels(datasets, labels))
+    labelled, class_names = attach_labels(
+        datasets, codes, texts, lambda label: f"{name}, {unit} {place_of[label]}"
+    )
+    return Content(class_names, labelled)
 
 
-def _check_path(path: str, where: str) -> None:
+def _check_path(path: Any, where: str) -> None:
     if not path:
         raise ClipkitError(f"{where}: expected a path, got none")
+    if not isinstance(path, str):
+        raise ClipkitError(f"{where}: expected a path, got {shorten(path)!r}")
     if "\0" in path:
         raise ClipkitError(
-            f"{where}: expected a path without NUL characters, got {shorten(path, 40)!r}"
+            f"{where}: expected a path without NUL characters, got {shorten(path)!r}"
         )
     if remote.protocol_of(path) is not None and not remote.is_http(path):
         raise ClipkitError(
@@ -333,48 +304,20 @@ def _split_of(name: str, splits: dict[str, _Split], where: str) -> str:
     split = split_name(name)
     if not is_split_name(split):
         characters = "letters, digits, '.', '_' and '-'"
-        got = repr(shorten(name, 40)) if name else "none"
+        got = repr(shorten(name)) if name else "none"
         raise ClipkitError(f"{where}: expected a split, named by {characters}, got {got}")
     if len(splits) >= MAX_NAMES and split not in splits:
         raise ClipkitError(f"{where}: expected at most {MAX_NAMES:,} splits, got more")
     return split
 
 
-def _add(split: _Split, row: Row, where: str, texts: LabelCodes) -> None:
-    label = row.label.strip()
-    for what, text in (("a path", row.path), ("an id", row.id), ("a label", label)):
-        if len(text) > MAX_NAME:
-            raise ClipkitError(
-                f"{where}: expected {what} of at most {MAX_NAME:,} characters, got {len(text):,}"
-            )
-    split.ids.append(escape(row.id or row.path.removeprefix("./")))
-    split.paths.append(row.path)
-    split.codes.append(texts.code(label))
-    split.places.append(row.place)
-
-
 def _check_unique(splits: dict[str, _Split], name: str, unit: str, what: str) -> None:
     """Refuse an id that a split has twice. Checked after reading, since a set takes much memory."""
     for split in splits.values():
-        if has_duplicates(split.ids):
-            _refuse_duplicate(split, name, unit, what)
-
-
-def _refuse_duplicate(split: _Split, name: str, unit: str, what: str) -> None:
-    known: dict[str, int] = {}
-    for row_id, place in zip(split.ids, split.places, strict=True):
-        first = known.setdefault(row_id, place)
-        if first != place:
+        repeat = find_repeat(split.ids)
+        if repeat:
+            first, again = repeat
             raise ClipkitError(
-                f"{name}, {unit} {place}: expected each {what} once, "
-                f"got {shorten(row_id, 80)} as in {unit} {first}"
+                f"{name}, {unit} {split.places[again]}: expected each {what} once, "
+                f"got {shorten(split.ids[again])} as in {unit} {split.places[first]}"
             )
-
-
-def _first_place(splits: dict[str, _Split], code: int) -> int:
-    """Return where a label occurs first."""
-    places = []
-    for split in splits.values():
-        if code in split.codes:
-            places.append(split.places[split.codes.index(code)])
-    return min(places)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from clipkit.base import console
 from clipkit.base.csv_rows import check_text
@@ -13,8 +16,16 @@ from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.base.names import escape
 from clipkit.base.prefetch import prefetch_map
 from clipkit.datasets import remote
-from clipkit.datasets.dataset import SPLIT_ALIASES, SPLIT_NAMES, NamedClasses, split_name
+from clipkit.datasets.dataset import (
+    SPLIT_ALIASES,
+    SPLIT_NAMES,
+    Dataset,
+    ImageDataset,
+    NamedClasses,
+    split_name,
+)
 from clipkit.datasets.remote import display_url
+from clipkit.datasets.rows import attach_labels
 from clipkit.datasets.wordnet import (
     FILE_NAMES,
     MAX_NAME,
@@ -24,7 +35,7 @@ from clipkit.datasets.wordnet import (
     rename_classes,
     wordnet_names,
 )
-from clipkit.features.validation import MAX_CLASSES, is_split_name
+from clipkit.features.validation import is_split_name
 
 MAX_FILES = 100_000
 MAX_NAMES_BYTES = 1 << 26  # of a file of class names, which a server may send
@@ -75,7 +86,7 @@ def expand_braces(pattern: str) -> Iterator[str]:
         yield from expand_braces(pattern[: match.start()] + option + pattern[match.end() :])
 
 
-def _options(text: str, pattern: str) -> list[str]:
+def _options(text: str, pattern: str) -> Iterable[str]:
     numbers = _NUMBERS.fullmatch(text)
     if numbers is None:
         if "," in text:
@@ -83,11 +94,10 @@ def _options(text: str, pattern: str) -> list[str]:
         hint = "write {0000..0099} or {a,b}"
         raise UsageError(f"{escape(pattern)}: expected a range in braces, got {text!r}", hint)
     first, last = int(numbers[1]), int(numbers[2])
-    if not first <= last < first + MAX_FILES:
-        expected = f"expected a rising range of at most {MAX_FILES:,} numbers"
-        raise UsageError(f"{escape(pattern)}: {expected}, got {text}")
+    if first > last:
+        raise UsageError(f"{escape(pattern)}: expected a rising range, got {text}")
     width = len(numbers[1])
-    return [f"{number:0{width}}" for number in range(first, last + 1)]
+    return (f"{number:0{width}}" for number in range(first, last + 1))
 
 
 def _find(name: str, suffix: str) -> list[str]:
@@ -174,27 +184,20 @@ def split_names(files: Sequence[str]) -> list[str]:
     return splits
 
 
-def group_by_split(items: Sequence[_Item], split_of: Sequence[str]) -> dict[str, list[_Item]]:
-    """Return what belongs to each split, in order."""
-    groups: dict[str, list[_Item]] = {}
-    for item, split in zip(items, split_of, strict=True):
-        groups.setdefault(split, []).append(item)
-    return groups
+def read_by_split(
+    read: Callable[[str], _Item], files: Sequence[str], what: str, unit: str
+) -> dict[str, list[_Item]]:
+    """Call a function for each file, and return what it gives for the files of each split.
 
-
-def read_each(
-    read: Callable[[str], _Item], names: Sequence[str], what: str, unit: str
-) -> list[_Item]:
-    """Call a function for each file, of remote files for several at the same time.
-
-    `what` and `unit` describe the progress.
+    Several remote files are read at the same time. `what` and `unit` describe the progress.
     """
-    workers = REMOTE_FILES if any(map(remote.is_url, names)) else 1
-    items: list[_Item] = []
+    split_of = split_names(files)
+    workers = REMOTE_FILES if any(map(remote.is_url, files)) else 1
+    items: dict[str, list[_Item]] = {}
     with console.progress(what, unit) as report_progress:
-        for item in prefetch_map(read, names, workers, ahead=workers):
-            items.append(item)
-            report_progress(len(items), len(names))
+        for number, item in enumerate(prefetch_map(read, files, workers, ahead=workers)):
+            items.setdefault(split_of[number], []).append(item)
+            report_progress(number + 1, len(files))
     return items
 
 
@@ -234,6 +237,13 @@ def stem(file: str) -> str:
 def distinct_stems(files: Sequence[str]) -> list[str]:
     """Return the stem of each file, with as many of its folders as distinguish the files.
 
+    Raises
+    ------
+    ClipkitError
+        If a file is there twice, as URLs that differ in their query alone.
+
+    Examples
+    --------
     >>> distinct_stems(["a/0.tar", "b/0.tar"]), distinct_stems(["a/x/0.tar", "b/x/0.tar"])
     (['a/0', 'b/0'], ['a/x/0', 'b/x/0'])
     """
@@ -244,6 +254,8 @@ def distinct_stems(files: Sequence[str]) -> list[str]:
             break
         pairs = zip(folders, stems, strict=True)
         names = ["/".join([*folder[-depth:], name]) for folder, name in pairs]
+    if len(set(names)) < len(names):
+        raise ClipkitError(f"{display_url(files[0])}: expected each file once")
     return names
 
 
@@ -288,19 +300,32 @@ def read_class_names(file: str) -> NamedClasses | None:
     return None
 
 
-def rename_classes_beside(
-    class_names: Sequence[str], file: str
-) -> tuple[list[str], dict[str, str]]:
-    """Replace WordNet ids by the names of a class index beside a file, or in the folder above.
+def to_dataset(
+    files: Sequence[str],
+    splits: Mapping[str, ImageDataset],
+    codes: Mapping[str, NDArray[np.int32]],
+    texts: Collection[str],
+    details: Mapping[str, Any],
+    class_names: list[str] | None = None,
+) -> Dataset:
+    """Make a data set of the splits in several files; see `rows.attach_labels` for the labels.
 
-    See `wordnet.rename_classes`.
+    Labels that are numbers have the given class names, or else those of a file beside the first
+    one. WordNet ids have the names of a class index there, or in the folder above.
     """
+    where = files[0]
+
+    def names_of_numbers() -> NamedClasses | None:
+        return NamedClasses(class_names) if class_names else read_class_names(where)
 
     def find_index() -> ClassIndex | None:
-        content = _read_beside(file, FILE_NAMES)
+        content = _read_beside(where, FILE_NAMES)
         return None if content is None else wordnet_names(*content)
 
-    return rename_classes(class_names, find_index)
+    place = f"labels of {display_url(where)}"
+    labelled, names = attach_labels(splits, codes, texts, lambda _: place, names_of_numbers)
+    names, index = rename_classes(names, find_index)
+    return Dataset(data_set_name(files), names, labelled, {**details, **index})
 
 
 def _read_beside(file: str, names: Sequence[str]) -> tuple[bytes, str] | None:
@@ -340,8 +365,7 @@ def parse_class_names(data: bytes, where: str) -> list[str]:
     if not has_all:
         raise ClipkitError(f"{where}: expected a class name for each label 0, 1, 2, ...")
     longest = max(map(len, names))
-    if len(names) > MAX_CLASSES or longest > MAX_NAME:
-        expected = f"at most {MAX_CLASSES:,} class names of at most {MAX_NAME:,} characters"
-        got = f"{len(names):,} lines, the longest of {longest:,} characters"
-        raise ClipkitError(f"{where}: expected {expected}, got {got}")
+    if longest > MAX_NAME:
+        expected = f"expected class names of at most {MAX_NAME:,} characters"
+        raise ClipkitError(f"{where}: {expected}, got one of {longest:,}")
     return names

@@ -13,7 +13,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,14 +26,9 @@ from clipkit.base.names import escape
 from clipkit.datasets import images, remote, shards
 from clipkit.datasets.dataset import Dataset, ImageDataset
 from clipkit.datasets.remote import RangeReader, SharedCache, StoredFile, display_url
-from clipkit.datasets.rows import (
-    NO_LABEL,
-    LabelCodes,
-    attach_labels,
-    labels_from_texts,
-    unique_ids,
-)
+from clipkit.datasets.rows import NO_LABEL, LabelCodes
 from clipkit.datasets.wordnet import MAX_NAME
+from clipkit.features.matching import find_repeat
 from clipkit.features.model import Int64
 from clipkit.prompts.texts import check_length
 
@@ -47,8 +42,7 @@ COMPRESSED = {
 SMALLEST_READ = 2**12  # bytes of a read of headers
 LARGEST_READ = 2**20
 REMOTE_GAP = 2**16  # a request takes longer than reading this many bytes
-MAX_HEADER_BYTES = 2**16  # of a long name, or of the records of pax
-MAX_JSON_BYTES = 2**20  # of a label; each tar has a thread, and JSON takes 30 times its size
+MAX_READ = 2**20  # bytes of a header or a label; JSON takes 30 times as many, in a thread per tar
 NO_IMAGE, LINK, SPARSE_FILE = -1, -2, -3  # in place of a size
 UNUSABLE = {LINK: "a link", SPARSE_FILE: "a sparse file"}
 SPAN = 2**20  # images that start in one of these parts of a remote tar are fetched together
@@ -207,33 +201,23 @@ def read_tars(patterns: Sequence[str]) -> Dataset:
         If a tar cannot be read, is compressed, damaged or not whole, or there is no image.
     """
     names = shards.find_files(patterns, ".tar")
-    split_of = shards.split_names(names)
-    scans = shards.read_each(_open_and_scan, names, "reading the headers of tars", "tars")
+    scans = shards.read_by_split(_open_and_scan, names, "reading the headers of tars", "tars")
     texts = LabelCodes()
     splits: dict[str, ImageDataset] = {}
     codes: dict[str, NDArray[np.int32]] = {}
-    for split, group in shards.group_by_split(scans, split_of).items():
-        splits[split], codes[split] = _join(split, group, texts)
+    examples: list[str] = []
+    for split, of_split in scans.items():
+        splits[split], codes[split] = _join(split, of_split, texts)
+        examples += [escape(scan.example) for scan in of_split if scan.example]
     if not any(map(len, splits.values())):
-        seen = ", ".join(escape(scan.example) for scan in scans if scan.example) or "no files"
+        seen = ", ".join(examples) or "no files"
         raise ClipkitError(
             f"{display_url(names[0])}: expected images in the tar, got {shorten(seen, 200)}",
             f"image files end in {' '.join(images.readable_suffixes())}",
         )
     splits = {name: split for name, split in splits.items() if len(split)}
-    class_names: list[str] = []
-    details: dict[str, Any] = {"format": "webdataset", "files": len(names)}
-    if texts:
-        labels, class_names = labels_from_texts(
-            codes,
-            texts,
-            lambda _: f"labels of {display_url(names[0])}",
-            lambda: shards.read_class_names(names[0]),
-        )
-        splits = attach_labels(splits, labels)
-        class_names, index = shards.rename_classes_beside(class_names, names[0])
-        details |= index
-    return Dataset(shards.data_set_name(names), class_names, splits, details)
+    details = {"format": "webdataset", "files": len(names)}
+    return shards.to_dataset(names, splits, codes, texts, details)
 
 
 class _Headers(RangeReader):
@@ -248,7 +232,7 @@ class _Headers(RangeReader):
 
     def read(self, size: int = -1) -> bytes:
         """Read up to `size` bytes, fewer at the end of the file."""
-        if not 0 <= size <= MAX_HEADER_BYTES:
+        if not 0 <= size <= MAX_READ:
             raise tarfile.ReadError(f"a header of {size:,} bytes")
         return self._read_ahead(size)
 
@@ -286,17 +270,18 @@ def _members(headers: _Headers) -> Iterator[_Member]:
         tar = tarfile.TarFile(fileobj=headers, encoding="utf-8", errors="surrogateescape")
         while info := tar.next():
             tar.members.clear()  # type: ignore[attr-defined]  # it would keep 1 kB for each
+            tar.pax_headers = {}  # it would copy those of the whole tar for each
             count += 1
             if info.size < 0 or tar.offset <= info.offset:
                 raise tarfile.ReadError(f"a size of {info.size:,} bytes")
+            if tar.offset > headers.file.size:
+                raise _truncated(where, count)
             key, ending = _split_key(info.name)
             if key and not info.isdir():
                 yield _Member(key, ending, info)
     except (ClipkitError, MemoryError):
         raise
     except Exception as error:  # a damaged header gives errors of many types
-        if str(error) == "unexpected end of data":
-            raise _truncated(where, count) from error
         what = "expected a tar file, got other content"
         if count:
             what = f"damaged after {count:,} members"
@@ -352,33 +337,6 @@ def _split_key(name: str) -> tuple[str, str]:
     return escape(name[:dot]), name[dot:].lower()
 
 
-@dataclass
-class _Sample:
-    """The members of a key that follow each other."""
-
-    images: list[tarfile.TarInfo] = field(default_factory=list)
-    label: str | None = None
-    json_label: str | None = None
-    other: str = ""  # a member that is neither
-
-
-def _read_sample(headers: _Headers, members: Iterable[_Member]) -> _Sample:
-    sample = _Sample()
-    suffixes = images.readable_suffixes()
-    for _, ending, info in members:
-        if ending.endswith(suffixes):
-            sample.images.append(info)
-        elif not info.isreg() or info.issparse():
-            continue
-        elif ending.endswith(".cls"):
-            sample.label = _read_label(headers, info)
-        elif ending.endswith(".json"):
-            sample.json_label = _read_label(headers, info)
-        else:
-            sample.other = info.name
-    return sample
-
-
 def _read_text(headers: _Headers, info: tarfile.TarInfo) -> str:
     """Return the caption in a member, which must be one in UTF-8."""
     where = f"{display_url(headers.file.name)}, {escape(info.name)}"
@@ -394,7 +352,7 @@ def _read_label(headers: _Headers, info: tarfile.TarInfo) -> str | None:
 
     A label that a .json gives twice is an error.
     """
-    if info.size > MAX_JSON_BYTES:
+    if info.size > MAX_READ:
         return None
     try:
         label = headers.content(info).decode("utf-8")
@@ -422,27 +380,38 @@ class _Scan:
     repeated: int = 0  # images whose key has another one
     example: str = ""  # a member that is no image
 
-    def add(self, key: str, sample: _Sample) -> None:
-        """Add members of a key, which may have others elsewhere in the tar."""
+    def add(self, key: str, members: Iterable[_Member], headers: _Headers) -> None:
+        """Add members of a key that follow each other; it may have others elsewhere in the tar."""
         row = self.rows.setdefault(key, len(self.rows))
         if row == len(self.sizes):
             self.offsets.append(0)
             self.sizes.append(NO_IMAGE)
             self.codes.append(NO_LABEL)
-        for info in sample.images:
-            if self.sizes[row] == NO_IMAGE:
-                self.offsets[row], self.sizes[row] = info.offset_data, _size_of(info)
+        suffixes = images.readable_suffixes()
+        labels: dict[str, str | None] = {}
+        for _, ending, info in members:
+            kind = ending.rpartition(".")[2]
+            if ending.endswith(suffixes):
+                self._add_image(row, info)
+            elif not info.isreg() or info.issparse():
+                continue
+            elif kind in ("cls", "json"):
+                labels[kind] = _read_label(headers, info)
             else:
-                self.repeated += 1
+                self.example = self.example or info.name
         if self.codes[row] == NO_LABEL:
-            self.codes[row] = self.texts.code(sample.label or sample.json_label)
-        self.example = self.example or sample.other
+            self.codes[row] = self.texts.code(labels.get("cls") or labels.get("json"))
 
-
-def _size_of(info: tarfile.TarInfo) -> int:
-    if info.issym() or info.islnk():
-        return LINK
-    return SPARSE_FILE if info.issparse() else info.size
+    def _add_image(self, row: int, info: tarfile.TarInfo) -> None:
+        if self.sizes[row] != NO_IMAGE:
+            self.repeated += 1
+            return
+        size = info.size
+        if info.issym() or info.islnk():
+            size = LINK
+        elif info.issparse():
+            size = SPARSE_FILE
+        self.offsets[row], self.sizes[row] = info.offset_data, size
 
 
 def _open_and_scan(name: str) -> _Scan:
@@ -450,7 +419,7 @@ def _open_and_scan(name: str) -> _Scan:
     scan = _Scan(remote.open_file(name))
     headers = _Headers(scan.file)
     for key, members in itertools.groupby(_members(headers), lambda member: member.key):
-        scan.add(key, _read_sample(headers, members))
+        scan.add(key, members, headers)
     return scan
 
 
@@ -471,12 +440,10 @@ def _join(
         scan.rows = {}  # it takes more memory than the rest
     file_of, offsets, sizes, codes = map(np.concatenate, zip(*parts, strict=True))
     files = [scan.file for scan in scans]
-    prefixes = shards.distinct_stems([file.name for file in files])
-    ids, rows = unique_ids(keys, file_of, prefixes)
-    repeated = sum(scan.repeated for scan in scans) + len(keys) - len(rows)
+    if find_repeat(keys):
+        stems = shards.distinct_stems([file.name for file in files])
+        keys = [f"{stems[file]}/{key}" for file, key in zip(file_of, keys, strict=True)]
+    repeated = sum(scan.repeated for scan in scans)
     if repeated:
         console.warn(f"{split}: left out {repeated:,} images: their keys have an image already")
-    source = TarImages(files, file_of, offsets, sizes)
-    if len(rows) < len(keys):
-        source = source.take(rows)
-    return ImageDataset(ids, None, source), codes[rows]
+    return ImageDataset(keys, None, TarImages(files, file_of, offsets, sizes)), codes

@@ -77,7 +77,7 @@ class Part:
         if match and 1 <= int(match[1]) <= int(match[2]):
             return cls(int(match[1]), int(match[2]))
         raise UsageError(
-            f"expected --part I/N with I from 1 to N, got {shorten(text, 40)!r}",
+            f"expected --part I/N with I from 1 to N, got {shorten(text)!r}",
             "the second of seven processes has --part 2/7",
         )
 
@@ -523,7 +523,7 @@ def _check_manifest(folder: Path, manifest: dict[str, Any], *, restart: bool) ->
         old = before.get(name, "absent")
         new = now.get(name, "absent")
         if old != new:
-            changes.append(f"{name} was {shorten(old, 60)}, is {shorten(new, 60)}")
+            changes.append(f"{name} was {shorten(old)}, is {shorten(new)}")
     if changes:
         hint = "run the old command to continue, or add --restart to start over"
         if restart:

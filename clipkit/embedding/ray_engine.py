@@ -418,8 +418,7 @@ def _check_same(reply: Reply, first: str, expected: dict[str, Any]) -> None:
         if name in CHOSEN:
             hint = "set --device and --precision"
         raise ClipkitError(
-            f"{reply.host}: expected the {name} of {first}, {shorten(wanted, 80)}, "
-            f"got {shorten(got, 80)}",
+            f"{reply.host}: expected the {name} of {first}, {shorten(wanted)}, got {shorten(got)}",
             hint,
         )
 

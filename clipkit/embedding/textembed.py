@@ -257,7 +257,7 @@ def _warn_of_complete_wordings(classes: ClassNames) -> None:
         return
     complete = [wording for wording in classes.wordings if BEGINS_WITH_ARTICLE.match(wording)]
     if complete:
-        example = classes.template.replace(COMPLETE, shorten(complete[0], 60))
+        example = classes.template.replace(COMPLETE, shorten(complete[0]))
         console.warn(
             f"wordings fill the template {classes.template!r}, as in {example!r}; "
             f"hint: if they are complete prompts, add --template {COMPLETE!r}"

@@ -11,9 +11,11 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+import operator
 import re
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +24,7 @@ import numpy as np
 
 from clipkit.base import console, files
 from clipkit.base.csv_rows import (
+    Line,
     check_different,
     check_width,
     is_no_value,
@@ -29,6 +32,7 @@ from clipkit.base.csv_rows import (
     read_table,
 )
 from clipkit.base.errors import ClipkitError, UsageError, shorten, unknown
+from clipkit.base.names import positions
 from clipkit.features import matching
 from clipkit.features.arguments import Features, Several, as_file, as_list, checked
 from clipkit.features.arrays import missing_labels
@@ -47,8 +51,10 @@ MAX_NUMBERS = 20  # values of a column of numbers that are categories
 MAX_CELLS = 2**26  # of rows that name their own columns: 512 MiB as references to texts
 MOST = 0.9  # of the values of a column of numbers are numbers
 INTERACTION = "*"
+BLOCK_LINES = 256  # of a text file, divided into columns at once; more take longer
 
 Columns = dict[str, list[str]]  # attribute -> the value of each row or line, or ""
+Block = tuple[Sequence[int], Sequence[Sequence[str]]]  # the numbers of lines, and their columns
 
 
 @dataclass(frozen=True)
@@ -133,18 +139,20 @@ def read_annotations(
     if table is not None:
         opened = open_table(table)
         where = opened.name
-        if opened.data is None:
-            found = _read_bundled(file, where, numbers)
-        else:
-            found = _read_file(file, opened, numbers, splits, common)
-            found = replace(found, attributes=_of_kind(where, found, columns, categories, numbers))
+        found = _read_table(file, opened, numbers, splits, common)
+    if found.source == "table":
+        found = replace(found, attributes=_of_kind(where, found, columns, categories, numbers))
     known = {attribute.name: attribute for attribute in found.attributes}
     if CLASS not in known and numbers != "alone":
         known |= _labels(file)
-    _check_any(file, known)
+    if not known:
+        hint = "name a table of attributes with --table"
+        raise missing_labels(file, "expected labels, got none", hint)
     chosen = [_choose(known, name, where) for name in dict.fromkeys(columns or known)]
     if found.source == "table":
-        _note_spellings(where, chosen)
+        for attribute in chosen:
+            if not attribute.is_class:
+                console.note_spellings(f"{where}: {attribute.name}", attribute.values)
     return replace(found, attributes=chosen)
 
 
@@ -155,37 +163,22 @@ def attribute_names(table: str) -> list[str]:
         from clipkit.shapes import attributes as described
 
         return list(described.attributes([0], split="train", seed=0)) if table == "shapes" else []
-    names, _ = _parse(opened)
+    names, _ = _read_blocks(opened)
     return [name for name in names if name not in NO_ATTRIBUTES]
 
 
-def _note_spellings(table: str, attributes: Iterable[Attribute]) -> None:
-    for attribute in attributes:
-        if not attribute.is_class:
-            console.note_spellings(f"{table}: {attribute.name}", attribute.values)
-
-
-def _check_any(file: FeatureFile, known: Mapping[str, Attribute]) -> None:
-    if not known:
-        hint = "name a table of attributes with --table"
-        raise missing_labels(file, "expected labels, got none", hint)
-
-
-def _read_file(
+def _read_table(
     file: FeatureFile, table: OpenTable, numbers: str, splits: Sequence[str] | None, common: bool
 ) -> Annotations:
-    """Read all columns of a table with content."""
+    """Read all columns of a table, or of a data set, whose last column has the classes."""
+    if table.data is None:
+        attributes = _number_all(file, _bundled(file, table.name, numbers), numbers)
+        if numbers != "alone":
+            attributes[-1] = replace(attributes[-1], is_class=True)
+        return Annotations(attributes, table.name)
     columns = _match(file, table, splits or list(file.splits), common)
-    attributes = _mark_numbers(_number_all(file, columns), numbers)
-    return Annotations(attributes, "table", {"attributes": files.digest(table.data or b"")})
-
-
-def _read_bundled(file: FeatureFile, table: str, numbers: str) -> Annotations:
-    """Read all columns of a bundled table, the last of which has the classes."""
-    attributes = _mark_numbers(_number_all(file, _bundled(file, table, numbers)), numbers)
-    if numbers != "alone":
-        attributes[-1] = replace(attributes[-1], is_class=True)
-    return Annotations(attributes, table)
+    digest = files.digest(table.data)
+    return Annotations(_number_all(file, columns, numbers), "table", {"attributes": digest})
 
 
 def _of_kind(
@@ -209,6 +202,10 @@ def read_attribute(
     common: bool = False,
 ) -> Annotations:
     """Read one attribute: the named one, or the only one of a table besides the file's labels."""
+    where = "the labels"
+    if table is not None:
+        table = open_table(table)
+        where = table.name
     columns = [column] if column else ()
     annotations = read_annotations(
         file, table, columns, categories=categories, splits=splits, common=common
@@ -218,7 +215,6 @@ def read_attribute(
         attributes = [attribute for attribute in attributes if attribute.name != CLASS]
     if len(attributes) > 1:
         names = ", ".join(attribute.name for attribute in attributes)
-        where = "the labels" if table is None else open_table(table).name
         message = f"{where}: expected one attribute, got {shorten(names, 200)}"
         raise UsageError(message, "choose with --attribute")
     return replace(annotations, attributes=attributes)
@@ -271,16 +267,6 @@ def _labels(file: FeatureFile) -> dict[str, Attribute]:
     return {CLASS: Attribute(CLASS, names, codes, is_class=True)}
 
 
-def _mark_numbers(attributes: list[Attribute], numbers: str) -> list[Attribute]:
-    """Mark the columns that have enough values, all of which are numbers."""
-    least = {"many": MAX_NUMBERS + 1, "all": 3}.get(numbers, math.inf)
-    marked = []
-    for attribute in attributes:
-        is_number = len(attribute.values) >= least and all(map(_is_number, attribute.values))
-        marked.append(replace(attribute, is_number=is_number))
-    return marked
-
-
 def _leave_numbers_out(
     table: str, attributes: list[Attribute], columns: Sequence[str]
 ) -> list[Attribute]:
@@ -318,7 +304,7 @@ def _numbers_alone(
             continue
         got = f"{count} values"
         if others:
-            got = repr(shorten(others[0], 40))
+            got = repr(shorten(others[0]))
         if attribute.name in columns:
             raise ClipkitError(
                 f"{table}: expected numbers in {attribute.name}, got {got}",
@@ -342,16 +328,21 @@ def _is_number(value: str) -> bool:
     return False
 
 
-def _number_all(file: FeatureFile, columns: Columns) -> list[Attribute]:
-    """Assign numbers from 0 to the sorted values of each column, and -1 to empty cells."""
+def _number_all(file: FeatureFile, columns: Columns, numbers: str) -> list[Attribute]:
+    """Assign numbers from 0 to the sorted values of each column, and -1 to empty cells.
+
+    Columns that have enough values, all of which are numbers, are marked.
+    """
+    least = {"many": MAX_NUMBERS + 1, "all": 3}.get(numbers, math.inf)
     ends = np.cumsum(list(map(len, file.splits.values())))
     attributes = []
     for name, cells in columns.items():
         values = sorted(set(cells) - {""})
-        code_of = dict(zip(["", *values], range(-1, len(values)), strict=True))
+        code_of = {**positions(values), "": -1}
         codes = np.array(list(map(code_of.get, cells)), np.int64)
         of_split = dict(zip(file.splits, np.split(codes, ends[:-1]), strict=True))
-        attributes.append(Attribute(name, values, of_split))
+        is_number = len(values) >= least and all(map(_is_number, values))
+        attributes.append(Attribute(name, values, of_split, is_number=is_number))
     return attributes
 
 
@@ -362,16 +353,19 @@ def _bundled(file: FeatureFile, name: str, numbers: str) -> Columns:
         raise unknown(what, name, ["shapes"])
     _check_dataset(file, name)
     columns: Columns = {}
-    for split_name, split in file.splits.items():
-        parts = split.parts or [split_name] * len(split)
-        of_split: dict[str, list[str]] = {}
-        for part, rows in itertools.groupby(range(len(split)), parts.__getitem__):
-            ids = [split.ids[row] for row in rows]
-            for attribute, values in _of_shapes(file, part, ids, numbers).items():
-                of_split.setdefault(attribute, []).extend(map(str, values))
-        for attribute, values in of_split.items():
-            columns.setdefault(attribute, []).extend(values)
+    for _, part, ids in _ids_of_parts(file):
+        for attribute, values in _of_shapes(file, part, ids, numbers).items():
+            columns.setdefault(attribute, []).extend(map(str, values))
     return columns
+
+
+def _ids_of_parts(file: FeatureFile) -> Iterator[tuple[str, str, list[str]]]:
+    """Yield, for all rows in order, a split, the split that rows of it are from, and their ids."""
+    for name, split in file.splits.items():
+        parts = split.parts or [name] * len(split)
+        rows = zip(parts, split.ids, strict=True)
+        for part, group in itertools.groupby(rows, operator.itemgetter(0)):
+            yield name, part, [row_id for _, row_id in group]
 
 
 def _of_shapes(file: FeatureFile, split: str, ids: list[str], numbers: str) -> dict[str, list[Any]]:
@@ -420,7 +414,7 @@ def _match(file: FeatureFile, opened: OpenTable, splits: Sequence[str], common: 
     columns: Columns = {}
     for name, cells in lines.columns.items():
         cells.append("")  # the last is for rows without a line
-        columns[name] = [cells[row] for row in found]
+        columns[name] = [cells[line] for line in found]
     extra = len(lines.ids) - len(set(found) - {-1})
     if extra and not file.is_result:  # which has the scored rows alone
         unused = console.count(extra, "line")
@@ -434,23 +428,22 @@ def _find_lines(
 ) -> list[int]:
     """Return the place of each row's line in a table; -1 for none."""
     found: list[int] = []
-    ids: list[str] = []
-    parts: list[str] = []  # of each row that needs a line
+    ids: list[str] = []  # of the rows that need a line
+    parts: list[str] = []
     needed: list[int] = []
     rules: dict[str, None] = {}
-    for name, split in file.splits.items():
-        of_rows = split.parts or [name] * len(split)
-        for part, group in itertools.groupby(range(len(split)), of_rows.__getitem__):
-            of_part = [split.ids[row] for row in group]
-            lines_of_part = _lines_of_split(file, part, lines)
-            places, rule = matching.find_ids(of_part, [lines.ids[line] for line in lines_of_part])
-            rules[rule] = None
-            partners = [lines_of_part[place] if place >= 0 else -1 for place in places.tolist()]
-            found += partners
-            if name in splits:
-                needed += partners
-                ids += of_part
-                parts += [part] * len(of_part)
+    for name, part, of_part in _ids_of_parts(file):
+        candidates = _lines_of_split(file, part, lines)
+        known = [lines.ids[line] for line in candidates]
+        places, rule = matching.find_ids(of_part, known)
+        line_of = np.append(np.asarray(candidates, np.int64), -1)  # at -1, for none, is -1
+        partners = line_of[places].tolist()
+        found += partners
+        rules[rule] = None
+        if name in splits:
+            needed += partners
+            ids += of_part
+            parts += [part] * len(of_part)
     images = matching.Rows(ids, "images", file.display_name, splits=parts if lines.splits else ())
     of_needed = np.array(needed, np.int64)
     matching.note_rule(images, matching.Found(of_needed, " or ".join(filter(None, rules))))
@@ -490,58 +483,61 @@ def _clear(table: str, columns: Columns) -> None:
 
 def _read_lines(table: OpenTable) -> Lines:
     """Return the lines of a table. Of equal cells, one is in memory."""
-    names, rows = _parse(table)
-    lines = Lines([], [], {name: [] for name in names if name not in NO_ATTRIBUTES})
-    columns = [
-        (place, lines.columns[name]) for place, name in enumerate(names) if name in lines.columns
-    ]
-    place_of_id = names.index("id")
-    place_of_split = names.index("split") if "split" in names else -1
+    names, blocks = _read_blocks(table)
+    columns: Columns = {name: [] for name in names if name in KEYS or name not in NO_ATTRIBUTES}
+    numbers = array("I")
     known: dict[str, str] = {}
-    ids_of: dict[str, set[str]] = {}  # of each split
-    split = ""
-    for number, row in rows:
-        where = f"{table.name}, line {number}"
-        cells = _as_texts(row, where)
-        row_id = cells[place_of_id]
-        if place_of_split >= 0:
-            split = known.setdefault(cells[place_of_split], cells[place_of_split])
-            lines.splits.append(split)
-        ids = ids_of.setdefault(split, set())
-        if row_id in ids:
-            raise ClipkitError(
-                f"{where}: expected each row once, got {row_id!r} again",
-                "if two folders have a file of this name, write the folder, too: cat/0000.jpg",
-            )
-        ids.add(row_id)
-        lines.ids.append(row_id)
-        for place, column in columns:
-            column.append(known.setdefault(cells[place], cells[place]))
-    if not lines.ids:
+    for of_block, cells in blocks:
+        numbers.extend(of_block)
+        for name, texts in zip(names, cells, strict=True):
+            if name == "id":
+                columns[name] += texts
+            elif name in columns:
+                columns[name] += map(known.setdefault, texts, texts)
+    if not numbers:
         raise ClipkitError(f"{table.name}: expected a line for each image, got none")
+    lines = Lines(columns.pop("id"), columns.pop("split", []), columns)
+    _check_once(table.name, lines, numbers)
     return lines
 
 
-def _parse(table: OpenTable) -> tuple[list[str], Iterable[tuple[int, list[Any]]]]:
-    """Return the header, with the column of ids as `id`, and each line with its number."""
-    names, lines = _read_cells(table)
+def _check_once(table: str, lines: Lines, numbers: Sequence[int]) -> None:
+    """Refuse a row of a split that is there twice."""
+    rows: Sequence[Any] = lines.ids
+    if lines.splits:
+        rows = list(zip(lines.splits, lines.ids, strict=True))
+    repeat = matching.find_repeat(rows)
+    if repeat:
+        _, place = repeat
+        got = f"got {lines.ids[place]!r} again"
+        raise ClipkitError(
+            f"{table}, line {numbers[place]}: expected each row once, {got}",
+            "if two folders have a file of this name, write the folder, too: cat/0000.jpg",
+        )
+
+
+def _read_blocks(table: OpenTable) -> tuple[list[str], Iterator[Block]]:
+    """Return the names of the columns, that of ids as `id`, and the lines, some at a time."""
+    data = table.data or b""
+    if table.ending in (".jsonl", ".parquet"):
+        names, block = _spread_lists(table.name, *_read_objects(table, data))
+        blocks = iter([block])
+    elif data.startswith(b"PK\3\4"):
+        hint = "save it as CSV UTF-8"
+        raise ClipkitError(f"{table.name}: expected text, got a spreadsheet", hint)
+    else:
+        names, _, lines = read_table(data, table.name, table.ending)
+        blocks = _blocks(lines)
     names = _name_ids([name.strip() for name in names])
     _check_names(table.name, names)
-    return names, lines
+    return names, blocks
 
 
-def _read_cells(opened: OpenTable) -> tuple[list[str], Iterable[tuple[int, list[Any]]]]:
-    """Return the names of the columns, and each line with its number."""
-    table, ending = opened.name, opened.ending
-    data = opened.data or b""
-    if ending == ".jsonl":
-        return _spread_lists(table, *_columns_of_objects(table, data))
-    if ending == ".parquet":
-        return _spread_lists(table, import_parquet().read_cells(Path(table), table))
-    if data.startswith(b"PK\3\4"):
-        raise ClipkitError(f"{table}: expected text, got a spreadsheet", "save it as CSV UTF-8")
-    text_table = read_table(data, table, ending)
-    return text_table.columns, text_table.lines
+def _blocks(lines: Iterator[Line]) -> Iterator[Block]:
+    """Yield the numbers and the columns of some lines at a time."""
+    while block := list(itertools.islice(lines, BLOCK_LINES)):
+        numbers, rows = zip(*block, strict=True)
+        yield numbers, [list(map(str.strip, cells)) for cells in zip(*rows, strict=True)]
 
 
 def _check_names(table: str, names: list[str]) -> None:
@@ -560,12 +556,15 @@ def _check_names(table: str, names: list[str]) -> None:
             raise ClipkitError(f"{table}: expected different names of columns, got {got}")
 
 
-def _columns_of_objects(table: str, data: bytes) -> tuple[dict[str, list[Any]], list[int]]:
-    """Return the cells by column, None for a key that an object lacks, and the lines' numbers."""
-    objects = dict(read_objects(data, table, '{"id": "a.jpg", "colour": "red"}'))
+def _read_objects(table: OpenTable, data: bytes) -> tuple[dict[str, list[Any]], list[int]]:
+    """Return cells of any type by column, None for a key that an object lacks, and the lines."""
+    if table.ending == ".parquet":
+        columns = import_parquet().read_cells(Path(table.name), table.name)
+        return columns, list(range(len(next(iter(columns.values()), []))))
+    objects = dict(read_objects(data, table.name, '{"id": "a.jpg", "colour": "red"}'))
     names = list(dict.fromkeys(itertools.chain.from_iterable(objects.values())))
-    check_different(names, table)
-    _check_size(table, len(objects), len(names))
+    check_different(names, table.name)
+    _check_size(table.name, len(objects), len(names))
     columns = {name: [row.get(name) for row in objects.values()] for name in names}
     return columns, list(objects)
 
@@ -579,62 +578,55 @@ def _check_size(table: str, rows: int, columns: int) -> None:
 
 
 def _spread_lists(
-    table: str, columns: dict[str, list[Any]], numbers: Iterable[int] | None = None
-) -> tuple[list[str], Iterator[tuple[int, list[Any]]]]:
-    """Return the names of the columns, and each row with its number, from 0 by default.
+    table: str, columns: dict[str, list[Any]], numbers: list[int]
+) -> tuple[list[str], Block]:
+    """Return the names of the columns, and their cells as texts.
 
     A column of lists becomes a column `column: element` of 1 and 0 for each of their elements. A
     row without the list has none of these values: they are not known.
     """
-    rows = len(next(iter(columns.values()), []))
-    numbers = numbers or range(rows)
     elements = {}
+    names: list[str] = []
     for name, cells in columns.items():
         if any(isinstance(cell, list) for cell in cells):
-            elements[name] = _elements(table, numbers, cells)
-    names = []
-    for name in columns:
-        spread = [f"{name}: {element}" for element in elements.get(name, [])]
-        names += spread if name in elements else [name]
-    _check_size(table, rows, len(names))
-    return names, _spread_rows(table, columns, elements, numbers)
+            elements[name] = _elements(table, name, cells, numbers)
+            names += [f"{name}: {element}" for element in elements[name]]
+        else:
+            names.append(name)
+    _check_size(table, len(numbers), len(names))
+    texts: list[list[str]] = []
+    for name, cells in columns.items():
+        if name in elements:
+            texts += _presences(cells, elements[name])
+        else:
+            lines = zip(numbers, cells, strict=True)
+            texts.append([_as_text(cell, table, number) for number, cell in lines])
+    return names, (numbers, texts)
 
 
-def _elements(table: str, numbers: Iterable[int], cells: list[Any]) -> list[str]:
-    """Return the different elements of the lists among cells, sorted."""
+def _elements(table: str, name: str, cells: list[Any], numbers: list[int]) -> list[str]:
+    """Return the different elements of the lists in a column, sorted."""
     elements: set[str] = set()
     for number, cell in zip(numbers, cells, strict=True):
         if isinstance(cell, list):
-            where = f"{table}, line {number}"
-            elements.update(_as_text(element, where) for element in cell)
+            elements.update(_as_text(element, table, number) for element in cell)
+        elif cell is not None:
+            got = shorten(cell)
+            raise ClipkitError(f"{table}, line {number}: expected a list in {name}, got {got}")
     return sorted(elements)
 
 
-def _spread_rows(
-    table: str,
-    columns: dict[str, list[Any]],
-    elements: dict[str, list[str]],
-    numbers: Iterable[int],
-) -> Iterator[tuple[int, list[Any]]]:
-    for number, row in zip(numbers, zip(*columns.values(), strict=True), strict=True):
-        cells = []
-        for name, cell in zip(columns, row, strict=True):
-            if name in elements:
-                where = f"{table}, line {number}"
-                cells += _presences(where, name, cell, elements[name])
-            else:
-                cells.append(cell)
-        yield number, cells
-
-
-def _presences(where: str, name: str, cell: Any, elements: list[str]) -> list[str]:
-    """Return 1 or 0 for each element that a column of lists has, or "" without a list."""
-    if cell is None:
-        return [""] * len(elements)
-    if not isinstance(cell, list):
-        raise ClipkitError(f"{where}: expected a list in {name}, got {shorten(cell, 40)}")
-    present = {_as_text(element, where) for element in cell}
-    return ["1" if element in present else "0" for element in elements]
+def _presences(cells: list[Any], elements: list[str]) -> Iterable[list[str]]:
+    """Return for each element whether each list has it, as 1 or 0; "" without a list."""
+    presences = {element: ["0"] * len(cells) for element in elements}
+    for row, cell in enumerate(cells):
+        if cell is None:
+            for column in presences.values():
+                column[row] = ""
+        else:
+            for element in cell:
+                presences[_as_text(element)][row] = "1"
+    return presences.values()
 
 
 def _name_ids(names: list[str]) -> list[str]:
@@ -649,16 +641,8 @@ def _name_ids(names: list[str]) -> list[str]:
     return names
 
 
-def _as_texts(row: Sequence[Any], where: str) -> list[str]:
-    """Return the cells of a row as text."""
-    try:
-        return list(map(str.strip, row))
-    except TypeError:  # not all of them are text
-        return [_as_text(cell, where) for cell in row]
-
-
-def _as_text(cell: Any, where: str) -> str:
-    """Return a cell of a table as text: whole numbers without .0, and "" for none."""
+def _as_text(cell: Any, table: str = "", number: int = 0) -> str:
+    """Return a cell of a line as text: whole numbers without .0, and "" for none."""
     if isinstance(cell, str):  # nearly always
         return cell.strip()
     if cell is None:
@@ -666,5 +650,6 @@ def _as_text(cell: Any, where: str) -> str:
     if isinstance(cell, float) and cell.is_integer():
         cell = int(cell)
     if isinstance(cell, (list, dict)):
-        raise ClipkitError(f"{where}: expected texts and numbers, got {shorten(cell, 40)}")
+        got = shorten(cell)
+        raise ClipkitError(f"{table}, line {number}: expected texts and numbers, got {got}")
     return str(cell).strip()

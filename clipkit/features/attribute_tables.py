@@ -95,8 +95,11 @@ def _read_columns(table: object, name: str) -> dict[str, list[Any]]:
 
 def _index(index: Any, count: int) -> list[Any]:
     """Return the ids that the index of a table has; row numbers if it only counts."""
-    ids = list(index) if isinstance(index, Iterable) else list(range(count))
-    return row_ids(count) if ids == list(range(count)) else list(map(str, ids))
+    numbers = list(range(count))
+    ids = list(index) if isinstance(index, Iterable) else numbers
+    if ids == numbers:
+        return row_ids(count)
+    return list(map(str, ids))
 
 
 def _cells(column: Any, title: str, name: str) -> list[Any]:
@@ -114,4 +117,6 @@ def _cell(value: Any) -> Any:
     if isinstance(value, list | tuple | set):
         return [one for one in map(_cell, value) if one is not None]
     text = str(value)
-    return None if is_no_value(text) or text == NOT_A_TIME else value
+    if is_no_value(text) or text == NOT_A_TIME:
+        return None
+    return value

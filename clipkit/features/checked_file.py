@@ -33,7 +33,6 @@ from clipkit.features.validation import (
 SUPERBLOCK_BYTES = 48
 CONSISTENCY_FLAGS = 11  # their place in the superblock
 NO_ADDRESS = 2**64 - 1
-MAX_CHUNK_BYTES = 1 << 26
 REQUIRED = {
     "format": str,
     "version": int,
@@ -252,11 +251,7 @@ class CheckedFile:
 
     def _check_chunks(self, dataset: h5py.Dataset, name: str, checksum_bytes: int) -> None:
         """Check that each chunk lies in the file: HDF5 trusts the index, and can crash on it."""
-        data_bytes = math.prod(dataset.chunks) * dataset.dtype.itemsize
-        if data_bytes > MAX_CHUNK_BYTES:
-            most = MAX_CHUNK_BYTES >> 20
-            raise self.error(f"{name}: expected chunks of at most {most} MiB, got {dataset.chunks}")
-        size = data_bytes + checksum_bytes
+        size = math.prod(dataset.chunks) * dataset.dtype.itemsize + checksum_bytes
         per_axis = zip(dataset.shape, dataset.chunks, strict=True)
         count = math.prod(math.ceil(n / chunk) for n, chunk in per_axis)
         valid: list[bool] = []

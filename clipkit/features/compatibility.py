@@ -282,7 +282,7 @@ def check_same_prompts(first: FeatureFile, other: FeatureFile) -> None:
         raise ClipkitError(f"{both}: expected {len(texts)} prompts, got {len(others)}", hint)
     for number, (a, b) in enumerate(zip(texts, others, strict=True), 1):
         if a != b:
-            message = f"prompt {number}: expected {shorten(a, 60)!r}, got {shorten(b, 60)!r}"
+            message = f"prompt {number}: expected {shorten(a)!r}, got {shorten(b)!r}"
             raise ClipkitError(f"{both} have different prompts: {message}", hint)
     for command, names in PROMPT_SETTINGS.items():
         check_same_settings(first, other, command, names)
@@ -313,7 +313,7 @@ def check_same_settings(
         return
     for name in names:
         if a.get(name) != b.get(name):
-            values = f"{shorten(a.get(name), 60)}, got {shorten(b.get(name), 60)}"
+            values = f"{shorten(a.get(name))}, got {shorten(b.get(name))}"
             raise ClipkitError(
                 f"{first.display_name} and {other.display_name}: expected {name} of {command} to "
                 f"be {values}",
@@ -341,7 +341,7 @@ def _describe_model(model: Entry) -> str:
         name += f" {feature_name(model)}"
     for key in ("similarity", "question"):
         if key in model:
-            name += f" {shorten(model[key], 60)!r}"
+            name += f" {shorten(model[key])!r}"
     if model.get("digest"):
         name += f" {str(model['digest'])[:15]}"
     return name

@@ -56,7 +56,6 @@ from clipkit.features.validation import allowed_names, check_version, validate
 
 NO_ROWS = ("class_names", "texts", "class_index")  # arrays that a .parquet has in the JSON
 IMAGE_IDS = "image_ids"  # the array with the image of each text, which becomes its class
-SHOWN = 80  # characters of a text in a message
 UNNAMED = "all"  # the split of rows that name none, as for a folder of images
 
 
@@ -146,7 +145,7 @@ def _check_captions(added: Arrays, arrays: Arrays, source: str) -> None:
         )
     for row, (caption, text) in enumerate(zip(captions, texts, strict=True)):
         if caption != text:
-            got = f"got {shorten(caption, SHOWN)!r} for {shorten(text, SHOWN)!r}"
+            got = f"got {shorten(caption)!r} for {shorten(text)!r}"
             hint = "write the table in the order of the texts"
             raise ClipkitError(
                 f"{source}: expected its texts as captions, {got} in row {row}", hint

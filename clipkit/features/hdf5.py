@@ -34,7 +34,7 @@ from clipkit.base.files import (
     spool_input,
 )
 from clipkit.base.prefetch import prefetch
-from clipkit.features.checked_file import MAX_CHUNK_BYTES, CheckedFile
+from clipkit.features.checked_file import CheckedFile
 from clipkit.features.endings import CAPTION_TABLES, FEATURE_ENDINGS, READABLE, check_ending
 from clipkit.features.model import (
     RESULTS,
@@ -391,7 +391,7 @@ def _write_array(h5: h5py.File, name: str, array: NDArray[Any]) -> dict[str, Any
 def _write_features(h5: h5py.File, name: str, matrix: BlockMatrix, where: str) -> dict[str, Any]:
     """Write a matrix block by block and return its part of the file's digest."""
     n, width = matrix.shape
-    chunks = (min(n, chunk_rows(width)), min(width, MAX_CHUNK_BYTES // 4))
+    chunks = (min(n, chunk_rows(width)), width)
     with _write_errors():
         dataset = h5.create_dataset(name, (n, width), "<f4", chunks=chunks, fletcher32=True)
     sha = hashlib.sha256()

@@ -17,6 +17,7 @@ from clipkit.base.errors import ClipkitError, shorten
 from clipkit.base.version import __version__
 
 MAX_DEPTH = 16  # what walks a history is recursive
+MAX_LAYERS = 1000  # of a tower: the largest have 64, and a billion could not be built or drawn
 DOT_PRODUCT = "dot product"  # of a last hidden state and the output embedding
 
 
@@ -165,7 +166,7 @@ def check_history(history: Any) -> None:
     for integer in integers:
         if not is_finite(integer):
             message = "history: expected numbers in the range of a 64-bit float, got"
-            raise ClipkitError(f"{message} {shorten(integer, 40)}")
+            raise ClipkitError(f"{message} {shorten(integer)}")
 
 
 def _walk(value: Any, levels: int, integers: list[int]) -> None:
@@ -190,20 +191,20 @@ def _check_entry(where: str, entry: Any) -> None:
     if not isinstance(model, dict) or not isinstance(model.get("name"), str):
         raise ClipkitError(f"{where}: expected a model with a name")
     if model.get("similarity", DOT_PRODUCT) != DOT_PRODUCT:
-        got = shorten(model["similarity"], 40)
+        got = shorten(model["similarity"])
         raise ClipkitError(f"{where}: similarity: expected {DOT_PRODUCT!r} or none, got {got!r}")
     for name in ("logit_scale", "logit_softcap"):
         if name in model:
             check_scale(f"{where}: {name}", model[name])
     if "logit_bias" in model and not is_finite(model["logit_bias"]):
-        got = shorten(model["logit_bias"], 40)
+        got = shorten(model["logit_bias"])
         raise ClipkitError(f"{where}: logit_bias: expected a finite number, got {got}")
 
 
 def check_scale(name: str, value: Any) -> None:
     """Refuse a scale or temperature that is not finite and positive."""
     if not is_finite(value) or value <= 0:
-        raise ClipkitError(f"{name}: expected a finite number above 0, got {shorten(value, 40)}")
+        raise ClipkitError(f"{name}: expected a finite number above 0, got {shorten(value)}")
 
 
 def is_finite(value: Any) -> bool:

@@ -10,7 +10,7 @@ import hashlib
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -26,7 +26,6 @@ from clipkit.features.model import BlockMatrix, FeatureFile, Int64, Split
 ALL = "all"  # stands for all splits of a file that has no split of this name
 ENDING = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,4}")  # no number: a.1 and a.2 are two ids
 MAX_FOLDERS = 8  # that are distinguished: each is a pass over the ids
-SHOWN_ID = 80  # characters
 COMMON_HINT = "--common leaves them out"
 FORM_HINT = "write the ids as the images have them; folders and endings may be left out"
 
@@ -134,7 +133,10 @@ def _words(name: str) -> list[str]:
 
 def _unknown_split(file: FeatureFile, name: str) -> UsageError:
     """Return the error for a name of which a word is no split."""
-    name = next((word for word in _words(name) if word not in file.splits), name)
+    for word in _words(name):
+        if word not in file.splits:
+            name = word
+            break
     known = list(file.splits)
     if len(known) > 1:
         known = [*known, ALL]
@@ -165,7 +167,7 @@ def _join(file: FeatureFile, names: Sequence[str]) -> Split:
             first = min(shared)
             raise ClipkitError(
                 f"{file.display_name}: expected different ids in {part_of[first]} and {name}, got "
-                f"{shorten(first, SHOWN_ID)!r} in both",
+                f"{shorten(first)!r} in both",
                 "use one split after the other",
             )
         part_of |= dict.fromkeys(split.ids, name)
@@ -218,6 +220,27 @@ def find_ids(ids: Sequence[str], known: Sequence[str]) -> Found:
     return Found(np.array([best.get(row_id, -1) for row_id in ids], np.int64), best_rule)
 
 
+def find_repeat(keys: Sequence[Hashable]) -> tuple[int, int] | None:
+    """Return the places of the first key that occurs again: where it is first, and next.
+
+    This takes 16 bytes for each key, a set about 60.
+
+    >>> find_repeat(["a", "b", "c", "b"])
+    (1, 3)
+    """
+    hashes = np.fromiter(map(hash, keys), np.int64, len(keys))
+    ordered = np.sort(hashes)
+    repeated = ordered[1:][ordered[1:] == ordered[:-1]]
+    if not len(repeated):
+        return None
+    first: dict[Hashable, int] = {}
+    for place in np.flatnonzero(np.isin(hashes, repeated)).tolist():
+        earlier = first.setdefault(keys[place], place)
+        if earlier != place:
+            return earlier, place
+    return None
+
+
 def _find_equal(wanted: Collection[str], known: Sequence[str]) -> dict[str, int]:
     """Return the place of each id; none for one that is there twice: which one is not said."""
     times = Counter(filter(wanted.__contains__, known))
@@ -239,8 +262,12 @@ def _find_by_form(
 ) -> dict[str, int]:
     """Return the place of the candidate with an equal form for each id that has one."""
     place_of = {form(known[place]): place for place in candidates}
-    form_of = {row_id: form(row_id) for row_id in wanted}
-    return {row_id: place_of[name] for row_id, name in form_of.items() if name in place_of}
+    found = {}
+    for row_id in wanted:
+        place = place_of.get(form(row_id), -1)
+        if place >= 0:
+            found[row_id] = place
+    return found
 
 
 def _tells_apart(form: Callable[[str], str], ids: Collection[str]) -> bool:
@@ -287,7 +314,7 @@ class Rows:
 
     def example(self, row: int) -> str:
         """Return the id of a row for a message."""
-        row_id = repr(shorten(self.ids[row], SHOWN_ID))
+        row_id = repr(shorten(self.ids[row]))
         return f"{row_id} of {self.splits[row]!r}" if self.splits else row_id
 
     @classmethod
@@ -362,9 +389,11 @@ def find_elsewhere(missing: Sequence[str], others: Rows) -> str:
     """Say which other splits of a file have missing ids, and how to use them; "" for none."""
     counts = {}
     for name, ids in others.others.items():
-        if set(others.ids).isdisjoint(ids):  # else splits number their rows
-            counts[name] = int((find_ids(missing, ids).places >= 0).sum())
-    counts = {name: count for name, count in counts.items() if count}
+        if not set(others.ids).isdisjoint(ids):
+            continue  # splits number their rows
+        count = np.count_nonzero(find_ids(missing, ids).places >= 0)
+        if count:
+            counts[name] = count
     if not counts:
         return ""
     first, *more = counts.items()
@@ -403,7 +432,10 @@ def count_shared_rows(hashes: Int64, X_eval: NDArray[Any] | BlockMatrix) -> int:
     pairs = len(hashes) * len(X_eval)
     if not shared or not coincide_by_chance(np.asarray(X_eval), pairs):
         return shared
-    return shared if shared > 2 * pairs * _equal_pairs(hashes, 1) else 0
+    by_chance = pairs * _equal_pairs(hashes, 1)
+    if shared <= 2 * by_chance:
+        return 0
+    return shared
 
 
 def may_share_rows(X: NDArray[Any] | BlockMatrix, X_eval: NDArray[Any] | BlockMatrix) -> bool:

@@ -10,7 +10,6 @@ from clipkit.base.errors import ClipkitError, shorten
 from clipkit.features.history import Entry
 from clipkit.features.model import FeatureFile
 
-LONGEST = 60  # characters of a part: a history may hold any text
 IMAGES_ALONE_HINT = "use them with: clipkit probe, cluster, variance"  # without a text tower
 
 
@@ -58,12 +57,12 @@ def prompts_entry(texts: FeatureFile) -> str | int:
 
 def _name(entry: Mapping[str, Any]) -> str:
     """Return the name of a model or data set without its folders; "" if it has none."""
-    return Path(shorten(entry.get("name", ""), LONGEST)).name
+    return Path(shorten(entry.get("name", ""))).name
 
 
 def _join(names: Iterable[str]) -> str:
     """Join different names in the order of the history."""
-    return shorten(" + ".join(filter(None, dict.fromkeys(names))), LONGEST)
+    return shorten(" + ".join(filter(None, dict.fromkeys(names))))
 
 
 def add_provenance(
@@ -173,9 +172,9 @@ def _model(file: FeatureFile) -> str:
     parts = [name, feature_name(model)]
     input_size, image_size = model.get("image_size"), downsample(file)
     if input_size is not None:
-        parts.append(f"taking {shorten(input_size, LONGEST)} px")
+        parts.append(f"taking {shorten(input_size)} px")
     if image_size is not None:
-        parts.append(f"at {shorten(image_size, LONGEST)} px")
+        parts.append(f"at {shorten(image_size)} px")
     return " ".join(filter(None, parts))
 
 
@@ -208,7 +207,7 @@ def _layer_name(layer: Any, pool: str, is_normed: bool) -> str:
         name += f" {pool}"
     if is_normed:
         name += " normed"
-    return shorten(name, LONGEST)
+    return shorten(name)
 
 
 def _prompts(entry: Entry) -> str:
@@ -217,8 +216,8 @@ def _prompts(entry: Entry) -> str:
     if len(templates) > 1:
         return f"{len(templates)} templates"
     if templates:
-        return shorten(templates[0], LONGEST)
-    return shorten(entry.get("prompts", ""), LONGEST)
+        return shorten(templates[0])
+    return shorten(entry.get("prompts", ""))
 
 
 def has_text_tower(file: FeatureFile) -> bool:

@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 
 from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError, UsageError, brief
 from clipkit.base.names import omit
+from clipkit.features.history import MAX_LAYERS
 from clipkit.models.acceleration import DTYPES, move_compiler_folder
 from clipkit.models.hub import ModelFiles, check_no_pointer, combine_digests, find
 from clipkit.models.libraries import check_installed, library_version, quiet_loading
@@ -49,7 +50,6 @@ FLOATS = ("F16", "BF16", "F32", "F64")  # by safetensors' names
 BUFFERS = re.compile(
     r"(.*\.)?(position_ids|summary_idxs|num_batches_tracked|relative_position_index)"
 )
-MAX_LAYERS = 1000  # per tower; the largest known models have 64; a billion could not be built
 MOST_MISSING = 2  # times the stored numbers: a model's pooler may be missing
 
 

@@ -33,7 +33,7 @@ from clipkit.models.preprocessing import MAX_EDGE, TransformPreprocessor
 from clipkit.models.timm_models import describe_trunk, find_stack
 from clipkit.models.tokenizer import TextTokenizer, switch_dropout_off, tokenizer_errors
 from clipkit.models.towers import Stack, Tower, TowerName, find_token, largest_token, last_token
-from clipkit.prompts.texts import quote
+from clipkit.prompts.texts import MAX_CHARACTERS, quote
 
 IMAGE_PREFIXES = ("visual.",)
 TEXT_PREFIXES = ("text.",)
@@ -42,7 +42,6 @@ PLAIN_TEXT_PREFIXES = (
     *("transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection"),
 )
 TIMM_NAME = re.compile(r"[\w.-]+")  # not hf-hub:NAME, which timm would fetch
-MAX_CONTEXT = 10_000  # tokens; the causal mask is of the square of this
 # The settings of a tokenizer that a folder may choose. Others could fetch files, run code or draw
 # tokens at random.
 SIMPLE_SETTINGS = ("clean", "additional_special_tokens")
@@ -395,8 +394,8 @@ def _check_settings(settings: dict[str, Any]) -> None:
         for count in counts:
             check_number_of_layers("layers", count)
         length = cfg.get("context_length", DEFAULT_CONTEXT)
-        if not 1 <= length <= MAX_CONTEXT:
-            raise ValueError(f"expected a context_length of 1 to {MAX_CONTEXT}, got {length}")
+        if not 1 <= length <= MAX_CHARACTERS:  # the causal mask has the square of this
+            raise ValueError(f"expected a context_length of 1 to {MAX_CHARACTERS}, got {length}")
     name = vision.get("timm_model_name", "")
     if name and not TIMM_NAME.fullmatch(name):
         raise ValueError(f"expected the name of a model of timm as timm_model_name, got {name!r}")

@@ -21,7 +21,8 @@ from tokenizers import Tokenizer as Backend
 from tokenizers.models import BPE
 from torch.nn import functional
 
-from clipkit.models.architecture import MAX_LAYERS, Tensors
+from clipkit.features.history import MAX_LAYERS
+from clipkit.models.architecture import Tensors
 from clipkit.models.families import FAMILIES, end_token, find_family
 from clipkit.models.hub import ModelFiles
 from clipkit.models.libraries import rust_panics, single_line_errors

@@ -23,7 +23,6 @@ from clipkit.models.preprocessing import Preprocessor, check_has_processor
 from clipkit.models.tokenizer import TextTokenizer, switch_dropout_off
 from clipkit.prompts.texts import check_length
 
-SHOWN = 40  # characters of a word in a message
 CHOICES_HINT = "embed --choices lists the answers in the question; the model then says a letter"
 PROBE = "clipkit"  # an answer
 PLACE = "{}"  # of a text in a question
@@ -80,12 +79,12 @@ class Question(Preprocessor):
         if self.question not in self.prompt:
             raise ClipkitError(
                 f"{files.name}: expected a chat template that repeats the question, got the prompt "
-                f"{shorten(self.prompt, 60)!r}"
+                f"{shorten(self.prompt)!r}"
             )
         if not self.has_template:
             console.note(
                 f"{files.name} has no chat template: it is asked by the plain prompt "
-                f"{shorten(self.prompt, 60)!r}"
+                f"{shorten(self.prompt)!r}"
             )
         within_limits(f"prepare an image for {files.name}", self._try_example)
 
@@ -268,13 +267,13 @@ class Answers(TextTokenizer):
             if token == self.tokenizer.unk_token_id:
                 raise ClipkitError(
                     f"{places[number]}: expected a word that {self.name} has a token for, got "
-                    f"{shorten(text, SHOWN)!r}"
+                    f"{shorten(text)!r}"
                 )
             if others:
                 longer.append(f"{self.tokenizer.decode([token])!r} for {text!r}")
             other = first.setdefault(token, number)
             if texts[other] != texts[number]:
-                both = f"{shorten(texts[other], SHOWN)!r} and {shorten(text, SHOWN)!r}"
+                both = f"{shorten(texts[other])!r} and {shorten(text)!r}"
                 raise ClipkitError(
                     f"{places[other]} and {places[number]}: expected answers that differ in their "
                     f"first token, got {self.tokenizer.decode([token])!r} for {both}",
@@ -313,7 +312,7 @@ class AskedTexts(TextTokenizer):
         if PLACE not in question.question:
             raise UsageError(
                 f"{name}: expected a question with {PLACE}, where each text goes, got "
-                f"{shorten(question.question, 60)!r}",
+                f"{shorten(question.question)!r}",
                 f"for example: --ask 'Represent this caption: {PLACE}'",
             )
 

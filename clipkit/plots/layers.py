@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from clipkit.analysis import verdicts
+from clipkit.analysis import results, verdicts
 from clipkit.analysis.layer_curves import (
     LayerCurve,
     LayerPoints,
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["LayerCurve", "LayerPoints", "layers"]
 
-MAX_LABEL = 48
 MOST_TICKS = 16
 STEPS = (1, 2, 4, 5, 10, 20, 50, 100)  # layers between ticks
 EMBEDDING = 1.12  # where its column is, in depths
@@ -228,7 +227,7 @@ def _facts(lines: Sequence[_Line]) -> str:
 
 def _legend_label(curve: LayerCurve, is_share: bool) -> str:
     """Return the label of a curve and its highest value."""
-    label = style.sanitize_label(curve.label, MAX_LABEL)
+    label = style.sanitize_label(curve.label, results.MAX_LABEL)
     points = curve.trained or curve.control
     assert points is not None
     of = f" of {curve.depth}" if is_share else ""

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Sweep", "temperature"]
 
-MAX_LABEL = 48
 MAX_TICKS = 200  # more temperatures than this have no minor ticks
 
 
@@ -164,7 +163,7 @@ def _legend_label(sweep: Sweep) -> str:
     """Return the label of a curve with its best accuracy and the temperatures of its plateau."""
     if sweep.best is None:
         return sweep.label
-    label = style.sanitize_label(sweep.label, MAX_LABEL)
+    label = style.sanitize_label(sweep.label, results.MAX_LABEL)
     names = [f"τ {name}" for name in sweep.names]
     return verdicts.best_label(label, names, sweep.percent / 100)
 

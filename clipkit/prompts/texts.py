@@ -211,7 +211,7 @@ def from_classes(
 
 def quote(text: str) -> str:
     """Return the beginning of a text as messages show it."""
-    return repr(shorten(text, 60))
+    return repr(shorten(text))
 
 
 def check_length(

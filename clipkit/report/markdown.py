@@ -37,7 +37,9 @@ def format_measurements(measurements: Sequence[Measurement]) -> str:
     >>> format_measurements([Measurement(0.5), Measurement(0.6)]), format_measurements([])
     ('55.00 (50.00–60.00)', '')
     """
-    return format_measurement(mean_measurement(measurements)) if measurements else ""
+    if not measurements:
+        return ""
+    return format_measurement(mean_measurement(measurements))
 
 
 def mean_measurement(measurements: Sequence[Measurement]) -> Measurement:
@@ -55,7 +57,9 @@ def format_range(shares: Sequence[float]) -> str:
     >>> format_range([0.28, 0.24]), format_range([0.5, 0.5]), format_range([])
     ('24.00–28.00', '50.00', '')
     """
-    ends = map(format_percent, (min(shares), max(shares))) if shares else ()
+    if not shares:
+        return ""
+    ends = format_percent(min(shares)), format_percent(max(shares))
     return "–".join(dict.fromkeys(ends))
 
 

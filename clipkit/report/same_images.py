@@ -27,6 +27,7 @@ from clipkit.report.blocks import Bar, Block, Cell, Fact, Heading, Measurement, 
 from clipkit.report.markdown import (
     format_measurement,
     format_measurements,
+    format_percent,
     format_range,
     highest,
     mean_measurement,
@@ -128,15 +129,16 @@ class Scored:
     def measure(self, run: int | None = None) -> Measurement:
         """Return the accuracy of a run, by default of the most accurate."""
         accuracies = self.right.mean(axis=1)
-        number = int(np.argmax(accuracies)) if run is None else run
-        value = float(accuracies[number])
+        if run is None:
+            run = int(np.argmax(accuracies))
+        value = float(accuracies[run])
         if self.untestable == CLUSTERED:
-            row = self.runs[number]
-            ends = row.get("acc1_low", np.nan), row.get("acc1_high", np.nan)
-            return Measurement(value, "%", *ends)
+            row = self.runs[run]
+            low, high = row.get("acc1_low", np.nan), row.get("acc1_high", np.nan)
+            return Measurement(value, "%", low, high)
         if self.untestable:
             return Measurement(value, "%")
-        rows = metrics.effective_rows(self.right[number], self.clusters)
+        rows = metrics.effective_rows(self.right[run], self.clusters)
         return Measurement(value, "%", *metrics.wilson(value, rows))
 
     @cached_property
@@ -254,9 +256,9 @@ class SameImages:
                     f"{escape(scored.split)}. The table has the first {MOST_RUNS}."
                 )
         if self.wholes:
-            names, split = ", ".join(map(escape, self.wholes)), escape(first.origin.split)
+            names = ", ".join(map(escape, self.wholes))
             notes.append(
-                f"These images are some of the split {split}. "
+                f"These images are some of the split {escape(first.origin.split)}. "
                 f"Of {names}, only the predictions for these are counted here."
             )
         if first.origin.is_numbered:
@@ -307,13 +309,11 @@ class SameImages:
         of_controls = self._measure_controls(scored, numbers[:MOST_RUNS])
         best = highest(of_controls)
         bar = Bar(max(runs), reference=results.chance(scored.labels), control=best, runs=runs)
-        return {
-            **cells,
-            **_setting_cells(scored.runs),
-            "runs": f"{len(runs):,}",
-            ACCURACY: Number(format_range(runs), bar),
-            CONTROL: format_range([measured.value for measured in of_controls]),
-        }
+        cells |= _setting_cells(scored.runs)
+        cells["runs"] = f"{len(runs):,}"
+        cells[ACCURACY] = Number(format_range(runs), bar)
+        cells[CONTROL] = format_range([measured.value for measured in of_controls])
+        return cells
 
     def _run_cells(self, scored: Scored, numbers: Sequence[int]) -> dict[str, Cell]:
         """Return the cells of a run or, of several draws, of their mean and range."""
@@ -328,24 +328,26 @@ class SameImages:
         cells[ACCURACY] = Number(format_measurement(mean), bar)
         cells[CONTROL] = format_measurements(of_controls)
         for column in SHOWN:
-            shares = [run.get(column.name, np.nan) for run in runs]
-            cells[f"{column.heading.title} (%)"] = _number(100 * float(np.mean(shares)), ".2f")
+            share = float(np.mean([run.get(column.name, np.nan) for run in runs]))
+            cells[f"{column.heading.title} (%)"] = format_percent(share)
         return cells
 
     def _measure_controls(self, scored: Scored, numbers: Sequence[int]) -> list[Measurement]:
         """Return the accuracies of the controls of some runs; a control itself has none."""
         if scored.is_control:
             return []
-        controls = [self.controls_of(scored, number) for number in numbers]
-        return [control.measure() for of_run in controls for control in of_run]
+        measured = []
+        for number in numbers:
+            measured += [control.measure() for control in self.controls_of(scored, number)]
+        return measured
 
     def _layers(self) -> list[Block]:
         """Return the accuracy by layer, if there are results of layers."""
-        single = [one for one in self.results if one.has_one_run]
-        probes = {newest_settings(one.file) for one in single if "layer" in one.file.history.model}
-        files = [one.file for one in single if newest_settings(one.file) in probes]
+        single = [one.file for one in self.results if one.has_one_run]
+        probes = {newest_settings(file) for file in single if "layer" in file.history.model}
         if not probes:
             return []
+        files = [file for file in single if newest_settings(file) in probes]
         try:
             return layer_table(files)
         except ClipkitError as error:
@@ -397,7 +399,7 @@ def _key_table(rows: Sequence[Mapping[str, Cell]], sources: Sequence[str]) -> Ta
     """Return a table of rows, in which names and settings say what a row is about."""
     names = list(dict.fromkeys(itertools.chain.from_iterable(rows)))
     keys = [name for name in KEY_COLUMNS if name in names]
-    header = [*keys, *(name for name in names if name not in keys)]
+    header = list(dict.fromkeys([*keys, *names]))
     cells = [[row.get(name, "") for name in header] for row in rows]
     return Table(header, cells, len(TEXT_COLUMNS.intersection(keys)), sources, len(keys))
 
@@ -407,17 +409,16 @@ def _setting_cells(runs: Sequence[Row]) -> dict[str, str]:
     classifiers = dict.fromkeys(str(run.get("classifier", "")) for run in runs)
     cells = {"classifier": escape(", ".join(classifiers))}
     for name in SETTING_COLUMNS[1:]:
-        numbers = [float(run[name]) for run in runs if _number(run.get(name), "g")]
-        ends = [min(numbers), max(numbers)] if numbers else []
-        cells[name] = "–".join(dict.fromkeys(_number(end, "g") for end in ends))
+        numbers = [float(run[name]) for run in runs if _is_number(run.get(name))]
+        cells[name] = ""
+        if numbers:
+            ends = f"{min(numbers):g}", f"{max(numbers):g}"
+            cells[name] = "–".join(dict.fromkeys(ends))
     return cells
 
 
-def _number(value: object, form: str) -> str:
-    """Format a number; return "" for what is none."""
-    if not isinstance(value, int | float) or not np.isfinite(value):
-        return ""
-    return format(value, form)
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and bool(np.isfinite(value))
 
 
 def _differences_from_first(single: Sequence[Scored]) -> list[Block]:
@@ -467,9 +468,8 @@ def sum_up(groups: Iterable[SameImages]) -> list[Fact]:
     for source, candidates in by_source.items():
         title = _title(source, [*by_source])
         scored, group = min(candidates, key=_rank)
-        predictions = results.predictions(
-            scored.file, scored.split
-        )  # of several runs, the most accurate
+        # of several runs, the most accurate
+        predictions = results.predictions(scored.file, scored.split)
         fact = _main_fact(scored, group, predictions)
         if len(candidates) > 1:
             chosen = f" It is the first of {len(candidates)} results here"

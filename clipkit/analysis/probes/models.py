@@ -17,7 +17,7 @@ from clipkit.features.model import Floats, Int64
 PAIRS = 64  # of classes, which vote together
 NEIGHBOURS = 20  # as in DINOv2's kNN protocol
 KNN_TEMPERATURE = 0.07  # likewise
-KNN_BLOCK = 2**23  # cosines in memory at a time, 32 MiB
+BLOCK = 2**23  # cosines or units in memory at a time, 32 MiB
 TINY = np.finfo(np.float32).tiny
 
 Pair = tuple[int, int]
@@ -168,9 +168,12 @@ class MLPWeights(Model):
 
     def scores(self, X: Floats) -> Floats:
         """Return the logits (M, n) of the classes."""
-        units = X @ self.hidden[:-1] + self.hidden[-1]
-        np.maximum(units, 0, out=units)
-        return np.asarray(units @ self.output[:-1] + self.output[-1])
+        scores = [np.zeros((0, self.output.shape[1]), np.float32)]
+        for block in row_blocks(X, self.hidden.shape[1]):
+            units = block @ self.hidden[:-1] + self.hidden[-1]
+            np.maximum(units, 0, out=units)
+            scores.append(units @ self.output[:-1] + self.output[-1])
+        return np.concatenate(scores)
 
     def confidences(self, scores: Floats) -> Floats:
         """Return probabilities (M, n), the softmax of the logits."""
@@ -208,10 +211,7 @@ class Neighbours(Model):
 
     def blocks(self, X: Floats) -> Iterator[Floats]:
         """Yield the rows of `X`, scaled to length 1, in blocks that bound the memory."""
-        X = unit_rows(X)
-        step = max(1, KNN_BLOCK // len(self.rows))
-        for start in range(0, len(X), step):
-            yield X[start : start + step]
+        return row_blocks(unit_rows(X), len(self.rows))
 
     def vote(self, block: Floats) -> Floats:
         """Return the summed weights (B, n) of each class among the nearest rows of a block."""
@@ -232,6 +232,13 @@ class Neighbours(Model):
     def confidences(self, scores: Floats) -> Floats:
         """Return the shares (M, n) of the neighbours' weights."""
         return np.asarray(scores / np.maximum(scores.sum(axis=1, keepdims=True), TINY))
+
+
+def row_blocks(rows: Floats, numbers: int) -> Iterator[Floats]:
+    """Yield blocks of rows, where so many numbers are computed for each row."""
+    step = max(1, BLOCK // numbers)
+    for start in range(0, len(rows), step):
+        yield rows[start : start + step]
 
 
 def unit_rows(rows: Floats) -> Floats:

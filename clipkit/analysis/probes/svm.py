@@ -48,6 +48,7 @@ MANY_ROWS = 0.15  # of a pair, per squared column, which no hyperplane is likely
 ENOUGH_ROWS = 0.04
 FEW_COLUMNS = 100
 LARGE_C = 20  # times the rows of a pair
+SEPARABLE_C = 2  # times the rows: with less, hardly any pair has its widest margin
 SEPARATING_C = 1e9  # of guesses for the widest margin
 RESOLUTION = 1e-10  # of variances: rounding leaves as much along axes that mean nothing
 FEWER = 0.8  # of the columns, for which rotating all rows pays
@@ -290,7 +291,7 @@ def _fit_by_size(
 def _separate(pairs: Pairs, largest_C: float, guesses: Guesses) -> list[Separation | None]:
     """Return the widest margins of pairs; None if the classes overlap or need a larger C."""
     n_pairs, n_rows, n_columns = pairs.rows.shape
-    if largest_C * n_rows <= LARGE_C or n_rows >= MANY_ROWS * n_columns**2:
+    if largest_C * n_rows <= SEPARABLE_C or n_rows >= MANY_ROWS * n_columns**2:
         return [None] * n_pairs
     guess = guesses.margins(pairs, SEPARATING_C)
     return [
@@ -307,7 +308,7 @@ def _fit_at(
     fits = {
         number: Fit(separation.hyperplane, True)
         for number, separation in enumerate(separations)
-        if separation is not None and separation.least_c <= C and C * n_rows > LARGE_C
+        if separation is not None and separation.least_c <= C and C * n_rows > SEPARABLE_C
     }
     left = [number for number in range(len(pairs.rows)) if number not in fits]
     if left:
