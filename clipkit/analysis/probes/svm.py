@@ -137,18 +137,35 @@ def _fit_all_pairs_at_once(context: SweepContext) -> list[Solution]:
 def _fit_along_axes(context: SweepContext) -> list[Solution]:
     """Fit in coordinates along the axes of the rows, up to the C that these suffice for.
 
-    At a larger C, or if the axes are not few, fit in all columns.
+    At a larger C, or if the axes are not few, fit in all columns. Where that does not converge, the
+    fit along the axes is nearer to the solution.
     """
     axes, limit = _fewer_axes(context)
     few = [setting for setting in context.settings if limit >= setting.C]
     others = [setting for setting in context.settings if limit < setting.C]
-    parts = [part for part in ((few, axes), (others, None)) if part[0]]
-    report_progress = context.workers.progress(len(parts) * math.comb(context.n_classes, 2))
-    solutions: dict[Setting, Solution] = {}
-    for settings, axes_of_part in parts:
-        part = replace(context, settings=settings)
-        solutions |= zip(settings, _fit_in_groups(part, axes_of_part, report_progress), strict=True)
+    n_parts = bool(few) + bool(others)
+    report_progress = context.workers.progress(n_parts * math.comb(context.n_classes, 2))
+    solutions = _fit_settings(context, few, axes, report_progress)
+    solutions |= _fit_settings(context, others, None, report_progress)
+    if axes is not None:
+        failed = [setting for setting in others if not solutions[setting].converged]
+        nearer = _fit_settings(context, failed, axes, lambda _: report_progress(0))
+        for setting, solution in nearer.items():
+            solutions[setting] = solution._replace(converged=False)
     return [solutions[setting] for setting in context.settings]
+
+
+def _fit_settings(
+    context: SweepContext,
+    settings: list[Setting],
+    axes: Floats | None,
+    report_progress: Callable[[int], None],
+) -> dict[Setting, Solution]:
+    """Fit some of the settings, if any."""
+    if not settings:
+        return {}
+    context = replace(context, settings=settings)
+    return dict(zip(settings, _fit_in_groups(context, axes, report_progress), strict=True))
 
 
 def _fewer_axes(context: SweepContext) -> tuple[Floats | None, float]:
