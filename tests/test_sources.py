@@ -357,6 +357,12 @@ def test_columns_may_have_other_names(photos, ending):
         datasets.load(manifest, **{**columns, "label_column": "x"})
 
 
+def test_a_wrong_value_is_named_by_the_column_of_the_file(photos):
+    (photos / "pets.jsonl").write_text('{"file": "a.png", "kind": 0.5}')
+    with fails_with("line 1: kind: expected a text or a whole number"):
+        datasets.load(photos / "pets.jsonl", path_column="file", label_column="kind")
+
+
 def test_spreadsheets_write_csv_in_many_ways(photos):
     text = '\ufeffpath, label ,note\r\n"a, b.png", cat ,"two\nlines"\r\n\r\n/tmp/c.png,dog,""\r\n'
     (photos / "m.csv").write_bytes(f"{text},,\r\n".encode())  # the last row is empty

@@ -163,6 +163,7 @@ def _read_rows(source: str, columns: Columns, required: set[str]) -> tuple[Conte
             with file.path.open("rb") as content:
                 digest = f"sha256:{hashlib.file_digest(content, 'sha256').hexdigest()}"
             table = import_parquet(PARQUET_READER).read_table(file.path, name, columns, required)
+            table = table._replace(label=columns.label, split=columns.split)
             return collect(table, name, unit="row", folder=folder), digest
     data = files.read_bytes(source)
     if not data.removeprefix(BOM).strip():
@@ -177,7 +178,9 @@ def _read_rows(source: str, columns: Columns, required: set[str]) -> tuple[Conte
         present, header = text_table.columns, text_table.header
         rows = _csv_rows(text_table, columns)
     check_columns(present, required, header)
-    table = Table(rows, columns.split in present, columns.id in present)
+    table = Table(
+        rows, columns.split in present, columns.id in present, columns.label, columns.split
+    )
     return collect(table, name, folder=folder), files.digest(data)
 
 

@@ -212,6 +212,8 @@ class Table(NamedTuple):
     rows: Iterator[Row]
     has_splits: bool = False
     has_ids: bool = False
+    label: str = "label"  # what messages call its columns
+    split: str = "split"
 
 
 @dataclass
@@ -260,8 +262,8 @@ def collect(table: Table, name: str, *, unit: str = "line", folder: str = "") ->
             if not row_id:
                 raise ClipkitError(f"{where}: expected an id, got none")
         if table.has_splits:
-            split = _split_of(as_text(row.split, f"{where}: split").strip(), splits, where)
-        label = as_text(row.label, f"{where}: label").strip()
+            split = _split_of(as_text(row.split, f"{where}: {table.split}").strip(), splits, where)
+        label = as_text(row.label, f"{where}: {table.label}").strip()
         for what, text in (("a path", row.path), ("an id", row_id), ("a label", label)):
             if len(text) > MAX_NAME:
                 expected = f"{what} of at most {MAX_NAME:,} characters"
