@@ -137,8 +137,7 @@ def _fit_all_pairs_at_once(context: SweepContext) -> list[Solution]:
 def _fit_along_axes(context: SweepContext) -> list[Solution]:
     """Fit in coordinates along the axes of the rows, up to the C that these suffice for.
 
-    At a larger C, or if the axes are not few, fit in all columns. Where that does not converge, the
-    fit along the axes is nearer to the solution.
+    At a larger C, or if the axes are not few, fit in all columns.
     """
     axes, limit = _fewer_axes(context)
     few = [setting for setting in context.settings if limit >= setting.C]
@@ -147,11 +146,6 @@ def _fit_along_axes(context: SweepContext) -> list[Solution]:
     report_progress = context.workers.progress(n_parts * math.comb(context.n_classes, 2))
     solutions = _fit_settings(context, few, axes, report_progress)
     solutions |= _fit_settings(context, others, None, report_progress)
-    if axes is not None:
-        failed = [setting for setting in others if not solutions[setting].converged]
-        nearer = _fit_settings(context, failed, axes, lambda _: report_progress(0))
-        for setting, solution in nearer.items():
-            solutions[setting] = solution._replace(converged=False)
     return [solutions[setting] for setting in context.settings]
 
 
