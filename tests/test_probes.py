@@ -220,6 +220,15 @@ def test_each_pair_is_fitted_by_the_method_for_its_shape(monkeypatch):
             assert_agree(predict(X, y, X_eval), svc(X, y, X_eval))
 
 
+def test_the_interior_point_method_fits_more_rows_than_a_gram_matrix_holds(monkeypatch):
+    X, y, X_eval, _ = split(*blobs(1300, 2, 101, 0.05), 900)
+    C = 0.9 * svm.LARGE_C / len(y)
+    monkeypatch.setattr(svm, "GRAM_ROWS", 50)
+    monkeypatch.setattr(svm, "ENOUGH_ROWS", 0.001)
+    monkeypatch.setattr(libsvm, "fit_pair", None)
+    assert_agree(predict(X, y, X_eval, C=[C]), svc(X, y, X_eval, C=C))
+
+
 @pytest.mark.parametrize("n", [*range(2, 30), 121, 122])
 def test_each_pair_of_classes_is_on_one_line(n):
     lines = list(svm._lines(n))
@@ -304,6 +313,40 @@ def test_columns_without_variance_of_their_own_are_left_out_of_the_fit(monkeypat
     assert_agree(many.predicted, few.predicted)
     assert_agree(many.predicted, svc(X, y, X_eval))
     assert_agree(many.predicted, many.fitted.predict(X_eval @ np.linalg.qr(mixing.T)[0].T))
+
+
+def test_columns_of_little_variance_count_at_a_large_c():
+    """They alone tell the classes apart, by a normal that only a large C makes so long."""
+    rng = np.random.default_rng(0)
+    y = np.arange(400) % 2
+    X = rng.standard_normal((400, 9)).astype("f4")
+    X[:, 6:] = 3e-6 * (0.3 * X[:, 6:] + 2 * y[:, None] - 1)
+    small, large = probes.sweep(X, y, X, C=[1, 1e10], keep=True)
+    assert_agree(small.predicted, svc(X, y, X), 1)
+    assert large.converged
+    assert np.array_equal(large.predicted, y)
+    for C, run in ((1, small), (1e10, large)):
+        (alone,) = probes.sweep(X, y, X, C=[C], keep=True)
+        assert np.array_equal(alone.fitted.model.hyperplanes, run.fitted.model.hyperplanes)
+
+
+@pytest.mark.parametrize("columns", [8, 120])
+def test_classes_of_equal_size_are_told_apart_at_the_least_c(columns):
+    """The margins of all rows are nearly 0, and the intercept lies in the middle between them."""
+    y = np.arange(600) % 2
+    X = np.random.default_rng(0).normal(0.3 * y[:, None], 1, (600, columns)).astype("f4")
+    X -= X.mean(axis=0)
+    assert_agree(predict(X, y, X, C=[1e-12]), svc(X, y, X, C=1e-12))
+
+
+@pytest.mark.parametrize("y", [[0, 0, 1, 1, 1], [0, 0, 1, 1, 2, 2, 2]])
+def test_rows_that_are_all_equal_are_of_the_most_frequent_class(monkeypatch, y):
+    X, y = np.ones((len(y), 4)), np.array(y)
+    monkeypatch.setattr(svm, "GRAM_ROWS", len(y) - 1)
+    (run,) = probes.sweep(X, y, X, keep=True)
+    assert run.converged
+    assert run.fitted.model.hyperplanes.shape[1] == 5
+    assert set(run.predicted) == set(svc(X, y, X)) == {y.max()}
 
 
 @problems(separable, cosines)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,15 @@ Float64 = NDArray[np.float64]
 Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 
 
-def principal_axes(X: Floats, resolution: float, map_parts: Map) -> Float64:
-    """Return the principal axes (D, d) of X (N, D), the largest last.
+class Axes(NamedTuple):
+    """Principal axes (D, d), the largest last, and the sum of squares along the largest other."""
+
+    axes: Float64
+    left_out: float
+
+
+def principal_axes(X: Floats, resolution: float, map_parts: Map) -> Axes:
+    """Return the principal axes of X (N, D).
 
     Those of less variance than this share of the largest are left out. With fewer rows than
     columns, the smaller matrix X X^T = U S^2 U^T is decomposed. The axes are V = X^T U / S, since
@@ -28,10 +35,13 @@ def principal_axes(X: Floats, resolution: float, map_parts: Map) -> Float64:
         rows = X.astype(np.float64)
         variances, U = np.linalg.eigh(rows @ rows.T)
         resolved = variances > resolution * variances.max()
-        return np.asarray(rows.T @ U[:, resolved] / np.sqrt(variances[resolved]))
-    parts = np.array_split(X, PARTS)
-    variances, axes = np.linalg.eigh(sum(map_parts(_squares, parts)))
-    return np.asarray(axes[:, variances > resolution * variances.max()])
+        axes = rows.T @ U[:, resolved] / np.sqrt(variances[resolved])
+    else:
+        parts = np.array_split(X, PARTS)
+        variances, all_axes = np.linalg.eigh(sum(map_parts(_squares, parts)))
+        resolved = variances > resolution * variances.max()
+        axes = all_axes[:, resolved]
+    return Axes(axes, float(variances[~resolved].max(initial=0)))
 
 
 def _squares(X: Floats) -> Float64:

@@ -426,7 +426,7 @@ def rotate(X: Floats, map_parts: Map) -> Float64:
 
     The first d columns are the coordinates.
     """
-    axes = principal_axes(X, RESOLUTION, map_parts)
+    axes, _ = principal_axes(X, RESOLUTION, map_parts)
 
     def rotate_rows(rows: Floats) -> None:
         rows[:, : axes.shape[1]] = rows.astype(np.float64) @ axes

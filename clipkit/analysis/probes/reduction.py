@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipkit.analysis.probes.models import Pair
+from clipkit.analysis.probes.pairs import TOLERANCE
 from clipkit.features.model import Floats, Int64
 
-TOLERANCE = 1e-3  # of the margin, as in SVC
 # Rows whose margin a guess sees within such a distance of 1 take part, fit by fit.
 SLACKS = (0.3, 0.3, 0.6, math.inf)
 MOST_ROWS = 0.8  # the share from which all rows take part
@@ -77,9 +77,10 @@ class Pairs:
 
         As an intercept grows, the slope of the loss grows by C where a row's margin is 1. It starts
         at -C for each positive row. So it is 0 after as many of these places as there are positive
-        rows.
+        rows. At a small C, the places are so near 1 and -1 that float32 would merge them.
         """
-        places = np.sort(self.signs - _products(self.rows, hyperplanes), axis=1)
+        products = _products(self.rows, hyperplanes)
+        places = np.sort(self.signs - products.astype(np.float64), axis=1)
         positives = (self.signs > 0).sum(axis=1)[:, None]
         around = np.concatenate([positives - 1, positives], axis=1)
         intercepts = np.take_along_axis(places, around, axis=1).mean(axis=1)

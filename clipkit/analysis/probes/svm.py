@@ -29,8 +29,8 @@ from numpy.typing import NDArray
 from clipkit.analysis.probes import libsvm
 from clipkit.analysis.probes.axes import principal_axes
 from clipkit.analysis.probes.libsvm import GRAM_ROWS
-from clipkit.analysis.probes.models import PAIRS, Hyperplanes, Pair, count_votes
-from clipkit.analysis.probes.pairs import Separation, fit_overlapping, fit_separable
+from clipkit.analysis.probes.models import PAIRS, TINY, Hyperplanes, Pair, count_votes
+from clipkit.analysis.probes.pairs import TOLERANCE, Separation, fit_overlapping, fit_separable
 from clipkit.analysis.probes.reduction import (
     MAX_COLUMNS,
     Guesses,
@@ -115,7 +115,7 @@ def svm(context: SweepContext) -> list[Solution]:
     is_long = 2 * n_rows / context.n_classes >= MANY_ROWS * n_columns**2
     if context.n_classes > 2 and is_small and not is_long:
         return _fit_all_pairs_at_once(context)
-    return _fit_in_groups(context)
+    return _fit_along_axes(context)
 
 
 def _fit_all_pairs_at_once(context: SweepContext) -> list[Solution]:
@@ -134,9 +134,56 @@ def _fit_all_pairs_at_once(context: SweepContext) -> list[Solution]:
     return context.workers.map(solve, context.settings)
 
 
-def _fit_in_groups(context: SweepContext) -> list[Solution]:
-    """Fit groups of pairs, in coordinates along the axes of the rows if these are few."""
-    axes = _fewer_axes(context)
+def _fit_along_axes(context: SweepContext) -> list[Solution]:
+    """Fit in coordinates along the axes of the rows, up to the C that these suffice for.
+
+    At a larger C, or if the axes are not few, fit in all columns.
+    """
+    axes, limit = _fewer_axes(context)
+    few = [setting for setting in context.settings if limit >= setting.C]
+    others = [setting for setting in context.settings if limit < setting.C]
+    n_parts = bool(few) + bool(others)
+    report_progress = context.workers.progress(n_parts * math.comb(context.n_classes, 2))
+    solutions = _fit_settings(context, few, axes, report_progress)
+    solutions |= _fit_settings(context, others, None, report_progress)
+    return [solutions[setting] for setting in context.settings]
+
+
+def _fit_settings(
+    context: SweepContext,
+    settings: list[Setting],
+    axes: Floats | None,
+    report_progress: Callable[[int], None],
+) -> dict[Setting, Solution]:
+    """Fit some of the settings, if any."""
+    if not settings:
+        return {}
+    context = replace(context, settings=settings)
+    return dict(zip(settings, _fit_in_groups(context, axes, report_progress), strict=True))
+
+
+def _fewer_axes(context: SweepContext) -> tuple[Floats | None, float]:
+    """Return the principal axes (D, d) if there are few, and the largest C they suffice for.
+
+    Normals lie along them. Cosines with many prompts have no more axes than the model has columns.
+    Rows that are all equal have none, and stay as they are.
+
+    A normal is a sum of rows with coefficients up to C. So its part along other axes moves the
+    margins of a pair by at most C times the largest sum of squares there (root mean square).
+    """
+    n_rows, n_columns = context.X.shape
+    if n_columns > min(n_rows, MAX_COLUMNS):
+        return None, 0.0
+    axes, left_out = principal_axes(context.X, RESOLUTION, context.workers.map)
+    if not 0 < axes.shape[1] <= FEWER * n_columns:
+        return None, 0.0
+    return axes.astype(np.float32), TOLERANCE / max(left_out, float(TINY))
+
+
+def _fit_in_groups(
+    context: SweepContext, axes: Floats | None, report_progress: Callable[[int], None]
+) -> list[Solution]:
+    """Fit groups of pairs, in coordinates along axes (D, d) if they are given."""
     if axes is not None:
         context = replace(context, X=context.X @ axes, X_eval=context.X_eval @ axes)
     n = context.n_classes
@@ -145,7 +192,6 @@ def _fit_in_groups(context: SweepContext) -> list[Solution]:
     Cs = [setting.C for setting in context.settings]
     groups = _group_pairs(list(map(len, rows)), context.X.shape[1])
     tallies = [Tally(np.zeros((n, len(context.X_eval)), dtype=np.int32)) for _ in Cs]
-    report_progress = context.workers.progress(math.comb(n, 2))
 
     def fit_at_all_settings(group: Group) -> list[list[Fit]]:
         # numbers that are not finite end a fit, and libsvm takes over
@@ -160,18 +206,6 @@ def _fit_in_groups(context: SweepContext) -> list[Solution]:
             for tally, fits_of_setting in zip(tallies, fits, strict=True):
                 tally.add(group.pairs, fits_of_setting, context)
     return [tally.predictions(axes) for tally in tallies]
-
-
-def _fewer_axes(context: SweepContext) -> Floats | None:
-    """Return the principal axes (D, d) if columns outnumber them by far, else None.
-
-    Normals lie along them. Cosines with many prompts have no more axes than the model has columns.
-    """
-    n_rows, n_columns = context.X.shape
-    if n_columns > min(n_rows, MAX_COLUMNS):
-        return None
-    axes = principal_axes(context.X, RESOLUTION, context.workers.map)
-    return axes.astype(np.float32) if axes.shape[1] <= FEWER * n_columns else None
 
 
 def _batches(groups: list[Group], most: int) -> Iterator[list[Group]]:
@@ -297,14 +331,17 @@ def _fit_at(
 def _fit_pairs(pairs: Pairs, C: float, guesses: Guesses) -> list[Fit]:
     """Fit pairs by the interior-point method or by libsvm, on the rows that decide them.
 
-    At a large C, where guesses are worse, the interior-point method takes all rows.
+    At a large C, where guesses are worse, the interior-point method takes all rows. It also
+    takes more rows than a Gram matrix holds, since libsvm computes their products again and again.
     """
     _, n_rows, n_columns = pairs.rows.shape
+    enough = ENOUGH_ROWS * n_columns**2
     is_large = C * n_rows > LARGE_C
-    is_overlapping = n_rows >= ENOUGH_ROWS * n_columns**2 if is_large else n_columns <= FEW_COLUMNS
+    is_overlapping = n_rows >= enough if is_large else n_columns <= FEW_COLUMNS
 
     def fit(problems: Problems) -> list[Floats | None]:
-        if is_overlapping:
+        rows_left = problems.rows.shape[1]
+        if is_overlapping or rows_left >= max(enough, GRAM_ROWS + 1):
             return _fit_in_batches(fit_overlapping, problems, C)
         fits = [libsvm.fit_pair(*problem, C) for problem in zip(*problems, strict=True)]
         return [hyperplane if converged else None for hyperplane, converged in fits]
