@@ -177,7 +177,7 @@ def test_the_interior_point_method_finds_the_optimum(problem, C):
     signs = np.where(y[y < 2] == 0, -1, 1).astype(np.float32)
     ones = np.ones((1, len(rows)))
     (hyperplane,) = pairs.fit_overlapping(rows[None], signs[None], C * ones)
-    pair = reduction.Pairs([rows[signs < 0], rows[signs > 0]], [(0, 1)])
+    pair = reduction.Pairs.of([rows[signs < 0], rows[signs > 0]], [(0, 1)])
     (hyperplane,) = pair.with_best_intercepts(hyperplane[None].astype(np.float32))
     expected = assert_optimal(hyperplane, rows, signs, C, tolerance=1e-5, tol=1e-6)
     assert hyperplane == pytest.approx(expected, abs=1e-3 * np.abs(expected).max())
@@ -277,7 +277,7 @@ def guess(kind, signs):
 def test_a_wrong_guess_of_the_rows_that_decide_a_pair_gives_its_solution(problem, kind, C):
     X, y, *_ = problem()
     X = X - X.mean(axis=0)
-    of_two_pairs = reduction.Pairs([X[y == 0], X[y == 1]], [(0, 1), (1, 0)])
+    of_two_pairs = reduction.Pairs.of([X[y == 0], X[y == 1]], [(0, 1), (1, 0)])
 
     def fit(problems):
         return [libsvm.fit_pair(*problem, C)[0] for problem in zip(*problems, strict=True)]
@@ -289,7 +289,7 @@ def test_a_wrong_guess_of_the_rows_that_decide_a_pair_gives_its_solution(problem
 
 def test_the_mean_of_rows_within_the_margin_stands_for_them():
     X, y, *_ = overlapping()
-    pair = reduction.Pairs([X[y == 0], X[y == 1]], [(0, 1)])
+    pair = reduction.Pairs.of([X[y == 0], X[y == 1]], [(0, 1)])
     margins = np.full(pair.signs.shape, -9, np.float32)
     margins[0, :7] = margins[0, -7:] = [1, 1.1, 0.9, 1.2, 9, 9, 9]
     nothing = np.zeros(margins.shape, bool)

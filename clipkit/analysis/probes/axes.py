@@ -6,14 +6,13 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from clipkit.analysis.probes.sweep_context import Float64
 from clipkit.features.model import Floats, row_blocks
 
 ROTATED = 2**20  # features in float64 at a time
 PARTS = 16  # of the rows; each has a matrix in memory
 
-Float64 = NDArray[np.float64]
 Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 
 

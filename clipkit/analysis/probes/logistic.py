@@ -20,12 +20,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from clipkit.analysis.metrics import best_classes
 from clipkit.analysis.probes.axes import ROTATED, Map, principal_axes
 from clipkit.analysis.probes.models import Coefficients
-from clipkit.analysis.probes.sweep_context import Setting, Solution, SweepContext
+from clipkit.analysis.probes.sweep_context import Float64, Setting, Solution, SweepContext
 from clipkit.base import console
 from clipkit.features.model import Floats, Int64, row_blocks
 
@@ -48,8 +47,6 @@ MAX_GROUPS = 16  # of blocks; each has a gradient in memory
 TINY = 1e-200  # against divisions by 0
 RESOLUTION = 1e-12  # of variances: float32 has 7 digits
 LOWEST_LOGIT = -60  # below the row's highest; exp of less gives float32 numbers that are slow
-
-Float64 = NDArray[np.float64]
 
 
 def logreg(context: SweepContext) -> list[Solution]:

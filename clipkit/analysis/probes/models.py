@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from itertools import combinations, islice
 from typing import Any, Self
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from clipkit.analysis.probes.preparation import largest_magnitude
 from clipkit.analysis.softmax import softmax
-from clipkit.features.model import Floats, Int64
+from clipkit.features.model import Floats, Int64, row_blocks
 
 PAIRS = 64  # of classes, which vote together
 NEIGHBOURS = 20  # as in DINOv2's kNN protocol
@@ -168,8 +168,8 @@ class MLPWeights(Model):
 
     def scores(self, X: Floats) -> Floats:
         """Return the logits (M, n) of the classes."""
-        scores = [np.zeros((0, self.output.shape[1]), np.float32)]
-        for block in row_blocks(X, self.hidden.shape[1]):
+        scores = []
+        for block in row_blocks(X, BLOCK * X.shape[1] // self.hidden.shape[1]):
             units = block @ self.hidden[:-1] + self.hidden[-1]
             np.maximum(units, 0, out=units)
             scores.append(units @ self.output[:-1] + self.output[-1])
@@ -209,9 +209,9 @@ class Neighbours(Model):
         """D."""
         return int(self.rows.shape[1])
 
-    def blocks(self, X: Floats) -> Iterator[Floats]:
-        """Yield the rows of `X`, scaled to length 1, in blocks that bound the memory."""
-        return row_blocks(unit_rows(X), len(self.rows))
+    def blocks(self, X: Floats) -> Iterable[Floats]:
+        """Return the rows of `X`, scaled to length 1, in blocks that bound the memory."""
+        return row_blocks(unit_rows(X), BLOCK * X.shape[1] // len(self.rows))
 
     def vote(self, block: Floats) -> Floats:
         """Return the summed weights (B, n) of each class among the nearest rows of a block."""
@@ -232,13 +232,6 @@ class Neighbours(Model):
     def confidences(self, scores: Floats) -> Floats:
         """Return the shares (M, n) of the neighbours' weights."""
         return np.asarray(scores / np.maximum(scores.sum(axis=1, keepdims=True), TINY))
-
-
-def row_blocks(rows: Floats, numbers: int) -> Iterator[Floats]:
-    """Yield blocks of rows, where so many numbers are computed for each row."""
-    step = max(1, BLOCK // numbers)
-    for start in range(0, len(rows), step):
-        yield rows[start : start + step]
 
 
 def unit_rows(rows: Floats) -> Floats:

@@ -41,27 +41,30 @@ class Problems(NamedTuple):
     counts: Floats
 
 
-class Pairs:
-    """The rows (P, N, D) of pairs of classes with N rows, and their signs (P, N).
+class Pairs(NamedTuple):
+    """Pairs of classes (P, 2), their rows (P, N, D), and the signs of these (P, N).
 
-    The sign is -1 for the first class of a pair, and 1 for the second.
+    All pairs have N rows. The sign is -1 for the first class of a pair, and 1 for the second.
     """
 
-    def __init__(self, rows_of_classes: list[Floats], pairs: Sequence[Pair]) -> None:
-        self.classes = np.array(pairs)
+    classes: Int64
+    rows: Floats
+    signs: Floats
+
+    @classmethod
+    def of(cls, rows_of_classes: list[Floats], pairs: Sequence[Pair]) -> Pairs:
+        """Copy the rows of the pairs."""
         sizes = [(len(rows_of_classes[i]), len(rows_of_classes[j])) for i, j in pairs]
         shape = len(pairs), sum(sizes[0]), rows_of_classes[0].shape[1]
-        self.rows = np.empty(shape, rows_of_classes[0].dtype)
+        rows = np.empty(shape, rows_of_classes[0].dtype)
         for number, (i, j) in enumerate(pairs):
-            np.concatenate([rows_of_classes[i], rows_of_classes[j]], out=self.rows[number])
-        self.signs = np.stack([np.repeat(SIGNS, sizes_of_pair) for sizes_of_pair in sizes])
+            np.concatenate([rows_of_classes[i], rows_of_classes[j]], out=rows[number])
+        signs = np.stack([np.repeat(SIGNS, sizes_of_pair) for sizes_of_pair in sizes])
+        return cls(np.array(pairs), rows, signs)
 
     def take(self, numbers: Int64) -> Pairs:
         """Return some of the pairs."""
-        taken = object.__new__(Pairs)
-        taken.classes = self.classes[numbers]
-        taken.rows, taken.signs = self.rows[numbers], self.signs[numbers]
-        return taken
+        return Pairs(self.classes[numbers], self.rows[numbers], self.signs[numbers])
 
     @property
     def problems(self) -> Problems:

@@ -275,7 +275,7 @@ def _fit_group(
     """Fit the hyperplanes of a group of pairs at each C. Scores of the first class are negative."""
     fits: dict[float, list[Fit]] = {}
     if group.is_line:
-        line = Line(group.pairs, rows)
+        line = Line([rows[c] for c in np.unique(group.pairs)])
         fits = {C: line.fit(C) for C in Cs if C * line.rows_of_pair <= LARGE_C}
     others = [C for C in Cs if C not in fits]
     if others:
@@ -292,7 +292,7 @@ def _fit_by_size(
         by_size[len(rows[i]) + len(rows[j])].append((i, j))
     found: list[dict[Pair, Fit]] = [{} for _ in Cs]
     for members in by_size.values():
-        alike = Pairs(rows, members)
+        alike = Pairs.of(rows, members)
         separations = _separate(alike, max(Cs), guesses)
         for C, fits in zip(Cs, found, strict=True):
             fits |= zip(members, _fit_at(C, alike, separations, guesses), strict=True)
@@ -316,11 +316,11 @@ def _fit_at(
 ) -> list[Fit]:
     """Take the widest margins, which are the solutions at a large C, and fit the other pairs."""
     n_rows = pairs.rows.shape[1]
-    fits = {
-        number: Fit(separation.hyperplane, True)
-        for number, separation in enumerate(separations)
-        if separation is not None and separation.least_c <= C and C * n_rows > SEPARABLE_C
-    }
+    fits: dict[int, Fit] = {}
+    if C * n_rows > SEPARABLE_C:
+        for number, separation in enumerate(separations):
+            if separation is not None and separation.least_c <= C:
+                fits[number] = Fit(separation.hyperplane, True)
     left = [number for number in range(len(pairs.rows)) if number not in fits]
     if left:
         others = pairs.take(np.array(left)) if fits else pairs
@@ -381,24 +381,22 @@ def _fit_all_rows(pair: Pairs, C: float) -> Fit:
 
 
 class Line:
-    """The rows of a few classes, whose pairs libsvm fits in one call."""
+    """The rows of a few classes, all pairs of which libsvm fits in one call."""
 
-    def __init__(self, pairs: list[Pair], rows: list[Floats]) -> None:
-        self._pairs, self._rows = pairs, rows
-        self._classes = np.unique(pairs).tolist()
-        self.rows_of_pair = 2 * max(len(rows[c]) for c in self._classes)
+    def __init__(self, rows: list[Floats]) -> None:
+        self._rows = rows
+        self.rows_of_pair = 2 * max(map(len, rows))
 
     @cached_property
     def _problem(self) -> tuple[Floats, Int64, Floats]:
-        rows = [self._rows[c] for c in self._classes]
-        X = np.concatenate(rows)
-        return X, np.repeat(np.arange(len(rows)), list(map(len, rows))), libsvm.gram(X)
+        X = np.concatenate(self._rows)
+        y = np.repeat(np.arange(len(self._rows)), list(map(len, self._rows)))
+        return X, y, libsvm.gram(X)
 
     def fit(self, C: float) -> list[Fit]:
-        """Fit the pairs."""
+        """Fit the pairs, in the order of their classes."""
         X, y, gram = self._problem
-        fits = dict(zip(combinations(self._classes, 2), _fit_all_pairs(X, y, C, gram), strict=True))
-        return [fits[pair] for pair in self._pairs]
+        return _fit_all_pairs(X, y, C, gram)
 
 
 def _fit_all_pairs(X: Floats, y: Int64, C: float, gram: Floats) -> list[Fit]:
@@ -408,5 +406,5 @@ def _fit_all_pairs(X: Floats, y: Int64, C: float, gram: Floats) -> list[Fit]:
     rows = [X[y == c] for c in range(y[-1] + 1)]
     for number, fit in enumerate(fits):
         if not fit.converged:
-            fits[number] = _fit_all_rows(Pairs(rows, [pairs[number]]), C)
+            fits[number] = _fit_all_rows(Pairs.of(rows, [pairs[number]]), C)
     return fits
