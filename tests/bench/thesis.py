@@ -193,6 +193,7 @@ def run_chapters(folder: Path, rows: int) -> list[Entry]:
     log = folder / "log"
     log.touch()
     env = {**os.environ, ROWS: str(rows), LOG: str(log)}
+    env.pop("MAKEFLAGS", None)  # that of `make bench` has BENCH, which `make thesis` refuses
     subprocess.run(line, cwd=ROOT, env=env, check=True, stdout=sys.stderr)
     return [json.loads(entry) for entry in log.read_text().splitlines()]
 
