@@ -28,7 +28,8 @@ QUANTILE = 0.8  # of the pairs of a batch, whose number of such rows all have
 MAX_COLUMNS = 4096  # of a covariance: 128 MiB
 SHARE = 2.0  # of the penalty of the first guess
 LEAST_PENALTY = 1e-2  # relative to the mean variance of columns, which is 1
-LENGTHS = np.geomspace(0.02, 3, 16).astype(np.float32)  # of the first guess, to choose from
+LENGTHS = np.geomspace(0.02, 3, 16)  # of the first guess, to choose from
+LONGER = np.geomspace(1, 4, 16)  # how much longer a normal may be at a larger C
 NEARLY_NONE = 1e-6
 SIGNS = np.array([-1, 1], np.float32)  # of the two classes of a pair
 
@@ -99,17 +100,24 @@ class Reduction:
     """The problems that remain of pairs, and where they take the other rows to be."""
 
     def __init__(
-        self, pairs: Pairs, margins: Floats, slack: float, joined: NDArray[np.bool_]
+        self,
+        pairs: Pairs,
+        margins: Floats,
+        slack: float,
+        joined: NDArray[np.bool_],
+        least_rows: int = 0,
     ) -> None:
         """Keep the rows whose guessed margin (P, N) is near 1, and the means of those within it.
 
-        Rows that earlier guesses were wrong about have joined, and are kept, too.
+        Rows that earlier guesses were wrong about have joined, and are kept, too. So are the
+        nearest others, up to `least_rows`.
         """
         n_rows = margins.shape[1]
         distances = np.where(joined, 0, np.abs(margins - 1))
         nearest = _nearest_of_classes(distances, pairs.signs)
         np.put_along_axis(distances, nearest, -1, axis=1)  # so that both classes stay
-        n_near = 2 + int(np.quantile((distances <= slack).sum(axis=1), QUANTILE))
+        usual = int(np.quantile((distances <= slack).sum(axis=1), QUANTILE))
+        n_near = 2 + max(usual, least_rows)
         self._left_out = np.zeros(margins.shape, bool)
         self.problems = pairs.problems
         if not n_near <= MOST_ROWS * n_rows:
@@ -183,11 +191,7 @@ class Guesses:
         lengths = 2 / np.maximum(second - first, np.finfo(np.float32).tiny)
         margins = lengths * pairs.signs * (scores - (first + second) / 2)
         squares = lengths[:, 0] ** 2 * np.einsum("ij,ij->i", normals, normals)
-        objectives = []
-        for length in LENGTHS:
-            losses = np.maximum(0, 1 - length * margins).sum(axis=1)
-            objectives.append(C * losses + length**2 * squares / 2)
-        return np.asarray(LENGTHS[np.argmin(objectives, axis=0)][:, None] * margins)
+        return _with_least_loss(margins, squares, C, LENGTHS)
 
     def _directions_of_classes(self, C: float) -> Floats:
         """Return a direction (n, D) for each class. Differences are the directions of pairs."""
@@ -200,18 +204,38 @@ class Guesses:
         return self._directions[C]
 
 
+def margins_at_larger_c(pairs: Pairs, hyperplanes: Floats, C: float) -> Floats:
+    """Guess margins (P, N) from the hyperplanes (P, D + 1) at a smaller C."""
+    normals = hyperplanes[:, :-1]
+    squares = np.einsum("ij,ij->i", normals, normals)
+    return _with_least_loss(pairs.margins(hyperplanes), squares, C, LONGER)
+
+
+def _with_least_loss(margins: Floats, squares: Floats, C: float, factors: Floats) -> Floats:
+    """Multiply margins (P, N), of normals with these squared lengths (P,), by the best factors."""
+    objectives = []
+    for factor in factors.astype(np.float32):
+        losses = np.maximum(0, 1 - factor * margins).sum(axis=1)
+        objectives.append(C * losses + factor**2 * squares / 2)
+    best = factors[np.argmin(objectives, axis=0)].astype(np.float32)
+    return np.asarray(best[:, None] * margins)
+
+
 def fit_reduced(
-    pairs: Pairs, guess: Floats, fit: Callable[[Problems], list[Floats | None]]
+    pairs: Pairs,
+    guess: Floats,
+    fit: Callable[[Problems], list[Floats | None]],
+    least_rows: int = 0,
 ) -> list[Floats | None]:
     """Fit hyperplanes (D + 1,) from a guess of all margins (P, N); None where a fit fails.
 
-    `fit` fits problems, and returns None where it fails.
+    `fit` fits problems of at least so many rows, and returns None where it fails.
     """
     hyperplanes: list[Floats | None] = [None] * len(pairs.rows)
     left, margins = np.arange(len(pairs.rows)), guess
     joined = np.zeros(guess.shape, bool)
     for slack in SLACKS:
-        reduction = Reduction(pairs, margins, slack, joined)
+        reduction = Reduction(pairs, margins, slack, joined, least_rows)
         fits = fit(reduction.problems)
         is_fitted = np.array([hyperplane is not None for hyperplane in fits])
         fitted = np.zeros((len(fits), pairs.rows.shape[2] + 1), np.float32)

@@ -37,6 +37,7 @@ from clipkit.analysis.probes.reduction import (
     Pairs,
     Problems,
     fit_reduced,
+    margins_at_larger_c,
 )
 from clipkit.analysis.probes.sweep_context import Setting, Solution, SweepContext
 from clipkit.features.model import Floats, Int64
@@ -48,6 +49,11 @@ MANY_ROWS = 0.15  # of a pair, per squared column, which no hyperplane is likely
 ENOUGH_ROWS = 0.04
 FEW_COLUMNS = 100
 LARGE_C = 20  # times the rows of a pair
+# At a large C, the solution at a smaller C is the guess. Of the rows, several for each column take
+# part, since a hyperplane separates fewer too easily. So this pays if there are many more.
+STEP_OF_C = 16
+ROWS_PER_COLUMN = 4
+MANY_PER_COLUMN = 16
 SEPARABLE_C = 2  # times the rows: with less, hardly any pair has its widest margin
 SEPARATING_C = 1e9  # of guesses for the widest margin
 RESOLUTION = 1e-10  # of variances: rounding leaves as much along axes that mean nothing
@@ -292,11 +298,64 @@ def _fit_by_size(
         by_size[len(rows[i]) + len(rows[j])].append((i, j))
     found: list[dict[Pair, Fit]] = [{} for _ in Cs]
     for members in by_size.values():
-        alike = Pairs.of(rows, members)
-        separations = _separate(alike, max(Cs), guesses)
+        alike = FitsOfPairs(Pairs.of(rows, members), max(Cs), guesses)
         for C, fits in zip(Cs, found, strict=True):
-            fits |= zip(members, _fit_at(C, alike, separations, guesses), strict=True)
+            fits |= zip(members, alike.at(C), strict=True)
     return [[fits[pair] for pair in pairs] for fits in found]
+
+
+class FitsOfPairs:
+    """The fits of pairs with the same number of rows."""
+
+    def __init__(self, pairs: Pairs, largest_C: float, guesses: Guesses) -> None:
+        self._pairs = pairs
+        self._guesses = guesses
+        self._separations = _separate(pairs, largest_C, guesses)
+        self._fits: dict[float, list[Fit]] = {}
+
+    def at(self, C: float) -> list[Fit]:
+        """Take the widest margins, which are the solutions at a large C, and fit the others."""
+        if C not in self._fits:
+            n_rows = self._pairs.rows.shape[1]
+            fits: dict[int, Fit] = {}
+            if C * n_rows > SEPARABLE_C:
+                for number, separation in enumerate(self._separations):
+                    if separation is not None and separation.least_c <= C:
+                        fits[number] = Fit(separation.hyperplane, True)
+            left = [number for number in range(len(self._pairs.rows)) if number not in fits]
+            if left:
+                fits |= zip(left, self._fit(np.array(left), C), strict=True)
+            self._fits[C] = [fits[number] for number in range(len(self._pairs.rows))]
+        return self._fits[C]
+
+    def _fit(self, numbers: Int64, C: float) -> list[Fit]:
+        """Fit some of the pairs on the rows that decide them."""
+        pairs = self._pairs.take(numbers)
+        return _fit_pairs(pairs, C, self._guess(pairs, numbers, C))
+
+    def _guess(self, pairs: Pairs, numbers: Int64, C: float) -> Floats:
+        """Guess the margins (P, N) of some of the pairs."""
+        _, n_rows, n_columns = pairs.rows.shape
+        smaller = _smaller_c(C, n_rows)
+        if smaller is None or not _is_overlapping(pairs, C):
+            return self._guesses.margins(pairs, C)
+        if n_rows < MANY_PER_COLUMN * n_columns:
+            return np.ones_like(pairs.signs)  # all rows take part
+        fits = [self.at(smaller)[number] for number in numbers]
+        return margins_at_larger_c(pairs, _stack(fits)[0], C)
+
+
+def _smaller_c(C: float, n_rows: int) -> float | None:
+    """Return the C whose solution is the guess for a larger one.
+
+    It is not the next C of the sweep, so that a fit does not depend on the others of the sweep.
+    """
+    smaller = LARGE_C / n_rows
+    if C <= smaller:
+        return None
+    while smaller * STEP_OF_C < C:
+        smaller *= STEP_OF_C
+    return smaller
 
 
 def _separate(pairs: Pairs, largest_C: float, guesses: Guesses) -> list[Separation | None]:
@@ -311,33 +370,15 @@ def _separate(pairs: Pairs, largest_C: float, guesses: Guesses) -> list[Separati
     ]
 
 
-def _fit_at(
-    C: float, pairs: Pairs, separations: list[Separation | None], guesses: Guesses
-) -> list[Fit]:
-    """Take the widest margins, which are the solutions at a large C, and fit the other pairs."""
-    n_rows = pairs.rows.shape[1]
-    fits: dict[int, Fit] = {}
-    if C * n_rows > SEPARABLE_C:
-        for number, separation in enumerate(separations):
-            if separation is not None and separation.least_c <= C:
-                fits[number] = Fit(separation.hyperplane, True)
-    left = [number for number in range(len(pairs.rows)) if number not in fits]
-    if left:
-        others = pairs.take(np.array(left)) if fits else pairs
-        fits |= zip(left, _fit_pairs(others, C, guesses), strict=True)
-    return [fits[number] for number in range(len(pairs.rows))]
+def _fit_pairs(pairs: Pairs, C: float, margins: Floats) -> list[Fit]:
+    """Fit pairs by the interior-point method or by libsvm, from a guess of all margins (P, N).
 
-
-def _fit_pairs(pairs: Pairs, C: float, guesses: Guesses) -> list[Fit]:
-    """Fit pairs by the interior-point method or by libsvm, on the rows that decide them.
-
-    At a large C, where guesses are worse, the interior-point method takes all rows. It also
-    takes more rows than a Gram matrix holds, since libsvm computes their products again and again.
+    The interior-point method also takes more rows than a Gram matrix holds, since libsvm computes
+    their products again and again.
     """
     _, n_rows, n_columns = pairs.rows.shape
     enough = ENOUGH_ROWS * n_columns**2
-    is_large = C * n_rows > LARGE_C
-    is_overlapping = n_rows >= enough if is_large else n_columns <= FEW_COLUMNS
+    is_overlapping = _is_overlapping(pairs, C)
 
     def fit(problems: Problems) -> list[Floats | None]:
         rows_left = problems.rows.shape[1]
@@ -346,17 +387,23 @@ def _fit_pairs(pairs: Pairs, C: float, guesses: Guesses) -> list[Fit]:
         fits = [libsvm.fit_pair(*problem, C) for problem in zip(*problems, strict=True)]
         return [hyperplane if converged else None for hyperplane, converged in fits]
 
-    if is_large and is_overlapping:
-        margins = np.ones_like(pairs.signs)
-    else:
-        margins = guesses.margins(pairs, C)
     fits = []
-    for number, hyperplane in enumerate(fit_reduced(pairs, margins, fit)):
+    is_large = C * n_rows > LARGE_C
+    least_rows = ROWS_PER_COLUMN * n_columns if is_overlapping and is_large else 0
+    for number, hyperplane in enumerate(fit_reduced(pairs, margins, fit, least_rows)):
         if hyperplane is None:
             fits.append(_fit_all_rows(pairs.take(np.array([number])), C))
         else:
             fits.append(Fit(hyperplane, True))
     return fits
+
+
+def _is_overlapping(pairs: Pairs, C: float) -> bool:
+    """Return whether the interior-point method is the faster one."""
+    _, n_rows, n_columns = pairs.rows.shape
+    if C * n_rows > LARGE_C:
+        return bool(n_rows >= ENOUGH_ROWS * n_columns**2)
+    return bool(n_columns <= FEW_COLUMNS)
 
 
 def _fit_in_batches(
