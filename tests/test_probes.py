@@ -21,10 +21,11 @@ from threadpoolctl import threadpool_limits
 
 from clipkit.analysis import metrics, probes
 from clipkit.analysis.probes import (
+    active_set,
+    interior_point,
     libsvm,
     logistic,
     mlp,
-    pairs,
     reduction,
     svm,
     sweep_context,
@@ -114,7 +115,8 @@ def assert_agree(a, b, least=0.998):
 
 def fit_pairs_by_libsvm_alone(monkeypatch):
     monkeypatch.setattr(svm, "fit_overlapping", lambda rows, signs, C: [None] * len(rows))
-    monkeypatch.setattr(svm, "fit_separable", lambda rows, signs, C, guess: None)
+    for method in ("fit_bounded", "fit_separable"):
+        monkeypatch.setattr(svm, method, lambda rows, signs, C, margins: None)
 
 
 @pytest.mark.long
@@ -176,12 +178,14 @@ def test_the_interior_point_method_finds_the_optimum(problem, C):
     rows /= np.sqrt((rows**2).mean())
     signs = np.where(y[y < 2] == 0, -1, 1).astype(np.float32)
     ones = np.ones((1, len(rows)))
-    (hyperplane,) = pairs.fit_overlapping(rows[None], signs[None], C * ones)
+    (hyperplane,) = interior_point.fit_overlapping(rows[None], signs[None], C * ones)
     pair = reduction.Pairs.of([rows[signs < 0], rows[signs > 0]], [(0, 1)])
     (hyperplane,) = pair.with_best_intercepts(hyperplane[None].astype(np.float32))
     expected = assert_optimal(hyperplane, rows, signs, C, tolerance=1e-5, tol=1e-6)
     assert hyperplane == pytest.approx(expected, abs=1e-3 * np.abs(expected).max())
-    large, huge = (pairs.fit_overlapping(rows[None], signs[None], C * ones)[0] for C in (1e8, 1e60))
+    large, huge = (
+        interior_point.fit_overlapping(rows[None], signs[None], C * ones)[0] for C in (1e8, 1e60)
+    )
     assert huge == pytest.approx(large, abs=1e-4 * np.abs(large).max())
 
 
@@ -192,13 +196,13 @@ def test_the_active_set_method_finds_the_widest_margin(columns):
     rows = rng.standard_normal((210, columns)).astype(np.float32)
     rows[:, 0] += 4 * signs
     svc = SVC(kernel="linear", C=1e9, tol=1e-6).fit(rows.astype(float), signs)
-    separation = pairs.fit_separable(rows, signs, 1e9, signs * rows[:, 0])
+    separation = active_set.fit_separable(rows, signs, 1e9, signs * rows[:, 0])
     expected = np.append(svc.coef_[0], svc.intercept_)
     assert separation.hyperplane == pytest.approx(expected, abs=2e-3 * np.abs(expected).max())
     assert separation.least_c >= np.abs(svc.dual_coef_).max() * 0.99
-    assert pairs.fit_separable(rows, signs, separation.least_c, signs * rows[:, 0]) is not None
+    assert active_set.fit_separable(rows, signs, separation.least_c, signs * rows[:, 0]) is not None
     too_small = np.abs(svc.dual_coef_).max() * 0.9
-    assert pairs.fit_separable(rows, signs, too_small, signs * rows[:, 0]) is None
+    assert active_set.fit_separable(rows, signs, too_small, signs * rows[:, 0]) is None
 
 
 @pytest.mark.parametrize("columns", [2, 40])
@@ -206,9 +210,9 @@ def test_the_active_set_method_leaves_overlapping_and_equal_rows_to_libsvm(colum
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((300, columns)).astype(np.float32)
     signs = np.repeat(np.float32([-1, 1]), 150)
-    assert pairs.fit_separable(rows, signs, 1e9, signs * rows[:, 0]) is None
+    assert active_set.fit_separable(rows, signs, 1e9, signs * rows[:, 0]) is None
     with np.errstate(all="ignore"):
-        assert pairs.fit_separable(np.zeros_like(rows), signs, 1e9, signs) is None
+        assert active_set.fit_separable(np.zeros_like(rows), signs, 1e9, signs) is None
 
 
 def test_each_pair_is_fitted_by_the_method_for_its_shape(monkeypatch):
@@ -244,8 +248,8 @@ def assert_within_the_stop(hyperplane, rows, signs, C):
     """
     least = svm_loss(reference_plane(rows, signs, C, tol=1e-6), rows, signs, C)
     reached = svm_loss(hyperplane, rows, signs, C)
-    short = svm_loss(hyperplane, rows, signs, C, margin=1 - pairs.TOLERANCE)
-    assert short <= least + 2 * pairs.TOLERANCE * reached
+    short = svm_loss(hyperplane, rows, signs, C, margin=1 - active_set.TOLERANCE)
+    assert short <= least + 2 * active_set.TOLERANCE * reached
 
 
 @pytest.mark.parametrize("C", [0.01, 1])
@@ -369,7 +373,7 @@ def test_few_rows_decide_a_pair_at_a_large_c(monkeypatch):
 
     def fit(rows, signs, C):
         numbers.append(rows.shape[1])
-        return pairs.fit_overlapping(rows, signs, C)
+        return interior_point.fit_overlapping(rows, signs, C)
 
     monkeypatch.setattr(svm, "fit_overlapping", fit)
     together = probes.sweep(X, y, X_eval, C=Cs, keep=True)

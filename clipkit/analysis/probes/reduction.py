@@ -17,8 +17,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from clipkit.analysis.probes.active_set import TOLERANCE
 from clipkit.analysis.probes.models import Pair
-from clipkit.analysis.probes.pairs import TOLERANCE
 from clipkit.features.model import Floats, Int64
 
 # Rows whose margin a guess sees within such a distance of 1 take part, fit by fit.

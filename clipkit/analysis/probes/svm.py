@@ -27,10 +27,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipkit.analysis.probes import libsvm
+from clipkit.analysis.probes.active_set import (
+    TOLERANCE,
+    WIDE_C,
+    Separation,
+    fit_bounded,
+    fit_separable,
+)
 from clipkit.analysis.probes.axes import principal_axes
+from clipkit.analysis.probes.interior_point import fit_overlapping
 from clipkit.analysis.probes.libsvm import GRAM_ROWS
 from clipkit.analysis.probes.models import PAIRS, TINY, Hyperplanes, Pair, count_votes
-from clipkit.analysis.probes.pairs import TOLERANCE, Separation, fit_overlapping, fit_separable
 from clipkit.analysis.probes.reduction import (
     MAX_COLUMNS,
     Guesses,
@@ -47,14 +54,14 @@ MANY_ROWS = 0.15  # of a pair, per squared column, which no hyperplane is likely
 # At a large C, the interior-point method is faster than libsvm from so many rows per squared
 # column. At a small C, the columns decide.
 ENOUGH_ROWS = 0.04
-FEW_COLUMNS = 100
+FEW_COLUMNS = 80
 LARGE_C = 20  # times the rows of a pair
 # At a large C, the solution at a smaller C is the guess. Of the rows, several for each column take
 # part, since a hyperplane separates fewer too easily. So this pays if there are many more.
 STEP_OF_C = 16
 ROWS_PER_COLUMN = 4
 MANY_PER_COLUMN = 16
-SEPARABLE_C = 2  # times the rows: with less, hardly any pair has its widest margin
+BOUNDED_C = 0.1  # times the rows: with less, hardly any row lies on the margin
 SEPARATING_C = 1e9  # of guesses for the widest margin
 RESOLUTION = 1e-10  # of variances: rounding leaves as much along axes that mean nothing
 FEWER = 0.8  # of the columns, for which rotating all rows pays
@@ -318,7 +325,7 @@ class FitsOfPairs:
         if C not in self._fits:
             n_rows = self._pairs.rows.shape[1]
             fits: dict[int, Fit] = {}
-            if C * n_rows > SEPARABLE_C:
+            if C * n_rows > WIDE_C:
                 for number, separation in enumerate(self._separations):
                     if separation is not None and separation.least_c <= C:
                         fits[number] = Fit(separation.hyperplane, True)
@@ -351,7 +358,7 @@ def _smaller_c(C: float, n_rows: int) -> float | None:
     It is not the next C of the sweep, so that a fit does not depend on the others of the sweep.
     """
     smaller = LARGE_C / n_rows
-    if C <= smaller:
+    if smaller >= C:
         return None
     while smaller * STEP_OF_C < C:
         smaller *= STEP_OF_C
@@ -361,7 +368,7 @@ def _smaller_c(C: float, n_rows: int) -> float | None:
 def _separate(pairs: Pairs, largest_C: float, guesses: Guesses) -> list[Separation | None]:
     """Return the widest margins of pairs; None if the classes overlap or need a larger C."""
     n_pairs, n_rows, n_columns = pairs.rows.shape
-    if largest_C * n_rows <= SEPARABLE_C or n_rows >= MANY_ROWS * n_columns**2:
+    if largest_C * n_rows <= WIDE_C or n_rows >= MANY_ROWS * n_columns**2:
         return [None] * n_pairs
     guess = guesses.margins(pairs, SEPARATING_C)
     return [
@@ -371,7 +378,41 @@ def _separate(pairs: Pairs, largest_C: float, guesses: Guesses) -> list[Separati
 
 
 def _fit_pairs(pairs: Pairs, C: float, margins: Floats) -> list[Fit]:
-    """Fit pairs by the interior-point method or by libsvm, from a guess of all margins (P, N).
+    """Fit pairs by the method for their shape, from a guess of all margins (P, N)."""
+    hyperplanes: list[Floats | None] = [None] * len(pairs.rows)
+    if C * pairs.rows.shape[1] >= BOUNDED_C and not _is_overlapping(pairs, C):
+        hyperplanes = _fit_bounded(pairs, C, margins)
+    left = np.array([number for number, plane in enumerate(hyperplanes) if plane is None], int)
+    if len(left):
+        for number, plane in zip(
+            left, _fit_reduced(pairs.take(left), C, margins[left]), strict=True
+        ):
+            hyperplanes[number] = plane
+    fits = []
+    for number, hyperplane in enumerate(hyperplanes):
+        if hyperplane is None:
+            fits.append(_fit_all_rows(pairs.take(np.array([number])), C))
+        else:
+            fits.append(Fit(hyperplane, True))
+    return fits
+
+
+def _fit_bounded(pairs: Pairs, C: float, margins: Floats) -> list[Floats | None]:
+    """Fit pairs by the active-set method."""
+    arrays = zip(pairs.rows, pairs.signs, margins, strict=True)
+    hyperplanes = [fit_bounded(rows, signs, C, guess) for rows, signs, guess in arrays]
+    found = np.array([number for number, plane in enumerate(hyperplanes) if plane is not None], int)
+    if len(found):
+        fitted = np.stack([hyperplanes[number] for number in found]).astype(np.float32)
+        for number, plane in zip(
+            found, pairs.take(found).with_best_intercepts(fitted), strict=True
+        ):
+            hyperplanes[number] = plane
+    return hyperplanes
+
+
+def _fit_reduced(pairs: Pairs, C: float, margins: Floats) -> list[Floats | None]:
+    """Fit pairs by the interior-point method or by libsvm, on the rows that decide them.
 
     The interior-point method also takes more rows than a Gram matrix holds, since libsvm computes
     their products again and again.
@@ -387,15 +428,9 @@ def _fit_pairs(pairs: Pairs, C: float, margins: Floats) -> list[Fit]:
         fits = [libsvm.fit_pair(*problem, C) for problem in zip(*problems, strict=True)]
         return [hyperplane if converged else None for hyperplane, converged in fits]
 
-    fits = []
     is_large = C * n_rows > LARGE_C
     least_rows = ROWS_PER_COLUMN * n_columns if is_overlapping and is_large else 0
-    for number, hyperplane in enumerate(fit_reduced(pairs, margins, fit, least_rows)):
-        if hyperplane is None:
-            fits.append(_fit_all_rows(pairs.take(np.array([number])), C))
-        else:
-            fits.append(Fit(hyperplane, True))
-    return fits
+    return fit_reduced(pairs, margins, fit, least_rows)
 
 
 def _is_overlapping(pairs: Pairs, C: float) -> bool:

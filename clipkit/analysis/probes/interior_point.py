@@ -1,14 +1,8 @@
-"""A linear SVM of two classes, by two methods that are faster than libsvm.
+"""Linear SVMs of two classes by an interior-point method, for many more rows than columns.
 
-Embeddings of hundreds of columns separate most pairs of classes. There, linear equations give the
-hyperplane once its support vectors are known. Each step of `fit_separable` solves them for a guess.
-Rows with a negative coefficient leave the guess, and rows within the margin join it: the
-primal-dual active-set method of Hintermüller, Ito & Kunisch (2002, doi:10.1137/S1052623401383558).
-About six steps replace libsvm's thousands of iterations.
-
-Where classes overlap, most rows are support vectors. With many more rows than columns, the 5 to 40
-steps of `fit_overlapping` suffice. Each solves D + 1 equations, whose matrix is one product of all
-rows: Mehrotra's (1992) predictor and corrector, applied to linear SVMs as by Ferris & Munson (2002,
+Where classes overlap, most rows are support vectors, and libsvm takes many iterations. The 5 to 40
+steps here each solve D + 1 equations, whose matrix is one product of all rows: Mehrotra's (1992)
+predictor and corrector, applied to linear SVMs as by Ferris & Munson (2002,
 doi:10.1137/S1052623400374379).
 """
 
@@ -20,21 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.linalg import LinAlgError
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve
 from scipy.linalg.lapack import dgetrf, dgetrs
 
-from clipkit.features.model import Floats, Int64
+from clipkit.features.model import Floats
 
-TOLERANCE = 1e-3  # of the margin, as in SVC
-# How far within the margin a row must be to join, step by step. Most rows that join the first
-# guesses would leave again.
-SHORTFALLS = (0.3, 0.1, *[TOLERANCE] * 28)
-FIRST_SHARE = 0.4  # support vectors in the first guess, relative to the rows or columns
-# If a guess has nearly as many support vectors as columns, the equations are nearly singular, and
-# the next guess is worse. So rows join up to the usual share of the columns, then a few at a time.
-USUAL_SHARE = 0.75
-FEW_SHARE = 0.03
-OVERSHOOT = 2.0  # of a guess's coefficients: those of the solution are likely to be smaller
 MAX_STEPS = 60
 GAP_TOLERANCE = 1e-6  # of the duality gap and of the residuals
 # The first steps need half the time in float32, which loses digits near the optimum or at a C of
@@ -43,76 +26,6 @@ SINGLE_STEPS = 10  # at most
 SINGLE_GAP = 1e-2
 SINGLE_C = (1e-6, 1e4)
 SHORTER = 0.995  # share of the longest step that is taken, so that no variable reaches 0
-
-
-class Separation(NamedTuple):
-    """The hyperplane (D + 1,) of the widest margin, and the least C for which it is taken.
-
-    Every SVM has this hyperplane if its C is at least its largest coefficient. `least_c` is larger
-    if a guess exceeded it by more than OVERSHOOT, since the search for a smaller C ends there.
-    """
-
-    hyperplane: Floats
-    least_c: float
-
-
-def fit_separable(rows: Floats, signs: Floats, C: float, guess: Floats) -> Separation | None:
-    """Find the hyperplane of the widest margin between rows (N, D) of signs (N,) -1 and 1, float32.
-
-    The search starts from a guess of all margins (N,). Return None if the classes overlap, the
-    widest margin needs a larger C, or none is confirmed.
-    """
-    columns = rows.shape[1]
-    support = _smallest(guess, max(1, int(FIRST_SHARE * min(rows.shape))))
-    least_c = 0.0
-    for shortfall in SHORTFALLS:
-        if not 0 < len(support) <= columns:
-            return None
-        try:
-            weights, intercept = _solve(rows[support], signs[support])
-        except LinAlgError:
-            return None
-        coefficients = signs[support] * weights
-        largest = float(coefficients.max())
-        least_c = max(least_c, largest / OVERSHOOT)
-        if not least_c <= C:  # also if it is NaN
-            return None
-        normal = weights.astype(rows.dtype) @ rows[support]
-        margins = signs * (rows @ normal + rows.dtype.type(intercept))
-        is_exact = np.abs(margins[support] - 1).max() <= TOLERANCE
-        if is_exact and coefficients.min() >= 0 and margins.min() >= 1 - TOLERANCE:
-            least_c = max(least_c, largest)
-            return Separation(np.append(normal, intercept), least_c) if least_c <= C else None
-        support = _next_guess(support, coefficients, 1 - margins, shortfall, columns)
-    return None
-
-
-def _next_guess(
-    support: Int64, coefficients: Floats, shortfalls: Floats, least: float, columns: int
-) -> Int64:
-    """Leave out rows with a negative coefficient, and add those that fall short the most."""
-    staying = support[coefficients >= 0]
-    shortfalls[support] = 0
-    joining = np.flatnonzero(shortfalls > least)
-    room = max(int(USUAL_SHARE * columns) - len(staying), int(FEW_SHARE * columns), 1)
-    return np.concatenate([staying, joining[_smallest(-shortfalls[joining], room)]])
-
-
-def _smallest(values: Floats, count: int) -> Int64:
-    """Return the positions of the smallest values, or all if there are no more."""
-    if len(values) <= count:
-        return np.arange(len(values))
-    return np.argpartition(values, count)[:count]
-
-
-def _solve(rows: Floats, signs: Floats) -> tuple[Floats, float]:
-    """Return weights of rows, which add up to 0, and an intercept, such that all margins are 1."""
-    gram = (rows @ rows.T).astype(np.float64)
-    factor = cho_factor(gram.T, overwrite_a=True, check_finite=False)
-    right_sides = np.column_stack([signs, np.ones(len(rows))])
-    sign_solution, ones_solution = cho_solve(factor, right_sides, check_finite=False).T
-    intercept = sign_solution.sum() / ones_solution.sum()
-    return sign_solution - intercept * ones_solution, float(intercept)
 
 
 class Variables(NamedTuple):
