@@ -203,6 +203,8 @@ def test_the_active_set_method_finds_the_widest_margin(columns):
     assert active_set.fit_separable(rows, signs, separation.least_c, signs * rows[:, 0]) is not None
     too_small = np.abs(svc.dual_coef_).max() * 0.9
     assert active_set.fit_separable(rows, signs, too_small, signs * rows[:, 0]) is None
+    bounded = active_set.fit_bounded(rows, signs, 1e9, signs * rows[:, 0])
+    assert bounded == pytest.approx(expected, abs=2e-3 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("columns", [2, 40])

@@ -21,7 +21,7 @@ from scipy.linalg import cho_factor, cho_solve
 from clipkit.features.model import Floats, Int64
 
 TOLERANCE = 1e-3  # of the margin, as in SVC
-ROUNDING = 1e-6  # of coefficients, relative to C
+ROUNDING = 1e-6  # of coefficients, relative to the largest
 WIDE_C = 2  # times the rows: from here, solutions resemble the widest margin
 # How far a row must be on the wrong side of the margin to join it, step by step. Most rows that
 # join the first guesses at a large C would leave again.
@@ -176,7 +176,8 @@ def _next_guess(guess: Guess, fit: Fit, C: float, least: float) -> Guess:
 
 
 def _are_out_of_bounds(coefficients: Floats, C: float) -> NDArray[np.bool_]:
-    slack = ROUNDING * C if math.isfinite(C) else 0
+    """Return which coefficients (n,) are not between 0 and C, beyond rounding errors."""
+    slack = ROUNDING * np.abs(coefficients).max()
     return np.asarray((coefficients < -slack) | (coefficients > C + slack))
 
 
