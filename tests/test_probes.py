@@ -370,20 +370,23 @@ def test_an_svm_of_one_pair_at_a_time_does_not_depend_on_other_settings(monkeypa
 def test_few_rows_decide_a_pair_at_a_large_c(monkeypatch):
     """A smaller C, which does not depend on the sweep, tells which."""
     X, y, X_eval, _ = split(*blobs(1600, 2, 6, 0.5), 1200)
-    Cs = [C / len(y) for C in (3 * svm.LARGE_C, 1e3 * svm.LARGE_C, svm.STEP_OF_C * svm.LARGE_C)]
-    numbers = []
+    Cs = [C / len(y) for C in (3 * svm.LARGE_C, 1e3 * svm.LARGE_C, 16 * svm.LARGE_C)]
+    numbers, fitted_Cs = [], set()
 
     def fit(rows, signs, C):
         numbers.append(rows.shape[1])
+        fitted_Cs.add(C.min())
         return interior_point.fit_overlapping(rows, signs, C)
 
     monkeypatch.setattr(svm, "fit_overlapping", fit)
     together = probes.sweep(X, y, X_eval, C=Cs, keep=True)
     assert 0 < max(numbers) < len(y) / 2
     for C, run in zip(Cs, together, strict=True):
+        fitted_Cs.clear()
         (alone,) = probes.sweep(X, y, X_eval, C=[C], keep=True)
         (hyperplane,) = run.fitted.model.hyperplanes
         assert np.array_equal(alone.fitted.model.hyperplanes[0], hyperplane)
+        assert len(fitted_Cs) == 2
         rows = run.fitted.prepare(X)
         in_units_of_rows = C * run.fitted.preparation.rms**2
         assert_within_the_stop(hyperplane, rows, np.where(y == 0, -1, 1), in_units_of_rows)

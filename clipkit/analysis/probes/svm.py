@@ -58,7 +58,6 @@ FEW_COLUMNS = 80
 LARGE_C = 20  # times the rows of a pair
 # At a large C, the solution at a smaller C is the guess. Of the rows, several for each column take
 # part, since a hyperplane separates fewer too easily. So this pays if there are many more.
-STEP_OF_C = 16
 ROWS_PER_COLUMN = 4
 MANY_PER_COLUMN = 16
 BOUNDED_C = 0.1  # times the rows: with less, hardly any row lies on the margin
@@ -341,28 +340,19 @@ class FitsOfPairs:
         return _fit_pairs(pairs, C, self._guess(pairs, numbers, C))
 
     def _guess(self, pairs: Pairs, numbers: Int64, C: float) -> Floats:
-        """Guess the margins (P, N) of some of the pairs."""
+        """Guess the margins (P, N) of some of the pairs.
+
+        The smaller C is the same in any sweep, so that a fit does not depend on the others. For the
+        largest C, it serves as well as a C in between, whose fit would take longer than it saves.
+        """
         _, n_rows, n_columns = pairs.rows.shape
-        smaller = _smaller_c(C, n_rows)
-        if smaller is None or not _is_overlapping(pairs, C):
+        smaller = LARGE_C / n_rows
+        if smaller >= C or not _is_overlapping(pairs, C):
             return self._guesses.margins(pairs, C)
         if n_rows < MANY_PER_COLUMN * n_columns:
             return np.ones_like(pairs.signs)  # all rows take part
         fits = [self.at(smaller)[number] for number in numbers]
         return margins_at_larger_c(pairs, _stack(fits)[0], C)
-
-
-def _smaller_c(C: float, n_rows: int) -> float | None:
-    """Return the C whose solution is the guess for a larger one.
-
-    It is not the next C of the sweep, so that a fit does not depend on the others of the sweep.
-    """
-    smaller = LARGE_C / n_rows
-    if smaller >= C:
-        return None
-    while smaller * STEP_OF_C < C:
-        smaller *= STEP_OF_C
-    return smaller
 
 
 def _separate(pairs: Pairs, largest_C: float, guesses: Guesses) -> list[Separation | None]:
