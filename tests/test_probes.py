@@ -226,10 +226,15 @@ def test_each_pair_is_fitted_by_the_method_for_its_shape(monkeypatch):
             assert_agree(predict(X, y, X_eval), svc(X, y, X_eval))
 
 
-def test_the_interior_point_method_fits_more_rows_than_a_gram_matrix_holds(monkeypatch):
+@pytest.mark.parametrize(("limit", "number"), [("GRAM_ROWS", 50), ("MANY_PER_COLUMN", 0.5)])
+def test_the_interior_point_method_fits_pairs_of_which_many_rows_are_left(
+    monkeypatch, limit, number
+):
+    """They are more than a Gram matrix holds, or many for each column."""
     X, y, X_eval, _ = split(*blobs(1300, 2, 101, 0.05), 900)
     C = 0.9 * svm.LARGE_C / len(y)
-    monkeypatch.setattr(svm, "GRAM_ROWS", 50)
+    monkeypatch.setattr(svm, limit, number)
+    monkeypatch.setattr(svm, "fit_bounded", lambda rows, signs, C, margins: None)
     monkeypatch.setattr(svm, "ENOUGH_ROWS", 0.001)
     monkeypatch.setattr(libsvm, "fit_pair", None)
     assert_agree(predict(X, y, X_eval, C=[C]), svc(X, y, X_eval, C=C))

@@ -404,16 +404,17 @@ def _fit_bounded(pairs: Pairs, C: float, margins: Floats) -> list[Floats | None]
 def _fit_reduced(pairs: Pairs, C: float, margins: Floats) -> list[Floats | None]:
     """Fit pairs by the interior-point method or by libsvm, on the rows that decide them.
 
-    The interior-point method also takes more rows than a Gram matrix holds, since libsvm computes
-    their products again and again.
+    The interior-point method also takes many rows for each column, since libsvm needs the products
+    of all of them. If a Gram matrix does not hold these, libsvm computes them again and again.
     """
     _, n_rows, n_columns = pairs.rows.shape
-    enough = ENOUGH_ROWS * n_columns**2
+    many = min(MANY_PER_COLUMN * n_columns, GRAM_ROWS + 1)
+    enough = max(many, ENOUGH_ROWS * n_columns**2)
     is_overlapping = _is_overlapping(pairs, C)
 
     def fit(problems: Problems) -> list[Floats | None]:
         rows_left = problems.rows.shape[1]
-        if is_overlapping or rows_left >= max(enough, GRAM_ROWS + 1):
+        if is_overlapping or rows_left >= enough:
             return _fit_in_batches(fit_overlapping, problems, C)
         fits = [libsvm.fit_pair(*problem, C) for problem in zip(*problems, strict=True)]
         return [hyperplane if converged else None for hyperplane, converged in fits]
