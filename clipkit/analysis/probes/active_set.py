@@ -11,6 +11,7 @@ last.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -76,18 +77,14 @@ def fit_separable(rows: Floats, signs: Floats, C: float, margins: Floats) -> Sep
     """
     guess = Guess(_smallest(margins, _share(rows, WIDE_FIRST_SHARE)), np.zeros(len(rows), bool))
     least_c = 0.0
-    for shortfall in WIDE_SHORTFALLS:
-        fit = _fit(rows, signs, math.inf, guess)
-        if fit is None:
-            return None
+    for fit, is_solution in _search(rows, signs, math.inf, guess, WIDE_SHORTFALLS):
         largest = float(fit.coefficients.max())
         least_c = max(least_c, largest / OVERSHOOT)
         if not least_c <= C:  # also if it is NaN
             return None
-        if _is_solution(fit, guess, math.inf):
+        if is_solution:
             least_c = max(least_c, largest)
             return Separation(fit.hyperplane, least_c) if least_c <= C else None
-        guess = _next_guess(guess, fit, math.inf, shortfall)
     return None
 
 
@@ -101,19 +98,27 @@ def fit_bounded(rows: Floats, signs: Floats, C: float, margins: Floats) -> Float
     on = _smallest(np.abs(margins - 1), count)
     within = margins < 1
     within[on] = False
-    guess = Guess(on, within)
+    shortfalls = WIDE_SHORTFALLS if is_wide else SHORTFALLS
     full = 0
-    for shortfall in WIDE_SHORTFALLS if is_wide else SHORTFALLS:
-        fit = _fit(rows, signs, C, guess)
-        if fit is None:
-            return None
-        if _is_solution(fit, guess, C):
+    for fit, is_solution in _search(rows, signs, C, Guess(on, within), shortfalls):
+        if is_solution:
             return fit.hyperplane
-        guess = _next_guess(guess, fit, C, shortfall)
-        full += len(guess.on) >= int(USUAL_SHARE * rows.shape[1])
+        full += len(fit.coefficients) >= int(USUAL_SHARE * rows.shape[1])
         if full > MOST_FULL:
             return None
     return None
+
+
+def _search(
+    rows: Floats, signs: Floats, C: float, guess: Guess, shortfalls: Sequence[float]
+) -> Iterator[tuple[Fit, bool]]:
+    """Yield the fit of each guess, and whether it is the solution."""
+    for shortfall in shortfalls:
+        fit = _fit(rows, signs, C, guess)
+        if fit is None:
+            return
+        yield fit, _is_solution(fit, guess, C)
+        guess = _next_guess(guess, fit, C, shortfall)
 
 
 def _share(rows: Floats, share: float) -> int:

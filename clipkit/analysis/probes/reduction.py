@@ -67,6 +67,11 @@ class Pairs(NamedTuple):
         """Return some of the pairs."""
         return Pairs(self.classes[numbers], self.rows[numbers], self.signs[numbers])
 
+    def single(self, number: int) -> Pairs:
+        """Return one of the pairs, without a copy of its rows."""
+        one = slice(number, number + 1)
+        return Pairs(self.classes[one], self.rows[one], self.signs[one])
+
     @property
     def problems(self) -> Problems:
         """The problems with all rows."""

@@ -1,11 +1,11 @@
 """A linear SVM, one against one, that predicts as scikit-learn's SVC does.
 
-Pairs of classes are fitted in parallel, each by the fastest of three methods: an active-set method
-if a hyperplane separates the classes, an interior-point method if the pair has many more rows than
-columns, else libsvm. The latter two fit the rows that decide a pair, which a guess finds (see
-`reduction`). The interior-point method also fits pairs that libsvm does not finish soon, such as
-equal rows of different classes at a large C. One hyperplane per pair replaces libsvm's prediction
-by kernels.
+Pairs of classes are fitted in parallel, each by one of three methods. An interior-point method fits
+pairs of few columns or, at a large C, of many more rows than columns. An active-set method fits the
+others. Where it fails, libsvm takes over, or the interior-point method if many rows are left. Both
+fit only the rows that decide a pair, which a guess finds (see `reduction`). The interior-point
+method also fits pairs that libsvm does not finish soon, such as equal rows of different classes at
+a large C. One hyperplane per pair replaces libsvm's prediction by kernels.
 
 A call of scikit-learn or numpy takes about as long as the fit of a small pair, so that several
 pairs share it: pairs with the same number of rows, or small pairs of a few classes. If one Gram
@@ -57,7 +57,8 @@ ENOUGH_ROWS = 0.04
 FEW_COLUMNS = 80
 LARGE_C = 20  # times the rows of a pair
 # At a large C, the solution at a smaller C is the guess. Of the rows, several for each column take
-# part, since a hyperplane separates fewer too easily. So this pays if there are many more.
+# part, since a hyperplane separates fewer too easily. So this pays if there are many more. From as
+# many, the interior-point method also is faster than libsvm.
 ROWS_PER_COLUMN = 4
 MANY_PER_COLUMN = 16
 BOUNDED_C = 0.1  # times the rows: with less, hardly any row lies on the margin
@@ -372,16 +373,15 @@ def _fit_pairs(pairs: Pairs, C: float, margins: Floats) -> list[Fit]:
     hyperplanes: list[Floats | None] = [None] * len(pairs.rows)
     if C * pairs.rows.shape[1] >= BOUNDED_C and not _is_overlapping(pairs, C):
         hyperplanes = _fit_bounded(pairs, C, margins)
-    left = np.array([number for number, plane in enumerate(hyperplanes) if plane is None], int)
-    if len(left):
-        for number, plane in zip(
-            left, _fit_reduced(pairs.take(left), C, margins[left]), strict=True
-        ):
-            hyperplanes[number] = plane
+    left = [number for number, hyperplane in enumerate(hyperplanes) if hyperplane is None]
+    if left:
+        others = _fit_reduced(pairs.take(np.array(left)), C, margins[left])
+        for number, hyperplane in zip(left, others, strict=True):
+            hyperplanes[number] = hyperplane
     fits = []
     for number, hyperplane in enumerate(hyperplanes):
         if hyperplane is None:
-            fits.append(_fit_all_rows(pairs.take(np.array([number])), C))
+            fits.append(_fit_all_rows(pairs.single(number), C))
         else:
             fits.append(Fit(hyperplane, True))
     return fits
@@ -389,15 +389,12 @@ def _fit_pairs(pairs: Pairs, C: float, margins: Floats) -> list[Fit]:
 
 def _fit_bounded(pairs: Pairs, C: float, margins: Floats) -> list[Floats | None]:
     """Fit pairs by the active-set method."""
-    arrays = zip(pairs.rows, pairs.signs, margins, strict=True)
-    hyperplanes = [fit_bounded(rows, signs, C, guess) for rows, signs, guess in arrays]
-    found = np.array([number for number, plane in enumerate(hyperplanes) if plane is not None], int)
-    if len(found):
-        fitted = np.stack([hyperplanes[number] for number in found]).astype(np.float32)
-        for number, plane in zip(
-            found, pairs.take(found).with_best_intercepts(fitted), strict=True
-        ):
-            hyperplanes[number] = plane
+    hyperplanes: list[Floats | None] = []
+    for number, guess in enumerate(margins):
+        hyperplane = fit_bounded(pairs.rows[number], pairs.signs[number], C, guess)
+        if hyperplane is not None:
+            hyperplane = _with_best_intercept(pairs.single(number), hyperplane)
+        hyperplanes.append(hyperplane)
     return hyperplanes
 
 
@@ -450,7 +447,13 @@ def _fit_all_rows(pair: Pairs, C: float) -> Fit:
     (hyperplane,) = _fit_in_batches(fit_overlapping, pair.problems, C)
     if hyperplane is None:
         return Fit(*libsvm.fit_pair(pair.rows[0], pair.signs[0], pair.problems.counts[0], C))
-    return Fit(pair.with_best_intercepts(hyperplane[None].astype(np.float32))[0], True)
+    return Fit(_with_best_intercept(pair, hyperplane), True)
+
+
+def _with_best_intercept(pair: Pairs, hyperplane: Floats) -> Floats:
+    """Replace the intercept of a single pair's hyperplane (D + 1,)."""
+    (best,) = pair.with_best_intercepts(hyperplane[None].astype(np.float32))
+    return np.asarray(best)
 
 
 class Line:
