@@ -66,6 +66,30 @@ def test_blocks_of_any_size_give_the_first_of_a_stable_sort(monkeypatch, size, c
     np.testing.assert_array_equal(found.cosines, np.take_along_axis(products, expected, axis=1))
 
 
+@pytest.mark.parametrize("skip_self", [False, True])
+def test_the_largest_cosines_of_sets_leave_no_neighbour_out(monkeypatch, skip_self):
+    monkeypatch.setattr(neighbours, "SETS", 8)
+    monkeypatch.setattr(neighbours, "FEW", 4)
+    monkeypatch.setattr(neighbours, "BLOCK_BYTES", 4 * 101 * 7)  # 7 queries
+    candidates = unit(random_features(101, 5))
+    candidates[60:80] = candidates[:20]  # equal cosines
+    queries = candidates if skip_self else unit(random_features(17, 5, seed=3))
+    products = similarity.products(queries, candidates)
+    if skip_self:
+        np.fill_diagonal(products, -np.inf)
+    expected = np.argsort(-products, axis=1, kind="stable")[:, :3]
+    chosen = []
+
+    def cosines(block, few, places):
+        chosen.append(len(places))
+        return similarity.products(few, block.rows[places])
+
+    monkeypatch.setattr(neighbours._Block, "cosines", cosines)
+    found = neighbours.find(queries, candidates, 3, skip_self=skip_self)
+    np.testing.assert_array_equal(found.rows, expected)
+    assert max(chosen) < 60  # of 101 candidates
+
+
 @pytest.mark.parametrize("length", [1e-20, 1.0, 1e25])
 def test_rows_of_any_length_are_ranked_as_normalised_ones(monkeypatch, length):
     monkeypatch.setattr(neighbours, "BLOCK_SIZE", 35)

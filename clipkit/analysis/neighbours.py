@@ -24,6 +24,8 @@ from clipkit.features.model import (
 )
 
 BLOCK_BYTES = 1 << 26  # of cosines that are ranked at once
+FEW = 64  # queries whose candidates are united
+SETS = 256  # of candidates, whose largest cosines are a bound
 BLOCK_SIZE = 1 << 22  # numbers of candidates that are held in float64 at once, 32 MiB
 
 
@@ -95,12 +97,15 @@ def find(
         for first in range(0, len(queries), step):
             some = queries[first : first + step]
             least = nearest.cosines[first : first + step, -1:]
-            chosen = block.choose(some, least)
-            cosines = block.cosines(some, chosen)
-            if skip_self:
-                own = first + np.arange(len(some))[:, None]
-                cosines[own == start + chosen] = -np.inf
-            nearest.add(cosines, start + chosen, first)
+            may_be_near = block.choose(some, k + skip_self, least)
+            for place in range(0, len(some), FEW):
+                few = some[place : place + FEW]
+                chosen = np.flatnonzero(may_be_near[place : place + FEW].any(axis=0))
+                cosines = block.cosines(few, chosen)
+                if skip_self:
+                    own = first + place + np.arange(len(few))[:, None]
+                    cosines[own == start + chosen] = -np.inf
+                nearest.add(cosines, start + chosen, first + place)
         start += len(rows)
     return nearest
 
@@ -120,13 +125,24 @@ class _Block:
         # section 3.1), a length by half of it, and each of a few roundings adds 2^-24
         self.error = 2 * (rows.shape[1] + 8) * 2.0**-24
 
-    def choose(self, queries: Floats, least: Float32) -> Int64:
-        """Return the places of candidates that may have a cosine of `least` (B, 1) with a query."""
-        if not self.is_rough or np.isneginf(least).any():
-            return np.arange(len(self.rows))
+    def choose(self, queries: Floats, k: int, least: Float32) -> NDArray[np.bool_]:
+        """Return (B, C) which candidates may be among the k nearest of queries (B, D).
+
+        Their cosines are at least `least` (B, 1). The largest cosines of more than k sets of
+        candidates are a bound, too: k candidates are not below the k-th of these.
+        """
+        shape = len(queries), len(self.rows)
+        if not self.is_rough:
+            return np.ones(shape, bool)
         cosines = queries.astype(np.float32, copy=False) @ self.rough.T
         cosines /= self.lengths
-        return np.flatnonzero((cosines >= least - np.float32(self.error)).any(axis=0))
+        least = least - np.float32(self.error)
+        width = shape[1] // max(SETS, 4 * k)
+        if width > 1:
+            sets = cosines[:, : shape[1] // width * width].reshape(len(queries), width, -1)
+            largest = np.partition(sets.max(axis=1), -k, axis=1)[:, -k, None]
+            least = np.maximum(least, largest - np.float32(2 * self.error))
+        return np.asarray(cosines >= least)
 
     def cosines(self, queries: Floats, chosen: Int64) -> Float32:
         """Return the cosines (B, n) of queries with n candidates."""

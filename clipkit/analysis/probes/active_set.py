@@ -15,9 +15,8 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.linalg import LinAlgError
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg.lapack import dpotrf, dpotrs
 
 from clipkit.features.model import Floats, Int64
 
@@ -141,12 +140,12 @@ def _fit(rows: Floats, signs: Floats, C: float, guess: Guess) -> Fit | None:
         bounded = np.where(within, C * signs, 0)
         normal, total = bounded.astype(rows.dtype) @ rows, bounded.sum()
     gram = (rows_on @ rows_on.T).astype(np.float64)
-    try:
-        factor = cho_factor(gram.T, overwrite_a=True, check_finite=False)
-    except LinAlgError:
+    # the functions of scipy.linalg take as long to start as small matrices need
+    factor, info = dpotrf(gram.T, overwrite_a=True)
+    if info:  # it is not positive definite
         return None
     right_sides = np.column_stack([signs_on - rows_on @ normal, np.ones(len(on))])
-    solution, solution_of_ones = cho_solve(factor, right_sides, check_finite=False).T
+    solution, solution_of_ones = dpotrs(factor, right_sides)[0].T
     intercept = (solution.sum() + total) / solution_of_ones.sum()
     weights = solution - intercept * solution_of_ones
     normal += weights.astype(rows.dtype) @ rows_on

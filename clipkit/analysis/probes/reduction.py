@@ -64,7 +64,9 @@ class Pairs(NamedTuple):
         return cls(np.array(pairs), rows, signs)
 
     def take(self, numbers: Int64) -> Pairs:
-        """Return some of the pairs."""
+        """Return some of the pairs, or these if all are taken."""
+        if len(numbers) == len(self.classes):
+            return self
         return Pairs(self.classes[numbers], self.rows[numbers], self.signs[numbers])
 
     def single(self, number: int) -> Pairs:
