@@ -391,7 +391,7 @@ def test_few_rows_decide_a_pair_at_a_large_c(monkeypatch):
         (alone,) = probes.sweep(X, y, X_eval, C=[C], keep=True)
         (hyperplane,) = run.fitted.model.hyperplanes
         assert np.array_equal(alone.fitted.model.hyperplanes[0], hyperplane)
-        assert len(fitted_Cs) == 2
+        assert len(fitted_Cs) <= 1 + len(svm.SMALLER_C)
         rows = run.fitted.prepare(X)
         in_units_of_rows = C * run.fitted.preparation.rms**2
         assert_within_the_stop(hyperplane, rows, np.where(y == 0, -1, 1), in_units_of_rows)

@@ -1,11 +1,12 @@
 """A linear SVM, one against one, that predicts as scikit-learn's SVC does.
 
-Pairs of classes are fitted in parallel, each by one of three methods. An interior-point method fits
-pairs of few columns or, at a large C, of many more rows than columns. An active-set method fits the
-others. Where it fails, libsvm takes over, or the interior-point method if many rows are left. Both
-fit only the rows that decide a pair, which a guess finds (see `reduction`). The interior-point
-method also fits pairs that libsvm does not finish soon, such as equal rows of different classes at
-a large C. One hyperplane per pair replaces libsvm's prediction by kernels.
+Each pair of classes is fitted by one of three methods. An interior-point method fits pairs of few
+columns or, at a large C, of many more rows than columns. An active-set method fits the others.
+Where it fails, libsvm takes over, or the interior-point method if many rows are left. Both fit only
+the rows that decide a pair, which a guess finds (see `reduction`). The interior-point method also
+fits pairs that libsvm does not finish soon, such as equal rows of different classes at a large C.
+One hyperplane per pair replaces libsvm's prediction by kernels. Only large pairs are fitted in
+parallel: most calls for small ones are so short that threads would wait for Python's lock.
 
 A call of scikit-learn or numpy takes about as long as the fit of a small pair, so that several
 pairs share it: pairs with the same number of rows, or small pairs of a few classes. If one Gram
@@ -20,7 +21,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import combinations
+from itertools import chain, combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -56,9 +57,10 @@ MANY_ROWS = 0.15  # of a pair, per squared column, which no hyperplane is likely
 ENOUGH_ROWS = 0.04
 FEW_COLUMNS = 80
 LARGE_C = 20  # times the rows of a pair
-# At a large C, the solution at a smaller C is the guess. Of the rows, several for each column take
-# part, since a hyperplane separates fewer too easily. So this pays if there are many more. From as
-# many, the interior-point method also is faster than libsvm.
+# At a large C, the solution at the next smaller C of these, times the rows, is the guess. Of the
+# rows, several for each column take part, since a hyperplane separates fewer too easily. So this
+# pays if there are many more. From as many, the interior-point method also is faster than libsvm.
+SMALLER_C = (LARGE_C, 10 * LARGE_C)
 ROWS_PER_COLUMN = 4
 MANY_PER_COLUMN = 16
 BOUNDED_C = 0.1  # times the rows: with less, hardly any row lies on the margin
@@ -66,6 +68,7 @@ SEPARATING_C = 1e9  # of guesses for the widest margin
 RESOLUTION = 1e-10  # of variances: rounding leaves as much along axes that mean nothing
 FEWER = 0.8  # of the columns, for which rotating all rows pays
 BATCH = 2**17  # numbers of the pairs that the interior-point method fits at once: 1 MiB in float64
+THREADED = 2**20  # numbers of a pair: threads that fit smaller ones wait for Python's lock
 GROUP = 2**21  # numbers of the pairs that are prepared at once
 SMALL = 600  # rows of a pair; smaller pairs of a line share a call of libsvm at a small C
 LINE = 2**24  # numbers of the pairs of a line, whose rows are copied for each pair
@@ -223,8 +226,13 @@ def _fit_in_groups(
         report_progress(len(group.pairs))
         return fits
 
+    def fit_groups(part: list[Group]) -> list[list[list[Fit]]]:
+        return [fit_at_all_settings(group) for group in part]
+
+    largest_pair = 2 * max(map(len, rows)) * context.X.shape[1]
     for batch in _batches(groups, NORMALS // ((context.X.shape[1] + 1) * len(Cs))):
-        fits_of_groups = context.workers.map(fit_at_all_settings, batch)
+        parts = [batch] if largest_pair < THREADED else [[group] for group in batch]
+        fits_of_groups = chain.from_iterable(context.workers.map(fit_groups, parts))
         for group, fits in zip(batch, fits_of_groups, strict=True):
             for tally, fits_of_setting in zip(tallies, fits, strict=True):
                 tally.add(group.pairs, fits_of_setting)
@@ -353,16 +361,17 @@ class FitsOfPairs:
     def _guess(self, pairs: Pairs, numbers: Int64, C: float) -> Floats:
         """Guess the margins (P, N) of some of the pairs.
 
-        The smaller C is the same in any sweep, so that a fit does not depend on the others. For the
-        largest C, it serves as well as a C in between, whose fit would take longer than it saves.
+        The smaller C is the same in any sweep, so that a fit does not depend on the others. More of
+        them would take longer than they save.
         """
         _, n_rows, n_columns = pairs.rows.shape
-        smaller = LARGE_C / n_rows
-        if smaller >= C or not _is_overlapping(pairs, C):
+        smaller = [large / n_rows for large in SMALLER_C if large / n_rows < C]
+        if not smaller or not _is_overlapping(pairs, C):
             return self._guesses.margins(pairs, C)
         if n_rows < MANY_PER_COLUMN * n_columns:
             return np.ones_like(pairs.signs)  # all rows take part
-        fits = [self.at(smaller)[number] for number in numbers]
+        at_smaller = self.at(smaller[-1])
+        fits = [at_smaller[number] for number in numbers]
         return margins_at_larger_c(pairs, _stack(fits)[0], C)
 
 
