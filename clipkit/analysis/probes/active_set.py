@@ -58,14 +58,17 @@ class Guess(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """The hyperplane (D + 1,) of a guess, the coefficients of its rows on the margin, all margins.
+    """The hyperplane (D + 1,) of a guess, which gives its rows on the margin a margin of 1.
 
-    The hyperplane gives these rows a margin of 1. The margins are (N,).
+    Of the rows on the margin, `coefficients` and which of these are out of bounds. Of all rows
+    (N,), the margins, and by how much rows that are not on the margin are on its wrong side.
     """
 
     hyperplane: Floats
     coefficients: Floats
+    out_of_bounds: NDArray[np.bool_]
     margins: Floats
+    shortfalls: Floats
 
 
 def fit_separable(rows: Floats, signs: Floats, C: float, margins: Floats) -> Separation | None:
@@ -116,7 +119,7 @@ def _search(
         fit = _fit(rows, signs, C, guess)
         if fit is None:
             return
-        yield fit, _is_solution(fit, guess, C)
+        yield fit, _is_solution(fit, guess)
         guess = _next_guess(guess, fit, C, shortfall)
 
 
@@ -150,28 +153,31 @@ def _fit(rows: Floats, signs: Floats, C: float, guess: Guess) -> Fit | None:
     weights = solution - intercept * solution_of_ones
     normal += weights.astype(rows.dtype) @ rows_on
     margins = signs * (rows @ normal + rows.dtype.type(intercept))
-    return Fit(np.append(normal, intercept), signs_on * weights, margins)
+    shortfalls = np.where(within, margins - 1, 1 - margins)
+    shortfalls[on] = 0
+    coefficients = signs_on * weights
+    outside = _are_out_of_bounds(coefficients, C)
+    return Fit(np.append(normal, intercept), coefficients, outside, margins, shortfalls)
 
 
-def _is_solution(fit: Fit, guess: Guess, C: float) -> bool:
+def _is_solution(fit: Fit, guess: Guess) -> bool:
     """Return whether all rows lie where the guess has them, and no coefficient is out of bounds."""
     return bool(
         np.abs(fit.margins[guess.on] - 1).max() <= TOLERANCE
-        and not _are_out_of_bounds(fit.coefficients, C).any()
-        and _shortfalls(fit, guess).max() <= TOLERANCE
+        and not fit.out_of_bounds.any()
+        and fit.shortfalls.max() <= TOLERANCE
     )
 
 
 def _next_guess(guess: Guess, fit: Fit, C: float, least: float) -> Guess:
     """Let the rows on the margin leave it that are out of bounds, and wrong others join."""
     columns = len(fit.hyperplane) - 1
-    staying = guess.on[~_are_out_of_bounds(fit.coefficients, C)]
+    staying = guess.on[~fit.out_of_bounds]
     within = guess.within.copy()
     within[guess.on[fit.coefficients > C]] = True
-    shortfalls = _shortfalls(fit, guess)
-    joining = np.flatnonzero(shortfalls > least)
+    joining = np.flatnonzero(fit.shortfalls > least)
     room = max(int(USUAL_SHARE * columns) - len(staying), int(FEW_SHARE * columns), 1)
-    joining = joining[_smallest(-shortfalls[joining], room)]
+    joining = joining[_smallest(-fit.shortfalls[joining], room)]
     on = np.concatenate([staying, joining])
     if not len(on):
         on = np.array([np.abs(fit.margins - 1).argmin()])
@@ -183,13 +189,6 @@ def _are_out_of_bounds(coefficients: Floats, C: float) -> NDArray[np.bool_]:
     """Return which coefficients (n,) are not between 0 and C, beyond rounding errors."""
     slack = ROUNDING * np.abs(coefficients).max()
     return np.asarray((coefficients < -slack) | (coefficients > C + slack))
-
-
-def _shortfalls(fit: Fit, guess: Guess) -> Floats:
-    """Return by how much the rows (N,) that are not on the margin are on its wrong side."""
-    shortfalls = np.where(guess.within, fit.margins - 1, 1 - fit.margins)
-    shortfalls[guess.on] = 0
-    return shortfalls
 
 
 def _smallest(values: Floats, count: int) -> Int64:

@@ -365,7 +365,7 @@ class FitsOfPairs:
         them would take longer than they save.
         """
         _, n_rows, n_columns = pairs.rows.shape
-        smaller = [large / n_rows for large in SMALLER_C if large / n_rows < C]
+        smaller = [number / n_rows for number in SMALLER_C if number / n_rows < C]
         if not smaller or not _is_overlapping(pairs, C):
             return self._guesses.margins(pairs, C)
         if n_rows < MANY_PER_COLUMN * n_columns:
