@@ -90,7 +90,7 @@ def sha256(content):
 def features_of_a_script(folder, images, texts):
     """Run the whole model by plain transformers on one image and one text at a time."""
     is_siglip = "siglip" in folder.name
-    model = (SiglipModel if is_siglip else CLIPModel).from_pretrained(folder).eval()
+    model = clips.in_memory((SiglipModel if is_siglip else CLIPModel).from_pretrained(folder))
     processor = AutoImageProcessor.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     padding = "max_length" if is_siglip else False

@@ -8,8 +8,10 @@ import pytest
 import torch
 from factories import fails_with, refused
 from factories.clips import (
+    assert_close,
     edit_json,
     edit_tensors,
+    in_memory,
     published_siglip,
     tiny_siglip,
     tiny_siglip2,
@@ -56,7 +58,7 @@ def transformers_probabilities(folder):
     pixels = AutoImageProcessor.from_pretrained(folder)(images=images, return_tensors="pt")
     tokenize = AutoTokenizer.from_pretrained(folder)
     tokens = tokenize(PROMPTS, padding="max_length", return_tensors="pt")["input_ids"]
-    model = SiglipModel.from_pretrained(folder).eval()
+    model = in_memory(SiglipModel.from_pretrained(folder))
     with torch.no_grad():
         outputs = model(input_ids=tokens, pixel_values=pixels["pixel_values"])
     return torch.sigmoid(outputs.logits_per_image).double()
@@ -136,7 +138,7 @@ def transformers_embeddings(folder, texts):
     padding = {"padding": "max_length", "padding_side": "right", "max_length": 64}
     tokens = AutoTokenizer.from_pretrained(folder)(texts, **padding, return_tensors="pt")
     with torch.no_grad():
-        model = SiglipModel.from_pretrained(folder).eval()
+        model = in_memory(SiglipModel.from_pretrained(folder))
         return model.get_text_features(input_ids=tokens["input_ids"]).pooler_output.numpy()
 
 
@@ -149,7 +151,7 @@ def test_texts_for_siglip_2_are_cleaned_as_open_clip_cleans_them_or_kept_if_aske
     assert "cleaning" not in keeping.details
     for encoder, texts in ((cleaning, cleaned), (keeping, PROMPTS)):
         expected = transformers_embeddings(siglip2_dir, texts)
-        np.testing.assert_allclose(encoder.encode_texts(PROMPTS), expected, atol=1e-6)
+        assert_close(encoder.encode_texts(PROMPTS), expected)
 
 
 def test_a_prompt_of_punctuation_alone_is_refused_by_siglip_2(siglip2_dir):

@@ -67,7 +67,7 @@ def assert_bits_equal(folder, precision):
     encoder = load(folder, "text", precision=precision, clean=False)
     assert is_known(folder, "text")
     dtype = acceleration.DTYPES[precision]
-    model = transformers.CLIPModel.from_pretrained(folder, dtype=dtype).eval()
+    model = clips.in_memory(transformers.CLIPModel.from_pretrained(folder, dtype=dtype))
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     length = model.config.text_config.max_position_embeddings
     options = {"padding": True, "truncation": True, "max_length": length, "return_tensors": "pt"}

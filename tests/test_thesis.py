@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from factories.clips import cosines
+from factories.clips import cosines, in_memory
 from PIL import Image
 from scipy.special import softmax
 from scipy.stats import entropy
@@ -65,7 +65,7 @@ def features(cifar10_root, vit_b32_dir, tmp_path_factory):
 @pytest.fixture(scope="module")
 def reference(features, cifar10_root, vit_b32_dir):
     """The same images, one by one through the processor, then in batches of 64 in float32."""
-    model = CLIPModel.from_pretrained(vit_b32_dir).eval()
+    model = in_memory(CLIPModel.from_pretrained(vit_b32_dir))
     processor = CLIPProcessor.from_pretrained(vit_b32_dir)
     ids = {name: split.ids for name, split in read(features / "img.h5").splits.items()}
     class_names = sorted(path.name for path in (cifar10_root / "train").iterdir())

@@ -351,9 +351,20 @@ def _header(stored: Any, name: str) -> Header:
     return str(tensor.get_dtype()), tuple(tensor.get_shape())
 
 
-def load_tensors(files: ModelFiles, prefixes: tuple[str, ...]) -> dict[str, torch.Tensor]:
-    """Read the stored tensors with one of the prefixes."""
-    return dict(_read_stored(files, prefixes, lambda stored, name: stored.get_tensor(name)))
+def load_tensors(
+    files: ModelFiles, prefixes: tuple[str, ...], *, mapped: bool = False
+) -> dict[str, torch.Tensor]:
+    """Read the stored tensors with one of the prefixes.
+
+    They are copied to memory that PyTorch allocates, or are `mapped`, which takes no memory. In a
+    file, a tensor begins at any address, and the last bits of a product may depend on it.
+    """
+
+    def read(stored: Any, name: str) -> torch.Tensor:
+        tensor: torch.Tensor = stored.get_tensor(name)
+        return tensor if mapped else tensor.clone()
+
+    return dict(_read_stored(files, prefixes, read))
 
 
 def _read_stored(

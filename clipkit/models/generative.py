@@ -238,7 +238,8 @@ class Checkpoint:
 
     def _load_stored(self, device: torch.device, dtype: torch.dtype) -> Any:
         """Return the stored model on the CPU, or spread over GPUs if it does not fit one."""
-        tensors = load_tensors(self.files, ("",))
+        # a GPU gets copies of the tensors, also of those that do not fit this machine's memory
+        tensors = load_tensors(self.files, ("",), mapped=device.type == "cuda")
         with quiet_loading(f"the weights of {self.files.name}"):
             model, report = type(self.outline).from_pretrained(
                 None,

@@ -129,7 +129,8 @@ class OpenClipModel(Architecture):
             weights = {}
             for name, own in model.state_dict().items():
                 if name in tensors or BUFFERS.fullmatch(name):
-                    weights[name] = _in_memory(tensors.get(name, own))
+                    tensor = tensors.get(name, own)
+                    weights[name] = tensor.float() if tensor.is_floating_point() else tensor
             model.load_state_dict(weights, assign=True)
         model.requires_grad_(False).eval()
         encoder = ImageTower(model) if tower == "image" else TextTower(model)
@@ -284,17 +285,6 @@ def keep_tower(model: Any, prefixes: Sequence[str]) -> None:
 def _text_part(model: Any) -> Any:
     """Return the text tower of a model; one of the class CLIP holds its parts itself."""
     return getattr(model, "text", model)
-
-
-def _in_memory(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a copy in memory that PyTorch allocates, in float32 if it is of floats.
-
-    In a file, a tensor may begin at any address, and on some processors the last bits of a product
-    depend on that.
-    """
-    if tensor.is_floating_point():
-        return tensor.to(torch.float32, copy=True)
-    return tensor.clone()
 
 
 class OpenClipTokenizer(TextTokenizer):

@@ -53,6 +53,25 @@ def edit_tensors(
     save_file(tensors, folder / file, metadata={"format": "pt"})
 
 
+def in_memory(model: Any) -> Any:
+    """Copy a reference's weights to memory that PyTorch allocates, as clipkit does with its own.
+
+    In its file, a tensor begins at any address, and the last bits of a product depend on that.
+    """
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.clone()
+    return model.eval()
+
+
+def assert_close(actual: Any, expected: Any) -> None:
+    """Compare float32 numbers that other kernels, or the same for another batch, may compute.
+
+    Of two numbers, the last bits differ by some units of the largest one in each layer.
+    """
+    expected = np.asarray(expected)
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
 def write_tokenizer(folder: Path, context_length: int) -> None:
     """Write CLIP's whole vocabulary as vocab.json and merges.txt."""
     from tokenizers.pre_tokenizers import ByteLevel

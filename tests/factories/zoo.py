@@ -13,7 +13,14 @@ from torch.nn import functional
 
 from clipkit import models
 from clipkit.base.errors import ClipkitError
-from factories.clips import SMALL_TOWER, edit_json, edit_tensors, write_json, write_processor
+from factories.clips import (
+    SMALL_TOWER,
+    edit_json,
+    edit_tensors,
+    in_memory,
+    write_json,
+    write_processor,
+)
 from factories.clips import SMALL_VISION as VIT
 
 Damage = Callable[[Path], Any]
@@ -180,7 +187,7 @@ def write_vision_model(folder: Path, name: str) -> Path:
 def read_vision_model(folder: Path) -> Any:
     """Return a model of the zoo by plain transformers."""
     kind = READ_BY.get(folder.name, WHOLE_ZOO[folder.name][0])
-    return getattr(transformers, kind).from_pretrained(folder).eval()
+    return in_memory(getattr(transformers, kind).from_pretrained(folder))
 
 
 def write_timm_model(
