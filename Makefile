@@ -15,15 +15,19 @@ FUZZ_SEED = 0
 DEMO := results/demo/tiny-shapes
 # The page about the thesis is made from results of the present commit.
 PAGE_RESULTS = results/page-$(shell git describe --always)
-# Two processes share the tests. Each begins with one half and helps the other at the end. Bytecode
-# is kept, also where the environment switches it off: else each process compiles clipkit again.
-PYTEST := env PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist worksteal
+# pip compiles no package: two thirds of an installation would go into modules that nobody imports.
+# Bytecode is kept, also where the environment switches it off: else each process compiles again.
+export PYTHONDONTWRITEBYTECODE :=
+# Processes share the tests, one per core if there is memory for all (tests/conftest.py). Each begins
+# with its part and helps the others at the end.
+WORKERS = auto
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 QUICK := not long and not exhaustive and not fuzz
 # What make test and make coverage run
 TESTS = not exhaustive and not fuzz
 
-.PHONY: help install demo test test-quick test-all test-processors oldest test-oldest coverage \
-  mutants lint format docs site thesis-page bench fuzz tiny tiny-llava clean
+.PHONY: help install demo test test-quick test-all test-processors test-noise test-order oldest \
+  test-oldest coverage mutants lint format docs site thesis-page bench fuzz tiny tiny-llava clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -33,7 +37,7 @@ install: $(INSTALLED)  ## Create .venv and install clipkit with its development 
 
 $(INSTALLED): pyproject.toml setup.py
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/pip install --quiet --no-compile --editable '.[dev]'
 	@touch $@
 
 demo: $(INSTALLED)  ## Run the pipeline on the bundled data set and model, with an untrained control
@@ -63,17 +67,32 @@ test-processors: $(INSTALLED)  ## Run the tests of pages, models and probes as o
 	  $(BIN)/python tests/processors.py $$processor $(PYTEST) -m "$(TESTS)" $(PROCESSOR_TESTS); \
 	done
 
+# NOISE_TESTS are the files of tests to run; none stands for all of make test.
+NOISE_TESTS =
+NOISE_SEEDS = 1 2
+test-noise: $(INSTALLED)  ## Run the tests with other last bits of every kernel's results
+	for seed in $(NOISE_SEEDS); do \
+	  $(BIN)/python tests/noise $$seed $(PYTEST) -m "$(TESTS)" $(NOISE_TESTS); \
+	done
+
+# A test that needs another's work, or fails after it, fails here.
+ORDER = $(shell date +%j)
+test-order: $(INSTALLED)  ## Run each file of tests by itself, and all tests in a random order
+	ls tests/test_*.py tests/fuzz/test_*.py | xargs -P 2 -I % sh -c '$(BIN)/python -m pytest \
+	  -m "$(TESTS)" % || [ $$? = 5 ] || { echo "% fails by itself"; exit 1; }'  # 5: it has none
+	$(PYTEST) -m "$(TESTS)" --random-order-bucket global --random-order-seed $(ORDER)
+
 oldest:  ## Run the main commands with the oldest versions that pyproject.toml allows
 	PYTHON=$(PYTHON) .ci/oldest
 
 # Old libraries warn beside newer ones, which is no error here.
 test-oldest: oldest  ## Run the quick tests with these versions
-	build/oldest/bin/python -m pytest -n 2 --dist worksteal -W default -m "$(QUICK)"
+	build/oldest/bin/python -m pytest -n $(WORKERS) --dist worksteal -W default -m "$(QUICK)"
 
 # If a test fails, the lines are still counted. combine warns of what killed processes have left.
 coverage: $(INSTALLED)  ## Print the lines and branches of clipkit that `make test` does not run
 	rm -rf build/coverage
-	-$(BIN)/python -m coverage run -m pytest -n 2 --dist worksteal -m "$(TESTS)"
+	-$(BIN)/python -m coverage run -m pytest -n $(WORKERS) --dist worksteal -m "$(TESTS)"
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
 

@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,15 @@ import pytest
 from factories.clips import tiny_clip_dir, vit_b32_dir
 from forkserver import BRIEF, ForkServer
 from hypothesis import settings
+from joblib import cpu_count
 from shell import Make, environment, ok
 
 from clipkit.analysis.results import newest_entry
 from clipkit.base import tables
-from clipkit.commands import _options
+from clipkit.commands import _options, info
 from clipkit.features.columns import columns_of
 
-__all__ = ["tiny_clip_dir", "vit_b32_dir"]  # fixtures
+__all__ = ["info", "tiny_clip_dir", "vit_b32_dir"]  # imported early, and fixtures
 
 ROOT = Path(__file__).parents[1]
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
@@ -102,6 +103,20 @@ def tier_of(case: pytest.Item) -> str:
 
 
 @pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Return one worker per core, and per 3 GB of memory, which a worker and its commands take."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(1, min(cpu_count(), memory // 3_000_000_000))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say at the end what was not tested, and why."""
+    reasons = Counter(report.longrepr[2] for report in terminalreporter.stats.get("skipped", ()))
+    for reason, count in sorted(reasons.items()):
+        terminalreporter.write_line(f"{count} skipped: {reason.removeprefix('Skipped: ')}")
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_setupnodes() -> None:
     """Give each worker and its processes one thread: more would take turns on the same cores."""
     os.environ.update(ONE_THREAD)
@@ -117,7 +132,11 @@ def no_sync() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def every_printed_column_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Check that `--columns` accepts each column of a command's report."""
+    """Check that `--columns` accepts each column of a command's report.
+
+    `info`, which puts columns of its own before those of a report, is imported above, so that it
+    has the function that is replaced here.
+    """
 
     def checked_rows(result: Any, view: tables.View, rows: Any = None) -> Any:
         rows = report_rows(result, view, rows)

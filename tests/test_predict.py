@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from factories import MODEL, random_features, unchanged
+from factories import MODEL, blas_ignores_addresses, random_features, unchanged
 from shell import fails, ok, rows, shell
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
@@ -174,7 +174,8 @@ def test_keeping_changes_neither_the_report_nor_what_is_stored_without_it(folder
     plain = ok("probe", folder / "img.h5", "-o", folder / "r.h5")
     kept = ok("probe", folder / "img.h5", "--keep", "-o", folder / "again.h5")
     assert plain.stdout == kept.stdout
-    assert (folder / "again.h5").read_bytes() == (folder / "p.h5").read_bytes()
+    if blas_ignores_addresses():
+        assert (folder / "again.h5").read_bytes() == (folder / "p.h5").read_bytes()
     result, probe = read(folder / "r.h5"), read(folder / "p.h5")
     assert (result.kind, result.attributes()["version"]) == ("result", 1)
     assert (probe.kind, probe.attributes()["version"]) == ("probe", 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import re
@@ -47,6 +48,33 @@ def refused(result: Any, exit_code: int, *parts: str) -> str:
     for part in parts:
         assert part in stderr
     return stderr
+
+
+@functools.cache
+def blas_ignores_addresses() -> bool:
+    """Tell whether a product has the same bits wherever its inputs lie.
+
+    It has with OpenBLAS, which copies its inputs first, but not with MKL.
+    """
+    generator = np.random.default_rng(0)
+    numbers = generator.standard_normal((64, 64)).astype("f4")
+    memory = np.empty(64 * 64 + 16, "f4")
+    first = memory.ctypes.data % 64 // 4
+    products = set()
+    for start in range(first, first + 16, 4):
+        moved = memory[start : start + 64 * 64].reshape(64, 64)
+        moved[:] = numbers
+        products.add((moved @ numbers).tobytes())
+    return len(products) == 1
+
+
+def assert_computed_alike(actual: Any, expected: Any) -> None:
+    """Compare numbers of the same products in the same order, of inputs that lie elsewhere."""
+    if blas_ignores_addresses():
+        np.testing.assert_array_equal(actual, expected)
+    else:
+        expected = np.asarray(expected)
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
 
 
 @contextlib.contextmanager
