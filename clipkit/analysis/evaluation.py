@@ -199,8 +199,16 @@ def evaluate(  # noqa: PLR0913
     spec = spec or ProbeSpec()
     file, (fit_split, eval_split, val) = join_named(file, [fit_split, eval_split, val])
     if per_image is None:
-        count = max(1, len(temperatures)) * len(parse_range(Cs)) * len(spec.draws())
-        per_image = _only_predicts(file, count, eval_split, val)
+        scored = file.splits.get(eval_split)
+        per_image = False
+        if scored is not None and scored.labels is None:
+            count = max(1, len(temperatures)) * len(parse_range(Cs)) * len(spec.draws())
+            per_image = val is None and count == 1
+            if not per_image:
+                console.note(
+                    f"{eval_split} has no labels: --per-image prints its predictions, and -o "
+                    "saves them"
+                )
     result = evaluate_grid(
         file, spec, temperatures, Cs, fit_split, eval_split, val, keep or per_image
     )
@@ -214,24 +222,6 @@ def evaluate(  # noqa: PLR0913
             )
         rankings = prediction.predict(result, file, [eval_split]).rankings
     return Evaluation(result if keep else as_result(result), rankings)
-
-
-def _only_predicts(
-    file: FeatureFile, run_count: int, eval_split: str, val: float | str | None
-) -> bool:
-    """Return True for one run without an accuracy, since its split has no labels.
-
-    With several such runs, or after validation, only note that there are no labels.
-    """
-    split = file.splits.get(eval_split)
-    if split is None or split.labels is not None:
-        return False
-    if val is None and run_count == 1:
-        return True
-    console.note(
-        f"{eval_split} has no labels: --per-image prints its predictions, and -o saves them"
-    )
-    return False
 
 
 def evaluate_grid(  # noqa: PLR0913
@@ -304,7 +294,8 @@ def evaluate_grid(  # noqa: PLR0913
     taus = _choose_temperatures(file, spec, temperatures)
     is_search = isinstance(Cs, str) and val is not None
     grid = Grid(file, spec, taus, parse_range(Cs), is_search)
-    _check_one_run(grid, val, keep)
+    if keep:
+        _check_one_run(grid, val)
     fit_split, val = choose_held_out(file, fit_split, eval_split, val)
     rows = _choose_rows(file, fit_split, eval_split, val, spec.seed)
     caveats = [
@@ -315,103 +306,122 @@ def evaluate_grid(  # noqa: PLR0913
     _note_pairs(spec, rows.train)
     runs: list[ScoredRun] = []
     for draw in spec.draws():
-        runs_of_draw = _evaluate_draw(grid, rows, draw, val is not None, keep)
-        runs += runs_of_draw.reported
-    _warn_of_unfinished(spec, runs)
+        of_draw, last = _evaluate_draw(grid, rows, draw, val is not None, keep)
+        runs += of_draw
+    unfinished = sum(not run.converged for run in runs)
+    if unfinished:
+        console.warn(f"{spec.classifier} did not converge in {unfinished} of {len(runs)} runs")
+    kept = None
+    if last.fitted:
+        kept = drop_none(select(last.row, ("C", "temperature", "fit_split")))
+        if math.isnan(kept["C"]):  # the classifier has none
+            del kept["C"]
+    shots: int | list[int] | None = list(spec.shots) or None
+    if len(spec.shots) == 1:
+        shots = spec.shots[0]
     history = file.extended_history(
         "probe",
-        **_describe_grid(grid, runs),
+        classifier=spec.classifier,
+        k=spec.k,
+        tried=sorted({run.row["C"] for run in runs}) if is_search else None,
+        temperature=taus,
+        features=spec.features,
+        standardize=spec.standardize,
+        shots=shots,
+        repeat=spec.repeat if spec.repeat > 1 else None,
+        seed=spec.seed,
+        prompts=len(file.texts) if file.texts else None,
         C=Cs if isinstance(Cs, str) else list(Cs),
         fit_split=fit_split,
         eval_split=eval_split,
         val=val,
-        kept=_describe_kept(runs_of_draw.last),
+        kept=kept,
         caveats=caveats or None,
         inputs={"features": file.digest},
     )
-    scored_subsets = [rows.scored]
-    if rows.test:
-        scored_subsets.append(rows.test)
+    splits = {}
+    for subset in (rows.scored, rows.test):
+        if subset is not None:
+            predicted = [run.predicted for run in runs if run.row["eval_split"] == subset.name]
+            predictions = np.stack(predicted)
+            splits[subset.name] = replace(subset.rows, features=None, predicted=predictions)
     result = make_result(
         history,
         [run.row for run in runs],
-        splits={subset.name: _predictions(runs, subset) for subset in scored_subsets},
+        splits=splits,
         class_names=file.class_names,
         display_name=file.display_name,
     )
-    fitted = runs_of_draw.last.fitted
-    if fitted is None:
+    if last.fitted is None:
         return result
-    return replace(result, kind="probe", texts=file.texts, fitted=fitted.to_arrays())
+    return replace(result, kind="probe", texts=file.texts, fitted=last.fitted.to_arrays())
 
 
-class DrawRuns(NamedTuple):
-    """The runs of a few-shot draw that are reported, and the last or only one, which is kept."""
+def _evaluate_draw(
+    grid: Grid, rows: Rows, draw: Draw, is_validated: bool, keep: bool
+) -> tuple[list[ScoredRun], ScoredRun]:
+    """Fit and score a grid on one draw. After validation, fit the best run again on all rows.
 
-    reported: list[ScoredRun]
-    last: ScoredRun
-
-
-def _evaluate_draw(grid: Grid, rows: Rows, draw: Draw, is_validated: bool, keep: bool) -> DrawRuns:
-    """Fit and score a grid on one draw. After validation, fit the best run again."""
-    train = _draw_shots(rows.train, draw, grid.spec.seed)
+    Return the runs to report, and the best or only one.
+    """
+    seed = grid.spec.seed
+    train = _draw_shots(rows.train, draw, seed)
     if grid.is_search:
         runs = _search(grid, train, rows.scored, draw)
-        _note_end(grid.Cs, runs)
     else:
         runs = _evaluate(grid, train, rows.scored, draw, keep and not is_validated)
-    if rows.test is None and not (is_validated and keep):
-        return DrawRuns(runs, runs[0])
-    best = _refit_best(grid, runs, rows, draw, keep)
-    if rows.test is None:  # it is kept without a score
-        return DrawRuns(runs, best)
-    return DrawRuns([*runs, best], best)
-
-
-def _warn_of_unfinished(spec: ProbeSpec, runs: Sequence[ScoredRun]) -> None:
-    unfinished = sum(not run.converged for run in runs)
-    if unfinished:
-        console.warn(f"{spec.classifier} did not converge in {unfinished} of {len(runs)} runs")
-
-
-def _describe_grid(grid: Grid, runs: Sequence[ScoredRun]) -> dict[str, Any]:
-    """Return the settings of a grid, and the values of C that a search tried, for a history."""
-    spec = grid.spec
-    tried = {run.row["C"] for run in runs}
-    return {
-        "classifier": spec.classifier,
-        "k": spec.k,
-        "tried": sorted(tried) if grid.is_search else None,
-        "temperature": grid.taus,
-        "features": spec.features,
-        "standardize": spec.standardize,
-        "shots": _one_or_all(spec.shots),
-        "repeat": spec.repeat if spec.repeat > 1 else None,
-        "seed": spec.seed,
-        "prompts": len(grid.file.texts) if grid.file.texts else None,
-    }
+    if not is_validated:
+        return runs, runs[0]
+    best = max(runs, key=lambda run: run.row["acc1"]).row  # of equals, the first
+    if grid.is_search and best["C"] in (grid.Cs[0], grid.Cs[-1]):
+        where = f"{train.name}: the chosen C, {best['C']:g}, is an end of the range"
+        console.note(f"{where}: a wider one may have a more accurate C")
+    if rows.test is None and not keep:
+        return runs, runs[0]
+    fit = _draw_shots(rows.fit, draw, seed)
+    Cs = grid.Cs if math.isnan(best["C"]) else [best["C"]]
+    # without others, the probe is only kept, but a fit predicts one row at least
+    test = rows.test or _subset(rows.fit.name, take(rows.fit.rows, np.array([0])))
+    refitted_grid = replace(grid, taus=[best["temperature"]], Cs=Cs)
+    (refitted,) = _evaluate(refitted_grid, fit, test, draw, keep)
+    if rows.test is not None:
+        runs = [*runs, refitted]
+    return runs, refitted
 
 
 def _choose_rows(
     file: FeatureFile, fit_split: str, eval_split: str, val: float | str | None, seed: int
 ) -> Rows:
-    fit = _load_subset(file, fit_split)
+    fit = train = _load_subset(file, fit_split)
     if val is None:
-        train, scored = fit, _load_subset(file, eval_split, needs_labels=False)
+        scored = _load_subset(file, eval_split, needs_labels=False)
+    elif val in file.splits and val != fit_split:
+        scored = _load_subset(file, str(val))
     else:
-        train, scored = _split_validation(file, fit, val, seed)
-        if eval_split not in file.splits and eval_split != EVAL_SPLIT:
-            raise unknown(f"split of {file.display_name}", eval_split, file.splits)
+        try:
+            fraction = float(val)
+        except ValueError:
+            fraction = math.nan
+        if not 0 < fraction < 1:
+            raise UsageError(
+                f"val: expected a fraction between 0 and 1 or a split other than {fit_split}, "
+                f"got {val}",
+                f"the splits are {', '.join(file.splits)}",
+            )
+        name, train_rows, val_rows = hold_out(file, fit_split, fit.labels, fraction, seed)
+        train = _subset(f"{fit_split}-val", take(fit.rows, train_rows))
+        scored = _subset(name, take(fit.rows, val_rows))
     test = None
-    if eval_split in file.splits and eval_split not in (scored.name, fit.name):
-        test = _load_subset(file, eval_split, needs_labels=False)
+    if eval_split in file.splits:
+        if eval_split not in (scored.name, fit_split):
+            test = _load_subset(file, eval_split, needs_labels=False)
+    elif val is not None and eval_split != EVAL_SPLIT:
+        raise unknown(f"split of {file.display_name}", eval_split, file.splits)
     return Rows(train, scored, fit, test)
 
 
-def _check_one_run(grid: Grid, val: object, keep: bool) -> None:
-    """Check that one run remains if it is to be kept."""
-    if not keep:
-        return
+def _check_one_run(grid: Grid, val: object) -> None:
+    """Check that one run remains, which can be kept."""
     draws = len(grid.spec.draws())
     settings = len(grid.settings())
     if draws > 1:
@@ -426,30 +436,16 @@ def _check_one_run(grid: Grid, val: object, keep: bool) -> None:
         )
 
 
-def _describe_kept(run: ScoredRun) -> dict[str, Any] | None:
-    """Return the settings of the kept run, as a history records them; None if nothing is kept."""
-    if not run.fitted:
-        return None
-    names = ("C", "temperature", "fit_split")
-    settings = drop_none(select(run.row, names))
-    if math.isnan(settings["C"]):  # the classifier has none
-        del settings["C"]
-    return settings
-
-
-def _one_or_all(numbers: Sequence[int]) -> int | list[int] | None:
-    """Return the only number, a list of several, or None for none, as a history records them."""
-    if len(numbers) > 1:
-        return list(numbers)
-    return numbers[0] if numbers else None
-
-
 def _choose_temperatures(
     file: FeatureFile, spec: ProbeSpec, temperatures: Sequence[float] | None
 ) -> list[float | None]:
     if file.kind == "logits":
-        if temperatures:
-            _warn_of_idle_temperatures(spec)
+        if temperatures and spec.features == "logits":
+            if spec.standardize:
+                console.warn("standardised features are the same at every temperature")
+            elif spec.method.compares_directions:
+                name = spec.classifier
+                console.warn(f"{name} compares directions, which are the same at every temperature")
         chosen = temperatures or [file.default_temperature]
         for tau in chosen:
             check_positive("temperature", tau)
@@ -461,17 +457,6 @@ def _choose_temperatures(
             "make logits with: clipkit logits",
         )
     return [None]
-
-
-def _warn_of_idle_temperatures(spec: ProbeSpec) -> None:
-    """Warn if the features are scaled in a way that undoes the temperature."""
-    if spec.features == "probs":
-        return
-    if spec.standardize:
-        console.warn("standardised features are the same at every temperature")
-    elif spec.method.compares_directions:
-        name = spec.classifier
-        console.warn(f"{name} compares directions, which are the same at every temperature")
 
 
 def _find_caveats(file: FeatureFile, rows: Rows, eval_split: str, val: object) -> list[Caveat]:
@@ -498,26 +483,6 @@ def _subset(name: str, rows: Split) -> Subset:
     return Subset(name, replace(rows, features=features))
 
 
-def _split_validation(
-    file: FeatureFile, fit: Subset, val: float | str, seed: int
-) -> tuple[Subset, Subset]:
-    """Return the rows to fit on and the rows to validate on."""
-    if val in file.splits and val != fit.name:
-        return fit, _load_subset(file, str(val))
-    try:
-        fraction = float(val)
-    except ValueError:
-        fraction = math.nan
-    if not 0 < fraction < 1:
-        raise UsageError(
-            f"val: expected a fraction between 0 and 1 or a split other than {fit.name}, got {val}",
-            f"the splits are {', '.join(file.splits)}",
-        )
-    name, train, held_out = hold_out(file, fit.name, fit.labels, fraction, seed)
-    rows = fit.rows
-    return _subset(f"{fit.name}-val", take(rows, train)), _subset(name, take(rows, held_out))
-
-
 class ScoredRun(NamedTuple):
     """A run: its columns of the report, predictions (M,), whether it converged, what is kept."""
 
@@ -530,11 +495,13 @@ class ScoredRun(NamedTuple):
 def _evaluate(grid: Grid, fit: Subset, scored: Subset, draw: Draw, keep: bool) -> list[ScoredRun]:
     """Fit on a subset, which is a `draw`, and score another, at every temperature and C."""
     file, spec = grid.file, grid.spec
-    _check_class_count(file, spec, fit)
-    if keep:
-        _check_kept_size(file, spec, fit)
+    _check_class_count(file, spec, fit, keep)
     runs = _fit_and_predict(grid, fit, scored, keep)
-    entropy_columns = _entropy_columns(grid, scored)
+    taus = [tau for tau in grid.taus if tau is not None]  # image embeddings have none
+    entropies = {}
+    if taus:
+        pairs = softmax.mean_entropy_and_confidence(scored.rows.features, taus)
+        entropies = dict(zip(taus, pairs, strict=True))
     results = []
     for (tau, _), run in zip(grid.settings(), runs, strict=True):
         row = {
@@ -546,7 +513,8 @@ def _evaluate(grid: Grid, fit: Subset, scored: Subset, draw: Draw, keep: bool) -
             "eval_split": scored.name,
             **metrics.accuracies(scored.rows.labels, run.best),
         }
-        row |= entropy_columns.get(tau, {})
+        if tau is not None:
+            row["mean_entropy"], row["mean_confidence"] = entropies[tau]
         if spec.k is not None:
             row["k"] = spec.k
         if draw.shots is not None:
@@ -598,46 +566,6 @@ def _search(grid: Grid, fit: Subset, scored: Subset, draw: Draw) -> list[ScoredR
     return runs
 
 
-def _note_end(Cs: Sequence[float], runs: Sequence[ScoredRun]) -> None:
-    """Note if the best of searched runs, the first of equals, has the first or the last C."""
-    best = max(runs, key=lambda run: run.row["acc1"]).row
-    if best["C"] in (Cs[0], Cs[-1]):
-        where = f"{best['fit_split']}: the chosen C, {best['C']:g}, is an end of the range"
-        console.note(f"{where}: a wider one may have a more accurate C")
-
-
-def _refit_best(
-    grid: Grid, runs: Sequence[ScoredRun], rows: Rows, draw: Draw, keep: bool
-) -> ScoredRun:
-    """Fit the most accurate run (the first of equals) again on all rows, and score it on others."""
-    best = int(np.argmax([run.row["acc1"] for run in runs]))
-    tau, C = runs[best].row["temperature"], runs[best].row["C"]
-    fit = _draw_shots(rows.fit, draw, grid.spec.seed)
-    Cs = grid.Cs if math.isnan(C) else [C]
-    # without others, the probe is only kept, but a fit predicts one row at least
-    test = rows.test or _subset(rows.fit.name, take(rows.fit.rows, np.array([0])))
-    (refitted,) = _evaluate(replace(grid, taus=[tau], Cs=Cs), fit, test, draw, keep)
-    return refitted
-
-
-def _check_kept_size(file: FeatureFile, spec: ProbeSpec, fit: Subset) -> None:
-    """Refuse to keep the hyperplanes of all pairs of classes if they exceed a gigabyte."""
-    n = len(np.unique(fit.labels))
-    size = n * (n - 1) // 2 * (fit.rows.features.shape[1] + 1)
-    if spec.method.fits_pairs and size > MAX_KEPT:
-        raise ClipkitError(
-            f"{file.display_name}: expected at most {MAX_KEPT:,} numbers to keep, got {size:,} "
-            f"in the hyperplanes of an {spec.classifier} of {n:,} classes",
-            f"keep {classifiers.LOGREG.name}, which has one row per class",
-        )
-
-
-def _predictions(runs: Sequence[ScoredRun], subset: Subset) -> Split:
-    """Return the scored rows with the predictions of their runs, without features."""
-    predicted = [run.predicted for run in runs if run.row["eval_split"] == subset.name]
-    return replace(subset.rows, features=None, predicted=np.stack(predicted))
-
-
 def _draw_shots(fit: Subset, draw: Draw, seed: int) -> Subset:
     """Return a few-shot draw of a subset, or the subset if the draw is of all rows."""
     if draw.shots is None:
@@ -657,14 +585,22 @@ def _draw_shots(fit: Subset, draw: Draw, seed: int) -> Subset:
     return _subset(name, take(fit.rows, drawn))
 
 
-def _check_class_count(file: FeatureFile, spec: ProbeSpec, fit: Subset) -> None:
+def _check_class_count(file: FeatureFile, spec: ProbeSpec, fit: Subset, keep: bool) -> None:
+    """Refuse classes that are too many to fit, or whose hyperplanes are too large to keep."""
     most = MAX_PAIRED_CLASSES if spec.method.fits_pairs else MAX_COUNTED
-    count = len(np.unique(fit.labels))
-    if count > most:
+    n = len(np.unique(fit.labels))
+    if n > most:
         raise ClipkitError(
             f"{file.display_name}: {fit.name}: expected at most {most:,} classes for "
-            f"{spec.classifier}, got {count:,}",
+            f"{spec.classifier}, got {n:,}",
             "check whether the labels are classes",
+        )
+    size = n * (n - 1) // 2 * (fit.rows.features.shape[1] + 1)
+    if keep and spec.method.fits_pairs and size > MAX_KEPT:
+        raise ClipkitError(
+            f"{file.display_name}: expected at most {MAX_KEPT:,} numbers to keep, got {size:,} "
+            f"in the hyperplanes of an {spec.classifier} of {n:,} classes",
+            f"keep {classifiers.LOGREG.name}, which has one row per class",
         )
 
 
@@ -719,13 +655,3 @@ def _fit_and_predict(grid: Grid, fit: Subset, scored: Subset, keep: bool) -> lis
             probabilities = softmax.softmax(np.asarray(X), divisor)
             runs += sweep(probabilities, fit.labels, softmax.softmax(np.asarray(X_eval), divisor))
         return runs
-
-
-def _entropy_columns(grid: Grid, scored: Subset) -> dict[float | None, dict[str, float]]:
-    """Return the columns that logits have at each temperature; none for image embeddings."""
-    if grid.file.kind == "images":
-        return {}
-    taus = [tau for tau in grid.taus if tau is not None]
-    pairs = softmax.mean_entropy_and_confidence(scored.rows.features, taus)
-    names = ("mean_entropy", "mean_confidence")
-    return {tau: dict(zip(names, pair, strict=True)) for tau, pair in zip(taus, pairs, strict=True)}
