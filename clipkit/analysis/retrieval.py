@@ -160,7 +160,6 @@ def retrieve(  # noqa: PLR0913 (the options of `clipkit retrieve`)
     """
     images, texts = as_file(images, "images"), as_file(texts, "texts")
     k = _check_k(as_list(k, "k", int))
-    k = _check_k(k)
     images, split = choose_split(images, split)
     check_widths(images, texts)
     common_logit_scale(images, texts)
@@ -266,10 +265,14 @@ def pair(
     """
     _check_same_data_set(images, texts, split)
     rows = matching.Rows.of(images, split)
-    found = _image_of(texts, rows.ids)
-    if same_rows or _are_arrays(images, texts):
-        places = _row_of_each(texts, images, split, found.places)
-        found = matching.Found(places, rule="")
+    places, rule = matching.find_ids(texts.class_names or [], rows.ids)
+    # the last one stands for texts without a class, whose index is -1
+    image_of_class = np.array([*places, -1], np.int64)
+    found = matching.Found(image_of_class[np.asarray(texts.class_index)], rule)
+    are_arrays = is_array(images) and is_array(texts)
+    if same_rows or (are_arrays and not texts.class_names):  # only their order says what belongs
+        _check_same_rows(texts, images, split, found.places)
+        found = matching.Found(np.arange(len(rows.ids)), rule="")
     known = np.flatnonzero(found.places >= 0)
     used, numbers = np.unique(found.places[known], return_inverse=True)
     if not quiet:
@@ -282,11 +285,6 @@ def pair(
         numbers,
         [rows.ids[row] for row in used.tolist()],
     )
-
-
-def _are_arrays(images: FeatureFile, texts: FeatureFile) -> bool:
-    """Whether both are arrays, and nothing but their order says what belongs together."""
-    return is_array(images) and is_array(texts) and not texts.class_names
 
 
 def _check_partners(
@@ -343,7 +341,8 @@ def _unit(rows: Floats, name: str) -> Float32:
     return np.asarray(similarity.normalize(rows, name), np.float32)
 
 
-def _row_of_each(texts: FeatureFile, images: FeatureFile, split: str, named: Int64) -> Int64:
+def _check_same_rows(texts: FeatureFile, images: FeatureFile, split: str, named: Int64) -> None:
+    """Refuse texts that name other images than those of the same rows, or another number."""
     n, K = len(images.splits[split]), len(texts.texts or [])
     if ((named >= 0) & (named != np.arange(K))).any():
         raise ClipkitError(
@@ -356,15 +355,6 @@ def _row_of_each(texts: FeatureFile, images: FeatureFile, split: str, named: Int
             f"{texts.display_name}: expected a text for each of {n:,} images with --same-rows, "
             f"got {K:,}"
         )
-    return np.arange(n)
-
-
-def _image_of(texts: FeatureFile, ids: Sequence[str]) -> matching.Found:
-    """Return the row of the image that each text (K,) belongs to; -1 for none of these images."""
-    places, rule = matching.find_ids(texts.class_names or [], ids)
-    # the last one stands for texts without a class, whose index is -1
-    image_of_class = np.array([*places, -1], np.int64)
-    return matching.Found(image_of_class[np.asarray(texts.class_index)], rule)
 
 
 def _warn_of_equal_texts(texts: FeatureFile, image_of: Int64) -> None:
@@ -410,10 +400,7 @@ def rank(pairs: Pairs) -> dict[str, Ranks]:
     best = np.maximum.reduceat(own[order], starts[:-1])  # (N,)
     is_best = own >= best[pairs.image_of] - TIE
     best_texts = np.bincount(pairs.image_of, is_best)  # (N,): several captions may be equal
-    image_ahead, image_tied = np.zeros(K), np.zeros(K)
-    text_ahead, text_tied = np.zeros(N), np.zeros(N)
-    other_image, other_cosine = np.zeros(K, np.int64), np.full(K, -np.inf, np.float32)
-    other_text = np.zeros(N, np.int64)
+    wrong_images, wrong_texts = WrongCandidates(K), WrongCandidates(N)
     with console.progress("ranking pairs", "images") as report_progress:
         for first, last, cosines in blocks(pairs.images, pairs.texts):
             if sets is not None:
@@ -421,38 +408,60 @@ def rank(pairs: Pairs) -> dict[str, Ranks]:
             texts = order[starts[first] : starts[last]]
             cosines[pairs.image_of[texts] - first, texts] = -np.inf  # so that others are left
             rows = slice(first, last)
-            limits = best[rows, None]
-            text_ahead[rows] = (cosines > limits + TIE).sum(axis=1)
-            text_tied[rows] = (cosines >= limits - TIE).sum(axis=1) - text_ahead[rows]
-            other_text[rows] = cosines.argmax(axis=1)
-            is_ahead = cosines > own + TIE
-            image_ahead += is_ahead.sum(axis=0)
-            image_tied += (cosines >= own - TIE).sum(axis=0) - is_ahead.sum(axis=0)
-            highest = cosines.argmax(axis=0)  # (K,)
-            values = cosines[highest, np.arange(K)]
-            is_higher = values > other_cosine
-            other_image[is_higher] = highest[is_higher] + first
-            other_cosine[is_higher] = values[is_higher]
+            wrong_texts.add(rows, cosines, best[rows])
+            wrong_images.add(slice(K), cosines.T, own, first)
             report_progress(last, N)
     # among t others of the same cosine, the best of g partners has the mean rank 1 + t / (g + 1)
-    image_ranks = 1 + image_ahead + image_tied / 2
-    text_ranks = 1 + text_ahead + text_tied / (best_texts + 1)
+    image_ranks = 1 + wrong_images.ahead + wrong_images.tied / 2
+    text_ranks = 1 + wrong_texts.ahead + wrong_texts.tied / (best_texts + 1)
     clusters = np.arange(N) if pairs.clusters is None else pairs.clusters
-    others = pairs.image_of[other_text]
     ones = np.ones(K, np.int64)
     of_texts = Ranks(
-        image_ranks,
-        other_image,
-        pairs.image_of,
-        ones,
-        N,
-        clusters[pairs.image_of],
-        chance(ones, N),  # each text has all ranks, with one image each
-        K > N,
+        ranks=image_ranks,
+        others=wrong_images.nearest,
+        labels=pairs.image_of,
+        partners=ones,
+        candidates=N,
+        clusters=clusters[pairs.image_of],
+        by_chance=chance(ones, N),  # each text has all ranks, with one image each
+        has_sets=K > N,
     )
-    by_chance = chance(counts, K) if sets is None else sets.by_chance()
-    of_images = Ranks(text_ranks, others, np.arange(N), counts, K, clusters, by_chance, K > N)
+    of_images = Ranks(
+        ranks=text_ranks,
+        others=pairs.image_of[wrong_texts.nearest],
+        labels=np.arange(N),
+        partners=counts,
+        candidates=K,
+        clusters=clusters,
+        by_chance=chance(counts, K) if sets is None else sets.by_chance(),
+        has_sets=K > N,
+    )
     return dict(zip(TASKS, (of_texts, of_images), strict=True))
+
+
+class WrongCandidates:
+    """Of Q queries, how many wrong candidates rank before the best partner, and the nearest one."""
+
+    def __init__(self, queries: int) -> None:
+        self.ahead = np.zeros(queries)
+        self.tied = np.zeros(queries)  # with the best partner
+        self.nearest = np.zeros(queries, np.int64)
+        self.cosine = np.full(queries, -np.inf, np.float32)  # of the nearest
+
+    def add(self, queries: slice, cosines: Float32, best: Float32, first: int = 0) -> None:
+        """Compare cosines (B, M) with those of the best partners (B,).
+
+        `first` is the number of the first of these candidates. Partners have the cosine -inf.
+        """
+        is_ahead = cosines > best[:, None] + TIE
+        is_near = cosines >= best[:, None] - TIE
+        self.ahead[queries] += is_ahead.sum(axis=1)
+        self.tied[queries] += is_near.sum(axis=1) - is_ahead.sum(axis=1)
+        highest = cosines.argmax(axis=1)
+        values = cosines[np.arange(len(cosines)), highest]
+        is_nearer = values > self.cosine[queries]
+        self.nearest[queries][is_nearer] = highest[is_nearer] + first
+        self.cosine[queries][is_nearer] = values[is_nearer]
 
 
 class SetRanks:
