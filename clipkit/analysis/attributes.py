@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -244,9 +244,13 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
     measured = _measure_each(annotations.attributes, embeddings, words, settings)
     rows = [one.row for one in measured]
     if not results.is_testable(caveats):
-        _empty(rows, OF_OTHER_IMAGES)
+        for row in rows:
+            row |= dict.fromkeys(row.keys() & OF_OTHER_IMAGES, math.nan)
     _note_means(rows, metric)
-    names_with = _names_with_problems(measured)
+    names_with: dict[str, list[str]] = {}
+    for one in measured:
+        for problem in one.problems:
+            names_with.setdefault(problem, []).append(one.name)
     few = names_with.pop(results.FEW_SCORED, [])
     caveats += results.find_caveats("few", scored.split, len(few), len(rows), few)
     for problem, names in names_with.items():
@@ -274,7 +278,8 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
         caveats=caveats or None,
         inputs=inputs | control_digests(untrained),
     )
-    _note_groups(rows, images)
+    for group, members in verdicts.named_groups(rows, images.is_dot_product).items():
+        console.note(f"{group}: {', '.join(members)}")
     result = results.make_result(history, rows)
     result.splits = _keep(measured, images, scored, metric)
     return result
@@ -312,21 +317,6 @@ def _measure_each(
             )
             report_progress(number, len(attributes))
     return measured
-
-
-def _names_with_problems(measured: Sequence[_Measured]) -> dict[str, list[str]]:
-    """Return the names of the attributes that have each problem."""
-    names_with: dict[str, list[str]] = {}
-    for one in measured:
-        for problem in one.problems:
-            names_with.setdefault(problem, []).append(one.name)
-    return names_with
-
-
-def _empty(rows: Sequence[Row], columns: Iterable[str]) -> None:
-    """Replace the values of columns by NaN, in the rows that have them."""
-    for row in rows:
-        row |= dict.fromkeys(row.keys() & columns, math.nan)
 
 
 def _keep(
@@ -380,22 +370,18 @@ def _choose_labels(
             labels.append(_ordered(attribute))
         elif are_named or attribute.name != CLASS:  # nobody asked for the classes
             others.append(attribute)
-    if others:
-        _report_no_labels(table, others, is_refused=are_named or not labels)
-    return labels
-
-
-def _report_no_labels(table: str, others: Sequence[Attribute], *, is_refused: bool) -> None:
-    """Refuse attributes that are no labels, or note that they are left out."""
+    if not others:
+        return labels
     first = others[0]
     got = ", ".join(repr(shorten(value)) for value in first.values[:NAMED])
-    if is_refused:
+    if are_named or not labels:
         raise ClipkitError(
             f"{table}: expected 0 and 1 in {first.name}, got {got}",
             "--metric recall measures categories, and r2, mae, spearman and kendalltau numbers",
         )
     names = results.join_names([attribute.name for attribute in others])
     console.note(f"{table}: left out {names}: expected 0 and 1, got {got} in {first.name}")
+    return labels
 
 
 def _is_label(attribute: Attribute) -> bool:
@@ -409,12 +395,6 @@ def _ordered(attribute: Attribute) -> Attribute:
     _, first, number = np.unique(lower, return_index=True, return_inverse=True)
     codes = {name: np.append(number, -1)[of_split] for name, of_split in attribute.codes.items()}
     return replace(attribute, values=[attribute.values[i] for i in first], codes=codes)
-
-
-def _note_groups(rows: Sequence[Row], images: FeatureFile) -> None:
-    """Note the attributes of each group, if any is decided."""
-    for group, names in verdicts.named_groups(rows, images.is_dot_product).items():
-        console.note(f"{group}: {', '.join(names)}")
 
 
 def _note_means(rows: Sequence[Row], metric: str) -> None:
@@ -480,38 +460,6 @@ def _note_few_others(words: FeatureFile, measured: Sequence[_Measured]) -> None:
         )
 
 
-def _find_words(words: FeatureFile, attribute: Attribute) -> Words | None:
-    """Return the words for the values of an attribute, or None if it has none.
-
-    Raises
-    ------
-    ClipkitError
-        If only some of its values have words.
-    """
-    if attribute.is_class and words.class_names == attribute.values:
-        return _words_of(words, range(len(attribute.values)))  # two classes may have one name
-    number = positions(words.class_names or [])
-    classes = []
-    missing = []
-    for value in attribute.values:
-        names = [f"{attribute.name}: {value}"]
-        if attribute.name == CLASS:
-            names.append(value)
-        known = [number[name] for name in names if name in number]
-        classes += known[:1]
-        if not known:
-            missing.append(names[0])
-    if not classes:
-        return None
-    if missing:
-        raise ClipkitError(
-            f"{words.display_name}: expected words for every value, got none for "
-            f"{console.count(len(missing), 'value')} of {attribute.name}, such as {missing[0]!r}",
-            f"add the line '{missing[0]}<TAB>words', or empty the cells with this value",
-        )
-    return _words_of(words, classes)
-
-
 def _words_of(words: FeatureFile, classes: Sequence[int]) -> Words:
     """Return the prompts of the classes that are the words for the values, in their order."""
     index = np.asarray(words.class_index)
@@ -574,10 +522,37 @@ class _Attribute:
         return problems
 
     def find_words(self, words: FeatureFile) -> Words | None:
-        """Return the words for the values, or None if the attribute has none."""
-        found = _find_words(words, self.attribute)
-        if found is None:
-            return None
+        """Return the words for the values, or None if the attribute has none.
+
+        Raises
+        ------
+        ClipkitError
+            If only some of its values have words.
+        """
+        attribute = self.attribute
+        if attribute.is_class and words.class_names == attribute.values:
+            classes = list(range(len(attribute.values)))  # two classes may have one name
+        else:
+            number = positions(words.class_names or [])
+            classes, missing = [], []
+            for value in attribute.values:
+                names = [f"{attribute.name}: {value}"]
+                if attribute.name == CLASS:
+                    names.append(value)
+                known = [number[name] for name in names if name in number]
+                classes += known[:1]
+                if not known:
+                    missing.append(names[0])
+            if not classes:
+                return None
+            if missing:
+                raise ClipkitError(
+                    f"{words.display_name}: expected words for every value, got none for "
+                    f"{console.count(len(missing), 'value')} of {attribute.name}, such as "
+                    f"{missing[0]!r}",
+                    f"add the line '{missing[0]}<TAB>words', or empty the cells with this value",
+                )
+        found = _words_of(words, classes)
         chosen = np.isin(found.values, self.occurring)
         values = np.searchsorted(self.occurring, found.values[chosen])
         return Words(found.directions[chosen], values, found.others)
@@ -592,7 +567,8 @@ class _Attribute:
         row |= self.counts
         zero, names, count = None, math.nan, self.directions
         if words is not None and self.values > 1:
-            zero = self._zeroshot(words)
+            cosines = self.embeddings[0].scored_similarities(words.directions)
+            zero = self._by_words(cosines, words.values)
             names = self._score(self._on_directions(words.directions))
             count = len(words.directions)
         sets = []
@@ -653,11 +629,6 @@ class _Attribute:
         """Return a value with the limits of its 95 % interval."""
         half = self.metric.quantile(self.truth) * math.sqrt(max(0.0, variance))
         return {name: value, f"{name}_low": value - half, f"{name}_high": value + half}
-
-    def _zeroshot(self, words: Words) -> Predicted | None:
-        return self._by_words(
-            self.embeddings[0].scored_similarities(words.directions), words.values
-        )
 
     def _by_words(self, cosines: Float32, values: Int64) -> Predicted | None:
         """Predict the scored rows by their cosines (N, P) with the words for `values` (P,)."""

@@ -154,7 +154,10 @@ def _find_images(
     rows = matching.Rows.of(images, split)
     is_bundled = items.name == "shapes"
     if is_bundled:
-        _check_is_shapes(images, f"{images.display_name}: {split}")
+        datasets = {str(data.get("name")) for data in images.history.datasets}
+        if datasets and "shapes" not in datasets:
+            where = f"{images.display_name}: {split}"
+            raise ClipkitError(f"{where}: expected images of shapes, got those of {min(datasets)}")
     names = list(dict.fromkeys(itertools.chain.from_iterable(item.images for item in items.items)))
     found = matching.find_ids(names, rows.ids)
     matching.note_rule(matching.Rows(names, "images", items.name), found)
@@ -168,21 +171,9 @@ def _find_images(
         matching.check_partners(of_items, rows, least, "image", common)
     kept = np.flatnonzero(is_known).tolist()
     items = items._replace(items=[items.items[row] for row in kept])
-    _check_one_kind(items)
-    return items, np.array([places[row] for row in kept])
-
-
-def _check_one_kind(items: Items) -> None:
-    """Refuse items of one image beside items of two."""
     if len({len(item.images) for item in items.items}) > 1:
         raise ClipkitError(f"{items.name}: expected items of one image or of two, got both")
-
-
-def _check_is_shapes(images: FeatureFile, where: str) -> None:
-    """Refuse images of which the history names other data sets than `shapes`."""
-    datasets = {str(data.get("name")) for data in images.history.datasets}
-    if datasets and "shapes" not in datasets:
-        raise ClipkitError(f"{where}: expected images of shapes, got those of {min(datasets)}")
+    return items, np.array([places[row] for row in kept])
 
 
 def _list(names: Sequence[str]) -> str:

@@ -141,7 +141,10 @@ def pair(
     """
     results = as_files(results, "results", "result")
     runs = as_list(runs, "runs", int)
-    _check_results(results)
+    if not results:
+        raise UsageError("results: expected a result or several, got none")
+    for result in results:
+        check_predicted_classes(result)
     _, split = choose_split(results[0], split)
     splits = [same_split(result, results[0], split, same_rows)[1] for result in results]
     numbers = _choose_runs(results, splits, runs)
@@ -192,14 +195,6 @@ def pair(
         cluster_entry,
         list(map(shots, results)),
     )
-
-
-def _check_results(results: Sequence[FeatureFile]) -> None:
-    """Refuse no results, and results without predicted classes."""
-    if not results:
-        raise UsageError("results: expected a result or several, got none")
-    for result in results:
-        check_predicted_classes(result)
 
 
 def _cluster_rows(
@@ -387,7 +382,10 @@ def compare(
     rows = _pair_rows(paired) if attribute is None else _group_rows(paired, attribute)
     if paired.images == SAME_IDS:
         console.note(f"the results do not name one data set: {SAME_IDS} are compared")
-    _correct(rows, paired)
+    if len(paired.right) > 2:
+        _add_holm(rows)
+    elif len(paired.right) == 2 and len(rows) > 1:
+        console.note(f"p is not corrected for the {len(rows)} comparisons")
     if attribute is not None:
         rows = _add_worst(rows, paired, attribute, seed)
     return make_result(history, rows)
@@ -407,14 +405,6 @@ def _note_no_power(paired: PairedResults) -> None:
     count = len(np.unique(paired.clusters))
     if count < LEAST:
         console.note(f"{count} clusters show no difference, since p is at least 2 / 2^{count}")
-
-
-def _correct(rows: Sequence[Row], paired: PairedResults) -> None:
-    """Add p with Holm's correction if there are several pairs; of one, note that p has none."""
-    if len(paired.right) > 2:
-        _add_holm(rows)
-    elif len(paired.right) == 2 and len(rows) > 1:
-        console.note(f"p is not corrected for the {len(rows)} comparisons")
 
 
 def _read_attribute(
@@ -513,33 +503,33 @@ def _add_worst(
     for name in {"a", "b"} & rows[0].keys():
         nothing[name] = ""
     rows = [row | nulls for row in rows]
-    for number, name in enumerate(paired.names):
-        where = {"split": paired.split, "scope": WORST, "b" if number else "a": name}
-        rows.append(nothing | where | _worst(paired, number, attribute, seed))
-    return rows
-
-
-def _worst(paired: PairedResults, number: int, attribute: Attribute, seed: int) -> Row:
     codes = attribute.codes[paired.split]
     has_group = codes >= 0
     present, index, sizes = np.unique(codes[has_group], return_inverse=True, return_counts=True)
-    counts = np.bincount(index, weights=paired.right[number][has_group])
-    worst = int(np.argmin(counts / sizes))
-    right = paired.right[number]
-    share = metrics.effective_share(right, paired.clusters)
-    independent = np.maximum(1, np.rint(share * sizes)).astype(np.int64)
-    n_right = round(float(counts.sum() / sizes.sum() * independent.sum()))
-    null = worst_group_null(independent, n_right, seed)
-    return {
-        "group": attribute.values[present[worst]],
-        "rows": int(sizes[worst]),
-        "acc_b" if number else "acc_a": float(counts[worst] / sizes[worst]),
-        "null": float(np.median(null)),
-        "null5": float(np.percentile(null, 5)),
-    }
+    for number, (name, right) in enumerate(zip(paired.names, paired.right, strict=True)):
+        counts = np.bincount(index, weights=right[has_group])
+        worst = int(np.argmin(counts / sizes))
+        share = metrics.effective_share(right, paired.clusters)
+        independent = np.maximum(1, np.rint(share * sizes)).astype(np.int64)
+        n_right = round(float(counts.sum() / sizes.sum() * independent.sum()))
+        null = worst_group_null(independent, n_right, seed)
+        result = "b" if number else "a"
+        of_worst = {
+            "split": paired.split,
+            "scope": WORST,
+            result: name,
+            "group": attribute.values[present[worst]],
+            "rows": int(sizes[worst]),
+            f"acc_{result}": float(counts[worst] / sizes[worst]),
+            "null": float(np.median(null)),
+            "null5": float(np.percentile(null, 5)),
+        }
+        rows.append(nothing | of_worst)
+    return rows
 
 
 def _add_holm(rows: Sequence[Row]) -> None:
+    """Add p with Holm's correction for all rows."""
     p = np.array(column(rows, "p"))
     p[~np.isnan(p)] = metrics.holm(p[~np.isnan(p)])
     for row, corrected in zip(rows, p.tolist(), strict=True):

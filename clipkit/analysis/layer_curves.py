@@ -19,7 +19,7 @@ from clipkit.analysis import metrics, results
 from clipkit.base.errors import ClipkitError, UsageError, shorten
 from clipkit.base.names import differing, is_shared, select
 from clipkit.features.compatibility import origin
-from clipkit.features.history import MAX_LAYERS, Entry, History
+from clipkit.features.history import MAX_LAYERS, History
 from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile
 from clipkit.features.provenance import downsample, provenance
@@ -251,19 +251,12 @@ def _facts(result: FeatureFile) -> Facts:
         facts["images"] = f"images of {size} pixels"
     if "question" in model:
         facts["question"] = f'"{shorten(model["question"])}"'
-    facts |= _pooling_facts(model)
-    facts["labels"] = results.labels_suffix(result).removeprefix("; labels: ") or "classes"
-    return facts
-
-
-def _pooling_facts(model: Entry) -> Facts:
-    """Return how hidden states were pooled. Embeddings of images have no pooling."""
-    facts = {}
-    if "layer" in model or "at" in model:
+    if "layer" in model or "at" in model:  # embeddings of images have no pooling
         pool = str(model.get("pool", model.get("at")))
         facts["pool"] = POOLS.get(pool, pool)
     if "layer" in model:
         facts["norm"] = "normed" if model.get("norm") else ""
+    facts["labels"] = results.labels_suffix(result).removeprefix("; labels: ") or "classes"
     return facts
 
 

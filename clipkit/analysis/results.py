@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -623,17 +623,12 @@ def per_class_rows(result: FeatureFile) -> list[dict[str, Any]]:
             settings = {key: value for key, value in run.items() if key in RUN_SETTINGS}
             if "eval_split" not in settings:
                 settings["split"] = name
-            rows += [settings | row for row in _class_rows(scored.labels, predicted, names)]
+            scores = metrics.class_scores(scored.labels, predicted, max(names) + 1)
+            for number, class_name in names.items():
+                values = {key: ratios[number].item() for key, ratios in scores.items()}
+                if class_name != NONE or values["support"]:  # unless it is the label of images
+                    rows.append({**settings, "class": class_name, **values})
     return rows
-
-
-def _class_rows(labels: Int64, predicted: Int64, names: Mapping[int, str]) -> Iterator[Row]:
-    """Yield the scores of each class; NONE is one only if images have it as their label."""
-    scores = metrics.class_scores(labels, predicted, max(names) + 1)
-    for number, class_name in names.items():
-        values = {key: ratios[number].item() for key, ratios in scores.items()}
-        if class_name != NONE or values["support"]:
-            yield {"class": class_name} | values
 
 
 def _numbered_names(result: FeatureFile, scored: ScoredRuns) -> dict[int, str]:

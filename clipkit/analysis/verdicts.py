@@ -658,17 +658,14 @@ def group_of(row: Mapping[str, Any]) -> str:
     if kept != ABOVE:
         return WITHOUT_TRAINING if kept == BELOW else NOT_DECIDED
     reach = verdict("reach", HALF)
-    are_above = verdict("zeroshot", chance) == ABOVE and _exceed_other_words(row)
+    # words must be above chance, and above 95 % of other words in their place
+    exceed_others = _number(row, "zeroshot") > _number(row, "other_words95")
+    are_above = exceed_others and verdict("zeroshot", chance) == ABOVE
     if reach == ABOVE and are_above:
         return REACHED
     if reach == BELOW:
         return PARTLY if are_above else NOT_REACHED
     return NO_WORDS
-
-
-def _exceed_other_words(row: Mapping[str, Any]) -> bool:
-    """Whether words are more accurate than 95 % of other words in their place."""
-    return _number(row, "zeroshot") > _number(row, "other_words95")
 
 
 def _number(row: Mapping[str, Any], name: str) -> float:
