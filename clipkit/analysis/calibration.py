@@ -152,7 +152,9 @@ def fit_temperature(scores: ClassScores) -> tuple[float, float, float]:
             f"{scores.name}: the labels do not have higher scores than other classes, so the "
             "higher the temperature, the better"
         )
-    _note_missing_ends(scores.name, low, high)
+    for end, value in (("lower", low), ("upper", high)):
+        if np.isnan(value):
+            console.note(f"{scores.name}: the interval of the fitted temperature has no {end} end")
     return 1 / best, low, high
 
 
@@ -225,12 +227,6 @@ def fitted_on_train(logits: FeatureFile, eval_split: str) -> float:
             "give a number, as clipkit calibrate reports it",
         )
     return fit_temperature(read_scores(logits, fit_split))[0]
-
-
-def _note_missing_ends(name: str, low: float, high: float) -> None:
-    for end, value in (("lower", low), ("upper", high)):
-        if np.isnan(value):
-            console.note(f"{name}: the interval of the fitted temperature has no {end} end")
 
 
 def _shape(scores: ClassScores) -> tuple[float, bool]:

@@ -95,9 +95,19 @@ def describe(  # noqa: PLR0913 (the options of `clipkit describe`)
         (`_low`, `_high`).
     """
     logits, result = as_file(logits, "logits"), as_file(result, "result")
-    _check_counts(top, permutations)
+    if top < 1 or permutations < 1:
+        raise UsageError(f"expected at least 1, got top {top}, permutations {permutations}")
     logits, split = choose_split(logits, split)
-    groups = _find_groups(logits, split, (table, column), (result, run), cluster, common)
+    if result is not None:
+        groups = _of_result(logits, split, result, run, common)
+    else:
+        # a table that names clusters alone leaves the classes
+        by = table if column is not None or cluster is None else None
+        annotations = read_attribute(logits, by, column, splits=[split], common=common)
+        (attribute,) = annotations.attributes
+        source = {"attributes": annotations.source, "column": attribute.name}
+        groups = Groups(attribute.values, attribute.codes[split], source, annotations.inputs)
+    groups = _without_small(groups)
     used = np.flatnonzero(groups.codes >= 0)
     clustered_by = table if cluster else None
     clusters = find_clusters(logits, split, used, clustered_by, cluster, common=common)
@@ -146,42 +156,7 @@ def _test(t: float, largest: Floats, untested: str) -> Row:
     return {"t_null95": critical(largest), "p_adjusted": p, "p_min": 1 / (len(largest) + 1)}
 
 
-def _check_counts(top: int, permutations: int) -> None:
-    if top < 1 or permutations < 1:
-        raise UsageError(f"expected at least 1, got top {top}, permutations {permutations}")
-
-
 # ---- Groups --------------------------------------------------------------------------------------
-
-
-def _find_groups(
-    logits: FeatureFile,
-    split: str,
-    by: tuple[Table | None, str | None],
-    of_run: tuple[FeatureFile | None, int | None],
-    cluster: str | None,
-    common: bool,
-) -> Groups:
-    """Return the groups by a table and its column, or of a result and its run.
-
-    A table that names clusters alone leaves the classes.
-    """
-    table, column = by
-    result, run = of_run
-    if result is not None:
-        return _without_small(_of_result(logits, split, result, run, common))
-    if cluster is not None and column is None:
-        table = None
-    return _without_small(_of_attribute(logits, split, table, column, common))
-
-
-def _of_attribute(
-    logits: FeatureFile, split: str, table: Table | None, column: str | None, common: bool
-) -> Groups:
-    annotations = read_attribute(logits, table, column, splits=[split], common=common)
-    (attribute,) = annotations.attributes
-    source = {"attributes": annotations.source, "column": attribute.name}
-    return Groups(attribute.values, attribute.codes[split], source, annotations.inputs)
 
 
 def _of_result(

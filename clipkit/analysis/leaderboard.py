@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from clipkit.analysis import verdicts
@@ -52,8 +50,22 @@ def leaderboard(
     differences = [of_first | {"verdict": ""}]
     if len(paired.names) > 1:
         pairs = [row for row in compared.rows() if row.get("scope", OVERALL) == OVERALL]
-        _check_pairs(pairs, paired)
-        differences += map(_difference, pairs)
+        first, *others = paired.names
+        n = len(paired.right[0])
+        if [(row["a"], row["b"], row["rows"]) for row in pairs] != [(first, b, n) for b in others]:
+            raise UsageError(
+                "compared: expected the comparison of these results in this order, got another",
+                "leave it out, and it is computed",
+            )
+        for pair in pairs:
+            difference = {
+                "to_first": 0.0 - pair["difference"],  # 0 has no sign
+                "to_first_low": 0.0 - pair["high"],
+                "to_first_high": 0.0 - pair["low"],
+                "p_holm": pair.get("p_holm", pair["p"]),
+                "verdict": verdicts.verdict_of_b(pair),
+            }
+            differences.append(difference)
     rows: list[Row] = []
     for number, difference in enumerate(differences):
         share, low, high = paired.accuracy(number)
@@ -71,25 +83,3 @@ def leaderboard(
         rows.append(row | difference)
     history = compared.extended_history("leaderboard", inputs={"compared": compared.digest})
     return make_result(history, rows)
-
-
-def _check_pairs(pairs: Sequence[Row], paired: PairedResults) -> None:
-    """Refuse the comparison of other results than the paired ones."""
-    first, *others = paired.names
-    n = len(paired.right[0])
-    if [(row["a"], row["b"], row["rows"]) for row in pairs] != [(first, b, n) for b in others]:
-        raise UsageError(
-            "compared: expected the comparison of these results in this order, got another",
-            "leave it out, and it is computed",
-        )
-
-
-def _difference(pair: Row) -> Row:
-    """Return the second result minus the first, by a row of `comparison.compare`."""
-    return {
-        "to_first": 0.0 - pair["difference"],  # 0 has no sign
-        "to_first_low": 0.0 - pair["high"],
-        "to_first_high": 0.0 - pair["low"],
-        "p_holm": pair.get("p_holm", pair["p"]),
-        "verdict": verdicts.verdict_of_b(pair),
-    }

@@ -7,7 +7,7 @@ can learn them only by separating the classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +23,7 @@ from clipkit.features.arguments import Features, as_file, checked
 from clipkit.features.arrays import missing_labels
 from clipkit.features.attribute_tables import Table
 from clipkit.features.columns import COLUMNS, TEXT, depends_on_labels
-from clipkit.features.model import FeatureFile, Int64, Split
+from clipkit.features.model import FeatureFile, Int64
 from clipkit.features.splitting import take
 
 
@@ -67,10 +67,17 @@ def relabel(
         If the table or the groups do not fit the file.
     """
     file = as_file(file, "file", "images logits result")
-    if table is None:
-        _check_without_table(column, groups, shuffle)
-    else:
-        _check_table(file, groups)
+    if table is None and column is not None:
+        raise UsageError("expected --table for --attribute, got none")
+    if table is None and groups is None and not shuffle:
+        raise UsageError("expected --table, --groups or --shuffle, got none")
+    if table is not None and groups is not None:
+        raise UsageError("expected --table or --groups, got both", "pipe one relabel into another")
+    if table is not None and file.is_result:
+        raise UsageError(
+            f"{file.display_name}: expected images or logits for a table, got a result",
+            "show a result by attribute with: clipkit compare --table",
+        )
     inputs = {"features": file.digest}
     relabeled, source = file, None
     if table is not None:
@@ -95,23 +102,6 @@ def relabel(
         inputs=inputs,
     )
     return replace(relabeled, history=history)
-
-
-def _check_without_table(column: str | None, groups: str | None, shuffle: bool) -> None:
-    if column is not None:
-        raise UsageError("expected --table for --attribute, got none")
-    if groups is None and not shuffle:
-        raise UsageError("expected --table, --groups or --shuffle, got none")
-
-
-def _check_table(file: FeatureFile, groups: str | None) -> None:
-    if groups is not None:
-        raise UsageError("expected --table or --groups, got both", "pipe one relabel into another")
-    if file.is_result:
-        raise UsageError(
-            f"{file.display_name}: expected images or logits for a table, got a result",
-            "show a result by attribute with: clipkit compare --table",
-        )
 
 
 def label_by_attribute(
@@ -198,7 +188,13 @@ def use_groups(file: FeatureFile, groups: Sequence[str], seed: int | None = None
         is_class = np.array([name != NONE for name in file.class_names or []], bool)
         permuted = np.random.RandomState(seed).permutation(group_of_class[is_class])
         group_of_class[is_class] = permuted
-    splits = {name: _group_split(split, group_of_class) for name, split in file.splits.items()}
+    splits = {}
+    for name, split in file.splits.items():
+        splits[name] = grouped_split = replace(split)
+        if split.labels is not None:
+            grouped_split.labels = group_of_class[split.labels]
+        if split.predicted is not None:
+            grouped_split.predicted = group_of_class[split.predicted]
     class_index = file.class_index
     if class_index is not None:
         class_index = np.where(class_index < 0, -1, group_of_class[class_index])
@@ -207,15 +203,6 @@ def use_groups(file: FeatureFile, groups: Sequence[str], seed: int | None = None
         return grouped
     # what a probe fitted are the earlier classes
     return replace(as_result(grouped), runs=_scored_again(grouped))
-
-
-def _group_split(split: Split, group_of_class: Int64) -> Split:
-    grouped = replace(split)
-    if split.labels is not None:
-        grouped.labels = group_of_class[split.labels]
-    if split.predicted is not None:
-        grouped.predicted = group_of_class[split.predicted]
-    return grouped
 
 
 def _scored_again(result: FeatureFile) -> dict[str, NDArray[Any]]:
@@ -230,21 +217,17 @@ def _scored_again(result: FeatureFile) -> dict[str, NDArray[Any]]:
         runs[name] = np.full(result.run_count, unknown)
     if "clusters" in runs:  # a result does not hold which row is in which
         names = {name for name in names if not COLUMNS[name].is_limit}
-    for row, scores in _scores_of_runs(result):
-        for name in names & scores.keys():
-            runs[name][row] = scores[name]
-    return runs
-
-
-def _scores_of_runs(result: FeatureFile) -> Iterator[tuple[int, dict[str, float]]]:
-    """Yield the number of each run that has labels and predictions, and its scores."""
     classes = result.class_names or []
     none = classes.index(NONE) if NONE in classes else None
-    for name, split in result.splits.items():
+    for split_name, split in result.splits.items():
         if split.labels is None or split.predicted is None:
             continue
-        for run, predicted in zip(result.numbers_on(name), split.predicted, strict=True):
-            yield run, metrics.scores(split.labels, predicted, none)
+        numbers = result.numbers_on(split_name)
+        for run, predicted in zip(numbers, split.predicted, strict=True):
+            scores = metrics.scores(split.labels, predicted, none)
+            for name in names & scores.keys():
+                runs[name][run] = scores[name]
+    return runs
 
 
 def shuffle_rows(file: FeatureFile, seed: int) -> FeatureFile:

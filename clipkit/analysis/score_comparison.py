@@ -134,7 +134,12 @@ def _compare_pair(a: Ranks, b: Ranks, where: Row, is_tested: bool) -> list[Row]:
         for name in shared:
             what = f"{names}: {name}"
             found[name] = _compare_attribute(what, a[name], b[name], number, where["metric"])
-        for row in _score_rows(found, where["metric"]):
+        if all(np.isnan(difference.values).all() for difference in found.values()):
+            continue  # one of the results has no words
+        of_scores = [_mean(list(found.values()), where["metric"])]
+        for name, difference in found.items():
+            of_scores.append({"scope": "attribute", "attribute": name, **_row(difference)})
+        for row in of_scores:
             if scores == "probe" and not is_tested:
                 row |= {"low": np.nan, "high": np.nan}
             rows.append({**where, "scores": scores, **row})
@@ -152,17 +157,6 @@ def _shared_attributes(a: Ranks, b: Ranks, names: str) -> list[str]:
             f"{names}: left out {result_files.join_names(left_out)}, which only one of them has"
         )
     return shared
-
-
-def _score_rows(found: Mapping[str, Difference], metric_name: str) -> list[Row]:
-    """Return the row of the mean and of each attribute; none if one of the results has no words."""
-    differences = list(found.values())
-    if all(np.isnan(difference.values).all() for difference in differences):
-        return []
-    rows = [_mean(differences, metric_name)]
-    for name, difference in found.items():
-        rows.append({"scope": "attribute", "attribute": name, **_row(difference)})
-    return rows
 
 
 def _compare_attribute(what: str, a: Int64, b: Int64, number: int, metric_name: str) -> Difference:

@@ -114,19 +114,14 @@ def temperature_sweeps(files: Sequence[FeatureFile], split: str | None = None) -
 def rows_of_sweeps(file: FeatureFile, split: str | None) -> list[results.Row]:
     """Return the runs on a split; by default on the splits with several runs, or all runs."""
     if split is not None:
-        return _rows_on(file, split)
+        rows = file.runs_on(split)
+        if not rows:
+            splits = set(file.runs["eval_split"].tolist())
+            raise unknown(f"split of {file.display_name}", split, splits)
+        return rows
     rows = file.rows()
     counts = Counter(results.column(rows, "eval_split"))
     return [row for row in rows if counts[row["eval_split"]] > 1] or rows
-
-
-def _rows_on(file: FeatureFile, split: str) -> list[results.Row]:
-    """Return the runs of a sweep that were scored on a split, which must have some."""
-    rows = file.runs_on(split)
-    if not rows:
-        splits = set(file.runs["eval_split"].tolist())
-        raise unknown(f"split of {file.display_name}", split, splits)
-    return rows
 
 
 def _check_sweep(file: FeatureFile) -> None:

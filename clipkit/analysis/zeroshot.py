@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -69,8 +68,12 @@ def evaluate(logits: Features, splits: Several[str] | None = None) -> FeatureFil
     result.display_name = logits.display_name
     rows = []
     for name in names:
-        row, result.splits[name] = _evaluate_split(logits, name)
-        rows.append(row)
+        split = logits.splits[name]
+        blocks = iter_class_scores(logits, split.features)
+        best = np.concatenate([metrics.best_classes(scores) for scores in blocks])
+        accuracies = dict.fromkeys(metrics.accuracy_names(), np.nan)  # also those of more classes
+        rows.append({"split": name, **accuracies, **metrics.scores(split.labels, best)})
+        result.splits[name] = Split(labels=split.labels, ids=split.ids, predicted=best[None, :, 0])
     result.set_rows(rows)
     return result
 
@@ -138,13 +141,3 @@ def _check_one_attribute(logits: FeatureFile) -> None:
         f"{abridged(attributes)}",
         f"keep the lines '{attributes[0]}: ...' alone, or compare them with: clipkit attributes",
     )
-
-
-def _evaluate_split(logits: FeatureFile, name: str) -> tuple[dict[str, Any], Split]:
-    split = logits.splits[name]
-    blocks = iter_class_scores(logits, split.features)
-    best = np.concatenate([metrics.best_classes(scores) for scores in blocks])
-    accuracies = dict.fromkeys(metrics.accuracy_names(), np.nan)  # also those of more classes
-    row: dict[str, Any] = {"split": name, **accuracies}
-    row |= metrics.scores(split.labels, best)
-    return row, Split(labels=split.labels, ids=split.ids, predicted=best[None, :, 0])

@@ -264,8 +264,11 @@ def _group_pairs(sizes: list[int], n_columns: int) -> list[Group]:
     for line in _lines(len(sizes)):
         sizes_of_line = [sizes[c] for c in line]
         pairs = list(combinations(line, 2))
+        total = sum(sizes_of_line)
         is_small = 2 * max(sizes_of_line, default=0) < small
-        if len(pairs) > 1 and is_small and _fits_memory(sizes_of_line, n_columns):
+        # a line has a Gram matrix of all rows, and copies rows for each pair
+        fits_memory = total <= GRAM_ROWS and total * len(line) * n_columns <= LINE
+        if len(pairs) > 1 and is_small and fits_memory:
             groups.append(Group(pairs, is_line=True))
             continue
         for i, j in pairs:
@@ -275,12 +278,6 @@ def _group_pairs(sizes: list[int], n_columns: int) -> list[Group]:
         for start in range(0, len(pairs), step):
             groups.append(Group(pairs[start : start + step], is_line=False))
     return groups
-
-
-def _fits_memory(sizes: list[int], n_columns: int) -> bool:
-    """Return True if a line's Gram matrix of all rows fits, and a copy of rows for each pair."""
-    total = sum(sizes)
-    return total <= GRAM_ROWS and total * len(sizes) * n_columns <= LINE
 
 
 def _lines(n: int) -> Iterator[list[int]]:
@@ -349,14 +346,12 @@ class FitsOfPairs:
                         fits[number] = Fit(separation.hyperplane, True)
             left = [number for number in range(len(self._pairs.rows)) if number not in fits]
             if left:
-                fits |= zip(left, self._fit(np.array(left), C), strict=True)
+                numbers = np.array(left)
+                pairs = self._pairs.take(numbers)
+                margins = self._guess(pairs, numbers, C)
+                fits |= zip(left, _fit_pairs(pairs, C, margins), strict=True)
             self._fits[C] = [fits[number] for number in range(len(self._pairs.rows))]
         return self._fits[C]
-
-    def _fit(self, numbers: Int64, C: float) -> list[Fit]:
-        """Fit some of the pairs on the rows that decide them."""
-        pairs = self._pairs.take(numbers)
-        return _fit_pairs(pairs, C, self._guess(pairs, numbers, C))
 
     def _guess(self, pairs: Pairs, numbers: Int64, C: float) -> Floats:
         """Guess the margins (P, N) of some of the pairs.

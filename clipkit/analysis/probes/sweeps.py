@@ -138,7 +138,10 @@ def sweep(  # noqa: PLR0913
     grid = [Setting(float(scale), float(c)) for scale, c in itertools.product(scales, C)]
     reduced = [_reduce(setting, method, standardize, preparation.rms) for setting in grid]
     distinct = sorted(set(reduced))
-    weights = _balancing_weights(numbers) if balanced else None
+    weights = None
+    if balanced:  # all classes count alike
+        counts = np.bincount(numbers)
+        weights = len(numbers) / (len(counts) * counts)
     with Workers(progress) as workers:
         context = SweepContext(
             rows, numbers, eval_rows, distinct, seed, workers, weights, keep, k, shared
@@ -168,12 +171,6 @@ def _solve(method: Classifier, context: SweepContext) -> list[Solution]:
         # scikit-learn doubts that labels are classes where most of them occur once
         warnings.filterwarnings("ignore", "The number of unique classes")
         return solve(context)
-
-
-def _balancing_weights(numbers: Int64) -> Floats:
-    """Return the weights (n,) with which all classes count alike."""
-    counts = np.bincount(numbers)
-    return len(numbers) / (len(counts) * counts)
 
 
 def _check_settings(method: Classifier, C: Sequence[float], scales: Sequence[float]) -> None:
