@@ -331,10 +331,34 @@ def _read(
     *,
     restart: bool = False,
 ) -> Checkpoint:
-    """Check that a folder has this manifest, and return its shards; none is loaded."""
-    _check_manifest(folder, json.loads(text), restart=restart)
+    """Check that a folder has this manifest, and return its shards; none is loaded.
+
+    A folder of a run with other parameters or images is refused with a list of what differs.
+    """
+    earlier = _read_manifest(folder)
+    if not earlier:
+        hint = "add --restart to start over"
+        raise ClipkitError(f"{folder / MANIFEST}: expected JSON, got a damaged file", hint)
+    before = flatten(earlier, ".")
+    now = flatten(json.loads(text), ".")
+    changes = []
+    for name in sorted(before | now):
+        old = before.get(name, "absent")
+        new = now.get(name, "absent")
+        if old != new:
+            changes.append(f"{name} was {shorten(old)}, is {shorten(new)}")
+    if changes:
+        hint = "run the old command to continue, or add --restart to start over"
+        if restart:
+            hint = "other parts of that run are at work: stop them first"
+        raise UsageError(f"{folder} belongs to another run: {'; '.join(changes)}", hint)
+    shards: list[Shard] = []
+    for name, split in sorted(splits.items()):
+        rows = range(len(split))
+        for start in rows[::SHARD_ROWS]:
+            shards.append(Shard(len(shards), name, rows[start : start + SHARD_ROWS]))
     run = hashlib.sha256(text.encode()).hexdigest()
-    return Checkpoint(folder, run, _cut_into_shards(splits), part)
+    return Checkpoint(folder, run, shards, part)
 
 
 def finished_shards(folder: Path) -> set[int]:
@@ -373,16 +397,6 @@ def earlier_threads(folder: Path) -> int | None:
     if isinstance(number, int) and 1 <= number <= MAX_THREADS:
         return number
     return None
-
-
-def _cut_into_shards(splits: Mapping[str, ImageDataset]) -> list[Shard]:
-    """Cut the splits, in the order of their names, into shards."""
-    shards: list[Shard] = []
-    for name, split in sorted(splits.items()):
-        rows = range(len(split))
-        for start in rows[::SHARD_ROWS]:
-            shards.append(Shard(len(shards), name, rows[start : start + SHARD_ROWS]))
-    return shards
 
 
 @contextlib.contextmanager
@@ -486,7 +500,13 @@ def _check_folder(folder: Path) -> None:
     """Refuse a folder that somebody else filled: nothing in it must be replaced or removed."""
     manifest = _read_manifest(folder)
     if manifest is None:
-        for name in _foreign_names(folder):
+        try:
+            names = sorted(path.name for path in folder.iterdir())
+        except FileNotFoundError:
+            return
+        for name in names:
+            if re.fullmatch(f"{LOCK}|{TEMPORARY}", name):
+                continue  # a run that is killed at once leaves it
             # another part may have begun the run after the manifest was read
             if not (folder / MANIFEST).exists():
                 raise _foreign(folder, f"{name} and no manifest.json")
@@ -494,38 +514,8 @@ def _check_folder(folder: Path) -> None:
         raise _foreign(folder, "another manifest.json")
 
 
-def _foreign_names(folder: Path) -> list[str]:
-    """Return the names in a folder, except those that a run leaves if it is killed at once."""
-    try:
-        names = sorted(path.name for path in folder.iterdir())
-    except FileNotFoundError:
-        return []
-    return [name for name in names if not re.fullmatch(f"{LOCK}|{TEMPORARY}", name)]
-
-
 def _foreign(folder: Path, content: str) -> UsageError:
     return UsageError(
         f"{folder}: expected shards of an earlier run or an empty folder, got {content}",
         "move that folder away, or choose another output",
     )
-
-
-def _check_manifest(folder: Path, manifest: dict[str, Any], *, restart: bool) -> None:
-    """Refuse a folder of a run with other parameters or images, and list what differs."""
-    earlier = _read_manifest(folder)
-    if not earlier:
-        hint = "add --restart to start over"
-        raise ClipkitError(f"{folder / MANIFEST}: expected JSON, got a damaged file", hint)
-    before = flatten(earlier, ".")
-    now = flatten(manifest, ".")
-    changes = []
-    for name in sorted(before | now):
-        old = before.get(name, "absent")
-        new = now.get(name, "absent")
-        if old != new:
-            changes.append(f"{name} was {shorten(old)}, is {shorten(new)}")
-    if changes:
-        hint = "run the old command to continue, or add --restart to start over"
-        if restart:
-            hint = "other parts of that run are at work: stop them first"
-        raise UsageError(f"{folder} belongs to another run: {'; '.join(changes)}", hint)

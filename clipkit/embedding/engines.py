@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -108,35 +108,33 @@ class LocalEngine:
 
     def encode(self, shards: Sequence[ShardImages], report: Report) -> Generator[Encoded]:
         """Yield the embeddings of each shard, in order. Threads prepare later batches, too."""
+        tasks = []
+        for shard in shards:
+            for start in range(0, len(shard.rows), self.batch_size):
+                tasks.append((shard, shard.rows[start : start + self.batch_size]))
         prepare = functools.partial(_prepare_batch, self.encoder)
-        tasks = _cut_into_batches(shards, self.batch_size)
         batches = prefetch_map(prepare, tasks, self.num_workers, ahead=self.num_workers + 1)
         console.detail(
             f"{self.num_workers} threads decode images, {self.batch_size} images in a batch"
         )
         with contextlib.closing(batches):
             for shard in shards:
-                yield self._encode_shard(shard, batches, report)
-
-    def _encode_shard(
-        self, shard: ShardImages, batches: Iterator[Batch], report: Report
-    ) -> Encoded:
-        rows: list[int] = []
-        skipped: list[Skipped] = []
-        embeddings: list[NDArray[np.float32]] = []
-        turned = 0
-        while len(rows) + len(skipped) < len(shard.rows):  # no batch crosses its edge
-            batch = next(batches)
-            if batch.rows:
-                with self._turn:
-                    embeddings.append(self.encoder.encode_images(batch.pixels))
-            rows += batch.rows
-            skipped += batch.skipped
-            turned += batch.turned
-            report(len(batch.rows) + len(batch.skipped), batch.skipped)
-        # (B, D) each -> (n, D); waits for the device
-        joined = np.concatenate(embeddings) if embeddings else None
-        return Encoded(shard.number, rows, joined, skipped, turned)
+                rows: list[int] = []
+                skipped: list[Skipped] = []
+                embeddings: list[NDArray[np.float32]] = []
+                turned = 0
+                while len(rows) + len(skipped) < len(shard.rows):  # no batch crosses its edge
+                    batch = next(batches)
+                    if batch.rows:
+                        with self._turn:
+                            embeddings.append(self.encoder.encode_images(batch.pixels))
+                    rows += batch.rows
+                    skipped += batch.skipped
+                    turned += batch.turned
+                    report(len(batch.rows) + len(batch.skipped), batch.skipped)
+                # (B, D) each -> (n, D); waits for the device
+                joined = np.concatenate(embeddings) if embeddings else None
+                yield Encoded(shard.number, rows, joined, skipped, turned)
 
 
 @dataclass(frozen=True)
@@ -147,15 +145,6 @@ class Batch:
     pixels: Any  # Tensor (B, 3, H, W), or None if B is 0
     skipped: list[Skipped]
     turned: int = 0  # see `Encoded`
-
-
-def _cut_into_batches(
-    shards: Sequence[ShardImages], batch_size: int
-) -> Iterator[tuple[ShardImages, range]]:
-    """Yield the rows of each batch; none crosses the edge of a shard."""
-    for shard in shards:
-        for start in range(0, len(shard.rows), batch_size):
-            yield shard, shard.rows[start : start + batch_size]
 
 
 def _prepare_batch(encoder: Encoder, task: tuple[ShardImages, range]) -> Batch:

@@ -44,7 +44,7 @@ from clipkit.embedding.engines import (
 from clipkit.features.arguments import FilePath, Several
 from clipkit.features.endings import check_feature_output
 from clipkit.features.history import DOT_PRODUCT
-from clipkit.features.model import FeatureFile, Float32, Split
+from clipkit.features.model import FeatureFile, Split
 from clipkit.features.provenance import feature_name
 from clipkit.models import RunOptions
 
@@ -109,15 +109,6 @@ def embed(  # noqa: PLR0913 (the options of `clipkit embed`)
 
     with ray_engine.connect(load, options, replicas) as ray:
         return embed_with(ray)
-
-
-def _as_dataset(dataset: Dataset | Several[FilePath]) -> Dataset:
-    """Return a data set, which may be given by its name or its files."""
-    from clipkit import datasets
-
-    if isinstance(dataset, datasets.Dataset):
-        return dataset
-    return datasets.load(dataset)
 
 
 def embed_images(  # noqa: PLR0913 (the options of `clipkit embed`)
@@ -187,7 +178,10 @@ def embed_images(  # noqa: PLR0913 (the options of `clipkit embed`)
     WriteError
         If the file system refuses the data. The finished shards stay.
     """
-    dataset = _as_dataset(dataset)
+    from clipkit import datasets
+
+    if not isinstance(dataset, datasets.Dataset):
+        dataset = datasets.load(dataset)
     if isinstance(encoder, Engine):
         engine = encoder
     else:
@@ -318,7 +312,12 @@ class _Run:
             with open_part(
                 self.folder, self.dataset.splits, self.manifest(), part, restart=restart
             ) as checkpoint:
-                self._check_unpublished(checkpoint)
+                try:
+                    self._check_existing()
+                except UsageError:  # another part published while this one waited for the lock
+                    if not finished_shards(self.folder):
+                        checkpoint.remove()
+                    raise
                 self._encode_pending(checkpoint)
             return self._publish_last(part, checkpoint)
         except (ClipkitError, FileNotFoundError):
@@ -387,7 +386,9 @@ class _Run:
                 "try --precision fp32",
             )
         if self.normalize:
-            embeddings = _scale(embeddings, self.columns.values())
+            embeddings = embeddings.copy()  # arrays of other processes cannot be written to
+            for columns in self.columns.values():
+                embeddings[:, columns] = similarity.normalize(embeddings[:, columns])
         labels = None if split.labels is None else split.labels[rows]
         return Split(embeddings, labels, ids)
 
@@ -442,7 +443,11 @@ class _Run:
             console.note(f"{part} is done; {all_shards}, and another part publishes {self.output}")
             return checkpoint.skipped()
         finished = f"{len(numbers) - len(missing):,} of {len(numbers):,} shards are finished"
-        console.note(f"{part} is done; {finished}; unfinished parts: {_name_parts(missing, part)}")
+        unfinished = sorted({shard % part.count + 1 for shard in missing})
+        names = ", ".join(map(str, unfinished[:SHOWN_PARTS]))
+        if len(unfinished) > SHOWN_PARTS:
+            names += ", ..."
+        console.note(f"{part} is done; {finished}; unfinished parts: {names}")
         return checkpoint.skipped()
 
     def _check_existing(self) -> None:
@@ -453,15 +458,6 @@ class _Run:
         # if none is missing, the run is finished, and another part needs --force
         for name in missing or self.outputs.values():
             check_feature_output(name)
-
-    def _check_unpublished(self, checkpoint: Checkpoint) -> None:
-        """Refuse to go on if the files were published while this part waited for the lock."""
-        try:
-            self._check_existing()
-        except UsageError:
-            if not finished_shards(self.folder):
-                checkpoint.remove()
-            raise
 
     def _published(self) -> list[Skipped] | None:
         """Return the images that published files of this run skipped; None if one is missing."""
@@ -486,14 +482,6 @@ class _Run:
         return skipped
 
 
-def _scale(embeddings: Float32, layers: Iterable[slice]) -> Float32:
-    """Return embeddings with rows of length 1 in the columns of each layer."""
-    embeddings = embeddings.copy()  # arrays of other processes cannot be written to
-    for columns in layers:
-        embeddings[:, columns] = similarity.normalize(embeddings[:, columns])
-    return embeddings
-
-
 def _is_published(output: str, file: FeatureFile) -> bool:
     """Whether this file is there: an interrupted run or another part has published it."""
     if output == STREAM or not Path(output).is_file():
@@ -503,15 +491,6 @@ def _is_published(output: str, file: FeatureFile) -> bool:
             return published.digest == file.digest
     except ClipkitError:  # not a feature file
         return False
-
-
-def _name_parts(missing: set[int], part: Part) -> str:
-    """Return the numbers of the parts that have missing shards."""
-    numbers = sorted({shard % part.count + 1 for shard in missing})
-    names = ", ".join(map(str, numbers[:SHOWN_PARTS]))
-    if len(numbers) > SHOWN_PARTS:
-        names += ", ..."
-    return names
 
 
 def use_earlier_threads(output: str) -> None:

@@ -69,7 +69,14 @@ def open_pool(
         with ray_errors():
             node = ray.get_runtime_context().get_node_id()
         cpus, gpus = _count(ray, "CPU"), _count(ray, "GPU")
-        name, needed, resources = _worker_resources(device, cpus, gpus)
+        resources: dict[str, Any]  # of a worker, as options of Ray
+        if device == "cuda" or (device == "auto" and any(gpus)):
+            name, needed = "GPU", 1
+            resources = {"num_cpus": 1, "num_gpus": 1}
+        else:
+            name = "CPU"
+            needed = min(models.num_threads(), max(cpus, default=0)) or 1  # a head may lend no CPU
+            resources = {"num_cpus": needed, "scheduling_strategy": "SPREAD"}
         needs = console.count(needed, name)
         console.note(
             f"Ray has {sum(cpus):,} CPUs and {sum(gpus):,} GPUs on "
@@ -93,19 +100,6 @@ def open_pool(
             return replicas or max(1, sum(counts))
 
         yield Pool(ray, lambda: actor.remote(*arguments), wanted, needs, node)
-
-
-def _worker_resources(
-    device: str, cpus: list[int], gpus: list[int]
-) -> tuple[str, int, dict[str, Any]]:
-    """Return what a worker takes, how many of it, and Ray's options for a worker that takes them.
-
-    `cpus` and `gpus` are what each machine lends.
-    """
-    if device == "cuda" or (device == "auto" and any(gpus)):
-        return "GPU", 1, {"num_cpus": 1, "num_gpus": 1}
-    threads = min(models.num_threads(), max(cpus, default=0)) or 1  # a head may lend no CPU
-    return "CPU", threads, {"num_cpus": threads, "scheduling_strategy": "SPREAD"}
 
 
 def _live_nodes(ray: Any) -> list[dict[str, Any]]:
@@ -254,16 +248,7 @@ def _check_address(address: str) -> None:
             f"cannot connect to Ray at {address}: {system_reason(error)}",
             "start the cluster, or unset RAY_ADDRESS to use this machine",
         ) from error
-    fault = _fault(address)
-    if fault is not None:
-        raise ClipkitError(f"cannot connect to Ray at {address}: {last_line(fault)}", HINT)
-
-
-def _fault(address: str) -> str | None:
-    """Return what Ray says against an address, or None if a cluster answers.
-
-    Another process asks: in this one, Ray would write many lines about a connection that fails.
-    """
+    # another process asks: here, Ray would write many lines about a connection that fails
     ask = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
     try:
         done = subprocess.run(
@@ -275,12 +260,14 @@ def _fault(address: str) -> str | None:
             timeout=HEALTH_SECONDS,
         )
     except subprocess.TimeoutExpired:
-        return f"no answer within {HEALTH_SECONDS:g} s"
+        fault = f"no answer within {HEALTH_SECONDS:g} s"
     except OSError as error:  # the system starts no more processes
-        return f"cannot ask ray health-check: {system_reason(error)}"
-    if done.returncode == 0:
-        return None
-    return done.stderr.strip() or f"exit code {done.returncode}"
+        fault = f"cannot ask ray health-check: {system_reason(error)}"
+    else:
+        if done.returncode == 0:
+            return
+        fault = done.stderr.strip() or f"exit code {done.returncode}"
+    raise ClipkitError(f"cannot connect to Ray at {address}: {last_line(fault)}", HINT)
 
 
 def last_line(error: BaseException | str) -> str:

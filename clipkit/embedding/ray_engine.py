@@ -278,29 +278,24 @@ class RayEngine:
             self._add_replicas()
         with ray_errors():
             ready, _ = self._pool.ray.wait(list(self._calls), timeout=POLL_SECONDS)
+        errors = self._pool.ray.exceptions
         for reference in ready:
             self._active = time.monotonic()
             call = self._calls.pop(reference)
-            reply = self._result(call, reference)
+            reply: Reply | None = None
+            with ray_errors():
+                try:
+                    reply = self._pool.ray.get(reference)
+                except errors.RayTaskError as error:
+                    raise ClipkitError(f"a worker failed: {last_line(error)}", LOGS) from error
+                except errors.RayError as error:
+                    self._lose(call, last_line(error))
             if reply is not None:
                 self._admit(call.replica, reply)
             if call.shard is not None:
                 call.replica.shards.remove(call.shard)
                 yield call, reply
         self._note_waiting()
-
-    def _result(self, call: _Call, reference: Any) -> Reply | None:
-        """Return the answer to a call, or None if its workers died, which a note says."""
-        errors = self._pool.ray.exceptions
-        with ray_errors():
-            try:
-                reply: Reply = self._pool.ray.get(reference)
-            except errors.RayTaskError as error:
-                raise ClipkitError(f"a worker failed: {last_line(error)}", LOGS) from error
-            except errors.RayError as error:
-                self._lose(call, last_line(error))
-                return None
-        return reply
 
     def _lose(self, call: _Call, reason: str) -> None:
         """Remove a replica whose workers died of a call, also the one that Ray had restarted."""
@@ -340,12 +335,15 @@ class RayEngine:
 
     def _admit(self, replica: _Replica, reply: Reply) -> None:
         """Let a worker take part if it describes the model as the first one does."""
+        here = socket.gethostname()
         if isinstance(reply.value, ClipkitError):
-            raise _of_host(reply.value, reply.host)
+            if reply.host == here or reply.host in reply.value.message:
+                raise reply.value
+            raise reply.value.adding_hint(f"it happened on {reply.host}")
         if self._first is None:
             for line in reply.warnings.splitlines():
                 console.write_line(line)
-            _check_same(reply, socket.gethostname(), facts_of(reply.model))
+            _check_same(reply, here, facts_of(reply.model))
             self._first = reply
         _check_same(reply, self._first.host, self._first.facts)
         self._loading = max(self._loading, reply.loading)
@@ -399,13 +397,6 @@ def _check_skipped(shard: ShardImages, skipped: Sequence[Skipped], host: str) ->
                 f"got: {reasons[name]}",
                 "all machines must be allowed to read the images, and reach those at URLs",
             )
-
-
-def _of_host(error: ClipkitError, host: str) -> ClipkitError:
-    """Return the error of a worker, which names its host unless that is this machine."""
-    if host == socket.gethostname() or host in error.message:
-        return error
-    return error.adding_hint(f"it happened on {host}")
 
 
 def _check_same(reply: Reply, first: str, expected: dict[str, Any]) -> None:

@@ -201,7 +201,12 @@ def embed_classes(
         Of kind texts: features (C, D).
     """
     templates = _choose_templates(classes, encoder) if templates is None else list(templates)
-    texts, wording_index = prompts.from_classes(_clean_wordings(classes, readable), templates)
+    wordings = [ESCAPED_CONTROLS.sub(" ", wording) for wording in classes.wordings]
+    if wordings != classes.wordings:
+        console.note("characters such as %0A in names are replaced by spaces in the prompts")
+    if readable:
+        wordings = [prompts.readable(wording) for wording in wordings]
+    texts, wording_index = prompts.from_classes(wordings, templates)
     class_index = np.array(classes.class_index)[wording_index]
     embeddings = _encode(texts, _quote(texts), encoder, truncate)  # (P * T, D)
     cleaned = encoder.cleaned_by_ftfy(texts)
@@ -233,35 +238,19 @@ def embed_classes(
     )
 
 
-def _clean_wordings(classes: ClassNames, readable: bool) -> list[str]:
-    """Return the wordings without escaped controls and, if asked for, without underscores."""
-    wordings = [ESCAPED_CONTROLS.sub(" ", wording) for wording in classes.wordings]
-    if wordings != classes.wordings:
-        console.note("characters such as %0A in names are replaced by spaces in the prompts")
-    if readable:
-        wordings = [prompts.readable(wording) for wording in wordings]
-    return wordings
-
-
 def _choose_templates(classes: ClassNames, encoder: Encoder) -> list[str]:
-    """Return the default template."""
+    """Return the default template. Warn if wordings that look like prompts fill it."""
     if encoder.details.get("similarity") == DOT_PRODUCT:
         return [COMPLETE]  # another one begins with a word, which all answers would then be
-    _warn_of_complete_wordings(classes)
+    if classes.template == DEFAULT_TEMPLATE and classes.wordings != classes.names:
+        complete = [wording for wording in classes.wordings if BEGINS_WITH_ARTICLE.match(wording)]
+        if complete:
+            example = classes.template.replace(COMPLETE, shorten(complete[0]))
+            console.warn(
+                f"wordings fill the template {classes.template!r}, as in {example!r}; "
+                f"hint: if they are complete prompts, add --template {COMPLETE!r}"
+            )
     return [classes.template]
-
-
-def _warn_of_complete_wordings(classes: ClassNames) -> None:
-    """Warn if wordings look like prompts, but fill the default template."""
-    if classes.template != DEFAULT_TEMPLATE or classes.wordings == classes.names:
-        return
-    complete = [wording for wording in classes.wordings if BEGINS_WITH_ARTICLE.match(wording)]
-    if complete:
-        example = classes.template.replace(COMPLETE, shorten(complete[0]))
-        console.warn(
-            f"wordings fill the template {classes.template!r}, as in {example!r}; "
-            f"hint: if they are complete prompts, add --template {COMPLETE!r}"
-        )
 
 
 def _name_ensembles(classes: ClassNames, class_index: Int64, templates: int) -> list[str]:
@@ -305,9 +294,17 @@ def name_outputs(sources: Sequence[str], output: str) -> list[str]:
     >>> name_outputs(["sets/a.txt", "generic32"], "txt-{name}.h5")
     ['txt-a.h5', 'txt-generic32.h5']
     """
+    if NAME not in output and len(sources) > 1:
+        paths = [bundled.locate(source) for source in sources]
+        if not any(map(_is_file_or_stream, paths)):
+            raise _no_prompts(" ".join(sources))  # the words of a prompt without quotes
+        pooled = " ".join(map(shlex.quote, paths))
+        raise UsageError(
+            f"expected an output with {NAME} for {len(sources)} prompt files, got {output}",
+            f"-o 'txt-{NAME}.h5' writes a file for each; to pool text files into one: "
+            f"cat {pooled} | clipkit textembed -",
+        )
     if NAME not in output:
-        if len(sources) > 1:
-            raise _one_output(sources, output)
         return [output]
     outputs: dict[str, str] = {}
     for source in sources:
@@ -323,18 +320,6 @@ def name_outputs(sources: Sequence[str], output: str) -> list[str]:
             )
         outputs[name] = source
     return list(outputs)
-
-
-def _one_output(sources: Sequence[str], output: str) -> ClipkitError:
-    """Return the error for one output of several sources."""
-    if not any(_is_file_or_stream(bundled.locate(source)) for source in sources):
-        return _no_prompts(" ".join(sources))  # the words of a prompt without quotes
-    pooled = " ".join(shlex.quote(bundled.locate(source)) for source in sources)
-    return UsageError(
-        f"expected an output with {NAME} for {len(sources)} prompt files, got {output}",
-        f"-o 'txt-{NAME}.h5' writes a file for each; to pool text files into one: "
-        f"cat {pooled} | clipkit textembed -",
-    )
 
 
 @checked
@@ -356,7 +341,13 @@ def read_prompts(source: str, column: str | None = None) -> Prompts:
     parsed = _parse(data, path, name, column)
     if parsed is None:
         parsed = prompts.parse(data, name)
-        _warn_of_tabs(parsed)
+        rows = [row for row, text in enumerate(parsed.texts) if "\t" in text]
+        if rows:  # they are probably lines of a table
+            console.warn(
+                f"{parsed.places()[rows[0]]}: the prompt holds a tab ({len(rows):,} of "
+                f"{len(parsed.texts):,} do); "
+                "hint: --classes reads lines of class TAB wording, and --column reads a .tsv table"
+            )
     elif isinstance(parsed, ClassNames):
         parsed = prompt_files.flatten(parsed, name)
         console.note(
@@ -366,17 +357,6 @@ def read_prompts(source: str, column: str | None = None) -> Prompts:
     for warning in parsed.warnings():
         console.warn(warning)
     return replace(parsed, label=_label(path))
-
-
-def _warn_of_tabs(lines: Prompts) -> None:
-    """Warn if prompts hold a tab: they are probably lines of a table."""
-    rows = [row for row, text in enumerate(lines.texts) if "\t" in text]
-    if rows:
-        console.warn(
-            f"{lines.places()[rows[0]]}: the prompt holds a tab ({len(rows):,} of "
-            f"{len(lines.texts):,} do); "
-            "hint: --classes reads lines of class TAB wording, and --column reads a .tsv table"
-        )
 
 
 def _parse(data: bytes, path: str, name: str, column: str | None) -> Prompts | ClassNames | None:
@@ -462,23 +442,17 @@ def read_class_names(source: str, root: str | None = None, column: str | None = 
         classes = _read_dataset(source, root)
     if column is not None:
         classes = replace(classes, dataset=column)
-    _warn_of_equal_prompts(classes, source)
-    return classes
-
-
-def _warn_of_equal_prompts(classes: ClassNames, source: str) -> None:
-    """Warn if two classes have one wording."""
     wording, number = classes.repeated_wording()
-    if number == 1:
-        return
-    hint = "give them other wordings in a text file (name, tab, wording)"
-    if len(set(classes.names)) < len(classes.names):
-        # a file of wordings would take the rows of both classes as descriptions of one
-        hint = "give them different names, for example in the class_index.json of the images"
-    console.warn(
-        f"{source}: {number} classes are called {wording!r}: their prompts are the same; hint: "
-        f"{hint}"
-    )
+    if number > 1:
+        hint = "give them other wordings in a text file (name, tab, wording)"
+        if len(set(classes.names)) < len(classes.names):
+            # a file of wordings would take the rows of both classes as descriptions of one
+            hint = "give them different names, for example in the class_index.json of the images"
+        console.warn(
+            f"{source}: {number} classes are called {wording!r}: their prompts are the same; "
+            f"hint: {hint}"
+        )
+    return classes
 
 
 def _holds_images(path: str) -> bool:
@@ -505,7 +479,15 @@ def _read_class_file(source: str, path: str, column: str | None) -> ClassNames:
         with Path(path).open("rb") as stream:
             start = stream.read(len(files.HDF5_SIGNATURE))
         if start == files.HDF5_SIGNATURE:
-            return _read_feature_file(source)
+            with features.open_file(source) as file:
+                if not file.class_names:
+                    raise ClipkitError(f"{source}: expected class names, got none")
+                return ClassNames(
+                    file.class_names,
+                    source={"classes": "feature file", "inputs": {"classes": file.digest}},
+                    model=file.model(),
+                    dataset=provenance(file).dataset,
+                )
     data = files.read_bytes(path, is_text=False)
     if data.startswith(files.HDF5_SIGNATURE):
         raise ClipkitError(
@@ -526,15 +508,6 @@ def _read_class_file(source: str, path: str, column: str | None) -> ClassNames:
         history["inputs"] = {"classes": files.digest(data)}
         history["prompts"] = _label(path)
     return replace(parsed, source=history)
-
-
-def _read_feature_file(source: str) -> ClassNames:
-    with features.open_file(source) as file:
-        if not file.class_names:
-            raise ClipkitError(f"{source}: expected class names, got none")
-        history = {"classes": "feature file", "inputs": {"classes": file.digest}}
-        dataset = provenance(file).dataset
-        return ClassNames(file.class_names, source=history, model=file.model(), dataset=dataset)
 
 
 def list_choices(question: str, classes: ClassNames) -> tuple[str, tuple[str, ...]]:
