@@ -140,8 +140,12 @@ def read_annotations(
         opened = open_table(table)
         where = opened.name
         found = _read_table(file, opened, numbers, splits, common)
-    if found.source == "table":
-        found = replace(found, attributes=_of_kind(where, found, columns, categories, numbers))
+    if found.source == "table" and numbers == "alone":
+        attributes = _numbers_alone(where, found.attributes, columns)
+        found = replace(found, attributes=attributes)
+    elif found.source == "table" and categories:
+        attributes = _leave_numbers_out(where, found.attributes, columns)
+        found = replace(found, attributes=attributes)
     known = {attribute.name: attribute for attribute in found.attributes}
     if CLASS not in known and numbers != "alone":
         known |= _labels(file)
@@ -179,17 +183,6 @@ def _read_table(
     columns = _match(file, table, splits or list(file.splits), common)
     digest = files.digest(table.data)
     return Annotations(_number_all(file, columns, numbers), "table", {"attributes": digest})
-
-
-def _of_kind(
-    table: str, found: Annotations, columns: Sequence[str], categories: bool, numbers: str
-) -> list[Attribute]:
-    """Return the columns that are numbers, or those that are categories, or all."""
-    if numbers == "alone":
-        return _numbers_alone(table, found.attributes, columns)
-    if categories:
-        return _leave_numbers_out(table, found.attributes, columns)
-    return found.attributes
 
 
 def read_attribute(
@@ -347,11 +340,19 @@ def _number_all(file: FeatureFile, columns: Columns, numbers: str) -> list[Attri
 
 
 def _bundled(file: FeatureFile, name: str, numbers: str) -> Columns:
-    """Return the attributes of a bundled data set."""
+    """Return the attributes of a bundled data set; refuse a file of another one."""
     if name != "shapes":
         what = f"table of attributes ({' '.join(ENDINGS)}) or data set with attributes"
         raise unknown(what, name, ["shapes"])
-    _check_dataset(file, name)
+    datasets = [str(dataset.get("name")) for dataset in file.history.datasets]
+    if not datasets:
+        console.note(f"{file.display_name} does not say that its images are those of {name}")
+    elif datasets[0] != name:
+        got = f"those of {shorten(datasets[0], 100)}"
+        raise ClipkitError(
+            f"{file.display_name}: expected images of {name}, got {got}",
+            f"name a table of their attributes: a {', '.join(ENDINGS)} file",
+        )
     columns: Columns = {}
     for _, part, ids in _ids_of_parts(file):
         for attribute, values in _of_shapes(file, part, ids, numbers).items():
@@ -388,19 +389,6 @@ def _of_shapes(file: FeatureFile, split: str, ids: list[str], numbers: str) -> d
     if numbers in ("alone", "all"):
         read |= described.numbers(indices, split=originals[0], seed=0)
     return {attribute: values.tolist() for attribute, values in read.items()}
-
-
-def _check_dataset(file: FeatureFile, name: str) -> None:
-    """Refuse a file if its history names another data set."""
-    names = [str(dataset.get("name")) for dataset in file.history.datasets]
-    if not names:
-        console.note(f"{file.display_name} does not say that its images are those of {name}")
-    elif names[0] != name:
-        got = f"those of {shorten(names[0], 100)}"
-        raise ClipkitError(
-            f"{file.display_name}: expected images of {name}, got {got}",
-            f"name a table of their attributes: a {', '.join(ENDINGS)} file",
-        )
 
 
 def _match(file: FeatureFile, opened: OpenTable, splits: Sequence[str], common: bool) -> Columns:
@@ -497,12 +485,6 @@ def _read_lines(table: OpenTable) -> Lines:
     if not numbers:
         raise ClipkitError(f"{table.name}: expected a line for each image, got none")
     lines = Lines(columns.pop("id"), columns.pop("split", []), columns)
-    _check_once(table.name, lines, numbers)
-    return lines
-
-
-def _check_once(table: str, lines: Lines, numbers: Sequence[int]) -> None:
-    """Refuse a row of a split that is there twice."""
     rows: Sequence[Any] = lines.ids
     if lines.splits:
         rows = list(zip(lines.splits, lines.ids, strict=True))
@@ -511,9 +493,10 @@ def _check_once(table: str, lines: Lines, numbers: Sequence[int]) -> None:
         _, place = repeat
         got = f"got {lines.ids[place]!r} again"
         raise ClipkitError(
-            f"{table}, line {numbers[place]}: expected each row once, {got}",
+            f"{table.name}, line {numbers[place]}: expected each row once, {got}",
             "if two folders have a file of this name, write the folder, too: cat/0000.jpg",
         )
+    return lines
 
 
 def _read_blocks(table: OpenTable) -> tuple[list[str], Iterator[Block]]:

@@ -246,11 +246,10 @@ class CheckedFile:
         filters = [plist.get_filter(i)[0] for i in range(plist.get_nfilters())]
         if any(code != h5py.h5z.FILTER_FLETCHER32 for code in filters):
             raise self.error(f"{name}: expected no filter but fletcher32, got filters {filters}")
-        if dataset.chunks:
-            self._check_chunks(dataset, name, checksum_bytes=4 * len(filters))
-
-    def _check_chunks(self, dataset: h5py.Dataset, name: str, checksum_bytes: int) -> None:
-        """Check that each chunk lies in the file: HDF5 trusts the index, and can crash on it."""
+        if not dataset.chunks:
+            return
+        # each chunk must lie in the file: HDF5 trusts the index, and can crash on it
+        checksum_bytes = 4 * len(filters)
         size = math.prod(dataset.chunks) * dataset.dtype.itemsize + checksum_bytes
         per_axis = zip(dataset.shape, dataset.chunks, strict=True)
         count = math.prod(math.ceil(n / chunk) for n, chunk in per_axis)

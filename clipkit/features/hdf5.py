@@ -280,7 +280,13 @@ def write(output: str | Path, file: FeatureFile, *, force: bool = False) -> str:
         except WriteError as error:
             where = f"to {temporary.parent}" if goes_to_stream(str(output)) else output
             raise WriteError(f"cannot write {where}: {error.message}", error.hint) from error
-        _check_written(temporary, file.display_name)
+        # a file that breaks a rule is not published: nobody could read it later; features were
+        # checked while they were written
+        with (
+            keep_open(temporary) as written,
+            contextlib.closing(CheckedFile(written, file.display_name)) as checked,
+        ):
+            _assemble(checked)
     return digest
 
 
@@ -306,15 +312,6 @@ def _write(path: Path, file: FeatureFile) -> str:
                 _set_attribute(h5, name, value)
             h5.flush()
     return digest
-
-
-def _check_written(path: Path, name: str) -> None:
-    """Read a file back as a reader will, before it is published: nobody could read it later.
-
-    Features are left out, since they were checked while they were written.
-    """
-    with keep_open(path) as file, contextlib.closing(CheckedFile(file, name)) as checked:
-        _assemble(checked)
 
 
 @contextlib.contextmanager

@@ -94,7 +94,9 @@ def join_named(file: FeatureFile, names: Iterable[Any]) -> tuple[FeatureFile, li
     for name in names:
         parts = _parts(file, name)
         if len(parts) > 1:
-            joined_name = _joined_name(file, parts)
+            joined_name = ALL if len(parts) == len(file.splits) else "-".join(parts)
+            while joined_name in file.splits:
+                joined_name += "-2"
             joined[joined_name] = _join(file, parts)
             chosen.append(joined_name)
         else:
@@ -143,14 +145,6 @@ def _unknown_split(file: FeatureFile, name: str) -> UsageError:
     return unknown(f"split of {file.display_name}", name, known)
 
 
-def _joined_name(file: FeatureFile, parts: Sequence[str]) -> str:
-    """Return the name of joined splits, which no other split of the file has."""
-    name = ALL if len(parts) == len(file.splits) else "-".join(parts)
-    while name in file.splits:
-        name += "-2"
-    return name
-
-
 def _join(file: FeatureFile, names: Sequence[str]) -> Split:
     """Return the rows of several splits as one. It has labels if all of them have labels."""
     if file.is_result:
@@ -172,19 +166,17 @@ def _join(file: FeatureFile, names: Sequence[str]) -> Split:
             )
         part_of |= dict.fromkeys(split.ids, name)
         parts += [name] * len(split)
-    joined = Split(_join_features([split.features for split in splits]), parts=parts)
+    features: Any = [split.features for split in splits]
+    if all(isinstance(of_split, np.ndarray) for of_split in features):
+        features = np.concatenate(features)
+    else:
+        features = BlockMatrix.join(features)
+    joined = Split(features, parts=parts)
     joined.ids = [row_id for split in splits for row_id in split.ids]
     labels = [split.labels for split in splits if split.labels is not None]
     if len(labels) == len(splits):
         joined.labels = np.concatenate(labels)
     return joined
-
-
-def _join_features(features: Sequence[Any]) -> Any:
-    """Return the features of several splits, in memory if they all are."""
-    if all(isinstance(of_split, np.ndarray) for of_split in features):
-        return np.concatenate(features)
-    return BlockMatrix.join(features)
 
 
 # ---- Ids -----------------------------------------------------------------------------------------
@@ -207,12 +199,23 @@ def find_ids(ids: Sequence[str], known: Sequence[str]) -> Found:
     Found(places=array([1, 0]), rule='without leading folders')
     """
     wanted = dict.fromkeys(ids)
-    best = _find_equal(wanted, known)
+    # an id that is there twice has no place: which one is not said
+    times = Counter(filter(wanted.__contains__, known))
+    best = {row_id: place for place, row_id in enumerate(known) if times.get(row_id) == 1}
     best_rule = ""
-    candidates = _candidates(wanted, known) if len(best) < len(wanted) else []
+    candidates: list[int] = []  # the known ids that some rule may find
+    if len(best) < len(wanted):
+        name = partial(_form, parts=1, has_ending=False)  # that any rule leaves of an id
+        names = set(map(name, wanted))
+        candidates = [place for place, row_id in enumerate(known) if name(row_id) in names]
     if len(candidates) > len(best):  # else no rule finds more
         for rule, form in _rules([*wanted, *(known[place] for place in candidates)]):
-            found = _find_by_form(wanted, known, candidates, form)
+            place_of = {form(known[place]): place for place in candidates}
+            found = {}
+            for row_id in wanted:
+                place = place_of.get(form(row_id), -1)
+                if place >= 0:
+                    found[row_id] = place
             if len(found) > len(best) and _tells_apart(form, wanted) and _tells_apart(form, known):
                 best, best_rule = found, rule
             if len(best) == min(len(wanted), len(known)):
@@ -239,35 +242,6 @@ def find_repeat(keys: Sequence[Hashable]) -> tuple[int, int] | None:
         if earlier != place:
             return earlier, place
     return None
-
-
-def _find_equal(wanted: Collection[str], known: Sequence[str]) -> dict[str, int]:
-    """Return the place of each id; none for one that is there twice: which one is not said."""
-    times = Counter(filter(wanted.__contains__, known))
-    return {row_id: place for place, row_id in enumerate(known) if times.get(row_id) == 1}
-
-
-def _candidates(wanted: Collection[str], known: Sequence[str]) -> list[int]:
-    """Return the places of the known ids that some rule may find: all have a wanted name."""
-    name = partial(_form, parts=1, has_ending=False)  # that any rule leaves of an id
-    names = set(map(name, wanted))
-    return [place for place, row_id in enumerate(known) if name(row_id) in names]
-
-
-def _find_by_form(
-    wanted: Collection[str],
-    known: Sequence[str],
-    candidates: Sequence[int],
-    form: Callable[[str], str],
-) -> dict[str, int]:
-    """Return the place of the candidate with an equal form for each id that has one."""
-    place_of = {form(known[place]): place for place in candidates}
-    found = {}
-    for row_id in wanted:
-        place = place_of.get(form(row_id), -1)
-        if place >= 0:
-            found[row_id] = place
-    return found
 
 
 def _tells_apart(form: Callable[[str], str], ids: Collection[str]) -> bool:

@@ -228,29 +228,21 @@ def _check_type(name: str, value: Any) -> None:
     if stored not in types:
         expected = " or ".join(dict.fromkeys(TYPE_NAMES[code] for code in sorted(types)))
         raise ClipkitError(f"{name}: expected {expected}, got {TYPE_NAMES.get(stored, stored)}")
-    _check_shape(name, (len(value),) if isinstance(value, list) else value.shape, ndim)
+    shape = (len(value),) if isinstance(value, list) else value.shape
+    if len(shape) != ndim:
+        raise ClipkitError(f"{name}: expected {ndim} dimensions, got {len(shape)}")
+    if 0 in shape:
+        raise ClipkitError(f"{name}: expected at least one row, got the shape {shape}")
     if stored == "S":
         _check_texts(name, value)
     if stored == "<i8" and value.max() > MAX_INTEGER:
         raise ClipkitError(f"{name}: expected whole numbers of 64 bits, got {value.max()}")
     unit = _unit_of(name)
     if unit and stored != "S":
-        _check_range(name, value, unit)
-
-
-def _check_shape(name: str, shape: tuple[int, ...], ndim: int) -> None:
-    if len(shape) != ndim:
-        raise ClipkitError(f"{name}: expected {ndim} dimensions, got {len(shape)}")
-    if 0 in shape:
-        raise ClipkitError(f"{name}: expected at least one row, got the shape {shape}")
-
-
-def _check_range(name: str, values: NDArray[Any], unit: Unit) -> None:
-    """Check the numbers of a known column; NaN stands for what does not apply."""
-    outside = values[(values < unit.low) | (values > unit.high)]
-    if len(outside):
-        expected = f"numbers between {unit.low:g} and {unit.high:g}"
-        raise ClipkitError(f"{name}: expected {expected}, got {outside[0]:g}")
+        outside = value[(value < unit.low) | (value > unit.high)]  # NaN, for no value, is not
+        if len(outside):
+            expected = f"numbers between {unit.low:g} and {unit.high:g}"
+            raise ClipkitError(f"{name}: expected {expected}, got {outside[0]:g}")
 
 
 def _stored_type(name: str, value: Any) -> str:
@@ -380,7 +372,11 @@ def _check_probe(file: FeatureFile) -> None:
             got = fitted[name].shape
             raise ClipkitError(f"fitted/{name}: expected the shape {expected}, got {got}")
         _check_probe_values(name, array, fitted[name], sizes["n"])
-    _check_probe_classes(file)
+    classes = fitted["classes"]
+    if (classes[1:] <= classes[:-1]).any():
+        raise ClipkitError("fitted/classes: expected ascending numbers without repeats")
+    most = len(file.class_names or []) or MAX_CLASSES
+    _check_class_range("fitted/classes", classes, most)
 
 
 def _check_probe_names(file: FeatureFile, model: ProbeModel) -> None:
@@ -438,14 +434,6 @@ def _check_probe_values(name: str, array: ProbeArray, values: NDArray[Any], n_cl
         raise ClipkitError(f"fitted/balanced: expected 0 or 1, got {values[0]}")
     if array.holds_classes:
         _check_class_range(f"fitted/{name}", values, n_classes)
-
-
-def _check_probe_classes(file: FeatureFile) -> None:
-    classes = file.fitted["classes"]
-    if (classes[1:] <= classes[:-1]).any():
-        raise ClipkitError("fitted/classes: expected ascending numbers without repeats")
-    most = len(file.class_names or []) or MAX_CLASSES
-    _check_class_range("fitted/classes", classes, most)
 
 
 def _check_class_range(
