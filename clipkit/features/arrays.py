@@ -92,7 +92,12 @@ def from_array(  # noqa: PLR0913 (what a split or the texts of a file hold)
     ClipkitError
         If it holds NaN or Inf, or the number of labels, ids or texts does not fit.
     """
-    _check_kind(kind, ids, texts)
+    if kind not in ("images", "texts", "logits"):
+        raise UsageError(f"kind: expected images, texts or logits, got {kind!r}")
+    if kind == "texts" and ids is not None:
+        raise UsageError("ids: expected none for texts", "give the image of each text as labels")
+    if kind == "images" and texts is not None:
+        raise UsageError("texts: expected none for images", "for texts: from_array(..., 'texts')")
     if not isinstance(split, str):
         raise UsageError(f"split: expected a text, got {split!r}")
     matrix = as_matrix(features, name)
@@ -112,23 +117,18 @@ def from_array(  # noqa: PLR0913 (what a split or the texts of a file hold)
         row_names = row_ids(len(matrix)) if ids is None else list(map(str, ids))
         file.splits[split] = Split(matrix, numbers, row_names)
     if kind == "logits":
-        _check_cosines(matrix, name)
+        largest = float(np.abs(matrix).max())
+        if largest > MOST_COSINE:
+            raise UsageError(
+                f"{name}: expected cosines between -1 and 1, got {largest:.4g}",
+                "divide logits by the scale that they were multiplied by",
+            )
         file.temperature = 1.0
         is_class_each = class_names is not None and len(class_names) == matrix.shape[1]
         classes = np.arange(matrix.shape[1]) if is_class_each else None
         _set_texts(file, matrix.shape[1], texts, classes)
     validate(file)
     return file
-
-
-def _check_kind(kind: str, ids: object, texts: object) -> None:
-    """Refuse an unknown kind, and arguments that are of another one."""
-    if kind not in ("images", "texts", "logits"):
-        raise UsageError(f"kind: expected images, texts or logits, got {kind!r}")
-    if kind == "texts" and ids is not None:
-        raise UsageError("ids: expected none for texts", "give the image of each text as labels")
-    if kind == "images" and texts is not None:
-        raise UsageError("texts: expected none for images", "for texts: from_array(..., 'texts')")
 
 
 def as_matrix(features: Matrix, name: str) -> Float32:
@@ -205,12 +205,3 @@ def _set_texts(
     """Set the texts and their classes; by default, row numbers and no class."""
     file.texts = row_ids(count) if texts is None else list(texts)
     file.class_index = np.full(count, -1) if classes is None else classes
-
-
-def _check_cosines(matrix: Float32, name: str) -> None:
-    largest = float(np.abs(matrix).max())
-    if largest > MOST_COSINE:
-        raise UsageError(
-            f"{name}: expected cosines between -1 and 1, got {largest:.4g}",
-            "divide logits by the scale that they were multiplied by",
-        )

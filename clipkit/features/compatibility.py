@@ -58,13 +58,15 @@ def origin(file: FeatureFile, split: str) -> Origin:
         split = ",".join(originals)
     names = tuple(file.history.dataset_names)
     imports = [entry for entry in file.history if entry.get("ids") == ROW_NUMBERS]
-    inputs = _inputs(imports or file.history)
+    inputs: list[str] = []
+    for entry in imports or file.history:
+        inputs += filter(None, map(entry.inputs.get, ROLES))
     if not imports:
         inputs = inputs[:1]
     array_rows = 0
     if imports and is_array(file) and split in file.splits:
         array_rows = len(file.splits[split])
-    return Origin(names, split, rows, inputs, bool(imports), array_rows)
+    return Origin(names, split, rows, tuple(inputs), bool(imports), array_rows)
 
 
 def _rows_digest(file: FeatureFile, split: str) -> str:
@@ -73,14 +75,6 @@ def _rows_digest(file: FeatureFile, split: str) -> str:
         if described:
             return str(described.get("rows"))
     return ""
-
-
-def _inputs(history: Sequence[Entry]) -> tuple[str, ...]:
-    """Return the digests of the inputs of a history that hold rows."""
-    digests: list[str] = []
-    for entry in history:
-        digests += filter(None, map(entry.inputs.get, ROLES))
-    return tuple(digests)
 
 
 def relate(a: Origin, b: Origin, *, same_rows: bool = False) -> str | None:
@@ -407,18 +401,15 @@ def unite_classes(files: Sequence[FeatureFile]) -> tuple[list[str] | None, list[
                 f"{file.display_name}: expected class names, as in {named[0].display_name}, "
                 "got none"
             )
-        _check_distinct_classes(file)
+        for name, count in Counter(names).most_common(1):
+            if count > 1:
+                raise ClipkitError(
+                    f"{file.display_name}: expected each class name once, got {name!r} "
+                    f"{count} times"
+                )
         new = [united.setdefault(name, len(united)) for name in names]
         numbers.append(np.array(new, np.int64))
     return list(united), numbers
-
-
-def _check_distinct_classes(file: FeatureFile) -> None:
-    for name, count in Counter(file.class_names or []).most_common(1):
-        if count > 1:
-            raise ClipkitError(
-                f"{file.display_name}: expected each class name once, got {name!r} {count} times"
-            )
 
 
 def _has_labels(file: FeatureFile) -> bool:

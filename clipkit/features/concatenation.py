@@ -89,12 +89,24 @@ def concat(
         joined = _join_splits(numbered, names, prefix=prefix, keep_apart=keep_apart)
     joined.class_names = class_names
     joined.display_name = ", ".join(file.display_name for file in parts)
-    joined.history = _join_histories(
-        parts,
-        names,
-        prefix=prefix,
-        keep_apart=keep_apart,
-        splits=list(parts[0].splits) if splits else [],
+    history = History()
+    entries, inputs = [], {}
+    joined_splits: dict[str, list[str]] = {}
+    for number, file in enumerate(parts, 1):
+        history += file.history
+        entries.append(len(file.history))
+        inputs[f"file {number}"] = file.digest
+        if not keep_apart:  # else joined splits get other names
+            joined_splits |= file.joined
+    joined.history = history.extended(
+        "concat",
+        files=names,
+        entries=entries,
+        prefix=prefix or None,
+        keep_apart=keep_apart or None,
+        splits=list(parts[0].splits) if splits else None,
+        joined=joined_splits or None,
+        inputs=inputs,
     )
     return joined
 
@@ -257,31 +269,3 @@ def _join_rows(name: str, parts: Sequence[_FileSplit]) -> Split:
     if labels:
         joined.labels = np.concatenate(labels)
     return joined
-
-
-def _join_histories(
-    files: Sequence[FeatureFile],
-    names: Sequence[str],
-    *,
-    prefix: bool,
-    keep_apart: bool,
-    splits: Sequence[str],
-) -> History:
-    history = History()
-    entries, inputs = [], {}
-    joined: dict[str, list[str]] = {}
-    for number, file in enumerate(files, 1):
-        history += file.history
-        entries.append(len(file.history))
-        inputs[f"file {number}"] = file.digest
-        joined |= {} if keep_apart else file.joined  # whose splits get other names
-    return history.extended(
-        "concat",
-        files=list(names),
-        entries=entries,
-        prefix=prefix or None,
-        keep_apart=keep_apart or None,
-        splits=splits or None,
-        joined=joined or None,
-        inputs=inputs,
-    )

@@ -134,16 +134,11 @@ def _result_frames(file: FeatureFile) -> Iterator[dict[str, list[Any]]]:
             frame = {"split": [name] * n, "id": split.ids, "label": labels}
             frame["predicted"] = _classes(predicted[number], names_of_predicted)
             for parameter in RUN_PARAMETERS:
-                frame[parameter] = [_parameter(run, parameter)] * n
+                value = run.get(parameter)
+                if isinstance(value, bool):
+                    value = int(value)
+                frame[parameter] = [value] * n
             yield {**frame, "run": [number] * n}
-
-
-def _parameter(run: Mapping[str, Any], name: str) -> Any:
-    """Return a setting of a run, with 0 and 1 for truth values."""
-    value = run.get(name)
-    if isinstance(value, bool):
-        return int(value)
-    return value
 
 
 def _classes(labels: Int64, class_names: Sequence[str]) -> list[Any]:

@@ -37,7 +37,6 @@ from clipkit.features.endings import (
     WITH_THUMBNAILS,
     WRITABLE,
     Arrays,
-    Format,
     import_parquet,
 )
 from clipkit.features.history import drop_none
@@ -108,25 +107,35 @@ def import_file(  # noqa: PLR0913 (the options of `clipkit convert`)
     with contextlib.ExitStack() as archives:
         arrays, inputs["features"] = _read_source(source, archives, drop_none(columns))
         if labels is not None:
-            added["labels"], inputs["labels"] = _read_labels(str(labels))
+            with spool_input(str(labels)) as file:
+                added["labels"] = _value("labels", npz.open_npy(file.path), str(labels))
+                inputs["labels"] = _digest([file.path], str(labels))
         if texts is not None:
             added["texts"] = list(texts)
         if image_ids is not None:
             added[IMAGE_IDS] = list(image_ids)
             _check_captions(added, arrays, source)
         if classes is not None:
-            has_texts = "texts" in added or "texts" in arrays
-            added |= _class_arrays(list(classes), has_texts=has_texts)
+            added["class_index"] = list(classes)
+            if "texts" not in added and "texts" not in arrays:
+                # each row is a class, also if two have one name
+                added["class_index"] = list(range(len(classes)))
+                added["texts"] = added["class_names"] = list(classes)
         imported = _assemble(arrays, source, split, added)
     without_ids = [rows for rows in imported.splits.values() if not rows.ids]
     for rows in without_ids:
         rows.ids = row_ids(len(rows.features))
     validate(imported)
-    _check_model(imported, model)
+    if model and imported.history.model:
+        made_by = imported.history.model["name"]
+        raise UsageError(f"--model: {imported.display_name} says that {made_by} made the features")
+    form = Path(source).suffix.lower() or ".parquet"
+    if folders.clip_retrieval(Path(source)):
+        form = "clip-retrieval"
     imported.history = imported.extended_history(
         "convert",
         ids=ROW_NUMBERS if without_ids else None,
-        source=_form_of(Path(source)),
+        source=form,
         split=split,
         model={"name": model} if model else None,
         inputs={**inputs, **(digests or {})},
@@ -150,34 +159,6 @@ def _check_captions(added: Arrays, arrays: Arrays, source: str) -> None:
             raise ClipkitError(
                 f"{source}: expected its texts as captions, {got} in row {row}", hint
             )
-
-
-def _check_model(file: FeatureFile, model: str | None) -> None:
-    """Refuse the name of a model for features whose history names one."""
-    if model and file.history.model:
-        made_by = file.history.model["name"]
-        raise UsageError(f"--model: {file.display_name} says that {made_by} made the features")
-
-
-def _read_labels(source: str) -> tuple[Any, str]:
-    """Return the labels in an .npy file, and its digest."""
-    with spool_input(source) as file:
-        return _value("labels", npz.open_npy(file.path), source), _digest([file.path], source)
-
-
-def _class_arrays(classes: list[str], *, has_texts: bool) -> Arrays:
-    """Return the class of each text, or each row as a class, also if two have one name."""
-    if has_texts:
-        return {"class_index": classes}
-    numbers = list(range(len(classes)))
-    return {"texts": classes, "class_names": classes, "class_index": numbers}
-
-
-def _form_of(source: Path) -> str:
-    """Return what a history calls the form of a file or folder."""
-    if folders.clip_retrieval(source):
-        return "clip-retrieval"
-    return source.suffix.lower() or ".parquet"
 
 
 def export_file(
@@ -217,21 +198,6 @@ def export_file(
         raise unknown("ending", ending or str(output), WRITABLE)
     if thumbnails is not None and not known.has_thumbnails:
         raise UsageError(f"thumbnails: expected a {WITH_THUMBNAILS} file, got {output}")
-    _check_holds(known, file)
-    known.check_installed()
-    if file.is_result and not known.is_table:
-        console.note(f"{output}: convert does not import results; keep {file.display_name}")
-    with (
-        console.progress("converting", "rows") as report,
-        atomic_write(str(output), force=force) as temporary,
-    ):
-        validate(file)
-        file = _keep_split(file, split)
-        known.write(temporary, report_rows(file, report), thumbnails)
-
-
-def _check_holds(known: Format, file: FeatureFile) -> None:
-    """Refuse a file whose content another format holds."""
     if file.is_result and not known.holds_results:
         raise UsageError(
             f"expected features for an {known.ending} file, got a {file.kind}",
@@ -242,6 +208,16 @@ def _check_holds(known: Format, file: FeatureFile) -> None:
             f"expected a result for a {known.ending} file, got {file.kind}",
             f"choose {' or '.join(FOR_FEATURES)}, or make a result with zeroshot -o or probe -o",
         )
+    known.check_installed()
+    if file.is_result and not known.is_table:
+        console.note(f"{output}: convert does not import results; keep {file.display_name}")
+    with (
+        console.progress("converting", "rows") as report,
+        atomic_write(str(output), force=force) as temporary,
+    ):
+        validate(file)
+        file = _keep_split(file, split)
+        known.write(temporary, report_rows(file, report), thumbnails)
 
 
 def _keep_split(file: FeatureFile, split: str | None) -> FeatureFile:
@@ -320,7 +296,9 @@ def _read_arrays(
 
 def _assemble(arrays: Arrays, source: str, split: str | None, added: Arrays) -> FeatureFile:
     """Make a feature file from the arrays of a source and the arrays added to them."""
-    _check_new(added, arrays, source)
+    for name in added.keys() & arrays:
+        message = f"expected no extra {name}, because the file already holds them"
+        raise UsageError(f"{source}: {message}")
     arrays = {**arrays, **added}
     is_export = npz.METADATA in arrays  # its labels stay as they are
     about: Any = {"kind": "images", "history": []}
@@ -342,7 +320,10 @@ def _assemble(arrays: Arrays, source: str, split: str | None, added: Arrays) -> 
             "name them features, or train_features and test_features",
         )
     file = _keep_split(file, split)
-    _fill(file, arrays, places)
+    owners: dict[str, Any] = {"": file, **file.splits}
+    for (group, key), name in places.items():
+        if group in owners:  # else it is of a split that is left out
+            setattr(owners[group], key, _value(key, arrays[name], f"{source}: {name}"))
     _check_used(arrays.keys() - places.values(), added, source, file.kind)
     _number_labels(file, is_export)
     if file.kind == "texts":
@@ -359,22 +340,6 @@ def _name_images(arrays: Arrays, kind: str, source: str) -> None:
         if name in arrays:
             raise ClipkitError(f"{source}: expected {IMAGE_IDS} or {name}, got both")
     arrays["class_index"] = list(map(str, _value("ids", arrays.pop(IMAGE_IDS), source)))
-
-
-def _check_new(added: Arrays, arrays: Arrays, source: str) -> None:
-    """Refuse added arrays that the source has, too."""
-    for name in added.keys() & arrays:
-        message = f"expected no extra {name}, because the file already holds them"
-        raise UsageError(f"{source}: {message}")
-
-
-def _fill(file: FeatureFile, arrays: Arrays, places: Mapping[tuple[str, str], str]) -> None:
-    """Put arrays into their places in a file; those of splits that it lacks are left out."""
-    owners: dict[str, Any] = {"": file, **file.splits}
-    for (group, key), name in places.items():
-        if group in owners:
-            where = f"{file.display_name}: {name}"
-            setattr(owners[group], key, _value(key, arrays[name], where))
 
 
 def _check_used(unused: set[str], added: Arrays, source: str, kind: str) -> None:
@@ -507,17 +472,11 @@ def _number_labels(file: FeatureFile, is_export: bool) -> None:
             f"{file.display_name}: labels: expected names in all splits, got names and numbers"
         )
     elif labelled and file.class_names is None and not is_export:
-        _close_gaps(file, labelled)
-
-
-def _close_gaps(file: FeatureFile, labelled: list[Any]) -> None:
-    """Take whole numbers with gaps for names of classes."""
-    numbers = np.unique(np.concatenate([split.labels for split in labelled]))
-    if numbers[0] < 0 or len(numbers) > numbers[-1]:
-        return
-    file.class_names = list(map(str, numbers.tolist()))
-    for split in labelled:
-        split.labels = np.searchsorted(numbers, split.labels)
+        numbers = np.unique(np.concatenate([split.labels for split in labelled]))
+        if numbers[0] >= 0 and len(numbers) <= numbers[-1]:  # they have gaps
+            file.class_names = list(map(str, numbers.tolist()))
+            for split in labelled:
+                split.labels = np.searchsorted(numbers, split.labels)
 
 
 def _number_classes(file: FeatureFile) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 from clipkit.base.errors import shorten
 from clipkit.base.names import abridged, omit
 from clipkit.features.arguments import Features, as_file, checked
-from clipkit.features.model import Split
 
 LONGEST = 1000  # characters of a value
 
@@ -31,11 +30,19 @@ def overview(file: Features) -> dict[str, Any]:
     size = 0
     for matrix in file.matrices().values():
         size += sum(block.nbytes for block in matrix.iter_blocks())
+    splits = {}
+    for name, split in file.splits.items():
+        splits[name] = {
+            "rows": len(split),
+            "features": _shape(split.features),
+            "predicted": _shape(split.predicted),
+            "labels": split.labels is not None,
+        }
     return {
         "kind": file.kind,
         "digest": file.digest,
         "features": _shape(file.features),
-        "splits": {name: _overview_of_split(split) for name, split in file.splits.items()},
+        "splits": splits,
         "feature_bytes": size,
         "class_names": file.class_names,
         "texts": list(file.texts or []) or None,
@@ -44,15 +51,6 @@ def overview(file: Features) -> dict[str, Any]:
         "temperature": file.temperature,
         "logit_scale": file.logit_scale,
         "history": file.history,
-    }
-
-
-def _overview_of_split(split: Split) -> dict[str, Any]:
-    return {
-        "rows": len(split),
-        "features": _shape(split.features),
-        "predicted": _shape(split.predicted),
-        "labels": split.labels is not None,
     }
 
 
@@ -65,7 +63,24 @@ def _shape(array: Any) -> list[int] | None:
 def abridge(description: dict[str, Any]) -> list[dict[str, Any]]:
     """Return a description as rows of `field` and `value` for reading: the start of each list."""
     rows = [("kind", description["kind"]), ("digest", description["digest"])]
-    rows += [*_array_rows(description), *_list_rows(description)]
+    if description["features"]:
+        rows.append(("features", _size(description["features"])))
+    for name, split in description["splits"].items():
+        if split["features"]:
+            rows.append((f"{name} features", _size(split["features"])))
+        if split["predicted"]:
+            rows.append((f"{name} predictions", _size(split["predicted"])))
+        if not split["labels"]:
+            rows.append((f"{name} labels", "none"))
+    if description["feature_bytes"]:
+        rows.append(("memory", f"{description['feature_bytes'] / 1e6:.1f} MB"))
+    names, texts = description["class_names"], description["texts"]
+    if names:
+        rows += [("classes", len(names)), ("class names", abridged(names))]
+    if texts:
+        rows += [("texts", len(texts)), ("prompts", abridged(texts))]
+    if description["columns"]:
+        rows += [("runs", description["runs"]), ("columns", ", ".join(description["columns"]))]
     for name in ("temperature", "logit_scale"):
         if description[name] is not None:
             rows.append((name, description[name]))
@@ -78,34 +93,6 @@ def abridge(description: dict[str, Any]) -> list[dict[str, Any]]:
             value = shorten(value, LONGEST)  # a longer one would fill the terminal
         cut.append({"field": shorten(field, LONGEST), "value": value})
     return cut
-
-
-def _array_rows(description: dict[str, Any]) -> list[tuple[str, str]]:
-    rows: list[tuple[str, str]] = []
-    if description["features"]:
-        rows.append(("features", _size(description["features"])))
-    for name, split in description["splits"].items():
-        if split["features"]:
-            rows.append((f"{name} features", _size(split["features"])))
-        if split["predicted"]:
-            rows.append((f"{name} predictions", _size(split["predicted"])))
-        if not split["labels"]:
-            rows.append((f"{name} labels", "none"))
-    if description["feature_bytes"]:
-        rows.append(("memory", f"{description['feature_bytes'] / 1e6:.1f} MB"))
-    return rows
-
-
-def _list_rows(description: dict[str, Any]) -> list[tuple[str, Any]]:
-    rows: list[tuple[str, Any]] = []
-    names, texts = description["class_names"], description["texts"]
-    if names:
-        rows += [("classes", len(names)), ("class names", abridged(names))]
-    if texts:
-        rows += [("texts", len(texts)), ("prompts", abridged(texts))]
-    if description["columns"]:
-        rows += [("runs", description["runs"]), ("columns", ", ".join(description["columns"]))]
-    return rows
 
 
 def flatten(nested: dict[str, Any], separator: str) -> dict[str, Any]:

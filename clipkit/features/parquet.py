@@ -118,7 +118,8 @@ def read_table(
     is_of_texts = "text" in (chosen if matrices else schema.names)
     known = COLUMNS_OF_IMAGES
     if is_of_texts:
-        known, chosen = READ_OF_TEXTS, _with_image_id(chosen)
+        known = READ_OF_TEXTS
+        chosen = {("image_id" if key == "id" else key): column for key, column in chosen.items()}
     features_of: list[str] = []
     if not matrices:
         features_of = _feature_columns(schema, name, chosen.pop("feature", None))
@@ -136,7 +137,12 @@ def read_table(
         rows_of = _rows_of_splits(columns, len(features), name)
     for prefix, rows in rows_of.items():
         arrays[f"{prefix}features"] = features[rows]
-        arrays |= _arrays_of_rows(columns, known, prefix, rows)
+        for column, values in columns.items():
+            key = known[column][1]
+            of_rows = np.asarray(values, object)[rows].tolist()
+            has_values = of_rows.count(None) < len(of_rows)
+            if key and has_values:
+                arrays.setdefault(f"{prefix}{key}", of_rows)
     metadata = schema.metadata or {}
     if METADATA.encode() in metadata:
         arrays.pop(IMAGE, None)  # the thumbnails of an export, which no feature file holds
@@ -144,25 +150,6 @@ def read_table(
     else:
         label = declared_features(metadata).get(source_of.get("label", ""), {})
         arrays |= _class_names(columns, label.get("names"), name)
-    return arrays
-
-
-def _with_image_id(chosen: Mapping[str, str]) -> dict[str, str]:
-    """Return the chosen columns of texts, whose ids are those of their images."""
-    return {("image_id" if column == "id" else column): name for column, name in chosen.items()}
-
-
-def _arrays_of_rows(
-    columns: Mapping[str, list[Any]], known: Mapping[str, tuple[type, str]], prefix: str, rows: Any
-) -> dict[str, list[Any]]:
-    """Return the arrays of some rows; a column without values there is left out."""
-    arrays: dict[str, list[Any]] = {}
-    for column, values in columns.items():
-        key = known[column][1]
-        of_rows = np.asarray(values, object)[rows].tolist()
-        has_values = of_rows.count(None) < len(of_rows)
-        if key and has_values:
-            arrays.setdefault(f"{prefix}{key}", of_rows)
     return arrays
 
 
@@ -202,7 +189,12 @@ def _choose_columns(
     schema: pa.Schema, known: Mapping[str, Any], chosen: Mapping[str, str], name: str
 ) -> dict[str, str]:
     """Return the file's column for each known column that it has."""
-    present = _usual_columns(schema, known)
+    present = {column: column for column in known if column in schema.names}
+    ids = [column for column in ID_COLUMNS if column in schema.names]
+    if "id" in known and ids:
+        present.setdefault("id", ids[0])
+    if "text" in known and "image_path" in schema.names:
+        present.setdefault("class_name", "image_path")  # a caption belongs to its image
     for column, source in chosen.items():
         if column not in known:
             raise UsageError(f"--{column}-column: no such column in the table {name}")
@@ -211,17 +203,6 @@ def _choose_columns(
         present[column] = source
     if "label" in chosen:
         present.pop("class_name", None)
-    return present
-
-
-def _usual_columns(schema: pa.Schema, known: Mapping[str, Any]) -> dict[str, str]:
-    """Return the file's columns by their usual names."""
-    present = {column: column for column in known if column in schema.names}
-    ids = [column for column in ID_COLUMNS if column in schema.names]
-    if "id" in known and ids:
-        present.setdefault("id", ids[0])
-    if "text" in known and "image_path" in schema.names:
-        present.setdefault("class_name", "image_path")  # a caption belongs to its image
     return present
 
 
@@ -260,7 +241,9 @@ def _open(
         if not _is_scalar(arrow_type) and not is_list:
             got = value_type(arrow_type)
             raise ClipkitError(f"{name}: {column}: expected texts or numbers, got {got}")
-    texts = _text_columns(path, schema, columns)
+    texts = [column for column in columns if is_text(schema.field(column).type)]
+    lists = tuple(f"{column}.list." for column in columns)
+    texts += [leaf for leaf in leaf_paths(pq.read_metadata(path)) if leaf.startswith(lists)]
     file = pq.ParquetFile(path, page_checksum_verification=True, read_dictionary=texts)
     if features and not file.metadata.num_rows:
         raise ClipkitError(f"{name}: expected rows with a column 'feature', got no rows")
@@ -276,14 +259,6 @@ def _open(
     MATRICES.check(matrix, size, f"{name}: {feature}")
     OTHERS.check(others, size, f"{name}: columns other than {feature}")
     return file
-
-
-def _text_columns(path: Path, schema: pa.Schema, columns: list[str]) -> list[str]:
-    """Return the columns of texts, and the paths of the texts in columns of lists."""
-    texts = [column for column in columns if is_text(schema.field(column).type)]
-    lists = tuple(f"{column}.list." for column in columns)
-    leaves = leaf_paths(pq.read_metadata(path))
-    return texts + [leaf for leaf in leaves if leaf.startswith(lists)]
 
 
 def _values(file: pq.ParquetFile, columns: list[str], name: str, size: int) -> dict[str, list[Any]]:
@@ -318,7 +293,10 @@ def _feature_columns(schema: pa.Schema, name: str, chosen: str | None) -> list[s
             "choose one with --feature-column",
         )
     if not columns:
-        columns = _number_columns(schema)
+        n = sum(column.startswith("feature_") for column in schema.names)
+        wide = [f"feature_{number}" for number in range(n)]
+        if set(schema.names).issuperset(wide):
+            columns = wide
     if not columns:
         content = abridged(schema.names)
         raise ClipkitError(f"{name}: expected rows with a column 'feature', got {content}")
@@ -335,13 +313,6 @@ def _vector_columns(schema: pa.Schema, chosen: str | None) -> list[str]:
         if column and column in schema.names:
             return [column]
     return [field.name for field in schema if _holds_vectors(field.type)]
-
-
-def _number_columns(schema: pa.Schema) -> list[str]:
-    """Return the columns ``feature_0`` to N, if none of them is missing."""
-    n = sum(column.startswith("feature_") for column in schema.names)
-    columns = [f"feature_{number}" for number in range(n)]
-    return columns if set(schema.names).issuperset(columns) else []
 
 
 def _holds_vectors(arrow_type: pa.DataType) -> bool:

@@ -188,26 +188,22 @@ def feature_name(model: Mapping[str, Any]) -> str:
     """
     at = str(model.get("at", ""))  # a position of a generative model's prompt
     if "layer" in model:
-        tower = "vision tower " * bool(model.get("vision_tower"))
-        return tower + _layer_name(
-            model["layer"], str(model.get("pool", at)), bool(model.get("norm"))
-        )
+        layer, pool = model["layer"], str(model.get("pool", at))
+        name = f"layer {layer}"
+        if isinstance(layer, list):  # of an encoder of several layers
+            name = f"layers {', '.join(map(str, layer))}"
+        if pool:
+            name += f" {pool}"
+        if model.get("norm"):
+            name += " normed"
+        if model.get("vision_tower"):
+            return f"vision tower {shorten(name)}"
+        return shorten(name)
     if at == "image":
         return "at the image"
     if model.get("projection") == "none":
         return "without projection"
     return ""
-
-
-def _layer_name(layer: Any, pool: str, is_normed: bool) -> str:
-    name = f"layer {layer}"
-    if isinstance(layer, list):  # of an encoder of several layers
-        name = f"layers {', '.join(map(str, layer))}"
-    if pool:
-        name += f" {pool}"
-    if is_normed:
-        name += " normed"
-    return shorten(name)
 
 
 def _prompts(entry: Entry) -> str:

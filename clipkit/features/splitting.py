@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, unknown
@@ -89,10 +88,14 @@ def split(  # noqa: PLR0913 (the options of `clipkit split`)
         file, (source,) = choose_splits(file, [source])
     source = choose_source(file.splits, source, file.display_name)
     inputs = {"features": file.digest}
-    _check_groups(column, table, by_folder)
+    if by_folder and (column or table is not None):
+        raise UsageError("expected groups by folder or by an attribute, got both")
+    if table is not None and not column:
+        raise UsageError("expected --attribute for --table, got none")
     groups = None
     if by_folder:
-        groups = _folders(file.splits[source])
+        folders = [row_id.rpartition("/")[0] for row_id in file.splits[source].ids]
+        groups = np.asarray(np.unique(folders, return_inverse=True)[1], np.int64)
     if column:
         divided = replace(file, splits={source: file.splits[source]})
         annotations = read_annotations(divided, table, [column], categories=False, common=common)
@@ -124,14 +127,6 @@ def split(  # noqa: PLR0913 (the options of `clipkit split`)
     return replace(file, splits=splits, history=history, as_read=None)
 
 
-def _check_groups(column: str | None, table: Table | None, by_folder: bool) -> None:
-    """Refuse two kinds of groups, or a table of which no attribute is named."""
-    if by_folder and (column or table is not None):
-        raise UsageError("expected groups by folder or by an attribute, got both")
-    if table is not None and not column:
-        raise UsageError("expected --attribute for --table, got none")
-
-
 def replace_split(
     splits: Mapping[str, Any], source: str, parts: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -150,12 +145,6 @@ def take(split: Split, rows: Int64) -> Split:
     taken = replace(split, features=None, parts=None).take(rows)
     taken.features = BlockMatrix.from_array(split.features).take(rows)
     return taken
-
-
-def _folders(split: Split) -> Int64:
-    """Return the number of each row's folder."""
-    folders = [row_id.rpartition("/")[0] for row_id in split.ids]
-    return np.asarray(np.unique(folders, return_inverse=True)[1], np.int64)
 
 
 def choose_source(splits: Mapping[str, Labelled], source: str | None, display_name: str) -> str:
@@ -215,7 +204,14 @@ def split_rows(
     counts = ", ".join(f"{name} {len(numbers):,}" for name, numbers in rows.items())
     grouped = "" if groups is None else f" in {groups.max() + 1:,} groups"
     console.note(f"{where}: {len(labels):,} rows{grouped} -> {counts}")
-    _warn_of_missing_classes(labels, rows, class_names)
+    classes = np.unique(labels)
+    for name, numbers in rows.items():
+        missing = np.setdiff1d(classes, labels[numbers])
+        if len(missing):
+            console.warn(
+                f"{name} lacks {len(missing):,} of {len(classes):,} classes, which have too few "
+                f"rows or groups (for example {class_name(class_names, missing[0])})"
+            )
     return rows
 
 
@@ -237,20 +233,6 @@ def _check_fractions(fractions: Mapping[str, float], taken: Sequence[str]) -> No
 def _check_fraction(name: str, fraction: float) -> None:
     if not 0 < fraction < 1:
         raise UsageError(f"{name}: expected a number between 0 and 1, got {fraction}")
-
-
-def _warn_of_missing_classes(
-    labels: Int64, rows: Mapping[str, Int64], class_names: Sequence[str] | None
-) -> None:
-    """Warn if a split lacks classes, because they have too few rows or groups."""
-    classes = np.unique(labels)
-    for name, numbers in rows.items():
-        missing = np.setdiff1d(classes, labels[numbers])
-        if len(missing):
-            console.warn(
-                f"{name} lacks {len(missing):,} of {len(classes):,} classes, which have too few "
-                f"rows or groups (for example {class_name(class_names, missing[0])})"
-            )
 
 
 def assign_rows(labels: Int64, fractions: Sequence[float], seed: int = 42) -> Int64:
@@ -314,15 +296,12 @@ def assign_groups(
         chosen = np.argmin(increase.sum(axis=1))
         part_of_group[group] = chosen
         rows[chosen, classes] += counts
-    _fill_empty_parts(part_of_group, np.bincount(groups), len(shares))
-    return part_of_group[groups]
-
-
-def _fill_empty_parts(part_of_group: Int64, sizes: NDArray[np.int64], parts: int) -> None:
-    for empty in np.setdiff1d(np.arange(parts), part_of_group):
-        richest = np.argmax(np.bincount(part_of_group, minlength=parts))
+    for empty in np.setdiff1d(np.arange(len(shares)), part_of_group):
+        richest = np.argmax(np.bincount(part_of_group, minlength=len(shares)))
         candidates = np.flatnonzero(part_of_group == richest)
-        part_of_group[candidates[np.argmin(sizes[candidates])]] = empty
+        smallest = np.argmin(np.bincount(groups)[candidates])
+        part_of_group[candidates[smallest]] = empty
+    return part_of_group[groups]
 
 
 def stratified_split(labels: Int64, fraction: float, seed: int = 42) -> tuple[Int64, Int64]:

@@ -239,7 +239,7 @@ def _check_type(name: str, value: Any) -> None:
         raise ClipkitError(f"{name}: expected whole numbers of 64 bits, got {value.max()}")
     unit = _unit_of(name)
     if unit and stored != "S":
-        outside = value[(value < unit.low) | (value > unit.high)]  # NaN, for no value, is not
+        outside = value[(value < unit.low) | (value > unit.high)]  # NaN passes
         if len(outside):
             expected = f"numbers between {unit.low:g} and {unit.high:g}"
             raise ClipkitError(f"{name}: expected {expected}, got {outside[0]:g}")
