@@ -110,7 +110,10 @@ def read_table(data: bytes, name: str, ending: str = "") -> TextTable:
     check_width(len(columns), f"{name}, line {number}")
     check_different(columns, name)
     if delimiter == "\t":
-        _note_quotes(data, name)
+        quoted = QUOTED.search(data)
+        if quoted:  # a spreadsheet may have put the quotes around the cell
+            line = data.count(b"\n", 0, quoted.start(1)) + 1
+            console.note(f"{name}, line {line}: the quotes around a cell between tabs belong to it")
     return TextTable(columns, f"{name}, line {number}", lines)
 
 
@@ -128,14 +131,6 @@ def check_different(columns: Sequence[str], name: str) -> None:
         if counts[column.lower()] > 1:
             got = escape(shorten(column))
             raise ClipkitError(f"{name}: expected different names of columns, got {got!r} again")
-
-
-def _note_quotes(data: bytes, name: str) -> None:
-    """Say that a cell between tabs keeps its quotes, which a spreadsheet may have put around it."""
-    quoted = QUOTED.search(data)
-    if quoted:
-        line = data.count(b"\n", 0, quoted.start(1)) + 1
-        console.note(f"{name}, line {line}: the quotes around a cell between tabs belong to it")
 
 
 def _read_lines(data: bytes, name: str, delimiter: str) -> Iterator[Line]:

@@ -144,22 +144,11 @@ def check_output(output: str, *, force: bool = False, inputs: Iterable[str | Non
     if kind == "folder":
         hint = f"add a file name: -o {output}/NAME.h5"
         raise UsageError(f"expected a file as output, got the folder {output}", hint)
-    if kind == "file":
-        _check_replaceable(output, force, inputs)
-    _check_folder(output, kind)
-
-
-def _check_replaceable(output: str, force: bool, inputs: Iterable[str | None]) -> None:
-    """Refuse to replace an input, and another file without `force`."""
-    if any(_is_same_file(source, Path(output)) for source in inputs):
+    if kind == "file" and any(_is_same_file(source, Path(output)) for source in inputs):
         raise UsageError(f"the output {output} is an input of this command", "choose another name")
-    if not force:
+    if kind == "file" and not force:
         hint = "choose another name, or add --force to replace it"
         raise UsageError(f"the output {output} exists", hint)
-
-
-def _check_folder(output: str, kind: str) -> None:
-    """Refuse an output of a kind, see `file_kind`, in a folder that is missing or not writable."""
     folder = Path(output).resolve().parent
     if not folder.is_dir():
         hint = f"create it: mkdir -p {folder}"
@@ -213,12 +202,14 @@ def atomic_write(output: str, *, force: bool = False) -> Iterator[Path]:
     check_output(output, force=force)
     is_stream = goes_to_stream(output)
     target = Path(output).resolve()
-    folder, place, replaced = target.parent, output, None
+    folder, place = target.parent, output
+    replaced = None  # the permissions of the file that is replaced
     if is_stream:
         folder = Path(tempfile.gettempdir())
         place = f"to {folder}"
     else:
-        replaced = _permissions(target)
+        with contextlib.suppress(FileNotFoundError):
+            replaced = target.stat().st_mode & 0o777
     # nobody may read a private file's successor while it is written
     mode = 0o600 if is_stream or replaced is not None else 0o666
     with _temporary_file(folder, target.name, mode) as created:
@@ -238,14 +229,6 @@ def atomic_write(output: str, *, force: bool = False) -> Iterator[Path]:
                 if replaced is not None:
                     temporary.chmod(replaced)
                 _publish(created, target, force)
-
-
-def _permissions(path: Path) -> int | None:
-    """Return the permissions of a file, or None without one."""
-    try:
-        return path.stat().st_mode & 0o777
-    except FileNotFoundError:
-        return None
 
 
 @contextlib.contextmanager

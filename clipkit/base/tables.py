@@ -154,8 +154,11 @@ def emit(rows: Iterable[Row], view: View, notes: Sequence[str] = ()) -> None:
     """
     pending = iter(rows)
     first = list(itertools.islice(pending, MAX_TABLE))
-    names = _choose(first, view.chosen_columns)
-    _note_empty(first, view.chosen_columns)
+    chosen_columns = view.chosen_columns
+    names = _choose(first, chosen_columns)
+    empty = [name for name in chosen_columns if all(_rounded(row[name]) is None for row in first)]
+    if first and empty:  # which a table leaves out
+        note(f"no row has a value of {', '.join(empty)}")
     format = chosen_format(view.format)
     if format in FOR_PEOPLE and len(first) == MAX_TABLE and not isinstance(rows, Sequence):
         note(f"more than {MAX_TABLE:,} rows: printed as TSV")
@@ -196,7 +199,12 @@ def _write_lines(rows: Iterable[Row], names: Sequence[str], format: str, header:
     """Write many lines at once, since `head` leaves once it has read the first of them."""
     lines = _lines(rows, names, header)
     while block := list(itertools.islice(lines, MAX_TABLE)):
-        sys.stdout.write(_join_cells(block, format))
+        if format == "tsv":
+            sys.stdout.write(join_lines(map("\t".join, block)))
+        else:
+            text = io.StringIO()
+            csv.writer(text, lineterminator="\n").writerows(block)
+            sys.stdout.write(text.getvalue())
 
 
 def _lines(rows: Iterable[Row], names: Sequence[str], header: bool) -> Iterator[Sequence[str]]:
@@ -206,14 +214,6 @@ def _lines(rows: Iterable[Row], names: Sequence[str], header: bool) -> Iterator[
         yield [_text(_rounded(row[name])) for name in names]
 
 
-def _join_cells(lines: Iterable[Sequence[str]], format: str) -> str:
-    if format == "tsv":
-        return join_lines(map("\t".join, lines))
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(lines)
-    return text.getvalue()
-
-
 def _choose(rows: Sequence[Row], chosen: list[str]) -> list[str]:
     """Return the names of the chosen columns, by default of all. Without rows, accept any name."""
     known = list(rows[0]) if rows else chosen
@@ -221,13 +221,6 @@ def _choose(rows: Sequence[Row], chosen: list[str]) -> list[str]:
         if name not in known:
             raise unknown("column", name, known)
     return chosen or known
-
-
-def _note_empty(rows: Sequence[Row], chosen: list[str]) -> None:
-    """Note chosen columns without a value: a table leaves them out."""
-    empty = [name for name in chosen if all(_rounded(row[name]) is None for row in rows)]
-    if rows and empty:
-        note(f"no row has a value of {', '.join(empty)}")
 
 
 def chosen_format(format: str | None) -> str:
@@ -305,7 +298,9 @@ def _table(columns: Sequence[Column], header: bool, is_for_people: bool) -> str:
     if _fits(text, width) and (has_one_row or not is_for_people):
         return text
     if has_one_row:
-        return _list(columns, width)
+        titles = Column("", "", [column.title for column in columns], is_numeric=False)
+        values = Column("", "", [column.cells[0] for column in columns], is_numeric=False)
+        return _grid([titles, values], width, header=False)
     shared, others = _split_shared(columns)
     text = _grid(others, UNLIMITED, header)
     narrow = [column._replace(name=column.title.replace(" ", "\n"), unit="") for column in others]
@@ -321,13 +316,6 @@ def _table(columns: Sequence[Column], header: bool, is_for_people: bool) -> str:
 
 def _fits(text: str, width: int) -> bool:
     return max(map(cell_len, text.splitlines())) <= width
-
-
-def _list(columns: Sequence[Column], width: int) -> str:
-    """Return a single row as a list of titles and values."""
-    titles = Column("", "", [column.title for column in columns], is_numeric=False)
-    values = Column("", "", [column.cells[0] for column in columns], is_numeric=False)
-    return _grid([titles, values], width, header=False)
 
 
 def _split_shared(columns: Sequence[Column]) -> tuple[list[Column], list[Column]]:

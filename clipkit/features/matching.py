@@ -166,12 +166,11 @@ def _join(file: FeatureFile, names: Sequence[str]) -> Split:
             )
         part_of |= dict.fromkeys(split.ids, name)
         parts += [name] * len(split)
-    features: Any = [split.features for split in splits]
-    if all(isinstance(of_split, np.ndarray) for of_split in features):
-        features = np.concatenate(features)
+    matrices: list[Any] = [split.features for split in splits]
+    if all(isinstance(matrix, np.ndarray) for matrix in matrices):
+        joined = Split(np.concatenate(matrices), parts=parts)
     else:
-        features = BlockMatrix.join(features)
-    joined = Split(features, parts=parts)
+        joined = Split(BlockMatrix.join(matrices), parts=parts)
     joined.ids = [row_id for split in splits for row_id in split.ids]
     labels = [split.labels for split in splits if split.labels is not None]
     if len(labels) == len(splits):

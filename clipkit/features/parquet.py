@@ -137,12 +137,7 @@ def read_table(
         rows_of = _rows_of_splits(columns, len(features), name)
     for prefix, rows in rows_of.items():
         arrays[f"{prefix}features"] = features[rows]
-        for column, values in columns.items():
-            key = known[column][1]
-            of_rows = np.asarray(values, object)[rows].tolist()
-            has_values = of_rows.count(None) < len(of_rows)
-            if key and has_values:
-                arrays.setdefault(f"{prefix}{key}", of_rows)
+        arrays |= _arrays_of_rows(columns, known, prefix, rows)
     metadata = schema.metadata or {}
     if METADATA.encode() in metadata:
         arrays.pop(IMAGE, None)  # the thumbnails of an export, which no feature file holds
@@ -150,6 +145,20 @@ def read_table(
     else:
         label = declared_features(metadata).get(source_of.get("label", ""), {})
         arrays |= _class_names(columns, label.get("names"), name)
+    return arrays
+
+
+def _arrays_of_rows(
+    columns: Mapping[str, list[Any]], known: Mapping[str, tuple[type, str]], prefix: str, rows: Any
+) -> dict[str, list[Any]]:
+    """Return the arrays of some rows; a column without values there is left out."""
+    arrays: dict[str, list[Any]] = {}
+    for column, values in columns.items():
+        key = known[column][1]
+        of_rows = np.asarray(values, object)[rows].tolist()
+        has_values = of_rows.count(None) < len(of_rows)
+        if key and has_values:
+            arrays.setdefault(f"{prefix}{key}", of_rows)
     return arrays
 
 

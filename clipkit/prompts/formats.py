@@ -274,7 +274,9 @@ def parse_table(
     chosen = _choose_column(header, column and _column_name(column), name)
     class_column = next((name for name in CLASS_COLUMNS if name in header), chosen)
     at, class_at = header.index(chosen), header.index(class_column)
-    _note_images(header, column, name)
+    if column is None and IMAGE in header and not set(PROMPT_COLUMNS).isdisjoint(header):
+        # it is probably a table of captions
+        console.note(f"{name}: its images are ignored; --captions {name} embeds captions of images")
     collected = _Collected(name)
     texts, lines, blank = [], [], 0
     for line, cells in table.lines:
@@ -292,12 +294,6 @@ def parse_table(
         collected.blank = blank
         return collected.classes(DEFAULT_TEMPLATE if chosen == WORDING else COMPLETE)
     return from_lines(name, texts, lines, blank)
-
-
-def _note_images(header: list[str], column: str | None, name: str) -> None:
-    """Note that a table is probably one of captions, whose images are not read."""
-    if column is None and IMAGE in header and not set(PROMPT_COLUMNS).isdisjoint(header):
-        console.note(f"{name}: its images are ignored; --captions {name} embeds captions of images")
 
 
 def has_known_header(data: bytes) -> bool:
