@@ -280,8 +280,8 @@ def write(output: str | Path, file: FeatureFile, *, force: bool = False) -> str:
         except WriteError as error:
             where = f"to {temporary.parent}" if goes_to_stream(str(output)) else output
             raise WriteError(f"cannot write {where}: {error.message}", error.hint) from error
-        # a file that breaks a rule is not published: nobody could read it later; features were
-        # checked while they were written
+        # read it back as a reader will, before it is published: nobody could read it later; its
+        # features were checked while they were written
         with (
             keep_open(temporary) as written,
             contextlib.closing(CheckedFile(written, file.display_name)) as checked,
