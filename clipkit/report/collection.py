@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -120,7 +120,8 @@ def of_files(
     reported = files.reported()
     reasons = files.reasons()
     if not reported:
-        raise _nothing_to_report(paths, reasons)
+        got = "; ".join(reasons) or f"no .h5 file in {', '.join(map(str, paths))}"
+        raise ClipkitError(f"expected files that can be reported, got none: {got}")
     for reason in reasons:
         console.warn(f"left out {reason}")
     blocks = sections.blocks + _pictures(paths)
@@ -130,11 +131,20 @@ def of_files(
         blocks = figure_blocks + blocks
     lead = _lead(reported)
     title = escape(results.sources_label([*reported.values()]))
-    of_results, others = _split_by_kind(reported)
+    of_results = {}
+    others = []
+    for name, file in reported.items():
+        if file.kind in RESULTS:
+            of_results[name] = file
+        else:
+            others.append(file)
+    what_was_run = f"{title}: {count(len(of_results), 'result')}"
+    if others:
+        what_was_run += f" and {count(len(others), 'feature file')}"
     facts = [
         *_facts(sections, reported, lead),
         *published,
-        _count(title, len(of_results), len(others)),
+        Fact("What was run", what_was_run),
     ]
     return Page(
         title,
@@ -189,13 +199,30 @@ class _Files:
         control_of = _named_controls(controls)
         self._reported = list(path_of)
         self._controls = list(control_of)
-        self.by_name, self.left_out = _read_all(path_of | control_of, stack)
+        self.by_name: dict[str, FeatureFile] = {}
+        self.left_out: dict[str, str] = {}
+        for name, path in (path_of | control_of).items():
+            try:
+                self.by_name[name] = _read(path, stack)
+            except ClipkitError as error:
+                self.left_out[name] = _reason(error, str(path))
         self._name_of = {file.digest: name for name, file in self.by_name.items()}
-        _check_are_controls(self.controls())
+        for file in self.controls():
+            if file.kind in RESULTS and not is_untrained(file):
+                model = provenance(file).model or "a model that the history does not name"
+                raise ClipkitError(
+                    f"{file.display_name}: expected a result of an untrained model, got one of "
+                    f"{model}",
+                    "embed the images with: clipkit embed --untrained 7",
+                )
         for name in control_of.keys() - path_of.keys() - self.left_out.keys():
             if self.by_name[name].kind not in RESULTS:
                 del self.by_name[name]
-        _check_hold_results(controls, control_of, self.by_name.keys() | self.left_out.keys())
+        known = self.by_name.keys() | self.left_out.keys()
+        for path in controls:
+            members = [name for name, file in control_of.items() if path in (file, file.parent)]
+            if known.isdisjoint(members):
+                raise ClipkitError(f"{path}: expected results of an untrained control, got none")
 
     def leave_out(self, reasons: Mapping[str, str]) -> None:
         """Leave out files by their names, for the given reasons."""
@@ -223,20 +250,6 @@ class _Files:
         return origins
 
 
-def _split_by_kind(
-    files: Mapping[str, FeatureFile],
-) -> tuple[dict[str, FeatureFile], list[FeatureFile]]:
-    """Return the results by their names, and the other files."""
-    of_results = {}
-    others = []
-    for name, file in files.items():
-        if file.kind in RESULTS:
-            of_results[name] = file
-        else:
-            others.append(file)
-    return of_results, others
-
-
 def _list_files(paths: Iterable[Path]) -> list[Path]:
     """Return the given files, and the feature files in the given folders."""
     files: list[Path] = []
@@ -257,43 +270,6 @@ def _pictures(paths: Iterable[Path]) -> list[Block]:
     if blocks:
         blocks.insert(0, Heading(2, "Pictures"))
     return blocks
-
-
-def _check_are_controls(files: Iterable[FeatureFile]) -> None:
-    """Refuse the results of trained models as controls."""
-    for file in files:
-        if file.kind in RESULTS and not is_untrained(file):
-            model = provenance(file).model or "a model that the history does not name"
-            raise ClipkitError(
-                f"{file.display_name}: expected a result of an untrained model, got one of {model}",
-                "embed the images with: clipkit embed --untrained 7",
-            )
-
-
-def _check_hold_results(
-    paths: Iterable[Path], control_of: Mapping[str, Path], known: Container[str]
-) -> None:
-    """Refuse files and folders of controls with no result among the names in `known`."""
-    for path in paths:
-        members = [name for name, file in control_of.items() if path in (file, file.parent)]
-        if not any(name in known for name in members):
-            raise ClipkitError(f"{path}: expected results of an untrained control, got none")
-
-
-def _nothing_to_report(paths: Iterable[Path], reasons: Sequence[str]) -> ClipkitError:
-    """Return the error for files that are all left out, or folders without any."""
-    got = "; ".join(reasons)
-    if not reasons:
-        got = f"no .h5 file in {', '.join(map(str, paths))}"
-    return ClipkitError(f"expected files that can be reported, got none: {got}")
-
-
-def _count(title: str, of_results: int, others: int) -> Fact:
-    """Return what was run: the title with the number of results and of other files."""
-    text = f"{title}: {count(of_results, 'result')}"
-    if others:
-        text += f" and {count(others, 'feature file')}"
-    return Fact("What was run", text)
 
 
 def _reason(error: ClipkitError, file: str) -> str:
@@ -333,20 +309,6 @@ def _named_controls(paths: Sequence[Path]) -> dict[str, Path]:
     return dict(zip(distinct_names(names), files, strict=True))
 
 
-def _read_all(
-    path_of: Mapping[str, Path], stack: contextlib.ExitStack | None
-) -> tuple[dict[str, FeatureFile], dict[str, str]]:
-    """Read files by their names; return them, and the reasons why others cannot be read."""
-    files: dict[str, FeatureFile] = {}
-    left_out: dict[str, str] = {}
-    for name, path in path_of.items():
-        try:
-            files[name] = _read(path, stack)
-        except ClipkitError as error:
-            left_out[name] = _reason(error, str(path))
-    return files, left_out
-
-
 def _read(path: Path, stack: contextlib.ExitStack | None) -> FeatureFile:
     """Read a result into memory, and other files without their features, kept open by a stack."""
     with contextlib.ExitStack() as opened:
@@ -364,39 +326,42 @@ class _Sections:
 
     def __init__(self, files: Mapping[str, FeatureFile]) -> None:
         self.left_out: dict[str, str] = {}
-        self._scored: list[Scored] = []
-        self._others: dict[_Source, dict[str, FeatureFile]] = {}  # results by their names
-        self._feature_files: dict[str, FeatureFile] = {}
+        scored: list[Scored] = []
+        others: dict[_Source, dict[str, FeatureFile]] = {}  # results by their names
+        feature_files: dict[str, FeatureFile] = {}
         for name, file in files.items():
             try:
-                self._add(name, file)
+                if file.kind not in RESULTS:
+                    feature_files[name] = file
+                elif results.holds_classes(file) and not _is_unlabelled(file):
+                    scored.append(Scored.read(name, file))
+                elif file.runs or results.holds_classes(file):
+                    others.setdefault(_source(file), {})[name] = file
+                else:
+                    raise ClipkitError("expected runs, got none")
             except ClipkitError as error:
                 self._leave_out(name, file, error)
-        groups = group_by_images(self._scored)
+        groups = group_by_images(scored)
         self.facts = sum_up(groups)
         self.blocks: list[Block] = []
         for group in groups:
             self.blocks += group.section()
-        for source, results_of in self._others.items():
+        for source, results_of in others.items():
             self.blocks += self._section(source, results_of)
-        if self._feature_files:
-            self.blocks += [Heading(2, "Feature files"), _feature_table(self._feature_files)]
-
-    def _add(self, name: str, file: FeatureFile) -> None:
-        """Put a file into the table that it belongs to."""
-        if file.kind not in RESULTS:
-            self._feature_files[name] = file
-        elif results.holds_classes(file) and not _is_unlabelled(file):
-            self._scored.append(Scored.read(name, file))
-        elif file.runs or results.holds_classes(file):
-            self._others.setdefault(_source(file), {})[name] = file
-        else:
-            raise ClipkitError("expected runs, got none")
+        if feature_files:
+            self.blocks += [Heading(2, "Feature files"), _feature_table(feature_files)]
 
     def _section(self, source: _Source, files: dict[str, FeatureFile]) -> list[Block]:
         """Return the tables of results of a command on the same images, below a heading."""
+        blocks: list[Block] = []
         if source.command in ("attributes", "variance"):
-            blocks = self._recognised_tables(source.command, files)
+            for name, file in files.items():
+                try:
+                    table = _recognised_table(source.command, name, file)
+                except ClipkitError as error:
+                    self._leave_out(name, file, error)
+                else:
+                    blocks += [Heading(3, escape(name)), *table]
         elif any(map(_is_unlabelled, files.values())):
             blocks = _unlabelled_table(files)
         else:
@@ -405,18 +370,6 @@ class _Sections:
             return []
         caveats = map(escape, results.caveat_notes(files))
         return [Heading(2, escape(source.heading)), *blocks, *caveats]
-
-    def _recognised_tables(self, command: str, files: dict[str, FeatureFile]) -> list[Block]:
-        """Return a table of each result of `attributes` or `variance`, below its name."""
-        blocks: list[Block] = []
-        for name, file in files.items():
-            try:
-                table = _recognised_table(command, name, file)
-            except ClipkitError as error:
-                self._leave_out(name, file, error)
-            else:
-                blocks += [Heading(3, escape(name)), *table]
-        return blocks
 
     def _leave_out(self, name: str, file: FeatureFile, error: ClipkitError) -> None:
         self.left_out[name] = _reason(error, file.display_name)
