@@ -99,16 +99,6 @@ class Table:
         shown = [n for n, texts in enumerate(columns) if any(texts)]
         if len(self.rows) < 2 or not self.has_header:
             return self._select(shown)
-        keys, shared = self._split_keys(shown, columns)
-        label = [keys[place] for place in _choose_label([columns[n] for n in keys])]
-        rest = self._select([n for n in shown if n not in shared and n not in label])
-        below = ", ".join(_fact(self.header[n], columns[n][0]) for n in shared)
-        return replace(rest._with_label(self, label), shared=below)
-
-    def _split_keys(
-        self, shown: Sequence[int], columns: Sequence[Sequence[str]]
-    ) -> tuple[list[int], list[int]]:
-        """Return the keys that tell rows apart, and those with one text in all rows."""
         of_keys = max(self.key_columns, self.text_columns)
         keys, shared = [], []
         for n in shown:
@@ -120,7 +110,20 @@ class Table:
                 keys.append(n)
         if not keys:  # the rows are about the same
             keys, shared = shared[:1], shared[1:]
-        return keys, shared
+        label = [keys[place] for place in _choose_label([columns[n] for n in keys])]
+        rest = self._select([n for n in shown if n not in shared and n not in label])
+        below = ", ".join(_fact(self.header[n], columns[n][0]) for n in shared)
+        if not label:
+            return replace(rest, shared=below)
+        header = [", ".join(self.header[n] for n in label), *rest.header]
+        rows = []
+        for cells, others in zip(self.rows, rest.rows, strict=True):
+            parts = [text_of(cells[n]) for n in label]
+            if len(label) > 1:
+                parts = [self._named(n, part) for n, part in zip(label, parts, strict=True)]
+            rows.append([", ".join(filter(None, parts)), *others])
+        text_columns = rest.text_columns + 1
+        return replace(rest, header=header, rows=rows, text_columns=text_columns, shared=below)
 
     def _select(self, columns: Sequence[int]) -> Table:
         """Return a table of some columns."""
@@ -130,19 +133,6 @@ class Table:
             rows=[[row[n] for n in columns] for row in self.rows],
             text_columns=sum(n < self.text_columns for n in columns),
         )
-
-    def _with_label(self, whole: Table, label: Sequence[int]) -> Table:
-        """Put the joined columns `label` of the whole table before the columns of this one."""
-        if not label:
-            return self
-        header = [", ".join(whole.header[n] for n in label), *self.header]
-        rows = []
-        for cells, row in zip(whole.rows, self.rows, strict=True):
-            parts = [text_of(cells[n]) for n in label]
-            if len(label) > 1:
-                parts = [whole._named(n, part) for n, part in zip(label, parts, strict=True)]
-            rows.append([", ".join(filter(None, parts)), *row])
-        return replace(self, header=header, rows=rows, text_columns=self.text_columns + 1)
 
     def _named(self, column: int, text: str) -> str:
         """Return a text or, of a number, the number with its name."""
