@@ -229,7 +229,9 @@ def collect(sources: Sources, dataset: Dataset, limit: int = LIMIT, worst_class:
     """
     main = read_predictions(sources.main, sources=sources.results)
     total = len(main.ids)
-    known, data = _match(main, dataset)
+    rows, data = match_images(main.file, main.split, dataset, allow_missing=True)
+    _check_labels(main, rows, dataset, data)
+    known = main.take(rows)
     missing = _describe_missing(main, known, dataset)
     main = known
     control = choose_control(main, sources.results, sources.controls)
@@ -276,16 +278,6 @@ def collect(sources: Sources, dataset: Dataset, limit: int = LIMIT, worst_class:
         examples=[replace(album_images[row], number=None) for row in examples.tolist()],
         independent=main.independent,
     )
-
-
-def _match(
-    predictions: ImagePredictions, dataset: Dataset
-) -> tuple[ImagePredictions, ImageDataset]:
-    """Return the predictions for the images of a data set, and these images in the same order."""
-    file, split = predictions.file, predictions.split
-    known, data = match_images(file, split, dataset, allow_missing=True)
-    _check_labels(predictions, known, dataset, data)
-    return predictions.take(known), data
 
 
 def _check_labels(

@@ -172,21 +172,16 @@ def _scores(
     if _command(result) == "zeroshot":
         classes, scores, name = _softmax_scores(features, split)
     elif probe is not None:
-        classes, scores, name = _probe_scores(probe, features, split)
+        ranking = prediction.predict(probe, features, [split]).rankings[split]
+        classes = ranking.classes[:, 0]
+        scores = np.asarray(ranking.scores[:, 0], np.float64)
+        classifier = classifiers.find(probe.fitted["classifier"][0])
+        name = classifier.score_name(len(probe.fitted["classes"]))
     else:
         return unknown
     if not np.array_equal(classes, predicted):
         return unknown  # a probe keeps one of several runs, perhaps not the most accurate
     return scores, name
-
-
-def _probe_scores(
-    probe: FeatureFile, features: FeatureFile, split: str
-) -> tuple[Int64, Floats, str]:
-    """Return the classes that a probe predicts (N), their scores, and what these are."""
-    ranking = prediction.predict(probe, features, [split]).rankings[split]
-    scores = np.asarray(ranking.scores[:, 0], np.float64)
-    return ranking.classes[:, 0], scores, _score_name(probe)
 
 
 def _softmax_scores(logits: FeatureFile, split: str) -> tuple[Int64, Floats, str]:
@@ -202,11 +197,6 @@ def _softmax_scores(logits: FeatureFile, split: str) -> tuple[Int64, Floats, str
         probabilities.append(softmax(logits.as_cosines(split, scores), tau).max(axis=1))
     name = f"{SOFTMAX} at temperature {tau:.3g}"
     return np.concatenate(classes), np.concatenate(probabilities), name
-
-
-def _score_name(probe: FeatureFile) -> str:
-    classifier = classifiers.find(probe.fitted["classifier"][0])
-    return classifier.score_name(len(probe.fitted["classes"]))
 
 
 def choose_control(

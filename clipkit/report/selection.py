@@ -133,13 +133,12 @@ def _choose_logits(main: ImagePredictions, files: Sequence[FeatureFile]) -> Feat
 
 def _with_prompts(files: Iterable[FeatureFile], kind: str) -> list[FeatureFile]:
     """Return the files of a kind that hold prompts; prompts without classes come first."""
-    with_prompts = [file for file in files if file.kind == kind and _has_prompts(file)]
+    with_prompts = []
+    for file in files:
+        # directions replace what was embedded, so that texts do not stand for it
+        if file.kind == kind and not file.history.has_directions:
+            with_prompts.append(file)
     return sorted(with_prompts, key=_has_class_prompts)
-
-
-def _has_prompts(file: FeatureFile) -> bool:
-    """Whether texts stand for what was embedded, and not for directions that replace it."""
-    return not file.history.has_directions
 
 
 def _has_class_prompts(file: FeatureFile) -> bool:

@@ -135,7 +135,12 @@ def _chains(earlier: Sequence[Entry], entry: Entry) -> dict[str, Sequence[Entry]
     if entry["command"] in FIRST or not earlier:
         return {}
     if entry["command"] == "concat":
-        return _joined_chains(earlier, entry)
+        joined = {}
+        for number, count in enumerate(entry.list_of("entries"), 1):
+            if isinstance(count, int) and 0 < count <= len(earlier):
+                joined[f"file {number}"] = earlier[:count]
+                earlier = earlier[count:]
+        return joined
     roles = _roles(entry) or ["input"]
     if entry["command"] in ("logits", "retrieve", "choose") and "texts" in roles:
         start = _start_of_texts(earlier)
@@ -144,15 +149,6 @@ def _chains(earlier: Sequence[Entry], entry: Entry) -> dict[str, Sequence[Entry]
     # a prediction has the history of what was predicted
     role = "features" if "features" in roles else roles[0]
     return {role: earlier}
-
-
-def _joined_chains(earlier: Sequence[Entry], entry: Entry) -> dict[str, Sequence[Entry]]:
-    chains = {}
-    for number, count in enumerate(entry.list_of("entries"), 1):
-        if isinstance(count, int) and 0 < count <= len(earlier):
-            chains[f"file {number}"] = earlier[:count]
-            earlier = earlier[count:]
-    return chains
 
 
 def _start_of_texts(history: Sequence[Entry]) -> int:
@@ -164,11 +160,6 @@ def _start_of_texts(history: Sequence[Entry]) -> int:
         if entry["command"] == "convert":  # the last import, if nothing was embedded
             start = number
     return start
-
-
-def _features_of(model: Mapping[str, Any]) -> list[Any]:
-    """Return the architecture and the features that an entry of a history names."""
-    return [Path(str(model.get("name"))).name, *map(model.get, FEATURES)]
 
 
 def settings(file: FeatureFile) -> str:
@@ -216,7 +207,8 @@ def _shared(entry: Entry, class_names: list[str] | None) -> dict[str, Any]:
         not_shared.add("seed")
     shared = omit(entry, not_shared)
     if "model" in entry:
-        shared["model"] = _features_of(entry.model)
+        architecture = Path(str(entry.model.get("name"))).name
+        shared["model"] = [architecture, *map(entry.model.get, FEATURES)]
     if entry["command"] == "textembed":
         shared["prompts of"] = _prompt_digests(entry) or class_names
     return shared

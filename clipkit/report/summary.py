@@ -65,20 +65,16 @@ def found(
     if row is None:
         bar = Bar(accuracy, low, high, chance)
         return Fact(MAIN, f"{text} {missing}", source, bar, details=details)
-    details += f" Against {control}, {_describe_difference(row, p_name(clusters))}."
-    bar = Bar(accuracy, low, high, chance, row["acc_b"])
-    return Fact(MAIN, text, source, bar, details=details)
-
-
-def _describe_difference(row: Row, p_name: str) -> str:
-    """Return a paired difference in words, with its interval and p, which has a name."""
     p = format_p(row["p"])
     if not p.startswith("<"):
         p = f"= {p}"
-    return (
-        f"on the same images, the difference is {100 * row['difference']:+.2f} points "
-        f"({100 * row['low']:+.2f} to {100 * row['high']:+.2f}; {p_name} {p})"
+    details += (
+        f" Against {control}, on the same images, the difference is "
+        f"{100 * row['difference']:+.2f} points ({100 * row['low']:+.2f} to "
+        f"{100 * row['high']:+.2f}; {p_name(clusters)} {p})."
     )
+    bar = Bar(accuracy, low, high, chance, row["acc_b"])
+    return Fact(MAIN, text, source, bar, details=details)
 
 
 def _compare_with(controls: Sequence[Predictions], scored: Predictions) -> list[Row]:

@@ -101,8 +101,13 @@ def difference_table(
         return []
     rows = [comparison.compare_right(pair.right, pair.other, pair.clusters) for pair in pairs]
     p_values = metrics.holm([row["p"] for row in rows])
+    furthest = max(max(abs(row["low"]), abs(row["high"])) for row in rows)
+    span = (-furthest, furthest)  # the bars have one scale
     cells: list[list[Cell]] = []
-    for pair, row, difference, p in zip(pairs, rows, _differences(rows), p_values, strict=True):
+    for pair, row, p in zip(pairs, rows, p_values, strict=True):
+        interval = row["difference"], row["low"], row["high"]
+        bar = Bar(*interval, reference=0.0, span=span, reference_name="no difference")
+        difference = Number(format_points(*interval), bar)
         counts = [f"{row['only_a']}", f"{row['only_b']}"]
         cells.append([*pair.labels, difference, *counts, format_p(p)])
     header = [*label_header, "difference (points)", "only this", f"only {other}", "p"]
@@ -115,18 +120,6 @@ def difference_table(
         f"covers another draw of test images, but not {not_covered}."
     )
     return [text, Table(header, cells, len(label_header), [pair.source for pair in pairs])]
-
-
-def _differences(rows: Sequence[Row]) -> list[Number]:
-    """Return the differences with their intervals. The bars have one scale."""
-    furthest = max(max(abs(row["low"]), abs(row["high"])) for row in rows)
-    cells = []
-    for row in rows:
-        interval = row["difference"], row["low"], row["high"]
-        span = (-furthest, furthest)
-        bar = Bar(*interval, reference=0.0, span=span, reference_name="no difference")
-        cells.append(Number(format_points(*interval), bar))
-    return cells
 
 
 def attribute_table(result: FeatureFile, source: str) -> list[Block]:
@@ -177,16 +170,12 @@ def variance_table(result: FeatureFile, source: str) -> list[Block]:
         share = Number(format_percent(row["share"]), bar)
         names = ("null95", "unique", "unique_null95")
         others = [format_percent(row.get(name, math.nan)) for name in names]
-        cells.append([escape(row["attribute"]), share, *others, _control_share(row)])
+        mean, low, high = row["control_share"], row["control_low"], row["control_high"]
+        of_controls = format_percent(mean)
+        if low < high:  # there are several
+            of_controls = format_measurement(Measurement(mean, "%", low, high))
+        cells.append([escape(row["attribute"]), share, *others, of_controls])
     return [SHARES, Table(header, cells, sources=[source] * len(cells))]
-
-
-def _control_share(row: Row) -> str:
-    """Return the mean share of the controls, with its range if there are several."""
-    mean, low, high = row["control_share"], row["control_low"], row["control_high"]
-    if low < high:
-        return format_measurement(Measurement(mean, "%", low, high))
-    return format_percent(mean)
 
 
 def layer_table(files: Sequence[FeatureFile]) -> list[Block]:
