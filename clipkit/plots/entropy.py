@@ -179,19 +179,31 @@ def confidence(
 
 
 def _histograms(values: Mapping[float, Floats], quantity: _Quantity, title: str | None) -> Figure:
+    """Draw a panel per temperature. Values that are far from the bound and spread share an axis."""
     if len(values) > MAX_PANELS:
         raise UsageError(f"expected at most {MAX_PANELS} temperatures to draw, got {len(values)}")
     panels = {}
     for tau in sorted(values, reverse=True):
         panels[tau] = values[tau][np.isfinite(values[tau])]
-    far, wide = _far_and_wide(panels, quantity)
+    far = []
+    for tau, panel in panels.items():
+        if (np.abs(panel - quantity.bound) >= quantity.near).any():
+            far.append(tau)
+    span_of_far = _span([panels[tau] for tau in far], quantity.bound)
+    wide = [tau for tau in far if not _is_narrow(panels[tau], span_of_far)]
     span = _span([panels[tau] for tau in wide], quantity.bound)
 
     height = 1.75 * len(panels) - 0.25 * max(len(wide) - 1, 0) + 0.3
     fig = style.new_figure(7.0, height, title)
     axes = fig.subplots(len(panels), 1, squeeze=False)[:, 0]
     for ax, (tau, panel) in zip(axes, panels.items(), strict=True):
-        _label_panel(ax, tau, panel, quantity)
+        mean = "no finite value"
+        if len(panel):
+            mean = f"mean {quantity.mean_format.format(panel.mean())}"
+        ax.set_title(f"τ = {tau:g}", loc="left", fontweight="bold")
+        ax.set_title(mean, loc="right", color=style.VERMILLION)
+        ax.set_ylabel("images (%)")
+        style.limit_ticks(ax.yaxis, 4)
         if tau in wide:
             _histogram(ax, panel, quantity.bound, span)
         elif tau in far:
@@ -206,29 +218,6 @@ def _histograms(values: Mapping[float, Floats], quantity: _Quantity, title: str 
     ]
     style.add_legend(fig, marks, [quantity.bound_label, "mean"])
     return fig
-
-
-def _far_and_wide(
-    panels: Mapping[float, Floats], quantity: _Quantity
-) -> tuple[list[float], list[float]]:
-    """Return the temperatures with values far from the bound, and those of them that spread."""
-    far = []
-    for tau, panel in panels.items():
-        if (np.abs(panel - quantity.bound) >= quantity.near).any():
-            far.append(tau)
-    span = _span([panels[tau] for tau in far], quantity.bound)
-    return far, [tau for tau in far if not _is_narrow(panels[tau], span)]
-
-
-def _label_panel(ax: Axes, tau: float, panel: Floats, quantity: _Quantity) -> None:
-    """Write the temperature and the mean above a panel."""
-    mean = "no finite value"
-    if len(panel):
-        mean = f"mean {quantity.mean_format.format(panel.mean())}"
-    ax.set_title(f"τ = {tau:g}", loc="left", fontweight="bold")
-    ax.set_title(mean, loc="right", color=style.VERMILLION)
-    ax.set_ylabel("images (%)")
-    style.limit_ticks(ax.yaxis, 4)
 
 
 def _span(panels: Sequence[Floats], bound: float) -> tuple[float, float]:

@@ -109,12 +109,20 @@ def layers(
             x *= unit / line.depth
         x += style.dodge(number, len(lines), 0.012 * unit, room)
         handles.setdefault(line.number, _draw_points(ax, x, line.points, line.look))
-    _draw_chances(ax, curves)
+    chances = [curve.chance for curve in curves]
+    for i, chance in enumerate(chances):
+        if chances.index(chance) == i:
+            ax.axhline(100 * chance, color=_color(i, chances.count(chance)), **CHANCE)
     _draw_embeddings(ax, curves, unit)
     _set_layer_axis(ax, unit, is_share, any(line.points.embedding for line in lines))
     ax.set_ylim(-0.02 * ax.get_ylim()[1])  # so that marks near 0 are whole
     ax.set_ylabel(ylabel)
-    ax.set_title(_facts(lines), loc="left", color=style.GREY)
+    facts = "bars: 95 % intervals over images"
+    if any(line.points.seeds > 1 for line in lines):
+        facts += "; of several controls, their range"
+    if len(lines) > 1:
+        facts += "; points are set apart"
+    ax.set_title(facts, loc="left", color=style.GREY)
     labels = [_legend_label(curve, is_share) for curve in curves]
     if any(curve.trained and curve.control for curve in curves):
         labels.append("untrained control")
@@ -150,13 +158,6 @@ def _draw_points(ax: Axes, x: Floats, points: LayerPoints, look: dict[str, Any])
     (line,) = ax.plot(x, values, **look)
     ax.vlines(x, low, high, color=look["color"], linewidth=1.2, alpha=0.7)
     return line
-
-
-def _draw_chances(ax: Axes, curves: Sequence[LayerCurve]) -> None:
-    chances = [curve.chance for curve in curves]
-    for i, chance in enumerate(chances):
-        if chances.index(chance) == i:
-            ax.axhline(100 * chance, color=_color(i, chances.count(chance)), **CHANCE)
 
 
 def _draw_embeddings(ax: Axes, curves: Sequence[LayerCurve], unit: float) -> None:
@@ -214,15 +215,6 @@ def _set_layer_axis(ax: Axes, unit: float, is_share: bool, has_embedding: bool) 
         right = ticks[-1] + 0.07 * unit
     ax.set_xticks(ticks, labels)
     ax.set_xlim(-0.05 * unit, right)
-
-
-def _facts(lines: Sequence[_Line]) -> str:
-    facts = "bars: 95 % intervals over images"
-    if any(line.points.seeds > 1 for line in lines):
-        facts += "; of several controls, their range"
-    if len(lines) > 1:
-        facts += "; points are set apart"
-    return facts
 
 
 def _legend_label(curve: LayerCurve, is_share: bool) -> str:

@@ -36,14 +36,19 @@ def draw_spectra(files: Sequence[FeatureFile], split: Split = None) -> Drawn:
     """
     files, splits = _splits_of_images(files, split)
     values = spectra(files, splits)
-    sizes = {file.splits[name].features.shape for file, name in zip(files, splits, strict=False)}
     nulls = {}
-    for n, width in sorted(sizes):
-        name = f"a Gaussian sample, n {n:,}, {width} dimensions"
-        nulls[name] = similarity.gaussian_singular_values(n, width, SEED)
-    noun = "images" if splits else "prompts"
+    if splits:
+        noun = "images"
+        parts = [file.splits[name] for file, name in zip(files, splits, strict=True)]
+        row_counts = {len(part.features) for part in parts}
+        for n, width in sorted({part.features.shape for part in parts}):
+            name = f"a Gaussian sample, n {n:,}, {width} dimensions"
+            nulls[name] = similarity.gaussian_singular_values(n, width, SEED)
+    else:
+        noun = "prompts"
+        row_counts = {len(file.features) for file in files}
     ranks = {}
-    if len(_row_counts(files, splits)) == 1:
+    if len(row_counts) == 1:
         spectra_of = {**values, **nulls}.items()
         ranks = {name: similarity.effective_rank(sigma) for name, sigma in spectra_of}
     else:
@@ -54,13 +59,6 @@ def draw_spectra(files: Sequence[FeatureFile], split: Split = None) -> Drawn:
     title = f"Singular values of the {noun}' directions"
     figure = spectrum({**values, **nulls}, ranks, nulls=list(nulls), title=title)
     return figure, results.sources_label(files, splits)
-
-
-def _row_counts(files: Sequence[FeatureFile], splits: Sequence[str]) -> set[int]:
-    """Return the numbers of vectors that the spectra are of, each once."""
-    if not splits:
-        return {len(file.features) for file in files}
-    return {len(file.splits[name].features) for file, name in zip(files, splits, strict=True)}
 
 
 def _splits_of_images(

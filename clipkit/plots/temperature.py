@@ -110,7 +110,14 @@ def temperature(
     top.margins(y=0.16)
     top.set_ylim(bottom=max(top.get_ylim()[0], -2))
     style.use_plain_numbers(top.yaxis)
-    _draw_entropies(bottom, sweeps)
+    first = sweeps[0]
+    if all(_has_equal_entropy(sweep, first) for sweep in sweeps):
+        bottom.plot(first.tau, first.entropy, color="black", marker="o")
+    else:
+        for i, sweep in enumerate(sweeps):
+            bottom.plot(sweep.tau, sweep.entropy, **style.line_style(i))
+    bottom.set_ylabel("mean entropy (nats)")
+    style.use_plain_numbers(bottom.yaxis)
     if n_prompts is not None:
         _mark_maximum(bottom, n_prompts)
     _set_tau_axis(bottom, np.concatenate([sweep.tau for sweep in sweeps]))
@@ -166,17 +173,6 @@ def _legend_label(sweep: Sweep) -> str:
     label = style.sanitize_label(sweep.label, results.MAX_LABEL)
     names = [f"τ {name}" for name in sweep.names]
     return verdicts.best_label(label, names, sweep.percent / 100)
-
-
-def _draw_entropies(ax: Axes, sweeps: Sequence[Sweep]) -> None:
-    first = sweeps[0]
-    if all(_has_equal_entropy(sweep, first) for sweep in sweeps):
-        ax.plot(first.tau, first.entropy, color="black", marker="o")
-    else:
-        for i, sweep in enumerate(sweeps):
-            ax.plot(sweep.tau, sweep.entropy, **style.line_style(i))
-    ax.set_ylabel("mean entropy (nats)")
-    style.use_plain_numbers(ax.yaxis)
 
 
 def _has_equal_entropy(a: Sweep, b: Sweep) -> bool:
