@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import replace
+from typing import Annotated
 
 import typer
 
@@ -22,10 +22,6 @@ from clipkit.commands._options import (
     Precision,
     Untrained,
 )
-
-if TYPE_CHECKING:
-    from clipkit.features.model import FeatureFile
-    from clipkit.models import RunOptions
 
 
 def textembed(
@@ -143,8 +139,12 @@ def textembed(
     templates = template or []
     if layer is None and norm:
         raise UsageError("expected --layer with --norm, got none")
-    _check_classes(classes, templates, readable, root)
-    _check_captions(captions, items, split, column)
+    if classes is None and (templates or readable or root is not None):
+        raise UsageError("expected --classes with --template, --readable or --root, got none")
+    if (captions or items) and column is not None:
+        raise UsageError("expected no --column with --captions or --items", "name it caption")
+    if not captions and split is not None:
+        raise UsageError("expected --captions with --split, got none")
     models.check_name(model)
     named = inputs if prompts else inputs[:1]  # tables of captions or of items make one file
     outputs = embedding.name_outputs(named, output)
@@ -160,16 +160,37 @@ def textembed(
         ask=ask,
         as_embedding=as_embedding,
     )
-    run = _Run(model, options, normalize, truncate)
+    settings = {"normalize": normalize, "truncate": truncate}
+    # the model is loaded after the texts are read, so that errors in them appear at once
     if captions:
-        results = [run.embed_captions(captions, split)]
+        pairs = embedding.read_captions(captions, split)
+        encoder = models.load(model, tower="text", options=options)
+        results = [embedding.embed_captions(pairs, encoder, **settings)]
     elif items:
-        results = [run.embed_items(items)]
+        table = embedding.read_items(items)
+        encoder = models.load(model, tower="text", options=options)
+        results = [embedding.embed_items(table, encoder, **settings)]
     elif classes is None:
-        results = run.embed_prompts(inputs, column)
+        texts = [embedding.read_prompts(source, column) for source in inputs]
+        encoder = models.load(model, tower="text", options=options)
+        results = [embedding.embed_texts(file, encoder, **settings) for file in texts]
     else:
-        run = replace(run, follows_classes=_is_default(ctx, "model"))
-        results = [run.embed_classes(classes, root, column, templates, readable)]
+        class_names = embedding.read_class_names(classes, root, column)
+        kind = class_names.source["classes"]
+        is_keyed = any(value.lower().endswith(".json") for value in templates)
+        if column is not None and kind != "file" and not is_keyed:
+            raise UsageError(f"expected a table or .json file with --column, got {classes}")
+        ensemble = embedding.read_templates(templates, class_names.dataset) or None
+        if _is_default(ctx, "model"):
+            model, seed = embedding.choose_model(class_names.model, classes, model, untrained)
+            options = replace(options, untrained=seed)
+        class_names, options = embedding.follow_question(class_names, model, options)
+        encoder = models.load(model, tower="text", options=options)
+        results = [
+            embedding.embed_classes(
+                class_names, encoder, templates=ensemble, readable=readable, **settings
+            )
+        ]
     for name, result in zip(outputs, results, strict=True):
         features.write(name, result, force=force)
 
@@ -188,100 +209,6 @@ def _choose_inputs(
     if len(given) > 1:
         raise UsageError("expected one of PROMPTS, --classes, --captions and --items, got more")
     return given[0] if given else [files.STREAM]
-
-
-@dataclass(frozen=True)
-class _Run:
-    """The model that embeds texts, and what becomes of them.
-
-    It is loaded after the texts are read, so that errors in them appear at once.
-    """
-
-    model: str
-    options: RunOptions
-    normalize: bool
-    truncate: bool
-    follows_classes: bool = False  # whether a feature file with the classes names the model
-
-    def _load(self) -> Any:
-        from clipkit import models
-
-        return models.load(self.model, tower="text", options=self.options)
-
-    @property
-    def _settings(self) -> dict[str, bool]:
-        return {"normalize": self.normalize, "truncate": self.truncate}
-
-    def embed_captions(self, captions: list[str], split: str | None) -> FeatureFile:
-        """Embed the captions of images."""
-        from clipkit import embedding
-
-        pairs = embedding.read_captions(captions, split)
-        return embedding.embed_captions(pairs, self._load(), **self._settings)
-
-    def embed_items(self, items: list[str]) -> FeatureFile:
-        """Embed the texts of items."""
-        from clipkit import embedding
-
-        table = embedding.read_items(items)
-        return embedding.embed_items(table, self._load(), **self._settings)
-
-    def embed_prompts(self, sources: list[str], column: str | None) -> list[FeatureFile]:
-        """Embed the prompts of each file."""
-        from clipkit import embedding
-
-        texts = [embedding.read_prompts(source, column) for source in sources]
-        encoder = self._load()
-        return [embedding.embed_texts(file, encoder, **self._settings) for file in texts]
-
-    def embed_classes(
-        self,
-        classes: str,
-        root: str | None,
-        column: str | None,
-        template: list[str],
-        readable: bool,
-    ) -> FeatureFile:
-        """Embed a prompt, or an ensemble of prompts, for each class."""
-        from clipkit import embedding
-
-        class_names = embedding.read_class_names(classes, root, column)
-        _check_column(column, str(class_names.source["classes"]), classes, template)
-        templates = embedding.read_templates(template, class_names.dataset) or None
-        model, options = self.model, self.options
-        if self.follows_classes:
-            model, seed = embedding.choose_model(
-                class_names.model, classes, model, options.untrained
-            )
-            options = replace(options, untrained=seed)
-        class_names, options = embedding.follow_question(class_names, model, options)
-        encoder = replace(self, model=model, options=options)._load()
-        return embedding.embed_classes(
-            class_names, encoder, templates=templates, readable=readable, **self._settings
-        )
-
-
-def _check_classes(
-    classes: str | None, templates: list[str], readable: bool, root: str | None
-) -> None:
-    if classes is None and (templates or readable or root is not None):
-        raise UsageError("expected --classes with --template, --readable or --root, got none")
-
-
-def _check_captions(
-    captions: list[str] | None, items: list[str] | None, split: str | None, column: str | None
-) -> None:
-    if (captions or items) and column is not None:
-        raise UsageError("expected no --column with --captions or --items", "name it caption")
-    if not captions and split is not None:
-        raise UsageError("expected --captions with --split, got none")
-
-
-def _check_column(column: str | None, kind: str, classes: str, template: list[str]) -> None:
-    """Refuse the name of a column, or data set, of which there is no table and no .json file."""
-    is_keyed = any(value.lower().endswith(".json") for value in template)
-    if column is not None and kind != "file" and not is_keyed:
-        raise UsageError(f"expected a table or .json file with --column, got {classes}")
 
 
 def _is_default(ctx: typer.Context, name: str) -> bool:
