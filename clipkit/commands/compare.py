@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -78,9 +78,15 @@ def compare(
     """
     from clipkit import features
     from clipkit.analysis import comparison, score_comparison
+    from clipkit.base import console
 
-    if leaderboard:
-        _check_no_groups(table, cluster, [attribute, groups, ids])
+    if leaderboard:  # of all images
+        chooses_images = any((attribute, groups, ids))
+        if chooses_images or (table and not cluster):
+            raise UsageError(
+                "expected --leaderboard without --attribute, --groups, --list, and --table only "
+                "with --cluster"
+            )
     inputs = [a, *(b or [])]
     report.check_output(*inputs, table, groups)
     results = features.read_all(inputs, kinds=["result"])
@@ -103,7 +109,8 @@ def compare(
                 "expected --list without --table, --attribute, --groups, --cluster, --output and "
                 "options of the report"
             )
-        _list_ids(comparison.list_ids(paired, ids))
+        for row_id in comparison.list_ids(paired, ids):
+            sys.stdout.write(f"{console.escaped(row_id)}\n")
         return
     by = table
     if cluster is not None and not attribute:
@@ -113,15 +120,6 @@ def compare(
         _show_leaderboard(report, paired, result)
     else:
         report.show(result)
-
-
-def _check_no_groups(table: str | None, cluster: str | None, chosen: Sequence[str | None]) -> None:
-    """Refuse what chooses some of the images for a leaderboard, which is of all."""
-    if any(chosen) or (table and not cluster):
-        raise UsageError(
-            "expected --leaderboard without --attribute, --groups, --list, and --table only with "
-            "--cluster"
-        )
 
 
 def _show_leaderboard(report: Report, paired: PairedResults, compared: FeatureFile) -> None:
@@ -147,10 +145,3 @@ def _say_what_is_compared(
     for result, label in zip(results, runs, strict=True):
         if "chosen" in label or "recall@" in label:
             console.note(f"{result.display_name}: {label}")
-
-
-def _list_ids(ids: Iterable[str]) -> None:
-    from clipkit.base import console
-
-    for row_id in ids:
-        sys.stdout.write(f"{console.escaped(row_id)}\n")

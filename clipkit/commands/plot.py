@@ -248,36 +248,34 @@ def _argument(
 
 
 @contextlib.contextmanager
-def _makers(picture: Picture) -> Iterator[None]:
-    """Name the commands whose results a picture draws, if it gets no result."""
-    try:
-        yield
-    except InputError as error:
-        if picture.kinds == ("result",) and picture.of:
-            error.hint = f"make one with: clipkit {' or '.join(picture.of)}, with -o"
-        raise
-
-
-@contextlib.contextmanager
 def _open_inputs(picture: Picture, values: dict[str, Any]) -> Iterator[list[Any]]:
-    """Open what a picture draws: files, a data set, or both."""
+    """Open what a picture draws: files, a data set, or both.
+
+    If it is drawn of results and gets none, name the commands that make them.
+    """
     from clipkit import features
 
     inputs: list[Any] = []
     files: list[FeatureFile] = []
-    with contextlib.ExitStack() as opened, _makers(picture):
-        if picture.draws_several:
-            paths = values["file"] or ["-"]
-            files = features.read_all(paths, kinds=picture.kinds)
-            inputs.append(files)
-        elif picture.kinds:
-            source = features.open_file(
-                values["file"], kinds=picture.kinds, swapped=(values.get("dataset", [None])[0], ())
-            )
-            files = [opened.enter_context(source)]
-            inputs += files
-        for file in files:
-            picture.check(file)
-        if picture.needs_images:
-            inputs.append(values["dataset"])
-        yield inputs
+    try:
+        with contextlib.ExitStack() as opened:
+            if picture.draws_several:
+                paths = values["file"] or ["-"]
+                files = features.read_all(paths, kinds=picture.kinds)
+                inputs.append(files)
+            elif picture.kinds:
+                other = values.get("dataset", [None])[0]
+                source = features.open_file(
+                    values["file"], kinds=picture.kinds, swapped=(other, ())
+                )
+                files = [opened.enter_context(source)]
+                inputs += files
+            for file in files:
+                picture.check(file)
+            if picture.needs_images:
+                inputs.append(values["dataset"])
+            yield inputs
+    except InputError as error:
+        if picture.kinds == ("result",) and picture.of:
+            error.hint = f"make one with: clipkit {' or '.join(picture.of)}, with -o"
+        raise

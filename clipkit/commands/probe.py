@@ -120,7 +120,8 @@ def probe(
     Rows(per_class, per_image)  # refuses both
     if len(seeds) > 1 and prints_rows:
         raise UsageError(f"expected one seed to print classes or images, got {len(seeds)}")
-    _check_kept(keep, report.output)
+    if keep and report.output is None:
+        raise UsageError("expected -o FILE for --keep, got none", "name the probe: -o probe.h5")
     counts = _parse_shots(shots, repeat, seeds)
     Cs = _parse_regularization(regularization)
     draws_rows = any((val, counts, SEED in file))
@@ -152,7 +153,9 @@ def probe(
         result = dependence.count_by_cluster(result, source, clusters)
         return evaluation.Evaluation(result, rankings)
 
-    labels = _table_of_labels(table, attribute, cluster)
+    labels = table
+    if cluster is not None and not attribute:
+        labels = None  # the table has only the clusters
     evaluations = itertools.starmap(
         evaluate, open_labelled(file, seeds, labels, attribute, common=common)
     )
@@ -165,19 +168,6 @@ def probe(
         report.show_images(result, rankings, 1)
     else:
         report.show(result, per_class=per_class)
-
-
-def _check_kept(keep: bool, output: str | None) -> None:
-    """Refuse to keep a probe without a file."""
-    if keep and output is None:
-        raise UsageError("expected -o FILE for --keep, got none", "name the probe: -o probe.h5")
-
-
-def _table_of_labels(table: str | None, attribute: str | None, cluster: str | None) -> str | None:
-    """Return the table that has the labels; with --cluster alone, it has only the clusters."""
-    if cluster is not None and not attribute:
-        return None
-    return table
 
 
 def _parse_shots(shots: list[str], repeat: int, seeds: Sequence[int]) -> list[int]:

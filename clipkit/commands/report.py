@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -127,7 +126,14 @@ def report(
     from clipkit.report import as_html, as_markdown, of_files
 
     is_html = _is_html(output)
-    _check_images(output, images, {"--root": root, "--album": album})
+    if images and not is_html:
+        raise UsageError(
+            f"--images: expected an output that ends in .html, got {output}",
+            "write a page: -o report.html",
+        )
+    for name, value in (("--root", root), ("--album", album)):
+        if value is not None and not images:
+            raise UsageError(f"{name} is for --images, which is not given")
     names = _parse_names(same_as)
     if names and not expected:
         raise UsageError("--same-as is for --expected, which is not given")
@@ -151,15 +157,3 @@ def report(
         with files.atomic_write(output, force=force) as path:
             path.write_text(text, encoding="utf-8")
     return SKIPPED if page.left_out else 0
-
-
-def _check_images(output: str, images: list[str], settings: Mapping[str, object]) -> None:
-    """Refuse images for another page than HTML, and settings of images without them."""
-    if images and not _is_html(output):
-        raise UsageError(
-            f"--images: expected an output that ends in .html, got {output}",
-            "write a page: -o report.html",
-        )
-    for name, value in settings.items():
-        if value is not None and not images:
-            raise UsageError(f"{name} is for --images, which is not given")
