@@ -312,7 +312,7 @@ def _count_verdicts(rows: Sequence[_Row]) -> str:
 
 
 def _row(figure: Figure, trained: Sequence[_Described], controls: Sequence[_Described]) -> _Row:
-    """Set a figure beside the run that it selects, if there is one."""
+    """Set a figure beside the run that it selects, if there is one, and the run's controls."""
     row = _Row(figure, {"result": escape(figure.title), "source": escape(figure.source)})
     if figure.digits:
         row.cells["published"] = figure.published
@@ -323,38 +323,34 @@ def _row(figure: Figure, trained: Sequence[_Described], controls: Sequence[_Desc
         row.cells["measured"] = NOT_MEASURED
         if row.absent:
             row.cells["measured"] = escape(f"{NOT_MEASURED}: no {row.absent}")
-    elif len({run.row[figure.column] for run in runs}) > 1:
+        return row
+    if len({run.row[figure.column] for run in runs}) > 1:
         names = ", ".join(dict.fromkeys(run.name for run in runs))
         row.cells["measured"] = escape(f"several fit: {names}")
-    else:
-        row.source = runs[0].name
-        row.cells |= _measured_cells(figure, runs[0], _select(figure, controls))
-        measured = _measure(figure, runs[0])
-        row.width = measured.high - measured.low if figure.unit == "%" else math.nan
-    return row
-
-
-def _measured_cells(figure: Figure, run: _Run, controls: Iterable[_Run]) -> dict[str, Cell]:
-    """Return the cells of a run, of the controls on its images, and of the verdict."""
-    controls = [control for control in controls if control.images == run.images]
-    of_controls = [_measure(figure, control) for control in controls]
+        return row
+    run = runs[0]
+    row.source = run.name
     measured = _measure(figure, run)
-    cells: dict[str, Cell] = {
-        "measured": format_measurement(measured),
-        CONTROL: format_measurements(of_controls) or NOT_MEASURED,
-    }
+    of_controls = []
+    for control in _select(figure, controls):
+        if control.images == run.images:
+            of_controls.append(_measure(figure, control))
+    text = format_measurement(measured)
+    row.cells["measured"] = text
+    row.cells[CONTROL] = format_measurements(of_controls) or NOT_MEASURED
     if figure.unit == "%":
         bar = Bar(measured.value, measured.low, measured.high, control=highest(of_controls))
-        cells["measured"] = Number(format_measurement(measured), bar)
+        row.cells["measured"] = Number(text, bar)
+        row.width = measured.high - measured.low
     if not figure.digits:
-        return cells
+        return row
     reason = figure.reason or _reservation(figure, run)
     if reason:
-        cells[VERDICT] = escape(f"not comparable: {reason}")
-    else:
-        cells[VERDICT] = "yes" if _is_within(figure, measured) else "no"
-        cells["difference"] = format_difference(measured, figure.value)
-    return cells
+        row.cells[VERDICT] = escape(f"not comparable: {reason}")
+        return row
+    row.cells[VERDICT] = "yes" if _is_within(figure, measured) else "no"
+    row.cells["difference"] = format_difference(measured, figure.value)
+    return row
 
 
 def _measure(figure: Figure, run: _Run) -> Measurement:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import compress
+from operator import itemgetter
 
 import numpy as np
 
@@ -284,7 +285,7 @@ class SameImages:
                 continue
             groups = scored.draws()[:MOST_RUNS]
             rows = [self._run_cells(scored, numbers) for numbers in groups]
-            if len({tuple(row[name] for name in SETTING_COLUMNS) for row in rows}) < len(rows):
+            if len(set(map(itemgetter(*SETTING_COLUMNS), rows))) < len(rows):
                 for numbers, row in zip(groups, rows, strict=True):
                     row["run"] = f"{numbers[0]}"
             blocks.append(Heading(3, f"{escape(scored.name)}: {count(len(scored.runs), 'run')}"))

@@ -54,7 +54,9 @@ def found(
     chance = results.chance(scored.labels)
     rows = _compare_with(controls, scored)
     row = min(rows, key=lambda row: row["difference"], default=None)  # the most accurate control
-    control = CONTROL if len(rows) < 2 else f"the most accurate of {len(rows)} untrained controls"
+    control = CONTROL
+    if len(rows) > 1:
+        control = f"the most accurate of {len(rows)} untrained controls"
     claims = verdicts.accuracy_claims(means, right, chance, row, control, tried, clusters)
     relations = verdicts.relations(claims, 2).replace(" %", "\N{NO-BREAK SPACE}%")
     text = f"{text}: {relations}."
