@@ -99,7 +99,9 @@ def layers(
     fig, ax = style.new_axes(7.0, 4.0, title)
     depths = {curve.depth for curve in curves}
     is_share = len(depths) > 1
-    unit = 100 if is_share else max(depths)
+    unit = max(depths)
+    if is_share:
+        unit = 100
     room = 0.3 * unit / max(depths)
     lines = _lines(curves)
     handles: dict[int, Artist] = {}

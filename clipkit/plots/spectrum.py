@@ -39,9 +39,10 @@ def draw_spectra(files: Sequence[FeatureFile], split: Split = None) -> Drawn:
     nulls = {}
     if splits:
         noun = "images"
-        parts = [file.splits[name] for file, name in zip(files, splits, strict=True)]
-        row_counts = {len(part.features) for part in parts}
-        for n, width in sorted({part.features.shape for part in parts}):
+        pairs = zip(files, splits, strict=True)
+        sizes = {file.splits[name].features.shape for file, name in pairs}
+        row_counts = {n for n, _ in sizes}
+        for n, width in sorted(sizes):
             name = f"a Gaussian sample, n {n:,}, {width} dimensions"
             nulls[name] = similarity.gaussian_singular_values(n, width, SEED)
     else:
