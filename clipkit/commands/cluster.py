@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 from clipkit.base.options import option, split_option
@@ -43,20 +43,11 @@ def cluster(
     """
     seeds = parse_seeds(seed)
     report.check_output(file, table, seeds=seeds)
-    report.show_seeds(seeds, _results(file, seeds, table, attribute, split, k, common))
 
+    def cluster_each() -> Iterator[FeatureFile]:
+        for number, source in open_labelled(file, seeds, table, attribute, common=common):
+            from clipkit.analysis import clustering  # loads scikit-learn, once the input is read
 
-def _results(
-    file: str,
-    seeds: Sequence[int],
-    table: str | None,
-    attribute: str | None,
-    split: list[str] | None,
-    k: list[int] | None,
-    common: bool,
-) -> Iterator[FeatureFile]:
-    """Yield the result of each seed."""
-    for seed, source in open_labelled(file, seeds, table, attribute, common=common):
-        from clipkit.analysis import clustering  # loads scikit-learn, once the input can be used
+            yield clustering.cluster(source, split, k, number)
 
-        yield clustering.cluster(source, split, k, seed)
+    report.show_seeds(seeds, cluster_each())

@@ -233,7 +233,13 @@ def embed(
     options.check()
     if choices is not None and ask is None:
         raise UsageError("expected --ask with --choices, got none")
-    _check_engine(engine, replicas, part)
+    if engine == "local" and replicas is not None:
+        raise UsageError("expected --engine ray with --replicas, got --engine local")
+    if engine == "ray" and part is not None:
+        raise UsageError(
+            "expected --part or --engine ray, got both",
+            "Ray shares the shards among its replicas: leave --part out",
+        )
     if engine == "local":  # the machines of a cluster may have folders that this one lacks
         models.check_name(model)
     _check_outputs(output, options, force, dataset, share)
@@ -275,17 +281,6 @@ def embed(
         text += f", {count - len(skipped)} embedded; the file lists them"
     console.warn(text)
     return SKIPPED
-
-
-def _check_engine(engine: str, replicas: int | None, part: str | None) -> None:
-    """Refuse options that need the other engine."""
-    if engine == "local" and replicas is not None:
-        raise UsageError("expected --engine ray with --replicas, got --engine local")
-    if engine == "ray" and part is not None:
-        raise UsageError(
-            "expected --part or --engine ray, got both",
-            "Ray shares the shards among its replicas: leave --part out",
-        )
 
 
 def _check_outputs(

@@ -133,9 +133,16 @@ def textembed(
     Example: clipkit textembed --classes cifar100 --template "a photo of a {}" -o classes.h5
     """
     from clipkit import embedding, features, models
+    from clipkit.base import files
     from clipkit.features import endings
 
-    inputs = _choose_inputs(prompts, classes, captions, items)
+    kinds = [prompts, classes and [classes], captions, items]
+    given = [names for names in kinds if names]
+    if len(given) > 1:
+        raise UsageError("expected one of PROMPTS, --classes, --captions and --items, got more")
+    inputs = [files.STREAM]
+    if given:
+        inputs = given[0]
     templates = template or []
     if layer is None and norm:
         raise UsageError("expected --layer with --norm, got none")
@@ -193,22 +200,6 @@ def textembed(
         ]
     for name, result in zip(outputs, results, strict=True):
         features.write(name, result, force=force)
-
-
-def _choose_inputs(
-    prompts: list[str] | None,
-    classes: str | None,
-    captions: list[str] | None,
-    items: list[str] | None,
-) -> list[str]:
-    """Return the names of what is embedded: of one kind, by default standard input."""
-    from clipkit.base import files
-
-    kinds = [prompts, classes and [classes], captions, items]
-    given = [names for names in kinds if names]
-    if len(given) > 1:
-        raise UsageError("expected one of PROMPTS, --classes, --captions and --items, got more")
-    return given[0] if given else [files.STREAM]
 
 
 def _is_default(ctx: typer.Context, name: str) -> bool:
