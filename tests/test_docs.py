@@ -6,6 +6,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from shell import shell
@@ -39,7 +40,7 @@ OUTPUT = re.compile(r"(?:-o|>) ([\w.-]+)")
 FILE = re.compile(r"[\w-]+\.\w+")
 VARIABLE = re.compile(r"(export )?[A-Z_]+=")
 RULE = re.compile("─+|-{3,}")  # of a table, as long as its widest numbers
-# With the libraries that made the pages, outputs are compared exactly, on every processor.
+# With the libraries that made the pages, numbers are compared, too, on every processor.
 IS_EXACT = examples.versions() == examples.VERSIONS.read_text()
 
 
@@ -100,10 +101,19 @@ def print_what_is_shown(shown, folder, programs):
 
 
 def same(command, shown, printed):
-    """Equal; with other libraries than the page's, equal but for numbers and digests."""
-    if not IS_EXACT:
-        shown, printed = mask(shown), mask(printed)
-    assert shown == printed, f"{command}: make docs brings the page up to date"
+    """Equal; with other libraries than the page's, equal but for numbers and digests.
+
+    A row that lies on the margin of a classifier may fall on either side, by the last bits of a
+    product: an accuracy then moves by a row.
+    """
+    message = f"{command}: make docs brings the page up to date"
+    assert mask(shown) == mask(printed), message
+    if shown != printed and IS_EXACT:
+        assert DIGEST.findall(shown) == DIGEST.findall(printed), message
+        pairs = zip(NUMBER.findall(shown), NUMBER.findall(printed), strict=True)
+        different = [pair for pair in pairs if pair[0] != pair[1]]
+        numbers = np.array(different, float)
+        np.testing.assert_allclose(*numbers.T, rtol=0.01, atol=0.002, err_msg=message)
 
 
 def mask(text):
