@@ -24,7 +24,6 @@ from typer.testing import CliRunner
 from clipkit import analysis, cli, features
 from clipkit.analysis import probes
 from clipkit.base import console, tables
-from clipkit.commands import _options
 from clipkit.commands._command import EVERYWHERE
 from clipkit.models import hub
 
@@ -179,7 +178,7 @@ def test_an_option_takes_the_same_kind_of_value_in_all_commands():
     for command, entry in commands():
         for parameter in entry.params:
             name = parameter.opts[0]
-            is_own = (command, name) in {("report", "--untrained"), ("embed", "--at")}
+            is_own = (command, name) == ("embed", "--at")
             if name.startswith("-") and not parameter.hidden and not is_own:
                 kind = "" if parameter.is_flag else parameter.metavar or "N"
                 kinds.setdefault(name, set()).add(re.split(r"[|,[]", kind)[0])
@@ -197,14 +196,6 @@ def test_a_function_has_the_default_seed_of_the_commands():
                     parameter = inspect.signature(value).parameters.get("seed")
                     seeds.add(parameter and parameter.default)
     assert seeds == {42, inspect.Parameter.empty, None}
-
-
-def test_an_earlier_name_stands_for_an_option_that_its_command_has():
-    entries = dict(commands())
-    for command, names in _options.EARLIER_NAMES.items():
-        options = {name for parameter in entries[command].params for name in parameter.opts}
-        assert set(names.values()) <= options
-        assert not options.intersection(names), command
 
 
 def complete(line: str, folder: Path, shell: str = "bash", **variables: str) -> list[str]:

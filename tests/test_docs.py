@@ -14,7 +14,6 @@ from typer.main import get_command
 
 from clipkit.base.version import __version__
 from clipkit.cli import COMMANDS, app
-from clipkit.commands._options import EARLIER_NAMES
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "docs"))
@@ -188,15 +187,6 @@ def test_make_knows_every_line_that_a_page_gives_it(tmp_path):
         dry = line.replace("make ", f"unset MAKEFLAGS MAKELEVEL; make -n RESULTS={tmp_path} ", 1)
         run = shell(dry, ROOT)
         assert run.returncode == 0, f"{line}\n{run.stderr}"
-
-
-@pytest.mark.parametrize("page", PAGES, ids=name)
-def test_no_command_line_uses_an_earlier_name_of_an_option(page):
-    text = re.sub(r"\\\n\s*", " ", page.read_text())
-    for command, words in re.findall(r"\bclipkit (\w+)\b([^|`\n]*)", text):
-        earlier = EARLIER_NAMES.get(command, {})
-        used = [word for word in re.split("[ =]", words) if word in earlier]
-        assert not used, f"clipkit {command}{words}"
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -338,27 +338,3 @@ def test_rows_that_shapes_does_not_have_are_refused(tmp_path):
         history = [{"command": "embed", "dataset": {"name": name}}]
         source = write_feature_file(tmp_path / f"{name}.h5", attributes={"history": history})
         assert message in fails("relabel", source, *words)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize(
-    ("earlier", "now"),
-    [
-        (
-            "split IMG --from test --val 0.4 --group-column=size --attributes TABLE",
-            "split IMG --from test --val 0.4 --attribute size --table TABLE",
-        ),
-        (
-            "embed digits -m tiny --limit 4 --classes 2 --projection none",
-            "embed digits -m tiny --limit 4 --max-classes=2 --no-projection",
-        ),
-    ],
-)
-def test_earlier_names_of_options_still_work(tmp_path, earlier, now):
-    names = {"IMG": saved(tmp_path), "TABLE": table(tmp_path)}
-    digests = set()
-    for line in (earlier, now):
-        words = [names.get(word, word) for word in line.split()]
-        ok(*words, "-o", tmp_path / "out.h5", "-f")
-        digests.add(read(tmp_path / "out.h5").digest)
-    assert len(digests) == 1

@@ -283,7 +283,7 @@ def test_the_table_of_the_thesis_is_well_formed():
 def test_a_control_has_a_column(tmp_path):
     folder = write_results(tmp_path / "a")
     control = write_results(tmp_path / "b", model={"untrained": 3, "digest": "sha256:34"})
-    found = tables(ok("report", folder, "--untrained", control).stdout)
+    found = tables(ok("report", folder, "--control", control).stdout)
     row = found["img.svm.h5"]
     assert row["untrained control (%)"] == row["accuracy (%)"]
     found = tables(ok("report", folder).stdout)

@@ -41,8 +41,9 @@ def test_it_says_the_outline_and_never_the_pattern(tmp_path):
     assert logits.version == 3
     said = np.asarray(logits.splits["test"].features).argmax(axis=1)
     assert (said < len(OUTLINES)).all()
-    options = ("--table", "shapes", "--random", 0, "--eval-split", "test", "--fit-split", "test")
-    found = rows(ok("attributes", image, words, *options).stdout)
+    options = ("--table", "shapes", "--random-sets", 0)
+    splits = ("--eval-split", "test", "--fit-split", "test")
+    found = rows(ok("attributes", image, words, *options, *splits).stdout)
     of_attribute = {row["attribute"]: row for row in found}
     assert float(of_attribute["outline"]["zeroshot"]) > 0.85
     assert float(of_attribute["pattern"]["zeroshot"]) < 0.4

@@ -1,4 +1,4 @@
-"""What all commands share: how help looks, options behind the command, earlier option names."""
+"""What all commands share: how help looks, and options behind the command."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from clipkit.base import console
 from clipkit.base.errors import ClipkitError, InputError, UsageError
 from clipkit.base.options import Option
 from clipkit.commands import _completion as completion
-from clipkit.commands._options import options_with_value, replace_earlier_names
+from clipkit.commands._options import options_with_value
 
 EVERYWHERE = ("quiet", "verbose", "debug")  # options that a command also accepts behind it
 EXAMPLE = re.compile(r"(?<=^Example: )\S.*(?:\n.+)*", re.MULTILINE)  # the command line
@@ -150,16 +150,15 @@ class CommandGroup(TyperGroup):
 
 
 class ClipkitCommand(TyperCommand):
-    """A command that also accepts `EVERYWHERE`, and earlier names of its options."""
+    """A command that also accepts `EVERYWHERE`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Replace the earlier names of options."""
-        words = replace_earlier_names(_path_of(ctx), args)
-        count = sum(word.partition("=")[0] == "--attribute" for word in words)
+        """Refuse what the command does not take, with what to type."""
+        count = sum(word.partition("=")[0] == "--attribute" for word in args)
         if count > 1 and not any("--attribute" in one.opts and one.multiple for one in self.params):
             raise UsageError(f"expected one --attribute, got {count}", "A*B combines two")
         ctx.allow_extra_args = True  # they are refused below, with what to type
-        rest = super().parse_args(ctx, words)
+        rest = super().parse_args(ctx, args)
         if ctx.args and not ctx.resilient_parsing:
             self._refuse_extra(ctx)
         return rest

@@ -43,22 +43,6 @@ MAX_COUNT = 2**31 - 1
 MOST_MEANS = 20  # lines that state a mean over seeds
 LAYERS = re.compile(r"(?P<layer>-?[0-9]{1,4})|(?P<first>[0-9]{1,4})-(?P<last>[0-9]{1,4})")
 WHOLE_NUMBER = re.compile("[0-9]{1,10}")
-# Command -> earlier names of its options, which still work
-EARLIER_NAMES = {
-    "embed": {"--classes": "--max-classes", "--projection none": "--no-projection"},
-    "attributes": {
-        "--attributes": "--table",
-        "--column": "--attribute",
-        "--random": "--random-sets",
-    },
-    "variance": {"--attributes": "--table", "--column": "--attribute"},
-    "convert": {"--table": "--runs"},
-    "compare": {"--by": "--table", "--column": "--attribute"},
-    "relabel": {"--column": "--attribute"},
-    "split": {"--attributes": "--table", "--group-column": "--attribute"},
-    "report": {"--untrained": "--control"},
-    "plot nearest": {"--images": "--count"},
-}
 
 
 def check_output(ctx: typer.Context, output: str | None) -> str | None:
@@ -101,25 +85,6 @@ def option_table(app: Any) -> dict[str, dict[str, Option]]:
         command = getattr(importlib.import_module(f"clipkit.commands.{name}"), name)
         table[name] = {} if isinstance(command, typer.Typer) else options_of(expand_groups(command))
     return table
-
-
-def replace_earlier_names(command_path: str, words: list[str]) -> list[str]:
-    """Return the words of a command line with the current names of its options.
-
-    >>> replace_earlier_names("clipkit embed", ["x", "--classes=5", "--projection", "none"])
-    ['x', '--max-classes=5', '--no-projection']
-    """
-    names = EARLIER_NAMES.get(command_path.partition(" ")[2], {})
-    current = [""]
-    for word in words:
-        option, mark, value = word.partition("=")
-        if f"{current[-1]} {word}" in names:
-            current[-1] = names[f"{current[-1]} {word}"]
-        elif f"{option} {value}" in names:
-            current.append(names[f"{option} {value}"])
-        else:
-            current.append(names.get(option, option) + mark + value)
-    return current[1:]
 
 
 def expand_groups(command: Callable[..., T]) -> Callable[..., T]:
