@@ -411,13 +411,6 @@ def test_a_result_names_what_its_intervals_count_together(folder):
     kept = report("compare", "z.h5")
     assert kept["clusters"] == "50"
     assert kept == report("compare", "z.h5", "--table", "t.csv", "--cluster", "patient")
-    earlier = features.read("z.h5")
-    earlier.splits["test"].cluster = None
-    features.write("z.h5", earlier, force=True)
-    note = "counted together by zeroshot, and one by one by other commands without --cluster"
-    assert note in ok("compare", "z.h5").stderr
-    assert "does not keep which" in ok("report", "z.h5").stdout
-    assert note not in ok("compare", "z.h5", "--table", "t.csv", "--cluster", "patient").stderr
     grouped = relabeling.use_groups(features.read("z.h5"), ["pet", "animal"])
     assert np.isnan(grouped.runs["acc1_low"]).all()
 

@@ -285,7 +285,7 @@ def options_of(entry):
     return command_lines([entry], "out.h5", {}.get, COMMANDS)[-1]
 
 
-def test_each_control_has_an_option_whatever_the_clipkit_that_wrote_its_role():
+def test_each_control_has_an_option():
     roles = ("texts", "images", "control 2 texts", "control 1", "control 2", "control 1 texts")
     inputs = {role: f"sha256:{role}" for role in roles}
     entry = {"command": "choose", "items": ["shapes"], "inputs": inputs}
@@ -293,16 +293,15 @@ def test_each_control_has_an_option_whatever_the_clipkit_that_wrote_its_role():
         "clipkit choose images.h5 texts.h5 --control control1.h5 --control-texts control1texts.h5 "
         "--control control2.h5 --control-texts control2texts.h5 --items shapes -o out.h5"
     )
-    for role, name in (("control", "control.h5"), ("control 1", "control1.h5")):
-        inputs = {role: "sha256:1", "logits": "sha256:2", "result": "sha256:3"}
-        assert options_of({"command": "describe", "top": 5, "inputs": inputs}) == (
-            f"clipkit describe logits.h5 --control {name} --result result.h5 --top 5 -o out.h5"
-        )
+    inputs = {"control 1": "sha256:1", "logits": "sha256:2", "result": "sha256:3"}
+    assert options_of({"command": "describe", "top": 5, "inputs": inputs}) == (
+        "clipkit describe logits.h5 --control control1.h5 --result result.h5 --top 5 -o out.h5"
+    )
 
 
 def test_retrieval_has_its_captions_and_both_files_of_a_control():
     embedded = {"name": "shapes", "splits": {"test": {}}}
-    roles = ("images", "texts", "control images", "control texts")  # of an earlier clipkit
+    roles = ("images", "texts", "control 1", "control 1 texts")
     inputs = {role: f"sha256:{role}" for role in roles}
     captions = {"command": "textembed", "captions": "shapes", "dataset": embedded}
     retrieve = {"command": "retrieve", "k": [1, 5], "inputs": inputs}
@@ -310,18 +309,11 @@ def test_retrieval_has_its_captions_and_both_files_of_a_control():
     assert command_lines(history, "out.h5", {}.get, COMMANDS) == [
         "clipkit embed shapes --split test -o images.h5",
         "clipkit textembed --captions shapes --split test -o texts.h5",
-        f"{UNSAID}how controlimages.h5 was made, sha256:control images",
-        f"{UNSAID}how controltexts.h5 was made, sha256:control texts",
-        "clipkit retrieve images.h5 texts.h5 --control controlimages.h5 "
-        "--control-texts controltexts.h5 -k 1 -k 5 -o out.h5",
+        f"{UNSAID}how control1.h5 was made, sha256:control 1",
+        f"{UNSAID}how control1texts.h5 was made, sha256:control 1 texts",
+        "clipkit retrieve images.h5 texts.h5 --control control1.h5 "
+        "--control-texts control1texts.h5 -k 1 -k 5 -o out.h5",
     ]
-
-
-def test_the_file_of_an_option_stands_behind_its_flag():
-    inputs = {role: f"sha256:{role}" for role in ("logits", "control")}
-    entry = {"command": "describe", "inputs": inputs, "top": 5}
-    *_, line = command_lines([entry], "out.h5", {}.get, COMMANDS)
-    assert line == "clipkit describe logits.h5 --control control.h5 --top 5 -o out.h5"
 
 
 def test_a_table_of_captions_has_a_comment_with_its_digest():

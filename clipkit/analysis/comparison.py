@@ -206,7 +206,7 @@ def _cluster_rows(
 ) -> tuple[Int64 | None, Annotations | None]:
     """Return the clusters (N,) that keep those that results name and those of a table whole.
 
-    The rows of an image belong together, also in results that do not name their clusters.
+    The rows of an image belong together.
     """
     (split,) = first.splits
     where = f"{first.display_name}: {split}"

@@ -589,7 +589,7 @@ def columns_of(result: FeatureFile, command: str, names: str) -> dict[str, NDArr
 
 def attribute_recalls(result: FeatureFile) -> dict[str, NDArray[Any]]:
     """Return the columns of a result of `attributes`: `attribute` is str, all others float."""
-    names = "attribute chance reach"
+    names = "attribute chance reach other_words other_words95"
     for name in ("zeroshot", "probe", "random", "control"):
         names += f" {name} {name}_low {name}_high"
     if "null5" in result.runs:

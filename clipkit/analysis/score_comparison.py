@@ -33,6 +33,7 @@ from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile, Floats, Int64
+from clipkit.features.validation import MAX_CLASSES
 
 SCORES = ("zeroshot", "probe")  # by words, and by a probe
 Ranks = Mapping[str, Int64]  # of each attribute (3, N): of the truth, and of SCORES; 0 marks none
@@ -108,7 +109,7 @@ def _common_metric(results: Sequence[FeatureFile]) -> str:
         if not result.splits:
             raise ClipkitError(
                 f"{result.display_name}: expected ranks of the scored images, got none",
-                "an earlier clipkit made it: run clipkit attributes again",
+                f"clipkit attributes keeps them of fewer than {MAX_CLASSES:,} images",
             )
         expected = [metric]  # of the others, too
     return metric

@@ -20,7 +20,6 @@ from clipkit.features.compatibility import (
     align_classes,
     check_widths,
     common_logit_scale,
-    note_earlier_files,
 )
 from clipkit.features.history import History, history_entry
 from clipkit.features.model import BlockMatrix, FeatureFile, Float32, Floats, Split
@@ -119,7 +118,6 @@ def compute_logits(
     scale = common_logit_scale(images, texts)
     logits = _combine(images, whitened(texts) if whiten else texts, temperature)
     logits.logit_scale = 1.0 if images.is_dot_product else scale
-    note_earlier_files(images, texts)
     inputs = {"images": images.digest, "texts": texts.digest}
     entry = history_entry("logits", temperature=temperature, whiten=whiten or None, inputs=inputs)
     logits.history = History([*images.history, *texts.history, entry])

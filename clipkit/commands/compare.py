@@ -101,7 +101,7 @@ def compare(
     paired = comparison.pair(
         results, split, run, common=common, same_rows=same_rows, table=table, cluster=cluster
     )
-    _say_what_is_compared(results, paired.runs, is_clustered=cluster is not None)
+    _name_runs(results, paired.runs)
     if ids is not None:
         asks_for_more = any((table, attribute, groups, cluster))
         if asks_for_more or report != Report(force=report.force):
@@ -131,17 +131,10 @@ def _show_leaderboard(report: Report, paired: PairedResults, compared: FeatureFi
     report.show(compared, board.rows(), notes=findings(board))
 
 
-def _say_what_is_compared(
-    results: Sequence[FeatureFile], runs: Sequence[str], *, is_clustered: bool
-) -> None:
-    """Warn of rows that depend on each other, and name the runs that were chosen."""
-    from clipkit.analysis.results import cluster_note
+def _name_runs(results: Sequence[FeatureFile], runs: Sequence[str]) -> None:
+    """Name the runs that were chosen."""
     from clipkit.base import console
 
-    for result in results:
-        note = cluster_note(result)
-        if note and result.version < 4 and not is_clustered:
-            console.warn(f"{result.display_name}: {note}")
     for result, label in zip(results, runs, strict=True):
         if "chosen" in label or "recall@" in label:
             console.note(f"{result.display_name}: {label}")

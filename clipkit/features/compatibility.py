@@ -247,20 +247,17 @@ def _has_equal_features(control: FeatureFile, images: FeatureFile, splits: Seque
 def is_same_model(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
     """Return whether two entries of histories describe one model.
 
-    Models are compared by their digests. The digest of an earlier clipkit covers only the weights,
-    so weights are compared if one of the two is such a digest. If one has none, names are compared.
+    Models are compared by their digests. If one has none, names are compared.
 
-    >>> a = {"name": "m", "digest": "sha256:1", "weights": "sha256:2"}
-    >>> is_same_model(a, {"name": "m", "digest": "sha256:2"}), is_same_model(a, {"name": "n"})
+    >>> a = {"name": "m", "digest": "sha256:1"}
+    >>> is_same_model(a, {"name": "n", "digest": "sha256:1"}), is_same_model(a, {"name": "n"})
     (True, False)
     """
     if a.get("untrained") != b.get("untrained"):
         return False
     if not (a.get("digest") and b.get("digest")):
         return bool(a.get("name") == b.get("name"))
-    if "weights" in a and "weights" in b:
-        return bool(a["digest"] == b["digest"])
-    return bool(a.get("weights", a["digest"]) == b.get("weights", b["digest"]))
+    return bool(a["digest"] == b["digest"])
 
 
 def check_same_prompts(first: FeatureFile, other: FeatureFile) -> None:
@@ -313,18 +310,6 @@ def check_same_settings(
                 f"be {values}",
                 f"run clipkit {command} again with the same settings",
             )
-
-
-def note_earlier_files(*files: FeatureFile) -> None:
-    """Note the first file that knows its model by the weights alone."""
-    for file in files:
-        model = file.history.model
-        if model.get("digest") and "weights" not in model:
-            console.note(
-                f"{file.display_name} is from an earlier clipkit and records only the weights of "
-                "its model: another configuration or tokenizer would go unnoticed"
-            )
-            return
 
 
 def _describe_model(model: Entry) -> str:

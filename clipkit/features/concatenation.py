@@ -155,7 +155,6 @@ def _check_alike(files: Sequence[FeatureFile]) -> None:
         _check_equal(both, "temperature", first.temperature, file.temperature, hint)
         if first.kind == "logits":
             compatibility.check_same_prompts(first, file)
-    compatibility.note_earlier_files(*files)
     precisions = {str(file.history.model.get("precision")) for file in files} - {"None"}
     if len(precisions) > 1:
         console.note(

@@ -76,8 +76,6 @@ LOOKS = (
 def draw_attributes(result: FeatureFile) -> Drawn:
     """Draw the recall of each attribute by words, probes, random directions and controls."""
     columns = results.attribute_recalls(result)
-    for name in OTHER_WORDS:  # results of earlier versions lack them
-        columns[name] = result.runs.get(name, np.full(result.run_count, np.nan))
     rows = result.rows()
     order = metrics.falling_order(columns["probe"])
     columns = {name: column[order] for name, column in columns.items()}

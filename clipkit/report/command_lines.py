@@ -158,13 +158,11 @@ class _Command:
         return line
 
     def _rows(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the splits as they are typed, and whether rows may have no partner."""
+        """Return the splits as they are typed."""
         named = {"split": settings.get("splits"), **settings}
         rows: dict[str, Any] = {}
         for name in ("split", "fit_split", "eval_split", "val", "source"):
             rows[name] = self._as_typed(named.get(name))
-        if "strict" in settings:  # as an earlier clipkit called it
-            rows["common"] = not settings["strict"]
         return rows
 
     def _as_typed(self, value: Any) -> Any:
@@ -352,12 +350,11 @@ def _flag_of_input(role: str, options: Mapping[str, Option]) -> list[str]:
     """Return the flag in front of an input; none if it is an argument.
 
     The role of an option's file is called like the option, and may have a number, as in `control 2`
-    and `control 2 texts`. An earlier clipkit wrote `control images`.
+    and `control 2 texts`.
     """
-    words = re.sub(r" \d+", "", role)
-    for name in (words.replace(" ", "_"), words.partition(" ")[0]):
-        if name in options and options[name].kinds:
-            return [options[name].flag]
+    name = re.sub(r" \d+", "", role).replace(" ", "_")
+    if name in options and options[name].kinds:
+        return [options[name].flag]
     return []
 
 

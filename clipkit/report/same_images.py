@@ -49,10 +49,6 @@ OF_DRAWS = (
     "Each row is the mean over the draws of training images. Brackets have the lowest and the "
     "highest accuracy of a draw."
 )
-CLUSTERED = (
-    "Images depend on each other, and this result does not keep which: clipkit compare --cluster "
-    "tests it."
-)
 # The columns of runs that are shown, besides their accuracy
 SHOWN = [
     column
@@ -92,8 +88,6 @@ class Scored:
         if clusters is not None:
             clusters = clusters[order]
         why = results.untestable(file, split)
-        if not why and clusters is None and results.cluster_note(file):
-            why = CLUSTERED
         return cls(name, file, split, scored.rows, ids, labels, right, clusters, why)
 
     @property
@@ -133,10 +127,6 @@ class Scored:
         if run is None:
             run = int(np.argmax(accuracies))
         value = float(accuracies[run])
-        if self.untestable == CLUSTERED:
-            row = self.runs[run]
-            low, high = row.get("acc1_low", np.nan), row.get("acc1_high", np.nan)
-            return Measurement(value, "%", low, high)
         if self.untestable:
             return Measurement(value, "%")
         rows = metrics.effective_rows(self.right[run], self.clusters)

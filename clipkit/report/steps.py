@@ -187,10 +187,7 @@ def newest_settings(file: FeatureFile) -> str:
 
 
 def _are_prompts_known(file: FeatureFile) -> bool:
-    """Whether the history of a result from prompts says which texts these are.
-
-    Earlier versions of clipkit recorded only the name of a prompt file.
-    """
+    """Whether the history of a result from prompts says which texts these are."""
     for entry in file.history:
         is_from_file = entry["command"] == "textembed" and "classes" not in entry
         if is_from_file and not _prompt_digests(entry):
