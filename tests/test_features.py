@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
-import runpy
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
-import versions
 from factories import content, fails_with, feature_file, fitted, random_features, write_feature_file
 from fuzz import seeds
 from hypothesis import HealthCheck, given, settings
@@ -39,19 +36,6 @@ from clipkit.features import (
 )
 from clipkit.features.model import BLOCK_BYTES, KINDS, block_rows, chunk_rows
 
-DATA = Path(__file__).parent / "data"
-DIGESTS = {
-    "v1-images": "sha256:5a504880b9477976f2b84ff2fd4c65b7349f98a0b9627c20717aff7a93415341",
-    "v1-texts": "sha256:8096df71075dee3deb2c6fc0e4bf1f113ececa548969310aa2f0f31987b436de",
-    "v1-logits": "sha256:3069631ebc3d1405aaa4071d420694204311012ed0bc594782bb94f1cd5dcaf2",
-    "v1-result": "sha256:4def534d511473e76fa0a4f7ca8d4b8f99ce4e207b9513ba0e205628ac05a97b",
-    "v2-probe": "sha256:cdfda7b787f786135097863cb1a884611bebb332590cf18743207d6dcdb92464",
-    "v4-result": "sha256:a7af981857939b3a5fc853f6ba4c9cc02e8fd86f57f390b1a69b0f9e922a94d7",
-    "v3-probe": "sha256:e116dbfc8a4144b63c9ad978c97acfb13093d901ef94a63bd3b4877601beea37",
-    "v3-images": "sha256:472c81f881f20d6b49d104321b173bf47aa30300f58b2e35b24d5e4a10d4875b",
-    "v3-texts": "sha256:8cc4d92c48a093cbf9080e40f3297714269002229f18fe6cf3806611f6ec105c",
-    "v3-logits": "sha256:1944fd3d478f1df5fda0b6ffcbd83915833162bd043194763661e432cb159c89",
-}
 FEW = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
 
 
@@ -59,45 +43,35 @@ def one_split(features: Any) -> FeatureFile:
     return FeatureFile("images", splits={"all": Split(features, None, row_ids(len(features)))})
 
 
-@pytest.fixture(scope="module")
-def kept_files() -> dict[str, FeatureFile]:
-    """The content of the files in tests/data."""
-    return runpy.run_path(str(DATA / "make.py"))["files"]()
-
-
-@pytest.mark.parametrize("name", DIGESTS)
-@versions.KEPT_BYTES
-def test_files_of_every_version_are_read_and_written_with_the_same_bytes(
-    name, kept_files, tmp_path
-):
-    path = DATA / f"{name}.h5"
-    file = read(path)
-    assert seeds.same(file, kept_files[name])
-    assert file.digest == DIGESTS[name]
-    assert write(tmp_path / "x.h5", kept_files[name]) == DIGESTS[name]
-    if name != "v1-result":  # the kept one is older than the order of the columns
-        assert (tmp_path / "x.h5").read_bytes() == path.read_bytes()
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_file_has_the_one_version_and_is_read_back(kind, tmp_path):
+    file = feature_file(kind)
+    if file.is_result:
+        file.splits["test"].cluster = np.array([0, 0, 1, 1, 2, 2])
+    write(tmp_path / "x.h5", file)
+    with h5py.File(tmp_path / "x.h5") as h5:
+        assert h5.attrs["version"] == 1
+    assert seeds.same(read(tmp_path / "x.h5"), file)
 
 
 @pytest.mark.parametrize(
     ("cluster", "message"),
     [
-        (np.array([0, -1]), "test/cluster: expected numbers from 0, got -1"),
+        (np.array([0, 1, 2, 3, 4, -1]), "test/cluster: expected numbers from 0, got -1"),
         (np.array([0]), "expected equal lengths"),
-        (np.array([0.5, 1]), "test/cluster: expected whole numbers, got numbers"),
-        (np.array([[0], [1]]), "test/cluster: expected 1 dimensions, got 2"),
+        (np.full(6, 0.5), "test/cluster: expected whole numbers, got numbers"),
+        (np.zeros((6, 1), int), "test/cluster: expected 1 dimensions, got 2"),
     ],
 )
 def test_a_cluster_is_a_whole_number_for_each_row_of_a_result(cluster, message, tmp_path):
-    file = read(DATA / "v4-result.h5")
-    assert file.splits["test"].take([1]).cluster.tolist() == [3]
+    file = feature_file("result")
+    file.splits["test"].cluster = np.array([3, 3, 5, 5, 5, 7])
+    assert file.splits["test"].take([1, 2]).cluster.tolist() == [3, 5]
     file.splits["test"].cluster = cluster
     with pytest.raises(ClipkitError, match=message):
         write(tmp_path / "x.h5", file)
-    file.splits["test"].cluster = None
-    assert file.version == 1
-    images = read(DATA / "v1-images.h5")
-    images.splits["test"].cluster = np.zeros(2, int)
+    images = feature_file("images")
+    images.splits["test"].cluster = np.zeros(6, int)
     with pytest.raises(ClipkitError, match="test/cluster is not part of a file of images"):
         write(tmp_path / "x.h5", images)
 
@@ -398,7 +372,7 @@ INVALID_PROBES: list[tuple[str, dict[str, Any], str]] = [
     ("svm", {"input": ["pixels"]}, "fitted/input: expected embeddings, logits, probs, got 'pix"),
     ("svm", {"input": ["probs"]}, "expected fitted/temperature of svm on probs, got none"),
     ("svm", {"temperature": np.ones(1)}, "fitted/temperature is not part of svm on embeddings"),
-    ("svm", {"classifier": ["knn"]}, "expected fitted/row_classes of knn on embeddings, got none"),
+    ("svm", {"classifier": ["knn"]}, "expected fitted/neighbours of knn on embeddings, got none"),
     ("svm", {"more": np.ones(1)}, "fitted/more is not part of a file of probe"),
     ("svm", {"classes": np.array([0])}, "fitted/classes: expected 2 to 5,000 classes, got 1"),
     ("logreg", MANY_CLASSES, "fitted/classes: "),
@@ -449,19 +423,6 @@ def test_what_was_fitted_is_read_back_in_its_types(classifier, tmp_path):
     assert seeds.same(back, file)
     for name, array in file.fitted.items():
         assert np.asarray(back.fitted[name]).dtype == np.asarray(array).dtype
-
-
-@pytest.mark.parametrize(
-    ("kind", "version", "message"),
-    [
-        ("probe", 1, "expected the format version 2 of a file of probe, got 1"),
-        ("images", 2, "expected the format version 1 of a file of images, got 2"),
-        ("logits", 3, "expected the format version 1 of a file of logits, got 3"),
-    ],
-)
-def test_a_file_states_the_version_that_its_kind_needs(kind, version, message, tmp_path):
-    with fails_with(message):
-        read(write_feature_file(tmp_path / "x.h5", kind, attributes={"version": version}))
 
 
 def test_a_split_called_fitted_is_reserved_in_probes_alone(tmp_path):

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from factories import assert_computed_alike, feature_file
-from factories import fitted as kept_fitted
+from factories import assert_computed_alike
 from scipy.special import log_softmax
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
@@ -34,8 +33,6 @@ from clipkit.analysis.probes import (
 from clipkit.analysis.probes.classifiers import LINEAR
 from clipkit.analysis.probes.models import Hyperplanes
 from clipkit.base.errors import ClipkitError, UsageError
-from clipkit.base.probe_arrays import FIRST_VERSION
-from clipkit.features.model import VERSION
 from clipkit.features.validation import PROBE_ARRAYS, TYPES
 
 ALL = sorted(probes.CLASSIFIERS)
@@ -709,26 +706,13 @@ def test_only_a_classifier_that_takes_a_seed_depends_on_it(shared, classifier):
 
 def test_a_classifier_keeps_the_arrays_of_its_record_under_names_of_its_own(shared, classifier):
     record = probes.CLASSIFIERS[classifier]
-    settings = {"k": 3} if "k" in record.settings else {}
-    kept = kept_arrays(shared, classifier, **settings)
+    kept = kept_arrays(shared, classifier)
     assert kept.keys() == record.arrays.keys()
     taken = {*PROBE_ARRAYS, *TYPES}
     for other in probes.CLASSIFIERS.values():
         if other is not record:
             taken.update(other.arrays)
     assert kept.keys() & taken == set()
-
-
-def test_a_kept_probe_has_the_version_of_its_newest_array(classifier, monkeypatch):
-    file = feature_file("probe")
-    file.fitted = kept_fitted(classifier)
-    assert file.version == FIRST_VERSION
-    arrays = probes.CLASSIFIERS[classifier].arrays
-    for name, array in list(arrays.items()):
-        assert array.since <= VERSION
-        monkeypatch.setitem(arrays, name, array._replace(since=VERSION + 1))
-        assert (file.version == VERSION + 1) == (name in file.fitted)
-        monkeypatch.undo()
 
 
 def table_of_docs(page, heading):
@@ -752,7 +736,7 @@ def test_the_documentation_of_the_format_describes_the_arrays_of_a_kept_probe():
                 shape = shape.replace("P", "n (n - 1) / 2")
                 assert said == [shape, " or ".join(types[one] for one in sorted(array.types))], name
                 assert owner.startswith(classifier), name
-                assert ("optional" in owner) == array.is_optional, name
+                assert ("optional" in owner) == (name == "row_hashes"), name
                 listed.add(name)
     assert listed == set(arrays)
 

@@ -4,18 +4,27 @@ import ast
 import doctest
 import itertools
 import re
-import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import TIERS
+
+from clipkit.features import FeatureFile, Split, write
 
 TESTS = Path(__file__).parent
 DOCS = TESTS.parent / "docs"
 
 
 def test_the_examples_of_the_format_page_run(tmp_path, monkeypatch):
-    shutil.copy(TESTS / "data" / "v1-images.h5", tmp_path / "img.h5")
+    history = [{"command": "embed", "model": {"name": "tiny"}}]
+    file = FeatureFile("images", history, class_names=["cat", "été"])
+    rows = (np.arange(12, dtype=np.float32).reshape(3, 4) - 8) / 8
+    file.splits = {
+        "test": Split(rows[:2], np.array([1, 0]), ["a.png", "b.png"]),
+        "train": Split(rows, np.array([0, 1, 0]), ["0.png", "1.png", "2.png"]),
+    }
+    write(tmp_path / "img.h5", file)
     monkeypatch.chdir(tmp_path)
     page = str(DOCS / "format.md")
     failures, examples = doctest.testfile(page, module_relative=False, encoding="utf-8")

@@ -32,7 +32,6 @@ def need(mark: pytest.MarkDecorator) -> None:
 
 
 CHUNKS = since("h5py", "3.16", "finds a chunk's address otherwise")
-KEPT_BYTES = since("h5py", "3.16", "writes other bytes than the kept files have")
 BLIP = since("transformers", "5.4", "takes no other tokenizer for BLIP than BERT's")
 GEMMA = since("transformers", "5.4", "makes no tokenizer of Gemma from a vocabulary")
 PIXELS = since("transformers", "5.4", "resizes images by Pillow")

@@ -6,10 +6,8 @@ declares its arrays here once, when `clipkit` is imported.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
-
-FIRST_VERSION = 2  # of the format that has probes
 
 
 class ProbeArray(NamedTuple):
@@ -17,16 +15,13 @@ class ProbeArray(NamedTuple):
 
     `types` are the types in which it may be stored (S: UTF-8 text). `axes` are its dimensions: n
     classes, D columns, P pairs of classes, H units, M or F rows, or 1; `+` marks a row or column of
-    intercepts. Its numbers may have to be above 0, or positions of classes in 0..n-1. Versions of
-    the format before `since` lack it.
+    intercepts. Its numbers may have to be above 0, or positions of classes in 0..n-1.
     """
 
     types: set[str]
     axes: str
     is_positive: bool = False
     holds_classes: bool = False
-    is_optional: bool = False
-    since: int = FIRST_VERSION
 
 
 class ProbeModel(NamedTuple):
@@ -42,12 +37,6 @@ MODELS: dict[str, ProbeModel] = {}
 def declare(classifier: str, arrays: Mapping[str, ProbeArray], *, has_centre: bool) -> None:
     """Declare the arrays that a kept probe of a classifier holds, at least one of them with D."""
     MODELS[classifier] = ProbeModel(arrays, has_centre)
-
-
-def version_of(names: Iterable[str]) -> int:
-    """Return the lowest version of the format that has all of these arrays."""
-    arrays = filter(None, map(find, names))
-    return max((array.since for array in arrays), default=FIRST_VERSION)
 
 
 def find(name: str) -> ProbeArray | None:

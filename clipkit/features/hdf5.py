@@ -51,7 +51,7 @@ from clipkit.features.model import (
     stored_array,
 )
 from clipkit.features.provenance import IMAGES_ALONE_HINT, has_text_tower
-from clipkit.features.validation import check_version, finite_blocks, validate
+from clipkit.features.validation import finite_blocks, validate
 
 MAKERS = {
     "images": "embed",
@@ -211,7 +211,6 @@ def _assemble(checked: CheckedFile) -> FeatureFile:
         entries[name] = digest_entry(dataset.dtype.str, dataset.shape, sha256)
         file.set_dataset(name, _value(checked, dataset, name, sha256))
     validate(file)
-    check_version(file.display_name, attributes["version"], file)
     digest = checked.attribute(checked.h5, "digest")
     if file_digest(attributes, entries) != digest:
         raise checked.damage("the metadata does not match the digest: it was changed")

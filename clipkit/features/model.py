@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from clipkit.base import console, files, probe_arrays
+from clipkit.base import console, files
 from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError, unknown
 from clipkit.features.columns import COLUMNS, FLAG
 from clipkit.features.history import DOT_PRODUCT, Entry, History, canonical_json, drop_none
 
 FORMAT = "clipkit"
-VERSION = 4  # the newest that is read; `FeatureFile.version` is what a file needs
+VERSION = 1
 RESULTS = ("result", "probe")  # a probe is a result that holds what was fitted, too
 BLOCK_BYTES = 1 << 24
 ROW_NUMBERS = "row numbers"  # what the history says of ids that an import did not have
@@ -462,15 +462,6 @@ class FeatureFile:
         return "next-token logit" if self.is_dot_product else "cosine"
 
     @property
-    def version(self) -> int:
-        """The version of the format: the lowest that can hold the file, for earlier readers."""
-        if any(split.cluster is not None for split in self.splits.values()):
-            return 4
-        if self.is_dot_product and not self.is_result:
-            return 3
-        return probe_arrays.version_of(self.fitted) if self.kind == "probe" else 1
-
-    @property
     def holds_clusters(self) -> bool:
         """Whether the predictions are cluster numbers, and not classes."""
         return bool(self.history) and self.history[-1].command == "cluster"
@@ -531,7 +522,7 @@ class FeatureFile:
         """Return the root attributes that the digest covers."""
         attributes: dict[str, Any] = {
             "format": FORMAT,
-            "version": self.version,
+            "version": VERSION,
             "kind": self.kind,
             "history": canonical_json(self.history),
         }

@@ -44,7 +44,7 @@ PROBE_ARRAYS: dict[str, ProbeArray] = {
     "centre": ProbeArray({"<f4", "<f8"}, "D"),
     "rms": ProbeArray({"<f8"}, "1", is_positive=True),
     "factor": ProbeArray({"<f8"}, "1", is_positive=True),
-    "row_hashes": ProbeArray({"<i8"}, "F", is_optional=True),
+    "row_hashes": ProbeArray({"<i8"}, "F"),
 }
 PROBE_INPUTS = ("embeddings", "logits", "probs")
 # The stored types that a data set may have (S: fixed-length UTF-8) and its number of dimensions.
@@ -141,16 +141,13 @@ def is_allowed(kind: str, name: str) -> bool:
     return key in (split if group else root)
 
 
-def check_version(name: str, version: int, file: FeatureFile | None = None) -> None:
-    """Refuse an unknown version of the format, or one that is not the file's."""
+def check_version(name: str, version: int) -> None:
+    """Refuse every version of the format but the one that is read and written."""
     if version > VERSION:
         message = f"{name}: format version {version} was made by a newer clipkit"
         raise ClipkitError(message, "update clipkit")
-    if version < 1:
-        raise ClipkitError(f"{name}: expected a format version from 1 to {VERSION}, got {version}")
-    if file is not None and version != file.version:
-        message = f"{name}: expected the format version {file.version} of a file of {file.kind}"
-        raise ClipkitError(f"{message}, got {version}")
+    if version != VERSION:
+        raise ClipkitError(f"{name}: expected the format version {VERSION}, got {version}")
 
 
 def validate(file: FeatureFile) -> None:
@@ -388,8 +385,8 @@ def _check_probe_names(file: FeatureFile, model: ProbeModel) -> None:
         required.add("temperature")
     if "mean" in file.fitted:
         required |= {"mean", "deviation"}
-    required |= {name for name, array in model.arrays.items() if not array.is_optional}
-    allowed = required | {"row_hashes", *model.arrays}
+    required |= model.arrays.keys()
+    allowed = required | {"row_hashes"}
     what = f"{file.fitted['classifier'][0]} on {source}"
     for name in sorted(required - file.fitted.keys()):
         raise ClipkitError(f"expected fitted/{name} of {what}, got none")

@@ -133,8 +133,7 @@ def content(kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
     prompts, results and probes have 2 runs with predictions for test. The probe reads images.
     """
     history = json.dumps([{"command": "embed", "model": MODEL}])
-    version = 2 if kind == "probe" else 1
-    attributes = {"format": "clipkit", "version": version, "kind": kind, "history": history}
+    attributes = {"format": "clipkit", "version": 1, "kind": kind, "history": history}
     if kind == "logits":
         attributes |= {"temperature": 1.0, "logit_scale": 100.0}
     layout = KINDS[kind]
@@ -169,8 +168,7 @@ def fitted(classifier: str = "logreg") -> dict[str, Any]:
     }
     model = probe_arrays.MODELS[classifier]
     for name, array in model.arrays.items():
-        if not array.is_optional:
-            arrays[name] = _probe_array(array)
+        arrays[name] = _probe_array(array)
     if model.has_centre:
         arrays["centre"] = np.zeros(4, "<f4")
     return arrays
@@ -178,10 +176,12 @@ def fitted(classifier: str = "logreg") -> dict[str, Any]:
 
 def _probe_array(array: ProbeArray) -> NDArray[Any]:
     """Return an array of a probe of 2 classes, 4 columns, 3 units and 3 fitted rows."""
-    sizes = {"n": 2, "P": 1, "D": 4, "H": 3, "M": 3}
+    sizes = {"1": 1, "n": 2, "P": 1, "D": 4, "H": 3, "M": 3}
     shape = [sizes[axis.strip("+")] + axis.count("+") for axis in array.axes.split()]
     if array.holds_classes:
         return np.arange(shape[0]) % 2
+    if array.is_positive:
+        return np.ones(shape, min(array.types))
     return np.random.default_rng(0).standard_normal(shape).astype(min(array.types))
 
 

@@ -59,7 +59,7 @@ class Content:
             file.visit(names.append)
             datasets = {name: file[name][()] for name in names if hasattr(file[name], "dtype")}
             attributes = {name: file.attrs[name].decode() for name in ("format", "kind", "history")}
-            attributes["version"] = 2 if attributes["kind"] == "probe" else 1
+            attributes["version"] = 1
             for name in ("temperature", "logit_scale"):
                 if name in file.attrs:
                     attributes[name] = float(file.attrs[name])

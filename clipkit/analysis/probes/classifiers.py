@@ -117,7 +117,7 @@ KNN = Classifier(
     arrays={
         "rows": ProbeArray({"<f4"}, "M D"),
         "row_classes": ProbeArray({"<i8"}, "M", holds_classes=True),
-        "neighbours": ProbeArray({"<i8"}, "1", is_positive=True, is_optional=True, since=3),
+        "neighbours": ProbeArray({"<i8"}, "1", is_positive=True),
     },
     settings=frozenset({"k"}),
     score=f"{PROBABILITY}, the share of the neighbours' weights",

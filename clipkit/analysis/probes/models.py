@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from itertools import combinations, islice
 from typing import Any, Self
 
@@ -15,8 +15,7 @@ from clipkit.analysis.softmax import softmax
 from clipkit.features.model import Floats, Int64, row_blocks
 
 PAIRS = 64  # of classes, which vote together
-NEIGHBOURS = 20  # as in DINOv2's kNN protocol
-KNN_TEMPERATURE = 0.07  # likewise
+KNN_TEMPERATURE = 0.07  # as in DINOv2's kNN protocol
 BLOCK = 2**23  # cosines or units in memory at a time, 32 MiB
 TINY = np.finfo(np.float32).tiny
 
@@ -187,22 +186,21 @@ class Neighbours(Model):
     rows: NDArray[np.float32]
     row_classes: Int64
     n_classes: int
-    k: int = NEIGHBOURS
+    k: int
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Any]) -> Self:
         """Return the model of a kept probe's arrays."""
-        model = cls(arrays["rows"], arrays["row_classes"], len(arrays["classes"]))
-        if "neighbours" in arrays:
-            model = replace(model, k=int(arrays["neighbours"][0]))
-        return model
+        k = int(arrays["neighbours"][0])
+        return cls(arrays["rows"], arrays["row_classes"], len(arrays["classes"]), k)
 
     def to_arrays(self) -> dict[str, Any]:
-        """Return the rows, their classes and, for readers of version 3, another `k` than 20."""
-        arrays: dict[str, Any] = {"rows": self.rows, "row_classes": self.row_classes}
-        if self.k != NEIGHBOURS:
-            arrays["neighbours"] = np.array([self.k])
-        return arrays
+        """Return the rows, their classes and how many vote."""
+        return {
+            "rows": self.rows,
+            "row_classes": self.row_classes,
+            "neighbours": np.array([self.k]),
+        }
 
     @property
     def width(self) -> int:
