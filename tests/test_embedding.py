@@ -161,14 +161,14 @@ def test_a_shard_without_usable_images_does_not_change_the_result(tmp_path, shar
     assert (tmp_path / "out.h5").read_bytes() == expected
 
 
-def test_a_checkpoint_of_the_version_before_is_refused_and_can_be_dropped(tmp_path):
+def test_a_checkpoint_with_another_manifest_is_refused_and_can_be_dropped(tmp_path):
     splits = {"all": numbers(25)}
     partial = interrupt(tmp_path, splits, stop_at=0)
     manifest = partial / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"checkpoint version":2,', ""))
+    manifest.write_text(manifest.read_text().replace('shard":1024', 'shard":7'))
     for name in ("00000.json", "00000.h5"):
-        (partial / name).write_text("of the version before")
-    message = "checkpoint version was absent, is 2"
+        (partial / name).write_text("of another run")
+    message = "images per shard was 7, is 1024"
     with unchanged(tmp_path), pytest.raises(UsageError, match=message) as error:
         embed(tmp_path, splits, Double())
     assert "--restart" in str(error.value.hint)

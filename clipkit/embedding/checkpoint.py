@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from clipkit.datasets import ImageDataset
 
 SHARD_ROWS = 1024
-VERSION = 2  # of the folder; version 1 had NNNNN.json beside each shard
 
 # The files of a folder: two regular expressions and two names.
 SHARDS = r"\d{5,}\.(h5|json)"
@@ -372,7 +371,6 @@ def _manifest(splits: Mapping[str, ImageDataset], parameters: dict[str, Any]) ->
         **parameters,
         "image files": {name: split.source.fingerprint() for name, split in splits.items()},
         MANIFEST_KEY: SHARD_ROWS,
-        "checkpoint version": VERSION,
     }
     return features.canonical_json(manifest)
 
