@@ -100,6 +100,7 @@ def recalls(layer, eval_split="test", rows="ab", **recall):
             row |= {column: number, f"{column}_low": number - 0.05, f"{column}_high": number}
         for column in ("zeroshot", "random"):
             row |= {column: np.nan, f"{column}_low": np.nan, f"{column}_high": np.nan}
+        row |= {"other_words": np.nan, "other_words95": np.nan}
         runs.append(row)
     file.splits = {}
     file.history[-1] = {"command": "attributes", "eval_split": eval_split}

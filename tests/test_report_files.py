@@ -343,6 +343,7 @@ def test_a_page_shows_the_attributes_once_with_the_control_beside_the_probe(tmp_
     names = ["zeroshot", "names", "random", "probe", "control"]
     row = dict.fromkeys(RESULT_COLUMNS["attributes"].split(), 0.5)
     row |= {f"{name}_{end}": 0.5 for name in names for end in ("low", "high")}
+    row |= {"other_words": 0.25, "other_words95": 0.25}
     result.set_rows([row | {"attribute": "colour", "values": 2, "rows": 200, "control": 0.25}])
     write(tmp_path / "img.attributes.h5", result)
     for name in ("attributes.png", "other.png"):
