@@ -41,7 +41,7 @@ $(INSTALLED): pyproject.toml setup.py
 	@touch $@
 
 demo: $(INSTALLED)  ## Run the pipeline on the bundled data set and model, with an untrained control
-	@$(MAKE) --no-print-directory tour MODEL=tiny DATASET=shapes LIMIT=5000 \
+	@$(MAKE) --no-print-directory tour MODEL=tiny DATASET=shapes LIMIT=2000 \
 	  RESULTS=results/demo
 	@cat $(DEMO)/report.md
 	@echo

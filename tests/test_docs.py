@@ -35,8 +35,6 @@ RUN_BY_MAKE_TEST = [README, ROOT / "docs" / "api.md"]  # pages whose examples it
 OTHER_PAGES = [ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")]
 NUMBER = re.compile(r"[-+]?\d+(?:\.\w+)*(?:e-?\d+)?")  # or a version
 DIGEST = re.compile(r"\b[0-9a-f]{12}(?:[0-9a-f]{52}\b|…)")
-OUTPUT = re.compile(r"(?:-o|>) ([\w.-]+)")
-FILE = re.compile(r"[\w-]+\.\w+")
 VARIABLE = re.compile(r"(export )?[A-Z_]+=")
 RULE = re.compile("─+|-{3,}")  # of a table, as long as its widest numbers
 # With the libraries that made the pages, numbers are compared, too, on every processor.
@@ -71,21 +69,6 @@ def test_console_examples_print_what_the_page_shows(pages, programs, tmp_path):
     code = "\n".join(block for page in pages for block in fenced(page, "python"))
     run = shell(f"python - <<'END'\n{code}\nEND", tmp_path)  # on the files of the commands above
     assert run.returncode == 0, run.stderr
-
-
-def test_an_example_of_every_command_prints_what_its_page_shows(programs, tmp_path):
-    """The first of each command's page runs, and what makes its files."""
-    needed, files = [], set()
-    for page in reversed(examples.COMMAND_PAGES):
-        shown = console(page)
-        own = [pair for pair in shown if f"clipkit {page.stem} " in pair[0]]
-        assert own or page.stem not in COMMANDS  # embed-layers is about embed
-        for pair in reversed(shown):
-            if pair in own[:1] or files.intersection(OUTPUT.findall(pair[0])):
-                needed.insert(0, pair)
-                files.update(FILE.findall(pair[0]))
-    assert len(needed) < 50
-    print_what_is_shown(needed, tmp_path, programs)
 
 
 def console(page):

@@ -156,6 +156,19 @@ def test_weights_may_be_split_over_files(copied):
     assert encoder.details["weights"] == sha256(b"".join(map(Path.read_bytes, files)))
 
 
+def test_the_same_weights_give_the_same_bytes_wherever_they_begin_in_their_file(copied, images):
+    """A longer header moves all tensors by 8 bytes."""
+    weights = load_file(copied / "model.safetensors")
+    expected = encode(load(copied), images)
+    lengths = set()
+    for note in range(0, 64, 8):
+        save_file(weights, copied / "model.safetensors", metadata={"note": "x" * note})
+        with (copied / "model.safetensors").open("rb") as file:
+            lengths.add(int.from_bytes(file.read(8), "little") % 64)
+        np.testing.assert_array_equal(encode(load(copied), images), expected)
+    assert len(lengths) == 8
+
+
 def test_a_tower_encodes_only_its_own_inputs(tiny_clip_dir, images):
     image, text = load(tiny_clip_dir), load(tiny_clip_dir, "text")
     with pytest.raises(UsageError, match="expected the text tower, got the"):
