@@ -15,19 +15,19 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from clipkit.base import console, files, signals
 from clipkit.base.errors import ClipkitError, UsageError, import_error, system_reason
 from clipkit.base.options import flag
 from clipkit.base.version import __version__
-from clipkit.commands import _completion as completion
 from clipkit.commands._command import ClipkitCommand, CommandGroup
-from clipkit.commands._options import expand_groups, with_typer
+from clipkit.commands._options import with_typer
 
 GROUPS = {
     "Encode": ("embed", "textembed"),
@@ -39,7 +39,8 @@ GROUPS = {
     "Understand": ("importance", "variance", "attributes", "describe", "plot", "report"),
     "Files": ("info", "convert", "split", "concat", "relabel"),
 }
-COMMANDS = tuple(name for names in GROUPS.values() for name in names)
+PANELS = {name: group for group, names in GROUPS.items() for name in names}
+COMMANDS = tuple(PANELS)
 HELP = {"-h", "--help", "--version"}
 BROKEN_PIPE = 128 + signal.SIGPIPE
 MIN_ADDRESS_SPACE = 2 << 30  # with less, OpenBLAS may loop indefinitely while it is loaded
@@ -56,20 +57,15 @@ LESS_MEMORY = {  # a hint, by the command
 NO_MEMORY = ("failed to map segment", "can't start new thread")  # of other errors like MemoryError
 
 
-def _defined(name: str) -> Any:
-    """Return what a command's module defines: a function, or an app with commands of its own."""
-    return getattr(importlib.import_module(f"clipkit.commands.{name}"), name)
-
-
 @functools.cache
-def _build(name: str) -> Any:
-    """Return a command with the parameters that Typer parses."""
-    command = _defined(name)
-    if isinstance(command, typer.Typer):
-        return typer.main.get_group(command)
-    single = typer.Typer()
-    single.command(name, cls=ClipkitCommand)(with_typer(expand_groups(command)))
-    return typer.main.get_group(single).commands[name]
+def _command(name: str) -> Any:
+    """Return a command: that of a function, or of an app with commands of its own."""
+    defined = getattr(importlib.import_module(f"clipkit.commands.{name}"), name)
+    if not isinstance(defined, typer.Typer):
+        return ClipkitCommand(name, defined, PANELS[name])
+    group = typer.main.get_group(defined)
+    group.name, group.rich_help_panel = name, PANELS[name]
+    return group
 
 
 class ClipkitGroup(CommandGroup):
@@ -79,24 +75,13 @@ class ClipkitGroup(CommandGroup):
     out; 128 + n on signal n, which includes 141 when the reader of a pipe left.
     """
 
-    def sections(self) -> Mapping[str, Sequence[str]]:
-        """Return the names of the commands, by the headings of the help."""
-        return GROUPS
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names of the commands, in the order of the help."""
+        return list(COMMANDS)
 
-    def build(self, name: str) -> Any:
-        """Return a command."""
-        return _build(name)
-
-    def describe(self, name: str) -> str:
-        """Return the help of a command."""
-        command = _defined(name)
-        text = command.info.help if isinstance(command, typer.Typer) else command.__doc__
-        return str(text)
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Keep the words for the completion."""
-        ctx.meta[completion.WORDS] = list(args)
-        return super().parse_args(ctx, args)
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a command, or None."""
+        return _command(cmd_name) if cmd_name in COMMANDS else None
 
     def main(  # type: ignore[override]  # the other parameters are passed on
         self, args: Sequence[str] | None = None, **extra: Any
@@ -130,9 +115,9 @@ def _command_path(group: Any, words: list[str]) -> str:
     """Return the commands that a command line names: `clipkit plot temperature`."""
     path = "clipkit"
     for word in words:
-        if word in getattr(group, "commands", ()):
+        if isinstance(group, TyperGroup) and word in group.list_commands(None):
             path += f" {word}"
-            group = group.commands[word]
+            group = group.get_command(None, word)
         elif not word.startswith("-"):
             break
     return path
@@ -224,7 +209,7 @@ app = typer.Typer(
     cls=ClipkitGroup,
     name="clipkit",
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 

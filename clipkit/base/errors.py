@@ -44,11 +44,7 @@ class UsageError(ClipkitError):
 
 
 class InputError(ClipkitError):
-    """Report an input, the word `source` of a command line, that does not belong in its place."""
-
-    def __init__(self, message: str, hint: str | None = None, source: str = "") -> None:
-        super().__init__(message, hint)
-        self.source = source
+    """Report an input that does not belong in its place."""
 
 
 class ImageError(ClipkitError):

@@ -324,8 +324,7 @@ def read_bytes(source: str, *, is_text: bool = True) -> bytes:
             while content.tell() <= MAX_TEXT_BYTES and (block := stream.read(COPY_BYTES)):
                 content.write(block)
     except FileNotFoundError as error:
-        message = f"cannot read {source}: there is no such file"
-        raise InputError(message, source=source) from error
+        raise InputError(f"cannot read {source}: there is no such file") from error
     except OSError as error:
         raise ClipkitError(f"cannot read {display_name(source)}: {error.strerror}") from error
     if content.tell() > MAX_TEXT_BYTES:
@@ -334,7 +333,7 @@ def read_bytes(source: str, *, is_text: bool = True) -> bytes:
     data = content.getvalue()
     if is_text and data.startswith(HDF5_SIGNATURE):
         message = f"{display_name(source)}: expected text, got a feature file"
-        raise InputError(message, "clipkit info says what a feature file holds", source)
+        raise InputError(message, "clipkit info says what a feature file holds")
     return data
 
 
@@ -392,10 +391,9 @@ def spool_input(source: str, signature: bytes = b"") -> Iterator[OpenFile]:
     else:
         kind = file_kind(Path(source))
         if kind == "nothing":
-            raise InputError(f"cannot read {source}: there is no such file", source=source)
+            raise InputError(f"cannot read {source}: there is no such file")
         if kind == "folder":
-            message = f"expected a file as input, got the folder {source}"
-            raise InputError(message, source=source)
+            raise InputError(f"expected a file as input, got the folder {source}")
         if kind == "file":
             with keep_open(source) as file:
                 yield file

@@ -37,8 +37,6 @@ class Option:
         Whether commas separate several values, so that the flag need not be repeated.
     kinds : tuple of str
         The kinds of feature files that the value may name.
-    is_table : bool
-        Whether the value names a table about images.
     min, max : float, optional
         The range of a number.
     check : callable (context, value) -> value, optional
@@ -59,7 +57,6 @@ class Option:
     completes: tuple[str, ...] | str = ()
     has_commas: bool = False
     kinds: tuple[str, ...] = ()
-    is_table: bool = False
     min: float | None = None
     max: float | None = None
     check: Callable[[Any, Any], Any] | None = None

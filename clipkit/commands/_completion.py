@@ -16,7 +16,6 @@ import typer
 
 from clipkit.datasets.registry import REGISTRY
 
-WORDS = "clipkit.words"  # the key in `Context.meta` of the words before the one to complete
 SPLIT_FOLDERS = ("train", "val", "valid", "validation", "test")
 
 
@@ -48,11 +47,8 @@ def models() -> list[str]:
 
 def splits(ctx: typer.Context) -> list[str]:
     """Offer the splits of the data set, the folder or the feature file on the command line."""
-    words = ctx.meta.get(WORDS, [])
     names: list[str] = []
-    for before, word in zip(["", *words], words, strict=False):
-        if word.startswith("-") or before in ("-o", "--output"):
-            continue
+    for word in _arguments(ctx):
         if word in REGISTRY:
             names += ["train", "test"]
         with _silence():  # it may be no name of a path, or damaged
@@ -61,6 +57,16 @@ def splits(ctx: typer.Context) -> list[str]:
             elif Path(word).suffix == ".h5" and Path(word).is_file():
                 names += _splits_of(word)
     return list(dict.fromkeys(names))
+
+
+def _arguments(ctx: typer.Context) -> list[str]:
+    """Return the arguments. In front of an option without its value, they are not parsed."""
+    words = list(ctx.args)
+    for parameter in ctx.command.params:
+        value = ctx.params.get(parameter.name)
+        if parameter.param_type_name == "argument" and value is not None:
+            words += value if isinstance(value, list) else [value]
+    return words
 
 
 def _splits_of(path: str) -> list[str]:
@@ -79,16 +85,12 @@ def metrics() -> list[str]:
 
 def attributes(ctx: typer.Context, incomplete: str) -> list[str]:
     """Offer the attributes of the table on the command line, also behind the `*` between two."""
-    words = ctx.meta.get(WORDS, [])
     names: list[str] = []
-    for before, word in zip(["", *words], words, strict=False):
-        option, _, value = word.partition("=")
-        table = value if option == "--table" else word
-        if "--table" in (before, option):
-            with _silence():  # there may be no such table, or it is damaged
-                from clipkit.features.annotations import attribute_names
+    if ctx.params.get("table"):
+        with _silence():  # there may be no such table, or it is damaged
+            from clipkit.features.annotations import attribute_names
 
-                names += attribute_names(table)
+            names += attribute_names(ctx.params["table"])
     return _behind(incomplete, "*", names)
 
 

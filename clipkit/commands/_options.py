@@ -68,16 +68,6 @@ def _check_columns(ctx: typer.Context, values: list[str] | None) -> list[str] | 
     return names or None
 
 
-def options_with_value(command: Any) -> set[str]:
-    """Return the options of a command, or of all commands of a sub-app, that take a value."""
-    names: set[str] = set()
-    for one in [command, *getattr(command, "commands", {}).values()]:
-        for parameter in one.params:
-            if parameter.param_type_name == "option" and not parameter.is_flag:
-                names.update(parameter.opts)
-    return names
-
-
 def option_table(app: Any) -> dict[str, dict[str, Option]]:
     """Return the options of each command, by the names of their parameters."""
     table = {}
@@ -127,7 +117,6 @@ def with_typer(command: Callable[..., T]) -> Callable[..., T]:
         return command(**values)
 
     run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    run.options = options  # type: ignore[attr-defined]  # Typer's own say less
     return run
 
 
@@ -317,7 +306,6 @@ Table = Annotated[
         "TABLE|DATASET",
         "Attributes of the images: a .csv, .tsv, .jsonl or .parquet file, or shapes.",
         completes=("shapes",),
-        is_table=True,
     ),
 ]
 Attribute = Annotated[
@@ -347,7 +335,6 @@ ItemTables = Annotated[
         "ARO or Winoground, a folder of these, or shapes; repeatable.",
         "--items",
         completes=("shapes",),
-        is_table=True,
     ),
 ]
 Controls = Annotated[

@@ -10,7 +10,7 @@ import contextlib
 import functools
 import inspect
 import itertools
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,8 +25,6 @@ from clipkit.commands._options import (
     FeatureInput,
     Force,
     check_output,
-    options_with_value,
-    with_typer,
 )
 
 if TYPE_CHECKING:
@@ -124,21 +122,15 @@ def _save(
 class PlotGroup(CommandGroup):
     """Accept options before the picture, and suggest similar names if there is no such picture."""
 
-    def sections(self) -> Mapping[str, Collection[str]]:
+    def list_commands(self, ctx: Any) -> list[str]:
         """Return the names of the pictures."""
         from clipkit.plots import PICTURES
 
-        return {"Pictures": PICTURES}
+        return list(PICTURES)
 
-    def build(self, name: str) -> Any:
-        """Return the command of a picture."""
-        return _build(name)
-
-    def describe(self, name: str) -> str:
-        """Return the help of a picture."""
-        from clipkit.plots import PICTURES
-
-        return _help_of(PICTURES[name])
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return the command of a picture, or None."""
+        return _command(cmd_name) if cmd_name in self.list_commands(ctx) else None
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Move the picture to the front of the arguments, or find the one of a file."""
@@ -151,7 +143,11 @@ class PlotGroup(CommandGroup):
 
     def _find_picture(self, args: list[str]) -> int:
         """Return the place of the first picture or file that is not the value of an option."""
-        with_value = options_with_value(self)
+        with_value: set[str] = set()
+        for command in [self, *self.commands.values()]:
+            for parameter in command.params:
+                if parameter.param_type_name == "option" and not parameter.is_flag:
+                    with_value.update(parameter.opts)
         for place, (before, word) in enumerate(itertools.pairwise(args), start=1):
             if before not in with_value and (word in self.commands or Path(word).is_file()):
                 return place
@@ -197,22 +193,15 @@ plot = typer.Typer(
 
 
 @functools.cache
-def _build(name: str) -> Any:
+def _command(name: str) -> ClipkitCommand:
     """Return the command of a picture."""
     from clipkit.plots import PICTURES
 
-    picture = PICTURES[name]
-    app = typer.Typer()
-    app.command(name, cls=ClipkitCommand, help=_help_of(picture))(with_typer(_command_of(picture)))
-    return typer.main.get_group(app).commands[name]
+    return ClipkitCommand(name, _function_of(PICTURES[name]), "Pictures")
 
 
-def _help_of(picture: Picture) -> str:
-    return f"{inspect.getdoc(picture.draw)}\n\nExample: {picture.example}"
-
-
-def _command_of(picture: Picture) -> Callable[..., None]:
-    """Return the command of a picture: its inputs and options, and the options of `_save`."""
+def _function_of(picture: Picture) -> Callable[..., None]:
+    """Return what a command does: its inputs and options, and the options of `_save`."""
     output, *others = [*inspect.signature(_save, eval_str=True).parameters.values()][2:]
     own = options_of(picture.draw)
     parameters = inspect.signature(picture.draw, eval_str=True).parameters
@@ -226,6 +215,7 @@ def _command_of(picture: Picture) -> Callable[..., None]:
 
     signature = inspect.Signature([*_arguments(picture), output, *options, *others])
     command.__signature__ = signature  # type: ignore[attr-defined]
+    command.__doc__ = f"{inspect.getdoc(picture.draw)}\n\nExample: {picture.example}"
     return command
 
 

@@ -72,7 +72,6 @@ def textembed(
             "Embed the captions of images: a table (.csv, .tsv, .jsonl) with the columns image and "
             "caption, COCO's captions (.json), the tars or Parquet files of the images "
             "(repeatable), or shapes.",
-            is_table=True,
         ),
     ] = None,
     items: ItemTables = None,

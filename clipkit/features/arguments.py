@@ -103,7 +103,7 @@ def as_file(value: Features | None, name: str, kinds: str = "") -> FeatureFile |
     if isinstance(value, str | os.PathLike):
         return read(os.fspath(value), kinds=accepted)
     if isinstance(value, FeatureFile):
-        check_kind(value, accepted, value.display_name)
+        check_kind(value, accepted)
         return value
     kind = next((kind for kind in ARRAY_KINDS if kind in (accepted or ARRAY_KINDS)), None)
     if isinstance(value, Matrix) and kind is not None:

@@ -103,7 +103,6 @@ class CheckedFile:
             raise InputError(
                 f"{self.display_name}: expected a feature file, got {_content(head)}",
                 "feature files are made by clipkit embed, textembed and logits",
-                self.display_name,
             )
         if len(head) < SUPERBLOCK_BYTES:
             raise self.damage("expected a complete file, but it ends within its first bytes")

@@ -116,7 +116,7 @@ def open_file(
         try:
             file = opened.enter_context(_open(source))
             kind = file.kind
-            check_kind(file, kinds, source)
+            check_kind(file, kinds)
         except InputError as error:
             hint = _swap_hint(kinds, kind, swapped)
             if hint is not None:
@@ -144,7 +144,7 @@ def _accepts(kinds: Sequence[str], kind: str) -> bool:
     return kind in kinds or ("result" in kinds and kind in RESULTS)
 
 
-def check_kind(file: FeatureFile, kinds: Sequence[str], source: str) -> None:
+def check_kind(file: FeatureFile, kinds: Sequence[str]) -> None:
     """Refuse a file of another kind."""
     if not kinds or _accepts(kinds, file.kind):
         return
@@ -152,7 +152,7 @@ def check_kind(file: FeatureFile, kinds: Sequence[str], source: str) -> None:
     if kinds == ["logits"] and not has_text_tower(file):
         hint = IMAGES_ALONE_HINT
     message = f"{file.display_name}: expected {' or '.join(kinds)}, got {file.kind}"
-    raise InputError(message, hint, source)
+    raise InputError(message, hint)
 
 
 def _swap_hint(kinds: Sequence[str], kind: str, swapped: Other | None) -> str | None:

@@ -77,7 +77,7 @@ class Picture:
         if takes_one and len(files) != 1:
             raise UsageError(f"the picture {self.name} draws one file, got {len(files)}")
         for file in files:
-            check_kind(file, self.kinds, file.display_name)
+            check_kind(file, self.kinds)
             self.check(file)
         inputs: list[Any] = [*files] if takes_one else [files] * self.draws_several
         if self.needs_images:
