@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperGroup
 
 from clipkit.base import console, files, signals
 from clipkit.base.errors import ClipkitError, UsageError, import_error, system_reason
@@ -115,7 +114,7 @@ def _command_path(group: Any, words: list[str]) -> str:
     """Return the commands that a command line names: `clipkit plot temperature`."""
     path = "clipkit"
     for word in words:
-        if isinstance(group, TyperGroup) and word in group.list_commands(None):
+        if hasattr(group, "list_commands") and word in group.list_commands(None):
             path += f" {word}"
             group = group.get_command(None, word)
         elif not word.startswith("-"):

@@ -81,38 +81,6 @@ def test_two_files_are_not_to_be_swapped_if_that_would_not_help(line, here):
     assert "swap" not in fails(*line.split(), stdin=b"")
 
 
-IN_OPTIONS = (
-    ("probe images.h5 table.csv", "probe images.h5 --table table.csv"),
-    ("probe images.h5 shapes", "probe images.h5 --table shapes"),
-    ("probe images.h5 -C 2 table.csv", "probe images.h5 -C 2 --table table.csv"),
-    ("zeroshot logits.h5 result.h5", "zeroshot logits.h5 --threshold result.h5"),
-    ("split images.h5 table.csv", "split images.h5 --table table.csv"),
-    ("describe logits.h5 result.h5", "describe logits.h5 --result result.h5"),
-    ("describe logits.h5 table.csv", "describe logits.h5 --table table.csv"),
-    ("threshold logits.h5 logits.h5", "threshold logits.h5 --unknown logits.h5"),
-    ("attributes images.h5 table.csv", "attributes images.h5 --table table.csv"),
-    ("attributes images.h5 shapes", "attributes images.h5 --table shapes"),
-    ("attributes images.h5 texts.h5 table.csv", "attributes images.h5 texts.h5 --table table.csv"),
-    (
-        "attributes images.h5 texts.h5 images.h5",
-        "attributes texts.h5 images.h5 --control images.h5",
-    ),
-    ("variance images.h5 table.csv", "variance images.h5 --table table.csv"),
-    ("compare result.h5 table.csv", "compare result.h5 --table table.csv"),
-    ("choose images.h5 texts.h5 items.csv", "choose images.h5 texts.h5 --items items.csv"),
-    (
-        "choose images.h5 items.csv",
-        "textembed --items items.csv | clipkit choose images.h5 - --items items.csv",
-    ),
-    ("textembed images.h5", "textembed --classes images.h5"),
-)
-
-
-@pytest.mark.parametrize(("line", "meant"), IN_OPTIONS)
-def test_a_file_that_belongs_to_an_option_is_refused_with_the_line_to_type(line, meant, here):
-    assert fails_in_any_way(line).endswith(f"; hint: clipkit {meant}\n")
-
-
 MADE = (
     ("logits photos texts.h5", "clipkit embed photos -o photos.h5"),
     ("logits shapes texts.h5", "clipkit embed shapes -o shapes.h5"),
@@ -219,11 +187,6 @@ FOLLOWED = (
         "probe logits.h5 -C 1e-3:1e2 --val 0.2",
         "for N values: 1e-3..1e2:6",
         "probe logits.h5 -C 1e-3..1e2:6 --val 0.2",
-    ),
-    (
-        "variance img.h5 --table words.h5",
-        "clipkit variance img.h5 words.h5",
-        "variance img.h5 words.h5",
     ),
     (
         "attributes img.h5 --table table.csv --attribute flag --metric auroc,ap",

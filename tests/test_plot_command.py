@@ -224,7 +224,7 @@ def test_plot_alone_lists_every_picture():
     result = clipkit("plot")
     assert result.exit_code == 2
     overview = result.stdout + result.stderr
-    assert "Example: clipkit plot " in overview
+    assert "\n clipkit plot temperature probe.h5 -o tau.png" in overview
     for picture in plots.PICTURES:
         assert f"\n  {picture} " in overview
 

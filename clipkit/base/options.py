@@ -14,6 +14,14 @@ from typing import Annotated, Any, get_args, get_origin
 
 from clipkit.base.errors import UsageError, check_positive
 
+# Panels of the help. Typer shows the other options in one of its own
+MODEL_PANEL = "Model"
+GENERATIVE_PANEL = "Generative models"
+ROWS_PANEL = "Rows and labels"
+CONTROLS_PANEL = "Controls"
+RUNNING_PANEL = "Running"
+OUTPUT_PANEL = "Output"
+
 
 @dataclass(frozen=True)
 class Option:
@@ -43,6 +51,8 @@ class Option:
         Refuse or replace a value before the command does any work.
     envvar : str, optional
         The environment variable that holds the value if the option is not given.
+    panel : str
+        The panel of the help that shows it, or "" for the one of the command's own options.
     is_eager, is_hidden : bool
         Whether it is parsed before other options; whether the help leaves it out.
     is_list : bool
@@ -61,6 +71,7 @@ class Option:
     max: float | None = None
     check: Callable[[Any, Any], Any] | None = None
     envvar: str | None = None
+    panel: str = ""
     is_eager: bool = False
     is_hidden: bool = False
     is_list: bool = False
@@ -93,12 +104,12 @@ def flag(names: str, help: str, **fields: Any) -> Option:
 
 def split_option(help: str, *names: str) -> Option:
     """Return an option that names a split of a feature file, or several that are joined."""
-    return Option("NAME[,NAME...]", help, names, completes="splits")
+    return Option("NAME[,NAME...]", help, names, completes="splits", panel=ROWS_PANEL)
 
 
 def attribute_option(help: str, *names: str) -> Option:
     """Return an option that names an attribute of a table."""
-    return Option("NAME", help, names, completes="attributes")
+    return Option("NAME", help, names, completes="attributes", panel=ROWS_PANEL)
 
 
 def options_of(function: Callable[..., Any]) -> dict[str, Option]:

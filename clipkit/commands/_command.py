@@ -19,14 +19,29 @@ from clipkit.base.errors import UsageError
 from clipkit.commands._options import expand_groups, with_typer
 
 EVERYWHERE = ("quiet", "verbose", "debug")  # options that a command also accepts behind it
+# Typer's yellow can hardly be read on a light terminal, and it dims all paragraphs but the first
+STYLES = {
+    "STYLE_USAGE": "bold",
+    "STYLE_TYPES": "bold",
+    "STYLE_METAVAR": "bold",  # the name of STYLE_TYPES in Typer 0.19
+    "STYLE_OPTION_ENVVAR": "dim",
+    "STYLE_HELPTEXT": "",
+}
 LINE_BREAK = re.compile(r"(?<!\n)\n(?!\n)")  # within a paragraph
 
 
-def _split_example(text: str) -> dict[str, str]:
+def _split_example(text: str) -> dict[str, Any]:
     """Return the help and the epilog that Typer shows of a docstring that ends in an example."""
     text = LINE_BREAK.sub(" ", inspect.cleandoc(text))  # Typer joins those of the first paragraph
     help, _, example = text.partition("\n\nExample: ")
     return {"help": help, "epilog": f"[bold]Example:\n\n{example}[/bold]"}
+
+
+def _set_styles() -> None:
+    """Make Typer's help readable on dark and light terminals."""
+    from typer import rich_utils  # slow to load
+
+    vars(rich_utils).update(STYLES)
 
 
 def _without_types(parameters: list[Any]) -> list[Any]:
@@ -46,15 +61,25 @@ class CommandGroup(TyperGroup):
     @property
     def commands(self) -> Any:
         """All commands by their names."""
-        return {name: self.get_command(None, name) for name in self.list_commands(None)}
+        ctx: Any = None  # none is needed
+        return {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
 
     @commands.setter
     def commands(self, _: Any) -> None:
         """Ignore the commands that Typer knows: there are none."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        """Return the options."""
-        return _without_types(super().get_params(ctx))
+        """Return the options, which are flags."""
+        parameters = _without_types(super().get_params(ctx))
+        for parameter in parameters:
+            # to check that None is no value, Typer would load pydantic, in 50 ms
+            parameter.default = parameter.default or False
+        return parameters
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help in readable styles."""
+        _set_styles()
+        super().format_help(ctx, formatter)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Show the help on standard error if there are no arguments."""
@@ -129,6 +154,11 @@ class ClipkitCommand(TyperCommand):
         console.set_quiet(quiet)
         console.set_verbose(verbose)
         return super().invoke(ctx)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help in readable styles."""
+        _set_styles()
+        super().format_help(ctx, formatter)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Return the words of the usage line. Hidden arguments, which have no name, give none."""

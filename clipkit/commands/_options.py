@@ -17,9 +17,13 @@ import typer
 from clipkit import models
 from clipkit.base.errors import UsageError, unknown
 from clipkit.base.options import (
+    CONTROLS_PANEL,
+    GENERATIVE_PANEL,
+    MODEL_PANEL,
+    OUTPUT_PANEL,
+    ROWS_PANEL,
     Option,
     attribute_option,
-    choice,
     flag,
     option,
     options_of,
@@ -134,6 +138,7 @@ def typer_option(option: Option, default: Any) -> Any:
         envvar=option.envvar,
         is_eager=option.is_eager,
         hidden=option.is_hidden,
+        rich_help_panel=option.panel or None,
     )
 
 
@@ -159,11 +164,18 @@ def _completion_of(option: Option) -> Callable[..., list[str]] | None:
 
 
 FeatureInput = Annotated[
-    str, typer.Argument(metavar="FILE", help="Feature file (default: standard input).")
+    str,
+    typer.Argument(
+        metavar="FILE", help="Feature file (default: standard input).", show_default=False
+    ),
 ]
 ImageInput = Annotated[
     str,
-    typer.Argument(metavar="IMAGES", help="Feature file of images (default: standard input)."),
+    typer.Argument(
+        metavar="IMAGES",
+        help="Feature file of images (default: standard input).",
+        show_default=False,
+    ),
 ]
 Images = Annotated[
     str,
@@ -171,33 +183,54 @@ Images = Annotated[
 ]
 Texts = Annotated[
     str,
-    typer.Argument(metavar="TEXTS", help="Feature file of texts (default: standard input)."),
+    typer.Argument(
+        metavar="TEXTS", help="Feature file of texts (default: standard input).", show_default=False
+    ),
 ]
 Splits = Annotated[
     list[str] | None,
     split_option("Use only this split, or a,b or all as one; repeatable (default: each)."),
 ]
 SameRows = Annotated[
-    bool, flag("--same-rows", "Match the row numbers of different imports without ids.")
+    bool,
+    flag(
+        "--same-rows", "Match the row numbers of different imports without ids.", panel=ROWS_PANEL
+    ),
 ]
 FirstSplit = Annotated[
     str | None, split_option("Split to use, or a,b or all (default: test, else the first).")
 ]
 FitSplit = Annotated[str, split_option("Split to fit on.")]
 Common = Annotated[
-    bool, flag("--common/--strict", "Leave out rows without a partner, or refuse them.")
+    bool,
+    flag(
+        "--common/--strict", "Leave out rows without a partner, or refuse them.", panel=ROWS_PANEL
+    ),
 ]
-Output = Annotated[str, option("FILE", "Output file, or - for standard output.", *OUTPUT)]
+Output = Annotated[
+    str, option("FILE", "Output file, or - for standard output.", *OUTPUT, panel=OUTPUT_PANEL)
+]
 ResultOutput = Annotated[
-    str | None, option("FILE", "Save the result in a feature file, for clipkit report.", *OUTPUT)
+    str | None,
+    option(
+        "FILE",
+        "Save the result in a feature file, for clipkit report.",
+        *OUTPUT,
+        panel=OUTPUT_PANEL,
+    ),
 ]
 # eager, since check_output needs it
-Force = Annotated[bool, flag("--force -f", "Replace an existing output.", is_eager=True)]
+Force = Annotated[
+    bool, flag("--force -f", "Replace an existing output.", is_eager=True, panel=OUTPUT_PANEL)
+]
 Format = Annotated[
     str | None,
-    choice(
-        ("table", "tsv", "csv", "json", "markdown", "latex"),
-        "Format of the report (default: a table on a terminal, else TSV).",
+    option(
+        "FORMAT",
+        "Format of the report: table, tsv, csv, json, markdown or latex (default: a table on a "
+        "terminal, else TSV).",
+        choices=("table", "tsv", "csv", "json", "markdown", "latex"),
+        panel=OUTPUT_PANEL,
     ),
 ]
 ReportColumns = Annotated[
@@ -208,16 +241,24 @@ ReportColumns = Annotated[
         has_commas=True,
         check=_check_columns,
         completes="columns",
+        panel=OUTPUT_PANEL,
     ),
 ]
-NoHeader = Annotated[bool, flag("--no-header", "Leave out the header line.")]
+NoHeader = Annotated[bool, flag("--no-header", "Leave out the header line.", panel=OUTPUT_PANEL)]
 PerClass = Annotated[
-    bool, flag("--per-class", "Print precision, recall and F1 per class of each run.")
+    bool,
+    flag(
+        "--per-class", "Print precision, recall and F1 per class of each run.", panel=OUTPUT_PANEL
+    ),
 ]
 PerImage = Annotated[
-    bool, flag("--per-image", "Print a row per image: prediction, score, runner-up.")
+    bool,
+    flag("--per-image", "Print a row per image: prediction, score, runner-up.", panel=OUTPUT_PANEL),
 ]
-Top = Annotated[int, option("K", "Print K rows per image: its most probable classes.", min=1)]
+Top = Annotated[
+    int,
+    option("K", "Print K rows per image: its most probable classes.", min=1, panel=OUTPUT_PANEL),
+]
 Cut = Annotated[
     str | None,
     option(
@@ -228,7 +269,10 @@ Cut = Annotated[
         kinds=("result",),
     ),
 ]
-Scores = Annotated[bool, flag("--scores", "Print a row per image, with the scores of all classes.")]
+Scores = Annotated[
+    bool,
+    flag("--scores", "Print a row per image, with the scores of all classes.", panel=OUTPUT_PANEL),
+]
 Model = Annotated[
     str,
     option(
@@ -238,6 +282,7 @@ Model = Annotated[
         "-m",
         envvar="CLIPKIT_MODEL",
         completes="models",
+        panel=MODEL_PANEL,
     ),
 ]
 Untrained = Annotated[
@@ -247,6 +292,7 @@ Untrained = Annotated[
         "Use the same architecture at random initialisation, as a control.",
         min=0,
         max=2**63 - 1,  # what PyTorch takes
+        panel=CONTROLS_PANEL,
     ),
 ]
 Layers = Annotated[
@@ -257,11 +303,12 @@ Layers = Annotated[
         "output of the last; also a range such as 0-12, or all.",
         "--layers",
         "--layer",
+        panel=MODEL_PANEL,
     ),
 ]
 Ask = Annotated[
     str | None,
-    option("QUESTION", "Ask a generative model this about each image."),
+    option("QUESTION", "Ask a generative model this about each image.", panel=GENERATIVE_PANEL),
 ]
 AsEmbedding = Annotated[
     bool,
@@ -269,24 +316,30 @@ AsEmbedding = Annotated[
         "--as-embedding",
         "With --ask: take the last hidden state as an embedding, which is compared by cosine. In "
         "textembed, {} in the question stands for the text.",
+        panel=GENERATIVE_PANEL,
     ),
 ]
-Norm = Annotated[bool, flag("--norm", "With --layer: apply the model's final norm.")]
+Norm = Annotated[
+    bool, flag("--norm", "With --layer: apply the model's final norm.", panel=MODEL_PANEL)
+]
 Device = Annotated[
     str,
     option(
-        "auto|cpu|cuda|cuda:N|mps",
-        "Device to run the model on.",
+        "DEVICE",
+        "Device to run the model on: auto, cpu, cuda, cuda:N or mps.",
         completes=("auto", "cpu", "cuda", "mps"),
         check=lambda _, name: models.check_device(name),
+        panel=MODEL_PANEL,
     ),
 ]
 Precision = Annotated[
     str,
-    choice(
-        ("auto", "fp64", "fp32", "bf16", "fp16"),
-        "Precision to compute in (auto: fp64 for bundled models, fp32 for texts, and the device's "
-        "fastest for images).",
+    option(
+        "PRECISION",
+        "Precision to compute in: fp64, fp32, bf16, fp16, or auto (fp64 for bundled models, fp32 "
+        "for texts, and the device's fastest for images).",
+        choices=("auto", "fp64", "fp32", "bf16", "fp16"),
+        panel=MODEL_PANEL,
     ),
 ]
 MAX_SEED = 2**32 - 1  # of numpy's RandomState
@@ -306,6 +359,7 @@ Table = Annotated[
         "TABLE|DATASET",
         "Attributes of the images: a .csv, .tsv, .jsonl or .parquet file, or shapes.",
         completes=("shapes",),
+        panel=ROWS_PANEL,
     ),
 ]
 Attribute = Annotated[
@@ -325,6 +379,7 @@ ControlTexts = Annotated[
         "The same texts by the model of --control; one for each, in the same order.",
         "--control-texts",
         kinds=("texts",),
+        panel=CONTROLS_PANEL,
     ),
 ]
 ItemTables = Annotated[
@@ -343,6 +398,7 @@ Controls = Annotated[
         "IMAGES",
         "The same images, embedded by an untrained control; repeatable.",
         kinds=("images",),
+        panel=CONTROLS_PANEL,
     ),
 ]
 

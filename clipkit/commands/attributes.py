@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from clipkit.base.errors import UsageError, unknown
-from clipkit.base.options import EvalSplit, option
+from clipkit.base.options import CONTROLS_PANEL, EvalSplit, option
 from clipkit.commands._options import (
     Attributes,
     Common,
@@ -56,7 +56,15 @@ def attributes(
         ),
     ] = "recall",
     random: Annotated[
-        int, option("N", "Number of sets of random directions.", "--random-sets", min=0, max=1000)
+        int,
+        option(
+            "N",
+            "Number of sets of random directions.",
+            "--random-sets",
+            min=0,
+            max=1000,
+            panel=CONTROLS_PANEL,
+        ),
     ] = 5,
     regularization: Annotated[
         float,

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clipkit.base.errors import UsageError
-from clipkit.base.options import attribute_option, choice, flag, option, split_option
+from clipkit.base.options import (
+    OUTPUT_PANEL,
+    ROWS_PANEL,
+    attribute_option,
+    choice,
+    flag,
+    option,
+    split_option,
+)
 from clipkit.commands._options import Cluster, Common, Report, SameRows, Seed, Table
 
 if TYPE_CHECKING:
@@ -47,7 +55,11 @@ def compare(
     cluster: Cluster = None,
     groups: Annotated[
         str | None,
-        option("FILE", "Compare by groups of classes; each line of FILE is: class TAB group."),
+        option(
+            "FILE",
+            "Compare by groups of classes; each line of FILE is: class TAB group.",
+            panel=ROWS_PANEL,
+        ),
     ] = None,
     common: Common = False,
     same_rows: SameRows = False,
@@ -57,6 +69,7 @@ def compare(
             ("only-a", "only-b", "neither"),
             "Print the ids of the images that only A, only B or neither gets right.",
             "--list",
+            panel=OUTPUT_PANEL,
         ),
     ] = None,
     leaderboard: Annotated[
@@ -64,6 +77,7 @@ def compare(
         flag(
             "--leaderboard",
             "Print a row per result: its accuracy, and its difference to that of A.",
+            panel=OUTPUT_PANEL,
         ),
     ] = False,
     seed: Seed = 42,

@@ -151,7 +151,7 @@ def convert(
     .parquet of images also has a column image, in the form that Embedding Atlas and Hugging Face
     datasets read.
 
-    Example: clipkit convert img.h5 img.npz; clipkit convert theirs.npz img.h5 --model ViT-B/32
+    Example: clipkit convert theirs.npz img.h5 --model ViT-B/32
     """
     from clipkit import features, models
     from clipkit.features import formats

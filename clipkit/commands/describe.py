@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from clipkit.base.errors import UsageError
-from clipkit.base.options import attribute_option, option
+from clipkit.base.options import CONTROLS_PANEL, attribute_option, option
 from clipkit.commands._options import (
     Cluster,
     Common,
@@ -39,6 +39,7 @@ def describe(
             "LOGITS",
             "Logits of the same images and prompts by an untrained model; repeatable.",
             kinds=("logits",),
+            panel=CONTROLS_PANEL,
         ),
     ] = [],  # noqa: B006
     top: Annotated[int, option("K", "Number of prompts for each group.", min=1)] = 5,

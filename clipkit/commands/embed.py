@@ -8,6 +8,10 @@ import typer
 
 from clipkit.base.errors import UsageError
 from clipkit.base.options import (
+    GENERATIVE_PANEL,
+    MODEL_PANEL,
+    OUTPUT_PANEL,
+    RUNNING_PANEL,
     LabelColumn,
     PathColumn,
     SplitColumn,
@@ -58,6 +62,7 @@ def embed(
             "FILE",
             "Output file, or - for standard output; {layer} is the number of the layer.",
             *OUTPUT,
+            panel=OUTPUT_PANEL,
         ),
     ] = "-",
     model: Model = DEFAULT_MODEL,
@@ -68,6 +73,7 @@ def embed(
         choice(
             ("cls", "mean"),
             "With --layer: CLS token or mean of patches (default: cls where there is one).",
+            panel=MODEL_PANEL,
         ),
     ] = None,
     norm: Norm = False,
@@ -76,6 +82,7 @@ def embed(
         flag(
             "--no-projection",
             "Leave out the projection into the space that images share with texts.",
+            panel=MODEL_PANEL,
         ),
     ] = False,
     ask: Ask = None,
@@ -85,6 +92,7 @@ def embed(
         flag(
             "--vision-tower",
             "Read the layers of a generative model's vision tower, by default the last one.",
+            panel=GENERATIVE_PANEL,
         ),
     ] = False,
     at: Annotated[
@@ -93,6 +101,7 @@ def embed(
             ("last", "image"),
             "With --ask: last token of the prompt, where the answer begins, or mean of the image's "
             "tokens (default: last).",
+            panel=GENERATIVE_PANEL,
         ),
     ] = None,
     choices: Annotated[
@@ -101,6 +110,7 @@ def embed(
             "DATASET|FILE",
             "With --ask: list these class names behind the question, with letters as answers.",
             completes="datasets",
+            panel=GENERATIVE_PANEL,
         ),
     ] = None,
     image_size: Annotated[
@@ -110,6 +120,7 @@ def embed(
             "Give the model images of N x N pixels, with interpolated positions.",
             min=1,
             max=4096,
+            panel=MODEL_PANEL,
         ),
     ] = None,
     split: Annotated[
@@ -154,12 +165,21 @@ def embed(
         ),
     ] = None,
     normalize: Annotated[
-        bool, flag("--normalize/--no-normalize", "Scale each embedding to length 1.")
+        bool,
+        flag("--normalize/--no-normalize", "Scale each embedding to length 1.", panel=OUTPUT_PANEL),
     ] = False,
     device: Device = "auto",
     precision: Precision = "auto",
     batch_size: Annotated[
-        int, option("N", "Number of images to encode at once.", "--batch-size", "-b", min=1)
+        int,
+        option(
+            "N",
+            "Number of images to encode at once.",
+            "--batch-size",
+            "-b",
+            min=1,
+            panel=RUNNING_PANEL,
+        ),
     ] = 64,
     num_workers: Annotated[
         int | None,
@@ -169,24 +189,34 @@ def embed(
             "--num-workers",
             min=1,
             max=MAX_WORKERS,
+            panel=RUNNING_PANEL,
         ),
     ] = None,
     strict: Annotated[
-        bool, flag("--strict", "Stop at the first image that cannot be used.")
+        bool, flag("--strict", "Stop at the first image that cannot be used.", panel=RUNNING_PANEL)
     ] = False,
     restart: Annotated[
-        bool, flag("--restart", "Start over instead of continuing an interrupted run.")
+        bool,
+        flag(
+            "--restart", "Start over instead of continuing an interrupted run.", panel=RUNNING_PANEL
+        ),
     ] = False,
     force: Force = False,
     part: Annotated[
         str | None,
         option(
-            "I/N", "Encode part I of a run that N processes share; the last publishes the file."
+            "I/N",
+            "Encode part I of a run that N processes share; the last publishes the file.",
+            panel=RUNNING_PANEL,
         ),
     ] = None,
     engine: Annotated[
         str,
-        choice(("local", "ray"), "Encode in this process, or on the machines of a Ray cluster."),
+        choice(
+            ("local", "ray"),
+            "Encode in this process, or on the machines of a Ray cluster.",
+            panel=RUNNING_PANEL,
+        ),
     ] = "local",
     replicas: Annotated[
         int | None,
@@ -195,6 +225,7 @@ def embed(
             "With --engine ray: copies of the model (default: one per GPU, or per machine).",
             "--replicas",
             min=1,
+            panel=RUNNING_PANEL,
         ),
     ] = None,
 ) -> int:

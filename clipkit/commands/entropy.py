@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from clipkit.base.options import Temperatures, choice, flag, parse_temperatures
+from clipkit.base.options import OUTPUT_PANEL, Temperatures, choice, flag, parse_temperatures
 from clipkit.commands._options import FeatureInput, Report, Splits
 
 
@@ -22,7 +22,10 @@ def entropy(
     ] = None,
     split: Splits = None,
     per_image: Annotated[
-        bool, flag("--per-image", "Print a row per image, with its likeliest prompt.")
+        bool,
+        flag(
+            "--per-image", "Print a row per image, with its likeliest prompt.", panel=OUTPUT_PANEL
+        ),
     ] = False,
 ) -> None:
     """Report mean Shannon entropy (nats) and mean top-1 confidence of softmax(cosine / tau).

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipkit.base.errors import ClipkitError, InputError, UsageError, unknown
-from clipkit.base.options import option, options_of
+from clipkit.base.options import OUTPUT_PANEL, option, options_of
 from clipkit.commands import _completion as completion
 from clipkit.commands._command import ClipkitCommand, CommandGroup
 from clipkit.commands._options import (
@@ -85,15 +85,19 @@ def _save(
             "A .png, .jpg, .webp, .svg or .pdf file, or - for PNG on standard output.",
             *OUTPUT,
             check=_check_picture,
+            panel=OUTPUT_PANEL,
         ),
     ] = "-",
-    title: Annotated[str | None, option("TEXT", "Title of the picture.")] = None,
+    title: Annotated[
+        str | None, option("TEXT", "Title of the picture.", panel=OUTPUT_PANEL)
+    ] = None,
     size: Annotated[
         str | None,
         option(
             "WxH",
             "Width and height in inches, 2x2 to 40x40 (default: what the picture needs).",
             check=_check_size,
+            panel=OUTPUT_PANEL,
         ),
     ] = None,
     dpi: Annotated[
@@ -103,6 +107,7 @@ def _save(
             "Dots per inch of a .png, .jpg or .webp, 20 to 1200 (default: 200, less if large).",
             min=20,
             max=1200,
+            panel=OUTPUT_PANEL,
         ),
     ] = None,
     force: Force = False,

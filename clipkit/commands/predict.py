@@ -28,7 +28,7 @@ def predict(
     a row per split with the accuracy, and unlabelled ones a row per image. Labels are matched to
     the probe's classes by name.
 
-    Example: clipkit probe img.h5 --keep -o p.h5; clipkit embed photos/ | clipkit predict p.h5
+    Example: clipkit embed photos/ | clipkit predict probe.h5
     """
     from clipkit import features
     from clipkit.analysis import prediction

@@ -11,6 +11,8 @@ from clipkit.analysis.probes.classifiers import CLASSIFIERS, DEFAULT, names_taki
 from clipkit.base import console
 from clipkit.base.errors import UsageError
 from clipkit.base.options import (
+    OUTPUT_PANEL,
+    ROWS_PANEL,
     EvalSplit,
     Temperatures,
     choice,
@@ -66,7 +68,10 @@ def probe(
     ] = None,
     temperature: Temperatures = [],  # noqa: B006
     features: Annotated[
-        str, choice(("logits", "probs"), "For logits: use cosine / tau, or its softmax.")
+        str,
+        choice(
+            ("logits", "probs"), "For logits: use cosine / tau, or its softmax.", panel="Features"
+        ),
     ] = "logits",
     standardize: Annotated[
         bool | None,
@@ -74,6 +79,7 @@ def probe(
             "--standardize/--no-standardize",
             "Scale each column to mean 0 and variance 1 (default: for embeddings, except "
             f"with {COMPARING_DIRECTIONS}).",
+            panel="Features",
         ),
     ] = None,
     fit_split: FitSplit = "train",
@@ -84,6 +90,7 @@ def probe(
             "FRACTION|SPLIT",
             "Choose C and tau on this fraction of the fit split, or on this split.",
             completes="splits",
+            panel=ROWS_PANEL,
         ),
     ] = None,
     table: Table = None,
@@ -92,16 +99,31 @@ def probe(
     common: Common = False,
     shots: Annotated[
         list[str],
-        option("N[,N...]", "Fit on N rows per class; several make a curve.", has_commas=True),
+        option(
+            "N[,N...]",
+            "Fit on N rows per class; several make a curve.",
+            has_commas=True,
+            panel=ROWS_PANEL,
+        ),
     ] = [],  # noqa: B006
     repeat: Annotated[
-        int, option("N", "Draw the rows of --shots N times, with seeds that count up.", min=1)
+        int,
+        option(
+            "N",
+            "Draw the rows of --shots N times, with seeds that count up.",
+            min=1,
+            panel=ROWS_PANEL,
+        ),
     ] = 1,
     seed: Seeds = ["42"],  # noqa: B006
     per_class: PerClass = False,
     keep: Annotated[
         bool,
-        flag("--keep", "Store the fitted probe in the output, for clipkit predict (needs -o)."),
+        flag(
+            "--keep",
+            "Store the fitted probe in the output, for clipkit predict (needs -o).",
+            panel=OUTPUT_PANEL,
+        ),
     ] = False,
     per_image: PerImage = False,
 ) -> None:

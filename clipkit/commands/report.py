@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from clipkit.base.errors import UsageError
-from clipkit.base.options import option
+from clipkit.base.options import OUTPUT_PANEL, option
 from clipkit.commands._options import OUTPUT, SKIPPED, Force, check_output, option_table
 
 HTML_ENDINGS = (".html", ".htm")
@@ -89,6 +89,7 @@ def report(
             "Output page, .html or .md, or - for Markdown on standard output.",
             *OUTPUT,
             check=_check_page,
+            panel=OUTPUT_PANEL,
         ),
     ] = "-",
     images: Annotated[

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from clipkit.base.options import flag, option, split_words
+from clipkit.base.options import ROWS_PANEL, flag, option, split_words
 from clipkit.commands._options import (
     Cluster,
     Common,
@@ -28,7 +28,9 @@ def retrieve(
     k: Annotated[list[str], option("N", "Value of k for recall@k; or a list.", "-k")] = ["1,5,10"],  # noqa: B006
     control: Controls = [],  # noqa: B006
     control_texts: ControlTexts = [],  # noqa: B006
-    same_rows: Annotated[bool, flag("--same-rows", "Text i belongs to image i.")] = False,
+    same_rows: Annotated[
+        bool, flag("--same-rows", "Text i belongs to image i.", panel=ROWS_PANEL)
+    ] = False,
     common: Common = True,
     gap: Annotated[bool, flag("--gap", "Add the modality gap and the hubness.")] = False,
     table: Table = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from clipkit.base.options import attribute_option, flag, option, split_option
+from clipkit.base.options import ROWS_PANEL, attribute_option, flag, option, split_option
 from clipkit.commands._options import Common, FeatureInput, Force, Output, Seed, Table
 
 
@@ -27,7 +27,8 @@ def split(
         str | None, attribute_option("Keep rows with the same value of this attribute together.")
     ] = None,
     group_folder: Annotated[
-        bool, flag("--group-folder", "Keep rows whose files share a folder together.")
+        bool,
+        flag("--group-folder", "Keep rows whose files share a folder together.", panel=ROWS_PANEL),
     ] = False,
     common: Common = False,
     seed: Seed = 42,

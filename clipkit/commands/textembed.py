@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from clipkit.base.errors import UsageError
-from clipkit.base.options import flag, option
+from clipkit.base.options import MODEL_PANEL, OUTPUT_PANEL, flag, option
 from clipkit.commands._options import (
     DEFAULT_MODEL,
     OUTPUT,
@@ -40,6 +40,7 @@ def textembed(
             "FILE",
             "Output file, or - for standard output; {name} is the name of the prompts.",
             *OUTPUT,
+            panel=OUTPUT_PANEL,
         ),
     ] = "-",
     model: Model = DEFAULT_MODEL,
@@ -50,6 +51,7 @@ def textembed(
             "L",
             "Write a hidden state of the token that the model pools: 0 is the input of the first "
             "layer, -1 the output of the last.",
+            panel=MODEL_PANEL,
         ),
     ] = None,
     norm: Norm = False,
@@ -118,7 +120,8 @@ def textembed(
         ),
     ] = True,
     normalize: Annotated[
-        bool, flag("--normalize/--no-normalize", "Scale each embedding to length 1.")
+        bool,
+        flag("--normalize/--no-normalize", "Scale each embedding to length 1.", panel=OUTPUT_PANEL),
     ] = False,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -129,7 +132,7 @@ def textembed(
     Several templates, or several descriptions of a class, make an ensemble: each class's
     embeddings are normalised, averaged and normalised again.
 
-    Example: clipkit textembed --classes cifar100 --template "a photo of a {}" -o classes.h5
+    Example: clipkit textembed --classes cifar100 --template "a photo of a {}" -o txt.h5
     """
     from clipkit import embedding, features, models
     from clipkit.base import files

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from clipkit.base.options import flag, option
+from clipkit.base.options import CONTROLS_PANEL, flag, option
 from clipkit.commands._options import (
     Attributes,
     Common,
@@ -34,7 +34,14 @@ def variance(
     control: Controls = [],  # noqa: B006
     numbers: Annotated[bool, flag("--numbers", "Treat 3 to 20 numbers as numbers, too.")] = False,
     null: Annotated[
-        int, option("N", "Number of random directions to compare prompts with.", min=1, max=100_000)
+        int,
+        option(
+            "N",
+            "Number of random directions to compare prompts with.",
+            min=1,
+            max=100_000,
+            panel=CONTROLS_PANEL,
+        ),
     ] = 1000,
     split: FirstSplit = None,
     common: Common = False,

@@ -33,7 +33,7 @@ def zeroshot(
     labels give a row per image: the prediction, its cosine and the runner-up. With --threshold,
     images without a similar prompt get the class 'none of these'.
 
-    Example: clipkit textembed --classes img.h5 | clipkit logits img.h5 - | clipkit zeroshot
+    Example: clipkit logits img.h5 classes.h5 | clipkit zeroshot
     """
     from clipkit import features
     from clipkit.analysis import dependence, relabeling, thresholds
