@@ -248,7 +248,8 @@ def _warm_up() -> None:
 
     command: Any = typer.main.get_command(cli.app)
     for group in (command, command.commands["plot"]):
-        list(group.commands.values())  # each is built once
+        for one in group.commands.values():
+            list(one.params)  # each is made once
     typer.main.get_command = lambda _: command  # type: ignore[assignment]
     CliRunner().invoke(cli.app, ["info", "no.h5"])  # loads what Typer imports late
     signals._disarmed = False  # it has ended

@@ -226,7 +226,7 @@ def test_plot_alone_lists_every_picture():
     overview = result.stdout + result.stderr
     assert "\n clipkit plot temperature probe.h5 -o tau.png" in overview
     for picture in plots.PICTURES:
-        assert f"\n  {picture} " in overview
+        assert f"│ {picture} " in overview
 
 
 @pytest.mark.parametrize(

@@ -108,9 +108,9 @@ class ClipkitCommand(TyperCommand):
     @functools.cached_property
     def _made(self) -> Any:
         """The command that Typer makes of the function."""
-        app = typer.Typer(add_completion=False)
-        app.command()(with_typer(expand_groups(self._function)))
-        return typer.main.get_command(app)
+        app = typer.Typer()
+        app.command(self.name)(with_typer(expand_groups(self._function)))
+        return typer.main.get_group(app).commands[str(self.name)]
 
     @property
     def params(self) -> Any:
