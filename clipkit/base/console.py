@@ -142,8 +142,11 @@ def note_if_long(what: str, seconds: float) -> None:
 
 
 def is_watched() -> bool:
-    """Whether a person sees each line as it is written: on a terminal, or in a notebook."""
-    return sys.stderr.isatty() or _is_notebook()
+    """Whether a person sees each line as it is written, and did not ask for quiet.
+
+    That is on a terminal, or in a notebook.
+    """
+    return not _quiet and (sys.stderr.isatty() or _is_notebook())
 
 
 def _is_notebook() -> bool:

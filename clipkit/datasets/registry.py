@@ -174,8 +174,7 @@ def _torchvision(
     """Return the function that reads a data set by its class in torchvision.
 
     The class takes `splits` as the options of each split; `images_of` gets what it returns.
-    torchvision's own download is not used: it starts over after an interruption, and takes a half
-    unpacked archive for a complete one.
+    Its own `download` is not used: it takes a half unpacked archive for a complete one.
     """
 
     def read(name: str, folder: Path) -> Dataset:

@@ -30,7 +30,6 @@ class FileServer(http.server.ThreadingHTTPServer):
         self.redirects: dict[str, str] = {}  # the place of a path
         self.failures = 0  # so many answers are errors
         self.stated: int | None = None  # the size of each file, if that is a lie
-        self.says_length = True
         self.cut_after: int | None = None  # bytes of an answer
         self.silence = 0.0  # seconds before an answer
         self.pause = 0.0  # seconds after a block
@@ -85,8 +84,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 return
             last = first + len(data) - 1
             headers["Content-Range"] = f"bytes {first}-{last}/{server.stated or total}"
-        if server.says_length:
-            headers["Content-Length"] = str(len(data))
+        headers["Content-Length"] = str(len(data))
         self.send_headers(status, headers)
         server.requests.append(self.path)
         data = data[: server.cut_after]
