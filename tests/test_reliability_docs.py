@@ -82,8 +82,11 @@ SECURITY = {  # the tests of each sentence of SECURITY.md that promises somethin
     "tokenizer's and the processor's files": [
         "test_untrusted_models.py::test_no_library_gets_the_path_of_a_models_folder"
     ],
-    "A chat template takes at most 2 GiB and 30 seconds, as does a processor with a first image": [
-        "test_untrusted_models.py::test_a_chat_template_without_end_is_one_line",
+    "A chat template takes at most 512 MiB, and Ctrl-C ends it": [
+        "test_untrusted_models.py::test_a_chat_template_that_takes_memory_without_end_is_one_line",
+        "test_untrusted_models.py::test_a_signal_ends_a_chat_template_without_end",
+    ],
+    "Of one image, a processor may make at most 131,072 tokens and 512 MiB": [
         "test_untrusted_models.py::test_what_a_processor_makes_of_an_image_is_bounded",
     ],
     "A table is UTF-8 text, and one that gives a column or a key twice is refused": [

@@ -6,15 +6,13 @@ import contextlib
 import importlib
 import importlib.metadata
 import importlib.util
-import json
 import logging
 import os
 import re
 import resource
-import signal
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +25,7 @@ EXTRAS = {
 }
 OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory")  # of PyTorch's RuntimeErrors
 
-MOST_BYTES, MOST_SECONDS = 2**31, 30  # of a task that a model's files decide
+MOST_BYTES = 2**29  # of a step that a model's files decide
 NO_CODE = "it brings its own code (auto_map), which clipkit never runs"
 _descriptor = threading.RLock()  # held while file descriptor 2 leads nowhere
 
@@ -125,59 +123,25 @@ def rust_panics() -> Iterator[None]:
             os.close(stderr)
 
 
-def within_limits(what: str, task: Callable[[], Any]) -> Any:
-    """Return what a task returns, in types that JSON has, or `cannot WHAT: REASON`.
+@contextlib.contextmanager
+def memory_limit(what: str) -> Iterator[None]:
+    """Turn a step that takes more than MOST_BYTES of new memory into `cannot WHAT: REASON`.
 
-    A child process runs the task: a chat template is a program, and a number in a processor's
-    settings may make any of its steps endless, or crash it. The child may take 2 GiB and 30 s.
+    The limit holds for all threads, so the step should take milliseconds.
     """
-    source, sink = os.pipe()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Python 3.12 warns of threads; the child uses none
-        child = os.fork()
-    if not child:
-        os._exit(_answer(what, task, sink))
-    os.close(sink)
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    most = _address_space() + MOST_BYTES
+    if before[0] != resource.RLIM_INFINITY:
+        most = min(most, before[0])
+    with contextlib.suppress(ValueError, OSError):  # not supported
+        resource.setrlimit(resource.RLIMIT_AS, (most, before[1]))
     try:
-        with os.fdopen(source, "rb") as stream:
-            data = stream.read()
+        yield
+    except MemoryError as error:
+        limit = f"expected a step of at most {MOST_BYTES >> 20} MiB, got one that takes more"
+        raise ClipkitError(f"cannot {what}: {limit}") from error
     finally:
-        os.kill(child, signal.SIGKILL)  # it is a zombie, or this process was interrupted
-        os.waitpid(child, 0)
-    if not data:
-        limits = f"{MOST_BYTES >> 30} GiB and {MOST_SECONDS} s"
-        got = "got one that takes more or crashes"
-        raise ClipkitError(f"cannot {what}: expected a step of at most {limits}, {got}")
-    answer = json.loads(data)
-    if "message" in answer:
-        raise ClipkitError(**answer)
-    return answer["value"]
-
-
-def _answer(what: str, task: Callable[[], Any], sink: int) -> int:
-    """Run a task in the child process, and write what it returns, or the reason why it fails."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    for output in (1, 2):
-        os.dup2(nowhere, output)
-    for kind, most in (
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_CPU, MOST_SECONDS),
-        (resource.RLIMIT_AS, _address_space() + MOST_BYTES),
-    ):
-        with contextlib.suppress(ValueError, OSError):  # it is lower already, or not supported
-            resource.setrlimit(kind, (most, resource.getrlimit(kind)[1]))
-    try:
-        with single_line_errors(what), rust_panics():
-            answer = {"value": task()}
-    except ClipkitError as error:
-        answer = {"message": error.message, "hint": error.hint}
-    except BaseException:
-        return 1
-    with os.fdopen(sink, "wb") as stream:
-        stream.write(json.dumps(answer).encode())
-    return 0
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def _address_space() -> int:

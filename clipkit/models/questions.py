@@ -18,12 +18,18 @@ from PIL import Image
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, shorten
 from clipkit.models.hub import ModelFiles
-from clipkit.models.libraries import quiet_loading, single_line_errors, within_limits
+from clipkit.models.libraries import (
+    memory_limit,
+    quiet_loading,
+    rust_panics,
+    single_line_errors,
+)
 from clipkit.models.preprocessing import Preprocessor, check_has_processor
 from clipkit.models.tokenizer import TextTokenizer, switch_dropout_off
 from clipkit.prompts.texts import check_length
 
 CHOICES_HINT = "embed --choices lists the answers in the question; the model then says a letter"
+PROCESSOR_HINT = "check the numbers in processor_config.json"
 PROBE = "clipkit"  # an answer
 PLACE = "{}"  # of a text in a question
 MAX_TOKENS = 2**17  # of the prompt with one image; the largest known processors make 16,384
@@ -69,10 +75,7 @@ class Question(Preprocessor):
         self.image_token = str(getattr(self.processor, "image_token", None) or "")
         self._check_question()
         self.has_template = bool(getattr(self.processor, "chat_template", None))
-        self.marks_image = True
-        if not self.has_template:
-            what = f"prepare an image for {files.name}"
-            self.marks_image = not within_limits(what, self._inserts_image)
+        self.marks_image = self.has_template or not self._inserts_image()
         self.prompt = self._render()
         hint = "ask a shorter question, or check its chat template"
         check_length(len(self.prompt), f"{files.name}: its prompt", hint)
@@ -86,7 +89,12 @@ class Question(Preprocessor):
                 f"{files.name} has no chat template: it is asked by the plain prompt "
                 f"{shorten(self.prompt)!r}"
             )
-        within_limits(f"prepare an image for {files.name}", self._try_example)
+        what = f"prepare an image for {files.name}"
+        try:
+            with single_line_errors(what), rust_panics():
+                self.resize_and_crop([self.example()])  # before the weights are loaded
+        except MemoryError as error:
+            raise ClipkitError(f"cannot {what}: not enough memory", PROCESSOR_HINT) from error
 
     def _check_question(self) -> None:
         """Refuse a question that is empty or holds a special token of the model."""
@@ -100,11 +108,7 @@ class Question(Preprocessor):
             raise UsageError(f"{self.name}: expected a question, got {self.question!r}")
 
     def _inserts_image(self) -> bool:
-        """Return whether the processor puts image tokens before any prompt, marked or not.
-
-        A child process calls it, in which threads of PyTorch would hang.
-        """
-        torch.set_num_threads(1)
+        """Return whether the processor puts image tokens before any prompt, marked or not."""
         if not self.image_token:
             return False
         unmarked = self._count_image_tokens(self.question)
@@ -116,7 +120,8 @@ class Question(Preprocessor):
         """Count the image tokens of a prompt with an image; 0 if the processor refuses it."""
         token = self.tokenizer.convert_tokens_to_ids(self.image_token)
         try:
-            ids = self._process([prompt], [self.example()])["input_ids"]
+            with rust_panics():
+                ids = self._process([prompt], [self.example()])["input_ids"]
         except Exception:  # processors raise what they like
             return 0
         return int((ids == token).sum())
@@ -135,18 +140,12 @@ class Question(Preprocessor):
         if answer is not None:
             content = [{"type": "text", "text": answer}]
             messages.append({"role": "assistant", "content": content})
-        rendered: str = within_limits(
-            f"load the chat template of {self.name}",
-            lambda: self.processor.apply_chat_template(
+        what = f"load the chat template of {self.name}"
+        with single_line_errors(what), memory_limit(what):
+            rendered: str = self.processor.apply_chat_template(
                 messages, add_generation_prompt=answer is None, tokenize=False
-            ),
-        )
+            )
         return rendered
-
-    def _try_example(self) -> None:
-        """Prepare an image in a child process, in which threads of PyTorch would hang."""
-        torch.set_num_threads(1)
-        self.resize_and_crop([self.example()])
 
     def resize_and_crop(self, images: Sequence[Image.Image]) -> dict[str, Any]:
         """Return the processor's inputs of B images of any sizes, in a thread."""
@@ -196,7 +195,7 @@ class Question(Preprocessor):
             if got > most:
                 raise ClipkitError(
                     f"{self.name}: expected at most {most:,} {what} of an image, got {got:,}",
-                    "check the numbers in processor_config.json",
+                    PROCESSOR_HINT,
                 )
 
     def details(self) -> dict[str, Any]:
