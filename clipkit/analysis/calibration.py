@@ -77,11 +77,6 @@ def read_scores(
     return ClassScores(name or split, matrix, labels)
 
 
-def mean_nll(scores: ClassScores, temperature: float) -> float:
-    """Return the mean negative log-likelihood (nats) of the labels, -ln softmax(score / tau)."""
-    return _nll(scores, 1 / temperature)[0]
-
-
 def _nll(scores: ClassScores, beta: float) -> tuple[float, float, float]:
     """Return the mean NLL at the temperature 1 / beta, and its derivatives by beta.
 
