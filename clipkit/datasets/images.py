@@ -88,7 +88,10 @@ def read(path: str) -> Image.Image:
         `MAX_PIXELS`, `MAX_BYTES` or `MAX_ASPECT`. The size is checked before decoding.
     """
     with image_errors(path):
-        _check_file(path)
+        status = Path(path).stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ImageError("not a regular file")
+        check_bytes(status.st_size)
         return _decode(path)
 
 
@@ -115,13 +118,6 @@ def _decode(source: str | IO[bytes]) -> Image.Image:
     with Image.open(source, formats=readable_formats()) as image:
         _check_size(*image.size)
         return _to_rgb(image)
-
-
-def _check_file(path: str) -> None:
-    info = Path(path).stat()
-    if not stat.S_ISREG(info.st_mode):
-        raise ImageError("not a regular file")
-    check_bytes(info.st_size)
 
 
 def check_bytes(size: int) -> None:

@@ -190,9 +190,18 @@ def _are_parquet(name: str) -> bool:
 
 
 def _holds(folder: str, suffix: str) -> bool:
-    """Return True if a folder holds, at any depth, files with a suffix and no images."""
+    """Return True if a folder holds, at any depth, files with a suffix and no images.
+
+    A folder of a storage may hold images, too.
+    """
     if remote.protocol_of(folder) is not None and not remote.is_http(folder):
-        return not _PATTERN.search(folder) and _stored_holds(folder, suffix)
+        if _PATTERN.search(folder):
+            return False
+        try:
+            return bool(shards.find_stored(folder, suffix))
+        except ClipkitError:
+            # a storage that does not answer is reported when it is read
+            return suffix == ".parquet"
     is_present = False
     suffixes = readable_suffixes()
     for _, _, files in os.walk(folder):
@@ -201,15 +210,6 @@ def _holds(folder: str, suffix: str) -> bool:
             return False
         is_present = is_present or any(file.endswith(suffix) for file in names)
     return is_present
-
-
-def _stored_holds(url: str, suffix: str) -> bool:
-    """Return True if a folder of a storage holds files with a suffix."""
-    try:
-        return bool(shards.find_stored(url, suffix))
-    except ClipkitError:
-        # a storage that does not answer is reported when it is read
-        return suffix == ".parquet"
 
 
 # A name belongs to the first form that accepts it. The last one accepts any name.
@@ -230,8 +230,14 @@ def read_source(names: Sequence[str | Path], options: SourceOptions) -> Dataset:
         raise UsageError("expected the name of a data set, got none")
     sources = [_source_of(text) for text in texts]
     source = sources[0]
-    if len(texts) > 1:
-        _check_together(texts, sources)
+    for text, its_source in zip(texts, sources, strict=True):
+        if len(texts) == 1 or (its_source is source and source.takes == "several"):
+            continue
+        other = texts[1] if text == texts[0] else texts[0]
+        raise UsageError(
+            f"expected {its_source.what} {escape(text)} alone, got {escape(other)} too",
+            "several arguments must be images and folders, or all tars, or all Parquet files",
+        )
     dataset = f"{source.what} {escape(texts[0])}"
     if options.root is not None and source.takes != "root":
         raise UsageError(f"root: expected a named data set, got {dataset}", "leave --root out")
@@ -254,17 +260,6 @@ def _as_text(name: str | Path) -> str:
 
 def _source_of(name: str) -> Source:
     return next(source for source in SOURCES if source.accepts(name))
-
-
-def _check_together(names: Sequence[str], sources: Sequence[Source]) -> None:
-    """Refuse several names that do not make one data set."""
-    for name, source in zip(names, sources, strict=True):
-        if source is not sources[0] or source.takes != "several":
-            other = names[1] if name == names[0] else names[0]
-            raise UsageError(
-                f"expected {source.what} {escape(name)} alone, got {escape(other)} too",
-                "several arguments must be images and folders, or all tars, or all Parquet files",
-            )
 
 
 def _check_local(name: str) -> None:

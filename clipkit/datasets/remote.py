@@ -204,9 +204,17 @@ def open_file(name: str) -> StoredFile:
         If there is no such file, a server does not answer or send ranges, or a package is missing.
     """
     if not is_url(name):
-        return _open_local(name)
+        with _read_errors(name):
+            status = Path(name).stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ClipkitError(
+                f"{escape(name)}: expected a regular file, got a folder, FIFO or device"
+            )
+        return _local_file(name, status)
     if is_http(name):
-        return _open_http(name)
+        # A HEAD request would not say whether ranges work, and signed URLs often allow GET alone.
+        reply = _get(name, 0, 1)
+        return HttpFile(name, reply.total, reply.state)
     system, path = filesystem(name)
     with _read_errors(name):
         info = system.info(path)
@@ -278,14 +286,6 @@ class RangeReader(io.RawIOBase):
         return True
 
 
-def _open_local(name: str) -> LocalFile:
-    with _read_errors(name):
-        info = Path(name).stat()
-    if not stat.S_ISREG(info.st_mode):
-        raise ClipkitError(f"{escape(name)}: expected a regular file, got a folder, FIFO or device")
-    return _local_file(name, info)
-
-
 def _local_file(name: str, info: os.stat_result) -> LocalFile:
     return LocalFile(name, info.st_size, str(info.st_mtime_ns))
 
@@ -296,12 +296,6 @@ class _Reply(NamedTuple):
     data: bytes
     total: int
     state: str
-
-
-def _open_http(url: str) -> HttpFile:
-    # A HEAD request would not say whether ranges work, and signed URLs often allow GET alone.
-    reply = _get(url, 0, 1)
-    return HttpFile(url, reply.total, reply.state)
 
 
 def _get(url: str, offset: int | None, size: int) -> _Reply:
@@ -317,15 +311,13 @@ def _get(url: str, offset: int | None, size: int) -> _Reply:
             reply: _Reply = sync(system.loop, _request, system, url, offset, size)
             return reply
         except Exception as error:
-            if attempt == ATTEMPTS - 1 or not _may_pass(error):
+            # a server that was silent once would cost the same time again
+            was_cut = isinstance(error, ConnectionResetError)
+            may_pass = was_cut or getattr(error, "status", 0) in TRANSIENT
+            if attempt == ATTEMPTS - 1 or not may_pass:
                 raise read_error(url, error) from error
         time.sleep(PAUSE_SECONDS * 2**attempt)
     raise AssertionError  # the last attempt returns or raises
-
-
-def _may_pass(error: Exception) -> bool:
-    # a server that was silent once would cost the same time again
-    return isinstance(error, ConnectionResetError) or getattr(error, "status", 0) in TRANSIENT
 
 
 async def _request(system: Any, url: str, offset: int | None, size: int) -> _Reply:
@@ -487,15 +479,12 @@ class SharedCache(Generic[Key, Value]):
         future.set_result(value)
         with self._lock:
             self._sizes[key] = self._size_of(value)
-            self._shrink()
+            while len(self._values) > self._count and sum(self._sizes.values()) > self._budget:
+                oldest = next(key for key in self._values if key in self._sizes)
+                del self._values[oldest], self._sizes[oldest]
         return value
 
     def has(self, key: Key) -> bool:
         """Whether the value of a key is there or is being loaded."""
         with self._lock:
             return key in self._values
-
-    def _shrink(self) -> None:
-        while len(self._values) > self._count and sum(self._sizes.values()) > self._budget:
-            oldest = next(key for key in self._values if key in self._sizes)
-            del self._values[oldest], self._sizes[oldest]
