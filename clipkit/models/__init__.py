@@ -129,17 +129,6 @@ class RunOptions:
                 "expected --ask without --pool, --norm, --no-projection, --image-size",
                 "--at chooses what is pooled; the last layer is normalised",
             )
-        self._check_asked()
-        if not self.vision_tower:
-            self._check_layers()
-        elif self.ask is not None or not self.projection or self.image_size:
-            raise UsageError(
-                "expected --vision-tower without --ask, --no-projection, --image-size",
-                "without --layer, it gives its last hidden state",
-            )
-
-    def _check_asked(self) -> None:
-        """Refuse options that need a question without it, and what an embedding cannot be."""
         if self.ask is None and (self.at is not None or self.choices or self.as_embedding):
             raise UsageError("--at, --choices and --as-embedding need --ask")
         if self.as_embedding and (self.at == "image" or self.choices or self.layers is not None):
@@ -147,9 +136,13 @@ class RunOptions:
                 "expected --as-embedding without --at image, --choices, --layer",
                 "an embedding is the last hidden state of the last token",
             )
-
-    def _check_layers(self) -> None:
-        """Refuse options that need hidden states without them, or exclude them."""
+        if self.vision_tower:
+            if self.ask is not None or not self.projection or self.image_size:
+                raise UsageError(
+                    "expected --vision-tower without --ask, --no-projection, --image-size",
+                    "without --layer, it gives its last hidden state",
+                )
+            return
         if self.layers is None and (self.pool is not None or self.norm):
             raise UsageError("--pool and --norm need --layer")
         if self.layers is not None and not self.projection:

@@ -251,35 +251,24 @@ def choose_layers(model: Any, stack: Stack, tower: TowerName, options: RunOption
             "expected a model that normalises all tokens at its end, got another",
             "leave --norm out",
         )
+    pool = options.pool
     if tower == "text":
-        _check_text_pool(stack, options.pool)
-        pool = None
-    else:
-        pool = _choose_image_pool(stack, options.pool)
-    return LayerTower(model, stack, numbers, pool, options.norm)
-
-
-def _check_text_pool(stack: Stack, pool: str | None) -> None:
-    """Refuse a pool for a text tower, and a text tower without a known pooled token."""
-    if pool is not None:
-        raise UsageError(
-            f"expected no pool of a text tower, got {pool!r}: it is the token that the model pools"
-        )
-    if stack.pooled_token is None:
-        raise UsageError(
-            "expected a text tower with a known pooled token, got another", "leave --layer out"
-        )
-
-
-def _choose_image_pool(stack: Stack, pool: str | None) -> str:
-    """Return the pool of an image tower, by default the CLS token if there is one."""
-    if pool is None:
-        return "cls" if stack.has_cls else "mean"
-    if pool not in POOLS:
+        if pool is not None:
+            raise UsageError(
+                f"expected no pool of a text tower, got {pool!r}: it is the token that the model "
+                "pools"
+            )
+        if stack.pooled_token is None:
+            raise UsageError(
+                "expected a text tower with a known pooled token, got another", "leave --layer out"
+            )
+    elif pool is None:
+        pool = "cls" if stack.has_cls else "mean"
+    elif pool not in POOLS:
         raise UsageError(f"expected a pool of {' or '.join(POOLS)}, got {pool!r}")
-    if pool == "cls" and not stack.has_cls:
+    elif pool == "cls" and not stack.has_cls:
         raise UsageError("expected a model with a CLS token, got one without", "use --pool mean")
-    return pool
+    return LayerTower(model, stack, numbers, pool, options.norm)
 
 
 def resolve(layers: Iterable[int] | Literal["all"], count: int, lowest: int = 0) -> tuple[int, ...]:

@@ -197,9 +197,13 @@ class TransformersModel(Architecture):
                 ignore_mismatched_sizes=True,
                 dtype=torch.float32,
             )
-        missing = {key for key in report["missing_keys"] if key.startswith(prefixes)}
-        missing -= _of_other_parts(missing, tower)
-        lacks_pooler = bool(missing) and missing == _pooler_keys(model)
+        missing = set()
+        for key in report["missing_keys"]:
+            is_of_other_part = not set(OTHER_PARTS[tower]).isdisjoint(key.split(".")[:2])
+            if key.startswith(prefixes) and not is_of_other_part:
+                missing.add(key)
+        pooler = {key for key in model.state_dict() if key.startswith("pooler.")}
+        lacks_pooler = bool(missing) and missing == pooler
         if lacks_pooler:
             missing = set()
         unexpected = []
@@ -453,16 +457,6 @@ def _check_version(files: ModelFiles, kind: str, family: Family) -> None:
         f"{files.name}: expected {since}, which has {kind}, got {transformers.__version__}",
         "upgrade it: pip install --upgrade transformers",
     )
-
-
-def _pooler_keys(model: Any) -> set[str]:
-    """Return the names of the tensors of a pooler that a checkpoint may lack."""
-    return {key for key in model.state_dict() if key.startswith("pooler.")}
-
-
-def _of_other_parts(keys: Iterable[str], tower: TowerName) -> set[str]:
-    """Return the tensors of parts that a tower does not need."""
-    return {key for key in keys if not set(OTHER_PARTS[tower]).isdisjoint(key.split(".")[:2])}
 
 
 def _project_first(encoder: Any, projection: Any, **inputs: torch.Tensor) -> torch.Tensor:
