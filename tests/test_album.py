@@ -356,6 +356,7 @@ def test_the_most_frequent_error_comes_first_among_examples(photos):
     assert [image.id for image in shown.examples] == ["2.jpg", "3.jpg", "1.jpg"]
 
 
+@pytest.mark.long
 def test_a_report_opens_and_checks_each_file_once(photos, tmp_path, monkeypatch):
     write(str(tmp_path / "a.h5"), result(WRONG, IDS))
     write(str(tmp_path / "b.h5"), logits(IDS))

@@ -140,6 +140,7 @@ def test_the_null_of_a_rank_metric_permutes_the_scored_numbers(tmp_path):
     assert row["null95"] == pytest.approx(1.645 / np.sqrt(399), abs=0.012)
 
 
+@pytest.mark.long
 def test_the_gain_is_the_paired_difference_to_the_control_that_comes_closest():
     y = np.arange(600) % 3
     weak, strong = control_of(y), world_of(y, noise=1.0)

@@ -66,6 +66,7 @@ def test_agreement_ignores_how_clusters_are_numbered(pairs, numbers):
     assert [perfect[name] for name in ("purity", "nmi", "ari", "ami")] == pytest.approx([1] * 4)
 
 
+@pytest.mark.long
 def test_a_result_has_a_run_per_split_and_k(capsys):
     file = feature_file("images")
     assert [(row["split"], row["k"]) for row in clustering.cluster(file).rows()] == [("test", 2)]

@@ -375,6 +375,7 @@ def hints_of(path: Path) -> Iterator[str]:
                     yield part.value
 
 
+@pytest.mark.long
 def test_a_message_names_only_options_that_the_command_has():
     package = Path(cli.__file__).parent
     others = {"--upgrade", "--head", "--debug", "--help"}  # of pip, of Ray, of clipkit itself

@@ -64,6 +64,7 @@ def test_images_that_are_too_small_to_be_shrunk_are_noted(tmp_path):
     assert "pixels" not in ok(*line, 63).stderr
 
 
+@pytest.mark.long
 def test_the_history_has_the_size_only_if_images_were_made_smaller(tmp_path):
     plain = embed(tmp_path / "img.h5")
     small = embed(tmp_path / "small.h5", "--downsample", 16)

@@ -119,6 +119,7 @@ def test_an_untrained_control_is_make_of_the_seed():
     assert "hint: write: def make(seed=None)" in line
 
 
+@pytest.mark.long
 def test_the_library_takes_the_function_the_class_and_the_object():
     exec(compile(RECIPES["library.py"].replace("=100", "=20"), "library.py", "exec"), {})
     import toy
@@ -504,6 +505,7 @@ def service(monkeypatch):
     server.server_close()
 
 
+@pytest.mark.long
 def test_an_embedding_service_is_asked_again_if_it_fails(service, monkeypatch):
     monkeypatch.setattr(service, "failures", 5)
     ok(*RUN, "-m", named("service.py"), "-o", "img.h5")

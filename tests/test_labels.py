@@ -185,6 +185,7 @@ def test_a_number_has_the_r2_of_its_share_of_the_signal_and_permuted_ones_have_n
     assert row["zeroshot"] == pytest.approx(row["probe"], abs=0.1)
 
 
+@pytest.mark.long
 def test_numbers_have_scikit_learns_mae_and_scipys_tau_with_their_nulls(table):
     file, control = images(), images()
     control.history = [{"command": "embed", "model": {**MODEL, "untrained": 7}}]
@@ -312,6 +313,7 @@ def test_the_interval_of_the_mean_difference_covers_that_of_labels_that_depend_o
     assert covered >= 90
 
 
+@pytest.mark.long
 def test_results_without_equal_ranks_are_not_compared(tmp_path):
     a = saved(tmp_path / "a.h5", measure_labels(tmp_path))
     unkept, ap = measure_labels(tmp_path), measure_labels(tmp_path, 0, "ap")

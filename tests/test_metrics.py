@@ -16,6 +16,7 @@ PAIRS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, ma
 
 
 @given(PAIRS)
+@pytest.mark.long
 def test_accuracy_recall_and_confusion_are_scikit_learns(pairs):
     y, p = pairs
     assert metrics.accuracy(y, p) == pytest.approx(reference.accuracy_score(y, p))

@@ -156,6 +156,7 @@ def test_weights_may_be_split_over_files(copied):
     assert encoder.details["weights"] == sha256(b"".join(map(Path.read_bytes, files)))
 
 
+@pytest.mark.long
 def test_the_same_weights_give_the_same_bytes_wherever_they_begin_in_their_file(copied, images):
     """A longer header moves all tensors by 8 bytes."""
     weights = load_file(copied / "model.safetensors")

@@ -192,6 +192,7 @@ def test_what_cannot_be_searched_is_refused(arguments, k, error, message):
     assert raised.value.message == message
 
 
+@pytest.mark.long
 def test_a_text_is_embedded_by_the_model_of_the_file(tmp_path):
     images = tmp_path / "img.h5"
     control = ("--model", "tiny", "--untrained", 3)

@@ -150,6 +150,7 @@ def test_draw_draws_what_the_command_draws(tmp_path, line, options):
     assert (tmp_path / "b.png").read_bytes() == (tmp_path / "a.png").read_bytes()
 
 
+@pytest.mark.long
 def test_draw_draws_a_path_a_file_and_a_list_alike(tmp_path):
     path = tmp_path / "probe.h5"
     write(path, probe(PLAIN))
@@ -253,6 +254,7 @@ def test_short_work_and_quiet_work_show_no_bar_in_a_notebook(cell, monkeypatch):
     assert cell == []
 
 
+@pytest.mark.long
 def test_work_that_fails_in_a_notebook_ends_its_bar(cell):
     with contextlib.suppress(ZeroDivisionError), console.progress("working"):
         wait_for(cell)

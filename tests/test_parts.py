@@ -71,6 +71,7 @@ def stop_with_three_threads(folder, monkeypatch):
     return folder / "out.h5"
 
 
+@pytest.mark.long
 def test_a_run_continues_with_the_number_of_threads_that_it_began_with(tmp_path, monkeypatch):
     output = stop_with_three_threads(tmp_path, monkeypatch)
     note = "clipkit: computing with 3 threads in place of 1, as the run began\n"
@@ -320,6 +321,7 @@ def test_whole_runs_and_parts_do_not_run_at_once(output, monkeypatch):
         assert "another clipkit is writing there" in part(1, output)[1]
 
 
+@pytest.mark.long
 def test_the_part_that_cannot_have_the_lock_leaves_publishing_to_the_other(
     output, expected, monkeypatch
 ):

@@ -178,6 +178,7 @@ def test_a_file_without_a_picture_is_refused_with_where_to_look(maker, hint, tmp
     assert f"no picture shows a result of {maker}; hint: {hint}\n" in message
 
 
+@pytest.mark.long
 def test_a_file_has_one_first_picture_if_it_has_several(folder):
     for path in folder.glob("*.h5"):
         pictures = plots.pictures_of(file := read(path))

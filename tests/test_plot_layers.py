@@ -232,6 +232,7 @@ def test_models_of_different_depth_are_drawn_by_the_share_of_their_depth():
     np.testing.assert_allclose(ax.lines[1].get_xdata(), [0, 25, 50, 75, 100], atol=1)
 
 
+@pytest.mark.long
 def test_the_command_draws_files_and_says_what_its_numbers_are(tmp_path):
     accuracies = [*line(5, 15), result(18)]
     for word, files in (("accuracy", accuracies), ("recall", [recalls(1, hue=0.2)])):

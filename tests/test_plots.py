@@ -586,6 +586,7 @@ def test_a_subtitle_stands_between_title_and_axes_and_nothing_overlaps(name):
         assert ax.get_tightbbox().y1 < subtitle.y0
 
 
+@pytest.mark.long
 def test_a_chosen_size_is_the_size_of_the_picture_and_everything_is_wrapped_to_it(tmp_path):
     fig = plots.temperature([sweep("s" * 60), sweep("_t")], 32, title="a long title " * 9)
     plots.finish(fig, SOURCE, (5, 6.5))

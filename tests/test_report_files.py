@@ -243,6 +243,7 @@ def test_what_varies_names_the_row_and_what_all_rows_share_stands_below():
     assert [row[1] for row in table.rows] == ["5"] * 3  # what was measured stays
 
 
+@pytest.mark.long
 def test_bad_files_are_named_and_the_rest_is_shown(tmp_path):
     good = write_result(tmp_path / "good.h5", 150)
     (tmp_path / "cut.h5").write_bytes(good.read_bytes()[:-9])
