@@ -106,6 +106,9 @@ def tier_of(case: pytest.Item) -> str:
 def pytest_xdist_auto_num_workers() -> int:
     """Return one worker per core, and per 3 GB of memory, which a worker and its commands take."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    of_container = Path("/sys/fs/cgroup/memory.max")
+    if of_container.exists() and of_container.read_text().strip().isdigit():
+        memory = min(memory, int(of_container.read_text()))
     return max(1, min(cpu_count(), memory // 3_000_000_000))
 
 

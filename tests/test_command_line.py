@@ -225,6 +225,7 @@ def complete(line: str, folder: Path, shell: str = "bash", **variables: str) -> 
         ("clipkit embed photos --split ", ["train", "val"]),
         ("clipkit entropy x.h5 -o img.h5 -t ", []),
         ("clipkit zeroshot img.h5 --split ", ["test", "train"]),
+        ("clipkit textembed --captions shapes --split ", ["train", "test"]),
         ("clipkit zeroshot damaged.h5 --split ", []),
         ("clipkit attributes img.h5 --metric r", ["recall", "r2"]),
         ("clipkit probe img.h5 --table table.csv --attribute ", ["colour", "size"]),

@@ -95,7 +95,7 @@ def same(command, shown, printed):
         pairs = zip(NUMBER.findall(shown), NUMBER.findall(printed), strict=True)
         different = [pair for pair in pairs if pair[0] != pair[1]]
         numbers = np.array(different, float)
-        np.testing.assert_allclose(*numbers.T, rtol=0.01, atol=0.002, err_msg=message)
+        np.testing.assert_allclose(*numbers.T, rtol=0.005, atol=0.001, err_msg=message)
 
 
 def mask(text):

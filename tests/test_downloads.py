@@ -7,6 +7,7 @@ import hashlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tarfile
@@ -24,7 +25,7 @@ from torchvision.datasets import CIFAR10, FashionMNIST
 
 from clipkit import datasets
 from clipkit.base import console
-from clipkit.datasets import registry
+from clipkit.datasets import downloads, registry
 from clipkit.datasets.downloads import Download
 
 TOP = "tiny-imagenet-200"
@@ -51,9 +52,9 @@ def download_of(server, path):
     return Download(f"{server.url}/{path.name}", md5_of(path))
 
 
-def offer(monkeypatch, name, *downloads):
+def offer(monkeypatch, name, *published):
     """Let a data set have other published files."""
-    files = {file.url: file.md5 for file in downloads}
+    files = {file.url: file.md5 for file in published}
     monkeypatch.setitem(registry.REGISTRY, name, replace(registry.REGISTRY[name], files=files))
 
 
@@ -110,6 +111,18 @@ def test_a_connection_that_is_cut_is_an_error_that_leaves_nothing(server, publis
     assert caught.value.message.startswith("cannot download tiny-imagenet to ")
     assert caught.value.hint.startswith(f"put {server.url}/{ZIP} in {tmp_path}/root")
     assert names_in(tmp_path / "root") == []
+
+
+def test_a_silent_server_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(downloads, "TIMEOUT_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/{ZIP}"
+        offer(monkeypatch, "tiny-imagenet", Download(url, "0" * 32))
+        with fails_with("timed out"):
+            load(tmp_path / "root")
+    assert names_in(tmp_path / "root") == []
+    assert socket.getdefaulttimeout() is None
 
 
 def test_what_a_killed_process_left_is_removed(published, tmp_path):

@@ -86,7 +86,7 @@ SECURITY = {  # the tests of each sentence of SECURITY.md that promises somethin
         "test_untrusted_models.py::test_a_chat_template_that_takes_memory_without_end_is_one_line",
         "test_untrusted_models.py::test_a_signal_ends_a_chat_template_without_end",
     ],
-    "Of one image, a processor may make at most 131,072 tokens and 512 MiB": [
+    "A processor may make at most 131,072 tokens and 512 MiB from one image": [
         "test_untrusted_models.py::test_what_a_processor_makes_of_an_image_is_bounded",
     ],
     "A table is UTF-8 text, and one that gives a column or a key twice is refused": [

@@ -306,14 +306,14 @@ def evaluate_grid(  # noqa: PLR0913
     _note_pairs(spec, rows.train)
     runs: list[ScoredRun] = []
     for draw in spec.draws():
-        of_draw, last = _evaluate_draw(grid, rows, draw, val is not None, keep)
+        of_draw, to_keep = _evaluate_draw(grid, rows, draw, val is not None, keep)
         runs += of_draw
     unfinished = sum(not run.converged for run in runs)
     if unfinished:
         console.warn(f"{spec.classifier} did not converge in {unfinished} of {len(runs)} runs")
     kept = None
-    if last.fitted:
-        kept = drop_none(select(last.row, ("C", "temperature", "fit_split")))
+    if to_keep:
+        kept = drop_none(select(to_keep.row, ("C", "temperature", "fit_split")))
         if math.isnan(kept["C"]):  # the classifier has none
             del kept["C"]
     shots: int | list[int] | None = list(spec.shots) or None
@@ -352,17 +352,17 @@ def evaluate_grid(  # noqa: PLR0913
         class_names=file.class_names,
         display_name=file.display_name,
     )
-    if last.fitted is None:
+    if to_keep is None or to_keep.fitted is None:
         return result
-    return replace(result, kind="probe", texts=file.texts, fitted=last.fitted.to_arrays())
+    return replace(result, kind="probe", texts=file.texts, fitted=to_keep.fitted.to_arrays())
 
 
 def _evaluate_draw(
     grid: Grid, rows: Rows, draw: Draw, is_validated: bool, keep: bool
-) -> tuple[list[ScoredRun], ScoredRun]:
+) -> tuple[list[ScoredRun], ScoredRun | None]:
     """Fit and score a grid on one draw. After validation, fit the best run again on all rows.
 
-    Return the runs to report, and the best or only one.
+    Return the runs to report, and the one to keep, if one is.
     """
     seed = grid.spec.seed
     train = _draw_shots(rows.train, draw, seed)
@@ -371,13 +371,13 @@ def _evaluate_draw(
     else:
         runs = _evaluate(grid, train, rows.scored, draw, keep and not is_validated)
     if not is_validated:
-        return runs, runs[0]
+        return runs, runs[0] if keep else None
     best = max(runs, key=lambda run: run.row["acc1"]).row  # of equals, the first
     if grid.is_search and best["C"] in (grid.Cs[0], grid.Cs[-1]):
         where = f"{train.name}: the chosen C, {best['C']:g}, is an end of the range"
         console.note(f"{where}: a wider one may have a more accurate C")
     if rows.test is None and not keep:
-        return runs, runs[0]
+        return runs, None
     fit = _draw_shots(rows.fit, draw, seed)
     Cs = grid.Cs if math.isnan(best["C"]) else [best["C"]]
     # without others, the probe is only kept, but a fit predicts one row at least
@@ -386,7 +386,7 @@ def _evaluate_draw(
     (refitted,) = _evaluate(refitted_grid, fit, test, draw, keep)
     if rows.test is not None:
         runs = [*runs, refitted]
-    return runs, refitted
+    return runs, refitted if keep else None
 
 
 def _choose_rows(

@@ -440,7 +440,7 @@ def rank(pairs: Pairs) -> dict[str, Ranks]:
 
 
 class WrongCandidates:
-    """Of Q queries, how many wrong candidates rank before the best partner, and the nearest one."""
+    """Count, for Q queries, wrong candidates ahead of the best partner, and keep the nearest."""
 
     def __init__(self, queries: int) -> None:
         self.ahead = np.zeros(queries)

@@ -109,7 +109,7 @@ def _common_metric(results: Sequence[FeatureFile]) -> str:
         if not result.splits:
             raise ClipkitError(
                 f"{result.display_name}: expected ranks of the scored images, got none",
-                f"clipkit attributes keeps them of fewer than {MAX_CLASSES:,} images",
+                f"clipkit attributes stores ranks only for fewer than {MAX_CLASSES:,} images",
             )
         expected = [metric]  # of the others, too
     return metric

@@ -60,12 +60,14 @@ def splits(ctx: typer.Context) -> list[str]:
 
 
 def _arguments(ctx: typer.Context) -> list[str]:
-    """Return the arguments. In front of an option without its value, they are not parsed."""
+    """Return the arguments, and the values of options that may name a data set or a file.
+
+    In front of an option without its value, arguments are not parsed.
+    """
     words = list(ctx.args)
-    for parameter in ctx.command.params:
-        value = ctx.params.get(parameter.name)
-        if parameter.param_type_name == "argument" and value is not None:
-            words += value if isinstance(value, list) else [value]
+    for value in ctx.params.values():
+        values = value if isinstance(value, list | tuple) else [value]
+        words += [word for word in values if isinstance(word, str)]
     return words
 
 

@@ -139,22 +139,24 @@ class PlotGroup(CommandGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Move the picture to the front of the arguments, or find the one of a file."""
-        if args and args[0].startswith("-"):
-            place = self._find_picture(args)
+        if len(args) > 1 and args[0].startswith("-"):
+            place = self._find_picture(ctx, args)
             args = [*args[place : place + 1], *args[:place], *args[place + 1 :]]
-        if args and args[0] not in self.commands and Path(args[0]).is_file():
+        pictures = self.list_commands(ctx)
+        if args and args[0] not in pictures and Path(args[0]).is_file():
             args = [_first_picture(args[0]), *args]
         return super().parse_args(ctx, args)
 
-    def _find_picture(self, args: list[str]) -> int:
+    def _find_picture(self, ctx: Any, args: list[str]) -> int:
         """Return the place of the first picture or file that is not the value of an option."""
+        pictures = self.list_commands(ctx)
         with_value: set[str] = set()
         for command in [self, *self.commands.values()]:
             for parameter in command.params:
                 if parameter.param_type_name == "option" and not parameter.is_flag:
                     with_value.update(parameter.opts)
         for place, (before, word) in enumerate(itertools.pairwise(args), start=1):
-            if before not in with_value and (word in self.commands or Path(word).is_file()):
+            if before not in with_value and (word in pictures or Path(word).is_file()):
                 return place
         return 0
 
@@ -162,8 +164,9 @@ class PlotGroup(CommandGroup):
         """Return the command that the first argument names."""
         if args[0].endswith(".h5"):  # files that exist were given their picture before
             raise ClipkitError(f"cannot read {args[0]}: there is no such file")
-        if args[0] not in self.commands and not ctx.resilient_parsing:  # parsed for completion
-            raise unknown("plot", args[0], self.commands)
+        pictures = self.list_commands(ctx)
+        if args[0] not in pictures and not ctx.resilient_parsing:  # parsed for completion
+            raise unknown("plot", args[0], pictures)
         return super().resolve_command(ctx, args)
 
 

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import io
 import os
 import shutil
-import sys
+import socket
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.client import HTTPException
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -26,9 +27,15 @@ from clipkit.base.errors import ClipkitError
 from clipkit.datasets import images
 
 ERRORS = (
-    *(OSError, HTTPException, RecursionError),  # the last one is torchvision's: many redirects
-    *(tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error),
+    OSError,
+    HTTPException,
+    RecursionError,  # torchvision's, of too many redirects
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    EOFError,
+    zlib.error,
 )
+TIMEOUT_SECONDS = 30  # without a byte of the server
 
 
 class Download(NamedTuple):
@@ -75,8 +82,7 @@ def _make(file: Download, target: Path, scratch: Path) -> None:
 
         archive = scratch / file.name
         console.note(f"downloading {file.url} to {target.parent}")
-        bar = sys.stderr if console.is_watched() else io.StringIO()  # a log needs no bar
-        with console.stage(f"downloading {file.name}"), contextlib.redirect_stderr(bar):
+        with _as_clipkit_downloads(file.name):
             download_url(file.url, scratch, file.name)
     md5 = md5_of(archive)
     if md5 != file.md5:
@@ -89,8 +95,34 @@ def _make(file: Download, target: Path, scratch: Path) -> None:
             shutil.unpack_archive(archive, scratch, "zip")
         else:
             shutil.unpack_archive(archive, scratch, "gztar", filter="data")
-    if not target.exists():  # without a lock, another process may be faster
+    try:
         (scratch / target.name).rename(target)
+    except OSError:
+        if not target.exists():  # without a lock, another process may be faster
+            raise
+
+
+@contextlib.contextmanager
+def _as_clipkit_downloads(name: str) -> Iterator[None]:
+    """Limit the time of torchvision's download, and put what it writes in its place.
+
+    A terminal gets its bar, and a log gets clipkit's lines instead. Before version 0.22, it prints
+    to standard output, which is for data.
+    """
+    from torchvision.datasets import utils
+
+    bar, timeout = utils.tqdm, socket.getdefaulttimeout()
+    progress: Callable[[str], contextlib.AbstractContextManager[object]] = console.stage
+    if not console.is_watched():
+        utils.tqdm = functools.partial(bar, disable=True)
+        progress = console.progress
+    socket.setdefaulttimeout(TIMEOUT_SECONDS)
+    try:
+        with progress(f"downloading {name}"), contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        socket.setdefaulttimeout(timeout)
+        utils.tqdm = bar
 
 
 @contextlib.contextmanager

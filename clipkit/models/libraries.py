@@ -25,7 +25,6 @@ EXTRAS = {
 }
 OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory")  # of PyTorch's RuntimeErrors
 
-MOST_BYTES = 2**29  # of a step that a model's files decide
 NO_CODE = "it brings its own code (auto_map), which clipkit never runs"
 _descriptor = threading.RLock()  # held while file descriptor 2 leads nowhere
 
@@ -124,24 +123,27 @@ def rust_panics() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def memory_limit(what: str) -> Iterator[None]:
-    """Turn a step that takes more than MOST_BYTES of new memory into `cannot WHAT: REASON`.
+def memory_limit(what: str, most: int, hint: str | None = None) -> Iterator[None]:
+    """Turn a step that takes more than so many bytes of new memory into `cannot WHAT: REASON`.
 
-    The limit holds for all threads, so the step should take milliseconds.
+    The limit holds for all threads, so the step should be short and start none.
     """
     before = resource.getrlimit(resource.RLIMIT_AS)
-    most = _address_space() + MOST_BYTES
+    space = _address_space() + most
     if before[0] != resource.RLIM_INFINITY:
-        most = min(most, before[0])
+        space = min(space, before[0])
+    is_limited = False
     with contextlib.suppress(ValueError, OSError):  # not supported
-        resource.setrlimit(resource.RLIMIT_AS, (most, before[1]))
+        resource.setrlimit(resource.RLIMIT_AS, (space, before[1]))
+        is_limited = True
     try:
         yield
     except MemoryError as error:
-        limit = f"expected a step of at most {MOST_BYTES >> 20} MiB, got one that takes more"
-        raise ClipkitError(f"cannot {what}: {limit}") from error
+        limit = f"expected a step of at most {most >> 20} MiB, got one that takes more"
+        raise ClipkitError(f"cannot {what}: {limit}", hint) from error
     finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)
+        if is_limited:
+            resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def _address_space() -> int:

@@ -34,6 +34,8 @@ PROBE = "clipkit"  # an answer
 PLACE = "{}"  # of a text in a question
 MAX_TOKENS = 2**17  # of the prompt with one image; the largest known processors make 16,384
 MAX_INPUT_BYTES = 2**29  # of one image, prepared
+MAX_TEMPLATE_BYTES = 2**29  # that a chat template takes
+MAX_PROCESSOR_BYTES = 2**31  # that the processor takes to prepare one image
 TAIL = 32  # tokens at the end of a prompt, which decide how an answer is split
 
 
@@ -90,11 +92,14 @@ class Question(Preprocessor):
                 f"{shorten(self.prompt)!r}"
             )
         what = f"prepare an image for {files.name}"
-        try:
-            with single_line_errors(what), rust_panics():
-                self.resize_and_crop([self.example()])  # before the weights are loaded
-        except MemoryError as error:
-            raise ClipkitError(f"cannot {what}: not enough memory", PROCESSOR_HINT) from error
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # a new thread would take address space
+        limit = memory_limit(what, MAX_PROCESSOR_BYTES, PROCESSOR_HINT)
+        try:  # before the weights are loaded
+            with limit, single_line_errors(what), rust_panics():
+                self.resize_and_crop([self.example()])
+        finally:
+            torch.set_num_threads(threads)
 
     def _check_question(self) -> None:
         """Refuse a question that is empty or holds a special token of the model."""
@@ -141,7 +146,7 @@ class Question(Preprocessor):
             content = [{"type": "text", "text": answer}]
             messages.append({"role": "assistant", "content": content})
         what = f"load the chat template of {self.name}"
-        with single_line_errors(what), memory_limit(what):
+        with memory_limit(what, MAX_TEMPLATE_BYTES), single_line_errors(what):
             rendered: str = self.processor.apply_chat_template(
                 messages, add_generation_prompt=answer is None, tokenize=False
             )

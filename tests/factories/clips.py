@@ -66,7 +66,7 @@ def in_memory(model: Any) -> Any:
 def assert_close(actual: Any, expected: Any) -> None:
     """Compare float32 numbers that other kernels, or the same for another batch, may compute.
 
-    Of two numbers, the last bits differ by some units of the largest one in each layer.
+    Each layer may change the last bits by a few units of the largest number.
     """
     expected = np.asarray(expected)
     np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5 * np.abs(expected).max())

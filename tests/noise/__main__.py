@@ -6,8 +6,8 @@ of PyTorch, NumPy and SciPy change, in the command and in all that it starts: si
 the noise of PyTorch, and blas.c that of the products of NumPy and SciPy.
 
 The noise depends on the SEED, the kernel, the shapes of its inputs, their addresses (PyTorch's
-alone, as with OpenBLAS) and the result. A repeated call so gives the same bits, and nothing else
-need do. NOISE_ULPS is its size in units in the last place, by default 4. Results that are exact,
+alone, as with OpenBLAS) and the result. Repeated calls give the same bits; anything else may
+differ. NOISE_ULPS is its size in units in the last place, by default 4. Results that are exact,
 such as sums of whole numbers, stay exact.
 
 Without gcc, the products of NumPy and SciPy stay as they are.
