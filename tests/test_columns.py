@@ -21,16 +21,19 @@ from clipkit.analysis import metrics, zeroshot
 from clipkit.analysis.relabeling import use_groups
 from clipkit.analysis.results import NONE
 from clipkit.features import FeatureFile, Split, read
+from clipkit.features import columns as records
 from clipkit.features.columns import (
+    CHECKED_UNITS,
     COLUMNS,
+    COMMANDS,
     LABELS,
     NOTHING,
     RECORDS,
     ROWS,
     TEXT,
     columns_of,
-    depends_on_labels,
 )
+from clipkit.features.model import known_columns
 from clipkit.report.same_images import Scored
 
 CLASSES = [f"c{number}" for number in range(7)]
@@ -269,7 +272,7 @@ def test_a_column_depends_on_what_changes_it(reports):
     for world in (ROWS, LABELS):  # what depends on labels depends on rows, too
         for line, columns in reports["base"].items():
             measured |= dict.fromkeys(changed(columns, reports[world][line]), world)
-    assert measured == {name: column.depends_on for name, column in COLUMNS.items()}
+    assert measured == {column.name: column.depends_on for column in COLUMNS}
 
 
 @pytest.mark.long
@@ -322,16 +325,23 @@ def test_an_unknown_column_is_refused_before_the_work(line, hint):
     assert f"hint: {hint}" in message
 
 
-def test_no_two_columns_are_called_the_same():
-    titles = [column.heading.title for column in COLUMNS.values()]
-    assert len(set(titles)) == len(titles)
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_no_two_columns_of_a_command_are_called_the_same(command):
+    printed = [column for column in COLUMNS if not column.of or command in column.of.split()]
+    titles = [column.heading.title for column in printed]
+    assert len({column.name for column in printed}) == len(set(titles)) == len(titles)
+
+
+def test_a_name_that_is_checked_in_files_means_the_same_in_all_commands():
+    named = [column for column in COLUMNS if column.name in CHECKED_UNITS]
+    assert all(column.unit is CHECKED_UNITS[column.name] for column in named)
 
 
 def test_the_documentation_of_the_format_lists_the_columns_that_are_checked():
     page = (Path(__file__).parents[1] / "docs" / "format.md").read_text()
     table = page.split("| column | value |")[1].split("\n\n")[0]
     listed = re.findall("`([^`]+)`", table)
-    assert sorted(listed) == sorted(name for name in COLUMNS if COLUMNS[name].is_checked)
+    assert sorted(listed) == sorted(CHECKED_UNITS)
 
 
 # ---- What follows from labels and predictions ----------------------------------------------------
@@ -360,19 +370,21 @@ def reference(labels: np.ndarray, predicted: np.ndarray, class_names: list[str])
 
 def check_scores(result: FeatureFile) -> None:
     """Check all columns that depend on labels; what does not follow from predictions is unknown."""
+    columns = known_columns(result)
     for split, scored in result.splits.items():
         for row, predicted in zip(result.runs_on(split), scored.predicted, strict=True):
             known = reference(scored.labels, predicted, result.class_names)
             if "clusters" in row:  # a result does not hold which row is in which
-                known = {name: known[name] for name in known if not COLUMNS[name].is_limit}
-            of_labels = {name: row[name] for name in row if depends_on_labels(name)}
+                known = {name: known[name] for name in known if not columns[name].is_limit}
+            of_labels = {name: row[name] for name in row if columns[name].depends_on == LABELS}
             expected = {name: known.get(name, np.nan) for name in of_labels}
             assert of_labels == pytest.approx(expected, nan_ok=True)
 
 
 def test_a_further_accuracy_is_in_the_reports_in_its_order(world, monkeypatch):
     monkeypatch.setattr(metrics, "TOPS", (1, 3, 5))
-    monkeypatch.setitem(COLUMNS, "acc3", replace(COLUMNS["acc5"], name="acc3", title="top 3"))
+    acc3 = replace(columns_of("zeroshot")["acc5"], name="acc3", title="top 3")
+    monkeypatch.setattr(records, "COLUMNS", (*COLUMNS, acc3))
     for line in ("zeroshot logits.h5", "probe logits.h5 --classifier logreg"):
         names = ok(*line.split()).stdout.splitlines()[0].split("\t")
         first = names.index("acc1")
@@ -431,8 +443,9 @@ def test_groups_change_what_depends_on_labels_and_nothing_else(line, options, wo
     before, after = read("r.h5"), read("grouped.h5")
     check_scores(after)
     assert set(before.runs) == set(after.runs)
+    known = known_columns(before)
     for name in before.runs:
-        if not depends_on_labels(name):
+        if known[name].depends_on != LABELS:
             np.testing.assert_array_equal(after.runs[name], before.runs[name])
     answers = {name for name in before.class_names if name == NONE}
     assert set(after.class_names) == {"even", "odd", *answers}
@@ -443,13 +456,13 @@ def test_groups_change_what_depends_on_labels_and_nothing_else(line, options, wo
 
 
 def every_column(labels: np.ndarray, predicted: np.ndarray) -> FeatureFile:
-    """Return a result with predicted classes that has every column."""
-    result = FeatureFile("result", [{"command": "zeroshot"}], class_names=[*CLASSES, NONE])
+    """Return another program's result with predicted classes that has every column."""
+    result = FeatureFile("result", [{"command": "other"}], class_names=[*CLASSES, NONE])
     ids = [f"{row}.jpg" for row in range(len(labels))]
     result.splits["test"] = Split(labels=labels, ids=ids, predicted=predicted[None])
     result.runs = {
         name: np.array(["test"] if column.unit is TEXT else [0.1234])
-        for name, column in COLUMNS.items()
+        for name, column in columns_of("other").items()
         if name not in ("eval_split", "clusters")
     }
     return result
@@ -465,7 +478,7 @@ def test_every_column_stays_or_is_computed_again_or_unknown():
     names = sorted(set(groups))
     codes = {name: np.array([names.index(one) for one in values]) for name, values in named.items()}
     expected = reference(codes["l"], codes["p"], names)
-    for name, column in COLUMNS.items():
+    for name, column in columns_of("other").items():
         if name not in before.runs:
             continue
         (value,) = after.runs[name]
@@ -483,7 +496,7 @@ def test_on_some_of_the_images_what_depends_on_rows_is_unknown():
     part = replace(whole, splits={"test": whole.splits["test"].take(range(20))})
     taken = Scored.read("whole.h5", whole).take_images_of(Scored.read("part.h5", part))
     (row,) = taken.runs
-    for name, column in COLUMNS.items():
+    for name, column in columns_of("other").items():
         if name in whole.runs:
             is_kept = row[name] == whole.runs[name][0]
             assert is_kept == (column.depends_on == NOTHING), name

@@ -9,7 +9,7 @@ import pytest
 from rich.cells import cell_len
 
 from clipkit.base import markdown, tables
-from clipkit.features.columns import HEADINGS
+from clipkit.features.columns import columns_of
 
 SETTINGS = {"classifier": "svm", "C": 1.0, "fit_split": "train", "eval_split": "test"}
 SWEEP = [
@@ -34,7 +34,8 @@ TABLES: dict[str, list[dict[str, Any]]] = {
 }
 
 
-TABLE = tables.View("table", headings=HEADINGS)
+HEADINGS = {name: column.heading for name, column in columns_of("another program").items()}
+TABLE = tables.View("table", headings=[HEADINGS])
 
 
 def words_of(text: str) -> list[str]:

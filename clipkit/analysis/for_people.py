@@ -23,8 +23,8 @@ from clipkit.base.errors import ClipkitError, unknown
 from clipkit.base.names import select
 from clipkit.base.tables import NO_BREAK, format_p
 from clipkit.features.arguments import Features, as_file, checked
-from clipkit.features.columns import COLUMNS, HEADINGS
-from clipkit.features.model import FeatureFile
+from clipkit.features.columns import columns_of as known_columns_of
+from clipkit.features.model import FeatureFile, known_columns
 
 SHOWN = 3  # attributes of each prompt
 SMALL = 0.1  # share, below which one of `threshold` has two decimals
@@ -55,8 +55,13 @@ def as_table(result: Features, format: Literal["markdown", "latex"] = "markdown"
     result = as_file(result, "result")
     if format not in ("markdown", "latex"):
         raise unknown("format", str(format), ["markdown", "latex"])
-    columns = tables.columns_for_people(rows_for_people(result), HEADINGS)
+    columns = tables.columns_for_people(rows_for_people(result), [headings(result)])
     return tables.as_markup(columns, format, findings(result))
+
+
+def headings(result: FeatureFile) -> tables.Headings:
+    """Return what people read above the columns of a result's reports."""
+    return {name: column.heading for name, column in known_columns(result).items()}
 
 
 def rows_with_chance(result: FeatureFile) -> list[Row]:
@@ -243,11 +248,12 @@ def _measure(row: Mapping[str, Any], title: str, name: str, form: str, scale: fl
 
 def _choice_rows(rows: Rows) -> list[Row]:
     """Format the accuracies of `choose` beside their nulls and the control, in percent."""
+    known = known_columns_of("choose")
     formatted = []
     for row in rows:
         cells: Row = {"measure": row["split"], "category": row["category"], "items": row["items"]}
         for name in ("accuracy", "shuffled", "angle", "ceiling"):
-            cells[f"{COLUMNS[name].heading.title} %"] = _cell(row, name, ".1f")
+            cells[f"{known[name].heading.title} %"] = _cell(row, name, ".1f")
         cells["images shuffled %"] = _mean_and_95(row, "shuffled", ".1f")
         cells["control %"] = _cell(row, "accuracy_control", ".1f")
         cells["control p"] = _p_cell(row, "control_p", math.nan)

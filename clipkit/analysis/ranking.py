@@ -13,9 +13,9 @@ from clipkit.analysis import metrics
 from clipkit.analysis.results import NONE, class_names
 from clipkit.base import console
 from clipkit.base.names import distinct_names
-from clipkit.features.columns import SCORE, depends_on_labels
+from clipkit.features.columns import LABELS, SCORE
 from clipkit.features.history import History
-from clipkit.features.model import FeatureFile, Floats, Int64
+from clipkit.features.model import FeatureFile, Floats, Int64, known_columns
 
 Names = Sequence[str | int]
 
@@ -93,6 +93,8 @@ def answer_above(
     cuts = np.broadcast_to(threshold, none)
     if isinstance(threshold, float):
         recorded["threshold"] = threshold
+    known = known_columns(result)
+    of_labels = {name for name, column in known.items() if column.depends_on == LABELS}
     rows, splits, changed = [], {}, {}
     for row in result.rows():
         name = row["split"]
@@ -109,7 +111,7 @@ def answer_above(
         )
         predicted = changed[name].classes[:, 0]
         splits[name] = replace(split, predicted=predicted[None])
-        settings = {column: row[column] for column in row if not depends_on_labels(column)}
+        settings = {name: value for name, value in row.items() if name not in of_labels}
         rows.append(settings | metrics.scores(split.labels, predicted, none))
         if is_below.all():
             console.warn(f"{name}: no image has a score above the threshold")

@@ -22,8 +22,8 @@ from clipkit.features.annotations import Attribute, read_attribute
 from clipkit.features.arguments import Features, as_file, checked
 from clipkit.features.arrays import missing_labels
 from clipkit.features.attribute_tables import Table
-from clipkit.features.columns import COLUMNS, TEXT, depends_on_labels
-from clipkit.features.model import FeatureFile, Int64
+from clipkit.features.columns import LABELS, TEXT
+from clipkit.features.model import FeatureFile, Int64, known_columns
 from clipkit.features.splitting import take
 
 
@@ -211,12 +211,13 @@ def _scored_again(result: FeatureFile) -> dict[str, NDArray[Any]]:
     It is NaN if it does not follow from them.
     """
     runs = dict(result.runs)
-    names = set(filter(depends_on_labels, runs))
+    known = known_columns(result)
+    names = {name for name in known.keys() & runs if known[name].depends_on == LABELS}
     for name in names:
-        unknown = "" if COLUMNS[name].unit is TEXT else np.nan
+        unknown = "" if known[name].unit is TEXT else np.nan
         runs[name] = np.full(result.run_count, unknown)
     if "clusters" in runs:  # a result does not hold which row is in which
-        names = {name for name in names if not COLUMNS[name].is_limit}
+        names = {name for name in names if not known[name].is_limit}
     classes = result.class_names or []
     none = classes.index(NONE) if NONE in classes else None
     for split_name, split in result.splits.items():

@@ -21,7 +21,8 @@ from clipkit.base import console, files
 from clipkit.base.errors import ClipkitError, UsageError, shorten
 from clipkit.base.names import differing, distinct_labels, distinct_names
 from clipkit.features.arrays import missing_labels
-from clipkit.features.columns import COLUMNS, SETTINGS, TEXT
+from clipkit.features.columns import SETTINGS, TEXT
+from clipkit.features.columns import columns_of as known_columns_of
 from clipkit.features.history import Entry, History, as_object
 from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile, Int64
@@ -574,10 +575,11 @@ def columns_of(result: FeatureFile, command: str, names: str) -> dict[str, NDArr
             f"{newest_entry(result)['command']}",
             f"make one with: clipkit {command} -o FILE",
         )
+    known = known_columns_of(command)
     columns = {}
     for name in needed:
         columns[name] = result.runs[name]
-        is_text = COLUMNS[name].unit is TEXT
+        is_text = known[name].unit is TEXT
         if is_text != (columns[name].dtype.kind == "U"):
             expected = "texts" if is_text else "numbers"
             raise ClipkitError(

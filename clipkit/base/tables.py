@@ -13,7 +13,6 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.cells import cell_len
@@ -106,13 +105,14 @@ class View(NamedTuple):
 
     By default, the format is a table on a terminal and TSV elsewhere, and all columns are printed.
     Each text of `columns` names one or more between commas, in the order of the print. `headings`
-    are of the known columns; others have the words of their names and no unit.
+    are of the known columns, once for all rows or once for each row; other columns have the words
+    of their names and no unit.
     """
 
     format: str | None = None
     columns: Sequence[str] | None = None
     no_header: bool = False
-    headings: Headings = MappingProxyType({})
+    headings: Sequence[Headings] = ()
 
     @property
     def chosen_columns(self) -> list[str]:
@@ -262,23 +262,33 @@ def _text(value: Any) -> str:
     return escaped(str(value))
 
 
-def columns_for_people(rows: Sequence[Row], headings: Headings) -> list[Column]:
-    """Return the columns of a report's table, without those that are empty in all rows."""
+def columns_for_people(rows: Sequence[Row], headings: Sequence[Headings]) -> list[Column]:
+    """Return the columns of a report's table, without those that are empty in all rows.
+
+    `headings` are of the known columns, once for all rows or once for each row.
+    """
     if not rows:
         return []
     return _columns(_join_intervals(_cells(rows, list(rows[0]))), headings)
 
 
-def _columns(cells: Cells, headings: Headings) -> list[Column]:
+def _columns(cells: Cells, headings: Sequence[Headings]) -> list[Column]:
+    """Format columns. A name with several headings has a column for each, empty in other rows."""
     columns = []
     for name, values in cells.items():
-        if all(value in (None, "") for value in values):
-            continue  # an empty column would only take room
-        types = set(map(type, values)) - {type(None)}
-        heading = headings.get(name) or Heading(name.replace("_", " "))
-        texts = [_table_text(heading, value) for value in values]
-        is_numeric = types <= NUMERIC_TYPES
-        columns.append(Column(heading.title, heading.unit, texts, is_numeric))
+        default = Heading(name.replace("_", " "))
+        of_rows = [known.get(name, default) for known in headings] or [default]
+        if len(of_rows) == 1:
+            of_rows *= len(values)
+        pairs = list(zip(of_rows, values, strict=True))
+        # An empty column would only take room
+        shown = dict.fromkeys(heading for heading, value in pairs if value not in (None, ""))
+        for heading in shown:
+            own = [value if of_row == heading else None for of_row, value in pairs]
+            types = set(map(type, own)) - {type(None)}
+            texts = [_table_text(heading, value) for value in own]
+            is_numeric = types <= NUMERIC_TYPES
+            columns.append(Column(heading.title, heading.unit, texts, is_numeric))
     return columns
 
 

@@ -98,10 +98,9 @@ def attributes(ctx: typer.Context, incomplete: str) -> list[str]:
 
 def columns(ctx: typer.Context, incomplete: str) -> list[str]:
     """Offer the columns of the command's reports, also behind the comma of others."""
-    from clipkit.features.columns import COLUMNS, columns_of
+    from clipkit.features.columns import printed_by
 
-    command = str(ctx.info_name)
-    known = COLUMNS if command == "info" else columns_of(command)
+    known = dict.fromkeys(column.name for column in printed_by(str(ctx.info_name)))
     return _behind(incomplete, ",", list(known))
 
 

@@ -588,7 +588,7 @@ class Report:
 
         A table of the runs is followed by notes of what they show, and one of `rows` by `notes`.
         """
-        from clipkit.analysis.for_people import findings
+        from clipkit.analysis.for_people import findings, headings
         from clipkit.analysis.results import per_class_rows
         from clipkit.base import tables
 
@@ -596,7 +596,8 @@ class Report:
             rows = per_class_rows(result) if per_class else rows
             if rows is None and self.view.is_for_people:
                 notes = findings(result)
-            tables.emit(report_rows(result, self.view, rows), self.view, notes)
+            view = self.view._replace(headings=[headings(result)])
+            tables.emit(report_rows(result, view, rows), view, notes)
 
     def for_seed(self, seed: int) -> Report:
         """Return these options with the output of a seed."""
@@ -604,7 +605,9 @@ class Report:
 
     def show_seeds(self, seeds: Sequence[int], results: Iterable[FeatureFile]) -> None:
         """Save the result of each seed and print the runs of all, of several with their seed."""
+        from clipkit.analysis.for_people import headings
         from clipkit.base import tables
+        from clipkit.features.model import known_columns
 
         rows: list[Mapping[str, Any]] = []
         runs: list[list[Mapping[str, Any]]] = []
@@ -614,25 +617,26 @@ class Report:
             rows += [{**label, **row} for row in report_rows(result, self.view)]
             runs.append(list(result.rows()))
         if self.output != "-":
-            tables.emit(rows, self.view)
-        _note_means(runs)
+            tables.emit(rows, self.view._replace(headings=[headings(result)]))
+        _note_means(runs, known_columns(result))
 
     def show_images(self, result: FeatureFile, rankings: Mapping[str, Ranking], top: int) -> None:
         """Save a result if an output is given, and print its images as they are ranked."""
         from clipkit.analysis import ranking
+        from clipkit.analysis.for_people import headings
         from clipkit.base import tables
 
         if self._is_printed(result):
+            view = self.view._replace(headings=[headings(result)])
             rows: Iterable[Mapping[str, Any]] = ranking.image_rows(result, rankings, top)
-            tables.emit(with_chosen(rows, result, self.view), self.view)
+            tables.emit(with_chosen(rows, result, view), view)
 
     @property
     def view(self) -> View:
         """Format and columns."""
         from clipkit.base.tables import View
-        from clipkit.features.columns import HEADINGS
 
-        return View(self.format, self.columns, self.no_header, HEADINGS)
+        return View(self.format, self.columns, self.no_header)
 
     def _is_printed(self, result: FeatureFile) -> bool:
         """Save the result if an output is given; return whether standard output is left."""
@@ -643,7 +647,7 @@ class Report:
         return self.output != "-"
 
 
-def _note_means(runs: Sequence[Sequence[Mapping[str, Any]]]) -> None:
+def _note_means(runs: Sequence[Sequence[Mapping[str, Any]]], known: Mapping[str, Column]) -> None:
     """Note the mean and the standard deviation of each run's first score over the seeds."""
     import statistics
 
@@ -652,7 +656,7 @@ def _note_means(runs: Sequence[Sequence[Mapping[str, Any]]]) -> None:
     if len(runs) < 2 or len(set(map(len, runs))) > 1 or len(runs[0]) > MOST_MEANS:
         return
     for of_seeds in zip(*runs, strict=True):
-        column = _first_score(of_seeds[0])
+        column = _first_score(of_seeds[0], known)
         if column is None:
             continue
         values = [float(run[column.name]) for run in of_seeds]
@@ -666,13 +670,13 @@ def _note_means(runs: Sequence[Sequence[Mapping[str, Any]]]) -> None:
         )
 
 
-def _first_score(run: Mapping[str, Any]) -> Column | None:
+def _first_score(run: Mapping[str, Any], known: Mapping[str, Column]) -> Column | None:
     """Return the first column of a run whose higher values are better; None without labels."""
-    from clipkit.features.columns import COLUMNS, HIGHER
+    from clipkit.features.columns import HIGHER
 
     for name, value in run.items():
-        if name in COLUMNS and COLUMNS[name].better == HIGHER:
-            return None if math.isnan(value) else COLUMNS[name]
+        if name in known and known[name].better == HIGHER:
+            return None if math.isnan(value) else known[name]
     return None
 
 
@@ -707,12 +711,13 @@ def with_chosen(
 
     A column that the command's other reports have is empty here: the names are checked before.
     """
-    from clipkit.features.columns import COLUMNS
+    from clipkit.features.columns import printed_by
     from clipkit.features.provenance import add_provenance
 
     if view.columns is None:
         yield from rows
         return
-    absent = dict.fromkeys(name for name in view.chosen_columns if name in COLUMNS)
+    known = {column.name for column in printed_by("info")}
+    absent = dict.fromkeys(name for name in view.chosen_columns if name in known)
     for row in add_provenance(rows, result):
         yield absent | row

@@ -22,7 +22,7 @@ from clipkit.commands._options import (
 )
 
 if TYPE_CHECKING:
-    from clipkit.base.tables import Row, View
+    from clipkit.base.tables import Headings, Row, View
     from clipkit.features.model import FeatureFile
 
 T = TypeVar("T")
@@ -54,15 +54,15 @@ def info(
     """
     from clipkit import features
     from clipkit.base import files, tables
-    from clipkit.features.columns import HEADINGS
 
     names = what or ["-"]
     files.check_one_stream(names)
-    view = tables.View(format, columns, no_header, HEADINGS)
+    view = tables.View(format, columns, no_header)
     is_json = tables.chosen_format(format) == "json"
     if runs or per_class:
         results, exit_code = _each(names, partial(features.read, kinds=["result"]))
         reports = _reports(results, view, per_class)
+        view = view._replace(headings=_headings_of_rows(results, reports))
     else:
         describe = partial(_describe, is_json=is_json, is_named=len(names) > 1)
         reports, exit_code = _each(names, describe)
@@ -102,6 +102,16 @@ def _reports(results: list[FeatureFile], view: View, per_class: bool) -> list[li
         rows = per_class_rows(result) if per_class else None
         reports.append([{**identity, **row, **identity} for row in report_rows(result, view, rows)])
     return reports
+
+
+def _headings_of_rows(results: list[FeatureFile], reports: list[list[Row]]) -> list[Headings]:
+    """Return what people read above the columns of each row: a name has the unit of its command."""
+    from clipkit.analysis.for_people import headings
+
+    of_rows: list[Headings] = []
+    for result, report in zip(results, reports, strict=True):
+        of_rows += [headings(result)] * len(report)
+    return of_rows
 
 
 def _describe(name: str, *, is_json: bool, is_named: bool) -> list[Row]:

@@ -1,14 +1,15 @@
 """The columns of results and reports: one record for each.
 
-Everything that is said of a column by its name is derived from its record: what `validate` checks,
-which names `--columns` knows, what people read above a column, what becomes unknown with other
-labels or other rows, and what a page or a leaderboard shows of a result.
+Everything that is said of a column is derived from its record: what `validate` checks, which names
+`--columns` knows, what people read above a column, what becomes unknown with other labels or other
+rows, and what a page or a leaderboard shows of a result. A name may mean different things in
+different commands, so a column is found by its command and its name, with `columns_of`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -77,6 +78,8 @@ class Column:
         Whether the JSON object of CLIP_benchmark has it, under the same name.
     is_limit : bool
         Whether it is an end of an interval.
+    by_metric : bool
+        Whether it is a share unless the metric is an error, which has the unit of the labels.
     of : str
         The commands whose reports have it, such as ``probe zeroshot``; "" for any.
     """
@@ -93,6 +96,7 @@ class Column:
     of_images: bool = False
     on_leaderboards: bool = False
     is_limit: bool = False
+    by_metric: bool = False
     of: str = ""
 
     @cached_property
@@ -115,6 +119,7 @@ class Column:
                 self.depends_on,
                 is_checked=self.is_checked,
                 is_limit=ending in limits,
+                by_metric=self.by_metric,
                 of=self.of,
             )
 
@@ -358,15 +363,15 @@ RECORDS = (
     Column("null95", SHARE, LABELS, of="variance attributes"),
     Column("t", NUMBER, LABELS, relatives="control null95", of="describe"),
     # Attributes: accuracies or errors, by the metric
-    Column("zeroshot", NUMBER, LABELS, has_interval=True, of="attributes"),
-    Column("other_words", NUMBER, LABELS, of="attributes"),
-    Column("other_words95", NUMBER, LABELS, of="attributes"),
-    Column("names", NUMBER, LABELS, of="attributes"),
-    Column("random", NUMBER, LABELS, has_interval=True, of="attributes"),
-    Column("probe", NUMBER, LABELS, has_interval=True, of="attributes"),
-    Column("control", NUMBER, LABELS, of="attributes"),
+    Column("zeroshot", SHARE, LABELS, has_interval=True, by_metric=True, of="attributes"),
+    Column("other_words", SHARE, LABELS, by_metric=True, of="attributes"),
+    Column("other_words95", SHARE, LABELS, by_metric=True, of="attributes"),
+    Column("names", SHARE, LABELS, by_metric=True, of="attributes"),
+    Column("random", SHARE, LABELS, has_interval=True, by_metric=True, of="attributes"),
+    Column("probe", SHARE, LABELS, has_interval=True, by_metric=True, of="attributes"),
+    Column("control", SHARE, LABELS, has_interval=True, by_metric=True, of="attributes"),
     Column("reach", NUMBER, LABELS, better=HIGHER, has_interval=True, of="attributes"),
-    Column("gain", NUMBER, LABELS, has_interval=True, of="attributes"),
+    Column("gain", SHARE, LABELS, has_interval=True, by_metric=True, of="attributes"),
     # Variance, and its controls' range
     Column("share", SHARE, LABELS, of="variance"),
     Column("unique", SHARE, LABELS, relatives="null95", of="variance"),
@@ -374,8 +379,8 @@ RECORDS = (
     Column("embedding", SHARE, LABELS, of="variance"),
     Column("above", FLAG, LABELS, of="variance"),
     Column("control_share", SHARE, LABELS, of="variance"),
-    Column("control_low", SHARE, LABELS, of="variance attributes"),
-    Column("control_high", SHARE, LABELS, of="variance attributes"),
+    Column("control_low", SHARE, LABELS, of="variance"),
+    Column("control_high", SHARE, LABELS, of="variance"),
     # The importance of prompts
     Column("cost", NUMBER, LABELS, better=HIGHER, of="importance"),
     Column("changed", NUMBER, ROWS, of="importance"),
@@ -397,18 +402,44 @@ RECORDS = (
     Column("runner_up", TEXT, ROWS, of="probe predict zeroshot"),
     Column("runner_up_score", NUMBER, ROWS, of="probe predict zeroshot"),
 )
-COLUMNS = {column.name: column for record in RECORDS for column in record.family()}
-HEADINGS = {name: column.heading for name, column in COLUMNS.items()}
+COLUMNS = tuple(column for record in RECORDS for column in record.family())
+COMMANDS = frozenset(command for record in RECORDS for command in record.of.split())
 SETTINGS = tuple(column.name for column in RECORDS if column.is_setting)
+# In files, whichever command or program made them: these names mean the same everywhere
+CHECKED_UNITS = {column.name: column.unit for column in COLUMNS if column.is_checked}
 
 
-def columns_of(command: str) -> dict[str, Column]:
-    """Return the columns that the reports of a command may have, by their names."""
-    columns = {}
-    for name, column in COLUMNS.items():
-        if not column.of or command in column.of.split():
-            columns[name] = column
+def columns_of(command: str, *, is_error: bool = False) -> dict[str, Column]:
+    """Return the columns that the reports of a command may have, by their names.
+
+    Another program's results have the columns whose names mean one thing in all commands.
+
+    Parameters
+    ----------
+    command : str
+    is_error : bool
+        Whether the metric is an error, so that columns `by_metric` are no shares.
+    """
+    columns: dict[str, Column] = {}
+    ambiguous = set()
+    for column in COLUMNS:
+        if command in COMMANDS and column.of and command not in column.of.split():
+            continue
+        if column.name in columns:
+            ambiguous.add(column.name)
+        if column.by_metric and is_error:
+            column = replace(column, unit=NUMBER)
+        columns[column.name] = column
+    for name in ambiguous:
+        del columns[name]
     return columns
+
+
+def printed_by(command: str) -> list[Column]:
+    """Return the columns that a command may print; `info` prints the results of all commands."""
+    if command == "info":
+        return list(COLUMNS)
+    return list(columns_of(command).values())
 
 
 def find_column(command: str, word: str) -> str:
@@ -419,22 +450,12 @@ def find_column(command: str, word: str) -> str:
     >>> find_column("choose", "right"), find_column("probe", "accuracy")
     ('accuracy', 'acc1')
     """
-    known = COLUMNS if command == "info" else columns_of(command)
+    known = {column.name: column.heading.title for column in printed_by(command)}
     if word in known:
         return word
-    named = {column.heading.title: name for name, column in known.items()}
+    named = {title: name for name, title in known.items()}
     if word in named:
         return named[word]
     if command == "info":
         return word
     raise unknown(f"column of {command}", word, known, named)
-
-
-def depends_on_labels(name: str) -> bool:
-    """Whether the values of a column of this name depend on labels; False for an unknown one."""
-    return name in COLUMNS and COLUMNS[name].depends_on == LABELS
-
-
-def depends_on_rows(name: str) -> bool:
-    """Whether the values of a column of this name depend on the rows that are scored."""
-    return name in COLUMNS and COLUMNS[name].depends_on in (LABELS, ROWS)

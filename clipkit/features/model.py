@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from clipkit.base import console, files
 from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError, unknown
-from clipkit.features.columns import COLUMNS, FLAG
+from clipkit.features.columns import FLAG, Column, columns_of
 from clipkit.features.history import DOT_PRODUCT, Entry, History, canonical_json, drop_none
 
 FORMAT = "clipkit"
@@ -334,8 +334,9 @@ class FeatureFile:
             import pandas
         except ImportError:
             raise ClipkitError("to_pandas needs pandas", "pip install pandas") from None
+        known = known_columns(self)
         return pandas.DataFrame(
-            {name: _restored(name, column) for name, column in self.runs.items()}
+            {name: _restored(known.get(name), values) for name, values in self.runs.items()}
         )
 
     @property
@@ -400,7 +401,9 @@ class FeatureFile:
 
     def columns(self) -> dict[str, list[Any]]:
         """Return the runs of a result by column, as the command reported them."""
-        return {name: _restored(name, column).tolist() for name, column in self.runs.items()}
+        known = known_columns(self)
+        restored = {name: _restored(known.get(name), values) for name, values in self.runs.items()}
+        return {name: values.tolist() for name, values in restored.items()}
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the runs of a result as one dict per run."""
@@ -571,12 +574,18 @@ def place_of(name: str) -> str:
     return "runs/" if name.startswith("runs/") else name
 
 
-def _restored(name: str, column: NDArray[Any]) -> NDArray[Any]:
-    """Return a column as the command reported it: a file stores true and false as 1 and 0."""
-    is_flag = name in COLUMNS and COLUMNS[name].unit is FLAG
-    if is_flag and column.dtype.kind == "i" and np.isin(column, (0, 1)).all():
-        return column.astype(bool)
-    return column
+def known_columns(result: FeatureFile) -> dict[str, Column]:
+    """Return the columns that the command which made a result may report, by their names."""
+    command = str(result.history[-1]["command"]) if result.history else ""
+    return columns_of(command, is_error="null5" in result.runs)
+
+
+def _restored(column: Column | None, values: NDArray[Any]) -> NDArray[Any]:
+    """Return values as the command reported them: a file stores true and false as 1 and 0."""
+    is_flag = column is not None and column.unit is FLAG
+    if is_flag and values.dtype.kind == "i" and np.isin(values, (0, 1)).all():
+        return values.astype(bool)
+    return values
 
 
 def is_features(name: str) -> bool:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from clipkit.base import probe_arrays
 from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError, UsageError, quote, shorten
 from clipkit.base.probe_arrays import ProbeArray, ProbeModel
-from clipkit.features.columns import COLUMNS, Unit
+from clipkit.features.columns import CHECKED_UNITS, Unit
 from clipkit.features.history import check_history, check_scale
 from clipkit.features.model import (
     KINDS,
@@ -107,8 +107,7 @@ def _unit_of(name: str) -> Unit | None:
     """Return the unit of a column of a result, if clipkit knows the column and checks it."""
     if key_of(name) != "runs":
         return None
-    column = COLUMNS.get(name.removeprefix("runs/"))
-    return column.unit if column and column.is_checked else None
+    return CHECKED_UNITS.get(name.removeprefix("runs/"))
 
 
 def is_split_name(name: str) -> bool:

@@ -20,7 +20,7 @@ from clipkit.base.markdown import escape
 from clipkit.base.names import distinct_names, select
 from clipkit.base.tables import Column
 from clipkit.features.arguments import FilePath, Several, as_list
-from clipkit.features.columns import COLUMNS, HEADINGS, NOTHING
+from clipkit.features.columns import COLUMNS, NOTHING
 from clipkit.features.compatibility import origin
 from clipkit.features.matching import choose_split
 from clipkit.features.model import RESULTS, FeatureFile
@@ -39,9 +39,7 @@ from clipkit.report.tables import (
 )
 
 MOST_CLASSES = 3  # that are predicted most often for images without labels
-SETTING_TITLES = {
-    column.heading.title for column in COLUMNS.values() if column.depends_on == NOTHING
-}
+SETTING_TITLES = {column.heading.title for column in COLUMNS if column.depends_on == NOTHING}
 IN_MEMORY = "this result"  # the name of one that was not read from a file
 NUMERIC = re.compile(r"-|[-+]?\d.*|")  # a cell of a column of numbers
 ABOUT = (
@@ -436,6 +434,7 @@ def _recognised_table(command: str, name: str, file: FeatureFile) -> list[Block]
 def _joined_table(files: dict[str, FeatureFile]) -> list[Block]:
     """Return the rows of results with columns that distinguish the results, and what is cut off."""
     reports = []
+    headings = []
     sources = []
     notes = []
     for (name, file), identity in zip(files.items(), identities([*files.values()]), strict=True):
@@ -445,8 +444,9 @@ def _joined_table(files: dict[str, FeatureFile]) -> list[Block]:
             notes.append(f"{has}. The table has the first {MOST_RUNS}.")
         rows = rows[:MOST_RUNS]
         reports.append([{"file": name, **identity, **row} for row in rows])
+        headings += [for_people.headings(file)] * len(rows)
         sources += [name] * len(rows)
-    columns = tables.columns_for_people(tables.join(reports), HEADINGS)
+    columns = tables.columns_for_people(tables.join(reports), headings)
     columns.sort(key=lambda column: (_is_numeric(column), not _is_setting(column)))
     texts = len(columns) - sum(map(_is_numeric, columns))
     settings = sum(_is_numeric(column) and _is_setting(column) for column in columns)

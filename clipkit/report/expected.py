@@ -21,7 +21,7 @@ from clipkit.base.errors import ClipkitError
 from clipkit.base.markdown import escape
 from clipkit.base.names import select
 from clipkit.datasets.registry import REGISTRY
-from clipkit.features.columns import COLUMNS, SETTINGS, SHARE, Column
+from clipkit.features.columns import SETTINGS, SHARE, Column, columns_of
 from clipkit.features.compatibility import origin
 from clipkit.features.matching import default_split
 from clipkit.features.model import FeatureFile
@@ -92,19 +92,23 @@ class Figure:
         return f"{Decimal(self.digits).scaleb(places):f}"
 
     @property
+    def _record(self) -> Column:
+        return _columns_of(self.where)[self.column]
+
+    @property
     def unit(self) -> str:
         """The unit of the value: %, nats or ""."""
-        return COLUMNS[self.column].unit.symbol
+        return self._record.unit.symbol
 
     @property
     def is_share_of_images(self) -> bool:
         """Whether the value is a share of the images, so that it has Wilson's interval."""
-        return COLUMNS[self.column].of_images
+        return self._record.of_images
 
     @property
     def is_rounded(self) -> bool:
         """Whether a result is compared with the figure as it is rounded, without an interval."""
-        has_interval = self.is_share_of_images or COLUMNS[self.column].has_interval
+        has_interval = self.is_share_of_images or self._record.has_interval
         return not has_interval and self.column != "f1" and not self.reason
 
 
@@ -157,9 +161,10 @@ def read_table(path: str) -> list[Figure]:
 
 def _parse(cells: Mapping[str, str], place: str) -> Figure:
     where = _parse_where(cells["where"], f"{place}, where")
-    if cells["column"] not in COLUMNS:
+    known = _columns_of(where)
+    if cells["column"] not in known:
         raise _error(f"{place}, column", "a column of a result, such as acc1", cells["column"])
-    digits = _parse_digits(cells["value"], COLUMNS[cells["column"]], f"{place}, value")
+    digits = _parse_digits(cells["value"], known[cells["column"]], f"{place}, value")
     answer, _, reason = cells["comparable"].partition(":")
     is_answer = cells["comparable"] == "yes" or (answer == "no" and reason.strip())
     if cells["value"] and not is_answer:
@@ -169,6 +174,11 @@ def _parse(cells: Mapping[str, str], place: str) -> Figure:
             raise _error(f"{place}, {name}", "a text", cells[name])
     section, title = cells["section"], cells["title"]
     return Figure(section, title, where, cells["column"], digits, reason.strip(), cells["source"])
+
+
+def _columns_of(where: Mapping[str, str]) -> dict[str, Column]:
+    """Return the columns of the results that `where` selects, whose metric it does not say."""
+    return columns_of(where.get("command", ""), is_error=True)
 
 
 def _parse_digits(text: str, column: Column, place: str) -> str:

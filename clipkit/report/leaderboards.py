@@ -30,7 +30,7 @@ TASKS = {
     "retrieve": ("zeroshot_retrieval", "image-text-retrieval"),
     "choose": ("image_caption_selection", "image-text-matching"),
 }
-ACCURACIES = [column.name for column in COLUMNS.values() if column.on_leaderboards]
+ACCURACIES = [column.name for column in COLUMNS if column.on_leaderboards]
 
 
 def write(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,10 +19,10 @@ from clipkit.analysis.results import Row, newest_entry
 from clipkit.base.console import count
 from clipkit.base.errors import ClipkitError
 from clipkit.base.markdown import escape
-from clipkit.features.columns import COLUMNS, HIGHER, SETTINGS, SHARE, depends_on_rows
+from clipkit.features.columns import COLUMNS, HIGHER, NOTHING, SETTINGS, SHARE
 from clipkit.features.compatibility import SAME_IMAGES, Origin, origin, relate
 from clipkit.features.matching import choose_split
-from clipkit.features.model import FeatureFile, Int64
+from clipkit.features.model import FeatureFile, Int64, known_columns
 from clipkit.features.provenance import is_untrained, provenance
 from clipkit.report import summary
 from clipkit.report.blocks import Bar, Block, Cell, Fact, Heading, Measurement, Number, Table
@@ -52,7 +53,7 @@ OF_DRAWS = (
 # The columns of runs that are shown, besides their accuracy
 SHOWN = [
     column
-    for column in COLUMNS.values()
+    for column in COLUMNS
     if column.unit is SHARE and column.better == HIGHER and column.name != "acc1"
 ]
 TRAINING_IMAGES = "another draw of training images"
@@ -158,7 +159,9 @@ class Scored:
         """Return the runs on the images of another result, which are some of this one's."""
         split = self.file.splits[self.split]
         taken = split.take(np.flatnonzero(np.isin(split.ids, part.ids)))
-        unknown = dict.fromkeys(filter(depends_on_rows, self.file.runs), np.nan)  # on these images
+        known = known_columns(self.file)
+        of_rows = [name for name, column in known.items() if column.depends_on != NOTHING]
+        unknown = dict.fromkeys(filter(self.file.runs.__contains__, of_rows), np.nan)
         scored = Scored.read(self.name, replace(self.file, splits={self.split: taken}))
         return replace(scored, runs=[run | unknown for run in self.runs])
 
@@ -318,8 +321,11 @@ class SameImages:
         cells["draws"] = f"{len(runs)}" if len(runs) > 1 else ""
         cells[ACCURACY] = Number(format_measurement(mean), bar)
         cells[CONTROL] = format_measurements(of_controls)
+        known = known_columns(scored.file)
         for column in SHOWN:
-            share = float(np.mean([run.get(column.name, np.nan) for run in runs]))
+            share = math.nan
+            if known.get(column.name) == column:
+                share = float(np.mean([run.get(column.name, np.nan) for run in runs]))
             cells[f"{column.heading.title} (%)"] = format_percent(share)
         return cells
 
