@@ -31,6 +31,8 @@ from clipkit.features.columns import (
     RECORDS,
     ROWS,
     TEXT,
+    Column,
+    Unit,
     columns_of,
 )
 from clipkit.features.model import known_columns
@@ -323,6 +325,60 @@ def test_an_unknown_column_is_refused_before_the_work(line, hint):
     message = fails(*line.split(), "-o", "x.h5", exit_code=2)
     assert f"unknown column of {line.split()[0]} " in message
     assert f"hint: {hint}" in message
+
+
+BETWEEN_CELLS = {"table": " {2,}", "markdown": r" *\| *", "latex": r" *& *| *\\\\"}
+
+
+def shown_numbers(text: str, format: str) -> set[tuple[str, str]]:
+    """Return the numbers of a printed table, each with the title of its column."""
+    lines = [line for line in text.splitlines() if "dummy" in line or "0.5" in line]
+    header, *body = [re.split(BETWEEN_CELLS[format], line.strip()) for line in lines]
+    cells = [pair for line in body for pair in zip(header, line, strict=True)]
+    return {(title, cell) for title, cell in cells if cell.startswith("0.5")}
+
+
+@pytest.mark.parametrize("format", BETWEEN_CELLS)
+def test_a_column_is_shown_in_the_unit_of_its_command(format, tmp_path, monkeypatch):
+    """Every command has a column `dummy` with relatives, in a unit of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "99999")
+    dummies = []
+    for command in sorted(COMMANDS):
+        unit = Unit(command, lambda value, command=command: f"{value:g}{command}")
+        dummy = Column("dummy", unit, LABELS, has_interval=True, relatives="control", of=command)
+        dummies += dummy.family()
+    monkeypatch.setattr(records, "COLUMNS", (*COLUMNS, *dummies))
+    names = list(dict.fromkeys(column.name for column in dummies))
+    options = ("--columns", ",".join(names), "--format", format)
+    of_all = set()
+    for command in sorted(COMMANDS):
+        runs = {name: np.array([0.5]) for name in names}
+        saved(Path(f"{command}.h5"), FeatureFile("result", [{"command": command}], runs=runs))
+        own = {(f"{name.replace('_', ' ')} ({command})", f"0.5{command}") for name in names}
+        printed = ok("info", "--runs", f"{command}.h5", *options).stdout
+        assert shown_numbers(printed, format) == own
+        of_all |= own
+    files = [f"{command}.h5" for command in sorted(COMMANDS)]
+    assert shown_numbers(ok("info", "--runs", *files, *options).stdout, format) == of_all
+
+
+@pytest.mark.parametrize("format", ["table", "markdown", "latex"])
+def test_the_numbers_of_an_attribute_have_the_unit_of_its_metric(format, world, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "999")
+    line = "attributes img.h5 --table table.csv --attribute size" + 2 * " --control ctl.h5"
+    columns = "random,probe,control,control_low,control_high,gain,null,null5,null95"
+    options = ("--columns", columns, "--format", format)
+    ok(*line.split(), "--metric", "r2", "-o", "share.h5")
+    printed = ok(*line.split(), "--metric", "mae", *options, "-o", "error.h5").stdout
+    assert "control low" in printed
+    assert "%" not in printed
+    assert ok("info", "--runs", "error.h5", *options).stdout == printed
+    share = ok("info", "--runs", "share.h5", *options).stdout
+    assert share.count("%") == 7  # all but the two of errors
+    both = ok("info", "--runs", "error.h5", "share.h5", *options).stdout
+    assert both.count("control low") == 2  # in both units
+    assert both.count("%") == 7
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))
