@@ -33,7 +33,7 @@ from clipkit.features.columns import (
     TEXT,
     Column,
     Unit,
-    columns_of,
+    columns_of_command,
 )
 from clipkit.features.model import known_columns
 from clipkit.report.same_images import Scored
@@ -286,7 +286,7 @@ def test_a_column_says_which_commands_print_it(reports):
         if command != "info":  # it prints other commands' results
             printed.setdefault(command, set()).update(columns)
     for command, names in printed.items():
-        assert names <= columns_of(command).keys()
+        assert names <= columns_of_command(command).keys()
         for record in RECORDS:
             family = {column.name for column in record.family()}
             assert (command in record.of.split()) <= bool(family & names), (command, record.name)
@@ -439,7 +439,7 @@ def check_scores(result: FeatureFile) -> None:
 
 def test_a_further_accuracy_is_in_the_reports_in_its_order(world, monkeypatch):
     monkeypatch.setattr(metrics, "TOPS", (1, 3, 5))
-    acc3 = replace(columns_of("zeroshot")["acc5"], name="acc3", title="top 3")
+    acc3 = replace(columns_of_command("zeroshot")["acc5"], name="acc3", title="top 3")
     monkeypatch.setattr(records, "COLUMNS", (*COLUMNS, acc3))
     for line in ("zeroshot logits.h5", "probe logits.h5 --classifier logreg"):
         names = ok(*line.split()).stdout.splitlines()[0].split("\t")
@@ -518,7 +518,7 @@ def every_column(labels: np.ndarray, predicted: np.ndarray) -> FeatureFile:
     result.splits["test"] = Split(labels=labels, ids=ids, predicted=predicted[None])
     result.runs = {
         name: np.array(["test"] if column.unit is TEXT else [0.1234])
-        for name, column in columns_of("other").items()
+        for name, column in columns_of_command("other").items()
         if name not in ("eval_split", "clusters")
     }
     return result
@@ -534,7 +534,7 @@ def test_every_column_stays_or_is_computed_again_or_unknown():
     names = sorted(set(groups))
     codes = {name: np.array([names.index(one) for one in values]) for name, values in named.items()}
     expected = reference(codes["l"], codes["p"], names)
-    for name, column in columns_of("other").items():
+    for name, column in columns_of_command("other").items():
         if name not in before.runs:
             continue
         (value,) = after.runs[name]
@@ -552,7 +552,7 @@ def test_on_some_of_the_images_what_depends_on_rows_is_unknown():
     part = replace(whole, splits={"test": whole.splits["test"].take(range(20))})
     taken = Scored.read("whole.h5", whole).take_images_of(Scored.read("part.h5", part))
     (row,) = taken.runs
-    for name, column in columns_of("other").items():
+    for name, column in columns_of_command("other").items():
         if name in whole.runs:
             is_kept = row[name] == whole.runs[name][0]
             assert is_kept == (column.depends_on == NOTHING), name

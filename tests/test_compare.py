@@ -24,7 +24,7 @@ from clipkit.analysis.comparison import compare, pair
 from clipkit.analysis.verdicts import difference_sentence
 from clipkit.base import tables
 from clipkit.features import FeatureFile, read, write
-from clipkit.features.columns import columns_of
+from clipkit.features.columns import columns_of_command
 from clipkit.plots.compare import read_comparison
 
 RNG = np.random.default_rng(0)
@@ -115,7 +115,7 @@ def test_a_p_value_too_small_for_a_float_has_its_logarithm_and_is_not_0_in_a_tab
     expected = 2 * sum(math.comb(1435, i) for i in range(9))
     assert row["p"] == 0
     assert row["log10_p"] == pytest.approx(math.log10(expected) - 1435 * math.log10(2), rel=1e-12)
-    headings = {name: column.heading for name, column in columns_of("compare").items()}
+    headings = {name: column.heading for name, column in columns_of_command("compare").items()}
     (shown,) = [
         column for column in tables.columns_for_people([row], [headings]) if column.name == "p"
     ]

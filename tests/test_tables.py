@@ -9,7 +9,7 @@ import pytest
 from rich.cells import cell_len
 
 from clipkit.base import markdown, tables
-from clipkit.features.columns import columns_of
+from clipkit.features.columns import columns_of_command
 
 SETTINGS = {"classifier": "svm", "C": 1.0, "fit_split": "train", "eval_split": "test"}
 SWEEP = [
@@ -34,7 +34,7 @@ TABLES: dict[str, list[dict[str, Any]]] = {
 }
 
 
-HEADINGS = {name: column.heading for name, column in columns_of("another program").items()}
+HEADINGS = {name: column.heading for name, column in columns_of_command("another program").items()}
 TABLE = tables.View("table", headings=[HEADINGS])
 
 

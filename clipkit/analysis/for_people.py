@@ -23,7 +23,7 @@ from clipkit.base.errors import ClipkitError, unknown
 from clipkit.base.names import select
 from clipkit.base.tables import NO_BREAK, format_p
 from clipkit.features.arguments import Features, as_file, checked
-from clipkit.features.columns import columns_of as known_columns_of
+from clipkit.features.columns import columns_of_command
 from clipkit.features.model import FeatureFile, known_columns
 
 SHOWN = 3  # attributes of each prompt
@@ -248,7 +248,7 @@ def _measure(row: Mapping[str, Any], title: str, name: str, form: str, scale: fl
 
 def _choice_rows(rows: Rows) -> list[Row]:
     """Format the accuracies of `choose` beside their nulls and the control, in percent."""
-    known = known_columns_of("choose")
+    known = columns_of_command("choose")
     formatted = []
     for row in rows:
         cells: Row = {"measure": row["split"], "category": row["category"], "items": row["items"]}

@@ -21,8 +21,7 @@ from clipkit.base import console, files
 from clipkit.base.errors import ClipkitError, UsageError, shorten
 from clipkit.base.names import differing, distinct_labels, distinct_names
 from clipkit.features.arrays import missing_labels
-from clipkit.features.columns import SETTINGS, TEXT
-from clipkit.features.columns import columns_of as known_columns_of
+from clipkit.features.columns import SETTINGS, TEXT, columns_of_command
 from clipkit.features.history import Entry, History, as_object
 from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile, Int64
@@ -575,7 +574,7 @@ def columns_of(result: FeatureFile, command: str, names: str) -> dict[str, NDArr
             f"{newest_entry(result)['command']}",
             f"make one with: clipkit {command} -o FILE",
         )
-    known = known_columns_of(command)
+    known = columns_of_command(command)
     columns = {}
     for name in needed:
         columns[name] = result.runs[name]

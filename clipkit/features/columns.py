@@ -3,7 +3,7 @@
 Everything that is said of a column is derived from its record: what `validate` checks, which names
 `--columns` knows, what people read above a column, what becomes unknown with other labels or other
 rows, and what a page or a leaderboard shows of a result. A name may mean different things in
-different commands, so a column is found by its command and its name, with `columns_of`.
+different commands, so a column is found by its command and its name, with `columns_of_command`.
 """
 
 from __future__ import annotations
@@ -409,7 +409,7 @@ SETTINGS = tuple(column.name for column in RECORDS if column.is_setting)
 CHECKED_UNITS = {column.name: column.unit for column in COLUMNS if column.is_checked}
 
 
-def columns_of(command: str, *, is_error: bool = False) -> dict[str, Column]:
+def columns_of_command(command: str, *, is_error: bool = False) -> dict[str, Column]:
     """Return the columns that the reports of a command may have, by their names.
 
     Another program's results have the columns whose names mean one thing in all commands.
@@ -439,7 +439,7 @@ def printed_by(command: str) -> list[Column]:
     """Return the columns that a command may print; `info` prints the results of all commands."""
     if command == "info":
         return list(COLUMNS)
-    return list(columns_of(command).values())
+    return list(columns_of_command(command).values())
 
 
 def find_column(command: str, word: str) -> str:

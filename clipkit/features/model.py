@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from clipkit.base import console, files
 from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError, unknown
-from clipkit.features.columns import FLAG, Column, columns_of
+from clipkit.features.columns import FLAG, Column, columns_of_command
 from clipkit.features.history import DOT_PRODUCT, Entry, History, canonical_json, drop_none
 
 FORMAT = "clipkit"
@@ -577,7 +577,7 @@ def place_of(name: str) -> str:
 def known_columns(result: FeatureFile) -> dict[str, Column]:
     """Return the columns that the command which made a result may report, by their names."""
     command = str(result.history[-1]["command"]) if result.history else ""
-    return columns_of(command, is_error="null5" in result.runs)
+    return columns_of_command(command, is_error="null5" in result.runs)
 
 
 def _restored(column: Column | None, values: NDArray[Any]) -> NDArray[Any]:

@@ -21,7 +21,7 @@ from clipkit.base.errors import ClipkitError
 from clipkit.base.markdown import escape
 from clipkit.base.names import select
 from clipkit.datasets.registry import REGISTRY
-from clipkit.features.columns import SETTINGS, SHARE, Column, columns_of
+from clipkit.features.columns import SETTINGS, SHARE, Column, columns_of_command
 from clipkit.features.compatibility import origin
 from clipkit.features.matching import default_split
 from clipkit.features.model import FeatureFile
@@ -178,7 +178,7 @@ def _parse(cells: Mapping[str, str], place: str) -> Figure:
 
 def _columns_of(where: Mapping[str, str]) -> dict[str, Column]:
     """Return the columns of the results that `where` selects, whose metric it does not say."""
-    return columns_of(where.get("command", ""), is_error=True)
+    return columns_of_command(where.get("command", ""), is_error=True)
 
 
 def _parse_digits(text: str, column: Column, place: str) -> str:
