@@ -111,7 +111,7 @@ def answer_above(
         )
         predicted = changed[name].classes[:, 0]
         splits[name] = replace(split, predicted=predicted[None])
-        settings = {name: value for name, value in row.items() if name not in of_labels}
+        settings = {column: row[column] for column in row if column not in of_labels}
         rows.append(settings | metrics.scores(split.labels, predicted, none))
         if is_below.all():
             console.warn(f"{name}: no image has a score above the threshold")
