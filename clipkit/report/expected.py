@@ -177,8 +177,12 @@ def _parse(cells: Mapping[str, str], place: str) -> Figure:
 
 
 def _columns_of(where: Mapping[str, str]) -> dict[str, Column]:
-    """Return the columns of the results that `where` selects, whose metric it does not say."""
-    return columns_of_command(where.get("command", ""), is_error=True)
+    """Return the columns that a figure may name. `where` does not say the metric of attributes.
+
+    A figure may name a column that its command lacks. It is not measured then.
+    """
+    own = columns_of_command(where.get("command", ""), is_error=True)
+    return columns_of_command("", is_error=True) | own
 
 
 def _parse_digits(text: str, column: Column, place: str) -> str:
