@@ -18,7 +18,7 @@ from clipkit.analysis.calibration import (
     ClassScores,
     calibrate,
     fit_temperature,
-    score_softmax,
+    score_probabilities,
 )
 from clipkit.base.errors import ClipkitError
 from clipkit.features import BlockMatrix, FeatureFile, Split, read, row_ids, write
@@ -138,7 +138,7 @@ def test_a_temperature_that_changes_nothing_is_refused():
 def test_likelihood_and_brier_score_are_scikit_learns():
     scores, labels = draw(400, 6, 1.0)
     p = softmax(scores.astype(np.float64) / 0.7, axis=1)
-    found = score_softmax(class_scores(scores, labels), 0.7)
+    found = score_probabilities(class_scores(scores, labels), 0.7)
     assert found.nll == pytest.approx(reference.log_loss(labels, p), rel=1e-5)
     brier = ((p - np.eye(6)[labels]) ** 2).sum(axis=1).mean()
     assert found.brier == pytest.approx(brier, rel=1e-5)
@@ -309,7 +309,7 @@ def test_a_model_of_sigmoids_is_calibrated_as_a_softmax(tmp_path):
 
 @pytest.mark.long
 def test_the_picture_shows_bins_the_diagonal_and_both_errors():
-    found = score_softmax(scored(300, 4, 1.0), 1.0)
+    found = score_probabilities(scored(300, 4, 1.0), 1.0)
     diagram = metrics.reliability(found.confidence, found.right, bins=5)
     (ax, _) = plots.reliability({1.0: diagram, 0.5: diagram}, title="tiny").axes
     diagonal, points = ax.lines

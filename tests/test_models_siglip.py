@@ -22,7 +22,7 @@ from shell import clipkit, ok
 from transformers import AutoImageProcessor, AutoTokenizer, SiglipModel
 
 from clipkit import datasets, features
-from clipkit.analysis import softmax
+from clipkit.analysis import links, softmax
 from clipkit.models import tokenizer
 
 PROMPTS = ["a photo of a cat", "Something ROUND, and open!", "the digit 7"]
@@ -105,7 +105,7 @@ def test_the_link_is_the_models_own_only_for_its_own_temperature(siglip_logits):
 
 
 def test_the_entropy_of_certain_probabilities_is_zero():
-    (pair,) = softmax.mean_entropy_and_confidence([[1.0, -1.0]], [1e-4], bias=-15.0)
+    (pair,) = softmax.mean_entropy_and_confidence([[1.0, -1.0]], [1e-4], links.Sigmoid(-15.0))
     assert pair == (0.0, 1.0)
     with fails_with("expected a matrix (N, D), got 1 dimensions"):
         softmax.mean_entropy_and_confidence([1.0, -1.0], [1.0])

@@ -1,7 +1,8 @@
 """Fit the temperature of the softmax over classes, and score the probabilities.
 
 The score of a class is the highest cosine among its prompts, as in zero-shot classification. The
-logits are the scores divided by a temperature tau.
+logits are the scores divided by a temperature tau. A model that was trained with another
+distribution over prompts has this in the place of the softmax, see `links.distribution`.
 """
 
 from __future__ import annotations
@@ -9,13 +10,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit.analysis import held_out, metrics, softmax, zeroshot
+from clipkit.analysis import held_out, links, metrics, zeroshot
+from clipkit.analysis.links import Link
 from clipkit.analysis.results import chance, make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, check_positive
@@ -38,18 +40,22 @@ BLOCK_BYTES = 1 << 17
 
 @dataclass(frozen=True)
 class ClassScores:
-    """Scores (N, C) of N labelled rows; `name` stands for them in messages and reports."""
+    """Scores (N, C) of N labelled rows, and what makes probabilities of them.
+
+    `name` stands for them in messages and reports.
+    """
 
     name: str
     matrix: BlockMatrix
     labels: Int64
+    link: Link = links.SOFTMAX
 
     def iter_below(self) -> Iterator[tuple[Floats, Int64]]:
         """Yield blocks of scores, minus the highest of each row, and their labels."""
         start = 0
         most = max(1, BLOCK_BYTES // (8 * self.matrix.shape[1]))
         for rows in self.matrix.iter_rows(most):
-            yield softmax.below_highest(rows), self.labels[start : start + len(rows)]
+            yield links.below_highest(rows), self.labels[start : start + len(rows)]
             start += len(rows)
 
     def sample(self) -> ClassScores:
@@ -57,7 +63,7 @@ class ClassScores:
         order = np.random.RandomState(SEED).permutation(len(self.labels))
         rows = np.sort(order[: MAX_SCORES // self.matrix.shape[1]])
         taken = BlockMatrix.from_array(self.matrix.take(rows).read())
-        return ClassScores(self.name, taken, self.labels[rows])
+        return replace(self, matrix=taken, labels=self.labels[rows])
 
 
 def read_scores(
@@ -74,27 +80,17 @@ def read_scores(
     matrix = BlockMatrix(shape, lambda: zeroshot.iter_class_scores(logits, cosines))
     if math.prod(shape) <= MAX_SCORES:
         matrix = BlockMatrix.from_array(matrix.read())
-    return ClassScores(name or split, matrix, labels)
+    return ClassScores(name or split, matrix, labels, links.distribution(logits))
 
 
 def _nll(scores: ClassScores, beta: float) -> tuple[float, float, float]:
-    """Return the mean NLL at the temperature 1 / beta, and its derivatives by beta.
-
-    The first derivative is E[score] - score of the label, the second one the variance of the score,
-    for a class that is drawn from the softmax. Both are means over the rows.
-    """
+    """Return the mean NLL at the temperature 1 / beta, and its first two derivatives by beta."""
     nll = slope = curvature = 0.0
     for below, labels in scores.iter_below():
-        true = below[np.arange(len(labels)), labels]
-        weights = below * beta
-        np.exp(weights, out=weights)
-        sums = weights.sum(axis=1)
-        nll += float((np.log(sums) - beta * true).sum())
-        weights *= below
-        means = weights.sum(axis=1) / sums
-        slope += float((means - true).sum())
-        squares = np.einsum("ij,ij->i", weights, below) / sums
-        curvature += float((squares - means**2).sum())
+        sums = scores.link.nll(below, labels, beta)
+        nll += sums[0]
+        slope += sums[1]
+        curvature += sums[2]
     n = len(scores.labels)
     return nll / n, slope / n, curvature / n
 
@@ -117,12 +113,18 @@ def fit_temperature(scores: ClassScores) -> tuple[float, float, float]:
     Raises
     ------
     ClipkitError
-        If the scores of each row are equal, as with a single class.
+        If the scores of each row are equal, as with a single class, or if the link has no
+        likelihood.
 
     Notes
     -----
     A note on standard error says which end is missing.
     """
+    if not scores.link.has_likelihood:
+        raise ClipkitError(
+            f"{scores.name}: expected probabilities with a likelihood to fit a temperature, got "
+            f"{scores.link.plural}"
+        )
     began = time.monotonic()
     spread, is_right = _shape(scores)
     console.note_if_long("fitting the temperature", PASSES * (time.monotonic() - began))
@@ -207,9 +209,12 @@ def _has_fit_split(logits: FeatureFile, eval_split: str) -> bool:
 
 
 def can_fit_on_train(logits: FeatureFile, eval_split: str) -> bool:
-    """Whether the split `train` is there, apart from the drawn split, and has labels."""
-    is_there = _has_fit_split(logits, eval_split)
-    return is_there and logits.splits[held_out.FIT_SPLIT].labels is not None
+    """Whether a temperature can be fitted on the split `train`, apart from the drawn split.
+
+    The split must be there and have labels, and the model's link a likelihood.
+    """
+    can_fit = _has_fit_split(logits, eval_split) and links.distribution(logits).has_likelihood
+    return can_fit and logits.splits[held_out.FIT_SPLIT].labels is not None
 
 
 def fitted_on_train(logits: FeatureFile, eval_split: str) -> float:
@@ -237,8 +242,8 @@ def _shape(scores: ClassScores) -> tuple[float, bool]:
 
 
 @dataclass(frozen=True)
-class SoftmaxScores:
-    """The confidence (N,) of a softmax at one temperature, and which predictions are right (N,).
+class ProbabilityScores:
+    """The confidence (N,) at one temperature, and which predictions are right (N,).
 
     The first of equally probable classes is predicted. `nll` is the mean negative log-likelihood in
     nats. `brier` is the mean over rows of the sum over classes of (probability - outcome)^2 (Brier
@@ -251,23 +256,18 @@ class SoftmaxScores:
     brier: float
 
 
-def score_softmax(scores: ClassScores, temperature: float) -> SoftmaxScores:
-    """Score the softmax at a temperature."""
+def score_probabilities(scores: ClassScores, temperature: float) -> ProbabilityScores:
+    """Score the probabilities at a temperature."""
     confidence, right = [], []
     nll = brier = 0.0
     for below, labels in scores.iter_below():
-        z = below / temperature
-        z_true = z[np.arange(len(labels)), labels]
-        weights = np.exp(z, out=z)  # the most probable class has weight 1
-        sums = weights.sum(axis=1)
-        nll += float((np.log(sums) - z_true).sum())
-        # sum over classes of (p - [class is the label])^2
-        squares = np.einsum("ij,ij->i", weights, weights) / sums**2
-        brier += float((squares - 2 * np.exp(z_true) / sums + 1).sum())
-        confidence.append(1 / sums)
+        of_rows, nll_sum, brier_sum = scores.link.score(below, labels, temperature)
+        nll += nll_sum
+        brier += brier_sum
+        confidence.append(of_rows)
         right.append(below.argmax(axis=1) == labels)
     n = len(scores.labels)
-    return SoftmaxScores(np.concatenate(confidence), np.concatenate(right), nll / n, brier / n)
+    return ProbabilityScores(np.concatenate(confidence), np.concatenate(right), nll / n, brier / n)
 
 
 @checked
@@ -278,7 +278,7 @@ def reliability(
     scores = read_scores(as_file(logits, "logits"), split)
     diagrams = {}
     for tau in as_list(temperatures, "temperatures", float):
-        predictions = score_softmax(scores, tau)
+        predictions = score_probabilities(scores, tau)
         diagrams[tau] = metrics.reliability(predictions.confidence, predictions.right, bins, SEED)
     return diagrams
 
@@ -343,8 +343,11 @@ def calibrate(
     taus = [check_positive("temperature", tau) for tau in temperatures or ()]
     taus = taus or [logits.default_temperature]
     zeroshot.check_prompts(logits)
-    if softmax.learned_bias(logits) is not None:
-        console.note("the model's own probabilities are sigmoids; those of a softmax are scored")
+    link, own = links.distribution(logits), links.own_link(logits)
+    if link.name != own.name:
+        console.note(
+            f"the model's own probabilities are {own.plural}; those of a {link.name} are scored"
+        )
     logits, (fit_split, eval_split) = join_named(logits, [fit_split, eval_split])
     fit_split, eval_split, val = _choose_splits(logits, fit_split, eval_split, val)
     name, fit_rows, eval_rows = eval_split, None, None
@@ -407,7 +410,7 @@ def _choose_splits(
 
 
 def _row(scores: ClassScores, tau: float, bins: int, seed: int) -> dict[str, Any]:
-    predictions = score_softmax(scores, tau)
+    predictions = score_probabilities(scores, tau)
     error = metrics.reliability(predictions.confidence, predictions.right, bins, seed)
     frequencies = np.unique(scores.labels, return_counts=True)[1] / len(scores.labels)
     entropy = -float(frequencies @ np.log(frequencies))  # ln C if classes are equally frequent

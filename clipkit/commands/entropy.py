@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from clipkit.analysis.links import LINKS
 from clipkit.base.options import OUTPUT_PANEL, Temperatures, choice, flag, parse_temperatures
 from clipkit.commands._options import FeatureInput, Report, Splits
+
+DESCRIPTIONS = ", or from ".join(link.description for link in LINKS.values())
 
 
 def entropy(
@@ -15,8 +18,8 @@ def entropy(
     link: Annotated[
         str | None,
         choice(
-            ("softmax", "sigmoid"),
-            "Take probabilities from a softmax over the prompts, or from a sigmoid for each prompt "
+            tuple(LINKS),
+            f"Take probabilities from {DESCRIPTIONS} "
             "(default: softmax; with -t model, the model's own).",
         ),
     ] = None,

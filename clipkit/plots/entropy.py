@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from clipkit.analysis import results, softmax, verdicts
+from clipkit.analysis import links, results, verdicts
 from clipkit.base import console
 from clipkit.base.errors import UsageError, check_positive
 from clipkit.base.options import Temperatures, parse_temperatures
@@ -37,7 +37,7 @@ def draw_entropy(
     temperature: Temperatures = [],  # noqa: B006
 ) -> Drawn:
     """Draw the distribution, over images, of the entropy of the softmax over prompts."""
-    return _draw_softmax(file, "entropy", temperature, split)
+    return _draw_statistic(file, "entropy", temperature, split)
 
 
 ENTROPY = Picture(
@@ -57,7 +57,7 @@ def draw_confidence(
     temperature: Temperatures = [],  # noqa: B006
 ) -> Drawn:
     """Draw the distribution, over images, of the largest softmax probability."""
-    return _draw_softmax(file, "confidence", temperature, split)
+    return _draw_statistic(file, "confidence", temperature, split)
 
 
 CONFIDENCE = Picture(
@@ -70,22 +70,25 @@ CONFIDENCE = Picture(
 )
 
 
-def _draw_softmax(
+def _draw_statistic(
     file: FeatureFile,
     statistic: Literal["entropy", "confidence"],
     temperature: Sequence[str],
     split: str | None,
 ) -> Drawn:
-    """Draw a statistic of the softmax per image, by default at the file's temperature."""
+    """Draw a statistic of the probabilities per image, by default at the file's temperature."""
     temperatures = parse_temperatures(temperature, file.logit_scale)
     file, split = choose_split(file, split)
     taus = temperatures or [check_positive("temperature", file.default_temperature)]
     cosines = file.cosines(split).read()
-    of_softmax, draw = softmax.entropy, entropy
+    link = links.distribution(file)
+    number, draw = 0, entropy
     if statistic == "confidence":
-        of_softmax, draw = softmax.confidence, confidence
-    values = {tau: of_softmax(cosines, tau) for tau in taus}
-    title = f"{statistic.capitalize()} of the softmax over prompts, per image"
+        number, draw = 1, confidence
+    values = {}
+    for tau, measures in zip(taus, link.entropy_and_confidence(cosines, taus), strict=True):
+        values[tau] = measures[number]
+    title = f"{statistic.capitalize()} of the {link.name} over prompts, per image"
     figure = draw(values, cosines.shape[1], title=title)
     tau = min(values)
     finding = verdicts.softmax_sentence(statistic, tau, values[tau], cosines.shape[1])

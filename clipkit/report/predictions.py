@@ -10,11 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit.analysis import prediction, zeroshot
+from clipkit.analysis import links, prediction, zeroshot
 from clipkit.analysis import results as result_files
 from clipkit.analysis.probes import classifiers
-from clipkit.analysis.probes.classifiers import PROBABILITY, SOFTMAX
-from clipkit.analysis.softmax import softmax
+from clipkit.analysis.probes.classifiers import PROBABILITY
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError
 from clipkit.base.names import distinct_names
@@ -170,7 +169,7 @@ def _scores(
     if features is None or split not in features.splits:
         return unknown
     if _command(result) == "zeroshot":
-        classes, scores, name = _softmax_scores(features, split)
+        classes, scores, name = _zeroshot_scores(features, split)
     elif probe is not None:
         ranking = prediction.predict(probe, features, [split]).rankings[split]
         classes = ranking.classes[:, 0]
@@ -184,18 +183,20 @@ def _scores(
     return scores, name
 
 
-def _softmax_scores(logits: FeatureFile, split: str) -> tuple[Int64, Floats, str]:
+def _zeroshot_scores(logits: FeatureFile, split: str) -> tuple[Int64, Floats, str]:
     """Return the classes of zero-shot classification (N), their probabilities, and their name."""
     zeroshot.check_prompts(logits)
     tau = logits.default_temperature
     if logits.logit_scale:
         tau = 1 / logits.logit_scale
+    link = links.distribution(logits)
     classes = []
     probabilities = []
     for scores in zeroshot.iter_class_scores(logits, logits.splits[split].features):
         classes.append(scores.argmax(axis=1))
-        probabilities.append(softmax(logits.as_cosines(split, scores), tau).max(axis=1))
-    name = f"{SOFTMAX} at temperature {tau:.3g}"
+        of_block = link.probabilities(logits.as_cosines(split, scores), tau)
+        probabilities.append(of_block.max(axis=1))
+    name = f"{PROBABILITY}, the {link.name} over the classes at temperature {tau:.3g}"
     return np.concatenate(classes), np.concatenate(probabilities), name
 
 
