@@ -10,7 +10,6 @@ al. 2021, where the learned tau of ViT-B/32 is 0.01.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from clipkit.base.errors import UsageError, unknown
@@ -70,11 +69,15 @@ class Link(ABC):
     def probabilities(self, cosines: ArrayLike, temperature: float) -> Floats:
         """Return probabilities (N, K)."""
 
+    def prepare(self, cosines: ArrayLike) -> Floats:
+        """Compute what `entropy_and_confidence` needs (N, K) at every temperature."""
+        import numpy as np
+
+        return np.asarray(cosines, dtype=np.float64)
+
     @abstractmethod
-    def entropy_and_confidence(
-        self, cosines: ArrayLike, temperatures: Sequence[float]
-    ) -> list[tuple[Floats, Floats]]:
-        """Return the entropy in nats (N) and the largest probability (N) at each temperature."""
+    def entropy_and_confidence(self, prepared: Floats, temperature: float) -> tuple[Floats, Floats]:
+        """Return the entropy in nats (N) and the largest probability (N) of prepared cosines."""
 
     def max_entropy(self, n_prompts: int) -> float:
         """Return the entropy of equal probabilities, ln K."""
@@ -121,22 +124,20 @@ class Softmax(Link):
         z -= np.log(np.exp(z).sum(axis=-1, keepdims=True))
         return np.exp(z)
 
-    def entropy_and_confidence(
-        self, cosines: ArrayLike, temperatures: Sequence[float]
-    ) -> list[tuple[Floats, Floats]]:
+    def prepare(self, cosines: ArrayLike) -> Floats:
+        """Shift each row so that its highest cosine is 0."""
+        return below_highest(cosines)
+
+    def entropy_and_confidence(self, prepared: Floats, temperature: float) -> tuple[Floats, Floats]:
         """Return the entropy (N), at most ln K, and the largest probability (N), at least 1/K."""
         import numpy as np
 
-        def measure(tau: float) -> tuple[Floats, Floats]:
-            z = below / tau
-            weights = np.exp(z)  # the most probable prompt has weight 1
-            sums = weights.sum(axis=-1)
-            # H = log Z - E[z]
-            expected = np.einsum("...j,...j->...", weights, z) / sums
-            return np.log(sums) - expected, 1 / sums
-
-        below = below_highest(cosines)
-        return [measure(tau) for tau in temperatures]
+        z = prepared / temperature
+        weights = np.exp(z)  # the most probable prompt has weight 1
+        sums = weights.sum(axis=-1)
+        # H = log Z - E[z]
+        expected = np.einsum("...j,...j->...", weights, z) / sums
+        return np.log(sums) - expected, 1 / sums
 
     def nll(self, below: Floats, labels: Int64, beta: float) -> tuple[float, float, float]:
         """Return the NLL and its derivatives by beta.
@@ -214,21 +215,15 @@ class Sigmoid(Link):
 
         return self._sigmoid(np.asarray(cosines, dtype=np.float64) / temperature + self.bias)
 
-    def entropy_and_confidence(
-        self, cosines: ArrayLike, temperatures: Sequence[float]
-    ) -> list[tuple[Floats, Floats]]:
+    def entropy_and_confidence(self, prepared: Floats, temperature: float) -> tuple[Floats, Floats]:
         """Return the mean binary entropy over the prompts (N) and the largest probability (N)."""
         import numpy as np
 
-        def measure(tau: float) -> tuple[Floats, Floats]:
-            z = rows / tau + self.bias
-            p = self._sigmoid(z)
-            # H = log(1 + e^z) - z p
-            entropies = np.logaddexp(0, z) - z * p
-            return entropies.mean(axis=-1), p.max(axis=-1)
-
-        rows = np.asarray(cosines, dtype=np.float64)
-        return [measure(tau) for tau in temperatures]
+        z = prepared / temperature + self.bias
+        p = self._sigmoid(z)
+        # H = log(1 + e^z) - z p
+        entropies = np.logaddexp(0, z) - z * p
+        return entropies.mean(axis=-1), p.max(axis=-1)
 
     def max_entropy(self, n_prompts: int) -> float:
         """Return ln 2, whatever the number of prompts."""

@@ -48,12 +48,14 @@ def entropy(cosines: ArrayLike, temperature: float = 1.0) -> Floats:
     >>> float(entropy(np.zeros((1, 32)))[0].round(4)), float(np.log(32).round(4))
     (3.4657, 3.4657)
     """
-    return links.SOFTMAX.entropy_and_confidence(cosines, [temperature])[0][0]
+    below = links.SOFTMAX.prepare(cosines)
+    return links.SOFTMAX.entropy_and_confidence(below, temperature)[0]
 
 
 def confidence(cosines: ArrayLike, temperature: float = 1.0) -> Floats:
     """Return the largest softmax probability (N), between 1/K and 1."""
-    return links.SOFTMAX.entropy_and_confidence(cosines, [temperature])[0][1]
+    below = links.SOFTMAX.prepare(cosines)
+    return links.SOFTMAX.entropy_and_confidence(below, temperature)[1]
 
 
 def mean_entropy_and_confidence(
@@ -72,8 +74,9 @@ def mean_entropy_and_confidence(
     entropies = np.zeros(len(temperatures))
     confidences = np.zeros(len(temperatures))
     for rows in matrix.iter_rows(CACHE_ROWS):
-        for i, measures in enumerate(link.entropy_and_confidence(rows, temperatures)):
-            row_entropies, row_confidences = measures
+        prepared = link.prepare(rows)
+        for i, tau in enumerate(temperatures):
+            row_entropies, row_confidences = link.entropy_and_confidence(prepared, tau)
             entropies[i] += row_entropies.sum()
             confidences[i] += row_confidences.sum()
     n = len(matrix)
@@ -185,9 +188,9 @@ def entropy_per_image(
         prompts: list[str] = []
         for block in logits.cosines(name).iter_rows(CACHE_ROWS):
             prompts += [texts[number] for number in block.argmax(axis=1)]
-            measures = function.entropy_and_confidence(block, temperatures)
-            for blocks, pair in zip(values, measures, strict=True):
-                blocks.append(np.stack(pair))
+            prepared = function.prepare(block)
+            for blocks, tau in zip(values, temperatures, strict=True):
+                blocks.append(np.stack(function.entropy_and_confidence(prepared, tau)))
         for blocks, tau in zip(values, temperatures, strict=True):
             pairs = np.concatenate(blocks, axis=1).T.tolist()
             for row_id, prompt, (H, p) in zip(logits.splits[name].ids, prompts, pairs, strict=True):

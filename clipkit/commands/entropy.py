@@ -18,7 +18,7 @@ def entropy(
     link: Annotated[
         str | None,
         choice(
-            tuple(LINKS),
+            LINKS,
             f"Take probabilities from {DESCRIPTIONS} "
             "(default: softmax; with -t model, the model's own).",
         ),

@@ -85,9 +85,8 @@ def _draw_statistic(
     number, draw = 0, entropy
     if statistic == "confidence":
         number, draw = 1, confidence
-    values = {}
-    for tau, measures in zip(taus, link.entropy_and_confidence(cosines, taus), strict=True):
-        values[tau] = measures[number]
+    prepared = link.prepare(cosines)
+    values = {tau: link.entropy_and_confidence(prepared, tau)[number] for tau in taus}
     title = f"{statistic.capitalize()} of the {link.name} over prompts, per image"
     figure = draw(values, cosines.shape[1], title=title)
     tau = min(values)
