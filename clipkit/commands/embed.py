@@ -40,7 +40,7 @@ from clipkit.datasets.registry import REGISTRY
 
 if TYPE_CHECKING:
     from clipkit.embedding import Part
-    from clipkit.models import RunOptions
+    from clipkit.models.options import RunOptions
 
 MAX_WORKERS = 256  # each holds a batch of images in memory
 

@@ -24,7 +24,7 @@ from clipkit.base.errors import ImageError
 from clipkit.base.prefetch import prefetch_map
 from clipkit.embedding.checkpoint import Skipped
 from clipkit.features.model import Float32
-from clipkit.models import RunOptions
+from clipkit.models.options import RunOptions
 
 if TYPE_CHECKING:
     from clipkit.datasets import ImageDataset

@@ -14,7 +14,7 @@ from clipkit.base import console
 from clipkit.base.errors import UsageError, quote
 from clipkit.datasets import images as image_files
 from clipkit.features.model import ROW_NUMBERS, FeatureFile, Split, row_ids
-from clipkit.models import RunOptions
+from clipkit.models.options import RunOptions
 
 SPLIT = "all"  # as of a folder without splits
 

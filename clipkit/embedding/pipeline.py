@@ -46,7 +46,7 @@ from clipkit.features.endings import check_feature_output
 from clipkit.features.history import DOT_PRODUCT
 from clipkit.features.model import FeatureFile, Split
 from clipkit.features.provenance import feature_name
-from clipkit.models import RunOptions
+from clipkit.models.options import RunOptions
 
 if TYPE_CHECKING:
     from clipkit.datasets import Dataset

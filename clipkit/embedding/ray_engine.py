@@ -34,7 +34,7 @@ from clipkit.embedding.checkpoint import Skipped
 from clipkit.embedding.engines import Encoded, LocalEngine, Report, ShardImages, default_workers
 from clipkit.embedding.ray_cluster import LOGS, Pool, last_line, open_pool, ray_errors
 from clipkit.features.overview import flatten
-from clipkit.models import RunOptions
+from clipkit.models.options import RunOptions
 
 if TYPE_CHECKING:
     from clipkit.datasets.dataset import ImageSource

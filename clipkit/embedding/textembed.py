@@ -24,8 +24,8 @@ from clipkit.features.history import DOT_PRODUCT
 from clipkit.features.model import FeatureFile, Floats, Int64
 from clipkit.features.provenance import provenance
 from clipkit.features.validation import MAX_INTEGER
-from clipkit.models import RunOptions, canonical_name
-from clipkit.models.hub import is_python
+from clipkit.models.hub import canonical_name, is_python
+from clipkit.models.options import RunOptions
 from clipkit.prompts import bundled
 from clipkit.prompts import formats as prompt_files
 from clipkit.prompts import texts as prompts

@@ -5,11 +5,8 @@ Everything is imported when it is first used; `canonical_name` and `models.hub` 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from clipkit.base.errors import UsageError
 from clipkit.base.lazy import lazy_names
 
 if TYPE_CHECKING:
@@ -17,6 +14,7 @@ if TYPE_CHECKING:
     from clipkit.models.architecture import describe_model
     from clipkit.models.encoder import Encoder, EncoderDescription, load
     from clipkit.models.hub import canonical_name, check_device, check_name
+    from clipkit.models.options import DEFAULT, RunOptions
 else:
     __getattr__ = lazy_names(
         __name__,
@@ -25,10 +23,9 @@ else:
             f"{__name__}.architecture": "describe_model",
             f"{__name__}.encoder": "Encoder EncoderDescription load",
             f"{__name__}.hub": "canonical_name check_device check_name",
+            f"{__name__}.options": "DEFAULT RunOptions",
         },
     )
-
-DEFAULT = "openai/clip-vit-base-patch32"
 
 __all__ = [
     "DEFAULT",
@@ -43,110 +40,3 @@ __all__ = [
     "num_threads",
     "set_num_threads",
 ]
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """How a model runs, from the command line to the encoder.
-
-    Attributes
-    ----------
-    device : str
-        ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
-    precision : str
-        What to compute in: ``fp64``, ``fp32``, ``bf16``, ``fp16`` or ``auto``. ``auto`` is ``fp64``
-        for the bundled models. For others it is ``fp32`` for the text tower, and for the image
-        tower the fastest that the device has natively. Embeddings are float32 in any case.
-    untrained : int, optional
-        Seed of the untrained control: the same architecture at random initialisation. Both towers
-        of a seed come from one model.
-    clean : bool
-        Clean texts as SigLIP 2's training data were cleaned, if the tokenizer is SigLIP 2's:
-        in lower case, without punctuation. For CLIP, clean them as OpenAI's code does, if ftfy is
-        installed. Other models take texts as they are.
-    layers : sequence of int or "all", optional
-        Return hidden states in place of embeddings: 0 is the input of the first layer, n the
-        output of the last. Negative numbers count from the end: -1 is n.
-    pool : {"cls", "mean"}, optional
-        With `layers`: take the CLS token, or the mean of the patches. By default ``cls`` if the
-        model has one. A text tower takes the token that the model pools.
-    norm : bool
-        With `layers`: apply the model's final norm.
-    ask : str, optional
-        The question that a generative model is asked about each image. For embeddings of texts,
-        ``{}`` in it stands for the text.
-    as_embedding : bool
-        With `ask`: take the last hidden state as an embedding, which is compared by cosines. By
-        default, it is compared with rows of the output embedding, by next-token logits.
-    vision_tower : bool
-        Read the layers of a generative model's vision tower, without a question; by default the
-        last one.
-    at : {"last", "image"}, optional
-        With `ask`: take the last position of the prompt, which is the default, or the mean over the
-        positions of the image.
-    choices : tuple of str
-        With `ask`: the answers that the question lists, for the history.
-    projection : bool
-        Apply the projection into the space of texts, with which a CLIP's image tower ends.
-    image_size : int, optional
-        Give the image tower images of this edge, in pixels, with interpolated positions.
-    batch_size : int
-        Images that are encoded at once.
-    num_workers : int, optional
-        Threads that decode and preprocess; by default as many as there are cores, at most 8.
-    non_blocking : bool
-        Let `encode_images` return before a GPU has finished. The result waits when numpy reads it.
-    """
-
-    device: str = "auto"
-    precision: str = "auto"
-    untrained: int | None = None
-    clean: bool = True
-    layers: Sequence[int] | Literal["all"] | None = None
-    pool: str | None = None
-    norm: bool = False
-    ask: str | None = None
-    as_embedding: bool = False
-    vision_tower: bool = False
-    at: str | None = None
-    choices: tuple[str, ...] = ()
-    projection: bool = True
-    image_size: int | None = None
-    batch_size: int = 64
-    num_workers: int | None = None
-    non_blocking: bool = False
-
-    def changes(self) -> dict[str, int]:
-        """Return the options that change the model."""
-        options = {"untrained": self.untrained, "image_size": self.image_size}
-        return {name: value for name, value in options.items() if value is not None}
-
-    def check(self) -> None:
-        """Refuse options that exclude or need each other."""
-        is_shaped = self.pool or self.norm or not self.projection or self.image_size
-        if self.ask is not None and is_shaped:
-            raise UsageError(
-                "expected --ask without --pool, --norm, --no-projection, --image-size",
-                "--at chooses what is pooled; the last layer is normalised",
-            )
-        if self.ask is None and (self.at is not None or self.choices or self.as_embedding):
-            raise UsageError("--at, --choices and --as-embedding need --ask")
-        if self.as_embedding and (self.at == "image" or self.choices or self.layers is not None):
-            raise UsageError(
-                "expected --as-embedding without --at image, --choices, --layer",
-                "an embedding is the last hidden state of the last token",
-            )
-        if self.vision_tower:
-            if self.ask is not None or not self.projection or self.image_size:
-                raise UsageError(
-                    "expected --vision-tower without --ask, --no-projection, --image-size",
-                    "without --layer, it gives its last hidden state",
-                )
-            return
-        if self.layers is None and (self.pool is not None or self.norm):
-            raise UsageError("--pool and --norm need --layer")
-        if self.layers is not None and not self.projection:
-            raise UsageError(
-                "expected --layer or --no-projection, got both",
-                "hidden states are not projected: leave --no-projection out",
-            )

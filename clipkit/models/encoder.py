@@ -17,7 +17,7 @@ from PIL import Image
 from clipkit.base import console
 from clipkit.base.errors import SMALLEST, ClipkitError, UsageError
 from clipkit.base.names import omit
-from clipkit.models import RunOptions, own_encoder
+from clipkit.models import own_encoder
 from clipkit.models.acceleration import (
     DTYPES,
     AsyncEmbeddings,
@@ -29,6 +29,7 @@ from clipkit.models.acceleration import (
 from clipkit.models.architecture import Architecture, not_finite, read_architecture
 from clipkit.models.hub import BUNDLED, ModelFiles, find
 from clipkit.models.libraries import library_version, named, single_line_errors
+from clipkit.models.options import RunOptions
 from clipkit.models.preprocessing import Inputs, Preprocessor
 from clipkit.models.tokenizer import TextTokenizer
 from clipkit.models.towers import SIZE_HINT, LayerTower, Tower, TowerName, choose_layers

@@ -22,7 +22,6 @@ import transformers
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features.history import DOT_PRODUCT, drop_none
-from clipkit.models import RunOptions
 from clipkit.models.acceleration import DTYPES
 from clipkit.models.architecture import (
     check_memory,
@@ -43,6 +42,7 @@ from clipkit.models.libraries import (
     quiet_loading,
     single_line_errors,
 )
+from clipkit.models.options import RunOptions
 from clipkit.models.questions import Answers, AskedTexts, Question
 from clipkit.models.towers import (
     LayerTower,

@@ -22,7 +22,6 @@ from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, brief, unknown
 from clipkit.base.files import digest, temporary_folder
 from clipkit.features.endings import KNOWN_ENDINGS
-from clipkit.models import DEFAULT
 from clipkit.models.folders import (
     PICKLE_SUFFIXES,
     convert_hint,
@@ -30,6 +29,7 @@ from clipkit.models.folders import (
     recognize,
 )
 from clipkit.models.libraries import check_installed, import_library
+from clipkit.models.options import DEFAULT
 
 PREFIX = "open_clip:"  # asks for OpenCLIP's form of a repository or folder that has several
 PYTHON = "python:"  # asks for one's own encoder, by the file and the function that makes it

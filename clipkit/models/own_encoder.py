@@ -22,9 +22,9 @@ from PIL import Image
 
 from clipkit.base.errors import ClipkitError, UsageError, unknown
 from clipkit.features.history import check_scale, drop_none
-from clipkit.models import RunOptions
 from clipkit.models.hub import combine_digests, is_python, parse_python
 from clipkit.models.libraries import named, single_line_errors
+from clipkit.models.options import RunOptions
 from clipkit.models.preprocessing import Preprocessor
 from clipkit.models.tokenizer import TextTokenizer
 from clipkit.models.towers import Stack, TowerName, choose_layers

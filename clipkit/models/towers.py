@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 
 from clipkit.base.errors import ClipkitError, UsageError
-from clipkit.models import RunOptions
+from clipkit.models.options import RunOptions
 
 TowerName = Literal["image", "text"]
 

@@ -13,13 +13,13 @@ from PIL import Image
 
 from clipkit.base.errors import ClipkitError
 from clipkit.features.history import drop_none
-from clipkit.models import RunOptions
 from clipkit.models.acceleration import DTYPES
 from clipkit.models.architecture import check_range
 from clipkit.models.families import count_tokens
 from clipkit.models.generative import Checkpoint
 from clipkit.models.hub import ModelFiles, combine_digests
 from clipkit.models.libraries import library_version, named
+from clipkit.models.options import RunOptions
 from clipkit.models.preprocessing import Preprocessor, library_processor
 from clipkit.models.towers import LayerTower, Stack, choose_layers, widened
 
