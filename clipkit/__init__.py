@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import clipkit.analysis.probes.classifiers  # noqa: F401
 from clipkit.base.lazy import lazy_names
 from clipkit.base.version import __version__
+from clipkit.base.views import VIEWS
 
 if TYPE_CHECKING:
     from clipkit.datasets import load as load_dataset
@@ -40,7 +41,16 @@ __all__ = [
     "read",
     "write",
 ]
-HELPERS = {"HELPERS", "TYPE_CHECKING", "annotations", "clipkit", "lazy_names"}
+HELPERS = {"HELPERS", "TYPE_CHECKING", "VIEWS", "annotations", "clipkit", "lazy_names"}
+
+
+def _view_result(result: FeatureFile) -> str | None:
+    from clipkit import report
+
+    return report.view(result)
+
+
+VIEWS["result"] = _view_result
 
 
 def __dir__() -> list[str]:

@@ -103,13 +103,13 @@ class ClipkitCommand(TyperCommand):
             **_split_example(str(function.__doc__)),
             rich_help_panel=panel,
         )
-        self._function = function
+        self.function = function
 
     @functools.cached_property
     def _made(self) -> Any:
         """The command that Typer makes of the function."""
         app = typer.Typer()
-        app.command(self.name)(with_typer(expand_groups(self._function)))
+        app.command(self.name)(with_typer(expand_groups(self.function)))
         return typer.main.get_group(app).commands[str(self.name)]
 
     @property

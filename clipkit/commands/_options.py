@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import inspect
 import itertools
 import math
@@ -74,10 +73,11 @@ def _check_columns(ctx: typer.Context, values: list[str] | None) -> list[str] | 
 
 def option_table(app: Any) -> dict[str, dict[str, Option]]:
     """Return the options of each command, by the names of their parameters."""
-    table = {}
-    for name in app.commands:
-        command = getattr(importlib.import_module(f"clipkit.commands.{name}"), name)
-        table[name] = {} if isinstance(command, typer.Typer) else options_of(expand_groups(command))
+    table: dict[str, dict[str, Option]] = {}
+    for name, command in app.commands.items():
+        table[name] = {}
+        if hasattr(command, "function"):  # a group of commands has none
+            table[name] = options_of(expand_groups(command.function))
     return table
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from clipkit.base import console, files
 from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError, unknown
+from clipkit.base.views import VIEWS
 from clipkit.features.columns import FLAG, Column, columns_of_command
 from clipkit.features.history import DOT_PRODUCT, Entry, History, canonical_json, drop_none
 
@@ -302,17 +302,10 @@ class FeatureFile:
         return True  # a file without rows is a file
 
     def _repr_html_(self) -> str | None:
-        """Return a result as a notebook shows it: the tables of a report, and what they say.
-
-        Other files, and results that a report would leave out, have their `repr` only.
-        """
-        if not self.is_result:
+        """Return what a notebook shows of a file of this kind; None for its `repr` only."""
+        if self.kind not in VIEWS:
             return None
-        report = importlib.import_module("clipkit.report")  # above this package: nothing else asks
-        try:
-            return str(report.as_cell(report.of_result(self)))
-        except ClipkitError:
-            return None
+        return VIEWS[self.kind](self)
 
     def to_pandas(self) -> Any:
         """Return the runs of a result as a DataFrame of pandas, which must be installed.

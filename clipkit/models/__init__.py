@@ -11,8 +11,7 @@ from clipkit.base.lazy import lazy_names
 
 if TYPE_CHECKING:
     from clipkit.models.acceleration import num_threads, set_num_threads
-    from clipkit.models.architecture import describe_model
-    from clipkit.models.encoder import Encoder, EncoderDescription, load
+    from clipkit.models.encoder import Encoder, EncoderDescription, describe_model, load
     from clipkit.models.hub import canonical_name, check_device, check_name
     from clipkit.models.options import DEFAULT, RunOptions
 else:
@@ -20,8 +19,7 @@ else:
         __name__,
         {
             f"{__name__}.acceleration": "num_threads set_num_threads",
-            f"{__name__}.architecture": "describe_model",
-            f"{__name__}.encoder": "Encoder EncoderDescription load",
+            f"{__name__}.encoder": "Encoder EncoderDescription describe_model load",
             f"{__name__}.hub": "canonical_name check_device check_name",
             f"{__name__}.options": "DEFAULT RunOptions",
         },

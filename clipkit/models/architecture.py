@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib
-import importlib.metadata
 import math
 import os
 import re
@@ -22,21 +20,13 @@ from safetensors import SafetensorError, safe_open
 from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError, UsageError, brief
 from clipkit.base.names import omit
 from clipkit.features.history import MAX_LAYERS
-from clipkit.models.acceleration import DTYPES, move_compiler_folder
-from clipkit.models.hub import ModelFiles, check_no_pointer, combine_digests, find
-from clipkit.models.libraries import check_installed, library_version, quiet_loading
+from clipkit.models.acceleration import DTYPES
+from clipkit.models.hub import ModelFiles, check_no_pointer, combine_digests
 from clipkit.models.towers import NO_TEXT, Stack, Tower, TowerName
 
 if TYPE_CHECKING:
     from clipkit.models.preprocessing import Preprocessor
     from clipkit.models.tokenizer import TextTokenizer
-
-# The module of the adapter of each library that a model's files may belong to.
-ADAPTERS = {
-    "transformers": "transformers_models",
-    "open_clip": "open_clip_models",
-    "timm": "timm_models",
-}
 
 Shape = tuple[int, ...]
 Header = tuple[str, Shape]  # the type by safetensors' name, and the shape
@@ -207,20 +197,6 @@ class Architecture(ABC):
             return dict(self.new_model().state_dict())
 
 
-def read_architecture(files: ModelFiles) -> Architecture:
-    """Read a model's configuration by the adapter of its library."""
-    check_installed(files.name, files.library)
-    if files.is_generative:
-        raise ClipkitError(
-            f"{files.name}: expected a model that embeds images, got a generative one",
-            "ask it about images: clipkit embed DATASET --ask QUESTION",
-        )
-    with quiet_loading(f"the library {files.library}"):
-        adapter: Any = importlib.import_module(f"clipkit.models.{ADAPTERS[files.library]}")
-    architecture: Architecture = adapter.ADAPTER.read(files)
-    return architecture
-
-
 def tensors_digest(files: ModelFiles, tensors: Tensors) -> str:
     """Return the digest of random weights: of the configuration and each tensor in name order."""
     sha = hashlib.sha256((files.folder / files.config).read_bytes())
@@ -228,45 +204,6 @@ def tensors_digest(files: ModelFiles, tensors: Tensors) -> str:
         sha.update(f"\0{name}\0{tuple(tensors[name].shape)}\0".encode())
         sha.update(tensors[name].reshape(-1).numpy().data)
     return f"sha256:{sha.hexdigest()}"
-
-
-def describe_model(name: str) -> dict[str, Any]:
-    """Return a model's towers, sizes and learned temperature.
-
-    Parameters
-    ----------
-    name : str
-        As in `load`.
-
-    Returns
-    -------
-    dict
-        ``name``, ``library`` (with its version), ``family``, ``digest``, ``weights`` (the digest
-        of the weights alone), ``dim``, ``parameters``, ``logit_scale`` (exp of the learned one),
-        ``temperature`` (its inverse), ``logit_bias`` if the model has one, and the towers
-        ``image`` and ``text`` with what their library knows of ``layers``, ``width``, ``heads``,
-        ``parameters``, ``patch_size`` and ``image_size``, ``context_length`` and ``vocabulary``. A
-        model for images alone has no scale, temperature and ``text``, and may have no ``dim``.
-    """
-    move_compiler_folder()
-    files = find(name)
-    architecture = read_architecture(files)
-    architecture.check_stored(*architecture.towers)
-    scalars = architecture.logit_scale(load_tensors(files, (*SCALARS, "temperature")))
-    if scalars:
-        scalars["temperature"] = 1 / scalars["logit_scale"]
-    weights = files.digest_weights()
-    described: dict[str, Any] = {
-        "name": files.name,
-        "library": library_version(files.library),
-        "family": architecture.kind,
-        "digest": combine_digests({**architecture.digest_side_files(), "weights": weights}),
-        "weights": weights,
-    }
-    if architecture.dim:
-        described["dim"] = architecture.dim
-    described["parameters"] = architecture.parameters()
-    return {**described, **scalars, **architecture.describe_towers()}
 
 
 # ---- Stored weights ------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -26,9 +27,15 @@ from clipkit.models.acceleration import (
     find_device,
     move_compiler_folder,
 )
-from clipkit.models.architecture import Architecture, not_finite, read_architecture
-from clipkit.models.hub import BUNDLED, ModelFiles, find
-from clipkit.models.libraries import library_version, named, single_line_errors
+from clipkit.models.architecture import SCALARS, Architecture, load_tensors, not_finite
+from clipkit.models.hub import BUNDLED, ModelFiles, combine_digests, find
+from clipkit.models.libraries import (
+    check_installed,
+    library_version,
+    named,
+    quiet_loading,
+    single_line_errors,
+)
 from clipkit.models.options import RunOptions
 from clipkit.models.preprocessing import Inputs, Preprocessor
 from clipkit.models.tokenizer import TextTokenizer
@@ -42,6 +49,12 @@ OWN = "own"
 BATCH_TOLERANCES = {"fp64": 1e-4, "fp32": 5e-3, "fp16": 0.05, "bf16": 0.1, OWN: 0.02}
 NOTED_CHANGE = 1e-3  # more than the last bits of float32
 PROCESSOR_HINT = "check the sizes and steps in preprocessor_config.json"
+# The module of the adapter of each library that a model's files may belong to.
+ADAPTERS = {
+    "transformers": "clipkit.models.transformers_models",
+    "open_clip": "clipkit.models.open_clip_models",
+    "timm": "clipkit.models.timm_models",
+}
 Part = TypeVar("Part")
 
 
@@ -278,6 +291,45 @@ def load(
     return _load_named(name, tower, options)
 
 
+def describe_model(name: str) -> dict[str, Any]:
+    """Return a model's towers, sizes and learned temperature.
+
+    Parameters
+    ----------
+    name : str
+        As in `load`.
+
+    Returns
+    -------
+    dict
+        ``name``, ``library`` (with its version), ``family``, ``digest``, ``weights`` (the digest
+        of the weights alone), ``dim``, ``parameters``, ``logit_scale`` (exp of the learned one),
+        ``temperature`` (its inverse), ``logit_bias`` if the model has one, and the towers
+        ``image`` and ``text`` with what their library knows of ``layers``, ``width``, ``heads``,
+        ``parameters``, ``patch_size`` and ``image_size``, ``context_length`` and ``vocabulary``. A
+        model for images alone has no scale, temperature and ``text``, and may have no ``dim``.
+    """
+    move_compiler_folder()
+    files = find(name)
+    architecture = read_architecture(files)
+    architecture.check_stored(*architecture.towers)
+    scalars = architecture.logit_scale(load_tensors(files, (*SCALARS, "temperature")))
+    if scalars:
+        scalars["temperature"] = 1 / scalars["logit_scale"]
+    weights = files.digest_weights()
+    described: dict[str, Any] = {
+        "name": files.name,
+        "library": library_version(files.library),
+        "family": architecture.kind,
+        "digest": combine_digests({**architecture.digest_side_files(), "weights": weights}),
+        "weights": weights,
+    }
+    if architecture.dim:
+        described["dim"] = architecture.dim
+    described["parameters"] = architecture.parameters()
+    return {**described, **scalars, **architecture.describe_towers()}
+
+
 def _load_named(name: str, tower: TowerName, options: RunOptions) -> Encoder:
     """Load a model that clipkit reads."""
     device = find_device(options.device, needs_float64=name in BUNDLED)
@@ -395,6 +447,20 @@ def _read(files: ModelFiles, tower: TowerName, options: RunOptions) -> Architect
     architecture = read_architecture(files)
     if options.image_size is not None:
         architecture.resize(options.image_size)
+    return architecture
+
+
+def read_architecture(files: ModelFiles) -> Architecture:
+    """Read a model's configuration by the adapter of its library."""
+    check_installed(files.name, files.library)
+    if files.is_generative:
+        raise ClipkitError(
+            f"{files.name}: expected a model that embeds images, got a generative one",
+            "ask it about images: clipkit embed DATASET --ask QUESTION",
+        )
+    with quiet_loading(f"the library {files.library}"):
+        adapter: Any = importlib.import_module(ADAPTERS[files.library])
+    architecture: Architecture = adapter.ADAPTER.read(files)
     return architecture
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from clipkit.base.errors import ClipkitError
 from clipkit.features.arguments import FilePath, Several
+from clipkit.features.model import FeatureFile
 from clipkit.report.blocks import Page
 from clipkit.report.collection import of_files, of_result
 from clipkit.report.html import as_cell, as_html
@@ -20,3 +22,14 @@ def of_folder(folder: FilePath, untrained: Several[FilePath] = ()) -> Page:
         If no file can be reported, or a control is a trained model's.
     """
     return of_files([folder], untrained)
+
+
+def view(result: FeatureFile) -> str | None:
+    """Return the tables of a result, and what they say, for a notebook.
+
+    A result that a report would leave out has none.
+    """
+    try:
+        return as_cell(of_result(result))
+    except ClipkitError:
+        return None

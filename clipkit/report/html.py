@@ -63,7 +63,7 @@ _markdown = MarkdownIt("commonmark", {"html": False}).disable(
     ["autolink", "code", "entity", "fence", "heading", "html_block", "html_inline", "image", "link"]
 )
 _templates = Environment(
-    loader=PackageLoader("clipkit.report", "page"),
+    loader=PackageLoader(__package__, "page"),
     autoescape=True,
     trim_blocks=True,
     lstrip_blocks=True,

@@ -31,7 +31,7 @@ class Classifier:
     ----------
     name : str
     solver, model : str
-        A function and a `models.Model`, by their modules in this package: "svm.svm".
+        The full names of a function and a `models.Model`, which are imported when they are used.
     arrays : mapping
         The arrays of its model that a kept probe stores, by name.
     settings : set of str
@@ -78,14 +78,14 @@ class Classifier:
 
 
 def _import(name: str) -> Any:
-    module, attribute = name.split(".")
-    return getattr(importlib.import_module(f"{__package__}.{module}"), attribute)
+    module, _, attribute = name.rpartition(".")
+    return getattr(importlib.import_module(module), attribute)
 
 
 SVM = Classifier(
     "svm",
-    solver="svm.svm",
-    model="models.Hyperplanes",
+    solver="clipkit.analysis.probes.svm.svm",
+    model="clipkit.analysis.probes.models.Hyperplanes",
     arrays={"hyperplanes": ProbeArray({"<f4"}, "P D+")},
     settings=frozenset({"C"}),
     score="votes of the pairs of classes",
@@ -95,8 +95,8 @@ SVM = Classifier(
 )
 LOGREG = Classifier(
     "logreg",
-    solver="logistic.logreg",
-    model="models.Coefficients",
+    solver="clipkit.analysis.probes.logistic.logreg",
+    model="clipkit.analysis.probes.models.Coefficients",
     arrays={"coefficients": ProbeArray({"<f8"}, "D+ n")},
     settings=frozenset({"C", "balanced"}),
     score=SOFTMAX,
@@ -104,16 +104,16 @@ LOGREG = Classifier(
 )
 MLP = Classifier(
     "mlp",
-    solver="mlp.mlp",
-    model="models.MLPWeights",
+    solver="clipkit.analysis.probes.mlp.mlp",
+    model="clipkit.analysis.probes.models.MLPWeights",
     arrays={"hidden": ProbeArray({"<f4"}, "D+ H"), "output": ProbeArray({"<f4"}, "H+ n")},
     settings=frozenset({"C", "seed"}),
     score=SOFTMAX,
 )
 KNN = Classifier(
     "knn",
-    solver="knn.knn",
-    model="models.Neighbours",
+    solver="clipkit.analysis.probes.knn.knn",
+    model="clipkit.analysis.probes.models.Neighbours",
     arrays={
         "rows": ProbeArray({"<f4"}, "M D"),
         "row_classes": ProbeArray({"<i8"}, "M", holds_classes=True),
