@@ -104,6 +104,7 @@ lint: $(INSTALLED)  ## Check style, formatting, types and the layers of imports
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tests/imports.py
 
 format: $(INSTALLED)  ## Fix style and formatting
 	$(BIN)/ruff check --fix

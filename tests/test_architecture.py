@@ -6,9 +6,14 @@ from pathlib import Path
 
 import pytest
 from factories import write_feature_file
+from imports import longest_chain, read_imports
 
 ROOT = Path(__file__).parents[1]
 HEAVY = {"numpy", "h5py", "torch", "transformers", "sklearn", "scipy", "matplotlib", "PIL"}
+
+
+def test_no_circle_of_files_and_no_longer_chain_of_imports():
+    assert len(longest_chain(read_imports())) <= 30  # it refuses a circle
 
 
 def loaded_modules(code):
