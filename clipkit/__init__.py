@@ -50,7 +50,7 @@ def _view_result(result: FeatureFile) -> str | None:
     return report.view(result)
 
 
-VIEWS["result"] = _view_result
+VIEWS["result"] = VIEWS["probe"] = _view_result
 
 
 def __dir__() -> list[str]:
