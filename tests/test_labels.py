@@ -321,7 +321,10 @@ def test_results_without_equal_ranks_are_not_compared(tmp_path):
     others = measure_labels(tmp_path)
     others.splits["test"].predicted[0, :4] = 1
     for file, message in (
-        (unkept, "got none; hint: clipkit attributes keeps them of fewer than 1,048,576 images"),
+        (
+            unkept,
+            "got none; hint: clipkit attributes stores ranks only for fewer than 1,048,576 images",
+        ),
         (ap, "expected auroc, got ap"),
         (others, "a and b: smiling: expected equal values in both, got others"),
     ):
