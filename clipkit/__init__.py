@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 # each classifier declares the arrays that `features` accepts in a kept probe
-import clipkit.analysis.probes.classifiers  # noqa: F401
+import clipkit.probes.classifiers  # noqa: F401
 from clipkit.base.lazy import lazy_names
 from clipkit.base.version import __version__
 from clipkit.base.views import VIEWS

@@ -259,10 +259,10 @@ def _warm_up() -> None:
 def become_clipkit(request: Request, streams: list[int]) -> NoReturn:
     """Run `clipkit.cli.main`, as the entry point does, with the request's streams and limits."""
     from clipkit import cli
-    from clipkit.analysis.probes import mlp
     from clipkit.datasets import remote
     from clipkit.embedding import checkpoint
     from clipkit.plots import style
+    from clipkit.probes import mlp
 
     os.chdir(request.folder)
     os.environ.update(request.env)

@@ -28,7 +28,7 @@ from forkserver import LIBRARIES, ONE_THREAD
 ROOT = Path(__file__).parents[1]
 COPY = ROOT / "build" / "mutants"
 DATA, SECONDS, NOTICED = COPY / ".coverage", COPY / "seconds.tsv", COPY / "noticed.tsv"
-PACKAGES = ("features", "analysis", "base")
+PACKAGES = ("features", "analysis", "probes", "statistics", "base")
 BUDGETS = (15, 60)  # seconds of tests per change, in the first and in the second round
 LIMIT = 300  # seconds until a change counts as noticed, such as one that makes a loop endless
 PRELOADED = (*LIBRARIES, "hypothesis", "pyarrow.parquet", "sklearn.linear_model", "typer.testing")

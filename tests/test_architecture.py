@@ -114,7 +114,8 @@ def test_the_api_is_loaded_on_first_use():
 NAMES = """\
 import clipkit
 from clipkit import analysis, models
-from clipkit.analysis import evaluation, probes
+from clipkit.analysis import evaluation
+from clipkit import probes
 
 clipkit.read("img.h5").splits, clipkit.write, clipkit.load_model, clipkit.load_dataset
 analysis.evaluation.evaluate, evaluation.ProbeSpec, models.load, probes.sweep
@@ -136,7 +137,8 @@ import torch
 import clipkit
 from clipkit import report
 from clipkit.analysis import alignment, attributes, comparison, evaluation, neighbours
-from clipkit.analysis import retrieval, softmax, zeroshot
+from clipkit.analysis import retrieval, zeroshot
+from clipkit.analysis import flatness
 from clipkit.features import splitting
 
 X = np.zeros((4, 2), np.float32)
@@ -150,8 +152,8 @@ reveal_type(retrieval.retrieve("img.h5", Path("txt.h5"), k=5))  # FeatureFile
 reveal_type(alignment.align([X, torch.zeros(4, 2)], k=2))  # FeatureFile
 reveal_type(neighbours.nearest(X, clipkit.read("img.h5")))  # FeatureFile
 reveal_type(attributes.measure("img.h5", table=table, columns="colour"))  # FeatureFile
-reveal_type(softmax.entropy_summary("logits.h5", 0.07, splits="test"))  # FeatureFile
-reveal_type(softmax.entropy_summary("logits.h5", [1, 0.07]).rows())  # list
+reveal_type(flatness.entropy_summary("logits.h5", 0.07, splits="test"))  # FeatureFile
+reveal_type(flatness.entropy_summary("logits.h5", [1, 0.07]).rows())  # list
 reveal_type(zeroshot.evaluate("logits.h5").runs["acc1"])  # ndarray
 reveal_type(evaluation.evaluate("logits.h5", Cs=1).result)  # FeatureFile
 reveal_type(comparison.compare(["a.h5", "b.h5"], by="table.csv"))  # FeatureFile

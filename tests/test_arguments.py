@@ -22,9 +22,9 @@ from clipkit.analysis import (
     choices,
     clustering,
     comparison,
-    dependence,
     description,
     evaluation,
+    flatness,
     for_people,
     importance,
     leaderboard,
@@ -32,8 +32,8 @@ from clipkit.analysis import (
     prediction,
     relabeling,
     retrieval,
+    row_clusters,
     similarity,
-    softmax,
     thresholds,
     variance,
     zeroshot,
@@ -106,8 +106,8 @@ CALLS = {
     "align": lambda images, texts, logits: alignment.align([images, texts], k=3),
     "choose": lambda images, texts, logits: thresholds.choose(logits, fpr=0.25),
     "zeroshot": lambda images, texts, logits: zeroshot.evaluate(logits, "test"),
-    "entropy": lambda images, texts, logits: softmax.entropy_summary(logits, 0.5, splits="test"),
-    "entropy, listed": lambda images, texts, logits: softmax.entropy_summary(
+    "entropy": lambda images, texts, logits: flatness.entropy_summary(logits, 0.5, splits="test"),
+    "entropy, listed": lambda images, texts, logits: flatness.entropy_summary(
         logits, np.array([0.5]), splits=("test",)
     ),
 }
@@ -126,7 +126,7 @@ def test_one_value_gives_what_a_list_of_it_gives(files):
     for name in ("retrieve", "entropy"):
         listed = CALLS[f"{name}, listed"](**files).rows()
         np.testing.assert_equal(CALLS[name](**files).rows(), listed)
-    yielded = softmax.entropy_summary(files["logits"], (t for t in [0.5]), splits=iter(["test"]))
+    yielded = flatness.entropy_summary(files["logits"], (t for t in [0.5]), splits=iter(["test"]))
     np.testing.assert_equal(yielded.rows(), listed)
 
 
@@ -192,8 +192,8 @@ WORKING = {
         n.X, n.Y[:3], temperature=np.float32(0.5)
     ),
     "random logits, array": lambda n: similarity.compute_random_logits(n.X, 4),
-    "entropy, array": lambda n: softmax.entropy_summary(n.cosines, 0.07),
-    "entropy, float16": lambda n: softmax.entropy_summary(n.cosines.astype(np.float16), [1, 0.07]),
+    "entropy, array": lambda n: flatness.entropy_summary(n.cosines, 0.07),
+    "entropy, float16": lambda n: flatness.entropy_summary(n.cosines.astype(np.float16), [1, 0.07]),
     "zeroshot, one split": lambda n: zeroshot.evaluate("logits.h5", "test"),
     "zeroshot, array": lambda n: zeroshot.evaluate(
         clipkit.from_array(
@@ -247,7 +247,9 @@ WORKING = {
     "annotations": lambda n: (
         annotations.read_annotations("images.h5", n.table(), "colour").attributes
     ),
-    "clusters": lambda n: dependence.read_clusters(n.X, {"colour": n.colour}, "colour").attributes,
+    "clusters": lambda n: (
+        row_clusters.read_clusters(n.X, {"colour": n.colour}, "colour").attributes
+    ),
     "overview": lambda n: overview.overview("images.h5"),
     "export an array": lambda n: formats.export_file("x.npz", n.X) or Path("x.npz").read_bytes(),
     "embed, folder": lambda n: embedding.embed("pictures", "d.h5", model="tiny") or "d.h5",
@@ -399,7 +401,7 @@ REFUSED = [
     (lambda n: thresholds.choose(n.logits, fpr="1%"), "fpr: expected a number, or several"),
     (lambda n: zeroshot.evaluate(n.logits, 0), "splits: expected a text, or several, got 0"),
     (lambda n: zeroshot.evaluate(n.cosines), "logits: expected prompts of the images' classes"),
-    (lambda n: softmax.entropy_summary(n.cosines * 99, 1), "logits: expected cosines between"),
+    (lambda n: flatness.entropy_summary(n.cosines * 99, 1), "logits: expected cosines between"),
     (lambda n: evaluation.evaluate(n.logits, "svm"), "spec: expected a ProbeSpec, got 'svm'"),
     (lambda n: evaluation.evaluate(n.logits, Cs=None), "Cs: expected a value, got None"),
     (lambda n: prediction.predict(n.X, n.images), "probe: expected a feature file or its path"),

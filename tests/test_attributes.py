@@ -9,11 +9,13 @@ from factories import MODEL, feature_file, messages, saved
 from shell import fails, ok, rows
 from sklearn.linear_model import LogisticRegression
 
-from clipkit.analysis import attributes, metrics, probes, results
-from clipkit.analysis.verdicts import NO_WORDS, REACHED, group_of
+from clipkit import probes
+from clipkit.analysis import attributes, results
 from clipkit.features import FeatureFile, Split, row_ids
 from clipkit.plots.attributes import draw_attributes
 from clipkit.report.summary import answer
+from clipkit.statistics import metrics
+from clipkit.statistics.claims import NO_WORDS, REACHED, group_of
 
 RNG = np.random.default_rng(0)
 NUMBERS = ("zeroshot", "names", "random", "probe", "control", "reach")

@@ -13,7 +13,7 @@ from shell import ok, rows
 from sklearn import metrics as reference
 
 from clipkit import plots
-from clipkit.analysis import calibration, metrics
+from clipkit.analysis import calibration
 from clipkit.analysis.calibration import (
     ClassScores,
     calibrate,
@@ -23,6 +23,7 @@ from clipkit.analysis.calibration import (
 from clipkit.base.errors import ClipkitError
 from clipkit.features import BlockMatrix, FeatureFile, Split, read, row_ids, write
 from clipkit.features.splitting import stratified_split
+from clipkit.statistics import metrics
 
 
 def draw(n, n_classes, tau, seed=0, scale=4.0):

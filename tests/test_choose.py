@@ -13,10 +13,8 @@ from factories import check_means_of_controls, untrained
 from shell import fails, ok, rows
 
 from clipkit import embedding, features
-from clipkit.analysis import choices, metrics
+from clipkit.analysis import choices
 from clipkit.analysis.controls import Control
-from clipkit.analysis.dependence import components
-from clipkit.analysis.verdicts import choices_sentence, understood
 from clipkit.base.errors import ClipkitError
 from clipkit.datasets.items import Item, Items
 from clipkit.features import FeatureFile
@@ -25,6 +23,9 @@ from clipkit.features.model import Split
 from clipkit.plots.attributes import draw_choices
 from clipkit.shapes.attributes import attributes
 from clipkit.shapes.attributes import items as shapes_items
+from clipkit.statistics import metrics
+from clipkit.statistics.claims import choices_sentence, understood
+from clipkit.statistics.dependence import components
 
 TWO = ("text_acc", "image_acc", "acc")
 

@@ -15,10 +15,11 @@ from shell import fails, ok, rows
 from test_retrieve import make_files, make_pairs
 
 from clipkit import features
-from clipkit.analysis import comparison, dependence, metrics, relabeling, retrieval
+from clipkit.analysis import comparison, relabeling, retrieval, row_clusters
 from clipkit.features import FeatureFile
 from clipkit.features.history import History
 from clipkit.features.model import Split
+from clipkit.statistics import dependence, metrics
 
 RIGHT = np.random.default_rng(0).random((2, 100)) < [[0.8], [0.6]]
 
@@ -232,7 +233,7 @@ def test_few_clusters_never_differ_and_a_note_says_so(folder):
     assert float(row["p"]) >= 1 / 16
     assert float(row["low"]) <= 0 <= float(row["high"])
     assert row["mde80"] == ""
-    dependence.note_few(np.zeros(4, int), "a")
+    row_clusters.note_few(np.zeros(4, int), "a")
 
 
 def draw_world(random, clusters=60, spread=1.0):
@@ -353,9 +354,9 @@ def test_rates_of_clusters_are_as_they_say(kind, clusters):
 
 
 def test_few_or_unequal_clusters_are_noted(capsys):
-    dependence.note_few(np.repeat(np.arange(100), 3), "a")
+    row_clusters.note_few(np.repeat(np.arange(100), 3), "a")
     assert not capsys.readouterr().err
-    dependence.note_few(np.concatenate([np.zeros(100, int), np.arange(1, 101)]), "a")
+    row_clusters.note_few(np.concatenate([np.zeros(100, int), np.arange(1, 101)]), "a")
     unequal = "101 clusters of unequal size are as few as 4 of one size: intervals say little"
     assert unequal in capsys.readouterr().err
 

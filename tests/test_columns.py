@@ -17,7 +17,7 @@ from scipy.stats import binomtest
 from shell import fails, ok
 from sklearn.metrics import accuracy_score, recall_score
 
-from clipkit.analysis import metrics, zeroshot
+from clipkit.analysis import zeroshot
 from clipkit.analysis.relabeling import use_groups
 from clipkit.analysis.results import NONE
 from clipkit.features import FeatureFile, Split, read
@@ -37,6 +37,7 @@ from clipkit.features.columns import (
 )
 from clipkit.features.model import known_columns
 from clipkit.report.same_images import Scored
+from clipkit.statistics import metrics
 
 CLASSES = [f"c{number}" for number in range(7)]
 COLOURS = ["red", "green", "blue"]

@@ -20,8 +20,7 @@ from factories import write_feature_file
 from shell import clipkit, fails, ok
 from typer.main import get_command
 
-from clipkit import analysis, cli, features
-from clipkit.analysis import probes
+from clipkit import analysis, cli, features, probes
 from clipkit.base import console, tables
 from clipkit.commands._command import EVERYWHERE
 from clipkit.models import hub

@@ -19,13 +19,13 @@ from scipy.stats import binomtest, norm
 from shell import fails, ok, rows
 from sklearn.metrics import cohen_kappa_score
 
-from clipkit.analysis import dependence, metrics
 from clipkit.analysis.comparison import compare, pair
-from clipkit.analysis.verdicts import difference_sentence
 from clipkit.base import tables
 from clipkit.features import FeatureFile, read, write
 from clipkit.features.columns import columns_of_command
 from clipkit.plots.compare import read_comparison
+from clipkit.statistics import dependence, metrics
+from clipkit.statistics.claims import difference_sentence
 
 RNG = np.random.default_rng(0)
 RIGHT = RNG.random((3, 300)) < [[0.8], [0.7], [0.72]]  # of three results

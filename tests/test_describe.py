@@ -19,11 +19,11 @@ from factories import (
 from scipy.stats import ttest_ind
 from shell import clipkit, ok, rows
 
-from clipkit.analysis.dependence import critical, p_of
 from clipkit.analysis.description import describe
 from clipkit.analysis.results import make_result
 from clipkit.base.errors import ClipkitError
 from clipkit.features import FeatureFile, Split
+from clipkit.statistics.dependence import critical, p_of
 
 LOGITS = {"temperature": 0.5, "logit_scale": 100.0}
 

@@ -9,11 +9,11 @@ from sklearn.svm import SVC
 from clipkit.analysis import evaluation
 from clipkit.analysis.evaluation import ProbeSpec, evaluate_grid, parse_range
 from clipkit.analysis.held_out import few_shot
-from clipkit.analysis.probes import logistic
-from clipkit.analysis.softmax import softmax
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import BlockMatrix, FeatureFile, Split, model, row_ids
 from clipkit.features.splitting import stratified_split
+from clipkit.probes import logistic
+from clipkit.statistics.softmax import softmax
 
 NAMES = ["cat", "dog", "hen", "cow"]
 
@@ -183,7 +183,7 @@ def test_a_fit_that_did_not_converge_is_warned_about(capsys, monkeypatch):
 @pytest.mark.parametrize("options", [{}, {"val": 0.3, "Cs": [0.1, 1]}, {"spec": {"shots": [1]}}])
 def test_features_that_are_read_when_needed_give_the_same_runs(monkeypatch, kind, options):
     monkeypatch.setattr("clipkit.features.model.block_rows", lambda width: 5)
-    monkeypatch.setattr("clipkit.analysis.softmax.CACHE_ROWS", 1)  # the order of sums stays
+    monkeypatch.setattr("clipkit.statistics.softmax.CACHE_ROWS", 1)  # the order of sums stays
     file = feature_file(kind, temperature=0.5 if kind == "logits" else 1.0)
     spec = ProbeSpec("logreg", **options.get("spec", {}))
     options = {name: value for name, value in options.items() if name != "spec"}

@@ -21,7 +21,6 @@ from hypothesis.extra import numpy as arrays
 from strategies import TEXT, feature_files
 
 import clipkit.features.hdf5 as hdf5
-from clipkit.analysis.probes import CLASSIFIERS
 from clipkit.base.errors import ClipkitError, UsageError, WriteError
 from clipkit.features import (
     BlockMatrix,
@@ -35,6 +34,7 @@ from clipkit.features import (
     write,
 )
 from clipkit.features.model import BLOCK_BYTES, KINDS, block_rows, chunk_rows
+from clipkit.probes import CLASSIFIERS
 
 FEW = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
 

@@ -5,14 +5,15 @@ import pytest
 from factories import MODEL
 from shell import ok, rows
 
-from clipkit.analysis import evaluation, probes, results
-from clipkit.analysis.dependence import difference_interval
+from clipkit import probes
+from clipkit.analysis import evaluation, results
 from clipkit.analysis.importance import largest_weights, prompt_importance
-from clipkit.analysis.metrics import exchange_interval
-from clipkit.analysis.probes.fitted import FittedProbe
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError
 from clipkit.features import FeatureFile, Split, read, row_ids, write
+from clipkit.probes.fitted import FittedProbe
+from clipkit.statistics.dependence import difference_interval
+from clipkit.statistics.metrics import exchange_interval
 
 
 def logits_of(columns, labels, seed=0):

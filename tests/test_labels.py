@@ -18,8 +18,8 @@ from sklearn.metrics import average_precision_score, mean_absolute_error, roc_au
 
 from clipkit.analysis import attributes, score_comparison
 from clipkit.analysis.results import make_result
-from clipkit.analysis.score_metrics import METRICS, ap_by_chance, ridge
 from clipkit.features import FeatureFile, Split
+from clipkit.statistics.score_metrics import METRICS, ap_by_chance, ridge
 
 N = 400
 

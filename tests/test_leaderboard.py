@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest, norm
 from shell import fails, ok, rows
 
-from clipkit.analysis import comparison, verdicts
+from clipkit.analysis import comparison
 from clipkit.analysis.for_people import as_table, findings
 from clipkit.analysis.leaderboard import leaderboard
 from clipkit.features import FeatureFile, read
+from clipkit.statistics import claims
 
 N = 600
 RNG = np.random.default_rng(5)
@@ -78,7 +79,7 @@ def test_each_row_has_the_numbers_of_its_result_computed_again():
 def test_a_verdict_is_that_of_the_paired_test_where_the_intervals_overlap():
     first, better, equal, worse = rows_of(RIGHT)
     verdict = [row["verdict"] for row in (first, better, equal, worse)]
-    assert verdict == ["", verdicts.ABOVE, verdicts.NOT_DECIDED, verdicts.BELOW]
+    assert verdict == ["", claims.ABOVE, claims.NOT_DECIDED, claims.BELOW]
     assert better["acc1_low"] < first["acc1_high"]  # they overlap, and it is decided all the same
 
 
@@ -92,10 +93,10 @@ def test_a_verdict_is_said_by_the_sentence_about_the_same_pair():
         pairs = comparison.compare(comparison.pair(files)).rows()
         for pair, row in zip(pairs, board(files).rows()[1:], strict=True):
             verdict = row["verdict"]
-            mirrored = {verdicts.ABOVE: verdicts.BELOW, verdicts.BELOW: verdicts.ABOVE}
-            assert mirrored.get(verdict, verdict) in verdicts.difference_sentence(pair)
+            mirrored = {claims.ABOVE: claims.BELOW, claims.BELOW: claims.ABOVE}
+            assert mirrored.get(verdict, verdict) in claims.difference_sentence(pair)
             said.add(verdict)
-    assert said == {verdicts.ABOVE, verdicts.BELOW, verdicts.NOT_DECIDED}
+    assert said == {claims.ABOVE, claims.BELOW, claims.NOT_DECIDED}
 
 
 def test_rows_that_depend_on_each_other_count_once():
@@ -124,7 +125,7 @@ def test_a_result_that_is_not_tested_has_no_interval_and_its_note_says_why():
     first, of_fitted, worse = made.rows()
     empty = ("acc1_low", "acc1_high", "to_first_low", "to_first_high", "p_holm")
     assert np.isnan([of_fitted[name] for name in empty]).all()
-    assert (of_fitted["acc1"], of_fitted["verdict"]) == (BETTER.mean(), verdicts.NOT_DECIDED)
+    assert (of_fitted["acc1"], of_fitted["verdict"]) == (BETTER.mean(), claims.NOT_DECIDED)
     gained, decided = int((WORSE & ~FIRST).sum()), int((WORSE ^ FIRST).sum())
     assert worse["p_holm"] == pytest.approx(binomtest(gained, decided).pvalue, rel=1e-9)
     said, why = findings(made)

@@ -12,11 +12,12 @@ from shell import clipkit, ok, rows
 from test_calibrate import logits_file, saved
 
 from clipkit import plots
-from clipkit.analysis import calibration, links, zeroshot
-from clipkit.analysis.links import LINKS, Link, Sigmoid, Softmax
+from clipkit.analysis import calibration, zeroshot
 from clipkit.base.errors import UsageError
 from clipkit.features import read
 from clipkit.report import predictions
+from clipkit.statistics import links
+from clipkit.statistics.links import LINKS, Link, Sigmoid, Softmax
 
 
 class Sparsemax(Link):
@@ -80,7 +81,7 @@ def own(monkeypatch):
 
 REGISTERED = """
 from clipkit.__main__ import main
-from clipkit.analysis.links import LINKS
+from clipkit.statistics.links import LINKS
 from test_links import Sparsemax
 LINKS["sparsemax"] = Sparsemax
 main()

@@ -22,8 +22,8 @@ from shell import clipkit, ok
 from transformers import AutoImageProcessor, AutoTokenizer, SiglipModel
 
 from clipkit import datasets, features
-from clipkit.analysis import links, softmax
 from clipkit.models import tokenizer
+from clipkit.statistics import links, softmax
 
 PROMPTS = ["a photo of a cat", "Something ROUND, and open!", "the digit 7"]
 SCALE, BIAS = 10.0, -2.0

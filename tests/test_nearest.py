@@ -6,10 +6,11 @@ from factories import feature_file, random_features, saved
 from shell import fails, ok, rows
 
 from clipkit import embedding
-from clipkit.analysis import metrics, neighbours, similarity
+from clipkit.analysis import neighbours, similarity
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import BlockMatrix, FeatureFile, History, Split, read
 from clipkit.plots.images import nearest_images
+from clipkit.statistics import metrics
 
 MODEL = {"name": "a", "digest": "sha256:1", "logit_scale": 100.0}
 

@@ -9,10 +9,10 @@ from shell import ok
 
 from clipkit import plots
 from clipkit.analysis.layer_curves import layer_curves
-from clipkit.analysis.metrics import wilson
 from clipkit.base.errors import ClipkitError
 from clipkit.plots import LayerCurve, LayerPoints
 from clipkit.report import expected
+from clipkit.statistics.metrics import wilson
 
 
 def line(*correct, **settings):

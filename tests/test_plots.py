@@ -16,9 +16,9 @@ from matplotlib.text import Text
 from PIL import Image
 
 from clipkit import plots
-from clipkit.analysis.metrics import reliability
 from clipkit.base.errors import UsageError
 from clipkit.plots import LayerCurve, LayerPoints, Sweep
+from clipkit.statistics.metrics import reliability
 
 ODD_NAMES = [
     "pickup_truck",

@@ -13,12 +13,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.svm import SVC
 
-from clipkit.analysis import evaluation, prediction, probes, results
-from clipkit.analysis.probes import FittedProbe, mlp
-from clipkit.analysis.probes import svm as svm_module
-from clipkit.analysis.probes.classifiers import LINEAR, PROBABILITY
+from clipkit import probes
+from clipkit.analysis import evaluation, prediction, results
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile, Split, read, row_ids, write
+from clipkit.probes import FittedProbe, mlp
+from clipkit.probes import svm as svm_module
+from clipkit.probes.classifiers import LINEAR, PROBABILITY
 
 
 @pytest.fixture(autouse=True, scope="module")

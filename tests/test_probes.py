@@ -18,8 +18,10 @@ from sklearn.preprocessing import StandardScaler, normalize
 from sklearn.svm import SVC
 from threadpoolctl import threadpool_limits
 
-from clipkit.analysis import metrics, probes
-from clipkit.analysis.probes import (
+from clipkit import probes
+from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.features.validation import PROBE_ARRAYS, TYPES
+from clipkit.probes import (
     active_set,
     interior_point,
     libsvm,
@@ -30,10 +32,9 @@ from clipkit.analysis.probes import (
     sweep_context,
     sweeps,
 )
-from clipkit.analysis.probes.classifiers import LINEAR
-from clipkit.analysis.probes.models import Hyperplanes
-from clipkit.base.errors import ClipkitError, UsageError
-from clipkit.features.validation import PROBE_ARRAYS, TYPES
+from clipkit.probes.classifiers import LINEAR
+from clipkit.probes.models import Hyperplanes
+from clipkit.statistics import metrics
 
 ALL = sorted(probes.CLASSIFIERS)
 OF_LENGTH = [name for name in ALL if not probes.CLASSIFIERS[name].compares_directions]

@@ -191,16 +191,16 @@ def test_what_the_encoding_of_a_stream_lacks_is_escaped(inputs, setting, shown):
 NOISY = """
 import logging, sys, warnings
 from clipkit import cli
-from clipkit.analysis import softmax
+from clipkit.analysis import flatness
 from clipkit.base import console
 
-def noisy(*words, summary=softmax.entropy_summary):
+def noisy(*words, summary=flatness.entropy_summary):
     warnings.warn("a library's warning")
     logging.getLogger("matplotlib").warning("a library's message")
     console.warn("our own")
     return summary(*words)
 
-softmax.entropy_summary = noisy
+flatness.entropy_summary = noisy
 cli.main()
 """
 

@@ -8,10 +8,11 @@ import pytest
 from factories import fails_with, feature_file, result_file
 from sklearn.metrics import confusion_matrix
 
-from clipkit.analysis import metrics, results
+from clipkit.analysis import results
 from clipkit.analysis.temperature_sweeps import common_prompt_count, temperature_sweeps
 from clipkit.features.validation import validate
 from clipkit.plots.logits import class_means, cosine_lines
+from clipkit.statistics import metrics
 
 LABELS = np.array([0, 0, 1, 1, 2, 2])
 NAMES = ["cat", "dog", "owl"]

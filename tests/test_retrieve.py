@@ -16,16 +16,7 @@ from PIL import Image
 from shell import fails, ok, rows
 
 from clipkit import datasets, embedding, features
-from clipkit.analysis import (
-    comparison,
-    for_people,
-    metrics,
-    neighbours,
-    retrieval,
-    similarity,
-    variance,
-    verdicts,
-)
+from clipkit.analysis import comparison, for_people, neighbours, retrieval, similarity, variance
 from clipkit.analysis.controls import Control
 from clipkit.analysis.retrieval import Pairs
 from clipkit.base.errors import ClipkitError, UsageError
@@ -33,6 +24,7 @@ from clipkit.features import FeatureFile
 from clipkit.features.history import History
 from clipkit.features.model import Split
 from clipkit.shapes.attributes import captions as shapes_captions
+from clipkit.statistics import claims, metrics
 
 
 def unit(rows):
@@ -226,7 +218,7 @@ def test_a_recall_among_all_candidates_is_empty():
         for row, is_empty in zip(result.runs_on(task), empty, strict=True):
             for name in ("recall", "recall_low", "recall_null", "recall_control", "control_p"):
                 assert np.isnan(row[name]) == bool(is_empty)
-    assert "first" in verdicts.retrieval_sentence(retrieval.first_rows(result))
+    assert "first" in claims.retrieval_sentence(retrieval.first_rows(result))
     assert retrieval.first_rows(retrieval.retrieve(*files, k=[20])) == {}
 
 
@@ -285,7 +277,7 @@ def test_a_result_is_compared_query_by_query_and_drawn(tmp_path, monkeypatch):
     assert page.count('src="data:image/svg') == 1
     assert "In all rows: file good.h5<" in page
     rows_of_tasks = retrieval.first_rows(features.read("good.h5"))
-    assert verdicts.retrieval_sentence(rows_of_tasks) in page
+    assert claims.retrieval_sentence(rows_of_tasks) in page
     header = page[page.index("<thead>") : page.index("</thead>")]
     assert re.findall(r">([^<]+)</th>", header)[:2] == ["measure, task", "value"]
 

@@ -18,11 +18,11 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 from transformers import AutoImageProcessor
 
-from clipkit.analysis import softmax
 from clipkit.base.prefetch import prefetch
 from clipkit.features import BlockMatrix
 from clipkit.models import acceleration
 from clipkit.models.preprocessing import ImagePreprocessor, center_crop, resize
+from clipkit.statistics import softmax
 
 
 @pytest.fixture(scope="module")

@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from clipkit.analysis import metrics, verdicts
 from clipkit.analysis.comparison import compare_right
-from clipkit.analysis.verdicts import ABOVE, BELOW, NOT_DECIDED, Claim, Reference
+from clipkit.statistics import claims, metrics
+from clipkit.statistics.claims import ABOVE, BELOW, NOT_DECIDED, Claim, Reference
 
-PACKAGE = Path(verdicts.__file__).parents[1]
+PACKAGE = Path(claims.__file__).parents[1]
 WORDS = re.compile(r"\b(learned|understood|reached|calibrated|worth|best|above chance)\b", re.I)
 # Names of columns, with what explains them
 TERMS = {
@@ -46,7 +46,7 @@ def literals(path):
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.stem)
 def test_no_other_module_has_words_for_a_verdict(path):
-    if path == Path(verdicts.__file__):
+    if path == Path(claims.__file__):
         return
     name = path.relative_to(PACKAGE).as_posix()
     found = []
@@ -86,7 +86,7 @@ def test_a_claim_is_decided_if_the_interval_excludes_what_it_is_held_against(
 def test_a_tie_is_a_tie_and_one_number_is_no_superlative():
     def said(values, half=0.01):
         low, high = np.array(values) - half, np.array(values) + half
-        return verdicts.best_of("layer", ["1", "2", "3"][: len(values)], values, (low, high))
+        return claims.best_of("layer", ["1", "2", "3"][: len(values)], values, (low, high))
 
     assert said([0.5]) == "50.0 % at 1"
     assert said([0.5, 0.5]) == "50.0 % at each of 2 layers"
@@ -95,9 +95,9 @@ def test_a_tie_is_a_tie_and_one_number_is_no_superlative():
     assert said([0.5, np.nan, 0.3]) == "Best of 2 layers: 50.0 % at 1"
     assert said([0.5, 0.3], np.nan) == "Best of 2 layers: 50.0 % at 1; not decided against 2"
     assert said([np.nan]) == ""
-    assert verdicts.lowest_class([0, 0, 3], [4, 5, 4])[0] == [0, 1]
-    assert verdicts.lowest_class_sentence([0, 0, 30], [40, 50, 40], "abc") == ""
-    assert verdicts.lowest_class_sentence([1, 30], [40, 40], "ab") == (
+    assert claims.lowest_class([0, 0, 3], [4, 5, 4])[0] == [0, 1]
+    assert claims.lowest_class_sentence([0, 0, 30], [40, 50, 40], "abc") == ""
+    assert claims.lowest_class_sentence([1, 30], [40, 40], "ab") == (
         "a: 1 of 40 right, all other classes 75 %"
     )
 
@@ -106,7 +106,7 @@ def test_the_highest_of_several_runs_is_tested_as_one_of_them():
     """Of 20 runs without information, one is above chance by its own interval."""
     right = np.arange(100) < 61
     alone, of_many = (
-        verdicts.accuracy_claims("", right, 0.5, None, "", tried)[0] for tried in (1, 20)
+        claims.accuracy_claims("", right, 0.5, None, "", tried)[0] for tried in (1, 20)
     )
     assert (alone.verdict, of_many.verdict) == (ABOVE, NOT_DECIDED)
 
@@ -150,7 +150,7 @@ def accuracy(world, random):
         guesses = random.choice(len(world.weights), n, p=of_predictions)
         right = (guesses == labels) | (random.random(n) < known)
         chance = np.bincount(labels).max() / n
-        (claim,) = verdicts.accuracy_claims("", right, chance, None, "")
+        (claim,) = claims.accuracy_claims("", right, chance, None, "")
         return ABOVE if claim.verdict == ABOVE else ""  # a constant guess is above a random one
 
     return draw
@@ -164,7 +164,7 @@ def control(world, random):
     def draw(n):
         luck = random.random(n)
         row = compare_right(*(alike(random, share, luck, world.likeness) for share in (a, b)))
-        return decided(verdicts.decide(*verdicts.paired_limits(row), 0, 0))
+        return decided(claims.decide(*claims.paired_limits(row), 0, 0))
 
     return draw
 
@@ -179,7 +179,7 @@ def attribute(world, random):
     In a null world, nothing is held, or the control holds as much.
     """
     held, kept, reach = random.uniform(0.1, 1), random.random(), random.uniform(-0.1, 1)
-    false = (*LEARNED, verdicts.WITHOUT_TRAINING)
+    false = (*LEARNED, claims.WITHOUT_TRAINING)
     if world.is_null:
         held, false = random.choice([0, held]), LEARNED
         kept = 1
@@ -207,13 +207,13 @@ def groups(world, random, degrees, counted):
         others95 = np.quantile([metrics.mean_per_class_recall(labels, one) for one in others], 0.95)
         above = held * (1 - chance) * np.array([reach, 1, kept])
         predicted = [guess(random, labels, chance + x, luck, world.likeness) for x in above]
-        group = verdicts.group_of(attribute_row(labels, predicted, others95))
+        group = claims.group_of(attribute_row(labels, predicted, others95))
         return group if group in counted else ""
 
     return draw
 
 
-LEARNED = (verdicts.REACHED, verdicts.PARTLY, verdicts.NOT_REACHED, verdicts.NO_WORDS)
+LEARNED = (claims.REACHED, claims.PARTLY, claims.NOT_REACHED, claims.NO_WORDS)
 
 
 def is_other_group(first, again):
@@ -222,8 +222,8 @@ def is_other_group(first, again):
     What is not decided for words may be decided, and what is reached by less than half in part.
     """
     is_learned = [group in LEARNED for group in (first, again)]
-    is_reached = [group == verdicts.REACHED for group in (first, again)]
-    are_decided = verdicts.NO_WORDS not in (first, again)
+    is_reached = [group == claims.REACHED for group in (first, again)]
+    are_decided = claims.NO_WORDS not in (first, again)
     return is_learned[0] != is_learned[1] or (are_decided and is_reached[0] != is_reached[1])
 
 
@@ -264,7 +264,7 @@ def highest(world, random):
         luck = random.random(n)
         values = np.array([alike(random, share, luck, world.likeness).mean() for share in shares])
         limits = np.transpose([metrics.wilson(value, n) for value in values])
-        found = verdicts.highest(values, *limits)
+        found = claims.highest(values, *limits)
         lower = set(range(len(shares))) - {*found.equal, *found.open_against}
         return (found.first, lower) if lower else ""
 
@@ -284,7 +284,7 @@ def lowest(world, random):
     def draw(n):
         rows = random.multinomial(n, world.weights)
         right = random.binomial(rows, shares)
-        places, claim = verdicts.lowest_class(right, rows)
+        places, claim = claims.lowest_class(right, rows)
         if claim is None or claim.verdict != BELOW:
             return ""
         known = np.where(rows > 0, right / np.maximum(rows, 1), np.nan)
@@ -306,7 +306,7 @@ def errors(world, random):
     def draw(n):
         counts = random.multinomial(max(1, n // 4), shares)
         second, first = np.sort(counts)[-2:]
-        said = verdicts.largest_error_sentence(first, second, n, ("a", "b"))
+        said = claims.largest_error_sentence(first, second, n, ("a", "b"))
         return (counts.argmax(), counts) if said else ""
 
     return draw
@@ -323,7 +323,7 @@ def kept_groups(world, random):
 
     def draw(n):
         found = random.binomial(n, share) / n
-        return decided(verdicts.of_share("", found, n, Reference("chance", chance)).verdict)
+        return decided(claims.of_share("", found, n, Reference("chance", chance)).verdict)
 
     return draw
 
@@ -337,8 +337,8 @@ def zeroshot_among_shots(world, random):
         luck = random.random(n)
         names = alike(random, share, luck, world.likeness)
         draws = [alike(random, of_probe, luck, world.likeness) for _ in range(5)]
-        limits = np.array([verdicts.paired_limits(compare_right(names, one)) for one in draws])
-        return decided(verdicts.decide(limits[:, 0].min(), limits[:, 1].max(), 0, 0))
+        limits = np.array([claims.paired_limits(compare_right(names, one)) for one in draws])
+        return decided(claims.decide(limits[:, 0].min(), limits[:, 1].max(), 0, 0))
 
     return draw
 
@@ -351,7 +351,7 @@ def calibration(world, random):
     def draw(n):
         confidence = random.beta(a, b, n)
         found = metrics.reliability(confidence, random.random(n) < confidence**sharpness)
-        said = verdicts.calibration_sentence({"x": (found.ece, found.ece_null975)})
+        said = claims.calibration_sentence({"x": (found.ece, found.ece_null975)})
         return "miscalibrated" if said.startswith("Mis") else ""
 
     return draw
@@ -368,7 +368,7 @@ def captions(world, random):
         row |= metrics.share("accuracy", random.random(n) < share)
         row |= {"shuffled": draws.mean(), "shuffled95": np.quantile(draws, 0.95)}
         row["accuracy_control"] = random.binomial(n, of_control) / n
-        return "understood" if verdicts.understood([row])["words"]["x"] else ""
+        return "understood" if claims.understood([row])["words"]["x"] else ""
 
     return draw
 
@@ -381,7 +381,7 @@ def retrieval(world, random):
     def draw(n):
         row = metrics.share("recall", random.random(n) < share)
         row |= {"recall_null": chance, "queries": n, "k": 1}
-        claim = verdicts._of_row("", row, "recall", "queries", Reference("chance", chance))
+        claim = claims._of_row("", row, "recall", "queries", Reference("chance", chance))
         return decided(claim.verdict)
 
     return draw

@@ -15,10 +15,9 @@ from typing import NamedTuple
 import numpy as np
 
 from clipkit.analysis import pairing, retrieval, similarity
-from clipkit.analysis.dependence import DRAWS, find_clusters, permute
-from clipkit.analysis.metrics import falling_order
 from clipkit.analysis.neighbours import find
 from clipkit.analysis.results import Row, make_result
+from clipkit.analysis.row_clusters import find_clusters
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.base.names import positions
@@ -27,6 +26,8 @@ from clipkit.features.attribute_tables import Table
 from clipkit.features.compatibility import is_same_model
 from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile, Floats, Int64
+from clipkit.statistics.dependence import DRAWS, permute
+from clipkit.statistics.metrics import falling_order
 
 PERMUTATIONS = DRAWS
 TAKEN = 10  # most draws of one row of each cluster

@@ -32,14 +32,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit.analysis import probes, results, similarity, verdicts, zeroshot
+from clipkit import probes
+from clipkit.analysis import results, similarity, zeroshot
 from clipkit.analysis.controls import Controls, check_controls, control_digests
-from clipkit.analysis.dependence import permute
 from clipkit.analysis.held_out import EVAL_SPLIT, FIT_SPLIT, SplitRows, choose_rows, find_shared
-from clipkit.analysis.probes.classifiers import LOGREG, names_taking
 from clipkit.analysis.results import Row
-from clipkit.analysis.score_metrics import METRICS, RANKED, RECALL, ridge
-from clipkit.analysis.verdicts import ABOVE_CHANCE
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, check_positive, shorten, unknown
 from clipkit.base.names import positions
@@ -50,6 +47,11 @@ from clipkit.features.attribute_tables import Table
 from clipkit.features.model import BlockMatrix, FeatureFile, Float32, Int64, Split, row_blocks
 from clipkit.features.provenance import prompts_entry
 from clipkit.features.validation import MAX_CLASSES
+from clipkit.probes.classifiers import LOGREG, names_taking
+from clipkit.statistics import claims
+from clipkit.statistics.claims import ABOVE_CHANCE
+from clipkit.statistics.dependence import permute
+from clipkit.statistics.score_metrics import METRICS, RANKED, RECALL, ridge
 
 KEPT_DIRECTIONS = 8  # at most, of a set with similarities that are kept
 MAX_VALUES = 5000  # of an attribute
@@ -278,7 +280,7 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
         caveats=caveats or None,
         inputs=inputs | control_digests(untrained),
     )
-    for group, members in verdicts.named_groups(rows, images.is_dot_product).items():
+    for group, members in claims.named_groups(rows, images.is_dot_product).items():
         console.note(f"{group}: {', '.join(members)}")
     result = results.make_result(history, rows)
     result.splits = _keep(measured, images, scored, metric)

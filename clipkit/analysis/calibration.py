@@ -16,14 +16,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit.analysis import held_out, links, metrics, zeroshot
-from clipkit.analysis.links import Link
+from clipkit.analysis import held_out, zeroshot
 from clipkit.analysis.results import chance, make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, check_positive
 from clipkit.features.arguments import Features, Several, as_file, as_list, checked
 from clipkit.features.matching import join_named
 from clipkit.features.model import BlockMatrix, FeatureFile, Floats, Int64
+from clipkit.statistics import links, metrics
+from clipkit.statistics.links import Link
 
 BINS = 15
 UNEVEN = 1.5  # a note says if the most frequent class has more than this times 1 / C

@@ -17,24 +17,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit.analysis import metrics, similarity
+from clipkit.analysis import similarity
 from clipkit.analysis.controls import (
     Controls,
     check_controls,
     control_digests,
     mean_of_controls,
 )
-from clipkit.analysis.dependence import (
-    DRAWS,
-    SEED,
-    components,
-    cycle,
-    find_clusters,
-    note_few,
-    p_of_controls,
-    unless_separate,
-)
 from clipkit.analysis.results import Row, make_result
+from clipkit.analysis.row_clusters import find_clusters, note_few
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, shorten
 from clipkit.base.names import positions
@@ -45,6 +36,15 @@ from clipkit.features.history import History, history_entry
 from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile, Floats, Int64, Split
 from clipkit.features.provenance import original_splits
+from clipkit.statistics import metrics
+from clipkit.statistics.dependence import (
+    DRAWS,
+    SEED,
+    components,
+    cycle,
+    p_of_controls,
+    unless_separate,
+)
 
 if TYPE_CHECKING:
     from clipkit.datasets.items import Items

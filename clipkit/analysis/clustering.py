@@ -19,12 +19,12 @@ from sklearn.metrics import (
 from sklearn.metrics.cluster import contingency_matrix
 from threadpoolctl import threadpool_limits
 
-from clipkit.analysis.dependence import permute
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features.arguments import Features, Several, as_file, as_list, checked
 from clipkit.features.matching import choose_splits
 from clipkit.features.model import BlockMatrix, FeatureFile, Int64, Split
+from clipkit.statistics.dependence import permute
 
 N_INIT = 10  # starts of k-means, the best of which counts (the thesis's protocol)
 N_PERMUTATIONS = 20

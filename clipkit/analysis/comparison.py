@@ -13,17 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit.analysis import metrics
-from clipkit.analysis.dependence import (
-    LEAST,
-    join,
-    note_few,
-    number_clusters,
-    paired_test,
-    read_clusters,
-    unless_separate,
-    worst_group_null,
-)
 from clipkit.analysis.pairing import (
     describe_pairing,
     match_ids,
@@ -49,6 +38,7 @@ from clipkit.analysis.results import (
     run_label,
     scored_runs,
 )
+from clipkit.analysis.row_clusters import note_few, number_clusters, read_clusters
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, unknown
 from clipkit.features.annotations import Annotations, Attribute, read_attribute
@@ -58,6 +48,14 @@ from clipkit.features.compatibility import SAME_IDS, SAME_IMAGES, origin, relate
 from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile, Int64, Split
 from clipkit.features.provenance import shots
+from clipkit.statistics import metrics
+from clipkit.statistics.dependence import (
+    LEAST,
+    join,
+    paired_test,
+    unless_separate,
+    worst_group_null,
+)
 
 Bools = NDArray[np.bool_]
 

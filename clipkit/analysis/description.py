@@ -19,8 +19,6 @@ from clipkit.analysis.controls import (
     control_digests,
     mean_of_controls,
 )
-from clipkit.analysis.dependence import critical, find_clusters, p_of, permute
-from clipkit.analysis.metrics import falling_order
 from clipkit.analysis.results import (
     Row,
     caveats,
@@ -30,6 +28,7 @@ from clipkit.analysis.results import (
     make_result,
     newest_entry,
 )
+from clipkit.analysis.row_clusters import find_clusters
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import matching
@@ -39,6 +38,8 @@ from clipkit.features.attribute_tables import Table
 from clipkit.features.compatibility import check_same_prompts, matching_split
 from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile, Floats, Int64
+from clipkit.statistics.dependence import critical, p_of, permute
+from clipkit.statistics.metrics import falling_order
 
 PERMUTATIONS = 300
 MADE_OF_IMAGES = "the groups are made from these images"

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipkit.analysis import metrics, prediction, probes, softmax
+from clipkit import probes
+from clipkit.analysis import prediction
 from clipkit.analysis.held_out import (
     EVAL_SPLIT,
     FIT_SPLIT,
@@ -23,8 +24,6 @@ from clipkit.analysis.held_out import (
     labelled_split,
     missing_classes,
 )
-from clipkit.analysis.probes import classifiers
-from clipkit.analysis.probes.classifiers import Classifier
 from clipkit.analysis.ranking import Ranking
 from clipkit.analysis.results import Caveat, as_result, find_caveats, make_result
 from clipkit.base import console
@@ -36,6 +35,9 @@ from clipkit.features.matching import hash_rows, join_named
 from clipkit.features.model import BlockMatrix, FeatureFile, Int64, Split
 from clipkit.features.splitting import take
 from clipkit.features.validation import MAX_COUNTED
+from clipkit.probes import classifiers
+from clipkit.probes.classifiers import Classifier
+from clipkit.statistics import metrics, softmax
 
 FEATURES = ("logits", "probs")
 MAX_PAIRED_CLASSES = 2000  # of a classifier with a hyperplane for each pair of them

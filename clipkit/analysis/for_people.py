@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from clipkit.analysis import metrics, retrieval, verdicts
+from clipkit.analysis import retrieval
 from clipkit.analysis.results import (
     RUN_SETTINGS,
     Row,
@@ -25,6 +25,7 @@ from clipkit.base.tables import NO_BREAK, format_p
 from clipkit.features.arguments import Features, as_file, checked
 from clipkit.features.columns import columns_of_command
 from clipkit.features.model import FeatureFile, known_columns
+from clipkit.statistics import claims, metrics
 
 SHOWN = 3  # attributes of each prompt
 SMALL = 0.1  # share, below which one of `threshold` has two decimals
@@ -340,23 +341,23 @@ def findings(result: FeatureFile) -> list[str]:
 
 
 def _of_choices(result: FeatureFile) -> list[str]:
-    return [verdicts.choices_sentence(result.rows())]
+    return [claims.choices_sentence(result.rows())]
 
 
 def _of_retrieval(result: FeatureFile) -> list[str]:
-    return [verdicts.retrieval_sentence(retrieval.first_rows(result))]
+    return [claims.retrieval_sentence(retrieval.first_rows(result))]
 
 
 def _of_comparison(result: FeatureFile) -> list[str]:
     """Say of each pair whether one is more accurate, if the comparison is tested."""
     rows = [row for row in result.rows() if row.get("scope", "all") == "all"]
-    return [verdicts.difference_sentence(row) for row in rows if math.isfinite(row["low"])]
+    return [claims.difference_sentence(row) for row in rows if math.isfinite(row["low"])]
 
 
 def _of_leaderboard(result: FeatureFile) -> list[str]:
     """Say what decides between the results, and what their accuracies do not show."""
     notes = [f"{describe_caveat(caveat)}." for caveat in caveats(result)]
-    return [verdicts.leaderboard_note(result.rows()), *notes]
+    return [claims.leaderboard_note(result.rows()), *notes]
 
 
 def _of_calibration(result: FeatureFile) -> list[str]:
@@ -364,7 +365,7 @@ def _of_calibration(result: FeatureFile) -> list[str]:
     for row in result.rows():
         name = f"τ {row['temperature']:.4g}{', fitted' * bool(row['fitted'])}"
         errors[name] = (row["ece"], row["ece_null975"])
-    return [verdicts.calibration_sentence(errors)]
+    return [claims.calibration_sentence(errors)]
 
 
 # Of each command: the columns that its results have, and what says what they found; `attributes`

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from clipkit.analysis import metrics, prediction, probes
-from clipkit.analysis.probes.sweep_context import Workers
+from clipkit import probes
+from clipkit.analysis import prediction
 from clipkit.analysis.relabeling import groups_digest
 from clipkit.analysis.results import Row, labels_of, make_result, read_group_lines
 from clipkit.base import console
@@ -24,6 +24,8 @@ from clipkit.features.arguments import Features, as_file, checked
 from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile, Int64
 from clipkit.features.provenance import shots
+from clipkit.probes.sweep_context import Workers
+from clipkit.statistics import metrics
 
 REPEAT, MAX_REPEAT = 5, 1000
 SEED = 42

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipkit.analysis import metrics, results
+from clipkit.analysis import results
 from clipkit.base.errors import ClipkitError, UsageError, shorten
 from clipkit.base.names import differing, is_shared, select
 from clipkit.features.compatibility import origin
@@ -23,6 +23,7 @@ from clipkit.features.history import MAX_LAYERS, History
 from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile
 from clipkit.features.provenance import downsample, provenance
+from clipkit.statistics import metrics
 
 Facts = dict[str, str]
 

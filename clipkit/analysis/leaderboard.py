@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from clipkit.analysis import verdicts
 from clipkit.analysis.comparison import OVERALL, PairedResults, as_paired, compare, count_rows
 from clipkit.analysis.results import Row, chance, holds_classes, make_result, newest_entry
 from clipkit.base.errors import UsageError
 from clipkit.features.arguments import Features, Several, as_file, checked
 from clipkit.features.model import FeatureFile
+from clipkit.statistics import claims
 
 
 @checked
@@ -34,7 +34,7 @@ def leaderboard(
         frequent class, if there are classes; `acc1` with Wilson's interval, by
         `metrics.effective_rows`; `to_first`, its accuracy minus that of the first, with the
         interval of `compared`; `p_holm` of the difference; and a `verdict` (see
-        `verdicts.verdict_of_b`). What does not apply is NaN or "".
+        `claims.verdict_of_b`). What does not apply is NaN or "".
     """
     paired = as_paired(paired)
     compared = compare(paired) if compared is None else as_file(compared, "compared", "result")
@@ -63,7 +63,7 @@ def leaderboard(
                 "to_first_low": 0.0 - pair["high"],
                 "to_first_high": 0.0 - pair["low"],
                 "p_holm": pair.get("p_holm", pair["p"]),
-                "verdict": verdicts.verdict_of_b(pair),
+                "verdict": claims.verdict_of_b(pair),
             }
             differences.append(difference)
     rows: list[Row] = []

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit.analysis import metrics, similarity
+from clipkit.analysis import similarity
 from clipkit.analysis.results import class_names
 from clipkit.base.errors import UsageError
 from clipkit.features.arguments import Features, as_file, checked
@@ -22,6 +22,7 @@ from clipkit.features.model import (
     Int64,
     row_blocks,
 )
+from clipkit.statistics import metrics
 
 BLOCK_BYTES = 1 << 26  # of cosines that are ranked at once
 FEW = 64  # queries whose candidates are united

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit.analysis import metrics, probes
+from clipkit import probes
 from clipkit.analysis.ranking import Ranking, join, rank
 from clipkit.analysis.results import Caveat, find_caveats, make_result
 from clipkit.base import console
@@ -20,6 +20,7 @@ from clipkit.features.arguments import Features, Several, as_file, as_list, chec
 from clipkit.features.matching import choose_splits, count_shared_rows
 from clipkit.features.model import BlockMatrix, FeatureFile, Int64, Split
 from clipkit.features.provenance import shots
+from clipkit.statistics import metrics
 
 EMBEDDING_SETTINGS = ("normalize",)  # what decides an embedding besides the model
 MAX_SCORES = 1 << 22  # in memory at a time, in several arrays of 32 MiB

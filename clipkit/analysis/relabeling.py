@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit.analysis import metrics
 from clipkit.analysis.results import NONE, as_result, holds_classes, read_groups
 from clipkit.base import console, files
 from clipkit.base.errors import ClipkitError, UsageError
@@ -25,6 +24,7 @@ from clipkit.features.attribute_tables import Table
 from clipkit.features.columns import LABELS, TEXT
 from clipkit.features.model import FeatureFile, Int64, known_columns
 from clipkit.features.splitting import take
+from clipkit.statistics import metrics
 
 
 @checked

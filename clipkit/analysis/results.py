@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit.analysis import metrics
 from clipkit.base import console, files
 from clipkit.base.errors import ClipkitError, UsageError, shorten
 from clipkit.base.names import differing, distinct_labels, distinct_names
@@ -29,6 +28,7 @@ from clipkit.features.provenance import provenance
 from clipkit.features.validation import MAX_COUNTED
 from clipkit.prompts import bundled
 from clipkit.prompts import texts as prompts
+from clipkit.statistics import metrics
 
 Row = dict[str, Any]
 Caveat = dict[str, Any]  # an object of a history that limits what an accuracy says

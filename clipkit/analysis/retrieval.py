@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipkit.analysis import metrics, neighbours, similarity
+from clipkit.analysis import neighbours, similarity
 from clipkit.analysis.controls import (
     Control,
     Controls,
@@ -21,17 +21,8 @@ from clipkit.analysis.controls import (
     control_digests,
     mean_of_controls,
 )
-from clipkit.analysis.dependence import (
-    DRAWS,
-    SEED,
-    find_clusters,
-    p_of,
-    p_of_controls,
-    rotation,
-    signed_sums,
-    unless_separate,
-)
 from clipkit.analysis.results import Row, make_result
+from clipkit.analysis.row_clusters import find_clusters
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import matching
@@ -43,6 +34,16 @@ from clipkit.features.history import History, history_entry
 from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile, Float32, Floats, Int64, Split
 from clipkit.features.provenance import original_splits
+from clipkit.statistics import metrics
+from clipkit.statistics.dependence import (
+    DRAWS,
+    SEED,
+    p_of,
+    p_of_controls,
+    rotation,
+    signed_sums,
+    unless_separate,
+)
 
 TASKS = ("image_retrieval", "text_retrieval")
 DEFAULT_K = (1, 5, 10)

@@ -28,12 +28,12 @@ from clipkit.analysis.results import (
     make_result,
     newest_entry,
 )
-from clipkit.analysis.score_metrics import METRICS, RANKED
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile, Floats, Int64
 from clipkit.features.validation import MAX_CLASSES
+from clipkit.statistics.score_metrics import METRICS, RANKED
 
 SCORES = ("zeroshot", "probe")  # by words, and by a probe
 Ranks = Mapping[str, Int64]  # of each attribute (3, N): of the truth, and of SCORES; 0 marks none

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from clipkit.analysis import metrics, results, verdicts
+from clipkit.analysis import results
 from clipkit.base.errors import ClipkitError, unknown
 from clipkit.features.model import FeatureFile
 from clipkit.features.provenance import is_untrained
+from clipkit.statistics import claims, metrics
 
 COLUMNS = {"classifier", "C", "temperature", "eval_split", "acc1", "mean_entropy"}
 
@@ -63,7 +64,7 @@ class Sweep:
         self.tau, self.percent, self.entropy, self.low, self.high = columns[:, np.argsort(tau)]
         self.best: int | None = None
         self.plateau = slice(0)
-        found = verdicts.highest(self.percent, self.low, self.high)
+        found = claims.highest(self.percent, self.low, self.high)
         if found is not None:
             self.best = best = found.first
             others = [*found.equal, *found.open_against]
@@ -84,7 +85,7 @@ class Sweep:
     def sentence(self) -> str:
         """Name the highest accuracy, and the temperatures that it is not decided against."""
         limits = self.low / 100, self.high / 100
-        return verdicts.best_of("temperature", self.names, self.percent / 100, limits)
+        return claims.best_of("temperature", self.names, self.percent / 100, limits)
 
 
 def temperature_sweeps(files: Sequence[FeatureFile], split: str | None = None) -> list[Sweep]:

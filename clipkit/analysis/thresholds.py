@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipkit.analysis import metrics, results, retrieval
-from clipkit.analysis.dependence import find_clusters
+from clipkit.analysis import results, retrieval
 from clipkit.analysis.held_out import (
     EVAL_SPLIT,
     FIT_SPLIT,
@@ -33,9 +32,8 @@ from clipkit.analysis.results import (
     make_result,
     newest_entry,
 )
-from clipkit.analysis.score_metrics import METRICS
+from clipkit.analysis.row_clusters import find_clusters
 from clipkit.analysis.similarity import normalize, refuse_dot_product
-from clipkit.analysis.softmax import softmax
 from clipkit.analysis.zeroshot import CLASS_PROMPTS_HINT, check_prompts, iter_class_scores
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, shorten
@@ -46,6 +44,9 @@ from clipkit.features.compatibility import check_same_prompts, common_logit_scal
 from clipkit.features.matching import choose_split, count_shared_rows, hash_rows, row_keys
 from clipkit.features.model import BlockMatrix, FeatureFile, Float32, Floats, Int64
 from clipkit.features.splitting import stratified_split
+from clipkit.statistics import metrics
+from clipkit.statistics.score_metrics import METRICS
+from clipkit.statistics.softmax import softmax
 
 LIMITS = ("tpr_low", "tpr_high", "fpr_low", "fpr_high")
 AUROC_LIMITS = ("auroc_low", "auroc_high")

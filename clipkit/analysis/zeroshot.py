@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from clipkit.analysis import metrics
 from clipkit.analysis.ranking import Ranking, join, rank
 from clipkit.base.errors import ClipkitError
 from clipkit.base.names import abridged
@@ -15,6 +14,7 @@ from clipkit.features.arguments import Features, Several, as_file, as_list, chec
 from clipkit.features.arrays import hint_of
 from clipkit.features.matching import choose_splits
 from clipkit.features.model import BlockMatrix, FeatureFile, Float32, Floats, Int64, Split
+from clipkit.statistics import metrics
 
 CLASS_PROMPTS_HINT = "make them with: clipkit textembed --classes"
 

@@ -80,7 +80,7 @@ def _splits_of(path: str) -> list[str]:
 
 def metrics() -> list[str]:
     """Offer the metrics of attributes."""
-    from clipkit.analysis.score_metrics import METRICS
+    from clipkit.statistics.score_metrics import METRICS
 
     return list(METRICS)
 

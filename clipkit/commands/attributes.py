@@ -22,7 +22,7 @@ from clipkit.commands._options import (
 
 def _check_metric(_: typer.Context, metric: str) -> str:
     """Refuse an unknown metric, before the command does any work."""
-    from clipkit.analysis.score_metrics import METRICS
+    from clipkit.statistics.score_metrics import METRICS
 
     several = [word for word in metric.split(",") if word in METRICS]
     if len(several) > 1:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from clipkit.analysis.links import LINKS
 from clipkit.base.options import OUTPUT_PANEL, Temperatures, choice, flag, parse_temperatures
 from clipkit.commands._options import FeatureInput, Report, Splits
+from clipkit.statistics.links import LINKS
 
 DESCRIPTIONS = ", or from ".join(link.description for link in LINKS.values())
 
@@ -40,13 +40,13 @@ def entropy(
     Example: clipkit entropy logits.h5 -t 1,0.5,0.07,0.03
     """
     from clipkit import features
-    from clipkit.analysis import softmax
+    from clipkit.analysis import flatness
 
     report.check_output(file)
     with features.open_file(file, kinds=["logits"]) as logits:
         temperatures = parse_temperatures(temperature, logits.logit_scale)
         taus = temperatures or [logits.default_temperature]
-        link = link or softmax.choose_link(logits, temperature)
-        result = softmax.entropy_summary(logits, taus, link, split)
-        rows = softmax.entropy_per_image(logits, taus, link, split) if per_image else None
+        link = link or flatness.choose_link(logits, temperature)
+        result = flatness.entropy_summary(logits, taus, link, split)
+        rows = flatness.entropy_per_image(logits, taus, link, split) if per_image else None
     report.show(result, rows)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
-from clipkit.analysis.probes.classifiers import CLASSIFIERS, DEFAULT, names_taking
 from clipkit.base import console
 from clipkit.base.errors import UsageError
 from clipkit.base.options import (
@@ -38,6 +37,7 @@ from clipkit.commands._options import (
     parse_counts,
     parse_seeds,
 )
+from clipkit.probes.classifiers import CLASSIFIERS, DEFAULT, names_taking
 
 TAKING_K = ", ".join(names_taking("k"))
 COMPARING_DIRECTIONS = ", ".join(
@@ -149,7 +149,7 @@ def probe(
     draws_rows = any((val, counts, SEED in file))
     if seed != ["42"] and classifier not in names_taking("seed") and not draws_rows:
         console.note(f"--seed has no effect on {classifier} without --val or --shots")
-    from clipkit.analysis import dependence, evaluation  # slow to load
+    from clipkit.analysis import evaluation, row_clusters  # slow to load
     from clipkit.features.matching import join_named
 
     spec = evaluation.ProbeSpec(classifier, features, standardize, seeds[0], counts, repeat, k)
@@ -160,7 +160,7 @@ def probe(
     def evaluate(number: int, source: FeatureFile) -> evaluation.Evaluation:
         taus = parse_temperatures(temperature, source.logit_scale)
         source, (fit, scored, validated) = join_named(source, [fit_split, eval_split, val])
-        clusters = dependence.read_clusters(source, table, cluster, common=common)
+        clusters = row_clusters.read_clusters(source, table, cluster, common=common)
         result, rankings = evaluation.evaluate(
             source,
             replace(spec, seed=number),
@@ -172,7 +172,7 @@ def probe(
             keep,
             lists_images,
         )
-        result = dependence.count_by_cluster(result, source, clusters)
+        result = row_clusters.count_by_cluster(result, source, clusters)
         return evaluation.Evaluation(result, rankings)
 
     labels = table

@@ -36,7 +36,7 @@ def zeroshot(
     Example: clipkit logits img.h5 classes.h5 | clipkit zeroshot
     """
     from clipkit import features
-    from clipkit.analysis import dependence, relabeling, thresholds
+    from clipkit.analysis import relabeling, row_clusters, thresholds
     from clipkit.analysis.zeroshot import evaluate, rank_images
     from clipkit.features.matching import choose_splits
 
@@ -48,7 +48,7 @@ def zeroshot(
             source, labels, attribute, common=common, needs_prompts=True
         )
         logits, splits = choose_splits(logits, split)
-        clusters = dependence.read_clusters(logits, table, cluster, splits, common=common)
+        clusters = row_clusters.read_clusters(logits, table, cluster, splits, common=common)
         result = evaluate(logits, splits)
         are_images = rows.are_images(logits, result.splits)
         rankings = {}
@@ -56,7 +56,7 @@ def zeroshot(
             rankings = rank_images(logits, splits, rows.top, rows.scores)
         if cut is not None:
             result, rankings = thresholds.answer(logits, result, rankings, cut)
-        result = dependence.count_by_cluster(result, logits, clusters)
+        result = row_clusters.count_by_cluster(result, logits, clusters)
     if are_images:
         report.show_images(result, rankings, rows.top)
     else:

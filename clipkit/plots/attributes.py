@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from clipkit.analysis import metrics, results, verdicts
-from clipkit.analysis.score_metrics import METRICS
+from clipkit.analysis import results
 from clipkit.features.model import FeatureFile
 from clipkit.features.provenance import provenance
 from clipkit.plots import style
 from clipkit.plots.picture import Picture, always
 from clipkit.plots.style import Drawn, Floats, clipkit_style
+from clipkit.statistics import claims, metrics
+from clipkit.statistics.score_metrics import METRICS
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -38,7 +39,7 @@ CHOICE_LABELS = (
     "lines: 95 % intervals; green: up to the 95 % quantile",
 )
 BAND = 0.8  # rows that the name of a group takes
-BANDS = tuple(dict.fromkeys([*verdicts.SAID.values(), *verdicts.GROUPS]))  # from the top
+BANDS = tuple(dict.fromkeys([*claims.SAID.values(), *claims.GROUPS]))  # from the top
 OTHER_WORDS = ("other_words", "other_words95")
 LEGEND = {
     "zeroshot": "zero-shot, by words",
@@ -87,15 +88,15 @@ def draw_attributes(result: FeatureFile) -> Drawn:
     mean, quantile = (columns[name] for name in OTHER_WORDS)
     series["other words in their place, up to 95 %"] = Dots(mean, mean, quantile)
     names = columns["attribute"].tolist()
-    groups = [verdicts.group_of(rows[number]) for number in order]
+    groups = [claims.group_of(rows[number]) for number in order]
     facts = columns["chance"], series, columns["reach"]
     metric = METRICS.get(str(results.newest_entry(result).get("metric")))
     texts, title = RECALL_LABELS, "Recall of each attribute"
     if metric:
         texts = (texts[0], f"{metric.title} (%)", texts[2])
         title = f"{metric.title[0].upper()}{metric.title[1:]} of each attribute"
-    finding = verdicts.attributes_sentence(groups, result.is_dot_product)
-    groups = verdicts.group_names(groups, result.is_dot_product)
+    finding = claims.attributes_sentence(groups, result.is_dot_product)
+    groups = claims.group_names(groups, result.is_dot_product)
     figure = attributes(names, *facts, groups=groups, texts=texts, title=title)
     split = str(results.newest_entry(result).get("eval_split"))
     return style.state(figure, finding, results.source_label(result, split))
@@ -135,7 +136,7 @@ def attributes(
     reach : array (A,)
         NaN where it is not defined.
     groups : sequence of A str, optional
-        The name of the group of each attribute, of `verdicts.GROUPS` or `verdicts.SAID`.
+        The name of the group of each attribute, of `claims.GROUPS` or `claims.SAID`.
     texts : (str, str, str)
         What chance, the axis and the lines are called.
     """
@@ -233,7 +234,7 @@ def draw_choices(result: FeatureFile) -> Drawn:
         lines += "; controls: the range"
     figure = attributes(names, *numbers, texts=(random, axis, lines), title=title)
     split = ", ".join(map(str, results.newest_entry(result).list_of("splits")))
-    finding = verdicts.choices_sentence(result.rows())
+    finding = claims.choices_sentence(result.rows())
     return style.state(figure, finding, results.source_label(result, split))
 
 

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from clipkit.analysis import metrics, results
+from clipkit.analysis import results
 from clipkit.base.errors import ClipkitError
 from clipkit.features.model import FeatureFile
 from clipkit.features.provenance import provenance
 from clipkit.plots import style
 from clipkit.plots.picture import Picture, always
 from clipkit.plots.style import Drawn, Floats, clipkit_style
+from clipkit.statistics import metrics
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist

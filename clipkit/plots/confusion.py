@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from clipkit.analysis import metrics, results, verdicts
+from clipkit.analysis import results
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError
 from clipkit.base.options import option
@@ -17,6 +17,7 @@ from clipkit.features.model import FeatureFile
 from clipkit.plots import heatmap, style
 from clipkit.plots.picture import Groups, Picture, Run, Split
 from clipkit.plots.style import Drawn, Floats, clipkit_style
+from clipkit.statistics import claims, metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -85,14 +86,14 @@ def _confusion_finding(
         share = 1 - errors.sum() / max(wrong, 1)
         if wrong < 0.5 or len(counts) == 1:  # no error, or no other group
             return ""
-        return verdicts.kept_group_sentence(share, round(wrong), chance)
+        return claims.kept_group_sentence(share, round(wrong), chance)
     if not errors.any():
         return ""
     true, predicted = np.unravel_index(errors.argmax(), errors.shape)
     names = style.sanitize_names(names, 24)
     second, first = np.partition(errors, -2, axis=None)[-2:].astype(int)
     pair = names[true], names[predicted]
-    return verdicts.largest_error_sentence(first, second, int(counts[true].sum()), pair)
+    return claims.largest_error_sentence(first, second, int(counts[true].sum()), pair)
 
 
 @clipkit_style
@@ -337,7 +338,7 @@ def draw_classes(
     )
     right = np.bincount(labels[scored.right], minlength=len(names))
     printable = style.sanitize_names(names, 28)
-    finding = verdicts.lowest_class_sentence(right, totals, printable, scored.independent)
+    finding = claims.lowest_class_sentence(right, totals, printable, scored.independent)
     return style.state(figure, finding, source)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from clipkit.analysis import links, results, verdicts
+from clipkit.analysis import results
 from clipkit.base import console
 from clipkit.base.errors import UsageError, check_positive
 from clipkit.base.options import Temperatures, parse_temperatures
@@ -19,6 +19,7 @@ from clipkit.features.model import FeatureFile
 from clipkit.plots import style
 from clipkit.plots.picture import Picture, Split, always
 from clipkit.plots.style import Drawn, Floats, clipkit_style
+from clipkit.statistics import claims, links
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -90,7 +91,7 @@ def _draw_statistic(
     title = f"{statistic.capitalize()} of the {link.name} over prompts, per image"
     figure = draw(values, cosines.shape[1], title=title)
     tau = min(values)
-    finding = verdicts.softmax_sentence(statistic, tau, values[tau], cosines.shape[1])
+    finding = claims.softmax_sentence(statistic, tau, values[tau], cosines.shape[1])
     return style.state(figure, finding, counted_source(file, split))
 
 

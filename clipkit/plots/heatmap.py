@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit.analysis import metrics
 from clipkit.plots import style
 from clipkit.plots.style import Floats
+from clipkit.statistics import metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

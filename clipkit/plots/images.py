@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from clipkit.analysis import metrics, results
+from clipkit.analysis import results
 from clipkit.base import console
 from clipkit.base.errors import ImageError, unknown
 from clipkit.base.options import LabelColumn, Option, PathColumn, SplitColumn, option
@@ -19,6 +19,7 @@ from clipkit.plots import style
 from clipkit.plots.logits import choose_prompts
 from clipkit.plots.picture import Picture, Split
 from clipkit.plots.style import Drawn, Floats, clipkit_style
+from clipkit.statistics import metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from clipkit.analysis import results, verdicts
+from clipkit.analysis import results
 from clipkit.analysis.layer_curves import (
     LayerCurve,
     LayerPoints,
@@ -19,6 +19,7 @@ from clipkit.features.model import FeatureFile
 from clipkit.plots import style
 from clipkit.plots.picture import Picture, Split
 from clipkit.plots.style import Drawn, Floats, clipkit_style
+from clipkit.statistics import claims
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -64,11 +65,11 @@ def _finding(curves: Sequence[LayerCurve]) -> str:
         return ""
     trained, control = curves[0].trained, curves[0].control
     names = [str(layer) for layer in trained.layers]
-    finding = verdicts.best_of("layer", names, trained.values, (trained.low, trained.high))
+    finding = claims.best_of("layer", names, trained.values, (trained.low, trained.high))
     of_control = math.nan
     if control is not None and list(control.layers) == list(trained.layers):
         of_control = max(control.values)
-    return finding + verdicts.control_of_best(of_control, curves[0].chance)
+    return finding + claims.control_of_best(of_control, curves[0].chance)
 
 
 class _Line(NamedTuple):
@@ -226,4 +227,4 @@ def _legend_label(curve: LayerCurve, is_share: bool) -> str:
     assert points is not None
     of = f" of {curve.depth}" if is_share else ""
     names = [f"layer {layer}{of}" for layer in points.layers]
-    return verdicts.best_label(label, names, points.values)
+    return claims.best_label(label, names, points.values)

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
-from clipkit.analysis import calibration, verdicts
-from clipkit.analysis.metrics import Reliability
+from clipkit.analysis import calibration
 from clipkit.base.options import option, parse_temperatures
 from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile
@@ -17,6 +16,8 @@ from clipkit.plots import style
 from clipkit.plots.entropy import counted_source
 from clipkit.plots.picture import Picture, Split
 from clipkit.plots.style import Drawn, clipkit_style
+from clipkit.statistics import claims
+from clipkit.statistics.metrics import Reliability
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -59,7 +60,7 @@ def draw_reliability(
     diagrams = calibration.reliability(file, split, taus, bins)
     figure = reliability(diagrams, notes=notes, title="Accuracy against confidence")
     errors = {f"τ {tau:.4g}": (one.ece, one.ece_null975) for tau, one in diagrams.items()}
-    finding = verdicts.calibration_sentence(errors)
+    finding = claims.calibration_sentence(errors)
     return style.state(figure, finding, counted_source(file, split))
 
 

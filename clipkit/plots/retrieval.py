@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from clipkit.analysis import results, verdicts
+from clipkit.analysis import results
 from clipkit.analysis.retrieval import TASKS, first_rows
 from clipkit.features.model import FeatureFile
 from clipkit.features.provenance import provenance
 from clipkit.plots import style
 from clipkit.plots.picture import Picture, always
 from clipkit.plots.style import Drawn, clipkit_style
+from clipkit.statistics import claims
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -55,7 +56,7 @@ def draw_retrieval(file: FeatureFile) -> Drawn:
         panels[f"{TITLES[task]}: {sizes}"] = curves
     figure = retrieval(panels, title="Recall of retrieval")
     (split,) = results.newest_entry(file).get("splits", [""])
-    finding = verdicts.retrieval_sentence(first_rows(file))
+    finding = claims.retrieval_sentence(first_rows(file))
     return style.state(figure, finding, results.source_label(file, str(split)))
 
 

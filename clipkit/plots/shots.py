@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from clipkit.analysis import results, verdicts
+from clipkit.analysis import results
 from clipkit.analysis.comparison import Bools, compare_right
-from clipkit.analysis.dependence import join
 from clipkit.base.errors import ClipkitError
 from clipkit.base.options import option
 from clipkit.features.compatibility import matching_split
@@ -22,6 +21,8 @@ from clipkit.features.provenance import downsample, is_untrained
 from clipkit.plots import style
 from clipkit.plots.picture import Picture
 from clipkit.plots.style import Drawn, clipkit_style
+from clipkit.statistics import claims
+from clipkit.statistics.dependence import join
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -137,11 +138,11 @@ def zeroshot_line(zeroshot: FeatureFile, probe: FeatureFile, curve: ShotCurve) -
     for runs in curve.runs:
         draws = [of_probe.predicted[run] == of_probe.labels for run in runs]
         rows = [compare_right(right, of_draw, clusters) for of_draw in draws]
-        limits = np.array([verdicts.paired_limits(row) for row in rows])
-        above.append(verdicts.decide(limits[:, 0].min(), limits[:, 1].max(), 0, 0))
+        limits = np.array([claims.paired_limits(row) for row in rows])
+        above.append(claims.decide(limits[:, 0].min(), limits[:, 1].max(), 0, 0))
     accuracy = float(right.mean())
     shots = np.asarray(curve.shots, np.float64).tolist()
-    return accuracy, verdicts.shots_sentence(accuracy, len(right), shots, above)
+    return accuracy, claims.shots_sentence(accuracy, len(right), shots, above)
 
 
 def _right_on(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
-from clipkit.analysis import results, verdicts
+from clipkit.analysis import results
 from clipkit.analysis.temperature_sweeps import (
     Sweep,
     best_sweep,
@@ -23,6 +23,7 @@ from clipkit.features.model import FeatureFile
 from clipkit.plots import style
 from clipkit.plots.picture import Picture
 from clipkit.plots.style import Drawn, Floats, clipkit_style
+from clipkit.statistics import claims
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -69,7 +70,7 @@ def _finding(sweeps: Sequence[Sweep]) -> str:
     if best is None:
         return ""
     highest = math.nan if control is None else control.highest / 100
-    return best.sentence() + verdicts.control_of_best(highest, best.chance / 100)
+    return best.sentence() + claims.control_of_best(highest, best.chance / 100)
 
 
 @clipkit_style
@@ -172,7 +173,7 @@ def _legend_label(sweep: Sweep) -> str:
         return sweep.label
     label = style.sanitize_label(sweep.label, results.MAX_LABEL)
     names = [f"τ {name}" for name in sweep.names]
-    return verdicts.best_label(label, names, sweep.percent / 100)
+    return claims.best_label(label, names, sweep.percent / 100)
 
 
 def _has_equal_entropy(a: Sweep, b: Sweep) -> bool:

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 from numpy.typing import ArrayLike
 
-from clipkit.analysis import results, thresholds, verdicts
+from clipkit.analysis import results, thresholds
 from clipkit.base.options import EvalSplit, option, split_option
 from clipkit.features.model import FeatureFile
 from clipkit.plots import style
 from clipkit.plots.picture import Picture
 from clipkit.plots.style import Drawn, clipkit_style
+from clipkit.statistics import claims
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -34,7 +35,7 @@ def draw_threshold(
     title = "Cosines of images with prompts"
     matching, others = pairs.cosines[pairs.matches], pairs.cosines[~pairs.matches]
     figure = threshold(matching, others, row["threshold"], title=title)
-    finding = verdicts.threshold_sentence(row)
+    finding = claims.threshold_sentence(row)
     return style.state(figure, finding, results.source_label(logits, row["split"]))
 
 

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from clipkit.analysis import metrics, results
+from clipkit.analysis import results
 from clipkit.base.errors import ClipkitError
 from clipkit.features.model import FeatureFile
 from clipkit.plots import heatmap, style
 from clipkit.plots.picture import Picture, always
 from clipkit.plots.style import Drawn, Floats, clipkit_style
+from clipkit.statistics import metrics
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

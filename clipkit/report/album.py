@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from clipkit.analysis import metrics, verdicts
 from clipkit.analysis.results import caveat_note
 from clipkit.base import console
 from clipkit.base.console import escaped
@@ -48,6 +47,7 @@ from clipkit.report.predictions import (
     read_predictions,
 )
 from clipkit.report.selection import IMAGES_PER_CLASS, find_nearest, select_rows
+from clipkit.statistics import claims, metrics
 
 MAX_BYTES = 2_900_000  # of all pictures of a page, as base64
 # Longest side in pixels and quality; the first that makes the picture small enough is taken.
@@ -158,7 +158,7 @@ class Album:
         right = [one.right for one in self.classes]
         images = [one.images for one in self.classes]
         names = [one.name for one in self.classes]
-        return verdicts.lowest_class_sentence(right, images, names, self.independent)
+        return claims.lowest_class_sentence(right, images, names, self.independent)
 
     @property
     def predicted_classes(self) -> list[str]:

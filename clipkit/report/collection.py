@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from clipkit import features
-from clipkit.analysis import for_people, metrics, results
+from clipkit.analysis import for_people, results
 from clipkit.base import console, tables
 from clipkit.base.console import count
 from clipkit.base.errors import ClipkitError
@@ -37,6 +37,7 @@ from clipkit.report.tables import (
     provenance_table,
     variance_table,
 )
+from clipkit.statistics import metrics
 
 MOST_CLASSES = 3  # that are predicted most often for images without labels
 SETTING_TITLES = {column.heading.title for column in COLUMNS if column.depends_on == NOTHING}

@@ -14,7 +14,7 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from clipkit.analysis import metrics, results, verdicts
+from clipkit.analysis import results
 from clipkit.analysis.results import Row
 from clipkit.base import csv_rows, files
 from clipkit.base.errors import ClipkitError
@@ -33,6 +33,7 @@ from clipkit.report.markdown import (
     format_measurements,
     highest,
 )
+from clipkit.statistics import claims, metrics
 
 TABLE_HEADER = ("section", "title", "where", "column", "value", "comparable", "source")
 HISTORY_WORDS = (
@@ -322,7 +323,7 @@ def _count_verdicts(rows: Sequence[_Row]) -> str:
     if not total:
         return "No measured figure is comparable with a published one: each row says why."
     widths = [row.width for row in rows if row.cells.get(VERDICT) in ("yes", "no")]
-    return verdicts.published_sentence(within, total, widths)
+    return claims.published_sentence(within, total, widths)
 
 
 def _row(figure: Figure, trained: Sequence[_Described], controls: Sequence[_Described]) -> _Row:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from clipkit.analysis import results
-from clipkit.analysis.probes import classifiers
 from clipkit.base import console
 from clipkit.base.errors import UsageError
 from clipkit.base.files import atomic_write
@@ -22,6 +21,7 @@ from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile
 from clipkit.features.provenance import feature_name, provenance
 from clipkit.models.hub import ALIASES
+from clipkit.probes import classifiers
 
 # The task of each command's results, as CLIP_benchmark calls it, and as the Hub does.
 TASKS = {

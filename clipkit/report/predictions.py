@@ -10,10 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit.analysis import links, prediction, zeroshot
+from clipkit.analysis import prediction, zeroshot
 from clipkit.analysis import results as result_files
-from clipkit.analysis.probes import classifiers
-from clipkit.analysis.probes.classifiers import PROBABILITY
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError
 from clipkit.base.names import distinct_names
@@ -21,7 +19,10 @@ from clipkit.features.compatibility import matching_split
 from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile, Int64
 from clipkit.features.provenance import is_untrained, provenance
+from clipkit.probes import classifiers
+from clipkit.probes.classifiers import PROBABILITY
 from clipkit.report.steps import settings
+from clipkit.statistics import links
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]

@@ -13,7 +13,7 @@ from operator import itemgetter
 
 import numpy as np
 
-from clipkit.analysis import comparison, metrics, results
+from clipkit.analysis import comparison, results
 from clipkit.analysis.comparison import Bools
 from clipkit.analysis.results import Row, newest_entry
 from clipkit.base.console import count
@@ -36,6 +36,7 @@ from clipkit.report.markdown import (
 )
 from clipkit.report.steps import newest_settings, run_settings, settings
 from clipkit.report.tables import Pair, difference_table, layer_table
+from clipkit.statistics import metrics
 
 MOST_RUNS = 100  # of a file in a table
 NUMBERED = (

@@ -7,13 +7,14 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from clipkit.analysis import metrics, similarity
+from clipkit.analysis import similarity
 from clipkit.base.errors import ClipkitError
 from clipkit.features.compatibility import matching_split
 from clipkit.features.matching import find_ids
 from clipkit.features.model import FeatureFile, Int64
 from clipkit.plots.images import Nearest, nearest_rows
 from clipkit.report.predictions import Bools, Floats, ImagePredictions, Names
+from clipkit.statistics import metrics
 
 IMAGES_PER_CLASS = 3  # of the worst class
 MAX_PROMPTS = 32

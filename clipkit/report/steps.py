@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipkit.analysis.probes import classifiers
 from clipkit.analysis.results import Row, newest_entry
 from clipkit.base.names import omit, select
 from clipkit.features.columns import SETTINGS
 from clipkit.features.history import Entry, History
 from clipkit.features.model import FeatureFile
+from clipkit.probes import classifiers
 
 NameOf = Callable[[str], str | None]  # returns the name of the file with a digest, if it is known
 

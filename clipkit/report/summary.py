@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from clipkit.analysis import metrics, results, verdicts
+from clipkit.analysis import results
 from clipkit.analysis.comparison import compare_right
 from clipkit.analysis.for_people import findings
 from clipkit.analysis.results import Predictions, Row
-from clipkit.analysis.verdicts import CONTROL
 from clipkit.base import console
 from clipkit.base.markdown import escape
 from clipkit.base.names import distinct_names
@@ -18,6 +17,8 @@ from clipkit.base.tables import format_p
 from clipkit.features.model import FeatureFile
 from clipkit.report.blocks import Bar, Fact
 from clipkit.report.tables import p_name
+from clipkit.statistics import claims, metrics
+from clipkit.statistics.claims import CONTROL
 
 MAIN = "Main result"
 TITLES = {  # of what a command's results say; those of attributes have lines of their own
@@ -57,8 +58,8 @@ def found(
     control = CONTROL
     if len(rows) > 1:
         control = f"the most accurate of {len(rows)} untrained controls"
-    claims = verdicts.accuracy_claims(means, right, chance, row, control, tried, clusters)
-    relations = verdicts.relations(claims, 2).replace(" %", "\N{NO-BREAK SPACE}%")
+    made = claims.accuracy_claims(means, right, chance, row, control, tried, clusters)
+    relations = claims.relations(made, 2).replace(" %", "\N{NO-BREAK SPACE}%")
     text = f"{text}: {relations}."
     details = (
         f"Measured in {escape(source)}. The 95 % interval is {_percent(low)} to "
@@ -98,7 +99,7 @@ def lowest_class(scored: Predictions, source: str) -> list[Fact]:
     C = len(scored.class_names)
     counts = np.bincount(scored.labels, minlength=C)
     right = np.bincount(scored.labels[scored.right], minlength=C)
-    places, claim = verdicts.lowest_class(right, counts, scored.independent)
+    places, claim = claims.lowest_class(right, counts, scored.independent)
     lowest = places[0]
     if right[lowest] == counts[lowest]:
         return []
@@ -116,9 +117,9 @@ def lowest_class(scored: Predictions, source: str) -> list[Fact]:
     wrong = np.bincount(predicted[predicted != lowest], minlength=C)
     text = f"**{names[lowest]}**: {right[lowest]} of {len(predicted)} images right"
     if claim is not None:
-        text += f", {verdicts.relations([claim])}"
+        text += f", {claims.relations([claim])}"
     most = np.flatnonzero(wrong == wrong.max())
-    if wrong.any() and len(most) <= verdicts.NAMED:
+    if wrong.any() and len(most) <= claims.NAMED:
         listed = " or ".join(names[place] for place in most)
         each = " each" * (len(most) > 1)
         text += f"; most often predicted as {listed} ({wrong.max()}{each})"
@@ -128,9 +129,9 @@ def lowest_class(scored: Predictions, source: str) -> list[Fact]:
 def answer(result: FeatureFile, source: str = "") -> list[Fact]:
     """Count and name the attributes of each group; return nothing if no attribute is in one."""
     rows, is_said = result.rows(), result.is_dot_product
-    text = verdicts.attributes_sentence([verdicts.group_of(row) for row in rows], is_said)
+    text = claims.attributes_sentence([claims.group_of(row) for row in rows], is_said)
     facts = [Fact("Attributes", f"{text}.", source)] if text else []
-    for group, names in verdicts.named_groups(rows, is_said).items():
+    for group, names in claims.named_groups(rows, is_said).items():
         facts.append(Fact(group.capitalize(), ", ".join(map(escape, names))))
     return facts
 

@@ -8,12 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING, NamedTuple
 
-from clipkit.analysis import comparison, metrics
+from clipkit.analysis import comparison
 from clipkit.analysis.comparison import Bools
 from clipkit.analysis.for_people import attribute_rows
 from clipkit.analysis.layer_curves import layer_curves
 from clipkit.analysis.results import Row, columns_of, newest_entry
-from clipkit.analysis.score_metrics import METRICS
 from clipkit.base.markdown import escape
 from clipkit.base.tables import format_p
 from clipkit.base.version import __version__
@@ -25,6 +24,8 @@ from clipkit.report.markdown import (
     format_percent,
     format_points,
 )
+from clipkit.statistics import metrics
+from clipkit.statistics.score_metrics import METRICS
 
 if TYPE_CHECKING:
     from clipkit.analysis.layer_curves import LayerPoints

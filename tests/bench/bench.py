@@ -428,7 +428,7 @@ def bench_cosines(n: int) -> None:
     """Fit cosines to 32 prompts, about 0.2 +- 0.03: most rows are support vectors."""
     from sklearn.svm import SVC
 
-    from clipkit.analysis import probes
+    from clipkit import probes
 
     images, y = random_embeddings(n, 10, seed=1)
     unseen, _ = random_embeddings(n // 5, 10, seed=2)
@@ -449,7 +449,8 @@ def bench_probes(args: argparse.Namespace, scratch: Path) -> None:
     from sklearn.preprocessing import StandardScaler
     from sklearn.svm import SVC
 
-    from clipkit.analysis import clustering, probes
+    from clipkit import probes
+    from clipkit.analysis import clustering
 
     n = args.probe_rows
     n_classes = min(N_CLASSES, n // 250)
@@ -512,7 +513,7 @@ def run_fit(path: str, kept: str) -> None:
     """Fit and keep a probe; print how many evaluations of the objective it took, and seconds."""
     from clipkit import features
     from clipkit.analysis.evaluation import ProbeSpec, evaluate_grid
-    from clipkit.analysis.probes import logistic
+    from clipkit.probes import logistic
 
     seconds = []
     evaluate = logistic.Objective.evaluate
@@ -547,7 +548,7 @@ def gradient_share(blocks: Iterator[np.ndarray], labels: np.ndarray, table: np.n
 def report_gradient(path: Path, kept: Path) -> None:
     """Print the gradient at the kept probe, of the objective in standardised columns."""
     from clipkit import features
-    from clipkit.analysis.probes import FittedProbe
+    from clipkit.probes import FittedProbe
 
     probe = FittedProbe.from_arrays(features.read(kept).fitted)
     rms = probe.preparation.rms
@@ -605,8 +606,7 @@ def check_some_classes(path: Path) -> None:
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 
-    from clipkit import features
-    from clipkit.analysis import probes
+    from clipkit import features, probes
 
     with features.open_file(path) as file:
         train = file.splits["train"]

@@ -16,8 +16,8 @@ from clipkit.base.errors import unknown
 from clipkit.base.probe_arrays import ProbeArray
 
 if TYPE_CHECKING:
-    from clipkit.analysis.probes.models import Model
-    from clipkit.analysis.probes.sweep_context import Solution, SweepContext
+    from clipkit.probes.models import Model
+    from clipkit.probes.sweep_context import Solution, SweepContext
 
 PROBABILITY = "probability"  # scores whose name begins so are printed in percent
 SOFTMAX = f"{PROBABILITY}, the softmax over the classes"
@@ -84,8 +84,8 @@ def _import(name: str) -> Any:
 
 SVM = Classifier(
     "svm",
-    solver="clipkit.analysis.probes.svm.svm",
-    model="clipkit.analysis.probes.models.Hyperplanes",
+    solver="clipkit.probes.svm.svm",
+    model="clipkit.probes.models.Hyperplanes",
     arrays={"hyperplanes": ProbeArray({"<f4"}, "P D+")},
     settings=frozenset({"C"}),
     score="votes of the pairs of classes",
@@ -95,8 +95,8 @@ SVM = Classifier(
 )
 LOGREG = Classifier(
     "logreg",
-    solver="clipkit.analysis.probes.logistic.logreg",
-    model="clipkit.analysis.probes.models.Coefficients",
+    solver="clipkit.probes.logistic.logreg",
+    model="clipkit.probes.models.Coefficients",
     arrays={"coefficients": ProbeArray({"<f8"}, "D+ n")},
     settings=frozenset({"C", "balanced"}),
     score=SOFTMAX,
@@ -104,16 +104,16 @@ LOGREG = Classifier(
 )
 MLP = Classifier(
     "mlp",
-    solver="clipkit.analysis.probes.mlp.mlp",
-    model="clipkit.analysis.probes.models.MLPWeights",
+    solver="clipkit.probes.mlp.mlp",
+    model="clipkit.probes.models.MLPWeights",
     arrays={"hidden": ProbeArray({"<f4"}, "D+ H"), "output": ProbeArray({"<f4"}, "H+ n")},
     settings=frozenset({"C", "seed"}),
     score=SOFTMAX,
 )
 KNN = Classifier(
     "knn",
-    solver="clipkit.analysis.probes.knn.knn",
-    model="clipkit.analysis.probes.models.Neighbours",
+    solver="clipkit.probes.knn.knn",
+    model="clipkit.probes.models.Neighbours",
     arrays={
         "rows": ProbeArray({"<f4"}, "M D"),
         "row_classes": ProbeArray({"<i8"}, "M", holds_classes=True),

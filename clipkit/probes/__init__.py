@@ -4,7 +4,7 @@ Labels are integer ids in any numbering; predictions are the same ids. Products 
 one BLAS thread per worker: pairs of classes, settings and blocks of rows run in parallel.
 
 >>> import numpy as np
->>> from clipkit.analysis import probes
+>>> from clipkit import probes
 >>> X, y = np.array([[0.0, 1.0], [0.0, 2.0], [3.0, 1.0], [4.0, 1.0]]), np.array([7, 7, 9, 9])
 >>> for run in probes.sweep(X, y, X[1:3], scales=[1, 10]):
 ...     print(run.classifier, run.C, run.scale, run.predicted)
@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING
 from clipkit.base.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from clipkit.analysis.probes.classifiers import CLASSIFIERS
-    from clipkit.analysis.probes.fitted import FittedProbe
-    from clipkit.analysis.probes.sweep_context import SharedRows
-    from clipkit.analysis.probes.sweeps import Run, sweep
+    from clipkit.probes.classifiers import CLASSIFIERS
+    from clipkit.probes.fitted import FittedProbe
+    from clipkit.probes.sweep_context import SharedRows
+    from clipkit.probes.sweeps import Run, sweep
 else:  # `predict` needs no scikit-learn, unlike sweeps
     __getattr__ = lazy_names(
         __name__,

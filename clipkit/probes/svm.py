@@ -27,19 +27,20 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit.analysis.probes import libsvm
-from clipkit.analysis.probes.active_set import (
+from clipkit.features.model import Floats, Int64
+from clipkit.probes import libsvm
+from clipkit.probes.active_set import (
     TOLERANCE,
     WIDE_C,
     Separation,
     fit_bounded,
     fit_separable,
 )
-from clipkit.analysis.probes.axes import principal_axes
-from clipkit.analysis.probes.interior_point import fit_overlapping
-from clipkit.analysis.probes.libsvm import GRAM_ROWS
-from clipkit.analysis.probes.models import PAIRS, TINY, Hyperplanes, Pair, count_votes
-from clipkit.analysis.probes.reduction import (
+from clipkit.probes.axes import principal_axes
+from clipkit.probes.interior_point import fit_overlapping
+from clipkit.probes.libsvm import GRAM_ROWS
+from clipkit.probes.models import PAIRS, TINY, Hyperplanes, Pair, count_votes
+from clipkit.probes.reduction import (
     MAX_COLUMNS,
     Guesses,
     Pairs,
@@ -47,8 +48,7 @@ from clipkit.analysis.probes.reduction import (
     fit_reduced,
     margins_at_larger_c,
 )
-from clipkit.analysis.probes.sweep_context import Setting, Solution, SweepContext
-from clipkit.features.model import Floats, Int64
+from clipkit.probes.sweep_context import Setting, Solution, SweepContext
 
 NORMALS = 2**24  # numbers in the normals of all pairs that are in memory at once
 MANY_ROWS = 0.15  # of a pair, per squared column, which no hyperplane is likely to separate

@@ -23,13 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from clipkit.analysis.probes import classifiers
-from clipkit.analysis.probes.models import Model
-from clipkit.analysis.probes.preparation import Preparation
-from clipkit.analysis.softmax import softmax
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features.history import drop_none
 from clipkit.features.model import Floats, Int64
+from clipkit.probes import classifiers
+from clipkit.probes.models import Model
+from clipkit.probes.preparation import Preparation
+from clipkit.statistics.softmax import softmax
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from clipkit.analysis.metrics import best_classes
-from clipkit.analysis.probes.models import Neighbours, unit_rows
-from clipkit.analysis.probes.sweep_context import Solution, SweepContext
 from clipkit.features.model import Floats, Int64
+from clipkit.probes.models import Neighbours, unit_rows
+from clipkit.probes.sweep_context import Solution, SweepContext
+from clipkit.statistics.metrics import best_classes
 
 NEIGHBOURS = 20  # as in DINOv2's kNN protocol
 

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from clipkit.analysis import metrics
 from clipkit.features.model import Int64
+from clipkit.statistics import metrics
 
 ABOVE, BELOW, NOT_DECIDED = "above", "below", "not decided"
 CHANCE, CONTROL = "chance", "the untrained control"

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipkit.analysis.probes.sweep_context import Float64
 from clipkit.features.model import Floats, row_blocks
+from clipkit.probes.sweep_context import Float64
 
 ROTATED = 2**20  # features in float64 at a time
 PARTS = 16  # of the rows; each has a matrix in memory

@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 from sklearn.neural_network import MLPClassifier
 
-from clipkit.analysis.metrics import best_classes
-from clipkit.analysis.probes.models import MLPWeights
-from clipkit.analysis.probes.sweep_context import Setting, Solution, SweepContext
 from clipkit.features.model import Floats
+from clipkit.probes.models import MLPWeights
+from clipkit.probes.sweep_context import Setting, Solution, SweepContext
+from clipkit.statistics.metrics import best_classes
 
 HIDDEN = 256  # units
 BATCH = 200  # rows in a step of Adam

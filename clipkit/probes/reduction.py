@@ -17,9 +17,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit.analysis.probes.active_set import TOLERANCE
-from clipkit.analysis.probes.models import Pair
 from clipkit.features.model import Floats, Int64
+from clipkit.probes.active_set import TOLERANCE
+from clipkit.probes.models import Pair
 
 # Rows whose margin a guess sees within such a distance of 1 take part, fit by fit.
 SLACKS = (0.3, 0.3, 0.6, math.inf)

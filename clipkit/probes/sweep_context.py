@@ -13,8 +13,8 @@ from joblib import cpu_count  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from clipkit.analysis.probes.preparation import Preparation
 from clipkit.features.model import Floats, Int64
+from clipkit.probes.preparation import Preparation
 
 Float64 = NDArray[np.float64]
 ProgressCallback = Callable[[int, int, str], None]

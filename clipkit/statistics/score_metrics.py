@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipkit.analysis import metrics
 from clipkit.features.model import Floats, Int64
+from clipkit.statistics import metrics
 
 DRAWS = 200  # of rows, for the metrics without a formula
 BLOCK = 1 << 22  # rows of draws that are in memory at once

@@ -10,9 +10,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit.analysis.probes.preparation import largest_magnitude
-from clipkit.analysis.softmax import softmax
 from clipkit.features.model import Floats, Int64, row_blocks
+from clipkit.probes.preparation import largest_magnitude
+from clipkit.statistics.softmax import softmax
 
 PAIRS = 64  # of classes, which vote together
 KNN_TEMPERATURE = 0.07  # as in DINOv2's kNN protocol

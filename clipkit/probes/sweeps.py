@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from clipkit.analysis.probes import classifiers
-from clipkit.analysis.probes.classifiers import Classifier
-from clipkit.analysis.probes.fitted import FittedProbe
-from clipkit.analysis.probes.preparation import Preparation, largest_magnitude
-from clipkit.analysis.probes.sweep_context import (
+from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError, UsageError, check_positive
+from clipkit.features.model import BlockMatrix, Float32, Floats, Int64, row_blocks
+from clipkit.probes import classifiers
+from clipkit.probes.classifiers import Classifier
+from clipkit.probes.fitted import FittedProbe
+from clipkit.probes.preparation import Preparation, largest_magnitude
+from clipkit.probes.sweep_context import (
     ProgressCallback,
     Setting,
     SharedRows,
@@ -27,8 +29,6 @@ from clipkit.analysis.probes.sweep_context import (
     SweepContext,
     Workers,
 )
-from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError, UsageError, check_positive
-from clipkit.features.model import BlockMatrix, Float32, Floats, Int64, row_blocks
 
 BLOCK = 2**22  # numbers that are prepared at a time
 

@@ -21,12 +21,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipkit.analysis.metrics import best_classes
-from clipkit.analysis.probes.axes import ROTATED, Map, principal_axes
-from clipkit.analysis.probes.models import Coefficients
-from clipkit.analysis.probes.sweep_context import Float64, Setting, Solution, SweepContext
 from clipkit.base import console
 from clipkit.features.model import Floats, Int64, row_blocks
+from clipkit.probes.axes import ROTATED, Map, principal_axes
+from clipkit.probes.models import Coefficients
+from clipkit.probes.sweep_context import Float64, Setting, Solution, SweepContext
+from clipkit.statistics.metrics import best_classes
 
 MAX_ITER = 5000  # steps
 PROGRESS_STEPS = 100  # of each fit
