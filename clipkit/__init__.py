@@ -5,34 +5,48 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 # each classifier declares the arrays that `features` accepts in a kept probe
 import clipkit.probes.classifiers  # noqa: F401
+from clipkit import analysis
 from clipkit.base.lazy import lazy_names
 from clipkit.base.version import __version__
 from clipkit.base.views import VIEWS
 
 if TYPE_CHECKING:
+    from clipkit.analysis.question import Analysis, Answer, Input
     from clipkit.datasets import load as load_dataset
     from clipkit.embedding.in_memory import embed
     from clipkit.features.arrays import from_array
     from clipkit.features.hdf5 import read, write
     from clipkit.features.model import FeatureFile
     from clipkit.models import load as load_model
-else:  # a type checker would take any name for one of the module
-    __getattr__ = lazy_names(
-        __name__,
-        {
-            f"{__name__}.features": "FeatureFile from_array read write",
-            f"{__name__}.datasets": "load_dataset=load",
-            f"{__name__}.embedding.in_memory": "embed",
-            f"{__name__}.models": "load_model=load",
-        },
-    )
+
+NAMES = lazy_names(
+    __name__,
+    {
+        f"{__name__}.features": "FeatureFile from_array read write",
+        f"{__name__}.datasets": "load_dataset=load",
+        f"{__name__}.embedding.in_memory": "embed",
+        f"{__name__}.models": "load_model=load",
+        f"{__name__}.analysis.question": "Analysis Answer Input",
+    },
+)
+
+
+def __getattr__(name: str) -> Any:
+    """Return a name of another module, or the function of a question."""
+    if name in analysis.names():
+        return analysis.find(name).function
+    return NAMES(name)
+
 
 __all__ = [
+    "Analysis",
+    "Answer",
     "FeatureFile",
+    "Input",
     "__version__",
     "embed",
     "from_array",
@@ -41,7 +55,10 @@ __all__ = [
     "read",
     "write",
 ]
-HELPERS = {"HELPERS", "TYPE_CHECKING", "VIEWS", "annotations", "clipkit", "lazy_names"}
+HELPERS = {
+    *("Any", "HELPERS", "NAMES", "TYPE_CHECKING", "VIEWS"),
+    *("annotations", "clipkit", "lazy_names"),
+}
 
 
 def _view_result(result: FeatureFile) -> str | None:
@@ -54,4 +71,4 @@ VIEWS["result"] = VIEWS["probe"] = _view_result
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__} - HELPERS)
+    return sorted({*globals(), *__all__, *analysis.names()} - HELPERS)

@@ -21,25 +21,24 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from clipkit import analysis
+from clipkit.analysis.question import MEASURE, UNDERSTAND
 from clipkit.base import console, files, signals
 from clipkit.base.errors import ClipkitError, UsageError, import_error, system_reason
 from clipkit.base.options import flag
 from clipkit.base.version import __version__
 from clipkit.commands._command import ClipkitCommand, CommandGroup
 from clipkit.commands._options import with_typer
+from clipkit.commands.analysis import command_of
 
 GROUPS = {
     "Encode": ("embed", "textembed"),
-    "Measure": (
-        *("logits", "entropy", "probe", "predict", "zeroshot"),
-        *("nearest", "retrieve", "choose", "calibrate", "threshold", "cluster"),
-        *("compare", "align"),
-    ),
-    "Understand": ("importance", "variance", "attributes", "describe", "plot", "report"),
+    MEASURE: ("logits",),
+    UNDERSTAND: ("plot", "report"),
     "Files": ("info", "convert", "split", "concat", "relabel"),
 }
 PANELS = {name: group for group, names in GROUPS.items() for name in names}
-COMMANDS = tuple(PANELS)
+COMMANDS = ("embed", "textembed", "logits", *analysis.names(), *list(PANELS)[3:])
 HELP = {"-h", "--help", "--version"}
 BROKEN_PIPE = 128 + signal.SIGPIPE
 MIN_ADDRESS_SPACE = 2 << 30  # with less, OpenBLAS may loop indefinitely while it is loaded
@@ -58,7 +57,10 @@ NO_MEMORY = ("failed to map segment", "can't start new thread")  # of other erro
 
 @functools.cache
 def _command(name: str) -> Any:
-    """Return a command: that of a function, or of an app with commands of its own."""
+    """Return a command: that of a question, of a function, or of an app with its own commands."""
+    if name in analysis.names():
+        question = analysis.find(name)
+        return ClipkitCommand(name, command_of(question), question.panel)
     defined = getattr(importlib.import_module(f"clipkit.commands.{name}"), name)
     if not isinstance(defined, typer.Typer):
         return ClipkitCommand(name, defined, PANELS[name])

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from clipkit.analysis import for_people, similarity
-from clipkit.features import read
+from clipkit.analysis import for_people
+from clipkit.features import read, similarity
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "thesis.md"

@@ -13,7 +13,7 @@ from PIL import Image
 from shell import fails, ok
 
 from clipkit import datasets
-from clipkit.analysis import prediction
+from clipkit.analysis.predict import prediction
 from clipkit.base.errors import ClipkitError
 from clipkit.features import FeatureFile, Split, hdf5, read, write
 from clipkit.plots.confusion import confusion, confusion_boxes

@@ -8,7 +8,9 @@ from scipy.stats import ortho_group, skew
 from shell import fails, ok, rows
 
 from clipkit import features
-from clipkit.analysis import alignment, for_people, retrieval
+from clipkit.analysis import for_people
+from clipkit.analysis.align import alignment
+from clipkit.analysis.retrieve import retrieval
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile
 from clipkit.features.history import History

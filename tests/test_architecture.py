@@ -97,14 +97,17 @@ def test_a_clip_embeds_without_transformers(words, tmp_path):
 def test_the_api_is_loaded_on_first_use():
     import clipkit
     from clipkit import datasets, features, models
+    from clipkit.analysis import question
     from clipkit.embedding import in_memory
 
     api = (features.FeatureFile, in_memory.embed, datasets.load, models.load)
     api += (features.from_array, features.read, features.write)
+    api += (question.Analysis, question.Answer, question.Input)
     names = ("FeatureFile", "embed", "load_dataset", "load_model", "from_array", "read", "write")
+    names += ("Analysis", "Answer", "Input")
     assert tuple(getattr(clipkit, name) for name in names) == api
     assert set(clipkit.__all__) == {*names, "__version__"}
-    assert {name for name in dir(clipkit) if name.islower() and name[0] != "_"} >= {*names[1:]}
+    assert {name for name in dir(clipkit) if name.islower() and name[0] != "_"} >= {*names[1:7]}
     assert not {"annotations", "lazy_names", "clipkit"} & {*dir(clipkit)}  # how it is made
     with pytest.raises(AttributeError, match="'clipkit' has no attribute 'nothing'"):
         clipkit.nothing  # noqa: B018
@@ -114,12 +117,12 @@ def test_the_api_is_loaded_on_first_use():
 NAMES = """\
 import clipkit
 from clipkit import analysis, models
-from clipkit.analysis import evaluation
+from clipkit.analysis.probe import evaluation
 from clipkit import probes
 
 clipkit.read("img.h5").splits, clipkit.write, clipkit.load_model, clipkit.load_dataset
-analysis.evaluation.evaluate, evaluation.ProbeSpec, models.load, probes.sweep
-clipkit.nonsense
+analysis.names, evaluation.ProbeSpec, models.load, probes.sweep
+clipkit.entropy  # a question
 clipkit.read("img.h5").nonsense
 analysis.nonsense
 evaluation.nonsense
@@ -136,9 +139,13 @@ import torch
 
 import clipkit
 from clipkit import report
-from clipkit.analysis import alignment, attributes, comparison, evaluation, neighbours
-from clipkit.analysis import retrieval, zeroshot
-from clipkit.analysis import flatness
+from clipkit.analysis.align import alignment
+from clipkit.analysis.attributes import recalls as attributes
+from clipkit.analysis.compare import comparison
+from clipkit.analysis.probe import evaluation
+from clipkit.analysis.nearest import neighbours
+from clipkit.analysis.retrieve import retrieval
+from clipkit.analysis.zeroshot import classification as zeroshot
 from clipkit.features import splitting
 
 X = np.zeros((4, 2), np.float32)
@@ -152,8 +159,6 @@ reveal_type(retrieval.retrieve("img.h5", Path("txt.h5"), k=5))  # FeatureFile
 reveal_type(alignment.align([X, torch.zeros(4, 2)], k=2))  # FeatureFile
 reveal_type(neighbours.nearest(X, clipkit.read("img.h5")))  # FeatureFile
 reveal_type(attributes.measure("img.h5", table=table, columns="colour"))  # FeatureFile
-reveal_type(flatness.entropy_summary("logits.h5", 0.07, splits="test"))  # FeatureFile
-reveal_type(flatness.entropy_summary("logits.h5", [1, 0.07]).rows())  # list
 reveal_type(zeroshot.evaluate("logits.h5").runs["acc1"])  # ndarray
 reveal_type(evaluation.evaluate("logits.h5", Cs=1).result)  # FeatureFile
 reveal_type(comparison.compare(["a.h5", "b.h5"], by="table.csv"))  # FeatureFile
@@ -179,7 +184,7 @@ def test_a_type_checker_finds_a_misspelt_name(tmp_path):
     expected = [number for number, code in enumerate(NAMES.splitlines(), 1) if "nonsense" in code]
     assert [number for number, _ in found] == expected
     assert all(said.endswith('has no attribute "nonsense"') for _, said in found)
-    assert summary == "Found 6 errors in 1 file (checked 1 source file)"
+    assert summary == "Found 5 errors in 1 file (checked 1 source file)"
 
 
 @pytest.mark.long

@@ -15,29 +15,22 @@ from PIL import Image
 
 import clipkit
 from clipkit import embedding, plots, report
-from clipkit.analysis import (
-    alignment,
-    attributes,
-    calibration,
-    choices,
-    clustering,
-    comparison,
-    description,
-    evaluation,
-    flatness,
-    for_people,
-    importance,
-    leaderboard,
-    neighbours,
-    prediction,
-    relabeling,
-    retrieval,
-    row_clusters,
-    similarity,
-    thresholds,
-    variance,
-    zeroshot,
-)
+from clipkit.analysis import for_people, relabeling, row_clusters
+from clipkit.analysis.align import alignment
+from clipkit.analysis.attributes import recalls as attributes
+from clipkit.analysis.calibrate import calibration
+from clipkit.analysis.choose import choices
+from clipkit.analysis.cluster import clustering
+from clipkit.analysis.compare import comparison, leaderboard
+from clipkit.analysis.describe import description
+from clipkit.analysis.importance import costs as importance
+from clipkit.analysis.nearest import neighbours
+from clipkit.analysis.predict import prediction
+from clipkit.analysis.probe import evaluation
+from clipkit.analysis.retrieve import retrieval
+from clipkit.analysis.threshold import thresholds
+from clipkit.analysis.variance import shares as variance
+from clipkit.analysis.zeroshot import classification as zeroshot
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import (
     FeatureFile,
@@ -47,6 +40,7 @@ from clipkit.features import (
     formats,
     matching,
     overview,
+    similarity,
     splitting,
 )
 from clipkit.features.arguments import checked
@@ -106,9 +100,9 @@ CALLS = {
     "align": lambda images, texts, logits: alignment.align([images, texts], k=3),
     "choose": lambda images, texts, logits: thresholds.choose(logits, fpr=0.25),
     "zeroshot": lambda images, texts, logits: zeroshot.evaluate(logits, "test"),
-    "entropy": lambda images, texts, logits: flatness.entropy_summary(logits, 0.5, splits="test"),
-    "entropy, listed": lambda images, texts, logits: flatness.entropy_summary(
-        logits, np.array([0.5]), splits=("test",)
+    "entropy": lambda images, texts, logits: clipkit.entropy(logits, 0.5, split="test"),
+    "entropy, listed": lambda images, texts, logits: clipkit.entropy(
+        logits, np.array([0.5]), split=("test",)
     ),
 }
 
@@ -126,7 +120,7 @@ def test_one_value_gives_what_a_list_of_it_gives(files):
     for name in ("retrieve", "entropy"):
         listed = CALLS[f"{name}, listed"](**files).rows()
         np.testing.assert_equal(CALLS[name](**files).rows(), listed)
-    yielded = flatness.entropy_summary(files["logits"], (t for t in [0.5]), splits=iter(["test"]))
+    yielded = clipkit.entropy(files["logits"], (t for t in [0.5]), split=iter(["test"]))
     np.testing.assert_equal(yielded.rows(), listed)
 
 
@@ -192,8 +186,8 @@ WORKING = {
         n.X, n.Y[:3], temperature=np.float32(0.5)
     ),
     "random logits, array": lambda n: similarity.compute_random_logits(n.X, 4),
-    "entropy, array": lambda n: flatness.entropy_summary(n.cosines, 0.07),
-    "entropy, float16": lambda n: flatness.entropy_summary(n.cosines.astype(np.float16), [1, 0.07]),
+    "entropy, array": lambda n: clipkit.entropy(n.cosines, 0.07),
+    "entropy, float16": lambda n: clipkit.entropy(n.cosines.astype(np.float16), [1, 0.07]),
     "zeroshot, one split": lambda n: zeroshot.evaluate("logits.h5", "test"),
     "zeroshot, array": lambda n: zeroshot.evaluate(
         clipkit.from_array(
@@ -401,7 +395,7 @@ REFUSED = [
     (lambda n: thresholds.choose(n.logits, fpr="1%"), "fpr: expected a number, or several"),
     (lambda n: zeroshot.evaluate(n.logits, 0), "splits: expected a text, or several, got 0"),
     (lambda n: zeroshot.evaluate(n.cosines), "logits: expected prompts of the images' classes"),
-    (lambda n: flatness.entropy_summary(n.cosines * 99, 1), "logits: expected cosines between"),
+    (lambda n: clipkit.entropy(n.cosines * 99, 1), "logits: expected cosines between"),
     (lambda n: evaluation.evaluate(n.logits, "svm"), "spec: expected a ProbeSpec, got 'svm'"),
     (lambda n: evaluation.evaluate(n.logits, Cs=None), "Cs: expected a value, got None"),
     (lambda n: prediction.predict(n.X, n.images), "probe: expected a feature file or its path"),

@@ -10,7 +10,8 @@ from shell import fails, ok, rows
 from sklearn.linear_model import LogisticRegression
 
 from clipkit import probes
-from clipkit.analysis import attributes, results
+from clipkit.analysis import results
+from clipkit.analysis.attributes import recalls as attributes
 from clipkit.features import FeatureFile, Split, row_ids
 from clipkit.plots.attributes import draw_attributes
 from clipkit.report.summary import answer

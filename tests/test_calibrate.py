@@ -13,8 +13,8 @@ from shell import ok, rows
 from sklearn import metrics as reference
 
 from clipkit import plots
-from clipkit.analysis import calibration
-from clipkit.analysis.calibration import (
+from clipkit.analysis.calibrate import calibration
+from clipkit.analysis.calibrate.calibration import (
     ClassScores,
     calibrate,
     fit_temperature,

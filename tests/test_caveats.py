@@ -7,9 +7,12 @@ import pytest
 from factories import random_features
 from shell import ok, rows
 
-from clipkit.analysis import attributes, importance, prediction, results
-from clipkit.analysis.calibration import calibrate
-from clipkit.analysis.evaluation import ProbeSpec, evaluate_grid
+from clipkit.analysis import results
+from clipkit.analysis.attributes import recalls as attributes
+from clipkit.analysis.calibrate.calibration import calibrate
+from clipkit.analysis.importance import costs as importance
+from clipkit.analysis.predict import prediction
+from clipkit.analysis.probe.evaluation import ProbeSpec, evaluate_grid
 from clipkit.analysis.results import Predictions
 from clipkit.features import FeatureFile, Split, concatenation, matching, read, row_ids, write
 from clipkit.plots.attributes import draw_attributes

@@ -13,7 +13,7 @@ from factories import check_means_of_controls, untrained
 from shell import fails, ok, rows
 
 from clipkit import embedding, features
-from clipkit.analysis import choices
+from clipkit.analysis.choose import choices
 from clipkit.analysis.controls import Control
 from clipkit.base.errors import ClipkitError
 from clipkit.datasets.items import Item, Items

@@ -15,7 +15,8 @@ from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score
 from sklearn.metrics.cluster import contingency_matrix
 from threadpoolctl import threadpool_limits
 
-from clipkit.analysis import clustering, results
+from clipkit.analysis import results
+from clipkit.analysis.cluster import clustering
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import Split, read, row_ids, validate
 

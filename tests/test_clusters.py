@@ -15,7 +15,9 @@ from shell import fails, ok, rows
 from test_retrieve import make_files, make_pairs
 
 from clipkit import features
-from clipkit.analysis import comparison, relabeling, retrieval, row_clusters
+from clipkit.analysis import relabeling, row_clusters
+from clipkit.analysis.compare import comparison
+from clipkit.analysis.retrieve import retrieval
 from clipkit.features import FeatureFile
 from clipkit.features.history import History
 from clipkit.features.model import Split

@@ -17,9 +17,9 @@ from scipy.stats import binomtest
 from shell import fails, ok
 from sklearn.metrics import accuracy_score, recall_score
 
-from clipkit.analysis import zeroshot
 from clipkit.analysis.relabeling import use_groups
 from clipkit.analysis.results import NONE
+from clipkit.analysis.zeroshot import classification as zeroshot
 from clipkit.features import FeatureFile, Split, read
 from clipkit.features import columns as records
 from clipkit.features.columns import (

@@ -19,7 +19,7 @@ from scipy.stats import binomtest, norm
 from shell import fails, ok, rows
 from sklearn.metrics import cohen_kappa_score
 
-from clipkit.analysis.comparison import compare, pair
+from clipkit.analysis.compare.comparison import compare, pair
 from clipkit.base import tables
 from clipkit.features import FeatureFile, read, write
 from clipkit.features.columns import columns_of_command

@@ -8,9 +8,8 @@ from factories import MODEL, fails_with, random_features, write_feature_file
 from shell import fails, ok
 from sklearn.preprocessing import normalize
 
-from clipkit.analysis import similarity
 from clipkit.base.errors import UsageError
-from clipkit.features import Split, read, row_ids, write
+from clipkit.features import Split, read, row_ids, similarity, write
 
 
 def test_random_directions_are_cosines_with_a_seeded_draw(img_h5, tmp_path):

@@ -19,7 +19,7 @@ from factories import (
 from scipy.stats import ttest_ind
 from shell import clipkit, ok, rows
 
-from clipkit.analysis.description import describe
+from clipkit.analysis.describe.description import describe
 from clipkit.analysis.results import make_result
 from clipkit.base.errors import ClipkitError
 from clipkit.features import FeatureFile, Split

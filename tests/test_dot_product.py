@@ -7,8 +7,7 @@ from factories import fails_with, random_features, saved
 from shell import fails, ok, rows
 
 from clipkit import plots
-from clipkit.analysis import similarity
-from clipkit.features import FeatureFile, Split, read
+from clipkit.features import FeatureFile, Split, read, similarity
 from clipkit.plots.picture import Picture
 
 WORDS = ["red", "green", "blue"]

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.svm import SVC
 
-from clipkit.analysis import evaluation
-from clipkit.analysis.evaluation import ProbeSpec, evaluate_grid, parse_range
 from clipkit.analysis.held_out import few_shot
+from clipkit.analysis.probe import evaluation
+from clipkit.analysis.probe.evaluation import ProbeSpec, evaluate_grid, parse_range
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import BlockMatrix, FeatureFile, Split, model, row_ids
 from clipkit.features.splitting import stratified_split

@@ -39,7 +39,7 @@ SWAPPED = (
     ("retrieve texts.h5 images.h5", "images", "retrieve images.h5 texts.h5"),
     ("choose texts.h5 images.h5 --items a", "images", "choose images.h5 texts.h5 --items a"),
     ("attributes texts.h5 images.h5", "images", "attributes images.h5 texts.h5"),
-    ("variance texts.h5 images.h5", "texts", "variance images.h5 texts.h5"),
+    ("variance texts.h5 images.h5", "images", "variance images.h5 texts.h5"),
     ("align texts.h5 images.h5", "images", "align images.h5 texts.h5"),
     ("predict images.h5 probe.h5", "probe", "predict probe.h5 images.h5"),
     ("predict logits.h5 probe.h5", "probe", "predict probe.h5 logits.h5"),

@@ -6,8 +6,9 @@ from factories import MODEL
 from shell import ok, rows
 
 from clipkit import probes
-from clipkit.analysis import evaluation, results
-from clipkit.analysis.importance import largest_weights, prompt_importance
+from clipkit.analysis import results
+from clipkit.analysis.importance.costs import largest_weights, prompt_importance
+from clipkit.analysis.probe import evaluation
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError
 from clipkit.features import FeatureFile, Split, read, row_ids, write

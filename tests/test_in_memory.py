@@ -8,8 +8,8 @@ from shell import ok
 
 import clipkit
 from clipkit import embedding
-from clipkit.analysis import flatness, similarity
 from clipkit.base.errors import UsageError
+from clipkit.features import similarity
 from clipkit.models import load
 
 NAMES = ("a.png", "b.png", "c.png")
@@ -34,7 +34,7 @@ def test_paths_arrays_and_images_have_the_embeddings_of_the_folder(tmp_path):
 def test_a_picture_has_an_entropy_over_prompts_in_three_lines():
     images = clipkit.embed([np.zeros((40, 30, 3), np.uint8)], model="tiny")
     texts = embedding.embed_texts(["black", "white"], load("tiny", tower="text"))
-    (row,) = flatness.entropy_summary(similarity.compute_logits(images, texts), 0.07).rows()
+    (row,) = clipkit.entropy(similarity.compute_logits(images, texts), 0.07).rows()
     assert 0 < row["mean_entropy"] <= np.log(2)
 
 

@@ -16,7 +16,8 @@ from scipy.stats import t as student
 from shell import fails, ok
 from sklearn.metrics import average_precision_score, mean_absolute_error, roc_auc_score
 
-from clipkit.analysis import attributes, score_comparison
+from clipkit.analysis.attributes import recalls as attributes
+from clipkit.analysis.compare import score_comparison
 from clipkit.analysis.results import make_result
 from clipkit.features import FeatureFile, Split
 from clipkit.statistics.score_metrics import METRICS, ap_by_chance, ridge

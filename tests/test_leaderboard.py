@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest, norm
 from shell import fails, ok, rows
 
-from clipkit.analysis import comparison
+from clipkit.analysis.compare import comparison
+from clipkit.analysis.compare.leaderboard import leaderboard
 from clipkit.analysis.for_people import as_table, findings
-from clipkit.analysis.leaderboard import leaderboard
 from clipkit.features import FeatureFile, read
 from clipkit.statistics import claims
 

@@ -12,7 +12,8 @@ from shell import clipkit, ok, rows
 from test_calibrate import logits_file, saved
 
 from clipkit import plots
-from clipkit.analysis import calibration, zeroshot
+from clipkit.analysis.calibrate import calibration
+from clipkit.analysis.zeroshot import classification as zeroshot
 from clipkit.base.errors import UsageError
 from clipkit.features import read
 from clipkit.report import predictions

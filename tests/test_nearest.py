@@ -6,9 +6,9 @@ from factories import feature_file, random_features, saved
 from shell import fails, ok, rows
 
 from clipkit import embedding
-from clipkit.analysis import neighbours, similarity
+from clipkit.analysis.nearest import neighbours
 from clipkit.base.errors import ClipkitError, UsageError
-from clipkit.features import BlockMatrix, FeatureFile, History, Split, read
+from clipkit.features import BlockMatrix, FeatureFile, History, Split, read, similarity
 from clipkit.plots.images import nearest_images
 from clipkit.statistics import metrics
 

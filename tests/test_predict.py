@@ -14,7 +14,9 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.svm import SVC
 
 from clipkit import probes
-from clipkit.analysis import evaluation, prediction, results
+from clipkit.analysis import results
+from clipkit.analysis.predict import prediction
+from clipkit.analysis.probe import evaluation
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile, Split, read, row_ids, write
 from clipkit.probes import FittedProbe, mlp

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from shell import fails, ok
 
 from clipkit import datasets, embedding, read
-from clipkit.analysis import similarity
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.datasets.registry import REGISTRY
+from clipkit.features import similarity
 from clipkit.features.provenance import provenance
 from clipkit.prompts import bundled as bundled_files
 from clipkit.prompts import class_index

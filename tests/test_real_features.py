@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from clipkit.analysis import similarity, zeroshot
-from clipkit.features import FeatureFile, Split, row_ids
+from clipkit.analysis.zeroshot import classification as zeroshot
+from clipkit.features import FeatureFile, Split, row_ids, similarity
 from clipkit.statistics import softmax
 
 HISTORY = [{"command": "convert", "model": {"name": "published", "logit_scale": 100.0}}]

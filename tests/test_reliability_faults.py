@@ -173,7 +173,7 @@ def test_two_signals_leave_nothing_in_the_temporary_folder(embedding, tmp_path):
 BAD_MOMENT = """
 import contextlib, os, signal
 from clipkit import cli
-from clipkit.analysis import flatness
+from clipkit.statistics import softmax
 
 def here(*_):
     os.kill(os.getpid(), signal.SIGTERM)
@@ -185,8 +185,8 @@ def lose():
     with contextlib.suppress(BaseException):
         here()
 
-def before_summary(function, summary=flatness.entropy_summary):
-    flatness.entropy_summary = lambda *words: (function(), summary(*words))[1]
+def before_summary(function, summary=softmax.mean_entropy_and_confidence):
+    softmax.mean_entropy_and_confidence = lambda *words: (function(), summary(*words))[1]
 
 {moment}
 cli.main()

@@ -16,11 +16,15 @@ from PIL import Image
 from shell import fails, ok, rows
 
 from clipkit import datasets, embedding, features
-from clipkit.analysis import comparison, for_people, neighbours, retrieval, similarity, variance
+from clipkit.analysis import for_people
+from clipkit.analysis.compare import comparison
 from clipkit.analysis.controls import Control
-from clipkit.analysis.retrieval import Pairs
+from clipkit.analysis.nearest import neighbours
+from clipkit.analysis.retrieve import retrieval
+from clipkit.analysis.retrieve.retrieval import Pairs
+from clipkit.analysis.variance import shares as variance
 from clipkit.base.errors import ClipkitError, UsageError
-from clipkit.features import FeatureFile
+from clipkit.features import FeatureFile, similarity
 from clipkit.features.history import History
 from clipkit.features.model import Split
 from clipkit.shapes.attributes import captions as shapes_captions

@@ -11,7 +11,7 @@ from factories import fails_with, refused, write_images
 from shell import clipkit, fails, ok, rows
 
 from clipkit import features
-from clipkit.analysis import retrieval
+from clipkit.analysis.retrieve import retrieval
 from clipkit.base.errors import UsageError
 from clipkit.cli import app
 from clipkit.commands._options import option_table

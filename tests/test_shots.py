@@ -5,8 +5,8 @@ import pytest
 from factories import feature_file, result_file, saved
 from shell import ok, rows
 
-from clipkit.analysis.evaluation import ProbeSpec, evaluate_grid
 from clipkit.analysis.held_out import few_shot
+from clipkit.analysis.probe.evaluation import ProbeSpec, evaluate_grid
 from clipkit.features import Split, row_ids
 from clipkit.plots.shots import shot_curves, zeroshot_line
 

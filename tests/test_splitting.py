@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from shell import fails, ok, rows
 from sklearn.model_selection import StratifiedGroupKFold
 
-from clipkit.analysis.evaluation import ProbeSpec, evaluate_grid
+from clipkit.analysis.probe.evaluation import ProbeSpec, evaluate_grid
 from clipkit.base.errors import UsageError
 from clipkit.features import (
     BlockMatrix,

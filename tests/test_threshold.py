@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 
 import clipkit
 from clipkit import plots
-from clipkit.analysis import thresholds
+from clipkit.analysis.threshold import thresholds
 from clipkit.features import FeatureFile, Split
 from clipkit.plots.thresholds import draw_threshold
 

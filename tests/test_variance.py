@@ -6,7 +6,7 @@ from factories import fails_with, feature_file
 from scipy import stats
 from sklearn.linear_model import LinearRegression
 
-from clipkit.analysis import variance
+from clipkit.analysis.variance import shares as variance
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import Split, row_ids
 

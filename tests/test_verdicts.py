@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from clipkit.analysis.comparison import compare_right
+from clipkit.analysis.compare.comparison import compare_right
 from clipkit.statistics import claims, metrics
 from clipkit.statistics.claims import ABOVE, BELOW, NOT_DECIDED, Claim, Reference
 

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from factories import feature_file
 
-from clipkit.analysis import similarity, zeroshot
+from clipkit.analysis.class_scores import class_scores
+from clipkit.analysis.zeroshot import classification as zeroshot
 from clipkit.base.errors import ClipkitError
+from clipkit.features import similarity
 
 
 def test_measures_that_do_not_apply_are_nan():
@@ -40,7 +42,7 @@ def test_the_score_of_a_class_among_many_prompts_is_that_of_its_best():
     rng = np.random.default_rng(0)
     cosines = rng.random((7, 500)).astype(np.float32)
     index = rng.integers(-1, 60, 500)
-    scores = zeroshot.class_scores(cosines, index, 61)
+    scores = class_scores(cosines, index, 61)
     for c in range(60):
         assert np.array_equal(scores[:, c], cosines[:, index == c].max(axis=1))
     assert np.isneginf(scores[:, 60]).all()

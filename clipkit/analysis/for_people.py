@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from clipkit.analysis import retrieval
 from clipkit.analysis.results import (
     RUN_SETTINGS,
     Row,
@@ -18,6 +17,7 @@ from clipkit.analysis.results import (
     describe_caveat,
     newest_entry,
 )
+from clipkit.analysis.retrieve import retrieval
 from clipkit.base import tables
 from clipkit.base.errors import ClipkitError, unknown
 from clipkit.base.names import select

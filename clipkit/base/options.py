@@ -8,11 +8,14 @@ report rebuilds from a history follow the fields of the record. Only people read
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from clipkit.base.errors import UsageError, check_positive
+
+T = TypeVar("T")
 
 # Panels of the help. Typer shows the other options in one of its own
 MODEL_PANEL = "Model"
@@ -21,6 +24,10 @@ ROWS_PANEL = "Rows and labels"
 CONTROLS_PANEL = "Controls"
 RUNNING_PANEL = "Running"
 OUTPUT_PANEL = "Output"
+MAX_COUNT = 2**31 - 1
+MAX_SEED = 2**32 - 1  # of numpy's RandomState
+SEED = "{seed}"  # in the name of a file
+WHOLE_NUMBER = re.compile("[0-9]{1,10}")
 
 
 @dataclass(frozen=True)
@@ -41,10 +48,14 @@ class Option:
     completes : tuple of str, or str
         What a shell offers besides the choices: values, or the name of a function in
         `clipkit.commands._completion` that returns them.
+    sweeps : bool
+        Whether a command takes several values of it, and answers its question with each.
     has_commas : bool
         Whether commas separate several values, so that the flag need not be repeated.
     kinds : tuple of str
         The kinds of feature files that the value may name.
+    is_file : bool
+        Whether the value names another file that is read, such as a table.
     min, max : float, optional
         The range of a number.
     check : callable (context, value) -> value, optional
@@ -65,8 +76,10 @@ class Option:
     is_flag: bool = False
     choices: tuple[str, ...] = ()
     completes: tuple[str, ...] | str = ()
+    sweeps: bool = False
     has_commas: bool = False
     kinds: tuple[str, ...] = ()
+    is_file: bool = False
     min: float | None = None
     max: float | None = None
     check: Callable[[Any, Any], Any] | None = None
@@ -112,19 +125,40 @@ def attribute_option(help: str, *names: str) -> Option:
     return Option("NAME", help, names, completes="attributes", panel=ROWS_PANEL)
 
 
+def parameters_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """Return the parameters of a function; what it returns need not be imported yet."""
+    signature = inspect.signature(function)
+    function = inspect.unwrap(function)
+    parameters = {}
+    for name, parameter in signature.parameters.items():
+        if isinstance(parameter.annotation, str):
+            annotation = eval(parameter.annotation, function.__globals__)
+            parameter = parameter.replace(annotation=annotation)
+        parameters[name] = parameter
+    return parameters
+
+
+def metadata_of(parameter: inspect.Parameter, kind: type[T]) -> T | None:
+    """Return the record of a class that annotates a parameter, or None."""
+    for record in getattr(parameter.annotation, "__metadata__", ()):
+        if isinstance(record, kind):
+            return record
+    return None
+
+
 def options_of(function: Callable[..., Any]) -> dict[str, Option]:
     """Return the options of a function by its parameters, with their names and `is_list`."""
     options = {}
-    for name, parameter in inspect.signature(function, eval_str=True).parameters.items():
-        for option in getattr(parameter.annotation, "__metadata__", ()):
-            if isinstance(option, Option):
-                names = option.names or (f"--{name.replace('_', '-')}",)
-                is_list = _is_list(get_args(parameter.annotation)[0])
-                options[name] = replace(option, names=names, is_list=is_list)
+    for name, parameter in parameters_of(function).items():
+        option = metadata_of(parameter, Option)
+        if option is not None:
+            names = option.names or (f"--{name.replace('_', '-')}",)
+            annotation = get_args(parameter.annotation)[0]
+            options[name] = replace(option, names=names, is_list=is_list(annotation))
     return options
 
 
-def _is_list(annotation: Any) -> bool:
+def is_list(annotation: Any) -> bool:
     """Whether a type is a list, or a list or None."""
     return list in (get_origin(annotation), *map(get_origin, get_args(annotation)))
 
@@ -180,3 +214,23 @@ def parse_temperatures(words: Sequence[str], logit_scale: float | None) -> list[
         learned = repr(1 / logit_scale)
         words = [learned if word == "model" else word for word in words]
     return parse_numbers(words, "temperature")
+
+
+def parse_counts(
+    words: Sequence[str | int], name: str, low: int = 1, top: int = MAX_COUNT
+) -> list[int]:
+    """Parse whole numbers, sorted, without repeats.
+
+    >>> parse_counts(["4", "1", "4"], "shots")
+    [1, 4]
+    """
+    for word in map(str, words):
+        if not WHOLE_NUMBER.fullmatch(word) or not low <= int(word) <= top:
+            expected = f"whole numbers between {low} and {top}"
+            raise UsageError(f"{name}: expected {expected}, got {word!r}")
+    return sorted(set(map(int, words)))
+
+
+def parse_seeds(words: Sequence[str | int]) -> list[int]:
+    """Parse seeds, sorted, without repeats."""
+    return parse_counts(words, "seed", 0, MAX_SEED)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 import inspect
-import itertools
 import math
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
 
@@ -20,20 +20,17 @@ from clipkit.base.options import (
     GENERATIVE_PANEL,
     MODEL_PANEL,
     OUTPUT_PANEL,
-    ROWS_PANEL,
+    SEED,
     Option,
-    attribute_option,
     flag,
     option,
     options_of,
-    split_option,
     split_words,
 )
 from clipkit.commands import _completion as completion
 
 if TYPE_CHECKING:
-    from clipkit.analysis.controls import Control
-    from clipkit.analysis.ranking import Ranking
+    from clipkit.analysis.question import Answer
     from clipkit.base.tables import View
     from clipkit.features.columns import Column
     from clipkit.features.model import FeatureFile
@@ -42,10 +39,8 @@ T = TypeVar("T")
 OUTPUT = ("--output", "-o")
 SKIPPED = 3  # exit code: done, but images or files were left out
 DEFAULT_MODEL = models.DEFAULT
-MAX_COUNT = 2**31 - 1
 MOST_MEANS = 20  # lines that state a mean over seeds
 LAYERS = re.compile(r"(?P<layer>-?[0-9]{1,4})|(?P<first>[0-9]{1,4})-(?P<last>[0-9]{1,4})")
-WHOLE_NUMBER = re.compile("[0-9]{1,10}")
 
 
 def check_output(ctx: typer.Context, output: str | None) -> str | None:
@@ -187,26 +182,6 @@ Texts = Annotated[
         metavar="TEXTS", help="Feature file of texts (default: standard input).", show_default=False
     ),
 ]
-Splits = Annotated[
-    list[str] | None,
-    split_option("Use only this split, or a,b or all as one; repeatable (default: each)."),
-]
-SameRows = Annotated[
-    bool,
-    flag(
-        "--same-rows", "Match the row numbers of different imports without ids.", panel=ROWS_PANEL
-    ),
-]
-FirstSplit = Annotated[
-    str | None, split_option("Split to use, or a,b or all (default: test, else the first).")
-]
-FitSplit = Annotated[str, split_option("Split to fit on.")]
-Common = Annotated[
-    bool,
-    flag(
-        "--common/--strict", "Leave out rows without a partner, or refuse them.", panel=ROWS_PANEL
-    ),
-]
 Output = Annotated[
     str, option("FILE", "Output file, or - for standard output.", *OUTPUT, panel=OUTPUT_PANEL)
 ]
@@ -245,34 +220,6 @@ ReportColumns = Annotated[
     ),
 ]
 NoHeader = Annotated[bool, flag("--no-header", "Leave out the header line.", panel=OUTPUT_PANEL)]
-PerClass = Annotated[
-    bool,
-    flag(
-        "--per-class", "Print precision, recall and F1 per class of each run.", panel=OUTPUT_PANEL
-    ),
-]
-PerImage = Annotated[
-    bool,
-    flag("--per-image", "Print a row per image: prediction, score, runner-up.", panel=OUTPUT_PANEL),
-]
-Top = Annotated[
-    int,
-    option("K", "Print K rows per image: its most probable classes.", min=1, panel=OUTPUT_PANEL),
-]
-Cut = Annotated[
-    str | None,
-    option(
-        "SCORE|RESULT",
-        "Predict 'none of these' unless the highest cosine is above SCORE, or above the cut of its "
-        "class in a result of clipkit threshold.",
-        "--threshold",
-        kinds=("result",),
-    ),
-]
-Scores = Annotated[
-    bool,
-    flag("--scores", "Print a row per image, with the scores of all classes.", panel=OUTPUT_PANEL),
-]
 Model = Annotated[
     str,
     option(
@@ -342,126 +289,11 @@ Precision = Annotated[
         panel=MODEL_PANEL,
     ),
 ]
-MAX_SEED = 2**32 - 1  # of numpy's RandomState
-Seed = Annotated[int, option("N", "Random seed.", min=0, max=MAX_SEED)]
-SEED = "{seed}"  # in the name of a file
-Seeds = Annotated[
-    list[str],
-    option(
-        "N[,N...]",
-        f"Random seed; for several, {SEED} in a file's name stands for each.",
-        has_commas=True,
-    ),
-]
-Table = Annotated[
-    str | None,
-    option(
-        "TABLE|DATASET",
-        "Attributes of the images: a .csv, .tsv, .jsonl or .parquet file, or shapes.",
-        completes=("shapes",),
-        panel=ROWS_PANEL,
-    ),
-]
-Attribute = Annotated[
-    str | None, attribute_option("Use this attribute of TABLE as labels; A*B combines two.")
-]
-Cluster = Annotated[
-    str | None,
-    attribute_option("Count images with the same value of this attribute of TABLE as one draw."),
-]
-Attributes = Annotated[
-    list[str], attribute_option("Use only this attribute; A*B is an interaction; repeatable.")
-]
-ControlTexts = Annotated[
-    list[str],
-    option(
-        "TEXTS",
-        "The same texts by the model of --control; one for each, in the same order.",
-        "--control-texts",
-        kinds=("texts",),
-        panel=CONTROLS_PANEL,
-    ),
-]
-ItemTables = Annotated[
-    list[str] | None,
-    option(
-        "TABLE",
-        "Images with right and wrong texts: a table (.csv, .tsv, .jsonl), a file of SugarCrepe, "
-        "ARO or Winoground, a folder of these, or shapes; repeatable.",
-        "--items",
-        completes=("shapes",),
-    ),
-]
-Controls = Annotated[
-    list[str],
-    option(
-        "IMAGES",
-        "The same images, embedded by an untrained control; repeatable.",
-        kinds=("images",),
-        panel=CONTROLS_PANEL,
-    ),
-]
-
-
-def read_cut(value: str | None) -> float | FeatureFile | None:
-    """Return the value of --threshold: a number, or a result that is read."""
-    from clipkit import features
-
-    if value is None:
-        return None
-    try:
-        number = float(value)
-    except ValueError:
-        return features.read(value, kinds=["result"])
-    if math.isnan(number):
-        raise UsageError(f"threshold: expected a number, got {value!r}")
-    return number
-
-
-def parse_counts(words: list[str], name: str, low: int = 1, top: int = MAX_COUNT) -> list[int]:
-    """Parse whole numbers, sorted, without repeats.
-
-    >>> parse_counts(["4", "1", "4"], "shots")
-    [1, 4]
-    """
-    for word in words:
-        if not WHOLE_NUMBER.fullmatch(word) or not low <= int(word) <= top:
-            expected = f"whole numbers between {low} and {top}"
-            raise UsageError(f"{name}: expected {expected}, got {word!r}")
-    return sorted(set(map(int, words)))
-
-
-def parse_seeds(words: list[str]) -> list[int]:
-    """Parse seeds, sorted, without repeats."""
-    return parse_counts(words, "seed", 0, MAX_SEED)
 
 
 def name_by_seed(name: str, seed: int | str) -> str:
     """Return the name of a file, where `{seed}` stands for the seed."""
     return name.replace(SEED, str(seed))
-
-
-def open_labelled(
-    file: str,
-    seeds: Sequence[int],
-    table: str | None,
-    attribute: str | None,
-    *,
-    common: bool = False,
-) -> Iterator[tuple[int, FeatureFile]]:
-    """Yield each seed with its input, which is read only once if all seeds share it."""
-    from clipkit.analysis.relabeling import label_by_attribute
-    from clipkit.features.hdf5 import open_file
-    from clipkit.features.model import BlockMatrix
-
-    for name, group in itertools.groupby(seeds, functools.partial(name_by_seed, file)):
-        sharing = list(group)
-        with open_file(name, kinds=["images", "logits"]) as source:
-            if len(sharing) > 1:
-                source = source.map_features(BlockMatrix.read_if_small)
-            labelled = label_by_attribute(source, table, attribute, common=common)
-            for seed in sharing:
-                yield seed, labelled
 
 
 def parse_layers(text: str | None) -> list[int] | Literal["all"] | None:
@@ -502,55 +334,6 @@ def parse_fractions(words: list[str]) -> dict[str, float]:
     return fractions
 
 
-def read_controls(images: Sequence[str], texts: Sequence[str]) -> list[Control]:
-    """Read the images and the texts of untrained models."""
-    from clipkit import features
-    from clipkit.analysis.controls import Control
-
-    if len(images) != len(texts):
-        got = f"got {len(images)} and {len(texts)}"
-        raise UsageError(f"expected as many --control-texts as --control, {got}")
-    controls = []
-    for image_file, text_file in zip(images, texts, strict=True):
-        of_images = features.read(image_file, kinds=["images"])
-        controls.append(Control(of_images, features.read(text_file, kinds=["texts"])))
-    return controls
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Options that choose between rows of runs, of classes and of images."""
-
-    per_class: PerClass = False
-    per_image: PerImage = False
-    top: Top = 1
-    scores: Scores = False
-
-    def __post_init__(self) -> None:
-        """Refuse rows of classes together with an option that prints rows of images."""
-        if self.per_class and self._asks_for_images:
-            raise UsageError(
-                "expected rows of classes or of images, got --per-class and an option for images",
-                "leave out --per-class, or --per-image, --top and --scores",
-            )
-
-    @property
-    def _asks_for_images(self) -> bool:
-        return self.per_image or self.top > 1 or self.scores
-
-    def are_images(self, file: FeatureFile, splits: Collection[str]) -> bool:
-        """Return whether to print rows of images: as asked for, or since no split has labels."""
-        from clipkit.base import console
-
-        if self._asks_for_images:
-            return True
-        without = [name for name in splits if file.splits[name].labels is None]
-        if without and len(without) < len(splits):
-            names = ", ".join(without)
-            console.note(f"{names} has no labels: print its predictions with --per-image")
-        return len(without) == len(splits) and not self.per_class
-
-
 @dataclass(frozen=True)
 class Report:
     """The options of a report, and what commands do with them."""
@@ -576,34 +359,34 @@ class Report:
             output = name_by_seed(self.output, seed)
             endings.check_feature_output(output, force=self.force, inputs=names)
 
-    def show(
-        self,
-        result: FeatureFile,
-        rows: Sequence[Mapping[str, Any]] | None = None,
-        *,
-        per_class: bool = False,
-        notes: Sequence[str] = (),
-    ) -> None:
-        """Save a result if an output is given, and print its runs, or `rows`, or its classes.
+    def show(self, answer: Answer) -> None:
+        """Save an answer's result if an output is given, and print its runs, or its rows.
 
-        A table of the runs is followed by notes of what they show, and one of `rows` by `notes`.
+        Below a table stands what the runs show, or the notes of the rows.
         """
         from clipkit.analysis.for_people import findings, headings
-        from clipkit.analysis.results import per_class_rows
-        from clipkit.base import tables
+        from clipkit.base import console, tables
 
-        if self._is_printed(result):
-            rows = per_class_rows(result) if per_class else rows
-            if rows is None and self.view.is_for_people:
-                notes = findings(result)
-            view = self.view._replace(headings=[headings(result)])
-            tables.emit(report_rows(result, view, rows), view, notes)
+        result, rows, notes, lines = answer
+        if lines is not None:
+            for line in lines:
+                sys.stdout.write(f"{console.escaped(line)}\n")
+            return
+        if result is None or not self._is_printed(result):
+            return
+        view = self.view._replace(headings=[headings(result)])
+        if rows is not None:
+            tables.emit(with_chosen(rows, result, view), view, notes)
+            return
+        if view.is_for_people:
+            notes = findings(result)
+        tables.emit(report_rows(result, view), view, notes)
 
-    def for_seed(self, seed: int) -> Report:
+    def for_seed(self, seed: int | str) -> Report:
         """Return these options with the output of a seed."""
         return replace(self, output=self.output and name_by_seed(self.output, seed))
 
-    def show_seeds(self, seeds: Sequence[int], results: Iterable[FeatureFile]) -> None:
+    def show_seeds(self, seeds: Sequence[int | str], results: Iterable[FeatureFile]) -> None:
         """Save the result of each seed and print the runs of all, of several with their seed."""
         from clipkit.analysis.for_people import headings
         from clipkit.base import tables
@@ -619,17 +402,6 @@ class Report:
         if self.output != "-":
             tables.emit(rows, self.view._replace(headings=[headings(result)]))
         _note_means(runs, known_columns(result))
-
-    def show_images(self, result: FeatureFile, rankings: Mapping[str, Ranking], top: int) -> None:
-        """Save a result if an output is given, and print its images as they are ranked."""
-        from clipkit.analysis import ranking
-        from clipkit.analysis.for_people import headings
-        from clipkit.base import tables
-
-        if self._is_printed(result):
-            view = self.view._replace(headings=[headings(result)])
-            rows: Iterable[Mapping[str, Any]] = ranking.image_rows(result, rankings, top)
-            tables.emit(with_chosen(rows, result, view), view)
 
     @property
     def view(self) -> View:

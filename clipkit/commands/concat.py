@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from clipkit.analysis.options import Splits
 from clipkit.base.options import flag
-from clipkit.commands._options import Force, Output, Splits
+from clipkit.commands._options import Force, Output
 
 
 def concat(

@@ -9,17 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from clipkit.analysis.options import PerClass
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError
 from clipkit.base.options import flag
-from clipkit.commands._options import (
-    SKIPPED,
-    Format,
-    NoHeader,
-    PerClass,
-    ReportColumns,
-    report_rows,
-)
+from clipkit.commands._options import SKIPPED, Format, NoHeader, ReportColumns, report_rows
 
 if TYPE_CHECKING:
     from clipkit.base.tables import Headings, Row, View

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from clipkit.analysis.options import SEEDS
 from clipkit.base.errors import UsageError
-from clipkit.base.options import flag, option, parse_temperatures, split_words
-from clipkit.commands._options import Force, Images, Output, Report, Seeds, Texts, parse_seeds
+from clipkit.base.options import flag, option, parse_seeds, parse_temperatures, split_words
+from clipkit.commands._options import Force, Images, Output, Report, Texts
 
 MAX_DIRECTIONS = 2**16  # 256 MiB of float64 numbers for embeddings of 512 columns
 
@@ -27,7 +28,7 @@ def logits(
             max=MAX_DIRECTIONS,
         ),
     ] = None,
-    seed: Seeds = ["42"],  # noqa: B006
+    seed: Annotated[list[str], SEEDS] = ["42"],  # noqa: B006
     whiten: Annotated[
         bool,
         flag(
@@ -46,9 +47,8 @@ def logits(
     Example: clipkit logits img.h5 txt.h5 -o logits.h5
     """
     from clipkit import features
-    from clipkit.analysis import similarity
     from clipkit.base import console
-    from clipkit.features import compatibility
+    from clipkit.features import compatibility, similarity
 
     seeds = parse_seeds(seed)
     if random is None:

@@ -20,12 +20,7 @@ from clipkit.base.errors import ClipkitError, InputError, UsageError, unknown
 from clipkit.base.options import OUTPUT_PANEL, option, options_of
 from clipkit.commands import _completion as completion
 from clipkit.commands._command import ClipkitCommand, CommandGroup
-from clipkit.commands._options import (
-    OUTPUT,
-    FeatureInput,
-    Force,
-    check_output,
-)
+from clipkit.commands._options import OUTPUT, FeatureInput, Force, check_output
 
 if TYPE_CHECKING:
     from clipkit.features.model import FeatureFile

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
+from clipkit.analysis.options import Attribute, Common, Seed, Table
 from clipkit.base.options import flag, option
-from clipkit.commands._options import Attribute, Common, FeatureInput, Force, Output, Seed, Table
+from clipkit.commands._options import FeatureInput, Force, Output
 
 
 def relabel(

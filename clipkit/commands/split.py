@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from clipkit.analysis.options import Common, Seed, Table
 from clipkit.base.options import ROWS_PANEL, attribute_option, flag, option, split_option
-from clipkit.commands._options import Common, FeatureInput, Force, Output, Seed, Table
+from clipkit.commands._options import FeatureInput, Force, Output
 
 
 def split(

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from clipkit.analysis.options import ItemTables
 from clipkit.base.errors import UsageError
 from clipkit.base.options import MODEL_PANEL, OUTPUT_PANEL, flag, option
 from clipkit.commands._options import (
@@ -16,7 +17,6 @@ from clipkit.commands._options import (
     Ask,
     Device,
     Force,
-    ItemTables,
     Model,
     Norm,
     Precision,

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clipkit import features, models
-from clipkit.analysis import similarity
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, ImageError, UsageError
 from clipkit.base.files import STREAM, temporary_folder
@@ -41,6 +40,7 @@ from clipkit.embedding.engines import (
     default_workers,
     load_encoder,
 )
+from clipkit.features import similarity
 from clipkit.features.arguments import FilePath, Several
 from clipkit.features.endings import check_feature_output
 from clipkit.features.history import DOT_PRODUCT

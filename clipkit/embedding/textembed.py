@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clipkit import features, models
-from clipkit.analysis import similarity
 from clipkit.base import console, files
 from clipkit.base.errors import ClipkitError, UsageError, shorten, unknown
 from clipkit.base.names import escape
 from clipkit.datasets.registry import REGISTRY
+from clipkit.features import similarity
 from clipkit.features.arguments import Features, Several, as_file, as_list, checked
 from clipkit.features.history import DOT_PRODUCT
 from clipkit.features.model import FeatureFile, Floats, Int64

@@ -13,9 +13,10 @@ import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral, Real
-from typing import Any, ParamSpec, TypeAlias, TypeGuard, TypeVar, overload
+from typing import Any, ParamSpec, TypeAlias, TypeGuard, TypeVar, get_args, overload
 
 from clipkit.base.errors import UsageError, quote
+from clipkit.base.options import is_list
 from clipkit.features.arrays import Kind, Matrix, from_array
 from clipkit.features.model import KINDS, FeatureFile
 
@@ -36,6 +37,7 @@ TYPES: Types = {  # by the name in an annotation: the type, and its noun
     "Mapping[str, float]": (Mapping, "a dict of numbers, such as {'test': 0.2}"),
     "None": (type(None), ""),
 }
+PLAIN = ("bool", "int", "float", "str")
 ARRAY_KINDS: tuple[Kind, ...] = ("images", "texts", "logits")
 
 
@@ -146,6 +148,34 @@ def as_list(values: Any, name: str, kind: type[Any]) -> list[Any] | None:
     if any(one is None for one in listed):
         raise refused(name, f"{TYPES[kind.__name__][1]}, or several", values)
     return listed
+
+
+def as_plain(value: Any, name: str, annotation: Any) -> Any:
+    """Return a plain value, or one or several as a list, for a parameter with such an annotation.
+
+    Parameters that are something else are returned as they are: what they are given to checks them.
+    """
+    kinds = [getattr(kind, "__name__", "") for kind in get_args(annotation) or (annotation,)]
+    if is_list(annotation):
+        return _as_words(value)
+    if value is None or not set(kinds) <= {*PLAIN, "NoneType"}:
+        return value
+    for kind in kinds:
+        if kind in PLAIN:
+            converted = _as_type(value, kind)
+            if converted is not None:
+                return converted
+    expected = " or ".join(TYPES[kind][1] for kind in kinds if kind in PLAIN)
+    raise refused(name, expected, value)
+
+
+def _as_words(values: Any) -> Any:
+    """Return one value, or several in any form, as a list; None if none is."""
+    plain = _plain(values)
+    if plain is None:
+        return None
+    is_one = isinstance(plain, str | os.PathLike | Mapping) or not isinstance(plain, Iterable)
+    return [plain] if is_one else list(plain)
 
 
 def refused(name: str, expected: str, value: object, hint: str | None = None) -> UsageError:

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from clipkit.analysis import results
-from clipkit.analysis import similarity as cosine
 from clipkit.base.errors import ClipkitError, unknown
 from clipkit.base.names import distinct_names
 from clipkit.base.options import flag, option
+from clipkit.features import similarity as cosine
 from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile
 from clipkit.features.validation import MAX_COUNTED

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from clipkit.analysis.similarity import refuse_dot_product
 from clipkit.base.errors import UsageError
 from clipkit.base.options import option, split_option
 from clipkit.features.hdf5 import check_kind
 from clipkit.features.model import FeatureFile
+from clipkit.features.similarity import refuse_dot_product
 from clipkit.plots.style import Drawn
 
 WITH_SIMILARITIES = ("logits", "texts")  # kinds of files

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
-from clipkit.analysis import calibration
+from clipkit.analysis.calibrate import calibration
 from clipkit.base.options import option, parse_temperatures
 from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile

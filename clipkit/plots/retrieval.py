@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from clipkit.analysis import results
-from clipkit.analysis.retrieval import TASKS, first_rows
+from clipkit.analysis.retrieve.retrieval import TASKS, first_rows
 from clipkit.features.model import FeatureFile
 from clipkit.features.provenance import provenance
 from clipkit.plots import style

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from clipkit.analysis import results
-from clipkit.analysis.comparison import Bools, compare_right
+from clipkit.analysis.compare.comparison import Bools, compare_right
 from clipkit.base.errors import ClipkitError
 from clipkit.base.options import option
 from clipkit.features.compatibility import matching_split

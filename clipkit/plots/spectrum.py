@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from clipkit.analysis import results, similarity
+from clipkit.analysis import results
 from clipkit.base import console
 from clipkit.base.errors import UsageError
+from clipkit.features import similarity
 from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile
 from clipkit.features.provenance import provenance

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 from numpy.typing import ArrayLike
 
-from clipkit.analysis import results, thresholds
+from clipkit.analysis import results
+from clipkit.analysis.threshold import thresholds
 from clipkit.base.options import EvalSplit, option, split_option
 from clipkit.features.model import FeatureFile
 from clipkit.plots import style

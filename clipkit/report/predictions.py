@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit.analysis import prediction, zeroshot
 from clipkit.analysis import results as result_files
+from clipkit.analysis.class_scores import check_prompts, iter_class_scores
+from clipkit.analysis.predict import prediction
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError
 from clipkit.base.names import distinct_names
@@ -186,14 +187,14 @@ def _scores(
 
 def _zeroshot_scores(logits: FeatureFile, split: str) -> tuple[Int64, Floats, str]:
     """Return the classes of zero-shot classification (N), their probabilities, and their name."""
-    zeroshot.check_prompts(logits)
+    check_prompts(logits)
     tau = logits.default_temperature
     if logits.logit_scale:
         tau = 1 / logits.logit_scale
     link = links.distribution(logits)
     classes = []
     probabilities = []
-    for scores in zeroshot.iter_class_scores(logits, logits.splits[split].features):
+    for scores in iter_class_scores(logits, logits.splits[split].features):
         classes.append(scores.argmax(axis=1))
         of_block = link.probabilities(logits.as_cosines(split, scores), tau)
         probabilities.append(of_block.max(axis=1))

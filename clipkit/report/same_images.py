@@ -13,8 +13,9 @@ from operator import itemgetter
 
 import numpy as np
 
-from clipkit.analysis import comparison, results
-from clipkit.analysis.comparison import Bools
+from clipkit.analysis import results
+from clipkit.analysis.compare import comparison
+from clipkit.analysis.compare.comparison import Bools
 from clipkit.analysis.results import Row, newest_entry
 from clipkit.base.console import count
 from clipkit.base.errors import ClipkitError

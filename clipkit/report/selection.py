@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from clipkit.analysis import similarity
 from clipkit.base.errors import ClipkitError
+from clipkit.features import similarity
 from clipkit.features.compatibility import matching_split
 from clipkit.features.matching import find_ids
 from clipkit.features.model import FeatureFile, Int64

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from clipkit.analysis import results
-from clipkit.analysis.comparison import compare_right
+from clipkit.analysis.compare.comparison import compare_right
 from clipkit.analysis.for_people import findings
 from clipkit.analysis.results import Predictions, Row
 from clipkit.base import console

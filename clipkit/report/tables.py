@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING, NamedTuple
 
-from clipkit.analysis import comparison
-from clipkit.analysis.comparison import Bools
+from clipkit.analysis.compare import comparison
+from clipkit.analysis.compare.comparison import Bools
 from clipkit.analysis.for_people import attribute_rows
 from clipkit.analysis.layer_curves import layer_curves
 from clipkit.analysis.results import Row, columns_of, newest_entry

@@ -327,8 +327,8 @@ def bench_nearest(args: argparse.Namespace, scratch: Path) -> None:
     """
     from factories import random_features
 
-    from clipkit.analysis import neighbours, similarity
-    from clipkit.features import read
+    from clipkit.analysis.nearest import neighbours
+    from clipkit.features import read, similarity
 
     images, texts = scratch / "images.h5", scratch / "texts.h5"
     n = args.rows or 200_000
@@ -355,7 +355,7 @@ def bench_nearest(args: argparse.Namespace, scratch: Path) -> None:
 
 def is_stable_sort(found: np.ndarray, queries: np.ndarray, X: np.ndarray) -> bool:
     """Whether the rows (Q, k) are the first of a stable sort, by up to 32 of the queries."""
-    from clipkit.analysis import similarity
+    from clipkit.features import similarity
 
     few = queries[:FEW_PROMPTS]
     cosines = np.empty((len(few), len(X)), np.float32)
@@ -450,7 +450,7 @@ def bench_probes(args: argparse.Namespace, scratch: Path) -> None:
     from sklearn.svm import SVC
 
     from clipkit import probes
-    from clipkit.analysis import clustering
+    from clipkit.analysis.cluster import clustering
 
     n = args.probe_rows
     n_classes = min(N_CLASSES, n // 250)
@@ -512,7 +512,7 @@ def pass_seconds(rows: int, classes: int) -> float:
 def run_fit(path: str, kept: str) -> None:
     """Fit and keep a probe; print how many evaluations of the objective it took, and seconds."""
     from clipkit import features
-    from clipkit.analysis.evaluation import ProbeSpec, evaluate_grid
+    from clipkit.analysis.probe.evaluation import ProbeSpec, evaluate_grid
     from clipkit.probes import logistic
 
     seconds = []

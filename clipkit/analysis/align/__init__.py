@@ -1,0 +1,53 @@
+"""How similarly two models represent the same images."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from clipkit.analysis.options import Cluster, Common, FirstSplit, SameRows, Seed, Table
+from clipkit.analysis.question import Analysis, FeatureFile, Input
+from clipkit.base.options import option
+
+FILES = Input("FILE", "Feature files of images or texts.", ("images", "texts"))
+
+
+def align(
+    files: Annotated[list[FeatureFile], FILES],
+    split: FirstSplit = None,
+    k: Annotated[int, option("N", "Number of nearest neighbours.", "-k", min=1)] = 10,
+    blind: Annotated[
+        int | None,
+        option(
+            "N", "List N pairs that are close in the first file and far apart in the second.", min=1
+        ),
+    ] = None,
+    same_rows: SameRows = False,
+    common: Common = True,
+    seed: Seed = 42,
+    table: Table = None,
+    cluster: Cluster = None,
+) -> FeatureFile:
+    """Report how similarly two models represent the same images, or one images and their texts.
+
+    `mutual_knn` is the share of common nearest neighbours, and `cka` the unbiased linear CKA. With
+    more files, all layers of the first model are compared with all others. With --cluster, one
+    image of each value is compared at a time.
+
+    Example: clipkit align img.h5 untrained.h5
+    """
+    from clipkit.analysis.align import alignment
+
+    return alignment.align(
+        files,
+        split,
+        k=k,
+        blind=blind,
+        same_rows=same_rows,
+        common=common,
+        seed=seed,
+        table=table,
+        cluster=cluster,
+    )
+
+
+ANALYSIS = Analysis("align", "How similarly do two models represent the same images?", align)

@@ -1,0 +1,104 @@
+"""Which attributes of the images are learned, and which of these words reach."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from clipkit.analysis.options import (
+    Attributes,
+    Common,
+    Controls,
+    FitSplit,
+    Seed,
+    StreamedImages,
+    Table,
+)
+from clipkit.analysis.question import UNDERSTAND, Analysis, FeatureFile, Input
+from clipkit.base.errors import UsageError, unknown
+from clipkit.base.options import CONTROLS_PANEL, EvalSplit, option
+
+WORDS = Input("WORDS", "Feature file of texts with classes 'attribute: value'.", ("texts",))
+
+
+def _check_metric(_: Any, metric: str) -> str:
+    """Refuse an unknown metric, before the command does any work."""
+    from clipkit.statistics.score_metrics import METRICS
+
+    several = [word for word in metric.split(",") if word in METRICS]
+    if len(several) > 1:
+        lines = " and ".join(f"--metric {word}" for word in several)
+        raise UsageError(f"expected one --metric, got {metric}", f"run it with {lines}")
+    if metric not in METRICS:
+        raise unknown("metric", metric, METRICS)
+    return metric
+
+
+def attributes(
+    images: StreamedImages,
+    words: Annotated[FeatureFile | None, WORDS] = None,
+    table: Table = None,
+    attribute: Attributes = [],
+    control: Controls = [],
+    metric: Annotated[
+        str,
+        option(
+            "METRIC",
+            "recall of categories, auroc or ap of columns of 0 and 1; r2, mae, spearman or "
+            "kendalltau of numbers.",
+            completes="metrics",
+            check=_check_metric,
+        ),
+    ] = "recall",
+    random: Annotated[
+        int,
+        option(
+            "N",
+            "Number of sets of random directions.",
+            "--random-sets",
+            min=0,
+            max=1000,
+            panel=CONTROLS_PANEL,
+        ),
+    ] = 5,
+    regularization: Annotated[
+        float,
+        option("C", "Inverse strength of the probe's regularisation.", "--regularization", "-C"),
+    ] = 1.0,
+    fit_split: FitSplit = "train",
+    eval_split: EvalSplit = "test",
+    common: Common = False,
+    seed: Seed = 42,
+) -> FeatureFile:
+    """Report for each attribute whether a probe recognises it, and whether words do.
+
+    The columns are mean recalls per value. `zeroshot` uses WORDS alone. The others are of probes:
+    `names` on the similarities with WORDS, `random` on as many random directions, `probe` on the
+    whole embedding, `control` on each --control. `reach` is (zeroshot - chance) / (probe - chance).
+
+    Example: clipkit attributes img.h5 words.h5 --table shapes --control control.h5
+    """
+    from clipkit.analysis.attributes import recalls
+    from clipkit.features.model import BlockMatrix
+
+    return recalls.measure(
+        images.map_features(BlockMatrix.read_if_small),
+        words,
+        table=table,
+        columns=attribute,
+        controls=control,
+        metric=metric,
+        random=random,
+        C=regularization,
+        fit_split=fit_split,
+        eval_split=eval_split,
+        common=common,
+        seed=seed,
+    )
+
+
+ANALYSIS = Analysis(
+    "attributes",
+    "Which attributes are learned, and which of these do words reach?",
+    attributes,
+    panel=UNDERSTAND,
+)

@@ -1,0 +1,793 @@
+"""Measure each attribute by words, by probes and by controls.
+
+By default, all numbers are mean recalls per value. Chance is therefore 1 / K for K values, whatever
+their frequencies. The values are those that occur in both the fitted and the scored rows. Rows with
+other values are left out.
+
+- `zeroshot` predicts the value with the most similar words. Nothing is fitted. For a generative
+  model, it is the value that the model says: the answer with the highest next-token logit.
+- `other_words` is the same with other texts of the file in the place of the words: their control.
+- `names` is a probe on the cosines (or dot products) with those words.
+- `random` is the same probe on as many random directions.
+- `probe` is the probe on the whole embedding.
+- `control` is that probe on the embedding of an untrained control.
+
+The probe is a logistic regression on standardised columns, with all values weighted equally. It
+gives a lower bound of what the embedding encodes. Its recall grows with the number of rows to fit
+on.
+
+With other metrics (`score_metrics.METRICS`), labels of 0 and 1 are ranked by the similarity with
+the words for 1, and by the probe's score. Numbers are predicted by a ridge regression.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipkit import probes
+from clipkit.analysis import results
+from clipkit.analysis.class_scores import class_scores
+from clipkit.analysis.controls import Controls, check_controls, control_digests
+from clipkit.analysis.held_out import EVAL_SPLIT, FIT_SPLIT, SplitRows, choose_rows, find_shared
+from clipkit.analysis.results import Row
+from clipkit.base import console
+from clipkit.base.errors import ClipkitError, UsageError, check_positive, shorten, unknown
+from clipkit.base.names import positions
+from clipkit.features import compatibility, similarity
+from clipkit.features.annotations import CLASS, Annotations, Attribute, read_annotations
+from clipkit.features.arguments import Features, Several, as_file, as_list, checked
+from clipkit.features.attribute_tables import Table
+from clipkit.features.model import BlockMatrix, FeatureFile, Float32, Int64, Split, row_blocks
+from clipkit.features.provenance import prompts_entry
+from clipkit.features.validation import MAX_CLASSES
+from clipkit.probes.classifiers import LOGREG, names_taking
+from clipkit.statistics import claims
+from clipkit.statistics.claims import ABOVE_CHANCE
+from clipkit.statistics.dependence import permute
+from clipkit.statistics.score_metrics import METRICS, RANKED, RECALL, ridge
+
+KEPT_DIRECTIONS = 8  # at most, of a set with similarities that are kept
+MAX_VALUES = 5000  # of an attribute
+OF_OTHER_IMAGES = (
+    *("probe_low", "probe_high"),
+    *("reach", "reach_low", "reach_high"),
+    *("gain", "gain_low", "gain_high"),
+)
+NAMED = 3  # attributes that a warning names
+NULLS = 50  # fits on permuted numbers
+RANK_NULLS = 1000  # permutations of the scored numbers
+OTHER_WORDS = 100  # draws of other texts
+FEWEST_OTHERS = 20  # of fewer other texts, none is drawn
+# Pairs of values of which the second is the positive one
+LABELS = (["0", "1"], ["-1", "1"], ["false", "true"], ["no", "yes"])
+POSITIVE = [positive for _, positive in LABELS]
+DOUBLED_ARTICLE = re.compile(r"\b(an?|the) (an?|the) ", re.IGNORECASE)
+
+
+class Words(NamedTuple):
+    """Directions (P, D) of the words for an attribute's values, and the value of each (P,).
+
+    `others` (T, D) are the directions of all other texts of the file.
+    """
+
+    directions: Float32
+    values: Int64
+    others: Float32
+
+
+class Similarities(NamedTuple):
+    """Similarities with directions: (N, P) of the rows to fit on, (M, P) of those to score.
+
+    Probes on them share `shared`.
+    """
+
+    fit: Float32
+    scored: Float32
+    shared: probes.SharedRows
+
+
+Rows = Float32 | BlockMatrix  # (n, D)
+Shared = probes.SharedRows | None
+Predicted = NDArray[Any]  # of the scored rows (n,): values or scores
+
+
+class _Embeddings:
+    """The embeddings that a file has of the rows to fit on and to score, for several attributes.
+
+    `X` (which may be large) and `X_scored` are the embeddings of these rows. Probes on them share
+    `shared`.
+    """
+
+    def __init__(self, file: FeatureFile, fit: SplitRows, scored: SplitRows) -> None:
+        self.file, self.fit, self.scored = file, fit, scored
+        self.X, self.X_scored = fit.embeddings(file), np.asarray(scored.embeddings(file))
+        self.shared = probes.SharedRows()
+        self._kept: dict[bytes, Similarities] = {}
+
+    def similarities(self, directions: Float32) -> Similarities:
+        """Return the similarities of the rows to fit on and to score with directions (P, D)."""
+        kept = self._kept.get(directions.tobytes())
+        return kept or self._similarities(directions)
+
+    def keep_similarities(self, sets: Sequence[Float32]) -> None:
+        """Keep the similarities with sets of few directions, since attributes share random ones.
+
+        All are computed in one pass over the rows.
+        """
+        new = [one for one in sets if one.tobytes() not in self._kept]
+        if not new or max(map(len, new)) > KEPT_DIRECTIONS:
+            return
+        of_all = self._similarities(np.concatenate(new))
+        places = np.cumsum([0, *map(len, new)]).tolist()
+        for directions, start, stop in zip(new, places, places[1:], strict=False):
+            fit, scored = (
+                np.ascontiguousarray(rows[:, start:stop]) for rows in (of_all.fit, of_all.scored)
+            )
+            self._kept[directions.tobytes()] = Similarities(fit, scored, probes.SharedRows())
+
+    def _similarities(self, directions: Float32) -> Similarities:
+        fit, scored = self._products(self.X, directions), self.scored_similarities(directions)
+        return Similarities(fit, scored, probes.SharedRows())
+
+    def scored_similarities(self, directions: Float32) -> Float32:
+        """Return the similarities (N, P) of the rows to score with directions (P, D)."""
+        return self._products(self.X_scored, directions)
+
+    def _products(self, rows: Rows, directions: Float32) -> Float32:
+        """Return the similarities of rows with directions, in blocks to spare memory."""
+        found = np.empty((len(rows), len(directions)), np.float32)
+        start = 0
+        for block in row_blocks(rows):
+            comparable = similarity.comparable(block, self.file, self.file.display_name, start)
+            found[start : start + len(block)] = similarity.products(comparable, directions)
+            start += len(block)
+        return found
+
+    def select(self, fit: SplitRows, scored: SplitRows) -> _Embeddings:
+        """Return the embeddings of some rows: these again, if the rows are the same."""
+        pairs = (self.fit.numbers, fit.numbers), (self.scored.numbers, scored.numbers)
+        if all(np.array_equal(*pair) for pair in pairs):
+            return self
+        return _Embeddings(self.file, fit, scored)
+
+
+class _Settings(NamedTuple):
+    """How attributes are measured."""
+
+    metric: str
+    C: float
+    seed: int
+    random: int  # number of sets of random directions
+
+
+@checked
+def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
+    images: Features,
+    words: Features | None = None,
+    *,
+    table: Table | None = None,
+    columns: Several[str] = (),
+    controls: Controls = (),
+    metric: str = RECALL,
+    random: int = 5,
+    C: float = 1.0,
+    fit_split: str = FIT_SPLIT,
+    eval_split: str = EVAL_SPLIT,
+    common: bool = False,
+    seed: int = 42,
+) -> FeatureFile:
+    """Measure the recall of each attribute: what `clipkit attributes` reports.
+
+    Parameters
+    ----------
+    images : Features
+    controls : Control or Features, or several
+        The same images, embedded by untrained models.
+    words : Features, optional
+        Of kind texts, with classes that are called ``attribute: value``. The words for the
+        attribute `class` may also have the names of the images' classes.
+    table, columns : optional
+        As in `annotations.read_annotations`.
+    metric : {"recall", "auroc", "ap", "r2", "mae", "spearman", "kendalltau"}
+        What the numbers are. `auroc` and `ap` (average precision) are for columns of 0 and 1, such
+        as several labels of an image, the others for columns of numbers. Other columns are left
+        out. The words for the label `x`, or for a number that is large, have the class ``x``
+        or, for labels, ``x: 1``.
+    random, C
+        Number of sets of random directions, and inverse strength of the probe's regularisation.
+    fit_split, eval_split, seed
+        See `held_out.choose_rows`. The seed is also of the directions.
+    common : bool
+        Leave out images that the table lacks, instead of refusing them.
+
+    Returns
+    -------
+    FeatureFile
+        A result with one run per attribute: `attribute`, `values`, `rows` (scored), `chance`;
+        `zeroshot` and `probe` with the limits of their 95 % interval (`_low`, `_high`, see
+        `metrics.recall_interval`); `other_words` and `other_words95`, the mean and the 95 %
+        quantile of `zeroshot` for OTHER_WORDS draws of other texts in the place of the words, if
+        there are FEWEST_OTHERS; `names`; `random` and `control` with their range; and `reach`,
+        (zeroshot - chance) / (probe - chance), with its 95 % interval (delta method). With
+        controls, `gain` is the paired difference of the probe to the control for which the lower
+        limit of its 95 % interval is lowest. NaN marks what does not apply; `reach` is NaN if the
+        lower limit of `probe` is not 0.02 above chance, and so are `gain` and the interval of
+        `probe` if over 1 % of the scored images were fitted.
+        Values count if they occur in both the fitted and the scored rows; with fewer than two of
+        them, nothing is measured. Runs of other metrics have the column `metric`; of labels also
+        `positives`, the number of scored rows with 1; of numbers `null95`, the 95 % quantile of the
+        metric for permuted scored numbers or, if they are not ranked, for probes that are fitted on
+        permuted numbers. An error (`mae`) has no `chance`, but
+        `null` and `null5`, the mean and the 5 % quantile for such probes, and `gain` is by how much
+        the probe's error is smaller than the control's.
+    """
+    images, words = as_file(images, "images"), as_file(words, "words", "texts")
+    columns = as_list(columns, "columns", str)
+    if random < 0:
+        raise UsageError(f"random: expected at least 0, got {random}")
+    check_positive("C", C)
+    _check_words(images, words)
+    kind = _check_metric(metric, table)
+    images, fit, scored = choose_rows(images, fit_split, eval_split, seed)
+    used = [fit.split, scored.split]
+    annotations = _read(images, table, columns, metric, splits=used, common=common)
+    own = _Embeddings(images, fit, scored)
+    caveats = find_shared("fitted", scored.split, own.X, own.X_scored)
+    untrained = check_controls(controls, images, [fit.split, scored.split])
+    embeddings = [own, *[_Embeddings(control.images, fit, scored) for control in untrained]]
+    settings = _Settings(metric, C, seed, random)
+    measured = _measure_each(annotations.attributes, embeddings, words, settings)
+    rows = [one.row for one in measured]
+    if not results.is_testable(caveats):
+        for row in rows:
+            row |= dict.fromkeys(row.keys() & OF_OTHER_IMAGES, math.nan)
+    _note_means(rows, metric)
+    names_with: dict[str, list[str]] = {}
+    for one in measured:
+        for problem in one.problems:
+            names_with.setdefault(problem, []).append(one.name)
+    few = names_with.pop(results.FEW_SCORED, [])
+    caveats += results.find_caveats("few", scored.split, len(few), len(rows), few)
+    for problem, names in names_with.items():
+        console.warn(f"{results.join_names(names)}: {problem}")
+    inputs = {"images": images.digest, **annotations.inputs}
+    prompts = None
+    if words is not None:
+        _note_missing_words(words, measured, metric)
+        _note_few_others(words, measured)
+        inputs["words"] = words.digest
+        prompts = prompts_entry(words)
+    history = images.extended_history(
+        "attributes",
+        attributes=annotations.source,
+        column=list(columns) or None,
+        metric=None if metric == RECALL else metric,
+        random=random,
+        classifier=kind.classifier,
+        C=C if kind.classifier in names_taking("C") else None,
+        fit_split=fit.split,
+        eval_split=scored.split,
+        common=common or None,
+        seed=seed,
+        prompts=prompts,
+        caveats=caveats or None,
+        inputs=inputs | control_digests(untrained),
+    )
+    for group, members in claims.named_groups(rows, images.is_dot_product).items():
+        console.note(f"{group}: {', '.join(members)}")
+    result = results.make_result(history, rows)
+    result.splits = _keep(measured, images, scored, metric)
+    return result
+
+
+class _Measured(NamedTuple):
+    """What was measured of an attribute, and what is wrong with its values."""
+
+    name: str
+    row: Row
+    ranks: Int64  # see `_Attribute.ranks`
+    problems: list[str]
+    has_words: bool
+    value: str  # one of those that need words
+
+
+def _measure_each(
+    attributes: Sequence[Attribute],
+    embeddings: Sequence[_Embeddings],
+    words: FeatureFile | None,
+    settings: _Settings,
+) -> list[_Measured]:
+    """Measure attributes on the embeddings of a model, which come first, and of its controls."""
+    fit, scored = embeddings[0].fit, embeddings[0].scored
+    measured = []
+    with console.progress("probing attributes", "attributes") as report_progress:
+        for number, attribute in enumerate(attributes, 1):
+            one = KINDS[settings.metric](embeddings, attribute, fit, scored, settings)
+            embeddings = one.embeddings  # those of the next attribute, if it has the same rows
+            own_words = None if words is None else one.find_words(words)
+            row, problems = one.row(own_words), one.problems()
+            has_words, value = own_words is not None, (attribute.values or ["VALUE"])[0]
+            measured.append(
+                _Measured(attribute.name, row, one.ranks(scored), problems, has_words, value)
+            )
+            report_progress(number, len(attributes))
+    return measured
+
+
+def _keep(
+    measured: Sequence[_Measured], images: FeatureFile, scored: SplitRows, metric: str
+) -> dict[str, Split]:
+    """Return the ranks (3, N) of attributes for `clipkit compare`, if the metric is of ranks."""
+    if metric not in RANKED or len(scored.numbers) >= MAX_CLASSES:
+        return {}
+    ids = [images.splits[scored.split].ids[row] for row in scored.numbers.tolist()]
+    return {scored.split: Split(ids=ids, predicted=np.vstack([one.ranks for one in measured]))}
+
+
+def _check_metric(metric: str, table: Table | None) -> type[_Attribute]:
+    """Return what measures attributes by a metric; refuse one that is unknown or lacks a table."""
+    if metric not in KINDS:
+        raise unknown("metric", metric, KINDS)
+    if metric != RECALL and table is None:
+        raise UsageError(f"metric: expected --table for {metric}, got none")
+    return KINDS[metric]
+
+
+def _read(
+    images: FeatureFile,
+    table: Table | None,
+    columns: Sequence[str],
+    metric: str,
+    *,
+    splits: Sequence[str],
+    common: bool,
+) -> Annotations:
+    """Read the attributes that a metric is for; refuse others if they are named."""
+    numbers: Any = "alone" if KINDS[metric] is _Number else ""
+    annotations = read_annotations(
+        images, table, columns, numbers=numbers, splits=splits, common=common
+    )
+    if metric == RECALL:
+        _check_counts(annotations.attributes)
+    if KINDS[metric] is _Label:
+        labels = _choose_labels(annotations.attributes, str(table), are_named=bool(columns))
+        return replace(annotations, attributes=labels)
+    return annotations
+
+
+def _choose_labels(
+    attributes: Sequence[Attribute], table: str, *, are_named: bool
+) -> list[Attribute]:
+    """Return the attributes that are labels; refuse others if they are named, or if none is."""
+    labels, others = [], []
+    for attribute in attributes:
+        if _is_label(attribute):
+            labels.append(_ordered(attribute))
+        elif are_named or attribute.name != CLASS:  # nobody asked for the classes
+            others.append(attribute)
+    if not others:
+        return labels
+    first = others[0]
+    got = ", ".join(repr(shorten(value)) for value in first.values[:NAMED])
+    if are_named or not labels:
+        raise ClipkitError(
+            f"{table}: expected 0 and 1 in {first.name}, got {got}",
+            "--metric recall measures categories, and r2, mae, spearman and kendalltau numbers",
+        )
+    names = results.join_names([attribute.name for attribute in others])
+    console.note(f"{table}: left out {names}: expected 0 and 1, got {got} in {first.name}")
+    return labels
+
+
+def _is_label(attribute: Attribute) -> bool:
+    values = set(map(str.lower, attribute.values))
+    return not attribute.is_class and any(values.issubset(pair) for pair in LABELS)
+
+
+def _ordered(attribute: Attribute) -> Attribute:
+    """Return a label with each value once, whatever its case, and the positive one last."""
+    lower = list(map(str.lower, attribute.values))
+    _, first, number = np.unique(lower, return_index=True, return_inverse=True)
+    codes = {name: np.append(number, -1)[of_split] for name, of_split in attribute.codes.items()}
+    return replace(attribute, values=[attribute.values[i] for i in first], codes=codes)
+
+
+def _note_means(rows: Sequence[Row], metric: str) -> None:
+    """Note the means of average precisions, over the labels that have them."""
+    if metric != "ap":
+        return
+    means = []
+    for name in ("zeroshot", "probe", "chance"):
+        values = [row[name] for row in rows if not math.isnan(row[name])]
+        if values:
+            means.append(f"{name} {100 * np.mean(values):.1f} % ({len(values)} labels)")
+    console.note(f"mAP: {', '.join(means) or 'no label has positive images'}")
+
+
+def _check_counts(attributes: Sequence[Attribute]) -> None:
+    for attribute in attributes:
+        if len(attribute.values) > MAX_VALUES:
+            raise ClipkitError(
+                f"{attribute.name}: expected at most {MAX_VALUES:,} values, got "
+                f"{len(attribute.values):,}",
+                "choose other attributes with --attribute",
+            )
+
+
+def _check_words(images: FeatureFile, words: FeatureFile | None) -> None:
+    """Refuse words of another model; warn if a template doubles their articles."""
+    if words is None:
+        return
+    compatibility.common_logit_scale(images, words)
+    compatibility.check_widths(images, words)
+    texts = words.texts or []
+    if all(DOUBLED_ARTICLE.search(text) for text in texts):
+        console.warn(
+            f"{words.display_name}: every text has two articles, as {texts[0]!r}: embed the words "
+            'with --template "{}"'
+        )
+
+
+def _note_missing_words(words: FeatureFile, measured: Sequence[_Measured], metric: str) -> None:
+    """Note the attributes without words, if there are any."""
+    without = [one for one in measured if not one.has_words]
+    if not without:
+        return
+    names = [one.name for one in without]
+    expected = f"{names[0]}: {without[0].value}" if metric == RECALL else names[0]
+    example = (words.class_names or ["no classes"])[0]
+    console.note(
+        f"{words.display_name} has no words for {results.join_names(names)}: expected classes "
+        f"called {expected!r}, got {example!r} and others"
+    )
+
+
+def _note_few_others(words: FeatureFile, measured: Sequence[_Measured]) -> None:
+    """Note the attributes whose words have no control, for want of other texts."""
+    names = []
+    for one in measured:
+        if not math.isnan(one.row["zeroshot"]) and math.isnan(one.row["other_words"]):
+            names.append(one.name)
+    if names:
+        console.note(
+            f"{words.display_name} has fewer than {FEWEST_OTHERS} other texts to compare with the "
+            f"words of {results.join_names(names)}; hint: add texts about anything else"
+        )
+
+
+def _words_of(words: FeatureFile, classes: Sequence[int]) -> Words:
+    """Return the prompts of the classes that are the words for the values, in their order."""
+    index = np.asarray(words.class_index)
+    is_word = np.isin(index, classes)
+    features = np.asarray(words.features)
+    directions = np.asarray(similarity.comparable(features, words, words.display_name), np.float32)
+    value_of_class = np.zeros(max(classes) + 1, np.int64)
+    value_of_class[classes] = np.arange(len(classes))
+    return Words(directions[is_word], value_of_class[index[is_word]], directions[~is_word])
+
+
+class _Attribute:
+    """One attribute: the rows to fit and to score, and the probes."""
+
+    classifier = LOGREG.name
+
+    def __init__(
+        self,
+        embeddings: Sequence[_Embeddings],
+        attribute: Attribute,
+        fit: SplitRows,
+        scored: SplitRows,
+        settings: _Settings,
+    ) -> None:
+        self.attribute = attribute
+        self.settings = settings
+        self.metric = METRICS[settings.metric]
+        fitted, found = (np.append(rows.codes(attribute), -1) for rows in (fit, scored))
+        self.occurring = self._choose_values(fitted, found)[1:]  # -1 is no value
+        self.has_others = len(np.setxor1d(fitted, found)) > 0
+        self.fit = fit.with_values(attribute, self.occurring)
+        self.scored = scored.with_values(attribute, self.occurring)
+        self.y = self.fit.codes(attribute)
+        self.labels = self.scored.codes(attribute)
+        self.truth: NDArray[Any] = self.labels  # what scores are compared with
+        self.embeddings = [one.select(self.fit, self.scored) for one in embeddings]
+        self.X, self.X_scored = self.embeddings[0].X, self.embeddings[0].X_scored
+        self.values = len(self.occurring)
+        self.counts = self._count(scored)
+        self.directions = self.values  # random ones, where words do not tell their number
+        self.scores: list[Predicted | None] = [None, None]  # by words and by the probe
+
+    def _count(self, scored: SplitRows) -> Row:
+        """Return columns that count scored rows, those with values that are left out included."""
+        return {}
+
+    def _choose_values(self, fitted: Int64, scored: Int64) -> Int64:
+        """Return the values that occur in both the fitted and the scored rows."""
+        return np.intersect1d(fitted, scored)
+
+    def problems(self) -> list[str]:
+        """List what keeps the values from being measured, or from being measured well."""
+        if self.values < 2:
+            return ["fewer than two values have fitted and scored images: nothing is measured"]
+        problems = []
+        if self.has_others:
+            problems.append("values without fitted or without scored images are left out")
+        if min(np.unique(self.labels, return_counts=True)[1]) < results.FEW_ROWS:
+            problems.append(results.FEW_SCORED)
+        return problems
+
+    def find_words(self, words: FeatureFile) -> Words | None:
+        """Return the words for the values, or None if the attribute has none.
+
+        Raises
+        ------
+        ClipkitError
+            If only some of its values have words.
+        """
+        attribute = self.attribute
+        if attribute.is_class and words.class_names == attribute.values:
+            classes = list(range(len(attribute.values)))  # two classes may have one name
+        else:
+            number = positions(words.class_names or [])
+            classes, missing = [], []
+            for value in attribute.values:
+                names = [f"{attribute.name}: {value}"]
+                if attribute.name == CLASS:
+                    names.append(value)
+                known = [number[name] for name in names if name in number]
+                classes += known[:1]
+                if not known:
+                    missing.append(names[0])
+            if not classes:
+                return None
+            if missing:
+                raise ClipkitError(
+                    f"{words.display_name}: expected words for every value, got none for "
+                    f"{console.count(len(missing), 'value')} of {attribute.name}, such as "
+                    f"{missing[0]!r}",
+                    f"add the line '{missing[0]}<TAB>words', or empty the cells with this value",
+                )
+        found = _words_of(words, classes)
+        chosen = np.isin(found.values, self.occurring)
+        values = np.searchsorted(self.occurring, found.values[chosen])
+        return Words(found.directions[chosen], values, found.others)
+
+    def row(self, words: Words | None) -> Row:
+        """Return the run of the attribute."""
+        row: Row = {"attribute": self.attribute.name, "values": self.values}
+        row["rows"] = len(self.labels)
+        if self.settings.metric != RECALL:
+            row["metric"] = self.settings.metric
+        row["chance"] = self.metric.chance(self.truth) if self.values > 1 else math.nan
+        row |= self.counts
+        zero, names, count = None, math.nan, self.directions
+        if words is not None and self.values > 1:
+            cosines = self.embeddings[0].scored_similarities(words.directions)
+            zero = self._by_words(cosines, words.values)
+            names = self._score(self._on_directions(words.directions))
+            count = len(words.directions)
+        sets = []
+        for number in range(self.settings.random):
+            draw_seed = (self.settings.seed + number) % 2**32
+            directions = similarity.random_directions(count, self.X.shape[1], draw_seed)
+            sets.append(directions.astype(np.float32))
+        self.embeddings[0].keep_similarities(sets)
+        draws = [self._score(self._on_directions(directions)) for directions in sets]
+        predicted, *of_controls = [
+            self._probe(one.X, one.X_scored, one.shared) for one in self.embeddings
+        ]
+        self.scores = [zero, predicted]
+        row |= self._with_interval("zeroshot", zero)
+        row |= self._other_words(words)
+        row["names"] = names
+        row |= _with_range("random", draws)
+        row |= self._with_interval("probe", predicted)
+        row |= _with_range("control", list(map(self._score, of_controls)))
+        row |= self._reach(row, zero, predicted)
+        gains = [self._gain(predicted, of_control) for of_control in of_controls]
+        return row | min(gains, key=itemgetter("gain_low"), default={})
+
+    def ranks(self, scored: SplitRows) -> Int64:
+        """Rank the truth and the scores by words and by the probe (3, N), from 1 for the lowest.
+
+        Equal values have equal ranks. 0 marks rows without a value, and what was not measured.
+        """
+        ranks = np.zeros((3, len(scored.numbers)), np.int64)
+        places = np.searchsorted(scored.numbers, self.scored.numbers)
+        for of_values, values in zip(ranks, [self.truth, *self.scores], strict=True):
+            if values is not None and self.values > 1:
+                of_values[places] = np.unique(values, return_inverse=True)[1] + 1
+        return ranks
+
+    def _reach(self, row: Row, zeroshot: Predicted | None, probe: Predicted | None) -> Row:
+        """Return the reach with its interval, by the delta method for a ratio."""
+        is_decodable = row["probe_low"] > row["chance"] + ABOVE_CHANCE
+        if zeroshot is None or probe is None or not is_decodable:
+            return self._with_limits("reach", math.nan, math.nan)
+        above_chance = row["probe"] - row["chance"]
+        covariance = self.metric.covariance(self.truth, [zeroshot, probe])
+        reach = (row["zeroshot"] - row["chance"]) / above_chance
+        gradient = np.array([1, -reach]) / above_chance
+        return self._with_limits("reach", reach, gradient @ covariance @ gradient)
+
+    def _gain(self, probe: Predicted | None, control: Predicted | None) -> Row:
+        """Return the paired difference of the probe to a control with its interval."""
+        if probe is None or control is None:
+            return self._with_limits("gain", math.nan, math.nan)
+        of_both = self.metric.covariance(self.truth, [probe, control])
+        gain = self._score(probe) - self._score(control)
+        if self.metric.is_error:
+            gain = -gain
+        return self._with_limits("gain", gain, of_both.trace() - 2 * of_both[0, 1])
+
+    def _with_limits(self, name: str, value: float, variance: float) -> Row:
+        """Return a value with the limits of its 95 % interval."""
+        half = self.metric.quantile(self.truth) * math.sqrt(max(0.0, variance))
+        return {name: value, f"{name}_low": value - half, f"{name}_high": value + half}
+
+    def _by_words(self, cosines: Float32, values: Int64) -> Predicted | None:
+        """Predict the scored rows by their cosines (N, P) with the words for `values` (P,)."""
+        scores = class_scores(cosines, values, self.values)
+        return np.asarray(self.occurring[scores.argmax(axis=1)])
+
+    def _other_words(self, words: Words | None) -> Row:
+        """Return what other texts reach in the place of the words: their mean and 95 % quantile.
+
+        Each draw has as many texts as there are words; they differ if there are enough.
+        """
+        scores = [math.nan]
+        if words is not None and self.values > 1 and len(words.others) >= FEWEST_OTHERS:
+            random = np.random.RandomState(self.settings.seed)
+            cosines = self.embeddings[0].scored_similarities(words.others)
+            count, needed = len(words.others), len(words.values)
+            scores = []
+            for _ in range(OTHER_WORDS):
+                draw = random.choice(count, needed, replace=count < needed)
+                scores.append(self._score(self._by_words(cosines[:, draw], words.values)))
+        return {
+            "other_words": float(np.mean(scores)),
+            "other_words95": float(np.quantile(scores, 0.95)),
+        }
+
+    def _on_directions(self, directions: Float32) -> Predicted | None:
+        return self._probe(*self.embeddings[0].similarities(directions))
+
+    def _probe(self, X: Rows, X_scored: Float32, shared: Shared = None) -> Predicted | None:
+        """Fit the probe and return its predictions, or None if there is nothing to learn."""
+        return self._predict(X, X_scored, shared) if self.values > 1 else None
+
+    def _predict(self, X: Rows, X_scored: Float32, shared: Shared) -> Predicted:
+        return self._fit(X, X_scored, shared).predicted
+
+    def _fit(self, X: Rows, X_scored: Float32, shared: Shared, keep: bool = False) -> probes.Run:
+        options: Any = {"standardize": True, "balanced": True, "keep": keep, "shared": shared}
+        (run,) = probes.sweep(
+            X, self.y, X_scored, classifier=self.classifier, C=[self.settings.C], **options
+        )
+        if not run.converged:
+            console.warn(f"the probe of {self.attribute.name} did not converge")
+        return run
+
+    def _score(self, predicted: Predicted | None) -> float:
+        return math.nan if predicted is None else float(self.metric.value(self.truth, predicted))
+
+    def _with_interval(self, name: str, predicted: Predicted | None) -> Row:
+        low = high = math.nan
+        if predicted is not None:
+            low, high = self.metric.interval(self.truth, predicted)
+        return {name: self._score(predicted), f"{name}_low": low, f"{name}_high": high}
+
+
+class _Label(_Attribute):
+    """A label of 0 and 1, which is measured by scores."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.directions = 1
+        self.truth = np.asarray(self.labels == len(self.attribute.values) - 1, np.float64)
+
+    def _count(self, scored: SplitRows) -> Row:
+        is_positive = np.isin(list(map(str.lower, self.attribute.values)), POSITIVE)
+        of_scored = np.append(is_positive, False)[scored.codes(self.attribute)]  # -1 is no value
+        return {"positives": int(of_scored.sum())}
+
+    def find_words(self, words: FeatureFile) -> Words | None:
+        """Return the words for the label 1, or for large numbers."""
+        names = words.class_names or []
+        for name in (self.attribute.name, f"{self.attribute.name}: {self.attribute.values[-1]}"):
+            if name in names:
+                return _words_of(words, [names.index(name)])
+        return None
+
+    def _by_words(self, cosines: Float32, values: Int64) -> Predicted | None:
+        return np.asarray(cosines.max(axis=1), np.float64)
+
+    def _predict(self, X: Rows, X_scored: Float32, shared: Shared) -> Predicted:
+        if X.shape[1] == 1:  # the weight has the sign of the difference of the means
+            column = np.asarray(X)
+            sign = 1.0
+            if column[self.y == 1].mean() < column[self.y == 0].mean():
+                sign = -1.0
+            return sign * np.asarray(X_scored[:, 0], np.float64)
+        fitted = self._fit(X, X_scored, shared, keep=True).fitted
+        assert fitted is not None  # it is kept
+        scores = fitted.scores(X_scored)
+        return np.asarray(scores[:, 1] - scores[:, 0], np.float64)
+
+
+class _Number(_Label):
+    """A number of each row, whose words are scored like those of a label."""
+
+    classifier = "ridge"
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        numbers = self.attribute.numbers()
+        self.fitted_numbers, self.truth = numbers[self.y], numbers[self.labels]
+        self.values = min(len(np.unique(self.y)), len(np.unique(self.labels)))
+
+    def _count(self, scored: SplitRows) -> Row:
+        return {}
+
+    def _choose_values(self, fitted: Int64, scored: Int64) -> Int64:
+        return np.union1d(fitted, scored)
+
+    def problems(self) -> list[str]:
+        """Say what is wrong with the numbers."""
+        few = "fewer than two different numbers are fitted or scored: nothing is measured"
+        return [few] if self.values < 2 else []
+
+    def row(self, words: Words | None) -> Row:
+        """Return the run of the attribute, with the null of its probe."""
+        row = super().row(words)
+        scores = self._null() if self.values > 1 else [math.nan]
+        if self.metric.is_error:
+            return row | {"null": float(np.mean(scores)), "null5": float(np.quantile(scores, 0.05))}
+        return row | {"null95": float(np.quantile(scores, 0.95))}
+
+    def _null(self) -> list[float]:
+        """Return what the probe scores if its numbers say nothing.
+
+        Ranks are compared with permuted scored numbers. Other metrics depend on the mean and the
+        spread of the predictions too, so that probes are fitted on permuted numbers.
+        """
+        generator = np.random.default_rng(self.settings.seed)
+        if self.settings.metric in RANKED:
+            predicted = self.scores[1]
+            rows = len(self.truth)
+            draws = [self.truth[permute(generator, rows)] for _ in range(RANK_NULLS)]
+            return [float(self.metric.value(truth, predicted)) for truth in draws]
+        numbers = self.fitted_numbers
+        permuted = [numbers[permute(generator, len(numbers))] for _ in range(NULLS)]
+        predicted = ridge(np.asarray(self.X), np.stack(permuted, axis=1), self.X_scored)
+        return list(map(self._score, predicted.T))
+
+    def _by_words(self, cosines: Float32, values: Int64) -> Predicted | None:
+        if self.settings.metric not in RANKED:  # cosines are no such numbers; see `names`
+            return None
+        return super()._by_words(cosines, values)
+
+    def _predict(self, X: Rows, X_scored: Float32, shared: Shared) -> Predicted:
+        return ridge(np.asarray(X), self.fitted_numbers[:, None], X_scored)[:, 0]
+
+
+KINDS: dict[str, type[_Attribute]] = {
+    RECALL: _Attribute,
+    "auroc": _Label,
+    "ap": _Label,
+    **dict.fromkeys(("r2", "mae", "spearman", "kendalltau"), _Number),
+}
+
+
+def _with_range(name: str, values: Sequence[float]) -> Row:
+    """Return the mean, the lowest and the highest value, or NaN if there are none."""
+    values = values or [math.nan]
+    return {name: float(np.mean(values)), f"{name}_low": min(values), f"{name}_high": max(values)}

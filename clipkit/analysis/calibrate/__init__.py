@@ -1,0 +1,41 @@
+"""How far the probabilities of classes are from how often they are right."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from clipkit.analysis.options import LogitsFile, Seed
+from clipkit.analysis.question import Analysis, FeatureFile
+from clipkit.base.options import EvalSplit, Temperatures, option, parse_temperatures, split_option
+
+
+def calibrate(
+    logits: LogitsFile,
+    temperature: Temperatures = [],
+    fit_split: Annotated[str, split_option("Split to fit the temperature on.")] = "train",
+    eval_split: EvalSplit = "test",
+    val: Annotated[
+        float | None,
+        option(
+            "FRACTION", "If both splits are the same, hold out this fraction of its rows to score."
+        ),
+    ] = None,
+    bins: Annotated[int, option("N", "Bins of the calibration error.", min=1)] = 15,
+    seed: Seed = 42,
+) -> FeatureFile:
+    """Fit the temperature of the softmax over the classes, and score the probabilities.
+
+    The last row shows the fitted temperature with its 95 % interval. The others show the
+    temperatures of -t (default: the file's). `information` is the entropy of the labels - NLL, in
+    nats. `ece` is the expected calibration error. `ece_null` and `ece_null95` are its mean and 95 %
+    quantile for a calibrated model with the same confidences.
+
+    Example: clipkit calibrate class-logits.h5 -t 1,model
+    """
+    from clipkit.analysis.calibrate import calibration
+
+    temperatures = parse_temperatures(temperature, logits.logit_scale)
+    return calibration.calibrate(logits, temperatures, fit_split, eval_split, val, bins, seed)
+
+
+ANALYSIS = Analysis("calibrate", "Are the probabilities of classes right?", calibrate)

@@ -1,0 +1,79 @@
+"""Whether a model tells the right text or image from hard negatives."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from clipkit.analysis.options import (
+    Cluster,
+    Common,
+    Controls,
+    ControlTexts,
+    FirstSplit,
+    Images,
+    ItemTables,
+    Table,
+    Texts,
+    check_controls,
+    pair_controls,
+)
+from clipkit.analysis.question import Analysis, FeatureFile
+from clipkit.base.errors import UsageError
+
+
+def choose(
+    images: Images,
+    texts: Texts,
+    items: ItemTables = None,
+    split: FirstSplit = None,
+    control: Controls = [],
+    control_texts: ControlTexts = [],
+    common: Common = False,
+    table: Table = None,
+    cluster: Cluster = None,
+) -> FeatureFile:
+    """Report whether the right text is chosen for an image, and the right image for a text.
+
+    An item is an image with texts of which one is right, or two images with a text each. Beside
+    `accuracy` stand `shuffled`, what the texts alone give; `angle`, what random directions give;
+    and `ceiling`, what a model that ignores the order of words cannot exceed. Items that share an
+    image are counted together.
+
+    Example: clipkit textembed --items shapes | clipkit choose img.h5 - --items shapes
+    """
+    from clipkit.analysis.choose import choices
+
+    if not items:
+        raise UsageError("expected --items, got none", "--items shapes has bundled ones")
+    return choices.choose(
+        images,
+        texts,
+        items,
+        split,
+        controls=pair_controls(control, control_texts),
+        common=common,
+        table=table,
+        cluster=cluster,
+    )
+
+
+def _check(images: str, texts: str, items: list[str] | None, **values: Any) -> None:
+    """Refuse items that are not named, or that stand in the place of their texts."""
+    from clipkit.features.endings import CAPTION_TABLES
+
+    if items:
+        check_controls(**values)
+        return
+    hint = "--items shapes has bundled ones"
+    if Path(texts).suffix.lower() in CAPTION_TABLES:
+        table = shlex.quote(texts)
+        make = f"clipkit textembed --items {table}"
+        hint = f"{make} | clipkit choose {shlex.quote(images)} - --items {table}"
+    raise UsageError("expected --items, got none", hint)
+
+
+ANALYSIS = Analysis(
+    "choose", "Is the right text told from similar wrong ones?", choose, check=_check
+)

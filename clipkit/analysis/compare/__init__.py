@@ -1,0 +1,143 @@
+"""Which of several results is better on the same images, and where."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from clipkit.analysis.options import Cluster, Common, SameRows, Seed, Table
+from clipkit.analysis.question import Analysis, Answer, FeatureFile, Input
+from clipkit.base.errors import UsageError
+from clipkit.base.options import (
+    OUTPUT_PANEL,
+    ROWS_PANEL,
+    attribute_option,
+    choice,
+    flag,
+    option,
+    split_option,
+)
+
+A = Input("A", "Result of probe, zeroshot, retrieve, choose or attributes.", ("result",))
+B = Input("B", "Results to compare with A, each separately.", ("result",))
+
+
+def compare(
+    a: Annotated[FeatureFile, A],
+    b: Annotated[list[FeatureFile] | None, B] = None,
+    split: Annotated[
+        str | None, split_option("Split to compare on (default: test, else the first).")
+    ] = None,
+    run: Annotated[
+        list[int],
+        option(
+            "N",
+            "Number of the run, from 0, of all results with several runs; or repeat it for each.",
+            min=0,
+        ),
+    ] = [],
+    table: Table = None,
+    attribute: Annotated[
+        str | None, attribute_option("Compare by this attribute of TABLE; A*B combines two.")
+    ] = None,
+    cluster: Cluster = None,
+    groups: Annotated[
+        str | None,
+        option(
+            "FILE",
+            "Compare by groups of classes; each line of FILE is: class TAB group.",
+            is_file=True,
+            panel=ROWS_PANEL,
+        ),
+    ] = None,
+    common: Common = False,
+    same_rows: SameRows = False,
+    ids: Annotated[
+        str | None,
+        choice(
+            ("only-a", "only-b", "neither"),
+            "Print the ids of the images that only A, only B or neither gets right.",
+            "--list",
+            panel=OUTPUT_PANEL,
+        ),
+    ] = None,
+    leaderboard: Annotated[
+        bool,
+        flag(
+            "--leaderboard",
+            "Print a row per result: its accuracy, and its difference to that of A.",
+            panel=OUTPUT_PANEL,
+        ),
+    ] = False,
+    seed: Seed = 42,
+) -> Answer:
+    """Compare results on the same images: McNemar's test and a paired interval of the difference.
+
+    `difference` is the accuracy of A minus the accuracy of B. `kappa` is 0 if A and B err
+    independently and 1 if they err on the same images. With groups, the `scope` of a row is all
+    images, a group, or the worst group of a result, compared with random groups.
+
+    Example: clipkit compare probe.h5 zeroshot.h5 --table shapes --attribute pattern
+    """
+    from clipkit.analysis.compare import comparison, score_comparison
+
+    results = [a, *(b or [])]
+    if all(result.holds_ranks for result in results):
+        if any((run, table, attribute, cluster, groups, ids, leaderboard)):
+            raise UsageError(
+                "expected no --run, --table, --attribute, --cluster, --groups, --list and "
+                "--leaderboard for results of attributes"
+            )
+        compared = score_comparison.compare(results, split, common=common, same_rows=same_rows)
+        return Answer(compared)
+    paired = comparison.pair(
+        results, split, run, common=common, same_rows=same_rows, table=table, cluster=cluster
+    )
+    _name_runs(results, paired.runs)
+    if ids is not None:
+        return Answer(None, lines=comparison.list_ids(paired, ids))
+    by = table
+    if cluster is not None and not attribute:
+        by = None  # the table names clusters alone
+    result = comparison.compare(paired, by=by, column=attribute, groups=groups, seed=seed)
+    if not leaderboard:
+        return Answer(result)
+    from clipkit.analysis.compare.leaderboard import leaderboard as arrange
+    from clipkit.analysis.for_people import findings
+
+    board = arrange(paired, result)
+    return Answer(result, board.rows(), findings(board))
+
+
+def _check(report: Any, **values: Any) -> None:
+    """Refuse options that exclude each other."""
+    attribute, groups, table = values["attribute"], values["groups"], values["table"]
+    ids, cluster = values["ids"], values["cluster"]
+    if values["leaderboard"]:  # of all images
+        chooses_images = any((attribute, groups, ids))
+        if chooses_images or (table and not cluster):
+            raise UsageError(
+                "expected --leaderboard without --attribute, --groups, --list, and --table only "
+                "with --cluster"
+            )
+    if ids is not None:
+        asks_for_more = any((table, attribute, groups, cluster))
+        if asks_for_more or report != type(report)(force=report.force):
+            raise UsageError(
+                "expected --list without --table, --attribute, --groups, --cluster, --output and "
+                "options of the report"
+            )
+
+
+def _name_runs(results: Sequence[FeatureFile], runs: Sequence[str]) -> None:
+    """Name the runs that were chosen."""
+    from clipkit.base import console
+
+    for result, label in zip(results, runs, strict=True):
+        if "chosen" in label or "recall@" in label:
+            console.note(f"{result.display_name}: {label}")
+
+
+ANALYSIS = Analysis(
+    "compare", "Which result is better on the same images, and where?", compare, check=_check
+)

@@ -1,0 +1,77 @@
+"""Which prompts tell groups of images from the others."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from clipkit.analysis.options import Cluster, Common, FirstSplit, Seed, Table
+from clipkit.analysis.question import UNDERSTAND, Analysis, FeatureFile, Input
+from clipkit.base.errors import UsageError
+from clipkit.base.options import CONTROLS_PANEL, attribute_option, option
+
+LOGITS = Input("FILE", "Feature file (default: standard input).", ("logits",), is_piped=True)
+
+
+def describe(
+    logits: Annotated[FeatureFile, LOGITS],
+    table: Table = None,
+    attribute: Annotated[
+        str | None, attribute_option("The groups are the values of this attribute.")
+    ] = None,
+    result: Annotated[
+        FeatureFile | None,
+        option(
+            "RESULT",
+            "The groups are clusters of this result, or the errors of its run.",
+            kinds=("result",),
+        ),
+    ] = None,
+    run: Annotated[int | None, option("N", "Run of RESULT, counted from 0.", min=0)] = None,
+    control: Annotated[
+        list[FeatureFile],
+        option(
+            "LOGITS",
+            "Logits of the same images and prompts by an untrained model; repeatable.",
+            kinds=("logits",),
+            panel=CONTROLS_PANEL,
+        ),
+    ] = [],
+    top: Annotated[int, option("K", "Number of prompts for each group.", min=1)] = 5,
+    split: FirstSplit = None,
+    common: Common = False,
+    seed: Seed = 42,
+    cluster: Cluster = None,
+) -> FeatureFile:
+    """Report which prompts tell groups of images from the others: classes, clusters, errors.
+
+    `difference` is the mean cosine of a group minus the mean of all other images. `t` is the
+    difference in standard errors. `p_adjusted` accounts for all prompts and groups that were tried;
+    it is empty for clusters, which are made from the images.
+
+    Example: clipkit describe logits.h5 --result zeroshot.h5
+    """
+    from clipkit.analysis.describe import description
+
+    is_of_table = attribute is not None or (table is not None and cluster is None)
+    if result is not None and is_of_table:
+        raise UsageError("expected groups from --result or from --table and --attribute, got both")
+    if run is not None and result is None:
+        raise UsageError("expected --run with --result, got it alone")
+    return description.describe(
+        logits,
+        table=table,
+        column=attribute,
+        result=result,
+        run=run,
+        split=split,
+        common=common,
+        controls=control,
+        top=top,
+        seed=seed,
+        cluster=cluster,
+    )
+
+
+ANALYSIS = Analysis(
+    "describe", "Which prompts tell groups of images apart?", describe, panel=UNDERSTAND
+)

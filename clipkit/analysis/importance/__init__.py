@@ -1,0 +1,72 @@
+"""Which prompts a kept probe relies on."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from clipkit.analysis.options import FirstSplit
+from clipkit.analysis.question import UNDERSTAND, Analysis, FeatureFile, Input
+from clipkit.base.errors import UsageError
+from clipkit.base.options import MAX_SEED, option
+
+PROBE = Input("PROBE", "Probe on logits, from clipkit probe --keep.", ("probe",))
+LOGITS = Input(
+    "LOGITS",
+    "Feature file of logits (default: standard input).",
+    ("logits",),
+    is_piped=True,
+    unless="weights",
+)
+
+
+def importance(
+    probe: Annotated[FeatureFile, PROBE],
+    logits: Annotated[FeatureFile | None, LOGITS] = None,
+    split: FirstSplit = None,
+    repeat: Annotated[
+        int | None,
+        option("N", "Permutations of the images for each prompt (default: 5).", min=1, max=1000),
+    ] = None,
+    groups: Annotated[
+        str | None,
+        option("FILE", "Permute groups of prompts; each line of FILE is: prompt TAB group."),
+    ] = None,
+    weights: Annotated[
+        int | None,
+        option("N", "List the N largest weights of each class instead, without LOGITS.", min=1),
+    ] = None,
+    seed: Annotated[
+        int | None, option("N", "Random seed (default: 42).", min=0, max=MAX_SEED)
+    ] = None,
+) -> FeatureFile:
+    """Report for each prompt the accuracy that a probe loses if the prompt's cosines are permuted.
+
+    Prompts are sorted by decreasing cost. If similar prompts can replace each other, each of them
+    costs little. With --groups, prompts are permuted together.
+
+    Example: clipkit probe logits.h5 --keep -o p.h5; clipkit importance p.h5 logits.h5
+    """
+    from clipkit.analysis.importance import costs
+
+    others = [value for value in (split, repeat, groups, seed) if value is not None]
+    if weights is not None:
+        if others or logits is not None:
+            raise UsageError(
+                "expected --weights without LOGITS, --split, --repeat, --groups and --seed"
+            )
+        return costs.largest_weights(probe, weights)
+    if logits is None:
+        raise UsageError("expected LOGITS or --weights, got none")
+    return costs.prompt_importance(
+        probe,
+        logits,
+        split=split,
+        repeat=repeat or costs.REPEAT,
+        seed=costs.SEED if seed is None else seed,
+        groups=groups,
+    )
+
+
+ANALYSIS = Analysis(
+    "importance", "Which prompts does a probe rely on?", importance, panel=UNDERSTAND
+)

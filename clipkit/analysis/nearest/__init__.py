@@ -1,0 +1,58 @@
+"""The most similar images of prompts or images, and the prompts of images."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from clipkit.analysis.options import FirstSplit
+from clipkit.analysis.question import Analysis, FeatureFile, Input
+from clipkit.base.errors import UsageError
+from clipkit.base.options import option
+
+FILE = Input(
+    "FILE",
+    "Feature file of images or texts to search, or logits (default: standard input).",
+    ("images", "texts", "logits"),
+    is_piped=True,
+    is_streamed=True,
+)
+QUERIES = Input(
+    "QUERIES",
+    "Feature file of texts or images that search FILE (default: its own rows).",
+    ("images", "texts"),
+)
+
+
+def nearest(
+    file: Annotated[FeatureFile, FILE],
+    queries: Annotated[FeatureFile | None, QUERIES] = None,
+    query: Annotated[
+        list[str],
+        option(
+            "TEXT", "Search for this text, with the model of FILE; repeatable.", "--query", "-q"
+        ),
+    ] = [],
+    k: Annotated[int, option("N", "Rows to list for each query.", "-k", min=1)] = 10,
+    split: FirstSplit = None,
+) -> FeatureFile:
+    """List the nearest images of each prompt or image, or the nearest prompts of each image.
+
+    In logits, each prompt searches the images. Of equal cosines, the first row of FILE comes first.
+
+    Example: clipkit nearest img.h5 -q "a red car" --columns id --no-header
+    """
+    from clipkit.analysis.nearest import neighbours
+
+    if query and queries is not None:
+        raise UsageError(f"expected {queries.display_name} or --query, got both")
+    if query:
+        from clipkit.embedding.textembed import embed_queries
+
+        if file.kind == "logits":
+            message = f"{file.display_name}: expected images or texts with --query, got logits"
+            raise UsageError(message, "search the images that the logits were made of")
+        queries = embed_queries(query, file)
+    return neighbours.nearest(file, queries, split, k=k)
+
+
+ANALYSIS = Analysis("nearest", "Which images are most similar to a prompt or an image?", nearest)

@@ -1,0 +1,67 @@
+"""Whether an image finds its captions, and a caption its image."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from clipkit.analysis.options import (
+    Cluster,
+    Common,
+    Controls,
+    ControlTexts,
+    FirstSplit,
+    Images,
+    Table,
+    Texts,
+    check_controls,
+    pair_controls,
+)
+from clipkit.analysis.question import Analysis, FeatureFile
+from clipkit.base.options import ROWS_PANEL, flag, option, parse_counts, split_words
+
+
+def retrieve(
+    images: Images,
+    texts: Texts,
+    split: FirstSplit = None,
+    k: Annotated[list[str], option("N", "Value of k for recall@k; or a list.", "-k")] = ["1,5,10"],
+    control: Controls = [],
+    control_texts: ControlTexts = [],
+    same_rows: Annotated[
+        bool, flag("--same-rows", "Text i belongs to image i.", panel=ROWS_PANEL)
+    ] = False,
+    common: Common = True,
+    gap: Annotated[bool, flag("--gap", "Add the modality gap and the hubness.")] = False,
+    table: Table = None,
+    cluster: Cluster = None,
+) -> FeatureFile:
+    """Report whether an image finds its captions, and a caption its image.
+
+    `image_retrieval` ranks all images for each text, `text_retrieval` all texts for each image.
+    `recall` is the share of queries with a right candidate among the first k. Chance is exact.
+    Make the texts with `textembed --captions`. `compare` pairs two results by query.
+
+    Example: clipkit textembed --captions captions.tsv | clipkit retrieve img.h5 -
+    """
+    from clipkit.analysis.retrieve import retrieval
+
+    return retrieval.retrieve(
+        images,
+        texts,
+        split,
+        k=parse_counts(split_words([str(count) for count in k]), "-k"),
+        controls=pair_controls(control, control_texts),
+        same_rows=same_rows,
+        common=common,
+        gap=gap,
+        table=table,
+        cluster=cluster,
+    )
+
+
+ANALYSIS = Analysis(
+    "retrieve",
+    "Do images find their captions, and captions their images?",
+    retrieve,
+    check=check_controls,
+)

@@ -1,0 +1,108 @@
+"""Above which cosine an image and a prompt match."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+from clipkit.analysis.options import Cluster, Common, Seed, Table
+from clipkit.analysis.question import Analysis, FeatureFile, Input
+from clipkit.base.errors import UsageError
+from clipkit.base.options import EvalSplit, flag, option, parse_numbers, split_option
+
+FILE = Input("FILE", "Feature file (default: standard input).", ("logits", "images"), is_piped=True)
+
+
+def threshold(
+    file: Annotated[FeatureFile, FILE],
+    fpr: Annotated[
+        list[str],
+        option(
+            "P[,P...]",
+            "False-positive rate on the fitted split; or a list (default: 0.01).",
+            has_commas=True,
+        ),
+    ] = [],
+    at: Annotated[
+        list[str],
+        option("COSINE[,...]", "Score these thresholds, in place of --fpr.", has_commas=True),
+    ] = [],
+    standardize: Annotated[
+        bool, flag("--standardize", "Standardise the cosines of each prompt first.")
+    ] = False,
+    unknown: Annotated[
+        FeatureFile | None,
+        option(
+            "LOGITS|IMAGES",
+            "Images of none of the classes: report how well they are separated. FILE is of the "
+            "same kind.",
+            kinds=("logits", "images"),
+        ),
+    ] = None,
+    fit_split: Annotated[str, split_option("Split to choose thresholds on.")] = "train",
+    eval_split: EvalSplit = "test",
+    seed: Seed = 42,
+    table: Table = None,
+    cluster: Cluster = None,
+    common: Common = False,
+) -> FeatureFile:
+    """Report the cosine above which an image and a prompt match, at a false-positive rate.
+
+    A prompt matches the images of its class. The first row is for all prompts together, and each
+    further row for one prompt. `tpr` and `fpr` are of the scored split. With --unknown, the rows
+    are of thresholds that keep 95 % of the known images.
+
+    Example: clipkit threshold class-logits.h5 --fpr 0.01,0.05
+    """
+    from clipkit.analysis.threshold import thresholds
+    from clipkit.features.hdf5 import check_kind
+
+    shares, cosines = _parse_shares(fpr or ["0.01"]), _parse_cosines(at)
+    if fpr and (at or unknown is not None):
+        other = "--at" if at else "--unknown"
+        hint = "--unknown keeps 95 % of the known images" if unknown else "leave out one of them"
+        raise UsageError(f"expected --fpr or {other}, got both", hint)
+    if unknown is not None and any((at, standardize, cluster, table)):
+        raise UsageError("expected --unknown without --at, --standardize, --table and --cluster")
+    splits = {"fit_split": fit_split, "eval_split": eval_split}
+    if unknown is not None:
+        check_kind(unknown, [file.kind])
+        return thresholds.detect(file, unknown, **splits, seed=seed)
+    check_kind(file, ["logits"])
+    return thresholds.choose(
+        file,
+        fpr=shares,
+        at=cosines,
+        standardize=standardize,
+        **splits,
+        seed=seed,
+        table=table,
+        cluster=cluster,
+        common=common,
+    )
+
+
+def _parse_shares(words: list[str]) -> list[float]:
+    """Parse numbers between 0 and 1."""
+    shares = parse_numbers(words, "fpr")
+    for share in shares:
+        if share >= 1:
+            hint = f"write a share: {share / 100:g}" if share < 100 else None
+            raise UsageError(f"fpr: expected a share between 0 and 1, got {share:g}", hint)
+    return shares
+
+
+def _parse_cosines(words: list[str]) -> list[float]:
+    """Parse numbers, which may be negative."""
+    numbers = []
+    for word in words:
+        try:
+            numbers.append(float(word))
+        except ValueError:
+            raise UsageError(f"at: expected a number, got {word!r}") from None
+        if math.isnan(numbers[-1]):
+            raise UsageError(f"at: expected a number, got {word!r}")
+    return numbers
+
+
+ANALYSIS = Analysis("threshold", "Above which cosine do an image and a prompt match?", threshold)

@@ -1,0 +1,60 @@
+"""How often an image's most similar prompt names its class."""
+
+from __future__ import annotations
+
+from clipkit.analysis.options import (
+    Attribute,
+    Cluster,
+    Common,
+    Cut,
+    LogitsFile,
+    Rows,
+    Splits,
+    Table,
+    read_cut,
+)
+from clipkit.analysis.question import Analysis, Answer
+
+
+def zeroshot(
+    file: LogitsFile,
+    split: Splits = None,
+    table: Table = None,
+    attribute: Attribute = None,
+    cluster: Cluster = None,
+    common: Common = False,
+    threshold: Cut = None,
+    rows: Rows = Rows(),  # noqa: B008
+) -> Answer:
+    """Report zero-shot accuracy: each image gets the class of its most similar prompt.
+
+    Make the prompts with `textembed --classes`, which also averages templates. Images without
+    labels give a row per image: the prediction, its cosine and the runner-up. With --threshold,
+    images without a similar prompt get the class 'none of these'.
+
+    Example: clipkit logits img.h5 classes.h5 | clipkit zeroshot
+    """
+    from clipkit.analysis import relabeling, row_clusters
+    from clipkit.analysis.threshold import thresholds
+    from clipkit.analysis.zeroshot.classification import evaluate, rank_images
+    from clipkit.features.matching import choose_splits
+
+    cut = read_cut(threshold)
+    labels = table if attribute or cluster is None else None
+    logits = relabeling.label_by_attribute(
+        file, labels, attribute, common=common, needs_prompts=True
+    )
+    logits, splits = choose_splits(logits, split)
+    clusters = row_clusters.read_clusters(logits, table, cluster, splits, common=common)
+    result = evaluate(logits, splits)
+    are_images = rows.are_images(logits, result.splits)
+    rankings = {}
+    if are_images or cut is not None:
+        rankings = rank_images(logits, splits, rows.top, rows.scores)
+    if cut is not None:
+        result, rankings = thresholds.answer(logits, result, rankings, cut)
+    result = row_clusters.count_by_cluster(result, logits, clusters)
+    return rows.answer(result, rankings, are_images)
+
+
+ANALYSIS = Analysis("zeroshot", "How often is the most similar prompt the right one?", zeroshot)

@@ -1,0 +1,159 @@
+"""Make the command of a question: its inputs, its options, and those of all reports."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, get_args
+
+import typer
+
+from clipkit.analysis.question import Analysis, Answer, Input, record_of
+from clipkit.base.options import SEED, Option, is_list, parse_seeds
+from clipkit.commands._options import Report, name_by_seed
+
+if TYPE_CHECKING:
+    from clipkit.features.model import FeatureFile
+
+
+def command_of(analysis: Analysis) -> Callable[..., None]:
+    """Return the function of a question's command."""
+
+    def command(report: Report, **values: Any) -> None:
+        _ask(analysis, report, values)
+
+    report = inspect.Parameter("report", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Report)
+    parameters = [_as_words(analysis, parameter) for parameter in analysis.parameters.values()]
+    command.__signature__ = inspect.Signature([report, *parameters])  # type: ignore[attr-defined]
+    command.__doc__ = analysis.measure.__doc__
+    return command
+
+
+def _as_words(analysis: Analysis, parameter: inspect.Parameter) -> inspect.Parameter:
+    """Return a parameter of a question as the command line gives it: files by their names."""
+    record = record_of(parameter)
+    if isinstance(record, Input):
+        argument = typer.Argument(metavar=record.metavar, help=record.help, show_default=False)
+        return _parameter(parameter, _names_of(parameter), argument, record)
+    if parameter.name in analysis.files:
+        return _parameter(parameter, _names_of(parameter), record)
+    if isinstance(record, Option) and record.sweeps:
+        default = [str(parameter.default)]
+        return parameter.replace(annotation=Annotated[list[str], record], default=default)
+    return parameter
+
+
+def _names_of(parameter: inspect.Parameter) -> Any:
+    """Return the type of the names of files that a parameter takes."""
+    takes_list = is_list(get_args(parameter.annotation)[0])
+    if parameter.default is None:
+        return (list[str] | None) if takes_list else (str | None)
+    return list[str] if takes_list else str
+
+
+def _parameter(
+    parameter: inspect.Parameter, names: Any, record: Any, input: Input | None = None
+) -> inspect.Parameter:
+    default = parameter.default
+    if input is not None and input.is_piped:
+        default = "-"
+    return parameter.replace(annotation=Annotated[names, record], default=default)
+
+
+def _ask(analysis: Analysis, report: Report, values: Mapping[str, Any]) -> None:
+    """Read the files that a command line names, answer the question, and show the answer."""
+    for name, record in analysis.files.items():
+        is_replaced = isinstance(record, Input) and values.get(record.unless) is not None
+        if is_replaced and values[name] == "-":
+            values = {**values, name: None}
+    seeds = _seeds_of(values)
+    report.check_output(*_names_of_inputs(analysis, values), seeds=seeds)
+    if analysis.check is not None:
+        analysis.check(report=report, **values)
+    answers = _answers(analysis, values, seeds)
+    if len(seeds) > 1:
+        report.show_seeds(seeds, (answer.result for answer in answers if answer.result))
+        return
+    (answer,) = answers
+    report.for_seed(seeds[0]).show(answer)
+
+
+def _seeds_of(values: Mapping[str, Any]) -> Sequence[int | str]:
+    """Return the seeds of a question that is asked with each of several, or else SEED."""
+    seed = values.get("seed")
+    return parse_seeds(seed) if isinstance(seed, list) else [SEED]
+
+
+def _names_of_inputs(analysis: Analysis, values: Mapping[str, Any]) -> list[str]:
+    """Return the names of all files that a command line reads."""
+    names: list[str] = []
+    for name, parameter in analysis.parameters.items():
+        record = record_of(parameter)
+        is_read = name in analysis.files or getattr(record, "is_file", False)
+        value = values.get(name)
+        if not is_read or value is None:
+            continue
+        names += value if isinstance(value, list) else [value]
+    return names
+
+
+def _answers(
+    analysis: Analysis, values: Mapping[str, Any], seeds: Sequence[int | str]
+) -> Iterator[Answer]:
+    """Yield the answer with each seed; files are read once if all seeds share them."""
+    first = next(iter(analysis.files))
+    at_seed = functools.partial(name_by_seed, str(values[first]))
+    for _, group in itertools.groupby(seeds, at_seed):
+        sharing = list(group)
+        with _opened(analysis, values, sharing) as files:
+            for seed in sharing:
+                given = {**values, **files}
+                if isinstance(values.get("seed"), list):
+                    given["seed"] = seed
+                answer = analysis.measure(**given)
+                yield answer if isinstance(answer, Answer) else Answer(answer)
+
+
+@contextlib.contextmanager
+def _opened(
+    analysis: Analysis, values: Mapping[str, Any], seeds: Sequence[int | str]
+) -> Iterator[dict[str, FeatureFile | list[FeatureFile] | None]]:
+    """Open the files of a command line; several seeds read them into memory if they are small."""
+    from clipkit import features
+    from clipkit.features.model import BlockMatrix
+
+    files: dict[str, FeatureFile | list[FeatureFile] | None] = {}
+    with contextlib.ExitStack() as opened:
+        for name, record in analysis.files.items():
+            value = values[name]
+            if value is None:
+                files[name] = None
+            elif isinstance(value, list):
+                files[name] = features.read_all(value, kinds=record.kinds)
+            else:
+                path = name_by_seed(value, seeds[0])
+                source = features.open_file(
+                    path, kinds=record.kinds, swapped=_partner(analysis, values, name)
+                )
+                file = opened.enter_context(source)
+                is_streamed = isinstance(record, Input) and record.is_streamed
+                if not is_streamed:
+                    file = file.in_memory()
+                elif len(seeds) > 1:
+                    file = file.map_features(BlockMatrix.read_if_small)
+                files[name] = file
+        yield files
+
+
+def _partner(
+    analysis: Analysis, values: Mapping[str, Any], name: str
+) -> tuple[str, Sequence[str]] | None:
+    """Return another input and its kinds, with which an input may have been swapped."""
+    for other, record in analysis.files.items():
+        value = values[other]
+        if other != name and isinstance(value, str) and record.kinds:
+            return value, record.kinds
+    return None
