@@ -31,6 +31,11 @@ NAMES = lazy_names(
         f"{__name__}.embedding.in_memory": "embed",
         f"{__name__}.models": "load_model=load",
         f"{__name__}.analysis.question": "Analysis Answer Input",
+        f"{__name__}.analysis.options": "Attribute Cluster Common FirstSplit Seed Splits Table",
+        f"{__name__}.analysis.own": "run",
+        f"{__name__}.base.options": "choice flag option",
+        f"{__name__}.base.pictures": "Curves Distributions Dots Matrix Sheet",
+        f"{__name__}.features.columns": "COUNT Column FLAG NATS NUMBER P POINTS SHARE TEXT",
     },
 )
 

@@ -34,7 +34,7 @@ from clipkit.commands.analysis import command_of
 GROUPS = {
     "Encode": ("embed", "textembed"),
     MEASURE: ("logits",),
-    UNDERSTAND: ("plot", "report"),
+    UNDERSTAND: ("plot", "report", "run"),
     "Files": ("info", "convert", "split", "concat", "relabel"),
 }
 PANELS = {name: group for group, names in GROUPS.items() for name in names}

@@ -45,6 +45,7 @@ PROGRESS = re.compile(
 # Libraries on which printed numbers and digests depend
 LIBRARIES = "h5py numpy pillow scikit-learn scipy torch torchvision transformers"
 VERSIONS = ROOT / "docs" / "versions.txt"
+PROGRAM = re.compile(r"^```py\n(# (\w+\.py)\n.*?)^```$", re.MULTILINE | re.DOTALL)
 PICTURE = re.compile(r"\]\((?:docs/|\.\./)?images/([\w.-]+)\)")
 
 
@@ -108,8 +109,15 @@ def models() -> str:
     return "<!-- models -->\n" + "\n".join(rows) + "\n"
 
 
+def write_programs(page: Path, folder: Path) -> None:
+    """Write the Python files that a page shows: blocks that begin with `# NAME.py`."""
+    for block, name in PROGRAM.findall(page.read_text()):
+        (folder / name).write_text(block)
+
+
 def refresh(page: Path, folder: Path) -> str:
     """Return the page with its commands' current output, and copy its pictures to docs/images."""
+    write_programs(page, folder)
     text = MODELS.sub(lambda _: models(), page.read_text())
 
     def again(match: re.Match[str]) -> str:

@@ -65,6 +65,8 @@ def programs(fork_server):
     ],
 )
 def test_console_examples_print_what_the_page_shows(pages, programs, tmp_path):
+    for page in pages:
+        examples.write_programs(page, tmp_path)
     print_what_is_shown([shown for page in pages for shown in console(page)], tmp_path, programs)
     code = "\n".join(block for page in pages for block in fenced(page, "python"))
     run = shell(f"python - <<'END'\n{code}\nEND", tmp_path)  # on the files of the commands above

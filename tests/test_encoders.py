@@ -224,9 +224,13 @@ NOISE = "import numpy as np\n" + CLASS.format("return np.random.rand(len(images)
 CODE = [
     ("make = 3", "unknown function of own.py 'make'"),
     ("def mak(): pass", "did you mean mak?"),
-    ("1 / 0", "cannot run own.py: division by zero; hint: clipkit --debug shows where"),
-    ("import sys\nsys.exit(3)", "cannot run own.py: it called sys.exit(3)"),
-    ("def make(): raise KeyError('w')", "own.py:make: cannot call make(): KeyError: 'w'"),
+    (
+        "1 / 0",
+        "cannot run own.py (line 1): ZeroDivisionError: division by zero; "
+        "hint: clipkit --debug shows where",
+    ),
+    ("import sys\nsys.exit(3)", "cannot run own.py (line 2): it called sys.exit(3)"),
+    ("def make(): raise KeyError('w')", "own.py:make: cannot call make() (line 1): KeyError: 'w'"),
     (
         "def make(): return 3",
         "make(): expected an object with image(pixels) or text(texts), got int",

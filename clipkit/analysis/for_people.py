@@ -24,7 +24,7 @@ from clipkit.base.names import select
 from clipkit.base.tables import NO_BREAK, format_p
 from clipkit.features.arguments import Features, as_file, checked
 from clipkit.features.columns import columns_of_command
-from clipkit.features.model import FeatureFile, known_columns
+from clipkit.features.model import OWN_QUESTION, FeatureFile, known_columns
 from clipkit.statistics import claims, metrics
 
 SHOWN = 3  # attributes of each prompt
@@ -330,6 +330,8 @@ FORMATTERS: dict[str, tuple[str, Callable[[Rows], Rows]]] = {
 def findings(result: FeatureFile) -> list[str]:
     """Return what a result found, in sentences, if the command that made it is in FINDINGS."""
     command = str(newest_entry(result)["command"])
+    if command == OWN_QUESTION:  # it was found when the question was asked
+        return [str(sentence) for sentence in newest_entry(result).list_of("found")]
     if command not in FINDINGS:
         return []
     columns, say = FINDINGS[command]

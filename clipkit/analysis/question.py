@@ -11,6 +11,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from clipkit.base.errors import UsageError
@@ -99,7 +100,7 @@ class Analysis:
         Of the command, and of the function `clipkit.<name>` in Python.
     question : str
         The question in one sentence.
-    measure : callable -> FeatureFile or Answer
+    measure : callable -> FeatureFile, Answer or, in a file of one's own, rows
         Answers it. Its parameters are those of the command: annotated with an `Input`, they are
         feature files, and with an `Option` options, whose values are files if they have kinds and
         are no text. Its
@@ -117,17 +118,23 @@ class Analysis:
     check : callable, optional
         Takes the words of the command line, by parameter, and refuses those that no file can make
         right, before any is read.
+    picture : a record of `clipkit.base.pictures`, optional
+        How `clipkit plot` draws a result.
+    file : Path, optional
+        The file of a researcher's own question; `own.load` sets it.
     """
 
     name: str
     question: str
-    measure: Callable[..., FeatureFile | Answer]
+    measure: Callable[..., FeatureFile | Answer | Sequence[Row]]
     columns: tuple[Column, ...] = ()
     panel: str = MEASURE
     layout: Any = None
     findings: Callable[[FeatureFile], list[str]] = _nothing
     needs: str = ""
     check: Callable[..., None] | None = None
+    picture: Any = None
+    file: Path | None = None
 
     @functools.cached_property
     def parameters(self) -> dict[str, inspect.Parameter]:
@@ -143,6 +150,20 @@ class Analysis:
             if record is not None and _is_file(record, parameter):
                 found[name] = record
         return found
+
+    def ask(self, values: Mapping[str, Any]) -> Answer:
+        """Return the answer, given the values of all parameters."""
+        if self.file is not None:
+            from clipkit.analysis import own
+
+            return own.ask(self, values)
+        answer: Any = self.measure(**values)
+        return answer if isinstance(answer, Answer) else Answer(answer)
+
+    @property
+    def inputs(self) -> list[str]:
+        """The parameters that are feature files as arguments."""
+        return [name for name, record in self.files.items() if isinstance(record, Input)]
 
     @property
     def function(self) -> Callable[..., Any]:
@@ -160,9 +181,8 @@ class Analysis:
                 raise UsageError(f"{self.name}: {error}", f"it takes {known}") from None
             for name, value in bound.arguments.items():
                 bound.arguments[name] = self._converted(name, value)
-            answer = self.measure(*bound.args, **bound.kwargs)
-            if not isinstance(answer, Answer):
-                return answer
+            bound.apply_defaults()
+            answer = self.ask(bound.arguments)
             return answer.result if answer.lines is None else list(answer.lines)
 
         return ask

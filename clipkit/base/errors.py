@@ -137,7 +137,7 @@ def system_reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or brief(error)
 
 
-def brief(error: Exception) -> str:
+def brief(error: BaseException) -> str:
     r"""Return the first line of an error's message, or the error's type if it has no message.
 
     A line that ends in a colon announces the next one, which then belongs to it. A single word

@@ -56,10 +56,12 @@ def _check_columns(ctx: typer.Context, values: list[str] | None) -> list[str] | 
     """Return the names of columns that the command's reports may have; refuse others."""
     from clipkit.features.columns import SCORE, find_column
 
+    own = getattr(getattr(ctx.command, "function", None), "analysis", None)
+    is_own = own is not None and own.file is not None
     has_scores = any(parameter.name == "scores" for parameter in ctx.command.params)
     names = []
     for word in values or []:
-        if has_scores and word.startswith(SCORE):
+        if is_own or (has_scores and word.startswith(SCORE)):
             names.append(word)
         else:
             names.append(find_column(str(ctx.info_name), word))

@@ -29,6 +29,7 @@ def command_of(analysis: Analysis) -> Callable[..., None]:
     parameters = [_as_words(analysis, parameter) for parameter in analysis.parameters.values()]
     command.__signature__ = inspect.Signature([report, *parameters])  # type: ignore[attr-defined]
     command.__doc__ = analysis.measure.__doc__
+    command.analysis = analysis  # type: ignore[attr-defined]
     return command
 
 
@@ -113,8 +114,7 @@ def _answers(
                 given = {**values, **files}
                 if isinstance(values.get("seed"), list):
                     given["seed"] = seed
-                answer = analysis.measure(**given)
-                yield answer if isinstance(answer, Answer) else Answer(answer)
+                yield analysis.ask(given)
 
 
 @contextlib.contextmanager

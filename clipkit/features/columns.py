@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from clipkit.base.errors import LARGEST, SMALLEST, unknown
 from clipkit.base.tables import Heading, format_number, format_p
@@ -46,6 +46,11 @@ SHARE = Unit("%", lambda share: f"{100 * share:.2f}", low=0, high=1)
 NATS = Unit("nats", lambda nats: f"{nats:.4f}")
 POINTS = Unit("points", lambda difference: f"{100 * difference:+.2f}", low=-1, high=1)
 P = Unit(format=format_p, low=0, high=1)
+
+UNITS = {  # by their names in a history
+    **{"text": TEXT, "flag": FLAG, "number": NUMBER, "count": COUNT, "scale": SCALE},
+    **{"share": SHARE, "nats": NATS, "points": POINTS, "p": P},
+}
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,7 @@ class Column:
 
     name: str
     unit: Unit
-    depends_on: str
+    depends_on: str = LABELS
     title: str = ""
     better: str | None = None
     has_interval: bool = False
@@ -104,6 +109,32 @@ class Column:
         """What people read above the column, and how they read its numbers."""
         title = self.title or self.name.replace("_", " ")
         return Heading(title, self.unit.symbol, self.unit.format)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what a history says of the column of a researcher's own question."""
+        unit = next(name for name, unit in UNITS.items() if unit is self.unit)
+        described = {"name": self.name, "unit": unit, "title": self.title, "better": self.better}
+        return {**described, "has_interval": self.has_interval, "relatives": self.relatives}
+
+    @classmethod
+    def from_json(cls, described: object) -> Column | None:
+        """Return the column that a history describes, or None if it describes none."""
+        if not isinstance(described, dict):
+            return None
+        name, title = described.get("name"), described.get("title", "")
+        unit, relatives = described.get("unit"), described.get("relatives", "")
+        texts = (name, title, unit, relatives)
+        if not all(isinstance(text, str) for text in texts) or unit not in UNITS:
+            return None
+        better = described.get("better")
+        return cls(
+            str(name),
+            UNITS[str(unit)],
+            title=str(title),
+            better=better if better in (HIGHER, LOWER) else None,
+            has_interval=described.get("has_interval") is True,
+            relatives=str(relatives),
+        )
 
     def family(self) -> Iterator[Column]:
         """Yield the column, its interval and its relatives."""

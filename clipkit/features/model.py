@@ -18,6 +18,7 @@ from clipkit.features.columns import FLAG, Column, columns_of_command
 from clipkit.features.history import DOT_PRODUCT, Entry, History, canonical_json, drop_none
 
 FORMAT = "clipkit"
+OWN_QUESTION = "run"  # the command that asks a researcher's own question
 VERSION = 1
 RESULTS = ("result", "probe")  # a probe is a result that holds what was fitted, too
 BLOCK_BYTES = 1 << 24
@@ -569,7 +570,13 @@ def place_of(name: str) -> str:
 
 def known_columns(result: FeatureFile) -> dict[str, Column]:
     """Return the columns that the command which made a result may report, by their names."""
-    command = str(result.history[-1]["command"]) if result.history else ""
+    if not result.history:
+        return columns_of_command("")
+    entry = result.history[-1]
+    command = str(entry["command"])
+    if command == OWN_QUESTION:  # it says itself what its columns are
+        records = filter(None, map(Column.from_json, entry.object("question").list_of("columns")))
+        return {column.name: column for record in records for column in record.family()}
     return columns_of_command(command, is_error="null5" in result.runs)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,10 +19,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from clipkit.base import own_code
 from clipkit.base.errors import ClipkitError, UsageError, unknown
 from clipkit.features.history import check_scale, drop_none
 from clipkit.models.hub import combine_digests, is_python, parse_python
-from clipkit.models.libraries import named, single_line_errors
+from clipkit.models.libraries import named
 from clipkit.models.options import RunOptions
 from clipkit.models.preprocessing import Preprocessor
 from clipkit.models.tokenizer import TextTokenizer
@@ -48,7 +48,7 @@ def load(source: Any, tower: TowerName, options: RunOptions) -> dict[str, Any]:
     _check_options(options, tower)
     make, file, name = _find_function(source)
     with named(name):
-        own = _make(make, options.untrained)
+        own = _make(make, options.untrained, file)
         method = getattr(own, tower, None)
         if not callable(method):
             raise UsageError(f"expected an encoder with {tower}({WHAT[tower]}), got one without")
@@ -121,18 +121,8 @@ def _is_encoder(value: Any) -> bool:
 
 
 def _function_of_file(file: Path, name: str) -> Callable[..., Any]:
-    """Run a Python file, which sees the modules of its folder, and return one of its functions."""
-    module_name = f"clipkit_own_{file.stem}"
-    spec = importlib.util.spec_from_file_location(module_name, file)
-    assert spec is not None, "expected a name that ends in .py"
-    assert spec.loader is not None, "expected a loader of Python files"
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module  # dataclasses and pickle look there
-    folder = str(file.resolve().parent)
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    with _errors_of_code(f"run {file}"):
-        spec.loader.exec_module(module)
+    """Run a Python file, and return one of its functions."""
+    module = own_code.load(file)
     function = getattr(module, name, None)
     if callable(function):
         return function  # type: ignore[no-any-return]
@@ -140,22 +130,12 @@ def _function_of_file(file: Path, name: str) -> Callable[..., Any]:
     raise unknown(f"function of {file.name}", name, known)
 
 
-@contextlib.contextmanager
-def _errors_of_code(what: str) -> Iterator[None]:
-    """Turn what the user's code raises into one line, also if it calls `sys.exit`."""
-    with single_line_errors(what, "clipkit --debug shows where"), _prints_to_stderr():
-        try:
-            yield
-        except SystemExit as error:
-            raise ValueError(f"it called sys.exit({error.code})") from error
-
-
 def _prints_to_stderr() -> contextlib.AbstractContextManager[Any]:
     """Keep what the user's code prints from standard output, which may be a feature file."""
     return contextlib.redirect_stdout(sys.stderr)
 
 
-def _make(make: Callable[..., Any], seed: int | None) -> Any:
+def _make(make: Callable[..., Any], seed: int | None, file: Path | None) -> Any:
     """Call `make()`, or `make(seed)` for an untrained control."""
     arguments = () if seed is None else (seed,)
     call = "make()" if seed is None else "make(seed)"
@@ -164,7 +144,7 @@ def _make(make: Callable[..., Any], seed: int | None) -> Any:
     except TypeError as error:
         hint = "write: def make(seed=None)"
         raise UsageError(f"cannot call {call}: {error}", hint) from error
-    with _errors_of_code(f"call {call}"):
+    with own_code.border(f"call {call}", file):
         own = make(*arguments)
     if not _is_encoder(own):
         raise _no_encoder(call, own)

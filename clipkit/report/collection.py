@@ -381,6 +381,7 @@ def _is_unlabelled(file: FeatureFile) -> bool:
 
 def _source(file: FeatureFile) -> _Source:
     command = str(results.newest_entry(file)["command"])
+    asked = str(results.newest_entry(file).object("question").get("asks", ""))
     keys = tuple(origin(file, split).key for split in ("test", "train", "all"))
     return _Source(command, provenance(file).dataset, keys, results.labels_suffix(file))
 

@@ -1,0 +1,100 @@
+"""The border behind which a user's own Python code runs.
+
+It runs only because the user names its file. Meanwhile what it prints goes to standard error, also
+from threads, child processes and C libraries, since standard output may be a feature file; and
+whatever it raises becomes one line that names its file and line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+from clipkit.base.errors import ClipkitError, brief
+from clipkit.base.signals import Interrupted
+
+HINT = "clipkit --debug shows where"
+
+
+def load(file: Path) -> ModuleType:
+    """Run a Python file, which sees the modules of its folder, and return its module.
+
+    Raises
+    ------
+    ClipkitError
+        If there is no such file, or it raises something.
+    """
+    if not file.is_file():
+        raise ClipkitError(f"cannot read {file}: there is no such file")
+    name = f"clipkit_own_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise ClipkitError(f"cannot run {file}: expected a name that ends in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickle look there
+    folder = str(file.resolve().parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    with border(f"run {file}", file):
+        spec.loader.exec_module(module)
+    return module
+
+
+@contextlib.contextmanager
+def border(what: str, file: Path | None) -> Iterator[None]:
+    """Run code, of a file if any: what it prints are messages, and what it raises is one line.
+
+    Errors and memory that clipkit itself complains of pass, and so do signals.
+    """
+    try:
+        with _printing_to_stderr():
+            yield
+    except (ClipkitError, MemoryError, Interrupted, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # SystemExit and GeneratorExit, too
+        kind, reason = type(error).__name__, brief(error)
+        if isinstance(error, SystemExit):
+            reason = f"it called sys.exit({error.code})"
+        elif not reason.startswith(kind):
+            reason = f"{kind}: {reason}"
+        raise ClipkitError(f"cannot {what}{_place(error, file)}: {reason}", HINT) from error
+
+
+def _place(error: BaseException, file: Path | None) -> str:
+    """Return the last line of a file that an error went through, as ` (line 12)`."""
+    if file is None:
+        return ""
+    name = str(file.resolve())
+    if isinstance(error, SyntaxError) and error.filename == str(file):
+        return f" (line {error.lineno})"
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if os.path.realpath(frame.filename) == name
+    ]
+    return f" (line {lines[-1]})" if lines else ""
+
+
+@contextlib.contextmanager
+def _printing_to_stderr() -> Iterator[None]:
+    """Make descriptor 1 standard error, and so what anything in this process prints."""
+    sys.stdout.flush()
+    try:
+        kept = os.dup(1)
+    except OSError:  # closed
+        yield
+        return
+    try:
+        os.dup2(2, 1)
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
