@@ -571,13 +571,13 @@ def place_of(name: str) -> str:
 def known_columns(result: FeatureFile) -> dict[str, Column]:
     """Return the columns that the command which made a result may report, by their names."""
     if not result.history:
-        return columns_of_command("")
+        return columns_of_command("", result.runs)
     entry = result.history[-1]
     command = str(entry["command"])
     if command == OWN_QUESTION:  # it says itself what its columns are
         records = filter(None, map(Column.from_json, entry.object("question").list_of("columns")))
         return {column.name: column for record in records for column in record.family()}
-    return columns_of_command(command, is_error="null5" in result.runs)
+    return columns_of_command(command, result.runs)
 
 
 def _restored(column: Column | None, values: NDArray[Any]) -> NDArray[Any]:

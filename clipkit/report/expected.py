@@ -21,7 +21,7 @@ from clipkit.base.errors import ClipkitError
 from clipkit.base.markdown import escape
 from clipkit.base.names import select
 from clipkit.datasets.registry import REGISTRY
-from clipkit.features.columns import SETTINGS, SHARE, Column, columns_of_command
+from clipkit.features.columns import COLUMNS, SETTINGS, SHARE, Column, columns_of_command
 from clipkit.features.compatibility import origin
 from clipkit.features.matching import default_split
 from clipkit.features.model import FeatureFile
@@ -182,8 +182,9 @@ def _columns_of(where: Mapping[str, str]) -> dict[str, Column]:
 
     A figure may name a column that its command lacks. It is not measured then.
     """
-    own = columns_of_command(where.get("command", ""), is_error=True)
-    return columns_of_command("", is_error=True) | own
+    maybe_errors = [column.number_with for column in COLUMNS]
+    own = columns_of_command(where.get("command", ""), maybe_errors)
+    return columns_of_command("", maybe_errors) | own
 
 
 def _parse_digits(text: str, column: Column, place: str) -> str:
