@@ -17,6 +17,7 @@ from scipy.stats import binomtest
 from shell import fails, ok
 from sklearn.metrics import accuracy_score, recall_score
 
+from clipkit import analysis
 from clipkit.analysis.relabeling import use_groups
 from clipkit.analysis.results import NONE
 from clipkit.analysis.zeroshot import classification as zeroshot
@@ -24,11 +25,8 @@ from clipkit.features import FeatureFile, Split, read
 from clipkit.features import columns as records
 from clipkit.features.columns import (
     CHECKED_UNITS,
-    COLUMNS,
-    COMMANDS,
     LABELS,
     NOTHING,
-    RECORDS,
     ROWS,
     TEXT,
     Column,
@@ -39,6 +37,7 @@ from clipkit.features.model import known_columns
 from clipkit.report.same_images import Scored
 from clipkit.statistics import metrics
 
+COLUMNS, RECORDS, COMMANDS = records.all_columns(), records.records(), analysis.names()
 CLASSES = [f"c{number}" for number in range(7)]
 COLOURS = ["red", "green", "blue"]
 WIDTH = 8
@@ -349,7 +348,7 @@ def test_a_column_is_shown_in_the_unit_of_its_command(format, tmp_path, monkeypa
         unit = Unit(command, lambda value, command=command: f"{value:g}{command}")
         dummy = Column("dummy", unit, LABELS, has_interval=True, relatives="control", of=command)
         dummies += dummy.family()
-    monkeypatch.setattr(records, "COLUMNS", (*COLUMNS, *dummies))
+    monkeypatch.setattr(records, "all_columns", lambda: (*COLUMNS, *dummies))
     names = list(dict.fromkeys(column.name for column in dummies))
     options = ("--columns", ",".join(names), "--format", format)
     of_all = set()
@@ -441,7 +440,7 @@ def check_scores(result: FeatureFile) -> None:
 def test_a_further_accuracy_is_in_the_reports_in_its_order(world, monkeypatch):
     monkeypatch.setattr(metrics, "TOPS", (1, 3, 5))
     acc3 = replace(columns_of_command("zeroshot")["acc5"], name="acc3", title="top 3")
-    monkeypatch.setattr(records, "COLUMNS", (*COLUMNS, acc3))
+    monkeypatch.setattr(records, "all_columns", lambda: (*COLUMNS, acc3))
     for line in ("zeroshot logits.h5", "probe logits.h5 --classifier logreg"):
         names = ok(*line.split()).stdout.splitlines()[0].split("\t")
         first = names.index("acc1")
@@ -454,7 +453,7 @@ def test_a_further_accuracy_is_in_the_reports_in_its_order(world, monkeypatch):
 
 
 def test_accuracies_are_columns_in_the_order_of_their_records():
-    records = [record.name for record in RECORDS]
+    records = [record.name for record in analysis.find("probe").columns]
     places = [records.index(name) for name in (*metrics.accuracy_names(), RECALL)]
     assert places == sorted(places)
 

@@ -14,7 +14,7 @@ from clipkit.base.options import (
     MAX_SEED,
     OUTPUT_PANEL,
     ROWS_PANEL,
-    SEED,
+    SEED_FIELD,
     attribute_option,
     flag,
     option,
@@ -114,7 +114,7 @@ Scores = Annotated[
 Seed = Annotated[int, option("N", "Random seed.", min=0, max=MAX_SEED)]
 SEEDS = option(
     "N[,N...]",
-    f"Random seed; for several, {SEED} in a file's name stands for each.",
+    f"Random seed; for several, {SEED_FIELD} in a file's name stands for each.",
     sweeps=True,
     has_commas=True,
 )

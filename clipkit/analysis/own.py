@@ -10,7 +10,7 @@ import hashlib
 import inspect
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,29 @@ COMMAND = "run"
 TYPES = (str, int, float)
 
 
-def load(path: str) -> Analysis:
+@dataclass(frozen=True)
+class OwnAnalysis(Analysis):
+    """A question that a file of the user holds; `measure` may also return rows.
+
+    Parameters
+    ----------
+    file : Path
+    """
+
+    file: Path = Path()
+
+    def ask(self, values: Mapping[str, Any]) -> Answer:
+        """Return the answer, with a result that describes itself."""
+        return _ask(self, values)
+
+
+def _of_file(analysis: Analysis, file: Path) -> OwnAnalysis:
+    """Return a question as one of a file."""
+    given = {field.name: getattr(analysis, field.name) for field in fields(analysis)}
+    return OwnAnalysis(**given, file=file)
+
+
+def load(path: str) -> OwnAnalysis:
     """Run a Python file, and return its question.
 
     Raises
@@ -46,7 +68,7 @@ def load(path: str) -> Analysis:
         if not found.inputs:
             raise ClipkitError(f"{file}: expected a parameter with a clipkit.Input, got none")
         assert found.measure.__doc__, "its function needs a docstring, which is the help"
-    return replace(found, file=file)
+    return _of_file(found, file)
 
 
 def run(question: str | os.PathLike[str] | Analysis, *args: Any, **kwargs: Any) -> FeatureFile:
@@ -65,16 +87,15 @@ def run(question: str | os.PathLike[str] | Analysis, *args: Any, **kwargs: Any) 
     """
     if not isinstance(question, Analysis):
         question = load(os.fspath(question))
-    elif question.file is None:
-        question = replace(question, file=Path(inspect.getfile(question.measure)))
+    elif not isinstance(question, OwnAnalysis):
+        question = _of_file(question, Path(inspect.getfile(question.measure)))
     result: FeatureFile = question.function(*args, **kwargs)
     return result
 
 
-def ask(analysis: Analysis, values: Mapping[str, Any]) -> Answer:
+def _ask(analysis: OwnAnalysis, values: Mapping[str, Any]) -> Answer:
     """Ask a question of a file, and return its answer with a result that describes itself."""
     file = analysis.file
-    assert file is not None
     with own_code.border(f"ask {analysis.name}", file):
         answer: Any = analysis.measure(**values)
         if isinstance(answer, Answer):
@@ -93,7 +114,7 @@ def ask(analysis: Analysis, values: Mapping[str, Any]) -> Answer:
 
 
 def _make_result(
-    analysis: Analysis, rows: Sequence[Mapping[str, Any]], values: Mapping[str, Any]
+    analysis: OwnAnalysis, rows: Sequence[Mapping[str, Any]], values: Mapping[str, Any]
 ) -> FeatureFile:
     """Return a result with rows, which may have the columns of the record alone."""
     from clipkit.features.model import FeatureFile
@@ -128,9 +149,8 @@ def _plain(value: Any) -> str | int | float:
     return value.item() if hasattr(value, "item") else value  # type: ignore[no-any-return]
 
 
-def _describe(analysis: Analysis) -> dict[str, Any]:
+def _describe(analysis: OwnAnalysis) -> dict[str, Any]:
     """Return what a history says of a question."""
-    assert analysis.file is not None
     code = analysis.file.read_bytes()
     question: dict[str, Any] = {
         "name": analysis.name,
@@ -147,7 +167,7 @@ def _describe(analysis: Analysis) -> dict[str, Any]:
     }
 
 
-def _words(analysis: Analysis, values: Mapping[str, Any]) -> list[str]:
+def _words(analysis: OwnAnalysis, values: Mapping[str, Any]) -> list[str]:
     """Return the options of a command line that differ from their defaults, as its words."""
     words: list[str] = []
     for name, option in options_of(analysis.measure).items():

@@ -11,7 +11,6 @@ import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from clipkit.base.errors import UsageError
@@ -120,8 +119,6 @@ class Analysis:
         right, before any is read.
     picture : a record of `clipkit.base.pictures`, optional
         How `clipkit plot` draws a result.
-    file : Path, optional
-        The file of a researcher's own question; `own.load` sets it.
     """
 
     name: str
@@ -134,7 +131,6 @@ class Analysis:
     needs: str = ""
     check: Callable[..., None] | None = None
     picture: Any = None
-    file: Path | None = None
 
     @functools.cached_property
     def parameters(self) -> dict[str, inspect.Parameter]:
@@ -153,10 +149,6 @@ class Analysis:
 
     def ask(self, values: Mapping[str, Any]) -> Answer:
         """Return the answer, given the values of all parameters."""
-        if self.file is not None:
-            from clipkit.analysis import own
-
-            return own.ask(self, values)
         answer: Any = self.measure(**values)
         return answer if isinstance(answer, Answer) else Answer(answer)
 

@@ -26,7 +26,7 @@ RUNNING_PANEL = "Running"
 OUTPUT_PANEL = "Output"
 MAX_COUNT = 2**31 - 1
 MAX_SEED = 2**32 - 1  # of numpy's RandomState
-SEED = "{seed}"  # in the name of a file
+SEED_FIELD = "{seed}"  # in the name of a file
 WHOLE_NUMBER = re.compile("[0-9]{1,10}")
 
 

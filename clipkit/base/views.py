@@ -1,11 +1,14 @@
-"""What a notebook shows of a feature file, by its kind: a function from the file to HTML or None.
+"""What `features` asks of packages above it: `clipkit` registers it here when it is imported.
 
-`report` makes the views, and stands above `features`. `clipkit` registers them when it is imported.
+`report` makes what a notebook shows of a feature file, and questions have columns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+# By the kind of a file: what returns its HTML, or None
 VIEWS: dict[str, Callable[[Any], str | None]] = {}
+# By the command of a question: what returns the columns of its reports
+QUESTION_COLUMNS: dict[str, Callable[[], Sequence[Any]]] = {}

@@ -20,7 +20,7 @@ from clipkit.base.options import (
     GENERATIVE_PANEL,
     MODEL_PANEL,
     OUTPUT_PANEL,
-    SEED,
+    SEED_FIELD,
     Option,
     flag,
     option,
@@ -57,7 +57,7 @@ def _check_columns(ctx: typer.Context, values: list[str] | None) -> list[str] | 
     from clipkit.features.columns import SCORE, find_column
 
     own = getattr(getattr(ctx.command, "function", None), "analysis", None)
-    is_own = own is not None and own.file is not None
+    is_own = hasattr(own, "file")
     has_scores = any(parameter.name == "scores" for parameter in ctx.command.params)
     names = []
     for word in values or []:
@@ -237,7 +237,7 @@ Model = Annotated[
 Untrained = Annotated[
     int | None,
     option(
-        "SEED",
+        "SEED_FIELD",
         "Use the same architecture at random initialisation, as a control.",
         min=0,
         max=2**63 - 1,  # what PyTorch takes
@@ -295,7 +295,7 @@ Precision = Annotated[
 
 def name_by_seed(name: str, seed: int | str) -> str:
     """Return the name of a file, where `{seed}` stands for the seed."""
-    return name.replace(SEED, str(seed))
+    return name.replace(SEED_FIELD, str(seed))
 
 
 def parse_layers(text: str | None) -> list[int] | Literal["all"] | None:
@@ -346,7 +346,7 @@ class Report:
     no_header: NoHeader = False
     force: Force = False
 
-    def check_output(self, *inputs: str | None, seeds: Sequence[int | str] = (SEED,)) -> None:
+    def check_output(self, *inputs: str | None, seeds: Sequence[int | str] = (SEED_FIELD,)) -> None:
         """Refuse an unusable output, or standard input twice, before the command does any work."""
         from clipkit.base import files
         from clipkit.features import endings
@@ -354,8 +354,8 @@ class Report:
         files.check_one_stream([name for name in inputs if name is not None])
         if self.output is None:
             return
-        if len(seeds) > 1 and SEED not in self.output:
-            raise UsageError(f"expected an output such as 'x-{SEED}.h5', got {self.output}")
+        if len(seeds) > 1 and SEED_FIELD not in self.output:
+            raise UsageError(f"expected an output such as 'x-{SEED_FIELD}.h5', got {self.output}")
         for seed in seeds:
             names = [name_by_seed(name, seed) for name in inputs if name is not None]
             output = name_by_seed(self.output, seed)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from clipkit.analysis.question import Analysis, Answer, Input, record_of
-from clipkit.base.options import SEED, Option, is_list, parse_seeds
+from clipkit.base.options import SEED_FIELD, Option, is_list, parse_seeds
 from clipkit.commands._options import Report, name_by_seed
 
 if TYPE_CHECKING:
@@ -83,9 +83,9 @@ def _ask(analysis: Analysis, report: Report, values: Mapping[str, Any]) -> None:
 
 
 def _seeds_of(values: Mapping[str, Any]) -> Sequence[int | str]:
-    """Return the seeds of a question that is asked with each of several, or else SEED."""
+    """Return the seeds of a question that is asked with each of several, or else SEED_FIELD."""
     seed = values.get("seed")
-    return parse_seeds(seed) if isinstance(seed, list) else [SEED]
+    return parse_seeds(seed) if isinstance(seed, list) else [SEED_FIELD]
 
 
 def _names_of_inputs(analysis: Analysis, values: Mapping[str, Any]) -> list[str]:

@@ -8,6 +8,7 @@ different commands, so a column is found by its command and its name, with `colu
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 
 from clipkit.base.errors import LARGEST, SMALLEST, unknown
 from clipkit.base.tables import Heading, format_number, format_p
+from clipkit.base.views import QUESTION_COLUMNS
 
 # What a value depends on. What depends on labels depends on the rows, too.
 LABELS = "labels"  # the class, value, partner or group of each row
@@ -22,7 +24,6 @@ ROWS = "rows"  # which rows are scored
 NOTHING = "nothing"  # neither: settings and names
 HIGHER, LOWER = "higher", "lower"  # which values are better
 
-CLUSTERED = "probe zeroshot retrieve choose align describe threshold compare"  # by --cluster
 SCORE = "score_"  # before the class, in the columns of --scores
 SMALL = 0.1  # a share below it may have more decimals
 NUMBER_TYPES = frozenset({"<i8", "<f8"})
@@ -230,425 +231,157 @@ class Column:
                 yield replace(common, name=end, is_relative=True)
 
 
-RECORDS = (
-    # The settings of a run
-    Column("classifier", TEXT, NOTHING, is_checked=True, is_setting=True, of="probe"),
-    Column("C", SCALE, NOTHING, is_checked=True, is_setting=True, of="probe"),
-    Column(
-        "temperature",
-        SCALE,
-        NOTHING,
-        is_checked=True,
-        is_setting=True,
-        of="entropy probe",
-    ),
-    Column("temperature", SCALE, NOTHING, interval=("low", "high"), of="calibrate"),
-    Column("standardize", FLAG, NOTHING, is_checked=True, is_setting=True, of="probe"),
-    Column(
-        "k", NUMBER, NOTHING, is_checked=True, is_setting=True, of="probe cluster retrieve align"
-    ),
-    Column("shots", COUNT, NOTHING, is_checked=True, is_setting=True),
-    Column("draw", COUNT, NOTHING, is_setting=True, of="probe"),
-    Column("fitted_per_class", COUNT, NOTHING, of="probe"),
-    # What a row of a report is about
-    Column("split", TEXT, NOTHING, is_checked=True),
-    Column("fit_split", TEXT, NOTHING, is_checked=True, of="probe"),
-    Column("eval_split", TEXT, NOTHING, is_checked=True, of="probe calibrate"),
-    Column("seed", COUNT, NOTHING, of="probe cluster"),
-    Column("file", TEXT, NOTHING, of="info"),
-    Column("model", TEXT, NOTHING),
-    Column("dataset", TEXT, NOTHING),
-    Column("attribute", TEXT, NOTHING, of="compare variance attributes"),
-    Column("category", TEXT, NOTHING, of="choose"),
-    Column("class", TEXT, NOTHING, of="probe predict zeroshot importance"),
-    Column("group", TEXT, LABELS, of="compare importance describe"),
-    Column("measure", TEXT, NOTHING, of="threshold align"),
-    Column("metric", TEXT, NOTHING, of="compare attributes"),
-    Column("scope", TEXT, NOTHING, of="compare"),
-    Column("scores", TEXT, NOTHING, of="compare"),
-    Column("unit", TEXT, NOTHING, of="importance"),
-    Column("untested", TEXT, NOTHING, of="describe"),
-    Column("a", TEXT, NOTHING, of="compare align"),
-    Column("b", TEXT, NOTHING, of="compare align"),
-    Column("value_a", NUMBER, LABELS, of="compare"),
-    Column("value_b", NUMBER, LABELS, of="compare"),
-    Column("query", TEXT, ROWS, of="nearest"),
-    Column("prompt", TEXT, ROWS, of="entropy threshold importance variance describe nearest"),
-    Column("prompts", NUMBER, NOTHING),  # their name, or how many are in a group
-    Column("values", COUNT, LABELS, of="variance attributes"),
-    # Numbers of rows
-    Column("rows", COUNT, LABELS, is_checked=True, of="compare align variance attributes describe"),
-    Column("clusters", COUNT, ROWS, is_checked=True, of=CLUSTERED),
-    Column("items", COUNT, ROWS, of="choose"),
-    Column("queries", COUNT, ROWS, of="retrieve"),
-    Column("candidates", COUNT, ROWS, of="retrieve"),
-    Column("known", COUNT, ROWS, of="threshold"),
-    Column("unknown", COUNT, ROWS, of="threshold"),
-    Column("unique_rows", COUNT, ROWS, of="variance"),
-    Column("matching", COUNT, LABELS, of="threshold"),
-    Column("other", COUNT, LABELS, of="threshold align"),
-    Column("positives", COUNT, LABELS, of="attributes"),
-    Column("support", COUNT, LABELS, of="probe predict zeroshot"),
-    # The accuracy of predicted classes
-    Column(
-        "acc1",
-        SHARE,
-        LABELS,
-        title="accuracy",
-        better=HIGHER,
-        has_interval=True,
-        reference="chance",
-        is_checked=True,
-        of_images=True,
-        on_leaderboards=True,
-        of="probe predict zeroshot calibrate importance compare",
-    ),
-    Column(
-        "acc5",
-        SHARE,
-        LABELS,
-        title="top 5",
-        better=HIGHER,
-        is_checked=True,
-        of_images=True,
-        on_leaderboards=True,
-        of="probe zeroshot",
-    ),
-    Column(
-        "mean_per_class_recall",
-        SHARE,
-        LABELS,
-        title="mean recall",
-        better=HIGHER,
-        is_checked=True,
-        on_leaderboards=True,
-        of="probe predict zeroshot",
-    ),
-    Column("chance", SHARE, LABELS, of="probe predict zeroshot compare"),
-    Column(
-        "coverage",
-        SHARE,
-        ROWS,
-        title="with an answer",
-        better=HIGHER,
-        has_interval=True,
-        of_images=True,
-        of="predict zeroshot",
-    ),
-    Column(
-        "acc1_answered",
-        SHARE,
-        LABELS,
-        title="accuracy of answers",
-        better=HIGHER,
-        has_interval=True,
-        of="predict zeroshot",
-    ),
-    Column("precision", SHARE, LABELS, better=HIGHER, of="probe predict zeroshot"),
-    Column(
-        "recall",
-        SHARE,
-        LABELS,
-        better=HIGHER,
-        has_interval=True,
-        relatives="null random_ranks control",
-        control_p="control_p",
-        at="k",
-        of="probe predict zeroshot retrieve",
-    ),
-    Column("f1", SHARE, LABELS, better=HIGHER, of="probe predict zeroshot"),
-    # Softmax, and how well it is calibrated
-    Column("mean_entropy", NATS, ROWS, is_checked=True, of="entropy probe"),
-    Column("max_entropy", NATS, NOTHING, is_checked=True, of="entropy"),
-    Column("mean_confidence", SHARE, ROWS, is_checked=True, of="entropy probe calibrate"),
-    Column("entropy", NATS, ROWS, of="entropy"),
-    Column("confidence", SHARE, ROWS, of="entropy"),
-    Column("fitted", FLAG, NOTHING, of="calibrate"),
-    Column("nll", NUMBER, LABELS, better=LOWER, of="calibrate"),
-    Column("information", NUMBER, LABELS, better=HIGHER, of="calibrate"),
-    Column("brier", NUMBER, LABELS, better=LOWER, of="calibrate"),
-    Column("ece", SHARE, LABELS, better=LOWER, relatives="equal_width", of="calibrate"),
-    Column("ece_null", SHARE, ROWS, of="calibrate"),
-    Column("ece_null95", SHARE, ROWS, of="calibrate"),
-    Column("ece_null975", SHARE, ROWS, of="calibrate"),
-    # Clusters
-    Column(
-        "purity",
-        SHARE,
-        LABELS,
-        better=HIGHER,
-        relatives="chance",
-        is_checked=True,
-        of_images=True,
-        of="cluster",
-    ),
-    Column("nmi", NUMBER, LABELS, better=HIGHER, relatives="chance", is_checked=True, of="cluster"),
-    Column("ari", NUMBER, LABELS, better=HIGHER, relatives="sd", is_checked=True, of="cluster"),
-    Column("ami", NUMBER, LABELS, better=HIGHER, relatives="sd", is_checked=True, of="cluster"),
-    # Retrieval
-    Column(
-        "mrr",
-        NUMBER,
-        LABELS,
-        title="MRR",
-        better=HIGHER,
-        decimals=4,
-        has_interval=True,
-        relatives="null random_ranks control",
-        of="retrieve",
-    ),
-    Column(
-        "median_rank",
-        NUMBER,
-        LABELS,
-        better=LOWER,
-        has_interval=True,
-        relatives="null random_ranks control",
-        of="retrieve",
-    ),
-    Column(
-        "gap",
-        NUMBER,
-        ROWS,
-        decimals=4,
-        reference="gap_null",
-        relatives="within_one_side control",
-        of="retrieve",
-    ),
-    Column("gap_null", NUMBER, LABELS, decimals=4, p="gap_p", is_relative=True, of="retrieve"),
-    Column("gap_p", P, LABELS, least_p="p_min", of="retrieve"),
-    Column("relative_gap", NUMBER, LABELS, decimals=4, relatives="null control", of="retrieve"),
-    Column("relative_gap_within_one_side", NUMBER, ROWS, is_relative=True, of="retrieve"),
-    Column(
-        "hubness",
-        NUMBER,
-        ROWS,
-        better=LOWER,
-        decimals=4,
-        relatives="null within_one_side control",
-        of="retrieve",
-    ),
-    # Choices among texts or images
-    Column(
-        "accuracy",
-        SHARE,
-        LABELS,
-        title="right",
-        better=HIGHER,
-        decimals=1,
-        has_interval=True,
-        reference="shuffled",
-        reference_name="images shuffled",
-        relatives="control",
-        of="choose",
-    ),
-    Column(
-        "shuffled",
-        SHARE,
-        LABELS,
-        title="images shuffled",
-        decimals=1,
-        beside="shuffled95",
-        relatives="control",
-        of="choose",
-    ),
-    Column("shuffled95", SHARE, LABELS, decimals=1, of="choose"),
-    Column("angle", SHARE, ROWS, title="by angle", decimals=1, of="choose"),
-    Column("ceiling", SHARE, LABELS, title="blind to order", decimals=1, of="choose"),
-    # Thresholds
-    Column("threshold", NUMBER, LABELS, of="threshold"),
-    Column("fpr_asked", SHARE, NOTHING, of="threshold"),
-    Column(
-        "tpr",
-        SHARE,
-        LABELS,
-        better=HIGHER,
-        decimals=1,
-        small_decimals=2,
-        has_interval=True,
-        of="threshold",
-    ),
-    Column(
-        "fpr",
-        SHARE,
-        LABELS,
-        better=LOWER,
-        decimals=1,
-        small_decimals=2,
-        has_interval=True,
-        of="threshold",
-    ),
-    Column(
-        "auroc",
-        SHARE,
-        LABELS,
-        better=HIGHER,
-        decimals=1,
-        small_decimals=2,
-        has_interval=True,
-        of="threshold",
-    ),
-    # Comparisons of results
-    Column("acc_a", SHARE, LABELS, better=HIGHER, is_checked=True, of="compare"),
-    Column("acc_b", SHARE, LABELS, better=HIGHER, is_checked=True, of="compare"),
-    Column(
-        "difference",
-        POINTS,
-        LABELS,
-        interval=("low", "high"),
-        number_with="value_a",
-        of="compare",
-    ),
-    Column("difference", NUMBER, LABELS, relatives="control", of="describe"),
-    Column("result", TEXT, NOTHING, of="compare"),
-    Column("settings", TEXT, NOTHING, of="compare"),
-    Column(
-        "to_first",
-        POINTS,
-        LABELS,
-        title="difference to first",
-        better=HIGHER,
-        has_interval=True,
-        of="compare",
-    ),
-    Column("verdict", TEXT, LABELS, of="compare"),
-    Column("mde80", DISTANCE, LABELS, of="compare"),
-    Column("both", COUNT, LABELS, of="compare"),
-    Column("only_a", COUNT, LABELS, of="compare"),
-    Column("only_b", COUNT, LABELS, of="compare"),
-    Column("neither", COUNT, LABELS, of="compare"),
-    Column("p", P, LABELS, least_p="p_min", of="compare align"),
-    Column("p_min", P, NOTHING, of="align describe retrieve"),
-    Column("control_p", P, LABELS, of="choose retrieve"),
-    Column("p_holm", P, LABELS, of="compare"),
-    Column("p_adjusted", P, LABELS, least_p="p_min", of="describe"),
-    Column("log10_p", NUMBER, LABELS, of="compare"),
-    Column("kappa", NUMBER, LABELS, decimals=2, of="compare"),
-    Column("null", SHARE, LABELS, of="compare"),
-    Column("null5", SHARE, LABELS, of="compare"),
-    Column("null95", SHARE, LABELS, of="variance"),
-    Column("t", NUMBER, LABELS, relatives="control null95", of="describe"),
-    # Attributes: accuracies or errors, by the metric
-    Column("chance", SHARE, LABELS, decimals=1, number_with="null5", of="attributes"),
-    Column("null", NUMBER, LABELS, of="attributes"),
-    Column("null5", NUMBER, LABELS, of="attributes"),
-    Column("null95", SHARE, LABELS, decimals=1, number_with="null5", of="attributes"),
-    Column(
-        "zeroshot",
-        SHARE,
-        LABELS,
-        decimals=1,
-        has_interval=True,
-        reference="chance",
-        number_with="null5",
-        of="attributes",
-    ),
-    Column(
-        "other_words",
-        SHARE,
-        LABELS,
-        decimals=1,
-        beside="other_words95",
-        number_with="null5",
-        of="attributes",
-    ),
-    Column("other_words95", SHARE, LABELS, decimals=1, number_with="null5", of="attributes"),
-    Column(
-        "names",
-        SHARE,
-        LABELS,
-        decimals=1,
-        reference="chance",
-        number_with="null5",
-        of="attributes",
-    ),
-    Column(
-        "random",
-        SHARE,
-        LABELS,
-        decimals=1,
-        has_interval=True,
-        reference="chance",
-        number_with="null5",
-        of="attributes",
-    ),
-    Column(
-        "probe",
-        SHARE,
-        LABELS,
-        decimals=1,
-        has_interval=True,
-        reference="chance",
-        control="control",
-        number_with="null5",
-        of="attributes",
-    ),
-    Column(
-        "control",
-        SHARE,
-        LABELS,
-        decimals=1,
-        has_interval=True,
-        number_with="null5",
-        of="attributes",
-    ),
-    Column("reach", NUMBER, LABELS, better=HIGHER, decimals=2, has_interval=True, of="attributes"),
-    Column(
-        "gain",
-        SHARE,
-        LABELS,
-        decimals=1,
-        has_interval=True,
-        number_with="null5",
-        of="attributes",
-    ),
-    # Variance, and its controls' range
-    Column(
-        "share",
-        SHARE,
-        LABELS,
-        reference="null95",
-        reference_name="95 % of unrelated attributes",
-        control="control_share",
-        of="variance",
-    ),
-    Column("unique", SHARE, LABELS, relatives="null95", of="variance"),
-    Column("random99", SHARE, LABELS, of="variance"),
-    Column("embedding", SHARE, LABELS, of="variance"),
-    Column("above", FLAG, LABELS, of="variance"),
-    Column(
-        "control_share",
-        SHARE,
-        LABELS,
-        interval=("control_low", "control_high"),
-        of="variance",
-    ),
-    # The importance of prompts
-    Column("cost", POINTS, LABELS, better=HIGHER, interval=("low", "high"), of="importance"),
-    Column("changed", SHARE, ROWS, of="importance"),
-    Column("weight", NUMBER, LABELS, of="importance"),
-    # The alignment of models
-    Column("similarity", NUMBER, ROWS, better=HIGHER, relatives="null null95", of="align"),
-    Column("calibrated", NUMBER, ROWS, better=HIGHER, of="align"),
-    Column("rank_b", NUMBER, ROWS, of="align"),
-    Column("cosine_a", NUMBER, ROWS, of="align"),
-    Column("cosine_b", NUMBER, ROWS, of="align"),
-    Column("blind", NUMBER, ROWS, relatives="null", of="align"),
-    # Lists of images
-    Column("id", TEXT, ROWS, of="entropy probe predict zeroshot align nearest"),
-    Column("label", TEXT, LABELS, of="probe predict zeroshot nearest"),
-    Column("rank", NUMBER, NOTHING, of="predict zeroshot nearest"),
-    Column("cosine", NUMBER, ROWS, of="nearest"),
-    Column("prediction", TEXT, ROWS, of="probe predict zeroshot"),
-    Column("score", NUMBER, ROWS, of="probe predict zeroshot"),
-    Column("runner_up", TEXT, ROWS, of="probe predict zeroshot"),
-    Column("runner_up_score", NUMBER, ROWS, of="probe predict zeroshot"),
+# ---- Columns of several commands, and those that mean the same in every file ----
+
+CLASSIFIER = Column("classifier", TEXT, NOTHING, is_checked=True, is_setting=True)
+C = Column("C", SCALE, NOTHING, is_checked=True, is_setting=True)
+TEMPERATURE = Column(
+    "temperature",
+    SCALE,
+    NOTHING,
+    is_checked=True,
+    is_setting=True,
 )
-COLUMNS = tuple(column for record in RECORDS for column in record.family())
-COMMANDS = frozenset(command for record in RECORDS for command in record.of.split())
-SETTINGS = tuple(column.name for column in RECORDS if column.is_setting)
+STANDARDIZE = Column("standardize", FLAG, NOTHING, is_checked=True, is_setting=True)
+K = Column("k", NUMBER, NOTHING, is_checked=True, is_setting=True)
+SHOTS = Column("shots", COUNT, NOTHING, is_checked=True, is_setting=True)
+DRAW = Column("draw", COUNT, NOTHING, is_setting=True)
+SPLIT = Column("split", TEXT, NOTHING, is_checked=True)
+FIT_SPLIT = Column("fit_split", TEXT, NOTHING, is_checked=True)
+EVAL_SPLIT = Column("eval_split", TEXT, NOTHING, is_checked=True)
+SEED = Column("seed", COUNT, NOTHING)
+MODEL = Column("model", TEXT, NOTHING)
+DATASET = Column("dataset", TEXT, NOTHING)
+ATTRIBUTE = Column("attribute", TEXT, NOTHING)
+CLASS = Column("class", TEXT, NOTHING)
+GROUP = Column("group", TEXT, LABELS)
+MEASURE = Column("measure", TEXT, NOTHING)
+METRIC = Column("metric", TEXT, NOTHING)
+A = Column("a", TEXT, NOTHING)
+B = Column("b", TEXT, NOTHING)
+PROMPT = Column("prompt", TEXT, ROWS)
+PROMPTS = Column("prompts", NUMBER, NOTHING)
+VALUES = Column("values", COUNT, LABELS)
+ROW_COUNT = Column("rows", COUNT, LABELS, is_checked=True)
+CLUSTERS = Column("clusters", COUNT, ROWS, is_checked=True)
+OTHER = Column("other", COUNT, LABELS)
+SUPPORT = Column("support", COUNT, LABELS)
+ACC1 = Column(
+    "acc1",
+    SHARE,
+    LABELS,
+    title="accuracy",
+    better=HIGHER,
+    has_interval=True,
+    reference="chance",
+    is_checked=True,
+    of_images=True,
+    on_leaderboards=True,
+)
+ACC5 = Column(
+    "acc5",
+    SHARE,
+    LABELS,
+    title="top 5",
+    better=HIGHER,
+    is_checked=True,
+    of_images=True,
+    on_leaderboards=True,
+)
+MEAN_PER_CLASS_RECALL = Column(
+    "mean_per_class_recall",
+    SHARE,
+    LABELS,
+    title="mean recall",
+    better=HIGHER,
+    is_checked=True,
+    on_leaderboards=True,
+)
+CHANCE = Column("chance", SHARE, LABELS)
+COVERAGE = Column(
+    "coverage",
+    SHARE,
+    ROWS,
+    title="with an answer",
+    better=HIGHER,
+    has_interval=True,
+    of_images=True,
+)
+ACC1_ANSWERED = Column(
+    "acc1_answered",
+    SHARE,
+    LABELS,
+    title="accuracy of answers",
+    better=HIGHER,
+    has_interval=True,
+)
+PRECISION = Column("precision", SHARE, LABELS, better=HIGHER)
+RECALL = Column(
+    "recall",
+    SHARE,
+    LABELS,
+    better=HIGHER,
+    has_interval=True,
+    relatives="null random_ranks control",
+    control_p="control_p",
+    at="k",
+)
+F1 = Column("f1", SHARE, LABELS, better=HIGHER)
+MEAN_ENTROPY = Column("mean_entropy", NATS, ROWS, is_checked=True)
+MAX_ENTROPY = Column("max_entropy", NATS, NOTHING, is_checked=True)
+MEAN_CONFIDENCE = Column("mean_confidence", SHARE, ROWS, is_checked=True)
+PURITY = Column(
+    "purity",
+    SHARE,
+    LABELS,
+    better=HIGHER,
+    relatives="chance",
+    is_checked=True,
+    of_images=True,
+)
+NMI = Column("nmi", NUMBER, LABELS, better=HIGHER, relatives="chance", is_checked=True)
+ARI = Column("ari", NUMBER, LABELS, better=HIGHER, relatives="sd", is_checked=True)
+AMI = Column("ami", NUMBER, LABELS, better=HIGHER, relatives="sd", is_checked=True)
+ACC_A = Column("acc_a", SHARE, LABELS, better=HIGHER, is_checked=True)
+ACC_B = Column("acc_b", SHARE, LABELS, better=HIGHER, is_checked=True)
+P_VALUE = Column("p", P, LABELS, least_p="p_min")
+P_MIN = Column("p_min", P, NOTHING)
+CONTROL_P = Column("control_p", P, LABELS)
+ID = Column("id", TEXT, ROWS)
+LABEL = Column("label", TEXT, LABELS)
+RANK = Column("rank", NUMBER, NOTHING)
+PREDICTION = Column("prediction", TEXT, ROWS)
+CLASS_SCORE = Column("score", NUMBER, ROWS)
+RUNNER_UP = Column("runner_up", TEXT, ROWS)
+RUNNER_UP_SCORE = Column("runner_up_score", NUMBER, ROWS)
+ANY = (SHOTS, SPLIT, MODEL, DATASET, PROMPTS)  # columns of all reports
+FILE = Column("file", TEXT, NOTHING, of="info")
+SHARED = tuple(value for value in globals().values() if isinstance(value, Column))
+SETTINGS = tuple(column.name for column in SHARED if column.is_setting)
 # In files, whichever command or program made them: these names mean the same everywhere
-CHECKED_UNITS = {column.name: column.unit for column in COLUMNS if column.is_checked}
+CHECKED_UNITS = {
+    column.name: column.unit
+    for record in SHARED
+    for column in record.family()
+    if column.is_checked
+}
+
+
+@functools.cache
+def records() -> tuple[Column, ...]:
+    """Return the records of all columns, with the commands whose reports have them."""
+    commands: dict[Column, list[str]] = {}
+    for command, columns in QUESTION_COLUMNS.items():
+        for column in columns():
+            commands.setdefault(column, []).append(command)
+    of_commands = [replace(column, of=" ".join(names)) for column, names in commands.items()]
+    return (*ANY, FILE, *of_commands)
+
+
+@functools.cache
+def all_columns() -> tuple[Column, ...]:
+    """Return the columns of all reports: those of `records`, with intervals and relatives."""
+    return tuple(column for record in records() for column in record.family())
 
 
 def columns_of_command(command: str, present: Collection[str] = ()) -> dict[str, Column]:
@@ -659,8 +392,9 @@ def columns_of_command(command: str, present: Collection[str] = ()) -> dict[str,
     """
     columns: dict[str, Column] = {}
     ambiguous = set()
-    for column in COLUMNS:
-        if command in COMMANDS and column.of and command not in column.of.split():
+    is_known = command in QUESTION_COLUMNS or command == FILE.of
+    for column in all_columns():
+        if is_known and column.of and command not in column.of.split():
             continue
         if column.name in columns and columns[column.name].unit != column.unit:
             ambiguous.add(column.name)
@@ -675,7 +409,7 @@ def columns_of_command(command: str, present: Collection[str] = ()) -> dict[str,
 def printed_by(command: str) -> list[Column]:
     """Return the columns that a command may print; `info` prints the results of all commands."""
     if command == "info":
-        return list(COLUMNS)
+        return list(all_columns())
     return list(columns_of_command(command).values())
 
 

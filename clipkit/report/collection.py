@@ -20,7 +20,7 @@ from clipkit.base.markdown import escape
 from clipkit.base.names import distinct_names, select
 from clipkit.base.tables import Column
 from clipkit.features.arguments import FilePath, Several, as_list
-from clipkit.features.columns import COLUMNS, NOTHING
+from clipkit.features.columns import NOTHING, all_columns
 from clipkit.features.compatibility import origin
 from clipkit.features.matching import choose_split
 from clipkit.features.model import RESULTS, FeatureFile
@@ -40,7 +40,7 @@ from clipkit.report.tables import (
 from clipkit.statistics import metrics
 
 MOST_CLASSES = 3  # that are predicted most often for images without labels
-SETTING_TITLES = {column.heading.title for column in COLUMNS if column.depends_on == NOTHING}
+SETTING_TITLES = {column.heading.title for column in all_columns() if column.depends_on == NOTHING}
 IN_MEMORY = "this result"  # the name of one that was not read from a file
 NUMERIC = re.compile(r"-|[-+]?\d.*|")  # a cell of a column of numbers
 ABOUT = (
@@ -380,8 +380,8 @@ def _is_unlabelled(file: FeatureFile) -> bool:
 
 
 def _source(file: FeatureFile) -> _Source:
-    command = str(results.newest_entry(file)["command"])
-    asked = str(results.newest_entry(file).object("question").get("asks", ""))
+    entry = results.newest_entry(file)
+    command = str(entry.object("question").get("asks", entry["command"]))  # of one's own
     keys = tuple(origin(file, split).key for split in ("test", "train", "all"))
     return _Source(command, provenance(file).dataset, keys, results.labels_suffix(file))
 

@@ -21,7 +21,7 @@ from clipkit.base.errors import ClipkitError
 from clipkit.base.markdown import escape
 from clipkit.base.names import select
 from clipkit.datasets.registry import REGISTRY
-from clipkit.features.columns import COLUMNS, SETTINGS, SHARE, Column, columns_of_command
+from clipkit.features.columns import SETTINGS, SHARE, Column, all_columns, columns_of_command
 from clipkit.features.compatibility import origin
 from clipkit.features.matching import default_split
 from clipkit.features.model import FeatureFile
@@ -182,7 +182,7 @@ def _columns_of(where: Mapping[str, str]) -> dict[str, Column]:
 
     A figure may name a column that its command lacks. It is not measured then.
     """
-    maybe_errors = [column.number_with for column in COLUMNS]
+    maybe_errors = [column.number_with for column in all_columns()]
     own = columns_of_command(where.get("command", ""), maybe_errors)
     return columns_of_command("", maybe_errors) | own
 

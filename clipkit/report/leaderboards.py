@@ -16,7 +16,7 @@ from clipkit.base import console
 from clipkit.base.errors import UsageError
 from clipkit.base.files import atomic_write
 from clipkit.base.names import select
-from clipkit.features.columns import COLUMNS
+from clipkit.features.columns import all_columns
 from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile
 from clipkit.features.provenance import feature_name, provenance
@@ -30,7 +30,7 @@ TASKS = {
     "retrieve": ("zeroshot_retrieval", "image-text-retrieval"),
     "choose": ("image_caption_selection", "image-text-matching"),
 }
-ACCURACIES = [column.name for column in COLUMNS if column.on_leaderboards]
+ACCURACIES = [column.name for column in all_columns() if column.on_leaderboards]
 
 
 def write(

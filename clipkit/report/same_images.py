@@ -20,7 +20,7 @@ from clipkit.analysis.results import Row, newest_entry
 from clipkit.base.console import count
 from clipkit.base.errors import ClipkitError
 from clipkit.base.markdown import escape
-from clipkit.features.columns import COLUMNS, HIGHER, NOTHING, SETTINGS, SHARE
+from clipkit.features.columns import HIGHER, NOTHING, SETTINGS, SHARE, all_columns
 from clipkit.features.compatibility import SAME_IMAGES, Origin, origin, relate
 from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile, Int64, known_columns
@@ -55,7 +55,7 @@ OF_DRAWS = (
 # The columns of runs that are shown, besides their accuracy
 SHOWN = [
     column
-    for column in COLUMNS
+    for column in all_columns()
     if column.unit is SHARE and column.better == HIGHER and column.name != "acc1"
 ]
 TRAINING_IMAGES = "another draw of training images"

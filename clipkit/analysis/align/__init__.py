@@ -7,6 +7,22 @@ from typing import Annotated
 from clipkit.analysis.options import Cluster, Common, FirstSplit, SameRows, Seed, Table
 from clipkit.analysis.question import Analysis, FeatureFile, Input
 from clipkit.base.options import option
+from clipkit.features.columns import (
+    CLUSTERS,
+    HIGHER,
+    ID,
+    MEASURE,
+    NUMBER,
+    OTHER,
+    P_MIN,
+    P_VALUE,
+    ROW_COUNT,
+    ROWS,
+    A,
+    B,
+    Column,
+    K,
+)
 
 FILES = Input("FILE", "Feature files of images or texts.", ("images", "texts"))
 
@@ -50,4 +66,25 @@ def align(
     )
 
 
-ANALYSIS = Analysis("align", "How similarly do two models represent the same images?", align)
+COLUMNS = (
+    K,
+    MEASURE,
+    A,
+    B,
+    ROW_COUNT,
+    CLUSTERS,
+    OTHER,
+    P_VALUE,
+    P_MIN,
+    Column("similarity", NUMBER, ROWS, better=HIGHER, relatives="null null95"),
+    Column("calibrated", NUMBER, ROWS, better=HIGHER),
+    Column("rank_b", NUMBER, ROWS),
+    Column("cosine_a", NUMBER, ROWS),
+    Column("cosine_b", NUMBER, ROWS),
+    Column("blind", NUMBER, ROWS, relatives="null"),
+    ID,
+)
+
+ANALYSIS = Analysis(
+    "align", "How similarly do two models represent the same images?", align, columns=COLUMNS
+)

@@ -16,6 +16,18 @@ from clipkit.analysis.options import (
 from clipkit.analysis.question import UNDERSTAND, Analysis, FeatureFile, Input
 from clipkit.base.errors import UsageError, unknown
 from clipkit.base.options import CONTROLS_PANEL, EvalSplit, option
+from clipkit.features.columns import (
+    ATTRIBUTE,
+    COUNT,
+    HIGHER,
+    LABELS,
+    METRIC,
+    NUMBER,
+    ROW_COUNT,
+    SHARE,
+    VALUES,
+    Column,
+)
 
 WORDS = Input("WORDS", "Feature file of texts with classes 'attribute: value'.", ("texts",))
 
@@ -96,9 +108,84 @@ def attributes(
     )
 
 
+COLUMNS = (
+    ATTRIBUTE,
+    METRIC,
+    VALUES,
+    ROW_COUNT,
+    Column("positives", COUNT, LABELS),
+    Column("chance", SHARE, LABELS, decimals=1, number_with="null5"),
+    Column("null", NUMBER, LABELS),
+    Column("null5", NUMBER, LABELS),
+    Column("null95", SHARE, LABELS, decimals=1, number_with="null5"),
+    Column(
+        "zeroshot",
+        SHARE,
+        LABELS,
+        decimals=1,
+        has_interval=True,
+        reference="chance",
+        number_with="null5",
+    ),
+    Column(
+        "other_words",
+        SHARE,
+        LABELS,
+        decimals=1,
+        beside="other_words95",
+        number_with="null5",
+    ),
+    Column("other_words95", SHARE, LABELS, decimals=1, number_with="null5"),
+    Column(
+        "names",
+        SHARE,
+        LABELS,
+        decimals=1,
+        reference="chance",
+        number_with="null5",
+    ),
+    Column(
+        "random",
+        SHARE,
+        LABELS,
+        decimals=1,
+        has_interval=True,
+        reference="chance",
+        number_with="null5",
+    ),
+    Column(
+        "probe",
+        SHARE,
+        LABELS,
+        decimals=1,
+        has_interval=True,
+        reference="chance",
+        control="control",
+        number_with="null5",
+    ),
+    Column(
+        "control",
+        SHARE,
+        LABELS,
+        decimals=1,
+        has_interval=True,
+        number_with="null5",
+    ),
+    Column("reach", NUMBER, LABELS, better=HIGHER, decimals=2, has_interval=True),
+    Column(
+        "gain",
+        SHARE,
+        LABELS,
+        decimals=1,
+        has_interval=True,
+        number_with="null5",
+    ),
+)
+
 ANALYSIS = Analysis(
     "attributes",
     "Which attributes are learned, and which of these do words reach?",
     attributes,
+    columns=COLUMNS,
     panel=UNDERSTAND,
 )

@@ -7,6 +7,21 @@ from typing import Annotated
 from clipkit.analysis.options import LogitsFile, Seed
 from clipkit.analysis.question import Analysis, FeatureFile
 from clipkit.base.options import EvalSplit, Temperatures, option, parse_temperatures, split_option
+from clipkit.features.columns import (
+    ACC1,
+    EVAL_SPLIT,
+    FLAG,
+    HIGHER,
+    LABELS,
+    LOWER,
+    MEAN_CONFIDENCE,
+    NOTHING,
+    NUMBER,
+    ROWS,
+    SCALE,
+    SHARE,
+    Column,
+)
 
 
 def calibrate(
@@ -38,4 +53,21 @@ def calibrate(
     return calibration.calibrate(logits, temperatures, fit_split, eval_split, val, bins, seed)
 
 
-ANALYSIS = Analysis("calibrate", "Are the probabilities of classes right?", calibrate)
+COLUMNS = (
+    Column("temperature", SCALE, NOTHING, interval=("low", "high")),
+    EVAL_SPLIT,
+    ACC1,
+    MEAN_CONFIDENCE,
+    Column("fitted", FLAG, NOTHING),
+    Column("nll", NUMBER, LABELS, better=LOWER),
+    Column("information", NUMBER, LABELS, better=HIGHER),
+    Column("brier", NUMBER, LABELS, better=LOWER),
+    Column("ece", SHARE, LABELS, better=LOWER, relatives="equal_width"),
+    Column("ece_null", SHARE, ROWS),
+    Column("ece_null95", SHARE, ROWS),
+    Column("ece_null975", SHARE, ROWS),
+)
+
+ANALYSIS = Analysis(
+    "calibrate", "Are the probabilities of classes right?", calibrate, columns=COLUMNS
+)

@@ -21,6 +21,18 @@ from clipkit.analysis.options import (
 )
 from clipkit.analysis.question import Analysis, FeatureFile
 from clipkit.base.errors import UsageError
+from clipkit.features.columns import (
+    CLUSTERS,
+    CONTROL_P,
+    COUNT,
+    HIGHER,
+    LABELS,
+    NOTHING,
+    ROWS,
+    SHARE,
+    TEXT,
+    Column,
+)
 
 
 def choose(
@@ -74,6 +86,41 @@ def _check(images: str, texts: str, items: list[str] | None, **values: Any) -> N
     raise UsageError("expected --items, got none", hint)
 
 
+COLUMNS = (
+    Column("category", TEXT, NOTHING),
+    CLUSTERS,
+    Column("items", COUNT, ROWS),
+    Column(
+        "accuracy",
+        SHARE,
+        LABELS,
+        title="right",
+        better=HIGHER,
+        decimals=1,
+        has_interval=True,
+        reference="shuffled",
+        reference_name="images shuffled",
+        relatives="control",
+    ),
+    Column(
+        "shuffled",
+        SHARE,
+        LABELS,
+        title="images shuffled",
+        decimals=1,
+        beside="shuffled95",
+        relatives="control",
+    ),
+    Column("shuffled95", SHARE, LABELS, decimals=1),
+    Column("angle", SHARE, ROWS, title="by angle", decimals=1),
+    Column("ceiling", SHARE, LABELS, title="blind to order", decimals=1),
+    CONTROL_P,
+)
+
 ANALYSIS = Analysis(
-    "choose", "Is the right text told from similar wrong ones?", choose, check=_check
+    "choose",
+    "Is the right text told from similar wrong ones?",
+    choose,
+    columns=COLUMNS,
+    check=_check,
 )

@@ -7,6 +7,7 @@ from typing import Annotated
 from clipkit.analysis.options import Attribute, Common, LabelledFile, Seeds, Table
 from clipkit.analysis.question import Analysis, FeatureFile
 from clipkit.base.options import option, split_option
+from clipkit.features.columns import AMI, ARI, NMI, PURITY, SEED, K
 
 
 def cluster(
@@ -36,4 +37,15 @@ def cluster(
     return clustering.cluster(labelled, split, k, seed)
 
 
-ANALYSIS = Analysis("cluster", "Are clusters of the images their classes?", cluster)
+COLUMNS = (
+    K,
+    SEED,
+    PURITY,
+    NMI,
+    ARI,
+    AMI,
+)
+
+ANALYSIS = Analysis(
+    "cluster", "Are clusters of the images their classes?", cluster, columns=COLUMNS
+)

@@ -17,14 +17,39 @@ from clipkit.base.options import (
     option,
     split_option,
 )
+from clipkit.features.columns import (
+    ACC1,
+    ACC_A,
+    ACC_B,
+    ATTRIBUTE,
+    CHANCE,
+    CLUSTERS,
+    COUNT,
+    DISTANCE,
+    GROUP,
+    HIGHER,
+    LABELS,
+    METRIC,
+    NOTHING,
+    NUMBER,
+    P_VALUE,
+    POINTS,
+    ROW_COUNT,
+    SHARE,
+    TEXT,
+    A,
+    B,
+    Column,
+    P,
+)
 
-A = Input("A", "Result of probe, zeroshot, retrieve, choose or attributes.", ("result",))
-B = Input("B", "Results to compare with A, each separately.", ("result",))
+FIRST = Input("A", "Result of probe, zeroshot, retrieve, choose or attributes.", ("result",))
+OTHERS = Input("B", "Results to compare with A, each separately.", ("result",))
 
 
 def compare(
-    a: Annotated[FeatureFile, A],
-    b: Annotated[list[FeatureFile] | None, B] = None,
+    a: Annotated[FeatureFile, FIRST],
+    b: Annotated[list[FeatureFile] | None, OTHERS] = None,
     split: Annotated[
         str | None, split_option("Split to compare on (default: test, else the first).")
     ] = None,
@@ -138,6 +163,57 @@ def _name_runs(results: Sequence[FeatureFile], runs: Sequence[str]) -> None:
             console.note(f"{result.display_name}: {label}")
 
 
+COLUMNS = (
+    ATTRIBUTE,
+    GROUP,
+    METRIC,
+    Column("scope", TEXT, NOTHING),
+    Column("scores", TEXT, NOTHING),
+    A,
+    B,
+    Column("value_a", NUMBER, LABELS),
+    Column("value_b", NUMBER, LABELS),
+    ROW_COUNT,
+    CLUSTERS,
+    ACC1,
+    CHANCE,
+    ACC_A,
+    ACC_B,
+    Column(
+        "difference",
+        POINTS,
+        LABELS,
+        interval=("low", "high"),
+        number_with="value_a",
+    ),
+    Column("result", TEXT, NOTHING),
+    Column("settings", TEXT, NOTHING),
+    Column(
+        "to_first",
+        POINTS,
+        LABELS,
+        title="difference to first",
+        better=HIGHER,
+        has_interval=True,
+    ),
+    Column("verdict", TEXT, LABELS),
+    Column("mde80", DISTANCE, LABELS),
+    Column("both", COUNT, LABELS),
+    Column("only_a", COUNT, LABELS),
+    Column("only_b", COUNT, LABELS),
+    Column("neither", COUNT, LABELS),
+    P_VALUE,
+    Column("p_holm", P, LABELS),
+    Column("log10_p", NUMBER, LABELS),
+    Column("kappa", NUMBER, LABELS, decimals=2),
+    Column("null", SHARE, LABELS),
+    Column("null5", SHARE, LABELS),
+)
+
 ANALYSIS = Analysis(
-    "compare", "Which result is better on the same images, and where?", compare, check=_check
+    "compare",
+    "Which result is better on the same images, and where?",
+    compare,
+    columns=COLUMNS,
+    check=_check,
 )

@@ -8,6 +8,19 @@ from clipkit.analysis.options import Cluster, Common, FirstSplit, Seed, Table
 from clipkit.analysis.question import UNDERSTAND, Analysis, FeatureFile, Input
 from clipkit.base.errors import UsageError
 from clipkit.base.options import CONTROLS_PANEL, attribute_option, option
+from clipkit.features.columns import (
+    CLUSTERS,
+    GROUP,
+    LABELS,
+    NOTHING,
+    NUMBER,
+    P_MIN,
+    PROMPT,
+    ROW_COUNT,
+    TEXT,
+    Column,
+    P,
+)
 
 LOGITS = Input("FILE", "Feature file (default: standard input).", ("logits",), is_piped=True)
 
@@ -72,6 +85,22 @@ def describe(
     )
 
 
+COLUMNS = (
+    GROUP,
+    Column("untested", TEXT, NOTHING),
+    PROMPT,
+    ROW_COUNT,
+    CLUSTERS,
+    Column("difference", NUMBER, LABELS, relatives="control"),
+    P_MIN,
+    Column("p_adjusted", P, LABELS, least_p="p_min"),
+    Column("t", NUMBER, LABELS, relatives="control null95"),
+)
+
 ANALYSIS = Analysis(
-    "describe", "Which prompts tell groups of images apart?", describe, panel=UNDERSTAND
+    "describe",
+    "Which prompts tell groups of images apart?",
+    describe,
+    columns=COLUMNS,
+    panel=UNDERSTAND,
 )

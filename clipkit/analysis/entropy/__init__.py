@@ -8,6 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 from clipkit.analysis.options import LogitsFile, Splits
 from clipkit.analysis.question import Analysis, Answer
 from clipkit.base.options import OUTPUT_PANEL, Temperatures, choice, flag, parse_temperatures
+from clipkit.features.columns import (
+    ID,
+    MAX_ENTROPY,
+    MEAN_CONFIDENCE,
+    MEAN_ENTROPY,
+    NATS,
+    PROMPT,
+    ROWS,
+    SHARE,
+    TEMPERATURE,
+    Column,
+)
 from clipkit.statistics import links
 
 if TYPE_CHECKING:
@@ -121,4 +133,17 @@ def _per_image(
                 yield row | {"entropy": H, "confidence": p, "prompt": prompt}
 
 
-ANALYSIS = Analysis("entropy", "How flat is the softmax over the prompts?", entropy)
+COLUMNS = (
+    TEMPERATURE,
+    PROMPT,
+    MEAN_ENTROPY,
+    MAX_ENTROPY,
+    MEAN_CONFIDENCE,
+    Column("entropy", NATS, ROWS),
+    Column("confidence", SHARE, ROWS),
+    ID,
+)
+
+ANALYSIS = Analysis(
+    "entropy", "How flat is the softmax over the prompts?", entropy, columns=COLUMNS
+)

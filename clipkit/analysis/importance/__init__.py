@@ -8,6 +8,21 @@ from clipkit.analysis.options import FirstSplit
 from clipkit.analysis.question import UNDERSTAND, Analysis, FeatureFile, Input
 from clipkit.base.errors import UsageError
 from clipkit.base.options import MAX_SEED, option
+from clipkit.features.columns import (
+    ACC1,
+    CLASS,
+    GROUP,
+    HIGHER,
+    LABELS,
+    NOTHING,
+    NUMBER,
+    POINTS,
+    PROMPT,
+    ROWS,
+    SHARE,
+    TEXT,
+    Column,
+)
 
 PROBE = Input("PROBE", "Probe on logits, from clipkit probe --keep.", ("probe",))
 LOGITS = Input(
@@ -67,6 +82,21 @@ def importance(
     )
 
 
+COLUMNS = (
+    CLASS,
+    GROUP,
+    Column("unit", TEXT, NOTHING),
+    PROMPT,
+    ACC1,
+    Column("cost", POINTS, LABELS, better=HIGHER, interval=("low", "high")),
+    Column("changed", SHARE, ROWS),
+    Column("weight", NUMBER, LABELS),
+)
+
 ANALYSIS = Analysis(
-    "importance", "Which prompts does a probe rely on?", importance, panel=UNDERSTAND
+    "importance",
+    "Which prompts does a probe rely on?",
+    importance,
+    columns=COLUMNS,
+    panel=UNDERSTAND,
 )

@@ -8,6 +8,7 @@ from clipkit.analysis.options import FirstSplit
 from clipkit.analysis.question import Analysis, FeatureFile, Input
 from clipkit.base.errors import UsageError
 from clipkit.base.options import option
+from clipkit.features.columns import ID, LABEL, NUMBER, PROMPT, RANK, ROWS, TEXT, Column
 
 FILE = Input(
     "FILE",
@@ -55,4 +56,15 @@ def nearest(
     return neighbours.nearest(file, queries, split, k=k)
 
 
-ANALYSIS = Analysis("nearest", "Which images are most similar to a prompt or an image?", nearest)
+COLUMNS = (
+    Column("query", TEXT, ROWS),
+    PROMPT,
+    ID,
+    LABEL,
+    RANK,
+    Column("cosine", NUMBER, ROWS),
+)
+
+ANALYSIS = Analysis(
+    "nearest", "Which images are most similar to a prompt or an image?", nearest, columns=COLUMNS
+)

@@ -8,6 +8,25 @@ from clipkit.analysis.options import LabelledFile, Rows, Splits, read_cut
 from clipkit.analysis.question import Analysis, Answer, FeatureFile, Input
 from clipkit.base.errors import UsageError
 from clipkit.base.options import option
+from clipkit.features.columns import (
+    ACC1,
+    ACC1_ANSWERED,
+    CHANCE,
+    CLASS,
+    CLASS_SCORE,
+    COVERAGE,
+    F1,
+    ID,
+    LABEL,
+    MEAN_PER_CLASS_RECALL,
+    PRECISION,
+    PREDICTION,
+    RANK,
+    RECALL,
+    RUNNER_UP,
+    RUNNER_UP_SCORE,
+    SUPPORT,
+)
 
 PROBE = Input("PROBE", "Probe from clipkit probe --keep.", ("probe",))
 
@@ -48,4 +67,26 @@ def predict(
     return rows.answer(result, rankings, are_images)
 
 
-ANALYSIS = Analysis("predict", "Which class does a kept probe give other images?", predict)
+COLUMNS = (
+    CLASS,
+    SUPPORT,
+    ACC1,
+    MEAN_PER_CLASS_RECALL,
+    CHANCE,
+    COVERAGE,
+    ACC1_ANSWERED,
+    PRECISION,
+    RECALL,
+    F1,
+    ID,
+    LABEL,
+    RANK,
+    PREDICTION,
+    CLASS_SCORE,
+    RUNNER_UP,
+    RUNNER_UP_SCORE,
+)
+
+ANALYSIS = Analysis(
+    "predict", "Which class does a kept probe give other images?", predict, columns=COLUMNS
+)

@@ -24,7 +24,7 @@ from clipkit.base.errors import UsageError
 from clipkit.base.options import (
     OUTPUT_PANEL,
     ROWS_PANEL,
-    SEED,
+    SEED_FIELD,
     EvalSplit,
     Temperatures,
     choice,
@@ -34,6 +34,38 @@ from clipkit.base.options import (
     parse_numbers,
     parse_seeds,
     parse_temperatures,
+)
+from clipkit.features.columns import (
+    ACC1,
+    ACC5,
+    CHANCE,
+    CLASS,
+    CLASS_SCORE,
+    CLASSIFIER,
+    CLUSTERS,
+    COUNT,
+    DRAW,
+    EVAL_SPLIT,
+    F1,
+    FIT_SPLIT,
+    ID,
+    LABEL,
+    MEAN_CONFIDENCE,
+    MEAN_ENTROPY,
+    MEAN_PER_CLASS_RECALL,
+    NOTHING,
+    PRECISION,
+    PREDICTION,
+    RECALL,
+    RUNNER_UP,
+    RUNNER_UP_SCORE,
+    SEED,
+    STANDARDIZE,
+    SUPPORT,
+    TEMPERATURE,
+    C,
+    Column,
+    K,
 )
 from clipkit.probes.classifiers import CLASSIFIERS, DEFAULT, names_taking
 
@@ -175,7 +207,7 @@ def _check(report: Any, **values: Any) -> None:
     _check_draws(counts, values["repeat"], seeds)
     _parse_regularization(values["regularization"])
     classifier = values["classifier"]
-    draws_rows = any((values["val"], counts, SEED in values["file"]))
+    draws_rows = any((values["val"], counts, SEED_FIELD in values["file"]))
     if values["seed"] != ["42"] and classifier not in names_taking("seed") and not draws_rows:
         console.note(f"--seed has no effect on {classifier} without --val or --shots")
 
@@ -203,6 +235,41 @@ def _parse_regularization(words: Sequence[str]) -> list[float] | str:
     return parse_numbers(words, "C")
 
 
+COLUMNS = (
+    CLASSIFIER,
+    C,
+    TEMPERATURE,
+    STANDARDIZE,
+    K,
+    DRAW,
+    Column("fitted_per_class", COUNT, NOTHING),
+    FIT_SPLIT,
+    EVAL_SPLIT,
+    SEED,
+    CLASS,
+    CLUSTERS,
+    SUPPORT,
+    ACC1,
+    ACC5,
+    MEAN_PER_CLASS_RECALL,
+    CHANCE,
+    PRECISION,
+    RECALL,
+    F1,
+    MEAN_ENTROPY,
+    MEAN_CONFIDENCE,
+    ID,
+    LABEL,
+    PREDICTION,
+    CLASS_SCORE,
+    RUNNER_UP,
+    RUNNER_UP_SCORE,
+)
+
 ANALYSIS = Analysis(
-    "probe", "What can a simple classifier read from the features?", probe, check=_check
+    "probe",
+    "What can a simple classifier read from the features?",
+    probe,
+    columns=COLUMNS,
+    check=_check,
 )

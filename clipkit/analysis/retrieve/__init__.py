@@ -18,6 +18,21 @@ from clipkit.analysis.options import (
 )
 from clipkit.analysis.question import Analysis, FeatureFile
 from clipkit.base.options import ROWS_PANEL, flag, option, parse_counts, split_words
+from clipkit.features.columns import (
+    CLUSTERS,
+    CONTROL_P,
+    COUNT,
+    HIGHER,
+    LABELS,
+    LOWER,
+    NUMBER,
+    P_MIN,
+    RECALL,
+    ROWS,
+    Column,
+    K,
+    P,
+)
 
 
 def retrieve(
@@ -59,9 +74,58 @@ def retrieve(
     )
 
 
+COLUMNS = (
+    K,
+    CLUSTERS,
+    Column("queries", COUNT, ROWS),
+    Column("candidates", COUNT, ROWS),
+    RECALL,
+    Column(
+        "mrr",
+        NUMBER,
+        LABELS,
+        title="MRR",
+        better=HIGHER,
+        decimals=4,
+        has_interval=True,
+        relatives="null random_ranks control",
+    ),
+    Column(
+        "median_rank",
+        NUMBER,
+        LABELS,
+        better=LOWER,
+        has_interval=True,
+        relatives="null random_ranks control",
+    ),
+    Column(
+        "gap",
+        NUMBER,
+        ROWS,
+        decimals=4,
+        reference="gap_null",
+        relatives="within_one_side control",
+    ),
+    Column("gap_null", NUMBER, LABELS, decimals=4, p="gap_p", is_relative=True),
+    Column("gap_p", P, LABELS, least_p="p_min"),
+    Column("relative_gap", NUMBER, LABELS, decimals=4, relatives="null control"),
+    Column("relative_gap_within_one_side", NUMBER, ROWS, is_relative=True),
+    Column(
+        "hubness",
+        NUMBER,
+        ROWS,
+        better=LOWER,
+        decimals=4,
+        relatives="null within_one_side control",
+    ),
+    P_MIN,
+    CONTROL_P,
+)
+
 ANALYSIS = Analysis(
     "retrieve",
     "Do images find their captions, and captions their images?",
     retrieve,
+    columns=COLUMNS,
     check=check_controls,
 )

@@ -9,6 +9,21 @@ from clipkit.analysis.options import Cluster, Common, Seed, Table
 from clipkit.analysis.question import Analysis, FeatureFile, Input
 from clipkit.base.errors import UsageError
 from clipkit.base.options import EvalSplit, flag, option, parse_numbers, split_option
+from clipkit.features.columns import (
+    CLUSTERS,
+    COUNT,
+    HIGHER,
+    LABELS,
+    LOWER,
+    MEASURE,
+    NOTHING,
+    NUMBER,
+    OTHER,
+    PROMPT,
+    ROWS,
+    SHARE,
+    Column,
+)
 
 FILE = Input("FILE", "Feature file (default: standard input).", ("logits", "images"), is_piped=True)
 
@@ -105,4 +120,45 @@ def _parse_cosines(words: list[str]) -> list[float]:
     return numbers
 
 
-ANALYSIS = Analysis("threshold", "Above which cosine do an image and a prompt match?", threshold)
+COLUMNS = (
+    MEASURE,
+    PROMPT,
+    CLUSTERS,
+    Column("known", COUNT, ROWS),
+    Column("unknown", COUNT, ROWS),
+    Column("matching", COUNT, LABELS),
+    OTHER,
+    Column("threshold", NUMBER, LABELS),
+    Column("fpr_asked", SHARE, NOTHING),
+    Column(
+        "tpr",
+        SHARE,
+        LABELS,
+        better=HIGHER,
+        decimals=1,
+        small_decimals=2,
+        has_interval=True,
+    ),
+    Column(
+        "fpr",
+        SHARE,
+        LABELS,
+        better=LOWER,
+        decimals=1,
+        small_decimals=2,
+        has_interval=True,
+    ),
+    Column(
+        "auroc",
+        SHARE,
+        LABELS,
+        better=HIGHER,
+        decimals=1,
+        small_decimals=2,
+        has_interval=True,
+    ),
+)
+
+ANALYSIS = Analysis(
+    "threshold", "Above which cosine do an image and a prompt match?", threshold, columns=COLUMNS
+)

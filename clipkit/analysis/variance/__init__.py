@@ -15,6 +15,18 @@ from clipkit.analysis.options import (
 )
 from clipkit.analysis.question import UNDERSTAND, Analysis, FeatureFile, Input
 from clipkit.base.options import CONTROLS_PANEL, flag, option
+from clipkit.features.columns import (
+    ATTRIBUTE,
+    COUNT,
+    FLAG,
+    LABELS,
+    PROMPT,
+    ROW_COUNT,
+    ROWS,
+    SHARE,
+    VALUES,
+    Column,
+)
 
 TEXTS = Input(
     "TEXTS", "Feature file of texts: report what the cosines with each prompt measure.", ("texts",)
@@ -66,6 +78,37 @@ def variance(
     )
 
 
+COLUMNS = (
+    ATTRIBUTE,
+    PROMPT,
+    VALUES,
+    ROW_COUNT,
+    Column("unique_rows", COUNT, ROWS),
+    Column("null95", SHARE, LABELS),
+    Column(
+        "share",
+        SHARE,
+        LABELS,
+        reference="null95",
+        reference_name="95 % of unrelated attributes",
+        control="control_share",
+    ),
+    Column("unique", SHARE, LABELS, relatives="null95"),
+    Column("random99", SHARE, LABELS),
+    Column("embedding", SHARE, LABELS),
+    Column("above", FLAG, LABELS),
+    Column(
+        "control_share",
+        SHARE,
+        LABELS,
+        interval=("control_low", "control_high"),
+    ),
+)
+
 ANALYSIS = Analysis(
-    "variance", "How much of the variance does each attribute explain?", variance, panel=UNDERSTAND
+    "variance",
+    "How much of the variance does each attribute explain?",
+    variance,
+    columns=COLUMNS,
+    panel=UNDERSTAND,
 )

@@ -14,6 +14,27 @@ from clipkit.analysis.options import (
     read_cut,
 )
 from clipkit.analysis.question import Analysis, Answer
+from clipkit.features.columns import (
+    ACC1,
+    ACC1_ANSWERED,
+    ACC5,
+    CHANCE,
+    CLASS,
+    CLASS_SCORE,
+    CLUSTERS,
+    COVERAGE,
+    F1,
+    ID,
+    LABEL,
+    MEAN_PER_CLASS_RECALL,
+    PRECISION,
+    PREDICTION,
+    RANK,
+    RECALL,
+    RUNNER_UP,
+    RUNNER_UP_SCORE,
+    SUPPORT,
+)
 
 
 def zeroshot(
@@ -57,4 +78,28 @@ def zeroshot(
     return rows.answer(result, rankings, are_images)
 
 
-ANALYSIS = Analysis("zeroshot", "How often is the most similar prompt the right one?", zeroshot)
+COLUMNS = (
+    CLASS,
+    CLUSTERS,
+    SUPPORT,
+    ACC1,
+    ACC5,
+    MEAN_PER_CLASS_RECALL,
+    CHANCE,
+    COVERAGE,
+    ACC1_ANSWERED,
+    PRECISION,
+    RECALL,
+    F1,
+    ID,
+    LABEL,
+    RANK,
+    PREDICTION,
+    CLASS_SCORE,
+    RUNNER_UP,
+    RUNNER_UP_SCORE,
+)
+
+ANALYSIS = Analysis(
+    "zeroshot", "How often is the most similar prompt the right one?", zeroshot, columns=COLUMNS
+)
