@@ -283,22 +283,17 @@ def _row_percentages(
     """Draw counts in percent of their row, with the names of rows and columns, a fact and N."""
     total = counts.sum(axis=1, keepdims=True)
     percent = 100 * np.divide(counts, total, out=np.full_like(counts, np.nan), where=total > 0)
-    C, K = percent.shape
-    height = heatmap.axis_inches(C, 0.5, 2.2)
-    width = heatmap.axis_inches(K, 0.5, 2.2, heatmap.MAX_COLUMN_NAMES)
-    figure_width = max(width + heatmap.text_inches(rows) + 1.7, 5.0)
-    below = heatmap.text_inches(heatmap.names_of_columns(columns))
-    fig, ax = style.new_axes(figure_width, height + below + 0.9, title)
     from matplotlib.colors import PowerNorm
 
-    norm = PowerNorm(0.5, vmin=0, vmax=100)
-    image = heatmap.draw(fig, ax, percent, f"% of the true {noun}", cmap="Blues", norm=norm)
+    has_numbers = max(percent.shape) <= heatmap.MAX_NUMBERS
+    true = f"true {noun}"
+    cells = heatmap.Cells(rows, columns, true, xlabel, inches=(0.5, 0.5), least=(2.2, 2.2))
+    look = {"cmap": "Blues", "norm": PowerNorm(0.5, vmin=0, vmax=100)}
+    label = f"% of the {true}"
+    fig, ax, image = heatmap.draw_cells(percent, cells, label, title, has_numbers, **look)
     fig.axes[1].set_yticks([0, 1, 5, 10, 25, 50, 75, 100])
-    has_numbers = max(C, K) <= heatmap.MAX_NUMBERS
-    heatmap.label_cells(ax, "x", columns, width, xlabel, slanted=has_numbers)
-    heatmap.label_cells(ax, "y", rows, height, f"true {noun}")
     if has_numbers:
-        decimals, size = (1, 8.5) if max(C, K) <= 12 else (0, 7.5)
+        decimals, size = (1, 8.5) if max(percent.shape) <= 12 else (0, 7.5)
         texts = _small_counts(counts)
         heatmap.write_numbers(ax, image, percent, decimals, size, zeros=False, texts=texts)
     facts = f"N = {counts.sum():,.0f}"

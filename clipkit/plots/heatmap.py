@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,33 @@ MAX_COLUMN_NAMES = 60  # with more columns, whose names stand upright, none has 
 MAX_NUMBERS = 20  # with more rows or columns, cells hold no numbers
 
 
+class Cells(NamedTuple):
+    """The cells of a matrix: the names of rows and columns as they are written, and their sizes."""
+
+    rows: Sequence[str]
+    columns: Sequence[str]
+    row_title: str
+    column_title: str
+    inches: tuple[float, float] = (0.42, 0.22)  # width and height of a cell
+    least: tuple[float, float] = (2.5, 1.5)  # width and height of the matrix
+
+
+def draw_cells(
+    values: Floats, cells: Cells, label: str, title: str | None, slanted: bool, **look: Any
+) -> tuple[Figure, Axes, AxesImage]:
+    """Draw a matrix (R, S) with the names of its rows and columns, as large as these need."""
+    R, S = values.shape
+    width = axis_inches(S, cells.inches[0], cells.least[0], MAX_COLUMN_NAMES)
+    height = axis_inches(R, cells.inches[1], cells.least[1])
+    below = text_inches(cells.columns if len(cells.columns) <= MAX_COLUMN_NAMES else [])
+    figure_width = max(width + text_inches(cells.rows) + 2.0, 5.0)
+    fig, ax = style.new_axes(figure_width, height + below + 0.9, title)
+    image = draw(fig, ax, values, label, **look)
+    label_cells(ax, "x", cells.columns, width, cells.column_title, slanted)
+    label_cells(ax, "y", cells.rows, height, cells.row_title)
+    return fig, ax, image
+
+
 def axis_inches(n: int, cell: float, least: float, most_names: int = MAX_NAMES) -> float:
     """Return the length of an axis with n cells of `cell` inches.
 
@@ -33,11 +60,6 @@ def axis_inches(n: int, cell: float, least: float, most_names: int = MAX_NAMES) 
     """
     room_for_names = n * 0.112 if n <= most_names else 0.0
     return max(min(n * cell, 7.2), room_for_names, least)
-
-
-def names_of_columns(names: Sequence[str]) -> Sequence[str]:
-    """Return the names below columns, which stand upright: none if there are too many to read."""
-    return names if len(names) <= MAX_COLUMN_NAMES else []
 
 
 def text_inches(labels: Sequence[str]) -> float:
@@ -121,15 +143,15 @@ def limits(values: Floats) -> tuple[float, float]:
     return low, high
 
 
-def choose_prompts(size: Floats) -> tuple[NDArray[np.int64], str]:
-    """Return the rows (n,) to show of K prompts, and `30 of 1,203 prompts` if these are some.
+def choose_rows(size: Floats, noun: str = "prompts") -> tuple[NDArray[np.int64], str]:
+    """Return the rows (n,) to show of K, and `30 of 1,203 prompts` if these are some.
 
-    Of too many prompts, the rows with the largest `size` (K,) are chosen. They keep their order.
+    Of too many, the rows with the largest `size` (K,) are chosen. They keep their order.
     """
     K = len(size)
     if K <= MAX_PROMPTS:
         return np.arange(K), ""
-    return largest(size, FEW_PROMPTS), f"{FEW_PROMPTS} of {K:,} prompts"
+    return largest(size, FEW_PROMPTS), f"{FEW_PROMPTS} of {K:,} {noun}"
 
 
 def largest(size: Floats, most: int) -> NDArray[np.int64]:

@@ -235,16 +235,8 @@ def similarity(
     noun : str
         What a similarity is called.
     """
-    rows, fact = heatmap.choose_prompts(_ranges(np.asarray(means, np.float64)))
+    rows, fact = heatmap.choose_rows(_ranges(np.asarray(means, np.float64)))
     cosines = np.asarray(means, np.float64).T[rows]  # (n, C)
-    n, C = cosines.shape
-    names = style.sanitize_names(class_names, 24)
-    width = heatmap.axis_inches(C, 0.4, 2.5, heatmap.MAX_COLUMN_NAMES)
-    prompts = style.sanitize_names(texts, 40, rows.tolist())
-    height = heatmap.axis_inches(n, 0.2, 2.4)
-    figure_width = max(width + heatmap.text_inches(prompts) + 2.0, 5.0)
-    below = heatmap.text_inches(heatmap.names_of_columns(names))
-    fig, ax = style.new_axes(figure_width, height + below + 0.6, title)
     label, colours = f"mean {AXES.get(noun, noun)}", "viridis"
     low, high = heatmap.limits(cosines)
     if centred:
@@ -253,9 +245,17 @@ def similarity(
         label, colours = f"{noun} − the prompt's mean", "RdBu_r"
         high = max(map(abs, heatmap.limits(cosines)))
         low = -high
-    heatmap.draw(fig, ax, cosines, label, cmap=colours, vmin=low, vmax=high)
-    heatmap.label_cells(ax, "x", names, width, "class", slanted=C <= heatmap.MAX_NUMBERS)
-    heatmap.label_cells(ax, "y", prompts, height, "prompt")
+    cells = heatmap.Cells(
+        style.sanitize_names(texts, 40, rows.tolist()),
+        style.sanitize_names(class_names, 24),
+        "prompt",
+        "class",
+        inches=(0.4, 0.2),
+        least=(2.5, 2.4),
+    )
+    slanted = cosines.shape[1] <= heatmap.MAX_NUMBERS
+    look = {"cmap": colours, "vmin": low, "vmax": high}
+    fig, ax, _ = heatmap.draw_cells(cosines, cells, label, title, slanted, **look)
     if fact:
         ax.set_title(f"{fact}: the largest differences", loc="left", color=style.GREY)
     return fig

@@ -152,25 +152,18 @@ def prompt_variance(
     attributes : sequence of A str
     """
     shares = 100 * np.asarray(share, np.float64)
-    rows, fact = heatmap.choose_prompts(np.nan_to_num(shares, nan=-np.inf).max(axis=1))
+    rows, fact = heatmap.choose_rows(np.nan_to_num(shares, nan=-np.inf).max(axis=1))
     percent = shares[rows]
-    n, A = percent.shape
     texts = style.sanitize_names(prompts, 40, rows.tolist())
-    names = style.sanitize_names(attributes, 24)
-    width = heatmap.axis_inches(A, 0.42, 2.5, heatmap.MAX_COLUMN_NAMES)
-    height = heatmap.axis_inches(n, 0.22, 1.5)
-    figure_width = width + heatmap.text_inches(texts) + 2.0
-    below = heatmap.text_inches(heatmap.names_of_columns(names))
-    fig, ax = style.new_axes(figure_width, height + below + 0.9, title)
+    cells = heatmap.Cells(texts, style.sanitize_names(attributes, 24), "prompt", "attribute")
     label = "share of variance (%)"
-    image = heatmap.draw(fig, ax, percent, label, cmap="Blues", vmin=0, vmax=100)
-    heatmap.label_cells(ax, "x", names, width, "attribute", slanted=True)
-    heatmap.label_cells(ax, "y", texts, height, "prompt")
+    look = {"cmap": "Blues", "vmin": 0, "vmax": 100}
+    fig, ax, image = heatmap.draw_cells(percent, cells, label, title, slanted=True, **look)
     shown = np.where(np.asarray(above, bool)[rows], percent, np.nan)
     heatmap.write_numbers(ax, image, shown, decimals=0, size=7.5)
     if fact:
         fact += ": the largest shares; "
-    cells = int(np.isfinite(shares).sum())
-    fact += f"numbers: above both nulls; by chance {0.01 * cells:.2g} of {cells:,} cells"
+    n_cells = int(np.isfinite(shares).sum())
+    fact += f"numbers: above both nulls; by chance {0.01 * n_cells:.2g} of {n_cells:,} cells"
     ax.set_title(fact, loc="left", color=style.GREY)
     return fig
