@@ -42,6 +42,7 @@ if TYPE_CHECKING:  # what the loop below finds, for users' type checkers
     from clipkit.plots.logits import *  # noqa: F403
     from clipkit.plots.reliability import *  # noqa: F403
     from clipkit.plots.retrieval import *  # noqa: F403
+    from clipkit.plots.shapes import *  # noqa: F403
     from clipkit.plots.shots import *  # noqa: F403
     from clipkit.plots.spectrum import *  # noqa: F403
     from clipkit.plots.style import *  # noqa: F403

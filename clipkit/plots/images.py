@@ -90,10 +90,10 @@ def draw_contact_sheet(dataset: Dataset) -> Drawn:
         titles = [dataset.class_names[label] for label in images.labels]
         source += f", {len(dataset.class_names):,} classes"
     title = f"{console.count(len(images), 'image')} of {dataset.name}"
-    return contact_sheet(_tiles(images, split), titles, title=title), source
+    return contact_sheet(read_tiles(images, split), titles, title=title), source
 
 
-def _tiles(images: ImageDataset, split: str) -> NDArray[np.uint8]:
+def read_tiles(images: ImageDataset, split: str) -> NDArray[np.uint8]:
     """Return small pictures (N, H, W, 3) of images on white; one that cannot be used is grey."""
     from PIL import ImageOps  # which the functions on numbers do without
 
@@ -229,7 +229,7 @@ def draw_nearest(  # noqa: PLR0913 - options
     rows = np.stack([of_prompt.rows for of_prompt in found])
     _, images = match_images(file, split, data, rows.ravel())
     warn_of_other_name(file, data)
-    tiles = _tiles(images, split)
+    tiles = read_tiles(images, split)
     tiles = tiles.reshape(*rows.shape, *tiles.shape[1:])
     sheets = []
     for of_prompt, pictures in zip(found, tiles, strict=True):

@@ -1,0 +1,490 @@
+"""Draw declared pictures of results, by their type, and the parts that other pictures share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from clipkit.analysis import results
+from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.base.pictures import Curves, Declaration, Distributions, Dots, Matrix, Sheet
+from clipkit.base.tables import Heading, format_number
+from clipkit.features.columns import POINTS, SHARE, Column
+from clipkit.features.model import FeatureFile, known_columns
+from clipkit.plots import heatmap, images, style
+from clipkit.plots.style import Drawn, Floats, clipkit_style
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from clipkit.datasets import Dataset
+
+__all__ = ["Points", "draw_declared"]
+
+ROW_INCHES = 0.42
+MANY, MANY_INCHES = 20, 0.34  # rows that have less space
+BAND = 0.8  # rows that the name of a group takes
+BINS = 60
+MAX_ROWS = 60  # of more, those with the largest values are drawn
+MAX_CURVES = 21  # whose styles differ
+MAX_CELLS = 1_000_000
+MAX_IMAGES = 40
+MAX_PARTS = 7  # histograms in one picture
+MAX_DIRECT = 28  # characters of a label at the end of a curve
+LEAST_GAP = 0.07  # of the axis, between labels at the ends of curves
+IN_PERCENT = (SHARE.symbol, POINTS.symbol)  # units of columns that hold fractions
+
+
+class Points(NamedTuple):
+    """One kind of number of A rows, with the ends of its lines."""
+
+    values: ArrayLike
+    low: ArrayLike
+    high: ArrayLike
+
+
+class Look(NamedTuple):
+    """How a series of dots looks."""
+
+    color: str
+    marker: str
+    size: float
+    offset: float  # in rows, so that equal numbers stay apart
+
+
+# By the order of the series; the first is drawn last, above the others.
+LOOKS = (
+    Look(style.PALETTE[0], "o", 7, -0.3),
+    Look(style.PALETTE[6], "s", 6, -0.1),
+    Look(style.PALETTE[2], "D", 5, 0.3),
+    Look(style.PALETTE[1], "^", 6, 0.1),
+    Look(style.GREY, "v", 4, -0.3),
+)
+
+
+def draw_points(ax: Axes, y: Floats, points: Points, look: Look, zorder: float) -> Artist:
+    """Draw a dot with its line at each `y`."""
+    y = y + look.offset
+    ax.hlines(y, points.low, points.high, color=look.color, linewidth=1.6, zorder=zorder)
+    marks: dict[str, Any] = {"color": look.color, "ms": look.size, "mec": "white", "mew": 0.5}
+    (line,) = ax.plot(points.values, y, look.marker, zorder=zorder, **marks)
+    return line
+
+
+class DotRows(NamedTuple):
+    """Rows of dots as they are drawn: their axes, their places, and what a legend names."""
+
+    figure: Figure
+    axes: Axes
+    y: Floats
+    handles: list[Artist]
+    labels: list[str]
+
+
+def dot_rows(
+    names: Sequence[str],
+    series: Mapping[str, Points],
+    *,
+    reference: tuple[str, Floats] | None = None,
+    best: float | None = None,
+    bands: Sequence[tuple[str, int]] = (),
+    title: str | None = None,
+) -> DotRows:
+    """Draw a row of dots for each name, with at most five kinds of numbers.
+
+    Parameters
+    ----------
+    names : sequence of A str
+        As they are written.
+    series : mapping of str to Points
+        Legend text -> numbers (A,). Those without a number are left out.
+    reference : (str, array (A,)), optional
+        What is drawn as a short stroke: its legend text and its numbers.
+    best : float, optional
+        Where a thin line ends that begins at the reference.
+    bands : sequence of (str, int), optional
+        The name of each group of rows, and how many there are; from the top.
+    """
+    A = len(names)
+    y = np.arange(A, dtype=np.float64)
+    row_inches = ROW_INCHES if A <= MANY else MANY_INCHES
+    fig, ax = style.new_axes(7.0, row_inches * A + 0.9, title)
+    if bands:
+        y = _draw_bands(fig, ax, bands)
+    handles: list[Artist] = []
+    labels = []
+    if reference is not None:
+        text, at = reference
+        if best is not None:
+            ax.hlines(y, at, best, color="#cccccc", linewidth=1.0, zorder=1)
+        handles += ax.plot(at, y, "|", color=style.GREY, ms=13, mew=1.8, zorder=2)
+        labels.append(text)
+    for number, (label, points) in enumerate(series.items()):
+        if np.isfinite(np.asarray(points.values)).any():
+            handles.append(draw_points(ax, y, points, LOOKS[number], zorder=9 - number))
+            labels.append(label)
+    style.name_rows(ax, y, names, 0.6, fontsize=9.5)
+    return DotRows(fig, ax, y, handles, labels)
+
+
+def _draw_bands(fig: Figure, ax: Axes, bands: Sequence[tuple[str, int]]) -> Floats:
+    """Draw a band with a name for each group of rows; return the rows' places below the names."""
+    fig.set_figheight(fig.get_figheight() + ROW_INCHES * BAND * len(bands))
+    counts = [count for _, count in bands]
+    places = np.repeat(np.arange(len(bands)), counts)
+    y = np.arange(len(places)) + BAND * (1 + places)
+    look: dict[str, Any] = {"va": "top", "fontsize": 9.5, "fontweight": "bold"}
+    for number, (name, _) in enumerate(bands):
+        top, bottom = y[places == number][[0, -1]] + [-0.5 - BAND, 0.5]
+        ax.axhspan(top, bottom, color=("#f1f4f6", "white")[number % 2], zorder=0)
+        ax.text(0.01, top + 0.1, name, transform=ax.get_yaxis_transform(), **look)
+    return y
+
+
+def draw_curve(
+    ax: Axes, x: ArrayLike, points: Points, look: Mapping[str, Any], **bars: Any
+) -> Artist:
+    """Draw a curve with a vertical bar at each of its points."""
+    (line,) = ax.plot(x, points.values, **look)
+    ax.vlines(x, points.low, points.high, color=look["color"], **bars)
+    return line
+
+
+def draw_histogram(ax: Axes, values: Floats, edges: Floats, **look: Any) -> Artist:
+    """Draw a histogram of values in percent of them."""
+    counts, _ = np.histogram(values, edges)
+    return ax.stairs(100 * counts / max(len(values), 1), edges, fill=True, **look)
+
+
+class _Rows:
+    """The columns of a result's rows, as a declaration names them."""
+
+    def __init__(self, file: FeatureFile, columns: Mapping[str, Column]) -> None:
+        self.file = file
+        self.columns = columns
+        if not file.run_count:
+            raise ClipkitError(f"{file.display_name}: expected a result with rows to draw")
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.file.runs
+
+    def heading(self, name: str) -> Heading:
+        """Return what people read above a column, and the unit of its numbers."""
+        if name in self.columns:
+            return self.columns[name].heading
+        return Heading(name.replace("_", " "), "", format_number)
+
+    def title(self, name: str) -> str:
+        """Return what people read above a column, without its unit."""
+        return style.sanitize_label(self.heading(name).title, 32)
+
+    def _values(self, name: str) -> NDArray[Any]:
+        if name not in self.file.runs:
+            shown = style.sanitize_label(name)
+            raise ClipkitError(f"{self.file.display_name}: expected a column {shown} to draw")
+        return self.file.runs[name]
+
+    def numbers(self, name: str) -> Floats:
+        """Return the numbers of a column, in the unit in which people read them."""
+        values = self._values(name)
+        if values.dtype.kind == "U":
+            shown = style.sanitize_label(name)
+            raise ClipkitError(f"{self.file.display_name}: runs/{shown}: expected numbers to draw")
+        numbers = np.array(values, np.float64)
+        numbers[~np.isfinite(numbers)] = np.nan
+        if self.heading(name).unit in IN_PERCENT:
+            numbers *= 100
+        return numbers
+
+    def texts(self, name: str) -> list[str]:
+        """Return the values of a column as people read them."""
+        values = self._values(name)
+        if values.dtype.kind == "U":
+            return list(map(str, values))
+        write = self.heading(name).format
+        return [write(float(value)) for value in values]
+
+    def points(self, name: str) -> Points:
+        """Return the numbers of a column, and the ends of their intervals where there are some."""
+        values = self.numbers(name)
+        ends = []
+        for end in (f"{name}_low", f"{name}_high"):
+            ends.append(self.numbers(end) if end in self else np.full(len(values), np.nan))
+        return Points(values, *ends)
+
+    def axis(self, names: Sequence[str]) -> str:
+        """Return the label of the axis of some columns; refuse columns of several units."""
+        units = list(dict.fromkeys(self.heading(name).unit for name in names))
+        if len(units) > 1:
+            listed = ", ".join(map(style.sanitize_label, names))
+            raise UsageError(f"expected columns of one unit on one axis, got {listed}")
+        label = self.title(names[0]) if len(names) == 1 else "value"
+        return f"{label} ({units[0]})" if units[0] else label
+
+    def several(self, names: Sequence[str]) -> str:
+        """Return the titles of columns as the start of a sentence."""
+        titles = ", ".join(map(self.title, names))
+        return titles[:1].upper() + titles[1:]
+
+
+def draw_declared(
+    declaration: Declaration,
+    file: FeatureFile,
+    *,
+    columns: Mapping[str, Column] | None = None,
+    title: str = "",
+    dataset: Dataset | None = None,
+) -> Drawn:
+    """Draw a declared picture of a result's rows.
+
+    Parameters
+    ----------
+    columns : mapping of str to Column, optional
+        The records of the result's columns (default: those of the command that made it).
+    title : str, optional
+        The finding. Without it, the picture's title says what is drawn.
+    dataset : Dataset, optional
+        Where a sheet takes its images from.
+    """
+    rows = _Rows(file, known_columns(file) if columns is None else columns)
+    if isinstance(declaration, Sheet):
+        if dataset is None:
+            raise UsageError("a sheet needs the images of a data set", "name the data set")
+        figure = _draw_sheet(declaration, rows, dataset)
+    else:
+        figure = DRAWERS[type(declaration)](declaration, rows)
+    splits = list(dict.fromkeys(filter(None, file.split_of_runs)))
+    return style.state(figure, title, results.source_label(file, ", ".join(splits)))
+
+
+@clipkit_style
+def _draw_dots(declaration: Dots, rows: _Rows) -> Figure:
+    axis = rows.axis(declaration.values)
+    first = declaration.values[0]
+    shown = heatmap.largest(rows.numbers(first), MAX_ROWS)
+    bands = []
+    if declaration.group:
+        groups = np.array(rows.texts(declaration.group))[shown]
+        names, numbers, counts = np.unique(groups, return_inverse=True, return_counts=True)
+        shown = shown[np.argsort(numbers, kind="stable")]
+        bands = list(zip(style.sanitize_names(names.tolist(), 60), counts.tolist(), strict=True))
+    series = {}
+    for name in declaration.values:
+        values, low, high = np.array(rows.points(name))[:, shown]
+        series[rows.title(name)] = Points(values, low, high)
+    reference = None
+    if declaration.reference:
+        at = rows.numbers(declaration.reference)[shown]
+        reference = (rows.title(declaration.reference), at)
+    labels = style.sanitize_names(rows.texts(declaration.label), 28, shown.tolist())
+    title = f"{rows.several(declaration.values)} of each {rows.title(declaration.label)}"
+    drawn = dot_rows(labels, series, reference=reference, bands=bands, title=title)
+    drawn.axes.set_xlabel(axis)
+    facts = []
+    if any(f"{name}_low" in rows for name in declaration.values):
+        facts.append("lines: 95 % intervals")
+    total = rows.file.run_count
+    if len(shown) < total:
+        facts.append(f"{len(shown)} of {total:,} rows: the largest {rows.title(first)}")
+    drawn.axes.set_title("; ".join(facts), loc="left", color=style.GREY)
+    if len(drawn.handles) > 1:  # the axis names a single one
+        style.add_legend(drawn.figure, drawn.handles, drawn.labels)
+    return drawn.figure
+
+
+class _Curve(NamedTuple):
+    label: str
+    x: Floats
+    points: Points
+
+
+@clipkit_style
+def _draw_curves(declaration: Curves, rows: _Rows) -> Figure:
+    x = rows.numbers(declaration.x)
+    if declaration.is_log:
+        x[x <= 0] = np.nan
+    group_of = rows.file.split_of_runs
+    if declaration.group:
+        group_of = rows.texts(declaration.group)
+    groups = list(dict.fromkeys(group_of))
+    curves = []
+    for group in groups:
+        of_group = np.flatnonzero(np.array(group_of) == group)
+        of_group = of_group[np.argsort(x[of_group], kind="stable")]
+        for name in declaration.values:
+            values, low, high = np.array(rows.points(name))[:, of_group]
+            parts = []
+            if len(declaration.values) > 1:
+                parts.append(rows.title(name))
+            if len(groups) > 1:
+                parts.append(style.sanitize_label(group, results.MAX_LABEL))
+            curves.append(_Curve(", ".join(parts), x[of_group], Points(values, low, high)))
+    title = f"{rows.several(declaration.values)} against {rows.title(declaration.x)}"
+    fig, ax = style.new_axes(7.0, 3.8, title)
+    handles: list[Artist] = []
+    for number, curve in enumerate(curves[:MAX_CURVES]):
+        look = style.line_style(number)
+        handles += ax.plot(curve.x, curve.points.values, **look)
+        ends = np.asarray(curve.points.low), np.asarray(curve.points.high)
+        ax.fill_between(curve.x, *ends, color=look["color"], alpha=0.18, linewidth=0)
+    if declaration.is_log:
+        ax.set_xscale("log")
+        ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        style.hide_minor_labels(ax.xaxis)
+    ax.set(xlabel=rows.axis([declaration.x]), ylabel=rows.axis(declaration.values))
+    style.use_plain_numbers(ax.yaxis)
+    facts = []
+    if any(f"{name}_low" in rows for name in declaration.values):
+        facts.append("bands: 95 % intervals")
+    if len(curves) > MAX_CURVES:
+        facts.append(f"{MAX_CURVES} of {len(curves):,} curves")
+    ax.set_title("; ".join(facts), loc="left", color=style.GREY)
+    labels = [curve.label for curve in curves[:MAX_CURVES]]
+    if len(labels) == 1:
+        labels, handles = [], []  # the axis names it
+    elif _name_ends(ax, curves[:MAX_CURVES]):
+        labels, handles = [], []
+    if declaration.reference:
+        order = np.argsort(x, kind="stable")
+        at = rows.numbers(declaration.reference)[order]
+        handles += ax.plot(x[order], at, color="black", linestyle="--", linewidth=1.2)
+        labels.append(rows.title(declaration.reference))
+    if labels:
+        style.add_legend(fig, handles, labels)
+    return fig
+
+
+def _name_ends(ax: Axes, curves: Sequence[_Curve]) -> bool:
+    """Name curves at their ends if they end apart from each other, at one place."""
+    ends = []
+    for curve in curves:
+        values = np.asarray(curve.points.values)
+        drawn = np.flatnonzero(np.isfinite(values) & np.isfinite(curve.x))
+        if not len(drawn) or style.text_width(curve.label) > MAX_DIRECT:
+            return False
+        ends.append((curve.x[drawn[-1]], values[drawn[-1]]))
+    x, y = np.transpose(ends)
+    bottom, top = ax.get_ylim()
+    gaps = np.diff(np.sort(y)) / (top - bottom)
+    if np.ptp(x) > 0 or gaps.min(initial=1) < LEAST_GAP:
+        return False
+    for number, (curve, end) in enumerate(zip(curves, ends, strict=True)):
+        look: dict[str, Any] = {"color": style.line_style(number)["color"], "fontsize": 9.5}
+        place: dict[str, Any] = {"xytext": (7, 0), "textcoords": "offset points", "va": "center"}
+        ax.annotate(curve.label, end, **place, **look)
+    return True
+
+
+@clipkit_style
+def _draw_matrix(declaration: Matrix, rows: _Rows) -> Figure:
+    row_of, column_of = rows.texts(declaration.row), rows.texts(declaration.column)
+    row_names, column_names = list(dict.fromkeys(row_of)), list(dict.fromkeys(column_of))
+    if len(row_names) * len(column_names) > MAX_CELLS:
+        raise ClipkitError(
+            f"{rows.file.display_name}: expected at most {MAX_CELLS:,} cells to draw, got "
+            f"{len(row_names):,} x {len(column_names):,}"
+        )
+    if len(set(zip(row_of, column_of, strict=True))) < len(row_of):
+        pair = f"{rows.title(declaration.row)} and {rows.title(declaration.column)}"
+        raise ClipkitError(f"{rows.file.display_name}: expected one row for each {pair}")
+    i = [row_names.index(name) for name in row_of]
+    j = [column_names.index(name) for name in column_of]
+    values = np.full((len(row_names), len(column_names)), np.nan)
+    values[i, j] = rows.numbers(declaration.value)
+    low, high = heatmap.limits(values)
+    look: dict[str, Any] = {"cmap": "viridis", "vmin": low, "vmax": high}
+    if low < 0:
+        most = max(-low, high)
+        look = {"cmap": "RdBu_r", "vmin": -most, "vmax": most}
+    elif rows.heading(declaration.value).unit == SHARE.symbol:
+        look = {"cmap": "Blues", "vmin": 0, "vmax": 100}
+    sizes = np.nan_to_num(values, nan=-np.inf).max(axis=1)
+    shown, fact = heatmap.choose_rows(sizes, "rows")
+    by = f"{rows.title(declaration.row)} and {rows.title(declaration.column)}"
+    cells = heatmap.Cells(
+        style.sanitize_names(row_names, 40, shown.tolist()),
+        style.sanitize_names(column_names, 24),
+        rows.title(declaration.row),
+        rows.title(declaration.column),
+    )
+    title = f"{rows.several([declaration.value])} by {by}"
+    label = rows.axis([declaration.value])
+    fig, ax, image = heatmap.draw_cells(values[shown], cells, label, title, slanted=True, **look)
+    if max(len(shown), len(column_names)) <= heatmap.MAX_NUMBERS:
+        decimals = 0 if np.abs(values[np.isfinite(values)]).max(initial=0) >= 10 else 2
+        heatmap.write_numbers(ax, image, values[shown], decimals, size=7.5)
+    if fact:
+        ax.set_title(f"{fact}: the largest values", loc="left", color=style.GREY)
+    return fig
+
+
+@clipkit_style
+def _draw_distributions(declaration: Distributions, rows: _Rows) -> Figure:
+    values = rows.numbers(declaration.x)
+    name = rows.title(declaration.x)
+    groups = [name] * len(values)
+    if declaration.group:
+        groups = rows.texts(declaration.group)
+    names = list(dict.fromkeys(groups))
+    fig, ax = style.new_axes(7.0, 3.6, f"{rows.several([declaration.x])} of the rows")
+    finite = values[np.isfinite(values)]
+    edges = np.histogram_bin_edges(finite, BINS) if len(finite) else np.linspace(0, 1, BINS + 1)
+    handles: list[Artist] = []
+    labels = []
+    for number, group in enumerate(names[:MAX_PARTS]):
+        of_group = values[np.array(groups) == group]
+        of_group = of_group[np.isfinite(of_group)]
+        color = style.PALETTE[number]
+        handles.append(draw_histogram(ax, of_group, edges, color=color, alpha=0.45))
+        label = f"{style.sanitize_label(group, 40)} ({len(of_group):,})"
+        if len(of_group):
+            ax.axvline(float(of_group.mean()), color=color, linewidth=1.4)
+            label += f", mean {of_group.mean():.4g}"
+        labels.append(label)
+    if declaration.reference:
+        at = rows.numbers(declaration.reference)
+        at = at[np.isfinite(at)]
+        if len(at):
+            line = ax.axvline(float(at.mean()), color="black", linestyle="--", linewidth=1.2)
+            handles.append(line)
+            labels.append(f"{rows.title(declaration.reference)} {at.mean():.4g}")
+    if len(names) > MAX_PARTS:
+        fact = f"{MAX_PARTS} of {len(names):,} groups"
+        ax.set_title(fact, loc="left", color=style.GREY)
+    ax.set(xlabel=rows.axis([declaration.x]), ylabel="% of the rows, per bin", ylim=(0, None))
+    style.add_legend(fig, handles, labels)
+    return fig
+
+
+def _draw_sheet(declaration: Sheet, rows: _Rows, dataset: Dataset) -> Figure:
+    ids = rows.texts(declaration.id)
+    titles = rows.texts(declaration.label or declaration.id)
+    tiles = []
+    for split, row_id in zip(rows.file.split_of_runs, ids[:MAX_IMAGES], strict=False):
+        tiles.append(_read_tile(dataset, split, row_id))
+    title = f"{len(tiles)} of {len(ids):,} images" if len(tiles) < len(ids) else "Images"
+    return images.contact_sheet(np.array(tiles), titles[: len(tiles)], title=title)
+
+
+def _read_tile(dataset: Dataset, split: str, row_id: str) -> NDArray[np.uint8]:
+    """Return the small picture of an image of a split; of any split if that is not known."""
+    names = [split] if split in dataset.splits else list(dataset.splits)
+    for name in names:
+        of_split = dataset.splits[name]
+        if row_id in of_split.ids:
+            row = np.array([list(of_split.ids).index(row_id)])
+            return images.read_tiles(of_split.take(row), name)[0]
+    raise ClipkitError(f"{dataset.name}: expected an image {style.sanitize_label(row_id)}")
+
+
+DRAWERS: dict[type[Declaration], Callable[[Any, _Rows], Figure]] = {
+    Dots: _draw_dots,
+    Curves: _draw_curves,
+    Matrix: _draw_matrix,
+    Distributions: _draw_distributions,
+}
