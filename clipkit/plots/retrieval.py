@@ -12,7 +12,7 @@ from clipkit.analysis import results
 from clipkit.analysis.retrieve.retrieval import TASKS, first_rows
 from clipkit.features.model import FeatureFile
 from clipkit.features.provenance import provenance
-from clipkit.plots import style
+from clipkit.plots import shapes, style
 from clipkit.plots.picture import Picture, always
 from clipkit.plots.style import Drawn, clipkit_style
 from clipkit.statistics import claims
@@ -101,8 +101,7 @@ def _draw_curve(ax: Axes, number: int, label: str, curve: RecallCurve) -> Artist
     look = style.line_style(number)
     if label == "chance":
         look = {"color": "black", "linestyle": "--", "linewidth": 1.2}
+    ends = None
     if curve.limits is not None:
-        low, high = curve.limits
-        ax.vlines(curve.k, 100 * np.asarray(low), 100 * np.asarray(high), color=look["color"])
-    (line,) = ax.plot(curve.k, 100 * np.asarray(curve.recall), **look)
-    return line
+        ends = 100 * np.asarray(curve.limits[0]), 100 * np.asarray(curve.limits[1])
+    return shapes.draw_curve(ax, curve.k, 100 * np.asarray(curve.recall), ends, look)

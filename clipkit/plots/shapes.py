@@ -147,18 +147,26 @@ def _draw_bands(fig: Figure, ax: Axes, bands: Sequence[tuple[str, int]]) -> Floa
 
 
 def draw_curve(
-    ax: Axes, x: ArrayLike, points: Points, look: Mapping[str, Any], **bars: Any
+    ax: Axes,
+    x: ArrayLike,
+    y: ArrayLike,
+    ends: tuple[ArrayLike, ArrayLike] | None,
+    look: Mapping[str, Any],
 ) -> Artist:
-    """Draw a curve with a vertical bar at each of its points."""
-    (line,) = ax.plot(x, points.values, **look)
-    ax.vlines(x, points.low, points.high, color=look["color"], **bars)
+    """Draw a curve with a vertical bar at each of its points, if the bars' ends are given."""
+    (line,) = ax.plot(x, y, **look)
+    if ends is not None:
+        ax.vlines(x, *ends, color=look["color"], linewidth=1.2, alpha=0.7)
     return line
 
 
-def draw_histogram(ax: Axes, values: Floats, edges: Floats, **look: Any) -> Artist:
-    """Draw a histogram of values in percent of them."""
+def draw_histogram(ax: Axes, values: Floats, edges: Floats, color: str) -> Artist:
+    """Draw a histogram of values, in percent of them, through which others can be seen."""
     counts, _ = np.histogram(values, edges)
-    return ax.stairs(100 * counts / max(len(values), 1), edges, fill=True, **look)
+    shares = 100 * counts / max(len(values), 1)
+    area = ax.stairs(shares, edges, color=color, fill=True, alpha=0.45)
+    ax.stairs(shares, edges, color=color, linewidth=1.4)
+    return area
 
 
 class _Rows:
@@ -329,7 +337,7 @@ def _draw_curves(declaration: Curves, rows: _Rows) -> Figure:
     handles: list[Artist] = []
     for number, curve in enumerate(curves[:MAX_CURVES]):
         look = style.line_style(number)
-        handles += ax.plot(curve.x, curve.points.values, **look)
+        handles.append(draw_curve(ax, curve.x, curve.points.values, None, look))
         ends = np.asarray(curve.points.low), np.asarray(curve.points.high)
         ax.fill_between(curve.x, *ends, color=look["color"], alpha=0.18, linewidth=0)
     if declaration.is_log:
@@ -440,10 +448,10 @@ def _draw_distributions(declaration: Distributions, rows: _Rows) -> Figure:
         of_group = values[np.array(groups) == group]
         of_group = of_group[np.isfinite(of_group)]
         color = style.PALETTE[number]
-        handles.append(draw_histogram(ax, of_group, edges, color=color, alpha=0.45))
+        handles.append(draw_histogram(ax, of_group, edges, color))
         label = f"{style.sanitize_label(group, 40)} ({len(of_group):,})"
         if len(of_group):
-            ax.axvline(float(of_group.mean()), color=color, linewidth=1.4)
+            ax.axvline(float(of_group.mean()), color=color, linestyle=":", linewidth=1.6)
             label += f", mean {of_group.mean():.4g}"
         labels.append(label)
     if declaration.reference:
@@ -475,10 +483,12 @@ def _read_tile(dataset: Dataset, split: str, row_id: str) -> NDArray[np.uint8]:
     """Return the small picture of an image of a split; of any split if that is not known."""
     names = [split] if split in dataset.splits else list(dataset.splits)
     for name in names:
-        of_split = dataset.splits[name]
-        if row_id in of_split.ids:
-            row = np.array([list(of_split.ids).index(row_id)])
-            return images.read_tiles(of_split.take(row), name)[0]
+        images_of_split = dataset.splits[name]
+        ids = list(images_of_split.ids)
+        if row_id in ids:
+            row = np.array([ids.index(row_id)])
+            (tile,) = images.read_tiles(images_of_split.take(row), name)
+            return np.asarray(tile)
     raise ClipkitError(f"{dataset.name}: expected an image {style.sanitize_label(row_id)}")
 
 

@@ -11,7 +11,7 @@ from clipkit.analysis import results
 from clipkit.analysis.threshold import thresholds
 from clipkit.base.options import EvalSplit, option, split_option
 from clipkit.features.model import FeatureFile
-from clipkit.plots import style
+from clipkit.plots import shapes, style
 from clipkit.plots.picture import Picture
 from clipkit.plots.style import Drawn, clipkit_style
 from clipkit.statistics import claims
@@ -65,17 +65,12 @@ def threshold(
     fig, ax = style.new_axes(7.0, 3.6, title)
     edges = np.histogram_bin_edges(np.concatenate([*sets.values()]), BINS)
     handles: list[Artist] = []
+    labels = []
     for (name, cosines), color in zip(sets.items(), (style.PALETTE[0], style.GREY), strict=True):
-        counts, _ = np.histogram(cosines, edges)
-        shares = 100 * counts / max(len(cosines), 1)
-        label = f"{name} ({len(cosines):,})"
-        handles.append(ax.stairs(shares, edges, color=color, fill=True, alpha=0.45, label=label))
-        ax.stairs(shares, edges, color=color, linewidth=1.4)
+        handles.append(shapes.draw_histogram(ax, cosines, edges, color))
+        labels.append(f"{name} ({len(cosines):,})")
     handles.append(ax.axvline(at, color="black", linestyle="--", linewidth=1.2))
+    labels.append(f"threshold {at:.3g}")
     ax.set(xlabel="cosine similarity", ylabel="% of the pairs, per bin", ylim=(0, None))
-    labels = [
-        *(f"{name} ({len(values):,})" for name, values in sets.items()),
-        f"threshold {at:.3g}",
-    ]
     style.add_legend(fig, handles, labels)
     return fig
