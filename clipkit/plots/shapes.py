@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,7 +30,7 @@ __all__ = ["Points", "draw_declared"]
 ROW_INCHES = 0.42
 MANY, MANY_INCHES = 20, 0.34  # rows that have less space
 BAND = 0.8  # rows that the name of a group takes
-BINS = 60
+FEWEST_BINS, BINS = 10, 60
 MAX_ROWS = 60  # of more, those with the largest values are drawn
 MAX_CURVES = 21  # whose styles differ
 MAX_CELLS = 1_000_000
@@ -93,6 +94,7 @@ def dot_rows(
     reference: tuple[str, Floats] | None = None,
     best: float | None = None,
     bands: Sequence[tuple[str, int]] = (),
+    looks: Sequence[Look] = LOOKS,
     title: str | None = None,
 ) -> DotRows:
     """Draw a row of dots for each name, with at most five kinds of numbers.
@@ -109,6 +111,8 @@ def dot_rows(
         Where a thin line ends that begins at the reference.
     bands : sequence of (str, int), optional
         The name of each group of rows, and how many there are; from the top.
+    looks : sequence of Look, optional
+        Of the series, in their order.
     """
     A = len(names)
     y = np.arange(A, dtype=np.float64)
@@ -126,7 +130,7 @@ def dot_rows(
         labels.append(text)
     for number, (label, points) in enumerate(series.items()):
         if np.isfinite(np.asarray(points.values)).any():
-            handles.append(draw_points(ax, y, points, LOOKS[number], zorder=9 - number))
+            handles.append(draw_points(ax, y, points, looks[number], zorder=9 - number))
             labels.append(label)
     style.name_rows(ax, y, names, 0.6, fontsize=9.5)
     return DotRows(fig, ax, y, handles, labels)
@@ -234,6 +238,16 @@ class _Rows:
         label = self.title(names[0]) if len(names) == 1 else "value"
         return f"{label} ({units[0]})" if units[0] else label
 
+    def interval_facts(self, mark: str, names: Sequence[str]) -> list[str]:
+        """Return what the marks of intervals are, if columns have some."""
+        having = [name for name in names if f"{name}_low" in self]
+        if not having:
+            return []
+        fact = f"{mark}: 95 % intervals"
+        if any(name.endswith("control") for name in having):
+            fact += "; of controls, the range"
+        return [fact]
+
     def several(self, names: Sequence[str]) -> str:
         """Return the titles of columns as the start of a sentence."""
         titles = ", ".join(map(self.title, names))
@@ -250,6 +264,9 @@ def draw_declared(
 ) -> Drawn:
     """Draw a declared picture of a result's rows.
 
+    A reference or a group that the result lacks, such as a control, is left out, and so is a value
+    beside others.
+
     Parameters
     ----------
     columns : mapping of str to Column, optional
@@ -260,6 +277,7 @@ def draw_declared(
         Where a sheet takes its images from.
     """
     rows = _Rows(file, known_columns(file) if columns is None else columns)
+    declaration = _without_absent(declaration, rows)
     if isinstance(declaration, Sheet):
         if dataset is None:
             raise UsageError("a sheet needs the images of a data set", "name the data set")
@@ -268,6 +286,19 @@ def draw_declared(
         figure = DRAWERS[type(declaration)](declaration, rows)
     splits = list(dict.fromkeys(filter(None, file.split_of_runs)))
     return style.state(figure, title, results.source_label(file, ", ".join(splits)))
+
+
+def _without_absent(declaration: Declaration, rows: _Rows) -> Declaration:
+    """Return a declaration without the optional columns that a result lacks."""
+    changes: dict[str, Any] = {}
+    for name in ("reference", "group"):
+        if getattr(declaration, name, "") not in rows:
+            changes[name] = ""
+    values: tuple[str, ...] = getattr(declaration, "values", ())
+    changes["values"] = tuple(filter(rows.__contains__, values)) or values
+    fields = {field.name for field in dataclasses.fields(declaration)}
+    known = {name: value for name, value in changes.items() if name in fields}
+    return dataclasses.replace(declaration, **known)
 
 
 @clipkit_style
@@ -291,11 +322,13 @@ def _draw_dots(declaration: Dots, rows: _Rows) -> Figure:
         reference = (rows.title(declaration.reference), at)
     labels = style.sanitize_names(rows.texts(declaration.label), 28, shown.tolist())
     title = f"{rows.several(declaration.values)} of each {rows.title(declaration.label)}"
-    drawn = dot_rows(labels, series, reference=reference, bands=bands, title=title)
+    looks = []
+    for number in range(len(series)):
+        offset = style.dodge(number, len(series), 0.2, 0.6)
+        looks.append(LOOKS[number]._replace(offset=offset))
+    drawn = dot_rows(labels, series, reference=reference, bands=bands, looks=looks, title=title)
     drawn.axes.set_xlabel(axis)
-    facts = []
-    if any(f"{name}_low" in rows for name in declaration.values):
-        facts.append("lines: 95 % intervals")
+    facts = rows.interval_facts("lines", declaration.values)
     total = rows.file.run_count
     if len(shown) < total:
         facts.append(f"{len(shown)} of {total:,} rows: the largest {rows.title(first)}")
@@ -337,18 +370,21 @@ def _draw_curves(declaration: Curves, rows: _Rows) -> Figure:
     handles: list[Artist] = []
     for number, curve in enumerate(curves[:MAX_CURVES]):
         look = style.line_style(number)
-        handles.append(draw_curve(ax, curve.x, curve.points.values, None, look))
         ends = np.asarray(curve.points.low), np.asarray(curve.points.high)
+        if len(np.unique(curve.x)) < len(curve.x):  # several rows at one place are no curve
+            look["linestyle"] = "none"
+            handles.append(draw_curve(ax, curve.x, curve.points.values, ends, look))
+            continue
+        handles.append(draw_curve(ax, curve.x, curve.points.values, None, look))
         ax.fill_between(curve.x, *ends, color=look["color"], alpha=0.18, linewidth=0)
-    if declaration.is_log:
+    if declaration.is_log and np.isfinite(x).any():
         ax.set_xscale("log")
-        ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        ticks = style.spaced_on_log(np.unique(x[np.isfinite(x)]))
+        ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         style.hide_minor_labels(ax.xaxis)
     ax.set(xlabel=rows.axis([declaration.x]), ylabel=rows.axis(declaration.values))
     style.use_plain_numbers(ax.yaxis)
-    facts = []
-    if any(f"{name}_low" in rows for name in declaration.values):
-        facts.append("bands: 95 % intervals")
+    facts = rows.interval_facts("bands", declaration.values)
     if len(curves) > MAX_CURVES:
         facts.append(f"{MAX_CURVES} of {len(curves):,} curves")
     ax.set_title("; ".join(facts), loc="left", color=style.GREY)
@@ -406,11 +442,11 @@ def _draw_matrix(declaration: Matrix, rows: _Rows) -> Figure:
     values[i, j] = rows.numbers(declaration.value)
     low, high = heatmap.limits(values)
     look: dict[str, Any] = {"cmap": "viridis", "vmin": low, "vmax": high}
-    if low < 0:
+    if rows.heading(declaration.value).unit == SHARE.symbol:
+        look = {"cmap": "Blues", "vmin": 0, "vmax": 100}
+    elif low < 0:
         most = max(-low, high)
         look = {"cmap": "RdBu_r", "vmin": -most, "vmax": most}
-    elif rows.heading(declaration.value).unit == SHARE.symbol:
-        look = {"cmap": "Blues", "vmin": 0, "vmax": 100}
     sizes = np.nan_to_num(values, nan=-np.inf).max(axis=1)
     shown, fact = heatmap.choose_rows(sizes, "rows")
     by = f"{rows.title(declaration.row)} and {rows.title(declaration.column)}"
@@ -441,7 +477,8 @@ def _draw_distributions(declaration: Distributions, rows: _Rows) -> Figure:
     names = list(dict.fromkeys(groups))
     fig, ax = style.new_axes(7.0, 3.6, f"{rows.several([declaration.x])} of the rows")
     finite = values[np.isfinite(values)]
-    edges = np.histogram_bin_edges(finite, BINS) if len(finite) else np.linspace(0, 1, BINS + 1)
+    bins = max(FEWEST_BINS, min(BINS, len(finite) // 5))
+    edges = np.histogram_bin_edges(finite, bins)
     handles: list[Artist] = []
     labels = []
     for number, group in enumerate(names[:MAX_PARTS]):

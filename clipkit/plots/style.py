@@ -452,6 +452,20 @@ def limit_ticks(axis: Axis, count: int, *, integer: bool = False) -> None:
     axis.set_major_locator(MaxNLocator(count, integer=integer))
 
 
+def spaced_on_log(values: Floats) -> list[float]:
+    """Return the values, in their order, that have room for labels on a log axis.
+
+    >>> spaced_on_log(np.array([1.0, 1.001, 2.0, 64.0]))
+    [1.0, 2.0, 64.0]
+    """
+    span = abs(math.log(values[0] / values[-1])) or 1.0
+    spaced: list[float] = []
+    for value in values.tolist():
+        if not spaced or abs(math.log(spaced[-1] / value)) > 0.055 * span:
+            spaced.append(value)
+    return spaced
+
+
 def hide_minor_labels(axis: Axis) -> None:
     """Leave the minor ticks of an axis without numbers."""
     from matplotlib.ticker import NullFormatter

@@ -200,10 +200,7 @@ def _set_tau_axis(ax: Axes, tau: Floats) -> None:
     ax.set_xscale("log")
     style.hide_minor_labels(ax.xaxis)
     span = math.log(tau[0] / tau[-1]) or 1.0
-    labelled: list[float] = []
-    for value in tau:
-        if not labelled or math.log(labelled[-1] / value) > 0.055 * span:
-            labelled.append(float(value))
+    labelled = style.spaced_on_log(tau)
     ax.set_xticks(labelled, [f"{value:g}" for value in labelled])
     if len(tau) <= MAX_TICKS:
         ax.set_xticks(tau, minor=True)
