@@ -17,10 +17,15 @@ from clipkit.base.version import __version__
 from clipkit.base.views import QUESTION_COLUMNS, VIEWS
 
 if TYPE_CHECKING:
+    from clipkit.analysis.options import Attribute, Cluster, Common, FirstSplit, Seed, Splits, Table
+    from clipkit.analysis.own import run
     from clipkit.analysis.question import Analysis, Answer, Input
+    from clipkit.base.options import choice, flag, option
+    from clipkit.base.pictures import Curves, Distributions, Dots, Matrix, Sheet
     from clipkit.datasets import load as load_dataset
     from clipkit.embedding.in_memory import embed
     from clipkit.features.arrays import from_array
+    from clipkit.features.columns import COUNT, FLAG, NATS, NUMBER, POINTS, SHARE, TEXT, Column, P
     from clipkit.features.hdf5 import read, write
     from clipkit.features.model import FeatureFile
     from clipkit.models import load as load_model
@@ -52,14 +57,39 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "Analysis",
     "Answer",
+    "Attribute",
+    "COUNT",
+    "Cluster",
+    "Column",
+    "Common",
+    "Curves",
+    "Distributions",
+    "Dots",
+    "FLAG",
     "FeatureFile",
+    "FirstSplit",
     "Input",
+    "Matrix",
+    "NATS",
+    "NUMBER",
+    "P",
+    "POINTS",
+    "SHARE",
+    "Seed",
+    "Sheet",
+    "Splits",
+    "TEXT",
+    "Table",
     "__version__",
+    "choice",
     "embed",
+    "flag",
     "from_array",
     "load_dataset",
     "load_model",
+    "option",
     "read",
+    "run",
     "write",
 ]
 HELPERS = {

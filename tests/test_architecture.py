@@ -98,6 +98,7 @@ def test_the_api_is_loaded_on_first_use():
     import clipkit
     from clipkit import datasets, features, models
     from clipkit.analysis import question
+    from clipkit.base import pictures
     from clipkit.embedding import in_memory
 
     api = (features.FeatureFile, in_memory.embed, datasets.load, models.load)
@@ -106,7 +107,9 @@ def test_the_api_is_loaded_on_first_use():
     names = ("FeatureFile", "embed", "load_dataset", "load_model", "from_array", "read", "write")
     names += ("Analysis", "Answer", "Input")
     assert tuple(getattr(clipkit, name) for name in names) == api
-    assert set(clipkit.__all__) == {*names, "__version__"}
+    assert {*names, *pictures.TYPES} <= set(clipkit.__all__)
+    assert {getattr(clipkit, name).__name__ for name in pictures.TYPES} == {*pictures.TYPES}
+    assert all(hasattr(clipkit, name) for name in clipkit.__all__)
     assert {name for name in dir(clipkit) if name.islower() and name[0] != "_"} >= {*names[1:7]}
     assert not {"annotations", "lazy_names", "clipkit"} & {*dir(clipkit)}  # how it is made
     with pytest.raises(AttributeError, match="'clipkit' has no attribute 'nothing'"):

@@ -40,6 +40,7 @@ if TYPE_CHECKING:  # what the loop below finds, for users' type checkers
     from clipkit.plots.images import *  # noqa: F403
     from clipkit.plots.layers import *  # noqa: F403
     from clipkit.plots.logits import *  # noqa: F403
+    from clipkit.plots.marks import *  # noqa: F403
     from clipkit.plots.reliability import *  # noqa: F403
     from clipkit.plots.retrieval import *  # noqa: F403
     from clipkit.plots.shapes import *  # noqa: F403

@@ -11,9 +11,9 @@ from numpy.typing import ArrayLike
 from clipkit.analysis import results
 from clipkit.features.model import FeatureFile
 from clipkit.features.provenance import provenance
-from clipkit.plots import shapes, style
+from clipkit.plots import marks, style
+from clipkit.plots.marks import Points
 from clipkit.plots.picture import Picture, always
-from clipkit.plots.shapes import Points
 from clipkit.plots.style import Drawn, Floats, clipkit_style
 from clipkit.statistics import claims, metrics
 from clipkit.statistics.score_metrics import METRICS
@@ -123,7 +123,7 @@ def attributes(
     for label, points in series.items():
         shown[label] = Points(*100 * np.asarray(points, np.float64)[:, order])
     at_chance = 100 * np.asarray(chance, np.float64)[order]
-    rows = shapes.dot_rows(
+    rows = marks.dot_rows(
         style.sanitize_names(names, 28, order),
         shown,
         reference=(texts[0], at_chance),
@@ -234,7 +234,7 @@ def importance(
     fig, ax = style.new_axes(7.5, PROMPT_INCHES * len(order) + 1.1, title)
     ax.axvline(0, color=style.GREY, linewidth=1.0, zorder=1)
     points = Points(*100 * np.asarray(costs, np.float64)[:, order])
-    shapes.draw_points(ax, y, points, shapes.LOOKS[0]._replace(offset=0.0, size=5), zorder=3)
+    marks.draw_points(ax, y, points, marks.LOOKS[0]._replace(offset=0.0, size=5), zorder=3)
     style.name_rows(ax, y, style.sanitize_names(names, 44, order), 0.6, fontsize=9)
     ax.set_xlabel(f"accuracy lost if the {noun} is permuted (points)")
     fact = "lines: 95 % intervals over images"

@@ -16,7 +16,7 @@ from clipkit.analysis.layer_curves import (
     layer_curves,
 )
 from clipkit.features.model import FeatureFile
-from clipkit.plots import shapes, style
+from clipkit.plots import marks, style
 from clipkit.plots.picture import Picture, Split
 from clipkit.plots.style import Drawn, Floats, clipkit_style
 from clipkit.statistics import claims
@@ -158,7 +158,7 @@ def _style(i: int) -> dict[str, Any]:
 
 def _draw_points(ax: Axes, x: Floats, points: LayerPoints, look: dict[str, Any]) -> Artist:
     low, values, high = 100 * np.array([points.low, points.values, points.high], np.float64)
-    return shapes.draw_curve(ax, x, values, (low, high), look)
+    return marks.draw_curve(ax, x, values, (low, high), look)
 
 
 def _draw_embeddings(ax: Axes, curves: Sequence[LayerCurve], unit: float) -> None:

@@ -12,7 +12,7 @@ from clipkit.analysis import results
 from clipkit.analysis.retrieve.retrieval import TASKS, first_rows
 from clipkit.features.model import FeatureFile
 from clipkit.features.provenance import provenance
-from clipkit.plots import shapes, style
+from clipkit.plots import marks, style
 from clipkit.plots.picture import Picture, always
 from clipkit.plots.style import Drawn, clipkit_style
 from clipkit.statistics import claims
@@ -104,4 +104,4 @@ def _draw_curve(ax: Axes, number: int, label: str, curve: RecallCurve) -> Artist
     ends = None
     if curve.limits is not None:
         ends = 100 * np.asarray(curve.limits[0]), 100 * np.asarray(curve.limits[1])
-    return shapes.draw_curve(ax, curve.k, 100 * np.asarray(curve.recall), ends, look)
+    return marks.draw_curve(ax, curve.k, 100 * np.asarray(curve.recall), ends, look)

@@ -18,7 +18,7 @@ from clipkit.features.hdf5 import read
 from clipkit.features.matching import find_ids
 from clipkit.features.model import FeatureFile, Int64, Split
 from clipkit.features.provenance import downsample, is_untrained
-from clipkit.plots import shapes, style
+from clipkit.plots import marks, style
 from clipkit.plots.picture import Picture
 from clipkit.plots.style import Drawn, clipkit_style
 from clipkit.statistics import claims
@@ -182,7 +182,7 @@ def shots(
     for i, curve in enumerate(curves):
         low, mean, high = 100 * np.array([curve.low, curve.mean, curve.high])
         x = np.asarray(curve.shots) * 2 ** style.dodge(i, len(curves), 0.05, 0.5)
-        handles.append(shapes.draw_curve(ax, x, mean, (low, high), style.line_style(i)))
+        handles.append(marks.draw_curve(ax, x, mean, (low, high), style.line_style(i)))
     labels = [style.sanitize_label(curve.label, 76) for curve in curves]
     if zeroshot is not None:
         handles.append(ax.axhline(100 * zeroshot[0], color="black", linestyle="--"))

@@ -20,7 +20,7 @@ from clipkit.analysis.temperature_sweeps import (
 )
 from clipkit.base.options import split_option
 from clipkit.features.model import FeatureFile
-from clipkit.plots import shapes, style
+from clipkit.plots import marks, style
 from clipkit.plots.picture import Picture
 from clipkit.plots.style import Drawn, Floats, clipkit_style
 from clipkit.statistics import claims
@@ -142,7 +142,7 @@ def _draw_accuracy(ax: Axes, sweep: Sweep, i: int, move: float) -> Artist:
     if sweep.is_control:
         look |= {"linestyle": "--", "markerfacecolor": "white"}
     tau, color = sweep.tau * move, look["color"]
-    line = shapes.draw_curve(ax, tau, sweep.percent, (sweep.low, sweep.high), look)
+    line = marks.draw_curve(ax, tau, sweep.percent, (sweep.low, sweep.high), look)
     if sweep.best is not None and not sweep.is_control:
         is_best = sweep.percent == sweep.percent[sweep.best]
         best = (tau[is_best], sweep.percent[is_best])

@@ -11,7 +11,7 @@ from clipkit.analysis import results
 from clipkit.analysis.threshold import thresholds
 from clipkit.base.options import EvalSplit, option, split_option
 from clipkit.features.model import FeatureFile
-from clipkit.plots import shapes, style
+from clipkit.plots import marks, style
 from clipkit.plots.picture import Picture
 from clipkit.plots.style import Drawn, clipkit_style
 from clipkit.statistics import claims
@@ -67,7 +67,7 @@ def threshold(
     handles: list[Artist] = []
     labels = []
     for (name, cosines), color in zip(sets.items(), (style.PALETTE[0], style.GREY), strict=True):
-        handles.append(shapes.draw_histogram(ax, cosines, edges, color))
+        handles.append(marks.draw_histogram(ax, cosines, edges, color))
         labels.append(f"{name} ({len(cosines):,})")
     handles.append(ax.axvline(at, color="black", linestyle="--", linewidth=1.2))
     labels.append(f"threshold {at:.3g}")
