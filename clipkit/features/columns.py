@@ -360,10 +360,7 @@ SHARED = tuple(value for value in globals().values() if isinstance(value, Column
 SETTINGS = tuple(column.name for column in SHARED if column.is_setting)
 # In files, whichever command or program made them: these names mean the same everywhere
 CHECKED_UNITS = {
-    column.name: column.unit
-    for record in SHARED
-    for column in record.family()
-    if column.is_checked
+    column.name: column.unit for record in SHARED for column in record.family() if column.is_checked
 }
 
 
