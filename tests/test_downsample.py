@@ -95,7 +95,7 @@ def test_files_of_different_sizes_are_the_same_images_but_are_not_joined(tmp_pat
     native = embed(tmp_path / "img.h5")
     small = embed(tmp_path / "small.h5", "--downsample", 16)
     message = fails("concat", native.display_name, small.display_name, "--prefix")
-    assert "expected one --downsample, got None and 16" in message
+    assert "expected one --downsample, got none and 16" in message
     with fails_with("img.h5, got others"):
         check_same_images(small, native, ["test"])
     check_same_images(small, small, ["test"])

@@ -17,22 +17,17 @@ import numpy as np
 
 from clipkit.analysis import results
 from clipkit.base.errors import ClipkitError, UsageError, shorten
-from clipkit.base.names import differing, is_shared, select
+from clipkit.base.names import differing, is_shared, omit, select
+from clipkit.features import model_settings
 from clipkit.features.compatibility import origin
 from clipkit.features.history import MAX_LAYERS, History
 from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile
-from clipkit.features.provenance import downsample, provenance
+from clipkit.features.provenance import provenance
 from clipkit.statistics import metrics
 
 Facts = dict[str, str]
 
-POOLS = {
-    **{"cls": "CLS token", "mean": "mean of patches"},
-    **{"last": "last token", "image": "image tokens"},  # of a generative model
-}
-# Facts that need no name
-UNNAMED = ("pool", "question", "norm", "images", "labels", "classifier")
 # Members of the history's entry of `probe` that do not distinguish lines
 NO_OPTIONS = {
     "command", "clipkit", "inputs", "kept", "temperature", "prompts", "features", "fit_split",
@@ -246,17 +241,7 @@ def _no_layer(result: FeatureFile) -> ClipkitError:
 def _facts(result: FeatureFile) -> Facts:
     """Return what distinguishes the features and the labels of lines."""
     model = result.history.model
-    facts = {"model": str(model.get("name"))}
-    size = downsample(result)
-    if size is not None:
-        facts["images"] = f"images of {size} pixels"
-    if "question" in model:
-        facts["question"] = f'"{shorten(model["question"])}"'
-    if "layer" in model or "at" in model:  # embeddings of images have no pooling
-        pool = str(model.get("pool", model.get("at")))
-        facts["pool"] = POOLS.get(pool, pool)
-    if "layer" in model:
-        facts["norm"] = "normed" if model.get("norm") else ""
+    facts = {"model": str(model.get("name")), **model_settings.labels_of(result.history)}
     facts["labels"] = results.labels_suffix(result).removeprefix("; labels: ") or "classes"
     return facts
 
@@ -381,7 +366,7 @@ def _source(files: Sequence[FeatureFile], split: str, lines: Sequence[_Line]) ->
     named = results.sources_label(list(map(_without_layer, files)), [split])
     all_facts = [line.facts for line in lines]
     shared = {}
-    for name in UNNAMED:
+    for name in _unnamed():
         if name in all_facts[0] and is_shared(name, all_facts):
             shared[name] = all_facts[0][name]
     if "labels" in shared:
@@ -391,21 +376,27 @@ def _source(files: Sequence[FeatureFile], split: str, lines: Sequence[_Line]) ->
 
 def _without_layer(file: FeatureFile) -> FeatureFile:
     """Return the history of a file with no more of its models than names, and without sizes."""
+    sizes = [setting.key for setting in model_settings.SETTINGS if setting.is_of_images]
     history = History(file.history)
     for entry in history:
-        if "downsample" in entry.dataset:
-            entry["dataset"] = {**entry.dataset, "downsample": None}
+        if entry.dataset:
+            entry["dataset"] = omit(entry.dataset, sizes)
         if entry.model:
             entry["model"] = select(entry.model, ("name", "untrained"))
     return FeatureFile(file.kind, history)
 
 
+def _unnamed() -> list[str]:
+    """Return the facts that need no name."""
+    return [*(setting.name for setting in model_settings.SETTINGS), "labels", "classifier"]
+
+
 def _describe(facts: Facts) -> list[str]:
-    words = []
+    words, unnamed = [], _unnamed()
     for name, text in facts.items():
         if name == "model":
             words.append(Path(text).name)
-        elif name in UNNAMED:
+        elif name in unnamed:
             words.append(text)
         else:
             words.append(f"{name} {text}")

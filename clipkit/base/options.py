@@ -56,6 +56,9 @@ class Option:
         The kinds of feature files that the value may name.
     is_file : bool
         Whether the value names another file that is read, such as a table.
+    member : str, optional
+        The path of the value in the entry of a history, or "" for the name of the parameter. None
+        if a command line that a page rebuilds does not need the option.
     min, max : float, optional
         The range of a number.
     check : callable (context, value) -> value, optional
@@ -80,6 +83,7 @@ class Option:
     has_commas: bool = False
     kinds: tuple[str, ...] = ()
     is_file: bool = False
+    member: str | None = ""
     min: float | None = None
     max: float | None = None
     check: Callable[[Any, Any], Any] | None = None

@@ -45,7 +45,7 @@ from clipkit.features.arguments import FilePath, Several
 from clipkit.features.endings import check_feature_output
 from clipkit.features.history import DOT_PRODUCT
 from clipkit.features.model import FeatureFile, Split
-from clipkit.features.provenance import feature_name
+from clipkit.features.model_settings import feature_name
 from clipkit.models.options import RunOptions
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,13 +12,13 @@ import numpy as np
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, shorten
 from clipkit.base.names import locate
+from clipkit.features import model_settings
 from clipkit.features.arrays import hint_of, is_array
 from clipkit.features.history import Entry
 from clipkit.features.model import ROW_NUMBERS, FeatureFile, Int64
+from clipkit.features.model_settings import Setting, feature_name
 from clipkit.features.provenance import (
     IMAGES_ALONE_HINT,
-    downsample,
-    feature_name,
     has_text_tower,
     is_untrained,
     original_splits,
@@ -177,10 +177,39 @@ def common_logit_scale(images: FeatureFile, texts: FeatureFile) -> float | None:
             f"({_describe_model(a)}, {_describe_model(b)})",
             hint_of(hint, images, texts),
         )
+    check_settings(images, texts, [one for one in model_settings.SETTINGS if not one.compares])
     scale = a.get("logit_scale", b.get("logit_scale"))
     if scale is None:
         return None
     return float(scale)
+
+
+def check_settings(first: FeatureFile, other: FeatureFile, settings: Collection[Setting]) -> None:
+    """Refuse files that differ in one of some settings of `embed`.
+
+    What `feature_name` says, and questions, differ with the kind of file: `common_logit_scale`
+    compares them.
+    """
+    for setting in settings:
+        a, b = setting.value(first.history), setting.value(other.history)
+        if a != b and not setting.feature:
+            names = f"{first.display_name} and {other.display_name}"
+            raise ClipkitError(
+                f"{names}: expected one {setting.flag}, got {_shown(a)} and {_shown(b)}",
+                hint_of("embed one of them again", first, other),
+            )
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "none"
+    return "yes" if value is True else shorten(value)
+
+
+def have_same_images(a: FeatureFile, b: FeatureFile) -> bool:
+    """Whether images were changed in the same way before a model saw them, by `--downsample`."""
+    settings = [one for one in model_settings.SETTINGS if one.is_of_images]
+    return all(one.value(a.history) == one.value(b.history) for one in settings)
 
 
 def _questions_differ(a: Entry, b: Entry) -> bool:
@@ -203,8 +232,8 @@ def check_same_images(control: FeatureFile, images: FeatureFile, splits: Sequenc
     for split in splits:
         wanted = origin(images, split)  # that rows are the same is what the user says of a control
         is_same = split in control.splits and relate(origin(control, split), wanted, same_rows=True)
-        sizes = {downsample(control), downsample(images)}
-        if not is_same or len(sizes) > 1 or control.splits[split].ids != images.splits[split].ids:
+        is_same = is_same and have_same_images(control, images)
+        if not is_same or control.splits[split].ids != images.splits[split].ids:
             raise ClipkitError(
                 f"{control.display_name}: expected the {split} images of {images.display_name}, "
                 "got others"

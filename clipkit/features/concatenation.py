@@ -13,12 +13,11 @@ import numpy as np
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.base.names import distinct_names
-from clipkit.features import compatibility
+from clipkit.features import compatibility, model_settings
 from clipkit.features.arguments import Features, Several, as_files, as_list, checked
 from clipkit.features.history import History
 from clipkit.features.matching import choose_splits
 from clipkit.features.model import BlockMatrix, FeatureFile, Int64, Split
-from clipkit.features.provenance import downsample
 
 NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
 
@@ -136,30 +135,24 @@ def file_names(files: Sequence[FeatureFile]) -> list[str]:
 
 
 def _check_alike(files: Sequence[FeatureFile]) -> None:
-    """Refuse files that differ in kind, model, width or normalisation; note other precisions."""
+    """Refuse files that differ in kind, model, width or a setting; note other precisions."""
     first = files[0]
+    settings = [one for one in model_settings.SETTINGS if first.kind in one.kinds]
     for file in files[1:]:
         both = f"{first.display_name} and {file.display_name}"
         _check_equal(both, "kind", first.kind, file.kind)
         compatibility.common_logit_scale(first, file)
         _check_equal(both, "dimension", _width(first), _width(file))
-        if first.kind == "images" and _is_normalized(first) != _is_normalized(file):
-            raise ClipkitError(
-                f"{both}: expected normalised embeddings in all files or in none",
-                "embed one of them again",
-            )
-        sizes = [each.history.model.get("image_size") for each in (first, file)]
-        _check_equal(both, "--image-size", *sizes)
-        _check_equal(both, "--downsample", downsample(first), downsample(file))
+        compatibility.check_settings(first, file, [one for one in settings if not one.joins])
         hint = "make logits of both at one temperature"
         _check_equal(both, "temperature", first.temperature, file.temperature, hint)
         if first.kind == "logits":
             compatibility.check_same_prompts(first, file)
-    precisions = {str(file.history.model.get("precision")) for file in files} - {"None"}
-    if len(precisions) > 1:
-        console.note(
-            f"files were computed in different precisions: {', '.join(sorted(precisions))}"
-        )
+    for setting in settings:
+        values = {str(setting.value(file.history)) for file in files} - {"None"}
+        if setting.joins and len(values) > 1:
+            what = f"different {setting.name}s"
+            console.note(f"files were computed in {what}: {', '.join(sorted(values))}")
 
 
 def _check_equal(both: str, what: str, a: object, b: object, hint: str | None = None) -> None:
@@ -169,10 +162,6 @@ def _check_equal(both: str, what: str, a: object, b: object, hint: str | None = 
 
 def _width(file: FeatureFile) -> int:
     return next(iter(file.matrices().values())).shape[1]
-
-
-def _is_normalized(file: FeatureFile) -> bool:
-    return any(entry.get("normalize") is True for entry in file.history)
 
 
 def _renumber(file: FeatureFile, number: Int64 | None) -> FeatureFile:

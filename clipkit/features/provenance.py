@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from clipkit.base.errors import ClipkitError, shorten
 from clipkit.features.history import Entry
 from clipkit.features.model import FeatureFile
+from clipkit.features.model_settings import feature_name, name_suffix
 
 IMAGES_ALONE_HINT = "use them with: clipkit probe, cluster, variance"  # without a text tower
 
@@ -34,15 +35,6 @@ def provenance(file: FeatureFile) -> Provenance:
     datasets = map(_name, file.history.datasets)
     prompts = [_prompts(entry) for entry in file.history if entry.command == "textembed"]
     return Provenance(_model(file), _join(datasets), _join(prompts))
-
-
-def downsample(file: FeatureFile) -> int | None:
-    """Return the length that `embed --downsample` gave the shorter side of images, or None."""
-    for data in file.history.datasets:
-        size = data.get("downsample")
-        if type(size) is int:  # and no bool
-            return size
-    return None
 
 
 def is_untrained(file: FeatureFile) -> bool:
@@ -169,41 +161,8 @@ def _model(file: FeatureFile) -> str:
     name = _name(model)
     if name and "untrained" in model:
         name = f"untrained {name}"
-    parts = [name, feature_name(model)]
-    input_size, image_size = model.get("image_size"), downsample(file)
-    if input_size is not None:
-        parts.append(f"taking {shorten(input_size)} px")
-    if image_size is not None:
-        parts.append(f"at {shorten(image_size)} px")
+    parts = [name, feature_name(model), name_suffix(file.history)]
     return " ".join(filter(None, parts))
-
-
-def feature_name(model: Mapping[str, Any]) -> str:
-    """Return which features of a model an entry of a history names: "" for its embeddings.
-
-    >>> feature_name({"name": "m", "layer": 4, "layers": 12, "pool": "mean", "norm": True})
-    'layer 4 mean normed'
-    >>> feature_name({"name": "m", "projection": "none"}), feature_name({"name": "m"})
-    ('without projection', '')
-    """
-    at = str(model.get("at", ""))  # a position of a generative model's prompt
-    if "layer" in model:
-        layer, pool = model["layer"], str(model.get("pool", at))
-        name = f"layer {layer}"
-        if isinstance(layer, list):  # of an encoder of several layers
-            name = f"layers {', '.join(map(str, layer))}"
-        if pool:
-            name += f" {pool}"
-        if model.get("norm"):
-            name += " normed"
-        if model.get("vision_tower"):
-            return f"vision tower {shorten(name)}"
-        return shorten(name)
-    if at == "image":
-        return "at the image"
-    if model.get("projection") == "none":
-        return "without projection"
-    return ""
 
 
 def _prompts(entry: Entry) -> str:

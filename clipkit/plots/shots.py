@@ -13,11 +13,11 @@ from clipkit.analysis import results
 from clipkit.analysis.compare.comparison import Bools, compare_right
 from clipkit.base.errors import ClipkitError
 from clipkit.base.options import option
-from clipkit.features.compatibility import matching_split
+from clipkit.features.compatibility import have_same_images, matching_split
 from clipkit.features.hdf5 import read
 from clipkit.features.matching import find_ids
 from clipkit.features.model import FeatureFile, Int64, Split
-from clipkit.features.provenance import downsample, is_untrained
+from clipkit.features.provenance import is_untrained
 from clipkit.plots import marks, style
 from clipkit.plots.picture import Picture
 from clipkit.plots.style import Drawn, clipkit_style
@@ -124,7 +124,7 @@ def zeroshot_line(zeroshot: FeatureFile, probe: FeatureFile, curve: ShotCurve) -
     """
     scored = _scored_split(probe)
     found = _right_on(zeroshot, probe, scored) if scored in probe.splits else None
-    if found is None or downsample(zeroshot) != downsample(probe):
+    if found is None or not have_same_images(zeroshot, probe):
         raise ClipkitError(
             f"{zeroshot.display_name}: expected zero-shot predictions of the images of "
             f"{probe.display_name}, got others"

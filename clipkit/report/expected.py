@@ -21,11 +21,12 @@ from clipkit.base.errors import ClipkitError
 from clipkit.base.markdown import escape
 from clipkit.base.names import select
 from clipkit.datasets.registry import REGISTRY
+from clipkit.features import model_settings
 from clipkit.features.columns import SETTINGS, SHARE, Column, all_columns, columns_of_command
 from clipkit.features.compatibility import origin
 from clipkit.features.matching import default_split
 from clipkit.features.model import FeatureFile
-from clipkit.features.provenance import downsample, is_untrained, provenance
+from clipkit.features.provenance import is_untrained, provenance
 from clipkit.report.blocks import Bar, Block, Cell, Fact, Heading, Measurement, Number, Table
 from clipkit.report.markdown import (
     format_difference,
@@ -37,16 +38,15 @@ from clipkit.statistics import claims, metrics
 
 TABLE_HEADER = ("section", "title", "where", "column", "value", "comparable", "source")
 HISTORY_WORDS = (
-    "command", "model", "dataset", "prompts", "prompts_sha256", "features", "seed", "pool", "norm",
-    "link",
+    "command", "model", "dataset", "prompts", "prompts_sha256", "features", "seed", "link",
 )  # fmt: skip
-# What makes another experiment: a result that has one of these has to be selected by it
-VARIATIONS = ("val", "shots", "random", "whiten", "labels", "layer", "projection", "downsample")
+# What makes another experiment, and so do settings of the model: a result that has one of these has
+# to be selected by it
+VARIATIONS = ("val", "shots", "random", "whiten", "labels")
 NAMES = ("model", "dataset")  # their values may be paths
 IDENTITIES = (*NAMES, "prompts", "prompts_sha256")
 # Which runs and classes count, and how many images there must be
 CHOICES = ("split", "images", "class")
-WORDS = tuple(dict.fromkeys((*HISTORY_WORDS, *SETTINGS, *VARIATIONS, *CHOICES)))
 CONTROL, VERDICT = "untrained control", "in the interval"
 NOT_MEASURED = "not measured"
 MOST_DIGITS = 30  # before and after the point of a published number
@@ -211,13 +211,26 @@ def _parse_where(text: str, place: str) -> dict[str, str]:
     except ValueError:  # an open quote
         words = [""]
     where: dict[str, str] = {}
+    known = _words()
     for word in words:
         key, _, value = word.partition("=")
         key = "temperature" if key == "tau" else key
-        if key not in WORDS or not value or key in where:
-            raise _error(place, f"words such as command=probe, of {', '.join(WORDS)}", text)
+        if key not in known or not value or key in where:
+            raise _error(place, f"words such as command=probe, of {', '.join(known)}", text)
         where[key] = value
     return where
+
+
+def _words() -> list[str]:
+    """Return the words that `where` may have."""
+    named = [setting.key for setting in model_settings.SETTINGS if setting.is_named]
+    return list(dict.fromkeys((*HISTORY_WORDS, *SETTINGS, *VARIATIONS, *named, *CHOICES)))
+
+
+def _variations() -> list[str]:
+    """Return the words of what makes another experiment."""
+    settings = [setting.key for setting in model_settings.SETTINGS if setting.is_variation]
+    return [*VARIATIONS, *settings]
 
 
 def _error(place: str, expected: str, got: object) -> ClipkitError:
@@ -445,7 +458,7 @@ def _runs_that_count(file: FeatureFile, split: str | None) -> tuple[str, list[Ro
 
 def _fits(facts: Mapping[str, Any], where: Mapping[str, str]) -> bool:
     """Whether facts have what `where` says, and no variation that it does not name."""
-    for word in VARIATIONS:
+    for word in _variations():
         if word not in where and facts.get(word) is not None:
             return False
     for word, wanted in where.items():
@@ -478,14 +491,14 @@ def _describe(file: FeatureFile) -> dict[str, Any]:
             facts[word] = entry.get(word) or facts.get(word)
     for word in ("val", "shots", "link", "seed"):
         facts[word] = newest.get(word)
-    for word in ("layer", "pool", "norm", "projection"):
-        facts[word] = model.get(word)
+    for setting in model_settings.SETTINGS:
+        if setting.is_named:
+            facts[setting.key] = model.get(setting.key, setting.value(file.history))
     return facts | {
         "command": newest["command"],
         "model": model.get("name"),
         "dataset": " + ".join(origin(file, "").datasets),
         "prompts": provenance(file).prompts,
         "prompts_sha256": file.last_entry("textembed").inputs.get("prompts"),
-        "downsample": downsample(file),
         "labels": results.labels_suffix(file).removeprefix("; labels: ") or None,
     }

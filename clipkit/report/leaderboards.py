@@ -19,7 +19,8 @@ from clipkit.base.names import select
 from clipkit.features.columns import all_columns
 from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile
-from clipkit.features.provenance import feature_name, provenance
+from clipkit.features.model_settings import feature_name
+from clipkit.features.provenance import provenance
 from clipkit.models.hub import ALIASES
 from clipkit.probes import classifiers
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from clipkit.analysis.results import Row, newest_entry
 from clipkit.base.names import omit, select
+from clipkit.features import model_settings
 from clipkit.features.columns import SETTINGS
 from clipkit.features.history import Entry, History
 from clipkit.features.model import FeatureFile
@@ -27,10 +28,8 @@ MAIN_INPUTS = ("probe", "images", "features", "logits", "texts", "words", "file 
 # Inputs that are no feature files
 NO_INPUTS = ("attributes", "groups", "classes", "labels", "prompts", "captions", "items")
 FIRST = ("embed", "textembed", "convert")  # commands with which a history begins
-# Members of an entry of a history that a result and its control need not share, and members of its
-# model that they do
+# Members of an entry of a history that a result and its control need not share
 NOT_SHARED = ("clipkit", "inputs", "model", "machines", "batch_size", "kept", "caveats", "tried")
-FEATURES = ("layer", "pool", "norm", "projection")
 CHOSEN = ("C", "temperature")  # settings that `probe --val` may have chosen among several
 # Commands whose entries list all that was tried. A control may try fewer temperatures, since an SVM
 # on features without information takes very long at low ones.
@@ -205,7 +204,8 @@ def _shared(entry: Entry, class_names: list[str] | None) -> dict[str, Any]:
     shared = omit(entry, not_shared)
     if "model" in entry:
         architecture = Path(str(entry.model.get("name"))).name
-        shared["model"] = [architecture, *map(entry.model.get, FEATURES)]
+        named = [setting.key for setting in model_settings.SETTINGS if setting.is_named]
+        shared["model"] = [architecture, *map(entry.model.get, named)]
     if entry["command"] == "textembed":
         shared["prompts of"] = _prompt_digests(entry) or class_names
     return shared
