@@ -380,7 +380,10 @@ UNLABELLED = Split(random_features(3, 8), None, list("456"))
         ({"kind": "texts"}, "a.h5 and x/b.h5: expected one kind, got images and texts"),
         ({"history": OTHER}, "a.h5 and x/b.h5 come from different models (m sha256:1, other"),
         ({"history": []}, "x/b.h5: "),
-        ({"history": [{**HISTORY[0], "normalize": True}]}, "expected one --normalize, got none and yes"),
+        (
+            {"history": [{**HISTORY[0], "normalize": True}]},
+            "expected one --normalize, got none and yes",
+        ),
         ({"splits": {"all": NARROW}}, "a.h5 and x/b.h5: "),
         ({"splits": {"all": UNLABELLED}}, "x/b.h5: all: expected labels in both or in neither"),
         ({"class_names": None}, "x/b.h5: expected class names, as in a.h5, got none"),

@@ -119,25 +119,29 @@ SEEDS = option(
     has_commas=True,
 )
 Seeds = Annotated[int, SEEDS]
-Table = Annotated[
-    str | None,
-    option(
-        "TABLE|DATASET",
-        "Attributes of the images: a .csv, .tsv, .jsonl or .parquet file, or shapes.",
-        is_file=True,
-        completes=("shapes",),
-        panel=ROWS_PANEL,
-    ),
-]
+TABLE = option(
+    "TABLE|DATASET",
+    "Attributes of the images: a .csv, .tsv, .jsonl or .parquet file, or shapes.",
+    "--table",
+    is_file=True,
+    member="attributes",
+    completes=("shapes",),
+    panel=ROWS_PANEL,
+)
+Table = Annotated[str | None, TABLE]
 Attribute = Annotated[
-    str | None, attribute_option("Use this attribute of TABLE as labels; A*B combines two.")
+    str | None,
+    attribute_option("Use this attribute of TABLE as labels; A*B combines two.", member="column"),
 ]
 Cluster = Annotated[
     str | None,
     attribute_option("Count images with the same value of this attribute of TABLE as one draw."),
 ]
 Attributes = Annotated[
-    list[str], attribute_option("Use only this attribute; A*B is an interaction; repeatable.")
+    list[str],
+    attribute_option(
+        "Use only this attribute; A*B is an interaction; repeatable.", member="column"
+    ),
 ]
 ControlTexts = Annotated[
     list[FeatureFile],

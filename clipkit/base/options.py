@@ -124,9 +124,9 @@ def split_option(help: str, *names: str) -> Option:
     return Option("NAME[,NAME...]", help, names, completes="splits", panel=ROWS_PANEL)
 
 
-def attribute_option(help: str, *names: str) -> Option:
+def attribute_option(help: str, *names: str, **fields: Any) -> Option:
     """Return an option that names an attribute of a table."""
-    return Option("NAME", help, names, completes="attributes", panel=ROWS_PANEL)
+    return Option("NAME", help, names, completes="attributes", panel=ROWS_PANEL, **fields)
 
 
 def parameters_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
@@ -178,13 +178,28 @@ Temperatures = Annotated[
     ),
 ]
 PathColumn = Annotated[
-    str | None, option("NAME", "Column of a manifest that names the image files (default: path).")
+    str | None,
+    option(
+        "NAME",
+        "Column of a manifest that names the image files (default: path).",
+        member="dataset.columns.path",
+    ),
 ]
 LabelColumn = Annotated[
-    str | None, option("NAME", "Column of a manifest with the labels (default: label, if present).")
+    str | None,
+    option(
+        "NAME",
+        "Column of a manifest with the labels (default: label, if present).",
+        member="dataset.columns.label",
+    ),
 ]
 SplitColumn = Annotated[
-    str | None, option("NAME", "Column of a manifest with the splits (default: split, if present).")
+    str | None,
+    option(
+        "NAME",
+        "Column of a manifest with the splits (default: split, if present).",
+        member="dataset.columns.split",
+    ),
 ]
 EvalSplit = Annotated[str, split_option("Split to score.")]
 

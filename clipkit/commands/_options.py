@@ -5,19 +5,16 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 
 import typer
 
 from clipkit import models
 from clipkit.base.errors import UsageError, unknown
 from clipkit.base.options import (
-    CONTROLS_PANEL,
-    GENERATIVE_PANEL,
     MODEL_PANEL,
     OUTPUT_PANEL,
     SEED_FIELD,
@@ -28,6 +25,7 @@ from clipkit.base.options import (
     split_words,
 )
 from clipkit.commands import _completion as completion
+from clipkit.features import model_settings
 
 if TYPE_CHECKING:
     from clipkit.analysis.question import Answer
@@ -40,7 +38,6 @@ OUTPUT = ("--output", "-o")
 SKIPPED = 3  # exit code: done, but images or files were left out
 DEFAULT_MODEL = models.DEFAULT
 MOST_MEANS = 20  # lines that state a mean over seeds
-LAYERS = re.compile(r"(?P<layer>-?[0-9]{1,4})|(?P<first>[0-9]{1,4})-(?P<last>[0-9]{1,4})")
 
 
 def check_output(ctx: typer.Context, output: str | None) -> str | None:
@@ -79,15 +76,20 @@ def option_table(app: Any) -> dict[str, dict[str, Option]]:
 
 
 def expand_groups(command: Callable[..., T]) -> Callable[..., T]:
-    """Give a function an option for each field of its parameters that are dataclasses."""
+    """Give a function an option for each field of its parameters that are dataclasses.
+
+    A command with ``**settings`` has the options of models behind --model.
+    """
     signature = inspect.signature(command, eval_str=True)
     groups: dict[str, Any] = {}
     parameters: list[inspect.Parameter] = []
     for name, parameter in signature.parameters.items():
         if is_dataclass(parameter.annotation):
             groups[name] = parameter.annotation
-        else:
+        elif parameter.kind is not inspect.Parameter.VAR_KEYWORD:
             parameters.append(parameter)
+        if name == "model" and "settings" in signature.parameters:
+            parameters += _setting_parameters(has_texts=command.__name__ == "textembed")
     for group in groups.values():
         parameters += inspect.signature(group, eval_str=True).parameters.values()
 
@@ -99,6 +101,27 @@ def expand_groups(command: Callable[..., T]) -> Callable[..., T]:
 
     run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return run
+
+
+def _setting_parameters(*, has_texts: bool) -> Iterator[inspect.Parameter]:
+    """Yield a parameter for each setting of models, or for each that texts have, too."""
+    for setting in model_settings.SETTINGS:
+        if setting.has_texts or not has_texts:
+            yield inspect.Parameter(
+                setting.name,
+                inspect.Parameter.POSITIONAL_OR_KEYWORD,
+                default=setting.default,
+                annotation=Annotated[setting.kind, setting.option],
+            )
+
+
+def run_values(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of `RunOptions` among the settings that a command was given."""
+    values = {}
+    for setting in model_settings.SETTINGS:
+        if setting.is_of_model and setting.name in settings:
+            values[setting.name] = setting.run_value(settings[setting.name])
+    return values
 
 
 def with_typer(command: Callable[..., T]) -> Callable[..., T]:
@@ -229,47 +252,11 @@ Model = Annotated[
         "Model: tiny, ViT-B/32, a Hugging Face id, a folder, or python:FILE.py:make for one's own.",
         "--model",
         "-m",
+        member="model.name",
         envvar="CLIPKIT_MODEL",
         completes="models",
         panel=MODEL_PANEL,
     ),
-]
-Untrained = Annotated[
-    int | None,
-    option(
-        "SEED_FIELD",
-        "Use the same architecture at random initialisation, as a control.",
-        min=0,
-        max=2**63 - 1,  # what PyTorch takes
-        panel=CONTROLS_PANEL,
-    ),
-]
-Layers = Annotated[
-    str | None,
-    option(
-        "L[,L...]",
-        "Write hidden states instead of embeddings: 0 is the input of the first layer, -1 the "
-        "output of the last; also a range such as 0-12, or all.",
-        "--layers",
-        "--layer",
-        panel=MODEL_PANEL,
-    ),
-]
-Ask = Annotated[
-    str | None,
-    option("QUESTION", "Ask a generative model this about each image.", panel=GENERATIVE_PANEL),
-]
-AsEmbedding = Annotated[
-    bool,
-    flag(
-        "--as-embedding",
-        "With --ask: take the last hidden state as an embedding, which is compared by cosine. In "
-        "textembed, {} in the question stands for the text.",
-        panel=GENERATIVE_PANEL,
-    ),
-]
-Norm = Annotated[
-    bool, flag("--norm", "With --layer: apply the model's final norm.", panel=MODEL_PANEL)
 ]
 Device = Annotated[
     str,
@@ -281,39 +268,11 @@ Device = Annotated[
         panel=MODEL_PANEL,
     ),
 ]
-Precision = Annotated[
-    str,
-    option(
-        "PRECISION",
-        "Precision to compute in: fp64, fp32, bf16, fp16, or auto (fp64 for bundled models, fp32 "
-        "for texts, and the device's fastest for images).",
-        choices=("auto", "fp64", "fp32", "bf16", "fp16"),
-        panel=MODEL_PANEL,
-    ),
-]
 
 
 def name_by_seed(name: str, seed: int | str) -> str:
     """Return the name of a file, where `{seed}` stands for the seed."""
     return name.replace(SEED_FIELD, str(seed))
-
-
-def parse_layers(text: str | None) -> list[int] | Literal["all"] | None:
-    """Return the numbers of a list of layers such as `0,4-6,-1`, or "all"."""
-    if text is None:
-        return None
-    if text == "all":
-        return "all"
-    numbers: list[int] = []
-    for part in text.split(","):
-        match = LAYERS.fullmatch(part.strip())
-        if match and match["layer"]:
-            numbers.append(int(match["layer"]))
-        elif match and int(match["first"]) < int(match["last"]):
-            numbers += range(int(match["first"]), int(match["last"]) + 1)
-        else:
-            raise UsageError(f"layer: expected numbers such as 4 or 0,4-6,-1, got {part!r}")
-    return numbers
 
 
 def parse_fractions(words: list[str]) -> dict[str, float]:

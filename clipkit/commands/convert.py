@@ -62,6 +62,7 @@ def convert(
             "Import: name of the model that made the features; clipkit logits needs it.",
             "--model",
             "-m",
+            member="model.name",
             completes="models",
         ),
     ] = None,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from clipkit.base.errors import UsageError
 from clipkit.base.options import (
     GENERATIVE_PANEL,
-    MODEL_PANEL,
     OUTPUT_PANEL,
     RUNNING_PANEL,
     LabelColumn,
@@ -24,17 +23,11 @@ from clipkit.commands._options import (
     DEFAULT_MODEL,
     OUTPUT,
     SKIPPED,
-    AsEmbedding,
-    Ask,
     Device,
     Force,
-    Layers,
     Model,
-    Norm,
-    Precision,
-    Untrained,
     parse_fractions,
-    parse_layers,
+    run_values,
 )
 from clipkit.datasets.registry import REGISTRY
 
@@ -66,44 +59,6 @@ def embed(
         ),
     ] = "-",
     model: Model = DEFAULT_MODEL,
-    untrained: Untrained = None,
-    layers: Layers = None,
-    pool: Annotated[
-        str | None,
-        choice(
-            ("cls", "mean"),
-            "With --layer: CLS token or mean of patches (default: cls where there is one).",
-            panel=MODEL_PANEL,
-        ),
-    ] = None,
-    norm: Norm = False,
-    no_projection: Annotated[
-        bool,
-        flag(
-            "--no-projection",
-            "Leave out the projection into the space that images share with texts.",
-            panel=MODEL_PANEL,
-        ),
-    ] = False,
-    ask: Ask = None,
-    as_embedding: AsEmbedding = False,
-    vision_tower: Annotated[
-        bool,
-        flag(
-            "--vision-tower",
-            "Read the layers of a generative model's vision tower, by default the last one.",
-            panel=GENERATIVE_PANEL,
-        ),
-    ] = False,
-    at: Annotated[
-        str | None,
-        choice(
-            ("last", "image"),
-            "With --ask: last token of the prompt, where the answer begins, or mean of the image's "
-            "tokens (default: last).",
-            panel=GENERATIVE_PANEL,
-        ),
-    ] = None,
     choices: Annotated[
         str | None,
         option(
@@ -111,16 +66,6 @@ def embed(
             "With --ask: list these class names behind the question, with letters as answers.",
             completes="datasets",
             panel=GENERATIVE_PANEL,
-        ),
-    ] = None,
-    image_size: Annotated[
-        int | None,
-        option(
-            "N",
-            "Give the model images of N x N pixels, with interpolated positions.",
-            min=1,
-            max=4096,
-            panel=MODEL_PANEL,
         ),
     ] = None,
     split: Annotated[
@@ -139,13 +84,18 @@ def embed(
             "N",
             "Select N images per split, deterministically and balanced by class.",
             "--limit",
+            member="dataset.draw.limit",
             min=1,
         ),
     ] = None,
     classes: Annotated[
         int | None,
         option(
-            "N", "Select N of the data set's classes, deterministically.", "--max-classes", min=2
+            "N",
+            "Select N of the data set's classes, deterministically.",
+            "--max-classes",
+            member="dataset.draw.classes",
+            min=2,
         ),
     ] = None,
     split_off: Annotated[
@@ -153,23 +103,11 @@ def embed(
         option(
             "NAME=FRACTION",
             "Split off this fraction of the images, stratified by label; repeatable.",
+            member="dataset.split_off.fractions",
             has_commas=True,
         ),
     ] = [],  # noqa: B006
-    downsample: Annotated[
-        int | None,
-        option(
-            "N",
-            "First shrink images to N pixels on the shorter side; smaller ones stay as they are.",
-            min=1,
-        ),
-    ] = None,
-    normalize: Annotated[
-        bool,
-        flag("--normalize/--no-normalize", "Scale each embedding to length 1.", panel=OUTPUT_PANEL),
-    ] = False,
     device: Device = "auto",
-    precision: Precision = "auto",
     batch_size: Annotated[
         int,
         option(
@@ -177,6 +115,7 @@ def embed(
             "Number of images to encode at once.",
             "--batch-size",
             "-b",
+            member=None,
             min=1,
             panel=RUNNING_PANEL,
         ),
@@ -228,6 +167,7 @@ def embed(
             panel=RUNNING_PANEL,
         ),
     ] = None,
+    **settings: Any,
 ) -> int:
     """Embed the images of a data set, or write the hidden states of layers.
 
@@ -242,27 +182,18 @@ def embed(
 
     share = None if part is None else embedding.Part.parse(part)
     listed: tuple[str, ...] = ()
-    if ask is not None and choices is not None:
-        ask, listed = embedding.list_choices(ask, embedding.read_class_names(choices))
+    if settings["ask"] is not None and choices is not None:
+        names = embedding.read_class_names(choices)
+        settings["ask"], listed = embedding.list_choices(settings["ask"], names)
     options = models.RunOptions(
         device=device,
-        precision=precision,
-        untrained=untrained,
-        layers=parse_layers(layers),
-        pool=pool,
-        norm=norm,
-        ask=ask,
-        as_embedding=as_embedding,
-        vision_tower=vision_tower,
-        at=at,
         choices=listed,
-        projection=not no_projection,
-        image_size=image_size,
         batch_size=batch_size,
         num_workers=num_workers,
+        **run_values(settings),
     )
     options.check()
-    if choices is not None and ask is None:
+    if choices is not None and options.ask is None:
         raise UsageError("expected --ask with --choices, got none")
     if engine == "local" and replicas is not None:
         raise UsageError("expected --engine ray with --replicas, got --engine local")
@@ -287,8 +218,8 @@ def embed(
         )
         if split_off:
             data = data.split_off(parse_fractions(split_off))
-        if downsample is not None:
-            data = data.downsample(downsample)
+        if settings["downsample"] is not None:
+            data = data.downsample(settings["downsample"])
     skipped = embedding.embed(
         data,
         output,
@@ -296,7 +227,7 @@ def embed(
         options=options,
         engine=engine,
         replicas=replicas,
-        normalize=normalize,
+        normalize=settings["normalize"],
         strict=strict,
         restart=restart,
         force=force,

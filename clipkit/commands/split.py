@@ -12,10 +12,12 @@ from clipkit.commands._options import FeatureInput, Force, Output
 def split(
     file: FeatureInput = "-",
     test: Annotated[
-        float | None, option("FRACTION", "Fraction of the rows for the split test.")
+        float | None,
+        option("FRACTION", "Fraction of the rows for the split test.", member="fractions.test"),
     ] = None,
     val: Annotated[
-        float | None, option("FRACTION", "Fraction of the rows for the split val.")
+        float | None,
+        option("FRACTION", "Fraction of the rows for the split val.", member="fractions.val"),
     ] = None,
     source: Annotated[
         str | None,
@@ -25,11 +27,19 @@ def split(
     ] = None,
     table: Table = None,
     attribute: Annotated[
-        str | None, attribute_option("Keep rows with the same value of this attribute together.")
+        str | None,
+        attribute_option(
+            "Keep rows with the same value of this attribute together.", member="column"
+        ),
     ] = None,
     group_folder: Annotated[
         bool,
-        flag("--group-folder", "Keep rows whose files share a folder together.", panel=ROWS_PANEL),
+        flag(
+            "--group-folder",
+            "Keep rows whose files share a folder together.",
+            member="by_folder",
+            panel=ROWS_PANEL,
+        ),
     ] = False,
     common: Common = False,
     seed: Seed = 42,

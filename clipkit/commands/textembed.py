@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,14 +13,10 @@ from clipkit.base.options import MODEL_PANEL, OUTPUT_PANEL, flag, option
 from clipkit.commands._options import (
     DEFAULT_MODEL,
     OUTPUT,
-    AsEmbedding,
-    Ask,
     Device,
     Force,
     Model,
-    Norm,
-    Precision,
-    Untrained,
+    run_values,
 )
 
 
@@ -44,19 +40,16 @@ def textembed(
         ),
     ] = "-",
     model: Model = DEFAULT_MODEL,
-    untrained: Untrained = None,
     layer: Annotated[
         int | None,
         option(
             "L",
             "Write a hidden state of the token that the model pools: 0 is the input of the first "
             "layer, -1 the output of the last.",
+            member="model.layer",
             panel=MODEL_PANEL,
         ),
     ] = None,
-    norm: Norm = False,
-    ask: Ask = None,
-    as_embedding: AsEmbedding = False,
     classes: Annotated[
         str | None,
         option(
@@ -91,6 +84,7 @@ def textembed(
             "TEXT|FILE",
             "With --classes: a template such as 'a photo of a {}', or a file of templates; "
             "repeatable, for an ensemble.",
+            member="templates",
         ),
     ] = None,
     column: Annotated[
@@ -119,13 +113,9 @@ def textembed(
             "SigLIP 2: lowercase prompts and remove punctuation, as in training.",
         ),
     ] = True,
-    normalize: Annotated[
-        bool,
-        flag("--normalize/--no-normalize", "Scale each embedding to length 1.", panel=OUTPUT_PANEL),
-    ] = False,
     device: Device = "auto",
-    precision: Precision = "auto",
     force: Force = False,
+    **settings: Any,
 ) -> None:
     """Embed prompts of files, one prompt per class, captions of images, or texts of items.
 
@@ -146,7 +136,7 @@ def textembed(
     if given:
         inputs = given[0]
     templates = template or []
-    if layer is None and norm:
+    if layer is None and settings["norm"]:
         raise UsageError("expected --layer with --norm, got none")
     if classes is None and (templates or readable or root is not None):
         raise UsageError("expected --classes with --template, --readable or --root, got none")
@@ -161,28 +151,24 @@ def textembed(
         endings.check_feature_output(name, force=force, inputs=[*inputs, *templates])
     options = models.RunOptions(
         device=device,
-        precision=precision,
-        untrained=untrained,
         clean=clean,
         layers=None if layer is None else [layer],
-        norm=norm,
-        ask=ask,
-        as_embedding=as_embedding,
+        **run_values(settings),
     )
-    settings = {"normalize": normalize, "truncate": truncate}
+    how = {"normalize": settings["normalize"], "truncate": truncate}
     # the model is loaded after the texts are read, so that errors in them appear at once
     if captions:
         pairs = embedding.read_captions(captions, split)
         encoder = models.load(model, tower="text", options=options)
-        results = [embedding.embed_captions(pairs, encoder, **settings)]
+        results = [embedding.embed_captions(pairs, encoder, **how)]
     elif items:
         table = embedding.read_items(items)
         encoder = models.load(model, tower="text", options=options)
-        results = [embedding.embed_items(table, encoder, **settings)]
+        results = [embedding.embed_items(table, encoder, **how)]
     elif classes is None:
         texts = [embedding.read_prompts(source, column) for source in inputs]
         encoder = models.load(model, tower="text", options=options)
-        results = [embedding.embed_texts(file, encoder, **settings) for file in texts]
+        results = [embedding.embed_texts(file, encoder, **how) for file in texts]
     else:
         class_names = embedding.read_class_names(classes, root, column)
         kind = class_names.source["classes"]
@@ -191,13 +177,15 @@ def textembed(
             raise UsageError(f"expected a table or .json file with --column, got {classes}")
         ensemble = embedding.read_templates(templates, class_names.dataset) or None
         if _is_default(ctx, "model"):
-            model, seed = embedding.choose_model(class_names.model, classes, model, untrained)
+            model, seed = embedding.choose_model(
+                class_names.model, classes, model, options.untrained
+            )
             options = replace(options, untrained=seed)
         class_names, options = embedding.follow_question(class_names, model, options)
         encoder = models.load(model, tower="text", options=options)
         results = [
             embedding.embed_classes(
-                class_names, encoder, templates=ensemble, readable=readable, **settings
+                class_names, encoder, templates=ensemble, readable=readable, **how
             )
         ]
     for name, result in zip(outputs, results, strict=True):

@@ -232,7 +232,8 @@ def check_same_images(control: FeatureFile, images: FeatureFile, splits: Sequenc
     for split in splits:
         wanted = origin(images, split)  # that rows are the same is what the user says of a control
         is_same = split in control.splits and relate(origin(control, split), wanted, same_rows=True)
-        is_same = is_same and have_same_images(control, images)
+        if not have_same_images(control, images):
+            is_same = None
         if not is_same or control.splits[split].ids != images.splits[split].ids:
             raise ClipkitError(
                 f"{control.display_name}: expected the {split} images of {images.display_name}, "

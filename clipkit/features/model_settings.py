@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from clipkit.base.errors import UsageError, shorten
 from clipkit.base.options import (
@@ -23,7 +23,9 @@ from clipkit.base.options import (
     flag,
     option,
 )
-from clipkit.features.history import History
+
+if TYPE_CHECKING:
+    from clipkit.features.history import History
 
 LAYERS = re.compile(r"(?P<layer>-?[0-9]{1,4})|(?P<first>[0-9]{1,4})-(?P<last>[0-9]{1,4})")
 # How a label calls the hidden states that are taken

@@ -27,34 +27,6 @@ from clipkit.report.steps import NameOf, Step, steps
 
 LONGEST = 2000  # characters of a word, since a history may hold any text
 DEFAULTS = {("features", "logits"), ("link", "softmax")}  # not options for embeddings
-# Option -> the member of an entry that holds its value, where the names differ
-MEMBERS = {
-    "model": "model.name",
-    **{name: f"model.{name}" for name in ("untrained", "precision", "layer", "pool", "norm")},
-    "image_size": "model.image_size",
-    **{"ask": "model.question", "at": "model.at", "as_embedding": "model.as_embedding"},
-    "vision_tower": "model.vision_tower",
-    "layers": "model.layer",
-    "no_projection": "model.projection",
-    "template": "templates",
-    "regularization": "C",
-    "keep": "kept",
-    "table": "attributes",
-    "attribute": "column",
-}
-# The same for single commands; None if a line does not need the option
-MEMBERS_OF: dict[str, dict[str, str | None]] = {
-    "embed": {
-        **{f"{name}_column": f"dataset.columns.{name}" for name in ("path", "label", "split")},
-        "limit": "dataset.draw.limit",
-        "classes": "dataset.draw.classes",
-        "split_off": "dataset.split_off.fractions",
-        "downsample": "dataset.downsample",
-        "batch_size": None,
-    },
-    "compare": {"table": "by"},
-    "split": {"test": "fractions.test", "val": "fractions.val", "group_folder": "by_folder"},
-}
 CHOSEN_RUN = re.compile(r"\(run (\d+) of \d+, chosen by number\)$")
 
 
@@ -143,13 +115,12 @@ class _Command:
         settings |= self._rows(settings)
         if settings.get("argument") is not None:
             words.append(str(settings["argument"]))
-        members = {**MEMBERS, **MEMBERS_OF.get(command, {})}
-        if "python" in self._entry.model:  # one's own encoder
-            members["model"] = "model.python"
         for name, option in options.items():
-            path = members.get(name, name)
+            path = option.member
+            if name == "model" and "python" in self._entry.model:  # one's own encoder
+                path = "model.python"
             if path is not None:
-                words += _option(settings, path, option)
+                words += _option(settings, path or name, option)
         output = self._step.output
         words += [output] if command == "convert" else ["-o", output]
         line = self._join(words)

@@ -74,7 +74,13 @@ def attributes(
     ] = 5,
     regularization: Annotated[
         float,
-        option("C", "Inverse strength of the probe's regularisation.", "--regularization", "-C"),
+        option(
+            "C",
+            "Inverse strength of the probe's regularisation.",
+            "--regularization",
+            "-C",
+            member="C",
+        ),
     ] = 1.0,
     fit_split: FitSplit = "train",
     eval_split: EvalSplit = "test",

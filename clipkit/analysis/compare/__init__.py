@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
-from clipkit.analysis.options import Cluster, Common, SameRows, Seed, Table
+from clipkit.analysis.options import TABLE, Cluster, Common, SameRows, Seed
 from clipkit.analysis.question import Analysis, Answer, FeatureFile, Input
 from clipkit.base.errors import UsageError
 from clipkit.base.options import (
@@ -61,9 +62,10 @@ def compare(
             min=0,
         ),
     ] = [],
-    table: Table = None,
+    table: Annotated[str | None, replace(TABLE, member="by")] = None,
     attribute: Annotated[
-        str | None, attribute_option("Compare by this attribute of TABLE; A*B combines two.")
+        str | None,
+        attribute_option("Compare by this attribute of TABLE; A*B combines two.", member="column"),
     ] = None,
     cluster: Cluster = None,
     groups: Annotated[

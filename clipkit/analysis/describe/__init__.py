@@ -29,7 +29,8 @@ def describe(
     logits: Annotated[FeatureFile, LOGITS],
     table: Table = None,
     attribute: Annotated[
-        str | None, attribute_option("The groups are the values of this attribute.")
+        str | None,
+        attribute_option("The groups are the values of this attribute.", member="column"),
     ] = None,
     result: Annotated[
         FeatureFile | None,

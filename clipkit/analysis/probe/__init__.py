@@ -86,6 +86,7 @@ def probe(
             "searches.",
             "--regularization",
             "-C",
+            member="C",
             has_commas=True,
         ),
     ] = ["1"],
@@ -149,6 +150,7 @@ def probe(
         flag(
             "--keep",
             "Store the fitted probe in the output, for clipkit predict (needs -o).",
+            member="kept",
             panel=OUTPUT_PANEL,
         ),
     ] = False,
