@@ -290,7 +290,7 @@ def test_what_an_encoder_lacks_is_refused():
     )
     assert "expected an encoder with layers, a list" in fails(*RUN, *own, "--layer", 0, exit_code=2)
     line = fails("textembed", "generic32", "-m", OWN, "--layer", 0, "-o", "out.h5", exit_code=2)
-    assert "expected no --layer with texts" in line
+    assert "expected no --layers with texts" in line
     assert "expected a model that clipkit reads" in fails("info", OWN, exit_code=2)
 
 

@@ -276,7 +276,7 @@ EMBED = ("embed", "digits", "--limit", 10, "-m", "tiny")
         ("--layers 3-1 -o {layer}.h5", "got '3-1'"),
         ("--layers 0,3 -o old{layer}.h5", "the output old3.h5 exists"),
         ("--layer 1 --pool max -o a.h5", "unknown pool 'max'"),
-        ("--pool mean -o a.h5", "--pool and --norm need --layer"),
+        ("--pool mean -o a.h5", "expected --layers with --pool, got none"),
         ("--layer 1 --no-projection -o a.h5", "expected --layer or --no-projection"),
     ],
 )
@@ -290,8 +290,8 @@ def test_options_that_do_not_fit_are_refused(options, message, tmp_path, monkeyp
 def test_a_layer_of_texts_needs_a_layer_and_has_no_pool():
     assert "expected --layer with --norm" in fails("textembed", "generic16", "--norm", exit_code=2)
     for options, message in (
-        ({"pool": "mean", "layers": [1]}, "expected no pool of a text tower"),
-        ({"projection": False}, "or without projection, got the text tower"),
+        ({"pool": "mean", "layers": [1]}, "expected no --pool with texts of"),
+        ({"projection": False}, "expected no --no-projection with texts of"),
         ({"layers": []}, "expected the numbers of layers, got none"),
     ):
         with pytest.raises(UsageError, match=message):

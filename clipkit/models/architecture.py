@@ -34,6 +34,8 @@ Tensors = Mapping[str, torch.Tensor]
 Content = TypeVar("Content")
 
 SCALARS = ("logit_scale", "logit_bias")
+TAKEN_BY_TEXTS = ("untrained", "precision", "layers", "norm")
+TAKEN = {"image": (*TAKEN_BY_TEXTS, "pool", "projection"), "text": TAKEN_BY_TEXTS}
 FLOATS = ("F16", "BF16", "F32", "F64")  # by safetensors' names
 # Whole numbers among the weights: the first published checkpoints and a Swin hold places, and a
 # batch norm counts its batches.
@@ -62,12 +64,13 @@ class LoadedTower(NamedTuple):
 class Architecture(ABC):
     """A model without its weights. Each library has a subclass, with a `read` of its files.
 
-    `kind` is what the library calls this kind of model. `towers` are those that clipkit reads, and
-    `no_text` says why one is missing, if one is. `is_tested` tells whether clipkit's
-    tests compare this kind of model with its library.
+    `taken` are the settings of each tower. `kind` is what the library calls this kind of model.
+    `towers` are those that clipkit reads, and `no_text` says why one is missing, if one is.
+    `is_tested` tells whether clipkit's tests compare this kind of model with its library.
     """
 
     library: ClassVar[str]
+    taken: ClassVar[Mapping[str, tuple[str, ...]]] = TAKEN
     files: ModelFiles
     kind: str
     towers: tuple[TowerName, ...]
@@ -112,11 +115,7 @@ class Architecture(ABC):
 
     def resize(self, edge: int) -> None:
         """Let the image tower take images of another edge, in pixels, before it is built."""
-        raise UsageError(
-            f"{self.files.name}: expected a model that takes --image-size, got {self.kind} of "
-            f"{self.library}",
-            "leave --image-size out",
-        )
+        raise NotImplementedError("a library whose models take image_size resizes them")
 
     @abstractmethod
     def preprocessor(self, device: torch.device, dtype: torch.dtype) -> Preprocessor:

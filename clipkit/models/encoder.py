@@ -36,7 +36,7 @@ from clipkit.models.libraries import (
     quiet_loading,
     single_line_errors,
 )
-from clipkit.models.options import RunOptions
+from clipkit.models.options import RunOptions, check_taken
 from clipkit.models.preprocessing import Inputs, Preprocessor
 from clipkit.models.tokenizer import TextTokenizer
 from clipkit.models.towers import SIZE_HINT, LayerTower, Tower, TowerName, choose_layers
@@ -426,25 +426,15 @@ def _load_own(source: Any, tower: TowerName, options: RunOptions) -> Encoder:
 
 def _read(files: ModelFiles, tower: TowerName, options: RunOptions) -> Architecture:
     """Read an architecture. If a CLIP allows it, read one tower alone, without transformers."""
-    if options.ask is not None:
-        raise UsageError(
-            f"{files.name}: expected a generative model with --ask, got one that embeds images"
-        )
-    if options.vision_tower:
-        raise UsageError(
-            f"{files.name}: expected a generative model with --vision-tower, got one that embeds "
-            "images",
-            "leave it out",
-        )
-    if tower == "text" and (options.image_size or not options.projection):
-        raise UsageError(
-            "expected the image tower with an image size or without projection, got the text tower"
-        )
+    architecture: Architecture | None = None
     if not options.changes():
         from clipkit.models.plain_clip import PlainClip
 
-        return PlainClip.read_known(files, tower) or read_architecture(files)
-    architecture = read_architecture(files)
+        architecture = PlainClip.read_known(files, tower)
+    architecture = architecture or read_architecture(files)
+    with named(files.name):
+        what = f"{own_encoder.WHAT[tower]} of {architecture.kind}"
+        check_taken(options, architecture.taken[tower], what)
     if options.image_size is not None:
         architecture.resize(options.image_size)
     return architecture

@@ -42,7 +42,7 @@ from clipkit.models.libraries import (
     quiet_loading,
     single_line_errors,
 )
-from clipkit.models.options import RunOptions
+from clipkit.models.options import RunOptions, check_taken
 from clipkit.models.questions import Answers, AskedTexts, Question
 from clipkit.models.towers import (
     LayerTower,
@@ -55,6 +55,7 @@ from clipkit.models.towers import (
 from clipkit.prompts.texts import MAX_CHARACTERS
 
 LAST = "last"  # the position of the answer; the other one is "image"
+WORDS_TAKE = ("untrained", "precision", "ask", "as_embedding", "at")
 MASKED = -1e30  # logits below are of tokens that the model never says
 TOLERANCES = {
     "fp64": 1e-4,
@@ -120,8 +121,9 @@ def _check_question(files: ModelFiles, tower: TowerName, options: RunOptions) ->
             "give one: --ask 'What is in the image? Answer with one word.', or embed by "
             "--vision-tower alone",
         )
-    if tower == "text" and options.layers is not None:
-        raise UsageError(f"{files.name}: expected no --layer with words of a generative model")
+    if tower == "text":
+        with named(files.name):
+            check_taken(options, WORDS_TAKE, "words of a generative model")
     return options.ask
 
 

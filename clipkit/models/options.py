@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from clipkit.base.errors import UsageError
+from clipkit.base.options import GENERATIVE_PANEL
+from clipkit.features import model_settings
 
+# Settings that a generative model takes with a question, and for its vision tower alone
+ASKED = ("untrained", "precision", "layers", "ask", "as_embedding", "at")
+VISION_TOWER = ("untrained", "precision", "layers", "pool", "norm", "vision_tower")
 DEFAULT = "openai/clip-vit-base-patch32"
 
 
@@ -82,37 +87,46 @@ class RunOptions:
     num_workers: int | None = None
     non_blocking: bool = False
 
-    def changes(self) -> dict[str, int]:
-        """Return the options that change the model."""
-        options = {"untrained": self.untrained, "image_size": self.image_size}
-        return {name: value for name, value in options.items() if value is not None}
+    def changes(self) -> dict[str, Any]:
+        """Return the settings that a history records as they are given, if they are."""
+        changes = {}
+        for setting in model_settings.SETTINGS:
+            is_kept = setting.name == "untrained" or bool(setting.suffix)
+            if is_kept and setting.is_of_model and setting.is_chosen(self):
+                changes[setting.key] = getattr(self, setting.name)
+        return changes
 
     def check(self) -> None:
         """Refuse options that exclude or need each other."""
-        is_shaped = self.pool or self.norm or not self.projection or self.image_size
-        if self.ask is not None and is_shaped:
-            raise UsageError(
-                "expected --ask without --pool, --norm, --no-projection, --image-size",
-                "--at chooses what is pooled; the last layer is normalised",
-            )
-        if self.ask is None and (self.at is not None or self.choices or self.as_embedding):
-            raise UsageError("--at, --choices and --as-embedding need --ask")
+        if self.vision_tower:
+            check_taken(self, VISION_TOWER, "--vision-tower")
+            return
+        if self.ask is not None:
+            check_taken(self, ASKED, "--ask")
+        flags = {setting.name: setting.flag for setting in model_settings.SETTINGS}
+        for setting in model_settings.SETTINGS:
+            needed = setting.needs
+            if needed and setting.is_chosen(self) and getattr(self, needed) is None:
+                raise UsageError(f"expected {flags[needed]} with {setting.flag}, got none")
+        if self.choices and self.ask is None:
+            raise UsageError("expected --ask with --choices, got none")
         if self.as_embedding and (self.at == "image" or self.choices or self.layers is not None):
             raise UsageError(
                 "expected --as-embedding without --at image, --choices, --layer",
                 "an embedding is the last hidden state of the last token",
             )
-        if self.vision_tower:
-            if self.ask is not None or not self.projection or self.image_size:
-                raise UsageError(
-                    "expected --vision-tower without --ask, --no-projection, --image-size",
-                    "without --layer, it gives its last hidden state",
-                )
-            return
-        if self.layers is None and (self.pool is not None or self.norm):
-            raise UsageError("--pool and --norm need --layer")
         if self.layers is not None and not self.projection:
             raise UsageError(
                 "expected --layer or --no-projection, got both",
                 "hidden states are not projected: leave --no-projection out",
             )
+
+
+def check_taken(options: RunOptions, taken: Collection[str], what: str, hint: str = "") -> None:
+    """Refuse a setting that is given, but not among the names of those that an encoder takes."""
+    for setting in model_settings.SETTINGS:
+        if setting.is_of_model and setting.name not in taken and setting.is_chosen(options):
+            why = hint or f"leave {setting.flag} out"
+            if setting.option.panel == GENERATIVE_PANEL:
+                why = hint or f"{setting.flag} is for generative models"
+            raise UsageError(f"expected no {setting.flag} with {what}, got one", why)

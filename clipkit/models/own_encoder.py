@@ -24,7 +24,7 @@ from clipkit.base.errors import ClipkitError, UsageError, unknown
 from clipkit.features.history import check_scale, drop_none
 from clipkit.models.hub import combine_digests, is_python, parse_python
 from clipkit.models.libraries import named
-from clipkit.models.options import RunOptions
+from clipkit.models.options import RunOptions, check_taken
 from clipkit.models.preprocessing import Preprocessor
 from clipkit.models.tokenizer import TextTokenizer
 from clipkit.models.towers import Stack, TowerName, choose_layers
@@ -32,6 +32,9 @@ from clipkit.prompts.texts import MAX_CHARACTERS
 
 LIBRARY = "own encoder"
 WHAT = {"image": "images", "text": "texts"}
+# The settings of each tower; the Python code decides the others
+TAKEN = {"image": ("untrained", "layers", "pool", "norm"), "text": ("untrained",)}
+HINT = "its Python code decides that"
 CHECKED_SIZES = ((200, 150), (160, 224))  # pixels (width, height) of the first images
 
 
@@ -81,19 +84,10 @@ def load(source: Any, tower: TowerName, options: RunOptions) -> dict[str, Any]:
 
 def _check_options(options: RunOptions, tower: TowerName) -> None:
     """Refuse options that only a model which clipkit reads can follow."""
-    for option, is_given in (
-        ("--device", options.device != "auto"),
-        ("--precision", options.precision != "auto"),
-        ("--ask", options.ask is not None),
-        ("--image-size", options.image_size is not None),
-        ("--no-projection", not options.projection),
-        ("--layer", tower == "text" and options.layers is not None),
-    ):
-        if is_given:
-            raise UsageError(
-                f"expected no {option} with {WHAT[tower]} of one's own encoder, got one",
-                "its Python code decides that",
-            )
+    what = f"{WHAT[tower]} of one's own encoder"
+    if options.device != "auto":
+        raise UsageError(f"expected no --device with {what}, got one", HINT)
+    check_taken(options, TAKEN[tower], what, HINT)
 
 
 # ---- The object ----------------------------------------------------------------------------------

@@ -253,11 +253,6 @@ def choose_layers(model: Any, stack: Stack, tower: TowerName, options: RunOption
         )
     pool = options.pool
     if tower == "text":
-        if pool is not None:
-            raise UsageError(
-                f"expected no pool of a text tower, got {pool!r}: it is the token that the model "
-                "pools"
-            )
         if stack.pooled_token is None:
             raise UsageError(
                 "expected a text tower with a known pooled token, got another", "leave --layer out"

@@ -6,13 +6,14 @@ import inspect
 import math
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.models.architecture import (
+    TAKEN,
     Architecture,
     Tensors,
     check_number_of_layers,
@@ -80,6 +81,7 @@ class TransformersModel(Architecture):
     """A model of transformers: its family and its configuration."""
 
     library = "transformers"
+    taken: ClassVar = {**TAKEN, "image": (*TAKEN["image"], "image_size")}
 
     def __init__(self, files: ModelFiles, family: Family, config: Any) -> None:
         self.files = files
