@@ -22,10 +22,9 @@ from hypothesis import settings
 from joblib import cpu_count
 from shell import Make, environment, ok
 
-from clipkit.analysis.results import newest_entry
 from clipkit.base import tables
 from clipkit.commands import _options, info
-from clipkit.features.columns import columns_of_command
+from clipkit.features.model import known_columns
 
 __all__ = ["info", "tiny_clip_dir", "vit_b32_dir"]  # imported early, and fixtures
 
@@ -144,7 +143,7 @@ def every_printed_column_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     def checked_rows(result: Any, view: tables.View, rows: Any = None) -> Any:
         rows = report_rows(result, view, rows)
         if rows and not view.is_for_people:
-            known = columns_of_command(newest_entry(result)["command"])
+            known = known_columns(result)
             lacking = set(rows[0]) - known.keys()
             assert not lacking, f"clipkit.features.columns lacks {lacking}"
         return rows

@@ -96,7 +96,7 @@ def run(question: str | os.PathLike[str] | Analysis, *args: Any, **kwargs: Any) 
 def _ask(analysis: OwnAnalysis, values: Mapping[str, Any]) -> Answer:
     """Ask a question of a file, and return its answer with a result that describes itself."""
     file = analysis.file
-    with own_code.border(f"ask {analysis.name}", file):
+    with own_code.border(f"ask {file}", file):
         answer: Any = analysis.measure(**values)
         if isinstance(answer, Answer):
             answer = answer.result
@@ -106,7 +106,7 @@ def _ask(analysis: OwnAnalysis, values: Mapping[str, Any]) -> Answer:
         raise ClipkitError(f"{file}: {analysis.name}: expected rows, got none")
     described = {**_describe(analysis), "options": _words(analysis, values)}
     result.history[-1] = {**result.history[-1], **described}
-    with own_code.border(f"ask {analysis.name} for findings", file):
+    with own_code.border(f"ask {file} for findings", file):
         found = [str(sentence) for sentence in analysis.findings(result)]
     if found:
         result.history[-1] = {**result.history[-1], "found": found}

@@ -54,9 +54,15 @@ run = typer.Typer(
 )
 
 
-@functools.cache
 def _command(name: str) -> ClipkitCommand:
-    """Return the command of a file."""
+    """Return the command of a file, which is run once unless it changes."""
+    file = Path(name).expanduser()
+    changed = file.stat().st_mtime_ns if file.is_file() else 0
+    return _command_of(name, file.resolve(), changed)
+
+
+@functools.cache
+def _command_of(name: str, file: Path, changed: int) -> ClipkitCommand:
     from clipkit.analysis import own
 
     return ClipkitCommand(name, command_of(own.load(name)))

@@ -356,6 +356,7 @@ RUNNER_UP = Column("runner_up", TEXT, ROWS)
 RUNNER_UP_SCORE = Column("runner_up_score", NUMBER, ROWS)
 ANY = (SHOTS, SPLIT, MODEL, DATASET, PROMPTS)  # columns of all reports
 FILE = Column("file", TEXT, NOTHING, of="info")
+PARTS = {"leaderboard": "compare"}  # results in Python that a command prints by an option
 SHARED = tuple(value for value in globals().values() if isinstance(value, Column))
 SETTINGS = tuple(column.name for column in SHARED if column.is_setting)
 # In files, whichever command or program made them: these names mean the same everywhere
@@ -389,6 +390,7 @@ def columns_of_command(command: str, present: Collection[str] = ()) -> dict[str,
     """
     columns: dict[str, Column] = {}
     ambiguous = set()
+    command = PARTS.get(command, command)
     is_known = command in QUESTION_COLUMNS or command == FILE.of
     for column in all_columns():
         if is_known and column.of and command not in column.of.split():

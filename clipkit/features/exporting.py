@@ -16,7 +16,7 @@ from clipkit.base.names import distinct_names
 from clipkit.features import npz
 from clipkit.features.columns import SETTINGS
 from clipkit.features.history import drop_none
-from clipkit.features.model import FeatureFile, Int64
+from clipkit.features.model import METADATA, FeatureFile, Int64
 
 CSV_LINE_END = "\r\n"
 RUN_PARAMETERS = (*SETTINGS, "fit_split")
@@ -25,7 +25,7 @@ RUN_PARAMETERS = (*SETTINGS, "fit_split")
 def write_npz(path: Path, file: FeatureFile) -> None:
     """Write all arrays of a file, and its other content as JSON."""
     arrays = {name.replace("/", "_"): array for name, array in file.datasets().items()}
-    npz.write_npz(path, {**arrays, npz.METADATA: np.array(_metadata(file))})
+    npz.write_npz(path, {**arrays, METADATA: np.array(_metadata(file))})
 
 
 def write_npy(path: Path, file: FeatureFile) -> None:

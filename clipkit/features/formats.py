@@ -42,6 +42,7 @@ from clipkit.features.endings import (
 from clipkit.features.history import drop_none
 from clipkit.features.matching import choose_splits
 from clipkit.features.model import (
+    METADATA,
     RESULTS,
     ROW_NUMBERS,
     FeatureFile,
@@ -300,10 +301,10 @@ def _assemble(arrays: Arrays, source: str, split: str | None, added: Arrays) -> 
         message = f"expected no extra {name}, because the file already holds them"
         raise UsageError(f"{source}: {message}")
     arrays = {**arrays, **added}
-    is_export = npz.METADATA in arrays  # its labels stay as they are
+    is_export = METADATA in arrays  # its labels stay as they are
     about: Any = {"kind": "images", "history": []}
     if is_export:
-        about = _parse_metadata(arrays.pop(npz.METADATA), source)
+        about = _parse_metadata(arrays.pop(METADATA), source)
         arrays |= select(about, NO_ROWS)
     elif arrays.keys() >= {"features", "texts"}:
         about["kind"] = "texts"
@@ -363,7 +364,7 @@ def _parse_metadata(metadata: Any, source: str) -> Any:
     except (ValueError, AttributeError, RecursionError):
         version = None
     if not isinstance(version, int):
-        message = f"{source}: {npz.METADATA}: expected the JSON that clipkit convert writes"
+        message = f"{source}: {METADATA}: expected the JSON that clipkit convert writes"
         raise ClipkitError(message, "remove it")
     check_version(source, version)
     kind = about.get("kind")

@@ -14,12 +14,13 @@ from numpy.typing import ArrayLike, NDArray
 from clipkit.base import console, files
 from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError, unknown
 from clipkit.base.views import VIEWS
-from clipkit.features.columns import FLAG, Column, columns_of_command
+from clipkit.features.columns import ANY, FLAG, Column, columns_of_command
 from clipkit.features.history import DOT_PRODUCT, Entry, History, canonical_json, drop_none
 
 FORMAT = "clipkit"
 OWN_QUESTION = "run"  # the command that asks a researcher's own question
 VERSION = 1
+METADATA = "clipkit"  # the name of the JSON among the arrays of an export
 RESULTS = ("result", "probe")  # a probe is a result that holds what was fitted, too
 BLOCK_BYTES = 1 << 24
 ROW_NUMBERS = "row numbers"  # what the history says of ids that an import did not have
@@ -575,7 +576,8 @@ def known_columns(result: FeatureFile) -> dict[str, Column]:
     entry = result.history[-1]
     command = str(entry["command"])
     if command == OWN_QUESTION:  # it says itself what its columns are
-        records = filter(None, map(Column.from_json, entry.object("question").list_of("columns")))
+        own = map(Column.from_json, entry.object("question").list_of("columns"))
+        records = [*ANY, *filter(None, own)]
         return {column.name: column for record in records for column in record.family()}
     return columns_of_command(command, result.runs)
 

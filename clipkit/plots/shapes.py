@@ -10,13 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipkit.analysis import results
+from clipkit.analysis.for_people import findings
+from clipkit.analysis.results import newest_entry
 from clipkit.base.errors import ClipkitError, UsageError
-from clipkit.base.pictures import Curves, Declaration, Distributions, Dots, Matrix, Sheet
+from clipkit.base.pictures import Curves, Declaration, Distributions, Dots, Matrix, Sheet, from_json
 from clipkit.base.tables import Heading, format_number
 from clipkit.features.columns import POINTS, SHARE, Column
-from clipkit.features.model import FeatureFile, known_columns
+from clipkit.features.model import OWN_QUESTION, FeatureFile, known_columns
 from clipkit.plots import heatmap, images, style
 from clipkit.plots.marks import LOOKS, Points, dot_rows, draw_curve, draw_histogram
+from clipkit.plots.picture import Picture, always
 from clipkit.plots.style import Drawn, Floats, clipkit_style
 
 if TYPE_CHECKING:
@@ -402,3 +405,36 @@ DRAWERS: dict[type[Declaration], Callable[[Any, _Rows], Figure]] = {
     Matrix: _draw_matrix,
     Distributions: _draw_distributions,
 }
+
+
+# ---- One's own question --------------------------------------------------------------------------
+
+
+def has_picture(result: FeatureFile) -> bool:
+    """Whether a result of one's own question declares a picture."""
+    return "picture" in newest_entry(result).object("question")
+
+
+def draw_question(file: FeatureFile) -> Drawn:
+    """Draw what a question of one's own found, by the picture that its record declares.
+
+    The result holds the declaration, so that its Python file is not run again.
+    """
+    if not has_picture(file):
+        raise UsageError(
+            f"{file.display_name}: expected a picture in the record of its question, got none",
+            "clipkit report shows its table",
+        )
+    declared = from_json(newest_entry(file).object("question")["picture"])
+    title = next(iter(findings(file)), "")
+    return draw_declared(declared, file, title=title)
+
+
+QUESTION = Picture(
+    "question",
+    draw_question,
+    "clipkit plot question needed.h5 -o needed.png",
+    of=(OWN_QUESTION,),
+    is_first=always,
+    is_reported=has_picture,
+)
