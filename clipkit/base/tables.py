@@ -15,8 +15,6 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rich.cells import cell_len
-
 from clipkit.base import latex, markdown
 from clipkit.base.console import escaped, note
 from clipkit.base.errors import unknown
@@ -39,6 +37,13 @@ LONGEST_NAME = 16  # in a table that is too wide otherwise
 
 Row = Mapping[str, Any]
 Cells = dict[str, list[Any]]  # the values of each column, by its name
+
+
+def text_width(text: str) -> int:
+    """Return the width of a text on a terminal, in cells."""
+    from rich.cells import cell_len  # questions import this module, and completion loads no Rich
+
+    return cell_len(text)
 
 
 def format_number(value: float) -> str:
@@ -87,7 +92,7 @@ class Column(NamedTuple):
     def least_width(self) -> int:
         """Width of the longest word. NO_BREAK joins words into one."""
         words = re.split("[ \n]", " ".join([self.title, *self.cells]))
-        return max(map(cell_len, words))
+        return max(map(text_width, words))
 
     @property
     def is_breakable(self) -> bool:
@@ -97,7 +102,7 @@ class Column(NamedTuple):
     @property
     def full_width(self) -> int:
         """Width of the longest line if no cell is wrapped."""
-        return max(map(cell_len, [*self.title.split("\n"), *self.cells]))
+        return max(map(text_width, [*self.title.split("\n"), *self.cells]))
 
 
 class View(NamedTuple):
@@ -318,14 +323,14 @@ def _table(columns: Sequence[Column], header: bool, is_for_people: bool) -> str:
         if not _fits(text, width):
             text = _grid(narrow, width, header, gap)
     if not _fits(text, width):
-        excess = max(map(cell_len, text.splitlines())) - width
+        excess = max(map(text_width, text.splitlines())) - width
         widest = max([column.least_width for column in narrow if column.is_breakable], default=0)
         text = _grid(narrow, width, header, 2, max(LONGEST_NAME, widest - excess))
     return text + _caption(shared, width)
 
 
 def _fits(text: str, width: int) -> bool:
-    return max(map(cell_len, text.splitlines())) <= width
+    return max(map(text_width, text.splitlines())) <= width
 
 
 def _split_shared(columns: Sequence[Column]) -> tuple[list[Column], list[Column]]:
@@ -386,7 +391,7 @@ def _render(grid: Table, width: int) -> str:
         _, *lines, _, _ = out.getvalue().split("\n")  # the first and the last are blank
         text = join_lines(line.rstrip() for line in lines)
         # Rich 15 takes from all columns alike, and then widens those that are below their least.
-        excess = max(map(cell_len, text.splitlines())) - width
+        excess = max(map(text_width, text.splitlines())) - width
         if excess <= 0 or allowed <= least:
             return text
         allowed -= excess
