@@ -1,0 +1,497 @@
+"""The contract of questions: what each keeps to, whoever wrote it, and how that is checked.
+
+A question is asked about small files that `clipkit.analysis.samples` makes. Its record says which
+kinds of files it takes. The first samples of these kinds that it accepts are its samples.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import functools
+import io
+import itertools
+import json
+import math
+import re
+import shlex
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+from clipkit import features, report
+from clipkit.analysis import for_people
+from clipkit.analysis.question import Analysis, Answer, Input, record_of
+from clipkit.analysis.samples import CLASSES, Samples
+from clipkit.base import tables
+from clipkit.base.errors import ClipkitError
+from clipkit.base.options import is_list, options_of
+from clipkit.commands._command import ClipkitCommand
+from clipkit.commands._options import Report
+from clipkit.commands.analysis import command_of
+from clipkit.features import FeatureFile
+from clipkit.features.columns import COUNT, LABELS, NOTHING, TEXT, Column, P
+from clipkit.features.model import known_columns
+
+Row = Mapping[str, Any]
+Rows = list[dict[str, Any]]
+# The samples of each kind, the likeliest first, and a second file of the kind
+SAMPLES = {
+    "images": ("images",),
+    "texts": ("class_texts", "captions", "attribute_texts"),
+    "logits": ("logits",),
+    "result": ("result",),
+    "probe": ("probe",),
+}
+SECOND = {"images": "other_images", "result": "other_result"}
+# Options that a question may need; their samples have the same names
+NEEDED: tuple[tuple[str, ...], ...] = ((), ("items",), ("table",))
+HOSTILE = "=<script>{}</script>\t\n| \\b & %" + "é" * 200
+TOLERANCE = 1e-6
+SEEDS = (1, 2)  # beside the default
+
+
+def check(analysis: Analysis) -> list[str]:
+    """Return the promises that a question breaks, each as a sentence; none if it keeps all."""
+    with tempfile.TemporaryDirectory() as folder:
+        trial = Trial(analysis, Path(folder))
+        try:
+            assert trial.recipe
+        except Exception as error:  # whatever the code of a question raises
+            return [f"expected an answer, got {type(error).__name__}: {error}"]
+        return [text for promise in PROMISES for text in promise.broken(trial)]
+
+
+class Promise(NamedTuple):
+    """What every question keeps to, and a function that yields how one breaks it."""
+
+    name: str
+    find: Callable[[Trial], Iterator[str]]
+
+    def broken(self, trial: Trial) -> list[str]:
+        """Return how a question breaks the promise, in sentences."""
+        try:
+            return [f"{self.name}: {text}" for text in self.find(trial)]
+        except Exception as error:  # whatever the code of a question raises
+            return [f"{self.name}: expected an answer, got {type(error).__name__}: {error}"]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A question, and the folder for its samples."""
+
+    analysis: Analysis
+    folder: Path
+
+    @functools.cached_property
+    def samples(self) -> Samples:
+        """The samples that others are compared with."""
+        return Samples(self.folder / "samples")
+
+    def changed(self, name: str, **fields: Any) -> Samples:
+        """Return samples that differ from the first."""
+        return Samples(self.folder / name, **fields)
+
+    @functools.cached_property
+    def recipe(self) -> dict[str, Any]:
+        """The name of a sample, or of several, for each parameter that needs one.
+
+        Raises
+        ------
+        ClipkitError
+            If the question accepts no samples.
+        """
+        names = list(self.analysis.files)
+        choices = [self._choices(name) for name in names]
+        refusal = "it takes no file"
+        for needed in NEEDED:
+            if not self.analysis.parameters.keys() >= set(needed):
+                continue
+            for chosen in itertools.product(*choices):
+                recipe = dict(zip(names, chosen, strict=True)) | {name: name for name in needed}
+                recipe = {name: sample for name, sample in recipe.items() if sample is not None}
+                try:
+                    self.ask(self.samples, recipe)
+                except ClipkitError as error:
+                    refusal = str(error)
+                    continue
+                return recipe
+        raise ClipkitError(f"it accepts no samples of its kinds; the last refusal: {refusal}")
+
+    def _choices(self, name: str) -> list[Any]:
+        """Return the samples that may stand for a file, or lists of them; None leaves it out."""
+        parameter, record = self.analysis.parameters[name], self.analysis.files[name]
+        is_optional = parameter.default is not parameter.empty
+        if not isinstance(record, Input):
+            return [None] if is_optional else [SAMPLES[kind][0] for kind in record.kinds]
+        choices: list[Any] = []
+        for kind in record.kinds or tuple(SAMPLES):
+            if is_list(get_args(parameter.annotation)[0]):
+                second = SECOND.get(kind, SAMPLES[kind][-1])
+                choices += [(second,), (SAMPLES[kind][0], second)]
+            else:
+                choices += SAMPLES[kind]
+        return [*choices, None] if is_optional else choices
+
+    def ask(self, samples: Samples, recipe: Mapping[str, Any], **options: Any) -> FeatureFile:
+        """Return the result of the question about samples; messages are not shown."""
+        arguments: dict[str, Any] = {}
+        for parameter, names in recipe.items():
+            if isinstance(names, tuple):
+                arguments[parameter] = [getattr(samples, name) for name in names]
+            else:
+                arguments[parameter] = getattr(samples, names)
+        with contextlib.redirect_stderr(io.StringIO()):
+            result = self.analysis.function(**arguments, **options)
+        if not isinstance(result, FeatureFile):
+            raise TypeError(f"expected a result, got {type(result).__name__}")
+        return result
+
+    @functools.cached_property
+    def result(self) -> FeatureFile:
+        """The result that others are compared with."""
+        return self.ask(self.samples, self.recipe)
+
+    @functools.cached_property
+    def known(self) -> dict[str, Column]:
+        """The known columns of the result."""
+        return known_columns(self.result)
+
+    @functools.cached_property
+    def drawn(self) -> set[str]:
+        """The columns that change with the seed: they may also change with the order of rows."""
+        names: set[str] = set()
+        if "seed" not in self.analysis.parameters:
+            return names
+        rows = sorted(self.result.rows(), key=_texts)
+        for seed in SEEDS:
+            others = sorted(self.ask(self.samples, self.recipe, seed=seed).rows(), key=_texts)
+            if len(others) != len(rows):
+                return set(self.result.runs)
+            for row, other in zip(rows, others, strict=True):
+                names |= {name for name in row if not _is_same(row[name], other[name])}
+        return names
+
+    def takes(self, *names: str) -> bool:
+        """Whether the question has parameters of these names."""
+        return self.analysis.parameters.keys() >= set(names)
+
+    def is_refused(self, samples: Samples, recipe: Mapping[str, Any], **options: Any) -> bool:
+        """Whether samples are refused in one line."""
+        try:
+            self.ask(samples, recipe, **options)
+        except ClipkitError as error:
+            return "\n" not in error.with_hint()
+        return False
+
+
+def _is_same(value: Any, other: Any) -> bool:
+    if not isinstance(value, float | int) or not isinstance(other, float | int):
+        return bool(value == other)
+    if math.isnan(value) or math.isnan(other):
+        return math.isnan(value) and math.isnan(other)
+    return math.isclose(value, other, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
+
+
+def _texts(row: Row) -> list[str]:
+    return [value for value in row.values() if isinstance(value, str)]
+
+
+def _differences(
+    expected: Sequence[Row], rows: Sequence[Row], without: Iterable[str] = ()
+) -> Iterator[str]:
+    """Yield the columns whose values differ, in whichever order the rows are."""
+    if len(rows) != len(expected):
+        yield f"expected {len(expected)} rows, got {len(rows)}"
+        return
+    names = [name for name in expected[0] if name not in set(without)]
+    if set(rows[0]) != set(expected[0]):
+        yield f"expected the columns {', '.join(expected[0])}, got {', '.join(rows[0])}"
+        return
+
+    def place(row: Row) -> list[str]:
+        texts = [row[name] for name in names if isinstance(row[name], str)]
+        numbers = [row[name] for name in names if isinstance(row[name], float | int)]
+        return texts + [f"{number:.4g}" for number in numbers]
+
+    pairs = list(zip(sorted(expected, key=place), sorted(rows, key=place), strict=True))
+    for name in names:
+        for row, other in pairs:
+            if not _is_same(row[name], other[name]):
+                yield f"expected {name} {row[name]}, got {other[name]}"
+                break
+
+
+def _gives_a_result(trial: Trial) -> Iterator[str]:
+    """Yield how its result does not name it, or has no row."""
+    result, name = trial.result, trial.analysis.name
+    if result.history[-1]["command"] != name:
+        yield f"expected the history of {name}, got {result.history[-1]['command']}"
+    if not result.rows():
+        yield "expected a row, got none"
+
+
+def _knows_its_columns(trial: Trial) -> Iterator[str]:
+    """Yield its columns that have no record, and so no unit."""
+    for name in trial.result.runs:
+        if name not in trial.known:
+            yield f"expected a Column, got none for {name}"
+
+
+def _survives_a_file(trial: Trial) -> Iterator[str]:
+    """Yield what of its result changes if it is written and read."""
+    path = str(trial.folder / "result.h5")
+    features.write(path, trial.result, force=True)
+    read = features.read(path)
+    yield from _differences(trial.result.rows(), read.rows())
+    if read.digest != trial.result.digest:
+        yield f"expected the digest {trial.result.digest}, got {read.digest}"
+
+
+def _is_the_same_again(trial: Trial) -> Iterator[str]:
+    """Yield what changes if it is asked again with the same seed."""
+    again = trial.ask(trial.changed("again"), trial.recipe)
+    yield from _differences(trial.result.rows(), again.rows())
+
+
+def _ignores_the_order(trial: Trial) -> Iterator[str]:
+    """Yield what changes with the order of the images, and not with the seed."""
+    shuffled = trial.ask(trial.changed("shuffled", is_shuffled=True), trial.recipe)
+    yield from _differences(trial.result.rows(), shuffled.rows(), trial.drawn)
+
+
+def _counts_copies_once(trial: Trial) -> Iterator[str]:
+    """Yield estimates that change, and an interval that shrinks, if each image has copies.
+
+    An image and its copies are a cluster.
+    """
+    if not trial.takes("table", "cluster"):
+        return
+    recipe = {**trial.recipe, "table": "table"}
+    alone = trial.ask(trial.samples, recipe, cluster="scene").rows()
+    copied = trial.ask(trial.changed("copied", copies=3), recipe, cluster="scene").rows()
+    uncertain = {name for name in trial.known if trial.known[name].unit in (COUNT, P)}
+    limits = {name for name in trial.known if trial.known[name].is_limit} | {"low", "high"}
+    yield from _differences(alone, copied, uncertain | limits | trial.drawn)
+    if len(alone) != len(copied):
+        return
+    for row, other in zip(alone, copied, strict=True):
+        for low in limits & row.keys():
+            high = re.sub("low$", "high", low)
+            if high == low:
+                continue
+            width, width_of_copies = row[high] - row[low], other[high] - other[low]
+            if width_of_copies < width * (1 - TOLERANCE) - TOLERANCE:
+                yield f"expected {low} to {high} as wide as {width}, got {width_of_copies}"
+                return
+
+
+def _refuses_other_kinds(trial: Trial) -> Iterator[str]:
+    """Yield the files of other kinds that it does not refuse in one line."""
+    for name, record in trial.analysis.files.items():
+        if not record.kinds or name not in trial.recipe:
+            continue
+        for kind in SAMPLES.keys() - set(record.kinds):
+            if kind == "probe" and "result" in record.kinds:
+                continue  # a probe is a result, too
+            wrong: Any = SAMPLES[kind][0]
+            if isinstance(trial.recipe[name], tuple):
+                wrong = (wrong,)
+            if not trial.is_refused(trial.samples, {**trial.recipe, name: wrong}):
+                yield f"expected {name} of the kind {kind} to be refused in one line"
+
+
+def _knows_what_labels_give(trial: Trial) -> Iterator[str]:
+    """Yield numbers that depend on labels and are there without them."""
+    samples = trial.changed("unlabelled", is_labelled=False)
+    try:
+        rows = trial.ask(samples, trial.recipe).rows()
+    except ClipkitError:
+        return
+    before = trial.result.rows()
+    if not list(_differences(before, rows)):
+        return  # it uses no labels
+    for row in rows:
+        for name, value in row.items():
+            known = trial.known.get(name)
+            is_number = isinstance(value, float)
+            if known and known.depends_on == LABELS and is_number and not math.isnan(value):
+                yield f"expected no {name} without labels, got {value}"
+                return
+
+
+def _joins_splits(trial: Trial) -> Iterator[str]:
+    """Yield what differs between `--split a,b` and a split that holds the rows of both."""
+    first = next(iter(trial.analysis.files.values()))
+    if not trial.takes("split") or first.kinds == ("result",):  # whose runs are of one split each
+        return
+    takes_list = is_list(get_args(trial.analysis.parameters["split"].annotation)[0])
+    names, joined = "train,test", "both"
+    if takes_list:
+        names, joined = [names], [joined]  # type: ignore[assignment]
+    rows = trial.ask(trial.samples, trial.recipe, split=names).rows()
+    expected = trial.ask(trial.changed("joined", is_joined=True), trial.recipe, split=joined)
+    yield from _differences(expected.rows(), rows, {"split", *trial.drawn})
+
+
+def _leaves_out_or_refuses(trial: Trial) -> Iterator[str]:
+    """Yield how a row without a partner is not left out, or not refused in one line."""
+    if not trial.takes("common"):
+        return
+    recipe, options = dict(trial.recipe), {}
+    partners = {"other_images", "other_result", "captions", "table"}
+    names = itertools.chain.from_iterable(
+        name if isinstance(name, tuple) else (name,) for name in recipe.values()
+    )
+    if partners.isdisjoint(names) and trial.takes("table", "cluster"):
+        recipe["table"], options = "table", {"cluster": "scene"}
+    elif partners.isdisjoint(names) and trial.takes("table", "attribute"):
+        recipe["table"], options = "table", {"attribute": "colour"}
+    elif "items" in recipe:
+        return
+    samples = trial.changed("partial", is_partial=True)
+    trial.ask(samples, recipe, common=True, **options)
+    if not trial.is_refused(samples, recipe, common=False, **options):
+        yield "expected a row without a partner to be refused in one line by --strict"
+
+
+def _survives_hostile_names(trial: Trial) -> Iterator[str]:
+    """Yield what breaks by names with tabs, line breaks and tags, or by very long ones."""
+    try:
+        result = trial.ask(trial.changed("hostile", rename=HOSTILE.format), trial.recipe)
+    except ClipkitError as error:
+        if "\n" in error.with_hint():
+            yield f"expected one line, got {error.with_hint()!r}"
+        return
+    yield from _machine_problems(result)
+    yield from _markup_problems(trial, result)
+
+
+def _prints_every_column(trial: Trial) -> Iterator[str]:
+    """Yield the columns that a format, a page or a notebook lacks.
+
+    Machine formats have all columns, and the others those that people are shown.
+    """
+    result = trial.result
+    yield from _machine_problems(result)
+    headings = [for_people.headings(result)]
+    columns = tables.columns_for_people(for_people.rows_for_people(result), headings)
+    titles = {column.name.removesuffix(" %") for column in columns}
+    known = trial.known.values()
+    settings = {column.heading.title for column in known if column.depends_on == NOTHING}
+    page = _page(trial, result)
+    texts = {format: printed(result, format) for format in ("table", "markdown", "latex")}
+    texts |= {"page": page, "notebook": str(result._repr_html_())}
+    for format, text in texts.items():
+        expected = titles if format in tables.FORMATS else titles - settings  # a page words those
+        for title in sorted(expected):
+            words = title.replace("_", " ").split()  # LaTeX escapes some characters between words
+            if not all(word in text for word in words):
+                yield f"{format} lacks the column {title!r}"
+
+
+def _machine_problems(result: FeatureFile) -> Iterator[str]:
+    """Yield the machine formats with other rows or columns than the result's."""
+    rows = for_people.rows_with_chance(result)
+    names = list(rows[0])
+    lines = {
+        "tsv": [line.split("\t") for line in printed(result, "tsv").split("\n")[:-1]],
+        "csv": list(csv.reader(io.StringIO(printed(result, "csv")))),
+    }
+    lines["json"] = [list(row) for row in json.loads(printed(result, "json"))]
+    lines["json"].append(names)
+    for format, cells in lines.items():
+        if names not in cells or len(cells) != len(rows) + 1 or {*map(len, cells)} != {len(names)}:
+            yield f"{format} has other columns or rows than {', '.join(names)}"
+
+
+def _markup_problems(trial: Trial, result: FeatureFile) -> Iterator[str]:
+    """Yield the languages in which a name became markup."""
+    for format in ("table", "latex"):
+        printed(result, format)
+    lines = printed(result, "markdown").splitlines()
+    cells = {len(re.findall(r"(?<!\\)\|", line)) for line in lines if line.startswith("|")}
+    if len(cells) > 1:
+        yield f"markdown has rows of {min(cells)} and of {max(cells)} cells"
+    texts = {"page": _page(trial, result), "notebook": str(result._repr_html_())}
+    for format, text in texts.items():
+        if re.search(f"=<script>({'|'.join(CLASSES)})", text):
+            yield f"{format} has a name as a tag"
+
+
+def _page(trial: Trial, result: FeatureFile) -> str:
+    """Return the page of a report on a result."""
+    path = trial.folder / "of-page.h5"
+    features.write(str(path), result, force=True)
+    with contextlib.redirect_stderr(io.StringIO()):
+        return report.as_html(report.of_files([path]))
+
+
+def printed(result: FeatureFile, format: str) -> str:
+    """Return what the command prints of a result."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
+        Report(format=format).show(Answer(result))
+    return out.getvalue()
+
+
+def _has_an_example(trial: Trial) -> Iterator[str]:
+    """Yield what is wrong with the command line at the end of its help."""
+    name, doc = trial.analysis.name, trial.analysis.measure.__doc__ or ""
+    _, _, example = doc.partition("\n\n    Example: ")
+    words = shlex.split(example)
+    if not words or words[0] != "clipkit" or name not in words:
+        yield f"expected a last paragraph 'Example: clipkit {name} ...', got {example.strip()!r}"
+        return
+    options = options_of(trial.analysis.measure).values()
+    known = {part for option in options for full in option.names for part in full.split("/")}
+    used = itertools.takewhile(lambda word: word != "|", words[words.index(name) :])
+    known |= {"-o", "--columns", "--no-header", "--format"}
+    for word in used:
+        if word.startswith("-") and word != "-" and word not in known:
+            yield f"expected the options of {name} in its example, got {word}"
+
+
+def _answers_on_the_command_line(trial: Trial) -> Iterator[str]:
+    """Yield what differs between the rows of the command and those of the function."""
+    words: list[str] = []
+    for name, parameter in trial.analysis.parameters.items():
+        samples = trial.recipe.get(name)
+        if samples is None:
+            continue
+        if not isinstance(record_of(parameter), Input):
+            words.append(f"--{name.replace('_', '-')}")
+        for sample in samples if isinstance(samples, tuple) else (samples,):
+            path = getattr(trial.samples, sample)
+            if isinstance(path, FeatureFile):
+                file, path = path, str(trial.folder / f"{sample}.h5")
+                features.write(path, file, force=True)
+            words.append(path)
+    command = ClipkitCommand(trial.analysis.name, command_of(trial.analysis))
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
+        context = command.make_context(trial.analysis.name, [*words, "--format", "json"])
+        command.callback(**context.params)  # type: ignore[misc]  # there is one
+    expected = json.loads(printed(trial.result, "json"))
+    names_of_files = {name for name in trial.known if trial.known[name].unit is TEXT}
+    yield from _differences(expected, json.loads(out.getvalue()), names_of_files)
+
+
+PROMISES = (
+    Promise("gives a result", _gives_a_result),
+    Promise("knows its columns", _knows_its_columns),
+    Promise("survives a file", _survives_a_file),
+    Promise("is the same again", _is_the_same_again),
+    Promise("ignores the order of rows", _ignores_the_order),
+    Promise("counts copies once", _counts_copies_once),
+    Promise("refuses files of other kinds", _refuses_other_kinds),
+    Promise("leaves empty what needs labels", _knows_what_labels_give),
+    Promise("joins splits", _joins_splits),
+    Promise("leaves out or refuses rows without a partner", _leaves_out_or_refuses),
+    Promise("survives hostile names", _survives_hostile_names),
+    Promise("shows every column in every format", _prints_every_column),
+    Promise("has an example", _has_an_example),
+    Promise("answers on the command line", _answers_on_the_command_line),
+)
