@@ -54,7 +54,7 @@ class Image(NamedTuple):
 
     def features(self, seed: int) -> Floats:
         """Return what a model embeds it as: all models share the noise of an image in part."""
-        total = np.eye(WIDTH)[self.label]
+        total: Floats = np.eye(WIDTH)[self.label]
         for part in (0, seed):
             random = np.random.default_rng([part, SPLITS.index(self.split), self.number])
             total += NOISE / 2 * random.standard_normal(WIDTH)
