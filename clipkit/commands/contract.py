@@ -15,6 +15,7 @@ import json
 import math
 import re
 import shlex
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -250,6 +251,9 @@ def _survives_a_file(trial: Trial) -> Iterator[str]:
     yield from _differences(trial.result.rows(), read.rows())
     if read.digest != trial.result.digest:
         yield f"expected the digest {trial.result.digest}, got {read.digest}"
+    for format in tables.FORMATS:
+        if printed(read, format) != printed(trial.result, format):
+            yield f"expected the same in the format {format}, got another"
 
 
 def _is_the_same_again(trial: Trial) -> Iterator[str]:
@@ -460,29 +464,64 @@ def _has_an_example(trial: Trial) -> Iterator[str]:
             yield f"expected the options of {name} in its example, got {word}"
 
 
+def _answers_paths(trial: Trial) -> Iterator[str]:
+    """Yield what differs if the function is given the names of files."""
+    with contextlib.redirect_stderr(io.StringIO()):
+        result = trial.analysis.function(**_paths(trial))
+    yield from _differences(trial.result.rows(), result.rows(), _names_of_files(trial))
+
+
 def _answers_on_the_command_line(trial: Trial) -> Iterator[str]:
-    """Yield what differs between the rows of the command and those of the function."""
-    words: list[str] = []
-    for name, parameter in trial.analysis.parameters.items():
-        samples = trial.recipe.get(name)
-        if samples is None:
-            continue
-        if not isinstance(record_of(parameter), Input):
-            words.append(f"--{name.replace('_', '-')}")
-        for sample in samples if isinstance(samples, tuple) else (samples,):
-            path = getattr(trial.samples, sample)
-            if isinstance(path, FeatureFile):
-                file, path = path, str(trial.folder / f"{sample}.h5")
-                features.write(path, file, force=True)
-            words.append(path)
-    command = ClipkitCommand(trial.analysis.name, command_of(trial.analysis))
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
-        context = command.make_context(trial.analysis.name, [*words, "--format", "json"])
-        command.callback(**context.params)  # type: ignore[misc]  # there is one
+    """Yield what differs if the command is given files, or one of them on standard input."""
+    paths = _paths(trial)
     expected = json.loads(printed(trial.result, "json"))
-    names_of_files = {name for name in trial.known if trial.known[name].unit is TEXT}
-    yield from _differences(expected, json.loads(out.getvalue()), names_of_files)
+    yield from _differences(expected, _command_rows(trial, paths), _names_of_files(trial))
+    for name, record in trial.analysis.files.items():
+        if name in paths and isinstance(record, Input) and record.is_piped:
+            rows = _command_rows(trial, {**paths, name: "-"}, Path(paths[name]).read_bytes())
+            yield from _differences(expected, rows, _names_of_files(trial))
+
+
+def _paths(trial: Trial) -> dict[str, Any]:
+    """Write the samples, and return their paths by the parameters of the question."""
+    paths: dict[str, Any] = {}
+    for parameter, names in trial.recipe.items():
+        found = []
+        for name in names if isinstance(names, tuple) else (names,):
+            sample = getattr(trial.samples, name)
+            if isinstance(sample, FeatureFile):
+                found.append(str(trial.folder / f"{name}.h5"))
+                features.write(found[-1], sample, force=True)
+            else:
+                found.append(sample)
+        paths[parameter] = found if isinstance(names, tuple) else found[0]
+    return paths
+
+
+def _names_of_files(trial: Trial) -> set[str]:
+    """Return the columns that may name a file, which has no name in memory."""
+    return {name for name in trial.known if trial.known[name].unit is TEXT}
+
+
+def _command_rows(trial: Trial, paths: Mapping[str, Any], piped: bytes = b"") -> list[Row]:
+    """Return the rows that the command prints of files."""
+    words = ["--format", "json"]
+    for name, parameter in trial.analysis.parameters.items():
+        if name in paths:
+            if not isinstance(record_of(parameter), Input):
+                words.append(f"--{name.replace('_', '-')}")
+            words += paths[name] if isinstance(paths[name], list) else [paths[name]]
+    command = ClipkitCommand(trial.analysis.name, command_of(trial.analysis))
+    context = command.make_context(trial.analysis.name, words)
+    out, stdin = io.StringIO(), sys.stdin
+    sys.stdin = io.TextIOWrapper(io.BytesIO(piped))
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
+            command.callback(**context.params)  # type: ignore[misc]  # there is one
+    finally:
+        sys.stdin = stdin
+    rows: list[Row] = json.loads(out.getvalue())
+    return rows
 
 
 PROMISES = (
@@ -499,5 +538,6 @@ PROMISES = (
     Promise("survives hostile names", _survives_hostile_names),
     Promise("shows every column in every format", _prints_every_column),
     Promise("has an example", _has_an_example),
+    Promise("answers paths", _answers_paths),
     Promise("answers on the command line", _answers_on_the_command_line),
 )
