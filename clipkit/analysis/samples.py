@@ -77,8 +77,9 @@ class Samples:
         Whether the images have another order, and another one in each file.
     is_labelled, is_joined : bool
         Whether images have labels, and whether all are in one split.
-    is_partial : bool
-        Whether the table, the captions, the result and the second file of a kind lack an image.
+    is_partial, is_small : bool
+        Whether the table, the captions and the second file of a kind lack an image of each split;
+        whether the images lack it, too.
     """
 
     folder: Path
@@ -88,11 +89,12 @@ class Samples:
     is_labelled: bool = True
     is_joined: bool = False
     is_partial: bool = False
+    is_small: bool = False
 
     @functools.cached_property
     def images(self) -> FeatureFile:
         """Images of three classes."""
-        return self._embed(0, MODEL)
+        return self._embed(0, MODEL, self.is_small)
 
     @functools.cached_property
     def other_images(self) -> FeatureFile:
@@ -134,7 +136,7 @@ class Samples:
 
     @functools.cached_property
     def other_result(self) -> Any:
-        """The same of another model, which lacks an image in partial samples."""
+        """The classes of the images by the other model."""
         history = History([{"command": "textembed", "model": OTHER_MODEL}])
         texts = replace(self.class_texts, history=history)
         return find("zeroshot").function(self._logits(self.other_images, texts))
@@ -185,7 +187,7 @@ class Samples:
             return images
         return [one for one in images if one.number != ROWS // 2]
 
-    def _embed(self, seed: int, model: Mapping[str, Any], is_partial: bool = False) -> FeatureFile:
+    def _embed(self, seed: int, model: Mapping[str, Any], is_partial: bool) -> FeatureFile:
         history = History([{"command": "embed", "model": dict(model)}])
         file = FeatureFile("images", history, display_name="images.h5")
         if self.is_labelled:

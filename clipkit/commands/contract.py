@@ -52,6 +52,7 @@ NEEDED: tuple[tuple[str, ...], ...] = ((), ("items",), ("table",))
 # A table escapes what is invisible: names in a table and names elsewhere would differ
 MARKUP = "=<script>{}</script>| \\b & %" + "é" * 200
 HOSTILE = ("\t\n" + MARKUP, MARKUP)
+PARTNERS = {"other_images", "other_result", "captions", "table"}  # of images, by their ids
 TOLERANCE = 1e-6
 SEEDS = (1, 2)  # beside the default
 
@@ -137,6 +138,14 @@ class Trial:
             else:
                 choices += SAMPLES[kind]
         return [*choices, None] if is_optional else choices
+
+    @property
+    def names(self) -> set[str]:
+        """The names of all samples of the recipe."""
+        found: set[str] = set()
+        for sample in self.recipe.values():
+            found.update(sample if isinstance(sample, tuple) else [sample])
+        return found
 
     def ask(self, samples: Samples, recipe: Mapping[str, Any], **options: Any) -> FeatureFile:
         """Return the result of the question about samples; messages are not shown."""
@@ -294,6 +303,16 @@ def _counts_copies_once(trial: Trial) -> Iterator[str]:
                 return
 
 
+def _ignores_single_clusters(trial: Trial) -> Iterator[str]:
+    """Yield what differs if each image is a cluster."""
+    if not trial.takes("table", "cluster"):
+        return
+    recipe = {**trial.recipe, "table": "table"}
+    alone = trial.ask(trial.samples, recipe, cluster="scene").rows()
+    rows = [{name: row[name] for name in trial.result.runs} for row in alone]
+    yield from _differences(trial.result.rows(), rows)
+
+
 def _refuses_other_kinds(trial: Trial) -> Iterator[str]:
     """Yield the files of other kinds that it does not refuse in one line."""
     for name, record in trial.analysis.files.items():
@@ -347,19 +366,25 @@ def _leaves_out_or_refuses(trial: Trial) -> Iterator[str]:
     if not trial.takes("common"):
         return
     recipe, options = dict(trial.recipe), {}
-    partners = {"other_images", "other_result", "captions", "table"}
-    names = itertools.chain.from_iterable(
-        name if isinstance(name, tuple) else (name,) for name in recipe.values()
-    )
-    if partners.isdisjoint(names) and trial.takes("table", "cluster"):
-        recipe["table"], options = "table", {"cluster": "scene"}
-    elif partners.isdisjoint(names) and trial.takes("table", "attribute"):
-        recipe["table"], options = "table", {"attribute": "colour"}
-    elif "items" in recipe:
-        return
-    samples = trial.changed("partial", is_partial=True)
-    trial.ask(samples, recipe, common=True, **options)
-    if not trial.is_refused(samples, recipe, common=False, **options):
+    leaves_out = True
+    if not trial.names & PARTNERS:
+        if not trial.takes("table"):
+            return
+        recipe["table"] = "table"
+        if trial.takes("cluster"):
+            options = {"cluster": "scene"}
+            leaves_out = False  # an image that the table lacks is a cluster alone
+        elif trial.takes("attribute"):
+            options = {"attribute": "colour"}
+    partial = trial.changed("partial", is_partial=True)
+    if "items" in trial.names:  # which name an image that is not there
+        partial, leaves_out = trial.changed("absent", is_small=True), False
+    small = trial.changed("small", is_partial=True, is_small=True)
+    rows = trial.ask(partial, recipe, common=True, **options).rows()
+    if leaves_out:
+        expected = trial.ask(small, recipe, common=True, **options).rows()
+        yield from _differences(expected, rows, trial.drawn)
+    if not trial.is_refused(partial, recipe, common=False, **options):
         yield "expected a row without a partner to be refused in one line by --strict"
 
 
@@ -530,6 +555,7 @@ PROMISES = (
     Promise("survives a file", _survives_a_file),
     Promise("is the same again", _is_the_same_again),
     Promise("ignores the order of rows", _ignores_the_order),
+    Promise("ignores clusters of one image", _ignores_single_clusters),
     Promise("counts copies once", _counts_copies_once),
     Promise("refuses files of other kinds", _refuses_other_kinds),
     Promise("leaves empty what needs labels", _knows_what_labels_give),
