@@ -22,11 +22,7 @@ from hypothesis import settings
 from joblib import cpu_count
 from shell import Make, environment, ok
 
-from clipkit.base import tables
-from clipkit.commands import _options, info
-from clipkit.features.model import known_columns
-
-__all__ = ["info", "tiny_clip_dir", "vit_b32_dir"]  # imported early, and fixtures
+__all__ = ["tiny_clip_dir", "vit_b32_dir"]  # fixtures
 
 ROOT = Path(__file__).parents[1]
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
@@ -130,26 +126,6 @@ def no_sync() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
         yield
-
-
-@pytest.fixture(autouse=True)
-def every_printed_column_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Check that `--columns` accepts each column of a command's report.
-
-    `info`, which puts columns of its own before those of a report, is imported above, so that it
-    has the function that is replaced here.
-    """
-
-    def checked_rows(result: Any, view: tables.View, rows: Any = None) -> Any:
-        rows = report_rows(result, view, rows)
-        if rows and not view.is_for_people:
-            known = known_columns(result)
-            lacking = set(rows[0]) - known.keys()
-            assert not lacking, f"clipkit.features.columns lacks {lacking}"
-        return rows
-
-    report_rows = _options.report_rows
-    monkeypatch.setattr(_options, "report_rows", checked_rows)
 
 
 def folder_of(variable: str, content: str) -> Path:

@@ -255,16 +255,6 @@ def test_layers_of_one_model_are_compared_with_each_other():
     assert np.diag(similarity) == pytest.approx(np.ones(3))
 
 
-def test_rows_are_matched_by_their_ids():
-    a, b = make_views(50, [1, 1])
-    ids = [f"{i}.jpg" for i in range(50)]
-    expected = alignment.align([make_file(a), make_file(b, "b")], k=K)
-    shuffled = make_file(b[::-1], "b", ids[::-1])
-    assert alignment.align([make_file(a), shuffled], k=K).rows() == expected.rows()
-    result = alignment.align([make_file(a), make_file(b[10:], "b", ids[10:])], k=K)
-    assert set(result.runs["rows"]) == {40}
-
-
 def test_an_image_is_matched_with_its_first_text():
     (a,), (b,) = make_views(30, [1]), make_views(30, [1], width=12)
     images = make_file(a)

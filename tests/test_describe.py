@@ -158,18 +158,15 @@ def test_classes_drawn_by_video_are_described_in_5_percent_of_worlds(kind, tmp_p
     assert 0.02 <= share_below_5_percent(400, kind, tmp_path)[1] <= 0.08
 
 
-def test_clusters_of_one_image_change_nothing(tmp_path):
+def test_groups_and_clusters_are_attributes_of_one_table(tmp_path):
     file = logits(shift=0.01)
     lines = [f"{row}.png,{row},{row % 2}\n" for row in range(120)]
     (tmp_path / "t.csv").write_text("id,alone,half\n" + "".join(lines))
     table = str(tmp_path / "t.csv")
-    alone = describe(file, table=table, cluster="alone")
-    rows = alone.rows()
-    assert {row.pop("clusters") for row in rows} == {120}
-    assert rows == describe(file).rows()
-    assert alone.history[-1]["cluster"] == "alone"
     both = describe(file, table=table, column="half", cluster="alone")
     assert {row["group"] for row in both.rows()} == {"0", "1"}
+    assert {row["clusters"] for row in both.rows()} == {120}
+    assert both.history[-1]["cluster"] == "alone"
 
 
 def test_clusters_of_images_are_described_without_a_test(tmp_path, capsys):

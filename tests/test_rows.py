@@ -308,30 +308,7 @@ def photos(tmp_path_factory):
         ok("textembed", "--captions", "caps.csv", "--model", "tiny", "-o", "caps.h5")
         ok("textembed", "generic16", "--model", "tiny", "-o", "set.h5")
         ok("logits", "photos.h5", "set.h5", "-o", "logits.h5")
-        ok("logits", "whole.h5", "set.h5", "-o", "whole-logits.h5")
     return folder
-
-
-@pytest.mark.parametrize(
-    ("line", "count"),
-    [
-        ("retrieve {}photos.h5 caps.h5 -k 1", "queries"),
-        ("choose {}photos.h5 caps.h5 --items items.csv", "items"),
-        ("align {}photos.h5 caps.h5 -k 3", "rows"),
-        ("variance {}photos.h5 --table t.csv --null 3", "rows"),
-        ("describe {}logits.h5 --table t.csv --top 1", "rows"),
-    ],
-)
-def test_all_rows_are_used_without_embedding_again(photos, monkeypatch, line, count):
-    """What all rows of divided images give is what the undivided images give."""
-    monkeypatch.chdir(photos)
-    divided = ok(*shlex.split(line.format("")), "--split", "all")
-    undivided = line.format("").replace("photos.h5", "whole.h5").replace("logits", "whole-logits")
-    whole = ok(*shlex.split(undivided))
-    a, b = rows(divided.stdout), rows(whole.stdout)
-    assert [row[count] for row in a] == [row[count] for row in b]
-    assert sum(int(row[count]) for row in a[:1]) in (20, 40)  # a group, or all
-    assert "without" not in divided.stderr
 
 
 def test_a_control_and_another_model_are_joined_like_the_images(photos, monkeypatch):

@@ -515,7 +515,7 @@ def _paths(trial: Trial) -> dict[str, Any]:
         for name in names if isinstance(names, tuple) else (names,):
             sample = getattr(trial.samples, name)
             if isinstance(sample, FeatureFile):
-                found.append(str(trial.folder / f"{name}.h5"))
+                found.append(trial.folder / f"{name}.h5")
                 features.write(found[-1], sample, force=True)
             else:
                 found.append(sample)
@@ -535,7 +535,7 @@ def _command_rows(trial: Trial, paths: Mapping[str, Any], piped: bytes = b"") ->
         if name in paths:
             if not isinstance(record_of(parameter), Input):
                 words.append(f"--{name.replace('_', '-')}")
-            words += paths[name] if isinstance(paths[name], list) else [paths[name]]
+            words += map(str, paths[name] if isinstance(paths[name], list) else [paths[name]])
     command = ClipkitCommand(trial.analysis.name, command_of(trial.analysis))
     context = command.make_context(trial.analysis.name, words)
     out, stdin = io.StringIO(), sys.stdin
