@@ -36,14 +36,8 @@ def here(mixed, monkeypatch):
 
 SWAPPED = (
     ("logits texts.h5 images.h5", "images", "logits images.h5 texts.h5"),
-    ("retrieve texts.h5 images.h5", "images", "retrieve images.h5 texts.h5"),
-    ("choose texts.h5 images.h5 --items a", "images", "choose images.h5 texts.h5 --items a"),
-    ("attributes texts.h5 images.h5", "images", "attributes images.h5 texts.h5"),
-    ("variance texts.h5 images.h5", "images", "variance images.h5 texts.h5"),
     ("align texts.h5 images.h5", "images", "align images.h5 texts.h5"),
     ("predict images.h5 probe.h5", "probe", "predict probe.h5 images.h5"),
-    ("predict logits.h5 probe.h5", "probe", "predict probe.h5 logits.h5"),
-    ("importance logits.h5 probe.h5", "probe", "importance probe.h5 logits.h5"),
     ("plot nearest shapes logits.h5", "logits", "plot nearest logits.h5 shapes"),
     ("describe result.h5 --result logits.h5", "logits", "describe logits.h5 --result result.h5"),
 )

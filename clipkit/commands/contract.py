@@ -328,6 +328,22 @@ def _refuses_other_kinds(trial: Trial) -> Iterator[str]:
                 yield f"expected {name} of the kind {kind} to be refused in one line"
 
 
+def _has_swapped_files_swapped(trial: Trial) -> Iterator[str]:
+    """Yield two files that it does not advise to swap if they stand in each other's place."""
+    paths, files = _paths(trial), trial.analysis.files
+    for first, second in itertools.combinations(paths.keys() & files.keys(), 2):
+        kinds = {*files[first].kinds, *files[second].kinds}
+        are_lists = isinstance(paths[first], list) or isinstance(paths[second], list)
+        if are_lists or len(kinds) < len(files[first].kinds) + len(files[second].kinds):
+            continue  # one of them may stand for the other
+        try:
+            _command_rows(trial, {**paths, first: paths[second], second: paths[first]})
+        except ClipkitError as error:
+            if "swap the two" in error.with_hint() and "\n" not in error.with_hint():
+                continue
+        yield f"expected advice to swap {first} and {second}"
+
+
 def _knows_what_labels_give(trial: Trial) -> Iterator[str]:
     """Yield numbers that depend on labels and are there without them."""
     samples = trial.changed("unlabelled", is_labelled=False)
@@ -558,6 +574,7 @@ PROMISES = (
     Promise("ignores clusters of one image", _ignores_single_clusters),
     Promise("counts copies once", _counts_copies_once),
     Promise("refuses files of other kinds", _refuses_other_kinds),
+    Promise("has swapped files swapped", _has_swapped_files_swapped),
     Promise("leaves empty what needs labels", _knows_what_labels_give),
     Promise("joins splits", _joins_splits),
     Promise("leaves out or refuses rows without a partner", _leaves_out_or_refuses),
