@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import functools
+import inspect
 import io
 import itertools
 import json
@@ -30,7 +31,7 @@ from clipkit.base import tables
 from clipkit.base.errors import ClipkitError
 from clipkit.base.options import is_list, options_of
 from clipkit.commands._command import ClipkitCommand
-from clipkit.commands._options import Report
+from clipkit.commands._options import Report, expand_groups
 from clipkit.commands.analysis import command_of
 from clipkit.features import FeatureFile
 from clipkit.features.columns import COUNT, LABELS, NOTHING, TEXT, Column, P
@@ -239,7 +240,7 @@ def _differences(
 def _gives_a_result(trial: Trial) -> Iterator[str]:
     """Yield how its result does not name it, or has no row."""
     result, name = trial.result, trial.analysis.name
-    if result.history[-1]["command"] != name:
+    if result.history[-1]["command"] not in (name, "run"):
         yield f"expected the history of {name}, got {result.history[-1]['command']}"
     if not result.rows():
         yield "expected a row, got none"
@@ -490,17 +491,17 @@ def printed(result: FeatureFile, format: str) -> str:
 
 def _has_an_example(trial: Trial) -> Iterator[str]:
     """Yield what is wrong with the command line at the end of its help."""
-    name, doc = trial.analysis.name, trial.analysis.measure.__doc__ or ""
-    _, _, example = doc.partition("\n\n    Example: ")
+    name, doc = trial.analysis.name, inspect.getdoc(trial.analysis.measure) or ""
+    _, _, example = doc.partition("\n\nExample: ")
     words = shlex.split(example)
-    if not words or words[0] != "clipkit" or name not in words:
+    names = [name, "run"]  # `clipkit run FILE.py` asks a question of one's own
+    if words[:1] != ["clipkit"] or not set(names).intersection(words):
         yield f"expected a last paragraph 'Example: clipkit {name} ...', got {example.strip()!r}"
         return
-    options = options_of(trial.analysis.measure).values()
+    start = words.index(name if name in words else "run")
+    options = options_of(expand_groups(command_of(trial.analysis))).values()
     known = {part for option in options for full in option.names for part in full.split("/")}
-    used = itertools.takewhile(lambda word: word != "|", words[words.index(name) :])
-    known |= {"-o", "--columns", "--no-header", "--format"}
-    for word in used:
+    for word in itertools.takewhile(lambda word: word != "|", words[start:]):
         if word.startswith("-") and word != "-" and word not in known:
             yield f"expected the options of {name} in its example, got {word}"
 
