@@ -68,7 +68,10 @@ def check(analysis: Analysis) -> list[str]:
             assert trial.recipe
         except Exception as error:  # whatever the code of a question raises
             return [f"expected an answer, got {type(error).__name__}: {error}"]
-        return [text for promise in PROMISES for text in promise.broken(trial)]
+        broken = PROMISES[0].broken(trial)
+        if broken:  # there is nothing to try the others on
+            return broken
+        return [text for promise in PROMISES[1:] for text in promise.broken(trial)]
 
 
 class Promise(NamedTuple):
