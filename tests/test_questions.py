@@ -16,11 +16,11 @@ import clipkit
 from clipkit import analysis, cli, features, report
 from clipkit.analysis.options import Cluster, LabelledFile, Seed, Splits, Table
 from clipkit.analysis.question import Analysis, FeatureFile
-from clipkit.analysis.samples import Samples
 from clipkit.base.errors import ClipkitError
 from clipkit.base.options import option
 from clipkit.commands import _completion, contract
 from clipkit.commands.contract import PROMISES, Trial
+from clipkit.commands.samples import Samples
 from clipkit.features import columns
 from clipkit.features.columns import HIGHER, LABELS, NOTHING, SCALE, SHARE, Column
 from clipkit.features.matching import choose_splits

@@ -1,6 +1,6 @@
 """The contract of questions: what each keeps to, whoever wrote it, and how that is checked.
 
-A question is asked about small files that `clipkit.analysis.samples` makes. Its record says which
+A question is asked about small files that `clipkit.commands.samples` makes. Its record says which
 kinds of files it takes. The first samples of these kinds that it accepts are its samples.
 """
 
@@ -27,13 +27,13 @@ from typing import Any, NamedTuple, get_args
 from clipkit import features, report
 from clipkit.analysis import for_people
 from clipkit.analysis.question import Analysis, Answer, Input, record_of
-from clipkit.analysis.samples import Samples
 from clipkit.base import tables
 from clipkit.base.errors import ClipkitError
 from clipkit.base.options import is_list, options_of
 from clipkit.commands._command import ClipkitCommand
 from clipkit.commands._options import Report, expand_groups
 from clipkit.commands.analysis import command_of
+from clipkit.commands.samples import Samples
 from clipkit.features import FeatureFile
 from clipkit.features.columns import COUNT, LABELS, NOTHING, TEXT, Column, P
 from clipkit.features.model import known_columns

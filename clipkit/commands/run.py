@@ -76,7 +76,8 @@ def _check_command(name: str) -> ClipkitCommand:
 
         Example: clipkit run needed.py --check
         """
-        from clipkit.analysis import contract, own
+        from clipkit.analysis import own
+        from clipkit.commands import contract
 
         analysis = own.load(name)
         broken = contract.check(analysis)
