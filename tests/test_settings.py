@@ -10,7 +10,7 @@ from shell import fails, ok
 from clipkit.analysis.layer_curves import _facts
 from clipkit.base.errors import UsageError
 from clipkit.base.options import option, options_of
-from clipkit.commands._options import expand_groups, run_values
+from clipkit.commands._options import run_values, with_settings
 from clipkit.commands.embed import embed
 from clipkit.features import concatenation, model_settings
 from clipkit.features.compatibility import common_logit_scale
@@ -68,7 +68,7 @@ def test_a_row_of_published_figures_has_to_name_it():
 
 
 def test_embed_has_its_option_and_a_page_rebuilds_it():
-    commands = {"embed": options_of(expand_groups(embed))}
+    commands = {"embed": options_of(with_settings(embed))}
     (line,) = command_lines(images("a", dummy=3).history, "a.h5", {}.get, commands)[-1:]
     assert " --dummy 3 " in line
     assert run_values({"dummy": 3}) == {"dummy": 3}

@@ -237,12 +237,13 @@ def pair_controls(images: list[FeatureFile], texts: list[FeatureFile]) -> list[C
     return [Control(*files) for files in zip(images, texts, strict=True)]
 
 
-def read_cut(value: str | float | None) -> float | FeatureFile | None:
-    """Return the value of --threshold: a number, or a result that is read."""
+def read_cut(value: str | float | FeatureFile | None) -> float | FeatureFile | None:
+    """Return the value of --threshold: a number, or a result, which may have to be read."""
     from clipkit.features.arguments import as_file
+    from clipkit.features.model import FeatureFile
 
-    if value is None:
-        return None
+    if value is None or isinstance(value, FeatureFile):
+        return value
     try:
         number = float(value)
     except ValueError:

@@ -9,12 +9,20 @@ from __future__ import annotations
 
 import functools
 import inspect
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from clipkit.base.errors import UsageError
-from clipkit.base.options import Option, is_list, metadata_of, parameters_of
+from clipkit.base.options import (
+    OUTPUT_PANEL,
+    Option,
+    expand_groups,
+    is_list,
+    metadata_of,
+    parameters_of,
+)
 
 if TYPE_CHECKING:
     from clipkit.features.columns import Column
@@ -24,6 +32,9 @@ else:
 
 Row = Mapping[str, Any]
 MEASURE, UNDERSTAND = "Measure", "Understand"  # panels of the help
+IN_PYTHON = "In Python, a feature file may be a path or an array, and one value stand for a list."
+RETURNED = "A result; if rows are asked for, as by per_image, a list of these."
+INDENT = "    "
 
 
 @dataclass(frozen=True)
@@ -83,6 +94,12 @@ def _is_file(record: Input | Option, parameter: inspect.Parameter) -> bool:
     annotation = get_args(parameter.annotation)[0]
     is_text = str in (annotation, *get_args(annotation))
     return isinstance(record, Input) or (bool(record.kinds) and not is_text)
+
+
+def type_of_files(parameter: inspect.Parameter, one: Any) -> Any:
+    """Return the type of a parameter that takes feature files, each given as a type `one`."""
+    several = list[one] if is_list(get_args(parameter.annotation)[0]) else one
+    return several | None if parameter.default is None else several
 
 
 def _nothing(result: FeatureFile) -> list[str]:
@@ -157,41 +174,98 @@ class Analysis:
         """The parameters that are feature files as arguments."""
         return [name for name, record in self.files.items() if isinstance(record, Input)]
 
-    @property
+    @functools.cached_property
     def function(self) -> Callable[..., Any]:
         """What Python calls: `measure`, which also takes paths and arrays, and returns a result.
 
-        One value may stand for a list.
+        One value may stand for a list. An option that asks for rows, as `per_image`, gives these.
         """
+
+        def answer(**values: Any) -> Answer:
+            return self.ask(values)
+
+        parameters = list(self.parameters.values())
+        answer.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        answer = expand_groups(answer)
+        signature = inspect.signature(answer)
 
         @functools.wraps(self.measure)
         def ask(*args: Any, **kwargs: Any) -> Any:
             try:
-                bound = inspect.signature(self.measure).bind(*args, **kwargs)
+                bound = signature.bind(*args, **kwargs)
             except TypeError as error:
-                known = ", ".join(self.parameters)
+                known = ", ".join(signature.parameters)
                 raise UsageError(f"{self.name}: {error}", f"it takes {known}") from None
+            asks_for_rows = False
             for name, value in bound.arguments.items():
-                bound.arguments[name] = self._converted(name, value)
+                parameter = signature.parameters[name]
+                bound.arguments[name] = self._converted(parameter, value)
+                if getattr(record_of(parameter), "panel", "") == OUTPUT_PANEL:
+                    asks_for_rows |= value != parameter.default
             bound.apply_defaults()
-            answer = self.ask(bound.arguments)
-            return answer.result if answer.lines is None else list(answer.lines)
+            result, rows, _, lines = answer(**bound.arguments)
+            if lines is not None:
+                return list(lines)
+            is_probe = result is not None and result.kind == "probe"
+            if asks_for_rows and rows is not None and not is_probe:
+                return list(rows)
+            return result
 
+        ask.__module__ = "clipkit"  # where it is found
+        ask.__signature__ = self._plain(signature)  # type: ignore[attr-defined]
+        ask.__doc__ = self._documentation(signature)
         return ask
 
-    def _converted(self, name: str, value: Any) -> Any:
+    def _converted(self, parameter: inspect.Parameter, value: Any) -> Any:
         """Return an argument as `measure` takes it: files that are read, and lists."""
-        from clipkit.features.arguments import as_file, as_files, as_plain
+        from clipkit.features.arguments import as_file, as_files, as_plain, is_features
+        from clipkit.features.model import FeatureFile
 
-        parameter = self.parameters[name]
-        annotation = get_args(parameter.annotation)[:1]
-        takes_list = is_list(annotation[0]) if annotation else False
-        if name in self.files:
-            kinds = " ".join(self.files[name].kinds)
-            if takes_list:
-                return as_files([] if value is None else value, name, kinds)
-            return as_file(value, name, kinds)
-        is_file = getattr(record_of(parameter), "is_file", False)  # a table may be given as such
-        if not annotation or is_file or value is parameter.default:
+        name, record = parameter.name, record_of(parameter)
+        if record is None or value is parameter.default:
             return value
-        return as_plain(value, name, annotation[0])
+        annotation = get_args(parameter.annotation)[0]
+        takes_list = is_list(annotation)
+        if value is None and takes_list and parameter.default is not parameter.empty:
+            return parameter.default
+        is_file = name in self.files or (record.kinds and isinstance(value, FeatureFile))
+        if is_file:
+            convert: Callable[..., Any] = as_files if takes_list else as_file
+            return convert(value, name, " ".join(record.kinds))
+        if getattr(record, "is_file", False):  # a table may be given as such
+            return value
+        hint = None
+        if is_features(value):
+            for several in self.inputs:
+                if is_list(get_args(self.parameters[several].annotation)[0]):
+                    hint = f"give several files as a list: {several}=[...]"
+        plain = as_plain(value, name, annotation, hint)
+        if isinstance(record, Option):
+            record.check_range(name, plain)
+        return plain
+
+    def _plain(self, signature: inspect.Signature) -> inspect.Signature:
+        """Return a signature for people: with types alone, and what Python gets."""
+        from clipkit.features.model import FeatureFile
+
+        parameters = []
+        for name, parameter in signature.parameters.items():
+            kind, *_ = get_args(parameter.annotation) or (Any,)
+            if name in self.files:
+                kind = type_of_files(parameter, FeatureFile)
+            parameters.append(parameter.replace(annotation=kind))
+        return inspect.Signature(parameters, return_annotation=FeatureFile)
+
+    def _documentation(self, signature: inspect.Signature) -> str:
+        """Return the help of the command and of each of its parameters."""
+        lines = [inspect.cleandoc(self.measure.__doc__ or ""), "", IN_PYTHON]
+        lines += ["", "Parameters", "----------"]
+        for name, parameter in signature.parameters.items():
+            record = record_of(parameter)
+            if record is not None:
+                lines.append(f"{name} : {record.metavar or 'True or False'}")
+                lines += textwrap.wrap(
+                    record.help, 90, initial_indent=INDENT, subsequent_indent=INDENT
+                )
+        lines += ["", "Returns", "-------", "FeatureFile", f"{INDENT}{RETURNED}"]
+        return "\n".join(lines)

@@ -7,10 +7,11 @@ report rebuilds from a history follow the fields of the record. Only people read
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from clipkit.base.errors import UsageError, check_positive
@@ -103,6 +104,16 @@ class Option:
         """The name that means false, or ''."""
         return "".join(name.partition("/")[2] for name in self.names)
 
+    def check_range(self, name: str, value: Any) -> None:
+        """Refuse a number, or one of a list, that is out of the range."""
+        for number in value if isinstance(value, list) else [value]:
+            if not isinstance(number, int | float):
+                continue
+            if self.min is not None and number < self.min:
+                raise UsageError(f"{name}: expected at least {self.min:g}, got {number}")
+            if self.max is not None and number > self.max:
+                raise UsageError(f"{name}: expected at most {self.max:g}, got {number}")
+
 
 def option(metavar: str, help: str, *names: str, **fields: Any) -> Option:
     """Return an option that takes a value. Without `names`, the parameter's name is its name."""
@@ -140,6 +151,29 @@ def parameters_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
             parameter = parameter.replace(annotation=annotation)
         parameters[name] = parameter
     return parameters
+
+
+def expand_groups(command: Callable[..., T]) -> Callable[..., T]:
+    """Give a function an option for each field of its parameters that are dataclasses."""
+    signature = inspect.signature(command, eval_str=True)
+    groups: dict[str, Any] = {}
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in signature.parameters.items():
+        if is_dataclass(parameter.annotation):
+            groups[name] = parameter.annotation
+        else:
+            parameters.append(parameter)
+    for group in groups.values():
+        parameters += inspect.signature(group, eval_str=True).parameters.values()
+
+    @functools.wraps(command)
+    def run(**values: Any) -> T:
+        for name, group in groups.items():
+            values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
+        return command(**values)
+
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return run
 
 
 def metadata_of(parameter: inspect.Parameter, kind: type[T]) -> T | None:

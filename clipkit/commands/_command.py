@@ -16,7 +16,8 @@ from typer.core import TyperCommand, TyperGroup
 
 from clipkit.base import console
 from clipkit.base.errors import UsageError
-from clipkit.commands._options import expand_groups, with_typer
+from clipkit.base.options import expand_groups
+from clipkit.commands._options import with_settings, with_typer
 
 EVERYWHERE = ("quiet", "verbose", "debug")  # options that a command also accepts behind it
 # Typer's yellow can hardly be read on a light terminal, and it dims all paragraphs but the first
@@ -109,7 +110,7 @@ class ClipkitCommand(TyperCommand):
     def _made(self) -> Any:
         """The command that Typer makes of the function."""
         app = typer.Typer()
-        app.command(self.name)(with_typer(expand_groups(self.function)))
+        app.command(self.name)(with_typer(expand_groups(with_settings(self.function))))
         return typer.main.get_group(app).commands[str(self.name)]
 
     @property

@@ -7,7 +7,7 @@ import inspect
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 
 import typer
@@ -19,6 +19,7 @@ from clipkit.base.options import (
     OUTPUT_PANEL,
     SEED_FIELD,
     Option,
+    expand_groups,
     flag,
     option,
     options_of,
@@ -71,32 +72,24 @@ def option_table(app: Any) -> dict[str, dict[str, Option]]:
     for name, command in app.commands.items():
         table[name] = {}
         if hasattr(command, "function"):  # a group of commands has none
-            table[name] = options_of(expand_groups(command.function))
+            table[name] = options_of(expand_groups(with_settings(command.function)))
     return table
 
 
-def expand_groups(command: Callable[..., T]) -> Callable[..., T]:
-    """Give a function an option for each field of its parameters that are dataclasses.
-
-    A command with ``**settings`` has the options of models behind --model.
-    """
+def with_settings(command: Callable[..., T]) -> Callable[..., T]:
+    """Give a function with ``**settings`` the options of models, behind --model."""
     signature = inspect.signature(command, eval_str=True)
-    groups: dict[str, Any] = {}
+    if "settings" not in signature.parameters:
+        return command
     parameters: list[inspect.Parameter] = []
     for name, parameter in signature.parameters.items():
-        if is_dataclass(parameter.annotation):
-            groups[name] = parameter.annotation
-        elif parameter.kind is not inspect.Parameter.VAR_KEYWORD:
+        if parameter.kind is not inspect.Parameter.VAR_KEYWORD:
             parameters.append(parameter)
-        if name == "model" and "settings" in signature.parameters:
+        if name == "model":
             parameters += _setting_parameters(has_texts=command.__name__ == "textembed")
-    for group in groups.values():
-        parameters += inspect.signature(group, eval_str=True).parameters.values()
 
     @functools.wraps(command)
     def run(**values: Any) -> T:
-        for name, group in groups.items():
-            values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
         return command(**values)
 
     run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]

@@ -7,12 +7,12 @@ import functools
 import inspect
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clipkit.analysis.question import Analysis, Answer, Input, record_of
-from clipkit.base.options import SEED_FIELD, Option, is_list, parse_seeds
+from clipkit.analysis.question import Analysis, Answer, Input, record_of, type_of_files
+from clipkit.base.options import SEED_FIELD, Option, parse_seeds
 from clipkit.commands._options import Report, name_by_seed
 
 if TYPE_CHECKING:
@@ -38,21 +38,13 @@ def _as_words(analysis: Analysis, parameter: inspect.Parameter) -> inspect.Param
     record = record_of(parameter)
     if isinstance(record, Input):
         argument = typer.Argument(metavar=record.metavar, help=record.help, show_default=False)
-        return _parameter(parameter, _names_of(parameter), argument, record)
+        return _parameter(parameter, type_of_files(parameter, str), argument, record)
     if parameter.name in analysis.files:
-        return _parameter(parameter, _names_of(parameter), record)
+        return _parameter(parameter, type_of_files(parameter, str), record)
     if isinstance(record, Option) and record.sweeps:
         default = [str(parameter.default)]
         return parameter.replace(annotation=Annotated[list[str], record], default=default)
     return parameter
-
-
-def _names_of(parameter: inspect.Parameter) -> Any:
-    """Return the type of the names of files that a parameter takes."""
-    takes_list = is_list(get_args(parameter.annotation)[0])
-    if parameter.default is None:
-        return (list[str] | None) if takes_list else (str | None)
-    return list[str] if takes_list else str
 
 
 def _parameter(

@@ -29,9 +29,9 @@ from clipkit.analysis import for_people
 from clipkit.analysis.question import Analysis, Answer, Input, record_of
 from clipkit.base import tables
 from clipkit.base.errors import ClipkitError
-from clipkit.base.options import is_list, options_of
+from clipkit.base.options import expand_groups, is_list, options_of
 from clipkit.commands._command import ClipkitCommand
-from clipkit.commands._options import Report, expand_groups
+from clipkit.commands._options import Report
 from clipkit.commands.analysis import command_of
 from clipkit.commands.samples import Samples
 from clipkit.features import FeatureFile

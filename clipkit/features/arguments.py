@@ -13,6 +13,7 @@ import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral, Real
+from types import NoneType
 from typing import Any, ParamSpec, TypeAlias, TypeGuard, TypeVar, get_args, overload
 
 from clipkit.base.errors import UsageError, quote
@@ -142,40 +143,49 @@ def as_list(values: Any, name: str, kind: type[Any]) -> list[Any] | None:
     """
     if values is None:
         return None
-    plain = _plain(values)
-    is_one = isinstance(plain, str | os.PathLike) or not isinstance(plain, Iterable)
-    listed = [_as_type(one, kind.__name__) for one in ([plain] if is_one else plain)]
+    listed = [_as_type(one, kind.__name__) for one in _listed(values)]
     if any(one is None for one in listed):
         raise refused(name, f"{TYPES[kind.__name__][1]}, or several", values)
     return listed
 
 
-def as_plain(value: Any, name: str, annotation: Any) -> Any:
+def as_plain(value: Any, name: str, annotation: Any, hint: str | None = None) -> Any:
     """Return a plain value, or one or several as a list, for a parameter with such an annotation.
 
-    Parameters that are something else are returned as they are: what they are given to checks them.
+    A number may stand for a text: for the word that a command line has. Parameters of other types
+    are returned as they are: what they are given to checks them.
     """
-    kinds = [getattr(kind, "__name__", "") for kind in get_args(annotation) or (annotation,)]
-    if is_list(annotation):
-        return _as_words(value)
-    if value is None or not set(kinds) <= {*PLAIN, "NoneType"}:
+    takes_list = is_list(annotation)
+    types = get_args(annotation) or (annotation,)
+    if takes_list and NoneType in types:  # of the list
+        types = get_args(types[0])
+    kinds = [getattr(kind, "__name__", "") for kind in types if kind is not NoneType]
+    is_left_out = value is None and NoneType in types
+    if is_left_out or not set(kinds) <= set(PLAIN):
         return value
-    for kind in kinds:
-        if kind in PLAIN:
-            converted = _as_type(value, kind)
-            if converted is not None:
-                return converted
-    expected = " or ".join(TYPES[kind][1] for kind in kinds if kind in PLAIN)
-    raise refused(name, expected, value)
+    values = _listed(value) if takes_list else [value]
+    converted = [_as_one_of(kinds, one) for one in values]
+    if any(one is None for one in converted):
+        expected = " or ".join(TYPES[kind][1] for kind in kinds)
+        raise refused(name, f"{expected}, or several" if takes_list else expected, value, hint)
+    return converted if takes_list else converted[0]
 
 
-def _as_words(values: Any) -> Any:
-    """Return one value, or several in any form, as a list; None if none is."""
+def _listed(values: Any) -> list[Any]:
+    """Return one value, or several in any form, as a list."""
     plain = _plain(values)
-    if plain is None:
-        return None
     is_one = isinstance(plain, str | os.PathLike | Mapping) or not isinstance(plain, Iterable)
     return [plain] if is_one else list(plain)
+
+
+def _as_one_of(kinds: Iterable[str], value: Any) -> Any:
+    """Return a value of one of the types, or None if it is of none; a number may be a text."""
+    for kind in kinds:
+        converted = _as_type(value, kind)
+        if converted is not None:
+            return converted
+    number = _as_type(value, "float")
+    return None if number is None or "str" not in kinds else str(number)
 
 
 def refused(name: str, expected: str, value: object, hint: str | None = None) -> UsageError:
